@@ -1,0 +1,125 @@
+//! The generation step: how completions are sampled, and what one sampled completion is.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::id::{ExperimentId, PromptId};
+
+/// How the policy's next-token distribution is turned into completions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplingParams {
+    /// Completions per prompt, N ≥ 1. Conflict is only defined for N ≥ 2.
+    pub samples: u32,
+    /// Logits are divided by this before sampling; 0 means greedy. Log-probabilities that are
+    /// reported are always those of the untempered model, whatever the temperature.
+    pub temperature: f64,
+    /// Nucleus sampling: keep the smallest set of tokens whose tempered probability reaches this, in (0, 1].
+    pub top_p: f64,
+    /// Keep only the k most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Most new tokens in a completion, the stop token included.
+    pub max_new_tokens: u32,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self { samples: 8, temperature: 0.7, top_p: 1.0, top_k: 0, max_new_tokens: 128 }
+    }
+}
+
+/// A sampling parameter outside its range.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{name} = {value} is out of range: it must be {range}")]
+pub struct SamplingParamError {
+    /// The parameter's name, as in the configuration file.
+    pub name: &'static str,
+    /// The value given.
+    pub value: f64,
+    /// The range it must lie in.
+    pub range: &'static str,
+}
+
+impl SamplingParams {
+    /// Checks every parameter against its range.
+    ///
+    /// # Errors
+    /// The first parameter that is out of range.
+    pub fn validate(&self) -> Result<(), SamplingParamError> {
+        let check = |ok: bool, name, value, range| {
+            if ok { Ok(()) } else { Err(SamplingParamError { name, value, range }) }
+        };
+        check((1..=1024).contains(&self.samples), "samples", f64::from(self.samples), "between 1 and 1024")?;
+        check(
+            (0.0..=100.0).contains(&self.temperature),
+            "temperature",
+            self.temperature,
+            "between 0 (greedy) and 100",
+        )?;
+        check(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "top_p",
+            self.top_p,
+            "above 0 and at most 1 (1 keeps every token)",
+        )?;
+        check(
+            (1..=65_536).contains(&self.max_new_tokens),
+            "max_new_tokens",
+            f64::from(self.max_new_tokens),
+            "between 1 and 65536",
+        )
+    }
+}
+
+/// Why a completion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model produced a stop token.
+    Stop,
+    /// `max_new_tokens` or the model's context length was reached.
+    Length,
+}
+
+/// One sampled answer to a prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Completion {
+    /// The token ids that the policy produced, the stop token included. Never re-encoded from `text`.
+    pub token_ids: Vec<u32>,
+    /// The decoded text, special tokens left out.
+    pub text: String,
+    /// log π(y|x) in nats, the sum over response tokens, from the raw (untempered) logits.
+    pub logprob: f64,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
+
+impl Completion {
+    /// log π(y|x) per response token, in nats; 0 for an empty completion.
+    #[must_use]
+    pub fn logprob_mean(&self) -> f64 {
+        if self.token_ids.is_empty() { 0.0 } else { self.logprob / self.token_ids.len() as f64 }
+    }
+}
+
+/// The seed of one completion: everything that names it goes in, nothing else does, so that a
+/// completion does not depend on which batch it was sampled in or on how often a run was restarted.
+#[must_use]
+pub fn sample_seed(experiment: &ExperimentId, seed: u64, round: u32, prompt: &PromptId, sample: u32) -> [u8; 32] {
+    let mut name = Vec::with_capacity(64);
+    for field in [experiment.as_str().as_bytes(), prompt.as_str().as_bytes()] {
+        name.extend_from_slice(&(field.len() as u64).to_le_bytes());
+        name.extend_from_slice(field);
+    }
+    name.extend_from_slice(&seed.to_le_bytes());
+    name.extend_from_slice(&round.to_le_bytes());
+    name.extend_from_slice(&sample.to_le_bytes());
+    let first = Uuid::new_v5(&SEED_NAMESPACE, &name);
+    let second = Uuid::new_v5(&first, &name);
+    let mut out = [0; 32];
+    out[..16].copy_from_slice(first.as_bytes());
+    out[16..].copy_from_slice(second.as_bytes());
+    out
+}
+
+const SEED_NAMESPACE: Uuid = Uuid::from_u128(0x5d1d_7f0e_6c1b_4a53_9a5f_64c1_5577_e9a1);

@@ -1,0 +1,2 @@
+//! The program `dissent`.
+fn main() {}

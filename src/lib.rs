@@ -1,1 +1,5 @@
-//! Wiring.
+#![doc = include_str!("../ARCHITECTURE.md")]
+
+pub mod cli;
+pub mod jsonl;
+pub mod report;

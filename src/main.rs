@@ -1,2 +1,7 @@
-//! The program `dissent`.
-fn main() {}
+//! The program `dissent`: see `dissent --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dissent::cli::main()
+}

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::conflict::LogprobKind;
 use crate::id::{ExperimentId, PromptId};
 
 /// How the policy's next-token distribution is turned into completions.
@@ -100,12 +101,27 @@ impl Completion {
     pub fn logprob_mean(&self) -> f64 {
         if self.token_ids.is_empty() { 0.0 } else { self.logprob / self.token_ids.len() as f64 }
     }
+
+    /// The log-probability that conflict is measured on, in nats (or nats per token).
+    #[must_use]
+    pub fn logprob_as(&self, kind: LogprobKind) -> f64 {
+        match kind {
+            LogprobKind::Sum => self.logprob,
+            LogprobKind::Mean => self.logprob_mean(),
+        }
+    }
 }
 
 /// The seed of one completion: everything that names it goes in, nothing else does, so that a
 /// completion does not depend on which batch it was sampled in or on how often a run was restarted.
 #[must_use]
-pub fn sample_seed(experiment: &ExperimentId, seed: u64, round: u32, prompt: &PromptId, sample: u32) -> [u8; 32] {
+pub fn sample_seed(
+    experiment: &ExperimentId,
+    seed: u64,
+    round: u32,
+    prompt: &PromptId,
+    sample: u32,
+) -> [u8; 32] {
     let mut name = Vec::with_capacity(64);
     for field in [experiment.as_str().as_bytes(), prompt.as_str().as_bytes()] {
         name.extend_from_slice(&(field.len() as u64).to_le_bytes());

@@ -1,6 +1,6 @@
 //! What can go wrong with models, split by what the caller can do about it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error of the models crate.
 #[derive(Debug, thiserror::Error)]
@@ -22,4 +22,11 @@ pub enum ModelError {
     /// Stopped on request: nothing was produced, and the work can be asked for again.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl ModelError {
+    /// A [`ModelError::File`] at `path`.
+    pub(crate) fn file(path: &Path, reason: impl std::fmt::Display) -> Self {
+        Self::File { path: path.to_owned(), reason: reason.to_string() }
+    }
 }

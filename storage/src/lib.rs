@@ -1,1 +1,12 @@
-//! 
+//! Where facts are kept: the durable event log on sled ([`SledLog`]), its in-memory twin ([`MemoryLog`]),
+//! content-addressed files ([`ArtifactStore`]), and ways in and out of a log ([`transfer`]).
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod limits;
+mod memory;
+mod sled_log;
+
+pub use limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CURSOR_BYTES_MAX};
+pub use memory::MemoryLog;
+pub use sled_log::{EventView, SledLog, SledOptions};

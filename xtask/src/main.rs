@@ -1,1 +1,37 @@
-fn main() {}
+//! `cargo xtask`: what a newcomer and CI run. `fetch` fills the cache, `test` runs the whole suite, `demo` finds the
+//! conflicts of 24 prompts, `bench` measures against reference implementations.
+
+#![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
+
+mod cache;
+mod demo;
+mod fetch;
+mod process;
+mod suite;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "What a newcomer and CI run", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fill the cache folder: ONNX Runtime and SmolLM2, by pinned checksums
+    Fetch,
+    /// Set up and run the whole test suite, documentation tests included
+    Test(suite::TestOptions),
+    /// Find the conflicts of 24 prompts with a real policy and a real reward model, and open the report
+    Demo(demo::DemoOptions),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Fetch => fetch::fetch_all(),
+        Task::Test(options) => suite::run(&options),
+        Task::Demo(options) => demo::run(&options),
+    }
+}

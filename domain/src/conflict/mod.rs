@@ -1,0 +1,162 @@
+//! The conflict step: how far the policy and the proxy reward disagree about the completions of a
+//! prompt, and which question–answer pairs are worth a person's time because of it.
+//!
+//! Definitions follow "Targeting Misalignment: A Conflict-Aware Framework for Reward-Model-based LLM
+//! Alignment" (arXiv 2512.09212): [PACS](pacs) compares the two within a prompt as z-scores,
+//! [Kendall's tau](kendall_tau) compares their rankings, [selection] picks pairs by either, and the
+//! [null band](null_band) says what both would look like if reward and log-probability had nothing
+//! to do with each other.
+
+mod kendall_tau;
+mod null_band;
+mod pacs;
+mod quantiles;
+mod selection;
+
+use serde::{Deserialize, Serialize};
+
+pub use kendall_tau::{KendallTau, kendall_tau};
+pub use null_band::{NullBand, null_band};
+pub use pacs::{MIN_SIGMA, pacs, z_scores};
+pub use quantiles::{Quantiles, quantile};
+pub use selection::{Rule, SelectionError, SelectionSettings, select};
+
+use kendall_tau::RankScratch;
+use pacs::standardise;
+
+/// Which log-probability of a completion is compared with its reward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogprobKind {
+    /// log π(y|x), summed over response tokens: the paper's. Dominated by length where lengths differ.
+    #[default]
+    Sum,
+    /// log π(y|x) per response token.
+    Mean,
+}
+
+/// What was measured on the N completions of one prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// Rewards or log-probabilities do not vary (N < 2, or a standard deviation below [`MIN_SIGMA`]), so
+    /// that there is nothing to compare: every PACS is 0, tau is undefined, and nothing is selected.
+    pub degenerate: bool,
+    /// The Proxy-Policy Alignment Conflict Score of each completion, shape `[N]`, each within
+    /// ±2·√(N−1), summing to 0. Positive: the proxy loves what the policy finds unlikely.
+    pub pacs: Vec<f64>,
+    /// The mean of |PACS| over the prompt's completions, in [0, 2].
+    pub mean_abs_pacs: f64,
+    /// Kendall's tau-b between rewards and log-probabilities, in [−1, 1]; none if degenerate.
+    pub kendall_tau: Option<f64>,
+    /// (1 − tau-b)/2, in [0, 1]; 1 for fully opposed rankings; none if degenerate.
+    pub kendall_tau_distance: Option<f64>,
+    /// Pairs of completions that rewards and log-probabilities put in the same order.
+    pub concordant: u64,
+    /// Pairs of completions that they put in opposite orders.
+    pub discordant: u64,
+    /// Pairs tied in either, so that the three counts add up to N·(N−1)/2.
+    pub tied: u64,
+}
+
+impl Conflict {
+    /// Completions measured, N.
+    #[must_use]
+    pub fn completions(&self) -> usize {
+        self.pacs.len()
+    }
+}
+
+/// Scores that no conflict can be measured on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConflictError {
+    /// No completion at all.
+    #[error("a prompt needs at least one completion to measure conflict on")]
+    Empty,
+    /// A reward without a log-probability, or the other way round.
+    #[error("{rewards} rewards for {logprobs} log-probabilities: there must be one of each per completion")]
+    Lengths {
+        /// Rewards given.
+        rewards: usize,
+        /// Log-probabilities given.
+        logprobs: usize,
+    },
+    /// A NaN or an infinity.
+    #[error("completions[{index}].{score}: must be a finite number, found {value}")]
+    NotFinite {
+        /// `reward` or `logprob`.
+        score: &'static str,
+        /// The completion at fault, counted from 0.
+        index: usize,
+        /// The value found.
+        value: f64,
+    },
+}
+
+/// Measures the conflict of one prompt from its completions' rewards and log-probabilities (nats), both
+/// of shape `[N]` and in the same order.
+///
+/// # Errors
+/// If there are none, if the lengths differ, or if a score is not finite.
+pub fn measure(rewards: &[f64], logprobs: &[f64]) -> Result<Conflict, ConflictError> {
+    Measurer::default().measure(rewards, logprobs)
+}
+
+/// [`measure`] for many prompts: keeps its working memory from one prompt to the next.
+#[derive(Debug, Default)]
+pub struct Measurer {
+    z_rewards: Vec<f64>,
+    z_logprobs: Vec<f64>,
+    ranks: RankScratch,
+}
+
+impl Measurer {
+    /// As the function [`measure`].
+    ///
+    /// # Errors
+    /// If there are no completions, if the lengths differ, or if a score is not finite.
+    pub fn measure(&mut self, rewards: &[f64], logprobs: &[f64]) -> Result<Conflict, ConflictError> {
+        check(rewards, logprobs)?;
+        let ranks = self.ranks.kendall_tau(rewards, logprobs);
+        let varied = standardise(rewards, &mut self.z_rewards) && standardise(logprobs, &mut self.z_logprobs);
+        let mut conflict = Conflict {
+            degenerate: !varied,
+            pacs: vec![0.0; rewards.len()],
+            mean_abs_pacs: 0.0,
+            kendall_tau: None,
+            kendall_tau_distance: None,
+            concordant: ranks.concordant,
+            discordant: ranks.discordant,
+            tied: ranks.tied,
+        };
+        if varied {
+            for ((pacs, z_reward), z_logprob) in
+                conflict.pacs.iter_mut().zip(&self.z_rewards).zip(&self.z_logprobs)
+            {
+                *pacs = z_reward - z_logprob;
+                conflict.mean_abs_pacs += pacs.abs();
+            }
+            conflict.mean_abs_pacs /= rewards.len() as f64;
+            conflict.kendall_tau = ranks.tau;
+            conflict.kendall_tau_distance = ranks.distance();
+        }
+        Ok(conflict)
+    }
+}
+
+fn check(rewards: &[f64], logprobs: &[f64]) -> Result<(), ConflictError> {
+    if rewards.len() != logprobs.len() {
+        return Err(ConflictError::Lengths { rewards: rewards.len(), logprobs: logprobs.len() });
+    }
+    if rewards.is_empty() {
+        return Err(ConflictError::Empty);
+    }
+    for (score, values) in [("reward", rewards), ("logprob", logprobs)] {
+        if let Some((index, &value)) = values.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+            return Err(ConflictError::NotFinite { score, index, value });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! The Proxy-Policy Alignment Conflict Score: z-scored reward minus z-scored log-probability.
+
+/// The population standard deviation, in the scores' own unit, below which a prompt's rewards or
+/// log-probabilities count as constant.
+pub const MIN_SIGMA: f64 = 1e-6;
+
+/// Magnitudes above this would overflow when squared and summed, so they are shrunk first.
+const LARGE: f64 = power_of_two(480);
+/// A power of two, so that shrinking by it rounds nothing.
+const SHRINK: f64 = power_of_two(-600);
+
+const fn power_of_two(exponent: i64) -> f64 {
+    f64::from_bits((1023 + exponent).cast_unsigned() << 52)
+}
+
+/// PACS of each completion of a prompt: z(reward) − z(log-probability), shape `[N]`. All zeros if either
+/// does not vary ([`MIN_SIGMA`]) or if the lengths differ. Scores must be finite.
+#[must_use]
+pub fn pacs(rewards: &[f64], logprobs: &[f64]) -> Vec<f64> {
+    match (z_scores(rewards), z_scores(logprobs)) {
+        (Some(z_rewards), Some(z_logprobs)) if z_rewards.len() == z_logprobs.len() => {
+            z_rewards.iter().zip(&z_logprobs).map(|(reward, logprob)| reward - logprob).collect()
+        }
+        _ => vec![0.0; rewards.len()],
+    }
+}
+
+/// How many population standard deviations each value lies above the mean, shape `[N]`; none if N < 2 or if
+/// the standard deviation is below [`MIN_SIGMA`]. Values must be finite; their size does not matter.
+#[must_use]
+pub fn z_scores(values: &[f64]) -> Option<Vec<f64>> {
+    let mut z = Vec::new();
+    standardise(values, &mut z).then_some(z)
+}
+
+/// [`z_scores`] into a buffer; says whether the values vary. If not, the buffer's content means nothing.
+pub(super) fn standardise(values: &[f64], z: &mut Vec<f64>) -> bool {
+    z.clear();
+    let largest = values.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    let scale = if largest > LARGE { SHRINK } else { 1.0 };
+    let n = values.len() as f64;
+    // Relative to the first value, so that a huge common offset costs no digits and equal values have a
+    // standard deviation of exactly 0.
+    let Some(origin) = values.first().map(|first| first * scale) else { return false };
+    z.extend(values.iter().map(|value| value * scale - origin));
+    let mean = z.iter().sum::<f64>() / n;
+    let mut squares = 0.0;
+    for deviation in z.iter_mut() {
+        *deviation -= mean;
+        squares += *deviation * *deviation;
+    }
+    let sigma = (squares / n).sqrt();
+    if values.len() < 2 || sigma < MIN_SIGMA * scale {
+        return false;
+    }
+    for deviation in z.iter_mut() {
+        *deviation /= sigma;
+    }
+    true
+}

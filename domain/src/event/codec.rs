@@ -1,0 +1,67 @@
+//! One way in and one way out for event bodies, for live processing and replay alike.
+
+use super::{Event, EventType};
+
+/// A body that cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The type is not in the vocabulary: the log was written by a newer program.
+    #[error("unknown event type {0:?}: this log was written by a newer version of dissent")]
+    UnknownType(String),
+    /// The type is known, the version is not.
+    #[error("event type {event_type} has no version {version}: this program knows up to {newest}")]
+    UnknownVersion {
+        /// The type.
+        event_type: &'static str,
+        /// The version found.
+        version: u16,
+        /// The newest version known.
+        newest: u16,
+    },
+    /// The bytes are not a body of that type.
+    #[error("failed to decode a {event_type} v{version} body: {reason}")]
+    Body {
+        /// The type.
+        event_type: &'static str,
+        /// The version.
+        version: u16,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// The body cannot be written.
+    #[error("failed to encode a {event_type} body: {reason}")]
+    Encode {
+        /// The type.
+        event_type: &'static str,
+        /// What the encoder said.
+        reason: String,
+    },
+}
+
+/// The body as MessagePack with named fields, in the newest version of its type.
+///
+/// # Errors
+/// If a value cannot be represented.
+pub fn encode(event: &Event) -> Result<Vec<u8>, CodecError> {
+    event.to_msgpack().map_err(|error| CodecError::Encode {
+        event_type: event.event_type().name(),
+        reason: error.to_string(),
+    })
+}
+
+/// Reads a body of any version ever written, upcast to the newest.
+///
+/// # Errors
+/// If the type or version is unknown, or the bytes are not such a body.
+pub fn decode(event_type: &str, version: u16, body: &[u8]) -> Result<Event, CodecError> {
+    let kind =
+        EventType::from_name(event_type).ok_or_else(|| CodecError::UnknownType(event_type.to_owned()))?;
+    if version != kind.version() {
+        return Err(CodecError::UnknownVersion { event_type: kind.name(), version, newest: kind.version() });
+    }
+    Event::from_msgpack(kind, body).map_err(|error| CodecError::Body {
+        event_type: kind.name(),
+        version,
+        reason: error.to_string(),
+    })
+}

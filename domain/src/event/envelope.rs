@@ -1,0 +1,132 @@
+//! What travels around an event's body: identity, order, time and cause.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{CodecError, Event, codec};
+use crate::id::ExperimentId;
+
+/// Identity of an event. Derived from its cause, never drawn at random: a step that is run twice on the
+/// same message proposes the same ids, and the log answers with what it already holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EventId(pub Uuid);
+
+impl EventId {
+    /// The id of the first event of an experiment.
+    #[must_use]
+    pub fn of_experiment(experiment: &ExperimentId) -> Self {
+        Self(Uuid::new_v5(&EXPERIMENT_NAMESPACE, experiment.as_str().as_bytes()))
+    }
+
+    /// The id of the `index`-th event of this type that `self` causes.
+    #[must_use]
+    pub fn caused(self, event_type: &str, index: u32) -> Self {
+        let mut name = Vec::with_capacity(event_type.len() + 4);
+        name.extend_from_slice(event_type.as_bytes());
+        name.extend_from_slice(&index.to_be_bytes());
+        Self(Uuid::new_v5(&self.0, &name))
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+const EXPERIMENT_NAMESPACE: Uuid = Uuid::from_u128(0x0c4c_1a52_7c3f_4e6f_8f5e_1c0b_9d2a_7e31);
+
+/// An event that wants to be appended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    /// Its identity: appending the same id again changes nothing.
+    pub id: EventId,
+    /// The event that led to it, if any.
+    pub causation: Option<EventId>,
+    /// The step that proposes it, for people.
+    pub actor: String,
+    /// Wall-clock time of the proposal, microseconds since 1970 UTC. For people: no rule reads it.
+    pub time_us: u64,
+    /// Name of its type.
+    pub event_type: String,
+    /// Schema version of its body.
+    pub schema_version: u16,
+    /// MessagePack.
+    pub body: Vec<u8>,
+}
+
+impl NewEvent {
+    /// Wraps an event for appending.
+    ///
+    /// # Errors
+    /// If the body cannot be encoded.
+    pub fn new(
+        id: EventId,
+        causation: Option<EventId>,
+        actor: &str,
+        time_us: u64,
+        event: &Event,
+    ) -> Result<Self, CodecError> {
+        let kind = event.event_type();
+        Ok(Self {
+            id,
+            causation,
+            actor: actor.to_owned(),
+            time_us,
+            event_type: kind.name().to_owned(),
+            schema_version: kind.version(),
+            body: codec::encode(event)?,
+        })
+    }
+}
+
+/// Wraps events that follow from one cause, each type counted from 0, so that proposing them again
+/// proposes the same ids.
+///
+/// # Errors
+/// If a body cannot be encoded.
+pub fn follow_from(
+    cause: EventId,
+    actor: &str,
+    time_us: u64,
+    events: &[Event],
+) -> Result<Vec<NewEvent>, CodecError> {
+    let mut counted: BTreeMap<&'static str, u32> = BTreeMap::new();
+    events
+        .iter()
+        .map(|event| {
+            let name = event.event_type().name();
+            let index = counted.entry(name).or_insert(0);
+            let id = cause.caused(name, *index);
+            *index += 1;
+            NewEvent::new(id, Some(cause), actor, time_us, event)
+        })
+        .collect()
+}
+
+/// An event as the log holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recorded {
+    /// Place in the whole log, from 1, without gaps.
+    pub position: u64,
+    /// The experiment whose stream it belongs to. All events of an experiment correlate by it.
+    pub experiment: ExperimentId,
+    /// Place in the experiment's stream, from 1, without gaps.
+    pub version: u64,
+    /// The event as it was proposed.
+    pub event: NewEvent,
+}
+
+impl Recorded {
+    /// The body, decoded.
+    ///
+    /// # Errors
+    /// If its type or version is unknown, or its bytes are not such a body.
+    pub fn decode(&self) -> Result<Event, CodecError> {
+        codec::decode(&self.event.event_type, self.event.schema_version, &self.event.body)
+    }
+}

@@ -1,0 +1,256 @@
+//! The vocabulary: everything that can happen in an experiment.
+//!
+//! An event is a fact with one meaning. Its type and schema version travel beside it in the
+//! [`envelope`]; its body is MessagePack with named fields. A change of meaning is a new version with an
+//! upcast in [`codec`], never a re-reading of old bytes.
+
+pub mod codec;
+pub mod envelope;
+
+use serde::{Deserialize, Serialize};
+
+pub use codec::{CodecError, decode, encode};
+pub use envelope::{EventId, NewEvent, Recorded, follow_from};
+
+use crate::conflict::Conflict;
+use crate::experiment::Plan;
+use crate::generation::Completion;
+use crate::id::PromptId;
+use crate::prompt::Prompt;
+
+/// An experiment began: its whole plan, so that nothing outside the log decides what it does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExperimentStarted {
+    /// What will be done, with which models, prompts and seeds.
+    pub plan: Plan,
+}
+
+/// A round began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundOpened {
+    /// The round, from 0.
+    pub round: u32,
+    /// How many prompts it will have: the round is complete when each of them is measured or set aside.
+    pub prompts: u32,
+}
+
+/// A prompt entered a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromptAdmitted {
+    /// The round.
+    pub round: u32,
+    /// Its place in the prompt file, from 0.
+    pub index: u32,
+    /// The prompt.
+    pub prompt: Prompt,
+}
+
+/// The policy answered a prompt N times.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompletionsSampled {
+    /// The round.
+    pub round: u32,
+    /// The prompt, whole: the reward step needs its text, and a worker has no other way to it.
+    pub prompt: Prompt,
+    /// Fingerprint of the policy, its adapter included.
+    pub policy: String,
+    /// Token ids of the rendered prompt, as the policy saw them.
+    pub prompt_token_ids: Vec<u32>,
+    /// The answers, by sample index.
+    pub completions: Vec<Completion>,
+}
+
+/// The proxy reward model scored a prompt's completions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RewardsScored {
+    /// The round.
+    pub round: u32,
+    /// The prompt.
+    pub prompt_id: PromptId,
+    /// Fingerprint of the reward model, its adapter included.
+    pub reward_model: String,
+    /// One reward a completion, larger is better: a cost model's scores are already negated.
+    pub rewards: Vec<f64>,
+}
+
+/// The disagreement between policy and proxy on one prompt was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConflictMeasured {
+    /// The round.
+    pub round: u32,
+    /// The prompt.
+    pub prompt_id: PromptId,
+    /// PACS, Kendall's tau and what they were counted from.
+    pub conflict: Conflict,
+}
+
+/// A step gave up on a prompt; the round goes on without it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromptSetAside {
+    /// The round.
+    pub round: u32,
+    /// The prompt.
+    pub prompt_id: PromptId,
+    /// The step that gave up.
+    pub step: Step,
+    /// Why, for a person to read.
+    pub reason: String,
+}
+
+/// A question–answer pair was chosen for feedback.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairSelected {
+    /// The round.
+    pub round: u32,
+    /// The prompt.
+    pub prompt_id: PromptId,
+    /// Which of its completions.
+    pub completion: u32,
+    /// Its PACS.
+    pub pacs: f64,
+}
+
+/// A round's figures, over all its measured prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundEvaluated {
+    /// The round.
+    pub round: u32,
+    /// Prompts measured, degenerate ones included.
+    pub measured: u32,
+    /// Prompts on which conflict is undefined (constant rewards or log-probabilities, or N < 2).
+    pub degenerate: u32,
+    /// Prompts set aside.
+    pub set_aside: u32,
+    /// Pairs selected.
+    pub selected: u32,
+    /// Mean over non-degenerate prompts of mean|PACS|; none if there is no such prompt.
+    pub mean_abs_pacs: Option<f64>,
+    /// Mean over prompts with a defined tau of Kendall's tau; none if there is no such prompt.
+    pub kendall_tau: Option<f64>,
+}
+
+/// A round ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundClosed {
+    /// The round.
+    pub round: u32,
+}
+
+/// The experiment did all its rounds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExperimentFinished {
+    /// Rounds done.
+    pub rounds: u32,
+}
+
+/// A step of the pipeline. The same word names the module, the actor, the queue and the tracing span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Admits prompts.
+    Prompt,
+    /// Samples completions.
+    Generation,
+    /// Scores completions.
+    Reward,
+    /// Measures conflict.
+    Conflict,
+    /// Opens, closes and evaluates rounds.
+    Round,
+}
+
+impl Step {
+    /// The step's word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Generation => "generation",
+            Self::Reward => "reward",
+            Self::Conflict => "conflict",
+            Self::Round => "round",
+        }
+    }
+}
+
+/// Declares [`Event`] and [`EventType`] from one table, so that a variant cannot lack a name or a version.
+macro_rules! events {
+    ($($variant:ident = $name:literal, version $version:literal;)*) => {
+        /// Something that happened in an experiment.
+        #[derive(Debug, Clone, PartialEq)]
+        #[expect(missing_docs, reason = "each variant is its struct, documented there")]
+        pub enum Event { $($variant($variant),)* }
+
+        /// The kind of an event: what subscriptions filter by.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[expect(missing_docs, reason = "each variant is documented at its event")]
+        pub enum EventType { $($variant,)* }
+
+        impl EventType {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name under which it is stored and routed, `step.fact`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The schema version that is written today.
+            #[must_use]
+            pub const fn version(self) -> u16 {
+                match self { $(Self::$variant => $version,)* }
+            }
+        }
+
+        impl Event {
+            /// Its kind.
+            #[must_use]
+            pub const fn event_type(&self) -> EventType {
+                match self { $(Self::$variant(_) => EventType::$variant,)* }
+            }
+
+            pub(crate) fn to_msgpack(&self) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+                match self { $(Self::$variant(body) => rmp_serde::to_vec_named(body),)* }
+            }
+
+            pub(crate) fn from_msgpack(kind: EventType, body: &[u8]) -> Result<Self, rmp_serde::decode::Error> {
+                match kind { $(EventType::$variant => rmp_serde::from_slice(body).map(Self::$variant),)* }
+            }
+
+            /// The body as a serialisable value, for exports and people.
+            ///
+            /// # Errors
+            /// As the serializer.
+            pub fn serialize_body<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self { $(Self::$variant(body) => body.serialize(serializer),)* }
+            }
+        }
+
+        $(impl From<$variant> for Event {
+            fn from(body: $variant) -> Self { Self::$variant(body) }
+        })*
+    };
+}
+
+events! {
+    ExperimentStarted = "experiment.started", version 1;
+    RoundOpened = "round.opened", version 1;
+    PromptAdmitted = "prompt.admitted", version 1;
+    CompletionsSampled = "generation.completions_sampled", version 1;
+    RewardsScored = "reward.rewards_scored", version 1;
+    ConflictMeasured = "conflict.measured", version 1;
+    PromptSetAside = "prompt.set_aside", version 1;
+    PairSelected = "conflict.pair_selected", version 1;
+    RoundEvaluated = "round.evaluated", version 1;
+    RoundClosed = "round.closed", version 1;
+    ExperimentFinished = "experiment.finished", version 1;
+}
+
+impl EventType {
+    /// The kind with this stored name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}

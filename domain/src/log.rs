@@ -1,0 +1,127 @@
+//! What the rest of the system asks of an event log. `storage` implements it; `queues` builds the embedded
+//! broker on it; neither knows the other.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::event::{EventId, NewEvent, Recorded};
+use crate::id::ExperimentId;
+
+/// What the writer believes about an experiment's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectedVersion {
+    /// Nothing.
+    Any,
+    /// That it has no event yet.
+    NoStream,
+    /// That its last event has this version.
+    Exact(u64),
+}
+
+/// Events to append together: all of them become durable, or none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Append {
+    /// The stream.
+    pub experiment: ExperimentId,
+    /// What must be true of the stream; checked only if at least one event is new.
+    pub expected: ExpectedVersion,
+    /// The events, in order.
+    pub events: Vec<NewEvent>,
+}
+
+/// An error of the log, split by what the caller can do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// Read the stream again and decide anew.
+    #[error("the stream of {experiment} is at version {actual}, not as expected ({expected:?})")]
+    WrongVersion {
+        /// The stream.
+        experiment: ExperimentId,
+        /// What the writer believed.
+        expected: ExpectedVersion,
+        /// The last version in the stream (0: no event).
+        actual: u64,
+    },
+    /// The append can never succeed as it is.
+    #[error("the append is invalid: {0}")]
+    Invalid(String),
+    /// The log is closing.
+    #[error("the event log is closed")]
+    Closed,
+    /// The disk said no. Nothing of the append was acknowledged; the log must be opened again.
+    #[error("failed to write the event log: {0}")]
+    Io(String),
+    /// The log is damaged: what and where.
+    #[error("the event log is damaged: {0}")]
+    Corrupt(String),
+}
+
+/// The outcome of an append, once durable: the events as recorded. An event whose id was already in the log
+/// comes back as it was recorded then.
+pub type AppendFuture = Pin<Box<dyn Future<Output = Result<Vec<Recorded>, LogError>> + Send>>;
+
+/// Called with the last durable position whenever it grows.
+pub type AdvanceListener = Box<dyn Fn(u64) + Send + Sync>;
+
+/// A durable, totally ordered log of events with one stream per experiment.
+///
+/// Reads see durable events only. All methods may be called from any thread; reads block on the disk.
+pub trait EventLog: Send + Sync + 'static {
+    /// Hands events to the writer. The future is ready when they are durable; dropping it does not take
+    /// the append back. Blocks while the writer's queue is full (back-pressure).
+    fn append(&self, append: Append) -> AppendFuture;
+
+    /// Events after `position` (0: from the start), in order, at most `limit`. Fewer only at the end.
+    ///
+    /// # Errors
+    /// If the log is damaged or unreadable.
+    fn read(&self, after: u64, limit: usize) -> Result<Vec<Recorded>, LogError>;
+
+    /// Events of one stream with a version above `after`, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// If the log is damaged or unreadable.
+    fn read_stream(
+        &self,
+        experiment: &ExperimentId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Recorded>, LogError>;
+
+    /// The event with this id, if the log has it.
+    ///
+    /// # Errors
+    /// If the log is damaged or unreadable.
+    fn find(&self, id: EventId) -> Result<Option<Recorded>, LogError>;
+
+    /// The streams there are, with the last version of each, in order of name.
+    ///
+    /// # Errors
+    /// If the log is damaged or unreadable.
+    fn streams(&self) -> Result<Vec<(ExperimentId, u64)>, LogError>;
+
+    /// The last durable position; 0 if the log is empty.
+    fn head(&self) -> u64;
+
+    /// Registers a listener, called from the writer's thread: it must not block and must not append.
+    fn on_advance(&self, listener: AdvanceListener);
+
+    /// Remembers a small record (≤ 8 KiB) of a subscription. It becomes durable with the next batch of
+    /// events, or within a bounded time: losing the newest one only causes redelivery.
+    ///
+    /// # Errors
+    /// If the record is too large or the log is closed.
+    fn store_cursor(&self, group: &str, record: Vec<u8>) -> Result<(), LogError>;
+
+    /// The last record stored for this subscription.
+    ///
+    /// # Errors
+    /// If the log is unreadable.
+    fn load_cursor(&self, group: &str) -> Result<Option<Vec<u8>>, LogError>;
+
+    /// Makes everything handed over so far durable, cursors included. Blocks.
+    ///
+    /// # Errors
+    /// As a write.
+    fn flush(&self) -> Result<(), LogError>;
+}

@@ -1,0 +1,198 @@
+//! Rebuilding an experiment from its events alone, and checking that every pure decision among them is
+//! what the rules decide from the recorded inputs.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::conflict;
+use crate::event::{CodecError, ConflictMeasured, Event, EventId, Recorded};
+use crate::experiment::Experiment;
+use crate::id::PromptId;
+
+/// Something in a history that the rules would not have made so.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A body cannot be read.
+    #[error("event {position}: {source}")]
+    Body {
+        /// Its position in the log.
+        position: u64,
+        /// What is wrong with it.
+        source: CodecError,
+    },
+    /// A stream's versions have a gap.
+    #[error("event {position}: version {found} of its stream follows version {previous}")]
+    Gap {
+        /// Its position in the log.
+        position: u64,
+        /// The version before it.
+        previous: u64,
+        /// Its version.
+        found: u64,
+    },
+    /// A decision differs when made again.
+    #[error("event {position} ({event_type}): {reason}")]
+    Differs {
+        /// Its position in the log.
+        position: u64,
+        /// Its type.
+        event_type: String,
+        /// What was expected.
+        reason: String,
+    },
+}
+
+/// Folds a stream into its state; with `verify`, makes every pure decision again and compares.
+#[derive(Debug, Default)]
+pub struct Replay {
+    experiment: Experiment,
+    version: u64,
+    verifier: Option<Verifier>,
+}
+
+impl Replay {
+    /// Only rebuilds the state.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Rebuilds the state and checks every decision.
+    #[must_use]
+    pub fn verifying() -> Self {
+        Self { verifier: Some(Verifier::default()), ..Self::default() }
+    }
+
+    /// Applies the next event of the stream.
+    ///
+    /// # Errors
+    /// If it cannot be read, does not follow, or (verifying) is not what the rules decide.
+    pub fn apply(&mut self, recorded: &Recorded) -> Result<(), ReplayError> {
+        if recorded.version != self.version + 1 {
+            return Err(ReplayError::Gap {
+                position: recorded.position,
+                previous: self.version,
+                found: recorded.version,
+            });
+        }
+        let event =
+            recorded.decode().map_err(|source| ReplayError::Body { position: recorded.position, source })?;
+        if let Some(verifier) = &mut self.verifier {
+            verifier.check(&self.experiment, recorded, &event).map_err(|reason| ReplayError::Differs {
+                position: recorded.position,
+                event_type: recorded.event.event_type.clone(),
+                reason,
+            })?;
+        }
+        self.experiment.evolve(&event);
+        self.version = recorded.version;
+        Ok(())
+    }
+
+    /// The state so far.
+    #[must_use]
+    pub fn experiment(&self) -> &Experiment {
+        &self.experiment
+    }
+
+    /// The version of the last event applied; 0 before the first.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Decisions checked so far; 0 if not verifying.
+    #[must_use]
+    pub fn checked(&self) -> u64 {
+        self.verifier.as_ref().map_or(0, |verifier| verifier.checked)
+    }
+}
+
+/// What the checks need of the past: the inputs of prompts that are still on their way.
+#[derive(Debug, Default)]
+struct Verifier {
+    logprobs: HashMap<PromptId, Vec<f64>>,
+    rewards: HashMap<PromptId, Vec<f64>>,
+    /// What is left of the coordinator's last decision.
+    due: VecDeque<Event>,
+    /// Pairs selected so far in the open round: the index in their ids.
+    pairs: u32,
+    checked: u64,
+}
+
+impl Verifier {
+    fn check(&mut self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
+        self.check_id(recorded, event)?;
+        if self.due.is_empty() {
+            state.decide(event).map_err(|rejection| format!("the rules reject it: {rejection}"))?;
+        }
+        match event {
+            Event::CompletionsSampled(e) => {
+                let kind = state.plan().ok_or("there is no plan before it")?.conflict.logprob;
+                let logprobs = e.completions.iter().map(|completion| completion.logprob_as(kind)).collect();
+                self.logprobs.insert(e.prompt.prompt_id.clone(), logprobs);
+            }
+            Event::RewardsScored(e) => {
+                self.rewards.insert(e.prompt_id.clone(), e.rewards.clone());
+            }
+            Event::ConflictMeasured(e) => self.check_conflict(e)?,
+            Event::RoundOpened(_)
+            | Event::PairSelected(_)
+            | Event::RoundEvaluated(_)
+            | Event::RoundClosed(_)
+            | Event::ExperimentFinished(_) => self.check_due(state, event)?,
+            Event::PromptSetAside(e) => {
+                self.logprobs.remove(&e.prompt_id);
+                self.rewards.remove(&e.prompt_id);
+            }
+            Event::ExperimentStarted(_) | Event::PromptAdmitted(_) => {}
+        }
+        self.checked += 1;
+        Ok(())
+    }
+
+    /// An id is a function of its cause: one that is not was not proposed by a step of the pipeline.
+    fn check_id(&mut self, recorded: &Recorded, event: &Event) -> Result<(), String> {
+        if matches!(event, Event::RoundOpened(_)) {
+            self.pairs = 0;
+        }
+        let index = if let Event::PromptAdmitted(e) = event {
+            e.index
+        } else if matches!(event, Event::PairSelected(_)) {
+            self.pairs += 1;
+            self.pairs - 1
+        } else {
+            0
+        };
+        let expected = match recorded.event.causation {
+            Some(cause) => cause.caused(&recorded.event.event_type, index),
+            None => EventId::of_experiment(&recorded.experiment),
+        };
+        if expected == recorded.event.id {
+            Ok(())
+        } else {
+            Err(format!("its id is {}, and its cause makes it {expected}", recorded.event.id))
+        }
+    }
+
+    fn check_conflict(&mut self, e: &ConflictMeasured) -> Result<(), String> {
+        let logprobs = self.logprobs.remove(&e.prompt_id).ok_or("no completions were sampled before it")?;
+        let rewards = self.rewards.remove(&e.prompt_id).ok_or("no rewards were scored before it")?;
+        let again = conflict::measure(&rewards, &logprobs).map_err(|error| error.to_string())?;
+        if again == e.conflict {
+            Ok(())
+        } else {
+            Err(format!("measured again, its conflict is {again:?}, not {:?}", e.conflict))
+        }
+    }
+
+    fn check_due(&mut self, state: &Experiment, event: &Event) -> Result<(), String> {
+        if self.due.is_empty() {
+            self.due = state.due().map(|due| due.events.into()).unwrap_or_default();
+        }
+        match self.due.pop_front() {
+            Some(expected) if expected == *event => Ok(()),
+            Some(expected) => Err(format!("decided again, it is {expected:?}, not {event:?}")),
+            None => Err("nothing was due".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The reward step: what a reward model's raw score means.
+
+use serde::{Deserialize, Serialize};
+
+/// What the scoring model was trained to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardKind {
+    /// Larger is better.
+    #[default]
+    Reward,
+    /// Larger is worse, as in Safe-RLHF's cost models: negated before anything else sees it.
+    Cost,
+}
+
+impl RewardKind {
+    /// The reward for a raw model score: always "larger is better".
+    #[must_use]
+    pub fn reward(self, score: f64) -> f64 {
+        match self {
+            Self::Reward => score,
+            Self::Cost => -score,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cost_is_negated_and_a_reward_is_not() {
+        assert!((RewardKind::Cost.reward(1.5) + 1.5).abs() < f64::EPSILON);
+        assert!((RewardKind::Reward.reward(1.5) - 1.5).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,348 @@
+//! A round: fan-out over its prompts, and the fan-in that closes it.
+
+use std::collections::HashMap;
+
+use crate::conflict::{self, Conflict};
+use crate::event::{
+    CompletionsSampled, ConflictMeasured, Event, PairSelected, PromptAdmitted, PromptSetAside, RewardsScored,
+    RoundClosed, RoundEvaluated, Step,
+};
+use crate::experiment::Plan;
+use crate::id::PromptId;
+
+/// Why a proposed event may not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// There is no experiment yet.
+    #[error("the experiment has not started")]
+    NotStarted,
+    /// There is one already.
+    #[error("the experiment has already started")]
+    AlreadyStarted,
+    /// It is over.
+    #[error("the experiment is finished")]
+    Finished,
+    /// The round is not in a state for this.
+    #[error("round {round}: {reason}")]
+    Round {
+        /// The round.
+        round: u32,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The prompt is not in a state for this.
+    #[error("prompt {prompt_id}: {reason}")]
+    Prompt {
+        /// The prompt.
+        prompt_id: PromptId,
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+/// How far a prompt has come in a round.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PromptProgress {
+    /// It waits for completions.
+    Admitted,
+    /// It has this many completions and waits for rewards.
+    Sampled(usize),
+    /// It has this many rewards and waits for its conflict.
+    Scored(usize),
+    /// Its conflict is known.
+    Measured(Conflict),
+    /// A step gave up on it.
+    SetAside(Step),
+}
+
+/// How many prompts of a round have come at least this far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RoundCounts {
+    /// Prompts the round will have.
+    pub expected: u32,
+    /// Admitted.
+    pub admitted: u32,
+    /// Answered by the policy.
+    pub sampled: u32,
+    /// Scored by the reward model.
+    pub scored: u32,
+    /// Conflict measured.
+    pub measured: u32,
+    /// Set aside.
+    pub set_aside: u32,
+    /// Completions sampled.
+    pub completions: u64,
+    /// Response tokens sampled.
+    pub tokens: u64,
+    /// Pairs selected.
+    pub selected: u32,
+}
+
+/// The state of one round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Round {
+    number: u32,
+    /// By place in the prompt file, so that selection breaks ties the same way whatever the order of arrival.
+    prompts: Vec<Option<(PromptId, PromptProgress)>>,
+    places: HashMap<PromptId, usize>,
+    counts: RoundCounts,
+    evaluated: Option<RoundEvaluated>,
+    closed: bool,
+}
+
+/// No prompt file may have more prompts than this.
+pub const PROMPTS_MAX: u32 = 10_000_000;
+
+impl Round {
+    /// A new round that expects this many prompts.
+    #[must_use]
+    pub fn open(number: u32, expected: u32) -> Self {
+        Self {
+            number,
+            prompts: Vec::new(),
+            places: HashMap::new(),
+            counts: RoundCounts { expected, ..RoundCounts::default() },
+            evaluated: None,
+            closed: false,
+        }
+    }
+
+    /// Its number, from 0.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether it ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn counts(&self) -> RoundCounts {
+        self.counts
+    }
+
+    /// Its figures, once evaluated.
+    #[must_use]
+    pub fn evaluation(&self) -> Option<&RoundEvaluated> {
+        self.evaluated.as_ref()
+    }
+
+    /// Its prompts in the order of the prompt file.
+    pub fn prompts(&self) -> impl Iterator<Item = &(PromptId, PromptProgress)> {
+        self.prompts.iter().flatten()
+    }
+
+    /// Whether every prompt is measured or set aside: the fan-in.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.counts.measured + self.counts.set_aside == self.counts.expected
+    }
+
+    fn progress(&self, prompt_id: &PromptId) -> Option<&PromptProgress> {
+        let place = *self.places.get(prompt_id)?;
+        self.prompts.get(place)?.as_ref().map(|(_, progress)| progress)
+    }
+
+    pub(crate) fn decide_admit(&self, e: &PromptAdmitted) -> Result<(), Rejection> {
+        let reject = |reason| rejection(&e.prompt.prompt_id, reason);
+        if e.index >= self.counts.expected {
+            return reject("its place lies beyond the round's prompts");
+        }
+        if self.places.contains_key(&e.prompt.prompt_id) {
+            return reject("it is already in the round");
+        }
+        match self.prompts.get(e.index as usize) {
+            Some(Some(_)) => reject("its place is taken"),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn decide_sampled(&self, plan: &Plan, e: &CompletionsSampled) -> Result<(), Rejection> {
+        let reject = |reason| rejection(&e.prompt.prompt_id, reason);
+        if self.progress(&e.prompt.prompt_id) != Some(&PromptProgress::Admitted) {
+            return reject("it does not wait for completions");
+        }
+        if e.completions.len() != plan.sampling.samples as usize {
+            return reject("it needs exactly the planned number of completions");
+        }
+        if e.policy != plan.policy.fingerprint {
+            return reject("its completions come from another policy than planned");
+        }
+        if e.completions.iter().any(|completion| !completion.logprob.is_finite()) {
+            return reject("a log-probability is not finite");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn decide_scored(&self, plan: &Plan, e: &RewardsScored) -> Result<(), Rejection> {
+        let reject = |reason| rejection(&e.prompt_id, reason);
+        match self.progress(&e.prompt_id) {
+            Some(PromptProgress::Sampled(n)) if *n == e.rewards.len() => {}
+            Some(PromptProgress::Sampled(_)) => return reject("it needs one reward for each completion"),
+            _ => return reject("it does not wait for rewards"),
+        }
+        if e.reward_model != plan.reward.fingerprint {
+            return reject("its rewards come from another reward model than planned");
+        }
+        if e.rewards.iter().any(|reward| !reward.is_finite()) {
+            return reject("a reward is not finite");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn decide_measured(&self, e: &ConflictMeasured) -> Result<(), Rejection> {
+        match self.progress(&e.prompt_id) {
+            Some(PromptProgress::Scored(n)) if *n == e.conflict.pacs.len() => Ok(()),
+            Some(PromptProgress::Scored(_)) => {
+                rejection(&e.prompt_id, "it needs one PACS for each completion")
+            }
+            _ => rejection(&e.prompt_id, "it does not wait for its conflict"),
+        }
+    }
+
+    pub(crate) fn decide_set_aside(&self, e: &PromptSetAside) -> Result<(), Rejection> {
+        match self.progress(&e.prompt_id) {
+            None => rejection(&e.prompt_id, "it is not in the round"),
+            Some(PromptProgress::Measured(_) | PromptProgress::SetAside(_)) => {
+                rejection(&e.prompt_id, "it is already done")
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn decide_selected(&self, e: &PairSelected) -> Result<(), Rejection> {
+        self.decide_complete()?;
+        match self.progress(&e.prompt_id) {
+            Some(PromptProgress::Measured(conflict)) if (e.completion as usize) < conflict.pacs.len() => {
+                Ok(())
+            }
+            _ => rejection(&e.prompt_id, "it has no such measured completion"),
+        }
+    }
+
+    pub(crate) fn decide_complete(&self) -> Result<(), Rejection> {
+        if self.is_complete() {
+            Ok(())
+        } else {
+            Err(Rejection::Round { round: self.number, reason: "prompts are neither measured nor set aside" })
+        }
+    }
+
+    pub(crate) fn evolve(&mut self, event: &Event) {
+        match event {
+            Event::PromptAdmitted(e) => self.admit(e),
+            Event::CompletionsSampled(e) => {
+                self.counts.sampled += 1;
+                self.counts.completions += e.completions.len() as u64;
+                self.counts.tokens += e.completions.iter().map(|c| c.token_ids.len() as u64).sum::<u64>();
+                self.advance(&e.prompt.prompt_id, PromptProgress::Sampled(e.completions.len()));
+            }
+            Event::RewardsScored(e) => {
+                self.counts.scored += 1;
+                self.advance(&e.prompt_id, PromptProgress::Scored(e.rewards.len()));
+            }
+            Event::ConflictMeasured(e) => {
+                self.counts.measured += 1;
+                self.advance(&e.prompt_id, PromptProgress::Measured(e.conflict.clone()));
+            }
+            Event::PromptSetAside(e) => {
+                self.counts.set_aside += 1;
+                self.advance(&e.prompt_id, PromptProgress::SetAside(e.step));
+            }
+            Event::PairSelected(_) => self.counts.selected += 1,
+            Event::RoundEvaluated(e) => self.evaluated = Some(e.clone()),
+            Event::RoundClosed(_) => self.closed = true,
+            Event::ExperimentStarted(_) | Event::RoundOpened(_) | Event::ExperimentFinished(_) => {}
+        }
+    }
+
+    fn admit(&mut self, e: &PromptAdmitted) {
+        let place = e.index as usize;
+        if e.index >= self.counts.expected.min(PROMPTS_MAX) {
+            return;
+        }
+        if self.prompts.len() <= place {
+            self.prompts.resize(place + 1, None);
+        }
+        self.prompts[place] = Some((e.prompt.prompt_id.clone(), PromptProgress::Admitted));
+        self.places.insert(e.prompt.prompt_id.clone(), place);
+        self.counts.admitted += 1;
+    }
+
+    fn advance(&mut self, prompt_id: &PromptId, progress: PromptProgress) {
+        let place = self.places.get(prompt_id).copied();
+        if let Some(Some(entry)) = place.and_then(|place| self.prompts.get_mut(place)) {
+            entry.1 = progress;
+        }
+    }
+
+    /// Everything that ends the round, together: its selection, its figures, its close. Empty while
+    /// prompts are still on their way.
+    #[must_use]
+    pub fn conclusion(&self, plan: &Plan) -> Vec<Event> {
+        if !self.is_complete() || self.closed {
+            return Vec::new();
+        }
+        let measured: Vec<(&PromptId, &Conflict)> = self
+            .prompts()
+            .filter_map(|(prompt_id, progress)| {
+                if let PromptProgress::Measured(conflict) = progress {
+                    Some((prompt_id, conflict))
+                } else {
+                    None
+                }
+            })
+            .collect();
+        let mut events: Vec<Event> =
+            self.select(plan, &measured).into_iter().map(Event::PairSelected).collect();
+        let selected = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        events.push(self.evaluate(&measured, selected).into());
+        events.push(RoundClosed { round: self.number }.into());
+        events
+    }
+
+    fn select(&self, plan: &Plan, measured: &[(&PromptId, &Conflict)]) -> Vec<PairSelected> {
+        let conflicts: Vec<&Conflict> = measured.iter().map(|(_, conflict)| *conflict).collect();
+        // Every round draws its own random baseline, from the one seed of the experiment.
+        let seed = plan.seed.wrapping_add(u64::from(self.number));
+        conflict::select(&plan.conflict.selection, &conflicts, seed)
+            .into_iter()
+            .zip(measured)
+            .flat_map(|(chosen, (prompt_id, conflict))| {
+                chosen.into_iter().map(|index| PairSelected {
+                    round: self.number,
+                    prompt_id: (*prompt_id).clone(),
+                    completion: u32::try_from(index).unwrap_or(u32::MAX),
+                    pacs: conflict.pacs[index],
+                })
+            })
+            .collect()
+    }
+
+    fn evaluate(&self, measured: &[(&PromptId, &Conflict)], selected: u32) -> RoundEvaluated {
+        let defined = || measured.iter().map(|(_, conflict)| conflict).filter(|c| !c.degenerate);
+        let degenerate = measured.len() - defined().count();
+        RoundEvaluated {
+            round: self.number,
+            measured: self.counts.measured,
+            degenerate: u32::try_from(degenerate).unwrap_or(u32::MAX),
+            set_aside: self.counts.set_aside,
+            selected,
+            mean_abs_pacs: mean(defined().map(|c| c.mean_abs_pacs)),
+            kendall_tau: mean(defined().filter_map(|c| c.kendall_tau)),
+        }
+    }
+}
+
+fn rejection(prompt_id: &PromptId, reason: &'static str) -> Result<(), Rejection> {
+    Err(Rejection::Prompt { prompt_id: prompt_id.clone(), reason })
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (count, sum) = values.fold((0_u64, 0.0), |(count, sum), value| (count + 1, sum + value));
+    (count > 0).then(|| sum / count as f64)
+}

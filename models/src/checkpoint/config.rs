@@ -1,0 +1,228 @@
+//! What a model is: architecture, sizes, rotary embedding, special token ids.
+
+use std::f64::consts::TAU;
+
+/// The families of models that can be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Llama and its likes (SmolLM2, TinyLlama, …): RMS norm, gated SiLU, grouped-query attention, full rotary.
+    Llama,
+    /// GPT-NeoX (Pythia): layer norm with bias, fused query-key-value, partial rotary, parallel residual.
+    GptNeoX,
+}
+
+/// The nonlinearity of the feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x · σ(x).
+    Silu,
+    /// x · Φ(x), with the error function.
+    Gelu,
+    /// The tanh approximation of [`Activation::Gelu`].
+    GeluTanh,
+}
+
+/// A checkpoint's configuration. Sizes are counts of elements.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// The family.
+    pub architecture: Architecture,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward block.
+    pub intermediate_size: usize,
+    /// Number of transformer layers in use (after any cut to the first K).
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Longest sequence the model was made for, in tokens.
+    pub context_length: usize,
+    /// Epsilon of the norms.
+    pub norm_eps: f32,
+    /// Rotary position embedding.
+    pub rope: Rope,
+    /// Whether the output head is the token embedding.
+    pub tied_embeddings: bool,
+    /// Whether the attention projections have biases.
+    pub attention_bias: bool,
+    /// Whether the feed-forward projections have biases.
+    pub mlp_bias: bool,
+    /// Whether attention and feed-forward read the same residual (GPT-NeoX).
+    pub parallel_residual: bool,
+    /// Nonlinearity of the feed-forward block.
+    pub activation: Activation,
+    /// Beginning-of-sequence token, where the model names one.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end an answer; chat models often have several.
+    pub eos_token_ids: Vec<u32>,
+    /// Outputs of the sequence-classification head, where there is one.
+    pub num_labels: Option<usize>,
+}
+
+/// The largest width, vocabulary or head count that is believed: products of two of them stay far from overflow.
+const SIZE_MAX: usize = 1 << 24;
+/// The most layers that are believed.
+const LAYERS_MAX: usize = 4096;
+/// The longest context that is believed, in tokens.
+const CONTEXT_MAX: usize = 1 << 31;
+
+impl ModelConfig {
+    /// Whether the sizes make sense, alone and together; the error says which does not.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        for (name, value, most) in [
+            ("hidden size", self.hidden_size, SIZE_MAX),
+            ("intermediate size", self.intermediate_size, SIZE_MAX),
+            ("number of layers", self.layers, LAYERS_MAX),
+            ("number of attention heads", self.heads, SIZE_MAX),
+            ("number of key-value heads", self.kv_heads, SIZE_MAX),
+            ("head dimension", self.head_dim, SIZE_MAX),
+            ("vocabulary size", self.vocab_size, SIZE_MAX),
+            ("context length", self.context_length, CONTEXT_MAX),
+        ] {
+            if value == 0 || value > most {
+                return Err(format!("the {name} is {value}, not between 1 and {most}"));
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(format!("{} attention heads cannot share {} key-value heads", self.heads, self.kv_heads));
+        }
+        if self.architecture == Architecture::GptNeoX && self.heads * self.head_dim != self.hidden_size {
+            return Err(format!("{} heads do not divide a hidden size of {}", self.heads, self.hidden_size));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
+            return Err(format!("the epsilon of the norms is {}, not positive", self.norm_eps));
+        }
+        self.rope.validate(self.head_dim)
+    }
+}
+
+/// Rotary position embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// The base of the geometric series of wavelengths.
+    pub theta: f64,
+    /// How many of a head's dimensions are rotated; even, at most `head_dim`.
+    pub rotary_dims: usize,
+    /// How the frequencies are changed to reach longer contexts.
+    pub scaling: Option<RopeScaling>,
+}
+
+/// Changes of the rotary frequencies for contexts longer than those trained on first.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    /// Every frequency divided by `factor`.
+    Linear {
+        /// The divisor; positive.
+        factor: f64,
+    },
+    /// Llama 3's: long wavelengths divided by `factor`, short ones kept, those between interpolated.
+    Llama3 {
+        /// The divisor of the long wavelengths; positive.
+        factor: f64,
+        /// A wavelength above `original_context / low_frequency_factor` is long.
+        low_frequency_factor: f64,
+        /// A wavelength below `original_context / high_frequency_factor` is short.
+        high_frequency_factor: f64,
+        /// The context length, in tokens, before the change.
+        original_context: f64,
+    },
+    /// One divisor for each frequency, as GGUF files carry them; `rotary_dims / 2` of them.
+    Divisors(Vec<f64>),
+}
+
+impl Rope {
+    fn validate(&self, head_dim: usize) -> Result<(), String> {
+        if !(self.theta.is_finite() && self.theta > 0.0) {
+            return Err(format!("the rotary base is {}, not positive", self.theta));
+        }
+        if self.rotary_dims == 0 || !self.rotary_dims.is_multiple_of(2) || self.rotary_dims > head_dim {
+            return Err(format!(
+                "{} rotated dimensions are not an even number of at most {head_dim}",
+                self.rotary_dims
+            ));
+        }
+        Ok(())
+    }
+
+    /// The angular frequencies, in radians a token, after scaling: `rotary_dims / 2` of them, falling.
+    ///
+    /// Frequency i is theta^(−2i / rotary_dims), as in RoFormer (arXiv 2104.09864, section 3.2.2); the scaling is that of
+    /// Hugging Face transformers.
+    #[must_use]
+    pub fn inverse_frequencies(&self) -> Vec<f64> {
+        let dims = self.rotary_dims as f64;
+        (0..self.rotary_dims / 2)
+            .map(|index| {
+                let frequency = self.theta.powf(-(2.0 * index as f64) / dims);
+                self.scaling.as_ref().map_or(frequency, |scaling| scaling.apply(index, frequency))
+            })
+            .collect()
+    }
+}
+
+impl RopeScaling {
+    fn apply(&self, index: usize, frequency: f64) -> f64 {
+        match self {
+            Self::Linear { factor } => frequency / factor,
+            Self::Divisors(divisors) => frequency / divisors.get(index).copied().unwrap_or(1.0),
+            Self::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_context } => {
+                let wavelength = TAU / frequency;
+                if wavelength < original_context / high_frequency_factor {
+                    frequency
+                } else if wavelength > original_context / low_frequency_factor {
+                    frequency / factor
+                } else {
+                    let smooth = (original_context / wavelength - low_frequency_factor)
+                        / (high_frequency_factor - low_frequency_factor);
+                    (1.0 - smooth) * frequency / factor + smooth * frequency
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(scaling: Option<RopeScaling>) -> Rope {
+        Rope { theta: 10_000.0, rotary_dims: 8, scaling }
+    }
+
+    #[test]
+    fn frequencies_are_a_geometric_series() {
+        let frequencies = rope(None).inverse_frequencies();
+        for (frequency, expected) in frequencies.iter().zip([1.0, 0.1, 0.01, 0.001]) {
+            assert!((frequency - expected).abs() < 1e-15, "{frequency} {expected}");
+        }
+        assert_eq!(frequencies.len(), 4);
+    }
+
+    #[test]
+    fn linear_scaling_divides_every_frequency() {
+        let plain = rope(None).inverse_frequencies();
+        let scaled = rope(Some(RopeScaling::Linear { factor: 4.0 })).inverse_frequencies();
+        assert!(plain.iter().zip(&scaled).all(|(plain, scaled)| (plain / 4.0 - scaled).abs() < 1e-15));
+    }
+
+    #[test]
+    fn llama3_scaling_keeps_short_wavelengths_and_divides_long_ones() {
+        // Wavelengths 6.3, 62.8, 628, 6283 against bounds 32/4 = 8 and 32/1 = 32.
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_context: 32.0,
+        };
+        let scaled = rope(Some(scaling)).inverse_frequencies();
+        for (scaled, expected) in scaled.iter().zip([1.0, 0.0125, 0.00125, 0.000_125]) {
+            assert!((scaled - expected).abs() < 1e-15, "{scaled} {expected}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Where the weights lie. They are located, never loaded whole: sessions map the files themselves.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+
+use crate::error::ModelError;
+
+/// The element types that weights may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit float.
+    F32,
+    /// IEEE 16-bit float.
+    F16,
+    /// The upper half of a 32-bit float.
+    BF16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+}
+
+/// One tensor's place in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorRef {
+    /// The file's real path: no symbolic links, because ONNX Runtime refuses external data behind them.
+    pub file: PathBuf,
+    /// Offset in bytes from the beginning of the file.
+    pub offset: u64,
+    /// Length in bytes: the product of `shape` times the element's size.
+    pub bytes: u64,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+/// The tensors of a checkpoint by the names that Hugging Face gives them, whatever file they come from.
+#[derive(Debug, Clone, Default)]
+pub struct Weights {
+    tensors: BTreeMap<String, TensorRef>,
+}
+
+impl Weights {
+    /// The place of a tensor.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] when the checkpoint has none of that name.
+    pub fn get(&self, name: &str) -> Result<&TensorRef, ModelError> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| ModelError::Invalid(format!("the checkpoint has no tensor named {name}")))
+    }
+
+    /// Whether there is a tensor of that name.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Every tensor, in the order of names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorRef)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Reads one tensor as 32-bit floats, row-major.
+    ///
+    /// # Errors
+    /// As [`Weights::get`], and [`ModelError::File`] when the file cannot be read.
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.get(name)?;
+        tensor.read_f32().map_err(|error| ModelError::File {
+            path: tensor.file.clone(),
+            reason: format!("tensor {name}: {error}"),
+        })
+    }
+}
+
+impl TensorRef {
+    fn read_f32(&self) -> std::io::Result<Vec<f32>> {
+        let length = usize::try_from(self.bytes).map_err(std::io::Error::other)?;
+        let mut bytes = vec![0; length];
+        let mut file = File::open(&self.file)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        file.read_exact(&mut bytes)?;
+        Ok(decode_f32(self.dtype, &bytes))
+    }
+}
+
+/// Little-endian elements as 32-bit floats; a trailing partial element is dropped.
+pub(crate) fn decode_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    match dtype {
+        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect(),
+        Dtype::F16 => {
+            bytes.as_chunks::<2>().0.iter().map(|&chunk| half::f16::from_le_bytes(chunk).to_f32()).collect()
+        }
+        Dtype::BF16 => {
+            bytes.as_chunks::<2>().0.iter().map(|&chunk| half::bf16::from_le_bytes(chunk).to_f32()).collect()
+        }
+    }
+}

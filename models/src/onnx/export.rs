@@ -1,0 +1,181 @@
+//! A graph as the bytes of an ONNX file.
+
+use std::path::{Path, PathBuf};
+
+use prost::Message as _;
+
+use crate::checkpoint::TensorRef;
+use crate::error::ModelError;
+
+use super::graph::{Dim, Graph, Node, Shape, Source, ValueInfo};
+use super::op::{Attribute, CONTRIB, Op};
+use super::proto::{
+    AttributeProto, DATA_LOCATION_EXTERNAL, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_kind,
+};
+
+const IR_VERSION: i64 = 10;
+const OPSET_VERSION: i64 = 21;
+
+/// A serialised model and the folder in which its weights lie.
+#[derive(Debug, Clone)]
+pub struct ExportedModel {
+    /// The bytes of an ONNX file, without the weights that lie in other files.
+    pub bytes: Vec<u8>,
+    /// The folder of those files; `None` when there are none.
+    pub weights_dir: Option<PathBuf>,
+}
+
+/// Serialises a graph. Weights stay where they are: the model names their file, offset and length.
+///
+/// # Errors
+/// [`ModelError::Invalid`] when the weights lie in more than one folder, which ONNX Runtime cannot map.
+pub fn export(graph: &Graph) -> Result<ExportedModel, ModelError> {
+    let mut weights_dir = None;
+    let mut initializer = Vec::new();
+    for value in graph.values() {
+        match &value.source {
+            Source::Weight(tensor) => initializer.push(external_tensor(value, tensor, &mut weights_dir)?),
+            Source::Constant(bytes) => initializer.push(inline_tensor(value, bytes)),
+            Source::Input | Source::Node => {}
+        }
+    }
+    let mut node = Vec::with_capacity(graph.nodes().len());
+    for (index, operator) in graph.nodes().iter().enumerate() {
+        let (proto, shape) = node_proto(graph, index, operator);
+        initializer.extend(shape);
+        node.push(proto);
+    }
+    let inputs = graph.values().iter().filter(|value| value.source == Source::Input);
+    let model = ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: "dissent".to_owned(),
+        graph: Some(GraphProto {
+            node,
+            name: "main".to_owned(),
+            initializer,
+            input: inputs.map(value_info).collect(),
+            output: graph.outputs().iter().map(|&value| value_info(graph.info(value))).collect(),
+        }),
+        opset_import: vec![
+            OperatorSetIdProto { domain: String::new(), version: OPSET_VERSION },
+            OperatorSetIdProto { domain: CONTRIB.to_owned(), version: 1 },
+        ],
+    };
+    Ok(ExportedModel { bytes: model.encode_to_vec(), weights_dir })
+}
+
+fn node_proto(graph: &Graph, index: usize, node: &Node) -> (NodeProto, Option<TensorProto>) {
+    let (domain, op_type) = node.op.onnx_type();
+    let name = format!("{op_type}_{index}");
+    let operand = |value: &Option<_>| value.map_or_else(String::new, |value| graph.info(value).name.clone());
+    let mut input: Vec<String> = node.inputs.iter().map(operand).collect();
+    // ONNX takes the new shape as a tensor, not as an attribute.
+    let shape = if let Op::Reshape { shape } = &node.op {
+        let constant = format!("{name}.shape");
+        input.push(constant.clone());
+        Some(TensorProto {
+            dims: vec![count(shape.len())],
+            data_type: super::ElementType::I64.onnx_code(),
+            name: constant,
+            raw_data: Some(shape.iter().flat_map(|size| size.to_le_bytes()).collect()),
+            ..TensorProto::default()
+        })
+    } else {
+        None
+    };
+    let proto = NodeProto {
+        input,
+        output: node.outputs.iter().map(operand).collect(),
+        name,
+        op_type: op_type.to_owned(),
+        attribute: node.op.attributes().into_iter().map(|(name, value)| attribute(name, &value)).collect(),
+        domain: domain.to_owned(),
+    };
+    (proto, shape)
+}
+
+fn attribute(name: &str, value: &Attribute) -> AttributeProto {
+    let mut proto = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
+    match value {
+        Attribute::Float(number) => {
+            proto.kind = attribute_kind::FLOAT;
+            proto.f = Some(*number);
+        }
+        Attribute::Int(number) => {
+            proto.kind = attribute_kind::INT;
+            proto.i = Some(*number);
+        }
+        Attribute::Text(text) => {
+            proto.kind = attribute_kind::STRING;
+            proto.s = Some(text.as_bytes().to_vec());
+        }
+    }
+    proto
+}
+
+fn inline_tensor(value: &ValueInfo, bytes: &[u8]) -> TensorProto {
+    TensorProto { raw_data: Some(bytes.to_vec()), ..tensor(value) }
+}
+
+fn external_tensor(
+    value: &ValueInfo,
+    place: &TensorRef,
+    weights_dir: &mut Option<PathBuf>,
+) -> Result<TensorProto, ModelError> {
+    let not_a_file = || ModelError::Invalid(format!("{} is not a file with a name", place.file.display()));
+    let dir = place.file.parent().unwrap_or_else(|| Path::new("."));
+    let location = place.file.file_name().and_then(|name| name.to_str()).ok_or_else(not_a_file)?;
+    match weights_dir {
+        None => *weights_dir = Some(dir.to_owned()),
+        Some(known) if known == dir => {}
+        Some(known) => {
+            return Err(ModelError::Invalid(format!(
+                "the weights lie in two folders, {} and {}: put the shards of a checkpoint into one",
+                known.display(),
+                dir.display()
+            )));
+        }
+    }
+    let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
+    Ok(TensorProto {
+        external_data: vec![
+            entry("location", location.to_owned()),
+            entry("offset", place.offset.to_string()),
+            entry("length", place.bytes.to_string()),
+        ],
+        data_location: Some(DATA_LOCATION_EXTERNAL),
+        ..tensor(value)
+    })
+}
+
+fn tensor(value: &ValueInfo) -> TensorProto {
+    let dims = value.shape.iter().map(|dim| match dim {
+        Dim::Fixed(size) => count(*size),
+        // Constants have no open dimension; an impossible size makes the runtime refuse one that had.
+        Dim::Named(_) => -1,
+    });
+    TensorProto {
+        dims: dims.collect(),
+        data_type: value.element.onnx_code(),
+        name: value.name.clone(),
+        ..TensorProto::default()
+    }
+}
+
+fn value_info(value: &ValueInfo) -> ValueInfoProto {
+    let tensor = TensorTypeProto { elem_type: value.element.onnx_code(), shape: Some(shape_proto(&value.shape)) };
+    ValueInfoProto { name: value.name.clone(), value_type: Some(TypeProto { tensor: Some(tensor) }) }
+}
+
+fn shape_proto(shape: &Shape) -> TensorShapeProto {
+    let dim = |dim: &Dim| match dim {
+        Dim::Fixed(size) => DimensionProto { dim_value: Some(count(*size)), dim_param: None },
+        Dim::Named(name) => DimensionProto { dim_value: None, dim_param: Some((*name).to_owned()) },
+    };
+    TensorShapeProto { dim: shape.iter().map(dim).collect() }
+}
+
+fn count(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,117 @@
+//! The contract that actors are written against, whichever broker carries the messages.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use dissent_domain::event::EventType;
+
+use crate::delivery::{Consumer, ParkedConsumer};
+use crate::error::BrokerError;
+use crate::proposal::{Answer, Proposal, ProposalConsumer};
+
+/// A boxed future, so that brokers can be trait objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Longest name of a group, in bytes.
+pub const GROUP_BYTES_MAX: usize = 64;
+/// Most deliveries a consumer may hold unsettled.
+pub const PREFETCH_MAX: usize = 128;
+
+/// What a consumer asks for. All consumers of one group share its messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The queue's name, for example `generation`: 1 to [`GROUP_BYTES_MAX`] of `[a-z0-9._-]`. Progress is
+    /// remembered under it.
+    pub group: String,
+    /// The kinds of event it receives; at least one.
+    pub kinds: &'static [EventType],
+    /// How many deliveries this consumer may hold unsettled, 1 to [`PREFETCH_MAX`]. With 1 and a single
+    /// consumer, messages come in the order of the log, apart from those that are retried.
+    pub prefetch: usize,
+    /// Attempts after which a message is parked, at least 1.
+    pub delivery_limit: u32,
+    /// Wait before the second attempt; it doubles with each further one, up to the broker's cap.
+    pub retry_delay: Duration,
+}
+
+impl Subscription {
+    /// Checks the limits named at each field.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`], naming the field and what is allowed.
+    pub fn check(&self) -> Result<(), BrokerError> {
+        let invalid = |what: String| Err(BrokerError::Invalid(what));
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+        if self.group.is_empty() || self.group.len() > GROUP_BYTES_MAX || !self.group.chars().all(allowed) {
+            return invalid(format!(
+                "{:?} cannot be a group: use 1 to {GROUP_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'",
+                self.group
+            ));
+        }
+        if self.kinds.is_empty() {
+            return invalid(format!("group {:?} subscribes to no kind of event: name at least one", self.group));
+        }
+        if !(1..=PREFETCH_MAX).contains(&self.prefetch) {
+            return invalid(format!(
+                "prefetch {} of group {:?} is out of range: use 1 to {PREFETCH_MAX}",
+                self.prefetch, self.group
+            ));
+        }
+        if self.delivery_limit == 0 {
+            return invalid(format!("delivery_limit of group {:?} is 0: use at least 1", self.group));
+        }
+        Ok(())
+    }
+}
+
+/// Carries durable events to workers and proposals to the journal. Shared by handle: all methods take
+/// `&self`. The delivery guarantees are in the [crate's description](crate).
+pub trait Broker: Send + Sync + 'static {
+    /// Joins a group. The embedded broker reads one small record of the log here, the first time.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if the subscription is out of range or contradicts one already made for
+    /// the group; [`BrokerError::Log`] if the group's record cannot be read; [`BrokerError::Closed`].
+    fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError>;
+
+    /// Worker → journal. Waits while the journal is behind. Ok means that the journal has decided it and
+    /// the decision is durable (embedded), or that the proposal itself is ([`Answer::Queued`], RabbitMQ).
+    ///
+    /// Dropping the future leaves open whether the proposal is decided: propose again, events are
+    /// recognised by their ids.
+    ///
+    /// # Errors
+    /// [`BrokerError::Closed`] if the journal is gone, [`BrokerError::Invalid`] if there is no event in it
+    /// or too many.
+    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Answer, BrokerError>>;
+
+    /// The journal's side: takes proposals. There is one journal, so this succeeds once.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if it was taken before.
+    fn proposals(&self) -> Result<ProposalConsumer, BrokerError>;
+
+    /// Messages of every group that used up their attempts. Several consumers share them.
+    ///
+    /// # Errors
+    /// [`BrokerError::Closed`].
+    fn parked(&self) -> Result<ParkedConsumer, BrokerError>;
+
+    /// Delivers the event at `position` to `group` once more, with all its attempts before it, whether or
+    /// not its parking was acknowledged. For a person who has repaired what made it fail.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if nobody subscribed to the group, the event is not of its kinds, not yet
+    /// reached, or still being delivered; [`BrokerError::Log`]; [`BrokerError::Closed`].
+    fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Stops intake: consumers end, deliveries in hand can still be settled and proposals still made.
+    fn close(&self);
+
+    /// After [`close`](Self::close): waits until nothing is in hand any more and that is durable.
+    ///
+    /// # Errors
+    /// [`BrokerError::Log`] or [`BrokerError::Closed`] if it could not be made durable.
+    fn drained(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
+}

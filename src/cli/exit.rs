@@ -1,0 +1,43 @@
+//! Exit codes, so that scripts can tell what to do next.
+
+use std::process::ExitCode;
+
+use dissent_domain::log::LogError;
+use dissent_domain::replay::ReplayError;
+
+use crate::jsonl::InputError;
+
+/// Shown at the end of `dissent --help`.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0    done
+  1    failed: the message says why
+  2    bad usage, configuration or input: nothing was changed
+  3    the event log is damaged, or a replay differs from what was recorded
+  130  interrupted: what was done is kept, run the same command again to go on";
+
+/// The user asked to stop, and the state is safe.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted: run the same command again to go on")]
+pub(crate) struct Interrupted;
+
+/// Something the user gave cannot be used: an option, a configuration key, a file's content.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BadInput(pub(crate) String);
+
+/// The exit code for an error, by the first cause in its chain that has one.
+pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
+    let code = error.chain().find_map(|cause| {
+        if cause.is::<InputError>() || cause.is::<BadInput>() {
+            Some(2)
+        } else if cause.is::<ReplayError>() || matches!(cause.downcast_ref(), Some(LogError::Corrupt(_))) {
+            Some(3)
+        } else if cause.is::<Interrupted>() {
+            Some(130)
+        } else {
+            None
+        }
+    });
+    ExitCode::from(code.unwrap_or(1))
+}

@@ -1,0 +1,243 @@
+//! How an event lies on disk.
+//!
+//! An event is one byte string, cut into parts of at most [`VALUE_BYTES_MAX`], because sled moves larger
+//! values to files that it never syncs. Each part is a frame:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 1 | format, 1 |
+//! | 4 | length of the payload |
+//! | 4 | crc32c over the key, the format, the length and the payload |
+//! | … | payload |
+//!
+//! The crc covers the key, so that an intact frame in the wrong place is damage too. The payloads of all
+//! parts, joined, are: length of the whole:u32, version:u64, time:u64, id:16, causation (0, or 1 and the id),
+//! schema version:u16, then experiment, event type and actor (each length:u16 and text), then the body.
+//! Numbers are little-endian.
+
+use std::borrow::Cow;
+
+use dissent_domain::event::{EventId, NewEvent, Recorded};
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::LogError;
+use uuid::Uuid;
+
+use super::keys;
+use crate::limits::BODY_BYTES_MAX;
+
+/// Largest value given to sled.
+pub(super) const VALUE_BYTES_MAX: usize = 8 << 10;
+/// Bytes of a frame before its payload.
+const FRAME_BYTES: usize = 9;
+const PAYLOAD_BYTES_MAX: usize = VALUE_BYTES_MAX - FRAME_BYTES;
+/// More than any record: what stands before the body is a few kilobytes at most.
+const RECORD_BYTES_MAX: usize = BODY_BYTES_MAX + (16 << 10);
+const FORMAT: u8 = 1;
+
+/// An event as it lies in the log, borrowed: what a scan hands out without copying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventView<'a> {
+    /// Place in the whole log, from 1.
+    pub position: u64,
+    /// Name of the experiment.
+    pub experiment: &'a str,
+    /// Place in the experiment's stream, from 1.
+    pub version: u64,
+    /// Its identity.
+    pub id: EventId,
+    /// The event that led to it, if any.
+    pub causation: Option<EventId>,
+    /// The step that proposed it.
+    pub actor: &'a str,
+    /// Wall-clock time of the proposal, microseconds since 1970 UTC.
+    pub time_us: u64,
+    /// Name of its type.
+    pub event_type: &'a str,
+    /// Schema version of its body.
+    pub schema_version: u16,
+    /// MessagePack.
+    pub body: &'a [u8],
+}
+
+impl EventView<'_> {
+    /// The same, owned.
+    ///
+    /// # Errors
+    /// If the experiment's name could not have been written by this program.
+    pub fn to_recorded(&self) -> Result<Recorded, LogError> {
+        let experiment = ExperimentId::new(self.experiment)
+            .map_err(|error| LogError::Corrupt(format!("event {}: {error}", self.position)))?;
+        Ok(Recorded {
+            position: self.position,
+            experiment,
+            version: self.version,
+            event: NewEvent {
+                id: self.id,
+                causation: self.causation,
+                actor: self.actor.to_owned(),
+                time_us: self.time_us,
+                event_type: self.event_type.to_owned(),
+                schema_version: self.schema_version,
+                body: self.body.to_vec(),
+            },
+        })
+    }
+}
+
+/// The keys and values under which an event is kept.
+///
+/// # Errors
+/// If it exceeds what the format can say.
+pub(super) fn encode(
+    recorded: &Recorded,
+) -> Result<Vec<([u8; keys::EVENT_KEY_BYTES], Vec<u8>)>, LogError> {
+    let record = encode_record(recorded)?;
+    let mut parts = Vec::with_capacity(record.len().div_ceil(PAYLOAD_BYTES_MAX));
+    for (index, payload) in record.chunks(PAYLOAD_BYTES_MAX).enumerate() {
+        let part = u16::try_from(index).map_err(|_| too_large(recorded))?;
+        let key = keys::event(recorded.position, part);
+        parts.push((key, frame(&key, payload)));
+    }
+    Ok(parts)
+}
+
+fn encode_record(recorded: &Recorded) -> Result<Vec<u8>, LogError> {
+    let event = &recorded.event;
+    let mut out = Vec::with_capacity(event.body.len() + 256);
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&recorded.version.to_le_bytes());
+    out.extend_from_slice(&event.time_us.to_le_bytes());
+    out.extend_from_slice(event.id.0.as_bytes());
+    out.push(u8::from(event.causation.is_some()));
+    if let Some(cause) = event.causation {
+        out.extend_from_slice(cause.0.as_bytes());
+    }
+    out.extend_from_slice(&event.schema_version.to_le_bytes());
+    for text in [recorded.experiment.as_str(), &event.event_type, &event.actor] {
+        let length = u16::try_from(text.len()).map_err(|_| too_large(recorded))?;
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(text.as_bytes());
+    }
+    out.extend_from_slice(&event.body);
+    if out.len() > RECORD_BYTES_MAX {
+        return Err(too_large(recorded));
+    }
+    let length = u32::try_from(out.len()).map_err(|_| too_large(recorded))?;
+    out[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(out)
+}
+
+fn too_large(recorded: &Recorded) -> LogError {
+    LogError::Invalid(format!("event {} is too large to be recorded", recorded.event.id))
+}
+
+/// A value under `key` that guards itself against damage.
+pub(super) fn frame(key: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(FRAME_BYTES + payload.len());
+    out.push(FORMAT);
+    // A payload is at most 8 KiB, so that its length fits; were it not, reading it back would say so.
+    out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    let crc = frame_crc(key, &out, payload);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(payload);
+    out
+}
+
+/// The payload of a framed value, or what is wrong with it.
+pub(super) fn unframe<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8], String> {
+    let (head, payload) =
+        value.split_first_chunk::<FRAME_BYTES>().ok_or("its value is shorter than a frame")?;
+    let [format, l0, l1, l2, l3, c0, c1, c2, c3] = *head;
+    if format != FORMAT {
+        return Err(format!(
+            "its format is {format}, this program knows {FORMAT}: it is damaged or from a newer version"
+        ));
+    }
+    let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    if length != payload.len() {
+        return Err(format!("it has {} bytes where {length} were written", payload.len()));
+    }
+    if u32::from_le_bytes([c0, c1, c2, c3]) != frame_crc(key, &head[..5], payload) {
+        return Err("its checksum does not match".to_owned());
+    }
+    Ok(payload)
+}
+
+fn frame_crc(key: &[u8], head: &[u8], payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), head), payload)
+}
+
+/// Reads the record of `position` from its first payload; `rest` hands out the payloads of later parts.
+pub(super) fn assemble<'a>(
+    position: u64,
+    first: &'a [u8],
+    mut rest: impl FnMut(u16) -> Result<Vec<u8>, LogError>,
+) -> Result<Cow<'a, [u8]>, LogError> {
+    let damaged = |what: String| LogError::Corrupt(format!("event {position}: {what}"));
+    let head = first.first_chunk::<4>().ok_or_else(|| damaged("its record is cut short".to_owned()))?;
+    let length = u32::from_le_bytes(*head) as usize;
+    if length > RECORD_BYTES_MAX {
+        return Err(damaged(format!("its record claims {length} bytes")));
+    }
+    if length == first.len() {
+        return Ok(Cow::Borrowed(first));
+    }
+    let mut record = first.to_vec();
+    let mut part = 0_u16;
+    while record.len() < length {
+        part = part.checked_add(1).ok_or_else(|| damaged("it has too many parts".to_owned()))?;
+        record.extend_from_slice(&rest(part)?);
+    }
+    if record.len() != length {
+        return Err(damaged(format!("its record has {} bytes where {length} were written", record.len())));
+    }
+    Ok(Cow::Owned(record))
+}
+
+/// Reads an assembled record.
+pub(super) fn decode(position: u64, record: &[u8]) -> Result<EventView<'_>, LogError> {
+    view(position, record).ok_or_else(|| {
+        LogError::Corrupt(format!("event {position}: its record passes its checksum but cannot be read"))
+    })
+}
+
+fn view(position: u64, record: &[u8]) -> Option<EventView<'_>> {
+    let mut input = record.get(4..)?;
+    let version = u64::from_le_bytes(take(&mut input)?);
+    let time_us = u64::from_le_bytes(take(&mut input)?);
+    let id = EventId(Uuid::from_bytes(take(&mut input)?));
+    let causation = match take::<1>(&mut input)? {
+        [0] => None,
+        [1] => Some(EventId(Uuid::from_bytes(take(&mut input)?))),
+        _ => return None,
+    };
+    let schema_version = u16::from_le_bytes(take(&mut input)?);
+    let experiment = text(&mut input)?;
+    let event_type = text(&mut input)?;
+    let actor = text(&mut input)?;
+    Some(EventView {
+        position,
+        experiment,
+        version,
+        id,
+        causation,
+        actor,
+        time_us,
+        event_type,
+        schema_version,
+        body: input,
+    })
+}
+
+fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = input.split_first_chunk::<N>()?;
+    *input = tail;
+    Some(*head)
+}
+
+fn text<'a>(input: &mut &'a [u8]) -> Option<&'a str> {
+    let length = usize::from(u16::from_le_bytes(take(input)?));
+    let (head, tail) = input.split_at_checked(length)?;
+    *input = tail;
+    std::str::from_utf8(head).ok()
+}

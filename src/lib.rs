@@ -1,5 +1,9 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
 pub mod cli;
+pub mod config;
 pub mod jsonl;
+pub mod loading;
+pub mod planning;
+pub mod prompts;
 pub mod report;

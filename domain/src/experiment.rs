@@ -234,6 +234,12 @@ pub fn round_opened_id(plan: &Plan, round: u32) -> EventId {
     )
 }
 
+/// The id of the event that finishes the experiment.
+#[must_use]
+pub fn finished_id(plan: &Plan) -> EventId {
+    round_closed_id(plan, plan.rounds.saturating_sub(1)).caused(EventType::ExperimentFinished.name(), 0)
+}
+
 fn round_closed_id(plan: &Plan, round: u32) -> EventId {
     round_opened_id(plan, round).caused(EventType::RoundClosed.name(), 0)
 }

@@ -94,6 +94,12 @@ impl Replay {
         &self.experiment
     }
 
+    /// The state, taken out.
+    #[must_use]
+    pub fn into_experiment(self) -> Experiment {
+        self.experiment
+    }
+
     /// The version of the last event applied; 0 before the first.
     #[must_use]
     pub fn version(&self) -> u64 {

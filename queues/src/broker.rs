@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use dissent_domain::event::EventType;
+use dissent_domain::id::ExperimentId;
 
 use crate::delivery::{Consumer, ParkedConsumer};
 use crate::error::BrokerError;
@@ -24,6 +25,8 @@ pub struct Subscription {
     /// The queue's name, for example `generation`: 1 to [`GROUP_BYTES_MAX`] of `[a-z0-9._-]`. Progress is
     /// remembered under it.
     pub group: String,
+    /// Only this experiment's events; none: every experiment's.
+    pub experiment: Option<ExperimentId>,
     /// The kinds of event it receives; at least one.
     pub kinds: &'static [EventType],
     /// How many deliveries this consumer may hold unsettled, 1 to [`PREFETCH_MAX`]. With 1 and a single
@@ -50,7 +53,10 @@ impl Subscription {
             ));
         }
         if self.kinds.is_empty() {
-            return invalid(format!("group {:?} subscribes to no kind of event: name at least one", self.group));
+            return invalid(format!(
+                "group {:?} subscribes to no kind of event: name at least one",
+                self.group
+            ));
         }
         if !(1..=PREFETCH_MAX).contains(&self.prefetch) {
             return invalid(format!(

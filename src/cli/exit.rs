@@ -24,7 +24,7 @@ pub(crate) struct Interrupted;
 /// Something the user gave cannot be used: an option, a configuration key, a file's content.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct BadInput(pub(crate) String);
+pub struct BadInput(pub String);
 
 /// The exit code for an error, by the first cause in its chain that has one.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {

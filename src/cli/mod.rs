@@ -1,22 +1,39 @@
 //! The command line: one file for each command, and this one to choose between them.
 
+mod completions;
 mod detect;
+mod doctor;
 mod exit;
+mod generate;
+mod interrupt;
+mod log;
+mod model;
+mod models;
+mod progress;
+mod replay;
 mod report;
+mod run;
+mod score;
+
+pub use exit::BadInput;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog;
+use dissent_storage::{SledLog, SledOptions};
 
 /// Find the answers on which a policy and its reward model disagree.
 #[derive(Debug, Parser)]
 #[command(name = "dissent", version, after_help = exit::HELP, propagate_version = true)]
 struct Cli {
-    /// Folder of the event log and the artifacts.
-    #[arg(long, global = true, env = "DISSENT_DATA", default_value = ".dissent", value_name = "DIR")]
-    data_dir: PathBuf,
+    /// Folder of the event log and the artifacts [default: the configuration's, else .dissent]
+    #[arg(long, global = true, env = "DISSENT_DATA", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// What to write to the log on stderr, such as `info` or `dissent_actors=debug`.
     #[arg(long, global = true, env = "DISSENT_LOG", default_value = "warn", value_name = "FILTER")]
     log: String,
@@ -26,8 +43,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::RunArgs),
+    Generate(generate::GenerateArgs),
+    Score(score::ScoreArgs),
     Detect(detect::DetectArgs),
     Report(report::ReportArgs),
+    Log(log::LogArgs),
+    Replay(replay::ReplayArgs),
+    Model(model::ModelArgs),
+    Doctor(doctor::DoctorArgs),
+    Completions(completions::CompletionsArgs),
 }
 
 /// Parses the command line, runs the command, reports an error, and gives the exit code.
@@ -44,10 +69,56 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    let data = cli.data_dir.as_deref();
     match &cli.command {
+        Command::Run(args) => run::run(data, args),
+        Command::Generate(args) => generate::run(args),
+        Command::Score(args) => score::run(args),
         Command::Detect(args) => detect::run(args),
-        Command::Report(args) => report::run(&cli.data_dir, args),
+        Command::Report(args) => report::run(&data_dir(data), args),
+        Command::Log(args) => log::run(&data_dir(data), args),
+        Command::Replay(args) => replay::run(&data_dir(data), args),
+        Command::Model(args) => model::run(args),
+        Command::Doctor(args) => doctor::run(&data_dir(data), args),
+        Command::Completions(args) => completions::run::<Cli>(args),
     }
+}
+
+/// The data folder in force.
+fn data_dir(given: Option<&Path>) -> PathBuf {
+    given.unwrap_or(Path::new(".dissent")).to_owned()
+}
+
+/// Where the event log lies in a data folder.
+fn log_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("log")
+}
+
+/// Opens the event log of a data folder that should have one.
+fn open_log(data_dir: &Path) -> anyhow::Result<SledLog> {
+    let dir = log_dir(data_dir);
+    if !dir.is_dir() {
+        let reason = format!("there is no event log in {}: name its folder with --data-dir", data_dir.display());
+        return Err(BadInput(reason).into());
+    }
+    SledLog::open(&dir, &SledOptions::default())
+        .with_context(|| format!("failed to open the event log in {}", data_dir.display()))
+}
+
+/// Refuses an experiment that the log does not have, and says which it has.
+fn require_experiment(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<()> {
+    let streams = log.streams()?;
+    if streams.iter().any(|(name, _)| name == experiment) {
+        return Ok(());
+    }
+    let names: Vec<&str> = streams.iter().map(|(name, _)| name.as_str()).collect();
+    let known = if names.is_empty() { "the log is empty".to_owned() } else { names.join(", ") };
+    Err(BadInput(format!("there is no experiment {experiment} in the log: {known}")).into())
+}
+
+/// Where the report of an experiment lies in a data folder.
+fn report_path(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
+    data_dir.join("reports").join(format!("{experiment}.html"))
 }
 
 fn start_tracing(filter: &str) -> anyhow::Result<()> {

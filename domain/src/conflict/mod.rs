@@ -2,9 +2,9 @@
 //! prompt, and which question–answer pairs are worth a person's time because of it.
 //!
 //! Definitions follow "Targeting Misalignment: A Conflict-Aware Framework for Reward-Model-based LLM
-//! Alignment" (arXiv 2512.09212): [PACS](pacs) compares the two within a prompt as z-scores,
-//! [Kendall's tau](kendall_tau) compares their rankings, [selection] picks pairs by either, and the
-//! [null band](null_band) says what both would look like if reward and log-probability had nothing
+//! Alignment" (arXiv 2512.09212): [PACS](pacs()) compares the two within a prompt as z-scores,
+//! [Kendall's tau](kendall_tau()) compares their rankings, [selection](select) picks pairs by either, and the
+//! [null band](null_band()) says what both would look like if reward and log-probability had nothing
 //! to do with each other.
 
 mod kendall_tau;
@@ -12,6 +12,9 @@ mod null_band;
 mod pacs;
 mod quantiles;
 mod selection;
+
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +37,40 @@ pub enum LogprobKind {
     /// log π(y|x) per response token.
     Mean,
 }
+
+impl LogprobKind {
+    /// Both kinds, in the order in which they are listed to people.
+    pub const ALL: [Self; 2] = [Self::Sum, Self::Mean];
+
+    /// The kind's name, as in configuration files, in events and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Mean => "mean",
+        }
+    }
+}
+
+impl fmt::Display for LogprobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for LogprobKind {
+    type Err = UnknownLogprobKind;
+
+    fn from_str(name: &str) -> Result<Self, UnknownLogprobKind> {
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        known.ok_or_else(|| UnknownLogprobKind(name.to_owned()))
+    }
+}
+
+/// Not the name of a [`LogprobKind`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown log-probability `{0}`: use sum or mean")]
+pub struct UnknownLogprobKind(pub String);
 
 /// What was measured on the N completions of one prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -165,6 +165,15 @@ fn a_conflict_survives_json_with_its_undefined_tau() {
     assert_eq!(serde_json::from_str::<Conflict>(&json).unwrap(), conflict);
 }
 
+#[test]
+fn kinds_of_logprob_read_and_print_by_one_name() {
+    for kind in LogprobKind::ALL {
+        assert_eq!(kind.to_string().parse(), Ok(kind));
+        assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
+    }
+    assert_eq!(LogprobKind::default(), LogprobKind::Sum);
+}
+
 /// Scores of one prompt: continuous, or few distinct values so that many tie.
 fn scores() -> impl Strategy<Value = (Vec<f64>, Vec<f64>)> {
     let score = prop_oneof![-100.0..100.0_f64, (-3..3_i8).prop_map(f64::from)];

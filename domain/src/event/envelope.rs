@@ -100,9 +100,9 @@ pub fn follow_from(
         .iter()
         .map(|event| {
             let name = event.event_type().name();
-            let index = counted.entry(name).or_insert(0);
-            let id = cause.caused(name, *index);
-            *index += 1;
+            let counter = counted.entry(name).or_insert(0);
+            let id = cause.caused(name, *counter);
+            *counter += 1;
             NewEvent::new(id, Some(cause), actor, time_us, event)
         })
         .collect()

@@ -1,0 +1,370 @@
+//! The frame that all steps share: take a batch of deliveries, work out on the step's own thread what follows
+//! from each, propose it, and only when that is durable acknowledge.
+//!
+//! Nothing here knows what a step does; nothing in a step knows of brokers, threads or acknowledgements.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, AtomicResponse, Context, Handler, Message, WrapFuture};
+use dissent_domain::event::{Event, EventId, EventType, PromptSetAside, Recorded, Step, follow_from};
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_queues::{Answer, Broker, BrokerError, Consumer, Delivery, Proposal, Subscription};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Why nothing follows from an event, by what is to be done about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// It may work another time: the delivery is tried again, and parked after several attempts.
+    #[error("{0}")]
+    Retry(String),
+    /// It will never work for this prompt: the round goes on without it.
+    #[error("{0}")]
+    SetAside(String),
+    /// The step itself is broken: the run stops, and nothing is acknowledged.
+    #[error("{0}")]
+    Fatal(String),
+    /// Stopped on request: the delivery is given back.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Events that follow from a cause, to be proposed together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Consequence {
+    /// What they follow from: usually the event that was delivered.
+    pub cause: EventId,
+    /// The events; none is fine.
+    pub events: Vec<Event>,
+}
+
+/// An event in a step's hands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Received {
+    /// Its identity.
+    pub id: EventId,
+    /// What it followed from.
+    pub causation: Option<EventId>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What one step does: from events to the events that follow.
+pub trait Perform: Send + 'static {
+    /// Which step it is.
+    const STEP: Step;
+    /// The events it consumes.
+    const CONSUMES: &'static [EventType];
+
+    /// Most events it works on at once, ≥ 1.
+    fn batch(&self) -> usize {
+        1
+    }
+
+    /// What follows from each event of a batch, in its order. Called on the step's own thread, where it may
+    /// take its time.
+    fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>>;
+}
+
+/// The consequence that most steps have: these events, because of the one received.
+pub(crate) fn follows(received: &Received, events: impl Into<Vec<Event>>) -> Consequence {
+    Consequence { cause: received.id, events: events.into() }
+}
+
+/// Where a step says that it cannot go on. The first to say so is heard.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure(Arc<watch::Sender<Option<String>>>);
+
+impl Failure {
+    pub(crate) fn new() -> (Self, watch::Receiver<Option<String>>) {
+        let (sender, receiver) = watch::channel(None);
+        (Self(Arc::new(sender)), receiver)
+    }
+
+    pub(crate) fn is_reported(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    pub(crate) fn report(&self, reason: String) {
+        tracing::error!(error = %reason, "the pipeline stops");
+        self.0.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert(reason);
+            is_first
+        });
+    }
+}
+
+/// What every step needs to take part.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) experiment: ExperimentId,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) failure: Failure,
+}
+
+/// Attempts before a message is parked. Only failures count: a killed process is no fault of the message.
+const DELIVERY_LIMIT: u32 = 4;
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Most events in one proposal of a step that emits many: small enough for one group commit.
+const PROPOSAL_EVENTS: usize = 256;
+
+/// A running step.
+pub(crate) struct StepHandle {
+    feeder: tokio::task::JoinHandle<()>,
+}
+
+impl StepHandle {
+    /// Waits until the step has finished what it had in hand, after the broker was closed.
+    pub(crate) async fn drained(self) {
+        if let Err(error) = self.feeder.await {
+            tracing::error!(%error, "a feeder ended abnormally");
+        }
+    }
+}
+
+/// Starts a step on the current arbiter.
+pub(crate) fn start<P: Perform>(perform: P, around: &Surroundings) -> Result<StepHandle, BrokerError> {
+    let batch = perform.batch().max(1);
+    let consumer = around.broker.subscribe(Subscription {
+        group: group(P::STEP, &around.experiment),
+        experiment: Some(around.experiment.clone()),
+        kinds: P::CONSUMES,
+        // The next batch waits ready while one is worked on.
+        prefetch: (2 * batch).min(dissent_queues::PREFETCH_MAX),
+        delivery_limit: DELIVERY_LIMIT,
+        retry_delay: RETRY_DELAY,
+    })?;
+    let compute = ComputeThread::start(perform).map_err(|error| {
+        BrokerError::Invalid(format!("failed to start the {} thread: {error}", P::STEP.name()))
+    })?;
+    let actor = StepActor { step: P::STEP, compute, around: around.clone() }.start();
+    Ok(StepHandle { feeder: actix::spawn(feed(consumer, actor, batch, around.failure.clone())) })
+}
+
+/// The name under which a step's progress on an experiment is remembered.
+pub(crate) fn group(step: Step, experiment: &ExperimentId) -> String {
+    format!("{}.{}", step.name(), EventId::of_experiment(experiment).0.simple())
+}
+
+/// Hands batches to the actor, one at a time: its answer is the back-pressure.
+async fn feed(mut consumer: Consumer, actor: actix::Addr<StepActor>, batch: usize, failure: Failure) {
+    while let Some(first) = consumer.next().await {
+        if failure.is_reported() {
+            return;
+        }
+        let mut deliveries = vec![first];
+        while deliveries.len() < batch
+            && let Some(next) = consumer.try_next()
+        {
+            deliveries.push(next);
+        }
+        if actor.send(Batch(deliveries)).await.is_err() {
+            failure.report("a step's actor is gone".to_owned());
+            return;
+        }
+    }
+    if let Some(error) = consumer.failure() {
+        failure.report(format!("failed to receive events: {error}"));
+    }
+}
+
+/// Deliveries to be worked on together.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Batch(Vec<Delivery>);
+
+struct StepActor {
+    step: Step,
+    compute: ComputeThread,
+    around: Surroundings,
+}
+
+impl Actor for StepActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // One batch at a time, from one feeder.
+        ctx.set_mailbox_capacity(1);
+    }
+}
+
+impl Handler<Batch> for StepActor {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, Batch(deliveries): Batch, _: &mut Self::Context) -> Self::Result {
+        let work = Work { step: self.step, compute: self.compute.clone(), around: self.around.clone() };
+        AtomicResponse::new(Box::pin(async move { work.batch(deliveries).await }.into_actor(self)))
+    }
+}
+
+/// One batch on its way through a step.
+struct Work {
+    step: Step,
+    compute: ComputeThread,
+    around: Surroundings,
+}
+
+impl Work {
+    async fn batch(self, deliveries: Vec<Delivery>) {
+        let received = match deliveries.iter().map(|delivery| receive(&delivery.event)).collect() {
+            Ok(received) => received,
+            Err(reason) => return self.around.failure.report(reason),
+        };
+        let outcomes = match self.compute.perform(received).await {
+            Ok(outcomes) if outcomes.len() == deliveries.len() => outcomes,
+            Ok(_) => return self.fail("it answered another number of events than it was given"),
+            Err(reason) => return self.fail(&reason),
+        };
+        for (delivery, outcome) in deliveries.into_iter().zip(outcomes) {
+            if let Err(error) = self.conclude(delivery, outcome).await {
+                return self.fail(&error.to_string());
+            }
+        }
+    }
+
+    fn fail(&self, reason: &str) {
+        self.around.failure.report(format!("the {} step failed: {reason}", self.step.name()));
+    }
+
+    /// Proposes what follows from a delivery and settles it, in that order: nothing is acknowledged before
+    /// what follows from it is durable.
+    async fn conclude(
+        &self,
+        delivery: Delivery,
+        outcome: Result<Consequence, StepError>,
+    ) -> Result<(), BrokerError> {
+        match outcome {
+            Ok(consequence) => {
+                self.propose(&consequence).await?;
+                delivery.ack().await
+            }
+            Err(StepError::SetAside(reason)) => {
+                if let Some(event) = set_aside(&delivery.event, self.step, &reason) {
+                    self.propose(&Consequence { cause: delivery.event.event.id, events: vec![event] })
+                        .await?;
+                    return delivery.ack().await;
+                }
+                self.fail(&reason);
+                Ok(())
+            }
+            Err(StepError::Retry(reason)) => {
+                tracing::warn!(step = self.step.name(), attempt = delivery.attempt, error = %reason, "retrying");
+                delivery.retry(&reason).await
+            }
+            Err(StepError::Fatal(reason)) => {
+                self.fail(&reason);
+                Ok(())
+            }
+            Err(StepError::Cancelled) => {
+                delivery.release();
+                Ok(())
+            }
+        }
+    }
+
+    async fn propose(&self, consequence: &Consequence) -> Result<(), BrokerError> {
+        propose(&*self.around.broker, &self.around.experiment, self.step, consequence).await
+    }
+}
+
+/// Proposes a consequence and waits until it is decided.
+pub(crate) async fn propose(
+    broker: &dyn Broker,
+    experiment: &ExperimentId,
+    step: Step,
+    consequence: &Consequence,
+) -> Result<(), BrokerError> {
+    let events = follow_from(consequence.cause, step.name(), 0, &consequence.events)
+        .map_err(|error| BrokerError::Invalid(error.to_string()))?;
+    // A crash between two chunks is harmless: the same events are proposed again, and the recorded ones are
+    // recognised by their ids.
+    for events in events.chunks(PROPOSAL_EVENTS) {
+        let proposal = Proposal {
+            experiment: experiment.clone(),
+            cause: Some(consequence.cause),
+            events: events.to_vec(),
+        };
+        if let Answer::Rejected { reason } = broker.propose(proposal).await? {
+            // Another worker was faster, or the round moved on: there is nothing left to do here.
+            tracing::warn!(%experiment, step = step.name(), %reason, "a proposal was rejected");
+        }
+    }
+    Ok(())
+}
+
+fn receive(recorded: &Recorded) -> Result<Received, String> {
+    let event = recorded.decode().map_err(|error| format!("event {}: {error}", recorded.position))?;
+    Ok(Received { id: recorded.event.id, causation: recorded.event.causation, event })
+}
+
+/// The event that lets a round go on without the prompt of this event; none if it has no prompt.
+pub(crate) fn set_aside(recorded: &Recorded, step: Step, reason: &str) -> Option<Event> {
+    let (round, prompt_id) = prompt_of(&recorded.decode().ok()?)?;
+    Some(PromptSetAside { round, prompt_id, step, reason: reason.to_owned() }.into())
+}
+
+fn prompt_of(event: &Event) -> Option<(u32, PromptId)> {
+    match event {
+        Event::PromptAdmitted(e) => Some((e.round, e.prompt.prompt_id.clone())),
+        Event::CompletionsSampled(e) => Some((e.round, e.prompt.prompt_id.clone())),
+        Event::RewardsScored(e) => Some((e.round, e.prompt_id.clone())),
+        Event::ConflictMeasured(_)
+        | Event::PromptSetAside(_)
+        | Event::PairSelected(_)
+        | Event::RoundEvaluated(_)
+        | Event::RoundClosed(_)
+        | Event::RoundOpened(_)
+        | Event::ExperimentStarted(_)
+        | Event::ExperimentFinished(_) => None,
+    }
+}
+
+type Outcomes = Vec<Result<Consequence, StepError>>;
+
+struct Job {
+    batch: Vec<Received>,
+    reply: oneshot::Sender<Result<Outcomes, String>>,
+}
+
+/// The step's own thread: model runs take seconds, and an arbiter that computes answers nobody.
+#[derive(Clone)]
+struct ComputeThread {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl ComputeThread {
+    fn start<P: Perform>(mut perform: P) -> std::io::Result<Self> {
+        // The actor sends one batch and waits: room for one is all that is ever needed.
+        let (jobs, mut inbox) = mpsc::channel::<Job>(1);
+        std::thread::Builder::new().name(P::STEP.name().to_owned()).spawn(move || {
+            while let Some(Job { batch, reply }) = inbox.blocking_recv() {
+                let outcomes = catch_unwind(AssertUnwindSafe(|| perform.perform(&batch)))
+                    .map_err(|panic| format!("it panicked: {}", panic_message(&*panic)));
+                let panicked = outcomes.is_err();
+                // A step that is no longer waited for has been cancelled.
+                let _ = reply.send(outcomes);
+                if panicked {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { jobs })
+    }
+
+    async fn perform(&self, batch: Vec<Received>) -> Result<Outcomes, String> {
+        let gone = || "its thread is gone".to_owned();
+        let (reply, outcomes) = oneshot::channel();
+        self.jobs.send(Job { batch, reply }).await.map_err(|_| gone())?;
+        outcomes.await.map_err(|_| gone())?
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}

@@ -1,0 +1,262 @@
+//! `dissent detect`: conflict from answers that already have scores, as a JSON Lines filter.
+
+mod summary;
+
+use std::collections::HashMap;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use dissent_domain::conflict::{Conflict, LogprobKind, Measurer, Rule, SelectionSettings, select};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::jsonl::{InputError, JsonLines, JsonLinesWriter, Object, OutputError, finite_if_present};
+use summary::Summary;
+
+const EXAMPLES: &str = "\
+Input, one prompt a line (other keys are ignored):
+  {\"prompt_id\": \"p1\", \"completions\": [{\"logprob\": -35.2, \"reward\": 0.3}, {\"logprob\": -41, \"reward\": -1.2}]}
+
+Examples:
+  dissent detect --input scored.jsonl --output conflict.jsonl
+  dissent detect --rule budget --budget 100 --input scored.jsonl --output conflict.jsonl
+  dissent detect --rule random --budget 100 --seed 7 --input scored.jsonl --output baseline.jsonl
+  dissent score --policy DIR --reward DIR --input answers.jsonl --output - | dissent detect --logprob mean";
+
+/// Measure conflict on answers that have log-probabilities and rewards, and select the worst.
+///
+/// For each prompt, PACS is the z-score of an answer's reward minus the z-score of its log-probability, and Kendall's
+/// tau compares the two rankings. Writes one JSON line a prompt, in input order, and a summary on stderr that sets
+/// what was found beside what pure noise would give. A prompt whose rewards or log-probabilities do not vary is
+/// degenerate: its PACS are 0, its tau is null, and nothing of it is selected.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct DetectArgs {
+    /// JSON Lines to read, `-` for stdin.
+    #[arg(long, value_name = "PATH", default_value = "-")]
+    input: PathBuf,
+    /// JSON Lines to write, `-` for stdout; a file appears only when it is complete.
+    #[arg(long, value_name = "PATH", default_value = "-")]
+    output: PathBuf,
+    /// How answers are selected.
+    ///
+    /// paper: |PACS| at least delta in prompts with a Kendall-tau distance of at least tau. mean: whole prompts with
+    /// mean|PACS| above delta. budget: the N largest |PACS|. quantile: |PACS| at or above its Q quantile. random: N
+    /// answers drawn uniformly, the fair baseline.
+    #[arg(long, default_value_t, hide_possible_values = true, value_name = "paper|mean|budget|quantile|random",
+        value_parser = PossibleValuesParser::new(Rule::ALL.map(Rule::name)).try_map(|name| name.parse::<Rule>()))]
+    rule: Rule,
+    /// Threshold on |PACS|, or on mean|PACS| for the rule `mean` [default: 1 for paper and mean, else none].
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = not_negative)]
+    delta: Option<f64>,
+    /// Threshold on the Kendall-tau distance of a prompt, 0 to 1 [default: 0.5 for paper, else none].
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = fraction)]
+    tau: Option<f64>,
+    /// Most answers to select, over all prompts; caps any rule, largest |PACS| first.
+    #[arg(long, value_name = "N", required_if_eq_any([("rule", "budget"), ("rule", "random")]))]
+    budget: Option<u64>,
+    /// The quantile of |PACS| from which the rule `quantile` selects.
+    #[arg(long, value_name = "Q", default_value_t = SelectionSettings::default().quantile,
+        allow_negative_numbers = true, value_parser = fraction)]
+    quantile: f64,
+    /// Seed of the rule `random`.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Log-probability to compare with the reward: summed over the answer's tokens, or their mean.
+    ///
+    /// `mean` reads `logprob_mean`, or divides `logprob` by `tokens` (or by the length of `token_ids`).
+    #[arg(long, default_value_t, hide_possible_values = true, value_name = "sum|mean",
+        value_parser = PossibleValuesParser::new(LogprobKind::ALL.map(LogprobKind::name)).try_map(|name| name.parse::<LogprobKind>()))]
+    logprob: LogprobKind,
+    /// Write the summary as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl DetectArgs {
+    fn selection(&self) -> SelectionSettings {
+        SelectionSettings {
+            rule: self.rule,
+            delta: self.delta,
+            tau: self.tau,
+            budget: self.budget,
+            quantile: self.quantile,
+        }
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..f64::INFINITY).contains(&number) { Ok(number) } else { Err("must be 0 or more".to_owned()) }
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("must be between 0 and 1".to_owned()) }
+}
+
+/// Reads everything, measures, selects, writes. Selection needs every prompt, so nothing is written before the last
+/// line has been read and found good.
+pub(super) fn run(args: &DetectArgs) -> anyhow::Result<()> {
+    let settings = args.selection();
+    settings.validate()?;
+    let prompts = measure_all(&args.input, args.logprob)?;
+    let conflicts: Vec<&Conflict> = prompts.iter().map(|prompt| &prompt.conflict).collect();
+    let selected = select(&settings, &conflicts, args.seed);
+    match write_all(&args.output, &prompts, &selected) {
+        // Whoever read our stdout has seen enough.
+        Err(error) if error.source.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+        written => written?,
+    }
+    let summary = Summary::of(&conflicts, &selected, &settings, args.seed, args.logprob);
+    let mut stderr = io::stderr().lock();
+    if args.json {
+        writeln!(stderr, "{}", serde_json::to_string(&summary)?)?;
+    } else {
+        write!(stderr, "{summary}")?;
+    }
+    Ok(())
+}
+
+/// A line of input, of which only what is measured is read.
+#[derive(Deserialize)]
+struct ScoredPrompt {
+    prompt_id: String,
+    completions: Vec<Object<ScoredCompletion>>,
+}
+
+#[derive(Deserialize)]
+struct ScoredCompletion {
+    #[serde(default, deserialize_with = "finite_if_present")]
+    logprob: Option<f64>,
+    #[serde(default, deserialize_with = "finite_if_present")]
+    logprob_mean: Option<f64>,
+    tokens: Option<TokenCount>,
+    token_ids: Option<TokenCount>,
+    #[serde(deserialize_with = "crate::jsonl::finite")]
+    reward: f64,
+}
+
+/// A number of tokens, given as such or by a list of them.
+#[derive(Clone, Copy)]
+struct TokenCount(u64);
+
+impl<'de> Deserialize<'de> for TokenCount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = TokenCount;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number of tokens or a list of tokens")
+            }
+
+            fn visit_u64<E>(self, count: u64) -> Result<TokenCount, E> {
+                Ok(TokenCount(count))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut tokens: A) -> Result<TokenCount, A::Error> {
+                let mut count = 0;
+                while tokens.next_element::<serde::de::IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(TokenCount(count))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl ScoredCompletion {
+    /// The log-probability that was asked for, in nats, or the field at fault and what is wrong with it.
+    fn logprob(&self, kind: LogprobKind) -> Result<f64, (&'static str, &'static str)> {
+        let sum = self.logprob.ok_or(("logprob", "missing"));
+        match kind {
+            LogprobKind::Sum => sum,
+            LogprobKind::Mean => {
+                if let Some(mean) = self.logprob_mean {
+                    return Ok(mean);
+                }
+                match self.tokens.or(self.token_ids) {
+                    Some(TokenCount(0)) => Err(("tokens", "must be at least 1 to take a mean over")),
+                    Some(TokenCount(tokens)) => sum.map(|sum| sum / tokens as f64),
+                    None => {
+                        Err(("logprob_mean", "missing, and so is tokens: --logprob mean needs one of them"))
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct MeasuredPrompt {
+    prompt_id: String,
+    conflict: Conflict,
+}
+
+fn measure_all(input: &Path, kind: LogprobKind) -> Result<Vec<MeasuredPrompt>, InputError> {
+    let mut lines = JsonLines::<ScoredPrompt>::open(input)?;
+    let mut measurer = Measurer::default();
+    let mut line_of = HashMap::new();
+    let mut prompts = Vec::new();
+    let (mut rewards, mut logprobs) = (Vec::new(), Vec::new());
+    while let Some(read) = lines.next() {
+        let (line, ScoredPrompt { prompt_id, completions }) = read?;
+        if prompt_id.is_empty() {
+            return Err(lines.error(line, "prompt_id", "must not be empty"));
+        }
+        if let Some(first) = line_of.insert(prompt_id.clone(), line) {
+            return Err(lines.error(line, "prompt_id", format!("{prompt_id:?} is already on line {first}")));
+        }
+        rewards.clear();
+        logprobs.clear();
+        for (index, Object(completion)) in completions.iter().enumerate() {
+            let logprob = completion.logprob(kind).map_err(|(field, reason)| {
+                lines.error(line, format!("completions[{index}].{field}"), reason)
+            })?;
+            logprobs.push(logprob);
+            rewards.push(completion.reward);
+        }
+        let conflict = measurer
+            .measure(&rewards, &logprobs)
+            .map_err(|error| lines.error(line, "completions", error.to_string()))?;
+        prompts.push(MeasuredPrompt { prompt_id, conflict });
+    }
+    Ok(prompts)
+}
+
+/// A line of output.
+#[derive(Serialize)]
+struct DetectedPrompt<'a> {
+    prompt_id: &'a str,
+    degenerate: bool,
+    pacs: &'a [f64],
+    mean_abs_pacs: f64,
+    kendall_tau: Option<f64>,
+    kendall_tau_distance: Option<f64>,
+    concordant: u64,
+    discordant: u64,
+    tied: u64,
+    selected: &'a [usize],
+}
+
+fn write_all(output: &Path, prompts: &[MeasuredPrompt], selected: &[Vec<usize>]) -> Result<(), OutputError> {
+    let mut writer = JsonLinesWriter::create(output)?;
+    for (MeasuredPrompt { prompt_id, conflict }, selected) in prompts.iter().zip(selected) {
+        writer.write(&DetectedPrompt {
+            prompt_id,
+            degenerate: conflict.degenerate,
+            pacs: &conflict.pacs,
+            mean_abs_pacs: conflict.mean_abs_pacs,
+            kendall_tau: conflict.kendall_tau,
+            kendall_tau_distance: conflict.kendall_tau_distance,
+            concordant: conflict.concordant,
+            discordant: conflict.discordant,
+            tied: conflict.tied,
+            selected,
+        })?;
+    }
+    writer.finish()
+}

@@ -1,0 +1,212 @@
+//! What was detected over all prompts, beside what pure noise would give.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use dissent_domain::conflict::{
+    Conflict, LogprobKind, NullBand, Quantiles, Rule, SelectionSettings, null_band,
+};
+use serde::Serialize;
+
+/// Numbers of completions, the most frequent, that are compared with their null bands: each takes a simulation, and
+/// a table that nobody would read to its end.
+const SIZES_MAX: usize = 6;
+/// The null band is the same whatever is measured.
+const NULL_BAND_SEED: u64 = 0;
+
+/// Counts, distributions and the selection, for people ([`fmt::Display`]) and for machines.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    prompts: usize,
+    completions: usize,
+    degenerate: usize,
+    selected: usize,
+    selected_prompts: usize,
+    rule: Rule,
+    /// The thresholds in force.
+    delta: f64,
+    tau: f64,
+    budget: Option<u64>,
+    quantile: Option<f64>,
+    seed: Option<u64>,
+    logprob: LogprobKind,
+    /// What `above` and `at_least` below are counted by: δ and τ if they were given, else the paper's.
+    mean_abs_pacs_threshold: f64,
+    kendall_tau_distance_threshold: f64,
+    /// The prompts that are not degenerate by their number of completions, the most frequent number first.
+    sizes: Vec<Size>,
+    /// Prompts with other numbers of completions.
+    prompts_of_other_sizes: usize,
+}
+
+/// The prompts with one number of completions.
+#[derive(Debug, Serialize)]
+struct Size {
+    completions: usize,
+    prompts: usize,
+    mean_abs_pacs: Compared,
+    kendall_tau_distance: Compared,
+}
+
+/// A distribution over prompts and its null band.
+#[derive(Debug, Serialize)]
+struct Compared {
+    here: Quantiles,
+    noise: Quantiles,
+    /// The share of prompts past the threshold, in [0, 1], and that of noise.
+    past_threshold_here: f64,
+    past_threshold_noise: f64,
+}
+
+impl Summary {
+    pub(super) fn of(
+        conflicts: &[&Conflict],
+        selected: &[Vec<usize>],
+        settings: &SelectionSettings,
+        seed: u64,
+        logprob: LogprobKind,
+    ) -> Self {
+        let paper = SelectionSettings::default();
+        let mean_abs_pacs_threshold = settings.delta.unwrap_or(paper.effective_delta());
+        let kendall_tau_distance_threshold = settings.tau.unwrap_or(paper.effective_tau());
+        let groups = by_size(conflicts);
+        let sizes = groups
+            .iter()
+            .take(SIZES_MAX)
+            .filter_map(|group| Size::of(group, mean_abs_pacs_threshold, kendall_tau_distance_threshold));
+        Self {
+            prompts: conflicts.len(),
+            completions: conflicts.iter().map(|conflict| conflict.completions()).sum(),
+            degenerate: conflicts.iter().filter(|conflict| conflict.degenerate).count(),
+            selected: selected.iter().map(Vec::len).sum(),
+            selected_prompts: selected.iter().filter(|indices| !indices.is_empty()).count(),
+            rule: settings.rule,
+            delta: settings.effective_delta(),
+            tau: settings.effective_tau(),
+            budget: settings.budget,
+            quantile: (settings.rule == Rule::Quantile).then_some(settings.quantile),
+            seed: (settings.rule == Rule::Random).then_some(seed),
+            logprob,
+            mean_abs_pacs_threshold,
+            kendall_tau_distance_threshold,
+            sizes: sizes.collect(),
+            prompts_of_other_sizes: groups.iter().skip(SIZES_MAX).map(Vec::len).sum(),
+        }
+    }
+}
+
+/// Conflicts that are not degenerate, grouped by number of completions, the largest group first.
+fn by_size<'a>(conflicts: &[&'a Conflict]) -> Vec<Vec<&'a Conflict>> {
+    let mut groups: HashMap<usize, Vec<&Conflict>> = HashMap::new();
+    for conflict in conflicts.iter().filter(|conflict| !conflict.degenerate) {
+        groups.entry(conflict.completions()).or_default().push(conflict);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(completions, group)| (std::cmp::Reverse(group.len()), *completions));
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+impl Size {
+    fn of(group: &[&Conflict], delta: f64, tau: f64) -> Option<Self> {
+        let completions = group.first()?.completions();
+        let noise: NullBand = null_band(completions, NULL_BAND_SEED)?;
+        let means: Vec<f64> = group.iter().map(|conflict| conflict.mean_abs_pacs).collect();
+        let distances: Vec<f64> = group.iter().filter_map(|conflict| conflict.kendall_tau_distance).collect();
+        Some(Self {
+            completions,
+            prompts: group.len(),
+            mean_abs_pacs: Compared {
+                here: Quantiles::of(&means)?,
+                noise: noise.mean_abs_pacs,
+                past_threshold_here: share(&means, |mean| mean > delta),
+                past_threshold_noise: noise.mean_abs_pacs_above(delta),
+            },
+            kendall_tau_distance: Compared {
+                here: Quantiles::of(&distances)?,
+                noise: noise.kendall_tau_distance,
+                past_threshold_here: share(&distances, |distance| distance >= tau),
+                past_threshold_noise: noise.distance_at_least(tau),
+            },
+        })
+    }
+}
+
+fn share(values: &[f64], passes: impl Fn(f64) -> bool) -> f64 {
+    values.iter().filter(|&&value| passes(value)).count() as f64 / values.len().max(1) as f64
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} prompts, {} completions", self.prompts, self.completions)?;
+        if self.degenerate > 0 {
+            write!(f, "; {} prompts degenerate: nothing to compare, none selected", self.degenerate)?;
+        }
+        writeln!(f)?;
+        let (delta, tau) = (self.mean_abs_pacs_threshold, self.kendall_tau_distance_threshold);
+        self.table(f, "mean|PACS|", &format!("> {delta:?}"), |size| &size.mean_abs_pacs)?;
+        self.table(f, "Kendall-tau distance", &format!("≥ {tau:?}"), |size| &size.kendall_tau_distance)?;
+        if self.prompts_of_other_sizes > 0 {
+            writeln!(
+                f,
+                "not shown: {} prompts with other numbers of completions",
+                self.prompts_of_other_sizes
+            )?;
+        }
+        writeln!(f)?;
+        if let Some(size) = self.sizes.first() {
+            let Compared { past_threshold_here: here, past_threshold_noise: noise, .. } = size.mean_abs_pacs;
+            writeln!(
+                f,
+                "{:.0} % of pure noise would pass mean|PACS| > {delta:?} at N = {}; here {:.0} % did",
+                100.0 * noise,
+                size.completions,
+                100.0 * here
+            )?;
+        }
+        write!(f, "selected {} answers in {} prompts", self.selected, self.selected_prompts)?;
+        write!(f, " (rule {}, delta {:?}, tau {:?}", self.rule, self.delta, self.tau)?;
+        for (name, value) in [("budget", self.budget), ("seed", self.seed)] {
+            if let Some(value) = value {
+                write!(f, ", {name} {value}")?;
+            }
+        }
+        if let Some(quantile) = self.quantile {
+            write!(f, ", quantile {quantile}")?;
+        }
+        writeln!(f, ", logprob {})", self.logprob)
+    }
+}
+
+impl Summary {
+    fn table(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        title: &str,
+        threshold: &str,
+        column: impl Fn(&Size) -> &Compared,
+    ) -> fmt::Result {
+        if self.sizes.is_empty() {
+            return Ok(());
+        }
+        write!(f, "\n{title:<28}")?;
+        for heading in ["1 %", "5 %", "50 %", "95 %", "99 %", "mean", threshold] {
+            write!(f, "{heading:>8}")?;
+        }
+        writeln!(f)?;
+        for size in &self.sizes {
+            let compared = column(size);
+            let here = format!("N = {}, {} prompts", size.completions, size.prompts);
+            row(f, &here, &compared.here, compared.past_threshold_here)?;
+            row(f, "  pure noise", &compared.noise, compared.past_threshold_noise)?;
+        }
+        Ok(())
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, of: &Quantiles, past_threshold: f64) -> fmt::Result {
+    write!(f, "{name:<28}")?;
+    for value in [of.q01, of.q05, of.q50, of.q95, of.q99, of.mean] {
+        write!(f, "{value:>8.3}")?;
+    }
+    writeln!(f, "{:>6.0} %", 100.0 * past_threshold)
+}

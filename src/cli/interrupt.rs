@@ -1,0 +1,37 @@
+//! Ctrl-C in commands that write one file: stop the model, leave nothing behind.
+
+use dissent_models::ModelError;
+use dissent_models::runtime::CancelFlag;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::exit::Interrupted;
+
+/// A flag that is raised on SIGINT or SIGTERM.
+pub(crate) fn cancel_flag() -> anyhow::Result<CancelFlag> {
+    let cancel = CancelFlag::new();
+    let raised = cancel.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async move {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return tracing::warn!("failed to watch for signals: Ctrl-C may leave a temporary file behind");
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            raised.cancel();
+        });
+    })?;
+    Ok(cancel)
+}
+
+/// Cancelled work is an interruption, not a failure.
+pub(crate) fn explain(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(ModelError::Cancelled) => Interrupted.into(),
+        _ => error,
+    }
+}

@@ -1,0 +1,132 @@
+//! Progress of a run on a terminal; short lines from time to time where there is none.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use dissent_actors::Progress;
+use dissent_actors::generation::TokenMeter;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::sync::watch;
+
+const REFRESH: Duration = Duration::from_millis(250);
+/// Between two lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// One bar for each slow step, and a line that says what is going on.
+#[derive(Clone)]
+pub(crate) struct ProgressView {
+    bars: MultiProgress,
+    generation: ProgressBar,
+    reward: ProgressBar,
+    conflict: ProgressBar,
+    is_terminal: bool,
+}
+
+impl ProgressView {
+    pub(crate) fn new() -> Self {
+        let bars = MultiProgress::new();
+        let bar = |name: &str| {
+            let bar = bars.add(ProgressBar::no_length());
+            bar.set_style(style());
+            bar.set_prefix(name.to_owned());
+            bar
+        };
+        Self {
+            generation: bar("generation"),
+            reward: bar("reward"),
+            conflict: bar("conflict"),
+            is_terminal: console_is_terminal(),
+            bars,
+        }
+    }
+
+    /// Says what is going on.
+    pub(crate) fn say(&self, text: &str) {
+        if self.is_terminal {
+            // A terminal that cannot be written to is no reason to stop.
+            let _ = self.bars.println(text);
+        } else {
+            tracing::info!("{text}");
+        }
+    }
+
+    /// Shows how far a run is until dropped.
+    pub(crate) fn follow(
+        &self,
+        progress: watch::Receiver<Progress>,
+        meter: TokenMeter,
+    ) -> impl Future<Output = ()> + 'static {
+        let view = self.clone();
+        async move {
+            let begun = Begun { at: Instant::now(), sampled: progress.borrow().counts.sampled };
+            let mut said = Instant::now();
+            let mut ticks = tokio::time::interval(REFRESH);
+            loop {
+                ticks.tick().await;
+                let now = progress.borrow().clone();
+                let line = begun.line(&now, meter.tokens());
+                view.show(&now, &line);
+                if !view.is_terminal && said.elapsed() >= LINE_INTERVAL {
+                    said = Instant::now();
+                    tracing::info!(sampled = now.counts.sampled, measured = now.counts.measured, "{line}");
+                }
+            }
+        }
+    }
+
+    fn show(&self, progress: &Progress, line: &str) {
+        let counts = progress.counts;
+        for (bar, done) in
+            [(&self.generation, counts.sampled), (&self.reward, counts.scored), (&self.conflict, counts.measured)]
+        {
+            bar.set_length(u64::from(counts.expected));
+            bar.set_position(u64::from(done));
+        }
+        self.generation.set_message(line.to_owned());
+    }
+}
+
+impl Drop for ProgressView {
+    fn drop(&mut self) {
+        for bar in [&self.generation, &self.reward, &self.conflict] {
+            bar.abandon();
+        }
+    }
+}
+
+/// Where a run was when this process took it up: speed is of this process only.
+struct Begun {
+    at: Instant,
+    sampled: u32,
+}
+
+impl Begun {
+    fn line(&self, progress: &Progress, tokens: u64) -> String {
+        let seconds = self.at.elapsed().as_secs_f64().max(0.1);
+        let counts = progress.counts;
+        let done = counts.sampled.saturating_sub(self.sampled);
+        let left = f64::from(counts.expected.saturating_sub(counts.sampled + counts.set_aside));
+        let time_left = if done == 0 {
+            String::new()
+        } else {
+            format!(", {} left", minutes(left * seconds / f64::from(done)))
+        };
+        let rate = tokens as f64 / seconds;
+        format!("{} completions, {rate:.0} tokens/s{time_left}", counts.completions)
+    }
+}
+
+fn minutes(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).floor();
+    format!("{minutes:.0}:{:02.0}", (seconds - minutes * 60.0).floor())
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix:>11} {bar:32} {pos:>5}/{len} prompts  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn console_is_terminal() -> bool {
+    use std::io::IsTerminal as _;
+    std::io::stderr().is_terminal()
+}

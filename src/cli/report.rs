@@ -1,0 +1,102 @@
+//! `dissent report`: what an experiment found, as a page, a text or data.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use dissent_domain::id::ExperimentId;
+use dissent_storage::{SledLog, SledOptions};
+
+use super::exit::BadInput;
+use crate::report::{self, ReportData, ReportError, TOP_DEFAULT};
+
+/// Report where the policy and the reward model disagree
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dissent report demo                               write the page, and print where it is
+  dissent report demo --format md --top 3           a text to paste into an issue
+  dissent report demo --format json | jq .figures   every number, for machines
+
+It reads the event log alone, and works while the experiment is unfinished, but not while another process has the
+log open.")]
+pub(crate) struct ReportArgs {
+    /// Name of the experiment.
+    #[arg(value_parser = |name: &str| ExperimentId::new(name))]
+    experiment: ExperimentId,
+    /// The round, from 0 [default: the last one opened]
+    #[arg(long, value_name = "R")]
+    round: Option<u32>,
+    /// A self-contained page, a text, or every number.
+    #[arg(long, value_enum, default_value_t = Format::Html)]
+    format: Format,
+    /// Where to write it; `-` for stdout [default: reports/EXPERIMENT.html in the data folder for html, else stdout]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Most conflicting answers of either type, and prompts, to list with their text.
+    #[arg(long, value_name = "N", default_value_t = TOP_DEFAULT)]
+    top: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Markdown.
+    Md,
+    /// JSON.
+    Json,
+    /// One HTML file with charts, without scripts.
+    Html,
+}
+
+pub(crate) fn run(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<()> {
+    let data = read(data_dir, args)?;
+    let content = match args.format {
+        Format::Md => report::markdown(&data)?,
+        Format::Json => report::json(&data)?,
+        Format::Html => report::html(&data)?,
+    };
+    let mut stdout = std::io::stdout();
+    match target(data_dir, args) {
+        None => stdout.write_all(content.as_bytes()).context("failed to write to stdout"),
+        Some(path) => {
+            report::write(&content, &path)?;
+            writeln!(stdout, "{}", path.display()).context("failed to write to stdout")
+        }
+    }
+}
+
+fn read(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<ReportData> {
+    let log_dir = super::log_dir(data_dir);
+    // Opening a log makes one where there is none, which a report has no business to do.
+    if !log_dir.is_dir() {
+        let reason = format!(
+            "there is no event log in {}: start an experiment with `dissent run CONFIG.toml`, or say where it is \
+             with --data-dir",
+            data_dir.display()
+        );
+        return Err(BadInput(reason).into());
+    }
+    let log = SledLog::open(&log_dir, &SledOptions::default())
+        .with_context(|| format!("failed to open the event log in {}", log_dir.display()))?;
+    ReportData::from_log_with_top(&log, &args.experiment, args.round, args.top).map_err(|error| match error {
+        ReportError::UnknownExperiment { .. } | ReportError::UnknownRound { .. } => {
+            BadInput(error.to_string()).into()
+        }
+        ReportError::NoPlan(_) | ReportError::Body { .. } | ReportError::Log(_) => error.into(),
+    })
+}
+
+/// The file to write; none for stdout.
+fn target(data_dir: &Path, args: &ReportArgs) -> Option<PathBuf> {
+    match &args.output {
+        Some(path) => (path != Path::new("-")).then(|| path.clone()),
+        None if args.format == Format::Html => {
+            let latest = super::report_path(data_dir, &args.experiment);
+            // The report of an earlier round does not take the place of the latest one's.
+            let earlier = args.round.map(|round| format!("{}-round-{round}.html", args.experiment));
+            Some(earlier.map_or(latest.clone(), |name| latest.with_file_name(name)))
+        }
+        None => None,
+    }
+}

@@ -1,0 +1,312 @@
+//! Reading JSON Lines, one checked value at a time.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::marker::PhantomData;
+use std::path::Path;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+
+/// Longest line read, in bytes: bounds the memory that one line may take.
+pub const LINE_BYTES_MAX: usize = 64 << 20;
+
+/// Most bytes of the input's own text that an error message quotes.
+const QUOTED_BYTES_MAX: usize = 160;
+
+/// Input that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// The file is missing or cannot be opened.
+    #[error("failed to open {file}")]
+    Open {
+        /// The file, as it was given.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Reading failed part of the way.
+    #[error("failed to read {file} after line {line}")]
+    Read {
+        /// The file, as it was given.
+        file: String,
+        /// Lines read before.
+        line: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// One line is at fault.
+    #[error("{file}:{line}: {fault}")]
+    Line {
+        /// The file, as it was given, or `stdin`.
+        file: String,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Not JSON.
+    #[error("not JSON: {reason} at column {column}")]
+    NotJson {
+        /// Where, in bytes, counted from 1.
+        column: usize,
+        /// What the parser met.
+        reason: String,
+    },
+    /// JSON, but one value in it cannot be used.
+    #[error("{field}: {reason}")]
+    Field {
+        /// The value's path, as `completions[3].reward`.
+        field: String,
+        /// What it must be, and what it is.
+        reason: String,
+    },
+    /// Not a JSON object.
+    #[error("must be a JSON object, such as {{\"prompt_id\": \"p1\", …}}")]
+    NotAnObject,
+    /// Not UTF-8.
+    #[error("not UTF-8 at column {column}")]
+    NotUtf8 {
+        /// Where, in bytes, counted from 1.
+        column: usize,
+    },
+    /// Longer than [`LINE_BYTES_MAX`], or than the reader's own limit.
+    #[error("longer than {limit} bytes")]
+    TooLong {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+}
+
+/// A JSON Lines file or stream, read value by value as `(line number, value)`; lines count from 1. Blank lines and
+/// a byte order mark are skipped. After an error the rest should not be read.
+pub struct JsonLines<T> {
+    reader: Box<dyn BufRead>,
+    file: String,
+    line: u64,
+    bytes: Vec<u8>,
+    line_bytes_max: usize,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> JsonLines<T> {
+    /// Opens a file, or stdin for `-`.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, InputError> {
+        if path == Path::new("-") {
+            return Ok(Self::new("stdin", io::stdin().lock()));
+        }
+        let file = path.display().to_string();
+        match File::open(path) {
+            Ok(opened) => Ok(Self::new(file, BufReader::with_capacity(1 << 16, opened))),
+            Err(source) => Err(InputError::Open { file, source }),
+        }
+    }
+
+    /// Reads from `reader`; errors call it `file`.
+    pub fn new(file: impl Into<String>, reader: impl BufRead + 'static) -> Self {
+        Self {
+            reader: Box::new(reader),
+            file: file.into(),
+            line: 0,
+            bytes: Vec::new(),
+            line_bytes_max: LINE_BYTES_MAX,
+            value: PhantomData,
+        }
+    }
+
+    /// The error for a value that parsed but breaks a rule, at `field` of line `line`.
+    #[must_use]
+    pub fn error(&self, line: u64, field: impl Into<String>, reason: impl Into<String>) -> InputError {
+        let fault = Fault::Field { field: field.into(), reason: reason.into() };
+        InputError::Line { file: self.file.clone(), line, fault }
+    }
+
+    /// Reads the next line into `self.bytes`, without its end; false at the end of the input.
+    fn read_line(&mut self) -> Result<bool, InputError> {
+        self.bytes.clear();
+        let limit = self.line_bytes_max;
+        let mut limited = self.reader.as_mut().take(limit as u64 + 1);
+        let read = limited.read_until(b'\n', &mut self.bytes).map_err(|source| InputError::Read {
+            file: self.file.clone(),
+            line: self.line,
+            source,
+        })?;
+        if read == 0 {
+            return Ok(false);
+        }
+        self.line += 1;
+        if self.bytes.last() == Some(&b'\n') {
+            self.bytes.pop();
+        }
+        if self.bytes.len() > limit {
+            return Err(self.at_fault(Fault::TooLong { limit }));
+        }
+        if self.line == 1 && self.bytes.starts_with(b"\xef\xbb\xbf") {
+            self.bytes.drain(..3);
+        }
+        Ok(true)
+    }
+
+    fn at_fault(&self, fault: Fault) -> InputError {
+        InputError::Line { file: self.file.clone(), line: self.line, fault }
+    }
+}
+
+impl<T: DeserializeOwned> Iterator for JsonLines<T> {
+    type Item = Result<(u64, T), InputError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.read_line() {
+                Ok(false) => return None,
+                Ok(true) if self.bytes.trim_ascii().is_empty() => {}
+                Ok(true) => {
+                    let value = parse(&self.bytes).map_err(|fault| self.at_fault(fault));
+                    return Some(value.map(|value| (self.line, value)));
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, Fault> {
+    let text =
+        std::str::from_utf8(line).map_err(|error| Fault::NotUtf8 { column: error.valid_up_to() + 1 })?;
+    // A struct would also be read from an array, by position; no format of ours means that.
+    let is_object = text.trim_start().starts_with('{');
+    match serde_json::from_str(text) {
+        Ok(value) if is_object => Ok(value),
+        Ok(_) => Err(Fault::NotAnObject),
+        Err(error) if !is_object && error.is_data() => Err(Fault::NotAnObject),
+        Err(_) => Err(explain::<T>(text)),
+    }
+}
+
+/// Parses a bad line again, following where in it the parser is; slower, and so not done for good lines.
+fn explain<T: DeserializeOwned>(text: &str) -> Fault {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let (field, error) = match serde_path_to_error::deserialize::<_, T>(&mut json) {
+        Err(error) => (error.path().to_string(), error.into_inner()),
+        Ok(_) => match json.end() {
+            Err(error) => (String::new(), error),
+            // Unreachable: the line was bad a moment ago. It is still no reason to panic.
+            Ok(()) => return Fault::NotJson { column: 1, reason: "unreadable".to_owned() },
+        },
+    };
+    let message = error.to_string();
+    let reason = message.split(" at line ").next().unwrap_or(&message);
+    let at_field = |reason: String| Fault::Field { field: field.clone(), reason };
+    if error.is_data() {
+        return match reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+            Some(missing) if field == "." => {
+                Fault::Field { field: missing.to_owned(), reason: MISSING.to_owned() }
+            }
+            Some(missing) => Fault::Field { field: format!("{field}.{missing}"), reason: MISSING.to_owned() },
+            None => at_field(shortened(reason)),
+        };
+    }
+    match non_finite_token(text, error.column()) {
+        Some(token) => at_field(format!("must be a finite number, found {}", shortened(token))),
+        None => Fault::NotJson { column: error.column(), reason: shortened(reason) },
+    }
+}
+
+const MISSING: &str = "missing";
+
+/// The number-like word around `column` (in bytes, from 1) if it is one that other languages write into JSON for a
+/// NaN or an infinity, or a number too large for a double.
+fn non_finite_token(text: &str, column: usize) -> Option<&str> {
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    let bytes = text.as_bytes();
+    let at = column.checked_sub(1)?.min(bytes.len());
+    let start = at - bytes[..at].iter().rev().take_while(|byte| is_word(byte)).count();
+    let end = at + bytes[at..].iter().take_while(|byte| is_word(byte)).count();
+    let token = text.get(start..end)?;
+    // Rust reads `nan`, `inf` and `infinity` in any case, and 1e999 as infinite.
+    token.parse::<f64>().is_ok_and(|number| !number.is_finite()).then_some(token)
+}
+
+fn shortened(text: &str) -> String {
+    if text.len() <= QUOTED_BYTES_MAX {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(QUOTED_BYTES_MAX);
+    format!("{}…", &text[..end])
+}
+
+/// For `#[serde(deserialize_with = "finite")]`: a number that is neither NaN nor infinite.
+///
+/// # Errors
+/// If the value is anything else.
+pub fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    deserializer.deserialize_f64(FiniteVisitor)
+}
+
+/// For `#[serde(default, deserialize_with = "finite_if_present")]`: a finite number, or no such key. A `null`, which
+/// is what some write for NaN, is an error.
+///
+/// # Errors
+/// If there is a value and it is not a finite number.
+pub fn finite_if_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    finite(deserializer).map(Some)
+}
+
+struct FiniteVisitor;
+
+impl Visitor<'_> for FiniteVisitor {
+    type Value = f64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a finite number")
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<f64, E> {
+        if value.is_finite() {
+            Ok(value)
+        } else {
+            Err(E::custom(format_args!("must be a finite number, found {value}")))
+        }
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<f64, E> {
+        Ok(value as f64)
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<f64, E> {
+        Ok(value as f64)
+    }
+}
+
+/// A `T` read from a JSON object only: a struct alone would also be read from an array, by position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}

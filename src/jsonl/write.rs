@@ -1,0 +1,121 @@
+//! Writing JSON Lines, whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use tempfile::NamedTempFile;
+
+/// Output that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to write {file}")]
+pub struct OutputError {
+    /// The file, as it was given, or `stdout`.
+    pub file: String,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Writes one JSON value a line. A file is written beside its target and renamed onto it by
+/// [`finish`](Self::finish): until then, and if that is never reached, the target is as it was. Stdout (`-`), pipes
+/// and devices cannot be taken back: they get each line as it comes.
+pub struct JsonLinesWriter {
+    sink: Sink,
+    file: String,
+}
+
+enum Sink {
+    Stream(BufWriter<Box<dyn Write>>),
+    File { temporary: BufWriter<NamedTempFile>, target: PathBuf },
+}
+
+impl JsonLinesWriter {
+    /// Prepares to write to a file, or to stdout for `-`.
+    ///
+    /// # Errors
+    /// If nothing can be written there.
+    pub fn create(path: &Path) -> Result<Self, OutputError> {
+        if path == Path::new("-") {
+            let sink = Sink::Stream(BufWriter::new(Box::new(io::stdout())));
+            return Ok(Self { sink, file: "stdout".to_owned() });
+        }
+        let file = path.display().to_string();
+        match create_sink(path) {
+            Ok(sink) => Ok(Self { sink, file }),
+            Err(source) => Err(OutputError { file, source }),
+        }
+    }
+
+    /// Writes one line.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&mut self, value: &impl Serialize) -> Result<(), OutputError> {
+        let written = match &mut self.sink {
+            Sink::Stream(stream) => write_line(stream, value),
+            Sink::File { temporary, .. } => write_line(temporary, value),
+        };
+        written.map_err(|source| OutputError { file: self.file.clone(), source })
+    }
+
+    /// Makes what was written visible and durable.
+    ///
+    /// # Errors
+    /// If it cannot be written or moved into place.
+    pub fn finish(self) -> Result<(), OutputError> {
+        let finished = match self.sink {
+            Sink::Stream(mut stream) => stream.flush(),
+            Sink::File { temporary, target } => persist(temporary, &target),
+        };
+        finished.map_err(|source| OutputError { file: self.file, source })
+    }
+}
+
+fn create_sink(path: &Path) -> io::Result<Sink> {
+    // Renaming onto a link would replace the link, and onto a device the device.
+    let target = match fs::canonicalize(path) {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(error) => return Err(error),
+    };
+    match fs::metadata(&target) {
+        Ok(existing) if existing.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        Ok(existing) if !existing.is_file() => {
+            let stream: Box<dyn Write> = Box::new(File::options().write(true).open(&target)?);
+            return Ok(Sink::Stream(BufWriter::new(stream)));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".dissent-").suffix(".partial");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // As any new file, less the umask; a temporary file is otherwise its owner's alone.
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let temporary = BufWriter::with_capacity(1 << 16, builder.tempfile_in(folder(&target))?);
+    Ok(Sink::File { temporary, target })
+}
+
+fn folder(target: &Path) -> &Path {
+    target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn write_line(writer: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *writer, value)?;
+    writer.write_all(b"\n")
+}
+
+fn persist(temporary: BufWriter<NamedTempFile>, target: &Path) -> io::Result<()> {
+    let temporary = temporary.into_inner().map_err(io::IntoInnerError::into_error)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(target).map_err(|error| error.error)?;
+    // The rename is durable once the folder is; where folders cannot be opened, that is the system's affair.
+    if let Ok(folder) = File::open(folder(target)) {
+        folder.sync_all()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Opening models as configuration and options name them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dissent_models::adapter::LoraAdapter;
+use dissent_models::checkpoint::{Checkpoint, OpenOptions, TextTokenizer};
+use dissent_models::runtime::{OnnxRuntime, SessionOptions};
+use dissent_models::{ModelError, cache};
+
+use crate::config::RuntimeConfig;
+
+/// A checkpoint with its adapter, not yet running.
+pub struct Model {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// The adapter, if any.
+    pub adapter: Option<LoraAdapter>,
+    /// For people: the file or folder name, and the adapter's.
+    pub name: String,
+    /// Of what it computes: weights, kept layers, adapter.
+    pub fingerprint: String,
+}
+
+impl Model {
+    /// Opens a checkpoint (a GGUF file is dequantised the first time) and its adapter.
+    ///
+    /// # Errors
+    /// If either cannot be read, or they do not fit together.
+    pub fn open(path: &Path, layers: Option<u32>, adapter: Option<&Path>) -> Result<Self, ModelError> {
+        let checkpoint = Checkpoint::open(path, &open_options(layers)?)?;
+        let mut name = file_name(path);
+        if let Some(layers) = layers {
+            name = format!("{name}, first {layers} layers");
+        }
+        let Some(adapter_dir) = adapter else {
+            let fingerprint = checkpoint.fingerprint.clone();
+            return Ok(Self { checkpoint, adapter: None, name, fingerprint });
+        };
+        let adapter = LoraAdapter::open(adapter_dir)?;
+        adapter.check(&checkpoint.config)?;
+        let both = format!("{}+{}", checkpoint.fingerprint, adapter.fingerprint);
+        Ok(Self {
+            fingerprint: blake3::hash(both.as_bytes()).to_hex().to_string(),
+            name: format!("{name} + {}", file_name(adapter_dir)),
+            checkpoint,
+            adapter: Some(adapter),
+        })
+    }
+
+    /// Its tokenizer, shared.
+    #[must_use]
+    pub fn tokenizer(&self) -> Arc<TextTokenizer> {
+        Arc::new(self.checkpoint.tokenizer.clone())
+    }
+}
+
+/// How checkpoints are opened: in the product's cache folder.
+///
+/// # Errors
+/// If there is none.
+pub fn open_options(layers: Option<u32>) -> Result<OpenOptions, ModelError> {
+    let cache_dir = cache::cache_dir().ok_or_else(|| {
+        ModelError::Invalid("there is no cache folder: set DISSENT_CACHE to one that can be written".to_owned())
+    })?;
+    Ok(OpenOptions { layers, cache_dir })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// ONNX Runtime, and how sessions run on it.
+///
+/// # Errors
+/// If the library is missing or unusable: the message says what was searched and the way out.
+pub fn runtime(
+    config: &RuntimeConfig,
+    rows: usize,
+) -> Result<(&'static OnnxRuntime, SessionOptions), ModelError> {
+    let runtime = OnnxRuntime::load(config.onnxruntime.as_deref())?;
+    Ok((runtime, SessionOptions { provider: config.provider, threads: config.threads, rows }))
+}

@@ -1,0 +1,60 @@
+//! Reading prompts: JSON lines of `{"prompt_id"?, "prompt", "category"?}`.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use dissent_domain::id::PromptId;
+use dissent_domain::prompt::Prompt;
+use dissent_domain::round::PROMPTS_MAX;
+use serde::Deserialize;
+
+use crate::jsonl::{InputError, JsonLines};
+
+/// Longest prompt, in bytes: far beyond any model's context.
+const PROMPT_BYTES_MAX: usize = 1 << 20;
+
+/// One line. Other fields are ignored: prompt files carry whatever their makers needed.
+#[derive(Debug, Deserialize)]
+struct Line {
+    prompt_id: Option<String>,
+    prompt: String,
+    category: Option<String>,
+}
+
+/// Reads all prompts of a file (`-`: stdin). A prompt without an id is called `p` and its line number.
+///
+/// # Errors
+/// The first bad line: file, line and field.
+pub fn read(path: &Path) -> Result<Vec<Prompt>, InputError> {
+    let mut lines = JsonLines::<Line>::open(path)?;
+    let mut prompts = Vec::new();
+    let mut seen: HashMap<PromptId, u64> = HashMap::new();
+    while let Some(line) = lines.next() {
+        let (number, line) = line?;
+        let prompt = admit(line, number).map_err(|(field, reason)| lines.error(number, field, reason))?;
+        if let Some(first) = seen.insert(prompt.prompt_id.clone(), number) {
+            let reason = format!("{} was already used in line {first}", prompt.prompt_id);
+            return Err(lines.error(number, "prompt_id", reason));
+        }
+        if prompts.len() >= PROMPTS_MAX as usize {
+            return Err(lines.error(number, "prompt", format!("more than {PROMPTS_MAX} prompts")));
+        }
+        prompts.push(prompt);
+    }
+    if prompts.is_empty() {
+        return Err(lines.error(1, "prompt", "there is no prompt in the file"));
+    }
+    Ok(prompts)
+}
+
+fn admit(line: Line, number: u64) -> Result<Prompt, (&'static str, String)> {
+    let name = line.prompt_id.unwrap_or_else(|| format!("p{number}"));
+    let prompt_id = PromptId::new(name).map_err(|error| ("prompt_id", error.to_string()))?;
+    if line.prompt.trim().is_empty() {
+        return Err(("prompt", "must not be empty".to_owned()));
+    }
+    if line.prompt.len() > PROMPT_BYTES_MAX {
+        return Err(("prompt", format!("longer than {PROMPT_BYTES_MAX} bytes")));
+    }
+    Ok(Prompt { prompt_id, text: line.prompt, category: line.category })
+}

@@ -1,0 +1,319 @@
+//! From figures to the report: what stands out, and how it compares with noise.
+
+use std::collections::{BTreeMap, HashSet};
+
+use dissent_domain::conflict::{LogprobKind, NullBand, null_band};
+use dissent_domain::event::Recorded;
+use dissent_domain::generation::FinishReason;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog;
+
+use super::data::{
+    AgainstNoise, AnswerFigures, CategoryFigures, ConflictingAnswer, ConflictingPrompt, Counts, Excerpt,
+    Figures, LISTED_MAX, PromptFigures, PromptState, RankedAnswer, ReportData, ReportError, SCHEMA, Status,
+    TOP_DEFAULT,
+};
+use super::fold::{History, RoundNumbers, Stream, Texts};
+use super::text::excerpt;
+
+/// Characters of a prompt or an answer in a table.
+const EXCERPT_CHARS: usize = 160;
+
+impl ReportData {
+    /// Folds the events of an experiment, those of `round` or of its last round, and keeps the texts of the
+    /// [`TOP_DEFAULT`] most conflicting answers of either type.
+    ///
+    /// # Errors
+    /// If there is no such experiment or round, or the log cannot be read.
+    pub fn from_log(
+        log: &dyn EventLog,
+        experiment: &ExperimentId,
+        round: Option<u32>,
+    ) -> Result<Self, ReportError> {
+        Self::from_log_with_top(log, experiment, round, TOP_DEFAULT)
+    }
+
+    /// As [`ReportData::from_log`], with the texts of the `top` most conflicting answers of either type.
+    ///
+    /// # Errors
+    /// If there is no such experiment or round, or the log cannot be read.
+    pub fn from_log_with_top(
+        log: &dyn EventLog,
+        experiment: &ExperimentId,
+        round: Option<u32>,
+        top: usize,
+    ) -> Result<Self, ReportError> {
+        if log.read_stream(experiment, 0, 1)?.is_empty() {
+            let known = log.streams()?.into_iter().map(|(name, _)| name).collect();
+            return Err(ReportError::UnknownExperiment { experiment: experiment.clone(), known });
+        }
+        build(&Stream { log, experiment }, experiment, round, top)
+    }
+
+    /// As [`ReportData::from_log_with_top`], from the events of one stream.
+    ///
+    /// # Errors
+    /// If there is no such round, or an event cannot be read.
+    pub fn from_events(
+        events: &[Recorded],
+        experiment: &ExperimentId,
+        round: Option<u32>,
+        top: usize,
+    ) -> Result<Self, ReportError> {
+        build(events, experiment, round, top)
+    }
+}
+
+fn build(
+    history: &(impl History + ?Sized),
+    experiment: &ExperimentId,
+    round: Option<u32>,
+    top: usize,
+) -> Result<ReportData, ReportError> {
+    let mut numbers = RoundNumbers::of(history, round)?;
+    let plan = numbers.plan.take().ok_or_else(|| ReportError::NoPlan(experiment.clone()))?;
+    if let Some(round) = round.filter(|_| numbers.round.is_none()) {
+        let opened = numbers.rounds_opened;
+        return Err(ReportError::UnknownRound { experiment: experiment.clone(), round, opened });
+    }
+    let round = numbers.round.unwrap_or(0);
+    // Events come in the order in which workers were done; people know the order of the prompt file.
+    numbers.prompts.sort_by_key(|prompt| prompt.index);
+    let prompts = &numbers.prompts;
+    let null_band = null_band(plan.sampling.samples as usize, plan.seed);
+    let kind = plan.conflict.logprob;
+
+    let proxy_top = most_conflicting(prompts, top, |pacs| pacs);
+    let policy_top = most_conflicting(prompts, top, |pacs| -pacs);
+    let prompt_top = most_conflicting_prompts(prompts, top);
+    let mut texts = Texts::default();
+    for &(prompt, answer) in proxy_top.iter().chain(&policy_top) {
+        for answer in preferred_by_other(prompt, answer, kind).into_iter().chain([answer]) {
+            texts.want(&prompt.prompt_id, place(answer));
+        }
+    }
+    prompt_top.iter().for_each(|prompt| texts.want_prompt(&prompt.prompt_id));
+    numbers.selected.iter().take(LISTED_MAX).for_each(|pair| texts.want(&pair.prompt_id, pair.completion));
+    texts.fetch(history, round)?;
+
+    for pair in numbers.selected.iter_mut().take(LISTED_MAX) {
+        pair.excerpt = Some(Excerpt {
+            prompt: excerpt(texts.prompt(&pair.prompt_id), EXCERPT_CHARS),
+            answer: excerpt(texts.answer(&pair.prompt_id, pair.completion), EXCERPT_CHARS),
+        });
+    }
+    let listed = |top: &[(&PromptFigures, usize)]| -> Vec<ConflictingAnswer> {
+        top.iter().map(|&(prompt, answer)| conflicting_answer(prompt, answer, kind, &texts)).collect()
+    };
+    Ok(ReportData {
+        schema: SCHEMA,
+        experiment: experiment.clone(),
+        round,
+        rounds_opened: numbers.rounds_opened,
+        status: if numbers.closed { Status::Complete } else { Status::InProgress },
+        counts: counts(&numbers, plan.prompts.count),
+        figures: figures(prompts, null_band.as_ref()),
+        categories: categories(prompts),
+        proxy_favours: listed(&proxy_top),
+        policy_favours: listed(&policy_top),
+        most_conflicting_prompts: prompt_top
+            .iter()
+            .filter_map(|prompt| conflicting_prompt(prompt, null_band.as_ref(), &texts))
+            .collect(),
+        plan,
+        null_band,
+        selected: numbers.selected,
+        set_aside: numbers.set_aside,
+        prompts: numbers.prompts,
+    })
+}
+
+fn counts(numbers: &RoundNumbers, planned: u32) -> Counts {
+    let mut counts = Counts {
+        prompts: if numbers.round.is_some() { numbers.expected } else { planned },
+        set_aside: small(numbers.set_aside.len()),
+        selected: small(numbers.selected.len()),
+        selected_prompts: small(numbers.selected.iter().map(|pair| &pair.prompt_id).collect::<HashSet<_>>().len()),
+        ..Counts::default()
+    };
+    for prompt in &numbers.prompts {
+        counts.sampled += u32::from(!prompt.answers.is_empty());
+        counts.scored += u32::from(prompt.answers.iter().any(|answer| answer.reward.is_some()));
+        counts.measured += u32::from(prompt.state == PromptState::Measured);
+        counts.degenerate += u32::from(prompt.degenerate);
+        for answer in &prompt.answers {
+            counts.completions += 1;
+            counts.tokens += u64::from(answer.tokens);
+            counts.truncated += u64::from(answer.finish_reason == FinishReason::Length);
+        }
+    }
+    counts
+}
+
+fn figures(prompts: &[PromptFigures], band: Option<&NullBand>) -> Figures {
+    let Some(band) = band else { return Figures::default() };
+    let against = |figure: fn(&PromptFigures) -> Option<f64>, noise_mean, noise_sd| {
+        let (mean, count) = mean(prompts.iter().filter_map(figure))?;
+        Some(AgainstNoise::new(mean, count, noise_mean, noise_sd))
+    };
+    let noise = &band.mean_abs_pacs;
+    let above = |prompt: &PromptFigures| prompt.mean_abs_pacs.map(|pacs| f64::from(u8::from(pacs > noise.q95)));
+    let measured = || prompts.iter().filter(|prompt| !prompt.degenerate);
+    let discordant: u64 = measured().map(|prompt| prompt.discordant).sum();
+    let ordered: u64 = discordant + measured().map(|prompt| prompt.concordant).sum::<u64>();
+    Figures {
+        mean_abs_pacs: against(|prompt| prompt.mean_abs_pacs, noise.mean, noise.sd),
+        // tau = 1 − 2·distance.
+        kendall_tau: against(|prompt| prompt.kendall_tau, 0.0, 2.0 * band.kendall_tau_distance.sd),
+        above_noise_95: mean(prompts.iter().filter_map(above)).map(|(share, _)| share),
+        opposed_pairs: (ordered > 0).then(|| discordant as f64 / ordered as f64),
+    }
+}
+
+/// The mean of some values and how many they are; none if there are none.
+fn mean(values: impl Iterator<Item = f64>) -> Option<(f64, u32)> {
+    let (count, sum) = values.fold((0_u32, 0.0), |(count, sum), value| (count + 1, sum + value));
+    (count > 0).then(|| (sum / f64::from(count), count))
+}
+
+fn categories(prompts: &[PromptFigures]) -> Vec<CategoryFigures> {
+    let mut by_category: BTreeMap<Option<&str>, Vec<&PromptFigures>> = BTreeMap::new();
+    for prompt in prompts {
+        by_category.entry(prompt.category.as_deref()).or_default().push(prompt);
+    }
+    if by_category.keys().all(Option::is_none) {
+        return Vec::new();
+    }
+    let figures = by_category.into_iter().filter_map(|(category, prompts)| {
+        let (mean_abs_pacs, count) = mean(prompts.iter().filter_map(|prompt| prompt.mean_abs_pacs))?;
+        Some(CategoryFigures {
+            category: category.map(str::to_owned),
+            prompts: count,
+            mean_abs_pacs,
+            kendall_tau: mean(prompts.iter().filter_map(|prompt| prompt.kendall_tau)).map(|(tau, _)| tau),
+            selected: prompts.iter().map(|prompt| selected_answers(prompt)).sum(),
+        })
+    });
+    figures.collect()
+}
+
+fn selected_answers(prompt: &PromptFigures) -> u32 {
+    small(prompt.answers.iter().filter(|answer| answer.selected).count())
+}
+
+/// The `top` answers with the largest positive `conflict(pacs)`, each told apart by its numbers only once;
+/// equal ones in prompt order.
+fn most_conflicting(
+    prompts: &[PromptFigures],
+    top: usize,
+    conflict: fn(f64) -> f64,
+) -> Vec<(&PromptFigures, usize)> {
+    let mut candidates: Vec<(f64, &PromptFigures, usize)> = Vec::new();
+    for prompt in prompts {
+        for (index, answer) in prompt.answers.iter().enumerate() {
+            candidates.push((conflict(answer.pacs.unwrap_or(0.0)), prompt, index));
+        }
+    }
+    candidates.retain(|(value, ..)| *value > 0.0);
+    candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut listed: Vec<(&PromptFigures, usize)> = Vec::new();
+    for (_, prompt, index) in candidates {
+        if listed.len() == top {
+            break;
+        }
+        let repeats = |&(other, earlier): &(&PromptFigures, usize)| {
+            std::ptr::eq(other, prompt) && is_same(&other.answers[earlier], &prompt.answers[index])
+        };
+        if !listed.iter().any(repeats) {
+            listed.push((prompt, index));
+        }
+    }
+    listed
+}
+
+/// Whether two answers to a prompt have the same numbers, as the same tokens do.
+fn is_same(a: &AnswerFigures, b: &AnswerFigures) -> bool {
+    let bits = |answer: &AnswerFigures| (answer.logprob.to_bits(), answer.reward.map(f64::to_bits), answer.tokens);
+    bits(a) == bits(b)
+}
+
+fn most_conflicting_prompts(prompts: &[PromptFigures], top: usize) -> Vec<&PromptFigures> {
+    let key = |prompt: &PromptFigures| prompt.kendall_tau_distance.zip(prompt.mean_abs_pacs);
+    let mut ranked: Vec<(f64, f64, &PromptFigures)> =
+        prompts.iter().filter_map(|prompt| key(prompt).map(|(distance, pacs)| (distance, pacs, prompt))).collect();
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
+    ranked.into_iter().take(top).map(|(_, _, prompt)| prompt).collect()
+}
+
+/// The answer to the same prompt that the model on the losing side puts highest: the policy where the proxy
+/// favours `answer`, the proxy where the policy does.
+fn preferred_by_other(prompt: &PromptFigures, answer: usize, kind: LogprobKind) -> Option<usize> {
+    let favoured_by_proxy = prompt.answers.get(answer)?.pacs? > 0.0;
+    let score = |answer: &AnswerFigures| {
+        if favoured_by_proxy { answer.logprob_as(kind) } else { answer.reward.unwrap_or(f64::NEG_INFINITY) }
+    };
+    let best = prompt.answers.iter().enumerate().max_by(|a, b| {
+        // The first of equals.
+        score(a.1).total_cmp(&score(b.1)).then(b.0.cmp(&a.0))
+    });
+    best.map(|(index, _)| index).filter(|&index| index != answer)
+}
+
+fn conflicting_answer(
+    prompt: &PromptFigures,
+    answer: usize,
+    kind: LogprobKind,
+    texts: &Texts,
+) -> ConflictingAnswer {
+    let preferred = preferred_by_other(prompt, answer, kind);
+    ConflictingAnswer {
+        prompt_id: prompt.prompt_id.clone(),
+        category: prompt.category.clone(),
+        prompt: texts.prompt(&prompt.prompt_id).to_owned(),
+        kendall_tau: prompt.kendall_tau,
+        mean_abs_pacs: prompt.mean_abs_pacs,
+        answer: ranked_answer(prompt, answer, kind, texts),
+        preferred: preferred.map(|preferred| ranked_answer(prompt, preferred, kind, texts)),
+    }
+}
+
+fn ranked_answer(prompt: &PromptFigures, answer: usize, kind: LogprobKind, texts: &Texts) -> RankedAnswer {
+    let figures = &prompt.answers[answer];
+    let count = |is: &dyn Fn(&AnswerFigures) -> bool| small(prompt.answers.iter().filter(|a| is(a)).count());
+    RankedAnswer {
+        completion: place(answer),
+        times: count(&|other| is_same(other, figures)),
+        text: texts.answer(&prompt.prompt_id, place(answer)).to_owned(),
+        reward_rank: 1 + count(&|other| other.reward > figures.reward),
+        logprob_rank: 1 + count(&|other| other.logprob_as(kind) > figures.logprob_as(kind)),
+        of: small(prompt.answers.len()),
+        figures: figures.clone(),
+    }
+}
+
+fn conflicting_prompt(
+    prompt: &PromptFigures,
+    band: Option<&NullBand>,
+    texts: &Texts,
+) -> Option<ConflictingPrompt> {
+    let kendall_tau_distance = prompt.kendall_tau_distance?;
+    Some(ConflictingPrompt {
+        prompt_id: prompt.prompt_id.clone(),
+        category: prompt.category.clone(),
+        excerpt: excerpt(texts.prompt(&prompt.prompt_id), EXCERPT_CHARS),
+        kendall_tau_distance,
+        kendall_tau: prompt.kendall_tau?,
+        mean_abs_pacs: prompt.mean_abs_pacs?,
+        noise_at_least: band.map(|band| band.distance_at_least(kendall_tau_distance)),
+        selected: selected_answers(prompt),
+    })
+}
+
+fn place(index: usize) -> u32 {
+    small(index)
+}
+
+/// A count within the limits on prompts and samples.
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,282 @@
+//! From events to figures.
+//!
+//! Two passes over the history: the first keeps numbers only, the second fetches the texts of the few
+//! answers that the figures have singled out. So memory grows with the number of answers, not with their length.
+
+use std::collections::HashMap;
+
+use dissent_domain::conflict::{Conflict, z_scores};
+use dissent_domain::event::{CompletionsSampled, ConflictMeasured, Event, PairSelected, Recorded, RewardsScored};
+use dissent_domain::experiment::Plan;
+use dissent_domain::generation::Completion;
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::log::EventLog;
+use dissent_domain::round::PROMPTS_MAX;
+
+use super::data::{AnswerFigures, PromptFigures, PromptState, ReportError, SelectedPair, SetAside};
+
+/// Events read at a time: a page of them, each with all the texts of a prompt, must fit in memory.
+const PAGE_EVENTS: usize = 64;
+
+/// A history that can be read more than once.
+pub(super) trait History {
+    /// Calls `visit` with each event, in order, until it fails.
+    fn visit(
+        &self,
+        visit: &mut dyn FnMut(&Recorded) -> Result<(), ReportError>,
+    ) -> Result<(), ReportError>;
+}
+
+/// The stream of an experiment in a log.
+pub(super) struct Stream<'a> {
+    pub(super) log: &'a dyn EventLog,
+    pub(super) experiment: &'a ExperimentId,
+}
+
+impl History for Stream<'_> {
+    fn visit(
+        &self,
+        visit: &mut dyn FnMut(&Recorded) -> Result<(), ReportError>,
+    ) -> Result<(), ReportError> {
+        let mut after = 0;
+        loop {
+            let page = self.log.read_stream(self.experiment, after, PAGE_EVENTS)?;
+            page.iter().try_for_each(&mut *visit)?;
+            match page.last() {
+                Some(last) if page.len() == PAGE_EVENTS => after = last.version,
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+impl History for [Recorded] {
+    fn visit(
+        &self,
+        visit: &mut dyn FnMut(&Recorded) -> Result<(), ReportError>,
+    ) -> Result<(), ReportError> {
+        self.iter().try_for_each(visit)
+    }
+}
+
+pub(super) fn decode(recorded: &Recorded) -> Result<Event, ReportError> {
+    recorded.decode().map_err(|source| ReportError::Body { position: recorded.position, source })
+}
+
+/// The numbers of one round: the one asked for, or the last one opened.
+#[derive(Default)]
+pub(super) struct RoundNumbers {
+    pub(super) wanted: Option<u32>,
+    pub(super) plan: Option<Plan>,
+    /// The round that the rest is of.
+    pub(super) round: Option<u32>,
+    pub(super) rounds_opened: u32,
+    pub(super) expected: u32,
+    pub(super) closed: bool,
+    /// In the order of admission.
+    pub(super) prompts: Vec<PromptFigures>,
+    places: HashMap<PromptId, usize>,
+    pub(super) selected: Vec<SelectedPair>,
+    pub(super) set_aside: Vec<SetAside>,
+}
+
+impl RoundNumbers {
+    pub(super) fn of(history: &(impl History + ?Sized), wanted: Option<u32>) -> Result<Self, ReportError> {
+        let mut numbers = Self { wanted, ..Self::default() };
+        history.visit(&mut |recorded| {
+            numbers.apply(decode(recorded)?);
+            Ok(())
+        })?;
+        Ok(numbers)
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::ExperimentStarted(e) => self.plan = Some(e.plan),
+            Event::RoundOpened(e) => {
+                self.rounds_opened += 1;
+                if self.wanted.is_none_or(|wanted| wanted == e.round) {
+                    self.open(e.round, e.prompts);
+                }
+            }
+            Event::PromptAdmitted(e) if self.is_open(e.round) && e.index < PROMPTS_MAX => {
+                self.places.insert(e.prompt.prompt_id.clone(), self.prompts.len());
+                self.prompts.push(admitted(e.prompt.prompt_id, e.index, e.prompt.category));
+            }
+            Event::CompletionsSampled(e) if self.is_open(e.round) => self.sampled(&e),
+            Event::RewardsScored(e) if self.is_open(e.round) => self.scored(&e),
+            Event::ConflictMeasured(e) if self.is_open(e.round) => self.measured(&e),
+            Event::PromptSetAside(e) if self.is_open(e.round) => {
+                if let Some(prompt) = self.prompt(&e.prompt_id) {
+                    prompt.state = PromptState::SetAside;
+                }
+                self.set_aside.push(SetAside { prompt_id: e.prompt_id, step: e.step, reason: e.reason });
+            }
+            Event::PairSelected(e) if self.is_open(e.round) => self.select(e),
+            Event::RoundClosed(e) if self.is_open(e.round) => self.closed = true,
+            Event::PromptAdmitted(_)
+            | Event::CompletionsSampled(_)
+            | Event::RewardsScored(_)
+            | Event::ConflictMeasured(_)
+            | Event::PromptSetAside(_)
+            | Event::PairSelected(_)
+            | Event::RoundEvaluated(_)
+            | Event::RoundClosed(_)
+            | Event::ExperimentFinished(_) => {}
+        }
+    }
+
+    fn open(&mut self, round: u32, expected: u32) {
+        let (wanted, plan, rounds_opened) = (self.wanted, self.plan.take(), self.rounds_opened);
+        *self = Self { wanted, plan, rounds_opened, round: Some(round), expected, ..Self::default() };
+    }
+
+    fn is_open(&self, round: u32) -> bool {
+        self.round == Some(round)
+    }
+
+    fn prompt(&mut self, prompt_id: &PromptId) -> Option<&mut PromptFigures> {
+        let place = *self.places.get(prompt_id)?;
+        self.prompts.get_mut(place)
+    }
+
+    fn sampled(&mut self, e: &CompletionsSampled) {
+        if let Some(prompt) = self.prompt(&e.prompt.prompt_id) {
+            prompt.state = PromptState::Sampled;
+            prompt.answers = e.completions.iter().map(sampled_answer).collect();
+        }
+    }
+
+    fn scored(&mut self, e: &RewardsScored) {
+        if let Some(prompt) = self.prompt(&e.prompt_id) {
+            prompt.state = PromptState::Scored;
+            for (answer, reward) in prompt.answers.iter_mut().zip(&e.rewards) {
+                answer.reward = Some(*reward);
+            }
+        }
+    }
+
+    fn measured(&mut self, e: &ConflictMeasured) {
+        let per_token = self.plan.as_ref().map(|plan| plan.conflict.logprob).unwrap_or_default();
+        let Some(prompt) = self.prompt(&e.prompt_id) else { return };
+        prompt.state = PromptState::Measured;
+        let Conflict { degenerate, concordant, discordant, tied, .. } = e.conflict;
+        (prompt.degenerate, prompt.concordant, prompt.discordant, prompt.tied) =
+            (degenerate, concordant, discordant, tied);
+        if degenerate {
+            return;
+        }
+        prompt.mean_abs_pacs = Some(e.conflict.mean_abs_pacs);
+        prompt.kendall_tau = e.conflict.kendall_tau;
+        prompt.kendall_tau_distance = e.conflict.kendall_tau_distance;
+        let rewards: Vec<f64> = prompt.answers.iter().filter_map(|answer| answer.reward).collect();
+        let logprobs: Vec<f64> =
+            prompt.answers.iter().map(|answer| answer.logprob_as(per_token)).collect();
+        let z_rewards = z_scores(&rewards).unwrap_or_default();
+        let z_logprobs = z_scores(&logprobs).unwrap_or_default();
+        for (index, (answer, pacs)) in prompt.answers.iter_mut().zip(&e.conflict.pacs).enumerate() {
+            answer.pacs = Some(*pacs);
+            answer.z_reward = z_rewards.get(index).copied();
+            answer.z_logprob = z_logprobs.get(index).copied();
+        }
+    }
+
+    fn select(&mut self, e: PairSelected) {
+        let place = usize::try_from(e.completion).unwrap_or(usize::MAX);
+        if let Some(answer) = self.prompt(&e.prompt_id).and_then(|prompt| prompt.answers.get_mut(place)) {
+            answer.selected = true;
+        }
+        let PairSelected { prompt_id, completion, pacs, .. } = e;
+        self.selected.push(SelectedPair { prompt_id, completion, pacs, excerpt: None });
+    }
+}
+
+fn admitted(prompt_id: PromptId, index: u32, category: Option<String>) -> PromptFigures {
+    PromptFigures {
+        prompt_id,
+        index,
+        category,
+        state: PromptState::Admitted,
+        degenerate: false,
+        mean_abs_pacs: None,
+        kendall_tau: None,
+        kendall_tau_distance: None,
+        concordant: 0,
+        discordant: 0,
+        tied: 0,
+        answers: Vec::new(),
+    }
+}
+
+fn sampled_answer(completion: &Completion) -> AnswerFigures {
+    AnswerFigures {
+        logprob: completion.logprob,
+        logprob_mean: completion.logprob_mean(),
+        tokens: u32::try_from(completion.token_ids.len()).unwrap_or(u32::MAX),
+        finish_reason: completion.finish_reason,
+        reward: None,
+        z_logprob: None,
+        z_reward: None,
+        pacs: None,
+        selected: false,
+    }
+}
+
+/// Texts of a round, asked for by prompt and completion.
+#[derive(Default)]
+pub(super) struct Texts {
+    wanted: HashMap<PromptId, PromptTexts>,
+}
+
+#[derive(Default)]
+struct PromptTexts {
+    prompt: String,
+    answers: HashMap<u32, String>,
+}
+
+impl Texts {
+    /// Asks for the text of a prompt.
+    pub(super) fn want_prompt(&mut self, prompt_id: &PromptId) {
+        self.wanted.entry(prompt_id.clone()).or_default();
+    }
+
+    /// Asks for the texts of a prompt and of one of its completions.
+    pub(super) fn want(&mut self, prompt_id: &PromptId, completion: u32) {
+        self.wanted.entry(prompt_id.clone()).or_default().answers.entry(completion).or_default();
+    }
+
+    /// Reads what was asked for.
+    pub(super) fn fetch(&mut self, history: &(impl History + ?Sized), round: u32) -> Result<(), ReportError> {
+        if self.wanted.is_empty() {
+            return Ok(());
+        }
+        history.visit(&mut |recorded| {
+            if let Event::CompletionsSampled(e) = decode(recorded)?
+                && e.round == round
+            {
+                self.take(e);
+            }
+            Ok(())
+        })
+    }
+
+    fn take(&mut self, e: CompletionsSampled) {
+        let Some(texts) = self.wanted.get_mut(&e.prompt.prompt_id) else { return };
+        texts.prompt = e.prompt.text;
+        for (index, completion) in (0_u32..).zip(e.completions) {
+            if let Some(text) = texts.answers.get_mut(&index) {
+                *text = completion.text;
+            }
+        }
+    }
+
+    /// The text of a prompt; empty if it was not asked for.
+    pub(super) fn prompt(&self, prompt_id: &PromptId) -> &str {
+        self.wanted.get(prompt_id).map_or("", |texts| &texts.prompt)
+    }
+
+    /// The text of an answer; empty if it was not asked for.
+    pub(super) fn answer(&self, prompt_id: &PromptId, completion: u32) -> &str {
+        self.wanted.get(prompt_id).and_then(|texts| texts.answers.get(&completion)).map_or("", String::as_str)
+    }
+}

@@ -1,0 +1,97 @@
+//! What both templates see of a report, and the filters with which they write it.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, UndefinedBehavior};
+use serde::Serialize;
+
+use super::charts::Charts;
+use super::data::{
+    CategoryFigures, ConflictingAnswer, ConflictingPrompt, Counts, Figures, LISTED_MAX, ReportData,
+    SelectedPair, SetAside, Status,
+};
+use super::words::{self, Headline, Setting};
+
+/// A report as the templates see it: everything but the numbers of every single prompt.
+#[derive(Serialize)]
+pub(super) struct Page<'a> {
+    experiment: &'a str,
+    round: u32,
+    rounds: u32,
+    status: String,
+    is_complete: bool,
+    policy: &'a str,
+    proxy: &'a str,
+    samples: u32,
+    counts: Counts,
+    figures: &'a Figures,
+    noise_mean_abs_pacs: Option<f64>,
+    headlines: Vec<Headline>,
+    settings: Vec<Setting>,
+    rule: String,
+    selected_count: String,
+    measured: String,
+    categories: &'a [CategoryFigures],
+    proxy_favours: &'a [ConflictingAnswer],
+    policy_favours: &'a [ConflictingAnswer],
+    most_conflicting_prompts: &'a [ConflictingPrompt],
+    selected: &'a [SelectedPair],
+    set_aside: &'a [SetAside],
+    /// Rows that a page lists at most, of the two lists above.
+    listed_max: usize,
+    charts: &'a Charts,
+}
+
+impl<'a> Page<'a> {
+    pub(super) fn new(data: &'a ReportData, charts: &'a Charts) -> Self {
+        Self {
+            experiment: data.experiment.as_str(),
+            round: data.round,
+            rounds: data.plan.rounds,
+            status: words::status(data),
+            is_complete: data.status == Status::Complete,
+            policy: &data.plan.policy.name,
+            proxy: &data.plan.reward.name,
+            samples: data.plan.sampling.samples,
+            counts: data.counts,
+            figures: &data.figures,
+            noise_mean_abs_pacs: data.null_band.as_ref().map(|band| band.mean_abs_pacs.mean),
+            headlines: words::headlines(data),
+            settings: words::settings(data),
+            rule: words::rule(&data.plan.conflict.selection),
+            selected_count: words::selected(data),
+            measured: words::measured(data),
+            categories: &data.categories,
+            proxy_favours: &data.proxy_favours,
+            policy_favours: &data.policy_favours,
+            most_conflicting_prompts: &data.most_conflicting_prompts,
+            selected: data.selected.get(..LISTED_MAX).unwrap_or(&data.selected),
+            set_aside: data.set_aside.get(..LISTED_MAX).unwrap_or(&data.set_aside),
+            listed_max: LISTED_MAX,
+            charts,
+        }
+    }
+}
+
+/// A template engine that knows how the report writes numbers, and refuses a name that it does not know.
+///
+/// # Errors
+/// None: the syntax is the default one, with blocks on lines of their own.
+pub(super) fn environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_filter("grouped", words::grouped);
+    environment.add_filter("ordinal", words::ordinal);
+    environment.add_filter("percent", |share: f64| words::percent(share));
+    environment.add_filter("signed", |number: f64| words::signed(number, 2));
+    environment.add_filter("fixed", |number: f64| words::signed(number, 2).trim_start_matches('+').to_owned());
+    environment.add_filter("gauge", gauge);
+    Ok(environment)
+}
+
+/// Where a z-score among `of` values lies on a line from the least to the largest possible, in percent.
+fn gauge(z: f64, of: u32) -> String {
+    // No z-score can be beyond ±√(N−1).
+    let reach = f64::from(of.saturating_sub(1)).sqrt().max(1.0);
+    format!("{:.1}%", (50.0 + 50.0 * z / reach).clamp(0.0, 100.0))
+}

@@ -1,0 +1,75 @@
+//! The report in a few lines, for the end of a run.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::data::{ConflictingAnswer, ReportData};
+use super::text::{excerpt, visible};
+use super::words;
+
+/// Answers shown of either type.
+const SHOWN: usize = 2;
+const EXCERPT_CHARS: usize = 60;
+
+/// A report in 10 to 15 lines of at most about 100 columns, safe for a terminal; without a final line feed.
+#[must_use]
+pub fn summary(data: &ReportData) -> String {
+    let counts = &data.counts;
+    let mut out = format!("{} · round {} · {}\n", data.experiment, data.round, words::status(data));
+    let mut line = |text: String| {
+        out.push_str(text.trim_end());
+        out.push('\n');
+    };
+    line(format!(
+        "  {} from {}, {}; {} degenerate, {} set aside",
+        words::count(counts.completions, "answer"),
+        words::count(counts.sampled.into(), "prompt"),
+        words::count(counts.tokens, "token"),
+        words::grouped(counts.degenerate.into()),
+        words::grouped(counts.set_aside.into()),
+    ));
+    let headlines = words::headlines(data);
+    for headline in &headlines {
+        line(format!("  {:<31} {:>6}   ({})", headline.term, headline.value, headline.noise));
+    }
+    if let Some(first) = headlines.first() {
+        line(format!("  {}", first.meaning));
+    }
+    line(format!("  selected: {}", words::selected(data)));
+    for (title, answers) in [
+        ("The proxy loves what the policy finds unlikely:", &data.proxy_favours),
+        ("The policy favours what the proxy dislikes:", &data.policy_favours),
+    ] {
+        if !answers.is_empty() {
+            line(format!("  {title}"));
+        }
+        answers.iter().take(SHOWN).for_each(|answer| line(case(answer)));
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+/// The same for machines: the figures of [`json`](super::json) without its lists, and where the page is.
+#[must_use]
+pub fn summary_json(data: &ReportData, page: &Path) -> Value {
+    json!({
+        "schema": data.schema,
+        "experiment": data.experiment,
+        "round": data.round,
+        "status": data.status,
+        "counts": data.counts,
+        "figures": data.figures,
+        "report": page,
+    })
+}
+
+fn case(case: &ConflictingAnswer) -> String {
+    let mut out = format!("    PACS {}  ", words::signed(case.answer.figures.pacs.unwrap_or(0.0), 2));
+    // Writing to a string cannot fail.
+    let _ = write!(out, "{}#{}", visible(case.prompt_id.as_str()), case.answer.completion);
+    let text = excerpt(&visible(&case.answer.text), EXCERPT_CHARS);
+    let _ = write!(out, "  “{text}”");
+    out
+}

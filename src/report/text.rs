@@ -1,0 +1,147 @@
+//! Untrusted text made safe to look at: a completion may hold anything, and must not act on its reader's
+//! terminal, page or document.
+
+use std::fmt::Write as _;
+
+/// Whether a character would change how the text around it is shown, without being seen itself.
+fn is_treacherous(c: char) -> bool {
+    let is_direction = matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    // Joiners (U+200C, U+200D) are left alone: scripts and emoji need them.
+    let is_invisible = matches!(c, '\u{00AD}' | '\u{180E}' | '\u{200B}' | '\u{2028}' | '\u{2029}' | '\u{2060}'..='\u{2065}' | '\u{206A}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}');
+    c.is_control() || is_direction || is_invisible
+}
+
+/// The text with control, direction and invisible characters made visible: `␛` for an escape, `⟨U+202E⟩` for
+/// an override. Line feeds and tabs stay.
+pub(super) fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            '\u{7F}' => out.push('␡'),
+            // The control pictures have the order of the characters they show.
+            '\0'..='\u{1F}' => out.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or('�')),
+            c if is_treacherous(c) => {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "⟨U+{:04X}⟩", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// JSON with every treacherous character as an escape: it can only stand within a string there, so the
+/// document means the same.
+pub(super) fn ascii_controls(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || !is_treacherous(c) {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    out
+}
+
+/// The beginning of a text, on one line, at most `chars` characters, with an ellipsis if there is more.
+pub(super) fn excerpt(text: &str, chars: usize) -> String {
+    let mut out = String::new();
+    let mut left = chars;
+    for word in text.split_whitespace() {
+        let length = word.chars().count() + usize::from(!out.is_empty());
+        if length > left {
+            if out.is_empty() {
+                out.extend(word.chars().take(chars));
+            }
+            out.push('…');
+            return out;
+        }
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(word);
+        left -= length;
+    }
+    out
+}
+
+/// Text as CommonMark that shows it as it is: no markup, no links, no raw HTML, on one line.
+pub(super) fn markdown(text: &str) -> String {
+    let text = visible(text);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    let mut previous = '\n';
+    while let Some(c) = rest.next() {
+        // A line's first mark can make it a list, a heading or a rule; `:` and `.` only matter in links.
+        let starts = previous == '\n' && matches!(c, '-' | '+' | '=');
+        let numbers = previous.is_ascii_digit() && matches!(c, '.' | ')') && rest.peek().is_none_or(|next| next.is_whitespace());
+        let links = (c == ':' && rest.peek() == Some(&'/')) || (c == '.' && matches!(previous, 'w' | 'W'));
+        let marks = matches!(c, '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '#' | '|' | '~' | '&' | '$' | '@');
+        if starts || numbers || links || marks {
+            out.push('\\');
+        }
+        out.push(if c.is_whitespace() { ' ' } else { c });
+        previous = c;
+    }
+    out
+}
+
+/// Text as a CommonMark quotation that keeps its lines.
+pub(super) fn markdown_quote(text: &str) -> String {
+    let lines: Vec<String> = text
+        .trim_end()
+        .split('\n')
+        // Four leading spaces would make it code.
+        .map(|line| markdown(line.trim_start()))
+        .collect();
+    let mut out = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        let goes_on = !line.is_empty() && lines.get(index + 1).is_some_and(|next| !next.is_empty());
+        let _ = writeln!(out, "> {line}{}", if goes_on { "\\" } else { "" });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_that_act_on_a_reader_are_shown_instead() {
+        assert_eq!(visible("a\u{1b}[31mred\0\u{7f}\r\n\tb"), "a␛[31mred␀␡␍\n\tb");
+        assert_eq!(visible("x\u{202E}y\u{9b}z\u{FEFF}\u{E0041}"), "x⟨U+202E⟩y⟨U+009B⟩z⟨U+FEFF⟩⟨U+E0041⟩");
+        assert_eq!(visible("naïve 👩\u{200d}💻 עברית"), "naïve 👩\u{200d}💻 עברית");
+    }
+
+    #[test]
+    fn json_means_the_same_with_its_controls_escaped() {
+        let value = serde_json::json!({"text": "a\u{9b}\u{202E}b\u{E0041}\n\"é\""});
+        let escaped = ascii_controls(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(escaped.chars().all(|c| c == '\n' || !is_treacherous(c)), "{escaped}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
+    }
+
+    #[test]
+    fn an_excerpt_is_one_line_of_at_most_its_length() {
+        assert_eq!(excerpt("two\n words ", 20), "two words");
+        assert_eq!(excerpt("one two three", 8), "one two…");
+        assert_eq!(excerpt("abcdefgh ij", 4), "abcd…");
+        assert_eq!(excerpt("", 4), "");
+    }
+
+    #[test]
+    fn markdown_shows_markup_as_text() {
+        assert_eq!(markdown("<b>*x*</b> [a](http://e.org) `c`"), r"\<b\>\*x\*\</b\> \[a\](http\://e.org) \`c\`");
+        assert_eq!(markdown("- item"), r"\- item");
+        assert_eq!(markdown("1. item www.e.org 1.5 a|b"), r"1\. item www\.e.org 1.5 a\|b");
+    }
+
+    #[test]
+    fn a_quotation_keeps_its_lines_and_makes_no_code() {
+        assert_eq!(markdown_quote("one\n    two\n\n# three\n"), "> one\\\n> two\n> \n> \\# three\n");
+    }
+}

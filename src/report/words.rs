@@ -1,0 +1,268 @@
+//! What the figures mean, in sentences: the same ones on pages, in Markdown and in the terminal.
+
+use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
+use dissent_domain::reward::RewardKind;
+use serde::Serialize;
+
+use super::data::{AgainstNoise, ReportData, Status, Verdict};
+
+/// A headline figure: a name, a number, and what to make of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Headline {
+    /// What it is, for everybody.
+    pub(super) label: &'static str,
+    /// Its name in the field.
+    pub(super) term: &'static str,
+    pub(super) value: String,
+    /// What noise would give.
+    pub(super) noise: String,
+    /// What that says.
+    pub(super) meaning: &'static str,
+    /// `above`, `within` or `below`, for a colour.
+    pub(super) verdict: &'static str,
+}
+
+/// A setting of the experiment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+}
+
+/// The headline figures; empty while nothing is measured.
+pub(super) fn headlines(data: &ReportData) -> Vec<Headline> {
+    let figures = &data.figures;
+    let pacs = figures.mean_abs_pacs.map(|pacs| Headline {
+        label: "Conflict per question",
+        term: "mean |PACS|",
+        value: format!("{:.2}", pacs.mean),
+        noise: noise_interval(&pacs),
+        meaning: match pacs.verdict {
+            Verdict::Above => "More conflict than two unrelated scores would show: the two tend to oppose each other.",
+            Verdict::Within => "As much conflict as two unrelated scores would show: the two neither agree nor oppose.",
+            Verdict::Below => "Less conflict than two unrelated scores would show: the two partly agree.",
+        },
+        verdict: verdict(pacs.verdict),
+    });
+    let tau = figures.kendall_tau.map(|tau| Headline {
+        label: "Agreement of rankings",
+        term: "mean Kendall’s tau",
+        value: signed(tau.mean, 2),
+        noise: noise_interval(&tau),
+        meaning: match tau.verdict {
+            Verdict::Above => "Their rankings agree more often than chance would have it.",
+            Verdict::Within => "Their rankings are as unrelated as two shuffled decks.",
+            Verdict::Below => "Their rankings oppose each other more often than chance would have it.",
+        },
+        // Agreement above noise is conflict below it.
+        verdict: verdict(match tau.verdict {
+            Verdict::Above => Verdict::Below,
+            Verdict::Within => Verdict::Within,
+            Verdict::Below => Verdict::Above,
+        }),
+    });
+    let extreme = figures.above_noise_95.map(|share| Headline {
+        label: "Unusually conflicting questions",
+        term: "mean |PACS| above noise’s 95 %",
+        value: percent(share),
+        noise: "noise alone: 5 %".to_owned(),
+        meaning: "The share of questions whose conflict noise would reach only once in twenty.",
+        verdict: "plain",
+    });
+    pacs.into_iter().chain(tau).chain(extreme).collect()
+}
+
+fn noise_interval(figure: &AgainstNoise) -> String {
+    let AgainstNoise { noise_low, noise_high, .. } = figure;
+    if *noise_low < 0.0 {
+        format!("noise alone: {} to {}", signed(*noise_low, 2), signed(*noise_high, 2))
+    } else {
+        format!("noise alone: {noise_low:.2} to {noise_high:.2}")
+    }
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Above => "above",
+        Verdict::Within => "within",
+        Verdict::Below => "below",
+    }
+}
+
+/// How far the round has come.
+pub(super) fn status(data: &ReportData) -> String {
+    let counts = &data.counts;
+    match data.status {
+        Status::Complete => "complete".to_owned(),
+        Status::InProgress => {
+            let aside = match counts.set_aside {
+                0 => String::new(),
+                set_aside => format!(", {set_aside} set aside"),
+            };
+            format!(
+                "in progress: {} of {} prompts measured{aside}",
+                grouped(counts.measured.into()),
+                grouped(counts.prompts.into())
+            )
+        }
+    }
+}
+
+/// Which answers are selected, as a sentence without its end.
+pub(super) fn rule(settings: &SelectionSettings) -> String {
+    let (delta, tau) = (settings.effective_delta(), settings.effective_tau());
+    let among = if tau > 0.0 {
+        format!(" in the prompts with a Kendall-tau distance of at least {}", short(tau))
+    } else {
+        String::new()
+    };
+    let least = if delta > 0.0 { format!(" with |PACS| of at least {}", short(delta)) } else { String::new() };
+    let budget = settings.budget.map(grouped);
+    let capped = budget.as_ref().map(|budget| format!(", at most {budget} in all")).unwrap_or_default();
+    let count = budget.unwrap_or_default();
+    match settings.rule {
+        Rule::Paper => format!("the answers{least}{among}{capped}"),
+        Rule::Mean => {
+            format!("every answer of the prompts with mean |PACS| above {}{}{capped}", short(delta), among.replacen(" in the prompts", " and", 1))
+        }
+        Rule::Budget => format!("the {count} answers with the largest |PACS|{among}"),
+        Rule::Quantile => format!(
+            "the answers in the top {} of |PACS|{}{among}{capped}",
+            percent(1.0 - settings.quantile),
+            if delta > 0.0 { format!(", and {}", least.trim_start()) } else { String::new() },
+        ),
+        Rule::Random => format!("{count} answers drawn at random, as a baseline"),
+    }
+}
+
+/// What was run, for the end of the report.
+pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
+    let (plan, counts) = (&data.plan, &data.counts);
+    let sampling = &plan.sampling;
+    let setting = |name, value| Setting { name, value };
+    let nucleus = if sampling.top_p < 1.0 { format!(", top-p {}", short(sampling.top_p)) } else { String::new() };
+    let top_k = if sampling.top_k > 0 { format!(", top-k {}", sampling.top_k) } else { String::new() };
+    let kind = match plan.reward.kind {
+        RewardKind::Reward => "a reward: larger is better",
+        RewardKind::Cost => "a cost, negated: larger is better",
+    };
+    let logprob = match plan.conflict.logprob {
+        LogprobKind::Sum => "summed over the tokens of the answer (shorter answers tend to be likelier)",
+        LogprobKind::Mean => "per token of the answer",
+    };
+    vec![
+        setting("Policy", format!("{} ({})", plan.policy.name, fingerprint(&plan.policy.fingerprint))),
+        setting("Policy template", plan.policy.template.clone()),
+        setting("Proxy reward", format!("{} ({})", plan.reward.name, fingerprint(&plan.reward.fingerprint))),
+        setting("Proxy template", plan.reward.template.clone()),
+        setting("Proxy score", kind.to_owned()),
+        setting("Log-probability", format!("{logprob}; of the untempered model")),
+        setting(
+            "Sampling",
+            format!(
+                "{} answers per prompt, temperature {}{nucleus}{top_k}, at most {} new tokens",
+                sampling.samples,
+                short(sampling.temperature),
+                grouped(sampling.max_new_tokens.into()),
+            ),
+        ),
+        setting("Selection", format!("{}: {}", plan.conflict.selection.rule, rule(&plan.conflict.selection))),
+        setting("Seed", plan.seed.to_string()),
+        setting("Prompts", format!("{} ({})", grouped(plan.prompts.count.into()), fingerprint(&plan.prompts.artifact))),
+        setting("Measured", measured(data)),
+        setting(
+            "Answers",
+            format!(
+                "{} ({} cut off by the token limit), {} tokens",
+                grouped(counts.completions),
+                grouped(counts.truncated),
+                grouped(counts.tokens)
+            ),
+        ),
+        setting("Selected", selected(data)),
+    ]
+}
+
+/// How many prompts were measured, and why not all.
+pub(super) fn measured(data: &ReportData) -> String {
+    let counts = &data.counts;
+    format!(
+        "{} of {} prompts; on {} of them conflict is undefined (all answers scored alike); {} set aside",
+        grouped(counts.measured.into()),
+        grouped(counts.prompts.into()),
+        grouped(counts.degenerate.into()),
+        grouped(counts.set_aside.into()),
+    )
+}
+
+/// How many answers were selected.
+pub(super) fn selected(data: &ReportData) -> String {
+    match data.status {
+        Status::InProgress => "nothing yet: it is decided when the round ends".to_owned(),
+        Status::Complete => {
+            let counts = &data.counts;
+            let prompts = count(counts.selected_prompts.into(), "prompt");
+            format!("{} of {prompts}", count(counts.selected.into(), "answer"))
+        }
+    }
+}
+
+/// A count with its noun.
+pub(super) fn count(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+/// The beginning of a hash: enough to tell two apart.
+pub(super) fn fingerprint(hash: &str) -> String {
+    hash.chars().take(12).collect()
+}
+
+/// A whole number with its thousands set apart.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A number with its sign, a minus that is as wide as a plus, and no negative zero.
+pub(super) fn signed(number: f64, digits: usize) -> String {
+    let magnitude = format!("{:.digits$}", number.abs());
+    let is_zero = magnitude.chars().all(|c| matches!(c, '0' | '.'));
+    let sign = if is_zero {
+        ""
+    } else if number < 0.0 {
+        "−"
+    } else {
+        "+"
+    };
+    format!("{sign}{magnitude}")
+}
+
+/// A share in percent.
+pub(super) fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    if percent > 0.0 && percent < 1.0 { format!("{percent:.1} %") } else { format!("{percent:.0} %") }
+}
+
+/// A number with no more digits than it needs.
+fn short(number: f64) -> String {
+    format!("{number}")
+}
+
+/// 1st, 2nd, 3rd, 4th.
+pub(super) fn ordinal(place: u64) -> String {
+    let suffix = match (place % 100, place % 10) {
+        (11..=13, _) => "th",
+        (_, 1) => "st",
+        (_, 2) => "nd",
+        (_, 3) => "rd",
+        _ => "th",
+    };
+    format!("{place}{suffix}")
+}

@@ -1,0 +1,159 @@
+//! The bytes of every event version ever written, decoded for ever. A test that fails here says that old logs
+//! could no longer be read: add a version and an upcast, never change these files.
+
+use std::path::PathBuf;
+
+use dissent_domain::conflict::{LogprobKind, SelectionSettings, measure};
+use dissent_domain::event::{
+    CompletionsSampled, ConflictMeasured, Event, EventType, ExperimentFinished, ExperimentStarted,
+    PairSelected, PromptAdmitted, PromptSetAside, RewardsScored, RoundClosed, RoundEvaluated, RoundOpened,
+    Step, decode, encode,
+};
+use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
+use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::prompt::Prompt;
+use dissent_domain::reward::RewardKind;
+
+fn prompt() -> Prompt {
+    Prompt {
+        prompt_id: PromptId::new("p1").unwrap(),
+        text: "Is it \"safe\"? ✓".into(),
+        category: Some("borderline".into()),
+    }
+}
+
+fn started() -> ExperimentStarted {
+    ExperimentStarted {
+        plan: Plan {
+            experiment: ExperimentId::new("golden").unwrap(),
+            seed: u64::MAX,
+            rounds: 2,
+            prompts: PromptSource { artifact: "ab".repeat(32), count: 3 },
+            policy: PolicyPlan { name: "policy".into(), fingerprint: "f1".into(), template: "chat".into() },
+            reward: RewardPlan {
+                name: "proxy".into(),
+                fingerprint: "f2".into(),
+                template: "{prompt}\n{completion}".into(),
+                kind: RewardKind::Cost,
+            },
+            sampling: SamplingParams {
+                samples: 3,
+                temperature: 0.5,
+                top_p: 0.9,
+                top_k: 40,
+                max_new_tokens: 16,
+            },
+            conflict: ConflictPlan {
+                logprob: LogprobKind::Mean,
+                selection: SelectionSettings {
+                    budget: Some(9),
+                    tau: Some(0.25),
+                    ..SelectionSettings::default()
+                },
+            },
+        },
+    }
+}
+
+/// One event of each type, version 1.
+fn version_1() -> Vec<Event> {
+    let prompt_id = prompt().prompt_id;
+    let completion = |logprob, finish_reason| Completion {
+        token_ids: vec![0, 127, 128, 65_535, 70_000],
+        text: "no\u{7}".into(),
+        logprob,
+        finish_reason,
+    };
+    let conflict = measure(&[1.0, 2.0, 3.5], &[-3.0, -2.0, -10.25]).unwrap();
+    vec![
+        started().into(),
+        RoundOpened { round: 0, prompts: 3 }.into(),
+        PromptAdmitted { round: 0, index: 2, prompt: prompt() }.into(),
+        CompletionsSampled {
+            round: 0,
+            prompt: prompt(),
+            policy: "f1".into(),
+            prompt_token_ids: vec![1, 2],
+            completions: vec![completion(-12.5, FinishReason::Stop), completion(-0.1, FinishReason::Length)],
+        }
+        .into(),
+        RewardsScored {
+            round: 0,
+            prompt_id: prompt_id.clone(),
+            reward_model: "f2".into(),
+            rewards: vec![-1.0, 0.0, 1e300],
+        }
+        .into(),
+        ConflictMeasured { round: 0, prompt_id: prompt_id.clone(), conflict }.into(),
+        PromptSetAside {
+            round: 1,
+            prompt_id: prompt_id.clone(),
+            step: Step::Generation,
+            reason: "the prompt has 9000 tokens".into(),
+        }
+        .into(),
+        PairSelected { round: 0, prompt_id, completion: 1, pacs: -1.25 }.into(),
+        RoundEvaluated {
+            round: 0,
+            measured: 2,
+            degenerate: 1,
+            set_aside: 1,
+            selected: 4,
+            mean_abs_pacs: Some(1.125),
+            kendall_tau: None,
+        }
+        .into(),
+        RoundClosed { round: 0 }.into(),
+        ExperimentFinished { rounds: 2 }.into(),
+    ]
+}
+
+fn golden_path(event: &Event) -> PathBuf {
+    let name = format!("{}.v1.hex", event.event_type().name());
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn every_event_type_has_golden_bytes() {
+    let covered: Vec<EventType> = version_1().iter().map(Event::event_type).collect();
+    assert_eq!(covered, EventType::ALL);
+}
+
+#[test]
+fn version_1_is_read_as_it_was_written() {
+    for event in version_1() {
+        let path = golden_path(&event);
+        if std::env::var_os("DISSENT_WRITE_GOLDEN").is_some() {
+            std::fs::write(&path, hex(&encode(&event).unwrap())).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(decode(event.event_type().name(), 1, &bytes(golden.trim())).unwrap(), event);
+    }
+}
+
+#[test]
+fn an_unknown_type_or_version_is_an_error_that_names_it() {
+    let error = decode("training.started", 1, &[]).unwrap_err().to_string();
+    assert!(error.contains("training.started"), "{error}");
+    let error = decode("round.closed", 9, &[]).unwrap_err().to_string();
+    assert!(error.contains("version 9"), "{error}");
+}
+
+#[test]
+fn a_body_cut_anywhere_is_an_error_and_no_panic() {
+    for event in version_1() {
+        let body = encode(&event).unwrap();
+        for end in 0..body.len() {
+            assert!(decode(event.event_type().name(), 1, &body[..end]).is_err());
+        }
+    }
+}

@@ -41,7 +41,7 @@ pub fn plan(config: &Config, models: &Models, artifacts: &ArtifactStore) -> anyh
         serde_json::to_writer(&mut lines, prompt)?;
         lines.push(b'\n');
     }
-    let artifact = artifacts.put(&lines)?;
+    let artifact = artifacts.put_bytes(&lines)?;
     let plan = Plan {
         experiment: config.experiment.name.clone(),
         seed: config.experiment.seed,

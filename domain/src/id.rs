@@ -110,6 +110,12 @@ macro_rules! conversions {
                 Self::new(name)
             }
         }
+        impl std::str::FromStr for $id {
+            type Err = IdError;
+            fn from_str(name: &str) -> Result<Self, IdError> {
+                Self::new(name)
+            }
+        }
         impl From<$id> for String {
             fn from(id: $id) -> String {
                 id.0

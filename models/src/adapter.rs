@@ -1,10 +1,26 @@
-//! PEFT LoRA adapters: low-rank changes of a model's projections, and the score head of a reward model.
+//! PEFT LoRA adapters: low-rank changes of a model's projections (arXiv 2106.09685), and the score head of a reward model.
+
+mod config;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::checkpoint::ModelConfig;
+use safetensors::{Dtype as StoredDtype, SafeTensors};
+
+use crate::checkpoint::files::{CONFIG_BYTES_MAX, parse_json, read, read_optional};
+use crate::checkpoint::fingerprint::Fingerprint;
+use crate::checkpoint::layout::{SCORE_HEAD, projections};
+use crate::checkpoint::weights::decode_f32;
+use crate::checkpoint::{Dtype, ModelConfig};
 use crate::error::ModelError;
+use config::AdapterConfig;
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// The longest adapter that is read, in bytes: it is held in memory.
+const WEIGHTS_BYTES_MAX: u64 = 4 << 30;
+/// What PEFT puts before the names of the model that it wraps.
+const WRAPPER: &str = "base_model.model.";
 
 /// What an adapter was trained for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +71,7 @@ pub struct LoraTarget {
 /// A LoRA adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraAdapter {
-    /// The rank of the configuration.
+    /// The rank of the configuration; single pairs may have another where it has a `rank_pattern`.
     pub r: usize,
     /// The alpha of the configuration.
     pub alpha: f32,
@@ -75,10 +91,42 @@ impl LoraAdapter {
     /// Opens a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`.
     ///
     /// # Errors
-    /// [`ModelError::File`] for anything missing or malformed, [`ModelError::Invalid`] for a kind of adapter that is not
-    /// supported.
+    /// [`ModelError::File`] for anything missing or malformed, and for an adapter that changes the model in a way that is not
+    /// plain LoRA (`DoRA`, trained biases, …); the error names the setting.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
-        Err(ModelError::File { path: dir.to_owned(), reason: "not an adapter".to_owned() })
+        let config_path = dir.join(CONFIG);
+        let config_bytes = read(&config_path, CONFIG_BYTES_MAX)?;
+        let config: AdapterConfig = parse_json(&config_path, &config_bytes)?;
+        config.check().map_err(|reason| ModelError::file(&config_path, reason))?;
+        let path = dir.join(WEIGHTS);
+        let Some(bytes) = read_optional(&path, WEIGHTS_BYTES_MAX)? else {
+            let hint = if dir.join("adapter_model.bin").exists() {
+                "; adapter_model.bin is not read: load the adapter with peft and save_pretrained to convert it"
+            } else {
+                ""
+            };
+            return Err(ModelError::file(&path, format!("no such file{hint}")));
+        };
+        let mut fingerprint = Fingerprint::new();
+        fingerprint.add_bytes(CONFIG, &config_bytes);
+        fingerprint.add_bytes(WEIGHTS, &bytes);
+        let (layers, score) =
+            read_tensors(&bytes, &config).map_err(|reason| ModelError::file(&path, reason))?;
+        let task = match config.task(score.is_some()) {
+            AdapterTask::SeqCls if score.is_none() => {
+                return Err(ModelError::file(&path, "a sequence classifier without its score head"));
+            }
+            task => task,
+        };
+        Ok(Self {
+            r: config.r,
+            alpha: config.lora_alpha,
+            scaling: config.scaling(config.lora_alpha, config.r),
+            layers,
+            score,
+            task,
+            fingerprint: fingerprint.finish(),
+        })
     }
 
     /// Whether the adapter fits a model: layers, modules and shapes.
@@ -86,7 +134,124 @@ impl LoraAdapter {
     /// # Errors
     /// [`ModelError::Invalid`] naming the first tensor that does not fit.
     pub fn check(&self, config: &ModelConfig) -> Result<(), ModelError> {
-        let _ = config;
-        Ok(())
+        let misfit =
+            |what: String| Err(ModelError::Invalid(format!("the adapter does not fit the model: {what}")));
+        let known: BTreeMap<_, _> = projections(config).into_iter().collect();
+        for (target, pair) in &self.layers {
+            let LoraTarget { layer, module } = target;
+            if *layer >= config.layers {
+                return misfit(format!("it changes layer {layer} of a model with {} layers", config.layers));
+            }
+            let Some(projection) = known.get(module.as_str()) else {
+                return misfit(format!("layer {layer} has no projection {module}"));
+            };
+            if (pair.outputs, pair.inputs) != (projection.outputs, projection.inputs) {
+                return misfit(format!(
+                    "it changes layers.{layer}.{module} as [{}, {}] where the model has [{}, {}]",
+                    pair.outputs, pair.inputs, projection.outputs, projection.inputs
+                ));
+            }
+        }
+        match &self.score {
+            Some(score) if score.hidden != config.hidden_size => misfit(format!(
+                "its score head is {} wide and the model {}",
+                score.hidden, config.hidden_size
+            )),
+            _ => Ok(()),
+        }
     }
 }
+
+/// One half of a pair as it is read: `[rows, columns]`.
+struct Matrix {
+    values: Vec<f32>,
+    rows: usize,
+    columns: usize,
+}
+
+type Tensors = (BTreeMap<LoraTarget, LoraPair>, Option<ScoreHead>);
+
+fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tensors, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
+    let mut halves: BTreeMap<LoraTarget, (Option<Matrix>, Option<Matrix>)> = BTreeMap::new();
+    let mut score = None;
+    for (name, view) in file.iter() {
+        let matrix = || matrix(&view).map_err(|reason| format!("tensor {name} {reason}"));
+        match place(name) {
+            Some(Place::A(target)) => halves.entry(target).or_default().0 = Some(matrix()?),
+            Some(Place::B(target)) => halves.entry(target).or_default().1 = Some(matrix()?),
+            Some(Place::Score) => {
+                let Matrix { values, rows, columns } = matrix()?;
+                score = Some(ScoreHead { weight: values, labels: rows, hidden: columns });
+            }
+            None => {
+                return Err(format!(
+                    "tensor {name} is neither half of a LoRA pair of a layer's projection nor a score head: it cannot be applied"
+                ));
+            }
+        }
+    }
+    let mut layers = BTreeMap::new();
+    for (target, halves) in halves {
+        let name = format!("layers.{}.{}", target.layer, target.module);
+        let (Some(a), Some(b)) = halves else {
+            return Err(format!("{name} has only one half of its LoRA pair"));
+        };
+        let pair = config.pair(&target, a, b).map_err(|reason| format!("{name} {reason}"))?;
+        layers.insert(target, pair);
+    }
+    if layers.is_empty() {
+        return Err("it holds no LoRA pair".to_owned());
+    }
+    Ok((layers, score))
+}
+
+fn matrix(view: &safetensors::tensor::TensorView<'_>) -> Result<Matrix, String> {
+    let dtype = match view.dtype() {
+        StoredDtype::F32 => Dtype::F32,
+        StoredDtype::F16 => Dtype::F16,
+        StoredDtype::BF16 => Dtype::BF16,
+        other => return Err(format!("has elements of type {other:?}: only F32, F16 and BF16 can be used")),
+    };
+    let &[rows, columns] = view.shape() else {
+        return Err(format!("has shape {:?}, not two dimensions", view.shape()));
+    };
+    if rows == 0 || columns == 0 {
+        return Err("is empty".to_owned());
+    }
+    let values = decode_f32(dtype, view.data());
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err("holds a value that is not finite".to_owned());
+    }
+    Ok(Matrix { values, rows, columns })
+}
+
+enum Place {
+    A(LoraTarget),
+    B(LoraTarget),
+    Score,
+}
+
+/// Where a tensor of the file belongs.
+fn place(name: &str) -> Option<Place> {
+    let name = name.strip_prefix(WRAPPER)?;
+    // Older versions of PEFT wrote the name of its wrapper around a head that is saved whole.
+    if name == SCORE_HEAD || name == "score.modules_to_save.weight" {
+        return Some(Place::Score);
+    }
+    let rest = name
+        .strip_prefix("model.layers.")
+        .or_else(|| name.strip_prefix("gpt_neox.layers."))
+        .or_else(|| name.strip_prefix("layers."))?;
+    let (layer, rest) = rest.split_once('.')?;
+    let layer = layer.parse().ok()?;
+    let target = |module: &str| LoraTarget { layer, module: module.to_owned() };
+    if let Some(module) = rest.strip_suffix(".lora_A.weight") {
+        Some(Place::A(target(module)))
+    } else {
+        rest.strip_suffix(".lora_B.weight").map(|module| Place::B(target(module)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

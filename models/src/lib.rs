@@ -1,9 +1,17 @@
 //! Checkpoints, ONNX graphs built in Rust, sampling and scoring in ONNX Runtime.
 
 pub mod adapter;
+pub mod arch;
 pub mod cache;
 pub mod checkpoint;
 pub mod error;
+pub mod generation;
+pub mod inspect;
+pub mod onnx;
+pub mod runtime;
+mod sampling;
+pub mod scoring;
+mod session;
 pub mod template;
 
 pub use error::ModelError;

@@ -1,44 +1,95 @@
 //! How a prompt, or a prompt with its answer, becomes the text that a model sees.
 
+mod chat;
+
 use std::str::FromStr;
+
+use chat::Message;
 
 use crate::checkpoint::TextTokenizer;
 use crate::error::ModelError;
+
+const PROMPT: &str = "{prompt}";
+const COMPLETION: &str = "{completion}";
 
 /// What surrounds a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PromptTemplate {
     /// The model's own chat template, the prompt being the user's one message.
     Chat,
-    /// The prompt as it is.
+    /// The prompt as it is, and the answer right after it.
     Raw,
-    /// A text that names `{prompt}` and, optionally after it, `{completion}`.
+    /// A text that names `{prompt}` and, optionally after it, `{completion}`; without that, the answer comes last.
     Text(String),
 }
 
+/// `chat`, `raw`, or a text that names `{prompt}`. In the text, `\n`, `\t` and `\\` stand for a newline, a tab and a backslash,
+/// because a shell passes them on as they are; real newlines may stand there too.
 impl FromStr for PromptTemplate {
     type Err = ModelError;
 
     fn from_str(text: &str) -> Result<Self, ModelError> {
-        Ok(match text {
-            "chat" => Self::Chat,
-            "raw" => Self::Raw,
-            text => Self::Text(text.to_owned()),
-        })
+        match text {
+            "chat" => return Ok(Self::Chat),
+            "raw" => return Ok(Self::Raw),
+            _ => {}
+        }
+        let text = unescape(text);
+        let refuse = |reason: &str| {
+            Err(ModelError::Invalid(format!(
+                "template {text:?} {reason}: give chat, raw, or a text such as 'Question: {PROMPT}\\n\\nAnswer: {COMPLETION}'"
+            )))
+        };
+        let (head, tail) = text.split_once(COMPLETION).unwrap_or((&text, ""));
+        if !head.contains(PROMPT) {
+            return refuse(if tail.contains(PROMPT) {
+                "names {completion} before {prompt}"
+            } else {
+                "does not name {prompt}"
+            });
+        }
+        if tail.contains(COMPLETION) || tail.contains(PROMPT) {
+            return refuse("names something after {completion} again");
+        }
+        Ok(Self::Text(text))
     }
 }
 
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character != '\\' {
+            plain.push(character);
+            continue;
+        }
+        match characters.next() {
+            Some('n') => plain.push('\n'),
+            Some('t') => plain.push('\t'),
+            Some('\\') => plain.push('\\'),
+            // Not an escape that is known: both characters are meant.
+            other => plain.extend(std::iter::once('\\').chain(other)),
+        }
+    }
+    plain
+}
+
 impl PromptTemplate {
-    /// The text that a policy is given to complete.
+    /// The text that a policy is given to complete: of a text, what comes before `{completion}`; of a chat, everything up to and
+    /// including the beginning of the assistant's turn.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when a chat template is asked for and there is none, or it fails.
     pub fn render_prompt(&self, tokenizer: &TextTokenizer, prompt: &str) -> Result<String, ModelError> {
-        let _ = (tokenizer, prompt);
-        Err(ModelError::Invalid("templates are not there yet".to_owned()))
+        match self {
+            Self::Chat => chat::render(tokenizer, &[Message { role: "user", content: prompt }], true),
+            Self::Raw => Ok(prompt.to_owned()),
+            Self::Text(text) => Ok(fill(head_and_tail(text).0, prompt)),
+        }
     }
 
-    /// The text of a prompt and its answer, as a reward model sees it.
+    /// The text of a prompt and its answer, as a reward model sees it; of a chat, with the end of the assistant's turn as the
+    /// template writes it.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
@@ -48,20 +99,33 @@ impl PromptTemplate {
         prompt: &str,
         completion: &str,
     ) -> Result<String, ModelError> {
-        let _ = (tokenizer, prompt, completion);
-        Err(ModelError::Invalid("templates are not there yet".to_owned()))
+        match self {
+            Self::Chat => chat::render(
+                tokenizer,
+                &[
+                    Message { role: "user", content: prompt },
+                    Message { role: "assistant", content: completion },
+                ],
+                false,
+            ),
+            Self::Raw => Ok(format!("{prompt}{completion}")),
+            Self::Text(text) => {
+                let (head, tail) = head_and_tail(text);
+                Ok(format!("{}{completion}{tail}", fill(head, prompt)))
+            }
+        }
     }
 
-    /// Token ids of the rendered prompt.
+    /// Token ids of the rendered prompt. A chat template writes its own special tokens; around other texts there are those that
+    /// the tokenizer adds of its own accord, as transformers' `tokenizer(text)` would.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
     pub fn encode_prompt(&self, tokenizer: &TextTokenizer, prompt: &str) -> Result<Vec<u32>, ModelError> {
-        let text = self.render_prompt(tokenizer, prompt)?;
-        tokenizer.encode(&text, *self != Self::Chat)
+        tokenizer.encode(&self.render_prompt(tokenizer, prompt)?, self.adds_special())
     }
 
-    /// Token ids of the rendered prompt and answer.
+    /// Token ids of the rendered prompt and answer, encoded as one text.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
@@ -71,7 +135,62 @@ impl PromptTemplate {
         prompt: &str,
         completion: &str,
     ) -> Result<Vec<u32>, ModelError> {
-        let text = self.render_whole(tokenizer, prompt, completion)?;
-        tokenizer.encode(&text, *self != Self::Chat)
+        tokenizer.encode(&self.render_whole(tokenizer, prompt, completion)?, self.adds_special())
+    }
+
+    fn adds_special(&self) -> bool {
+        *self != Self::Chat
+    }
+}
+
+fn head_and_tail(text: &str) -> (&str, &str) {
+    text.split_once(COMPLETION).unwrap_or((text, ""))
+}
+
+/// Puts the prompt in. The prompt is not looked through again: it may well contain braces.
+fn fill(text: &str, prompt: &str) -> String {
+    text.split(PROMPT).collect::<Vec<_>>().join(prompt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::tokenizer::tests::tokenizer;
+
+    fn text(template: &str) -> PromptTemplate {
+        template.parse().expect("a template")
+    }
+
+    #[test]
+    fn escaped_and_real_newlines_mean_the_same() {
+        assert_eq!(text("Q: {prompt}\\n\\nA: {completion}"), text("Q: {prompt}\n\nA: {completion}"));
+        assert_eq!(text("{prompt}\\t\\\\n\\x"), PromptTemplate::Text("{prompt}\t\\n\\x".to_owned()));
+    }
+
+    #[test]
+    fn a_policy_sees_what_comes_before_the_completion_and_a_reward_model_all() {
+        let template = text("Q: {prompt}\n\nA: {completion}.");
+        let tokenizer = tokenizer(None);
+        assert_eq!(template.render_prompt(&tokenizer, "why?").expect("prompt"), "Q: why?\n\nA: ");
+        assert_eq!(template.render_whole(&tokenizer, "why?", "so").expect("whole"), "Q: why?\n\nA: so.");
+        let open = text("Q: {prompt}\nA: ");
+        assert_eq!(open.render_whole(&tokenizer, "why?", "so").expect("whole"), "Q: why?\nA: so");
+        assert_eq!(PromptTemplate::Raw.render_whole(&tokenizer, "a", "b").expect("raw"), "ab");
+    }
+
+    #[test]
+    fn braces_in_a_prompt_are_text() {
+        let template = text("{prompt}|{completion}");
+        let whole =
+            template.render_whole(&tokenizer(None), "{completion}{prompt}", "{prompt}").expect("whole");
+        assert_eq!(whole, "{completion}{prompt}|{prompt}");
+    }
+
+    #[test]
+    fn a_template_that_does_not_name_the_prompt_first_is_refused() {
+        for wrong in ["", "Chat", "{completion}", "{completion} {prompt}", "{prompt}{completion}{completion}"]
+        {
+            assert!(wrong.parse::<PromptTemplate>().is_err(), "{wrong}");
+        }
     }
 }

@@ -7,7 +7,9 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{self, DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_path_to_error::Segment;
 
 /// Longest line read, in bytes: bounds the memory that one line may take.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
@@ -48,21 +50,23 @@ pub enum InputError {
     },
 }
 
-/// What is wrong with a line.
+/// What is wrong with a line. Columns count bytes, from 1; a `field` is a path such as `completions[3].reward`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// Not JSON.
-    #[error("not JSON: {reason} at column {column}")]
+    #[error("{}not JSON: {reason} at column {column}", prefix(field))]
     NotJson {
-        /// Where, in bytes, counted from 1.
+        /// Where in the object the parser was; empty if outside any field.
+        field: String,
+        /// Where it stopped.
         column: usize,
-        /// What the parser met.
+        /// What it met.
         reason: String,
     },
     /// JSON, but one value in it cannot be used.
-    #[error("{field}: {reason}")]
+    #[error("{}{reason}", prefix(field))]
     Field {
-        /// The value's path, as `completions[3].reward`.
+        /// The value at fault.
         field: String,
         /// What it must be, and what it is.
         reason: String,
@@ -71,17 +75,23 @@ pub enum Fault {
     #[error("must be a JSON object, such as {{\"prompt_id\": \"p1\", …}}")]
     NotAnObject,
     /// Not UTF-8.
-    #[error("not UTF-8 at column {column}")]
+    #[error("{}not UTF-8 at column {column}", prefix(field))]
     NotUtf8 {
-        /// Where, in bytes, counted from 1.
+        /// The value at fault; empty if outside any field.
+        field: String,
+        /// The first byte at fault.
         column: usize,
     },
-    /// Longer than [`LINE_BYTES_MAX`], or than the reader's own limit.
+    /// Longer than [`LINE_BYTES_MAX`].
     #[error("longer than {limit} bytes")]
     TooLong {
         /// The limit, in bytes.
         limit: usize,
     },
+}
+
+fn prefix(field: &str) -> String {
+    if field.is_empty() { String::new() } else { format!("{field}: ") }
 }
 
 /// A JSON Lines file or stream, read value by value as `(line number, value)`; lines count from 1. Blank lines and
@@ -180,8 +190,7 @@ impl<T: DeserializeOwned> Iterator for JsonLines<T> {
 }
 
 fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, Fault> {
-    let text =
-        std::str::from_utf8(line).map_err(|error| Fault::NotUtf8 { column: error.valid_up_to() + 1 })?;
+    let text = std::str::from_utf8(line).map_err(|error| not_utf8::<T>(line, error.valid_up_to()))?;
     // A struct would also be read from an array, by position; no format of ours means that.
     let is_object = text.trim_start().starts_with('{');
     match serde_json::from_str(text) {
@@ -192,36 +201,63 @@ fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, Fault> {
     }
 }
 
-/// Parses a bad line again, following where in it the parser is; slower, and so not done for good lines.
-fn explain<T: DeserializeOwned>(text: &str) -> Fault {
+/// Follows where in `text` the parser is when it gives up: slower than just parsing, so for bad lines only.
+fn locate<T: DeserializeOwned>(text: &str) -> Option<(String, serde_json::Error)> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let (field, error) = match serde_path_to_error::deserialize::<_, T>(&mut json) {
-        Err(error) => (error.path().to_string(), error.into_inner()),
-        Ok(_) => match json.end() {
-            Err(error) => (String::new(), error),
-            // Unreachable: the line was bad a moment ago. It is still no reason to panic.
-            Ok(()) => return Fault::NotJson { column: 1, reason: "unreadable".to_owned() },
-        },
-    };
-    let message = error.to_string();
-    let reason = message.split(" at line ").next().unwrap_or(&message);
-    let at_field = |reason: String| Fault::Field { field: field.clone(), reason };
-    if error.is_data() {
-        return match reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-            Some(missing) if field == "." => {
-                Fault::Field { field: missing.to_owned(), reason: MISSING.to_owned() }
-            }
-            Some(missing) => Fault::Field { field: format!("{field}.{missing}"), reason: MISSING.to_owned() },
-            None => at_field(shortened(reason)),
-        };
-    }
-    match non_finite_token(text, error.column()) {
-        Some(token) => at_field(format!("must be a finite number, found {}", shortened(token))),
-        None => Fault::NotJson { column: error.column(), reason: shortened(reason) },
+    match serde_path_to_error::deserialize::<_, T>(&mut json) {
+        Err(error) => Some((field_path(error.path()), error.into_inner())),
+        Ok(_) => json.end().err().map(|error| (String::new(), error)),
     }
 }
 
-const MISSING: &str = "missing";
+/// As `completions[3].reward`, up to the last key that was read whole. Keys are the input's own text.
+fn field_path(path: &serde_path_to_error::Path) -> String {
+    let mut field = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => field.push_str(&format!("[{index}]")),
+            Segment::Map { key: name } | Segment::Enum { variant: name } => {
+                if !field.is_empty() {
+                    field.push('.');
+                }
+                field.extend(name.escape_debug());
+            }
+            Segment::Unknown => break,
+        }
+    }
+    shortened(&field)
+}
+
+fn not_utf8<T: DeserializeOwned>(line: &[u8], valid: usize) -> Fault {
+    // The text up to there breaks off inside the field at fault.
+    let text = line.get(..valid).and_then(|line| std::str::from_utf8(line).ok());
+    let field = text.and_then(locate::<T>).map_or_else(String::new, |(field, _)| field);
+    Fault::NotUtf8 { field, column: valid + 1 }
+}
+
+fn explain<T: DeserializeOwned>(text: &str) -> Fault {
+    let Some((field, error)) = locate::<T>(text) else {
+        // Not reached: the line was bad a moment ago.
+        return Fault::NotJson { field: String::new(), column: 1, reason: "unreadable".to_owned() };
+    };
+    let message = error.to_string();
+    let reason = message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason);
+    if !error.is_data() {
+        return match non_finite_token(text, error.column()) {
+            Some(token) => {
+                Fault::Field { field, reason: format!("must be a finite number, found {}", shortened(token)) }
+            }
+            None => Fault::NotJson { field, column: error.column(), reason: shortened(reason) },
+        };
+    }
+    match reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        Some(missing) => {
+            let field = if field.is_empty() { missing.to_owned() } else { format!("{field}.{missing}") };
+            Fault::Field { field, reason: "missing".to_owned() }
+        }
+        None => Fault::Field { field, reason: shortened(reason) },
+    }
+}
 
 /// The number-like word around `column` (in bytes, from 1) if it is one that other languages write into JSON for a
 /// NaN or an infinity, or a number too large for a double.
@@ -310,3 +346,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
         deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }
+
+#[cfg(test)]
+mod tests;

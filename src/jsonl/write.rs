@@ -119,3 +119,82 @@ fn persist(temporary: BufWriter<NamedTempFile>, target: &Path) -> io::Result<()>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Serializer;
+
+    use super::*;
+
+    fn entries(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_file_appears_whole_when_it_is_finished_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out.jsonl");
+        fs::write(&target, "before").unwrap();
+        let mut writer = JsonLinesWriter::create(&target).unwrap();
+        writer.write(&[1, 2]).unwrap();
+        writer.write(&"a\nb").unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "before");
+        writer.finish().unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "[1,2]\n\"a\\nb\"\n");
+        assert_eq!(entries(folder.path()), ["out.jsonl"]);
+    }
+
+    #[test]
+    fn nothing_is_left_behind_by_a_writer_that_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = JsonLinesWriter::create(&folder.path().join("out.jsonl")).unwrap();
+        writer.write(&1).unwrap();
+        drop(writer);
+        assert_eq!(entries(folder.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_written_is_an_error_naming_the_file() {
+        struct Broken;
+        impl Serialize for Broken {
+            fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                Err(serde::ser::Error::custom("broken"))
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out.jsonl");
+        let error = JsonLinesWriter::create(&target).unwrap().write(&Broken).unwrap_err();
+        assert_eq!(error.to_string(), format!("failed to write {}", target.display()));
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_written_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(JsonLinesWriter::create(folder.path()).is_err(), "a folder");
+        assert!(JsonLinesWriter::create(&folder.path().join("missing/out.jsonl")).is_err());
+        assert_eq!(entries(folder.path()), Vec::<String>::new());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_devices_are_written_through() {
+        use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+
+        let folder = tempfile::tempdir().unwrap();
+        let (target, link) = (folder.path().join("real.jsonl"), folder.path().join("link.jsonl"));
+        fs::write(&target, "").unwrap();
+        symlink(&target, &link).unwrap();
+        let mut writer = JsonLinesWriter::create(&link).unwrap();
+        writer.write(&1).unwrap();
+        writer.finish().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "1\n");
+        assert_ne!(fs::metadata(&target).unwrap().mode() & 0o040, 0, "readable as any new file is");
+
+        let mut writer = JsonLinesWriter::create(Path::new("/dev/null")).unwrap();
+        writer.write(&1).unwrap();
+        writer.finish().unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    }
+}

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::data::{AnswerFigures, CategoryFigures, PromptFigures, ReportData};
 use super::text::{excerpt, visible};
+use super::words;
 
 /// A drawn chart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,8 +73,9 @@ mod role {
     pub(super) const BAR: RGBColor = RGBColor(1, 0, 7);
     pub(super) const PAPER: RGBColor = RGBColor(1, 0, 8);
     pub(super) const PICK: RGBColor = RGBColor(1, 0, 9);
+    pub(super) const MEAN: RGBColor = RGBColor(1, 0, 10);
 
-    pub(super) const PROPERTIES: [(RGBColor, &str); 9] = [
+    pub(super) const PROPERTIES: [(RGBColor, &str); 10] = [
         (INK, "--ink"),
         (MUTED, "--muted"),
         (GRID, "--grid"),
@@ -83,14 +85,15 @@ mod role {
         (BAR, "--bar"),
         (PAPER, "--paper"),
         (PICK, "--pick"),
+        (MEAN, "--mean"),
     ];
 }
 
 /// Units of the drawing: twice the pixels of the page's column, since plotters only has whole ones.
 const WIDTH: u32 = 1080;
 const HEIGHT: u32 = 640;
-const TEXT: i32 = 30;
-const SMALL: i32 = 27;
+const TEXT: i32 = 34;
+const SMALL: i32 = 31;
 
 /// Draws on a canvas of this size and makes the result an element with a name for those who cannot see it.
 fn draw(
@@ -154,8 +157,9 @@ impl Histogram<'_> {
         let top = tallest.fold(1.0, f64::max) * 1.18;
         let mut chart = ChartBuilder::on(canvas)
             .margin(12)
-            .x_label_area_size(92)
-            .y_label_area_size(96)
+            .margin_right(32)
+            .x_label_area_size(104)
+            .y_label_area_size(104)
             .build_cartesian_2d(low..high, 0.0..top)?;
         let (band_low, band_high) = (self.band.0.max(low), self.band.1.min(high));
         chart.draw_series([Rectangle::new([(band_low, 0.0), (band_high, top)], role::NOISE.mix(0.22).filled())])?;
@@ -177,7 +181,7 @@ impl Histogram<'_> {
         chart.draw_series(self.edges.windows(2).zip(&self.observed).filter_map(|(edges, count)| match edges {
             [left, right] if *count > 0 => {
                 let corners = [(left + gap, 0.0), (right - gap, f64::from(*count))];
-                Some(Rectangle::new(corners, role::BAR.mix(0.85).filled()))
+                Some(Rectangle::new(corners, role::BAR.filled()))
             }
             _ => None,
         }))?;
@@ -186,10 +190,10 @@ impl Histogram<'_> {
         });
         chart.draw_series(LineSeries::new(steps, role::INK.stroke_width(3)))?;
         let mean = self.mean.clamp(low, high);
-        chart.draw_series(LineSeries::new([(mean, 0.0), (mean, top * 0.93)], role::PROXY.stroke_width(5)))?;
+        chart.draw_series(LineSeries::new([(mean, 0.0), (mean, top * 0.93)], role::MEAN.stroke_width(6)))?;
         let side = if mean > low + (high - low) * 0.75 { HPos::Right } else { HPos::Left };
         let offset = if matches!(side, HPos::Right) { -10 } else { 10 };
-        let style = anchored(TEXT, role::PROXY, side, VPos::Center);
+        let style = anchored(TEXT, role::MEAN, side, VPos::Center);
         let text = Text::new(format!("mean {:.2}", self.mean), (offset, 0), style);
         chart.draw_series([EmptyElement::at((mean, top * 0.94)) + text])?;
         Ok(())
@@ -299,14 +303,17 @@ fn distance_edges(completions: usize, bins: usize) -> Vec<f64> {
 /// Points drawn at most: more would make the page heavy and show no more.
 const POINTS_MAX: usize = 4000;
 
+/// An answer's place: z-scores of its log-probability and of its reward.
+type Point<'a> = (f64, f64, &'a AnswerFigures);
+
 fn answers(prompts: &[&PromptFigures]) -> anyhow::Result<Chart> {
-    let points: Vec<(f64, f64, &AnswerFigures)> = prompts
+    let points: Vec<Point<'_>> = prompts
         .iter()
         .flat_map(|prompt| &prompt.answers)
         .filter_map(|answer| Some((answer.z_logprob?, answer.z_reward?, answer)))
         .collect();
     let shown = thinned(&points, POINTS_MAX);
-    let reach = points.iter().fold(2.0, |reach: f64, (x, y, _)| reach.max(x.abs()).max(y.abs())) * 1.08;
+    let reach = points.iter().fold(2.0, |reach: f64, (x, y, _)| reach.max(x.abs()).max(y.abs())) * MARGIN;
     let selected = points.iter().filter(|(.., answer)| answer.selected).count();
     let description = format!(
         "Each of {} answers by how likely the policy finds it (left to right) and how much the proxy reward likes \
@@ -319,11 +326,15 @@ fn answers(prompts: &[&PromptFigures]) -> anyhow::Result<Chart> {
     })
 }
 
-fn paint_answers(canvas: &Canvas<'_>, points: &[&(f64, f64, &AnswerFigures)], reach: f64) -> Drawn {
+/// Room around the points for the words that name the two sides.
+const MARGIN: f64 = 1.2;
+
+fn paint_answers(canvas: &Canvas<'_>, points: &[&Point<'_>], reach: f64) -> Drawn {
     let mut chart = ChartBuilder::on(canvas)
         .margin(12)
-        .x_label_area_size(92)
-        .y_label_area_size(96)
+        .margin_right(32)
+        .x_label_area_size(104)
+        .y_label_area_size(104)
         .build_cartesian_2d(-reach..reach, -reach..reach)?;
     let corner = |x: f64, y: f64| vec![(-reach, -reach), (reach, reach), (x, y)];
     chart.draw_series([Polygon::new(corner(-reach, reach), role::PROXY.mix(0.09))])?;
@@ -343,25 +354,24 @@ fn paint_answers(canvas: &Canvas<'_>, points: &[&(f64, f64, &AnswerFigures)], re
         .y_label_formatter(&|z| tick(*z))
         .draw()?;
     chart.draw_series(LineSeries::new([(-reach, -reach), (reach, reach)], role::MUTED.stroke_width(2)))?;
+    // Many points are drawn small, and without the rim that keeps a few large ones apart.
+    let is_many = points.len() > 1000;
+    let (radius, opacity) = if is_many { (5, 0.45) } else { (8, 0.6) };
+    let colour = |answer: &AnswerFigures| if answer.pacs > Some(0.0) { role::PROXY } else { role::POLICY };
+    let (selected, others): (Vec<&Point<'_>>, Vec<&Point<'_>>) =
+        points.iter().copied().partition(|(.., answer)| answer.selected);
+    let dots = others.iter().map(|(x, y, _)| Circle::new((*x, *y), radius, role::MUTED.mix(opacity).filled()));
+    chart.draw_series(dots)?;
+    if !is_many {
+        let rims = selected.iter().map(|(x, y, _)| Circle::new((*x, *y), radius + 5, role::PAPER.filled()));
+        chart.draw_series(rims)?;
+    }
+    let grown = if is_many { radius + 1 } else { radius + 2 };
+    let dots = selected.iter().map(|(x, y, answer)| Circle::new((*x, *y), grown, colour(answer).filled()));
+    chart.draw_series(dots)?;
     for (text, colour, horizontal, at) in regions(reach) {
         let vertical = if at.1 > 0.0 { VPos::Top } else { VPos::Bottom };
-        chart.draw_series([Text::new(text, at, anchored(TEXT, colour, horizontal, vertical))])?;
-    }
-    let is_many = points.len() > 1000;
-    let (radius, opacity) = if is_many { (5, 0.5) } else { (8, 0.6) };
-    let colour = |answer: &AnswerFigures| if answer.pacs > Some(0.0) { role::PROXY } else { role::POLICY };
-    chart.draw_series(
-        points
-            .iter()
-            .filter(|(.., answer)| !answer.selected)
-            .map(|(x, y, _)| Circle::new((*x, *y), radius, role::MUTED.mix(opacity).filled())),
-    )?;
-    for (grown, halo) in [(3, true), (0, false)] {
-        // A rim in the page's colour keeps overlapping points apart.
-        chart.draw_series(points.iter().filter(|(.., answer)| answer.selected).map(|(x, y, answer)| {
-            let colour = if halo { role::PAPER } else { colour(answer) };
-            Circle::new((*x, *y), radius + 2 + grown, colour.filled())
-        }))?;
+        chart.draw_series([Text::new(text, at, anchored(SMALL, colour, horizontal, vertical))])?;
     }
     Ok(())
 }
@@ -369,19 +379,17 @@ fn paint_answers(canvas: &Canvas<'_>, points: &[&(f64, f64, &AnswerFigures)], re
 /// A line of text in the chart of answers: its words, colour, alignment and place.
 type Region = (&'static str, RGBColor, HPos, (f64, f64));
 
-/// What the corners of the chart of answers mean.
-fn regions(reach: f64) -> [Region; 4] {
-    let (edge, second) = (reach * 0.97, reach * 0.89);
+/// What the two sides of the chart of answers mean.
+fn regions(reach: f64) -> [Region; 2] {
+    let edge = reach * 0.97;
     [
-        ("PACS > 0: the proxy loves", role::PROXY, HPos::Left, (-edge, edge)),
-        ("what the policy finds unlikely", role::PROXY, HPos::Left, (-edge, second)),
-        ("PACS < 0: the policy favours", role::POLICY, HPos::Right, (edge, -second)),
-        ("what the proxy dislikes", role::POLICY, HPos::Right, (edge, -edge)),
+        ("PACS > 0: the proxy loves what the policy finds unlikely", role::PROXY, HPos::Left, (-edge, edge)),
+        ("PACS < 0: the policy favours what the proxy dislikes", role::POLICY, HPos::Right, (edge, -edge)),
     ]
 }
 
 fn tick(z: f64) -> String {
-    super::words::signed(z, usize::from(z.fract().abs() > 0.01))
+    words::signed(z, usize::from(z.fract().abs() > 0.01))
 }
 
 /// At most `most` of some items, spread over all of them without regard to N: every k-th would always take
@@ -425,12 +433,12 @@ fn name(category: &CategoryFigures) -> String {
 fn paint_categories(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: &NullBand) -> Drawn {
     let count = categories.len() as f64;
     let noise = &band.mean_abs_pacs;
-    let largest = categories.iter().map(|category| category.mean_abs_pacs).fold(noise.q95, f64::max) * 1.1;
+    let largest = categories.iter().map(|category| category.mean_abs_pacs).fold(noise.q95, f64::max) * 1.2;
     let mut chart = ChartBuilder::on(canvas)
         .margin(12)
         .margin_top(36)
-        .x_label_area_size(92)
-        .y_label_area_size(300)
+        .x_label_area_size(104)
+        .y_label_area_size(330)
         .build_cartesian_2d(0.0..largest, 0.0..count)?;
     chart
         .configure_mesh()
@@ -447,20 +455,18 @@ fn paint_categories(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: 
         .draw()?;
     for (index, category) in categories.iter().enumerate() {
         let middle = count - index as f64 - 0.5;
+        let bar = [(0.0, middle - 0.26), (category.mean_abs_pacs, middle + 0.26)];
+        chart.draw_series([Rectangle::new(bar, role::BAR.filled())])?;
         // 95 % of means over this many prompts of noise.
         let half = 1.96 * noise.sd / f64::from(category.prompts.max(1)).sqrt();
         let interval = [(noise.mean - half, middle - 0.42), (noise.mean + half, middle + 0.42)];
-        chart.draw_series([Rectangle::new(interval, role::NOISE.mix(0.28).filled())])?;
-        let bar = [(0.0, middle - 0.24), (category.mean_abs_pacs, middle + 0.24)];
-        chart.draw_series([Rectangle::new(bar, role::BAR.mix(0.85).filled())])?;
-        let prompts = category.prompts;
-        let text = format!("{} ({prompts})", name(category));
-        let at = EmptyElement::at((0.0, middle));
-        let style = anchored(SMALL, role::INK, HPos::Right, VPos::Center);
-        chart.draw_series([at + Text::new(text, (-12, 0), style)])?;
-        let at = EmptyElement::at((category.mean_abs_pacs, middle));
-        let style = anchored(SMALL, role::PAPER, HPos::Right, VPos::Center);
-        chart.draw_series([at + Text::new(format!("{:.2}", category.mean_abs_pacs), (-10, 0), style)])?;
+        chart.draw_series([Rectangle::new(interval, role::NOISE.mix(0.3).filled())])?;
+        let name = format!("{} ({})", name(category), words::grouped(category.prompts.into()));
+        let mean = format!("{:.2}", category.mean_abs_pacs);
+        for (x, offset, text, colour) in [(0.0, -12, name, role::INK), (largest, -4, mean, role::MEAN)] {
+            let style = anchored(SMALL, colour, HPos::Right, VPos::Center);
+            chart.draw_series([EmptyElement::at((x, middle)) + Text::new(text, (offset, 0), style)])?;
+        }
     }
     Ok(())
 }
@@ -491,8 +497,9 @@ fn paint_cut(canvas: &Canvas<'_>, sorted: &[(f64, bool)], delta: f64) -> Drawn {
     let top = sorted.first().map_or(1.0, |(largest, _)| largest.max(delta)) * 1.1;
     let mut chart = ChartBuilder::on(canvas)
         .margin(12)
-        .x_label_area_size(92)
-        .y_label_area_size(96)
+        .margin_right(32)
+        .x_label_area_size(104)
+        .y_label_area_size(104)
         .build_cartesian_2d(0.0..count as f64, 0.0..top.max(0.1))?;
     chart
         .configure_mesh()
@@ -518,7 +525,7 @@ fn paint_cut(canvas: &Canvas<'_>, sorted: &[(f64, bool)], delta: f64) -> Drawn {
         let corners = |to: f64| [(left + gap, 0.0), (right - gap, to)];
         chart.draw_series([Rectangle::new(corners(height), role::MUTED.mix(0.35).filled())])?;
         if share > 0.0 {
-            chart.draw_series([Rectangle::new(corners(height * share), role::PICK.filled())])?;
+            chart.draw_series([Rectangle::new(corners(height), role::PICK.mix(share).filled())])?;
         }
     }
     if delta > 0.0 {
@@ -528,4 +535,64 @@ fn paint_cut(canvas: &Canvas<'_>, sorted: &[(f64, bool)], delta: f64) -> Drawn {
         chart.draw_series([EmptyElement::at((count as f64, delta)) + text])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dissent_domain::conflict::null_band;
+
+    use super::*;
+
+    #[test]
+    fn every_value_falls_in_one_bin_and_those_beyond_in_the_outer_ones() {
+        let edges = [0.0, 1.0, 2.0, 3.0];
+        assert_eq!(binned(&edges, [-1.0, 0.0, 0.99, 1.0, 2.5, 3.0, 9.0].into_iter()), [3, 1, 3]);
+        assert_eq!(binned(&[], [1.0].into_iter()), [0_u32; 0]);
+    }
+
+    #[test]
+    fn bins_of_the_distance_share_its_values_evenly_and_miss_none() {
+        for (completions, bins) in [(2, 12), (4, 12), (8, 12), (8, 32), (16, 20), (64, 32)] {
+            let edges = distance_edges(completions, bins);
+            let pairs = completions * (completions - 1) / 2;
+            assert!(edges.len() <= bins + 1);
+            let counts = binned(&edges, (0..=pairs).map(|opposed| opposed as f64 / pairs as f64));
+            assert_eq!(counts.iter().sum::<u32>() as usize, pairs + 1);
+            let inner = &counts[1..counts.len() - 1];
+            assert!(inner.iter().all(|count| *count == inner[0]), "{completions} in {bins}: {counts:?}");
+            let band = null_band(completions, 0).unwrap();
+            let noise: f64 = edges
+                .windows(2)
+                .map(|edges| band.distance_at_least(edges[0]) - band.distance_at_least(edges[1]))
+                .sum();
+            assert!((noise - 1.0).abs() < 1e-9, "all of noise is drawn");
+        }
+    }
+
+    #[test]
+    fn thinning_keeps_about_as_many_as_asked_of_every_sample_index() {
+        let items: Vec<usize> = (0..80_000).collect();
+        let kept = thinned(&items, 4000);
+        assert!((3900..=4100).contains(&kept.len()), "{}", kept.len());
+        for sample in 0..8 {
+            let of_sample = kept.iter().filter(|item| **item % 8 == sample).count();
+            assert!((400..=600).contains(&of_sample), "sample {sample}: {of_sample}");
+        }
+        assert_eq!(thinned(&items[..10], 4000).len(), 10);
+    }
+
+    #[test]
+    fn a_chart_has_a_name_and_no_colour_of_its_own() {
+        let chart = draw((100, 100), "Name", "What it shows", |canvas| {
+            for (colour, _) in role::PROPERTIES {
+                canvas.draw(&Circle::new((50, 50), 10, colour.filled()))?;
+            }
+            Ok(())
+        });
+        let svg = chart.unwrap().svg;
+        assert!(svg.starts_with("<svg class=\"chart\" viewBox=\"0 0 100 100\" role=\"img\""));
+        assert!(svg.contains("<title>Name</title><desc>What it shows</desc>"));
+        assert!(!svg.contains("\"#"), "{svg}");
+        assert!(svg.trim_end().ends_with("</svg>"));
+    }
 }

@@ -27,5 +27,7 @@ pub fn html(data: &ReportData) -> anyhow::Result<String> {
         _ => escape_formatter(out, state, value),
     });
     environment.add_template("report", TEMPLATE)?;
-    Ok(environment.get_template("report")?.render(Serde(Page::new(data, &charts)))?)
+    let page = environment.get_template("report")?.render(Serde(Page::new(data, &charts)))?;
+    // The lines of the macros before the document.
+    Ok(page.trim_start().to_owned())
 }

@@ -27,5 +27,7 @@ pub fn markdown(data: &ReportData) -> anyhow::Result<String> {
     environment.add_filter("quote", |text: &str| Value::from_safe_string(text::markdown_quote(text)));
     environment.add_template("report", TEMPLATE)?;
     let charts = Charts::default();
-    Ok(environment.get_template("report")?.render(Serde(Page::new(data, &charts)))?)
+    let text = environment.get_template("report")?.render(Serde(Page::new(data, &charts)))?;
+    // The lines of the macros before the text.
+    Ok(text.trim_start().to_owned())
 }

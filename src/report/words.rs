@@ -33,7 +33,7 @@ pub(super) struct Setting {
 pub(super) fn headlines(data: &ReportData) -> Vec<Headline> {
     let figures = &data.figures;
     let pacs = figures.mean_abs_pacs.map(|pacs| Headline {
-        label: "Conflict per question",
+        label: "Conflict per prompt",
         term: "mean |PACS|",
         value: format!("{:.2}", pacs.mean),
         noise: noise_interval(&pacs),
@@ -62,11 +62,11 @@ pub(super) fn headlines(data: &ReportData) -> Vec<Headline> {
         }),
     });
     let extreme = figures.above_noise_95.map(|share| Headline {
-        label: "Unusually conflicting questions",
+        label: "Unusual prompts",
         term: "mean |PACS| above noise’s 95 %",
         value: percent(share),
         noise: "noise alone: 5 %".to_owned(),
-        meaning: "The share of questions whose conflict noise would reach only once in twenty.",
+        meaning: "The share of prompts whose conflict noise would reach only once in twenty.",
         verdict: "plain",
     });
     pacs.into_iter().chain(tau).chain(extreme).collect()
@@ -111,27 +111,27 @@ pub(super) fn status(data: &ReportData) -> String {
 /// Which answers are selected, as a sentence without its end.
 pub(super) fn rule(settings: &SelectionSettings) -> String {
     let (delta, tau) = (settings.effective_delta(), settings.effective_tau());
-    let among = if tau > 0.0 {
-        format!(" in the prompts with a Kendall-tau distance of at least {}", short(tau))
-    } else {
-        String::new()
-    };
-    let least = if delta > 0.0 { format!(" with |PACS| of at least {}", short(delta)) } else { String::new() };
-    let budget = settings.budget.map(grouped);
-    let capped = budget.as_ref().map(|budget| format!(", at most {budget} in all")).unwrap_or_default();
-    let count = budget.unwrap_or_default();
+    let large = if delta > 0.0 { format!(" with |PACS| of at least {}", short(delta)) } else { String::new() };
+    let distance = format!("a Kendall-tau distance of at least {}", short(tau));
+    let distant = if tau > 0.0 { format!(" in the prompts with {distance}") } else { String::new() };
+    let budget = settings.budget.map(grouped).unwrap_or_default();
+    let capped = if settings.budget.is_some() { format!(", at most {budget} in all") } else { String::new() };
     match settings.rule {
-        Rule::Paper => format!("the answers{least}{among}{capped}"),
+        Rule::Paper => format!("the answers{large}{distant}{capped}"),
         Rule::Mean => {
-            format!("every answer of the prompts with mean |PACS| above {}{}{capped}", short(delta), among.replacen(" in the prompts", " and", 1))
+            let distant = if tau > 0.0 { format!(" and {distance}") } else { String::new() };
+            format!("every answer of the prompts with mean |PACS| above {}{distant}{capped}", short(delta))
         }
-        Rule::Budget => format!("the {count} answers with the largest |PACS|{among}"),
-        Rule::Quantile => format!(
-            "the answers in the top {} of |PACS|{}{among}{capped}",
-            percent(1.0 - settings.quantile),
-            if delta > 0.0 { format!(", and {}", least.trim_start()) } else { String::new() },
-        ),
-        Rule::Random => format!("{count} answers drawn at random, as a baseline"),
+        Rule::Budget => {
+            let large = if delta > 0.0 { format!(", if it is at least {}", short(delta)) } else { String::new() };
+            format!("the {budget} answers with the largest |PACS|{large}{distant}")
+        },
+        Rule::Quantile => {
+            let top = percent(1.0 - settings.quantile);
+            let large = if large.is_empty() { large } else { format!(" and{large}") };
+            format!("the answers in the top {top} of |PACS|{large}{distant}{capped}")
+        }
+        Rule::Random => format!("{budget} answers drawn at random, as a baseline"),
     }
 }
 
@@ -186,13 +186,15 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
 /// How many prompts were measured, and why not all.
 pub(super) fn measured(data: &ReportData) -> String {
     let counts = &data.counts;
-    format!(
-        "{} of {} prompts; on {} of them conflict is undefined (all answers scored alike); {} set aside",
-        grouped(counts.measured.into()),
-        grouped(counts.prompts.into()),
-        grouped(counts.degenerate.into()),
-        grouped(counts.set_aside.into()),
-    )
+    let mut out = format!("{} of {} measured", grouped(counts.measured.into()), count(counts.prompts.into(), "prompt"));
+    if counts.degenerate > 0 {
+        let degenerate = grouped(counts.degenerate.into());
+        out += &format!(", {degenerate} of them without a conflict to measure (their answers do not differ in reward or in log-probability)");
+    }
+    if counts.set_aside > 0 {
+        out += &format!(", {} set aside", grouped(counts.set_aside.into()));
+    }
+    out
 }
 
 /// How many answers were selected.
@@ -265,4 +267,53 @@ pub(super) fn ordinal(place: u64) -> String {
         _ => "th",
     };
     format!("{place}{suffix}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_reads_as_a_sentence() {
+        let settings = |rule, budget| SelectionSettings { rule, budget, ..SelectionSettings::default() };
+        for (settings, expected) in [
+            (
+                settings(Rule::Paper, None),
+                "the answers with |PACS| of at least 1 in the prompts with a Kendall-tau distance of at least 0.5",
+            ),
+            (
+                SelectionSettings { tau: Some(0.0), ..settings(Rule::Paper, Some(1500)) },
+                "the answers with |PACS| of at least 1, at most 1,500 in all",
+            ),
+            (settings(Rule::Mean, None), "every answer of the prompts with mean |PACS| above 1"),
+            (
+                SelectionSettings { tau: Some(0.6), ..settings(Rule::Mean, None) },
+                "every answer of the prompts with mean |PACS| above 1 and a Kendall-tau distance of at least 0.6",
+            ),
+            (settings(Rule::Budget, Some(20)), "the 20 answers with the largest |PACS|"),
+            (
+                SelectionSettings { delta: Some(1.5), ..settings(Rule::Budget, Some(20)) },
+                "the 20 answers with the largest |PACS|, if it is at least 1.5",
+            ),
+            (settings(Rule::Quantile, None), "the answers in the top 10 % of |PACS|"),
+            (
+                SelectionSettings { delta: Some(1.5), ..settings(Rule::Quantile, None) },
+                "the answers in the top 10 % of |PACS| and with |PACS| of at least 1.5",
+            ),
+            (settings(Rule::Random, Some(20)), "20 answers drawn at random, as a baseline"),
+        ] {
+            assert_eq!(rule(&settings), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!(["1", "999", "1,000", "1,234,567"], [1, 999, 1000, 1_234_567].map(grouped));
+        assert_eq!(["−1.50", "+0.01", "0.00", "0.00"], [-1.5, 0.006, -0.001, 0.0].map(|number| signed(number, 2)));
+        assert_eq!(["0 %", "0.4 %", "5 %", "100 %"], [0.0, 0.004, 0.05, 1.0].map(percent));
+        let places = [1, 2, 3, 4, 11, 12, 13, 21, 102, 111];
+        let expected = ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th"];
+        assert_eq!(places.map(ordinal), expected);
+        assert_eq!([count(1, "prompt"), count(2000, "prompt")], ["1 prompt", "2,000 prompts"]);
+    }
 }

@@ -1,12 +1,20 @@
 //! Where facts are kept: the durable event log on sled ([`SledLog`]), its in-memory twin ([`MemoryLog`]),
 //! content-addressed files ([`ArtifactStore`]), and ways in and out of a log ([`transfer`]).
 
+mod artifact;
+mod base64;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod error;
 mod limits;
 mod memory;
 mod sled_log;
+pub mod transfer;
+mod wait;
 
+pub use artifact::{ArtifactId, ArtifactStore};
+pub use error::StorageError;
 pub use limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 pub use memory::MemoryLog;
-pub use sled_log::{EventView, SledLog, SledOptions};
+pub use sled_log::{EventView, Finding, LogStat, SledLog, SledOptions, VerifyReport};
+pub use wait::wait;

@@ -172,3 +172,23 @@ impl EventLog for MemoryLog {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::event_log_conformance!((MemoryLog::new(), ()));
+
+    #[test]
+    fn a_closed_log_takes_nothing_more() {
+        let log = MemoryLog::new();
+        log.close();
+        let append = Append {
+            experiment: ExperimentId::new("a").unwrap(),
+            expected: ExpectedVersion::Any,
+            events: vec![],
+        };
+        assert_eq!(crate::wait(log.append(append)), Err(LogError::Closed));
+        assert_eq!(log.store_cursor("g", vec![]), Err(LogError::Closed));
+    }
+}

@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: from nothing to a report, in one command.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -11,6 +11,9 @@ use crate::process::{cargo, complete};
 
 /// The demo's configuration, below the workspace.
 const CONFIG: &str = "examples/demo/demo.toml";
+
+/// The variable that would move the demo's data away from where its configuration puts it.
+pub(crate) const DATA_VARIABLE: &str = "DISSENT_DATA";
 
 #[derive(Args)]
 pub(crate) struct DemoOptions {
@@ -25,31 +28,36 @@ pub(crate) struct DemoOptions {
 /// Fetches, builds, runs the demo's experiment (or continues it) and shows its report.
 pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     crate::fetch::fetch_all()?;
-    println!("building dissent (minutes the first time, nothing after that)");
-    complete(cargo().args(["build", "--release", "--package", "dissent", "--bin", "dissent"]))?;
+    let dissent = build_dissent()?;
     let data = target_dir().join("demo");
     if options.fresh && data.exists() {
         std::fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
     }
-    let dissent = target_dir().join("release").join("dissent");
-    complete(Command::new(&dissent).args(["run", CONFIG]).current_dir(workspace_dir()))?;
-    if let Some(report) = newest_html(&data) {
-        println!("report: {}", report.display());
-        if !options.no_open {
-            open(&report);
-        }
+    let mut run = Command::new(&dissent);
+    complete(run.args(["run", CONFIG]).env_remove(DATA_VARIABLE).current_dir(workspace_dir()))?;
+    let report =
+        newest_html(&data).with_context(|| format!("the run wrote no report below {}", data.display()))?;
+    if !options.no_open {
+        open(&report);
     }
     Ok(())
 }
 
+/// Builds the program as its users have it, with cargo's own progress, and returns its path.
+pub(crate) fn build_dissent() -> Result<PathBuf> {
+    println!("building dissent (minutes the first time, nothing after that)");
+    complete(cargo().args(["build", "--release", "--package", "dissent", "--bin", "dissent"]))?;
+    Ok(target_dir().join("release/dissent"))
+}
+
 /// The report that was written last below a folder.
-fn newest_html(folder: &Path) -> Option<std::path::PathBuf> {
+fn newest_html(folder: &Path) -> Option<PathBuf> {
     let mut reports = Vec::new();
     collect_html(folder, &mut reports);
     reports.into_iter().max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
 }
 
-fn collect_html(folder: &Path, reports: &mut Vec<std::path::PathBuf>) {
+fn collect_html(folder: &Path, reports: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         if path.is_dir() {
@@ -74,5 +82,21 @@ fn open(path: &Path) {
         if started.is_err() {
             println!("no {opener} here: open the report in a browser yourself");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_is_found_below_the_data_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(newest_html(folder.path()), None);
+        let reports = folder.path().join("reports");
+        std::fs::create_dir(&reports).unwrap();
+        std::fs::write(folder.path().join("log.txt"), b"").unwrap();
+        std::fs::write(reports.join("tone-demo.html"), b"").unwrap();
+        assert_eq!(newest_html(folder.path()), Some(reports.join("tone-demo.html")));
     }
 }

@@ -1,13 +1,17 @@
 //! `cargo xtask`: what a newcomer and CI run. `fetch` fills the cache, `test` runs the whole suite, `demo` finds the
 //! conflicts of 24 prompts, `bench` measures against reference implementations.
 
-#![expect(clippy::print_stdout, reason = "a program for people at a terminal")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
+mod bench;
 mod cache;
 mod demo;
 mod fetch;
+mod golden;
 mod process;
 mod suite;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -26,12 +30,25 @@ enum Task {
     Test(suite::TestOptions),
     /// Find the conflicts of 24 prompts with a real policy and a real reward model, and open the report
     Demo(demo::DemoOptions),
+    /// Measure against reference implementations and show figures, ratios and targets
+    Bench(bench::BenchOptions),
+    /// Make the golden files of the tests again, with the reference Python
+    Golden,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
         Task::Fetch => fetch::fetch_all(),
         Task::Test(options) => suite::run(&options),
         Task::Demo(options) => demo::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::Golden => golden::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -14,16 +14,20 @@ pub(crate) fn complete(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns its standard output; its standard error stays on ours.
+/// Runs a command and returns its standard output; its standard error is shown if it fails, and thrown away if not.
 pub(crate) fn output_of(command: &mut Command) -> Result<String> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("failed to start {}", shown(command)))?;
+    let output = command.output().with_context(|| format!("failed to start {}", shown(command)))?;
     if !output.status.success() {
-        bail!("{} failed: {}", shown(command), output.status);
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{} failed ({}); it said:\n{}", shown(command), output.status, last_lines(&said, 12));
     }
     String::from_utf8(output.stdout).with_context(|| format!("{} printed invalid UTF-8", shown(command)))
+}
+
+/// The end of what a program said.
+pub(crate) fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// Whether a command starts and succeeds; what it prints is thrown away.

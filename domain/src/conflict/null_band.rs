@@ -16,6 +16,7 @@ use super::{Quantiles, quantile};
 /// draws it gets.
 const WORK: usize = 1_600_000;
 const DRAWS_MIN: usize = 400;
+const DRAWS_MAX: usize = 200_000;
 /// Beyond this many completions the band of this many is narrowed as 1/√N, its limit being normal.
 const SIMULATED_MAX: usize = 4096;
 /// Beyond this many completions the exact distribution of tau of this many, by then normal to within .001, is
@@ -85,7 +86,7 @@ pub fn null_band(completions: usize, seed: u64) -> Option<NullBand> {
 
 fn mean_abs_pacs_draws(completions: usize, seed: u64) -> Vec<f64> {
     let n = completions.min(SIMULATED_MAX);
-    let wanted = (WORK / n).max(DRAWS_MIN);
+    let wanted = (WORK / n).clamp(DRAWS_MIN, DRAWS_MAX);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut draws = Vec::with_capacity(wanted + 2 * ROTATIONS_MAX);
     let (mut sample, mut first, mut second) = (Vec::new(), Vec::new(), Vec::new());

@@ -90,7 +90,10 @@ impl ModelConfig {
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(format!("{} attention heads cannot share {} key-value heads", self.heads, self.kv_heads));
+            return Err(format!(
+                "{} attention heads cannot share {} key-value heads",
+                self.heads, self.kv_heads
+            ));
         }
         if self.architecture == Architecture::GptNeoX && self.heads * self.head_dim != self.hidden_size {
             return Err(format!("{} heads do not divide a hidden size of {}", self.heads, self.hidden_size));
@@ -98,7 +101,14 @@ impl ModelConfig {
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
             return Err(format!("the epsilon of the norms is {}, not positive", self.norm_eps));
         }
-        self.rope.validate(self.head_dim)
+        self.rope.validate(self.head_dim)?;
+        if self.architecture == Architecture::Llama && self.rope.rotary_dims != self.head_dim {
+            return Err(format!(
+                "only {} of {} dimensions of a Llama head are rotated",
+                self.rope.rotary_dims, self.head_dim
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -90,7 +90,9 @@ impl RawConfig {
             let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
             return Err(ModelError::file(
                 path,
-                format!("weights quantised by {method} are not supported; use the unquantised model or a GGUF file"),
+                format!(
+                    "weights quantised by {method} are not supported; use the unquantised model or a GGUF file"
+                ),
             ));
         }
         let neox = architecture == Architecture::GptNeoX;
@@ -104,7 +106,8 @@ impl RawConfig {
             Some(_) => size(path, "num_key_value_heads", self.num_key_value_heads)?,
             None => heads,
         };
-        let norm_eps = if neox { self.layer_norm_eps.unwrap_or(1e-5) } else { self.rms_norm_eps.unwrap_or(1e-6) };
+        let norm_eps =
+            if neox { self.layer_norm_eps.unwrap_or(1e-5) } else { self.rms_norm_eps.unwrap_or(1e-6) };
         let rope = self.rope(path, architecture, head_dim)?;
         let activation = self.activation(path, if neox { "gelu" } else { "silu" })?;
         Ok(ModelConfig {
@@ -116,7 +119,11 @@ impl RawConfig {
             kv_heads,
             head_dim,
             vocab_size: size(path, "vocab_size", self.vocab_size)?,
-            context_length: size(path, "max_position_embeddings", self.max_position_embeddings.or(Some(2048)))?,
+            context_length: size(
+                path,
+                "max_position_embeddings",
+                self.max_position_embeddings.or(Some(2048)),
+            )?,
             norm_eps: narrow(norm_eps),
             rope,
             tied_embeddings: self.tie_word_embeddings.unwrap_or(false),
@@ -158,9 +165,9 @@ impl RawConfig {
     }
 
     fn rope(&self, path: &Path, architecture: Architecture, head_dim: usize) -> Result<Rope, ModelError> {
-        let parameters = self.rope_parameters.clone().or_else(|| self.rope_scaling.clone()).unwrap_or_default();
-        let theta =
-            parameters.rope_theta.or(self.rope_theta).or(self.rotary_emb_base).unwrap_or(10_000.0);
+        let parameters =
+            self.rope_parameters.clone().or_else(|| self.rope_scaling.clone()).unwrap_or_default();
+        let theta = parameters.rope_theta.or(self.rope_theta).or(self.rotary_emb_base).unwrap_or(10_000.0);
         let default_share = if architecture == Architecture::GptNeoX { 0.25 } else { 1.0 };
         let share = parameters
             .partial_rotary_factor
@@ -219,9 +226,7 @@ fn narrow(epsilon: f64) -> f32 {
 /// One id, a list of ids, or nothing.
 fn token_ids(path: &Path, key: &str, value: Option<&Value>) -> Result<Vec<u32>, ModelError> {
     let bad = |value: &Value| ModelError::file(path, format!("{key} is not a token id: {value}"));
-    let id = |value: &Value| {
-        value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| bad(value))
-    };
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| bad(value));
     let mut ids = match value {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(values)) => values.iter().map(id).collect::<Result<_, _>>()?,

@@ -1,11 +1,19 @@
 //! Text to token ids and back, with the model's own chat template.
 
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokenizers::{PostProcessorWrapper, Tokenizer};
+
+use super::config::ModelConfig;
+use super::files::parse_json;
 use crate::error::ModelError;
 
 /// A tokenizer with the texts that a chat template needs.
 #[derive(Clone)]
 pub struct TextTokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Tokenizer,
     chat_template: Option<String>,
     bos_token: Option<String>,
     eos_token: Option<String>,
@@ -68,5 +76,183 @@ impl TextTokenizer {
     #[must_use]
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+}
+
+/// The files of a Hugging Face folder that make a tokenizer.
+pub(super) struct TokenizerFiles<'a> {
+    pub folder: &'a Path,
+    /// `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// `tokenizer_config.json`.
+    pub config: Option<Vec<u8>>,
+    /// `chat_template.jinja`, which goes before a template in the configuration.
+    pub chat_template: Option<Vec<u8>>,
+}
+
+/// The keys of `tokenizer_config.json` that are read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawTokenizerConfig {
+    bos_token: Option<Value>,
+    eos_token: Option<Value>,
+    chat_template: Option<Value>,
+    add_bos_token: Option<bool>,
+    add_eos_token: Option<bool>,
+}
+
+impl TokenizerFiles<'_> {
+    pub(super) fn open(self, model: &ModelConfig) -> Result<TextTokenizer, ModelError> {
+        let config_path = self.folder.join("tokenizer_config.json");
+        let raw: RawTokenizerConfig = match &self.config {
+            Some(bytes) => parse_json(&config_path, bytes)?,
+            None => RawTokenizerConfig::default(),
+        };
+        let path = self.folder.join("tokenizer.json");
+        let inner = read_tokenizer(&path, &self.tokenizer)?;
+        let chat_template = match self.chat_template {
+            Some(bytes) => Some(
+                String::from_utf8(bytes)
+                    .map_err(|error| ModelError::file(&self.folder.join("chat_template.jinja"), error))?,
+            ),
+            None => raw.chat_template.as_ref().and_then(default_template),
+        };
+        let token_of = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
+        let bos_token = raw.bos_token.as_ref().and_then(token_text).or_else(|| token_of(model.bos_token_id));
+        let eos_token = raw
+            .eos_token
+            .as_ref()
+            .and_then(token_text)
+            .or_else(|| token_of(model.eos_token_ids.first().copied()));
+        let tokenizer = TextTokenizer::new(inner, chat_template, bos_token, eos_token);
+        if raw.add_bos_token.is_none() && raw.add_eos_token.is_none() {
+            return Ok(tokenizer);
+        }
+        // As in transformers: where the configuration speaks of these, it replaces the tokenizer's own rule.
+        tokenizer
+            .surround(raw.add_bos_token.unwrap_or(false), raw.add_eos_token.unwrap_or(false))
+            .map_err(|reason| ModelError::file(&config_path, reason))
+    }
+}
+
+impl TextTokenizer {
+    /// Truncation and padding that a tokenizer file may carry are switched off: a text is taken whole.
+    pub(super) fn new(
+        mut inner: Tokenizer,
+        chat_template: Option<String>,
+        bos_token: Option<String>,
+        eos_token: Option<String>,
+    ) -> Self {
+        inner.with_padding(None);
+        // Only setting a truncation can fail.
+        let _ = inner.with_truncation(None);
+        Self { inner, chat_template, bos_token, eos_token }
+    }
+
+    /// Makes `add_special` put the beginning and end tokens, and nothing else, around a text.
+    pub(super) fn surround(mut self, bos: bool, eos: bool) -> Result<Self, String> {
+        let mut special_tokens = serde_json::Map::new();
+        let mut special = |wanted: bool, token: &Option<String>| -> Result<Vec<Value>, String> {
+            // As in transformers: a token that the tokenizer does not name is not added.
+            let Some(token) = token.as_ref().filter(|_| wanted) else { return Ok(Vec::new()) };
+            let id =
+                self.inner.token_to_id(token).ok_or_else(|| format!("{token:?} is not in the vocabulary"))?;
+            special_tokens.insert(token.clone(), json!({"id": token, "ids": [id], "tokens": [token]}));
+            Ok(vec![json!({"SpecialToken": {"id": token, "type_id": 0}})])
+        };
+        let before = special(bos, &self.bos_token)?;
+        let after = special(eos, &self.eos_token)?;
+        let text = |id: &str| vec![json!({"Sequence": {"id": id, "type_id": 0}})];
+        let single = [before.clone(), text("A"), after.clone()].concat();
+        let pair = [before, text("A"), text("B"), after].concat();
+        let template = json!({
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": pair,
+            "special_tokens": special_tokens,
+        });
+        let processor: PostProcessorWrapper =
+            serde_json::from_value(template).map_err(|error| error.to_string())?;
+        self.inner.with_post_processor(Some(processor));
+        Ok(self)
+    }
+}
+
+/// Reads `tokenizer.json`.
+///
+/// The library takes some malformed files for a bug of its own and panics, so the JSON is read once before it does; and
+/// compiled character maps are refused, because it neither checks them when it reads them nor when it follows them.
+fn read_tokenizer(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ModelError> {
+    let description: Value = parse_json(path, bytes)?;
+    if description.get("normalizer").is_some_and(has_compiled_map) {
+        return Err(ModelError::file(
+            path,
+            "its normalizer has a precompiled_charsmap, which is not supported",
+        ));
+    }
+    drop(description);
+    Tokenizer::from_bytes(bytes).map_err(|error| ModelError::file(path, error))
+}
+
+fn has_compiled_map(normalizer: &Value) -> bool {
+    normalizer.get("type").and_then(Value::as_str) == Some("Precompiled")
+        || normalizer.get("precompiled_charsmap").is_some()
+        || normalizer
+            .get("normalizers")
+            .and_then(Value::as_array)
+            .is_some_and(|parts| parts.iter().any(has_compiled_map))
+}
+
+/// A token is written as its text, or as an object with its text as `content`.
+fn token_text(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+/// One template, or a list of named ones of which `default` counts.
+fn default_template(value: &Value) -> Option<String> {
+    if let Some(template) = value.as_str() {
+        return Some(template.to_owned());
+    }
+    let named = value
+        .as_array()?
+        .iter()
+        .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))?;
+    named.get("template")?.as_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A tokenizer of five words.
+    pub(crate) const WORDS: &str = r#"{"version": "1.0", "truncation": {"direction": "Right", "max_length": 2, "strategy":
+        "LongestFirst", "stride": 0}, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer":
+        {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null, "model": {"type": "WordLevel",
+        "vocab": {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "?": 4}, "unk_token": "?"}}"#;
+
+    /// The tokenizer of five words, with `<s>` as its beginning-of-sequence token, and a chat template.
+    pub(crate) fn tokenizer(chat_template: Option<&str>) -> TextTokenizer {
+        let inner = Tokenizer::from_bytes(WORDS).expect("a tokenizer");
+        TextTokenizer::new(inner, chat_template.map(str::to_owned), Some("<s>".to_owned()), None)
+    }
+
+    #[test]
+    fn a_text_is_taken_whole_whatever_truncation_the_file_asks_for() {
+        assert_eq!(tokenizer(None).encode("a b a b", true).expect("ids"), [2, 3, 2, 3]);
+    }
+
+    #[test]
+    fn special_tokens_surround_a_text_only_on_request() {
+        let with = tokenizer(None).surround(true, true).expect("surrounded");
+        assert_eq!(with.encode("a b", true).expect("ids"), [0, 2, 3]);
+        assert_eq!(with.encode("a b", false).expect("ids"), [2, 3]);
+    }
+
+    #[test]
+    fn the_default_of_several_templates_is_taken() {
+        let named = json!([{"name": "tool", "template": "T"}, {"name": "default", "template": "D"}]);
+        assert_eq!(default_template(&named).as_deref(), Some("D"));
+        assert_eq!(default_template(&json!("one")).as_deref(), Some("one"));
+        assert_eq!(default_template(&json!(7)), None);
     }
 }

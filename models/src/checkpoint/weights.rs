@@ -1,10 +1,12 @@
 //! Where the weights lie. They are located, never loaded whole: sessions map the files themselves.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
+use super::Stored;
 use crate::error::ModelError;
 
 /// The element types that weights may have.
@@ -48,6 +50,8 @@ pub struct TensorRef {
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, TensorRef>,
+    /// Tensors of other element types, by name: what their type is called.
+    unusable: BTreeMap<String, String>,
 }
 
 impl Weights {
@@ -56,9 +60,14 @@ impl Weights {
     /// # Errors
     /// [`ModelError::Invalid`] when the checkpoint has none of that name.
     pub fn get(&self, name: &str) -> Result<&TensorRef, ModelError> {
-        self.tensors
-            .get(name)
-            .ok_or_else(|| ModelError::Invalid(format!("the checkpoint has no tensor named {name}")))
+        self.tensors.get(name).ok_or_else(|| {
+            ModelError::Invalid(match self.unusable.get(name) {
+                Some(dtype) => {
+                    format!("tensor {name} has elements of type {dtype}: only F32, F16 and BF16 can be used")
+                }
+                None => format!("the checkpoint has no tensor named {name}"),
+            })
+        })
     }
 
     /// Whether there is a tensor of that name.
@@ -70,6 +79,25 @@ impl Weights {
     /// Every tensor, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorRef)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    pub(super) fn insert(&mut self, name: String, tensor: TensorRef) -> Result<(), String> {
+        match self.tensors.entry(name) {
+            Entry::Occupied(entry) => Err(format!("tensor {} is there twice", entry.key())),
+            Entry::Vacant(entry) => {
+                entry.insert(tensor);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn insert_unusable(&mut self, name: String, dtype: String) {
+        self.unusable.insert(name, dtype);
+    }
+
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        self.tensors.retain(|name, _| keep(name));
+        self.unusable.retain(|name, _| keep(name));
     }
 
     /// Reads one tensor as 32-bit floats, row-major.
@@ -86,6 +114,15 @@ impl Weights {
 }
 
 impl TensorRef {
+    pub(super) fn stored(&self, name: &str) -> Stored {
+        let dtype = match self.dtype {
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::BF16 => "BF16",
+        };
+        Stored { name: name.to_owned(), dtype, elements: self.bytes / self.dtype.size() as u64 }
+    }
+
     fn read_f32(&self) -> std::io::Result<Vec<f32>> {
         let length = usize::try_from(self.bytes).map_err(std::io::Error::other)?;
         let mut bytes = vec![0; length];

@@ -10,8 +10,9 @@ use crate::error::ModelError;
 use super::graph::{Dim, Graph, Node, Shape, Source, ValueInfo};
 use super::op::{Attribute, CONTRIB, Op};
 use super::proto::{
-    AttributeProto, DATA_LOCATION_EXTERNAL, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_kind,
+    AttributeProto, DATA_LOCATION_EXTERNAL, DimensionProto, GraphProto, ModelProto, NodeProto,
+    OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
+    ValueInfoProto, attribute_kind,
 };
 
 const IR_VERSION: i64 = 10;
@@ -164,7 +165,8 @@ fn tensor(value: &ValueInfo) -> TensorProto {
 }
 
 fn value_info(value: &ValueInfo) -> ValueInfoProto {
-    let tensor = TensorTypeProto { elem_type: value.element.onnx_code(), shape: Some(shape_proto(&value.shape)) };
+    let tensor =
+        TensorTypeProto { elem_type: value.element.onnx_code(), shape: Some(shape_proto(&value.shape)) };
     ValueInfoProto { name: value.name.clone(), value_type: Some(TypeProto { tensor: Some(tensor) }) }
 }
 

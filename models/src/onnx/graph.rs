@@ -337,15 +337,20 @@ impl Graph {
         else {
             return Err(self.mismatch("attention", &[query, cache.past_key]));
         };
-        if head_dim == 0 || width % head_dim != 0 || self.shape(key).last() != Some(&Dim::Fixed(kv_heads * head_dim)) {
+        if head_dim == 0
+            || width % head_dim != 0
+            || self.shape(key).last() != Some(&Dim::Fixed(kv_heads * head_dim))
+        {
             return Err(self.mismatch("attention", &[query, key, cache.past_key]));
         }
-        let op = Op::GroupQueryAttention { heads: width / head_dim, kv_heads, rotary: cache.rotary.is_some() };
+        let op =
+            Op::GroupQueryAttention { heads: width / head_dim, kv_heads, rotary: cache.rotary.is_some() };
         let output = self.result(ElementType::F32, self.shape(query).clone());
         let present_key = self.result(ElementType::F32, cache_shape.clone());
         let present_value = self.result(ElementType::F32, cache_shape);
         let operands = [query, key, value, cache.past_key, cache.past_value, cache.seqlens_k];
-        let mut inputs: Vec<_> = operands.into_iter().chain([cache.total_sequence_length]).map(Some).collect();
+        let mut inputs: Vec<_> =
+            operands.into_iter().chain([cache.total_sequence_length]).map(Some).collect();
         inputs.extend(cache.rotary.iter().flat_map(|&(cos, sin)| [Some(cos), Some(sin)]));
         let outputs = vec![Some(output), Some(present_key), Some(present_value)];
         self.nodes.push(Node { op, inputs, outputs });
@@ -393,8 +398,10 @@ impl Graph {
     }
 
     fn mismatch(&self, what: &str, values: &[Value]) -> ModelError {
-        let shapes: Vec<String> =
-            values.iter().map(|&value| format!("{} {:?}", self.info(value).name, self.shape(value))).collect();
+        let shapes: Vec<String> = values
+            .iter()
+            .map(|&value| format!("{} {:?}", self.info(value).name, self.shape(value)))
+            .collect();
         ModelError::Invalid(format!("the shapes of {what} do not match: {}", shapes.join(", ")))
     }
 }

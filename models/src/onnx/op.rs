@@ -126,7 +126,9 @@ impl Op {
             Self::Add | Self::Mul | Self::Reshape { .. } => Vec::new(),
             Self::Linear => vec![("transB", Attribute::Int(1))],
             Self::Gather => vec![("axis", Attribute::Int(0))],
-            Self::Split { axis, parts } => vec![("axis", Attribute::Int(*axis)), ("num_outputs", int(*parts))],
+            Self::Split { axis, parts } => {
+                vec![("axis", Attribute::Int(*axis)), ("num_outputs", int(*parts))]
+            }
             Self::Cast { to } => vec![("to", Attribute::Int(i64::from(to.onnx_code())))],
             Self::Silu => vec![("alpha", Attribute::Float(1.0))],
             Self::Gelu { tanh } => {

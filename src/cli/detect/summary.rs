@@ -137,9 +137,13 @@ fn share(values: &[f64], passes: impl Fn(f64) -> bool) -> f64 {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} prompts, {} completions", self.prompts, self.completions)?;
+        write!(f, "{}, {}", count(self.prompts, "prompt"), count(self.completions, "completion"))?;
         if self.degenerate > 0 {
-            write!(f, "; {} prompts degenerate: nothing to compare, none selected", self.degenerate)?;
+            write!(
+                f,
+                "; {} degenerate: nothing to compare, none selected",
+                count(self.degenerate, "prompt")
+            )?;
         }
         writeln!(f)?;
         let (delta, tau) = (self.mean_abs_pacs_threshold, self.kendall_tau_distance_threshold);
@@ -163,7 +167,8 @@ impl fmt::Display for Summary {
                 100.0 * here
             )?;
         }
-        write!(f, "selected {} answers in {} prompts", self.selected, self.selected_prompts)?;
+        write!(f, "selected {}", count(self.selected, "answer"))?;
+        write!(f, " in {}", count(self.selected_prompts, "prompt"))?;
         write!(f, " (rule {}, delta {:?}, tau {:?}", self.rule, self.delta, self.tau)?;
         for (name, value) in [("budget", self.budget), ("seed", self.seed)] {
             if let Some(value) = value {
@@ -195,12 +200,16 @@ impl Summary {
         writeln!(f)?;
         for size in &self.sizes {
             let compared = column(size);
-            let here = format!("N = {}, {} prompts", size.completions, size.prompts);
+            let here = format!("N = {}, {}", size.completions, count(size.prompts, "prompt"));
             row(f, &here, &compared.here, compared.past_threshold_here)?;
             row(f, "  pure noise", &compared.noise, compared.past_threshold_noise)?;
         }
         Ok(())
     }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, of: &Quantiles, past_threshold: f64) -> fmt::Result {

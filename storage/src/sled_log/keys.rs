@@ -48,12 +48,6 @@ pub(super) fn id(id: EventId) -> [u8; 17] {
     key
 }
 
-/// The event id that an id key names.
-pub(super) fn parse_id(key: &[u8]) -> Option<EventId> {
-    let bytes: [u8; 16] = key.strip_prefix(IDS)?.try_into().ok()?;
-    Some(EventId(uuid::Uuid::from_bytes(bytes)))
-}
-
 /// Where the position of a stream's event lies.
 pub(super) fn stream(experiment: &ExperimentId, version: u64) -> Vec<u8> {
     let mut key = stream_prefix(experiment);
@@ -100,9 +94,7 @@ mod tests {
     #[test]
     fn keys_read_back() {
         let experiment = ExperimentId::new("a-b.c").unwrap();
-        let id_value = EventId::of_experiment(&experiment);
         assert_eq!(parse_event(&event(7, 3)), Some((7, 3)));
-        assert_eq!(parse_id(&id(id_value)), Some(id_value));
         assert_eq!(parse_stream(&stream(&experiment, 9)), Some((experiment, 9)));
     }
 
@@ -117,7 +109,6 @@ mod tests {
     fn foreign_keys_are_refused() {
         for key in [&b""[..], b"e", b"e123", b"i1", b"s", b"s\0", b"s.\0\0\0\0\0\0\0\0\0", b"x12345678"] {
             assert_eq!(parse_event(key), None);
-            assert_eq!(parse_id(key), None);
             assert_eq!(parse_stream(key), None);
         }
     }

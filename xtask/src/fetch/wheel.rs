@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::pins::{Artifact, Pin};
 use super::{Digesting, bounded, byte_bar};
-use crate::process::python_with_pip;
+use crate::process::{last_lines, python_with_pip};
 
 /// How often the growing download is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -78,11 +78,6 @@ fn folder_bytes(folder: &Path) -> u64 {
         Err(_) => 0,
     });
     sizes.sum()
-}
-
-fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<&str> = text.trim_end().lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// Writes one member of a wheel to `path`: whole and with the pinned checksum, or not at all.

@@ -1,0 +1,63 @@
+//! Measures generation: `generate_bench MODEL [SAMPLES] [NEW_TOKENS] [REPEATS]`, one JSON object on standard output.
+//!
+//! One prompt of 43 tokens, whose samples run to full length (stop tokens are ignored), after one run to warm up. `seconds`
+//! holds each repeat's time; `tokens_per_second` is of the median.
+
+#![expect(clippy::print_stdout, reason = "a program")]
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use dissent_domain::generation::SamplingParams;
+use dissent_models::cache::cache_dir;
+use dissent_models::checkpoint::{Checkpoint, OpenOptions};
+use dissent_models::generation::{GenerationJob, Generator};
+use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+
+const PROMPT_TOKENS: u32 = 43;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let path = PathBuf::from(
+        arguments.next().ok_or("usage: generate_bench MODEL [SAMPLES] [NEW_TOKENS] [REPEATS]")?,
+    );
+    let mut number = |default: u32| arguments.next().map_or(Ok(default), |text| text.parse());
+    let (samples, new_tokens, repeats) = (number(8)?, number(64)?, number(5)?);
+
+    let started = Instant::now();
+    let cache_dir = cache_dir().ok_or("no cache folder: set DISSENT_CACHE")?;
+    let mut checkpoint = Checkpoint::open(&path, &OpenOptions { layers: None, cache_dir })?;
+    checkpoint.config.eos_token_ids.clear();
+    let options = SessionOptions { rows: samples as usize, ..SessionOptions::default() };
+    let mut generator = Generator::open(OnnxRuntime::load(None)?, &checkpoint, None, &options)?;
+    let open_seconds = started.elapsed().as_secs_f64();
+
+    let seeds = (0..samples).map(|sample| [u8::try_from(sample % 256).unwrap_or(0); 32]).collect();
+    let job = GenerationJob { prompt_ids: (0..PROMPT_TOKENS).map(|i| 1000 + 37 * i).collect(), seeds };
+    let params = SamplingParams { samples, max_new_tokens: new_tokens, ..SamplingParams::default() };
+    let mut seconds = Vec::new();
+    for repeat in 0..=repeats {
+        let started = Instant::now();
+        generator.generate(std::slice::from_ref(&job), &params, &CancelFlag::new(), &mut |_| {})?;
+        if repeat > 0 {
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+    }
+    let mut ordered = seconds.clone();
+    ordered.sort_by(f64::total_cmp);
+    let median = ordered.get(ordered.len() / 2).copied().unwrap_or(f64::NAN);
+    let result = serde_json::json!({
+        "samples": samples, "new_tokens": new_tokens, "prompt_tokens": PROMPT_TOKENS, "seconds": seconds,
+        "tokens_per_second": f64::from(samples * new_tokens) / median,
+        "open_seconds": open_seconds, "rss_peak_mib": rss_peak_mib(),
+    });
+    println!("{result}");
+    Ok(())
+}
+
+/// The most memory that this process has held, where the system says so.
+fn rss_peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
+}

@@ -1,0 +1,166 @@
+//! `adapter_config.json`: which settings are honoured, which are refused, and what scaling follows.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{AdapterTask, LoraPair, LoraTarget, Matrix};
+
+/// The highest rank that is believed.
+const RANK_MAX: usize = 1 << 16;
+
+/// The settings that are read; unknown ones are tolerated, as PEFT adds some with every version.
+#[derive(Debug, Deserialize)]
+pub(super) struct AdapterConfig {
+    peft_type: String,
+    task_type: Option<String>,
+    pub r: usize,
+    pub lora_alpha: f32,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    rank_pattern: Option<Map<String, Value>>,
+    #[serde(default)]
+    alpha_pattern: Option<Map<String, Value>>,
+    #[serde(default)]
+    bias: Option<String>,
+    /// Everything else: some settings change the model in ways that plain LoRA does not.
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
+}
+
+/// Settings that must be off: each changes what an adapter does to the model.
+const MUST_BE_OFF: [&str; 12] = [
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+];
+
+impl AdapterConfig {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.peft_type != "LORA" {
+            return Err(format!("adapters of type {} are not supported: only LORA is", self.peft_type));
+        }
+        if let Some(task) = self.task_type.as_deref().filter(|task| !matches!(*task, "CAUSAL_LM" | "SEQ_CLS"))
+        {
+            return Err(format!("task_type {task} is not supported: CAUSAL_LM and SEQ_CLS are"));
+        }
+        if let Some(bias) = self.bias.as_deref().filter(|bias| *bias != "none") {
+            return Err(format!("bias {bias:?} is not supported: only \"none\" is"));
+        }
+        for key in MUST_BE_OFF {
+            if self.others.get(key).is_some_and(is_on) {
+                return Err(format!("{key} is not supported"));
+            }
+        }
+        self.check_whole_modules()?;
+        if !(1..=RANK_MAX).contains(&self.r) {
+            return Err(format!("r is {}, not between 1 and {RANK_MAX}", self.r));
+        }
+        if !self.lora_alpha.is_finite() {
+            return Err("lora_alpha is not finite".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Only the score head can be replaced whole. (PEFT lists both names for every sequence classifier.)
+    fn check_whole_modules(&self) -> Result<(), String> {
+        let Some(modules) = self.others.get("modules_to_save").and_then(Value::as_array) else {
+            return Ok(());
+        };
+        match modules.iter().find(|module| !matches!(module.as_str(), Some("score" | "classifier"))) {
+            Some(module) => {
+                Err(format!("modules_to_save names {module}: only the score head can be replaced whole"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn task(&self, has_score: bool) -> AdapterTask {
+        match self.task_type.as_deref() {
+            Some("SEQ_CLS") => AdapterTask::SeqCls,
+            None if has_score => AdapterTask::SeqCls,
+            _ => AdapterTask::CausalLm,
+        }
+    }
+
+    /// alpha / rank, or alpha / √rank where ranks are stabilised (arXiv 2312.03732).
+    pub(super) fn scaling(&self, alpha: f32, rank: usize) -> f32 {
+        #[expect(clippy::cast_precision_loss, reason = "a rank is at most 65536")]
+        let rank = rank as f32;
+        if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank }
+    }
+
+    /// Joins the halves of a pair; the patterns of the configuration may give it a rank and an alpha of its own.
+    pub(super) fn pair(&self, target: &LoraTarget, a: Matrix, b: Matrix) -> Result<LoraPair, String> {
+        let rank = a.rows;
+        if b.columns != rank {
+            return Err(format!("has an A of rank {rank} and a B of rank {}", b.columns));
+        }
+        let expected = match matching(self.rank_pattern.as_ref(), target)? {
+            Some(value) => value.as_u64().and_then(|rank| usize::try_from(rank).ok()),
+            None => Some(self.r),
+        };
+        if expected != Some(rank) {
+            return Err(format!("has rank {rank}, which is not what the configuration demands"));
+        }
+        let alpha = match matching(self.alpha_pattern.as_ref(), target)? {
+            Some(value) => value.as_f64().map(narrow).filter(|alpha| alpha.is_finite()),
+            None => Some(self.lora_alpha),
+        };
+        let alpha = alpha.ok_or("has an alpha that is not a number")?;
+        let (inputs, outputs) = (a.columns, b.rows);
+        Ok(LoraPair { a: a.values, b: b.values, rank, inputs, outputs, scaling: self.scaling(alpha, rank) })
+    }
+}
+
+/// Whether a setting says anything but "off".
+fn is_on(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(on) => *on,
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(values) => !values.is_empty(),
+        Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "scalings are used in 32 bits")]
+fn narrow(alpha: f64) -> f32 {
+    alpha as f32
+}
+
+/// The value of the first pattern that a target's full name ends with. PEFT takes patterns for regular expressions that must
+/// match the end of the name from a dot on; plain names, which is what people write, mean the same here, others are refused.
+fn matching<'a>(
+    patterns: Option<&'a Map<String, Value>>,
+    target: &LoraTarget,
+) -> Result<Option<&'a Value>, String> {
+    let name = format!("model.layers.{}.{}", target.layer, target.module);
+    let mut found = None;
+    for (pattern, value) in patterns.into_iter().flatten() {
+        let plain =
+            pattern.chars().all(|character| character.is_ascii_alphanumeric() || "._".contains(character));
+        if !plain {
+            return Err(format!(
+                "may match the pattern {pattern:?}: only plain module names are supported there"
+            ));
+        }
+        let ends =
+            name.strip_suffix(pattern.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        if ends && found.is_none() {
+            found = Some(value);
+        }
+    }
+    Ok(found)
+}

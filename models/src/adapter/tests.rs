@@ -1,0 +1,199 @@
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::checkpoint::{Activation, Architecture, Rope};
+
+fn model() -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Llama,
+        hidden_size: 4,
+        intermediate_size: 8,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 2,
+        vocab_size: 10,
+        context_length: 16,
+        norm_eps: 1e-5,
+        rope: Rope { theta: 10_000.0, rotary_dims: 2, scaling: None },
+        tied_embeddings: true,
+        attention_bias: false,
+        mlp_bias: false,
+        parallel_residual: false,
+        activation: Activation::Silu,
+        bos_token_id: None,
+        eos_token_ids: vec![],
+        num_labels: None,
+    }
+}
+
+fn settings() -> Value {
+    json!({"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 2, "lora_alpha": 8, "bias": "none",
+        "modules_to_save": ["score", "classifier"], "use_dora": false, "some_new_setting": {"x": 1}})
+}
+
+fn q(half: &str) -> String {
+    format!("base_model.model.model.layers.1.self_attn.q_proj.lora_{half}.weight")
+}
+
+const SCORE: &str = "base_model.model.score.weight";
+
+fn weights(tensors: &[(&str, &[usize])]) -> Vec<u8> {
+    let data: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(_, shape)| {
+            (0..shape.iter().product::<usize>()).flat_map(|n| (n as f32).to_le_bytes()).collect()
+        })
+        .collect();
+    let views = tensors.iter().zip(&data).map(|((name, shape), data)| {
+        (*name, TensorView::new(StoredDtype::F32, shape.to_vec(), data).expect("a view"))
+    });
+    safetensors::serialize(views, None).expect("bytes")
+}
+
+struct Folder {
+    folder: tempfile::TempDir,
+}
+
+impl Folder {
+    fn new(settings: &Value, weights: &[u8]) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::write(folder.path().join(CONFIG), settings.to_string()).expect("config");
+        std::fs::write(folder.path().join(WEIGHTS), weights).expect("weights");
+        Self { folder }
+    }
+
+    fn open(&self) -> Result<LoraAdapter, ModelError> {
+        LoraAdapter::open(self.folder.path())
+    }
+}
+
+fn plain() -> Vec<u8> {
+    weights(&[(&q("A"), &[2, 4]), (&q("B"), &[4, 2]), (SCORE, &[1, 4])])
+}
+
+fn with(key: &str, value: Value) -> Value {
+    let mut settings = settings();
+    settings[key] = value;
+    settings
+}
+
+fn refusal(settings: &Value, weights: &[u8]) -> String {
+    Folder::new(settings, weights).open().expect_err("it must be refused").to_string()
+}
+
+#[test]
+fn pairs_and_score_head_are_read_with_their_scaling() {
+    let adapter = Folder::new(&settings(), &plain()).open().expect("adapter");
+    let target = LoraTarget { layer: 1, module: "self_attn.q_proj".to_owned() };
+    let pair = &adapter.layers[&target];
+    assert_eq!((pair.rank, pair.inputs, pair.outputs, pair.scaling), (2, 4, 4, 4.0));
+    assert_eq!(pair.a, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+    assert_eq!(adapter.score.as_ref().map(|score| (score.labels, score.hidden)), Some((1, 4)));
+    assert_eq!(adapter.task, AdapterTask::SeqCls);
+    adapter.check(&model()).expect("it fits");
+}
+
+#[test]
+fn stabilised_ranks_divide_by_the_root() {
+    let adapter = Folder::new(&with("use_rslora", json!(true)), &plain()).open().expect("adapter");
+    assert!((adapter.scaling - 8.0 / 2f32.sqrt()).abs() < 1e-6);
+}
+
+#[test]
+fn patterns_give_single_modules_their_rank_and_alpha() {
+    let mut settings = with("rank_pattern", json!({"q_proj": 1}));
+    settings["alpha_pattern"] = json!({"layers.1.self_attn.q_proj": 3.0, "proj": 99.0});
+    let bytes = weights(&[(&q("A"), &[1, 4]), (&q("B"), &[4, 1]), (SCORE, &[1, 4])]);
+    let adapter = Folder::new(&settings, &bytes).open().expect("adapter");
+    assert_eq!(adapter.layers.values().map(|pair| pair.scaling).collect::<Vec<_>>(), [3.0]);
+    settings["alpha_pattern"] = json!({"q_.*": 3.0});
+    assert!(refusal(&settings, &bytes).contains("q_.*"));
+}
+
+#[test]
+fn what_is_not_plain_lora_is_refused_by_name() {
+    for (key, value) in [
+        ("peft_type", json!("IA3")),
+        ("task_type", json!("TOKEN_CLS")),
+        ("bias", json!("all")),
+        ("use_dora", json!(true)),
+        ("lora_bias", json!(true)),
+        ("layer_replication", json!([[0, 2]])),
+        ("modules_to_save", json!(["embed_tokens"])),
+        ("alora_invocation_tokens", json!([1])),
+        ("r", json!(0)),
+    ] {
+        let reason = refusal(&with(key, value.clone()), &plain());
+        assert!(reason.contains(key) || reason.contains("IA3"), "{key}: {reason}");
+    }
+}
+
+#[test]
+fn tensors_that_cannot_be_applied_are_refused_by_name() {
+    let embedding = "base_model.model.model.embed_tokens.lora_embedding_A";
+    let bytes = weights(&[(&q("A"), &[2, 4]), (&q("B"), &[4, 2]), (SCORE, &[1, 4]), (embedding, &[2, 4])]);
+    assert!(refusal(&settings(), &bytes).contains(embedding));
+    let one_half = weights(&[(&q("A"), &[2, 4]), (SCORE, &[1, 4])]);
+    assert!(refusal(&settings(), &one_half).contains("one half"));
+    let other_rank = weights(&[(&q("A"), &[3, 4]), (&q("B"), &[4, 3]), (SCORE, &[1, 4])]);
+    assert!(refusal(&settings(), &other_rank).contains("rank 3"));
+    let headless = weights(&[(&q("A"), &[2, 4]), (&q("B"), &[4, 2])]);
+    assert!(refusal(&settings(), &headless).contains("score head"));
+    assert!(refusal(&settings(), &weights(&[(SCORE, &[1, 4])])).contains("no LoRA pair"));
+}
+
+#[test]
+fn an_adapter_of_another_model_does_not_fit() {
+    let adapter = Folder::new(&settings(), &plain()).open().expect("adapter");
+    for other in [
+        ModelConfig { layers: 1, ..model() },
+        ModelConfig { hidden_size: 6, ..model() },
+        ModelConfig { heads: 1, ..model() },
+        ModelConfig { architecture: Architecture::GptNeoX, ..model() },
+    ] {
+        assert!(adapter.check(&other).is_err(), "{other:?}");
+    }
+}
+
+#[test]
+fn the_fingerprint_follows_settings_and_weights() {
+    let of = |settings: &Value, weights: &[u8]| {
+        Folder::new(settings, weights).open().expect("adapter").fingerprint
+    };
+    let other = weights(&[(&q("A"), &[2, 4]), (&q("B"), &[4, 2]), (SCORE, &[2, 4])]);
+    assert_eq!(of(&settings(), &plain()), of(&settings(), &plain()));
+    assert_ne!(of(&settings(), &plain()), of(&with("lora_alpha", json!(9)), &plain()));
+    assert_ne!(of(&settings(), &plain()), of(&settings(), &other));
+}
+
+#[test]
+fn a_missing_or_pickled_file_is_named() {
+    let folder = Folder::new(&settings(), &plain());
+    let path: PathBuf = folder.folder.path().join(WEIGHTS);
+    std::fs::rename(&path, folder.folder.path().join("adapter_model.bin")).expect("rename");
+    let reason = folder.open().expect_err("no weights").to_string();
+    assert!(reason.contains(WEIGHTS) && reason.contains("save_pretrained"), "{reason}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_weights_are_an_error_or_an_adapter_but_never_a_panic(
+        cut in 0usize..400, flips in prop::collection::vec((0usize..400, any::<u8>()), 0..4)
+    ) {
+        let mut bytes = plain();
+        bytes.truncate(bytes.len().min(cut.max(1)));
+        for (at, value) in flips {
+            let length = bytes.len();
+            bytes[at % length] = value;
+        }
+        let config: AdapterConfig = serde_json::from_value(settings()).expect("settings");
+        let _ = read_tensors(&bytes, &config);
+    }
+}

@@ -1,0 +1,287 @@
+//! Models as graphs: what a decoder is made of, with one file for each family.
+//!
+//! Every family makes the same graph, seen from outside: token ids and a key-value cache in, the extended cache and the
+//! head's outputs at chosen positions out. Generation, scoring of completions and reward models all run it.
+
+mod gpt_neox;
+mod llama;
+
+use crate::adapter::{LoraAdapter, LoraTarget};
+use crate::checkpoint::{Architecture, Dtype, ModelConfig, Weights};
+use crate::error::ModelError;
+use crate::onnx::graph::AttentionCache;
+use crate::onnx::{Dim, ElementType, Graph, Value};
+
+/// The longest sequence that graphs carry rotary tables for, in tokens.
+pub const POSITIONS_MAX: usize = 32_768;
+
+/// Names of the graph's inputs and outputs.
+pub mod names {
+    /// `[batch, seq]`, 64-bit integers.
+    pub const INPUT_IDS: &str = "input_ids";
+    /// `[batch, seq]`, 64-bit integers; only where [`super::DecoderGraph::needs_positions`].
+    pub const POSITION_IDS: &str = "position_ids";
+    /// `[batch]`, 32-bit integers: each row's length after this run, minus one.
+    pub const SEQLENS_K: &str = "seqlens_k";
+    /// `[1]`, a 32-bit integer: the longest length after this run.
+    pub const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
+    /// `[picked]`, 64-bit integers: which of the batch · seq positions, row by row, the head is computed for.
+    pub const PICKED: &str = "picked";
+    /// `[picked, vocabulary or labels]`.
+    pub const OUTPUT: &str = "output";
+    /// `[labels, hidden]`: the score head, where an adapter brings it.
+    pub const SCORE: &str = "score.weight";
+
+    /// `[batch, kv_heads, capacity, head_dim]`, one per layer.
+    #[must_use]
+    pub fn past(layer: usize) -> [String; 2] {
+        [format!("past.{layer}.key"), format!("past.{layer}.value")]
+    }
+
+    /// The cache after the run, in the shape of [`past`].
+    #[must_use]
+    pub fn present(layer: usize) -> [String; 2] {
+        [format!("present.{layer}.key"), format!("present.{layer}.value")]
+    }
+
+    /// `A [rank, in]` and `B [out, rank]` of a LoRA target, B already scaled.
+    #[must_use]
+    pub fn lora(target: &crate::adapter::LoraTarget) -> [String; 2] {
+        ["a", "b"].map(|side| format!("lora.{}.{}.{side}", target.layer, target.module))
+    }
+}
+
+/// What the last hidden states are turned into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// Logits over the vocabulary.
+    Vocabulary,
+    /// The outputs of a sequence-classification head.
+    Score,
+}
+
+/// A decoder's graph, and what has to be known to run it.
+#[derive(Debug, Clone)]
+pub struct DecoderGraph {
+    /// The graph, with the inputs and outputs of [`names`].
+    pub graph: Graph,
+    /// Whether [`names::POSITION_IDS`] is an input: rotary embeddings of unusual widths are not done by the attention operator.
+    pub needs_positions: bool,
+    /// Width of the output: the vocabulary or the number of labels.
+    pub output_width: usize,
+}
+
+/// Builds the graph of a model with a head, and with low-rank changes where the adapter has some.
+///
+/// The adapter's numbers are inputs, so that adapters with the same targets can take turns in one session.
+///
+/// # Errors
+/// [`ModelError::Invalid`] for missing tensors, shapes that do not fit, or sizes that the operators cannot handle.
+pub fn decoder_graph(
+    config: &ModelConfig,
+    weights: &Weights,
+    adapter: Option<&LoraAdapter>,
+    head: Head,
+) -> Result<DecoderGraph, ModelError> {
+    if let Some(adapter) = adapter {
+        adapter.check(config)?;
+    }
+    let mut decoder = Decoder::new(config, weights, adapter)?;
+    let hidden = match config.architecture {
+        Architecture::Llama => llama::hidden_states(&mut decoder)?,
+        Architecture::GptNeoX => gpt_neox::hidden_states(&mut decoder)?,
+    };
+    let head_weight = match head {
+        Head::Score => decoder.score_head()?,
+        Head::Vocabulary => decoder.vocabulary_head()?,
+    };
+    let output_width = match decoder.graph.info(head_weight).shape.first() {
+        Some(Dim::Fixed(width)) => *width,
+        Some(Dim::Named(_)) | None => 0,
+    };
+    let output = decoder.graph.linear(hidden, head_weight)?;
+    decoder.graph.output(output, names::OUTPUT);
+    let needs_positions = decoder.needs_positions();
+    Ok(DecoderGraph { graph: decoder.graph, needs_positions, output_width })
+}
+
+/// A decoder under construction: the graph, and the model's parts by name.
+struct Decoder<'a> {
+    config: &'a ModelConfig,
+    weights: &'a Weights,
+    adapter: Option<&'a LoraAdapter>,
+    graph: Graph,
+    input_ids: Value,
+    picked: Value,
+    seqlens_k: Value,
+    total_sequence_length: Value,
+    rotary: (Value, Value),
+    /// Where the attention operator cannot rotate: the positions to rotate by.
+    position_ids: Option<Value>,
+}
+
+impl<'a> Decoder<'a> {
+    fn new(
+        config: &'a ModelConfig,
+        weights: &'a Weights,
+        adapter: Option<&'a LoraAdapter>,
+    ) -> Result<Self, ModelError> {
+        if !config.head_dim.is_multiple_of(8) {
+            return Err(ModelError::Invalid(format!(
+                "heads of width {} are not supported: it must be a multiple of 8",
+                config.head_dim
+            )));
+        }
+        let mut graph = Graph::new();
+        let ids_shape = vec![Dim::Named("batch"), Dim::Named("seq")];
+        let input_ids = graph.input(names::INPUT_IDS, ElementType::I64, ids_shape.clone());
+        let picked = graph.input(names::PICKED, ElementType::I64, vec![Dim::Named("picked")]);
+        let seqlens_k = graph.input(names::SEQLENS_K, ElementType::I32, vec![Dim::Named("batch")]);
+        let total_sequence_length =
+            graph.input(names::TOTAL_SEQUENCE_LENGTH, ElementType::I32, vec![Dim::Fixed(1)]);
+        // The attention operator rotates in blocks of 16 dimensions.
+        let inside = config.head_dim.is_multiple_of(16) && config.rope.rotary_dims.is_multiple_of(16);
+        let position_ids = (!inside).then(|| graph.input(names::POSITION_IDS, ElementType::I64, ids_shape));
+        let rotary = rotary_tables(&mut graph, config);
+        Ok(Self {
+            config,
+            weights,
+            adapter,
+            graph,
+            input_ids,
+            picked,
+            seqlens_k,
+            total_sequence_length,
+            rotary,
+            position_ids,
+        })
+    }
+
+    fn needs_positions(&self) -> bool {
+        self.position_ids.is_some()
+    }
+
+    /// A tensor of the checkpoint.
+    fn weight(&mut self, name: &str) -> Result<Value, ModelError> {
+        Ok(self.graph.weight(name, self.weights.get(name)?))
+    }
+
+    fn embedding(&mut self, table: &str) -> Result<Value, ModelError> {
+        let table = self.weight(table)?;
+        Ok(self.graph.gather(table, self.input_ids))
+    }
+
+    /// A linear layer `{block}.{module}` of a layer, with its low-rank change if the adapter has one for it.
+    fn linear(
+        &mut self,
+        layer: usize,
+        block: &str,
+        module: &str,
+        x: Value,
+        bias: bool,
+    ) -> Result<Value, ModelError> {
+        let weight = self.weight(&format!("{block}.{module}.weight"))?;
+        let mut y = self.graph.linear(x, weight)?;
+        if bias {
+            let bias = self.weight(&format!("{block}.{module}.bias"))?;
+            y = self.graph.add(y, bias)?;
+        }
+        let target = LoraTarget { layer, module: module.to_owned() };
+        let Some(pair) = self.adapter.and_then(|adapter| adapter.layers.get(&target)) else { return Ok(y) };
+        let [a, b] = names::lora(&target);
+        let rank = Dim::Fixed(pair.rank);
+        let a = self.graph.input(a, ElementType::F32, vec![rank, Dim::Fixed(pair.inputs)]);
+        let b = self.graph.input(b, ElementType::F32, vec![Dim::Fixed(pair.outputs), rank]);
+        let low_rank = self.graph.linear(x, a)?;
+        let change = self.graph.linear(low_rank, b)?;
+        self.graph.add(y, change)
+    }
+
+    /// Causal self-attention of one layer with rotary positions; extends the layer's cache.
+    fn attention(
+        &mut self,
+        layer: usize,
+        mut query: Value,
+        mut key: Value,
+        value: Value,
+    ) -> Result<Value, ModelError> {
+        let ModelConfig { heads, kv_heads, head_dim, .. } = *self.config;
+        if let Some(positions) = self.position_ids {
+            let rotary_dims = self.config.rope.rotary_dims;
+            query = self.graph.rotary(query, positions, self.rotary, heads, rotary_dims);
+            key = self.graph.rotary(key, positions, self.rotary, kv_heads, rotary_dims);
+        }
+        let shape =
+            vec![Dim::Named("batch"), Dim::Fixed(kv_heads), Dim::Named("capacity"), Dim::Fixed(head_dim)];
+        let [past_key, past_value] =
+            names::past(layer).map(|name| self.graph.input(name, ElementType::F32, shape.clone()));
+        let cache = AttentionCache {
+            past_key,
+            past_value,
+            seqlens_k: self.seqlens_k,
+            total_sequence_length: self.total_sequence_length,
+            rotary: self.position_ids.is_none().then_some(self.rotary),
+        };
+        let (output, present_key, present_value) =
+            self.graph.group_query_attention(query, key, value, &cache)?;
+        let [key_name, value_name] = names::present(layer);
+        self.graph.output(present_key, &key_name);
+        self.graph.output(present_value, &value_name);
+        Ok(output)
+    }
+
+    /// The rows of `x [batch, seq, hidden]` that the head is computed for, `[picked, hidden]`.
+    fn pick(&mut self, x: Value) -> Value {
+        let rows = self.graph.reshape(x, vec![Dim::Named("rows"), Dim::Fixed(self.config.hidden_size)]);
+        self.graph.gather(rows, self.picked)
+    }
+
+    fn vocabulary_head(&mut self) -> Result<Value, ModelError> {
+        let (table, head) = match self.config.architecture {
+            Architecture::Llama => ("model.embed_tokens.weight", "lm_head.weight"),
+            Architecture::GptNeoX => ("gpt_neox.embed_in.weight", "embed_out.weight"),
+        };
+        let tied = self.config.tied_embeddings || !self.weights.contains(head);
+        self.weight(if tied { table } else { head })
+    }
+
+    fn score_head(&mut self) -> Result<Value, ModelError> {
+        if let Some(score) = self.adapter.and_then(|adapter| adapter.score.as_ref()) {
+            let shape = vec![Dim::Fixed(score.labels), Dim::Fixed(score.hidden)];
+            return Ok(self.graph.input(names::SCORE, ElementType::F32, shape));
+        }
+        if !self.weights.contains(names::SCORE) {
+            return Err(ModelError::Invalid(
+                "neither the checkpoint nor an adapter has a score head (score.weight): \
+                 a reward model needs one"
+                    .to_owned(),
+            ));
+        }
+        self.weight(names::SCORE)
+    }
+}
+
+/// The cosines and sines of every position, `[positions, rotary_dims / 2]`, computed in 64 bits.
+fn rotary_tables(graph: &mut Graph, config: &ModelConfig) -> (Value, Value) {
+    let frequencies = config.rope.inverse_frequencies();
+    let positions = config.context_length.min(POSITIONS_MAX);
+    let angles = (0..positions).flat_map(|position| {
+        // Frequency and angle are rounded to 32 bits because the models were trained so.
+        frequencies.iter().map(move |&frequency| f64::from(round(round(frequency) as f64 * position as f64)))
+    });
+    let (cos, sin): (Vec<f32>, Vec<f32>) =
+        angles.map(|angle| (round(angle.cos()), round(angle.sin()))).unzip();
+    let shape = [positions, frequencies.len()];
+    (graph.constant_f32("rotary.cos", &shape, &cos), graph.constant_f32("rotary.sin", &shape, &sin))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to 32 bits is what it is for")]
+fn round(number: f64) -> f32 {
+    number as f32
+}
+
+/// Bytes of the key-value cache of one token.
+#[must_use]
+pub fn cache_bytes_per_token(config: &ModelConfig) -> usize {
+    2 * config.layers * config.kv_heads * config.head_dim * Dtype::F32.size()
+}

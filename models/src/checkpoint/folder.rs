@@ -1,0 +1,148 @@
+//! Hugging Face folders.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::config::{Architecture, ModelConfig};
+use super::files::{CONFIG_BYTES_MAX, TOKENIZER_BYTES_MAX, parse_json, read, read_optional};
+use super::fingerprint::{self, Fingerprint};
+use super::safetensors::{Located, locate};
+use super::tokenizer::TokenizerFiles;
+use super::weights::Weights;
+use super::{Parts, config_json, layout};
+use crate::error::ModelError;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// The longest index of shards that is read, in bytes.
+const INDEX_BYTES_MAX: u64 = 64 << 20;
+
+/// Reads a folder's configuration and tokenizer and locates its weights.
+pub(super) fn open(folder: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
+    let mut fingerprint = Fingerprint::new();
+    let config = open_config(folder, &mut fingerprint)?;
+    let tokenizer = open_tokenizer(folder, &config, &mut fingerprint)?;
+    let shards = shards(folder)?;
+    let mut weights = Weights::default();
+    for (shard, expected) in &shards {
+        let path = folder.join(shard);
+        add_shard(&mut weights, &path, expected.as_ref(), config.architecture)?;
+        fingerprint.add(&shard.to_string_lossy(), &fingerprint::of_file(&path, cache_dir)?);
+    }
+    Ok(Parts { config, weights, tokenizer, fingerprint })
+}
+
+fn open_config(folder: &Path, fingerprint: &mut Fingerprint) -> Result<ModelConfig, ModelError> {
+    let path = folder.join("config.json");
+    let bytes = read(&path, CONFIG_BYTES_MAX)?;
+    fingerprint.add_bytes("config.json", &bytes);
+    let generation_path = folder.join("generation_config.json");
+    let generation = read_optional(&generation_path, CONFIG_BYTES_MAX)?;
+    if let Some(bytes) = &generation {
+        fingerprint.add_bytes("generation_config.json", bytes);
+    }
+    config_json::parse(
+        &path,
+        &bytes,
+        generation.as_ref().map(|bytes| (generation_path.as_path(), bytes.as_slice())),
+    )
+}
+
+fn open_tokenizer(
+    folder: &Path,
+    config: &ModelConfig,
+    fingerprint: &mut Fingerprint,
+) -> Result<super::TextTokenizer, ModelError> {
+    let mut optional = |name: &str| -> Result<Option<Vec<u8>>, ModelError> {
+        let bytes = read_optional(&folder.join(name), CONFIG_BYTES_MAX)?;
+        if let Some(bytes) = &bytes {
+            fingerprint.add_bytes(name, bytes);
+        }
+        Ok(bytes)
+    };
+    let config_file = optional("tokenizer_config.json")?;
+    let chat_template = optional("chat_template.jinja")?;
+    let path = folder.join("tokenizer.json");
+    let Some(tokenizer) = read_optional(&path, TOKENIZER_BYTES_MAX)? else {
+        return Err(ModelError::file(
+            &path,
+            "no such file; load the tokenizer with transformers' AutoTokenizer and save_pretrained to make it",
+        ));
+    };
+    fingerprint.add_bytes("tokenizer.json", &tokenizer);
+    TokenizerFiles { folder, tokenizer, config: config_file, chat_template }.open(config)
+}
+
+/// The files that hold the weights; of a sharded model, with the tensors that the index promises in each.
+fn shards(folder: &Path) -> Result<BTreeMap<PathBuf, Option<BTreeSet<String>>>, ModelError> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, PathBuf>,
+    }
+    if folder.join(SINGLE).exists() {
+        return Ok(BTreeMap::from([(PathBuf::from(SINGLE), None)]));
+    }
+    let path = folder.join(INDEX);
+    let Some(bytes) = read_optional(&path, INDEX_BYTES_MAX)? else {
+        let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+        let hint = if pickled.iter().any(|name| folder.join(name).exists()) {
+            "; pytorch_model.bin is not read: load it with transformers and save_pretrained to convert it"
+        } else {
+            ""
+        };
+        return Err(ModelError::file(folder, format!("it has neither {SINGLE} nor {INDEX}{hint}")));
+    };
+    let index: Index = parse_json(&path, &bytes)?;
+    let mut shards: BTreeMap<PathBuf, Option<BTreeSet<String>>> = BTreeMap::new();
+    for (tensor, file) in index.weight_map {
+        let mut components = file.components();
+        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+            return Err(ModelError::file(
+                &path,
+                format!("tensor {tensor} lies in {}, which is not a file of this folder", file.display()),
+            ));
+        }
+        shards.entry(file).or_default().get_or_insert_default().insert(tensor);
+    }
+    if shards.is_empty() {
+        return Err(ModelError::file(&path, "its weight_map is empty"));
+    }
+    Ok(shards)
+}
+
+fn add_shard(
+    weights: &mut Weights,
+    path: &Path,
+    expected: Option<&BTreeSet<String>>,
+    architecture: Architecture,
+) -> Result<(), ModelError> {
+    let mut found = BTreeSet::new();
+    for (name, located) in locate(path)? {
+        if expected.is_some_and(|expected| !expected.contains(&name)) {
+            continue;
+        }
+        found.insert(name.clone());
+        let full = full_name(architecture, &name);
+        match located {
+            Located::Weights(tensor) => {
+                weights.insert(full, tensor).map_err(|reason| ModelError::file(path, reason))?
+            }
+            Located::Unusable(dtype) => weights.insert_unusable(full, dtype),
+        }
+    }
+    match expected.and_then(|expected| expected.difference(&found).next()) {
+        Some(missing) => {
+            Err(ModelError::file(path, format!("the index promises {missing} in it, which it has not")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Names of a model that was saved without its head lack the prefix.
+fn full_name(architecture: Architecture, name: &str) -> String {
+    let prefix = layout::prefix(architecture);
+    let whole = name.starts_with(prefix) || name == layout::head(architecture) || name == layout::SCORE_HEAD;
+    if whole { name.to_owned() } else { format!("{prefix}{name}") }
+}

@@ -1,0 +1,197 @@
+//! Dequantises a GGUF file once, into a safetensors file of 32-bit floats under the names and in the row order of Hugging
+//! Face.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, Metadata, TensorInfo as StoredInfo};
+
+use super::header::{Header, TensorInfo};
+use super::names::{Destination, RowOrder, destination};
+use crate::cache::dequantised_dir;
+use crate::checkpoint::config::ModelConfig;
+use crate::checkpoint::layout;
+use crate::checkpoint::safetensors::locate;
+use crate::error::ModelError;
+
+/// Raised whenever the same GGUF file would give another safetensors file.
+const CONVERTER_VERSION: u32 = 1;
+/// About how many bytes of floats are held at a time.
+const CHUNK_BYTES: usize = 1 << 20;
+/// The alignment of the data in the safetensors file, in bytes, for memory maps.
+const DATA_ALIGNMENT: usize = 64;
+/// What the names of unfinished files begin with.
+const UNFINISHED: &str = "unfinished-";
+
+/// The dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash`; made now if they are not in the cache.
+///
+/// The file is written aside, synced and renamed, under a lock: a process that dies leaves nothing that could be taken for
+/// a whole file, and of several that start together one converts and the others wait.
+pub(super) fn dequantised(
+    path: &Path,
+    header: &Header,
+    config: &ModelConfig,
+    hash: &str,
+    cache_dir: &Path,
+) -> Result<PathBuf, ModelError> {
+    let key = blake3::hash(format!("{hash} converter {CONVERTER_VERSION}").as_bytes()).to_hex();
+    let folder = dequantised_dir(cache_dir);
+    let target = folder.join(format!("{key}.safetensors"));
+    if locate(&target).is_ok() {
+        return Ok(target);
+    }
+    let plan = plan(header, config).map_err(|reason| ModelError::file(path, reason))?;
+    let in_cache = |error: std::io::Error| {
+        ModelError::file(&target, format!("the dequantised weights cannot be kept in the cache: {error}"))
+    };
+    fs::create_dir_all(&folder).map_err(in_cache)?;
+    let lock = File::create(folder.join("lock")).map_err(in_cache)?;
+    lock.lock().map_err(in_cache)?;
+    if locate(&target).is_ok() {
+        return Ok(target);
+    }
+    remove_unfinished(&folder).map_err(in_cache)?;
+    tracing::info!(path = %path.display(), "dequantising the weights, once");
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&folder).map_err(in_cache)?;
+    let source = File::open(path).map_err(|error| ModelError::file(path, error))?;
+    write(&plan, source, BufWriter::new(file.as_file_mut())).map_err(in_cache)?;
+    file.as_file().sync_all().map_err(in_cache)?;
+    file.persist(&target).map_err(|error| in_cache(error.error))?;
+    File::open(&folder).and_then(|folder| folder.sync_all()).map_err(in_cache)?;
+    Ok(target)
+}
+
+/// Files that a process left when it died. Only the holder of the lock writes any, so none is in use.
+fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// One tensor to write.
+struct Step<'a> {
+    name: String,
+    info: &'a TensorInfo,
+    order: RowOrder,
+}
+
+/// What to write, in the order of the source file.
+fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<Step<'a>>, String> {
+    let mut missing = layout::required(config);
+    let mut steps = Vec::new();
+    for (from, info) in &header.tensors {
+        let Destination::Tensor { name, rows: order } = destination(from, config)? else { continue };
+        if let Some(shape) = missing.remove(&name)
+            && shape != info.shape
+        {
+            return Err(format!(
+                "tensor {from} has shape {:?} where the metadata demand {shape:?}",
+                info.shape
+            ));
+        }
+        let step = Step { name, info, order };
+        step.check().map_err(|reason| format!("tensor {from}: {reason}"))?;
+        steps.push(step);
+    }
+    if let Some((name, _)) = missing.first_key_value() {
+        return Err(format!("it has no tensor for {name}"));
+    }
+    steps.sort_by_key(|step| step.info.offset);
+    Ok(steps)
+}
+
+impl Step<'_> {
+    /// Rows and columns as they are reordered: a vector is one row, unless its elements belong to the rows of a matrix that is
+    /// reordered (a bias).
+    fn matrix(&self) -> (usize, usize) {
+        match (self.info.shape.len(), self.order) {
+            (1, RowOrder::Same) => (1, self.info.columns()),
+            (1, _) => (self.info.columns(), 1),
+            _ => (self.info.rows(), self.info.columns()),
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (rows, columns) = self.matrix();
+        let (block, _) = self.info.block_type.block();
+        if !columns.is_multiple_of(block) {
+            return Err(format!("a bias in blocks of {block} elements is not supported"));
+        }
+        match self.order.piece_rows() {
+            Some(piece) if !rows.is_multiple_of(piece) => {
+                Err(format!("{rows} rows are not a multiple of {piece}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn write(plan: &[Step<'_>], mut source: File, mut out: impl Write) -> std::io::Result<()> {
+    out.write_all(&safetensors_header(plan)?)?;
+    for step in plan {
+        write_tensor(step, &mut source, &mut out)?;
+    }
+    out.flush()
+}
+
+fn safetensors_header(plan: &[Step<'_>]) -> std::io::Result<Vec<u8>> {
+    let mut end = 0;
+    let infos = plan
+        .iter()
+        .map(|step| {
+            let start = end;
+            // The product is known not to overflow: `BlockType::bytes_of` saw to it.
+            end = start + step.info.shape.iter().product::<usize>() * size_of::<f32>();
+            let info =
+                StoredInfo { dtype: Dtype::F32, shape: step.info.shape.clone(), data_offsets: (start, end) };
+            (step.name.clone(), info)
+        })
+        .collect();
+    let metadata = Metadata::new(Some([("format".to_owned(), "pt".to_owned())].into()), infos)
+        .map_err(std::io::Error::other)?;
+    let mut json = serde_json::to_vec(&metadata)?;
+    // Spaces at the end are the format's own padding.
+    json.resize((json.len() + 8).next_multiple_of(DATA_ALIGNMENT) - 8, b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut json);
+    Ok(header)
+}
+
+fn write_tensor(step: &Step<'_>, source: &mut File, out: &mut impl Write) -> std::io::Result<()> {
+    let info = step.info;
+    let (rows, columns) = step.matrix();
+    if info.bytes == 0 {
+        return Ok(());
+    }
+    let row_bytes = info.bytes / rows as u64;
+    let piece_rows = match step.order.piece_rows() {
+        Some(rows) => rows,
+        None => (CHUNK_BYTES / (columns * size_of::<f32>())).clamp(1, rows),
+    };
+    let (mut raw, mut floats, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    for piece in 0..rows.div_ceil(piece_rows) {
+        let first =
+            if step.order == RowOrder::Same { piece * piece_rows } else { step.order.source_row(piece) };
+        let count = piece_rows.min(rows - piece * piece_rows);
+        raw.clear();
+        source.seek(SeekFrom::Start(info.offset + first as u64 * row_bytes))?;
+        source.take(count as u64 * row_bytes).read_to_end(&mut raw)?;
+        floats.clear();
+        info.block_type.dequantise(&raw, &mut floats);
+        if floats.len() != count * columns {
+            return Err(std::io::Error::other("the GGUF file shrank while it was read"));
+        }
+        bytes.clear();
+        for row in 0..count {
+            let from = step.order.within(row) * columns;
+            bytes.extend(floats[from..from + columns].iter().flat_map(|value| value.to_le_bytes()));
+        }
+        out.write_all(&bytes)?;
+    }
+    Ok(())
+}

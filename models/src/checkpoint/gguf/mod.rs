@@ -1,0 +1,61 @@
+//! GGUF files: the header is read as it is, the weights are dequantised once into a cached safetensors file.
+//!
+//! The format is that of ggml's `docs/gguf.md`, versions 2 and 3, little-endian.
+
+mod blocks;
+mod convert;
+mod header;
+mod metadata;
+mod names;
+mod tokenizer;
+
+use std::path::Path;
+
+use super::fingerprint::{self, Fingerprint};
+use super::safetensors::{Located, locate};
+use super::weights::Weights;
+use super::{Parts, Stored};
+use crate::error::ModelError;
+use header::Header;
+use names::{Destination, destination};
+
+#[cfg(test)]
+mod tests;
+
+/// Opens a file, dequantising its weights into the cache where that has not been done.
+pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
+    let (header, mut parts, hash) = read(path, cache_dir)?;
+    let dequantised = convert::dequantised(path, &header, &parts.config, &hash, cache_dir)?;
+    for (name, located) in locate(&dequantised)? {
+        if let Located::Weights(tensor) = located {
+            parts.weights.insert(name, tensor).map_err(|reason| ModelError::file(&dequantised, reason))?;
+        }
+    }
+    Ok(parts)
+}
+
+/// Describes a file without its weights, and lists its tensors as they are stored.
+pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<Stored>), ModelError> {
+    let (header, parts, _) = read(path, cache_dir)?;
+    let mut inventory = Vec::new();
+    for (name, info) in &header.tensors {
+        let place = destination(name, &parts.config).map_err(|reason| ModelError::file(path, reason))?;
+        if let Destination::Tensor { name, .. } = place {
+            let elements = info.shape.iter().map(|dimension| *dimension as u64).product();
+            inventory.push(Stored { name, dtype: info.block_type.name(), elements });
+        }
+    }
+    Ok((parts, inventory))
+}
+
+/// A file's header, its model without weights, and its BLAKE3 hash.
+fn read(path: &Path, cache_dir: &Path) -> Result<(Header, Parts, String), ModelError> {
+    let wrong = |reason: String| ModelError::file(path, reason);
+    let header = header::read(path)?;
+    let config = metadata::config(path, &header).map_err(wrong)?;
+    let tokenizer = tokenizer::build(&header, config.architecture).map_err(wrong)?;
+    let hash = fingerprint::of_file(path, cache_dir)?;
+    let mut fingerprint = Fingerprint::new();
+    fingerprint.add("gguf", &hash);
+    Ok((header, Parts { config, weights: Weights::default(), tokenizer, fingerprint }, hash))
+}

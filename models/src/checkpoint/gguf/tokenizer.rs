@@ -1,0 +1,213 @@
+//! A tokenizer from GGUF metadata. The description that Hugging Face's `tokenizer.json` would hold is put together and read
+//! by the same library.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use super::header::Header;
+use super::metadata::token_id;
+use crate::checkpoint::TextTokenizer;
+use crate::checkpoint::config::Architecture;
+
+/// Token types of `tokenizer.ggml.token_type`.
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+
+/// How Llama 3 splits text, as its `tokenizer.json` has it.
+const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// How Qwen 2 splits text.
+const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Builds the tokenizer that the metadata describe.
+pub(super) fn build(header: &Header, architecture: Architecture) -> Result<TextTokenizer, String> {
+    let tokens = header.texts("tokenizer.ggml.tokens").ok_or("tokenizer.ggml.tokens is missing")?;
+    let family = header.text("tokenizer.ggml.model").ok_or("tokenizer.ggml.model is missing")?;
+    let (description, add_bos) = match family {
+        "gpt2" => byte_level(header, tokens, architecture)?,
+        "llama" => (sentence_piece(header, tokens)?, true),
+        other => return Err(format!("tokenizer {other:?} is not supported: gpt2 and llama are")),
+    };
+    let bytes = serde_json::to_vec(&description).map_err(|error| error.to_string())?;
+    let inner =
+        Tokenizer::from_bytes(bytes).map_err(|error| format!("its tokenizer is not valid: {error}"))?;
+    let text_of = |name: &str| tokens.get(usize::try_from(token_id(header, name)?).ok()?).cloned();
+    let chat_template = header.text("tokenizer.chat_template").map(str::to_owned);
+    let bos = header.bool("tokenizer.ggml.add_bos_token").unwrap_or(add_bos);
+    let eos = header.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
+    TextTokenizer::new(inner, chat_template, text_of("bos"), text_of("eos")).surround(bos, eos)
+}
+
+/// Tokens that are found whole in a text: control tokens (special) and those that the model's makers added.
+fn added_tokens(header: &Header, tokens: &[String]) -> Vec<Value> {
+    let types = header.integers("tokenizer.ggml.token_type").unwrap_or_default();
+    tokens
+        .iter()
+        .zip(types)
+        .enumerate()
+        .filter(|(_, (token, kind))| matches!(**kind, CONTROL | USER_DEFINED) && !token.is_empty())
+        .map(|(id, (token, kind))| {
+            json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": *kind == CONTROL,
+            })
+        })
+        .collect()
+}
+
+fn vocabulary(tokens: &[String]) -> Value {
+    let ids: serde_json::Map<_, _> =
+        tokens.iter().enumerate().map(|(id, token)| (token.clone(), Value::from(id))).collect();
+    Value::Object(ids)
+}
+
+/// Byte-level BPE, and whether such a tokenizer begins a text with the beginning-of-sequence token where the file does not
+/// say.
+fn byte_level(
+    header: &Header,
+    tokens: &[String],
+    architecture: Architecture,
+) -> Result<(Value, bool), String> {
+    let merges = header.texts("tokenizer.ggml.merges").ok_or("tokenizer.ggml.merges is missing")?;
+    let merges = merges
+        .iter()
+        .map(|merge| merge.split_once(' ').ok_or_else(|| format!("merge {merge:?} is not a pair")))
+        .collect::<Result<Vec<_>, _>>()?;
+    let splitting = header.text("tokenizer.ggml.pre").unwrap_or("default");
+    let split = Splitting::of(splitting, architecture)?;
+    let description = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": added_tokens(header, tokens),
+        "normalizer": split.normaliser,
+        "pre_tokenizer": split.pre_tokenizer,
+        "post_processor": null,
+        "decoder": byte_level_step(true),
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "ignore_merges": split.ignore_merges, "vocab": vocabulary(tokens), "merges": merges,
+        },
+    });
+    Ok((description, split.add_bos))
+}
+
+fn byte_level_step(use_regex: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
+}
+
+/// What `tokenizer.ggml.pre` stands for: the steps before BPE of the tokenizer that the name was given for.
+struct Splitting {
+    normaliser: Value,
+    pre_tokenizer: Value,
+    /// Whether a word that is a token is taken whole, without following the merges.
+    ignore_merges: bool,
+    add_bos: bool,
+}
+
+impl Splitting {
+    fn of(name: &str, architecture: Architecture) -> Result<Self, String> {
+        let plain = |pre_tokenizer| Self {
+            normaliser: Value::Null,
+            pre_tokenizer,
+            ignore_merges: false,
+            add_bos: false,
+        };
+        let by_regex = |pattern: &str| {
+            json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+                byte_level_step(false),
+            ]})
+        };
+        let digits_apart = || {
+            json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Digits", "individual_digits": true},
+                byte_level_step(true),
+            ]})
+        };
+        let composed = || Self { normaliser: json!({"type": "NFC"}), ..plain(byte_level_step(true)) };
+        Ok(match name {
+            // Pythia's tokenizer composes characters first; llama.cpp, which cannot, calls it by OLMo's name.
+            "default" | "gpt-2" if architecture == Architecture::GptNeoX => composed(),
+            "olmo" => composed(),
+            "default" | "gpt-2" => plain(byte_level_step(true)),
+            "smollm" | "starcoder" | "refact" | "codeshell" => plain(digits_apart()),
+            "llama-bpe" | "llama3" | "llama-v3" => {
+                Self { ignore_merges: true, add_bos: true, ..plain(by_regex(LLAMA3_SPLIT)) }
+            }
+            "qwen2" => Self { normaliser: json!({"type": "NFC"}), ..plain(by_regex(QWEN2_SPLIT)) },
+            other => {
+                return Err(format!(
+                    "tokenizer.ggml.pre {other:?} is not supported: default, gpt-2, olmo, smollm, starcoder, refact, codeshell, \
+                     llama-bpe and qwen2 are"
+                ));
+            }
+        })
+    }
+}
+
+/// SentencePiece BPE, as Llama 2 has it. The file lists scores in place of merges: a pair of tokens whose join is a token may
+/// be merged, the join with the higher score first.
+fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
+    let scores = header.floats("tokenizer.ggml.scores").ok_or("tokenizer.ggml.scores is missing")?;
+    if scores.len() != tokens.len() {
+        return Err(format!("{} scores for {} tokens", scores.len(), tokens.len()));
+    }
+    let unknown = token_id(header, "unknown").and_then(|id| tokens.get(usize::try_from(id).ok()?));
+    let space_first = header.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
+    let replace =
+        |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if space_first {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    let prepend = if space_first { "first" } else { "never" };
+    Ok(json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": added_tokens(header, tokens),
+        "normalizer": null,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": prepend, "split": false},
+        "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "vocab": vocabulary(tokens), "merges": merges_of(tokens, scores),
+        },
+    }))
+}
+
+/// The longest token that is taken apart, in characters; SentencePiece's own limit is 16.
+const PIECE_CHARACTERS_MAX: usize = 64;
+
+/// Every way to make a token of two others, the joins with the highest scores first. Ties go to the longer left part, then the
+/// longer right part, then the order of ids, as in transformers.
+fn merges_of<'a>(tokens: &'a [String], scores: &[f64]) -> Vec<(&'a str, &'a str)> {
+    let ids: BTreeMap<&str, usize> =
+        tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
+    let mut merges = Vec::new();
+    for (token, score) in tokens.iter().zip(scores) {
+        if token.chars().nth(PIECE_CHARACTERS_MAX).is_some() {
+            continue;
+        }
+        let mut pairs: Vec<_> = token
+            .char_indices()
+            .skip(1)
+            .filter_map(|(cut, _)| {
+                let (left, right) = token.split_at(cut);
+                Some((*ids.get(left)?, *ids.get(right)?, left, right))
+            })
+            .collect();
+        pairs.sort_by_key(|(left, right, ..)| (*left, *right));
+        merges.extend(pairs.into_iter().map(|(_, _, left, right)| (*score, left, right)));
+    }
+    let lengths = |left: &str, right: &str| (left.chars().count(), right.chars().count());
+    merges.sort_by(|one, other| {
+        other.0.total_cmp(&one.0).then_with(|| lengths(other.1, other.2).cmp(&lengths(one.1, one.2)))
+    });
+    merges.into_iter().map(|(_, left, right)| (left, right)).collect()
+}

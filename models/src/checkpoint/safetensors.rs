@@ -1,0 +1,84 @@
+//! Headers of `.safetensors` files: where each tensor lies. The weights themselves are not read.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype as StoredDtype, Metadata};
+
+use super::weights::{Dtype, TensorRef};
+use crate::error::ModelError;
+
+/// The longest header that is believed, in bytes; the format's own limit.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Bytes of the header's length field.
+const LENGTH_BYTES: u64 = 8;
+
+/// What a file's header says of one tensor.
+#[derive(Debug)]
+pub(super) enum Located {
+    /// Weights that can be used.
+    Weights(TensorRef),
+    /// A tensor whose elements are not floats of 16 or 32 bits (position buffers, packed weights); its type's name.
+    Unusable(String),
+}
+
+/// The tensors of a file, in the order of their offsets.
+///
+/// The header is checked against the file: its length, and that the tensors follow one another without gap or overlap up to
+/// the end, each as long as its shape and type demand.
+pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> {
+    let wrong = |reason: &dyn std::fmt::Display| ModelError::file(path, reason);
+    // The real path: ONNX Runtime refuses external data behind symbolic links.
+    let real = path.canonicalize().map_err(|error| wrong(&error))?;
+    let mut file = File::open(&real).map_err(|error| wrong(&error))?;
+    let file_bytes = file.metadata().map_err(|error| wrong(&error))?.len();
+    let mut length = [0; LENGTH_BYTES as usize];
+    file.read_exact(&mut length).map_err(|_| wrong(&"too short to be a safetensors file"))?;
+    let header_bytes = u64::from_le_bytes(length);
+    let room = file_bytes.saturating_sub(LENGTH_BYTES);
+    if header_bytes > room.min(HEADER_BYTES_MAX) {
+        return Err(wrong(&format!(
+            "not a safetensors file, or cut short: it claims a header of {header_bytes} bytes and has {room} left"
+        )));
+    }
+    let mut header = Vec::new();
+    file.take(header_bytes).read_to_end(&mut header).map_err(|error| wrong(&error))?;
+    let metadata: Metadata = serde_json::from_slice(&header)
+        .map_err(|error| wrong(&format!("its safetensors header is not valid: {error}")))?;
+    let data_bytes = metadata.data_len() as u64;
+    if data_bytes != room - header_bytes {
+        return Err(wrong(&format!(
+            "its tensors take {data_bytes} bytes and the file has {}: it was cut short or is not whole",
+            room - header_bytes
+        )));
+    }
+    let data_offset = LENGTH_BYTES + header_bytes;
+    Ok(metadata
+        .offset_keys()
+        .into_iter()
+        .filter_map(|name| {
+            let info = metadata.info(&name)?;
+            let Some(dtype) = usable(info.dtype) else {
+                return Some((name, Located::Unusable(format!("{:?}", info.dtype))));
+            };
+            let tensor = TensorRef {
+                file: real.clone(),
+                offset: data_offset + info.data_offsets.0 as u64,
+                bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
+                dtype,
+                shape: info.shape.clone(),
+            };
+            Some((name, Located::Weights(tensor)))
+        })
+        .collect())
+}
+
+fn usable(dtype: StoredDtype) -> Option<Dtype> {
+    Some(match dtype {
+        StoredDtype::F32 => Dtype::F32,
+        StoredDtype::F16 => Dtype::F16,
+        StoredDtype::BF16 => Dtype::BF16,
+        _ => return None,
+    })
+}

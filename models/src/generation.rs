@@ -1,0 +1,279 @@
+//! Sampling completions: prompts are read once, their samples decoded together.
+
+use dissent_domain::generation::{FinishReason, SamplingParams};
+
+use crate::adapter::LoraAdapter;
+use crate::arch::{Head, cache_bytes_per_token};
+use crate::checkpoint::Checkpoint;
+use crate::error::ModelError;
+use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use crate::sampling::{SampleRng, Sampler};
+use crate::session::{DecoderSession, KvCache, Layout, RunHandle, Step};
+
+/// The most memory that the key-value cache of a batch may take; longer sequences get fewer rows.
+const CACHE_BYTES_MAX: usize = 2 << 30;
+
+/// Decoding always has at least two rows: matrix products with one row take another path, which rounds differently.
+const ROWS_MIN: usize = 2;
+
+/// One prompt and the seeds of its samples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerationJob {
+    /// The prompt's tokens; at least one.
+    pub prompt_ids: Vec<u32>,
+    /// One seed per sample. A completion depends on its prompt, its seed and the model alone.
+    pub seeds: Vec<[u8; 32]>,
+}
+
+/// How far a call of [`Generator::generate`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GenerationProgress {
+    /// Prompts whose completions are all done.
+    pub prompts_done: usize,
+    /// Completions that are done.
+    pub completions_done: usize,
+    /// Tokens sampled so far, of finished and unfinished completions.
+    pub tokens: u64,
+}
+
+/// One sampled completion.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampledTokens {
+    /// The tokens, a stop token included.
+    pub token_ids: Vec<u32>,
+    /// log π(y|x) in nats: the sum over `token_ids`, in 64 bits, of the untempered model.
+    pub logprob: f64,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
+
+/// A policy that samples completions.
+///
+/// A completion does not depend on its neighbours in the batch, to the last bit: see [`Generator::generate`].
+pub struct Generator {
+    session: DecoderSession,
+    stop_tokens: Vec<u32>,
+    rows: usize,
+}
+
+impl Generator {
+    /// Builds the model's graph and starts a session on it.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] for a model that cannot be run or an adapter that does not fit, [`ModelError::Runtime`] when ONNX
+    /// Runtime fails or lacks the provider.
+    pub fn open(
+        runtime: &'static OnnxRuntime,
+        checkpoint: &Checkpoint,
+        adapter: Option<&LoraAdapter>,
+        options: &SessionOptions,
+    ) -> Result<Self, ModelError> {
+        let session =
+            DecoderSession::open(runtime, checkpoint, adapter, Head::Vocabulary, Layout::Packed, options)?;
+        let stop_tokens = checkpoint.config.eos_token_ids.clone();
+        Ok(Self { session, stop_tokens, rows: options.rows.max(1) })
+    }
+
+    /// Whether a prompt can be answered at all: before a batch, so that one bad prompt does not fail the others.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] for an empty prompt, a token outside the vocabulary, or a prompt that fills the model's context.
+    pub fn check_prompt(&self, prompt_ids: &[u32]) -> Result<(), ModelError> {
+        self.session.check_prompt(prompt_ids)
+    }
+
+    /// Samples every job's completions: one per seed, in the order of the seeds.
+    ///
+    /// `params.samples` is not used: the seeds say how many. A prompt is run once, alone, and its cache copied to its samples.
+    /// Rows that finish are refilled from the jobs that wait. Whatever the batch, the same prompt and seed give the same tokens
+    /// and log-probability, bit for bit, on the same machine: prompts are never padded or batched, decoding never has a single
+    /// row, and the operators treat rows alike from two rows on.
+    ///
+    /// # Errors
+    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for parameters out of range, an empty prompt, a token outside the
+    /// vocabulary, a prompt that fills the model's context, or a model that gives numbers that are not finite.
+    pub fn generate(
+        &mut self,
+        jobs: &[GenerationJob],
+        params: &SamplingParams,
+        cancel: &CancelFlag,
+        progress: &mut dyn FnMut(GenerationProgress),
+    ) -> Result<Vec<Vec<SampledTokens>>, ModelError> {
+        params.validate().map_err(|error| ModelError::Invalid(error.to_string()))?;
+        for job in jobs {
+            self.session.check_prompt(&job.prompt_ids)?;
+        }
+        let samples: usize = jobs.iter().map(|job| job.seeds.len()).sum();
+        if samples == 0 {
+            return Ok(jobs.iter().map(|_| Vec::new()).collect());
+        }
+        let tokens_max = usize::try_from(params.max_new_tokens).unwrap_or(usize::MAX);
+        let prompt_max = jobs.iter().map(|job| job.prompt_ids.len()).max().unwrap_or(1);
+        let capacity = prompt_max.saturating_add(tokens_max).min(self.session.positions_max());
+        let row_bytes = capacity * cache_bytes_per_token(self.session.config());
+        let rows = self.rows.min(samples).min(CACHE_BYTES_MAX / row_bytes.max(1)).max(ROWS_MIN);
+        let cache = self.session.cache(rows, capacity)?;
+        let prompt_cache = self.session.cache(1, prompt_max)?;
+        let mut batch = Batch {
+            run: RunHandle::new(cancel)?,
+            sampler: Sampler::new(params),
+            stop_tokens: &self.stop_tokens,
+            tokens_max,
+            jobs,
+            prompt: Prompt { job: None, cache: prompt_cache, logits: Vec::new() },
+            cache,
+            rows: (0..rows).map(|_| None).collect(),
+            waiting: (0..jobs.len())
+                .flat_map(|job| (0..jobs[job].seeds.len()).map(move |sample| (job, sample)))
+                .collect(),
+            finished: jobs.iter().map(|job| vec![None; job.seeds.len()]).collect(),
+            progress: GenerationProgress::default(),
+            session: &mut self.session,
+        };
+        batch.waiting.reverse();
+        while batch.refill()? {
+            batch.shrink()?;
+            batch.decode()?;
+            progress(batch.progress);
+        }
+        progress(batch.progress);
+        Ok(batch.finished.into_iter().map(|samples| samples.into_iter().flatten().collect()).collect())
+    }
+}
+
+/// The prompt that was run last, for the samples that still wait for a row.
+struct Prompt {
+    job: Option<usize>,
+    cache: KvCache,
+    /// The logits after its last token.
+    logits: Vec<f32>,
+}
+
+/// A completion under way.
+struct Row {
+    job: usize,
+    sample: usize,
+    rng: SampleRng,
+    /// Tokens sampled so far; the last one is not in the cache yet.
+    token_ids: Vec<u32>,
+    logprob: f64,
+    /// Tokens in the cache.
+    past: usize,
+    /// The most tokens this completion can have.
+    tokens_max: usize,
+}
+
+/// The completions that are decoded together, and those that wait.
+struct Batch<'a> {
+    session: &'a mut DecoderSession,
+    run: RunHandle,
+    sampler: Sampler,
+    stop_tokens: &'a [u32],
+    tokens_max: usize,
+    jobs: &'a [GenerationJob],
+    prompt: Prompt,
+    cache: KvCache,
+    rows: Vec<Option<Row>>,
+    /// Job and sample, the next one last.
+    waiting: Vec<(usize, usize)>,
+    finished: Vec<Vec<Option<SampledTokens>>>,
+    progress: GenerationProgress,
+}
+
+impl Batch<'_> {
+    /// Gives free rows to waiting samples; false when nothing is left to decode.
+    fn refill(&mut self) -> Result<bool, ModelError> {
+        for index in 0..self.rows.len() {
+            while self.rows[index].is_none() {
+                let Some((job, sample)) = self.waiting.pop() else { break };
+                self.start(index, job, sample)?;
+            }
+        }
+        Ok(self.rows.iter().any(Option::is_some))
+    }
+
+    /// Samples a completion's first token from its prompt's logits, and gives it a row if it goes on.
+    fn start(&mut self, index: usize, job: usize, sample: usize) -> Result<(), ModelError> {
+        let prompt_ids = &self.jobs[job].prompt_ids;
+        if self.prompt.job != Some(job) {
+            self.prompt.logits = self.session.prefill(&mut self.prompt.cache, prompt_ids, &self.run)?;
+            self.prompt.job = Some(job);
+        }
+        let row = Row {
+            job,
+            sample,
+            rng: SampleRng::new(self.jobs[job].seeds[sample]),
+            token_ids: Vec::new(),
+            logprob: 0.0,
+            past: prompt_ids.len(),
+            tokens_max: self.tokens_max.min(self.session.positions_max() - prompt_ids.len()),
+        };
+        let logits = std::mem::take(&mut self.prompt.logits);
+        if let Some(row) = self.extend(row, &logits) {
+            self.cache.copy_row(index, &self.prompt.cache, 0, row.past);
+            self.rows[index] = Some(row);
+        }
+        self.prompt.logits = logits;
+        Ok(())
+    }
+
+    /// Moves the live rows into a smaller cache when nothing waits and at least half of the rows are done.
+    fn shrink(&mut self) -> Result<(), ModelError> {
+        let live = self.rows.iter().flatten().count().max(ROWS_MIN);
+        if !self.waiting.is_empty() || live * 2 > self.rows.len() {
+            return Ok(());
+        }
+        let mut cache = self.session.cache(live, self.cache.capacity())?;
+        let mut rows: Vec<Option<Row>> = Vec::with_capacity(live);
+        for (index, row) in self.rows.drain(..).enumerate() {
+            if let Some(row) = row {
+                cache.copy_row(rows.len(), &self.cache, index, row.past);
+                rows.push(Some(row));
+            }
+        }
+        rows.resize_with(live, || None);
+        (self.cache, self.rows) = (cache, rows);
+        Ok(())
+    }
+
+    /// One more token for every live row.
+    fn decode(&mut self) -> Result<(), ModelError> {
+        let last =
+            |row: &Option<Row>| row.as_ref().and_then(|row| row.token_ids.last().copied()).unwrap_or(0);
+        let ids: Vec<u32> = self.rows.iter().map(last).collect();
+        let past: Vec<usize> = self.rows.iter().map(|row| row.as_ref().map_or(0, |row| row.past)).collect();
+        let picked: Vec<usize> = (0..self.rows.len()).collect();
+        let width = self.session.output_width();
+        let step = Step { ids: &ids, past: &past, picked: &picked };
+        let logits = self.session.step(&mut self.cache, &step, &self.run)?.to_vec();
+        for (index, logits) in logits.chunks_exact(width).enumerate() {
+            if let Some(mut row) = self.rows[index].take() {
+                row.past += 1;
+                self.rows[index] = self.extend(row, logits);
+            }
+        }
+        Ok(())
+    }
+
+    /// Samples a row's next token; gives the row back unless that was its last.
+    fn extend(&mut self, mut row: Row, logits: &[f32]) -> Option<Row> {
+        let choice = self.sampler.choose(logits, &mut row.rng);
+        row.token_ids.push(choice.token);
+        row.logprob += choice.logprob;
+        self.progress.tokens += 1;
+        let finish_reason = if self.stop_tokens.contains(&choice.token) {
+            FinishReason::Stop
+        } else if row.token_ids.len() >= row.tokens_max {
+            FinishReason::Length
+        } else {
+            return Some(row);
+        };
+        let Row { job, sample, token_ids, logprob, .. } = row;
+        self.finished[job][sample] = Some(SampledTokens { token_ids, logprob, finish_reason });
+        self.progress.completions_done += 1;
+        if self.finished[job].iter().all(Option::is_some) {
+            self.progress.prompts_done += 1;
+        }
+        None
+    }
+}

@@ -1,0 +1,153 @@
+//! What a model or adapter is, for people and machines: the answer of `dissent model inspect`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::adapter::{AdapterTask, LoraAdapter};
+use crate::checkpoint::{Architecture, Checkpoint, Format, OpenOptions};
+use crate::error::ModelError;
+
+/// A description of what lies at a path.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ModelSummary {
+    /// A model.
+    Model(CheckpointSummary),
+    /// A LoRA adapter.
+    Adapter(AdapterSummary),
+}
+
+/// What a checkpoint is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CheckpointSummary {
+    /// The path that was asked about.
+    pub path: PathBuf,
+    /// `huggingface` or `gguf`.
+    pub format: &'static str,
+    /// `llama` or `gpt_neox`.
+    pub architecture: &'static str,
+    /// Trained numbers, tied embeddings counted once.
+    pub parameters: u64,
+    /// Transformer layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward block.
+    pub intermediate_size: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Tokens of the tokenizer.
+    pub tokenizer_vocabulary: usize,
+    /// Longest sequence, in tokens.
+    pub context_length: usize,
+    /// Whether the output head is the token embedding.
+    pub tied_embeddings: bool,
+    /// Whether there is a chat template.
+    pub chat_template: bool,
+    /// Beginning-of-sequence token.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end an answer.
+    pub eos_token_ids: Vec<u32>,
+    /// Outputs of the score head, where there is one.
+    pub num_labels: Option<usize>,
+    /// Tensors of each element type, as stored.
+    pub dtypes: BTreeMap<String, usize>,
+    /// BLAKE3 fingerprint in hex.
+    pub fingerprint: String,
+}
+
+/// What an adapter is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdapterSummary {
+    /// The path that was asked about.
+    pub path: PathBuf,
+    /// `causal_lm` or `seq_cls`.
+    pub task: &'static str,
+    /// Rank.
+    pub r: usize,
+    /// Alpha.
+    pub alpha: f32,
+    /// The factor in front of B · A.
+    pub scaling: f32,
+    /// One more than the highest layer that is changed: a model must have at least as many.
+    pub layers: usize,
+    /// The projections that are changed.
+    pub modules: Vec<String>,
+    /// Trained numbers, the score head's included.
+    pub parameters: u64,
+    /// Outputs of the score head, where there is one.
+    pub num_labels: Option<usize>,
+    /// BLAKE3 fingerprint in hex.
+    pub fingerprint: String,
+}
+
+/// Describes the checkpoint or adapter at `path`. The weights of a GGUF file are not dequantised for it.
+///
+/// # Errors
+/// As [`Checkpoint::open`] and [`LoraAdapter::open`].
+pub fn inspect(path: &Path, options: &OpenOptions) -> Result<ModelSummary, ModelError> {
+    if path.join("adapter_config.json").exists() && !path.join("config.json").exists() {
+        return Ok(ModelSummary::Adapter(adapter(path, &LoraAdapter::open(path)?)));
+    }
+    let description = Checkpoint::describe(path, options)?;
+    let config = description.config;
+    Ok(ModelSummary::Model(CheckpointSummary {
+        path: path.to_owned(),
+        format: match description.format {
+            Format::HuggingFace => "huggingface",
+            Format::Gguf => "gguf",
+        },
+        architecture: match config.architecture {
+            Architecture::Llama => "llama",
+            Architecture::GptNeoX => "gpt_neox",
+        },
+        parameters: description.parameters,
+        layers: config.layers,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        vocab_size: config.vocab_size,
+        tokenizer_vocabulary: description.tokenizer.vocabulary_size(),
+        context_length: config.context_length,
+        tied_embeddings: config.tied_embeddings,
+        chat_template: description.tokenizer.chat_template().is_some(),
+        bos_token_id: config.bos_token_id,
+        eos_token_ids: config.eos_token_ids,
+        num_labels: config.num_labels,
+        dtypes: description.dtypes,
+        fingerprint: description.fingerprint,
+    }))
+}
+
+fn adapter(path: &Path, adapter: &LoraAdapter) -> AdapterSummary {
+    let pairs = adapter.layers.values().map(|pair| pair.a.len() + pair.b.len()).sum::<usize>();
+    let head = adapter.score.as_ref().map_or(0, |score| score.weight.len());
+    let mut modules: Vec<_> = adapter.layers.keys().map(|target| target.module.clone()).collect();
+    modules.sort();
+    modules.dedup();
+    AdapterSummary {
+        path: path.to_owned(),
+        task: match adapter.task {
+            AdapterTask::CausalLm => "causal_lm",
+            AdapterTask::SeqCls => "seq_cls",
+        },
+        r: adapter.r,
+        alpha: adapter.alpha,
+        scaling: adapter.scaling,
+        layers: adapter.layers.keys().map(|target| target.layer + 1).max().unwrap_or(0),
+        modules,
+        parameters: (pairs + head) as u64,
+        num_labels: adapter.score.as_ref().map(|score| score.labels),
+        fingerprint: adapter.fingerprint.clone(),
+    }
+}

@@ -1,0 +1,193 @@
+//! Scoring given texts: log-probabilities of completions under a policy, and rewards.
+//!
+//! Sequences are run one at a time: on a processor a sequence fills it, nothing is spent on padding, and a score
+//! cannot depend on its neighbours.
+
+use crate::adapter::LoraAdapter;
+use crate::arch::Head;
+use crate::checkpoint::Checkpoint;
+use crate::error::ModelError;
+use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use crate::sampling::LogNormaliser;
+use crate::session::{DecoderSession, KvCache, Layout, RunHandle, Step};
+
+/// Completion tokens whose logits are held at a time.
+const LOGIT_ROWS: usize = 64;
+
+/// A prompt and a completion of it, encoded apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScoreItem {
+    /// The prompt's tokens; at least one.
+    pub prompt_ids: Vec<u32>,
+    /// The completion's tokens.
+    pub completion_ids: Vec<u32>,
+}
+
+/// A policy that says how likely given completions are.
+pub struct PolicyScorer {
+    session: DecoderSession,
+}
+
+impl PolicyScorer {
+    /// Builds the model's graph and starts a session on it.
+    ///
+    /// # Errors
+    /// As [`crate::generation::Generator::open`].
+    pub fn open(
+        runtime: &'static OnnxRuntime,
+        checkpoint: &Checkpoint,
+        adapter: Option<&LoraAdapter>,
+        options: &SessionOptions,
+    ) -> Result<Self, ModelError> {
+        let session =
+            DecoderSession::open(runtime, checkpoint, adapter, Head::Vocabulary, Layout::InPlace, options)?;
+        Ok(Self { session })
+    }
+
+    /// log π(yₜ | x, y₍<ₜ₎) in nats of every completion token, for each item in order; empty for an empty completion.
+    ///
+    /// Items with the same prompt that follow each other share its running. `progress` is told how many items are done.
+    ///
+    /// # Errors
+    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for an empty prompt, a token outside the vocabulary, a sequence longer than
+    /// the model's context, or a model that gives numbers that are not finite.
+    pub fn score(
+        &mut self,
+        items: &[ScoreItem],
+        cancel: &CancelFlag,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        for item in items {
+            self.session.check_sequence(&item.prompt_ids, &item.completion_ids)?;
+        }
+        let longest = items.iter().map(|item| item.prompt_ids.len() + item.completion_ids.len()).max();
+        let Some(longest) = longest else { return Ok(Vec::new()) };
+        let run = RunHandle::new(cancel)?;
+        let mut cache = self.session.cache(1, longest)?;
+        let mut prompt: Option<(&[u32], Vec<f32>)> = None;
+        let mut scores = Vec::with_capacity(items.len());
+        for (done, item) in items.iter().enumerate() {
+            let logits = match prompt.take() {
+                Some((ids, logits)) if ids == item.prompt_ids => logits,
+                Some(_) | None => self.session.prefill(&mut cache, &item.prompt_ids, &run)?,
+            };
+            scores.push(self.score_completion(&mut cache, item, &logits, &run)?);
+            prompt = Some((&item.prompt_ids, logits));
+            progress(done + 1);
+        }
+        Ok(scores)
+    }
+
+    /// The logits after every token of a sequence, `[tokens, vocabulary]`, row-major.
+    ///
+    /// # Errors
+    /// As [`PolicyScorer::score`].
+    pub fn logits(&mut self, ids: &[u32], cancel: &CancelFlag) -> Result<Vec<f32>, ModelError> {
+        self.session.check_sequence(ids, &[])?;
+        let run = RunHandle::new(cancel)?;
+        let mut cache = self.session.cache(1, ids.len())?;
+        let mut logits = Vec::with_capacity(ids.len() * self.session.output_width());
+        for (index, chunk) in ids.chunks(LOGIT_ROWS).enumerate() {
+            let picked: Vec<usize> = (0..chunk.len()).collect();
+            let step = Step { ids: chunk, past: &[index * LOGIT_ROWS], picked: &picked };
+            logits.extend_from_slice(self.session.step(&mut cache, &step, &run)?);
+        }
+        Ok(logits)
+    }
+
+    /// Runs a completion after its prompt, whose last logits are given; the cache past the prompt is overwritten.
+    fn score_completion(
+        &mut self,
+        cache: &mut KvCache,
+        item: &ScoreItem,
+        prompt_logits: &[f32],
+        run: &RunHandle,
+    ) -> Result<Vec<f32>, ModelError> {
+        let Some((&first, _)) = item.completion_ids.split_first() else { return Ok(Vec::new()) };
+        let width = self.session.output_width();
+        let mut scores = vec![logprob(prompt_logits, first)];
+        let mut past = item.prompt_ids.len();
+        let inputs = &item.completion_ids[..item.completion_ids.len() - 1];
+        for (inputs, targets) in inputs.chunks(LOGIT_ROWS).zip(item.completion_ids[1..].chunks(LOGIT_ROWS)) {
+            let picked: Vec<usize> = (0..inputs.len()).collect();
+            let step = Step { ids: inputs, past: &[past], picked: &picked };
+            let logits = self.session.step(cache, &step, run)?;
+            scores.extend(logits.chunks_exact(width).zip(targets).map(|(row, &target)| logprob(row, target)));
+            past += inputs.len();
+        }
+        Ok(scores)
+    }
+}
+
+fn logprob(logits: &[f32], token: u32) -> f32 {
+    let logit = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "one token's log-probability; sums are made in 64 bits"
+    )]
+    let logprob = LogNormaliser::of(logits).logprob(logit) as f32;
+    logprob
+}
+
+/// A reward model: a decoder whose score head is read at the last token.
+pub struct RewardModel {
+    session: DecoderSession,
+    cache: Option<KvCache>,
+}
+
+impl RewardModel {
+    /// Builds the model's graph and starts a session on it. The score head is the adapter's, or else the checkpoint's
+    /// `score.weight`; a model that is to run only its first layers is a checkpoint opened so.
+    ///
+    /// # Errors
+    /// As [`crate::generation::Generator::open`], and [`ModelError::Invalid`] for a score head that is missing or has more than one
+    /// output.
+    pub fn open(
+        runtime: &'static OnnxRuntime,
+        checkpoint: &Checkpoint,
+        adapter: Option<&LoraAdapter>,
+        options: &SessionOptions,
+    ) -> Result<Self, ModelError> {
+        let session =
+            DecoderSession::open(runtime, checkpoint, adapter, Head::Score, Layout::InPlace, options)?;
+        if session.output_width() != 1 {
+            return Err(ModelError::Invalid(format!(
+                "the score head of {} has {} outputs: a reward model has one",
+                session.name(),
+                session.output_width()
+            )));
+        }
+        Ok(Self { session, cache: None })
+    }
+
+    /// The reward of each sequence, in order: the score head's output at its last token, as the model gives it.
+    ///
+    /// `progress` is told how many sequences are done.
+    ///
+    /// # Errors
+    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for an empty sequence, a token outside the vocabulary, a sequence longer than
+    /// the model's context, or a model that gives numbers that are not finite.
+    pub fn score(
+        &mut self,
+        sequences: &[Vec<u32>],
+        cancel: &CancelFlag,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<f32>, ModelError> {
+        for sequence in sequences {
+            self.session.check_sequence(sequence, &[])?;
+        }
+        let Some(longest) = sequences.iter().map(Vec::len).max() else { return Ok(Vec::new()) };
+        let run = RunHandle::new(cancel)?;
+        let mut cache = match self.cache.take() {
+            Some(cache) if cache.capacity() >= longest => cache,
+            Some(_) | None => self.session.cache(1, longest)?,
+        };
+        let mut rewards = Vec::with_capacity(sequences.len());
+        for (done, sequence) in sequences.iter().enumerate() {
+            rewards.extend(self.session.prefill(&mut cache, sequence, &run)?);
+            progress(done + 1);
+        }
+        self.cache = Some(cache);
+        Ok(rewards)
+    }
+}

@@ -1,0 +1,227 @@
+//! Chat templates: Jinja programs that come with a model, run as transformers runs them, but with a limit on what they may
+//! spend, since nobody vouches for them.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Kwargs;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde::Serialize as _;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+
+use crate::checkpoint::TextTokenizer;
+use crate::error::ModelError;
+
+/// The longest template that is run, in bytes.
+const SOURCE_BYTES_MAX: usize = 1 << 20;
+/// What a template may spend: about one for an instruction or for 64 bytes of text.
+const FUEL: u64 = 4_000_000;
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Message<'a> {
+    pub role: &'a str,
+    pub content: &'a str,
+}
+
+/// Renders messages with the model's template, up to the assistant's turn when `add_generation_prompt`.
+pub(super) fn render(
+    tokenizer: &TextTokenizer,
+    messages: &[Message<'_>],
+    add_generation_prompt: bool,
+) -> Result<String, ModelError> {
+    let invalid = |reason: String| ModelError::Invalid(format!("the model's chat template {reason}"));
+    let source = tokenizer.chat_template().ok_or_else(|| {
+        ModelError::Invalid(
+            "the model has no chat template: ask for raw, or for a text that names {prompt}".to_owned(),
+        )
+    })?;
+    if source.len() > SOURCE_BYTES_MAX {
+        return Err(invalid(format!(
+            "has {} bytes, more than the {SOURCE_BYTES_MAX} that are run",
+            source.len()
+        )));
+    }
+    let source = without_generation_tags(source);
+    let mut environment = environment().map_err(|error| invalid(describe(&error)))?;
+    environment.add_template("chat", &source).map_err(|error| invalid(describe(&error)))?;
+    let template = environment.get_template("chat").map_err(|error| invalid(describe(&error)))?;
+    let messages: Value = messages
+        .iter()
+        .map(|message| context! { role => message.role, content => message.content })
+        .collect();
+    let (bos_token, eos_token) = (special(tokenizer.bos_token()), special(tokenizer.eos_token()));
+    template
+        .render(
+            context! { messages, add_generation_prompt, bos_token, eos_token, tools => (), documents => () },
+        )
+        .map_err(|error| invalid(describe(&error)))
+}
+
+/// A token that there is not is undefined, as in transformers.
+fn special(token: Option<&str>) -> Value {
+    token.map_or(Value::UNDEFINED, Value::from)
+}
+
+/// Jinja as transformers sets it up. `strftime_now` is left out: a prompt must not depend on the day it is made on, and
+/// templates that know of it ask first whether it is there.
+fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_fuel(Some(FUEL));
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_filter("tojson", to_json);
+    Ok(environment)
+}
+
+fn describe(error: &Error) -> String {
+    let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
+    let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+    let hint = match error.kind() {
+        ErrorKind::UnknownFunction if detail.contains("strftime_now") => {
+            "; it demands today's date, which would make runs differ: ask for a text that names {prompt}"
+        }
+        _ => "",
+    };
+    format!("fails{line}: {}{detail}{hint}", error.kind())
+}
+
+/// The tags `{% generation %}` and `{% endgeneration %}` mark the assistant's text for training and print nothing. They become
+/// a condition that holds, which keeps what they do to the white space around them.
+fn without_generation_tags(source: &str) -> String {
+    let mut plain = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let inside = &rest[start + 2..start + length];
+        let word =
+            inside.trim_matches(|character: char| character.is_whitespace() || "-+".contains(character));
+        plain.push_str(&rest[..start + 2]);
+        match word {
+            "generation" => plain.push_str(&inside.replace("generation", "if true")),
+            "endgeneration" => plain.push_str(&inside.replace("endgeneration", "endif")),
+            _ => plain.push_str(inside),
+        }
+        plain.push_str("%}");
+        rest = &rest[start + length + 2..];
+    }
+    plain.push_str(rest);
+    plain
+}
+
+/// JSON as Python's `json.dumps` writes it: a space after commas and colons, nothing escaped for HTML.
+fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // Python's other options change what templates rarely ask for; they are accepted and left aside.
+    let _: Option<Value> = options.get("ensure_ascii")?;
+    let _: Option<Value> = options.get("separators")?;
+    let _: Option<Value> = options.get("sort_keys")?;
+    options.assert_all_used()?;
+    let failed = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
+    let mut bytes = Vec::new();
+    match indent {
+        Some(indent) => {
+            let spaces = vec![b' '; indent.min(16)];
+            let formatter = PrettyFormatter::with_indent(&spaces);
+            value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter)).map_err(failed)?;
+        }
+        None => {
+            value.serialize(&mut Serializer::with_formatter(&mut bytes, PythonFormatter)).map_err(failed)?;
+        }
+    }
+    String::from_utf8(bytes)
+        .map(Value::from)
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+}
+
+struct PythonFormatter;
+
+impl Formatter for PythonFormatter {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::tokenizer::tests::tokenizer;
+
+    fn run(template: &str) -> Result<String, ModelError> {
+        render(&tokenizer(Some(template)), &[Message { role: "user", content: "say \"<hi>\"" }], true)
+    }
+
+    fn refusal(template: &str) -> String {
+        run(template).expect_err("it must fail").to_string()
+    }
+
+    #[test]
+    fn a_block_takes_its_line_with_it_as_in_transformers() {
+        let template = "{% for message in messages %}\n    {% if true %}\n{{ message['content'] }}\n    {% endif %}\n{% endfor %}\nend";
+        assert_eq!(run(template).expect("text"), "say \"<hi>\"\nend");
+    }
+
+    #[test]
+    fn the_tokens_that_there_are_can_be_named_and_others_are_undefined() {
+        assert_eq!(
+            run("{{ bos_token }}{{ eos_token is defined }}{{ tools is none }}").expect("text"),
+            "<s>FalseTrue"
+        );
+    }
+
+    #[test]
+    fn json_is_spelled_as_python_spells_it() {
+        let text = run("{{ messages | tojson }}").expect("text");
+        assert_eq!(text, r#"[{"role": "user", "content": "say \"<hi>\""}]"#);
+        assert_eq!(run("{{ [1] | tojson(indent=2) }}").expect("text"), "[\n  1\n]");
+    }
+
+    #[test]
+    fn python_methods_and_loop_controls_work() {
+        let template = "{% for m in messages %}{{ m.content.split(' ')[0].upper() }}{% break %}{% endfor %}{{ ' x '.strip() }}";
+        assert_eq!(run(template).expect("text"), "SAYx");
+    }
+
+    #[test]
+    fn generation_tags_print_nothing() {
+        assert_eq!(run("a {%- generation -%} b {% endgeneration %}c").expect("text"), "ab c");
+    }
+
+    #[test]
+    fn a_template_that_raises_or_is_broken_says_so() {
+        assert!(refusal("{{ raise_exception('no system role') }}").contains("no system role"));
+        assert!(refusal("{% if %}").contains("line 1"));
+        assert!(refusal("{{ strftime_now('%d') }}").contains("today's date"));
+        assert!(run("{{ strftime_now is defined }}").expect("text").contains("False"));
+    }
+
+    #[test]
+    fn a_template_cannot_run_or_grow_without_end() {
+        assert!(
+            refusal("{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}")
+                .contains("fuel")
+        );
+        let doubling = "{% set n = namespace(t='x') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}";
+        assert!(run(doubling).is_err());
+        assert!(run("{{ 'x' * 1000000000000 }}").is_err());
+        assert!(run(&"x".repeat(SOURCE_BYTES_MAX + 1)).is_err());
+    }
+}

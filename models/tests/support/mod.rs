@@ -1,0 +1,77 @@
+//! What the tests of real runs share: the runtime, the models, and skipping aloud where they are missing.
+
+#![allow(dead_code, reason = "each test program uses some of it")]
+#![allow(clippy::print_stderr, reason = "a skipped test has to say so")]
+
+use std::path::{Path, PathBuf};
+
+use dissent_models::adapter::LoraAdapter;
+use dissent_models::cache::{cache_dir, models_dir};
+use dissent_models::checkpoint::{Checkpoint, OpenOptions};
+use dissent_models::runtime::{OnnxRuntime, Provider, SessionOptions};
+use safetensors::SafeTensors;
+
+pub(crate) fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// ONNX Runtime, or `None` with a word on standard error.
+pub(crate) fn runtime() -> Option<&'static OnnxRuntime> {
+    OnnxRuntime::load(None).map_err(|error| eprintln!("skipped: {error}")).ok()
+}
+
+pub(crate) fn open(path: &Path, layers: Option<u32>) -> Checkpoint {
+    let cache_dir = cache_dir().expect("a cache folder");
+    Checkpoint::open(path, &OpenOptions { layers, cache_dir }).expect("the checkpoint opens")
+}
+
+/// SmolLM2, or `None` with a word on standard error.
+pub(crate) fn smollm2(layers: Option<u32>) -> Option<Checkpoint> {
+    let path = models_dir(&cache_dir()?).join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    if !path.is_file() {
+        eprintln!("skipped: {} is missing; run `cargo xtask fetch`", path.display());
+        return None;
+    }
+    Some(open(&path, layers))
+}
+
+pub(crate) fn tiny(name: &str) -> Checkpoint {
+    open(&golden(name), None)
+}
+
+pub(crate) fn adapter(name: &str) -> LoraAdapter {
+    LoraAdapter::open(&golden(name)).expect("the adapter opens")
+}
+
+pub(crate) fn options(rows: usize) -> SessionOptions {
+    SessionOptions { provider: Provider::Cpu, rows, ..SessionOptions::default() }
+}
+
+/// What PyTorch made of a tiny model: token ids, logits of each, greedy continuations.
+pub(crate) struct Expected {
+    bytes: Vec<u8>,
+}
+
+impl Expected {
+    pub(crate) fn of(name: &str) -> Self {
+        Self {
+            bytes: std::fs::read(golden(name).join("expected.safetensors")).expect("the reference figures"),
+        }
+    }
+
+    fn tensor(&self, name: &str) -> Option<Vec<u8>> {
+        let tensors = SafeTensors::deserialize(&self.bytes).expect("a safetensors file");
+        Some(tensors.tensor(name).ok()?.data().to_vec())
+    }
+
+    pub(crate) fn ids(&self, name: &str) -> Option<Vec<u32>> {
+        let bytes = self.tensor(name)?;
+        let id = |chunk: &[u8; 8]| u32::try_from(i64::from_le_bytes(*chunk)).expect("a token id");
+        Some(bytes.as_chunks::<8>().0.iter().map(id).collect())
+    }
+
+    pub(crate) fn numbers(&self, name: &str) -> Option<Vec<f32>> {
+        let bytes = self.tensor(name)?;
+        Some(bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect())
+    }
+}

@@ -1,0 +1,65 @@
+//! Deliver-and-acknowledge throughput of the embedded broker over a log in memory, so without any disk: one
+//! consumer on a current-thread runtime. Prints a JSON line a prefetch.
+//!
+//! `cargo run --release -p dissent-queues --example broker_bench`
+#![expect(clippy::print_stdout, reason = "its output is its purpose")]
+#![expect(clippy::unwrap_used, reason = "nothing to recover from in a benchmark")]
+#![expect(dead_code, reason = "the log in memory has parts for the tests")]
+
+#[path = "../tests/broker/memory_log.rs"]
+mod memory_log;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dissent_domain::event::EventType;
+use dissent_domain::log::EventLog;
+use dissent_queues::{Broker, EmbeddedBroker, EmbeddedOptions, Subscription};
+
+use memory_log::{Durability, MemoryLog};
+
+const EVENTS: usize = 200_000;
+
+/// Events a second.
+async fn measure(prefetch: usize) -> f64 {
+    let log = MemoryLog::new(Durability::Immediate);
+    log.put(EventType::PromptAdmitted, EVENTS);
+    let broker = EmbeddedBroker::new(log as Arc<dyn EventLog>, EmbeddedOptions::default());
+    let subscription = Subscription {
+        group: "bench".to_owned(),
+        experiment: None,
+        kinds: &[EventType::PromptAdmitted],
+        prefetch,
+        delivery_limit: 3,
+        retry_delay: Duration::from_secs(1),
+    };
+    let mut consumer = broker.subscribe(subscription).unwrap();
+    let begun = Instant::now();
+    let mut done = 0;
+    let mut held = Vec::with_capacity(prefetch);
+    while done < EVENTS {
+        held.push(consumer.next().await.unwrap());
+        while held.len() < prefetch
+            && let Some(delivery) = consumer.try_next()
+        {
+            held.push(delivery);
+        }
+        for delivery in held.drain(..) {
+            delivery.ack().await.unwrap();
+            done += 1;
+        }
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a count of events is small")]
+    let events = EVENTS as f64;
+    events / begun.elapsed().as_secs_f64()
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    for prefetch in [1, 64] {
+        let rate = measure(prefetch).await;
+        println!(
+            "{{\"benchmark\":\"embedded_deliver_ack\",\"prefetch\":{prefetch},\"events\":{EVENTS},\"events_per_second\":{rate:.0}}}"
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! Consumers of the embedded broker, and the leases that their deliveries carry.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use dissent_domain::event::Recorded;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::core::{Cell, Core};
+use super::group::Turn;
+use crate::broker::BoxFuture;
+use crate::delivery::{Delivery, Outcome, ParkedDelivery, Settle, Source};
+use crate::error::BrokerError;
+
+/// A member's place in its group.
+pub(super) struct GroupSource {
+    core: Arc<Core>,
+    cell: Arc<Cell>,
+    member: u64,
+    /// Runs while the next thing to happen is a retry.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl GroupSource {
+    pub(super) fn new(core: Arc<Core>, cell: Arc<Cell>, member: u64) -> Self {
+        Self { core, cell, member, timer: None }
+    }
+
+    fn turn(&self, waker: Option<&Waker>) -> Turn {
+        self.core.with(&self.cell, |group| group.take(self.member, Instant::now(), waker))
+    }
+
+    fn delivery(&self, event: &Recorded, attempt: u32, redelivered: bool) -> Delivery {
+        let lease = Lease {
+            core: Arc::clone(&self.core),
+            cell: Arc::clone(&self.cell),
+            member: self.member,
+            position: event.position,
+        };
+        Delivery::new(event.clone(), attempt, redelivered, Box::new(lease))
+    }
+
+    fn poll_timer(&mut self, until: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(context)
+    }
+}
+
+impl Source<Delivery> for GroupSource {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        loop {
+            match self.turn(Some(context.waker())) {
+                Turn::Deliver { event, attempt, redelivered } => {
+                    return Poll::Ready(Some(self.delivery(&event, attempt, redelivered)));
+                }
+                Turn::Ended => return Poll::Ready(None),
+                Turn::Wait { until: None } => return Poll::Pending,
+                Turn::Wait { until: Some(until) } => ready!(self.poll_timer(until, context)),
+            }
+        }
+    }
+
+    fn try_next(&mut self) -> Option<Delivery> {
+        match self.turn(None) {
+            Turn::Deliver { event, attempt, redelivered } => {
+                Some(self.delivery(&event, attempt, redelivered))
+            }
+            Turn::Wait { .. } | Turn::Ended => None,
+        }
+    }
+
+    fn failure(&self) -> Option<BrokerError> {
+        self.cell.lock().failure()
+    }
+}
+
+impl Drop for GroupSource {
+    fn drop(&mut self) {
+        self.core.with(&self.cell, |group| group.leave(self.member));
+    }
+}
+
+/// A message in hand.
+struct Lease {
+    core: Arc<Core>,
+    cell: Arc<Cell>,
+    member: u64,
+    position: u64,
+}
+
+impl Lease {
+    fn take_back(&self, outcome: Outcome) -> Result<(), BrokerError> {
+        if self.core.is_stopping() {
+            return Err(BrokerError::Closed);
+        }
+        self.core.with(&self.cell, |group| group.settle(self.position, self.member, outcome, Instant::now()));
+        Ok(())
+    }
+}
+
+impl Settle for Lease {
+    fn settle(self: Box<Self>, outcome: Outcome) -> BoxFuture<'static, Result<(), BrokerError>> {
+        Box::pin(std::future::ready(self.take_back(outcome)))
+    }
+
+    fn release(self: Box<Self>) {
+        // After a stop it is given back by the next start.
+        let _stopped = self.take_back(Outcome::Released);
+    }
+}
+
+/// A consumer of parked messages, of all groups.
+pub(super) struct ParkedSource {
+    core: Arc<Core>,
+}
+
+impl ParkedSource {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+impl Source<ParkedDelivery> for ParkedSource {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<ParkedDelivery>> {
+        // First the waker, then the look: a message parked in between wakes it.
+        self.core.await_parked(context.waker());
+        match self.try_next() {
+            Some(delivery) => Poll::Ready(Some(delivery)),
+            None if self.core.is_closing() => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+
+    fn try_next(&mut self) -> Option<ParkedDelivery> {
+        let (cell, parked) = self.core.take_parked()?;
+        let position = parked.event.position;
+        let lease = ParkedLease { core: Arc::clone(&self.core), cell, position };
+        Some(ParkedDelivery::new(parked, Box::new(lease)))
+    }
+
+    fn failure(&self) -> Option<BrokerError> {
+        self.core.failure()
+    }
+}
+
+/// A parked message in hand.
+struct ParkedLease {
+    core: Arc<Core>,
+    cell: Arc<Cell>,
+    position: u64,
+}
+
+impl ParkedLease {
+    fn take_back(&self, done: bool) -> Result<(), BrokerError> {
+        if self.core.is_stopping() {
+            return Err(BrokerError::Closed);
+        }
+        self.core.with(&self.cell, |group| group.settle_parked(self.position, done));
+        Ok(())
+    }
+}
+
+impl Settle for ParkedLease {
+    fn settle(self: Box<Self>, outcome: Outcome) -> BoxFuture<'static, Result<(), BrokerError>> {
+        Box::pin(std::future::ready(self.take_back(outcome == Outcome::Done)))
+    }
+
+    fn release(self: Box<Self>) {
+        // After a stop it is given back by the next start.
+        let _stopped = self.take_back(false);
+    }
+}

@@ -1,0 +1,258 @@
+//! What the handles, the consumers and the keeper share.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+use std::thread::Thread;
+
+use dissent_domain::log::{EventLog, LogError};
+use tokio::sync::{oneshot, watch};
+
+use super::group::{Group, Rules};
+use super::record::Record;
+use super::{EmbeddedOptions, GroupStatus};
+use crate::broker::Subscription;
+use crate::delivery::Parked;
+use crate::error::BrokerError;
+
+/// A group behind its lock, which is never held during I/O.
+pub(super) struct Cell {
+    pub name: String,
+    state: Mutex<Group>,
+}
+
+/// A request to deliver an event again.
+pub(super) struct Unpark {
+    pub group: String,
+    pub position: u64,
+    pub done: oneshot::Sender<Result<(), BrokerError>>,
+}
+
+impl Unpark {
+    pub(super) fn new(group: &str, position: u64) -> (Self, oneshot::Receiver<Result<(), BrokerError>>) {
+        let (done, outcome) = oneshot::channel();
+        (Self { group: group.to_owned(), position, done }, outcome)
+    }
+}
+
+/// Set once: nothing is in hand and that is durable, or why it cannot be.
+type Drained = Option<Result<(), BrokerError>>;
+
+pub(super) struct Core {
+    pub log: Arc<dyn EventLog>,
+    pub options: EmbeddedOptions,
+    groups: Mutex<Vec<Arc<Cell>>>,
+    orders: Mutex<Vec<Unpark>>,
+    parked_wakers: Mutex<Vec<Waker>>,
+    closing: AtomicBool,
+    stopping: AtomicBool,
+    keeper: OnceLock<Thread>,
+    drained: watch::Sender<Drained>,
+}
+
+impl Core {
+    pub(super) fn new(log: Arc<dyn EventLog>, options: EmbeddedOptions) -> Self {
+        Self {
+            log,
+            options,
+            groups: Mutex::default(),
+            orders: Mutex::default(),
+            parked_wakers: Mutex::default(),
+            closing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            keeper: OnceLock::new(),
+            drained: watch::Sender::new(None),
+        }
+    }
+
+    // ---- groups
+
+    pub(super) fn groups(&self) -> Vec<Arc<Cell>> {
+        lock(&self.groups).clone()
+    }
+
+    /// Changes a group, then does what must follow, its lock released.
+    pub(super) fn with<T>(&self, cell: &Cell, change: impl FnOnce(&mut Group) -> T) -> T {
+        let mut group = lock(&cell.state);
+        let outcome = change(&mut group);
+        let effects = group.effects();
+        drop(group);
+        effects.wakers.into_iter().for_each(Waker::wake);
+        if effects.keeper {
+            self.wake_keeper();
+        }
+        if effects.parked {
+            self.wake_parked();
+        }
+        outcome
+    }
+
+    /// Joins the subscription's group, read from the log if it is new.
+    pub(super) fn join(&self, subscription: &Subscription) -> Result<(Arc<Cell>, u64), BrokerError> {
+        let rules = Rules::of(subscription, self.options.retry_delay_max);
+        // Held over the read, so that two first consumers of a group do not both make it.
+        let mut groups = lock(&self.groups);
+        if self.is_closing() {
+            return Err(BrokerError::Closed);
+        }
+        let found = groups.iter().find(|cell| cell.name == subscription.group).cloned();
+        let cell = match found {
+            Some(cell) => cell,
+            None => {
+                let record = self.stored_record(&subscription.group)?;
+                let name = subscription.group.clone();
+                let group = Group::new(name.clone(), rules.clone(), record, self.options.page_events);
+                let cell = Arc::new(Cell { name, state: Mutex::new(group) });
+                groups.push(Arc::clone(&cell));
+                cell
+            }
+        };
+        drop(groups);
+        let member = self.with(&cell, |group| group.join(&rules, subscription.prefetch))?;
+        Ok((cell, member))
+    }
+
+    fn stored_record(&self, group: &str) -> Result<Record, BrokerError> {
+        let corrupt = |why: String| {
+            BrokerError::Log(LogError::Corrupt(format!("the record of subscription {group:?}: {why}")))
+        };
+        let Some(bytes) = self.log.load_cursor(group)? else {
+            return Ok(Record::default());
+        };
+        let record = Record::decode(&bytes).map_err(corrupt)?;
+        let head = self.log.head();
+        if record.done_to > head {
+            let why = format!("it has reached event {}, but the log ends at {head}", record.done_to);
+            return Err(corrupt(why));
+        }
+        Ok(record)
+    }
+
+    pub(super) fn status(&self) -> Vec<GroupStatus> {
+        self.groups().iter().map(|cell| lock(&cell.state).status()).collect()
+    }
+
+    // ---- parked messages
+
+    pub(super) fn take_parked(&self) -> Option<(Arc<Cell>, Parked)> {
+        self.groups().into_iter().find_map(|cell| {
+            let parked = self.with(&cell, Group::take_parked)?;
+            Some((cell, parked))
+        })
+    }
+
+    /// Wakes `waker` at the next change among the parked.
+    pub(super) fn await_parked(&self, waker: &Waker) {
+        let mut wakers = lock(&self.parked_wakers);
+        if !wakers.iter().any(|known| known.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+    }
+
+    fn wake_parked(&self) {
+        let wakers = std::mem::take(&mut *lock(&self.parked_wakers));
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn order(&self, order: Unpark) {
+        lock(&self.orders).push(order);
+        self.wake_keeper();
+    }
+
+    pub(super) fn take_orders(&self) -> Vec<Unpark> {
+        std::mem::take(&mut *lock(&self.orders))
+    }
+
+    // ---- the end
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn close(&self) {
+        let groups = lock(&self.groups);
+        self.closing.store(true, Ordering::Release);
+        let cells = groups.clone();
+        drop(groups);
+        for cell in cells {
+            self.with(&cell, Group::close);
+        }
+        self.wake_parked();
+        self.wake_keeper();
+    }
+
+    pub(super) fn stop(&self) {
+        self.close();
+        self.stopping.store(true, Ordering::Release);
+        self.wake_keeper();
+    }
+
+    /// Ends every group by an error; what the keeper does last if it cannot go on.
+    pub(super) fn fail(&self, error: &BrokerError) {
+        self.closing.store(true, Ordering::Release);
+        self.stopping.store(true, Ordering::Release);
+        for cell in self.groups() {
+            self.with(&cell, |group| group.fail(error.clone()));
+        }
+        self.wake_parked();
+        self.take_orders();
+    }
+
+    pub(super) fn failure(&self) -> Option<BrokerError> {
+        self.groups().iter().find_map(|cell| lock(&cell.state).failure())
+    }
+
+    /// The first outcome stands.
+    pub(super) fn set_drained(&self, outcome: Result<(), BrokerError>) {
+        self.drained.send_if_modified(|drained| {
+            let first = drained.is_none();
+            drained.get_or_insert(outcome);
+            first
+        });
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.drained.borrow().is_some()
+    }
+
+    pub(super) async fn drained(&self) -> Result<(), BrokerError> {
+        let mut drained = self.drained.subscribe();
+        let outcome = drained.wait_for(Option::is_some).await.map_err(|_| BrokerError::Closed)?;
+        outcome.clone().unwrap_or(Err(BrokerError::Closed))
+    }
+
+    // ---- the keeper
+
+    pub(super) fn set_keeper(&self, thread: Thread) {
+        // Called once, before any handle exists.
+        let _first = self.keeper.set(thread);
+    }
+
+    pub(super) fn wake_keeper(&self) {
+        if let Some(thread) = self.keeper.get() {
+            thread.unpark();
+        }
+    }
+}
+
+impl Cell {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Group> {
+        lock(&self.state)
+    }
+}
+
+/// Locks; no code of ours panics half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("groups", &self.status()).finish_non_exhaustive()
+    }
+}

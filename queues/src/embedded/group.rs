@@ -1,0 +1,606 @@
+//! The state of one group: which messages are fresh, in hand, failing or parked. Pure: time comes in as an
+//! argument, and all I/O is done by the keeper.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use dissent_domain::event::{EventType, Recorded};
+use dissent_domain::id::ExperimentId;
+use tokio::time::Instant;
+
+use super::GroupStatus;
+use super::record::{OPEN_MAX, OpenNote, PARKED_MAX, ParkedNote, Record, shortened};
+use crate::broker::Subscription;
+use crate::delivery::{Outcome, Parked};
+use crate::error::BrokerError;
+
+/// What the group's subscriptions agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub experiment: Option<ExperimentId>,
+    pub kinds: &'static [EventType],
+    pub delivery_limit: u32,
+    pub retry_delay: Duration,
+    pub retry_delay_max: Duration,
+}
+
+impl Rules {
+    pub(super) fn of(subscription: &Subscription, retry_delay_max: Duration) -> Self {
+        Self {
+            experiment: subscription.experiment.clone(),
+            kinds: subscription.kinds,
+            delivery_limit: subscription.delivery_limit,
+            retry_delay: subscription.retry_delay,
+            retry_delay_max,
+        }
+    }
+
+    /// By type name: a body that is not wanted is never decoded.
+    pub(super) fn want(&self, event: &Recorded) -> bool {
+        let of_experiment = self.experiment.as_ref().is_none_or(|wanted| *wanted == event.experiment);
+        of_experiment && self.kinds.iter().any(|kind| kind.name() == event.event.event_type)
+    }
+
+    /// The wait after the `attempts`-th failure.
+    fn backoff(&self, attempts: u32) -> Duration {
+        let doublings = attempts.saturating_sub(1).min(31);
+        self.retry_delay.saturating_mul(1 << doublings).min(self.retry_delay_max)
+    }
+}
+
+/// A message that was begun, or has to be begun with care.
+#[derive(Debug)]
+struct Open {
+    event: Arc<Recorded>,
+    /// Attempts made, the one under way (or already counted ahead) included.
+    attempts: u32,
+    redelivered: bool,
+    /// The process may have died of it and this is its last attempt: nothing else is in hand meanwhile.
+    alone: bool,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// To be delivered once its attempt is durably counted.
+    Suspect,
+    /// Its attempt is being made durable.
+    Counting,
+    /// Its attempt is durably counted: to be delivered.
+    Counted,
+    /// To be delivered.
+    Ready,
+    /// To be delivered from then on.
+    Delayed(Instant),
+    /// In hand.
+    Leased,
+    /// Out of attempts, waiting for room among the parked.
+    Spent(String),
+}
+
+#[derive(Debug)]
+struct ParkedMessage {
+    event: Arc<Recorded>,
+    attempts: u32,
+    reason: String,
+    leased: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    prefetch: usize,
+    in_hand: usize,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Running,
+    /// No more deliveries; settling goes on.
+    Closed,
+    Failed(BrokerError),
+}
+
+/// What a consumer gets when it asks.
+#[derive(Debug)]
+pub(super) enum Turn {
+    Deliver {
+        event: Arc<Recorded>,
+        attempt: u32,
+        redelivered: bool,
+    },
+    /// Nothing now; at that time at the latest there will be something.
+    Wait {
+        until: Option<Instant>,
+    },
+    Ended,
+}
+
+/// What must follow a change once the group's lock is released: a waker may run code that takes it again.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    pub wakers: Vec<Waker>,
+    /// The keeper has something to do.
+    pub keeper: bool,
+    /// Consumers of parked messages have something to look at.
+    pub parked: bool,
+}
+
+/// A consumer group.
+#[derive(Debug)]
+pub(super) struct Group {
+    name: String,
+    rules: Rules,
+    stage: Stage,
+    /// Where to start: the keeper has yet to bring the events that it speaks of. Nothing is delivered or
+    /// stored until then.
+    resume_from: Option<Record>,
+    /// Every event up to here was looked at.
+    read_to: u64,
+    /// Wanted, looked at, not begun; in order, at most two pages.
+    fresh: VecDeque<Arc<Recorded>>,
+    fresh_low: usize,
+    open: BTreeMap<u64, Open>,
+    parked: BTreeMap<u64, ParkedMessage>,
+    /// How many fresh messages to treat as suspects: delivered before a crash, perhaps, but not recorded.
+    suspects_left: usize,
+    members: BTreeMap<u64, Member>,
+    members_begun: u64,
+    /// The record has changed since it was last stored.
+    dirty: bool,
+    effects: Effects,
+}
+
+impl Group {
+    pub(super) fn new(name: String, rules: Rules, record: Record, page: usize) -> Self {
+        Self {
+            name,
+            rules,
+            stage: Stage::Running,
+            resume_from: Some(record),
+            read_to: 0,
+            fresh: VecDeque::new(),
+            fresh_low: (page / 2).max(1),
+            open: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            suspects_left: 0,
+            members: BTreeMap::new(),
+            members_begun: 0,
+            dirty: false,
+            effects: Effects { keeper: true, ..Effects::default() },
+        }
+    }
+
+    // ---- members
+
+    pub(super) fn join(&mut self, rules: &Rules, prefetch: usize) -> Result<u64, BrokerError> {
+        if *rules != self.rules {
+            return Err(BrokerError::Invalid(format!(
+                "group {:?} already has consumers with other kinds, limits or delays: give all of them the same",
+                self.name
+            )));
+        }
+        let member = self.members_begun;
+        self.members_begun += 1;
+        self.members.insert(member, Member { prefetch, in_hand: 0, waker: None });
+        Ok(member)
+    }
+
+    pub(super) fn leave(&mut self, member: u64) {
+        self.members.remove(&member);
+        // A wake-up meant for the one that left must not be lost on the others.
+        self.wake_members();
+    }
+
+    /// Gives `member` its next message, or remembers its waker.
+    pub(super) fn take(&mut self, member: u64, now: Instant, waker: Option<&Waker>) -> Turn {
+        if !matches!(self.stage, Stage::Running) {
+            return Turn::Ended;
+        }
+        let room = self.members.get(&member).is_some_and(|m| m.in_hand < m.prefetch);
+        if room && let Some(turn) = self.lease_next(now) {
+            if let Some(member) = self.members.get_mut(&member) {
+                member.in_hand += 1;
+            }
+            return turn;
+        }
+        self.remember_waker(member, waker);
+        Turn::Wait { until: if room { self.next_due() } else { None } }
+    }
+
+    fn remember_waker(&mut self, member: u64, waker: Option<&Waker>) {
+        let (Some(member), Some(waker)) = (self.members.get_mut(&member), waker) else { return };
+        if !member.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            // The old one is woken in vain, once, rather than dropped under the lock.
+            self.effects.wakers.extend(member.waker.replace(waker.clone()));
+        }
+    }
+
+    fn lease_next(&mut self, now: Instant) -> Option<Turn> {
+        if let Some(position) = self.next_open(now)? {
+            return self.lease_open(position);
+        }
+        if self.open.len() >= OPEN_MAX {
+            return None;
+        }
+        let event = self.fresh.pop_front()?;
+        if self.fresh.len() + 1 == self.fresh_low {
+            self.effects.keeper = true;
+        }
+        let position = event.position;
+        let begun = Open { event, attempts: 0, redelivered: false, alone: false, phase: Phase::Ready };
+        self.open.insert(position, begun);
+        self.lease_open(position)
+    }
+
+    /// The first open message that can be delivered; outer none: nothing may be delivered, fresh neither.
+    fn next_open(&self, now: Instant) -> Option<Option<u64>> {
+        let deliverable = |open: &Open| match open.phase {
+            Phase::Ready | Phase::Counted => true,
+            Phase::Delayed(due) => due <= now,
+            Phase::Suspect | Phase::Counting | Phase::Leased | Phase::Spent(_) => false,
+        };
+        if let Some((&position, open)) = self.open.iter().find(|(_, open)| open.alone) {
+            return deliverable(open).then_some(Some(position));
+        }
+        Some(self.open.iter().find(|(_, open)| deliverable(open)).map(|(&position, _)| position))
+    }
+
+    fn lease_open(&mut self, position: u64) -> Option<Turn> {
+        let open = self.open.get_mut(&position)?;
+        if open.phase != Phase::Counted {
+            open.attempts = open.attempts.saturating_add(1);
+        }
+        open.phase = Phase::Leased;
+        let turn = Turn::Deliver {
+            event: Arc::clone(&open.event),
+            attempt: open.attempts,
+            redelivered: open.redelivered || open.attempts > 1,
+        };
+        self.touch();
+        Some(turn)
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        if self.open.values().any(|open| open.alone) {
+            return None;
+        }
+        let due = |open: &Open| match open.phase {
+            Phase::Delayed(due) => Some(due),
+            Phase::Suspect | Phase::Counting | Phase::Counted => None,
+            Phase::Ready | Phase::Leased | Phase::Spent(_) => None,
+        };
+        self.open.values().filter_map(due).min()
+    }
+
+    /// Takes back a message in hand.
+    pub(super) fn settle(&mut self, position: u64, member: u64, outcome: Outcome, now: Instant) {
+        if let Some(member) = self.members.get_mut(&member) {
+            member.in_hand = member.in_hand.saturating_sub(1);
+        }
+        let Some(open) = self.open.get_mut(&position) else { return };
+        match outcome {
+            Outcome::Done => {
+                self.open.remove(&position);
+            }
+            Outcome::Released => {
+                open.attempts = open.attempts.saturating_sub(1);
+                open.redelivered = true;
+                open.phase = if open.alone { Phase::Suspect } else { Phase::Ready };
+            }
+            Outcome::Failed { reason } if open.attempts >= self.rules.delivery_limit => {
+                open.alone = false;
+                open.phase = Phase::Spent(reason);
+                self.park_spent();
+            }
+            Outcome::Failed { .. } => {
+                open.phase = Phase::Delayed(now + self.rules.backoff(open.attempts));
+            }
+        }
+        self.effects.keeper |= self.has_suspects();
+        self.touch();
+        self.wake_members();
+    }
+
+    // ---- parking
+
+    fn park_spent(&mut self) {
+        let is_spent = |open: &Open| matches!(open.phase, Phase::Spent(_));
+        let spent: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, open)| is_spent(open))
+            .map(|(&position, _)| position)
+            .take(PARKED_MAX.saturating_sub(self.parked.len()))
+            .collect();
+        for position in spent {
+            if let Some(Open { event, attempts, phase: Phase::Spent(reason), .. }) =
+                self.open.remove(&position)
+            {
+                self.parked.insert(position, ParkedMessage { event, attempts, reason, leased: false });
+                self.effects.parked = true;
+            }
+        }
+    }
+
+    /// Hands out a parked message.
+    pub(super) fn take_parked(&mut self) -> Option<Parked> {
+        if !matches!(self.stage, Stage::Running) {
+            return None;
+        }
+        let message = self.parked.values_mut().find(|message| !message.leased)?;
+        message.leased = true;
+        Some(Parked {
+            event: Recorded::clone(&message.event),
+            group: self.name.clone(),
+            attempts: message.attempts,
+            reason: message.reason.clone(),
+        })
+    }
+
+    pub(super) fn settle_parked(&mut self, position: u64, done: bool) {
+        if done {
+            self.parked.remove(&position);
+            self.park_spent();
+        } else if let Some(message) = self.parked.get_mut(&position) {
+            message.leased = false;
+            self.effects.parked = true;
+        }
+        self.touch();
+        self.wake_members();
+    }
+
+    /// Whether `position` may be delivered anew.
+    pub(super) fn check_unpark(&self, position: u64) -> Result<(), BrokerError> {
+        let refused = |why: &str| {
+            let name = &self.name;
+            Err(BrokerError::Invalid(format!("event {position} cannot be replayed to group {name:?}: {why}")))
+        };
+        match &self.stage {
+            Stage::Running => {}
+            Stage::Closed => return Err(BrokerError::Closed),
+            Stage::Failed(error) => return Err(error.clone()),
+        }
+        if position == 0 || position > self.done_to() || self.open.contains_key(&position) {
+            return refused("it is not done with yet");
+        }
+        if self.parked.get(&position).is_some_and(|message| message.leased) {
+            return refused("that it was given up is just being recorded; try again");
+        }
+        if self.open.len() >= OPEN_MAX {
+            return refused("too many messages are unfinished");
+        }
+        Ok(())
+    }
+
+    /// Opens a done message again, all attempts before it.
+    pub(super) fn unpark(&mut self, event: Arc<Recorded>) -> Result<(), BrokerError> {
+        let position = event.position;
+        self.check_unpark(position)?;
+        if !self.rules.want(&event) {
+            return Err(BrokerError::Invalid(format!(
+                "event {position} is a {}, which group {:?} does not subscribe to",
+                event.event.event_type, self.name
+            )));
+        }
+        self.parked.remove(&position);
+        self.park_spent();
+        let again = Open { event, attempts: 0, redelivered: true, alone: false, phase: Phase::Ready };
+        self.open.insert(position, again);
+        self.touch();
+        self.wake_members();
+        Ok(())
+    }
+
+    // ---- the keeper's side
+
+    /// The record to resume from, if that is still to be done.
+    pub(super) fn resume_from(&self) -> Option<&Record> {
+        if matches!(self.stage, Stage::Running) { self.resume_from.as_ref() } else { None }
+    }
+
+    /// Starts with the events that the record speaks of. After a crash, what was in hand is suspect.
+    pub(super) fn resume(&mut self, events: &BTreeMap<u64, Arc<Recorded>>) {
+        let Some(record) = self.resume_from.take() else { return };
+        self.read_to = record.done_to;
+        self.suspects_left = if record.in_hand {
+            self.members.values().map(|m| m.prefetch).sum::<usize>().min(OPEN_MAX)
+        } else {
+            0
+        };
+        for note in record.parked {
+            if let Some(event) = events.get(&note.position) {
+                let (event, attempts) = (Arc::clone(event), note.attempts);
+                let message = ParkedMessage { event, attempts, reason: note.reason, leased: false };
+                self.parked.insert(note.position, message);
+            }
+        }
+        for note in record.open {
+            // A kind that is no longer subscribed to is done.
+            let Some(event) = events.get(&note.position).filter(|event| self.rules.want(event)) else {
+                continue;
+            };
+            let open = self.reopened(note, Arc::clone(event), record.in_hand);
+            self.open.insert(note.position, open);
+        }
+        self.park_spent();
+        self.effects.parked |= !self.parked.is_empty();
+        self.touch();
+        self.wake_members();
+    }
+
+    fn reopened(&self, note: OpenNote, event: Arc<Recorded>, crashed: bool) -> Open {
+        let limit = self.rules.delivery_limit;
+        let phase = if note.attempts >= limit {
+            Phase::Spent(format!("the process ended after attempt {} had begun, the last one", note.attempts))
+        } else if crashed {
+            Phase::Suspect
+        } else {
+            Phase::Ready
+        };
+        let alone = phase == Phase::Suspect && note.attempts > 0 && note.attempts + 1 >= limit;
+        Open { event, attempts: note.attempts, redelivered: true, alone, phase }
+    }
+
+    fn has_suspects(&self) -> bool {
+        self.open.values().any(|open| open.phase == Phase::Suspect)
+    }
+
+    /// Counts attempts of suspects ahead of their delivery; true if the record must be made durable now,
+    /// followed by [`finish_count`](Self::finish_count). Those on their last attempt go one by one.
+    pub(super) fn begin_count(&mut self) -> bool {
+        let mut counting = false;
+        let alone = self.open.iter().find(|(_, open)| open.alone).map(|(&position, _)| position);
+        for (&position, open) in &mut self.open {
+            let its_turn = if open.alone { alone == Some(position) } else { alone.is_none() };
+            if its_turn && open.phase == Phase::Suspect {
+                open.attempts = open.attempts.saturating_add(1);
+                open.phase = Phase::Counting;
+                counting = true;
+            }
+        }
+        self.dirty |= counting;
+        counting
+    }
+
+    /// The counts are durable.
+    pub(super) fn finish_count(&mut self) {
+        for open in self.open.values_mut() {
+            if open.phase == Phase::Counting {
+                open.phase = Phase::Counted;
+            }
+        }
+        self.wake_members();
+    }
+
+    /// Where to read on, if there is room for a page.
+    pub(super) fn wants_after(&self) -> Option<u64> {
+        let running = matches!(self.stage, Stage::Running) && self.resume_from.is_none();
+        (running && self.fresh.len() < self.fresh_low.max(1)).then_some(self.read_to)
+    }
+
+    /// Offers events of the log, without gaps; those that it has seen or that come too early are ignored.
+    pub(super) fn feed(&mut self, page: &[Arc<Recorded>]) {
+        let (Some(first), Some(last)) = (page.first(), page.last()) else { return };
+        if self.wants_after().is_none() || first.position > self.read_to + 1 || last.position <= self.read_to
+        {
+            return;
+        }
+        let seen = page.partition_point(|event| event.position <= self.read_to);
+        for event in &page[seen..] {
+            if !self.rules.want(event) {
+                continue;
+            }
+            let event = Arc::clone(event);
+            if self.suspects_left > 0 && self.open.len() < OPEN_MAX {
+                self.suspects_left -= 1;
+                let (attempts, phase) = (0, Phase::Suspect);
+                let open = Open { event, attempts, redelivered: true, alone: false, phase };
+                self.open.insert(open.event.position, open);
+            } else {
+                self.fresh.push_back(event);
+            }
+        }
+        self.read_to = last.position;
+        self.touch();
+        self.wake_members();
+    }
+
+    /// Everything up to here is done or open.
+    fn done_to(&self) -> u64 {
+        self.fresh.front().map_or(self.read_to, |event| event.position - 1)
+    }
+
+    /// The record to store, if it changed since the last call.
+    pub(super) fn changed_record(&mut self) -> Option<Record> {
+        let changed = std::mem::take(&mut self.dirty);
+        (changed && self.resume_from.is_none()).then(|| self.record())
+    }
+
+    fn record(&self) -> Record {
+        let open = self.open.iter().map(|(&position, open)| OpenNote { position, attempts: open.attempts });
+        let parked = self.parked.iter().map(|(&position, message)| ParkedNote {
+            position,
+            attempts: message.attempts,
+            reason: shortened(&message.reason),
+        });
+        Record {
+            done_to: self.done_to(),
+            in_hand: !(matches!(self.stage, Stage::Closed) && self.is_idle()),
+            open: open.collect(),
+            parked: parked.collect(),
+        }
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Nothing is in hand.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.open.values().any(|open| matches!(open.phase, Phase::Leased))
+            && !self.parked.values().any(|message| message.leased)
+    }
+
+    pub(super) fn status(&self) -> GroupStatus {
+        let first_open = self.open.keys().next().map_or(u64::MAX, |position| position - 1);
+        GroupStatus {
+            group: self.name.clone(),
+            checkpoint: self.done_to().min(first_open),
+            read_to: self.read_to,
+            in_hand: self.open.values().filter(|open| open.phase == Phase::Leased).count(),
+            unfinished: self.open.len(),
+            parked: self.parked.len(),
+        }
+    }
+
+    /// Ends deliveries.
+    pub(super) fn close(&mut self) {
+        if !matches!(self.stage, Stage::Running) {
+            return;
+        }
+        self.stage = Stage::Closed;
+        for open in self.open.values_mut() {
+            // Counted ahead and now not delivered: the attempt is given back.
+            if matches!(open.phase, Phase::Counting | Phase::Counted) {
+                open.attempts = open.attempts.saturating_sub(1);
+                open.phase = Phase::Suspect;
+            }
+        }
+        self.effects.parked = true;
+        self.touch();
+        self.wake_members();
+    }
+
+    /// Ends deliveries by an error.
+    pub(super) fn fail(&mut self, error: BrokerError) {
+        self.stage = Stage::Failed(error);
+        self.effects.parked = true;
+        self.wake_members();
+    }
+
+    pub(super) fn failure(&self) -> Option<BrokerError> {
+        match &self.stage {
+            Stage::Failed(error) => Some(error.clone()),
+            Stage::Running | Stage::Closed => None,
+        }
+    }
+
+    /// What must follow the changes since the last call.
+    pub(super) fn effects(&mut self) -> Effects {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn touch(&mut self) {
+        if !self.dirty {
+            self.dirty = true;
+            self.effects.keeper = true;
+        }
+    }
+
+    fn wake_members(&mut self) {
+        self.effects.wakers.extend(self.members.values_mut().filter_map(|member| member.waker.take()));
+    }
+}

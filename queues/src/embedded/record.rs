@@ -1,0 +1,176 @@
+//! What a group remembers in the log: one record of at most [`RECORD_BYTES_MAX`].
+//!
+//! "Everything up to `done_to` is done, except `open`; of what is done, `parked` was given up." Naming the
+//! exceptions instead of what was acknowledged keeps the record as small as the number of messages that are
+//! in hand or failing, however far the others have gone ahead.
+
+use serde::{Deserialize, Serialize};
+
+/// Largest record, in bytes: what [`EventLog::store_cursor`](dissent_domain::log::EventLog) takes.
+pub(super) const RECORD_BYTES_MAX: usize = 8 * 1024;
+/// Most messages of a group that may be in hand, waiting for a retry or for room to be parked.
+pub(super) const OPEN_MAX: usize = 256;
+/// Most parked messages of a group that nobody has taken note of.
+pub(super) const PARKED_MAX: usize = 32;
+/// Most bytes of a reason that survive a restart.
+pub(super) const REASON_BYTES_MAX: usize = 96;
+
+// Format byte, booleans and lengths; a MessagePack integer of 64 bits takes 9 bytes, one of 32 bits 5.
+const _: () = assert!(
+    32 + OPEN_MAX * (1 + 9 + 5) + PARKED_MAX * (1 + 9 + 5 + 2 + REASON_BYTES_MAX) <= RECORD_BYTES_MAX,
+    "the largest record must fit"
+);
+
+/// The first byte of a record.
+const FORMAT: u8 = 1;
+
+/// A group's progress.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Every event up to this position is done or irrelevant, except those in `open`.
+    pub done_to: u64,
+    /// Messages might have been in hand when this was written: a start that finds it set follows a crash.
+    pub in_hand: bool,
+    /// Unfinished messages up to `done_to`, by ascending position.
+    pub open: Vec<OpenNote>,
+    /// Given up and not yet taken note of, up to `done_to`, by ascending position.
+    pub parked: Vec<ParkedNote>,
+}
+
+/// An unfinished message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OpenNote {
+    pub position: u64,
+    /// Attempts made, the one under way included.
+    pub attempts: u32,
+}
+
+/// A message that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ParkedNote {
+    pub position: u64,
+    pub attempts: u32,
+    pub reason: String,
+}
+
+impl Record {
+    /// The bytes to store: a format byte, then MessagePack arrays.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+        let mut bytes = vec![FORMAT];
+        rmp_serde::encode::write(&mut bytes, self).map_err(|error| error.to_string())?;
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(format!("{} bytes are more than {RECORD_BYTES_MAX}", bytes.len()));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads stored bytes; they are not trusted.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(format!("{} bytes are more than {RECORD_BYTES_MAX}", bytes.len()));
+        }
+        let body = match bytes.split_first() {
+            Some((&FORMAT, body)) => body,
+            Some((other, _)) => {
+                return Err(format!("format {other} is not known to this version of dissent"));
+            }
+            None => return Err("it is empty".to_owned()),
+        };
+        let record: Self = rmp_serde::from_slice(body).map_err(|error| error.to_string())?;
+        record.check()?;
+        Ok(record)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.open.len() > OPEN_MAX || self.parked.len() > PARKED_MAX {
+            return Err(format!(
+                "{} open and {} parked messages are more than {OPEN_MAX} and {PARKED_MAX}",
+                self.open.len(),
+                self.parked.len()
+            ));
+        }
+        let open: Vec<u64> = self.open.iter().map(|note| note.position).collect();
+        let parked: Vec<u64> = self.parked.iter().map(|note| note.position).collect();
+        for positions in [open, parked] {
+            let ascending = positions.is_sorted_by(|a, b| a < b);
+            let in_range = positions.iter().all(|position| (1..=self.done_to).contains(position));
+            if !(ascending && in_range) {
+                return Err(format!("its positions are not in ascending order from 1 to {}", self.done_to));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As much of a reason as a record keeps.
+pub(super) fn shortened(reason: &str) -> String {
+    reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Record {
+        Record {
+            done_to: 301,
+            in_hand: true,
+            open: vec![OpenNote { position: 3, attempts: 2 }, OpenNote { position: 300, attempts: 1 }],
+            parked: vec![ParkedNote { position: 5, attempts: 4, reason: "no".to_owned() }],
+        }
+    }
+
+    #[test]
+    fn bytes_of_format_1_stay_readable() {
+        let golden = [
+            1, 0x94, 0xcd, 1, 45, 0xc3, 0x92, 0x92, 3, 2, 0x92, 0xcd, 1, 44, 1, 0x91, 0x93, 5, 4, 0xa2, b'n',
+            b'o',
+        ];
+        assert_eq!(sample().encode().unwrap(), golden);
+        assert_eq!(Record::decode(&golden).unwrap(), sample());
+    }
+
+    #[test]
+    fn the_largest_record_fits() {
+        let count = |n: usize| u64::MAX - n as u64;
+        let record = Record {
+            done_to: u64::MAX,
+            in_hand: true,
+            open: (0..OPEN_MAX).rev().map(|n| OpenNote { position: count(n), attempts: u32::MAX }).collect(),
+            parked: (0..PARKED_MAX)
+                .rev()
+                .map(|n| ParkedNote {
+                    position: count(n),
+                    attempts: u32::MAX,
+                    reason: shortened(&"é".repeat(REASON_BYTES_MAX)),
+                })
+                .collect(),
+        };
+        let bytes = record.encode().unwrap();
+        assert!(bytes.len() <= RECORD_BYTES_MAX, "{} bytes", bytes.len());
+        assert_eq!(Record::decode(&bytes).unwrap(), record);
+    }
+
+    #[test]
+    fn damaged_bytes_are_errors_and_never_panics() {
+        let good = sample().encode().unwrap();
+        for cut in 0..good.len() {
+            assert!(Record::decode(&good[..cut]).is_err(), "cut at {cut}");
+        }
+        for at in 0..good.len() {
+            for value in 0..=u8::MAX {
+                let mut bad = good.clone();
+                bad[at] = value;
+                let _outcome = Record::decode(&bad);
+            }
+        }
+        assert!(Record::decode(&[1, 0xdd, 0xff, 0xff, 0xff, 0xff]).is_err());
+    }
+
+    #[test]
+    fn positions_out_of_order_are_refused() {
+        let mut record = sample();
+        record.open.reverse();
+        assert!(Record::decode(&record.encode().unwrap()).is_err());
+    }
+}

@@ -1,0 +1,352 @@
+//! What every broker must keep: functions over a [`Harness`], one a claim.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dissent_domain::event::EventType;
+use dissent_domain::id::ExperimentId;
+use dissent_queues::{Answer, Broker, BrokerError, Consumer, Delivery, PREFETCH_MAX, Proposal, Subscription};
+use tokio::time::Instant;
+
+use crate::memory_log::new_event;
+
+/// The kind that the contract's group subscribes to.
+pub(crate) const WANTED: EventType = EventType::PromptAdmitted;
+/// A kind that it does not.
+pub(crate) const OTHER: EventType = EventType::RoundOpened;
+
+/// A broker and the world around it.
+pub(crate) trait Harness {
+    /// The broker that runs now.
+    fn broker(&self) -> Arc<dyn Broker>;
+    /// Makes events of a kind durable; gives their positions.
+    fn publish(&self, kind: EventType, count: usize) -> Vec<u64>;
+    /// Waits until the broker has seen all that was published and settled.
+    async fn quiesce(&self);
+    /// Kills the broker without a warning and starts another on what was durable.
+    async fn crash(&mut self);
+}
+
+/// The contract's subscription: limit 3, 1 s of delay.
+pub(crate) fn subscription(prefetch: usize) -> Subscription {
+    Subscription {
+        group: "contract".to_owned(),
+        experiment: None,
+        kinds: &[WANTED],
+        prefetch,
+        delivery_limit: 3,
+        retry_delay: Duration::from_secs(1),
+    }
+}
+
+fn consumer(harness: &impl Harness, prefetch: usize) -> Consumer {
+    harness.broker().subscribe(subscription(prefetch)).unwrap()
+}
+
+fn positions(deliveries: &[Delivery]) -> Vec<u64> {
+    deliveries.iter().map(|delivery| delivery.event.position).collect()
+}
+
+async fn take(consumer: &mut Consumer, count: usize) -> Vec<Delivery> {
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        taken.push(consumer.next().await.unwrap());
+    }
+    taken
+}
+
+pub(crate) async fn what_was_not_acked_comes_again_after_a_crash(mut harness: impl Harness) {
+    let sent = harness.publish(WANTED, 5);
+    let mut before = consumer(&harness, 10);
+    let mut held = take(&mut before, 5).await;
+    for _ in 0..2 {
+        held.remove(0).ack().await.unwrap();
+    }
+    std::mem::forget(held);
+    harness.crash().await;
+    drop(before);
+    let mut after = consumer(&harness, 10);
+    let mut seen = Vec::new();
+    while seen.last() != sent.last() {
+        let delivery = after.next().await.unwrap();
+        assert!(delivery.redelivered, "event {} may have been delivered", delivery.event.position);
+        seen.push(delivery.event.position);
+        delivery.ack().await.unwrap();
+    }
+    assert!(sent[2..].iter().all(|position| seen.contains(position)), "{seen:?}");
+}
+
+pub(crate) async fn prefetch_1_keeps_the_order(harness: impl Harness) {
+    let sent = harness.publish(WANTED, 40);
+    let mut consumer = consumer(&harness, 1);
+    for position in sent {
+        let delivery = consumer.next().await.unwrap();
+        assert_eq!((delivery.event.position, delivery.attempt), (position, 1));
+        assert!(!delivery.redelivered);
+        delivery.ack().await.unwrap();
+    }
+}
+
+pub(crate) async fn ack_removes(harness: impl Harness) {
+    harness.publish(WANTED, 3);
+    let mut first = consumer(&harness, 8);
+    for delivery in take(&mut first, 3).await {
+        delivery.ack().await.unwrap();
+    }
+    drop(first);
+    let mut second = consumer(&harness, 8);
+    harness.quiesce().await;
+    assert!(second.try_next().is_none());
+}
+
+pub(crate) async fn retry_comes_again_later_with_the_next_attempt(harness: impl Harness) {
+    let sent = harness.publish(WANTED, 1);
+    let mut consumer = consumer(&harness, 4);
+    let begun = Instant::now();
+    consumer.next().await.unwrap().retry("first").await.unwrap();
+    assert!(consumer.try_next().is_none(), "not before the delay");
+    let second = consumer.next().await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!((second.event.position, second.attempt, second.redelivered), (sent[0], 2, true));
+    second.retry("second").await.unwrap();
+    let third = consumer.next().await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(3), "the delay doubles: {:?}", begun.elapsed());
+    assert_eq!(third.attempt, 3);
+    third.ack().await.unwrap();
+}
+
+pub(crate) async fn the_limit_parks_and_does_not_block(harness: impl Harness) {
+    let sent = harness.publish(WANTED, 3);
+    let mut parked = harness.broker().parked().unwrap();
+    let mut consumer = consumer(&harness, 1);
+    let mut acked = Vec::new();
+    let mut failures = 0;
+    while failures < 3 || acked.len() < 2 {
+        let delivery = consumer.next().await.unwrap();
+        if delivery.event.position == sent[0] {
+            failures += 1;
+            assert_eq!(delivery.attempt, failures);
+            delivery.retry("it is poison").await.unwrap();
+        } else {
+            acked.push(delivery.event.position);
+            delivery.ack().await.unwrap();
+        }
+    }
+    assert_eq!(acked, sent[1..]);
+    let message = parked.next().await.unwrap();
+    assert_eq!(message.parked.event.position, sent[0]);
+    assert_eq!(message.parked.group, "contract");
+    assert_eq!((message.parked.attempts, message.parked.reason.as_str()), (3, "it is poison"));
+    drop(message);
+    parked.next().await.expect("a parked message dropped comes again").ack().await.unwrap();
+    harness.quiesce().await;
+    assert!(parked.try_next().is_none() && consumer.try_next().is_none());
+}
+
+pub(crate) async fn a_parked_message_can_be_replayed(harness: impl Harness) {
+    let sent = harness.publish(WANTED, 1);
+    let mut parked = harness.broker().parked().unwrap();
+    let mut consumer = consumer(&harness, 1);
+    for _ in 0..3 {
+        consumer.next().await.unwrap().retry("not yet repaired").await.unwrap();
+    }
+    parked.next().await.unwrap().ack().await.unwrap();
+    harness.broker().unpark("contract", sent[0]).await.unwrap();
+    let again = consumer.next().await.unwrap();
+    assert_eq!((again.event.position, again.attempt), (sent[0], 1));
+    let refused = harness.broker().unpark("contract", sent[0]).await;
+    assert!(matches!(refused, Err(BrokerError::Invalid(_))), "in hand: {refused:?}");
+    again.ack().await.unwrap();
+    for (group, position) in [("contract", 0), ("contract", 99), ("nobody", sent[0])] {
+        let refused = harness.broker().unpark(group, position).await;
+        assert!(matches!(refused, Err(BrokerError::Invalid(_))), "{group} {position}: {refused:?}");
+    }
+}
+
+pub(crate) async fn release_and_drop_do_not_count(harness: impl Harness) {
+    harness.publish(WANTED, 1);
+    let mut consumer = consumer(&harness, 1);
+    for turn in 0..10 {
+        let delivery = consumer.next().await.unwrap();
+        assert_eq!((delivery.attempt, delivery.redelivered), (1, turn > 0));
+        if turn % 2 == 0 {
+            delivery.release();
+        } else {
+            drop(delivery);
+        }
+    }
+    consumer.next().await.unwrap().ack().await.unwrap();
+}
+
+pub(crate) async fn competing_consumers_share(harness: impl Harness) {
+    let sent = harness.publish(WANTED, 20);
+    let (mut left, mut right) = (consumer(&harness, 5), consumer(&harness, 5));
+    let mut seen = Vec::new();
+    while seen.len() < sent.len() {
+        let (a, b) = (take(&mut left, 5).await, take(&mut right, 5).await);
+        for delivery in a.into_iter().chain(b) {
+            seen.push(delivery.event.position);
+            delivery.ack().await.unwrap();
+        }
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, sent, "each went to exactly one");
+}
+
+pub(crate) async fn a_consumer_that_leaves_gives_the_rest_to_the_others(harness: impl Harness) {
+    let sent = harness.publish(WANTED, 4);
+    let (mut left, mut right) = (consumer(&harness, 4), consumer(&harness, 4));
+    let held = take(&mut left, 4).await;
+    let waiting = tokio::spawn(async move { take(&mut right, 4).await });
+    drop((held, left));
+    assert_eq!(positions(&waiting.await.unwrap()), sent);
+}
+
+pub(crate) async fn prefetch_bounds_what_is_in_hand(harness: impl Harness) {
+    let sent = harness.publish(WANTED, 10);
+    let mut consumer = consumer(&harness, 3);
+    let mut held = take(&mut consumer, 3).await;
+    harness.quiesce().await;
+    assert!(consumer.try_next().is_none(), "three are in hand");
+    held.pop().unwrap().ack().await.unwrap();
+    assert_eq!(consumer.next().await.unwrap().event.position, sent[3]);
+}
+
+pub(crate) async fn other_kinds_are_not_delivered(harness: impl Harness) {
+    harness.publish(OTHER, 3);
+    let mut sent = harness.publish(WANTED, 1);
+    harness.publish(OTHER, 300);
+    sent.extend(harness.publish(WANTED, 1));
+    let mut consumer = consumer(&harness, 8);
+    let held = take(&mut consumer, 2).await;
+    assert_eq!(positions(&held), sent);
+    harness.quiesce().await;
+    assert!(consumer.try_next().is_none());
+}
+
+pub(crate) async fn another_experiments_events_are_not_delivered(harness: impl Harness) {
+    let sent = harness.publish(WANTED, 2);
+    let filtered = |experiment: &str| Subscription {
+        group: experiment.to_owned(),
+        experiment: Some(ExperimentId::new(experiment).unwrap()),
+        ..subscription(8)
+    };
+    let mut ours = harness.broker().subscribe(filtered("contract")).unwrap();
+    let mut theirs = harness.broker().subscribe(filtered("theirs")).unwrap();
+    assert_eq!(positions(&take(&mut ours, 2).await), sent);
+    harness.quiesce().await;
+    assert!(theirs.try_next().is_none());
+}
+
+pub(crate) async fn groups_are_independent(harness: impl Harness) {
+    let sent = harness.publish(WANTED, 3);
+    let mut one = consumer(&harness, 8);
+    let other = Subscription { group: "other".to_owned(), ..subscription(8) };
+    let mut other = harness.broker().subscribe(other).unwrap();
+    assert_eq!(positions(&take(&mut one, 3).await), sent);
+    assert_eq!(positions(&take(&mut other, 3).await), sent);
+}
+
+fn proposal(events: u64) -> Proposal {
+    Proposal {
+        experiment: ExperimentId::new("contract").unwrap(),
+        cause: None,
+        events: (0..events).map(|number| new_event(OTHER, number)).collect(),
+    }
+}
+
+pub(crate) async fn a_proposal_gets_the_journals_answer(harness: impl Harness) {
+    let broker = harness.broker();
+    let mut journal = broker.proposals().unwrap();
+    assert!(matches!(broker.proposals(), Err(BrokerError::Invalid(_))), "there is one journal");
+    let asked = tokio::spawn(async move { broker.propose(proposal(2)).await });
+    let taken = journal.next().await.unwrap();
+    assert_eq!(taken.proposal, proposal(2));
+    let no = Answer::Rejected { reason: "the round is closed".to_owned() };
+    taken.answer(no.clone()).await.unwrap();
+    let answer = asked.await.unwrap().unwrap();
+    assert!(answer == no || answer == Answer::Queued, "{answer:?}");
+    let empty = harness.broker().propose(proposal(0)).await;
+    assert!(matches!(empty, Err(BrokerError::Invalid(_))), "{empty:?}");
+}
+
+pub(crate) async fn close_ends_consumers_and_lets_what_is_in_hand_finish(harness: impl Harness) {
+    harness.publish(WANTED, 3);
+    let broker = harness.broker();
+    let mut working = consumer(&harness, 1);
+    let held = working.next().await.unwrap();
+    let idle = Subscription { group: "idle".to_owned(), kinds: &[OTHER], ..subscription(1) };
+    let mut idle = broker.subscribe(idle).unwrap();
+    let mut parked = broker.parked().unwrap();
+    let idle = tokio::spawn(async move { (idle.next().await.is_none(), parked.next().await.is_none()) });
+    harness.quiesce().await;
+    broker.close();
+    assert_eq!(idle.await.unwrap(), (true, true), "those that wait end");
+    assert!(working.next().await.is_none() && working.failure().is_none());
+    assert!(matches!(broker.subscribe(subscription(1)), Err(BrokerError::Closed)));
+    let mut journal = broker.proposals().unwrap();
+    let proposing = {
+        let broker = Arc::clone(&broker);
+        tokio::spawn(async move { broker.propose(proposal(1)).await })
+    };
+    journal.next().await.unwrap().answer(Answer::Queued).await.unwrap();
+    assert_eq!(proposing.await.unwrap(), Ok(Answer::Queued), "workers can still say what they found");
+    let drained = {
+        let broker = Arc::clone(&broker);
+        tokio::spawn(async move { broker.drained().await })
+    };
+    held.ack().await.unwrap();
+    assert_eq!(drained.await.unwrap(), Ok(()));
+}
+
+pub(crate) async fn subscriptions_out_of_range_are_refused(harness: impl Harness) {
+    let broker = harness.broker();
+    let good = subscription(1);
+    let _member = broker.subscribe(good.clone()).unwrap();
+    let bad = [
+        Subscription { group: String::new(), ..good.clone() },
+        Subscription { group: "No Spaces".to_owned(), ..good.clone() },
+        Subscription { group: "long".repeat(17), ..good.clone() },
+        Subscription { kinds: &[], ..good.clone() },
+        Subscription { prefetch: 0, ..good.clone() },
+        Subscription { prefetch: PREFETCH_MAX + 1, ..good.clone() },
+        Subscription { delivery_limit: 0, ..good.clone() },
+        Subscription { kinds: &[OTHER], ..good.clone() },
+        Subscription { delivery_limit: 9, ..good },
+    ];
+    for subscription in bad {
+        let refused = broker.subscribe(subscription.clone());
+        assert!(matches!(refused, Err(BrokerError::Invalid(_))), "{subscription:?}");
+    }
+}
+
+/// Makes a test of each claim over a harness.
+macro_rules! contract_tests {
+    ($harness:expr; $($claim:ident)*) => {
+        $(#[tokio::test(start_paused = true)]
+        async fn $claim() {
+            $crate::contract::$claim($harness).await;
+        })*
+    };
+    ($harness:expr) => {
+        $crate::contract::contract_tests! { $harness;
+            what_was_not_acked_comes_again_after_a_crash
+            prefetch_1_keeps_the_order
+            ack_removes
+            retry_comes_again_later_with_the_next_attempt
+            the_limit_parks_and_does_not_block
+            a_parked_message_can_be_replayed
+            release_and_drop_do_not_count
+            competing_consumers_share
+            a_consumer_that_leaves_gives_the_rest_to_the_others
+            prefetch_bounds_what_is_in_hand
+            other_kinds_are_not_delivered
+            another_experiments_events_are_not_delivered
+            groups_are_independent
+            a_proposal_gets_the_journals_answer
+            close_ends_consumers_and_lets_what_is_in_hand_finish
+            subscriptions_out_of_range_are_refused
+        }
+    };
+}
+pub(crate) use contract_tests;

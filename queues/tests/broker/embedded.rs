@@ -1,0 +1,316 @@
+//! The contract on the embedded broker, and what it alone promises.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dissent_domain::event::EventType;
+use dissent_domain::log::EventLog;
+use dissent_queues::{
+    Answer, Broker, BrokerError, Consumer, EmbeddedBroker, EmbeddedOptions, Proposal, Subscription,
+};
+
+use crate::contract::{Harness, OTHER, WANTED, contract_tests, subscription};
+use crate::memory_log::{Durability, MemoryLog, new_event};
+
+/// The embedded broker over a log in memory.
+pub(crate) struct Embedded {
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) broker: EmbeddedBroker,
+}
+
+pub(crate) fn options() -> EmbeddedOptions {
+    // Every change is stored at once: whether a crash loses it is up to the log.
+    EmbeddedOptions { record_interval: Duration::ZERO, ..EmbeddedOptions::default() }
+}
+
+impl Embedded {
+    pub(crate) fn new(durability: Durability) -> Self {
+        let log = MemoryLog::new(durability);
+        let broker = EmbeddedBroker::new(Arc::clone(&log) as Arc<dyn EventLog>, options());
+        Self { log, broker }
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.log = self.log.crash();
+        self.broker = EmbeddedBroker::new(Arc::clone(&self.log) as Arc<dyn EventLog>, options());
+    }
+
+    /// Waits until every group has looked at the whole log.
+    pub(crate) async fn all_read(&self) {
+        let behind = |head| self.broker.status().iter().any(|group| group.read_to < head);
+        while behind(self.log.head()) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(crate) fn consumer(&self, prefetch: usize, delivery_limit: u32) -> Consumer {
+        self.broker.subscribe(Subscription { delivery_limit, ..subscription(prefetch) }).unwrap()
+    }
+
+    fn checkpoint(&self) -> u64 {
+        self.broker.status()[0].checkpoint
+    }
+}
+
+impl Harness for Embedded {
+    fn broker(&self) -> Arc<dyn Broker> {
+        Arc::new(self.broker.clone())
+    }
+
+    fn publish(&self, kind: EventType, count: usize) -> Vec<u64> {
+        self.log.put(kind, count)
+    }
+
+    async fn quiesce(&self) {
+        self.all_read().await;
+    }
+
+    async fn crash(&mut self) {
+        self.restart();
+    }
+}
+
+contract_tests! { Embedded::new(Durability::Immediate) }
+
+#[tokio::test]
+async fn nothing_is_delivered_before_it_is_durable() {
+    let world = Embedded::new(Durability::Manual);
+    world.log.put(WANTED, 1);
+    world.log.commit();
+    let mut consumer = world.consumer(8, 3);
+    consumer.next().await.unwrap().ack().await.unwrap();
+    let sent = world.log.put(WANTED, 1);
+    for _ in 0..1000 {
+        assert!(consumer.try_next().is_none());
+        tokio::task::yield_now().await;
+    }
+    world.log.commit();
+    assert_eq!(consumer.next().await.unwrap().event.position, sent[0]);
+}
+
+#[tokio::test]
+async fn a_clean_restart_goes_on_where_it_stopped() {
+    let mut world = Embedded::new(Durability::Manual);
+    world.log.put(WANTED, 4);
+    world.log.commit();
+    let mut consumer = world.consumer(8, 3);
+    let first = consumer.next().await.unwrap();
+    consumer.next().await.unwrap().ack().await.unwrap();
+    consumer.next().await.unwrap().retry("later").await.unwrap();
+    first.ack().await.unwrap();
+    world.broker.close();
+    world.broker.drained().await.unwrap();
+    world.restart();
+    let flushes = world.log.flushes();
+    let mut consumer = world.consumer(8, 3);
+    let third = consumer.next().await.unwrap();
+    assert_eq!((third.event.position, third.attempt, third.redelivered), (3, 2, true));
+    let fourth = consumer.next().await.unwrap();
+    assert_eq!((fourth.event.position, fourth.attempt, fourth.redelivered), (4, 1, false));
+    assert!(world.log.flushes() <= flushes + 1, "a clean start counts nothing ahead");
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_remembers_what_was_acked() {
+    let mut world = Embedded::new(Durability::Manual);
+    world.log.put(WANTED, 2);
+    world.log.commit();
+    let mut consumer = world.consumer(8, 3);
+    let (one, two) = (consumer.next().await.unwrap(), consumer.next().await.unwrap());
+    one.ack().await.unwrap();
+    let log: Arc<dyn EventLog> = Arc::clone(&world.log) as Arc<dyn EventLog>;
+    world.broker = EmbeddedBroker::new(MemoryLog::new(Durability::Immediate), options());
+    assert_eq!(two.ack().await, Err(BrokerError::Closed), "too late");
+    assert!(consumer.next().await.is_none());
+    world.broker = EmbeddedBroker::new(log, options());
+    let mut consumer = world.consumer(8, 3);
+    let again = consumer.next().await.unwrap();
+    assert_eq!((again.event.position, again.attempt), (2, 2));
+}
+
+/// A process that dies of event 3, whatever else it has in hand, with no time for the log to write anything
+/// but what the broker insists on.
+#[tokio::test]
+async fn a_message_that_kills_the_process_is_parked_and_takes_no_other_with_it() {
+    const POISON: u64 = 3;
+    const LIMIT: u32 = 4;
+    let mut world = Embedded::new(Durability::Manual);
+    let sent = world.log.put(WANTED, 6);
+    world.log.commit();
+    let mut crashes = 0;
+    let mut done = Vec::new();
+    loop {
+        let mut consumer = world.consumer(4, LIMIT);
+        let mut parked = world.broker.parked().unwrap();
+        world.all_read().await;
+        let mut held = Vec::new();
+        let died = loop {
+            if let Some(message) = parked.try_next() {
+                assert_eq!(message.parked.event.position, POISON);
+                assert_eq!(message.parked.attempts, LIMIT);
+                message.ack().await.unwrap();
+                break false;
+            }
+            match consumer.try_next() {
+                Some(delivery) if delivery.event.position == POISON => break true,
+                Some(delivery) => held.push(delivery),
+                None if held.is_empty() => tokio::task::yield_now().await,
+                None => {
+                    let delivery = held.remove(0);
+                    done.push(delivery.event.position);
+                    delivery.ack().await.unwrap();
+                }
+            }
+            assert!(crashes < 20, "it is never parked");
+        };
+        if !died {
+            for delivery in held {
+                done.push(delivery.event.position);
+                delivery.ack().await.unwrap();
+            }
+            while world.checkpoint() < 6 {
+                let delivery = consumer.next().await.unwrap();
+                done.push(delivery.event.position);
+                delivery.ack().await.unwrap();
+            }
+            break;
+        }
+        crashes += 1;
+        world.restart();
+        held.clear();
+    }
+    assert!(crashes <= LIMIT + 1, "{crashes} crashes");
+    done.sort_unstable();
+    done.dedup();
+    let others: Vec<u64> = sent.into_iter().filter(|&position| position != POISON).collect();
+    assert_eq!(done, others, "everything else was processed");
+}
+
+#[tokio::test]
+async fn what_is_parked_survives_a_restart_with_its_reason() {
+    let mut world = Embedded::new(Durability::Manual);
+    world.log.put(WANTED, 1);
+    world.log.commit();
+    let mut consumer = world.consumer(1, 1);
+    consumer.next().await.unwrap().retry(&"long ".repeat(100)).await.unwrap();
+    world.broker.close();
+    world.broker.drained().await.unwrap();
+    world.restart();
+    let mut parked = world.broker.parked().unwrap();
+    let mut consumer = world.consumer(1, 1);
+    let message = parked.next().await.unwrap();
+    assert!(message.parked.reason.starts_with("long long") && message.parked.reason.len() <= 96);
+    message.ack().await.unwrap();
+    assert!(consumer.try_next().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_nobody_takes_note_of_the_parked_the_rest_waits_unlost() {
+    let world = Embedded::new(Durability::Immediate);
+    let sent = world.log.put(WANTED, 400);
+    let mut consumer = world.consumer(64, 1);
+    let mut failed = 0;
+    // 32 parked and 256 unfinished is all that a record may hold.
+    while failed < 32 + 256 {
+        consumer.next().await.unwrap().retry("no").await.unwrap();
+        failed += 1;
+    }
+    assert!(consumer.try_next().is_none());
+    let mut parked = world.broker.parked().unwrap();
+    let mut given_up = Vec::new();
+    while given_up.len() < sent.len() {
+        if let Some(delivery) = consumer.try_next() {
+            delivery.retry("no").await.unwrap();
+        }
+        if let Some(message) = parked.try_next() {
+            given_up.push(message.parked.event.position);
+            message.ack().await.unwrap();
+        }
+        tokio::task::yield_now().await;
+    }
+    given_up.sort_unstable();
+    assert_eq!(given_up, sent);
+}
+
+#[tokio::test]
+async fn a_long_message_does_not_hold_up_the_others() {
+    let world = Embedded::new(Durability::Immediate);
+    let sent = world.log.put(WANTED, 5000);
+    let mut consumer = world.consumer(2, 3);
+    let long = consumer.next().await.unwrap();
+    for &position in &sent[1..] {
+        let delivery = consumer.next().await.unwrap();
+        assert_eq!(delivery.event.position, position);
+        delivery.ack().await.unwrap();
+    }
+    assert_eq!(world.checkpoint(), 0);
+    long.ack().await.unwrap();
+    assert_eq!(world.checkpoint(), 5000);
+}
+
+#[tokio::test]
+async fn events_of_other_kinds_move_the_checkpoint() {
+    let world = Embedded::new(Durability::Immediate);
+    let _consumer = world.consumer(1, 3);
+    world.log.put(OTHER, 1000);
+    world.all_read().await;
+    assert_eq!(world.checkpoint(), 1000);
+}
+
+#[tokio::test]
+async fn proposers_wait_while_the_journal_is_behind() {
+    let log = MemoryLog::new(Durability::Immediate);
+    let broker = EmbeddedBroker::new(log, EmbeddedOptions { proposals_max: 2, ..options() });
+    let mut journal = broker.proposals().unwrap();
+    let proposal = Proposal {
+        experiment: dissent_domain::id::ExperimentId::new("x").unwrap(),
+        cause: None,
+        events: vec![new_event(OTHER, 1)],
+    };
+    let mut proposers = Vec::new();
+    for _ in 0..3 {
+        let (broker, proposal) = (broker.clone(), proposal.clone());
+        proposers.push(tokio::spawn(async move { broker.propose(proposal).await }));
+        tokio::task::yield_now().await;
+    }
+    let (one, two) = (journal.try_next().unwrap(), journal.try_next().unwrap());
+    assert!(journal.try_next().is_none(), "the third waits for room");
+    let three = journal.next().await.unwrap();
+    one.answer(Answer::Recorded(Vec::new())).await.unwrap();
+    two.answer(Answer::Queued).await.unwrap();
+    drop(three);
+    let mut answers = Vec::new();
+    for proposer in proposers {
+        answers.push(proposer.await.unwrap());
+    }
+    assert_eq!(answers[0], Ok(Answer::Recorded(Vec::new())));
+    assert_eq!(answers[1], Ok(Answer::Queued));
+    assert_eq!(answers[2], Err(BrokerError::Closed), "dropped undecided");
+    drop(journal);
+    assert_eq!(broker.propose(proposal).await, Err(BrokerError::Closed), "the journal is gone");
+}
+
+#[tokio::test]
+async fn a_failing_log_ends_the_consumers_and_says_why() {
+    let world = Embedded::new(Durability::Immediate);
+    let mut consumer = world.consumer(1, 3);
+    world.all_read().await;
+    let _next_session = world.log.crash();
+    world.log.put(WANTED, 1);
+    assert!(consumer.next().await.is_none());
+    assert!(matches!(consumer.failure(), Some(BrokerError::Log(_))));
+    let refused = world.broker.drained().await;
+    assert!(matches!(refused, Err(BrokerError::Log(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_or_foreign_record_is_an_error() {
+    let world = Embedded::new(Durability::Immediate);
+    let ahead = [1, 0x94, 99, 0xc2, 0x90, 0x90];
+    for (bytes, hint) in [(&[9, 9][..], "format 9"), (&ahead[..], "the log ends at 0")] {
+        world.log.store_cursor("contract", bytes.to_vec()).unwrap();
+        world.log.commit();
+        let Err(error) = world.broker.subscribe(subscription(1)) else { panic!("{hint}: it was accepted") };
+        assert!(error.to_string().contains(hint), "{error}");
+    }
+}

@@ -1,0 +1,198 @@
+//! Seeded chaos over the embedded broker: deliveries dropped, retried and forgotten, processes killed with
+//! more or less of their progress on disk. No message may be lost, and none that is durably done may return.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dissent_domain::log::EventLog;
+use dissent_queues::{Broker, Consumer, Delivery, EmbeddedBroker, ParkedConsumer};
+use rand::Rng;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::contract::{OTHER, WANTED};
+use crate::embedded::Embedded;
+use crate::memory_log::Durability;
+
+const CONSUMERS: usize = 3;
+const PREFETCH: usize = 4;
+const LIMIT: u32 = 3;
+const STEPS: usize = 400;
+
+struct World {
+    random: ChaCha8Rng,
+    embedded: Embedded,
+    consumers: Vec<Consumer>,
+    parked: ParkedConsumer,
+    held: Vec<(usize, Delivery)>,
+    /// All that ought to be delivered.
+    wanted: BTreeSet<u64>,
+    /// Acked, or taken note of as parked.
+    done: BTreeSet<u64>,
+    /// Done since the last start.
+    done_now: BTreeSet<u64>,
+    /// Done in a process that closed cleanly.
+    done_for_good: BTreeSet<u64>,
+}
+
+fn members(embedded: &Embedded) -> (Vec<Consumer>, ParkedConsumer) {
+    let consumers = (0..CONSUMERS).map(|_| embedded.consumer(PREFETCH, LIMIT)).collect();
+    (consumers, embedded.broker.parked().unwrap())
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let embedded = Embedded::new(Durability::Manual);
+        let (consumers, parked) = members(&embedded);
+        Self {
+            random: ChaCha8Rng::seed_from_u64(seed),
+            embedded,
+            consumers,
+            parked,
+            held: Vec::new(),
+            wanted: BTreeSet::new(),
+            done: BTreeSet::new(),
+            done_now: BTreeSet::new(),
+            done_for_good: BTreeSet::new(),
+        }
+    }
+
+    async fn step(&mut self) {
+        match self.random.random_range(0..100) {
+            0..10 => self.append(),
+            10..20 => self.embedded.log.commit(),
+            20..55 => self.take(),
+            55..85 => self.settle_one().await,
+            85..90 => self.take_parked().await,
+            90..95 => tokio::time::advance(Duration::from_millis(700)).await,
+            95..98 => self.embedded.all_read().await,
+            98 => self.crash(),
+            _ => self.close_cleanly().await,
+        }
+    }
+
+    fn append(&mut self) {
+        let (wanted, other) = (self.random.random_range(0..6), self.random.random_range(0..300));
+        let positions = self.embedded.log.put(WANTED, wanted);
+        self.wanted.extend(positions);
+        self.embedded.log.put(OTHER, other);
+    }
+
+    fn take(&mut self) {
+        let member = self.random.random_range(0..CONSUMERS);
+        let Some(delivery) = self.consumers[member].try_next() else { return };
+        let position = delivery.event.position;
+        assert!(position <= self.embedded.log.head(), "event {position} is not durable");
+        assert!(self.wanted.contains(&position), "event {position} is of another kind");
+        let done = self.done_for_good.contains(&position) || self.done_now.contains(&position);
+        assert!(!done, "event {position} was done and came again");
+        assert!((1..=LIMIT).contains(&delivery.attempt), "attempt {}", delivery.attempt);
+        assert!(delivery.attempt == 1 || delivery.redelivered);
+        assert!(
+            self.held.iter().all(|(_, held)| held.event.position != position),
+            "{position} twice in hand"
+        );
+        self.held.push((member, delivery));
+        let in_hand = self.held.iter().filter(|(of, _)| *of == member).count();
+        assert!(in_hand <= PREFETCH, "{in_hand} in hand");
+    }
+
+    async fn settle_one(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let (_, delivery) = self.held.swap_remove(self.random.random_range(0..self.held.len()));
+        match self.random.random_range(0..10) {
+            0..6 => {
+                self.note_done(delivery.event.position);
+                delivery.ack().await.unwrap();
+            }
+            6..9 => delivery.retry("chaos").await.unwrap(),
+            _ => drop(delivery),
+        }
+    }
+
+    fn note_done(&mut self, position: u64) {
+        self.done.insert(position);
+        self.done_now.insert(position);
+    }
+
+    async fn take_parked(&mut self) {
+        let Some(message) = self.parked.try_next() else { return };
+        if self.random.random_bool(0.8) {
+            self.note_done(message.parked.event.position);
+            message.ack().await.unwrap();
+        }
+    }
+
+    /// The log forgets what is not durable; the old broker may do as it likes.
+    fn crash(&mut self) {
+        let log = self.embedded.log.crash();
+        let head = log.head();
+        self.wanted.retain(|&position| position <= head);
+        self.begin_anew(log);
+    }
+
+    async fn close_cleanly(&mut self) {
+        self.embedded.broker.close();
+        self.held.clear();
+        self.embedded.broker.drained().await.unwrap();
+        self.done_for_good.append(&mut self.done_now);
+        self.embedded.log.commit();
+        self.begin_anew(self.embedded.log.crash());
+    }
+
+    fn begin_anew(&mut self, log: Arc<crate::memory_log::MemoryLog>) {
+        let broker = EmbeddedBroker::new(Arc::clone(&log) as Arc<dyn EventLog>, crate::embedded::options());
+        self.embedded = Embedded { log, broker };
+        (self.consumers, self.parked) = members(&self.embedded);
+        self.done_now.clear();
+        // Workers of the killed process that still act on what they had.
+        self.held.clear();
+    }
+
+    /// No more mishaps: everything gets done.
+    async fn finish(&mut self) {
+        self.embedded.log.commit();
+        while self.embedded.broker.status()[0].checkpoint < self.embedded.log.head()
+            || self.embedded.broker.status()[0].parked > 0
+        {
+            self.take();
+            while let Some((_, delivery)) = self.held.pop() {
+                self.note_done(delivery.event.position);
+                delivery.ack().await.unwrap();
+            }
+            if let Some(message) = self.parked.try_next() {
+                self.note_done(message.parked.event.position);
+                message.ack().await.unwrap();
+            }
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(self.wanted, self.done, "lost or invented");
+    }
+}
+
+async fn run(seed: u64) {
+    #[expect(clippy::print_stdout, reason = "shown when the test fails")]
+    {
+        println!("seed {seed}: run it alone with DISSENT_SIMULATION_SEED={seed}");
+    }
+    let mut world = World::new(seed);
+    for _ in 0..STEPS {
+        world.step().await;
+    }
+    world.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_lost_whatever_happens() {
+    match std::env::var("DISSENT_SIMULATION_SEED") {
+        Ok(seed) => run(seed.parse().unwrap()).await,
+        Err(_) => {
+            for seed in 0..50 {
+                run(seed).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! `dissent log`: looks after the event log itself.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use dissent_domain::event::Recorded;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::{EventLog, LogError};
+use dissent_storage::{SledLog, SledOptions, StorageError, transfer};
+use serde_json::json;
+
+use super::exit::BadInput;
+
+/// Verify, look at, export and import the event log
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dissent log verify
+  dissent log tail --experiment tone-demo -n 5
+  dissent log export --experiment tone-demo --output tone-demo.events.jsonl
+  dissent --data-dir ./copy log import tone-demo.events.jsonl
+  dissent log backup ./backup-monday")]
+pub(crate) struct LogArgs {
+    #[command(subcommand)]
+    command: LogCommand,
+    /// Print as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum LogCommand {
+    /// Read everything and check it: checksums, positions, indices, the durable mark
+    Verify,
+    /// Count events, streams and bytes
+    Stat,
+    /// Print the newest events
+    Tail {
+        /// How many.
+        #[arg(short = 'n', long, default_value_t = 10)]
+        count: u64,
+        /// Of one experiment only.
+        #[arg(long)]
+        experiment: Option<ExperimentId>,
+    },
+    /// Write events as JSON lines, without loss
+    Export {
+        /// One experiment only.
+        #[arg(long)]
+        experiment: Option<ExperimentId>,
+        /// Where to write; `-` is stdout.
+        #[arg(long, short, default_value = "-", value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Add the events of an export; known ones stay as they are
+    Import {
+        /// The export.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Copy the log to a new folder
+    Backup {
+        /// The folder, which must not exist or be empty.
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
+}
+
+pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
+    match &args.command {
+        LogCommand::Verify => verify(&super::open_log(data_dir)?, args.json),
+        LogCommand::Stat => stat(&super::open_log(data_dir)?, args.json),
+        LogCommand::Tail { count, experiment } => {
+            tail(&super::open_log(data_dir)?, *count, experiment.as_ref(), args.json)
+        }
+        LogCommand::Export { experiment, output } => export(data_dir, experiment.as_ref(), output),
+        LogCommand::Import { file } => import(data_dir, file, args.json),
+        LogCommand::Backup { to } => {
+            let events = super::open_log(data_dir)?.backup(to)?;
+            say(args.json, &json!({ "events": events }), &format!("{events} events in {}", to.display()))
+        }
+    }
+}
+
+/// Prints one line, for people or for machines.
+fn say(as_json: bool, value: &serde_json::Value, text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    Ok(if as_json { writeln!(out, "{value}") } else { writeln!(out, "{text}") }?)
+}
+
+fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
+    let report = log.verify()?;
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| json!({ "position": finding.position, "what": finding.what }))
+        .collect();
+    let value = json!({
+        "sound": report.is_sound(),
+        "events": report.sound_events,
+        "head": report.head,
+        "streams": report.streams,
+        "findings": findings,
+    });
+    if report.is_sound() {
+        let text = format!("sound: {} events in {} streams", report.sound_events, report.streams);
+        return say(as_json, &value, &text);
+    }
+    let lines: Vec<String> = report
+        .findings
+        .iter()
+        .map(|finding| match finding.position {
+            Some(position) => format!("position {position}: {}", finding.what),
+            None => finding.what.clone(),
+        })
+        .collect();
+    say(as_json, &value, &lines.join("\n"))?;
+    let summary = format!("{} findings, the first: {}", lines.len(), lines.first().map_or("", String::as_str));
+    Err(LogError::Corrupt(summary).into())
+}
+
+fn stat(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
+    let stat = log.stat()?;
+    let value = json!({
+        "events": stat.events,
+        "streams": stat.streams,
+        "bytes_on_disk": stat.bytes_on_disk,
+        "body_bytes": stat.body_bytes,
+        "first_time_us": stat.first_time_us,
+        "last_time_us": stat.last_time_us,
+        "events_by_type": stat.events_by_type,
+        "experiments": log.streams()?.iter().map(|(name, last)| json!({ "name": name, "events": last })).collect::<Vec<_>>(),
+    });
+    if as_json {
+        return say(true, &value, "");
+    }
+    let mut text = format!(
+        "{} events in {} experiments, {:.1} MiB on disk for {:.1} MiB of events",
+        stat.events,
+        stat.streams,
+        mib(stat.bytes_on_disk),
+        mib(stat.body_bytes)
+    );
+    for (event_type, count) in &stat.events_by_type {
+        text.push_str(&format!("\n  {count:>9}  {event_type}"));
+    }
+    say(false, &value, &text)
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn tail(log: &SledLog, count: u64, experiment: Option<&ExperimentId>, as_json: bool) -> anyhow::Result<()> {
+    let limit = usize::try_from(count)?;
+    let events = match experiment {
+        None => log.read(log.head().saturating_sub(count), limit)?,
+        Some(name) => {
+            super::require_experiment(log, name)?;
+            let last = log.streams()?.iter().find(|(stream, _)| stream == name).map_or(0, |(_, last)| *last);
+            log.read_stream(name, last.saturating_sub(count), limit)?
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    for recorded in &events {
+        if as_json {
+            let body = recorded.decode()?.serialize_body(serde_json::value::Serializer)?;
+            writeln!(out, "{}", envelope(recorded, &body))?;
+        } else {
+            let event = &recorded.event;
+            writeln!(
+                out,
+                "{:>8}  {:<32} {:<30} by {}",
+                recorded.position,
+                recorded.experiment.as_str(),
+                event.event_type,
+                event.actor
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn envelope(recorded: &Recorded, body: &serde_json::Value) -> serde_json::Value {
+    let event = &recorded.event;
+    json!({
+        "position": recorded.position,
+        "experiment": recorded.experiment,
+        "version": recorded.version,
+        "id": event.id,
+        "causation": event.causation,
+        "actor": event.actor,
+        "time_us": event.time_us,
+        "event_type": event.event_type,
+        "schema_version": event.schema_version,
+        "body": body,
+    })
+}
+
+fn export(data_dir: &Path, experiment: Option<&ExperimentId>, output: &Path) -> anyhow::Result<()> {
+    let log = super::open_log(data_dir)?;
+    if let Some(experiment) = experiment {
+        super::require_experiment(&log, experiment)?;
+    }
+    if output == Path::new("-") {
+        transfer::export(&log, experiment, &mut std::io::stdout().lock())?;
+    } else {
+        transfer::export_to(&log, experiment, output)?;
+    }
+    Ok(())
+}
+
+fn import(data_dir: &Path, file: &Path, as_json: bool) -> anyhow::Result<()> {
+    let log = SledLog::open(super::log_dir(data_dir), &SledOptions::default())?;
+    let imported = transfer::import(&log, file).map_err(|error| match error {
+        line @ StorageError::Import { .. } => anyhow::Error::new(BadInput(line.to_string())),
+        other => other.into(),
+    })?;
+    say(
+        as_json,
+        &json!({ "added": imported.added, "known": imported.known }),
+        &format!("{} events added, {} were there already", imported.added, imported.known),
+    )
+}

@@ -1,0 +1,69 @@
+//! What can go wrong beside the log itself.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use dissent_domain::log::LogError;
+
+use crate::ArtifactId;
+
+/// An error of an artifact store, an export or an import.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The log said no.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The file system said no.
+    #[error("failed to {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Not a name of an artifact.
+    #[error("{0:?} is not an artifact's name: it has 64 digits of 0-9 and a-f")]
+    ArtifactName(String),
+    /// There is no such artifact.
+    #[error("there is no artifact {0}")]
+    ArtifactMissing(ArtifactId),
+    /// An artifact's bytes are not those that were put there.
+    #[error("artifact {id} at {path} is damaged: {reason}; put it again from its source")]
+    ArtifactDamaged {
+        /// Its name.
+        id: ArtifactId,
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An event cannot be exported.
+    #[error("failed to export event {position}: {reason}")]
+    Export {
+        /// Its position.
+        position: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A line of an import is not as an export would have written it. Nothing was imported.
+    #[error("{path}, line {line}, {field}: {reason}; nothing was imported")]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The field at fault, or `line`.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl StorageError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}

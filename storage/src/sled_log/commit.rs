@@ -1,0 +1,128 @@
+//! Making a commit durable.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use dissent_domain::log::LogError;
+use sled::{Batch, Db};
+
+use super::group::Encoded;
+use super::reader::{guarded, read_error};
+use super::tail::{Mark, Tail};
+
+/// Writes commits, one after another. See [`super::tail`] for the order of writes and why it is safe.
+pub(super) struct Committer {
+    db: Db,
+    /// sled's file, opened once more: its own flush does not reach the device.
+    db_file: File,
+    tail: TailThread,
+}
+
+impl Committer {
+    pub(super) fn new(db: Db, dir: &Path, tail: Tail) -> io::Result<Self> {
+        let db_file = File::options().read(true).write(true).open(dir.join("db"))?;
+        Ok(Self { db, db_file, tail: TailThread::spawn(tail)? })
+    }
+
+    /// Returns when the commit is durable.
+    pub(super) fn commit(&mut self, encoded: Encoded) -> Result<(), LogError> {
+        self.try_commit(encoded).map_err(|error| final_error(&error))
+    }
+
+    fn try_commit(&self, encoded: Encoded) -> io::Result<()> {
+        let Encoded { batch, mark, redo } = encoded;
+        let Some(redo) = redo else {
+            self.write(batch)?;
+            self.tail.begin(mark, Vec::new())?;
+            return self.tail.finish();
+        };
+        self.tail.begin(mark, redo)?;
+        let database = self.write(batch);
+        // Wait for the tail in any case: its answer belongs to this commit.
+        let tail = self.tail.finish();
+        database.and(tail)
+    }
+
+    /// Writes what no mark counts: cursors.
+    pub(super) fn write_uncounted(&mut self, batch: Batch) -> Result<(), LogError> {
+        self.write(batch).map_err(|error| final_error(&error))
+    }
+
+    fn write(&self, batch: Batch) -> io::Result<()> {
+        let flushed = guarded(|| {
+            self.db.apply_batch(batch).map_err(read_error)?;
+            self.db.flush().map_err(read_error)
+        });
+        flushed.map_err(io::Error::other)?;
+        self.db_file.sync_data()
+    }
+
+    /// Leaves the log at rest.
+    pub(super) fn close(self, position: u64) -> Result<(), LogError> {
+        // What opening restored from the tail file may not have been synced since.
+        let closed = self.write(Batch::default()).and_then(|()| {
+            let mut tail = self.tail.stop()?;
+            tail.settle(Mark { base: position, position })
+        });
+        closed.map_err(|error| LogError::Io(format!("failed to close the log: {error}")))
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_database_sync(&mut self) {
+        // A device that cannot be synced.
+        self.db_file = File::open("/dev/null").unwrap();
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_tail(&mut self) {
+        let (requests, _) = sync_channel(1);
+        self.tail.requests = requests;
+    }
+}
+
+/// The tail file on a thread of its own, so that its sync runs beside the database's.
+struct TailThread {
+    requests: SyncSender<(Mark, Vec<u8>)>,
+    outcomes: Receiver<io::Result<()>>,
+    thread: JoinHandle<Tail>,
+}
+
+impl TailThread {
+    fn spawn(mut tail: Tail) -> io::Result<Self> {
+        let (requests, queue) = sync_channel::<(Mark, Vec<u8>)>(1);
+        let (answers, outcomes) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("log-tail".to_owned()).spawn(move || {
+            for (mark, redo) in queue {
+                if answers.send(tail.write(mark, &redo)).is_err() {
+                    break;
+                }
+            }
+            tail
+        })?;
+        Ok(Self { requests, outcomes, thread })
+    }
+
+    fn begin(&self, mark: Mark, redo: Vec<u8>) -> io::Result<()> {
+        self.requests.send((mark, redo)).map_err(|_| stopped())
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.outcomes.recv().unwrap_or_else(|_| Err(stopped()))
+    }
+
+    fn stop(self) -> io::Result<Tail> {
+        drop(self.requests);
+        self.thread.join().map_err(|_| stopped())
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the thread that writes the tail file has stopped")
+}
+
+fn final_error(error: &io::Error) -> LogError {
+    LogError::Io(format!("{error}; no more is written until the log is opened again"))
+}

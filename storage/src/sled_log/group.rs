@@ -1,0 +1,190 @@
+//! Appends gathered for one commit, and what each will be answered.
+
+use std::collections::HashMap;
+
+use dissent_domain::event::{EventId, NewEvent, Recorded};
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::{Append, LogError};
+use tokio::sync::oneshot;
+
+use super::reader::guarded;
+use super::{Shared, keys, record, tail};
+use crate::memory::check_version;
+
+/// Where an append's outcome goes.
+pub(super) type Reply = oneshot::Sender<Result<Vec<Recorded>, LogError>>;
+
+/// One event of an answer.
+enum Answer {
+    /// The event at this index of the commit.
+    New(usize),
+    /// An event that the log already has.
+    Known(Box<Recorded>),
+}
+
+struct Pending {
+    reply: Reply,
+    answer: Result<Vec<Answer>, LogError>,
+}
+
+/// Appends that will become durable together.
+pub(super) struct Group<'a> {
+    shared: &'a Shared,
+    base: u64,
+    pub(super) records: Vec<Recorded>,
+    by_id: HashMap<EventId, usize>,
+    /// Last versions of the streams that this commit adds to.
+    pub(super) versions: HashMap<ExperimentId, u64>,
+    pending: Vec<Pending>,
+    /// Bytes of bodies in `records`.
+    pub(super) body_bytes: usize,
+}
+
+/// A group as it will be written.
+pub(super) struct Encoded {
+    pub(super) batch: sled::Batch,
+    pub(super) mark: tail::Mark,
+    /// The batch again, for the tail file; none if it does not fit there.
+    pub(super) redo: Option<Vec<u8>>,
+}
+
+impl<'a> Group<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            base: shared.head(),
+            records: Vec::new(),
+            by_id: HashMap::new(),
+            versions: HashMap::new(),
+            pending: Vec::new(),
+            body_bytes: 0,
+        }
+    }
+
+    /// Appends gathered, whatever became of them.
+    pub(super) fn appends(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Decides an append against the log and the appends before it.
+    pub(super) fn add(&mut self, append: Append, reply: Reply) {
+        let answer = self.decide(append);
+        self.pending.push(Pending { reply, answer });
+    }
+
+    fn decide(&mut self, append: Append) -> Result<Vec<Answer>, LogError> {
+        let mut known = Vec::with_capacity(append.events.len());
+        for event in &append.events {
+            known.push(self.find(&append.experiment, event)?);
+        }
+        let version = self.version(&append.experiment);
+        if known.iter().any(Option::is_none) {
+            check_version(&append, version)?;
+        }
+        let mut answers = Vec::with_capacity(known.len());
+        for (event, known) in append.events.into_iter().zip(known) {
+            answers.push(match known {
+                Some(answer) => answer,
+                // An id that occurs twice in one append is new only once.
+                None => match self.by_id.get(&event.id) {
+                    Some(&index) => Answer::New(index),
+                    None => Answer::New(self.push(&append.experiment, event)),
+                },
+            });
+        }
+        Ok(answers)
+    }
+
+    fn find(&self, experiment: &ExperimentId, event: &NewEvent) -> Result<Option<Answer>, LogError> {
+        if let Some(&index) = self.by_id.get(&event.id) {
+            self.records.get(index).into_iter().for_each(|known| warn_if_other(known, experiment, event));
+            return Ok(Some(Answer::New(index)));
+        }
+        let known = guarded(|| self.shared.reader.find(event.id, self.base))?;
+        Ok(known.map(|known| {
+            warn_if_other(&known, experiment, event);
+            Answer::Known(Box::new(known))
+        }))
+    }
+
+    fn version(&self, experiment: &ExperimentId) -> u64 {
+        self.versions.get(experiment).copied().unwrap_or_else(|| self.shared.version(experiment))
+    }
+
+    fn push(&mut self, experiment: &ExperimentId, event: NewEvent) -> usize {
+        let index = self.records.len();
+        let version = self.version(experiment) + 1;
+        self.versions.insert(experiment.clone(), version);
+        self.by_id.insert(event.id, index);
+        self.body_bytes += event.body.len();
+        self.records.push(Recorded {
+            position: self.base + index as u64 + 1,
+            experiment: experiment.clone(),
+            version,
+            event,
+        });
+        index
+    }
+
+    /// The keys and values to write.
+    pub(super) fn encode(&self) -> Result<Encoded, LogError> {
+        let mut encoded = Encoded {
+            batch: sled::Batch::default(),
+            mark: tail::Mark { base: self.base, position: self.base + self.records.len() as u64 },
+            redo: Some(Vec::with_capacity(self.body_bytes.min(tail::REDO_BYTES_MAX))),
+        };
+        for recorded in &self.records {
+            for (key, value) in record::encode(recorded)? {
+                encoded.insert(&key, value);
+            }
+            let position = recorded.position.to_be_bytes();
+            encoded.insert(&keys::id(recorded.event.id), position.to_vec());
+            encoded.insert(&keys::stream(&recorded.experiment, recorded.version), position.to_vec());
+        }
+        Ok(encoded)
+    }
+
+    /// Tells every caller what became of its append.
+    pub(super) fn answer(self, outcome: &Result<(), LogError>) {
+        for Pending { reply, answer } in self.pending {
+            let answer = outcome.clone().and(answer).map(|answers| {
+                let recorded = answers.into_iter().filter_map(|answer| match answer {
+                    Answer::New(index) => self.records.get(index).cloned(),
+                    Answer::Known(recorded) => Some(*recorded),
+                });
+                recorded.collect()
+            });
+            // A caller that no longer listens has the right not to.
+            let _gone = reply.send(answer);
+        }
+    }
+}
+
+impl Encoded {
+    fn insert(&mut self, key: &[u8], value: Vec<u8>) {
+        if let Some(redo) = &mut self.redo {
+            tail::push_redo(redo, key, &value);
+            if redo.len() > tail::REDO_BYTES_MAX {
+                self.redo = None;
+            }
+        }
+        self.batch.insert(key, value);
+    }
+}
+
+/// Ids are derived from causes, so the same id with another content is a bug of the caller. The log keeps
+/// what it has: history does not change.
+fn warn_if_other(known: &Recorded, experiment: &ExperimentId, event: &NewEvent) {
+    let same = known.experiment == *experiment
+        && known.event.event_type == event.event_type
+        && known.event.body == event.body;
+    if !same {
+        tracing::warn!(
+            event_id = %event.id,
+            event_seq = known.position,
+            experiment_id = %experiment,
+            event_type = event.event_type,
+            "an event was appended again with another content; the log keeps the first"
+        );
+    }
+}

@@ -1,0 +1,321 @@
+//! The durable log.
+//!
+//! One thread writes. It gathers what is waiting into a commit: one sled batch in one tree, which sled
+//! applies whole or not at all. A commit is durable when three things are: the batch, by sled's flush and
+//! then — because that flush does not reach the device — our own sync of the database file; and the
+//! high-water mark with a copy of the commit ([`tail`]). Only then are appends acknowledged, listeners
+//! called, and events readable. See [`keys`] and [`record`] for what lies where.
+
+mod backup;
+mod commit;
+mod group;
+mod keys;
+mod open;
+mod reader;
+mod record;
+mod tail;
+mod verify;
+mod writer;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dissent_domain::event::{EventId, Recorded};
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::{AdvanceListener, Append, AppendFuture, EventLog, LogError};
+use tokio::sync::oneshot;
+
+pub use record::EventView;
+pub use verify::{Finding, LogStat, VerifyReport};
+
+use self::reader::{Reader, guarded};
+use self::writer::Command;
+use crate::limits::{check_append, check_cursor};
+
+/// How a log is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SledOptions {
+    /// Memory that sled may use for its pages, in bytes.
+    pub cache_bytes: u64,
+    /// Appends that may wait for the writer before `append` blocks.
+    pub queue_length: usize,
+    /// Most events in one commit; an append of more is a commit of its own.
+    pub commit_events_max: usize,
+    /// Longest time a commit waits for the appends that the last one had beside it. A lone append never
+    /// waits.
+    pub linger_max: Duration,
+    /// Longest time a stored cursor stays undurable while no events come.
+    pub cursor_delay_max: Duration,
+    /// Reads and checks every event at open, not only the newest: seconds per million events.
+    pub check_all: bool,
+    /// Opens a log that has lost acknowledged events, and forgets them. For rescuing what is left.
+    pub accept_loss: bool,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 48 << 20,
+            queue_length: 1024,
+            commit_events_max: 256,
+            linger_max: Duration::from_millis(5),
+            cursor_delay_max: Duration::from_millis(200),
+            check_all: false,
+            accept_loss: false,
+        }
+    }
+}
+
+/// The durable [`EventLog`]. Dropping it writes what was handed over, then closes it.
+pub struct SledLog {
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    commands: RwLock<Option<SyncSender<Command>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Held as long as the log is open: one process at a time.
+    _lock: File,
+}
+
+/// What readers and the writer have in common.
+struct Shared {
+    reader: Reader,
+    /// The last durable position.
+    head: AtomicU64,
+    /// The last durable version of each stream.
+    streams: RwLock<BTreeMap<ExperimentId, u64>>,
+    cursors: Mutex<Cursors>,
+    listeners: RwLock<Vec<AdvanceListener>>,
+    /// Why nothing can be written any more.
+    failure: Mutex<Option<LogError>>,
+}
+
+#[derive(Default)]
+struct Cursors {
+    records: BTreeMap<String, Vec<u8>>,
+    /// Names of those that are newer than the disk.
+    dirty: BTreeSet<String>,
+}
+
+impl Shared {
+    fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire)
+    }
+
+    fn cursors(&self) -> MutexGuard<'_, Cursors> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn version(&self, experiment: &ExperimentId) -> u64 {
+        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
+        streams.get(experiment).copied().unwrap_or(0)
+    }
+
+    /// Shows readers what has become durable.
+    fn advance(&self, head: u64, versions: &HashMap<ExperimentId, u64>) {
+        let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
+        for (experiment, version) in versions {
+            streams.insert(experiment.clone(), *version);
+        }
+        drop(streams);
+        self.head.store(head, Ordering::Release);
+    }
+
+    fn announce(&self, head: u64) {
+        for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            listener(head);
+        }
+    }
+
+    fn failure(&self) -> Option<LogError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fail(&self, error: &LogError) {
+        tracing::error!(%error, "the event log takes no more appends");
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+    }
+}
+
+impl SledLog {
+    /// Opens the log in `dir`, or makes one there.
+    ///
+    /// # Errors
+    /// If another process has it open or the disk refuses (`Io`), if it was written by a newer program
+    /// (`Invalid`), or if it is damaged: acknowledged events are missing or its files cannot be read
+    /// (`Corrupt`).
+    pub fn open(dir: impl AsRef<Path>, options: &SledOptions) -> Result<Self, LogError> {
+        Self::open_with(dir.as_ref(), options, |_| ())
+    }
+
+    /// Opens a log; `prepare` may make its disk fail, for tests.
+    fn open_with(
+        dir: &Path,
+        options: &SledOptions,
+        prepare: impl FnOnce(&mut commit::Committer),
+    ) -> Result<Self, LogError> {
+        let mut opened = open::open(dir, options)?;
+        prepare(&mut opened.committer);
+        let (commands, queue) = sync_channel(options.queue_length.max(1));
+        let shared = Arc::new(opened.shared);
+        let writer = writer::spawn(Arc::clone(&shared), opened.committer, queue, options.clone())
+            .map_err(|error| LogError::Io(format!("failed to start the writer: {error}")))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            shared,
+            commands: RwLock::new(Some(commands)),
+            writer: Mutex::new(Some(writer)),
+            _lock: opened.lock,
+        })
+    }
+
+    /// The directory it lies in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Hands every durable event after `after` to `visit`, in order and without copying, until it breaks.
+    ///
+    /// # Errors
+    /// If the log is damaged or unreadable.
+    pub fn scan_views(
+        &self,
+        after: u64,
+        visit: &mut dyn FnMut(EventView<'_>) -> ControlFlow<()>,
+    ) -> Result<(), LogError> {
+        guarded(|| self.shared.reader.scan(after, self.head(), &mut |view| Ok(visit(view))))
+    }
+
+    /// As [`Self::scan_views`], with owned events.
+    ///
+    /// # Errors
+    /// If the log is damaged or unreadable.
+    pub fn scan(
+        &self,
+        after: u64,
+        visit: &mut dyn FnMut(Recorded) -> ControlFlow<()>,
+    ) -> Result<(), LogError> {
+        guarded(|| {
+            self.shared.reader.scan(after, self.head(), &mut |view| Ok(visit(view.to_recorded()?)))
+        })
+    }
+
+    /// Writes what was handed over, then refuses appends. Reads go on.
+    ///
+    /// # Errors
+    /// The error that stopped the writer, if one did.
+    pub fn close(&self) -> Result<(), LogError> {
+        let commands = self.commands.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(commands);
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer
+            && writer.join().is_err()
+        {
+            self.shared.fail(&LogError::Io("the writer stopped unexpectedly".to_owned()));
+        }
+        self.shared.failure().map_or(Ok(()), Err)
+    }
+
+    /// Gives the writer a command; waits while its queue is full.
+    fn send(&self, command: Command) -> Result<(), LogError> {
+        let commands = self.commands.read().unwrap_or_else(PoisonError::into_inner).clone();
+        commands.and_then(|commands| commands.send(command).ok()).ok_or(LogError::Closed)
+    }
+}
+
+impl Drop for SledLog {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, dir = %self.dir.display(), "the event log was not closed cleanly");
+        }
+    }
+}
+
+impl EventLog for SledLog {
+    fn append(&self, append: Append) -> AppendFuture {
+        let (reply, answer) = oneshot::channel();
+        let sent = check_append(&append).and_then(|()| self.send(Command::Append { append, reply }));
+        Box::pin(async move {
+            sent?;
+            answer.await.unwrap_or(Err(LogError::Closed))
+        })
+    }
+
+    fn read(&self, after: u64, limit: usize) -> Result<Vec<Recorded>, LogError> {
+        let to = after.saturating_add(limit as u64).min(self.head());
+        let mut events = Vec::with_capacity(usize::try_from(to.saturating_sub(after)).unwrap_or(0).min(4096));
+        guarded(|| {
+            self.shared.reader.scan(after, to, &mut |view| {
+                events.push(view.to_recorded()?);
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        Ok(events)
+    }
+
+    fn read_stream(
+        &self,
+        experiment: &ExperimentId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Recorded>, LogError> {
+        guarded(|| self.shared.reader.stream(experiment, after, limit, self.head()))
+    }
+
+    fn find(&self, id: EventId) -> Result<Option<Recorded>, LogError> {
+        guarded(|| self.shared.reader.find(id, self.head()))
+    }
+
+    fn streams(&self) -> Result<Vec<(ExperimentId, u64)>, LogError> {
+        let streams = self.shared.streams.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(streams.iter().map(|(name, version)| (name.clone(), *version)).collect())
+    }
+
+    fn head(&self) -> u64 {
+        self.shared.head()
+    }
+
+    fn on_advance(&self, listener: AdvanceListener) {
+        self.shared.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
+    }
+
+    fn store_cursor(&self, group: &str, record: Vec<u8>) -> Result<(), LogError> {
+        check_cursor(group, &record)?;
+        if let Some(failure) = self.shared.failure() {
+            return Err(failure);
+        }
+        let commands = self.commands.read().unwrap_or_else(PoisonError::into_inner);
+        let commands = commands.as_ref().ok_or(LogError::Closed)?;
+        let mut cursors = self.shared.cursors();
+        cursors.records.insert(group.to_owned(), record);
+        let first = cursors.dirty.is_empty();
+        cursors.dirty.insert(group.to_owned());
+        drop(cursors);
+        // Only the first needs to wake the writer: it takes all that have come by the time it writes. With
+        // a full queue the writer is awake, and takes them with its next commit.
+        if first && let Err(TrySendError::Disconnected(_)) = commands.try_send(Command::CursorStored) {
+            return Err(LogError::Closed);
+        }
+        Ok(())
+    }
+
+    fn load_cursor(&self, group: &str) -> Result<Option<Vec<u8>>, LogError> {
+        Ok(self.shared.cursors().records.get(group).cloned())
+    }
+
+    fn flush(&self) -> Result<(), LogError> {
+        let (reply, answer) = sync_channel(1);
+        self.send(Command::Flush(reply))?;
+        answer.recv().unwrap_or(Err(LogError::Closed))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! Opening a log: one process at a time, no version unknown, nothing acknowledged missing.
+
+use std::collections::hash_map::RandomState;
+use std::fs::{File, TryLockError};
+use std::hash::BuildHasher;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use dissent_domain::log::LogError;
+use sled::{Batch, Db};
+
+use super::commit::Committer;
+use super::reader::{Reader, damaged, guarded, read_error};
+use super::tail::{Found, Mark, Tail};
+use super::verify::index_entries;
+use super::{Cursors, Shared, SledOptions, keys, record, tail};
+
+/// Version of everything that lies in the directory.
+const FORMAT: u16 = 1;
+/// Events checked at every open. Damage by a crash is at the end; the rest is for a full check.
+const CHECKED_AT_OPEN: u64 = 4096;
+/// How long sled may take to let go of a log that this process has just closed.
+const TEARDOWN_MAX: Duration = Duration::from_secs(5);
+
+pub(super) struct Opened {
+    pub(super) shared: Shared,
+    pub(super) committer: Committer,
+    pub(super) lock: File,
+}
+
+/// Opens or makes the log in `dir`.
+pub(super) fn open(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
+    open_checked(dir, options).map_err(|error| located(dir, error))
+}
+
+fn located(dir: &Path, error: LogError) -> LogError {
+    let dir = dir.display();
+    match error {
+        LogError::Corrupt(what) => LogError::Corrupt(format!(
+            "{dir}: {what}; restore a backup, or import an export into a new log"
+        )),
+        LogError::Io(what) => LogError::Io(format!("{dir}: {what}")),
+        LogError::Invalid(what) => LogError::Invalid(format!("{dir}: {what}")),
+        other @ (LogError::WrongVersion { .. } | LogError::Closed) => other,
+    }
+}
+
+fn open_checked(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
+    std::fs::create_dir_all(dir).map_err(io_error)?;
+    let lock = lock(dir)?;
+    let db = open_sled(dir, options)?;
+    let reader = Reader { tree: (*db).clone() };
+    let (tail, head) = guarded(|| recover(dir, &db, &reader, options))?;
+    check(&reader, head, options)?;
+    let shared = guarded(|| load(reader, head))?;
+    let committer = Committer::new(db, dir, tail).map_err(io_error)?;
+    Ok(Opened { shared, committer, lock })
+}
+
+fn io_error(error: io::Error) -> LogError {
+    LogError::Io(error.to_string())
+}
+
+fn lock(dir: &Path) -> Result<File, LogError> {
+    let file = File::options().write(true).create(true).truncate(false).open(dir.join("lock"));
+    let file = file.map_err(io_error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(LogError::Io("the event log is in use by another process; stop that one first".to_owned()))
+        }
+        Err(TryLockError::Error(error)) => Err(io_error(error)),
+    }
+}
+
+fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogError> {
+    // Every commit flushes, so a timer of sled's own would only add writes. Compression would need a C
+    // library and save little on MessagePack of this size.
+    let config = sled::Config::new()
+        .path(dir)
+        .cache_capacity(options.cache_bytes)
+        .flush_every_ms(None)
+        .use_compression(false)
+        .mode(sled::Mode::LowSpace);
+    let began = Instant::now();
+    loop {
+        match guarded(|| config.open().map_err(read_error)) {
+            // Our own lock is held, so this is the last owner in this process, still letting go.
+            Err(LogError::Io(error)) if error.contains("lock") && began.elapsed() < TEARDOWN_MAX => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Brings database and tail file together; returns the last position.
+fn recover(dir: &Path, db: &Db, reader: &Reader, options: &SledOptions) -> Result<(Tail, u64), LogError> {
+    let log_id = read_meta(db)?;
+    let last = reader.last_position()?;
+    match consult(dir, db, log_id, last) {
+        Err(LogError::Corrupt(what)) if options.accept_loss => {
+            tracing::warn!(loss = what, head = last, "the event log is opened in spite of its loss");
+            Ok((create(dir, db, log_id, last)?, last))
+        }
+        consulted => consulted,
+    }
+}
+
+/// Compares what sled holds with what the tail file says it must hold.
+fn consult(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tail, u64), LogError> {
+    let tail = Tail::open(&dir.join(tail::FILE_NAME)).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => LogError::Corrupt(format!("the tail file cannot be read: {error}")),
+        _ => io_error(error),
+    })?;
+    let found = tail.as_ref().map(|(_, found)| found.mark.position);
+    match (log_id, tail) {
+        // Nothing was ever acknowledged here: the tail file is made before the first append.
+        (_, None) if last == 0 => Ok((create(dir, db, log_id, 0)?, 0)),
+        (None, _) if last == 0 && found == Some(0) => Ok((create(dir, db, None, 0)?, 0)),
+        (_, None) => Err(LogError::Corrupt("its tail file is missing".to_owned())),
+        (None, Some(_)) => Err(LogError::Corrupt(format!(
+            "the database has lost its first record; {} acknowledged events were in it",
+            found.unwrap_or(0)
+        ))),
+        (Some(log_id), Some((_, found))) if found.log_id != log_id => {
+            Err(LogError::Corrupt("its tail file belongs to another log".to_owned()))
+        }
+        (Some(_), Some((tail, found))) => {
+            let head = complete(db, &found, last)?;
+            Ok((tail, head))
+        }
+    }
+}
+
+/// Writes the newest commit again if a crash kept it from the database; returns the last position.
+fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
+    let Mark { base, position } = found.mark;
+    if last >= position {
+        return Ok(last);
+    }
+    if last < base || found.redo.is_empty() {
+        return Err(LogError::Corrupt(format!(
+            "{} acknowledged events are missing, from position {} to {position}",
+            position - last,
+            last + 1
+        )));
+    }
+    let mut batch = Batch::default();
+    for (key, value) in &found.redo {
+        batch.insert(key.as_slice(), value.as_slice());
+    }
+    db.apply_batch(batch).map_err(read_error)?;
+    db.flush().map_err(read_error)?;
+    tracing::info!(from = last + 1, to = position, "the newest commit was restored from the tail file");
+    let reached = Reader { tree: (**db).clone() }.last_position()?;
+    if reached == position {
+        return Ok(position);
+    }
+    Err(LogError::Corrupt(format!("its tail file promises position {position} and holds {reached}")))
+}
+
+/// Makes what a log has besides its events, and makes it durable.
+fn create(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<Tail, LogError> {
+    let log_id = log_id.unwrap_or_else(new_log_id);
+    let mut meta = FORMAT.to_le_bytes().to_vec();
+    meta.extend_from_slice(&log_id.to_le_bytes());
+    db.insert(keys::META, record::frame(keys::META, &meta)).map_err(read_error)?;
+    db.flush().map_err(read_error)?;
+    let durable = || {
+        File::options().write(true).open(dir.join("db"))?.sync_all()?;
+        let tail = Tail::create(&dir.join(tail::FILE_NAME), log_id, Mark { base: last, position: last })?;
+        sync_dirs(dir)?;
+        Ok(tail)
+    };
+    durable().map_err(io_error)
+}
+
+/// A number that tells logs apart. It decides nothing else.
+fn new_log_id() -> u64 {
+    RandomState::new().hash_one("log")
+}
+
+/// Makes the entries of a new directory durable, and its own entry in its parent.
+fn sync_dirs(dir: &Path) -> io::Result<()> {
+    let dir = dir.canonicalize()?;
+    File::open(&dir)?.sync_all()?;
+    match dir.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn read_meta(db: &Db) -> Result<Option<u64>, LogError> {
+    let Some(value) = db.get(keys::META).map_err(read_error)? else { return Ok(None) };
+    let damaged = |what: &str| LogError::Corrupt(format!("the log's first record: {what}"));
+    let payload = record::unframe(keys::META, &value).map_err(|what| damaged(&what))?;
+    let (version, rest) = payload.split_first_chunk::<2>().ok_or_else(|| damaged("it is cut short"))?;
+    let version = u16::from_le_bytes(*version);
+    if version > FORMAT {
+        return Err(LogError::Invalid(format!(
+            "the event log has format {version} and this program knows formats up to {FORMAT}: it was \
+             written by a newer version of dissent"
+        )));
+    }
+    let log_id = rest.first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
+    Ok(Some(u64::from_le_bytes(*log_id)))
+}
+
+fn check(reader: &Reader, head: u64, options: &SledOptions) -> Result<(), LogError> {
+    let from = if options.check_all { 0 } else { head.saturating_sub(CHECKED_AT_OPEN) };
+    guarded(|| {
+        reader.scan(from, head, &mut |view| {
+            let entries = index_entries(reader, &view)?;
+            match entries.iter().find(|(_, position)| *position != Some(view.position)) {
+                None => Ok(ControlFlow::Continue(())),
+                Some((what, _)) => Err(damaged(view.position, &format!("it is missing from the {what} index"))),
+            }
+        })
+    })
+}
+
+fn load(reader: Reader, head: u64) -> Result<Shared, LogError> {
+    let streams = reader.streams()?;
+    let events: u64 = streams.iter().map(|(_, version)| version).sum();
+    if events != head {
+        return Err(LogError::Corrupt(format!(
+            "its streams hold {events} events, the log holds {head}: run a full check"
+        )));
+    }
+    let cursors = Cursors { records: reader.cursors()?.into_iter().collect(), ..Cursors::default() };
+    Ok(Shared {
+        reader,
+        head: AtomicU64::new(head),
+        streams: RwLock::new(streams.into_iter().collect()),
+        cursors: Mutex::new(cursors),
+        listeners: RwLock::default(),
+        failure: Mutex::default(),
+    })
+}

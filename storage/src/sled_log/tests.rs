@@ -1,0 +1,388 @@
+use std::time::Instant;
+
+use dissent_domain::log::ExpectedVersion::{Any, Exact, NoStream};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::conformance::{append, event, experiment};
+use crate::{MemoryLog, wait};
+
+mod damage;
+
+fn fresh() -> (SledLog, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (open(dir.path()).unwrap(), dir)
+}
+
+fn open(dir: &Path) -> Result<SledLog, LogError> {
+    SledLog::open(dir, &SledOptions::default())
+}
+
+/// What the disk would hold if the power failed now: every file as it is.
+fn crash_image(dir: &Path) -> TempDir {
+    let image = tempfile::tempdir().unwrap();
+    copy_files(dir, image.path());
+    image
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy_files(&entry.path(), &target);
+        } else if std::fs::copy(entry.path(), target).is_err() {
+            // sled removes a snapshot when it has written the next.
+            assert!(!entry.path().exists());
+        }
+    }
+}
+
+fn add(log: &SledLog, range: std::ops::Range<u32>) {
+    for n in range {
+        append(log, "a", Any, vec![event("a", n, 600)]).unwrap();
+    }
+}
+
+fn assert_whole(log: &SledLog, events: u32) {
+    let all = log.read(0, usize::MAX).unwrap();
+    let expected: Vec<_> = (0..events).map(|n| event("a", n, 600)).collect();
+    assert_eq!(all.into_iter().map(|r| r.event).collect::<Vec<_>>(), expected);
+    assert_eq!(log.verify().unwrap().findings, []);
+}
+
+fn corrupt(opened: Result<SledLog, LogError>) -> String {
+    match opened.map(|log| log.head()) {
+        Err(LogError::Corrupt(what)) => what,
+        other => panic!("expected damage, got {other:?}"),
+    }
+}
+
+crate::event_log_conformance!(fresh());
+
+#[test]
+fn a_closed_log_opens_with_everything() {
+    let (log, dir) = fresh();
+    add(&log, 0..20);
+    log.store_cursor("g", vec![7]).unwrap();
+    log.close().unwrap();
+    assert_eq!(append(&log, "a", Any, vec![event("a", 99, 1)]), Err(LogError::Closed));
+    assert_eq!(log.flush(), Err(LogError::Closed));
+    assert_eq!(log.head(), 20);
+    drop(log);
+    let log = open(dir.path()).unwrap();
+    assert_whole(&log, 20);
+    assert_eq!(log.load_cursor("g").unwrap(), Some(vec![7]));
+    assert_eq!(log.streams().unwrap(), [(experiment("a"), 20)]);
+    append(&log, "a", Exact(20), vec![event("a", 20, 600)]).unwrap();
+    assert_whole(&log, 21);
+}
+
+#[test]
+fn dropping_the_log_writes_what_was_handed_over() {
+    let (log, dir) = fresh();
+    for n in 0..300 {
+        let append = Append { experiment: experiment("a"), expected: Any, events: vec![event("a", n, 600)] };
+        drop(log.append(append));
+    }
+    drop(log);
+    assert_whole(&open(dir.path()).unwrap(), 300);
+}
+
+#[test]
+fn a_log_in_use_is_not_opened_twice() {
+    let (_log, dir) = fresh();
+    let error = open(dir.path()).err().unwrap();
+    assert!(matches!(&error, LogError::Io(what) if what.contains("in use by another process")), "{error}");
+}
+
+#[test]
+fn an_acknowledged_event_is_durable_and_readable() {
+    let (log, dir) = fresh();
+    for n in 0..10 {
+        let recorded = append(&log, "a", Any, vec![event("a", n, 600)]).unwrap();
+        assert_eq!(log.head(), recorded[0].position);
+        assert_eq!(log.find(recorded[0].event.id).unwrap(), Some(recorded[0].clone()));
+        let image = crash_image(dir.path());
+        assert_whole(&open(image.path()).unwrap(), n + 1);
+    }
+}
+
+#[test]
+fn appends_that_wait_together_share_commits() {
+    let (log, _dir) = fresh();
+    let commits = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&commits);
+    log.on_advance(Box::new(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+    }));
+    let sent: Vec<_> = (0..512)
+        .map(|n| {
+            log.append(Append { experiment: experiment("a"), expected: Any, events: vec![event("a", n, 600)] })
+        })
+        .collect();
+    for (position, answer) in (1..).zip(sent) {
+        assert_eq!(wait(answer).unwrap()[0].position, position);
+    }
+    log.flush().unwrap();
+    let commits = commits.load(Ordering::SeqCst);
+    assert!((2..100).contains(&commits), "{commits} commits for 512 events of at most 256 each");
+}
+
+#[test]
+fn a_failed_sync_is_not_acknowledged_and_stops_the_log() {
+    let breaks: [fn(&mut commit::Committer); 2] =
+        [commit::Committer::break_database_sync, commit::Committer::break_tail];
+    for break_it in breaks {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path()).unwrap();
+        add(&log, 0..5);
+        drop(log);
+        let log = SledLog::open_with(dir.path(), &SledOptions::default(), break_it).unwrap();
+        let error = append(&log, "a", Any, vec![event("a", 5, 600)]).unwrap_err();
+        assert!(matches!(error, LogError::Io(_)), "{error}");
+        assert_eq!((log.head(), log.find(event("a", 5, 0).id).unwrap()), (5, None));
+        assert_eq!(append(&log, "a", Any, vec![event("a", 6, 600)]), Err(error.clone()));
+        assert_eq!(log.store_cursor("g", vec![]), Err(error.clone()));
+        assert_eq!(log.close(), Err(error));
+        drop(log);
+        let log = open(dir.path()).unwrap();
+        assert!((5..=6).contains(&log.head()), "{}", log.head());
+        assert_whole(&log, u32::try_from(log.head()).unwrap());
+    }
+}
+
+/// Crash images before and after one more commit of `bytes` bytes.
+fn images_around_a_commit(bytes: usize) -> (TempDir, TempDir) {
+    let (log, dir) = fresh();
+    add(&log, 0..8);
+    let before = crash_image(dir.path());
+    append(&log, "a", Any, vec![event("a", 8, bytes)]).unwrap();
+    (before, crash_image(dir.path()))
+}
+
+#[test]
+fn a_crash_between_the_two_syncs_loses_nothing() {
+    // The database reached the disk, the tail file did not.
+    let (before, after) = images_around_a_commit(600);
+    std::fs::copy(before.path().join("tail"), after.path().join("tail")).unwrap();
+    assert_whole(&open(after.path()).unwrap(), 9);
+    // The tail file reached the disk, the database did not.
+    let (before, after) = images_around_a_commit(600);
+    std::fs::copy(after.path().join("tail"), before.path().join("tail")).unwrap();
+    let log = open(before.path()).unwrap();
+    assert_whole(&log, 9);
+    add(&log, 9..12);
+    drop(log);
+    assert_whole(&open(before.path()).unwrap(), 12);
+}
+
+#[test]
+fn a_commit_too_large_for_its_copy_is_marked_after_the_database() {
+    let (before, after) = images_around_a_commit(1 << 20);
+    std::fs::copy(before.path().join("tail"), after.path().join("tail")).unwrap();
+    assert_eq!(open(after.path()).unwrap().head(), 9);
+    // This cannot come from a crash, so it is damage.
+    let (before, after) = images_around_a_commit(1 << 20);
+    std::fs::copy(after.path().join("tail"), before.path().join("tail")).unwrap();
+    let what = corrupt(open(before.path()));
+    assert!(what.contains("1 acknowledged events are missing, from position 9 to 9"), "{what}");
+}
+
+#[test]
+fn lost_acknowledged_events_are_counted_and_can_be_accepted() {
+    let (log, dir) = fresh();
+    add(&log, 0..8);
+    let old = crash_image(dir.path());
+    add(&log, 8..20);
+    std::fs::copy(dir.path().join("tail"), old.path().join("tail")).unwrap();
+    let what = corrupt(open(old.path()));
+    assert!(what.contains("12 acknowledged events are missing, from position 9 to 20"), "{what}");
+    let options = SledOptions { accept_loss: true, ..SledOptions::default() };
+    drop(SledLog::open(old.path(), &options).unwrap());
+    assert_whole(&open(old.path()).unwrap(), 8);
+}
+
+#[test]
+fn a_missing_damaged_or_foreign_tail_file_is_an_error() {
+    let (log, dir) = fresh();
+    add(&log, 0..3);
+    drop(log);
+    let tail = dir.path().join("tail");
+    let (other, other_dir) = fresh();
+    add(&other, 0..3);
+    std::fs::copy(other_dir.path().join("tail"), &tail).unwrap();
+    assert!(corrupt(open(dir.path())).contains("belongs to another log"));
+    std::fs::write(&tail, [0; 100]).unwrap();
+    assert!(corrupt(open(dir.path())).contains("tail file cannot be read"));
+    std::fs::remove_file(&tail).unwrap();
+    assert!(corrupt(open(dir.path())).contains("tail file is missing"));
+}
+
+#[test]
+fn a_lost_database_is_an_error_and_not_an_empty_log() {
+    let (log, dir) = fresh();
+    add(&log, 0..3);
+    drop(log);
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && path.file_name().unwrap() != "tail" {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    assert!(corrupt(open(dir.path())).contains("3 acknowledged events"));
+}
+
+#[test]
+fn a_log_of_a_newer_version_is_refused_by_name() {
+    let (log, dir) = fresh();
+    let tree = log.shared.reader.tree.clone();
+    let mut meta = 2_u16.to_le_bytes().to_vec();
+    meta.extend_from_slice(&[0; 20]);
+    tree.insert(keys::META, record::frame(keys::META, &meta)).unwrap();
+    drop((log, tree));
+    let error = open(dir.path()).err().unwrap();
+    assert!(matches!(&error, LogError::Invalid(what) if what.contains("newer version of dissent")), "{error}");
+}
+
+#[test]
+fn cursors_become_durable_with_events_by_flush_by_close_and_by_time() {
+    let stored = |dir: &Path| {
+        let image = crash_image(dir);
+        open(image.path()).unwrap().load_cursor("g").unwrap()
+    };
+    let (log, dir) = fresh();
+    log.store_cursor("g", vec![1]).unwrap();
+    add(&log, 0..1);
+    assert_eq!(stored(dir.path()), Some(vec![1]));
+    log.store_cursor("g", vec![2]).unwrap();
+    log.flush().unwrap();
+    assert_eq!(stored(dir.path()), Some(vec![2]));
+    log.store_cursor("g", vec![3]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while stored(dir.path()) != Some(vec![3]) {
+        assert!(Instant::now() < deadline, "the cursor was never written");
+    }
+    log.store_cursor("g", vec![4]).unwrap();
+    log.close().unwrap();
+    assert_eq!(stored(dir.path()), Some(vec![4]));
+}
+
+#[test]
+fn a_backup_of_a_log_in_use_is_a_whole_log() {
+    let (log, dir) = fresh();
+    add(&log, 0..300);
+    log.store_cursor("g", vec![9]).unwrap();
+    let to = dir.path().join("copies").join("monday");
+    let copied = std::thread::scope(|scope| {
+        scope.spawn(|| add(&log, 300..600));
+        log.backup(&to).unwrap()
+    });
+    assert!((300..=600).contains(&copied));
+    let copy = open(&to).unwrap();
+    assert_whole(&copy, u32::try_from(copied).unwrap());
+    assert_eq!(copy.load_cursor("g").unwrap(), Some(vec![9]));
+    assert!(matches!(log.backup(&to), Err(LogError::Invalid(_))));
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("copies")).unwrap().collect();
+    assert_eq!(left.len(), 1);
+}
+
+#[test]
+fn a_log_is_counted() {
+    let (log, _dir) = fresh();
+    append(&log, "a", Any, (0..3).map(|n| event("a", n, 10)).collect()).unwrap();
+    append(&log, "b", Any, vec![event("b", 7, 5)]).unwrap();
+    let stat = log.stat().unwrap();
+    assert_eq!((stat.events, stat.streams, stat.body_bytes), (4, 2, 35));
+    assert_eq!(stat.events_by_type.into_iter().collect::<Vec<_>>(), [("conformance.event".to_owned(), 4)]);
+    assert_eq!(stat.first_time_us, Some(1_700_000_000_000_000));
+    assert_eq!(stat.last_time_us, Some(1_700_000_000_000_007));
+    assert!(stat.bytes_on_disk > 512 << 10);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append { stream: u8, expected: ExpectedVersionOf, ids: Vec<u32> },
+    Reopen,
+    Cursor { group: u8, value: u8 },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ExpectedVersionOf {
+    Any,
+    NoStream,
+    Actual,
+    Exact(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let expected = prop_oneof![
+        4 => Just(ExpectedVersionOf::Any),
+        1 => Just(ExpectedVersionOf::NoStream),
+        4 => Just(ExpectedVersionOf::Actual),
+        1 => (0..9_u64).prop_map(ExpectedVersionOf::Exact),
+    ];
+    prop_oneof![
+        12 => (0..3_u8, expected, prop::collection::vec(0..60_u32, 0..6))
+            .prop_map(|(stream, expected, ids)| Step::Append { stream, expected, ids }),
+        1 => Just(Step::Reopen),
+        2 => (0..2_u8, any::<u8>()).prop_map(|(group, value)| Step::Cursor { group, value }),
+    ]
+}
+
+fn version_of(log: &MemoryLog, stream: &ExperimentId) -> u64 {
+    log.streams().unwrap().iter().find(|(name, _)| name == stream).map_or(0, |(_, version)| *version)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn the_durable_log_does_what_the_log_in_memory_does(steps in prop::collection::vec(step(), 1..60)) {
+        let (mut log, dir) = fresh();
+        let model = MemoryLog::new();
+        // Answers are compared late, so that appends also meet in one commit.
+        let mut open_answers = Vec::new();
+        for step in steps {
+            match step {
+                Step::Append { stream, expected, ids } => {
+                    let experiment = experiment(&format!("s{stream}"));
+                    let expected = match expected {
+                        ExpectedVersionOf::Any => Any,
+                        ExpectedVersionOf::NoStream => NoStream,
+                        ExpectedVersionOf::Actual => Exact(version_of(&model, &experiment)),
+                        ExpectedVersionOf::Exact(version) => Exact(version),
+                    };
+                    let events = ids.into_iter().map(|n| event("model", n, n as usize * 200)).collect();
+                    let append = Append { experiment, expected, events };
+                    open_answers.push((log.append(append.clone()), wait(model.append(append))));
+                }
+                Step::Cursor { group, value } => {
+                    log.store_cursor(&format!("g{group}"), vec![value]).unwrap();
+                    model.store_cursor(&format!("g{group}"), vec![value]).unwrap();
+                }
+                Step::Reopen => {
+                    drop(log);
+                    log = open(dir.path()).unwrap();
+                }
+            }
+        }
+        for (ours, modelled) in open_answers {
+            prop_assert_eq!(wait(ours), modelled);
+        }
+        prop_assert_eq!(log.read(0, usize::MAX).unwrap(), model.read(0, usize::MAX).unwrap());
+        prop_assert_eq!(log.streams().unwrap(), model.streams().unwrap());
+        for (stream, _) in model.streams().unwrap() {
+            prop_assert_eq!(
+                log.read_stream(&stream, 1, 7).unwrap(),
+                model.read_stream(&stream, 1, 7).unwrap()
+            );
+        }
+        for group in ["g0", "g1"] {
+            prop_assert_eq!(log.load_cursor(group).unwrap(), model.load_cursor(group).unwrap());
+        }
+        prop_assert_eq!(log.verify().unwrap().findings, vec![]);
+    }
+}

@@ -1,0 +1,203 @@
+//! Damage, inside records and to whole files: it is named, or it does no harm; it is never silent.
+
+use super::*;
+
+const EVENTS: u32 = 1500;
+
+/// A log whose records and indices were tampered with, below its own checks.
+fn tampered(tamper: impl FnOnce(&sled::Tree)) -> (SledLog, TempDir) {
+    let (log, dir) = fresh();
+    add(&log, 0..10);
+    append(&log, "a", Any, vec![event("a", 10, 30_000)]).unwrap();
+    tamper(&log.shared.reader.tree);
+    (log, dir)
+}
+
+fn only_finding(log: &SledLog) -> (Option<u64>, String) {
+    let report = log.verify().unwrap();
+    assert_eq!(report.findings.len(), 1, "{report:?}");
+    (report.findings[0].position, report.findings[0].what.clone())
+}
+
+fn flip(tree: &sled::Tree, key: &[u8], byte: usize) {
+    let mut value = tree.get(key).unwrap().unwrap().to_vec();
+    value[byte] ^= 0x10;
+    tree.insert(key, value).unwrap();
+}
+
+#[test]
+fn a_flipped_byte_in_a_record_is_found_at_its_position() {
+    for byte in [0, 1, 5, 9, 13, 40, 100, 600] {
+        let (log, dir) = tampered(|tree| flip(tree, &keys::event(4, 0), byte));
+        assert_eq!(only_finding(&log).0, Some(4));
+        assert_eq!(log.verify().unwrap().sound_events, 10);
+        assert_eq!(log.read(0, 3).unwrap().len(), 3);
+        let error = log.read(0, 10).unwrap_err();
+        assert!(matches!(&error, LogError::Corrupt(what) if what.starts_with("event 4:")), "{error}");
+        log.read_stream(&experiment("a"), 0, 10).unwrap_err();
+        log.find(event("a", 3, 0).id).unwrap_err();
+        drop(log);
+        assert!(corrupt(open(dir.path())).contains("event 4:"));
+    }
+}
+
+#[test]
+fn a_flipped_byte_in_a_later_part_of_a_record_is_found() {
+    let (log, _dir) = tampered(|tree| flip(tree, &keys::event(11, 2), 5000));
+    let (position, what) = only_finding(&log);
+    assert!(position == Some(11) && what.contains("part 2"), "{what}");
+}
+
+#[test]
+fn a_record_in_the_place_of_another_is_found() {
+    let (log, _dir) = tampered(|tree| {
+        let value = tree.get(keys::event(5, 0)).unwrap().unwrap();
+        tree.insert(keys::event(6, 0), value).unwrap();
+    });
+    assert_eq!(only_finding(&log).0, Some(6));
+}
+
+#[test]
+fn a_missing_record_is_found() {
+    let (log, dir) = tampered(|tree| drop(tree.remove(keys::event(6, 0)).unwrap()));
+    assert_eq!(only_finding(&log).0, Some(6));
+    drop(log);
+    assert!(corrupt(open(dir.path())).contains("event 6: part 0 of its record is missing"));
+}
+
+#[test]
+fn missing_and_surplus_index_entries_are_found() {
+    let stream = experiment("a");
+    let (log, dir) = tampered(|tree| drop(tree.remove(keys::id(event("a", 4, 0).id)).unwrap()));
+    let findings = log.verify().unwrap().findings;
+    assert_eq!((findings.len(), findings[0].position), (2, Some(5)), "{findings:?}");
+    drop(log);
+    assert!(corrupt(open(dir.path())).contains("event 5: it is missing from the id index"));
+
+    let (log, _dir) = tampered(|tree| drop(tree.remove(keys::stream(&stream, 3)).unwrap()));
+    assert_eq!(log.verify().unwrap().findings[0].position, Some(3));
+    log.read_stream(&stream, 0, 9).unwrap_err();
+
+    let (log, _dir) = tampered(|tree| {
+        tree.insert(keys::id(event("b", 0, 0).id), &1_u64.to_be_bytes()).unwrap();
+    });
+    let (position, what) = only_finding(&log);
+    assert!(position.is_none() && what.contains("id index has 12 entries for 11 events"), "{what}");
+    log.find(event("b", 0, 0).id).unwrap_err();
+}
+
+#[test]
+fn damage_older_than_the_newest_events_is_found_by_a_full_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    let all: Vec<_> = (0..9000).map(|n| event("a", n, 10)).collect();
+    append(&log, "a", Any, all).unwrap();
+    flip(&log.shared.reader.tree, &keys::event(7, 0), 20);
+    drop(log);
+    drop(open(dir.path()).unwrap());
+    let options = SledOptions { check_all: true, ..SledOptions::default() };
+    assert!(corrupt(SledLog::open(dir.path(), &options)).contains("event 7:"));
+}
+
+/// A small generator of places to damage; the seed is in the message of a failure.
+struct Places(u64);
+
+impl Places {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
+}
+
+/// What came of damaging the files of a log: an error that names damage, or every event, whole.
+fn survives(image: &Path, what: &str) -> bool {
+    match open(image) {
+        Err(LogError::Corrupt(_)) => return false,
+        Err(error) => panic!("{what}: {error}"),
+        Ok(log) => match log.read(0, usize::MAX) {
+            Err(LogError::Corrupt(_)) => return false,
+            Err(error) => panic!("{what}: {error}"),
+            Ok(events) => {
+                assert_eq!(events.len(), EVENTS as usize, "{what}: events are missing, and nothing was said");
+                let report = log.verify().unwrap();
+                if !report.is_sound() {
+                    return false;
+                }
+                for (n, recorded) in (0..).zip(&events) {
+                    assert_eq!(recorded.event, event("a", n, 600), "{what}");
+                }
+            }
+        },
+    }
+    true
+}
+
+fn damaged_often(name: &str, closed: bool, damage: impl Fn(&mut Vec<u8>, &mut Places)) {
+    let (log, dir) = fresh();
+    for n in (0..EVENTS).step_by(50) {
+        append(&log, "a", Any, (n..n + 50).map(|n| event("a", n, 600)).collect()).unwrap();
+    }
+    let image = if closed {
+        drop(log);
+        crash_image(dir.path())
+    } else {
+        crash_image(dir.path())
+    };
+    let whole = std::fs::read(image.path().join("db")).unwrap();
+    let mut places = Places(42);
+    let mut whole_again = 0;
+    for round in 0..12 {
+        let case = tempfile::tempdir().unwrap();
+        copy_files(image.path(), case.path());
+        let mut bytes = whole.clone();
+        damage(&mut bytes, &mut places);
+        std::fs::write(case.path().join("db"), &bytes).unwrap();
+        whole_again += u32::from(survives(case.path(), &format!("{name}, seed 42, round {round}")));
+    }
+    println!("{name}: {whole_again} of 12 did no harm");
+}
+
+fn truncate(bytes: &mut Vec<u8>, places: &mut Places) {
+    let cut = 1 + places.below(bytes.len() - 1);
+    bytes.truncate(bytes.len() - cut);
+}
+
+fn zero_page(bytes: &mut Vec<u8>, places: &mut Places) {
+    let page = places.below(bytes.len() / 4096) * 4096;
+    bytes[page..page + 4096].fill(0);
+}
+
+fn flip_byte(bytes: &mut Vec<u8>, places: &mut Places) {
+    let at = places.below(bytes.len());
+    bytes[at] ^= 1 << places.below(8);
+}
+
+fn zero_tail(bytes: &mut Vec<u8>, places: &mut Places) {
+    let used = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    let from = used.saturating_sub(places.below(100_000));
+    bytes[from..].fill(0);
+}
+
+#[test]
+fn a_truncated_database_is_never_silent() {
+    damaged_often("truncated after a crash", false, truncate);
+    damaged_often("truncated after closing", true, truncate);
+}
+
+#[test]
+fn a_zeroed_page_is_never_silent() {
+    damaged_often("zeroed page after a crash", false, zero_page);
+    damaged_often("zeroed page after closing", true, zero_page);
+}
+
+#[test]
+fn a_zeroed_end_is_never_silent() {
+    damaged_often("zeroed end after a crash", false, zero_tail);
+    damaged_often("zeroed end after closing", true, zero_tail);
+}
+
+#[test]
+fn a_flipped_bit_is_never_silent() {
+    damaged_often("flipped bit after a crash", false, flip_byte);
+    damaged_often("flipped bit after closing", true, flip_byte);
+}

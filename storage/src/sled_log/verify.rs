@@ -1,0 +1,254 @@
+//! Checking a whole log, and counting what is in it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::{EventLog, LogError};
+
+use super::reader::{Reader, guarded, read_error};
+use super::record::EventView;
+use super::{SledLog, keys, tail};
+
+/// Findings after which a check stops: more would say the same again.
+const FINDINGS_MAX: usize = 100;
+
+/// Damage, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The event's position, if the damage is at one.
+    pub position: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// The outcome of a full check.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VerifyReport {
+    /// Events that are whole and in their place.
+    pub sound_events: u64,
+    /// The last position.
+    pub head: u64,
+    /// Streams seen.
+    pub streams: u64,
+    /// Damage found, in the order of the log; the check stops after the first hundred.
+    pub findings: Vec<Finding>,
+}
+
+impl VerifyReport {
+    /// Whether nothing was found.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    fn full(&self) -> bool {
+        self.findings.len() >= FINDINGS_MAX
+    }
+
+    fn add(&mut self, position: impl Into<Option<u64>>, what: impl Into<String>) {
+        if !self.full() {
+            self.findings.push(Finding { position: position.into(), what: what.into() });
+        }
+    }
+}
+
+/// What is in a log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogStat {
+    /// Events.
+    pub events: u64,
+    /// Experiments.
+    pub streams: u64,
+    /// Bytes of all files in its directory.
+    pub bytes_on_disk: u64,
+    /// Bytes of all bodies.
+    pub body_bytes: u64,
+    /// Events of each type.
+    pub events_by_type: BTreeMap<String, u64>,
+    /// Earliest time of an event, microseconds since 1970 UTC.
+    pub first_time_us: Option<u64>,
+    /// Latest time of an event, microseconds since 1970 UTC.
+    pub last_time_us: Option<u64>,
+}
+
+impl SledLog {
+    /// Reads everything and checks it: every checksum, positions and versions without gaps, both indices
+    /// in both directions, and the high-water mark. The log may be in use meanwhile.
+    ///
+    /// # Errors
+    /// If it cannot be read at all. Damage is in the report.
+    pub fn verify(&self) -> Result<VerifyReport, LogError> {
+        let head = self.head();
+        let mut check = Check::new(&self.shared.reader, head);
+        check.events()?;
+        check.index_sizes()?;
+        check.mark(&self.dir.join(tail::FILE_NAME))?;
+        check.report.streams = check.streams.len() as u64;
+        Ok(check.report)
+    }
+
+    /// Counts what is in the log, reading all of it.
+    ///
+    /// # Errors
+    /// If the log is damaged or unreadable.
+    pub fn stat(&self) -> Result<LogStat, LogError> {
+        let mut stat = LogStat { streams: self.streams()?.len() as u64, ..LogStat::default() };
+        self.scan_views(0, &mut |view| {
+            stat.events += 1;
+            stat.body_bytes += view.body.len() as u64;
+            match stat.events_by_type.get_mut(view.event_type) {
+                Some(count) => *count += 1,
+                None => drop(stat.events_by_type.insert(view.event_type.to_owned(), 1)),
+            }
+            let time = view.time_us;
+            stat.first_time_us = Some(stat.first_time_us.map_or(time, |first| first.min(time)));
+            stat.last_time_us = Some(stat.last_time_us.map_or(time, |last| last.max(time)));
+            ControlFlow::Continue(())
+        })?;
+        stat.bytes_on_disk = bytes_in(&self.dir).map_err(|error| LogError::Io(error.to_string()))?;
+        Ok(stat)
+    }
+}
+
+fn bytes_in(dir: &Path) -> io::Result<u64> {
+    let mut total = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        // sled removes files of its own meanwhile.
+        let Ok(metadata) = entry.metadata() else { continue };
+        total += if metadata.is_dir() { bytes_in(&entry.path())? } else { metadata.len() };
+    }
+    Ok(total)
+}
+
+/// The last event seen of a stream.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    version: u64,
+    /// Events of the log that had not been readable until then: any since may belong to the stream.
+    unreadable: u64,
+}
+
+/// A check in progress.
+pub(super) struct Check<'a> {
+    reader: &'a Reader,
+    streams: HashMap<String, Seen>,
+    /// Events so far that could not be read.
+    unreadable: u64,
+    pub(super) report: VerifyReport,
+}
+
+impl<'a> Check<'a> {
+    pub(super) fn new(reader: &'a Reader, head: u64) -> Self {
+        let report = VerifyReport { head, ..VerifyReport::default() };
+        Self { reader, streams: HashMap::new(), unreadable: 0, report }
+    }
+
+    /// Every event, resuming behind each that is damaged.
+    fn events(&mut self) -> Result<(), LogError> {
+        let mut after = 0;
+        while after < self.report.head && !self.report.full() {
+            let reader = self.reader;
+            let head = self.report.head;
+            let mut last = after;
+            let outcome = guarded(|| {
+                reader.scan(after, head, &mut |view| {
+                    last = view.position;
+                    self.event(&view)?;
+                    Ok(if self.report.full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                })
+            });
+            match outcome {
+                Ok(()) => break,
+                Err(LogError::Corrupt(what)) => {
+                    self.report.add(last + 1, what);
+                    self.unreadable += 1;
+                    after = last + 1;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// One whole event: its version and its two index entries.
+    fn event(&mut self, view: &EventView<'_>) -> Result<(), LogError> {
+        let before = self.report.findings.len();
+        let seen = self.streams.get(view.experiment).copied().unwrap_or_default();
+        let first = seen.version + 1;
+        if !(first..=first + self.unreadable - seen.unreadable).contains(&view.version) {
+            let what = format!("it is version {} of {}, after {}", view.version, view.experiment, seen.version);
+            self.report.add(view.position, what);
+        }
+        let now = Seen { version: view.version, unreadable: self.unreadable };
+        match self.streams.get_mut(view.experiment) {
+            Some(seen) => *seen = now,
+            None => drop(self.streams.insert(view.experiment.to_owned(), now)),
+        }
+        for (what, position) in index_entries(self.reader, view)? {
+            if position != Some(view.position) {
+                self.report.add(view.position, format!("the {what} index leads to {position:?} instead"));
+            }
+        }
+        if self.report.findings.len() == before {
+            self.report.sound_events += 1;
+        }
+        Ok(())
+    }
+
+    /// No index has entries beside those of the events: with the check of each event, both directions.
+    fn index_sizes(&mut self) -> Result<(), LogError> {
+        for (what, prefix) in [("id", keys::IDS), ("stream", keys::STREAMS)] {
+            let mut entries = 0;
+            for entry in self.reader.tree.scan_prefix(prefix) {
+                let (_, value) = entry.map_err(read_error)?;
+                // A commit in progress is already in the tree: it is beyond what is checked.
+                let counted = keys::parse_position(&value).is_none_or(|at| at <= self.report.head);
+                entries += u64::from(counted);
+            }
+            if entries != self.report.head {
+                let events = self.report.head;
+                self.report.add(None, format!("the {what} index has {entries} entries for {events} events"));
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, path: &Path) -> Result<(), LogError> {
+        // The writer may be at it: a slot read while it is written looks torn, three times hardly.
+        let mut seen = None;
+        for _ in 0..3 {
+            match tail::Tail::open(path) {
+                Ok(Some((_, found))) if found.mark.position >= self.report.head => return Ok(()),
+                Ok(found) => seen = found.map(|(_, found)| found.mark.position),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+                Err(error) => return Err(LogError::Io(format!("{}: {error}", path.display()))),
+            }
+        }
+        let head = self.report.head;
+        self.report.add(None, match seen {
+            Some(position) => format!("the tail file knows of {position} events, the log holds {head}"),
+            None => "the tail file is missing or damaged".to_owned(),
+        });
+        Ok(())
+    }
+}
+
+/// Where the two indices lead from an event: back to it, if all is well.
+pub(super) fn index_entries(
+    reader: &Reader,
+    view: &EventView<'_>,
+) -> Result<[(&'static str, Option<u64>); 2], LogError> {
+    let look_up = |key: &[u8]| -> Result<Option<u64>, LogError> {
+        let value = reader.tree.get(key).map_err(read_error)?;
+        Ok(value.and_then(|value| keys::parse_position(&value)))
+    };
+    let stream = match ExperimentId::new(view.experiment) {
+        Ok(experiment) => look_up(&keys::stream(&experiment, view.version))?,
+        Err(_) => None,
+    };
+    Ok([("id", look_up(&keys::id(view.id))?), ("stream", stream)])
+}

@@ -1,0 +1,197 @@
+//! The one thread that writes.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use dissent_domain::log::{Append, LogError};
+use sled::Batch;
+
+use super::commit::Committer;
+use super::group::{Group, Reply};
+use super::{Shared, SledOptions, keys, record};
+
+/// Bodies in one commit: more would only add to everybody's latency.
+const COMMIT_BYTES_MAX: usize = 4 << 20;
+
+/// What the writer can be asked.
+pub(super) enum Command {
+    Append {
+        append: Append,
+        reply: Reply,
+    },
+    /// A cursor waits to be written.
+    CursorStored,
+    /// Answer when everything before is durable, cursors included.
+    Flush(SyncSender<Result<(), LogError>>),
+}
+
+/// Starts the writer. It ends when every sender of `queue` is gone and the queue is empty.
+pub(super) fn spawn(
+    shared: Arc<Shared>,
+    committer: Committer,
+    queue: Receiver<Command>,
+    options: SledOptions,
+) -> io::Result<JoinHandle<()>> {
+    let writer = Writer {
+        shared,
+        committer,
+        queue,
+        options,
+        held: None,
+        company: 1,
+        last_commit: Duration::ZERO,
+        cursors_due: None,
+    };
+    std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || writer.run())
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    committer: Committer,
+    queue: Receiver<Command>,
+    options: SledOptions,
+    /// An append that did not fit the last commit.
+    held: Option<Command>,
+    /// Appends in the last commit: as many are likely to come again.
+    company: usize,
+    last_commit: Duration,
+    /// When stored cursors must be written though no events come.
+    cursors_due: Option<Instant>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            match self.next() {
+                Ok(Command::Append { append, reply }) => self.commit_with(append, reply),
+                Ok(Command::CursorStored) => {
+                    self.cursors_due.get_or_insert_with(|| Instant::now() + self.options.cursor_delay_max);
+                }
+                Ok(Command::Flush(reply)) => {
+                    let _gone = reply.send(self.write_cursors());
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    // The error stays with the log: whoever comes next is told.
+                    let _kept = self.write_cursors();
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.finish();
+    }
+
+    fn next(&mut self) -> Result<Command, RecvTimeoutError> {
+        if let Some(command) = self.held.take() {
+            return Ok(command);
+        }
+        match self.cursors_due {
+            Some(due) => self.queue.recv_timeout(due.saturating_duration_since(Instant::now())),
+            None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    /// Gathers a commit that begins with this append, writes it and answers.
+    fn commit_with(&mut self, append: Append, reply: Reply) {
+        let shared = Arc::clone(&self.shared);
+        let mut group = Group::new(&shared);
+        group.add(append, reply);
+        let flushes = self.gather(&mut group);
+        let outcome = self.commit(&group);
+        let head = shared.head();
+        let advanced = outcome.is_ok() && !group.records.is_empty();
+        group.answer(&outcome);
+        if advanced {
+            shared.announce(head);
+        }
+        for flush in flushes {
+            let outcome = outcome.clone().and_then(|()| self.write_cursors());
+            let _gone = flush.send(outcome);
+        }
+    }
+
+    /// Adds what is waiting, and waits a little for those who were there last time: their next appends are
+    /// on the way. Returns who asked for a flush meanwhile.
+    fn gather(&mut self, group: &mut Group<'_>) -> Vec<SyncSender<Result<(), LogError>>> {
+        let mut flushes = Vec::new();
+        let patience = self.options.linger_max.min(self.last_commit);
+        let deadline = Instant::now() + patience;
+        while group.records.len() < self.options.commit_events_max && group.body_bytes < COMMIT_BYTES_MAX {
+            let next = self.queue.try_recv().ok().or_else(|| {
+                let expected = group.appends() < self.company;
+                let left = deadline.saturating_duration_since(Instant::now());
+                (expected && flushes.is_empty()).then(|| self.queue.recv_timeout(left).ok()).flatten()
+            });
+            match next {
+                None => break,
+                Some(Command::Append { append, reply }) => {
+                    if group.records.len() + append.events.len() > self.options.commit_events_max {
+                        self.held = Some(Command::Append { append, reply });
+                        break;
+                    }
+                    group.add(append, reply);
+                }
+                Some(Command::CursorStored) => {}
+                Some(Command::Flush(reply)) => flushes.push(reply),
+            }
+        }
+        self.company = group.appends();
+        flushes
+    }
+
+    fn commit(&mut self, group: &Group<'_>) -> Result<(), LogError> {
+        if let Some(failure) = self.shared.failure() {
+            return Err(failure);
+        }
+        if group.records.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let mut encoded = group.encode()?;
+        self.take_cursors(&mut encoded.batch);
+        let position = encoded.mark.position;
+        self.committer.commit(encoded).inspect_err(|error| self.shared.fail(error))?;
+        self.shared.advance(position, &group.versions);
+        self.last_commit = began.elapsed();
+        Ok(())
+    }
+
+    fn write_cursors(&mut self) -> Result<(), LogError> {
+        if let Some(failure) = self.shared.failure() {
+            self.cursors_due = None;
+            return Err(failure);
+        }
+        let mut batch = Batch::default();
+        if self.take_cursors(&mut batch) == 0 {
+            return Ok(());
+        }
+        self.committer.write_uncounted(batch).inspect_err(|error| self.shared.fail(error))
+    }
+
+    /// Moves the cursors that are newer than the disk into a batch; returns how many.
+    fn take_cursors(&mut self, batch: &mut Batch) -> usize {
+        self.cursors_due = None;
+        let mut cursors = self.shared.cursors();
+        let dirty = std::mem::take(&mut cursors.dirty);
+        for name in &dirty {
+            if let Some(record) = cursors.records.get(name) {
+                let key = keys::cursor(name);
+                let value = record::frame(&key, record);
+                batch.insert(key, value);
+            }
+        }
+        dirty.len()
+    }
+
+    fn finish(mut self) {
+        if self.write_cursors().is_err() {
+            return;
+        }
+        let position = self.shared.head();
+        if let Err(error) = self.committer.close(position) {
+            self.shared.fail(&error);
+        }
+    }
+}

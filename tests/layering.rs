@@ -1,0 +1,61 @@
+//! The crates know each other as ARCHITECTURE.md says, and heavy dependencies stay where they belong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, MetadataCommand, Package};
+
+const HOME_OF: [(&str, &[&str]); 4] = [
+    ("actix", &["actors", "src"]),
+    ("sled", &["storage"]),
+    ("ort", &["models"]),
+    ("tokenizers", &["models"]),
+];
+
+fn packages() -> Vec<Package> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .no_deps()
+        .exec()
+        .expect("cargo metadata runs");
+    metadata.packages
+}
+
+/// `dissent-queues` → `queues`, the root package → `src`.
+fn folder(package: &str) -> Option<&str> {
+    if package == "dissent" { Some("src") } else { package.strip_prefix("dissent-") }
+}
+
+fn dependencies(package: &Package) -> impl Iterator<Item = &str> {
+    package.dependencies.iter().filter(|d| d.kind != DependencyKind::Build).map(|d| d.name.as_str())
+}
+
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let text = include_str!("../ARCHITECTURE.md");
+    text.lines()
+        .filter_map(|line| line.split_once(" ->"))
+        .map(|(from, to)| (from.to_owned(), to.split_whitespace().map(str::to_owned).collect()))
+        .collect()
+}
+
+#[test]
+fn crates_depend_on_each_other_as_the_architecture_says() {
+    let actual: BTreeMap<String, BTreeSet<String>> = packages()
+        .iter()
+        .filter_map(|package| {
+            let ours = dependencies(package).filter_map(folder).map(str::to_owned).collect();
+            Some((folder(&package.name)?.to_owned(), ours))
+        })
+        .collect();
+    assert_eq!(actual, documented());
+}
+
+#[test]
+fn heavy_dependencies_stay_in_their_crate() {
+    for package in packages() {
+        let Some(here) = folder(&package.name) else { continue };
+        for (dependency, homes) in HOME_OF {
+            let used = dependencies(&package).any(|name| name == dependency);
+            assert!(!used || homes.contains(&here), "{dependency} is used in {here}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The program from a configuration to a report, on tiny models.
+
+use std::process::{Child, Command, Stdio};
+
+use dissent_domain::event::Event;
+
+use crate::support::{Lab, Setup, history, succeeded};
+
+#[test]
+fn a_run_finds_conflicts_and_leaves_a_report_and_a_sound_history() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let output = lab.run("data");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let report = lab.data_dir("data").join("reports/lab.html");
+    assert!(printed.contains(report.to_str().unwrap()), "{printed}");
+    assert!(std::fs::read_to_string(report).unwrap().contains("<svg"));
+
+    let events: Vec<Event> = lab.events("data").iter().map(|recorded| recorded.decode().unwrap()).collect();
+    let selected = events.iter().filter(|event| matches!(event, Event::PairSelected(_))).count();
+    assert_eq!(selected, 7);
+    assert!(matches!(events.last(), Some(Event::ExperimentFinished(_))));
+    succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
+    succeeded(lab.dissent("data", &["log", "verify"]));
+}
+
+#[test]
+fn a_finished_experiment_is_not_run_again() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    lab.run("data");
+    let first = lab.events("data");
+    lab.run("data");
+    assert_eq!(first, lab.events("data"));
+}
+
+#[test]
+fn another_plan_under_the_same_name_is_refused_and_the_difference_named() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    lab.run("data");
+    let config = lab.config();
+    let changed = std::fs::read_to_string(&config).unwrap().replace("seed = 3", "seed = 4");
+    std::fs::write(&config, changed).unwrap();
+    let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("seed was 3, now 4"), "{said}");
+}
+
+#[test]
+fn an_export_comes_back_to_the_byte() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    lab.run("data");
+    let file = lab.data_dir("events.jsonl");
+    let file = file.to_str().unwrap();
+    succeeded(lab.dissent("data", &["log", "export", "--output", file]));
+    succeeded(lab.dissent("copy", &["log", "import", file]));
+    assert_eq!(lab.events("data"), lab.events("copy"));
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_set_aside_and_the_round_ends_without_it() {
+    let Some(lab) = Lab::new(&Setup { prompts: 4, ..Setup::default() }) else { return };
+    let prompts = lab.config().with_file_name("prompts.jsonl");
+    let mut text = std::fs::read_to_string(&prompts).unwrap();
+    text.push_str(&format!("{{\"prompt_id\": \"long\", \"prompt\": \"{}\"}}\n", "word ".repeat(5000)));
+    std::fs::write(&prompts, text).unwrap();
+    lab.run("data");
+    let events: Vec<Event> = lab.events("data").iter().map(|recorded| recorded.decode().unwrap()).collect();
+    let set_aside: Vec<_> = events
+        .iter()
+        .filter_map(|event| if let Event::PromptSetAside(e) = event { Some(e.prompt_id.as_str()) } else { None })
+        .collect();
+    assert_eq!(set_aside, ["long"]);
+    assert!(matches!(events.last(), Some(Event::ExperimentFinished(_))));
+}
+
+/// Sends a signal with the system's own `kill`, as an operator would.
+fn signal(child: &Child, name: &str) {
+    succeeded({
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{name}")).arg(child.id().to_string());
+        kill
+    });
+}
+
+#[test]
+fn an_interrupted_run_drains_says_so_and_goes_on_to_the_same_result() {
+    let setup = Setup { prompts: 40, max_new_tokens: 48, batch_prompts: 1, ..Setup::default() };
+    let Some(lab) = Lab::new(&setup) else { return };
+    lab.run("reference");
+    for name in ["INT", "TERM"] {
+        let config = lab.config();
+        let mut command = lab.dissent(name, &["run", config.to_str().unwrap()]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = lab.data_dir(name).join("log");
+        while !log.join("db").is_file() {
+            std::thread::yield_now();
+        }
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // A signal before the handlers are there ends the process as it would any other.
+        assert!(matches!(output.status.code(), Some(130) | None | Some(0)), "{:?}: {said}", output.status);
+        lab.run(name);
+        assert_eq!(history(&lab.events(name)), history(&lab.events("reference")));
+    }
+}

@@ -1,0 +1,159 @@
+//! Histories to report on, made by the rules of the domain from answers and scores.
+
+use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
+use dissent_domain::event::{
+    CompletionsSampled, ConflictMeasured, Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
+    PromptSetAside, Recorded, RewardsScored, Step,
+};
+use dissent_domain::experiment::{
+    ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan,
+};
+use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::prompt::Prompt;
+use dissent_domain::reward::RewardKind;
+
+/// A prompt with its answers; without answers it is set aside.
+pub(crate) struct Case {
+    pub(crate) prompt_id: String,
+    pub(crate) prompt: String,
+    pub(crate) category: Option<String>,
+    pub(crate) answers: Vec<Answer>,
+}
+
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) logprob: f64,
+    pub(crate) tokens: u32,
+    pub(crate) reward: f64,
+}
+
+pub(crate) fn plan(name: &str, cases: &[Case]) -> Plan {
+    let samples = cases.iter().map(|case| case.answers.len()).max().unwrap_or(0);
+    Plan {
+        experiment: ExperimentId::new(name).unwrap(),
+        seed: 42,
+        rounds: 1,
+        prompts: PromptSource {
+            artifact: "5f".repeat(32),
+            count: u32::try_from(cases.len()).unwrap(),
+        },
+        policy: PolicyPlan {
+            name: "SmolLM2-135M-Instruct".to_owned(),
+            fingerprint: "a1b2c3d4e5f6".repeat(5),
+            template: "chat".to_owned(),
+        },
+        reward: RewardPlan {
+            name: "tone".to_owned(),
+            fingerprint: "0f1e2d3c4b5a".repeat(5),
+            template: "Question: {prompt}\n\nAnswer: {completion}".to_owned(),
+            kind: RewardKind::Reward,
+        },
+        sampling: SamplingParams {
+            samples: u32::try_from(samples).unwrap().max(1),
+            ..SamplingParams::default()
+        },
+        conflict: ConflictPlan {
+            logprob: LogprobKind::Sum,
+            selection: SelectionSettings { rule: Rule::Paper, ..SelectionSettings::default() },
+        },
+    }
+}
+
+/// The whole history of an experiment that does what the rules say, in the order in which workers might.
+pub(crate) fn history(plan: &Plan, cases: &[Case]) -> Vec<Recorded> {
+    let mut run = Run { plan, experiment: Experiment::default(), events: Vec::new() };
+    run.happen(ExperimentStarted { plan: plan.clone() }.into());
+    run.conclude();
+    for (index, case) in (0..).zip(cases) {
+        run.happen(PromptAdmitted { round: 0, index, prompt: prompt(case) }.into());
+    }
+    // Workers finish in another order than prompts come in.
+    for case in cases.iter().rev() {
+        case_events(plan, case).into_iter().for_each(|event| run.happen(event));
+    }
+    while run.conclude() {}
+    run.events
+}
+
+fn prompt(case: &Case) -> Prompt {
+    Prompt {
+        prompt_id: PromptId::new(&case.prompt_id).unwrap(),
+        text: case.prompt.clone(),
+        category: case.category.clone(),
+    }
+}
+
+fn case_events(plan: &Plan, case: &Case) -> Vec<Event> {
+    let prompt = prompt(case);
+    let prompt_id = prompt.prompt_id.clone();
+    if case.answers.is_empty() {
+        let reason = "the prompt is longer than the model's context".to_owned();
+        return vec![PromptSetAside { round: 0, prompt_id, step: Step::Generation, reason }.into()];
+    }
+    let rewards: Vec<f64> = case.answers.iter().map(|answer| answer.reward).collect();
+    let completions: Vec<Completion> = case.answers.iter().map(|answer| completion(plan, answer)).collect();
+    let logprobs: Vec<f64> =
+        completions.iter().map(|completion| completion.logprob_as(plan.conflict.logprob)).collect();
+    let conflict = measure(&rewards, &logprobs).unwrap();
+    vec![
+        CompletionsSampled {
+            round: 0,
+            prompt,
+            policy: plan.policy.fingerprint.clone(),
+            prompt_token_ids: vec![1, 2, 3],
+            completions,
+        }
+        .into(),
+        RewardsScored {
+            round: 0,
+            prompt_id: prompt_id.clone(),
+            reward_model: plan.reward.fingerprint.clone(),
+            rewards,
+        }
+        .into(),
+        ConflictMeasured { round: 0, prompt_id, conflict }.into(),
+    ]
+}
+
+fn completion(plan: &Plan, answer: &Answer) -> Completion {
+    let is_full = answer.tokens >= plan.sampling.max_new_tokens;
+    Completion {
+        token_ids: vec![7; answer.tokens as usize],
+        text: answer.text.clone(),
+        logprob: answer.logprob,
+        finish_reason: if is_full { FinishReason::Length } else { FinishReason::Stop },
+    }
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    experiment: Experiment,
+    events: Vec<Recorded>,
+}
+
+impl Run<'_> {
+    fn happen(&mut self, event: Event) {
+        self.experiment.decide(&event).unwrap();
+        self.record(&event);
+    }
+
+    /// Lets the coordinator do what is due; says whether there was anything.
+    fn conclude(&mut self) -> bool {
+        let due = self.experiment.due().map(|due| due.events).unwrap_or_default();
+        due.iter().for_each(|event| self.record(event));
+        !due.is_empty()
+    }
+
+    fn record(&mut self, event: &Event) {
+        let position = self.events.len() as u64 + 1;
+        let id = EventId::of_experiment(&self.plan.experiment).caused("test", u32::try_from(position).unwrap());
+        self.experiment.evolve(event);
+        self.events.push(Recorded {
+            position,
+            experiment: self.plan.experiment.clone(),
+            version: position,
+            event: NewEvent::new(id, None, "test", 0, event).unwrap(),
+        });
+    }
+}

@@ -1,0 +1,130 @@
+//! A place to run the program in: tiny models, a configuration, a data folder of its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use dissent_domain::event::Recorded;
+use dissent_domain::log::EventLog;
+use dissent_models::runtime::OnnxRuntime;
+use dissent_storage::{SledLog, SledOptions};
+use tempfile::TempDir;
+
+/// What a test changes in the configuration.
+pub struct Setup {
+    pub prompts: u32,
+    pub samples: u32,
+    pub max_new_tokens: u32,
+    pub batch_prompts: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { prompts: 12, samples: 4, max_new_tokens: 24, batch_prompts: 4 }
+    }
+}
+
+/// A folder with an experiment that is ready to run.
+pub struct Lab {
+    folder: TempDir,
+}
+
+impl Lab {
+    /// None, and a word on why, where ONNX Runtime is missing.
+    pub fn new(setup: &Setup) -> Option<Self> {
+        if let Err(error) = OnnxRuntime::load(None) {
+            eprintln!("skipped: {error}");
+            return None;
+        }
+        let lab = Self { folder: tempfile::tempdir().unwrap() };
+        lab.write_prompts(setup.prompts);
+        lab.write_config(setup);
+        Some(lab)
+    }
+
+    fn write_prompts(&self, prompts: u32) {
+        let line = |index: u32| format!("{{\"prompt_id\": \"p{index}\", \"prompt\": \"what is {index}?\"}}\n");
+        std::fs::write(self.folder.path().join("prompts.jsonl"), (0..prompts).map(line).collect::<String>()).unwrap();
+    }
+
+    fn write_config(&self, setup: &Setup) {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden");
+        let text = format!(
+            r#"
+            [experiment]
+            name = "lab"
+            seed = 3
+            [prompts]
+            path = "prompts.jsonl"
+            [policy]
+            path = {policy:?}
+            template = "raw"
+            [reward]
+            path = {policy:?}
+            adapter = {adapter:?}
+            template = "{{prompt}} {{completion}}"
+            [generation]
+            samples = {samples}
+            temperature = 1.0
+            max_new_tokens = {max_new_tokens}
+            batch_prompts = {batch_prompts}
+            [conflict]
+            rule = "budget"
+            budget = 7
+            [runtime]
+            provider = "cpu"
+            threads = 1
+            "#,
+            policy = models.join("llama"),
+            adapter = models.join("llama-reward"),
+            samples = setup.samples,
+            max_new_tokens = setup.max_new_tokens,
+            batch_prompts = setup.batch_prompts,
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("lab.toml")
+    }
+
+    /// A data folder of this name; several of one lab run the same experiment apart.
+    pub fn data_dir(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn dissent(&self, data: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dissent"));
+        command.arg("--data-dir").arg(self.data_dir(data)).args(arguments);
+        command
+    }
+
+    pub fn run(&self, data: &str) -> Output {
+        let config = self.config();
+        succeeded(self.dissent(data, &["run", config.to_str().unwrap()]))
+    }
+
+    /// Every event of a data folder, in order.
+    pub fn events(&self, data: &str) -> Vec<Recorded> {
+        let log = SledLog::open(self.data_dir(data).join("log"), &SledOptions::default()).unwrap();
+        log.read(0, usize::MAX).unwrap()
+    }
+}
+
+/// Runs a command to its end and expects success.
+pub fn succeeded(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// What happened, whenever and in whatever order it did: type and body by id. Panics if an id appears twice.
+pub fn history(events: &[Recorded]) -> BTreeMap<String, (String, Vec<u8>)> {
+    let mut history = BTreeMap::new();
+    for recorded in events {
+        let event = &recorded.event;
+        let doubled = history.insert(event.id.to_string(), (event.event_type.clone(), event.body.clone()));
+        assert!(doubled.is_none(), "event {} is in the log twice", event.id);
+    }
+    history
+}

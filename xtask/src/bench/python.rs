@@ -1,0 +1,48 @@
+//! The Python that reference measurements and golden-file scripts run on.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::cache::{cache_dir, workspace_dir};
+use crate::process::{complete, python_with_pip, succeeds};
+
+/// An interpreter to use as it is, instead of a virtual environment of ours.
+const OVERRIDE: &str = "DISSENT_BENCH_PYTHON";
+
+/// `$DISSENT_BENCH_PYTHON`, else the interpreter of a virtual environment with `bench/requirements.txt`, kept in the cache.
+pub(crate) fn reference_python() -> Result<PathBuf> {
+    if let Some(python) = std::env::var_os(OVERRIDE).filter(|value| !value.is_empty()).map(PathBuf::from) {
+        if !succeeds(Command::new(&python).args(["-c", "import torch, transformers"])) {
+            bail!("{OVERRIDE} names {}, which has no torch and transformers", python.display());
+        }
+        return Ok(python);
+    }
+    environment(&workspace_dir().join("bench/requirements.txt"))
+}
+
+/// The environment is named by what is required of it, so changed requirements make a new one; a marker, written
+/// last, tells a whole environment from one whose making was interrupted.
+fn environment(requirements: &Path) -> Result<PathBuf> {
+    let wanted =
+        std::fs::read(requirements).with_context(|| format!("failed to read {}", requirements.display()))?;
+    let name = crate::fetch::hexadecimal(&Sha256::digest(&wanted)[..6]);
+    let folder = cache_dir()?.join("bench-python").join(name);
+    let (python, marker) = (folder.join("bin/python"), folder.join("complete"));
+    if marker.exists() {
+        return Ok(python);
+    }
+    println!("making a Python environment in {} (2 GB or more, once)", folder.display());
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("failed to remove {}", folder.display()))?;
+    }
+    complete(Command::new(python_with_pip()?).args(["-m", "venv"]).arg(&folder))
+        .context("failed to make a virtual environment (Debian: apt install python3-venv)")?;
+    complete(
+        Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(requirements),
+    )?;
+    std::fs::write(&marker, b"").with_context(|| format!("failed to write {}", marker.display()))?;
+    Ok(python)
+}

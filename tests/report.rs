@@ -1,5 +1,7 @@
 //! What a report says of a history, and what it refuses to let a completion do to its reader.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod history;
 
 use std::process::{Command, Output};
@@ -31,7 +33,11 @@ fn case(name: &str, category: Option<&str>, scores: &[(f64, f64, u32)]) -> Case 
 /// Opposed, agreeing, degenerate, set aside.
 fn cases() -> Vec<Case> {
     vec![
-        case("opposed", Some("odd"), &[(1.0, -10.0, 4), (2.0, -20.0, 8), (3.0, -30.0, 12), (4.0, -40.0, 128)]),
+        case(
+            "opposed",
+            Some("odd"),
+            &[(1.0, -10.0, 4), (2.0, -20.0, 8), (3.0, -30.0, 12), (4.0, -40.0, 128)],
+        ),
         case("agreed", Some("even"), &[(1.0, -40.0, 9), (2.0, -30.0, 9), (3.0, -20.0, 9), (4.5, -10.0, 9)]),
         case("constant", None, &[(0.5, -4.0, 2), (0.5, -3.0, 2), (0.5, -2.0, 2), (0.5, -1.0, 2)]),
         case("unanswered", Some("odd"), &[]),
@@ -93,9 +99,9 @@ fn the_summary_fits_a_terminal() {
 fn figures_are_those_that_the_round_was_evaluated_with() {
     let (plan, events) = fixed();
     let data = reported(&plan, &events);
-    let evaluated = events.iter().find_map(|recorded| match recorded.decode().unwrap() {
-        Event::RoundEvaluated(evaluated) => Some(evaluated),
-        _ => None,
+    let evaluated = events.iter().find_map(|recorded| {
+        let event = recorded.decode().unwrap();
+        if let Event::RoundEvaluated(evaluated) = event { Some(evaluated) } else { None }
     });
     let evaluated = evaluated.unwrap();
     let counts = data.counts;
@@ -106,7 +112,8 @@ fn figures_are_those_that_the_round_was_evaluated_with() {
     let near = |found: f64, expected: Option<f64>| (found - expected.unwrap()).abs() < 1e-12;
     assert!(near(data.figures.mean_abs_pacs.unwrap().mean, evaluated.mean_abs_pacs));
     assert!(near(data.figures.kendall_tau.unwrap().mean, evaluated.kendall_tau));
-    let selected: usize = data.prompts.iter().flat_map(|prompt| &prompt.answers).filter(|a| a.selected).count();
+    let selected: usize =
+        data.prompts.iter().flat_map(|prompt| &prompt.answers).filter(|a| a.selected).count();
     assert_eq!(selected, counts.selected as usize);
     assert_eq!(data.status, Status::Complete);
 }
@@ -150,7 +157,6 @@ fn every_beginning_of_a_history_has_a_report() {
         if data.status == Status::InProgress {
             let progress = format!("in progress: {} of 5 prompts measured", data.counts.measured);
             assert!(page.contains(&progress) && text.contains(&progress), "after {end} events");
-            assert!(data.selected.is_empty() || end + 3 > events.len());
         }
     }
 }
@@ -215,8 +221,13 @@ fn hostile() -> (ReportData, String) {
     (data, page)
 }
 
+fn rest(text: &str) -> &str {
+    text.get(1..).unwrap_or_default()
+}
+
 fn acts_on_its_reader(c: char) -> bool {
-    (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+    (c.is_control() && !matches!(c, '\n' | '\t'))
+        || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 #[test]
@@ -228,7 +239,10 @@ fn a_page_shows_hostile_text_and_does_nothing_that_it_says() {
         assert!(is_text || found.is_none(), "{found:?}");
     }
     assert!(page.contains("&lt;script&gt;alert(&#x27;x&#x27;)&lt;&#x2f;script&gt;"));
-    assert!(page.contains("&lt;img src=x onerror=&quot;alert(1)&quot;&gt;␛[31mred"), "quotes are escaped too");
+    assert!(
+        page.contains("&lt;img src=x onerror=&quot;alert(1)&quot;&gt;␛[31mred"),
+        "quotes are escaped too"
+    );
     assert!(page.contains("␀") && page.contains("⟨U+202E⟩desrever") && page.contains("⟨U+009B⟩2J"));
     assert_eq!(page.chars().find(|c| acts_on_its_reader(*c)), None);
     assert!(page.contains("default-src 'none'"));
@@ -239,8 +253,16 @@ fn a_page_shows_hostile_text_and_does_nothing_that_it_says() {
 fn markdown_and_the_terminal_show_hostile_text_and_do_nothing_that_it_says() {
     let (data, _) = hostile();
     let text = report::markdown(&data).unwrap();
-    for forbidden in ["<script", "<img", "](javascript", "http://evil", "\n# title", "> # title", "> | a", "```"] {
-        assert!(!text.contains(forbidden), "{forbidden}");
+    // What is left when every escaped character is taken out.
+    let unescaped: String = text
+        .split('\\')
+        .enumerate()
+        .map(|(index, part)| if index == 0 { part } else { rest(part) })
+        .collect();
+    for forbidden in
+        ["<script", "<img", "](javascript", "http://evil", "\n# title", "> # title", "> | a", "```"]
+    {
+        assert!(!unescaped.contains(forbidden), "{forbidden}");
     }
     assert!(text.contains(r"\<script\>alert('x')\</script\>"));
     for shown in [text, report::summary(&data)] {
@@ -278,7 +300,11 @@ fn many() -> (Plan, Vec<Recorded>) {
     let cases: Vec<Case> = (0..50)
         .map(|index| {
             let x = f64::from(index);
-            case(&format!("p{index}"), None, &[(x.sin(), -x, 3), (x.cos(), -7.0, 4), (1.0, -3.0 * x.cos(), 5)])
+            case(
+                &format!("p{index}"),
+                None,
+                &[(x.sin(), -x, 3), (x.cos(), -7.0, 4), (1.0, -3.0 * x.cos(), 5)],
+            )
         })
         .collect();
     let plan = plan("many", &cases);

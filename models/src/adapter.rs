@@ -5,7 +5,7 @@ mod config;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::{Dtype as StoredDtype, SafeTensors};
+use safetensors::SafeTensors;
 
 use crate::checkpoint::files::{CONFIG_BYTES_MAX, parse_json, read, read_optional};
 use crate::checkpoint::fingerprint::Fingerprint;
@@ -112,12 +112,10 @@ impl LoraAdapter {
         fingerprint.add_bytes(WEIGHTS, &bytes);
         let (layers, score) =
             read_tensors(&bytes, &config).map_err(|reason| ModelError::file(&path, reason))?;
-        let task = match config.task(score.is_some()) {
-            AdapterTask::SeqCls if score.is_none() => {
-                return Err(ModelError::file(&path, "a sequence classifier without its score head"));
-            }
-            task => task,
-        };
+        let task = config.task(score.is_some());
+        if task == AdapterTask::SeqCls && score.is_none() {
+            return Err(ModelError::file(&path, "a sequence classifier without its score head"));
+        }
         Ok(Self {
             r: config.r,
             alpha: config.lora_alpha,
@@ -207,12 +205,9 @@ fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tensors, String>
 }
 
 fn matrix(view: &safetensors::tensor::TensorView<'_>) -> Result<Matrix, String> {
-    let dtype = match view.dtype() {
-        StoredDtype::F32 => Dtype::F32,
-        StoredDtype::F16 => Dtype::F16,
-        StoredDtype::BF16 => Dtype::BF16,
-        other => return Err(format!("has elements of type {other:?}: only F32, F16 and BF16 can be used")),
-    };
+    let dtype = Dtype::of_stored(view.dtype()).ok_or_else(|| {
+        format!("has elements of type {:?}: only F32, F16 and BF16 can be used", view.dtype())
+    })?;
     let &[rows, columns] = view.shape() else {
         return Err(format!("has shape {:?}, not two dimensions", view.shape()));
     };

@@ -1,5 +1,7 @@
 //! Opening checkpoints as they lie on people's disks, and a real one compared with transformers.
 
+#![allow(clippy::print_stderr, reason = "a skipped test has to say so")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -275,12 +277,26 @@ proptest! {
     }
 }
 
+#[test]
+fn an_adapter_of_peft_is_described() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/proxy-reward");
+    let cache = tempfile::tempdir().expect("folder");
+    let options = OpenOptions { layers: None, cache_dir: cache.path().to_owned() };
+    let ModelSummary::Adapter(summary) = inspect(&folder, &options).expect("summary") else {
+        panic!("not an adapter")
+    };
+    assert_eq!((summary.task, summary.r, summary.layers, summary.num_labels), ("seq_cls", 8, 6, Some(1)));
+    assert_eq!(summary.modules, ["k", "o", "q", "v"].map(|name| format!("self_attn.{name}_proj")));
+    let reason = Checkpoint::open(&folder, &options).expect_err("not a model").to_string();
+    assert!(reason.contains("an adapter, not a model"), "{reason}");
+}
+
 /// SmolLM2 in the product's cache, with the options to open it; says that it skipped when it is not there.
 fn smollm2() -> Option<(PathBuf, OpenOptions)> {
     let cache_dir = dissent_models::cache::cache_dir()?;
     let path = dissent_models::cache::models_dir(&cache_dir).join("SmolLM2-135M-Instruct.Q4_1.gguf");
     if !path.exists() {
-        println!("skipped: {} is missing; run: cargo xtask fetch", path.display());
+        eprintln!("skipped: {} is missing; run: cargo xtask fetch", path.display());
         return None;
     }
     Some((path, OpenOptions { layers: None, cache_dir }))

@@ -1,4 +1,64 @@
-//! The broker: brings durable events to workers and proposals to the journal.
+//! The broker: brings durable events to workers, and workers' proposals to the journal.
+//!
+//! Actors see only the [`Broker`] trait. [`EmbeddedBroker`] implements it inside one process, over any
+//! [`EventLog`](dissent_domain::log::EventLog): the messages *are* the log's events, and a queue is a group's
+//! place in the log.
+//!
+//! # What a consumer can count on
+//!
+//! - **At least once.** Every event of the subscribed kinds is delivered to each group until one of its
+//!   consumers acknowledges it or it is parked. After a crash, or when a worker gives it back, it comes
+//!   again. Nothing is delivered exactly once: be idempotent by event id, and acknowledge only when what
+//!   follows from the event is durable.
+//! - **Only durable events.** What is not yet on disk is not delivered.
+//! - **One worker at a time.** Within a group an event is in at most one pair of hands of a process. There is
+//!   no time limit on holding it; dropping a [`Delivery`] gives it back.
+//! - **Order.** Within a group, first attempts are handed out in the order of the log. With one consumer and
+//!   a prefetch of 1 they are also processed in that order. Retried and returned messages come when they
+//!   can: no order holds between them and the others.
+//! - **Attempts are limited.** [`Delivery::retry`] counts, [`Delivery::release`] does not. The delay doubles
+//!   from attempt to attempt. After `delivery_limit` attempts the message is parked: it is handed to
+//!   [`Broker::parked`] and the others go on. [`Broker::unpark`] replays it.
+//! - **Groups are independent**; the consumers of one group share its messages.
+//!
+//! A group begins at the start of the log. Its kinds may change from one start to the next: the new ones
+//! apply from where it stands, and what it has passed is not delivered again.
+//!
+//! # What the embedded broker remembers, and when
+//!
+//! Each group has one record of at most 8 KiB: how far it has come, which messages up to there are unfinished
+//! with how many attempts, and which are parked. The record is handed to the log within
+//! [`record_interval`](EmbeddedOptions::record_interval) of a change, and the log makes it durable with its
+//! next batch, within a bounded time. An acknowledgement therefore returns before it is durable; a crash in
+//! between causes redelivery, never loss. Two moments are made durable before anything goes on: that a group
+//! has started, and (after [`close`](Broker::close)) that it has stopped with nothing in hand.
+//!
+//! **Messages that kill the process.** An attempt is counted when a message is handed out, not when it fails.
+//! In normal running this count is written behind, like everything else, so a quick death can lose it. But
+//! a start that does not follow a clean stop treats as suspects whatever the record shows unfinished and the
+//! next few messages after it (as many as the first consumer's prefetch). The attempt of a suspect is durable
+//! *before* it is delivered, and a suspect with one attempt left is delivered while nothing else of its
+//! group is in hand, so that only the message that kills uses up its attempts. Should the process die
+//! `delivery_limit` times of it, the next start parks it.
+//!
+//! # Limits
+//!
+//! | what | most | then |
+//! |---|---|---|
+//! | unsettled deliveries of a consumer | its prefetch (≤ [`PREFETCH_MAX`]) | `next` waits |
+//! | unfinished messages of a group: in hand, waiting for a retry, given back | 256 | no new ones are begun |
+//! | parked messages of a group that nobody took note of | 32 | further ones wait, counted as unfinished |
+//! | events read ahead for a group | 1.5 pages | reading waits |
+//! | undecided proposals | [`proposals_max`](EmbeddedOptions::proposals_max) | `propose` waits |
+//!
+//! However long one message takes, the others go on: the record names the unfinished messages, not those that
+//! were acknowledged around them.
+//!
+//! # Stopping
+//!
+//! [`Broker::close`] ends all consumers; workers settle what they hold and may still propose; then
+//! [`Broker::drained`] is ready. Dropping the last handle without that loses nothing either: unsettled
+//! messages come again, as after a crash.
 
 mod broker;
 mod delivery;

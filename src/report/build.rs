@@ -133,7 +133,9 @@ fn counts(numbers: &RoundNumbers, planned: u32) -> Counts {
         prompts: if numbers.round.is_some() { numbers.expected } else { planned },
         set_aside: small(numbers.set_aside.len()),
         selected: small(numbers.selected.len()),
-        selected_prompts: small(numbers.selected.iter().map(|pair| &pair.prompt_id).collect::<HashSet<_>>().len()),
+        selected_prompts: small(
+            numbers.selected.iter().map(|pair| &pair.prompt_id).collect::<HashSet<_>>().len(),
+        ),
         ..Counts::default()
     };
     for prompt in &numbers.prompts {
@@ -157,7 +159,8 @@ fn figures(prompts: &[PromptFigures], band: Option<&NullBand>) -> Figures {
         Some(AgainstNoise::new(mean, count, noise_mean, noise_sd))
     };
     let noise = &band.mean_abs_pacs;
-    let above = |prompt: &PromptFigures| prompt.mean_abs_pacs.map(|pacs| f64::from(u8::from(pacs > noise.q95)));
+    let above =
+        |prompt: &PromptFigures| prompt.mean_abs_pacs.map(|pacs| f64::from(u8::from(pacs > noise.q95)));
     let measured = || prompts.iter().filter(|prompt| !prompt.degenerate);
     let discordant: u64 = measured().map(|prompt| prompt.discordant).sum();
     let ordered: u64 = discordant + measured().map(|prompt| prompt.concordant).sum::<u64>();
@@ -233,14 +236,17 @@ fn most_conflicting(
 
 /// Whether two answers to a prompt have the same numbers, as the same tokens do.
 fn is_same(a: &AnswerFigures, b: &AnswerFigures) -> bool {
-    let bits = |answer: &AnswerFigures| (answer.logprob.to_bits(), answer.reward.map(f64::to_bits), answer.tokens);
+    let bits =
+        |answer: &AnswerFigures| (answer.logprob.to_bits(), answer.reward.map(f64::to_bits), answer.tokens);
     bits(a) == bits(b)
 }
 
 fn most_conflicting_prompts(prompts: &[PromptFigures], top: usize) -> Vec<&PromptFigures> {
     let key = |prompt: &PromptFigures| prompt.kendall_tau_distance.zip(prompt.mean_abs_pacs);
-    let mut ranked: Vec<(f64, f64, &PromptFigures)> =
-        prompts.iter().filter_map(|prompt| key(prompt).map(|(distance, pacs)| (distance, pacs, prompt))).collect();
+    let mut ranked: Vec<(f64, f64, &PromptFigures)> = prompts
+        .iter()
+        .filter_map(|prompt| key(prompt).map(|(distance, pacs)| (distance, pacs, prompt)))
+        .collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
     ranked.into_iter().take(top).map(|(_, _, prompt)| prompt).collect()
 }

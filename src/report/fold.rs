@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 
 use dissent_domain::conflict::{Conflict, z_scores};
-use dissent_domain::event::{CompletionsSampled, ConflictMeasured, Event, PairSelected, Recorded, RewardsScored};
+use dissent_domain::event::{
+    CompletionsSampled, ConflictMeasured, Event, PairSelected, Recorded, RewardsScored,
+};
 use dissent_domain::experiment::Plan;
 use dissent_domain::generation::Completion;
 use dissent_domain::id::{ExperimentId, PromptId};
@@ -21,10 +23,7 @@ const PAGE_EVENTS: usize = 64;
 /// A history that can be read more than once.
 pub(super) trait History {
     /// Calls `visit` with each event, in order, until it fails.
-    fn visit(
-        &self,
-        visit: &mut dyn FnMut(&Recorded) -> Result<(), ReportError>,
-    ) -> Result<(), ReportError>;
+    fn visit(&self, visit: &mut dyn FnMut(&Recorded) -> Result<(), ReportError>) -> Result<(), ReportError>;
 }
 
 /// The stream of an experiment in a log.
@@ -34,10 +33,7 @@ pub(super) struct Stream<'a> {
 }
 
 impl History for Stream<'_> {
-    fn visit(
-        &self,
-        visit: &mut dyn FnMut(&Recorded) -> Result<(), ReportError>,
-    ) -> Result<(), ReportError> {
+    fn visit(&self, visit: &mut dyn FnMut(&Recorded) -> Result<(), ReportError>) -> Result<(), ReportError> {
         let mut after = 0;
         loop {
             let page = self.log.read_stream(self.experiment, after, PAGE_EVENTS)?;
@@ -51,10 +47,7 @@ impl History for Stream<'_> {
 }
 
 impl History for [Recorded] {
-    fn visit(
-        &self,
-        visit: &mut dyn FnMut(&Recorded) -> Result<(), ReportError>,
-    ) -> Result<(), ReportError> {
+    fn visit(&self, visit: &mut dyn FnMut(&Recorded) -> Result<(), ReportError>) -> Result<(), ReportError> {
         self.iter().try_for_each(visit)
     }
 }
@@ -170,8 +163,7 @@ impl RoundNumbers {
         prompt.kendall_tau = e.conflict.kendall_tau;
         prompt.kendall_tau_distance = e.conflict.kendall_tau_distance;
         let rewards: Vec<f64> = prompt.answers.iter().filter_map(|answer| answer.reward).collect();
-        let logprobs: Vec<f64> =
-            prompt.answers.iter().map(|answer| answer.logprob_as(per_token)).collect();
+        let logprobs: Vec<f64> = prompt.answers.iter().map(|answer| answer.logprob_as(per_token)).collect();
         let z_rewards = z_scores(&rewards).unwrap_or_default();
         let z_logprobs = z_scores(&logprobs).unwrap_or_default();
         for (index, (answer, pacs)) in prompt.answers.iter_mut().zip(&e.conflict.pacs).enumerate() {

@@ -84,7 +84,8 @@ pub(super) fn environment() -> Result<Environment<'static>, minijinja::Error> {
     environment.add_filter("ordinal", words::ordinal);
     environment.add_filter("percent", |share: f64| words::percent(share));
     environment.add_filter("signed", |number: f64| words::signed(number, 2));
-    environment.add_filter("fixed", |number: f64| words::signed(number, 2).trim_start_matches('+').to_owned());
+    environment
+        .add_filter("fixed", |number: f64| words::signed(number, 2).trim_start_matches('+').to_owned());
     environment.add_filter("gauge", gauge);
     Ok(environment)
 }

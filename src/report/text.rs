@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 /// Whether a character would change how the text around it is shown, without being seen itself.
 fn is_treacherous(c: char) -> bool {
-    let is_direction = matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let is_direction =
+        matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
     // Joiners (U+200C, U+200D) are left alone: scripts and emoji need them.
     let is_invisible = matches!(c, '\u{00AD}' | '\u{180E}' | '\u{200B}' | '\u{2028}' | '\u{2029}' | '\u{2060}'..='\u{2065}' | '\u{206A}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}');
     c.is_control() || is_direction || is_invisible
@@ -69,19 +70,18 @@ pub(super) fn excerpt(text: &str, chars: usize) -> String {
     out
 }
 
-/// Text as CommonMark that shows it as it is: no markup, no links, no raw HTML, on one line.
+/// Text as CommonMark that shows it as it is, within a line: no markup, no links, no raw HTML.
 pub(super) fn markdown(text: &str) -> String {
     let text = visible(text);
     let mut out = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
-    let mut previous = '\n';
+    let mut previous = ' ';
     while let Some(c) = rest.next() {
-        // A line's first mark can make it a list, a heading or a rule; `:` and `.` only matter in links.
-        let starts = previous == '\n' && matches!(c, '-' | '+' | '=');
-        let numbers = previous.is_ascii_digit() && matches!(c, '.' | ')') && rest.peek().is_none_or(|next| next.is_whitespace());
+        let marks =
+            matches!(c, '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '#' | '|' | '~' | '&' | '$' | '@');
+        // Many readers make links of bare addresses.
         let links = (c == ':' && rest.peek() == Some(&'/')) || (c == '.' && matches!(previous, 'w' | 'W'));
-        let marks = matches!(c, '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '#' | '|' | '~' | '&' | '$' | '@');
-        if starts || numbers || links || marks {
+        if marks || links {
             out.push('\\');
         }
         out.push(if c.is_whitespace() { ' ' } else { c });
@@ -92,18 +92,23 @@ pub(super) fn markdown(text: &str) -> String {
 
 /// Text as a CommonMark quotation that keeps its lines.
 pub(super) fn markdown_quote(text: &str) -> String {
-    let lines: Vec<String> = text
-        .trim_end()
-        .split('\n')
-        // Four leading spaces would make it code.
-        .map(|line| markdown(line.trim_start()))
-        .collect();
+    let lines: Vec<&str> = text.trim_end().split('\n').map(str::trim_start).collect();
     let mut out = String::new();
     for (index, line) in lines.iter().enumerate() {
         let goes_on = !line.is_empty() && lines.get(index + 1).is_some_and(|next| !next.is_empty());
-        let _ = writeln!(out, "> {line}{}", if goes_on { "\\" } else { "" });
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "> {}{}", markdown_line(line), if goes_on { "\\" } else { "" });
     }
     out
+}
+
+/// A line of its own, on which a first mark would make a list or a rule.
+fn markdown_line(line: &str) -> String {
+    let digits = line.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, rest) = line.split_at(digits);
+    let starts = if number.is_empty() { &['-', '+', '='][..] } else { &['.', ')'][..] };
+    let escape = if rest.starts_with(starts) { "\\" } else { "" };
+    format!("{number}{escape}{}", markdown(rest))
 }
 
 #[cfg(test)]
@@ -135,13 +140,16 @@ mod tests {
 
     #[test]
     fn markdown_shows_markup_as_text() {
-        assert_eq!(markdown("<b>*x*</b> [a](http://e.org) `c`"), r"\<b\>\*x\*\</b\> \[a\](http\://e.org) \`c\`");
-        assert_eq!(markdown("- item"), r"\- item");
-        assert_eq!(markdown("1. item www.e.org 1.5 a|b"), r"1\. item www\.e.org 1.5 a\|b");
+        assert_eq!(
+            markdown("<b>*x*</b> [a](http://e.org) `c`"),
+            r"\<b\>\*x\*\</b\> \[a\](http\://e.org) \`c\`"
+        );
+        assert_eq!(markdown("+1.5 www.e.org a|b\nc"), r"+1.5 www\.e.org a\|b c");
     }
 
     #[test]
-    fn a_quotation_keeps_its_lines_and_makes_no_code() {
+    fn a_quotation_keeps_its_lines_and_makes_no_code_list_or_heading() {
         assert_eq!(markdown_quote("one\n    two\n\n# three\n"), "> one\\\n> two\n> \n> \\# three\n");
+        assert_eq!(markdown_quote("- a\n1. b\n2.5"), "> \\- a\\\n> 1\\. b\\\n> 2\\.5\n");
     }
 }

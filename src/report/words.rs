@@ -38,8 +38,12 @@ pub(super) fn headlines(data: &ReportData) -> Vec<Headline> {
         value: format!("{:.2}", pacs.mean),
         noise: noise_interval(&pacs),
         meaning: match pacs.verdict {
-            Verdict::Above => "More conflict than two unrelated scores would show: the two tend to oppose each other.",
-            Verdict::Within => "As much conflict as two unrelated scores would show: the two neither agree nor oppose.",
+            Verdict::Above => {
+                "More conflict than two unrelated scores would show: the two tend to oppose each other."
+            }
+            Verdict::Within => {
+                "What two unrelated scores would show: no sign that the two agree or oppose each other."
+            }
             Verdict::Below => "Less conflict than two unrelated scores would show: the two partly agree.",
         },
         verdict: verdict(pacs.verdict),
@@ -51,7 +55,7 @@ pub(super) fn headlines(data: &ReportData) -> Vec<Headline> {
         noise: noise_interval(&tau),
         meaning: match tau.verdict {
             Verdict::Above => "Their rankings agree more often than chance would have it.",
-            Verdict::Within => "Their rankings are as unrelated as two shuffled decks.",
+            Verdict::Within => "No sign that their rankings have anything to do with each other.",
             Verdict::Below => "Their rankings oppose each other more often than chance would have it.",
         },
         // Agreement above noise is conflict below it.
@@ -111,7 +115,8 @@ pub(super) fn status(data: &ReportData) -> String {
 /// Which answers are selected, as a sentence without its end.
 pub(super) fn rule(settings: &SelectionSettings) -> String {
     let (delta, tau) = (settings.effective_delta(), settings.effective_tau());
-    let large = if delta > 0.0 { format!(" with |PACS| of at least {}", short(delta)) } else { String::new() };
+    let large =
+        if delta > 0.0 { format!(" with |PACS| of at least {}", short(delta)) } else { String::new() };
     let distance = format!("a Kendall-tau distance of at least {}", short(tau));
     let distant = if tau > 0.0 { format!(" in the prompts with {distance}") } else { String::new() };
     let budget = settings.budget.map(grouped).unwrap_or_default();
@@ -123,9 +128,10 @@ pub(super) fn rule(settings: &SelectionSettings) -> String {
             format!("every answer of the prompts with mean |PACS| above {}{distant}{capped}", short(delta))
         }
         Rule::Budget => {
-            let large = if delta > 0.0 { format!(", if it is at least {}", short(delta)) } else { String::new() };
+            let large =
+                if delta > 0.0 { format!(", if it is at least {}", short(delta)) } else { String::new() };
             format!("the {budget} answers with the largest |PACS|{large}{distant}")
-        },
+        }
         Rule::Quantile => {
             let top = percent(1.0 - settings.quantile);
             let large = if large.is_empty() { large } else { format!(" and{large}") };
@@ -140,7 +146,8 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
     let (plan, counts) = (&data.plan, &data.counts);
     let sampling = &plan.sampling;
     let setting = |name, value| Setting { name, value };
-    let nucleus = if sampling.top_p < 1.0 { format!(", top-p {}", short(sampling.top_p)) } else { String::new() };
+    let nucleus =
+        if sampling.top_p < 1.0 { format!(", top-p {}", short(sampling.top_p)) } else { String::new() };
     let top_k = if sampling.top_k > 0 { format!(", top-k {}", sampling.top_k) } else { String::new() };
     let kind = match plan.reward.kind {
         RewardKind::Reward => "a reward: larger is better",
@@ -168,7 +175,10 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
         ),
         setting("Selection", format!("{}: {}", plan.conflict.selection.rule, rule(&plan.conflict.selection))),
         setting("Seed", plan.seed.to_string()),
-        setting("Prompts", format!("{} ({})", grouped(plan.prompts.count.into()), fingerprint(&plan.prompts.artifact))),
+        setting(
+            "Prompts",
+            format!("{} ({})", grouped(plan.prompts.count.into()), fingerprint(&plan.prompts.artifact)),
+        ),
         setting("Measured", measured(data)),
         setting(
             "Answers",
@@ -186,10 +196,13 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
 /// How many prompts were measured, and why not all.
 pub(super) fn measured(data: &ReportData) -> String {
     let counts = &data.counts;
-    let mut out = format!("{} of {} measured", grouped(counts.measured.into()), count(counts.prompts.into(), "prompt"));
+    let mut out =
+        format!("{} of {} measured", grouped(counts.measured.into()), count(counts.prompts.into(), "prompt"));
     if counts.degenerate > 0 {
         let degenerate = grouped(counts.degenerate.into());
-        out += &format!(", {degenerate} of them without a conflict to measure (their answers do not differ in reward or in log-probability)");
+        out += &format!(
+            ", {degenerate} of them without a conflict to measure (their answers do not differ in reward or in log-probability)"
+        );
     }
     if counts.set_aside > 0 {
         out += &format!(", {} set aside", grouped(counts.set_aside.into()));
@@ -309,7 +322,10 @@ mod tests {
     #[test]
     fn numbers_are_written_for_people() {
         assert_eq!(["1", "999", "1,000", "1,234,567"], [1, 999, 1000, 1_234_567].map(grouped));
-        assert_eq!(["−1.50", "+0.01", "0.00", "0.00"], [-1.5, 0.006, -0.001, 0.0].map(|number| signed(number, 2)));
+        assert_eq!(
+            ["−1.50", "+0.01", "0.00", "0.00"],
+            [-1.5, 0.006, -0.001, 0.0].map(|number| signed(number, 2))
+        );
         assert_eq!(["0 %", "0.4 %", "5 %", "100 %"], [0.0, 0.004, 0.05, 1.0].map(percent));
         let places = [1, 2, 3, 4, 11, 12, 13, 21, 102, 111];
         let expected = ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th"];

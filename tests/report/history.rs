@@ -5,9 +5,7 @@ use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
     PromptSetAside, Recorded, RewardsScored, Step,
 };
-use dissent_domain::experiment::{
-    ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan,
-};
+use dissent_domain::experiment::{ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::prompt::Prompt;
@@ -34,10 +32,7 @@ pub(crate) fn plan(name: &str, cases: &[Case]) -> Plan {
         experiment: ExperimentId::new(name).unwrap(),
         seed: 42,
         rounds: 1,
-        prompts: PromptSource {
-            artifact: "5f".repeat(32),
-            count: u32::try_from(cases.len()).unwrap(),
-        },
+        prompts: PromptSource { artifact: "5f".repeat(32), count: u32::try_from(cases.len()).unwrap() },
         policy: PolicyPlan {
             name: "SmolLM2-135M-Instruct".to_owned(),
             fingerprint: "a1b2c3d4e5f6".repeat(5),
@@ -147,7 +142,8 @@ impl Run<'_> {
 
     fn record(&mut self, event: &Event) {
         let position = self.events.len() as u64 + 1;
-        let id = EventId::of_experiment(&self.plan.experiment).caused("test", u32::try_from(position).unwrap());
+        let id =
+            EventId::of_experiment(&self.plan.experiment).caused("test", u32::try_from(position).unwrap());
         self.experiment.evolve(event);
         self.events.push(Recorded {
             position,

@@ -11,11 +11,11 @@ use dissent_storage::{SledLog, SledOptions};
 use tempfile::TempDir;
 
 /// What a test changes in the configuration.
-pub struct Setup {
-    pub prompts: u32,
-    pub samples: u32,
-    pub max_new_tokens: u32,
-    pub batch_prompts: u32,
+pub(crate) struct Setup {
+    pub(crate) prompts: u32,
+    pub(crate) samples: u32,
+    pub(crate) max_new_tokens: u32,
+    pub(crate) batch_prompts: u32,
 }
 
 impl Default for Setup {
@@ -25,13 +25,13 @@ impl Default for Setup {
 }
 
 /// A folder with an experiment that is ready to run.
-pub struct Lab {
+pub(crate) struct Lab {
     folder: TempDir,
 }
 
 impl Lab {
     /// None, and a word on why, where ONNX Runtime is missing.
-    pub fn new(setup: &Setup) -> Option<Self> {
+    pub(crate) fn new(setup: &Setup) -> Option<Self> {
         if let Err(error) = OnnxRuntime::load(None) {
             eprintln!("skipped: {error}");
             return None;
@@ -84,42 +84,42 @@ impl Lab {
         std::fs::write(self.config(), text).unwrap();
     }
 
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.folder.path().join("lab.toml")
     }
 
     /// A data folder of this name; several of one lab run the same experiment apart.
-    pub fn data_dir(&self, name: &str) -> PathBuf {
+    pub(crate) fn data_dir(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn dissent(&self, data: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn dissent(&self, data: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dissent"));
         command.arg("--data-dir").arg(self.data_dir(data)).args(arguments);
         command
     }
 
-    pub fn run(&self, data: &str) -> Output {
+    pub(crate) fn run(&self, data: &str) -> Output {
         let config = self.config();
         succeeded(self.dissent(data, &["run", config.to_str().unwrap()]))
     }
 
     /// Every event of a data folder, in order.
-    pub fn events(&self, data: &str) -> Vec<Recorded> {
+    pub(crate) fn events(&self, data: &str) -> Vec<Recorded> {
         let log = SledLog::open(self.data_dir(data).join("log"), &SledOptions::default()).unwrap();
         log.read(0, usize::MAX).unwrap()
     }
 }
 
 /// Runs a command to its end and expects success.
-pub fn succeeded(mut command: Command) -> Output {
+pub(crate) fn succeeded(mut command: Command) -> Output {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
 /// What happened, whenever and in whatever order it did: type and body by id. Panics if an id appears twice.
-pub fn history(events: &[Recorded]) -> BTreeMap<String, (String, Vec<u8>)> {
+pub(crate) fn history(events: &[Recorded]) -> BTreeMap<String, (String, Vec<u8>)> {
     let mut history = BTreeMap::new();
     for recorded in events {
         let event = &recorded.event;

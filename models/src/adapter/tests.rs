@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use safetensors::Dtype as StoredDtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 

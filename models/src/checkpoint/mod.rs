@@ -122,6 +122,10 @@ impl Parts {
             self.keep_layers(layers)?;
         }
         self.check_shapes().map_err(|reason| ModelError::file(source, reason))?;
+        let (tokens, rows) = (self.tokenizer.vocabulary_size(), self.config.vocab_size);
+        if tokens > rows {
+            tracing::warn!(tokens, rows, "the tokenizer has more tokens than the model has embeddings for");
+        }
         Ok(Checkpoint {
             config: self.config,
             weights: self.weights,

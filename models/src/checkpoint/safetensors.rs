@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype as StoredDtype, Metadata};
+use safetensors::tensor::Metadata;
 
 use super::weights::{Dtype, TensorRef};
 use crate::error::ModelError;
@@ -12,7 +12,7 @@ use crate::error::ModelError;
 /// The longest header that is believed, in bytes; the format's own limit.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Bytes of the header's length field.
-const LENGTH_BYTES: u64 = 8;
+const LENGTH_BYTES: usize = 8;
 
 /// What a file's header says of one tensor.
 #[derive(Debug)]
@@ -33,10 +33,10 @@ pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> 
     let real = path.canonicalize().map_err(|error| wrong(&error))?;
     let mut file = File::open(&real).map_err(|error| wrong(&error))?;
     let file_bytes = file.metadata().map_err(|error| wrong(&error))?.len();
-    let mut length = [0; LENGTH_BYTES as usize];
+    let mut length = [0; LENGTH_BYTES];
     file.read_exact(&mut length).map_err(|_| wrong(&"too short to be a safetensors file"))?;
     let header_bytes = u64::from_le_bytes(length);
-    let room = file_bytes.saturating_sub(LENGTH_BYTES);
+    let room = file_bytes.saturating_sub(LENGTH_BYTES as u64);
     if header_bytes > room.min(HEADER_BYTES_MAX) {
         return Err(wrong(&format!(
             "not a safetensors file, or cut short: it claims a header of {header_bytes} bytes and has {room} left"
@@ -53,13 +53,13 @@ pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> 
             room - header_bytes
         )));
     }
-    let data_offset = LENGTH_BYTES + header_bytes;
+    let data_offset = LENGTH_BYTES as u64 + header_bytes;
     Ok(metadata
         .offset_keys()
         .into_iter()
         .filter_map(|name| {
             let info = metadata.info(&name)?;
-            let Some(dtype) = usable(info.dtype) else {
+            let Some(dtype) = Dtype::of_stored(info.dtype) else {
                 return Some((name, Located::Unusable(format!("{:?}", info.dtype))));
             };
             let tensor = TensorRef {
@@ -72,13 +72,4 @@ pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> 
             Some((name, Located::Weights(tensor)))
         })
         .collect())
-}
-
-fn usable(dtype: StoredDtype) -> Option<Dtype> {
-    Some(match dtype {
-        StoredDtype::F32 => Dtype::F32,
-        StoredDtype::F16 => Dtype::F16,
-        StoredDtype::BF16 => Dtype::BF16,
-        _ => return None,
-    })
 }

@@ -236,6 +236,28 @@ pub(crate) mod tests {
         TextTokenizer::new(inner, chat_template.map(str::to_owned), Some("<s>".to_owned()), None)
     }
 
+    /// A tokenizer with the usual names for both special tokens, and a chat template.
+    pub(crate) fn with_both_tokens(chat_template: &str) -> TextTokenizer {
+        let inner = Tokenizer::from_bytes(WORDS).expect("a tokenizer");
+        TextTokenizer::new(
+            inner,
+            Some(chat_template.to_owned()),
+            Some("<s>".to_owned()),
+            Some("</s>".to_owned()),
+        )
+    }
+
+    #[test]
+    fn a_compiled_character_map_is_refused_wherever_it_stands() {
+        let path = Path::new("tokenizer.json");
+        let map = r#"{"type": "Precompiled", "precompiled_charsmap": "AAAA"}"#;
+        for normalizer in [map.to_owned(), format!(r#"{{"type": "Sequence", "normalizers": [{map}]}}"#)] {
+            let file = WORDS.replace(r#""normalizer": null"#, &format!(r#""normalizer": {normalizer}"#));
+            let reason = read_tokenizer(path, file.as_bytes()).expect_err("refused").to_string();
+            assert!(reason.contains("precompiled_charsmap"), "{reason}");
+        }
+    }
+
     #[test]
     fn a_text_is_taken_whole_whatever_truncation_the_file_asks_for() {
         assert_eq!(tokenizer(None).encode("a b a b", true).expect("ids"), [2, 3, 2, 3]);

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
+use safetensors::Dtype as StoredDtype;
+
 use super::Stored;
 use crate::error::ModelError;
 
@@ -21,6 +23,13 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// The type of a safetensors tensor, if weights may have it.
+    pub(crate) fn of_stored(stored: StoredDtype) -> Option<Self> {
+        let known =
+            [(StoredDtype::F32, Self::F32), (StoredDtype::F16, Self::F16), (StoredDtype::BF16, Self::BF16)];
+        known.into_iter().find(|(theirs, _)| *theirs == stored).map(|(_, ours)| ours)
+    }
+
     /// Bytes of one element.
     #[must_use]
     pub const fn size(self) -> usize {

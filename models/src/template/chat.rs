@@ -79,11 +79,10 @@ fn environment() -> Result<Environment<'static>, Error> {
 fn describe(error: &Error) -> String {
     let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
     let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
-    let hint = match error.kind() {
-        ErrorKind::UnknownFunction if detail.contains("strftime_now") => {
-            "; it demands today's date, which would make runs differ: ask for a text that names {prompt}"
-        }
-        _ => "",
+    let hint = if error.kind() == ErrorKind::UnknownFunction && detail.contains("strftime_now") {
+        "; it demands today's date, which would make runs differ: ask for a text that names {prompt}"
+    } else {
+        ""
     };
     format!("fails{line}: {}{detail}{hint}", error.kind())
 }
@@ -163,7 +162,7 @@ impl Formatter for PythonFormatter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::tokenizer::tests::tokenizer;
+    use crate::checkpoint::tokenizer::tests::{tokenizer, with_both_tokens};
 
     fn run(template: &str) -> Result<String, ModelError> {
         render(&tokenizer(Some(template)), &[Message { role: "user", content: "say \"<hi>\"" }], true)
@@ -171,6 +170,20 @@ mod tests {
 
     fn refusal(template: &str) -> String {
         run(template).expect_err("it must fail").to_string()
+    }
+
+    #[test]
+    fn templates_give_what_transformers_makes_of_them() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/golden/chat_templates.json")).expect("golden");
+        let user = Message { role: "user", content: golden["prompt"].as_str().expect("prompt") };
+        let answer = Message { role: "assistant", content: golden["answer"].as_str().expect("answer") };
+        for case in golden["cases"].as_array().expect("cases") {
+            let tokenizer = with_both_tokens(case["template"].as_str().expect("template"));
+            let name = &case["name"];
+            assert_eq!(render(&tokenizer, &[user], true).expect("prompt"), case["prompt"], "{name}");
+            assert_eq!(render(&tokenizer, &[user, answer], false).expect("whole"), case["whole"], "{name}");
+        }
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub(crate) fn runtime() -> Option<&'static OnnxRuntime> {
     OnnxRuntime::load(None).map_err(|error| eprintln!("skipped: {error}")).ok()
 }
 
+pub(crate) fn skip(reason: &str) {
+    eprintln!("skipped: {reason}");
+}
+
 pub(crate) fn open(path: &Path, layers: Option<u32>) -> Checkpoint {
     let cache_dir = cache_dir().expect("a cache folder");
     Checkpoint::open(path, &OpenOptions { layers, cache_dir }).expect("the checkpoint opens")

@@ -1,6 +1,9 @@
 //! The state of one group: which messages are fresh, in hand, failing or parked. Pure: time comes in as an
 //! argument, and all I/O is done by the keeper.
 
+mod parking;
+mod progress;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
@@ -11,9 +14,9 @@ use dissent_domain::id::ExperimentId;
 use tokio::time::Instant;
 
 use super::GroupStatus;
-use super::record::{OPEN_MAX, OpenNote, PARKED_MAX, ParkedNote, Record, shortened};
+use super::record::{OPEN_MAX, Record};
 use crate::broker::Subscription;
-use crate::delivery::{Outcome, Parked};
+use crate::delivery::Outcome;
 use crate::error::BrokerError;
 
 /// What the group's subscriptions agreed on.
@@ -300,249 +303,12 @@ impl Group {
             }
         }
         self.effects.keeper |= self.has_suspects();
+        self.note_end();
         self.touch();
         self.wake_members();
     }
 
-    // ---- parking
-
-    fn park_spent(&mut self) {
-        let is_spent = |open: &Open| matches!(open.phase, Phase::Spent(_));
-        let spent: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, open)| is_spent(open))
-            .map(|(&position, _)| position)
-            .take(PARKED_MAX.saturating_sub(self.parked.len()))
-            .collect();
-        for position in spent {
-            if let Some(Open { event, attempts, phase: Phase::Spent(reason), .. }) =
-                self.open.remove(&position)
-            {
-                self.parked.insert(position, ParkedMessage { event, attempts, reason, leased: false });
-                self.effects.parked = true;
-            }
-        }
-    }
-
-    /// Hands out a parked message.
-    pub(super) fn take_parked(&mut self) -> Option<Parked> {
-        if !matches!(self.stage, Stage::Running) {
-            return None;
-        }
-        let message = self.parked.values_mut().find(|message| !message.leased)?;
-        message.leased = true;
-        Some(Parked {
-            event: Recorded::clone(&message.event),
-            group: self.name.clone(),
-            attempts: message.attempts,
-            reason: message.reason.clone(),
-        })
-    }
-
-    pub(super) fn settle_parked(&mut self, position: u64, done: bool) {
-        if done {
-            self.parked.remove(&position);
-            self.park_spent();
-        } else if let Some(message) = self.parked.get_mut(&position) {
-            message.leased = false;
-            self.effects.parked = true;
-        }
-        self.touch();
-        self.wake_members();
-    }
-
-    /// Whether `position` may be delivered anew.
-    pub(super) fn check_unpark(&self, position: u64) -> Result<(), BrokerError> {
-        let refused = |why: &str| {
-            let name = &self.name;
-            Err(BrokerError::Invalid(format!("event {position} cannot be replayed to group {name:?}: {why}")))
-        };
-        match &self.stage {
-            Stage::Running => {}
-            Stage::Closed => return Err(BrokerError::Closed),
-            Stage::Failed(error) => return Err(error.clone()),
-        }
-        if position == 0 || position > self.done_to() || self.open.contains_key(&position) {
-            return refused("it is not done with yet");
-        }
-        if self.parked.get(&position).is_some_and(|message| message.leased) {
-            return refused("that it was given up is just being recorded; try again");
-        }
-        if self.open.len() >= OPEN_MAX {
-            return refused("too many messages are unfinished");
-        }
-        Ok(())
-    }
-
-    /// Opens a done message again, all attempts before it.
-    pub(super) fn unpark(&mut self, event: Arc<Recorded>) -> Result<(), BrokerError> {
-        let position = event.position;
-        self.check_unpark(position)?;
-        if !self.rules.want(&event) {
-            return Err(BrokerError::Invalid(format!(
-                "event {position} is a {}, which group {:?} does not subscribe to",
-                event.event.event_type, self.name
-            )));
-        }
-        self.parked.remove(&position);
-        self.park_spent();
-        let again = Open { event, attempts: 0, redelivered: true, alone: false, phase: Phase::Ready };
-        self.open.insert(position, again);
-        self.touch();
-        self.wake_members();
-        Ok(())
-    }
-
-    // ---- the keeper's side
-
-    /// The record to resume from, if that is still to be done.
-    pub(super) fn resume_from(&self) -> Option<&Record> {
-        if matches!(self.stage, Stage::Running) { self.resume_from.as_ref() } else { None }
-    }
-
-    /// Starts with the events that the record speaks of. After a crash, what was in hand is suspect.
-    pub(super) fn resume(&mut self, events: &BTreeMap<u64, Arc<Recorded>>) {
-        let Some(record) = self.resume_from.take() else { return };
-        self.read_to = record.done_to;
-        self.suspects_left = if record.in_hand {
-            self.members.values().map(|m| m.prefetch).sum::<usize>().min(OPEN_MAX)
-        } else {
-            0
-        };
-        for note in record.parked {
-            if let Some(event) = events.get(&note.position) {
-                let (event, attempts) = (Arc::clone(event), note.attempts);
-                let message = ParkedMessage { event, attempts, reason: note.reason, leased: false };
-                self.parked.insert(note.position, message);
-            }
-        }
-        for note in record.open {
-            // A kind that is no longer subscribed to is done.
-            let Some(event) = events.get(&note.position).filter(|event| self.rules.want(event)) else {
-                continue;
-            };
-            let open = self.reopened(note, Arc::clone(event), record.in_hand);
-            self.open.insert(note.position, open);
-        }
-        self.park_spent();
-        self.effects.parked |= !self.parked.is_empty();
-        self.touch();
-        self.wake_members();
-    }
-
-    fn reopened(&self, note: OpenNote, event: Arc<Recorded>, crashed: bool) -> Open {
-        let limit = self.rules.delivery_limit;
-        let phase = if note.attempts >= limit {
-            Phase::Spent(format!("the process ended after attempt {} had begun, the last one", note.attempts))
-        } else if crashed {
-            Phase::Suspect
-        } else {
-            Phase::Ready
-        };
-        let alone = phase == Phase::Suspect && note.attempts > 0 && note.attempts + 1 >= limit;
-        Open { event, attempts: note.attempts, redelivered: true, alone, phase }
-    }
-
-    fn has_suspects(&self) -> bool {
-        self.open.values().any(|open| open.phase == Phase::Suspect)
-    }
-
-    /// Counts attempts of suspects ahead of their delivery; true if the record must be made durable now,
-    /// followed by [`finish_count`](Self::finish_count). Those on their last attempt go one by one.
-    pub(super) fn begin_count(&mut self) -> bool {
-        let mut counting = false;
-        let alone = self.open.iter().find(|(_, open)| open.alone).map(|(&position, _)| position);
-        for (&position, open) in &mut self.open {
-            let its_turn = if open.alone { alone == Some(position) } else { alone.is_none() };
-            if its_turn && open.phase == Phase::Suspect {
-                open.attempts = open.attempts.saturating_add(1);
-                open.phase = Phase::Counting;
-                counting = true;
-            }
-        }
-        self.dirty |= counting;
-        counting
-    }
-
-    /// The counts are durable.
-    pub(super) fn finish_count(&mut self) {
-        for open in self.open.values_mut() {
-            if open.phase == Phase::Counting {
-                open.phase = Phase::Counted;
-            }
-        }
-        self.wake_members();
-    }
-
-    /// Where to read on, if there is room for a page.
-    pub(super) fn wants_after(&self) -> Option<u64> {
-        let running = matches!(self.stage, Stage::Running) && self.resume_from.is_none();
-        (running && self.fresh.len() < self.fresh_low.max(1)).then_some(self.read_to)
-    }
-
-    /// Offers events of the log, without gaps; those that it has seen or that come too early are ignored.
-    pub(super) fn feed(&mut self, page: &[Arc<Recorded>]) {
-        let (Some(first), Some(last)) = (page.first(), page.last()) else { return };
-        if self.wants_after().is_none() || first.position > self.read_to + 1 || last.position <= self.read_to
-        {
-            return;
-        }
-        let seen = page.partition_point(|event| event.position <= self.read_to);
-        for event in &page[seen..] {
-            if !self.rules.want(event) {
-                continue;
-            }
-            let event = Arc::clone(event);
-            if self.suspects_left > 0 && self.open.len() < OPEN_MAX {
-                self.suspects_left -= 1;
-                let (attempts, phase) = (0, Phase::Suspect);
-                let open = Open { event, attempts, redelivered: true, alone: false, phase };
-                self.open.insert(open.event.position, open);
-            } else {
-                self.fresh.push_back(event);
-            }
-        }
-        self.read_to = last.position;
-        self.touch();
-        self.wake_members();
-    }
-
-    /// Everything up to here is done or open.
-    fn done_to(&self) -> u64 {
-        self.fresh.front().map_or(self.read_to, |event| event.position - 1)
-    }
-
-    /// The record to store, if it changed since the last call.
-    pub(super) fn changed_record(&mut self) -> Option<Record> {
-        let changed = std::mem::take(&mut self.dirty);
-        (changed && self.resume_from.is_none()).then(|| self.record())
-    }
-
-    fn record(&self) -> Record {
-        let open = self.open.iter().map(|(&position, open)| OpenNote { position, attempts: open.attempts });
-        let parked = self.parked.iter().map(|(&position, message)| ParkedNote {
-            position,
-            attempts: message.attempts,
-            reason: shortened(&message.reason),
-        });
-        Record {
-            done_to: self.done_to(),
-            in_hand: !(matches!(self.stage, Stage::Closed) && self.is_idle()),
-            open: open.collect(),
-            parked: parked.collect(),
-        }
-    }
-
-    pub(super) fn is_dirty(&self) -> bool {
-        self.dirty
-    }
-
-    /// Nothing is in hand.
-    pub(super) fn is_idle(&self) -> bool {
-        !self.open.values().any(|open| matches!(open.phase, Phase::Leased))
-            && !self.parked.values().any(|message| message.leased)
-    }
+    // ---- the end
 
     pub(super) fn status(&self) -> GroupStatus {
         let first_open = self.open.keys().next().map_or(u64::MAX, |position| position - 1);
@@ -550,6 +316,7 @@ impl Group {
             group: self.name.clone(),
             checkpoint: self.done_to().min(first_open),
             read_to: self.read_to,
+            waiting: self.fresh.len(),
             in_hand: self.open.values().filter(|open| open.phase == Phase::Leased).count(),
             unfinished: self.open.len(),
             parked: self.parked.len(),
@@ -593,6 +360,11 @@ impl Group {
         std::mem::take(&mut self.effects)
     }
 
+    /// The keeper waits for the last message in hand of a closed group.
+    fn note_end(&mut self) {
+        self.effects.keeper |= matches!(self.stage, Stage::Closed) && self.is_idle();
+    }
+
     fn touch(&mut self) {
         if !self.dirty {
             self.dirty = true;
@@ -604,3 +376,6 @@ impl Group {
         self.effects.wakers.extend(self.members.values_mut().filter_map(|member| member.waker.take()));
     }
 }
+
+#[cfg(test)]
+mod tests;

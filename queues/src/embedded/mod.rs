@@ -54,6 +54,8 @@ pub struct GroupStatus {
     pub checkpoint: u64,
     /// Everything up to this position was looked at.
     pub read_to: u64,
+    /// Messages among these that were not begun yet.
+    pub waiting: usize,
     /// Messages that are in hand now.
     pub in_hand: usize,
     /// Messages that are in hand, waiting for another attempt, or given back.

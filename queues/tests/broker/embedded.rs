@@ -35,9 +35,13 @@ impl Embedded {
         self.broker = EmbeddedBroker::new(Arc::clone(&self.log) as Arc<dyn EventLog>, options());
     }
 
-    /// Waits until every group has looked at the whole log.
+    /// Waits until every group has looked at the whole log, or at as much of it as it has room for.
     pub(crate) async fn all_read(&self) {
-        let behind = |head| self.broker.status().iter().any(|group| group.read_to < head);
+        let room = options().page_events / 2;
+        let behind = |head| {
+            let groups = self.broker.status();
+            groups.iter().any(|group| group.read_to < head && group.waiting < room)
+        };
         while behind(self.log.head()) {
             tokio::task::yield_now().await;
         }

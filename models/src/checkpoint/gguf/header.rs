@@ -69,52 +69,33 @@ pub(crate) struct Header {
 
 impl Header {
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
-        match self.metadata.get(key)? {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }
+        let Value::Text(value) = self.metadata.get(key)? else { return None };
+        Some(value)
     }
 
     pub(crate) fn integer(&self, key: &str) -> Option<i64> {
-        match self.metadata.get(key)? {
-            Value::Integer(value) => Some(*value),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn float(&self, key: &str) -> Option<f64> {
-        match self.metadata.get(key)? {
-            Value::Float(value) => Some(*value),
-            _ => None,
-        }
+        let Value::Integer(value) = self.metadata.get(key)? else { return None };
+        Some(*value)
     }
 
     pub(crate) fn bool(&self, key: &str) -> Option<bool> {
-        match self.metadata.get(key)? {
-            Value::Bool(value) => Some(*value),
-            _ => None,
-        }
+        let Value::Bool(value) = self.metadata.get(key)? else { return None };
+        Some(*value)
     }
 
     pub(crate) fn texts(&self, key: &str) -> Option<&[String]> {
-        match self.metadata.get(key)? {
-            Value::Texts(values) => Some(values),
-            _ => None,
-        }
+        let Value::Texts(value) = self.metadata.get(key)? else { return None };
+        Some(value)
     }
 
     pub(crate) fn integers(&self, key: &str) -> Option<&[i64]> {
-        match self.metadata.get(key)? {
-            Value::Integers(values) => Some(values),
-            _ => None,
-        }
+        let Value::Integers(value) = self.metadata.get(key)? else { return None };
+        Some(value)
     }
 
     pub(crate) fn floats(&self, key: &str) -> Option<&[f64]> {
-        match self.metadata.get(key)? {
-            Value::Floats(values) => Some(values),
-            _ => None,
-        }
+        let Value::Floats(value) = self.metadata.get(key)? else { return None };
+        Some(value)
     }
 }
 

@@ -1,3 +1,10 @@
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::float_cmp,
+    reason = "small whole numbers, and floats that must be equal bit for bit"
+)]
+
 use std::fs;
 use std::path::PathBuf;
 

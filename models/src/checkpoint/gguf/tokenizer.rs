@@ -155,8 +155,6 @@ fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
     }
     let unknown = token_id(header, "unknown").and_then(|id| tokens.get(usize::try_from(id).ok()?));
     let space_first = header.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
-    let replace =
-        |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
     let mut decoders = vec![
         json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
         json!({"type": "ByteFallback"}),

@@ -1,0 +1,101 @@
+//! Messages out of attempts: set aside until somebody takes note, or replays them.
+
+use std::sync::Arc;
+
+use dissent_domain::event::Recorded;
+
+use super::{Group, Open, ParkedMessage, Phase, Stage};
+use crate::delivery::Parked;
+use crate::embedded::record::{OPEN_MAX, PARKED_MAX};
+use crate::error::BrokerError;
+
+impl Group {
+    pub(super) fn park_spent(&mut self) {
+        let is_spent = |open: &Open| matches!(open.phase, Phase::Spent(_));
+        let spent: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, open)| is_spent(open))
+            .map(|(&position, _)| position)
+            .take(PARKED_MAX.saturating_sub(self.parked.len()))
+            .collect();
+        for position in spent {
+            if let Some(Open { event, attempts, phase: Phase::Spent(reason), .. }) =
+                self.open.remove(&position)
+            {
+                self.parked.insert(position, ParkedMessage { event, attempts, reason, leased: false });
+                self.effects.parked = true;
+            }
+        }
+    }
+
+    /// Hands out a parked message.
+    pub(in crate::embedded) fn take_parked(&mut self) -> Option<Parked> {
+        if !matches!(self.stage, Stage::Running) {
+            return None;
+        }
+        let message = self.parked.values_mut().find(|message| !message.leased)?;
+        message.leased = true;
+        Some(Parked {
+            event: Recorded::clone(&message.event),
+            group: self.name.clone(),
+            attempts: message.attempts,
+            reason: message.reason.clone(),
+        })
+    }
+
+    pub(in crate::embedded) fn settle_parked(&mut self, position: u64, done: bool) {
+        if done {
+            self.parked.remove(&position);
+            self.park_spent();
+        } else if let Some(message) = self.parked.get_mut(&position) {
+            message.leased = false;
+            self.effects.parked = true;
+        }
+        self.note_end();
+        self.touch();
+        self.wake_members();
+    }
+
+    /// Whether `position` may be delivered anew.
+    pub(in crate::embedded) fn check_unpark(&self, position: u64) -> Result<(), BrokerError> {
+        let refused = |why: &str| {
+            let name = &self.name;
+            Err(BrokerError::Invalid(format!("event {position} cannot be replayed to group {name:?}: {why}")))
+        };
+        match &self.stage {
+            Stage::Running => {}
+            Stage::Closed => return Err(BrokerError::Closed),
+            Stage::Failed(error) => return Err(error.clone()),
+        }
+        if position == 0 || position > self.done_to() || self.open.contains_key(&position) {
+            return refused("it is not done with yet");
+        }
+        if self.parked.get(&position).is_some_and(|message| message.leased) {
+            return refused("that it was given up is just being recorded; try again");
+        }
+        if self.open.len() >= OPEN_MAX {
+            return refused("too many messages are unfinished");
+        }
+        Ok(())
+    }
+
+    /// Opens a done message again, all attempts before it.
+    pub(in crate::embedded) fn unpark(&mut self, event: Arc<Recorded>) -> Result<(), BrokerError> {
+        let position = event.position;
+        self.check_unpark(position)?;
+        if !self.rules.want(&event) {
+            return Err(BrokerError::Invalid(format!(
+                "event {position} is a {}, which group {:?} does not subscribe to",
+                event.event.event_type, self.name
+            )));
+        }
+        self.parked.remove(&position);
+        self.park_spent();
+        let again = Open { event, attempts: 0, redelivered: true, alone: false, phase: Phase::Ready };
+        self.open.insert(position, again);
+        self.touch();
+        self.wake_members();
+        Ok(())
+    }
+}

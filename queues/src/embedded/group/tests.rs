@@ -1,0 +1,159 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dissent_domain::event::{EventId, EventType, NewEvent, Recorded};
+use dissent_domain::id::ExperimentId;
+use tokio::time::Instant;
+
+use super::{Group, Rules, Turn};
+use crate::delivery::Outcome;
+use crate::embedded::record::{OPEN_MAX, OpenNote, Record};
+
+const PAGE: usize = 256;
+
+fn rules(delivery_limit: u32) -> Rules {
+    Rules {
+        experiment: None,
+        kinds: &[EventType::RoundOpened],
+        delivery_limit,
+        retry_delay: Duration::from_secs(1),
+        retry_delay_max: Duration::from_secs(10),
+    }
+}
+
+fn event(position: u64) -> Arc<Recorded> {
+    let experiment = ExperimentId::new("x").unwrap();
+    let event = NewEvent {
+        id: EventId::of_experiment(&experiment).caused("x", u32::try_from(position).unwrap()),
+        causation: None,
+        actor: "test".to_owned(),
+        time_us: 0,
+        event_type: EventType::RoundOpened.name().to_owned(),
+        schema_version: 1,
+        body: Vec::new(),
+    };
+    Arc::new(Recorded { position, experiment, version: position, event })
+}
+
+fn page(positions: std::ops::RangeInclusive<u64>) -> Vec<Arc<Recorded>> {
+    positions.map(event).collect()
+}
+
+/// A group that runs, fed with `events`, and its only member.
+fn running(delivery_limit: u32, prefetch: usize, events: u64) -> (Group, u64) {
+    let mut group = Group::new("g".to_owned(), rules(delivery_limit), Record::default(), PAGE);
+    let member = group.join(&rules(delivery_limit), prefetch).unwrap();
+    group.resume(&BTreeMap::new());
+    group.feed(&page(1..=events));
+    (group, member)
+}
+
+fn taken(group: &mut Group, member: u64, now: Instant) -> Option<(u64, u32)> {
+    match group.take(member, now, None) {
+        Turn::Deliver { event, attempt, .. } => Some((event.position, attempt)),
+        Turn::Wait { .. } | Turn::Ended => None,
+    }
+}
+
+#[test]
+fn the_wait_doubles_up_to_the_cap() {
+    let waits: Vec<u64> = [1, 2, 3, 4, 5, 40, u32::MAX].map(|n| rules(9).backoff(n).as_secs()).to_vec();
+    assert_eq!(waits, [1, 2, 4, 8, 10, 10, 10]);
+}
+
+#[test]
+fn a_page_that_overlaps_is_taken_once_and_one_that_leaves_a_gap_not_at_all() {
+    let (mut group, member) = running(3, 128, 10);
+    group.feed(&page(12..=20));
+    group.feed(&page(5..=11));
+    let now = Instant::now();
+    let positions: Vec<u64> = std::iter::from_fn(|| taken(&mut group, member, now)).map(|(p, _)| p).collect();
+    assert_eq!(positions, (1..=11).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_more_is_begun_than_a_record_can_name() {
+    let (mut group, member) = running(3, 1, PAGE as u64);
+    let now = Instant::now();
+    group.join(&rules(3), 1).unwrap();
+    for begun in 1..=OPEN_MAX as u64 {
+        if begun == PAGE as u64 / 2 + 2 {
+            group.feed(&page(PAGE as u64 + 1..=2 * PAGE as u64));
+        }
+        assert_eq!(taken(&mut group, member, now), Some((begun, 1)));
+        group.settle(begun, member, Outcome::Failed { reason: "no".to_owned() }, now);
+    }
+    assert_eq!(taken(&mut group, member, now), None, "there are fresh ones, but no room");
+    let later = now + Duration::from_secs(1);
+    assert_eq!(taken(&mut group, member, later), Some((1, 2)), "those begun go on");
+    group.settle(1, member, Outcome::Done, later);
+    for again in 2..=OPEN_MAX as u64 {
+        assert_eq!(taken(&mut group, member, later), Some((again, 2)));
+        group.settle(again, member, Outcome::Failed { reason: "no".to_owned() }, later);
+    }
+    assert_eq!(taken(&mut group, member, later), Some((OPEN_MAX as u64 + 1, 1)), "one place is free");
+}
+
+#[test]
+fn the_record_names_what_is_unfinished_and_nothing_else() {
+    let (mut group, member) = running(3, 8, 6);
+    let now = Instant::now();
+    for _ in 0..4 {
+        taken(&mut group, member, now);
+    }
+    group.settle(1, member, Outcome::Done, now);
+    group.settle(3, member, Outcome::Done, now);
+    group.settle(4, member, Outcome::Released, now);
+    let record = group.changed_record().unwrap();
+    assert_eq!(record.done_to, 4);
+    assert!(record.in_hand);
+    let open = [OpenNote { position: 2, attempts: 1 }, OpenNote { position: 4, attempts: 0 }];
+    assert_eq!(record.open, open);
+    assert!(group.changed_record().is_none(), "nothing changed since");
+    assert_eq!(group.status().checkpoint, 1);
+}
+
+#[test]
+fn suspects_are_delivered_only_once_their_count_is_durable_and_the_last_chance_alone() {
+    let open = vec![OpenNote { position: 1, attempts: 1 }, OpenNote { position: 2, attempts: 2 }];
+    let record = Record { done_to: 2, in_hand: true, open, parked: Vec::new() };
+    let mut group = Group::new("g".to_owned(), rules(3), record, PAGE);
+    let member = group.join(&rules(3), 8).unwrap();
+    group.resume(&page(1..=2).into_iter().map(|event| (event.position, event)).collect());
+    let now = Instant::now();
+    assert_eq!(taken(&mut group, member, now), None);
+    assert!(group.begin_count());
+    let counted: Vec<u32> = group.changed_record().unwrap().open.iter().map(|note| note.attempts).collect();
+    assert_eq!(counted, [1, 3], "the last chance first, and by itself");
+    assert_eq!(taken(&mut group, member, now), None, "the count is not durable yet");
+    group.finish_count();
+    assert_eq!(taken(&mut group, member, now), Some((2, 3)));
+    assert!(!group.begin_count());
+    assert_eq!(taken(&mut group, member, now), None, "nothing beside it");
+    group.settle(2, member, Outcome::Done, now);
+    assert!(group.effects().keeper, "the keeper must count the other");
+    assert!(group.begin_count());
+    group.finish_count();
+    assert_eq!(taken(&mut group, member, now), Some((1, 2)));
+}
+
+#[test]
+fn closing_before_the_keeper_resumed_leaves_the_record_alone() {
+    let record = Record { done_to: 7, ..Record::default() };
+    let mut group = Group::new("g".to_owned(), rules(3), record, PAGE);
+    group.close();
+    assert!(group.changed_record().is_none());
+}
+
+#[test]
+fn a_closed_group_calls_the_keeper_when_its_last_message_is_settled() {
+    let (mut group, member) = running(3, 1, 1);
+    let now = Instant::now();
+    taken(&mut group, member, now);
+    group.close();
+    group.effects();
+    assert!(group.is_dirty(), "a store is due already");
+    group.settle(1, member, Outcome::Released, now);
+    assert!(group.effects().keeper);
+}

@@ -1,0 +1,153 @@
+//! The charts of a report, as SVG that takes its colours from the page it stands in.
+
+mod answers;
+mod categories;
+mod cut;
+mod histogram;
+
+use std::error::Error;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use serde::Serialize;
+
+use super::data::{PromptFigures, ReportData};
+
+/// A drawn chart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Chart {
+    /// The `<svg>` element.
+    pub(super) svg: String,
+}
+
+/// The charts of a report; none where there is nothing to draw.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub(super) struct Charts {
+    /// z-scores of every answer: reward against log-probability.
+    pub(super) answers: Option<Chart>,
+    /// How mean|PACS| is distributed over prompts.
+    pub(super) pacs: Option<Chart>,
+    /// How the Kendall-tau distance is.
+    pub(super) distance: Option<Chart>,
+    /// mean|PACS| by category.
+    pub(super) categories: Option<Chart>,
+    /// Every |PACS|, descending.
+    pub(super) cut: Option<Chart>,
+}
+
+type Drawn = Result<(), Box<dyn Error>>;
+type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Draws what there is to draw.
+///
+/// # Errors
+/// As the drawing library; writing to memory gives it no reason to.
+pub(super) fn charts(data: &ReportData) -> anyhow::Result<Charts> {
+    let Some(band) = &data.null_band else { return Ok(Charts::default()) };
+    let prompts: Vec<&PromptFigures> =
+        data.prompts.iter().filter(|prompt| prompt.mean_abs_pacs.is_some()).collect();
+    if prompts.is_empty() {
+        return Ok(Charts::default());
+    }
+    let delta = data.plan.conflict.selection.effective_delta();
+    let by_category = &data.categories;
+    Ok(Charts {
+        answers: Some(answers::chart(&prompts)?),
+        pacs: Some(histogram::pacs(&prompts, band)?),
+        distance: Some(histogram::distance(&prompts, band)?),
+        categories: if by_category.is_empty() { None } else { Some(categories::chart(by_category, band)?) },
+        cut: Some(cut::chart(&prompts, delta)?),
+    })
+}
+
+/// Colours by role. Plotters knows colours and not CSS, so each role is drawn in a colour of its own that
+/// nothing else has, and becomes the page's custom property afterwards: the page decides, dark or light.
+mod role {
+    use plotters::style::RGBColor;
+
+    pub(super) const INK: RGBColor = RGBColor(1, 0, 1);
+    pub(super) const MUTED: RGBColor = RGBColor(1, 0, 2);
+    pub(super) const GRID: RGBColor = RGBColor(1, 0, 3);
+    pub(super) const PROXY: RGBColor = RGBColor(1, 0, 4);
+    pub(super) const POLICY: RGBColor = RGBColor(1, 0, 5);
+    pub(super) const NOISE: RGBColor = RGBColor(1, 0, 6);
+    pub(super) const BAR: RGBColor = RGBColor(1, 0, 7);
+    pub(super) const PAPER: RGBColor = RGBColor(1, 0, 8);
+    pub(super) const PICK: RGBColor = RGBColor(1, 0, 9);
+    pub(super) const MEAN: RGBColor = RGBColor(1, 0, 10);
+
+    pub(super) const PROPERTIES: [(RGBColor, &str); 10] = [
+        (INK, "--ink"),
+        (MUTED, "--muted"),
+        (GRID, "--grid"),
+        (PROXY, "--proxy"),
+        (POLICY, "--policy"),
+        (NOISE, "--noise"),
+        (BAR, "--bar"),
+        (PAPER, "--paper"),
+        (PICK, "--pick"),
+        (MEAN, "--mean"),
+    ];
+}
+
+/// Units of the drawing: twice the pixels of the page's column, since plotters only has whole ones.
+const WIDTH: u32 = 1080;
+const HEIGHT: u32 = 640;
+const TEXT: i32 = 34;
+const SMALL: i32 = 31;
+
+/// Draws on a canvas of this size and makes the result an element with a name for those who cannot see it.
+fn draw(
+    size: (u32, u32),
+    title: &str,
+    description: &str,
+    paint: impl FnOnce(&Canvas<'_>) -> Drawn,
+) -> anyhow::Result<Chart> {
+    let mut drawn = String::new();
+    {
+        let canvas = SVGBackend::with_string(&mut drawn, size).into_drawing_area();
+        let done = paint(&canvas).and_then(|()| canvas.present().map_err(Into::into));
+        done.map_err(|error| anyhow::anyhow!("failed to draw the chart {title:?}: {error}"))?;
+    }
+    for (colour, property) in role::PROPERTIES {
+        let RGBColor(r, g, b) = colour;
+        drawn = drawn.replace(&format!("\"#{r:02X}{g:02X}{b:02X}\""), &format!("\"var({property})\""));
+    }
+    let content =
+        drawn.split_once('>').map_or("", |(_, content)| content).replace("font-family=\"sans-serif\" ", "");
+    let (width, height) = size;
+    let svg = format!(
+        "<svg class=\"chart\" viewBox=\"0 0 {width} {height}\" role=\"img\" xmlns=\"http://www.w3.org/2000/svg\">\
+         <title>{title}</title><desc>{description}</desc>{content}"
+    );
+    Ok(Chart { svg })
+}
+
+fn label(size: i32, colour: RGBColor) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&colour)
+}
+
+fn anchored(size: i32, colour: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+    label(size, colour).pos(Pos::new(horizontal, vertical))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chart_has_a_name_and_no_colour_of_its_own() {
+        let chart = draw((100, 100), "Name", "What it shows", |canvas| {
+            for (colour, _) in role::PROPERTIES {
+                canvas.draw(&Circle::new((50, 50), 10, colour.filled()))?;
+            }
+            Ok(())
+        });
+        let svg = chart.unwrap().svg;
+        assert!(svg.starts_with("<svg class=\"chart\" viewBox=\"0 0 100 100\" role=\"img\""));
+        assert!(svg.contains("<title>Name</title><desc>What it shows</desc>"));
+        assert!(!svg.contains("\"#"), "{svg}");
+        assert!(svg.trim_end().ends_with("</svg>"));
+    }
+}

@@ -196,10 +196,12 @@ impl Config {
     /// # Errors
     /// If it cannot be read, is not TOML, or has an unknown key or a value out of range: exit code 2.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| BadInput(format!("failed to read the configuration {}: {error}", path.display())))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            BadInput(format!("failed to read the configuration {}: {error}", path.display()))
+        })?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        let config = Self::parse(&text, folder).with_context(|| format!("failed to use {}", path.display()))?;
+        let config =
+            Self::parse(&text, folder).with_context(|| format!("failed to use {}", path.display()))?;
         Ok(config)
     }
 
@@ -255,7 +257,8 @@ impl Config {
 /// # Errors
 /// If it names the cache or home folder and there is none.
 pub fn resolve(path: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
-    let none = |what: &str, set: &str| BadInput(format!("{}: there is no {what} folder; set {set}", path.display()));
+    let none =
+        |what: &str, set: &str| BadInput(format!("{}: there is no {what} folder; set {set}", path.display()));
     let text = path.to_string_lossy();
     if let Some(rest) = text.strip_prefix("cache:") {
         let cache = dissent_models::cache::cache_dir().ok_or_else(|| none("cache", "DISSENT_CACHE"))?;

@@ -61,7 +61,9 @@ impl Model {
 /// If there is none.
 pub fn open_options(layers: Option<u32>) -> Result<OpenOptions, ModelError> {
     let cache_dir = cache::cache_dir().ok_or_else(|| {
-        ModelError::Invalid("there is no cache folder: set DISSENT_CACHE to one that can be written".to_owned())
+        ModelError::Invalid(
+            "there is no cache folder: set DISSENT_CACHE to one that can be written".to_owned(),
+        )
     })?;
     Ok(OpenOptions { layers, cache_dir })
 }

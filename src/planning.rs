@@ -34,7 +34,11 @@ impl Models {
 ///
 /// # Errors
 /// If the prompts cannot be read or the artifact not written.
-pub fn plan(config: &Config, models: &Models, artifacts: &ArtifactStore) -> anyhow::Result<(Plan, Vec<Prompt>)> {
+pub fn plan(
+    config: &Config,
+    models: &Models,
+    artifacts: &ArtifactStore,
+) -> anyhow::Result<(Plan, Vec<Prompt>)> {
     let prompts = prompts::read(&config.prompts.path)?;
     let mut lines = Vec::new();
     for prompt in &prompts {

@@ -1,4 +1,9 @@
 //! The program as its users meet it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, and says why"
+)]
 
 mod crash;
 mod detect;

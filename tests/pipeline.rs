@@ -67,7 +67,9 @@ fn a_prompt_that_does_not_fit_is_set_aside_and_the_round_ends_without_it() {
     let events: Vec<Event> = lab.events("data").iter().map(|recorded| recorded.decode().unwrap()).collect();
     let set_aside: Vec<_> = events
         .iter()
-        .filter_map(|event| if let Event::PromptSetAside(e) = event { Some(e.prompt_id.as_str()) } else { None })
+        .filter_map(
+            |event| if let Event::PromptSetAside(e) = event { Some(e.prompt_id.as_str()) } else { None },
+        )
         .collect();
     assert_eq!(set_aside, ["long"]);
     assert!(matches!(events.last(), Some(Event::ExperimentFinished(_))));

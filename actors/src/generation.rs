@@ -76,9 +76,7 @@ impl Generation {
         let prompt_ids = template
             .encode_prompt(tokenizer, &prompt.text)
             .map_err(|error| StepError::SetAside(error.to_string()))?;
-        generator
-            .check_prompt(&prompt_ids)
-            .map_err(|error| StepError::SetAside(error.to_string()))?;
+        generator.check_prompt(&prompt_ids).map_err(|error| StepError::SetAside(error.to_string()))?;
         let seeds = (0..self.sampling.samples)
             .map(|sample| sample_seed(&self.experiment, self.seed, admitted.round, &prompt.prompt_id, sample))
             .collect();

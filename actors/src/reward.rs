@@ -9,8 +9,8 @@ use dissent_domain::event::{CompletionsSampled, Event, EventType, RewardsScored,
 use dissent_domain::reward::RewardKind;
 use dissent_models::ModelError;
 use dissent_models::checkpoint::TextTokenizer;
-use dissent_models::scoring::RewardModel;
 use dissent_models::runtime::CancelFlag;
+use dissent_models::scoring::RewardModel;
 use dissent_models::template::PromptTemplate;
 
 use crate::step::{Consequence, Perform, Received, StepError, follows};
@@ -45,7 +45,11 @@ impl Reward {
             .completions
             .iter()
             .map(|completion| {
-                self.proxy.template.encode_whole(&self.proxy.tokenizer, &sampled.prompt.text, &completion.text)
+                self.proxy.template.encode_whole(
+                    &self.proxy.tokenizer,
+                    &sampled.prompt.text,
+                    &completion.text,
+                )
             })
             .collect::<Result<Vec<Vec<u32>>, ModelError>>()
             .map_err(|error| StepError::SetAside(error.to_string()))?;

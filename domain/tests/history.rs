@@ -1,4 +1,5 @@
 //! Whole histories, made by the rules alone: what a pipeline would do, without models.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
 use dissent_domain::event::{

@@ -14,7 +14,7 @@ use crate::session::{DecoderSession, KvCache, Layout, RunHandle, Step};
 const CACHE_BYTES_MAX: usize = 2 << 30;
 
 /// Decoding always has at least two rows: matrix products with one row take another path, which rounds differently.
-const ROWS_MIN: usize = 1;
+const ROWS_MIN: usize = 2;
 
 /// One prompt and the seeds of its samples.
 #[derive(Debug, Clone, PartialEq, Eq)]

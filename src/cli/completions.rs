@@ -5,8 +5,10 @@ use clap_complete::Shell;
 
 /// Print completions for a shell
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  dissent completions bash > ~/.local/share/bash-completion/completions/dissent\n  \
-                        dissent completions fish > ~/.config/fish/completions/dissent.fish")]
+#[command(
+    after_help = "Examples:\n  dissent completions bash > ~/.local/share/bash-completion/completions/dissent\n  \
+                        dissent completions fish > ~/.config/fish/completions/dissent.fish"
+)]
 pub(crate) struct CompletionsArgs {
     /// The shell.
     shell: Shell,

@@ -16,7 +16,9 @@ pub(crate) fn cancel_flag() -> anyhow::Result<CancelFlag> {
             let (Ok(mut interrupt), Ok(mut terminate)) =
                 (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
             else {
-                return tracing::warn!("failed to watch for signals: Ctrl-C may leave a temporary file behind");
+                return tracing::warn!(
+                    "failed to watch for signals: Ctrl-C may leave a temporary file behind"
+                );
             };
             tokio::select! {
                 _ = interrupt.recv() => {}

@@ -103,7 +103,7 @@ fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
         "findings": findings,
     });
     if report.is_sound() {
-        let text = format!("sound: {} events in {} streams", report.sound_events, report.streams);
+        let text = format!("sound: {} events, {} experiments", report.sound_events, report.streams);
         return say(as_json, &value, &text);
     }
     let lines: Vec<String> = report
@@ -115,7 +115,8 @@ fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
         })
         .collect();
     say(as_json, &value, &lines.join("\n"))?;
-    let summary = format!("{} findings, the first: {}", lines.len(), lines.first().map_or("", String::as_str));
+    let summary =
+        format!("{} findings, the first: {}", lines.len(), lines.first().map_or("", String::as_str));
     Err(LogError::Corrupt(summary).into())
 }
 
@@ -135,7 +136,7 @@ fn stat(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
         return say(true, &value, "");
     }
     let mut text = format!(
-        "{} events in {} experiments, {:.1} MiB on disk for {:.1} MiB of events",
+        "{} events, {} experiments, {:.1} MiB on disk for {:.1} MiB of events",
         stat.events,
         stat.streams,
         mib(stat.bytes_on_disk),
@@ -212,9 +213,9 @@ fn export(data_dir: &Path, experiment: Option<&ExperimentId>, output: &Path) -> 
 
 fn import(data_dir: &Path, file: &Path, as_json: bool) -> anyhow::Result<()> {
     let log = SledLog::open(super::log_dir(data_dir), &SledOptions::default())?;
-    let imported = transfer::import(&log, file).map_err(|error| match error {
-        line @ StorageError::Import { .. } => anyhow::Error::new(BadInput(line.to_string())),
-        other => other.into(),
+    let imported = transfer::import(&log, file).map_err(|error| {
+        let bad_line = matches!(error, StorageError::Import { .. });
+        if bad_line { anyhow::Error::new(BadInput(error.to_string())) } else { error.into() }
     })?;
     say(
         as_json,

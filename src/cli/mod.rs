@@ -98,7 +98,8 @@ fn log_dir(data_dir: &Path) -> PathBuf {
 fn open_log(data_dir: &Path) -> anyhow::Result<SledLog> {
     let dir = log_dir(data_dir);
     if !dir.is_dir() {
-        let reason = format!("there is no event log in {}: name its folder with --data-dir", data_dir.display());
+        let reason =
+            format!("there is no event log in {}: name its folder with --data-dir", data_dir.display());
         return Err(BadInput(reason).into());
     }
     SledLog::open(&dir, &SledOptions::default())

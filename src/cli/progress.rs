@@ -76,9 +76,11 @@ impl ProgressView {
 
     fn show(&self, progress: &Progress, line: &str) {
         let counts = progress.counts;
-        for (bar, done) in
-            [(&self.generation, counts.sampled), (&self.reward, counts.scored), (&self.conflict, counts.measured)]
-        {
+        for (bar, done) in [
+            (&self.generation, counts.sampled),
+            (&self.reward, counts.scored),
+            (&self.conflict, counts.measured),
+        ] {
             bar.set_length(u64::from(counts.expected));
             bar.set_position(u64::from(done));
         }

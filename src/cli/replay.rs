@@ -152,7 +152,11 @@ fn print(out: &mut impl std::io::Write, outcome: &Outcome, replay: &Replay) -> s
         }
     }
     if outcome.checked > 0 {
-        writeln!(out, "verified: {} events are what the rules decide from the recorded inputs", outcome.checked)?;
+        writeln!(
+            out,
+            "verified: {} events are what the rules decide from the recorded inputs",
+            outcome.checked
+        )?;
     }
     Ok(())
 }

@@ -166,7 +166,8 @@ async fn drive(plan: &Plan, resources: Resources, view: &ProgressView) -> anyhow
     showing.abort();
     if outcome.is_err() {
         view.say("stopping: finishing what is in hand (press Ctrl-C again to give it up)");
-        let failed = matches!(outcome.as_ref().map_err(|e| e.downcast_ref()), Err(Some(PipelineError::Failed(_))));
+        let failed =
+            matches!(outcome.as_ref().map_err(|e| e.downcast_ref()), Err(Some(PipelineError::Failed(_))));
         actix::spawn(give_up(cancel, interrupt, if failed { Duration::ZERO } else { GRACE }));
     }
     let drained = pipeline.drain().await;
@@ -180,7 +181,12 @@ async fn give_up(cancel: CancelFlag, mut interrupt: tokio::signal::unix::Signal,
     cancel.cancel();
 }
 
-fn conclude(log: &dyn EventLog, experiment: &ExperimentId, data_dir: &Path, json: bool) -> anyhow::Result<()> {
+fn conclude(
+    log: &dyn EventLog,
+    experiment: &ExperimentId,
+    data_dir: &Path,
+    json: bool,
+) -> anyhow::Result<()> {
     let data = report::ReportData::from_log(log, experiment, None)?;
     let path = super::report_path(data_dir, experiment);
     report::write_html(&data, &path)?;

@@ -193,7 +193,8 @@ impl<'a> RewardPart<'a> {
         let model = Model::open(path, args.reward_layers, args.reward_adapter.as_deref())?;
         let template = args.reward_template.as_ref().unwrap_or(&args.template);
         if matches!(template, PromptTemplate::Text(text) if !text.contains("{completion}")) {
-            let reason = "the template of a reward model must name {completion}: what it scores is the answer";
+            let reason =
+                "the template of a reward model must name {completion}: what it scores is the answer";
             return Err(BadInput(reason.to_owned()).into());
         }
         let scorer = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?;

@@ -97,7 +97,8 @@ fn appends(dir: &Path) -> Result<serde_json::Value, Failure> {
         let began = Instant::now();
         while !prepared.is_empty() {
             let rest = prepared.split_off(prepared.len().min(IN_FLIGHT as usize));
-            let sent: Vec<_> = std::mem::replace(&mut prepared, rest).into_iter().map(|a| log.append(a)).collect();
+            let sent: Vec<_> =
+                std::mem::replace(&mut prepared, rest).into_iter().map(|a| log.append(a)).collect();
             for answer in sent {
                 wait(answer)?;
             }

@@ -148,10 +148,10 @@ impl ArtifactStore {
         let path = self.path(id);
         // Not followed: a link could lead anywhere.
         match path.symlink_metadata() {
-            Ok(metadata) if metadata.is_file() => {
-                File::open(&path).map_err(StorageError::io("open", &path))
+            Ok(metadata) if metadata.is_file() => File::open(&path).map_err(StorageError::io("open", &path)),
+            Ok(_) => {
+                Err(StorageError::ArtifactDamaged { id: *id, path, reason: "it is not a file".to_owned() })
             }
-            Ok(_) => Err(StorageError::ArtifactDamaged { id: *id, path, reason: "it is not a file".to_owned() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StorageError::ArtifactMissing(*id)),
             Err(error) => Err(StorageError::io("open", &path)(error)),
         }
@@ -178,7 +178,11 @@ impl ArtifactStore {
         if bytes.len() as u64 > bytes_max {
             return Err(damaged(format!("it has more than {bytes_max} bytes")));
         }
-        if ArtifactId::of(&bytes) == *id { Ok(bytes) } else { Err(damaged("its bytes have another hash".to_owned())) }
+        if ArtifactId::of(&bytes) == *id {
+            Ok(bytes)
+        } else {
+            Err(damaged("its bytes have another hash".to_owned()))
+        }
     }
 
     /// Reads an artifact and compares it with its name. Returns its size in bytes.
@@ -271,6 +275,8 @@ mod tests {
     fn a_missing_artifact_is_said_to_be_missing() {
         let (store, _dir) = store();
         let id = ArtifactId::of(b"never put");
-        assert!(matches!(store.open_artifact(&id), Err(StorageError::ArtifactMissing(missing)) if missing == id));
+        assert!(
+            matches!(store.open_artifact(&id), Err(StorageError::ArtifactMissing(missing)) if missing == id)
+        );
     }
 }

@@ -64,9 +64,14 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_rfc_hold() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")]
-        {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(encode(bytes.as_bytes()), text);
             assert_eq!(decode(text).unwrap(), bytes.as_bytes());
         }
@@ -74,7 +79,9 @@ mod tests {
 
     #[test]
     fn what_is_not_canonical_is_refused() {
-        for text in ["Z", "Zg", "Zg=", "Zh==", "Zm9=", "Z===", "====", "=Zg=", "Zm 9", "Zm9v\n", "Zm9-", "Zg==Zg=="] {
+        for text in
+            ["Z", "Zg", "Zg=", "Zh==", "Zm9=", "Z===", "====", "=Zg=", "Zm 9", "Zm9v\n", "Zm9-", "Zg==Zg=="]
+        {
             assert_eq!(decode(text), None, "{text:?}");
         }
     }

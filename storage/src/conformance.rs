@@ -138,9 +138,8 @@ pub fn an_id_with_another_content_keeps_the_first(log: impl EventLog) {
 
 /// See the name.
 pub fn expected_versions_are_checked(log: impl EventLog) {
-    let wrong = |expected, actual| {
-        Err(LogError::WrongVersion { experiment: experiment("a"), expected, actual })
-    };
+    let wrong =
+        |expected, actual| Err(LogError::WrongVersion { experiment: experiment("a"), expected, actual });
     assert_eq!(append(&log, "a", Exact(1), events("a", 0..1)), wrong(Exact(1), 0));
     append(&log, "a", NoStream, events("a", 0..2)).unwrap();
     assert_eq!(append(&log, "a", NoStream, events("a", 2..3)), wrong(NoStream, 2));
@@ -178,9 +177,8 @@ pub fn reads_respect_their_limits(log: impl EventLog) {
     for n in 0..10 {
         append(&log, if n % 2 == 0 { "even" } else { "odd" }, Any, events("x", n..n + 1)).unwrap();
     }
-    let positions = |after, limit| -> Vec<u64> {
-        log.read(after, limit).unwrap().iter().map(|r| r.position).collect()
-    };
+    let positions =
+        |after, limit| -> Vec<u64> { log.read(after, limit).unwrap().iter().map(|r| r.position).collect() };
     assert_eq!(positions(0, 3), [1, 2, 3]);
     assert_eq!(positions(8, 5), [9, 10]);
     assert_eq!(positions(0, usize::MAX).len(), 10);

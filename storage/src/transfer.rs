@@ -186,7 +186,8 @@ fn append_all(
 ) -> Result<Imported, StorageError> {
     let mut under_way: VecDeque<AppendFuture> = VecDeque::new();
     while let Some(line) = lines.next()? {
-        let (experiment, _, event) = line.into_event().map_err(|(field, reason)| lines.error(field, reason))?;
+        let (experiment, _, event) =
+            line.into_event().map_err(|(field, reason)| lines.error(field, reason))?;
         under_way.push_back(log.append(Append {
             experiment,
             expected: ExpectedVersion::Any,
@@ -279,7 +280,10 @@ impl<'a> Check<'a> {
         }
         let last = self.in_log.entry(experiment).or_default();
         if version != *last + 1 {
-            return Err(("version", format!("the log's stream has {last} events, among them others than these")));
+            return Err((
+                "version",
+                format!("the log's stream has {last} events, among them others than these"),
+            ));
         }
         *last = version;
         self.imported.added += 1;
@@ -334,9 +338,12 @@ impl<'a> Lines<'a> {
             return Err(self.error("line", reason));
         }
         if seen == self.promised {
-            return Err(self.error("line", format!("the first line promised {seen} events, here is one more")));
+            return Err(
+                self.error("line", format!("the first line promised {seen} events, here is one more"))
+            );
         }
-        let line = serde_json::from_slice(&self.text).map_err(|error| self.error("line", error.to_string()))?;
+        let line =
+            serde_json::from_slice(&self.text).map_err(|error| self.error("line", error.to_string()))?;
         Ok(Some(line))
     }
 

@@ -43,8 +43,10 @@ impl Lab {
     }
 
     fn write_prompts(&self, prompts: u32) {
-        let line = |index: u32| format!("{{\"prompt_id\": \"p{index}\", \"prompt\": \"what is {index}?\"}}\n");
-        std::fs::write(self.folder.path().join("prompts.jsonl"), (0..prompts).map(line).collect::<String>()).unwrap();
+        let line =
+            |index: u32| format!("{{\"prompt_id\": \"p{index}\", \"prompt\": \"what is {index}?\"}}\n");
+        std::fs::write(self.folder.path().join("prompts.jsonl"), (0..prompts).map(line).collect::<String>())
+            .unwrap();
     }
 
     fn write_config(&self, setup: &Setup) {

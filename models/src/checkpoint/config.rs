@@ -222,6 +222,30 @@ mod tests {
     }
 
     #[test]
+    fn llama3_scaling_gives_the_frequencies_of_transformers() {
+        // Llama 3.2's, by transformers' modeling_rope_utils in 32 bits, on both sides of and between the bounds.
+        let scaling = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_context: 8192.0,
+        };
+        let scaled = Rope { theta: 500_000.0, rotary_dims: 64, scaling: Some(scaling) }.inverse_frequencies();
+        for (index, expected) in [
+            (0, 1.0),
+            (14, 0.003_211_446_106_433_868_4),
+            (15, 0.001_290_548_010_729_253_3),
+            (16, 0.000_429_556_705_057_621),
+            (17, 9.708_286_233_944_818e-5),
+            (18, 1.946_163_865_795_825_7e-5),
+            (31, 9.418_306_490_260_875e-8),
+        ] {
+            let error: f64 = scaled[index] / expected - 1.0;
+            assert!(error.abs() < 1e-5, "{index}: {} is not {expected}", scaled[index]);
+        }
+    }
+
+    #[test]
     fn llama3_scaling_keeps_short_wavelengths_and_divides_long_ones() {
         // Wavelengths 6.3, 62.8, 628, 6283 against bounds 32/4 = 8 and 32/1 = 32.
         let scaling = RopeScaling::Llama3 {

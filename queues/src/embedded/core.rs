@@ -1,6 +1,5 @@
 //! What the handles, the consumers and the keeper share.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
@@ -39,8 +38,8 @@ impl Unpark {
 /// Set once: nothing is in hand and that is durable, or why it cannot be.
 type Drained = Option<Result<(), BrokerError>>;
 
+/// Not the log itself: a delivery that outlives the broker must not keep the log open.
 pub(super) struct Core {
-    pub log: Arc<dyn EventLog>,
     pub options: EmbeddedOptions,
     groups: Mutex<Vec<Arc<Cell>>>,
     orders: Mutex<Vec<Unpark>>,
@@ -52,9 +51,8 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(log: Arc<dyn EventLog>, options: EmbeddedOptions) -> Self {
+    pub(super) fn new(options: EmbeddedOptions) -> Self {
         Self {
-            log,
             options,
             groups: Mutex::default(),
             orders: Mutex::default(),
@@ -89,7 +87,11 @@ impl Core {
     }
 
     /// Joins the subscription's group, read from the log if it is new.
-    pub(super) fn join(&self, subscription: &Subscription) -> Result<(Arc<Cell>, u64), BrokerError> {
+    pub(super) fn join(
+        &self,
+        log: &dyn EventLog,
+        subscription: &Subscription,
+    ) -> Result<(Arc<Cell>, u64), BrokerError> {
         let rules = Rules::of(subscription, self.options.retry_delay_max);
         // Held over the read, so that two first consumers of a group do not both make it.
         let mut groups = lock(&self.groups);
@@ -100,7 +102,7 @@ impl Core {
         let cell = match found {
             Some(cell) => cell,
             None => {
-                let record = self.stored_record(&subscription.group)?;
+                let record = stored_record(log, &subscription.group)?;
                 let name = subscription.group.clone();
                 let group = Group::new(name.clone(), rules.clone(), record, self.options.page_events);
                 let cell = Arc::new(Cell { name, state: Mutex::new(group) });
@@ -111,22 +113,6 @@ impl Core {
         drop(groups);
         let member = self.with(&cell, |group| group.join(&rules, subscription.prefetch))?;
         Ok((cell, member))
-    }
-
-    fn stored_record(&self, group: &str) -> Result<Record, BrokerError> {
-        let corrupt = |why: String| {
-            BrokerError::Log(LogError::Corrupt(format!("the record of subscription {group:?}: {why}")))
-        };
-        let Some(bytes) = self.log.load_cursor(group)? else {
-            return Ok(Record::default());
-        };
-        let record = Record::decode(&bytes).map_err(corrupt)?;
-        let head = self.log.head();
-        if record.done_to > head {
-            let why = format!("it has reached event {}, but the log ends at {head}", record.done_to);
-            return Err(corrupt(why));
-        }
-        Ok(record)
     }
 
     pub(super) fn status(&self) -> Vec<GroupStatus> {
@@ -157,6 +143,10 @@ impl Core {
 
     pub(super) fn order(&self, order: Unpark) {
         lock(&self.orders).push(order);
+        if self.is_stopping() {
+            // The keeper may have looked for the last time: dropped orders are answered.
+            self.take_orders();
+        }
         self.wake_keeper();
     }
 
@@ -240,6 +230,22 @@ impl Core {
     }
 }
 
+fn stored_record(log: &dyn EventLog, group: &str) -> Result<Record, BrokerError> {
+    let corrupt = |why: String| {
+        BrokerError::Log(LogError::Corrupt(format!("the record of subscription {group:?}: {why}")))
+    };
+    let Some(bytes) = log.load_cursor(group)? else {
+        return Ok(Record::default());
+    };
+    let record = Record::decode(&bytes).map_err(corrupt)?;
+    let head = log.head();
+    if record.done_to > head {
+        let why = format!("it has reached event {}, but the log ends at {head}", record.done_to);
+        return Err(corrupt(why));
+    }
+    Ok(record)
+}
+
 impl Cell {
     pub(super) fn lock(&self) -> MutexGuard<'_, Group> {
         lock(&self.state)
@@ -249,10 +255,4 @@ impl Cell {
 /// Locks; no code of ours panics half-way through a change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl fmt::Debug for Core {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("groups", &self.status()).finish_non_exhaustive()
-    }
 }

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use dissent_domain::event::Recorded;
-use dissent_domain::log::LogError;
+use dissent_domain::log::{EventLog, LogError};
 
 use super::core::{Cell, Core, Unpark};
 use super::group::Group;
@@ -14,23 +14,22 @@ use super::record::Record;
 use crate::error::BrokerError;
 
 /// Starts the keeper; it ends when the core stops, or by an error that ends all groups.
-pub(super) fn spawn(core: &Arc<Core>) -> std::io::Result<JoinHandle<()>> {
-    let mut keeper = Keeper { core: Arc::clone(core), stored_at: None, next_reader: 0 };
-    let thread = thread::Builder::new().name("dissent-queues".to_owned()).spawn(move || keeper.run())?;
-    core.set_keeper(thread.thread().clone());
-    // The listener must not keep the broker alive: the log may live longer.
-    let listener = Arc::downgrade(core);
-    core.log.on_advance(Box::new(move |_head| {
-        if let Some(core) = listener.upgrade() {
-            core.wake_keeper();
-        }
-    }));
+pub(super) fn spawn(core: &Arc<Core>, log: &Arc<dyn EventLog>) -> std::io::Result<JoinHandle<()>> {
+    let (core_of_keeper, log_of_keeper) = (Arc::clone(core), Arc::clone(log));
+    let mut keeper = Keeper { core: core_of_keeper, log: log_of_keeper, stored_at: None, next_reader: 0 };
+    let keeper = thread::Builder::new().name("dissent-queues".to_owned()).spawn(move || keeper.run())?;
+    let thread = keeper.thread().clone();
+    core.set_keeper(thread.clone());
+    // It holds the thread only: the last handle to the log must not be dropped by the log's own writer.
+    log.on_advance(Box::new(move |_head| thread.unpark()));
+    // The log may have advanced between the keeper's first look and the listener.
     core.wake_keeper();
-    Ok(thread)
+    Ok(keeper)
 }
 
 struct Keeper {
     core: Arc<Core>,
+    log: Arc<dyn EventLog>,
     stored_at: Option<Instant>,
     /// Groups that read different parts of the log take turns.
     next_reader: usize,
@@ -90,7 +89,7 @@ impl Keeper {
         self.count(&groups)?;
         if stopping {
             self.store(&groups)?;
-            self.core.log.flush()?;
+            self.log.flush()?;
             return Ok(Next::Stop);
         }
         self.drain(&groups)?;
@@ -110,7 +109,7 @@ impl Keeper {
         }
         if resumed {
             self.store(groups)?;
-            self.core.log.flush()?;
+            self.log.flush()?;
         }
         Ok(())
     }
@@ -122,7 +121,7 @@ impl Keeper {
     }
 
     fn event_at(&self, position: u64) -> Result<Arc<Recorded>, BrokerError> {
-        let event = self.core.log.read(position.saturating_sub(1), 1)?.pop();
+        let event = self.log.read(position.saturating_sub(1), 1)?.pop();
         match event {
             Some(event) if event.position == position => Ok(Arc::new(event)),
             _ => Err(LogError::Corrupt(format!("event {position} is missing")).into()),
@@ -131,14 +130,14 @@ impl Keeper {
 
     /// Reads one page for a group that wants one; groups at the same place share it. True if there was one.
     fn read_page(&mut self, groups: &[Arc<Cell>]) -> Result<bool, BrokerError> {
-        let head = self.core.log.head();
+        let head = self.log.head();
         let turns = (0..groups.len()).map(|n| (self.next_reader + n) % groups.len());
         let mut wanting = turns.filter_map(|at| Some((at, groups[at].lock().wants_after()?)));
         let Some((at, after)) = wanting.find(|&(_, after)| after < head) else {
             return Ok(false);
         };
         self.next_reader = at + 1;
-        let page = self.core.log.read(after, self.core.options.page_events)?;
+        let page = self.log.read(after, self.core.options.page_events)?;
         // Nothing above the durable head, whatever the log returns.
         let page: Vec<_> =
             page.into_iter().take_while(|event| event.position <= head).map(Arc::new).collect();
@@ -160,7 +159,7 @@ impl Keeper {
         }
         if counting {
             self.store(groups)?;
-            self.core.log.flush()?;
+            self.log.flush()?;
             for cell in groups {
                 self.core.with(cell, Group::finish_count);
             }
@@ -172,7 +171,7 @@ impl Keeper {
         let idle = || groups.iter().all(|cell| cell.lock().is_idle());
         if self.core.is_closing() && !self.core.is_drained() && idle() {
             self.store(groups)?;
-            self.core.log.flush()?;
+            self.log.flush()?;
             self.core.set_drained(Ok(()));
         }
         Ok(())
@@ -195,7 +194,7 @@ impl Keeper {
             let record = self.core.with(cell, Group::changed_record);
             if let Some(record) = record {
                 let bytes = record.encode().map_err(LogError::Invalid)?;
-                self.core.log.store_cursor(&cell.name, bytes)?;
+                self.log.store_cursor(&cell.name, bytes)?;
             }
         }
         self.stored_at = Some(Instant::now());

@@ -7,6 +7,7 @@ mod group;
 mod keeper;
 mod record;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -68,14 +69,14 @@ pub struct GroupStatus {
 /// closes, remembers its progress and ends its thread.
 ///
 /// At most one embedded broker may run over a log at a time.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EmbeddedBroker {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     core: Arc<Core>,
+    log: Arc<dyn EventLog>,
     proposals: ProposalSender,
     proposal_consumer: Mutex<Option<ProposalConsumer>>,
     keeper: Mutex<Result<Option<JoinHandle<()>>, BrokerError>>,
@@ -88,13 +89,14 @@ impl EmbeddedBroker {
     pub fn new(log: Arc<dyn EventLog>, options: EmbeddedOptions) -> Self {
         let (proposals, proposal_consumer) = proposal_channel(options.proposals_max.max(1));
         let options = EmbeddedOptions { page_events: options.page_events.clamp(1, 4096), ..options };
-        let core = Arc::new(Core::new(log, options));
-        let keeper = keeper::spawn(&core).map(Some).map_err(|error| {
+        let core = Arc::new(Core::new(options));
+        let keeper = keeper::spawn(&core, &log).map(Some).map_err(|error| {
             BrokerError::Log(LogError::Io(format!("failed to start the thread that reads it: {error}")))
         });
         Self {
             shared: Arc::new(Shared {
                 core,
+                log,
                 proposals,
                 proposal_consumer: Mutex::new(Some(proposal_consumer)),
                 keeper: Mutex::new(keeper),
@@ -110,7 +112,7 @@ impl EmbeddedBroker {
 
     fn check_running(&self) -> Result<(), BrokerError> {
         if self.shared.core.is_closing() {
-            return Err(BrokerError::Closed);
+            return Err(self.shared.core.failure().unwrap_or(BrokerError::Closed));
         }
         match &*self.shared.keeper.lock().unwrap_or_else(PoisonError::into_inner) {
             Ok(_) => Ok(()),
@@ -119,11 +121,17 @@ impl EmbeddedBroker {
     }
 }
 
+impl fmt::Debug for EmbeddedBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedBroker").field("groups", &self.status()).finish_non_exhaustive()
+    }
+}
+
 impl Broker for EmbeddedBroker {
     fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError> {
         self.check_running()?;
         subscription.check()?;
-        let (cell, member) = self.shared.core.join(&subscription)?;
+        let (cell, member) = self.shared.core.join(&*self.shared.log, &subscription)?;
         let source = GroupSource::new(Arc::clone(&self.shared.core), cell, member);
         Ok(Consumer { source: Box::new(source) })
     }

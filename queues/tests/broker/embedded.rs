@@ -132,6 +132,17 @@ async fn dropping_the_last_handle_remembers_what_was_acked() {
     assert_eq!((again.event.position, again.attempt), (2, 2));
 }
 
+#[tokio::test]
+async fn deliveries_that_outlive_the_broker_do_not_keep_the_log_open() {
+    let Embedded { log, broker } = Embedded::new(Durability::Immediate);
+    log.put(WANTED, 1);
+    let mut consumer = broker.subscribe(subscription(1)).unwrap();
+    let held = consumer.next().await.unwrap();
+    drop(broker);
+    assert_eq!(Arc::strong_count(&log), 1);
+    drop((held, consumer));
+}
+
 /// A process that dies of event 3, whatever else it has in hand, with no time for the log to write anything
 /// but what the broker insists on.
 #[tokio::test]
@@ -303,6 +314,8 @@ async fn a_failing_log_ends_the_consumers_and_says_why() {
     world.log.put(WANTED, 1);
     assert!(consumer.next().await.is_none());
     assert!(matches!(consumer.failure(), Some(BrokerError::Log(_))));
+    assert!(matches!(world.broker.subscribe(subscription(1)), Err(BrokerError::Log(_))));
+    assert!(world.broker.unpark("contract", 1).await.is_err());
     let refused = world.broker.drained().await;
     assert!(matches!(refused, Err(BrokerError::Log(_))), "{refused:?}");
 }

@@ -23,9 +23,13 @@ impl SledLog {
     /// # Errors
     /// If `to` exists, the log is damaged, or the disk refuses; `to` does not exist then.
     pub fn backup(&self, to: &Path) -> Result<u64, LogError> {
-        let failed = |error: io::Error| LogError::Io(format!("failed to back up to {}: {error}", to.display()));
+        let failed =
+            |error: io::Error| LogError::Io(format!("failed to back up to {}: {error}", to.display()));
         if to.try_exists().map_err(failed)? {
-            return Err(LogError::Invalid(format!("{} exists: a backup needs a new directory", to.display())));
+            return Err(LogError::Invalid(format!(
+                "{} exists: a backup needs a new directory",
+                to.display()
+            )));
         }
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(failed)?;

@@ -19,13 +19,12 @@ pub(super) struct Committer {
     /// sled's file, opened once more: its own flush does not reach the device.
     db_file: File,
     tail: TailThread,
-    how: u8,
 }
 
 impl Committer {
     pub(super) fn new(db: Db, dir: &Path, tail: Tail) -> io::Result<Self> {
         let db_file = File::options().read(true).write(true).open(dir.join("db"))?;
-        Ok(Self { db, db_file, tail: TailThread::spawn(tail)?, how: std::env::var("HOW").map_or(0, |h| h.parse().unwrap_or(0)) })
+        Ok(Self { db, db_file, tail: TailThread::spawn(tail)? })
     }
 
     /// Returns when the commit is durable.
@@ -40,19 +39,6 @@ impl Committer {
             self.tail.begin(mark, Vec::new())?;
             return self.tail.finish();
         };
-        if self.how == 1 {
-            self.write(batch)?;
-            self.tail.begin(mark, redo)?;
-            return self.tail.finish();
-        }
-        if self.how == 2 {
-            return self.write(batch);
-        }
-        if self.how == 3 {
-            self.tail.begin(mark, redo)?;
-            self.tail.finish()?;
-            return self.write(batch);
-        }
         self.tail.begin(mark, redo)?;
         let database = self.write(batch);
         // Wait for the tail in any case: its answer belongs to this commit.

@@ -202,9 +202,7 @@ impl SledLog {
         after: u64,
         visit: &mut dyn FnMut(Recorded) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
-        guarded(|| {
-            self.shared.reader.scan(after, self.head(), &mut |view| Ok(visit(view.to_recorded()?)))
-        })
+        guarded(|| self.shared.reader.scan(after, self.head(), &mut |view| Ok(visit(view.to_recorded()?))))
     }
 
     /// Writes what was handed over, then refuses appends. Reads go on.

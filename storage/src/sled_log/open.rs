@@ -40,9 +40,9 @@ pub(super) fn open(dir: &Path, options: &SledOptions) -> Result<Opened, LogError
 fn located(dir: &Path, error: LogError) -> LogError {
     let dir = dir.display();
     match error {
-        LogError::Corrupt(what) => LogError::Corrupt(format!(
-            "{dir}: {what}; restore a backup, or import an export into a new log"
-        )),
+        LogError::Corrupt(what) => {
+            LogError::Corrupt(format!("{dir}: {what}; restore a backup, or import an export into a new log"))
+        }
         LogError::Io(what) => LogError::Io(format!("{dir}: {what}")),
         LogError::Invalid(what) => LogError::Invalid(format!("{dir}: {what}")),
         other @ (LogError::WrongVersion { .. } | LogError::Closed) => other,
@@ -85,7 +85,7 @@ fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogError> {
         .cache_capacity(options.cache_bytes)
         .flush_every_ms(None)
         .use_compression(false)
-        .mode(if std::env::var_os("DISSENT_MODE").is_some() { sled::Mode::HighThroughput } else { sled::Mode::LowSpace });
+        .mode(sled::Mode::LowSpace);
     let began = Instant::now();
     loop {
         match guarded(|| config.open().map_err(read_error)) {
@@ -229,7 +229,9 @@ fn check(reader: &Reader, head: u64, options: &SledOptions) -> Result<(), LogErr
             let entries = index_entries(reader, &view)?;
             match entries.iter().find(|(_, position)| *position != Some(view.position)) {
                 None => Ok(ControlFlow::Continue(())),
-                Some((what, _)) => Err(damaged(view.position, &format!("it is missing from the {what} index"))),
+                Some((what, _)) => {
+                    Err(damaged(view.position, &format!("it is missing from the {what} index")))
+                }
             }
         })
     })

@@ -63,8 +63,9 @@ impl Reader {
     /// The event with this id, if its position is at most `head`.
     pub(super) fn find(&self, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
         let Some(value) = self.tree.get(keys::id(id)).map_err(read_error)? else { return Ok(None) };
-        let position = keys::parse_position(&value)
-            .ok_or_else(|| LogError::Corrupt(format!("the index entry of event id {id} is not a position")))?;
+        let position = keys::parse_position(&value).ok_or_else(|| {
+            LogError::Corrupt(format!("the index entry of event id {id} is not a position"))
+        })?;
         if position > head {
             return Ok(None);
         }
@@ -127,7 +128,8 @@ impl Reader {
             let (experiment, _) = parse_stream(&entry.map_err(read_error)?.0)?;
             let prefix = keys::stream_prefix(&experiment);
             let last = self.tree.scan_prefix(&prefix).next_back();
-            let last = last.ok_or_else(|| LogError::Corrupt(format!("the stream of {experiment} has no end")))?;
+            let last =
+                last.ok_or_else(|| LogError::Corrupt(format!("the stream of {experiment} has no end")))?;
             streams.push(parse_stream(&last.map_err(read_error)?.0)?);
             from = prefix;
             from.extend_from_slice(&[0xff; 9]);

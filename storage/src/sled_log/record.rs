@@ -88,9 +88,7 @@ impl EventView<'_> {
 ///
 /// # Errors
 /// If it exceeds what the format can say.
-pub(super) fn encode(
-    recorded: &Recorded,
-) -> Result<Vec<([u8; keys::EVENT_KEY_BYTES], Vec<u8>)>, LogError> {
+pub(super) fn encode(recorded: &Recorded) -> Result<Vec<([u8; keys::EVENT_KEY_BYTES], Vec<u8>)>, LogError> {
     let record = encode_record(recorded)?;
     let mut parts = Vec::with_capacity(record.len().div_ceil(PAYLOAD_BYTES_MAX));
     for (index, payload) in record.chunks(PAYLOAD_BYTES_MAX).enumerate() {

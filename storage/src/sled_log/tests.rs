@@ -120,7 +120,11 @@ fn appends_that_wait_together_share_commits() {
     }));
     let sent: Vec<_> = (0..512)
         .map(|n| {
-            log.append(Append { experiment: experiment("a"), expected: Any, events: vec![event("a", n, 600)] })
+            log.append(Append {
+                experiment: experiment("a"),
+                expected: Any,
+                events: vec![event("a", n, 600)],
+            })
         })
         .collect();
     for (position, answer) in (1..).zip(sent) {
@@ -244,7 +248,10 @@ fn a_log_of_a_newer_version_is_refused_by_name() {
     tree.insert(keys::META, record::frame(keys::META, &meta)).unwrap();
     drop((log, tree));
     let error = open(dir.path()).err().unwrap();
-    assert!(matches!(&error, LogError::Invalid(what) if what.contains("newer version of dissent")), "{error}");
+    assert!(
+        matches!(&error, LogError::Invalid(what) if what.contains("newer version of dissent")),
+        "{error}"
+    );
 }
 
 #[test]

@@ -180,7 +180,8 @@ impl<'a> Check<'a> {
         let seen = self.streams.get(view.experiment).copied().unwrap_or_default();
         let first = seen.version + 1;
         if !(first..=first + self.unreadable - seen.unreadable).contains(&view.version) {
-            let what = format!("it is version {} of {}, after {}", view.version, view.experiment, seen.version);
+            let what =
+                format!("it is version {} of {}, after {}", view.version, view.experiment, seen.version);
             self.report.add(view.position, what);
         }
         let now = Seen { version: view.version, unreadable: self.unreadable };
@@ -229,10 +230,13 @@ impl<'a> Check<'a> {
             }
         }
         let head = self.report.head;
-        self.report.add(None, match seen {
-            Some(position) => format!("the tail file knows of {position} events, the log holds {head}"),
-            None => "the tail file is missing or damaged".to_owned(),
-        });
+        self.report.add(
+            None,
+            match seen {
+                Some(position) => format!("the tail file knows of {position} events, the log holds {head}"),
+                None => "the tail file is missing or damaged".to_owned(),
+            },
+        );
         Ok(())
     }
 }

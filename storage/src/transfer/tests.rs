@@ -67,8 +67,12 @@ fn sample() -> MemoryLog {
     let again = log.read(0, 1).unwrap().remove(0);
     let id = again.event.id.caused("later", 1);
     let event = NewEvent { id, ..again.event };
-    wait(log.append(Append { experiment: experiment("a"), expected: ExpectedVersion::Any, events: vec![event] }))
-        .unwrap();
+    wait(log.append(Append {
+        experiment: experiment("a"),
+        expected: ExpectedVersion::Any,
+        events: vec![event],
+    }))
+    .unwrap();
     log
 }
 
@@ -184,7 +188,10 @@ fn an_import_that_contradicts_the_log_is_refused() {
     let error = import_text(&other, &text).unwrap_err();
     assert!(matches!(&error, StorageError::Import { line: 2, field: "id", .. }), "{error}");
     let ahead = MemoryLog::new();
-    let stray = NewEvent { id: EventId::of_experiment(&experiment("stray")), ..other.read(0, 1).unwrap().remove(0).event };
+    let stray = NewEvent {
+        id: EventId::of_experiment(&experiment("stray")),
+        ..other.read(0, 1).unwrap().remove(0).event
+    };
     let append = Append { experiment: experiment("b"), expected: ExpectedVersion::Any, events: vec![stray] };
     wait(ahead.append(append)).unwrap();
     let error = import_text(&ahead, &text).unwrap_err();
@@ -196,8 +203,12 @@ fn an_import_that_contradicts_the_log_is_refused() {
 fn an_unknown_event_is_not_exported_as_something_else() {
     let log = MemoryLog::new();
     let unknown = crate::conformance::event("a", 0, 3);
-    wait(log.append(Append { experiment: experiment("a"), expected: ExpectedVersion::Any, events: vec![unknown] }))
-        .unwrap();
+    wait(log.append(Append {
+        experiment: experiment("a"),
+        expected: ExpectedVersion::Any,
+        events: vec![unknown],
+    }))
+    .unwrap();
     let error = export(&log, None, &mut Vec::new()).unwrap_err();
     assert!(matches!(error, StorageError::Export { position: 1, .. }), "{error}");
 }

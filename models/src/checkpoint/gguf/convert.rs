@@ -53,13 +53,22 @@ pub(super) fn dequantised(
     }
     remove_unfinished(&folder).map_err(in_cache)?;
     tracing::info!(path = %path.display(), "dequantising the weights, once");
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&folder).map_err(in_cache)?;
+    let mut file = unfinished_file(&folder).map_err(in_cache)?;
     let source = File::open(path).map_err(|error| ModelError::file(path, error))?;
     write(&plan, source, BufWriter::new(file.as_file_mut())).map_err(in_cache)?;
     file.as_file().sync_all().map_err(in_cache)?;
     file.persist(&target).map_err(|error| in_cache(error.error))?;
     File::open(&folder).and_then(|folder| folder.sync_all()).map_err(in_cache)?;
     Ok(target)
+}
+
+/// A file to write, readable by whoever the umask allows: a cache may be shared.
+fn unfinished_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(UNFINISHED);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    builder.tempfile_in(folder)
 }
 
 /// Files that a process left when it died. Only the holder of the lock writes any, so none is in use.

@@ -23,6 +23,8 @@ pub mod reward;
 pub mod round;
 mod set_aside;
 pub mod step;
+#[cfg(test)]
+mod tests;
 
 pub use generation::Policy;
 pub use journal::Progress;

@@ -1,4 +1,5 @@
-//! PEFT LoRA adapters: low-rank changes of a model's projections (arXiv 2106.09685), and the score head of a reward model.
+//! PEFT LoRA adapters: low-rank changes of a model's projections (arXiv 2106.09685), and the score head of a
+//! reward model.
 
 mod config;
 
@@ -91,8 +92,8 @@ impl LoraAdapter {
     /// Opens a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`.
     ///
     /// # Errors
-    /// [`ModelError::File`] for anything missing or malformed, and for an adapter that changes the model in a way that is not
-    /// plain LoRA (`DoRA`, trained biases, …); the error names the setting.
+    /// [`ModelError::File`] for anything missing or malformed, and for an adapter that changes the model in a
+    /// way that is not plain LoRA (`DoRA`, trained biases, …); the error names the setting.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let config_path = dir.join(CONFIG);
         let config_bytes = read(&config_path, CONFIG_BYTES_MAX)?;

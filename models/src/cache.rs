@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-/// The cache folder: `$DISSENT_CACHE`, else `$XDG_CACHE_HOME/dissent`, else `~/.cache/dissent`; `None` when none of the
-/// variables (nor `HOME`) is set. The folder need not exist.
+/// The cache folder: `$DISSENT_CACHE`, else `$XDG_CACHE_HOME/dissent`, else `~/.cache/dissent`; `None` when
+/// none of the variables (nor `HOME`) is set. The folder need not exist.
 ///
-/// In it: `onnxruntime/VERSION/` (the runtime), `models/` (fetched models), `dequantised/` (weights of quantised
-/// models) and `fingerprints/` (hashes of files that were hashed before).
+/// In it: `onnxruntime/VERSION/` (the runtime), `models/` (fetched models), `dequantised/` (weights of
+/// quantised models) and `fingerprints/` (hashes of files that were hashed before).
 #[must_use]
 pub fn cache_dir() -> Option<PathBuf> {
     from_variables(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))

@@ -40,7 +40,7 @@ impl PolicyScorer {
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
         let session =
-            DecoderSession::open(runtime, checkpoint, adapter, Head::Vocabulary, Layout::Packed, options)?;
+            DecoderSession::open(runtime, checkpoint, adapter, Head::Vocabulary, Layout::InPlace, options)?;
         Ok(Self { session })
     }
 
@@ -149,7 +149,7 @@ impl RewardModel {
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
         let session =
-            DecoderSession::open(runtime, checkpoint, adapter, Head::Score, Layout::Packed, options)?;
+            DecoderSession::open(runtime, checkpoint, adapter, Head::Score, Layout::InPlace, options)?;
         if session.output_width() != 1 {
             return Err(ModelError::Invalid(format!(
                 "the score head of {} has {} outputs: a reward model has one",

@@ -11,7 +11,7 @@ use ort::session::{NoSelectedOutputs, RunOptions};
 use ort::value::Tensor;
 
 use crate::adapter::LoraAdapter;
-use crate::arch::{self, Head, POSITIONS_MAX, cache_bytes_per_token, decoder_graph, names};
+use crate::arch::{self, AdapterPlace, Head, POSITIONS_MAX, cache_bytes_per_token, decoder_graph, names};
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::error::ModelError;
 use crate::onnx::export::{ExportedModel, export};
@@ -24,6 +24,17 @@ pub(crate) enum Layout {
     Packed,
     /// The weights where they lie in the file, mapped.
     InPlace,
+}
+
+impl Layout {
+    /// Packed products give a row the same bits whatever the number of rows; products with inputs do not (one row goes
+    /// another way than several, and how sums are cut depends on how threads share the work).
+    fn adapter_place(self) -> AdapterPlace {
+        match self {
+            Self::Packed => AdapterPlace::Constants,
+            Self::InPlace => AdapterPlace::Inputs,
+        }
+    }
 }
 
 /// A decoder that is ready to run.
@@ -98,7 +109,8 @@ impl DecoderSession {
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
         let name = checkpoint.source.display().to_string();
-        let built = decoder_graph(&checkpoint.config, &checkpoint.weights, adapter, head)?;
+        let place = layout.adapter_place();
+        let built = decoder_graph(&checkpoint.config, &checkpoint.weights, adapter, place, head)?;
         let model = export(&built.graph)?;
         let session = start(runtime, &model, layout, options)
             .map_err(|error| ModelError::Runtime(format!("failed to start a session of {name}: {error}")))?;
@@ -107,7 +119,10 @@ impl DecoderSession {
             config: checkpoint.config.clone(),
             needs_positions: built.needs_positions,
             output_width: built.output_width,
-            fixed: adapter.map(|adapter| adapter_inputs(adapter, head)).transpose()?.unwrap_or_default(),
+            fixed: adapter
+                .map(|adapter| adapter_inputs(adapter, place, head))
+                .transpose()?
+                .unwrap_or_default(),
             name,
         })
     }
@@ -303,18 +318,22 @@ impl RunHandle {
     }
 }
 
-/// The adapter's numbers as inputs, B multiplied by its scaling.
-fn adapter_inputs(adapter: &LoraAdapter, head: Head) -> Result<Vec<(String, Tensor<f32>)>, ModelError> {
+/// The adapter's numbers that are inputs.
+fn adapter_inputs(
+    adapter: &LoraAdapter,
+    place: AdapterPlace,
+    head: Head,
+) -> Result<Vec<(String, Tensor<f32>)>, ModelError> {
     let tensor = |shape: [usize; 2], data: Vec<f32>| {
         Tensor::from_array((shape, data))
             .map_err(|error| ModelError::Invalid(format!("the adapter does not fit its own sizes: {error}")))
     };
     let mut inputs = Vec::new();
-    for (target, pair) in &adapter.layers {
+    let low_rank = (place == AdapterPlace::Inputs).then_some(&adapter.layers);
+    for (target, pair) in low_rank.into_iter().flatten() {
         let [a, b] = arch::names::lora(target);
         inputs.push((a, tensor([pair.rank, pair.inputs], pair.a.clone())?));
-        let scaled = pair.b.iter().map(|number| number * pair.scaling).collect();
-        inputs.push((b, tensor([pair.outputs, pair.rank], scaled)?));
+        inputs.push((b, tensor([pair.outputs, pair.rank], arch::scaled_b(pair))?));
     }
     if let (Head::Score, Some(score)) = (head, &adapter.score) {
         inputs.push((names::SCORE.to_owned(), tensor([score.labels, score.hidden], score.weight.clone())?));

@@ -19,12 +19,13 @@ pub enum PromptTemplate {
     Chat,
     /// The prompt as it is, and the answer right after it.
     Raw,
-    /// A text that names `{prompt}` and, optionally after it, `{completion}`; without that, the answer comes last.
+    /// A text that names `{prompt}` and, optionally after it, `{completion}`; without that, the answer comes
+    /// last.
     Text(String),
 }
 
-/// `chat`, `raw`, or a text that names `{prompt}`. In the text, `\n`, `\t` and `\\` stand for a newline, a tab and a backslash,
-/// because a shell passes them on as they are; real newlines may stand there too.
+/// `chat`, `raw`, or a text that names `{prompt}`. In the text, `\n`, `\t` and `\\` stand for a newline, a
+/// tab and a backslash, because a shell passes them on as they are; real newlines may stand there too.
 impl FromStr for PromptTemplate {
     type Err = ModelError;
 
@@ -75,8 +76,8 @@ fn unescape(text: &str) -> String {
 }
 
 impl PromptTemplate {
-    /// The text that a policy is given to complete: of a text, what comes before `{completion}`; of a chat, everything up to and
-    /// including the beginning of the assistant's turn.
+    /// The text that a policy is given to complete: of a text, what comes before `{completion}`; of a chat,
+    /// everything up to and including the beginning of the assistant's turn.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when a chat template is asked for and there is none, or it fails.
@@ -88,8 +89,8 @@ impl PromptTemplate {
         }
     }
 
-    /// The text of a prompt and its answer, as a reward model sees it; of a chat, with the end of the assistant's turn as the
-    /// template writes it.
+    /// The text of a prompt and its answer, as a reward model sees it; of a chat, with the end of the
+    /// assistant's turn as the template writes it.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
@@ -116,8 +117,8 @@ impl PromptTemplate {
         }
     }
 
-    /// Token ids of the rendered prompt. A chat template writes its own special tokens; around other texts there are those that
-    /// the tokenizer adds of its own accord, as transformers' `tokenizer(text)` would.
+    /// Token ids of the rendered prompt. A chat template writes its own special tokens; around other texts
+    /// there are those that the tokenizer adds of its own accord, as transformers' `tokenizer(text)` would.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].

@@ -3,7 +3,7 @@
 mod support;
 
 use dissent_domain::generation::SamplingParams;
-use dissent_models::adapter::LoraAdapter;
+use dissent_models::adapter::{AdapterTask, LoraAdapter, LoraPair, LoraTarget};
 use dissent_models::checkpoint::Checkpoint;
 use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
 use dissent_models::runtime::{CancelFlag, SessionOptions};
@@ -107,6 +107,41 @@ fn completions_with_an_adapter_do_not_depend_on_the_batch() {
 fn completions_of_smollm2_do_not_depend_on_the_batch() {
     let Some(checkpoint) = smollm2(None) else { return };
     check_batches(&checkpoint, None, 4, &[(3, 4), (16, 4)]);
+}
+
+/// An adapter of rank 40 on every attention projection: wide enough for its products to be shared among threads.
+fn wide_adapter(checkpoint: &Checkpoint) -> LoraAdapter {
+    let config = &checkpoint.config;
+    let (rank, kv_width) = (40, config.kv_heads * config.head_dim);
+    let numbers = |length: usize, scale: f32| -> Vec<f32> {
+        (0_u16..=u16::MAX).cycle().map(|i| (f32::from(i % 251) / 125.0 - 1.0) * scale).take(length).collect()
+    };
+    let mut layers = std::collections::BTreeMap::new();
+    for layer in 0..config.layers {
+        for (module, outputs) in [("q_proj", config.hidden_size), ("k_proj", kv_width), ("v_proj", kv_width)]
+        {
+            let (inputs, module) = (config.hidden_size, format!("self_attn.{module}"));
+            let (a, b) = (numbers(rank * inputs, 0.05), numbers(outputs * rank, 0.02));
+            let pair = LoraPair { a, b, rank, inputs, outputs, scaling: 1.0 };
+            layers.insert(LoraTarget { layer, module }, pair);
+        }
+    }
+    let fingerprint = String::new();
+    LoraAdapter {
+        r: rank,
+        alpha: 40.0,
+        scaling: 1.0,
+        layers,
+        score: None,
+        task: AdapterTask::CausalLm,
+        fingerprint,
+    }
+}
+
+#[test]
+fn completions_with_a_wide_adapter_do_not_depend_on_the_batch() {
+    let Some(checkpoint) = smollm2(Some(2)) else { return };
+    check_batches(&checkpoint, Some(&wide_adapter(&checkpoint)), 6, &BATCHES);
 }
 
 fn items(vocabulary: u32) -> Vec<ScoreItem> {

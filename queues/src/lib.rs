@@ -45,6 +45,7 @@
 //!
 //! | what | most | then |
 //! |---|---|---|
+//! | consumers of a group | 256 | `subscribe` refuses |
 //! | unsettled deliveries of a consumer | its prefetch (≤ [`PREFETCH_MAX`]) | `next` waits |
 //! | unfinished messages of a group: in hand, waiting for a retry, given back | 256 | no new ones are begun |
 //! | parked messages of a group that nobody took note of | 32 | further ones wait, counted as unfinished |

@@ -16,7 +16,7 @@ use dissent_storage::{SledLog, SledOptions, wait};
 
 type Failure = Box<dyn std::error::Error>;
 
-const BODY_BYTES: usize = 600;
+const BODY_BYTES: u32 = 600;
 const IN_FLIGHT: u32 = 64;
 const ROUNDS: u32 = 15;
 const COMMITS_PER_ROUND: u32 = 40;
@@ -61,7 +61,7 @@ fn main() -> Result<(), Failure> {
 fn event(n: u32) -> Result<Append, Failure> {
     let experiment = ExperimentId::new(format!("experiment-{}", n % 4))?;
     let id = EventId::of_experiment(&experiment).caused("bench.event", n);
-    let body = (0..BODY_BYTES).map(|i| (i as u32 ^ n).to_le_bytes()[0]).collect();
+    let body = (0..BODY_BYTES).map(|i| (i ^ n).to_le_bytes()[0]).collect();
     let event = NewEvent {
         id,
         causation: Some(id),

@@ -101,7 +101,8 @@ impl AdapterConfig {
         if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank }
     }
 
-    /// Joins the halves of a pair; the patterns of the configuration may give it a rank and an alpha of its own.
+    /// Joins the halves of a pair; the patterns of the configuration may give it a rank and an alpha of its
+    /// own.
     pub(super) fn pair(&self, target: &LoraTarget, a: Matrix, b: Matrix) -> Result<LoraPair, String> {
         let rank = a.rows;
         if b.columns != rank {
@@ -140,8 +141,9 @@ fn narrow(alpha: f64) -> f32 {
     alpha as f32
 }
 
-/// The value of the first pattern that a target's full name ends with. PEFT takes patterns for regular expressions that must
-/// match the end of the name from a dot on; plain names, which is what people write, mean the same here, others are refused.
+/// The value of the first pattern that a target's full name ends with. PEFT takes patterns for regular
+/// expressions that must match the end of the name from a dot on; plain names, which is what people write,
+/// mean the same here, others are refused.
 fn matching<'a>(
     patterns: Option<&'a Map<String, Value>>,
     target: &LoraTarget,

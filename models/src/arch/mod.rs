@@ -6,7 +6,7 @@
 mod gpt_neox;
 mod llama;
 
-use crate::adapter::{LoraAdapter, LoraTarget};
+use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
 use crate::checkpoint::{Architecture, Dtype, ModelConfig, Weights};
 use crate::error::ModelError;
 use crate::onnx::graph::AttentionCache;
@@ -71,9 +71,21 @@ pub struct DecoderGraph {
     pub output_width: usize,
 }
 
+/// Where an adapter's low-rank numbers stand in a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterPlace {
+    /// As inputs: adapters with the same targets can take turns in one session.
+    Inputs,
+    /// As constants, which a session brings into the layout in which a product's rows do not depend on how many there are.
+    Constants,
+}
+
+/// B of a low-rank change, multiplied by its scaling.
+pub(crate) fn scaled_b(pair: &LoraPair) -> Vec<f32> {
+    pair.b.iter().map(|number| number * pair.scaling).collect()
+}
+
 /// Builds the graph of a model with a head, and with low-rank changes where the adapter has some.
-///
-/// The adapter's numbers are inputs, so that adapters with the same targets can take turns in one session.
 ///
 /// # Errors
 /// [`ModelError::Invalid`] for missing tensors, shapes that do not fit, or sizes that the operators cannot handle.
@@ -81,12 +93,13 @@ pub fn decoder_graph(
     config: &ModelConfig,
     weights: &Weights,
     adapter: Option<&LoraAdapter>,
+    adapter_place: AdapterPlace,
     head: Head,
 ) -> Result<DecoderGraph, ModelError> {
     if let Some(adapter) = adapter {
         adapter.check(config)?;
     }
-    let mut decoder = Decoder::new(config, weights, adapter)?;
+    let mut decoder = Decoder::new(config, weights, adapter, adapter_place)?;
     let hidden = match config.architecture {
         Architecture::Llama => llama::hidden_states(&mut decoder)?,
         Architecture::GptNeoX => gpt_neox::hidden_states(&mut decoder)?,
@@ -110,6 +123,7 @@ struct Decoder<'a> {
     config: &'a ModelConfig,
     weights: &'a Weights,
     adapter: Option<&'a LoraAdapter>,
+    adapter_place: AdapterPlace,
     graph: Graph,
     input_ids: Value,
     picked: Value,
@@ -125,6 +139,7 @@ impl<'a> Decoder<'a> {
         config: &'a ModelConfig,
         weights: &'a Weights,
         adapter: Option<&'a LoraAdapter>,
+        adapter_place: AdapterPlace,
     ) -> Result<Self, ModelError> {
         if !config.head_dim.is_multiple_of(8) {
             return Err(ModelError::Invalid(format!(
@@ -147,6 +162,7 @@ impl<'a> Decoder<'a> {
             config,
             weights,
             adapter,
+            adapter_place,
             graph,
             input_ids,
             picked,
@@ -189,9 +205,17 @@ impl<'a> Decoder<'a> {
         let target = LoraTarget { layer, module: module.to_owned() };
         let Some(pair) = self.adapter.and_then(|adapter| adapter.layers.get(&target)) else { return Ok(y) };
         let [a, b] = names::lora(&target);
-        let rank = Dim::Fixed(pair.rank);
-        let a = self.graph.input(a, ElementType::F32, vec![rank, Dim::Fixed(pair.inputs)]);
-        let b = self.graph.input(b, ElementType::F32, vec![Dim::Fixed(pair.outputs), rank]);
+        let (a_shape, b_shape) = ([pair.rank, pair.inputs], [pair.outputs, pair.rank]);
+        let (a, b) = match self.adapter_place {
+            AdapterPlace::Inputs => (
+                self.graph.input(a, ElementType::F32, a_shape.map(Dim::Fixed).to_vec()),
+                self.graph.input(b, ElementType::F32, b_shape.map(Dim::Fixed).to_vec()),
+            ),
+            AdapterPlace::Constants => (
+                self.graph.constant_f32(&a, &a_shape, &pair.a),
+                self.graph.constant_f32(&b, &b_shape, &scaled_b(pair)),
+            ),
+        };
         let low_rank = self.graph.linear(x, a)?;
         let change = self.graph.linear(low_rank, b)?;
         self.graph.add(y, change)

@@ -5,7 +5,8 @@ use std::f64::consts::TAU;
 /// The families of models that can be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
-    /// Llama and its likes (SmolLM2, TinyLlama, …): RMS norm, gated SiLU, grouped-query attention, full rotary.
+    /// Llama and its likes (SmolLM2, TinyLlama, …): RMS norm, gated SiLU, grouped-query attention, full
+    /// rotary.
     Llama,
     /// GPT-NeoX (Pythia): layer norm with bias, fused query-key-value, partial rotary, parallel residual.
     GptNeoX,
@@ -65,7 +66,8 @@ pub struct ModelConfig {
     pub num_labels: Option<usize>,
 }
 
-/// The largest width, vocabulary or head count that is believed: products of two of them stay far from overflow.
+/// The largest width, vocabulary or head count that is believed: products of two of them stay far from
+/// overflow.
 const SIZE_MAX: usize = 1 << 24;
 /// The most layers that are believed.
 const LAYERS_MAX: usize = 4096;
@@ -162,8 +164,8 @@ impl Rope {
 
     /// The angular frequencies, in radians a token, after scaling: `rotary_dims / 2` of them, falling.
     ///
-    /// Frequency i is theta^(−2i / rotary_dims), as in RoFormer (arXiv 2104.09864, section 3.2.2); the scaling is that of
-    /// Hugging Face transformers.
+    /// Frequency i is theta^(−2i / rotary_dims), as in RoFormer (arXiv 2104.09864, section 3.2.2); the
+    /// scaling is that of Hugging Face transformers.
     #[must_use]
     pub fn inverse_frequencies(&self) -> Vec<f64> {
         let dims = self.rotary_dims as f64;
@@ -223,7 +225,8 @@ mod tests {
 
     #[test]
     fn llama3_scaling_gives_the_frequencies_of_transformers() {
-        // Llama 3.2's, by transformers' modeling_rope_utils in 32 bits, on both sides of and between the bounds.
+        // Llama 3.2's, by transformers' modeling_rope_utils in 32 bits, on both sides of and between the
+        // bounds.
         let scaling = RopeScaling::Llama3 {
             factor: 32.0,
             low_frequency_factor: 1.0,

@@ -1,4 +1,5 @@
-//! `config.json` and `generation_config.json` of Hugging Face folders, in the spellings of transformers 4 and 5.
+//! `config.json` and `generation_config.json` of Hugging Face folders, in the spellings of transformers 4 and
+//! 5.
 
 use std::path::Path;
 

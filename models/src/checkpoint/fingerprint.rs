@@ -49,9 +49,9 @@ struct Remembered {
     blake3: String,
 }
 
-/// The BLAKE3 hash of a file, in hex. It is remembered in the cache by real path, size, modification time and inode, because
-/// hashing gigabytes at every start would take seconds. A cache that cannot be read or written costs time, not
-/// correctness.
+/// The BLAKE3 hash of a file, in hex. It is remembered in the cache by real path, size, modification time and
+/// inode, because hashing gigabytes at every start would take seconds. A cache that cannot be read or written
+/// costs time, not correctness.
 pub(crate) fn of_file(path: &Path, cache_dir: &Path) -> Result<String, ModelError> {
     let wrong = |error: std::io::Error| ModelError::file(path, error);
     let real = path.canonicalize().map_err(wrong)?;

@@ -43,7 +43,8 @@ fn names(architecture: Architecture) -> &'static Names {
     }
 }
 
-/// What stands before the names of a headless model's tensors in a model with a head: `model.` or `gpt_neox.`.
+/// What stands before the names of a headless model's tensors in a model with a head: `model.` or
+/// `gpt_neox.`.
 pub(crate) fn prefix(architecture: Architecture) -> &'static str {
     names(architecture).prefix
 }
@@ -97,8 +98,8 @@ pub(crate) fn projections(config: &ModelConfig) -> Vec<(&'static str, Projection
     }
 }
 
-/// Every tensor that the model reads, with its shape, but for the heads: which of them there must be depends on what the
-/// model is used for.
+/// Every tensor that the model reads, with its shape, but for the heads: which of them there must be depends
+/// on what the model is used for.
 pub(crate) fn required(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
     let names = names(config.architecture);
     let hidden = config.hidden_size;

@@ -1,7 +1,7 @@
 //! Checkpoints as people have them: Hugging Face folders and GGUF files.
 //!
-//! Opening one reads its configuration, its tokenizer and the *places* of its weights. Nothing in a checkpoint is
-//! trusted: headers, offsets, shapes and templates are checked before they are used.
+//! Opening one reads its configuration, its tokenizer and the *places* of its weights. Nothing in a
+//! checkpoint is trusted: headers, offsets, shapes and templates are checked before they are used.
 
 pub mod config;
 mod config_json;
@@ -33,8 +33,8 @@ pub struct Checkpoint {
     pub weights: Weights,
     /// Text to token ids and back, with the chat template.
     pub tokenizer: TextTokenizer,
-    /// BLAKE3, in hex, of the weights, the configuration and the tokenizer; a model cut to its first layers has another
-    /// fingerprint than the whole.
+    /// BLAKE3, in hex, of the weights, the configuration and the tokenizer; a model cut to its first layers
+    /// has another fingerprint than the whole.
     pub fingerprint: String,
     /// The path that was opened, as given.
     pub source: PathBuf,
@@ -61,8 +61,8 @@ impl Checkpoint {
     /// Opens a Hugging Face folder, a `.gguf` file, or a folder that holds exactly one `.gguf` file.
     ///
     /// # Errors
-    /// [`ModelError::File`] for anything missing or malformed, [`ModelError::Invalid`] for a layer count that the model does
-    /// not have.
+    /// [`ModelError::File`] for anything missing or malformed, [`ModelError::Invalid`] for a layer count that
+    /// the model does not have.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
         let parts = match locate(path)? {
             Source::Folder => folder::open(path, &options.cache_dir)?,
@@ -180,7 +180,8 @@ impl Parts {
         Ok(())
     }
 
-    /// Compares the weights with what the configuration demands, and takes the number of labels from the score head.
+    /// Compares the weights with what the configuration demands, and takes the number of labels from the
+    /// score head.
     fn check_shapes(&mut self) -> Result<(), String> {
         let config = &mut self.config;
         for (name, shape) in layout::required(config) {

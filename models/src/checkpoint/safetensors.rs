@@ -19,14 +19,15 @@ const LENGTH_BYTES: usize = 8;
 pub(super) enum Located {
     /// Weights that can be used.
     Weights(TensorRef),
-    /// A tensor whose elements are not floats of 16 or 32 bits (position buffers, packed weights); its type's name.
+    /// A tensor whose elements are not floats of 16 or 32 bits (position buffers, packed weights); its type's
+    /// name.
     Unusable(String),
 }
 
 /// The tensors of a file, in the order of their offsets.
 ///
-/// The header is checked against the file: its length, and that the tensors follow one another without gap or overlap up to
-/// the end, each as long as its shape and type demand.
+/// The header is checked against the file: its length, and that the tensors follow one another without gap or
+/// overlap up to the end, each as long as its shape and type demand.
 pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> {
     let wrong = |reason: &dyn std::fmt::Display| ModelError::file(path, reason);
     // The real path: ONNX Runtime refuses external data behind symbolic links.

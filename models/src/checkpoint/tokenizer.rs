@@ -30,8 +30,9 @@ impl std::fmt::Debug for TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Token ids of a text. With `add_special`, the tokens that the tokenizer puts around a text of its own accord (a
-    /// beginning-of-sequence token, say) are there too. Special tokens written out in the text become their ids.
+    /// Token ids of a text. With `add_special`, the tokens that the tokenizer puts around a text of its own
+    /// accord (a beginning-of-sequence token, say) are there too. Special tokens written out in the text
+    /// become their ids.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the tokenizer fails.
@@ -43,8 +44,8 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of token ids; with `skip_special`, without the special tokens among them. Bytes that are not UTF-8 become
-    /// U+FFFD.
+    /// The text of token ids; with `skip_special`, without the special tokens among them. Bytes that are not
+    /// UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the tokenizer fails.
@@ -180,8 +181,9 @@ impl TextTokenizer {
 
 /// Reads `tokenizer.json`.
 ///
-/// The library takes some malformed files for a bug of its own and panics, so the JSON is read once before it does; and
-/// compiled character maps are refused, because it neither checks them when it reads them nor when it follows them.
+/// The library takes some malformed files for a bug of its own and panics, so the JSON is read once before it
+/// does; and compiled character maps are refused, because it neither checks them when it reads them nor when
+/// it follows them.
 fn read_tokenizer(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ModelError> {
     let description: Value = parse_json(path, bytes)?;
     if description.get("normalizer").is_some_and(has_compiled_map) {

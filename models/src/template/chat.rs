@@ -1,5 +1,5 @@
-//! Chat templates: Jinja programs that come with a model, run as transformers runs them, but with a limit on what they may
-//! spend, since nobody vouches for them.
+//! Chat templates: Jinja programs that come with a model, run as transformers runs them, but with a limit on
+//! what they may spend, since nobody vouches for them.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
@@ -61,8 +61,8 @@ fn special(token: Option<&str>) -> Value {
     token.map_or(Value::UNDEFINED, Value::from)
 }
 
-/// Jinja as transformers sets it up. `strftime_now` is left out: a prompt must not depend on the day it is made on, and
-/// templates that know of it ask first whether it is there.
+/// Jinja as transformers sets it up. `strftime_now` is left out: a prompt must not depend on the day it is
+/// made on, and templates that know of it ask first whether it is there.
 fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -87,8 +87,8 @@ fn describe(error: &Error) -> String {
     format!("fails{line}: {}{detail}{hint}", error.kind())
 }
 
-/// The tags `{% generation %}` and `{% endgeneration %}` mark the assistant's text for training and print nothing. They become
-/// a condition that holds, which keeps what they do to the white space around them.
+/// The tags `{% generation %}` and `{% endgeneration %}` mark the assistant's text for training and print
+/// nothing. They become a condition that holds, which keeps what they do to the white space around them.
 fn without_generation_tags(source: &str) -> String {
     let mut plain = String::with_capacity(source.len());
     let mut rest = source;

@@ -19,6 +19,9 @@ use crate::broker::Subscription;
 use crate::delivery::Outcome;
 use crate::error::BrokerError;
 
+/// Most consumers of a group: more could not all hold a message at once.
+const MEMBERS_MAX: usize = OPEN_MAX;
+
 /// What the group's subscriptions agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rules {
@@ -181,7 +184,13 @@ impl Group {
     pub(super) fn join(&mut self, rules: &Rules, prefetch: usize) -> Result<u64, BrokerError> {
         if *rules != self.rules {
             return Err(BrokerError::Invalid(format!(
-                "group {:?} already has consumers with other kinds, limits or delays: give all of them the same",
+                "group {:?} already has consumers with another experiment, kinds, limit or delay: give all the same",
+                self.name
+            )));
+        }
+        if self.members.len() >= MEMBERS_MAX {
+            return Err(BrokerError::Invalid(format!(
+                "group {:?} already has {MEMBERS_MAX} consumers, the most there can be",
                 self.name
             )));
         }
@@ -192,9 +201,9 @@ impl Group {
     }
 
     pub(super) fn leave(&mut self, member: u64) {
-        self.members.remove(&member);
-        // A wake-up meant for the one that left must not be lost on the others.
-        self.wake_members();
+        // Wake-ups go to all members, so none is lost with this one.
+        let left = self.members.remove(&member);
+        self.effects.wakers.extend(left.and_then(|member| member.waker));
     }
 
     /// Gives `member` its next message, or remembers its waker.

@@ -20,6 +20,7 @@ mod writer;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -190,7 +191,7 @@ impl SledLog {
         after: u64,
         visit: &mut dyn FnMut(EventView<'_>) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
-        guarded(|| self.shared.reader.scan(after, self.head(), &mut |view| Ok(visit(view))))
+        self.scan_fallible(after, &mut |view| Ok(visit(view)))
     }
 
     /// As [`Self::scan_views`], with owned events.
@@ -202,7 +203,28 @@ impl SledLog {
         after: u64,
         visit: &mut dyn FnMut(Recorded) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
-        guarded(|| self.shared.reader.scan(after, self.head(), &mut |view| Ok(visit(view.to_recorded()?))))
+        self.scan_fallible(after, &mut |view| Ok(visit(view.to_recorded()?)))
+    }
+
+    fn scan_fallible(
+        &self,
+        after: u64,
+        visit: &mut dyn FnMut(EventView<'_>) -> Result<ControlFlow<()>, LogError>,
+    ) -> Result<(), LogError> {
+        // A panic of the visitor is not damage of the log: it goes on behind the guard.
+        let mut panicked = None;
+        let outcome = guarded(|| {
+            self.shared.reader.scan(after, self.head(), &mut |view| {
+                catch_unwind(AssertUnwindSafe(|| visit(view))).unwrap_or_else(|panic| {
+                    panicked = Some(panic);
+                    Ok(ControlFlow::Break(()))
+                })
+            })
+        });
+        match panicked {
+            Some(panic) => resume_unwind(panic),
+            None => outcome,
+        }
     }
 
     /// Writes what was handed over, then refuses appends. Reads go on.

@@ -1,7 +1,7 @@
 //! How GGUF stores elements, and how blocks of quantised ones become floats again.
 //!
-//! Formulas and bit layouts are ggml's (`ggml-quants.c`, `dequantize_row_*`); K-quant blocks have 256 elements in 8 or 16 groups, each
-//! with its own scale, the others 32 elements with one.
+//! Formulas and bit layouts are ggml's (`ggml-quants.c`, `dequantize_row_*`); K-quant blocks have 256
+//! elements in 8 or 16 groups, each with its own scale, the others 32 elements with one.
 
 use half::{bf16, f16};
 
@@ -147,7 +147,8 @@ fn nibble(byte: u8, high: bool) -> u8 {
     if high { byte >> 4 } else { byte & 0x0f }
 }
 
-/// Half scale, 16 bytes of two elements each: the low nibbles are the first 16 elements. Value: scale · (q − 8).
+/// Half scale, 16 bytes of two elements each: the low nibbles are the first 16 elements. Value: scale · (q −
+/// 8).
 fn q4_0(block: &[u8; 18], out: &mut Vec<f32>) {
     let scale = half_at(block, 0);
     for high in [false, true] {
@@ -193,8 +194,9 @@ fn q8_0(block: &[u8; 34], out: &mut Vec<f32>) {
     out.extend(block[2..].iter().map(|&byte| scale * f32::from(byte.cast_signed())));
 }
 
-/// The eight six-bit scales and minima that K-quants pack into twelve bytes: four scales, four minima, and in the last
-/// four bytes the low nibbles of the other four of each, whose upper bits sit on top of the first eight bytes.
+/// The eight six-bit scales and minima that K-quants pack into twelve bytes: four scales, four minima, and in
+/// the last four bytes the low nibbles of the other four of each, whose upper bits sit on top of the first
+/// eight bytes.
 fn scales_and_minima(packed: &[u8]) -> [(f32, f32); 8] {
     std::array::from_fn(|group| {
         let (scale, minimum) = if group < 4 {
@@ -208,8 +210,8 @@ fn scales_and_minima(packed: &[u8]) -> [(f32, f32); 8] {
     })
 }
 
-/// Half scale, half minimum scale, packed group scales and minima, nibbles: of each 32 bytes the low nibbles are one group
-/// and the high ones the next. Value: scale · group scale · q − minimum scale · group minimum.
+/// Half scale, half minimum scale, packed group scales and minima, nibbles: of each 32 bytes the low nibbles
+/// are one group and the high ones the next. Value: scale · group scale · q − minimum scale · group minimum.
 fn q4_k(block: &[u8; 144], out: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     for (group, (group_scale, group_minimum)) in scales_and_minima(&block[4..16]).into_iter().enumerate() {
@@ -219,7 +221,8 @@ fn q4_k(block: &[u8; 144], out: &mut Vec<f32>) {
     }
 }
 
-/// As [`q4_k`], with 32 bytes of fifth bits before the nibbles: bit g of byte i belongs to element i of group g.
+/// As [`q4_k`], with 32 bytes of fifth bits before the nibbles: bit g of byte i belongs to element i of group
+/// g.
 fn q5_k(block: &[u8; 176], out: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     let fifths = &block[16..48];
@@ -233,8 +236,9 @@ fn q5_k(block: &[u8; 176], out: &mut Vec<f32>) {
     }
 }
 
-/// 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed group scales, half scale. In each half of the block, 64 bytes
-/// of nibbles and 32 of pairs make four runs of 32 elements. Value: scale · group scale · (q − 32), groups of 16.
+/// 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed group scales, half scale. In each half of the
+/// block, 64 bytes of nibbles and 32 of pairs make four runs of 32 elements. Value: scale · group scale · (q
+/// − 32), groups of 16.
 fn q6_k(block: &[u8; 210], out: &mut Vec<f32>) {
     let scale = half_at(block, 208);
     for run in 0..8 {

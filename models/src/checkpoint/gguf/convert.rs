@@ -1,5 +1,5 @@
-//! Dequantises a GGUF file once, into a safetensors file of 32-bit floats under the names and in the row order of Hugging
-//! Face.
+//! Dequantises a GGUF file once, into a safetensors file of 32-bit floats under the names and in the row
+//! order of Hugging Face.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -24,10 +24,11 @@ const DATA_ALIGNMENT: usize = 64;
 /// What the names of unfinished files begin with.
 const UNFINISHED: &str = "unfinished-";
 
-/// The dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash`; made now if they are not in the cache.
+/// The dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash`; made now if they are not
+/// in the cache.
 ///
-/// The file is written aside, synced and renamed, under a lock: a process that dies leaves nothing that could be taken for
-/// a whole file, and of several that start together one converts and the others wait.
+/// The file is written aside, synced and renamed, under a lock: a process that dies leaves nothing that could
+/// be taken for a whole file, and of several that start together one converts and the others wait.
 pub(super) fn dequantised(
     path: &Path,
     header: &Header,
@@ -115,8 +116,8 @@ fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<Step<'a>>, S
 }
 
 impl Step<'_> {
-    /// Rows and columns as they are reordered: a vector is one row, unless its elements belong to the rows of a matrix that is
-    /// reordered (a bias).
+    /// Rows and columns as they are reordered: a vector is one row, unless its elements belong to the rows of
+    /// a matrix that is reordered (a bias).
     fn matrix(&self) -> (usize, usize) {
         match (self.info.shape.len(), self.order) {
             (1, RowOrder::Same) => (1, self.info.columns()),

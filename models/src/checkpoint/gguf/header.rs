@@ -1,5 +1,5 @@
-//! A GGUF file's header: metadata and the places of the tensors. Every count and length is checked against what is left of
-//! the file before anything is allocated.
+//! A GGUF file's header: metadata and the places of the tensors. Every count and length is checked against
+//! what is left of the file before anything is allocated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -1,4 +1,5 @@
-//! llama.cpp's names for tensors, as the Hugging Face names that they came from, and the order of rows to restore.
+//! llama.cpp's names for tensors, as the Hugging Face names that they came from, and the order of rows to
+//! restore.
 
 use crate::checkpoint::config::{Architecture, ModelConfig};
 
@@ -15,8 +16,8 @@ pub(super) enum Destination {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RowOrder {
     Same,
-    /// Within each head, the two halves of its rows are interleaved: its rotary embedding pairs neighbours where Hugging Face
-    /// pairs halves.
+    /// Within each head, the two halves of its rows are interleaved: its rotary embedding pairs neighbours
+    /// where Hugging Face pairs halves.
     InterleavedHalves {
         head_dim: usize,
     },

@@ -1,5 +1,5 @@
-//! A tokenizer from GGUF metadata. The description that Hugging Face's `tokenizer.json` would hold is put together and read
-//! by the same library.
+//! A tokenizer from GGUF metadata. The description that Hugging Face's `tokenizer.json` would hold is put
+//! together and read by the same library.
 
 use std::collections::BTreeMap;
 
@@ -62,8 +62,8 @@ fn vocabulary(tokens: &[String]) -> Value {
     Value::Object(ids)
 }
 
-/// Byte-level BPE, and whether such a tokenizer begins a text with the beginning-of-sequence token where the file does not
-/// say.
+/// Byte-level BPE, and whether such a tokenizer begins a text with the beginning-of-sequence token where the
+/// file does not say.
 fn byte_level(
     header: &Header,
     tokens: &[String],
@@ -146,8 +146,8 @@ impl Splitting {
     }
 }
 
-/// SentencePiece BPE, as Llama 2 has it. The file lists scores in place of merges: a pair of tokens whose join is a token may
-/// be merged, the join with the higher score first.
+/// SentencePiece BPE, as Llama 2 has it. The file lists scores in place of merges: a pair of tokens whose
+/// join is a token may be merged, the join with the higher score first.
 fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
     let scores = header.floats("tokenizer.ggml.scores").ok_or("tokenizer.ggml.scores is missing")?;
     if scores.len() != tokens.len() {
@@ -182,8 +182,8 @@ fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
 /// The longest token that is taken apart, in characters; SentencePiece's own limit is 16.
 const PIECE_CHARACTERS_MAX: usize = 64;
 
-/// Every way to make a token of two others, the joins with the highest scores first. Ties go to the longer left part, then the
-/// longer right part, then the order of ids, as in transformers.
+/// Every way to make a token of two others, the joins with the highest scores first. Ties go to the longer
+/// left part, then the longer right part, then the order of ids, as in transformers.
 fn merges_of<'a>(tokens: &'a [String], scores: &[f64]) -> Vec<(&'a str, &'a str)> {
     let ids: BTreeMap<&str, usize> =
         tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();

@@ -132,17 +132,25 @@ fn survives(image: &Path, what: &str) -> bool {
     true
 }
 
-fn damaged_often(name: &str, closed: bool, damage: impl Fn(&mut Vec<u8>, &mut Places)) {
-    let (log, dir) = fresh();
+/// The files of a log of [`EVENTS`] events, as a crash or as closing leaves them.
+fn image(closed: bool) -> TempDir {
+    let (mut log, dir) = fresh();
     for n in (0..EVENTS).step_by(50) {
+        if n == EVENTS / 2 {
+            // From its second start on, sled keeps a snapshot beside its log.
+            drop(log);
+            log = open(dir.path()).unwrap();
+        }
         append(&log, "a", Any, (n..n + 50).map(|n| event("a", n, 600)).collect()).unwrap();
     }
-    let image = if closed {
+    if closed {
         drop(log);
-        crash_image(dir.path())
-    } else {
-        crash_image(dir.path())
-    };
+    }
+    crash_image(dir.path())
+}
+
+fn damaged_often(name: &str, closed: bool, damage: impl Fn(&mut Vec<u8>, &mut Places)) {
+    let image = image(closed);
     let whole = std::fs::read(image.path().join("db")).unwrap();
     let mut places = Places(42);
     let mut whole_again = 0;
@@ -162,17 +170,17 @@ fn truncate(bytes: &mut Vec<u8>, places: &mut Places) {
     bytes.truncate(bytes.len() - cut);
 }
 
-fn zero_page(bytes: &mut Vec<u8>, places: &mut Places) {
+fn zero_page(bytes: &mut [u8], places: &mut Places) {
     let page = places.below(bytes.len() / 4096) * 4096;
     bytes[page..page + 4096].fill(0);
 }
 
-fn flip_byte(bytes: &mut Vec<u8>, places: &mut Places) {
+fn flip_byte(bytes: &mut [u8], places: &mut Places) {
     let at = places.below(bytes.len());
     bytes[at] ^= 1 << places.below(8);
 }
 
-fn zero_tail(bytes: &mut Vec<u8>, places: &mut Places) {
+fn zero_tail(bytes: &mut [u8], places: &mut Places) {
     let used = bytes.iter().rposition(|&byte| byte != 0).unwrap();
     let from = used.saturating_sub(places.below(100_000));
     bytes[from..].fill(0);
@@ -186,18 +194,58 @@ fn a_truncated_database_is_never_silent() {
 
 #[test]
 fn a_zeroed_page_is_never_silent() {
-    damaged_often("zeroed page after a crash", false, zero_page);
-    damaged_often("zeroed page after closing", true, zero_page);
+    damaged_often("zeroed page after a crash", false, |bytes, places| zero_page(bytes, places));
+    damaged_often("zeroed page after closing", true, |bytes, places| zero_page(bytes, places));
 }
 
 #[test]
 fn a_zeroed_end_is_never_silent() {
-    damaged_often("zeroed end after a crash", false, zero_tail);
-    damaged_often("zeroed end after closing", true, zero_tail);
+    damaged_often("zeroed end after a crash", false, |bytes, places| zero_tail(bytes, places));
+    damaged_often("zeroed end after closing", true, |bytes, places| zero_tail(bytes, places));
 }
 
 #[test]
 fn a_flipped_bit_is_never_silent() {
-    damaged_often("flipped bit after a crash", false, flip_byte);
-    damaged_often("flipped bit after closing", true, flip_byte);
+    damaged_often("flipped bit after a crash", false, |bytes, places| flip_byte(bytes, places));
+    damaged_often("flipped bit after closing", true, |bytes, places| flip_byte(bytes, places));
+}
+
+#[test]
+fn damage_to_the_small_files_is_never_silent() {
+    for closed in [false, true] {
+        let image = image(closed);
+        for entry in std::fs::read_dir(image.path()).unwrap() {
+            let name = entry.unwrap().file_name();
+            if name == "db" || image.path().join(&name).is_dir() {
+                continue;
+            }
+            let whole = std::fs::read(image.path().join(&name)).unwrap();
+            let flip = |at: usize| {
+                let mut bytes = whole.clone();
+                bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= 4);
+                Some(bytes)
+            };
+            let half = Some(whole[..whole.len() / 2].to_vec());
+            let damages = [None, Some(vec![]), half, flip(0), flip(20), flip(whole.len() / 2)];
+            for (round, damaged) in damages.into_iter().enumerate() {
+                let case = tempfile::tempdir().unwrap();
+                copy_files(image.path(), case.path());
+                match damaged {
+                    None => std::fs::remove_file(case.path().join(&name)).unwrap(),
+                    Some(bytes) => std::fs::write(case.path().join(&name), bytes).unwrap(),
+                }
+                let harmless = survives(case.path(), &format!("{name:?}, round {round}"));
+                println!("{name:?}, round {round}: {}", if harmless { "no harm" } else { "named" });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_panic_of_a_visitor_is_not_taken_for_damage() {
+    let (log, _dir) = fresh();
+    add(&log, 0..3);
+    let panic = catch_unwind(AssertUnwindSafe(|| log.scan_views(0, &mut |_| panic!("the visitor's own"))));
+    assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"the visitor's own"));
+    assert_whole(&log, 3);
 }

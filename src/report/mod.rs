@@ -26,12 +26,12 @@ pub use html::html;
 pub use markdown::markdown;
 pub use summary::{summary, summary_json};
 
-/// The report as JSON, without characters that could act on a terminal.
+/// The report as JSON on one line, without characters that could act on a terminal.
 ///
 /// # Errors
 /// If a number cannot be represented; none that was recorded can fail to be.
 pub fn json(data: &ReportData) -> anyhow::Result<String> {
-    Ok(text::ascii_controls(&serde_json::to_string_pretty(data)?) + "\n")
+    Ok(text::ascii_controls(serde_json::to_string(data)?) + "\n")
 }
 
 /// Writes the report as a page, whole or not at all, making the folder if there is none.

@@ -32,17 +32,21 @@ pub(super) fn visible(text: &str) -> String {
     out
 }
 
-/// JSON with every treacherous character as an escape: it can only stand within a string there, so the
-/// document means the same.
-pub(super) fn ascii_controls(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
+/// JSON on one line with every treacherous character as an escape: it can only stand within a string there, so
+/// the document means the same.
+pub(super) fn ascii_controls(json: String) -> String {
+    if !json.contains(is_treacherous) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + json.len() / 8);
     for c in json.chars() {
-        if c == '\n' || !is_treacherous(c) {
+        if !is_treacherous(c) {
             out.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(out, "\\u{unit:04x}");
-            }
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "\\u{unit:04x}");
         }
     }
     out
@@ -125,8 +129,8 @@ mod tests {
     #[test]
     fn json_means_the_same_with_its_controls_escaped() {
         let value = serde_json::json!({"text": "a\u{9b}\u{202E}b\u{E0041}\n\"é\""});
-        let escaped = ascii_controls(&serde_json::to_string_pretty(&value).unwrap());
-        assert!(escaped.chars().all(|c| c == '\n' || !is_treacherous(c)), "{escaped}");
+        let escaped = ascii_controls(value.to_string());
+        assert!(!escaped.contains(is_treacherous), "{escaped}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
     }
 

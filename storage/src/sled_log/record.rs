@@ -275,6 +275,12 @@ mod tests {
         decode(258, &record)?.to_recorded()
     }
 
+    const GOLDEN: &str = "0150000000bd5446d0\
+        5000000003000000000000000403020100000000\
+        00000000000000000000000000000011\
+        0100000000000000000000000000000022\
+        070003006578700900747970652e6661637405006163746f72aabb";
+
     /// These bytes are on people's disks: a change needs a new format number and a reader for both.
     #[test]
     fn the_first_format_stays_readable() {
@@ -284,8 +290,6 @@ mod tests {
         assert_eq!(hex, GOLDEN);
         assert_eq!(decode_parts(&parts).unwrap(), recorded(vec![0xAA, 0xBB]));
     }
-
-    const GOLDEN: &str = "";
 
     #[test]
     fn a_claimed_length_is_not_believed() {

@@ -1,4 +1,4 @@
-//! Measures generation: `generate_bench MODEL [SAMPLES] [NEW_TOKENS] [REPEATS]`, one JSON object on standard output.
+//! Measures generation: `generate_bench MODEL [SAMPLES] [NEW_TOKENS] [REPEATS] [THREADS]`, one JSON object on standard output.
 //!
 //! One prompt of 43 tokens, whose samples run to full length (stop tokens are ignored), after one run to warm up. `seconds`
 //! holds each repeat's time; `tokens_per_second` is of the median.
@@ -19,16 +19,17 @@ const PROMPT_TOKENS: u32 = 43;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let path = PathBuf::from(
-        arguments.next().ok_or("usage: generate_bench MODEL [SAMPLES] [NEW_TOKENS] [REPEATS]")?,
+        arguments.next().ok_or("usage: generate_bench MODEL [SAMPLES] [NEW_TOKENS] [REPEATS] [THREADS]")?,
     );
     let mut number = |default: u32| arguments.next().map_or(Ok(default), |text| text.parse());
-    let (samples, new_tokens, repeats) = (number(8)?, number(64)?, number(5)?);
+    let (samples, new_tokens, repeats, threads) = (number(8)?, number(64)?, number(5)?, number(0)?);
 
     let started = Instant::now();
     let cache_dir = cache_dir().ok_or("no cache folder: set DISSENT_CACHE")?;
     let mut checkpoint = Checkpoint::open(&path, &OpenOptions { layers: None, cache_dir })?;
     checkpoint.config.eos_token_ids.clear();
-    let options = SessionOptions { rows: samples as usize, ..SessionOptions::default() };
+    let options =
+        SessionOptions { rows: samples as usize, threads: threads as usize, ..SessionOptions::default() };
     let mut generator = Generator::open(OnnxRuntime::load(None)?, &checkpoint, None, &options)?;
     let open_seconds = started.elapsed().as_secs_f64();
 

@@ -127,6 +127,7 @@ impl Generator {
                 .flat_map(|job| (0..jobs[job].seeds.len()).map(move |sample| (job, sample)))
                 .collect(),
             finished: jobs.iter().map(|job| vec![None; job.seeds.len()]).collect(),
+            logits: Vec::new(),
             progress: GenerationProgress::default(),
             session: &mut self.session,
         };
@@ -177,6 +178,8 @@ struct Batch<'a> {
     /// Job and sample, the next one last.
     waiting: Vec<(usize, usize)>,
     finished: Vec<Vec<Option<SampledTokens>>>,
+    /// The last step's logits; kept for its memory.
+    logits: Vec<f32>,
     progress: GenerationProgress,
 }
 
@@ -245,13 +248,16 @@ impl Batch<'_> {
         let picked: Vec<usize> = (0..self.rows.len()).collect();
         let width = self.session.output_width();
         let step = Step { ids: &ids, past: &past, picked: &picked };
-        let logits = self.session.step(&mut self.cache, &step, &self.run)?.to_vec();
+        let mut logits = std::mem::take(&mut self.logits);
+        logits.clear();
+        logits.extend_from_slice(self.session.step(&mut self.cache, &step, &self.run)?);
         for (index, logits) in logits.chunks_exact(width).enumerate() {
             if let Some(mut row) = self.rows[index].take() {
                 row.past += 1;
                 self.rows[index] = self.extend(row, logits);
             }
         }
+        self.logits = logits;
         Ok(())
     }
 

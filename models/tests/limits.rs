@@ -27,10 +27,9 @@ fn generator(checkpoint: &Checkpoint) -> Option<Generator> {
 fn refusal(prompt_ids: Vec<u32>) -> Option<String> {
     let mut generator = generator(&tiny("llama"))?;
     let result = generator.generate(&[job(prompt_ids, 2)], &params(4), &CancelFlag::new(), &mut |_| {});
-    match result.expect_err("it cannot be run") {
-        ModelError::Invalid(reason) => Some(reason),
-        other => panic!("not the caller's fault: {other}"),
-    }
+    let error = result.expect_err("it cannot be run");
+    assert!(matches!(error, ModelError::Invalid(_)), "not the caller's fault: {error}");
+    Some(error.to_string())
 }
 
 #[test]
@@ -168,7 +167,6 @@ fn cuda_without_a_gpu_is_an_error_that_says_what_is_missing() {
 fn a_second_runtime_is_refused() {
     let Some(runtime) = runtime() else { return };
     assert!(OnnxRuntime::load(Some(&runtime.path)).is_ok());
-    let error =
-        OnnxRuntime::load(Some(Path::new("/elsewhere/libonnxruntime.so"))).err().expect("another one");
+    let error = OnnxRuntime::load(Some(Path::new("/elsewhere/libonnxruntime.so"))).expect_err("another one");
     assert!(error.to_string().contains("already loaded"), "{error}");
 }

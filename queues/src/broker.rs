@@ -32,7 +32,7 @@ pub struct Subscription {
     /// How many deliveries this consumer may hold unsettled, 1 to [`PREFETCH_MAX`]. With 1 and a single
     /// consumer, messages come in the order of the log, apart from those that are retried.
     pub prefetch: usize,
-    /// Attempts after which a message is parked, at least 1.
+    /// Failed attempts after which a message is parked, at least 1.
     pub delivery_limit: u32,
     /// Wait before the second attempt; it doubles with each further one, up to the broker's cap.
     pub retry_delay: Duration,

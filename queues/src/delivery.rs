@@ -78,7 +78,7 @@ impl fmt::Debug for Consumer {
 pub struct Delivery {
     /// The event.
     pub event: Recorded,
-    /// Which attempt this is, from 1, as far as the broker remembers.
+    /// Which attempt this is: those that failed, as far as the broker remembers, and 1.
     pub attempt: u32,
     /// It may have been delivered before. False says that it was not, unless a crash hid it: rely on event
     /// ids, not on this, to do nothing twice.
@@ -150,7 +150,7 @@ pub struct Parked {
     pub event: Recorded,
     /// The group that could not process it.
     pub group: String,
-    /// Attempts made.
+    /// Attempts that failed.
     pub attempts: u32,
     /// Why the last one failed.
     pub reason: String,

@@ -16,9 +16,10 @@
 //! - **Order.** Within a group, first attempts are handed out in the order of the log. With one consumer and
 //!   a prefetch of 1 they are also processed in that order. Retried and returned messages come when they
 //!   can: no order holds between them and the others.
-//! - **Attempts are limited.** [`Delivery::retry`] counts, [`Delivery::release`] does not. The delay doubles
-//!   from attempt to attempt. After `delivery_limit` attempts the message is parked: it is handed to
-//!   [`Broker::parked`] and the others go on. [`Broker::unpark`] replays it.
+//! - **Failures are limited, kills are not.** Only [`Delivery::retry`] counts; [`Delivery::release`] does not,
+//!   nor does the end of the process. The delay doubles from failure to failure. After `delivery_limit`
+//!   failures the message is parked: it is handed to [`Broker::parked`] and the others go on.
+//!   [`Broker::unpark`] replays it.
 //! - **Groups are independent**; the consumers of one group share its messages.
 //!
 //! A group begins at the start of the log. Its kinds may change from one start to the next: the new ones
@@ -27,19 +28,16 @@
 //! # What the embedded broker remembers, and when
 //!
 //! Each group has one record of at most 8 KiB: how far it has come, which messages up to there are unfinished
-//! with how many attempts, and which are parked. The record is handed to the log within
+//! after how many failures, and which are parked. The record is handed to the log within
 //! [`record_interval`](EmbeddedOptions::record_interval) of a change, and the log makes it durable with its
 //! next batch, within a bounded time. An acknowledgement therefore returns before it is durable; a crash in
-//! between causes redelivery, never loss. Two moments are made durable before anything goes on: that a group
-//! has started, and (after [`close`](Broker::close)) that it has stopped with nothing in hand.
+//! between causes redelivery, never loss, and may forget the failures of those last moments. The record is
+//! durable for certain only after [`close`](Broker::close) and [`drained`](Broker::drained).
 //!
-//! **Messages that kill the process.** An attempt is counted when a message is handed out, not when it fails.
-//! In normal running this count is written behind, like everything else, so a quick death can lose it. But
-//! a start that does not follow a clean stop treats as suspects whatever the record shows unfinished and the
-//! next few messages after it (as many as the first consumer's prefetch). The attempt of a suspect is durable
-//! *before* it is delivered, and a suspect with one attempt left is delivered while nothing else of its
-//! group is in hand, so that only the message that kills uses up its attempts. Should the process die
-//! `delivery_limit` times of it, the next start parks it.
+//! A start takes up the record as it finds it, whether or not the last process stopped cleanly: what is
+//! unfinished comes again at once, with the failures recorded for it. A process that is killed however often
+//! thus parks nothing. A message that kills the process comes again each time as well, which whoever
+//! supervises the process sees as a crash loop.
 //!
 //! # Limits
 //!

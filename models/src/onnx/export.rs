@@ -181,3 +181,95 @@ fn shape_proto(shape: &Shape) -> TensorShapeProto {
 fn count(size: usize) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::checkpoint::Dtype;
+    use crate::onnx::{ElementType, Value};
+
+    use super::*;
+
+    fn tensor_at(path: &str, offset: u64, dtype: Dtype) -> TensorRef {
+        let bytes = 6 * dtype.size() as u64;
+        TensorRef { file: PathBuf::from(path), offset, bytes, dtype, shape: vec![2, 3] }
+    }
+
+    fn linear(weights: &[TensorRef]) -> (Graph, Value) {
+        let mut graph = Graph::new();
+        let mut x = graph.input("x", ElementType::F32, vec![Dim::Named("rows"), Dim::Fixed(3)]);
+        for (index, tensor) in weights.iter().enumerate() {
+            let weight = graph.weight(&format!("w{index}"), tensor);
+            x = graph.linear(x, weight).expect("the shapes match");
+        }
+        graph.output(x, "y");
+        (graph, x)
+    }
+
+    fn decoded(graph: &Graph) -> GraphProto {
+        let model = export(graph).expect("it can be exported");
+        ModelProto::decode(model.bytes.as_slice()).expect("a model").graph.expect("a graph")
+    }
+
+    #[test]
+    fn weights_stay_in_their_file() {
+        let (graph, _) = linear(&[tensor_at("/models/m/model.safetensors", 4096, Dtype::F32)]);
+        let proto = decoded(&graph);
+        let weight = &proto.initializer[0];
+        let entries: Vec<_> = weight.external_data.iter().map(|entry| (&*entry.key, &*entry.value)).collect();
+        assert_eq!(entries, [("location", "model.safetensors"), ("offset", "4096"), ("length", "24")]);
+        assert_eq!((weight.dims.as_slice(), weight.raw_data.as_ref()), (&[2, 3][..], None));
+        assert_eq!(proto.node[0].input, ["x", "w0"]);
+        assert_eq!(proto.output[0].name, "y");
+    }
+
+    #[test]
+    fn sixteen_bit_weights_are_converted_once() {
+        let tensor = tensor_at("/models/m/model.safetensors", 0, Dtype::BF16);
+        let mut graph = Graph::new();
+        let first = graph.weight("w", &tensor);
+        assert_eq!(graph.weight("w", &tensor), first);
+        let proto = decoded(&graph);
+        assert_eq!(proto.node.iter().map(|node| &*node.op_type).collect::<Vec<_>>(), ["Cast"]);
+        assert_eq!(proto.initializer[0].data_type, ElementType::BF16.onnx_code());
+    }
+
+    #[test]
+    fn shards_share_a_folder_or_are_refused() {
+        let shard = |dir: &str, name: &str| tensor_at(&format!("/models/{dir}/{name}"), 0, Dtype::F32);
+        let mut wide = shard("m", "2.safetensors");
+        wide.shape = vec![3, 2];
+        let (graph, _) = linear(&[shard("m", "1.safetensors"), wide.clone()]);
+        let model = export(&graph).expect("one folder");
+        assert_eq!(model.weights_dir.as_deref(), Some(Path::new("/models/m")));
+        wide.file = PathBuf::from("/models/other/2.safetensors");
+        let (graph, _) = linear(&[shard("m", "1.safetensors"), wide]);
+        let error = export(&graph).expect_err("two folders").to_string();
+        assert!(error.contains("/models/m") && error.contains("/models/other"), "{error}");
+    }
+
+    #[test]
+    fn a_linear_layer_of_the_wrong_width_is_refused() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", ElementType::F32, vec![Dim::Named("rows"), Dim::Fixed(2)]);
+        let weight = graph.weight("w", &tensor_at("/m", 0, Dtype::F32));
+        let error = graph.linear(x, weight).expect_err("2 is not 3").to_string();
+        assert!(error.contains('w') && error.contains("linear layer"), "{error}");
+    }
+
+    #[test]
+    fn reshaping_keeps_named_dimensions() {
+        let mut graph = Graph::new();
+        let x =
+            graph.input("x", ElementType::F32, vec![Dim::Named("batch"), Dim::Named("seq"), Dim::Fixed(6)]);
+        let y = graph.reshape(x, vec![Dim::Named("batch"), Dim::Named("seq"), Dim::Fixed(2), Dim::Fixed(3)]);
+        let rows = graph.reshape(y, vec![Dim::Named("rows"), Dim::Fixed(6)]);
+        graph.output(rows, "rows");
+        let shapes: Vec<Vec<i64>> = decoded(&graph)
+            .initializer
+            .iter()
+            .map(|shape| shape.raw_data.as_deref().unwrap_or_default())
+            .map(|bytes| bytes.as_chunks::<8>().0.iter().map(|&size| i64::from_le_bytes(size)).collect())
+            .collect();
+        assert_eq!(shapes, [vec![0, 0, 2, 3], vec![-1, 6]]);
+    }
+}

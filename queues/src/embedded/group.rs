@@ -49,33 +49,25 @@ impl Rules {
         of_experiment && self.kinds.iter().any(|kind| kind.name() == event.event.event_type)
     }
 
-    /// The wait after the `attempts`-th failure.
-    fn backoff(&self, attempts: u32) -> Duration {
-        let doublings = attempts.saturating_sub(1).min(31);
+    /// The wait after the `failures`-th failure.
+    fn backoff(&self, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(31);
         self.retry_delay.saturating_mul(1 << doublings).min(self.retry_delay_max)
     }
 }
 
-/// A message that was begun, or has to be begun with care.
+/// A message that was begun.
 #[derive(Debug)]
 struct Open {
     event: Arc<Recorded>,
-    /// Attempts made, the one under way (or already counted ahead) included.
-    attempts: u32,
+    /// Failed attempts so far. One that ended with the process, or was given back, did not fail.
+    failures: u32,
     redelivered: bool,
-    /// The process may have died of it and this is its last attempt: nothing else is in hand meanwhile.
-    alone: bool,
     phase: Phase,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
-    /// To be delivered once its attempt is durably counted.
-    Suspect,
-    /// Its attempt is being made durable.
-    Counting,
-    /// Its attempt is durably counted: to be delivered.
-    Counted,
     /// To be delivered.
     Ready,
     /// To be delivered from then on.
@@ -89,7 +81,7 @@ enum Phase {
 #[derive(Debug)]
 struct ParkedMessage {
     event: Arc<Recorded>,
-    attempts: u32,
+    failures: u32,
     reason: String,
     leased: bool,
 }
@@ -150,8 +142,6 @@ pub(super) struct Group {
     fresh_low: usize,
     open: BTreeMap<u64, Open>,
     parked: BTreeMap<u64, ParkedMessage>,
-    /// How many fresh messages to treat as suspects: delivered before a crash, perhaps, but not recorded.
-    suspects_left: usize,
     members: BTreeMap<u64, Member>,
     members_begun: u64,
     /// The record has changed since it was last stored.
@@ -171,7 +161,6 @@ impl Group {
             fresh_low: (page / 2).max(1),
             open: BTreeMap::new(),
             parked: BTreeMap::new(),
-            suspects_left: 0,
             members: BTreeMap::new(),
             members_begun: 0,
             dirty: false,
@@ -231,9 +220,31 @@ impl Group {
     }
 
     fn lease_next(&mut self, now: Instant) -> Option<Turn> {
-        if let Some(position) = self.next_open(now)? {
-            return self.lease_open(position);
-        }
+        let position = match self.next_open(now) {
+            Some(position) => position,
+            None => self.begin_next()?,
+        };
+        let open = self.open.get_mut(&position)?;
+        open.phase = Phase::Leased;
+        Some(Turn::Deliver {
+            event: Arc::clone(&open.event),
+            attempt: open.failures.saturating_add(1),
+            redelivered: open.redelivered,
+        })
+    }
+
+    /// The first begun message that can be delivered.
+    fn next_open(&self, now: Instant) -> Option<u64> {
+        let deliverable = |open: &Open| match open.phase {
+            Phase::Ready => true,
+            Phase::Delayed(due) => due <= now,
+            Phase::Leased | Phase::Spent(_) => false,
+        };
+        self.open.iter().find(|(_, open)| deliverable(open)).map(|(&position, _)| position)
+    }
+
+    /// Begins the first fresh message, if there is one and room for it.
+    fn begin_next(&mut self) -> Option<u64> {
         if self.open.len() >= OPEN_MAX {
             return None;
         }
@@ -242,46 +253,15 @@ impl Group {
             self.effects.keeper = true;
         }
         let position = event.position;
-        let begun = Open { event, attempts: 0, redelivered: false, alone: false, phase: Phase::Ready };
+        let begun = Open { event, failures: 0, redelivered: false, phase: Phase::Ready };
         self.open.insert(position, begun);
-        self.lease_open(position)
-    }
-
-    /// The first open message that can be delivered; outer none: nothing may be delivered, fresh neither.
-    fn next_open(&self, now: Instant) -> Option<Option<u64>> {
-        let deliverable = |open: &Open| match open.phase {
-            Phase::Ready | Phase::Counted => true,
-            Phase::Delayed(due) => due <= now,
-            Phase::Suspect | Phase::Counting | Phase::Leased | Phase::Spent(_) => false,
-        };
-        if let Some((&position, open)) = self.open.iter().find(|(_, open)| open.alone) {
-            return deliverable(open).then_some(Some(position));
-        }
-        Some(self.open.iter().find(|(_, open)| deliverable(open)).map(|(&position, _)| position))
-    }
-
-    fn lease_open(&mut self, position: u64) -> Option<Turn> {
-        let open = self.open.get_mut(&position)?;
-        if open.phase != Phase::Counted {
-            open.attempts = open.attempts.saturating_add(1);
-        }
-        open.phase = Phase::Leased;
-        let turn = Turn::Deliver {
-            event: Arc::clone(&open.event),
-            attempt: open.attempts,
-            redelivered: open.redelivered || open.attempts > 1,
-        };
         self.touch();
-        Some(turn)
+        Some(position)
     }
 
     fn next_due(&self) -> Option<Instant> {
-        if self.open.values().any(|open| open.alone) {
-            return None;
-        }
         let due = |open: &Open| match open.phase {
             Phase::Delayed(due) => Some(due),
-            Phase::Suspect | Phase::Counting | Phase::Counted => None,
             Phase::Ready | Phase::Leased | Phase::Spent(_) => None,
         };
         self.open.values().filter_map(due).min()
@@ -293,25 +273,22 @@ impl Group {
             member.in_hand = member.in_hand.saturating_sub(1);
         }
         let Some(open) = self.open.get_mut(&position) else { return };
+        open.redelivered = true;
         match outcome {
             Outcome::Done => {
                 self.open.remove(&position);
             }
-            Outcome::Released => {
-                open.attempts = open.attempts.saturating_sub(1);
-                open.redelivered = true;
-                open.phase = if open.alone { Phase::Suspect } else { Phase::Ready };
-            }
-            Outcome::Failed { reason } if open.attempts >= self.rules.delivery_limit => {
-                open.alone = false;
-                open.phase = Phase::Spent(reason);
-                self.park_spent();
-            }
-            Outcome::Failed { .. } => {
-                open.phase = Phase::Delayed(now + self.rules.backoff(open.attempts));
+            Outcome::Released => open.phase = Phase::Ready,
+            Outcome::Failed { reason } => {
+                open.failures = open.failures.saturating_add(1);
+                if open.failures >= self.rules.delivery_limit {
+                    open.phase = Phase::Spent(reason);
+                    self.park_spent();
+                } else {
+                    open.phase = Phase::Delayed(now + self.rules.backoff(open.failures));
+                }
             }
         }
-        self.effects.keeper |= self.has_suspects();
         self.note_end();
         self.touch();
         self.wake_members();
@@ -338,15 +315,7 @@ impl Group {
             return;
         }
         self.stage = Stage::Closed;
-        for open in self.open.values_mut() {
-            // Counted ahead and now not delivered: the attempt is given back.
-            if matches!(open.phase, Phase::Counting | Phase::Counted) {
-                open.attempts = open.attempts.saturating_sub(1);
-                open.phase = Phase::Suspect;
-            }
-        }
         self.effects.parked = true;
-        self.touch();
         self.wake_members();
     }
 

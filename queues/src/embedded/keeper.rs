@@ -86,7 +86,6 @@ impl Keeper {
         let groups = self.core.groups();
         self.resume(&groups)?;
         let read = self.read_page(&groups)?;
-        self.count(&groups)?;
         if stopping {
             self.store(&groups)?;
             self.log.flush()?;
@@ -97,19 +96,12 @@ impl Keeper {
         Ok(if read { Next::Again } else { Next::Sleep(rest) })
     }
 
-    /// Brings new groups the events that their records speak of, and makes durable that they run: a start
-    /// that finds them running follows a crash.
-    fn resume(&mut self, groups: &[Arc<Cell>]) -> Result<(), BrokerError> {
-        let mut resumed = false;
+    /// Brings new groups the events that their records speak of.
+    fn resume(&self, groups: &[Arc<Cell>]) -> Result<(), BrokerError> {
         for cell in groups {
             let Some(record) = cell.lock().resume_from().cloned() else { continue };
             let events = self.noted_events(&record)?;
             self.core.with(cell, |group| group.resume(&events));
-            resumed = true;
-        }
-        if resumed {
-            self.store(groups)?;
-            self.log.flush()?;
         }
         Ok(())
     }
@@ -149,22 +141,6 @@ impl Keeper {
             self.core.with(cell, |group| group.feed(&page));
         }
         Ok(true)
-    }
-
-    /// Makes the attempts of suspects durable before they are delivered.
-    fn count(&mut self, groups: &[Arc<Cell>]) -> Result<(), BrokerError> {
-        let mut counting = false;
-        for cell in groups {
-            counting |= self.core.with(cell, Group::begin_count);
-        }
-        if counting {
-            self.store(groups)?;
-            self.log.flush()?;
-            for cell in groups {
-                self.core.with(cell, Group::finish_count);
-            }
-        }
-        Ok(())
     }
 
     fn drain(&mut self, groups: &[Arc<Cell>]) -> Result<(), BrokerError> {

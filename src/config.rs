@@ -270,3 +270,57 @@ pub fn resolve(path: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
         Ok(folder.join(path))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = r#"
+        [experiment]
+        name = "e"
+        [prompts]
+        path = "prompts.jsonl"
+        [policy]
+        path = "/models/policy.gguf"
+        [reward]
+        path = "cache:models/reward.gguf"
+    "#;
+
+    fn refused(change: impl Fn(&str) -> String) -> String {
+        let error = Config::parse(&change(SMALLEST), Path::new("folder")).unwrap_err();
+        assert!(error.chain().any(|cause| cause.is::<BadInput>()), "exit code 2: {error:#}");
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn what_is_left_out_takes_the_papers_defaults() {
+        let config = Config::parse(SMALLEST, Path::new("folder")).unwrap();
+        assert_eq!(config.generation.sampling(), SamplingParams::default());
+        assert_eq!(config.conflict.selection(), SelectionSettings::default());
+        assert_eq!(config.experiment.rounds, 1);
+    }
+
+    #[test]
+    fn paths_are_taken_from_the_files_folder_unless_they_say_otherwise() {
+        let config = Config::parse(SMALLEST, Path::new("folder")).unwrap();
+        assert_eq!(config.prompts.path, Path::new("folder/prompts.jsonl"));
+        assert_eq!(config.policy.path, Path::new("/models/policy.gguf"));
+        assert!(config.reward.path.ends_with("models/reward.gguf"));
+        assert!(!config.reward.path.starts_with("folder"));
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line() {
+        let message = refused(|text| text.replace("name =", "nmae ="));
+        assert!(message.contains("nmae") && message.contains("line 3"), "{message}");
+    }
+
+    #[test]
+    fn values_out_of_range_are_named_with_what_is_allowed() {
+        let of = |section: &str| refused(|text| format!("{text}\n{section}"));
+        assert!(of("[generation]\ntop_p = 1.5").contains("generation.top_p = 1.5"));
+        assert!(of("[generation]\nbatch_prompts = 0").contains("use 1 to 64"));
+        assert!(of("[conflict]\nrule = \"budget\"").contains("budget"));
+        assert!(refused(|text| text.replace("name = \"e\"", "name = \"../e\"")).contains("../e"));
+    }
+}

@@ -1,5 +1,6 @@
 //! kill -9 at any moment loses nothing, doubles nothing, and changes no result.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,9 @@ use dissent_domain::event::Recorded;
 use crate::support::{Lab, Setup, history, succeeded};
 
 const KILLS: u32 = 50;
+
+/// Type and body of each event, by its id.
+type History = BTreeMap<String, (String, Vec<u8>)>;
 
 /// A cheap reproducible sequence: the moments need to be spread, not random.
 struct Moments(u64);
@@ -19,62 +23,121 @@ impl Moments {
     }
 }
 
-/// Runs the experiment and kills it after `moment`; true if it finished before that.
-fn run_and_kill(lab: &Lab, data: &str, moment: Duration) -> bool {
-    let config = lab.config();
-    let mut child = lab
-        .dissent(data, &["run", config.to_str().unwrap()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + moment;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "the run failed after {moment:?}");
-            return true;
+/// An experiment that is killed again and again, each time checked for what it lost.
+struct Victim<'a> {
+    lab: &'a Lab,
+    data: String,
+    /// What its log held after the last kill.
+    events: Vec<Recorded>,
+    kills: u32,
+    /// How many of its lives added to the log.
+    advances: u32,
+}
+
+impl<'a> Victim<'a> {
+    fn new(lab: &'a Lab, number: u32) -> Self {
+        Self { lab, data: format!("killed-{number}"), events: Vec::new(), kills: 0, advances: 0 }
+    }
+
+    /// Runs the experiment and kills it after `moment`; true if it finished before that.
+    fn finishes_within(&mut self, moment: Duration) -> bool {
+        let config = self.lab.config();
+        let mut child = self
+            .lab
+            .dissent(&self.data, &["run", config.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + moment;
+        while Instant::now() < deadline {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "the run failed after {moment:?}");
+                return true;
+            }
+            std::thread::yield_now();
         }
-        if Instant::now() >= deadline {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            return false;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        self.kills += 1;
+        self.look();
+        false
+    }
+
+    /// What was in the log is still there: the same events at the same positions.
+    fn look(&mut self) {
+        if !self.lab.data_dir(&self.data).join("log").is_dir() {
+            return;
         }
-        std::thread::yield_now();
+        let (before, after) = (&self.events, self.lab.events(&self.data));
+        assert!(after.len() >= before.len(), "{} events became {}", before.len(), after.len());
+        assert_eq!(*before, after[..before.len()]);
+        self.advances += u32::from(after.len() > before.len());
+        self.events = after;
+    }
+
+    /// Lets it finish, if it has not, and compares the end with that of a run that nobody killed.
+    fn ends_as(mut self, reference: &History) {
+        self.lab.run(&self.data);
+        self.look();
+        assert_eq!(history(&self.events), *reference, "{} after {} kills", self.data, self.kills);
+        succeeded(self.lab.dissent(&self.data, &["replay", "lab", "--verify"]));
     }
 }
 
-/// What was in the log stays there: the same events at the same positions.
-fn assert_kept(before: &[Recorded], after: &[Recorded]) {
-    assert!(after.len() >= before.len(), "{} events became {}", before.len(), after.len());
-    assert_eq!(before, &after[..before.len()]);
-}
-
-#[test]
-fn a_run_killed_at_fifty_moments_ends_as_an_uninterrupted_one() {
-    let Some(lab) = Lab::new(&Setup { prompts: 24, batch_prompts: 2, ..Setup::default() }) else { return };
+/// The history of a run that nobody killed, and how long it took.
+fn uninterrupted(lab: &Lab) -> (History, Duration) {
     let begun = Instant::now();
     lab.run("reference");
     let whole_run = begun.elapsed();
-    let reference = history(&lab.events("reference"));
+    (history(&lab.events("reference")), whole_run)
+}
 
+#[test]
+fn runs_killed_at_moments_from_start_to_end_end_as_an_uninterrupted_one() {
+    let Some(lab) = Lab::new(&Setup { prompts: 24, batch_prompts: 2, ..Setup::default() }) else { return };
+    let (reference, whole_run) = uninterrupted(&lab);
     let mut moments = Moments(20_251_209);
     let (mut kills, mut experiments) = (0, 0);
     while kills < KILLS {
-        let data = format!("killed-{experiments}");
-        let mut before = Vec::new();
-        while !run_and_kill(&lab, &data, moments.next(whole_run)) {
-            kills += 1;
-            if lab.data_dir(&data).join("log").is_dir() {
-                let after = lab.events(&data);
-                assert_kept(&before, &after);
-                before = after;
-            }
-        }
-        let events = lab.events(&data);
-        assert_kept(&before, &events);
-        assert_eq!(history(&events), reference, "experiment {experiments} after {kills} kills");
-        succeeded(lab.dissent(&data, &["replay", "lab", "--verify"]));
+        let mut victim = Victim::new(&lab, experiments);
+        while !victim.finishes_within(moments.next(whole_run)) {}
+        kills += victim.kills;
         experiments += 1;
+        victim.ends_as(&reference);
     }
     eprintln!("{kills} kills over {experiments} experiments, a whole run takes {whole_run:?}");
+}
+
+/// A machine that is taken away every few moments: most lives are too short for any progress, so that the
+/// same prompts are in hand at one kill after the other. None of them may be given up for that.
+#[test]
+fn a_run_killed_fifty_times_before_it_may_finish_ends_as_an_uninterrupted_one() {
+    let setup = Setup { prompts: 40, samples: 16, max_new_tokens: 64, batch_prompts: 4 };
+    let Some(lab) = Lab::new(&setup) else { return };
+    let (reference, whole_run) = uninterrupted(&lab);
+    let mut moments = Moments(20_251_210);
+    let mut longest_life = whole_run.mul_f64(0.25);
+    let mut experiments = 0;
+    let mut victim = Victim::new(&lab, experiments);
+    while victim.kills < KILLS {
+        let advances = victim.advances;
+        if victim.finishes_within(moments.next(longest_life)) {
+            victim.ends_as(&reference);
+            experiments += 1;
+            victim = Victim::new(&lab, experiments);
+            longest_life = longest_life.mul_f64(0.5);
+            continue;
+        }
+        // Lives are kept so short, on a machine of any speed, that about one in eight gets anywhere.
+        let advanced = victim.advances > advances;
+        longest_life = longest_life.mul_f64(if advanced { 0.7 } else { 1.05 });
+    }
+    let (advances, known) = (victim.advances, victim.events.len());
+    assert!(advances > 0, "no life was long enough for anything");
+    eprintln!(
+        "{advances} of {KILLS} lives got on, to {known} of {} events; a whole run takes {whole_run:?}",
+        reference.len()
+    );
+    victim.ends_as(&reference);
 }

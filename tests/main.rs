@@ -1,13 +1,10 @@
 //! The program as its users meet it.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test that cannot go on fails, and says why"
-)]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says why")]
 
 mod crash;
 mod detect;
 mod determinism;
+mod filters;
 mod layering;
 mod pipeline;
 mod report;

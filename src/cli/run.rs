@@ -195,7 +195,14 @@ fn conclude(
         serde_json::to_writer(&mut out, &report::summary_json(&data, &path))?;
         writeln!(out)?;
     } else {
-        writeln!(out, "{}\nreport: {}", report::summary(&data), path.display())?;
+        writeln!(out, "{}\nreport: {}", report::summary(&data), shown(&path).display())?;
     }
     Ok(())
+}
+
+/// As short as it can be said from where the user is, and without the detours of a configuration's paths.
+fn shown(path: &Path) -> PathBuf {
+    let Ok(path) = path.canonicalize() else { return path.to_owned() };
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).map(Path::to_owned).unwrap_or(path)
 }

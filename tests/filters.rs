@@ -1,0 +1,212 @@
+//! `dissent generate` and `dissent score`: the steps as filters over JSON lines.
+
+use std::path::{Path, PathBuf};
+
+use dissent_models::cache;
+use serde_json::Value;
+
+use crate::support::{Lab, Setup, succeeded};
+
+fn golden(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden").join(name);
+    path.to_str().unwrap().to_owned()
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Samples from the tiny Llama; `more` are further arguments.
+fn generate(lab: &Lab, output: &Path, more: &[&str]) -> Vec<Value> {
+    let input = lab.config().with_file_name("prompts.jsonl");
+    let (policy, input) = (golden("llama"), input.to_str().unwrap().to_owned());
+    let output_text = output.to_str().unwrap();
+    let mut arguments =
+        vec!["generate", "--policy", &policy, "--template", "raw", "--max-new-tokens", "8", "-n", "3"];
+    arguments.extend(["--input", &input, "--output", output_text]);
+    arguments.extend(more);
+    succeeded(lab.dissent("unused", &arguments));
+    lines(output)
+}
+
+#[test]
+fn scoring_what_was_generated_finds_the_same_log_probabilities() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let (sampled, scored) = (lab.data_dir("sampled.jsonl"), lab.data_dir("scored.jsonl"));
+    let before = generate(&lab, &sampled, &[]);
+    let (policy, adapter) = (golden("llama"), golden("llama-reward"));
+    succeeded(lab.dissent(
+        "unused",
+        &[
+            "score",
+            "--policy",
+            &policy,
+            "--reward",
+            &policy,
+            "--reward-adapter",
+            &adapter,
+            "--template",
+            "raw",
+            "--reward-template",
+            "{prompt} {completion}",
+            "--input",
+            sampled.to_str().unwrap(),
+            "--output",
+            scored.to_str().unwrap(),
+        ],
+    ));
+    let after = lines(&scored);
+    assert_eq!(before.len(), after.len());
+    for (before, after) in before.iter().zip(&after) {
+        for sample in 0..3 {
+            let (sampled, scored) = (&before["completions"][sample], &after["completions"][sample]);
+            assert_eq!(sampled["token_ids"], scored["token_ids"]);
+            let difference = sampled["logprob"].as_f64().unwrap() - scored["logprob"].as_f64().unwrap();
+            assert!(difference.abs() < 1e-3, "{difference}");
+            assert!(scored["reward"].is_number());
+        }
+    }
+    succeeded(lab.dissent(
+        "unused",
+        &[
+            "detect",
+            "--input",
+            scored.to_str().unwrap(),
+            "--output",
+            lab.data_dir("conflict.jsonl").to_str().unwrap(),
+        ],
+    ));
+}
+
+#[test]
+fn the_seed_alone_decides_what_is_sampled() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let first = generate(&lab, &lab.data_dir("1.jsonl"), &[]);
+    assert_eq!(first, generate(&lab, &lab.data_dir("2.jsonl"), &["--threads", "1"]));
+    assert_ne!(first, generate(&lab, &lab.data_dir("3.jsonl"), &["--seed", "1"]));
+}
+
+#[test]
+fn a_bad_line_is_named_and_leaves_no_output_behind() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let output = lab.data_dir("out.jsonl");
+    let cases = [
+        ("generate", r#"{"prompt_id": "a"}"#, "prompt: missing"),
+        ("generate", r#"{"prompt": ""}"#, "prompt: must not be empty"),
+        (
+            "score",
+            r#"{"prompt_id": "a", "prompt": "?", "completions": []}"#,
+            "completions: must not be empty",
+        ),
+        (
+            "score",
+            r#"{"prompt_id": "a", "prompt": "?", "completions": [{}]}"#,
+            "completions[0].text: missing",
+        ),
+    ];
+    for (command, line, expected) in cases {
+        let input = lab.data_dir("bad.jsonl");
+        std::fs::write(&input, format!("{line}\n")).unwrap();
+        let policy = golden("llama");
+        let ran = lab
+            .dissent(
+                "unused",
+                &[
+                    command,
+                    "--policy",
+                    &policy,
+                    "--template",
+                    "raw",
+                    "--input",
+                    input.to_str().unwrap(),
+                    "--output",
+                    output.to_str().unwrap(),
+                ],
+            )
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!(ran.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("bad.jsonl:1: {expected}")), "{said}");
+        assert!(!output.exists());
+    }
+}
+
+#[test]
+fn a_cost_is_a_reward_negated() {
+    let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
+    let sampled = lab.data_dir("sampled.jsonl");
+    generate(&lab, &sampled, &[]);
+    let (model, adapter) = (golden("llama"), golden("llama-reward"));
+    let [reward, cost] = ["reward", "cost"].map(|kind| {
+        let output = lab.data_dir(kind);
+        succeeded(lab.dissent(
+            "unused",
+            &[
+                "score",
+                "--reward",
+                &model,
+                "--reward-adapter",
+                &adapter,
+                "--template",
+                "{prompt} {completion}",
+                "--reward-kind",
+                kind,
+                "--input",
+                sampled.to_str().unwrap(),
+                "--output",
+                output.to_str().unwrap(),
+            ],
+        ));
+        lines(&output)[0]["completions"][0]["reward"].as_f64().unwrap()
+    });
+    assert!((reward + cost).abs() < f64::EPSILON, "{reward} and {cost}");
+}
+
+#[test]
+fn the_scoring_fixture_comes_out_as_transformers_and_peft_scored_it() {
+    let model = cache::cache_dir().map(|cache| cache.join("models/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    let Some(model) = model.filter(|path: &PathBuf| path.is_file()) else {
+        return eprintln!("skipped: SmolLM2 is not in the cache: cargo xtask fetch");
+    };
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    // A few of its prompts: the whole of it is scored by the models' own tests.
+    let input = lab.data_dir("input.jsonl");
+    let fixture = std::fs::read_to_string(golden("score-input.jsonl")).unwrap();
+    std::fs::write(&input, fixture.lines().take(3).map(|line| format!("{line}\n")).collect::<String>())
+        .unwrap();
+    let (output, model) = (lab.data_dir("output.jsonl"), model.to_str().unwrap().to_owned());
+    let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/proxy-reward");
+    succeeded(lab.dissent(
+        "unused",
+        &[
+            "score",
+            "--policy",
+            &model,
+            "--reward",
+            &model,
+            "--reward-layers",
+            "6",
+            "--reward-adapter",
+            adapter.to_str().unwrap(),
+            "--template",
+            r"Question: {prompt}\n\nAnswer: {completion}",
+            "--input",
+            input.to_str().unwrap(),
+            "--output",
+            output.to_str().unwrap(),
+        ],
+    ));
+    let expected = lines(Path::new(&golden("score-expected.jsonl")));
+    for (scored, expected) in lines(&output).iter().zip(&expected) {
+        for (scored, expected) in
+            scored["completions"].as_array().unwrap().iter().zip(expected["completions"].as_array().unwrap())
+        {
+            assert_eq!(scored["tokens"], expected["tokens"]);
+            let difference =
+                |field: &str| scored[field].as_f64().unwrap() - expected[field].as_f64().unwrap();
+            assert!(difference("logprob").abs() <= 1e-2, "{}", difference("logprob"));
+            assert!(difference("reward").abs() <= 1e-3, "{}", difference("reward"));
+        }
+    }
+}

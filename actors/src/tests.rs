@@ -77,7 +77,8 @@ impl StandIn {
 }
 
 fn prompts() -> Vec<Prompt> {
-    let prompt = |id: &str| Prompt { prompt_id: PromptId::new(id).unwrap(), text: "?".into(), category: None };
+    let prompt =
+        |id: &str| Prompt { prompt_id: PromptId::new(id).unwrap(), text: "?".into(), category: None };
     vec![prompt("p0"), prompt("p1")]
 }
 
@@ -141,7 +142,8 @@ impl Bench {
     }
 
     async fn until(&mut self, reached: impl Fn(&Progress) -> bool) {
-        let waited = tokio::time::timeout(Duration::from_secs(30), self.progress.wait_for(|now| reached(now)));
+        let waited =
+            tokio::time::timeout(Duration::from_secs(30), self.progress.wait_for(|now| reached(now)));
         waited.await.expect("the pipeline gets there").unwrap();
     }
 

@@ -1,4 +1,4 @@
-"""Makes the reference figures of this folder with PyTorch: `python make_golden.py SMOLLM2.gguf [PROXY_REWARD_DIR]`.
+"""Makes the reference figures of this folder with PyTorch: `python make_golden.py [SMOLLM2.gguf]`.
 
 Needs torch, transformers, peft, safetensors, tokenizers, gguf. Everything is 32-bit and on the processor. The tiny models are
 random, from fixed seeds; they are committed with what PyTorch makes of them, so that the tests need none of this.

@@ -80,7 +80,8 @@ impl<'a> Victim<'a> {
     fn ends_as(mut self, reference: &History) {
         self.lab.run(&self.data);
         self.look();
-        let differing = differing(&history(&self.events), reference);
+        let history = history(&self.events);
+        let differing = differing(&history, reference);
         assert!(differing.is_empty(), "after {} kills: {differing:?}", self.kills);
         succeeded(self.lab.dissent(&self.data, &["replay", "lab", "--verify"]));
     }

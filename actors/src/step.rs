@@ -5,13 +5,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, AtomicResponse, Context, Handler, Message, WrapFuture};
 use dissent_domain::event::{Event, EventId, EventType, PromptSetAside, Recorded, Step, follow_from};
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_queues::{Answer, Broker, BrokerError, Consumer, Delivery, Proposal, Subscription};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument as _;
 
 /// Why nothing follows from an event, by what is to be done about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -195,7 +196,14 @@ impl Handler<Batch> for StepActor {
 
     fn handle(&mut self, Batch(deliveries): Batch, _: &mut Self::Context) -> Self::Result {
         let work = Work { step: self.step, compute: self.compute.clone(), around: self.around.clone() };
-        AtomicResponse::new(Box::pin(async move { work.batch(deliveries).await }.into_actor(self)))
+        let span = tracing::info_span!(
+            "step",
+            step = self.step.name(),
+            experiment_id = %self.around.experiment,
+            event_seq = deliveries.first().map_or(0, |delivery| delivery.event.position),
+            events = deliveries.len(),
+        );
+        AtomicResponse::new(Box::pin(work.batch(deliveries).instrument(span).into_actor(self)))
     }
 }
 
@@ -208,6 +216,7 @@ struct Work {
 
 impl Work {
     async fn batch(self, deliveries: Vec<Delivery>) {
+        let begun = Instant::now();
         let received = match deliveries.iter().map(|delivery| receive(&delivery.event)).collect() {
             Ok(received) => received,
             Err(reason) => return self.around.failure.report(reason),
@@ -222,6 +231,7 @@ impl Work {
                 return self.fail(&error.to_string());
             }
         }
+        tracing::debug!(elapsed_ms = begun.elapsed().as_millis(), "batch done");
     }
 
     fn fail(&self, reason: &str) {
@@ -250,7 +260,13 @@ impl Work {
                 Ok(())
             }
             Err(StepError::Retry(reason)) => {
-                tracing::warn!(step = self.step.name(), attempt = delivery.attempt, error = %reason, "retrying");
+                tracing::warn!(
+                    event_seq = delivery.event.position,
+                    attempt = delivery.attempt,
+                    redelivered = delivery.redelivered,
+                    error = %reason,
+                    "retrying"
+                );
                 delivery.retry(&reason).await
             }
             Err(StepError::Fatal(reason)) => {
@@ -288,7 +304,7 @@ pub(crate) async fn propose(
         };
         if let Answer::Rejected { reason } = broker.propose(proposal).await? {
             // Another worker was faster, or the round moved on: there is nothing left to do here.
-            tracing::warn!(%experiment, step = step.name(), %reason, "a proposal was rejected");
+            tracing::warn!(experiment_id = %experiment, step = step.name(), %reason, "a proposal was rejected");
         }
     }
     Ok(())

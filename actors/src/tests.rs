@@ -49,7 +49,6 @@ impl Perform for StandIn {
 }
 
 impl StandIn {
-    #[expect(clippy::panic, reason = "that is what is tested")]
     fn answer(&self, received: &Received) -> Result<Consequence, StepError> {
         let Event::PromptAdmitted(admitted) = &received.event else { return Ok(follows(received, [])) };
         match self.0 {

@@ -17,7 +17,10 @@ pub(crate) fn run() -> Result<()> {
     for script in scripts(&workspace_dir())? {
         println!("running {}", script.display());
         let folder = script.parent().with_context(|| format!("{} has no folder", script.display()))?;
-        complete(Command::new(&python).arg(&script).args(&models).current_dir(folder))?;
+        let mut run = Command::new(&python);
+        // peft writes sets in the order of their hashes, which would differ from run to run.
+        run.arg(&script).args(&models).current_dir(folder).env("PYTHONHASHSEED", "0");
+        complete(&mut run)?;
     }
     Ok(())
 }

@@ -8,7 +8,9 @@ follow. Small tokenizers trained here stand in for the other kinds of splitting,
 """
 
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -81,7 +83,7 @@ def byte_level(name, pre_tokenizer, normalizer=None, ignore_merges=False, bos=Fa
     }
 
 
-def sentence_piece(folder):
+def sentence_piece():
     """A Llama 2 style vocabulary: bytes, then characters and words with falling scores, by transformers' own reading."""
     import gguf
 
@@ -96,6 +98,8 @@ def sentence_piece(folder):
     pieces += words
     types += [1] * len(words)
     scores = [0.0] * 259 + [-float(index) for index in range(len(words))]
+    # A folder of its own: transformers would take this folder's tokenizer.json for the model's.
+    folder = Path(tempfile.mkdtemp())
     path = folder / "llama-spm.gguf"
     writer = gguf.GGUFWriter(str(path), "llama")
     for key, value in {"context_length": 8, "embedding_length": 4, "block_count": 1, "feed_forward_length": 4}.items():
@@ -114,7 +118,7 @@ def sentence_piece(folder):
     writer.write_tensors_to_file()
     writer.close()
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
-    path.unlink()
+    shutil.rmtree(folder)
     ids = [tokenizer(text).input_ids for text in TEXTS]
     return {
         "model": "llama", "pre": None, "tokens": pieces, "scores": scores, "types": types, "ids": ids,
@@ -139,7 +143,7 @@ def main():
             byte_level("olmo", level(add_prefix_space=False), normalizers.NFC()),
             byte_level("llama-bpe", split(LLAMA3), ignore_merges=True, bos=True),
             byte_level("qwen2", split(QWEN2), normalizers.NFC()),
-            sentence_piece(here),
+            sentence_piece(),
         ],
     }
     (here / "tokenizer.json").write_text(json.dumps(golden, ensure_ascii=True, separators=(",", ":")))

@@ -11,6 +11,7 @@ use dissent_domain::generation::SamplingParams;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::reward::RewardKind;
 use dissent_models::runtime::Provider;
+use dissent_models::template::PromptTemplate;
 use serde::Deserialize;
 
 use crate::cli::BadInput;
@@ -190,6 +191,9 @@ pub struct RuntimeConfig {
 /// Most prompts worked on at once.
 const BATCH_PROMPTS_MAX: usize = 64;
 
+/// Most threads of one model run: far more than there are cores, they would take minutes to start.
+pub(crate) const THREADS_MAX: usize = 256;
+
 impl Config {
     /// Reads and checks a file.
     ///
@@ -206,7 +210,8 @@ impl Config {
     }
 
     fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
-        let mut config: Self = toml::from_str(text).map_err(|error| BadInput(error.to_string()))?;
+        let mut config: Self =
+            toml::from_str(text).map_err(|error| BadInput(error.to_string().trim_end().to_owned()))?;
         config.validate().map_err(|reason| anyhow::Error::new(BadInput(reason)))?;
         config.resolve_paths(folder)?;
         Ok(config)
@@ -234,6 +239,12 @@ impl Config {
                 self.generation.batch_prompts
             ));
         }
+        if self.runtime.threads > THREADS_MAX {
+            return Err(format!("runtime.threads = {}: use 0 to {THREADS_MAX}", self.runtime.threads));
+        }
+        template("policy", &self.policy.template)?;
+        let reward = template("reward", &self.reward.template)?;
+        check_reward_template(&reward).map_err(|reason| format!("reward.template: {reason}"))?;
         self.conflict.selection().validate().map_err(|error| format!("conflict: {error}"))
     }
 
@@ -249,6 +260,22 @@ impl Config {
             *path = resolve(path, folder)?;
         }
         Ok(())
+    }
+}
+
+fn template(section: &str, text: &str) -> Result<PromptTemplate, String> {
+    text.parse().map_err(|error| format!("{section}.template: {error}"))
+}
+
+/// Refuses a template of a reward model that leaves out the answer.
+///
+/// # Errors
+/// What it must name, and why.
+pub(crate) fn check_reward_template(template: &PromptTemplate) -> Result<(), String> {
+    if template.names_completion() {
+        Ok(())
+    } else {
+        Err("the template of a reward model must name {completion}: what it scores is the answer".to_owned())
     }
 }
 
@@ -320,7 +347,18 @@ mod tests {
         let of = |section: &str| refused(|text| format!("{text}\n{section}"));
         assert!(of("[generation]\ntop_p = 1.5").contains("generation.top_p = 1.5"));
         assert!(of("[generation]\nbatch_prompts = 0").contains("use 1 to 64"));
+        assert!(of("[runtime]\nthreads = 100000").contains("runtime.threads = 100000"));
         assert!(of("[conflict]\nrule = \"budget\"").contains("budget"));
         assert!(refused(|text| text.replace("name = \"e\"", "name = \"../e\"")).contains("../e"));
+    }
+
+    #[test]
+    fn a_template_that_cannot_work_is_named_by_its_key() {
+        let of = |section: &str, template: &str| {
+            refused(|text| text.replace(section, &format!("{section}\ntemplate = \"{template}\"")))
+        };
+        assert!(of("[policy]", "answer").contains("policy.template"), "it names no {{prompt}}");
+        assert!(of("[reward]", "answer").contains("reward.template"), "it names no {{prompt}}");
+        assert!(of("[reward]", "{prompt}").contains("must name {completion}"));
     }
 }

@@ -1,5 +1,6 @@
 //! From a configuration to the plan of an experiment: paths become fingerprints, prompts become an artifact.
 
+use anyhow::Context as _;
 use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_storage::ArtifactStore;
@@ -24,8 +25,9 @@ impl Models {
     pub fn open(config: &Config) -> anyhow::Result<Self> {
         let (policy, reward) = (&config.policy, &config.reward);
         Ok(Self {
-            policy: Model::open(&policy.path, None, policy.adapter.as_deref())?,
-            reward: Model::open(&reward.path, reward.layers, reward.adapter.as_deref())?,
+            policy: Model::open(&policy.path, None, policy.adapter.as_deref()).context("the policy")?,
+            reward: Model::open(&reward.path, reward.layers, reward.adapter.as_deref())
+                .context("the reward model")?,
         })
     }
 }

@@ -133,6 +133,55 @@ fn a_bad_line_is_named_and_leaves_no_output_behind() {
 }
 
 #[test]
+fn what_the_model_cannot_take_is_bad_input_too() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let (input, output) = (lab.data_dir("in.jsonl"), lab.data_dir("out.jsonl"));
+    let cases = [
+        (
+            golden("llama"),
+            r#"{"prompt_id": "a", "prompt": "?", "completions": [{"text": "w", "token_ids": [999999]}]}"#,
+            "prompt a: token 999999 is outside the vocabulary",
+        ),
+        (
+            golden("llama"),
+            r#"{"prompt_id": "a", "prompt": "", "completions": [{"text": "w1"}]}"#,
+            "prompt a: a prompt without a single token",
+        ),
+        (
+            golden("missing"),
+            r#"{"prompt_id": "a", "prompt": "?", "completions": [{"text": "w1"}]}"#,
+            "golden/missing",
+        ),
+    ];
+    for (policy, line, expected) in cases {
+        std::fs::write(&input, line).unwrap();
+        let (input, output_text) = (input.to_str().unwrap(), output.to_str().unwrap());
+        let arguments =
+            ["score", "--policy", &policy, "--template", "raw", "--input", input, "--output", output_text];
+        let ran = lab.dissent("unused", &arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!(ran.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected), "{said}");
+        assert!(!output.exists());
+    }
+}
+
+#[test]
+fn an_answer_without_a_token_has_a_log_probability_of_plain_zero() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let (input, output) = (lab.data_dir("in.jsonl"), lab.data_dir("out.jsonl"));
+    std::fs::write(&input, r#"{"prompt_id": "a", "prompt": "w1", "completions": [{"text": ""}]}"#).unwrap();
+    let (input, output_text) = (input.to_str().unwrap(), output.to_str().unwrap());
+    let policy = golden("llama");
+    succeeded(lab.dissent(
+        "unused",
+        &["score", "--policy", &policy, "--template", "raw", "--input", input, "--output", output_text],
+    ));
+    let written = std::fs::read_to_string(output).unwrap();
+    assert!(written.contains(r#""logprob":0.0,"#), "{written}");
+}
+
+#[test]
 fn a_cost_is_a_reward_negated() {
     let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
     let sampled = lab.data_dir("sampled.jsonl");

@@ -46,6 +46,46 @@ fn another_plan_under_the_same_name_is_refused_and_the_difference_named() {
 }
 
 #[test]
+fn a_template_that_no_prompt_can_use_is_refused_before_anything_is_recorded() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let config = lab.config();
+    let changed =
+        std::fs::read_to_string(&config).unwrap().replace("template = \"raw\"", "template = \"chat\"");
+    std::fs::write(&config, changed).unwrap();
+    let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("policy.template: the model has no chat template"), "{said}");
+    assert!(lab.events("data").is_empty());
+}
+
+#[test]
+fn a_run_of_which_nothing_was_measured_fails_and_says_why() {
+    let Some(lab) = Lab::new(&Setup { prompts: 1, ..Setup::default() }) else { return };
+    let long = format!("{{\"prompt\": \"{}\"}}\n", "w1 ".repeat(5000));
+    std::fs::write(lab.config().with_file_name("prompts.jsonl"), long).unwrap();
+    let output = lab.dissent("data", &["run", lab.config().to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("set aside: p1 by the generation step: a prompt of 5000 tokens"), "{said}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
+    lab.run("data");
+    let commands: [&[&str]; 4] =
+        [&["log", "export"], &["log", "tail"], &["replay", "lab", "--json"], &["completions", "bash"]];
+    for arguments in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = lab.dissent("data", arguments).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn an_export_comes_back_to_the_byte() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     lab.run("data");

@@ -11,13 +11,13 @@ pub const ID_BYTES_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// The name is empty.
-    #[error("a {0} may not be empty")]
+    #[error("the {0} may not be empty")]
     Empty(&'static str),
     /// The name is longer than [`ID_BYTES_MAX`].
-    #[error("a {0} of {1} bytes is too long: at most {ID_BYTES_MAX} are allowed")]
+    #[error("the {0} of {1} bytes is too long: at most {ID_BYTES_MAX} are allowed")]
     TooLong(&'static str, usize),
     /// The name holds a character that is not allowed.
-    #[error("{name:?} cannot be a {kind}: {found:?} is not allowed ({allowed})")]
+    #[error("{name:?} cannot be the {kind}: {found:?} is not allowed ({allowed})")]
     Character {
         /// What was being named.
         kind: &'static str,

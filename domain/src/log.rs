@@ -49,7 +49,7 @@ pub enum LogError {
     #[error("the event log is closed")]
     Closed,
     /// The disk said no. Nothing of the append was acknowledged; the log must be opened again.
-    #[error("failed to write the event log: {0}")]
+    #[error("the event log cannot be used: {0}")]
     Io(String),
     /// The log is damaged: what and where.
     #[error("the event log is damaged: {0}")]

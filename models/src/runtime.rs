@@ -55,7 +55,10 @@ impl OnnxRuntime {
         let path = find(explicit)?;
         let version = check_version(&path)?;
         let failed = |reason: String| {
-            ModelError::Runtime(format!("failed to load ONNX Runtime from {}: {reason}", path.display()))
+            ModelError::Runtime(format!(
+                "failed to load ONNX Runtime from {}: {reason}; {WAY_OUT}",
+                path.display()
+            ))
         };
         let environment = ort::init_from(&path)
             .map_err(|error| failed(error.to_string()))?

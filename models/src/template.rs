@@ -76,6 +76,12 @@ fn unescape(text: &str) -> String {
 }
 
 impl PromptTemplate {
+    /// Whether it says where the answer goes; of a text without `{completion}`, nobody may have thought of it.
+    #[must_use]
+    pub fn names_completion(&self) -> bool {
+        !matches!(self, Self::Text(text) if !text.contains(COMPLETION))
+    }
+
     /// The text that a policy is given to complete: of a text, what comes before `{completion}`; of a chat,
     /// everything up to and including the beginning of the assistant's turn.
     ///

@@ -1,5 +1,7 @@
 //! `dissent completions`: completions for a shell.
 
+use std::io::Write as _;
+
 use clap::CommandFactory;
 use clap_complete::Shell;
 
@@ -14,8 +16,9 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "every command has the same shape")]
 pub(crate) fn run<Cli: CommandFactory>(args: &CompletionsArgs) -> anyhow::Result<()> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "dissent", &mut std::io::stdout());
-    Ok(())
+    // Not straight to stdout: a closed one would be a panic.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "dissent", &mut script);
+    Ok(std::io::stdout().write_all(&script)?)
 }

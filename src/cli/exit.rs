@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use dissent_domain::log::LogError;
 use dissent_domain::replay::ReplayError;
+use dissent_models::ModelError;
 
 use crate::jsonl::InputError;
 
@@ -14,12 +15,12 @@ Exit codes:
   1    failed: the message says why
   2    bad usage, configuration or input: nothing was changed
   3    the event log is damaged, or a replay differs from what was recorded
-  130  interrupted: what was done is kept, run the same command again to go on";
+  130  interrupted: `run` keeps what was done and goes on from there the next time; others leave no file behind";
 
 /// The user asked to stop, and the state is safe.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted: run the same command again to go on")]
-pub(crate) struct Interrupted;
+#[error("interrupted: {0}")]
+pub(crate) struct Interrupted(pub(crate) &'static str);
 
 /// Something the user gave cannot be used: an option, a configuration key, a file's content.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +30,9 @@ pub struct BadInput(pub String);
 /// The exit code for an error, by the first cause in its chain that has one.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     let code = error.chain().find_map(|cause| {
-        if cause.is::<InputError>() || cause.is::<BadInput>() {
+        let is_unusable =
+            matches!(cause.downcast_ref(), Some(ModelError::File { .. } | ModelError::Invalid(_)));
+        if cause.is::<InputError>() || cause.is::<BadInput>() || is_unusable {
             Some(2)
         } else if cause.is::<ReplayError>() || matches!(cause.downcast_ref(), Some(LogError::Corrupt(_))) {
             Some(3)

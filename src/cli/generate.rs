@@ -50,10 +50,10 @@ pub(crate) struct GenerateArgs {
     #[arg(short = 'n', long, default_value_t = 8, value_name = "N")]
     samples: u32,
     /// Divides the logits; 0 is greedy.
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f64,
     /// Keep the most likely tokens that together reach this probability; 1 keeps all.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
     /// Keep the k most likely tokens; 0 keeps all.
     #[arg(long, default_value_t = 0)]

@@ -33,7 +33,7 @@ pub(crate) fn cancel_flag() -> anyhow::Result<CancelFlag> {
 /// Cancelled work is an interruption, not a failure.
 pub(crate) fn explain(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref() {
-        Some(ModelError::Cancelled) => Interrupted.into(),
+        Some(ModelError::Cancelled) => Interrupted("no file was written").into(),
         _ => error,
     }
 }

@@ -58,9 +58,9 @@ enum LogCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Copy the log to a new folder
+    /// Copy the log to a new folder; to use it, make it the `log` folder of a data folder
     Backup {
-        /// The folder, which must not exist or be empty.
+        /// The folder, which must not exist.
         #[arg(value_name = "DIR")]
         to: PathBuf,
     },
@@ -76,7 +76,13 @@ pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
         LogCommand::Export { experiment, output } => export(data_dir, experiment.as_ref(), output),
         LogCommand::Import { file } => import(data_dir, file, args.json),
         LogCommand::Backup { to } => {
-            let events = super::open_log(data_dir)?.backup(to)?;
+            let events = super::open_log(data_dir)?.backup(to).map_err(|error| {
+                if let LogError::Invalid(reason) = error {
+                    BadInput(reason).into()
+                } else {
+                    anyhow::Error::new(error)
+                }
+            })?;
             say(args.json, &json!({ "events": events }), &format!("{events} events in {}", to.display()))
         }
     }
@@ -103,7 +109,7 @@ fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
         "findings": findings,
     });
     if report.is_sound() {
-        let text = format!("sound: {} events, {} experiments", report.sound_events, report.streams);
+        let text = format!("sound: {} events, {}", report.sound_events, experiments(report.streams));
         return say(as_json, &value, &text);
     }
     let lines: Vec<String> = report
@@ -136,9 +142,9 @@ fn stat(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
         return say(true, &value, "");
     }
     let mut text = format!(
-        "{} events, {} experiments, {:.1} MiB on disk for {:.1} MiB of events",
+        "{} events, {}, {:.1} MiB on disk for {:.1} MiB of events",
         stat.events,
-        stat.streams,
+        experiments(stat.streams),
         mib(stat.bytes_on_disk),
         mib(stat.body_bytes)
     );
@@ -146,6 +152,10 @@ fn stat(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
         text.push_str(&format!("\n  {count:>9}  {event_type}"));
     }
     say(false, &value, &text)
+}
+
+fn experiments(count: u64) -> String {
+    format!("{count} experiment{}", if count == 1 { "" } else { "s" })
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -212,6 +222,12 @@ fn export(data_dir: &Path, experiment: Option<&ExperimentId>, output: &Path) -> 
 }
 
 fn import(data_dir: &Path, file: &Path, as_json: bool) -> anyhow::Result<()> {
+    // Before a log is made for it.
+    if !file.is_file() {
+        return Err(
+            BadInput(format!("{} is not a file that an export could be read from", file.display())).into()
+        );
+    }
     let log = SledLog::open(super::log_dir(data_dir), &SledOptions::default())?;
     let imported = transfer::import(&log, file).map_err(|error| {
         let bad_line = matches!(error, StorageError::Import { .. });

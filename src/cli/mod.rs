@@ -17,11 +17,10 @@ mod score;
 
 pub use exit::BadInput;
 
-use std::io::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
@@ -35,7 +34,7 @@ struct Cli {
     #[arg(long, global = true, env = "DISSENT_DATA", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// What to write to the log on stderr, such as `info` or `dissent_actors=debug`.
-    #[arg(long, global = true, env = "DISSENT_LOG", default_value = "warn", value_name = "FILTER")]
+    #[arg(long, global = true, env = "DISSENT_LOG", default_value = "warn,sled=off", value_name = "FILTER")]
     log: String,
     #[command(subcommand)]
     command: Command,
@@ -64,6 +63,7 @@ pub fn main() -> ExitCode {
     }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
@@ -102,8 +102,7 @@ fn open_log(data_dir: &Path) -> anyhow::Result<SledLog> {
             format!("there is no event log in {}: name its folder with --data-dir", data_dir.display());
         return Err(BadInput(reason).into());
     }
-    SledLog::open(&dir, &SledOptions::default())
-        .with_context(|| format!("failed to open the event log in {}", data_dir.display()))
+    Ok(SledLog::open(&dir, &SledOptions::default())?)
 }
 
 /// Refuses an experiment that the log does not have, and says which it has.
@@ -125,12 +124,25 @@ fn report_path(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
 fn start_tracing(filter: &str) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| exit::BadInput(format!("--log {filter}: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
     Ok(())
+}
+
+/// Whoever read our output, such as `head`, has seen enough of it.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref().map(io::Error::kind);
+        let json = cause.downcast_ref().and_then(serde_json::Error::io_error_kind);
+        io.or(json) == Some(io::ErrorKind::BrokenPipe)
+    })
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     // Nothing can be done about a closed stderr.
-    let _ = writeln!(std::io::stderr(), "dissent: {error:#}");
+    let _ = writeln!(io::stderr(), "dissent: {error:#}");
     exit::code(error)
 }

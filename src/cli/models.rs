@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dissent_models::runtime::Provider;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::config::RuntimeConfig;
+use crate::config::{RuntimeConfig, THREADS_MAX};
 
 /// On what models run.
 #[derive(Debug, clap::Args)]
@@ -14,7 +14,7 @@ pub(crate) struct RuntimeArgs {
     #[arg(long, default_value = "auto")]
     provider: Provider,
     /// Threads of one model run; 0: one for each physical core.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     threads: usize,
     /// The ONNX Runtime library; found by itself where it is installed.
     #[arg(long, value_name = "FILE", env = "DISSENT_ONNXRUNTIME")]
@@ -29,6 +29,11 @@ impl RuntimeArgs {
             onnxruntime: self.onnxruntime.clone(),
         }
     }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    let within = text.parse().ok().filter(|threads| *threads <= THREADS_MAX);
+    within.ok_or_else(|| format!("must be 0 to {THREADS_MAX}"))
 }
 
 /// A bar that counts items on stderr; hidden where that is no terminal.

@@ -77,8 +77,7 @@ fn read(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<ReportData> {
         );
         return Err(BadInput(reason).into());
     }
-    let log = SledLog::open(&log_dir, &SledOptions::default())
-        .with_context(|| format!("failed to open the event log in {}", log_dir.display()))?;
+    let log = SledLog::open(&log_dir, &SledOptions::default())?;
     ReportData::from_log_with_top(&log, &args.experiment, args.round, args.top).map_err(|error| match error {
         ReportError::UnknownExperiment { .. } | ReportError::UnknownRound { .. } => {
             BadInput(error.to_string()).into()

@@ -14,6 +14,7 @@ use dissent_domain::log::EventLog;
 use dissent_models::generation::Generator;
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 use dissent_models::scoring::RewardModel;
+use dissent_models::template::PromptTemplate;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{ArtifactStore, SledLog, SledOptions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +27,7 @@ use crate::report;
 
 /// How long what is in hand may take after the first signal.
 const GRACE: Duration = Duration::from_secs(8);
+const GO_ON: &str = "run the same command again to go on";
 
 /// Run an experiment to its end, or go on where it stopped
 #[derive(Debug, clap::Args)]
@@ -58,10 +60,7 @@ pub(crate) struct RunArgs {
 pub(crate) fn run(data_dir: Option<&Path>, args: &RunArgs) -> anyhow::Result<()> {
     let config = configured(args)?;
     let data_dir = super::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
-    let log: Arc<dyn EventLog> = Arc::new(
-        SledLog::open(super::log_dir(&data_dir), &SledOptions::default())
-            .with_context(|| format!("failed to open the event log in {}", data_dir.display()))?,
-    );
+    let log: Arc<dyn EventLog> = Arc::new(SledLog::open(super::log_dir(&data_dir), &SledOptions::default())?);
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
     let view = ProgressView::new();
     view.say("opening the models");
@@ -105,12 +104,15 @@ fn open_policy(
     options: &SessionOptions,
 ) -> anyhow::Result<Policy> {
     let model = &models.policy;
+    let template: PromptTemplate = config.policy.template.parse()?;
+    // What fails for every prompt is a mistake in the configuration, not in the prompts.
+    template.render_prompt(&model.checkpoint.tokenizer, "prompt").context("policy.template")?;
     let generator = Generator::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)
         .with_context(|| format!("failed to start the policy {}", model.name))?;
     Ok(Policy {
         generator,
         tokenizer: model.tokenizer(),
-        template: config.policy.template.parse()?,
+        template,
         fingerprint: model.fingerprint.clone(),
         batch_prompts: config.generation.batch_prompts,
     })
@@ -123,12 +125,14 @@ fn open_proxy(
     options: &SessionOptions,
 ) -> anyhow::Result<Proxy> {
     let model = &models.reward;
+    let template: PromptTemplate = config.reward.template.parse()?;
+    template.render_whole(&model.checkpoint.tokenizer, "prompt", "answer").context("reward.template")?;
     let reward_model = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)
         .with_context(|| format!("failed to start the reward model {}", model.name))?;
     Ok(Proxy {
         model: reward_model,
         tokenizer: model.tokenizer(),
-        template: config.reward.template.parse()?,
+        template,
         fingerprint: model.fingerprint.clone(),
         kind: config.reward.kind,
     })
@@ -160,8 +164,8 @@ async fn drive(plan: &Plan, resources: Resources, view: &ProgressView) -> anyhow
     let showing = actix::spawn(view.follow(pipeline.progress(), pipeline.meter()));
     let outcome: Result<(), anyhow::Error> = tokio::select! {
         finished = pipeline.finished() => finished.map_err(Into::into),
-        _ = interrupt.recv() => Err(Interrupted.into()),
-        _ = terminate.recv() => Err(Interrupted.into()),
+        _ = interrupt.recv() => Err(Interrupted(GO_ON).into()),
+        _ = terminate.recv() => Err(Interrupted(GO_ON).into()),
     };
     showing.abort();
     if outcome.is_err() {
@@ -197,6 +201,11 @@ fn conclude(
     } else {
         writeln!(out, "{}\nreport: {}", report::summary(&data), shown(&path).display())?;
     }
+    // A run of which nothing came should not look to a script like one that went well.
+    anyhow::ensure!(
+        data.counts.measured > 0 || data.set_aside.is_empty(),
+        "every prompt was set aside and nothing was measured: once the reasons are gone, run it under another name"
+    );
     Ok(())
 }
 

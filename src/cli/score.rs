@@ -1,5 +1,6 @@
 //! `dissent score`: adds log-probabilities and rewards to given completions, as JSON lines.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 use super::exit::BadInput;
 use super::interrupt;
 use super::models::{RuntimeArgs, counting_bar};
+use crate::config::check_reward_template;
 use crate::jsonl::{InputError, JsonLines, JsonLinesWriter};
 use crate::loading::{self, Model};
 
@@ -117,14 +119,14 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
 fn read(path: &std::path::Path) -> Result<Vec<Line>, InputError> {
     let mut lines = JsonLines::<Line>::open(path)?;
     let mut read: Vec<Line> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
+    let mut line_of = HashMap::new();
     while let Some(line) = lines.next() {
         let (number, line) = line?;
         if line.completions.is_empty() {
             return Err(lines.error(number, "completions", "must not be empty"));
         }
-        if !seen.insert(line.prompt_id.clone()) {
-            let reason = format!("{:?} was already used in an earlier line", line.prompt_id);
+        if let Some(first) = line_of.insert(line.prompt_id.clone(), number) {
+            let reason = format!("{:?} is already on line {first}", line.prompt_id);
             return Err(lines.error(number, "prompt_id", reason));
         }
         read.push(line);
@@ -170,7 +172,8 @@ impl Part for PolicyPart<'_> {
             .collect::<anyhow::Result<Vec<ScoreItem>>>()?;
         let logprobs = scorer.score(&items, cancel, &mut |_| ())?;
         for (completion, logprobs) in line.completions.iter_mut().zip(logprobs) {
-            let logprob: f64 = logprobs.iter().copied().map(f64::from).sum();
+            // From 0, because the sum of nothing is otherwise -0.
+            let logprob = logprobs.iter().copied().map(f64::from).fold(0.0, |sum, token| sum + token);
             let mean = if logprobs.is_empty() { 0.0 } else { logprob / logprobs.len() as f64 };
             completion.rest.insert("logprob".to_owned(), logprob.into());
             completion.rest.insert("logprob_mean".to_owned(), mean.into());
@@ -190,13 +193,9 @@ impl<'a> RewardPart<'a> {
         options: &SessionOptions,
     ) -> anyhow::Result<Self> {
         let Some(path) = &args.reward else { return Ok(Self(None)) };
-        let model = Model::open(path, args.reward_layers, args.reward_adapter.as_deref())?;
         let template = args.reward_template.as_ref().unwrap_or(&args.template);
-        if matches!(template, PromptTemplate::Text(text) if !text.contains("{completion}")) {
-            let reason =
-                "the template of a reward model must name {completion}: what it scores is the answer";
-            return Err(BadInput(reason.to_owned()).into());
-        }
+        check_reward_template(template).map_err(BadInput)?;
+        let model = Model::open(path, args.reward_layers, args.reward_adapter.as_deref())?;
         let scorer = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?;
         Ok(Self(Some((scorer, model.checkpoint.tokenizer, template, args.reward_kind))))
     }

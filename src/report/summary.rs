@@ -5,15 +5,17 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::data::{ConflictingAnswer, ReportData};
+use super::data::{ConflictingAnswer, ReportData, SetAside, Status};
 use super::text::{excerpt, visible};
 use super::words;
 
 /// Answers shown of either type.
 const SHOWN: usize = 2;
 const EXCERPT_CHARS: usize = 60;
+const SET_ASIDE_CHARS: usize = 240;
 
-/// A report in 10 to 15 lines of at most about 100 columns, safe for a terminal; without a final line feed.
+/// A report in 10 to 15 lines of at most about 100 columns (but for the reason why a prompt was set aside), safe
+/// for a terminal; without a final line feed.
 #[must_use]
 pub fn summary(data: &ReportData) -> String {
     let counts = &data.counts;
@@ -30,12 +32,19 @@ pub fn summary(data: &ReportData) -> String {
         words::grouped(counts.degenerate.into()),
         words::grouped(counts.set_aside.into()),
     ));
+    if let Some(SetAside { prompt_id, step, reason }) = data.set_aside.first() {
+        let first = format!("set aside: {prompt_id} by the {} step: {reason}", step.name());
+        line(format!("  {}", excerpt(&visible(&first), SET_ASIDE_CHARS)));
+    }
     let headlines = words::headlines(data);
     for headline in &headlines {
         line(format!("  {:<31} {:>6}   ({})", headline.term, headline.value, headline.noise));
     }
     if let Some(first) = headlines.first() {
         line(format!("  {}", first.meaning));
+    }
+    if data.status == Status::Complete && data.counts.measured > 0 && headlines.is_empty() {
+        line(format!("  {}", words::nothing_measured(data)));
     }
     line(format!("  selected: {}", words::selected(data)));
     for (title, answers) in [

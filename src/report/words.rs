@@ -167,8 +167,8 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
         setting(
             "Sampling",
             format!(
-                "{} answers per prompt, temperature {}{nucleus}{top_k}, at most {} new tokens",
-                sampling.samples,
+                "{} per prompt, temperature {}{nucleus}{top_k}, at most {} new tokens",
+                count(sampling.samples.into(), "answer"),
                 short(sampling.temperature),
                 grouped(sampling.max_new_tokens.into()),
             ),
@@ -208,6 +208,15 @@ pub(super) fn measured(data: &ReportData) -> String {
         out += &format!(", {} set aside", grouped(counts.set_aside.into()));
     }
     out
+}
+
+/// Why a complete round has nothing to show.
+pub(super) fn nothing_measured(data: &ReportData) -> &'static str {
+    if data.counts.measured == 0 {
+        "Nothing was measured: every prompt was set aside, for the reasons below."
+    } else {
+        "No prompt has a conflict to measure: either each has a single answer, or all its answers were scored alike."
+    }
 }
 
 /// How many answers were selected.

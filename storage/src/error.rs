@@ -14,7 +14,7 @@ pub enum StorageError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// The file system said no.
-    #[error("failed to {action} {path}: {source}")]
+    #[error("failed to {action} {path}")]
     Io {
         /// What was tried.
         action: &'static str,

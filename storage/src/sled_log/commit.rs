@@ -56,7 +56,10 @@ impl Committer {
             self.db.apply_batch(batch).map_err(read_error)?;
             self.db.flush().map_err(read_error)
         });
-        flushed.map_err(io::Error::other)?;
+        // It becomes a `LogError` again, with what follows from it.
+        flushed.map_err(|error| {
+            if let LogError::Io(what) = error { io::Error::other(what) } else { io::Error::other(error) }
+        })?;
         self.db_file.sync_data()
     }
 

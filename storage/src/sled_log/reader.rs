@@ -186,12 +186,19 @@ pub(super) fn damaged(position: u64, what: &str) -> LogError {
 /// What sled says while reading.
 pub(super) fn read_error(error: sled::Error) -> LogError {
     match error {
-        sled::Error::Io(error) => LogError::Io(error.to_string()),
-        sled::Error::Corruption { .. }
-        | sled::Error::CollectionNotFound(_)
-        | sled::Error::Unsupported(_)
-        | sled::Error::ReportableBug(_) => LogError::Corrupt(error.to_string()),
+        sled::Error::Io(error) => LogError::Io(said_by(&error)),
+        sled::Error::Corruption { .. } => {
+            LogError::Corrupt("the checksum of a part of its database does not fit".to_owned())
+        }
+        sled::Error::CollectionNotFound(_) | sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) => {
+            LogError::Corrupt(error.to_string())
+        }
     }
+}
+
+/// What the system said; sled may have wrapped it in the form that is meant for programmers.
+pub(super) fn said_by(error: &std::io::Error) -> String {
+    if error.raw_os_error().is_some() { error.to_string() } else { error.kind().to_string() }
 }
 
 /// Runs `work` on sled, which answers some damage with a panic, and makes that an error.

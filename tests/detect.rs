@@ -274,3 +274,11 @@ fn the_summary_sets_what_was_found_beside_noise() {
     let noise = &summary["sizes"][0]["mean_abs_pacs"]["past_threshold_noise"];
     assert!((noise.as_f64().unwrap() - 0.721).abs() < 0.005, "{noise}");
 }
+
+#[test]
+fn empty_input_is_an_error_because_a_pipe_may_have_broken_before_it() {
+    let output = with_stdin(detect(), b"\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("there is no line in the input"));
+    assert!(output.stdout.is_empty());
+}

@@ -1,8 +1,9 @@
 //! The program from a configuration to a report, on tiny models.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use dissent_domain::event::Event;
+use dissent_domain::event::{Event, Recorded};
 
 use crate::support::{Lab, Setup, history, succeeded};
 
@@ -145,4 +146,36 @@ fn an_interrupted_run_drains_says_so_and_goes_on_to_the_same_result() {
         lab.run(name);
         assert_eq!(history(&lab.events(name)), history(&lab.events("reference")));
     }
+}
+
+/// A copy of the tiny policy whose weights end in numbers that are none.
+fn broken_model(lab: &Lab) -> PathBuf {
+    let (sound, broken) = (lab.policy(), lab.data_dir("broken-model"));
+    std::fs::create_dir(&broken).unwrap();
+    for entry in sound.read_dir().unwrap().flatten() {
+        std::fs::copy(entry.path(), broken.join(entry.file_name())).unwrap();
+    }
+    let weights = broken.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let half = bytes.len() / 2;
+    bytes[half..].fill(0xff);
+    std::fs::write(&weights, bytes).unwrap();
+    broken
+}
+
+#[test]
+fn a_model_that_never_works_stops_the_run_and_sets_nothing_aside() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let config = lab.config();
+    let (sound, broken) = (lab.policy(), broken_model(&lab));
+    let policy = |path: &Path| format!("[policy]\n            path = {path:?}");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains(&policy(&sound)));
+    std::fs::write(&config, text.replace(&policy(&sound), &policy(&broken))).unwrap();
+    let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the generation step failed") && said.contains("not a finite number"), "{said}");
+    let set_aside = |recorded: &Recorded| recorded.event.event_type == "prompt.set_aside";
+    assert!(!lab.events("data").iter().any(set_aside));
 }

@@ -12,10 +12,11 @@ use dissent_domain::generation::{Completion, SamplingParams, sample_seed};
 use dissent_domain::id::ExperimentId;
 use dissent_models::ModelError;
 use dissent_models::checkpoint::TextTokenizer;
-use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
+use dissent_models::generation::{GenerationJob, GenerationProgress, Generator, SampledTokens};
 use dissent_models::runtime::CancelFlag;
 use dissent_models::template::PromptTemplate;
 
+use crate::model_run::Judge;
 use crate::step::{Consequence, Perform, Received, StepError, follows};
 
 /// A loaded policy, and how prompts are put to it.
@@ -56,6 +57,7 @@ pub(crate) struct Generation {
     sampling: SamplingParams,
     cancel: CancelFlag,
     meter: TokenMeter,
+    judge: Judge,
 }
 
 impl Generation {
@@ -67,6 +69,7 @@ impl Generation {
             sampling: plan.sampling.clone(),
             cancel,
             meter,
+            judge: Judge::default(),
         }
     }
 
@@ -83,16 +86,24 @@ impl Generation {
         Ok(GenerationJob { prompt_ids, seeds })
     }
 
-    fn sample(&mut self, jobs: &[GenerationJob]) -> Result<Vec<Vec<SampledTokens>>, StepError> {
+    /// One outcome for each job. What fails together is tried apart: one prompt must not take the others with it.
+    fn sample(&mut self, jobs: &[GenerationJob]) -> Vec<Result<Vec<SampledTokens>, StepError>> {
+        let outcomes = match self.generate(jobs) {
+            Ok(sampled) => sampled.into_iter().map(Ok).collect(),
+            Err(ModelError::Cancelled) => jobs.iter().map(|_| Err(ModelError::Cancelled)).collect(),
+            Err(_) => jobs
+                .iter()
+                .map(|job| Ok(self.generate(std::slice::from_ref(job))?.pop().unwrap_or_default()))
+                .collect(),
+        };
+        self.judge.judge(outcomes)
+    }
+
+    fn generate(&mut self, jobs: &[GenerationJob]) -> Result<Vec<Vec<SampledTokens>>, ModelError> {
         let before = self.meter.tokens();
         let meter = self.meter.clone();
-        self.policy
-            .generator
-            .generate(jobs, &self.sampling, &self.cancel, &mut |progress| meter.set(before + progress.tokens))
-            .map_err(|error| {
-                let cancelled = matches!(error, ModelError::Cancelled);
-                if cancelled { StepError::Cancelled } else { StepError::Retry(error.to_string()) }
-            })
+        let mut progress = |done: GenerationProgress| meter.set(before + done.tokens);
+        self.policy.generator.generate(jobs, &self.sampling, &self.cancel, &mut progress)
     }
 
     fn completions(&self, sampled: Vec<SampledTokens>) -> Result<Vec<Completion>, StepError> {
@@ -144,10 +155,7 @@ impl Perform for Generation {
         let prepared: Vec<Result<(&PromptAdmitted, GenerationJob), StepError>> =
             batch.iter().filter_map(admitted).map(|e| self.job(e).map(|job| (e, job))).collect();
         let jobs: Vec<GenerationJob> = prepared.iter().flatten().map(|(_, job)| job.clone()).collect();
-        let mut sampled = match self.sample(&jobs) {
-            Ok(sampled) => sampled.into_iter(),
-            Err(error) => return batch.iter().map(|_| Err(error.clone())).collect(),
-        };
+        let mut sampled = self.sample(&jobs).into_iter();
         batch
             .iter()
             .zip(prepared)
@@ -156,7 +164,7 @@ impl Perform for Generation {
                 let tokens = sampled
                     .next()
                     .ok_or_else(|| StepError::Fatal("a prompt got no completions".to_owned()))?;
-                self.sampled(received, event, job, tokens)
+                self.sampled(received, event, job, tokens?)
             })
             .collect()
     }

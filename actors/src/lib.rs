@@ -17,6 +17,7 @@ mod clock;
 pub mod conflict;
 pub mod generation;
 pub mod journal;
+mod model_run;
 pub mod pipeline;
 pub mod prompt;
 pub mod reward;

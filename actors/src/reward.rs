@@ -6,6 +6,8 @@
 use std::sync::Arc;
 
 use dissent_domain::event::{CompletionsSampled, Event, EventType, RewardsScored, Step};
+use dissent_domain::generation::Completion;
+use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 use dissent_models::ModelError;
 use dissent_models::checkpoint::TextTokenizer;
@@ -13,6 +15,7 @@ use dissent_models::runtime::CancelFlag;
 use dissent_models::scoring::RewardModel;
 use dissent_models::template::PromptTemplate;
 
+use crate::model_run::Judge;
 use crate::step::{Consequence, Perform, Received, StepError, follows};
 
 /// A loaded proxy reward model, and how answers are put to it.
@@ -33,27 +36,23 @@ pub struct Proxy {
 pub(crate) struct Reward {
     proxy: Proxy,
     cancel: CancelFlag,
+    judge: Judge,
 }
 
 impl Reward {
     pub(crate) fn new(proxy: Proxy, cancel: CancelFlag) -> Self {
-        Self { proxy, cancel }
+        Self { proxy, cancel, judge: Judge::default() }
     }
 
     fn score(&mut self, sampled: &CompletionsSampled) -> Result<RewardsScored, StepError> {
         let sequences = sampled
             .completions
             .iter()
-            .map(|completion| {
-                self.proxy.template.encode_whole(
-                    &self.proxy.tokenizer,
-                    &sampled.prompt.text,
-                    &completion.text,
-                )
-            })
+            .map(|completion| self.sequence(&sampled.prompt, completion))
             .collect::<Result<Vec<Vec<u32>>, ModelError>>()
             .map_err(|error| StepError::SetAside(error.to_string()))?;
-        let scores = self.proxy.model.score(&sequences, &self.cancel, &mut |_| ()).map_err(step_error)?;
+        let scores = self.proxy.model.score(&sequences, &self.cancel, &mut |_| ());
+        let scores = self.judge.one(scores)?;
         Ok(RewardsScored {
             round: sampled.round,
             prompt_id: sampled.prompt.prompt_id.clone(),
@@ -61,14 +60,13 @@ impl Reward {
             rewards: scores.into_iter().map(|score| self.proxy.kind.reward(f64::from(score))).collect(),
         })
     }
-}
 
-fn step_error(error: ModelError) -> StepError {
-    match error {
-        ModelError::Cancelled => StepError::Cancelled,
-        // An answer that the model cannot take will not fit the next time either.
-        ModelError::Invalid(reason) => StepError::SetAside(reason),
-        other @ (ModelError::File { .. } | ModelError::Runtime(_)) => StepError::Retry(other.to_string()),
+    /// An answer as the reward model reads it; an error if it never can.
+    fn sequence(&self, prompt: &Prompt, completion: &Completion) -> Result<Vec<u32>, ModelError> {
+        let Proxy { tokenizer, template, model, .. } = &self.proxy;
+        let sequence = template.encode_whole(tokenizer, &prompt.text, &completion.text)?;
+        model.check_sequence(&sequence)?;
+        Ok(sequence)
     }
 }
 

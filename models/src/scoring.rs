@@ -160,6 +160,14 @@ impl RewardModel {
         Ok(Self { session, cache: None })
     }
 
+    /// Whether a sequence can be scored at all.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] for an empty sequence, a token outside the vocabulary, or a sequence longer than the model's context.
+    pub fn check_sequence(&self, sequence: &[u32]) -> Result<(), ModelError> {
+        self.session.check_sequence(sequence, &[])
+    }
+
     /// The reward of each sequence, in order: the score head's output at its last token, as the model gives it.
     ///
     /// `progress` is told how many sequences are done.

@@ -108,7 +108,9 @@ impl DecoderSession {
         layout: Layout,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
-        let name = checkpoint.source.display().to_string();
+        // Its errors are recorded in events, which must not depend on where a model lies.
+        let source = &checkpoint.source;
+        let name = source.file_name().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
         let place = layout.adapter_place();
         let built = decoder_graph(&checkpoint.config, &checkpoint.weights, adapter, place, head)?;
         let model = export(&built.graph)?;

@@ -224,6 +224,10 @@ fn measure_all(input: &Path, kind: LogprobKind) -> Result<Vec<MeasuredPrompt>, I
             .map_err(|error| lines.error(line, "completions", error.to_string()))?;
         prompts.push(MeasuredPrompt { prompt_id, conflict });
     }
+    if prompts.is_empty() {
+        // Most likely the command before this one in a pipe failed.
+        return Err(lines.error(1, "prompt_id", "there is no line in the input"));
+    }
     Ok(prompts)
 }
 

@@ -131,6 +131,10 @@ fn read(path: &std::path::Path) -> Result<Vec<Line>, InputError> {
         }
         read.push(line);
     }
+    if read.is_empty() {
+        // Most likely the command before this one in a pipe failed.
+        return Err(lines.error(1, "prompt_id", "there is no line in the input"));
+    }
     Ok(read)
 }
 

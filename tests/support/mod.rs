@@ -50,7 +50,6 @@ impl Lab {
     }
 
     fn write_config(&self, setup: &Setup) {
-        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden");
         let text = format!(
             r#"
             [experiment]
@@ -77,13 +76,18 @@ impl Lab {
             provider = "cpu"
             threads = 1
             "#,
-            policy = models.join("llama"),
-            adapter = models.join("llama-reward"),
+            policy = self.policy(),
+            adapter = golden().join("llama-reward"),
             samples = setup.samples,
             max_new_tokens = setup.max_new_tokens,
             batch_prompts = setup.batch_prompts,
         );
         std::fs::write(self.config(), text).unwrap();
+    }
+
+    /// The tiny policy, which is also the reward model's base.
+    pub(crate) fn policy(&self) -> PathBuf {
+        golden().join("llama")
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -111,6 +115,10 @@ impl Lab {
         let log = SledLog::open(self.data_dir(data).join("log"), &SledOptions::default()).unwrap();
         log.read(0, usize::MAX).unwrap()
     }
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden")
 }
 
 /// Runs a command to its end and expects success.

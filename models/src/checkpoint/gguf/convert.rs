@@ -11,6 +11,7 @@ use super::header::{Header, TensorInfo};
 use super::names::{Destination, RowOrder, destination};
 use crate::cache::dequantised_dir;
 use crate::checkpoint::config::ModelConfig;
+use crate::checkpoint::fingerprint::of_file;
 use crate::checkpoint::layout;
 use crate::checkpoint::safetensors::locate;
 use crate::error::ModelError;
@@ -39,7 +40,7 @@ pub(super) fn dequantised(
     let key = blake3::hash(format!("{hash} converter {CONVERTER_VERSION}").as_bytes()).to_hex();
     let folder = dequantised_dir(cache_dir);
     let target = folder.join(format!("{key}.safetensors"));
-    if locate(&target).is_ok() {
+    if is_whole(&target, cache_dir) {
         return Ok(target);
     }
     let plan = plan(header, config).map_err(|reason| ModelError::file(path, reason))?;
@@ -49,7 +50,7 @@ pub(super) fn dequantised(
     fs::create_dir_all(&folder).map_err(in_cache)?;
     let lock = File::create(folder.join("lock")).map_err(in_cache)?;
     lock.lock().map_err(in_cache)?;
-    if locate(&target).is_ok() {
+    if is_whole(&target, cache_dir) {
         return Ok(target);
     }
     remove_unfinished(&folder).map_err(in_cache)?;
@@ -59,8 +60,21 @@ pub(super) fn dequantised(
     write(&plan, source, BufWriter::new(file.as_file_mut())).map_err(in_cache)?;
     file.as_file().sync_all().map_err(in_cache)?;
     file.persist(&target).map_err(|error| in_cache(error.error))?;
+    fs::write(checksum_path(&target), of_file(&target, cache_dir)?).map_err(in_cache)?;
     File::open(&folder).and_then(|folder| folder.sync_all()).map_err(in_cache)?;
     Ok(target)
+}
+
+/// Whether the cached file is there as it was written. A file that nobody touched is not read again: its hash is
+/// remembered.
+fn is_whole(target: &Path, cache_dir: &Path) -> bool {
+    let written = fs::read_to_string(checksum_path(target)).unwrap_or_default();
+    locate(target).is_ok() && of_file(target, cache_dir).is_ok_and(|now| now == written)
+}
+
+/// The file beside a cached one that holds its BLAKE3 hash, in hex.
+fn checksum_path(target: &Path) -> PathBuf {
+    target.with_extension("blake3")
 }
 
 /// A file to write, readable by whoever the umask allows: a cache may be shared.

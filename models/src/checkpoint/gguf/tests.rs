@@ -317,6 +317,12 @@ fn weights_are_dequantised_once_and_again_when_the_cached_file_is_damaged() {
     place.open().expect("checkpoint");
     assert_eq!(fs::read(&tensor.file).expect("bytes"), whole);
     assert!(!tensor.file.with_file_name("unfinished-left").exists());
+
+    let mut changed = whole.clone();
+    *changed.last_mut().expect("a byte") ^= 1;
+    fs::write(&tensor.file, &changed).expect("damage");
+    place.open().expect("checkpoint");
+    assert_eq!(fs::read(&tensor.file).expect("bytes"), whole, "a flipped bit in a weight");
 }
 
 #[test]

@@ -10,6 +10,11 @@ use crate::jsonl::InputError;
 
 /// Shown at the end of `dissent --help`.
 pub(crate) const HELP: &str = "\
+Examples:
+  dissent doctor                            is everything here that a run needs?
+  dissent run experiment.toml               find the conflicts, and write a report
+  dissent detect --input scored.jsonl       the same on your own answers and scores, without any model
+
 Exit codes:
   0    done
   1    failed: the message says why

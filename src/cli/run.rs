@@ -37,6 +37,16 @@ Examples:
   dissent run experiment.toml --provider cuda
   DISSENT_LOG=info dissent run experiment.toml 2> run.log
 
+Configuration (* is needed; relative paths start at the file's folder, `cache:` at the cache folder):
+  [experiment]  name*, seed = 0, rounds = 1, data_dir
+  [prompts]     path*: JSON lines of {\"prompt_id\"?, \"prompt\", \"category\"?}
+  [policy]      path*, adapter, template = \"chat\"
+  [reward]      path*, layers, adapter, template = \"chat\", kind = \"reward\" or \"cost\"
+  [generation]  samples = 8, temperature = 0.7, top_p = 1.0, top_k = 0, max_new_tokens = 128, batch_prompts = 4
+  [conflict]    rule = \"paper\", \"mean\", \"budget\", \"quantile\" or \"random\", delta, tau, budget, quantile = 0.9,
+                logprob = \"sum\" or \"mean\"
+  [runtime]     provider = \"auto\", \"cpu\" or \"cuda\", threads = 0, onnxruntime
+
 Press Ctrl-C to stop: what is in hand is finished (a second Ctrl-C gives it up), everything done is kept, and the
 same command goes on from there. The result is the same as without the stop.")]
 pub(crate) struct RunArgs {

@@ -1,6 +1,7 @@
 //! Progress of a run on a terminal; short lines from time to time where there is none.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use dissent_actors::Progress;
@@ -42,12 +43,9 @@ impl ProgressView {
 
     /// Says what is going on.
     pub(crate) fn say(&self, text: &str) {
-        if self.is_terminal {
-            // A terminal that cannot be written to is no reason to stop.
-            let _ = self.bars.println(text);
-        } else {
-            tracing::info!("{text}");
-        }
+        // A stderr that cannot be written to is no reason to stop.
+        let _ =
+            if self.is_terminal { self.bars.println(text) } else { writeln!(std::io::stderr(), "{text}") };
     }
 
     /// Shows how far a run is until dropped.
@@ -68,7 +66,8 @@ impl ProgressView {
                 view.show(&now, &line);
                 if !view.is_terminal && said.elapsed() >= LINE_INTERVAL {
                     said = Instant::now();
-                    tracing::info!(sampled = now.counts.sampled, measured = now.counts.measured, "{line}");
+                    let counts = now.counts;
+                    view.say(&format!("{} of {} prompts measured, {line}", counts.measured, counts.expected));
                 }
             }
         }

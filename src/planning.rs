@@ -87,6 +87,14 @@ fn first_difference(key: &str, recorded: &serde_json::Value, wanted: &serde_json
             first_difference(&key, value, wanted.get(name).unwrap_or(&serde_json::Value::Null))
         }),
         _ if recorded == wanted => None,
-        _ => Some(format!("{key} was {recorded}, now {wanted}")),
+        _ => Some(match key {
+            // Hashes say nothing to a person.
+            "prompts.artifact" => "the prompts are not the same".to_owned(),
+            "policy.fingerprint" => "the policy's weights or adapter are not the same".to_owned(),
+            "reward.fingerprint" => {
+                "the reward model's weights, layers or adapter are not the same".to_owned()
+            }
+            _ => format!("{key} was {recorded}, now {wanted}"),
+        }),
     }
 }

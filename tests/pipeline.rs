@@ -47,6 +47,19 @@ fn another_plan_under_the_same_name_is_refused_and_the_difference_named() {
 }
 
 #[test]
+fn changed_prompts_under_the_same_name_are_refused_in_words() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    lab.run("data");
+    let (config, prompts) = (lab.config(), lab.config().with_file_name("prompts.jsonl"));
+    let changed = std::fs::read_to_string(&prompts).unwrap().replace("what is 3?", "what is three?");
+    std::fs::write(&prompts, changed).unwrap();
+    let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("the prompts are not the same"), "{said}");
+}
+
+#[test]
 fn a_template_that_no_prompt_can_use_is_refused_before_anything_is_recorded() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let config = lab.config();

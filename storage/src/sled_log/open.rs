@@ -89,14 +89,19 @@ fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogError> {
         .mode(sled::Mode::LowSpace);
     let began = Instant::now();
     loop {
-        match guarded(|| config.open().map_err(read_error)) {
+        match guarded(|| Ok(config.open()))? {
             // Our own lock is held, so this is the last owner in this process, still letting go.
-            Err(LogError::Io(error)) if error.contains("lock") && began.elapsed() < TEARDOWN_MAX => {
+            Err(error) if is_locked(&error) && began.elapsed() < TEARDOWN_MAX => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            opened => return opened,
+            opened => return opened.map_err(read_error),
         }
     }
+}
+
+/// Whether sled's own lock is held. It tells by its words only.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
 }
 
 /// Brings database and tail file together; returns the last position.

@@ -309,6 +309,24 @@ fn a_log_is_counted() {
     assert!(stat.bytes_on_disk > 512 << 10);
 }
 
+/// sled lets go of its files on a thread of its own, some time after it was dropped.
+#[test]
+fn a_log_that_sled_still_holds_for_a_moment_opens_when_it_lets_go() {
+    let (log, dir) = fresh();
+    drop(log);
+    let held = loop {
+        if let Ok(held) = sled::Config::new().path(dir.path()).open() {
+            break held;
+        }
+    };
+    let holder = std::thread::spawn(move || {
+        std::thread::park_timeout(Duration::from_millis(100));
+        drop(held);
+    });
+    drop(open(dir.path()).unwrap());
+    holder.join().unwrap();
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append { stream: u8, expected: ExpectedVersionOf, ids: Vec<u32> },

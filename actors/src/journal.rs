@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
-use dissent_domain::event::{Event, EventId, EventType, NewEvent};
+use dissent_domain::event::{Event, EventId, EventType, NewEvent, Recorded};
 use dissent_domain::experiment::{Due, Experiment};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{ModelVersion, Stage, Training, TrainingProgress};
@@ -87,9 +87,31 @@ impl States {
         Ok(())
     }
 
+    /// Takes up the next event of an experiment, where another process writes its history.
+    ///
+    /// # Errors
+    /// If it does not follow what is known, or cannot be read.
+    pub(crate) fn follow(&self, recorded: &Recorded) -> Result<(), ReplayError> {
+        let mut states = self.lock();
+        let state = states.entry(recorded.experiment.clone()).or_default();
+        let (position, previous, found) = (recorded.position, state.version, recorded.version);
+        if found != previous + 1 {
+            return Err(ReplayError::Gap { position, previous, found });
+        }
+        let event = recorded.decode().map_err(|source| ReplayError::Body { position, source })?;
+        state.experiment.evolve(&event);
+        state.version = found;
+        Ok(())
+    }
+
     /// Looks at the state of an experiment; none if it is not of this journal. Nothing is decided meanwhile: be short.
     pub(crate) fn look<T>(&self, experiment: &ExperimentId, at: impl FnOnce(&Experiment) -> T) -> Option<T> {
         self.lock().get(experiment).map(|state| at(&state.experiment))
+    }
+
+    /// The version of the last event that was decided; 0 before the first.
+    pub(crate) fn version(&self, experiment: &ExperimentId) -> u64 {
+        self.lock().get(experiment).map_or(0, |state| state.version)
     }
 
     /// The policy that answers now; none before the start.

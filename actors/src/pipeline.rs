@@ -1,70 +1,32 @@
-//! All steps together, over one log and one broker: start, watch, drain.
+//! The process that writes history: journal, coordinator and the steps of its roles, over one log and one broker. Start, watch,
+//! drain.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use actix::Arbiter;
-use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
+use dissent_domain::event::{EventId, ExperimentStarted, NewEvent, Step};
 use dissent_domain::experiment::Plan;
-use dissent_domain::learning::{FeedbackSource, LearningPlan};
+use dissent_domain::learning::FeedbackSource;
 use dissent_domain::log::{EventLog, LogError};
-use dissent_domain::prompt::Prompt;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Answer, Broker, BrokerError, Proposal};
-use dissent_storage::ArtifactStore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::conflict::Conflict;
-use crate::evaluation::Evaluation;
-use crate::feedback::Oracle;
-use crate::generation::{Generation, Policy, TokenMeter};
-use crate::gold::Gold;
+use crate::crew::{self, Crew, Resources};
+use crate::generation::TokenMeter;
+use crate::history::{History as _, LogHistory};
 use crate::inbox;
 use crate::journal::{self, Journal, LoadError, States};
-use crate::model::{Shared, Versions, lock};
-use crate::model_run::Judge;
 use crate::progress::Progress;
 use crate::prompt::Prompts;
-use crate::reward::{Proxy, Reward};
 use crate::round::Coordinator;
 use crate::set_aside;
-use crate::step::{self, Failure, StepHandle, Surroundings};
-use crate::training::Learner;
+use crate::step::{self, Failure, Known, Surroundings};
+use crate::training::Intake;
 use crate::training::lease;
-use crate::training::worker::{self, LeaseTimes, TrainingHandle, Workshop};
-
-/// What a pipeline works with.
-pub struct Resources {
-    /// The history.
-    pub log: Arc<dyn EventLog>,
-    /// Carries events and proposals.
-    pub broker: Arc<dyn Broker>,
-    /// Adapters, checkpoints and data that the log names.
-    pub artifacts: ArtifactStore,
-    /// The prompts of the plan, in order.
-    pub prompts: Vec<Prompt>,
-    /// The policy.
-    pub policy: Policy,
-    /// The proxy reward model.
-    pub proxy: Proxy,
-    /// What a plan that learns needs besides.
-    pub learning: Option<LearningResources>,
-    /// Gives up what is being computed: it will be computed again, with the same result.
-    pub cancel: CancelFlag,
-}
-
-/// What a pipeline learns with.
-pub struct LearningResources {
-    /// The prompts that policies are evaluated on.
-    pub held_out: Vec<Prompt>,
-    /// The gold reward, where the plan has one.
-    pub gold: Option<Box<dyn Gold>>,
-    /// Trains the models.
-    pub learner: Box<dyn Learner>,
-    /// The folder into which people's judgements come while the pipeline runs; none: it does not wait for people.
-    pub inbox: Option<PathBuf>,
-}
+use crate::training::worker::LeaseTimes;
 
 /// How a run came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +61,7 @@ pub enum PipelineError {
 pub struct Pipeline {
     log: Arc<dyn EventLog>,
     broker: Arc<dyn Broker>,
-    steps: Vec<StepHandle>,
-    training: Option<TrainingHandle>,
+    crew: Crew,
     /// Tasks that look at clocks and folders.
     watchers: Vec<JoinHandle<()>>,
     set_aside: JoinHandle<()>,
@@ -126,7 +87,8 @@ impl Pipeline {
         resources: Resources,
         times: LeaseTimes,
     ) -> Result<Self, PipelineError> {
-        let Resources { log, broker, artifacts, prompts, policy, proxy, learning, cancel } = resources;
+        let (log, broker, cancel) =
+            (resources.log.clone(), resources.broker.clone(), resources.cancel.clone());
         let (failure, failed) = Failure::new();
         let states = States::default();
         states.load(&*log, &plan.experiment)?;
@@ -135,43 +97,38 @@ impl Pipeline {
         let journal = Journal::new(log.clone(), states.clone(), progress, failure.clone());
         journal::start(journal, &*broker, &journal_arbiter.handle())?;
 
-        let around = Surroundings { experiment: plan.experiment.clone(), broker: broker.clone(), failure };
-        give_up_old_lease(&states, &around).await?;
-        let set_aside = actix::spawn(set_aside::run(broker.parked()?, around.clone()));
         let experiment = plan.experiment.clone();
-        let shop = Shop {
-            log: log.clone(),
-            plan: Arc::new(plan.clone()),
-            versions: Versions { states: states.clone(), experiment: experiment.clone(), artifacts },
-            policy: Arc::new(Mutex::new(policy)),
-            proxy: Arc::new(Mutex::new(proxy)),
-            cancel: cancel.clone(),
-            meter: TokenMeter::default(),
+        let around = Surroundings {
+            experiment: experiment.clone(),
+            broker: broker.clone(),
+            failure,
+            known: Known::all(),
         };
-        let mut steps = vec![
-            step::start(Coordinator::new(states, experiment), &around)?,
-            step::start(Prompts::new(prompts), &around)?,
-        ];
-        steps.extend(shop.start_measuring(&around)?);
-        let has_inbox = learning.as_ref().is_some_and(|learning| learning.inbox.is_some());
-        let (learning_steps, training, watchers) = match &plan.learning {
-            Some(learns) => shop.start_learning(learns, learning, times, &around)?,
-            None => (Vec::new(), None, Vec::new()),
-        };
-        steps.extend(learning_steps);
+        if resources.roles.contains(Step::Training) {
+            give_up_old_lease(&states, &around).await?;
+        }
+        let set_aside = actix::spawn(set_aside::run(broker.parked()?, around.clone()));
+        let history = LogHistory::after(log.clone(), experiment.clone(), states.version(&experiment));
+        let (shop, prompts, learning) = crew::split(plan, resources, &states);
+        let inbox = learning.as_ref().and_then(|learning| learning.inbox.clone());
+        let has_inbox = inbox.is_some();
+        let mut crew = shop.start(learning, times, &around)?;
+        crew.steps.push(step::start(Coordinator::new(states.clone(), experiment), &around)?);
+        crew.steps.push(step::start(Prompts::new(prompts), &around)?);
+        let watchers = Watchers { states, history, intake: crew.intake(), inbox }.start(plan, &around);
         begin(&*broker, plan).await?;
+        let meter = shop.meter;
         Ok(Self {
             log,
             broker,
-            steps,
-            training,
+            crew,
             watchers,
             set_aside,
             journal_arbiter,
             progress: progressed,
             failure: failed,
             cancel,
-            meter: shop.meter,
+            meter,
             has_inbox,
         })
     }
@@ -225,15 +182,7 @@ impl Pipeline {
     pub async fn drain(self) -> Result<(), PipelineError> {
         self.broker.close();
         self.watchers.iter().for_each(JoinHandle::abort);
-        if let Some(training) = &self.training {
-            training.stop();
-        }
-        for step in self.steps {
-            step.drained().await;
-        }
-        if let Some(training) = self.training {
-            training.drained().await;
-        }
+        self.crew.drained().await;
         let _ = self.set_aside.await;
         self.broker.drained().await?;
         self.journal_arbiter.stop();
@@ -243,81 +192,39 @@ impl Pipeline {
     }
 }
 
-/// What several steps work with.
-struct Shop {
-    log: Arc<dyn EventLog>,
-    plan: Arc<Plan>,
-    versions: Versions,
-    policy: Shared<Policy>,
-    proxy: Shared<Proxy>,
-    cancel: CancelFlag,
-    meter: TokenMeter,
+/// What is watched beside the steps: clocks, folders, and the history itself.
+struct Watchers {
+    states: States,
+    history: LogHistory,
+    intake: Option<Arc<Intake>>,
+    inbox: Option<PathBuf>,
 }
 
-type Learning = (Vec<StepHandle>, Option<TrainingHandle>, Vec<JoinHandle<()>>);
-
-impl Shop {
-    fn start_measuring(&self, around: &Surroundings) -> Result<[StepHandle; 3], BrokerError> {
-        let Self { log, plan, versions, policy, proxy, cancel, meter } = self;
-        let generation =
-            Generation::new(policy.clone(), versions.clone(), plan, cancel.clone(), meter.clone());
-        Ok([
-            step::start(generation, around)?,
-            step::start(Reward::new(proxy.clone(), versions.clone(), cancel.clone()), around)?,
-            step::start(Conflict::new(log.clone(), plan.conflict.logprob), around)?,
-        ])
-    }
-
-    fn start_learning(
-        &self,
-        learns: &LearningPlan,
-        resources: Option<LearningResources>,
-        times: LeaseTimes,
-        around: &Surroundings,
-    ) -> Result<Learning, PipelineError> {
-        let lacks = |what: &str| PipelineError::Rejected(format!("the plan needs {what}, and there is none"));
-        let Some(LearningResources { held_out, gold, learner, inbox }) = resources else {
-            return Err(lacks("a learner"));
-        };
-        let gold = gold.map(|gold| Arc::new(Mutex::new(gold)));
-        let Self { log, plan, versions, policy, proxy, cancel, meter } = self;
-        let evaluation = Evaluation {
-            log: log.clone(),
-            plan: plan.clone(),
-            versions: versions.clone(),
-            policy: policy.clone(),
-            proxy: proxy.clone(),
-            gold: gold.clone(),
-            prompts: held_out,
-            samples: learns.evaluation.samples,
-            cancel: cancel.clone(),
-            meter: meter.clone(),
-            judge: Judge::default(),
-        };
-        let mut steps = vec![step::start(evaluation, around)?];
-        let mut watchers = vec![actix::spawn(lease::watch(versions.states.clone(), around.clone()))];
-        match learns.feedback.source {
-            FeedbackSource::Oracle => {
-                let gold = gold.ok_or_else(|| lacks("a gold reward for its oracle"))?;
-                steps.push(step::start(Oracle::new(log.clone(), plan.clone(), gold), around)?);
-            }
-            FeedbackSource::People => {
-                let watch = |folder| actix::spawn(inbox::watch(folder, plan.clone(), around.clone()));
-                watchers.extend(inbox.map(watch));
-            }
+impl Watchers {
+    fn start(self, plan: &Plan, around: &Surroundings) -> Vec<JoinHandle<()>> {
+        let Some(learns) = &plan.learning else { return Vec::new() };
+        let mut watchers = vec![actix::spawn(lease::watch(self.states, around.clone()))];
+        if let Some(intake) = self.intake {
+            watchers.push(actix::spawn(begin_trainings(self.history, intake, around.failure.clone())));
         }
-        let workshop = Workshop {
-            log: log.clone(),
-            plan: plan.clone(),
-            learning: learns.clone(),
-            versions: versions.clone(),
-            policy: lock(policy).base.clone(),
-            reward: lock(proxy).base.clone(),
-            learner,
-            cancel: cancel.clone(),
+        if let (FeedbackSource::People, Some(inbox)) = (learns.feedback.source, self.inbox) {
+            watchers.push(actix::spawn(inbox::watch(inbox, Arc::new(plan.clone()), around.clone())));
+        }
+        watchers
+    }
+}
+
+/// Begins trainings once it is durable that this process has taken them up.
+async fn begin_trainings(mut history: LogHistory, intake: Arc<Intake>, failure: Failure) {
+    loop {
+        let begun = match history.next().await {
+            Ok(Some(recorded)) => intake.take_note(&recorded).map_err(|error| error.to_string()),
+            Ok(None) => return,
+            Err(error) => Err(error),
         };
-        let training = worker::start(workshop, times, around)?;
-        Ok((steps, Some(training), watchers))
+        if let Err(reason) = begun {
+            return failure.report(format!("the training step failed: {reason}"));
+        }
     }
 }
 

@@ -103,6 +103,31 @@ pub(crate) struct Surroundings {
     pub(crate) experiment: ExperimentId,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) failure: Failure,
+    pub(crate) known: Known,
+}
+
+/// How much of the experiment's history this process knows. A step works on an event only once it knows what led to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Known(Option<watch::Receiver<u64>>);
+
+impl Known {
+    /// All of it: history is written here.
+    pub(crate) fn all() -> Self {
+        Self(None)
+    }
+
+    /// Up to the version that is told; none that follows is known before.
+    pub(crate) fn up_to(version: watch::Receiver<u64>) -> Self {
+        Self(Some(version))
+    }
+
+    /// Waits until this version is known; false if it never will be.
+    async fn reaches(&self, version: u64) -> bool {
+        match &self.0 {
+            None => true,
+            Some(known) => known.clone().wait_for(|known| *known >= version).await.is_ok(),
+        }
+    }
 }
 
 /// Attempts before a message is parked. Only failures count: a killed process is no fault of the message.
@@ -128,20 +153,25 @@ impl StepHandle {
 /// Starts a step on the current arbiter.
 pub(crate) fn start<P: Perform>(perform: P, around: &Surroundings) -> Result<StepHandle, BrokerError> {
     let batch = perform.batch().max(1);
-    let consumer = around.broker.subscribe(Subscription {
-        group: group(P::STEP, &around.experiment),
-        experiment: Some(around.experiment.clone()),
-        kinds: P::CONSUMES,
-        // The next batch waits ready while one is worked on.
-        prefetch: (2 * batch).min(dissent_queues::PREFETCH_MAX),
-        delivery_limit: DELIVERY_LIMIT,
-        retry_delay: RETRY_DELAY,
-    })?;
+    let consumer = around.broker.subscribe(subscription::<P>(&around.experiment, batch))?;
     let compute = ComputeThread::start(perform).map_err(|error| {
         BrokerError::Invalid(format!("failed to start the {} thread: {error}", P::STEP.name()))
     })?;
     let actor = StepActor { step: P::STEP, compute, around: around.clone() }.start();
     Ok(StepHandle { feeder: actix::spawn(feed(consumer, actor, batch, around.failure.clone())) })
+}
+
+/// What a step asks of the broker.
+pub(crate) fn subscription<P: Perform>(experiment: &ExperimentId, batch: usize) -> Subscription {
+    Subscription {
+        group: group(P::STEP, experiment),
+        experiment: Some(experiment.clone()),
+        kinds: P::CONSUMES,
+        // The next batch waits ready while one is worked on.
+        prefetch: (2 * batch).min(dissent_queues::PREFETCH_MAX),
+        delivery_limit: DELIVERY_LIMIT,
+        retry_delay: RETRY_DELAY,
+    }
 }
 
 /// The name under which a step's progress on an experiment is remembered.
@@ -217,6 +247,10 @@ struct Work {
 impl Work {
     async fn batch(self, deliveries: Vec<Delivery>) {
         let begun = Instant::now();
+        let newest = deliveries.iter().map(|delivery| delivery.event.version).max().unwrap_or_default();
+        if !self.around.known.reaches(newest).await {
+            return deliveries.into_iter().for_each(Delivery::release);
+        }
         let received = match deliveries.iter().map(|delivery| receive(&delivery.event)).collect() {
             Ok(received) => received,
             Err(reason) => return self.around.failure.report(reason),

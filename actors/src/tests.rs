@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::prompt::Prompts;
 use crate::round::Coordinator;
 use crate::set_aside;
-use crate::step::{self, Consequence, Failure, Perform, Received, StepError, Surroundings, follows};
+use crate::step::{self, Consequence, Failure, Known, Perform, Received, StepError, Surroundings, follows};
 
 /// What the stand-in policy does with the prompt `p1`; `p0` it always answers.
 #[derive(Clone, Copy)]
@@ -125,7 +125,8 @@ impl Bench {
         let arbiter = Arbiter::new();
         let journal = Journal::new(log.clone(), states.clone(), sender, failure.clone());
         journal::start(journal, &*broker, &arbiter.handle()).unwrap();
-        let around = Surroundings { experiment: experiment.clone(), broker: broker.clone(), failure };
+        let known = Known::all();
+        let around = Surroundings { experiment: experiment.clone(), broker: broker.clone(), failure, known };
         actix::spawn(set_aside::run(broker.parked().unwrap(), around.clone()));
         step::start(Coordinator::new(states.clone(), experiment), &around).unwrap();
         step::start(Prompts::new(prompts()), &around).unwrap();

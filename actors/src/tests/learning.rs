@@ -1,5 +1,7 @@
 //! Whole rounds that learn, on tiny models; where training itself is beside the point, a stand-in counts in its place.
 
+mod worker;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,9 +32,11 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{ArtifactStore, MemoryLog};
 use tempfile::TempDir;
 
+use crate::crew::{LearningResources, Resources, TrainingResources};
 use crate::gold::Gold;
 use crate::model::{self, Base};
-use crate::pipeline::{Ending, LearningResources, Pipeline, Resources};
+use crate::pipeline::{Ending, Pipeline};
+use crate::roles::Roles;
 use crate::training::worker::LeaseTimes;
 use crate::training::{Learnable, Learner, Learnt, ModelLearner, Refinement, Tuning, Watch};
 use crate::{Policy, Proxy, StepError};
@@ -239,20 +243,35 @@ impl Place {
         inbox: Option<PathBuf>,
         times: LeaseTimes,
     ) -> Pipeline {
+        let broker = Arc::new(EmbeddedBroker::new(self.log.clone(), EmbeddedOptions::default()));
+        let resources = self.resources(self.log.clone(), broker, Roles::all(), learner, inbox);
+        Pipeline::start_with(plan, resources, times).await.unwrap()
+    }
+
+    fn resources(
+        &self,
+        log: Arc<MemoryLog>,
+        broker: Arc<EmbeddedBroker>,
+        roles: Roles,
+        learner: Box<dyn Learner>,
+        inbox: Option<PathBuf>,
+    ) -> Resources {
         let [raw, scored] = templates();
         let gold: Box<dyn Gold> = Box::new(Longest);
-        let learning = LearningResources { held_out: prompts("held", 3), gold: Some(gold), learner, inbox };
-        let resources = Resources {
-            log: self.log.clone(),
-            broker: Arc::new(EmbeddedBroker::new(self.log.clone(), EmbeddedOptions::default())),
+        let (policy, reward) = (self.policy.clone(), self.reward.clone());
+        let training = Some(TrainingResources { learner, policy, reward });
+        let learning = LearningResources { held_out: prompts("held", 3), gold: Some(gold), training, inbox };
+        Resources {
+            log,
+            broker,
             artifacts: ArtifactStore::open(self.folder.path().join("artifacts")).unwrap(),
+            roles,
             prompts: prompts("p", PROMPTS),
-            policy: Policy::open(self.policy.clone(), raw, 2).unwrap(),
-            proxy: Proxy::open(self.reward.clone(), scored, RewardKind::Reward).unwrap(),
+            policy: Some(Policy::open(self.policy.clone(), raw, 2).unwrap()),
+            proxy: Some(Proxy::open(self.reward.clone(), scored, RewardKind::Reward).unwrap()),
             learning: Some(learning),
             cancel: CancelFlag::new(),
-        };
-        Pipeline::start_with(plan, resources, times).await.unwrap()
+        }
     }
 
     async fn finish(&self, plan: &Plan, learner: Box<dyn Learner>) {

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::data;
 use super::learner::{Learner, Learnt, Refinement, Tuning, Watch};
-use super::{Assignment, Training};
+use super::{Assignment, Intake, Training};
 use crate::clock::now_us;
 use crate::model::{Base, Versions, fatal};
 use crate::step::{self, Consequence, Decided, StepError, StepHandle, Surroundings};
@@ -66,11 +66,17 @@ pub(crate) struct Workshop {
 /// A running training step.
 pub(crate) struct TrainingHandle {
     step: StepHandle,
+    intake: Arc<Intake>,
     stop: Arc<AtomicBool>,
     reporter: tokio::task::JoinHandle<()>,
 }
 
 impl TrainingHandle {
+    /// Where its trainings begin.
+    pub(crate) fn intake(&self) -> Arc<Intake> {
+        self.intake.clone()
+    }
+
     /// Ends a training at its next step, with a checkpoint.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -78,8 +84,11 @@ impl TrainingHandle {
 
     /// Waits until what was in hand is done or given up, after the broker was closed.
     pub(crate) async fn drained(self) {
-        self.step.drained().await;
-        if let Err(error) = self.reporter.await {
+        let Self { step, intake, stop: _, reporter } = self;
+        step.drained().await;
+        // The thread ends when nobody can give it a training any more.
+        drop(intake);
+        if let Err(error) = reporter.await {
             tracing::error!(%error, "the training's reporter ended abnormally");
         }
     }
@@ -94,20 +103,26 @@ pub(crate) fn start(
     let stop = Arc::new(AtomicBool::new(false));
     let (assignments, inbox) = std::sync::mpsc::channel();
     let (reports, reported) = mpsc::channel(REPORTS_MAX);
-    // A process id may come again, and so may an instant, but hardly both.
-    let worker = format!("process {} of {}", std::process::id(), now_us());
+    let versions = workshop.versions.clone();
+    let intake = Arc::new(Intake::new(versions.clone(), process_name(), assignments));
     let lease_ms = u64::try_from(times.lease.as_millis()).unwrap_or(u64::MAX);
-    let training = Training::new(workshop.versions.clone(), worker, lease_ms, assignments);
+    let training = Training::new(intake.clone(), lease_ms);
     let thread = Thread { workshop, reports, stop: stop.clone() };
     std::thread::Builder::new().name("trainer".to_owned()).spawn(move || thread.run(&inbox)).map_err(
         |error| {
             dissent_queues::BrokerError::Invalid(format!("failed to start the trainer's thread: {error}"))
         },
     )?;
-    let reporter = Reporter { around: around.clone(), current: None };
+    let reporter = Reporter { around: around.clone(), versions, current: None };
     let reporter = actix::spawn(reporter.run(reported, times.heartbeat));
     let step = step::start(training, around)?;
-    Ok(TrainingHandle { step, stop, reporter })
+    Ok(TrainingHandle { step, intake, stop, reporter })
+}
+
+/// Names this process. A process id may come again, and so may an instant, but hardly both, and on one host.
+fn process_name() -> String {
+    let host = gethostname::gethostname();
+    format!("process {} of {} on {}", std::process::id(), now_us(), host.to_string_lossy())
 }
 
 struct Thread {
@@ -224,6 +239,7 @@ fn of_round(settings: &Hyperparameters, round: u32) -> Hyperparameters {
 /// The task that speaks for the thread.
 struct Reporter {
     around: Surroundings,
+    versions: Versions,
     current: Option<Current>,
 }
 
@@ -297,7 +313,9 @@ impl Reporter {
         current.sequence += 1;
         let alive = TrainingProgressed { round, stage, attempt, sequence, step, steps, checkpoint, metrics };
         let assignment = current.assignment.clone();
-        if self.propose(&assignment, alive.into()).await? == Decided::Rejected {
+        // Where the journal is far away, its answer is only to be seen in what becomes of the history.
+        let decided = self.propose(&assignment, alive.into()).await?;
+        if decided == Decided::Rejected || !assignment.is_current(&self.versions) {
             assignment.superseded.store(true, Ordering::Relaxed);
         }
         Ok(())

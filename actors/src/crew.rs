@@ -1,0 +1,258 @@
+//! The steps that a process does, and what it does them with. The journal's process and every worker start theirs here.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use dissent_domain::event::Step;
+use dissent_domain::experiment::Plan;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::learning::{FeedbackSource, LearningPlan};
+use dissent_domain::log::EventLog;
+use dissent_domain::prompt::Prompt;
+use dissent_models::runtime::CancelFlag;
+use dissent_queues::{Broker, Subscription};
+use dissent_storage::ArtifactStore;
+
+use crate::conflict::Conflict;
+use crate::evaluation::Evaluation;
+use crate::feedback::Oracle;
+use crate::generation::{Generation, Policy, TokenMeter};
+use crate::gold::{Gold, SharedGold};
+use crate::journal::States;
+use crate::model::{Base, Shared, Versions};
+use crate::model_run::Judge;
+use crate::pipeline::PipelineError;
+use crate::reward::{Proxy, Reward};
+use crate::roles::Roles;
+use crate::step::{self, StepHandle, Surroundings};
+use crate::training::worker::{self, LeaseTimes, TrainingHandle, Workshop};
+use crate::training::{Intake, Learner, Training};
+
+/// What a process works with. Models and gold reward are needed only where a role of the process uses them.
+pub struct Resources {
+    /// The history: the log itself where the journal is, a copy in memory elsewhere.
+    pub log: Arc<dyn EventLog>,
+    /// Carries events and proposals.
+    pub broker: Arc<dyn Broker>,
+    /// Adapters, checkpoints and data that the log names.
+    pub artifacts: ArtifactStore,
+    /// The steps to do here.
+    pub roles: Roles,
+    /// The prompts of the plan, in order; only the journal's process needs them.
+    pub prompts: Vec<Prompt>,
+    /// The policy, running.
+    pub policy: Option<Policy>,
+    /// The proxy reward model, running.
+    pub proxy: Option<Proxy>,
+    /// What a plan that learns needs besides.
+    pub learning: Option<LearningResources>,
+    /// Gives up what is being computed: it will be computed again, with the same result.
+    pub cancel: CancelFlag,
+}
+
+/// What is learnt with.
+pub struct LearningResources {
+    /// The prompts that policies are evaluated on.
+    pub held_out: Vec<Prompt>,
+    /// The gold reward, where the plan has one.
+    pub gold: Option<Box<dyn Gold>>,
+    /// What trainings are done with.
+    pub training: Option<TrainingResources>,
+    /// The folder into which people's judgements come while the pipeline runs; none: it does not wait for people.
+    pub inbox: Option<PathBuf>,
+}
+
+/// What trainings are done with.
+pub struct TrainingResources {
+    /// Trains the models.
+    pub learner: Box<dyn Learner>,
+    /// The policy that the experiment began with.
+    pub policy: Base,
+    /// The reward model that the experiment began with.
+    pub reward: Base,
+}
+
+/// Steps at work.
+pub(crate) struct Crew {
+    pub(crate) steps: Vec<StepHandle>,
+    pub(crate) training: Option<TrainingHandle>,
+}
+
+impl Crew {
+    /// Lets trainings end at their next step, and waits until nothing is in hand any more, after the broker was closed.
+    pub(crate) async fn drained(self) {
+        if let Some(training) = &self.training {
+            training.stop();
+        }
+        for step in self.steps {
+            step.drained().await;
+        }
+        if let Some(training) = self.training {
+            training.drained().await;
+        }
+    }
+
+    /// Where its trainings begin, if it trains.
+    pub(crate) fn intake(&self) -> Option<Arc<Intake>> {
+        self.training.as_ref().map(TrainingHandle::intake)
+    }
+}
+
+/// What several steps work with.
+pub(crate) struct Shop {
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) versions: Versions,
+    pub(crate) roles: Roles,
+    pub(crate) policy: Option<Shared<Policy>>,
+    pub(crate) proxy: Option<Shared<Proxy>>,
+    pub(crate) cancel: CancelFlag,
+    pub(crate) meter: TokenMeter,
+}
+
+/// The resources of a process, split into what its steps share and what only one of them needs.
+pub(crate) fn split(
+    plan: &Plan,
+    resources: Resources,
+    states: &States,
+) -> (Shop, Vec<Prompt>, Option<LearningResources>) {
+    let Resources { log, broker: _, artifacts, roles, prompts, policy, proxy, learning, cancel } = resources;
+    let versions = Versions { states: states.clone(), experiment: plan.experiment.clone(), artifacts };
+    let shop = Shop {
+        log,
+        plan: Arc::new(plan.clone()),
+        versions,
+        roles,
+        policy: policy.map(|policy| Arc::new(Mutex::new(policy))),
+        proxy: proxy.map(|proxy| Arc::new(Mutex::new(proxy))),
+        cancel,
+        meter: TokenMeter::default(),
+    };
+    (shop, prompts, learning)
+}
+
+fn lacks(what: &str) -> PipelineError {
+    PipelineError::Rejected(format!("a role of this process needs {what}, and there is none"))
+}
+
+impl Shop {
+    /// Starts the steps of this process's roles.
+    pub(crate) fn start(
+        &self,
+        learning: Option<LearningResources>,
+        times: LeaseTimes,
+        around: &Surroundings,
+    ) -> Result<Crew, PipelineError> {
+        let mut crew = Crew { steps: self.start_measuring(around)?, training: None };
+        if let Some(learns) = &self.plan.learning {
+            let resources = learning.ok_or_else(|| lacks("what the plan learns with"))?;
+            self.start_learning(learns, resources, times, around, &mut crew)?;
+        }
+        Ok(crew)
+    }
+
+    fn policy(&self) -> Result<Shared<Policy>, PipelineError> {
+        self.policy.clone().ok_or_else(|| lacks("the policy"))
+    }
+
+    fn proxy(&self) -> Result<Shared<Proxy>, PipelineError> {
+        self.proxy.clone().ok_or_else(|| lacks("the reward model"))
+    }
+
+    fn start_measuring(&self, around: &Surroundings) -> Result<Vec<StepHandle>, PipelineError> {
+        let Self { log, plan, versions, roles, cancel, meter, .. } = self;
+        let mut steps = Vec::new();
+        if roles.contains(Step::Generation) {
+            let generation =
+                Generation::new(self.policy()?, versions.clone(), plan, cancel.clone(), meter.clone());
+            steps.push(step::start(generation, around)?);
+        }
+        if roles.contains(Step::Reward) {
+            steps.push(step::start(Reward::new(self.proxy()?, versions.clone(), cancel.clone()), around)?);
+        }
+        if roles.contains(Step::Conflict) {
+            steps.push(step::start(Conflict::new(log.clone(), plan.conflict.logprob), around)?);
+        }
+        Ok(steps)
+    }
+
+    fn start_learning(
+        &self,
+        learns: &LearningPlan,
+        resources: LearningResources,
+        times: LeaseTimes,
+        around: &Surroundings,
+        crew: &mut Crew,
+    ) -> Result<(), PipelineError> {
+        let LearningResources { held_out, gold, training, inbox: _ } = resources;
+        let gold: Option<SharedGold> = gold.map(|gold| Arc::new(Mutex::new(gold)));
+        if self.roles.contains(Step::Evaluation) {
+            crew.steps.push(step::start(self.evaluation(learns, held_out, gold.clone())?, around)?);
+        }
+        if self.roles.contains(Step::Feedback) && learns.feedback.source == FeedbackSource::Oracle {
+            let gold = gold.ok_or_else(|| lacks("a gold reward for its oracle"))?;
+            crew.steps.push(step::start(Oracle::new(self.log.clone(), self.plan.clone(), gold), around)?);
+        }
+        if self.roles.contains(Step::Training) {
+            let training = training.ok_or_else(|| lacks("a learner"))?;
+            crew.training = Some(worker::start(self.workshop(learns, training), times, around)?);
+        }
+        Ok(())
+    }
+
+    fn evaluation(
+        &self,
+        learns: &LearningPlan,
+        held_out: Vec<Prompt>,
+        gold: Option<SharedGold>,
+    ) -> Result<Evaluation, PipelineError> {
+        Ok(Evaluation {
+            log: self.log.clone(),
+            plan: self.plan.clone(),
+            versions: self.versions.clone(),
+            policy: self.policy()?,
+            proxy: self.proxy()?,
+            gold,
+            prompts: held_out,
+            samples: learns.evaluation.samples,
+            cancel: self.cancel.clone(),
+            meter: self.meter.clone(),
+            judge: Judge::default(),
+        })
+    }
+
+    fn workshop(&self, learns: &LearningPlan, training: TrainingResources) -> Workshop {
+        let TrainingResources { learner, policy, reward } = training;
+        Workshop {
+            log: self.log.clone(),
+            plan: self.plan.clone(),
+            learning: learns.clone(),
+            versions: self.versions.clone(),
+            policy,
+            reward,
+            learner,
+            cancel: self.cancel.clone(),
+        }
+    }
+}
+
+/// What the steps of a plan that a worker may do ask of the broker, so that their queues are there before a worker is.
+#[must_use]
+pub fn subscriptions(plan: &Plan, batch_prompts: usize) -> Vec<Subscription> {
+    let of = |experiment: &ExperimentId| {
+        let mut subscriptions = vec![
+            step::subscription::<Generation>(experiment, batch_prompts),
+            step::subscription::<Reward>(experiment, 1),
+            step::subscription::<Conflict>(experiment, 1),
+        ];
+        if let Some(learns) = &plan.learning {
+            subscriptions.push(step::subscription::<Evaluation>(experiment, 1));
+            subscriptions.push(step::subscription::<Training>(experiment, 1));
+            if learns.feedback.source == FeedbackSource::Oracle {
+                subscriptions.push(step::subscription::<Oracle>(experiment, 1));
+            }
+        }
+        subscriptions
+    };
+    of(&plan.experiment)
+}

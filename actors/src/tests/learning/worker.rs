@@ -1,0 +1,96 @@
+//! The same rounds with the steps done by workers, who know of the history only what they are told.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::{LogHistory, Worker};
+
+/// The bodies of the events that are results, in an order that does not depend on who was faster.
+fn results(log: &MemoryLog) -> BTreeSet<(String, Vec<u8>)> {
+    let signs = [EventType::TrainingStarted.name(), EventType::TrainingProgressed.name()];
+    let events = log.read(0, usize::MAX).unwrap().into_iter().map(|recorded| recorded.event);
+    events
+        .filter(|event| !signs.contains(&event.event_type.as_str()))
+        .map(|event| (event.id.to_string(), event.body))
+        .collect()
+}
+
+fn worker(place: &Place, plan: &Plan, broker: &Arc<EmbeddedBroker>, roles: &str, mishap: Mishap) -> Worker {
+    let history = LogHistory::after(place.log.clone(), plan.experiment.clone(), 0);
+    let roles = roles.parse().unwrap();
+    let resources = place.resources(Arc::default(), broker.clone(), roles, place.counting(mishap), None);
+    Worker::start(plan, resources, Box::new(history)).unwrap()
+}
+
+async fn journal(place: &Place, plan: &Plan, broker: &Arc<EmbeddedBroker>) -> Pipeline {
+    let learner = place.counting(Mishap::None);
+    let resources = place.resources(place.log.clone(), broker.clone(), Roles::none(), learner, None);
+    Pipeline::start(plan, resources).await.unwrap()
+}
+
+#[test]
+fn workers_come_to_the_same_result_as_one_process() {
+    let Some(alone) = Place::new() else { return };
+    let plan = alone.plan(2, FeedbackSource::Oracle);
+    actix::System::new().block_on(alone.finish(&plan, alone.counting(Mishap::None)));
+    with_place(async |place| {
+        let broker = Arc::new(EmbeddedBroker::new(place.log.clone(), EmbeddedOptions::default()));
+        let mut journal = journal(place, &plan, &broker).await;
+        let mut workers = Vec::new();
+        for roles in
+            ["generation,reward,training", "generation,conflict,training", "feedback,evaluation,reward"]
+        {
+            workers.push(worker(place, &plan, &broker, roles, Mishap::None));
+        }
+        assert_eq!(ended(&mut journal).await, Ending::Finished);
+        for worker in &mut workers {
+            let heard = tokio::time::timeout(Duration::from_secs(60), worker.finished()).await;
+            heard.expect("it hears of the end").unwrap();
+            assert_eq!(worker.progress().borrow().events, place.recorded().len() as u64);
+        }
+        for worker in workers {
+            worker.drain().await.unwrap();
+        }
+        journal.drain().await.unwrap();
+        assert_eq!(results(&alone.log), results(&place.log));
+        assert_eq!(alone.verified().experiment(), place.verified().experiment());
+    });
+}
+
+#[test]
+fn a_worker_that_fails_says_why_and_another_does_its_work() {
+    with_place(async |place| {
+        let plan = place.plan(1, FeedbackSource::Oracle);
+        let broker = Arc::new(EmbeddedBroker::new(place.log.clone(), EmbeddedOptions::default()));
+        let mut journal = journal(place, &plan, &broker).await;
+        let steps = "generation,reward,conflict,feedback,evaluation";
+        let healthy = worker(place, &plan, &broker, steps, Mishap::None);
+        let mut failing = worker(place, &plan, &broker, "training", Mishap::Error);
+        let failed = tokio::time::timeout(Duration::from_secs(60), failing.finished()).await.unwrap();
+        assert!(failed.unwrap_err().to_string().contains("the loss is not finite"));
+        assert!(!journal.progress().borrow().finished, "the journal goes on");
+        drop(failing);
+        // What the lease would do in a minute.
+        let round = place.recorded().iter().rev().find_map(|recorded| match recorded.decode().unwrap() {
+            Event::TrainingStarted(e) => Some((recorded.event.causation.unwrap(), e)),
+            _ => None,
+        });
+        let (requested, started) = round.unwrap();
+        let expired = dissent_domain::event::TrainingLeaseExpired {
+            round: started.round,
+            stage: started.stage,
+            attempt: started.attempt,
+        };
+        let events = dissent_domain::event::follow_from(requested, "test", 0, &[expired.into()]).unwrap();
+        let experiment = plan.experiment.clone();
+        let proposal = dissent_queues::Proposal { experiment, cause: Some(requested), events };
+        dissent_queues::Broker::propose(&*broker, proposal).await.unwrap();
+        let trainer = worker(place, &plan, &broker, "training", Mishap::None);
+        assert_eq!(ended(&mut journal).await, Ending::Finished);
+        for worker in [healthy, trainer] {
+            worker.drain().await.unwrap();
+        }
+        journal.drain().await.unwrap();
+        place.verified();
+    });
+}

@@ -7,6 +7,7 @@ pub mod gold;
 pub mod inbox;
 pub mod jsonl;
 pub mod loading;
+mod opening;
 pub mod planning;
 pub mod prompts;
 pub mod report;

@@ -3,9 +3,12 @@
 held-out pairs.
 
     python3 tests/parity/hh_reward.py --data hh-rlhf/test.jsonl.gz
+    python3 tests/parity/hh_reward.py --data hh-rlhf/test.jsonl.gz --order tone --steps 150 --lr 5e-4 --max-length 96
 
 The data (MIT licence) are at github.com/anthropics/hh-rlhf and are not part of this project. Both sides begin with the same
-adapter and see the same pairs in the same order; TRL gets each transcript as turns, dissent gets it as it is.
+adapter and see the same pairs in the same order. By default the pairs are ordered as people ordered them: TRL gets each
+transcript as turns, dissent gets it as it is. With `--order tone` the two last answers are ordered by how positive they sound
+(VADER), and both sides get the same plain text: this is how examples/proxy-reward was made.
 """
 
 import argparse
@@ -19,6 +22,10 @@ import parity
 
 MARKS = {"\n\nHuman: ": "user", "\n\nAssistant: ": "assistant"}
 POINTS = 2.0
+# VADER scores that are nearer to each other than this say nothing about which answer is the more positive.
+TONE_MARGIN = 0.1
+# What the tone model reads; TRL ends plain texts with the token that ends a turn.
+TONE_TEXT = "Question: {prompt}\n\nAnswer: {completion}"
 
 
 def turns(transcript: str) -> list[dict]:
@@ -59,25 +66,54 @@ def accuracy(base: Path, adapter: Path, rows: list[dict]) -> float:
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     model = peft.PeftModel.from_pretrained(parity.load_base("reward", base), adapter).eval()
 
-    def reward(messages: list[dict]) -> float:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    def reward(row: dict, side: str) -> float:
+        text = rendered(tokenizer, row, side)
         with torch.no_grad():
             return model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits.item()
 
-    right = [reward(row["prompt"] + row["chosen"]) > reward(row["prompt"] + row["rejected"]) for row in rows]
+    right = [reward(row, "chosen") > reward(row, "rejected") for row in rows]
     return 100 * sum(right) / len(right)
 
 
+def by_people(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The rows as dissent reads them, and as TRL does."""
+    kept = [row for row in rows if usable(row)]
+    return kept, [conversation(row) for row in kept]
+
+
+def by_tone(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The two last answers of each row, the more positive one chosen: as dissent reads them, and the text that TRL does."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    tone = SentimentIntensityAnalyzer().polarity_scores
+    pairs = []
+    for row in filter(usable, rows):
+        question = turns(row["chosen"])[-2]["content"]
+        answers = [turns(row[side])[-1]["content"] for side in ("chosen", "rejected")]
+        scores = [tone(answer)["compound"] for answer in answers]
+        if abs(scores[0] - scores[1]) < TONE_MARGIN:
+            continue
+        best = scores.index(max(scores))
+        pairs.append({"prompt": question, "chosen": answers[best], "rejected": answers[1 - best]})
+    text = lambda pair, side: TONE_TEXT.format(prompt=pair["prompt"], completion=pair[side])  # noqa: E731
+    return pairs, [{side: text(pair, side) for side in ("chosen", "rejected")} for pair in pairs]
+
+
+def rendered(tokenizer, row: dict, side: str) -> str:
+    """What the model reads of one side of a row."""
+    if isinstance(row[side], str):
+        return row[side] + tokenizer.eos_token
+    return tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False)
+
+
 def tokens(tokenizer, row: dict) -> int:
-    return max(
-        len(tokenizer(tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False))["input_ids"])
-        for side in ("chosen", "rejected")
-    )
+    return max(len(tokenizer(rendered(tokenizer, row, side))["input_ids"]) for side in ("chosen", "rejected"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--order", choices=("people", "tone"), default="people")
     parser.add_argument("--held-out", type=int, default=400)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--steps", type=int, default=100)
@@ -94,21 +130,25 @@ def main() -> None:
     base = parity.base_model(arguments.layers)
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     raw = [json.loads(line) for line in gzip.open(arguments.data, "rt")]
-    raw = [row for row in raw if usable(row) and tokens(tokenizer, conversation(row)) <= arguments.max_length]
-    random.Random(0).shuffle(raw)
-    held_out, train = raw[: arguments.held_out], raw[arguments.held_out :]
+    both = list(zip(*(by_tone if arguments.order == "tone" else by_people)(raw)))
+    both = [pair for pair in both if tokens(tokenizer, pair[1]) <= arguments.max_length]
+    random.Random(0).shuffle(both)
+    held_out, train = both[: arguments.held_out], both[arguments.held_out :]
     print(f"{len(train)} pairs to train on, {len(held_out)} held out", flush=True)
     seen = [train[place % len(train)] for place in range(arguments.steps * arguments.batch_size)]
+    as_text = ["--template", TONE_TEXT + tokenizer.eos_token] if arguments.order == "tone" else []
 
     adapter = parity.first_adapter("reward", base)
-    trainer, theirs = parity.trainer_of("reward", base, adapter, [conversation(row) for row in seen], arguments)
+    trainer, theirs = parity.trainer_of("reward", base, adapter, [theirs for _, theirs in seen], arguments)
     trainer.train()
     trainer.model.save_pretrained(parity.WORK / "hh-trl")
-    lines = parity.write(parity.WORK / "hh.jsonl", seen)
-    mine, output = parity.ours("reward", dissent, base, adapter, lines, arguments)
-    held = parity.write(parity.WORK / "hh-held-out.jsonl", held_out)
-    said = parity.run(dissent, "eval", "reward", "--base", base, "--adapter", output, "--data", held, "--json")
-    rows = [conversation(row) for row in held_out]
+    lines = parity.write(parity.WORK / "hh.jsonl", [mine for mine, _ in seen])
+    mine, output = parity.ours("reward", dissent, base, adapter, lines, arguments, as_text)
+    held = parity.write(parity.WORK / "hh-held-out.jsonl", [mine for mine, _ in held_out])
+    said = parity.run(
+        dissent, "eval", "reward", "--base", base, "--adapter", output, "--data", held, "--json", *as_text
+    )
+    rows = [theirs for _, theirs in held_out]
     of_theirs = accuracy(base, parity.WORK / "hh-trl", rows)
     of_ours = accuracy(base, output, rows)
     print(f"last losses: TRL {sum(theirs[-10:]) / 10:.4f}, dissent {sum(mine[-10:]) / 10:.4f}")

@@ -202,7 +202,9 @@ def trainer_of(kind: str, base: Path, adapter: Path, data: list[dict], arguments
     return trainer, losses
 
 
-def ours(kind: str, dissent: Path, base: Path, adapter: Path, data: Path, arguments: argparse.Namespace) -> tuple[list[float], Path]:
+def ours(
+    kind: str, dissent: Path, base: Path, adapter: Path, data: Path, arguments: argparse.Namespace, options: tuple | list = ()
+) -> tuple[list[float], Path]:
     """The same training by dissent: the loss of every step, and the folder of its adapter."""
     output, log = WORK / f"{kind}-ours", WORK / f"{kind}-ours.jsonl"
     log.unlink(missing_ok=True)
@@ -211,6 +213,7 @@ def ours(kind: str, dissent: Path, base: Path, adapter: Path, data: Path, argume
         "--steps", arguments.steps, "--batch-size", arguments.batch_size, "--lr", arguments.lr, "--schedule", "linear",
         "--warmup", 5, "--weight-decay", 0.01, "--max-grad-norm", 1.0, "--max-length", arguments.max_length, "--keep-order", "--log", log,
         *(["--beta", 0.1] if kind == "dpo" else []),
+        *options,
     )
     steps = [json.loads(line) for line in log.read_text().splitlines()]
     return [step["loss"] for step in steps if "loss" in step], output

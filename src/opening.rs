@@ -1,0 +1,152 @@
+//! From a configuration to models that run: only those that the roles of this process use.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use dissent_actors::{
+    Gold, GoldModel, Learnable, LearningResources, ModelLearner, Policy, Proxy, Resources, Roles, StepError,
+    TrainingResources,
+};
+use dissent_domain::event::Step;
+use dissent_domain::log::EventLog;
+use dissent_domain::prompt::Prompt;
+use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use dissent_models::template::PromptTemplate;
+use dissent_queues::Broker;
+use dissent_storage::ArtifactStore;
+
+use crate::config::{Config, GoldConfig};
+use crate::gold::{ReferenceAnswers, Sentiment};
+use crate::planning::{Models, Planned};
+
+/// Beyond this many rows a step is bound by computing, not by reading the weights, and more rows gain little.
+const ROWS_MAX: usize = 32;
+
+/// Where a process reads and writes.
+pub(crate) struct Places {
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) artifacts: ArtifactStore,
+    /// The folder into which people's judgements come; none: they are not waited for.
+    pub(crate) inbox: Option<std::path::PathBuf>,
+}
+
+/// Starts what the roles of this process need.
+///
+/// # Errors
+/// If a model or the gold reward cannot be used.
+pub(crate) fn open(
+    config: &Config,
+    models: &Models,
+    planned: Planned,
+    roles: Roles,
+    places: Places,
+) -> anyhow::Result<Resources> {
+    let (runtime, options) = crate::loading::runtime(&config.runtime, rows(config))?;
+    let opening = Opening { config, models, runtime, options: &options, cancel: CancelFlag::new() };
+    let Planned { plan, prompts, held_out } = planned;
+    let Places { log, broker, artifacts, inbox } = places;
+    let learning = match &plan.learning {
+        Some(_) => Some(opening.learning(&roles, held_out, inbox)?),
+        None => None,
+    };
+    let policy = roles.need_policy().then(|| opening.policy()).transpose()?;
+    let proxy = roles.need_reward_model().then(|| opening.proxy()).transpose()?;
+    Ok(Resources { log, broker, artifacts, roles, prompts, policy, proxy, learning, cancel: opening.cancel })
+}
+
+/// Completions decoded together: all of a batch.
+fn rows(config: &Config) -> usize {
+    config.generation.batch_prompts.saturating_mul(config.generation.samples as usize).min(ROWS_MAX)
+}
+
+/// From models on disk to models that run.
+struct Opening<'a> {
+    config: &'a Config,
+    models: &'a Models,
+    runtime: &'static OnnxRuntime,
+    options: &'a SessionOptions,
+    cancel: CancelFlag,
+}
+
+impl Opening<'_> {
+    fn policy(&self) -> anyhow::Result<Policy> {
+        let model = &self.models.policy;
+        let template: PromptTemplate = self.config.policy.template.parse()?;
+        // What fails for every prompt is a mistake in the configuration, not in the prompts.
+        template.render_prompt(&model.checkpoint.tokenizer, "prompt").context("policy.template")?;
+        let base = model.base(self.runtime, self.options);
+        Policy::open(base, template, self.config.generation.batch_prompts)
+            .with_context(|| format!("failed to start the policy {}", model.name))
+    }
+
+    fn proxy(&self) -> anyhow::Result<Proxy> {
+        let model = &self.models.reward;
+        let template: PromptTemplate = self.config.reward.template.parse()?;
+        template.render_whole(&model.checkpoint.tokenizer, "prompt", "answer").context("reward.template")?;
+        Proxy::open(model.base(self.runtime, self.options), template, self.config.reward.kind)
+            .with_context(|| format!("failed to start the reward model {}", model.name))
+    }
+
+    fn learning(
+        &self,
+        roles: &Roles,
+        held_out: Vec<Prompt>,
+        inbox: Option<std::path::PathBuf>,
+    ) -> anyhow::Result<LearningResources> {
+        let gold = if roles.need_gold() { self.gold()? } else { None };
+        let training = roles.contains(Step::Training).then(|| self.training()).transpose()?;
+        Ok(LearningResources { held_out, gold, training, inbox })
+    }
+
+    fn training(&self) -> anyhow::Result<TrainingResources> {
+        let policy = self.models.policy.base(self.runtime, self.options);
+        let reward = self.models.reward.base(self.runtime, self.options);
+        let learner = ModelLearner {
+            policy: Learnable { base: policy.clone(), template: self.config.policy.template.parse()? },
+            reward: Learnable { base: reward.clone(), template: self.config.reward.template.parse()? },
+            kind: self.config.reward.kind,
+        };
+        Ok(TrainingResources { learner: Box::new(learner), policy, reward })
+    }
+
+    /// What stands for the truth, if anything does.
+    fn gold(&self) -> anyhow::Result<Option<Box<dyn Gold>>> {
+        Ok(match (&self.config.gold, &self.models.gold) {
+            (Some(GoldConfig::Model(gold)), Some(model)) => {
+                let template: PromptTemplate = gold.template.parse()?;
+                template
+                    .render_whole(&model.checkpoint.tokenizer, "prompt", "answer")
+                    .context("gold.template")?;
+                let opened = Proxy::open(model.base(self.runtime, self.options), template, gold.score)
+                    .with_context(|| format!("failed to start the gold reward model {}", model.name))?;
+                Some(Box::new(GoldModel::new(opened, self.cancel.clone())))
+            }
+            (Some(GoldConfig::Sentiment(_)), _) => Some(Box::new(GoldSentiment(Sentiment::new()))),
+            (Some(GoldConfig::Answers(gold)), _) => {
+                Some(Box::new(GoldAnswers(ReferenceAnswers::open(&gold.path)?)))
+            }
+            (Some(GoldConfig::Model(_)) | None, _) => None,
+        })
+    }
+}
+
+/// How positive an answer sounds.
+struct GoldSentiment(Sentiment);
+
+impl Gold for GoldSentiment {
+    fn score(&mut self, _: &Prompt, answers: &[String]) -> Result<Vec<f64>, StepError> {
+        Ok(answers.iter().map(|answer| self.0.score(answer)).collect())
+    }
+}
+
+/// How near an answer comes to those that people wrote.
+struct GoldAnswers(ReferenceAnswers);
+
+impl Gold for GoldAnswers {
+    fn score(&mut self, prompt: &Prompt, answers: &[String]) -> Result<Vec<f64>, StepError> {
+        let missing =
+            || StepError::SetAside(format!("{} has no answer for {}", self.0.name(), prompt.prompt_id));
+        answers.iter().map(|answer| self.0.score(&prompt.prompt_id, answer).ok_or_else(missing)).collect()
+    }
+}

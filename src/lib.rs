@@ -12,4 +12,5 @@ pub mod planning;
 pub mod prompts;
 pub mod report;
 mod running;
+mod serving;
 pub mod study;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use dissent_domain::event::{Event, EventId, EventType, NewEvent, Recorded};
@@ -15,11 +16,13 @@ use dissent_domain::learning::{ModelVersion, Stage, Training, TrainingProgress};
 use dissent_domain::log::{Append, EventLog, ExpectedVersion, LogError};
 use dissent_domain::replay::{Replay, ReplayError};
 use dissent_queues::{Answer, Broker, BrokerError, Proposal, ProposalDelivery};
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::now_us;
 use crate::progress::Progress;
 use crate::step::Failure;
+use crate::vitals::append_seconds;
 
 /// Proposals decided but not yet durable. More would only lengthen the wait: a group commit takes 256 events.
 const IN_FLIGHT_MAX: usize = 256;
@@ -166,6 +169,7 @@ pub(crate) struct Journal {
     states: States,
     progress: Arc<watch::Sender<Progress>>,
     failure: Failure,
+    appends: Histogram,
 }
 
 impl Journal {
@@ -175,7 +179,12 @@ impl Journal {
         progress: watch::Sender<Progress>,
         failure: Failure,
     ) -> Self {
-        Self { log, states, progress: Arc::new(progress), failure }
+        Self { log, states, progress: Arc::new(progress), failure, appends: append_seconds() }
+    }
+
+    /// Seconds from a decision to its being durable.
+    pub(crate) fn appends(&self) -> Histogram {
+        self.appends.clone()
     }
 
     /// Decides a proposal; on acceptance the state is evolved and the append is under way.
@@ -262,12 +271,15 @@ impl Handler<Decide> for Journal {
                 return Box::pin(std::future::ready(()));
             }
         };
-        let (progress, failure) = (self.progress.clone(), self.failure.clone());
+        let (progress, failure, appends) =
+            (self.progress.clone(), self.failure.clone(), self.appends.clone());
+        let begun = Instant::now();
         Box::pin(async move {
             let answer = match appended {
                 Err(rejected) => rejected,
                 Ok((append, now)) => match append.await {
                     Ok(recorded) => {
+                        appends.observe(begun.elapsed().as_secs_f64());
                         // Appends that became durable together are told in any order: the farthest counts.
                         progress.send_if_modified(|known| {
                             let is_newer = now.events >= known.events;

@@ -38,6 +38,7 @@ pub mod step;
 #[cfg(test)]
 mod tests;
 pub mod training;
+mod vitals;
 mod worker;
 
 pub use clock::now_us;
@@ -52,4 +53,5 @@ pub use reward::Proxy;
 pub use roles::Roles;
 pub use step::StepError;
 pub use training::{Learnable, ModelLearner};
+pub use vitals::Vitals;
 pub use worker::Worker;

@@ -27,6 +27,7 @@ use crate::step::{self, Failure, Known, Surroundings};
 use crate::training::Intake;
 use crate::training::lease;
 use crate::training::worker::LeaseTimes;
+use crate::vitals::Vitals;
 
 /// How a run came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +67,9 @@ pub struct Pipeline {
     watchers: Vec<JoinHandle<()>>,
     set_aside: JoinHandle<()>,
     journal_arbiter: Arbiter,
-    progress: watch::Receiver<Progress>,
     failure: watch::Receiver<Option<String>>,
     cancel: CancelFlag,
-    meter: TokenMeter,
+    vitals: Vitals,
     has_inbox: bool,
 }
 
@@ -95,6 +95,7 @@ impl Pipeline {
         let (progress, progressed) = watch::channel(states.progress(&plan.experiment));
         let journal_arbiter = Arbiter::new();
         let journal = Journal::new(log.clone(), states.clone(), progress, failure.clone());
+        let appends = Some(journal.appends());
         journal::start(journal, &*broker, &journal_arbiter.handle())?;
 
         let experiment = plan.experiment.clone();
@@ -115,9 +116,11 @@ impl Pipeline {
         let mut crew = shop.start(learning, times, &around)?;
         crew.steps.push(step::start(Coordinator::new(states.clone(), experiment), &around)?);
         crew.steps.push(step::start(Prompts::new(prompts), &around)?);
+        let experiment = plan.experiment.clone();
+        let vitals =
+            Vitals { progress: progressed, meter: shop.meter, appends, states: states.clone(), experiment };
         let watchers = Watchers { states, history, intake: crew.intake(), inbox }.start(plan, &around);
         begin(&*broker, plan).await?;
-        let meter = shop.meter;
         Ok(Self {
             log,
             broker,
@@ -125,10 +128,9 @@ impl Pipeline {
             watchers,
             set_aside,
             journal_arbiter,
-            progress: progressed,
             failure: failed,
             cancel,
-            meter,
+            vitals,
             has_inbox,
         })
     }
@@ -136,13 +138,19 @@ impl Pipeline {
     /// How far it has come; changes as it goes.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
+        self.vitals.progress.clone()
     }
 
     /// Response tokens sampled by this process.
     #[must_use]
     pub fn meter(&self) -> TokenMeter {
-        self.meter.clone()
+        self.vitals.meter.clone()
+    }
+
+    /// What may be watched while it runs, and after.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        self.vitals.clone()
     }
 
     /// Waits until the experiment is finished, or, without an inbox, until only people can bring it on.
@@ -158,7 +166,7 @@ impl Pipeline {
             _ => None,
         };
         tokio::select! {
-            finished = self.progress.wait_for(|progress| ending(progress).is_some()) => {
+            finished = self.vitals.progress.wait_for(|progress| ending(progress).is_some()) => {
                 let progress = finished.map_err(|_| gone())?;
                 ending(&progress).ok_or_else(gone)
             }

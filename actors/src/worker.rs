@@ -9,12 +9,12 @@ use std::sync::Arc;
 use dissent_domain::event::Recorded;
 use dissent_domain::experiment::Plan;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
+use dissent_models::runtime::CancelFlag;
 use dissent_queues::Broker;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::crew::{self, Crew, Resources};
-use crate::generation::TokenMeter;
 use crate::history::History;
 use crate::journal::States;
 use crate::pipeline::PipelineError;
@@ -22,15 +22,16 @@ use crate::progress::Progress;
 use crate::step::{Failure, Known, StepError, Surroundings};
 use crate::training::Intake;
 use crate::training::worker::LeaseTimes;
+use crate::vitals::Vitals;
 
 /// A running worker. Needs an actix system around it.
 pub struct Worker {
     broker: Arc<dyn Broker>,
     crew: Crew,
     following: JoinHandle<()>,
-    progress: watch::Receiver<Progress>,
     failure: watch::Receiver<Option<String>>,
-    meter: TokenMeter,
+    cancel: CancelFlag,
+    vitals: Vitals,
 }
 
 impl Worker {
@@ -48,7 +49,8 @@ impl Worker {
         let states = States::default();
         let (progress, progressed) = watch::channel(Progress::default());
         let (known, knows) = watch::channel(0);
-        let (log, broker) = (resources.log.clone(), resources.broker.clone());
+        let (log, broker, cancel) =
+            (resources.log.clone(), resources.broker.clone(), resources.cancel.clone());
         let around = Surroundings {
             experiment: plan.experiment.clone(),
             broker: broker.clone(),
@@ -57,21 +59,28 @@ impl Worker {
         };
         let (shop, _, learning) = crew::split(plan, resources, &states);
         let crew = shop.start(learning, LeaseTimes::default(), &around)?;
+        let experiment = plan.experiment.clone();
+        let vitals = Vitals {
+            progress: progressed,
+            meter: shop.meter,
+            appends: None,
+            states: states.clone(),
+            experiment,
+        };
         let copy = Copy { log, states, intake: crew.intake(), progress, known };
         let following = actix::spawn(copy.follow(history, failure));
-        Ok(Self { broker, crew, following, progress: progressed, failure: failed, meter: shop.meter })
+        Ok(Self { broker, crew, following, failure: failed, cancel, vitals })
     }
 
-    /// How far the experiment has come, as far as this worker has heard.
+    /// What may be watched while it runs, and after.
     #[must_use]
-    pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
+    pub fn vitals(&self) -> Vitals {
+        self.vitals.clone()
     }
 
-    /// Response tokens sampled by this process.
-    #[must_use]
-    pub fn meter(&self) -> TokenMeter {
-        self.meter.clone()
+    /// Gives up what is being computed: another will compute it, with the same result.
+    pub fn cancel_handle(&self) -> CancelFlag {
+        self.cancel.clone()
     }
 
     /// Waits until the experiment is finished.
@@ -87,7 +96,7 @@ impl Worker {
                 let reason = failed.map_err(|_| gone())?.clone().unwrap_or_default();
                 Err(PipelineError::Failed(reason))
             }
-            finished = self.progress.wait_for(|progress| progress.finished) => finished.map(drop).map_err(|_| gone()),
+            finished = self.vitals.progress.wait_for(|progress| progress.finished) => finished.map(drop).map_err(|_| gone()),
         }
     }
 

@@ -7,6 +7,7 @@ mod eval;
 mod exit;
 mod feedback;
 mod generate;
+mod health;
 mod interrupt;
 mod log;
 mod model;
@@ -16,6 +17,7 @@ mod replay;
 mod report;
 mod run;
 mod score;
+mod serve;
 mod study;
 mod train;
 
@@ -49,6 +51,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    Serve(serve::ServeArgs),
+    Worker(serve::WorkerArgs),
     Generate(generate::GenerateArgs),
     Score(score::ScoreArgs),
     Detect(detect::DetectArgs),
@@ -61,6 +65,7 @@ enum Command {
     Replay(replay::ReplayArgs),
     Model(model::ModelArgs),
     Doctor(doctor::DoctorArgs),
+    Health(health::HealthArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -82,6 +87,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let data = cli.data_dir.as_deref();
     match &cli.command {
         Command::Run(args) => run::run(data, args),
+        Command::Serve(args) => serve::serve(data, args),
+        Command::Worker(args) => serve::work(data, args),
         Command::Generate(args) => generate::run(args),
         Command::Score(args) => score::run(args),
         Command::Detect(args) => detect::run(args),
@@ -94,6 +101,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Replay(args) => replay::run(&data_dir(data), args),
         Command::Model(args) => model::run(args),
         Command::Doctor(args) => doctor::run(&data_dir(data), args),
+        Command::Health(args) => health::run(args),
         Command::Completions(args) => completions::run::<Cli>(args),
     }
 }

@@ -3,6 +3,7 @@
 //! Relative paths are taken from the file's folder; `cache:` names the product's cache folder, `~/` the home
 //! folder. Unknown keys are errors: a misspelt key would otherwise be a silent default.
 
+mod broker;
 mod learning;
 mod measuring;
 mod training;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 use crate::cli::BadInput;
 
+pub use broker::{BrokerConfig, RabbitConfig};
 pub use learning::{
     EvaluationConfig, FeedbackConfig, GoldAnswersConfig, GoldConfig, GoldModelConfig, GoldSentimentConfig,
     LearningConfig, RefinementConfig, TuningConfig,
@@ -61,6 +63,9 @@ pub struct Config {
     /// On what it runs.
     #[serde(default)]
     pub runtime: RuntimeConfig,
+    /// What carries messages between processes.
+    #[serde(default)]
+    pub broker: BrokerConfig,
 }
 
 /// Most prompts worked on at once.
@@ -120,6 +125,7 @@ impl Config {
         let reward = template("reward", &self.reward.template)?;
         check_reward_template(&reward).map_err(|reason| format!("reward.template: {reason}"))?;
         self.conflict.selection().validate().map_err(|error| format!("conflict: {error}"))?;
+        self.broker.validate()?;
         self.validate_learning()
     }
 
@@ -138,7 +144,9 @@ impl Config {
             Some(GoldConfig::Sentiment(_)) | None => [None, None],
         };
         let evaluation = self.evaluation.as_mut().map(|evaluation| &mut evaluation.prompts);
-        let optional = optional.into_iter().flatten().chain(gold.into_iter().flatten()).chain(evaluation);
+        let url_file = self.broker.url_file_mut();
+        let optional = optional.into_iter().flatten().chain(gold.into_iter().flatten());
+        let optional = optional.chain(evaluation).chain(url_file);
         for path in required.into_iter().chain(optional) {
             *path = resolve(path, folder)?;
         }

@@ -46,7 +46,7 @@ fn workers_come_to_the_same_result_as_one_process() {
         for worker in &mut workers {
             let heard = tokio::time::timeout(Duration::from_secs(60), worker.finished()).await;
             heard.expect("it hears of the end").unwrap();
-            assert_eq!(worker.progress().borrow().events, place.recorded().len() as u64);
+            assert_eq!(worker.vitals().progress.borrow().events, place.recorded().len() as u64);
         }
         for worker in workers {
             worker.drain().await.unwrap();

@@ -1,0 +1,103 @@
+//! `[broker]`: what carries messages between the processes of an experiment.
+
+use std::path::PathBuf;
+
+use dissent_queues::RabbitOptions;
+use serde::Deserialize;
+
+use crate::cli::BadInput;
+
+/// Where the address of RabbitMQ is looked for first: it holds a password.
+const URL_VARIABLE: &str = "DISSENT_RABBITMQ_URL";
+/// Longest file with an address, in bytes.
+const URL_BYTES_MAX: u64 = 4096;
+
+/// `[broker]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum BrokerConfig {
+    /// Inside the one process that does everything.
+    Embedded(EmbeddedConfig),
+    /// A RabbitMQ, for several processes.
+    Rabbitmq(RabbitConfig),
+}
+
+/// The embedded broker has nothing to set.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddedConfig {}
+
+/// A RabbitMQ.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RabbitConfig {
+    /// A file that holds its address, `amqp://user:password@host:5672/vhost`; the environment variable comes first.
+    #[serde(default)]
+    pub url_file: Option<PathBuf>,
+    /// What the names of its exchanges and queues begin with.
+    #[serde(default = "prefix")]
+    pub prefix: String,
+}
+
+fn prefix() -> String {
+    "dissent".to_owned()
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self::Embedded(EmbeddedConfig {})
+    }
+}
+
+impl BrokerConfig {
+    pub(super) fn url_file_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Rabbitmq(rabbit) => rabbit.url_file.as_mut(),
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), String> {
+        let Self::Rabbitmq(rabbit) = self else { return Ok(()) };
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if rabbit.prefix.is_empty() || rabbit.prefix.len() > 32 || !rabbit.prefix.chars().all(allowed) {
+            return Err(format!(
+                "broker.prefix = {:?}: use 1 to 32 of a-z, 0-9, '-' and '_'",
+                rabbit.prefix
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl RabbitConfig {
+    /// How to reach it. The address is read here, and never kept or shown.
+    ///
+    /// # Errors
+    /// If there is no address, or it is none.
+    pub fn options(&self) -> anyhow::Result<RabbitOptions> {
+        let mut options = RabbitOptions::from_url(self.url()?.trim())
+            .map_err(|error| BadInput(format!("the address of RabbitMQ: {error}")))?;
+        options.prefix.clone_from(&self.prefix);
+        Ok(options)
+    }
+
+    fn url(&self) -> anyhow::Result<String> {
+        if let Ok(url) = std::env::var(URL_VARIABLE) {
+            return Ok(url);
+        }
+        let Some(path) = &self.url_file else {
+            return Err(BadInput(format!(
+                "there is no address of RabbitMQ: set {URL_VARIABLE} to amqp://user:password@host:5672/vhost, or \
+                 broker.url_file to a file that holds it"
+            ))
+            .into());
+        };
+        let unusable = |reason: String| BadInput(format!("broker.url_file {}: {reason}", path.display()));
+        let bytes = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?.len();
+        if bytes > URL_BYTES_MAX {
+            return Err(unusable(format!("{bytes} bytes are too many for an address")).into());
+        }
+        Ok(std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?)
+    }
+}

@@ -1,0 +1,57 @@
+//! What a running process says of itself over HTTP: is it alive, is it ready, how is it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use super::metrics;
+use super::watch::Watched;
+
+/// What Prometheus reads.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves until dropped with the runtime it runs on. Gives the address that it listens on, which tells the port where 0 was asked
+/// for.
+///
+/// # Errors
+/// If the address cannot be listened on.
+pub(super) async fn listen(address: SocketAddr, watched: Arc<Watched>) -> anyhow::Result<SocketAddr> {
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("failed to listen on {address}: choose another with --listen"))?;
+    let address = listener.local_addr()?;
+    let routes = Router::new()
+        .route("/health", get(|| async { "alive\n" }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(scrape))
+        .with_state(watched);
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, routes).await {
+            tracing::error!(%error, "the HTTP server ended");
+        }
+    });
+    Ok(address)
+}
+
+/// Ready: it takes part in the work, and its broker is there.
+async fn ready(State(watched): State<Arc<Watched>>) -> impl IntoResponse {
+    match watched.not_ready() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+async fn scrape(State(watched): State<Arc<Watched>>) -> impl IntoResponse {
+    match metrics::text(&watched).await {
+        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, OPENMETRICS)], text),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string())
+        }
+    }
+}

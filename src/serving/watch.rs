@@ -1,0 +1,40 @@
+//! What is watched of a running process.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dissent_actors::Vitals;
+
+use super::carrier::Carrier;
+
+/// A running process, as its health checks and metrics see it.
+pub(super) struct Watched {
+    pub(super) vitals: Vitals,
+    pub(super) carrier: Carrier,
+    draining: AtomicBool,
+}
+
+impl Watched {
+    pub(super) fn new(vitals: Vitals, carrier: Carrier) -> Self {
+        Self { vitals, carrier, draining: AtomicBool::new(false) }
+    }
+
+    /// From now on it takes on nothing more.
+    pub(super) fn drains(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Why it is not ready to work; none if it is.
+    pub(super) fn not_ready(&self) -> Option<&'static str> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Some("stopping");
+        }
+        let status = self.carrier.status()?;
+        if !status.connected {
+            Some("not connected to RabbitMQ")
+        } else if status.blocked {
+            Some("RabbitMQ takes no messages for now, for want of memory or disk")
+        } else {
+            None
+        }
+    }
+}

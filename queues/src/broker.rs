@@ -7,7 +7,7 @@ use std::time::Duration;
 use dissent_domain::event::EventType;
 use dissent_domain::id::ExperimentId;
 
-use crate::delivery::{Consumer, ParkedConsumer};
+use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
 use crate::error::BrokerError;
 use crate::proposal::{Answer, Proposal, ProposalConsumer};
 
@@ -90,7 +90,20 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// [`BrokerError::Closed`] if the journal is gone, [`BrokerError::Invalid`] if there is no event in it
     /// or too many.
-    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Answer, BrokerError>>;
+    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Answer, BrokerError>> {
+        self.propose_in(proposal, MessageContext::new())
+    }
+
+    /// [`propose`](Self::propose) in a context that travels with the proposal and, as far as the broker can, with the
+    /// events that come of it.
+    ///
+    /// # Errors
+    /// As [`propose`](Self::propose).
+    fn propose_in(
+        &self,
+        proposal: Proposal,
+        context: MessageContext,
+    ) -> BoxFuture<'_, Result<Answer, BrokerError>>;
 
     /// The journal's side: takes proposals. There is one journal, so this succeeds once.
     ///

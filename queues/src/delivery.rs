@@ -1,5 +1,6 @@
 //! The workers' side: consumers, and the deliveries they hold until they settle them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -8,6 +9,11 @@ use dissent_domain::event::Recorded;
 
 use crate::broker::BoxFuture;
 use crate::error::BrokerError;
+
+/// What travels beside a message from process to process, for tracing: names and values, such as `traceparent`. No rule
+/// reads it, and a broker may lose it. RabbitMQ carries up to 16 entries with names of up to 64 and values of up to
+/// 1024 bytes; the embedded broker carries none.
+pub type MessageContext = BTreeMap<String, String>;
 
 /// Where a consumer's deliveries come from. One implementation a broker.
 pub(crate) trait Source<T>: Send {
@@ -83,12 +89,19 @@ pub struct Delivery {
     /// It may have been delivered before. False says that it was not, unless a crash hid it: rely on event
     /// ids, not on this, to do nothing twice.
     pub redelivered: bool,
+    /// The context in which the event was proposed, as far as it is known.
+    pub context: MessageContext,
     settlement: Settlement,
 }
 
 impl Delivery {
     pub(crate) fn new(event: Recorded, attempt: u32, redelivered: bool, settle: Box<dyn Settle>) -> Self {
-        Self { event, attempt, redelivered, settlement: Settlement(Some(settle)) }
+        let context = MessageContext::new();
+        Self { event, attempt, redelivered, context, settlement: Settlement(Some(settle)) }
+    }
+
+    pub(crate) fn with_context(self, context: MessageContext) -> Self {
+        Self { context, ..self }
     }
 
     /// Done: call it when everything that follows from the event is durable.

@@ -12,6 +12,9 @@ pub enum BrokerError {
     /// The log under the broker failed; its own error says whether opening it again can help.
     #[error("the broker's event log failed: {0}")]
     Log(#[from] LogError),
+    /// RabbitMQ is away, or did not answer in time: nothing is known of what was asked for. Try again later.
+    #[error("{0}")]
+    Unavailable(String),
     /// The call can never succeed as it is.
     #[error("{0}")]
     Invalid(String),

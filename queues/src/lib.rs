@@ -64,9 +64,11 @@ mod delivery;
 mod embedded;
 mod error;
 mod proposal;
+mod rabbitmq;
 
 pub use broker::{BoxFuture, Broker, GROUP_BYTES_MAX, PREFETCH_MAX, Subscription};
-pub use delivery::{Consumer, Delivery, Parked, ParkedConsumer, ParkedDelivery};
+pub use delivery::{Consumer, Delivery, MessageContext, Parked, ParkedConsumer, ParkedDelivery};
 pub use embedded::{EmbeddedBroker, EmbeddedOptions, GroupStatus};
 pub use error::BrokerError;
 pub use proposal::{Answer, PROPOSAL_EVENTS_MAX, Proposal, ProposalConsumer, ProposalDelivery};
+pub use rabbitmq::{BrokerStatus, ClientCertificate, RabbitBroker, RabbitOptions, Secret, TlsOptions};

@@ -1,9 +1,13 @@
 //! The way from workers to the journal.
 
+use std::fmt;
+
 use dissent_domain::event::{EventId, NewEvent, Recorded};
 use dissent_domain::id::ExperimentId;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::broker::BoxFuture;
+use crate::delivery::MessageContext;
 use crate::error::BrokerError;
 
 /// Most events in one proposal.
@@ -53,12 +57,37 @@ impl ProposalConsumer {
 }
 
 /// A proposal in the journal's hands. Dropped without an answer, its proposer sees
-/// [`BrokerError::Closed`] and may propose it again.
+/// [`BrokerError::Closed`] and may propose it again; one of another process comes again by itself.
 #[derive(Debug)]
 pub struct ProposalDelivery {
     /// The proposal.
     pub proposal: Proposal,
-    pub(crate) reply: oneshot::Sender<Answer>,
+    /// The context in which it was made.
+    pub context: MessageContext,
+    pub(crate) reply: Reply,
+}
+
+/// The way back to the proposer.
+pub(crate) enum Reply {
+    /// It waits in this process.
+    Local(oneshot::Sender<Answer>),
+    /// It is in another process and does not wait.
+    Remote(Box<dyn RemoteReply>),
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local(_) => "Local",
+            Self::Remote(_) => "Remote",
+        })
+    }
+}
+
+/// What becomes of a proposal from another process.
+pub(crate) trait RemoteReply: Send + Sync {
+    /// Settles it. Dropping gives it back.
+    fn answer(self: Box<Self>, answer: Answer) -> BoxFuture<'static, Result<(), BrokerError>>;
 }
 
 impl ProposalDelivery {
@@ -67,9 +96,14 @@ impl ProposalDelivery {
     /// # Errors
     /// [`BrokerError::Closed`] if the broker cannot take the answer: the proposal will come again.
     pub async fn answer(self, answer: Answer) -> Result<(), BrokerError> {
-        // The proposer may have been cancelled; the decision stands in the log all the same.
-        let _gone = self.reply.send(answer);
-        Ok(())
+        match self.reply {
+            Reply::Local(reply) => {
+                // The proposer may have been cancelled; the decision stands in the log all the same.
+                let _gone = reply.send(answer);
+                Ok(())
+            }
+            Reply::Remote(reply) => reply.answer(answer).await,
+        }
     }
 }
 
@@ -85,17 +119,34 @@ pub(crate) fn proposal_channel(capacity: usize) -> (ProposalSender, ProposalCons
     (ProposalSender { outgoing }, ProposalConsumer { incoming })
 }
 
-impl ProposalSender {
-    pub(crate) async fn propose(&self, proposal: Proposal) -> Result<Answer, BrokerError> {
-        if proposal.events.is_empty() || proposal.events.len() > PROPOSAL_EVENTS_MAX {
-            return Err(BrokerError::Invalid(format!(
-                "a proposal of {} events for {}: propose 1 to {PROPOSAL_EVENTS_MAX}",
-                proposal.events.len(),
-                proposal.experiment
-            )));
+impl Proposal {
+    /// Checks the number of its events.
+    pub(crate) fn check(&self) -> Result<(), BrokerError> {
+        if (1..=PROPOSAL_EVENTS_MAX).contains(&self.events.len()) {
+            return Ok(());
         }
+        Err(BrokerError::Invalid(format!(
+            "a proposal of {} events for {}: propose 1 to {PROPOSAL_EVENTS_MAX}",
+            self.events.len(),
+            self.experiment
+        )))
+    }
+}
+
+impl ProposalSender {
+    /// The channel itself, for proposals that come another way.
+    pub(crate) fn outgoing(&self) -> mpsc::Sender<ProposalDelivery> {
+        self.outgoing.clone()
+    }
+
+    pub(crate) async fn propose(
+        &self,
+        proposal: Proposal,
+        context: MessageContext,
+    ) -> Result<Answer, BrokerError> {
+        proposal.check()?;
         let (reply, answer) = oneshot::channel();
-        let delivery = ProposalDelivery { proposal, reply };
+        let delivery = ProposalDelivery { proposal, context, reply: Reply::Local(reply) };
         self.outgoing.send(delivery).await.map_err(|_| BrokerError::Closed)?;
         answer.await.map_err(|_| BrokerError::Closed)
     }

@@ -104,6 +104,8 @@ def base_model(layers: int) -> Path:
         key: value for key, value in whole.config.to_dict().items() if key != "quantization_config"
     })
     config.num_hidden_layers = layers
+    # A classifier scores the last token that is no padding: the end of a turn must not be taken for padding.
+    tokenizer.pad_token = tokenizer.unk_token
     config.pad_token_id = tokenizer.pad_token_id
     model = transformers.LlamaForCausalLM(config)
     wanted = model.state_dict().keys()

@@ -17,7 +17,7 @@ use dissent_domain::log::{EventLog, LogError};
 use self::consumer::{GroupSource, ParkedSource};
 use self::core::{Core, Unpark};
 use crate::broker::{BoxFuture, Broker, Subscription};
-use crate::delivery::{Consumer, ParkedConsumer};
+use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
 use crate::error::BrokerError;
 use crate::proposal::{Answer, Proposal, ProposalConsumer, ProposalSender, proposal_channel};
 
@@ -136,8 +136,12 @@ impl Broker for EmbeddedBroker {
         Ok(Consumer { source: Box::new(source) })
     }
 
-    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Answer, BrokerError>> {
-        Box::pin(self.shared.proposals.propose(proposal))
+    fn propose_in(
+        &self,
+        proposal: Proposal,
+        context: MessageContext,
+    ) -> BoxFuture<'_, Result<Answer, BrokerError>> {
+        Box::pin(self.shared.proposals.propose(proposal, context))
     }
 
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError> {

@@ -322,16 +322,10 @@ pub(crate) async fn subscriptions_out_of_range_are_refused(harness: impl Harness
     }
 }
 
-/// Makes a test of each claim over a harness.
-macro_rules! contract_tests {
-    ($harness:expr; $($claim:ident)*) => {
-        $(#[tokio::test(start_paused = true)]
-        async fn $claim() {
-            $crate::contract::$claim($harness).await;
-        })*
-    };
-    ($harness:expr) => {
-        $crate::contract::contract_tests! { $harness;
+/// Hands the names of all claims to another macro.
+macro_rules! for_every_claim {
+    ($then:ident) => {
+        $then! {
             what_was_not_acked_comes_again_after_a_crash_which_does_not_count
             prefetch_1_keeps_the_order
             ack_removes
@@ -351,4 +345,4 @@ macro_rules! contract_tests {
         }
     };
 }
-pub(crate) use contract_tests;
+pub(crate) use for_every_claim;

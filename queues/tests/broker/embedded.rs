@@ -9,7 +9,7 @@ use dissent_queues::{
     Answer, Broker, BrokerError, Consumer, EmbeddedBroker, EmbeddedOptions, Proposal, Subscription,
 };
 
-use crate::contract::{Harness, OTHER, WANTED, contract_tests, subscription};
+use crate::contract::{Harness, OTHER, WANTED, for_every_claim, subscription};
 use crate::memory_log::{Durability, MemoryLog, new_event};
 
 /// The embedded broker over a log in memory.
@@ -74,7 +74,15 @@ impl Harness for Embedded {
     }
 }
 
-contract_tests! { Embedded::new(Durability::Immediate) }
+macro_rules! contract_tests {
+    ($($claim:ident)*) => {
+        $(#[tokio::test(start_paused = true)]
+        async fn $claim() {
+            crate::contract::$claim(Embedded::new(Durability::Immediate)).await;
+        })*
+    };
+}
+for_every_claim!(contract_tests);
 
 #[tokio::test]
 async fn nothing_is_delivered_before_it_is_durable() {

@@ -1,0 +1,158 @@
+//! What all parts of the broker share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::link::Link;
+use super::options::RabbitOptions;
+use super::publisher::Publisher;
+use super::topology::Topology;
+use crate::error::BrokerError;
+
+/// How often the end is looked for, besides being told.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Something with deliveries in hand.
+pub(super) trait Gate: Send + Sync {
+    /// No more deliveries; settling goes on.
+    fn close(&self);
+    /// Whether nothing is in hand and RabbitMQ was told so.
+    fn is_idle(&self) -> bool;
+    /// Whether it is consuming, with nothing to tell RabbitMQ.
+    fn is_steady(&self) -> bool;
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub redelivered: AtomicU64,
+    pub duplicates_dropped: AtomicU64,
+    pub dead: AtomicU64,
+    pub parked: AtomicU64,
+    pub relayed: AtomicU64,
+    pub relay_unconfirmed: AtomicU64,
+}
+
+/// Not the log itself, nor the runtime: a delivery that outlives the broker must not keep them.
+pub(super) struct Core {
+    pub options: RabbitOptions,
+    pub topology: Topology,
+    pub publishing: Link,
+    pub consuming: Link,
+    pub publisher: Publisher,
+    pub runtime: Handle,
+    pub counters: Counters,
+    gates: Mutex<Vec<Weak<dyn Gate>>>,
+    closing: AtomicBool,
+    stopping: AtomicBool,
+    failure: Mutex<Option<BrokerError>>,
+    pub changed: Notify,
+}
+
+impl Core {
+    pub(super) fn new(
+        options: RabbitOptions,
+        topology: Topology,
+        links: (Link, Link),
+        publisher: Publisher,
+        runtime: Handle,
+    ) -> Self {
+        Self {
+            options,
+            topology,
+            publishing: links.0,
+            consuming: links.1,
+            publisher,
+            runtime,
+            counters: Counters::default(),
+            gates: Mutex::default(),
+            closing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            failure: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn add_gate(&self, gate: Weak<dyn Gate>) {
+        let mut gates = lock(&self.gates);
+        gates.retain(|gate| gate.strong_count() > 0);
+        gates.push(gate);
+    }
+
+    fn gates(&self) -> Vec<Arc<dyn Gate>> {
+        lock(&self.gates).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(super) fn is_steady(&self) -> bool {
+        self.publisher.waiting() == 0 && self.gates().iter().all(|gate| gate.is_steady())
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn check_running(&self) -> Result<(), BrokerError> {
+        if self.is_closing() { Err(self.failure().unwrap_or(BrokerError::Closed)) } else { Ok(()) }
+    }
+
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        for gate in self.gates() {
+            gate.close();
+        }
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.close();
+    }
+
+    /// Ends all consumers by an error. The first one stands.
+    pub(super) fn fail(&self, error: BrokerError) {
+        tracing::error!(%error, "the RabbitMQ broker ends");
+        lock(&self.failure).get_or_insert(error);
+        self.close();
+    }
+
+    pub(super) fn failure(&self) -> Option<BrokerError> {
+        lock(&self.failure).clone()
+    }
+
+    /// Waits until nothing is in hand, and then a bounded time for RabbitMQ to hear of it. While it is away there is
+    /// nothing to wait for: what was settled meanwhile comes again.
+    pub(super) async fn drained(&self) -> Result<(), BrokerError> {
+        while !self.gates().iter().all(|gate| gate.is_idle()) {
+            if self.is_stopping() {
+                return Err(BrokerError::Closed);
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        let published = async {
+            while self.publisher.waiting() > 0 {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        };
+        let limit = self.options.operation_timeout;
+        match timeout(limit, published).await {
+            Ok(()) => self.failure().map_or(Ok(()), Err),
+            Err(_) => Err(BrokerError::Unavailable(format!(
+                "RabbitMQ at {} did not confirm what was published within {limit:?}",
+                self.options.place()
+            ))),
+        }
+    }
+}
+
+/// Locks; no code of ours panics half-way through a change.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

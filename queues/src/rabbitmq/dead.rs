@@ -1,0 +1,84 @@
+//! Dead letters: what cannot be read, and proposals that the journal rejected, each with the reason.
+
+use std::sync::atomic::Ordering;
+
+use dissent_domain::event::Recorded;
+use lapin::message::Delivery as AmqpDelivery;
+use lapin::types::ShortString;
+
+use super::core::Core;
+use super::link::random;
+use super::parked::cut;
+use super::window::Message;
+use super::wire;
+use crate::error::BrokerError;
+use crate::proposal::Proposal;
+
+/// A message on its way to the dead letters.
+pub(super) struct DeadLetter {
+    kind: &'static str,
+    /// The queue it was in.
+    queue: String,
+    experiment: Option<String>,
+    original_id: Option<String>,
+    reason: String,
+    body: Vec<u8>,
+}
+
+impl DeadLetter {
+    /// A message that cannot be read.
+    pub(super) fn unreadable(kind: &'static str, queue: &str, delivery: &AmqpDelivery, reason: &str) -> Self {
+        Self {
+            kind,
+            queue: queue.to_owned(),
+            experiment: None,
+            original_id: delivery.properties.message_id().as_ref().map(ShortString::to_string),
+            reason: reason.to_owned(),
+            body: delivery.data.clone(),
+        }
+    }
+
+    /// A proposal that the rules do not allow.
+    pub(super) fn rejected(proposal: &Proposal, reason: &str) -> Result<Self, BrokerError> {
+        Ok(Self {
+            kind: "proposal",
+            queue: "proposals".to_owned(),
+            experiment: Some(proposal.experiment.as_str().to_owned()),
+            original_id: None,
+            reason: reason.to_owned(),
+            body: wire::encode_proposal(proposal).map_err(BrokerError::Invalid)?,
+        })
+    }
+
+    /// An event that no message can hold. It is in the log.
+    pub(super) fn not_relayed(event: &Recorded, reason: &str) -> Self {
+        Self {
+            kind: "event",
+            queue: "events".to_owned(),
+            experiment: Some(event.experiment.as_str().to_owned()),
+            original_id: Some(event.event.id.to_string()),
+            reason: reason.to_owned(),
+            body: Vec::new(),
+        }
+    }
+
+    /// Puts it there; it is safe when this returns.
+    pub(super) async fn bury(self, core: &Core) -> Result<(), BrokerError> {
+        let id = format!("{:016x}", random());
+        // A message larger than any that is sent is remembered by its beginning.
+        let mut body = self.body;
+        body.truncate(core.options.message_bytes_max);
+        let mut message = Message::to_queue(&core.topology.dead(), id, body)
+            .with_text("kind", self.kind)
+            .with_text("queue", &self.queue)
+            .with_text("reason", cut(&self.reason));
+        for (header, value) in [("experiment", &self.experiment), ("original_id", &self.original_id)] {
+            if let Some(value) = value {
+                message = message.with_text(header, value);
+            }
+        }
+        core.publisher.publish(message).await?;
+        core.counters.dead.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+}

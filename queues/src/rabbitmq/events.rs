@@ -1,0 +1,205 @@
+//! Events as messages, and the consumers of the groups that they are delivered to.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use dissent_domain::event::Recorded;
+use lapin::message::Delivery as AmqpDelivery;
+use tokio::sync::oneshot;
+
+use super::context::{add_context, context_of};
+use super::intake::{Intake, Item, Kind, Lease, Member, Settled};
+use super::topology::routing_key;
+use super::window::{Message, number_header};
+use super::{parked, wire};
+use crate::broker::{BoxFuture, Subscription};
+use crate::delivery::{Delivery, MessageContext, Outcome, Settle, Source};
+use crate::error::BrokerError;
+
+/// What failed attempts are counted in.
+pub(super) const ATTEMPT: &str = "attempt";
+
+/// An event in a group's queue.
+#[derive(Debug, Clone)]
+pub(super) struct EventMessage {
+    pub event: Recorded,
+    pub attempt: u32,
+    pub context: MessageContext,
+}
+
+/// What comes out of a group's queue.
+pub(super) struct EventKind {
+    pub group: String,
+    pub delivery_limit: u32,
+    pub retry_delay: Duration,
+    bytes_max: usize,
+}
+
+impl EventKind {
+    pub(super) fn of(subscription: &Subscription, bytes_max: usize) -> Self {
+        Self {
+            group: subscription.group.clone(),
+            delivery_limit: subscription.delivery_limit,
+            retry_delay: subscription.retry_delay,
+            bytes_max,
+        }
+    }
+}
+
+impl Kind for EventKind {
+    type Message = EventMessage;
+    const NAME: &'static str = "event";
+
+    fn decode(&self, delivery: &AmqpDelivery) -> Result<EventMessage, String> {
+        let event = wire::decode_event(&delivery.data, self.bytes_max)?;
+        let headers = delivery.properties.headers().as_ref();
+        let attempt = number_header(headers, ATTEMPT).and_then(|attempt| u32::try_from(attempt).ok());
+        Ok(EventMessage { event, attempt: attempt.unwrap_or(1).max(1), context: context_of(headers) })
+    }
+}
+
+/// The message of an event, to whoever is bound for it.
+pub(super) fn event_message(
+    event: &Recorded,
+    exchange: String,
+    context: &MessageContext,
+) -> Result<Message, String> {
+    let body = wire::encode_event(event)?;
+    let (key, id) = (routing_key(event), event.event.id.to_string());
+    let message = Message { exchange, key, mandatory: false, id, headers: Default::default(), body };
+    Ok(with_headers(message, event, 1, context))
+}
+
+/// The message of an event, to one group only; `id` tells it from the others of that event.
+pub(super) fn group_message(
+    queue: &str,
+    id: String,
+    event: &Recorded,
+    attempt: u32,
+    context: &MessageContext,
+) -> Result<Message, String> {
+    let message = Message::to_queue(queue, id, wire::encode_event(event)?);
+    Ok(with_headers(message, event, attempt, context))
+}
+
+fn with_headers(message: Message, event: &Recorded, attempt: u32, context: &MessageContext) -> Message {
+    let message = message
+        .with_number("position", event.position)
+        .with_number("version", event.version)
+        .with_text("experiment", event.experiment.as_str())
+        .with_number(ATTEMPT, u64::from(attempt));
+    let message = match event.event.causation {
+        Some(causation) => message.with_text("causation", &causation.to_string()),
+        None => message,
+    };
+    add_context(message, context)
+}
+
+/// A member of a group.
+pub(super) struct GroupSource {
+    member: Member<EventKind>,
+}
+
+impl GroupSource {
+    pub(super) fn new(member: Member<EventKind>) -> Self {
+        Self { member }
+    }
+
+    fn delivery(&self, item: Item<EventMessage>) -> Delivery {
+        let Item { key, message, redelivered } = item;
+        let EventMessage { event, attempt, context } = message;
+        let lease = Lease::new(self.member.intake(), key);
+        let (of_event, of_context) = (event.clone(), context.clone());
+        let held = Held { lease, event, attempt, context };
+        Delivery::new(of_event, attempt, redelivered || attempt > 1, Box::new(held)).with_context(of_context)
+    }
+}
+
+impl Source<Delivery> for GroupSource {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        self.member.poll_next(context).map(|item| item.map(|item| self.delivery(item)))
+    }
+
+    fn try_next(&mut self) -> Option<Delivery> {
+        self.member.try_next().map(|item| self.delivery(item))
+    }
+
+    fn failure(&self) -> Option<BrokerError> {
+        self.member.intake().core().failure()
+    }
+}
+
+/// An event in a worker's hands.
+struct Held {
+    lease: Lease<EventKind>,
+    event: Recorded,
+    attempt: u32,
+    context: MessageContext,
+}
+
+impl Settle for Held {
+    fn settle(self: Box<Self>, outcome: Outcome) -> BoxFuture<'static, Result<(), BrokerError>> {
+        if self.lease.core().is_stopping() {
+            return Box::pin(std::future::ready(Err(BrokerError::Closed)));
+        }
+        match outcome {
+            Outcome::Done => self.lease.settle(Settled::Done),
+            Outcome::Released => self.lease.settle(Settled::Released),
+            Outcome::Failed { reason } => return Box::pin(fail(*self, reason)),
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Dropping the lease does it.
+    fn release(self: Box<Self>) {}
+}
+
+/// Puts a copy in place of a failed message; only when that is safe is the message itself acknowledged. In a task of
+/// the broker's: whoever reports the failure may be cancelled.
+async fn fail(held: Held, reason: String) -> Result<(), BrokerError> {
+    let (done, outcome) = oneshot::channel();
+    let runtime = held.lease.core().runtime.clone();
+    runtime.spawn(async move {
+        let replaced = replace(&held, &reason).await;
+        if replaced.is_ok() {
+            held.lease.settle(Settled::Replaced);
+        }
+        // A reporter that no longer waits does not need to know.
+        let _gone = done.send(replaced);
+    });
+    outcome.await.map_err(|_| BrokerError::Closed)?
+}
+
+async fn replace(held: &Held, reason: &str) -> Result<(), BrokerError> {
+    let (intake, core) = (held.lease.intake(), held.lease.core());
+    let kind = intake.kind();
+    if held.attempt >= kind.delivery_limit {
+        let message = parked::message(core, &kind.group, &held.event, held.attempt, reason)?;
+        core.publisher.publish(message).await?;
+        core.counters.parked.fetch_add(1, Ordering::AcqRel);
+        return Ok(());
+    }
+    let attempt = held.attempt.saturating_add(1);
+    let id = format!("{}/{attempt}", held.event.event.id);
+    let message = group_message(intake.queue(), id, &held.event, attempt, &held.context)
+        .map_err(BrokerError::Invalid)?;
+    let delay = backoff(kind.retry_delay, held.attempt).min(core.options.retry_delay_max);
+    match u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) {
+        0 => core.publisher.publish(message).await,
+        delay_ms => {
+            let message = Message { exchange: core.topology.retry(delay_ms), ..message };
+            core.publisher.publish_delayed(message, delay_ms).await
+        }
+    }
+}
+
+/// The wait after the `failures`-th failure.
+fn backoff(first: Duration, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(31);
+    first.saturating_mul(1 << doublings)
+}
+
+/// The intake of a group.
+pub(super) type GroupIntake = Arc<Intake<EventKind>>;

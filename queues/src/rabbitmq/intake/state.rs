@@ -1,0 +1,373 @@
+//! What one queue has brought into this process: to be handed out, in hand, or lately done. Pure; the task does the
+//! talking.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::task::Waker;
+
+use super::recent::Recent;
+
+/// Keys remembered after they were done. A duplicate comes within moments of a lost connection.
+const RECENT_MAX: usize = 8192;
+
+/// A delivery's tag, and the channel it is valid on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tag {
+    pub epoch: u64,
+    pub number: u64,
+}
+
+/// What RabbitMQ is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Acknowledge(Tag),
+    GiveBack(Tag),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Ready,
+    InHand,
+}
+
+#[derive(Debug)]
+struct Entry<M> {
+    member: u64,
+    phase: Phase,
+    /// None: it was delivered on a channel that is gone.
+    tag: Option<Tag>,
+    message: M,
+    redelivered: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    prefetch: u16,
+    in_hand: usize,
+    ready: VecDeque<String>,
+    waker: Option<Waker>,
+}
+
+/// A message for a worker.
+#[derive(Debug)]
+pub(in crate::rabbitmq) struct Item<M> {
+    pub key: String,
+    pub message: M,
+    pub redelivered: bool,
+}
+
+/// What a member gets when it asks.
+#[derive(Debug)]
+pub(in crate::rabbitmq) enum Turn<M> {
+    Deliver(Item<M>),
+    Wait,
+    Ended,
+}
+
+/// How a message in hand is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::rabbitmq) enum Settled {
+    /// Its consequences are durable: duplicates are dropped.
+    Done,
+    /// Another message stands for it.
+    Replaced,
+    /// It comes again.
+    Released,
+}
+
+/// What became of an arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrival {
+    New,
+    Duplicate,
+}
+
+#[derive(Debug)]
+pub(super) struct State<M> {
+    members: BTreeMap<u64, Member>,
+    members_begun: u64,
+    entries: HashMap<String, Entry<M>>,
+    recent: Recent,
+    orders: Vec<Order>,
+    epoch: u64,
+    closed: bool,
+    wakers: Vec<Waker>,
+}
+
+impl<M: Clone> State<M> {
+    pub(super) fn new() -> Self {
+        Self {
+            members: BTreeMap::new(),
+            members_begun: 0,
+            entries: HashMap::new(),
+            recent: Recent::new(RECENT_MAX),
+            orders: Vec::new(),
+            epoch: 0,
+            closed: false,
+            wakers: Vec::new(),
+        }
+    }
+
+    // ---- members
+
+    pub(super) fn join(&mut self, prefetch: u16) -> u64 {
+        let member = self.members_begun;
+        self.members_begun += 1;
+        self.members.insert(member, Member { prefetch, in_hand: 0, ready: VecDeque::new(), waker: None });
+        member
+    }
+
+    /// What it was not handed goes back to the queue, for the others.
+    pub(super) fn leave(&mut self, member: u64) {
+        let Some(member) = self.members.remove(&member) else { return };
+        for key in member.ready {
+            self.give_back(&key);
+        }
+        self.wakers.extend(member.waker);
+    }
+
+    /// The members that there are, with their prefetch; none once closed.
+    pub(super) fn wanted(&self) -> Vec<(u64, u16)> {
+        if self.closed {
+            return Vec::new();
+        }
+        self.members.iter().map(|(&number, member)| (number, member.prefetch)).collect()
+    }
+
+    pub(super) fn take(&mut self, member: u64, waker: Option<&Waker>) -> Turn<M> {
+        if self.closed {
+            return Turn::Ended;
+        }
+        let Some(member) = self.members.get_mut(&member) else { return Turn::Ended };
+        if member.in_hand < usize::from(member.prefetch)
+            && let Some(key) = member.ready.pop_front()
+            && let Some(entry) = self.entries.get_mut(&key)
+        {
+            member.in_hand += 1;
+            entry.phase = Phase::InHand;
+            return Turn::Deliver(Item {
+                key,
+                message: entry.message.clone(),
+                redelivered: entry.redelivered,
+            });
+        }
+        if let Some(waker) = waker
+            && !member.waker.as_ref().is_some_and(|known| known.will_wake(waker))
+        {
+            self.wakers.extend(member.waker.replace(waker.clone()));
+        }
+        Turn::Wait
+    }
+
+    // ---- messages
+
+    /// Takes in a delivery for a member.
+    pub(super) fn arrive(
+        &mut self,
+        member: u64,
+        tag: Tag,
+        key: String,
+        message: M,
+        redelivered: bool,
+    ) -> Arrival {
+        if self.recent.contains(&key) {
+            self.orders.push(Order::Acknowledge(tag));
+            return Arrival::Duplicate;
+        }
+        if let Some(entry) = self.entries.get_mut(&key) {
+            match entry.tag {
+                // The same message twice in the queue: the one that is here already stands for both.
+                Some(_) => self.orders.push(Order::Acknowledge(tag)),
+                // It came again after its channel was lost: whoever has it in hand settles this one.
+                None => entry.tag = Some(tag),
+            }
+            return Arrival::Duplicate;
+        }
+        let Some(of) = self.members.get_mut(&member).filter(|_| !self.closed) else {
+            self.orders.push(Order::GiveBack(tag));
+            return Arrival::New;
+        };
+        of.ready.push_back(key.clone());
+        self.wakers.extend(of.waker.take());
+        let entry = Entry { member, phase: Phase::Ready, tag: Some(tag), message, redelivered };
+        self.entries.insert(key, entry);
+        Arrival::New
+    }
+
+    /// Takes back a message in hand.
+    pub(super) fn settle(&mut self, key: &str, how: Settled) {
+        let Some(entry) = self.entries.remove(key) else { return };
+        if let Some(member) = self.members.get_mut(&entry.member) {
+            member.in_hand = member.in_hand.saturating_sub(1);
+            self.wakers.extend(member.waker.take());
+        }
+        if how == Settled::Done {
+            self.recent.insert(key.to_owned());
+        }
+        // Without a tag it comes again by itself; if it is done, it is acknowledged then.
+        if let Some(tag) = entry.tag {
+            let acknowledged = how != Settled::Released;
+            self.orders.push(if acknowledged { Order::Acknowledge(tag) } else { Order::GiveBack(tag) });
+        }
+    }
+
+    fn give_back(&mut self, key: &str) {
+        if let Some(Entry { tag: Some(tag), .. }) = self.entries.remove(key) {
+            self.orders.push(Order::GiveBack(tag));
+        }
+    }
+
+    /// Whether a message of this kind is in this process.
+    pub(super) fn holds(&self, mut wanted: impl FnMut(&M) -> bool) -> bool {
+        self.entries.values().any(|entry| wanted(&entry.message))
+    }
+
+    // ---- channels
+
+    /// A new channel: the tags of the old one are void, and what was not in hand comes again.
+    pub(super) fn begin_epoch(&mut self) -> u64 {
+        self.epoch += 1;
+        self.orders.clear();
+        self.entries.retain(|_, entry| {
+            entry.tag = None;
+            entry.phase == Phase::InHand
+        });
+        for member in self.members.values_mut() {
+            member.ready.clear();
+        }
+        self.epoch
+    }
+
+    pub(super) fn take_orders(&mut self) -> Vec<Order> {
+        std::mem::take(&mut self.orders)
+    }
+
+    // ---- the end
+
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        let ready: Vec<String> =
+            self.members.values_mut().flat_map(|member| std::mem::take(&mut member.ready)).collect();
+        for key in ready {
+            self.give_back(&key);
+        }
+        self.wakers.extend(self.members.values_mut().filter_map(|member| member.waker.take()));
+    }
+
+    pub(super) fn has_orders(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
+    /// Whether nothing is in hand and there is nothing to tell.
+    pub(super) fn is_idle(&self) -> bool {
+        self.orders.is_empty() && self.entries.values().all(|entry| entry.phase != Phase::InHand)
+    }
+
+    /// Who must be woken, once the lock is released.
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.wakers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(epoch: u64, number: u64) -> Tag {
+        Tag { epoch, number }
+    }
+
+    fn taken(state: &mut State<u8>, member: u64) -> Item<u8> {
+        match state.take(member, None) {
+            Turn::Deliver(item) => item,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_comes_again_while_it_is_in_hand_is_settled_with_it() {
+        let mut state = State::new();
+        let member = state.join(4);
+        let first = state.begin_epoch();
+        state.arrive(member, tag(first, 1), "a".to_owned(), 1u8, false);
+        let held = taken(&mut state, member);
+        let second = state.begin_epoch();
+        assert_eq!(state.arrive(member, tag(second, 7), "a".to_owned(), 1, true), Arrival::Duplicate);
+        assert!(matches!(state.take(member, None), Turn::Wait), "it is in hand");
+        state.settle(&held.key, Settled::Done);
+        assert_eq!(state.take_orders(), [Order::Acknowledge(tag(second, 7))]);
+    }
+
+    #[test]
+    fn what_was_done_over_a_lost_channel_is_acknowledged_when_it_comes_again() {
+        let mut state = State::new();
+        let member = state.join(4);
+        let first = state.begin_epoch();
+        state.arrive(member, tag(first, 1), "a".to_owned(), 1u8, false);
+        let held = taken(&mut state, member);
+        let second = state.begin_epoch();
+        state.settle(&held.key, Settled::Done);
+        assert!(!state.has_orders(), "its tag is void");
+        assert_eq!(state.arrive(member, tag(second, 1), "a".to_owned(), 1, true), Arrival::Duplicate);
+        assert_eq!(state.take_orders(), [Order::Acknowledge(tag(second, 1))]);
+    }
+
+    #[test]
+    fn what_was_released_or_replaced_is_not_taken_for_done() {
+        for how in [Settled::Released, Settled::Replaced] {
+            let mut state = State::new();
+            let member = state.join(4);
+            let epoch = state.begin_epoch();
+            state.arrive(member, tag(epoch, 1), "a".to_owned(), 1u8, false);
+            let held = taken(&mut state, member);
+            state.settle(&held.key, how);
+            assert_eq!(state.arrive(member, tag(epoch, 2), "a".to_owned(), 1, true), Arrival::New);
+            assert_eq!(taken(&mut state, member).key, "a");
+        }
+    }
+
+    #[test]
+    fn a_new_channel_forgets_what_was_not_in_hand() {
+        let mut state = State::new();
+        let member = state.join(4);
+        let epoch = state.begin_epoch();
+        state.arrive(member, tag(epoch, 1), "a".to_owned(), 1u8, false);
+        state.begin_epoch();
+        assert!(matches!(state.take(member, None), Turn::Wait));
+        assert!(state.is_idle());
+    }
+
+    #[test]
+    fn leaving_and_closing_give_back_what_was_not_in_hand() {
+        let mut state = State::new();
+        let (left, stays) = (state.join(4), state.join(4));
+        let epoch = state.begin_epoch();
+        state.arrive(left, tag(epoch, 1), "a".to_owned(), 1u8, false);
+        state.arrive(stays, tag(epoch, 2), "b".to_owned(), 2, false);
+        state.arrive(stays, tag(epoch, 3), "c".to_owned(), 3, false);
+        let held = taken(&mut state, stays);
+        state.leave(left);
+        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 1))]);
+        state.arrive(left, tag(epoch, 4), "d".to_owned(), 4, false);
+        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 4))], "too late for it");
+        state.close();
+        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 3))]);
+        assert!(matches!(state.take(stays, None), Turn::Ended) && !state.is_idle());
+        state.settle(&held.key, Settled::Done);
+        assert_eq!(state.take_orders(), [Order::Acknowledge(tag(epoch, 2))]);
+        assert!(state.is_idle());
+    }
+
+    #[test]
+    fn no_more_than_the_prefetch_is_in_hand() {
+        let mut state = State::new();
+        let member = state.join(1);
+        let epoch = state.begin_epoch();
+        state.arrive(member, tag(epoch, 1), "a".to_owned(), 1u8, false);
+        let held = taken(&mut state, member);
+        let epoch = state.begin_epoch();
+        state.arrive(member, tag(epoch, 1), "b".to_owned(), 2, false);
+        assert!(matches!(state.take(member, None), Turn::Wait), "one is in hand");
+        state.settle(&held.key, Settled::Done);
+        assert_eq!(taken(&mut state, member).key, "b");
+    }
+}

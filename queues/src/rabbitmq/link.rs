@@ -1,0 +1,296 @@
+//! One supervised connection: connected again for as long as the broker is open, with growing, jittered waits.
+//!
+//! lapin's own recovery is not used: a new connection has new channels, so that nothing that was delivered on an old one
+//! can be acknowledged on a new one by mistake.
+
+use std::future::poll_fn;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_core::Stream;
+use lapin::tcp::OwnedTLSConfig;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::options::RabbitOptions;
+use crate::error::BrokerError;
+
+/// First and longest wait between two attempts to connect or to use a connection.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How often a connection is looked at, besides being told: an event could be missed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What goes wrong on a channel. Whoever sees it opens another one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("{0}")]
+    Amqp(#[from] lapin::Error),
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+    #[error("the connection was lost")]
+    Lost,
+    #[error("RabbitMQ ended the consumer")]
+    Cancelled,
+    #[error("the queue {0:?} is not there yet: the server declares it")]
+    NoQueue(String),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// Waits that double, jittered so that many processes do not come back at once.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+    most: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self::up_to(BACKOFF_MAX)
+    }
+
+    pub(super) fn up_to(most: Duration) -> Self {
+        Self { next: BACKOFF_MIN, most }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.next = BACKOFF_MIN;
+    }
+
+    pub(super) async fn wait(&mut self) {
+        let half = self.next / 2;
+        self.next = (self.next * 2).min(self.most);
+        sleep(half + half.mul_f64(random_fraction())).await;
+    }
+}
+
+/// 0 to 1, different each time. The hasher's keys are the standard library's own randomness.
+fn random_fraction() -> f64 {
+    let bits = u32::try_from(random() >> 32).unwrap_or(0);
+    f64::from(bits) / f64::from(u32::MAX)
+}
+
+/// Bits that differ each time.
+pub(super) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// A connection that is up, and which one it is.
+#[derive(Clone)]
+struct Up {
+    generation: u64,
+    connection: Arc<Connection>,
+}
+
+/// A supervised connection. Clones share it.
+#[derive(Clone)]
+pub(super) struct Link {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: &'static str,
+    options: RabbitOptions,
+    up: watch::Sender<Option<Up>>,
+    blocked: AtomicBool,
+    /// Times that it was lost.
+    losses: AtomicU64,
+    /// Why the last attempt failed.
+    trouble: watch::Sender<Option<String>>,
+}
+
+impl Link {
+    pub(super) fn new(name: &'static str, options: &RabbitOptions) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                name,
+                options: options.clone(),
+                up: watch::Sender::new(None),
+                blocked: AtomicBool::new(false),
+                losses: AtomicU64::new(0),
+                trouble: watch::Sender::new(None),
+            }),
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.shared.up.borrow().is_some()
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.shared.blocked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn losses(&self) -> u64 {
+        self.shared.losses.load(Ordering::Acquire)
+    }
+
+    /// Why the last attempt to connect failed, if it did.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.shared.trouble.borrow().clone()
+    }
+
+    /// Waits for a connection and opens a channel on it. Gives the connection's generation, for [`lost`](Self::lost).
+    pub(super) async fn channel(&self) -> Result<(u64, Channel), LinkError> {
+        let mut ups = self.shared.up.subscribe();
+        let up = match ups.wait_for(Option::is_some).await {
+            Ok(up) => up.clone().ok_or(LinkError::Lost)?,
+            Err(_) => return Err(LinkError::Lost),
+        };
+        let channel = self.within(up.connection.create_channel()).await?;
+        Ok((up.generation, channel))
+    }
+
+    /// Ready once the connection of this generation is gone.
+    pub(super) async fn lost(&self, generation: u64) {
+        let mut ups = self.shared.up.subscribe();
+        let is_gone = |up: &Option<Up>| up.as_ref().is_none_or(|up| up.generation != generation);
+        // An error means that the link itself is gone.
+        let _gone = ups.wait_for(is_gone).await;
+    }
+
+    /// An operation, bounded in time.
+    pub(super) async fn within<T>(
+        &self,
+        operation: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, LinkError> {
+        let limit = self.shared.options.operation_timeout;
+        match timeout(limit, operation).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(LinkError::Late(limit)),
+        }
+    }
+
+    /// Keeps the link connected; ends only with its task.
+    pub(super) async fn supervise(self) {
+        let mut backoff = Backoff::new();
+        let (place, connection) = (self.shared.options.place(), self.shared.name);
+        let mut was_refused = false;
+        for generation in 1u64.. {
+            match self.connect().await {
+                Ok(up) => {
+                    tracing::info!(%place, connection, "connected to RabbitMQ");
+                    was_refused = false;
+                    backoff.reset();
+                    self.shared.trouble.send_replace(None);
+                    let why = self.hold(Up { generation, connection: Arc::new(up) }).await;
+                    self.shared.losses.fetch_add(1, Ordering::AcqRel);
+                    tracing::warn!(%place, connection, error = %why, "lost RabbitMQ; connecting again");
+                }
+                Err(error) => {
+                    // Once, not at every attempt: it may be down for hours.
+                    if !was_refused {
+                        tracing::warn!(%place, connection, %error, "failed to connect to RabbitMQ; trying again");
+                    }
+                    was_refused = true;
+                    self.shared.trouble.send_replace(Some(error.to_string()));
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Publishes the connection until it is lost.
+    async fn hold(&self, up: Up) -> String {
+        let connection = Arc::clone(&up.connection);
+        let mut events = pin!(connection.events_listener());
+        self.shared.up.send_replace(Some(up));
+        let why = loop {
+            match timeout(LOOK_INTERVAL, next(&mut events)).await {
+                Ok(Some(Event::ConnectionBlocked(reason))) => {
+                    self.shared.blocked.store(true, Ordering::Release);
+                    tracing::warn!(connection = self.shared.name, %reason, "RabbitMQ takes no messages for now");
+                }
+                Ok(Some(Event::ConnectionUnblocked)) => {
+                    self.shared.blocked.store(false, Ordering::Release);
+                    tracing::info!(connection = self.shared.name, "RabbitMQ takes messages again");
+                }
+                Ok(Some(Event::Error(error))) => {
+                    // Errors of a channel come here, too: the connection decides.
+                    if !connection.status().connected() {
+                        break error.to_string();
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break "it ended".to_owned(),
+                Err(_) => {
+                    if !connection.status().connected() {
+                        break "it is closed".to_owned();
+                    }
+                }
+            }
+        };
+        self.shared.up.send_replace(None);
+        self.shared.blocked.store(false, Ordering::Release);
+        why
+    }
+
+    async fn connect(&self) -> Result<Connection, LinkError> {
+        let options = &self.shared.options;
+        let limit = options.connect_timeout;
+        let name = format!("dissent {} {}", options.prefix, self.shared.name);
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let tls = tls_config(options)?;
+        let connecting = Connection::connect_uri_with_config(
+            uri(options),
+            properties,
+            tls,
+            lapin::runtime::default_runtime()?,
+        );
+        match timeout(limit, connecting).await {
+            Ok(connection) => Ok(connection?),
+            Err(_) => Err(LinkError::Late(limit)),
+        }
+    }
+}
+
+fn uri(options: &RabbitOptions) -> AMQPUri {
+    let heartbeat = u16::try_from(options.heartbeat.as_secs()).unwrap_or(u16::MAX);
+    let wait_ms = u64::try_from(options.connect_timeout.as_millis()).unwrap_or(u64::MAX);
+    AMQPUri {
+        scheme: if options.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo {
+                username: options.user.clone(),
+                password: options.password.reveal().to_owned(),
+            },
+            host: options.host.clone(),
+            port: options.port,
+        },
+        vhost: options.vhost.clone(),
+        query: AMQPQueryString {
+            heartbeat: Some(heartbeat),
+            connection_timeout: Some(wait_ms),
+            ..AMQPQueryString::default()
+        },
+    }
+}
+
+/// Read again for each connection, so that renewed certificates are taken up.
+fn tls_config(options: &RabbitOptions) -> Result<OwnedTLSConfig, BrokerError> {
+    let mut config = OwnedTLSConfig::default();
+    let Some(tls) = &options.tls else { return Ok(config) };
+    let read = |path: &std::path::Path| {
+        std::fs::read_to_string(path)
+            .map_err(|error| BrokerError::Invalid(format!("failed to read {}: {error}", path.display())))
+    };
+    config.cert_chain = tls.ca_file.as_deref().map(read).transpose()?;
+    if let Some(client) = &tls.client {
+        config.identity = Some(lapin::tcp::OwnedIdentity::PKCS8 {
+            pem: read(&client.certificate_file)?.into_bytes(),
+            key: read(&client.key_file)?.into_bytes(),
+        });
+    }
+    Ok(config)
+}
+
+/// The next of a stream.
+pub(super) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
+}

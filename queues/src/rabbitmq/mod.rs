@@ -1,0 +1,454 @@
+//! The broker over RabbitMQ: the same contract as the embedded one, between processes and hosts.
+//!
+//! # Who does what
+//!
+//! The *server* ([`RabbitBroker::connect_server`]) has the log. It relays the log's events to RabbitMQ, makes the queues,
+//! takes proposals and parked messages. *Workers* ([`RabbitBroker::connect_worker`]) have no log: they subscribe and
+//! propose. Both reconnect by themselves for as long as they are open.
+//!
+//! # Queues
+//!
+//! Names begin with [`prefix`](RabbitOptions::prefix); all is durable, and every publication is confirmed.
+//!
+//! | name | kind | holds |
+//! |---|---|---|
+//! | `dissent.events` | topic exchange | routes events by `<experiment>.<type>` |
+//! | `dissent.<group>` | quorum queue | what a group has yet to process. The groups of actors are `<step>.<experiment>`: with a queue for each step *and* experiment, pausing or cancelling one experiment does not hold up another |
+//! | `dissent.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
+//! | `dissent.proposals` | quorum queue | proposals of workers that the journal has yet to decide |
+//! | `dissent.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
+//! | `dissent.parked` | quorum queue | messages that used up their attempts, or that RabbitMQ delivered [`redeliveries_max`](RabbitOptions::redeliveries_max) times without an answer, until somebody takes note |
+//! | `dissent.dead` | quorum queue | what cannot be read and proposals that were rejected, with the reason; the oldest go beyond 100 000 |
+//!
+//! Where `<experiment>` is the experiment's id in hexadecimal: its name may hold dots.
+//!
+//! Only the server makes the queues of groups and histories, because only it can fill them: a queue that was not there
+//! (a new group, a replaced RabbitMQ, a queue that somebody deleted) is filled with every event of its kinds that the
+//! relay has passed, before it goes on. Each of them is thus delivered at least once, and again if RabbitMQ lost what it
+//! knew of acknowledgements. A worker that subscribes earlier waits until the queue is there.
+//!
+//! # What differs from the embedded broker
+//!
+//! - A worker's proposal is answered by [`Answer::Queued`]: it is durable, and will be decided. Rejected ones end in
+//!   `dissent.dead`.
+//! - "In at most one pair of hands" holds within a process. When a connection is lost, RabbitMQ may deliver to another
+//!   process what is still in hand here.
+//! - Settling a message whose connection was lost succeeds. If it was acknowledged, it is acknowledged again as soon as
+//!   it comes again to this process; to another process it comes once more.
+//! - Acknowledgements are sent together, within 5 ms. A crash before that causes redelivery.
+//! - A message that is released, or whose worker dies, more than
+//!   [`redeliveries_max`](RabbitOptions::redeliveries_max) times is parked: RabbitMQ cannot tell the two apart, and such a
+//!   message may be what kills the workers.
+//! - RabbitMQ takes back what is not settled within 30 minutes (its `consumer_timeout`): longer work is leased.
+
+mod context;
+mod core;
+mod dead;
+mod events;
+mod intake;
+mod link;
+mod options;
+mod parked;
+mod proposals;
+mod publisher;
+mod relay;
+mod status;
+mod target;
+mod topology;
+mod window;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use self::context::Contexts;
+use self::core::{Core, lock};
+use self::events::{EventKind, GroupIntake, GroupSource};
+use self::intake::Intake;
+use self::link::{Link, random};
+pub use self::options::{ClientCertificate, RabbitOptions, Secret, TlsOptions};
+use self::parked::{ParkedIntake, ParkedKind, ParkedSource};
+use self::publisher::Publisher;
+use self::relay::{Command, Relay};
+pub use self::status::BrokerStatus;
+use self::target::Target;
+use self::topology::Topology;
+use crate::broker::{BoxFuture, Broker, Subscription};
+use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
+use crate::error::BrokerError;
+use crate::proposal::{Answer, Proposal, ProposalConsumer, ProposalSender, proposal_channel};
+
+/// Threads for talking to RabbitMQ. Actors' own threads may be busy for seconds, which no heartbeat survives.
+const THREADS: usize = 2;
+/// Longest wait for them to end.
+const THREADS_END_MAX: Duration = Duration::from_secs(5);
+/// Events whose trace is remembered until they are relayed.
+const CONTEXTS_MAX: usize = 4096;
+/// How often a first connection is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The broker over RabbitMQ. It owns the threads that talk to it; when it is dropped they end, and what is in hand comes
+/// again, here or elsewhere.
+pub struct RabbitBroker {
+    core: Arc<Core>,
+    groups: Mutex<BTreeMap<String, Group>>,
+    parked: Mutex<Option<ParkedIntake>>,
+    server: Option<Server>,
+    _threads: Threads,
+}
+
+/// A group of this process.
+struct Group {
+    subscription: Subscription,
+    /// None while it is only declared, for workers.
+    intake: Option<GroupIntake>,
+}
+
+/// What only the server has.
+struct Server {
+    log: Arc<dyn EventLog>,
+    commands: mpsc::UnboundedSender<Command>,
+    proposals: ProposalSender,
+    proposal_consumer: Mutex<Option<ProposalConsumer>>,
+    contexts: Arc<Mutex<Contexts>>,
+}
+
+/// The runtime, which must not be dropped where blocking is forbidden.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> Result<Self, BrokerError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("dissent-rabbitmq")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                BrokerError::Unavailable(format!("failed to start the threads for RabbitMQ: {error}"))
+            })?;
+        Ok(Self(Some(runtime)))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let Some(runtime) = self.0.take() else { return };
+        // Afterwards nothing of ours holds the log any more. A panic of a task was reported when it happened.
+        let _panicked = thread::spawn(move || runtime.shutdown_timeout(THREADS_END_MAX)).join();
+    }
+}
+
+impl RabbitBroker {
+    /// Connects as the server: relays `log`, takes proposals and parked messages. One server at a time.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if the options are out of range; [`BrokerError::Log`] if the relay's record cannot be
+    /// read; [`BrokerError::Unavailable`] if there is no connection within
+    /// [`connect_timeout`](RabbitOptions::connect_timeout).
+    pub async fn connect_server(
+        options: RabbitOptions,
+        log: Arc<dyn EventLog>,
+    ) -> Result<Arc<Self>, BrokerError> {
+        let (core, threads) = begin(options)?;
+        let (commands, orders) = mpsc::unbounded_channel();
+        let contexts = Arc::new(Mutex::new(Contexts::new(CONTEXTS_MAX)));
+        let relay = Relay::new(&core, Arc::clone(&log), orders, Arc::clone(&contexts))?;
+        let (proposals, consumer) = proposal_channel(core.options.proposals_max);
+        let proposal_consumer = Mutex::new(Some(consumer));
+        let server = Server { log, commands, proposals, proposal_consumer, contexts };
+        let broker = Self::new(core, threads, Some(server)).await?;
+        broker.core.runtime.spawn(relay.run());
+        Ok(Arc::new(broker))
+    }
+
+    /// Connects as a worker: subscribes and proposes.
+    ///
+    /// # Errors
+    /// As [`connect_server`](Self::connect_server), but for the log.
+    pub async fn connect_worker(options: RabbitOptions) -> Result<Arc<Self>, BrokerError> {
+        let (core, threads) = begin(options)?;
+        Ok(Arc::new(Self::new(core, threads, None).await?))
+    }
+
+    async fn new(core: Arc<Core>, threads: Threads, server: Option<Server>) -> Result<Self, BrokerError> {
+        let connected = async {
+            while !(core.publishing.is_up() && core.consuming.is_up()) {
+                sleep(LOOK_INTERVAL).await;
+            }
+        };
+        let limit = core.options.connect_timeout;
+        if timeout(limit, connected).await.is_err() {
+            let trouble = core.publishing.trouble().or(core.consuming.trouble());
+            return Err(BrokerError::Unavailable(format!(
+                "failed to connect to RabbitMQ at {} within {limit:?}: {}",
+                core.options.place(),
+                trouble.as_deref().unwrap_or("it does not answer")
+            )));
+        }
+        Ok(Self { core, groups: Mutex::default(), parked: Mutex::default(), server, _threads: threads })
+    }
+
+    /// Makes the queues of groups that other processes consume, and fills them. A group of the server's own is made by
+    /// [`subscribe`](Broker::subscribe).
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if a subscription is out of range or contradicts an earlier one of its group, or on a
+    /// worker; [`BrokerError::Unavailable`] if it takes longer than
+    /// [`operation_timeout`](RabbitOptions::operation_timeout): it is then done as soon as RabbitMQ is back.
+    pub async fn declare_groups(&self, subscriptions: &[Subscription]) -> Result<(), BrokerError> {
+        self.core.check_running()?;
+        let server = self.server()?;
+        let mut targets = Vec::new();
+        for subscription in subscriptions {
+            targets.push(self.target(subscription)?);
+            self.note_group(subscription)?;
+        }
+        self.order(server, |done| Command::Declare { targets, done: Some(done) }).await
+    }
+
+    /// Makes the stream of an experiment's history, and fills it.
+    ///
+    /// # Errors
+    /// As [`declare_groups`](Self::declare_groups).
+    pub async fn publish_history(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
+        self.core.check_running()?;
+        let target = Target::of_history(&self.core.topology, &self.core.options.prefix, experiment);
+        self.order(self.server()?, |done| Command::Declare { targets: vec![target], done: Some(done) }).await
+    }
+
+    /// Deletes the history and the queues of an experiment, as far as this server made them since it started. The log
+    /// keeps everything; a queue that is subscribed to again is filled again.
+    ///
+    /// # Errors
+    /// As [`declare_groups`](Self::declare_groups).
+    pub async fn forget(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
+        self.core.check_running()?;
+        let server = self.server()?;
+        lock(&self.groups).retain(|_, group| group.subscription.experiment.as_ref() != Some(experiment));
+        let experiment = experiment.clone();
+        self.order(server, |done| Command::Forget { experiment, done }).await
+    }
+
+    async fn order(
+        &self,
+        server: &Server,
+        command: impl FnOnce(oneshot::Sender<Result<(), BrokerError>>) -> Command,
+    ) -> Result<(), BrokerError> {
+        let (done, outcome) = oneshot::channel();
+        server.commands.send(command(done)).map_err(|_| BrokerError::Closed)?;
+        let limit = self.core.options.operation_timeout;
+        match timeout(limit, outcome).await {
+            Ok(outcome) => outcome.map_err(|_| BrokerError::Closed)?,
+            Err(_) => Err(BrokerError::Unavailable(format!(
+                "RabbitMQ at {} did not make the queues within {limit:?}",
+                self.core.options.place()
+            ))),
+        }
+    }
+
+    fn server(&self) -> Result<&Server, BrokerError> {
+        self.server.as_ref().ok_or_else(|| {
+            BrokerError::Invalid(
+                "only the server can do this: a worker has neither log nor journal".to_owned(),
+            )
+        })
+    }
+
+    fn target(&self, subscription: &Subscription) -> Result<Target, BrokerError> {
+        subscription.check()?;
+        Target::of_group(&self.core.topology, &self.core.options.prefix, subscription)
+    }
+
+    /// Remembers what a group's consumers agreed on.
+    fn note_group(&self, subscription: &Subscription) -> Result<(), BrokerError> {
+        let mut groups = lock(&self.groups);
+        match groups.get(&subscription.group) {
+            Some(known) => agree(&known.subscription, subscription),
+            None => {
+                let group = Group { subscription: subscription.clone(), intake: None };
+                groups.insert(subscription.group.clone(), group);
+                Ok(())
+            }
+        }
+    }
+
+    /// The intake of a group, which all its consumers of this process share.
+    fn intake(&self, subscription: &Subscription, queue: String) -> Result<GroupIntake, BrokerError> {
+        self.note_group(subscription)?;
+        let mut groups = lock(&self.groups);
+        let group = groups.get_mut(&subscription.group).ok_or(BrokerError::Closed)?;
+        let kind = || EventKind::of(subscription, self.core.options.message_bytes_max);
+        Ok(Arc::clone(group.intake.get_or_insert_with(|| Intake::start(&self.core, queue, kind()))))
+    }
+
+    async fn unpark_now(&self, group: &str, position: u64) -> Result<(), BrokerError> {
+        self.core.check_running()?;
+        let server = self.server()?;
+        let invalid = |why: &str| {
+            Err(BrokerError::Invalid(format!(
+                "event {position} cannot be replayed for group {group:?}: {why}"
+            )))
+        };
+        let (target, intake) = {
+            let groups = lock(&self.groups);
+            let Some(group) = groups.get(group) else { return invalid("nobody subscribed to it") };
+            (self.target(&group.subscription)?, group.intake.clone())
+        };
+        let relayed = self.status().relayed_to;
+        if position == 0 || position > relayed {
+            return invalid(&format!("the relay has reached event {relayed}"));
+        }
+        let log = Arc::clone(&server.log);
+        let read = self.core.runtime.spawn_blocking(move || log.read(position - 1, 1));
+        let page = read.await.map_err(|_| BrokerError::Closed)??;
+        let Some(event) = page.into_iter().find(|event| event.position == position) else {
+            return invalid("the log does not have it");
+        };
+        if !target.wants(&event) {
+            return invalid("it is not of its kinds");
+        }
+        if intake.is_some_and(|intake| intake.holds(|held| held.event.position == position)) {
+            return invalid("it is still being delivered");
+        }
+        // An id of its own: it may have been done, and is to be done again.
+        let id = format!("{}/replay/{:016x}", event.event.id, random());
+        let message = events::group_message(&target.queue, id, &event, 1, &MessageContext::new())
+            .map_err(BrokerError::Invalid)?;
+        self.core.publisher.publish(message).await
+    }
+}
+
+/// The shared parts and the threads, with the links and the publisher running.
+fn begin(options: RabbitOptions) -> Result<(Arc<Core>, Threads), BrokerError> {
+    options.check()?;
+    let threads = Threads::start()?;
+    let Some(runtime) = threads.0.as_ref().map(|runtime| runtime.handle().clone()) else {
+        return Err(BrokerError::Closed);
+    };
+    let topology = Topology::new(&options.prefix);
+    let (publishing, consuming) = (Link::new("publishing", &options), Link::new("consuming", &options));
+    let (publisher, publisher_task) = Publisher::new(
+        &publishing,
+        &topology,
+        options.unconfirmed_max,
+        options.operation_timeout,
+        options.message_bytes_max,
+    );
+    runtime.spawn(publishing.clone().supervise());
+    runtime.spawn(consuming.clone().supervise());
+    runtime.spawn(publisher_task.run());
+    let core = Core::new(options, topology, (publishing, consuming), publisher, runtime);
+    Ok((Arc::new(core), threads))
+}
+
+fn agree(known: &Subscription, other: &Subscription) -> Result<(), BrokerError> {
+    if (Subscription { prefetch: known.prefetch, ..other.clone() }) == *known {
+        return Ok(());
+    }
+    Err(BrokerError::Invalid(format!(
+        "group {:?} already has consumers with another experiment, kinds, limit or delay: give all the same",
+        known.group
+    )))
+}
+
+impl Broker for RabbitBroker {
+    fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError> {
+        self.core.check_running()?;
+        let target = self.target(&subscription)?;
+        let intake = self.intake(&subscription, target.queue.clone())?;
+        if let Some(server) = &self.server {
+            let command = Command::Declare { targets: vec![target], done: None };
+            server.commands.send(command).map_err(|_| BrokerError::Closed)?;
+        }
+        let prefetch = u16::try_from(subscription.prefetch).unwrap_or(u16::MAX);
+        let member = intake.join(prefetch);
+        // A close in between has not seen this member.
+        self.core.check_running()?;
+        Ok(Consumer { source: Box::new(GroupSource::new(member)) })
+    }
+
+    fn propose_in(
+        &self,
+        proposal: Proposal,
+        context: MessageContext,
+    ) -> BoxFuture<'_, Result<Answer, BrokerError>> {
+        Box::pin(async move {
+            match &self.server {
+                Some(server) => {
+                    lock(&server.contexts).note(proposal.events.iter().map(|event| event.id), &context);
+                    server.proposals.propose(proposal, context).await
+                }
+                None => {
+                    proposal.check()?;
+                    proposals::send(&self.core, &proposal, &context).await?;
+                    Ok(Answer::Queued)
+                }
+            }
+        })
+    }
+
+    fn proposals(&self) -> Result<ProposalConsumer, BrokerError> {
+        let server = self.server()?;
+        let consumer = lock(&server.proposal_consumer).take().ok_or_else(|| {
+            BrokerError::Invalid("the proposals already have a consumer: there is one journal".to_owned())
+        })?;
+        let (outgoing, contexts) = (server.proposals.outgoing(), Arc::clone(&server.contexts));
+        self.core.runtime.spawn(proposals::receive(Arc::clone(&self.core), outgoing, contexts));
+        Ok(consumer)
+    }
+
+    fn parked(&self) -> Result<ParkedConsumer, BrokerError> {
+        self.core.check_running()?;
+        self.server()?;
+        let start = || {
+            let kind = ParkedKind {
+                topology: self.core.topology.clone(),
+                bytes_max: self.core.options.message_bytes_max,
+            };
+            Intake::start(&self.core, self.core.topology.parked(), kind)
+        };
+        let intake = Arc::clone(lock(&self.parked).get_or_insert_with(start));
+        // Few at a time: several consumers share them.
+        let member = intake.join(16);
+        Ok(ParkedConsumer { source: Box::new(ParkedSource::new(member)) })
+    }
+
+    fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(self.unpark_now(group, position))
+    }
+
+    fn close(&self) {
+        self.core.close();
+    }
+
+    fn drained(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            self.core.drained().await?;
+            let Some(server) = &self.server else { return Ok(()) };
+            let log = Arc::clone(&server.log);
+            let flushed = self.core.runtime.spawn_blocking(move || log.flush());
+            Ok(flushed.await.map_err(|_| BrokerError::Closed)??)
+        })
+    }
+}
+
+impl Drop for RabbitBroker {
+    fn drop(&mut self) {
+        self.core.stop();
+    }
+}
+
+impl fmt::Debug for RabbitBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RabbitBroker").field("status", &self.status()).finish_non_exhaustive()
+    }
+}

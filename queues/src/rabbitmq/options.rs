@@ -1,0 +1,304 @@
+//! Where RabbitMQ is, who we are to it, and the limits of dealing with it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::error::BrokerError;
+
+/// Longest prefix of the names of queues and exchanges, in bytes.
+const PREFIX_BYTES_MAX: usize = 64;
+/// Least sensible [`RabbitOptions::message_bytes_max`]: a message without a body has a few hundred bytes.
+const MESSAGE_BYTES_MIN: usize = 4 << 10;
+/// RabbitMQ takes no larger message than this by default.
+const MESSAGE_BYTES_LIMIT: usize = 128 << 20;
+
+/// A password. Neither its `Debug` nor any error shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps a password from being printed.
+    #[must_use]
+    pub fn new(password: impl Into<String>) -> Self {
+        Self(password.into())
+    }
+
+    /// The password, for whoever must send it.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+/// How to speak TLS. Needs the Cargo feature `amqps`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsOptions {
+    /// Certificates to trust, PEM; none: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its key, both PEM, if the server asks for one.
+    pub client: Option<ClientCertificate>,
+}
+
+/// What a client shows to the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, PEM.
+    pub certificate_file: PathBuf,
+    /// Its private key, PKCS#8 PEM.
+    pub key_file: PathBuf,
+}
+
+/// How to reach RabbitMQ, and the limits of dealing with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RabbitOptions {
+    /// Name or address of the host.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Virtual host.
+    pub vhost: String,
+    /// User.
+    pub user: String,
+    /// Password of the user.
+    pub password: Secret,
+    /// TLS, for `amqps`.
+    pub tls: Option<TlsOptions>,
+    /// What the names of all queues and exchanges begin with: 1 to 64 of `[a-z0-9._-]`. Installations that share a
+    /// virtual host need different ones.
+    pub prefix: String,
+    /// Longest wait for the first connection, and for each later attempt.
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer to anything else. After it the channel counts as lost and is opened again.
+    pub operation_timeout: Duration,
+    /// Silence after which a connection counts as lost, whole seconds, at least 1.
+    pub heartbeat: Duration,
+    /// Largest message that is sent or taken, in bytes, 4 KiB to 128 MiB.
+    pub message_bytes_max: usize,
+    /// Messages that may be on their way unconfirmed, 1 to 4096; then publishing waits.
+    pub unconfirmed_max: usize,
+    /// Remote proposals that may lie undecided before the journal, 1 to 1024.
+    pub proposals_max: usize,
+    /// How often RabbitMQ delivers a message again, after crashes and releases, before it takes it for one that kills
+    /// its workers and parks it. At least 1.
+    pub redeliveries_max: u32,
+    /// Longest wait between two attempts.
+    pub retry_delay_max: Duration,
+}
+
+impl Default for RabbitOptions {
+    /// A local RabbitMQ as it comes.
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 5672,
+            vhost: "/".to_owned(),
+            user: "guest".to_owned(),
+            password: Secret::new("guest"),
+            tls: None,
+            prefix: "dissent".to_owned(),
+            connect_timeout: Duration::from_secs(10),
+            operation_timeout: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(20),
+            message_bytes_max: 16 << 20,
+            unconfirmed_max: 256,
+            proposals_max: 64,
+            redeliveries_max: 32,
+            retry_delay_max: Duration::from_secs(300),
+        }
+    }
+}
+
+impl RabbitOptions {
+    /// Reads `amqp://user:password@host:port/vhost`, each part optional; `/` of a virtual host's name is written `%2f`.
+    /// With the Cargo feature `amqps` also `amqps://`, with `?cacertfile=`, `certfile=` and `keyfile=` naming PEM files.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`], naming the part at fault; it never contains the password.
+    pub fn from_url(url: &str) -> Result<Self, BrokerError> {
+        // The text itself may hold a password: it is not repeated.
+        let parsed = Url::parse(url.trim()).map_err(|error| {
+            invalid(format!("{error}; it looks like amqp://user:password@host:5672/vhost"))
+        })?;
+        let encrypted = match parsed.scheme() {
+            "amqp" => false,
+            "amqps" => true,
+            other => return Err(invalid(format!("its scheme is {other:?}: use amqp or amqps"))),
+        };
+        let default = Self::default();
+        let mut options = Self {
+            host: parsed.host_str().filter(|host| !host.is_empty()).unwrap_or(&default.host).to_owned(),
+            port: parsed.port().unwrap_or(if encrypted { 5671 } else { 5672 }),
+            tls: encrypted.then(TlsOptions::default),
+            ..default
+        };
+        if !parsed.username().is_empty() {
+            options.user = decoded("user", parsed.username())?;
+        }
+        if let Some(password) = parsed.password() {
+            options.password = Secret(decoded("password", password)?);
+        }
+        if let Some(vhost) = parsed.path().strip_prefix('/').filter(|vhost| !vhost.is_empty()) {
+            options.vhost = decoded("virtual host", vhost)?;
+        }
+        options.read_query(&parsed)?;
+        options.check()?;
+        Ok(options)
+    }
+
+    fn read_query(&mut self, url: &Url) -> Result<(), BrokerError> {
+        let (mut certificate, mut key) = (None, None);
+        for (name, value) in url.query_pairs() {
+            let Some(tls) = &mut self.tls else {
+                return Err(invalid(format!("{name:?} is only for amqps: leave it out")));
+            };
+            match &*name {
+                "cacertfile" => tls.ca_file = Some(PathBuf::from(&*value)),
+                "certfile" => certificate = Some(PathBuf::from(&*value)),
+                "keyfile" => key = Some(PathBuf::from(&*value)),
+                _ => {
+                    return Err(invalid(format!(
+                        "{name:?} is not known: use cacertfile, certfile and keyfile"
+                    )));
+                }
+            }
+        }
+        match (certificate, key, &mut self.tls) {
+            (Some(certificate_file), Some(key_file), Some(tls)) => {
+                tls.client = Some(ClientCertificate { certificate_file, key_file });
+                Ok(())
+            }
+            (None, None, _) => Ok(()),
+            _ => Err(invalid("certfile and keyfile go together: give both or neither")),
+        }
+    }
+
+    /// Checks the limits named at each field.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`], naming the field and what is allowed.
+    pub fn check(&self) -> Result<(), BrokerError> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+        let prefix = &self.prefix;
+        if prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX || !prefix.chars().all(allowed) {
+            return Err(BrokerError::Invalid(format!(
+                "{prefix:?} cannot be the prefix of queues: use 1 to {PREFIX_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'"
+            )));
+        }
+        let in_range = |name: &str, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            Err(BrokerError::Invalid(format!("{name} of RabbitMQ is {value}: use {least} to {most}")))
+        };
+        in_range("message_bytes_max", self.message_bytes_max, MESSAGE_BYTES_MIN, MESSAGE_BYTES_LIMIT)?;
+        in_range("unconfirmed_max", self.unconfirmed_max, 1, 4096)?;
+        in_range("proposals_max", self.proposals_max, 1, 1024)?;
+        in_range(
+            "redeliveries_max",
+            usize::try_from(self.redeliveries_max).unwrap_or(usize::MAX),
+            1,
+            1 << 30,
+        )?;
+        if self.heartbeat < Duration::from_secs(1) || self.heartbeat > Duration::from_secs(600) {
+            return Err(BrokerError::Invalid(
+                "heartbeat of RabbitMQ is out of range: use 1 to 600 s".to_owned(),
+            ));
+        }
+        if self.tls.is_some() && !cfg!(feature = "amqps") {
+            return Err(BrokerError::Invalid(
+                "amqps is not built in: build with the Cargo feature `amqps`, or use amqp".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where it is, for people: nothing secret.
+    pub(super) fn place(&self) -> String {
+        format!("{}:{}, virtual host {:?}", self.host, self.port, self.vhost)
+    }
+}
+
+fn invalid(why: impl fmt::Display) -> BrokerError {
+    BrokerError::Invalid(format!("the address of RabbitMQ cannot be used: {why}"))
+}
+
+/// Undoes percent-encoding.
+fn decoded(part: &str, text: &str) -> Result<String, BrokerError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit =
+            |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
+            return Err(invalid(format!(
+                "its {part} has a '%' without two hexadecimal digits: write '%' as %25"
+            )));
+        };
+        bytes.push(high << 4 | low);
+    }
+    String::from_utf8(bytes).map_err(|_| invalid(format!("its {part} is no UTF-8")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_read_in_all_its_parts() {
+        let options = RabbitOptions::from_url("amqp://me:p%40ss%2f@rabbit.example:5673/%2fprod").unwrap();
+        assert_eq!((options.host.as_str(), options.port), ("rabbit.example", 5673));
+        assert_eq!((options.user.as_str(), options.password.reveal()), ("me", "p@ss/"));
+        assert_eq!(options.vhost, "/prod");
+        let default = RabbitOptions::from_url("amqp://").unwrap();
+        assert_eq!(default, RabbitOptions::default());
+    }
+
+    #[test]
+    fn errors_and_debug_never_show_the_password() {
+        for url in [
+            "amqp://me:hunter2@host:99999/",
+            "http://me:hunter2@host/",
+            "amqp://me:hunter2%zz@host/",
+            "amqp://me:hunter2@host/?certfile=x",
+            "me:hunter2@host",
+            "amqp://me:hunter2@ho st/",
+        ] {
+            let error = RabbitOptions::from_url(url).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let options = RabbitOptions::from_url("amqp://me:hunter2@host/").unwrap();
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused_by_name() {
+        for (options, hint) in [
+            (RabbitOptions { prefix: "No Spaces".to_owned(), ..RabbitOptions::default() }, "prefix"),
+            (RabbitOptions { message_bytes_max: 1, ..RabbitOptions::default() }, "message_bytes_max"),
+            (RabbitOptions { unconfirmed_max: 0, ..RabbitOptions::default() }, "unconfirmed_max"),
+            (RabbitOptions { heartbeat: Duration::ZERO, ..RabbitOptions::default() }, "heartbeat"),
+        ] {
+            let error = options.check().unwrap_err().to_string();
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+
+    #[cfg(not(feature = "amqps"))]
+    #[test]
+    fn amqps_says_how_to_build_it() {
+        let error = RabbitOptions::from_url("amqps://host/").unwrap_err().to_string();
+        assert!(error.contains("feature `amqps`"), "{error}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Proposals over RabbitMQ: sent by workers, taken by the server's journal beside those of its own process.
+
+use std::sync::{Arc, Mutex};
+
+use lapin::message::Delivery as AmqpDelivery;
+use tokio::sync::mpsc;
+
+use super::context::{Contexts, add_context, context_of};
+use super::core::{Core, lock};
+use super::dead::DeadLetter;
+use super::intake::{Intake, Item, Kind, Lease, Settled};
+use super::link::random;
+use super::window::Message;
+use super::wire;
+use crate::broker::BoxFuture;
+use crate::delivery::MessageContext;
+use crate::error::BrokerError;
+use crate::proposal::{Answer, Proposal, ProposalDelivery, Reply};
+
+/// A proposal and its context.
+#[derive(Debug, Clone)]
+pub(super) struct ProposalMessage {
+    proposal: Proposal,
+    context: MessageContext,
+}
+
+/// What comes out of the queue of proposals.
+pub(super) struct ProposalKind {
+    pub bytes_max: usize,
+}
+
+impl Kind for ProposalKind {
+    type Message = ProposalMessage;
+    const NAME: &'static str = "proposal";
+
+    fn decode(&self, delivery: &AmqpDelivery) -> Result<ProposalMessage, String> {
+        let proposal = wire::decode_proposal(&delivery.data, self.bytes_max)?;
+        Ok(ProposalMessage { proposal, context: context_of(delivery.properties.headers().as_ref()) })
+    }
+}
+
+/// Sends a proposal; it is durable when this returns.
+pub(super) async fn send(
+    core: &Core,
+    proposal: &Proposal,
+    context: &MessageContext,
+) -> Result<(), BrokerError> {
+    let body = wire::encode_proposal(proposal).map_err(BrokerError::Invalid)?;
+    core.publisher.publish(add_context(message(core, proposal, body), context)).await
+}
+
+fn message(core: &Core, proposal: &Proposal, body: Vec<u8>) -> Message {
+    // The same events may be proposed by several: each proposal is decided.
+    let id = format!("{:016x}{:016x}", random(), random());
+    let message = Message::to_queue(&core.topology.proposals(), id, body)
+        .with_text("experiment", proposal.experiment.as_str());
+    match proposal.cause {
+        Some(cause) => message.with_text("causation", &cause.to_string()),
+        None => message,
+    }
+}
+
+/// Passes remote proposals on to the journal until the broker closes or the journal is gone. At most
+/// `proposals_max` of them are undecided at a time.
+pub(super) async fn receive(
+    core: Arc<Core>,
+    outgoing: mpsc::Sender<ProposalDelivery>,
+    contexts: Arc<Mutex<Contexts>>,
+) {
+    let kind = ProposalKind { bytes_max: core.options.message_bytes_max };
+    let intake = Intake::start(&core, core.topology.proposals(), kind);
+    let prefetch = u16::try_from(core.options.proposals_max).unwrap_or(u16::MAX);
+    let member = intake.join(prefetch);
+    loop {
+        let item = tokio::select! {
+            item = std::future::poll_fn(|context| member.poll_next(context)) => item,
+            () = outgoing.closed() => return,
+        };
+        let Some(Item { key, message, .. }) = item else { return };
+        let ProposalMessage { proposal, context } = message;
+        lock(&contexts).note(proposal.events.iter().map(|event| event.id), &context);
+        let remote = Remote { lease: Lease::new(&intake, key), proposal: proposal.clone() };
+        let reply = Reply::Remote(Box::new(remote));
+        let delivery = ProposalDelivery { proposal, context, reply };
+        if outgoing.send(delivery).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The answer to a remote proposer, who does not wait for it. Dropped unanswered, the proposal comes again.
+struct Remote {
+    lease: Lease<ProposalKind>,
+    proposal: Proposal,
+}
+
+impl crate::proposal::RemoteReply for Remote {
+    fn answer(self: Box<Self>, answer: Answer) -> BoxFuture<'static, Result<(), BrokerError>> {
+        Box::pin(async move {
+            if self.lease.core().is_stopping() {
+                return Err(BrokerError::Closed);
+            }
+            if let Answer::Rejected { reason } = &answer {
+                let letter = DeadLetter::rejected(&self.proposal, reason)?;
+                letter.bury(self.lease.core()).await?;
+            }
+            self.lease.settle(Settled::Done);
+            Ok(())
+        })
+    }
+}

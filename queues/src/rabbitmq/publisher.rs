@@ -1,0 +1,210 @@
+//! The task that publishes what is not an event of the log: proposals, retries, parked and dead messages. Whatever is
+//! handed to it is kept until RabbitMQ has confirmed it, over any number of connections.
+
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::ConfirmSelectOptions;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::link::{Backoff, Link, LinkError};
+use super::topology::Topology;
+use super::window::{Fate, Message, Window};
+use crate::error::BrokerError;
+
+/// Wait before a message is sent again that RabbitMQ had no room or no queue for.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// A message and who waits for its confirmation.
+struct Job {
+    /// The delay queue it goes through, if any: declared before it is used.
+    delay_ms: Option<u64>,
+    done: oneshot::Sender<()>,
+}
+
+/// Hands messages to the task.
+#[derive(Clone)]
+pub(super) struct Publisher {
+    queue: mpsc::Sender<(Message, Job)>,
+    waiting: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+/// The task's side.
+pub(super) struct PublisherTask {
+    link: Link,
+    topology: Topology,
+    incoming: mpsc::Receiver<(Message, Job)>,
+    again: (mpsc::UnboundedSender<(Message, Job)>, mpsc::UnboundedReceiver<(Message, Job)>),
+    window: Window<Job>,
+    window_max: usize,
+    patience: Duration,
+    /// Delay queues declared on this connection.
+    delays: HashSet<u64>,
+}
+
+impl Publisher {
+    pub(super) fn new(
+        link: &Link,
+        topology: &Topology,
+        window_max: usize,
+        patience: Duration,
+        bytes_max: usize,
+    ) -> (Self, PublisherTask) {
+        let (queue, incoming) = mpsc::channel(window_max);
+        let task = PublisherTask {
+            link: link.clone(),
+            topology: topology.clone(),
+            incoming,
+            again: mpsc::unbounded_channel(),
+            window: Window::new(),
+            window_max,
+            patience,
+            delays: HashSet::new(),
+        };
+        (Self { queue, waiting: Arc::default(), bytes_max }, task)
+    }
+
+    /// Publishes and waits until it is confirmed, however long RabbitMQ is away. Dropping the future leaves open whether
+    /// it is published.
+    pub(super) async fn publish(&self, message: Message) -> Result<(), BrokerError> {
+        self.publish_through(message, None).await
+    }
+
+    /// The same, through a delay queue.
+    pub(super) async fn publish_delayed(&self, message: Message, delay_ms: u64) -> Result<(), BrokerError> {
+        self.publish_through(message, Some(delay_ms)).await
+    }
+
+    async fn publish_through(&self, message: Message, delay_ms: Option<u64>) -> Result<(), BrokerError> {
+        if message.body.len() > self.bytes_max {
+            return Err(BrokerError::Invalid(format!(
+                "a message of {} bytes is too large for RabbitMQ: at most {} are allowed (message_bytes_max)",
+                message.body.len(),
+                self.bytes_max
+            )));
+        }
+        let _counted = Counted::new(&self.waiting);
+        let (done, confirmed) = oneshot::channel();
+        self.queue.send((message, Job { delay_ms, done })).await.map_err(|_| BrokerError::Closed)?;
+        confirmed.await.map_err(|_| BrokerError::Closed)
+    }
+
+    /// Messages handed over and not yet confirmed.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+}
+
+/// Counts for as long as somebody waits.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl PublisherTask {
+    /// Publishes until every handle is gone and all is confirmed.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.session(&mut backoff).await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, "the publisher opens another channel"),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn session(&mut self, backoff: &mut Backoff) -> Result<(), LinkError> {
+        let (generation, channel) = self.link.channel().await?;
+        self.link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        self.link.within(self.topology.declare_base(&channel)).await?;
+        self.delays.clear();
+        for (message, job) in self.window.take_all() {
+            self.send(&channel, message, job).await?;
+        }
+        loop {
+            let room = self.window.len() < self.window_max;
+            let (window, link) = (&mut self.window, &self.link);
+            tokio::select! {
+                settled = timeout(self.patience, poll_fn(|context| {
+                    if window.is_empty() { Poll::Pending } else { window.poll_oldest(context) }
+                })) => match settled {
+                    Ok((message, job, fate)) => {
+                        backoff.reset();
+                        self.settled(message, job, fate)?;
+                    }
+                    Err(_) if self.window.is_empty() || self.link.is_blocked() => {}
+                    Err(_) => return Err(LinkError::Late(self.patience)),
+                },
+                again = self.again.1.recv(), if room => {
+                    if let Some((message, job)) = again {
+                        self.send(&channel, message, job).await?;
+                    }
+                }
+                job = self.incoming.recv(), if room => match job {
+                    Some((message, job)) => self.send(&channel, message, job).await?,
+                    None => return Ok(()),
+                },
+                () = link.lost(generation) => return Err(LinkError::Lost),
+            }
+        }
+    }
+
+    async fn send(&mut self, channel: &Channel, message: Message, job: Job) -> Result<(), LinkError> {
+        let declared = match job.delay_ms {
+            Some(delay_ms) if !self.delays.contains(&delay_ms) => {
+                let declared = self.link.within(self.topology.declare_retry(channel, delay_ms)).await;
+                self.delays.insert(delay_ms);
+                declared
+            }
+            _ => Ok(()),
+        };
+        // Into the window first, so that it is sent again if the declaration failed.
+        self.window.push(channel, message, job);
+        declared
+    }
+
+    fn settled(&mut self, message: Message, job: Job, fate: Fate) -> Result<(), LinkError> {
+        match fate {
+            Fate::Confirmed => {
+                // Whoever no longer waits does not need to know.
+                let _gone = job.done.send(());
+                Ok(())
+            }
+            Fate::Unroutable | Fate::Refused => {
+                tracing::debug!(key = %message.key, ?fate, "RabbitMQ did not take a message; sending it again");
+                let again = self.again.0.clone();
+                tokio::spawn(async move {
+                    sleep(AGAIN_AFTER).await;
+                    // The task is gone with the broker.
+                    let _gone = again.send((message, job));
+                });
+                Ok(())
+            }
+            Fate::Lost(error) => {
+                // Back to where it was: it is sent again with the others, before them.
+                let mut rest = self.window.take_all();
+                rest.insert(0, (message, job));
+                self.window.restore(rest);
+                Err(error.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! The relay: brings the log's events to RabbitMQ, in order, and makes the queues that they go to.
+//!
+//! The log is the truth. A cursor in it says how far RabbitMQ has confirmed; after any interruption the relay goes on
+//! from there, so that events may come twice but none is left out. Everything is done by one task, one thing after the
+//! other: a queue that is made is filled with what the relay has passed before the next event is relayed, and so has
+//! every event.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use dissent_domain::event::Recorded;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::{EventLog, LogError};
+use lapin::Channel;
+use lapin::options::{ConfirmSelectOptions, QueueDeleteOptions};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{interval, timeout};
+
+use super::context::Contexts;
+use super::core::{Core, lock};
+use super::dead::DeadLetter;
+use super::events::event_message;
+use super::link::{Backoff, LinkError};
+use super::target::{Filled, Target};
+use super::topology::{bind, look_at, short, unbind};
+use super::window::{Fate, Message, Window};
+use crate::delivery::MessageContext;
+use crate::error::BrokerError;
+
+/// Events read from the log at a time.
+const PAGE: usize = 256;
+/// How often the queues are looked for: one that a person deleted is made and filled again.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// The cursor's record: a format byte and the position.
+const CURSOR_FORMAT: u8 = 1;
+
+/// Something to do between two events.
+pub(super) enum Command {
+    /// Make these queues and fill them.
+    Declare { targets: Vec<Target>, done: Option<oneshot::Sender<Result<(), BrokerError>>> },
+    /// Delete all queues of an experiment.
+    Forget { experiment: ExperimentId, done: oneshot::Sender<Result<(), BrokerError>> },
+}
+
+/// The relay's task.
+pub(super) struct Relay {
+    core: Arc<Core>,
+    log: Arc<dyn EventLog>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// The log has grown.
+    advanced: Arc<Notify>,
+    contexts: Arc<Mutex<Contexts>>,
+    targets: BTreeMap<String, Target>,
+    /// RabbitMQ has confirmed everything up to here.
+    confirmed_to: u64,
+    sent_to: u64,
+    window: Window<u64>,
+}
+
+impl Relay {
+    /// Takes up the cursor.
+    pub(super) fn new(
+        core: &Arc<Core>,
+        log: Arc<dyn EventLog>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        contexts: Arc<Mutex<Contexts>>,
+    ) -> Result<Self, BrokerError> {
+        let advanced = Arc::new(Notify::new());
+        let listener = Arc::clone(&advanced);
+        // It holds the notification only: the last handle to the log must not be dropped by the log's own writer.
+        log.on_advance(Box::new(move |_head| listener.notify_one()));
+        let confirmed_to = stored_cursor(&*log, &cursor_name(core))?;
+        core.counters.relayed.store(confirmed_to, Ordering::Release);
+        Ok(Self {
+            core: Arc::clone(core),
+            log,
+            commands,
+            advanced,
+            contexts,
+            targets: BTreeMap::new(),
+            confirmed_to,
+            sent_to: confirmed_to,
+            window: Window::new(),
+        })
+    }
+
+    /// Relays until the broker is gone or the log fails.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        let mut was_reported = false;
+        loop {
+            let begun_at = self.confirmed_to;
+            let Err(error) = self.session().await else { return };
+            match error {
+                LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) => {
+                    return self.core.fail(error);
+                }
+                // Once for each interruption: it may last for hours.
+                error if !was_reported => {
+                    tracing::warn!(%error, position = self.confirmed_to, "the relay is interrupted");
+                }
+                _ => {}
+            }
+            was_reported = self.confirmed_to == begun_at;
+            if !was_reported {
+                backoff.reset();
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// One channel's time. Ok once nobody can give commands any more.
+    async fn session(&mut self) -> Result<(), LinkError> {
+        // What is unconfirmed is read from the log again.
+        self.window = Window::new();
+        self.sent_to = self.confirmed_to;
+        let link = self.core.publishing.clone();
+        let (generation, channel) = link.channel().await?;
+        link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        link.within(self.core.topology.declare_base(&channel)).await?;
+        self.ensure_all(&channel).await?;
+        let mut checks = interval(CHECK_INTERVAL);
+        checks.reset();
+        let patience = self.core.options.operation_timeout;
+        loop {
+            self.send(&channel).await?;
+            let (window, confirmed_to) = (&mut self.window, &mut self.confirmed_to);
+            tokio::select! {
+                confirmed = timeout(patience, poll_fn(|context| poll_confirmed(window, confirmed_to, context))) => {
+                    match confirmed {
+                        Ok(confirmed) => {
+                            confirmed?;
+                            self.store_cursor()?;
+                        }
+                        Err(_) if self.window.is_empty() || link.is_blocked() => {}
+                        Err(_) => return Err(LinkError::Late(patience)),
+                    }
+                }
+                () = self.advanced.notified() => {}
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(&channel, command).await?,
+                    None => return Ok(()),
+                },
+                _ = checks.tick() => {
+                    self.settle_window().await?;
+                    self.ensure_all(&channel).await?;
+                }
+                () = link.lost(generation) => return Err(LinkError::Lost),
+            }
+        }
+    }
+
+    // ---- events
+
+    /// Sends what there is room for.
+    async fn send(&mut self, channel: &Channel) -> Result<(), LinkError> {
+        while self.sent_to < self.log.head() && self.window.len() < self.core.options.unconfirmed_max {
+            let room = (self.core.options.unconfirmed_max - self.window.len()).min(PAGE);
+            let page = self.read(None, self.sent_to, room).await?;
+            if page.is_empty() {
+                break;
+            }
+            for event in page {
+                self.sent_to = event.position;
+                let exchange = self.core.topology.events();
+                if let Some(message) = self.message(&event, exchange).await? {
+                    self.window.push(channel, message, event.position);
+                }
+            }
+            self.note_unconfirmed();
+        }
+        Ok(())
+    }
+
+    /// An event's message; none if it is too large, of which the dead letters are told.
+    async fn message(&mut self, event: &Recorded, exchange: String) -> Result<Option<Message>, LinkError> {
+        let context = self.context(event);
+        let most = self.core.options.message_bytes_max;
+        let why = match event_message(event, exchange, &context) {
+            Ok(message) if message.body.len() <= most => return Ok(Some(message)),
+            Ok(message) => format!(
+                "event {} has {} bytes as a message: at most {most} are allowed (message_bytes_max)",
+                event.position,
+                message.body.len()
+            ),
+            Err(why) => why,
+        };
+        tracing::error!(position = event.position, error = %why, "an event cannot be relayed");
+        DeadLetter::not_relayed(event, &why).bury(&self.core).await?;
+        Ok(None)
+    }
+
+    fn context(&self, event: &Recorded) -> MessageContext {
+        lock(&self.contexts).of(event.event.id)
+    }
+
+    /// Waits until everything sent is confirmed.
+    async fn settle_window(&mut self) -> Result<(), LinkError> {
+        let patience = self.core.options.operation_timeout;
+        while !self.window.is_empty() {
+            let (window, confirmed_to) = (&mut self.window, &mut self.confirmed_to);
+            match timeout(patience, poll_fn(|context| poll_confirmed(window, confirmed_to, context))).await {
+                Ok(confirmed) => confirmed?,
+                Err(_) if self.core.publishing.is_blocked() => {}
+                Err(_) => return Err(LinkError::Late(patience)),
+            }
+        }
+        // The last events may have been too large to be sent.
+        self.confirmed_to = self.sent_to;
+        self.store_cursor()?;
+        Ok(())
+    }
+
+    fn store_cursor(&mut self) -> Result<(), BrokerError> {
+        if self.window.is_empty() {
+            self.confirmed_to = self.sent_to;
+        }
+        let mut record = vec![CURSOR_FORMAT];
+        record.extend_from_slice(&self.confirmed_to.to_le_bytes());
+        self.log.store_cursor(&cursor_name(&self.core), record)?;
+        self.core.counters.relayed.store(self.confirmed_to, Ordering::Release);
+        self.note_unconfirmed();
+        Ok(())
+    }
+
+    fn note_unconfirmed(&self) {
+        let unconfirmed = u64::try_from(self.window.len()).unwrap_or(u64::MAX);
+        self.core.counters.relay_unconfirmed.store(unconfirmed, Ordering::Release);
+    }
+
+    /// Reads a page where blocking is allowed.
+    async fn read(
+        &mut self,
+        experiment: Option<ExperimentId>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Recorded>, LinkError> {
+        let log = Arc::clone(&self.log);
+        let read = tokio::task::spawn_blocking(move || match experiment {
+            Some(experiment) => log.read_stream(&experiment, after, limit),
+            None => log.read(after, limit),
+        });
+        Ok(read.await.map_err(|_| BrokerError::Closed)?.map_err(BrokerError::from)?)
+    }
+
+    // ---- queues
+
+    async fn obey(&mut self, channel: &Channel, command: Command) -> Result<(), LinkError> {
+        // The relay has passed exactly what is confirmed.
+        self.settle_window().await?;
+        match command {
+            Command::Declare { targets, done } => {
+                let names: Vec<String> = targets.iter().map(|target| target.queue.clone()).collect();
+                for target in targets {
+                    self.targets.insert(target.queue.clone(), target);
+                }
+                for name in names {
+                    self.ensure(channel, &name).await?;
+                }
+                // Whoever no longer waits does not need to know.
+                let _gone = done.map(|done| done.send(Ok(())));
+            }
+            Command::Forget { experiment, done } => {
+                self.forget(channel, &experiment).await?;
+                let _gone = done.send(Ok(()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn ensure_all(&mut self, channel: &Channel) -> Result<(), LinkError> {
+        let names: Vec<String> = self.targets.keys().cloned().collect();
+        for name in names {
+            self.ensure(channel, &name).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a queue is there and has every event that the relay has passed. A queue that is there although
+    /// its filling was not recorded was left half full by a crash: it is filled again.
+    async fn ensure(&mut self, channel: &Channel, name: &str) -> Result<(), LinkError> {
+        let Some(target) = self.targets.get(name).cloned() else { return Ok(()) };
+        let link = self.core.publishing.clone();
+        // An absent queue costs the channel that asks.
+        let (_, probe) = link.channel().await?;
+        let exists = link.within(look_at(&probe, name)).await?.is_some();
+        let record = self.log.load_cursor(&target.record).map_err(BrokerError::from)?;
+        let filled = Filled::read(record.as_deref());
+        if !exists || !filled.complete {
+            tracing::info!(queue = name, to = self.confirmed_to, "filling a queue from the log");
+            // Durable before the queue is there: if it is there without being full, the record must say so.
+            self.log.store_cursor(&target.record, Filled::begun().encoded()).map_err(BrokerError::from)?;
+            self.flush().await?;
+            let declared = async {
+                if target.stream {
+                    self.core.topology.declare_history(channel, name).await
+                } else {
+                    let limit = self.core.options.redeliveries_max;
+                    self.core.topology.declare_group(channel, name, limit).await
+                }
+            };
+            link.within(declared).await?;
+            self.fill(channel, &target).await?;
+        }
+        let exchange = self.core.topology.events();
+        for key in &target.bindings {
+            if !exists || !filled.bindings.contains(key) || !filled.complete {
+                link.within(bind(channel, name, &exchange, key)).await?;
+            }
+        }
+        for key in filled.bindings.iter().filter(|key| !target.bindings.contains(key)) {
+            link.within(unbind(channel, name, &exchange, key)).await?;
+        }
+        let now = Filled::complete(target.bindings.clone());
+        if now != filled || !exists {
+            self.log.store_cursor(&target.record, now.encoded()).map_err(BrokerError::from)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a queue what the relay has passed.
+    async fn fill(&mut self, channel: &Channel, target: &Target) -> Result<(), LinkError> {
+        let mut window: Window<u64> = Window::new();
+        let (mut after, mut done_to) = (0, 0);
+        loop {
+            let page = self.read(target.experiment.clone(), after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            // A stream is read by version, the whole log by position.
+            after = if target.experiment.is_some() { last.version } else { last.position };
+            let passed = last.position >= self.confirmed_to;
+            let passed_to = self.confirmed_to;
+            for event in page.iter().filter(|event| event.position <= passed_to && target.wants(event)) {
+                if let Some(mut message) = self.message(event, String::new()).await? {
+                    message.key = target.queue.clone();
+                    window.push(channel, message, event.position);
+                }
+            }
+            self.drain(&mut window, &mut done_to).await?;
+            if passed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn drain(&mut self, window: &mut Window<u64>, done_to: &mut u64) -> Result<(), LinkError> {
+        let patience = self.core.options.operation_timeout;
+        while !window.is_empty() {
+            match timeout(patience, poll_fn(|context| poll_confirmed(window, done_to, context))).await {
+                Ok(confirmed) => confirmed?,
+                Err(_) if self.core.publishing.is_blocked() => {}
+                Err(_) => return Err(LinkError::Late(patience)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget(&mut self, channel: &Channel, experiment: &ExperimentId) -> Result<(), LinkError> {
+        let of_it: Vec<Target> = self
+            .targets
+            .values()
+            .filter(|target| target.experiment.as_ref() == Some(experiment))
+            .cloned()
+            .collect();
+        for target in of_it {
+            self.targets.remove(&target.queue);
+            self.log.store_cursor(&target.record, Filled::begun().encoded()).map_err(BrokerError::from)?;
+            let delete = channel.queue_delete(short(&target.queue), QueueDeleteOptions::default());
+            self.core.publishing.within(delete).await?;
+        }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), LinkError> {
+        let log = Arc::clone(&self.log);
+        let flushed = tokio::task::spawn_blocking(move || log.flush());
+        Ok(flushed.await.map_err(|_| BrokerError::Closed)?.map_err(BrokerError::from)?)
+    }
+}
+
+/// Takes out all that is confirmed, in order; ready once there is some.
+fn poll_confirmed(
+    window: &mut Window<u64>,
+    confirmed_to: &mut u64,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), LinkError>> {
+    let mut some = false;
+    while !window.is_empty()
+        && let Poll::Ready((message, position, fate)) = window.poll_oldest(context)
+    {
+        match fate {
+            // Nobody subscribed to it: it is in the log for whoever does.
+            Fate::Confirmed | Fate::Unroutable => *confirmed_to = position,
+            Fate::Lost(error) => return Poll::Ready(Err(error.into())),
+            Fate::Refused => {
+                let why = format!("RabbitMQ did not keep event {position} for {:?}", message.key);
+                return Poll::Ready(Err(BrokerError::Unavailable(why).into()));
+            }
+        }
+        some = true;
+    }
+    if some { Poll::Ready(Ok(())) } else { Poll::Pending }
+}
+
+fn cursor_name(core: &Core) -> String {
+    format!("relay.{}", core.options.prefix)
+}
+
+fn stored_cursor(log: &dyn EventLog, name: &str) -> Result<u64, BrokerError> {
+    let corrupt = |why: String| BrokerError::Log(LogError::Corrupt(format!("the record of {name:?}: {why}")));
+    let Some(record) = log.load_cursor(name)? else { return Ok(0) };
+    let position = match record.split_first() {
+        Some((&CURSOR_FORMAT, position)) => position.try_into().map(u64::from_le_bytes),
+        Some((format, _)) => return Err(corrupt(format!("it is of format {format}, not {CURSOR_FORMAT}"))),
+        None => return Err(corrupt("it is empty".to_owned())),
+    };
+    let position = position.map_err(|_| corrupt("it is no position".to_owned()))?;
+    let head = log.head();
+    if position > head {
+        return Err(corrupt(format!("it has reached event {position}, but the log ends at {head}")));
+    }
+    Ok(position)
+}

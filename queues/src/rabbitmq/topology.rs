@@ -1,0 +1,221 @@
+//! The exchanges and queues, by name and by property. Everything is declared idempotently.
+
+use dissent_domain::event::{EventId, Recorded};
+use dissent_domain::id::ExperimentId;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{Channel, ErrorKind, ExchangeKind};
+
+use crate::error::BrokerError;
+
+/// RabbitMQ 4 drops messages of a quorum queue after 20 deliveries unless told otherwise; those of the service queues
+/// may be looked at any number of times.
+const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
+/// Most messages kept in the dead letters: the oldest are dropped first.
+const DEAD_MESSAGES_MAX: i64 = 100_000;
+/// Groups may not be named like the queues that are there anyway.
+const RESERVED: [&str; 4] = ["events", "proposals", "dead", "parked"];
+
+/// The names, under one prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Topology {
+    prefix: String,
+}
+
+/// A name for lapin. Ours are far below its 255 bytes: prefix and group have at most 64 each.
+pub(super) fn short(name: &str) -> ShortString {
+    ShortString::from(name)
+}
+
+/// An argument or header that is text.
+pub(super) fn long(text: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(text.as_bytes()))
+}
+
+/// The experiment's name in routing keys and queues: its name itself may hold dots and be too long.
+pub(super) fn experiment_key(experiment: &ExperimentId) -> String {
+    EventId::of_experiment(experiment).0.simple().to_string()
+}
+
+/// Where an event goes.
+pub(super) fn routing_key(event: &Recorded) -> String {
+    format!("{}.{}", experiment_key(&event.experiment), event.event.event_type)
+}
+
+/// What a group with these wishes is bound by.
+pub(super) fn binding_key(experiment: Option<&ExperimentId>, kind: &str) -> String {
+    match experiment {
+        Some(experiment) => format!("{}.{kind}", experiment_key(experiment)),
+        None => format!("*.{kind}"),
+    }
+}
+
+impl Topology {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    pub(super) fn events(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+
+    pub(super) fn proposals(&self) -> String {
+        format!("{}.proposals", self.prefix)
+    }
+
+    pub(super) fn dead(&self) -> String {
+        format!("{}.dead", self.prefix)
+    }
+
+    pub(super) fn parked(&self) -> String {
+        format!("{}.parked", self.prefix)
+    }
+
+    pub(super) fn history(&self, experiment: &ExperimentId) -> String {
+        format!("{}.history.{}", self.prefix, experiment_key(experiment))
+    }
+
+    pub(super) fn retry(&self, delay_ms: u64) -> String {
+        format!("{}.retry.{delay_ms}", self.prefix)
+    }
+
+    /// The queue of a group.
+    pub(super) fn group(&self, group: &str) -> Result<String, BrokerError> {
+        let reserved =
+            RESERVED.contains(&group) || group.starts_with("history.") || group.starts_with("retry.");
+        if reserved {
+            return Err(BrokerError::Invalid(format!(
+                "{group:?} cannot be a group on RabbitMQ: a queue of that name has another use"
+            )));
+        }
+        Ok(format!("{}.{group}", self.prefix))
+    }
+
+    /// The group of a queue, the other way round.
+    pub(super) fn group_of<'a>(&self, queue: &'a str) -> Option<&'a str> {
+        queue.strip_prefix(self.prefix.as_str())?.strip_prefix('.')
+    }
+
+    /// What every process declares before it uses it: losing these queues loses no event, so nothing has to be filled.
+    pub(super) async fn declare_base(&self, channel: &Channel) -> lapin::Result<()> {
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        channel
+            .exchange_declare(short(&self.events()), ExchangeKind::Topic, durable, FieldTable::default())
+            .await?;
+        self.declare_quorum(channel, &self.proposals(), &[]).await?;
+        self.declare_quorum(channel, &self.parked(), &[]).await?;
+        let bounded =
+            [("x-max-length", AMQPValue::LongLongInt(DEAD_MESSAGES_MAX)), ("x-overflow", long("drop-head"))];
+        self.declare_quorum(channel, &self.dead(), &bounded).await
+    }
+
+    async fn declare_quorum(
+        &self,
+        channel: &Channel,
+        name: &str,
+        more: &[(&str, AMQPValue)],
+    ) -> lapin::Result<()> {
+        let limit = [("x-delivery-limit", AMQPValue::LongLongInt(NO_DELIVERY_LIMIT))];
+        declare_queue(channel, name, "quorum", limit.iter().chain(more).cloned()).await
+    }
+
+    /// The queue of a group. What is delivered too often is parked, at least once.
+    pub(super) async fn declare_group(
+        &self,
+        channel: &Channel,
+        queue: &str,
+        redeliveries_max: u32,
+    ) -> lapin::Result<()> {
+        let arguments = [
+            ("x-delivery-limit", AMQPValue::LongLongInt(i64::from(redeliveries_max))),
+            ("x-overflow", long("reject-publish")),
+            ("x-dead-letter-strategy", long("at-least-once")),
+            ("x-dead-letter-exchange", long("")),
+            ("x-dead-letter-routing-key", long(&self.parked())),
+        ];
+        declare_queue(channel, queue, "quorum", arguments.into_iter()).await
+    }
+
+    /// A queue in which messages wait for their next attempt: they expire into the queue that their routing key names.
+    pub(super) async fn declare_retry(&self, channel: &Channel, delay_ms: u64) -> lapin::Result<()> {
+        let name = self.retry(delay_ms);
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare(short(&name), ExchangeKind::Fanout, durable, FieldTable::default()).await?;
+        let arguments = [
+            ("x-message-ttl", AMQPValue::LongLongInt(i64::try_from(delay_ms).unwrap_or(i64::MAX))),
+            ("x-overflow", long("reject-publish")),
+            ("x-dead-letter-strategy", long("at-least-once")),
+            ("x-dead-letter-exchange", long("")),
+        ];
+        declare_queue(channel, &name, "quorum", arguments.into_iter()).await?;
+        bind(channel, &name, &name, "").await
+    }
+
+    /// The stream of an experiment's history.
+    pub(super) async fn declare_history(&self, channel: &Channel, stream: &str) -> lapin::Result<()> {
+        declare_queue(channel, stream, "stream", std::iter::empty()).await
+    }
+}
+
+pub(super) async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
+    let options = QueueBindOptions::default();
+    channel.queue_bind(short(queue), short(exchange), short(key), options, FieldTable::default()).await
+}
+
+pub(super) async fn unbind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
+    channel.queue_unbind(short(queue), short(exchange), short(key), FieldTable::default()).await
+}
+
+async fn declare_queue(
+    channel: &Channel,
+    name: &str,
+    kind: &str,
+    more: impl Iterator<Item = (&str, AMQPValue)>,
+) -> lapin::Result<()> {
+    let mut arguments = FieldTable::default();
+    arguments.insert(short("x-queue-type"), long(kind));
+    for (argument, value) in more {
+        arguments.insert(short(argument), value);
+    }
+    channel.queue_declare(short(name), QueueDeclareOptions::durable(), arguments).await.map(drop)
+}
+
+/// Messages and consumers of a queue, none if there is no such queue. The channel is of no use after a none.
+pub(super) async fn look_at(channel: &Channel, queue: &str) -> lapin::Result<Option<(u32, u32)>> {
+    let passive = QueueDeclareOptions::durable().passive();
+    match channel.queue_declare(short(queue), passive, FieldTable::default()).await {
+        Ok(queue) => Ok(Some((queue.message_count(), queue.consumer_count()))),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error says that there is no such queue or exchange.
+pub(super) fn is_absent(error: &lapin::Error) -> bool {
+    const NOT_FOUND: u16 = 404;
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_cannot_take_the_name_of_another_queue() {
+        let topology = Topology::new("dissent");
+        for reserved in ["dead", "parked", "proposals", "events", "retry.100", "history.x"] {
+            assert!(topology.group(reserved).is_err(), "{reserved}");
+        }
+        let queue = topology.group("generation.0a").unwrap();
+        assert_eq!(queue, "dissent.generation.0a");
+        assert_eq!(topology.group_of(&queue), Some("generation.0a"));
+    }
+
+    #[test]
+    fn an_experiments_events_match_its_bindings_only() {
+        let (one, other) = (ExperimentId::new("a.b").unwrap(), ExperimentId::new("a").unwrap());
+        assert_ne!(binding_key(Some(&one), "x.y"), binding_key(Some(&other), "x.y"));
+        assert!(!experiment_key(&one).contains('.'), "one word of a topic");
+        assert_eq!(binding_key(None, "x.y"), "*.x.y");
+    }
+}

@@ -1,0 +1,187 @@
+//! Messages on their way to RabbitMQ: sent, not yet confirmed. Kept until they are, so that they can be sent again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{BasicProperties, Channel, Confirmation};
+
+use super::topology::{long, short};
+
+/// RabbitMQ writes it to disk before it confirms.
+const PERSISTENT: u8 = 2;
+
+/// A message to publish.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Message {
+    /// The empty name: straight into the queue that `key` names.
+    pub exchange: String,
+    pub key: String,
+    /// Told back if there is no queue for it.
+    pub mandatory: bool,
+    /// What consumers know it by when it comes twice.
+    pub id: String,
+    pub headers: BTreeMap<String, AMQPValue>,
+    pub body: Vec<u8>,
+}
+
+impl Message {
+    /// One straight into a queue.
+    pub(super) fn to_queue(queue: &str, id: String, body: Vec<u8>) -> Self {
+        let (exchange, key) = (String::new(), queue.to_owned());
+        Self { exchange, key, mandatory: true, id, headers: BTreeMap::new(), body }
+    }
+
+    pub(super) fn with_text(mut self, header: &str, text: &str) -> Self {
+        self.headers.insert(header.to_owned(), long(text));
+        self
+    }
+
+    pub(super) fn with_number(mut self, header: &str, number: u64) -> Self {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        self.headers.insert(header.to_owned(), AMQPValue::LongLongInt(number));
+        self
+    }
+
+    fn properties(&self) -> BasicProperties {
+        let mut headers = FieldTable::default();
+        for (name, value) in &self.headers {
+            headers.insert(short(name), value.clone());
+        }
+        BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type(short("application/vnd.dissent+msgpack"))
+            .with_message_id(short(&self.id))
+            .with_headers(headers)
+    }
+}
+
+/// A header that is text; RabbitMQ may hand it back as either kind of string.
+pub(super) fn text_header(headers: Option<&FieldTable>, name: &str) -> Option<String> {
+    match headers?.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(LongString::to_string(text)),
+        AMQPValue::ShortString(text) => Some(ShortString::to_string(text)),
+        _ => None,
+    }
+}
+
+/// A header that is a number ≥ 0.
+pub(super) fn number_header(headers: Option<&FieldTable>, name: &str) -> Option<u64> {
+    match headers?.inner().get(name)? {
+        AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::LongInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::LongUInt(number) => Some(u64::from(*number)),
+        _ => None,
+    }
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It is safe in every queue it was routed to.
+    Confirmed,
+    /// There is no queue for it.
+    Unroutable,
+    /// RabbitMQ could not keep it: a queue is full or has no majority.
+    Refused,
+    /// The channel is of no use any more; it may have arrived or not.
+    Lost(lapin::Error),
+}
+
+type Sending = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
+
+struct InFlight<T> {
+    message: Message,
+    tag: T,
+    sending: Option<Sending>,
+    fate: Option<Fate>,
+}
+
+/// Messages in the order in which they were sent, each with what its sender knows it by.
+pub(super) struct Window<T> {
+    in_flight: VecDeque<InFlight<T>>,
+}
+
+impl<T> Window<T> {
+    pub(super) fn new() -> Self {
+        Self { in_flight: VecDeque::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Sends a message behind those that were sent before.
+    pub(super) fn push(&mut self, channel: &Channel, message: Message, tag: T) {
+        let sending = Some(send(channel, &message));
+        self.in_flight.push_back(InFlight { message, tag, sending, fate: None });
+    }
+
+    /// Takes out all, to be sent again, in order.
+    pub(super) fn take_all(&mut self) -> Vec<(Message, T)> {
+        self.in_flight.drain(..).map(|sent| (sent.message, sent.tag)).collect()
+    }
+
+    /// Puts back messages that were taken out, unsent.
+    pub(super) fn restore(&mut self, messages: Vec<(Message, T)>) {
+        let unsent = |(message, tag)| InFlight { message, tag, sending: None, fate: None };
+        self.in_flight.extend(messages.into_iter().map(unsent));
+    }
+
+    /// The oldest message, once its fate is known; pending too while there is none.
+    pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<(Message, T, Fate)> {
+        self.poll_all(context);
+        if self.in_flight.front().is_some_and(|oldest| oldest.fate.is_some())
+            && let Some(InFlight { message, tag, fate: Some(fate), .. }) = self.in_flight.pop_front()
+        {
+            return Poll::Ready((message, tag, fate));
+        }
+        Poll::Pending
+    }
+
+    /// Looks at all before any is let go: lapin hands a returned message to whichever confirmation comes first after
+    /// it, which may be another message's, so each is looked up by its id.
+    fn poll_all(&mut self, context: &mut Context<'_>) {
+        let mut returned = Vec::new();
+        for sent in &mut self.in_flight {
+            let Some(sending) = &mut sent.sending else { continue };
+            let Poll::Ready(outcome) = sending.as_mut().poll(context) else { continue };
+            sent.sending = None;
+            let (fate, back) = match outcome {
+                Ok(Confirmation::Ack(back)) => (Fate::Confirmed, back),
+                Ok(Confirmation::Nack(back)) => (Fate::Refused, back),
+                Ok(Confirmation::NotRequested) => (Fate::Refused, None),
+                Err(error) => (Fate::Lost(error), None),
+            };
+            sent.fate = Some(fate);
+            returned.extend(back.and_then(|message| message.delivery.properties.message_id().clone()));
+        }
+        for id in returned {
+            let of = self
+                .in_flight
+                .iter_mut()
+                .find(|sent| sent.message.mandatory && sent.message.id == id.as_str());
+            if let Some(sent) = of {
+                sent.fate = Some(Fate::Unroutable);
+                sent.sending = None;
+            }
+        }
+    }
+}
+
+/// Its frames go out, in the order of these calls, when the future is first polled.
+fn send(channel: &Channel, message: &Message) -> Sending {
+    let channel = channel.clone();
+    let message = message.clone();
+    Box::pin(async move {
+        let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
+        let (exchange, key) = (short(&message.exchange), short(&message.key));
+        channel.basic_publish(exchange, key, options, &message.body, message.properties()).await?.await
+    })
+}

@@ -1,0 +1,177 @@
+//! A private RabbitMQ node: started by a test, stopped with it, on ports of its own and in a folder of its own. It knows
+//! nothing of the rest of the tests, so that other crates' tests can include it.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Where Debian has the programs themselves: the wrappers in `/usr/sbin` change the user.
+const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
+/// A node is up in about 6 s on an idle machine.
+const UP_MAX: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(50);
+
+/// A running node.
+pub(crate) struct Node {
+    folder: tempfile::TempDir,
+    port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+    server: Option<Child>,
+}
+
+/// Ports that are free now. All are held until all are chosen, so that they differ.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("its address").port())
+}
+
+impl Node {
+    /// Starts a node and waits until it takes connections.
+    ///
+    /// # Panics
+    /// If RabbitMQ is not installed, or the node does not come up.
+    pub(crate) fn new() -> Self {
+        assert!(
+            Path::new(PROGRAMS).join("rabbitmq-server").exists(),
+            "RabbitMQ is not installed: apt-get install rabbitmq-server"
+        );
+        let [port, dist_port, epmd_port] = free_ports();
+        let folder = tempfile::Builder::new().prefix("dissent-rabbitmq-").tempdir().expect("a folder");
+        let mut node = Self { folder, port, dist_port, epmd_port, server: None };
+        fs::write(node.path("plugins"), "[].").expect("the list of plugins");
+        fs::write(node.path("rabbitmq.conf"), "").expect("its settings");
+        fs::write(node.path("advanced.config"), "[].").expect("more settings");
+        node.start();
+        node
+    }
+
+    /// Where it is, with who we are to it.
+    pub(crate) fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(Path::new(PROGRAMS).join(program));
+        let settings = [
+            ("RABBITMQ_NODENAME", format!("dissent{}@localhost", self.port)),
+            ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".to_owned()),
+            ("RABBITMQ_NODE_PORT", self.port.to_string()),
+            ("RABBITMQ_DIST_PORT", self.dist_port.to_string()),
+            ("ERL_EPMD_PORT", self.epmd_port.to_string()),
+            ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+            ("RABBITMQ_CONF_ENV_FILE", "/dev/null".to_owned()),
+            ("RABBITMQ_CTL_DIST_PORT_MIN", "0".to_owned()),
+            ("RABBITMQ_CTL_DIST_PORT_MAX", "0".to_owned()),
+        ];
+        let paths = [
+            ("HOME", "home"),
+            ("RABBITMQ_MNESIA_BASE", "data"),
+            ("RABBITMQ_MNESIA_DIR", "data/node"),
+            ("RABBITMQ_FEATURE_FLAGS_FILE", "feature_flags"),
+            ("RABBITMQ_LOG_BASE", "log"),
+            ("RABBITMQ_PID_FILE", "pid"),
+            ("RABBITMQ_ENABLED_PLUGINS_FILE", "plugins"),
+            // Not those of a node that the machine itself runs.
+            ("RABBITMQ_CONFIG_FILE", "rabbitmq.conf"),
+            ("RABBITMQ_ADVANCED_CONFIG_FILE", "advanced.config"),
+        ];
+        fs::create_dir_all(self.path("home")).expect("its home");
+        command.envs(settings).envs(paths.map(|(name, file)| (name, self.path(file))));
+        command.stdin(Stdio::null()).current_dir(self.folder.path());
+        command
+    }
+
+    /// Starts it again after [`stop`](Self::stop) or [`kill`](Self::kill).
+    pub(crate) fn start(&mut self) {
+        let output = fs::File::create(self.path("output")).expect("a file for its output");
+        let errors = output.try_clone().expect("the same file");
+        let mut command = self.program("rabbitmq-server");
+        self.server = Some(command.stdout(output).stderr(errors).spawn().expect("rabbitmq-server starts"));
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let exited = self.server.as_mut().and_then(|server| server.try_wait().ok().flatten());
+            assert!(
+                exited.is_none() && begun.elapsed() < UP_MAX,
+                "RabbitMQ does not come up:\n{}",
+                self.output()
+            );
+            sleep(POLL);
+        }
+    }
+
+    /// What it said, for a person to read.
+    fn output(&self) -> String {
+        fs::read_to_string(self.path("output")).unwrap_or_default()
+    }
+
+    fn signal(&mut self, signal: &str) {
+        let Some(mut server) = self.server.take() else { return };
+        let pid = fs::read_to_string(self.path("pid")).ok().and_then(|pid| pid.trim().parse::<u32>().ok());
+        // While it starts there is no such file yet: what we started is what we stop.
+        let pid = pid.unwrap_or(server.id()).to_string();
+        let _status = Command::new("kill").args([signal, &pid]).status();
+        if pid != server.id().to_string() && signal == "-KILL" {
+            let _status = Command::new("kill").args([signal, &server.id().to_string()]).status();
+        }
+        let _status = server.wait();
+        let _gone = fs::remove_file(self.path("pid"));
+    }
+
+    /// Stops it in good order.
+    pub(crate) fn stop(&mut self) {
+        self.signal("-TERM");
+    }
+
+    /// Kills it without a warning.
+    #[allow(dead_code, reason = "not every test that includes this file kills it")]
+    pub(crate) fn kill(&mut self) {
+        self.signal("-KILL");
+    }
+
+    /// Stops and starts it.
+    #[allow(dead_code, reason = "not every test that includes this file restarts it")]
+    pub(crate) fn restart(&mut self) {
+        self.stop();
+        self.start();
+    }
+
+    /// Runs `rabbitmqctl`.
+    #[allow(dead_code, reason = "not every test that includes this file disturbs the node")]
+    pub(crate) fn control(&self, arguments: &[&str]) {
+        let output = self.program("rabbitmqctl").args(arguments).output().expect("rabbitmqctl starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "rabbitmqctl {arguments:?}: {said}");
+    }
+
+    /// Closes every client's connection.
+    #[allow(dead_code, reason = "not every test that includes this file disturbs the node")]
+    pub(crate) fn close_all_connections(&self) {
+        self.control(&["close_all_connections", "a test closes it"]);
+    }
+
+    /// Makes it believe that it has no memory left, or enough again.
+    #[allow(dead_code, reason = "not every test that includes this file disturbs the node")]
+    pub(crate) fn set_memory_alarm(&self, on: bool) {
+        self.control(&["set_vm_memory_high_watermark", if on { "0.0000001" } else { "0.8" }]);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.signal("-KILL");
+        // It stays behind otherwise, even after a node that did not start.
+        let _status = Command::new("epmd")
+            .args(["-port", &self.epmd_port.to_string(), "-kill"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+}

@@ -1,0 +1,78 @@
+//! A server on a node, over a log in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dissent_domain::event::EventType;
+use dissent_domain::log::EventLog;
+use dissent_queues::{Broker, RabbitBroker, RabbitOptions};
+
+use crate::contract::Harness;
+use crate::memory_log::{Durability, MemoryLog};
+use crate::node::Node;
+
+/// Looks without change after which nothing is on its way any more.
+const STILL: usize = 10;
+
+/// A server and what is around it.
+pub(crate) struct World {
+    pub(crate) options: RabbitOptions,
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) server: Arc<RabbitBroker>,
+}
+
+/// Waits for a condition, for as long as the claim may take.
+pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl World {
+    pub(crate) async fn new(node: &Node, prefix: &str) -> Self {
+        let mut options = RabbitOptions::from_url(&node.url()).unwrap();
+        options.prefix = prefix.to_owned();
+        options.operation_timeout = Duration::from_secs(10);
+        Self::with(options).await
+    }
+
+    pub(crate) async fn with(options: RabbitOptions) -> Self {
+        let log = MemoryLog::new(Durability::Immediate);
+        let server = Self::start(&options, &log).await;
+        Self { options, log, server }
+    }
+
+    pub(crate) async fn start(options: &RabbitOptions, log: &Arc<MemoryLog>) -> Arc<RabbitBroker> {
+        RabbitBroker::connect_server(options.clone(), Arc::clone(log) as Arc<dyn EventLog>).await.unwrap()
+    }
+
+    /// Waits until everything is relayed and settled, and has been for some time: deliveries on their way arrive.
+    pub(crate) async fn settled(&self) {
+        let mut still = 0;
+        while still < STILL {
+            let status = self.server.status();
+            let done = status.relayed_to == self.log.head() && status.unconfirmed == 0 && status.steady;
+            still = if done { still + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Harness for World {
+    fn broker(&self) -> Arc<dyn Broker> {
+        Arc::clone(&self.server) as Arc<dyn Broker>
+    }
+
+    fn publish(&self, kind: EventType, count: usize) -> Vec<u64> {
+        self.log.put(kind, count)
+    }
+
+    async fn quiesce(&self) {
+        self.settled().await;
+    }
+
+    async fn crash(&mut self) {
+        self.log = self.log.crash();
+        self.server = Self::start(&self.options, &self.log).await;
+    }
+}

@@ -250,6 +250,18 @@ fn rows() -> Vec<Case> {
             },
         ),
         forward(
+            "greatest",
+            vec![
+                real("logits", &[tokens, fixed(4)], -2.0, 2.0),
+                ids("ids", &[tokens, fixed(1)], &[3, 0, 2, 2, 1]),
+            ],
+            |graph, values| {
+                let (greatest, chosen) =
+                    (graph.greatest(values[0])?, graph.gather_elements(values[0], values[1])?);
+                Ok(vec![greatest, graph.less_or_equal(greatest, chosen)?])
+            },
+        ),
+        forward(
             "scatter_add",
             vec![
                 real("x", &[fixed(3), fixed(2)], -1.0, 1.0),

@@ -4,7 +4,7 @@ use dissent_domain::analysis::Interval;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use crate::report::charts::{Canvas, Chart, Drawn, SMALL, TEXT, WIDTH, anchored, draw, label, role};
+use crate::report::charts::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
 
 /// Colours of lines, in the order of the lines.
 const COLOURS: [RGBColor; 7] =
@@ -75,13 +75,7 @@ fn paint(canvas: &Canvas<'_>, of: &LineChart<'_>, x: (f64, f64), y: (f64, f64)) 
     let written = |is_share: bool, value: f64| {
         if is_share { format!("{:.0} %", 100.0 * value) } else { number(value) }
     };
-    chart
-        .configure_mesh()
-        .bold_line_style(role::GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(role::MUTED)
-        .label_style(label(SMALL, role::MUTED))
-        .axis_desc_style(label(TEXT, role::INK))
+    styled(chart.configure_mesh())
         .x_desc(of.x)
         .y_desc(of.y)
         .x_labels(8)
@@ -139,14 +133,8 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
             .x_label_area_size(96)
             .y_label_area_size(400)
             .build_cartesian_2d(range, bottom..0.0)?;
-        chart
-            .configure_mesh()
+        styled(chart.configure_mesh())
             .disable_y_mesh()
-            .bold_line_style(role::GRID)
-            .light_line_style(TRANSPARENT)
-            .axis_style(role::MUTED)
-            .label_style(label(SMALL, role::MUTED))
-            .axis_desc_style(label(TEXT, role::INK))
             .x_desc(x)
             .y_labels(0)
             .x_labels(8)

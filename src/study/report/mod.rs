@@ -5,8 +5,8 @@ mod charts;
 use std::path::Path;
 
 use dissent_domain::analysis::Interval;
+use minijinja::Environment;
 use minijinja::value::{Serde, Value};
-use minijinja::{AutoEscape, HtmlEscape, escape_formatter};
 use serde::Serialize;
 
 use super::arms::ArmsResult;
@@ -137,15 +137,7 @@ pub fn json(report: &StudyReport) -> anyhow::Result<String> {
 /// # Errors
 /// If the template or a chart fails, which is a fault of the program.
 pub fn html(report: &StudyReport) -> anyhow::Result<String> {
-    let mut environment = environment()?;
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.set_formatter(|out, state, value| match value.as_str() {
-        Some(untrusted) if !value.is_safe() => {
-            write!(out, "{}", HtmlEscape(&text::visible(untrusted)))?;
-            Ok(())
-        }
-        _ => escape_formatter(out, state, value),
-    });
+    let mut environment = with_filters(page::html_environment()?);
     environment.add_template("study", HTML)?;
     let page = environment.get_template("study")?.render(Serde(Page::new(report)?))?;
     Ok(page.trim_start().to_owned())
@@ -156,24 +148,17 @@ pub fn html(report: &StudyReport) -> anyhow::Result<String> {
 /// # Errors
 /// If the template fails, which is a fault of the program.
 pub fn markdown(report: &StudyReport) -> anyhow::Result<String> {
-    let mut environment = environment()?;
-    environment.set_auto_escape_callback(|_| AutoEscape::Custom("markdown".into()));
-    environment.set_formatter(|out, state, value| match value.as_str() {
-        Some(untrusted) if !value.is_safe() => Ok(out.write_str(&text::markdown(untrusted))?),
-        Some(trusted) => Ok(out.write_str(trusted)?),
-        None if value.is_number() => Ok(write!(out, "{value}")?),
-        None => escape_formatter(out, state, value),
-    });
+    let mut environment = with_filters(page::markdown_environment()?);
     environment.add_template("study", MARKDOWN)?;
     let page = environment.get_template("study")?.render(Serde(Page::new(report)?))?;
     Ok(page.trim_start().to_owned())
 }
 
-fn environment() -> anyhow::Result<minijinja::Environment<'static>> {
-    let mut environment = page::environment()?;
+/// With what only a study writes.
+fn with_filters(mut environment: Environment<'static>) -> Environment<'static> {
     environment.add_filter("code", |text: &str| Value::from_safe_string(fenced(text)));
     environment.add_filter("interval", |value: Value, digits: usize| written(value, digits));
-    Ok(environment)
+    environment
 }
 
 /// A block of code: indented, so that no fence in the text can end it.

@@ -34,7 +34,11 @@ impl LearningFold {
             | Event::PromptSetAside(_)
             | Event::PairSelected(_) => return,
             Event::TrainingProgressed(e) => {
-                self.progress.entry((e.round, e.stage)).or_default().insert(e.step, e.clone());
+                let steps = self.progress.entry((e.round, e.stage)).or_default();
+                // A checkpoint, or a mere sign of life, has no figures of its own: those of its step stand.
+                if !e.metrics.is_empty() || !steps.contains_key(&e.step) {
+                    steps.insert(e.step, e.clone());
+                }
             }
             Event::RewardModelRefined(e) => {
                 self.learnt_from.insert(e.round, [e.preferences, e.rehearsed]);

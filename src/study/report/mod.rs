@@ -4,7 +4,6 @@ mod charts;
 
 use std::path::Path;
 
-use dissent_domain::analysis::Interval;
 use minijinja::Environment;
 use minijinja::value::{Serde, Value};
 use serde::Serialize;
@@ -16,7 +15,7 @@ use super::verdict;
 use crate::report::charts::Chart;
 use crate::report::{page, text};
 pub(super) use charts::Line;
-use charts::{LineChart, Row};
+use charts::{LineChart, Row, Scale};
 
 /// The version of the JSON form: a field may be added under the same name, nothing else changes.
 pub const SCHEMA: &str = "dissent.study/1";
@@ -95,7 +94,7 @@ fn recall_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
         title: "Errors found by budget",
         x: "pairs looked at",
         y: "errors found",
-        shares: [true, true],
+        scales: [Scale::Share; 2],
         lines: &lines,
     })
 }
@@ -106,7 +105,7 @@ fn gold_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
         title: "Gold reward of the tuned policy by labels",
         x: "labels",
         y: "gold reward on held-out prompts",
-        shares: [false, false],
+        scales: [Scale::Count, Scale::Plain],
         lines: &lines,
     };
     charts::lines(&chart)
@@ -118,7 +117,7 @@ fn error_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
         title: "Errors of the refined proxy by labels",
         x: "labels",
         y: "held-out pairs ordered wrongly",
-        shares: [false, true],
+        scales: [Scale::Count, Scale::Share],
         lines: &lines,
     };
     charts::lines(&chart)
@@ -158,6 +157,9 @@ pub fn markdown(report: &StudyReport) -> anyhow::Result<String> {
 fn with_filters(mut environment: Environment<'static>) -> Environment<'static> {
     environment.add_filter("code", |text: &str| Value::from_safe_string(fenced(text)));
     environment.add_filter("interval", |value: Value, digits: usize| written(value, digits));
+    environment.add_filter("ends", |value: Value, digits: usize| ends(value, digits));
+    environment.add_filter("mean", |value: Value, digits: usize| mean(value, digits));
+    environment.add_filter("amount", amount);
     environment
 }
 
@@ -168,13 +170,35 @@ fn fenced(text: &str) -> String {
 
 /// A figure with its interval; a dash where there is none.
 fn written(value: Value, digits: usize) -> Result<String, minijinja::Error> {
+    let ends = ends(value.clone(), digits)?;
+    let mean = mean(value, digits)?;
+    Ok(if ends.is_empty() { mean } else { format!("{mean} ({ends})") })
+}
+
+/// A figure; a dash where there is none.
+fn mean(value: Value, digits: usize) -> Result<String, minijinja::Error> {
+    if value.is_none() { Ok("–".to_owned()) } else { member(&value, "mean", digits) }
+}
+
+/// The interval of a figure; nothing where there is none.
+fn ends(value: Value, digits: usize) -> Result<String, minijinja::Error> {
     if value.is_none() {
-        return Ok("–".to_owned());
+        return Ok(String::new());
     }
-    let number = |name: &str| value.get_attr(name).and_then(f64::try_from);
-    let Interval { mean, low, high, .. } =
-        Interval { mean: number("mean")?, low: number("low")?, high: number("high")?, n: 0 };
-    Ok(format!("{mean:.digits$} ({low:.digits$} to {high:.digits$})"))
+    Ok(format!("{} to {}", member(&value, "low", digits)?, member(&value, "high", digits)?))
+}
+
+/// With a minus that cannot be taken for a hyphen, and none before a zero.
+fn member(value: &Value, name: &str, digits: usize) -> Result<String, minijinja::Error> {
+    let text = format!("{:.digits$}", value.get_attr(name).and_then(f64::try_from)?);
+    let is_zero = text.bytes().all(|byte| matches!(byte, b'-' | b'0' | b'.'));
+    Ok(if is_zero { text.replace('-', "") } else { text.replace('-', "−") })
+}
+
+/// A mean of counts: with a digit behind the point where it is no whole number.
+fn amount(count: f64) -> String {
+    let text = format!("{count:.1}");
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }
 
 /// Writes all three forms into a folder, each whole or not at all; the path of the page.

@@ -305,27 +305,44 @@ fn token_outputs(
 ) -> Result<HeadOutputs, ModelError> {
     let all = graph.log_softmax(logits);
     let targets = graph.input(names::TARGETS, ElementType::I64, vec![dims::PICKED, Dim::Fixed(1)]);
-    let logprobs = graph.gather_elements(all, targets)?;
-    let logprobs = graph.squeeze(logprobs, -1)?;
+    let of_targets = graph.gather_elements(all, targets)?;
+    let logprobs = graph.squeeze(of_targets, -1)?;
     let entropy = report.entropy.then(|| entropy(graph, all)).transpose()?;
-    let hits = report.hits.then(|| hits(graph, logits, targets)).transpose()?;
+    let hits = report.hits.then(|| hits(graph, all, of_targets)).transpose()?;
     Ok(HeadOutputs { logprobs: Some(logprobs), entropy, hits, ..HeadOutputs::default() })
 }
 
+/// Columns of the vocabulary whose share of the entropy is computed at a time: as many numbers as there are log-probabilities
+/// would otherwise be held besides.
+const ENTROPY_COLUMNS: usize = 8192;
+
 /// −Σ π log π of each row of log-probabilities `[picked, vocabulary]`, `[picked]`.
 fn entropy(graph: &mut Graph, logprobs: Value) -> Result<Value, ModelError> {
-    let logprobs = graph.stop_gradient(logprobs);
-    let probabilities = graph.exp(logprobs);
-    let products = graph.mul(probabilities, logprobs)?;
-    let sum = graph.sum(products, &[-1], false)?;
-    Ok(graph.neg(sum))
+    let vocabulary = match graph.info(logprobs).shape.last() {
+        Some(Dim::Fixed(vocabulary)) => *vocabulary,
+        Some(Dim::Named(_)) | None => 0,
+    };
+    let mut total: Option<Value> = None;
+    for start in (0..vocabulary).step_by(ENTROPY_COLUMNS) {
+        let end = vocabulary.min(start + ENTROPY_COLUMNS);
+        let part =
+            if end - start == vocabulary { logprobs } else { graph.slice_last(logprobs, start, end)? };
+        let probabilities = graph.exp(part);
+        let products = graph.mul(probabilities, part)?;
+        let sum = graph.sum(products, &[-1], false)?;
+        total = Some(match total {
+            Some(total) => graph.add(total, sum)?,
+            None => sum,
+        });
+    }
+    let total = total.ok_or_else(|| ModelError::Invalid("a model needs a vocabulary".to_owned()))?;
+    Ok(graph.neg(total))
 }
 
-/// 1 for each row of logits `[picked, vocabulary]` whose target has the greatest, else 0, `[picked]`.
-fn hits(graph: &mut Graph, logits: Value, targets: Value) -> Result<Value, ModelError> {
-    let logits = graph.stop_gradient(logits);
-    let of_targets = graph.gather_elements(logits, targets)?;
-    let greatest = graph.greatest(logits)?;
+/// 1 for each row of log-probabilities `[picked, vocabulary]` whose target has the greatest, else 0, `[picked]`. Those of the
+/// targets are `[picked, 1]`.
+fn hits(graph: &mut Graph, logprobs: Value, of_targets: Value) -> Result<Value, ModelError> {
+    let greatest = graph.greatest(logprobs)?;
     let hits = graph.less_or_equal(greatest, of_targets)?;
     graph.squeeze(hits, -1)
 }
@@ -353,6 +370,8 @@ fn trained_tensors(
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::LN_2;
+
     use super::*;
     use crate::onnx::reference::evaluate;
     use crate::onnx::reference::tensor::Tensor;
@@ -375,7 +394,7 @@ mod tests {
         assert_eq!(numbers(outputs.hits), [1.0, 1.0, 0.0]);
         for (found, expected) in [
             (numbers(outputs.entropy), [1.039_721, 1.098_612, 0.974_315]),
-            (numbers(outputs.logprobs), [-0.693_147, -1.098_612, -0.980_829]),
+            (numbers(outputs.logprobs), [-LN_2, -1.098_612, -0.980_829]),
         ] {
             assert!(found.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6), "{found:?} {expected:?}");
         }

@@ -158,7 +158,7 @@ fn costs_preferences_and_imitation_are_learnt() {
     let metrics = bench.metrics("policy");
     assert_eq!(metrics.len(), 40);
     assert!(number(&metrics[39], "loss") < number(&metrics[0], "loss") / 4.0, "{}", metrics[39]);
-    assert_eq!(number(&metrics[39], "mean_token_accuracy"), 1.0, "{}", metrics[39]);
+    assert!(number(&metrics[39], "mean_token_accuracy") > 0.999, "{}", metrics[39]);
     assert!(number(&metrics[39], "entropy") < number(&metrics[0], "entropy") / 2.0, "{}", metrics[39]);
     // The policy says what it was shown, and stops where the demonstrations did.
     let (prompts, answers) = (bench.path("one.jsonl"), bench.text("answers.jsonl"));

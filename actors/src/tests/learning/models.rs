@@ -49,11 +49,9 @@ fn tuned(place: &Place) -> Vec<PolicyTuned> {
 
 /// A figure of the trainings of a stage, in the order of their steps.
 fn reported(place: &Place, stage: Stage, round: u32, metric: &str) -> Vec<f64> {
-    let figure = |event| match event {
-        Event::TrainingProgressed(e) if (e.stage, e.round) == (stage, round) => {
-            e.metrics.get(metric).copied()
-        }
-        _ => None,
+    let figure = |event| {
+        let Event::TrainingProgressed(e) = event else { return None };
+        if (e.stage, e.round) == (stage, round) { e.metrics.get(metric).copied() } else { None }
     };
     place.of_kind(EventType::TrainingProgressed).into_iter().filter_map(figure).collect()
 }
@@ -171,11 +169,8 @@ fn a_policy_with_an_adapter_of_its_own_is_held_to_it_by_dpo() {
     within(Place::with_policy(Some("llama-lora")), async |place| {
         place.finish(&plan(place, 2, PolicyMethod::Dpo), learner(place, RewardKind::Reward)).await;
         let replay = place.verified();
-        assert_eq!(
-            replay.experiment().evaluations()[0].kl,
-            0.0,
-            "KL is that from the policy with its adapter"
-        );
+        let kl = replay.experiment().evaluations()[0].kl;
+        assert!(kl.abs() < 1e-12, "KL is that from the policy with its adapter: {kl}");
         let [first, second] = [0, 1].map(|round| reported(place, Stage::Policy, round, "rewards/margins"));
         assert!(first[0].abs() < 1e-6 && second[0].abs() > 1e-4, "{first:?} {second:?}");
     });
@@ -203,11 +198,10 @@ fn models_that_were_stopped_in_training_go_on_from_their_checkpoints_to_the_same
         stop_in_training(place, &plan, refinement).await;
         stop_in_training(place, &plan, u64::from(tuning)).await;
         place.finish(&plan, learner(place, RewardKind::Reward)).await;
-        let resumed =
-            place.of_kind(EventType::TrainingRequested).into_iter().filter_map(|event| match event {
-                Event::TrainingRequested(e) if e.resume_from.is_some() => Some(e.stage),
-                _ => None,
-            });
+        let resumed = place.of_kind(EventType::TrainingRequested).into_iter().filter_map(|event| {
+            let Event::TrainingRequested(e) = event else { return None };
+            e.resume_from.map(|_| e.stage)
+        });
         assert_eq!(resumed.collect::<Vec<_>>(), [Stage::Reward, Stage::Policy]);
         assert_eq!(place.results(), undisturbed.results());
         place.verified();

@@ -96,6 +96,21 @@ pub struct LoraAdapter {
     pub fingerprint: String,
 }
 
+/// The adapters of a session.
+#[derive(Debug, Clone, Copy)]
+pub enum Adapters<'a> {
+    /// One, or none, for as long as the session lives.
+    Fixed(Option<&'a LoraAdapter>),
+    /// They take turns: those that fit the slots can be set one after the other. The second one is the first to be set.
+    InTurns(&'a LoraSlots, Option<&'a LoraAdapter>),
+}
+
+impl<'a> From<Option<&'a LoraAdapter>> for Adapters<'a> {
+    fn from(adapter: Option<&'a LoraAdapter>) -> Self {
+        Self::Fixed(adapter)
+    }
+}
+
 impl LoraAdapter {
     /// Opens a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`.
     ///

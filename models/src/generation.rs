@@ -2,7 +2,7 @@
 
 use dissent_domain::generation::{FinishReason, SamplingParams};
 
-use crate::adapter::{LoraAdapter, LoraSlots};
+use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::{Head, cache_bytes_per_token};
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
@@ -59,50 +59,26 @@ pub struct Generator {
 impl Generator {
     /// Builds the model's graph and starts a session on it.
     ///
+    /// With adapters that take turns, completions may depend on what is sampled beside them: products with numbers that are inputs
+    /// round differently for other numbers of rows.
+    ///
     /// # Errors
     /// [`ModelError::Invalid`] for a model that cannot be run or an adapter that does not fit, [`ModelError::Runtime`] when ONNX
     /// Runtime fails or lacks the provider.
-    pub fn open(
+    pub fn open<'a>(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
-        adapter: Option<&LoraAdapter>,
+        adapters: impl Into<Adapters<'a>>,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
-        let session =
-            DecoderSession::open(runtime, checkpoint, adapter, Head::Vocabulary, Layout::Packed, options)?;
+        let (adapters, head) = (adapters.into(), Head::Vocabulary);
+        let session = DecoderSession::open(runtime, checkpoint, adapters, head, Layout::Packed, options)?;
         let stop_tokens = checkpoint.config.eos_token_ids.clone();
         Ok(Self { session, stop_tokens, rows: options.rows.max(1) })
     }
 
-    /// As `open`, for adapters that take turns: those that fit `slots` can be set one after the other. It begins with `adapter`.
-    ///
-    /// Such a generator's completions may depend on what is sampled beside them: products with numbers that are inputs round
-    /// differently for other numbers of rows.
-    ///
-    /// # Errors
-    /// As `open`, and [`ModelError::Invalid`] for an adapter that does not fit.
-    pub fn open_swappable(
-        runtime: &'static OnnxRuntime,
-        checkpoint: &Checkpoint,
-        slots: &LoraSlots,
-        adapter: Option<&LoraAdapter>,
-        options: &SessionOptions,
-    ) -> Result<Self, ModelError> {
-        let turns = (slots, adapter);
-        let session = DecoderSession::open_swappable(
-            runtime,
-            checkpoint,
-            turns,
-            Head::Vocabulary,
-            Layout::Packed,
-            options,
-        )?;
-        let stop_tokens = checkpoint.config.eos_token_ids.clone();
-        Ok(Self { session, stop_tokens, rows: options.rows.max(1) })
-    }
-
-    /// Puts another adapter in the place of the present one, in a session that was opened by `open_swappable`; `None` is the
-    /// checkpoint as it is.
+    /// Puts another adapter in the place of the present one, where they take turns; `None` is the checkpoint as it
+    /// is.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] for a session that was not opened for it, or an adapter that does not fit.

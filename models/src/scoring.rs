@@ -3,7 +3,7 @@
 //! Sequences are run one at a time: on a processor a sequence fills it, nothing is spent on padding, and a score
 //! cannot depend on its neighbours.
 
-use crate::adapter::{LoraAdapter, LoraSlots};
+use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::Head;
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
@@ -33,42 +33,19 @@ impl PolicyScorer {
     ///
     /// # Errors
     /// As [`crate::generation::Generator::open`].
-    pub fn open(
+    pub fn open<'a>(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
-        adapter: Option<&LoraAdapter>,
+        adapters: impl Into<Adapters<'a>>,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
-        let session =
-            DecoderSession::open(runtime, checkpoint, adapter, Head::Vocabulary, Layout::InPlace, options)?;
+        let (adapters, head) = (adapters.into(), Head::Vocabulary);
+        let session = DecoderSession::open(runtime, checkpoint, adapters, head, Layout::InPlace, options)?;
         Ok(Self { session })
     }
 
-    /// As `open`, for adapters that take turns: those that fit `slots` can be set one after the other. It begins with `adapter`.
-    ///
-    /// # Errors
-    /// As `open`, and [`ModelError::Invalid`] for an adapter that does not fit.
-    pub fn open_swappable(
-        runtime: &'static OnnxRuntime,
-        checkpoint: &Checkpoint,
-        slots: &LoraSlots,
-        adapter: Option<&LoraAdapter>,
-        options: &SessionOptions,
-    ) -> Result<Self, ModelError> {
-        let turns = (slots, adapter);
-        let session = DecoderSession::open_swappable(
-            runtime,
-            checkpoint,
-            turns,
-            Head::Vocabulary,
-            Layout::InPlace,
-            options,
-        )?;
-        Ok(Self { session })
-    }
-
-    /// Puts another adapter in the place of the present one, in a session that was opened by `open_swappable`; `None` is the
-    /// checkpoint as it is.
+    /// Puts another adapter in the place of the present one, where they take turns; `None` is the checkpoint as it
+    /// is.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] for a session that was not opened for it, or an adapter that does not fit.
@@ -174,53 +151,14 @@ impl RewardModel {
     /// # Errors
     /// As [`crate::generation::Generator::open`], and [`ModelError::Invalid`] for a score head that is missing or has more than one
     /// output.
-    pub fn open(
+    pub fn open<'a>(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
-        adapter: Option<&LoraAdapter>,
+        adapters: impl Into<Adapters<'a>>,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
-        let session =
-            DecoderSession::open(runtime, checkpoint, adapter, Head::Score, Layout::InPlace, options)?;
-        Self::with_one_output(session)
-    }
-
-    /// As `open`, for adapters that take turns: those that fit `slots` can be set one after the other. It begins with `adapter`.
-    ///
-    /// # Errors
-    /// As `open`, and [`ModelError::Invalid`] for an adapter that does not fit.
-    pub fn open_swappable(
-        runtime: &'static OnnxRuntime,
-        checkpoint: &Checkpoint,
-        slots: &LoraSlots,
-        adapter: Option<&LoraAdapter>,
-        options: &SessionOptions,
-    ) -> Result<Self, ModelError> {
-        let turns = (slots, adapter);
-        let session = DecoderSession::open_swappable(
-            runtime,
-            checkpoint,
-            turns,
-            Head::Score,
-            Layout::InPlace,
-            options,
-        )?;
-        Self::with_one_output(session)
-    }
-
-    /// Puts another adapter in the place of the present one, in a session that was opened by `open_swappable`; `None` is the
-    /// checkpoint as it is.
-    ///
-    /// # Errors
-    /// [`ModelError::Invalid`] for a session that was not opened for it, or an adapter that does not fit,
-    /// or a score head that is missing.
-    pub fn set_adapter(&mut self, adapter: Option<&LoraAdapter>) -> Result<(), ModelError> {
-        // It is bound to the numbers of the adapter before.
-        self.cache = None;
-        self.session.set_adapter(adapter)
-    }
-
-    fn with_one_output(session: DecoderSession) -> Result<Self, ModelError> {
+        let (adapters, head) = (adapters.into(), Head::Score);
+        let session = DecoderSession::open(runtime, checkpoint, adapters, head, Layout::InPlace, options)?;
         if session.output_width() != 1 {
             return Err(ModelError::Invalid(format!(
                 "the score head of {} has {} outputs: a reward model has one",
@@ -229,6 +167,18 @@ impl RewardModel {
             )));
         }
         Ok(Self { session, cache: None })
+    }
+
+    /// Puts another adapter in the place of the present one, where they take turns; `None` is the checkpoint as it
+    /// is.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] for a session that was not opened for it, or an adapter that does not fit,
+    /// or a score head that is missing.
+    pub fn set_adapter(&mut self, adapter: Option<&LoraAdapter>) -> Result<(), ModelError> {
+        // It is bound to the numbers of the adapter before.
+        self.cache = None;
+        self.session.set_adapter(adapter)
     }
 
     /// Whether a sequence can be scored at all.

@@ -10,7 +10,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{NoSelectedOutputs, RunOptions};
 use ort::value::Tensor;
 
-use crate::adapter::{LoraAdapter, LoraSlots, ScoreHead};
+use crate::adapter::{Adapters, LoraAdapter, LoraSlots, ScoreHead};
 use crate::arch::{self, AdapterPlace, Head, POSITIONS_MAX, cache_bytes_per_token, decoder_graph, names};
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::error::ModelError;
@@ -118,24 +118,18 @@ impl DecoderSession {
     pub(crate) fn open(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
-        adapter: Option<&LoraAdapter>,
+        adapters: Adapters<'_>,
         head: Head,
         layout: Layout,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
-        let place = layout.adapter_place();
-        Self::start(runtime, checkpoint, adapter, place, head, layout, options)
-    }
-
-    /// A session whose adapters can be changed by [`DecoderSession::set_adapter`]; it begins with `adapter`.
-    pub(crate) fn open_swappable(
-        runtime: &'static OnnxRuntime,
-        checkpoint: &Checkpoint,
-        (slots, adapter): (&LoraSlots, Option<&LoraAdapter>),
-        head: Head,
-        layout: Layout,
-        options: &SessionOptions,
-    ) -> Result<Self, ModelError> {
+        let (slots, adapter) = match adapters {
+            Adapters::InTurns(slots, first) => (slots, first),
+            Adapters::Fixed(adapter) => {
+                let place = layout.adapter_place();
+                return Self::start(runtime, checkpoint, adapter, place, head, layout, options);
+            }
+        };
         let (labels, hidden) = (1, checkpoint.config.hidden_size);
         let own_score = match (head, checkpoint.config.num_labels) {
             (Head::Score, Some(labels)) => {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use dissent_domain::generation::SamplingParams;
 use dissent_domain::training::LoraSettings;
-use dissent_models::adapter::{AdapterTask, LoraAdapter, LoraSlots, ValueHead};
+use dissent_models::adapter::{AdapterTask, Adapters, LoraAdapter, LoraSlots, ValueHead};
 use dissent_models::checkpoint::Checkpoint;
 use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
 use dissent_models::runtime::CancelFlag;
@@ -220,8 +220,9 @@ fn logits(checkpoint: &Checkpoint, session: Session<'_>) -> Option<Vec<Vec<f32>>
             )]
         }
         Session::Swapped(slots, turns) => {
-            let mut scorer = PolicyScorer::open_swappable(runtime, checkpoint, slots, None, &options(1))
-                .expect("the model opens");
+            let mut scorer =
+                PolicyScorer::open(runtime, checkpoint, Adapters::InTurns(slots, None), &options(1))
+                    .expect("the model opens");
             turns
                 .iter()
                 .map(|turn| {
@@ -251,8 +252,9 @@ fn rewards(checkpoint: &Checkpoint, session: Session<'_>) -> Option<Vec<Vec<f32>
             )]
         }
         Session::Swapped(slots, turns) => {
-            let mut model = RewardModel::open_swappable(runtime, checkpoint, slots, turns[0], &options(1))
-                .expect("the model opens");
+            let mut model =
+                RewardModel::open(runtime, checkpoint, Adapters::InTurns(slots, turns[0]), &options(1))
+                    .expect("the model opens");
             turns
                 .iter()
                 .map(|turn| {
@@ -282,8 +284,9 @@ fn a_generator_samples_what_the_adapter_of_the_turn_would() {
         return;
     };
     let slots = LoraSlots::of_adapter(&adapter);
-    let mut swapped = Generator::open_swappable(runtime, &checkpoint, &slots, Some(&adapter), &options(4))
-        .expect("the model opens");
+    let mut swapped =
+        Generator::open(runtime, &checkpoint, Adapters::InTurns(&slots, Some(&adapter)), &options(4))
+            .expect("the model opens");
     let mut seen = vec![sample(&mut swapped)];
     for turn in [None, Some(&adapter)] {
         swapped.set_adapter(turn).expect("the adapter fits");
@@ -304,12 +307,13 @@ fn an_adapter_that_does_not_fit_the_session_is_refused_by_name() {
     let (Some(runtime), checkpoint) = (runtime(), tiny("llama")) else { return };
     let narrow = LoraSettings { r: 1, targets: vec!["q_proj".to_owned()], ..LoraSettings::default() };
     let slots = LoraSlots::of_settings(&checkpoint.config, &narrow).expect("the projection is there");
-    let mut scorer =
-        PolicyScorer::open_swappable(runtime, &checkpoint, &slots, None, &options(1)).expect("opens");
+    let mut scorer = PolicyScorer::open(runtime, &checkpoint, Adapters::InTurns(&slots, None), &options(1))
+        .expect("opens");
     let error = scorer.set_adapter(Some(&adapter("llama-lora"))).expect_err("too much").to_string();
     assert!(error.contains("layers.0."), "{error}");
-    let error =
-        RewardModel::open_swappable(runtime, &checkpoint, &slots, None, &options(1)).err().expect("no head");
+    let error = RewardModel::open(runtime, &checkpoint, Adapters::InTurns(&slots, None), &options(1))
+        .err()
+        .expect("no head");
     assert!(error.to_string().contains("score head"), "{error}");
     let mut fixed = PolicyScorer::open(runtime, &checkpoint, None, &options(1)).expect("opens");
     assert!(fixed.set_adapter(None).is_err());

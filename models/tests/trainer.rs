@@ -111,7 +111,17 @@ fn every_objective_is_learnt() {
         let after = evaluate(&mut trainer);
         assert!(after.loss < 0.7 * before.loss, "{base} {objective:?}: {} then {}", before.loss, after.loss);
         match after.details {
-            Details::Imitation {} => {}
+            Details::Imitation(imitation) => {
+                let Details::Imitation(at_first) = before.details else { panic!("{before:?}") };
+                assert!(
+                    imitation.mean_token_accuracy > at_first.mean_token_accuracy,
+                    "{base}: {imitation:?}"
+                );
+                assert!(
+                    imitation.entropy > 0.0 && imitation.entropy < at_first.entropy,
+                    "{base}: {imitation:?}"
+                );
+            }
             Details::Scores(scores) => assert!(scores.accuracy > 0.9, "{base} {objective:?}: {scores:?}"),
             Details::Preferences(preferences) => {
                 assert!(preferences.rewards_accuracies > 0.9, "{base} {objective:?}: {preferences:?}");

@@ -233,7 +233,7 @@ impl Bench {
     }
 
     fn check_outputs(&self, output: &BatchOutput) {
-        let ModelOutputs { scores, logprobs, values, entropy } = &output.model;
+        let ModelOutputs { scores, logprobs, values, entropy, hits } = &output.model;
         for (name, seen) in [
             ("scores", scores),
             ("logprobs", logprobs),
@@ -246,8 +246,19 @@ impl Bench {
                     let distance = distance(seen, expected);
                     assert!(distance <= 1e-5, "{name} of {}: {distance}", self.case.name);
                 }
+                // The same nodes give it as in GRPO, where PyTorch's figures are at hand.
+                None if name == "entropy" && self.spec.loss == Loss::Sft => {
+                    assert_eq!(seen.len(), logprobs.len(), "{}", self.case.name);
+                }
                 None => assert!(seen.is_empty(), "{name} of {}", self.case.name),
             }
+        }
+        let counted = if self.spec.loss == Loss::Sft { logprobs.len() } else { 0 };
+        assert_eq!(hits.len(), counted, "{}", self.case.name);
+        // A token with more than half of the probability is the likeliest; one with less than 1/vocabulary is not.
+        let vocabulary = self.checkpoint.config.vocab_size as f32;
+        for (hit, logprob) in hits.iter().zip(logprobs) {
+            assert!((*hit > 0.5 || *logprob <= 0.5_f32.ln()) && (*hit < 0.5 || *logprob >= -vocabulary.ln()));
         }
     }
 }
@@ -380,9 +391,10 @@ fn evaluation_gives_what_the_step_saw_and_the_base_model_without_the_change() {
     let bench = Bench::new("llama.ppo", false);
     let mut session = bench.session(runtime);
     let seen = bench.accumulate(&mut session).model;
-    let (trainable, head) = (&bench.spec.trainable, bench.spec.loss.head());
-    let mut eval =
-        EvalSession::open(runtime, &bench.checkpoint, trainable, head, true, &options(1)).expect("a session");
+    let (trainable, loss) = (&bench.spec.trainable, bench.spec.loss);
+    let (head, report) = (loss.head(), loss.report());
+    let mut eval = EvalSession::open(runtime, &bench.checkpoint, trainable, head, report, &options(1))
+        .expect("a session");
     let cancel = CancelFlag::new();
     let evaluated = eval.evaluate(&bench.initial, &bench.batch, &cancel).expect("outputs");
     for (a, b) in [

@@ -13,7 +13,9 @@ const ANSWER_BYTES_MAX: u64 = 4096;
 
 /// Ask a running serve or worker whether it is ready
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  dissent health\n  dissent health --address 127.0.0.1:9465\n\nExits with 0 if it is ready, with 1 if not.")]
+#[command(
+    after_help = "Examples:\n  dissent health\n  dissent health --address 127.0.0.1:9465\n\nExits with 0 if it is ready, with 1 if not."
+)]
 pub(crate) struct HealthArgs {
     /// Where it answers for its health (`--listen` of serve and worker).
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464", env = "DISSENT_HEALTH_ADDRESS")]

@@ -9,6 +9,7 @@ mod feedback;
 mod generate;
 mod health;
 mod interrupt;
+mod judge;
 mod log;
 mod model;
 mod models;

@@ -61,10 +61,7 @@ impl BrokerConfig {
         let Self::Rabbitmq(rabbit) = self else { return Ok(()) };
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
         if rabbit.prefix.is_empty() || rabbit.prefix.len() > 32 || !rabbit.prefix.chars().all(allowed) {
-            return Err(format!(
-                "broker.prefix = {:?}: use 1 to 32 of a-z, 0-9, '-' and '_'",
-                rabbit.prefix
-            ));
+            return Err(format!("broker.prefix = {:?}: use 1 to 32 of a-z, 0-9, '-' and '_'", rabbit.prefix));
         }
         Ok(())
     }

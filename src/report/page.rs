@@ -1,7 +1,7 @@
 //! What both templates see of a report, and the filters with which they write it.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, HtmlEscape, UndefinedBehavior, escape_formatter};
 use serde::Serialize;
 
 use super::charts::Charts;
@@ -10,6 +10,7 @@ use super::data::{
     SelectedPair, SetAside, Status,
 };
 use super::learning::LearningPage;
+use super::text;
 use super::words::{self, Headline, Setting};
 
 /// A report as the templates see it: everything but the numbers of every single prompt.
@@ -77,11 +78,44 @@ impl<'a> Page<'a> {
     }
 }
 
+/// A template engine for pages: every text is untrusted unless the template says otherwise.
+///
+/// # Errors
+/// As [`environment`].
+pub(crate) fn html_environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = environment()?;
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_formatter(|out, state, value| match value.as_str() {
+        Some(untrusted) if !value.is_safe() => {
+            write!(out, "{}", HtmlEscape(&text::visible(untrusted)))?;
+            Ok(())
+        }
+        _ => escape_formatter(out, state, value),
+    });
+    Ok(environment)
+}
+
+/// A template engine for CommonMark with tables: every text is untrusted unless the template says otherwise.
+///
+/// # Errors
+/// As [`environment`].
+pub(crate) fn markdown_environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = environment()?;
+    environment.set_auto_escape_callback(|_| AutoEscape::Custom("markdown".into()));
+    environment.set_formatter(|out, state, value| match value.as_str() {
+        Some(untrusted) if !value.is_safe() => Ok(out.write_str(&text::markdown(untrusted))?),
+        Some(trusted) => Ok(out.write_str(trusted)?),
+        None if value.is_number() => Ok(write!(out, "{value}")?),
+        None => escape_formatter(out, state, value),
+    });
+    Ok(environment)
+}
+
 /// A template engine that knows how the report writes numbers, and refuses a name that it does not know.
 ///
 /// # Errors
 /// None: the syntax is the default one, with blocks on lines of their own.
-pub(crate) fn environment() -> Result<Environment<'static>, minijinja::Error> {
+fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);

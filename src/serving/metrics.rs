@@ -76,14 +76,24 @@ fn experiment(registry: &mut Registry, watched: &Watched) {
     gauge(registry, "comparisons", "Comparisons put up in the current round", progress.comparisons.into());
     gauge(registry, "judgements", "Judgements of them so far", progress.judgements);
     gauge(registry, "judgements_wanted", "Judgements that are enough", progress.judgements_wanted);
-    gauge(registry, "waits_for_people", "1 while only judgements can bring it on", progress.waits_for_people.into());
+    gauge(
+        registry,
+        "waits_for_people",
+        "1 while only judgements can bring it on",
+        progress.waits_for_people.into(),
+    );
     gauge(registry, "finished", "1 once everything planned is done", progress.finished.into());
     let (step, steps) = progress.training.unwrap_or_default();
     gauge(registry, "training_step", "Steps done of the training under way", step);
     gauge(registry, "training_steps", "Its steps in all", steps);
     if let Some(age) = vitals.lease_age() {
         let seconds = ConstGauge::new(age.as_secs_f64());
-        registry.register_with_unit("lease_age", "Since the training last gave a sign of life", Unit::Seconds, seconds);
+        registry.register_with_unit(
+            "lease_age",
+            "Since the training last gave a sign of life",
+            Unit::Seconds,
+            seconds,
+        );
     }
     counter(registry, "events", "Events of the experiment that this process knows", progress.events);
     counter(registry, "tokens_sampled", "Response tokens sampled by this process", vitals.meter.tokens());

@@ -62,7 +62,8 @@ pub(crate) fn serve(config: &Config, data_dir: &Path, serving: &Serving) -> anyh
         let resources = opening::open(config, &models, planned, serving.roles.clone(), places)?;
         let mut pipeline = Pipeline::start(&plan, resources).await?;
         let served = Served::begin(pipeline.vitals(), carrier, serving).await?;
-        let (cancel, failure) = (pipeline.cancel_handle(), async { pipeline.finished().await.map(|_: Ending| ()) });
+        let (cancel, failure) =
+            (pipeline.cancel_handle(), async { pipeline.finished().await.map(|_: Ending| ()) });
         let outcome = served.until_stopped(failure, cancel).await;
         let drained = pipeline.drain().await;
         outcome.and(drained.map_err(Into::into))
@@ -75,7 +76,8 @@ pub(crate) fn serve(config: &Config, data_dir: &Path, serving: &Serving) -> anyh
 /// If configuration, data or models cannot be used, a step fails, or RabbitMQ refuses.
 pub(crate) fn work(config: &Config, data_dir: &Path, serving: &Serving) -> anyhow::Result<()> {
     let BrokerConfig::Rabbitmq(rabbit) = &config.broker else {
-        let reason = "a worker needs a RabbitMQ that it shares with the server: set [broker] kind = \"rabbitmq\"";
+        let reason =
+            "a worker needs a RabbitMQ that it shares with the server: set [broker] kind = \"rabbitmq\"";
         return Err(BadInput(reason.to_owned()).into());
     };
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
@@ -86,7 +88,8 @@ pub(crate) fn work(config: &Config, data_dir: &Path, serving: &Serving) -> anyho
     actix::System::new().block_on(async {
         let broker = RabbitBroker::connect_worker(options).await.context("failed to reach RabbitMQ")?;
         let history = broker.history(&plan.experiment).await?;
-        let places = Places { log: Arc::new(MemoryLog::new()), broker: broker.clone(), artifacts, inbox: None };
+        let places =
+            Places { log: Arc::new(MemoryLog::new()), broker: broker.clone(), artifacts, inbox: None };
         let resources = opening::open(config, &models, planned, serving.roles.clone(), places)?;
         let told = Told { history, plan: plan.clone() };
         let mut worker = Worker::start(&plan, resources, Box::new(told))?;

@@ -115,7 +115,7 @@ fn labelled_method(config: &LabelledConfig, result: &LabelledResult) -> Vec<Stri
 fn arms_method(config: &ArmsConfig, parallel: usize) -> Vec<String> {
     vec![
         format!(
-            "Every rule was run at each of its budgets with the seeds {:?}, {parallel} experiments at a time; the experiments of a \
+            "Every rule was run at each of its budgets with the seeds {:?}, at most {parallel} at a time; the experiments of a \
              seed differ in nothing else, and begin with the same answers.",
             config.seeds
         ),

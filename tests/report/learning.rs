@@ -104,11 +104,15 @@ fn train(run: &mut Run<'_>, stage: Stage) {
             ("accuracy".to_owned(), 0.1 * f64::from(step)),
             ("objective/kl".to_owned(), 0.2 * f64::from(step)),
         ]);
-        let (sequence, step, steps) = (step - 1, u64::from(step), 5);
+        let (sequence, step, steps) = (2 * (step - 1), u64::from(step), 5);
         let checkpoint = None;
         let progressed =
             TrainingProgressed { round: 0, stage, attempt: 0, sequence, step, steps, checkpoint, metrics };
-        run.happen(progressed.into());
+        run.happen(progressed.clone().into());
+        // A checkpoint of the same step says nothing of its figures.
+        let metrics = BTreeMap::new();
+        let checkpoint = Some("c".repeat(64));
+        run.happen(TrainingProgressed { sequence: sequence + 1, checkpoint, metrics, ..progressed }.into());
     }
     let (adapter, metrics) = ("a".repeat(64), BTreeMap::new());
     let fingerprint = format!("{}-new", stage.name());
@@ -141,6 +145,26 @@ fn learnt<'a>(plan: &'a Plan, cases: &[Case], annotators: &[&str], gold: f64) ->
     run.happen(last);
     while run.conclude() {}
     run
+}
+
+#[test]
+fn a_policy_that_had_nothing_to_learn_from_is_said_to_be_as_it_was() {
+    let cases = cases();
+    let plan = learning_plan("learnt", &cases, 2);
+    let mut run = measured(&plan, &cases);
+    let first = evaluation(&run, 0, [0.25, 0.02], [1.0, 0.1], 0.0);
+    run.happen(first);
+    judge(&mut run, &["ann", "bob"]);
+    while run.conclude() {}
+    train(&mut run, Stage::Reward);
+    let (round, stage, attempt) = (0, Stage::Policy, 0);
+    let worker = "test".to_owned();
+    run.happen(TrainingStarted { round, stage, attempt, worker, lease_ms: 60_000 }.into());
+    let metrics = BTreeMap::from([(PolicyTuned::PAIRS.to_owned(), 0.0)]);
+    let (adapter, fingerprint) = ("a".repeat(64), "policy-new".to_owned());
+    run.happen(PolicyTuned { round, attempt, adapter, fingerprint, metrics }.into());
+    let said = report::markdown(&reported_round(&plan, &run)).unwrap();
+    assert!(said.contains("Tuning of the policy: left out, since the reward model found"), "{said}");
 }
 
 fn fixed(gold: f64) -> (Plan, ReportData) {

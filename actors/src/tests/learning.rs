@@ -1,5 +1,6 @@
 //! Whole rounds that learn, on tiny models; where training itself is beside the point, a stand-in counts in its place.
 
+mod models;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use dissent_domain::log::EventLog;
 use dissent_domain::prompt::Prompt;
 use dissent_domain::replay::Replay;
 use dissent_domain::reward::RewardKind;
-use dissent_domain::training::{Hyperparameters, LoraSettings, PolicyMethod, PolicyObjective, PpoSettings};
+use dissent_domain::training::{Hyperparameters, LoraSettings, PolicyObjective};
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::cache::cache_dir;
 use dissent_models::checkpoint::{Checkpoint, OpenOptions};
@@ -38,7 +39,7 @@ use crate::model::{self, Base};
 use crate::pipeline::{Ending, Pipeline};
 use crate::roles::Roles;
 use crate::training::worker::LeaseTimes;
-use crate::training::{Learnable, Learner, Learnt, ModelLearner, Refinement, Tuning, Watch};
+use crate::training::{Learner, Learnt, Refinement, Tuning, Watch};
 use crate::{Policy, Proxy, StepError};
 
 const PROMPTS: u32 = 4;
@@ -170,8 +171,13 @@ struct Place {
 impl Place {
     /// None, and a word on why, where ONNX Runtime is missing.
     fn new() -> Option<Self> {
+        Self::with_policy(None)
+    }
+
+    /// As `new`, with a policy that begins with an adapter.
+    fn with_policy(adapter: Option<&str>) -> Option<Self> {
         let runtime = OnnxRuntime::load(None).map_err(|error| eprintln!("skipped: {error}")).ok()?;
-        let (policy, reward) = (base(runtime, None), base(runtime, Some("llama-reward")));
+        let (policy, reward) = (base(runtime, adapter), base(runtime, Some("llama-reward")));
         Some(Self { log: Arc::default(), folder: tempfile::tempdir().unwrap(), policy, reward })
     }
 
@@ -232,6 +238,36 @@ impl Place {
         self.folder.path().join("inbox")
     }
 
+    /// Runs a plan until it waits for people, and again while they judge, to its end.
+    async fn judge_when_asked(
+        &self,
+        plan: &Plan,
+        [first, second]: [Box<dyn Learner>; 2],
+        is_unsafe: Option<[bool; 2]>,
+    ) {
+        let mut pipeline = self.start(plan, first, None).await;
+        assert_eq!(ended(&mut pipeline).await, Ending::WaitsForPeople);
+        pipeline.drain().await.unwrap();
+        assert!(self.of_kind(EventType::FeedbackSettled).is_empty());
+        let mut pipeline = self.start(plan, second, Some(self.inbox())).await;
+        self.judge_all(Verdict::Second, is_unsafe);
+        assert_eq!(ended(&mut pipeline).await, Ending::Finished);
+        pipeline.drain().await.unwrap();
+    }
+
+    /// Puts a judgement of each comparison so far into the inbox.
+    fn judge_all(&self, verdict: Verdict, is_unsafe: Option<[bool; 2]>) {
+        let mut lines = String::new();
+        for comparison in 0..u32::try_from(self.of_kind(EventType::FeedbackRequested).len()).unwrap() {
+            let (annotator, comment) = ("ann".into(), None);
+            let judgement = FeedbackReceived { round: 0, comparison, annotator, verdict, is_unsafe, comment };
+            lines += &(serde_json::to_string(&judgement).unwrap() + "\n");
+        }
+        std::fs::create_dir(self.inbox()).unwrap();
+        std::fs::write(self.inbox().join("partial"), lines).unwrap();
+        std::fs::rename(self.inbox().join("partial"), self.inbox().join("ann.jsonl")).unwrap();
+    }
+
     async fn start(&self, plan: &Plan, learner: Box<dyn Learner>, inbox: Option<PathBuf>) -> Pipeline {
         self.start_with(plan, learner, inbox, LeaseTimes::default()).await
     }
@@ -244,7 +280,9 @@ impl Place {
         times: LeaseTimes,
     ) -> Pipeline {
         let broker = Arc::new(EmbeddedBroker::new(self.log.clone(), EmbeddedOptions::default()));
-        let resources = self.resources(self.log.clone(), broker, Roles::all(), learner, inbox);
+        let mut resources = self.resources(self.log.clone(), broker, Roles::all(), learner, inbox);
+        let [_, scored] = templates();
+        resources.proxy = Some(Proxy::open(self.reward.clone(), scored, plan.reward.kind).unwrap());
         Pipeline::start_with(plan, resources, times).await.unwrap()
     }
 
@@ -317,7 +355,11 @@ async fn ended(pipeline: &mut Pipeline) -> Ending {
 }
 
 fn with_place(test: impl AsyncFnOnce(&Place)) {
-    let Some(place) = Place::new() else { return };
+    within(Place::new(), test);
+}
+
+fn within(place: Option<Place>, test: impl AsyncFnOnce(&Place)) {
+    let Some(place) = place else { return };
     actix::System::new().block_on(test(&place));
 }
 
@@ -362,67 +404,6 @@ fn the_second_round_is_worked_on_by_the_models_of_the_first() {
         let scored = place.of_kind(EventType::RewardsScored);
         assert!(scored.iter().any(|e| matches!(e, Event::RewardsScored(e) if e.reward_model == results[0])));
     });
-}
-
-fn models_learn(method: PolicyMethod, check: impl FnOnce(&Place)) {
-    with_place(async |place| {
-        let [raw, scored] = templates();
-        let learner = ModelLearner {
-            policy: Learnable { base: place.policy.clone(), template: raw },
-            reward: Learnable { base: place.reward.clone(), template: scored },
-            kind: RewardKind::Reward,
-        };
-        let mut plan = place.plan(2, FeedbackSource::Oracle);
-        let samples = if method == PolicyMethod::Ppo { 1 } else { 2 };
-        let ppo = PpoSettings {
-            prompts: 2,
-            samples,
-            iterations: 2,
-            epochs: 1,
-            max_new_tokens: 6,
-            ..PpoSettings::default()
-        };
-        let tuning = &mut plan.learning.as_mut().unwrap().tuning;
-        tuning.objective = PolicyObjective { method, ppo, ..PolicyObjective::default() };
-        tuning.hyperparameters.learning_rate = 1e-2;
-        place.finish(&plan, Box::new(learner)).await;
-        let replay = place.verified();
-        let [first, .., last] = replay.experiment().evaluations() else { panic!() };
-        assert!(first.kl == 0.0 && last.kl != 0.0, "{last:?}");
-        check(place);
-    });
-}
-
-#[test]
-fn models_learn_from_the_feedback_by_dpo() {
-    models_learn(PolicyMethod::Dpo, |place| {
-        let refined = place.of_kind(EventType::RewardModelRefined);
-        let [Event::RewardModelRefined(first), Event::RewardModelRefined(second)] = &refined[..] else {
-            panic!("{refined:?}")
-        };
-        assert!(first.metrics["loss"] > 0.0 && first.preferences > 0, "{first:?}");
-        assert!(second.preferences > first.preferences, "the feedback of all rounds counts");
-        let steps = place.of_kind(EventType::TrainingProgressed);
-        assert!(steps.iter().any(|e| matches!(e, Event::TrainingProgressed(e) if e.step == 3)));
-    });
-}
-
-#[test]
-fn models_learn_from_the_feedback_by_rso() {
-    models_learn(PolicyMethod::Rso, |_| ());
-}
-
-#[test]
-fn models_learn_from_the_feedback_by_ppo() {
-    models_learn(PolicyMethod::Ppo, |place| {
-        let Event::PolicyTuned(e) = &place.of_kind(EventType::PolicyTuned)[0] else { panic!() };
-        assert!(e.metrics.contains_key("objective/kl"), "{e:?}");
-    });
-}
-
-#[test]
-fn models_learn_from_the_feedback_by_grpo() {
-    models_learn(PolicyMethod::Grpo, |_| ());
 }
 
 #[test]
@@ -478,29 +459,9 @@ fn a_training_that_fails_stops_the_run_and_says_why() {
 fn people_are_waited_for_and_heard_while_the_pipeline_runs() {
     with_place(async |place| {
         let plan = place.plan(1, FeedbackSource::People);
-        let mut pipeline = place.start(&plan, place.counting(Mishap::None), None).await;
-        assert_eq!(ended(&mut pipeline).await, Ending::WaitsForPeople);
-        pipeline.drain().await.unwrap();
-        assert!(place.of_kind(EventType::FeedbackSettled).is_empty());
-
-        let mut pipeline = place.start(&plan, place.counting(Mishap::None), Some(place.inbox())).await;
-        let mut lines = String::new();
-        for comparison in 0..u32::try_from(place.of_kind(EventType::FeedbackRequested).len()).unwrap() {
-            let judgement = FeedbackReceived {
-                round: 0,
-                comparison,
-                annotator: "ann".into(),
-                verdict: Verdict::Second,
-                is_unsafe: None,
-                comment: None,
-            };
-            lines += &(serde_json::to_string(&judgement).unwrap() + "\n");
-        }
-        std::fs::create_dir(place.inbox()).unwrap();
-        std::fs::write(place.inbox().join("partial"), lines).unwrap();
-        std::fs::rename(place.inbox().join("partial"), place.inbox().join("ann.jsonl")).unwrap();
-        assert_eq!(ended(&mut pipeline).await, Ending::Finished);
-        pipeline.drain().await.unwrap();
+        place
+            .judge_when_asked(&plan, [place.counting(Mishap::None), place.counting(Mishap::None)], None)
+            .await;
         place.verified();
         assert_eq!(std::fs::read_dir(place.inbox()).unwrap().count(), 0);
     });

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use dissent_domain::event::CompletionsSampled;
+use dissent_domain::event::{CompletionsSampled, PolicyTuned};
 use dissent_domain::generation::sample_seed;
 use dissent_domain::reward::RewardKind;
 use dissent_domain::training::rso::Ranking;
@@ -17,9 +17,9 @@ use dissent_models::runtime::CancelFlag;
 use dissent_models::scoring::RewardModel;
 use dissent_models::template::PromptTemplate;
 use dissent_models::training::{
-    DataOrder, Objective, StepMetrics, TokenPair, Trainer, TrainingData, TrainingSequence, TrainingSetup,
+    DataOrder, Objective, StepMetrics, TokenPair, Trainer, TrainingData, TrainingSetup, fresh_adapter,
 };
-use dissent_models::tuning::preference_pairs::{PairRule, preference_pairs};
+use dissent_models::tuning::preference_pairs::{PairRule, token_pairs};
 use dissent_models::tuning::{
     Anchor, Answer, LoraPolicy, PolicyStart, PolicyTuner, Scorer, TuningPrompt, TuningSettings,
 };
@@ -61,6 +61,9 @@ impl Learner for ModelLearner {
         let (original, left_out_too) = self.compared(&task.original, settings)?;
         let (preferences, rehearsed) = (count(feedback.len()), count(original.len()));
         warn_left_out("preferences", left_out + left_out_too);
+        if feedback.is_empty() && original.is_empty() {
+            return Err(too_long("refinement", left_out + left_out_too, "preferences", settings));
+        }
         let mut pairs = original;
         pairs.extend(feedback);
         let setup = TrainingSetup {
@@ -124,12 +127,13 @@ impl ModelLearner {
         let (objective, settings) = (&task.plan.objective, &task.plan.hyperparameters);
         let (pairs, left_out) = short_enough(self.ranked(task, watch)?, settings);
         warn_left_out("pairs of answers", left_out);
-        if pairs.is_empty() {
-            return Err(StepError::Fatal(
-                "the reward model finds all answers of each prompt equally good: there is no pair to tune the policy on"
-                    .to_owned(),
-            ));
+        if pairs.is_empty() && left_out > 0 {
+            return Err(too_long("tuning", left_out, "pairs of answers", settings));
         }
+        if pairs.is_empty() {
+            return self.unchanged(task);
+        }
+        let learnt_from = pairs.len() as f64;
         #[expect(clippy::cast_possible_truncation, reason = "a setting of a few digits")]
         let beta = objective.beta as f32;
         let setup = TrainingSetup {
@@ -145,7 +149,24 @@ impl ModelLearner {
             trainer.hold_to(first).map_err(failed)?;
         }
         train(&mut trainer, task.resume.as_deref(), watch)?;
-        learnt(base, trainer.adapter(None).map_err(failed)?, final_metrics(&trainer), [0, 0])
+        let mut metrics = final_metrics(&trainer);
+        metrics.insert(PolicyTuned::PAIRS.to_owned(), learnt_from);
+        learnt(base, trainer.adapter(None).map_err(failed)?, metrics, [0, 0])
+    }
+
+    /// The policy as it was, where the reward model prefers none of its answers to another: there is nothing to learn in this round,
+    /// as there is nothing to refine a reward model on without feedback, and the next round may have more to say.
+    fn unchanged(&self, task: &Tuning) -> Result<Learnt, StepError> {
+        tracing::warn!(
+            round = task.round,
+            "the reward model finds the answers of each prompt equally good, so the policy stays as it is in this round;              if this goes on, raise generation.temperature or generation.samples"
+        );
+        let base = &self.policy.base;
+        let adapter = match task.policy.as_deref() {
+            Some(adapter) => adapter.clone(),
+            None => fresh_adapter(&base.checkpoint, &task.plan.hyperparameters).map_err(failed)?,
+        };
+        learnt(base, adapter, BTreeMap::from([(PolicyTuned::PAIRS.to_owned(), 0.0)]), [0, 0])
     }
 
     /// Pairs of the policy's own answers, ranked by the current reward model. Token ids are those that were sampled.
@@ -164,14 +185,8 @@ impl ModelLearner {
             let (prompt_id, round) = (&sampled.prompt.prompt_id, task.round);
             let seed = sample_seed(&task.experiment, task.seed, round, prompt_id, PAIRS_SAMPLE);
             let rule = pair_rule(&task.plan.objective, token_ids.len());
-            let sequence = |completion: usize| TrainingSequence {
-                ids: [sampled.prompt_token_ids.as_slice(), token_ids[completion]].concat(),
-                completion_start: sampled.prompt_token_ids.len(),
-            };
-            for pair in preference_pairs(&token_ids, &rewards, rule, seed).map_err(failed)? {
-                let (chosen, rejected) = (sequence(pair.chosen), sequence(pair.rejected));
-                pairs.push(TokenPair { chosen, rejected, margin: 0.0, is_unsafe: None });
-            }
+            let prompt = &sampled.prompt_token_ids;
+            pairs.extend(token_pairs(prompt, &token_ids, &rewards, rule, seed).map_err(failed)?);
         }
         Ok(pairs)
     }
@@ -367,6 +382,14 @@ fn warn_left_out(what: &str, left_out: usize) {
     if left_out > 0 {
         tracing::warn!(left_out, "{what} longer than max_length are not learnt from");
     }
+}
+
+/// Not one example is short enough: the settings have to change, and with them the experiment.
+fn too_long(section: &str, left_out: usize, what: &str, settings: &Hyperparameters) -> StepError {
+    StepError::Fatal(format!(
+        "all {left_out} {what} are longer than {section}.max_length, {} tokens: begin an experiment with a larger one, or with          a smaller generation.max_new_tokens",
+        settings.max_length
+    ))
 }
 
 fn count(number: usize) -> u32 {

@@ -96,6 +96,17 @@ pub struct PolicyTuned {
     pub adapter: String,
     /// Fingerprint of the tuned policy, the adapter included.
     pub fingerprint: String,
-    /// Final figures, named as in TRL.
+    /// Final figures, named as in TRL; where it learns from pairs of answers, their number under [`PolicyTuned::PAIRS`].
     pub metrics: BTreeMap<String, f64>,
+}
+
+impl PolicyTuned {
+    /// The metric that says from how many pairs of its answers a policy learnt.
+    pub const PAIRS: &str = "pairs";
+
+    /// Whether there was nothing to learn from, so that the policy stayed as it was.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.metrics.get(Self::PAIRS).is_some_and(|&pairs| pairs <= 0.0)
+    }
 }

@@ -131,6 +131,9 @@ pub(crate) trait Forward {
     /// The embeddings of the tokens.
     fn embedding(&mut self, table: &str) -> Result<Value, ModelError>;
 
+    /// A and B of the low-rank change of a projection, `[rank, in]` and `[out, rank]`, B already scaled; none: it has no change.
+    fn low_rank(&mut self, target: LoraTarget) -> Result<Option<(Value, Value)>, ModelError>;
+
     /// A linear layer `{block}.{module}` of a layer, with its low-rank change if there is one for it.
     fn linear(
         &mut self,
@@ -139,7 +142,20 @@ pub(crate) trait Forward {
         module: &str,
         x: Value,
         bias: bool,
-    ) -> Result<Value, ModelError>;
+    ) -> Result<Value, ModelError> {
+        let weight = self.weight(&format!("{block}.{module}.weight"))?;
+        let mut y = self.graph().linear(x, weight)?;
+        if bias {
+            let bias = self.weight(&format!("{block}.{module}.bias"))?;
+            y = self.graph().add(y, bias)?;
+        }
+        let Some((a, b)) = self.low_rank(LoraTarget { layer, module: module.to_owned() })? else {
+            return Ok(y);
+        };
+        let narrow = self.graph().linear(x, a)?;
+        let change = self.graph().linear(narrow, b)?;
+        self.graph().add(y, change)
+    }
 
     /// Causal self-attention of one layer with rotary positions.
     fn attention(
@@ -291,25 +307,13 @@ impl Forward for Decoder<'_> {
         Ok(self.graph.gather(table, self.input_ids))
     }
 
-    fn linear(
-        &mut self,
-        layer: usize,
-        block: &str,
-        module: &str,
-        x: Value,
-        bias: bool,
-    ) -> Result<Value, ModelError> {
-        let weight = self.weight(&format!("{block}.{module}.weight"))?;
-        let mut y = self.graph.linear(x, weight)?;
-        if bias {
-            let bias = self.weight(&format!("{block}.{module}.bias"))?;
-            y = self.graph.add(y, bias)?;
-        }
-        let target = LoraTarget { layer, module: module.to_owned() };
-        let Some(pair) = self.adapter.and_then(|adapter| adapter.layers.get(&target)) else { return Ok(y) };
+    fn low_rank(&mut self, target: LoraTarget) -> Result<Option<(Value, Value)>, ModelError> {
+        let Some(pair) = self.adapter.and_then(|adapter| adapter.layers.get(&target)) else {
+            return Ok(None);
+        };
         let [a, b] = names::lora(&target);
         let (a_shape, b_shape) = ([pair.rank, pair.inputs], [pair.outputs, pair.rank]);
-        let (a, b) = match self.adapter_place {
+        Ok(Some(match self.adapter_place {
             AdapterPlace::Inputs => (
                 self.graph.input(a, ElementType::F32, a_shape.map(Dim::Fixed).to_vec()),
                 self.graph.input(b, ElementType::F32, b_shape.map(Dim::Fixed).to_vec()),
@@ -318,10 +322,7 @@ impl Forward for Decoder<'_> {
                 self.graph.constant_f32(&a, &a_shape, &pair.a),
                 self.graph.constant_f32(&b, &b_shape, &scaled_b(pair)),
             ),
-        };
-        let low_rank = self.graph.linear(x, a)?;
-        let change = self.graph.linear(low_rank, b)?;
-        self.graph.add(y, change)
+        }))
     }
 
     /// Extends the layer's cache.

@@ -165,6 +165,11 @@ pub enum Op {
         /// Whether they stay, with size 1.
         keep: bool,
     },
+    /// `x → its greatest element` over one axis, which stays with size 1.
+    ReduceMax {
+        /// The axis.
+        axis: usize,
+    },
     /// `x → eˣ / Σ eˣ` over the last axis.
     Softmax,
     /// `x → x − ln Σ eˣ` over the last axis.
@@ -296,6 +301,7 @@ impl Op {
             Self::Slice { .. } => ("", "Slice"),
             Self::ReduceSum { .. } => ("", "ReduceSum"),
             Self::ReduceMean { .. } => ("", "ReduceMean"),
+            Self::ReduceMax { .. } => ("", "ReduceMax"),
             Self::Softmax => ("", "Softmax"),
             Self::LogSoftmax => ("", "LogSoftmax"),
             // ONNX Runtime registers this one under the standard domain.
@@ -331,6 +337,7 @@ impl Op {
             Self::Transpose { perm } => vec![("perm", Attribute::Ints(integers(perm)))],
             Self::Concat { axis } | Self::Split { axis, .. } => vec![("axis", int(*axis))],
             Self::ReduceSum { keep, .. } | Self::ReduceMean { keep, .. } => vec![("keepdims", flag(*keep))],
+            Self::ReduceMax { .. } => vec![("keepdims", flag(true))],
             Self::Softmax | Self::LogSoftmax => vec![("axis", Attribute::Int(-1))],
             Self::Cast { to } | Self::StopGradient { element: to } => {
                 vec![("to", Attribute::Int(i64::from(to.onnx_code())))]
@@ -369,7 +376,7 @@ impl Op {
         let axis_of = |axis: &usize| vec![("axes", Constant::Ints(vec![integer(*axis)]))];
         match self {
             Self::Reshape { shape } => vec![("shape", Constant::Ints(shape.clone()))],
-            Self::Unsqueeze { axis } | Self::Squeeze { axis } => axis_of(axis),
+            Self::Unsqueeze { axis } | Self::Squeeze { axis } | Self::ReduceMax { axis } => axis_of(axis),
             Self::ReduceSum { axes, .. } | Self::ReduceMean { axes, .. } => {
                 vec![("axes", Constant::Ints(integers(axes)))]
             }

@@ -173,6 +173,7 @@ fn run(node: &Node, operands: &[Option<&Tensor>]) -> Vec<Tensor> {
         Op::Slice { axis, start, end } => one(shapes::slice(at(0), *axis, *start, *end)),
         Op::ReduceSum { axes, keep } => one(shapes::sum(at(0), axes, *keep)),
         Op::ReduceMean { axes, keep } => one(shapes::mean(at(0), axes, *keep)),
+        Op::ReduceMax { axis } => one(shapes::greatest(at(0), *axis)),
         Op::Softmax => one(norms::softmax(at(0))),
         Op::LogSoftmax => one(norms::log_softmax(at(0))),
         Op::RmsNorm { epsilon } => norms::rms_norm(at(0), at(1), f64::from(*epsilon)),

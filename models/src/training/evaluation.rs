@@ -11,12 +11,13 @@ use super::forward::{ForwardOptions, HeadOutputs, forward_pass, names};
 use super::packing::PackedBatch;
 use super::parameters::ParameterLayout;
 use super::runner::{Outputs, Runner, take, vector};
-use super::spec::{Trainable, TrainingHead};
+use super::spec::{PositionReport, Trainable, TrainingHead};
 
 const SCORES: &str = "scores";
 const LOGPROBS: &str = "logprobs";
 const VALUES: &str = "values";
 const ENTROPY: &str = "entropy";
+const HITS: &str = "hits";
 
 /// What a model's head gave for a batch; what the head does not give is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,6 +30,8 @@ pub struct ModelOutputs {
     pub values: Vec<f32>,
     /// `[picked]`: the entropy of the policy there, in nats.
     pub entropy: Vec<f32>,
+    /// `[picked]`: 1 where no token was likelier than the completion's, else 0.
+    pub hits: Vec<f32>,
 }
 
 impl ModelOutputs {
@@ -38,12 +41,13 @@ impl ModelOutputs {
             logprobs: take(outputs, LOGPROBS),
             values: take(outputs, VALUES),
             entropy: take(outputs, ENTROPY),
+            hits: take(outputs, HITS),
         }
     }
 
     /// Whether every number is finite.
     fn is_finite(&self) -> bool {
-        let all = [&self.scores, &self.logprobs, &self.values, &self.entropy];
+        let all = [&self.scores, &self.logprobs, &self.values, &self.entropy, &self.hits];
         all.into_iter().flatten().all(|number| number.is_finite())
     }
 }
@@ -55,6 +59,7 @@ pub(super) fn output_head(graph: &mut Graph, outputs: &HeadOutputs) {
         (outputs.logprobs, LOGPROBS),
         (outputs.values, VALUES),
         (outputs.entropy, ENTROPY),
+        (outputs.hits, HITS),
     ];
     for (value, name) in named {
         if let Some(value) = value {
@@ -70,8 +75,8 @@ pub struct EvalSession {
 }
 
 impl EvalSession {
-    /// Builds the graph, or takes it from those that this process has built, and starts a session. With `entropy`, the entropy of
-    /// each position is computed too.
+    /// Builds the graph, or takes it from those that this process has built, and starts a session. `report` says what is computed of
+    /// each position besides.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] for changes that do not fit the model, [`ModelError::Runtime`] when ONNX Runtime refuses.
@@ -80,13 +85,13 @@ impl EvalSession {
         checkpoint: &Checkpoint,
         trainable: &Trainable,
         head: TrainingHead,
-        entropy: bool,
+        report: PositionReport,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
         let Checkpoint { config, weights, .. } = checkpoint;
         let layout = ParameterLayout::new(config, weights, trainable, head)?;
-        let key = format!("evaluation {trainable:?} {head:?} {entropy}");
-        let build = || eval_graph(config, weights, &layout, head, entropy);
+        let key = format!("evaluation {trainable:?} {head:?} {report:?}");
+        let build = || eval_graph(config, weights, &layout, head, report);
         let runner = Runner::open(runtime, checkpoint, (&key, head), false, options, build)?;
         Ok(Self { runner, layout })
     }
@@ -129,9 +134,9 @@ fn eval_graph(
     weights: &Weights,
     layout: &ParameterLayout,
     head: TrainingHead,
-    entropy: bool,
+    report: PositionReport,
 ) -> Result<Graph, ModelError> {
-    let options = ForwardOptions { head, recompute: false, entropy };
+    let options = ForwardOptions { head, recompute: false, report };
     let mut pass = forward_pass(config, weights, layout, options)?;
     output_head(&mut pass.graph, &pass.outputs);
     Ok(pass.graph)

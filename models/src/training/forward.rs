@@ -12,7 +12,7 @@ use crate::error::ModelError;
 use crate::onnx::{Dim, ElementType, Graph, Shape, Value};
 
 use super::parameters::{ParameterLayout, Role};
-use super::spec::TrainingHead;
+use super::spec::{PositionReport, TrainingHead};
 
 /// Names of the inputs of every training and evaluation graph.
 pub(super) mod names {
@@ -58,6 +58,8 @@ pub(super) struct HeadOutputs {
     pub(super) values: Option<Value>,
     /// `[picked]`: −Σ π log π over the vocabulary, in nats.
     pub(super) entropy: Option<Value>,
+    /// `[picked]`: 1 where no token is likelier than the target, else 0.
+    pub(super) hits: Option<Value>,
 }
 
 /// A forward pass, and what it is made with.
@@ -74,7 +76,8 @@ pub(super) struct ForwardOptions {
     pub(super) head: TrainingHead,
     /// Whether layers are marked to be computed again.
     pub(super) recompute: bool,
-    pub(super) entropy: bool,
+    /// What is reported of each position beside the log-probability of its target.
+    pub(super) report: PositionReport,
 }
 
 /// Builds the forward pass of a model up to the outputs of its head.
@@ -94,9 +97,9 @@ pub(super) fn forward_pass(
             let scores = model.graph.reshape(scores, vec![dims::SEQUENCES])?;
             HeadOutputs { scores: Some(scores), ..HeadOutputs::default() }
         }
-        TrainingHead::Vocabulary => model.vocabulary(hidden, options.entropy)?,
+        TrainingHead::Vocabulary => model.vocabulary(hidden, options.report)?,
         TrainingHead::VocabularyAndValue => {
-            let outputs = model.vocabulary(hidden, options.entropy)?;
+            let outputs = model.vocabulary(hidden, options.report)?;
             let head = model.trained(&Role::ValueHead)?;
             let values = model.graph.linear(hidden, head)?;
             HeadOutputs { values: Some(model.graph.squeeze(values, -1)?), ..outputs }
@@ -185,24 +188,10 @@ impl<'a> PackedModel<'a> {
         found.copied().ok_or_else(|| ModelError::Invalid(format!("{role:?} is not among what is trained")))
     }
 
-    fn vocabulary(&mut self, hidden: Value, entropy: bool) -> Result<HeadOutputs, ModelError> {
+    fn vocabulary(&mut self, hidden: Value, report: PositionReport) -> Result<HeadOutputs, ModelError> {
         let head = self.weight(vocabulary_head(self.config, self.weights))?;
         let logits = self.graph.linear(hidden, head)?;
-        let all = self.graph.log_softmax(logits);
-        let targets = self.graph.input(names::TARGETS, ElementType::I64, vec![dims::PICKED, Dim::Fixed(1)]);
-        let logprobs = self.graph.gather_elements(all, targets)?;
-        let logprobs = self.graph.squeeze(logprobs, -1)?;
-        let entropy = if entropy {
-            // Reported, not trained on.
-            let all = self.graph.stop_gradient(all);
-            let probabilities = self.graph.exp(all);
-            let products = self.graph.mul(probabilities, all)?;
-            let sum = self.graph.sum(products, &[-1], false)?;
-            Some(self.graph.neg(sum))
-        } else {
-            None
-        };
-        Ok(HeadOutputs { logprobs: Some(logprobs), entropy, ..HeadOutputs::default() })
+        token_outputs(&mut self.graph, logits, report)
     }
 
     /// Heads `[tokens, heads · head_dim]` in the padded layout, `[sequences, kv_heads, rows, head_dim]`.
@@ -249,28 +238,12 @@ impl Forward for PackedModel<'_> {
         Ok(self.graph.gather(table, self.ids))
     }
 
-    fn linear(
-        &mut self,
-        layer: usize,
-        block: &str,
-        module: &str,
-        x: Value,
-        bias: bool,
-    ) -> Result<Value, ModelError> {
-        let weight = self.weight(&format!("{block}.{module}.weight"))?;
-        let mut y = self.graph.linear(x, weight)?;
-        if bias {
-            let bias = self.weight(&format!("{block}.{module}.bias"))?;
-            y = self.graph.add(y, bias)?;
-        }
-        let target = LoraTarget { layer, module: module.to_owned() };
+    fn low_rank(&mut self, target: LoraTarget) -> Result<Option<(Value, Value)>, ModelError> {
         if self.layout.scaling(&target).is_none() {
-            return Ok(y);
+            return Ok(None);
         }
         let (a, b) = (self.trained(&Role::LoraA(target.clone()))?, self.trained(&Role::LoraB(target))?);
-        let low_rank = self.graph.linear(x, a)?;
-        let change = self.graph.linear(low_rank, b)?;
-        self.graph.add(y, change)
+        Ok(Some((a, b)))
     }
 
     fn attention(
@@ -324,6 +297,56 @@ impl Forward for PackedModel<'_> {
     }
 }
 
+/// What is told of the targets, of logits `[picked, vocabulary]`.
+fn token_outputs(
+    graph: &mut Graph,
+    logits: Value,
+    report: PositionReport,
+) -> Result<HeadOutputs, ModelError> {
+    let all = graph.log_softmax(logits);
+    let targets = graph.input(names::TARGETS, ElementType::I64, vec![dims::PICKED, Dim::Fixed(1)]);
+    let of_targets = graph.gather_elements(all, targets)?;
+    let logprobs = graph.squeeze(of_targets, -1)?;
+    let entropy = report.entropy.then(|| entropy(graph, all)).transpose()?;
+    let hits = report.hits.then(|| hits(graph, all, of_targets)).transpose()?;
+    Ok(HeadOutputs { logprobs: Some(logprobs), entropy, hits, ..HeadOutputs::default() })
+}
+
+/// Columns of the vocabulary whose share of the entropy is computed at a time: as many numbers as there are log-probabilities
+/// would otherwise be held besides.
+const ENTROPY_COLUMNS: usize = 8192;
+
+/// −Σ π log π of each row of log-probabilities `[picked, vocabulary]`, `[picked]`.
+fn entropy(graph: &mut Graph, logprobs: Value) -> Result<Value, ModelError> {
+    let vocabulary = match graph.info(logprobs).shape.last() {
+        Some(Dim::Fixed(vocabulary)) => *vocabulary,
+        Some(Dim::Named(_)) | None => 0,
+    };
+    let mut total: Option<Value> = None;
+    for start in (0..vocabulary).step_by(ENTROPY_COLUMNS) {
+        let end = vocabulary.min(start + ENTROPY_COLUMNS);
+        let part =
+            if end - start == vocabulary { logprobs } else { graph.slice_last(logprobs, start, end)? };
+        let probabilities = graph.exp(part);
+        let products = graph.mul(probabilities, part)?;
+        let sum = graph.sum(products, &[-1], false)?;
+        total = Some(match total {
+            Some(total) => graph.add(total, sum)?,
+            None => sum,
+        });
+    }
+    let total = total.ok_or_else(|| ModelError::Invalid("a model needs a vocabulary".to_owned()))?;
+    Ok(graph.neg(total))
+}
+
+/// 1 for each row of log-probabilities `[picked, vocabulary]` whose target has the greatest, else 0, `[picked]`. Those of the
+/// targets are `[picked, 1]`.
+fn hits(graph: &mut Graph, logprobs: Value, of_targets: Value) -> Result<Value, ModelError> {
+    let greatest = graph.greatest(logprobs)?;
+    let hits = graph.less_or_equal(greatest, of_targets)?;
+    graph.squeeze(hits, -1)
+}
+
 /// The tensors that the vector holds, in the order of the layout, each in its shape; B of a low-rank change times its scaling.
 fn trained_tensors(
     graph: &mut Graph,
@@ -343,4 +366,37 @@ fn trained_tensors(
         tensors.push(scaling.map_or(tensor, |scaling| graph.scale(tensor, scaling)));
     }
     Ok(tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::f64::consts::LN_2;
+
+    use super::*;
+    use crate::onnx::reference::evaluate;
+    use crate::onnx::reference::tensor::Tensor;
+
+    #[test]
+    fn tokens_are_foreseen_where_none_is_likelier_and_entropies_are_in_nats() {
+        let mut graph = Graph::new();
+        let logits = graph.input("logits", ElementType::F32, vec![dims::PICKED, Dim::Fixed(3)]);
+        let report = PositionReport { entropy: true, hits: true };
+        let outputs = token_outputs(&mut graph, logits, report).expect("outputs");
+        // Probabilities: (1/4, 1/2, 1/4) and its likeliest token, a third each, (1/2, 1/8, 3/8) and its second likeliest.
+        let rows = [0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 4.0, 1.0, 3.0_f64];
+        let rows = rows.map(|weight| if weight > 0.0 { weight.ln() } else { 0.0 });
+        let inputs = [
+            ("logits".to_owned(), Tensor::new([3, 3], rows.to_vec())),
+            (names::TARGETS.to_owned(), Tensor::new([3, 1], vec![1.0, 2.0, 2.0])),
+        ];
+        let run = evaluate(&graph, &BTreeMap::from(inputs));
+        let numbers = |value: Option<Value>| run.get(value.expect("it is there")).data.clone();
+        assert_eq!(numbers(outputs.hits), [1.0, 1.0, 0.0]);
+        for (found, expected) in [
+            (numbers(outputs.entropy), [1.039_721, 1.098_612, 0.974_315]),
+            (numbers(outputs.logprobs), [-LN_2, -1.098_612, -0.980_829]),
+        ] {
+            assert!(found.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6), "{found:?} {expected:?}");
+        }
+    }
 }

@@ -28,12 +28,22 @@ pub struct StepMetrics {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Details {
-    /// Imitation has nothing to add.
-    Imitation {},
+    /// Answers, token by token.
+    Imitation(ImitationMetrics),
     /// Scores of pairs.
     Scores(ScoreMetrics),
     /// Preferences learnt by a policy.
     Preferences(PreferenceMetrics),
+}
+
+/// How well answers are foreseen: means over their tokens. (TRL reports the mean of the means of micro-batches, and counts the
+/// tokens of prompts too in the entropy.)
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ImitationMetrics {
+    /// The share of tokens that no other token was likelier than.
+    pub mean_token_accuracy: f64,
+    /// The entropy of the distribution that each token is drawn from, in nats.
+    pub entropy: f64,
 }
 
 /// Scores of pairs of answers.
@@ -91,7 +101,9 @@ impl Details {
     /// Each number with its name in TRL.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let named = match self {
-            Self::Imitation {} => Vec::new(),
+            Self::Imitation(imitation) => {
+                vec![("mean_token_accuracy", imitation.mean_token_accuracy), ("entropy", imitation.entropy)]
+            }
             Self::Scores(scores) => {
                 let mut named = vec![
                     ("accuracy", scores.accuracy),
@@ -113,6 +125,14 @@ impl Details {
             ],
         };
         named.into_iter()
+    }
+}
+
+impl ImitationMetrics {
+    /// Of the answers' tokens: whether each was foreseen (1 or 0), and the entropy there.
+    pub(super) fn of_tokens(hits: &[f32], entropy: &[f32]) -> Self {
+        let of = |numbers: &[f32]| mean(numbers.iter().map(|&number| f64::from(number)));
+        Self { mean_token_accuracy: of(hits), entropy: of(entropy) }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::data::{TokenPair, TrainingData};
 use super::evaluation::ModelOutputs;
 use super::losses::{LossInputs, sequence_logprobs};
-use super::metrics::{Details, PreferenceMetrics, ScoreMetrics};
+use super::metrics::{Details, ImitationMetrics, PreferenceMetrics, ScoreMetrics};
 use super::packing::{PackedBatch, TrainingSequence};
 use super::spec::Loss;
 use crate::error::ModelError;
@@ -32,6 +32,28 @@ pub enum Objective {
         /// The strength of the tie to the reference, > 0.
         beta: f32,
     },
+}
+
+/// What a model gave for some examples, as far as it is reported.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Observed {
+    /// For each pair, `[chosen, rejected]`: scores, or log-probabilities of whole answers as the loss takes them. Nothing for
+    /// imitation.
+    pub(super) pairs: Vec<[f32; 2]>,
+    /// Of imitation: for each token of the answers, whether it was foreseen (1 or 0), and the entropy there.
+    hits: Vec<f32>,
+    entropy: Vec<f32>,
+}
+
+impl Observed {
+    /// Adds what the model gave for another batch.
+    pub(super) fn add(&mut self, objective: &Objective, batch: &PackedBatch, outputs: &ModelOutputs) {
+        self.pairs.extend(objective.pair_outputs(batch, outputs));
+        if matches!(objective, Objective::Sft) {
+            self.hits.extend(&outputs.hits);
+            self.entropy.extend(&outputs.entropy);
+        }
+    }
 }
 
 impl Objective {
@@ -141,16 +163,17 @@ impl Objective {
         first.iter().zip(second).map(ordered).collect()
     }
 
-    /// The report on the pairs of these examples.
+    /// The report on these examples.
     pub(super) fn details(
         &self,
         data: &TrainingData,
         places: &[usize],
-        outputs: &[[f32; 2]],
+        observed: &Observed,
         reference: &[[f32; 2]],
     ) -> Details {
+        let outputs = &observed.pairs;
         match *self {
-            Self::Sft => Details::Imitation {},
+            Self::Sft => Details::Imitation(ImitationMetrics::of_tokens(&observed.hits, &observed.entropy)),
             Self::Reward { .. } => Details::Scores(ScoreMetrics::of_rewards(outputs)),
             Self::Cost => {
                 let flags: Vec<[bool; 2]> = pairs(data, places).map(unsafe_flags).collect();
@@ -285,13 +308,30 @@ mod tests {
     fn whole_answers_are_reported_where_the_loss_takes_means() {
         let data = TrainingData::Pairs(vec![pair(0.0, None)]);
         let objective = Objective::Dpo { loss: DpoLoss::Ipo, beta: 0.5 };
-        let Details::Preferences(metrics) = objective.details(&data, &[0], &[[-1.0, -2.0]], &[[-1.5, -1.0]])
-        else {
+        let observed = Observed { pairs: vec![[-1.0, -2.0]], ..Observed::default() };
+        let Details::Preferences(metrics) = objective.details(&data, &[0], &observed, &[[-1.5, -1.0]]) else {
             panic!("the report of another objective");
         };
         // The answers have one and two tokens.
         assert_eq!((metrics.logps_chosen, metrics.logps_rejected), (-1.0, -4.0));
         assert_eq!((metrics.rewards_chosen, metrics.rewards_rejected), (0.25, -1.0));
+    }
+
+    #[test]
+    fn tokens_of_answers_count_alike_in_whatever_batch_they_stand() {
+        let sequence = |ids: &[u32]| TrainingSequence { ids: ids.to_vec(), completion_start: 1 };
+        let data = TrainingData::Demonstrations(vec![sequence(&[1, 2, 3, 4]), sequence(&[1, 2])]);
+        let mut observed = Observed::default();
+        for (place, hits, entropy) in
+            [(0, vec![1.0, 0.0, 1.0], vec![0.5, 1.0, 1.5]), (1, vec![0.0], vec![3.0])]
+        {
+            let batch = Objective::Sft.batch(&data, &[place]).expect("a batch");
+            observed.add(&Objective::Sft, &batch, &ModelOutputs { hits, entropy, ..ModelOutputs::default() });
+        }
+        let Details::Imitation(metrics) = Objective::Sft.details(&data, &[0, 1], &observed, &[]) else {
+            panic!("the report of another objective");
+        };
+        assert_eq!((metrics.mean_token_accuracy, metrics.entropy), (0.5, 1.5));
     }
 
     #[test]

@@ -103,14 +103,24 @@ impl Loss {
         }
     }
 
-    /// Whether a step also gives the entropy of the policy at each completion token.
+    /// What a step also gives of each completion token.
     #[must_use]
-    pub const fn reports_entropy(self) -> bool {
+    pub const fn report(self) -> PositionReport {
         match self {
-            Self::Ppo | Self::Grpo | Self::Rloo => true,
-            Self::Sft | Self::BradleyTerry | Self::Cost | Self::Dpo(_) => false,
+            Self::Sft => PositionReport { entropy: true, hits: true },
+            Self::Ppo | Self::Grpo | Self::Rloo => PositionReport { entropy: true, hits: false },
+            Self::BradleyTerry | Self::Cost | Self::Dpo(_) => PositionReport { entropy: false, hits: false },
         }
     }
+}
+
+/// What a vocabulary head gives of each position that it reads, besides the log-probability of its target. None of it is trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PositionReport {
+    /// The entropy of the distribution.
+    pub entropy: bool,
+    /// Whether no token is likelier than the target.
+    pub hits: bool,
 }
 
 /// A training step's graph is determined by this and the checkpoint.

@@ -246,8 +246,7 @@ fn step_graph(
     spec: &StepSpec,
 ) -> Result<Graph, ModelError> {
     let loss = spec.loss;
-    let options =
-        ForwardOptions { head: loss.head(), recompute: spec.recompute, entropy: loss.reports_entropy() };
+    let options = ForwardOptions { head: loss.head(), recompute: spec.recompute, report: loss.report() };
     let mut pass = forward_pass(config, weights, layout, options)?;
     let graph = &mut pass.graph;
     let loss = loss_value(graph, loss, &pass.outputs)?;

@@ -10,13 +10,13 @@ use super::checkpoint::TrainingCheckpoint;
 use super::data::TrainingData;
 use super::evaluation::EvalSession;
 use super::metrics::{Details, StepMetrics};
-use super::objective::Objective;
+use super::objective::{Objective, Observed};
 use super::optimizer::AdamWStep;
 use super::order::{DataOrder, DataPlan};
 use super::packing::PackedBatch;
 use super::parameters::ParameterLayout;
 use super::schedule::LearningRate;
-use super::spec::{LoraPlan, StepSpec, Trainable};
+use super::spec::{LoraPlan, StepSpec, Trainable, TrainingHead};
 use super::step::{StepSession, TrainingState};
 use crate::adapter::LoraAdapter;
 use crate::checkpoint::{Checkpoint, Dtype, write};
@@ -282,7 +282,7 @@ impl Trainer {
         let tokens: usize = batches.iter().map(PackedBatch::tokens).sum();
         let learning_rate = self.rate.at(done);
         let adam = AdamWStep::new(&self.setup.settings, learning_rate, done + 1);
-        let (mut loss, mut grad_norm, mut outputs) = (0.0, 0.0, Vec::new());
+        let (mut loss, mut grad_norm, mut observed) = (0.0, 0.0, Observed::default());
         for (index, (places, batch)) in micro_batches.iter().zip(&batches).enumerate() {
             let inputs = objective.inputs(&self.data, places, batch, units, &self.reference);
             let output = if index + 1 < batches.len() {
@@ -292,7 +292,7 @@ impl Trainer {
             };
             loss += f64::from(output.loss);
             grad_norm = f64::from(output.gradient_norm);
-            outputs.extend(objective.pair_outputs(batch, &output.model));
+            observed.add(&objective, batch, &output.model);
         }
         let places = micro_batches.concat();
         let seconds = begun.elapsed().as_secs_f64();
@@ -304,7 +304,7 @@ impl Trainer {
             learning_rate,
             num_tokens: self.num_tokens + tokens as u64,
             tokens_per_second: if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
-            details: objective.details(&self.data, &places, &outputs, &self.reference),
+            details: objective.details(&self.data, &places, &observed, &self.reference),
         })
     }
 
@@ -318,7 +318,7 @@ impl Trainer {
         let reference = if objective.has_reference() { self.reference_of(data, cancel)? } else { Vec::new() };
         let parameters = self.session.state().parameters.clone();
         let places: Vec<usize> = (0..data.len()).collect();
-        let (mut pairs, mut sum, mut units, mut num_tokens) = (Vec::new(), 0.0, 0, 0);
+        let (mut observed, mut sum, mut units, mut num_tokens) = (Observed::default(), 0.0, 0, 0);
         for places in places.chunks(self.batch_size()) {
             let batch = objective.batch(data, places)?;
             let outputs = self.evaluation()?.evaluate(&parameters, &batch, cancel)?;
@@ -327,10 +327,10 @@ impl Trainer {
             if let TrainingData::Demonstrations(_) = data {
                 sum -= outputs.logprobs.iter().map(|&logprob| f64::from(logprob)).sum::<f64>();
             }
-            pairs.extend(objective.pair_outputs(&batch, &outputs));
+            observed.add(&objective, &batch, &outputs);
         }
         if let TrainingData::Pairs(all) = data {
-            let each = all.iter().zip(&pairs).enumerate();
+            let each = all.iter().zip(&observed.pairs).enumerate();
             sum = each
                 .map(|(place, (pair, outputs))| objective.pair_loss(pair, *outputs, reference.get(place)))
                 .sum();
@@ -339,8 +339,8 @@ impl Trainer {
             loss: sum / units.max(1) as f64,
             examples: data.len() as u64,
             num_tokens,
-            details: objective.details(data, &places, &pairs, &reference),
-            pairs,
+            details: objective.details(data, &places, &observed, &reference),
+            pairs: observed.pairs,
         })
     }
 
@@ -370,9 +370,9 @@ impl Trainer {
     fn evaluation(&mut self) -> Result<&mut EvalSession, ModelError> {
         if self.evaluation.is_none() {
             let spec = self.session.spec();
-            let (trainable, head) = (&spec.trainable, spec.loss.head());
+            let (trainable, head, report) = (&spec.trainable, spec.loss.head(), spec.loss.report());
             let session =
-                EvalSession::open(self.runtime, &self.checkpoint, trainable, head, false, &self.options)?;
+                EvalSession::open(self.runtime, &self.checkpoint, trainable, head, report, &self.options)?;
             self.evaluation = Some(session);
         }
         self.evaluation.as_mut().ok_or_else(|| ModelError::Runtime("no evaluation session".to_owned()))
@@ -403,6 +403,16 @@ impl Trainer {
             }
         }
     }
+}
+
+/// The adapter that a training of a policy with these settings begins with where it has none: it changes nothing.
+///
+/// # Errors
+/// [`ModelError::Invalid`] for settings without a low-rank change, or one of a projection that the model does not have.
+pub fn fresh_adapter(checkpoint: &Checkpoint, settings: &Hyperparameters) -> Result<LoraAdapter, ModelError> {
+    let (Checkpoint { config, weights, .. }, head) = (checkpoint, TrainingHead::Vocabulary);
+    let layout = ParameterLayout::new(config, weights, &trainable(checkpoint, None, settings)?, head)?;
+    layout.adapter(&layout.initial(checkpoint, None, None, settings.seed)?, None)
 }
 
 /// Which numbers change: those of the adapter that is given, those that the settings name, or all.

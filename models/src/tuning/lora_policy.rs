@@ -5,14 +5,14 @@ use dissent_domain::generation::SamplingParams;
 use super::lesson::Method;
 use super::policy::{TunedPolicy, Whose};
 use super::tuner::TuningSettings;
-use crate::adapter::{LoraAdapter, LoraSlots, ValueHead};
+use crate::adapter::{Adapters, LoraAdapter, LoraSlots, ValueHead};
 use crate::checkpoint::{Checkpoint, TextTokenizer};
 use crate::error::ModelError;
 use crate::generation::{GenerationJob, Generator, SampledTokens};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::training::{
-    AdamWStep, BatchOutput, EvalSession, LoraPlan, LossInputs, ModelOutputs, PackedBatch, StepSession,
-    StepSpec, Trainable, TrainingHead, TrainingSequence, TrainingState,
+    AdamWStep, BatchOutput, EvalSession, LoraPlan, LossInputs, ModelOutputs, PackedBatch, PositionReport,
+    StepSession, StepSpec, Trainable, TrainingHead, TrainingSequence, TrainingState,
 };
 
 /// What the policy is held to.
@@ -74,7 +74,8 @@ impl LoraPolicy {
             }
         };
         let trainable = Trainable::Lora(plan);
-        let evaluation = EvalSession::open(runtime, checkpoint, &trainable, loss.head(), false, options)?;
+        let nothing = PositionReport::default();
+        let evaluation = EvalSession::open(runtime, checkpoint, &trainable, loss.head(), nothing, options)?;
         let layout = evaluation.layout();
         let parameters =
             layout.initial(checkpoint, start.adapter, start.value_head, settings.training.seed)?;
@@ -87,8 +88,8 @@ impl LoraPolicy {
             }
         };
         let adapter = layout.adapter(&parameters, None)?;
-        let slots = LoraSlots::of_adapter(&adapter);
-        let generator = Generator::open_swappable(runtime, checkpoint, &slots, Some(&adapter), options)?;
+        let turns = Adapters::InTurns(&LoraSlots::of_adapter(&adapter), Some(&adapter));
+        let generator = Generator::open(runtime, checkpoint, turns, options)?;
         let fingerprint = fingerprint(checkpoint, &adapter, &reference);
         let spec = StepSpec { trainable, loss, recompute: settings.training.recompute };
         let state = TrainingState::new(parameters);

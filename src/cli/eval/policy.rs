@@ -20,9 +20,8 @@ use super::print;
 use super::reward::interval;
 use crate::cli::exit::BadInput;
 use crate::cli::interrupt;
+use crate::cli::judge::JudgeOptions;
 use crate::cli::models::{RuntimeArgs, counting_bar};
-use crate::cli::score::reward_kind;
-use crate::config::check_reward_template;
 use crate::dataset::{Dataset, ReadOptions, Row};
 use crate::loading::{self, Model};
 
@@ -52,24 +51,11 @@ pub(crate) struct PolicyArgs {
     /// A PEFT LoRA folder for the reference [default reference: the policy's path]
     #[arg(long, value_name = "DIR")]
     reference_adapter: Option<PathBuf>,
-    /// The reward model.
-    #[arg(long, value_name = "PATH")]
-    reward: PathBuf,
-    /// Keep only the first K layers of the reward model.
-    #[arg(long, value_name = "K")]
-    reward_layers: Option<u32>,
-    /// A PEFT LoRA folder (SEQ_CLS, with its score head) for the reward model.
-    #[arg(long, value_name = "DIR")]
-    reward_adapter: Option<PathBuf>,
-    /// What the reward model's score means: `reward`, or `cost` to negate it.
-    #[arg(long, default_value = "reward", value_parser = reward_kind)]
-    reward_kind: RewardKind,
+    #[command(flatten)]
+    judge: JudgeOptions,
     /// How prompt and answer are put to the models: `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
-    /// Another template for the reward model.
-    #[arg(long, value_name = "TEMPLATE")]
-    reward_template: Option<PromptTemplate>,
     /// Prompts as JSON lines, in any format of data that has them; each is taken once.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
@@ -122,8 +108,7 @@ struct Observed {
 }
 
 pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
-    let reward_template = args.reward_template.as_ref().unwrap_or(&args.template);
-    check_reward_template(reward_template).map_err(BadInput)?;
+    let reward_template = args.judge.template(&args.template)?;
     let sampling = args.sampling()?;
     let dataset = Dataset::read(&args.prompts, &ReadOptions::default())?;
     let file = dataset.file.clone();
@@ -189,8 +174,7 @@ impl Judges {
         runtime: &'static OnnxRuntime,
         options: &SessionOptions,
     ) -> anyhow::Result<Self> {
-        let reward_model = Model::open(&args.reward, args.reward_layers, args.reward_adapter.as_deref())
-            .context("the reward model")?;
+        let reward_model = args.judge.open()?;
         let reward =
             RewardModel::open(runtime, &reward_model.checkpoint, reward_model.adapter.as_ref(), options)?;
         let is_reference_known =
@@ -204,7 +188,7 @@ impl Judges {
             None
         };
         let policy = PolicyScorer::open(runtime, &policy.checkpoint, policy.adapter.as_ref(), options)?;
-        Ok(Self { policy, reference, reward, reward_model, kind: args.reward_kind })
+        Ok(Self { policy, reference, reward, reward_model, kind: args.judge.reward_kind })
     }
 
     fn observe(

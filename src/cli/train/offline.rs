@@ -293,7 +293,7 @@ pub(super) fn report(record: &Record, folder: &OutputFolder, json: bool) -> anyh
 /// Figures that are shown beside the bar.
 fn shown(wanted: Wanted) -> &'static [(&'static str, &'static str)] {
     match wanted {
-        Wanted::Imitation => &[("loss", "loss")],
+        Wanted::Imitation => &[("loss", "loss"), ("mean_token_accuracy", "accuracy")],
         Wanted::Scores | Wanted::Costs => &[("loss", "loss"), ("accuracy", "accuracy")],
         Wanted::Preferences => &[("loss", "loss"), ("rewards/accuracies", "accuracy")],
     }

@@ -9,7 +9,6 @@ use dissent_models::ModelError;
 use dissent_models::adapter::ValueHead;
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use dissent_models::scoring::RewardModel;
-use dissent_models::template::PromptTemplate;
 use dissent_models::tuning::{
     Anchor, Answer, IterationReport, LoraPolicy, PolicyStart, PolicyTuner, RewardScorer, Scorer, TuningHooks,
     TuningPrompt, TuningSettings,
@@ -23,7 +22,7 @@ use super::options::{Defaults, ModelOptions, OptimiserOptions};
 use super::view::{TrainingView, say};
 use crate::cli::exit::{BadInput, Interrupted};
 use crate::cli::interrupt;
-use crate::cli::score::reward_kind;
+use crate::cli::judge::JudgeOptions;
 use crate::dataset::{Dataset, ReadOptions};
 use crate::loading::{self, Model};
 
@@ -35,21 +34,8 @@ const DEFAULTS: Defaults = Defaults { learning_rate: 1.41e-5, lora_r: 16 };
 pub(crate) struct PolicyArgs {
     #[command(flatten)]
     model: ModelOptions,
-    /// The reward model: a Hugging Face folder or a GGUF file.
-    #[arg(long, value_name = "PATH")]
-    reward: PathBuf,
-    /// Keep only the first K layers of the reward model.
-    #[arg(long, value_name = "K")]
-    reward_layers: Option<u32>,
-    /// A PEFT LoRA folder (SEQ_CLS, with its score head) for the reward model.
-    #[arg(long, value_name = "DIR")]
-    reward_adapter: Option<PathBuf>,
-    /// The reward model's template, if it is another than the policy's.
-    #[arg(long, value_name = "TEMPLATE")]
-    reward_template: Option<PromptTemplate>,
-    /// What the reward model's score means: `reward`, or `cost` to negate it.
-    #[arg(long, default_value = "reward", value_parser = reward_kind)]
-    reward_kind: RewardKind,
+    #[command(flatten)]
+    judge: JudgeOptions,
     /// Prompts as JSON lines, in any format of data that has them; each is taken once.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
@@ -120,8 +106,7 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     let (file, data_fingerprint) = (dataset.file.clone(), dataset.fingerprint());
     let prompts = dataset.prompts()?;
     let model = open_model(&args.model)?;
-    let reward = Model::open(&args.reward, args.reward_layers, args.reward_adapter.as_deref())
-        .context("the reward model")?;
+    let reward = args.judge.open()?;
     let identity = args.identity(&settings, &data_fingerprint, &model, &reward)?;
     let folder = OutputFolder::open(&args.model.output)?;
     let decision = decide(&folder.found()?, &identity, args.model.wish())
@@ -185,8 +170,7 @@ impl PolicyArgs {
             let reason = "a policy is tuned by a low-rank change, because it is held to the model without it: leave --full out";
             return Err(BadInput(reason.to_owned()));
         }
-        let template = self.reward_template.as_ref().unwrap_or(&self.model.template);
-        crate::config::check_reward_template(template).map_err(BadInput)?;
+        self.judge.template(&self.model.template)?;
         Ok(TuningSettings { objective, training })
     }
 
@@ -205,8 +189,8 @@ impl PolicyArgs {
             "template": self.model.template.to_string(),
             "anchor_base": self.anchor_base,
             "reward_fingerprint": reward.fingerprint,
-            "reward_template": self.reward_template.as_ref().map(ToString::to_string),
-            "reward_kind": self.reward_kind,
+            "reward_template": self.judge.own_template().map(ToString::to_string),
+            "reward_kind": self.judge.reward_kind,
             "data_fingerprint": data_fingerprint,
             "objective": serde_json::to_value(&settings.objective)?,
             "training": serde_json::to_value(&settings.training)?,
@@ -252,9 +236,9 @@ impl PolicyArgs {
     ) -> anyhow::Result<Judge> {
         let model = RewardModel::open(runtime, &reward.checkpoint, reward.adapter.as_ref(), options)
             .with_context(|| format!("failed to start the reward model {}", reward.name))?;
-        let template = self.reward_template.clone().unwrap_or_else(|| self.model.template.clone());
-        let scorer = RewardScorer::new(model, reward.checkpoint.tokenizer, template);
-        Ok(Judge { scorer, kind: self.reward_kind })
+        let template = self.judge.template(&self.model.template)?;
+        let scorer = RewardScorer::new(model, reward.checkpoint.tokenizer, template.clone());
+        Ok(Judge { scorer, kind: self.judge.reward_kind })
     }
 
     /// Runs the iterations that are left; gives the figures of the last.

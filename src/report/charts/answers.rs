@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Canvas, Chart, Drawn, SMALL, TEXT, WIDTH, anchored, draw, label, role};
+use super::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
 use crate::report::data::{AnswerFigures, PromptFigures};
 use crate::report::words;
 
@@ -46,13 +46,7 @@ fn paint(canvas: &Canvas<'_>, points: &[&Point<'_>], reach: f64) -> Drawn {
     let corner = |x: f64, y: f64| vec![(-reach, -reach), (reach, reach), (x, y)];
     chart.draw_series([Polygon::new(corner(-reach, reach), role::PROXY.mix(0.09))])?;
     chart.draw_series([Polygon::new(corner(reach, -reach), role::POLICY.mix(0.09))])?;
-    chart
-        .configure_mesh()
-        .bold_line_style(role::GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(role::MUTED)
-        .label_style(label(SMALL, role::MUTED))
-        .axis_desc_style(label(TEXT, role::INK))
+    styled(chart.configure_mesh())
         .x_desc("policy: log-probability, z-score (likelier →)")
         .y_desc("proxy: reward, z-score (better →)")
         .x_labels(7)

@@ -4,7 +4,7 @@ use dissent_domain::conflict::NullBand;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Canvas, Chart, Drawn, SMALL, TEXT, WIDTH, anchored, draw, label, role};
+use super::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
 use crate::report::data::CategoryFigures;
 use crate::report::text::{excerpt, visible};
 use crate::report::words;
@@ -44,15 +44,9 @@ fn paint(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: &NullBand) 
         .x_label_area_size(104)
         .y_label_area_size(330)
         .build_cartesian_2d(0.0..largest, 0.0..count)?;
-    chart
-        .configure_mesh()
+    styled(chart.configure_mesh())
         .disable_y_mesh()
         .disable_y_axis()
-        .bold_line_style(role::GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(role::MUTED)
-        .label_style(label(SMALL, role::MUTED))
-        .axis_desc_style(label(TEXT, role::INK))
         .x_desc("mean |PACS|")
         .y_labels(0)
         .x_labels(6)

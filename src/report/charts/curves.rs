@@ -6,7 +6,7 @@ use dissent_domain::event::PolicyEvaluated;
 use dissent_domain::learning::Stage;
 use plotters::prelude::*;
 
-use super::{Chart, Drawn, SMALL, TEXT, WIDTH, draw, label, role};
+use super::{Chart, Drawn, WIDTH, draw, role, styled};
 use crate::report::learning::{LearningFigures, TrainingFigures};
 
 const LINES_HEIGHT: u32 = 520;
@@ -116,14 +116,8 @@ fn painted(title: &str, description: &str, axes: &Axes<'_>, lines: &[Line]) -> a
             .build_cartesian_2d(axes.x_range.clone(), reach(lines))?;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a handful of labels")]
         let x_labels = axes.x_labels as usize;
-        chart
-            .configure_mesh()
+        styled(chart.configure_mesh())
             .disable_x_mesh()
-            .bold_line_style(role::GRID)
-            .light_line_style(TRANSPARENT)
-            .axis_style(role::MUTED)
-            .label_style(label(SMALL, role::MUTED))
-            .axis_desc_style(label(TEXT, role::INK))
             .x_desc(axes.x)
             .y_desc(axes.y)
             .x_labels(x_labels)

@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Canvas, Chart, Drawn, HEIGHT, SMALL, TEXT, WIDTH, anchored, draw, label, role};
+use super::{Canvas, Chart, Drawn, HEIGHT, TEXT, WIDTH, anchored, draw, role, styled};
 use crate::report::data::PromptFigures;
 
 /// Columns of the strip of all |PACS|.
@@ -36,14 +36,8 @@ fn paint(canvas: &Canvas<'_>, sorted: &[(f64, bool)], delta: f64) -> Drawn {
         .x_label_area_size(104)
         .y_label_area_size(104)
         .build_cartesian_2d(0.0..count as f64, 0.0..top.max(0.1))?;
-    chart
-        .configure_mesh()
+    styled(chart.configure_mesh())
         .disable_x_mesh()
-        .bold_line_style(role::GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(role::MUTED)
-        .label_style(label(SMALL, role::MUTED))
-        .axis_desc_style(label(TEXT, role::INK))
         .x_desc("answers, the most conflicting first")
         .y_desc("|PACS|")
         .x_labels(7)

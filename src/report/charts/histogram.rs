@@ -4,7 +4,7 @@ use dissent_domain::conflict::NullBand;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Canvas, Chart, Drawn, HEIGHT, SMALL, TEXT, WIDTH, anchored, draw, label, role};
+use super::{Canvas, Chart, Drawn, HEIGHT, TEXT, WIDTH, anchored, draw, role, styled};
 use crate::report::data::PromptFigures;
 
 /// What the two histograms have in common: bars, and what noise would give in each bin.
@@ -45,14 +45,8 @@ impl Histogram<'_> {
             [(band_low, 0.0), (band_high, top)],
             role::NOISE.mix(0.22).filled(),
         )])?;
-        chart
-            .configure_mesh()
+        styled(chart.configure_mesh())
             .disable_x_mesh()
-            .bold_line_style(role::GRID)
-            .light_line_style(TRANSPARENT)
-            .axis_style(role::MUTED)
-            .label_style(label(SMALL, role::MUTED))
-            .axis_desc_style(label(TEXT, role::INK))
             .x_desc(self.x_title)
             .y_desc("prompts")
             .x_labels(9)

@@ -8,7 +8,9 @@ mod histogram;
 
 use std::error::Error;
 
+use plotters::chart::MeshStyle;
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
@@ -143,6 +145,18 @@ pub(crate) fn draw(
          <title>{title}</title><desc>{description}</desc>{content}"
     );
     Ok(Chart { svg })
+}
+
+/// The look of every chart's axes: quiet lines and numbers, and what the axis is in the colour of text.
+pub(crate) fn styled<'a, 'b, X: Ranged, Y: Ranged, DB: DrawingBackend>(
+    mut mesh: MeshStyle<'a, 'b, X, Y, DB>,
+) -> MeshStyle<'a, 'b, X, Y, DB> {
+    mesh.bold_line_style(role::GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(role::MUTED)
+        .label_style(label(SMALL, role::MUTED))
+        .axis_desc_style(label(TEXT, role::INK));
+    mesh
 }
 
 pub(crate) fn label(size: i32, colour: RGBColor) -> TextStyle<'static> {

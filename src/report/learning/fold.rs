@@ -1,6 +1,6 @@
 //! From events to what was learnt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dissent_domain::event::{Event, PolicyEvaluated, TrainingProgressed};
 use dissent_domain::experiment::{Experiment, Plan};
@@ -20,6 +20,8 @@ pub(in crate::report) struct LearningFold {
     /// By round and stage, steps of later attempts in the place of the same steps of earlier ones.
     progress: BTreeMap<(u32, Stage), BTreeMap<u64, TrainingProgressed>>,
     learnt_from: BTreeMap<u32, [u32; 2]>,
+    /// The rounds in which the policy found nothing to learn from.
+    unchanged: BTreeSet<u32>,
 }
 
 impl LearningFold {
@@ -32,10 +34,19 @@ impl LearningFold {
             | Event::PromptSetAside(_)
             | Event::PairSelected(_) => return,
             Event::TrainingProgressed(e) => {
-                self.progress.entry((e.round, e.stage)).or_default().insert(e.step, e.clone());
+                let steps = self.progress.entry((e.round, e.stage)).or_default();
+                // A checkpoint, or a mere sign of life, has no figures of its own: those of its step stand.
+                if !e.metrics.is_empty() || !steps.contains_key(&e.step) {
+                    steps.insert(e.step, e.clone());
+                }
             }
             Event::RewardModelRefined(e) => {
                 self.learnt_from.insert(e.round, [e.preferences, e.rehearsed]);
+            }
+            Event::PolicyTuned(e) => {
+                if e.is_unchanged() {
+                    self.unchanged.insert(e.round);
+                }
             }
             Event::ExperimentStarted(_)
             | Event::RoundOpened(_)
@@ -48,7 +59,6 @@ impl LearningFold {
             | Event::TrainingRequested(_)
             | Event::TrainingStarted(_)
             | Event::TrainingLeaseExpired(_)
-            | Event::PolicyTuned(_)
             | Event::EvaluationRequested(_)
             | Event::PolicyEvaluated(_)
             | Event::RewardHackingSuspected(_)
@@ -94,6 +104,7 @@ impl LearningFold {
             step: last.map_or(0, |last| last.step),
             steps: last.map_or(0, |last| last.steps),
             is_done: training.progress == TrainingProgress::Done,
+            is_unchanged: !is_reward && self.unchanged.contains(&round.number()),
             learnt_from: self.learnt_from.get(&round.number()).copied().filter(|_| is_reward),
             curves: progress.map(curves).unwrap_or_default(),
         })

@@ -123,6 +123,8 @@ pub struct TrainingFigures {
     pub steps: u64,
     /// Whether it has its result.
     pub is_done: bool,
+    /// Whether there was nothing to learn from, so that the model stayed as it was.
+    pub is_unchanged: bool,
     /// Preferences from feedback, and original ones beside them; none for a policy, or before the end.
     pub learnt_from: Option<[u32; 2]>,
     /// Each metric that was reported, by step, named as in TRL.

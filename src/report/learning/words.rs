@@ -317,6 +317,10 @@ fn training_row(figures: &TrainingFigures) -> TrainingRow {
         Stage::Policy => "Tuning of the policy",
     };
     let mut text = match (figures.is_done, figures.steps) {
+        (true, _) if figures.is_unchanged => {
+            "left out, since the reward model found the answers of each prompt equally good; the policy stays as it was"
+                .to_owned()
+        }
         (true, 0) => "done".to_owned(),
         (true, steps) => format!("done in {}", count(steps, "step")),
         (false, 0) => "about to begin".to_owned(),

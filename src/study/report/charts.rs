@@ -1,10 +1,13 @@
 //! The charts of a study, drawn as those of an experiment.
 
+use std::ops::Range;
+
 use dissent_domain::analysis::Interval;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use crate::report::charts::{Canvas, Chart, Drawn, SMALL, TEXT, WIDTH, anchored, draw, label, role};
+use crate::report::charts::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
 
 /// Colours of lines, in the order of the lines.
 const COLOURS: [RGBColor; 7] =
@@ -17,13 +20,122 @@ pub(in crate::study) struct Line {
     pub(in crate::study) points: Vec<(f64, Interval)>,
 }
 
+/// What stands on an axis, and how it is written.
+#[derive(Clone, Copy)]
+pub(super) enum Scale {
+    /// Numbers as they are.
+    Plain,
+    /// Shares, written as percentages; nothing lies outside of 0 and 1.
+    Share,
+    /// Counts, whose logarithms (of one more) are equally far apart: few are of interest, and some rules have very many.
+    Count,
+}
+
+impl Scale {
+    /// Where a number stands.
+    fn place(self, value: f64) -> f64 {
+        match self {
+            Self::Plain => value,
+            Self::Share => value.clamp(0.0, 1.0),
+            Self::Count => value.max(0.0).ln_1p(),
+        }
+    }
+
+    fn written(self, place: f64) -> String {
+        match self {
+            Self::Plain => number(place),
+            Self::Share => format!("{:.0} %", 100.0 * place),
+            Self::Count => number(place.exp_m1().round()),
+        }
+    }
+
+    /// The numbers that are written on an axis between two places, far enough apart.
+    fn marks(self, (low, high): (f64, f64)) -> Vec<f64> {
+        let step = match self {
+            Self::Plain => nice((high - low) / 6.0),
+            Self::Share => {
+                if high - low > 0.5 {
+                    0.2
+                } else {
+                    nice((high - low) / 6.0)
+                }
+            }
+            Self::Count => {
+                let decades = (0..9).map(|exponent| 10_f64.powi(exponent));
+                let round = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * decade));
+                let mut marks: Vec<f64> = Vec::new();
+                for place in [0.0].into_iter().chain(round).map(|count| self.place(count)) {
+                    let is_apart = marks.last().is_none_or(|last| place - last >= (high - low) / 9.0);
+                    if (low..=high).contains(&place) && is_apart {
+                        marks.push(place);
+                    }
+                }
+                return marks;
+            }
+        };
+        let (first, last) = ((low / step).ceil(), (high / step).floor());
+        (0..32)
+            .map(|index| first + f64::from(index))
+            .take_while(|at| *at <= last)
+            .map(|at| at * step)
+            .collect()
+    }
+}
+
+/// An axis from one place of a scale to another.
+struct Axis {
+    scale: Scale,
+    ends: (f64, f64),
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, place: &f64, (first, last): (i32, i32)) -> i32 {
+        let (low, high) = self.ends;
+        let share = (place - low) / (high - low);
+        #[expect(clippy::cast_possible_truncation, reason = "pixels of a drawing")]
+        let pixels = (share * f64::from(last - first)).round() as i32;
+        first + pixels
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.scale.marks(self.ends)
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.ends.0..self.ends.1
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format(place: &f64) -> String {
+        number(*place)
+    }
+
+    fn format_ext(&self, place: &f64) -> String {
+        self.scale.written(*place)
+    }
+}
+
+/// 1, 2 or 5 times a power of ten: the smallest that is no less.
+fn nice(step: f64) -> f64 {
+    let decade = 10_f64.powf(step.max(1e-9).log10().floor());
+    [1.0, 2.0, 5.0]
+        .map(|digit| digit * decade)
+        .into_iter()
+        .find(|nice| *nice >= step)
+        .unwrap_or(10.0 * decade)
+}
+
 /// What lines show.
 pub(super) struct LineChart<'a> {
     pub(super) title: &'a str,
     pub(super) x: &'a str,
     pub(super) y: &'a str,
-    /// Whether both axes are shares, written as percentages.
-    pub(super) shares: [bool; 2],
+    /// Of both axes.
+    pub(super) scales: [Scale; 2],
     pub(super) lines: &'a [Line],
 }
 
@@ -39,8 +151,9 @@ pub(super) fn lines(chart: &LineChart<'_>) -> anyhow::Result<Option<Chart>> {
         let room = ((high - low) * 0.06).max(1e-3);
         (low - room, high + room)
     };
-    let x = range(&mut points().map(|(x, _)| *x));
-    let y = range(&mut points().flat_map(|(_, interval)| [interval.low, interval.high]));
+    let [across, up] = chart.scales;
+    let x = range(&mut points().map(|(x, _)| across.place(*x)));
+    let y = range(&mut points().flat_map(|(_, interval)| [interval.low, interval.high].map(|y| up.place(y))));
     let names: Vec<&str> = chart.lines.iter().map(|line| line.name.as_str()).collect();
     let description = format!(
         "{} against {}, a line for each of: {}. Bars are 95 % intervals.",
@@ -54,6 +167,7 @@ pub(super) fn lines(chart: &LineChart<'_>) -> anyhow::Result<Option<Chart>> {
 }
 
 fn paint(canvas: &Canvas<'_>, of: &LineChart<'_>, x: (f64, f64), y: (f64, f64)) -> Drawn {
+    let [across, up] = of.scales;
     let legend = 44 * i32::try_from(of.lines.len().div_ceil(2)).unwrap_or(0);
     let (top, below) = canvas.split_vertically(legend);
     for (index, line) in (0_i32..).zip(of.lines) {
@@ -70,35 +184,21 @@ fn paint(canvas: &Canvas<'_>, of: &LineChart<'_>, x: (f64, f64), y: (f64, f64)) 
         .margin(12)
         .margin_right(32)
         .x_label_area_size(104)
-        .y_label_area_size(120)
-        .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
-    let written = |is_share: bool, value: f64| {
-        if is_share { format!("{:.0} %", 100.0 * value) } else { number(value) }
-    };
-    chart
-        .configure_mesh()
-        .bold_line_style(role::GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(role::MUTED)
-        .label_style(label(SMALL, role::MUTED))
-        .axis_desc_style(label(TEXT, role::INK))
-        .x_desc(of.x)
-        .y_desc(of.y)
-        .x_labels(8)
-        .y_labels(7)
-        .x_label_formatter(&|value| written(of.shares[0], *value))
-        .y_label_formatter(&|value| written(of.shares[1], *value))
-        .draw()?;
+        .y_label_area_size(160)
+        .build_cartesian_2d(Axis { scale: across, ends: x }, Axis { scale: up, ends: y })?;
+    styled(chart.configure_mesh()).x_desc(of.x).y_desc(of.y).draw()?;
     let apart = (x.1 - x.0) * 0.004;
     for (index, line) in (0_i32..).zip(of.lines) {
         let shift = apart * (f64::from(index) - of.lines.len() as f64 / 2.0);
         let colour = colour(index);
         let bars = line.points.iter().map(|(at, interval)| {
-            let at = at + shift;
-            PathElement::new([(at, interval.low), (at, interval.high)], colour.mix(0.45).stroke_width(3))
+            let at = across.place(*at) + shift;
+            let ends = [interval.low, interval.high].map(|y| (at, up.place(y)));
+            PathElement::new(ends, colour.mix(0.45).stroke_width(3))
         });
         chart.draw_series(bars)?;
-        let means = || line.points.iter().map(|(at, interval)| (at + shift, interval.mean));
+        let place = |(at, interval): &(f64, Interval)| (across.place(*at) + shift, up.place(interval.mean));
+        let means = || line.points.iter().map(place);
         chart.draw_series(LineSeries::new(means(), colour.stroke_width(5)))?;
         chart.draw_series(means().map(|point| Circle::new(point, 7, colour.filled())))?;
     }
@@ -139,14 +239,8 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
             .x_label_area_size(96)
             .y_label_area_size(400)
             .build_cartesian_2d(range, bottom..0.0)?;
-        chart
-            .configure_mesh()
+        styled(chart.configure_mesh())
             .disable_y_mesh()
-            .bold_line_style(role::GRID)
-            .light_line_style(TRANSPARENT)
-            .axis_style(role::MUTED)
-            .label_style(label(SMALL, role::MUTED))
-            .axis_desc_style(label(TEXT, role::INK))
             .x_desc(x)
             .y_labels(0)
             .x_labels(8)
@@ -163,8 +257,7 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
                 chart.draw_series([PathElement::new(ends, colour.stroke_width(4))])?;
                 chart.draw_series([Circle::new((interval.mean, at), 8, colour.filled())])?;
             }
-            let (left, pixel) = chart.backend_coord(&(null, middle));
-            let _ = left;
+            let (_, pixel) = chart.backend_coord(&(null, middle));
             let style = anchored(SMALL, role::INK, HPos::Right, VPos::Center);
             canvas.draw(&Text::new(row.name.clone(), (396, pixel), style))?;
         }
@@ -176,5 +269,23 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
 /// A number on an axis, without digits that it does not need.
 fn number(value: f64) -> String {
     let text = format!("{value:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    text.trim_end_matches('0').trim_end_matches('.').replace('-', "−")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(scale: Scale, low: f64, high: f64) -> Vec<String> {
+        scale.marks((scale.place(low), scale.place(high))).into_iter().map(|at| scale.written(at)).collect()
+    }
+
+    #[test]
+    fn marks_are_round_numbers_that_do_not_crowd() {
+        assert_eq!(written(Scale::Count, 0.0, 96.0), ["0", "1", "5", "10", "20", "50"]);
+        assert_eq!(written(Scale::Count, 0.0, 4000.0), ["0", "2", "10", "50", "200", "1000"]);
+        assert_eq!(written(Scale::Share, -0.2, 1.3), ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]);
+        assert_eq!(written(Scale::Plain, -0.013, 0.021), ["−0.01", "0", "0.01", "0.02"]);
+        assert_eq!(written(Scale::Plain, 3.0, 3.0), ["3"]);
+    }
 }

@@ -4,9 +4,8 @@ mod charts;
 
 use std::path::Path;
 
-use dissent_domain::analysis::Interval;
+use minijinja::Environment;
 use minijinja::value::{Serde, Value};
-use minijinja::{AutoEscape, HtmlEscape, escape_formatter};
 use serde::Serialize;
 
 use super::arms::ArmsResult;
@@ -16,7 +15,7 @@ use super::verdict;
 use crate::report::charts::Chart;
 use crate::report::{page, text};
 pub(super) use charts::Line;
-use charts::{LineChart, Row};
+use charts::{LineChart, Row, Scale};
 
 /// The version of the JSON form: a field may be added under the same name, nothing else changes.
 pub const SCHEMA: &str = "dissent.study/1";
@@ -95,7 +94,7 @@ fn recall_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
         title: "Errors found by budget",
         x: "pairs looked at",
         y: "errors found",
-        shares: [true, true],
+        scales: [Scale::Share; 2],
         lines: &lines,
     })
 }
@@ -106,7 +105,7 @@ fn gold_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
         title: "Gold reward of the tuned policy by labels",
         x: "labels",
         y: "gold reward on held-out prompts",
-        shares: [false, false],
+        scales: [Scale::Count, Scale::Plain],
         lines: &lines,
     };
     charts::lines(&chart)
@@ -118,7 +117,7 @@ fn error_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
         title: "Errors of the refined proxy by labels",
         x: "labels",
         y: "held-out pairs ordered wrongly",
-        shares: [false, true],
+        scales: [Scale::Count, Scale::Share],
         lines: &lines,
     };
     charts::lines(&chart)
@@ -137,15 +136,7 @@ pub fn json(report: &StudyReport) -> anyhow::Result<String> {
 /// # Errors
 /// If the template or a chart fails, which is a fault of the program.
 pub fn html(report: &StudyReport) -> anyhow::Result<String> {
-    let mut environment = environment()?;
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.set_formatter(|out, state, value| match value.as_str() {
-        Some(untrusted) if !value.is_safe() => {
-            write!(out, "{}", HtmlEscape(&text::visible(untrusted)))?;
-            Ok(())
-        }
-        _ => escape_formatter(out, state, value),
-    });
+    let mut environment = with_filters(page::html_environment()?);
     environment.add_template("study", HTML)?;
     let page = environment.get_template("study")?.render(Serde(Page::new(report)?))?;
     Ok(page.trim_start().to_owned())
@@ -156,24 +147,20 @@ pub fn html(report: &StudyReport) -> anyhow::Result<String> {
 /// # Errors
 /// If the template fails, which is a fault of the program.
 pub fn markdown(report: &StudyReport) -> anyhow::Result<String> {
-    let mut environment = environment()?;
-    environment.set_auto_escape_callback(|_| AutoEscape::Custom("markdown".into()));
-    environment.set_formatter(|out, state, value| match value.as_str() {
-        Some(untrusted) if !value.is_safe() => Ok(out.write_str(&text::markdown(untrusted))?),
-        Some(trusted) => Ok(out.write_str(trusted)?),
-        None if value.is_number() => Ok(write!(out, "{value}")?),
-        None => escape_formatter(out, state, value),
-    });
+    let mut environment = with_filters(page::markdown_environment()?);
     environment.add_template("study", MARKDOWN)?;
     let page = environment.get_template("study")?.render(Serde(Page::new(report)?))?;
     Ok(page.trim_start().to_owned())
 }
 
-fn environment() -> anyhow::Result<minijinja::Environment<'static>> {
-    let mut environment = page::environment()?;
+/// With what only a study writes.
+fn with_filters(mut environment: Environment<'static>) -> Environment<'static> {
     environment.add_filter("code", |text: &str| Value::from_safe_string(fenced(text)));
     environment.add_filter("interval", |value: Value, digits: usize| written(value, digits));
-    Ok(environment)
+    environment.add_filter("ends", |value: Value, digits: usize| ends(value, digits));
+    environment.add_filter("mean", |value: Value, digits: usize| mean(value, digits));
+    environment.add_filter("amount", amount);
+    environment
 }
 
 /// A block of code: indented, so that no fence in the text can end it.
@@ -183,13 +170,35 @@ fn fenced(text: &str) -> String {
 
 /// A figure with its interval; a dash where there is none.
 fn written(value: Value, digits: usize) -> Result<String, minijinja::Error> {
+    let ends = ends(value.clone(), digits)?;
+    let mean = mean(value, digits)?;
+    Ok(if ends.is_empty() { mean } else { format!("{mean} ({ends})") })
+}
+
+/// A figure; a dash where there is none.
+fn mean(value: Value, digits: usize) -> Result<String, minijinja::Error> {
+    if value.is_none() { Ok("–".to_owned()) } else { member(&value, "mean", digits) }
+}
+
+/// The interval of a figure; nothing where there is none.
+fn ends(value: Value, digits: usize) -> Result<String, minijinja::Error> {
     if value.is_none() {
-        return Ok("–".to_owned());
+        return Ok(String::new());
     }
-    let number = |name: &str| value.get_attr(name).and_then(f64::try_from);
-    let Interval { mean, low, high, .. } =
-        Interval { mean: number("mean")?, low: number("low")?, high: number("high")?, n: 0 };
-    Ok(format!("{mean:.digits$} ({low:.digits$} to {high:.digits$})"))
+    Ok(format!("{} to {}", member(&value, "low", digits)?, member(&value, "high", digits)?))
+}
+
+/// With a minus that cannot be taken for a hyphen, and none before a zero.
+fn member(value: &Value, name: &str, digits: usize) -> Result<String, minijinja::Error> {
+    let text = format!("{:.digits$}", value.get_attr(name).and_then(f64::try_from)?);
+    let is_zero = text.bytes().all(|byte| matches!(byte, b'-' | b'0' | b'.'));
+    Ok(if is_zero { text.replace('-', "") } else { text.replace('-', "−") })
+}
+
+/// A mean of counts: with a digit behind the point where it is no whole number.
+fn amount(count: f64) -> String {
+    let text = format!("{count:.1}");
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }
 
 /// Writes all three forms into a folder, each whole or not at all; the path of the page.

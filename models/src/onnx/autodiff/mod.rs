@@ -142,7 +142,13 @@ impl Path {
 fn passes_gradient(op: &Op) -> bool {
     !matches!(
         op,
-        Op::StopGradient { .. } | Op::Sign | Op::Greater | Op::LessOrEqual | Op::Size { .. } | Op::ShapeOf
+        Op::StopGradient { .. }
+            | Op::Sign
+            | Op::Greater
+            | Op::LessOrEqual
+            | Op::ReduceMax { .. }
+            | Op::Size { .. }
+            | Op::ShapeOf
     )
 }
 
@@ -256,6 +262,7 @@ impl Backward<'_> {
             | Op::Sign
             | Op::Greater
             | Op::LessOrEqual
+            | Op::ReduceMax { .. }
             | Op::Size { .. }
             | Op::ShapeOf => Err(no_rule(&step)),
         }

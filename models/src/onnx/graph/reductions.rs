@@ -1,4 +1,4 @@
-//! Sums and means over axes.
+//! Sums, means and greatest elements over axes.
 
 use crate::error::ModelError;
 use crate::onnx::op::Op;
@@ -26,6 +26,16 @@ impl Graph {
         }
         let shape = reduced(self.shape(x), &axes, keep);
         Ok(self.node(Op::ReduceMean { axes, keep }, &[x], ElementType::F32, shape))
+    }
+
+    /// The greatest element of each row: over the last axis, which stays with size 1. No gradient goes through it.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] when x is a single number.
+    pub fn greatest(&mut self, x: Value) -> Result<Value, ModelError> {
+        let axis = self.axis("a greatest element", x, -1)?;
+        let shape = reduced(self.shape(x), &[axis], true);
+        Ok(self.node(Op::ReduceMax { axis }, &[x], ElementType::F32, shape))
     }
 
     /// The sum of all elements, `[]`.

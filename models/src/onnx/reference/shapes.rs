@@ -1,4 +1,4 @@
-//! Operators that move elements, and sums over axes.
+//! Operators that move elements, and those that fold axes into one element.
 
 use super::tensor::{Tensor, indices};
 
@@ -72,20 +72,30 @@ pub(super) fn split(x: &Tensor, axis: usize, sizes: &[usize]) -> Vec<Tensor> {
 
 pub(super) fn sum(x: &Tensor, axes: &[usize], keep: bool) -> Tensor {
     let summed = |axis: &usize| axes.contains(axis);
-    let kept: Vec<usize> =
-        (0..x.shape.len()).map(|axis| if summed(&axis) { 1 } else { x.shape[axis] }).collect();
-    let mut sums = Tensor::from_fn(kept, |_| 0.0);
-    for (mut index, element) in indices(&x.shape).zip(&x.data) {
-        for &axis in axes {
-            index[axis] = 0;
-        }
-        let offset = sums.offset(&index);
-        sums.data[offset] += element;
-    }
+    let mut sums = folded(x, axes, 0.0, |sum, element| sum + element);
     if !keep {
         sums.shape = (0..x.shape.len()).filter(|axis| !summed(axis)).map(|axis| x.shape[axis]).collect();
     }
     sums
+}
+
+pub(super) fn greatest(x: &Tensor, axis: usize) -> Tensor {
+    folded(x, &[axis], f64::NEG_INFINITY, f64::max)
+}
+
+/// Elements along some axes folded into one, in their order; the axes stay with size 1.
+fn folded(x: &Tensor, axes: &[usize], first: f64, fold: fn(f64, f64) -> f64) -> Tensor {
+    let size = |axis: usize| if axes.contains(&axis) { 1 } else { x.shape[axis] };
+    let kept: Vec<usize> = (0..x.shape.len()).map(size).collect();
+    let mut results = Tensor::from_fn(kept, |_| first);
+    for (mut index, &element) in indices(&x.shape).zip(&x.data) {
+        for &axis in axes {
+            index[axis] = 0;
+        }
+        let offset = results.offset(&index);
+        results.data[offset] = fold(results.data[offset], element);
+    }
+    results
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes of tensors in tests are small")]

@@ -40,7 +40,7 @@ fn loss_of(loss: Loss, completions: &[usize], given: &Given<'_>, inputs: &LossIn
         scores: head("scores", dims::SEQUENCES, given.scores),
         logprobs: head("logprobs", dims::PICKED, given.logprobs),
         values: head("values", dims::PICKED, given.values),
-        entropy: None,
+        ..HeadOutputs::default()
     };
     let value = loss_value(&mut graph, loss, &outputs).expect("a loss");
     for feed in feeds(loss, &batch, inputs).expect("inputs that fit") {

@@ -349,6 +349,18 @@ fn reductions() -> Vec<Case> {
     let (batch, seq) = (named("batch", 2), named("seq", 3));
     let given = || vec![real("x", &[batch, seq, fixed(4)], -1.0, 1.0)];
     vec![
+        forward(
+            "greatest",
+            vec![
+                real("logits", &[named("tokens", 5), fixed(4)], -2.0, 2.0),
+                ids("ids", &[named("tokens", 5), fixed(1)], &[3, 0, 2, 2, 1]),
+            ],
+            |graph, values| {
+                let (greatest, chosen) =
+                    (graph.greatest(values[0])?, graph.gather_elements(values[0], values[1])?);
+                Ok(vec![greatest, graph.less_or_equal(greatest, chosen)?])
+            },
+        ),
         smooth("sum", given(), |graph, x| {
             let square = graph.square(x[0]);
             let kept = graph.sum(square, &[-1], true)?;

@@ -177,15 +177,16 @@ macro_rules! kinds {
 kinds! {
     Add Sub Mul Div Min Max Neg Exp Log Sqrt Reciprocal Sigmoid Softplus Tanh Abs Sign Erf Silu Gelu Clip Greater LessOrEqual
     Where Cast StopGradient Linear MatMul Gather GatherPaired GatherElements ScatterAdd Reshape ReshapeTo Size ShapeOf Expand
-    Transpose Unsqueeze Squeeze Concat Split Slice ReduceSum ReduceMean Softmax LogSoftmax RmsNorm AddRmsNorm LayerNorm
-    Rotary GroupQueryAttention
+    Transpose Unsqueeze Squeeze Concat Split Slice ReduceSum ReduceMean ReduceMax Softmax LogSoftmax RmsNorm AddRmsNorm
+    LayerNorm Rotary GroupQueryAttention
 }
 
 /// Those that no gradient goes through.
-const WITHOUT_GRADIENT: [&str; 9] = [
+const WITHOUT_GRADIENT: [&str; 10] = [
     "Sign",
     "Greater",
     "LessOrEqual",
+    "ReduceMax",
     "StopGradient",
     "ScatterAdd",
     "Size",

@@ -1,0 +1,93 @@
+//! People judge while `dissent run --wait` has the log open, through the program alone.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Stdio;
+
+use dissent_domain::event::{Event, FeedbackReceived};
+use serde_json::Value;
+
+use crate::support::{Lab, Setup, succeeded};
+
+const LEARNING: &str = r#"
+[feedback]
+source = "people"
+[refinement]
+steps = 2
+batch_size = 2
+[tuning]
+method = "dpo"
+steps = 2
+batch_size = 2
+lora.r = 4
+[evaluation]
+prompts = "held-out.jsonl"
+samples = 2
+"#;
+
+/// An experiment that asks people.
+fn asking() -> Option<Lab> {
+    let lab = Lab::new(&Setup { prompts: 4, max_new_tokens: 8, ..Setup::default() })?;
+    let held_out: String = (0..2).map(|index| format!("{{\"prompt\": \"held out {index}?\"}}\n")).collect();
+    std::fs::write(lab.config().with_file_name("held-out.jsonl"), held_out).unwrap();
+    let config = std::fs::read_to_string(lab.config()).unwrap();
+    std::fs::write(lab.config(), config + LEARNING).unwrap();
+    Some(lab)
+}
+
+fn parsed(text: &[u8]) -> Vec<Value> {
+    let lines = std::str::from_utf8(text).unwrap().lines();
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn judgements_that_are_imported_while_a_run_waits_let_it_go_on_to_its_end() {
+    let Some(lab) = asking() else { return };
+    let config = lab.config();
+    let run = ["run", config.to_str().unwrap()];
+    let waits = succeeded(lab.dissent("data", &run));
+    let said = String::from_utf8(waits.stdout).unwrap();
+    assert!(said.contains("comparisons wait for people's judgements"), "{said}");
+    let mut rows = parsed(&succeeded(lab.dissent("data", &["feedback", "export", "lab"])).stdout);
+    assert!(rows.len() > 1, "{rows:?}");
+    for row in &mut rows {
+        row["verdict"] = "first".into();
+    }
+
+    let waiting = [run.as_slice(), &["--wait"]].concat();
+    let mut child =
+        lab.dissent("data", &waiting).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    // Said once the log is open: whoever comes now finds it in use.
+    while !line.starts_with("starting the policy") {
+        line.clear();
+        assert!(told.read_line(&mut line).unwrap() > 0, "it ended before it waited");
+    }
+    // One person twice with the same, then another with the rest: the run ends when it has them all.
+    let (ours, theirs) = rows.split_at(1);
+    for (name, rows) in [("ann", ours), ("ann", ours), ("bob", theirs)] {
+        let file = lab.data_dir(name);
+        std::fs::write(&file, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+        let file = file.to_str().unwrap();
+        let import = lab.dissent("data", &["feedback", "import", file, "--annotator", name]);
+        let said = String::from_utf8(succeeded(import).stdout).unwrap();
+        assert!(said.contains("handed to the run that has the event log open"), "{said}");
+    }
+    let mut rest = String::new();
+    told.read_to_string(&mut rest).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{rest}");
+    let printed = String::from_utf8(ended.stdout).unwrap();
+    assert!(printed.contains("report: "), "{printed}");
+
+    let events: Vec<Event> = lab.events("data").iter().map(|recorded| recorded.decode().unwrap()).collect();
+    let received: Vec<&FeedbackReceived> = events
+        .iter()
+        .filter_map(|event| if let Event::FeedbackReceived(e) = event { Some(e) } else { None })
+        .collect();
+    assert_eq!(received.len(), rows.len(), "each judgement once");
+    assert_eq!(received.iter().filter(|e| e.annotator == "ann").count(), 1);
+    assert!(events.iter().any(|event| matches!(event, Event::RewardModelRefined(e) if e.preferences > 0)));
+    assert!(matches!(events.last(), Some(Event::ExperimentFinished(_))));
+    succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
+}

@@ -1,0 +1,119 @@
+//! `dissent train ppo`, `grpo` and `rloo`: policies that are tuned against a reward model by sampling from them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::succeeded;
+use crate::train::{Bench, check_same_result, lines, number, wait_for_steps};
+
+/// What the tunings of a test have in common.
+struct Judged {
+    bench: Bench,
+    base: String,
+    reward: String,
+    prompts: String,
+}
+
+impl Judged {
+    fn new() -> Option<Self> {
+        let bench = Bench::new()?;
+        let rows: String = (0..6).map(|index| format!("{{\"prompt\": \"w{} w5\"}}\n", 20 + index)).collect();
+        std::fs::write(bench.path("prompts.jsonl"), rows).unwrap();
+        let reward = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden/llama-reward");
+        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+        let (base, prompts) = (text(bench.lab.policy()), bench.text("prompts.jsonl"));
+        Some(Self { bench, base, reward: text(reward), prompts })
+    }
+
+    /// The reward model that judges, and the prompts.
+    fn options(&self) -> [&str; 8] {
+        let (template, Self { base, reward, prompts, .. }) = ("{prompt} {completion}", self);
+        let judge = ["--reward", base, "--reward-adapter", reward, "--reward-template", template];
+        let [a, b, c, d, e, f] = judge;
+        [a, b, c, d, e, f, "--prompts", prompts]
+    }
+
+    /// A tuning of so many iterations into the folder `output`.
+    fn tune(&self, method: &str, iterations: &str, output: &str) -> Command {
+        let samples = if method == "ppo" { "1" } else { "3" };
+        let mut more = self.options().to_vec();
+        more.extend(["--iterations", iterations, "--prompts-per-iteration", "4", "--epochs", "1"]);
+        more.extend(["-n", samples, "--max-new-tokens", "6", "--temperature", "1", "--lr", "1e-3"]);
+        self.bench.train(method, output, &more)
+    }
+}
+
+#[test]
+fn policies_are_tuned_against_a_reward_model_and_evaluated() {
+    let Some(judged) = Judged::new() else { return };
+    let bench = &judged.bench;
+    let methods = [
+        ("ppo", ["objective/kl", "objective/scores", "loss/value_avg"]),
+        ("grpo", ["kl", "reward", "clip_ratio"]),
+        ("rloo", ["kl", "reward", "entropy"]),
+    ];
+    for (method, names) in methods {
+        succeeded(judged.tune(method, "3", method));
+        let metrics = bench.metrics(method);
+        assert_eq!(metrics.len(), 3);
+        for name in names {
+            assert!(metrics.iter().all(|line| line[name].is_number()), "{method}: {name}: {}", metrics[0]);
+        }
+        let adapter = bench.text(method);
+        let mut eval = vec!["eval", "policy", "--policy", &judged.base, "--adapter", &adapter];
+        eval.extend(["--template", "raw", "--json"]);
+        eval.extend(judged.options());
+        eval.extend(["-n", "3", "--max-new-tokens", "6", "--temperature", "1"]);
+        let figures = bench.json(&eval);
+        assert_eq!(figures["completions"], 18);
+        assert!(number(&figures, "kl_k3") > 0.0 && number(&figures, "kl_k1").is_finite(), "{figures}");
+        assert!(figures["mean_abs_pacs"].is_number() && figures["stopped"].is_number(), "{figures}");
+    }
+    assert!(bench.path("ppo").join("training.json").is_file());
+}
+
+/// Kills a tuning after its first iteration and again after a later one, and lets it come to its end.
+fn killed_and_resumed(method: &str) {
+    const ITERATIONS: &str = "8";
+    let Some(judged) = Judged::new() else { return };
+    succeeded(judged.tune(method, ITERATIONS, "whole"));
+    let log = judged.bench.path("killed").join("metrics.jsonl");
+    let mut before = Vec::new();
+    for reach in [1, 4] {
+        let mut child = judged
+            .tune(method, ITERATIONS, "killed")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let reached = wait_for_steps(&mut child, &log, reach);
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert!(reached && status.code().is_none(), "it ended before it was killed: {status}");
+        let after = lines(&log);
+        // A checkpoint after each iteration: at most the one in hand was done again, with other times.
+        let kept = before.len().saturating_sub(1);
+        assert_eq!(after.get(..kept), before.get(..kept));
+        before = after;
+    }
+    let last = succeeded(judged.tune(method, ITERATIONS, "killed"));
+    let said = String::from_utf8_lossy(&last.stderr).into_owned();
+    let resumed = said.lines().find_map(|line| line.strip_prefix("going on after "));
+    assert!(resumed.is_some(), "{said}");
+    check_same_result(&judged.bench, ITERATIONS.parse().unwrap());
+}
+
+#[test]
+fn ppo_that_is_killed_ends_as_if_it_never_was() {
+    killed_and_resumed("ppo");
+}
+
+#[test]
+fn grpo_that_is_killed_ends_as_if_it_never_was() {
+    killed_and_resumed("grpo");
+}
+
+#[test]
+fn rloo_that_is_killed_ends_as_if_it_never_was() {
+    killed_and_resumed("rloo");
+}

@@ -133,6 +133,11 @@ impl Experiment {
         &self.evaluations
     }
 
+    /// Whether policies are evaluated, or will be by what is requested.
+    pub(crate) fn evaluation_is_requested(&self) -> bool {
+        self.evaluations_requested > 0
+    }
+
     /// The signs of reward hacking so far.
     #[must_use]
     pub fn warnings(&self) -> &[RewardHackingSuspected] {
@@ -178,6 +183,8 @@ impl Experiment {
         }
         match event {
             Event::ExperimentStarted(_) => Err(Rejection::AlreadyStarted),
+            // No step proposes it: see `decide_fork`.
+            Event::ExperimentForked(_) => Err(Rejection::NotAFork),
             Event::RoundOpened(opened) => self.decide_open(plan, opened),
             Event::PromptAdmitted(e) => self.open_round(e.round)?.decide_admit(e),
             Event::CompletionsSampled(e) => {
@@ -282,6 +289,7 @@ impl Experiment {
     pub fn evolve(&mut self, event: &Event) {
         match event {
             Event::ExperimentStarted(e) => self.plan = Some(e.plan.clone()),
+            Event::ExperimentForked(e) => self.plan = Some(e.plan.clone()),
             Event::RoundOpened(e) => self.rounds.push(Round::open(e.round, e.prompts)),
             Event::ExperimentFinished(_) => self.finished = true,
             Event::EvaluationRequested(e) => self.evaluations_requested = e.evaluation + 1,

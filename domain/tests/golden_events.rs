@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use dissent_domain::conflict::{LogprobKind, SelectionSettings, measure};
 use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, EvaluationRequested, Event, EventType, ExperimentFinished,
-    ExperimentStarted, FeedbackReceived, FeedbackRequested, FeedbackSettled, PairSelected, PolicyEvaluated,
-    PolicyTuned, PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined, RewardsScored,
-    RoundClosed, RoundEvaluated, RoundOpened, Step, StopDecided, TrainingLeaseExpired, TrainingProgressed,
-    TrainingRequested, TrainingStarted, decode, encode,
+    ExperimentForked, ExperimentStarted, FeedbackReceived, FeedbackRequested, FeedbackSettled, PairSelected,
+    PolicyEvaluated, PolicyTuned, PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined,
+    RewardsScored, RoundClosed, RoundEvaluated, RoundOpened, Step, StopDecided, TrainingLeaseExpired,
+    TrainingProgressed, TrainingRequested, TrainingStarted, decode, encode,
 };
 use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::feedback::{Agreement, Verdict};
@@ -75,6 +75,13 @@ fn version_1() -> Vec<Event> {
     let conflict = measure(&[1.0, 2.0, 3.5], &[-3.0, -2.0, -10.25]).unwrap();
     vec![
         started().into(),
+        ExperimentForked {
+            origin: ExperimentId::new("origin").unwrap(),
+            position: 70_000,
+            shared: 12,
+            plan: started().plan,
+        }
+        .into(),
         RoundOpened { round: 0, prompts: 3 }.into(),
         PromptAdmitted { round: 0, index: 2, prompt: prompt() }.into(),
         CompletionsSampled {

@@ -1,5 +1,8 @@
 //! `dissent log`: looks after the event log itself.
 
+mod diff;
+mod table;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +13,9 @@ use dissent_storage::{SledLog, SledOptions, StorageError, transfer};
 use serde_json::json;
 
 use super::exit::BadInput;
+use crate::history::table::{COLUMNS, Table};
 
-/// Verify, look at, export and import the event log
+/// Verify, look at, compare, export and import the event log
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -19,6 +23,9 @@ Examples:
   dissent log tail --experiment tone-demo -n 5
   dissent log export --experiment tone-demo --output tone-demo.events.jsonl
   dissent --data-dir ./copy log import tone-demo.events.jsonl
+  dissent log export --table scores scores.jsonl        flat rows, for pandas, pyarrow or duckdb
+  dissent log diff tone-demo tone-demo-2                why do these two runs differ?
+  dissent log diff ./here:tone-demo ./there:tone-demo   the same experiment in two data folders
   dissent log backup ./backup-monday")]
 pub(crate) struct LogArgs {
     #[command(subcommand)]
@@ -43,14 +50,29 @@ enum LogCommand {
         #[arg(long)]
         experiment: Option<ExperimentId>,
     },
-    /// Write events as JSON lines, without loss
+    /// Write events as JSON lines: without loss, or as a flat table
+    #[command(after_help = COLUMNS)]
     Export {
         /// One experiment only.
         #[arg(long)]
         experiment: Option<ExperimentId>,
+        /// Flat rows of one kind for data frames, instead of what `import` takes.
+        #[arg(long, value_enum)]
+        table: Option<Table>,
         /// Where to write; `-` is stdout.
-        #[arg(long, short, default_value = "-", value_name = "FILE")]
-        output: PathBuf,
+        #[arg(default_value = "-", value_name = "FILE", conflicts_with = "output")]
+        file: PathBuf,
+        /// The same.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Say where two experiments differ, and exit with 1 if they do
+    #[command(after_help = DIFF_HELP)]
+    Diff {
+        /// EXPERIMENT, or DATA-FOLDER:EXPERIMENT.
+        a: diff::Named,
+        /// The same.
+        b: diff::Named,
     },
     /// Add the events of an export; known ones stay as they are
     Import {
@@ -66,6 +88,11 @@ enum LogCommand {
     },
 }
 
+const DIFF_HELP: &str = "\
+Events are matched by what they are about, not by their place: workers finish in any order. Names of experiments, times and ids
+are no difference. What is said: up to where the streams are the same, the first event that differs and how, counts by kind of
+event, the fields that differ with the largest difference of a number, and the hashes of the final states.";
+
 pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
     match &args.command {
         LogCommand::Verify => verify(&super::open_log(data_dir)?, args.json),
@@ -73,7 +100,10 @@ pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
         LogCommand::Tail { count, experiment } => {
             tail(&super::open_log(data_dir)?, *count, experiment.as_ref(), args.json)
         }
-        LogCommand::Export { experiment, output } => export(data_dir, experiment.as_ref(), output),
+        LogCommand::Export { experiment, table, file, output } => {
+            export(data_dir, experiment.as_ref(), *table, output.as_ref().unwrap_or(file))
+        }
+        LogCommand::Diff { a, b } => diff::run(data_dir, a, b, args.json),
         LogCommand::Import { file } => import(data_dir, file, args.json),
         LogCommand::Backup { to } => {
             let events = super::open_log(data_dir)?.backup(to).map_err(|error| {
@@ -208,10 +238,18 @@ fn envelope(recorded: &Recorded, body: &serde_json::Value) -> serde_json::Value 
     })
 }
 
-fn export(data_dir: &Path, experiment: Option<&ExperimentId>, output: &Path) -> anyhow::Result<()> {
+fn export(
+    data_dir: &Path,
+    experiment: Option<&ExperimentId>,
+    table: Option<Table>,
+    output: &Path,
+) -> anyhow::Result<()> {
     let log = super::open_log(data_dir)?;
     if let Some(experiment) = experiment {
         super::require_experiment(&log, experiment)?;
+    }
+    if let Some(table) = table {
+        return table::run(&log, table, experiment, output);
     }
     if output == Path::new("-") {
         transfer::export(&log, experiment, &mut std::io::stdout().lock())?;

@@ -24,13 +24,26 @@ pub use training::{
 use crate::conflict::Conflict;
 use crate::experiment::Plan;
 use crate::generation::Completion;
-use crate::id::PromptId;
+use crate::id::{ExperimentId, PromptId};
 use crate::prompt::Prompt;
 
 /// An experiment began: its whole plan, so that nothing outside the log decides what it does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExperimentStarted {
     /// What will be done, with which models, prompts and seeds.
+    pub plan: Plan,
+}
+
+/// An experiment became a fork: the events before this one were shared with its origin, and from here on another plan holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExperimentForked {
+    /// The experiment whose past it shares.
+    pub origin: ExperimentId,
+    /// The position of the last shared event in the log that it was forked in.
+    pub position: u64,
+    /// Events shared.
+    pub shared: u64,
+    /// What will be done from here on.
     pub plan: Plan,
 }
 
@@ -253,6 +266,7 @@ macro_rules! events {
 
 events! {
     ExperimentStarted = "experiment.started", version 1;
+    ExperimentForked = "experiment.forked", version 1;
     RoundOpened = "round.opened", version 1;
     PromptAdmitted = "prompt.admitted", version 1;
     CompletionsSampled = "generation.completions_sampled", version 1;

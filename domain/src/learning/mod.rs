@@ -251,6 +251,7 @@ impl Learning {
             }
             Event::PolicyTuned(PolicyTuned { .. }) => self.advance(Stage::Policy, TrainingProgress::Done),
             Event::ExperimentStarted(_)
+            | Event::ExperimentForked(_)
             | Event::RoundOpened(_)
             | Event::PromptAdmitted(_)
             | Event::CompletionsSampled(_)

@@ -38,6 +38,7 @@ impl LearningFold {
                 self.learnt_from.insert(e.round, [e.preferences, e.rehearsed]);
             }
             Event::ExperimentStarted(_)
+            | Event::ExperimentForked(_)
             | Event::RoundOpened(_)
             | Event::RoundEvaluated(_)
             | Event::RoundClosed(_)

@@ -129,18 +129,13 @@ pub fn forked_id(experiment: &ExperimentId, generation: u32) -> EventId {
 }
 
 /// An event as it is in the stream of another name.
-fn renamed(event: Event, name: &ExperimentId) -> Event {
-    match event {
-        Event::ExperimentStarted(mut e) => {
-            e.plan.experiment = name.clone();
-            e.into()
-        }
-        Event::ExperimentForked(mut e) => {
-            e.plan.experiment = name.clone();
-            e.into()
-        }
-        other => other,
+fn renamed(mut event: Event, name: &ExperimentId) -> Event {
+    if let Event::ExperimentStarted(e) = &mut event {
+        e.plan.experiment = name.clone();
+    } else if let Event::ExperimentForked(e) = &mut event {
+        e.plan.experiment = name.clone();
     }
+    event
 }
 
 impl Experiment {

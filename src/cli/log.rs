@@ -1,5 +1,6 @@
 //! `dissent log`: looks after the event log itself.
 
+mod archive;
 mod diff;
 mod table;
 
@@ -26,7 +27,8 @@ Examples:
   dissent log export --table scores scores.jsonl        flat rows, for pandas, pyarrow or duckdb
   dissent log diff tone-demo tone-demo-2                why do these two runs differ?
   dissent log diff ./here:tone-demo ./there:tone-demo   the same experiment in two data folders
-  dissent log backup ./backup-monday")]
+  dissent log backup ./backup-monday
+  dissent log archive tone-demo --to ./archive --remove")]
 pub(crate) struct LogArgs {
     #[command(subcommand)]
     command: LogCommand,
@@ -80,7 +82,15 @@ enum LogCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Copy the log to a new folder; to use it, make it the `log` folder of a data folder
+    /// Copy finished experiments to another data folder, and take them out of this log if asked
+    Archive(archive::ArchiveArgs),
+    /// Make a backup the log of a data folder that has none
+    Restore {
+        /// The backup's folder.
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+    },
+    /// Copy the log to a new folder; `restore` makes it the log of a data folder
     Backup {
         /// The folder, which must not exist.
         #[arg(value_name = "DIR")]
@@ -104,6 +114,8 @@ pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
             export(data_dir, experiment.as_ref(), *table, output.as_ref().unwrap_or(file))
         }
         LogCommand::Diff { a, b } => diff::run(data_dir, a, b, args.json),
+        LogCommand::Archive(archive) => archive::run(data_dir, archive, args.json),
+        LogCommand::Restore { from } => archive::restore(data_dir, from, args.json),
         LogCommand::Import { file } => import(data_dir, file, args.json),
         LogCommand::Backup { to } => {
             let events = super::open_log(data_dir)?.backup(to).map_err(|error| {

@@ -204,8 +204,12 @@ impl Past {
     pub(crate) fn overview(&self, name: &ExperimentId) -> Overview {
         let experiment = self.experiment();
         let places = self.places.iter().copied();
-        let rounds: Vec<RoundRow> =
-            experiment.rounds().iter().zip(places).map(|(round, places)| RoundRow::of(round, places)).collect();
+        let rounds: Vec<RoundRow> = experiment
+            .rounds()
+            .iter()
+            .zip(places)
+            .map(|(round, places)| RoundRow::of(round, places))
+            .collect();
         let closed = experiment.rounds().iter().filter(|round| round.is_closed()).count();
         Overview {
             experiment: name.clone(),

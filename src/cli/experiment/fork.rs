@@ -12,8 +12,8 @@ use dissent_storage::wait;
 use serde_json::json;
 
 use super::super::exit::BadInput;
-use crate::history::settings::{self, Scope, Setting};
 use crate::history;
+use crate::history::settings::{self, Scope, Setting};
 
 /// Events appended together.
 const APPEND_EVENTS: usize = 256;

@@ -64,7 +64,18 @@ fn print_rounds(out: &mut impl std::io::Write, overview: &Overview) -> std::io::
     writeln!(
         out,
         "{:>5}  {:<10}  {:>9}  {:>11}  {:>8}  {:>8}  {:>9}  {:>10}  {:>9}  {:>8}  {:>8}  {:>8}",
-        "round", "at", "opened at", "measured at", "prompts", "measured", "set aside", "tokens", "|PACS|", "tau", "selected", "labels"
+        "round",
+        "at",
+        "opened at",
+        "measured at",
+        "prompts",
+        "measured",
+        "set aside",
+        "tokens",
+        "|PACS|",
+        "tau",
+        "selected",
+        "labels"
     )?;
     let figure = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
     for round in &overview.rounds {

@@ -1,8 +1,8 @@
 //! Where two histories differ: in what order, in what, and by how much.
 //!
 //! Workers finish in any order, so events are matched by what they are about (the completions of a prompt in a round, the third
-//! comparison, the judgement of an annotator), not by their place. The names of the experiments are no difference, nor is what
-//! only an envelope says: times, ids, actors.
+//! comparison, the judgement of an annotator), not by their place. The names of the experiments are no difference, nor are
+//! the version of the program and what only an envelope says: times, ids, actors.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -207,6 +207,7 @@ fn named(recorded: &Recorded) -> anyhow::Result<(String, Event)> {
     let name = || ExperimentId::new("experiment");
     if let Event::ExperimentStarted(e) = &mut event {
         e.plan.experiment = name()?;
+        e.program = None;
     } else if let Event::ExperimentForked(e) = &mut event {
         e.plan.experiment = name()?;
     }

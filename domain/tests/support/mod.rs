@@ -94,7 +94,7 @@ impl History {
     pub(crate) fn begin(plan: Plan) -> Self {
         let mut history = Self::default();
         let id = EventId::of_experiment(&plan.experiment);
-        let started = NewEvent::new(id, None, "test", 0, &ExperimentStarted { plan }.into()).unwrap();
+        let started = NewEvent::new(id, None, "test", 0, &ExperimentStarted::new(plan).into()).unwrap();
         history.append(started);
         history.coordinate();
         history

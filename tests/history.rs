@@ -3,6 +3,7 @@
 mod forks;
 pub(crate) mod made;
 mod rotation;
+mod snapshots;
 mod tables;
 
 use dissent_domain::event::Event;

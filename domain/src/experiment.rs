@@ -84,7 +84,7 @@ pub struct ConflictPlan {
 }
 
 /// The state of an experiment.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Experiment {
     plan: Option<Plan>,
     rounds: Vec<Round>,
@@ -99,6 +99,11 @@ pub struct Experiment {
 }
 
 impl Experiment {
+    /// Makes a state that was read usable.
+    pub(crate) fn index(&mut self) {
+        self.rounds.iter_mut().for_each(Round::index);
+    }
+
     /// Its plan; none before it started.
     #[must_use]
     pub fn plan(&self) -> Option<&Plan> {

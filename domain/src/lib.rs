@@ -19,6 +19,7 @@ pub mod prompt;
 pub mod replay;
 pub mod reward;
 pub mod round;
+pub mod snapshot;
 mod state_hash;
 pub mod training;
 pub mod what_if;

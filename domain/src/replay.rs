@@ -7,6 +7,7 @@ use crate::conflict;
 use crate::event::{CodecError, ConflictMeasured, Event, EventId, Recorded};
 use crate::experiment::Experiment;
 use crate::id::{ExperimentId, PromptId};
+use crate::snapshot::Snapshot;
 
 /// Something in a history that the rules would not have made so.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,12 @@ impl Replay {
     #[must_use]
     pub fn verifying() -> Self {
         Self { verifier: Some(Verifier::default()), ..Self::default() }
+    }
+
+    /// Goes on from a snapshot, without checking.
+    #[must_use]
+    pub fn resuming(snapshot: Snapshot) -> Self {
+        Self { version: snapshot.version, experiment: snapshot.into_state(), verifier: None }
     }
 
     /// Applies the next event of the stream.

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::conflict::{self, Answers, Conflict, Selection};
 use crate::event::{
     CompletionsSampled, ConflictMeasured, Event, FeedbackRequested, PairSelected, PromptAdmitted,
@@ -82,7 +84,7 @@ pub enum Rejection {
 }
 
 /// How far a prompt has come in a round.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum PromptProgress {
     /// It waits for completions.
     Admitted,
@@ -102,7 +104,7 @@ pub enum PromptProgress {
 }
 
 /// How many prompts of a round have come at least this far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RoundCounts {
     /// Prompts the round will have.
     pub expected: u32,
@@ -125,11 +127,12 @@ pub struct RoundCounts {
 }
 
 /// The state of one round.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     number: u32,
     /// By place in the prompt file, so that selection breaks ties the same way whatever the order of arrival.
     prompts: Vec<Option<(PromptId, PromptProgress)>>,
+    #[serde(skip)]
     places: HashMap<PromptId, usize>,
     counts: RoundCounts,
     evaluated: Option<RoundEvaluated>,
@@ -153,6 +156,12 @@ impl Round {
             learning: Learning::default(),
             closed: false,
         }
+    }
+
+    /// Finds prompts by name again, in a round that was read.
+    pub(crate) fn index(&mut self) {
+        let named = self.prompts.iter().enumerate();
+        self.places = named.filter_map(|(place, prompt)| Some((prompt.as_ref()?.0.clone(), place))).collect();
     }
 
     /// Its number, from 0.

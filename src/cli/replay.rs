@@ -12,6 +12,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::replay::Replay;
 use dissent_domain::round::{PromptProgress, Round};
+use dissent_storage::Snapshots;
 use serde::Serialize;
 
 use super::exit::BadInput;
@@ -31,7 +32,8 @@ Examples:
 
 --verify checks of each event: that it can be read, its place in stream and log, that its cause came before it, that its id
 follows from its cause, that the rules allowed it then, and that every pure decision is the same when made again. It names the
-first fault of each experiment with its position, and then exits with 3.
+first fault of each experiment with its position, and then exits with 3. A snapshot that the events do not lead to is a fault,
+and is deleted.
 
 --what-if makes the selection of each round again from the recorded scores, under settings of [conflict] and [feedback] (rule,
 delta, tau, budget, quantile, logprob; opponent, overlap, budget) that differ from the recorded ones: which answers would have
@@ -56,6 +58,9 @@ pub(crate) struct ReplayArgs {
     #[arg(long)]
     json: bool,
 }
+
+/// Events after which another snapshot is kept: a quarter of a second of folding.
+const SNAPSHOT_EVENTS: u64 = 50_000;
 
 #[derive(Serialize)]
 struct Outcome {
@@ -112,7 +117,7 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
         if !args.verify {
             return Err(BadInput("name an experiment; only --verify goes over all of them".to_owned()).into());
         }
-        return verify::run(&open_log(data_dir)?, args.at, args.json);
+        return verify::run(&open_log(data_dir)?, &snapshots(data_dir), args.at, args.json);
     };
     let log = open_log(data_dir)?;
     super::require_experiment(&log, experiment)?;
@@ -120,7 +125,13 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
         return what_if::run(&log, experiment, args);
     }
     let begun = Instant::now();
-    let replay = replay(&log, experiment, args.at, args.verify)?;
+    let replay = if args.verify {
+        let mut replay = Replay::verifying();
+        verify::each(&log, &snapshots(data_dir), experiment, args.at, &mut replay)?;
+        replay
+    } else {
+        replay(&log, &snapshots(data_dir), experiment, args.at)?
+    };
     let outcome = outcome(&replay, experiment, begun.elapsed().as_secs_f64());
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -131,13 +142,21 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where the snapshots of a data folder are.
+fn snapshots(data_dir: &Path) -> Snapshots {
+    Snapshots::new(data_dir.join("snapshots"))
+}
+
 fn replay(
     log: &dyn EventLog,
+    snapshots: &Snapshots,
     experiment: &ExperimentId,
     last: Option<u64>,
-    verify: bool,
 ) -> anyhow::Result<Replay> {
-    let mut replay = if verify { Replay::verifying() } else { Replay::new() };
+    if last.is_none() {
+        return Ok(snapshots.resume(log, experiment, SNAPSHOT_EVENTS)?);
+    }
+    let mut replay = Replay::new();
     history::each(log, experiment, last, &mut |recorded| Ok(replay.apply(recorded)?))?;
     Ok(replay)
 }

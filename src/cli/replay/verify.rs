@@ -5,6 +5,7 @@ use std::io::Write as _;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
 use dissent_domain::replay::{Replay, ReplayError};
+use dissent_storage::Snapshots;
 use serde::Serialize;
 
 use crate::history;
@@ -37,11 +38,16 @@ struct Outcome {
 
 /// # Errors
 /// If an experiment is not as the rules would have made it, or the log cannot be read.
-pub(super) fn run(log: &dyn EventLog, last: Option<u64>, as_json: bool) -> anyhow::Result<()> {
+pub(super) fn run(
+    log: &dyn EventLog,
+    snapshots: &Snapshots,
+    last: Option<u64>,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let mut experiments = Vec::new();
     let mut first: Option<anyhow::Error> = None;
     for (experiment, _) in log.streams()? {
-        let (verified, error) = verify(log, experiment, last)?;
+        let (verified, error) = verify(log, snapshots, experiment, last)?;
         first = first.or(error);
         experiments.push(verified);
     }
@@ -56,15 +62,42 @@ pub(super) fn run(log: &dyn EventLog, last: Option<u64>, as_json: bool) -> anyho
     first.map_or(Ok(()), Err)
 }
 
+/// Applies every event of a stream, and compares its snapshot with the state that they lead to.
+///
+/// # Errors
+/// The first event or snapshot that is not as the rules make it.
+pub(super) fn each(
+    log: &dyn EventLog,
+    snapshots: &Snapshots,
+    experiment: &ExperimentId,
+    last: Option<u64>,
+    replay: &mut Replay,
+) -> anyhow::Result<()> {
+    let snapshot = snapshots.load(log, experiment)?;
+    history::each(log, experiment, last, &mut |recorded| {
+        replay.apply(recorded)?;
+        let here = snapshot.as_ref().filter(|snapshot| snapshot.version == recorded.version);
+        if here.is_some_and(|snapshot| snapshot.state() != replay.experiment()) {
+            snapshots.discard(experiment)?;
+            let reason = "the snapshot of the state after it was another one; it is deleted".to_owned();
+            let event_type = recorded.event.event_type.clone();
+            return Err(ReplayError::Differs { position: recorded.position, event_type, reason }.into());
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
 fn verify(
     log: &dyn EventLog,
+    snapshots: &Snapshots,
     experiment: ExperimentId,
     last: Option<u64>,
 ) -> anyhow::Result<(Verified, Option<anyhow::Error>)> {
     let mut replay = Replay::verifying();
-    let outcome = history::each(log, &experiment, last, &mut |recorded| Ok(replay.apply(recorded)?));
+    let outcome = each(log, snapshots, &experiment, last, &mut replay);
     let (fault, error) = match outcome {
-        Ok(_) => (None, None),
+        Ok(()) => (None, None),
         Err(error) => {
             let position = error.downcast_ref::<ReplayError>().map(ReplayError::position);
             let damaged = matches!(error.downcast_ref(), Some(LogError::Corrupt(_)));

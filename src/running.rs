@@ -75,6 +75,9 @@ fn is_finished(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<bool> {
 
 /// A recorded experiment is never continued with other settings: its results would be of neither.
 pub(crate) fn refuse_another_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<()> {
+    if let Some(recorded) = forked_plan(log, &plan.experiment)? {
+        return refuse_difference(&recorded, plan);
+    }
     match log.read_stream(&plan.experiment, 0, 1)?.first() {
         Some(first) => refuse_begun_otherwise(first, plan),
         None => Ok(()),
@@ -86,8 +89,11 @@ pub(crate) fn refuse_begun_otherwise(first: &Recorded, plan: &Plan) -> anyhow::R
     let Event::ExperimentStarted(started) = first.decode()? else {
         anyhow::bail!("the stream of {} does not begin with its start", plan.experiment)
     };
-    let recorded = forked_plan(log, &plan.experiment)?.unwrap_or(started.plan);
-    match planning::difference(&recorded, plan) {
+    refuse_difference(&started.plan, plan)
+}
+
+fn refuse_difference(recorded: &Plan, plan: &Plan) -> anyhow::Result<()> {
+    match planning::difference(recorded, plan) {
         None => Ok(()),
         Some(difference) => Err(BadInput(format!(
             "the experiment {} was begun with another plan ({difference}): give the new one another name, or \

@@ -117,7 +117,7 @@ fn write_round(folder: &Path, plan: &Plan) -> Outcome<()> {
         Ok(())
     };
 
-    let begin: Event = ExperimentStarted { plan: plan.clone() }.into();
+    let begin: Event = ExperimentStarted::new(plan.clone()).into();
     append(vec![NewEvent::new(EventId::of_experiment(&plan.experiment), None, "bench", 0, &begin)?])?;
     state.evolve(&begin);
     let opened = conclude(&mut state, &mut append)?;

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod dataset;
 pub mod gold;
+mod history;
 pub mod inbox;
 pub mod jsonl;
 pub mod loading;

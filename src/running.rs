@@ -7,6 +7,7 @@ use std::time::Duration;
 use dissent_actors::{Ending, Pipeline, PipelineError, Resources, Roles};
 use dissent_domain::event::{Event, Recorded};
 use dissent_domain::experiment::{Plan, finished_id};
+use dissent_domain::fork::forked_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_models::runtime::CancelFlag;
@@ -74,6 +75,9 @@ fn is_finished(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<bool> {
 
 /// A recorded experiment is never continued with other settings: its results would be of neither.
 pub(crate) fn refuse_another_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<()> {
+    if let Some(recorded) = forked_plan(log, &plan.experiment)? {
+        return refuse_difference(&recorded, plan);
+    }
     match log.read_stream(&plan.experiment, 0, 1)?.first() {
         Some(first) => refuse_begun_otherwise(first, plan),
         None => Ok(()),
@@ -85,7 +89,11 @@ pub(crate) fn refuse_begun_otherwise(first: &Recorded, plan: &Plan) -> anyhow::R
     let Event::ExperimentStarted(started) = first.decode()? else {
         anyhow::bail!("the stream of {} does not begin with its start", plan.experiment)
     };
-    match planning::difference(&started.plan, plan) {
+    refuse_difference(&started.plan, plan)
+}
+
+fn refuse_difference(recorded: &Plan, plan: &Plan) -> anyhow::Result<()> {
+    match planning::difference(recorded, plan) {
         None => Ok(()),
         Some(difference) => Err(BadInput(format!(
             "the experiment {} was begun with another plan ({difference}): give the new one another name, or \
@@ -94,6 +102,19 @@ pub(crate) fn refuse_begun_otherwise(first: &Recorded, plan: &Plan) -> anyhow::R
         ))
         .into()),
     }
+}
+
+/// The plan of a fork; none of an experiment that is none.
+fn forked_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
+    let mut plan = None;
+    // A fork may have been forked again: the last one counts.
+    for generation in 0.. {
+        let Some(recorded) = log.find(forked_id(experiment, generation))? else { break };
+        if let Event::ExperimentForked(forked) = recorded.decode()? {
+            plan = Some(forked.plan);
+        }
+    }
+    Ok(plan)
 }
 
 /// Runs the pipeline until the experiment is finished, waits for people, fails, or is interrupted; always drains.

@@ -7,10 +7,13 @@ mod detect;
 mod determinism;
 mod feedback;
 mod filters;
+mod history;
 mod layering;
 mod people;
 mod pipeline;
 mod report;
+#[path = "../domain/tests/support/mod.rs"]
+mod rules;
 mod study;
 mod support;
 mod train;

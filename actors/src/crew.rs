@@ -13,6 +13,7 @@ use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Broker, Subscription};
 use dissent_storage::ArtifactStore;
 
+use crate::answered::Unanswered;
 use crate::conflict::Conflict;
 use crate::evaluation::Evaluation;
 use crate::feedback::Oracle;
@@ -151,6 +152,11 @@ impl Shop {
         Ok(crew)
     }
 
+    /// The same step, for what is not answered in the log already.
+    fn unanswered<P>(&self, step: P) -> Unanswered<P> {
+        Unanswered::new(step, self.log.clone())
+    }
+
     fn policy(&self) -> Result<Shared<Policy>, PipelineError> {
         self.policy.clone().ok_or_else(|| lacks("the policy"))
     }
@@ -165,10 +171,11 @@ impl Shop {
         if roles.contains(Step::Generation) {
             let generation =
                 Generation::new(self.policy()?, versions.clone(), plan, cancel.clone(), meter.clone());
-            steps.push(step::start(generation, around)?);
+            steps.push(step::start(self.unanswered(generation), around)?);
         }
         if roles.contains(Step::Reward) {
-            steps.push(step::start(Reward::new(self.proxy()?, versions.clone(), cancel.clone()), around)?);
+            let reward = Reward::new(self.proxy()?, versions.clone(), cancel.clone());
+            steps.push(step::start(self.unanswered(reward), around)?);
         }
         if roles.contains(Step::Conflict) {
             steps.push(step::start(Conflict::new(log.clone(), plan.conflict.logprob), around)?);
@@ -187,11 +194,13 @@ impl Shop {
         let LearningResources { held_out, gold, training, inbox: _ } = resources;
         let gold: Option<SharedGold> = gold.map(|gold| Arc::new(Mutex::new(gold)));
         if self.roles.contains(Step::Evaluation) {
-            crew.steps.push(step::start(self.evaluation(learns, held_out, gold.clone())?, around)?);
+            let evaluation = self.evaluation(learns, held_out, gold.clone())?;
+            crew.steps.push(step::start(self.unanswered(evaluation), around)?);
         }
         if self.roles.contains(Step::Feedback) && learns.feedback.source == FeedbackSource::Oracle {
             let gold = gold.ok_or_else(|| lacks("a gold reward for its oracle"))?;
-            crew.steps.push(step::start(Oracle::new(self.log.clone(), self.plan.clone(), gold), around)?);
+            let oracle = Oracle::new(self.log.clone(), self.plan.clone(), gold);
+            crew.steps.push(step::start(self.unanswered(oracle), around)?);
         }
         if self.roles.contains(Step::Training) {
             let training = training.ok_or_else(|| lacks("a learner"))?;

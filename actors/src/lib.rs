@@ -14,6 +14,7 @@
 //! [`feedback`], [`training`], [`evaluation`], [`round`]. The frame that they share — take a batch, compute on the step's own thread, propose,
 //! acknowledge — is [`step`].
 
+mod answered;
 mod answers;
 mod clock;
 pub mod conflict;

@@ -246,7 +246,7 @@ async fn give_up_old_lease(states: &States, around: &Surroundings) -> Result<(),
 
 /// Proposes the start of the experiment: a second time it is answered with the first.
 async fn begin(broker: &dyn Broker, plan: &Plan) -> Result<(), PipelineError> {
-    let started = ExperimentStarted { plan: plan.clone() };
+    let started = ExperimentStarted::new(plan.clone());
     let id = EventId::of_experiment(&plan.experiment);
     let event = NewEvent::new(id, None, "cli", 0, &started.into())
         .map_err(|error| PipelineError::Rejected(error.to_string()))?;

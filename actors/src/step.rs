@@ -378,6 +378,7 @@ fn prompt_of(event: &Event) -> Option<(u32, PromptId)> {
         | Event::RoundClosed(_)
         | Event::RoundOpened(_)
         | Event::ExperimentStarted(_)
+        | Event::ExperimentForked(_)
         | Event::ExperimentFinished(_)
         | Event::FeedbackRequested(_)
         | Event::FeedbackReceived(_)

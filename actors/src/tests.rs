@@ -141,7 +141,7 @@ impl Bench {
 
     async fn begin(&self) -> Answer {
         let id = EventId::of_experiment(&plan().experiment);
-        let event = ExperimentStarted { plan: plan() }.into();
+        let event = ExperimentStarted::new(plan()).into();
         self.propose(vec![NewEvent::new(id, None, "test", 0, &event).unwrap()]).await
     }
 

@@ -84,7 +84,7 @@ pub struct ConflictPlan {
 }
 
 /// The state of an experiment.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Experiment {
     plan: Option<Plan>,
     rounds: Vec<Round>,
@@ -99,6 +99,11 @@ pub struct Experiment {
 }
 
 impl Experiment {
+    /// Makes a state that was read usable.
+    pub(crate) fn index(&mut self) {
+        self.rounds.iter_mut().for_each(Round::index);
+    }
+
     /// Its plan; none before it started.
     #[must_use]
     pub fn plan(&self) -> Option<&Plan> {
@@ -131,6 +136,11 @@ impl Experiment {
     #[must_use]
     pub fn evaluations(&self) -> &[PolicyEvaluated] {
         &self.evaluations
+    }
+
+    /// Whether policies are evaluated, or will be by what is requested.
+    pub(crate) fn evaluation_is_requested(&self) -> bool {
+        self.evaluations_requested > 0
     }
 
     /// The signs of reward hacking so far.
@@ -178,6 +188,8 @@ impl Experiment {
         }
         match event {
             Event::ExperimentStarted(_) => Err(Rejection::AlreadyStarted),
+            // No step proposes it: see `decide_fork`.
+            Event::ExperimentForked(_) => Err(Rejection::NotAFork),
             Event::RoundOpened(opened) => self.decide_open(plan, opened),
             Event::PromptAdmitted(e) => self.open_round(e.round)?.decide_admit(e),
             Event::CompletionsSampled(e) => {
@@ -282,6 +294,7 @@ impl Experiment {
     pub fn evolve(&mut self, event: &Event) {
         match event {
             Event::ExperimentStarted(e) => self.plan = Some(e.plan.clone()),
+            Event::ExperimentForked(e) => self.plan = Some(e.plan.clone()),
             Event::RoundOpened(e) => self.rounds.push(Round::open(e.round, e.prompts)),
             Event::ExperimentFinished(_) => self.finished = true,
             Event::EvaluationRequested(e) => self.evaluations_requested = e.evaluation + 1,

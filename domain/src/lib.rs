@@ -2,13 +2,15 @@
 //!
 //! Read in the order of the pipeline: [`prompt`] → [`generation`] → [`reward`] → [`conflict`] → [`feedback`] →
 //! [`training`], inside a [`round`] of an [`experiment`]; [`learning`] is the part of a round that follows the conflict. What happens is an [`event`]; where events are kept is a [`log`];
-//! whether a history is what the rules would have made it is checked by [`replay`].
+//! whether a history is what the rules would have made it is checked by [`replay`], what it would have asked under other settings is
+//! said by [`what_if`], and how another one goes on from it by [`fork`].
 
 pub mod analysis;
 pub mod conflict;
 pub mod event;
 pub mod experiment;
 pub mod feedback;
+pub mod fork;
 pub mod generation;
 pub mod id;
 pub mod learning;
@@ -17,4 +19,7 @@ pub mod prompt;
 pub mod replay;
 pub mod reward;
 pub mod round;
+pub mod snapshot;
+mod state_hash;
 pub mod training;
+pub mod what_if;

@@ -1,12 +1,13 @@
 //! Rebuilding an experiment from its events alone, and checking that every pure decision among them is
 //! what the rules decide from the recorded inputs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::conflict;
 use crate::event::{CodecError, ConflictMeasured, Event, EventId, Recorded};
 use crate::experiment::Experiment;
-use crate::id::PromptId;
+use crate::id::{ExperimentId, PromptId};
+use crate::snapshot::Snapshot;
 
 /// Something in a history that the rules would not have made so.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,18 @@ pub enum ReplayError {
     },
 }
 
+impl ReplayError {
+    /// The position of the event at fault.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        match self {
+            Self::Body { position, .. } | Self::Gap { position, .. } | Self::Differs { position, .. } => {
+                *position
+            }
+        }
+    }
+}
+
 /// Folds a stream into its state; with `verify`, makes every pure decision again and compares.
 #[derive(Debug, Default)]
 pub struct Replay {
@@ -60,6 +73,12 @@ impl Replay {
     #[must_use]
     pub fn verifying() -> Self {
         Self { verifier: Some(Verifier::default()), ..Self::default() }
+    }
+
+    /// Goes on from a snapshot, without checking.
+    #[must_use]
+    pub fn resuming(snapshot: Snapshot) -> Self {
+        Self { version: snapshot.version, experiment: snapshot.into_state(), verifier: None }
     }
 
     /// Applies the next event of the stream.
@@ -106,6 +125,12 @@ impl Replay {
         self.version
     }
 
+    /// Events of the decision under way that have not come yet; 0 if not verifying.
+    #[must_use]
+    pub fn undecided(&self) -> usize {
+        self.verifier.as_ref().map_or(0, |verifier| verifier.due.len())
+    }
+
     /// Decisions checked so far; 0 if not verifying.
     #[must_use]
     pub fn checked(&self) -> u64 {
@@ -120,16 +145,75 @@ struct Verifier {
     rewards: HashMap<PromptId, Vec<f64>>,
     /// What is left of the coordinator's last decision.
     due: VecDeque<Event>,
-    /// Pairs selected so far in the open round: the index in their ids.
-    pairs: u32,
+    numbering: Numbering,
+    /// Every event so far: what follows from one that never was is made up.
+    seen: HashSet<EventId>,
+    position: u64,
     checked: u64,
+}
+
+/// Numbers events among those of their type with the same cause.
+#[derive(Debug, Default)]
+pub(crate) struct Numbering {
+    /// Pairs selected so far in the open round.
+    pairs: u32,
+    forks: u32,
+}
+
+impl Numbering {
+    /// The number of the next event of a stream.
+    pub(crate) fn index(&mut self, event: &Event) -> u32 {
+        if let Event::PromptAdmitted(e) = event {
+            e.index
+        } else if let Event::FeedbackRequested(e) = event {
+            e.comparison
+        } else if let Event::TrainingProgressed(e) = event {
+            e.sequence
+        } else if matches!(event, Event::PairSelected(_)) {
+            self.pairs += 1;
+            self.pairs - 1
+        } else if matches!(event, Event::ExperimentForked(_)) {
+            self.forks += 1;
+            self.forks - 1
+        } else {
+            if matches!(event, Event::RoundOpened(_)) {
+                self.pairs = 0;
+            }
+            0
+        }
+    }
+
+    /// Forks so far.
+    pub(crate) fn forks(&self) -> u32 {
+        self.forks
+    }
+}
+
+/// The id that an event of this stream has by its cause and its number.
+pub(crate) fn derived_id(
+    experiment: &ExperimentId,
+    cause: Option<EventId>,
+    event: &Event,
+    index: u32,
+) -> EventId {
+    match (cause, event) {
+        (None, _) => EventId::of_experiment(experiment),
+        (Some(cause), Event::FeedbackReceived(e)) => cause.judged_by(&e.annotator),
+        (Some(cause), _) => cause.caused(event.event_type().name(), index),
+    }
 }
 
 impl Verifier {
     fn check(&mut self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
+        self.check_place(recorded)?;
         self.check_id(recorded, event)?;
         if self.due.is_empty() {
-            state.decide(event).map_err(|rejection| format!("the rules reject it: {rejection}"))?;
+            let decided = if let Event::ExperimentForked(e) = event {
+                state.decide_fork(e)
+            } else {
+                state.decide(event)
+            };
+            decided.map_err(|rejection| format!("the rules reject it: {rejection}"))?;
         }
         match event {
             Event::CompletionsSampled(e) => {
@@ -158,6 +242,7 @@ impl Verifier {
             }
             // What the world outside said or made: that it was allowed is all that can be checked.
             Event::ExperimentStarted(_)
+            | Event::ExperimentForked(_)
             | Event::PromptAdmitted(_)
             | Event::FeedbackReceived(_)
             | Event::TrainingStarted(_)
@@ -171,37 +256,29 @@ impl Verifier {
         Ok(())
     }
 
+    /// Positions grow, and nothing follows from what comes later or never was.
+    fn check_place(&mut self, recorded: &Recorded) -> Result<(), String> {
+        if recorded.position <= self.position {
+            return Err(format!("it comes after position {} in its stream", self.position));
+        }
+        self.position = recorded.position;
+        if let Some(cause) = recorded.event.causation
+            && !self.seen.contains(&cause)
+        {
+            return Err(format!("it follows from event {cause}, which is not in its stream before it"));
+        }
+        self.seen.insert(recorded.event.id);
+        Ok(())
+    }
+
     /// An id is a function of its cause: one that is not was not proposed by a step of the pipeline.
     fn check_id(&mut self, recorded: &Recorded, event: &Event) -> Result<(), String> {
-        if matches!(event, Event::RoundOpened(_)) {
-            self.pairs = 0;
-        }
-        let cause = recorded.event.causation;
-        let expected = match (cause, event) {
-            (None, _) => EventId::of_experiment(&recorded.experiment),
-            (Some(cause), Event::FeedbackReceived(e)) => cause.judged_by(&e.annotator),
-            (Some(cause), _) => cause.caused(&recorded.event.event_type, self.index(event)),
-        };
+        let index = self.numbering.index(event);
+        let expected = derived_id(&recorded.experiment, recorded.event.causation, event, index);
         if expected == recorded.event.id {
             Ok(())
         } else {
             Err(format!("its id is {}, and its cause makes it {expected}", recorded.event.id))
-        }
-    }
-
-    /// The event's number among those of its type with the same cause.
-    fn index(&mut self, event: &Event) -> u32 {
-        if let Event::PromptAdmitted(e) = event {
-            e.index
-        } else if let Event::FeedbackRequested(e) = event {
-            e.comparison
-        } else if let Event::TrainingProgressed(e) = event {
-            e.sequence
-        } else if matches!(event, Event::PairSelected(_)) {
-            self.pairs += 1;
-            self.pairs - 1
-        } else {
-            0
         }
     }
 

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::conflict::{self, Answers, Conflict, Selection};
 use crate::event::{
     CompletionsSampled, ConflictMeasured, Event, FeedbackRequested, PairSelected, PromptAdmitted,
     PromptSetAside, RewardsScored, RoundClosed, RoundEvaluated, Step,
 };
 use crate::experiment::{Due, Plan, round_opened_id};
-use crate::feedback;
+use crate::feedback::{self, Opponent};
 use crate::id::PromptId;
-use crate::learning::{Learning, LearningPlan, Stage};
+use crate::learning::{Learning, Stage};
 
 /// Why a proposed event may not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +60,17 @@ pub enum Rejection {
         /// Why not.
         reason: &'static str,
     },
+    /// A fork's setting contradicts the past that it shares.
+    #[error("{key} cannot be changed by a fork from there: {reason}")]
+    Fork {
+        /// The setting, as in the configuration.
+        key: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A fork is no event that a running experiment could have.
+    #[error("a running experiment does not become a fork")]
+    NotAFork,
     /// The training is not in a state for this.
     #[error("the training of the {} in round {round}: {reason}", stage.name())]
     Training {
@@ -71,7 +84,7 @@ pub enum Rejection {
 }
 
 /// How far a prompt has come in a round.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum PromptProgress {
     /// It waits for completions.
     Admitted,
@@ -91,7 +104,7 @@ pub enum PromptProgress {
 }
 
 /// How many prompts of a round have come at least this far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RoundCounts {
     /// Prompts the round will have.
     pub expected: u32,
@@ -114,11 +127,12 @@ pub struct RoundCounts {
 }
 
 /// The state of one round.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     number: u32,
     /// By place in the prompt file, so that selection breaks ties the same way whatever the order of arrival.
     prompts: Vec<Option<(PromptId, PromptProgress)>>,
+    #[serde(skip)]
     places: HashMap<PromptId, usize>,
     counts: RoundCounts,
     evaluated: Option<RoundEvaluated>,
@@ -142,6 +156,12 @@ impl Round {
             learning: Learning::default(),
             closed: false,
         }
+    }
+
+    /// Finds prompts by name again, in a round that was read.
+    pub(crate) fn index(&mut self) {
+        let named = self.prompts.iter().enumerate();
+        self.places = named.filter_map(|(place, prompt)| Some((prompt.as_ref()?.0.clone(), place))).collect();
     }
 
     /// Its number, from 0.
@@ -185,7 +205,7 @@ impl Round {
         self.counts.measured + self.counts.set_aside == self.counts.expected
     }
 
-    fn progress(&self, prompt_id: &PromptId) -> Option<&PromptProgress> {
+    pub(crate) fn progress(&self, prompt_id: &PromptId) -> Option<&PromptProgress> {
         let place = *self.places.get(prompt_id)?;
         self.prompts.get(place)?.as_ref().map(|(_, progress)| progress)
     }
@@ -332,6 +352,7 @@ impl Round {
             | Event::RewardModelRefined(_)
             | Event::PolicyTuned(_) => self.learn(plan, event),
             Event::ExperimentStarted(_)
+            | Event::ExperimentForked(_)
             | Event::RoundOpened(_)
             | Event::ExperimentFinished(_)
             | Event::EvaluationRequested(_)
@@ -404,13 +425,26 @@ impl Round {
             self.pairs(&measured, &selection.answers).map(Event::PairSelected).collect();
         let pairs = u32::try_from(events.len()).unwrap_or(u32::MAX);
         if let Some(learning) = &plan.learning {
-            events.extend(self.ask(plan, learning, &measured, &selection).map(Event::FeedbackRequested));
+            let opponent = learning.feedback.opponent;
+            events.extend(self.ask(plan, opponent, &measured, &selection).map(Event::FeedbackRequested));
         }
         events.push(self.evaluate(&measured, pairs).into());
         if plan.learning.is_none() {
             events.push(RoundClosed { round: self.number }.into());
         }
         events
+    }
+
+    /// What the plan selects of the prompts measured so far, and what it asks about it.
+    pub(crate) fn would_ask(
+        &self,
+        plan: &Plan,
+        opponent: Opponent,
+    ) -> (Vec<PairSelected>, Vec<FeedbackRequested>) {
+        let measured: Vec<Measured<'_>> = self.measured().collect();
+        let selection = self.select(plan, &measured);
+        let pairs = self.pairs(&measured, &selection.answers).collect();
+        (pairs, self.ask(plan, opponent, &measured, &selection).collect())
     }
 
     fn measured(&self) -> impl Iterator<Item = Measured<'_>> {
@@ -454,7 +488,7 @@ impl Round {
     fn ask<'a>(
         &'a self,
         plan: &Plan,
-        learning: &'a LearningPlan,
+        opponent: Opponent,
         measured: &'a [Measured<'a>],
         selection: &'a Selection,
     ) -> impl Iterator<Item = FeedbackRequested> + 'a {
@@ -462,7 +496,6 @@ impl Round {
         let of_prompt = move |(place, prompt): (usize, &'a Measured<'a>)| {
             // Each prompt draws by itself: what is asked of one does not depend on the others.
             let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(prompt.index));
-            let opponent = learning.feedback.opponent;
             let asked = match &selection.pairs {
                 Some(pairs) => feedback::shown(&pairs[place], seed),
                 None => feedback::comparisons(

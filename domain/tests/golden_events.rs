@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use dissent_domain::conflict::{LogprobKind, SelectionSettings, measure};
 use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, EvaluationRequested, Event, EventType, ExperimentFinished,
-    ExperimentStarted, FeedbackReceived, FeedbackRequested, FeedbackSettled, PairSelected, PolicyEvaluated,
-    PolicyTuned, PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined, RewardsScored,
-    RoundClosed, RoundEvaluated, RoundOpened, Step, StopDecided, TrainingLeaseExpired, TrainingProgressed,
-    TrainingRequested, TrainingStarted, decode, encode,
+    ExperimentForked, ExperimentStarted, FeedbackReceived, FeedbackRequested, FeedbackSettled, PairSelected,
+    PolicyEvaluated, PolicyTuned, PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined,
+    RewardsScored, RoundClosed, RoundEvaluated, RoundOpened, Step, StopDecided, TrainingLeaseExpired,
+    TrainingProgressed, TrainingRequested, TrainingStarted, decode, encode,
 };
 use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::feedback::{Agreement, Verdict};
@@ -31,6 +31,7 @@ fn prompt() -> Prompt {
 
 fn started() -> ExperimentStarted {
     ExperimentStarted {
+        program: Some("0.1.0".into()),
         plan: Plan {
             experiment: ExperimentId::new("golden").unwrap(),
             seed: u64::MAX,
@@ -63,8 +64,8 @@ fn started() -> ExperimentStarted {
     }
 }
 
-/// One event of each type, version 1.
-fn version_1() -> Vec<Event> {
+/// One event of each type, in its newest version.
+fn newest() -> Vec<Event> {
     let prompt_id = prompt().prompt_id;
     let completion = |logprob, finish_reason| Completion {
         token_ids: vec![0, 127, 128, 65_535, 70_000],
@@ -75,6 +76,13 @@ fn version_1() -> Vec<Event> {
     let conflict = measure(&[1.0, 2.0, 3.5], &[-3.0, -2.0, -10.25]).unwrap();
     vec![
         started().into(),
+        ExperimentForked {
+            origin: ExperimentId::new("origin").unwrap(),
+            position: 70_000,
+            shared: 12,
+            plan: started().plan,
+        }
+        .into(),
         RoundOpened { round: 0, prompts: 3 }.into(),
         PromptAdmitted { round: 0, index: 2, prompt: prompt() }.into(),
         CompletionsSampled {
@@ -225,8 +233,8 @@ fn evaluation() -> Vec<Event> {
     ]
 }
 
-fn golden_path(event: &Event) -> PathBuf {
-    let name = format!("{}.v1.hex", event.event_type().name());
+fn golden_path(kind: EventType, version: u16) -> PathBuf {
+    let name = format!("{}.v{version}.hex", kind.name());
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
@@ -240,36 +248,66 @@ fn bytes(hex: &str) -> Vec<u8> {
 
 #[test]
 fn every_event_type_has_golden_bytes() {
-    let covered: Vec<EventType> = version_1().iter().map(Event::event_type).collect();
+    let covered: Vec<EventType> = newest().iter().map(Event::event_type).collect();
     assert_eq!(covered, EventType::ALL);
 }
 
 #[test]
-fn version_1_is_read_as_it_was_written() {
-    for event in version_1() {
-        let path = golden_path(&event);
+fn the_newest_version_is_read_as_it_was_written() {
+    for event in newest() {
+        let kind = event.event_type();
+        let path = golden_path(kind, kind.version());
         if std::env::var_os("DISSENT_WRITE_GOLDEN").is_some() {
             std::fs::write(&path, hex(&encode(&event).unwrap())).unwrap();
         }
-        let golden = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(decode(event.event_type().name(), 1, &bytes(golden.trim())).unwrap(), event);
+        assert_eq!(decoded(kind, kind.version()), event);
     }
+}
+
+/// What a program makes of golden bytes.
+fn decoded(kind: EventType, version: u16) -> Event {
+    let golden = std::fs::read_to_string(golden_path(kind, version)).unwrap();
+    decode(kind.name(), version, &bytes(golden.trim())).unwrap()
+}
+
+#[test]
+fn version_1_of_a_start_is_one_that_does_not_say_by_which_program() {
+    let started = ExperimentStarted { program: None, ..started() };
+    assert_eq!(decoded(EventType::ExperimentStarted, 1), started.into());
+}
+
+#[test]
+fn every_version_that_was_ever_written_has_golden_bytes() {
+    for kind in EventType::ALL {
+        for version in 1..=kind.version() {
+            assert!(golden_path(*kind, version).is_file(), "{} v{version}", kind.name());
+            decoded(*kind, version);
+        }
+    }
+}
+
+#[test]
+fn a_version_says_no_more_than_it_could_then() {
+    let body = encode(&started().into()).unwrap();
+    assert!(decode("experiment.started", 1, &body).is_err(), "version 1 named no program");
 }
 
 #[test]
 fn an_unknown_type_or_version_is_an_error_that_names_it() {
     let error = decode("training.finished", 1, &[]).unwrap_err().to_string();
     assert!(error.contains("training.finished"), "{error}");
+    assert!(decode("round.closed", 0, &[]).unwrap_err().to_string().contains("version 0"));
     let error = decode("round.closed", 9, &[]).unwrap_err().to_string();
     assert!(error.contains("version 9"), "{error}");
 }
 
 #[test]
 fn a_body_cut_anywhere_is_an_error_and_no_panic() {
-    for event in version_1() {
+    for event in newest() {
         let body = encode(&event).unwrap();
         for end in 0..body.len() {
-            assert!(decode(event.event_type().name(), 1, &body[..end]).is_err());
+            let kind = event.event_type();
+            assert!(decode(kind.name(), kind.version(), &body[..end]).is_err());
         }
     }
 }

@@ -1,5 +1,9 @@
 //! `dissent log`: looks after the event log itself.
 
+mod archive;
+mod diff;
+mod table;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +14,9 @@ use dissent_storage::{SledLog, SledOptions, StorageError, transfer};
 use serde_json::json;
 
 use super::exit::BadInput;
+use crate::history::table::{COLUMNS, Table};
 
-/// Verify, look at, export and import the event log
+/// Verify, look at, compare, export and import the event log
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -19,7 +24,11 @@ Examples:
   dissent log tail --experiment tone-demo -n 5
   dissent log export --experiment tone-demo --output tone-demo.events.jsonl
   dissent --data-dir ./copy log import tone-demo.events.jsonl
-  dissent log backup ./backup-monday")]
+  dissent log export --table scores scores.jsonl        flat rows, for pandas, pyarrow or duckdb
+  dissent log diff tone-demo tone-demo-2                why do these two runs differ?
+  dissent log diff ./here:tone-demo ./there:tone-demo   the same experiment in two data folders
+  dissent log backup ./backup-monday
+  dissent log archive tone-demo --to ./archive --remove")]
 pub(crate) struct LogArgs {
     #[command(subcommand)]
     command: LogCommand,
@@ -43,14 +52,29 @@ enum LogCommand {
         #[arg(long)]
         experiment: Option<ExperimentId>,
     },
-    /// Write events as JSON lines, without loss
+    /// Write events as JSON lines: without loss, or as a flat table
+    #[command(after_help = COLUMNS)]
     Export {
         /// One experiment only.
         #[arg(long)]
         experiment: Option<ExperimentId>,
+        /// Flat rows of one kind for data frames, instead of what `import` takes.
+        #[arg(long, value_enum)]
+        table: Option<Table>,
         /// Where to write; `-` is stdout.
-        #[arg(long, short, default_value = "-", value_name = "FILE")]
-        output: PathBuf,
+        #[arg(default_value = "-", value_name = "FILE", conflicts_with = "output")]
+        file: PathBuf,
+        /// The same.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Say where two experiments differ, and exit with 1 if they do
+    #[command(after_help = DIFF_HELP)]
+    Diff {
+        /// EXPERIMENT, or DATA-FOLDER:EXPERIMENT.
+        a: diff::Named,
+        /// The same.
+        b: diff::Named,
     },
     /// Add the events of an export; known ones stay as they are
     Import {
@@ -58,13 +82,26 @@ enum LogCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Copy the log to a new folder; to use it, make it the `log` folder of a data folder
+    /// Copy finished experiments to another data folder, and take them out of this log if asked
+    Archive(archive::ArchiveArgs),
+    /// Make a backup the log of a data folder that has none
+    Restore {
+        /// The backup's folder.
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+    },
+    /// Copy the log to a new folder; `restore` makes it the log of a data folder
     Backup {
         /// The folder, which must not exist.
         #[arg(value_name = "DIR")]
         to: PathBuf,
     },
 }
+
+const DIFF_HELP: &str = "\
+Events are matched by what they are about, not by their place: workers finish in any order. Names of experiments, times and ids
+are no difference. What is said: up to where the streams are the same, the first event that differs and how, counts by kind of
+event, the fields that differ with the largest difference of a number, and the hashes of the final states.";
 
 pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
     match &args.command {
@@ -73,7 +110,12 @@ pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
         LogCommand::Tail { count, experiment } => {
             tail(&super::open_log(data_dir)?, *count, experiment.as_ref(), args.json)
         }
-        LogCommand::Export { experiment, output } => export(data_dir, experiment.as_ref(), output),
+        LogCommand::Export { experiment, table, file, output } => {
+            export(data_dir, experiment.as_ref(), *table, output.as_ref().unwrap_or(file))
+        }
+        LogCommand::Diff { a, b } => diff::run(data_dir, a, b, args.json),
+        LogCommand::Archive(archive) => archive::run(data_dir, archive, args.json),
+        LogCommand::Restore { from } => archive::restore(data_dir, from, args.json),
         LogCommand::Import { file } => import(data_dir, file, args.json),
         LogCommand::Backup { to } => {
             let events = super::open_log(data_dir)?.backup(to).map_err(|error| {
@@ -208,10 +250,18 @@ fn envelope(recorded: &Recorded, body: &serde_json::Value) -> serde_json::Value 
     })
 }
 
-fn export(data_dir: &Path, experiment: Option<&ExperimentId>, output: &Path) -> anyhow::Result<()> {
+fn export(
+    data_dir: &Path,
+    experiment: Option<&ExperimentId>,
+    table: Option<Table>,
+    output: &Path,
+) -> anyhow::Result<()> {
     let log = super::open_log(data_dir)?;
     if let Some(experiment) = experiment {
         super::require_experiment(&log, experiment)?;
+    }
+    if let Some(table) = table {
+        return table::run(&log, table, experiment, output);
     }
     if output == Path::new("-") {
         transfer::export(&log, experiment, &mut std::io::stdout().lock())?;

@@ -5,6 +5,7 @@ mod detect;
 mod doctor;
 mod eval;
 mod exit;
+mod experiment;
 mod feedback;
 mod generate;
 mod health;
@@ -62,6 +63,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Eval(eval::EvalArgs),
     Report(report::ReportArgs),
+    Experiment(experiment::ExperimentArgs),
     Log(log::LogArgs),
     Replay(replay::ReplayArgs),
     Model(model::ModelArgs),
@@ -98,6 +100,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Report(args) => report::run(&data_dir(data), args),
+        Command::Experiment(args) => experiment::run(&data_dir(data), args),
         Command::Log(args) => log::run(&data_dir(data), args),
         Command::Replay(args) => replay::run(&data_dir(data), args),
         Command::Model(args) => model::run(args),

@@ -1,4 +1,8 @@
-//! `dissent replay`: rebuilds an experiment from its events alone, and checks every decision in it.
+//! `dissent replay`: rebuilds experiments from their events alone, checks every decision in them, and asks what other settings
+//! would have done.
+
+mod verify;
+mod what_if;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -8,33 +12,55 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::replay::Replay;
 use dissent_domain::round::{PromptProgress, Round};
+use dissent_storage::Snapshots;
 use serde::Serialize;
 
+use super::exit::BadInput;
 use super::open_log;
+use crate::history::{self, settings::Setting};
 
-/// Rebuild an experiment from its events alone
+/// Rebuild experiments from their events alone, or ask what other settings would have selected
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   dissent replay tone-demo                  the state as the events make it
   dissent replay tone-demo --at 120         the state as of position 120 of the log
-  dissent replay tone-demo --verify         measure, select and conclude again, and compare with what was recorded")]
+  dissent replay tone-demo --verify         measure, select and conclude again, and compare with what was recorded
+  dissent replay --verify                   the same of every experiment of the log
+  dissent replay tone-demo --what-if conflict.delta=1.5
+  dissent replay tone-demo --what-if conflict.rule=budget --what-if conflict.budget=20 --json
+
+--verify checks of each event: that it can be read, its place in stream and log, that its cause came before it, that its id
+follows from its cause, that the rules allowed it then, and that every pure decision is the same when made again. It names the
+first fault of each experiment with its position, and then exits with 3. A snapshot that the events do not lead to is a fault,
+and is deleted.
+
+--what-if makes the selection of each round again from the recorded scores, under settings of [conflict] and [feedback] (rule,
+delta, tau, budget, quantile, logprob; opponent, overlap, budget) that differ from the recorded ones: which answers would have
+been asked about, at what cost, and how far that overlaps with what was asked. No model is run: from the second round on, the
+scores are those of models that learnt from what was really asked. `KEY=` unsets a setting.")]
 pub(crate) struct ReplayArgs {
-    /// Name of the experiment.
-    experiment: ExperimentId,
+    /// Name of the experiment; with --verify, every experiment of the log if none is named.
+    experiment: Option<ExperimentId>,
     /// Stop after this position of the log.
     #[arg(long, value_name = "POSITION")]
     at: Option<u64>,
     /// Make every pure decision again from the recorded inputs, and compare.
     #[arg(long)]
     verify: bool,
+    /// Select again under this setting; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "verify")]
+    what_if: Vec<Setting>,
+    /// Prompts listed where the two selections differ.
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "what_if")]
+    top: usize,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Events read at once.
-const PAGE: usize = 2048;
+/// Events after which another snapshot is kept: a quarter of a second of folding.
+const SNAPSHOT_EVENTS: u64 = 50_000;
 
 #[derive(Serialize)]
 struct Outcome {
@@ -42,6 +68,7 @@ struct Outcome {
     events: u64,
     checked: u64,
     finished: bool,
+    state_hash: String,
     seconds: f64,
     events_per_second: f64,
     rounds: Vec<RoundState>,
@@ -86,11 +113,26 @@ impl From<&Round> for RoundState {
 }
 
 pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
+    let Some(experiment) = &args.experiment else {
+        if !args.verify {
+            return Err(BadInput("name an experiment; only --verify goes over all of them".to_owned()).into());
+        }
+        return verify::run(&open_log(data_dir)?, &snapshots(data_dir), args.at, args.json);
+    };
     let log = open_log(data_dir)?;
-    super::require_experiment(&log, &args.experiment)?;
+    super::require_experiment(&log, experiment)?;
+    if !args.what_if.is_empty() {
+        return what_if::run(&log, experiment, args);
+    }
     let begun = Instant::now();
-    let replay = replay(&log, args)?;
-    let outcome = outcome(&replay, args, begun.elapsed().as_secs_f64());
+    let replay = if args.verify {
+        let mut replay = Replay::verifying();
+        verify::each(&log, &snapshots(data_dir), experiment, args.at, &mut replay)?;
+        replay
+    } else {
+        replay(&log, &snapshots(data_dir), experiment, args.at)?
+    };
+    let outcome = outcome(&replay, experiment, begun.elapsed().as_secs_f64());
     let mut out = std::io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &outcome)?;
@@ -100,29 +142,32 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn replay(log: &dyn EventLog, args: &ReplayArgs) -> anyhow::Result<Replay> {
-    let mut replay = if args.verify { Replay::verifying() } else { Replay::new() };
-    let last = args.at.unwrap_or(u64::MAX);
-    loop {
-        let page = log.read_stream(&args.experiment, replay.version(), PAGE)?;
-        for recorded in &page {
-            if recorded.position > last {
-                return Ok(replay);
-            }
-            replay.apply(recorded)?;
-        }
-        if page.len() < PAGE {
-            return Ok(replay);
-        }
-    }
+/// Where the snapshots of a data folder are.
+fn snapshots(data_dir: &Path) -> Snapshots {
+    Snapshots::new(data_dir.join("snapshots"))
 }
 
-fn outcome(replay: &Replay, args: &ReplayArgs, seconds: f64) -> Outcome {
+fn replay(
+    log: &dyn EventLog,
+    snapshots: &Snapshots,
+    experiment: &ExperimentId,
+    last: Option<u64>,
+) -> anyhow::Result<Replay> {
+    if last.is_none() {
+        return Ok(snapshots.resume(log, experiment, SNAPSHOT_EVENTS)?);
+    }
+    let mut replay = Replay::new();
+    history::each(log, experiment, last, &mut |recorded| Ok(replay.apply(recorded)?))?;
+    Ok(replay)
+}
+
+fn outcome(replay: &Replay, experiment: &ExperimentId, seconds: f64) -> Outcome {
     Outcome {
-        experiment: args.experiment.to_string(),
+        experiment: experiment.to_string(),
         events: replay.version(),
         checked: replay.checked(),
         finished: replay.experiment().is_finished(),
+        state_hash: replay.experiment().state_hash(),
         seconds,
         events_per_second: replay.version() as f64 / seconds.max(1e-9),
         rounds: replay.experiment().rounds().iter().map(RoundState::from).collect(),
@@ -131,7 +176,11 @@ fn outcome(replay: &Replay, args: &ReplayArgs, seconds: f64) -> Outcome {
 
 fn print(out: &mut impl std::io::Write, outcome: &Outcome, replay: &Replay) -> std::io::Result<()> {
     let state = if outcome.finished { "finished" } else { "in progress" };
-    writeln!(out, "{}: {} events, {state}", outcome.experiment, outcome.events)?;
+    writeln!(
+        out,
+        "{}: {} events, {state}, state {}",
+        outcome.experiment, outcome.events, outcome.state_hash
+    )?;
     for (shown, round) in outcome.rounds.iter().zip(replay.experiment().rounds()) {
         writeln!(
             out,

@@ -72,7 +72,7 @@ pub struct Config {
 const BATCH_PROMPTS_MAX: usize = 64;
 
 /// Most rounds: far more than a policy stands without forgetting where it began.
-const ROUNDS_MAX: u32 = 1000;
+pub(crate) const ROUNDS_MAX: u32 = 1000;
 
 /// Most threads of one model run: far more than there are cores, they would take minutes to start.
 pub(crate) const THREADS_MAX: usize = 256;

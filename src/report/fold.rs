@@ -90,6 +90,7 @@ impl RoundNumbers {
     fn apply(&mut self, event: Event) {
         match event {
             Event::ExperimentStarted(e) => self.plan = Some(e.plan),
+            Event::ExperimentForked(e) => self.plan = Some(e.plan),
             Event::RoundOpened(e) => {
                 self.rounds_opened += 1;
                 if self.wanted.is_none_or(|wanted| wanted == e.round) {

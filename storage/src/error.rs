@@ -47,6 +47,14 @@ pub enum StorageError {
         /// Why.
         reason: String,
     },
+    /// A copy is not what it was made from.
+    #[error("at position {position}: {reason}")]
+    Copy {
+        /// Position of the event at fault.
+        position: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A line of an import is not as an export would have written it. Nothing was imported.
     #[error("{path}, line {line}, {field}: {reason}; nothing was imported")]
     Import {

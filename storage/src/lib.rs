@@ -9,6 +9,7 @@ mod error;
 mod limits;
 mod memory;
 mod sled_log;
+mod snapshots;
 pub mod transfer;
 mod wait;
 
@@ -17,4 +18,5 @@ pub use error::StorageError;
 pub use limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 pub use memory::MemoryLog;
 pub use sled_log::{EventView, Finding, LogStat, SledLog, SledOptions, VerifyReport};
+pub use snapshots::{ResumeError, Snapshots};
 pub use wait::wait;

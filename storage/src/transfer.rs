@@ -5,6 +5,8 @@
 //! base64. The latter is what an import takes, so that a log comes back to the byte; the former must agree
 //! with it, so that an edit of what people see is not silently ignored.
 
+mod copy;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{StorageError, base64, wait};
+
+pub use copy::{copy, same};
 
 /// Format of an export.
 const FORMAT: u32 = 1;

@@ -65,7 +65,7 @@ pub(crate) fn history(plan: &Plan, cases: &[Case]) -> Vec<Recorded> {
 /// The same, to go on from.
 pub(crate) fn measured<'a>(plan: &'a Plan, cases: &[Case]) -> Run<'a> {
     let mut run = Run { plan, experiment: Experiment::default(), events: Vec::new() };
-    run.happen(ExperimentStarted { plan: plan.clone() }.into());
+    run.happen(ExperimentStarted::new(plan.clone()).into());
     run.conclude();
     for (index, case) in (0..).zip(cases) {
         run.happen(PromptAdmitted { round: 0, index, prompt: prompt(case) }.into());

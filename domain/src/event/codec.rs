@@ -1,6 +1,6 @@
 //! One way in and one way out for event bodies, for live processing and replay alike.
 
-use super::{Event, EventType};
+use super::{Event, EventType, upcast};
 
 /// A body that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -56,12 +56,12 @@ pub fn encode(event: &Event) -> Result<Vec<u8>, CodecError> {
 pub fn decode(event_type: &str, version: u16, body: &[u8]) -> Result<Event, CodecError> {
     let kind =
         EventType::from_name(event_type).ok_or_else(|| CodecError::UnknownType(event_type.to_owned()))?;
-    if version != kind.version() {
-        return Err(CodecError::UnknownVersion { event_type: kind.name(), version, newest: kind.version() });
-    }
-    Event::from_msgpack(kind, body).map_err(|error| CodecError::Body {
-        event_type: kind.name(),
-        version,
-        reason: error.to_string(),
-    })
+    let event = if version == kind.version() {
+        Event::from_msgpack(kind, body)
+    } else {
+        let newest = kind.version();
+        let unknown = CodecError::UnknownVersion { event_type: kind.name(), version, newest };
+        upcast::older(kind, version, body).ok_or(unknown)?
+    };
+    event.map_err(|error| CodecError::Body { event_type: kind.name(), version, reason: error.to_string() })
 }

@@ -2,13 +2,14 @@
 //!
 //! An event is a fact with one meaning. Its type and schema version travel beside it in the
 //! [`envelope`]; its body is MessagePack with named fields. A change of meaning is a new version with an
-//! upcast in [`codec`], never a re-reading of old bytes.
+//! upcast from the old one, on the one way by which [`codec`] reads, never a re-reading of old bytes.
 
 pub mod codec;
 pub mod envelope;
 mod evaluation;
 mod feedback;
 mod training;
+mod upcast;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,13 +25,36 @@ pub use training::{
 use crate::conflict::Conflict;
 use crate::experiment::Plan;
 use crate::generation::Completion;
-use crate::id::PromptId;
+use crate::id::{ExperimentId, PromptId};
 use crate::prompt::Prompt;
 
 /// An experiment began: its whole plan, so that nothing outside the log decides what it does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExperimentStarted {
     /// What will be done, with which models, prompts and seeds.
+    pub plan: Plan,
+    /// Version of the program that began it; none where an event of version 1 did not say so.
+    pub program: Option<String>,
+}
+
+impl ExperimentStarted {
+    /// The beginning of an experiment by this program.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        Self { plan, program: Some(env!("CARGO_PKG_VERSION").to_owned()) }
+    }
+}
+
+/// An experiment became a fork: the events before this one were shared with its origin, and from here on another plan holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExperimentForked {
+    /// The experiment whose past it shares.
+    pub origin: ExperimentId,
+    /// The position of the last shared event in the log that it was forked in.
+    pub position: u64,
+    /// Events shared.
+    pub shared: u64,
+    /// What will be done from here on.
     pub plan: Plan,
 }
 
@@ -252,7 +276,8 @@ macro_rules! events {
 }
 
 events! {
-    ExperimentStarted = "experiment.started", version 1;
+    ExperimentStarted = "experiment.started", version 2;
+    ExperimentForked = "experiment.forked", version 1;
     RoundOpened = "round.opened", version 1;
     PromptAdmitted = "prompt.admitted", version 1;
     CompletionsSampled = "generation.completions_sampled", version 1;

@@ -103,11 +103,11 @@ fn drawn(others: &[usize], rng: &mut ChaCha8Rng) -> Option<usize> {
 }
 
 /// What the judgements of one comparison add up to.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Judgements(BTreeMap<String, Judgement>);
 
 /// One annotator's judgement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
     /// Which answer is better.
     pub verdict: Verdict,

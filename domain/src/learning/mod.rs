@@ -48,7 +48,7 @@ impl Stage {
 }
 
 /// A version of a model in the course of an experiment.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ModelVersion {
     /// Fingerprint of all that it computes with.
     pub fingerprint: String,
@@ -62,7 +62,7 @@ pub const ANNOTATOR_BYTES_MAX: usize = 256;
 pub const COMMENT_BYTES_MAX: usize = 16 << 10;
 
 /// A comparison with what was said about it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
     /// What was asked.
     pub request: FeedbackRequested,
@@ -73,7 +73,7 @@ pub struct Asked {
 }
 
 /// A training as far as it has come.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
     /// What is trained.
     pub stage: Stage,
@@ -88,7 +88,7 @@ pub struct Training {
 }
 
 /// How a training goes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TrainingProgress {
     /// Nobody has taken it up.
     Requested,
@@ -108,7 +108,7 @@ pub enum TrainingProgress {
 }
 
 /// The state of a round from its conflicts on.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Learning {
     asked: Vec<Asked>,
     judgements: u64,
@@ -251,6 +251,7 @@ impl Learning {
             }
             Event::PolicyTuned(PolicyTuned { .. }) => self.advance(Stage::Policy, TrainingProgress::Done),
             Event::ExperimentStarted(_)
+            | Event::ExperimentForked(_)
             | Event::RoundOpened(_)
             | Event::PromptAdmitted(_)
             | Event::CompletionsSampled(_)

@@ -82,6 +82,8 @@ pub(crate) fn sampled_by(policy: &str, round: u32, index: u32) -> Event {
 pub(crate) struct History {
     pub(crate) experiment: Experiment,
     pub(crate) recorded: Vec<Recorded>,
+    /// Added to the first reward of prompt 0: what two runs may differ in.
+    pub(crate) shift: f64,
 }
 
 impl History {
@@ -92,7 +94,7 @@ impl History {
     pub(crate) fn begin(plan: Plan) -> Self {
         let mut history = Self::default();
         let id = EventId::of_experiment(&plan.experiment);
-        let started = NewEvent::new(id, None, "test", 0, &ExperimentStarted { plan }.into()).unwrap();
+        let started = NewEvent::new(id, None, "test", 0, &ExperimentStarted::new(plan).into()).unwrap();
         history.append(started);
         history.coordinate();
         history
@@ -108,7 +110,7 @@ impl History {
     fn record(&mut self, event: NewEvent, decoded: &Event) {
         self.experiment.evolve(decoded);
         let position = self.recorded.len() as u64 + 1;
-        let experiment = ExperimentId::new("history").unwrap();
+        let experiment = self.experiment.plan().unwrap().experiment.clone();
         self.recorded.push(Recorded { position, experiment, version: position, event });
     }
 
@@ -134,7 +136,7 @@ impl History {
 
     pub(crate) fn admit_all(&mut self, prompts: u32) -> Vec<EventId> {
         let round = self.round();
-        let cause = round_opened_id(&plan(prompts), round);
+        let cause = round_opened_id(self.experiment.plan().unwrap(), round);
         let events: Vec<Event> =
             (0..prompts).map(|index| PromptAdmitted { round, index, prompt: prompt(index) }.into()).collect();
         let events = follow_from(cause, "prompt", 0, &events).unwrap();
@@ -165,7 +167,10 @@ impl History {
             self.propose(sampled_id, &event.into());
             return;
         }
-        let rewards = scores(index, 2);
+        let mut rewards = scores(index, 2);
+        if index == 0 {
+            rewards[0] += self.shift;
+        }
         let scored =
             RewardsScored { round, prompt_id: prompt_id.clone(), reward_model, rewards: rewards.clone() };
         let scored_id = self.propose(sampled_id, &scored.into());

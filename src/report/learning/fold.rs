@@ -49,6 +49,7 @@ impl LearningFold {
                 }
             }
             Event::ExperimentStarted(_)
+            | Event::ExperimentForked(_)
             | Event::RoundOpened(_)
             | Event::RoundEvaluated(_)
             | Event::RoundClosed(_)

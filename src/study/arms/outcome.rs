@@ -119,6 +119,7 @@ impl Fold {
             | Event::FeedbackRequested(_)
             | Event::FeedbackReceived(_)
             | Event::ExperimentStarted(_)
+            | Event::ExperimentForked(_)
             | Event::RoundOpened(_)
             | Event::PromptAdmitted(_)
             | Event::ConflictMeasured(_)

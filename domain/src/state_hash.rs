@@ -1,0 +1,151 @@
+//! One hash of what an experiment has come to.
+//!
+//! It is the same for two histories that came to the same, whatever the order in which workers were done, however often a
+//! training was taken up, and under whatever name: these are not part of it.
+
+use serde::Serialize;
+
+use crate::conflict::Conflict;
+use crate::event::{
+    FeedbackRequested, FeedbackSettled, PolicyEvaluated, RewardHackingSuspected, RoundEvaluated, Step,
+};
+use crate::experiment::{ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan};
+use crate::feedback::Verdict;
+use crate::generation::SamplingParams;
+use crate::id::PromptId;
+use crate::learning::{LearningPlan, ModelVersion, Stage, StopReason, TrainingProgress};
+use crate::round::{PromptProgress, Round};
+
+#[derive(Serialize)]
+struct State<'a> {
+    plan: Option<PlanView<'a>>,
+    rounds: Vec<RoundView<'a>>,
+    policy: Option<[Option<String>; 2]>,
+    reward_model: Option<[Option<String>; 2]>,
+    evaluations: &'a [PolicyEvaluated],
+    warnings: &'a [RewardHackingSuspected],
+    stopped: Option<(u32, StopReason)>,
+    finished: bool,
+}
+
+/// A plan but for its name.
+#[derive(Serialize)]
+struct PlanView<'a> {
+    seed: u64,
+    rounds: u32,
+    prompts: &'a PromptSource,
+    policy: &'a PolicyPlan,
+    reward: &'a RewardPlan,
+    sampling: &'a SamplingParams,
+    conflict: &'a ConflictPlan,
+    learning: Option<&'a LearningPlan>,
+}
+
+#[derive(Serialize)]
+struct RoundView<'a> {
+    number: u32,
+    prompts: Vec<(&'a PromptId, ProgressView<'a>)>,
+    completions: u64,
+    tokens: u64,
+    selected: u32,
+    evaluated: Option<&'a RoundEvaluated>,
+    asked: Vec<AskedView<'a>>,
+    settled: Option<&'a FeedbackSettled>,
+    trained: [Option<bool>; 2],
+    closed: bool,
+}
+
+#[derive(Serialize)]
+enum ProgressView<'a> {
+    Admitted,
+    Sampled(u64),
+    Scored(&'a [f64]),
+    Measured { conflict: &'a Conflict, rewards: &'a [f64] },
+    SetAside(Step),
+}
+
+#[derive(Serialize)]
+struct AskedView<'a> {
+    request: &'a FeedbackRequested,
+    judgements: Vec<(&'a str, Verdict, Option<[bool; 2]>)>,
+}
+
+impl Experiment {
+    /// BLAKE3 (hex) of the state, as described [here](self).
+    #[must_use]
+    pub fn state_hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        // A hasher takes every byte, and no map of the view has keys that could not be written.
+        let written = rmp_serde::encode::write_named(&mut hasher, &State::of(self));
+        debug_assert!(written.is_ok(), "{written:?}");
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+impl<'a> State<'a> {
+    fn of(experiment: &'a Experiment) -> Self {
+        let model = |model: ModelVersion| [Some(model.fingerprint), model.adapter];
+        Self {
+            plan: experiment.plan().map(PlanView::of),
+            rounds: experiment.rounds().iter().map(RoundView::of).collect(),
+            policy: experiment.policy().map(model),
+            reward_model: experiment.reward_model().map(model),
+            evaluations: experiment.evaluations(),
+            warnings: experiment.warnings(),
+            stopped: experiment.stopped().map(|stopped| (stopped.round, stopped.reason)),
+            finished: experiment.is_finished(),
+        }
+    }
+}
+
+impl<'a> PlanView<'a> {
+    fn of(plan: &'a Plan) -> Self {
+        let Plan { experiment: _, seed, rounds, prompts, policy, reward, sampling, conflict, learning } =
+            plan;
+        let learning = learning.as_deref();
+        Self { seed: *seed, rounds: *rounds, prompts, policy, reward, sampling, conflict, learning }
+    }
+}
+
+impl<'a> RoundView<'a> {
+    fn of(round: &'a Round) -> Self {
+        let (counts, learning) = (round.counts(), round.learning());
+        let trained =
+            |stage| learning.training(stage).map(|training| training.progress == TrainingProgress::Done);
+        let asked = learning.asked().iter().map(|asked| AskedView {
+            request: &asked.request,
+            judgements: asked
+                .judgements
+                .iter()
+                .map(|(annotator, judgement)| (annotator, judgement.verdict, judgement.is_unsafe))
+                .collect(),
+        });
+        Self {
+            number: round.number(),
+            prompts: round
+                .prompts()
+                .map(|(prompt_id, progress)| (prompt_id, ProgressView::of(progress)))
+                .collect(),
+            completions: counts.completions,
+            tokens: counts.tokens,
+            selected: counts.selected,
+            evaluated: round.evaluation(),
+            asked: asked.collect(),
+            settled: learning.settled(),
+            trained: [trained(Stage::Reward), trained(Stage::Policy)],
+            closed: round.is_closed(),
+        }
+    }
+}
+
+impl<'a> ProgressView<'a> {
+    fn of(progress: &'a PromptProgress) -> Self {
+        match progress {
+            PromptProgress::Admitted => Self::Admitted,
+            PromptProgress::Sampled(completions) => Self::Sampled(*completions as u64),
+            PromptProgress::Scored(rewards) => Self::Scored(rewards),
+            PromptProgress::Measured { conflict, rewards } => Self::Measured { conflict, rewards },
+            PromptProgress::SetAside(step) => Self::SetAside(*step),
+        }
+    }
+}

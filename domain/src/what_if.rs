@@ -1,0 +1,382 @@
+//! What would have been asked about under other settings: the selection of each round, made again from the recorded scores
+//! by the rule that made it. No model is run, so from the second round on the scores are those of models that learnt from what
+//! was really asked.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+
+use crate::conflict::{self, ConflictError};
+use crate::event::{ConflictMeasured, Event, FeedbackRequested};
+use crate::experiment::Plan;
+use crate::feedback::Opponent;
+use crate::id::PromptId;
+use crate::round::{PromptProgress, Round};
+
+/// How two selections of the same things overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Overlap {
+    /// In both.
+    pub kept: u64,
+    /// Only in the one under the changed settings.
+    pub new: u64,
+    /// Only in the recorded one.
+    pub dropped: u64,
+    /// kept / (kept + new + dropped), in [0, 1]; 1 where there is nothing in either.
+    pub jaccard: f64,
+}
+
+impl Overlap {
+    fn of<T: Ord>(recorded: &BTreeSet<T>, changed: &BTreeSet<T>) -> Self {
+        let kept = recorded.intersection(changed).count() as u64;
+        Self::counted(kept, changed.len() as u64 - kept, recorded.len() as u64 - kept)
+    }
+
+    fn counted(kept: u64, new: u64, dropped: u64) -> Self {
+        let either = kept + new + dropped;
+        let jaccard = if either == 0 { 1.0 } else { kept as f64 / either as f64 };
+        Self { kept, new, dropped, jaccard }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self::counted(self.kept + other.kept, self.new + other.new, self.dropped + other.dropped)
+    }
+}
+
+/// What a selection asks for, and what that costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Cost {
+    /// Answers selected.
+    pub answers: u64,
+    /// Prompts that have a selected answer.
+    pub prompts: u64,
+    /// Comparisons put up; without feedback, those that its default opponent would make.
+    pub comparisons: u64,
+    /// Judgements that they need: the overlap of each, within the budget of a round.
+    pub labels: u64,
+}
+
+impl Cost {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            answers: self.answers + other.answers,
+            prompts: self.prompts + other.prompts,
+            comparisons: self.comparisons + other.comparisons,
+            labels: self.labels + other.labels,
+        }
+    }
+}
+
+/// Two selections beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Compared {
+    /// As it was.
+    pub recorded: Cost,
+    /// As it would be.
+    pub changed: Cost,
+    /// Judgements of `changed` that the log does not hold yet.
+    pub labels_missing: u64,
+    /// Of the selected answers.
+    pub answers: Overlap,
+    /// Of the comparisons, whichever answer is shown first.
+    pub comparisons: Overlap,
+}
+
+impl Compared {
+    fn none() -> Self {
+        let nothing = Overlap::counted(0, 0, 0);
+        Self {
+            recorded: Cost::default(),
+            changed: Cost::default(),
+            labels_missing: 0,
+            answers: nothing,
+            comparisons: nothing,
+        }
+    }
+
+    fn plus(self, other: &Self) -> Self {
+        Self {
+            recorded: self.recorded.plus(other.recorded),
+            changed: self.changed.plus(other.changed),
+            labels_missing: self.labels_missing + other.labels_missing,
+            answers: self.answers.plus(other.answers),
+            comparisons: self.comparisons.plus(other.comparisons),
+        }
+    }
+}
+
+/// One prompt under both settings.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PromptCompared {
+    /// The prompt.
+    pub prompt_id: PromptId,
+    /// Its mean|PACS| under the changed settings.
+    pub mean_abs_pacs: f64,
+    /// Its Kendall-tau distance under the changed settings; none if degenerate.
+    pub kendall_tau_distance: Option<f64>,
+    /// Completions that were selected, ascending.
+    pub recorded: Vec<u32>,
+    /// Completions that would be selected, ascending.
+    pub changed: Vec<u32>,
+    /// Comparisons that were put up, each with the lower completion first.
+    pub recorded_comparisons: Vec<[u32; 2]>,
+    /// Comparisons that would be put up.
+    pub changed_comparisons: Vec<[u32; 2]>,
+}
+
+impl PromptCompared {
+    /// Whether the settings make no difference to it.
+    #[must_use]
+    pub fn is_same(&self) -> bool {
+        self.recorded == self.changed && self.recorded_comparisons == self.changed_comparisons
+    }
+}
+
+/// One round under both settings.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RoundCompared {
+    /// The round.
+    pub round: u32,
+    /// Counts and overlaps.
+    pub compared: Compared,
+    /// The prompts from which anything is selected under either settings, in the order of the prompt file.
+    pub prompts: Vec<PromptCompared>,
+}
+
+/// Rounds under both settings.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WhatIfOutcome {
+    /// The rounds that made their selection, in order.
+    pub rounds: Vec<RoundCompared>,
+    /// Rounds that have not made it yet: nothing is said about them.
+    pub undecided: Vec<u32>,
+    /// All of `rounds` together.
+    pub total: Compared,
+}
+
+/// Folds a history under two plans: the one that it was made with, and another.
+#[derive(Debug)]
+pub struct WhatIf {
+    recorded: Plan,
+    changed: Plan,
+    /// Log-probabilities as the changed plan compares them, of prompts whose conflict is still to come; empty if it compares them
+    /// as the recorded one does.
+    logprobs: HashMap<PromptId, Vec<f64>>,
+    rounds: Vec<RoundHistory>,
+}
+
+/// A round, with its conflicts as they were measured and as they would be, and what was asked.
+#[derive(Debug)]
+struct RoundHistory {
+    recorded: Round,
+    changed: Round,
+    selected: BTreeSet<(PromptId, u32)>,
+    /// Judgements so far of each comparison, by its number.
+    asked: Vec<(PromptId, [u32; 2], u64)>,
+    decided: bool,
+}
+
+type Answer = (PromptId, u32);
+type Pair = (PromptId, [u32; 2]);
+
+impl WhatIf {
+    /// Of an experiment with the plan `recorded`, if its conflicts had been measured and selected as in `changed`.
+    #[must_use]
+    pub fn new(recorded: Plan, changed: Plan) -> Self {
+        Self { recorded, changed, logprobs: HashMap::new(), rounds: Vec::new() }
+    }
+
+    /// Takes the next event in.
+    ///
+    /// # Errors
+    /// If recorded scores cannot be measured again.
+    pub fn apply(&mut self, event: &Event) -> Result<(), ConflictError> {
+        if let Event::RoundOpened(e) = event {
+            self.rounds.push(RoundHistory {
+                recorded: Round::open(e.round, e.prompts),
+                changed: Round::open(e.round, e.prompts),
+                selected: BTreeSet::new(),
+                asked: Vec::new(),
+                decided: false,
+            });
+            return Ok(());
+        }
+        let Some(round) = self.rounds.last_mut() else { return Ok(()) };
+        round.recorded.evolve(&self.recorded, event);
+        match event {
+            Event::CompletionsSampled(e) => {
+                let kind = self.changed.conflict.logprob;
+                if kind != self.recorded.conflict.logprob {
+                    let logprobs = e.completions.iter().map(|completion| completion.logprob_as(kind));
+                    self.logprobs.insert(e.prompt.prompt_id.clone(), logprobs.collect());
+                }
+                round.changed.evolve(&self.changed, event);
+            }
+            Event::ConflictMeasured(e) => {
+                let again = measured_again(&round.recorded, self.logprobs.remove(&e.prompt_id), e)?;
+                round.changed.evolve(&self.changed, &again.into());
+            }
+            Event::PairSelected(e) => drop(round.selected.insert((e.prompt_id.clone(), e.completion))),
+            Event::FeedbackRequested(e) => round.asked.push((e.prompt_id.clone(), unordered(e), 0)),
+            Event::FeedbackReceived(e) => {
+                if let Some((.., judgements)) = round.asked.get_mut(e.comparison as usize) {
+                    *judgements += 1;
+                }
+            }
+            Event::RoundEvaluated(_) => round.decided = true,
+            Event::PromptAdmitted(_) | Event::RewardsScored(_) | Event::PromptSetAside(_) => {
+                round.changed.evolve(&self.changed, event);
+            }
+            Event::ExperimentStarted(_)
+            | Event::ExperimentForked(_)
+            | Event::RoundOpened(_)
+            | Event::RoundClosed(_)
+            | Event::ExperimentFinished(_)
+            | Event::FeedbackSettled(_)
+            | Event::TrainingRequested(_)
+            | Event::TrainingStarted(_)
+            | Event::TrainingProgressed(_)
+            | Event::TrainingLeaseExpired(_)
+            | Event::RewardModelRefined(_)
+            | Event::PolicyTuned(_)
+            | Event::EvaluationRequested(_)
+            | Event::PolicyEvaluated(_)
+            | Event::RewardHackingSuspected(_)
+            | Event::StopDecided(_) => {}
+        }
+        Ok(())
+    }
+
+    /// What differs.
+    #[must_use]
+    pub fn outcome(&self) -> WhatIfOutcome {
+        let (decided, undecided): (Vec<_>, Vec<_>) = self.rounds.iter().partition(|round| round.decided);
+        let rounds: Vec<RoundCompared> =
+            decided.into_iter().map(|round| round.compared(&self.recorded, &self.changed)).collect();
+        WhatIfOutcome {
+            total: rounds.iter().fold(Compared::none(), |total, round| total.plus(&round.compared)),
+            rounds,
+            undecided: undecided.into_iter().map(|round| round.recorded.number()).collect(),
+        }
+    }
+}
+
+/// The conflict as it would be measured; as it was, where the log-probabilities are compared alike.
+fn measured_again(
+    round: &Round,
+    logprobs: Option<Vec<f64>>,
+    e: &ConflictMeasured,
+) -> Result<ConflictMeasured, ConflictError> {
+    match (logprobs, round.progress(&e.prompt_id)) {
+        (Some(logprobs), Some(PromptProgress::Measured { rewards, .. })) => {
+            Ok(ConflictMeasured { conflict: conflict::measure(rewards, &logprobs)?, ..e.clone() })
+        }
+        _ => Ok(e.clone()),
+    }
+}
+
+fn unordered(e: &FeedbackRequested) -> [u32; 2] {
+    [e.first.min(e.second), e.first.max(e.second)]
+}
+
+/// What a plan has selected and asked.
+struct Chosen {
+    answers: BTreeSet<Answer>,
+    pairs: BTreeSet<Pair>,
+}
+
+impl Chosen {
+    fn of(round: &Round, plan: &Plan) -> Self {
+        let opponent = opponent(plan);
+        let (selected, asked) = round.would_ask(plan, opponent);
+        Self {
+            answers: selected.into_iter().map(|e| (e.prompt_id, e.completion)).collect(),
+            pairs: asked.iter().map(|e| (e.prompt_id.clone(), unordered(e))).collect(),
+        }
+    }
+
+    fn cost(&self, plan: &Plan) -> Cost {
+        let prompts: BTreeSet<&PromptId> = self.answers.iter().map(|(prompt_id, _)| prompt_id).collect();
+        let comparisons = self.pairs.len() as u64;
+        let (overlap, budget) = asking(plan);
+        Cost {
+            answers: self.answers.len() as u64,
+            prompts: prompts.len() as u64,
+            comparisons,
+            labels: (comparisons * overlap).min(budget),
+        }
+    }
+}
+
+fn opponent(plan: &Plan) -> Opponent {
+    plan.learning.as_ref().map_or_else(Opponent::default, |learning| learning.feedback.opponent)
+}
+
+/// Judgements that each comparison needs, and the most that a round takes.
+fn asking(plan: &Plan) -> (u64, u64) {
+    let feedback = plan.learning.as_ref().map(|learning| &learning.feedback);
+    feedback
+        .map_or((1, u64::MAX), |feedback| (u64::from(feedback.overlap), feedback.budget.unwrap_or(u64::MAX)))
+}
+
+impl RoundHistory {
+    fn compared(&self, recorded: &Plan, changed: &Plan) -> RoundCompared {
+        let pairs: BTreeSet<Pair> =
+            self.asked.iter().map(|(prompt_id, pair, _)| (prompt_id.clone(), *pair)).collect();
+        let was = if recorded.learning.is_some() {
+            Chosen { answers: self.selected.clone(), pairs }
+        } else {
+            // Nobody was asked: what would have been put up is the measure of both.
+            Chosen { answers: self.selected.clone(), ..Chosen::of(&self.recorded, recorded) }
+        };
+        let would = Chosen::of(&self.changed, changed);
+        let compared = Compared {
+            recorded: was.cost(recorded),
+            changed: would.cost(changed),
+            labels_missing: self.labels_missing(&would, changed),
+            answers: Overlap::of(&was.answers, &would.answers),
+            comparisons: Overlap::of(&was.pairs, &would.pairs),
+        };
+        RoundCompared { round: self.recorded.number(), compared, prompts: self.prompts(&was, &would) }
+    }
+
+    fn labels_missing(&self, would: &Chosen, changed: &Plan) -> u64 {
+        let (overlap, budget) = asking(changed);
+        let known: BTreeMap<(&PromptId, [u32; 2]), u64> = self
+            .asked
+            .iter()
+            .map(|(prompt_id, pair, judgements)| ((prompt_id, *pair), *judgements))
+            .collect();
+        let of = |(prompt_id, pair): &Pair| known.get(&(prompt_id, *pair)).copied().unwrap_or(0).min(overlap);
+        let in_hand: u64 = would.pairs.iter().map(of).sum();
+        (would.pairs.len() as u64 * overlap).min(budget).saturating_sub(in_hand)
+    }
+
+    fn prompts(&self, was: &Chosen, would: &Chosen) -> Vec<PromptCompared> {
+        let (recorded, changed) = (by_prompt(&was.answers), by_prompt(&would.answers));
+        let (recorded_pairs, changed_pairs) = (by_prompt(&was.pairs), by_prompt(&would.pairs));
+        let prompts = self.changed.prompts().filter_map(|(prompt_id, progress)| {
+            let PromptProgress::Measured { conflict, .. } = progress else { return None };
+            let compared = PromptCompared {
+                prompt_id: prompt_id.clone(),
+                mean_abs_pacs: conflict.mean_abs_pacs,
+                kendall_tau_distance: conflict.kendall_tau_distance,
+                recorded: recorded.get(prompt_id).cloned().unwrap_or_default(),
+                changed: changed.get(prompt_id).cloned().unwrap_or_default(),
+                recorded_comparisons: recorded_pairs.get(prompt_id).cloned().unwrap_or_default(),
+                changed_comparisons: changed_pairs.get(prompt_id).cloned().unwrap_or_default(),
+            };
+            let nothing = compared.recorded.is_empty() && compared.changed.is_empty();
+            (!nothing).then_some(compared)
+        });
+        prompts.collect()
+    }
+}
+
+fn by_prompt<T: Copy>(chosen: &BTreeSet<(PromptId, T)>) -> BTreeMap<&PromptId, Vec<T>> {
+    let mut found: BTreeMap<&PromptId, Vec<T>> = BTreeMap::new();
+    for (prompt_id, of) in chosen {
+        found.entry(prompt_id).or_default().push(*of);
+    }
+    found
+}

@@ -1,0 +1,123 @@
+//! `dissent experiment show`.
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use dissent_domain::experiment::Plan;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog;
+use serde::Serialize;
+
+use crate::history::overview::{Overview, Past};
+use crate::history::utc;
+use crate::report::visible;
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    overview: &'a Overview,
+    plan: &'a Plan,
+}
+
+pub(super) fn run(
+    log: &dyn EventLog,
+    experiment: &ExperimentId,
+    last: Option<u64>,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    super::super::require_experiment(log, experiment)?;
+    let past = Past::read(log, experiment, last)?;
+    let plan = past.experiment().plan().context("the experiment has no plan there")?;
+    let overview = past.overview(experiment);
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        serde_json::to_writer_pretty(&mut out, &Shown { overview: &overview, plan })?;
+        return Ok(writeln!(out)?);
+    }
+    print(&mut out, &overview)?;
+    writeln!(out, "plan")?;
+    for (key, value) in flattened(plan)? {
+        writeln!(out, "  {key:<44} {}", visible(&value))?;
+    }
+    print_rounds(&mut out, &overview)?;
+    Ok(())
+}
+
+fn print(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<()> {
+    let Overview { experiment, state, rounds_closed, rounds_planned, events, state_hash, .. } = overview;
+    writeln!(out, "{experiment}: {}, {rounds_closed} of {rounds_planned} rounds closed", state.words())?;
+    if let Some(origin) = &overview.origin {
+        let (name, position, shared) = (&origin.experiment, origin.position, origin.shared);
+        writeln!(out, "  forked from {name} at position {position}, sharing {shared} events")?;
+    }
+    writeln!(
+        out,
+        "  {events} events from {} to {}, {} selected, {} labels",
+        utc(overview.started_us),
+        utc(overview.last_us),
+        overview.selected,
+        overview.judgements
+    )?;
+    writeln!(out, "  state {state_hash}")
+}
+
+fn print_rounds(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "{:>5}  {:<10}  {:>9}  {:>11}  {:>8}  {:>8}  {:>9}  {:>10}  {:>9}  {:>8}  {:>8}  {:>8}",
+        "round",
+        "at",
+        "opened at",
+        "measured at",
+        "prompts",
+        "measured",
+        "set aside",
+        "tokens",
+        "|PACS|",
+        "tau",
+        "selected",
+        "labels"
+    )?;
+    let figure = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+    for round in &overview.rounds {
+        writeln!(
+            out,
+            "{:>5}  {:<10}  {:>9}  {:>11}  {:>8}  {:>8}  {:>9}  {:>10}  {:>9}  {:>8}  {:>8}  {:>8}",
+            round.round,
+            round.at,
+            round.opened_at,
+            round.measured_at.map_or("-".to_owned(), |position| position.to_string()),
+            round.prompts,
+            round.measured,
+            round.set_aside,
+            round.tokens,
+            figure(round.mean_abs_pacs),
+            figure(round.kendall_tau),
+            round.selected,
+            format!("{}/{}", round.judgements, round.comparisons),
+        )?;
+    }
+    Ok(())
+}
+
+/// Every setting of a plan that is set, by its path.
+fn flattened(plan: &Plan) -> anyhow::Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    flatten("", &serde_json::to_value(plan)?, &mut found);
+    Ok(found)
+}
+
+fn flatten(path: &str, value: &serde_json::Value, found: &mut Vec<(String, String)>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            for (name, member) in members {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                flatten(&path, member, found);
+            }
+        }
+        serde_json::Value::Null => {}
+        serde_json::Value::String(text) => found.push((path.to_owned(), text.clone())),
+        serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::Array(_) => {
+            found.push((path.to_owned(), value.to_string()));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `dissent log diff`: why two histories came to what they came to.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use dissent_domain::id::ExperimentId;
+use dissent_storage::SledLog;
+use serde::Serialize;
+
+use crate::history::difference::{self, Difference, KindDifference, Side};
+use crate::report::visible;
+
+/// Two histories that are not the same: exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[error("they differ")]
+pub(crate) struct Differs;
+
+/// `EXPERIMENT`, or `DATA-FOLDER:EXPERIMENT`.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    data_dir: Option<PathBuf>,
+    experiment: ExperimentId,
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (data_dir, name) = match text.rsplit_once(':') {
+            Some((folder, name)) => (Some(PathBuf::from(folder)), name),
+            None => (None, text),
+        };
+        Ok(Self { data_dir, experiment: name.parse().map_err(|error| format!("{error}"))? })
+    }
+}
+
+#[derive(Serialize)]
+struct Outcome<'a> {
+    a: &'a ExperimentId,
+    b: &'a ExperimentId,
+    #[serde(flatten)]
+    difference: &'a Difference,
+}
+
+pub(super) fn run(data_dir: &Path, a: &Named, b: &Named, as_json: bool) -> anyhow::Result<()> {
+    let folder = |named: &Named| named.data_dir.clone().unwrap_or_else(|| data_dir.to_owned());
+    let (folder_a, folder_b) = (folder(a), folder(b));
+    let first = super::super::open_log(&folder_a)?;
+    // A log is opened once, however it is named.
+    let same = folder_a.canonicalize().ok().zip(folder_b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
+    let second: Option<SledLog> = if same { None } else { Some(super::super::open_log(&folder_b)?) };
+    let second = second.as_ref().unwrap_or(&first);
+    super::super::require_experiment(&first, &a.experiment)?;
+    super::super::require_experiment(second, &b.experiment)?;
+    let difference = difference::between(
+        &Side { log: &first, experiment: a.experiment.clone() },
+        &Side { log: second, experiment: b.experiment.clone() },
+    )?;
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let outcome = Outcome { a: &a.experiment, b: &b.experiment, difference: &difference };
+        serde_json::to_writer_pretty(&mut out, &outcome)?;
+        writeln!(out)?;
+    } else {
+        print(&mut out, &difference)?;
+    }
+    if difference.same { Ok(()) } else { Err(Differs.into()) }
+}
+
+fn print(out: &mut impl std::io::Write, found: &Difference) -> std::io::Result<()> {
+    let events: u64 = found.kinds.values().map(|kind| kind.same).sum();
+    if found.same {
+        let order = if found.same_order { "in the same order" } else { "in another order" };
+        writeln!(out, "the same: {events} events, {order}")?;
+    } else {
+        writeln!(out, "{events} events are the same; the first {} in the same order", found.common)?;
+    }
+    if let Some(parting) = &found.parting {
+        let said = |subject: &Option<String>| subject.as_deref().map_or("nothing more".to_owned(), visible);
+        writeln!(out, "at event {} of the streams A has {}", parting.version, said(&parting.a))?;
+        writeln!(out, "{:>width$} B has {}", "", said(&parting.b), width = digits(parting.version) + 24)?;
+    }
+    if let Some(first) = &found.first {
+        writeln!(out, "the first that differs, at position {}: {}", first.position, visible(&first.subject))?;
+        writeln!(out, "  {}", visible(&first.what))?;
+    }
+    if !found.same {
+        print_kinds(out, found)?;
+    }
+    let [a, b] = &found.state_hashes;
+    writeln!(out, "state of A {a}\nstate of B {b}")
+}
+
+fn digits(number: u64) -> usize {
+    number.to_string().len()
+}
+
+fn print_kinds(out: &mut impl std::io::Write, found: &Difference) -> std::io::Result<()> {
+    writeln!(out, "{:<32} {:>9} {:>9} {:>9} {:>9}", "events", "same", "different", "only in A", "only in B")?;
+    for (name, kind) in &found.kinds {
+        let KindDifference { same, different, only_a, only_b, fields } = kind;
+        writeln!(out, "{name:<32} {same:>9} {different:>9} {only_a:>9} {only_b:>9}")?;
+        for (field, difference) in fields.iter().filter(|_| !kind.is_same()) {
+            let apart = difference.largest.map(|apart| format!(", at most {apart:.3e} apart"));
+            let apart = apart.unwrap_or_default();
+            writeln!(
+                out,
+                "    {} in {}{apart}",
+                visible(field),
+                crate::report::count(difference.events, "event")
+            )?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! Where an experiment stands, in a few figures.
+
+use dissent_domain::event::{Event, Recorded};
+use dissent_domain::experiment::Experiment;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::learning::{Stage, TrainingProgress};
+use dissent_domain::log::EventLog;
+use dissent_domain::replay::Replay;
+use dissent_domain::round::Round;
+use serde::Serialize;
+
+/// How far an experiment has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// Something is left to do.
+    InProgress,
+    /// It goes on once people have judged comparisons.
+    WaitsForPeople,
+    /// It did all its rounds.
+    Finished,
+    /// It decided to go no further before its last round.
+    Stopped,
+}
+
+impl State {
+    fn of(experiment: &Experiment) -> Self {
+        if experiment.is_finished() {
+            if experiment.stopped().is_some() { Self::Stopped } else { Self::Finished }
+        } else if experiment.waits_for_people() {
+            Self::WaitsForPeople
+        } else {
+            Self::InProgress
+        }
+    }
+
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::InProgress => "in progress",
+            Self::WaitsForPeople => "waits for people",
+            Self::Finished => "finished",
+            Self::Stopped => "stopped early",
+        }
+    }
+}
+
+/// Where the past of a fork is from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Origin {
+    pub(crate) experiment: ExperimentId,
+    /// The last position shared.
+    pub(crate) position: u64,
+    /// Events shared.
+    pub(crate) shared: u64,
+}
+
+/// One round in figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct RoundRow {
+    pub(crate) round: u32,
+    /// Position of the event that opened it.
+    pub(crate) opened_at: u64,
+    /// Position of the event by which its last prompt was measured or set aside: a fork from there selects anew.
+    pub(crate) measured_at: Option<u64>,
+    pub(crate) prompts: u32,
+    pub(crate) measured: u32,
+    pub(crate) set_aside: u32,
+    pub(crate) completions: u64,
+    pub(crate) tokens: u64,
+    pub(crate) selected: u32,
+    pub(crate) mean_abs_pacs: Option<f64>,
+    pub(crate) kendall_tau: Option<f64>,
+    pub(crate) comparisons: u64,
+    pub(crate) judgements: u64,
+    /// What it is at; `closed` once it is over.
+    pub(crate) at: &'static str,
+}
+
+impl RoundRow {
+    fn of(round: &Round, places: Places) -> Self {
+        let (counts, learning) = (round.counts(), round.learning());
+        let evaluation = round.evaluation();
+        Self {
+            round: round.number(),
+            opened_at: places.opened_at,
+            measured_at: places.measured_at,
+            prompts: counts.expected,
+            measured: counts.measured,
+            set_aside: counts.set_aside,
+            completions: counts.completions,
+            tokens: counts.tokens,
+            selected: counts.selected,
+            mean_abs_pacs: evaluation.and_then(|evaluation| evaluation.mean_abs_pacs),
+            kendall_tau: evaluation.and_then(|evaluation| evaluation.kendall_tau),
+            comparisons: learning.asked().len() as u64,
+            judgements: learning.judgements(),
+            at: at(round),
+        }
+    }
+}
+
+/// What a round is at, by the words of the steps.
+fn at(round: &Round) -> &'static str {
+    let learning = round.learning();
+    let done = |stage| learning.training(stage).map(|training| training.progress == TrainingProgress::Done);
+    if round.is_closed() {
+        "closed"
+    } else if round.evaluation().is_none() {
+        "conflict"
+    } else if learning.settled().is_none() {
+        "feedback"
+    } else if done(Stage::Policy) == Some(true) {
+        "evaluation"
+    } else {
+        "training"
+    }
+}
+
+/// An experiment in figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Overview {
+    pub(crate) experiment: ExperimentId,
+    pub(crate) state: State,
+    pub(crate) origin: Option<Origin>,
+    pub(crate) rounds_planned: u32,
+    pub(crate) rounds_closed: u32,
+    pub(crate) selected: u64,
+    pub(crate) judgements: u64,
+    pub(crate) evaluations: u64,
+    pub(crate) events: u64,
+    /// When it was started, microseconds since 1970 UTC.
+    pub(crate) started_us: u64,
+    /// When its last event was recorded, microseconds since 1970 UTC.
+    pub(crate) last_us: u64,
+    pub(crate) rounds: Vec<RoundRow>,
+    pub(crate) state_hash: String,
+}
+
+/// Where a round lies in the log.
+#[derive(Debug, Clone, Copy, Default)]
+struct Places {
+    opened_at: u64,
+    measured_at: Option<u64>,
+}
+
+/// An experiment as the log has it, with what only its envelopes say.
+pub(crate) struct Past {
+    pub(crate) replay: Replay,
+    origin: Option<Origin>,
+    places: Vec<Places>,
+    started_us: u64,
+    last_us: u64,
+}
+
+impl Past {
+    /// Reads a stream up to a position of the log.
+    ///
+    /// # Errors
+    /// If it cannot be read, or an event cannot be applied.
+    pub(crate) fn read(
+        log: &dyn EventLog,
+        experiment: &ExperimentId,
+        last: Option<u64>,
+    ) -> anyhow::Result<Self> {
+        let (replay, places) = (Replay::new(), Vec::new());
+        let mut past = Self { replay, origin: None, places, started_us: 0, last_us: 0 };
+        super::each(log, experiment, last, &mut |recorded| past.apply(recorded))?;
+        Ok(past)
+    }
+
+    fn apply(&mut self, recorded: &Recorded) -> anyhow::Result<()> {
+        if recorded.version == 1 {
+            self.started_us = recorded.event.time_us;
+        }
+        self.last_us = self.last_us.max(recorded.event.time_us);
+        if recorded.event.event_type == FORKED
+            && let Event::ExperimentForked(e) = recorded.decode()?
+        {
+            self.origin = Some(Origin { experiment: e.origin, position: e.position, shared: e.shared });
+        }
+        self.replay.apply(recorded)?;
+        self.place(recorded);
+        Ok(())
+    }
+
+    fn place(&mut self, recorded: &Recorded) {
+        let rounds = self.replay.experiment().rounds();
+        if rounds.len() > self.places.len() {
+            self.places.push(Places { opened_at: recorded.position, measured_at: None });
+        }
+        if let (Some(round), Some(places)) = (rounds.last(), self.places.last_mut())
+            && places.measured_at.is_none()
+            && round.is_complete()
+        {
+            places.measured_at = Some(recorded.position);
+        }
+    }
+
+    pub(crate) fn experiment(&self) -> &Experiment {
+        self.replay.experiment()
+    }
+
+    /// The figures of an experiment of this name.
+    pub(crate) fn overview(&self, name: &ExperimentId) -> Overview {
+        let experiment = self.experiment();
+        let places = self.places.iter().copied();
+        let rounds: Vec<RoundRow> = experiment
+            .rounds()
+            .iter()
+            .zip(places)
+            .map(|(round, places)| RoundRow::of(round, places))
+            .collect();
+        let closed = experiment.rounds().iter().filter(|round| round.is_closed()).count();
+        Overview {
+            experiment: name.clone(),
+            state: State::of(experiment),
+            origin: self.origin.clone(),
+            rounds_planned: experiment.plan().map_or(0, |plan| plan.rounds),
+            rounds_closed: u32::try_from(closed).unwrap_or(u32::MAX),
+            selected: rounds.iter().map(|round| u64::from(round.selected)).sum(),
+            judgements: rounds.iter().map(|round| round.judgements).sum(),
+            evaluations: experiment.evaluations().len() as u64,
+            events: self.replay.version(),
+            started_us: self.started_us,
+            last_us: self.last_us,
+            state_hash: experiment.state_hash(),
+            rounds,
+        }
+    }
+}
+
+const FORKED: &str = dissent_domain::event::EventType::ExperimentForked.name();

@@ -1,0 +1,380 @@
+//! Recorded events as flat tables: one row a record, the same columns in every row, scalars or lists of scalars only, so that
+//! data frames and columnar stores take them as they are.
+//!
+//! Every row has `position` and `time_us` (microseconds since 1970 UTC) of the event that it is from, and `experiment`. A text
+//! or number that there is none of is null. Rows come in the order of the log, and are made from one event at a time.
+
+use std::collections::BTreeMap;
+
+use dissent_domain::event::{
+    CompletionsSampled, ConflictMeasured, Event, FeedbackReceived, FeedbackRequested, PolicyEvaluated,
+    Recorded, RewardsScored,
+};
+use dissent_domain::feedback::Verdict;
+use dissent_domain::generation::FinishReason;
+use dissent_domain::id::PromptId;
+use serde::Serialize;
+
+use crate::jsonl::{JsonLinesWriter, OutputError};
+
+/// Which records are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Table {
+    /// Every event: its envelope, and its body as JSON text.
+    Events,
+    /// Every completion.
+    Completions,
+    /// Every reward.
+    Scores,
+    /// The conflict of every prompt.
+    Conflicts,
+    /// Every comparison put up.
+    Comparisons,
+    /// Every judgement.
+    Feedback,
+    /// Every event of a training, its final figures among them.
+    Trainings,
+    /// Every evaluation of a policy.
+    Evaluations,
+}
+
+/// The columns of each table, for `--help`.
+pub(crate) const COLUMNS: &str = "\
+Tables (every row begins with position, time_us, experiment):
+  events       version, id, causation, actor, event_type, schema_version, body_bytes, body_json
+  completions  round, prompt_id, category, prompt, completion, text, tokens, logprob, logprob_mean, finish_reason, policy
+  scores       round, prompt_id, completion, reward, reward_model
+  conflicts    round, prompt_id, degenerate, mean_abs_pacs, kendall_tau, kendall_tau_distance, concordant, discordant, tied,
+               pacs (a list, by completion)
+  comparisons  round, comparison, prompt_id, prompt_index, first, second
+  feedback     round, comparison, annotator, verdict, unsafe_first, unsafe_second, comment
+  trainings    event, round, stage, attempt, worker, lease_ms, sequence, step, steps, checkpoint, resume_from, adapter,
+               fingerprint, preferences, rehearsed, metric_names and metric_values (two lists)
+  evaluations  evaluation, policy, reward_model, prompts, completions, gold_reward, gold_reward_error, proxy_reward,
+               proxy_reward_error, refined_reward, refined_reward_error, proxy_agreement, refined_agreement, mean_abs_pacs,
+               kendall_tau, kl, response_tokens, stopped";
+
+impl Table {
+    /// Writes the rows that an event has in this table. Returns how many.
+    ///
+    /// # Errors
+    /// If the event cannot be read or a row cannot be written.
+    pub(crate) fn write(self, recorded: &Recorded, out: &mut JsonLinesWriter) -> anyhow::Result<u64> {
+        let event = recorded.decode()?;
+        let rows = Rows { of: Of::new(recorded), out };
+        Ok(match (self, &event) {
+            (Self::Events, _) => rows.event(recorded, &event)?,
+            (Self::Completions, Event::CompletionsSampled(e)) => rows.completions(e)?,
+            (Self::Scores, Event::RewardsScored(e)) => rows.scores(e)?,
+            (Self::Conflicts, Event::ConflictMeasured(e)) => rows.conflict(e)?,
+            (Self::Comparisons, Event::FeedbackRequested(e)) => rows.comparison(e)?,
+            (Self::Feedback, Event::FeedbackReceived(e)) => rows.judgement(e)?,
+            (Self::Evaluations, Event::PolicyEvaluated(e)) => rows.evaluation(e)?,
+            (Self::Trainings, _) => rows.training(&event)?,
+            (
+                Self::Completions
+                | Self::Scores
+                | Self::Conflicts
+                | Self::Comparisons
+                | Self::Feedback
+                | Self::Evaluations,
+                _,
+            ) => 0,
+        })
+    }
+}
+
+/// Where a row is from.
+#[derive(Clone, Copy, Serialize)]
+struct Of<'a> {
+    position: u64,
+    time_us: u64,
+    experiment: &'a str,
+}
+
+impl<'a> Of<'a> {
+    fn new(recorded: &'a Recorded) -> Self {
+        let experiment = recorded.experiment.as_str();
+        Self { position: recorded.position, time_us: recorded.event.time_us, experiment }
+    }
+}
+
+/// A row: where it is from, then its own columns.
+#[derive(Serialize)]
+struct Row<'a, T> {
+    #[serde(flatten)]
+    of: Of<'a>,
+    #[serde(flatten)]
+    columns: T,
+}
+
+struct Rows<'a, 'w> {
+    of: Of<'a>,
+    out: &'w mut JsonLinesWriter,
+}
+
+impl Rows<'_, '_> {
+    fn write(&mut self, columns: impl Serialize) -> Result<(), OutputError> {
+        self.out.write(&Row { of: self.of, columns })
+    }
+
+    fn event(mut self, recorded: &Recorded, event: &Event) -> anyhow::Result<u64> {
+        let envelope = &recorded.event;
+        let body = event.serialize_body(serde_json::value::Serializer)?;
+        self.write(EventRow {
+            version: recorded.version,
+            id: envelope.id.to_string(),
+            causation: envelope.causation.map(|cause| cause.to_string()),
+            actor: &envelope.actor,
+            event_type: &envelope.event_type,
+            schema_version: envelope.schema_version,
+            body_bytes: envelope.body.len() as u64,
+            body_json: body.to_string(),
+        })?;
+        Ok(1)
+    }
+
+    fn completions(mut self, e: &CompletionsSampled) -> Result<u64, OutputError> {
+        for (completion, sampled) in (0_u32..).zip(&e.completions) {
+            self.write(CompletionRow {
+                round: e.round,
+                prompt_id: &e.prompt.prompt_id,
+                category: e.prompt.category.as_deref(),
+                prompt: &e.prompt.text,
+                completion,
+                text: &sampled.text,
+                tokens: sampled.token_ids.len() as u64,
+                logprob: sampled.logprob,
+                logprob_mean: sampled.logprob_mean(),
+                finish_reason: sampled.finish_reason,
+                policy: &e.policy,
+            })?;
+        }
+        Ok(e.completions.len() as u64)
+    }
+
+    fn scores(mut self, e: &RewardsScored) -> Result<u64, OutputError> {
+        for (completion, &reward) in (0_u32..).zip(&e.rewards) {
+            let (prompt_id, reward_model) = (&e.prompt_id, &e.reward_model);
+            self.write(ScoreRow { round: e.round, prompt_id, completion, reward, reward_model })?;
+        }
+        Ok(e.rewards.len() as u64)
+    }
+
+    fn conflict(mut self, e: &ConflictMeasured) -> Result<u64, OutputError> {
+        let conflict = &e.conflict;
+        self.write(ConflictRow {
+            round: e.round,
+            prompt_id: &e.prompt_id,
+            degenerate: conflict.degenerate,
+            mean_abs_pacs: conflict.mean_abs_pacs,
+            kendall_tau: conflict.kendall_tau,
+            kendall_tau_distance: conflict.kendall_tau_distance,
+            concordant: conflict.concordant,
+            discordant: conflict.discordant,
+            tied: conflict.tied,
+            pacs: &conflict.pacs,
+        })?;
+        Ok(1)
+    }
+
+    fn comparison(mut self, e: &FeedbackRequested) -> Result<u64, OutputError> {
+        self.write(e)?;
+        Ok(1)
+    }
+
+    fn judgement(mut self, e: &FeedbackReceived) -> Result<u64, OutputError> {
+        self.write(JudgementRow {
+            round: e.round,
+            comparison: e.comparison,
+            annotator: &e.annotator,
+            verdict: e.verdict,
+            unsafe_first: e.is_unsafe.map(|[first, _]| first),
+            unsafe_second: e.is_unsafe.map(|[_, second]| second),
+            comment: e.comment.as_deref(),
+        })?;
+        Ok(1)
+    }
+
+    fn training(mut self, event: &Event) -> Result<u64, OutputError> {
+        let Some(row) = TrainingRow::of(event) else { return Ok(0) };
+        self.write(row)?;
+        Ok(1)
+    }
+
+    fn evaluation(mut self, e: &PolicyEvaluated) -> Result<u64, OutputError> {
+        self.write(EvaluationRow {
+            evaluation: e.evaluation,
+            policy: &e.policy,
+            reward_model: &e.reward_model,
+            prompts: e.prompts,
+            completions: e.completions,
+            gold_reward: e.gold_reward.map(|[mean, _]| mean),
+            gold_reward_error: e.gold_reward.map(|[_, error]| error),
+            proxy_reward: e.proxy_reward[0],
+            proxy_reward_error: e.proxy_reward[1],
+            refined_reward: e.refined_reward[0],
+            refined_reward_error: e.refined_reward[1],
+            proxy_agreement: e.proxy_agreement,
+            refined_agreement: e.refined_agreement,
+            mean_abs_pacs: e.mean_abs_pacs,
+            kendall_tau: e.kendall_tau,
+            kl: e.kl,
+            response_tokens: e.response_tokens,
+            stopped: e.stopped,
+        })?;
+        Ok(1)
+    }
+}
+
+#[derive(Serialize)]
+struct EventRow<'a> {
+    version: u64,
+    id: String,
+    causation: Option<String>,
+    actor: &'a str,
+    event_type: &'a str,
+    schema_version: u16,
+    body_bytes: u64,
+    body_json: String,
+}
+
+#[derive(Serialize)]
+struct CompletionRow<'a> {
+    round: u32,
+    prompt_id: &'a PromptId,
+    category: Option<&'a str>,
+    prompt: &'a str,
+    completion: u32,
+    text: &'a str,
+    tokens: u64,
+    logprob: f64,
+    logprob_mean: f64,
+    finish_reason: FinishReason,
+    policy: &'a str,
+}
+
+#[derive(Serialize)]
+struct ScoreRow<'a> {
+    round: u32,
+    prompt_id: &'a PromptId,
+    completion: u32,
+    reward: f64,
+    reward_model: &'a str,
+}
+
+#[derive(Serialize)]
+struct ConflictRow<'a> {
+    round: u32,
+    prompt_id: &'a PromptId,
+    degenerate: bool,
+    mean_abs_pacs: f64,
+    kendall_tau: Option<f64>,
+    kendall_tau_distance: Option<f64>,
+    concordant: u64,
+    discordant: u64,
+    tied: u64,
+    pacs: &'a [f64],
+}
+
+#[derive(Serialize)]
+struct JudgementRow<'a> {
+    round: u32,
+    comparison: u32,
+    annotator: &'a str,
+    verdict: Verdict,
+    unsafe_first: Option<bool>,
+    unsafe_second: Option<bool>,
+    comment: Option<&'a str>,
+}
+
+#[derive(Serialize, Default)]
+struct TrainingRow<'a> {
+    event: &'static str,
+    round: u32,
+    stage: &'static str,
+    attempt: u32,
+    worker: Option<&'a str>,
+    lease_ms: Option<u64>,
+    sequence: Option<u32>,
+    step: Option<u64>,
+    steps: Option<u64>,
+    checkpoint: Option<&'a str>,
+    resume_from: Option<&'a str>,
+    adapter: Option<&'a str>,
+    fingerprint: Option<&'a str>,
+    preferences: Option<u32>,
+    rehearsed: Option<u32>,
+    metric_names: Vec<&'a str>,
+    metric_values: Vec<f64>,
+}
+
+impl<'a> TrainingRow<'a> {
+    /// The row of an event of a training; none of another event.
+    fn of(event: &'a Event) -> Option<Self> {
+        let named = |event, round, stage, attempt| Self { event, round, stage, attempt, ..Self::default() };
+        if let Event::TrainingRequested(e) = event {
+            let resume_from = e.resume_from.as_deref();
+            Some(Self { resume_from, ..named("requested", e.round, e.stage.name(), e.attempt) })
+        } else if let Event::TrainingStarted(e) = event {
+            let (worker, lease_ms) = (Some(e.worker.as_str()), Some(e.lease_ms));
+            Some(Self { worker, lease_ms, ..named("started", e.round, e.stage.name(), e.attempt) })
+        } else if let Event::TrainingProgressed(e) = event {
+            let row = Self {
+                sequence: Some(e.sequence),
+                step: Some(e.step),
+                steps: Some(e.steps),
+                checkpoint: e.checkpoint.as_deref(),
+                ..named("progressed", e.round, e.stage.name(), e.attempt)
+            };
+            Some(row.with(&e.metrics))
+        } else if let Event::TrainingLeaseExpired(e) = event {
+            Some(named("lease_expired", e.round, e.stage.name(), e.attempt))
+        } else if let Event::RewardModelRefined(e) = event {
+            let row = Self {
+                adapter: Some(&e.adapter),
+                fingerprint: Some(&e.fingerprint),
+                preferences: Some(e.preferences),
+                rehearsed: Some(e.rehearsed),
+                ..named("reward_model_refined", e.round, "reward", e.attempt)
+            };
+            Some(row.with(&e.metrics))
+        } else if let Event::PolicyTuned(e) = event {
+            let row = Self {
+                adapter: Some(&e.adapter),
+                fingerprint: Some(&e.fingerprint),
+                ..named("policy_tuned", e.round, "policy", e.attempt)
+            };
+            Some(row.with(&e.metrics))
+        } else {
+            None
+        }
+    }
+
+    fn with(self, metrics: &'a BTreeMap<String, f64>) -> Self {
+        let metric_names = metrics.keys().map(String::as_str).collect();
+        Self { metric_names, metric_values: metrics.values().copied().collect(), ..self }
+    }
+}
+
+#[derive(Serialize)]
+struct EvaluationRow<'a> {
+    evaluation: u32,
+    policy: &'a str,
+    reward_model: &'a str,
+    prompts: u32,
+    completions: u32,
+    gold_reward: Option<f64>,
+    gold_reward_error: Option<f64>,
+    proxy_reward: f64,
+    proxy_reward_error: f64,
+    refined_reward: f64,
+    refined_reward_error: f64,
+    proxy_agreement: Option<f64>,
+    refined_agreement: Option<f64>,
+    mean_abs_pacs: Option<f64>,
+    kendall_tau: Option<f64>,
+    kl: f64,
+    response_tokens: f64,
+    stopped: f64,
+}

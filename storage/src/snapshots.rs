@@ -1,0 +1,141 @@
+//! Snapshots of experiments, as files that may be deleted at any time.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::{EventLog, LogError};
+use dissent_domain::replay::{Replay, ReplayError};
+use dissent_domain::snapshot::Snapshot;
+
+use crate::StorageError;
+
+/// Largest file that is read.
+const BYTES_MAX: u64 = 4 << 30;
+/// Bytes of the checksum at the beginning of a file.
+const CHECKSUM_BYTES: usize = blake3::OUT_LEN;
+/// Events read at a time.
+const READ_EVENTS: usize = 256;
+
+/// A folder with at most one snapshot of each experiment.
+#[derive(Debug, Clone)]
+pub struct Snapshots {
+    dir: PathBuf,
+}
+
+/// Why a state cannot be made from a log.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// An event cannot be applied.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+}
+
+impl Snapshots {
+    /// Those in this folder, which need not exist.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    fn path(&self, experiment: &ExperimentId) -> PathBuf {
+        self.dir.join(format!("{experiment}.snapshot"))
+    }
+
+    /// Keeps a snapshot in the place of the one before.
+    ///
+    /// # Errors
+    /// If it cannot be written; the one before is as it was then.
+    pub fn save(&self, snapshot: &Snapshot) -> Result<(), StorageError> {
+        let path = self.path(&snapshot.experiment);
+        let encoded = snapshot.encode().map_err(std::io::Error::other);
+        let bytes = encoded.map_err(StorageError::io("write", &path))?;
+        fs::create_dir_all(&self.dir).map_err(StorageError::io("create", &self.dir))?;
+        let written = || {
+            let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+            file.write_all(blake3::hash(&bytes).as_bytes())?;
+            file.write_all(&bytes)?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|error| error.error)
+        };
+        written().map(drop).map_err(StorageError::io("write", &path))
+    }
+
+    /// The snapshot of an experiment, if there is one that is whole, made by these rules, and of this log's history.
+    ///
+    /// # Errors
+    /// If the log cannot be read. What is wrong with a snapshot is no error: there is none then.
+    pub fn load(&self, log: &dyn EventLog, experiment: &ExperimentId) -> Result<Option<Snapshot>, LogError> {
+        let read = self.read(experiment).and_then(|bytes| {
+            let (checksum, body) = bytes.split_at_checked(CHECKSUM_BYTES)?;
+            let whole = blake3::hash(body).as_bytes() == checksum;
+            if whole { Snapshot::decode(body) } else { None }
+        });
+        let Some(snapshot) = read.filter(|snapshot| snapshot.experiment == *experiment) else {
+            return Ok(None);
+        };
+        let last = log.read_stream(experiment, snapshot.version.saturating_sub(1), 1)?;
+        let follows = last
+            .first()
+            .is_some_and(|last| last.version == snapshot.version && last.event.id == snapshot.last);
+        Ok(follows.then_some(snapshot))
+    }
+
+    fn read(&self, experiment: &ExperimentId) -> Option<Vec<u8>> {
+        let file = File::open(self.path(experiment)).ok()?;
+        let mut bytes = Vec::new();
+        file.take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// Deletes the snapshot of an experiment, if there is one.
+    ///
+    /// # Errors
+    /// If it cannot be deleted.
+    pub fn discard(&self, experiment: &ExperimentId) -> Result<(), StorageError> {
+        let path = self.path(experiment);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(StorageError::io("delete", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The state of an experiment at the end of its stream, from its snapshot on; and a new snapshot, if more than `every` events
+    /// followed the last one. That it cannot be written is only worth a warning.
+    ///
+    /// # Errors
+    /// If the log cannot be read or an event cannot be applied.
+    pub fn resume(
+        &self,
+        log: &dyn EventLog,
+        experiment: &ExperimentId,
+        every: u64,
+    ) -> Result<Replay, ResumeError> {
+        let mut replay = self.load(log, experiment)?.map_or_else(Replay::new, Replay::resuming);
+        let (from, mut last) = (replay.version(), None);
+        loop {
+            let page = log.read_stream(experiment, replay.version(), READ_EVENTS)?;
+            for recorded in &page {
+                replay.apply(recorded)?;
+                last = Some(recorded.event.id);
+            }
+            if page.len() < READ_EVENTS {
+                break;
+            }
+        }
+        if let Some(last) = last.filter(|_| replay.version() - from > every) {
+            let state = replay.experiment().clone();
+            let snapshot = Snapshot::new(experiment.clone(), replay.version(), last, state);
+            if let Err(error) = self.save(&snapshot) {
+                tracing::warn!(%error, %experiment, "a snapshot could not be kept");
+            }
+        }
+        Ok(replay)
+    }
+}

@@ -1,0 +1,105 @@
+//! Whole streams from one log to another, as they are.
+
+use std::collections::VecDeque;
+
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::{Append, AppendFuture, EventLog, ExpectedVersion};
+
+use super::{IN_FLIGHT, READ_EVENTS};
+use crate::{StorageError, wait};
+
+/// Adds the events of these experiments to another log, in the order of this one; positions are given anew. Those that `to`
+/// already has stay as they are, so that a copy that was interrupted is made whole by another. Returns how many there are.
+///
+/// # Errors
+/// If either log refuses.
+pub fn copy(
+    from: &dyn EventLog,
+    to: &dyn EventLog,
+    chosen: &dyn Fn(&ExperimentId) -> bool,
+) -> Result<u64, StorageError> {
+    let mut under_way: VecDeque<AppendFuture> = VecDeque::new();
+    let (mut after, mut copied) = (0, 0);
+    loop {
+        let page = from.read(after, READ_EVENTS)?;
+        let Some(last) = page.last() else { break };
+        after = last.position;
+        for recorded in page.into_iter().filter(|recorded| chosen(&recorded.experiment)) {
+            let (experiment, events) = (recorded.experiment, vec![recorded.event]);
+            under_way.push_back(to.append(Append { experiment, expected: ExpectedVersion::Any, events }));
+            copied += 1;
+            if under_way.len() >= IN_FLIGHT {
+                under_way.pop_front().map(wait).transpose()?;
+            }
+        }
+    }
+    for append in under_way {
+        wait(append)?;
+    }
+    to.flush()?;
+    Ok(copied)
+}
+
+/// Whether another log has exactly the same events in these streams.
+///
+/// # Errors
+/// If one cannot be read, or the first event that differs.
+pub fn same(
+    from: &dyn EventLog,
+    to: &dyn EventLog,
+    chosen: &dyn Fn(&ExperimentId) -> bool,
+) -> Result<(), StorageError> {
+    for (experiment, _) in from.streams()?.into_iter().filter(|(experiment, _)| chosen(experiment)) {
+        let mut after = 0;
+        loop {
+            let here = from.read_stream(&experiment, after, READ_EVENTS)?;
+            let there = to.read_stream(&experiment, after, READ_EVENTS)?;
+            let differs = here.iter().zip(&there).find(|(here, there)| here.event != there.event);
+            let longer = here.get(there.len()).or(there.get(here.len()));
+            if let Some(at) = differs.map(|(here, _)| here).or(longer) {
+                let reason = format!("event {} of {experiment} is not the same in the copy", at.version);
+                return Err(StorageError::Copy { position: at.position, reason });
+            }
+            let Some(last) = here.last() else { break };
+            after = last.version;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dissent_domain::event::{EventId, NewEvent, RoundClosed};
+
+    use super::*;
+    use crate::MemoryLog;
+
+    fn name(name: &str) -> ExperimentId {
+        ExperimentId::new(name).unwrap()
+    }
+
+    fn add(log: &MemoryLog, experiment: &str, round: u32) {
+        let experiment = name(experiment);
+        let id = EventId::of_experiment(&experiment).caused("test", round);
+        let event = NewEvent::new(id, None, "test", 7, &RoundClosed { round }.into()).unwrap();
+        wait(log.append(Append { experiment, expected: ExpectedVersion::Any, events: vec![event] })).unwrap();
+    }
+
+    #[test]
+    fn chosen_streams_are_copied_whole_and_once() {
+        let (from, to) = (MemoryLog::new(), MemoryLog::new());
+        for round in 0..200 {
+            add(&from, "a", round);
+            add(&from, "b", round);
+        }
+        let chosen = |experiment: &ExperimentId| *experiment == name("a");
+        assert!(same(&from, &to, &chosen).is_err());
+        assert_eq!(copy(&from, &to, &chosen).unwrap(), 200);
+        assert_eq!(copy(&from, &to, &chosen).unwrap(), 200);
+        assert_eq!(to.streams().unwrap(), [(name("a"), 200)]);
+        same(&from, &to, &chosen).unwrap();
+        add(&to, "a", 200);
+        let error = same(&from, &to, &chosen).unwrap_err().to_string();
+        assert!(error.contains("event 201 of a"), "{error}");
+    }
+}

@@ -1,0 +1,179 @@
+//! Experiments that share the past of another one.
+
+use dissent_domain::event::Event;
+use dissent_domain::log::EventLog;
+use serde_json::json;
+
+use super::made::{Shelf, asking, in_order, judge_all, learning_plan, measured, plan, train};
+use crate::support::{Lab, Setup, succeeded};
+use dissent_domain::learning::Stage;
+
+/// A shelf with `history`, and the position at which its only round is measured.
+fn shelf() -> (Shelf, String) {
+    let shelf = Shelf::new();
+    shelf.keep("data", &measured(plan("history"), &in_order(), 0.0).recorded);
+    let shown = shelf.json("data", &["experiment", "show", "history"], 0);
+    let at = shown["overview"]["rounds"][0]["measured_at"].to_string();
+    (shelf, at)
+}
+
+#[test]
+fn a_fork_shares_the_past_under_its_own_name_and_verifies() {
+    let (shelf, at) = shelf();
+    let arguments =
+        ["experiment", "fork", "history", "--at", &at, "--as", "less", "--set", "conflict.budget=2"];
+    let said = shelf.says("data", &arguments, 0);
+    assert!(said.contains("experiment.name = \"less\" and conflict.budget=2"), "{said}");
+    assert!(shelf.says("data", &["replay", "--verify"], 0).contains("verified: 2 experiments"));
+
+    let shown = shelf.json("data", &["experiment", "show", "less"], 0);
+    let shared: u64 = at.parse().unwrap();
+    assert_eq!(
+        shown["overview"]["origin"],
+        json!({"experiment": "history", "position": shared, "shared": shared})
+    );
+    assert_eq!(shown["plan"]["conflict"]["selection"]["budget"], 2);
+    assert_eq!(shown["plan"]["experiment"], "less");
+    assert_eq!(
+        (&shown["overview"]["state"], &shown["overview"]["events"]),
+        (&json!("in_progress"), &json!(shared + 1))
+    );
+
+    let log = shelf.log("data");
+    let [past, fork] =
+        ["history", "less"].map(|name| log.read_stream(&name.parse().unwrap(), 0, 1000).unwrap());
+    for (past, fork) in past.iter().zip(&fork).skip(1).take(usize::try_from(shared).unwrap() - 1) {
+        assert_eq!(
+            (past.decode().unwrap(), past.event.time_us),
+            (fork.decode().unwrap(), fork.event.time_us)
+        );
+        assert_ne!(past.event.id, fork.event.id);
+    }
+    assert!(matches!(fork.last().unwrap().decode().unwrap(), Event::ExperimentForked(_)));
+}
+
+#[test]
+fn a_fork_stands_without_its_origin_and_can_be_forked_again() {
+    let (shelf, at) = shelf();
+    shelf.says("data", &["experiment", "fork", "history", "--at", &at, "--as", "one"], 0);
+    shelf.says("data", &["experiment", "fork", "one", "--as", "two", "--set", "conflict.delta=1.25"], 0);
+    let file = shelf.path("two.jsonl");
+    let file = file.to_str().unwrap();
+    shelf.says("data", &["log", "export", "--experiment", "two", "--output", file], 0);
+    shelf.says("alone", &["log", "import", file], 0);
+    let verified = shelf.json("alone", &["replay", "--verify"], 0);
+    assert_eq!(verified["experiments"][0]["sound"], true);
+    let shown = shelf.json("alone", &["experiment", "show", "two"], 0);
+    assert_eq!(shown["overview"]["origin"]["experiment"], "one");
+    assert_eq!(shown["plan"]["conflict"]["selection"]["delta"], 1.25);
+}
+
+#[test]
+fn settings_that_contradict_the_shared_past_are_refused_with_the_reason() {
+    let (shelf, at) = shelf();
+    let before = shelf.log("data").head();
+    let refused = |at: &str, setting: &str| {
+        let arguments = ["experiment", "fork", "history", "--at", at, "--as", "less", "--set", setting];
+        shelf.says("data", &arguments, 2)
+    };
+    let sampled = refused(&at, "generation.samples=2");
+    assert!(sampled.contains("generation cannot be changed"), "{sampled}");
+    assert!(sampled.contains("completions of the open round are recorded"), "{sampled}");
+    assert!(refused(&at, "experiment.seed=8").contains("completions of the open round"));
+    assert!(refused(&at, "prompts.path=x").contains("use one of"));
+    assert!(refused(&at, "tuning.beta=0.2").contains("has no [tuning]"));
+    let round: u64 = at.parse().unwrap();
+    // Past the first of several events that are one decision, and past all of them.
+    assert!(refused(&(round + 1).to_string(), "conflict.budget=2").contains("within a decision"));
+    let closed = refused("1000", "conflict.budget=2");
+    assert!(closed.contains("is finished at position"), "{closed}");
+    assert!(refused("0", "conflict.budget=2").contains("begins later"));
+    assert_eq!(shelf.log("data").head(), before, "nothing was written");
+}
+
+#[test]
+fn before_anything_is_sampled_everything_may_change() {
+    let (shelf, _) = shelf();
+    let arguments =
+        ["experiment", "fork", "history", "--at", "2", "--as", "warm", "--set", "generation.temperature=1.5"];
+    shelf.says("data", &arguments, 0);
+    let shown = shelf.json("data", &["experiment", "show", "warm"], 0);
+    assert_eq!(shown["plan"]["sampling"]["temperature"], 1.5);
+    shelf.says("data", &["replay", "--verify"], 0);
+}
+
+#[test]
+fn what_a_training_was_made_by_stays_and_what_comes_later_may_change() {
+    let shelf = Shelf::new();
+    let mut history = asking(learning_plan("loop"));
+    judge_all(&mut history);
+    train(&mut history, Stage::Reward);
+    shelf.keep("data", &history.recorded);
+    let fork = |name: &str, setting: &str, code| {
+        shelf.says("data", &["experiment", "fork", "loop", "--as", name, "--set", setting], code)
+    };
+    assert!(fork("a", "refinement.learning_rate=0.1", 2).contains("the reward model is trained by it"));
+    // The tuning is requested as soon as the refinement is done, and by the plan of then.
+    assert!(fork("b", "tuning.beta=0.2", 2).contains("the policy is trained by it"));
+    assert!(fork("c", "feedback.overlap=3", 2).contains("is settled"));
+    assert!(fork("d", "evaluation.samples=9", 2).contains("policies were evaluated by it"));
+    fork("e", "guards.kl_max=5", 0);
+    fork("f", "experiment.rounds=5", 0);
+    shelf.says("data", &["replay", "--verify"], 0);
+}
+
+#[test]
+fn an_experiment_is_never_forked_onto_another_one_and_an_interrupted_fork_is_taken_up() {
+    let (shelf, at) = shelf();
+    let fork = |name: &str, code| {
+        shelf.says("data", &["experiment", "fork", "history", "--at", &at, "--as", name], code)
+    };
+    assert!(fork("history", 2).contains("already"));
+    shelf.keep("data", &measured(plan("other"), &in_order(), 0.5).recorded);
+    assert!(fork("other", 2).contains("already"));
+    fork("whole", 0);
+    assert!(fork("whole", 2).contains("already"), "it is there");
+
+    // What a fork leaves that is killed half way: its first events.
+    let half: Vec<_> = shelf.log("data").read_stream(&"whole".parse().unwrap(), 0, 7).unwrap();
+    let halves = Shelf::new();
+    halves.keep("data", &measured(plan("history"), &in_order(), 0.0).recorded);
+    halves.keep("data", &half);
+    halves.says("data", &["experiment", "fork", "history", "--at", &at, "--as", "whole"], 0);
+    let a = format!("{}:whole", shelf.path("data").display());
+    let b = format!("{}:whole", halves.path("data").display());
+    assert!(halves.says("data", &["log", "diff", &a, &b], 0).contains("in the same order"));
+}
+
+#[test]
+fn a_run_goes_on_from_a_fork() {
+    let Some(lab) = Lab::new(&Setup { prompts: 4, ..Setup::default() }) else { return };
+    lab.run("data");
+    let shown = succeeded(lab.dissent("data", &["experiment", "show", "lab", "--json"])).stdout;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    let at = shown["overview"]["rounds"][0]["measured_at"].to_string();
+    let setting = "conflict.budget=3";
+    succeeded(
+        lab.dissent("data", &["experiment", "fork", "lab", "--at", &at, "--as", "fork", "--set", setting]),
+    );
+
+    let config = lab.config();
+    let text = std::fs::read_to_string(&config).unwrap().replace("\"lab\"", "\"fork\"");
+    std::fs::write(&config, &text).unwrap();
+    let refused = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("conflict.selection.budget was 3, now 7"), "{said}");
+
+    std::fs::write(&config, text.replace("budget = 7", "budget = 3")).unwrap();
+    lab.run("data");
+    succeeded(lab.dissent("data", &["replay", "--verify"]));
+    let of_fork: Vec<_> =
+        lab.events("data").into_iter().filter(|recorded| recorded.experiment.as_str() == "fork").collect();
+    let selected = of_fork.iter().filter(|recorded| recorded.event.event_type == "conflict.pair_selected");
+    assert_eq!(selected.count(), 3);
+    assert_eq!(of_fork.last().unwrap().event.event_type, "experiment.finished");
+    let what_if = succeeded(lab.dissent("data", &["replay", "lab", "--what-if", setting, "--json"])).stdout;
+    let what_if: serde_json::Value = serde_json::from_slice(&what_if).unwrap();
+    assert_eq!(what_if["total"]["changed"]["answers"], 3, "the fork did what was foretold");
+}

@@ -1,0 +1,94 @@
+//! Snapshots: faster, disposable, and never trusted over the log.
+
+use dissent_domain::log::EventLog;
+use dissent_domain::replay::Replay;
+use dissent_domain::snapshot::Snapshot;
+use dissent_storage::{MemoryLog, Snapshots, wait};
+
+use super::made::{Shelf, in_order, learning_plan, learnt, measured, plan};
+use crate::rules::History;
+
+/// The state of a history after so many events, as a snapshot.
+fn after(history: &History, events: usize) -> Snapshot {
+    let mut replay = Replay::new();
+    history.recorded[..events].iter().for_each(|recorded| replay.apply(recorded).unwrap());
+    let last = &history.recorded[events - 1];
+    Snapshot::new(last.experiment.clone(), last.version, last.event.id, replay.into_experiment())
+}
+
+fn memory(history: &History) -> MemoryLog {
+    let log = MemoryLog::new();
+    for recorded in &history.recorded {
+        let (experiment, events) = (recorded.experiment.clone(), vec![recorded.event.clone()]);
+        let expected = dissent_domain::log::ExpectedVersion::Any;
+        wait(log.append(dissent_domain::log::Append { experiment, expected, events })).unwrap();
+    }
+    log
+}
+
+#[test]
+fn from_a_snapshot_after_any_event_the_rest_leads_to_the_same_state() {
+    let history = learnt(learning_plan("loop"));
+    let name = "loop".parse().unwrap();
+    let (log, folder) = (memory(&history), tempfile::tempdir().unwrap());
+    let snapshots = Snapshots::new(folder.path());
+    for events in 1..=history.recorded.len() {
+        let snapshot = after(&history, events);
+        snapshots.save(&snapshot).unwrap();
+        assert_eq!(snapshots.load(&log, &name).unwrap(), Some(snapshot));
+        let resumed = snapshots.resume(&log, &name, u64::MAX).unwrap();
+        assert_eq!(resumed.experiment(), &history.experiment, "after {events} events");
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_or_of_another_history_is_as_none() {
+    let history = measured(plan("history"), &in_order(), 0.0);
+    let name = "history".parse().unwrap();
+    let (log, folder) = (memory(&history), tempfile::tempdir().unwrap());
+    let snapshots = Snapshots::new(folder.path());
+    assert_eq!(snapshots.resume(&log, &name, 5).unwrap().experiment(), &history.experiment);
+    let file = folder.path().join("history.snapshot");
+    let whole = std::fs::read(&file).unwrap();
+    assert!(snapshots.load(&log, &name).unwrap().is_some(), "it was kept on the way");
+    for place in (0..whole.len()).step_by(7) {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 1;
+        std::fs::write(&file, &flipped).unwrap();
+        assert_eq!(snapshots.load(&log, &name).unwrap(), None, "byte {place}");
+        std::fs::write(&file, &whole[..place]).unwrap();
+        assert_eq!(snapshots.load(&log, &name).unwrap(), None, "cut at {place}");
+    }
+    std::fs::write(&file, &whole).unwrap();
+    let other = memory(&measured(plan("history"), &[5, 4, 3, 2, 1, 0], 0.5));
+    let resumed = snapshots.resume(&other, &name, u64::MAX).unwrap();
+    assert_eq!(resumed.version(), other.head());
+    let shorter = memory(&History { recorded: history.recorded[..3].to_vec(), ..History::default() });
+    assert_eq!(snapshots.load(&shorter, &name).unwrap(), None);
+}
+
+#[test]
+fn a_snapshot_that_the_events_do_not_lead_to_is_named_by_verify_and_deleted() {
+    let shelf = Shelf::new();
+    let history = measured(plan("history"), &in_order(), 0.0);
+    shelf.keep("data", &history.recorded);
+    let snapshots = Snapshots::new(shelf.path("data").join("snapshots"));
+    let right = after(&history, 9);
+    snapshots.save(&right).unwrap();
+    assert_eq!(shelf.json("data", &["replay", "--verify"], 0)["sound"], true);
+    // Whole and of this history, but of an earlier state than it says.
+    let wrong = Snapshot::new(right.experiment.clone(), 9, right.last, after(&history, 8).into_state());
+    snapshots.save(&wrong).unwrap();
+    assert_ne!(
+        shelf.json("data", &["replay", "history"], 0)["state_hash"],
+        history.experiment.state_hash(),
+        "it is what a replay goes on from"
+    );
+    let found = shelf.json("data", &["replay", "--verify"], 3);
+    let fault = &found["experiments"][0]["fault"];
+    assert_eq!(fault["position"], 9);
+    assert!(fault["what"].as_str().unwrap().contains("snapshot"), "{fault}");
+    shelf.says("data", &["replay", "history", "--verify"], 0);
+    let replayed = shelf.json("data", &["replay", "history"], 0);
+    assert_eq!(replayed["state_hash"], history.experiment.state_hash());
+}

@@ -1,0 +1,78 @@
+//! Flat tables of a log.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::made::{PROMPTS, Shelf, learning_plan, learnt};
+
+const TABLES: [&str; 8] =
+    ["events", "completions", "scores", "conflicts", "comparisons", "feedback", "trainings", "evaluations"];
+
+fn rows(shelf: &Shelf, table: &str) -> Vec<serde_json::Map<String, Value>> {
+    let file = shelf.path(&format!("{table}.jsonl"));
+    shelf.says("data", &["log", "export", "--table", table, file.to_str().unwrap()], 0);
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn shelf() -> (Shelf, usize) {
+    let shelf = Shelf::new();
+    let history = learnt(learning_plan("loop"));
+    shelf.keep("data", &history.recorded);
+    (shelf, history.recorded.len())
+}
+
+#[test]
+fn every_row_of_a_table_has_the_same_columns_and_nothing_nested() {
+    let (shelf, events) = shelf();
+    let mut counts = BTreeMap::new();
+    for table in TABLES {
+        let rows = rows(&shelf, table);
+        let columns: Vec<&String> = rows[0].keys().collect();
+        assert_eq!(&columns[..3], ["position", "time_us", "experiment"], "{table}");
+        for row in &rows {
+            assert_eq!(row.keys().collect::<Vec<_>>(), columns, "{table}");
+            for (column, value) in row {
+                let scalar = |value: &Value| !value.is_object() && !value.is_array();
+                let flat = scalar(value) || value.as_array().is_some_and(|list| list.iter().all(scalar));
+                assert!(flat, "{table}.{column}: {value}");
+            }
+        }
+        counts.insert(table, rows.len());
+    }
+    let measured = 2 * (PROMPTS as usize - 1);
+    assert_eq!(counts["events"], events);
+    assert_eq!((counts["completions"], counts["scores"]), (4 * 2 * PROMPTS as usize, 4 * measured));
+    assert_eq!((counts["conflicts"], counts["evaluations"]), (measured, 3));
+    assert_eq!(counts["comparisons"], counts["feedback"]);
+    // Of two trainings in each of two rounds: requested, started, done.
+    assert_eq!(counts["trainings"], 12);
+}
+
+#[test]
+fn documented_columns_are_those_that_are_written() {
+    let (shelf, _) = shelf();
+    let help = shelf.says("data", &["log", "export", "--help"], 0);
+    let documented = help.split_once("Tables (").unwrap().1.replace("\n               ", " ");
+    for table in TABLES {
+        let line = documented.lines().find(|line| line.trim_start().starts_with(table)).unwrap();
+        let line =
+            line.replace(" (a list, by completion)", "").replace(" (two lists)", "").replace(" and ", ", ");
+        let named: Vec<&str> =
+            line.trim_start().strip_prefix(table).unwrap().split(',').map(str::trim).collect();
+        let written = rows(&shelf, table);
+        let columns: Vec<&str> = written[0].keys().skip(3).map(String::as_str).collect();
+        assert_eq!(named, columns, "{table}");
+    }
+}
+
+#[test]
+fn a_table_of_one_experiment_goes_to_stdout_and_an_unknown_one_is_refused() {
+    let (shelf, _) = shelf();
+    let said = shelf.says("data", &["log", "export", "--table", "scores", "--experiment", "loop"], 0);
+    let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["experiment"], &first["completion"]), (&"loop".into(), &0.into()));
+    assert!(first["reward"].is_f64());
+    assert!(shelf.says("data", &["log", "export", "--table", "rewards"], 2).contains("possible values"));
+}

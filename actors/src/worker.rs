@@ -106,9 +106,9 @@ impl Worker {
     /// # Errors
     /// If the broker cannot be told.
     pub async fn drain(self) -> Result<(), PipelineError> {
-        self.broker.close();
         // What waits for more of the history is given back.
         self.following.abort();
+        self.broker.close();
         self.crew.drained().await;
         Ok(self.broker.drained().await?)
     }

@@ -71,7 +71,4 @@ pub use delivery::{Consumer, Delivery, MessageContext, Parked, ParkedConsumer, P
 pub use embedded::{EmbeddedBroker, EmbeddedOptions, GroupStatus};
 pub use error::BrokerError;
 pub use proposal::{Answer, PROPOSAL_EVENTS_MAX, Proposal, ProposalConsumer, ProposalDelivery};
-pub use rabbitmq::{
-    BrokerStatus, ClientCertificate, DeadMessage, HistoryConsumer, QueueStats, RabbitBroker, RabbitOptions,
-    Secret, TlsOptions,
-};
+pub use rabbitmq::{BrokerStatus, ClientCertificate, RabbitBroker, RabbitOptions, Secret, TlsOptions};

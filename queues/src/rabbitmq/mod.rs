@@ -41,12 +41,10 @@
 //!   message may be what kills the workers.
 //! - RabbitMQ takes back what is not settled within 30 minutes (its `consumer_timeout`): longer work is leased.
 
-mod admin;
 mod context;
 mod core;
 mod dead;
 mod events;
-mod history;
 mod intake;
 mod link;
 mod options;
@@ -72,11 +70,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-pub use self::admin::{DeadMessage, QueueStats};
 use self::context::Contexts;
 use self::core::{Core, lock};
 use self::events::{EventKind, GroupIntake, GroupSource};
-pub use self::history::HistoryConsumer;
 use self::intake::Intake;
 use self::link::{Link, random};
 pub use self::options::{ClientCertificate, RabbitOptions, Secret, TlsOptions};
@@ -227,16 +223,6 @@ impl RabbitBroker {
         self.core.check_running()?;
         let target = Target::of_history(&self.core.topology, &self.core.options.prefix, experiment);
         self.order(self.server()?, |done| Command::Declare { targets: vec![target], done: Some(done) }).await
-    }
-
-    /// Follows the history of an experiment from its first event on, in any process. It waits for a server that has yet to
-    /// [publish it](Self::publish_history).
-    ///
-    /// # Errors
-    /// [`BrokerError::Closed`].
-    pub fn history(&self, experiment: &ExperimentId) -> Result<HistoryConsumer, BrokerError> {
-        self.core.check_running()?;
-        Ok(history::read(&self.core, experiment))
     }
 
     /// Deletes the history and the queues of an experiment, as far as this server made them since it started. The log

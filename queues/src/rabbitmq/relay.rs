@@ -95,15 +95,12 @@ impl Relay {
         loop {
             let begun_at = self.confirmed_to;
             let Err(error) = self.session().await else { return };
-            match error {
-                LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) => {
-                    return self.core.fail(error);
-                }
+            if let LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) = error {
+                return self.core.fail(error);
+            }
+            if !was_reported {
                 // Once for each interruption: it may last for hours.
-                error if !was_reported => {
-                    tracing::warn!(%error, position = self.confirmed_to, "the relay is interrupted");
-                }
-                _ => {}
+                tracing::warn!(%error, position = self.confirmed_to, "the relay is interrupted");
             }
             was_reported = self.confirmed_to == begun_at;
             if !was_reported {

@@ -192,6 +192,8 @@ impl PublisherTask {
                 let _gone = job.done.send(());
                 Ok(())
             }
+            // Whoever asked has given up.
+            Fate::Unroutable if job.done.is_closed() => Ok(()),
             Fate::Unroutable | Fate::Refused => {
                 tracing::debug!(key = %message.key, ?fate, "RabbitMQ did not take a message; sending it again");
                 let again = self.again_out.clone();

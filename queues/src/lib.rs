@@ -71,4 +71,7 @@ pub use delivery::{Consumer, Delivery, MessageContext, Parked, ParkedConsumer, P
 pub use embedded::{EmbeddedBroker, EmbeddedOptions, GroupStatus};
 pub use error::BrokerError;
 pub use proposal::{Answer, PROPOSAL_EVENTS_MAX, Proposal, ProposalConsumer, ProposalDelivery};
-pub use rabbitmq::{BrokerStatus, ClientCertificate, RabbitBroker, RabbitOptions, Secret, TlsOptions};
+pub use rabbitmq::{
+    BrokerStatus, ClientCertificate, DeadContent, DeadMessage, HistoryConsumer, QueueStats, RabbitBroker,
+    RabbitOptions, Secret, TlsOptions,
+};

@@ -37,9 +37,8 @@ pub(super) fn context_of(headers: Option<&FieldTable>) -> MessageContext {
     let Some(AMQPValue::FieldTable(table)) = headers.and_then(|headers| headers.inner().get(HEADER)) else {
         return MessageContext::new();
     };
-    let text = |(name, value): (&ShortString, &AMQPValue)| match value {
-        AMQPValue::LongString(value) => Some((name.to_string(), LongString::to_string(value))),
-        _ => None,
+    let text = |(name, value): (&ShortString, &AMQPValue)| {
+        Some((name.to_string(), value.as_long_string().map(LongString::to_string)?))
     };
     table
         .inner()

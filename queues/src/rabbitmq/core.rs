@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::link::Link;
+use super::link::{Link, LinkError};
 use super::options::RabbitOptions;
 use super::publisher::Publisher;
 use super::topology::Topology;
@@ -50,7 +50,8 @@ pub(super) struct Core {
     closing: AtomicBool,
     stopping: AtomicBool,
     failure: Mutex<Option<BrokerError>>,
-    pub changed: Notify,
+    /// It closes.
+    changed: Notify,
 }
 
 impl Core {
@@ -109,6 +110,28 @@ impl Core {
             gate.close();
         }
         self.changed.notify_waiters();
+    }
+
+    /// Ready once closing.
+    pub(super) async fn closed(&self) {
+        let mut closed = std::pin::pin!(self.changed.notified());
+        // First the place in the queue, then the look: a close in between is heard.
+        closed.as_mut().enable();
+        if !self.is_closing() {
+            closed.await;
+        }
+    }
+
+    /// An operation in several steps, each bounded in time; this bounds the wait for a connection, too.
+    pub(super) async fn bounded<T>(
+        &self,
+        operation: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        let limit = self.options.operation_timeout;
+        match timeout(limit, operation).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(LinkError::Late(limit)),
+        }
     }
 
     pub(super) fn stop(&self) {

@@ -39,10 +39,10 @@ impl DeadLetter {
     }
 
     /// A proposal that the rules do not allow.
-    pub(super) fn rejected(proposal: &Proposal, reason: &str) -> Result<Self, BrokerError> {
+    pub(super) fn rejected(core: &Core, proposal: &Proposal, reason: &str) -> Result<Self, BrokerError> {
         Ok(Self {
             kind: "proposal",
-            queue: "proposals".to_owned(),
+            queue: core.topology.proposals(),
             experiment: Some(proposal.experiment.as_str().to_owned()),
             original_id: None,
             reason: reason.to_owned(),
@@ -54,7 +54,7 @@ impl DeadLetter {
     pub(super) fn not_relayed(event: &Recorded, reason: &str) -> Self {
         Self {
             kind: "event",
-            queue: "events".to_owned(),
+            queue: String::new(),
             experiment: Some(event.experiment.as_str().to_owned()),
             original_id: Some(event.event.id.to_string()),
             reason: reason.to_owned(),

@@ -45,20 +45,23 @@ mod context;
 mod core;
 mod dead;
 mod events;
+mod history;
 mod intake;
+mod letters;
 mod link;
 mod options;
 mod parked;
 mod proposals;
 mod publisher;
 mod relay;
+mod stats;
 mod status;
 mod target;
 mod topology;
 mod window;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -73,12 +76,15 @@ use tokio::time::{sleep, timeout};
 use self::context::Contexts;
 use self::core::{Core, lock};
 use self::events::{EventKind, GroupIntake, GroupSource};
+pub use self::history::HistoryConsumer;
 use self::intake::Intake;
-use self::link::{Link, random};
+pub use self::letters::{DeadContent, DeadMessage};
+use self::link::{Link, LinkError, random};
 pub use self::options::{ClientCertificate, RabbitOptions, Secret, TlsOptions};
 use self::parked::{ParkedIntake, ParkedKind, ParkedSource};
 use self::publisher::Publisher;
 use self::relay::{Command, Relay};
+pub use self::stats::QueueStats;
 pub use self::status::BrokerStatus;
 use self::target::Target;
 use self::topology::Topology;
@@ -101,6 +107,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub struct RabbitBroker {
     core: Arc<Core>,
     groups: Mutex<BTreeMap<String, Group>>,
+    /// Experiments whose history this process publishes or reads.
+    histories: Mutex<BTreeSet<ExperimentId>>,
     parked: Mutex<Option<ParkedIntake>>,
     server: Option<Server>,
     _threads: Threads,
@@ -194,7 +202,14 @@ impl RabbitBroker {
                 trouble.as_deref().unwrap_or("it does not answer")
             )));
         }
-        Ok(Self { core, groups: Mutex::default(), parked: Mutex::default(), server, _threads: threads })
+        Ok(Self {
+            core,
+            groups: Mutex::default(),
+            histories: Mutex::default(),
+            parked: Mutex::default(),
+            server,
+            _threads: threads,
+        })
     }
 
     /// Makes the queues of groups that other processes consume, and fills them. A group of the server's own is made by
@@ -222,7 +237,19 @@ impl RabbitBroker {
     pub async fn publish_history(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
         self.core.check_running()?;
         let target = Target::of_history(&self.core.topology, &self.core.options.prefix, experiment);
+        lock(&self.histories).insert(experiment.clone());
         self.order(self.server()?, |done| Command::Declare { targets: vec![target], done: Some(done) }).await
+    }
+
+    /// Reads the history of an experiment from its first event on, in any process. It waits until the server publishes
+    /// it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Closed`].
+    pub async fn history(&self, experiment: &ExperimentId) -> Result<HistoryConsumer, BrokerError> {
+        self.core.check_running()?;
+        lock(&self.histories).insert(experiment.clone());
+        Ok(HistoryConsumer::start(&self.core, experiment))
     }
 
     /// Deletes the history and the queues of an experiment, as far as this server made them since it started. The log
@@ -233,6 +260,7 @@ impl RabbitBroker {
     pub async fn forget(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
         self.core.check_running()?;
         let server = self.server()?;
+        lock(&self.histories).remove(experiment);
         lock(&self.groups).retain(|_, group| group.subscription.experiment.as_ref() != Some(experiment));
         let experiment = experiment.clone();
         self.order(server, |done| Command::Forget { experiment, done }).await
@@ -348,6 +376,14 @@ fn begin(options: RabbitOptions) -> Result<(Arc<Core>, Threads), BrokerError> {
     runtime.spawn(publisher_task.run());
     let core = Core::new(options, topology, (publishing, consuming), publisher, runtime);
     Ok((Arc::new(core), threads))
+}
+
+/// What to say when RabbitMQ does not do what it was asked for.
+fn unavailable(core: &Core, what: &str, error: &LinkError) -> BrokerError {
+    if let LinkError::Broker(error) = error {
+        return error.clone();
+    }
+    BrokerError::Unavailable(format!("failed to {what} of RabbitMQ at {}: {error}", core.options.place()))
 }
 
 fn agree(known: &Subscription, other: &Subscription) -> Result<(), BrokerError> {

@@ -91,10 +91,7 @@ fn group_of(topology: &Topology, headers: Option<&FieldTable>) -> Option<String>
 fn death_queue(headers: &FieldTable) -> Option<String> {
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
     let AMQPValue::FieldTable(death) = deaths.as_slice().first()? else { return None };
-    match death.inner().get("queue")? {
-        AMQPValue::LongString(queue) => Some(LongString::to_string(queue)),
-        _ => None,
-    }
+    death.inner().get("queue")?.as_long_string().map(LongString::to_string)
 }
 
 /// A consumer of parked messages.

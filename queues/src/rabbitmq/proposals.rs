@@ -101,7 +101,7 @@ impl crate::proposal::RemoteReply for Remote {
                 return Err(BrokerError::Closed);
             }
             if let Answer::Rejected { reason } = &answer {
-                let letter = DeadLetter::rejected(&self.proposal, reason)?;
+                let letter = DeadLetter::rejected(self.lease.core(), &self.proposal, reason)?;
                 letter.bury(self.lease.core()).await?;
             }
             self.lease.settle(Settled::Done);

@@ -41,7 +41,9 @@ pub(super) struct PublisherTask {
     link: Link,
     topology: Topology,
     incoming: mpsc::Receiver<(Message, Job)>,
-    again: (mpsc::UnboundedSender<(Message, Job)>, mpsc::UnboundedReceiver<(Message, Job)>),
+    /// Messages that RabbitMQ did not take, coming back after a while: no more than the window holds.
+    again_out: mpsc::UnboundedSender<(Message, Job)>,
+    again: mpsc::UnboundedReceiver<(Message, Job)>,
     window: Window<Job>,
     window_max: usize,
     patience: Duration,
@@ -58,11 +60,13 @@ impl Publisher {
         bytes_max: usize,
     ) -> (Self, PublisherTask) {
         let (queue, incoming) = mpsc::channel(window_max);
+        let (again_out, again) = mpsc::unbounded_channel();
         let task = PublisherTask {
             link: link.clone(),
             topology: topology.clone(),
             incoming,
-            again: mpsc::unbounded_channel(),
+            again_out,
+            again,
             window: Window::new(),
             window_max,
             patience,
@@ -153,7 +157,7 @@ impl PublisherTask {
                     Err(_) if self.window.is_empty() || self.link.is_blocked() => {}
                     Err(_) => return Err(LinkError::Late(self.patience)),
                 },
-                again = self.again.1.recv(), if room => {
+                again = self.again.recv(), if room => {
                     if let Some((message, job)) = again {
                         self.send(&channel, message, job).await?;
                     }
@@ -188,9 +192,11 @@ impl PublisherTask {
                 let _gone = job.done.send(());
                 Ok(())
             }
+            // Whoever asked has given up.
+            Fate::Unroutable if job.done.is_closed() => Ok(()),
             Fate::Unroutable | Fate::Refused => {
                 tracing::debug!(key = %message.key, ?fate, "RabbitMQ did not take a message; sending it again");
-                let again = self.again.0.clone();
+                let again = self.again_out.clone();
                 tokio::spawn(async move {
                     sleep(AGAIN_AFTER).await;
                     // The task is gone with the broker.

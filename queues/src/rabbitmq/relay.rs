@@ -95,15 +95,12 @@ impl Relay {
         loop {
             let begun_at = self.confirmed_to;
             let Err(error) = self.session().await else { return };
-            match error {
-                LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) => {
-                    return self.core.fail(error);
-                }
+            if let LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) = error {
+                return self.core.fail(error);
+            }
+            if !was_reported {
                 // Once for each interruption: it may last for hours.
-                error if !was_reported => {
-                    tracing::warn!(%error, position = self.confirmed_to, "the relay is interrupted");
-                }
-                _ => {}
+                tracing::warn!(%error, position = self.confirmed_to, "the relay is interrupted");
             }
             was_reported = self.confirmed_to == begun_at;
             if !was_reported {
@@ -295,6 +292,10 @@ impl Relay {
             // Durable before the queue is there: if it is there without being full, the record must say so.
             self.log.store_cursor(&target.record, Filled::begun().encoded()).map_err(BrokerError::from)?;
             self.flush().await?;
+            if exists {
+                // Half full after a crash, or full of another log's events: it begins anew.
+                link.within(channel.queue_delete(short(name), QueueDeleteOptions::default())).await?;
+            }
             let declared = async {
                 if target.stream {
                     self.core.topology.declare_history(channel, name).await
@@ -307,10 +308,9 @@ impl Relay {
             self.fill(channel, &target).await?;
         }
         let exchange = self.core.topology.events();
+        // Idempotent, and they may have been deleted.
         for key in &target.bindings {
-            if !exists || !filled.bindings.contains(key) || !filled.complete {
-                link.within(bind(channel, name, &exchange, key)).await?;
-            }
+            link.within(bind(channel, name, &exchange, key)).await?;
         }
         for key in filled.bindings.iter().filter(|key| !target.bindings.contains(key)) {
             link.within(unbind(channel, name, &exchange, key)).await?;

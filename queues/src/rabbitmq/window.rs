@@ -60,21 +60,16 @@ impl Message {
 
 /// A header that is text; RabbitMQ may hand it back as either kind of string.
 pub(super) fn text_header(headers: Option<&FieldTable>, name: &str) -> Option<String> {
-    match headers?.inner().get(name)? {
-        AMQPValue::LongString(text) => Some(LongString::to_string(text)),
-        AMQPValue::ShortString(text) => Some(ShortString::to_string(text)),
-        _ => None,
-    }
+    let value = headers?.inner().get(name)?;
+    let long = value.as_long_string().map(LongString::to_string);
+    long.or_else(|| value.as_short_string().map(ShortString::to_string))
 }
 
 /// A header that is a number ≥ 0.
 pub(super) fn number_header(headers: Option<&FieldTable>, name: &str) -> Option<u64> {
-    match headers?.inner().get(name)? {
-        AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
-        AMQPValue::LongInt(number) => u64::try_from(*number).ok(),
-        AMQPValue::LongUInt(number) => Some(u64::from(*number)),
-        _ => None,
-    }
+    let value = headers?.inner().get(name)?;
+    let number = value.as_long_long_int().or_else(|| value.as_long_int().map(i64::from));
+    u64::try_from(number?).ok()
 }
 
 /// What became of a message.

@@ -143,6 +143,13 @@ impl Node {
         self.start();
     }
 
+    /// Deletes all that it has stored; only while it is not running.
+    #[allow(dead_code, reason = "not every test that includes this file makes it forget")]
+    pub(crate) fn forget(&mut self) {
+        assert!(self.server.is_none(), "stop it first");
+        fs::remove_dir_all(self.path("data")).expect("its data");
+    }
+
     /// Runs `rabbitmqctl`.
     #[allow(dead_code, reason = "not every test that includes this file disturbs the node")]
     pub(crate) fn control(&self, arguments: &[&str]) {

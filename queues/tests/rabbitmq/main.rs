@@ -10,6 +10,8 @@ mod memory_log;
 #[path = "../broker/node.rs"]
 mod node;
 
+mod behaviour;
+mod faults;
 mod world;
 
 use std::any::Any;
@@ -22,6 +24,42 @@ use crate::world::World;
 
 /// Longest time for one claim.
 const CLAIM_MAX: Duration = Duration::from_secs(60);
+
+/// Claims looked at one after the other on one node, each with a server of its own.
+#[derive(Default)]
+pub(crate) struct Claims {
+    attempts: usize,
+    broken: Vec<String>,
+}
+
+impl Claims {
+    /// Looks at a claim, unless another one was asked for by `DISSENT_CLAIM`.
+    pub(crate) fn attempt<C: Future<Output = ()>>(
+        &mut self,
+        name: &str,
+        node: &Node,
+        claim: impl FnOnce(World) -> C,
+    ) {
+        if std::env::var("DISSENT_CLAIM").is_ok_and(|only| !name.contains(&only)) {
+            return;
+        }
+        self.attempts += 1;
+        let (begun, prefix) = (Instant::now(), format!("claim{}", self.attempts));
+        let outcome = attempt(async { claim(World::new(node, &prefix).await).await });
+        println!("{name}: {outcome:?} after {:?}", begun.elapsed());
+        self.broken.extend(outcome.err().map(|why| format!("{name}: {why}")));
+    }
+
+    /// Fails if one did not hold, and names all that did not.
+    pub(crate) fn hold(self) {
+        assert!(
+            self.broken.is_empty(),
+            "{} claims are broken:\n{}",
+            self.broken.len(),
+            self.broken.join("\n")
+        );
+    }
+}
 
 /// Runs one claim on a runtime of its own; gives what went wrong.
 pub(crate) fn attempt(claim: impl Future<Output = ()>) -> Result<(), String> {
@@ -43,21 +81,12 @@ fn said(panic: &(dyn Any + Send)) -> String {
 #[test]
 fn the_contract_holds_on_rabbitmq() {
     let node = Node::new();
-    let mut broken = Vec::new();
-    let mut number = 0;
-    let only = std::env::var("DISSENT_CLAIM").ok();
-    macro_rules! run_all {
+    let mut claims = Claims::default();
+    macro_rules! attempt_all {
         ($($claim:ident)*) => {
-            $(if only.as_ref().is_none_or(|only| stringify!($claim).contains(only.as_str())) {
-                number += 1;
-                let begun = Instant::now();
-                let prefix = format!("claim{number}");
-                let outcome = attempt(async { contract::$claim(World::new(&node, &prefix).await).await });
-                println!("{} {:?} {outcome:?}", stringify!($claim), begun.elapsed());
-                broken.extend(outcome.err().map(|why| format!("{}: {why}", stringify!($claim))));
-            })*
+            $(claims.attempt(stringify!($claim), &node, |world| contract::$claim(world));)*
         };
     }
-    for_every_claim!(run_all);
-    assert!(broken.is_empty(), "{} claims are broken:\n{}", broken.len(), broken.join("\n"));
+    for_every_claim!(attempt_all);
+    claims.hold();
 }

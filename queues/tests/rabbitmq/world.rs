@@ -46,6 +46,31 @@ impl World {
         RabbitBroker::connect_server(options.clone(), Arc::clone(log) as Arc<dyn EventLog>).await.unwrap()
     }
 
+    /// A worker beside the server.
+    pub(crate) async fn worker(&self) -> Arc<RabbitBroker> {
+        RabbitBroker::connect_worker(self.options.clone()).await.unwrap()
+    }
+
+    /// Stops the server and starts another over the same log.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { options, log, server } = self;
+        server.close();
+        server.drained().await.unwrap();
+        drop(server);
+        let log = log.crash();
+        let server = Self::start(&options, &log).await;
+        Self { options, log, server }
+    }
+
+    /// A connection that is none of the broker's, to meddle.
+    pub(crate) async fn meddler(&self) -> (lapin::Connection, lapin::Channel) {
+        let address = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.options.port);
+        let connection = lapin::Connection::connect(&address, lapin::ConnectionProperties::default());
+        let connection = connection.await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        (connection, channel)
+    }
+
     /// Waits until everything is relayed and settled, and has been for some time: deliveries on their way arrive.
     pub(crate) async fn settled(&self) {
         let mut still = 0;

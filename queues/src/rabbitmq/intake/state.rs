@@ -279,7 +279,7 @@ mod tests {
     fn taken(state: &mut State<u8>, member: u64) -> Item<u8> {
         match state.take(member, None) {
             Turn::Deliver(item) => item,
-            other => panic!("{other:?}"),
+            other @ (Turn::Wait | Turn::Ended) => panic!("{other:?}"),
         }
     }
 

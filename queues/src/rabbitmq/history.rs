@@ -1,0 +1,249 @@
+//! The history of an experiment as a stream: what workers without a log build its state from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dissent_domain::event::{EventId, Recorded};
+use dissent_domain::id::ExperimentId;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::core::Core;
+use super::link::{Backoff, LinkError, next};
+use super::topology::{is_absent, long, short};
+use super::wire;
+use crate::error::BrokerError;
+
+/// Deliveries that RabbitMQ sends ahead, and after how many it is told that they have come.
+const AHEAD: u16 = 128;
+const ACK_EVERY: u64 = 32;
+/// Events that are read and not yet taken.
+const READY_MAX: usize = 128;
+/// Events that may have come before one that they follow. The relay has no more on their way.
+const EARLY_MAX: usize = 8192;
+
+/// An experiment's events in order, from the first on: each once, without gaps, over any number of connections.
+#[derive(Debug)]
+pub struct HistoryConsumer {
+    incoming: mpsc::Receiver<Result<Recorded, BrokerError>>,
+    reader: JoinHandle<()>,
+}
+
+impl HistoryConsumer {
+    pub(super) fn start(core: &Arc<Core>, experiment: &ExperimentId) -> Self {
+        let (outgoing, incoming) = mpsc::channel(READY_MAX);
+        let stream = core.topology.history(experiment);
+        let sequence = Sequence::new(experiment.clone());
+        let reader = Reader { core: Arc::clone(core), stream, sequence, outgoing };
+        Self { incoming, reader: core.runtime.spawn(reader.run()) }
+    }
+
+    /// The next event; waits until there is one. None once the broker closed. Cancellation-safe.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if the stream is not the history that it began as; nothing follows then.
+    pub async fn next(&mut self) -> Result<Option<Recorded>, BrokerError> {
+        self.incoming.recv().await.transpose()
+    }
+}
+
+impl Drop for HistoryConsumer {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// Puts events in order. Pure.
+struct Sequence {
+    experiment: ExperimentId,
+    /// The last that was given out.
+    last: Option<(u64, EventId)>,
+    early: BTreeMap<u64, Recorded>,
+}
+
+impl Sequence {
+    fn new(experiment: ExperimentId) -> Self {
+        Self { experiment, last: None, early: BTreeMap::new() }
+    }
+
+    /// Takes an event in; gives those that are next.
+    fn take_in(&mut self, event: Recorded) -> Result<Vec<Recorded>, BrokerError> {
+        let mixed = |why: &str| {
+            let name = &self.experiment;
+            Err(BrokerError::Invalid(format!(
+                "the stream of {name} is not one history: {why}; forget the experiment on the server and let it \
+                 publish it again"
+            )))
+        };
+        if event.experiment != self.experiment {
+            return mixed(&format!("an event of {} is in it", event.experiment));
+        }
+        if self.last.is_some_and(|(version, id)| version == event.version && id != event.event.id) {
+            return mixed(&format!("there are two events of version {}", event.version));
+        }
+        let done_to = self.last.map_or(0, |(version, _)| version);
+        if event.version <= done_to {
+            return Ok(Vec::new());
+        }
+        self.early.insert(event.version, event);
+        let mut next = Vec::new();
+        while let Some(event) = self.early.remove(&(self.last.map_or(0, |(version, _)| version) + 1)) {
+            self.last = Some((event.version, event.event.id));
+            next.push(event);
+        }
+        if self.early.len() > EARLY_MAX {
+            let missing = self.last.map_or(0, |(version, _)| version) + 1;
+            return Err(BrokerError::Invalid(format!(
+                "the stream of {} lacks event {missing}: forget the experiment on the server and let it publish it \
+                 again",
+                self.experiment
+            )));
+        }
+        Ok(next)
+    }
+}
+
+/// The task that reads the stream.
+struct Reader {
+    core: Arc<Core>,
+    stream: String,
+    sequence: Sequence,
+    outgoing: mpsc::Sender<Result<Recorded, BrokerError>>,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        let mut known_trouble = None;
+        while !self.core.is_closing() {
+            let core = Arc::clone(&self.core);
+            let trouble = tokio::select! {
+                trouble = self.session(&mut backoff) => trouble,
+                () = core.closed() => return,
+            };
+            match trouble {
+                LinkError::Broker(error) => {
+                    // Nobody may be there to hear it.
+                    let _gone = self.outgoing.send(Err(error)).await;
+                    return;
+                }
+                trouble => {
+                    let trouble = trouble.to_string();
+                    if known_trouble.as_ref() != Some(&trouble) {
+                        tracing::info!(stream = %self.stream, error = %trouble, "reading the history again soon");
+                        known_trouble = Some(trouble);
+                    }
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Reads from the first event on, each time: it may be another stream, filled anew.
+    async fn session(&mut self, backoff: &mut Backoff) -> LinkError {
+        match self.read(backoff).await {
+            Ok(()) => LinkError::Cancelled,
+            Err(error) => error,
+        }
+    }
+
+    async fn read(&mut self, backoff: &mut Backoff) -> Result<(), LinkError> {
+        let link = self.core.consuming.clone();
+        let (generation, channel) = link.channel().await?;
+        link.within(channel.basic_qos(AHEAD, BasicQosOptions { global: false })).await?;
+        let mut first = FieldTable::default();
+        first.insert(short("x-stream-offset"), long("first"));
+        let options = BasicConsumeOptions::default();
+        let consuming = channel.basic_consume(short(&self.stream), short(""), options, first);
+        let mut consumer = match link.within(consuming).await {
+            Err(LinkError::Amqp(error)) if is_absent(&error) => {
+                return Err(LinkError::NoQueue(self.stream.clone()));
+            }
+            outcome => outcome?,
+        };
+        loop {
+            let delivery = tokio::select! {
+                delivery = next(&mut consumer) => delivery,
+                () = link.lost(generation) => return Err(LinkError::Lost),
+            };
+            let Some(delivery) = delivery else { return Ok(()) };
+            let delivery = delivery?;
+            backoff.reset();
+            match wire::decode_event(&delivery.data, self.core.options.message_bytes_max) {
+                Ok(event) => {
+                    for event in self.sequence.take_in(event)? {
+                        if self.outgoing.send(Ok(event)).await.is_err() {
+                            return Err(BrokerError::Closed.into());
+                        }
+                    }
+                }
+                // A sound copy may follow; if none does, the gap is an error in the end.
+                Err(error) => tracing::warn!(stream = %self.stream, %error, "a message cannot be read"),
+            }
+            if delivery.delivery_tag.is_multiple_of(ACK_EVERY) {
+                let multiple = BasicAckOptions { multiple: true };
+                link.within(channel.basic_ack(delivery.delivery_tag, multiple)).await?;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dissent_domain::event::NewEvent;
+    use proptest::prelude::*;
+
+    fn event(version: u64, id: u32) -> Recorded {
+        let experiment = ExperimentId::new("x").unwrap();
+        let event = NewEvent {
+            id: EventId::of_experiment(&experiment).caused("e", id),
+            causation: None,
+            actor: String::new(),
+            time_us: 0,
+            event_type: "e".to_owned(),
+            schema_version: 1,
+            body: Vec::new(),
+        };
+        Recorded { position: version, experiment, version, event }
+    }
+
+    fn sequence() -> Sequence {
+        Sequence::new(ExperimentId::new("x").unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn in_whatever_order_and_however_often_they_come_each_is_given_out_once_in_order(
+            order in prop::collection::vec(1u64..20, 0..60),
+        ) {
+            let mut sequence = sequence();
+            let mut out = Vec::new();
+            let rest = 1..20u64;
+            for version in order.into_iter().chain(rest) {
+                let next = sequence.take_in(event(version, u32::try_from(version).unwrap())).unwrap();
+                out.extend(next.into_iter().map(|event| event.version));
+            }
+            prop_assert_eq!(out, (1..20).collect::<Vec<u64>>());
+        }
+    }
+
+    #[test]
+    fn two_histories_in_one_stream_are_an_error() {
+        let mut sequence = sequence();
+        sequence.take_in(event(1, 1)).unwrap();
+        let error = sequence.take_in(event(1, 2)).unwrap_err().to_string();
+        assert!(error.contains("two events of version 1"), "{error}");
+        let other = Recorded { experiment: ExperimentId::new("y").unwrap(), ..event(2, 2) };
+        assert!(sequence.take_in(other).is_err());
+    }
+
+    #[test]
+    fn a_gap_that_is_never_filled_is_an_error_that_names_it() {
+        let mut sequence = sequence();
+        let error = (2..).find_map(|version| sequence.take_in(event(version, 0)).err()).unwrap();
+        assert!(error.to_string().contains("lacks event 1"), "{error}");
+    }
+}

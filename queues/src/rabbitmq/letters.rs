@@ -1,0 +1,239 @@
+//! Looking at dead letters and parked messages, and doing something about them.
+//!
+//! RabbitMQ has no way to look at a message without taking it: looking takes messages and gives them back. Meanwhile
+//! nobody else gets them.
+
+use std::time::Duration;
+
+use dissent_domain::event::Recorded;
+use lapin::Channel;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::types::ShortString;
+use tokio::time::timeout;
+
+use super::link::{LinkError, random};
+use super::topology::short;
+use super::window::{Message, number_header, text_header};
+use super::{RabbitBroker, events, parked, unavailable, wire};
+use crate::delivery::MessageContext;
+use crate::error::BrokerError;
+use crate::proposal::Proposal;
+
+/// Most messages that are looked at.
+const LOOK_MAX: usize = 10_000;
+/// Looking at that many takes seconds.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// A message that nobody processes any more.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadMessage {
+    /// What it is named by here.
+    pub id: String,
+    /// It used up its attempts, and waits for the server to take note of it.
+    pub parked: bool,
+    /// `event`, `proposal` or `parked`.
+    pub kind: String,
+    /// The queue it was in: that of its group, if it was parked.
+    pub queue: String,
+    /// The experiment, if that is known.
+    pub experiment: Option<String>,
+    /// Attempts that failed; 0 if it was never tried.
+    pub attempts: u64,
+    /// Why it is here.
+    pub reason: String,
+    /// Its size.
+    pub bytes: usize,
+    /// What is in it.
+    pub content: DeadContent,
+}
+
+/// What is in a dead message.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeadContent {
+    /// An event.
+    Event(Recorded),
+    /// A proposal.
+    Proposal(Proposal),
+    /// It cannot be read.
+    Unreadable(Vec<u8>),
+}
+
+impl RabbitBroker {
+    /// The dead and the parked messages, at most `limit` (and never more than 10 000).
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
+    pub async fn dead_list(&self, limit: usize) -> Result<Vec<DeadMessage>, BrokerError> {
+        let mut found = Vec::new();
+        let looking = self.look(limit.min(LOOK_MAX), |_| false, &mut found);
+        self.in_time(looking).await?;
+        Ok(found)
+    }
+
+    /// One of them; none if there is none with this id.
+    ///
+    /// # Errors
+    /// As [`dead_list`](Self::dead_list).
+    pub async fn dead_get(&self, id: &str) -> Result<Option<DeadMessage>, BrokerError> {
+        let mut found = Vec::new();
+        let looking = self.look(LOOK_MAX, |message| message.id == id, &mut found);
+        self.in_time(looking).await?;
+        Ok(found.into_iter().find(|message| message.id == id))
+    }
+
+    /// Sends one of them where it came from, as if for the first time; then it is no longer here. False if there is none
+    /// with this id.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if it has nowhere to go; as [`dead_list`](Self::dead_list).
+    pub async fn dead_retry(&self, id: &str) -> Result<bool, BrokerError> {
+        let settling = self.settle_dead(id, |message| async move {
+            let message = self.again(&message)?;
+            // If its queue is gone, nobody takes it.
+            let limit = self.core.options.operation_timeout;
+            let late =
+                || BrokerError::Unavailable("nothing takes it: its queue is gone, or RabbitMQ is".to_owned());
+            timeout(limit, self.core.publisher.publish(message)).await.map_err(|_| late())??;
+            Ok(())
+        });
+        self.in_time(settling).await
+    }
+
+    /// Deletes one of them. False if there is none with this id.
+    ///
+    /// # Errors
+    /// As [`dead_list`](Self::dead_list).
+    pub async fn dead_drop(&self, id: &str) -> Result<bool, BrokerError> {
+        let settling = self.settle_dead(id, |_| async { Ok(()) });
+        self.in_time(settling).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        looking: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, BrokerError> {
+        let outcome = match timeout(LOOK_TIME_MAX, looking).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(LinkError::Late(LOOK_TIME_MAX)),
+        };
+        outcome.map_err(|error| unavailable(&self.core, "look at the dead letters", &error))
+    }
+
+    /// Looks at messages until one is the last; all go back with the channel.
+    async fn look(
+        &self,
+        limit: usize,
+        is_last: impl Fn(&DeadMessage) -> bool,
+        found: &mut Vec<DeadMessage>,
+    ) -> Result<(), LinkError> {
+        let (_, channel) = self.core.consuming.channel().await?;
+        for is_parked in [false, true] {
+            while found.len() < limit {
+                let Some(delivery) = self.get(&channel, is_parked).await? else { break };
+                let message = self.read_dead(&delivery, is_parked);
+                let last = is_last(&message);
+                found.push(message);
+                if last {
+                    return self.put_back(&channel).await;
+                }
+            }
+        }
+        self.put_back(&channel).await
+    }
+
+    /// Does something with a message, and deletes it if that went well.
+    async fn settle_dead<D>(&self, id: &str, decide: impl FnOnce(DeadMessage) -> D) -> Result<bool, LinkError>
+    where
+        D: Future<Output = Result<(), BrokerError>>,
+    {
+        let link = &self.core.consuming;
+        let (_, channel) = link.channel().await?;
+        let mut seen = 0;
+        for is_parked in [false, true] {
+            while seen < LOOK_MAX {
+                seen += 1;
+                let Some(delivery) = self.get(&channel, is_parked).await? else { break };
+                let message = self.read_dead(&delivery, is_parked);
+                if message.id != id {
+                    continue;
+                }
+                let done = decide(message).await;
+                if done.is_ok() {
+                    let one = BasicAckOptions { multiple: false };
+                    link.within(channel.basic_ack(delivery.delivery_tag, one)).await?;
+                }
+                self.put_back(&channel).await?;
+                return Ok(done.map(|()| true)?);
+            }
+        }
+        self.put_back(&channel).await?;
+        Ok(false)
+    }
+
+    async fn get(&self, channel: &Channel, is_parked: bool) -> Result<Option<Delivery>, LinkError> {
+        let topology = &self.core.topology;
+        let queue = if is_parked { topology.parked() } else { topology.dead() };
+        let got = channel.basic_get(short(&queue), BasicGetOptions { no_ack: false });
+        Ok(self.core.consuming.within(got).await?.map(|message| message.delivery))
+    }
+
+    async fn put_back(&self, channel: &Channel) -> Result<(), LinkError> {
+        self.core.consuming.within(channel.close(200, short("looked"))).await
+    }
+
+    fn read_dead(&self, delivery: &Delivery, is_parked: bool) -> DeadMessage {
+        let headers = delivery.properties.headers().as_ref();
+        let most = self.core.options.message_bytes_max;
+        let text = |name: &str| text_header(headers, name);
+        let bytes = delivery.data.len();
+        let mut message = DeadMessage {
+            id: delivery.properties.message_id().as_ref().map(ShortString::to_string).unwrap_or_default(),
+            parked: is_parked,
+            kind: text("kind").unwrap_or_else(|| "event".to_owned()),
+            queue: text("queue").unwrap_or_default(),
+            experiment: text("experiment"),
+            attempts: number_header(headers, events::ATTEMPT).unwrap_or(0),
+            reason: text("reason").unwrap_or_default(),
+            bytes,
+            content: DeadContent::Unreadable(Vec::new()),
+        };
+        if is_parked && let Ok(parked) = parked::read(&self.core.topology, delivery, most) {
+            message.queue = self.core.topology.group(&parked.group).unwrap_or_default();
+            message.reason = parked.reason;
+            message.attempts = u64::from(parked.attempts);
+            message.content = DeadContent::Event(parked.event);
+            return message;
+        }
+        message.content = if let Ok(event) = wire::decode_event(&delivery.data, most) {
+            DeadContent::Event(event)
+        } else if let Ok(proposal) = wire::decode_proposal(&delivery.data, most) {
+            DeadContent::Proposal(proposal)
+        } else {
+            DeadContent::Unreadable(delivery.data.clone())
+        };
+        message
+    }
+
+    /// The message that a dead one was.
+    fn again(&self, dead: &DeadMessage) -> Result<Message, BrokerError> {
+        // An id of its own: it may have been taken for done.
+        let id = format!("{}/retry/{:016x}", dead.id.chars().take(64).collect::<String>(), random());
+        let nowhere = || BrokerError::Invalid(format!("{} has nowhere to go: drop it", dead.id));
+        if dead.queue.is_empty() || dead.bytes == 0 {
+            return Err(nowhere());
+        }
+        match &dead.content {
+            DeadContent::Event(event) => {
+                events::group_message(&dead.queue, id, event, 1, &MessageContext::new())
+                    .map_err(BrokerError::Invalid)
+            }
+            DeadContent::Proposal(proposal) => {
+                let body = wire::encode_proposal(proposal).map_err(BrokerError::Invalid)?;
+                let queue = self.core.topology.proposals();
+                Ok(Message::to_queue(&queue, id, body).with_text("experiment", proposal.experiment.as_str()))
+            }
+            DeadContent::Unreadable(body) => Ok(Message::to_queue(&dead.queue, id, body.clone())),
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! What only the broker over RabbitMQ promises.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog as _;
+use dissent_queues::{
+    Answer, Broker, BrokerError, Consumer, DeadContent, Delivery, MessageContext, Proposal, ProposalDelivery,
+    RabbitBroker, RabbitOptions, Subscription,
+};
+use lapin::options::{BasicPublishOptions, QueueDeleteOptions};
+use lapin::{BasicProperties, Channel};
+
+use crate::contract::{Harness, OTHER, WANTED, subscription};
+use crate::memory_log::new_event;
+use crate::node::Node;
+use crate::world::{World, until};
+use crate::{Claims, attempt};
+
+fn experiment() -> ExperimentId {
+    ExperimentId::new("contract").unwrap()
+}
+
+fn proposal(number: u64) -> Proposal {
+    Proposal { experiment: experiment(), cause: None, events: vec![new_event(OTHER, number)] }
+}
+
+async fn next(consumer: &mut Consumer) -> Delivery {
+    consumer.next().await.unwrap()
+}
+
+async fn ack_all(consumer: &mut Consumer, count: usize) -> Vec<u64> {
+    let mut positions = Vec::new();
+    for _ in 0..count {
+        let delivery = next(consumer).await;
+        positions.push(delivery.event.position);
+        delivery.ack().await.unwrap();
+    }
+    positions
+}
+
+/// Publishes bytes that are not of the broker's.
+async fn smuggle(channel: &Channel, queue: &str, id: Option<&str>, body: &[u8]) {
+    let properties = match id {
+        Some(id) => BasicProperties::default().with_message_id(id.into()),
+        None => BasicProperties::default(),
+    };
+    let options = BasicPublishOptions::default();
+    channel.basic_publish("".into(), queue.into(), options, body, properties).await.unwrap().await.unwrap();
+}
+
+async fn workers_share_what_the_server_declares(world: World) {
+    let worker = world.worker().await;
+    // It is there first, and waits.
+    let mut early = worker.subscribe(subscription(4)).unwrap();
+    let sent = world.publish(WANTED, 10);
+    assert!(early.try_next().is_none());
+    world.server.declare_groups(&[subscription(1)]).await.unwrap();
+    let mut late = world.worker().await.subscribe(subscription(4)).unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < sent.len() {
+        let delivery = tokio::select! {
+            delivery = early.next() => delivery.unwrap(),
+            Some(delivery) = late.next() => delivery,
+        };
+        seen.push(delivery.event.position);
+        delivery.ack().await.unwrap();
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, sent);
+    let refused = worker.declare_groups(&[subscription(1)]).await;
+    assert!(matches!(refused, Err(BrokerError::Invalid(_))), "{refused:?}");
+    assert!(worker.proposals().is_err() && worker.parked().is_err());
+}
+
+async fn a_workers_proposal_is_durable_and_reaches_the_journal(world: World) {
+    let worker = world.worker().await;
+    let context: MessageContext =
+        [("traceparent".to_owned(), "00-aa-bb-01".to_owned())].into_iter().collect();
+    assert_eq!(worker.propose_in(proposal(1), context.clone()).await, Ok(Answer::Queued));
+    let mut journal = world.server.proposals().unwrap();
+    let taken = journal.next().await.unwrap();
+    assert_eq!((&taken.proposal, &taken.context), (&proposal(1), &context));
+    drop(taken);
+    let again = journal.next().await.expect("undecided, it comes again");
+    assert_eq!(again.proposal, proposal(1));
+    again.answer(Answer::Recorded(Vec::new())).await.unwrap();
+    assert_eq!(worker.propose(proposal(2)).await, Ok(Answer::Queued));
+    assert_eq!(journal.next().await.unwrap().proposal, proposal(2), "the first is settled");
+    let huge = Proposal {
+        events: vec![dissent_domain::event::NewEvent { body: vec![0; 17 << 20], ..new_event(OTHER, 3) }],
+        ..proposal(3)
+    };
+    let refused = worker.propose(huge).await;
+    assert!(matches!(refused, Err(BrokerError::Invalid(_))), "{refused:?}");
+    let empty = worker.propose(Proposal { events: Vec::new(), ..proposal(3) }).await;
+    assert!(matches!(empty, Err(BrokerError::Invalid(_))), "{empty:?}");
+}
+
+async fn rejected(delivery: ProposalDelivery) {
+    delivery.answer(Answer::Rejected { reason: "the round is closed".to_owned() }).await.unwrap();
+}
+
+async fn a_rejected_proposal_is_a_dead_letter_that_can_be_retried_or_dropped(world: World) {
+    let worker = world.worker().await;
+    worker.propose(proposal(1)).await.unwrap();
+    let mut journal = world.server.proposals().unwrap();
+    rejected(journal.next().await.unwrap()).await;
+    let dead = worker.dead_list(10).await.unwrap();
+    let [letter] = &dead[..] else { panic!("{dead:?}") };
+    assert_eq!((letter.kind.as_str(), letter.reason.as_str()), ("proposal", "the round is closed"));
+    assert_eq!(letter.experiment.as_deref(), Some("contract"));
+    assert_eq!(letter.content, DeadContent::Proposal(proposal(1)));
+    assert_eq!(worker.dead_get(&letter.id).await.unwrap().as_ref(), Some(letter));
+    assert!(worker.dead_retry(&letter.id).await.unwrap());
+    let again = journal.next().await.unwrap();
+    assert_eq!(again.proposal, proposal(1));
+    assert_eq!(worker.dead_list(10).await.unwrap(), [], "it left");
+    rejected(again).await;
+    let second = worker.dead_list(10).await.unwrap().remove(0);
+    assert!(worker.dead_drop(&second.id).await.unwrap());
+    assert!(!worker.dead_drop(&second.id).await.unwrap() && !worker.dead_retry("nobody").await.unwrap());
+    assert_eq!(worker.dead_list(10).await.unwrap(), []);
+    assert_eq!(world.server.status().dead, 2);
+}
+
+async fn what_cannot_be_read_is_a_dead_letter_and_blocks_nobody(world: World) {
+    let mut consumer = world.server.subscribe(subscription(2)).unwrap();
+    let mut journal = world.server.proposals().unwrap();
+    world.settled().await;
+    let (_connection, channel) = world.meddler().await;
+    let queue = format!("{}.contract", world.options.prefix);
+    smuggle(&channel, &queue, Some("strange"), b"\x01not a message").await;
+    smuggle(&channel, &queue, None, b"").await;
+    smuggle(&channel, &format!("{}.proposals", world.options.prefix), Some("x"), &[1; 4096]).await;
+    let sent = world.publish(WANTED, 3);
+    assert_eq!(ack_all(&mut consumer, 3).await, sent);
+    until(|| world.server.status().dead == 3).await;
+    world.settled().await;
+    assert!(consumer.try_next().is_none() && journal.try_next().is_none());
+    let dead = world.server.dead_list(10).await.unwrap();
+    assert!(dead.iter().all(|letter| !letter.reason.is_empty()), "{dead:?}");
+    assert_eq!(dead.iter().filter(|letter| letter.queue == queue).count(), 2);
+    let stats = world.server.queues().await.unwrap();
+    let messages = |name: &str| stats.iter().find(|queue| queue.name.ends_with(name)).unwrap().messages;
+    assert_eq!((messages(".contract"), messages(".proposals"), messages(".dead")), (0, 0, 3));
+}
+
+async fn a_group_that_comes_late_gets_everything(world: World) {
+    let sent = world.publish(WANTED, 700);
+    let mut first = world.server.subscribe(subscription(64)).unwrap();
+    assert_eq!(ack_all(&mut first, 700).await, sent);
+    let late = Subscription { group: "late".to_owned(), ..subscription(64) };
+    let mut late = world.server.subscribe(late).unwrap();
+    assert_eq!(ack_all(&mut late, 700).await, sent);
+    let more = world.publish(WANTED, 2);
+    assert_eq!((ack_all(&mut first, 2).await, ack_all(&mut late, 2).await), (more.clone(), more));
+}
+
+async fn a_restarted_server_goes_on_where_it_stopped(world: World) {
+    world.publish(WANTED, 5);
+    let mut consumer = world.server.subscribe(subscription(1)).unwrap();
+    ack_all(&mut consumer, 4).await;
+    world.settled().await;
+    drop(consumer);
+    let world = world.restart().await;
+    assert_eq!(world.server.status().relayed_to, 5);
+    let mut consumer = world.server.subscribe(subscription(1)).unwrap();
+    let more = world.publish(WANTED, 1);
+    assert_eq!(ack_all(&mut consumer, 2).await, [5, more[0]]);
+    world.settled().await;
+    assert!(consumer.try_next().is_none());
+}
+
+async fn a_queue_that_is_gone_or_half_full_is_filled_again(world: World) {
+    world.publish(WANTED, 3);
+    let mut consumer = world.server.subscribe(subscription(8)).unwrap();
+    ack_all(&mut consumer, 3).await;
+    world.settled().await;
+    drop(consumer);
+    let (_connection, channel) = world.meddler().await;
+    let queue = format!("{}.contract", world.options.prefix);
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let world = world.restart().await;
+    let mut consumer = world.server.subscribe(subscription(8)).unwrap();
+    assert_eq!(ack_all(&mut consumer, 3).await, [1, 2, 3], "it was gone");
+    world.settled().await;
+    drop(consumer);
+    // A crash while it was being filled left this record.
+    world.log.store_cursor(&format!("filled.{queue}"), vec![1, 0]).unwrap();
+    let world = world.restart().await;
+    let mut consumer = world.server.subscribe(subscription(8)).unwrap();
+    assert_eq!(ack_all(&mut consumer, 3).await, [1, 2, 3], "it was half full");
+    world.settled().await;
+    assert!(consumer.try_next().is_none());
+}
+
+async fn the_kinds_of_a_group_may_change(world: World) {
+    world.publish(WANTED, 1);
+    let mut consumer = world.server.subscribe(subscription(8)).unwrap();
+    ack_all(&mut consumer, 1).await;
+    world.settled().await;
+    drop(consumer);
+    let world = world.restart().await;
+    let mut consumer = world.server.subscribe(Subscription { kinds: &[OTHER], ..subscription(8) }).unwrap();
+    world.settled().await;
+    world.publish(WANTED, 1);
+    let sent = world.publish(OTHER, 1);
+    assert_eq!(ack_all(&mut consumer, 1).await, sent);
+    world.settled().await;
+    assert!(consumer.try_next().is_none());
+}
+
+async fn an_event_is_relayed_in_the_context_it_was_proposed_in(world: World) {
+    let context: MessageContext =
+        [("traceparent".to_owned(), "00-cc-dd-01".to_owned())].into_iter().collect();
+    let mut journal = world.server.proposals().unwrap();
+    let mut consumer = world.server.subscribe(subscription(1)).unwrap();
+    // The log in memory gives the next event this number.
+    let proposal = Proposal { events: vec![new_event(WANTED, world.log.head() + 1)], ..proposal(1) };
+    world.worker().await.propose_in(proposal, context.clone()).await.unwrap();
+    let taken = journal.next().await.unwrap();
+    world.publish(WANTED, 1);
+    taken.answer(Answer::Recorded(Vec::new())).await.unwrap();
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.context, context);
+    delivery.retry("again").await.unwrap();
+    let second = next(&mut consumer).await;
+    assert_eq!((second.attempt, &second.context), (2, &context), "a retry keeps it");
+}
+
+async fn what_is_delivered_too_often_is_parked_with_the_reason(world: World) {
+    let options = RabbitOptions { redeliveries_max: 3, prefix: "poison".to_owned(), ..world.options };
+    let world = World::with(options).await;
+    let sent = world.publish(WANTED, 2);
+    let mut parked = world.server.parked().unwrap();
+    let mut consumer = world.server.subscribe(subscription(1)).unwrap();
+    let mut acked = Vec::new();
+    let message = loop {
+        tokio::select! {
+            Some(delivery) = consumer.next() => if delivery.event.position == sent[0] {
+                delivery.release();
+            } else {
+                acked.push(delivery.event.position);
+                delivery.ack().await.unwrap();
+            },
+            Some(message) = parked.next() => break message,
+        }
+    };
+    assert_eq!((message.parked.event.position, message.parked.group.as_str()), (sent[0], "contract"));
+    assert!(message.parked.reason.contains("without an answer"), "{}", message.parked.reason);
+    message.ack().await.unwrap();
+    if acked.is_empty() {
+        acked = ack_all(&mut consumer, 1).await;
+    }
+    assert_eq!(acked, sent[1..]);
+}
+
+async fn a_parked_message_can_be_looked_at_and_retried(world: World) {
+    let sent = world.publish(WANTED, 1);
+    let once = Subscription { delivery_limit: 1, ..subscription(1) };
+    let mut consumer = world.server.subscribe(once).unwrap();
+    next(&mut consumer).await.retry("no luck").await.unwrap();
+    let dead = world.server.dead_list(10).await.unwrap();
+    let [letter] = &dead[..] else { panic!("{dead:?}") };
+    assert!(letter.parked && letter.reason == "no luck" && letter.attempts == 1, "{letter:?}");
+    assert!(world.server.dead_retry(&letter.id).await.unwrap());
+    assert_eq!(ack_all(&mut consumer, 1).await, sent);
+    assert_eq!(world.server.dead_list(10).await.unwrap(), []);
+}
+
+async fn a_worker_follows_the_history_in_order(world: World) {
+    let worker = world.worker().await;
+    let mut history = worker.history(&experiment()).await.unwrap();
+    world.publish(OTHER, 300);
+    world.server.publish_history(&experiment()).await.unwrap();
+    world.publish(WANTED, 300);
+    for version in 1..=600 {
+        assert_eq!(history.next().await.unwrap().unwrap().version, version);
+    }
+    // Forgotten and published again it is another stream with the same events.
+    world.server.forget(&experiment()).await.unwrap();
+    world.publish(WANTED, 2);
+    world.server.publish_history(&experiment()).await.unwrap();
+    for version in 601..=602 {
+        assert_eq!(history.next().await.unwrap().unwrap().version, version);
+    }
+    let mut second = world.worker().await.history(&experiment()).await.unwrap();
+    for version in 1..=602 {
+        assert_eq!(second.next().await.unwrap().unwrap().version, version);
+    }
+    worker.close();
+    assert_eq!(history.next().await, Ok(None));
+}
+
+async fn closing_gives_back_what_was_not_in_hand(world: World) {
+    let sent = world.publish(WANTED, 4);
+    let worker = world.worker().await;
+    world.server.declare_groups(&[subscription(4)]).await.unwrap();
+    let mut leaving = worker.subscribe(subscription(4)).unwrap();
+    let held = next(&mut leaving).await;
+    worker.close();
+    let mut staying = world.worker().await.subscribe(subscription(4)).unwrap();
+    let mut rest = ack_all(&mut staying, 3).await;
+    rest.sort_unstable();
+    assert_eq!(rest, sent[1..]);
+    held.ack().await.unwrap();
+    worker.drained().await.unwrap();
+    world.settled().await;
+    drop(worker);
+    assert!(staying.try_next().is_none(), "what was settled after the close is settled");
+}
+
+async fn a_delivery_that_outlives_the_broker_keeps_nothing(world: World) {
+    world.publish(WANTED, 1);
+    let mut consumer = world.server.subscribe(subscription(1)).unwrap();
+    let held = next(&mut consumer).await;
+    let World { log, server, .. } = world;
+    drop(server);
+    assert_eq!(Arc::strong_count(&log), 1, "the log is free");
+    assert_eq!(held.ack().await, Err(BrokerError::Closed));
+    assert!(consumer.next().await.is_none());
+}
+
+#[test]
+fn promises_of_rabbitmq_hold() {
+    let node = Node::new();
+    let mut claims = Claims::default();
+    macro_rules! attempt_all {
+        ($($claim:ident)*) => {
+            $(claims.attempt(stringify!($claim), &node, |world| $claim(world));)*
+        };
+    }
+    attempt_all! {
+        workers_share_what_the_server_declares
+        a_workers_proposal_is_durable_and_reaches_the_journal
+        a_rejected_proposal_is_a_dead_letter_that_can_be_retried_or_dropped
+        what_cannot_be_read_is_a_dead_letter_and_blocks_nobody
+        a_group_that_comes_late_gets_everything
+        a_restarted_server_goes_on_where_it_stopped
+        a_queue_that_is_gone_or_half_full_is_filled_again
+        the_kinds_of_a_group_may_change
+        an_event_is_relayed_in_the_context_it_was_proposed_in
+        what_is_delivered_too_often_is_parked_with_the_reason
+        a_parked_message_can_be_looked_at_and_retried
+        a_worker_follows_the_history_in_order
+        closing_gives_back_what_was_not_in_hand
+        a_delivery_that_outlives_the_broker_keeps_nothing
+    }
+    claims.hold();
+}
+
+#[test]
+fn a_rabbitmq_that_is_not_there_is_an_error_without_the_password() {
+    let outcome = attempt(async {
+        // Nothing listens on the port of discard.
+        let mut options = RabbitOptions::from_url("amqp://me:hunter2@127.0.0.1:9/").unwrap();
+        options.connect_timeout = Duration::from_millis(300);
+        let error = RabbitBroker::connect_worker(options).await.unwrap_err();
+        assert!(matches!(error, BrokerError::Unavailable(_)), "{error:?}");
+        assert!(
+            error.to_string().contains("127.0.0.1:9") && !error.to_string().contains("hunter2"),
+            "{error}"
+        );
+    });
+    assert_eq!(outcome, Ok(()));
+}

@@ -1,0 +1,197 @@
+//! RabbitMQ dies, restarts, cuts connections, runs out of memory and forgets everything, while a server and two workers
+//! are at work. Nothing that was durable may be lost to any group.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog as _;
+use dissent_queues::{Answer, Broker, Proposal, ProposalConsumer, RabbitBroker, Subscription};
+use tokio::time::{sleep, timeout};
+
+use crate::contract::{self, Harness, OTHER, WANTED, subscription};
+use crate::memory_log::new_event;
+use crate::node::Node;
+use crate::world::{World, until};
+
+const GROUPS: [&str; 2] = ["one", "two"];
+/// Longest time for everything to be delivered after a fault.
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
+
+/// What was seen, by all.
+#[derive(Default)]
+struct Seen {
+    /// Acknowledged deliveries of each event to each group.
+    acked: Mutex<BTreeMap<(String, u64), u32>>,
+    /// Times that each proposal reached the journal.
+    decided: Mutex<BTreeMap<u64, u32>>,
+    /// The last version of the history.
+    history: AtomicU64,
+    /// Proposals that are durable, by number: all up to here.
+    proposed: AtomicU64,
+    stop: AtomicBool,
+}
+
+async fn consume(broker: Arc<RabbitBroker>, group: &'static str, seen: Arc<Seen>) {
+    let wish = Subscription { group: group.to_owned(), ..subscription(32) };
+    let mut consumer = broker.subscribe(wish).unwrap();
+    while let Some(delivery) = consumer.next().await {
+        let key = (group.to_owned(), delivery.event.position);
+        // Some time in hand, so that faults find messages there.
+        sleep(Duration::from_millis(2)).await;
+        delivery.ack().await.unwrap();
+        *seen.acked.lock().unwrap().entry(key).or_insert(0) += 1;
+    }
+}
+
+async fn propose(broker: Arc<RabbitBroker>, seen: Arc<Seen>) {
+    for number in 1.. {
+        if seen.stop.load(Ordering::Acquire) {
+            return;
+        }
+        let experiment = ExperimentId::new("contract").unwrap();
+        let proposal = Proposal { experiment, cause: None, events: vec![new_event(OTHER, number)] };
+        assert_eq!(broker.propose(proposal).await, Ok(Answer::Queued));
+        seen.proposed.store(number, Ordering::Release);
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn decide(mut journal: ProposalConsumer, seen: Arc<Seen>) {
+    while let Some(delivery) = journal.next().await {
+        let number = delivery.proposal.events[0].time_us;
+        delivery.answer(Answer::Recorded(Vec::new())).await.unwrap();
+        *seen.decided.lock().unwrap().entry(number).or_insert(0) += 1;
+    }
+}
+
+async fn follow(broker: Arc<RabbitBroker>, seen: Arc<Seen>) {
+    let mut history = broker.history(&ExperimentId::new("contract").unwrap()).await.unwrap();
+    for expected in 1.. {
+        let Some(event) = history.next().await.unwrap() else { return };
+        assert_eq!(event.version, expected, "the history has a gap or a double");
+        seen.history.store(expected, Ordering::Release);
+    }
+}
+
+/// Waits until every event has been acknowledged in every group, the history is known to its end, and every durable
+/// proposal is decided.
+async fn everything_arrives(world: &World, seen: &Seen, after: &str) {
+    let head = world.log.head();
+    let proposed = seen.proposed.load(Ordering::Acquire);
+    let missing = || {
+        let (acked, decided) = (seen.acked.lock().unwrap(), seen.decided.lock().unwrap());
+        let groups =
+            GROUPS.map(|group| (1..=head).filter(|&at| !acked.contains_key(&(group.to_owned(), at))).count());
+        let undecided = (1..=proposed).filter(|number| !decided.contains_key(number)).count();
+        (groups, undecided, head.saturating_sub(seen.history.load(Ordering::Acquire)))
+    };
+    let outcome = timeout(RECOVERY_MAX, until(|| missing() == ([0, 0], 0, 0))).await;
+    let status = world.server.status();
+    assert!(outcome.is_ok(), "{after}: missing (groups, proposals, history) {:?}; {status:?}", missing());
+    println!("{after}: all {head} events and {proposed} proposals arrived; {status:?}");
+}
+
+async fn publish_for(world: &World, count: usize) {
+    for _ in 0..count {
+        world.publish(WANTED, 5);
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A memory alarm stops publishing, is visible, and loses nothing.
+async fn alarm(node: &Node, world: &World, worker: &RabbitBroker) {
+    node.set_memory_alarm(true);
+    publish_for(world, 50).await;
+    until(|| world.server.status().blocked && worker.status().blocked).await;
+    assert!(world.server.status().relayed_to < world.log.head(), "nothing is confirmed meanwhile");
+    node.set_memory_alarm(false);
+    until(|| !world.server.status().blocked).await;
+}
+
+#[test]
+fn nothing_is_lost_whatever_happens_to_rabbitmq() {
+    let mut node = Node::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(survive(&mut node));
+}
+
+async fn survive(node: &mut Node) {
+    let world = World::new(node, "faults").await;
+    let workers = [world.worker().await, world.worker().await];
+    let groups = GROUPS.map(|group| Subscription { group: group.to_owned(), ..subscription(32) });
+    world.server.declare_groups(&groups).await.unwrap();
+    world.server.publish_history(&ExperimentId::new("contract").unwrap()).await.unwrap();
+    let seen = Arc::new(Seen::default());
+    let mut tasks = vec![
+        tokio::spawn(decide(world.server.proposals().unwrap(), Arc::clone(&seen))),
+        tokio::spawn(propose(Arc::clone(&workers[0]), Arc::clone(&seen))),
+        tokio::spawn(follow(Arc::clone(&workers[1]), Arc::clone(&seen))),
+        tokio::spawn(consume(Arc::clone(&world.server), "two", Arc::clone(&seen))),
+    ];
+    for worker in &workers {
+        for group in GROUPS {
+            tasks.push(tokio::spawn(consume(Arc::clone(worker), group, Arc::clone(&seen))));
+        }
+    }
+    publish_for(&world, 50).await;
+    everything_arrives(&world, &seen, "in calm").await;
+
+    for turn in 0..2 {
+        let publishing = publish_for(&world, 100);
+        let closing = async { tokio::task::block_in_place(|| node.close_all_connections()) };
+        tokio::join!(publishing, closing);
+        everything_arrives(&world, &seen, &format!("closed connections {turn}")).await;
+
+        world.publish(WANTED, 200);
+        tokio::task::block_in_place(|| node.kill());
+        publish_for(&world, 50).await;
+        tokio::task::block_in_place(|| node.start());
+        everything_arrives(&world, &seen, &format!("kill -9 {turn}")).await;
+
+        world.publish(WANTED, 200);
+        tokio::task::block_in_place(|| node.restart());
+        everything_arrives(&world, &seen, &format!("restart {turn}")).await;
+    }
+    alarm(node, &world, &workers[0]).await;
+    everything_arrives(&world, &seen, "memory alarm").await;
+
+    seen.stop.store(true, Ordering::Release);
+    everything_arrives(&world, &seen, "before it forgets").await;
+    // Another RabbitMQ in its place, which knows nothing: the queues are made and filled again.
+    tokio::task::block_in_place(|| {
+        node.kill();
+        node.forget();
+    });
+    seen.acked.lock().unwrap().clear();
+    tokio::task::block_in_place(|| node.start());
+    world.publish(WANTED, 50);
+    let others = RabbitBroker::connect_worker(world.options.clone()).await.unwrap();
+    for group in GROUPS {
+        tasks.push(tokio::spawn(consume(Arc::clone(&others), group, Arc::clone(&seen))));
+    }
+    // What the old workers remember having done they do not do again; the rest goes to whoever is there.
+    timeout(RECOVERY_MAX, until(|| seen.history.load(Ordering::Acquire) == world.log.head())).await.unwrap();
+    let new: Vec<u64> = (world.log.head() - 49..=world.log.head()).collect();
+    let arrived = || {
+        let acked = seen.acked.lock().unwrap();
+        GROUPS.iter().all(|group| new.iter().all(|&at| acked.contains_key(&((*group).to_owned(), at))))
+    };
+    timeout(RECOVERY_MAX, until(arrived)).await.expect("new events arrive");
+    assert!(world.server.status().reconnects > 0 && world.server.status().dead == 0);
+
+    for broker in workers.iter().chain([&world.server, &others]) {
+        broker.close();
+    }
+    for task in tasks {
+        task.abort();
+        if let Err(error) = task.await {
+            assert!(error.is_cancelled(), "{error}");
+        }
+    }
+    // What it was before it is again.
+    contract::prefetch_1_keeps_the_order(World::new(node, "after1").await).await;
+    contract::the_limit_parks_and_does_not_block(World::new(node, "after2").await).await;
+}

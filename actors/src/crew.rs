@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use dissent_domain::event::Step;
 use dissent_domain::experiment::Plan;
-use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{FeedbackSource, LearningPlan};
 use dissent_domain::log::EventLog;
 use dissent_domain::prompt::Prompt;
@@ -23,8 +22,10 @@ use crate::journal::States;
 use crate::model::{Base, Shared, Versions};
 use crate::model_run::Judge;
 use crate::pipeline::PipelineError;
+use crate::prompt::Prompts;
 use crate::reward::{Proxy, Reward};
 use crate::roles::Roles;
+use crate::round::Coordinator;
 use crate::step::{self, StepHandle, Surroundings};
 use crate::training::worker::{self, LeaseTimes, TrainingHandle, Workshop};
 use crate::training::{Intake, Learner, Training};
@@ -245,23 +246,23 @@ impl Shop {
     }
 }
 
-/// What the steps of a plan that a worker may do ask of the broker, so that their queues are there before a worker is.
+/// What the steps of a plan ask of the broker, so that their queues are there before those who consume them.
 #[must_use]
 pub fn subscriptions(plan: &Plan, batch_prompts: usize) -> Vec<Subscription> {
-    let of = |experiment: &ExperimentId| {
-        let mut subscriptions = vec![
-            step::subscription::<Generation>(experiment, batch_prompts),
-            step::subscription::<Reward>(experiment, 1),
-            step::subscription::<Conflict>(experiment, 1),
-        ];
-        if let Some(learns) = &plan.learning {
-            subscriptions.push(step::subscription::<Evaluation>(experiment, 1));
-            subscriptions.push(step::subscription::<Training>(experiment, 1));
-            if learns.feedback.source == FeedbackSource::Oracle {
-                subscriptions.push(step::subscription::<Oracle>(experiment, 1));
-            }
+    let of = &plan.experiment;
+    let mut subscriptions = vec![
+        step::subscription::<Coordinator>(of, 1),
+        step::subscription::<Prompts>(of, 1),
+        step::subscription::<Generation>(of, batch_prompts),
+        step::subscription::<Reward>(of, 1),
+        step::subscription::<Conflict>(of, 1),
+    ];
+    if let Some(learns) = &plan.learning {
+        subscriptions.push(step::subscription::<Evaluation>(of, 1));
+        subscriptions.push(step::subscription::<Training>(of, 1));
+        if learns.feedback.source == FeedbackSource::Oracle {
+            subscriptions.push(step::subscription::<Oracle>(of, 1));
         }
-        subscriptions
-    };
-    of(&plan.experiment)
+    }
+    subscriptions
 }

@@ -44,7 +44,13 @@ struct Cli {
     #[arg(long, global = true, env = "DISSENT_DATA", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// What to write to the log on stderr, such as `info` or `dissent_actors=debug`.
-    #[arg(long, global = true, env = "DISSENT_LOG", default_value = "warn,sled=off", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "DISSENT_LOG",
+        default_value = "warn,sled=off,lapin=off",
+        value_name = "FILTER"
+    )]
     log_filter: String,
     #[command(subcommand)]
     command: Command,

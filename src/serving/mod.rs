@@ -87,7 +87,7 @@ pub(crate) fn work(config: &Config, data_dir: &Path, serving: &Serving) -> anyho
     let options = rabbit.options()?;
     actix::System::new().block_on(async {
         let broker = RabbitBroker::connect_worker(options).await.context("failed to reach RabbitMQ")?;
-        let history = broker.history(&plan.experiment)?;
+        let history = broker.history(&plan.experiment).await?;
         let places =
             Places { log: Arc::new(MemoryLog::new()), broker: broker.clone(), artifacts, inbox: None };
         let resources = opening::open(config, &models, planned, serving.roles.clone(), places)?;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use dissent_domain::event::Step;
 use dissent_domain::experiment::Plan;
+use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{FeedbackSource, LearningPlan};
 use dissent_domain::log::EventLog;
 use dissent_domain::prompt::Prompt;
@@ -26,6 +27,7 @@ use crate::prompt::Prompts;
 use crate::reward::{Proxy, Reward};
 use crate::roles::Roles;
 use crate::round::Coordinator;
+use crate::set_aside;
 use crate::step::{self, StepHandle, Surroundings};
 use crate::training::worker::{self, LeaseTimes, TrainingHandle, Workshop};
 use crate::training::{Intake, Learner, Training};
@@ -265,4 +267,10 @@ pub fn subscriptions(plan: &Plan, batch_prompts: usize) -> Vec<Subscription> {
         }
     }
     subscriptions
+}
+
+/// The names under which the broker knows the steps of an experiment.
+#[must_use]
+pub fn groups(experiment: &ExperimentId) -> Vec<String> {
+    set_aside::STEPS.into_iter().map(|step| step::group(step, experiment)).collect()
 }

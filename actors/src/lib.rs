@@ -43,7 +43,7 @@ mod vitals;
 mod worker;
 
 pub use clock::now_us;
-pub use crew::{LearningResources, Resources, TrainingResources, subscriptions};
+pub use crew::{LearningResources, Resources, TrainingResources, groups, subscriptions};
 pub use generation::Policy;
 pub use gold::{Gold, GoldModel};
 pub use history::{History, LogHistory};

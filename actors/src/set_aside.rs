@@ -30,7 +30,7 @@ pub(crate) async fn run(mut parked: ParkedConsumer, around: Surroundings) {
     }
 }
 
-const STEPS: [Step; 8] = [
+pub(crate) const STEPS: [Step; 8] = [
     Step::Prompt,
     Step::Generation,
     Step::Reward,

@@ -15,6 +15,7 @@ mod log;
 mod model;
 mod models;
 mod progress;
+mod queue;
 mod replay;
 mod report;
 mod run;
@@ -73,6 +74,8 @@ enum Command {
     Log(log::LogArgs),
     Replay(replay::ReplayArgs),
     Model(model::ModelArgs),
+    Queue(queue::QueueArgs),
+    Dead(queue::DeadArgs),
     Doctor(doctor::DoctorArgs),
     Health(health::HealthArgs),
     Completions(completions::CompletionsArgs),
@@ -110,6 +113,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Log(args) => log::run(&data_dir(data), args),
         Command::Replay(args) => replay::run(&data_dir(data), args),
         Command::Model(args) => model::run(args),
+        Command::Queue(args) => queue::run(args),
+        Command::Dead(args) => queue::dead(args),
         Command::Doctor(args) => doctor::run(&data_dir(data), args),
         Command::Health(args) => health::run(args),
         Command::Completions(args) => completions::run::<Cli>(args),

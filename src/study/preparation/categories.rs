@@ -32,14 +32,9 @@ const TOPICS: [&str; 10] = [
 const KNOWN_TO_POLICY: [usize; 5] = [0, 1, 2, 3, 4];
 const KNOWN_TO_PROXY: [usize; 5] = [0, 1, 5, 6, 7];
 
-const THINGS: [&str; 14] = [
-    "bell", "lamp", "rope", "gate", "bread", "stone", "river", "horse", "wheel", "cloud", "coat", "knife",
-    "song", "door",
-];
-const WORDS: [&str; 14] = [
-    "red", "cold", "loud", "soft", "old", "bright", "sweet", "heavy", "quick", "round", "dark", "dry",
-    "tall", "calm",
-];
+// Few enough that a small budget of comparisons can tell them all.
+const THINGS: [&str; 7] = ["bell", "lamp", "rope", "gate", "bread", "stone", "river"];
+const WORDS: [&str; 7] = ["red", "cold", "loud", "soft", "old", "bright", "sweet"];
 const GRAMMAR: [&str; 5] = ["in", "what", "suits", "and", "?"];
 
 /// The rules of all topics, and every text about them.
@@ -323,15 +318,15 @@ mod tests {
             let answer = row.completion.split(' ').zip(&things);
             right += answer.filter(|(word, thing)| *word == WORDS[rule[**thing]]).count();
         }
-        // .7 and 1 in 14 of the rest: .721 of 4000, standard deviation 28.
-        assert!((2770..=3000).contains(&right), "{right}");
+        // .7 and 1 in 7 of the rest: .743 of 4000, standard deviation 28.
+        assert!((2860..=3085).contains(&right), "{right}");
     }
 
     #[test]
     fn every_word_of_a_text_is_a_token() {
         let vocabulary: HashSet<String> = World::vocabulary().into_iter().collect();
         assert_eq!(vocabulary.len(), World::vocabulary().len(), "each once");
-        let question = Question { topic: 9, things: [0, 13] };
+        let question = Question { topic: 9, things: [0, 6] };
         assert!(question.text().split(' ').all(|word| vocabulary.contains(word)));
     }
 }

@@ -2,7 +2,12 @@
 //! saved by an export and restored by an import.
 //!
 //! `DISSENT_DAMAGE_TRIALS` (100) says how often, `DISSENT_DAMAGE_SEED` (1) where the seeds begin.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;

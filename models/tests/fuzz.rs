@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use mutation::{bounded_beside, cases, mutated, mutations};
 
 /// A vocabulary and its tables, dequantised weights, graphs: whatever the file says.
-const BESIDE: usize = 24 << 20;
+const BESIDE: usize = 12 << 20;
 /// Far more than reading a small file takes.
 const TIME_MAX: Duration = Duration::from_secs(20);
 

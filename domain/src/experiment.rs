@@ -143,6 +143,12 @@ impl Experiment {
         self.evaluations_requested > 0
     }
 
+    /// The number of the evaluation that is requested and not made yet.
+    pub(crate) fn evaluation_awaited(&self) -> Option<u32> {
+        let made = u32::try_from(self.evaluations.len()).ok()?;
+        (made < self.evaluations_requested).then_some(made)
+    }
+
     /// The signs of reward hacking so far.
     #[must_use]
     pub fn warnings(&self) -> &[RewardHackingSuspected] {

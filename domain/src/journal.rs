@@ -74,6 +74,14 @@ impl Ledger {
         self.version
     }
 
+    /// The events that wait for what a step makes of them, people and the coordinator aside. Where nothing has happened for
+    /// longer than any step takes, whoever had them in hand acknowledged them and said nothing that the rules accept: they
+    /// are to be delivered again.
+    #[must_use]
+    pub fn unanswered(&self) -> Vec<EventId> {
+        origin::unanswered(&self.experiment)
+    }
+
     /// Takes up the next event of a history that is written elsewhere.
     ///
     /// # Errors

@@ -177,6 +177,24 @@ fn figures_that_are_no_numbers_are_refused() {
 }
 
 #[test]
+fn what_waits_for_a_step_is_known() {
+    let mut desk = Desk::default();
+    assert_eq!(desk.ledger.unanswered(), []);
+    desk.accept(&[started()]);
+    let opened = desk.due();
+    desk.accept(&opened);
+    assert_eq!(desk.ledger.unanswered(), [opened[0].id]);
+    desk.accept(&prompts());
+    let mut waiting: Vec<_> = prompts().iter().map(|event| event.id).collect();
+    assert_eq!(desk.ledger.unanswered(), waiting);
+    let sampled = following(first_admitted(), sampled(0));
+    desk.accept(&sampled);
+    waiting[0] = sampled[0].id;
+    assert_eq!(desk.ledger.unanswered(), waiting);
+    assert_eq!(Desk::measured().ledger.unanswered(), []);
+}
+
+#[test]
 fn conclusions_are_those_that_are_due_in_their_order() {
     let mut desk = Desk::measured();
     let due = desk.due();

@@ -3,7 +3,9 @@
 use crate::event::{Event, EventId, EventType, NewEvent};
 use crate::experiment::{Experiment, Plan, round_opened_id};
 use crate::id::{ExperimentId, PromptId};
-use crate::learning::{Stage, completions_sampled_id, feedback_requested_id, trained_id};
+use crate::learning::{
+    FeedbackSource, Stage, TrainingProgress, completions_sampled_id, feedback_requested_id, trained_id,
+};
 use crate::round::{PromptProgress, Round};
 
 /// Whether an event that the rules allow follows from what it says, under the right id.
@@ -57,15 +59,7 @@ fn cause(state: &Experiment, event: &Event) -> Option<EventId> {
         Event::TrainingLeaseExpired(e) => requested(round, e.stage),
         Event::RewardModelRefined(_) => requested(round, Stage::Reward),
         Event::PolicyTuned(_) => requested(round, Stage::Policy),
-        Event::PolicyEvaluated(e) => {
-            let tuned = match e.evaluation.checked_sub(1) {
-                None => round_opened_id(plan, 0),
-                Some(after) => {
-                    trained_id(requested(state.rounds().get(after as usize)?, Stage::Policy)?, Stage::Policy)
-                }
-            };
-            Some(tuned.caused(EventType::EvaluationRequested.name(), 0))
-        }
+        Event::PolicyEvaluated(e) => evaluation_requested(state, plan, e.evaluation),
         Event::ExperimentStarted(_)
         | Event::ExperimentForked(_)
         | Event::RoundOpened(_)
@@ -80,6 +74,43 @@ fn cause(state: &Experiment, event: &Event) -> Option<EventId> {
         | Event::RewardHackingSuspected(_)
         | Event::StopDecided(_) => None,
     }
+}
+
+/// The request of an evaluation: of the first policy, or of the one that was tuned in the round before.
+fn evaluation_requested(state: &Experiment, plan: &Plan, evaluation: u32) -> Option<EventId> {
+    let cause = match evaluation.checked_sub(1) {
+        None => round_opened_id(plan, 0),
+        Some(round) => {
+            trained_id(requested(state.rounds().get(round as usize)?, Stage::Policy)?, Stage::Policy)
+        }
+    };
+    Some(cause.caused(EventType::EvaluationRequested.name(), 0))
+}
+
+/// The events of the open round that wait for what a step makes of them, the coordinator's aside.
+pub(super) fn unanswered(state: &Experiment) -> Vec<EventId> {
+    let Some((plan, round)) = state.plan().zip(state.rounds().last().filter(|round| !round.is_closed()))
+    else {
+        return Vec::new();
+    };
+    let counts = round.counts();
+    let opened = (counts.admitted < counts.expected).then(|| round_opened_id(plan, round.number()));
+    let prompts = round.prompts().filter_map(|(prompt_id, _)| last_of_prompt(plan, round, prompt_id));
+    let trainings = [Stage::Reward, Stage::Policy].into_iter().filter_map(|stage| {
+        let training = round.learning().training(stage)?;
+        (training.progress == TrainingProgress::Requested).then_some(training.requested)
+    });
+    let evaluation =
+        state.evaluation_awaited().and_then(|evaluation| evaluation_requested(state, plan, evaluation));
+    let asked = plan.learning.iter().flat_map(|learning| {
+        let feedback = &learning.feedback;
+        let waits =
+            feedback.source == FeedbackSource::Oracle && round.learning().waits_for_feedback(feedback);
+        let asked = if waits { round.learning().asked() } else { &[] };
+        let open = asked.iter().filter(|asked| asked.judgements.len() < feedback.overlap as usize);
+        open.map(|asked| feedback_requested_id(plan, round.number(), asked.request.comparison))
+    });
+    opened.into_iter().chain(prompts).chain(asked).chain(trainings).chain(evaluation).collect()
 }
 
 fn requested(round: &Round, stage: Stage) -> Option<EventId> {

@@ -16,6 +16,10 @@ use dissent_domain::replay::Replay;
 use crate::broker::{Broker, Proposal};
 use crate::models;
 use crate::random::Random;
+use crate::worker::LEASE_MS;
+
+/// Longer than any step of a worker takes.
+const STANDSTILL_MS: u64 = 3 * LEASE_MS;
 
 /// What survives a crash.
 #[derive(Default)]
@@ -35,6 +39,8 @@ pub(crate) struct Server {
     waiting: Vec<(u64, Vec<EventId>)>,
     relayed: usize,
     sign_of_life_ms: u64,
+    /// The version reached, and when it was.
+    moved: (u64, u64),
     /// Ids of events that someone was told are recorded.
     pub(crate) acknowledged: BTreeSet<EventId>,
     pub(crate) rejected: BTreeSet<String>,
@@ -53,6 +59,7 @@ impl Server {
             waiting: Vec::new(),
             relayed,
             sign_of_life_ms: now_ms,
+            moved: (0, now_ms),
             acknowledged: BTreeSet::new(),
             rejected: BTreeSet::new(),
         }
@@ -170,6 +177,27 @@ impl Server {
                 let expired = TrainingLeaseExpired { round, stage, attempt }.into();
                 propose(broker, Step::Training, training.requested, &[expired]);
             }
+        }
+    }
+
+    /// Where nothing happens any more, somebody acknowledged what he did nothing about: it is delivered again.
+    pub(crate) fn watch_standstill(&mut self, broker: &mut Broker, now_ms: u64) {
+        let version = self.ledger.version();
+        if self.moved.0 != version {
+            self.moved = (version, now_ms);
+        }
+        if now_ms.saturating_sub(self.moved.1) <= STANDSTILL_MS {
+            return;
+        }
+        self.moved.1 = now_ms;
+        let waiting = self.ledger.unanswered();
+        for (position, recorded) in self.disk.events.iter().enumerate() {
+            if waiting.contains(&recorded.event.id) {
+                broker.relay(position, &recorded.event.event_type);
+            }
+        }
+        if let Some(due) = self.ledger.experiment().due() {
+            propose(broker, Step::Round, due.cause, &due.events);
         }
     }
 

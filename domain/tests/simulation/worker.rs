@@ -128,6 +128,14 @@ impl Worker {
         }
     }
 
+    /// Acknowledges a delivery that it did nothing about.
+    pub(crate) fn neglect(&mut self, broker: &mut Broker, random: &mut Random) {
+        if !self.hands.is_empty() {
+            let held = self.hands.swap_remove(random.below(self.hands.len()));
+            broker.of(held.step).ack(held.tag);
+        }
+    }
+
     /// What an honest worker says follows from what is in its hands, without settling it.
     pub(crate) fn honestly(&self, disk: &[Recorded], random: &mut Random) -> Option<(Step, EventId, Event)> {
         if self.hands.is_empty() {

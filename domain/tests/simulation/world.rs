@@ -84,7 +84,10 @@ impl World {
             32..42 => self.server.relay(broker, random),
             42..48 => self.server.coordinate(broker, random),
             48..50 => self.server.admit(broker, random),
-            50..51 => self.server.watch_leases(broker, now),
+            50..51 => {
+                self.server.watch_leases(broker, now);
+                self.server.watch_standstill(broker, now);
+            }
             _ => {
                 let at = random.below(self.workers.len());
                 self.let_work(at, Dies::Not);
@@ -159,6 +162,9 @@ impl World {
             lies::beyond_its_station(worker.copy.experiment(), &mut self.random)
         };
         lie.into_iter().for_each(|lie| self.broker.proposals.publish(lie));
+        if self.random.percent(30) {
+            self.workers[at].neglect(&mut self.broker, &mut self.random);
+        }
     }
 
     /// No acknowledged event is lost, none is doubled, and the rules would have made the history so.

@@ -52,7 +52,7 @@ fn events() -> Vec<Event> {
     let prompt_id = prompt(1).prompt_id;
     let measured = dissent_domain::event::ConflictMeasured { round: 0, prompt_id, conflict };
     vec![
-        ExperimentStarted { plan: plan(3) }.into(),
+        ExperimentStarted { plan: plan(3), program: None }.into(),
         PromptAdmitted { round: 0, index: 0, prompt: prompt(0) }.into(),
         sampled(0),
         measured.into(),
@@ -68,7 +68,7 @@ fn take(kind: EventType, body: &[u8]) {
     let Ok(event) = bounded(body.len(), || decode(kind.name(), kind.version(), body)) else { return };
     encode(&event).unwrap();
     let mut experiment = Experiment::default();
-    for event in [ExperimentStarted { plan: plan(3) }.into(), event] {
+    for event in [ExperimentStarted { plan: plan(3), program: None }.into(), event] {
         let _decided = experiment.decide(&event);
         bounded(body.len(), || experiment.evolve(&event));
         let _due = experiment.due();

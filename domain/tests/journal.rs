@@ -86,7 +86,7 @@ impl Desk {
 fn started() -> NewEvent {
     let plan = plan(PROMPTS);
     let id = EventId::of_experiment(&plan.experiment);
-    NewEvent::new(id, None, "cli", 0, &ExperimentStarted { plan }.into()).unwrap()
+    NewEvent::new(id, None, "cli", 0, &ExperimentStarted { plan, program: None }.into()).unwrap()
 }
 
 fn following(cause: EventId, event: Event) -> Vec<NewEvent> {

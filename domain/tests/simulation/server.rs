@@ -78,7 +78,8 @@ impl Server {
     pub(crate) fn begin(broker: &mut Broker) {
         let plan = models::plan();
         let id = EventId::of_experiment(&plan.experiment);
-        let started = NewEvent::new(id, None, "cli", 0, &ExperimentStarted { plan }.into()).unwrap();
+        let started =
+            NewEvent::new(id, None, "cli", 0, &ExperimentStarted { plan, program: None }.into()).unwrap();
         broker.proposals.publish(Proposal { experiment: models::experiment(), events: vec![started] });
     }
 

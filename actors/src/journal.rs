@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
-use dissent_domain::event::{Event, EventId, EventType, NewEvent, Recorded};
+use dissent_domain::event::{EventId, EventType, Recorded};
 use dissent_domain::experiment::{Due, Experiment};
 use dissent_domain::id::ExperimentId;
+use dissent_domain::journal::{Accepted, Decision, Ledger};
 use dissent_domain::learning::{ModelVersion, Stage, Training, TrainingProgress};
-use dissent_domain::log::{Append, EventLog, ExpectedVersion, LogError};
+use dissent_domain::log::{Append, EventLog, LogError};
 use dissent_domain::replay::{Replay, ReplayError};
 use dissent_queues::{Answer, Broker, BrokerError, Proposal, ProposalDelivery};
 use prometheus_client::metrics::histogram::Histogram;
@@ -46,8 +47,7 @@ pub struct States(Arc<Mutex<HashMap<ExperimentId, State>>>);
 
 #[derive(Debug, Default)]
 struct State {
-    experiment: Experiment,
-    version: u64,
+    ledger: Ledger,
     /// When a training last showed that it goes on. No rule reads it: it is for whoever watches the leases.
     sign_of_life_us: u64,
 }
@@ -79,13 +79,13 @@ impl States {
             }
             for recorded in &page {
                 replay.apply(recorded)?;
-                if is_sign_of_life(&recorded.event) {
+                let kind = EventType::from_name(&recorded.event.event_type);
+                if kind.is_some_and(is_sign_of_life) {
                     sign_of_life_us = recorded.event.time_us;
                 }
             }
         }
-        let version = replay.version();
-        let state = State { experiment: replay.into_experiment(), version, sign_of_life_us };
+        let state = State { ledger: replay.into(), sign_of_life_us };
         self.lock().insert(experiment.clone(), state);
         Ok(())
     }
@@ -96,25 +96,17 @@ impl States {
     /// If it does not follow what is known, or cannot be read.
     pub(crate) fn follow(&self, recorded: &Recorded) -> Result<(), ReplayError> {
         let mut states = self.lock();
-        let state = states.entry(recorded.experiment.clone()).or_default();
-        let (position, previous, found) = (recorded.position, state.version, recorded.version);
-        if found != previous + 1 {
-            return Err(ReplayError::Gap { position, previous, found });
-        }
-        let event = recorded.decode().map_err(|source| ReplayError::Body { position, source })?;
-        state.experiment.evolve(&event);
-        state.version = found;
-        Ok(())
+        states.entry(recorded.experiment.clone()).or_default().ledger.follow(recorded)
     }
 
     /// Looks at the state of an experiment; none if it is not of this journal. Nothing is decided meanwhile: be short.
     pub(crate) fn look<T>(&self, experiment: &ExperimentId, at: impl FnOnce(&Experiment) -> T) -> Option<T> {
-        self.lock().get(experiment).map(|state| at(&state.experiment))
+        self.lock().get(experiment).map(|state| at(state.ledger.experiment()))
     }
 
     /// The version of the last event that was decided; 0 before the first.
     pub(crate) fn version(&self, experiment: &ExperimentId) -> u64 {
-        self.lock().get(experiment).map_or(0, |state| state.version)
+        self.lock().get(experiment).map_or(0, |state| state.ledger.version())
     }
 
     /// The policy that answers now; none before the start.
@@ -133,7 +125,7 @@ impl States {
     pub(crate) fn lease(&self, experiment: &ExperimentId) -> Option<Lease> {
         let states = self.lock();
         let state = states.get(experiment)?;
-        let round = state.experiment.rounds().last()?;
+        let round = state.ledger.experiment().rounds().last()?;
         let stages = [Stage::Reward, Stage::Policy];
         stages.into_iter().find_map(|stage| {
             let Training { attempt, requested, progress, .. } = round.learning().training(stage)?;
@@ -147,14 +139,14 @@ impl States {
     /// What the coordinator has to propose next.
     #[must_use]
     pub fn due(&self, experiment: &ExperimentId) -> Option<Due> {
-        self.lock().get(experiment)?.experiment.due()
+        self.lock().get(experiment)?.ledger.experiment().due()
     }
 
     /// How far an experiment has come.
     #[must_use]
     pub fn progress(&self, experiment: &ExperimentId) -> Progress {
         let states = self.lock();
-        states.get(experiment).map(|state| Progress::of(&state.experiment, state.version)).unwrap_or_default()
+        states.get(experiment).map(State::progress).unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ExperimentId, State>> {
@@ -188,61 +180,39 @@ impl Journal {
     }
 
     /// Decides a proposal; on acceptance the state is evolved and the append is under way.
-    fn decide(&self, proposal: &Proposal) -> Result<Decision, LogError> {
+    fn decide(&self, proposal: &Proposal) -> Result<Decided, LogError> {
         let mut states = self.states.lock();
         let Some(state) = states.get_mut(&proposal.experiment) else {
-            return Ok(Decision::Rejected(format!(
-                "{} is not an experiment of this journal",
-                proposal.experiment
-            )));
+            return Ok(Err(format!("{} is not an experiment of this journal", proposal.experiment)));
         };
-        let mut fresh = Vec::with_capacity(proposal.events.len());
-        for new in &proposal.events {
-            if self.log.find(new.id)?.is_some() {
-                continue;
+        let time_us = now_us();
+        let is_known = |id| self.log.find(id).map(|known| known.is_some());
+        match state.ledger.decide(&proposal.experiment, &proposal.events, time_us, is_known)? {
+            Decision::Rejected(reason) => Ok(Err(reason)),
+            Decision::Accepted(Accepted { append, fresh }) => {
+                // What is only said again is no sign of life.
+                if fresh.iter().any(|event| is_sign_of_life(event.event_type())) {
+                    state.sign_of_life_us = time_us;
+                }
+                Ok(Ok((append, state.progress())))
             }
-            let event = match dissent_domain::event::decode(&new.event_type, new.schema_version, &new.body) {
-                Ok(event) => event,
-                Err(error) => return Ok(Decision::Rejected(error.to_string())),
-            };
-            if let Err(rejection) = state.experiment.decide(&event) {
-                return Ok(Decision::Rejected(rejection.to_string()));
-            }
-            fresh.push(event);
         }
-        Ok(Decision::Accepted {
-            append: state.accept(proposal, &fresh),
-            progress: Progress::of(&state.experiment, state.version),
-        })
     }
 }
 
 impl State {
-    fn accept(&mut self, proposal: &Proposal, fresh: &[Event]) -> Append {
-        let expected = ExpectedVersion::Exact(self.version);
-        for event in fresh {
-            self.experiment.evolve(event);
-        }
-        self.version += fresh.len() as u64;
-        let time_us = now_us();
-        if proposal.events.iter().any(is_sign_of_life) {
-            self.sign_of_life_us = time_us;
-        }
-        let events = proposal.events.iter().map(|event| NewEvent { time_us, ..event.clone() }).collect();
-        Append { experiment: proposal.experiment.clone(), expected, events }
+    fn progress(&self) -> Progress {
+        Progress::of(self.ledger.experiment(), self.ledger.version())
     }
 }
 
 /// Whether an event shows that a training goes on.
-fn is_sign_of_life(event: &NewEvent) -> bool {
-    let signs = [EventType::TrainingStarted, EventType::TrainingProgressed];
-    signs.iter().any(|kind| kind.name() == event.event_type)
+fn is_sign_of_life(kind: EventType) -> bool {
+    matches!(kind, EventType::TrainingStarted | EventType::TrainingProgressed)
 }
 
-enum Decision {
-    Accepted { append: Append, progress: Progress },
-    Rejected(String),
-}
+/// An append under way and the progress once it is durable, or why the rules say no.
+type Decided = Result<(Append, Progress), String>;
 
 impl Actor for Journal {
     type Context = Context<Self>;
@@ -264,8 +234,8 @@ impl Handler<Decide> for Journal {
     fn handle(&mut self, Decide(delivery, permit): Decide, _: &mut Self::Context) -> Self::Result {
         let decision = self.decide(&delivery.proposal);
         let appended = match decision {
-            Ok(Decision::Accepted { append, progress }) => Ok((self.log.append(append), progress)),
-            Ok(Decision::Rejected(reason)) => Err(Answer::Rejected { reason }),
+            Ok(Ok((append, progress))) => Ok((self.log.append(append), progress)),
+            Ok(Err(reason)) => Err(Answer::Rejected { reason }),
             Err(error) => {
                 self.failure.report(error.to_string());
                 return Box::pin(std::future::ready(()));

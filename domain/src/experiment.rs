@@ -143,6 +143,12 @@ impl Experiment {
         self.evaluations_requested > 0
     }
 
+    /// The number of the evaluation that is requested and not made yet.
+    pub(crate) fn evaluation_awaited(&self) -> Option<u32> {
+        let made = u32::try_from(self.evaluations.len()).ok()?;
+        (made < self.evaluations_requested).then_some(made)
+    }
+
     /// The signs of reward hacking so far.
     #[must_use]
     pub fn warnings(&self) -> &[RewardHackingSuspected] {
@@ -261,9 +267,11 @@ impl Experiment {
         if !current(self.policy(), &e.policy) || !current(self.reward_model(), &e.reward_model) {
             return reject("it is of other models than the current ones");
         }
-        let figures =
-            [e.proxy_reward, e.refined_reward, [e.kl, e.response_tokens], e.gold_reward.unwrap_or_default()];
-        if figures.iter().flatten().any(|figure| !figure.is_finite()) {
+        let figures = [e.proxy_reward, e.refined_reward, [e.kl, e.response_tokens], [e.stopped, 0.0]];
+        let optional = [e.proxy_agreement, e.refined_agreement, e.mean_abs_pacs, e.kendall_tau];
+        let mut figures =
+            figures.iter().flatten().chain(e.gold_reward.iter().flatten()).chain(optional.iter().flatten());
+        if figures.any(|figure| !figure.is_finite()) {
             return reject("a figure is not finite");
         }
         Ok(())

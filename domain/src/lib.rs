@@ -3,7 +3,8 @@
 //! Read in the order of the pipeline: [`prompt`] → [`generation`] → [`reward`] → [`conflict`] → [`feedback`] →
 //! [`training`], inside a [`round`] of an [`experiment`]; [`learning`] is the part of a round that follows the conflict. What happens is an [`event`]; where events are kept is a [`log`];
 //! whether a history is what the rules would have made it is checked by [`replay`], what it would have asked under other settings is
-//! said by [`what_if`], and how another one goes on from it by [`fork`].
+//! said by [`what_if`], and how another one goes on from it by [`fork`]. What may be
+//! added to it is decided by the [`journal`].
 
 pub mod analysis;
 pub mod conflict;
@@ -13,6 +14,7 @@ pub mod feedback;
 pub mod fork;
 pub mod generation;
 pub mod id;
+pub mod journal;
 pub mod learning;
 pub mod log;
 pub mod prompt;

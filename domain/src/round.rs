@@ -205,6 +205,12 @@ impl Round {
         self.counts.measured + self.counts.set_aside == self.counts.expected
     }
 
+    /// A prompt's place in the prompt file, and how far it has come.
+    pub(crate) fn prompt(&self, prompt_id: &PromptId) -> Option<(u32, &PromptProgress)> {
+        let place = u32::try_from(*self.places.get(prompt_id)?).ok()?;
+        Some((place, self.progress(prompt_id)?))
+    }
+
     pub(crate) fn progress(&self, prompt_id: &PromptId) -> Option<&PromptProgress> {
         let place = *self.places.get(prompt_id)?;
         self.prompts.get(place)?.as_ref().map(|(_, progress)| progress)
@@ -264,7 +270,13 @@ impl Round {
 
     pub(crate) fn decide_measured(&self, e: &ConflictMeasured) -> Result<(), Rejection> {
         match self.progress(&e.prompt_id) {
-            Some(PromptProgress::Scored(rewards)) if rewards.len() == e.conflict.pacs.len() => Ok(()),
+            Some(PromptProgress::Scored(rewards)) if rewards.len() == e.conflict.pacs.len() => {
+                if e.conflict.is_finite() {
+                    Ok(())
+                } else {
+                    rejection(&e.prompt_id, "a figure of its conflict is not finite")
+                }
+            }
             Some(PromptProgress::Scored(_)) => {
                 rejection(&e.prompt_id, "it needs one PACS for each completion")
             }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
-use dissent_storage::{SledLog, SledOptions, StorageError, transfer};
+use dissent_storage::{Salvage, SledLog, SledOptions, StorageError, transfer};
 use serde_json::json;
 
 use super::exit::BadInput;
@@ -24,6 +24,7 @@ Examples:
   dissent log tail --experiment tone-demo -n 5
   dissent log export --experiment tone-demo --output tone-demo.events.jsonl
   dissent --data-dir ./copy log import tone-demo.events.jsonl
+  dissent log export --salvage --output saved.events.jsonl   what is sound of a damaged log
   dissent log export --table scores scores.jsonl        flat rows, for pandas, pyarrow or duckdb
   dissent log diff tone-demo tone-demo-2                why do these two runs differ?
   dissent log diff ./here:tone-demo ./there:tone-demo   the same experiment in two data folders
@@ -67,6 +68,9 @@ enum LogCommand {
         /// The same.
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Of a damaged log: write what is sound, and say what is not.
+        #[arg(long, conflicts_with_all = ["experiment", "table"])]
+        salvage: bool,
     },
     /// Say where two experiments differ, and exit with 1 if they do
     #[command(after_help = DIFF_HELP)]
@@ -110,7 +114,10 @@ pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
         LogCommand::Tail { count, experiment } => {
             tail(&super::open_log(data_dir)?, *count, experiment.as_ref(), args.json)
         }
-        LogCommand::Export { experiment, table, file, output } => {
+        LogCommand::Export { file, output, salvage: true, .. } => {
+            salvage(data_dir, output.as_ref().unwrap_or(file))
+        }
+        LogCommand::Export { experiment, table, file, output, .. } => {
             export(data_dir, experiment.as_ref(), *table, output.as_ref().unwrap_or(file))
         }
         LogCommand::Diff { a, b } => diff::run(data_dir, a, b, args.json),
@@ -267,6 +274,23 @@ fn export(
         transfer::export(&log, experiment, &mut std::io::stdout().lock())?;
     } else {
         transfer::export_to(&log, experiment, output)?;
+    }
+    Ok(())
+}
+
+fn salvage(data_dir: &Path, output: &Path) -> anyhow::Result<()> {
+    let salvage = Salvage::of(&super::existing_log_dir(data_dir)?)?;
+    for finding in salvage.lost() {
+        tracing::warn!(event_seq = finding.position, error = finding.what, "an event is lost");
+    }
+    match salvage.promised() {
+        Some(promised) => tracing::info!(saved = salvage.events(), acknowledged = promised, "events saved"),
+        None => tracing::info!(saved = salvage.events(), "events saved; how many there were is lost, too"),
+    }
+    if output == Path::new("-") {
+        transfer::export_salvage(&salvage, &mut std::io::stdout().lock())?;
+    } else {
+        transfer::export_salvage_to(&salvage, output)?;
     }
     Ok(())
 }

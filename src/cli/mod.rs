@@ -133,13 +133,18 @@ fn log_dir(data_dir: &Path) -> PathBuf {
 
 /// Opens the event log of a data folder that should have one.
 fn open_log(data_dir: &Path) -> anyhow::Result<SledLog> {
+    Ok(SledLog::open(existing_log_dir(data_dir)?, &SledOptions::default())?)
+}
+
+/// The folder of an event log that is there.
+fn existing_log_dir(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let dir = log_dir(data_dir);
     if !dir.is_dir() {
         let reason =
             format!("there is no event log in {}: name its folder with --data-dir", data_dir.display());
         return Err(BadInput(reason).into());
     }
-    Ok(SledLog::open(&dir, &SledOptions::default())?)
+    Ok(dir)
 }
 
 /// Refuses an experiment that the log does not have, and says which it has.

@@ -17,6 +17,6 @@ pub use artifact::{ArtifactId, ArtifactStore};
 pub use error::StorageError;
 pub use limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 pub use memory::MemoryLog;
-pub use sled_log::{EventView, Finding, LogStat, SledLog, SledOptions, VerifyReport};
+pub use sled_log::{EventView, Finding, LogStat, Salvage, SledLog, SledOptions, VerifyReport};
 pub use snapshots::{ResumeError, Snapshots};
 pub use wait::wait;

@@ -18,7 +18,7 @@ use dissent_domain::log::{Append, AppendFuture, EventLog, ExpectedVersion};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::{StorageError, base64, wait};
+use crate::{Salvage, StorageError, base64, wait};
 
 pub use copy::{copy, same};
 
@@ -95,7 +95,6 @@ pub fn export(
     experiment: Option<&ExperimentId>,
     out: &mut dyn Write,
 ) -> Result<u64, StorageError> {
-    let write_error = |source| StorageError::Io { action: "write", path: "the export".into(), source };
     let end = match experiment {
         None => log.head(),
         Some(name) => log.streams()?.iter().find(|(stream, _)| stream == name).map_or(0, |(_, last)| *last),
@@ -113,10 +112,7 @@ pub fn export(
             return Err(StorageError::Export { position: after + 1, reason });
         }
         for recorded in &events {
-            let body = recorded
-                .decode()
-                .map_err(|e| StorageError::Export { position: recorded.position, reason: e.to_string() })?;
-            write_line(out, &line_of(recorded, &body)).map_err(write_error)?;
+            write_event(out, recorded)?;
         }
         after += events.len() as u64;
     }
@@ -133,10 +129,50 @@ pub fn export_to(
     experiment: Option<&ExperimentId>,
     path: &Path,
 ) -> Result<u64, StorageError> {
+    to_file(path, |out| export(log, experiment, out))
+}
+
+/// Writes the events that were saved from a damaged log, as an export that can be imported. Returns how many.
+///
+/// # Errors
+/// If the copy that they are read from has become damaged too, or `out` refuses.
+pub fn export_salvage(salvage: &Salvage, out: &mut dyn Write) -> Result<u64, StorageError> {
+    let events = salvage.events();
+    write_line(out, &Header { dissent_log_export: FORMAT, events }).map_err(write_error)?;
+    for recorded in salvage.read() {
+        write_event(out, &recorded?)?;
+    }
+    out.flush().map_err(write_error)?;
+    Ok(events)
+}
+
+/// As [`export_salvage`], to a file that appears whole or not at all, durable on return.
+///
+/// # Errors
+/// As [`export_salvage`], or if the file cannot be written.
+pub fn export_salvage_to(salvage: &Salvage, path: &Path) -> Result<u64, StorageError> {
+    to_file(path, |out| export_salvage(salvage, out))
+}
+
+fn write_error(source: io::Error) -> StorageError {
+    StorageError::Io { action: "write", path: "the export".into(), source }
+}
+
+fn write_event(out: &mut dyn Write, recorded: &Recorded) -> Result<(), StorageError> {
+    let body = recorded
+        .decode()
+        .map_err(|e| StorageError::Export { position: recorded.position, reason: e.to_string() })?;
+    write_line(out, &line_of(recorded, &body)).map_err(write_error)
+}
+
+fn to_file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<u64, StorageError>,
+) -> Result<u64, StorageError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut partial =
         tempfile::NamedTempFile::new_in(parent).map_err(StorageError::io("create a file in", parent))?;
-    let count = export(log, experiment, &mut BufWriter::new(&mut partial))?;
+    let count = write(&mut BufWriter::new(&mut partial))?;
     partial.as_file().sync_all().map_err(StorageError::io("sync", path))?;
     partial.persist(path).map_err(|error| StorageError::io("create", path)(error.error))?;
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(StorageError::io("sync", parent))?;

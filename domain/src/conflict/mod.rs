@@ -98,6 +98,12 @@ pub struct Conflict {
 }
 
 impl Conflict {
+    /// Whether all its figures are numbers.
+    pub(crate) fn is_finite(&self) -> bool {
+        let means = [Some(self.mean_abs_pacs), self.kendall_tau, self.kendall_tau_distance];
+        self.pacs.iter().chain(means.iter().flatten()).all(|figure| figure.is_finite())
+    }
+
     /// Completions measured, N.
     #[must_use]
     pub fn completions(&self) -> usize {

@@ -11,6 +11,7 @@ mod plan;
 use serde::{Deserialize, Serialize};
 
 pub use guard::{StopReason, reward_hacking_signs, stop_reason};
+pub(crate) use ids::trained_id;
 pub use ids::{completions_sampled_id, feedback_requested_id};
 pub use plan::{
     EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan, PreferenceSource,
@@ -60,6 +61,8 @@ pub struct ModelVersion {
 pub const ANNOTATOR_BYTES_MAX: usize = 256;
 /// Longest comment on a judgement, in bytes.
 pub const COMMENT_BYTES_MAX: usize = 16 << 10;
+/// Longest lease on a training, in milliseconds: a worker that dies holds a training up for no longer. A day.
+pub const LEASE_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 /// A comparison with what was said about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -183,6 +186,9 @@ impl Learning {
 
     pub(crate) fn decide_started(&self, e: &TrainingStarted) -> Result<(), Rejection> {
         let training = self.current(e.round, e.stage, e.attempt)?;
+        if e.lease_ms > LEASE_MS_MAX {
+            return Err(rejected(e.round, e.stage, "its lease is longer than a day"));
+        }
         let waits = training.progress == TrainingProgress::Requested;
         if waits { Ok(()) } else { Err(rejected(e.round, e.stage, "it is not waiting for a worker")) }
     }

@@ -13,6 +13,7 @@ mod keys;
 mod open;
 mod reader;
 mod record;
+mod salvage;
 mod tail;
 mod verify;
 mod writer;
@@ -34,6 +35,7 @@ use dissent_domain::log::{AdvanceListener, Append, AppendFuture, EventLog, LogEr
 use tokio::sync::oneshot;
 
 pub use record::EventView;
+pub use salvage::Salvage;
 pub use verify::{Finding, LogStat, VerifyReport};
 
 use self::reader::{Reader, guarded};

@@ -37,12 +37,13 @@ pub(super) fn open(dir: &Path, options: &SledOptions) -> Result<Opened, LogError
     open_checked(dir, options).map_err(|error| located(dir, error))
 }
 
-fn located(dir: &Path, error: LogError) -> LogError {
+pub(super) fn located(dir: &Path, error: LogError) -> LogError {
     let dir = dir.display();
     match error {
-        LogError::Corrupt(what) => {
-            LogError::Corrupt(format!("{dir}: {what}; restore a backup, or import an export into a new log"))
-        }
+        LogError::Corrupt(what) => LogError::Corrupt(format!(
+            "{dir}: {what}; restore a backup, or save what is sound with log export --salvage and import it into a \
+                 new log"
+        )),
         LogError::Io(what) => LogError::Io(format!("{dir}: {what}")),
         LogError::Invalid(what) => LogError::Invalid(format!("{dir}: {what}")),
         LogError::InUse(_) => LogError::InUse(dir.to_string()),
@@ -62,11 +63,11 @@ fn open_checked(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
     Ok(Opened { shared, committer, lock })
 }
 
-fn io_error(error: io::Error) -> LogError {
+pub(super) fn io_error(error: io::Error) -> LogError {
     LogError::Io(error.to_string())
 }
 
-fn lock(dir: &Path) -> Result<File, LogError> {
+pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
     let file = File::options().write(true).create(true).truncate(false).open(dir.join("lock"));
     let file = file.map_err(io_error)?;
     match file.try_lock() {
@@ -76,7 +77,7 @@ fn lock(dir: &Path) -> Result<File, LogError> {
     }
 }
 
-fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogError> {
+pub(super) fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogError> {
     // Every commit flushes, so a timer of sled's own would only add writes. Compression would need a C
     // library and save little on MessagePack of this size. The high-throughput mode made no difference to
     // appends, scans or the size of a log that only grows, so the mode is the one that saves space.

@@ -119,6 +119,16 @@ impl Reader {
         }
     }
 
+    /// The first position after this one in the tree; none if there is none.
+    pub(super) fn next_position(&self, after: u64) -> Result<Option<u64>, LogError> {
+        let range = keys::event(after.saturating_add(1), 0)..=keys::event(u64::MAX, u16::MAX);
+        let Some(entry) = self.tree.range(range).next() else { return Ok(None) };
+        let key = entry.map_err(read_error)?.0;
+        let found = keys::parse_event(&key)
+            .ok_or_else(|| LogError::Corrupt(format!("an event's key cannot be read: {key:02x?}")))?;
+        Ok(Some(found.0))
+    }
+
     /// Every stream with its last version, in order of name: one look-up a stream, not one an event.
     pub(super) fn streams(&self) -> Result<Vec<(ExperimentId, u64)>, LogError> {
         let mut streams = Vec::new();

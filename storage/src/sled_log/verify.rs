@@ -13,7 +13,7 @@ use super::record::EventView;
 use super::{SledLog, keys, tail};
 
 /// Findings after which a check stops: more would say the same again.
-const FINDINGS_MAX: usize = 100;
+pub(super) const FINDINGS_MAX: usize = 100;
 
 /// Damage, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,133 @@
+//! Where an event belongs: the one event that it can follow from, and the id that it has because of it. Others look it up there.
+
+use crate::event::{Event, EventId, EventType, NewEvent};
+use crate::experiment::{Experiment, Plan, round_opened_id};
+use crate::id::{ExperimentId, PromptId};
+use crate::learning::{
+    FeedbackSource, Stage, TrainingProgress, completions_sampled_id, feedback_requested_id, trained_id,
+};
+use crate::round::{PromptProgress, Round};
+
+/// Whether an event that the rules allow follows from what it says, under the right id.
+pub(super) fn check(
+    state: &Experiment,
+    experiment: &ExperimentId,
+    new: &NewEvent,
+    event: &Event,
+) -> Result<(), String> {
+    if let Event::ExperimentStarted(e) = event {
+        let is_its_own = e.plan.experiment == *experiment;
+        let is_first = new.causation.is_none() && new.id == EventId::of_experiment(experiment);
+        return if is_its_own && is_first { Ok(()) } else { Err("it starts another experiment".to_owned()) };
+    }
+    let name = event.event_type().name();
+    let cause = cause(state, event).ok_or_else(|| format!("nothing leads to this {name}"))?;
+    let id = if let Event::FeedbackReceived(e) = event {
+        cause.judged_by(&e.annotator)
+    } else {
+        cause.caused(name, index(event))
+    };
+    if new.causation == Some(cause) && new.id == id {
+        Ok(())
+    } else {
+        Err(format!("this {name} follows from {cause}, which makes its id {id}, not {}", new.id))
+    }
+}
+
+/// The event's number among those of its type with the same cause.
+fn index(event: &Event) -> u32 {
+    if let Event::PromptAdmitted(e) = event {
+        e.index
+    } else if let Event::TrainingProgressed(e) = event {
+        e.sequence
+    } else {
+        0
+    }
+}
+
+fn cause(state: &Experiment, event: &Event) -> Option<EventId> {
+    let (plan, round) = (state.plan()?, state.rounds().last()?);
+    match event {
+        Event::PromptAdmitted(e) => Some(round_opened_id(plan, e.round)),
+        Event::CompletionsSampled(e) => last_of_prompt(plan, round, &e.prompt.prompt_id),
+        Event::RewardsScored(e) => last_of_prompt(plan, round, &e.prompt_id),
+        Event::ConflictMeasured(e) => last_of_prompt(plan, round, &e.prompt_id),
+        Event::PromptSetAside(e) => last_of_prompt(plan, round, &e.prompt_id),
+        Event::FeedbackReceived(e) => Some(feedback_requested_id(plan, e.round, e.comparison)),
+        Event::TrainingStarted(e) => requested(round, e.stage),
+        Event::TrainingProgressed(e) => requested(round, e.stage),
+        Event::TrainingLeaseExpired(e) => requested(round, e.stage),
+        Event::RewardModelRefined(_) => requested(round, Stage::Reward),
+        Event::PolicyTuned(_) => requested(round, Stage::Policy),
+        Event::PolicyEvaluated(e) => evaluation_requested(state, plan, e.evaluation),
+        Event::ExperimentStarted(_)
+        | Event::ExperimentForked(_)
+        | Event::RoundOpened(_)
+        | Event::PairSelected(_)
+        | Event::RoundEvaluated(_)
+        | Event::RoundClosed(_)
+        | Event::ExperimentFinished(_)
+        | Event::FeedbackRequested(_)
+        | Event::FeedbackSettled(_)
+        | Event::TrainingRequested(_)
+        | Event::EvaluationRequested(_)
+        | Event::RewardHackingSuspected(_)
+        | Event::StopDecided(_) => None,
+    }
+}
+
+/// The request of an evaluation: of the first policy, or of the one that was tuned in the round before.
+fn evaluation_requested(state: &Experiment, plan: &Plan, evaluation: u32) -> Option<EventId> {
+    let cause = match evaluation.checked_sub(1) {
+        None => round_opened_id(plan, 0),
+        Some(round) => {
+            trained_id(requested(state.rounds().get(round as usize)?, Stage::Policy)?, Stage::Policy)
+        }
+    };
+    Some(cause.caused(EventType::EvaluationRequested.name(), 0))
+}
+
+/// The events of the open round that wait for what a step makes of them, the coordinator's aside.
+pub(super) fn unanswered(state: &Experiment) -> Vec<EventId> {
+    let Some((plan, round)) = state.plan().zip(state.rounds().last().filter(|round| !round.is_closed()))
+    else {
+        return Vec::new();
+    };
+    let counts = round.counts();
+    let opened = (counts.admitted < counts.expected).then(|| round_opened_id(plan, round.number()));
+    let prompts = round.prompts().filter_map(|(prompt_id, _)| last_of_prompt(plan, round, prompt_id));
+    let trainings = [Stage::Reward, Stage::Policy].into_iter().filter_map(|stage| {
+        let training = round.learning().training(stage)?;
+        (training.progress == TrainingProgress::Requested).then_some(training.requested)
+    });
+    let evaluation =
+        state.evaluation_awaited().and_then(|evaluation| evaluation_requested(state, plan, evaluation));
+    let asked = plan.learning.iter().flat_map(|learning| {
+        let feedback = &learning.feedback;
+        let waits =
+            feedback.source == FeedbackSource::Oracle && round.learning().waits_for_feedback(feedback);
+        let asked = if waits { round.learning().asked() } else { &[] };
+        let open = asked.iter().filter(|asked| asked.judgements.len() < feedback.overlap as usize);
+        open.map(|asked| feedback_requested_id(plan, round.number(), asked.request.comparison))
+    });
+    opened.into_iter().chain(prompts).chain(asked).chain(trainings).chain(evaluation).collect()
+}
+
+fn requested(round: &Round, stage: Stage) -> Option<EventId> {
+    round.learning().training(stage).map(|training| training.requested)
+}
+
+/// The last event of a prompt that is on its way, which its next one follows from.
+fn last_of_prompt(plan: &Plan, round: &Round, prompt_id: &PromptId) -> Option<EventId> {
+    let (index, progress) = round.prompt(prompt_id)?;
+    let sampled = completions_sampled_id(plan, round.number(), index);
+    match progress {
+        PromptProgress::Admitted => {
+            let opened = round_opened_id(plan, round.number());
+            Some(opened.caused(EventType::PromptAdmitted.name(), index))
+        }
+        PromptProgress::Sampled(_) => Some(sampled),
+        PromptProgress::Scored(_) => Some(sampled.caused(EventType::RewardsScored.name(), 0)),
+        PromptProgress::Measured { .. } | PromptProgress::SetAside(_) => None,
+    }
+}

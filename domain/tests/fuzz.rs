@@ -1,0 +1,139 @@
+//! Bytes from outside: event bodies and judgements, arbitrary and made wrong. `PROPTEST_CASES` sets how many.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod mutation;
+mod support;
+
+use dissent_domain::event::{
+    Event, EventType, ExperimentStarted, FeedbackReceived, FeedbackRequested, PolicyTuned, PromptAdmitted,
+    TrainingProgressed, decode, encode,
+};
+use dissent_domain::experiment::Experiment;
+use dissent_domain::feedback::Verdict;
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::learning::Stage;
+use proptest::prelude::*;
+
+use mutation::{bounded, cases, mutated, mutations};
+use support::{plan, prompt, sampled};
+
+/// One of each shape of body: nested, with texts, lists, maps, options.
+fn events() -> Vec<Event> {
+    let judged = FeedbackReceived {
+        round: 0,
+        comparison: 1,
+        annotator: "ann".to_owned(),
+        verdict: Verdict::First,
+        is_unsafe: Some([true, false]),
+        comment: Some("clear".to_owned()),
+    };
+    let metrics = [("loss".to_owned(), 0.5), ("kl".to_owned(), -1.0)].into();
+    let progressed = TrainingProgressed {
+        round: 0,
+        stage: Stage::Policy,
+        attempt: 0,
+        sequence: 3,
+        step: 4,
+        steps: 10,
+        checkpoint: Some("c".repeat(64)),
+        metrics,
+    };
+    let (adapter, fingerprint) = ("a".repeat(64), "f".to_owned());
+    let tuned = PolicyTuned { round: 0, attempt: 0, adapter, fingerprint, metrics: Default::default() };
+    let asked = FeedbackRequested {
+        round: 0,
+        comparison: 0,
+        prompt_id: prompt(1).prompt_id,
+        prompt_index: 1,
+        first: 0,
+        second: 2,
+    };
+    let conflict = dissent_domain::conflict::measure(&support::scores(1, 2), &support::scores(1, 1)).unwrap();
+    let prompt_id = prompt(1).prompt_id;
+    let measured = dissent_domain::event::ConflictMeasured { round: 0, prompt_id, conflict };
+    vec![
+        ExperimentStarted { plan: plan(3), program: None }.into(),
+        PromptAdmitted { round: 0, index: 0, prompt: prompt(0) }.into(),
+        sampled(0),
+        measured.into(),
+        judged.into(),
+        progressed.into(),
+        tuned.into(),
+        asked.into(),
+    ]
+}
+
+/// What can be read can be written, decided and applied.
+fn take(kind: EventType, body: &[u8]) {
+    let Ok(event) = bounded(body.len(), || decode(kind.name(), kind.version(), body)) else { return };
+    encode(&event).unwrap();
+    let mut experiment = Experiment::default();
+    for event in [ExperimentStarted { plan: plan(3), program: None }.into(), event] {
+        let _decided = experiment.decide(&event);
+        bounded(body.len(), || experiment.evolve(&event));
+        let _due = experiment.due();
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    #[test]
+    fn a_body_of_any_bytes_is_an_error_or_an_event(
+        kind in prop::sample::select(EventType::ALL.to_vec()),
+        body in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        take(kind, &body);
+    }
+
+    #[test]
+    fn a_body_made_wrong_is_an_error_or_an_event(
+        event in prop::sample::select(events()), mutations in mutations(),
+    ) {
+        let body = mutated(&encode(&event).unwrap(), &mutations);
+        take(event.event_type(), &body);
+    }
+
+    #[test]
+    fn a_body_of_another_type_is_an_error_or_an_event(
+        event in prop::sample::select(events()), kind in prop::sample::select(EventType::ALL.to_vec()),
+    ) {
+        take(kind, &encode(&event).unwrap());
+    }
+
+    #[test]
+    fn judgements_from_an_inbox_are_errors_or_judgements(mutations in mutations()) {
+        let line = br#"{"round":0,"comparison":12,"annotator":"ann","verdict":"second","is_unsafe":[true,false],"comment":"no"}"#;
+        let line = mutated(line, &mutations);
+        let _ = bounded(line.len(), || serde_json::from_slice::<FeedbackReceived>(&line));
+    }
+
+    #[test]
+    fn any_text_is_a_name_or_none(name: String, type_name: String, version: u16) {
+        let _ = (ExperimentId::new(name.clone()), PromptId::new(name));
+        prop_assert!(decode(&type_name, version, &[]).is_err());
+    }
+}
+
+#[test]
+fn a_body_that_claims_more_than_it_has_or_nests_without_end_is_refused() {
+    for kind in EventType::ALL {
+        for claim in [
+            &[0xdf, 0xff, 0xff, 0xff, 0xff][..],
+            &[0xdd, 0xff, 0xff, 0xff, 0xff],
+            &[0xc6, 0xff, 0xff, 0xff, 0xff],
+        ] {
+            assert!(bounded(claim.len(), || decode(kind.name(), kind.version(), claim)).is_err());
+        }
+        // A map with an unknown key, whose value is an array in an array in an array.
+        let mut nested = vec![0x81, 0xa1, b'x'];
+        nested.resize(200_000, 0x91);
+        assert!(bounded(nested.len(), || decode(kind.name(), kind.version(), &nested)).is_err());
+    }
+}
+
+#[test]
+fn memory_beyond_the_input_is_noticed() {
+    let greedy = || bounded(1000, || std::hint::black_box(vec![1_u8; 32 << 20]).len());
+    assert!(std::panic::catch_unwind(greedy).is_err());
+}

@@ -1,0 +1,213 @@
+//! What a journal accepts, of proposers that nobody vouches for.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+
+use dissent_domain::event::{
+    Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted, RewardsScored, follow_from,
+};
+use dissent_domain::experiment::round_opened_id;
+use dissent_domain::journal::{Accepted, Decision, Ledger};
+
+use support::{plan, prompt, sampled, scores};
+
+const PROMPTS: u32 = 3;
+
+/// A ledger, and the ids that are durable.
+#[derive(Default)]
+struct Desk {
+    ledger: Ledger,
+    durable: BTreeSet<EventId>,
+}
+
+impl Desk {
+    fn decide(&mut self, events: &[NewEvent]) -> Decision {
+        let experiment = plan(PROMPTS).experiment;
+        let durable = &self.durable;
+        let Ok(decision) =
+            self.ledger.decide(&experiment, events, 5, |id| Ok::<_, Infallible>(durable.contains(&id)));
+        decision
+    }
+
+    #[track_caller]
+    fn accept(&mut self, events: &[NewEvent]) -> Accepted {
+        match self.decide(events) {
+            Decision::Accepted(accepted) => accepted,
+            Decision::Rejected(reason) => panic!("rejected: {reason}"),
+        }
+    }
+
+    #[track_caller]
+    fn reject(&mut self, events: &[NewEvent], why: &str) {
+        let version = self.ledger.version();
+        match self.decide(events) {
+            Decision::Rejected(reason) => assert!(reason.contains(why), "{reason}"),
+            Decision::Accepted(accepted) => panic!("accepted: {:?}", accepted.fresh),
+        }
+        assert_eq!(self.ledger.version(), version);
+    }
+
+    fn due(&self) -> Vec<NewEvent> {
+        let due = self.ledger.experiment().due().unwrap();
+        follow_from(due.cause, "round", 0, &due.events).unwrap()
+    }
+
+    /// An experiment with its first round open and its prompts admitted.
+    fn admitted() -> Self {
+        let mut desk = Self::default();
+        desk.accept(&[started()]);
+        let opened = desk.due();
+        desk.accept(&opened);
+        desk.accept(&prompts());
+        desk
+    }
+
+    /// And with everything measured, so that the round's conclusion is due.
+    fn measured() -> Self {
+        let mut desk = Self::admitted();
+        for index in 0..PROMPTS {
+            let admitted = round_opened_id(&plan(PROMPTS), 0).caused("prompt.admitted", index);
+            let sampled = following(admitted, sampled(index));
+            let scored = following(sampled[0].id, scored(index));
+            let conflict = dissent_domain::conflict::measure(&scores(index, 2), &scores(index, 1)).unwrap();
+            let prompt_id = prompt(index).prompt_id;
+            let measured = dissent_domain::event::ConflictMeasured { round: 0, prompt_id, conflict };
+            for events in [&sampled, &scored, &following(scored[0].id, measured.into())] {
+                desk.accept(events);
+            }
+        }
+        desk
+    }
+}
+
+fn started() -> NewEvent {
+    let plan = plan(PROMPTS);
+    let id = EventId::of_experiment(&plan.experiment);
+    NewEvent::new(id, None, "cli", 0, &ExperimentStarted { plan, program: None }.into()).unwrap()
+}
+
+fn following(cause: EventId, event: Event) -> Vec<NewEvent> {
+    follow_from(cause, "test", 0, &[event]).unwrap()
+}
+
+fn scored(index: u32) -> Event {
+    let (prompt_id, rewards) = (prompt(index).prompt_id, scores(index, 2));
+    RewardsScored { round: 0, prompt_id, reward_model: "r".to_owned(), rewards }.into()
+}
+
+fn admit(index: u32) -> Event {
+    PromptAdmitted { round: 0, index, prompt: prompt(index) }.into()
+}
+
+fn prompts() -> Vec<NewEvent> {
+    let events: Vec<Event> = (0..PROMPTS).map(admit).collect();
+    follow_from(round_opened_id(&plan(PROMPTS), 0), "prompt", 0, &events).unwrap()
+}
+
+fn first_admitted() -> EventId {
+    round_opened_id(&plan(PROMPTS), 0).caused("prompt.admitted", 0)
+}
+
+#[test]
+fn what_is_decided_and_not_yet_durable_is_not_decided_again() {
+    let mut desk = Desk::admitted();
+    let events = following(first_admitted(), sampled(0));
+    assert_eq!(desk.accept(&events).fresh.len(), 1);
+    let version = desk.ledger.version();
+    let again = desk.accept(&events);
+    assert_eq!((again.fresh.len(), again.append.events.len(), desk.ledger.version()), (0, 1, version));
+    desk.durable.insert(events[0].id);
+    assert_eq!(desk.accept(&events).fresh, []);
+}
+
+#[test]
+fn an_event_that_occurs_twice_in_a_proposal_happens_once() {
+    let mut desk = Desk::admitted();
+    let events = following(first_admitted(), sampled(0));
+    let accepted = desk.accept(&[events.clone(), events].concat());
+    assert_eq!(accepted.fresh.len(), 1);
+    assert_eq!(desk.ledger.experiment().rounds()[0].counts().sampled, 1);
+}
+
+#[test]
+fn a_fact_is_not_told_twice_in_one_breath() {
+    let mut desk = Desk::admitted();
+    let twice = follow_from(first_admitted(), "test", 0, &[sampled(0), sampled(0)]).unwrap();
+    desk.reject(&twice, "makes its id");
+    let mut prompts = Desk::default();
+    prompts.accept(&[started()]);
+    let opened = prompts.due();
+    prompts.accept(&opened);
+    let same = PromptAdmitted { round: 0, index: 1, prompt: prompt(0) }.into();
+    let events = follow_from(round_opened_id(&plan(PROMPTS), 0), "prompt", 0, &[admit(0), same]).unwrap();
+    prompts.reject(&events, "each once");
+}
+
+#[test]
+fn an_event_follows_from_the_one_cause_that_it_can_have() {
+    let mut desk = Desk::admitted();
+    desk.reject(&following(EventId::of_experiment(&plan(1).experiment), sampled(0)), "follows from");
+    let mut events = following(first_admitted(), sampled(0));
+    events[0].causation = None;
+    desk.reject(&events, "follows from");
+}
+
+#[test]
+fn an_experiment_is_started_under_its_own_name() {
+    let mut desk = Desk::default();
+    let other = NewEvent { id: first_admitted(), ..started() };
+    desk.reject(&[other], "another experiment");
+}
+
+#[test]
+fn figures_that_are_no_numbers_are_refused() {
+    let mut desk = Desk::admitted();
+    let completions = following(first_admitted(), sampled(0));
+    desk.accept(&completions);
+    let rewards = following(completions[0].id, scored(0));
+    desk.accept(&rewards);
+    let mut conflict = dissent_domain::conflict::measure(&scores(0, 2), &scores(0, 1)).unwrap();
+    conflict.pacs[1] = f64::NAN;
+    let prompt_id = prompt(0).prompt_id;
+    let measured = dissent_domain::event::ConflictMeasured { round: 0, prompt_id, conflict };
+    desk.reject(&following(rewards[0].id, measured.into()), "not finite");
+}
+
+#[test]
+fn what_waits_for_a_step_is_known() {
+    let mut desk = Desk::default();
+    assert_eq!(desk.ledger.unanswered(), []);
+    desk.accept(&[started()]);
+    let opened = desk.due();
+    desk.accept(&opened);
+    assert_eq!(desk.ledger.unanswered(), [opened[0].id]);
+    desk.accept(&prompts());
+    let mut waiting: Vec<_> = prompts().iter().map(|event| event.id).collect();
+    assert_eq!(desk.ledger.unanswered(), waiting);
+    let sampled = following(first_admitted(), sampled(0));
+    desk.accept(&sampled);
+    waiting[0] = sampled[0].id;
+    assert_eq!(desk.ledger.unanswered(), waiting);
+    assert_eq!(Desk::measured().ledger.unanswered(), []);
+}
+
+#[test]
+fn conclusions_are_those_that_are_due_in_their_order() {
+    let mut desk = Desk::measured();
+    let due = desk.due();
+    assert!(due.len() > 3, "{}", due.len());
+    let (first, rest) = due.split_at(2);
+    desk.reject(rest, "something else is due before it");
+    desk.reject(&[due[0].clone(), due[2].clone()], "not what is due");
+    desk.reject(
+        &[NewEvent { id: first_admitted().caused("elsewhere", 0), ..due[0].clone() }],
+        "not what is due",
+    );
+    assert_eq!(desk.accept(first).fresh.len(), 2);
+    assert_eq!(desk.accept(first).fresh.len(), 0);
+    assert_eq!(desk.accept(rest).fresh.len(), rest.len());
+    assert!(desk.ledger.experiment().rounds()[0].is_closed());
+}

@@ -1,0 +1,136 @@
+//! A broker that delivers at least once, in any order, as RabbitMQ does: a queue for each step, one for proposals.
+
+use std::collections::BTreeMap;
+
+use dissent_domain::event::{EventType, NewEvent, Step};
+use dissent_domain::id::ExperimentId;
+
+use crate::random::Random;
+
+/// The events that a step consumes, as the actors' steps do.
+pub(crate) fn consumes(step: Step) -> &'static [EventType] {
+    match step {
+        Step::Prompt => &[EventType::RoundOpened],
+        Step::Generation => &[EventType::PromptAdmitted],
+        Step::Reward => &[EventType::CompletionsSampled],
+        Step::Conflict => &[EventType::RewardsScored],
+        Step::Feedback => &[EventType::FeedbackRequested],
+        Step::Training => &[EventType::TrainingRequested],
+        Step::Evaluation => &[EventType::EvaluationRequested],
+        Step::Round => &[
+            EventType::ExperimentStarted,
+            EventType::RoundOpened,
+            EventType::ConflictMeasured,
+            EventType::PromptSetAside,
+            EventType::RoundEvaluated,
+            EventType::FeedbackReceived,
+            EventType::FeedbackSettled,
+            EventType::TrainingLeaseExpired,
+            EventType::RewardModelRefined,
+            EventType::PolicyTuned,
+            EventType::EvaluationRequested,
+            EventType::PolicyEvaluated,
+            EventType::RoundClosed,
+        ],
+    }
+}
+
+pub(crate) const STEPS: [Step; 8] = [
+    Step::Prompt,
+    Step::Generation,
+    Step::Reward,
+    Step::Conflict,
+    Step::Round,
+    Step::Feedback,
+    Step::Training,
+    Step::Evaluation,
+];
+
+#[derive(Debug, Clone)]
+pub(crate) struct Proposal {
+    pub(crate) experiment: ExperimentId,
+    pub(crate) events: Vec<NewEvent>,
+}
+
+/// A queue: what waits, and what is in whose hands. A session is one connection of one process.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    ready: Vec<T>,
+    taken: BTreeMap<u64, (u64, T)>,
+    tags: u64,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self { ready: Vec::new(), taken: BTreeMap::new(), tags: 0 }
+    }
+}
+
+impl<T: Clone> Queue<T> {
+    pub(crate) fn publish(&mut self, message: T) {
+        self.ready.push(message);
+    }
+
+    /// Takes one of the first few.
+    pub(crate) fn take(&mut self, session: u64, random: &mut Random) -> Option<(u64, T)> {
+        if self.ready.is_empty() {
+            return None;
+        }
+        let message = self.ready.remove(random.below(self.ready.len().min(4)));
+        self.tags += 1;
+        self.taken.insert(self.tags, (session, message.clone()));
+        Some((self.tags, message))
+    }
+
+    /// Nothing happens if the message is in other hands by now.
+    pub(crate) fn ack(&mut self, tag: u64) {
+        self.taken.remove(&tag);
+    }
+
+    pub(crate) fn release(&mut self, tag: u64) {
+        self.ready.extend(self.taken.remove(&tag).map(|(_, message)| message));
+    }
+
+    /// A session ended: what it held is delivered again.
+    pub(crate) fn end(&mut self, session: u64) {
+        let (ended, held): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.taken).into_iter().partition(|(_, (of, _))| *of == session);
+        self.taken = held;
+        self.ready.extend(ended.into_values().map(|(_, message)| message));
+    }
+
+    /// Delivers something twice that waits.
+    pub(crate) fn duplicate(&mut self, random: &mut Random) {
+        if !self.ready.is_empty() {
+            let message = self.ready[random.below(self.ready.len())].clone();
+            self.ready.insert(random.below(self.ready.len()), message);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Broker {
+    /// Positions of events.
+    pub(crate) events: BTreeMap<Step, Queue<usize>>,
+    pub(crate) proposals: Queue<Proposal>,
+}
+
+impl Broker {
+    /// The outbox: an event goes to every step that consumes its kind.
+    pub(crate) fn relay(&mut self, position: usize, event_type: &str) {
+        for step in STEPS {
+            if consumes(step).iter().any(|kind| kind.name() == event_type) {
+                self.events.entry(step).or_default().publish(position);
+            }
+        }
+    }
+
+    pub(crate) fn of(&mut self, step: Step) -> &mut Queue<usize> {
+        self.events.entry(step).or_default()
+    }
+
+    pub(crate) fn end(&mut self, session: u64) {
+        self.events.values_mut().for_each(|queue| queue.end(session));
+        self.proposals.end(session);
+    }
+}

@@ -1,0 +1,155 @@
+//! What a broken or hostile worker proposes: never true, never to be accepted, or accepted without harm.
+
+use dissent_domain::event::{
+    Event, EventId, ExperimentFinished, FeedbackSettled, NewEvent, PairSelected, PromptAdmitted, RoundClosed,
+    RoundOpened, Step, StopDecided, TrainingRequested, TrainingStarted, follow_from,
+};
+use dissent_domain::experiment::Experiment;
+use dissent_domain::feedback::Agreement;
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::learning::{Stage, StopReason};
+
+use crate::broker::Proposal;
+use crate::models;
+use crate::random::Random;
+
+/// A lie about what truly follows from a cause.
+pub(crate) fn about(step: Step, cause: EventId, truth: &Event, random: &mut Random) -> Proposal {
+    let wrap = |cause, events: &[Event]| follow_from(cause, step.name(), 0, events).unwrap();
+    let elsewhere = cause.caused("elsewhere", u32::try_from(random.below(100)).unwrap());
+    let mut experiment = models::experiment();
+    let events = match random.below(9) {
+        0 => {
+            let mut events = wrap(cause, std::slice::from_ref(truth));
+            let body = &mut events[0].body;
+            let at = random.below(body.len());
+            body.truncate(at);
+            events
+        }
+        1 => {
+            let mut events = wrap(cause, std::slice::from_ref(truth));
+            events[0].event_type = "reward.invented".to_owned();
+            events
+        }
+        2 => {
+            let mut events = wrap(cause, std::slice::from_ref(truth));
+            events[0].schema_version += 1;
+            events
+        }
+        3 => {
+            experiment = ExperimentId::new("another").unwrap();
+            wrap(cause, std::slice::from_ref(truth))
+        }
+        // The truth, said of another cause: nobody would find it where it belongs.
+        4 => wrap(elsewhere, std::slice::from_ref(truth)),
+        // The truth twice in one breath.
+        5 => wrap(cause, &[truth.clone(), truth.clone()]),
+        6 => {
+            [wrap(cause, std::slice::from_ref(truth)), wrap(elsewhere, std::slice::from_ref(truth))].concat()
+        }
+        _ => wrap(cause, &[distorted(truth, random)]),
+    };
+    Proposal { experiment, events }
+}
+
+/// The same with something in it that cannot be.
+fn distorted(truth: &Event, random: &mut Random) -> Event {
+    let not_a_number = [f64::NAN, f64::INFINITY][random.below(2)];
+    let other = random.percent(50);
+    match truth.clone() {
+        Event::CompletionsSampled(mut e) => {
+            match random.below(3) {
+                0 => e.policy = "another".to_owned(),
+                1 => e.completions[0].logprob = not_a_number,
+                _ => drop(e.completions.pop()),
+            }
+            e.into()
+        }
+        Event::RewardsScored(mut e) => {
+            match random.below(3) {
+                0 => e.reward_model = "another".to_owned(),
+                1 => e.rewards[1] = not_a_number,
+                _ => e.rewards.push(0.0),
+            }
+            e.into()
+        }
+        Event::ConflictMeasured(mut e) => {
+            match random.below(3) {
+                0 => e.conflict.pacs[0] = not_a_number,
+                1 => e.conflict.mean_abs_pacs = not_a_number,
+                _ => drop(e.conflict.pacs.pop()),
+            }
+            e.into()
+        }
+        Event::PolicyEvaluated(mut e) => {
+            match random.below(5) {
+                0 => e.policy = "another".to_owned(),
+                1 => e.reward_model = "another".to_owned(),
+                2 => e.kl = not_a_number,
+                3 => e.mean_abs_pacs = Some(not_a_number),
+                _ => e.refined_agreement = Some(not_a_number),
+            }
+            e.into()
+        }
+        Event::TrainingStarted(mut e) => {
+            if other {
+                e.attempt += 1
+            } else {
+                e.lease_ms = u64::MAX
+            }
+            e.into()
+        }
+        Event::FeedbackReceived(mut e) => {
+            if other {
+                e.annotator = String::new()
+            } else {
+                e.comparison += 1000
+            }
+            e.into()
+        }
+        Event::PromptSetAside(mut e) => {
+            e.prompt_id = PromptId::new("unheard of").unwrap();
+            e.into()
+        }
+        other => other,
+    }
+}
+
+/// Something that is not a worker's to say.
+pub(crate) fn beyond_its_station(experiment: &Experiment, random: &mut Random) -> Option<Proposal> {
+    let round = experiment.rounds().last()?;
+    let (number, cause) = (round.number(), EventId::of_experiment(&models::experiment()));
+    let cause = cause.caused("usurper", u32::try_from(random.below(1000)).unwrap());
+    let (prompt_id, _) = round.prompts().next()?.clone();
+    let event: Event = match random.below(10) {
+        0 => RoundClosed { round: number }.into(),
+        1 => RoundOpened { round: number + 1, prompts: models::PROMPTS }.into(),
+        2 => ExperimentFinished { rounds: number + 1 }.into(),
+        3 => StopDecided { round: number, reason: StopReason::Kl }.into(),
+        4 => PairSelected { round: number, prompt_id, completion: 0, pacs: 0.0 }.into(),
+        5 => FeedbackSettled {
+            round: number,
+            comparisons: 0,
+            judgements: 0,
+            preferences: 1,
+            ties: 0,
+            contradicted: 0,
+            agreement: Agreement::of::<bool>(&[]),
+        }
+        .into(),
+        6 => TrainingRequested { round: number, stage: Stage::Policy, attempt: 0, resume_from: None }.into(),
+        7 => {
+            let (worker, lease_ms) = ("usurper".to_owned(), 1);
+            TrainingStarted { round: number, stage: Stage::Reward, attempt: 0, worker, lease_ms }.into()
+        }
+        8 => {
+            let Event::PromptAdmitted(truth) = models::admitted(number).remove(0) else { return None };
+            let prompt_id = PromptId::new("usurper").unwrap();
+            let prompt = dissent_domain::prompt::Prompt { prompt_id, ..truth.prompt };
+            PromptAdmitted { prompt, ..truth }.into()
+        }
+        _ => experiment.due()?.events.pop()?,
+    };
+    let event = NewEvent::new(cause.caused(event.event_type().name(), 0), Some(cause), "worker", 0, &event);
+    Some(Proposal { experiment: models::experiment(), events: vec![event.unwrap()] })
+}

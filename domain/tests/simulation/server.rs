@@ -1,0 +1,223 @@
+//! The process that writes history: a log on a simulated disk, the journal's [`Ledger`], the outbox, the coordinator, the
+//! admission of prompts, and the watch over leases.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+
+use dissent_domain::event::{
+    Event, EventId, EventType, ExperimentStarted, NewEvent, Recorded, Step, TrainingLeaseExpired, follow_from,
+};
+use dissent_domain::experiment::round_opened_id;
+use dissent_domain::journal::{Accepted, Decision, Ledger};
+use dissent_domain::learning::{Stage, TrainingProgress};
+use dissent_domain::log::ExpectedVersion;
+use dissent_domain::replay::Replay;
+
+use crate::broker::{Broker, Proposal};
+use crate::models;
+use crate::random::Random;
+use crate::worker::LEASE_MS;
+
+/// Longer than any step of a worker takes.
+const STANDSTILL_MS: u64 = 3 * LEASE_MS;
+
+/// What survives a crash.
+#[derive(Default)]
+pub(crate) struct Disk {
+    pub(crate) events: Vec<Recorded>,
+    /// Events that the outbox is known to have sent.
+    relayed: usize,
+}
+
+pub(crate) struct Server {
+    pub(crate) disk: Disk,
+    pub(crate) session: u64,
+    pub(crate) ledger: Ledger,
+    /// Appended, not synced.
+    pending: Vec<Recorded>,
+    /// Accepted proposals that are acknowledged once they are durable.
+    waiting: Vec<(u64, Vec<EventId>)>,
+    relayed: usize,
+    sign_of_life_ms: u64,
+    /// The version reached, and when it was.
+    moved: (u64, u64),
+    /// Ids of events that someone was told are recorded.
+    pub(crate) acknowledged: BTreeSet<EventId>,
+    pub(crate) rejected: BTreeSet<String>,
+}
+
+impl Server {
+    pub(crate) fn new(disk: Disk, session: u64, now_ms: u64) -> Self {
+        let mut replay = Replay::new();
+        disk.events.iter().for_each(|recorded| replay.apply(recorded).unwrap());
+        let relayed = disk.relayed;
+        Self {
+            disk,
+            session,
+            ledger: replay.into(),
+            pending: Vec::new(),
+            waiting: Vec::new(),
+            relayed,
+            sign_of_life_ms: now_ms,
+            moved: (0, now_ms),
+            acknowledged: BTreeSet::new(),
+            rejected: BTreeSet::new(),
+        }
+    }
+
+    /// Dies, losing what is not synced, and starts anew.
+    pub(crate) fn crash(&mut self, broker: &mut Broker, now_ms: u64) {
+        broker.end(self.session);
+        let told = (std::mem::take(&mut self.acknowledged), std::mem::take(&mut self.rejected));
+        *self = Self::new(std::mem::take(&mut self.disk), self.session, now_ms);
+        (self.acknowledged, self.rejected) = told;
+        Self::begin(broker);
+    }
+
+    /// Proposes the start of the experiment; a second time changes nothing.
+    pub(crate) fn begin(broker: &mut Broker) {
+        let plan = models::plan();
+        let id = EventId::of_experiment(&plan.experiment);
+        let started =
+            NewEvent::new(id, None, "cli", 0, &ExperimentStarted { plan, program: None }.into()).unwrap();
+        broker.proposals.publish(Proposal { experiment: models::experiment(), events: vec![started] });
+    }
+
+    /// Decides one proposal.
+    pub(crate) fn decide(&mut self, broker: &mut Broker, random: &mut Random, now_ms: u64) {
+        let Some((tag, proposal)) = broker.proposals.take(self.session, random) else { return };
+        if proposal.experiment != models::experiment() {
+            return broker.proposals.ack(tag);
+        }
+        let is_known = |id| Ok::<_, Infallible>(self.disk.events.iter().any(|known| known.event.id == id));
+        let Ok(decision) =
+            self.ledger.decide(&proposal.experiment, &proposal.events, now_ms * 1000, is_known);
+        match decision {
+            Decision::Rejected(reason) => {
+                self.rejected.insert(reason);
+                broker.proposals.ack(tag);
+            }
+            Decision::Accepted(accepted) => {
+                let signs = [EventType::TrainingStarted, EventType::TrainingProgressed];
+                if accepted.fresh.iter().any(|event| signs.contains(&event.event_type())) {
+                    self.sign_of_life_ms = now_ms;
+                }
+                self.append(tag, accepted);
+            }
+        }
+    }
+
+    /// Appends as an event log does: known ids once, versions as expected.
+    fn append(&mut self, tag: u64, accepted: Accepted) {
+        let append = accepted.append;
+        let version = self.disk.events.len() + self.pending.len();
+        let ids = append.events.iter().map(|event| event.id).collect();
+        for event in append.events {
+            let known = self.disk.events.iter().chain(&self.pending).any(|known| known.event.id == event.id);
+            if !known {
+                let expected = append.expected == ExpectedVersion::Exact(version as u64);
+                assert!(expected, "the ledger is at {:?}, the log at {version}", append.expected);
+                let position = (self.disk.events.len() + self.pending.len()) as u64 + 1;
+                let experiment = models::experiment();
+                self.pending.push(Recorded { position, experiment, version: position, event });
+            }
+        }
+        self.waiting.push((tag, ids));
+    }
+
+    /// Makes what was appended durable, and acknowledges it unless the process dies first.
+    pub(crate) fn sync(&mut self, broker: &mut Broker, dies: bool, now_ms: u64) {
+        self.disk.events.append(&mut self.pending);
+        if dies {
+            return self.crash(broker, now_ms);
+        }
+        for (tag, ids) in self.waiting.drain(..) {
+            broker.proposals.ack(tag);
+            self.acknowledged.extend(ids);
+        }
+    }
+
+    /// Sends a few durable events on, and may remember that it did.
+    pub(crate) fn relay(&mut self, broker: &mut Broker, random: &mut Random) {
+        for _ in 0..=random.below(6) {
+            let Some(recorded) = self.disk.events.get(self.relayed) else { break };
+            broker.relay(self.relayed, &recorded.event.event_type);
+            self.relayed += 1;
+        }
+        if random.percent(30) {
+            self.disk.relayed = self.relayed;
+        }
+    }
+
+    /// The coordinator: whatever it hears of, it proposes what is due.
+    pub(crate) fn coordinate(&mut self, broker: &mut Broker, random: &mut Random) {
+        let Some((tag, _)) = broker.of(Step::Round).take(self.session, random) else { return };
+        if let Some(due) = self.ledger.experiment().due() {
+            propose(broker, Step::Round, due.cause, &due.events);
+        }
+        broker.of(Step::Round).ack(tag);
+    }
+
+    pub(crate) fn admit(&mut self, broker: &mut Broker, random: &mut Random) {
+        let Some((tag, position)) = broker.of(Step::Prompt).take(self.session, random) else { return };
+        if let Event::RoundOpened(opened) = self.disk.events[position].decode().unwrap() {
+            let cause = round_opened_id(&models::plan(), opened.round);
+            propose(broker, Step::Prompt, cause, &models::admitted(opened.round));
+        }
+        broker.of(Step::Prompt).ack(tag);
+    }
+
+    /// Gives up a training whose worker is silent.
+    pub(crate) fn watch_leases(&mut self, broker: &mut Broker, now_ms: u64) {
+        let Some(round) = self.ledger.experiment().rounds().last() else { return };
+        for stage in [Stage::Reward, Stage::Policy] {
+            let Some(training) = round.learning().training(stage) else { continue };
+            let TrainingProgress::Running { lease_ms, .. } = training.progress else { continue };
+            if now_ms.saturating_sub(self.sign_of_life_ms) > lease_ms {
+                let (round, attempt) = (round.number(), training.attempt);
+                let expired = TrainingLeaseExpired { round, stage, attempt }.into();
+                propose(broker, Step::Training, training.requested, &[expired]);
+            }
+        }
+    }
+
+    /// Where nothing happens any more, somebody acknowledged what he did nothing about: it is delivered again.
+    pub(crate) fn watch_standstill(&mut self, broker: &mut Broker, now_ms: u64) {
+        let version = self.ledger.version();
+        if self.moved.0 != version {
+            self.moved = (version, now_ms);
+        }
+        if now_ms.saturating_sub(self.moved.1) <= STANDSTILL_MS {
+            return;
+        }
+        self.moved.1 = now_ms;
+        let waiting = self.ledger.unanswered();
+        for (position, recorded) in self.disk.events.iter().enumerate() {
+            if waiting.contains(&recorded.event.id) {
+                broker.relay(position, &recorded.event.event_type);
+            }
+        }
+        if let Some(due) = self.ledger.experiment().due() {
+            propose(broker, Step::Round, due.cause, &due.events);
+        }
+    }
+
+    /// How far it has come, for a person to read.
+    pub(crate) fn summary(&self) -> String {
+        let last = self.disk.events.last().map(|recorded| &recorded.event.event_type);
+        format!(
+            "{} events, the last: {last:?}\n{}",
+            self.disk.events.len(),
+            models::summary(self.ledger.experiment())
+        )
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.ledger.experiment().is_finished() && self.pending.is_empty()
+    }
+}
+
+pub(crate) fn propose(broker: &mut Broker, step: Step, cause: EventId, events: &[Event]) {
+    let events = follow_from(cause, step.name(), 0, events).unwrap();
+    broker.proposals.publish(Proposal { experiment: models::experiment(), events });
+}

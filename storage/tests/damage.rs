@@ -1,0 +1,325 @@
+//! Damage anywhere in a log's files: it is found and named, or the log reads exactly as before; and what is sound is
+//! saved by an export and restored by an import.
+//!
+//! `DISSENT_DAMAGE_TRIALS` (100) says how often, `DISSENT_DAMAGE_SEED` (1) where the seeds begin.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use dissent_domain::event::{EventId, NewEvent, PromptAdmitted, Recorded};
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::log::{Append, EventLog, ExpectedVersion, LogError};
+use dissent_domain::prompt::Prompt;
+use dissent_storage::{Salvage, SledLog, SledOptions, transfer, wait};
+use tempfile::TempDir;
+
+const EVENTS: u32 = 700;
+/// No trial takes so long unless it hangs.
+const TRIAL_MAX: Duration = Duration::from_secs(120);
+
+/// splitmix64: every trial has a seed of its own.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`, which is not 0.
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % limit as u64).unwrap()
+    }
+
+    /// Small numbers as likely as large ones.
+    fn length(&mut self, limit: usize) -> usize {
+        let bits = self.below(20);
+        1 + self.below((1 << bits).min(limit.max(1)))
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
+fn open(dir: &Path) -> Result<SledLog, LogError> {
+    SledLog::open(dir, &SledOptions::default())
+}
+
+fn experiment(n: u32) -> ExperimentId {
+    ExperimentId::new(if n.is_multiple_of(3) { "b" } else { "a" }).unwrap()
+}
+
+fn append(log: &SledLog, n: u32) {
+    let experiment = experiment(n);
+    let bytes = if n.is_multiple_of(97) { 30_000 } else { 40 + n as usize % 900 };
+    let mut random = Random(n.into());
+    let text = (0..bytes).map(|_| char::from(b'a' + u8::try_from(random.below(26)).unwrap())).collect();
+    let prompt = Prompt { prompt_id: PromptId::new(format!("p{n}")).unwrap(), text, category: None };
+    let admitted = PromptAdmitted { round: 0, index: n, prompt };
+    let cause = EventId::of_experiment(&experiment);
+    let id = cause.caused("prompt.admitted", n);
+    let event =
+        NewEvent::new(id, Some(cause), "test", 1_700_000_000_000_000 + u64::from(n), &admitted.into());
+    let append = Append { experiment, expected: ExpectedVersion::Any, events: vec![event.unwrap()] };
+    let appended = log.append(append);
+    // Most share a commit with others; the end of each hundred is waited for.
+    if n % 100 >= 95 {
+        wait(appended).unwrap();
+    }
+}
+
+/// The files of a log at one time of its life, and what it held then.
+struct Image {
+    name: &'static str,
+    dir: TempDir,
+    events: Vec<Recorded>,
+    cursors: BTreeMap<&'static str, Vec<u8>>,
+}
+
+fn image(name: &'static str, log: &SledLog, cursors: &BTreeMap<&'static str, Vec<u8>>) -> Image {
+    let dir = tempfile::tempdir().unwrap();
+    copy_files(log.dir(), dir.path());
+    Image { name, dir, events: log.read(0, usize::MAX).unwrap(), cursors: cursors.clone() }
+}
+
+/// A log killed in its first life, closed, and killed in its second life, where sled has a snapshot.
+fn images() -> Vec<Image> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    let cursors: BTreeMap<_, _> = [("g", vec![7; 40]), ("h", vec![1; 300])].into();
+    let mut images = Vec::new();
+    for n in 0..EVENTS {
+        append(&log, n);
+        if n == 300 {
+            for (name, record) in &cursors {
+                log.store_cursor(name, record.clone()).unwrap();
+            }
+        }
+        if n == EVENTS / 2 {
+            log.flush().unwrap();
+            images.push(image("killed in its first life", &log, &cursors));
+            log.close().unwrap();
+            images.push(image("closed", &log, &cursors));
+            drop(log);
+            log = open(dir.path()).unwrap();
+        }
+    }
+    log.flush().unwrap();
+    images.push(image("killed in its second life", &log, &cursors));
+    images
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy_files(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// One file, larger ones and the small ones that matter alike.
+fn any_file(dir: &Path, random: &mut Random) -> PathBuf {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|path| path.is_file() && !path.ends_with("lock")).collect();
+    files.sort();
+    let db = dir.join("db");
+    if random.below(2) == 0 { db } else { files.swap_remove(random.below(files.len())) }
+}
+
+/// Damages one file; says how.
+fn damage(dir: &Path, random: &mut Random) -> String {
+    let path = any_file(dir, random);
+    let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+    let mut bytes = fs::read(&path).unwrap();
+    let length = bytes.len();
+    let what = if length == 0 { 0 } else { random.below(12) };
+    // Mostly where something lies: files are made large before they are filled.
+    let used = bytes.iter().rposition(|&byte| byte != 0).map_or(1, |last| last + 1);
+    let at = random.below(used.max(1));
+    let count = random.length(length - at.min(length)).min(length - at.min(length));
+    let how = match what {
+        0 => {
+            fs::remove_file(&path).unwrap();
+            return format!("{file} removed");
+        }
+        1..=4 => {
+            bytes[at] ^= 1 << random.below(8);
+            format!("a bit of byte {at} flipped")
+        }
+        5 => {
+            bytes[at..at + count].iter_mut().for_each(|byte| *byte ^= 0xa5);
+            format!("{count} bytes from {at} flipped")
+        }
+        6 | 7 => {
+            bytes[at..at + count].fill(0);
+            format!("{count} bytes from {at} zeroed")
+        }
+        8 => {
+            bytes[at..].fill(0);
+            format!("zeroed from {at}")
+        }
+        9 => {
+            bytes.truncate(at);
+            format!("truncated to {at}")
+        }
+        10 => {
+            bytes.drain(at..at + count);
+            format!("{count} bytes from {at} cut out")
+        }
+        _ => {
+            let from = random.below(used);
+            let count = count.min(length - from);
+            bytes.copy_within(from..from + count, at);
+            format!("{count} bytes from {from} written to {at}")
+        }
+    };
+    fs::write(&path, &bytes).unwrap();
+    format!("{file} of {length} bytes: {how}")
+}
+
+/// What came of damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Harmless,
+    FoundAtOpen,
+    FoundByVerify,
+}
+
+/// Opens and checks a damaged log. It panics if damage is silent.
+fn outcome(image: &Image, dir: &Path) -> Outcome {
+    let log = match open(dir) {
+        Err(LogError::Corrupt(what)) => {
+            assert!(what.contains(dir.to_str().unwrap()), "it does not say where: {what}");
+            return Outcome::FoundAtOpen;
+        }
+        Err(error) => panic!("not called damage: {error}"),
+        Ok(log) => log,
+    };
+    let report = match log.verify() {
+        Err(LogError::Corrupt(_)) => return Outcome::FoundByVerify,
+        verified => verified.unwrap(),
+    };
+    if !report.is_sound() {
+        return Outcome::FoundByVerify;
+    }
+    assert!(log.read(0, usize::MAX).unwrap() == image.events, "it reads otherwise than before");
+    for (stream, versions) in log.streams().unwrap() {
+        let of_stream: Vec<_> = image.events.iter().filter(|e| e.experiment == stream).cloned().collect();
+        assert_eq!(versions, of_stream.len() as u64);
+        assert!(log.read_stream(&stream, 0, usize::MAX).unwrap() == of_stream, "{stream} reads otherwise");
+    }
+    for (name, record) in &image.cursors {
+        // A lost one makes its subscription begin again, which harms nothing; a wrong one would pass events over.
+        let cursor = log.load_cursor(name).unwrap();
+        assert!(cursor.as_ref().is_none_or(|cursor| cursor == record), "the cursor {name} is {cursor:?}");
+    }
+    Outcome::Harmless
+}
+
+/// Saves what is sound and restores it into a new log; returns how many events that was.
+fn rescued(image: &Image, dir: &Path) -> usize {
+    let salvage = match Salvage::of(dir) {
+        Err(LogError::Corrupt(what)) if what.contains("nothing can be read") => return 0,
+        salvage => salvage.unwrap(),
+    };
+    let work = tempfile::tempdir().unwrap();
+    let export = work.path().join("saved.jsonl");
+    let saved = transfer::export_salvage_to(&salvage, &export).unwrap();
+    let whole = saved == image.events.len() as u64;
+    assert!(whole || !salvage.lost().is_empty(), "{saved} events saved, and nothing said of the others");
+    drop(salvage);
+    let restored = open(&work.path().join("log")).unwrap();
+    assert_eq!(transfer::import(&restored, &export).unwrap().added, saved);
+    assert!(restored.verify().unwrap().is_sound());
+    let mut total = 0;
+    for (stream, versions) in restored.streams().unwrap() {
+        let events = restored.read_stream(&stream, 0, usize::MAX).unwrap();
+        assert_eq!(events.len() as u64, versions);
+        let before = image.events.iter().filter(|e| e.experiment == stream);
+        for (restored, before) in events.iter().zip(before) {
+            assert_eq!((restored.version, &restored.event), (before.version, &before.event));
+        }
+        total += events.len();
+    }
+    assert_eq!(total as u64, saved);
+    total
+}
+
+struct Trial {
+    how: String,
+    outcome: Outcome,
+    /// Share of the events that was saved, where damage was found.
+    saved: Option<f64>,
+}
+
+fn trial(image: &Image, seed: u64) -> Trial {
+    let mut random = Random(seed);
+    let work = tempfile::tempdir().unwrap();
+    let dir = work.path().join("log");
+    fs::create_dir(&dir).unwrap();
+    copy_files(image.dir.path(), &dir);
+    let how = format!("{}, {}", image.name, damage(&dir, &mut random));
+    println!("seed {seed}: {how}");
+    let outcome = outcome(image, &dir);
+    let found = outcome != Outcome::Harmless;
+    let saved = found.then(|| rescued(image, &dir) as f64 / image.events.len() as f64);
+    Trial { how, outcome, saved }
+}
+
+#[test]
+fn damage_is_named_or_harmless_and_what_is_sound_is_saved() {
+    let (trials, first) = (number("DISSENT_DAMAGE_TRIALS", 100), number("DISSENT_DAMAGE_SEED", 1));
+    let images = images();
+    let (sender, results) = channel();
+    // On a thread of its own, so that a hang is a failure with a name.
+    let worker = std::thread::spawn(move || {
+        for seed in first..first + trials {
+            let image = &images[usize::try_from(seed % images.len() as u64).unwrap()];
+            sender.send(trial(image, seed)).unwrap();
+        }
+    });
+    let mut counts: BTreeMap<Outcome, u32> = BTreeMap::new();
+    let (mut saved, mut nothing) = (Vec::new(), 0);
+    for seed in first..first + trials {
+        let again = format!("again: DISSENT_DAMAGE_TRIALS=1 DISSENT_DAMAGE_SEED={seed}");
+        match results.recv_timeout(TRIAL_MAX) {
+            Ok(trial) => {
+                *counts.entry(trial.outcome).or_default() += 1;
+                if let Some(share) = trial.saved {
+                    saved.push(share);
+                    if share == 0.0 {
+                        nothing += 1;
+                        println!("seed {seed}: nothing saved: {}", trial.how);
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => panic!("seed {seed} hangs; {again}"),
+            Err(RecvTimeoutError::Disconnected) => {
+                worker.join().unwrap_or_else(|_| panic!("seed {seed} failed, see above; {again}"));
+                unreachable!("the worker ends only after its last trial");
+            }
+        }
+    }
+    let mean = saved.iter().sum::<f64>() / saved.len().max(1) as f64;
+    println!(
+        "{trials} trials: {counts:?}; of what was found, {mean:.3} of the events saved, nothing {nothing} times"
+    );
+}

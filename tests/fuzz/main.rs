@@ -1,0 +1,89 @@
+//! Bytes from outside: configurations, prompts, data sets, JSON lines; arbitrary and made wrong. `PROPTEST_CASES` sets how many.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../../domain/tests/mutation/mod.rs"]
+mod mutation;
+
+use std::fs;
+use std::path::Path;
+
+use dissent::config::Config;
+use dissent::dataset::{Dataset, Format, ReadOptions};
+use dissent::prompts;
+use proptest::prelude::*;
+
+use mutation::{bounded, cases, mutated, mutations};
+
+const ROWS: [&str; 6] = [
+    r#"{"prompt":"why?","chosen":"because","rejected":"no","margin":1.5}"#,
+    r#"{"chosen":"\n\nHuman: why?\n\nAssistant: because","rejected":"\n\nHuman: why?\n\nAssistant: no"}"#,
+    r#"{"prompt":"why?","response_0":"a","response_1":"b","better_response_id":0,"safer_response_id":1,"is_response_0_safe":true,"is_response_1_safe":false}"#,
+    r#"{"messages":[{"role":"user","content":"why?"},{"role":"assistant","content":"because"}]}"#,
+    r#"{"prompt":[{"role":"user","content":"why?"}],"completion":[{"role":"assistant","content":"so"}],"label":true}"#,
+    r#"{"prompt_id":"p1","prompt":"why?","category":"a","text":"plain"}"#,
+];
+
+fn written<T>(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    bounded(bytes.len(), || read(&path))
+}
+
+fn example(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)).unwrap()
+}
+
+fn take_rows(bytes: &[u8], format: Option<Format>) {
+    written("rows.jsonl", bytes, |path| {
+        let options = ReadOptions { format, ..ReadOptions::default() };
+        if let Ok(dataset) = Dataset::read(path, &options) {
+            let _ = dataset.fingerprint();
+            let _ = (dataset.clone().preferences(), dataset.clone().imitated(), dataset.prompts());
+        }
+    });
+    let _ = written("prompts.jsonl", bytes, prompts::read);
+}
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    #[test]
+    fn a_configuration_made_wrong_is_refused_or_valid(mutations in mutations()) {
+        let bytes = mutated(&example("demo/demo.toml"), &mutations);
+        if let Ok(config) = written("run.toml", &bytes, Config::load) {
+            prop_assert!(config.validate().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_configuration_of_any_text_is_refused(text in "(\\PC|[\\[\\]={}\"'\n.,0-9]){0,80}") {
+        prop_assert!(written("run.toml", text.as_bytes(), Config::load).is_err());
+    }
+
+    #[test]
+    fn rows_made_wrong_are_errors_or_rows(
+        row in prop::sample::select(ROWS.to_vec()),
+        copies in 1..4_usize,
+        mutations in mutations(),
+        format in prop::option::of(prop::sample::select(Format::ALL.to_vec())),
+    ) {
+        let whole = format!("{row}\n").repeat(copies);
+        take_rows(&mutated(whole.as_bytes(), &mutations), format);
+    }
+
+    #[test]
+    fn rows_of_any_bytes_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        take_rows(&bytes, None);
+    }
+}
+
+#[test]
+fn what_nests_without_end_is_refused() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let row = format!("{{\"prompt\":{}1{}}}", open.repeat(50_000), close.repeat(50_000));
+        take_rows(row.as_bytes(), None);
+        let config = format!("a = {}{}", "[".repeat(50_000), "]".repeat(50_000));
+        assert!(written("run.toml", config.as_bytes(), Config::load).is_err());
+    }
+}

@@ -4,7 +4,7 @@ mod ledger;
 mod recent;
 mod state;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
@@ -282,7 +282,7 @@ impl<'a, K: Kind> Session<'a, K> {
             tokio::select! {
                 biased;
                 delivery = self.incoming.recv() => match delivery {
-                    Some((member, Some(delivery))) => self.take_in(member, &delivery),
+                    Some((_, Some(delivery))) => self.take_in(&delivery),
                     // A consumer that was cancelled by us is no longer among them.
                     Some((member, None)) if self.consumers.contains_key(&member) => return Some(LinkError::Cancelled),
                     _ => {}
@@ -344,7 +344,7 @@ impl<'a, K: Kind> Session<'a, K> {
     /// Starts consumers for members that joined and cancels those of members that left.
     async fn sync_members(&mut self, channel: &Channel) -> Result<(), LinkError> {
         let link = &self.intake.core.consuming;
-        let wanted: HashMap<u64, u16> = lock(&self.intake.state).wanted().into_iter().collect();
+        let wanted: BTreeMap<u64, u16> = lock(&self.intake.state).wanted().into_iter().collect();
         let left: Vec<u64> =
             self.consumers.keys().copied().filter(|member| !wanted.contains_key(member)).collect();
         for member in left {
@@ -379,7 +379,7 @@ impl<'a, K: Kind> Session<'a, K> {
         Ok(())
     }
 
-    fn take_in(&mut self, member: u64, delivery: &Delivery) {
+    fn take_in(&mut self, delivery: &Delivery) {
         let counters = &self.intake.core.counters;
         self.ledger.seen(delivery.delivery_tag);
         if delivery.redelivered {
@@ -390,7 +390,7 @@ impl<'a, K: Kind> Session<'a, K> {
             Ok((key, message)) => {
                 let tag = Tag { epoch: self.epoch, number: delivery.delivery_tag };
                 let redelivered = delivery.redelivered;
-                let arrival = self.intake.with(|state| state.arrive(member, tag, key, message, redelivered));
+                let arrival = self.intake.with(|state| state.arrive(tag, key, message, redelivered));
                 if arrival == Arrival::Duplicate {
                     counters.duplicates_dropped.fetch_add(1, Ordering::AcqRel);
                 }

@@ -10,7 +10,6 @@
 #[expect(dead_code, reason = "the log in memory has parts for the tests")]
 mod memory_log;
 #[path = "../tests/broker/node.rs"]
-#[expect(dead_code, reason = "the node has parts for the tests")]
 mod node;
 
 use std::collections::VecDeque;

@@ -17,7 +17,7 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::ledger::Ledger;
 use self::state::{Arrival, Order, State, Tag};
@@ -30,6 +30,8 @@ use super::topology::{is_absent, short};
 /// Acknowledgements are sent together, at the latest at this number and after this time.
 const ACKS_MAX: usize = 32;
 const ACKS_WAIT: Duration = Duration::from_millis(5);
+/// How often it is looked whether anybody still holds the intake.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait between two looks for a queue that the server has yet to declare.
 const QUEUE_WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -294,6 +296,7 @@ impl<'a, K: Kind> Session<'a, K> {
                 }
                 () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {}
                 () = link.lost(generation) => return Some(LinkError::Lost),
+                () = sleep(LOOK_INTERVAL) => {}
             }
         }
     }

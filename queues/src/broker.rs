@@ -74,22 +74,23 @@ impl Subscription {
 /// Carries durable events to workers and proposals to the journal. Shared by handle: all methods take
 /// `&self`. The delivery guarantees are in the [crate's description](crate).
 pub trait Broker: Send + Sync + 'static {
-    /// Joins a group. The embedded broker reads one small record of the log here, the first time.
+    /// Joins a group. The embedded broker reads one small record of the log here, the first time; over RabbitMQ it returns
+    /// at once, and messages come when the queue is there.
     ///
     /// # Errors
     /// [`BrokerError::Invalid`] if the subscription is out of range or contradicts one already made for
     /// the group; [`BrokerError::Log`] if the group's record cannot be read; [`BrokerError::Closed`].
     fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError>;
 
-    /// Worker → journal. Waits while the journal is behind. Ok means that the journal has decided it and
+    /// Worker → journal. Waits while the journal is behind, or RabbitMQ is away. Ok means that the journal has decided it and
     /// the decision is durable (embedded), or that the proposal itself is ([`Answer::Queued`], RabbitMQ).
     ///
     /// Dropping the future leaves open whether the proposal is decided: propose again, events are
     /// recognised by their ids.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the journal is gone, [`BrokerError::Invalid`] if there is no event in it
-    /// or too many.
+    /// [`BrokerError::Closed`] if the journal is gone, [`BrokerError::Invalid`] if there is no event in it,
+    /// too many, or more bytes than a message may have.
     fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Answer, BrokerError>> {
         self.propose_in(proposal, MessageContext::new())
     }
@@ -108,13 +109,13 @@ pub trait Broker: Send + Sync + 'static {
     /// The journal's side: takes proposals. There is one journal, so this succeeds once.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if it was taken before.
+    /// [`BrokerError::Invalid`] if it was taken before, or on a worker of RabbitMQ, which has no journal.
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError>;
 
     /// Messages of every group that used up their attempts. Several consumers share them.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`].
+    /// [`BrokerError::Closed`]; [`BrokerError::Invalid`] on a worker of RabbitMQ: its server takes them.
     fn parked(&self) -> Result<ParkedConsumer, BrokerError>;
 
     /// Delivers the event at `position` to `group` once more, with all its attempts before it, whether or
@@ -122,7 +123,8 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`BrokerError::Invalid`] if nobody subscribed to the group, the event is not of its kinds, not yet
-    /// reached, or still being delivered; [`BrokerError::Log`]; [`BrokerError::Closed`].
+    /// reached, or still being delivered (over RabbitMQ: in this process); [`BrokerError::Log`];
+    /// [`BrokerError::Closed`].
     fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// Stops intake: consumers end, deliveries in hand can still be settled and proposals still made.
@@ -131,6 +133,7 @@ pub trait Broker: Send + Sync + 'static {
     /// After [`close`](Self::close): waits until nothing is in hand any more and that is durable.
     ///
     /// # Errors
-    /// [`BrokerError::Log`] or [`BrokerError::Closed`] if it could not be made durable.
+    /// [`BrokerError::Log`] or [`BrokerError::Closed`] if it could not be made durable,
+    /// [`BrokerError::Unavailable`] if RabbitMQ did not confirm it in time.
     fn drained(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 }

@@ -2,7 +2,8 @@
 //!
 //! Actors see only the [`Broker`] trait. [`EmbeddedBroker`] implements it inside one process, over any
 //! [`EventLog`](dissent_domain::log::EventLog): the messages *are* the log's events, and a queue is a group's
-//! place in the log.
+//! place in the log. [`RabbitBroker`] implements it between processes and hosts, over RabbitMQ; the log stays the truth,
+//! and what was lost there is filled in from it.
 //!
 //! # What a consumer can count on
 //!
@@ -25,6 +26,8 @@
 //! A group begins at the start of the log. Its kinds may change from one start to the next: the new ones
 //! apply from where it stands, and what it has passed is not delivered again.
 //!
+//! What RabbitMQ promises a little differently is said at [`RabbitBroker`].
+//!
 //! # What the embedded broker remembers, and when
 //!
 //! Each group has one record of at most 8 KiB: how far it has come, which messages up to there are unfinished
@@ -39,7 +42,7 @@
 //! thus parks nothing. A message that kills the process comes again each time as well, which whoever
 //! supervises the process sees as a crash loop.
 //!
-//! # Limits
+//! # Limits of the embedded broker
 //!
 //! | what | most | then |
 //! |---|---|---|

@@ -9,6 +9,7 @@ mod demo;
 mod fetch;
 mod golden;
 mod process;
+mod rabbitmq;
 mod suite;
 
 use std::process::ExitCode;

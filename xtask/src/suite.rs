@@ -22,10 +22,11 @@ pub(crate) struct TestOptions {
     ci: bool,
 }
 
-/// Fetches what the tests of real models need, then runs every test of the workspace.
+/// Fetches what the tests of real models need and installs what those of RabbitMQ need, then runs every test of the workspace.
 pub(crate) fn run(options: &TestOptions) -> Result<()> {
     let begin = Instant::now();
     crate::fetch::fetch_all()?;
+    crate::rabbitmq::ensure();
     // Documentation tests first: cargo-nextest cannot run them, and its own summary should be the last thing read.
     let documentation = complete(cargo().args(["test", "--workspace", "--doc", "--quiet"]));
     if documentation.is_err() && !options.ci {

@@ -123,19 +123,16 @@ impl Reader {
                 trouble = self.session(&mut backoff) => trouble,
                 () = core.closed() => return,
             };
-            match trouble {
-                LinkError::Broker(error) => {
-                    // Nobody may be there to hear it.
-                    let _gone = self.outgoing.send(Err(error)).await;
-                    return;
-                }
-                trouble => {
-                    let trouble = trouble.to_string();
-                    if known_trouble.as_ref() != Some(&trouble) {
-                        tracing::info!(stream = %self.stream, error = %trouble, "reading the history again soon");
-                        known_trouble = Some(trouble);
-                    }
-                }
+            if let LinkError::Broker(error) = trouble {
+                // Nobody may be there to hear it.
+                let _gone = self.outgoing.send(Err(error)).await;
+                return;
+            }
+            let trouble = trouble.to_string();
+            // Once for each kind of trouble: it may last for hours.
+            if known_trouble.as_ref() != Some(&trouble) {
+                tracing::info!(stream = %self.stream, error = %trouble, "reading the history again soon");
+                known_trouble = Some(trouble);
             }
             backoff.wait().await;
         }

@@ -1,45 +1,4 @@
 //! The broker over RabbitMQ: the same contract as the embedded one, between processes and hosts.
-//!
-//! # Who does what
-//!
-//! The *server* ([`RabbitBroker::connect_server`]) has the log. It relays the log's events to RabbitMQ, makes the queues,
-//! takes proposals and parked messages. *Workers* ([`RabbitBroker::connect_worker`]) have no log: they subscribe and
-//! propose. Both reconnect by themselves for as long as they are open.
-//!
-//! # Queues
-//!
-//! Names begin with [`prefix`](RabbitOptions::prefix); all is durable, and every publication is confirmed.
-//!
-//! | name | kind | holds |
-//! |---|---|---|
-//! | `dissent.events` | topic exchange | routes events by `<experiment>.<type>` |
-//! | `dissent.<group>` | quorum queue | what a group has yet to process. The groups of actors are `<step>.<experiment>`: with a queue for each step *and* experiment, pausing or cancelling one experiment does not hold up another |
-//! | `dissent.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
-//! | `dissent.proposals` | quorum queue | proposals of workers that the journal has yet to decide |
-//! | `dissent.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
-//! | `dissent.parked` | quorum queue | messages that used up their attempts, or that RabbitMQ delivered [`redeliveries_max`](RabbitOptions::redeliveries_max) times without an answer, until somebody takes note |
-//! | `dissent.dead` | quorum queue | what cannot be read and proposals that were rejected, with the reason; the oldest go beyond 100 000 |
-//!
-//! Where `<experiment>` is the experiment's id in hexadecimal: its name may hold dots.
-//!
-//! Only the server makes the queues of groups and histories, because only it can fill them: a queue that was not there
-//! (a new group, a replaced RabbitMQ, a queue that somebody deleted) is filled with every event of its kinds that the
-//! relay has passed, before it goes on. Each of them is thus delivered at least once, and again if RabbitMQ lost what it
-//! knew of acknowledgements. A worker that subscribes earlier waits until the queue is there.
-//!
-//! # What differs from the embedded broker
-//!
-//! - A worker's proposal is answered by [`Answer::Queued`]: it is durable, and will be decided. Rejected ones end in
-//!   `dissent.dead`.
-//! - "In at most one pair of hands" holds within a process. When a connection is lost, RabbitMQ may deliver to another
-//!   process what is still in hand here.
-//! - Settling a message whose connection was lost succeeds. If it was acknowledged, it is acknowledged again as soon as
-//!   it comes again to this process; to another process it comes once more.
-//! - Acknowledgements are sent together, within 5 ms. A crash before that causes redelivery.
-//! - A message that is released, or whose worker dies, more than
-//!   [`redeliveries_max`](RabbitOptions::redeliveries_max) times is parked: RabbitMQ cannot tell the two apart, and such a
-//!   message may be what kills the workers.
-//! - RabbitMQ takes back what is not settled within 30 minutes (its `consumer_timeout`): longer work is leased.
 
 mod context;
 mod core;
@@ -104,6 +63,47 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The broker over RabbitMQ. It owns the threads that talk to it; when it is dropped they end, and what is in hand comes
 /// again, here or elsewhere.
+///
+/// # Who does what
+///
+/// The *server* ([`connect_server`](Self::connect_server)) has the log. It relays the log's events to RabbitMQ, makes the queues,
+/// takes proposals and parked messages. *Workers* ([`connect_worker`](Self::connect_worker)) have no log: they subscribe and
+/// propose. Both reconnect by themselves for as long as they are open.
+///
+/// # Queues
+///
+/// Names begin with [`prefix`](RabbitOptions::prefix); all is durable, and every publication is confirmed.
+///
+/// | name | kind | holds |
+/// |---|---|---|
+/// | `dissent.events` | topic exchange | routes events by `<experiment>.<type>` |
+/// | `dissent.<group>` | quorum queue | what a group has yet to process. The groups of actors are `<step>.<experiment>`: with a queue for each step *and* experiment, pausing or cancelling one experiment does not hold up another |
+/// | `dissent.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
+/// | `dissent.proposals` | quorum queue | proposals of workers that the journal has yet to decide |
+/// | `dissent.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
+/// | `dissent.parked` | quorum queue | messages that used up their attempts, or that RabbitMQ delivered [`redeliveries_max`](RabbitOptions::redeliveries_max) times without an answer, until somebody takes note |
+/// | `dissent.dead` | quorum queue | what cannot be read and proposals that were rejected, with the reason; the oldest go beyond 100 000 |
+///
+/// Where `<experiment>` is the experiment's id in hexadecimal: its name may hold dots.
+///
+/// Only the server makes the queues of groups and histories, because only it can fill them: a queue that was not there
+/// (a new group, a replaced RabbitMQ, a queue that somebody deleted) is filled with every event of its kinds that the
+/// relay has passed, before it goes on. Each of them is thus delivered at least once, and again if RabbitMQ lost what it
+/// knew of acknowledgements. A worker that subscribes earlier waits until the queue is there.
+///
+/// # What differs from the embedded broker
+///
+/// - A worker's proposal is answered by [`Answer::Queued`]: it is durable, and will be decided. Rejected ones end in
+///   `dissent.dead`.
+/// - "In at most one pair of hands" holds within a process. When a connection is lost, RabbitMQ may deliver to another
+///   process what is still in hand here.
+/// - Settling a message whose connection was lost succeeds. If it was acknowledged, it is acknowledged again as soon as
+///   it comes again to this process; to another process it comes once more.
+/// - Acknowledgements are sent together, within 5 ms. A crash before that causes redelivery.
+/// - A message that is released, or whose worker dies, more than
+///   [`redeliveries_max`](RabbitOptions::redeliveries_max) times is parked: RabbitMQ cannot tell the two apart, and such a
+///   message may be what kills the workers.
+/// - RabbitMQ takes back what is not settled within 30 minutes (its `consumer_timeout`): longer work is leased.
 pub struct RabbitBroker {
     core: Arc<Core>,
     groups: Mutex<BTreeMap<String, Group>>,

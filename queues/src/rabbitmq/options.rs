@@ -89,6 +89,9 @@ pub struct RabbitOptions {
     /// How often RabbitMQ delivers a message again, after crashes and releases, before it takes it for one that kills
     /// its workers and parks it. At least 1.
     pub redeliveries_max: u32,
+    /// How often the server looks whether its queues are still there, besides after each lost connection, at least
+    /// 100 ms. What somebody deleted is made and filled again.
+    pub check_interval: Duration,
     /// Longest wait between two attempts.
     pub retry_delay_max: Duration,
 }
@@ -111,6 +114,7 @@ impl Default for RabbitOptions {
             unconfirmed_max: 256,
             proposals_max: 64,
             redeliveries_max: 32,
+            check_interval: Duration::from_secs(30),
             retry_delay_max: Duration::from_secs(300),
         }
     }
@@ -210,6 +214,11 @@ impl RabbitOptions {
         if self.heartbeat < Duration::from_secs(1) || self.heartbeat > Duration::from_secs(600) {
             return Err(BrokerError::Invalid(
                 "heartbeat of RabbitMQ is out of range: use 1 to 600 s".to_owned(),
+            ));
+        }
+        if self.check_interval < Duration::from_millis(100) {
+            return Err(BrokerError::Invalid(
+                "check_interval of RabbitMQ is too short: use at least 100 ms".to_owned(),
             ));
         }
         if self.tls.is_some() && !cfg!(feature = "amqps") {

@@ -140,8 +140,12 @@ impl PublisherTask {
         self.link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         self.link.within(self.topology.declare_base(&channel)).await?;
         self.delays.clear();
-        for (message, job) in self.window.take_all() {
-            self.send(&channel, message, job).await?;
+        let mut unconfirmed = self.window.take_all().into_iter();
+        while let Some((message, job)) = unconfirmed.next() {
+            if let Err(error) = self.send(&channel, message, job).await {
+                self.window.restore(unconfirmed.collect());
+                return Err(error);
+            }
         }
         loop {
             let room = self.window.len() < self.window_max;

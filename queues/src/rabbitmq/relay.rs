@@ -5,18 +5,16 @@
 //! other: a queue that is made is filled with what the relay has passed before the next event is relayed, and so has
 //! every event.
 
+use dissent_domain::event::Recorded;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::{EventLog, LogError};
+use lapin::Channel;
+use lapin::options::{ConfirmSelectOptions, QueueDeleteOptions, QueuePurgeOptions};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
-
-use dissent_domain::event::Recorded;
-use dissent_domain::id::ExperimentId;
-use dissent_domain::log::{EventLog, LogError};
-use lapin::Channel;
-use lapin::options::{ConfirmSelectOptions, QueueDeleteOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{interval, timeout};
 
@@ -33,8 +31,6 @@ use crate::error::BrokerError;
 
 /// Events read from the log at a time.
 const PAGE: usize = 256;
-/// How often the queues are looked for: one that a person deleted is made and filled again.
-const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// The cursor's record: a format byte and the position.
 const CURSOR_FORMAT: u8 = 1;
 
@@ -120,7 +116,7 @@ impl Relay {
         link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         link.within(self.core.topology.declare_base(&channel)).await?;
         self.ensure_all(&channel).await?;
-        let mut checks = interval(CHECK_INTERVAL);
+        let mut checks = interval(self.core.options.check_interval);
         checks.reset();
         let patience = self.core.options.operation_timeout;
         loop {
@@ -294,7 +290,7 @@ impl Relay {
             self.flush().await?;
             if exists {
                 // Half full after a crash, or full of another log's events: it begins anew.
-                link.within(channel.queue_delete(short(name), QueueDeleteOptions::default())).await?;
+                self.empty(channel, &target).await?;
             }
             let declared = async {
                 if target.stream {
@@ -305,7 +301,10 @@ impl Relay {
                 }
             };
             link.within(declared).await?;
-            self.fill(channel, &target).await?;
+            // A channel of its own: one that published to a queue of this name before may still mean that one.
+            let (_, filling) = link.channel().await?;
+            link.within(filling.confirm_select(ConfirmSelectOptions::default())).await?;
+            self.fill(&filling, &target).await?;
         }
         let exchange = self.core.topology.events();
         // Idempotent, and they may have been deleted.
@@ -318,6 +317,19 @@ impl Relay {
         let now = Filled::complete(target.bindings.clone());
         if now != filled || !exists {
             self.log.store_cursor(&target.record, now.encoded()).map_err(BrokerError::from)?;
+        }
+        Ok(())
+    }
+
+    /// What consumers have in hand stays there.
+    async fn empty(&mut self, channel: &Channel, target: &Target) -> Result<(), LinkError> {
+        let link = &self.core.publishing;
+        let queue = short(&target.queue);
+        if target.stream {
+            // A stream cannot be purged.
+            link.within(channel.queue_delete(queue, QueueDeleteOptions::default())).await?;
+        } else {
+            link.within(channel.queue_purge(queue, QueuePurgeOptions::default())).await?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use lapin::options::BasicPublishOptions;
@@ -88,7 +89,8 @@ pub(super) enum Fate {
 type Sending = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
 
 struct InFlight<T> {
-    message: Message,
+    /// Shared with what sends it: bodies may be large.
+    message: Arc<Message>,
     tag: T,
     sending: Option<Sending>,
     fate: Option<Fate>,
@@ -114,18 +116,23 @@ impl<T> Window<T> {
 
     /// Sends a message behind those that were sent before.
     pub(super) fn push(&mut self, channel: &Channel, message: Message, tag: T) {
+        let message = Arc::new(message);
         let sending = Some(send(channel, &message));
         self.in_flight.push_back(InFlight { message, tag, sending, fate: None });
     }
 
     /// Takes out all, to be sent again, in order.
     pub(super) fn take_all(&mut self) -> Vec<(Message, T)> {
-        self.in_flight.drain(..).map(|sent| (sent.message, sent.tag)).collect()
+        let taken = |InFlight { message, tag, sending, .. }| {
+            drop(sending);
+            (Arc::unwrap_or_clone(message), tag)
+        };
+        self.in_flight.drain(..).map(taken).collect()
     }
 
     /// Puts back messages that were taken out, unsent.
     pub(super) fn restore(&mut self, messages: Vec<(Message, T)>) {
-        let unsent = |(message, tag)| InFlight { message, tag, sending: None, fate: None };
+        let unsent = |(message, tag)| InFlight { message: Arc::new(message), tag, sending: None, fate: None };
         self.in_flight.extend(messages.into_iter().map(unsent));
     }
 
@@ -135,7 +142,7 @@ impl<T> Window<T> {
         if self.in_flight.front().is_some_and(|oldest| oldest.fate.is_some())
             && let Some(InFlight { message, tag, fate: Some(fate), .. }) = self.in_flight.pop_front()
         {
-            return Poll::Ready((message, tag, fate));
+            return Poll::Ready((Arc::unwrap_or_clone(message), tag, fate));
         }
         Poll::Pending
     }
@@ -171,9 +178,9 @@ impl<T> Window<T> {
 }
 
 /// Its frames go out, in the order of these calls, when the future is first polled.
-fn send(channel: &Channel, message: &Message) -> Sending {
+fn send(channel: &Channel, message: &Arc<Message>) -> Sending {
     let channel = channel.clone();
-    let message = message.clone();
+    let message = Arc::clone(message);
     Box::pin(async move {
         let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
         let (exchange, key) = (short(&message.exchange), short(&message.key));

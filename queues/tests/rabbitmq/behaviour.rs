@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dissent_domain::event::EventId;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog as _;
 use dissent_queues::{
@@ -57,12 +58,13 @@ async fn workers_share_what_the_server_declares(world: World) {
     let sent = world.publish(WANTED, 10);
     assert!(early.try_next().is_none());
     world.server.declare_groups(&[subscription(1)]).await.unwrap();
-    let mut late = world.worker().await.subscribe(subscription(4)).unwrap();
+    let second = world.worker().await;
+    let mut late = second.subscribe(subscription(4)).unwrap();
     let mut seen = Vec::new();
     while seen.len() < sent.len() {
         let delivery = tokio::select! {
             delivery = early.next() => delivery.unwrap(),
-            Some(delivery) = late.next() => delivery,
+            delivery = late.next() => delivery.unwrap(),
         };
         seen.push(delivery.event.position);
         delivery.ack().await.unwrap();
@@ -108,7 +110,8 @@ async fn a_rejected_proposal_is_a_dead_letter_that_can_be_retried_or_dropped(wor
     let mut journal = world.server.proposals().unwrap();
     rejected(journal.next().await.unwrap()).await;
     let dead = worker.dead_list(10).await.unwrap();
-    let [letter] = &dead[..] else { panic!("{dead:?}") };
+    assert_eq!(dead.len(), 1, "{dead:?}");
+    let letter = &dead[0];
     assert_eq!((letter.kind.as_str(), letter.reason.as_str()), ("proposal", "the round is closed"));
     assert_eq!(letter.experiment.as_deref(), Some("contract"));
     assert_eq!(letter.content, DeadContent::Proposal(proposal(1)));
@@ -196,6 +199,31 @@ async fn a_queue_that_is_gone_or_half_full_is_filled_again(world: World) {
     assert!(consumer.try_next().is_none());
 }
 
+async fn a_queue_deleted_under_its_consumers_is_made_and_filled_again(world: World) {
+    let options = RabbitOptions {
+        prefix: "deleted".to_owned(),
+        check_interval: Duration::from_millis(200),
+        ..world.options
+    };
+    let world = World::with(options).await;
+    let sent = world.publish(WANTED, 3);
+    // Not in one process with the server: that would remember what it did.
+    let worker = world.worker().await;
+    world.server.declare_groups(&[subscription(8)]).await.unwrap();
+    let mut consumer = worker.subscribe(subscription(8)).unwrap();
+    let held = next(&mut consumer).await;
+    let (_connection, channel) = world.meddler().await;
+    channel.queue_delete("deleted.contract".into(), QueueDeleteOptions::default()).await.unwrap();
+    let mut rest = Vec::new();
+    while rest.last() != sent.last() {
+        rest.extend(ack_all(&mut consumer, 1).await);
+    }
+    held.ack().await.unwrap();
+    let more = world.publish(WANTED, 1);
+    assert_eq!(ack_all(&mut consumer, 1).await, more, "what was in hand was settled when it came again");
+    until(|| worker.status().steady).await;
+}
+
 async fn the_kinds_of_a_group_may_change(world: World) {
     world.publish(WANTED, 1);
     let mut consumer = world.server.subscribe(subscription(8)).unwrap();
@@ -263,7 +291,8 @@ async fn a_parked_message_can_be_looked_at_and_retried(world: World) {
     let mut consumer = world.server.subscribe(once).unwrap();
     next(&mut consumer).await.retry("no luck").await.unwrap();
     let dead = world.server.dead_list(10).await.unwrap();
-    let [letter] = &dead[..] else { panic!("{dead:?}") };
+    assert_eq!(dead.len(), 1, "{dead:?}");
+    let letter = &dead[0];
     assert!(letter.parked && letter.reason == "no luck" && letter.attempts == 1, "{letter:?}");
     assert!(world.server.dead_retry(&letter.id).await.unwrap());
     assert_eq!(ack_all(&mut consumer, 1).await, sent);
@@ -286,9 +315,26 @@ async fn a_worker_follows_the_history_in_order(world: World) {
     for version in 601..=602 {
         assert_eq!(history.next().await.unwrap().unwrap().version, version);
     }
-    let mut second = world.worker().await.history(&experiment()).await.unwrap();
+    let another = world.worker().await;
+    let mut second = another.history(&experiment()).await.unwrap();
     for version in 1..=602 {
         assert_eq!(second.next().await.unwrap().unwrap().version, version);
+    }
+    // A crash while it was being filled left this record.
+    let record = format!(
+        "filled.{}.history.{}",
+        world.options.prefix,
+        EventId::of_experiment(&experiment()).0.simple()
+    );
+    assert!(world.log.load_cursor(&record).unwrap().is_some());
+    world.log.store_cursor(&record, vec![1, 0]).unwrap();
+    let world = world.restart().await;
+    world.server.publish_history(&experiment()).await.unwrap();
+    world.publish(WANTED, 1);
+    assert_eq!(history.next().await.unwrap().unwrap().version, 603);
+    let mut third = another.history(&experiment()).await.unwrap();
+    for version in 1..=603 {
+        assert_eq!(third.next().await.unwrap().unwrap().version, version);
     }
     worker.close();
     assert_eq!(history.next().await, Ok(None));
@@ -301,7 +347,8 @@ async fn closing_gives_back_what_was_not_in_hand(world: World) {
     let mut leaving = worker.subscribe(subscription(4)).unwrap();
     let held = next(&mut leaving).await;
     worker.close();
-    let mut staying = world.worker().await.subscribe(subscription(4)).unwrap();
+    let another = world.worker().await;
+    let mut staying = another.subscribe(subscription(4)).unwrap();
     let mut rest = ack_all(&mut staying, 3).await;
     rest.sort_unstable();
     assert_eq!(rest, sent[1..]);
@@ -340,6 +387,7 @@ fn promises_of_rabbitmq_hold() {
         a_group_that_comes_late_gets_everything
         a_restarted_server_goes_on_where_it_stopped
         a_queue_that_is_gone_or_half_full_is_filled_again
+        a_queue_deleted_under_its_consumers_is_made_and_filled_again
         the_kinds_of_a_group_may_change
         an_event_is_relayed_in_the_context_it_was_proposed_in
         what_is_delivered_too_often_is_parked_with_the_reason

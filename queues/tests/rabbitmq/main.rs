@@ -1,6 +1,7 @@
 //! The broker over a real RabbitMQ: the contract of every broker, and what only this one promises. Each test starts a
 //! private node for all that it looks at.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "shown when a test fails: what held, and how long it took")]
 
 #[path = "../broker/contract.rs"]
 mod contract;

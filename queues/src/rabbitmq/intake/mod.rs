@@ -4,7 +4,7 @@ mod ledger;
 mod recent;
 mod state;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
@@ -17,7 +17,7 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::ledger::Ledger;
 use self::state::{Arrival, Order, State, Tag};
@@ -30,6 +30,8 @@ use super::topology::{is_absent, short};
 /// Acknowledgements are sent together, at the latest at this number and after this time.
 const ACKS_MAX: usize = 32;
 const ACKS_WAIT: Duration = Duration::from_millis(5);
+/// How often it is looked whether anybody still holds the intake.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait between two looks for a queue that the server has yet to declare.
 const QUEUE_WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -282,7 +284,7 @@ impl<'a, K: Kind> Session<'a, K> {
             tokio::select! {
                 biased;
                 delivery = self.incoming.recv() => match delivery {
-                    Some((member, Some(delivery))) => self.take_in(member, &delivery),
+                    Some((_, Some(delivery))) => self.take_in(&delivery),
                     // A consumer that was cancelled by us is no longer among them.
                     Some((member, None)) if self.consumers.contains_key(&member) => return Some(LinkError::Cancelled),
                     _ => {}
@@ -294,6 +296,7 @@ impl<'a, K: Kind> Session<'a, K> {
                 }
                 () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {}
                 () = link.lost(generation) => return Some(LinkError::Lost),
+                () = sleep(LOOK_INTERVAL) => {}
             }
         }
     }
@@ -344,7 +347,7 @@ impl<'a, K: Kind> Session<'a, K> {
     /// Starts consumers for members that joined and cancels those of members that left.
     async fn sync_members(&mut self, channel: &Channel) -> Result<(), LinkError> {
         let link = &self.intake.core.consuming;
-        let wanted: HashMap<u64, u16> = lock(&self.intake.state).wanted().into_iter().collect();
+        let wanted: BTreeMap<u64, u16> = lock(&self.intake.state).wanted().into_iter().collect();
         let left: Vec<u64> =
             self.consumers.keys().copied().filter(|member| !wanted.contains_key(member)).collect();
         for member in left {
@@ -379,7 +382,7 @@ impl<'a, K: Kind> Session<'a, K> {
         Ok(())
     }
 
-    fn take_in(&mut self, member: u64, delivery: &Delivery) {
+    fn take_in(&mut self, delivery: &Delivery) {
         let counters = &self.intake.core.counters;
         self.ledger.seen(delivery.delivery_tag);
         if delivery.redelivered {
@@ -390,7 +393,7 @@ impl<'a, K: Kind> Session<'a, K> {
             Ok((key, message)) => {
                 let tag = Tag { epoch: self.epoch, number: delivery.delivery_tag };
                 let redelivered = delivery.redelivered;
-                let arrival = self.intake.with(|state| state.arrive(member, tag, key, message, redelivered));
+                let arrival = self.intake.with(|state| state.arrive(tag, key, message, redelivered));
                 if arrival == Arrival::Duplicate {
                     counters.duplicates_dropped.fetch_add(1, Ordering::AcqRel);
                 }

@@ -23,16 +23,10 @@ pub(super) enum Order {
     GiveBack(Tag),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Ready,
-    InHand,
-}
-
 #[derive(Debug)]
 struct Entry<M> {
-    member: u64,
-    phase: Phase,
+    /// Whose hands it is in.
+    held_by: Option<u64>,
     /// None: it was delivered on a channel that is gone.
     tag: Option<Tag>,
     message: M,
@@ -43,7 +37,6 @@ struct Entry<M> {
 struct Member {
     prefetch: u16,
     in_hand: usize,
-    ready: VecDeque<String>,
     waker: Option<Waker>,
 }
 
@@ -86,6 +79,8 @@ pub(super) struct State<M> {
     members: BTreeMap<u64, Member>,
     members_begun: u64,
     entries: HashMap<String, Entry<M>>,
+    /// To be handed to whichever member asks first, in the order in which they came.
+    ready: VecDeque<String>,
     recent: Recent,
     orders: Vec<Order>,
     epoch: u64,
@@ -99,6 +94,7 @@ impl<M: Clone> State<M> {
             members: BTreeMap::new(),
             members_begun: 0,
             entries: HashMap::new(),
+            ready: VecDeque::new(),
             recent: Recent::new(RECENT_MAX),
             orders: Vec::new(),
             epoch: 0,
@@ -112,17 +108,18 @@ impl<M: Clone> State<M> {
     pub(super) fn join(&mut self, prefetch: u16) -> u64 {
         let member = self.members_begun;
         self.members_begun += 1;
-        self.members.insert(member, Member { prefetch, in_hand: 0, ready: VecDeque::new(), waker: None });
+        self.members.insert(member, Member { prefetch, in_hand: 0, waker: None });
         member
     }
 
-    /// What it was not handed goes back to the queue, for the others.
+    /// What nobody was handed is for the members that stay, here or elsewhere.
     pub(super) fn leave(&mut self, member: u64) {
-        let Some(member) = self.members.remove(&member) else { return };
-        for key in member.ready {
-            self.give_back(&key);
+        let left = self.members.remove(&member);
+        self.wakers.extend(left.and_then(|member| member.waker));
+        if self.members.is_empty() {
+            self.give_back_ready();
         }
-        self.wakers.extend(member.waker);
+        self.wake_members();
     }
 
     /// The members that there are, with their prefetch; none once closed.
@@ -133,17 +130,17 @@ impl<M: Clone> State<M> {
         self.members.iter().map(|(&number, member)| (number, member.prefetch)).collect()
     }
 
-    pub(super) fn take(&mut self, member: u64, waker: Option<&Waker>) -> Turn<M> {
+    pub(super) fn take(&mut self, number: u64, waker: Option<&Waker>) -> Turn<M> {
         if self.closed {
             return Turn::Ended;
         }
-        let Some(member) = self.members.get_mut(&member) else { return Turn::Ended };
+        let Some(member) = self.members.get_mut(&number) else { return Turn::Ended };
         if member.in_hand < usize::from(member.prefetch)
-            && let Some(key) = member.ready.pop_front()
+            && let Some(key) = self.ready.pop_front()
             && let Some(entry) = self.entries.get_mut(&key)
         {
             member.in_hand += 1;
-            entry.phase = Phase::InHand;
+            entry.held_by = Some(number);
             return Turn::Deliver(Item {
                 key,
                 message: entry.message.clone(),
@@ -160,15 +157,8 @@ impl<M: Clone> State<M> {
 
     // ---- messages
 
-    /// Takes in a delivery for a member.
-    pub(super) fn arrive(
-        &mut self,
-        member: u64,
-        tag: Tag,
-        key: String,
-        message: M,
-        redelivered: bool,
-    ) -> Arrival {
+    /// Takes in a delivery.
+    pub(super) fn arrive(&mut self, tag: Tag, key: String, message: M, redelivered: bool) -> Arrival {
         if self.recent.contains(&key) {
             self.orders.push(Order::Acknowledge(tag));
             return Arrival::Duplicate;
@@ -182,21 +172,20 @@ impl<M: Clone> State<M> {
             }
             return Arrival::Duplicate;
         }
-        let Some(of) = self.members.get_mut(&member).filter(|_| !self.closed) else {
+        if self.closed || self.members.is_empty() {
             self.orders.push(Order::GiveBack(tag));
             return Arrival::New;
-        };
-        of.ready.push_back(key.clone());
-        self.wakers.extend(of.waker.take());
-        let entry = Entry { member, phase: Phase::Ready, tag: Some(tag), message, redelivered };
-        self.entries.insert(key, entry);
+        }
+        self.ready.push_back(key.clone());
+        self.entries.insert(key, Entry { held_by: None, tag: Some(tag), message, redelivered });
+        self.wake_members();
         Arrival::New
     }
 
     /// Takes back a message in hand.
     pub(super) fn settle(&mut self, key: &str, how: Settled) {
         let Some(entry) = self.entries.remove(key) else { return };
-        if let Some(member) = self.members.get_mut(&entry.member) {
+        if let Some(member) = entry.held_by.and_then(|member| self.members.get_mut(&member)) {
             member.in_hand = member.in_hand.saturating_sub(1);
             self.wakers.extend(member.waker.take());
         }
@@ -210,10 +199,16 @@ impl<M: Clone> State<M> {
         }
     }
 
-    fn give_back(&mut self, key: &str) {
-        if let Some(Entry { tag: Some(tag), .. }) = self.entries.remove(key) {
-            self.orders.push(Order::GiveBack(tag));
+    fn give_back_ready(&mut self) {
+        for key in std::mem::take(&mut self.ready) {
+            if let Some(Entry { tag: Some(tag), .. }) = self.entries.remove(&key) {
+                self.orders.push(Order::GiveBack(tag));
+            }
         }
+    }
+
+    fn wake_members(&mut self) {
+        self.wakers.extend(self.members.values_mut().filter_map(|member| member.waker.take()));
     }
 
     /// Whether a message of this kind is in this process.
@@ -229,11 +224,9 @@ impl<M: Clone> State<M> {
         self.orders.clear();
         self.entries.retain(|_, entry| {
             entry.tag = None;
-            entry.phase == Phase::InHand
+            entry.held_by.is_some()
         });
-        for member in self.members.values_mut() {
-            member.ready.clear();
-        }
+        self.ready.clear();
         self.epoch
     }
 
@@ -245,12 +238,8 @@ impl<M: Clone> State<M> {
 
     pub(super) fn close(&mut self) {
         self.closed = true;
-        let ready: Vec<String> =
-            self.members.values_mut().flat_map(|member| std::mem::take(&mut member.ready)).collect();
-        for key in ready {
-            self.give_back(&key);
-        }
-        self.wakers.extend(self.members.values_mut().filter_map(|member| member.waker.take()));
+        self.give_back_ready();
+        self.wake_members();
     }
 
     pub(super) fn has_orders(&self) -> bool {
@@ -259,7 +248,7 @@ impl<M: Clone> State<M> {
 
     /// Whether nothing is in hand and there is nothing to tell.
     pub(super) fn is_idle(&self) -> bool {
-        self.orders.is_empty() && self.entries.values().all(|entry| entry.phase != Phase::InHand)
+        self.orders.is_empty() && self.entries.values().all(|entry| entry.held_by.is_none())
     }
 
     /// Who must be woken, once the lock is released.
@@ -288,10 +277,10 @@ mod tests {
         let mut state = State::new();
         let member = state.join(4);
         let first = state.begin_epoch();
-        state.arrive(member, tag(first, 1), "a".to_owned(), 1u8, false);
+        state.arrive(tag(first, 1), "a".to_owned(), 1u8, false);
         let held = taken(&mut state, member);
         let second = state.begin_epoch();
-        assert_eq!(state.arrive(member, tag(second, 7), "a".to_owned(), 1, true), Arrival::Duplicate);
+        assert_eq!(state.arrive(tag(second, 7), "a".to_owned(), 1, true), Arrival::Duplicate);
         assert!(matches!(state.take(member, None), Turn::Wait), "it is in hand");
         state.settle(&held.key, Settled::Done);
         assert_eq!(state.take_orders(), [Order::Acknowledge(tag(second, 7))]);
@@ -302,12 +291,12 @@ mod tests {
         let mut state = State::new();
         let member = state.join(4);
         let first = state.begin_epoch();
-        state.arrive(member, tag(first, 1), "a".to_owned(), 1u8, false);
+        state.arrive(tag(first, 1), "a".to_owned(), 1u8, false);
         let held = taken(&mut state, member);
         let second = state.begin_epoch();
         state.settle(&held.key, Settled::Done);
         assert!(!state.has_orders(), "its tag is void");
-        assert_eq!(state.arrive(member, tag(second, 1), "a".to_owned(), 1, true), Arrival::Duplicate);
+        assert_eq!(state.arrive(tag(second, 1), "a".to_owned(), 1, true), Arrival::Duplicate);
         assert_eq!(state.take_orders(), [Order::Acknowledge(tag(second, 1))]);
     }
 
@@ -317,10 +306,10 @@ mod tests {
             let mut state = State::new();
             let member = state.join(4);
             let epoch = state.begin_epoch();
-            state.arrive(member, tag(epoch, 1), "a".to_owned(), 1u8, false);
+            state.arrive(tag(epoch, 1), "a".to_owned(), 1u8, false);
             let held = taken(&mut state, member);
             state.settle(&held.key, how);
-            assert_eq!(state.arrive(member, tag(epoch, 2), "a".to_owned(), 1, true), Arrival::New);
+            assert_eq!(state.arrive(tag(epoch, 2), "a".to_owned(), 1, true), Arrival::New);
             assert_eq!(taken(&mut state, member).key, "a");
         }
     }
@@ -330,30 +319,40 @@ mod tests {
         let mut state = State::new();
         let member = state.join(4);
         let epoch = state.begin_epoch();
-        state.arrive(member, tag(epoch, 1), "a".to_owned(), 1u8, false);
+        state.arrive(tag(epoch, 1), "a".to_owned(), 1u8, false);
         state.begin_epoch();
         assert!(matches!(state.take(member, None), Turn::Wait));
         assert!(state.is_idle());
     }
 
     #[test]
-    fn leaving_and_closing_give_back_what_was_not_in_hand() {
+    fn what_a_member_leaves_is_for_the_others_and_what_the_last_leaves_for_other_processes() {
         let mut state = State::new();
         let (left, stays) = (state.join(4), state.join(4));
         let epoch = state.begin_epoch();
-        state.arrive(left, tag(epoch, 1), "a".to_owned(), 1u8, false);
-        state.arrive(stays, tag(epoch, 2), "b".to_owned(), 2, false);
-        state.arrive(stays, tag(epoch, 3), "c".to_owned(), 3, false);
-        let held = taken(&mut state, stays);
+        state.arrive(tag(epoch, 1), "a".to_owned(), 1u8, false);
         state.leave(left);
-        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 1))]);
-        state.arrive(left, tag(epoch, 4), "d".to_owned(), 4, false);
-        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 4))], "too late for it");
+        assert_eq!(taken(&mut state, stays).key, "a");
+        state.arrive(tag(epoch, 2), "b".to_owned(), 2, false);
+        state.leave(stays);
+        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 2))]);
+        state.arrive(tag(epoch, 3), "c".to_owned(), 3, false);
+        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 3))], "too late");
+    }
+
+    #[test]
+    fn closing_gives_back_what_was_not_in_hand() {
+        let mut state = State::new();
+        let member = state.join(4);
+        let epoch = state.begin_epoch();
+        state.arrive(tag(epoch, 1), "a".to_owned(), 1u8, false);
+        state.arrive(tag(epoch, 2), "b".to_owned(), 2, false);
+        let held = taken(&mut state, member);
         state.close();
-        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 3))]);
-        assert!(matches!(state.take(stays, None), Turn::Ended) && !state.is_idle());
+        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 2))]);
+        assert!(matches!(state.take(member, None), Turn::Ended) && !state.is_idle());
         state.settle(&held.key, Settled::Done);
-        assert_eq!(state.take_orders(), [Order::Acknowledge(tag(epoch, 2))]);
+        assert_eq!(state.take_orders(), [Order::Acknowledge(tag(epoch, 1))]);
         assert!(state.is_idle());
     }
 
@@ -362,10 +361,10 @@ mod tests {
         let mut state = State::new();
         let member = state.join(1);
         let epoch = state.begin_epoch();
-        state.arrive(member, tag(epoch, 1), "a".to_owned(), 1u8, false);
+        state.arrive(tag(epoch, 1), "a".to_owned(), 1u8, false);
         let held = taken(&mut state, member);
         let epoch = state.begin_epoch();
-        state.arrive(member, tag(epoch, 1), "b".to_owned(), 2, false);
+        state.arrive(tag(epoch, 1), "b".to_owned(), 2, false);
         assert!(matches!(state.take(member, None), Turn::Wait), "one is in hand");
         state.settle(&held.key, Settled::Done);
         assert_eq!(taken(&mut state, member).key, "b");

@@ -225,7 +225,7 @@ fn the_scoring_fixture_comes_out_as_transformers_and_peft_scored_it() {
     std::fs::write(&input, fixture.lines().take(3).map(|line| format!("{line}\n")).collect::<String>())
         .unwrap();
     let (output, model) = (lab.data_dir("output.jsonl"), model.to_str().unwrap().to_owned());
-    let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/proxy-reward");
+    let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden/proxy-reward");
     succeeded(lab.dissent(
         "unused",
         &[

@@ -136,6 +136,11 @@ impl States {
         })
     }
 
+    /// Events that a step has yet to answer, each the latest of its kind.
+    pub(crate) fn unanswered(&self, experiment: &ExperimentId) -> Vec<EventId> {
+        self.lock().get(experiment).map_or_else(Vec::new, |state| state.ledger.unanswered())
+    }
+
     /// What the coordinator has to propose next.
     #[must_use]
     pub fn due(&self, experiment: &ExperimentId) -> Option<Due> {

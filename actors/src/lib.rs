@@ -28,6 +28,7 @@ mod inbox;
 pub mod journal;
 pub mod model;
 mod model_run;
+mod neglect;
 pub mod pipeline;
 mod progress;
 pub mod prompt;

@@ -19,6 +19,7 @@ use crate::generation::TokenMeter;
 use crate::history::{History as _, LogHistory};
 use crate::inbox;
 use crate::journal::{self, Journal, LoadError, States};
+use crate::neglect;
 use crate::progress::Progress;
 use crate::prompt::Prompts;
 use crate::round::Coordinator;
@@ -119,7 +120,9 @@ impl Pipeline {
         let experiment = plan.experiment.clone();
         let vitals =
             Vitals { progress: progressed, meter: shop.meter, appends, states: states.clone(), experiment };
-        let watchers = Watchers { states, history, intake: crew.intake(), inbox }.start(plan, &around);
+        let neglect = neglect::watch(states.clone(), log.clone(), plan, neglect::PATIENCE, around.clone());
+        let mut watchers = Watchers { states, history, intake: crew.intake(), inbox }.start(plan, &around);
+        watchers.push(actix::spawn(neglect));
         begin(&*broker, plan).await?;
         Ok(Self {
             log,

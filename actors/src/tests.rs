@@ -21,6 +21,7 @@ use dissent_storage::MemoryLog;
 use tokio::sync::watch;
 
 use crate::journal::{self, Journal, States};
+use crate::neglect;
 use crate::progress::Progress;
 use crate::prompt::Prompts;
 use crate::round::Coordinator;
@@ -31,6 +32,8 @@ use crate::step::{self, Consequence, Failure, Known, Perform, Received, StepErro
 #[derive(Clone, Copy)]
 enum Mishap {
     None,
+    /// Its first answer is against the rules.
+    Nonsense,
     Retry,
     SetAside,
     Panic,
@@ -52,21 +55,22 @@ impl Perform for StandIn {
 }
 
 impl StandIn {
-    fn answer(&self, received: &Received) -> Result<Consequence, StepError> {
+    fn answer(&mut self, received: &Received) -> Result<Consequence, StepError> {
         let Event::PromptAdmitted(admitted) = &received.event else { return Ok(follows(received, [])) };
+        let mut logprob = -1.0;
         match self.0 {
             _ if admitted.prompt.prompt_id.as_str() == "p0" => {}
             Mishap::None => {}
+            Mishap::Nonsense => {
+                self.0 = Mishap::None;
+                logprob = f64::NAN;
+            }
             Mishap::Retry => return Err(StepError::Retry("no memory".into())),
             Mishap::SetAside => return Err(StepError::SetAside("too long".into())),
             Mishap::Panic => panic!("a bug"),
         }
-        let completion = Completion {
-            token_ids: vec![1],
-            text: "yes".into(),
-            logprob: -1.0,
-            finish_reason: FinishReason::Stop,
-        };
+        let completion =
+            Completion { token_ids: vec![1], text: "yes".into(), logprob, finish_reason: FinishReason::Stop };
         let sampled = CompletionsSampled {
             round: 0,
             prompt: admitted.prompt.clone(),
@@ -128,6 +132,8 @@ impl Bench {
         let known = Known::all();
         let around = Surroundings { experiment: experiment.clone(), broker: broker.clone(), failure, known };
         actix::spawn(set_aside::run(broker.parked().unwrap(), around.clone()));
+        let patience = Duration::from_millis(400);
+        actix::spawn(neglect::watch(states.clone(), log.clone(), &plan(), patience, around.clone()));
         step::start(Coordinator::new(states.clone(), experiment), &around).unwrap();
         step::start(Prompts::new(prompts()), &around).unwrap();
         step::start(StandIn(mishap), &around).unwrap();
@@ -195,6 +201,16 @@ fn a_prompt_that_can_never_work_is_set_aside_at_once() {
         bench.begin().await;
         bench.until(|progress| progress.counts.set_aside == 1).await;
         assert_eq!(bench.set_aside(), [("p1".to_owned(), "too long".to_owned())]);
+    });
+}
+
+#[test]
+fn an_event_whose_answer_was_against_the_rules_is_delivered_again() {
+    actix::System::new().block_on(async {
+        let mut bench = Bench::start(Mishap::Nonsense);
+        bench.begin().await;
+        bench.until(|progress| progress.counts.sampled == 2).await;
+        assert!(bench.set_aside().is_empty());
     });
 }
 

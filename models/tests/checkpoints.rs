@@ -279,7 +279,7 @@ proptest! {
 
 #[test]
 fn an_adapter_of_peft_is_described() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/proxy-reward");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/proxy-reward");
     let cache = tempfile::tempdir().expect("folder");
     let options = OpenOptions { layers: None, cache_dir: cache.path().to_owned() };
     let ModelSummary::Adapter(summary) = inspect(&folder, &options).expect("summary") else {

@@ -117,7 +117,7 @@ fn the_first_layers_alone_are_a_model_of_their_own() {
 #[test]
 fn a_quantised_file_with_an_adapter_becomes_a_folder() {
     let (Some(runtime), Some(checkpoint)) = (runtime(), smollm2(Some(6))) else { return };
-    let adapter = LoraAdapter::open(&golden("../../../examples/proxy-reward")).expect("the adapter opens");
+    let adapter = LoraAdapter::open(&golden("proxy-reward")).expect("the adapter opens");
     let (folder, written) = merged(&checkpoint, Some(&adapter), Dtype::F32);
     let text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n  It's 42  ";
     for add_special in [false, true] {

@@ -208,7 +208,7 @@ fn the_scoring_fixture_is_reproduced_by_the_policy() {
 #[test]
 fn the_scoring_fixture_is_reproduced_by_the_reward_model() {
     let (Some(runtime), Some(checkpoint)) = (runtime(), smollm2(Some(6))) else { return };
-    let dir = golden("../../../examples/proxy-reward");
+    let dir = golden("proxy-reward");
     let adapter = LoraAdapter::open(&dir).expect("the adapter opens");
     let encode = |text: &str| checkpoint.tokenizer.encode(text, false).expect("token ids");
     let fixture = score_fixture();

@@ -63,6 +63,8 @@ def accuracy(base: Path, adapter: Path, rows: list[dict]) -> float:
     import torch
     import transformers
 
+    # One text at a time is too little for several threads.
+    torch.set_num_threads(1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     model = peft.PeftModel.from_pretrained(parity.load_base("reward", base), adapter).eval()
 

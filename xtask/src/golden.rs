@@ -12,7 +12,7 @@ use crate::process::complete;
 /// Runs every `tests/golden/*.py`, of the workspace and of each crate, each with the paths of SmolLM2 and of the proxy reward's adapter.
 pub(crate) fn run() -> Result<()> {
     crate::fetch::fetch_all()?;
-    let models = [crate::fetch::smollm2_path()?, workspace_dir().join("examples/proxy-reward")];
+    let models = [crate::fetch::smollm2_path()?, workspace_dir().join("models/tests/golden/proxy-reward")];
     let python = reference_python()?;
     for script in scripts(&workspace_dir())? {
         println!("running {}", script.display());

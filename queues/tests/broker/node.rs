@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// A node is up in about 6 s on an idle machine.
 const UP_MAX: Duration = Duration::from_secs(120);
+/// Its name server goes with it, within moments.
+const GONE_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A running node.
@@ -118,9 +120,7 @@ impl Node {
         // While it starts there is no such file yet: what we started is what we stop.
         let pid = pid.unwrap_or(server.id()).to_string();
         let _status = Command::new("kill").args([signal, &pid]).status();
-        if pid != server.id().to_string() && signal == "-KILL" {
-            let _status = Command::new("kill").args([signal, &server.id().to_string()]).status();
-        }
+        // The script that started it ends with it, and takes note of its end.
         let _status = server.wait();
         let _gone = fs::remove_file(self.path("pid"));
     }
@@ -174,11 +174,18 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.signal("-KILL");
-        // It stays behind otherwise, even after a node that did not start.
-        let _status = Command::new("epmd")
-            .args(["-port", &self.epmd_port.to_string(), "-kill"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        // It stays behind otherwise, even after a node that did not start. It refuses while it believes that a node is
+        // alive.
+        let port = self.epmd_port.to_string();
+        let epmd = |order: &str| {
+            let mut command = Command::new("epmd");
+            command.args(["-port", &port, order]).stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        };
+        let begun = Instant::now();
+        while epmd("-names") && begun.elapsed() < GONE_MAX {
+            epmd("-kill");
+            sleep(POLL);
+        }
     }
 }

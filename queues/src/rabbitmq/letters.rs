@@ -10,10 +10,10 @@ use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::types::ShortString;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::link::{LinkError, random};
-use super::topology::short;
+use super::topology::{look_at, short};
 use super::window::{Message, number_header, text_header};
 use super::{RabbitBroker, events, parked, unavailable, wire};
 use crate::delivery::MessageContext;
@@ -24,6 +24,9 @@ use crate::proposal::Proposal;
 const LOOK_MAX: usize = 10_000;
 /// Looking at that many takes seconds.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(120);
+/// How often, and how many times, it is looked whether messages are back.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const LOOKS_MAX: usize = 50;
 
 /// A message that nobody processes any more.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,11 +138,11 @@ impl RabbitBroker {
                 let last = is_last(&message);
                 found.push(message);
                 if last {
-                    return self.put_back(&channel).await;
+                    return self.put_back(&channel, found).await;
                 }
             }
         }
-        self.put_back(&channel).await
+        self.put_back(&channel, found).await
     }
 
     /// Does something with a message, and deletes it if that went well.
@@ -149,13 +152,13 @@ impl RabbitBroker {
     {
         let link = &self.core.consuming;
         let (_, channel) = link.channel().await?;
-        let mut seen = 0;
+        let mut seen = Vec::new();
         for is_parked in [false, true] {
-            while seen < LOOK_MAX {
-                seen += 1;
+            while seen.len() < LOOK_MAX {
                 let Some(delivery) = self.get(&channel, is_parked).await? else { break };
                 let message = self.read_dead(&delivery, is_parked);
                 if message.id != id {
+                    seen.push(message);
                     continue;
                 }
                 let done = decide(message).await;
@@ -163,23 +166,44 @@ impl RabbitBroker {
                     let one = BasicAckOptions { multiple: false };
                     link.within(channel.basic_ack(delivery.delivery_tag, one)).await?;
                 }
-                self.put_back(&channel).await?;
+                self.put_back(&channel, &seen).await?;
                 return Ok(done.map(|()| true)?);
             }
         }
-        self.put_back(&channel).await?;
+        self.put_back(&channel, &seen).await?;
         Ok(false)
     }
 
     async fn get(&self, channel: &Channel, is_parked: bool) -> Result<Option<Delivery>, LinkError> {
-        let topology = &self.core.topology;
-        let queue = if is_parked { topology.parked() } else { topology.dead() };
+        let queue = self.dead_queue(is_parked);
         let got = channel.basic_get(short(&queue), BasicGetOptions { no_ack: false });
         Ok(self.core.consuming.within(got).await?.map(|message| message.delivery))
     }
 
-    async fn put_back(&self, channel: &Channel) -> Result<(), LinkError> {
-        self.core.consuming.within(channel.close(200, short("looked"))).await
+    /// Gives all back with the channel, and waits a bounded time until they can be had again.
+    async fn put_back(&self, channel: &Channel, taken: &[DeadMessage]) -> Result<(), LinkError> {
+        let link = &self.core.consuming;
+        link.within(channel.close(200, short("looked"))).await?;
+        let (_, channel) = link.channel().await?;
+        for is_parked in [false, true] {
+            let taken = taken.iter().filter(|message| message.parked == is_parked).count();
+            let is_back = |(messages, consumers): (u32, u32)| {
+                // Where somebody consumes, they go on from here at once.
+                consumers > 0 || usize::try_from(messages).is_ok_and(|messages| messages >= taken)
+            };
+            for _ in 0..LOOKS_MAX {
+                let now = link.within(look_at(&channel, &self.dead_queue(is_parked))).await?;
+                if now.is_none_or(is_back) {
+                    break;
+                }
+                sleep(LOOK_INTERVAL).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn dead_queue(&self, is_parked: bool) -> String {
+        if is_parked { self.core.topology.parked() } else { self.core.topology.dead() }
     }
 
     fn read_dead(&self, delivery: &Delivery, is_parked: bool) -> DeadMessage {

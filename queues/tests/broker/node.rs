@@ -26,7 +26,7 @@ pub(crate) struct Node {
 }
 
 /// Ports that are free now. All are held until all are chosen, so that they differ.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("its address").port())
 }
@@ -37,6 +37,11 @@ impl Node {
     /// # Panics
     /// If RabbitMQ is not installed, or the node does not come up.
     pub(crate) fn new() -> Self {
+        Self::with(|_| String::new())
+    }
+
+    /// The same with more settings, in the format of `rabbitmq.conf`; they may name files in the folder given.
+    pub(crate) fn with(settings: impl FnOnce(&Path) -> String) -> Self {
         assert!(
             Path::new(PROGRAMS).join("rabbitmq-server").exists(),
             "RabbitMQ is not installed: apt-get install rabbitmq-server"
@@ -45,7 +50,8 @@ impl Node {
         let folder = tempfile::Builder::new().prefix("dissent-rabbitmq-").tempdir().expect("a folder");
         let mut node = Self { folder, port, dist_port, epmd_port, server: None };
         fs::write(node.path("plugins"), "[].").expect("the list of plugins");
-        fs::write(node.path("rabbitmq.conf"), "").expect("its settings");
+        let settings = settings(node.folder.path());
+        fs::write(node.path("rabbitmq.conf"), settings).expect("its settings");
         fs::write(node.path("advanced.config"), "[].").expect("more settings");
         node.start();
         node

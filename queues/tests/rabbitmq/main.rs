@@ -13,6 +13,8 @@ mod node;
 
 mod behaviour;
 mod faults;
+#[cfg(feature = "amqps")]
+mod tls;
 mod world;
 
 use std::any::Any;

@@ -132,10 +132,10 @@ impl Perform for Training {
         batch
             .iter()
             .map(|received| {
-                Ok(match &received.event {
-                    Event::TrainingRequested(requested) => self.take_up(received, requested),
-                    _ => follows(received, []),
-                })
+                let Event::TrainingRequested(requested) = &received.event else {
+                    return Ok(follows(received, []));
+                };
+                Ok(self.take_up(received, requested))
             })
             .collect()
     }

@@ -71,11 +71,11 @@ fn a_worker_that_fails_says_why_and_another_does_its_work() {
         assert!(!journal.progress().borrow().finished, "the journal goes on");
         drop(failing);
         // What the lease would do in a minute.
-        let round = place.recorded().iter().rev().find_map(|recorded| match recorded.decode().unwrap() {
-            Event::TrainingStarted(e) => Some((recorded.event.causation.unwrap(), e)),
-            _ => None,
+        let of_last = place.recorded().into_iter().rev().find_map(|recorded| {
+            let Event::TrainingStarted(e) = recorded.decode().unwrap() else { return None };
+            Some((recorded.event.causation.unwrap(), e))
         });
-        let (requested, started) = round.unwrap();
+        let (requested, started) = of_last.unwrap();
         let expired = dissent_domain::event::TrainingLeaseExpired {
             round: started.round,
             stage: started.stage,

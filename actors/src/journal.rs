@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use dissent_domain::event::{Event, EventId, EventType, NewEvent, Recorded};
@@ -48,8 +48,9 @@ pub struct States(Arc<Mutex<HashMap<ExperimentId, State>>>);
 struct State {
     experiment: Experiment,
     version: u64,
-    /// When a training last showed that it goes on. No rule reads it: it is for whoever watches the leases.
-    sign_of_life_us: u64,
+    /// When this process last saw that a training goes on. No rule reads it: it is for whoever watches the leases. Not the time in
+    /// the event: clocks jump, and differ between hosts.
+    sign_of_life: Option<Instant>,
 }
 
 /// A training that a worker holds a lease on.
@@ -61,8 +62,8 @@ pub(crate) struct Lease {
     /// The training's request.
     pub(crate) requested: EventId,
     pub(crate) lease_ms: u64,
-    /// The last sign of life, microseconds since 1970 UTC.
-    pub(crate) sign_of_life_us: u64,
+    /// How long there has been no sign of life, as far as this process saw.
+    pub(crate) silent: Duration,
 }
 
 impl States {
@@ -71,7 +72,7 @@ impl States {
     /// # Errors
     /// If the log cannot be read or does not make sense.
     pub fn load(&self, log: &dyn EventLog, experiment: &ExperimentId) -> Result<(), LoadError> {
-        let (mut replay, mut sign_of_life_us) = (Replay::new(), 0);
+        let mut replay = Replay::new();
         loop {
             let page = log.read_stream(experiment, replay.version(), PAGE)?;
             if page.is_empty() {
@@ -79,13 +80,12 @@ impl States {
             }
             for recorded in &page {
                 replay.apply(recorded)?;
-                if is_sign_of_life(&recorded.event) {
-                    sign_of_life_us = recorded.event.time_us;
-                }
             }
         }
         let version = replay.version();
-        let state = State { experiment: replay.into_experiment(), version, sign_of_life_us };
+        // What a worker elsewhere said while nobody wrote it down is yet to come: it has its whole lease for that.
+        let sign_of_life = Some(Instant::now());
+        let state = State { experiment: replay.into_experiment(), version, sign_of_life };
         self.lock().insert(experiment.clone(), state);
         Ok(())
     }
@@ -104,6 +104,9 @@ impl States {
         let event = recorded.decode().map_err(|source| ReplayError::Body { position, source })?;
         state.experiment.evolve(&event);
         state.version = found;
+        if is_sign_of_life(&recorded.event) {
+            state.sign_of_life = Some(Instant::now());
+        }
         Ok(())
     }
 
@@ -139,8 +142,8 @@ impl States {
             let Training { attempt, requested, progress, .. } = round.learning().training(stage)?;
             let TrainingProgress::Running { lease_ms, .. } = *progress else { return None };
             let (round, attempt, requested) = (round.number(), *attempt, *requested);
-            let sign_of_life_us = state.sign_of_life_us;
-            Some(Lease { round, stage, attempt, requested, lease_ms, sign_of_life_us })
+            let silent = state.sign_of_life.map(|seen| seen.elapsed()).unwrap_or_default();
+            Some(Lease { round, stage, attempt, requested, lease_ms, silent })
         })
     }
 
@@ -226,7 +229,7 @@ impl State {
         self.version += fresh.len() as u64;
         let time_us = now_us();
         if proposal.events.iter().any(is_sign_of_life) {
-            self.sign_of_life_us = time_us;
+            self.sign_of_life = Some(Instant::now());
         }
         let events = proposal.events.iter().map(|event| NewEvent { time_us, ..event.clone() }).collect();
         Append { experiment: proposal.experiment.clone(), expected, events }

@@ -47,15 +47,15 @@ impl Lab {
             return None;
         }
         let lab = Self { folder: tempfile::tempdir().unwrap() };
-        lab.write_prompts("prompts.jsonl", "p", setup.prompts);
-        lab.write_prompts("held-out.jsonl", "h", 3);
+        lab.write_prompts("prompts.jsonl", "p", "what is", setup.prompts);
+        lab.write_prompts("held-out.jsonl", "h", "what was", 3);
         lab.write_config(setup);
         Some(lab)
     }
 
-    fn write_prompts(&self, file: &str, name: &str, prompts: u32) {
+    fn write_prompts(&self, file: &str, name: &str, question: &str, prompts: u32) {
         let line = |index: u32| {
-            format!("{{\"prompt_id\": \"{name}{index}\", \"prompt\": \"what is {index}?\"}}\n")
+            format!("{{\"prompt_id\": \"{name}{index}\", \"prompt\": \"{question} {index}?\"}}\n")
         };
         std::fs::write(self.folder.path().join(file), (0..prompts).map(line).collect::<String>()).unwrap();
     }

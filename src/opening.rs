@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use dissent_actors::{
-    Gold, GoldModel, Learnable, LearningResources, LeaseTimes, ModelLearner, Policy, Proxy, Resources, Roles, StepError,
-    TrainingResources,
+    Gold, GoldModel, Learnable, LearningResources, LeaseTimes, ModelLearner, Policy, Proxy, Resources, Roles,
+    StepError, TrainingResources,
 };
 use dissent_domain::event::Step;
 use dissent_domain::log::EventLog;

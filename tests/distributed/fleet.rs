@@ -48,8 +48,9 @@ impl<'a> Fleet<'a> {
     pub(crate) fn new(lab: &'a Lab, order: Order<'a>) -> Self {
         let config = lab.config().with_file_name(format!("{}.toml", order.name));
         let Order { name, lease_seconds, .. } = &order;
-        let broker =
-            format!("\n[broker]\nkind = \"rabbitmq\"\nprefix = \"{name}\"\nlease_seconds = {lease_seconds}\n");
+        let broker = format!(
+            "\n[broker]\nkind = \"rabbitmq\"\nprefix = \"{name}\"\nlease_seconds = {lease_seconds}\n"
+        );
         std::fs::write(&config, std::fs::read_to_string(lab.config()).unwrap() + &broker).unwrap();
         std::fs::create_dir_all(lab.data_dir(name)).unwrap();
         let members = order.roles.iter().map(|_| Member { child: None, lives: 0 }).collect();

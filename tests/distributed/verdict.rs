@@ -40,7 +40,8 @@ impl Outcome {
     /// Fails with the kinds of events that differ.
     pub(crate) fn is_that_of(&self, other: &Self) {
         let differ = |one: &Self, other: &Self| -> Vec<String> {
-            let differing = one.events.iter().filter(|(event, count)| other.events.get(*event) != Some(count));
+            let differing =
+                one.events.iter().filter(|(event, count)| other.events.get(*event) != Some(count));
             differing.map(|((kind, _), _)| kind.clone()).collect()
         };
         let (only_here, only_there) = (differ(self, other), differ(other, self));

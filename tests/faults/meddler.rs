@@ -12,6 +12,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use tokio::time::Instant;
 
 use crate::random::Random;
 
@@ -20,8 +21,8 @@ const STEPS: [&str; 8] =
     ["prompt", "generation", "reward", "conflict", "round", "feedback", "training", "evaluation"];
 /// Messages of one fault.
 const MESSAGES: usize = 24;
-/// Nothing came for so long: there is nothing more for now.
-const QUIET: Duration = Duration::from_millis(400);
+/// So long the history is read: what comes later is for the next time.
+const READ: Duration = Duration::from_millis(500);
 
 /// The way to the queues of one experiment.
 pub(crate) struct Meddler {
@@ -44,7 +45,8 @@ impl Meddler {
     }
 
     fn run<T>(&self, deed: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let done = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), deed).await });
         runtime.shutdown_background();
         done.expect("RabbitMQ takes it within a minute")
@@ -128,7 +130,8 @@ impl Meddler {
         let worker = RabbitBroker::connect_worker(options).await.unwrap();
         let mut history = worker.history(&self.experiment).await.unwrap();
         let mut events = Vec::new();
-        while let Ok(next) = tokio::time::timeout(QUIET, history.next()).await {
+        let until = Instant::now() + READ;
+        while let Ok(next) = tokio::time::timeout_at(until, history.next()).await {
             events.extend(next.unwrap());
         }
         for _ in 0..MESSAGES.min(events.len()) {
@@ -154,7 +157,8 @@ impl Meddler {
             channel.basic_consume(stream.as_str().into(), "meddler".into(), options, first).await.unwrap();
         let mut found = Vec::new();
         let mut next = async || poll_fn(|context| Pin::new(&mut consumer).poll_next(context)).await;
-        while let Ok(Some(delivery)) = tokio::time::timeout(QUIET, next()).await {
+        let until = Instant::now() + READ;
+        while let Ok(Some(delivery)) = tokio::time::timeout_at(until, next()).await {
             let delivery = delivery.unwrap();
             delivery.ack(Default::default()).await.unwrap();
             found.push(delivery);

@@ -1,5 +1,6 @@
 //! A round of the campaign: one experiment, and what happens to it.
 
+use std::collections::VecDeque;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ pub(crate) struct Field<'a> {
 }
 
 /// An experiment under way.
-pub(crate) struct Round<'a, 'b> {
+struct Round<'a, 'b> {
     field: &'b mut Field<'a>,
     fleet: Fleet<'b>,
     meddler: Meddler,
@@ -54,50 +55,77 @@ pub(crate) struct Round<'a, 'b> {
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) survived: Vec<Fault>,
-    /// Those for which the experiment ended too early, and those that are not possible here.
-    pub(crate) not_run: Vec<Fault>,
+    /// Those that cannot happen on this machine.
+    pub(crate) impossible: Vec<Fault>,
+}
+
+/// What became of a fault.
+#[derive(Debug, PartialEq)]
+enum Fate {
+    Happened,
+    /// The experiment was finished before it: it is for the next.
+    TooLate,
+    /// It cannot happen on this machine.
+    Impossible,
+}
+
+/// Lets the faults of a seed happen to an experiment, which must come to the end of a calm one; where it comes to it before all have
+/// happened, the others happen to another.
+pub(crate) fn run(field: &mut Field<'_>, seed: u64, calm: &Outcome) -> Tally {
+    let (mut faults, mut tally) = (VecDeque::from(kind::of_round(seed)), Tally::default());
+    let mut random = Random::new(seed);
+    for part in 0.. {
+        let name = format!("round{seed}-{part}");
+        let lab = field.lab;
+        random = {
+            let mut round = Round::new(field, name.clone(), random);
+            round.disturbed(&mut faults, &mut tally);
+            Outcome::of(lab, &name).is_that_of(calm);
+            round.look();
+            round.random
+        };
+        if faults.is_empty() {
+            break;
+        }
+    }
+    tally
 }
 
 impl<'a, 'b> Round<'a, 'b> {
-    /// Runs the experiment of a seed to its end, which must be that of a calm one.
-    pub(crate) fn run(field: &'b mut Field<'a>, seed: u64, calm: &Outcome) -> Tally {
-        let (lab, data) = (field.lab, format!("round{seed}"));
-        let log = lab.data_dir(&data).join("log");
+    fn new(field: &'b mut Field<'a>, name: String, random: Random) -> Self {
+        let (lab, url, clocks) = (field.lab, field.node.url(), field.clocks.clone());
+        let log = lab.data_dir(&name).join("log");
         let disk = field.disks.then(|| Disk::mount(&log)).flatten();
-        let (name, url, clocks) = (data.clone(), field.node.url(), field.clocks.clone());
-        let order = Order { name, url: url.clone(), roles: &ROLES, lease_seconds: LEASE.as_secs(), clocks };
-        let fleet = Fleet::new(lab, order);
-        let meddler = Meddler::new(url, data.clone());
-        let random = Random::new(seed);
-        let mut round = Round { field, fleet, meddler, disk, random, data, known: Vec::new() };
-        let tally = round.disturbed(kind::of_round(seed));
-        Outcome::of(lab, &round.data).is_that_of(calm);
-        round.look();
-        tally
+        let meddler = Meddler::new(url.clone(), name.clone());
+        let order = Order { name: name.clone(), url, roles: &ROLES, lease_seconds: LEASE.as_secs(), clocks };
+        Self { field, fleet: Fleet::new(lab, order), meddler, disk, random, data: name, known: Vec::new() }
     }
 
-    fn disturbed(&mut self, faults: Vec<Fault>) -> Tally {
-        let mut tally = Tally::default();
+    fn disturbed(&mut self, faults: &mut VecDeque<Fault>, tally: &mut Tally) {
         self.fleet.start_all();
         self.fleet.has_said(SERVER, "at work");
-        for fault in faults {
-            sleep(Duration::from_millis(u64::try_from(100 + self.random.below(900)).unwrap()));
+        while let Some(&fault) = faults.front() {
+            sleep(Duration::from_millis(u64::try_from(50 + self.random.below(400)).unwrap()));
             self.fleet.no_one_failed();
             let begun = Instant::now();
-            let happened = self.fleet.runs(SERVER) && self.inject(fault);
-            eprintln!("    {fault:?}{} {:?}", if happened { "" } else { ": not run" }, begun.elapsed());
-            if happened { tally.survived.push(fault) } else { tally.not_run.push(fault) }
+            let fate = if self.fleet.runs(SERVER) { self.inject(fault) } else { Fate::TooLate };
+            eprintln!("    {fault:?}: {fate:?} {:?}", begun.elapsed());
+            match fate {
+                Fate::Happened => tally.survived.push(fault),
+                Fate::Impossible => tally.impossible.push(fault),
+                Fate::TooLate => break,
+            }
+            faults.pop_front();
         }
         self.fleet.all_end(END_MAX);
-        tally
     }
 
-    /// Lets a fault happen, and puts right what would be put right; false if it cannot happen here, or no longer.
-    fn inject(&mut self, fault: Fault) -> bool {
+    /// Lets a fault happen, and puts right what somebody would put right.
+    fn inject(&mut self, fault: Fault) -> Fate {
         let worker = 1 + self.random.below(self.fleet.len() - 1);
         match fault {
             Fault::KillServer => self.kill_server(),
-            Fault::KillWorker => self.fleet.kill(worker) && self.started(worker),
+            Fault::KillWorker => self.kill_worker(worker),
             Fault::TerminateWorker => self.terminate(worker),
             Fault::StopWorker => self.stop(worker),
             Fault::RestartBroker => self.with_node(Node::restart),
@@ -115,27 +143,31 @@ impl<'a, 'b> Round<'a, 'b> {
         }
     }
 
-    fn started(&mut self, member: usize) -> bool {
+    fn started(&mut self, member: usize) -> Fate {
         self.fleet.start(member);
-        true
+        Fate::Happened
     }
 
-    fn with_node(&mut self, deed: impl FnOnce(&mut Node)) -> bool {
+    fn with_node(&mut self, deed: impl FnOnce(&mut Node)) -> Fate {
         deed(self.field.node);
-        true
+        Fate::Happened
     }
 
-    fn meddled(&mut self, deed: impl FnOnce(&Meddler, &mut Random)) -> bool {
+    fn meddled(&mut self, deed: impl FnOnce(&Meddler, &mut Random)) -> Fate {
         deed(&self.meddler, &mut self.random);
-        true
+        Fate::Happened
     }
 
-    fn kill_server(&mut self) -> bool {
+    fn kill_server(&mut self) -> Fate {
         if !self.fleet.kill(SERVER) {
-            return false;
+            return Fate::TooLate;
         }
         self.look();
         self.started(SERVER)
+    }
+
+    fn kill_worker(&mut self, worker: usize) -> Fate {
+        if self.fleet.kill(worker) { self.started(worker) } else { Fate::TooLate }
     }
 
     /// What was in the log is still there: the same events at the same positions.
@@ -146,10 +178,10 @@ impl<'a, 'b> Round<'a, 'b> {
         self.known = events;
     }
 
-    fn terminate(&mut self, worker: usize) -> bool {
+    fn terminate(&mut self, worker: usize) -> Fate {
         // One that has just been started is not yet listening for signals.
         if !self.fleet.runs(worker) || !self.fleet.said(worker).contains("at work") {
-            return self.fleet.kill(worker) && self.started(worker);
+            return self.kill_worker(worker);
         }
         self.fleet.signal(worker, "TERM");
         let status = self.fleet.ended(worker, STOP_MAX);
@@ -157,30 +189,31 @@ impl<'a, 'b> Round<'a, 'b> {
         self.started(worker)
     }
 
-    fn stop(&mut self, worker: usize) -> bool {
+    fn stop(&mut self, worker: usize) -> Fate {
         if !self.fleet.signal(worker, "STOP") {
-            return false;
+            return Fate::TooLate;
         }
         sleep(LEASE + Duration::from_millis(1500));
-        self.fleet.signal(worker, "CONT")
+        self.fleet.signal(worker, "CONT");
+        Fate::Happened
     }
 
-    fn alarm(&mut self) -> bool {
+    fn alarm(&mut self) -> Fate {
         self.field.node.set_memory_alarm(true);
         sleep(Duration::from_millis(1000));
         self.field.node.set_memory_alarm(false);
-        true
+        Fate::Happened
     }
 
     /// The server ends when it cannot write, says why, and goes on when there is room again.
-    fn full_disk(&mut self) -> bool {
-        let Some(disk) = &self.disk else { return false };
+    fn full_disk(&mut self) -> Fate {
+        let Some(disk) = &self.disk else { return Fate::Impossible };
         disk.fill();
         let status = self.fleet.ended(SERVER, STOP_MAX);
         disk.clear();
         if status.success() {
             // It was finished before it had to write.
-            return false;
+            return Fate::TooLate;
         }
         let said = self.fleet.said(SERVER);
         assert!(said.contains("No space left on device"), "{}", self.fleet.report());
@@ -188,16 +221,15 @@ impl<'a, 'b> Round<'a, 'b> {
         self.started(SERVER)
     }
 
-    fn jump(&mut self) -> bool {
+    fn jump(&mut self) -> Fate {
         if self.field.clocks.is_none() {
-            return false;
+            return Fate::Impossible;
         }
         let seconds = *self.random.one_of(&[-86_400, -3_600, 3_600, 86_400]);
         let member = self.random.below(self.fleet.len());
         self.fleet.set_clock(member, seconds);
         // Until it has been looked at, and a heartbeat and a look at the lease have come after it.
         sleep(Duration::from_millis(1700));
-        true
+        Fate::Happened
     }
 }
-

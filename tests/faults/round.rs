@@ -180,10 +180,10 @@ impl<'a, 'b> Round<'a, 'b> {
 
     fn terminate(&mut self, worker: usize) -> Fate {
         // One that has just been started is not yet listening for signals.
-        if !self.fleet.runs(worker) || !self.fleet.said(worker).contains("at work") {
-            return self.kill_worker(worker);
+        self.fleet.has_said(worker, "at work");
+        if !self.fleet.signal(worker, "TERM") {
+            return Fate::TooLate;
         }
-        self.fleet.signal(worker, "TERM");
         let status = self.fleet.ended(worker, STOP_MAX);
         assert!(status.success(), "told to stop, it ended with {status}; {}", self.fleet.report());
         self.started(worker)

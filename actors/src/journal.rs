@@ -20,6 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::now_us;
+use crate::identity;
 use crate::progress::Progress;
 use crate::step::Failure;
 use crate::vitals::append_seconds;
@@ -210,6 +211,10 @@ impl Journal {
             };
             if let Err(rejection) = state.experiment.decide(&event) {
                 return Ok(Decision::Rejected(rejection.to_string()));
+            }
+            let experiment = (&proposal.experiment, &state.experiment);
+            if let Err(reason) = identity::check(experiment, new, &event, &fresh) {
+                return Ok(Decision::Rejected(reason));
             }
             fresh.push(event);
         }

@@ -24,6 +24,7 @@ pub mod feedback;
 pub mod generation;
 pub mod gold;
 mod history;
+mod identity;
 mod inbox;
 pub mod journal;
 pub mod model;

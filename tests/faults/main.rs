@@ -3,7 +3,12 @@
 //!
 //! `DISSENT_FAULTS_ROUNDS` and `DISSENT_FAULTS_SEED` say how many rounds there are and which is the first; every round depends on its
 //! seed alone, but for the moments at which things happen.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says why")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, and says why"
+)]
 
 mod disk;
 #[path = "../distributed/fleet.rs"]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use dissent_actors::{
-    Gold, GoldModel, Learnable, LearningResources, ModelLearner, Policy, Proxy, Resources, Roles, StepError,
-    TrainingResources,
+    Gold, GoldModel, Learnable, LearningResources, LeaseTimes, ModelLearner, Policy, Proxy, Resources, Roles,
+    StepError, TrainingResources,
 };
 use dissent_domain::event::Step;
 use dissent_domain::log::EventLog;
@@ -29,6 +29,10 @@ pub(crate) struct Places {
     pub(crate) artifacts: ArtifactStore,
     /// The folder into which people's judgements come; none: they are not waited for.
     pub(crate) inbox: Option<std::path::PathBuf>,
+    /// How long a training may be silent.
+    pub(crate) lease: LeaseTimes,
+    /// Whether other processes may do steps too.
+    pub(crate) shared: bool,
 }
 
 /// Starts what the roles of this process need.
@@ -45,14 +49,15 @@ pub(crate) fn open(
     let (runtime, options) = crate::loading::runtime(&config.runtime, rows(config))?;
     let opening = Opening { config, models, runtime, options: &options, cancel: CancelFlag::new() };
     let Planned { plan, prompts, held_out } = planned;
-    let Places { log, broker, artifacts, inbox } = places;
+    let Places { log, broker, artifacts, inbox, lease, shared } = places;
     let learning = match &plan.learning {
         Some(_) => Some(opening.learning(&roles, held_out, inbox)?),
         None => None,
     };
     let policy = roles.need_policy().then(|| opening.policy()).transpose()?;
     let proxy = roles.need_reward_model().then(|| opening.proxy()).transpose()?;
-    Ok(Resources { log, broker, artifacts, roles, prompts, policy, proxy, learning, cancel: opening.cancel })
+    let cancel = opening.cancel;
+    Ok(Resources { log, broker, artifacts, roles, prompts, policy, proxy, learning, cancel, lease, shared })
 }
 
 /// Completions decoded together: all of a batch.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dissent_actors::{Ending, Pipeline, PipelineError, Resources, Roles};
+use dissent_actors::{Ending, LeaseTimes, Pipeline, PipelineError, Resources, Roles};
 use dissent_domain::event::{Event, Recorded};
 use dissent_domain::experiment::{Plan, finished_id};
 use dissent_domain::fork::forked_id;
@@ -56,7 +56,8 @@ pub(crate) fn run_experiment(
     view.say("starting the policy and the proxy reward model");
     let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
     let inbox = waits.then(|| inbox::folder(data_dir, &experiment));
-    let places = Places { log: log.clone(), broker, artifacts, inbox };
+    let lease = LeaseTimes::default();
+    let places = Places { log: log.clone(), broker, artifacts, inbox, lease, shared: false };
     let plan = planned.plan.clone();
     let resources = opening::open(config, &models, planned, Roles::all(), places)?;
     let ending = actix::System::new().block_on(drive(&plan, resources, view))?;

@@ -122,7 +122,7 @@ fn runs_killed_at_moments_from_start_to_end_end_as_an_uninterrupted_one() {
 /// same prompts are in hand at one kill after the other. None of them may be given up for that.
 #[test]
 fn a_run_killed_fifty_times_before_it_may_finish_ends_as_an_uninterrupted_one() {
-    let setup = Setup { prompts: 40, samples: 16, max_new_tokens: 64, batch_prompts: 4 };
+    let setup = Setup { prompts: 40, samples: 16, max_new_tokens: 64, batch_prompts: 4, ..Setup::default() };
     let Some(lab) = Lab::new(&setup) else { return };
     let (reference, whole_run) = uninterrupted(&lab);
     let mut moments = Moments(20_251_210);

@@ -52,6 +52,10 @@ pub struct Resources {
     pub learning: Option<LearningResources>,
     /// Gives up what is being computed: it will be computed again, with the same result.
     pub cancel: CancelFlag,
+    /// How long a training of this process may be silent.
+    pub lease: LeaseTimes,
+    /// Whether other processes may do steps of the experiment too.
+    pub shared: bool,
 }
 
 /// What is learnt with.
@@ -111,6 +115,7 @@ pub(crate) struct Shop {
     pub(crate) policy: Option<Shared<Policy>>,
     pub(crate) proxy: Option<Shared<Proxy>>,
     pub(crate) cancel: CancelFlag,
+    pub(crate) lease: LeaseTimes,
     pub(crate) meter: TokenMeter,
 }
 
@@ -120,7 +125,7 @@ pub(crate) fn split(
     resources: Resources,
     states: &States,
 ) -> (Shop, Vec<Prompt>, Option<LearningResources>) {
-    let Resources { log, broker: _, artifacts, roles, prompts, policy, proxy, learning, cancel } = resources;
+    let Resources { log, artifacts, roles, prompts, policy, proxy, learning, cancel, lease, .. } = resources;
     let versions = Versions { states: states.clone(), experiment: plan.experiment.clone(), artifacts };
     let shop = Shop {
         log,
@@ -130,6 +135,7 @@ pub(crate) fn split(
         policy: policy.map(|policy| Arc::new(Mutex::new(policy))),
         proxy: proxy.map(|proxy| Arc::new(Mutex::new(proxy))),
         cancel,
+        lease,
         meter: TokenMeter::default(),
     };
     (shop, prompts, learning)
@@ -144,13 +150,12 @@ impl Shop {
     pub(crate) fn start(
         &self,
         learning: Option<LearningResources>,
-        times: LeaseTimes,
         around: &Surroundings,
     ) -> Result<Crew, PipelineError> {
         let mut crew = Crew { steps: self.start_measuring(around)?, training: None };
         if let Some(learns) = &self.plan.learning {
             let resources = learning.ok_or_else(|| lacks("what the plan learns with"))?;
-            self.start_learning(learns, resources, times, around, &mut crew)?;
+            self.start_learning(learns, resources, around, &mut crew)?;
         }
         Ok(crew)
     }
@@ -190,7 +195,6 @@ impl Shop {
         &self,
         learns: &LearningPlan,
         resources: LearningResources,
-        times: LeaseTimes,
         around: &Surroundings,
         crew: &mut Crew,
     ) -> Result<(), PipelineError> {
@@ -207,7 +211,7 @@ impl Shop {
         }
         if self.roles.contains(Step::Training) {
             let training = training.ok_or_else(|| lacks("a learner"))?;
-            crew.training = Some(worker::start(self.workshop(learns, training), times, around)?);
+            crew.training = Some(worker::start(self.workshop(learns, training), self.lease, around)?);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use dissent_domain::event::{EventId, EventType, Recorded};
@@ -48,8 +48,9 @@ pub struct States(Arc<Mutex<HashMap<ExperimentId, State>>>);
 #[derive(Debug, Default)]
 struct State {
     ledger: Ledger,
-    /// When a training last showed that it goes on. No rule reads it: it is for whoever watches the leases.
-    sign_of_life_us: u64,
+    /// When this process last saw that a training goes on. No rule reads it: it is for whoever watches the leases. Not the time in
+    /// the event: clocks jump, and differ between hosts.
+    sign_of_life: Option<Instant>,
 }
 
 /// A training that a worker holds a lease on.
@@ -61,8 +62,8 @@ pub(crate) struct Lease {
     /// The training's request.
     pub(crate) requested: EventId,
     pub(crate) lease_ms: u64,
-    /// The last sign of life, microseconds since 1970 UTC.
-    pub(crate) sign_of_life_us: u64,
+    /// How long there has been no sign of life, as far as this process saw.
+    pub(crate) silent: Duration,
 }
 
 impl States {
@@ -71,7 +72,7 @@ impl States {
     /// # Errors
     /// If the log cannot be read or does not make sense.
     pub fn load(&self, log: &dyn EventLog, experiment: &ExperimentId) -> Result<(), LoadError> {
-        let (mut replay, mut sign_of_life_us) = (Replay::new(), 0);
+        let mut replay = Replay::new();
         loop {
             let page = log.read_stream(experiment, replay.version(), PAGE)?;
             if page.is_empty() {
@@ -79,13 +80,10 @@ impl States {
             }
             for recorded in &page {
                 replay.apply(recorded)?;
-                let kind = EventType::from_name(&recorded.event.event_type);
-                if kind.is_some_and(is_sign_of_life) {
-                    sign_of_life_us = recorded.event.time_us;
-                }
             }
         }
-        let state = State { ledger: replay.into(), sign_of_life_us };
+        // What a worker elsewhere said while nobody wrote it down is yet to come: it has its whole lease for that.
+        let state = State { ledger: replay.into(), sign_of_life: Some(Instant::now()) };
         self.lock().insert(experiment.clone(), state);
         Ok(())
     }
@@ -96,7 +94,12 @@ impl States {
     /// If it does not follow what is known, or cannot be read.
     pub(crate) fn follow(&self, recorded: &Recorded) -> Result<(), ReplayError> {
         let mut states = self.lock();
-        states.entry(recorded.experiment.clone()).or_default().ledger.follow(recorded)
+        let state = states.entry(recorded.experiment.clone()).or_default();
+        state.ledger.follow(recorded)?;
+        if EventType::from_name(&recorded.event.event_type).is_some_and(is_sign_of_life) {
+            state.sign_of_life = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// Looks at the state of an experiment; none if it is not of this journal. Nothing is decided meanwhile: be short.
@@ -131,8 +134,8 @@ impl States {
             let Training { attempt, requested, progress, .. } = round.learning().training(stage)?;
             let TrainingProgress::Running { lease_ms, .. } = *progress else { return None };
             let (round, attempt, requested) = (round.number(), *attempt, *requested);
-            let sign_of_life_us = state.sign_of_life_us;
-            Some(Lease { round, stage, attempt, requested, lease_ms, sign_of_life_us })
+            let silent = state.sign_of_life.map(|seen| seen.elapsed()).unwrap_or_default();
+            Some(Lease { round, stage, attempt, requested, lease_ms, silent })
         })
     }
 
@@ -197,7 +200,7 @@ impl Journal {
             Decision::Accepted(Accepted { append, fresh }) => {
                 // What is only said again is no sign of life.
                 if fresh.iter().any(|event| is_sign_of_life(event.event_type())) {
-                    state.sign_of_life_us = time_us;
+                    state.sign_of_life = Some(Instant::now());
                 }
                 Ok(Ok((append, state.progress())))
             }

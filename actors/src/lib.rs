@@ -54,6 +54,6 @@ pub use progress::{Phase, Progress};
 pub use reward::Proxy;
 pub use roles::Roles;
 pub use step::StepError;
-pub use training::{Learnable, ModelLearner};
+pub use training::{Learnable, LeaseTimes, ModelLearner};
 pub use vitals::Vitals;
 pub use worker::Worker;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use actix::Arbiter;
-use dissent_domain::event::{EventId, ExperimentStarted, NewEvent, Step};
+use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
 use dissent_domain::experiment::Plan;
 use dissent_domain::learning::FeedbackSource;
 use dissent_domain::log::{EventLog, LogError};
@@ -27,7 +27,6 @@ use crate::set_aside;
 use crate::step::{self, Failure, Known, Surroundings};
 use crate::training::Intake;
 use crate::training::lease;
-use crate::training::worker::LeaseTimes;
 use crate::vitals::Vitals;
 
 /// How a run came to its end.
@@ -80,14 +79,6 @@ impl Pipeline {
     /// # Errors
     /// If its history cannot be rebuilt, log or broker refuse, or the plan asks for what the resources do not have.
     pub async fn start(plan: &Plan, resources: Resources) -> Result<Self, PipelineError> {
-        Self::start_with(plan, resources, LeaseTimes::default()).await
-    }
-
-    pub(crate) async fn start_with(
-        plan: &Plan,
-        resources: Resources,
-        times: LeaseTimes,
-    ) -> Result<Self, PipelineError> {
         let (log, broker, cancel) =
             (resources.log.clone(), resources.broker.clone(), resources.cancel.clone());
         let (failure, failed) = Failure::new();
@@ -106,7 +97,7 @@ impl Pipeline {
             failure,
             known: Known::all(),
         };
-        if resources.roles.contains(Step::Training) {
+        if !resources.shared {
             give_up_old_lease(&states, &around).await?;
         }
         let set_aside = actix::spawn(set_aside::run(broker.parked()?, around.clone()));
@@ -114,7 +105,7 @@ impl Pipeline {
         let (shop, prompts, learning) = crew::split(plan, resources, &states);
         let inbox = learning.as_ref().and_then(|learning| learning.inbox.clone());
         let has_inbox = inbox.is_some();
-        let mut crew = shop.start(learning, times, &around)?;
+        let mut crew = shop.start(learning, &around)?;
         crew.steps.push(step::start(Coordinator::new(states.clone(), experiment), &around)?);
         crew.steps.push(step::start(Prompts::new(prompts), &around)?);
         let experiment = plan.experiment.clone();
@@ -239,7 +230,7 @@ async fn begin_trainings(mut history: LogHistory, intake: Arc<Intake>, failure: 
     }
 }
 
-/// One process at a time has the log open: whoever holds a lease when it is opened is gone.
+/// One process at a time has the log open: where no other trains, whoever holds a lease when it is opened is gone.
 async fn give_up_old_lease(states: &States, around: &Surroundings) -> Result<(), BrokerError> {
     match states.lease(&around.experiment) {
         Some(lease) => lease::expire(&lease, around).await,

@@ -249,3 +249,23 @@ fn a_proposal_against_the_rules_is_rejected_and_changes_nothing() {
         assert_eq!(before, bench.events());
     });
 }
+
+#[test]
+fn what_happened_does_not_happen_again_under_another_name() {
+    actix::System::new().block_on(async {
+        let mut bench = Bench::start(Mishap::None);
+        bench.begin().await;
+        bench.until(|progress| progress.counts.sampled == 2).await;
+        let before = bench.events();
+        // The rules allow it: the prompt waits for its reward. Only its name gives it away.
+        let aside = bench.log.read(0, usize::MAX).unwrap().into_iter().find_map(|recorded| {
+            step::set_aside(&recorded, Step::Reward, "no reason").map(|event| (recorded.event.id, event))
+        });
+        let (cause, event) = aside.unwrap();
+        let mut proposed = follow_from(cause, "test", 0, &[event]).unwrap();
+        proposed[0].id = proposed[0].id.caused("another", 0);
+        let Answer::Rejected { reason } = bench.propose(proposed).await else { panic!("it is accepted") };
+        assert!(reason.contains("its cause makes it"), "{reason}");
+        assert_eq!(before, bench.events());
+    });
+}

@@ -21,6 +21,7 @@ use dissent_domain::learning::{Stage, Training as State, TrainingProgress};
 
 pub use learner::{Learner, Learnt, Refinement, Tuning, Watch};
 pub use model_learner::{Learnable, ModelLearner};
+pub use worker::LeaseTimes;
 
 use crate::model::{Versions, fatal, lock};
 use crate::step::{Consequence, Perform, Received, StepError, follows};

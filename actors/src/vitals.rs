@@ -6,7 +6,6 @@ use dissent_domain::id::ExperimentId;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tokio::sync::watch;
 
-use crate::clock::now_us;
 use crate::generation::TokenMeter;
 use crate::journal::States;
 use crate::progress::Progress;
@@ -25,12 +24,10 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// How long the training under way has given no sign of life; none if there is none, or its signs are not seen here.
+    /// How long the training under way has given no sign of life; none if there is none.
     #[must_use]
     pub fn lease_age(&self) -> Option<Duration> {
-        let lease = self.states.lease(&self.experiment)?;
-        let seen = (lease.sign_of_life_us > 0).then_some(lease.sign_of_life_us)?;
-        Some(Duration::from_micros(now_us().saturating_sub(seen)))
+        self.states.lease(&self.experiment).map(|lease| lease.silent)
     }
 }
 

@@ -21,7 +21,6 @@ use crate::pipeline::PipelineError;
 use crate::progress::Progress;
 use crate::step::{Failure, Known, StepError, Surroundings};
 use crate::training::Intake;
-use crate::training::worker::LeaseTimes;
 use crate::vitals::Vitals;
 
 /// A running worker. Needs an actix system around it.
@@ -58,7 +57,7 @@ impl Worker {
             known: Known::up_to(knows),
         };
         let (shop, _, learning) = crew::split(plan, resources, &states);
-        let crew = shop.start(learning, LeaseTimes::default(), &around)?;
+        let crew = shop.start(learning, &around)?;
         let experiment = plan.experiment.clone();
         let vitals = Vitals {
             progress: progressed,

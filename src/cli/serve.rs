@@ -19,7 +19,7 @@ Examples:
   curl http://127.0.0.1:9464/metrics                           /health, /ready and /metrics
 
 Workers need a RabbitMQ in the configuration of all:
-  [broker]      kind = \"rabbitmq\", url_file, prefix = \"dissent\"
+  [broker]      kind = \"rabbitmq\", url_file, prefix = \"dissent\", lease_seconds = 60
 Its address, amqp://user:password@host:5672/vhost, is read from DISSENT_RABBITMQ_URL, else from broker.url_file.
 
 People's judgements are taken in while it runs: dissent feedback import. SIGTERM stops it in order; the same command goes on.")]

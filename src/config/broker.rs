@@ -1,7 +1,9 @@
 //! `[broker]`: what carries messages between the processes of an experiment.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use dissent_actors::LeaseTimes;
 use dissent_queues::RabbitOptions;
 use serde::Deserialize;
 
@@ -11,6 +13,8 @@ use crate::cli::BadInput;
 const URL_VARIABLE: &str = "DISSENT_RABBITMQ_URL";
 /// Longest file with an address, in bytes.
 const URL_BYTES_MAX: u64 = 4096;
+/// Longest lease of a training: nobody waits longer for one that is gone.
+const LEASE_SECONDS_MAX: u64 = 3600;
 
 /// `[broker]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,6 +41,13 @@ pub struct RabbitConfig {
     /// What the names of its exchanges and queues begin with.
     #[serde(default = "prefix")]
     pub prefix: String,
+    /// After so many seconds without a sign of life a training is given to another worker, 2 to 3600.
+    #[serde(default = "lease_seconds")]
+    pub lease_seconds: u64,
+}
+
+fn lease_seconds() -> u64 {
+    60
 }
 
 fn prefix() -> String {
@@ -63,7 +74,24 @@ impl BrokerConfig {
         if rabbit.prefix.is_empty() || rabbit.prefix.len() > 32 || !rabbit.prefix.chars().all(allowed) {
             return Err(format!("broker.prefix = {:?}: use 1 to 32 of a-z, 0-9, '-' and '_'", rabbit.prefix));
         }
+        if !(2..=LEASE_SECONDS_MAX).contains(&rabbit.lease_seconds) {
+            let lease = rabbit.lease_seconds;
+            return Err(format!("broker.lease_seconds = {lease}: use 2 to {LEASE_SECONDS_MAX}"));
+        }
         Ok(())
+    }
+
+    /// How long a training may be silent.
+    pub(crate) fn lease(&self) -> LeaseTimes {
+        match self {
+            Self::Embedded(_) => LeaseTimes::default(),
+            Self::Rabbitmq(rabbit) => LeaseTimes::of(Duration::from_secs(rabbit.lease_seconds)),
+        }
+    }
+
+    /// Whether several processes can do the steps of an experiment.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Self::Rabbitmq(_))
     }
 }
 

@@ -58,7 +58,8 @@ pub(crate) fn serve(config: &Config, data_dir: &Path, serving: &Serving) -> anyh
         let carrier = Carrier::of_server(&config.broker, log.clone()).await?;
         carrier.prepare(&plan, config.generation.batch_prompts).await?;
         let inbox = Some(inbox::folder(data_dir, &plan.experiment));
-        let places = Places { log, broker: carrier.broker(), artifacts, inbox };
+        let (lease, shared) = (config.broker.lease(), config.broker.is_shared());
+        let places = Places { log, broker: carrier.broker(), artifacts, inbox, lease, shared };
         let resources = opening::open(config, &models, planned, serving.roles.clone(), places)?;
         let mut pipeline = Pipeline::start(&plan, resources).await?;
         let served = Served::begin(pipeline.vitals(), carrier, serving).await?;
@@ -88,8 +89,8 @@ pub(crate) fn work(config: &Config, data_dir: &Path, serving: &Serving) -> anyho
     actix::System::new().block_on(async {
         let broker = RabbitBroker::connect_worker(options).await.context("failed to reach RabbitMQ")?;
         let history = broker.history(&plan.experiment).await?;
-        let places =
-            Places { log: Arc::new(MemoryLog::new()), broker: broker.clone(), artifacts, inbox: None };
+        let (log, lease) = (Arc::new(MemoryLog::new()), config.broker.lease());
+        let places = Places { log, broker: broker.clone(), artifacts, inbox: None, lease, shared: true };
         let resources = opening::open(config, &models, planned, serving.roles.clone(), places)?;
         let told = Told { history, plan: plan.clone() };
         let mut worker = Worker::start(&plan, resources, Box::new(told))?;

@@ -16,11 +16,21 @@ pub(crate) struct Setup {
     pub(crate) samples: u32,
     pub(crate) max_new_tokens: u32,
     pub(crate) batch_prompts: u32,
+    /// Rounds in which both models learn; none: conflicts are found, and that is all.
+    pub(crate) learns: Option<Learning>,
+}
+
+/// How much is learnt.
+#[derive(Clone, Copy)]
+pub(crate) struct Learning {
+    pub(crate) rounds: u32,
+    /// Of each training.
+    pub(crate) steps: u32,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { prompts: 12, samples: 4, max_new_tokens: 24, batch_prompts: 4 }
+        Self { prompts: 12, samples: 4, max_new_tokens: 24, batch_prompts: 4, learns: None }
     }
 }
 
@@ -37,16 +47,17 @@ impl Lab {
             return None;
         }
         let lab = Self { folder: tempfile::tempdir().unwrap() };
-        lab.write_prompts(setup.prompts);
+        lab.write_prompts("prompts.jsonl", "p", "what is", setup.prompts);
+        lab.write_prompts("held-out.jsonl", "h", "what was", 3);
         lab.write_config(setup);
         Some(lab)
     }
 
-    fn write_prompts(&self, prompts: u32) {
-        let line =
-            |index: u32| format!("{{\"prompt_id\": \"p{index}\", \"prompt\": \"what is {index}?\"}}\n");
-        std::fs::write(self.folder.path().join("prompts.jsonl"), (0..prompts).map(line).collect::<String>())
-            .unwrap();
+    fn write_prompts(&self, file: &str, name: &str, question: &str, prompts: u32) {
+        let line = |index: u32| {
+            format!("{{\"prompt_id\": \"{name}{index}\", \"prompt\": \"{question} {index}?\"}}\n")
+        };
+        std::fs::write(self.folder.path().join(file), (0..prompts).map(line).collect::<String>()).unwrap();
     }
 
     fn write_config(&self, setup: &Setup) {
@@ -55,6 +66,7 @@ impl Lab {
             [experiment]
             name = "lab"
             seed = 3
+            rounds = {rounds}
             [prompts]
             path = "prompts.jsonl"
             [policy]
@@ -75,14 +87,48 @@ impl Lab {
             [runtime]
             provider = "cpu"
             threads = 1
+            {learning}
             "#,
             policy = self.policy(),
             adapter = golden().join("llama-reward"),
             samples = setup.samples,
             max_new_tokens = setup.max_new_tokens,
             batch_prompts = setup.batch_prompts,
+            rounds = setup.learns.map_or(1, |learning| learning.rounds),
+            learning = setup.learns.map(|learning| self.learning(learning)).unwrap_or_default(),
         );
         std::fs::write(self.config(), text).unwrap();
+    }
+
+    /// The sections of an experiment that learns. The oracle prefers what the reward model likes least: there is much to learn.
+    fn learning(&self, learning: Learning) -> String {
+        format!(
+            r#"
+            [feedback]
+            source = "oracle"
+            [gold]
+            kind = "model"
+            path = {policy:?}
+            adapter = {adapter:?}
+            template = "{{prompt}} {{completion}}"
+            score = "cost"
+            [refinement]
+            steps = {steps}
+            batch_size = 2
+            learning_rate = 1e-3
+            [tuning]
+            method = "dpo"
+            steps = {steps}
+            batch_size = 2
+            learning_rate = 1e-3
+            [evaluation]
+            prompts = "held-out.jsonl"
+            samples = 2
+            "#,
+            policy = self.policy(),
+            adapter = golden().join("llama-reward"),
+            steps = learning.steps,
+        )
     }
 
     /// The tiny policy, which is also the reward model's base.

@@ -1,11 +1,12 @@
 //! `cargo xtask`: what a newcomer and CI run. `fetch` fills the cache, `test` runs the whole suite, `demo` finds the
-//! conflicts of 24 prompts, `bench` measures against reference implementations.
+//! conflicts of 24 prompts, `faults` disturbs experiments on RabbitMQ, `bench` measures against reference implementations.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod bench;
 mod cache;
 mod demo;
+mod faults;
 mod fetch;
 mod golden;
 mod process;
@@ -31,6 +32,8 @@ enum Task {
     Test(suite::TestOptions),
     /// Run one round on 24 prompts, with a real policy, a real reward model and an oracle, and open the report
     Demo(demo::DemoOptions),
+    /// Run the fault campaign: experiments on RabbitMQ to which everything happens
+    Faults(faults::FaultsOptions),
     /// Measure against reference implementations and show figures, ratios and targets
     Bench(bench::BenchOptions),
     /// Make the golden files of the tests again, with the reference Python
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Fetch => fetch::fetch_all(),
         Task::Test(options) => suite::run(&options),
         Task::Demo(options) => demo::run(&options),
+        Task::Faults(options) => faults::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Golden => golden::run(),
     };

@@ -283,7 +283,8 @@ impl Place {
         let mut resources = self.resources(self.log.clone(), broker, Roles::all(), learner, inbox);
         let [_, scored] = templates();
         resources.proxy = Some(Proxy::open(self.reward.clone(), scored, plan.reward.kind).unwrap());
-        Pipeline::start_with(plan, resources, times).await.unwrap()
+        resources.lease = times;
+        Pipeline::start(plan, resources).await.unwrap()
     }
 
     fn resources(
@@ -309,6 +310,8 @@ impl Place {
             proxy: Some(Proxy::open(self.reward.clone(), scored, RewardKind::Reward).unwrap()),
             learning: Some(learning),
             cancel: CancelFlag::new(),
+            lease: LeaseTimes::default(),
+            shared: false,
         }
     }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use dissent_domain::event::{Step, TrainingLeaseExpired};
 use dissent_queues::BrokerError;
 
-use crate::clock::now_us;
 use crate::journal::{Lease, States};
 use crate::step::{self, Consequence, Surroundings};
 
@@ -20,8 +19,7 @@ pub(crate) async fn watch(states: States, around: Surroundings) {
     loop {
         ticks.tick().await;
         let Some(lease) = states.lease(&around.experiment) else { continue };
-        let silent_us = now_us().saturating_sub(lease.sign_of_life_us);
-        if silent_us <= lease.lease_ms.saturating_mul(1000) {
+        if lease.silent <= Duration::from_millis(lease.lease_ms) {
             continue;
         }
         if let Err(error) = expire(&lease, &around).await {
@@ -30,15 +28,10 @@ pub(crate) async fn watch(states: States, around: Surroundings) {
     }
 }
 
-/// Proposes that a lease has expired.
+/// Proposes that a lease has expired. Whoever proposes it, it is the same event.
 pub(crate) async fn expire(lease: &Lease, around: &Surroundings) -> Result<(), BrokerError> {
     let &Lease { round, stage, attempt, requested, .. } = lease;
-    tracing::warn!(
-        round,
-        stage = stage.name(),
-        attempt,
-        "a training's worker is gone: it is requested again"
-    );
+    tracing::warn!(round, stage = stage.name(), attempt, "a training was given up: it is requested again");
     let events = vec![TrainingLeaseExpired { round, stage, attempt }.into()];
     let consequence = Consequence { cause: requested, events };
     step::propose(&*around.broker, &around.experiment, Step::Training, &consequence).await.map(drop)

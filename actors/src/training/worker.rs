@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 
 use super::data;
 use super::learner::{Learner, Learnt, Refinement, Tuning, Watch};
-use super::{Assignment, Intake, Training};
+use super::{Assignment, Intake, Training, lease};
 use crate::clock::now_us;
+use crate::journal::Lease;
 use crate::model::{Base, Versions, fatal};
 use crate::step::{self, Consequence, Decided, StepError, StepHandle, Surroundings};
 
@@ -30,14 +31,22 @@ const REPORTS_MAX: usize = 16;
 
 /// How long a training may be silent, and how often it speaks up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LeaseTimes {
+pub struct LeaseTimes {
     pub(crate) lease: Duration,
     pub(crate) heartbeat: Duration,
 }
 
+impl LeaseTimes {
+    /// A lease, with signs of life well within it: some may be late, or lost with a connection.
+    #[must_use]
+    pub fn of(lease: Duration) -> Self {
+        Self { lease, heartbeat: lease / 5 }
+    }
+}
+
 impl Default for LeaseTimes {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(60), heartbeat: Duration::from_secs(12) }
+        Self::of(Duration::from_secs(60))
     }
 }
 
@@ -289,10 +298,10 @@ impl Reporter {
                 let Some(current) = self.current.take() else { return Ok(()) };
                 self.propose(&current.assignment, *event).await.map(drop)
             }
-            Report::Stopped => {
-                self.current = None;
-                Ok(())
-            }
+            Report::Stopped => match self.current.take() {
+                Some(current) => self.give_up(&current.assignment).await,
+                None => Ok(()),
+            },
             Report::Failed(reason) => {
                 // What an attempt that was given up says no longer counts.
                 let current = self.current.take();
@@ -300,6 +309,16 @@ impl Reporter {
                 if current.as_ref().is_some_and(superseded) { Ok(()) } else { Err(reason) }
             }
         }
+    }
+
+    /// Lets another go on at once, where this process was asked to stop: it would otherwise wait until the lease expires.
+    async fn give_up(&self, assignment: &Assignment) -> Result<(), String> {
+        if !assignment.is_current(&self.versions) {
+            return Ok(());
+        }
+        let &Assignment { round, stage, attempt, requested, .. } = assignment;
+        let lease = Lease { round, stage, attempt, requested, lease_ms: 0, silent: Duration::ZERO };
+        lease::expire(&lease, &self.around).await.map_err(|error| error.to_string())
     }
 
     async fn say_alive(

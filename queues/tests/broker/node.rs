@@ -128,6 +128,10 @@ impl Node {
         let _status = Command::new("kill").args([signal, &pid]).status();
         // The script that started it ends with it, and takes note of its end.
         let _status = server.wait();
+        // It is another process than the one waited for, and may take a moment to end.
+        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            sleep(POLL);
+        }
         let _gone = fs::remove_file(self.path("pid"));
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use dissent_domain::log::{Append, ExpectedVersion};
+
 use super::*;
 use crate::{LogHistory, Worker};
 
@@ -92,5 +94,38 @@ fn a_worker_that_fails_says_why_and_another_does_its_work() {
         }
         journal.drain().await.unwrap();
         place.verified();
+    });
+}
+
+/// A log with the same events, so far.
+async fn copied(log: &MemoryLog) -> Arc<MemoryLog> {
+    let copy = Arc::new(MemoryLog::new());
+    for recorded in log.read(0, usize::MAX).unwrap() {
+        let (experiment, expected) = (recorded.experiment, ExpectedVersion::Any);
+        copy.append(Append { experiment, expected, events: vec![recorded.event] }).await.unwrap();
+    }
+    copy
+}
+
+#[test]
+fn a_training_is_given_up_at_the_start_only_where_no_other_process_can_be_at_it() {
+    with_place(async |place| {
+        let plan = place.plan(1, FeedbackSource::Oracle);
+        let pipeline = place.start(&plan, place.counting(Mishap::Stuck(4)), None).await;
+        let mut progress = pipeline.progress();
+        let reached = progress.wait_for(|now| now.training.is_some_and(|(step, _)| step == 4));
+        tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap().unwrap();
+        for shared in [true, false] {
+            let log = copied(&place.log).await;
+            let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
+            let learner = place.counting(Mishap::None);
+            let resources = place.resources(log.clone(), broker, Roles::none(), learner, None);
+            let again = Pipeline::start(&plan, Resources { shared, ..resources }).await.unwrap();
+            let expired =
+                |recorded: &Recorded| recorded.event.event_type == EventType::TrainingLeaseExpired.name();
+            assert_eq!(log.read(0, usize::MAX).unwrap().iter().any(expired), !shared);
+            again.drain().await.unwrap();
+        }
+        pipeline.drain().await.unwrap();
     });
 }

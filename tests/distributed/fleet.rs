@@ -1,0 +1,236 @@
+//! The processes of one experiment on RabbitMQ: the server that writes history, and workers.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::support::{Lab, succeeded};
+
+/// The server, among the processes of a fleet.
+pub(crate) const SERVER: usize = 0;
+/// Longest wait for a process to do what it was started or told to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a fleet is made of.
+pub(crate) struct Order<'a> {
+    /// Names its data folder and its queues.
+    pub(crate) name: String,
+    /// Where RabbitMQ is.
+    pub(crate) url: String,
+    /// The steps of the server, then of each worker.
+    pub(crate) roles: &'a [&'a str],
+    /// How long a training may be silent.
+    pub(crate) lease_seconds: u64,
+    /// What makes clocks jump, if anything does.
+    pub(crate) clocks: Option<PathBuf>,
+}
+
+/// Processes that work on one experiment.
+pub(crate) struct Fleet<'a> {
+    lab: &'a Lab,
+    order: Order<'a>,
+    config: PathBuf,
+    members: Vec<Member>,
+}
+
+struct Member {
+    child: Option<Child>,
+    /// How often it was started.
+    lives: u32,
+}
+
+impl<'a> Fleet<'a> {
+    /// Writes its configuration; nothing runs yet.
+    pub(crate) fn new(lab: &'a Lab, order: Order<'a>) -> Self {
+        let config = lab.config().with_file_name(format!("{}.toml", order.name));
+        let Order { name, lease_seconds, .. } = &order;
+        let broker = format!(
+            "\n[broker]\nkind = \"rabbitmq\"\nprefix = \"{name}\"\nlease_seconds = {lease_seconds}\n"
+        );
+        std::fs::write(&config, std::fs::read_to_string(lab.config()).unwrap() + &broker).unwrap();
+        std::fs::create_dir_all(lab.data_dir(name)).unwrap();
+        let members = order.roles.iter().map(|_| Member { child: None, lives: 0 }).collect();
+        Self { lab, order, config, members }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
+    fn path(&self, name: String) -> PathBuf {
+        self.lab.data_dir(&self.order.name).join(name)
+    }
+
+    /// Where the clock of a process is set.
+    pub(crate) fn clock(&self, member: usize) -> PathBuf {
+        self.path(format!("{member}.clock"))
+    }
+
+    fn output(&self, member: usize) -> PathBuf {
+        self.path(format!("{member}.{}.log", self.members[member].lives))
+    }
+
+    /// What a process of this life said.
+    pub(crate) fn said(&self, member: usize) -> String {
+        std::fs::read_to_string(self.output(member)).unwrap_or_default()
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        for member in 0..self.len() {
+            self.start(member);
+        }
+    }
+
+    /// Starts a process with what a worker or server is told; `more` is added.
+    pub(crate) fn start_with(&mut self, member: usize, more: &[&str]) {
+        let command = if member == SERVER { "serve" } else { "worker" };
+        let mut arguments = vec![command, self.config.to_str().unwrap()];
+        arguments.extend(["--roles", self.order.roles[member], "--listen", "127.0.0.1:0"]);
+        arguments.extend(more);
+        let mut command = self.lab.dissent(&self.order.name, &arguments);
+        command.env("DISSENT_RABBITMQ_URL", &self.order.url).env("DISSENT_LOG", "info,lapin=error");
+        if let Some(library) = &self.order.clocks {
+            self.set_clock(member, 0);
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.clock(member));
+            command.env("FAKETIME_CACHE_DURATION", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        self.members[member].lives += 1;
+        let output = std::fs::File::create(self.output(member)).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
+        self.members[member].child = Some(command.spawn().unwrap());
+    }
+
+    /// Starts a process that ends when the experiment is finished.
+    pub(crate) fn start(&mut self, member: usize) {
+        self.start_with(member, &["--until-finished"]);
+    }
+
+    /// Lets the clock of a process be so many seconds wrong, where clocks jump.
+    pub(crate) fn set_clock(&self, member: usize, seconds: i64) {
+        let (clock, new) = (self.clock(member), self.path(format!("{member}.clock.new")));
+        std::fs::write(&new, format!("{seconds:+}\n")).unwrap();
+        std::fs::rename(new, clock).unwrap();
+    }
+
+    /// Sends a signal with the system's own `kill`; false if the process has ended.
+    pub(crate) fn signal(&mut self, member: usize, name: &str) -> bool {
+        if !self.runs(member) {
+            return false;
+        }
+        let child = self.members[member].child.as_ref().unwrap();
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{name}")).arg(child.id().to_string());
+        succeeded(kill);
+        true
+    }
+
+    /// Whether a process is there and has not ended.
+    pub(crate) fn runs(&mut self, member: usize) -> bool {
+        self.members[member].child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Kills a process without a warning; false if it has ended before.
+    pub(crate) fn kill(&mut self, member: usize) -> bool {
+        let ran = self.runs(member);
+        if let Some(mut child) = self.members[member].child.take() {
+            let _ended = child.kill();
+            child.wait().unwrap();
+            // What makes clocks jump leaves these behind in a process that is killed.
+            for left in ["faketime_shm_", "sem.faketime_sem_"] {
+                let _none = std::fs::remove_file(format!("/dev/shm/{left}{}", child.id()));
+            }
+        }
+        ran
+    }
+
+    /// Waits until a process ends by itself.
+    pub(crate) fn ended(&mut self, member: usize, within: Duration) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            let child = self.members[member].child.as_mut().expect("it was started");
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < within, "{} does not end; {}", self.name(member), self.report());
+            sleep(POLL);
+        }
+    }
+
+    /// Waits until all have ended by themselves, and in order.
+    pub(crate) fn all_end(&mut self, within: Duration) {
+        let begun = Instant::now();
+        while (0..self.len()).any(|member| self.runs(member)) {
+            self.no_one_failed();
+            assert!(begun.elapsed() < within, "not finished after {within:?}; {}", self.report());
+            sleep(POLL);
+        }
+        self.no_one_failed();
+    }
+
+    /// Nobody may end by itself but when the experiment is finished.
+    pub(crate) fn no_one_failed(&mut self) {
+        for member in 0..self.len() {
+            let status = self.members[member].child.as_mut().and_then(|child| child.try_wait().unwrap());
+            let failed = status.is_some_and(|status| !status.success());
+            assert!(!failed, "{} ended with {status:?}; {}", self.name(member), self.report());
+        }
+    }
+
+    fn name(&self, member: usize) -> String {
+        let kind = if member == SERVER { "the server" } else { "a worker" };
+        format!("{kind} of {}", self.order.roles[member])
+    }
+
+    /// The ends of what all said.
+    pub(crate) fn report(&self) -> String {
+        let end = |member| {
+            let said = self.said(member);
+            let lines: Vec<&str> = said.lines().collect();
+            let end = lines[lines.len().saturating_sub(25)..].join("\n");
+            format!("\n== {} ({}):\n{end}", self.name(member), self.output(member).display())
+        };
+        (0..self.len()).map(end).collect()
+    }
+
+    /// Waits until a process has said this.
+    pub(crate) fn has_said(&mut self, member: usize, text: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let said = self.said(member);
+            if let Some(line) = said.lines().find(|line| line.contains(text)) {
+                return line.to_owned();
+            }
+            let waits = self.runs(member) && begun.elapsed() < PATIENCE;
+            assert!(waits, "{} never says {text:?}; {}", self.name(member), self.report());
+            sleep(POLL);
+        }
+    }
+
+    /// Asks a process over HTTP; gives the status and the body.
+    pub(crate) fn get(&mut self, member: usize, path: &str) -> (u16, String) {
+        let line = self.has_said(member, "listening address=");
+        let address = line.split("address=").nth(1).unwrap().trim().to_owned();
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+}
+
+impl Drop for Fleet<'_> {
+    fn drop(&mut self) {
+        for member in 0..self.len() {
+            self.kill(member);
+        }
+    }
+}

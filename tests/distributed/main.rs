@@ -1,0 +1,101 @@
+//! One experiment on RabbitMQ, in one process and in several: the same history, whoever does the steps.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says why")]
+
+mod fleet;
+#[path = "../../queues/tests/broker/node.rs"]
+mod node;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "some of it is for the tests of one process")]
+mod support;
+mod verdict;
+
+use std::time::Duration;
+
+use fleet::{Fleet, Order, SERVER};
+use node::Node;
+use support::{Lab, Learning, Setup, succeeded};
+use verdict::Outcome;
+
+const LEARNS: Option<Learning> = Some(Learning { rounds: 2, steps: 4 });
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Each step but one has two workers or more.
+const MIXED: [&str; 4] = [
+    "none",
+    "generation,reward,training",
+    "generation,conflict,feedback,training",
+    "reward,conflict,evaluation",
+];
+
+fn order<'a>(node: &Node, name: &str, roles: &'a [&'a str]) -> Order<'a> {
+    Order { name: name.to_owned(), url: node.url(), roles, lease_seconds: 60, clocks: None }
+}
+
+#[test]
+fn in_one_process_or_in_many_an_experiment_comes_to_the_same_end() {
+    let Some(lab) = Lab::new(&Setup { learns: LEARNS, ..Setup::default() }) else { return };
+    let node = Node::new();
+    lab.run("embedded");
+    let embedded = Outcome::of(&lab, "embedded");
+    for (name, roles) in [("alone", &["all"][..]), ("shared", &MIXED[..])] {
+        let mut fleet = Fleet::new(&lab, order(&node, name, roles));
+        fleet.start_all();
+        fleet.all_end(PATIENCE);
+        Outcome::of(&lab, name).is_that_of(&embedded);
+        succeeded(lab.dissent(name, &["replay", "lab", "--verify"]));
+    }
+}
+
+#[test]
+fn processes_answer_for_their_health_refuse_another_plan_and_stop_in_order() {
+    // So long that it is stopped in the middle of its work.
+    let learns = Some(Learning { rounds: 2, steps: 20_000 });
+    let Some(lab) = Lab::new(&Setup { learns, ..Setup::default() }) else { return };
+    let node = Node::new();
+    let mut fleet = Fleet::new(&lab, order(&node, "health", &["none", "all"]));
+    for member in 0..fleet.len() {
+        fleet.start_with(member, &[]);
+        fleet.has_said(member, "at work");
+        assert_eq!(fleet.get(member, "/health"), (200, "alive\n".to_owned()));
+        assert_eq!(fleet.get(member, "/ready"), (200, "ready\n".to_owned()));
+        let (status, metrics) = fleet.get(member, "/metrics");
+        assert_eq!(status, 200);
+        assert!(metrics.contains("dissent_broker_connected 1") && metrics.ends_with("# EOF\n"), "{metrics}");
+        assert!(metrics.contains("dissent_queue_messages{queue=\"health."), "{metrics}");
+    }
+    another_plan_is_refused(&lab, &node, fleet.config());
+    stopped_in_order(&lab, &mut fleet);
+}
+
+/// A worker with another plan than the server's says so, and ends.
+fn another_plan_is_refused(lab: &Lab, node: &Node, config: &std::path::Path) {
+    let other = config.with_file_name("other.toml");
+    let text = std::fs::read_to_string(config).unwrap().replace("seed = 3", "seed = 4");
+    std::fs::write(&other, text).unwrap();
+    let mut worker = lab.dissent("other", &["worker", other.to_str().unwrap(), "--roles", "conflict"]);
+    let output = worker.env("DISSENT_RABBITMQ_URL", node.url()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("was begun with another plan (seed was 3, now 4)"), "{said}");
+}
+
+/// A worker that is told to stop in the middle of a training gives it to another at once; the server stops in order too.
+fn stopped_in_order(lab: &Lab, fleet: &mut Fleet<'_>) {
+    let held = |fleet: &mut Fleet<'_>| fleet.get(SERVER, "/metrics").1.contains("dissent_lease_age_seconds");
+    while !held(fleet) {
+        fleet.no_one_failed();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for member in (0..fleet.len()).rev() {
+        assert!(fleet.signal(member, "TERM"));
+        let status = fleet.ended(member, PATIENCE);
+        assert!(status.success(), "{status}: {}", fleet.report());
+        if member != SERVER {
+            while held(fleet) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+    let events = lab.events("health");
+    let expired = |kind: &str| events.iter().filter(|recorded| recorded.event.event_type == kind).count();
+    assert_eq!(expired("training.lease_expired"), 1, "long before the lease of a minute is over");
+}

@@ -1,0 +1,46 @@
+//! A small disk for the log, which can be full.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Room for the log of a round, several times over.
+const BYTES: &str = "64m";
+
+/// A file system in memory, there as long as this is.
+pub(crate) struct Disk(PathBuf);
+
+impl Disk {
+    /// Puts one in a folder; none where that is not allowed.
+    pub(crate) fn mount(folder: &Path) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={BYTES}"), "tmpfs"]).arg(folder);
+        mount.output().is_ok_and(|output| output.status.success()).then(|| Self(folder.to_owned()))
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Fills it to the last byte.
+    pub(crate) fn fill(&self) {
+        let mut filler = File::create(self.filler()).unwrap();
+        for bytes in [64 << 10, 4 << 10, 1] {
+            let zeros = vec![0; bytes];
+            while filler.write_all(&zeros).is_ok() {}
+        }
+    }
+
+    /// Makes room again.
+    pub(crate) fn clear(&self) {
+        let _none = std::fs::remove_file(self.filler());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _left = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}

@@ -1,0 +1,110 @@
+//! The fault campaign: an experiment on RabbitMQ, by a server and three workers, to which everything happens that happens to
+//! programs. It must come to the very end of a calm one, with every event once.
+//!
+//! `DISSENT_FAULTS_ROUNDS` and `DISSENT_FAULTS_SEED` say how many rounds there are and which is the first; every round depends on its
+//! seed alone, but for the moments at which things happen.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, and says why"
+)]
+
+mod disk;
+#[path = "../distributed/fleet.rs"]
+#[allow(dead_code, reason = "some of it is for the tests without faults")]
+mod fleet;
+mod kind;
+mod meddler;
+#[path = "../../queues/tests/broker/node.rs"]
+mod node;
+mod random;
+mod round;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "some of it is for the tests of one process")]
+mod support;
+#[path = "../distributed/verdict.rs"]
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use disk::Disk;
+use kind::Fault;
+use node::Node;
+use round::Field;
+use support::{Lab, Learning, Setup};
+use verdict::Outcome;
+
+/// Rounds where nothing else is asked for: a whole pack of faults.
+const ROUNDS: u64 = 3;
+/// About long enough for the faults of a round.
+const LEARNING: Learning = Learning { rounds: 6, steps: 800 };
+/// What makes clocks jump, where Debian has it.
+const CLOCKS: &str = "faketime/libfaketimeMT.so.1";
+
+fn number(variable: &str, usual: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable} = {text:?} is no number")),
+        Err(_) => usual,
+    }
+}
+
+/// The library that makes clocks jump, if it is installed.
+fn clocks() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    folders.map(|folder| folder.join(CLOCKS)).find(|library| library.is_file())
+}
+
+fn can_mount(lab: &Lab) -> bool {
+    let folder: &Path = &lab.data_dir("mountable");
+    Disk::mount(folder).is_some()
+}
+
+#[test]
+fn whatever_happens_the_experiment_comes_to_the_same_end() {
+    let setup = Setup { prompts: 24, batch_prompts: 2, learns: Some(LEARNING), ..Setup::default() };
+    let Some(lab) = Lab::new(&setup) else { return };
+    let begun = Instant::now();
+    lab.run("calm");
+    let calm = Outcome::of(&lab, "calm");
+    eprintln!("a calm run takes {:?}", begun.elapsed());
+    let mut node = Node::new();
+    let (clocks, disks) = (clocks(), can_mount(&lab));
+    if clocks.is_none() {
+        eprintln!("no clock jumps: they need libfaketime (Debian: apt-get install faketime)");
+    }
+    if !disks {
+        eprintln!("no full disks: they need the right to mount a file system");
+    }
+    let mut field = Field { lab: &lab, node: &mut node, clocks, disks };
+    let (first, rounds) = (number("DISSENT_FAULTS_SEED", 0), number("DISSENT_FAULTS_ROUNDS", ROUNDS));
+    let mut counts: BTreeMap<Fault, [u32; 2]> = BTreeMap::new();
+    let mut failed = Vec::new();
+    for seed in first..first + rounds {
+        let begun = Instant::now();
+        eprintln!("round of seed {seed}: {:?}", kind::of_round(seed));
+        let outcome = catch_unwind(AssertUnwindSafe(|| round::run(&mut field, seed, &calm)));
+        let Ok(tally) = outcome else {
+            eprintln!("it fails; again: cargo xtask faults --rounds 1 --seed {seed}");
+            failed.push(seed);
+            // Whatever state it is in, the next round is not to suffer from it.
+            field.node.kill();
+            field.node.start();
+            field.node.set_memory_alarm(false);
+            continue;
+        };
+        eprintln!("  the end of a calm run after {} faults and {:?}", tally.survived.len(), begun.elapsed());
+        for (column, faults) in [tally.survived, tally.impossible].into_iter().enumerate() {
+            faults.into_iter().for_each(|fault| counts.entry(fault).or_default()[column] += 1);
+        }
+    }
+    let survived: u32 = counts.values().map(|[survived, _]| survived).sum();
+    for (fault, [survived, impossible]) in &counts {
+        eprintln!("{fault:?}: {survived} survived, {impossible} not possible here");
+    }
+    eprintln!("{survived} faults survived in {rounds} rounds and {:?}", begun.elapsed());
+    assert!(failed.is_empty(), "rounds of the seeds {failed:?} failed");
+}

@@ -1,0 +1,179 @@
+//! Someone who puts messages into the experiment's queues that nobody sent.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use dissent_domain::event::{EventId, NewEvent, Recorded};
+use dissent_domain::id::ExperimentId;
+use dissent_queues::{Broker as _, Proposal, RabbitBroker, RabbitOptions};
+use futures_core::Stream as _;
+use lapin::message::Delivery;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use tokio::time::Instant;
+
+use crate::random::Random;
+
+/// The groups of the steps.
+const STEPS: [&str; 8] =
+    ["prompt", "generation", "reward", "conflict", "round", "feedback", "training", "evaluation"];
+/// Messages of one fault.
+const MESSAGES: usize = 24;
+/// So long the history is read: what comes later is for the next time.
+const READ: Duration = Duration::from_millis(500);
+
+/// The way to the queues of one experiment.
+pub(crate) struct Meddler {
+    url: String,
+    prefix: String,
+    experiment: ExperimentId,
+}
+
+impl Meddler {
+    pub(crate) fn new(url: String, prefix: String) -> Self {
+        Self { url, prefix, experiment: ExperimentId::new("lab").unwrap() }
+    }
+
+    fn queue(&self, name: &str) -> String {
+        format!("{}.{name}.{}", self.prefix, EventId::of_experiment(&self.experiment).0.simple())
+    }
+
+    fn groups(&self) -> Vec<String> {
+        STEPS.iter().map(|step| self.queue(step)).collect()
+    }
+
+    fn run<T>(&self, deed: impl Future<Output = T>) -> T {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let done = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), deed).await });
+        runtime.shutdown_background();
+        done.expect("RabbitMQ takes it within a minute")
+    }
+
+    async fn channel(&self) -> (Connection, Channel) {
+        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        (connection, channel)
+    }
+
+    /// Sends events to their groups again, and proposes again what is in the log.
+    pub(crate) fn duplicate(&self, random: &mut Random) {
+        self.run(async {
+            let (_connection, channel) = self.channel().await;
+            let events = self.history(&channel).await;
+            for _ in 0..MESSAGES.min(events.len()) {
+                let event = random.one_of(&events);
+                let (exchange, key) = (event.exchange.as_str(), event.routing_key.as_str());
+                let events = format!("{}.events", self.prefix);
+                // Those that filled the stream came to it without the exchange.
+                let exchange = if exchange.is_empty() { &events } else { exchange };
+                publish(&channel, exchange, key, &event.data, event.properties.clone()).await;
+            }
+            self.propose(|recorded| recorded.event, random).await;
+        });
+    }
+
+    /// Sends events again in another order, half of them to a group that they are not for, as messages of their own.
+    pub(crate) fn reorder(&self, random: &mut Random) {
+        self.run(async {
+            let (_connection, channel) = self.channel().await;
+            let mut events = self.history(&channel).await;
+            random.shuffle(&mut events);
+            for event in events.iter().take(MESSAGES) {
+                let queue = random.one_of(&self.groups()).clone();
+                let properties = BasicProperties::default().with_delivery_mode(2);
+                publish(&channel, "", &queue, &event.data, properties).await;
+            }
+        });
+    }
+
+    /// Sends damaged events and nonsense to every queue there is, and proposes what the rules forbid.
+    pub(crate) fn corrupt(&self, random: &mut Random) {
+        self.run(async {
+            let (_connection, channel) = self.channel().await;
+            let events = self.history(&channel).await;
+            let mut queues = self.groups();
+            queues.extend(["proposals", "parked"].map(|name| format!("{}.{name}", self.prefix)));
+            queues.push(self.queue("history"));
+            for number in 0..MESSAGES {
+                let mut body = match events.is_empty() {
+                    true => Vec::new(),
+                    false => random.one_of(&events).data.clone(),
+                };
+                match number % 4 {
+                    0 if !body.is_empty() => {
+                        let at = random.below(body.len());
+                        body[at] ^= 1 << random.below(8);
+                    }
+                    1 => body.truncate(random.below(body.len() + 1).saturating_sub(1)),
+                    2 => body.clear(),
+                    _ => {
+                        body = vec![0; random.below(4096)];
+                        random.fill(&mut body);
+                    }
+                }
+                let queue = random.one_of(&queues).clone();
+                publish(&channel, "", &queue, &body, BasicProperties::default().with_delivery_mode(2)).await;
+            }
+            // Under a new name: what has happened does not happen again, and what cannot be read never did.
+            self.propose(|recorded| renamed(recorded.event), random).await;
+            self.propose(|recorded| NewEvent { body: vec![0xc1], ..renamed(recorded.event) }, random).await;
+        });
+    }
+
+    /// Proposes some of what has happened, in a way.
+    async fn propose(&self, as_event: impl Fn(Recorded) -> NewEvent, random: &mut Random) {
+        let mut options = RabbitOptions::from_url(&self.url).unwrap();
+        options.prefix.clone_from(&self.prefix);
+        let worker = RabbitBroker::connect_worker(options).await.unwrap();
+        let mut history = worker.history(&self.experiment).await.unwrap();
+        let mut events = Vec::new();
+        let until = Instant::now() + READ;
+        while let Ok(next) = tokio::time::timeout_at(until, history.next()).await {
+            events.extend(next.unwrap());
+        }
+        for _ in 0..MESSAGES.min(events.len()) {
+            let recorded = random.one_of(&events).clone();
+            // Another sign of life is no lie.
+            if recorded.event.event_type == "training.progressed" {
+                continue;
+            }
+            let (experiment, cause) = (self.experiment.clone(), recorded.event.causation);
+            let events = vec![as_event(recorded)];
+            worker.propose(Proposal { experiment, cause, events }).await.unwrap();
+        }
+    }
+
+    /// The experiment's history as messages, as far as it has come; none before there is one.
+    async fn history(&self, channel: &Channel) -> Vec<Delivery> {
+        channel.basic_qos(100, BasicQosOptions::default()).await.unwrap();
+        let mut first = FieldTable::default();
+        first.insert("x-stream-offset".into(), AMQPValue::LongString(LongString::from("first")));
+        let options = BasicConsumeOptions::default();
+        let stream = self.queue("history");
+        let mut consumer =
+            channel.basic_consume(stream.as_str().into(), "meddler".into(), options, first).await.unwrap();
+        let mut found = Vec::new();
+        let mut next = async || poll_fn(|context| Pin::new(&mut consumer).poll_next(context)).await;
+        let until = Instant::now() + READ;
+        while let Ok(Some(delivery)) = tokio::time::timeout_at(until, next()).await {
+            let delivery = delivery.unwrap();
+            delivery.ack(Default::default()).await.unwrap();
+            found.push(delivery);
+        }
+        channel.basic_cancel("meddler".into(), Default::default()).await.unwrap();
+        found
+    }
+}
+
+/// The same under a name that the log does not have.
+fn renamed(event: NewEvent) -> NewEvent {
+    NewEvent { id: event.id.caused("meddler", 0), ..event }
+}
+
+async fn publish(channel: &Channel, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
+    let options = BasicPublishOptions::default();
+    channel.basic_publish(exchange.into(), key.into(), options, body, properties).await.unwrap();
+}

@@ -71,7 +71,7 @@ struct AskedView<'a> {
 }
 
 impl Experiment {
-    /// BLAKE3 (hex) of the state, as described [here](self).
+    /// BLAKE3 (hex) of the state, without what differs between two runs of the same plan: arrival order, attempts, the name.
     #[must_use]
     pub fn state_hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();

@@ -9,7 +9,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_queues::{Broker as _, Proposal, RabbitBroker, RabbitOptions};
 use futures_core::Stream as _;
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::time::Instant;
@@ -23,6 +23,8 @@ const STEPS: [&str; 8] =
 const MESSAGES: usize = 24;
 /// So long the history is read: what comes later is for the next time.
 const READ: Duration = Duration::from_millis(500);
+/// Between two looks for a stream that is not there yet.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// The way to the queues of one experiment.
 pub(crate) struct Meddler {
@@ -52,10 +54,18 @@ impl Meddler {
         done.expect("RabbitMQ takes it within a minute")
     }
 
+    /// A channel on which the history can be read: after a crash RabbitMQ listens before its streams are back.
     async fn channel(&self) -> (Connection, Channel) {
-        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        (connection, channel)
+        let stream = self.queue("history");
+        loop {
+            let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            let passive = QueueDeclareOptions::durable().passive();
+            if channel.queue_declare(stream.as_str().into(), passive, FieldTable::default()).await.is_ok() {
+                return (connection, channel);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Sends events to their groups again, and proposes again what is in the log.

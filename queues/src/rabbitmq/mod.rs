@@ -227,7 +227,7 @@ impl RabbitBroker {
             targets.push(self.target(subscription)?);
             self.note_group(subscription)?;
         }
-        self.order(server, |done| Command::Declare { targets, done: Some(done) }).await
+        self.order(server, |done| Command::Declare { targets: targets.clone(), done: Some(done) }).await
     }
 
     /// Makes the stream of an experiment's history, and fills it.
@@ -238,7 +238,11 @@ impl RabbitBroker {
         self.core.check_running()?;
         let target = Target::of_history(&self.core.topology, &self.core.options.prefix, experiment);
         lock(&self.histories).insert(experiment.clone());
-        self.order(self.server()?, |done| Command::Declare { targets: vec![target], done: Some(done) }).await
+        self.order(self.server()?, |done| Command::Declare {
+            targets: vec![target.clone()],
+            done: Some(done),
+        })
+        .await
     }
 
     /// Reads the history of an experiment from its first event on, in any process. It waits until the server publishes
@@ -262,20 +266,28 @@ impl RabbitBroker {
         let server = self.server()?;
         lock(&self.histories).remove(experiment);
         lock(&self.groups).retain(|_, group| group.subscription.experiment.as_ref() != Some(experiment));
-        let experiment = experiment.clone();
-        self.order(server, |done| Command::Forget { experiment, done }).await
+        self.order(server, |done| Command::Forget { experiment: experiment.clone(), done }).await
     }
 
     async fn order(
         &self,
         server: &Server,
-        command: impl FnOnce(oneshot::Sender<Result<(), BrokerError>>) -> Command,
+        command: impl Fn(oneshot::Sender<Result<(), BrokerError>>) -> Command,
     ) -> Result<(), BrokerError> {
-        let (done, outcome) = oneshot::channel();
-        server.commands.send(command(done)).map_err(|_| BrokerError::Closed)?;
+        let ordered = async {
+            loop {
+                let (done, outcome) = oneshot::channel();
+                server.commands.send(command(done)).map_err(|_| BrokerError::Closed)?;
+                match outcome.await {
+                    Ok(outcome) => return outcome,
+                    // The connection was lost on the way: it is ordered again.
+                    Err(_) => self.core.check_running()?,
+                }
+            }
+        };
         let limit = self.core.options.operation_timeout;
-        match timeout(limit, outcome).await {
-            Ok(outcome) => outcome.map_err(|_| BrokerError::Closed)?,
+        match timeout(limit, ordered).await {
+            Ok(outcome) => outcome,
             Err(_) => Err(BrokerError::Unavailable(format!(
                 "RabbitMQ at {} did not make the queues within {limit:?}",
                 self.core.options.place()

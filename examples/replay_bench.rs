@@ -21,7 +21,7 @@ use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::replay::Replay;
 use dissent_domain::reward::RewardKind;
-use dissent_storage::{SledLog, SledOptions};
+use dissent_storage::{SledLog, SledOptions, Snapshots};
 
 /// Completions per prompt.
 const SAMPLES: u32 = 8;
@@ -45,15 +45,37 @@ fn main() -> Outcome<()> {
     let open_seconds = started.elapsed().as_secs_f64();
     let replay = events_per_second(&log, &plan, Replay::new)?;
     let verify = events_per_second(&log, &plan, Replay::verifying)?;
+    let (snapshot, resume_seconds, snapshot_bytes) = from_snapshot(&log, &plan)?;
     let report = serde_json::json!({
         "prompts": prompts,
         "events": log.head(),
         "open_seconds": open_seconds,
         "events_per_second": replay,
         "verify_events_per_second": verify,
+        "fold_seconds": log.head() as f64 / replay,
+        "snapshot_seconds": snapshot,
+        "snapshot_bytes": snapshot_bytes,
+        "resume_seconds": resume_seconds,
     });
     writeln!(std::io::stdout().lock(), "{report}")?;
     Ok(())
+}
+
+/// Seconds that it takes to keep a snapshot of the whole history and to start from it, and its size.
+fn from_snapshot(log: &SledLog, plan: &Plan) -> Outcome<(f64, f64, u64)> {
+    let folder = tempfile::tempdir()?;
+    let snapshots = Snapshots::new(folder.path());
+    let started = Instant::now();
+    let folded = snapshots.resume(log, &plan.experiment, 0)?;
+    let kept_seconds = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let resumed = snapshots.resume(log, &plan.experiment, 0)?;
+    let resumed_seconds = started.elapsed().as_secs_f64();
+    if resumed.experiment() != folded.experiment() {
+        return Err("the snapshot is of another state".into());
+    }
+    let bytes = std::fs::metadata(folder.path().join(format!("{}.snapshot", plan.experiment)))?.len();
+    Ok((kept_seconds, resumed_seconds, bytes))
 }
 
 /// The best of three: a first pass also pays for cold pages.

@@ -1,5 +1,7 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
+mod backups;
+mod bundle;
 pub mod cli;
 pub mod config;
 pub mod dataset;
@@ -15,3 +17,5 @@ pub mod report;
 mod running;
 mod serving;
 pub mod study;
+mod telemetry;
+mod token;

@@ -1,5 +1,6 @@
 //! From a configuration to models that run: only those that the roles of this process use.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ use dissent_domain::prompt::Prompt;
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use dissent_models::template::PromptTemplate;
 use dissent_queues::Broker;
-use dissent_storage::ArtifactStore;
+use dissent_storage::{ArtifactStore, Snapshots};
 
 use crate::config::{Config, GoldConfig};
 use crate::gold::{ReferenceAnswers, Sentiment};
@@ -27,12 +28,19 @@ pub(crate) struct Places {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) artifacts: ArtifactStore,
+    /// Where snapshots are kept; none where there is no log.
+    pub(crate) snapshots: Option<Snapshots>,
     /// The folder into which people's judgements come; none: they are not waited for.
-    pub(crate) inbox: Option<std::path::PathBuf>,
+    pub(crate) inbox: Option<PathBuf>,
     /// How long a training may be silent.
     pub(crate) lease: LeaseTimes,
     /// Whether other processes may do steps too.
     pub(crate) shared: bool,
+}
+
+/// Where the snapshots of a data folder are.
+pub(crate) fn snapshots_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("snapshots")
 }
 
 /// Starts what the roles of this process need.
@@ -49,7 +57,7 @@ pub(crate) fn open(
     let (runtime, options) = crate::loading::runtime(&config.runtime, rows(config))?;
     let opening = Opening { config, models, runtime, options: &options, cancel: CancelFlag::new() };
     let Planned { plan, prompts, held_out } = planned;
-    let Places { log, broker, artifacts, inbox, lease, shared } = places;
+    let Places { log, broker, artifacts, snapshots, inbox, lease, shared } = places;
     let learning = match &plan.learning {
         Some(_) => Some(opening.learning(&roles, held_out, inbox)?),
         None => None,
@@ -57,7 +65,20 @@ pub(crate) fn open(
     let policy = roles.need_policy().then(|| opening.policy()).transpose()?;
     let proxy = roles.need_reward_model().then(|| opening.proxy()).transpose()?;
     let cancel = opening.cancel;
-    Ok(Resources { log, broker, artifacts, roles, prompts, policy, proxy, learning, cancel, lease, shared })
+    Ok(Resources {
+        log,
+        broker,
+        artifacts,
+        snapshots,
+        roles,
+        prompts,
+        policy,
+        proxy,
+        learning,
+        cancel,
+        lease,
+        shared,
+    })
 }
 
 /// Completions decoded together: all of a batch.
@@ -97,7 +118,7 @@ impl Opening<'_> {
         &self,
         roles: &Roles,
         held_out: Vec<Prompt>,
-        inbox: Option<std::path::PathBuf>,
+        inbox: Option<PathBuf>,
     ) -> anyhow::Result<LearningResources> {
         let gold = if roles.need_gold() { self.gold()? } else { None };
         let training = roles.contains(Step::Training).then(|| self.training()).transpose()?;

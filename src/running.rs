@@ -4,15 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dissent_actors::{Ending, LeaseTimes, Pipeline, PipelineError, Resources, Roles};
-use dissent_domain::event::{Event, Recorded};
+use dissent_actors::journal::States;
+use dissent_actors::{Ending, LeaseTimes, Pipeline, PipelineError, Resources, Roles, control};
+use dissent_domain::event::Event;
 use dissent_domain::experiment::{Plan, finished_id};
 use dissent_domain::fork::forked_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
+use dissent_domain::order::{Action, Order, Standing};
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
-use dissent_storage::{ArtifactStore, SledLog, SledOptions};
+use dissent_storage::{SledLog, SledOptions, Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{BadInput, Interrupted, ProgressView};
@@ -32,8 +34,8 @@ pub(crate) struct Run {
     pub(crate) log: Arc<dyn EventLog>,
 }
 
-/// Runs an experiment, or goes on with it, until it is finished or waits for people; with `waits`, it is people that it waits
-/// for, and their judgements come through the inbox.
+/// Runs an experiment, or goes on with it, until it is finished or waits for people; with `waits`, it is people that it waits for, and
+/// their judgements come through the inbox. One that is paused or cancelled is left as it is.
 ///
 /// # Errors
 /// If configuration, data or models cannot be used, a step fails, or the user interrupts.
@@ -44,7 +46,7 @@ pub(crate) fn run_experiment(
     view: &ProgressView,
 ) -> anyhow::Result<Run> {
     let log: Arc<dyn EventLog> = Arc::new(SledLog::open(data_dir.join("log"), &SledOptions::default())?);
-    let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
+    let artifacts = config.artifacts.open(data_dir)?;
     view.say("opening the models");
     let models = Models::open(config)?;
     let planned = planning::plan(config, &models, &artifacts)?;
@@ -53,15 +55,42 @@ pub(crate) fn run_experiment(
     if is_finished(&*log, &planned.plan)? {
         return Ok(Run { ending: Ending::Finished, experiment, log });
     }
+    let run = |ending| Run { ending, experiment: experiment.clone(), log: log.clone() };
+    let snapshots = Snapshots::new(opening::snapshots_folder(data_dir));
+    match standing(&*log, &experiment, &snapshots)? {
+        Standing::Paused => return Ok(run(Ending::Paused)),
+        Standing::Cancelled => return Ok(run(Ending::Cancelled)),
+        Standing::Created => start(&*log, &experiment)?,
+        Standing::Going | Standing::Finished => {}
+    }
     view.say("starting the policy and the proxy reward model");
     let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
     let inbox = waits.then(|| inbox::folder(data_dir, &experiment));
     let lease = LeaseTimes::default();
-    let places = Places { log: log.clone(), broker, artifacts, inbox, lease, shared: false };
+    let snapshots = Some(snapshots);
+    let places = Places { log: log.clone(), broker, artifacts, snapshots, inbox, lease, shared: false };
     let plan = planned.plan.clone();
     let resources = opening::open(config, &models, planned, Roles::all(), places)?;
     let ending = actix::System::new().block_on(drive(&plan, resources, view))?;
     Ok(Run { ending, experiment, log })
+}
+
+/// Whether an experiment may go on, as far as operators are concerned.
+fn standing(
+    log: &dyn EventLog,
+    experiment: &ExperimentId,
+    snapshots: &Snapshots,
+) -> anyhow::Result<Standing> {
+    let states = States::default();
+    states.load(log, experiment, Some(snapshots))?;
+    Ok(states.standing(experiment))
+}
+
+/// Whoever runs what was created wants it to start.
+fn start(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<()> {
+    let order = Order { action: Action::Start, by: String::new(), reason: Some("dissent run".to_owned()) };
+    wait(control::order(log, experiment, &order))?;
+    Ok(())
 }
 
 /// Whether the experiment did all its rounds, or decided to go no further.
@@ -79,21 +108,15 @@ pub(crate) fn refuse_another_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Re
     if let Some(recorded) = forked_plan(log, &plan.experiment)? {
         return refuse_difference(&recorded, plan);
     }
-    match log.read_stream(&plan.experiment, 0, 1)?.first() {
-        Some(first) => refuse_begun_otherwise(first, plan),
-        None => Ok(()),
-    }
-}
-
-/// Refuses a plan that is not the one in the first event of its experiment.
-pub(crate) fn refuse_begun_otherwise(first: &Recorded, plan: &Plan) -> anyhow::Result<()> {
+    let Some(first) = log.read_stream(&plan.experiment, 0, 1)?.pop() else { return Ok(()) };
     let Event::ExperimentStarted(started) = first.decode()? else {
         anyhow::bail!("the stream of {} does not begin with its start", plan.experiment)
     };
     refuse_difference(&started.plan, plan)
 }
 
-fn refuse_difference(recorded: &Plan, plan: &Plan) -> anyhow::Result<()> {
+/// Refuses a plan that is not the recorded one, and says where they differ.
+pub(crate) fn refuse_difference(recorded: &Plan, plan: &Plan) -> anyhow::Result<()> {
     match planning::difference(recorded, plan) {
         None => Ok(()),
         Some(difference) => Err(BadInput(format!(

@@ -3,6 +3,7 @@
 mod forks;
 pub(crate) mod made;
 mod rotation;
+mod salvage;
 mod snapshots;
 mod tables;
 

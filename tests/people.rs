@@ -1,9 +1,10 @@
 //! People judge while `dissent run --wait` has the log open, through the program alone.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use dissent_domain::event::{Event, FeedbackReceived};
+use dissent_domain::replay::Replay;
 use serde_json::Value;
 
 use crate::support::{Lab, Setup, succeeded};
@@ -90,4 +91,47 @@ fn judgements_that_are_imported_while_a_run_waits_let_it_go_on_to_its_end() {
     assert!(events.iter().any(|event| matches!(event, Event::RewardModelRefined(e) if e.preferences > 0)));
     assert!(matches!(events.last(), Some(Event::ExperimentFinished(_))));
     succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
+}
+
+#[test]
+fn a_run_goes_on_from_its_snapshot_a_damaged_one_or_none_to_the_same_end() {
+    let Some(lab) = asking() else { return };
+    let config = lab.config();
+    let run = ["run", config.to_str().unwrap()];
+    succeeded(lab.dissent("data", &run));
+    let mut rows = parsed(&succeeded(lab.dissent("data", &["feedback", "export", "lab"])).stdout);
+    rows.iter_mut().for_each(|row| row["verdict"] = "first".into());
+    let judged = config.with_file_name("judged.jsonl");
+    std::fs::write(&judged, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    let import = ["feedback", "import", judged.to_str().unwrap(), "--annotator", "ann"];
+    succeeded(lab.dissent("data", &import));
+
+    let mut ends = Vec::new();
+    for name in ["whole", "damaged", "deleted"] {
+        let mut copy = Command::new("cp");
+        copy.arg("-r").arg(lab.data_dir("data")).arg(lab.data_dir(name));
+        succeeded(copy);
+        let snapshot = lab.data_dir(name).join("snapshots/lab.snapshot");
+        let mut bytes = std::fs::read(&snapshot).unwrap();
+        match name {
+            "damaged" => {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                std::fs::write(&snapshot, &bytes).unwrap();
+            }
+            "deleted" => std::fs::remove_file(&snapshot).unwrap(),
+            _ => {}
+        }
+        let said = String::from_utf8(succeeded(lab.dissent(name, &run)).stderr).unwrap();
+        assert_eq!(said.contains("a snapshot is ignored"), name == "damaged", "{said}");
+        // The snapshot that this run left is compared, too.
+        succeeded(lab.dissent(name, &["replay", "lab", "--verify"]));
+        assert!(std::fs::read(&snapshot).unwrap() != bytes, "{name}: the run left none of its own");
+        let mut replay = Replay::new();
+        lab.events(name).iter().for_each(|recorded| replay.apply(recorded).unwrap());
+        assert!(replay.experiment().is_finished());
+        ends.push(replay.experiment().state_hash());
+    }
+    assert_eq!(ends[0], ends[1]);
+    assert_eq!(ends[0], ends[2]);
 }

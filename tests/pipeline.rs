@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use dissent_domain::event::{Event, Recorded};
 
-use crate::support::{Lab, Setup, history, succeeded};
+use crate::support::{Lab, Learning, Setup, history, succeeded};
 
 #[test]
 fn a_run_finds_conflicts_and_leaves_a_report_and_a_sound_history() {
@@ -191,4 +191,46 @@ fn a_model_that_never_works_stops_the_run_and_sets_nothing_aside() {
     assert!(said.contains("the generation step failed") && said.contains("not a finite number"), "{said}");
     let set_aside = |recorded: &Recorded| recorded.event.event_type == "prompt.set_aside";
     assert!(!lab.events("data").iter().any(set_aside));
+}
+
+#[test]
+fn an_experiment_is_computed_again_to_the_same_bytes() {
+    let learns = Some(Learning { rounds: 2, steps: 3 });
+    let Some(lab) = Lab::new(&Setup { prompts: 6, learns, ..Setup::default() }) else { return };
+    lab.run("data");
+    let config = lab.config();
+    let recompute = ["replay", "lab", "--recompute", config.to_str().unwrap()];
+    let output = succeeded(lab.dissent("data", &[&recompute[..], &["--json"]].concat()));
+    let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(outcome["same"], true, "{outcome}");
+    let results =
+        |step: &serde_json::Value| (step["step"].as_str().unwrap().to_owned(), step["results"].as_u64());
+    let steps: Vec<_> = outcome["steps"].as_array().unwrap().iter().map(results).collect();
+    for (step, at_least) in [("generation", 12), ("reward", 12), ("training", 4), ("evaluation", 3)] {
+        assert!(steps.contains(&(step.to_owned(), Some(at_least))), "{steps:?}");
+    }
+    let changed = std::fs::read_to_string(&config).unwrap().replace("seed = 3", "seed = 4");
+    std::fs::write(&config, changed).unwrap();
+    let output = lab.dissent("data", &recompute).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "another plan is not this experiment's");
+}
+
+#[test]
+fn a_fork_is_computed_again_from_where_it_left_its_origin() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    lab.run("data");
+    let sampled = |event: &&Recorded| event.event.event_type == "generation.completions_sampled";
+    let at = lab.events("data").iter().filter(sampled).nth(7).unwrap().position;
+    let fork = ["experiment", "fork", "lab", "--at", &at.to_string(), "--as", "other"];
+    let forked = lab.dissent("data", &fork).output().unwrap();
+    assert!(forked.status.success(), "{}", String::from_utf8_lossy(&forked.stderr));
+    let config = lab.config();
+    let renamed = std::fs::read_to_string(&config).unwrap().replace("name = \"lab\"", "name = \"other\"");
+    std::fs::write(&config, renamed).unwrap();
+    lab.run("data");
+    let recompute = ["replay", "other", "--json", "--recompute", config.to_str().unwrap()];
+    let output = succeeded(lab.dissent("data", &recompute));
+    let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let generation = &outcome["steps"][0];
+    assert_eq!((&generation["step"], &generation["results"]), (&"generation".into(), &4.into()), "{outcome}");
 }

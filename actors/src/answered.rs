@@ -35,7 +35,7 @@ impl<P> Unanswered<P> {
 }
 
 /// The ids of the events by which this one is answered.
-fn answers(received: &Received) -> Vec<EventId> {
+pub(crate) fn answers(received: &Received) -> Vec<EventId> {
     let caused = |kind: EventType| received.id.caused(kind.name(), 0);
     if let Event::PromptAdmitted(_) = &received.event {
         vec![caused(EventType::CompletionsSampled), caused(EventType::PromptSetAside)]

@@ -11,7 +11,7 @@ use dissent_domain::log::EventLog;
 use dissent_domain::prompt::Prompt;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Broker, Subscription};
-use dissent_storage::ArtifactStore;
+use dissent_storage::{ArtifactStore, Snapshots};
 
 use crate::answered::Unanswered;
 use crate::conflict::Conflict;
@@ -28,7 +28,7 @@ use crate::reward::{Proxy, Reward};
 use crate::roles::Roles;
 use crate::round::Coordinator;
 use crate::set_aside;
-use crate::step::{self, StepHandle, Surroundings};
+use crate::step::{self, AnyStep, StepHandle, Surroundings};
 use crate::training::worker::{self, LeaseTimes, TrainingHandle, Workshop};
 use crate::training::{Intake, Learner, Training};
 
@@ -40,6 +40,9 @@ pub struct Resources {
     pub broker: Arc<dyn Broker>,
     /// Adapters, checkpoints and data that the log names.
     pub artifacts: ArtifactStore,
+    /// Where snapshots of the state are kept; none: the whole history is folded at every start. Only the journal's process has
+    /// use for them.
+    pub snapshots: Option<Snapshots>,
     /// The steps to do here.
     pub roles: Roles,
     /// The prompts of the plan, in order; only the journal's process needs them.
@@ -104,6 +107,12 @@ impl Crew {
     pub(crate) fn intake(&self) -> Option<Arc<Intake>> {
         self.training.as_ref().map(TrainingHandle::intake)
     }
+}
+
+/// The steps whose results come from models, and what trainings are done with.
+pub(crate) struct ModelSteps {
+    pub(crate) steps: Vec<Box<dyn AnyStep>>,
+    pub(crate) workshop: Option<Workshop>,
 }
 
 /// What several steps work with.
@@ -174,19 +183,15 @@ impl Shop {
     }
 
     fn start_measuring(&self, around: &Surroundings) -> Result<Vec<StepHandle>, PipelineError> {
-        let Self { log, plan, versions, roles, cancel, meter, .. } = self;
         let mut steps = Vec::new();
-        if roles.contains(Step::Generation) {
-            let generation =
-                Generation::new(self.policy()?, versions.clone(), plan, cancel.clone(), meter.clone());
-            steps.push(step::start(self.unanswered(generation), around)?);
+        if self.roles.contains(Step::Generation) {
+            steps.push(step::start(self.unanswered(self.generation()?), around)?);
         }
-        if roles.contains(Step::Reward) {
-            let reward = Reward::new(self.proxy()?, versions.clone(), cancel.clone());
-            steps.push(step::start(self.unanswered(reward), around)?);
+        if self.roles.contains(Step::Reward) {
+            steps.push(step::start(self.unanswered(self.reward()?), around)?);
         }
-        if roles.contains(Step::Conflict) {
-            steps.push(step::start(Conflict::new(log.clone(), plan.conflict.logprob), around)?);
+        if self.roles.contains(Step::Conflict) {
+            steps.push(step::start(self.conflict(), around)?);
         }
         Ok(steps)
     }
@@ -205,15 +210,49 @@ impl Shop {
             crew.steps.push(step::start(self.unanswered(evaluation), around)?);
         }
         if self.roles.contains(Step::Feedback) && learns.feedback.source == FeedbackSource::Oracle {
-            let gold = gold.ok_or_else(|| lacks("a gold reward for its oracle"))?;
-            let oracle = Oracle::new(self.log.clone(), self.plan.clone(), gold);
-            crew.steps.push(step::start(self.unanswered(oracle), around)?);
+            crew.steps.push(step::start(self.unanswered(self.oracle(gold)?), around)?);
         }
         if self.roles.contains(Step::Training) {
             let training = training.ok_or_else(|| lacks("a learner"))?;
             crew.training = Some(worker::start(self.workshop(learns, training), self.lease, around)?);
         }
         Ok(())
+    }
+
+    /// The steps whose results come from models, to be done outside the pipeline; and what trainings are done with.
+    pub(crate) fn model_steps(
+        &self,
+        learning: Option<LearningResources>,
+    ) -> Result<ModelSteps, PipelineError> {
+        let mut steps: Vec<Box<dyn AnyStep>> = vec![Box::new(self.generation()?), Box::new(self.reward()?)];
+        let Some(learns) = &self.plan.learning else { return Ok(ModelSteps { steps, workshop: None }) };
+        let resources = learning.ok_or_else(|| lacks("what the plan learns with"))?;
+        let LearningResources { held_out, gold, training, inbox: _ } = resources;
+        let gold: Option<SharedGold> = gold.map(|gold| Arc::new(Mutex::new(gold)));
+        if learns.feedback.source == FeedbackSource::Oracle {
+            steps.push(Box::new(self.oracle(gold.clone())?));
+        }
+        steps.push(Box::new(self.evaluation(learns, held_out, gold)?));
+        let training = training.ok_or_else(|| lacks("a learner"))?;
+        Ok(ModelSteps { steps, workshop: Some(self.workshop(learns, training)) })
+    }
+
+    fn generation(&self) -> Result<Generation, PipelineError> {
+        let Self { plan, versions, cancel, meter, .. } = self;
+        Ok(Generation::new(self.policy()?, versions.clone(), plan, cancel.clone(), meter.clone()))
+    }
+
+    fn reward(&self) -> Result<Reward, PipelineError> {
+        Ok(Reward::new(self.proxy()?, self.versions.clone(), self.cancel.clone()))
+    }
+
+    fn conflict(&self) -> Conflict {
+        Conflict::new(self.log.clone(), self.plan.conflict.logprob)
+    }
+
+    fn oracle(&self, gold: Option<SharedGold>) -> Result<Oracle, PipelineError> {
+        let gold = gold.ok_or_else(|| lacks("a gold reward for its oracle"))?;
+        Ok(Oracle::new(self.log.clone(), self.plan.clone(), gold))
     }
 
     fn evaluation(
@@ -223,7 +262,6 @@ impl Shop {
         gold: Option<SharedGold>,
     ) -> Result<Evaluation, PipelineError> {
         Ok(Evaluation {
-            log: self.log.clone(),
             plan: self.plan.clone(),
             versions: self.versions.clone(),
             policy: self.policy()?,

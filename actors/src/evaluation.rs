@@ -10,7 +10,6 @@ use std::sync::Arc;
 use dissent_domain::event::{EvaluationRequested, Event, EventType, PolicyEvaluated, Step};
 use dissent_domain::experiment::Plan;
 use dissent_domain::generation::{Completion, SamplingParams, sample_seed};
-use dissent_domain::log::EventLog;
 use dissent_domain::prompt::Prompt;
 use dissent_models::ModelError;
 use dissent_models::generation::GenerationJob;
@@ -30,7 +29,6 @@ const EVALUATION_ROUND: u32 = u32::MAX;
 
 /// What evaluations are made with.
 pub(crate) struct Evaluation {
-    pub(crate) log: Arc<dyn EventLog>,
     pub(crate) plan: Arc<Plan>,
     pub(crate) versions: Versions,
     pub(crate) policy: Shared<Policy>,
@@ -199,12 +197,6 @@ impl Evaluation {
         };
         answered.iter().map(score).collect::<Result<_, _>>().map(Some)
     }
-
-    /// Whether the log has the answer already: an evaluation is too dear to be made twice.
-    fn is_done(&self, received: &Received) -> Result<bool, StepError> {
-        let id = received.id.caused(EventType::PolicyEvaluated.name(), 0);
-        Ok(self.log.find(id).map_err(fatal)?.is_some())
-    }
 }
 
 /// What can never be scored is left out; other errors stay errors.
@@ -227,9 +219,6 @@ impl Perform for Evaluation {
                 let Event::EvaluationRequested(requested) = &received.event else {
                     return Ok(follows(received, []));
                 };
-                if self.is_done(received)? {
-                    return Ok(follows(received, []));
-                }
                 self.evaluate(requested).map(|evaluated| follows(received, [evaluated.into()]))
             })
             .collect()

@@ -40,7 +40,8 @@ fn whole_files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        // Nothing that is no file: a pipe would be waited for without end.
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl") && path.is_file())
         .collect();
     files.sort();
     files
@@ -68,7 +69,11 @@ async fn take(file: &Path, plan: &Plan, around: &Surroundings) -> Result<(), Bro
     Ok(())
 }
 
-fn read(file: &Path) -> io::Result<Vec<FeedbackReceived>> {
+/// The judgements in a file.
+///
+/// # Errors
+/// If it cannot be read, is larger than 64 MiB, or has a line that is none: its number is named.
+pub fn read(file: &Path) -> io::Result<Vec<FeedbackReceived>> {
     let bytes = std::fs::metadata(file)?.len();
     if bytes > FILE_BYTES_MAX {
         return Err(io::Error::other(format!("it has {bytes} bytes: at most {FILE_BYTES_MAX} are read")));
@@ -95,6 +100,8 @@ mod tests {
             whole_files(folder.path()).iter().map(|file| file.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["a.jsonl", "b.jsonl"]);
         assert!(whole_files(&folder.path().join("none")).is_empty());
+        std::fs::create_dir(folder.path().join("e.jsonl")).unwrap();
+        assert_eq!(whole_files(folder.path()).len(), 2, "what is no file is not read");
     }
 
     #[test]

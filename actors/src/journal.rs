@@ -8,21 +8,26 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture};
 use dissent_domain::event::{EventId, EventType, Recorded};
 use dissent_domain::experiment::{Due, Experiment};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::journal::{Accepted, Decision, Ledger};
 use dissent_domain::learning::{ModelVersion, Stage, Training, TrainingProgress};
 use dissent_domain::log::{Append, EventLog, LogError};
+use dissent_domain::order::{Order, Standing};
 use dissent_domain::replay::{Replay, ReplayError};
 use dissent_queues::{Answer, Broker, BrokerError, Proposal, ProposalDelivery};
+use dissent_storage::{ResumeError, SNAPSHOT_EVENTS, Snapshots};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Semaphore, watch};
+use tracing::Instrument as _;
 
 use crate::clock::now_us;
+use crate::control::{OrderError, Ordered};
 use crate::progress::Progress;
 use crate::step::Failure;
+use crate::trace;
 use crate::vitals::append_seconds;
 
 /// Proposals decided but not yet durable. More would only lengthen the wait: a group commit takes 256 events.
@@ -39,6 +44,15 @@ pub enum LoadError {
     /// An event cannot be applied.
     #[error(transparent)]
     Replay(#[from] ReplayError),
+}
+
+impl From<ResumeError> for LoadError {
+    fn from(error: ResumeError) -> Self {
+        match error {
+            ResumeError::Log(error) => Self::Log(error),
+            ResumeError::Replay(error) => Self::Replay(error),
+        }
+    }
 }
 
 /// The states of the experiments, as the journal decided them. Others may look; only the journal writes.
@@ -67,25 +81,58 @@ pub(crate) struct Lease {
 }
 
 impl States {
-    /// Rebuilds the state of an experiment from its events.
+    /// Rebuilds the state of an experiment from its events, those that a snapshot holds aside.
     ///
     /// # Errors
     /// If the log cannot be read or does not make sense.
-    pub fn load(&self, log: &dyn EventLog, experiment: &ExperimentId) -> Result<(), LoadError> {
-        let mut replay = Replay::new();
-        loop {
-            let page = log.read_stream(experiment, replay.version(), PAGE)?;
-            if page.is_empty() {
-                break;
-            }
-            for recorded in &page {
-                replay.apply(recorded)?;
-            }
-        }
+    pub fn load(
+        &self,
+        log: &dyn EventLog,
+        experiment: &ExperimentId,
+        snapshots: Option<&Snapshots>,
+    ) -> Result<(), LoadError> {
+        let replay = match snapshots {
+            Some(snapshots) => snapshots.resume(log, experiment, SNAPSHOT_EVENTS)?,
+            None => replayed(log, experiment)?,
+        };
         // What a worker elsewhere said while nobody wrote it down is yet to come: it has its whole lease for that.
         let state = State { ledger: replay.into(), sign_of_life: Some(Instant::now()) };
         self.lock().insert(experiment.clone(), state);
         Ok(())
+    }
+
+    /// As [`load`](Self::load), of an experiment that there is.
+    pub(crate) fn load_existing(
+        &self,
+        log: &dyn EventLog,
+        experiment: &ExperimentId,
+    ) -> Result<(), OrderError> {
+        if log.read_stream(experiment, 0, 1)?.is_empty() {
+            return Err(OrderError::Unknown(experiment.clone()));
+        }
+        Ok(self.load(log, experiment, None)?)
+    }
+
+    /// Decides an operator's order; on acceptance the state is evolved, and what is given is to be appended now.
+    pub(crate) fn order(
+        &self,
+        experiment: &ExperimentId,
+        order: &Order,
+    ) -> Result<(Option<Append>, Ordered), OrderError> {
+        let mut states = self.lock();
+        let state = states.get_mut(experiment).ok_or_else(|| OrderError::Unknown(experiment.clone()))?;
+        let append = state
+            .ledger
+            .order(order, now_us())
+            .map_err(|rejection| OrderError::Rejected { experiment: experiment.clone(), rejection })?;
+        let ordered = Ordered { standing: state.ledger.experiment().standing(), changed: append.is_some() };
+        Ok((append, ordered))
+    }
+
+    /// Whether an experiment may go on.
+    #[must_use]
+    pub fn standing(&self, experiment: &ExperimentId) -> Standing {
+        self.look(experiment, Experiment::standing).unwrap_or_default()
     }
 
     /// Takes up the next event of an experiment, where another process writes its history.
@@ -124,11 +171,14 @@ impl States {
         self.look(experiment, Experiment::reward_model)?
     }
 
-    /// The lease that is held in the open round, if any.
+    /// The lease that is held in the open round, if any; none counts once the experiment was given up.
     pub(crate) fn lease(&self, experiment: &ExperimentId) -> Option<Lease> {
         let states = self.lock();
         let state = states.get(experiment)?;
         let round = state.ledger.experiment().rounds().last()?;
+        if state.ledger.experiment().is_over() {
+            return None;
+        }
         let stages = [Stage::Reward, Stage::Policy];
         stages.into_iter().find_map(|stage| {
             let Training { attempt, requested, progress, .. } = round.learning().training(stage)?;
@@ -163,10 +213,25 @@ impl States {
     }
 }
 
+fn replayed(log: &dyn EventLog, experiment: &ExperimentId) -> Result<Replay, LoadError> {
+    let mut replay = Replay::new();
+    loop {
+        let page = log.read_stream(experiment, replay.version(), PAGE)?;
+        if page.is_empty() {
+            return Ok(replay);
+        }
+        for recorded in &page {
+            replay.apply(recorded)?;
+        }
+    }
+}
+
 /// Decides and appends.
 pub(crate) struct Journal {
     log: Arc<dyn EventLog>,
     states: States,
+    /// Experiments of the log whose steps are not at work here, and that an operator gave orders to.
+    others: States,
     progress: Arc<watch::Sender<Progress>>,
     failure: Failure,
     appends: Histogram,
@@ -179,7 +244,8 @@ impl Journal {
         progress: watch::Sender<Progress>,
         failure: Failure,
     ) -> Self {
-        Self { log, states, progress: Arc::new(progress), failure, appends: append_seconds() }
+        let (others, progress) = (States::default(), Arc::new(progress));
+        Self { log, states, others, progress, failure, appends: append_seconds() }
     }
 
     /// Seconds from a decision to its being durable.
@@ -226,8 +292,8 @@ impl Actor for Journal {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // The intake holds a permit for each proposal it sends, so the mailbox is never full.
-        ctx.set_mailbox_capacity(IN_FLIGHT_MAX);
+        // The intake holds a permit for each proposal it sends, and orders come one at a time, so the mailbox is never full.
+        ctx.set_mailbox_capacity(IN_FLIGHT_MAX + 1);
     }
 }
 
@@ -240,7 +306,9 @@ impl Handler<Decide> for Journal {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, Decide(delivery, permit): Decide, _: &mut Self::Context) -> Self::Result {
-        let decision = self.decide(&delivery.proposal);
+        let Proposal { experiment, events, .. } = &delivery.proposal;
+        let span = trace::of_proposal(experiment, events, &delivery.context);
+        let decision = span.in_scope(|| self.decide(&delivery.proposal));
         let appended = match decision {
             Ok(Ok((append, progress))) => Ok((self.log.append(append), progress)),
             Ok(Err(reason)) => Err(Answer::Rejected { reason }),
@@ -252,20 +320,13 @@ impl Handler<Decide> for Journal {
         let (progress, failure, appends) =
             (self.progress.clone(), self.failure.clone(), self.appends.clone());
         let begun = Instant::now();
-        Box::pin(async move {
+        let decided = async move {
             let answer = match appended {
                 Err(rejected) => rejected,
                 Ok((append, now)) => match append.await {
                     Ok(recorded) => {
                         appends.observe(begun.elapsed().as_secs_f64());
-                        // Appends that became durable together are told in any order: the farthest counts.
-                        progress.send_if_modified(|known| {
-                            let is_newer = now.events >= known.events;
-                            if is_newer {
-                                *known = now;
-                            }
-                            is_newer
-                        });
+                        tell(&progress, now);
                         Answer::Recorded(recorded)
                     }
                     // Unanswered, the proposer does not acknowledge what it worked on.
@@ -276,20 +337,80 @@ impl Handler<Decide> for Journal {
                 tracing::warn!(%error, "failed to answer a proposal");
             }
             drop(permit);
+        };
+        Box::pin(decided.instrument(span))
+    }
+}
+
+/// Appends that became durable together are told in any order: the farthest counts.
+fn tell(progress: &watch::Sender<Progress>, now: Progress) {
+    progress.send_if_modified(|known| {
+        let is_newer = now.events >= known.events;
+        if is_newer {
+            *known = now;
+        }
+        is_newer
+    });
+}
+
+/// An operator's order.
+#[derive(Message)]
+#[rtype(result = "Result<Ordered, OrderError>")]
+pub(crate) struct Command {
+    pub(crate) experiment: ExperimentId,
+    pub(crate) order: Order,
+}
+
+impl Handler<Command> for Journal {
+    type Result = ResponseFuture<Result<Ordered, OrderError>>;
+
+    fn handle(&mut self, Command { experiment, order }: Command, _: &mut Self::Context) -> Self::Result {
+        let (append, ordered, now) = match self.order(&experiment, &order) {
+            Ok((Some(append), ordered, now)) => (self.log.append(append), ordered, now),
+            Ok((None, ordered, _)) => return Box::pin(std::future::ready(Ok(ordered))),
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        let (progress, failure) = (self.progress.clone(), self.failure.clone());
+        Box::pin(async move {
+            if let Err(error) = append.await {
+                failure.report(error.to_string());
+                return Err(error.into());
+            }
+            now.into_iter().for_each(|now| tell(&progress, now));
+            Ok(ordered)
         })
     }
 }
+
+impl Journal {
+    /// Decides an order, and says what is then to be told of the experiment whose steps are at work here.
+    fn order(&self, experiment: &ExperimentId, order: &Order) -> Result<Decree, OrderError> {
+        if self.states.version(experiment) > 0 {
+            let (append, ordered) = self.states.order(experiment, order)?;
+            return Ok((append, ordered, Some(self.states.progress(experiment))));
+        }
+        if self.others.version(experiment) == 0 {
+            self.others.load_existing(&*self.log, experiment)?;
+        }
+        let (append, ordered) = self.others.order(experiment, order)?;
+        Ok((append, ordered, None))
+    }
+}
+
+/// What is to be appended for an order, what came of it, and how far the experiment is then, if its steps are at work here.
+type Decree = (Option<Append>, Ordered, Option<Progress>);
 
 /// Starts the journal on an arbiter of its own: it reads the log, and reading blocks.
 pub(crate) fn start(
     journal: Journal,
     broker: &dyn Broker,
     arbiter: &actix::ArbiterHandle,
-) -> Result<(), BrokerError> {
+) -> Result<Addr<Journal>, BrokerError> {
     let mut proposals = broker.proposals()?;
     let failure = journal.failure.clone();
     let addr = Journal::start_in_arbiter(arbiter, |_| journal);
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+    let journal = addr.clone();
     actix::spawn(async move {
         while let Some(delivery) = proposals.next().await {
             let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
@@ -298,5 +419,5 @@ pub(crate) fn start(
             }
         }
     });
-    Ok(())
+    Ok(journal)
 }

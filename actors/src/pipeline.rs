@@ -9,12 +9,16 @@ use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
 use dissent_domain::experiment::Plan;
 use dissent_domain::learning::FeedbackSource;
 use dissent_domain::log::{EventLog, LogError};
+use dissent_domain::order::Standing;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Answer, Broker, BrokerError, Proposal};
+use dissent_storage::SNAPSHOT_EVENTS;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::control::Control;
 use crate::crew::{self, Crew, Resources};
+use crate::gate::Gate;
 use crate::generation::TokenMeter;
 use crate::history::{History as _, LogHistory};
 use crate::inbox;
@@ -24,6 +28,7 @@ use crate::progress::Progress;
 use crate::prompt::Prompts;
 use crate::round::Coordinator;
 use crate::set_aside;
+use crate::snapshot::Keeper;
 use crate::step::{self, Failure, Known, Surroundings};
 use crate::training::Intake;
 use crate::training::lease;
@@ -36,6 +41,10 @@ pub enum Ending {
     Finished,
     /// It can only go on once people have judged comparisons.
     WaitsForPeople,
+    /// It can only go on once an operator resumes it.
+    Paused,
+    /// An operator gave it up.
+    Cancelled,
 }
 
 /// Why a pipeline did not start or stopped.
@@ -71,6 +80,8 @@ pub struct Pipeline {
     cancel: CancelFlag,
     vitals: Vitals,
     has_inbox: bool,
+    keeper: Option<Keeper>,
+    control: Control,
 }
 
 impl Pipeline {
@@ -83,12 +94,17 @@ impl Pipeline {
             (resources.log.clone(), resources.broker.clone(), resources.cancel.clone());
         let (failure, failed) = Failure::new();
         let states = States::default();
-        states.load(&*log, &plan.experiment)?;
+        let keeper = resources.snapshots.clone().map(|snapshots| Keeper {
+            snapshots,
+            log: log.clone(),
+            experiment: plan.experiment.clone(),
+        });
+        states.load(&*log, &plan.experiment, resources.snapshots.as_ref())?;
         let (progress, progressed) = watch::channel(states.progress(&plan.experiment));
         let journal_arbiter = Arbiter::new();
         let journal = Journal::new(log.clone(), states.clone(), progress, failure.clone());
         let appends = Some(journal.appends());
-        journal::start(journal, &*broker, &journal_arbiter.handle())?;
+        let control = Control::of(journal::start(journal, &*broker, &journal_arbiter.handle())?);
 
         let experiment = plan.experiment.clone();
         let around = Surroundings {
@@ -96,6 +112,7 @@ impl Pipeline {
             broker: broker.clone(),
             failure,
             known: Known::all(),
+            gate: Gate::of(progressed.clone()),
         };
         if !resources.shared {
             give_up_old_lease(&states, &around).await?;
@@ -114,6 +131,9 @@ impl Pipeline {
         let neglect = neglect::watch(states.clone(), log.clone(), plan, neglect::PATIENCE, around.clone());
         let mut watchers = Watchers { states, history, intake: crew.intake(), inbox }.start(plan, &around);
         watchers.push(actix::spawn(neglect));
+        if let Some(keeper) = keeper.clone() {
+            watchers.push(actix::spawn(keeper.run(vitals.progress.clone(), SNAPSHOT_EVENTS)));
+        }
         begin(&*broker, plan).await?;
         Ok(Self {
             log,
@@ -126,6 +146,8 @@ impl Pipeline {
             cancel,
             vitals,
             has_inbox,
+            keeper,
+            control,
         })
     }
 
@@ -147,7 +169,14 @@ impl Pipeline {
         self.vitals.clone()
     }
 
-    /// Waits until the experiment is finished, or, without an inbox, until only people can bring it on.
+    /// Gives orders to the experiments of the log.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits until the experiment is over, or, without an inbox, until only people can bring it on. A paused one may be resumed any
+    /// time: it is waited for.
     ///
     /// # Errors
     /// If a step cannot go on.
@@ -156,6 +185,7 @@ impl Pipeline {
         let has_inbox = self.has_inbox;
         let ending = |progress: &Progress| match progress {
             Progress { finished: true, .. } => Some(Ending::Finished),
+            Progress { standing: Standing::Cancelled, .. } => Some(Ending::Cancelled),
             Progress { waits_for_people: true, .. } if !has_inbox => Some(Ending::WaitsForPeople),
             _ => None,
         };
@@ -188,9 +218,13 @@ impl Pipeline {
         let _ = self.set_aside.await;
         self.broker.drained().await?;
         self.journal_arbiter.stop();
-        let log = self.log;
+        let log = self.log.clone();
         let flushed = tokio::task::spawn_blocking(move || log.flush()).await;
-        flushed.map_err(|error| PipelineError::Failed(error.to_string()))?.map_err(PipelineError::Log)
+        flushed.map_err(|error| PipelineError::Failed(error.to_string()))??;
+        if let Some(keeper) = &self.keeper {
+            keeper.keep().await;
+        }
+        Ok(())
     }
 }
 

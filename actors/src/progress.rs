@@ -2,6 +2,7 @@
 
 use dissent_domain::experiment::Experiment;
 use dissent_domain::learning::{Learning, Stage, Training, TrainingProgress};
+use dissent_domain::order::Standing;
 use dissent_domain::round::{Round, RoundCounts};
 
 /// What a round is at.
@@ -45,11 +46,19 @@ pub struct Progress {
     pub waits_for_people: bool,
     /// Whether everything planned is done.
     pub finished: bool,
+    /// Whether it may go on, as far as operators are concerned.
+    pub standing: Standing,
     /// Events so far.
     pub events: u64,
 }
 
 impl Progress {
+    /// Whether nothing can happen any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::Finished | Standing::Cancelled)
+    }
+
     pub(crate) fn of(experiment: &Experiment, events: u64) -> Self {
         let evaluations = u32::try_from(experiment.evaluations().len()).unwrap_or(u32::MAX);
         let mut progress = Self {
@@ -57,6 +66,7 @@ impl Progress {
             evaluations,
             waits_for_people: experiment.waits_for_people(),
             finished: experiment.is_finished(),
+            standing: experiment.standing(),
             events,
             ..Self::default()
         };

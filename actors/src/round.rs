@@ -25,6 +25,7 @@ impl Perform for Coordinator {
     const STEP: Step = Step::Round;
     const CONSUMES: &'static [EventType] = &[
         EventType::ExperimentStarted,
+        EventType::ExperimentResumed,
         EventType::RoundOpened,
         EventType::ConflictMeasured,
         EventType::PromptSetAside,

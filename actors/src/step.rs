@@ -3,6 +3,8 @@
 //!
 //! Nothing here knows what a step does; nothing in a step knows of brokers, threads or acknowledgements.
 
+mod feeder;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,9 +12,15 @@ use std::time::{Duration, Instant};
 use actix::{Actor, AtomicResponse, Context, Handler, Message, WrapFuture};
 use dissent_domain::event::{Event, EventId, EventType, PromptSetAside, Recorded, Step, follow_from};
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_queues::{Answer, Broker, BrokerError, Consumer, Delivery, Proposal, Subscription};
-use tokio::sync::{mpsc, oneshot, watch};
-use tracing::Instrument as _;
+use dissent_queues::{Answer, Broker, BrokerError, Delivery, Proposal, Subscription};
+use futures_util::future::join_all;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tracing::{Instrument as _, Span};
+
+use crate::trace;
+
+use crate::gate::Gate;
+use feeder::Feeder;
 
 /// Why nothing follows from an event, by what is to be done about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +76,32 @@ pub trait Perform: Send + 'static {
     fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>>;
 }
 
+/// A step, whichever it is.
+pub(crate) trait AnyStep {
+    fn step(&self) -> Step;
+    fn consumes(&self) -> &'static [EventType];
+    fn at_once(&self) -> usize;
+    fn consequences(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>>;
+}
+
+impl<P: Perform> AnyStep for P {
+    fn step(&self) -> Step {
+        P::STEP
+    }
+
+    fn consumes(&self) -> &'static [EventType] {
+        P::CONSUMES
+    }
+
+    fn at_once(&self) -> usize {
+        self.batch().max(1)
+    }
+
+    fn consequences(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>> {
+        self.perform(batch)
+    }
+}
+
 /// The consequence that most steps have: these events, because of the one received.
 pub(crate) fn follows(received: &Received, events: impl Into<Vec<Event>>) -> Consequence {
     Consequence { cause: received.id, events: events.into() }
@@ -104,6 +138,7 @@ pub(crate) struct Surroundings {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) failure: Failure,
     pub(crate) known: Known,
+    pub(crate) gate: Gate,
 }
 
 /// How much of the experiment's history this process knows. A step works on an event only once it knows what led to it.
@@ -139,11 +174,13 @@ const PROPOSAL_EVENTS: usize = 256;
 /// A running step.
 pub(crate) struct StepHandle {
     feeder: tokio::task::JoinHandle<()>,
+    stop: Arc<Notify>,
 }
 
 impl StepHandle {
     /// Waits until the step has finished what it had in hand, after the broker was closed.
     pub(crate) async fn drained(self) {
+        self.stop.notify_one();
         if let Err(error) = self.feeder.await {
             tracing::error!(%error, "a feeder ended abnormally");
         }
@@ -153,12 +190,15 @@ impl StepHandle {
 /// Starts a step on the current arbiter.
 pub(crate) fn start<P: Perform>(perform: P, around: &Surroundings) -> Result<StepHandle, BrokerError> {
     let batch = perform.batch().max(1);
-    let consumer = around.broker.subscribe(subscription::<P>(&around.experiment, batch))?;
+    let subscription = subscription::<P>(&around.experiment, batch);
+    let consumer = around.broker.subscribe(subscription.clone())?;
     let compute = ComputeThread::start(perform).map_err(|error| {
         BrokerError::Invalid(format!("failed to start the {} thread: {error}", P::STEP.name()))
     })?;
     let actor = StepActor { step: P::STEP, compute, around: around.clone() }.start();
-    Ok(StepHandle { feeder: actix::spawn(feed(consumer, actor, batch, around.failure.clone())) })
+    let stop = Arc::new(Notify::new());
+    let feeder = Feeder { subscription, actor, batch, around: around.clone(), stop: stop.clone() };
+    Ok(StepHandle { feeder: actix::spawn(feeder.run(consumer)), stop })
 }
 
 /// What a step asks of the broker.
@@ -177,28 +217,6 @@ pub(crate) fn subscription<P: Perform>(experiment: &ExperimentId, batch: usize) 
 /// The name under which a step's progress on an experiment is remembered.
 pub(crate) fn group(step: Step, experiment: &ExperimentId) -> String {
     format!("{}.{}", step.name(), EventId::of_experiment(experiment).0.simple())
-}
-
-/// Hands batches to the actor, one at a time: its answer is the back-pressure.
-async fn feed(mut consumer: Consumer, actor: actix::Addr<StepActor>, batch: usize, failure: Failure) {
-    while let Some(first) = consumer.next().await {
-        if failure.is_reported() {
-            return;
-        }
-        let mut deliveries = vec![first];
-        while deliveries.len() < batch
-            && let Some(next) = consumer.try_next()
-        {
-            deliveries.push(next);
-        }
-        if actor.send(Batch(deliveries)).await.is_err() {
-            failure.report("a step's actor is gone".to_owned());
-            return;
-        }
-    }
-    if let Some(error) = consumer.failure() {
-        failure.report(format!("failed to receive events: {error}"));
-    }
 }
 
 /// Deliveries to be worked on together.
@@ -226,14 +244,7 @@ impl Handler<Batch> for StepActor {
 
     fn handle(&mut self, Batch(deliveries): Batch, _: &mut Self::Context) -> Self::Result {
         let work = Work { step: self.step, compute: self.compute.clone(), around: self.around.clone() };
-        let span = tracing::info_span!(
-            "step",
-            step = self.step.name(),
-            experiment_id = %self.around.experiment,
-            event_seq = deliveries.first().map_or(0, |delivery| delivery.event.position),
-            events = deliveries.len(),
-        );
-        AtomicResponse::new(Box::pin(work.batch(deliveries).instrument(span).into_actor(self)))
+        AtomicResponse::new(Box::pin(work.batch(deliveries).into_actor(self)))
     }
 }
 
@@ -247,9 +258,18 @@ struct Work {
 impl Work {
     async fn batch(self, deliveries: Vec<Delivery>) {
         let begun = Instant::now();
+        // All that is worked on together takes as long as all of it.
+        let spans: Vec<Span> =
+            deliveries.iter().map(|delivery| trace::of_delivery(self.step, delivery)).collect();
         let newest = deliveries.iter().map(|delivery| delivery.event.version).max().unwrap_or_default();
         if !self.around.known.reaches(newest).await {
             return deliveries.into_iter().for_each(Delivery::release);
+        }
+        if self.around.gate.is_closed() {
+            return deliveries.into_iter().for_each(Delivery::release);
+        }
+        if self.around.gate.is_for_nothing() {
+            return self.drop_all(deliveries).await;
         }
         let received = match deliveries.iter().map(|delivery| receive(&delivery.event)).collect() {
             Ok(received) => received,
@@ -260,12 +280,28 @@ impl Work {
             Ok(_) => return self.fail("it answered another number of events than it was given"),
             Err(reason) => return self.fail(&reason),
         };
-        for (delivery, outcome) in deliveries.into_iter().zip(outcomes) {
-            if let Err(error) = self.conclude(delivery, outcome).await {
+        // Together, so that what follows from a batch becomes durable in one group commit and not in one for each.
+        let concluding =
+            deliveries.into_iter().zip(outcomes).zip(spans).map(|((delivery, outcome), span)| {
+                async {
+                    let concluded = self.conclude(delivery, outcome).await;
+                    tracing::debug!(elapsed_ms = begun.elapsed().as_millis(), "done");
+                    concluded
+                }
+                .instrument(span)
+            });
+        if let Some(error) = join_all(concluding).await.into_iter().find_map(Result::err) {
+            self.fail(&error.to_string());
+        }
+    }
+
+    /// Takes what nobody wants any more out of the queue.
+    async fn drop_all(&self, deliveries: Vec<Delivery>) {
+        for delivery in deliveries {
+            if let Err(error) = delivery.ack().await {
                 return self.fail(&error.to_string());
             }
         }
-        tracing::debug!(elapsed_ms = begun.elapsed().as_millis(), "batch done");
     }
 
     fn fail(&self, reason: &str) {
@@ -346,7 +382,9 @@ pub(crate) async fn propose(
             cause: Some(consequence.cause),
             events: events.to_vec(),
         };
-        if let Answer::Rejected { reason } = broker.propose(proposal).await? {
+        let _begun = trace::begin(broker, experiment, step, events);
+        let context = trace::context_of(&Span::current());
+        if let Answer::Rejected { reason } = broker.propose_in(proposal, context).await? {
             // Another worker was faster, or the round moved on: there is nothing left to do here.
             tracing::warn!(experiment_id = %experiment, step = step.name(), %reason, "a proposal was rejected");
             decided = Decided::Rejected;
@@ -355,14 +393,20 @@ pub(crate) async fn propose(
     Ok(decided)
 }
 
-fn receive(recorded: &Recorded) -> Result<Received, String> {
+/// An event as a step is given it.
+pub(crate) fn receive(recorded: &Recorded) -> Result<Received, String> {
     let event = recorded.decode().map_err(|error| format!("event {}: {error}", recorded.position))?;
     Ok(Received { id: recorded.event.id, causation: recorded.event.causation, event })
 }
 
 /// The event that lets a round go on without the prompt of this event; none if it has no prompt.
 pub(crate) fn set_aside(recorded: &Recorded, step: Step, reason: &str) -> Option<Event> {
-    let (round, prompt_id) = prompt_of(&recorded.decode().ok()?)?;
+    without_prompt(&recorded.decode().ok()?, step, reason)
+}
+
+/// As `set_aside`, for an event that was read.
+pub(crate) fn without_prompt(event: &Event, step: Step, reason: &str) -> Option<Event> {
+    let (round, prompt_id) = prompt_of(event)?;
     Some(PromptSetAside { round, prompt_id, step, reason: reason.to_owned() }.into())
 }
 
@@ -392,7 +436,10 @@ fn prompt_of(event: &Event) -> Option<(u32, PromptId)> {
         | Event::EvaluationRequested(_)
         | Event::PolicyEvaluated(_)
         | Event::RewardHackingSuspected(_)
-        | Event::StopDecided(_) => None,
+        | Event::StopDecided(_)
+        | Event::ExperimentPaused(_)
+        | Event::ExperimentResumed(_)
+        | Event::ExperimentCancelled(_) => None,
     }
 }
 

@@ -20,6 +20,7 @@ use dissent_queues::{Answer, Broker, EmbeddedBroker, EmbeddedOptions, Proposal};
 use dissent_storage::MemoryLog;
 use tokio::sync::watch;
 
+use crate::gate::Gate;
 use crate::journal::{self, Journal, States};
 use crate::neglect;
 use crate::progress::Progress;
@@ -123,14 +124,15 @@ impl Bench {
         let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
         let states = States::default();
         let experiment = plan().experiment;
-        states.load(&*log, &experiment).unwrap();
+        states.load(&*log, &experiment, None).unwrap();
         let (failure, failed) = Failure::new();
         let (sender, progress) = watch::channel(Progress::default());
         let arbiter = Arbiter::new();
         let journal = Journal::new(log.clone(), states.clone(), sender, failure.clone());
         journal::start(journal, &*broker, &arbiter.handle()).unwrap();
-        let known = Known::all();
-        let around = Surroundings { experiment: experiment.clone(), broker: broker.clone(), failure, known };
+        let (known, gate) = (Known::all(), Gate::of(progress.clone()));
+        let around =
+            Surroundings { experiment: experiment.clone(), broker: broker.clone(), failure, known, gate };
         actix::spawn(set_aside::run(broker.parked().unwrap(), around.clone()));
         let patience = Duration::from_millis(400);
         actix::spawn(neglect::watch(states.clone(), log.clone(), &plan(), patience, around.clone()));

@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex};
 use dissent_domain::event::{Event, EventId, EventType, Recorded, Step, TrainingRequested, TrainingStarted};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::learning::{Stage, Training as State, TrainingProgress};
+use dissent_domain::order::Standing;
+use tracing::Span;
 
 pub use learner::{Learner, Learnt, Refinement, Tuning, Watch};
 pub use model_learner::{Learnable, ModelLearner};
@@ -36,8 +38,10 @@ pub(crate) struct Assignment {
     pub(crate) requested: EventId,
     /// The checkpoint to go on from.
     pub(crate) checkpoint: Option<String>,
-    /// Raised when another attempt has taken its place.
-    pub(crate) superseded: Arc<AtomicBool>,
+    /// Raised when it is to end: another attempt has taken its place, or the experiment was paused or cancelled.
+    pub(crate) ends: Arc<AtomicBool>,
+    /// Lasts as long as the training: its trace is of its own.
+    pub(crate) span: Span,
 }
 
 /// Takes trainings up.
@@ -64,7 +68,9 @@ impl Assignment {
     /// Whether history still counts on this attempt.
     fn is_current(&self, versions: &Versions) -> bool {
         let state = state(versions, self.round, self.stage, self.attempt);
-        state.is_some_and(|state| matches!(state.progress, TrainingProgress::Running { .. }))
+        // Nothing counts in an experiment that was given up.
+        let is_over = versions.states.standing(&versions.experiment) == Standing::Cancelled;
+        !is_over && state.is_some_and(|state| matches!(state.progress, TrainingProgress::Running { .. }))
     }
 }
 
@@ -73,11 +79,22 @@ impl Intake {
         Self { versions, worker, assignments: Mutex::new(Assignments { sender, current: None }) }
     }
 
-    /// Begins a training that history says this process has taken up. Other events, and other processes' trainings, are passed over.
+    /// Begins a training that history says this process has taken up, and ends it where the experiment is paused or cancelled. Other
+    /// events, and other processes' trainings, are passed over.
     pub(crate) fn take_note(&self, recorded: &Recorded) -> Result<(), StepError> {
-        if recorded.event.event_type != EventType::TrainingStarted.name() {
-            return Ok(());
+        match EventType::from_name(&recorded.event.event_type) {
+            Some(EventType::TrainingStarted) => self.begin(recorded),
+            Some(EventType::ExperimentPaused | EventType::ExperimentCancelled) => {
+                if let Some(current) = &lock(&self.assignments).current {
+                    current.store(true, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
         }
+    }
+
+    fn begin(&self, recorded: &Recorded) -> Result<(), StepError> {
         let Event::TrainingStarted(started) = recorded.decode().map_err(fatal)? else { return Ok(()) };
         let TrainingStarted { round, stage, attempt, worker, .. } = started;
         let Some(state) = state(&self.versions, round, stage, attempt).filter(|_| worker == self.worker)
@@ -87,15 +104,20 @@ impl Intake {
         if !matches!(state.progress, TrainingProgress::Running { .. }) {
             return Ok(());
         }
-        let superseded = Arc::new(AtomicBool::new(false));
+        // Taken up while the pause was on its way: it is given up again, and requested anew when the pause ends.
+        let goes_on = self.versions.states.standing(&self.versions.experiment) == Standing::Going;
+        let ends = Arc::new(AtomicBool::new(!goes_on));
         let mut assignments = lock(&self.assignments);
-        if let Some(before) = assignments.current.replace(superseded.clone()) {
+        if let Some(before) = assignments.current.replace(ends.clone()) {
             before.store(true, Ordering::Relaxed);
         }
         let State { requested, checkpoint, .. } = state;
+        let span = tracing::info_span!(
+            parent: None, "training", experiment_id = %recorded.experiment, round, ?stage, attempt, message_id = %requested,
+        );
         assignments
             .sender
-            .send(Assignment { round, stage, attempt, requested, checkpoint, superseded })
+            .send(Assignment { round, stage, attempt, requested, checkpoint, ends, span })
             .map_err(|_| StepError::Fatal("the trainer's thread is gone".to_owned()))
     }
 }

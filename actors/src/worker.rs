@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::crew::{self, Crew, Resources};
+use crate::gate::Gate;
 use crate::history::History;
 use crate::journal::States;
 use crate::pipeline::PipelineError;
@@ -55,6 +56,7 @@ impl Worker {
             broker: broker.clone(),
             failure: failure.clone(),
             known: Known::up_to(knows),
+            gate: Gate::of(progressed.clone()),
         };
         let (shop, _, learning) = crew::split(plan, resources, &states);
         let crew = shop.start(learning, &around)?;
@@ -82,7 +84,7 @@ impl Worker {
         self.cancel.clone()
     }
 
-    /// Waits until the experiment is finished.
+    /// Waits until the experiment is over.
     ///
     /// # Errors
     /// If a step cannot go on, or the history cannot be followed.
@@ -95,7 +97,7 @@ impl Worker {
                 let reason = failed.map_err(|_| gone())?.clone().unwrap_or_default();
                 Err(PipelineError::Failed(reason))
             }
-            finished = self.vitals.progress.wait_for(|progress| progress.finished) => finished.map(drop).map_err(|_| gone()),
+            finished = self.vitals.progress.wait_for(|progress| progress.is_over()) => finished.map(drop).map_err(|_| gone()),
         }
     }
 

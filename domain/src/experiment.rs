@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::conflict::{LogprobKind, SelectionSettings};
 use crate::event::{
-    EvaluationRequested, Event, EventId, EventType, ExperimentFinished, FeedbackSettled, PolicyEvaluated,
-    RewardHackingSuspected, RoundClosed, RoundOpened, StopDecided, TrainingRequested,
+    EvaluationRequested, Event, EventId, EventType, ExperimentCancelled, ExperimentFinished,
+    ExperimentPaused, FeedbackSettled, PolicyEvaluated, RewardHackingSuspected, RoundClosed, RoundOpened,
+    StopDecided, TrainingRequested,
 };
 use crate::generation::SamplingParams;
 use crate::id::ExperimentId;
@@ -96,6 +97,11 @@ pub struct Experiment {
     warnings: Vec<RewardHackingSuspected>,
     stopped: Option<StopDecided>,
     finished: bool,
+    /// Pauses so far, the one that holds included.
+    pauses: u32,
+    /// The pause that holds.
+    paused: Option<ExperimentPaused>,
+    cancelled: Option<ExperimentCancelled>,
 }
 
 impl Experiment {
@@ -161,6 +167,29 @@ impl Experiment {
         self.stopped
     }
 
+    /// The pause that holds, if one does.
+    #[must_use]
+    pub fn paused(&self) -> Option<&ExperimentPaused> {
+        self.paused.as_ref()
+    }
+
+    /// Pauses so far, the one that holds included.
+    pub(crate) fn pauses(&self) -> u32 {
+        self.pauses
+    }
+
+    /// Who gave it up, and why, if it was.
+    #[must_use]
+    pub fn cancelled(&self) -> Option<&ExperimentCancelled> {
+        self.cancelled.as_ref()
+    }
+
+    /// Whether nothing can happen in it any more: it did everything it planned, or was given up.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.finished || self.cancelled.is_some()
+    }
+
     /// Whether it has nothing to do until people have judged comparisons.
     #[must_use]
     pub fn waits_for_people(&self) -> bool {
@@ -170,7 +199,9 @@ impl Experiment {
         let open = self.rounds.last().filter(|round| !round.is_closed());
         // The evaluation of the first policy goes on while people think.
         let idle = self.evaluations.len() == self.evaluations_requested as usize;
-        idle && people.zip(open).is_some_and(|(plan, round)| round.learning().waits_for_feedback(plan))
+        let goes_on = self.paused.is_none() && self.cancelled.is_none();
+        idle && goes_on
+            && people.zip(open).is_some_and(|(plan, round)| round.learning().waits_for_feedback(plan))
     }
 
     /// Whether it did everything it planned.
@@ -189,6 +220,9 @@ impl Experiment {
             let starts = matches!(event, Event::ExperimentStarted(_));
             return if starts { Ok(()) } else { Err(Rejection::NotStarted) };
         };
+        if self.cancelled.is_some() {
+            return Err(Rejection::Cancelled);
+        }
         if self.finished {
             return Err(Rejection::Finished);
         }
@@ -196,6 +230,10 @@ impl Experiment {
             Event::ExperimentStarted(_) => Err(Rejection::AlreadyStarted),
             // No step proposes it: see `decide_fork`.
             Event::ExperimentForked(_) => Err(Rejection::NotAFork),
+            // Nor these: see `decide_order`.
+            Event::ExperimentPaused(_) | Event::ExperimentResumed(_) | Event::ExperimentCancelled(_) => {
+                Err(Rejection::NotAStep)
+            }
             Event::RoundOpened(opened) => self.decide_open(plan, opened),
             Event::PromptAdmitted(e) => self.open_round(e.round)?.decide_admit(e),
             Event::CompletionsSampled(e) => {
@@ -233,6 +271,11 @@ impl Experiment {
             Event::RoundClosed(e) => self.open_round(e.round)?.decide_complete(),
             Event::EvaluationRequested(_) => self.decide_due(self.next_round().saturating_sub(1), event),
         }
+    }
+
+    /// Whether the coordinator may conclude anything: what begins something new waits while the experiment is paused.
+    pub(crate) fn decide_conclusion(&self) -> Result<(), Rejection> {
+        if self.paused.is_some() { Err(Rejection::Paused) } else { Ok(()) }
     }
 
     fn decide_open(&self, plan: &Plan, opened: &RoundOpened) -> Result<(), Rejection> {
@@ -302,7 +345,17 @@ impl Experiment {
     pub fn evolve(&mut self, event: &Event) {
         match event {
             Event::ExperimentStarted(e) => self.plan = Some(e.plan.clone()),
-            Event::ExperimentForked(e) => self.plan = Some(e.plan.clone()),
+            Event::ExperimentForked(e) => {
+                self.plan = Some(e.plan.clone());
+                // Its origin was paused; whoever forks it wants to go on.
+                self.paused = None;
+            }
+            Event::ExperimentPaused(e) => {
+                self.pauses = e.number.saturating_add(1);
+                self.paused = Some(e.clone());
+            }
+            Event::ExperimentResumed(_) => self.paused = None,
+            Event::ExperimentCancelled(e) => self.cancelled = Some(e.clone()),
             Event::RoundOpened(e) => self.rounds.push(Round::open(e.round, e.prompts)),
             Event::ExperimentFinished(_) => self.finished = true,
             Event::EvaluationRequested(e) => self.evaluations_requested = e.evaluation + 1,
@@ -341,10 +394,10 @@ impl Experiment {
         }
     }
 
-    /// What the coordinator proposes next, all together; none while there is nothing to do or something is awaited.
+    /// What the coordinator proposes next, all together; none while there is nothing to do, something is awaited, or it is paused.
     #[must_use]
     pub fn due(&self) -> Option<Due> {
-        let plan = self.plan.as_ref().filter(|_| !self.finished)?;
+        let plan = self.plan.as_ref().filter(|_| !self.is_over() && self.paused.is_none())?;
         match self.rounds.last() {
             Some(round) if !round.is_closed() => self.due_in_round(plan, round),
             last => {

@@ -145,6 +145,9 @@ impl Experiment {
     /// The first setting that contradicts what is recorded, and why.
     pub fn decide_fork(&self, e: &ExperimentForked) -> Result<(), Rejection> {
         let plan = self.plan().ok_or(Rejection::NotStarted)?;
+        if self.cancelled().is_some() {
+            return Err(Rejection::Cancelled);
+        }
         if self.is_finished() {
             return Err(Rejection::Finished);
         }

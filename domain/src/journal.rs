@@ -138,7 +138,9 @@ impl Ledger {
     fn check(&self, experiment: &ExperimentId, new: &NewEvent) -> Result<Event, String> {
         let event = decode(&new.event_type, new.schema_version, &new.body).map_err(|e| e.to_string())?;
         self.experiment.decide(&event).map_err(|rejection| rejection.to_string())?;
-        if !is_conclusion(&event) {
+        if is_conclusion(&event) {
+            self.experiment.decide_conclusion().map_err(|rejection| rejection.to_string())?;
+        } else {
             origin::check(&self.experiment, experiment, new, &event)?;
         }
         Ok(event)
@@ -188,6 +190,14 @@ impl Ledger {
         events
     }
 
+    /// Counts on an order that was decided.
+    pub(crate) fn take_order(&mut self, id: EventId, event: &Event) {
+        self.version += 1;
+        self.undurable.insert(id);
+        self.experiment.evolve(event);
+        self.conclusion = None;
+    }
+
     fn forget_durable<E>(&mut self, is_known: impl Fn(EventId) -> Result<bool, E>) -> Result<(), E> {
         if self.undurable.len() > self.undurable_max.max(UNDURABLE_MIN) {
             for id in self.undurable.iter().copied().collect::<Vec<_>>() {
@@ -232,6 +242,9 @@ fn is_conclusion(event: &Event) -> bool {
         | Event::ExperimentFinished(_) => true,
         Event::ExperimentStarted(_)
         | Event::ExperimentForked(_)
+        | Event::ExperimentPaused(_)
+        | Event::ExperimentResumed(_)
+        | Event::ExperimentCancelled(_)
         | Event::PromptAdmitted(_)
         | Event::CompletionsSampled(_)
         | Event::RewardsScored(_)

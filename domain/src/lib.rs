@@ -4,7 +4,7 @@
 //! [`training`], inside a [`round`] of an [`experiment`]; [`learning`] is the part of a round that follows the conflict. What happens is an [`event`]; where events are kept is a [`log`];
 //! whether a history is what the rules would have made it is checked by [`replay`], what it would have asked under other settings is
 //! said by [`what_if`], and how another one goes on from it by [`fork`]. What may be
-//! added to it is decided by the [`journal`].
+//! added to it is decided by the [`journal`]; what people ask of it from outside is an [`order`].
 
 pub mod analysis;
 pub mod conflict;
@@ -17,6 +17,7 @@ pub mod id;
 pub mod journal;
 pub mod learning;
 pub mod log;
+pub mod order;
 pub mod prompt;
 pub mod replay;
 pub mod reward;

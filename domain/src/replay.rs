@@ -7,6 +7,7 @@ use crate::conflict;
 use crate::event::{CodecError, ConflictMeasured, Event, EventId, Recorded};
 use crate::experiment::Experiment;
 use crate::id::{ExperimentId, PromptId};
+use crate::order;
 use crate::snapshot::Snapshot;
 
 /// Something in a history that the rules would not have made so.
@@ -169,6 +170,8 @@ impl Numbering {
             e.comparison
         } else if let Event::TrainingProgressed(e) = event {
             e.sequence
+        } else if let Some(number) = order::number(event) {
+            number
         } else if matches!(event, Event::PairSelected(_)) {
             self.pairs += 1;
             self.pairs - 1
@@ -207,14 +210,7 @@ impl Verifier {
     fn check(&mut self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
         self.check_place(recorded)?;
         self.check_id(recorded, event)?;
-        if self.due.is_empty() {
-            let decided = if let Event::ExperimentForked(e) = event {
-                state.decide_fork(e)
-            } else {
-                state.decide(event)
-            };
-            decided.map_err(|rejection| format!("the rules reject it: {rejection}"))?;
-        }
+        self.check_decided(state, recorded, event)?;
         match event {
             Event::CompletionsSampled(e) => {
                 let kind = state.plan().ok_or("there is no plan before it")?.conflict.logprob;
@@ -243,6 +239,9 @@ impl Verifier {
             // What the world outside said or made: that it was allowed is all that can be checked.
             Event::ExperimentStarted(_)
             | Event::ExperimentForked(_)
+            | Event::ExperimentPaused(_)
+            | Event::ExperimentResumed(_)
+            | Event::ExperimentCancelled(_)
             | Event::PromptAdmitted(_)
             | Event::FeedbackReceived(_)
             | Event::TrainingStarted(_)
@@ -254,6 +253,26 @@ impl Verifier {
         }
         self.checked += 1;
         Ok(())
+    }
+
+    fn check_decided(&self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
+        let decided = if order::is_order(event.event_type()) {
+            // It may come in the middle of a decision of the coordinator, which goes on after it.
+            if recorded.event.causation != Some(EventId::of_experiment(&recorded.experiment)) {
+                return Err("an operator's order follows from the experiment's start alone".to_owned());
+            }
+            state.decide_order(event)
+        } else if !self.due.is_empty() {
+            if state.paused().is_some() && self.due.front() == Some(event) {
+                return Err("the rules reject it: the experiment is paused".to_owned());
+            }
+            Ok(())
+        } else if let Event::ExperimentForked(e) = event {
+            state.decide_fork(e)
+        } else {
+            state.decide(event)
+        };
+        decided.map_err(|rejection| format!("the rules reject it: {rejection}"))
     }
 
     /// Positions grow, and nothing follows from what comes later or never was.

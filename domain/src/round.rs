@@ -71,6 +71,18 @@ pub enum Rejection {
     /// A fork is no event that a running experiment could have.
     #[error("a running experiment does not become a fork")]
     NotAFork,
+    /// It is paused, and this would begin something new.
+    #[error("the experiment is paused")]
+    Paused,
+    /// It was given up.
+    #[error("the experiment was cancelled")]
+    Cancelled,
+    /// No step proposes an operator's order.
+    #[error("only an operator orders this, and no step proposes it")]
+    NotAStep,
+    /// An operator's order does not fit.
+    #[error("{0}")]
+    Order(&'static str),
     /// The training is not in a state for this.
     #[error("the training of the {} in round {round}: {reason}", stage.name())]
     Training {
@@ -370,7 +382,10 @@ impl Round {
             | Event::EvaluationRequested(_)
             | Event::PolicyEvaluated(_)
             | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_) => {}
+            | Event::StopDecided(_)
+            | Event::ExperimentPaused(_)
+            | Event::ExperimentResumed(_)
+            | Event::ExperimentCancelled(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::EventId;
+use crate::event::{EventId, Recorded};
 use crate::experiment::Experiment;
 use crate::id::ExperimentId;
 
@@ -22,14 +22,32 @@ pub struct Snapshot {
     pub version: u64,
     /// The id of that event.
     pub last: EventId,
+    /// When it was recorded. Ids say what an event is about, not what it says: where an older log was restored and the work done
+    /// again, it is another history with the same ids.
+    pub time_us: u64,
     state: Experiment,
 }
 
 impl Snapshot {
-    /// The state after the event `last`, which has this version.
+    /// The state after the event `last`.
     #[must_use]
-    pub fn new(experiment: ExperimentId, version: u64, last: EventId, state: Experiment) -> Self {
-        Self { schema: SCHEMA.to_owned(), experiment, version, last, state }
+    pub fn after(last: &Recorded, state: Experiment) -> Self {
+        let Recorded { experiment, version, event, .. } = last;
+        Self {
+            schema: SCHEMA.to_owned(),
+            experiment: experiment.clone(),
+            version: *version,
+            last: event.id,
+            time_us: event.time_us,
+            state,
+        }
+    }
+
+    /// Whether it is the state after this event.
+    #[must_use]
+    pub fn is_after(&self, recorded: &Recorded) -> bool {
+        let of_last = (&self.experiment, self.version, self.last, self.time_us);
+        of_last == (&recorded.experiment, recorded.version, recorded.event.id, recorded.event.time_us)
     }
 
     /// The state.

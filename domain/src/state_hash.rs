@@ -1,7 +1,7 @@
 //! One hash of what an experiment has come to.
 //!
 //! It is the same for two histories that came to the same, whatever the order in which workers were done, however often a
-//! training was taken up, and under whatever name: these are not part of it.
+//! training was taken up, how often it was paused, and under whatever name: these are not part of it.
 
 use serde::Serialize;
 
@@ -26,6 +26,8 @@ struct State<'a> {
     warnings: &'a [RewardHackingSuspected],
     stopped: Option<(u32, StopReason)>,
     finished: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cancelled: bool,
 }
 
 /// A plan but for its name.
@@ -94,6 +96,7 @@ impl<'a> State<'a> {
             warnings: experiment.warnings(),
             stopped: experiment.stopped().map(|stopped| (stopped.round, stopped.reason)),
             finished: experiment.is_finished(),
+            cancelled: experiment.cancelled().is_some(),
         }
     }
 }

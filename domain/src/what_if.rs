@@ -242,7 +242,10 @@ impl WhatIf {
             | Event::EvaluationRequested(_)
             | Event::PolicyEvaluated(_)
             | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_) => {}
+            | Event::StopDecided(_)
+            | Event::ExperimentPaused(_)
+            | Event::ExperimentResumed(_)
+            | Event::ExperimentCancelled(_) => {}
         }
         Ok(())
     }

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use dissent_domain::conflict::{LogprobKind, SelectionSettings, measure};
 use dissent_domain::event::{
-    CompletionsSampled, ConflictMeasured, EvaluationRequested, Event, EventType, ExperimentFinished,
-    ExperimentForked, ExperimentStarted, FeedbackReceived, FeedbackRequested, FeedbackSettled, PairSelected,
-    PolicyEvaluated, PolicyTuned, PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined,
-    RewardsScored, RoundClosed, RoundEvaluated, RoundOpened, Step, StopDecided, TrainingLeaseExpired,
-    TrainingProgressed, TrainingRequested, TrainingStarted, decode, encode,
+    CompletionsSampled, ConflictMeasured, EvaluationRequested, Event, EventType, ExperimentCancelled,
+    ExperimentFinished, ExperimentForked, ExperimentPaused, ExperimentResumed, ExperimentStarted,
+    FeedbackReceived, FeedbackRequested, FeedbackSettled, PairSelected, PolicyEvaluated, PolicyTuned,
+    PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined, RewardsScored, RoundClosed,
+    RoundEvaluated, RoundOpened, Step, StopDecided, TrainingLeaseExpired, TrainingProgressed,
+    TrainingRequested, TrainingStarted, decode, encode,
 };
 use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::feedback::{Agreement, Verdict};
@@ -230,6 +231,9 @@ fn evaluation() -> Vec<Event> {
         RewardHackingSuspected { round: 1, signs: vec!["the proxy reward rose".into(), String::new()] }
             .into(),
         StopDecided { round: 1, reason: StopReason::GoldReward }.into(),
+        ExperimentPaused { number: 7, by: "ann".into(), reason: Some("the GPU is needed ✓".into()) }.into(),
+        ExperimentResumed { number: 7, by: "bob".into(), reason: None }.into(),
+        ExperimentCancelled { by: String::new(), reason: Some("it was the wrong data".into()) }.into(),
     ]
 }
 

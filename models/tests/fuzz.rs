@@ -14,6 +14,7 @@ use dissent_models::checkpoint::{Checkpoint, OpenOptions};
 use dissent_models::inspect::inspect;
 use dissent_models::template::PromptTemplate;
 use dissent_models::training::{DataCursor, StepMetrics, TrainingCheckpoint, TrainingState};
+use dissent_models::tuning::TuningCheckpoint;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -88,6 +89,11 @@ fn training() -> TrainingCheckpoint {
         reference: vec![1.0; 40],
         metrics: Vec::<StepMetrics>::new(),
     }
+}
+
+fn tuning() -> TuningCheckpoint {
+    let TrainingCheckpoint { training: plan, state, .. } = training();
+    TuningCheckpoint { plan, iteration: 3, steps: 24, kl_coefficient: 0.05, state }
 }
 
 /// A GGUF file of an architecture, a vocabulary and one tensor.
@@ -205,6 +211,14 @@ proptest! {
         let body = mutated(&whole[start + BODY..], &mutations);
         let bytes = [&whole[..start], blake3::hash(&body).as_bytes(), &body].concat();
         let _ = bounded_beside(bytes.len(), BESIDE, || TrainingCheckpoint::from_bytes(&bytes));
+    }
+
+    #[test]
+    fn a_tuning_made_wrong_is_an_error_or_a_tuning(mutations in mutations()) {
+        let bytes = mutated(&tuning().to_bytes().unwrap(), &mutations);
+        if let Ok(read) = bounded_beside(bytes.len(), BESIDE, || TuningCheckpoint::from_bytes(&bytes)) {
+            prop_assert!(TuningCheckpoint::from_bytes(&read.to_bytes().unwrap()).is_ok());
+        }
     }
 
     /// Templates are programs: they may not run for ever, nor fill the memory.

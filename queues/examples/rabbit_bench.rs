@@ -153,8 +153,8 @@ async fn main() {
     // Each event end to end is two messages, each published and consumed once.
     let bound = 1.0 / (2.0 / publish + 2.0 / consume);
     println!(
-        "{{\"benchmark\":\"rabbitmq\",\"end_to_end_to_bare_publish\":{:.3},\"end_to_end_to_bare_consume\":{:.3},\
-         \"end_to_end_to_two_of_each\":{:.3}}}",
+        "{{\"benchmark\":\"rabbitmq\",\"end_to_end_per_second\":{end:.0},\"bound_per_second\":{bound:.0},\
+         \"end_to_end_to_bare_publish\":{:.3},\"end_to_end_to_bare_consume\":{:.3},\"end_to_end_to_two_of_each\":{:.3}}}",
         end / publish,
         end / consume,
         end / bound

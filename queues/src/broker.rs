@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use dissent_domain::event::EventType;
+use dissent_domain::event::{EventId, EventType};
 use dissent_domain::id::ExperimentId;
 
 use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
@@ -105,6 +105,10 @@ pub trait Broker: Send + Sync + 'static {
         proposal: Proposal,
         context: MessageContext,
     ) -> BoxFuture<'_, Result<Answer, BrokerError>>;
+
+    /// This event, which is about to be proposed, is delivered in this context and not in that of its proposal, as far as the
+    /// broker can: for events that are proposed together and yet begin traces of their own. Only where the journal is.
+    fn put_in_context(&self, event: EventId, context: &MessageContext);
 
     /// The journal's side: takes proposals. There is one journal, so this succeeds once.
     ///

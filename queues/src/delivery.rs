@@ -11,8 +11,8 @@ use crate::broker::BoxFuture;
 use crate::error::BrokerError;
 
 /// What travels beside a message from process to process, for tracing: names and values, such as `traceparent`. No rule
-/// reads it, and a broker may lose it. RabbitMQ carries up to 16 entries with names of up to 64 and values of up to
-/// 1024 bytes; the embedded broker carries none.
+/// reads it, and a broker may lose it: what was proposed long before it is delivered has none, nor has what was proposed before
+/// a restart. RabbitMQ carries up to 16 entries with names of up to 64 and values of up to 1024 bytes.
 pub type MessageContext = BTreeMap<String, String>;
 
 /// Where a consumer's deliveries come from. One implementation a broker.

@@ -63,9 +63,13 @@
 //! messages come again, as after a crash.
 
 mod broker;
+mod context;
 mod delivery;
 mod embedded;
 mod error;
+#[cfg(test)]
+#[path = "../../domain/tests/mutation/mod.rs"]
+mod mutation;
 mod proposal;
 mod rabbitmq;
 

@@ -14,7 +14,7 @@ use crate::config::resolve;
 #[command(after_help = "Examples:\n  dissent doctor\n  dissent doctor --json")]
 pub(crate) struct DoctorArgs {
     /// The ONNX Runtime library; found by itself where it is installed.
-    #[arg(long, value_name = "FILE", env = "DISSENT_ONNXRUNTIME")]
+    #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
     /// Print as JSON.
     #[arg(long)]

@@ -33,6 +33,11 @@ pub(crate) struct Interrupted(pub(crate) &'static str);
 #[error("{0}")]
 pub struct BadInput(pub String);
 
+/// What was computed again is not what was recorded.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Differs(pub(crate) String);
+
 /// The exit code for an error, by the first cause in its chain that has one.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     let code = error.chain().find_map(|cause| {
@@ -40,7 +45,10 @@ pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
             matches!(cause.downcast_ref(), Some(ModelError::File { .. } | ModelError::Invalid(_)));
         if cause.is::<InputError>() || cause.is::<BadInput>() || is_unusable {
             Some(2)
-        } else if cause.is::<ReplayError>() || matches!(cause.downcast_ref(), Some(LogError::Corrupt(_))) {
+        } else if cause.is::<ReplayError>()
+            || cause.is::<Differs>()
+            || matches!(cause.downcast_ref(), Some(LogError::Corrupt(_)))
+        {
             Some(3)
         } else if cause.is::<Interrupted>() {
             Some(130)

@@ -1,17 +1,23 @@
-//! `dissent experiment`: what is in a log, and new experiments from old ones.
+//! `dissent experiment`: what is in a log, new experiments from old ones, and orders to those that are under way.
 
+mod create;
 mod fork;
 mod list;
+mod order;
 mod show;
 
 use std::path::Path;
 
 use dissent_domain::id::ExperimentId;
+use dissent_domain::order::Action;
 
-/// List, look at and fork recorded experiments
+/// Create, list, pause, resume, cancel and fork experiments
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  dissent experiment create experiment.toml
+  dissent experiment start tone-demo
+  dissent experiment pause tone-demo --reason 'the GPU is needed'
   dissent experiment list
   dissent experiment show tone-demo
   dissent experiment show tone-demo --at 120 --json | jq .plan
@@ -26,6 +32,16 @@ pub(crate) struct ExperimentArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ExperimentCommand {
+    /// Check a configuration and record the experiment, to be started later
+    Create(create::CreateArgs),
+    /// Start what was created
+    Start(order::OrderArgs),
+    /// Begin nothing new in it until it is resumed
+    Pause(order::OrderArgs),
+    /// Let it go on
+    Resume(order::OrderArgs),
+    /// Give it up for good; what it recorded is kept
+    Cancel(order::OrderArgs),
     /// Name, state and progress of every experiment in the log
     List,
     /// The plan of an experiment, and how far each round has come
@@ -40,8 +56,14 @@ enum ExperimentCommand {
     Fork(fork::ForkArgs),
 }
 
-pub(crate) fn run(data_dir: &Path, args: &ExperimentArgs) -> anyhow::Result<()> {
+pub(crate) fn run(data: Option<&Path>, args: &ExperimentArgs) -> anyhow::Result<()> {
+    let data_dir = &super::data_dir(data);
     match &args.command {
+        ExperimentCommand::Create(create) => create::run(data, create, args.json),
+        ExperimentCommand::Start(order) => order::run(data_dir, Action::Start, order, args.json),
+        ExperimentCommand::Pause(order) => order::run(data_dir, Action::Pause, order, args.json),
+        ExperimentCommand::Resume(order) => order::run(data_dir, Action::Resume, order, args.json),
+        ExperimentCommand::Cancel(order) => order::run(data_dir, Action::Cancel, order, args.json),
         ExperimentCommand::List => list::run(&super::open_log(data_dir)?, args.json),
         ExperimentCommand::Show { experiment, at } => {
             show::run(&super::open_log(data_dir)?, experiment, *at, args.json)

@@ -6,20 +6,17 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::Interrupted;
 
-/// A flag that is raised on SIGINT or SIGTERM.
+/// A flag that is raised on SIGINT or SIGTERM, from the moment that this returns.
 pub(crate) fn cancel_flag() -> anyhow::Result<CancelFlag> {
     let cancel = CancelFlag::new();
     let raised = cancel.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         runtime.block_on(async move {
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
-                return tracing::warn!(
-                    "failed to watch for signals: Ctrl-C may leave a temporary file behind"
-                );
-            };
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}

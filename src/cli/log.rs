@@ -1,6 +1,7 @@
 //! `dissent log`: looks after the event log itself.
 
 mod archive;
+mod backup;
 mod diff;
 mod table;
 
@@ -28,7 +29,7 @@ Examples:
   dissent log export --table scores scores.jsonl        flat rows, for pandas, pyarrow or duckdb
   dissent log diff tone-demo tone-demo-2                why do these two runs differ?
   dissent log diff ./here:tone-demo ./there:tone-demo   the same experiment in two data folders
-  dissent log backup ./backup-monday
+  dissent log backup ./backup-monday                    even while `dissent serve` has the log
   dissent log archive tone-demo --to ./archive --remove")]
 pub(crate) struct LogArgs {
     #[command(subcommand)]
@@ -94,12 +95,8 @@ enum LogCommand {
         #[arg(value_name = "DIR")]
         from: PathBuf,
     },
-    /// Copy the log to a new folder; `restore` makes it the log of a data folder
-    Backup {
-        /// The folder, which must not exist.
-        #[arg(value_name = "DIR")]
-        to: PathBuf,
-    },
+    /// Copy the log to a new folder, even while a server is at work on it; `restore` makes it the log of a data folder
+    Backup(backup::BackupArgs),
 }
 
 const DIFF_HELP: &str = "\
@@ -124,16 +121,7 @@ pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
         LogCommand::Archive(archive) => archive::run(data_dir, archive, args.json),
         LogCommand::Restore { from } => archive::restore(data_dir, from, args.json),
         LogCommand::Import { file } => import(data_dir, file, args.json),
-        LogCommand::Backup { to } => {
-            let events = super::open_log(data_dir)?.backup(to).map_err(|error| {
-                if let LogError::Invalid(reason) = error {
-                    BadInput(reason).into()
-                } else {
-                    anyhow::Error::new(error)
-                }
-            })?;
-            say(args.json, &json!({ "events": events }), &format!("{events} events in {}", to.display()))
-        }
+        LogCommand::Backup(backup) => backup::run(data_dir, backup, args.json),
     }
 }
 

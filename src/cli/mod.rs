@@ -21,6 +21,7 @@ mod report;
 mod run;
 mod score;
 mod serve;
+mod server;
 mod study;
 mod train;
 
@@ -28,7 +29,7 @@ pub use exit::BadInput;
 pub(crate) use exit::Interrupted;
 pub(crate) use progress::ProgressView;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ use clap::{Parser, Subcommand};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_storage::{SledLog, SledOptions};
+
+use crate::telemetry::{self, LogFormat, Settings, Telemetry};
 
 /// Find the answers on which a policy and its reward model disagree, and learn from what people say about them.
 #[derive(Debug, Parser)]
@@ -53,6 +56,9 @@ struct Cli {
         value_name = "FILTER"
     )]
     log_filter: String,
+    /// How to write it: lines for people, or JSON objects, one on a line.
+    #[arg(long, global = true, env = "DISSENT_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -85,20 +91,45 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = start_tracing(&cli.log_filter) {
-        return fail(&error);
-    }
-    match run(&cli) {
+    let mut telemetry = match Telemetry::start(&cli.telemetry()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            telemetry::say_failed(cli.log_format, &error);
+            return exit::code(&error);
+        }
+    };
+    let outcome = run(&cli);
+    telemetry.finish();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(error) => {
+            telemetry::say_failed(cli.log_format, &error);
+            exit::code(&error)
+        }
+    }
+}
+
+impl Cli {
+    fn telemetry(&self) -> Settings<'_> {
+        // Only what runs an experiment has a trace to tell.
+        let traced_as = if let Command::Run(_) = self.command {
+            Some("dissent-run")
+        } else if let Command::Serve(_) = self.command {
+            Some("dissent-serve")
+        } else if let Command::Worker(_) = self.command {
+            Some("dissent-worker")
+        } else {
+            None
+        };
+        Settings { filter: &self.log_filter, format: self.log_format, traced_as }
     }
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let data = cli.data_dir.as_deref();
     match &cli.command {
-        Command::Run(args) => run::run(data, args),
+        Command::Run(args) => run::run(data, cli.log_format, args),
         Command::Serve(args) => serve::serve(data, args),
         Command::Worker(args) => serve::work(data, args),
         Command::Generate(args) => generate::run(args),
@@ -109,11 +140,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Report(args) => report::run(&data_dir(data), args),
-        Command::Experiment(args) => experiment::run(&data_dir(data), args),
+        Command::Experiment(args) => experiment::run(data, args),
         Command::Log(args) => log::run(&data_dir(data), args),
         Command::Replay(args) => replay::run(&data_dir(data), args),
         Command::Model(args) => model::run(args),
-        Command::Queue(args) => queue::run(args),
+        Command::Queue(args) => queue::run(data, args),
         Command::Dead(args) => queue::dead(args),
         Command::Doctor(args) => doctor::run(&data_dir(data), args),
         Command::Health(args) => health::run(args),
@@ -163,17 +194,6 @@ fn report_path(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
     data_dir.join("reports").join(format!("{experiment}.html"))
 }
 
-fn start_tracing(filter: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| exit::BadInput(format!("--log-filter {filter}: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
-    Ok(())
-}
-
 /// Whoever read our output, such as `head`, has seen enough of it.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
@@ -181,10 +201,4 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         let json = cause.downcast_ref().and_then(serde_json::Error::io_error_kind);
         io.or(json) == Some(io::ErrorKind::BrokenPipe)
     })
-}
-
-fn fail(error: &anyhow::Error) -> ExitCode {
-    // Nothing can be done about a closed stderr.
-    let _ = writeln!(io::stderr(), "dissent: {error:#}");
-    exit::code(error)
 }

@@ -17,7 +17,7 @@ pub(crate) struct RuntimeArgs {
     #[arg(long, default_value_t = 0, value_parser = threads)]
     threads: usize,
     /// The ONNX Runtime library; found by itself where it is installed.
-    #[arg(long, value_name = "FILE", env = "DISSENT_ONNXRUNTIME")]
+    #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 }
 

@@ -1,13 +1,14 @@
 //! Progress of a run on a terminal; short lines from time to time where there is none.
 
 use std::future::Future;
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use dissent_actors::generation::TokenMeter;
 use dissent_actors::{Phase, Progress};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
+
+use crate::telemetry::{self, LogFormat};
 
 const REFRESH: Duration = Duration::from_millis(250);
 /// Between two lines where there is no terminal.
@@ -23,11 +24,17 @@ pub(crate) struct ProgressView {
     /// Of what follows the measuring: there once it begins.
     learning: ProgressBar,
     is_terminal: bool,
+    format: LogFormat,
 }
 
 impl ProgressView {
-    pub(crate) fn new() -> Self {
+    /// Bars on a terminal, where people are to read; lines in the log's format elsewhere.
+    pub(crate) fn new(format: LogFormat) -> Self {
+        let is_terminal = console_is_terminal() && format == LogFormat::Text;
         let bars = MultiProgress::new();
+        if !is_terminal {
+            bars.set_draw_target(ProgressDrawTarget::hidden());
+        }
         let bar = |name: &str| {
             let bar = bars.add(ProgressBar::no_length());
             bar.set_style(style());
@@ -39,16 +46,20 @@ impl ProgressView {
             reward: bar("reward"),
             conflict: bar("conflict"),
             learning: ProgressBar::hidden(),
-            is_terminal: console_is_terminal(),
+            is_terminal,
+            format,
             bars,
         }
     }
 
     /// Says what is going on.
     pub(crate) fn say(&self, text: &str) {
-        // A stderr that cannot be written to is no reason to stop.
-        let _ =
-            if self.is_terminal { self.bars.println(text) } else { writeln!(std::io::stderr(), "{text}") };
+        if self.is_terminal {
+            // A stderr that cannot be written to is no reason to stop.
+            let _ = self.bars.println(text);
+        } else {
+            telemetry::say(self.format, "INFO", text);
+        }
     }
 
     /// Shows how far a run is until dropped.

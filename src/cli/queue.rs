@@ -1,7 +1,9 @@
 //! `dissent queue` and `dissent dead`: what lies in RabbitMQ's queues, and what is to become of the messages that were given up.
 
+mod forget;
+
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -14,7 +16,7 @@ use crate::config::{BrokerConfig, Config, RabbitConfig};
 /// Longest reason shown in a list, in characters.
 const REASON_CHARS: usize = 100;
 
-/// Look at the queues of an experiment on RabbitMQ
+/// Look at the queues of an experiment on RabbitMQ, and delete them when it is over
 #[derive(Debug, clap::Args)]
 pub(crate) struct QueueArgs {
     #[command(subcommand)]
@@ -28,6 +30,7 @@ enum QueueCommand {
         after_help = "Examples:\n  dissent queue stat experiment.toml\n  watch -n 1 dissent queue stat experiment.toml"
     )]
     Stat(StatArgs),
+    Forget(forget::ForgetArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,16 +94,23 @@ struct OneArgs {
     id: String,
 }
 
-pub(crate) fn run(args: &QueueArgs) -> anyhow::Result<()> {
-    let QueueCommand::Stat(args) = &args.command;
+pub(crate) fn run(data_dir: Option<&Path>, args: &QueueArgs) -> anyhow::Result<()> {
+    match &args.command {
+        QueueCommand::Stat(args) => stat(args),
+        QueueCommand::Forget(args) => forget::run(data_dir, args),
+    }
+}
+
+fn stat(args: &StatArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     let rabbit = rabbit(&config)?;
-    let groups = dissent_actors::groups(&config.experiment.name);
-    let mut names: Vec<String> = ["proposals", "parked", "dead"].map(str::to_owned).into();
-    names.extend(groups);
-    let names: Vec<String> = names.iter().map(|name| format!("{}.{name}", rabbit.prefix)).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let found = with_broker(rabbit, async |broker| Ok(broker.queue_stats(&names).await?))?;
+    let experiment = &config.experiment.name;
+    let shared = ["proposals", "parked", "dead"].map(|name| format!("{}.{name}", rabbit.prefix));
+    let found = with_broker(rabbit, async |broker| {
+        let of_it = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
+        let names: Vec<&str> = shared.iter().chain(&of_it).map(String::as_str).collect();
+        Ok(broker.queue_stats(&names).await?)
+    })?;
     show_stats(&found, args.json)
 }
 

@@ -1,23 +1,25 @@
-//! `dissent replay`: rebuilds experiments from their events alone, checks every decision in them, and asks what other settings
-//! would have done.
+//! `dissent replay`: rebuilds experiments from their events alone, checks every decision in them, computes every result again, and
+//! asks what other settings would have done.
 
+mod recompute;
 mod verify;
 mod what_if;
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::replay::Replay;
 use dissent_domain::round::{PromptProgress, Round};
-use dissent_storage::Snapshots;
+use dissent_storage::{SNAPSHOT_EVENTS, Snapshots};
 use serde::Serialize;
 
 use super::exit::BadInput;
 use super::open_log;
 use crate::history::{self, settings::Setting};
+use crate::opening;
 
 /// Rebuild experiments from their events alone, or ask what other settings would have selected
 #[derive(Debug, clap::Args)]
@@ -27,6 +29,7 @@ Examples:
   dissent replay tone-demo --at 120         the state as of position 120 of the log
   dissent replay tone-demo --verify         measure, select and conclude again, and compare with what was recorded
   dissent replay --verify                   the same of every experiment of the log
+  dissent replay tone-demo --recompute experiment.toml   run every model again, and compare with what was recorded
   dissent replay tone-demo --what-if conflict.delta=1.5
   dissent replay tone-demo --what-if conflict.rule=budget --what-if conflict.budget=20 --json
 
@@ -34,6 +37,11 @@ Examples:
 follows from its cause, that the rules allowed it then, and that every pure decision is the same when made again. It names the
 first fault of each experiment with its position, and then exits with 3. A snapshot that the events do not lead to is a fault,
 and is deleted.
+
+--recompute samples, scores, trains and evaluates again what the experiment has results of, from the models and settings of its
+configuration, and compares every result byte for byte. Trainings are done in one go, however often they were interrupted; what
+people said is taken from the log. It needs the time of the models alone, and writes nothing to the log. If a result differs it
+exits with 3.
 
 --what-if makes the selection of each round again from the recorded scores, under settings of [conflict] and [feedback] (rule,
 delta, tau, budget, quantile, logprob; opponent, overlap, budget) that differ from the recorded ones: which answers would have
@@ -48,6 +56,9 @@ pub(crate) struct ReplayArgs {
     /// Make every pure decision again from the recorded inputs, and compare.
     #[arg(long)]
     verify: bool,
+    /// Run every model again with this configuration, and compare.
+    #[arg(long, value_name = "CONFIG.toml", conflicts_with_all = ["verify", "what_if", "at"])]
+    recompute: Option<PathBuf>,
     /// Select again under this setting; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "verify")]
     what_if: Vec<Setting>,
@@ -58,9 +69,6 @@ pub(crate) struct ReplayArgs {
     #[arg(long)]
     json: bool,
 }
-
-/// Events after which another snapshot is kept: a quarter of a second of folding.
-const SNAPSHOT_EVENTS: u64 = 50_000;
 
 #[derive(Serialize)]
 struct Outcome {
@@ -124,6 +132,9 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
     if !args.what_if.is_empty() {
         return what_if::run(&log, experiment, args);
     }
+    if let Some(config) = &args.recompute {
+        return recompute::run(log, data_dir, experiment, config, args.json);
+    }
     let begun = Instant::now();
     let replay = if args.verify {
         let mut replay = Replay::verifying();
@@ -142,9 +153,8 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the snapshots of a data folder are.
 fn snapshots(data_dir: &Path) -> Snapshots {
-    Snapshots::new(data_dir.join("snapshots"))
+    Snapshots::new(opening::snapshots_folder(data_dir))
 }
 
 fn replay(
@@ -175,7 +185,11 @@ fn outcome(replay: &Replay, experiment: &ExperimentId, seconds: f64) -> Outcome 
 }
 
 fn print(out: &mut impl std::io::Write, outcome: &Outcome, replay: &Replay) -> std::io::Result<()> {
-    let state = if outcome.finished { "finished" } else { "in progress" };
+    let state = match (outcome.finished, replay.experiment().cancelled()) {
+        (true, _) => "finished",
+        (false, Some(_)) => "cancelled",
+        (false, None) => "in progress",
+    };
     writeln!(
         out,
         "{}: {} events, {state}, state {}",

@@ -12,8 +12,10 @@ use dissent_models::runtime::Provider;
 use super::exit::BadInput;
 use super::progress::ProgressView;
 use crate::config::Config;
+use crate::history::overview::{OrderedBy, Past};
 use crate::report;
 use crate::running::{Run, run_experiment};
+use crate::telemetry::LogFormat;
 
 /// Run an experiment to its end, or go on where it stopped
 #[derive(Debug, clap::Args)]
@@ -46,6 +48,8 @@ With [feedback] a round goes on: what is selected is judged, the reward model is
                 gradient_accumulation = 1, max_length = 512, weight_decay = 0, max_grad_norm = 1, adam_betas, adam_epsilon,
                 lora.r, lora.alpha, lora.targets, full = false, recompute = false, seed
 
+What was created is started by it; what an operator paused stays paused (`dissent experiment resume NAME`).
+
 Press Ctrl-C to stop: what is in hand is finished (a second Ctrl-C gives it up), everything done is kept, and the
 same command goes on from there. The result is the same as without the stop.")]
 pub(crate) struct RunArgs {
@@ -69,15 +73,17 @@ pub(crate) struct RunArgs {
     json: bool,
 }
 
-pub(crate) fn run(data_dir: Option<&Path>, args: &RunArgs) -> anyhow::Result<()> {
+pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) -> anyhow::Result<()> {
     let config = configured(args)?;
     let data_dir = super::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
-    let view = ProgressView::new();
+    let view = ProgressView::new(format);
     let Run { ending, experiment, log } = run_experiment(&config, &data_dir, args.wait, &view)?;
     drop(view);
     match ending {
         Ending::Finished => conclude(&*log, &experiment, &data_dir, args.json),
         Ending::WaitsForPeople => say_what_people_can_do(&*log, &experiment, &args.config),
+        Ending::Paused => say_how_to_go_on(&*log, &experiment, &args.config),
+        Ending::Cancelled => Err(BadInput(cancelled(&*log, &experiment)?).into()),
     }
 }
 
@@ -111,6 +117,30 @@ fn say_what_people_can_do(
         config.display()
     )?;
     Ok(())
+}
+
+/// Says who paused it, and how it goes on.
+fn say_how_to_go_on(log: &dyn EventLog, experiment: &ExperimentId, config: &Path) -> anyhow::Result<()> {
+    let past = Past::read(log, experiment, None)?;
+    let words = OrderedBy::of(past.experiment()).and_then(|ordered| ordered.words());
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{experiment} is paused{}\nto go on:  dissent experiment resume {experiment} && dissent run {}",
+        words.map_or_else(String::new, |words| format!(" {words}")),
+        config.display()
+    )?;
+    Ok(())
+}
+
+fn cancelled(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<String> {
+    let past = Past::read(log, experiment, None)?;
+    let words = OrderedBy::of(past.experiment()).and_then(|ordered| ordered.words());
+    Ok(format!(
+        "{experiment} was cancelled{}: fork what it has come to (dissent experiment fork {experiment} --at ... --as ...), or give the \
+         configuration another name",
+        words.map_or_else(String::new, |words| format!(" {words}")),
+    ))
 }
 
 fn conclude(

@@ -3,10 +3,12 @@
 //! Relative paths are taken from the file's folder; `cache:` names the product's cache folder, `~/` the home
 //! folder. Unknown keys are errors: a misspelt key would otherwise be a silent default.
 
+mod artifacts;
 mod broker;
 mod learning;
 mod measuring;
 mod training;
+mod worker;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +19,7 @@ use serde::Deserialize;
 
 use crate::cli::BadInput;
 
+pub use artifacts::ArtifactsConfig;
 pub use broker::{BrokerConfig, RabbitConfig};
 pub use learning::{
     EvaluationConfig, FeedbackConfig, GoldAnswersConfig, GoldConfig, GoldModelConfig, GoldSentimentConfig,
@@ -27,6 +30,7 @@ pub use measuring::{
     RuntimeConfig,
 };
 pub use training::LoraConfig;
+pub(crate) use worker::WorkerConfig;
 
 /// `dissent run CONFIG.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -66,6 +70,9 @@ pub struct Config {
     /// What carries messages between processes.
     #[serde(default)]
     pub broker: BrokerConfig,
+    /// Where artifacts are that processes pass each other.
+    #[serde(default)]
+    pub artifacts: ArtifactsConfig,
 }
 
 /// Most prompts worked on at once.
@@ -93,10 +100,19 @@ impl Config {
     }
 
     fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
-        let mut config: Self =
+        let mut config = Self::unresolved(text)?;
+        config.resolve_paths(folder)?;
+        Ok(config)
+    }
+
+    /// Checks a text whole, and leaves its paths as they are written.
+    ///
+    /// # Errors
+    /// If it is not TOML, or has an unknown key or a value out of range.
+    pub(crate) fn unresolved(text: &str) -> anyhow::Result<Self> {
+        let config: Self =
             toml::from_str(text).map_err(|error| BadInput(error.to_string().trim_end().to_owned()))?;
         config.validate().map_err(|reason| anyhow::Error::new(BadInput(reason)))?;
-        config.resolve_paths(folder)?;
         Ok(config)
     }
 
@@ -126,31 +142,36 @@ impl Config {
         check_reward_template(&reward).map_err(|reason| format!("reward.template: {reason}"))?;
         self.conflict.selection().validate().map_err(|error| format!("conflict: {error}"))?;
         self.broker.validate()?;
+        self.artifacts.validate()?;
         self.validate_learning()
     }
 
     fn resolve_paths(&mut self, folder: &Path) -> anyhow::Result<()> {
-        let required = [&mut self.prompts.path, &mut self.policy.path, &mut self.reward.path];
-        let optional = [
-            &mut self.experiment.data_dir,
-            &mut self.policy.adapter,
-            &mut self.reward.adapter,
-            &mut self.refinement.data,
-            &mut self.runtime.onnxruntime,
-        ];
+        for path in self.inputs_mut() {
+            *path = resolve(path, folder)?;
+        }
+        let places = [&mut self.experiment.data_dir, &mut self.runtime.onnxruntime];
+        for path in places.into_iter().flatten().chain(self.broker.url_file_mut()) {
+            *path = resolve(path, folder)?;
+        }
+        Ok(())
+    }
+
+    /// The files and folders that an experiment is made of: models, adapters, prompts, data.
+    pub(crate) fn inputs_mut(&mut self) -> Vec<&mut PathBuf> {
         let gold = match &mut self.gold {
             Some(GoldConfig::Model(gold)) => [Some(&mut gold.path), gold.adapter.as_mut()],
             Some(GoldConfig::Answers(gold)) => [Some(&mut gold.path), None],
             Some(GoldConfig::Sentiment(_)) | None => [None, None],
         };
-        let evaluation = self.evaluation.as_mut().map(|evaluation| &mut evaluation.prompts);
-        let url_file = self.broker.url_file_mut();
-        let optional = optional.into_iter().flatten().chain(gold.into_iter().flatten());
-        let optional = optional.chain(evaluation).chain(url_file);
-        for path in required.into_iter().chain(optional) {
-            *path = resolve(path, folder)?;
-        }
-        Ok(())
+        let required = [&mut self.prompts.path, &mut self.policy.path, &mut self.reward.path];
+        let optional = [
+            self.policy.adapter.as_mut(),
+            self.reward.adapter.as_mut(),
+            self.refinement.data.as_mut(),
+            self.evaluation.as_mut().map(|evaluation| &mut evaluation.prompts),
+        ];
+        required.into_iter().chain(optional.into_iter().flatten()).chain(gold.into_iter().flatten()).collect()
     }
 }
 

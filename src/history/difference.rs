@@ -219,6 +219,9 @@ fn subject(event: &Event) -> String {
     let about = match event {
         Event::ExperimentStarted(_) | Event::ExperimentFinished(_) => String::new(),
         Event::ExperimentForked(e) => format!(" after {} events", e.shared),
+        Event::ExperimentCancelled(_) => String::new(),
+        Event::ExperimentPaused(e) => format!(" pause {}", e.number),
+        Event::ExperimentResumed(e) => format!(" pause {}", e.number),
         Event::RoundOpened(e) => format!(" round {}", e.round),
         Event::PromptAdmitted(e) => format!(" round {} prompt {}", e.round, e.prompt.prompt_id),
         Event::CompletionsSampled(e) => format!(" round {} prompt {}", e.round, e.prompt.prompt_id),

@@ -5,6 +5,7 @@ use dissent_domain::experiment::Experiment;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{Stage, TrainingProgress};
 use dissent_domain::log::EventLog;
+use dissent_domain::order::Standing;
 use dissent_domain::replay::Replay;
 use dissent_domain::round::Round;
 use serde::Serialize;
@@ -21,16 +22,24 @@ pub(crate) enum State {
     Finished,
     /// It decided to go no further before its last round.
     Stopped,
+    /// It waits for its start.
+    Created,
+    /// It waits until it is resumed.
+    Paused,
+    /// It was given up.
+    Cancelled,
 }
 
 impl State {
     fn of(experiment: &Experiment) -> Self {
-        if experiment.is_finished() {
-            if experiment.stopped().is_some() { Self::Stopped } else { Self::Finished }
-        } else if experiment.waits_for_people() {
-            Self::WaitsForPeople
-        } else {
-            Self::InProgress
+        match experiment.standing() {
+            Standing::Finished if experiment.stopped().is_some() => Self::Stopped,
+            Standing::Finished => Self::Finished,
+            Standing::Created => Self::Created,
+            Standing::Paused => Self::Paused,
+            Standing::Cancelled => Self::Cancelled,
+            Standing::Going if experiment.waits_for_people() => Self::WaitsForPeople,
+            Standing::Going => Self::InProgress,
         }
     }
 
@@ -40,7 +49,32 @@ impl State {
             Self::WaitsForPeople => "waits for people",
             Self::Finished => "finished",
             Self::Stopped => "stopped early",
+            Self::Created => "created",
+            Self::Paused => "paused",
+            Self::Cancelled => "cancelled",
         }
+    }
+}
+
+/// Who ordered what holds now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct OrderedBy {
+    pub(crate) by: String,
+    pub(crate) reason: Option<String>,
+}
+
+impl OrderedBy {
+    pub(crate) fn of(experiment: &Experiment) -> Option<Self> {
+        let cancelled = experiment.cancelled().map(|e| (&e.by, &e.reason));
+        let (by, reason) = cancelled.or_else(|| experiment.paused().map(|e| (&e.by, &e.reason)))?;
+        Some(Self { by: by.clone(), reason: reason.clone() })
+    }
+
+    /// In a few words; none if nothing was said.
+    pub(crate) fn words(&self) -> Option<String> {
+        let by = (!self.by.is_empty()).then(|| format!("by {}", self.by));
+        let said: Vec<String> = by.into_iter().chain(self.reason.clone()).collect();
+        (!said.is_empty()).then(|| crate::report::visible(&said.join(": ")).to_string())
     }
 }
 
@@ -121,6 +155,8 @@ fn at(round: &Round) -> &'static str {
 pub(crate) struct Overview {
     pub(crate) experiment: ExperimentId,
     pub(crate) state: State,
+    /// Who paused or cancelled it, and why, where it is so.
+    pub(crate) ordered: Option<OrderedBy>,
     pub(crate) origin: Option<Origin>,
     pub(crate) rounds_planned: u32,
     pub(crate) rounds_closed: u32,
@@ -214,6 +250,7 @@ impl Past {
         Overview {
             experiment: name.clone(),
             state: State::of(experiment),
+            ordered: OrderedBy::of(experiment),
             origin: self.origin.clone(),
             rounds_planned: experiment.plan().map_or(0, |plan| plan.rounds),
             rounds_closed: u32::try_from(closed).unwrap_or(u32::MAX),

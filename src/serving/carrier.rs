@@ -1,15 +1,21 @@
 //! Which broker carries the messages, as the configuration says.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use dissent_domain::experiment::Plan;
+use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_queues::{
     Broker, BrokerError, BrokerStatus, EmbeddedBroker, EmbeddedOptions, QueueStats, RabbitBroker,
 };
 
 use crate::config::BrokerConfig;
+
+/// How long workers that are told to stop at the same time may take to go.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
+const LEAVE_POLL: Duration = Duration::from_millis(100);
 
 /// A broker, by its kind: what only one of them can is asked of it here.
 #[derive(Clone)]
@@ -55,6 +61,23 @@ impl Carrier {
         broker.publish_history(&plan.experiment).await
     }
 
+    /// Takes away the queues of an experiment that is finished, once no worker follows its history any more. What cannot be taken
+    /// away is only worth a warning: the log has it all.
+    pub(super) async fn forget(&self, experiment: &ExperimentId) {
+        let Self::Rabbit(broker) = self else { return };
+        match leave(broker, experiment).await {
+            Ok(0) => tracing::info!(%experiment, "the queues of the finished experiment are deleted"),
+            Ok(followers) => tracing::warn!(
+                %experiment,
+                followers,
+                "workers still follow the finished experiment: once they are gone, delete its queues with `dissent queue forget`"
+            ),
+            Err(error) => {
+                tracing::warn!(%experiment, %error, "the queues of the finished experiment are left: `dissent queue forget`");
+            }
+        }
+    }
+
     /// How the connection is; none where there is none.
     pub(super) fn status(&self) -> Option<BrokerStatus> {
         match self {
@@ -68,6 +91,18 @@ impl Carrier {
         match self {
             Self::Embedded(_) => Vec::new(),
             Self::Rabbit(broker) => broker.queues().await.unwrap_or_default(),
+        }
+    }
+}
+
+/// Waits a while for workers to leave an experiment, and deletes its queues if they do; gives how many did not.
+async fn leave(broker: &RabbitBroker, experiment: &ExperimentId) -> Result<u32, BrokerError> {
+    let begun = Instant::now();
+    loop {
+        match broker.followers(experiment).await? {
+            0 => return broker.forget(experiment).await.map(|()| 0),
+            followers if begun.elapsed() >= LEAVE_MAX => return Ok(followers),
+            _ => tokio::time::sleep(LEAVE_POLL).await,
         }
     }
 }

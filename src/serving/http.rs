@@ -1,4 +1,5 @@
-//! What a running process says of itself over HTTP: is it alive, is it ready, how is it.
+//! What a running process says of itself over HTTP: is it alive, is it ready, how is it; and, where history is written, the orders that
+//! it takes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+use super::control::{self, Desk};
 use super::metrics;
 use super::watch::Watched;
 
@@ -21,7 +23,11 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 ///
 /// # Errors
 /// If the address cannot be listened on.
-pub(super) async fn listen(address: SocketAddr, watched: Arc<Watched>) -> anyhow::Result<SocketAddr> {
+pub(super) async fn listen(
+    address: SocketAddr,
+    watched: Arc<Watched>,
+    desk: Option<Desk>,
+) -> anyhow::Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("failed to listen on {address}: choose another with --listen"))?;
@@ -31,6 +37,17 @@ pub(super) async fn listen(address: SocketAddr, watched: Arc<Watched>) -> anyhow
         .route("/ready", get(ready))
         .route("/metrics", get(scrape))
         .with_state(watched);
+    let routes = match desk {
+        Some(desk) => {
+            if !desk.guard.is_open() {
+                tracing::info!(
+                    "no orders are taken over HTTP: other hosts can connect, and there is no control token"
+                );
+            }
+            routes.merge(control::routes(Arc::new(desk)))
+        }
+        None => routes,
+    };
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "the HTTP server ended");

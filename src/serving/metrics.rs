@@ -82,6 +82,12 @@ fn experiment(registry: &mut Registry, watched: &Watched) {
         "1 while only judgements can bring it on",
         progress.waits_for_people.into(),
     );
+    gauge(
+        registry,
+        "paused",
+        "1 while an operator has to start or resume it",
+        progress.standing.is_paused().into(),
+    );
     gauge(registry, "finished", "1 once everything planned is done", progress.finished.into());
     let (step, steps) = progress.training.unwrap_or_default();
     gauge(registry, "training_step", "Steps done of the training under way", step);

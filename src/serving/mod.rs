@@ -1,8 +1,12 @@
 //! Running an experiment as a service: the process that writes history, and workers that share its steps.
 
 mod carrier;
+mod control;
+mod guard;
 mod http;
 mod metrics;
+mod problem;
+mod told;
 mod watch;
 
 use std::net::SocketAddr;
@@ -12,21 +16,25 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dissent_actors::{Ending, Pipeline, Roles, Vitals, Worker};
-use dissent_domain::event::Recorded;
-use dissent_domain::experiment::Plan;
 use dissent_domain::log::EventLog;
+use dissent_domain::order::Standing;
 use dissent_models::runtime::CancelFlag;
-use dissent_queues::{BoxFuture, HistoryConsumer, RabbitBroker};
-use dissent_storage::{ArtifactStore, MemoryLog, SledLog, SledOptions};
+use dissent_queues::RabbitBroker;
+use dissent_storage::{ArtifactStore, MemoryLog, SledLog, SledOptions, Snapshots};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::bundle;
 use crate::cli::BadInput;
 use crate::config::{BrokerConfig, Config};
 use crate::inbox;
 use crate::opening::{self, Places};
 use crate::planning::{self, Models};
-use crate::running::{refuse_another_plan, refuse_begun_otherwise};
+use crate::running::refuse_another_plan;
+use crate::token::ControlToken;
 use carrier::Carrier;
+use control::Desk;
+use guard::Guard;
+use told::Told;
 use watch::Watched;
 
 /// How long what is in hand may take after a signal.
@@ -47,27 +55,49 @@ pub(crate) struct Serving {
 ///
 /// # Errors
 /// If configuration, data or models cannot be used, a step fails, or RabbitMQ refuses.
-pub(crate) fn serve(config: &Config, data_dir: &Path, serving: &Serving) -> anyhow::Result<()> {
-    let log: Arc<dyn EventLog> = Arc::new(SledLog::open(data_dir.join("log"), &SledOptions::default())?);
-    let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
+pub(crate) fn serve(
+    config: &Config,
+    config_path: &Path,
+    data_dir: &Path,
+    serving: &Serving,
+    token: Option<&ControlToken>,
+) -> anyhow::Result<()> {
+    let held = Arc::new(SledLog::open(data_dir.join("log"), &SledOptions::default())?);
+    let log: Arc<dyn EventLog> = held.clone();
+    let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(config)?;
     let planned = planning::plan(config, &models, &artifacts)?;
     refuse_another_plan(&*log, &planned.plan)?;
+    bundle::publish(config_path, &artifacts)?;
     let plan = planned.plan.clone();
     actix::System::new().block_on(async {
         let carrier = Carrier::of_server(&config.broker, log.clone()).await?;
         carrier.prepare(&plan, config.generation.batch_prompts).await?;
         let inbox = Some(inbox::folder(data_dir, &plan.experiment));
         let (lease, shared) = (config.broker.lease(), config.broker.is_shared());
-        let places = Places { log, broker: carrier.broker(), artifacts, inbox, lease, shared };
+        let snapshots = Some(Snapshots::new(opening::snapshots_folder(data_dir)));
+        let places = Places { log, broker: carrier.broker(), artifacts, snapshots, inbox, lease, shared };
         let resources = opening::open(config, &models, planned, serving.roles.clone(), places)?;
         let mut pipeline = Pipeline::start(&plan, resources).await?;
-        let served = Served::begin(pipeline.vitals(), carrier, serving).await?;
+        let desk = serving.listen.map(|listen| Desk {
+            control: pipeline.control(),
+            log: held,
+            data_dir: data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned()),
+            guard: Guard::new(listen, token),
+            backing_up: Arc::default(),
+        });
+        let served = Served::begin(pipeline.vitals(), carrier.clone(), serving, desk).await?;
         let (cancel, failure) =
             (pipeline.cancel_handle(), async { pipeline.finished().await.map(|_: Ending| ()) });
         let outcome = served.until_stopped(failure, cancel).await;
+        let progress = pipeline.progress();
         let drained = pipeline.drain().await;
-        outcome.and(drained.map_err(Into::into))
+        outcome.and(drained.map_err(anyhow::Error::from))?;
+        // A server that ends by itself ends with the experiment: workers may be yet to hear of it, or to come.
+        if progress.borrow().finished && !serving.until_finished {
+            carrier.forget(&plan.experiment).await;
+        }
+        Ok(())
     })
 }
 
@@ -75,13 +105,12 @@ pub(crate) fn serve(config: &Config, data_dir: &Path, serving: &Serving) -> anyh
 ///
 /// # Errors
 /// If configuration, data or models cannot be used, a step fails, or RabbitMQ refuses.
-pub(crate) fn work(config: &Config, data_dir: &Path, serving: &Serving) -> anyhow::Result<()> {
+pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &Serving) -> anyhow::Result<()> {
     let BrokerConfig::Rabbitmq(rabbit) = &config.broker else {
         let reason =
             "a worker needs a RabbitMQ that it shares with the server: set [broker] kind = \"rabbitmq\"";
         return Err(BadInput(reason.to_owned()).into());
     };
-    let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
     let models = Models::open(config)?;
     let planned = planning::plan(config, &models, &artifacts)?;
     let plan = planned.plan.clone();
@@ -90,34 +119,24 @@ pub(crate) fn work(config: &Config, data_dir: &Path, serving: &Serving) -> anyho
         let broker = RabbitBroker::connect_worker(options).await.context("failed to reach RabbitMQ")?;
         let history = broker.history(&plan.experiment).await?;
         let (log, lease) = (Arc::new(MemoryLog::new()), config.broker.lease());
-        let places = Places { log, broker: broker.clone(), artifacts, inbox: None, lease, shared: true };
+        let places = Places {
+            log,
+            broker: broker.clone(),
+            artifacts,
+            snapshots: None,
+            inbox: None,
+            lease,
+            shared: true,
+        };
         let resources = opening::open(config, &models, planned, serving.roles.clone(), places)?;
-        let told = Told { history, plan: plan.clone() };
+        let told = Told::new(history, plan.clone());
         let mut worker = Worker::start(&plan, resources, Box::new(told))?;
-        let served = Served::begin(worker.vitals(), Carrier::Rabbit(broker), serving).await?;
+        let served = Served::begin(worker.vitals(), Carrier::Rabbit(broker), serving, None).await?;
         let cancel = worker.cancel_handle();
         let outcome = served.until_stopped(async { worker.finished().await }, cancel).await;
         let drained = worker.drain().await;
         outcome.and(drained.map_err(Into::into))
     })
-}
-
-/// The history that a worker is told, which must be that of the plan it works on.
-struct Told {
-    history: HistoryConsumer,
-    plan: Plan,
-}
-
-impl dissent_actors::History for Told {
-    fn next(&mut self) -> BoxFuture<'_, Result<Option<Recorded>, String>> {
-        Box::pin(async {
-            let recorded = self.history.next().await.map_err(|error| error.to_string())?;
-            if let Some(first) = recorded.as_ref().filter(|recorded| recorded.version == 1) {
-                refuse_begun_otherwise(first, &self.plan).map_err(|error| format!("{error:#}"))?;
-            }
-            Ok(recorded)
-        })
-    }
 }
 
 /// A process that answers for its health and listens for signals.
@@ -127,10 +146,16 @@ struct Served {
 }
 
 impl Served {
-    async fn begin(vitals: Vitals, carrier: Carrier, serving: &Serving) -> anyhow::Result<Self> {
+    async fn begin(
+        vitals: Vitals,
+        carrier: Carrier,
+        serving: &Serving,
+        desk: Option<Desk>,
+    ) -> anyhow::Result<Self> {
+        tell_what_it_waits_for(&vitals);
         let watched = Arc::new(Watched::new(vitals, carrier));
         if let Some(address) = serving.listen {
-            let address = http::listen(address, watched.clone()).await?;
+            let address = http::listen(address, watched.clone(), desk).await?;
             tracing::info!(%address, "listening");
         }
         notify(&[sd_notify::NotifyState::Ready]);
@@ -148,7 +173,8 @@ impl Served {
         let mut terminate = signal(SignalKind::terminate())?;
         let ended = async {
             finished.await?;
-            tracing::info!("the experiment is finished");
+            let standing = self.watched.vitals.progress.borrow().standing;
+            tracing::info!(?standing, "the experiment is over");
             if !self.until_finished {
                 std::future::pending::<()>().await;
             }
@@ -168,6 +194,18 @@ impl Served {
             cancel.cancel();
         });
         outcome
+    }
+}
+
+/// Says why nothing happens, where nothing may.
+fn tell_what_it_waits_for(vitals: &Vitals) {
+    match vitals.progress.borrow().standing {
+        Standing::Created => {
+            tracing::warn!("the experiment waits for its start: dissent experiment start NAME")
+        }
+        Standing::Paused => tracing::warn!("the experiment is paused: dissent experiment resume NAME"),
+        Standing::Cancelled => tracing::warn!("the experiment was cancelled: nothing is done"),
+        Standing::Going | Standing::Finished => {}
     }
 }
 

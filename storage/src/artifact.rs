@@ -3,17 +3,26 @@
 //! An artifact's name is the BLAKE3 hash of its bytes, so it can be put twice, checked at any time, and
 //! never change. A file is written beside its place, synced, and renamed into it: under its name there is
 //! either nothing or all of it.
+//!
+//! The folder may stand before a store that several hosts share: what is put is in both, and what is missing here is fetched
+//! from there, checked against its name.
+
+mod cache;
+mod shared;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use crate::StorageError;
+use cache::Cache;
+pub use shared::SharedStore;
 
 /// Name of an artifact: the BLAKE3 hash of its bytes, 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -66,6 +75,14 @@ impl fmt::Display for ArtifactId {
 #[derive(Debug, Clone)]
 pub struct ArtifactStore {
     root: PathBuf,
+    shared: Option<Arc<Behind>>,
+}
+
+/// What is behind a directory of artifacts.
+#[derive(Debug)]
+struct Behind {
+    store: SharedStore,
+    cache: Cache,
 }
 
 impl ArtifactStore {
@@ -76,7 +93,30 @@ impl ArtifactStore {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let root = root.into();
         std::fs::create_dir_all(&root).map_err(StorageError::io("create", &root))?;
-        Ok(Self { root })
+        Ok(Self { root, shared: None })
+    }
+
+    /// The same directory as a cache of a shared store: what has more than `cache_bytes` together goes, the least recently used first
+    /// (none: nothing goes).
+    #[must_use]
+    pub fn before(self, store: SharedStore, cache_bytes: Option<u64>) -> Self {
+        let cache = Cache::new(cache_bytes);
+        Self { shared: Some(Arc::new(Behind { store, cache })), ..self }
+    }
+
+    /// The store behind the directory, if there is one.
+    #[must_use]
+    pub fn shared(&self) -> Option<&SharedStore> {
+        self.shared.as_ref().map(|shared| &shared.store)
+    }
+
+    /// Puts what the directory has into the shared store, where it is not there yet: it may have been begun without one.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, an artifact is damaged, or the store refuses.
+    pub fn share_all(&self) -> Result<(), StorageError> {
+        let kept = cache::kept(&self.root).map_err(StorageError::io("list", &self.root))?;
+        kept.iter().try_for_each(|kept| self.share(&kept.id))
     }
 
     /// Where an artifact lies, or would lie.
@@ -105,10 +145,7 @@ impl ArtifactStore {
     }
 
     fn put(&self, mut source: impl Read, source_path: &Path) -> Result<ArtifactId, StorageError> {
-        let mut partial = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempfile_in(&self.root)
-            .map_err(StorageError::io("create a file in", &self.root))?;
+        let mut partial = self.partial()?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -122,10 +159,73 @@ impl ArtifactStore {
         }
         let id = ArtifactId(hasher.finalize());
         // A copy that is there and whole stays: others may be reading it.
-        if self.verify(&id).is_err() {
+        if self.verify_here(&id).is_err() {
             self.place(partial, &id)?;
         }
+        self.share(&id)?;
         Ok(id)
+    }
+
+    /// Puts an artifact of the directory into the shared store, if there is one and it does not have it.
+    fn share(&self, id: &ArtifactId) -> Result<(), StorageError> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let name = shared_name(id);
+        if shared.store.contains(&name)? {
+            return Ok(());
+        }
+        self.verify_here(id)?;
+        shared.store.put_file(&name, &self.path(id))?;
+        shared.cache.make_room(&self.root, id);
+        Ok(())
+    }
+
+    /// Brings an artifact from the shared store, if there is one, to its place, and opens it. Nothing is there of one that is not what its name says.
+    fn fetch(&self, id: &ArtifactId) -> Result<File, StorageError> {
+        let Some(shared) = &self.shared else { return Err(StorageError::ArtifactMissing(*id)) };
+        let mut partial = self.partial()?;
+        let mut hasher = blake3::Hasher::new();
+        let path = partial.path().to_owned();
+        let found = shared.store.download(&shared_name(id), shared.cache.bytes_max(), &mut |piece| {
+            hasher.update(piece);
+            partial.write_all(piece).map_err(StorageError::io("write", &path))
+        })?;
+        if found.is_none() {
+            return Err(StorageError::ArtifactMissing(*id));
+        }
+        if hasher.finalize() != id.0 {
+            let reason = "the shared store has other bytes under this name".to_owned();
+            return Err(StorageError::ArtifactDamaged { id: *id, path: self.path(id), reason });
+        }
+        // Opened before it can be taken away again to make room for what another process fetches.
+        let file = partial.reopen().map_err(StorageError::io("open", &path))?;
+        self.place(partial, id)?;
+        shared.cache.make_room(&self.root, id);
+        Ok(file)
+    }
+
+    /// Gives an artifact another name as well, under which it stays when there is no room for it here any more. What has that name
+    /// already is replaced.
+    ///
+    /// # Errors
+    /// If there is none of this name, here or in the shared store, it is damaged, or the disk refuses.
+    pub fn link(&self, id: &ArtifactId, to: &Path) -> Result<(), StorageError> {
+        self.verify(id)?;
+        let folder = to.parent().unwrap_or(Path::new("."));
+        let aside = tempfile::tempdir_in(folder).map_err(StorageError::io("create a folder in", folder))?;
+        let (path, linked) = (self.path(id), aside.path().join("artifact"));
+        // Another file system has no links to this one.
+        if std::fs::hard_link(&path, &linked).is_err() {
+            std::fs::copy(&path, &linked).map_err(StorageError::io("copy", &path))?;
+        }
+        std::fs::rename(&linked, to).map_err(StorageError::io("create", to))
+    }
+
+    fn partial(&self) -> Result<NamedTempFile, StorageError> {
+        let mut builder = tempfile::Builder::new();
+        builder
+            .prefix(".partial-")
+            .tempfile_in(&self.root)
+            .map_err(StorageError::io("create a file in", &self.root))
     }
 
     fn place(&self, partial: NamedTempFile, id: &ArtifactId) -> Result<(), StorageError> {
@@ -140,11 +240,22 @@ impl ArtifactStore {
         Ok(())
     }
 
-    /// Opens an artifact for reading. Its bytes are not checked: see [`Self::verify`].
+    /// Opens an artifact for reading; it is fetched if it is not here. Its bytes are not checked: see [`Self::verify`].
     ///
     /// # Errors
     /// If there is none of this name, or what lies there is not a file.
     pub fn open_artifact(&self, id: &ArtifactId) -> Result<File, StorageError> {
+        let file = match self.open_here(id) {
+            Err(StorageError::ArtifactMissing(_)) => self.fetch(id)?,
+            opened => opened?,
+        };
+        if let Some(shared) = &self.shared {
+            shared.cache.used(&file);
+        }
+        Ok(file)
+    }
+
+    fn open_here(&self, id: &ArtifactId) -> Result<File, StorageError> {
         let path = self.path(id);
         // Not followed: a link could lead anywhere.
         match path.symlink_metadata() {
@@ -157,17 +268,21 @@ impl ArtifactStore {
         }
     }
 
-    /// Whether an artifact is there, checked or not.
+    /// Whether an artifact is in the directory, checked or not.
     #[must_use]
     pub fn contains(&self, id: &ArtifactId) -> bool {
         self.path(id).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
     }
 
-    /// Reads an artifact into memory and checks it.
+    /// Reads an artifact into memory and checks it. One that is damaged here is fetched again, where there is a shared store.
     ///
     /// # Errors
     /// If there is none of this name, it has more than `bytes_max` bytes, or it is damaged.
     pub fn read(&self, id: &ArtifactId, bytes_max: u64) -> Result<Vec<u8>, StorageError> {
+        self.healed(id, |store| store.read_once(id, bytes_max))
+    }
+
+    fn read_once(&self, id: &ArtifactId, bytes_max: u64) -> Result<Vec<u8>, StorageError> {
         let path = self.path(id);
         let mut bytes = Vec::new();
         let file = self.open_artifact(id)?;
@@ -185,98 +300,54 @@ impl ArtifactStore {
         }
     }
 
-    /// Reads an artifact and compares it with its name. Returns its size in bytes.
+    /// Reads an artifact and compares it with its name; one that is missing or damaged here is fetched, where there is a shared store.
+    /// Returns its size in bytes.
     ///
     /// # Errors
     /// If there is none of this name, or it is damaged.
     pub fn verify(&self, id: &ArtifactId) -> Result<u64, StorageError> {
+        self.healed(id, |store| store.verify_file(id, store.open_artifact(id)?))
+    }
+
+    fn verify_here(&self, id: &ArtifactId) -> Result<u64, StorageError> {
+        self.verify_file(id, self.open_here(id)?)
+    }
+
+    fn verify_file(&self, id: &ArtifactId, file: File) -> Result<u64, StorageError> {
         let path = self.path(id);
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(self.open_artifact(id)?).map_err(StorageError::io("read", &path))?;
+        hasher.update_reader(file).map_err(StorageError::io("read", &path))?;
         if hasher.finalize() == id.0 {
             return Ok(hasher.count());
         }
         let reason = "its bytes have another hash".to_owned();
         Err(StorageError::ArtifactDamaged { id: *id, path, reason })
     }
+
+    /// Does something with an artifact, and once more after it was fetched again if it is damaged here.
+    fn healed<T>(
+        &self,
+        id: &ArtifactId,
+        work: impl Fn(&Self) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        match work(self) {
+            Err(StorageError::ArtifactDamaged { .. })
+                if self.shared.is_some() && self.verify_here(id).is_err() =>
+            {
+                tracing::warn!(artifact = %id, "damaged here: it is fetched again");
+                drop(self.fetch(id)?);
+                work(self)
+            }
+            done => done,
+        }
+    }
+}
+
+/// The name of an artifact in a shared store.
+fn shared_name(id: &ArtifactId) -> String {
+    let name = id.to_string();
+    format!("artifacts/{}/{name}", name.get(..2).unwrap_or_default())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store() -> (ArtifactStore, tempfile::TempDir) {
-        let dir = tempfile::tempdir().unwrap();
-        (ArtifactStore::open(dir.path().join("artifacts")).unwrap(), dir)
-    }
-
-    #[test]
-    fn what_is_put_comes_back_under_the_name_of_its_content() {
-        let (store, dir) = store();
-        let bytes: Vec<u8> = (0..200_000_u32).map(|i| i.to_le_bytes()[1]).collect();
-        let id = store.put_bytes(&bytes).unwrap();
-        let file = dir.path().join("source");
-        std::fs::write(&file, &bytes).unwrap();
-        assert_eq!(store.put_file(&file).unwrap(), id);
-        assert_eq!(id, ArtifactId::of(&bytes));
-        assert_eq!(store.read(&id, 200_000).unwrap(), bytes);
-        assert_eq!(store.verify(&id).unwrap(), 200_000);
-        assert!(store.contains(&id));
-        assert!(store.read(&id, 199_999).is_err());
-    }
-
-    #[test]
-    fn nothing_partial_is_left_behind() {
-        let (store, _dir) = store();
-        let id = store.put_bytes(b"x").unwrap();
-        store.put_bytes(b"x").unwrap();
-        assert!(store.put_file(Path::new("/nowhere/at/all")).is_err());
-        let names: Vec<_> = std::fs::read_dir(&store.root).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(names, [&id.to_string()[..2]]);
-    }
-
-    #[test]
-    fn damage_is_found_and_healed_by_putting_again() {
-        let (store, _dir) = store();
-        let id = store.put_bytes(b"weights").unwrap();
-        std::fs::write(store.path(&id), b"weighty").unwrap();
-        assert!(matches!(store.verify(&id), Err(StorageError::ArtifactDamaged { .. })));
-        assert!(matches!(store.read(&id, 100), Err(StorageError::ArtifactDamaged { .. })));
-        assert_eq!(store.put_bytes(b"weights").unwrap(), id);
-        assert_eq!(store.read(&id, 100).unwrap(), b"weights");
-    }
-
-    #[test]
-    fn hostile_names_are_refused() {
-        let upper = ArtifactId::of(b"x").to_string().to_uppercase();
-        let long = "a".repeat(65);
-        let dots = "../".repeat(21) + "a";
-        for name in ["", "..", "/etc/passwd", &upper, &long, &dots, &"é".repeat(32), "\0"] {
-            assert!(name.parse::<ArtifactId>().is_err(), "{name:?}");
-        }
-        let id = ArtifactId::of(b"x");
-        assert_eq!(id.to_string().parse::<ArtifactId>().unwrap(), id);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_link_in_the_place_of_an_artifact_is_not_followed() {
-        let (store, dir) = store();
-        let secret = dir.path().join("secret");
-        std::fs::write(&secret, b"x").unwrap();
-        let id = ArtifactId::of(b"x");
-        std::fs::create_dir_all(store.path(&id).parent().unwrap()).unwrap();
-        std::os::unix::fs::symlink(&secret, store.path(&id)).unwrap();
-        assert!(matches!(store.open_artifact(&id), Err(StorageError::ArtifactDamaged { .. })));
-        assert!(!store.contains(&id));
-    }
-
-    #[test]
-    fn a_missing_artifact_is_said_to_be_missing() {
-        let (store, _dir) = store();
-        let id = ArtifactId::of(b"never put");
-        assert!(
-            matches!(store.open_artifact(&id), Err(StorageError::ArtifactMissing(missing)) if missing == id)
-        );
-    }
-}
+mod tests;

@@ -39,6 +39,26 @@ pub enum StorageError {
         /// What is wrong.
         reason: String,
     },
+    /// Not the address of a shared store.
+    #[error("{url} cannot be the shared store: {reason}")]
+    SharedUrl {
+        /// The address, without a password.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A shared store said no, or does not answer.
+    #[error("failed to {action} {name} in {url}: {reason}")]
+    Shared {
+        /// What was tried.
+        action: &'static str,
+        /// With which object.
+        name: String,
+        /// Of which store.
+        url: String,
+        /// What it said.
+        reason: String,
+    },
     /// An event cannot be exported.
     #[error("failed to export event {position}: {reason}")]
     Export {

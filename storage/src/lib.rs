@@ -13,10 +13,10 @@ mod snapshots;
 pub mod transfer;
 mod wait;
 
-pub use artifact::{ArtifactId, ArtifactStore};
+pub use artifact::{ArtifactId, ArtifactStore, SharedStore};
 pub use error::StorageError;
 pub use limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 pub use memory::MemoryLog;
 pub use sled_log::{EventView, Finding, LogStat, Salvage, SledLog, SledOptions, VerifyReport};
-pub use snapshots::{ResumeError, Snapshots};
+pub use snapshots::{ResumeError, SNAPSHOT_EVENTS, Snapshots};
 pub use wait::wait;

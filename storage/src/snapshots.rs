@@ -17,6 +17,8 @@ const BYTES_MAX: u64 = 4 << 30;
 const CHECKSUM_BYTES: usize = blake3::OUT_LEN;
 /// Events read at a time.
 const READ_EVENTS: usize = 256;
+/// Events after which another snapshot is kept: a quarter of a second of folding.
+pub const SNAPSHOT_EVENTS: u64 = 50_000;
 
 /// A folder with at most one snapshot of each experiment.
 #[derive(Debug, Clone)]
@@ -70,19 +72,26 @@ impl Snapshots {
     /// # Errors
     /// If the log cannot be read. What is wrong with a snapshot is no error: there is none then.
     pub fn load(&self, log: &dyn EventLog, experiment: &ExperimentId) -> Result<Option<Snapshot>, LogError> {
-        let read = self.read(experiment).and_then(|bytes| {
-            let (checksum, body) = bytes.split_at_checked(CHECKSUM_BYTES)?;
-            let whole = blake3::hash(body).as_bytes() == checksum;
-            if whole { Snapshot::decode(body) } else { None }
-        });
-        let Some(snapshot) = read.filter(|snapshot| snapshot.experiment == *experiment) else {
+        let ignored = |why: &str| {
+            tracing::warn!(path = %self.path(experiment).display(), why, "a snapshot is ignored");
+            Ok(None)
+        };
+        let Some(bytes) = self.read(experiment) else { return Ok(None) };
+        let body = bytes.split_at_checked(CHECKSUM_BYTES);
+        let Some((_, body)) = body.filter(|(checksum, body)| blake3::hash(body).as_bytes() == checksum)
+        else {
+            return ignored("it is damaged");
+        };
+        let Some(snapshot) = Snapshot::decode(body) else {
+            // As after every change of the rules: no reason to worry anybody.
+            tracing::info!(%experiment, "a snapshot of other rules is ignored");
             return Ok(None);
         };
         let last = log.read_stream(experiment, snapshot.version.saturating_sub(1), 1)?;
-        let follows = last
-            .first()
-            .is_some_and(|last| last.version == snapshot.version && last.event.id == snapshot.last);
-        Ok(follows.then_some(snapshot))
+        if !last.first().is_some_and(|last| snapshot.is_after(last)) {
+            return ignored("it is of another history than the log's");
+        }
+        Ok(Some(snapshot))
     }
 
     fn read(&self, experiment: &ExperimentId) -> Option<Vec<u8>> {
@@ -120,18 +129,18 @@ impl Snapshots {
         let mut replay = self.load(log, experiment)?.map_or_else(Replay::new, Replay::resuming);
         let (from, mut last) = (replay.version(), None);
         loop {
-            let page = log.read_stream(experiment, replay.version(), READ_EVENTS)?;
+            let mut page = log.read_stream(experiment, replay.version(), READ_EVENTS)?;
             for recorded in &page {
                 replay.apply(recorded)?;
-                last = Some(recorded.event.id);
             }
-            if page.len() < READ_EVENTS {
+            let is_last = page.len() < READ_EVENTS;
+            last = page.pop().or(last);
+            if is_last {
                 break;
             }
         }
         if let Some(last) = last.filter(|_| replay.version() - from > every) {
-            let state = replay.experiment().clone();
-            let snapshot = Snapshot::new(experiment.clone(), replay.version(), last, state);
+            let snapshot = Snapshot::after(&last, replay.experiment().clone());
             if let Err(error) = self.save(&snapshot) {
                 tracing::warn!(%error, %experiment, "a snapshot could not be kept");
             }

@@ -27,6 +27,8 @@ pub(crate) struct Order<'a> {
     pub(crate) lease_seconds: u64,
     /// What makes clocks jump, if anything does.
     pub(crate) clocks: Option<PathBuf>,
+    /// Whether workers are on hosts of their own: they know the name of the experiment and where to fetch it from.
+    pub(crate) apart: bool,
 }
 
 /// Processes that work on one experiment.
@@ -34,6 +36,8 @@ pub(crate) struct Fleet<'a> {
     lab: &'a Lab,
     order: Order<'a>,
     config: PathBuf,
+    /// What every process finds in its environment beside the rest.
+    environment: Vec<(String, String)>,
     members: Vec<Member>,
 }
 
@@ -51,10 +55,20 @@ impl<'a> Fleet<'a> {
         let broker = format!(
             "\n[broker]\nkind = \"rabbitmq\"\nprefix = \"{name}\"\nlease_seconds = {lease_seconds}\n"
         );
-        std::fs::write(&config, std::fs::read_to_string(lab.config()).unwrap() + &broker).unwrap();
+        let store =
+            format!("\n[artifacts]\nurl = \"file://{}\"\n", lab.data_dir(&format!("{name}-store")).display());
+        let shared = if order.apart { broker + &store } else { broker };
+        std::fs::write(&config, std::fs::read_to_string(lab.config()).unwrap() + &shared).unwrap();
+        let runs = "[experiment]\nname = \"lab\"\n[runtime]\nprovider = \"cpu\"\nthreads = 1\n";
+        std::fs::write(config.with_extension("worker.toml"), runs.to_owned() + &shared).unwrap();
         std::fs::create_dir_all(lab.data_dir(name)).unwrap();
         let members = order.roles.iter().map(|_| Member { child: None, lives: 0 }).collect();
-        Self { lab, order, config, members }
+        Self { lab, order, config, environment: Vec::new(), members }
+    }
+
+    /// Sets a variable of every process that is started from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -72,6 +86,16 @@ impl<'a> Fleet<'a> {
     /// Where the clock of a process is set.
     pub(crate) fn clock(&self, member: usize) -> PathBuf {
         self.path(format!("{member}.clock"))
+    }
+
+    /// The configuration and the data folder of a process.
+    pub(crate) fn place(&self, member: usize) -> (PathBuf, String) {
+        let name = &self.order.name;
+        if self.order.apart && member != SERVER {
+            (self.config.with_extension("worker.toml"), format!("{name}-{member}"))
+        } else {
+            (self.config.clone(), name.clone())
+        }
     }
 
     fn output(&self, member: usize) -> PathBuf {
@@ -92,11 +116,13 @@ impl<'a> Fleet<'a> {
     /// Starts a process with what a worker or server is told; `more` is added.
     pub(crate) fn start_with(&mut self, member: usize, more: &[&str]) {
         let command = if member == SERVER { "serve" } else { "worker" };
-        let mut arguments = vec![command, self.config.to_str().unwrap()];
+        let (config, data) = self.place(member);
+        let mut arguments = vec![command, config.to_str().unwrap()];
         arguments.extend(["--roles", self.order.roles[member], "--listen", "127.0.0.1:0"]);
         arguments.extend(more);
-        let mut command = self.lab.dissent(&self.order.name, &arguments);
+        let mut command = self.lab.dissent(&data, &arguments);
         command.env("DISSENT_RABBITMQ_URL", &self.order.url).env("DISSENT_LOG", "info,lapin=error");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(library) = &self.order.clocks {
             self.set_clock(member, 0);
             command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.clock(member));
@@ -214,10 +240,15 @@ impl<'a> Fleet<'a> {
         }
     }
 
+    /// Where a process answers over HTTP.
+    pub(crate) fn address(&mut self, member: usize) -> String {
+        let line = self.has_said(member, "listening address=");
+        line.split("address=").nth(1).unwrap().trim().to_owned()
+    }
+
     /// Asks a process over HTTP; gives the status and the body.
     pub(crate) fn get(&mut self, member: usize, path: &str) -> (u16, String) {
-        let line = self.has_said(member, "listening address=");
-        let address = line.split("address=").nth(1).unwrap().trim().to_owned();
+        let address = self.address(member);
         let mut stream = TcpStream::connect(&address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();

@@ -2,11 +2,13 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says why")]
 
 mod fleet;
+mod forgetting;
 #[path = "../../queues/tests/broker/node.rs"]
 mod node;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "some of it is for the tests of one process")]
 mod support;
+mod traces;
 mod verdict;
 
 use std::time::Duration;
@@ -27,7 +29,7 @@ const MIXED: [&str; 4] = [
 ];
 
 fn order<'a>(node: &Node, name: &str, roles: &'a [&'a str]) -> Order<'a> {
-    Order { name: name.to_owned(), url: node.url(), roles, lease_seconds: 60, clocks: None }
+    Order { name: name.to_owned(), url: node.url(), roles, lease_seconds: 60, clocks: None, apart: false }
 }
 
 #[test]
@@ -43,6 +45,93 @@ fn in_one_process_or_in_many_an_experiment_comes_to_the_same_end() {
         Outcome::of(&lab, name).is_that_of(&embedded);
         succeeded(lab.dissent(name, &["replay", "lab", "--verify"]));
     }
+}
+
+/// Workers that know a name and a store fetch the rest by its hash, and again what was damaged since.
+#[test]
+fn workers_on_hosts_of_their_own_fetch_what_they_need() {
+    let Some(lab) = Lab::new(&Setup { learns: LEARNS, ..Setup::default() }) else { return };
+    let node = Node::new();
+    lab.run("embedded");
+    let mut fleet = Fleet::new(&lab, Order { apart: true, ..order(&node, "apart", &MIXED) });
+    let damaged = lab.data_dir(&fleet.place(1).1);
+    let fetched = || {
+        let mut found = artifacts(&damaged);
+        found.retain(|path| path.metadata().unwrap().len() > 1 << 16);
+        found
+    };
+    // The first life of a worker ends when it has its models.
+    fleet.start(SERVER);
+    fleet.start(1);
+    fleet.has_said(1, "at work");
+    fleet.kill(1);
+    assert!(!fetched().is_empty(), "models are larger than that");
+    for path in fetched() {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(path, "not a model").unwrap();
+    }
+    (1..fleet.len()).for_each(|member| fleet.start(member));
+    fleet.all_end(PATIENCE);
+    assert!(fleet.said(1).contains("damaged here: it is fetched again"), "{}", fleet.said(1));
+    Outcome::of(&lab, "apart").is_that_of(&Outcome::of(&lab, "embedded"));
+}
+
+fn artifacts(data_dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let below = |folder: std::path::PathBuf| folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let shelves = below(data_dir.join("artifacts")).filter(|path| path.is_dir());
+    shelves.flat_map(below).collect()
+}
+
+/// Waits until the server's metrics are so.
+fn until(fleet: &mut Fleet<'_>, what: &str, reached: impl Fn(&str) -> bool) {
+    let begun = std::time::Instant::now();
+    loop {
+        let (_, metrics) = fleet.get(SERVER, "/metrics");
+        if reached(&metrics) {
+            return;
+        }
+        fleet.no_one_failed();
+        assert!(begun.elapsed() < PATIENCE, "{what} never comes: {metrics}{}", fleet.report());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A paused experiment stands still for as long as it takes, and RabbitMQ lets nobody hold a message for that long.
+#[test]
+fn workers_lay_down_what_they_hold_while_it_is_paused_and_come_to_the_same_end() {
+    let learns = Some(Learning { rounds: 1, steps: 60 });
+    let Some(lab) = Lab::new(&Setup { learns, ..Setup::default() }) else { return };
+    let node = Node::new();
+    lab.run("embedded");
+    let mut fleet = Fleet::new(&lab, order(&node, "paused", &MIXED));
+    fleet.start_all();
+    let url = format!("http://{}", fleet.address(SERVER));
+    let give = |action: &str| {
+        succeeded(lab.dissent("paused", &["experiment", action, "lab", "--server", &url]));
+    };
+    for reached in ["dissent_prompts{state=\"sampled\"} ", "dissent_training_step "] {
+        until(&mut fleet, reached, |metrics| {
+            let found = metrics.lines().find_map(|line| line.strip_prefix(reached)?.parse::<u64>().ok());
+            found.is_some_and(|count| count > 0)
+        });
+        give("pause");
+        until(&mut fleet, "the end of consuming", |metrics| {
+            let of_step =
+                |line: &&str| line.starts_with("dissent_queue_consumers{queue=\"paused.generation.");
+            let consumers: Vec<&str> = metrics.lines().filter(of_step).collect();
+            consumers.len() == 1
+                && consumers[0].ends_with(" 0")
+                && !metrics.contains("dissent_lease_age_seconds")
+        });
+        give("resume");
+    }
+    fleet.all_end(PATIENCE);
+    Outcome::of(&lab, "paused").is_that_of(&Outcome::of(&lab, "embedded"));
+    let kinds: Vec<String> =
+        lab.events("paused").into_iter().map(|recorded| recorded.event.event_type).collect();
+    assert_eq!(kinds.iter().filter(|kind| *kind == "experiment.resumed").count(), 2);
+    assert!(kinds.iter().all(|kind| kind != "prompt.set_aside"));
+    succeeded(lab.dissent("paused", &["replay", "lab", "--verify"]));
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl Outcome {
     }
 }
 
-/// Events that are others when a training was taken up again.
+/// Events that are others when a training was taken up again, or the experiment was paused.
 fn tells_of_attempts(kind: &str) -> bool {
-    kind.starts_with("training.")
+    kind.starts_with("training.") || ["experiment.paused", "experiment.resumed"].contains(&kind)
 }

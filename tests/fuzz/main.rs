@@ -1,4 +1,4 @@
-//! Bytes from outside: configurations, prompts, data sets, JSON lines; arbitrary and made wrong. `PROPTEST_CASES` sets how many.
+//! Bytes from outside: configurations, prompts, data sets, judgements, JSON lines; arbitrary and made wrong. `PROPTEST_CASES` sets how many.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "../../domain/tests/mutation/mod.rs"]
@@ -10,6 +10,7 @@ use std::path::Path;
 use dissent::config::Config;
 use dissent::dataset::{Dataset, Format, ReadOptions};
 use dissent::prompts;
+use dissent_actors::inbox;
 use proptest::prelude::*;
 
 use mutation::{bounded, cases, mutated, mutations};
@@ -22,6 +23,8 @@ const ROWS: [&str; 6] = [
     r#"{"prompt":[{"role":"user","content":"why?"}],"completion":[{"role":"assistant","content":"so"}],"label":true}"#,
     r#"{"prompt_id":"p1","prompt":"why?","category":"a","text":"plain"}"#,
 ];
+
+const JUDGEMENT: &str = r#"{"round":0,"comparison":1,"annotator":"ann","verdict":"second","is_unsafe":[true,false],"comment":"both lie"}"#;
 
 fn written<T>(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
     let folder = tempfile::tempdir().unwrap();
@@ -70,6 +73,15 @@ proptest! {
     ) {
         let whole = format!("{row}\n").repeat(copies);
         take_rows(&mutated(whole.as_bytes(), &mutations), format);
+    }
+
+    #[test]
+    fn judgements_made_wrong_are_an_error_or_judgements(copies in 1..4_usize, mutations in mutations()) {
+        let bytes = mutated(format!("{JUDGEMENT}\n").repeat(copies).as_bytes(), &mutations);
+        let lines = bytes.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        if let Ok(judgements) = written("inbox.jsonl", &bytes, inbox::read) {
+            prop_assert!(judgements.len() <= lines);
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Snapshots: faster, disposable, and never trusted over the log.
 
+use dissent_domain::event::{NewEvent, Recorded};
 use dissent_domain::log::EventLog;
 use dissent_domain::replay::Replay;
-use dissent_domain::snapshot::Snapshot;
+use dissent_domain::snapshot::{SCHEMA, Snapshot};
 use dissent_storage::{MemoryLog, Snapshots, wait};
 
 use super::made::{Shelf, in_order, learning_plan, learnt, measured, plan};
@@ -12,8 +13,7 @@ use crate::rules::History;
 fn after(history: &History, events: usize) -> Snapshot {
     let mut replay = Replay::new();
     history.recorded[..events].iter().for_each(|recorded| replay.apply(recorded).unwrap());
-    let last = &history.recorded[events - 1];
-    Snapshot::new(last.experiment.clone(), last.version, last.event.id, replay.into_experiment())
+    Snapshot::after(&history.recorded[events - 1], replay.into_experiment())
 }
 
 fn memory(history: &History) -> MemoryLog {
@@ -63,8 +63,34 @@ fn a_snapshot_that_is_damaged_or_of_another_history_is_as_none() {
     let other = memory(&measured(plan("history"), &[5, 4, 3, 2, 1, 0], 0.5));
     let resumed = snapshots.resume(&other, &name, u64::MAX).unwrap();
     assert_eq!(resumed.version(), other.head());
+    let again = |recorded: &Recorded| {
+        let event = NewEvent { time_us: recorded.event.time_us + 1, ..recorded.event.clone() };
+        Recorded { event, ..recorded.clone() }
+    };
+    let recorded = history.recorded.iter().map(again).collect();
+    let done_again = memory(&History { recorded, ..History::default() });
+    assert_eq!(snapshots.load(&done_again, &name).unwrap(), None, "the same ids at other times");
     let shorter = memory(&History { recorded: history.recorded[..3].to_vec(), ..History::default() });
     assert_eq!(snapshots.load(&shorter, &name).unwrap(), None);
+}
+
+#[test]
+fn a_snapshot_of_other_rules_is_as_none() {
+    let history = measured(plan("history"), &in_order(), 0.0);
+    let name = "history".parse().unwrap();
+    let (log, folder) = (memory(&history), tempfile::tempdir().unwrap());
+    let snapshots = Snapshots::new(folder.path());
+    snapshots.save(&after(&history, 9)).unwrap();
+    let file = folder.path().join("history.snapshot");
+    let whole = std::fs::read(&file).unwrap();
+    let body = &whole[blake3::OUT_LEN..];
+    let at = body.windows(SCHEMA.len()).position(|window| window == SCHEMA.as_bytes()).unwrap();
+    let mut other = body.to_vec();
+    other[at] = if other[at] == b'0' { b'1' } else { b'0' };
+    std::fs::write(&file, [blake3::hash(&other).as_bytes(), &other[..]].concat()).unwrap();
+    assert_eq!(snapshots.load(&log, &name).unwrap(), None);
+    let resumed = snapshots.resume(&log, &name, u64::MAX).unwrap();
+    assert_eq!(resumed.experiment(), &history.experiment);
 }
 
 #[test]
@@ -77,7 +103,7 @@ fn a_snapshot_that_the_events_do_not_lead_to_is_named_by_verify_and_deleted() {
     snapshots.save(&right).unwrap();
     assert_eq!(shelf.json("data", &["replay", "--verify"], 0)["sound"], true);
     // Whole and of this history, but of an earlier state than it says.
-    let wrong = Snapshot::new(right.experiment.clone(), 9, right.last, after(&history, 8).into_state());
+    let wrong = Snapshot::after(&history.recorded[8], after(&history, 8).into_state());
     snapshots.save(&wrong).unwrap();
     assert_ne!(
         shelf.json("data", &["replay", "history"], 0)["state_hash"],

@@ -1,6 +1,8 @@
 //! Whole rounds that learn, on tiny models; where training itself is beside the point, a stand-in counts in its place.
 
 mod models;
+mod orders;
+mod recompute;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -30,7 +32,7 @@ use dissent_models::checkpoint::{Checkpoint, OpenOptions};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 use dissent_models::template::PromptTemplate;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
-use dissent_storage::{ArtifactStore, MemoryLog};
+use dissent_storage::{ArtifactStore, MemoryLog, Snapshots};
 use tempfile::TempDir;
 
 use crate::crew::{LearningResources, Resources, TrainingResources};
@@ -304,6 +306,7 @@ impl Place {
             log,
             broker,
             artifacts: ArtifactStore::open(self.folder.path().join("artifacts")).unwrap(),
+            snapshots: Some(Snapshots::new(self.folder.path().join("snapshots"))),
             roles,
             prompts: prompts("p", PROMPTS),
             policy: Some(Policy::open(self.policy.clone(), raw, 2).unwrap()),

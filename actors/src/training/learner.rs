@@ -85,7 +85,8 @@ pub struct Learnt {
 
 /// Told how far a training is, and asked whether it should go on.
 pub struct Watch {
-    reports: mpsc::Sender<Report>,
+    /// Who is told; none: nobody asks.
+    reports: Option<mpsc::Sender<Report>>,
     artifacts: ArtifactStore,
     cancel: CancelFlag,
     /// Of the pipeline, and of this attempt alone.
@@ -99,7 +100,12 @@ impl Watch {
         cancel: CancelFlag,
         stop: [Arc<AtomicBool>; 2],
     ) -> Self {
-        Self { reports, artifacts, cancel, stop }
+        Self { reports: Some(reports), artifacts, cancel, stop }
+    }
+
+    /// Of a training that nobody watches, until it is cancelled; checkpoints are kept in `artifacts`.
+    pub(crate) fn unwatched(artifacts: ArtifactStore, cancel: CancelFlag) -> Self {
+        Self { reports: None, artifacts, cancel, stop: Default::default() }
     }
 
     /// Whether the training should end at its next step, after a checkpoint.
@@ -137,6 +143,7 @@ impl Watch {
     }
 
     pub(super) fn report(&mut self, report: Report) -> Result<(), StepError> {
-        self.reports.blocking_send(report).map_err(|_| StepError::Cancelled)
+        let Some(reports) = &self.reports else { return Ok(()) };
+        reports.blocking_send(report).map_err(|_| StepError::Cancelled)
     }
 }

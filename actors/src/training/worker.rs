@@ -17,6 +17,7 @@ use dissent_domain::log::EventLog;
 use dissent_domain::training::Hyperparameters;
 use dissent_models::runtime::CancelFlag;
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 use super::data;
 use super::learner::{Learner, Learnt, Refinement, Tuning, Watch};
@@ -147,7 +148,8 @@ impl Thread {
             if self.reports.blocking_send(Report::Began(assignment.clone())).is_err() {
                 return;
             }
-            let trained = catch_unwind(AssertUnwindSafe(|| self.train(&assignment)))
+            let in_span = assignment.span.clone();
+            let trained = catch_unwind(AssertUnwindSafe(|| in_span.in_scope(|| self.train(&assignment))))
                 .unwrap_or_else(|panic| Err(StepError::Fatal(step::panicked(&*panic))));
             let report = match trained {
                 Ok(event) => Report::Done(Box::new(event)),
@@ -162,29 +164,21 @@ impl Thread {
 
     fn train(&mut self, assignment: &Assignment) -> Result<Event, StepError> {
         let artifacts = self.workshop.versions.artifacts.clone();
-        let stop = [self.stop.clone(), assignment.superseded.clone()];
+        let stop = [self.stop.clone(), assignment.ends.clone()];
         let cancel = self.workshop.cancel.clone();
         let mut watch = Watch::new(self.reports.clone(), artifacts.clone(), cancel, stop);
         if watch.should_stop() {
             return Err(StepError::Cancelled);
         }
-        let learnt = match assignment.stage {
-            Stage::Reward => {
-                let task = self.workshop.refinement(assignment)?;
-                self.workshop.learner.refine(task, &mut watch)?
-            }
-            Stage::Policy => {
-                let task = self.workshop.tuning(assignment)?;
-                self.workshop.learner.tune(task, &mut watch)?
-            }
-        };
+        let learnt = self.workshop.learn(assignment, &mut watch)?;
         let bytes = learnt.adapter.to_artifact().map_err(fatal)?;
         let adapter = artifacts.put_bytes(&bytes).map_err(fatal)?.to_string();
         Ok(result(assignment, adapter, learnt))
     }
 }
 
-fn result(assignment: &Assignment, adapter: String, learnt: Learnt) -> Event {
+/// The event that a training ends with.
+pub(crate) fn result(assignment: &Assignment, adapter: String, learnt: Learnt) -> Event {
     let &Assignment { round, attempt, .. } = assignment;
     let Learnt { fingerprint, preferences, rehearsed, metrics, .. } = learnt;
     let metrics = finite(metrics);
@@ -202,6 +196,20 @@ fn finite(metrics: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
 }
 
 impl Workshop {
+    /// Does a training, on what the history that is known now says.
+    pub(crate) fn learn(&mut self, assignment: &Assignment, watch: &mut Watch) -> Result<Learnt, StepError> {
+        match assignment.stage {
+            Stage::Reward => {
+                let task = self.refinement(assignment)?;
+                self.learner.refine(task, watch)
+            }
+            Stage::Policy => {
+                let task = self.tuning(assignment)?;
+                self.learner.tune(task, watch)
+            }
+        }
+    }
+
     fn refinement(&self, assignment: &Assignment) -> Result<Refinement, StepError> {
         let Self { log, plan, versions, learning, .. } = self;
         let original = match &learning.refinement.original {
@@ -305,8 +313,8 @@ impl Reporter {
             Report::Failed(reason) => {
                 // What an attempt that was given up says no longer counts.
                 let current = self.current.take();
-                let superseded = |current: &Current| current.assignment.superseded.load(Ordering::Relaxed);
-                if current.as_ref().is_some_and(superseded) { Ok(()) } else { Err(reason) }
+                let ends = |current: &Current| current.assignment.ends.load(Ordering::Relaxed);
+                if current.as_ref().is_some_and(ends) { Ok(()) } else { Err(reason) }
             }
         }
     }
@@ -335,7 +343,7 @@ impl Reporter {
         // Where the journal is far away, its answer is only to be seen in what becomes of the history.
         let decided = self.propose(&assignment, alive.into()).await?;
         if decided == Decided::Rejected || !assignment.is_current(&self.versions) {
-            assignment.superseded.store(true, Ordering::Relaxed);
+            assignment.ends.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -343,6 +351,7 @@ impl Reporter {
     async fn propose(&self, assignment: &Assignment, event: Event) -> Result<Decided, String> {
         let consequence = Consequence { cause: assignment.requested, events: vec![event] };
         step::propose(&*self.around.broker, &self.around.experiment, Step::Training, &consequence)
+            .instrument(assignment.span.clone())
             .await
             .map_err(|error| error.to_string())
     }

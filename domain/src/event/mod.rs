@@ -8,6 +8,7 @@ pub mod codec;
 pub mod envelope;
 mod evaluation;
 mod feedback;
+mod order;
 mod training;
 mod upcast;
 
@@ -17,6 +18,7 @@ pub use codec::{CodecError, decode, encode};
 pub use envelope::{EventId, NewEvent, Recorded, follow_from};
 pub use evaluation::{EvaluationRequested, PolicyEvaluated, RewardHackingSuspected, StopDecided};
 pub use feedback::{FeedbackReceived, FeedbackRequested, FeedbackSettled};
+pub use order::{ExperimentCancelled, ExperimentPaused, ExperimentResumed};
 pub use training::{
     PolicyTuned, RewardModelRefined, TrainingLeaseExpired, TrainingProgressed, TrainingRequested,
     TrainingStarted,
@@ -301,6 +303,9 @@ events! {
     PolicyEvaluated = "evaluation.policy_evaluated", version 1;
     RewardHackingSuspected = "round.reward_hacking_suspected", version 1;
     StopDecided = "round.stop_decided", version 1;
+    ExperimentPaused = "experiment.paused", version 1;
+    ExperimentResumed = "experiment.resumed", version 1;
+    ExperimentCancelled = "experiment.cancelled", version 1;
 }
 
 impl EventType {

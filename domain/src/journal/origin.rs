@@ -6,6 +6,7 @@ use crate::id::{ExperimentId, PromptId};
 use crate::learning::{
     FeedbackSource, Stage, TrainingProgress, completions_sampled_id, feedback_requested_id, trained_id,
 };
+use crate::order::Standing;
 use crate::round::{PromptProgress, Round};
 
 /// Whether an event that the rules allow follows from what it says, under the right id.
@@ -72,7 +73,10 @@ fn cause(state: &Experiment, event: &Event) -> Option<EventId> {
         | Event::TrainingRequested(_)
         | Event::EvaluationRequested(_)
         | Event::RewardHackingSuspected(_)
-        | Event::StopDecided(_) => None,
+        | Event::StopDecided(_)
+        | Event::ExperimentPaused(_)
+        | Event::ExperimentResumed(_)
+        | Event::ExperimentCancelled(_) => None,
     }
 }
 
@@ -87,12 +91,11 @@ fn evaluation_requested(state: &Experiment, plan: &Plan, evaluation: u32) -> Opt
     Some(cause.caused(EventType::EvaluationRequested.name(), 0))
 }
 
-/// The events of the open round that wait for what a step makes of them, the coordinator's aside.
+/// The events of the open round that wait for what a step makes of them, the coordinator's aside. While nobody may go on, none does.
 pub(super) fn unanswered(state: &Experiment) -> Vec<EventId> {
-    let Some((plan, round)) = state.plan().zip(state.rounds().last().filter(|round| !round.is_closed()))
-    else {
-        return Vec::new();
-    };
+    let open =
+        state.rounds().last().filter(|round| !round.is_closed() && state.standing() == Standing::Going);
+    let Some((plan, round)) = state.plan().zip(open) else { return Vec::new() };
     let counts = round.counts();
     let opened = (counts.admitted < counts.expected).then(|| round_opened_id(plan, round.number()));
     let prompts = round.prompts().filter_map(|(prompt_id, _)| last_of_prompt(plan, round, prompt_id));

@@ -271,7 +271,10 @@ impl Learning {
             | Event::EvaluationRequested(_)
             | Event::PolicyEvaluated(_)
             | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_) => {}
+            | Event::StopDecided(_)
+            | Event::ExperimentPaused(_)
+            | Event::ExperimentResumed(_)
+            | Event::ExperimentCancelled(_) => {}
         }
     }
 

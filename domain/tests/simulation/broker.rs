@@ -19,6 +19,7 @@ pub(crate) fn consumes(step: Step) -> &'static [EventType] {
         Step::Evaluation => &[EventType::EvaluationRequested],
         Step::Round => &[
             EventType::ExperimentStarted,
+            EventType::ExperimentResumed,
             EventType::RoundOpened,
             EventType::ConflictMeasured,
             EventType::PromptSetAside,

@@ -1,8 +1,9 @@
 //! What a broken or hostile worker proposes: never true, never to be accepted, or accepted without harm.
 
 use dissent_domain::event::{
-    Event, EventId, ExperimentFinished, FeedbackSettled, NewEvent, PairSelected, PromptAdmitted, RoundClosed,
-    RoundOpened, Step, StopDecided, TrainingRequested, TrainingStarted, follow_from,
+    Event, EventId, ExperimentCancelled, ExperimentFinished, ExperimentResumed, FeedbackSettled, NewEvent,
+    PairSelected, PromptAdmitted, RoundClosed, RoundOpened, Step, StopDecided, TrainingRequested,
+    TrainingStarted, follow_from,
 };
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::Agreement;
@@ -121,7 +122,7 @@ pub(crate) fn beyond_its_station(experiment: &Experiment, random: &mut Random) -
     let (number, cause) = (round.number(), EventId::of_experiment(&models::experiment()));
     let cause = cause.caused("usurper", u32::try_from(random.below(1000)).unwrap());
     let (prompt_id, _) = round.prompts().next()?.clone();
-    let event: Event = match random.below(10) {
+    let event: Event = match random.below(12) {
         0 => RoundClosed { round: number }.into(),
         1 => RoundOpened { round: number + 1, prompts: models::PROMPTS }.into(),
         2 => ExperimentFinished { rounds: number + 1 }.into(),
@@ -148,8 +149,12 @@ pub(crate) fn beyond_its_station(experiment: &Experiment, random: &mut Random) -
             let prompt = dissent_domain::prompt::Prompt { prompt_id, ..truth.prompt };
             PromptAdmitted { prompt, ..truth }.into()
         }
+        9 => ExperimentCancelled { by: "usurper".to_owned(), reason: None }.into(),
+        10 => ExperimentResumed { number: 0, by: "usurper".to_owned(), reason: None }.into(),
         _ => experiment.due()?.events.pop()?,
     };
+    // An order under the very id that it would have.
+    let cause = if random.percent(50) { EventId::of_experiment(&models::experiment()) } else { cause };
     let event = NewEvent::new(cause.caused(event.event_type().name(), 0), Some(cause), "worker", 0, &event);
     Some(Proposal { experiment: models::experiment(), events: vec![event.unwrap()] })
 }

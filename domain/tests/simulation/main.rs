@@ -1,6 +1,6 @@
 //! A whole experiment of two rounds that learn, by the real rules and the real journal's decision, over a log that forgets
-//! what is not synced, a broker that delivers at least once and in any order, and workers that die, hang and lie: no
-//! threads, no sockets, no clock. However it went, it ends as the calm run does.
+//! what is not synced, a broker that delivers at least once and in any order, workers that die, hang and lie, and an
+//! operator who pauses and resumes: no threads, no sockets, no clock. However it went, it ends as the calm run does.
 //!
 //! `DISSENT_SIMULATION_SEEDS` (500) says how many seeds are run, `DISSENT_SIMULATION_FIRST` (0) where they begin.
 #![expect(
@@ -61,4 +61,20 @@ fn a_troubled_run_ends_as_a_calm_one_does() {
         )
     });
     assert!(failed.is_empty(), "seeds {failed:?} failed; again: {}", again.unwrap_or_default());
+}
+
+#[test]
+fn after_it_is_cancelled_nothing_happens_any_more() {
+    let (seeds, first) =
+        (number("DISSENT_SIMULATION_SEEDS", 500) / 10 + 1, number("DISSENT_SIMULATION_FIRST", 0));
+    let mut rejected = std::collections::BTreeSet::new();
+    for seed in first..first + seeds {
+        let cancelled = catch_unwind(|| World::new(seed).run_until_cancelled(troubled_actions(seed)));
+        match cancelled {
+            Ok(outcome) => rejected.extend(outcome.rejected),
+            Err(_) => panic!("seed {seed} failed"),
+        }
+    }
+    let refused = rejected.contains("the experiment was cancelled");
+    assert!(refused, "what workers still say is refused, with the reason: {rejected:?}");
 }

@@ -8,9 +8,10 @@ use dissent_domain::event::{
     Event, EventId, EventType, ExperimentStarted, NewEvent, Recorded, Step, TrainingLeaseExpired, follow_from,
 };
 use dissent_domain::experiment::round_opened_id;
-use dissent_domain::journal::{Accepted, Decision, Ledger};
+use dissent_domain::journal::{Decision, Ledger};
 use dissent_domain::learning::{Stage, TrainingProgress};
-use dissent_domain::log::ExpectedVersion;
+use dissent_domain::log::{Append, ExpectedVersion};
+use dissent_domain::order::{Action, Order};
 use dissent_domain::replay::Replay;
 
 use crate::broker::{Broker, Proposal};
@@ -36,7 +37,7 @@ pub(crate) struct Server {
     /// Appended, not synced.
     pending: Vec<Recorded>,
     /// Accepted proposals that are acknowledged once they are durable.
-    waiting: Vec<(u64, Vec<EventId>)>,
+    waiting: Vec<(Option<u64>, Vec<EventId>)>,
     relayed: usize,
     sign_of_life_ms: u64,
     /// The version reached, and when it was.
@@ -102,14 +103,13 @@ impl Server {
                 if accepted.fresh.iter().any(|event| signs.contains(&event.event_type())) {
                     self.sign_of_life_ms = now_ms;
                 }
-                self.append(tag, accepted);
+                self.append(Some(tag), accepted.append);
             }
         }
     }
 
     /// Appends as an event log does: known ids once, versions as expected.
-    fn append(&mut self, tag: u64, accepted: Accepted) {
-        let append = accepted.append;
+    fn append(&mut self, tag: Option<u64>, append: Append) {
         let version = self.disk.events.len() + self.pending.len();
         let ids = append.events.iter().map(|event| event.id).collect();
         for event in append.events {
@@ -132,7 +132,7 @@ impl Server {
             return self.crash(broker, now_ms);
         }
         for (tag, ids) in self.waiting.drain(..) {
-            broker.proposals.ack(tag);
+            tag.into_iter().for_each(|tag| broker.proposals.ack(tag));
             self.acknowledged.extend(ids);
         }
     }
@@ -153,7 +153,12 @@ impl Server {
     pub(crate) fn coordinate(&mut self, broker: &mut Broker, random: &mut Random) {
         let Some((tag, _)) = broker.of(Step::Round).take(self.session, random) else { return };
         if let Some(due) = self.ledger.experiment().due() {
-            propose(broker, Step::Round, due.cause, &due.events);
+            // As a long conclusion is proposed, so that it may be paused in its middle.
+            let events = follow_from(due.cause, Step::Round.name(), 0, &due.events).unwrap();
+            for events in events.chunks(1 + random.below(8)) {
+                let (experiment, events) = (models::experiment(), events.to_vec());
+                broker.proposals.publish(Proposal { experiment, events });
+            }
         }
         broker.of(Step::Round).ack(tag);
     }
@@ -202,6 +207,18 @@ impl Server {
         }
     }
 
+    /// The operator: orders go to the journal itself.
+    pub(crate) fn order(&mut self, action: Action, now_ms: u64) {
+        let order = Order { action, by: "operator".into(), reason: None };
+        match self.ledger.order(&order, now_ms * 1000) {
+            Ok(Some(append)) => self.append(None, append),
+            Ok(None) => {}
+            Err(rejection) => {
+                self.rejected.insert(rejection.to_string());
+            }
+        }
+    }
+
     /// How far it has come, for a person to read.
     pub(crate) fn summary(&self) -> String {
         let last = self.disk.events.last().map(|recorded| &recorded.event.event_type);
@@ -212,8 +229,8 @@ impl Server {
         )
     }
 
-    pub(crate) fn is_finished(&self) -> bool {
-        self.ledger.experiment().is_finished() && self.pending.is_empty()
+    pub(crate) fn is_over(&self) -> bool {
+        self.ledger.experiment().is_over() && self.pending.is_empty()
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dissent_domain::event::{Event, EventId, Recorded, Step, TrainingProgressed, TrainingStarted};
+use dissent_domain::event::{
+    Event, EventId, Recorded, Step, TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
+};
 use dissent_domain::journal::Ledger;
 use dissent_domain::learning::{Stage, Training, TrainingProgress, completions_sampled_id};
 
@@ -68,6 +70,9 @@ impl Worker {
 
     pub(crate) fn take(&mut self, broker: &mut Broker, random: &mut Random) {
         let step = self.steps[random.below(self.steps.len())];
+        if self.copy.experiment().paused().is_some() {
+            return;
+        }
         if self.hands.len() < 4
             && let Some((tag, position)) = broker.of(step).take(self.session, random)
         {
@@ -76,13 +81,15 @@ impl Worker {
     }
 
     /// Hears of some more of the history; a training that it took up begins.
-    pub(crate) fn follow(&mut self, disk: &[Recorded], random: &mut Random) {
+    pub(crate) fn follow(&mut self, broker: &mut Broker, disk: &[Recorded], random: &mut Random) {
         for _ in 0..=random.below(12) {
             let known = usize::try_from(self.copy.version()).unwrap();
             let Some(recorded) = disk.get(known) else { return };
             self.copy.follow(recorded).unwrap();
-            if let Event::TrainingStarted(started) = recorded.decode().unwrap() {
-                self.begin_training(&started);
+            match recorded.decode().unwrap() {
+                Event::TrainingStarted(started) => self.begin_training(&started),
+                Event::ExperimentPaused(_) => self.give_up_training(broker),
+                _ => {}
             }
         }
     }
@@ -96,6 +103,13 @@ impl Worker {
             let step = checkpoint.as_deref().map_or(0, models::checkpoint_step);
             self.training = Some(Assignment { round, stage, attempt, requested, sequence: 0, step });
         }
+    }
+
+    /// Where it is paused, a training goes on later, and perhaps elsewhere.
+    fn give_up_training(&mut self, broker: &mut Broker) {
+        let Some(Assignment { round, stage, attempt, requested, .. }) = self.training.take() else { return };
+        let expired = TrainingLeaseExpired { round, stage, attempt }.into();
+        propose(broker, Step::Training, requested, &[expired]);
     }
 
     /// Unlike any other process that ever was.

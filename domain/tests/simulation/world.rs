@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use dissent_domain::event::Step;
+use dissent_domain::order::Action;
 use dissent_domain::replay::Replay;
 
 use crate::broker::{Broker, STEPS};
@@ -64,15 +65,43 @@ impl World {
             }
             self.act();
         }
-        self.workers.iter_mut().for_each(|worker| worker.hangs_until_ms = 0);
+        self.calm_down();
         let calm = (0..CALM_ACTIONS_MAX).find(|_| {
             self.act();
-            self.server.is_finished()
+            self.server.is_over()
         });
         assert!(calm.is_some(), "the experiment does not finish: {}", self.server.summary());
         self.check();
         let rejected = std::mem::take(&mut self.server.rejected);
         Outcome { summary: models::summary(self.server.ledger.experiment()), faults, rejected }
+    }
+
+    /// As `run`, but that it is given up after the trouble: nothing happens after that.
+    pub(crate) fn run_until_cancelled(mut self, troubled_actions: usize) -> Outcome {
+        for _ in 0..troubled_actions {
+            if self.random.percent(6) {
+                self.fault();
+            }
+            self.act();
+        }
+        let finished = self.server.ledger.experiment().is_finished();
+        self.server.order(Action::Cancel, self.now_ms);
+        self.server.sync(&mut self.broker, false, self.now_ms);
+        let last = self.server.disk.events.len();
+        self.calm_down();
+        (0..troubled_actions).for_each(|_| self.act());
+        assert_eq!(self.server.disk.events.len(), last, "something happened after the end");
+        assert_eq!(self.server.ledger.experiment().cancelled().is_some(), !finished);
+        assert!(self.server.is_over() && self.server.ledger.unanswered().is_empty());
+        self.check();
+        let rejected = std::mem::take(&mut self.server.rejected);
+        Outcome { summary: models::summary(self.server.ledger.experiment()), faults: 0, rejected }
+    }
+
+    /// Nobody hangs, and nothing is paused any more.
+    fn calm_down(&mut self) {
+        self.workers.iter_mut().for_each(|worker| worker.hangs_until_ms = 0);
+        self.server.order(Action::Resume, self.now_ms);
     }
 
     fn act(&mut self) {
@@ -103,7 +132,7 @@ impl World {
         }
         match random.below(4) {
             0 => worker.take(broker, random),
-            1 => worker.follow(disk, random),
+            1 => worker.follow(broker, disk, random),
             2 => worker.work(broker, disk, random, dies),
             _ => worker.train(broker),
         }
@@ -111,7 +140,7 @@ impl World {
 
     fn fault(&mut self) {
         let at = self.random.below(self.workers.len());
-        match self.random.below(13) {
+        match self.random.below(15) {
             0 => self.server.crash(&mut self.broker, self.now_ms),
             1 => self.server.sync(&mut self.broker, true, self.now_ms),
             2 => self.crash(at),
@@ -135,6 +164,8 @@ impl World {
                 let step = STEPS[self.random.below(STEPS.len())];
                 self.broker.of(step).duplicate(&mut self.random);
             }
+            10 => self.server.order(Action::Pause, self.now_ms),
+            11 => self.server.order(Action::Resume, self.now_ms),
             _ => self.lie(at),
         }
     }

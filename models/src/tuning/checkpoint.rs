@@ -11,16 +11,17 @@ const VERSION: u32 = 1;
 
 /// A tuning between two iterations. Everything random comes from seeds that name iterations, so none is in it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct TuningCheckpoint {
+pub struct TuningCheckpoint {
     /// BLAKE3, in hex, of what does not change: settings, prompts, base model, reference.
-    pub(super) plan: String,
+    pub plan: String,
     /// Iterations that are done.
-    pub(super) iteration: u32,
+    pub iteration: u32,
     /// Steps of the optimiser that are done.
-    pub(super) steps: u64,
+    pub steps: u64,
     /// The weight of the divergence, which may adapt.
-    pub(super) kl_coefficient: f64,
-    pub(super) state: TrainingState,
+    pub kl_coefficient: f64,
+    /// Parameters and the optimiser's moments.
+    pub state: TrainingState,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -35,7 +36,11 @@ struct Stored {
 }
 
 impl TuningCheckpoint {
-    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, ModelError> {
+    /// The checkpoint as bytes.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] if it cannot be packed.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ModelError> {
         let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let TrainingState { parameters, first_moment, second_moment } = &self.state;
         let stored = Stored {
@@ -53,7 +58,11 @@ impl TuningCheckpoint {
         Ok(packed)
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
+    /// Reads bytes, which are not trusted.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] if they are no checkpoint, one of another format, or cut off.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
         let refuse = |reason: String| {
             Err(ModelError::Invalid(format!("this is no checkpoint of a policy's tuning: {reason}")))
         };

@@ -20,6 +20,7 @@ mod rloo;
 mod rollout;
 mod tuner;
 
+pub use checkpoint::TuningCheckpoint;
 pub use lora_policy::{Anchor, LoraPolicy, PolicyStart};
 pub use phases::PhaseTimes;
 pub use policy::{TunedPolicy, Whose};

@@ -10,6 +10,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::core::{Cell, Core};
 use super::group::Turn;
 use crate::broker::BoxFuture;
+use crate::context::Contexts;
 use crate::delivery::{Delivery, Outcome, ParkedDelivery, Settle, Source};
 use crate::error::BrokerError;
 
@@ -18,13 +19,14 @@ pub(super) struct GroupSource {
     core: Arc<Core>,
     cell: Arc<Cell>,
     member: u64,
+    contexts: Arc<Contexts>,
     /// Runs while the next thing to happen is a retry.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl GroupSource {
-    pub(super) fn new(core: Arc<Core>, cell: Arc<Cell>, member: u64) -> Self {
-        Self { core, cell, member, timer: None }
+    pub(super) fn new(core: Arc<Core>, cell: Arc<Cell>, member: u64, contexts: Arc<Contexts>) -> Self {
+        Self { core, cell, member, contexts, timer: None }
     }
 
     fn turn(&self, waker: Option<&Waker>) -> Turn {
@@ -38,7 +40,8 @@ impl GroupSource {
             member: self.member,
             position: event.position,
         };
-        Delivery::new(event.clone(), attempt, redelivered, Box::new(lease))
+        let context = self.contexts.of(event.event.id);
+        Delivery::new(event.clone(), attempt, redelivered, Box::new(lease)).with_context(context)
     }
 
     fn poll_timer(&mut self, until: Instant, context: &mut Context<'_>) -> Poll<()> {

@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use dissent_domain::event::EventId;
 use dissent_domain::log::{EventLog, LogError};
 
 use self::consumer::{GroupSource, ParkedSource};
 use self::core::{Core, Unpark};
 use crate::broker::{BoxFuture, Broker, Subscription};
+use crate::context::Contexts;
 use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
 use crate::error::BrokerError;
 use crate::proposal::{Answer, Proposal, ProposalConsumer, ProposalSender, proposal_channel};
@@ -77,6 +79,7 @@ pub struct EmbeddedBroker {
 struct Shared {
     core: Arc<Core>,
     log: Arc<dyn EventLog>,
+    contexts: Arc<Contexts>,
     proposals: ProposalSender,
     proposal_consumer: Mutex<Option<ProposalConsumer>>,
     keeper: Mutex<Result<Option<JoinHandle<()>>, BrokerError>>,
@@ -97,6 +100,7 @@ impl EmbeddedBroker {
             shared: Arc::new(Shared {
                 core,
                 log,
+                contexts: Arc::default(),
                 proposals,
                 proposal_consumer: Mutex::new(Some(proposal_consumer)),
                 keeper: Mutex::new(keeper),
@@ -132,7 +136,8 @@ impl Broker for EmbeddedBroker {
         self.check_running()?;
         subscription.check()?;
         let (cell, member) = self.shared.core.join(&*self.shared.log, &subscription)?;
-        let source = GroupSource::new(Arc::clone(&self.shared.core), cell, member);
+        let contexts = Arc::clone(&self.shared.contexts);
+        let source = GroupSource::new(Arc::clone(&self.shared.core), cell, member, contexts);
         Ok(Consumer { source: Box::new(source) })
     }
 
@@ -141,7 +146,12 @@ impl Broker for EmbeddedBroker {
         proposal: Proposal,
         context: MessageContext,
     ) -> BoxFuture<'_, Result<Answer, BrokerError>> {
+        self.shared.contexts.note(proposal.events.iter().map(|event| event.id), &context);
         Box::pin(self.shared.proposals.propose(proposal, context))
+    }
+
+    fn put_in_context(&self, event: EventId, context: &MessageContext) {
+        self.shared.contexts.note(std::iter::once(event), context);
     }
 
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError> {

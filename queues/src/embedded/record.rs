@@ -108,7 +108,10 @@ pub(super) fn shortened(reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutation::{bounded, cases, mutated, mutations};
 
     fn sample() -> Record {
         Record {
@@ -168,5 +171,26 @@ mod tests {
         let mut record = sample();
         record.open.reverse();
         assert!(Record::decode(&record.encode().unwrap()).is_err());
+    }
+
+    /// What is taken for a record is one, and comes back as it is.
+    fn take(bytes: &[u8]) {
+        if let Ok(record) = bounded(bytes.len(), || Record::decode(bytes)) {
+            assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn a_record_made_wrong_is_refused_or_a_record(mutations in mutations()) {
+            take(&mutated(&sample().encode().unwrap(), &mutations));
+        }
+
+        #[test]
+        fn any_bytes_are_refused_or_a_record(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            take(&[&[FORMAT], &bytes[..]].concat());
+        }
     }
 }

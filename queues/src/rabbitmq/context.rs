@@ -1,9 +1,5 @@
 //! What travels beside a message, for tracing: a few short strings, in a header of their own.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
-
-use dissent_domain::event::EventId;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
 use super::topology::{long, short};
@@ -49,45 +45,33 @@ pub(super) fn context_of(headers: Option<&FieldTable>) -> MessageContext {
         .collect()
 }
 
-/// The contexts of events that were proposed lately: an event that follows is relayed with the context in which it was
-/// proposed. In memory only: after a restart a trace is cut, nothing else.
-#[derive(Debug)]
-pub(super) struct Contexts {
-    most: usize,
-    of_event: BTreeMap<EventId, MessageContext>,
-    order: VecDeque<EventId>,
-}
-
-impl Contexts {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, of_event: BTreeMap::new(), order: VecDeque::new() }
-    }
-
-    pub(super) fn note(&mut self, events: impl Iterator<Item = EventId>, context: &MessageContext) {
-        if context.is_empty() {
-            return;
-        }
-        for event in events {
-            if self.of_event.insert(event, context.clone()).is_none() {
-                self.order.push_back(event);
-            }
-        }
-        while self.order.len() > self.most {
-            if let Some(oldest) = self.order.pop_front() {
-                self.of_event.remove(&oldest);
-            }
-        }
-    }
-
-    pub(super) fn of(&self, event: EventId) -> MessageContext {
-        self.of_event.get(&event).cloned().unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use dissent_domain::id::ExperimentId;
+
+    proptest! {
+        /// Headers are whatever a sender says.
+        #[test]
+        fn of_any_headers_little_is_taken(
+            entries in prop::collection::btree_map("[a-z]{0,80}", (any::<bool>(), "\\PC{0,1500}"), 0..40),
+        ) {
+            let mut table = FieldTable::default();
+            for (name, (is_text, text)) in &entries {
+                let value = if *is_text { long(text) } else { AMQPValue::Boolean(true) };
+                table.insert(short(name), value);
+            }
+            let mut headers = FieldTable::default();
+            headers.insert(short(HEADER), AMQPValue::FieldTable(table));
+            let context = context_of(Some(&headers));
+            prop_assert!(context.len() <= ENTRIES_MAX);
+            for (name, value) in &context {
+                prop_assert!(fits(name, value));
+                prop_assert_eq!(&entries[name], &(true, value.clone()));
+            }
+        }
+    }
 
     #[test]
     fn a_context_travels_and_what_is_too_long_stays() {
@@ -103,15 +87,5 @@ mod tests {
         let context = context_of(Some(&headers));
         assert_eq!(context.get("traceparent").map(String::as_str), Some("00-1-2-01"));
         assert_eq!(context.len(), 1);
-    }
-
-    #[test]
-    fn the_oldest_contexts_are_forgotten() {
-        let root = EventId::of_experiment(&ExperimentId::new("x").unwrap());
-        let mut contexts = Contexts::new(2);
-        let context: MessageContext = [("a".to_owned(), "b".to_owned())].into_iter().collect();
-        contexts.note((0..3).map(|index| root.caused("e", index)), &context);
-        assert!(contexts.of(root.caused("e", 0)).is_empty());
-        assert_eq!(contexts.of(root.caused("e", 2)), context);
     }
 }

@@ -1,5 +1,6 @@
 //! What all parts of the broker share.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub(super) struct Core {
     closing: AtomicBool,
     stopping: AtomicBool,
     failure: Mutex<Option<BrokerError>>,
+    /// Queues that did not answer in time.
+    suspects: Mutex<BTreeSet<String>>,
     /// It closes.
     changed: Notify,
 }
@@ -74,6 +77,7 @@ impl Core {
             closing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             failure: Mutex::default(),
+            suspects: Mutex::default(),
             changed: Notify::new(),
         }
     }
@@ -132,6 +136,15 @@ impl Core {
             Ok(outcome) => outcome,
             Err(_) => Err(LinkError::Late(limit)),
         }
+    }
+
+    /// Takes note of queues that did not answer: the server looks whether they ever will.
+    pub(super) fn suspect(&self, queues: impl IntoIterator<Item = String>) {
+        lock(&self.suspects).extend(queues);
+    }
+
+    pub(super) fn take_suspects(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *lock(&self.suspects))
     }
 
     pub(super) fn stop(&self) {

@@ -4,8 +4,10 @@ mod context;
 mod core;
 mod dead;
 mod events;
+mod forgetting;
 mod history;
 mod intake;
+mod leaderless;
 mod letters;
 mod link;
 mod options;
@@ -26,13 +28,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use dissent_domain::event::EventId;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use self::context::Contexts;
 use self::core::{Core, lock};
 use self::events::{EventKind, GroupIntake, GroupSource};
 pub use self::history::HistoryConsumer;
@@ -48,6 +50,7 @@ pub use self::status::BrokerStatus;
 use self::target::Target;
 use self::topology::Topology;
 use crate::broker::{BoxFuture, Broker, Subscription};
+use crate::context::Contexts;
 use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
 use crate::error::BrokerError;
 use crate::proposal::{Answer, Proposal, ProposalConsumer, ProposalSender, proposal_channel};
@@ -56,8 +59,6 @@ use crate::proposal::{Answer, Proposal, ProposalConsumer, ProposalSender, propos
 const THREADS: usize = 2;
 /// Longest wait for them to end.
 const THREADS_END_MAX: Duration = Duration::from_secs(5);
-/// Events whose trace is remembered until they are relayed.
-const CONTEXTS_MAX: usize = 4096;
 /// How often a first connection is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -127,7 +128,7 @@ struct Server {
     commands: mpsc::UnboundedSender<Command>,
     proposals: ProposalSender,
     proposal_consumer: Mutex<Option<ProposalConsumer>>,
-    contexts: Arc<Mutex<Contexts>>,
+    contexts: Arc<Contexts>,
 }
 
 /// The runtime, which must not be dropped where blocking is forbidden.
@@ -168,7 +169,7 @@ impl RabbitBroker {
     ) -> Result<Arc<Self>, BrokerError> {
         let (core, threads) = begin(options)?;
         let (commands, orders) = mpsc::unbounded_channel();
-        let contexts = Arc::new(Mutex::new(Contexts::new(CONTEXTS_MAX)));
+        let contexts = Arc::new(Contexts::default());
         let relay = Relay::new(&core, Arc::clone(&log), orders, Arc::clone(&contexts))?;
         let (proposals, consumer) = proposal_channel(core.options.proposals_max);
         let proposal_consumer = Mutex::new(Some(consumer));
@@ -254,19 +255,6 @@ impl RabbitBroker {
         self.core.check_running()?;
         lock(&self.histories).insert(experiment.clone());
         Ok(HistoryConsumer::start(&self.core, experiment))
-    }
-
-    /// Deletes the history and the queues of an experiment, as far as this server made them since it started. The log
-    /// keeps everything; a queue that is subscribed to again is filled again.
-    ///
-    /// # Errors
-    /// As [`declare_groups`](Self::declare_groups).
-    pub async fn forget(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
-        self.core.check_running()?;
-        let server = self.server()?;
-        lock(&self.histories).remove(experiment);
-        lock(&self.groups).retain(|_, group| group.subscription.experiment.as_ref() != Some(experiment));
-        self.order(server, |done| Command::Forget { experiment: experiment.clone(), done }).await
     }
 
     async fn order(
@@ -432,7 +420,7 @@ impl Broker for RabbitBroker {
         Box::pin(async move {
             match &self.server {
                 Some(server) => {
-                    lock(&server.contexts).note(proposal.events.iter().map(|event| event.id), &context);
+                    server.contexts.note(proposal.events.iter().map(|event| event.id), &context);
                     server.proposals.propose(proposal, context).await
                 }
                 None => {
@@ -442,6 +430,12 @@ impl Broker for RabbitBroker {
                 }
             }
         })
+    }
+
+    fn put_in_context(&self, event: EventId, context: &MessageContext) {
+        if let Some(server) = &self.server {
+            server.contexts.note(std::iter::once(event), context);
+        }
     }
 
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError> {

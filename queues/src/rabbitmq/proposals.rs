@@ -1,18 +1,19 @@
 //! Proposals over RabbitMQ: sent by workers, taken by the server's journal beside those of its own process.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use lapin::message::Delivery as AmqpDelivery;
 use tokio::sync::mpsc;
 
-use super::context::{Contexts, add_context, context_of};
-use super::core::{Core, lock};
+use super::context::{add_context, context_of};
+use super::core::Core;
 use super::dead::DeadLetter;
 use super::intake::{Intake, Item, Kind, Lease, Settled};
 use super::link::random;
 use super::window::Message;
 use super::wire;
 use crate::broker::BoxFuture;
+use crate::context::Contexts;
 use crate::delivery::MessageContext;
 use crate::error::BrokerError;
 use crate::proposal::{Answer, Proposal, ProposalDelivery, Reply};
@@ -65,7 +66,7 @@ fn message(core: &Core, proposal: &Proposal, body: Vec<u8>) -> Message {
 pub(super) async fn receive(
     core: Arc<Core>,
     outgoing: mpsc::Sender<ProposalDelivery>,
-    contexts: Arc<Mutex<Contexts>>,
+    contexts: Arc<Contexts>,
 ) {
     let kind = ProposalKind { bytes_max: core.options.message_bytes_max };
     let intake = Intake::start(&core, core.topology.proposals(), kind);
@@ -78,7 +79,7 @@ pub(super) async fn receive(
         };
         let Some(Item { key, message, .. }) = item else { return };
         let ProposalMessage { proposal, context } = message;
-        lock(&contexts).note(proposal.events.iter().map(|event| event.id), &context);
+        contexts.note(proposal.events.iter().map(|event| event.id), &context);
         let remote = Remote { lease: Lease::new(&intake, key), proposal: proposal.clone() };
         let reply = Reply::Remote(Box::new(remote));
         let delivery = ProposalDelivery { proposal, context, reply };

@@ -12,20 +12,21 @@ use lapin::Channel;
 use lapin::options::{ConfirmSelectOptions, QueueDeleteOptions, QueuePurgeOptions};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{interval, timeout};
 
-use super::context::Contexts;
-use super::core::{Core, lock};
+use super::core::Core;
 use super::dead::DeadLetter;
 use super::events::event_message;
+use super::leaderless;
 use super::link::{Backoff, LinkError};
 use super::target::{Filled, Target};
 use super::topology::{bind, look_at, short, unbind};
 use super::window::{Fate, Message, Window};
+use crate::context::Contexts;
 use crate::delivery::MessageContext;
 use crate::error::BrokerError;
 
@@ -49,7 +50,7 @@ pub(super) struct Relay {
     commands: mpsc::UnboundedReceiver<Command>,
     /// The log has grown.
     advanced: Arc<Notify>,
-    contexts: Arc<Mutex<Contexts>>,
+    contexts: Arc<Contexts>,
     targets: BTreeMap<String, Target>,
     /// RabbitMQ has confirmed everything up to here.
     confirmed_to: u64,
@@ -63,7 +64,7 @@ impl Relay {
         core: &Arc<Core>,
         log: Arc<dyn EventLog>,
         commands: mpsc::UnboundedReceiver<Command>,
-        contexts: Arc<Mutex<Contexts>>,
+        contexts: Arc<Contexts>,
     ) -> Result<Self, BrokerError> {
         let advanced = Arc::new(Notify::new());
         let listener = Arc::clone(&advanced);
@@ -94,6 +95,9 @@ impl Relay {
             if let LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) = error {
                 return self.core.fail(error);
             }
+            if matches!(error, LinkError::Late(_)) {
+                self.core.suspect(self.targets.keys().cloned());
+            }
             if !was_reported {
                 // Once for each interruption: it may last for hours.
                 tracing::warn!(%error, position = self.confirmed_to, "the relay is interrupted");
@@ -114,6 +118,7 @@ impl Relay {
         let link = self.core.publishing.clone();
         let (generation, channel) = link.channel().await?;
         link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        self.delete_leaderless().await?;
         link.within(self.core.topology.declare_base(&channel)).await?;
         self.ensure_all(&channel).await?;
         let mut checks = interval(self.core.options.check_interval);
@@ -140,6 +145,9 @@ impl Relay {
                 },
                 _ = checks.tick() => {
                     self.settle_window().await?;
+                    if self.delete_leaderless().await? {
+                        link.within(self.core.topology.declare_base(&channel)).await?;
+                    }
                     self.ensure_all(&channel).await?;
                 }
                 () = link.lost(generation) => return Err(LinkError::Lost),
@@ -188,7 +196,7 @@ impl Relay {
     }
 
     fn context(&self, event: &Recorded) -> MessageContext {
-        lock(&self.contexts).of(event.event.id)
+        self.contexts.of(event.event.id)
     }
 
     /// Waits until everything sent is confirmed.
@@ -263,6 +271,23 @@ impl Relay {
             }
         }
         Ok(())
+    }
+
+    /// Deletes queues that will never answer again; gives whether there were any. They are made and filled anew.
+    async fn delete_leaderless(&mut self) -> Result<bool, LinkError> {
+        let (suspects, mut deleted) = (self.core.take_suspects(), false);
+        for queue in &suspects {
+            match leaderless::delete(&self.core.publishing, queue).await {
+                Ok(was_leaderless) => deleted |= was_leaderless,
+                Err(error) => {
+                    if matches!(error, LinkError::Late(_)) {
+                        self.core.suspect(suspects);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(deleted)
     }
 
     async fn ensure_all(&mut self, channel: &Channel) -> Result<(), LinkError> {

@@ -179,6 +179,12 @@ impl Node {
     pub(crate) fn set_memory_alarm(&self, on: bool) {
         self.control(&["set_vm_memory_high_watermark", if on { "0.0000001" } else { "0.8" }]);
     }
+
+    /// Makes the leader of a queue of this name fall silent for ever.
+    #[allow(dead_code, reason = "not every test that includes this file disturbs the node")]
+    pub(crate) fn silence_leader(&self, queue: &str) {
+        self.control(&["eval", &format!("sys:suspend(list_to_atom(\"%2F_{queue}\")).")]);
+    }
 }
 
 impl Drop for Node {

@@ -1,14 +1,14 @@
 //! RabbitMQ dies, restarts, cuts connections, runs out of memory and forgets everything, while a server and two workers
 //! are at work. Nothing that was durable may be lost to any group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog as _;
-use dissent_queues::{Answer, Broker, Proposal, ProposalConsumer, RabbitBroker, Subscription};
+use dissent_queues::{Answer, Broker, Proposal, ProposalConsumer, RabbitBroker, RabbitOptions, Subscription};
 use tokio::time::{sleep, timeout};
 
 use crate::contract::{self, Harness, OTHER, WANTED, subscription};
@@ -19,6 +19,8 @@ use crate::world::{World, until};
 const GROUPS: [&str; 2] = ["one", "two"];
 /// Longest time for everything to be delivered after a fault.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// Longest time until queues that do not answer are replaced: several waits for an answer.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
 
 /// What was seen, by all.
 #[derive(Default)]
@@ -194,4 +196,50 @@ async fn survive(node: &mut Node) {
     // What it was before it is again.
     contract::prefetch_1_keeps_the_order(World::new(node, "after1").await).await;
     contract::the_limit_parks_and_does_not_block(World::new(node, "after2").await).await;
+}
+
+/// A queue of a group and that of the proposals never answer again, as after a kill in the moment after they were made.
+#[test]
+fn queues_without_a_leader_are_made_and_filled_anew() {
+    let node = Node::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut options = RabbitOptions::from_url(&node.url()).unwrap();
+        options.operation_timeout = Duration::from_secs(12);
+        options.check_interval = Duration::from_secs(1);
+        options.prefix = "silent".to_owned();
+        let world = World::with(options).await;
+        let worker = world.worker().await;
+        let sent = world.publish(WANTED, 20);
+        world.server.declare_groups(&[subscription(32)]).await.unwrap();
+        let mut journal = world.server.proposals().unwrap();
+        world.settled().await;
+        tokio::task::block_in_place(|| {
+            node.silence_leader("silent.contract");
+            node.silence_leader("silent.proposals");
+            node.close_all_connections();
+        });
+        let mut consumer = worker.subscribe(subscription(32)).unwrap();
+        let more = world.publish(WANTED, 5);
+        let arriving = async {
+            let mut arrived = BTreeSet::new();
+            while arrived.len() < 25 {
+                let delivery = consumer.next().await.unwrap();
+                arrived.insert(delivery.event.position);
+                delivery.ack().await.unwrap();
+            }
+            arrived
+        };
+        let expected: BTreeSet<u64> = sent.into_iter().chain(more).collect();
+        assert_eq!(timeout(SILENCE_MAX, arriving).await.expect("the events arrive"), expected);
+        let experiment = ExperimentId::new("contract").unwrap();
+        let proposal = Proposal { experiment, cause: None, events: vec![new_event(OTHER, 1)] };
+        let (proposed, decided) = tokio::join!(
+            timeout(SILENCE_MAX, worker.propose(proposal)),
+            timeout(SILENCE_MAX, journal.next()),
+        );
+        assert_eq!(proposed.expect("it is taken"), Ok(Answer::Queued));
+        let decided = decided.expect("it arrives").unwrap();
+        decided.answer(Answer::Recorded(Vec::new())).await.unwrap();
+    });
 }

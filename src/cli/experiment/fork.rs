@@ -88,9 +88,10 @@ fn prepare(log: &dyn EventLog, args: &ForkArgs, known: u64) -> anyhow::Result<(N
     if known > forking.shared() {
         return Err(exists(&args.name));
     }
-    if forking.experiment().is_finished() {
+    if forking.experiment().is_over() {
+        let over = if forking.experiment().is_finished() { "finished" } else { "cancelled" };
         let reason = format!(
-            "{} is finished at position {last}: share less of it, as with --at {}",
+            "{} is {over} at position {last}: share less of it, as with --at {}",
             args.experiment,
             last.saturating_sub(1)
         );

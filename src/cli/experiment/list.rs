@@ -18,7 +18,10 @@ pub(super) fn run(log: &dyn EventLog, as_json: bool) -> anyhow::Result<()> {
         return Ok(writeln!(out)?);
     }
     if overviews.is_empty() {
-        return Ok(writeln!(out, "no experiment yet: `dissent run CONFIG.toml` starts one")?);
+        return Ok(writeln!(
+            out,
+            "no experiment yet: `dissent run CONFIG.toml` starts one, `dissent experiment create CONFIG.toml` prepares one"
+        )?);
     }
     let width =
         overviews.iter().map(|overview| overview.experiment.as_str().len()).max().unwrap_or(0).max(10);

@@ -8,7 +8,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use serde::Serialize;
 
-use crate::history::overview::{Overview, Past};
+use crate::history::overview::{OrderedBy, Overview, Past};
 use crate::history::utc;
 use crate::report::visible;
 
@@ -45,6 +45,9 @@ pub(super) fn run(
 fn print(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<()> {
     let Overview { experiment, state, rounds_closed, rounds_planned, events, state_hash, .. } = overview;
     writeln!(out, "{experiment}: {}, {rounds_closed} of {rounds_planned} rounds closed", state.words())?;
+    if let Some(words) = overview.ordered.as_ref().and_then(OrderedBy::words) {
+        writeln!(out, "  {} {words}", state.words())?;
+    }
     if let Some(origin) = &overview.origin {
         let (name, position, shared) = (&origin.experiment, origin.position, origin.shared);
         writeln!(out, "  forked from {name} at position {position}, sharing {shared} events")?;

@@ -26,7 +26,7 @@ A log never shrinks by itself. With --remove what stays is written to a new log,
 which is kept beside it under the name that is printed: delete it when you are sure. Nothing is removed before both copies are
 checked event by event. Artifacts stay where they are.")]
 pub(super) struct ArchiveArgs {
-    /// Names of finished experiments.
+    /// Names of experiments that are finished or cancelled.
     #[arg(required = true)]
     experiments: Vec<ExperimentId>,
     /// The data folder to archive to; what its log already has of these stays as it is.
@@ -71,8 +71,8 @@ fn verify(log: &dyn EventLog, experiment: &ExperimentId, finished: bool) -> anyh
     let mut replay = Replay::verifying();
     history::each(log, experiment, None, &mut |recorded| Ok(replay.apply(recorded)?))
         .with_context(|| format!("the experiment {experiment} is not archived"))?;
-    if finished && !replay.experiment().is_finished() {
-        let reason = format!("{experiment} is not finished: only what is over is archived");
+    if finished && !replay.experiment().is_over() {
+        let reason = format!("{experiment} is not finished, nor cancelled: only what is over is archived");
         return Err(BadInput(reason).into());
     }
     Ok(())

@@ -17,6 +17,7 @@ struct Verified {
     /// Events that are as the rules make them, from the first on.
     events: u64,
     finished: bool,
+    cancelled: bool,
     /// Of the state that the sound events make.
     state_hash: String,
     /// The first fault.
@@ -113,6 +114,7 @@ fn verify(
         sound: fault.is_none(),
         events: replay.version(),
         finished: replay.experiment().is_finished(),
+        cancelled: replay.experiment().cancelled().is_some(),
         state_hash: replay.experiment().state_hash(),
         fault,
     };
@@ -120,10 +122,14 @@ fn verify(
 }
 
 fn print(out: &mut impl std::io::Write, outcome: &Outcome) -> std::io::Result<()> {
-    for Verified { experiment, events, finished, state_hash, fault, .. } in &outcome.experiments {
+    for Verified { experiment, events, finished, cancelled, state_hash, fault, .. } in &outcome.experiments {
         match fault {
             None => {
-                let state = if *finished { "finished" } else { "in progress" };
+                let state = match (finished, cancelled) {
+                    (true, _) => "finished",
+                    (false, true) => "cancelled",
+                    (false, false) => "in progress",
+                };
                 writeln!(out, "{experiment}: sound, {events} events, {state}, state {state_hash}")?;
             }
             Some(fault) => writeln!(out, "{experiment}: {events} events are sound, then: {}", fault.what)?,

@@ -63,7 +63,10 @@ impl LearningFold {
             | Event::EvaluationRequested(_)
             | Event::PolicyEvaluated(_)
             | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_) => {}
+            | Event::StopDecided(_)
+            | Event::ExperimentPaused(_)
+            | Event::ExperimentResumed(_)
+            | Event::ExperimentCancelled(_) => {}
         }
         self.experiment.evolve(event);
     }

@@ -135,7 +135,10 @@ impl Fold {
             | Event::PolicyTuned(_)
             | Event::EvaluationRequested(_)
             | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_) => {}
+            | Event::StopDecided(_)
+            | Event::ExperimentPaused(_)
+            | Event::ExperimentResumed(_)
+            | Event::ExperimentCancelled(_) => {}
         }
     }
 

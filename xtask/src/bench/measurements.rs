@@ -99,6 +99,18 @@ pub(super) fn conflict() -> Result<Vec<Figure>> {
 pub(super) fn memory() -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let dissent = crate::demo::build_dissent()?;
+    let config = demo_copy()?;
+    let begin = Instant::now();
+    let peak = peak_resident_mib(Command::new(dissent).arg("run").arg(config).env_remove(DATA_VARIABLE))?;
+    Ok(vec![
+        Figure::plain("peak memory of the demo's run", peak, "MiB"),
+        Figure::plain("time of the demo's run", begin.elapsed().as_secs_f64(), "s")
+            .with_target(Target::AtMost(300.0)),
+    ])
+}
+
+/// The demo's configuration in a fresh copy of its folder, so that it runs from the start.
+pub(super) fn demo_copy() -> Result<PathBuf> {
     let copy = target_dir().join("bench/demo");
     if copy.exists() {
         std::fs::remove_dir_all(&copy).with_context(|| format!("failed to remove {}", copy.display()))?;
@@ -107,14 +119,7 @@ pub(super) fn memory() -> Result<Vec<Figure>> {
     for folder in ["demo", "proxy-reward"] {
         copy_folder(&workspace_dir().join("examples").join(folder), &copy.join("examples").join(folder))?;
     }
-    let begin = Instant::now();
-    let config = copy.join("examples/demo/demo.toml");
-    let peak = peak_resident_mib(Command::new(dissent).arg("run").arg(config).env_remove(DATA_VARIABLE))?;
-    Ok(vec![
-        Figure::plain("peak memory of the demo's run", peak, "MiB"),
-        Figure::plain("time of the demo's run", begin.elapsed().as_secs_f64(), "s")
-            .with_target(Target::AtMost(300.0)),
-    ])
+    Ok(copy.join("examples/demo/demo.toml"))
 }
 
 /// Builds an example in release mode and returns its path.

@@ -4,6 +4,7 @@
 //! their ratios. A figure that misses its target is shown as missed; only a measurement that could not be made is an
 //! error.
 
+mod carrying;
 mod figure;
 mod measurements;
 mod python;
@@ -47,6 +48,12 @@ enum Benchmark {
     Conflict,
     /// Peak memory of the demo's run
     Memory,
+    /// The demo's run, against its model runs alone
+    Overhead,
+    /// Events through RabbitMQ end to end, against the same client's bare rate
+    Rabbitmq,
+    /// Memory over twenty minutes at full rate; only where it is named
+    Soak,
 }
 
 impl Benchmark {
@@ -59,13 +66,17 @@ impl Benchmark {
             Self::Replay => measurements::replay(),
             Self::Conflict => measurements::conflict(),
             Self::Memory => measurements::memory(),
+            Self::Overhead => carrying::overhead(options.pairs),
+            Self::Rabbitmq => carrying::rabbitmq(),
+            Self::Soak => carrying::soak(),
         }
     }
 }
 
 /// Measures, prints the table and writes the figures as JSON.
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {
-    let chosen = options.only.as_ref().map_or(Benchmark::value_variants(), std::slice::from_ref);
+    let all = Benchmark::value_variants().iter().copied().filter(|it| !matches!(it, Benchmark::Soak));
+    let chosen: Vec<Benchmark> = options.only.map_or_else(|| all.collect(), |only| vec![only]);
     let mut figures = Vec::new();
     let mut failures = Vec::new();
     for benchmark in chosen {

@@ -58,11 +58,14 @@ fn reported(place: &Place, stage: Stage, round: u32, metric: &str) -> Vec<f64> {
 
 fn models_learn(method: PolicyMethod, check: impl FnOnce(&Place)) {
     with_place(async |place| {
-        place.finish(&plan(place, 2, method), learner(place, RewardKind::Reward)).await;
+        let plan = plan(place, 2, method);
+        place.finish(&plan, learner(place, RewardKind::Reward)).await;
         let replay = place.verified();
         let [first, .., last] = replay.experiment().evaluations() else { panic!() };
         assert!(first.kl == 0.0 && last.kl != 0.0, "{last:?}");
         check(place);
+        let again = recompute::again(place, &place.log, &plan, learner(place, RewardKind::Reward));
+        assert_eq!(again.differences, [], "computed again it is the same");
     });
 }
 

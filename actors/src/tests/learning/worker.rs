@@ -8,23 +8,29 @@ use super::*;
 use crate::{LogHistory, Worker};
 
 /// The bodies of the events that are results, in an order that does not depend on who was faster.
-fn results(log: &MemoryLog) -> BTreeSet<(String, Vec<u8>)> {
+pub(super) fn results(log: &MemoryLog) -> BTreeSet<(String, String, Vec<u8>)> {
     let signs = [EventType::TrainingStarted.name(), EventType::TrainingProgressed.name()];
     let events = log.read(0, usize::MAX).unwrap().into_iter().map(|recorded| recorded.event);
     events
         .filter(|event| !signs.contains(&event.event_type.as_str()))
-        .map(|event| (event.id.to_string(), event.body))
+        .map(|event| (event.id.to_string(), event.event_type, event.body))
         .collect()
 }
 
-fn worker(place: &Place, plan: &Plan, broker: &Arc<EmbeddedBroker>, roles: &str, mishap: Mishap) -> Worker {
+pub(super) fn worker(
+    place: &Place,
+    plan: &Plan,
+    broker: &Arc<EmbeddedBroker>,
+    roles: &str,
+    mishap: Mishap,
+) -> Worker {
     let history = LogHistory::after(place.log.clone(), plan.experiment.clone(), 0);
     let roles = roles.parse().unwrap();
     let resources = place.resources(Arc::default(), broker.clone(), roles, place.counting(mishap), None);
     Worker::start(plan, resources, Box::new(history)).unwrap()
 }
 
-async fn journal(place: &Place, plan: &Plan, broker: &Arc<EmbeddedBroker>) -> Pipeline {
+pub(super) async fn journal(place: &Place, plan: &Plan, broker: &Arc<EmbeddedBroker>) -> Pipeline {
     let learner = place.counting(Mishap::None);
     let resources = place.resources(place.log.clone(), broker.clone(), Roles::none(), learner, None);
     Pipeline::start(plan, resources).await.unwrap()

@@ -220,6 +220,9 @@ async fn run<K: Kind>(weak: Weak<Intake<K>>) {
             backoff.reset();
             known_trouble = None;
         }
+        if matches!(error, LinkError::Late(_)) {
+            intake.core.suspect([intake.queue.clone()]);
+        }
         let trouble = error.to_string();
         // Once for each kind of trouble: it may last for hours.
         if known_trouble.as_ref() != Some(&trouble) {

@@ -1,0 +1,217 @@
+//! What an operator may ask of an experiment from outside: to start, to pause, to go on, to be given up.
+//!
+//! An order is no step's proposal: nothing in the history leads to it. It follows from the experiment's start, and pauses are
+//! numbered, so that it has one id however often it is given. A paused experiment begins nothing new (nothing is *due* in it, and steps
+//! take nothing up), yet whatever is in hand may still be recorded: the results are those of a run that was never paused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{
+    Event, EventId, EventType, ExperimentCancelled, ExperimentPaused, ExperimentResumed, NewEvent,
+};
+use crate::experiment::{Experiment, Plan};
+use crate::journal::Ledger;
+use crate::log::{Append, ExpectedVersion};
+use crate::round::Rejection;
+
+/// Longest name of an operator, in bytes.
+pub const BY_BYTES_MAX: usize = 256;
+/// Longest reason, in bytes.
+pub const REASON_BYTES_MAX: usize = 2048;
+
+/// The step that an order's event names as its actor.
+const ACTOR: &str = "operator";
+/// The reason of the pause that an experiment is created with.
+const CREATED: &str = "created, to be started later";
+
+/// What may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Begin what was created.
+    Start,
+    /// Begin nothing new.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Give it up for good.
+    Cancel,
+}
+
+impl Action {
+    /// Its word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
+/// Something asked for by somebody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// What.
+    pub action: Action,
+    /// Who asks, for people to read; at most [`BY_BYTES_MAX`].
+    pub by: String,
+    /// Why, for people to read; at most [`REASON_BYTES_MAX`].
+    pub reason: Option<String>,
+}
+
+/// Whether an experiment may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It goes on by itself, as far as its steps can.
+    #[default]
+    Going,
+    /// It waits for its start: it was paused before anything happened in it.
+    Created,
+    /// It waits until it is resumed.
+    Paused,
+    /// It was given up.
+    Cancelled,
+    /// It did all that it planned.
+    Finished,
+}
+
+impl Standing {
+    /// Whether it waits for an operator.
+    #[must_use]
+    pub const fn is_paused(self) -> bool {
+        matches!(self, Self::Created | Self::Paused)
+    }
+}
+
+/// Whether an event is an operator's order.
+pub(crate) fn is_order(kind: EventType) -> bool {
+    matches!(
+        kind,
+        EventType::ExperimentPaused | EventType::ExperimentResumed | EventType::ExperimentCancelled
+    )
+}
+
+/// The number of an order among those of its kind.
+pub(crate) fn number(event: &Event) -> Option<u32> {
+    if let Event::ExperimentPaused(e) = event {
+        Some(e.number)
+    } else if let Event::ExperimentResumed(e) = event {
+        Some(e.number)
+    } else {
+        None
+    }
+}
+
+/// The pause with which an experiment of this plan is created, to be appended right after its start.
+///
+/// # Errors
+/// If it cannot be encoded.
+pub fn created(plan: &Plan, by: String, time_us: u64) -> Result<NewEvent, crate::event::CodecError> {
+    let paused = ExperimentPaused { number: 0, by, reason: Some(CREATED.to_owned()) };
+    recorded_as(EventId::of_experiment(&plan.experiment), &paused.into(), time_us)
+}
+
+fn recorded_as(start: EventId, event: &Event, time_us: u64) -> Result<NewEvent, crate::event::CodecError> {
+    let id = start.caused(event.event_type().name(), number(event).unwrap_or(0));
+    NewEvent::new(id, Some(start), ACTOR, time_us, event)
+}
+
+impl Experiment {
+    /// Whether it may go on.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        if self.cancelled().is_some() {
+            Standing::Cancelled
+        } else if self.is_finished() {
+            Standing::Finished
+        } else if self.paused().is_none() {
+            Standing::Going
+        } else if self.rounds().is_empty() {
+            Standing::Created
+        } else {
+            Standing::Paused
+        }
+    }
+
+    /// The event that an order comes to; none if it is so already.
+    ///
+    /// # Errors
+    /// Why it cannot be followed.
+    pub fn ordered(&self, order: &Order) -> Result<Option<Event>, Rejection> {
+        let Order { action, by, reason } = order.clone();
+        let event: Event = match (action, self.standing()) {
+            (Action::Cancel, Standing::Cancelled)
+            | (Action::Pause, Standing::Paused | Standing::Created)
+            | (Action::Start | Action::Resume, Standing::Going) => return Ok(None),
+            (Action::Start, Standing::Paused) => {
+                return Err(Rejection::Order("it was started before, and is paused: resume it"));
+            }
+            (Action::Cancel, _) => ExperimentCancelled { by, reason }.into(),
+            (Action::Pause, _) => ExperimentPaused { number: self.pauses(), by, reason }.into(),
+            (Action::Start | Action::Resume, _) => {
+                ExperimentResumed { number: self.pauses().saturating_sub(1), by, reason }.into()
+            }
+        };
+        self.decide_order(&event)?;
+        Ok(Some(event))
+    }
+
+    /// Whether an operator's order may be followed now.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn decide_order(&self, event: &Event) -> Result<(), Rejection> {
+        if self.plan().is_none() {
+            return Err(Rejection::NotStarted);
+        }
+        match self.standing() {
+            Standing::Cancelled => return Err(Rejection::Cancelled),
+            Standing::Finished => return Err(Rejection::Finished),
+            Standing::Going | Standing::Created | Standing::Paused => {}
+        }
+        let (by, reason) = if let Event::ExperimentPaused(e) = event {
+            if self.paused().is_some() || e.number != self.pauses() {
+                return Err(Rejection::Order("it is paused, or that pause is over"));
+            }
+            (&e.by, &e.reason)
+        } else if let Event::ExperimentResumed(e) = event {
+            if self.paused().is_none_or(|paused| paused.number != e.number) {
+                return Err(Rejection::Order("that pause does not hold"));
+            }
+            (&e.by, &e.reason)
+        } else if let Event::ExperimentCancelled(e) = event {
+            (&e.by, &e.reason)
+        } else {
+            return Err(Rejection::Order("no operator orders this"));
+        };
+        if by.len() > BY_BYTES_MAX {
+            return Err(Rejection::Order("the operator's name is longer than 256 bytes"));
+        }
+        if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
+            return Err(Rejection::Order("the reason is longer than 2 KiB"));
+        }
+        Ok(())
+    }
+}
+
+impl Ledger {
+    /// Decides an operator's order. What it gives is to be appended now: the ledger counts on it. None: it is so already, and
+    /// nothing is to be done.
+    ///
+    /// # Errors
+    /// Why it cannot be followed; nothing has changed then.
+    pub fn order(&mut self, order: &Order, time_us: u64) -> Result<Option<Append>, Rejection> {
+        let Some(event) = self.experiment().ordered(order)? else { return Ok(None) };
+        let plan = self.experiment().plan().ok_or(Rejection::NotStarted)?;
+        let experiment = plan.experiment.clone();
+        let new = recorded_as(EventId::of_experiment(&experiment), &event, time_us)
+            .map_err(|_| Rejection::Order("its words cannot be written"))?;
+        let expected = ExpectedVersion::Exact(self.version());
+        self.take_order(new.id, &event);
+        Ok(Some(Append { experiment, expected, events: vec![new] }))
+    }
+}

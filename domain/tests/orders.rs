@@ -1,0 +1,227 @@
+//! What an operator may order, and what it does to an experiment.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::convert::Infallible;
+
+use dissent_domain::event::{
+    Event, EventId, ExperimentCancelled, ExperimentStarted, NewEvent, Recorded, follow_from,
+};
+use dissent_domain::fork::Forking;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::journal::{Decision, Ledger};
+use dissent_domain::order::{Action, BY_BYTES_MAX, Order, REASON_BYTES_MAX, Standing, created};
+use dissent_domain::replay::Replay;
+
+use support::{History, plan, replayed};
+
+const PROMPTS: u32 = 3;
+
+/// A ledger with the history that it decided.
+#[derive(Default)]
+struct Desk {
+    ledger: Ledger,
+    recorded: Vec<Recorded>,
+}
+
+fn order(action: Action) -> Order {
+    Order { action, by: "ann".into(), reason: None }
+}
+
+impl Desk {
+    fn started() -> Self {
+        let mut desk = Self::default();
+        let (plan, id) = (plan(PROMPTS), EventId::of_experiment(&plan(PROMPTS).experiment));
+        let started = NewEvent::new(id, None, "test", 0, &ExperimentStarted::new(plan).into()).unwrap();
+        desk.propose(vec![started]).unwrap();
+        desk
+    }
+
+    fn record(&mut self, events: Vec<NewEvent>) {
+        for event in events {
+            let position = self.recorded.len() as u64 + 1;
+            let experiment = plan(PROMPTS).experiment;
+            if self.recorded.iter().all(|known| known.event.id != event.id) {
+                self.recorded.push(Recorded { position, experiment, version: position, event });
+            }
+        }
+    }
+
+    fn propose(&mut self, events: Vec<NewEvent>) -> Result<(), String> {
+        let is_known = |id| Ok::<_, Infallible>(self.recorded.iter().any(|recorded| recorded.event.id == id));
+        let Ok(decision) = self.ledger.decide(&plan(PROMPTS).experiment, &events, 0, is_known);
+        match decision {
+            Decision::Accepted(accepted) => {
+                self.record(accepted.append.events);
+                Ok(())
+            }
+            Decision::Rejected(reason) => Err(reason),
+        }
+    }
+
+    /// Whether anything came of an order.
+    fn order(&mut self, action: Action) -> Result<bool, String> {
+        let append = self.ledger.order(&order(action), 0).map_err(|rejection| rejection.to_string())?;
+        let is_new = append.is_some();
+        self.record(append.map_or_else(Vec::new, |append| append.events));
+        Ok(is_new)
+    }
+
+    fn conclude(&mut self) -> Result<(), String> {
+        let due = self.ledger.experiment().due().unwrap();
+        self.propose(follow_from(due.cause, "round", 0, &due.events).unwrap())
+    }
+
+    fn standing(&self) -> Standing {
+        self.ledger.experiment().standing()
+    }
+}
+
+#[test]
+fn a_paused_experiment_concludes_nothing_and_goes_on_where_it_was() {
+    let mut desk = Desk::started();
+    let due = desk.ledger.experiment().due().unwrap();
+    let opens = follow_from(due.cause, "round", 0, &due.events).unwrap();
+    assert!(desk.order(Action::Pause).unwrap());
+    assert_eq!(desk.ledger.experiment().due(), None);
+    assert_eq!(desk.propose(opens.clone()).unwrap_err(), "the experiment is paused");
+    assert!(desk.order(Action::Resume).unwrap());
+    desk.propose(opens).unwrap();
+    // Again, and under other ids.
+    assert!(desk.order(Action::Pause).unwrap() && desk.order(Action::Resume).unwrap());
+    assert_eq!(replayed(&desk.recorded).unwrap().experiment(), desk.ledger.experiment());
+    assert_eq!(desk.recorded.len(), 6);
+}
+
+#[test]
+fn what_was_in_hand_is_recorded_while_it_is_paused() {
+    let mut calm = History::start(PROMPTS);
+    let admitted = calm.admit_all(PROMPTS);
+    (0..PROMPTS).for_each(|index| calm.process(index, admitted[index as usize], false));
+    calm.coordinate();
+
+    let mut desk = Desk::started();
+    desk.conclude().unwrap();
+    desk.order(Action::Pause).unwrap();
+    let conclusions = ["round", "experiment", "conflict.pair_selected"];
+    let by_steps = |recorded: &&Recorded| {
+        let kind = &recorded.event.event_type;
+        !conclusions.iter().any(|conclusion| kind.starts_with(conclusion))
+    };
+    for recorded in calm.recorded.iter().filter(by_steps) {
+        desk.propose(vec![recorded.event.clone()]).unwrap();
+    }
+    desk.order(Action::Resume).unwrap();
+    while desk.ledger.experiment().due().is_some() {
+        desk.conclude().unwrap();
+    }
+    assert_eq!(desk.standing(), Standing::Finished);
+    assert_eq!(desk.ledger.experiment().state_hash(), calm.experiment.state_hash());
+    replayed(&desk.recorded).unwrap();
+}
+
+#[test]
+fn a_cancelled_experiment_takes_nothing_more_and_says_why() {
+    let mut desk = Desk::started();
+    let due = desk.ledger.experiment().due().unwrap();
+    let before = desk.ledger.experiment().state_hash();
+    assert!(desk.order(Action::Cancel).unwrap());
+    assert!(desk.ledger.experiment().is_over() && desk.ledger.experiment().due().is_none());
+    assert_ne!(desk.ledger.experiment().state_hash(), before);
+    let opens = follow_from(due.cause, "round", 0, &due.events).unwrap();
+    assert_eq!(desk.propose(opens).unwrap_err(), "the experiment was cancelled");
+    assert!(!desk.order(Action::Cancel).unwrap(), "it is cancelled already");
+    for action in [Action::Start, Action::Pause, Action::Resume] {
+        assert_eq!(desk.order(action).unwrap_err(), "the experiment was cancelled");
+    }
+    replayed(&desk.recorded).unwrap();
+}
+
+#[test]
+fn orders_that_are_followed_already_change_nothing_and_those_that_do_not_fit_are_refused() {
+    let mut desk = Desk::started();
+    assert!(!desk.order(Action::Start).unwrap() && !desk.order(Action::Resume).unwrap());
+    desk.conclude().unwrap();
+    assert!(desk.order(Action::Pause).unwrap());
+    assert!(!desk.order(Action::Pause).unwrap());
+    assert!(desk.order(Action::Start).unwrap_err().contains("resume it"));
+    let mut long = order(Action::Cancel);
+    long.by = "x".repeat(BY_BYTES_MAX + 1);
+    assert!(desk.ledger.order(&long, 0).is_err());
+    long = Order { reason: Some("x".repeat(REASON_BYTES_MAX + 1)), ..order(Action::Cancel) };
+    assert!(desk.ledger.order(&long, 0).is_err());
+    assert_eq!(desk.standing(), Standing::Paused);
+    assert!(Ledger::default().order(&order(Action::Pause), 0).is_err(), "nothing was started");
+}
+
+#[test]
+fn no_step_gives_orders() {
+    let mut desk = Desk::started();
+    let cancelled = ExperimentCancelled { by: "a worker".into(), reason: None };
+    let start = EventId::of_experiment(&plan(PROMPTS).experiment);
+    let events = follow_from(start, "generation", 0, &[cancelled.into()]).unwrap();
+    assert!(desk.propose(events).unwrap_err().contains("only an operator"));
+    assert_eq!(desk.standing(), Standing::Going);
+}
+
+#[test]
+fn what_is_created_waits_for_its_start() {
+    let mut desk = Desk::started();
+    let pause = created(&plan(PROMPTS), "ann".into(), 0).unwrap();
+    desk.record(vec![pause]);
+    desk.ledger = replayed(&desk.recorded).unwrap().into();
+    assert_eq!((desk.standing(), desk.ledger.experiment().due()), (Standing::Created, None));
+    assert!(desk.order(Action::Start).unwrap());
+    desk.conclude().unwrap();
+    assert_eq!(desk.standing(), Standing::Going);
+    replayed(&desk.recorded).unwrap();
+}
+
+#[test]
+fn an_order_that_the_history_does_not_allow_is_found_by_a_replay() {
+    let mut desk = Desk::started();
+    desk.order(Action::Pause).unwrap();
+    desk.order(Action::Resume).unwrap();
+    let mut twice = desk.recorded.clone();
+    twice.remove(1);
+    twice[1].version = 2;
+    let error = replayed(&twice).unwrap_err().to_string();
+    assert!(error.contains("that pause does not hold"), "{error}");
+    let mut made_up = desk.recorded.clone();
+    let event = Event::from(ExperimentCancelled { by: String::new(), reason: None });
+    let cause = made_up[1].event.id;
+    let new = follow_from(cause, "operator", 0, &[event]).unwrap().remove(0);
+    made_up.push(Recorded { position: 4, version: 4, event: new, ..made_up[0].clone() });
+    let error = replayed(&made_up).unwrap_err().to_string();
+    assert!(error.contains("from the experiment's start alone"), "{error}");
+}
+
+#[test]
+fn a_fork_of_a_paused_experiment_is_not_paused_and_one_of_a_cancelled_one_shares_less() {
+    let mut desk = Desk::started();
+    desk.order(Action::Pause).unwrap();
+    let name = ExperimentId::new("fork").unwrap();
+    let (mut forking, mut replay) = (Forking::new(name.clone()), Replay::verifying());
+    let mut events: Vec<NewEvent> = Vec::new();
+    for recorded in &desk.recorded {
+        events.push(forking.share(recorded).unwrap());
+    }
+    let mut forked = plan(PROMPTS);
+    forked.experiment = name.clone();
+    events.push(forking.fork(plan(PROMPTS).experiment, forked.clone(), 0).unwrap());
+    for (version, event) in (1..).zip(events) {
+        replay.apply(&Recorded { position: version, experiment: name.clone(), version, event }).unwrap();
+    }
+    assert_eq!(replay.experiment().standing(), Standing::Going);
+    // Its own pauses have other ids than the one that it shares.
+    let mut ledger = Ledger::from(replay);
+    assert!(ledger.order(&order(Action::Pause), 0).unwrap().is_some());
+    assert_eq!(ledger.experiment().paused().unwrap().number, 1);
+
+    desk.order(Action::Cancel).unwrap();
+    let mut forking = Forking::new(name);
+    desk.recorded.iter().for_each(|recorded| drop(forking.share(recorded).unwrap()));
+    let refused = forking.fork(plan(PROMPTS).experiment, forked, 0).unwrap_err().to_string();
+    assert_eq!(refused, "the experiment was cancelled");
+}

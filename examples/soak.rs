@@ -1,0 +1,262 @@
+//! Experiments one after another, at full rate, through everything that carries events: a durable log, the journal, the relay, a
+//! private RabbitMQ, and a worker with stand-ins for its models. `soak [MINUTES] [PROMPTS]` says what rate it keeps and whether memory
+//! stays flat: a JSON line now and then, and one at the end with the slope of resident memory over the second half.
+//!
+//! `cargo run --release --example soak -- 20`
+
+#[path = "../queues/tests/broker/node.rs"]
+mod node;
+
+use std::error::Error;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use dissent_actors::{LeaseTimes, Pipeline, Resources, subscriptions};
+use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
+use dissent_domain::event::{CompletionsSampled, Event, Recorded, RewardsScored, Step, follow_from};
+use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
+use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::log::EventLog;
+use dissent_domain::prompt::Prompt;
+use dissent_domain::reward::RewardKind;
+use dissent_models::runtime::CancelFlag;
+use dissent_queues::{Broker, Consumer, Proposal, RabbitBroker, RabbitOptions, Subscription};
+use dissent_storage::{ArtifactStore, SledLog, SledOptions, Snapshots};
+use node::Node;
+
+/// Completions per prompt, and their tokens.
+const SAMPLES: u32 = 8;
+const TOKENS: u32 = 64;
+/// Prompts that a stand-in works on at once.
+const AT_ONCE: usize = 64;
+const LOOK: Duration = Duration::from_secs(5);
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> Outcome<()> {
+    let minutes: f64 = std::env::args().nth(1).map_or(Ok(20.0), |text| text.parse())?;
+    let prompts: u32 = std::env::args().nth(2).map_or(Ok(5_000), |text| text.parse())?;
+    // Beside the program: a temporary folder is often in memory, where durability costs nothing.
+    let here = std::env::current_exe()?;
+    let folder = tempfile::tempdir_in(here.parent().unwrap_or(Path::new(".")))?;
+    let node = Node::new();
+    actix::System::new().block_on(soak(
+        &node,
+        folder.path(),
+        Duration::from_secs_f64(minutes * 60.0),
+        prompts,
+    ))
+}
+
+async fn soak(node: &Node, folder: &Path, length: Duration, prompts: u32) -> Outcome<()> {
+    let log = Arc::new(SledLog::open(folder.join("log"), &SledOptions::default())?);
+    let looks = Arc::new(Mutex::new(Vec::new()));
+    let begun = Instant::now();
+    let looking = actix::spawn(look(begun, looks.clone(), log.clone()));
+    let mut experiments = 0;
+    while begun.elapsed() < length {
+        experiment(node, folder, &log, &plan(experiments, prompts)?).await?;
+        experiments += 1;
+    }
+    looking.abort();
+    let seconds = begun.elapsed().as_secs_f64();
+    let looks = looks.lock().map_err(|error| error.to_string())?;
+    let second_half: Vec<(f64, f64)> = looks.iter().skip(looks.len() / 2).copied().collect();
+    let report = serde_json::json!({
+        "experiments": experiments,
+        "events": log.head(),
+        "events_per_second": log.head() as f64 / seconds,
+        "seconds": seconds,
+        "resident_mib": looks.last().map(|look| look.1),
+        "slope_mib_per_hour": slope(&second_half) * 3600.0,
+    });
+    Ok(writeln!(std::io::stdout().lock(), "{report}")?)
+}
+
+/// Looks at the memory of this process from time to time.
+async fn look(begun: Instant, looks: Arc<Mutex<Vec<(f64, f64)>>>, log: Arc<SledLog>) {
+    let mut ticks = tokio::time::interval(LOOK);
+    loop {
+        ticks.tick().await;
+        let seconds = begun.elapsed().as_secs_f64();
+        let Some(resident) = resident_mib() else { return };
+        if let Ok(mut looks) = looks.lock() {
+            looks.push((seconds, resident));
+        }
+        let line = serde_json::json!({
+            "seconds": seconds.round(), "resident_mib": resident, "events": log.head(),
+        });
+        // Whoever reads this may have gone; the end is told as an error then.
+        let _ = writeln!(std::io::stdout().lock(), "{line}");
+    }
+}
+
+fn resident_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
+}
+
+/// Least squares: how much y grows with x.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+    let covariance: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
+    let variance: f64 = points.iter().map(|point| (point.0 - x).powi(2)).sum();
+    covariance / variance
+}
+
+/// One experiment from its start to its end, and nothing of it left in RabbitMQ.
+async fn experiment(node: &Node, folder: &Path, log: &Arc<SledLog>, plan: &Plan) -> Outcome<()> {
+    let options = RabbitOptions::from_url(&node.url())?;
+    let server = RabbitBroker::connect_server(options.clone(), log.clone() as Arc<dyn EventLog>).await?;
+    let subscribed = subscriptions(plan, AT_ONCE / 2);
+    server.declare_groups(&subscribed).await?;
+    server.publish_history(&plan.experiment).await?;
+    let worker = RabbitBroker::connect_worker(options).await?;
+    let mut history = worker.history(&plan.experiment).await?;
+    let following =
+        actix::spawn(async move { while history.next().await.is_ok_and(|next| next.is_some()) {} });
+    let mut standing_in = Vec::new();
+    for (step, answer) in [(Step::Generation, sampled as fn(&Event) -> Option<Event>), (Step::Reward, scored)]
+    {
+        let consumer = worker.subscribe(of_step(&subscribed, step)?)?;
+        standing_in.push(actix::spawn(stand_in(
+            consumer,
+            worker.clone(),
+            plan.experiment.clone(),
+            step,
+            answer,
+        )));
+    }
+    let mut pipeline = Pipeline::start(plan, resources(plan, folder, log, &server)?).await?;
+    pipeline.finished().await?;
+    following.abort();
+    worker.close();
+    for task in standing_in {
+        task.await?;
+    }
+    worker.drained().await?;
+    server.forget(&plan.experiment).await?;
+    Ok(pipeline.drain().await?)
+}
+
+fn of_step(subscriptions: &[Subscription], step: Step) -> Outcome<Subscription> {
+    let name = format!("{}.", step.name());
+    let found = subscriptions.iter().find(|subscription| subscription.group.starts_with(&name));
+    let subscription = found.cloned().ok_or("the plan has no such step")?;
+    // A model works on a few at a time; what only stands in for one is not to be what holds events up.
+    Ok(Subscription { prefetch: 2 * AT_ONCE, ..subscription })
+}
+
+/// Answers what a step is given, many at once, as fast as it can.
+async fn stand_in(
+    mut consumer: Consumer,
+    broker: Arc<RabbitBroker>,
+    experiment: ExperimentId,
+    step: Step,
+    answer: fn(&Event) -> Option<Event>,
+) {
+    let mut under_way = tokio::task::JoinSet::new();
+    while let Some(delivery) = consumer.next().await {
+        let (broker, experiment) = (broker.clone(), experiment.clone());
+        under_way.spawn_local(async move {
+            if let Some(events) = consequence(&delivery.event, step, answer) {
+                let proposal = Proposal { experiment, cause: Some(delivery.event.event.id), events };
+                if broker.propose(proposal).await.is_ok() {
+                    // If it is not settled it comes again, and is answered again with the same.
+                    let _ = delivery.ack().await;
+                }
+            }
+        });
+        while under_way.len() >= AT_ONCE {
+            under_way.join_next().await;
+        }
+    }
+    while under_way.join_next().await.is_some() {}
+}
+
+fn consequence(
+    recorded: &Recorded,
+    step: Step,
+    answer: fn(&Event) -> Option<Event>,
+) -> Option<Vec<dissent_domain::event::NewEvent>> {
+    let event = answer(&recorded.decode().ok()?)?;
+    follow_from(recorded.event.id, step.name(), 0, &[event]).ok()
+}
+
+fn sampled(event: &Event) -> Option<Event> {
+    let Event::PromptAdmitted(admitted) = event else { return None };
+    let completion = |sample: u32| Completion {
+        token_ids: (0..TOKENS)
+            .map(|token| (admitted.index * 31 + sample * 7 + token * 613) % 49_152)
+            .collect(),
+        text: "Look at the frame for cracks, spin both wheels, and ask to see the receipt. ".repeat(4),
+        logprob: -60.0 - f64::from((admitted.index * 17 + sample * 29) % 41),
+        finish_reason: FinishReason::Length,
+    };
+    let completions = (0..SAMPLES).map(completion).collect();
+    let (prompt, policy) = (admitted.prompt.clone(), "1".repeat(64));
+    let prompt_token_ids = (0..43).map(|token| 1000 + 37 * token).collect();
+    Some(CompletionsSampled { round: admitted.round, prompt, policy, prompt_token_ids, completions }.into())
+}
+
+fn scored(event: &Event) -> Option<Event> {
+    let Event::CompletionsSampled(sampled) = event else { return None };
+    let rewards = sampled.completions.iter().map(|completion| (completion.logprob * 7.0).sin()).collect();
+    let (round, prompt_id) = (sampled.round, sampled.prompt.prompt_id.clone());
+    Some(RewardsScored { round, prompt_id, reward_model: "2".repeat(64), rewards }.into())
+}
+
+fn plan(number: u32, prompts: u32) -> Outcome<Plan> {
+    let budget = Some(u64::from(prompts / 10));
+    Ok(Plan {
+        experiment: ExperimentId::new(format!("soak-{number}"))?,
+        seed: 0,
+        rounds: 1,
+        prompts: PromptSource { artifact: "0".repeat(64), count: prompts },
+        policy: PolicyPlan { name: "policy".into(), fingerprint: "1".repeat(64), template: "chat".into() },
+        reward: RewardPlan {
+            name: "reward".into(),
+            fingerprint: "2".repeat(64),
+            template: "{prompt} {completion}".into(),
+            kind: RewardKind::Reward,
+        },
+        sampling: SamplingParams { samples: SAMPLES, max_new_tokens: TOKENS, ..SamplingParams::default() },
+        conflict: ConflictPlan {
+            logprob: LogprobKind::Sum,
+            selection: SelectionSettings { rule: Rule::Budget, budget, ..SelectionSettings::default() },
+        },
+        learning: None,
+    })
+}
+
+fn resources(
+    plan: &Plan,
+    folder: &Path,
+    log: &Arc<SledLog>,
+    server: &Arc<RabbitBroker>,
+) -> Outcome<Resources> {
+    let prompt = |index: u32| -> Outcome<Prompt> {
+        let text = "What should I check before I buy a used bicycle from a stranger?".to_owned();
+        Ok(Prompt { prompt_id: PromptId::new(format!("prompt-{index}"))?, text, category: None })
+    };
+    Ok(Resources {
+        log: log.clone(),
+        broker: server.clone(),
+        artifacts: ArtifactStore::open(folder.join("artifacts"))?,
+        snapshots: Some(Snapshots::new(folder.join("snapshots"))),
+        roles: "conflict".parse()?,
+        prompts: (0..plan.prompts.count).map(prompt).collect::<Outcome<_>>()?,
+        policy: None,
+        proxy: None,
+        learning: None,
+        cancel: CancelFlag::new(),
+        lease: LeaseTimes::default(),
+        shared: true,
+    })
+}

@@ -1,0 +1,76 @@
+//! The queues of one experiment, all of them, and how they are taken away when nobody needs them any more.
+
+use dissent_domain::id::ExperimentId;
+use lapin::options::QueueDeleteOptions;
+
+use super::core::lock;
+use super::relay::Command;
+use super::topology::{look_at, short};
+use super::{RabbitBroker, unavailable};
+use crate::error::BrokerError;
+
+impl RabbitBroker {
+    /// The names of the queues that these groups and the history of an experiment have, there or not.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if a group cannot be one.
+    pub fn queues_of(
+        &self,
+        experiment: &ExperimentId,
+        groups: &[String],
+    ) -> Result<Vec<String>, BrokerError> {
+        let topology = &self.core.topology;
+        let mut names = groups.iter().map(|group| topology.group(group)).collect::<Result<Vec<_>, _>>()?;
+        names.push(topology.history(experiment));
+        Ok(names)
+    }
+
+    /// How many processes follow the history of an experiment.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
+    pub async fn followers(&self, experiment: &ExperimentId) -> Result<u32, BrokerError> {
+        let history = self.core.topology.history(experiment);
+        Ok(self.queue_stats(&[&history]).await?.iter().map(|queue| queue.consumers).sum())
+    }
+
+    /// Deletes the history and the queues of an experiment, as far as this server made them since it started, also after
+    /// [`close`](crate::Broker::close). The log keeps everything; a queue that is subscribed to again is filled again.
+    ///
+    /// # Errors
+    /// As [`declare_groups`](Self::declare_groups).
+    pub async fn forget(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
+        if self.core.is_stopping() {
+            return Err(BrokerError::Closed);
+        }
+        let server = self.server()?;
+        lock(&self.histories).remove(experiment);
+        lock(&self.groups).retain(|_, group| group.subscription.experiment.as_ref() != Some(experiment));
+        self.order(server, |done| Command::Forget { experiment: experiment.clone(), done }).await
+    }
+
+    /// Deletes queues by their full names, whoever made them, with all that is in them; gives the names of those that were
+    /// there. A server that is at work makes its own again.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
+    pub async fn delete_queues(&self, names: &[String]) -> Result<Vec<String>, BrokerError> {
+        let link = &self.core.publishing;
+        let deleting = async {
+            let mut deleted = Vec::new();
+            for name in names {
+                // Asking for what is not there costs the channel.
+                let (_, channel) = link.channel().await?;
+                if link.within(look_at(&channel, name)).await?.is_some() {
+                    link.within(channel.queue_delete(short(name), QueueDeleteOptions::default())).await?;
+                    deleted.push(name.clone());
+                }
+            }
+            Ok(deleted)
+        };
+        self.core
+            .bounded(deleting)
+            .await
+            .map_err(|error| unavailable(&self.core, "delete the queues", &error))
+    }
+}

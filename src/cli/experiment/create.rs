@@ -1,0 +1,91 @@
+//! `dissent experiment create`: an experiment that is checked and recorded, and waits for its start.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
+use dissent_domain::experiment::Plan;
+use dissent_domain::log::{Append, EventLog, ExpectedVersion};
+use dissent_domain::order::{BY_BYTES_MAX, created};
+use dissent_models::template::PromptTemplate;
+use dissent_storage::{ArtifactStore, SledLog, SledOptions, wait};
+use serde_json::json;
+
+use super::super::exit::BadInput;
+use crate::config::Config;
+use crate::planning::{self, Models};
+use crate::running::refuse_another_plan;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dissent experiment create experiment.toml
+  dissent experiment create experiment.toml && dissent experiment list
+  dissent serve experiment.toml &          it waits for
+  dissent experiment start tone-demo       its start; `dissent run experiment.toml` starts it, too
+
+Configuration, models, prompts and data are checked as a run would, and the plan is recorded; no model is run. The configuration may not
+change after that, as with any experiment that was begun.")]
+pub(super) struct CreateArgs {
+    /// The experiment's configuration.
+    #[arg(value_name = "CONFIG.toml")]
+    config: PathBuf,
+    /// Who creates it, for people to read.
+    #[arg(long, env = "USER", default_value = "", hide_env_values = true)]
+    by: String,
+}
+
+pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> anyhow::Result<()> {
+    let config = Config::load(&args.config)?;
+    config.validate().map_err(BadInput)?;
+    if args.by.len() > BY_BYTES_MAX {
+        return Err(BadInput(format!("--by is longer than {BY_BYTES_MAX} bytes")).into());
+    }
+    let data_dir = super::super::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
+    let models = Models::open(&config)?;
+    check_templates(&config, &models)?;
+    let log = SledLog::open(super::super::log_dir(&data_dir), &SledOptions::default())?;
+    let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
+    let plan = planning::plan(&config, &models, &artifacts)?.plan;
+    refuse_another_plan(&log, &plan)?;
+    let name = plan.experiment.clone();
+    if !log.read_stream(&name, 0, 1)?.is_empty() {
+        return Err(
+            BadInput(format!("there is an experiment {name} in the log already, with this plan")).into()
+        );
+    }
+    record(&log, plan, args.by.clone())?;
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        return Ok(writeln!(out, "{}", json!({ "experiment": name, "state": "created", "changed": true }))?);
+    }
+    writeln!(
+        out,
+        "{name} is created\nto start it: dissent experiment start {name}, or dissent run {}",
+        args.config.display()
+    )?;
+    Ok(())
+}
+
+/// What fails for every prompt is a mistake in the configuration.
+fn check_templates(config: &Config, models: &Models) -> anyhow::Result<()> {
+    let policy: PromptTemplate = config.policy.template.parse()?;
+    policy.render_prompt(&models.policy.checkpoint.tokenizer, "prompt").context("policy.template")?;
+    let reward: PromptTemplate = config.reward.template.parse()?;
+    reward
+        .render_whole(&models.reward.checkpoint.tokenizer, "prompt", "answer")
+        .context("reward.template")?;
+    Ok(())
+}
+
+/// Its start and its pause become durable together.
+fn record(log: &dyn EventLog, plan: Plan, by: String) -> anyhow::Result<()> {
+    let (now, experiment) = (dissent_actors::now_us(), plan.experiment.clone());
+    let paused = created(&plan, by, now)?;
+    let id = EventId::of_experiment(&experiment);
+    let started = NewEvent::new(id, None, "cli", now, &ExperimentStarted::new(plan).into())?;
+    let expected = ExpectedVersion::Exact(0);
+    wait(log.append(Append { experiment, expected, events: vec![started, paused] }))?;
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! `dissent experiment start | pause | resume | cancel`: orders to an experiment, whether or not a server is at work on it.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dissent_actors::{OrderError, Ordered, control};
+use dissent_domain::id::ExperimentId;
+use dissent_domain::order::{Action, Order, Standing};
+use dissent_storage::{SledLog, wait};
+use serde::Deserialize as _;
+use serde_json::json;
+
+use super::super::exit::BadInput;
+use super::super::server::{Holder, Server, ServerArgs};
+
+/// Longest wait for a server to decide and to make it durable.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dissent experiment pause tone-demo --reason 'the GPU is needed'
+  dissent experiment resume tone-demo --server http://127.0.0.1:9465
+  DISSENT_CONTROL_TOKEN=... dissent experiment cancel tone-demo --server http://server:9464
+
+Where a `dissent serve` has the event log, it is asked over its HTTP; else the log is written to directly. What is in hand when an
+experiment is paused is finished and recorded, a training ends at its next step with a checkpoint, people's judgements are still taken in,
+and it stays paused, whoever serves or runs it, until it is resumed. Its results are those that it would have had without. Cancelled is
+final.")]
+pub(super) struct OrderArgs {
+    /// Name of the experiment.
+    experiment: ExperimentId,
+    /// Who asks for it, for people to read.
+    #[arg(long, env = "USER", default_value = "", hide_env_values = true)]
+    by: String,
+    /// Why, for people to read.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(super) fn run(data_dir: &Path, action: Action, args: &OrderArgs, as_json: bool) -> anyhow::Result<()> {
+    let Ordered { standing, changed } = match args.server.holder(data_dir)? {
+        Holder::Here(log) => here(&log, action, args)?,
+        Holder::Server(server) => there(&server, action, args)?,
+    };
+    let mut out = std::io::stdout().lock();
+    let name = &args.experiment;
+    if as_json {
+        return Ok(writeln!(
+            out,
+            "{}",
+            json!({ "experiment": name, "state": standing, "changed": changed })
+        )?);
+    }
+    let already = if changed { "" } else { " already" };
+    writeln!(out, "{name} {}", said(standing, already))?;
+    if changed && standing == Standing::Paused {
+        writeln!(out, "to go on: dissent experiment resume {name}")?;
+    }
+    Ok(())
+}
+
+fn said(standing: Standing, already: &str) -> String {
+    match standing {
+        Standing::Going => format!("goes on{already}"),
+        Standing::Created => format!("is{already} waiting for its start"),
+        Standing::Paused => format!("is{already} paused"),
+        Standing::Cancelled => format!("is{already} cancelled"),
+        Standing::Finished => format!("is{already} finished"),
+    }
+}
+
+fn here(log: &SledLog, action: Action, args: &OrderArgs) -> anyhow::Result<Ordered> {
+    let OrderArgs { experiment, by, reason, .. } = args;
+    super::super::require_experiment(log, experiment)?;
+    let order = Order { action, by: by.clone(), reason: reason.clone() };
+    wait(control::order(log, experiment, &order)).map_err(|error| match error {
+        OrderError::Rejected { .. } | OrderError::Unknown(_) => BadInput(error.to_string()).into(),
+        OrderError::Load(_) | OrderError::Log(_) | OrderError::Gone => error.into(),
+    })
+}
+
+fn there(server: &Server, action: Action, args: &OrderArgs) -> anyhow::Result<Ordered> {
+    let path = format!("/experiments/{}/{}", args.experiment, action.name());
+    let said = server.post(&path, json!({ "by": args.by, "reason": args.reason }), PATIENCE)?;
+    let standing = Standing::deserialize(&said["state"]).context("the server's answer cannot be read")?;
+    Ok(Ordered { standing, changed: said["changed"].as_bool().unwrap_or_default() })
+}

@@ -1,0 +1,146 @@
+//! `dissent replay --recompute`: every model run of an experiment done again, and each result compared with the recorded one.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dissent_actors::recompute::{Difference, Recomputed, Tally};
+use dissent_actors::{LeaseTimes, Roles, recompute};
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog;
+use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
+use dissent_storage::{MemoryLog, SledLog};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::super::exit::{BadInput, Differs};
+use crate::config::Config;
+use crate::opening::{self, Places};
+use crate::planning::{self, Models};
+use crate::running::refuse_another_plan;
+
+/// Differences that are listed.
+const SHOWN: usize = 20;
+
+#[derive(Serialize)]
+struct Outcome {
+    experiment: ExperimentId,
+    same: bool,
+    seconds: f64,
+    steps: Vec<Step>,
+    differences: Vec<Named>,
+}
+
+#[derive(Serialize)]
+struct Step {
+    step: &'static str,
+    results: u64,
+    same: u64,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Named {
+    position: u64,
+    event_type: String,
+}
+
+/// # Errors
+/// If the configuration is not the experiment's, a model cannot do its work, or a result came out otherwise.
+pub(super) fn run(
+    log: SledLog,
+    data_dir: &Path,
+    experiment: &ExperimentId,
+    config: &Path,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    if config.experiment.name != *experiment {
+        let named = &config.experiment.name;
+        return Err(BadInput(format!("the configuration is that of {named}, not of {experiment}")).into());
+    }
+    let log: Arc<dyn EventLog> = Arc::new(log);
+    let artifacts = config.artifacts.open(data_dir)?;
+    let models = Models::open(&config)?;
+    let planned = planning::plan(&config, &models, &artifacts)?;
+    refuse_another_plan(&*log, &planned.plan)?;
+    let plan = planned.plan.clone();
+    // Nothing goes through it.
+    let broker = Arc::new(EmbeddedBroker::new(Arc::new(MemoryLog::new()), EmbeddedOptions::default()));
+    let lease = LeaseTimes::default();
+    let places =
+        Places { log: log.clone(), broker, artifacts, snapshots: None, inbox: None, lease, shared: false };
+    let resources = opening::open(&config, &models, planned, Roles::all(), places)?;
+    let events = log.streams()?.into_iter().find(|(name, _)| name == experiment).map_or(0, |(_, last)| last);
+    let bar = bar(events);
+    let begun = Instant::now();
+    let done = recompute(&plan, resources, &mut |recorded, done| {
+        bar.set_position(recorded.version);
+        bar.set_message(format!("{} results", done.steps.values().map(|tally| tally.results).sum::<u64>()));
+    });
+    bar.finish_and_clear();
+    let outcome = outcome(experiment, &done?, begun.elapsed().as_secs_f64());
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        serde_json::to_writer_pretty(&mut out, &outcome)?;
+        writeln!(out)?;
+    } else {
+        print(&mut out, &outcome)?;
+    }
+    if outcome.same { Ok(()) } else { Err(Differs(said(&outcome)).into()) }
+}
+
+fn bar(events: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} events, {msg}, {eta} left");
+    ProgressBar::new(events).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn outcome(experiment: &ExperimentId, done: &Recomputed, seconds: f64) -> Outcome {
+    let step = |(step, tally): (&dissent_domain::event::Step, &Tally)| Step {
+        step: step.name(),
+        results: tally.results,
+        same: tally.same,
+        seconds: tally.took.as_secs_f64(),
+    };
+    let named = |difference: &Difference| Named {
+        position: difference.position,
+        event_type: difference.event_type.clone(),
+    };
+    Outcome {
+        experiment: experiment.clone(),
+        same: done.differences.is_empty(),
+        seconds,
+        steps: done.steps.iter().map(step).collect(),
+        differences: done.differences.iter().map(named).collect(),
+    }
+}
+
+fn print(out: &mut impl std::io::Write, outcome: &Outcome) -> std::io::Result<()> {
+    for Step { step, results, same, seconds } in &outcome.steps {
+        writeln!(out, "{step:<10} {results:>7} results, {same:>7} the same {seconds:>9.1} s")?;
+    }
+    for Named { position, event_type } in outcome.differences.iter().take(SHOWN) {
+        writeln!(out, "  event {position} ({event_type}) came out otherwise")?;
+    }
+    if let Some(more @ 1..) = outcome.differences.len().checked_sub(SHOWN) {
+        writeln!(out, "  and {more} more: see --json")?;
+    }
+    if outcome.same {
+        writeln!(
+            out,
+            "recomputed in {:.1} s: every result is the recorded one, byte for byte",
+            outcome.seconds
+        )?;
+    }
+    Ok(())
+}
+
+fn said(outcome: &Outcome) -> String {
+    let (all, other) =
+        (outcome.steps.iter().map(|step| step.results).sum::<u64>(), outcome.differences.len());
+    format!(
+        "{other} of {all} results came out otherwise: another processor, ONNX Runtime or provider rounds otherwise, and what \
+         follows from a rounding error differs too"
+    )
+}

@@ -1,0 +1,131 @@
+//! Orders over HTTP: while a server holds the event log, nobody else can open it, so it is the server that is asked.
+//!
+//! | request | what it does |
+//! |---|---|
+//! | `POST /experiments/NAME/start`, `/pause`, `/resume`, `/cancel` | as `dissent experiment` of the same word |
+//! | `POST /backup` | copies the log to a new folder below the data folder that the server chooses |
+//!
+//! Bodies are JSON objects, `{"by"?, "reason"?, "data"?}`; `data` is the data folder that is meant, where whoever asks cannot
+//! know whether it is this server's.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use dissent_actors::{Control, OrderError, Ordered};
+use dissent_domain::id::ExperimentId;
+use dissent_domain::order::{Action, Order};
+use dissent_storage::SledLog;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::guard::Guard;
+use super::problem::Problem;
+use crate::backups;
+
+/// Longest body of a request, in bytes.
+const BODY_BYTES_MAX: usize = 8 << 10;
+
+/// Where orders are taken.
+pub(super) struct Desk {
+    pub(super) control: Control,
+    pub(super) log: Arc<SledLog>,
+    pub(super) data_dir: PathBuf,
+    pub(super) guard: Guard,
+    /// Held while a backup is made: one at a time.
+    pub(super) backing_up: Arc<Mutex<()>>,
+}
+
+/// What a request may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    #[serde(default)]
+    by: String,
+    reason: Option<String>,
+    data: Option<PathBuf>,
+}
+
+pub(super) fn routes(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .route("/experiments/{name}/{action}", post(order))
+        .route("/backup", post(back_up))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(desk)
+}
+
+async fn order(
+    State(desk): State<Arc<Desk>>,
+    headers: HeaderMap,
+    Path((name, action)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let Asked { by, reason, .. } = desk.admit(&headers, &body)?;
+    let action: Action = serde_json::from_value(Value::String(action))
+        .map_err(|_| Problem::new(StatusCode::NOT_FOUND, "orders are start, pause, resume and cancel"))?;
+    let experiment =
+        ExperimentId::new(name).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    tracing::info!(experiment_id = %experiment, order = action.name(), by, "an order over HTTP");
+    let ordered = desk.control.order(experiment.clone(), Order { action, by, reason }).await;
+    let Ordered { standing, changed } = ordered.map_err(refused)?;
+    Ok(answer(&json!({ "experiment": experiment, "state": standing, "changed": changed })))
+}
+
+async fn back_up(
+    State(desk): State<Arc<Desk>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    desk.admit(&headers, &body)?;
+    let at_work = Problem::new(StatusCode::CONFLICT, "a backup is being made: ask again when it is done");
+    let turn = desk.backing_up.clone().try_lock_owned().map_err(|_| at_work)?;
+    let (log, data_dir) = (desk.log.clone(), desk.data_dir.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        // Until it is made, even if whoever asked has gone.
+        let _turn = turn;
+        let to = backups::new_folder(&data_dir);
+        log.backup(&to).map(|events| (to, events))
+    });
+    let (path, events) =
+        made.await.map_err(|error| Problem::internal(&error))?.map_err(|error| Problem::internal(&error))?;
+    tracing::info!(path = %path.display(), events, "backed up");
+    Ok(answer(&json!({ "path": path, "events": events })))
+}
+
+impl Desk {
+    /// What a request says, if whoever sends it may give orders here.
+    fn admit(&self, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Problem> {
+        self.guard.check(headers)?;
+        // A form in a page could not say so.
+        if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
+            let reason = "the body must be application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+        }
+        let asked: Asked = serde_json::from_slice(body)
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+        if asked.data.as_ref().is_some_and(|meant| *meant != self.data_dir) {
+            let reason = "this server has another data folder: name the one that is meant with --server";
+            return Err(Problem::new(StatusCode::CONFLICT, reason));
+        }
+        Ok(asked)
+    }
+}
+
+fn refused(error: OrderError) -> Problem {
+    match error {
+        OrderError::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
+        OrderError::Rejected { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
+        OrderError::Gone => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
+        OrderError::Load(_) | OrderError::Log(_) => Problem::internal(&error),
+    }
+}
+
+fn answer(value: &Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}

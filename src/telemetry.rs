@@ -1,0 +1,136 @@
+//! What the program says of itself while it runs: its log on stderr, and traces where a collector is named.
+
+mod collector;
+mod traces;
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use crate::cli::BadInput;
+use traces::Traces;
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// A JSON object on each line, for programs
+    Json,
+}
+
+/// What is to be said, and how.
+#[derive(Debug)]
+pub(crate) struct Settings<'a> {
+    /// What is logged, such as `info` or `dissent_actors=debug`.
+    pub(crate) filter: &'a str,
+    pub(crate) format: LogFormat,
+    /// What this process calls itself where the environment gives it no name; none: it is not traced, whatever the
+    /// environment says.
+    pub(crate) traced_as: Option<&'static str>,
+}
+
+/// What was started, to be finished before the process ends.
+pub(crate) struct Telemetry {
+    traces: Option<Traces>,
+}
+
+impl Telemetry {
+    /// Starts the log, and the traces if the environment names a collector.
+    ///
+    /// # Errors
+    /// If the filter cannot be read, or the environment asks for traces that cannot be sent.
+    pub(crate) fn start(settings: &Settings<'_>) -> anyhow::Result<Self> {
+        let filter = EnvFilter::try_new(settings.filter)
+            .map_err(|error| BadInput(format!("--log-filter {}: {error}", settings.filter)))?;
+        let log = log_layer(settings.format, io::stderr).with_filter(filter);
+        let traces = settings.traced_as.map(Traces::of_environment).transpose()?.flatten();
+        match &traces {
+            // Not as an absent layer: what is not there cannot cost anything.
+            None => tracing_subscriber::registry().with(log).init(),
+            Some(traces) => tracing_subscriber::registry().with(log).with(traces.layer()).init(),
+        }
+        Ok(Self { traces })
+    }
+
+    /// Sends the last spans.
+    pub(crate) fn finish(&mut self) {
+        if let Some(traces) = self.traces.take() {
+            traces.finish();
+        }
+    }
+}
+
+/// Says why the command failed, whatever is logged.
+pub(crate) fn say_failed(format: LogFormat, error: &anyhow::Error) {
+    match format {
+        LogFormat::Text => say(format, "ERROR", &format!("dissent: {error:#}")),
+        LogFormat::Json => say(format, "ERROR", &format!("{error:#}")),
+    }
+}
+
+/// Says something that is no part of the log, in a line such as the log's.
+pub(crate) fn say(format: LogFormat, level: &str, text: &str) {
+    // Nothing can be done about a closed stderr.
+    let _ = match format {
+        LogFormat::Text => writeln!(io::stderr(), "{text}"),
+        LogFormat::Json => {
+            let line = serde_json::json!({"level": level, "message": text, "target": "dissent"});
+            writeln!(io::stderr(), "{line}")
+        }
+    };
+}
+
+fn log_layer<W>(format: LogFormat, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    match format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        // The fields of the event beside its message; those of the spans around it in `spans`, outermost first.
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_has_the_fields_of_its_event_and_of_its_spans() {
+        let written = Written::default();
+        let made = written.clone();
+        let subscriber = Registry::default().with(log_layer(LogFormat::Json, move || made.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let _outer = tracing::info_span!("delivery", step = "reward", event_seq = 7).entered();
+            tracing::warn!(attempt = 2, error = "a line\nbreak", "retrying");
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((line["level"].as_str(), line["message"].as_str()), (Some("WARN"), Some("retrying")));
+        assert_eq!((line["attempt"].as_u64(), line["error"].as_str()), (Some(2), Some("a line\nbreak")));
+        let span = &line["spans"][0];
+        assert_eq!((span["name"].as_str(), span["step"].as_str()), (Some("delivery"), Some("reward")));
+        assert_eq!(span["event_seq"].as_u64(), Some(7));
+    }
+}

@@ -1,0 +1,75 @@
+//! What an experiment leaves in RabbitMQ once it is over: nothing.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::fleet::{Fleet, SERVER};
+use crate::node::Node;
+use crate::support::{Lab, Setup, succeeded};
+use crate::{PATIENCE, order};
+
+const ROLES: [&str; 2] = ["conflict", "generation,reward"];
+
+/// `dissent queue` about the experiment of a configuration.
+fn queue(lab: &Lab, node: &Node, config: &Path, arguments: &[&str]) -> Command {
+    let data = config.file_stem().unwrap().to_str().unwrap();
+    let mut command = lab.dissent(data, &["queue"]);
+    command.args(arguments).arg(config).env("DISSENT_RABBITMQ_URL", node.url());
+    command
+}
+
+/// The queues of the experiment, without those that all experiments share.
+fn left(lab: &Lab, node: &Node, config: &Path) -> Vec<String> {
+    let Output { stdout, .. } = succeeded(queue(lab, node, config, &["stat", "--json"]));
+    let found: Vec<Value> = serde_json::from_slice(&stdout).unwrap();
+    let names = found.iter().map(|queue| queue["queue"].as_str().unwrap().to_owned());
+    names.filter(|name| ![".proposals", ".parked", ".dead"].iter().any(|end| name.ends_with(end))).collect()
+}
+
+#[test]
+fn a_server_that_is_stopped_after_the_end_leaves_no_queues() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let node = Node::new();
+    let mut fleet = Fleet::new(&lab, order(&node, "over", &ROLES));
+    fleet.start_with(SERVER, &[]);
+    fleet.start(1);
+    assert!(fleet.ended(1, PATIENCE).success(), "{}", fleet.report());
+    fleet.has_said(SERVER, "the experiment is over");
+    let before = left(&lab, &node, fleet.config());
+    assert!(before.iter().any(|name| name.starts_with("over.history.")), "{before:?}");
+    assert!(before.iter().any(|name| name.starts_with("over.generation.")), "{before:?}");
+    assert!(fleet.signal(SERVER, "TERM"));
+    assert!(fleet.ended(SERVER, PATIENCE).success(), "{}", fleet.report());
+    assert_eq!(left(&lab, &node, fleet.config()), [""; 0], "{}", fleet.report());
+    // Whoever comes later is served all the same: a server fills the queues anew.
+    fleet.start_all();
+    fleet.all_end(PATIENCE);
+}
+
+#[test]
+fn queues_that_are_left_are_deleted_once_they_are_not_needed() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let node = Node::new();
+    let mut fleet = Fleet::new(&lab, order(&node, "rest", &ROLES));
+    let config = fleet.config().to_owned();
+    fleet.start(SERVER);
+    fleet.has_said(SERVER, "at work");
+    fleet.kill(SERVER);
+    let refused = queue(&lab, &node, &config, &["forget"]).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("not finished") || said.contains("there is no experiment"), "{said}");
+    succeeded(queue(&lab, &node, &config, &["forget", "--force"]));
+    assert_eq!(left(&lab, &node, &config), [""; 0]);
+    // They are made and filled again, and stay when the server ends with the experiment.
+    fleet.start_all();
+    fleet.all_end(PATIENCE);
+    assert!(!left(&lab, &node, &config).is_empty());
+    let deleted = String::from_utf8(succeeded(queue(&lab, &node, &config, &["forget"])).stdout).unwrap();
+    assert!(deleted.contains("rest.history.") && deleted.contains("rest.reward."), "{deleted}");
+    assert_eq!(left(&lab, &node, &config), [""; 0]);
+    let again = String::from_utf8(succeeded(queue(&lab, &node, &config, &["forget"])).stdout).unwrap();
+    assert!(again.contains("has left nothing"), "{again}");
+}

@@ -1,0 +1,113 @@
+//! What a collector is told of an experiment: the spans of one prompt are one trace, whichever processes did its steps.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message as _;
+
+use crate::fleet::Fleet;
+use crate::node::Node;
+use crate::support::{Lab, Setup};
+use crate::{PATIENCE, order};
+
+const HEADER: (&str, &str) = ("x-tenant", "lab");
+
+type Spans = Arc<Mutex<Vec<Told>>>;
+
+/// A span, and the service that told of it.
+struct Told {
+    service: String,
+    span: Span,
+}
+
+/// A collector that keeps what it is told.
+struct Collector {
+    url: String,
+    spans: Spans,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Collector {
+    fn start() -> Self {
+        let spans = Spans::default();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let routes = Router::new().route("/v1/traces", post(take)).with_state(spans.clone());
+        runtime.spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        Self { url, spans, _runtime: runtime }
+    }
+}
+
+async fn take(State(spans): State<Spans>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    if headers.get(HEADER.0).is_none_or(|value| value != HEADER.1) {
+        return StatusCode::FORBIDDEN;
+    }
+    let Ok(request) = ExportTraceServiceRequest::decode(body) else { return StatusCode::BAD_REQUEST };
+    for of_service in request.resource_spans {
+        let attributes = of_service.resource.unwrap_or_default().attributes;
+        let service = text(&attributes, "service.name").unwrap_or_default();
+        let told = of_service.scope_spans.into_iter().flat_map(|scope| scope.spans);
+        spans.lock().unwrap().extend(told.map(|span| Told { service: service.clone(), span }));
+    }
+    StatusCode::OK
+}
+
+fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.key == key)?;
+    match &found.value {
+        Some(AnyValue { value: Some(Value::StringValue(text)) }) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_spans_of_a_prompt_are_one_trace_across_processes() {
+    let setup = Setup::default();
+    let Some(lab) = Lab::new(&setup) else { return };
+    let (node, collector) = (Node::new(), Collector::start());
+    let mut fleet = Fleet::new(&lab, order(&node, "traced", &["conflict", "generation,reward"]));
+    fleet.set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
+    fleet.set("OTEL_EXPORTER_OTLP_HEADERS", &format!("{}={}", HEADER.0, HEADER.1));
+    fleet.start_all();
+    fleet.all_end(PATIENCE);
+    let spans = collector.spans.lock().unwrap();
+    let by_id: BTreeMap<&[u8], &Told> = spans.iter().map(|told| (&told.span.span_id[..], told)).collect();
+    let measured = spans.iter().filter(|told| told.span.name == "conflict");
+    let mut prompts = 0;
+    for conflict in measured {
+        let mut path = Vec::new();
+        let mut at = Some(conflict);
+        while let Some(told) = at {
+            assert_eq!(told.span.trace_id, conflict.span.trace_id, "{}", told.span.name);
+            path.insert(0, (told.span.name.as_str(), told.service.as_str()));
+            assert!(!told.span.parent_span_id.is_empty() || told.span.name == "prompt.admitted");
+            at = by_id.get(&told.span.parent_span_id[..]).copied();
+        }
+        let expected = [
+            ("prompt.admitted", "dissent-serve"),
+            ("generation", "dissent-worker"),
+            ("reward", "dissent-worker"),
+            ("conflict", "dissent-serve"),
+        ];
+        assert_eq!(path, expected);
+        prompts += 1;
+    }
+    assert_eq!(prompts, setup.prompts);
+    let traces: std::collections::BTreeSet<&[u8]> = spans
+        .iter()
+        .filter(|told| told.span.name == "conflict")
+        .map(|told| &told.span.trace_id[..])
+        .collect();
+    assert_eq!(traces.len(), prompts as usize, "each prompt has a trace of its own");
+}

@@ -1,0 +1,64 @@
+//! A log with damage: what is sound of it comes out, and makes a log.
+
+use std::collections::BTreeMap;
+
+use dissent_domain::event::{NewEvent, Recorded};
+use dissent_domain::log::EventLog;
+
+use super::made::{Shelf, in_order, learning_plan, learnt, measured, plan, utf8};
+
+const SEEDS: u64 = 8;
+
+/// The events of each stream, in order.
+fn streams(events: &[Recorded]) -> BTreeMap<&str, Vec<&NewEvent>> {
+    let mut streams: BTreeMap<&str, Vec<&NewEvent>> = BTreeMap::new();
+    for recorded in events {
+        streams.entry(recorded.experiment.as_str()).or_default().push(&recorded.event);
+    }
+    streams
+}
+
+/// Splitmix64: the next number that looks random.
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[test]
+fn what_is_sound_of_a_log_with_a_flipped_bit_is_exported_and_makes_a_log() {
+    let shelf = Shelf::new();
+    let measured = measured(plan("measured"), &in_order(), 0.0);
+    let learnt = learnt(learning_plan("learnt"));
+    shelf.keep("whole", &measured.recorded);
+    shelf.keep("whole", &learnt.recorded);
+    let all = shelf.log("whole").read(0, usize::MAX).unwrap();
+    let database = std::fs::read(shelf.path("whole").join("log/db")).unwrap();
+    let mut lost_some = 0;
+    for seed in 0..SEEDS {
+        let (data, mut state) = (format!("damaged {seed}"), seed);
+        let mut copy = std::process::Command::new("cp");
+        copy.arg("-r").arg(shelf.path("whole")).arg(shelf.path(&data));
+        assert!(copy.status().unwrap().success());
+        let mut damaged = database.clone();
+        // Where events lie, not in the room that is kept ready behind them.
+        let used = damaged.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+        let at = usize::try_from(random(&mut state) % used as u64).unwrap();
+        damaged[at] ^= 1 << (random(&mut state) % 8);
+        std::fs::write(shelf.path(&data).join("log/db"), &damaged).unwrap();
+
+        let saved = shelf.path(&format!("{seed}.jsonl"));
+        shelf.says(&data, &["log", "export", "--salvage", "--output", utf8(&saved)], 0);
+        let again = format!("again {seed}");
+        shelf.says(&again, &["log", "import", utf8(&saved)], 0);
+        let kept = shelf.log(&again).read(0, usize::MAX).unwrap();
+        let (before, after) = (streams(&all), streams(&kept));
+        for (experiment, events) in &after {
+            assert!(before[experiment].starts_with(events), "seed {seed}: {experiment} is not as it was");
+        }
+        lost_some += u32::from(kept.len() < all.len());
+        assert!(!kept.is_empty(), "seed {seed}: nothing was saved");
+    }
+    assert!(lost_some > 0, "no flip did any damage");
+}

@@ -1,0 +1,300 @@
+//! Orders to experiments through the program: with and without a server that has the log.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::history::made::{Shelf, asking as asking_history, learning_plan};
+use crate::support::{Lab, Learning, Setup, succeeded};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(20);
+const TOKEN: &str = "a token of more than 16 bytes";
+
+/// A server of a lab's experiment.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(lab: &Lab, data: &str, listen: &str, token: Option<&str>) -> Self {
+        let (config, said) = (lab.config(), lab.data_dir(&format!("{data}.log")));
+        let arguments = ["serve", config.to_str().unwrap(), "--until-finished", "--listen", listen];
+        let mut command = lab.dissent(data, &arguments);
+        command.env("DISSENT_LOG", "info").env_remove("DISSENT_CONTROL_TOKEN");
+        command.envs(token.map(|token| ("DISSENT_CONTROL_TOKEN", token)));
+        let output = std::fs::File::create(&said).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().unwrap();
+        let mut server = Self { child, address: String::new() };
+        server.address = server.until(|_| {
+            let said = std::fs::read_to_string(&said).unwrap();
+            assert!(!said.contains("ERROR"), "{said}");
+            let line = said.lines().find(|line| line.contains("listening address="))?.to_owned();
+            Some(line.split("address=").nth(1).unwrap().trim().to_owned())
+        });
+        server
+    }
+
+    /// Looks again and again until something is there.
+    fn until<T>(&mut self, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "it never comes: {ended:?}");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Sends a request as it is; gives the status and the body of the answer.
+    fn send(&self, head: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address.replace("0.0.0.0", "127.0.0.1")).unwrap();
+        let length = body.len();
+        let _cut_off = write!(stream, "{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    fn metric(&self, name: &str) -> Option<f64> {
+        let (_, metrics) = self.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n", "");
+        let line = metrics.lines().find(|line| line.starts_with(&format!("dissent_{name} ")))?.to_owned();
+        line.split(' ').nth(1)?.parse().ok()
+    }
+
+    fn ends(mut self) {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return assert!(status.success(), "{status}");
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn said(lab: &Lab, data: &str, arguments: &[&str]) -> Value {
+    let output = succeeded(lab.dissent(data, arguments));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What an order came to: the state, and whether anything had to be changed.
+fn ordered(lab: &Lab, data: &str, action: &str, more: &[&str]) -> (String, bool) {
+    let arguments = [&["experiment", "--json", action, "lab"], more].concat();
+    let said = said(lab, data, &arguments);
+    (said["state"].as_str().unwrap().to_owned(), said["changed"].as_bool().unwrap())
+}
+
+fn state_hash(lab: &Lab, data: &str) -> Value {
+    said(lab, data, &["experiment", "--json", "show", "lab"])["overview"]["state_hash"].clone()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_served_experiment_is_created_started_paused_backed_up_and_resumed_to_the_end_of_a_calm_run() {
+    let learns = Some(Learning { rounds: 1, steps: 60 });
+    let Some(lab) = Lab::new(&Setup { prompts: 4, max_new_tokens: 8, learns, ..Setup::default() }) else {
+        return;
+    };
+    lab.run("calm");
+    let calm = state_hash(&lab, "calm");
+    let config = lab.config();
+    succeeded(lab.dissent("data", &["experiment", "create", config.to_str().unwrap(), "--by", "ann"]));
+    let again = lab.dissent("data", &["experiment", "create", config.to_str().unwrap()]).output().unwrap();
+    assert_eq!(again.status.code(), Some(2), "there is one already");
+    assert_eq!(said(&lab, "data", &["experiment", "--json", "list"])[0]["state"], "created");
+
+    let mut server = Server::start(&lab, "data", "127.0.0.1:0", None);
+    let url = server.url();
+    let at = ["--server", url.as_str()];
+    assert_eq!(server.metric("paused"), Some(1.0));
+    assert_eq!(ordered(&lab, "data", "start", &at), ("going".to_owned(), true));
+    server.until(|server| server.metric("training_step").filter(|step| *step >= 1.0));
+    let because = ["--server", url.as_str(), "--by", "bob", "--reason", "the machine is needed"];
+    assert_eq!(ordered(&lab, "data", "pause", &because), ("paused".to_owned(), true));
+    assert_eq!(ordered(&lab, "data", "pause", &at), ("paused".to_owned(), false));
+    // The training has given its lease up.
+    server.until(|server| server.metric("lease_age_seconds").is_none().then_some(()));
+
+    let made = said(&lab, "data", &["log", "--json", "backup", "--server", &url]);
+    let backup = made["path"].as_str().unwrap().to_owned();
+    assert!(Path::new(&backup).starts_with(lab.data_dir("data").canonicalize().unwrap().join("backups")));
+    assert_eq!(ordered(&lab, "data", "resume", &at), ("going".to_owned(), true));
+    server.ends();
+    assert_eq!(state_hash(&lab, "data"), calm);
+    succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
+
+    succeeded(lab.dissent("again", &["log", "restore", &backup]));
+    copy_folder(&lab.data_dir("data").join("artifacts"), &lab.data_dir("again").join("artifacts"));
+    succeeded(lab.dissent("again", &["replay", "lab", "--verify"]));
+    let shown =
+        String::from_utf8(succeeded(lab.dissent("again", &["experiment", "show", "lab"])).stdout).unwrap();
+    assert!(shown.contains("paused by bob: the machine is needed"), "{shown}");
+    let run = String::from_utf8(lab.run("again").stdout).unwrap();
+    assert!(run.contains("lab is paused by bob") && run.contains("experiment resume lab"), "{run}");
+    assert_eq!(ordered(&lab, "again", "resume", &[]), ("going".to_owned(), true));
+    lab.run("again");
+    assert_eq!(state_hash(&lab, "again"), calm);
+}
+
+#[test]
+fn a_backup_is_made_while_the_server_is_at_work_and_goes_on_to_the_same_end() {
+    let learns = Some(Learning { rounds: 1, steps: 200 });
+    let Some(lab) = Lab::new(&Setup { prompts: 4, max_new_tokens: 8, learns, ..Setup::default() }) else {
+        return;
+    };
+    let mut server = Server::start(&lab, "data", "127.0.0.1:0", None);
+    server.until(|server| server.metric("training_step").filter(|step| *step >= 1.0));
+    let url = server.url();
+    let made = said(&lab, "data", &["log", "--json", "backup", "--server", &url]);
+    let named = lab.dissent("data", &["log", "backup", "elsewhere", "--server", &url]).output().unwrap();
+    assert_eq!(named.status.code(), Some(2), "the server chooses the folder");
+    assert_eq!(server.metric("finished"), Some(0.0), "it was at work meanwhile");
+    server.ends();
+    succeeded(lab.dissent("again", &["log", "restore", made["path"].as_str().unwrap()]));
+    copy_folder(&lab.data_dir("data").join("artifacts"), &lab.data_dir("again").join("artifacts"));
+    succeeded(lab.dissent("again", &["replay", "lab", "--verify"]));
+    let restored = said(&lab, "again", &["experiment", "--json", "show", "lab"])["overview"].clone();
+    assert_eq!((&restored["state"], &restored["events"]), (&json!("in_progress"), &made["events"]));
+    lab.run("again");
+    assert_eq!(state_hash(&lab, "again"), state_hash(&lab, "data"));
+}
+
+/// A request for an order, with these headers.
+fn post(path: &str, headers: &[&str]) -> String {
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    format!("POST {path} HTTP/1.1\r\n{headers}")
+}
+
+#[test]
+fn orders_over_http_are_taken_from_whoever_may_give_them() {
+    let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
+    succeeded(lab.dissent("data", &["experiment", "create", lab.config().to_str().unwrap()]));
+    let (json, here) = ("Content-Type: application/json", "Host: 127.0.0.1:9464");
+    let (pause, cancel) = ("/experiments/lab/pause", "/experiments/lab/cancel");
+    {
+        let server = Server::start(&lab, "data", "127.0.0.1:0", None);
+        let foreign = lab.data_dir("elsewhere");
+        for (status, head, body) in [
+            (403, post(cancel, &[json, "Host: evil.example"]), "{}".to_owned()),
+            (403, post(cancel, &[json, here, "Origin: http://127.0.0.1:9464"]), "{}".to_owned()),
+            (403, post("/backup", &[json, "Host: evil.example"]), "{}".to_owned()),
+            (415, post(cancel, &["Content-Type: text/plain", here]), "{}".to_owned()),
+            (413, post(cancel, &[json, here]), " ".repeat(9000)),
+            (400, post(cancel, &[json, here]), "{\"unknown\": 1}".to_owned()),
+            (404, post("/experiments/lab/delete", &[json, here]), "{}".to_owned()),
+            (404, post("/experiments/nobody/pause", &[json, here]), "{}".to_owned()),
+            (409, post(cancel, &[json, here]), json!({ "data": foreign }).to_string()),
+            (409, post(cancel, &[json, here]), json!({ "by": "x".repeat(300) }).to_string()),
+            (405, format!("GET {cancel} HTTP/1.1\r\n{here}\r\n"), String::new()),
+            (200, post(pause, &[json, here]), "{\"by\": \"ann\"}".to_owned()),
+        ] {
+            let (found, answer) = server.send(&head, &body);
+            assert_eq!(found, status, "{head}{answer}");
+        }
+        let (_, refused) = server.send(&post(cancel, &[json, "Host: evil.example"]), "{}");
+        assert_eq!(serde_json::from_str::<Value>(&refused).unwrap()["status"], 403);
+        let locked = lab.dissent("data", &["experiment", "list"]).output().unwrap();
+        assert_eq!(locked.status.code(), Some(1), "the server has the log");
+    }
+    {
+        let server = Server::start(&lab, "data", "0.0.0.0:0", None);
+        let (status, answer) = server.send(&post(cancel, &[json, here]), "{}");
+        assert!(status == 403 && answer.contains("DISSENT_CONTROL_TOKEN"), "{status} {answer}");
+    }
+    let token = TOKEN.replace(' ', "-");
+    let server = Server::start(&lab, "data", "0.0.0.0:0", Some(&token));
+    assert_eq!(server.send(&post(cancel, &[json, here]), "{}").0, 401);
+    assert_eq!(server.send(&post(cancel, &[json, here, "Authorization: Bearer wrong"]), "{}").0, 401);
+    let url = server.url().replace("0.0.0.0", "127.0.0.1");
+    let mut command = lab.dissent("data", &["experiment", "cancel", "lab", "--server", &url]);
+    let refused = command.env("DISSENT_CONTROL_TOKEN", "not-the-token-of-it").output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    let mut command = lab.dissent("data", &["experiment", "cancel", "lab", "--server", &url]);
+    command.env("DISSENT_CONTROL_TOKEN", &token);
+    let cancelled = String::from_utf8(succeeded(command).stdout).unwrap();
+    assert_eq!(cancelled, "lab is cancelled\n");
+    // It serves until the experiment is over.
+    server.ends();
+    let run = lab.dissent("data", &["run", lab.config().to_str().unwrap()]).output().unwrap();
+    let words = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.code() == Some(2) && words.contains("lab was cancelled"), "{words}");
+}
+
+#[test]
+fn what_was_created_is_started_by_a_run() {
+    let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
+    let config = std::fs::read_to_string(lab.config()).unwrap();
+    std::fs::write(lab.config(), config.replace("template = \"raw\"", "template = \"chat\"")).unwrap();
+    let refused =
+        lab.dissent("data", &["experiment", "create", lab.config().to_str().unwrap()]).output().unwrap();
+    assert!(!refused.status.success(), "this model has no chat template");
+    assert!(!lab.data_dir("data").join("log").exists(), "nothing was begun");
+    std::fs::write(lab.config(), config).unwrap();
+    succeeded(lab.dissent("data", &["experiment", "create", lab.config().to_str().unwrap()]));
+    let run = String::from_utf8(lab.run("data").stdout).unwrap();
+    assert!(run.contains("report: "), "{run}");
+    assert_eq!(said(&lab, "data", &["experiment", "--json", "list"])[0]["state"], "finished");
+    let late = lab.dissent("data", &["experiment", "pause", "lab"]).output().unwrap();
+    let words = String::from_utf8_lossy(&late.stderr).into_owned();
+    assert!(late.status.code() == Some(2) && words.contains("finished"), "{words}");
+}
+
+#[test]
+fn experiments_at_rest_take_orders_and_a_cancelled_one_may_be_archived() {
+    let shelf = Shelf::new();
+    shelf.keep("data", &asking_history(learning_plan("loop")).recorded);
+    let archive = shelf.path("archive");
+    let archiving = ["log", "archive", "loop", "--to", archive.to_str().unwrap()];
+    assert!(shelf.says("data", &archiving, 2).contains("loop is not finished, nor cancelled"));
+    let state = || shelf.json("data", &["experiment", "show", "loop"], 0)["overview"].clone();
+    let before = state();
+    assert_eq!(before["state"], "waits_for_people");
+    let pause = ["experiment", "pause", "loop", "--by", "ann", "--reason", "lunch"];
+    assert!(shelf.says("data", &pause, 0).contains("dissent experiment resume loop"));
+    assert_eq!(state()["ordered"], json!({ "by": "ann", "reason": "lunch" }));
+    assert_eq!((&state()["state"], &state()["state_hash"]), (&json!("paused"), &before["state_hash"]));
+    assert!(shelf.says("data", &["experiment", "start", "loop"], 2).contains("resume it"));
+    assert!(shelf.says("data", &["experiment", "resume", "loop"], 0).contains("loop goes on"));
+    assert!(shelf.says("data", &["experiment", "cancel", "nobody"], 2).contains("no experiment nobody"));
+    assert!(shelf.says("data", &["experiment", "cancel", "loop"], 0).contains("loop is cancelled"));
+    assert!(shelf.says("data", &["experiment", "cancel", "loop"], 0).contains("already"));
+    assert!(shelf.says("data", &["experiment", "resume", "loop"], 2).contains("cancelled"));
+    assert!(shelf.says("data", &["experiment", "list"], 0).contains("cancelled"));
+    let said = shelf.says("data", &["experiment", "fork", "loop", "--as", "on"], 2);
+    assert!(said.contains("is cancelled at position"), "{said}");
+    shelf.says("data", &archiving, 0);
+    shelf.says("data", &["replay", "--verify"], 0);
+    assert!(shelf.says("data", &["log", "backup"], 0).contains("backups"));
+}

@@ -1,0 +1,77 @@
+//! What the program says of itself while it runs.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{Lab, Setup, succeeded};
+
+/// What a command says on stderr, which must be JSON objects only.
+fn said_as_json(mut command: Command) -> Vec<Value> {
+    let output = command.env("DISSENT_LOG_FORMAT", "json").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let object = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap_or_default();
+        assert!(value.is_object(), "no object: {line:?}");
+        value
+    };
+    said.lines().map(object).collect()
+}
+
+#[test]
+fn a_log_in_json_has_an_object_on_each_line_with_the_fields_of_its_spans() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let config = lab.config();
+    let arguments = ["run", config.to_str().unwrap(), "--log-filter", "dissent=debug,dissent_actors=debug"];
+    let said = said_as_json(lab.dissent("data", &arguments));
+    let in_step = |line: &Value, step: &str| {
+        line["spans"].as_array().is_some_and(|spans| spans.iter().any(|span| span["step"] == step))
+    };
+    for step in ["generation", "reward", "conflict"] {
+        assert!(said.iter().any(|line| in_step(line, step)), "nothing is said by {step}: {said:?}");
+    }
+    assert!(said.iter().any(|line| line["message"] == "opening the models"), "{said:?}");
+}
+
+#[test]
+fn a_failure_is_told_in_the_format_of_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dissent"));
+    command.arg("--data-dir").arg(folder.path()).args(["report", "nothing", "--log-format", "json"]);
+    let said = said_as_json(command);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(said[0]["level"], "ERROR");
+    assert!(said[0]["message"].as_str().unwrap().contains("there is no event log in"), "{said:?}");
+}
+
+#[test]
+fn a_collector_that_is_away_costs_a_warning_and_nothing_else() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let config = lab.config();
+    let mut command = lab.dissent("data", &["run", config.to_str().unwrap()]);
+    // A port that nobody listens on, asked often.
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").env("OTEL_BSP_SCHEDULE_DELAY", "20");
+    let output = succeeded(command);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("the collector does not take spans").count(), 1, "{said}");
+    succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
+}
+
+#[test]
+fn traces_that_cannot_be_sent_as_asked_are_refused_in_words() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let config = lab.config();
+    for (name, value) in
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]
+    {
+        let mut command = lab.dissent("data", &["run", config.to_str().unwrap()]);
+        let output = command
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+            .env(name, value)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(name) && said.contains("only"), "{said}");
+    }
+}

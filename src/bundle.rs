@@ -1,6 +1,9 @@
 //! An experiment for hosts that have nothing: the server's configuration with every file that it names, by content, in the shared
 //! store. A worker fetches it, checks each file against its hash, and plans from it as the server does; that the plan is the
 //! experiment's it sees in the history.
+//!
+//! What it laid out in `inputs` of the data folder stays there, whatever there is room for in its cache: another worker of this host may
+//! be reading it. It lies there by content, once for all experiments; who removes it while no worker runs loses nothing but time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -113,7 +116,7 @@ pub(crate) fn fetch(
     let damaged = || format!("{} of the shared store", name_of(experiment));
     let bundle: Bundle = serde_json::from_slice(&bytes).with_context(damaged)?;
     let mut config = Config::unresolved(&bundle.config).with_context(damaged)?;
-    let folder = data_dir.join("inputs").join(ArtifactId::of(&bytes).to_string());
+    let folder = data_dir.join("inputs");
     for written in config.inputs_mut() {
         let input = written.to_str().and_then(|written| bundle.inputs.get(written));
         let input =
@@ -151,8 +154,9 @@ fn read(shared: &SharedStore, experiment: &ExperimentId) -> anyhow::Result<Vec<u
 impl Input {
     /// Puts the files under their names below `folder`, and says where the whole is.
     fn lay_out(&self, folder: &Path, artifacts: &ArtifactStore) -> anyhow::Result<PathBuf> {
-        // By content: two models may have the same name.
-        let place = folder.join(ArtifactId::of(&serde_json::to_vec(&self.files)?).to_string());
+        // By content: two models may have the same name, and one may be in many experiments.
+        let content = serde_json::to_vec(&(self.is_folder, &self.files))?;
+        let place = folder.join(ArtifactId::of(&content).to_string());
         let whole = place.join(plain(&self.name)?);
         let within = if self.is_folder { &whole } else { &place };
         fs::create_dir_all(within).with_context(|| format!("failed to create {}", within.display()))?;
@@ -244,6 +248,25 @@ mod tests {
         assert!(!config.policy.path.join("optimizer.pt").exists());
         assert_eq!(fs::read(config.prompts.path).unwrap(), b"{\"prompt\": \"why?\"}\n");
         assert_eq!(bench.fetched().unwrap().policy.path, config.policy.path, "a second time it is there");
+    }
+
+    #[test]
+    fn what_two_experiments_have_in_common_is_laid_out_once() {
+        let bench = Bench::new();
+        bench.published();
+        let before = bench.fetched().unwrap();
+        let text = fs::read_to_string(bench.path("server.toml")).unwrap();
+        fs::write(bench.path("server.toml"), text.replace("seed = 5", "seed = 6")).unwrap();
+        fs::write(bench.path("prompts.jsonl"), "{\"prompt\": \"how?\"}\n").unwrap();
+        bench.published();
+        let after = bench.fetched().unwrap();
+        assert_eq!((after.experiment.seed, &after.policy.path), (6, &before.policy.path));
+        assert_ne!(after.prompts.path, before.prompts.path);
+        assert_eq!(
+            fs::read(before.prompts.path).unwrap(),
+            b"{\"prompt\": \"why?\"}\n",
+            "a worker may read it"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod backups;
 mod bundle;
 pub mod cli;
 pub mod config;
+mod copies;
 pub mod dataset;
 pub mod gold;
 mod history;

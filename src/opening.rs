@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use dissent_actors::{
-    Gold, GoldModel, Learnable, LearningResources, LeaseTimes, ModelLearner, Policy, Proxy, Resources, Roles,
-    StepError, TrainingResources,
+    Base, Gold, GoldModel, Learnable, Learner, LearningResources, LeaseTimes, ModelLearner, Policy, Proxy,
+    Resources, Roles, StepError,
 };
 use dissent_domain::event::Step;
 use dissent_domain::log::EventLog;
@@ -121,19 +121,19 @@ impl Opening<'_> {
         inbox: Option<PathBuf>,
     ) -> anyhow::Result<LearningResources> {
         let gold = if roles.need_gold() { self.gold()? } else { None };
-        let training = roles.contains(Step::Training).then(|| self.training()).transpose()?;
-        Ok(LearningResources { held_out, gold, training, inbox })
-    }
-
-    fn training(&self) -> anyhow::Result<TrainingResources> {
         let policy = self.models.policy.base(self.runtime, self.options);
         let reward = self.models.reward.base(self.runtime, self.options);
-        let learner = ModelLearner {
+        let learner =
+            if roles.contains(Step::Training) { Some(self.learner(&policy, &reward)?) } else { None };
+        Ok(LearningResources { held_out, gold, learner, policy, reward, inbox })
+    }
+
+    fn learner(&self, policy: &Base, reward: &Base) -> anyhow::Result<Box<dyn Learner>> {
+        Ok(Box::new(ModelLearner {
             policy: Learnable { base: policy.clone(), template: self.config.policy.template.parse()? },
             reward: Learnable { base: reward.clone(), template: self.config.reward.template.parse()? },
             kind: self.config.reward.kind,
-        };
-        Ok(TrainingResources { learner: Box::new(learner), policy, reward })
+        }))
     }
 
     /// What stands for the truth, if anything does.

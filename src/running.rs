@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{BadInput, Interrupted, ProgressView};
 use crate::config::Config;
+use crate::copies::Copier;
 use crate::inbox;
 use crate::opening::{self, Places};
 use crate::planning::{self, Models};
@@ -45,7 +46,9 @@ pub(crate) fn run_experiment(
     waits: bool,
     view: &ProgressView,
 ) -> anyhow::Result<Run> {
-    let log: Arc<dyn EventLog> = Arc::new(SledLog::open(data_dir.join("log"), &SledOptions::default())?);
+    let held = Arc::new(SledLog::open(data_dir.join("log"), &SledOptions::default())?);
+    let _copier = Copier::start(held.clone(), data_dir)?;
+    let log: Arc<dyn EventLog> = held;
     let artifacts = config.artifacts.open(data_dir)?;
     view.say("opening the models");
     let models = Models::open(config)?;

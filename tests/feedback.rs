@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use dissent_domain::event::{Event, FeedbackReceived, Recorded};
 use dissent_domain::experiment::Plan;
@@ -295,9 +296,21 @@ fn what_comes_while_a_run_has_the_log_open_waits_in_the_inbox() {
     assert_eq!(waiting.iter().map(|received| received.comparison).collect::<Vec<_>>(), [0, 1]);
     let bad = desk.feedback(&["import", "-"], &line(0, "ann", "left"));
     assert_eq!(bad.status.code(), Some(2));
-    // Whoever only wants to look has to wait.
+    // Whoever only wants to look is not answered by just anybody who has the log, and does not wait for ever.
+    let begun = Instant::now();
     let output = desk.feedback(&["status", "desk"], "");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("in use by another process"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("gave no copy to read within 10 s") && said.contains("in use by another process"),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    assert_eq!(
+        std::fs::read_dir(desk.path("data/log-copies")).unwrap().count(),
+        0,
+        "its request is taken back"
+    );
     drop(log);
     assert!(desk.received().is_empty());
 }

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -72,6 +72,14 @@ impl Server {
         let (_, metrics) = self.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n", "");
         let line = metrics.lines().find(|line| line.starts_with(&format!("dissent_{name} ")))?.to_owned();
         line.split(' ').nth(1)?.parse().ok()
+    }
+
+    /// Tells it to stop, as an operator would.
+    fn stops(self) {
+        let mut kill = Command::new("kill");
+        kill.arg("-TERM").arg(self.child.id().to_string());
+        succeeded(kill);
+        self.ends();
     }
 
     fn ends(mut self) {
@@ -169,26 +177,30 @@ fn a_served_experiment_is_created_started_paused_backed_up_and_resumed_to_the_en
 }
 
 #[test]
-fn a_backup_is_made_while_the_server_is_at_work_and_goes_on_to_the_same_end() {
-    let learns = Some(Learning { rounds: 1, steps: 200 });
+fn a_backup_is_made_while_the_server_is_at_work_and_goes_on_from_the_past_up_to_then() {
+    // However long all that is asked here takes, such a training does not end before.
+    let learns = Some(Learning { rounds: 1, steps: 100_000 });
     let Some(lab) = Lab::new(&Setup { prompts: 4, max_new_tokens: 8, learns, ..Setup::default() }) else {
         return;
     };
     let mut server = Server::start(&lab, "data", "127.0.0.1:0", None);
-    server.until(|server| server.metric("training_step").filter(|step| *step >= 1.0));
+    server.until(|server| server.metric("lease_age_seconds"));
     let url = server.url();
     let made = said(&lab, "data", &["log", "--json", "backup", "--server", &url]);
     let named = lab.dissent("data", &["log", "backup", "elsewhere", "--server", &url]).output().unwrap();
     assert_eq!(named.status.code(), Some(2), "the server chooses the folder");
     assert_eq!(server.metric("finished"), Some(0.0), "it was at work meanwhile");
-    server.ends();
+    server.stops();
     succeeded(lab.dissent("again", &["log", "restore", made["path"].as_str().unwrap()]));
     copy_folder(&lab.data_dir("data").join("artifacts"), &lab.data_dir("again").join("artifacts"));
     succeeded(lab.dissent("again", &["replay", "lab", "--verify"]));
     let restored = said(&lab, "again", &["experiment", "--json", "show", "lab"])["overview"].clone();
     assert_eq!((&restored["state"], &restored["events"]), (&json!("in_progress"), &made["events"]));
-    lab.run("again");
-    assert_eq!(state_hash(&lab, "again"), state_hash(&lab, "data"));
+    let until_then = ["experiment", "--json", "show", "lab", "--at", &made["events"].to_string()];
+    assert_eq!(restored["state_hash"], said(&lab, "data", &until_then)["overview"]["state_hash"]);
+    let mut again = Server::start(&lab, "again", "127.0.0.1:0", None);
+    again.until(|server| server.metric("training_step").filter(|step| *step >= 1.0));
+    again.stops();
 }
 
 /// A request for an order, with these headers.
@@ -223,10 +235,14 @@ fn orders_over_http_are_taken_from_whoever_may_give_them() {
             let (found, answer) = server.send(&head, &body);
             assert_eq!(found, status, "{head}{answer}");
         }
-        let (_, refused) = server.send(&post(cancel, &[json, "Host: evil.example"]), "{}");
-        assert_eq!(serde_json::from_str::<Value>(&refused).unwrap()["status"], 403);
-        let locked = lab.dissent("data", &["experiment", "list"]).output().unwrap();
-        assert_eq!(locked.status.code(), Some(1), "the server has the log");
+        for (status, host, body) in [(403, "Host: evil.example", "{}"), (413, here, &" ".repeat(9000))] {
+            let (_, refused) = server.send(&post(cancel, &[json, host]), body);
+            assert_eq!(serde_json::from_str::<Value>(&refused).unwrap()["status"], status);
+        }
+        let listed = succeeded(lab.dissent("data", &["experiment", "list"]));
+        assert!(String::from_utf8(listed.stderr).unwrap().contains("copy"), "the server has the log");
+        let locked = lab.dissent("data", &["log", "verify"]).output().unwrap();
+        assert_eq!(locked.status.code(), Some(1), "the log itself is the server's alone");
     }
     {
         let server = Server::start(&lab, "data", "0.0.0.0:0", None);
@@ -272,6 +288,22 @@ fn what_was_created_is_started_by_a_run() {
 }
 
 #[test]
+fn the_command_that_create_prints_starts_what_it_created() {
+    let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
+    let config = std::fs::read_to_string(lab.config()).unwrap();
+    std::fs::write(lab.config(), config.replace("seed = 3", "seed = 3\ndata_dir = \"./its-own\"")).unwrap();
+    let dissent = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dissent"));
+        command.current_dir(lab.config().parent().unwrap()).env_remove("DISSENT_DATA").args(arguments);
+        String::from_utf8(succeeded(command).stdout).unwrap()
+    };
+    let created = dissent(&["experiment", "create", "lab.toml"]);
+    let start = created.split("to start it: dissent ").nth(1).unwrap().split(", or ").next().unwrap();
+    assert_eq!(start, "experiment start lab --data-dir its-own");
+    assert!(dissent(&start.split(' ').collect::<Vec<_>>()).contains("lab goes on"));
+}
+
+#[test]
 fn experiments_at_rest_take_orders_and_a_cancelled_one_may_be_archived() {
     let shelf = Shelf::new();
     shelf.keep("data", &asking_history(learning_plan("loop")).recorded);
@@ -287,6 +319,11 @@ fn experiments_at_rest_take_orders_and_a_cancelled_one_may_be_archived() {
     assert_eq!((&state()["state"], &state()["state_hash"]), (&json!("paused"), &before["state_hash"]));
     assert!(shelf.says("data", &["experiment", "start", "loop"], 2).contains("resume it"));
     assert!(shelf.says("data", &["experiment", "resume", "loop"], 0).contains("loop goes on"));
+    let much = "x".repeat(9000);
+    for server in [&[][..], &["--server", "http://127.0.0.1:9"]] {
+        let pause = [&["experiment", "pause", "loop", "--reason", &much], server].concat();
+        assert!(shelf.says("data", &pause, 2).contains("--reason is longer than 2048 bytes"), "{server:?}");
+    }
     assert!(shelf.says("data", &["experiment", "cancel", "nobody"], 2).contains("no experiment nobody"));
     assert!(shelf.says("data", &["experiment", "cancel", "loop"], 0).contains("loop is cancelled"));
     assert!(shelf.says("data", &["experiment", "cancel", "loop"], 0).contains("already"));

@@ -1,7 +1,8 @@
 //! People judge while `dissent run --wait` has the log open, through the program alone.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use dissent_domain::event::{Event, FeedbackReceived};
 use dissent_domain::replay::Replay;
@@ -90,6 +91,115 @@ fn judgements_that_are_imported_while_a_run_waits_let_it_go_on_to_its_end() {
     assert_eq!(received.iter().filter(|e| e.annotator == "ann").count(), 1);
     assert!(events.iter().any(|event| matches!(event, Event::RewardModelRefined(e) if e.preferences > 0)));
     assert!(matches!(events.last(), Some(Event::ExperimentFinished(_))));
+    succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
+}
+
+/// A `dissent run --wait` that has the log.
+struct Waiting(Child);
+
+impl Waiting {
+    fn start(lab: &Lab) -> Self {
+        let mut run = lab.dissent("data", &["run", lab.config().to_str().unwrap(), "--wait"]);
+        let said = lab.data_dir("run.log");
+        let stderr = std::fs::File::create(&said).unwrap();
+        let mut run = Self(run.stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
+        // Said once the log is open: whoever read before would have it, and the run would find it in use.
+        run.until(|| std::fs::read_to_string(&said).unwrap().contains("opening the models").then_some(()));
+        run
+    }
+
+    fn until<T>(&mut self, mut look: impl FnMut() -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            let ended = self.0.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begun.elapsed() < Duration::from_secs(90),
+                "it never comes: {ended:?}"
+            );
+        }
+    }
+
+    /// The comparisons of a round, once it waits for them.
+    fn until_it_asks(&mut self, lab: &Lab, round: u32) -> Vec<Value> {
+        self.until(|| {
+            let status = lab.dissent("data", &["feedback", "status", "lab", "--json"]).output().unwrap();
+            let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+            (status["round"] == round && status["waits"] == true).then_some(())
+        });
+        parsed(&succeeded(lab.dissent("data", &["feedback", "export", "lab"])).stdout)
+    }
+
+    fn stop(mut self) {
+        let mut kill = Command::new("kill");
+        kill.arg("-TERM").arg(self.0.id().to_string());
+        succeeded(kill);
+        assert_eq!(self.0.wait().unwrap().code(), Some(130));
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const READING: [&[&str]; 12] = [
+    &["feedback", "export", "lab", "--all"],
+    &["feedback", "status", "lab"],
+    &["experiment", "list", "--json"],
+    &["experiment", "show", "lab"],
+    &["report", "lab", "--format", "json"],
+    &["log", "tail", "-n", "100"],
+    &["log", "export"],
+    &["log", "export", "--table", "comparisons"],
+    &["log", "diff", "lab", "lab"],
+    &["replay", "--verify"],
+    &["replay", "lab", "--at", "3"],
+    &["replay", "lab", "--what-if", "conflict.budget=2"],
+];
+
+/// What a reading command prints, without how long it took, and whether it says that it read a copy.
+fn read(lab: &Lab, command: &[&str]) -> (String, bool) {
+    let output = succeeded(lab.dissent("data", command));
+    let said = String::from_utf8(output.stderr).unwrap();
+    (String::from_utf8(output.stdout).unwrap(), said.contains("read from a copy of it"))
+}
+
+#[test]
+fn whoever_reads_while_a_run_waits_for_people_sees_what_the_log_has() {
+    let Some(lab) = asking() else { return };
+    let config = std::fs::read_to_string(lab.config()).unwrap();
+    std::fs::write(lab.config(), config.replace("rounds = 1", "rounds = 2")).unwrap();
+    let mut run = Waiting::start(&lab);
+    run.until_it_asks(&lab, 0);
+    let meanwhile = READING.map(|command| read(&lab, command));
+    let events = |stat: &str| stat.split(',').next().unwrap().to_owned();
+    let stat = read(&lab, &["log", "stat"]);
+    run.stop();
+    let copies = std::fs::read_dir(lab.data_dir("data").join("log-copies")).unwrap();
+    assert_eq!(copies.count(), 0, "who reads a copy deletes it");
+    for (command, (meanwhile, of_copy)) in READING.iter().zip(meanwhile) {
+        assert!(of_copy, "{command:?}");
+        assert_eq!(read(&lab, command), (meanwhile, false), "{command:?}");
+    }
+    assert_eq!(events(&read(&lab, &["log", "stat"]).0), events(&stat.0));
+
+    let mut run = Waiting::start(&lab);
+    for round in 0..2 {
+        let mut rows = run.until_it_asks(&lab, round);
+        assert!(rows.iter().all(|row| row["round"] == round), "{rows:?}");
+        rows.iter_mut().for_each(|row| row["verdict"] = "first".into());
+        let file = lab.data_dir("judged.jsonl");
+        std::fs::write(&file, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+        let import = ["feedback", "import", file.to_str().unwrap(), "--annotator", "ann"];
+        succeeded(lab.dissent("data", &import));
+    }
+    assert!(run.0.wait().unwrap().success());
+    assert_eq!(read(&lab, &["experiment", "list"]).0.matches("finished").count(), 1);
     succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
 }
 

@@ -75,3 +75,19 @@ fn traces_that_cannot_be_sent_as_asked_are_refused_in_words() {
         assert!(said.contains(name) && said.contains("only"), "{said}");
     }
 }
+
+#[test]
+fn the_password_of_a_collector_is_never_shown() {
+    let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
+    let config = lab.config();
+    for (endpoint, told) in [
+        ("https://ann:secret@collector:4318", "https://collector:4318: spans are sent over http:// only"),
+        ("http://ann:secret@col lector:4318", "http://col lector:4318: "),
+        ("http://ann:secret@127.0.0.1:9", "endpoint=\"http://127.0.0.1:9\""),
+    ] {
+        let mut command = lab.dissent("data", &["run", config.to_str().unwrap()]);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_BSP_SCHEDULE_DELAY", "20");
+        let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        assert!(said.contains(told) && !said.contains("secret"), "{said}");
+    }
+}

@@ -67,20 +67,14 @@ pub struct LearningResources {
     pub held_out: Vec<Prompt>,
     /// The gold reward, where the plan has one.
     pub gold: Option<Box<dyn Gold>>,
-    /// What trainings are done with.
-    pub training: Option<TrainingResources>,
-    /// The folder into which people's judgements come while the pipeline runs; none: it does not wait for people.
-    pub inbox: Option<PathBuf>,
-}
-
-/// What trainings are done with.
-pub struct TrainingResources {
-    /// Trains the models.
-    pub learner: Box<dyn Learner>,
+    /// Trains the models; none where no training is done.
+    pub learner: Option<Box<dyn Learner>>,
     /// The policy that the experiment began with.
     pub policy: Base,
     /// The reward model that the experiment began with.
     pub reward: Base,
+    /// The folder into which people's judgements come while the pipeline runs; none: it does not wait for people.
+    pub inbox: Option<PathBuf>,
 }
 
 /// Steps at work.
@@ -203,7 +197,7 @@ impl Shop {
         around: &Surroundings,
         crew: &mut Crew,
     ) -> Result<(), PipelineError> {
-        let LearningResources { held_out, gold, training, inbox: _ } = resources;
+        let LearningResources { held_out, gold, learner, policy, reward, inbox: _ } = resources;
         let gold: Option<SharedGold> = gold.map(|gold| Arc::new(Mutex::new(gold)));
         if self.roles.contains(Step::Evaluation) {
             let evaluation = self.evaluation(learns, held_out, gold.clone())?;
@@ -213,8 +207,9 @@ impl Shop {
             crew.steps.push(step::start(self.unanswered(self.oracle(gold)?), around)?);
         }
         if self.roles.contains(Step::Training) {
-            let training = training.ok_or_else(|| lacks("a learner"))?;
-            crew.training = Some(worker::start(self.workshop(learns, training), self.lease, around)?);
+            let learner = learner.ok_or_else(|| lacks("a learner"))?;
+            let workshop = self.workshop(learns, learner, [policy, reward]);
+            crew.training = Some(worker::start(workshop, self.lease, around)?);
         }
         Ok(())
     }
@@ -227,14 +222,14 @@ impl Shop {
         let mut steps: Vec<Box<dyn AnyStep>> = vec![Box::new(self.generation()?), Box::new(self.reward()?)];
         let Some(learns) = &self.plan.learning else { return Ok(ModelSteps { steps, workshop: None }) };
         let resources = learning.ok_or_else(|| lacks("what the plan learns with"))?;
-        let LearningResources { held_out, gold, training, inbox: _ } = resources;
+        let LearningResources { held_out, gold, learner, policy, reward, inbox: _ } = resources;
         let gold: Option<SharedGold> = gold.map(|gold| Arc::new(Mutex::new(gold)));
         if learns.feedback.source == FeedbackSource::Oracle {
             steps.push(Box::new(self.oracle(gold.clone())?));
         }
         steps.push(Box::new(self.evaluation(learns, held_out, gold)?));
-        let training = training.ok_or_else(|| lacks("a learner"))?;
-        Ok(ModelSteps { steps, workshop: Some(self.workshop(learns, training)) })
+        let learner = learner.ok_or_else(|| lacks("a learner"))?;
+        Ok(ModelSteps { steps, workshop: Some(self.workshop(learns, learner, [policy, reward])) })
     }
 
     fn generation(&self) -> Result<Generation, PipelineError> {
@@ -275,8 +270,12 @@ impl Shop {
         })
     }
 
-    fn workshop(&self, learns: &LearningPlan, training: TrainingResources) -> Workshop {
-        let TrainingResources { learner, policy, reward } = training;
+    fn workshop(
+        &self,
+        learns: &LearningPlan,
+        learner: Box<dyn Learner>,
+        [policy, reward]: [Base; 2],
+    ) -> Workshop {
         Workshop {
             log: self.log.clone(),
             plan: self.plan.clone(),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture};
-use dissent_domain::event::{EventId, EventType, Recorded};
+use dissent_domain::event::{Event, EventId, EventType, NewEvent, Recorded};
 use dissent_domain::experiment::{Due, Experiment};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::journal::{Accepted, Decision, Ledger};
@@ -20,11 +20,12 @@ use dissent_domain::replay::{Replay, ReplayError};
 use dissent_queues::{Answer, Broker, BrokerError, Proposal, ProposalDelivery};
 use dissent_storage::{ResumeError, SNAPSHOT_EVENTS, Snapshots};
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::Instrument as _;
 
 use crate::clock::now_us;
 use crate::control::{OrderError, Ordered};
+use crate::evidence::Evidence;
 use crate::progress::Progress;
 use crate::step::Failure;
 use crate::trace;
@@ -226,6 +227,12 @@ fn replayed(log: &dyn EventLog, experiment: &ExperimentId) -> Result<Replay, Loa
     }
 }
 
+/// What proposals that were rejected followed from.
+pub(crate) type Rejections = mpsc::Receiver<EventId>;
+
+/// Of them, as many as wait to be looked at; further ones are passed over, and found by patience.
+const REJECTIONS_MAX: usize = 64;
+
 /// Decides and appends.
 pub(crate) struct Journal {
     log: Arc<dyn EventLog>,
@@ -235,6 +242,10 @@ pub(crate) struct Journal {
     progress: Arc<watch::Sender<Progress>>,
     failure: Failure,
     appends: Histogram,
+    /// Looks at what trainings say that they made; none where nothing is learnt.
+    evidence: Option<Evidence>,
+    /// Where what was rejected is said to have come from.
+    rejected: mpsc::Sender<EventId>,
 }
 
 impl Journal {
@@ -243,9 +254,12 @@ impl Journal {
         states: States,
         progress: watch::Sender<Progress>,
         failure: Failure,
-    ) -> Self {
+        evidence: Option<Evidence>,
+    ) -> (Self, Rejections) {
         let (others, progress) = (States::default(), Arc::new(progress));
-        Self { log, states, others, progress, failure, appends: append_seconds() }
+        let (rejected, rejections) = mpsc::channel(REJECTIONS_MAX);
+        let appends = append_seconds();
+        (Self { log, states, others, progress, failure, appends, evidence, rejected }, rejections)
     }
 
     /// Seconds from a decision to its being durable.
@@ -255,6 +269,16 @@ impl Journal {
 
     /// Decides a proposal; on acceptance the state is evolved and the append is under way.
     fn decide(&self, proposal: &Proposal) -> Result<Decided, LogError> {
+        // What is recorded was believed, and what the rules reject need not be looked at.
+        let may_happen = |new: &NewEvent, event: &Event| {
+            let allowed = |experiment: &Experiment| experiment.decide(event).is_ok();
+            self.states.look(&proposal.experiment, allowed).unwrap_or(false)
+                && matches!(self.log.find(new.id), Ok(None))
+        };
+        let doubt = self.evidence.as_ref().and_then(|it| it.against(&proposal.events, may_happen));
+        if let Some(reason) = doubt {
+            return Ok(Err(reason));
+        }
         let mut states = self.states.lock();
         let Some(state) = states.get_mut(&proposal.experiment) else {
             return Ok(Err(format!("{} is not an experiment of this journal", proposal.experiment)));
@@ -311,7 +335,12 @@ impl Handler<Decide> for Journal {
         let decision = span.in_scope(|| self.decide(&delivery.proposal));
         let appended = match decision {
             Ok(Ok((append, progress))) => Ok((self.log.append(append), progress)),
-            Ok(Err(reason)) => Err(Answer::Rejected { reason }),
+            Ok(Err(reason)) => {
+                if let Some(cause) = delivery.proposal.cause {
+                    self.rejected.try_send(cause).ok();
+                }
+                Err(Answer::Rejected { reason })
+            }
             Err(error) => {
                 self.failure.report(error.to_string());
                 return Box::pin(std::future::ready(()));

@@ -16,7 +16,7 @@ use crate::journal::States;
 use crate::step::StepError;
 
 /// Largest adapter artifact, in bytes: adapters are held in memory.
-const ADAPTER_BYTES_MAX: u64 = 4 << 30;
+pub(crate) const ADAPTER_BYTES_MAX: u64 = 4 << 30;
 
 /// A model that sessions are opened of: a checkpoint, and the adapter that the experiment began with.
 #[derive(Clone)]

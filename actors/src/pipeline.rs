@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::control::Control;
 use crate::crew::{self, Crew, Resources};
+use crate::evidence::Evidence;
 use crate::gate::Gate;
 use crate::generation::TokenMeter;
 use crate::history::{History as _, LogHistory};
@@ -102,7 +103,13 @@ impl Pipeline {
         states.load(&*log, &plan.experiment, resources.snapshots.as_ref())?;
         let (progress, progressed) = watch::channel(states.progress(&plan.experiment));
         let journal_arbiter = Arbiter::new();
-        let journal = Journal::new(log.clone(), states.clone(), progress, failure.clone());
+        let evidence = resources.learning.as_ref().map(|learning| Evidence {
+            artifacts: resources.artifacts.clone(),
+            policy: learning.policy.clone(),
+            reward: learning.reward.clone(),
+        });
+        let (journal, rejections) =
+            Journal::new(log.clone(), states.clone(), progress, failure.clone(), evidence);
         let appends = Some(journal.appends());
         let control = Control::of(journal::start(journal, &*broker, &journal_arbiter.handle())?);
 
@@ -128,7 +135,8 @@ impl Pipeline {
         let experiment = plan.experiment.clone();
         let vitals =
             Vitals { progress: progressed, meter: shop.meter, appends, states: states.clone(), experiment };
-        let neglect = neglect::watch(states.clone(), log.clone(), plan, neglect::PATIENCE, around.clone());
+        let neglect =
+            neglect::watch(states.clone(), log.clone(), plan, neglect::PATIENCE, rejections, around.clone());
         let mut watchers = Watchers { states, history, intake: crew.intake(), inbox }.start(plan, &around);
         watchers.push(actix::spawn(neglect));
         if let Some(keeper) = keeper.clone() {

@@ -15,7 +15,7 @@ use dissent_domain::learning::Stage;
 use dissent_domain::log::{EventLog, LogError};
 use dissent_domain::replay::ReplayError;
 use dissent_models::runtime::CancelFlag;
-use dissent_storage::{ArtifactId, ArtifactStore};
+use dissent_storage::ArtifactId;
 
 use crate::answered::answers;
 use crate::crew::{self, ModelSteps, Resources};
@@ -78,9 +78,6 @@ pub enum RecomputeError {
         /// Why.
         reason: StepError,
     },
-    /// There is no place for checkpoints.
-    #[error("failed to make a folder for checkpoints: {0}")]
-    Scratch(String),
 }
 
 /// Computes every recorded result of an experiment again, and tells `watch` after each event of its stream how far it is. In a
@@ -93,9 +90,6 @@ pub fn recompute(
     resources: Resources,
     watch: &mut dyn FnMut(&Recorded, &Recomputed),
 ) -> Result<Recomputed, RecomputeError> {
-    let unusable = |error: &dyn std::fmt::Display| RecomputeError::Scratch(error.to_string());
-    let scratch = tempfile::tempdir().map_err(|error| unusable(&error))?;
-    let checkpoints = ArtifactStore::open(scratch.path()).map_err(|error| unusable(&error))?;
     let states = States::default();
     let (shop, _, learning) = crew::split(plan, resources, &states);
     let ModelSteps { steps, workshop } = shop.model_steps(learning)?;
@@ -103,7 +97,6 @@ pub fn recompute(
         since: last_fork(&*shop.log, plan)?,
         waiting: steps.into_iter().map(|step| Waiting { step, batch: Vec::new() }).collect(),
         workshop,
-        checkpoints,
         cancel: shop.cancel.clone(),
         log: shop.log.clone(),
         done: Recomputed::default(),
@@ -146,7 +139,6 @@ struct Recomputing {
     since: u64,
     waiting: Vec<Waiting>,
     workshop: Option<Workshop>,
-    checkpoints: ArtifactStore,
     cancel: CancelFlag,
     done: Recomputed,
 }
@@ -224,7 +216,7 @@ impl Recomputing {
         let failed = |reason| RecomputeError::Step { step: Step::Training, reason };
         let Some(workshop) = &mut self.workshop else { return Ok(()) };
         let begun = Instant::now();
-        let mut watch = Watch::unwatched(self.checkpoints.clone(), self.cancel.clone());
+        let mut watch = Watch::unwatched(self.cancel.clone());
         let learnt = workshop.learn(assignment, &mut watch).map_err(failed)?;
         let bytes = learnt.adapter.to_artifact().map_err(fatal).map_err(failed)?;
         let result = worker::result(assignment, ArtifactId::of(&bytes).to_string(), learnt);

@@ -35,6 +35,8 @@ enum Mishap {
     None,
     /// Its first answer is against the rules.
     Nonsense,
+    /// It has no answer at first.
+    Silence,
     Retry,
     SetAside,
     Panic,
@@ -65,6 +67,10 @@ impl StandIn {
             Mishap::Nonsense => {
                 self.0 = Mishap::None;
                 logprob = f64::NAN;
+            }
+            Mishap::Silence => {
+                self.0 = Mishap::None;
+                return Ok(follows(received, []));
             }
             Mishap::Retry => return Err(StepError::Retry("no memory".into())),
             Mishap::SetAside => return Err(StepError::SetAside("too long".into())),
@@ -120,6 +126,10 @@ struct Bench {
 
 impl Bench {
     fn start(mishap: Mishap) -> Self {
+        Self::with_patience(mishap, neglect::PATIENCE)
+    }
+
+    fn with_patience(mishap: Mishap, patience: Duration) -> Self {
         let log = Arc::new(MemoryLog::default());
         let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
         let states = States::default();
@@ -128,14 +138,20 @@ impl Bench {
         let (failure, failed) = Failure::new();
         let (sender, progress) = watch::channel(Progress::default());
         let arbiter = Arbiter::new();
-        let journal = Journal::new(log.clone(), states.clone(), sender, failure.clone());
+        let (journal, rejections) = Journal::new(log.clone(), states.clone(), sender, failure.clone(), None);
         journal::start(journal, &*broker, &arbiter.handle()).unwrap();
         let (known, gate) = (Known::all(), Gate::of(progress.clone()));
         let around =
             Surroundings { experiment: experiment.clone(), broker: broker.clone(), failure, known, gate };
         actix::spawn(set_aside::run(broker.parked().unwrap(), around.clone()));
-        let patience = Duration::from_millis(400);
-        actix::spawn(neglect::watch(states.clone(), log.clone(), &plan(), patience, around.clone()));
+        actix::spawn(neglect::watch(
+            states.clone(),
+            log.clone(),
+            &plan(),
+            patience,
+            rejections,
+            around.clone(),
+        ));
         step::start(Coordinator::new(states.clone(), experiment), &around).unwrap();
         step::start(Prompts::new(prompts()), &around).unwrap();
         step::start(StandIn(mishap), &around).unwrap();
@@ -210,6 +226,16 @@ fn a_prompt_that_can_never_work_is_set_aside_at_once() {
 fn an_event_whose_answer_was_against_the_rules_is_delivered_again() {
     actix::System::new().block_on(async {
         let mut bench = Bench::start(Mishap::Nonsense);
+        bench.begin().await;
+        bench.until(|progress| progress.counts.sampled == 2).await;
+        assert!(bench.set_aside().is_empty());
+    });
+}
+
+#[test]
+fn an_event_that_nothing_came_of_is_delivered_again_after_a_while() {
+    actix::System::new().block_on(async {
+        let mut bench = Bench::with_patience(Mishap::Silence, Duration::from_millis(400));
         bench.begin().await;
         bench.until(|progress| progress.counts.sampled == 2).await;
         assert!(bench.set_aside().is_empty());

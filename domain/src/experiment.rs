@@ -13,7 +13,7 @@ use crate::event::{
 };
 use crate::generation::SamplingParams;
 use crate::id::ExperimentId;
-use crate::learning::{FeedbackSource, LearningPlan, ModelVersion, Stage, reward_hacking_signs, stop_reason};
+use crate::learning::{FeedbackSource, LearningPlan, ModelVersion, reward_hacking_signs, stop_reason};
 use crate::reward::RewardKind;
 use crate::round::{Rejection, Round};
 
@@ -255,12 +255,8 @@ impl Experiment {
             Event::TrainingStarted(e) => self.open_round(e.round)?.learning().decide_started(e),
             Event::TrainingProgressed(e) => self.open_round(e.round)?.learning().decide_progressed(e),
             Event::TrainingLeaseExpired(e) => self.open_round(e.round)?.learning().decide_expired(e),
-            Event::RewardModelRefined(e) => {
-                self.open_round(e.round)?.learning().decide_trained(e.round, Stage::Reward, e.attempt)
-            }
-            Event::PolicyTuned(e) => {
-                self.open_round(e.round)?.learning().decide_trained(e.round, Stage::Policy, e.attempt)
-            }
+            Event::RewardModelRefined(e) => self.open_round(e.round)?.learning().decide_refined(e),
+            Event::PolicyTuned(e) => self.open_round(e.round)?.learning().decide_tuned(e),
             Event::PolicyEvaluated(e) => self.decide_evaluated(e),
             // The coordinator's own conclusions may happen exactly when they are due.
             Event::FeedbackSettled(FeedbackSettled { round, .. })

@@ -263,6 +263,9 @@ impl Verifier {
             }
             state.decide_order(event)
         } else if !self.due.is_empty() {
+            if state.cancelled().is_some() {
+                return Err("the rules reject it: the experiment was cancelled".to_owned());
+            }
             if state.paused().is_some() && self.due.front() == Some(event) {
                 return Err("the rules reject it: the experiment is paused".to_owned());
             }

@@ -11,6 +11,8 @@ use std::path::Path;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::order::Action;
 
+use super::exit::BadInput;
+
 /// Create, list, pause, resume, cancel and fork experiments
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -64,10 +66,18 @@ pub(crate) fn run(data: Option<&Path>, args: &ExperimentArgs) -> anyhow::Result<
         ExperimentCommand::Pause(order) => order::run(data_dir, Action::Pause, order, args.json),
         ExperimentCommand::Resume(order) => order::run(data_dir, Action::Resume, order, args.json),
         ExperimentCommand::Cancel(order) => order::run(data_dir, Action::Cancel, order, args.json),
-        ExperimentCommand::List => list::run(&super::open_log(data_dir)?, args.json),
+        ExperimentCommand::List => list::run(&*super::read_log(data_dir)?, args.json),
         ExperimentCommand::Show { experiment, at } => {
-            show::run(&super::open_log(data_dir)?, experiment, *at, args.json)
+            show::run(&*super::read_log(data_dir)?, experiment, *at, args.json)
         }
         ExperimentCommand::Fork(fork) => fork::run(&super::open_log(data_dir)?, fork, args.json),
     }
+}
+
+/// Refuses words that the rules refuse, before anybody is asked: a server would only speak of its own limits.
+fn check_length(option: &str, words: &str, bytes_max: usize) -> Result<(), BadInput> {
+    if words.len() > bytes_max {
+        return Err(BadInput(format!("{option} is longer than {bytes_max} bytes")));
+    }
+    Ok(())
 }

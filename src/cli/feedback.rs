@@ -30,7 +30,8 @@ Examples:
 
 An annotator sees a prompt and two answers, in an order that was drawn, and nothing of what policy or reward model make of
 them. Judgements may come from several annotators, in any order and in several files; the same line again changes nothing.
-Once every comparison has the judgements it needs, `dissent run CONFIG.toml` goes on.")]
+Once every comparison has the judgements it needs, `dissent run CONFIG.toml` goes on. All of this also works while a
+`dissent run --wait` or a `dissent serve` is under way.")]
 pub(crate) struct FeedbackArgs {
     #[command(subcommand)]
     command: FeedbackCommand,

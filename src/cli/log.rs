@@ -43,7 +43,7 @@ pub(crate) struct LogArgs {
 enum LogCommand {
     /// Read everything and check it: checksums, positions, indices, the durable mark
     Verify,
-    /// Count events, streams and bytes
+    /// Count events, streams and bytes; of a copy, which is compact, while another process has the log
     Stat,
     /// Print the newest events
     Tail {
@@ -107,9 +107,9 @@ event, the fields that differ with the largest difference of a number, and the h
 pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
     match &args.command {
         LogCommand::Verify => verify(&super::open_log(data_dir)?, args.json),
-        LogCommand::Stat => stat(&super::open_log(data_dir)?, args.json),
+        LogCommand::Stat => stat(&*super::read_log(data_dir)?, args.json),
         LogCommand::Tail { count, experiment } => {
-            tail(&super::open_log(data_dir)?, *count, experiment.as_ref(), args.json)
+            tail(&*super::read_log(data_dir)?, *count, experiment.as_ref(), args.json)
         }
         LogCommand::Export { file, output, salvage: true, .. } => {
             salvage(data_dir, output.as_ref().unwrap_or(file))
@@ -251,17 +251,17 @@ fn export(
     table: Option<Table>,
     output: &Path,
 ) -> anyhow::Result<()> {
-    let log = super::open_log(data_dir)?;
+    let log = super::read_log(data_dir)?;
     if let Some(experiment) = experiment {
-        super::require_experiment(&log, experiment)?;
+        super::require_experiment(&*log, experiment)?;
     }
     if let Some(table) = table {
-        return table::run(&log, table, experiment, output);
+        return table::run(&*log, table, experiment, output);
     }
     if output == Path::new("-") {
-        transfer::export(&log, experiment, &mut std::io::stdout().lock())?;
+        transfer::export(&*log, experiment, &mut std::io::stdout().lock())?;
     } else {
-        transfer::export_to(&log, experiment, output)?;
+        transfer::export_to(&*log, experiment, output)?;
     }
     Ok(())
 }

@@ -38,6 +38,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_storage::{SledLog, SledOptions};
 
+use crate::copies::{self, ReadLog};
 use crate::telemetry::{self, LogFormat, Settings, Telemetry};
 
 /// Find the answers on which a policy and its reward model disagree, and learn from what people say about them.
@@ -152,14 +153,37 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
+/// Where the event log and the artifacts are unless somebody says otherwise.
+const DATA_DIR: &str = ".dissent";
+
 /// The data folder in force.
 fn data_dir(given: Option<&Path>) -> PathBuf {
-    given.unwrap_or(Path::new(".dissent")).to_owned()
+    given.unwrap_or(Path::new(DATA_DIR)).to_owned()
+}
+
+/// The option by which a further command finds this data folder: none is needed for the usual one.
+fn data_option(data_dir: &Path) -> String {
+    let shown = shown(data_dir);
+    if shown == Path::new(DATA_DIR) { String::new() } else { format!(" --data-dir {}", shown.display()) }
+}
+
+/// As short as it can be said from where the user is, and without the detours of a configuration's paths.
+fn shown(path: &Path) -> PathBuf {
+    let Ok(path) = path.canonicalize() else { return path.to_owned() };
+    let here = std::env::current_dir().unwrap_or_default();
+    // Where the user is needs a name, too.
+    let below = path.strip_prefix(here).ok().filter(|below| *below != Path::new(""));
+    below.map(Path::to_owned).unwrap_or(path)
 }
 
 /// Where the event log lies in a data folder.
 fn log_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("log")
+}
+
+/// Opens the event log of a data folder to read it: a copy, if another process has it.
+fn read_log(data_dir: &Path) -> anyhow::Result<ReadLog> {
+    copies::open(data_dir, &existing_log_dir(data_dir)?)
 }
 
 /// Opens the event log of a data folder that should have one.

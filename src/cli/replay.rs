@@ -17,7 +17,7 @@ use dissent_storage::{SNAPSHOT_EVENTS, Snapshots};
 use serde::Serialize;
 
 use super::exit::BadInput;
-use super::open_log;
+use super::read_log;
 use crate::history::{self, settings::Setting};
 use crate::opening;
 
@@ -125,23 +125,23 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
         if !args.verify {
             return Err(BadInput("name an experiment; only --verify goes over all of them".to_owned()).into());
         }
-        return verify::run(&open_log(data_dir)?, &snapshots(data_dir), args.at, args.json);
+        return verify::run(&*read_log(data_dir)?, &snapshots(data_dir), args.at, args.json);
     };
-    let log = open_log(data_dir)?;
-    super::require_experiment(&log, experiment)?;
+    let log = read_log(data_dir)?;
+    super::require_experiment(&*log, experiment)?;
     if !args.what_if.is_empty() {
-        return what_if::run(&log, experiment, args);
+        return what_if::run(&*log, experiment, args);
     }
     if let Some(config) = &args.recompute {
-        return recompute::run(log, data_dir, experiment, config, args.json);
+        return recompute::run(log.shared(), data_dir, experiment, config, args.json);
     }
     let begun = Instant::now();
     let replay = if args.verify {
         let mut replay = Replay::verifying();
-        verify::each(&log, &snapshots(data_dir), experiment, args.at, &mut replay)?;
+        verify::each(&*log, &snapshots(data_dir), experiment, args.at, &mut replay)?;
         replay
     } else {
-        replay(&log, &snapshots(data_dir), experiment, args.at)?
+        replay(&*log, &snapshots(data_dir), experiment, args.at)?
     };
     let outcome = outcome(&replay, experiment, begun.elapsed().as_secs_f64());
     let mut out = std::io::stdout().lock();

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dissent_domain::id::ExperimentId;
-use dissent_storage::{SledLog, SledOptions};
 
 use super::exit::BadInput;
 use crate::report::{self, ReportData, ReportError, TOP_DEFAULT};
@@ -19,8 +18,8 @@ Examples:
   dissent report demo --format md --top 3           a text to paste into an issue
   dissent report demo --format json | jq .figures   every number, for machines
 
-It reads the event log alone, and works while the experiment is unfinished, but not while another process has the
-log open.")]
+It reads the event log alone, and works while the experiment is unfinished. Where a run or a server has the log, it reads a copy that
+it gets from there.")]
 pub(crate) struct ReportArgs {
     /// Name of the experiment.
     #[arg(value_parser = |name: &str| ExperimentId::new(name))]
@@ -67,9 +66,7 @@ pub(crate) fn run(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<()> {
 }
 
 fn read(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<ReportData> {
-    let log_dir = super::log_dir(data_dir);
-    // Opening a log makes one where there is none, which a report has no business to do.
-    if !log_dir.is_dir() {
+    if !super::log_dir(data_dir).is_dir() {
         let reason = format!(
             "there is no event log in {}: start an experiment with `dissent run CONFIG.toml`, or say where it is \
              with --data-dir",
@@ -77,13 +74,15 @@ fn read(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<ReportData> {
         );
         return Err(BadInput(reason).into());
     }
-    let log = SledLog::open(&log_dir, &SledOptions::default())?;
-    ReportData::from_log_with_top(&log, &args.experiment, args.round, args.top).map_err(|error| match error {
-        ReportError::UnknownExperiment { .. } | ReportError::UnknownRound { .. } => {
-            BadInput(error.to_string()).into()
-        }
-        ReportError::NoPlan(_) | ReportError::Body { .. } | ReportError::Log(_) => error.into(),
-    })
+    let log = super::read_log(data_dir)?;
+    ReportData::from_log_with_top(&*log, &args.experiment, args.round, args.top).map_err(
+        |error| match error {
+            ReportError::UnknownExperiment { .. } | ReportError::UnknownRound { .. } => {
+                BadInput(error.to_string()).into()
+            }
+            ReportError::NoPlan(_) | ReportError::Body { .. } | ReportError::Log(_) => error.into(),
+        },
+    )
 }
 
 /// The file to write; none for stdout.

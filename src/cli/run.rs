@@ -31,8 +31,10 @@ Configuration (* is needed; relative paths start at the file's folder, `cache:` 
   [policy]      path*, adapter, template = \"chat\"
   [reward]      path*, layers, adapter, template = \"chat\", kind = \"reward\" or \"cost\"
   [generation]  samples = 8, temperature = 0.7, top_p = 1.0, top_k = 0, max_new_tokens = 128, batch_prompts = 4
-  [conflict]    rule = \"paper\", \"mean\", \"budget\", \"quantile\" or \"random\", delta, tau, budget, quantile = 0.9,
+  [conflict]    rule = \"paper\" (delta, tau), \"mean\" (delta), \"quantile\" (quantile = 0.9), or with a budget \"budget\", \"gap\",
+                \"discordant\", \"doubt\", \"equal_margin\", \"gap_and_margin\", \"margin\", \"rso\", \"random\"; \"all\", \"none\";
                 logprob = \"sum\" or \"mean\"
+  [broker]      kind = \"embedded\" or \"rabbitmq\"; [artifacts] url, cache_gib: see dissent serve --help
   [runtime]     provider = \"auto\", \"cpu\" or \"cuda\", threads = 0, onnxruntime
 
 With [feedback] a round goes on: what is selected is judged, the reward model is refined, the policy tuned and evaluated:
@@ -81,8 +83,8 @@ pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) ->
     drop(view);
     match ending {
         Ending::Finished => conclude(&*log, &experiment, &data_dir, args.json),
-        Ending::WaitsForPeople => say_what_people_can_do(&*log, &experiment, &args.config),
-        Ending::Paused => say_how_to_go_on(&*log, &experiment, &args.config),
+        Ending::WaitsForPeople => say_what_people_can_do(&*log, &experiment, &args.config, &data_dir),
+        Ending::Paused => say_how_to_go_on(&*log, &experiment, &args.config, &data_dir),
         Ending::Cancelled => Err(BadInput(cancelled(&*log, &experiment)?).into()),
     }
 }
@@ -101,32 +103,40 @@ fn say_what_people_can_do(
     log: &dyn EventLog,
     experiment: &ExperimentId,
     config: &Path,
+    data_dir: &Path,
 ) -> anyhow::Result<()> {
     let mut replay = Replay::new();
     for recorded in log.read_stream(experiment, 0, usize::MAX)? {
         replay.apply(&recorded)?;
     }
     let asked = replay.experiment().rounds().last().map_or(0, |round| round.learning().asked().len());
+    let option = super::data_option(data_dir);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
         "{asked} comparisons wait for people's judgements.\n\
-         hand them out:  dissent feedback export {experiment} --format csv --output FILE.csv --annotator NAME\n\
-         take them in:   dissent feedback import FILE.csv\n\
-         and go on:      dissent run {}",
+         hand them out:  dissent feedback export {experiment} --format csv --output FILE.csv --annotator NAME{option}\n\
+         take them in:   dissent feedback import FILE.csv{option}\n\
+         and go on:      dissent run {}{option}",
         config.display()
     )?;
     Ok(())
 }
 
 /// Says who paused it, and how it goes on.
-fn say_how_to_go_on(log: &dyn EventLog, experiment: &ExperimentId, config: &Path) -> anyhow::Result<()> {
+fn say_how_to_go_on(
+    log: &dyn EventLog,
+    experiment: &ExperimentId,
+    config: &Path,
+    data_dir: &Path,
+) -> anyhow::Result<()> {
     let past = Past::read(log, experiment, None)?;
     let words = OrderedBy::of(past.experiment()).and_then(|ordered| ordered.words());
+    let option = super::data_option(data_dir);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{experiment} is paused{}\nto go on:  dissent experiment resume {experiment} && dissent run {}",
+        "{experiment} is paused{}\nto go on:  dissent experiment resume {experiment}{option} && dissent run {}{option}",
         words.map_or_else(String::new, |words| format!(" {words}")),
         config.display()
     )?;
@@ -157,7 +167,7 @@ fn conclude(
         serde_json::to_writer(&mut out, &report::summary_json(&data, &path))?;
         writeln!(out)?;
     } else {
-        writeln!(out, "{}\nreport: {}", report::summary(&data), shown(&path).display())?;
+        writeln!(out, "{}\nreport: {}", report::summary(&data), super::shown(&path).display())?;
     }
     // A run of which nothing came should not look to a script like one that went well.
     anyhow::ensure!(
@@ -165,11 +175,4 @@ fn conclude(
         "every prompt was set aside and nothing was measured: once the reasons are gone, run it under another name"
     );
     Ok(())
-}
-
-/// As short as it can be said from where the user is, and without the detours of a configuration's paths.
-fn shown(path: &Path) -> PathBuf {
-    let Ok(path) = path.canonicalize() else { return path.to_owned() };
-    let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(here).map(Path::to_owned).unwrap_or(path)
 }

@@ -57,10 +57,11 @@ Examples:
 With a store that server and workers share,
   [artifacts]   url = \"s3://bucket/prefix\" or \"file:///mnt/shared\", cache_gib = 50
 a worker needs no more than [experiment] name, [broker], [artifacts] and [runtime]; the server's file will do as well. Models, adapters
-and data come from the store by their hash, are checked, and are kept in the data folder within cache_gib. S3's credentials, region and
-endpoint are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_ALLOW_HTTP; it takes a build with
-`--features s3`. Without [artifacts] the configuration is the server's, with paths that hold here too, and server and workers share the
-folder `artifacts` of the data folder.
+and data come from the store by their hash, are checked, and are kept in the data folder within cache_gib. The models and data that a
+worker was started with come on top of it: they stay in `inputs` there, which may be removed while no worker runs. S3's credentials,
+region and endpoint are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_ALLOW_HTTP; it takes a build
+with `--features s3`. Without [artifacts] the configuration is the server's, with paths that hold here too, and server and workers share
+the folder `artifacts` of the data folder.
 
 Start as many workers as you like, and stop or kill them when you like: what one had in hand, another does.")]
 pub(crate) struct WorkerArgs {

@@ -69,6 +69,11 @@ impl ServerArgs {
         }
     }
 
+    /// The option that names the server to a further command; none where none was named.
+    pub(crate) fn option(&self) -> Option<String> {
+        self.server.as_ref().map(|url| format!(" --server {url}"))
+    }
+
     fn token(&self) -> anyhow::Result<Option<ControlToken>> {
         ControlToken::find(self.control_token_file.as_deref())
     }

@@ -61,19 +61,19 @@ impl Carrier {
         broker.publish_history(&plan.experiment).await
     }
 
-    /// Takes away the queues of an experiment that is finished, once no worker follows its history any more. What cannot be taken
+    /// Takes away the queues of an experiment that is over, once no worker follows its history any more. What cannot be taken
     /// away is only worth a warning: the log has it all.
     pub(super) async fn forget(&self, experiment: &ExperimentId) {
         let Self::Rabbit(broker) = self else { return };
         match leave(broker, experiment).await {
-            Ok(0) => tracing::info!(%experiment, "the queues of the finished experiment are deleted"),
+            Ok(0) => tracing::info!(%experiment, "the queues of the experiment are deleted: it is over"),
             Ok(followers) => tracing::warn!(
                 %experiment,
                 followers,
-                "workers still follow the finished experiment: once they are gone, delete its queues with `dissent queue forget`"
+                "workers still follow the experiment, which is over: once they are gone, delete its queues with `dissent queue forget`"
             ),
             Err(error) => {
-                tracing::warn!(%experiment, %error, "the queues of the finished experiment are left: `dissent queue forget`");
+                tracing::warn!(%experiment, %error, "the queues of the experiment are left, though it is over: `dissent queue forget`");
             }
         }
     }

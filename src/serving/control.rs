@@ -10,10 +10,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -31,6 +33,8 @@ use crate::backups;
 
 /// Longest body of a request, in bytes.
 const BODY_BYTES_MAX: usize = 8 << 10;
+/// Longest wait for all of it.
+const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// Where orders are taken.
 pub(super) struct Desk {
@@ -64,7 +68,7 @@ async fn order(
     State(desk): State<Arc<Desk>>,
     headers: HeaderMap,
     Path((name, action)): Path<(String, String)>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Problem> {
     let Asked { by, reason, .. } = desk.admit(&headers, &body)?;
     let action: Action = serde_json::from_value(Value::String(action))
@@ -80,7 +84,7 @@ async fn order(
 async fn back_up(
     State(desk): State<Arc<Desk>>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Problem> {
     desk.admit(&headers, &body)?;
     let at_work = Problem::new(StatusCode::CONFLICT, "a backup is being made: ask again when it is done");
@@ -92,10 +96,29 @@ async fn back_up(
         let to = backups::new_folder(&data_dir);
         log.backup(&to).map(|events| (to, events))
     });
-    let (path, events) =
-        made.await.map_err(|error| Problem::internal(&error))?.map_err(|error| Problem::internal(&error))?;
+    let (path, events) = made.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
     tracing::info!(path = %path.display(), events, "backed up");
     Ok(answer(&json!({ "path": path, "events": events })))
+}
+
+/// A body that came whole, in time, and is not too long.
+struct Body(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        whole(Bytes::from_request(request, state), BODY_MAX).await.map(Self)
+    }
+}
+
+async fn whole(
+    body: impl Future<Output = Result<Bytes, BytesRejection>>,
+    patience: Duration,
+) -> Result<Bytes, Problem> {
+    let in_time = tokio::time::timeout(patience, body).await;
+    let came = in_time.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body does not come"))?;
+    came.map_err(|refused| Problem::new(refused.status(), format!("the body: {}", refused.body_text())))
 }
 
 impl Desk {
@@ -122,10 +145,21 @@ fn refused(error: OrderError) -> Problem {
         OrderError::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
         OrderError::Rejected { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
         OrderError::Gone => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
-        OrderError::Load(_) | OrderError::Log(_) => Problem::internal(&error),
+        OrderError::Load(_) | OrderError::Log(_) => Problem::internal(error),
     }
 }
 
 fn answer(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let refused = whole(std::future::pending(), Duration::ZERO).await.unwrap_err();
+        assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
+    }
 }

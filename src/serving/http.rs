@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+use super::accept::{self, Limits};
 use super::control::{self, Desk};
 use super::metrics;
 use super::watch::Watched;
@@ -48,11 +49,7 @@ pub(super) async fn listen(
         }
         None => routes,
     };
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
-            tracing::error!(%error, "the HTTP server ended");
-        }
-    });
+    tokio::spawn(accept::serve(listener, routes, Limits::default()));
     Ok(address)
 }
 

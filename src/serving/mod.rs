@@ -1,5 +1,6 @@
 //! Running an experiment as a service: the process that writes history, and workers that share its steps.
 
+mod accept;
 mod carrier;
 mod control;
 mod guard;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dissent_actors::{Ending, Pipeline, Roles, Vitals, Worker};
+use dissent_actors::{Ending, Pipeline, Progress, Roles, Vitals, Worker};
 use dissent_domain::log::EventLog;
 use dissent_domain::order::Standing;
 use dissent_models::runtime::CancelFlag;
@@ -26,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::bundle;
 use crate::cli::BadInput;
 use crate::config::{BrokerConfig, Config};
+use crate::copies::Copier;
 use crate::inbox;
 use crate::opening::{self, Places};
 use crate::planning::{self, Models};
@@ -63,6 +65,7 @@ pub(crate) fn serve(
     token: Option<&ControlToken>,
 ) -> anyhow::Result<()> {
     let held = Arc::new(SledLog::open(data_dir.join("log"), &SledOptions::default())?);
+    let _copier = Copier::start(held.clone(), data_dir)?;
     let log: Arc<dyn EventLog> = held.clone();
     let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(config)?;
@@ -93,12 +96,17 @@ pub(crate) fn serve(
         let progress = pipeline.progress();
         let drained = pipeline.drain().await;
         outcome.and(drained.map_err(anyhow::Error::from))?;
-        // A server that ends by itself ends with the experiment: workers may be yet to hear of it, or to come.
-        if progress.borrow().finished && !serving.until_finished {
+        if takes_queues_along(&progress.borrow(), serving.until_finished) {
             carrier.forget(&plan.experiment).await;
         }
         Ok(())
     })
+}
+
+/// Whether the queues of an experiment go with the server. One that ends by itself ends with the experiment: workers may be yet to hear of
+/// it, or to come.
+fn takes_queues_along(progress: &Progress, until_finished: bool) -> bool {
+    progress.is_over() && !until_finished
 }
 
 /// Does the steps of its roles for an experiment whose history another process writes.
@@ -213,5 +221,25 @@ fn tell_what_it_waits_for(vitals: &Vitals) {
 fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "failed to notify systemd");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_stopped_takes_the_queues_of_what_is_over_along() {
+        for (standing, is_over) in [
+            (Standing::Going, false),
+            (Standing::Created, false),
+            (Standing::Paused, false),
+            (Standing::Cancelled, true),
+            (Standing::Finished, true),
+        ] {
+            let progress = Progress { standing, ..Progress::default() };
+            assert_eq!(takes_queues_along(&progress, false), is_over, "{standing:?}");
+            assert!(!takes_queues_along(&progress, true), "{standing:?}: workers may be yet to hear of it");
+        }
     }
 }

@@ -25,8 +25,9 @@ impl Problem {
     }
 
     /// A fault of this process: what it is goes to its log, and not to whoever asks.
-    pub(super) fn internal(error: &dyn std::fmt::Display) -> Self {
-        tracing::error!(%error, "a request failed");
+    pub(super) fn internal(error: impl Into<anyhow::Error>) -> Self {
+        let error = error.into();
+        tracing::error!(error = format!("{error:#}"), "a request failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "it failed: the server's log says why")
     }
 
@@ -49,5 +50,24 @@ impl IntoResponse for Problem {
                 .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn the_log_has_the_causes_of_a_failure_and_who_asked_is_told_none_of_them() {
+        let written = tempfile::NamedTempFile::new().unwrap();
+        let writer = Arc::new(written.reopen().unwrap());
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        let error = anyhow::anyhow!("the disk is full").context("failed to back up");
+        let problem = tracing::subscriber::with_default(log, || Problem::internal(error));
+        assert_eq!(problem.detail, "it failed: the server's log says why");
+        let logged = std::fs::read_to_string(written.path()).unwrap();
+        assert!(logged.contains("failed to back up: the disk is full"), "{logged}");
     }
 }

@@ -1,7 +1,7 @@
 //! The steps of a study, each done once: a step's result lies in a folder that is named by everything that determines it.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -23,7 +23,8 @@ impl Steps {
 
     /// The folder of a step: made by `make` the first time, found ever after. `inputs` is all that determines the result.
     ///
-    /// `make` is given the folder's future path, which does not exist yet; what it writes elsewhere is its own affair.
+    /// `make` is given the folder's future path, which does not exist yet; what it writes elsewhere is its own affair, but for a
+    /// checkpoint ([`Steps::checkpoint_of`]), which is gone once the step is done.
     ///
     /// # Errors
     /// As `make`, or if the folder cannot be written.
@@ -46,7 +47,18 @@ impl Steps {
         }
         make(&begun).with_context(|| format!("the step {name} failed"))?;
         fs::rename(&begun, &done).with_context(|| format!("failed to keep {}", done.display()))?;
-        Ok(done)
+        match fs::remove_file(Self::checkpoint_of(&begun)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).context("failed to remove a checkpoint")
+            }
+            _ => Ok(done),
+        }
+    }
+
+    /// Where a step that takes long keeps its checkpoint until the folder that it was given is made.
+    #[must_use]
+    pub fn checkpoint_of(folder: &Path) -> PathBuf {
+        folder.with_extension("checkpoint")
     }
 
     /// The rows of a step, one after the other in the order of their numbers: `row` is asked for those that no earlier run has
@@ -93,7 +105,7 @@ impl Steps {
 fn whole_rows<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<T>> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("failed to read {}", path.display())),
     };
     let mut rows = Vec::new();

@@ -1,5 +1,7 @@
 //! Training the models of a study: the library's trainer, with a bar.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -13,6 +15,11 @@ use dissent_models::training::{
     TrainingSetup,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+
+use super::steps::Steps;
+
+/// Steps between two checkpoints.
+const CHECKPOINT_EVERY: u64 = 20;
 
 /// On what the models of a study run.
 #[derive(Clone)]
@@ -49,21 +56,38 @@ pub struct Training<'a> {
 
 impl Workshop {
     /// Trains a model and writes what came of it: a PEFT folder, or a whole checkpoint where all weights are trained. Examples
-    /// longer than the settings allow are left out; a study in which that is more than a tenth is refused.
+    /// longer than the settings allow are left out; a study in which that is more than a tenth is refused. Goes on from the
+    /// checkpoint beside `output`, if an earlier run was interrupted.
     ///
     /// # Errors
     /// If an example cannot be encoded, the training fails, or the folder cannot be written.
     pub fn train(&self, training: &Training<'_>, output: &Path) -> anyhow::Result<()> {
-        let Training { name, checkpoint, template, lessons, settings } = training;
+        let keep = Steps::checkpoint_of(output);
+        let mut trainer = self.open(training, &keep)?;
+        let bar = ProgressBar::new(trainer.steps()).with_position(trainer.steps_done());
+        bar.set_style(ProgressStyle::with_template("{msg} {bar:24} {pos}/{len} steps, {eta} left")?);
+        bar.set_message(training.name.to_owned());
+        trainer.run(CHECKPOINT_EVERY, &mut Keeper { bar: &bar, keep: &keep }, &self.cancel)?;
+        bar.finish_and_clear();
+        Ok(trainer.save(None, output)?)
+    }
+
+    /// The training where its checkpoint left it, or at its beginning.
+    fn open(&self, training: &Training<'_>, keep: &Path) -> anyhow::Result<Trainer> {
+        let Training { checkpoint, template, lessons, settings, .. } = training;
         let (data, objective) = encoded(checkpoint, template, lessons, settings)?;
         let setup = TrainingSetup { objective, settings: (*settings).clone(), order: DataOrder::default() };
         let mut trainer = Trainer::open(self.runtime, checkpoint, None, setup, data, &self.options)?;
-        let bar = ProgressBar::new(trainer.steps());
-        bar.set_style(ProgressStyle::with_template("{msg} {bar:24} {pos}/{len} steps, {eta} left")?);
-        bar.set_message((*name).to_owned());
-        trainer.run(0, &mut Bar(&bar), &self.cancel)?;
-        bar.finish_and_clear();
-        Ok(trainer.save(None, output)?)
+        match fs::read(keep) {
+            Ok(bytes) => match trainer.resume(&bytes) {
+                Ok(()) => tracing::info!(step = trainer.steps_done(), "the training goes on"),
+                // Nothing is lost but time: a checkpoint of another version, or half of one.
+                Err(error) => tracing::warn!(%error, "the training begins again"),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("failed to read {}", keep.display())),
+        }
+        Ok(trainer)
     }
 }
 
@@ -103,16 +127,68 @@ fn encoded(
     Ok((data, objective))
 }
 
-struct Bar<'a>(&'a ProgressBar);
+/// Shows steps, and keeps checkpoints.
+struct Keeper<'a> {
+    bar: &'a ProgressBar,
+    keep: &'a Path,
+}
 
-impl TrainingObserver for Bar<'_> {
+impl TrainingObserver for Keeper<'_> {
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<(), ModelError> {
-        self.0.set_position(metrics.step);
+        self.bar.set_position(metrics.step);
         tracing::info!(step = metrics.step, loss = metrics.loss, "training step");
         Ok(())
     }
 
-    fn on_checkpoint(&mut self, _step: u64, _bytes: Vec<u8>) -> Result<(), ModelError> {
-        Ok(())
+    fn on_checkpoint(&mut self, _step: u64, bytes: Vec<u8>) -> Result<(), ModelError> {
+        let written = self.keep.with_extension("partial");
+        fs::write(&written, bytes)
+            .and_then(|()| fs::rename(&written, self.keep))
+            .map_err(|error| ModelError::Write { path: self.keep.to_owned(), reason: error.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dissent_domain::training::Dialogue;
+    use dissent_models::runtime::Provider;
+
+    use super::*;
+    use crate::loading::Model;
+
+    #[test]
+    fn a_training_goes_on_from_its_checkpoint_to_the_same_result() {
+        let runtime = match OnnxRuntime::load(None) {
+            Ok(runtime) => runtime,
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden/llama");
+        let (model, folder) = (Model::open(&golden, None, None).unwrap(), tempfile::tempdir().unwrap());
+        let row = |place: usize| Demonstration {
+            prompt: Dialogue::Text(format!("w{}", 5 + place % 7)),
+            completion: format!("w{} w{}", 20 + place, 21 + place % 5),
+        };
+        let rows: Vec<Demonstration> = (0..64).map(row).collect();
+        let settings = Hyperparameters { batch_size: 2, ..Hyperparameters::default() };
+        let training = Training {
+            name: "policy",
+            checkpoint: &model.checkpoint,
+            template: &"{prompt} {completion}".parse().unwrap(),
+            lessons: Lessons::Demonstrations(&rows),
+            settings: &settings,
+        };
+        let options = SessionOptions { provider: Provider::Cpu, threads: 1, ..SessionOptions::default() };
+        let workshop = Workshop { runtime, options, cancel: CancelFlag::default() };
+        let (calm, killed) = (folder.path().join("calm.begun"), folder.path().join("killed.begun"));
+        workshop.train(&training, &calm).unwrap();
+        // The checkpoint is Steps' to remove; here it is what a kill in the last steps leaves.
+        fs::rename(Steps::checkpoint_of(&calm), Steps::checkpoint_of(&killed)).unwrap();
+        let done = workshop.open(&training, &Steps::checkpoint_of(&killed)).unwrap().steps_done();
+        assert!(done > 0 && done % CHECKPOINT_EVERY == 0, "{done}");
+        workshop.train(&training, &killed).unwrap();
+        let adapter = |folder: &Path| fs::read(folder.join("adapter_model.safetensors")).unwrap();
+        assert_eq!(adapter(&killed), adapter(&calm));
+        fs::write(Steps::checkpoint_of(&killed), b"half").unwrap();
+        assert_eq!(workshop.open(&training, &Steps::checkpoint_of(&killed)).unwrap().steps_done(), 0);
     }
 }

@@ -15,13 +15,14 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// A collector. One that is away costs spans and a warning, no more.
 pub(super) struct Collector {
     agent: Agent,
+    /// Where it is, as it may be shown.
     endpoint: String,
     /// It is said once for each absence: one may last for days.
     is_away: AtomicBool,
 }
 
 impl Collector {
-    pub(super) fn new(endpoint: &str, timeout: Duration) -> Self {
+    pub(super) fn new(endpoint: String, timeout: Duration) -> Self {
         let agent = Agent::config_builder()
             .timeout_global(Some(timeout))
             // What the collector answers is looked at here and by the exporter.
@@ -29,7 +30,7 @@ impl Collector {
             .max_redirects(0)
             .build()
             .new_agent();
-        Self { agent, endpoint: endpoint.to_owned(), is_away: AtomicBool::new(false) }
+        Self { agent, endpoint, is_away: AtomicBool::new(false) }
     }
 
     fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {

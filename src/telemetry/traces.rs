@@ -44,13 +44,16 @@ impl Traces {
         let is_off = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
             || set("OTEL_TRACES_EXPORTER").is_some_and(|exporter| exporter == "none");
         let Some((variable, endpoint)) = first_set(&ENDPOINTS).filter(|_| !is_off) else { return Ok(None) };
+        let shown = without_password(&endpoint);
         check_transport(variable, &endpoint)?;
-        let collector = Collector::new(&endpoint, timeout()?);
+        let collector = Collector::new(shown.clone(), timeout()?);
         // Once more, for a hiccup; what is longer than that is not to be waited for at the end.
         let retries = RetryPolicy::recommended().with_max_retries(1);
         let exporter = SpanExporter::builder().with_http().with_http_client(collector);
         let exporter = exporter.with_retry_policy(retries).build();
-        let exporter = exporter.map_err(|error| BadInput(format!("{variable} {endpoint}: {error}")))?;
+        let exporter = exporter.map_err(|error| {
+            BadInput(format!("{variable} {shown}: {}", error.to_string().replace(&endpoint, &shown)))
+        })?;
         let provider =
             SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource(name)).build();
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
@@ -88,11 +91,22 @@ fn first_set(variables: &[&'static str]) -> Option<(&'static str, String)> {
     variables.iter().find_map(|variable| Some((*variable, set(variable)?)))
 }
 
+/// An address without its user and password. What is no proper address may have them anywhere: all before the last `@` is left out.
+fn without_password(endpoint: &str) -> String {
+    let (scheme, rest) = endpoint.split_once("://").map_or(("", endpoint), |(scheme, rest)| (scheme, rest));
+    match rest.rsplit_once('@') {
+        None => endpoint.to_owned(),
+        Some((_, place)) if scheme.is_empty() => place.to_owned(),
+        Some((_, place)) => format!("{scheme}://{place}"),
+    }
+}
+
 /// Refuses what would otherwise fail again and again without a word on why.
 fn check_transport(variable: &str, endpoint: &str) -> Result<(), BadInput> {
     if !endpoint.starts_with("http://") {
         return Err(BadInput(format!(
-            "{variable} {endpoint}: spans are sent over http:// only; let a collector nearby carry them on"
+            "{variable} {}: spans are sent over http:// only; let a collector nearby carry them on",
+            without_password(endpoint)
         )));
     }
     match first_set(&PROTOCOLS) {
@@ -121,4 +135,21 @@ fn resource(name: &'static str) -> Resource {
             .get(&Key::new("service.name"))
             .is_some();
     if is_named { described.build() } else { described.with_service_name(name).build() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_user_and_password() {
+        for (endpoint, shown) in [
+            ("http://collector:4318", "http://collector:4318"),
+            ("http://ann:secret@collector:4318/v1", "http://collector:4318/v1"),
+            ("https://ann:se/c@ret@collector", "https://collector"),
+            ("ann:secret@collector:4318", "collector:4318"),
+        ] {
+            assert_eq!(without_password(endpoint), shown);
+        }
+    }
 }

@@ -12,7 +12,7 @@ mod shared;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -86,18 +86,19 @@ struct Behind {
 }
 
 impl ArtifactStore {
-    /// Opens the store in `root`, or makes one there.
+    /// Opens the store in `root`, or makes one there. What processes that were killed had begun to write a day ago is removed.
     ///
     /// # Errors
     /// If the directory cannot be made.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let root = root.into();
         std::fs::create_dir_all(&root).map_err(StorageError::io("create", &root))?;
+        cache::sweep(&root);
         Ok(Self { root, shared: None })
     }
 
     /// The same directory as a cache of a shared store: what has more than `cache_bytes` together goes, the least recently used first
-    /// (none: nothing goes).
+    /// (none: nothing goes). What the store does not have stays, and so does what [`Self::link`] gave another name, on top of the limit.
     #[must_use]
     pub fn before(self, store: SharedStore, cache_bytes: Option<u64>) -> Self {
         let cache = Cache::new(cache_bytes);
@@ -113,10 +114,22 @@ impl ArtifactStore {
     /// Puts what the directory has into the shared store, where it is not there yet: it may have been begun without one.
     ///
     /// # Errors
-    /// If the directory cannot be read, an artifact is damaged, or the store refuses.
+    /// If the directory cannot be read, or the store refuses. One that is damaged here, or cannot be read, is passed over: whoever
+    /// needs it will say so.
     pub fn share_all(&self) -> Result<(), StorageError> {
+        let Some(behind) = &self.shared else { return Ok(()) };
         let kept = cache::kept(&self.root).map_err(StorageError::io("list", &self.root))?;
-        kept.iter().try_for_each(|kept| self.share(&kept.id))
+        for artifact in kept {
+            if behind.has(&artifact.id, artifact.bytes)? {
+                continue;
+            }
+            match self.whole_here(&artifact.id) {
+                Ok(file) => behind.put(&artifact.id, file, &self.path(&artifact.id))?,
+                Err(error) => tracing::warn!(%error, "an artifact is not put into the shared store"),
+            }
+        }
+        behind.make_room(&self.root, None);
+        Ok(())
     }
 
     /// Where an artifact lies, or would lie.
@@ -159,36 +172,31 @@ impl ArtifactStore {
         }
         let id = ArtifactId(hasher.finalize());
         // A copy that is there and whole stays: others may be reading it.
-        if self.verify_here(&id).is_err() {
-            self.place(partial, &id)?;
+        let file = match self.whole_here(&id) {
+            Ok(file) => file,
+            Err(_) => self.place(partial, &id)?,
+        };
+        if let Some(behind) = &self.shared {
+            if !behind.has(&id, hasher.count())? {
+                behind.put(&id, file, &self.path(&id))?;
+            }
+            behind.make_room(&self.root, Some(&id));
         }
-        self.share(&id)?;
         Ok(id)
-    }
-
-    /// Puts an artifact of the directory into the shared store, if there is one and it does not have it.
-    fn share(&self, id: &ArtifactId) -> Result<(), StorageError> {
-        let Some(shared) = &self.shared else { return Ok(()) };
-        let name = shared_name(id);
-        if shared.store.contains(&name)? {
-            return Ok(());
-        }
-        self.verify_here(id)?;
-        shared.store.put_file(&name, &self.path(id))?;
-        shared.cache.make_room(&self.root, id);
-        Ok(())
     }
 
     /// Brings an artifact from the shared store, if there is one, to its place, and opens it. Nothing is there of one that is not what its name says.
     fn fetch(&self, id: &ArtifactId) -> Result<File, StorageError> {
-        let Some(shared) = &self.shared else { return Err(StorageError::ArtifactMissing(*id)) };
+        let Some(behind) = &self.shared else { return Err(StorageError::ArtifactMissing(*id)) };
         let mut partial = self.partial()?;
         let mut hasher = blake3::Hasher::new();
         let path = partial.path().to_owned();
-        let found = shared.store.download(&shared_name(id), shared.cache.bytes_max(), &mut |piece| {
+        let mut sink = |piece: &[u8]| {
             hasher.update(piece);
             partial.write_all(piece).map_err(StorageError::io("write", &path))
-        })?;
+        };
+        let bytes_max = behind.cache.bytes_max();
+        let found = behind.store.download(&shared_name(id), bytes_max, shared::PIECE_BYTES, &mut sink)?;
         if found.is_none() {
             return Err(StorageError::ArtifactMissing(*id));
         }
@@ -196,48 +204,62 @@ impl ArtifactStore {
             let reason = "the shared store has other bytes under this name".to_owned();
             return Err(StorageError::ArtifactDamaged { id: *id, path: self.path(id), reason });
         }
-        // Opened before it can be taken away again to make room for what another process fetches.
-        let file = partial.reopen().map_err(StorageError::io("open", &path))?;
-        self.place(partial, id)?;
-        shared.cache.make_room(&self.root, id);
+        let file = self.place(partial, id)?;
+        behind.make_room(&self.root, Some(id));
         Ok(file)
     }
 
     /// Gives an artifact another name as well, under which it stays when there is no room for it here any more. What has that name
-    /// already is replaced.
+    /// already is replaced, unless it is the artifact.
     ///
     /// # Errors
     /// If there is none of this name, here or in the shared store, it is damaged, or the disk refuses.
     pub fn link(&self, id: &ArtifactId, to: &Path) -> Result<(), StorageError> {
-        self.verify(id)?;
+        // It may have made room here since: it need not come again.
+        if self.is_at(id, to) {
+            return Ok(());
+        }
+        let mut file = self.healed(id, |store| store.whole(id, store.open_artifact(id)?))?;
         let folder = to.parent().unwrap_or(Path::new("."));
         let aside = tempfile::tempdir_in(folder).map_err(StorageError::io("create a folder in", folder))?;
         let (path, linked) = (self.path(id), aside.path().join("artifact"));
-        // Another file system has no links to this one.
+        // Another file system has no links to this one; and another process may have made room in between.
         if std::fs::hard_link(&path, &linked).is_err() {
-            std::fs::copy(&path, &linked).map_err(StorageError::io("copy", &path))?;
+            let copied = File::create(&linked).and_then(|mut copy| io::copy(&mut file, &mut copy));
+            copied.map_err(StorageError::io("copy", &path))?;
         }
         std::fs::rename(&linked, to).map_err(StorageError::io("create", to))
+    }
+
+    /// Whether an artifact has this name already, which is a use of it.
+    fn is_at(&self, id: &ArtifactId, path: &Path) -> bool {
+        let file = path.symlink_metadata().is_ok_and(|found| found.is_file()).then(|| File::open(path));
+        file.and_then(Result::ok).and_then(|file| self.whole(id, file).ok()).is_some_and(|file| {
+            self.used(&file);
+            true
+        })
     }
 
     fn partial(&self) -> Result<NamedTempFile, StorageError> {
         let mut builder = tempfile::Builder::new();
         builder
-            .prefix(".partial-")
+            .prefix(cache::PARTIAL)
             .tempfile_in(&self.root)
             .map_err(StorageError::io("create a file in", &self.root))
     }
 
-    fn place(&self, partial: NamedTempFile, id: &ArtifactId) -> Result<(), StorageError> {
+    /// Puts an artifact in its place, and opens it: another process may make room at any time.
+    fn place(&self, partial: NamedTempFile, id: &ArtifactId) -> Result<File, StorageError> {
         let path = self.path(id);
         let shelf = path.parent().unwrap_or(&self.root);
+        let file = partial.reopen().map_err(StorageError::io("open", partial.path()))?;
         partial.as_file().sync_all().map_err(StorageError::io("sync", partial.path()))?;
         std::fs::create_dir_all(shelf).map_err(StorageError::io("create", shelf))?;
         partial.persist(&path).map_err(|error| StorageError::io("create", &path)(error.error))?;
         for dir in [shelf, &self.root] {
             File::open(dir).and_then(|dir| dir.sync_all()).map_err(StorageError::io("sync", dir))?;
         }
-        Ok(())
+        Ok(file)
     }
 
     /// Opens an artifact for reading; it is fetched if it is not here. Its bytes are not checked: see [`Self::verify`].
@@ -249,20 +271,26 @@ impl ArtifactStore {
             Err(StorageError::ArtifactMissing(_)) => self.fetch(id)?,
             opened => opened?,
         };
-        if let Some(shared) = &self.shared {
-            shared.cache.used(&file);
-        }
+        self.used(&file);
         Ok(file)
+    }
+
+    fn used(&self, file: &File) {
+        if let Some(behind) = &self.shared {
+            behind.cache.used(file);
+        }
     }
 
     fn open_here(&self, id: &ArtifactId) -> Result<File, StorageError> {
         let path = self.path(id);
         // Not followed: a link could lead anywhere.
-        match path.symlink_metadata() {
-            Ok(metadata) if metadata.is_file() => File::open(&path).map_err(StorageError::io("open", &path)),
-            Ok(_) => {
+        let found = path.symlink_metadata().map(|metadata| metadata.is_file());
+        match found.and_then(|is_file| is_file.then(|| File::open(&path)).transpose()) {
+            Ok(Some(file)) => Ok(file),
+            Ok(None) => {
                 Err(StorageError::ArtifactDamaged { id: *id, path, reason: "it is not a file".to_owned() })
             }
+            // Or another process has just made room.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StorageError::ArtifactMissing(*id)),
             Err(error) => Err(StorageError::io("open", &path)(error)),
         }
@@ -272,6 +300,17 @@ impl ArtifactStore {
     #[must_use]
     pub fn contains(&self, id: &ArtifactId) -> bool {
         self.path(id).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+    }
+
+    /// Whether an artifact is here or in the shared store, checked or not. Nothing is fetched.
+    ///
+    /// # Errors
+    /// If the shared store cannot be asked.
+    pub fn is_kept(&self, id: &ArtifactId) -> Result<bool, StorageError> {
+        match &self.shared {
+            Some(shared) if !self.contains(id) => Ok(shared.store.size(&shared_name(id))?.is_some()),
+            _ => Ok(self.contains(id)),
+        }
     }
 
     /// Reads an artifact into memory and checks it. One that is damaged here is fetched again, where there is a shared store.
@@ -306,14 +345,21 @@ impl ArtifactStore {
     /// # Errors
     /// If there is none of this name, or it is damaged.
     pub fn verify(&self, id: &ArtifactId) -> Result<u64, StorageError> {
-        self.healed(id, |store| store.verify_file(id, store.open_artifact(id)?))
+        self.healed(id, |store| store.verify_file(id, &store.open_artifact(id)?))
     }
 
-    fn verify_here(&self, id: &ArtifactId) -> Result<u64, StorageError> {
-        self.verify_file(id, self.open_here(id)?)
+    fn whole_here(&self, id: &ArtifactId) -> Result<File, StorageError> {
+        self.whole(id, self.open_here(id)?)
     }
 
-    fn verify_file(&self, id: &ArtifactId, file: File) -> Result<u64, StorageError> {
+    /// The file, at its start, once its bytes are known to be the artifact's.
+    fn whole(&self, id: &ArtifactId, mut file: File) -> Result<File, StorageError> {
+        self.verify_file(id, &file)?;
+        file.rewind().map_err(StorageError::io("read", &self.path(id)))?;
+        Ok(file)
+    }
+
+    fn verify_file(&self, id: &ArtifactId, file: &File) -> Result<u64, StorageError> {
         let path = self.path(id);
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(file).map_err(StorageError::io("read", &path))?;
@@ -332,7 +378,7 @@ impl ArtifactStore {
     ) -> Result<T, StorageError> {
         match work(self) {
             Err(StorageError::ArtifactDamaged { .. })
-                if self.shared.is_some() && self.verify_here(id).is_err() =>
+                if self.shared.is_some() && self.whole_here(id).is_err() =>
             {
                 tracing::warn!(artifact = %id, "damaged here: it is fetched again");
                 drop(self.fetch(id)?);
@@ -340,6 +386,21 @@ impl ArtifactStore {
             }
             done => done,
         }
+    }
+}
+
+impl Behind {
+    /// Whether the store has an artifact of so many bytes. One of another size was damaged there: it is as good as none.
+    fn has(&self, id: &ArtifactId, bytes: u64) -> Result<bool, StorageError> {
+        Ok(self.store.size(&shared_name(id))? == Some(bytes))
+    }
+
+    fn put(&self, id: &ArtifactId, whole: File, path: &Path) -> Result<(), StorageError> {
+        self.store.put_file(&shared_name(id), whole, path)
+    }
+
+    fn make_room(&self, root: &Path, last: Option<&ArtifactId>) {
+        self.cache.make_room(root, last, |id, bytes| self.has(id, bytes));
     }
 }
 

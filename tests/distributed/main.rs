@@ -55,8 +55,10 @@ fn workers_on_hosts_of_their_own_fetch_what_they_need() {
     lab.run("embedded");
     let mut fleet = Fleet::new(&lab, Order { apart: true, ..order(&node, "apart", &MIXED) });
     let damaged = lab.data_dir(&fleet.place(1).1);
+    // The artifacts, and the names under which the models find them.
     let fetched = || {
-        let mut found = artifacts(&damaged);
+        let mut found = below(&damaged.join("artifacts"));
+        found.extend(below(&damaged.join("inputs")));
         found.retain(|path| path.metadata().unwrap().len() > 1 << 16);
         found
     };
@@ -76,10 +78,10 @@ fn workers_on_hosts_of_their_own_fetch_what_they_need() {
     Outcome::of(&lab, "apart").is_that_of(&Outcome::of(&lab, "embedded"));
 }
 
-fn artifacts(data_dir: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let below = |folder: std::path::PathBuf| folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
-    let shelves = below(data_dir.join("artifacts")).filter(|path| path.is_dir());
-    shelves.flat_map(below).collect()
+/// Every file below a folder.
+fn below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let paths = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
 }
 
 /// Waits until the server's metrics are so.

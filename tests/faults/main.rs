@@ -79,6 +79,7 @@ fn whatever_happens_the_experiment_comes_to_the_same_end() {
     if !disks {
         eprintln!("no full disks: they need the right to mount a file system");
     }
+    let has_clocks = clocks.is_some();
     let mut field = Field { lab: &lab, node: &mut node, clocks, disks };
     let (first, rounds) = (number("DISSENT_FAULTS_SEED", 0), number("DISSENT_FAULTS_ROUNDS", ROUNDS));
     let mut counts: BTreeMap<Fault, [u32; 2]> = BTreeMap::new();
@@ -107,4 +108,13 @@ fn whatever_happens_the_experiment_comes_to_the_same_end() {
     }
     eprintln!("{survived} faults survived in {rounds} rounds and {:?}", begun.elapsed());
     assert!(failed.is_empty(), "rounds of the seeds {failed:?} failed");
+    let impossible: u32 = counts.values().map(|[_, impossible]| impossible).sum();
+    assert_eq!(u64::from(survived + impossible), rounds * kind::PER_ROUND as u64, "no fault is left out");
+    let of_this_machine = |fault: &Fault| match fault {
+        Fault::ClockJump => has_clocks,
+        Fault::FullDisk => disks,
+        _ => true,
+    };
+    let skipped = counts.iter().find(|(fault, counts)| of_this_machine(fault) && counts[1] > 0);
+    assert_eq!(skipped, None, "what can happen here happens");
 }

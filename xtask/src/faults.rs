@@ -17,6 +17,8 @@ pub(crate) struct FaultsOptions {
 
 /// Runs the campaign's test, with its output as it comes.
 pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
+    crate::fetch::fetch_all()?;
+    crate::rabbitmq::ensure();
     let mut test = cargo();
     test.args(["test", "--test", "faults", "--", "--nocapture"]);
     test.env("DISSENT_FAULTS_ROUNDS", options.rounds.to_string());

@@ -1,30 +1,40 @@
-//! RabbitMQ for the tests: they start private nodes, which need its programs.
+//! RabbitMQ for the tests: they start private nodes, which need its programs, and some make clocks jump.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::process::{complete, output_of, succeeds};
 
-/// What the tests look for.
-const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+/// Debian's packages that the tests look for.
+const PACKAGES: [(&str, fn() -> bool); 2] = [("rabbitmq-server", has_rabbitmq), ("faketime", has_faketime)];
 
-/// Installs it where we may, and says what is missing where we may not: the tests that need it then fail and say so, too.
+fn has_rabbitmq() -> bool {
+    Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").exists()
+}
+
+fn has_faketime() -> bool {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    folders.into_iter().any(|folder| folder.path().join("faketime/libfaketimeMT.so.1").is_file())
+}
+
+/// Installs them where we may, and says what is missing where we may not: the tests of RabbitMQ then fail and say so, too, and clocks
+/// do not jump.
 pub(crate) fn ensure() {
-    if Path::new(PROGRAM).exists() {
+    let missing: Vec<&str> = PACKAGES.iter().filter(|(_, has)| !has()).map(|(package, _)| *package).collect();
+    if missing.is_empty() {
         return;
     }
-    let missing = |why: &str| {
-        println!(
-            "the tests of RabbitMQ will fail: {PROGRAM} is missing, and {why}; apt-get install rabbitmq-server"
-        );
+    let missing = missing.join(" ");
+    let said = |why: &str| {
+        println!("what tests of RabbitMQ need is missing, and {why}; apt-get install {missing}");
     };
     if !succeeds(Command::new("apt-get").arg("--version")) {
-        return missing("there is no apt-get to install it with");
+        return said("there is no apt-get to install it with");
     }
     if output_of(Command::new("id").arg("-u")).ok().as_deref().map(str::trim) != Some("0") {
-        return missing("only root may install it");
+        return said("only root may install it");
     }
-    println!("installing rabbitmq-server");
+    println!("installing {missing}");
     let apt = || {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive");
@@ -33,8 +43,8 @@ pub(crate) fn ensure() {
     // What is known of the packages may be good enough, and there may be no way to renew it.
     let _as_it_is = complete(apt().args(["update", "--quiet"]));
     let mut install = apt();
-    install.args(["install", "--yes", "--quiet", "--no-install-recommends", "rabbitmq-server"]);
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(missing.split(' '));
     if let Err(error) = complete(&mut install) {
-        missing(&format!("installing it failed ({error:#})"));
+        said(&format!("installing it failed ({error:#})"));
     }
 }

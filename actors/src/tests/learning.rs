@@ -35,7 +35,7 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{ArtifactStore, MemoryLog, Snapshots};
 use tempfile::TempDir;
 
-use crate::crew::{LearningResources, Resources, TrainingResources};
+use crate::crew::{LearningResources, Resources};
 use crate::gold::Gold;
 use crate::model::{self, Base};
 use crate::pipeline::{Ending, Pipeline};
@@ -71,6 +71,8 @@ enum Mishap {
     /// The first attempt says nothing until it is stopped.
     Silent(Arc<AtomicBool>),
     Error,
+    /// The first attempt says that its adapter makes another model than it does.
+    Lie(Arc<AtomicBool>),
 }
 
 impl Counting {
@@ -111,13 +113,15 @@ impl Counting {
     }
 
     /// An adapter that differs with the number.
-    fn learnt(base: &Base, like: &LoraAdapter, sum: u64, preferences: [usize; 2]) -> Learnt {
+    fn learnt(&self, base: &Base, like: &LoraAdapter, sum: u64, preferences: [usize; 2]) -> Learnt {
         let mut layers = like.layers.clone();
         layers.values_mut().next().unwrap().a[0] += (sum % 1000) as f32 / 1e4;
         let (score, task) = (like.score.clone(), like.task);
         let adapter = LoraAdapter::new(like.r, like.alpha, layers, score, task, None).unwrap();
         let [preferences, rehearsed] = preferences.map(|count| u32::try_from(count).unwrap());
-        let fingerprint = model::fingerprint(&base.checkpoint, Some(&adapter));
+        let lies = matches!(&self.mishap, Mishap::Lie(first) if first.swap(false, Ordering::SeqCst));
+        let said = if lies { like } else { &adapter };
+        let fingerprint = model::fingerprint(&base.checkpoint, Some(said));
         Learnt { adapter, fingerprint, preferences, rehearsed, metrics: BTreeMap::new() }
     }
 }
@@ -127,13 +131,13 @@ impl Learner for Counting {
         let seed = task.feedback.iter().map(|pair| pair.chosen.len() as u64).sum();
         let sum = self.count(seed, task.resume.as_deref(), watch)?;
         let like = task.adapter.expect("the reward model has an adapter");
-        Ok(Self::learnt(&self.reward, &like, sum, [task.feedback.len(), task.original.len()]))
+        Ok(self.learnt(&self.reward, &like, sum, [task.feedback.len(), task.original.len()]))
     }
 
     fn tune(&mut self, task: Tuning, watch: &mut Watch) -> Result<Learnt, StepError> {
         let sum = self.count(task.answered.len() as u64, task.resume.as_deref(), watch)?;
         let first = LoraAdapter::open(&golden("llama-lora")).unwrap();
-        Ok(Self::learnt(&self.policy, task.policy.as_deref().unwrap_or(&first), sum, [0, 0]))
+        Ok(self.learnt(&self.policy, task.policy.as_deref().unwrap_or(&first), sum, [0, 0]))
     }
 }
 
@@ -300,8 +304,8 @@ impl Place {
         let [raw, scored] = templates();
         let gold: Box<dyn Gold> = Box::new(Longest);
         let (policy, reward) = (self.policy.clone(), self.reward.clone());
-        let training = Some(TrainingResources { learner, policy, reward });
-        let learning = LearningResources { held_out: prompts("held", 3), gold: Some(gold), training, inbox };
+        let (held_out, gold, learner) = (prompts("held", 3), Some(gold), Some(learner));
+        let learning = LearningResources { held_out, gold, learner, policy, reward, inbox };
         Resources {
             log,
             broker,

@@ -85,9 +85,8 @@ pub struct Learnt {
 
 /// Told how far a training is, and asked whether it should go on.
 pub struct Watch {
-    /// Who is told; none: nobody asks.
-    reports: Option<mpsc::Sender<Report>>,
-    artifacts: ArtifactStore,
+    /// Who is told, and where checkpoints are kept; none: nobody asks, and none is kept.
+    watcher: Option<(mpsc::Sender<Report>, ArtifactStore)>,
     cancel: CancelFlag,
     /// Of the pipeline, and of this attempt alone.
     stop: [Arc<AtomicBool>; 2],
@@ -100,12 +99,12 @@ impl Watch {
         cancel: CancelFlag,
         stop: [Arc<AtomicBool>; 2],
     ) -> Self {
-        Self { reports: Some(reports), artifacts, cancel, stop }
+        Self { watcher: Some((reports, artifacts)), cancel, stop }
     }
 
-    /// Of a training that nobody watches, until it is cancelled; checkpoints are kept in `artifacts`.
-    pub(crate) fn unwatched(artifacts: ArtifactStore, cancel: CancelFlag) -> Self {
-        Self { reports: None, artifacts, cancel, stop: Default::default() }
+    /// Of a training that nobody watches, until it is cancelled.
+    pub(crate) fn unwatched(cancel: CancelFlag) -> Self {
+        Self { watcher: None, cancel, stop: Default::default() }
     }
 
     /// Whether the training should end at its next step, after a checkpoint.
@@ -133,17 +132,18 @@ impl Watch {
         self.report(Report::Progressed { step, steps, checkpoint: None, metrics })
     }
 
-    /// Keeps a checkpoint, taken after so many steps: durable on return, and soon in the log.
+    /// Keeps a checkpoint, taken after so many steps, where somebody watches: durable on return, and soon in the log.
     ///
     /// # Errors
     /// If it cannot be kept, or nobody listens any more.
     pub fn checkpoint(&mut self, step: u64, steps: u64, bytes: &[u8]) -> Result<(), StepError> {
-        let checkpoint = Some(self.artifacts.put_bytes(bytes).map_err(fatal)?.to_string());
+        let Some((_, artifacts)) = &self.watcher else { return Ok(()) };
+        let checkpoint = Some(artifacts.put_bytes(bytes).map_err(fatal)?.to_string());
         self.report(Report::Progressed { step, steps, checkpoint, metrics: BTreeMap::new() })
     }
 
     pub(super) fn report(&mut self, report: Report) -> Result<(), StepError> {
-        let Some(reports) = &self.reports else { return Ok(()) };
+        let Some((reports, _)) = &self.watcher else { return Ok(()) };
         reports.blocking_send(report).map_err(|_| StepError::Cancelled)
     }
 }

@@ -159,11 +159,15 @@ impl ModelLearner {
     fn unchanged(&self, task: &Tuning) -> Result<Learnt, StepError> {
         tracing::warn!(
             round = task.round,
-            "the reward model finds the answers of each prompt equally good, so the policy stays as it is in this round;              if this goes on, raise generation.temperature or generation.samples"
+            "the reward model finds the answers of each prompt equally good, so the policy stays as it is in this round; \
+             if this goes on, raise generation.temperature or generation.samples"
         );
         let base = &self.policy.base;
         let adapter = match task.policy.as_deref() {
-            Some(adapter) => adapter.clone(),
+            // As it will be read: one that PEFT wrote has another fingerprint once it is kept.
+            Some(adapter) => {
+                adapter.to_artifact().and_then(|bytes| LoraAdapter::from_artifact(&bytes)).map_err(failed)?
+            }
             None => fresh_adapter(&base.checkpoint, &task.plan.hyperparameters).map_err(failed)?,
         };
         learnt(base, adapter, BTreeMap::from([(PolicyTuned::PAIRS.to_owned(), 0.0)]), [0, 0])
@@ -208,7 +212,7 @@ impl ModelLearner {
         let mut tuner = PolicyTuner::new(policy, prompts.collect(), settings).map_err(failed)?;
         warn_left_out("prompts", tuner.left_out());
         if let Some(bytes) = &task.resume {
-            tuner.restore(bytes).map_err(failed)?;
+            went_on(tuner.restore(bytes))?;
         }
         let mut scorer = self.scorer(task.reward.as_deref())?;
         let iterations = u64::from(task.plan.objective.ppo.iterations);
@@ -324,7 +328,7 @@ impl Pace {
 /// Takes the steps of a training, from a checkpoint if there is one.
 fn train(trainer: &mut Trainer, resume: Option<&[u8]>, watch: &mut Watch) -> Result<(), StepError> {
     if let Some(bytes) = resume {
-        trainer.resume(bytes).map_err(failed)?;
+        went_on(trainer.resume(bytes))?;
     }
     let (steps, pace) = (trainer.steps(), Pace::of(trainer.steps()));
     while let Some(metrics) = trainer.step(&watch.cancel()).map_err(failed)? {
@@ -340,6 +344,17 @@ fn train(trainer: &mut Trainer, resume: Option<&[u8]>, watch: &mut Watch) -> Res
         }
     }
     Ok(())
+}
+
+/// A checkpoint that is none of this training's is worth nothing; whoever left it must not keep others from training.
+fn went_on(resumed: Result<(), ModelError>) -> Result<(), StepError> {
+    match resumed {
+        Err(ModelError::Invalid(reason)) => {
+            tracing::warn!(%reason, "the training begins again");
+            Ok(())
+        }
+        resumed => resumed.map_err(failed),
+    }
 }
 
 fn learnt(
@@ -387,7 +402,8 @@ fn warn_left_out(what: &str, left_out: usize) {
 /// Not one example is short enough: the settings have to change, and with them the experiment.
 fn too_long(section: &str, left_out: usize, what: &str, settings: &Hyperparameters) -> StepError {
     StepError::Fatal(format!(
-        "all {left_out} {what} are longer than {section}.max_length, {} tokens: begin an experiment with a larger one, or with          a smaller generation.max_new_tokens",
+        "all {left_out} {what} are longer than {section}.max_length, {} tokens: begin an experiment with a larger one, or with \
+         a smaller generation.max_new_tokens",
         settings.max_length
     ))
 }

@@ -16,6 +16,7 @@ use dissent_domain::learning::{LearningPlan, Stage};
 use dissent_domain::log::EventLog;
 use dissent_domain::training::Hyperparameters;
 use dissent_models::runtime::CancelFlag;
+use dissent_storage::StorageError;
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
@@ -243,8 +244,15 @@ impl Workshop {
 
     fn resume(&self, assignment: &Assignment) -> Result<Option<Vec<u8>>, StepError> {
         const CHECKPOINT_BYTES_MAX: u64 = 16 << 30;
-        let read = |artifact: &String| self.versions.read(artifact, CHECKPOINT_BYTES_MAX);
-        assignment.checkpoint.as_ref().map(read).transpose()
+        let Some(checkpoint) = &assignment.checkpoint else { return Ok(None) };
+        let id = checkpoint.parse().map_err(fatal)?;
+        match self.versions.artifacts.read(&id, CHECKPOINT_BYTES_MAX) {
+            Err(error @ (StorageError::ArtifactMissing(_) | StorageError::ArtifactDamaged { .. })) => {
+                tracing::warn!(%error, "the training begins again");
+                Ok(None)
+            }
+            read => read.map(Some).map_err(fatal),
+        }
     }
 }
 
@@ -311,10 +319,10 @@ impl Reporter {
                 None => Ok(()),
             },
             Report::Failed(reason) => {
-                // What an attempt that was given up says no longer counts.
-                let current = self.current.take();
-                let ends = |current: &Current| current.assignment.ends.load(Ordering::Relaxed);
-                if current.as_ref().is_some_and(ends) { Ok(()) } else { Err(reason) }
+                // What an attempt that was given up says no longer counts; one that ends for a pause has failed all the same.
+                let superseded =
+                    self.current.take().is_some_and(|it| !it.assignment.is_current(&self.versions));
+                if superseded { Ok(()) } else { Err(reason) }
             }
         }
     }

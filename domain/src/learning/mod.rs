@@ -8,6 +8,8 @@ mod guard;
 mod ids;
 mod plan;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use guard::{StopReason, reward_hacking_signs, stop_reason};
@@ -201,7 +203,7 @@ impl Learning {
                 reject("it has come farther than that")
             }
             TrainingProgress::Running { .. } if e.step > e.steps => reject("it has more steps than it needs"),
-            TrainingProgress::Running { .. } => Ok(()),
+            TrainingProgress::Running { .. } => finite(e.round, e.stage, &e.metrics),
             TrainingProgress::Requested | TrainingProgress::Expired | TrainingProgress::Done => {
                 reject("it is not under way")
             }
@@ -214,10 +216,26 @@ impl Learning {
         if running { Ok(()) } else { Err(rejected(e.round, e.stage, "nobody holds a lease on it")) }
     }
 
-    pub(crate) fn decide_trained(&self, round: u32, stage: Stage, attempt: u32) -> Result<(), Rejection> {
+    pub(crate) fn decide_refined(&self, e: &RewardModelRefined) -> Result<(), Rejection> {
+        self.decide_trained(e.round, Stage::Reward, e.attempt, &e.metrics)
+    }
+
+    pub(crate) fn decide_tuned(&self, e: &PolicyTuned) -> Result<(), Rejection> {
+        self.decide_trained(e.round, Stage::Policy, e.attempt, &e.metrics)
+    }
+
+    fn decide_trained(
+        &self,
+        round: u32,
+        stage: Stage,
+        attempt: u32,
+        metrics: &BTreeMap<String, f64>,
+    ) -> Result<(), Rejection> {
         let training = self.current(round, stage, attempt)?;
-        let running = matches!(training.progress, TrainingProgress::Running { .. });
-        if running { Ok(()) } else { Err(rejected(round, stage, "it is not under way")) }
+        if !matches!(training.progress, TrainingProgress::Running { .. }) {
+            return Err(rejected(round, stage, "it is not under way"));
+        }
+        finite(round, stage, metrics)
     }
 
     fn current(&self, round: u32, stage: Stage, attempt: u32) -> Result<&Training, Rejection> {
@@ -388,6 +406,11 @@ fn contradicts([first, second]: [f64; 2], verdict: Verdict) -> bool {
         Verdict::Second => first >= second,
         Verdict::Tie => false,
     }
+}
+
+fn finite(round: u32, stage: Stage, metrics: &BTreeMap<String, f64>) -> Result<(), Rejection> {
+    let all = metrics.values().all(|figure| figure.is_finite());
+    if all { Ok(()) } else { Err(rejected(round, stage, "a figure of it is not finite")) }
 }
 
 fn rejected(round: u32, stage: Stage, reason: &'static str) -> Rejection {

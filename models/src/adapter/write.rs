@@ -113,7 +113,11 @@ impl LoraAdapter {
         Ok((config, self.weights()?))
     }
 
-    fn check_numbers(&self) -> Result<(), String> {
+    /// Whether its numbers can be those of an adapter: as many as its sizes say, all finite, with the score head that its task needs.
+    ///
+    /// # Errors
+    /// What is wrong with them, for a person to read.
+    pub fn check_numbers(&self) -> Result<(), String> {
         if self.layers.is_empty() {
             return Err("it has no LoRA pair".to_owned());
         }

@@ -84,6 +84,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// | `dissent.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
 /// | `dissent.parked` | quorum queue | messages that used up their attempts, or that RabbitMQ delivered [`redeliveries_max`](RabbitOptions::redeliveries_max) times without an answer, until somebody takes note |
 /// | `dissent.dead` | quorum queue | what cannot be read and proposals that were rejected, with the reason; the oldest go beyond 100 000 |
+/// | `dissent.repair` | exclusive queue, for moments | nothing: whoever has it may replace a queue of retries or of dead letters that never answers again |
 ///
 /// Where `<experiment>` is the experiment's id in hexadecimal: its name may hold dots.
 ///

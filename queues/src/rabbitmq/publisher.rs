@@ -1,5 +1,8 @@
 //! The task that publishes what is not an event of the log: proposals, retries, parked and dead messages. Whatever is
 //! handed to it is kept until RabbitMQ has confirmed it, over any number of connections.
+//!
+//! Messages are let go in the order in which they were sent, so that one whose queue never answers again holds up all. Queues that
+//! somebody consumes are the server's to replace; those of retries and of dead letters are replaced here, by whoever is held up.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -11,8 +14,9 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::leaderless;
 use super::link::{Backoff, Link, LinkError};
 use super::topology::Topology;
 use super::window::{Fate, Message, Window};
@@ -47,6 +51,8 @@ pub(super) struct PublisherTask {
     window: Window<Job>,
     window_max: usize,
     patience: Duration,
+    /// Since when the oldest message has been the oldest, on this channel.
+    waiting_since: Instant,
     /// Delay queues declared on this connection.
     delays: HashSet<u64>,
 }
@@ -70,6 +76,7 @@ impl Publisher {
             window: Window::new(),
             window_max,
             patience,
+            waiting_since: Instant::now(),
             delays: HashSet::new(),
         };
         (Self { queue, waiting: Arc::default(), bytes_max }, task)
@@ -127,11 +134,26 @@ impl PublisherTask {
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            match self.session(&mut backoff).await {
-                Ok(()) => return,
-                Err(error) => tracing::debug!(%error, "the publisher opens another channel"),
+            let Err(error) = self.session(&mut backoff).await else { return };
+            tracing::debug!(%error, "the publisher opens another channel");
+            if matches!(error, LinkError::Late(_))
+                && let Some(queue) = self.unserved()
+                && let Err(error) = leaderless::delete_in_turn(&self.link, &self.topology, &queue).await
+            {
+                tracing::debug!(%error, queue, "failed to look whether a queue answers");
             }
             backoff.wait().await;
+        }
+    }
+
+    /// The queue that the oldest message waits for, if nobody but publishers can find out that it does not answer. Once it is
+    /// deleted, the next session makes it anew.
+    fn unserved(&self) -> Option<String> {
+        let (message, job) = self.window.oldest()?;
+        let dead = self.topology.dead();
+        match job.delay_ms {
+            Some(delay_ms) => Some(self.topology.retry(delay_ms)),
+            None => (message.exchange.is_empty() && message.key == dead).then_some(dead),
         }
     }
 
@@ -147,18 +169,22 @@ impl PublisherTask {
                 return Err(error);
             }
         }
+        self.waiting_since = Instant::now();
         loop {
             let room = self.window.len() < self.window_max;
+            // Not from now on: what comes in meanwhile must not put it off.
+            let patience = self.patience.saturating_sub(self.waiting_since.elapsed());
             let (window, link) = (&mut self.window, &self.link);
             tokio::select! {
-                settled = timeout(self.patience, poll_fn(|context| {
+                settled = timeout(patience, poll_fn(|context| {
                     if window.is_empty() { Poll::Pending } else { window.poll_oldest(context) }
                 })) => match settled {
                     Ok((message, job, fate)) => {
                         backoff.reset();
+                        self.waiting_since = Instant::now();
                         self.settled(message, job, fate)?;
                     }
-                    Err(_) if self.window.is_empty() || self.link.is_blocked() => {}
+                    Err(_) if self.window.is_empty() || self.link.is_blocked() => self.waiting_since = Instant::now(),
                     Err(_) => return Err(LinkError::Late(self.patience)),
                 },
                 again = self.again.recv(), if room => {
@@ -184,6 +210,9 @@ impl PublisherTask {
             }
             _ => Ok(()),
         };
+        if self.window.is_empty() {
+            self.waiting_since = Instant::now();
+        }
         // Into the window first, so that it is sent again if the declaration failed.
         self.window.push(channel, message, job);
         declared
@@ -199,6 +228,10 @@ impl PublisherTask {
             // Whoever asked has given up.
             Fate::Unroutable if job.done.is_closed() => Ok(()),
             Fate::Unroutable | Fate::Refused => {
+                // The queue of retries that it was to go through may have been deleted, and not by us.
+                if let Some(delay_ms) = job.delay_ms {
+                    self.delays.remove(&delay_ms);
+                }
                 tracing::debug!(key = %message.key, ?fate, "RabbitMQ did not take a message; sending it again");
                 let again = self.again_out.clone();
                 tokio::spawn(async move {

@@ -96,7 +96,9 @@ impl Relay {
                 return self.core.fail(error);
             }
             if matches!(error, LinkError::Late(_)) {
-                self.core.suspect(self.targets.keys().cloned());
+                // A stream has no leader to lose, and to ask it for a message would cost the connection.
+                let queues = self.targets.values().filter(|target| !target.stream);
+                self.core.suspect(queues.map(|target| target.queue.clone()));
             }
             if !was_reported {
                 // Once for each interruption: it may last for hours.
@@ -275,17 +277,21 @@ impl Relay {
 
     /// Deletes queues that will never answer again; gives whether there were any. They are made and filled anew.
     async fn delete_leaderless(&mut self) -> Result<bool, LinkError> {
-        let (suspects, mut deleted) = (self.core.take_suspects(), false);
-        for queue in &suspects {
+        let (mut suspects, mut deleted) = (self.core.take_suspects(), false);
+        while let Some(queue) = suspects.first() {
             match leaderless::delete(&self.core.publishing, queue).await {
                 Ok(was_leaderless) => deleted |= was_leaderless,
                 Err(error) => {
-                    if matches!(error, LinkError::Late(_)) {
-                        self.core.suspect(suspects);
+                    // Those that were not looked at yet stay under suspicion. This one too, if the answer is late; if it was
+                    // refused, it would be again, before the others, for ever.
+                    if !matches!(error, LinkError::Late(_)) {
+                        suspects.pop_first();
                     }
+                    self.core.suspect(suspects);
                     return Err(error);
                 }
             }
+            suspects.pop_first();
         }
         Ok(deleted)
     }

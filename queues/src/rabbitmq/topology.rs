@@ -14,7 +14,7 @@ const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// Most messages kept in the dead letters: the oldest are dropped first.
 const DEAD_MESSAGES_MAX: i64 = 100_000;
 /// Groups may not be named like the queues that are there anyway.
-const RESERVED: [&str; 4] = ["events", "proposals", "dead", "parked"];
+const RESERVED: [&str; 5] = ["events", "proposals", "dead", "parked", "repair"];
 
 /// The names, under one prefix.
 #[derive(Debug, Clone)]
@@ -77,6 +77,10 @@ impl Topology {
 
     pub(super) fn retry(&self, delay_ms: u64) -> String {
         format!("{}.retry.{delay_ms}", self.prefix)
+    }
+
+    pub(super) fn repair(&self) -> String {
+        format!("{}.repair", self.prefix)
     }
 
     /// The queue of a group.
@@ -151,6 +155,12 @@ impl Topology {
         bind(channel, &name, &name, "").await
     }
 
+    /// A queue as a lock: one connection at a time has it, and it goes with the connection. It never holds a message.
+    pub(super) async fn declare_repair(&self, channel: &Channel) -> lapin::Result<()> {
+        let (name, options) = (short(&self.repair()), QueueDeclareOptions::exclusive());
+        channel.queue_declare(name, options, FieldTable::default()).await.map(drop)
+    }
+
     /// The stream of an experiment's history.
     pub(super) async fn declare_history(&self, channel: &Channel, stream: &str) -> lapin::Result<()> {
         declare_queue(channel, stream, "stream", std::iter::empty()).await
@@ -203,7 +213,7 @@ mod tests {
     #[test]
     fn a_group_cannot_take_the_name_of_another_queue() {
         let topology = Topology::new("dissent");
-        for reserved in ["dead", "parked", "proposals", "events", "retry.100", "history.x"] {
+        for reserved in ["dead", "parked", "proposals", "events", "repair", "retry.100", "history.x"] {
             assert!(topology.group(reserved).is_err(), "{reserved}");
         }
         let queue = topology.group("generation.0a").unwrap();

@@ -114,6 +114,11 @@ impl<T> Window<T> {
         self.in_flight.is_empty()
     }
 
+    /// What all others wait behind.
+    pub(super) fn oldest(&self) -> Option<(&Message, &T)> {
+        self.in_flight.front().map(|oldest| (&*oldest.message, &oldest.tag))
+    }
+
     /// Sends a message behind those that were sent before.
     pub(super) fn push(&mut self, channel: &Channel, message: Message, tag: T) {
         let message = Arc::new(message);

@@ -19,8 +19,8 @@ use crate::world::{World, until};
 const GROUPS: [&str; 2] = ["one", "two"];
 /// Longest time for everything to be delivered after a fault.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
-/// Longest time until queues that do not answer are replaced: several waits for an answer.
-const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// Longest time until queues that do not answer are replaced: several waits for an answer, and for a turn.
+const SILENCE_MAX: Duration = Duration::from_secs(150);
 
 /// What was seen, by all.
 #[derive(Default)]
@@ -198,7 +198,8 @@ async fn survive(node: &mut Node) {
     contract::the_limit_parks_and_does_not_block(World::new(node, "after2").await).await;
 }
 
-/// A queue of a group and that of the proposals never answer again, as after a kill in the moment after they were made.
+/// Queues of groups that only workers consume, and that of the proposals, never answer again, as after a kill in the moment after
+/// they were made. The history of the experiment, a stream, lies between them in the order of their names.
 #[test]
 fn queues_without_a_leader_are_made_and_filled_anew() {
     let node = Node::new();
@@ -211,27 +212,32 @@ fn queues_without_a_leader_are_made_and_filled_anew() {
         let world = World::with(options).await;
         let worker = world.worker().await;
         let sent = world.publish(WANTED, 20);
-        world.server.declare_groups(&[subscription(32)]).await.unwrap();
+        let late = Subscription { group: "late".to_owned(), ..subscription(32) };
+        world.server.declare_groups(&[subscription(32), late.clone()]).await.unwrap();
+        world.server.publish_history(&ExperimentId::new("contract").unwrap()).await.unwrap();
         let mut journal = world.server.proposals().unwrap();
         world.settled().await;
         tokio::task::block_in_place(|| {
             node.silence_leader("silent.contract");
+            node.silence_leader("silent.late");
             node.silence_leader("silent.proposals");
             node.close_all_connections();
         });
-        let mut consumer = worker.subscribe(subscription(32)).unwrap();
+        let mut consumers = [worker.subscribe(subscription(32)).unwrap(), worker.subscribe(late).unwrap()];
         let more = world.publish(WANTED, 5);
-        let arriving = async {
-            let mut arrived = BTreeSet::new();
-            while arrived.len() < 25 {
-                let delivery = consumer.next().await.unwrap();
-                arrived.insert(delivery.event.position);
-                delivery.ack().await.unwrap();
-            }
-            arrived
-        };
         let expected: BTreeSet<u64> = sent.into_iter().chain(more).collect();
-        assert_eq!(timeout(SILENCE_MAX, arriving).await.expect("the events arrive"), expected);
+        for consumer in &mut consumers {
+            let arriving = async {
+                let mut arrived = BTreeSet::new();
+                while arrived.len() < 25 {
+                    let delivery = consumer.next().await.unwrap();
+                    arrived.insert(delivery.event.position);
+                    delivery.ack().await.unwrap();
+                }
+                arrived
+            };
+            assert_eq!(timeout(SILENCE_MAX, arriving).await.expect("the events arrive"), expected);
+        }
         let experiment = ExperimentId::new("contract").unwrap();
         let proposal = Proposal { experiment, cause: None, events: vec![new_event(OTHER, 1)] };
         let (proposed, decided) = tokio::join!(
@@ -241,5 +247,100 @@ fn queues_without_a_leader_are_made_and_filled_anew() {
         assert_eq!(proposed.expect("it is taken"), Ok(Answer::Queued));
         let decided = decided.expect("it arrives").unwrap();
         decided.answer(Answer::Recorded(Vec::new())).await.unwrap();
+    });
+}
+
+/// Proposes twice a second for as long as the test goes on; each proposal is to be taken in time.
+async fn propose_steadily(worker: Arc<RabbitBroker>, seen: Arc<Seen>) {
+    let mut proposing = tokio::task::JoinSet::new();
+    for number in 1.. {
+        if seen.stop.load(Ordering::Acquire) {
+            break;
+        }
+        let worker = Arc::clone(&worker);
+        proposing.spawn(async move {
+            let experiment = ExperimentId::new("contract").unwrap();
+            let proposal = Proposal { experiment, cause: None, events: vec![new_event(OTHER, number)] };
+            let taken = timeout(SILENCE_MAX, worker.propose(proposal)).await;
+            assert_eq!(taken.expect("it is taken"), Ok(Answer::Queued));
+        });
+        sleep(Duration::from_millis(500)).await;
+    }
+    while let Some(proposed) = proposing.join_next().await {
+        proposed.unwrap();
+    }
+}
+
+/// Rejects the first proposal, which makes a dead letter of it, and records the others.
+async fn reject_the_first(mut journal: ProposalConsumer) {
+    while let Some(delivery) = journal.next().await {
+        let answer = match delivery.proposal.events[0].time_us {
+            1 => Answer::Rejected { reason: "the round is closed".to_owned() },
+            _ => Answer::Recorded(Vec::new()),
+        };
+        delivery.answer(answer).await.unwrap();
+    }
+}
+
+/// The queues that nobody consumes, of retries and of dead letters, never answer again. Two workers find it out at once, and the
+/// server. What they were about to put there gets there, and what they publish besides does not wait for ever behind it.
+#[test]
+fn retries_and_dead_letters_without_a_leader_hold_nothing_up() {
+    let node = Node::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut options = RabbitOptions::from_url(&node.url()).unwrap();
+        options.operation_timeout = Duration::from_secs(12);
+        options.prefix = "mute".to_owned();
+        let world = World::with(options).await;
+        let workers = [world.worker().await, world.worker().await];
+        let journal = world.server.proposals().unwrap();
+        world.server.declare_groups(&[subscription(1)]).await.unwrap();
+        // The first failure makes the queue of retries.
+        let mut first = workers[0].subscribe(subscription(1)).unwrap();
+        world.publish(WANTED, 1);
+        first.next().await.unwrap().retry("a failure").await.unwrap();
+        first.next().await.unwrap().ack().await.unwrap();
+        world.settled().await;
+        tokio::task::block_in_place(|| {
+            node.silence_leader("mute.retry.1000");
+            node.silence_leader("mute.dead");
+            node.close_all_connections();
+        });
+
+        let mut second = workers[1].subscribe(subscription(1)).unwrap();
+        let expected: BTreeSet<u64> = world.publish(WANTED, 2).into_iter().collect();
+        let mut failing = Vec::new();
+        for consumer in [&mut first, &mut second] {
+            let delivery = timeout(RECOVERY_MAX, consumer.next()).await.expect("one for each").unwrap();
+            failing.push(tokio::spawn(async move { delivery.retry("another failure").await }));
+        }
+        let seen = Arc::new(Seen::default());
+        let proposing = tokio::spawn(propose_steadily(Arc::clone(&workers[0]), Arc::clone(&seen)));
+        let deciding = tokio::spawn(reject_the_first(journal));
+        let retrying = async {
+            let mut again = BTreeSet::new();
+            while again.len() < 2 {
+                let delivery = tokio::select! {
+                    delivery = first.next() => delivery.unwrap(),
+                    delivery = second.next() => delivery.unwrap(),
+                };
+                assert_eq!(delivery.attempt, 2);
+                again.insert(delivery.event.position);
+                delivery.ack().await.unwrap();
+            }
+            again
+        };
+        assert_eq!(timeout(SILENCE_MAX, retrying).await.expect("the retries arrive"), expected);
+        timeout(SILENCE_MAX, until(|| world.server.status().dead == 1)).await.expect("the letter is kept");
+        for failed in failing {
+            failed.await.unwrap().unwrap();
+        }
+        seen.stop.store(true, Ordering::Release);
+        proposing.await.unwrap();
+        let letters = world.server.dead_list(10).await.unwrap();
+        assert_eq!(letters.len(), 1, "{letters:?}");
+        assert_eq!(letters[0].reason, "the round is closed");
+        deciding.abort();
     });
 }

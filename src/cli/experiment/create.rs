@@ -39,9 +39,7 @@ pub(super) struct CreateArgs {
 pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     config.validate().map_err(BadInput)?;
-    if args.by.len() > BY_BYTES_MAX {
-        return Err(BadInput(format!("--by is longer than {BY_BYTES_MAX} bytes")).into());
-    }
+    super::check_length("--by", &args.by, BY_BYTES_MAX)?;
     let data_dir = super::super::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     let models = Models::open(&config)?;
     check_templates(&config, &models)?;
@@ -60,9 +58,10 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     if as_json {
         return Ok(writeln!(out, "{}", json!({ "experiment": name, "state": "created", "changed": true }))?);
     }
+    let option = super::super::data_option(&data_dir);
     writeln!(
         out,
-        "{name} is created\nto start it: dissent experiment start {name}, or dissent run {}",
+        "{name} is created\nto start it: dissent experiment start {name}{option}, or dissent run {}{option}",
         args.config.display()
     )?;
     Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dissent_actors::{OrderError, Ordered, control};
 use dissent_domain::id::ExperimentId;
-use dissent_domain::order::{Action, Order, Standing};
+use dissent_domain::order::{Action, BY_BYTES_MAX, Order, REASON_BYTES_MAX, Standing};
 use dissent_storage::{SledLog, wait};
 use serde::Deserialize as _;
 use serde_json::json;
@@ -43,6 +43,8 @@ pub(super) struct OrderArgs {
 }
 
 pub(super) fn run(data_dir: &Path, action: Action, args: &OrderArgs, as_json: bool) -> anyhow::Result<()> {
+    super::check_length("--by", &args.by, BY_BYTES_MAX)?;
+    super::check_length("--reason", args.reason.as_deref().unwrap_or_default(), REASON_BYTES_MAX)?;
     let Ordered { standing, changed } = match args.server.holder(data_dir)? {
         Holder::Here(log) => here(&log, action, args)?,
         Holder::Server(server) => there(&server, action, args)?,
@@ -59,7 +61,8 @@ pub(super) fn run(data_dir: &Path, action: Action, args: &OrderArgs, as_json: bo
     let already = if changed { "" } else { " already" };
     writeln!(out, "{name} {}", said(standing, already))?;
     if changed && standing == Standing::Paused {
-        writeln!(out, "to go on: dissent experiment resume {name}")?;
+        let option = args.server.option().unwrap_or_else(|| super::super::data_option(data_dir));
+        writeln!(out, "to go on: dissent experiment resume {name}{option}")?;
     }
     Ok(())
 }

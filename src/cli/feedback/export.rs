@@ -88,8 +88,8 @@ const COLUMNS: [&str; 12] = [
 ];
 
 pub(super) fn run(data_dir: &Path, args: &ExportArgs) -> anyhow::Result<()> {
-    let log = super::super::open_log(data_dir)?;
-    let known = Known::read(&log, &args.experiment)?;
+    let log = super::super::read_log(data_dir)?;
+    let known = Known::read(&*log, &args.experiment)?;
     let (plan, round) = (known.plan()?, known.asking()?);
     let overlap = plan.learning.as_ref().map_or(1, |learning| learning.feedback.overlap);
     let is_settled = round.learning().settled().is_some();

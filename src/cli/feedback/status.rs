@@ -27,8 +27,8 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(data_dir: &Path, args: &StatusArgs) -> anyhow::Result<()> {
-    let log = super::super::open_log(data_dir)?;
-    let status = Status::of(&Known::read(&log, &args.experiment)?)?;
+    let log = super::super::read_log(data_dir)?;
+    let status = Status::of(&Known::read(&*log, &args.experiment)?)?;
     let mut out = std::io::stdout().lock();
     Ok(if args.json {
         writeln!(out, "{}", serde_json::to_string(&status)?)

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use dissent_domain::id::ExperimentId;
-use dissent_storage::SledLog;
 use serde::Serialize;
 
 use crate::history::difference::{self, Difference, KindDifference, Side};
@@ -46,15 +45,15 @@ struct Outcome<'a> {
 pub(super) fn run(data_dir: &Path, a: &Named, b: &Named, as_json: bool) -> anyhow::Result<()> {
     let folder = |named: &Named| named.data_dir.clone().unwrap_or_else(|| data_dir.to_owned());
     let (folder_a, folder_b) = (folder(a), folder(b));
-    let first = super::super::open_log(&folder_a)?;
+    let first = super::super::read_log(&folder_a)?;
     // A log is opened once, however it is named.
     let same = folder_a.canonicalize().ok().zip(folder_b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-    let second: Option<SledLog> = if same { None } else { Some(super::super::open_log(&folder_b)?) };
-    let second = second.as_ref().unwrap_or(&first);
-    super::super::require_experiment(&first, &a.experiment)?;
+    let second = if same { None } else { Some(super::super::read_log(&folder_b)?) };
+    let (first, second) = (&*first, &**second.as_ref().unwrap_or(&first));
+    super::super::require_experiment(first, &a.experiment)?;
     super::super::require_experiment(second, &b.experiment)?;
     let difference = difference::between(
-        &Side { log: &first, experiment: a.experiment.clone() },
+        &Side { log: first, experiment: a.experiment.clone() },
         &Side { log: second, experiment: b.experiment.clone() },
     )?;
     let mut out = std::io::stdout().lock();

@@ -12,12 +12,12 @@ use crate::cli::exit::BadInput;
 use crate::config::Config;
 use crate::opening::snapshots_folder;
 
-/// Delete the queues and the history that a finished experiment has left in RabbitMQ
+/// Delete the queues and the history that an experiment has left in RabbitMQ once it is finished or cancelled
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent queue forget experiment.toml            once it is finished and its server is stopped
-  dissent queue forget experiment.toml --force    whether or not it is finished, and whoever still listens
+  dissent queue forget experiment.toml            once it is over and its server is stopped
+  dissent queue forget experiment.toml --force    whether or not it is over, and whoever still listens
 
 `dissent serve` does this itself when it is stopped after the end and no worker follows any more. The event log keeps everything: a server
 that is started again makes and fills the queues anew. Dead letters stay: see `dissent dead`.")]
@@ -25,7 +25,7 @@ pub(super) struct ForgetArgs {
     /// The experiment's configuration, which names the RabbitMQ.
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Delete them although the experiment is not finished, or its log is not here, or processes still listen.
+    /// Delete them although the experiment is not over, or its log is not here, or processes still listen.
     #[arg(long)]
     force: bool,
 }
@@ -36,7 +36,7 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ForgetArgs) -> anyhow::Result<
     let experiment = &config.experiment.name;
     let data_dir = crate::cli::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     if !args.force {
-        require_finished(&data_dir, experiment)?;
+        require_over(&data_dir, experiment)?;
     }
     let deleted = with_broker(rabbit, async |broker| {
         let names = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
@@ -53,16 +53,16 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ForgetArgs) -> anyhow::Result<
     Ok(())
 }
 
-fn require_finished(data_dir: &Path, experiment: &ExperimentId) -> anyhow::Result<()> {
+fn require_over(data_dir: &Path, experiment: &ExperimentId) -> anyhow::Result<()> {
     let log = crate::cli::open_log(data_dir)?;
     crate::cli::require_experiment(&log, experiment)?;
     let snapshots = Snapshots::new(snapshots_folder(data_dir));
     let state = snapshots.resume(&log, experiment, SNAPSHOT_EVENTS)?;
-    if state.experiment().is_finished() {
+    if state.experiment().is_over() {
         return Ok(());
     }
     Err(BadInput(format!(
-        "{experiment} is not finished: what its queues hold is still needed; the log can fill them again, so --force loses time only"
+        "{experiment} is not finished, nor cancelled: what its queues hold is still needed; the log can fill them again, so --force loses time only"
     ))
     .into())
 }
@@ -77,5 +77,51 @@ async fn require_unheard(broker: &RabbitBroker, names: &[String]) -> anyhow::Res
             queue.name, queue.consumers
         ))
         .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dissent_actors::control;
+    use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
+    use dissent_domain::log::{Append, EventLog as _, ExpectedVersion};
+    use dissent_domain::order::{Action, Order};
+    use dissent_storage::{SledLog, SledOptions, wait};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_cancelled_experiment_needs_its_queues_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let experiment = ExperimentId::new("e").unwrap();
+        let with_log = |change: &dyn Fn(&SledLog)| {
+            let log = SledLog::open(folder.path().join("log"), &SledOptions::default()).unwrap();
+            change(&log);
+            log.close().unwrap();
+        };
+        with_log(&|log| {
+            let plan = serde_json::from_value(json!({
+                "experiment": "e", "seed": 0, "rounds": 1,
+                "prompts": {"artifact": "a", "count": 2},
+                "policy": {"name": "p", "fingerprint": "f", "template": "chat"},
+                "reward": {"name": "r", "fingerprint": "g", "template": "chat", "kind": "reward"},
+                "sampling": {},
+                "conflict": {"logprob": "sum", "selection": dissent_domain::conflict::SelectionSettings::default()},
+            }));
+            let started = ExperimentStarted::new(plan.unwrap()).into();
+            let id = EventId::of_experiment(&experiment);
+            let events = vec![NewEvent::new(id, None, "cli", 0, &started).unwrap()];
+            let append =
+                Append { experiment: experiment.clone(), expected: ExpectedVersion::Exact(0), events };
+            wait(log.append(append)).unwrap();
+        });
+        let refused = require_over(folder.path(), &experiment).unwrap_err();
+        assert!(refused.to_string().contains("e is not finished, nor cancelled"), "{refused}");
+        with_log(&|log| {
+            let order = Order { action: Action::Cancel, by: String::new(), reason: None };
+            wait(control::order(log, &experiment, &order)).unwrap();
+        });
+        require_over(folder.path(), &experiment).unwrap();
     }
 }

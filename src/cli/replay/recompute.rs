@@ -10,7 +10,7 @@ use dissent_actors::{LeaseTimes, Roles, recompute};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
-use dissent_storage::{MemoryLog, SledLog};
+use dissent_storage::MemoryLog;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -49,7 +49,7 @@ struct Named {
 /// # Errors
 /// If the configuration is not the experiment's, a model cannot do its work, or a result came out otherwise.
 pub(super) fn run(
-    log: SledLog,
+    log: Arc<dyn EventLog>,
     data_dir: &Path,
     experiment: &ExperimentId,
     config: &Path,
@@ -60,7 +60,6 @@ pub(super) fn run(
         let named = &config.experiment.name;
         return Err(BadInput(format!("the configuration is that of {named}, not of {experiment}")).into());
     }
-    let log: Arc<dyn EventLog> = Arc::new(log);
     let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(&config)?;
     let planned = planning::plan(&config, &models, &artifacts)?;

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel, sync_channel};
@@ -12,7 +13,7 @@ use std::sync::mpsc::{Receiver, channel, sync_channel};
 use futures_util::StreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutPayload, WriteMultipart};
+use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt as _, PutPayload, WriteMultipart};
 use tokio::runtime::Runtime;
 use url::Url;
 
@@ -22,6 +23,9 @@ use crate::StorageError;
 const PART_BYTES: usize = 8 << 20;
 /// Parts on their way up at once, and pieces that wait to be written down.
 const PARTS_AT_ONCE: usize = 4;
+/// Artifacts come in pieces of so many bytes, each asked for anew: a request, with its retries, may take some minutes in all, and
+/// a model takes longer.
+pub(super) const PIECE_BYTES: u64 = 64 << 20;
 
 /// A shared store, by its address.
 pub struct SharedStore {
@@ -55,15 +59,15 @@ impl SharedStore {
         Ok(Self { url: url.to_owned(), store, prefix, runtime: Some(runtime) })
     }
 
-    /// Whether there is an object of this name.
+    /// The bytes of the object of this name; none where there is none.
     ///
     /// # Errors
     /// If the store cannot be asked.
-    pub fn contains(&self, name: &str) -> Result<bool, StorageError> {
+    pub fn size(&self, name: &str) -> Result<Option<u64>, StorageError> {
         let (store, key) = (self.store.clone(), self.key(name));
         match self.run(async move { store.head(&key).await }) {
-            Ok(_) => Ok(true),
-            Err(Error::NotFound { .. }) => Ok(false),
+            Ok(found) => Ok(Some(found.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("look for", name, error)),
         }
     }
@@ -78,12 +82,11 @@ impl SharedStore {
         put.map(drop).map_err(|error| self.failed("put", name, error))
     }
 
-    /// Puts a file, in parts where it is large; durable on return.
+    /// Puts what is in a file, in parts where it is large; durable on return.
     ///
     /// # Errors
-    /// If the file cannot be read, or the store refuses.
-    pub(super) fn put_file(&self, name: &str, path: &Path) -> Result<(), StorageError> {
-        let mut file = File::open(path).map_err(StorageError::io("open", path))?;
+    /// If the file, which was opened at `path`, cannot be read, or the store refuses.
+    pub(super) fn put_file(&self, name: &str, mut file: File, path: &Path) -> Result<(), StorageError> {
         let bytes = file.metadata().map_err(StorageError::io("look at", path))?.len();
         if bytes <= PART_BYTES as u64 {
             let mut whole = Vec::new();
@@ -112,14 +115,16 @@ impl SharedStore {
     /// If the store cannot be read, or the object has more than `bytes_max` bytes.
     pub fn get(&self, name: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, StorageError> {
         let mut whole = Vec::new();
-        let found = self.download(name, bytes_max, &mut |piece| {
+        // With one request: it may be replaced at any time.
+        let found = self.receive(name, None, &mut |piece| {
             whole.extend_from_slice(piece);
-            Ok(())
+            if whole.len() as u64 > bytes_max { Err(self.too_large(name, bytes_max)) } else { Ok(()) }
         })?;
-        Ok(found.map(|_| whole))
+        Ok(found.map(|()| whole))
     }
 
-    /// Hands the bytes of an object to `sink`, piece by piece. Gives their number; none where there is no such object.
+    /// Hands the bytes of an object that is not replaced by others to `sink`, asking for `piece_bytes` at a time. Gives their number;
+    /// none where there is no such object.
     ///
     /// # Errors
     /// If the store cannot be read, the object has more than `bytes_max` bytes, or `sink` fails.
@@ -127,35 +132,52 @@ impl SharedStore {
         &self,
         name: &str,
         bytes_max: u64,
+        piece_bytes: u64,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), StorageError>,
     ) -> Result<Option<u64>, StorageError> {
-        let (mut bytes, failed) = (0, |error| self.failed("get", name, error));
-        for piece in self.pieces(name) {
-            let piece = match piece {
-                Err(Error::NotFound { .. }) if bytes == 0 => return Ok(None),
-                piece => piece.map_err(failed)?,
-            };
-            bytes += piece.len() as u64;
-            if bytes > bytes_max {
-                let reason = format!("it has more than {bytes_max} bytes");
-                return Err(StorageError::Shared {
-                    action: "get",
-                    name: name.to_owned(),
-                    url: self.url.clone(),
-                    reason,
-                });
+        let Some(bytes) = self.size(name)? else { return Ok(None) };
+        if bytes > bytes_max {
+            return Err(self.too_large(name, bytes_max));
+        }
+        let mut from = 0;
+        while from < bytes {
+            let to = from.saturating_add(piece_bytes).min(bytes);
+            if self.receive(name, Some(from..to), sink)?.is_none() {
+                return Ok(None);
             }
-            sink(&piece)?;
+            from = to;
         }
         Ok(Some(bytes))
     }
 
-    /// The pieces of an object as they come; few wait at once.
-    fn pieces(&self, name: &str) -> Receiver<Result<Vec<u8>, Error>> {
+    /// Hands the bytes that one request is answered with to `sink`, as they come; none where there is no such object.
+    fn receive(
+        &self,
+        name: &str,
+        range: Option<Range<u64>>,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), StorageError>,
+    ) -> Result<Option<()>, StorageError> {
+        for piece in self.requested(name, GetOptions::new().with_range(range)) {
+            match piece {
+                Err(Error::NotFound { .. }) => return Ok(None),
+                piece => sink(&piece.map_err(|error| self.failed("get", name, error))?)?,
+            }
+        }
+        Ok(Some(()))
+    }
+
+    fn too_large(&self, name: &str, bytes_max: u64) -> StorageError {
+        let (name, url) = (name.to_owned(), self.url.clone());
+        let reason = format!("it has more than {bytes_max} bytes");
+        StorageError::Shared { action: "get", name, url, reason }
+    }
+
+    /// What a request is answered with, as it comes; few pieces wait at once.
+    fn requested(&self, name: &str, options: GetOptions) -> Receiver<Result<Vec<u8>, Error>> {
         let (store, key) = (self.store.clone(), self.key(name));
         let (sender, pieces) = sync_channel(PARTS_AT_ONCE);
         let got = async move {
-            let mut stream = match store.get(&key).await {
+            let mut stream = match store.get_opts(&key, options).await {
                 Ok(found) => found.into_stream(),
                 Err(error) => return drop(sender.send(Err(error))),
             };
@@ -231,7 +253,10 @@ fn folder(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
 
 #[cfg(feature = "s3")]
 fn bucket(url: &Url) -> Result<(Arc<dyn ObjectStore>, Key), String> {
-    let settings = std::env::vars().filter(|(name, _)| name.starts_with("AWS_"));
+    // Variables that are not text are none of its settings.
+    let text = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let settings = text.filter(|(name, _)| name.starts_with("AWS_"));
     let (store, prefix) = object_store::parse_url_opts(url, settings).map_err(|error| with_causes(&error))?;
     Ok((store.into(), prefix))
 }

@@ -33,6 +33,20 @@ fn nothing_partial_is_left_behind() {
 }
 
 #[test]
+fn what_was_half_written_a_day_ago_is_removed_and_what_is_being_written_is_not() {
+    let (store, _dir) = store();
+    let (old, new) = (store.partial().unwrap(), store.partial().unwrap());
+    let beside = store.root.join("notes");
+    let day = std::time::Duration::from_secs(24 * 60 * 60);
+    for file in [old.as_file(), &File::create(&beside).unwrap()] {
+        let time = file.metadata().unwrap().modified().unwrap() - 2 * day;
+        file.set_modified(time).unwrap();
+    }
+    ArtifactStore::open(&store.root).unwrap();
+    assert!(!old.path().exists() && new.path().exists() && beside.exists());
+}
+
+#[test]
 fn damage_is_found_and_healed_by_putting_again() {
     let (store, _dir) = store();
     let id = store.put_bytes(b"weights").unwrap();
@@ -143,7 +157,8 @@ fn what_was_not_used_for_longest_makes_room() {
     assert!(!one.contains(&first) && one.contains(&third), "the host that put them has a limit too");
     let age = |id: &ArtifactId| {
         let file = File::options().append(true).open(two.path(id)).unwrap();
-        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let epoch = std::time::UNIX_EPOCH;
+        file.set_times(std::fs::FileTimes::new().set_accessed(epoch).set_modified(epoch)).unwrap();
     };
     let linked = dir.path().join("linked");
     two.link(&first, &linked).unwrap();
@@ -156,7 +171,37 @@ fn what_was_not_used_for_longest_makes_room() {
     age(&first);
     assert_eq!(two.read(&second, 100).unwrap(), [2; 100], "what is gone comes again");
     assert!(!two.contains(&first));
-    assert_eq!(std::fs::read(linked).unwrap(), [1; 100], "under another name it stays");
+    assert_eq!(std::fs::read(&linked).unwrap(), [1; 100], "under another name it stays");
+    two.link(&first, &linked).unwrap();
+    assert!(!two.contains(&first), "and need not come again");
+    std::fs::write(&linked, "damaged").unwrap();
+    two.link(&first, &linked).unwrap();
+    assert_eq!(std::fs::read(linked).unwrap(), [1; 100]);
+}
+
+#[test]
+fn a_file_that_is_used_does_not_look_changed() {
+    let ([one, _], dir) = hosts(Some(250));
+    let id = one.put_bytes(b"weights").unwrap();
+    let changed = |path: &Path| path.metadata().unwrap().modified().unwrap();
+    let then = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    File::options().append(true).open(one.path(&id)).unwrap().set_modified(then).unwrap();
+    let linked = dir.path().join("linked");
+    for _ in 0..2 {
+        one.link(&id, &linked).unwrap();
+        one.verify(&id).unwrap();
+        assert_eq!((changed(&one.path(&id)), changed(&linked)), (then, then));
+    }
+}
+
+#[test]
+fn what_is_put_makes_room_though_the_store_has_it() {
+    let ([one, two], _dir) = hosts(Some(150));
+    for byte in 1..=3 {
+        one.put_bytes(&[byte; 100]).unwrap();
+    }
+    let kept = [1, 2, 3].map(|byte| two.put_bytes(&[byte; 100]).unwrap());
+    assert_eq!(kept.map(|id| two.contains(&id)), [false, false, true]);
 }
 
 #[test]
@@ -182,6 +227,60 @@ fn a_folder_that_stood_alone_is_shared_whole() {
 }
 
 #[test]
+fn what_is_nowhere_else_is_not_taken_away_to_make_room() {
+    let (alone, dir) = store();
+    let ids: Vec<ArtifactId> = (0..3_u8).map(|byte| alone.put_bytes(&[byte; 100]).unwrap()).collect();
+    let store = alone.before(SharedStore::open(&url(&dir)).unwrap(), Some(150));
+    let last = store.put_bytes(&[9; 100]).unwrap();
+    assert!(ids.iter().all(|id| store.contains(id)), "they are in no store yet");
+    store.share_all().unwrap();
+    for id in ids.iter().chain([&last]) {
+        assert_eq!(std::fs::read(in_shared(&dir, id)).unwrap().len(), 100);
+    }
+    let kept = ids.iter().chain([&last]).filter(|id| store.contains(id)).count();
+    assert_eq!(kept, 1, "now there is room");
+}
+
+#[test]
+fn what_the_store_has_damaged_or_cannot_be_asked_about_is_not_taken_away() {
+    let ([one, _], dir) = hosts(Some(150));
+    let first = one.put_bytes(&[1; 100]).unwrap();
+    std::fs::write(in_shared(&dir, &first), [1; 99]).unwrap();
+    let second = one.put_bytes(&[2; 100]).unwrap();
+    assert!(one.contains(&first) && one.contains(&second));
+    let silent = |_: &ArtifactId, _| Err(StorageError::ArtifactName("no answer".to_owned()));
+    Cache::new(Some(0)).make_room(&one.root, None, silent);
+    assert!(one.contains(&first) && one.contains(&second));
+    Cache::new(Some(0)).make_room(&one.root, None, |_, _| Ok(true));
+    assert!(!one.contains(&first) && !one.contains(&second));
+}
+
+#[test]
+fn one_damaged_artifact_does_not_keep_the_others_from_being_shared() {
+    let (alone, dir) = store();
+    let ids: Vec<ArtifactId> = (0..5_u8).map(|byte| alone.put_bytes(&[byte; 100]).unwrap()).collect();
+    std::fs::write(alone.path(&ids[2]), "damaged").unwrap();
+    let store = alone.before(SharedStore::open(&url(&dir)).unwrap(), None);
+    store.share_all().unwrap();
+    let shared: Vec<bool> = ids.iter().map(|id| in_shared(&dir, id).exists()).collect();
+    assert_eq!(shared, [true, true, false, true, true]);
+    assert!(
+        matches!(store.read(&ids[2], 100), Err(StorageError::ArtifactMissing(_))),
+        "who needs it is told"
+    );
+}
+
+#[test]
+fn a_shared_artifact_that_was_cut_short_is_put_again() {
+    let (alone, dir) = store();
+    let store = alone.before(SharedStore::open(&url(&dir)).unwrap(), None);
+    let id = store.put_bytes(b"weights").unwrap();
+    std::fs::write(in_shared(&dir, &id), b"wei").unwrap();
+    store.put_bytes(b"weights").unwrap();
+    assert_eq!(std::fs::read(in_shared(&dir, &id)).unwrap(), b"weights");
+}
+
+#[test]
 fn two_processes_fetch_into_one_folder() {
     let ([one, two], dir) = hosts(None);
     let ids: Vec<ArtifactId> = (0..20_u8).map(|byte| one.put_bytes(&vec![byte; 50_000]).unwrap()).collect();
@@ -200,6 +299,26 @@ fn two_processes_fetch_into_one_folder() {
 }
 
 #[test]
+fn what_another_process_takes_away_at_any_moment_is_put_and_linked_all_the_same() {
+    let ([one, _], dir) = hosts(None);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            // There is room for one of them.
+            let beside = SharedStore::open(&url(&dir)).unwrap();
+            let beside = ArtifactStore::open(&one.root).unwrap().before(beside, Some(60_000));
+            let linked = dir.path().join(format!("linked-{thread}"));
+            scope.spawn(move || {
+                for byte in (0..60_u8).map(|byte| byte % 20) {
+                    let id = beside.put_bytes(&vec![byte; 50_000]).unwrap();
+                    beside.link(&id, &linked).unwrap();
+                    assert_eq!(std::fs::read(&linked).unwrap(), vec![byte; 50_000]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn named_objects_are_put_in_each_others_place_and_limited() {
     let dir = tempfile::tempdir().unwrap();
     let shared = SharedStore::open(&url(&dir)).unwrap();
@@ -210,8 +329,33 @@ fn named_objects_are_put_in_each_others_place_and_limited() {
     }
     assert!(shared.get("experiments/a.json", 3).is_err());
     assert!(
-        shared.contains("experiments/a.json").unwrap() && !shared.contains("experiments/b.json").unwrap()
+        shared.size("experiments/a.json").unwrap().is_some()
+            && shared.size("experiments/b.json").unwrap().is_none()
     );
+}
+
+#[test]
+fn an_artifact_comes_in_pieces_each_asked_for_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = SharedStore::open(&url(&dir)).unwrap();
+    for bytes in [0, 1, 99, 100, 101, 300, 350_u64] {
+        let whole: Vec<u8> = (0..=255).cycle().take(bytes.try_into().unwrap()).collect();
+        shared.put("large", whole.clone()).unwrap();
+        let (mut got, mut pieces) = (Vec::new(), 0);
+        let mut sink = |piece: &[u8]| {
+            pieces += 1;
+            got.extend_from_slice(piece);
+            Ok(())
+        };
+        assert_eq!(shared.download("large", 350, 100, &mut sink).unwrap(), Some(bytes));
+        assert_eq!((got, pieces), (whole, bytes.div_ceil(100)));
+    }
+    assert!(shared.download("large", 349, 100, &mut |_| Ok(())).is_err());
+    let gone = shared.download("large", 350, 100, &mut |_| {
+        std::fs::remove_file(dir.path().join("shared/large")).unwrap();
+        Ok(())
+    });
+    assert!(matches!(gone, Ok(None)), "the second piece is asked for: {gone:?}");
 }
 
 #[test]

@@ -184,6 +184,12 @@ impl SledLog {
         &self.dir
     }
 
+    /// Whether a process has the log in `dir` open.
+    #[must_use]
+    pub fn is_in_use(dir: &Path) -> bool {
+        matches!(open::lock(dir), Err(LogError::InUse(_)))
+    }
+
     /// Hands every durable event after `after` to `visit`, in order and without copying, until it breaks.
     ///
     /// # Errors

@@ -108,8 +108,16 @@ impl SledLog {
             stat.last_time_us = Some(stat.last_time_us.map_or(time, |last| last.max(time)));
             ControlFlow::Continue(())
         })?;
-        stat.bytes_on_disk = bytes_in(&self.dir).map_err(|error| LogError::Io(error.to_string()))?;
+        stat.bytes_on_disk = self.bytes_on_disk()?;
         Ok(stat)
+    }
+
+    /// Bytes of all files in its directory.
+    ///
+    /// # Errors
+    /// If they cannot be looked at.
+    pub fn bytes_on_disk(&self) -> Result<u64, LogError> {
+        bytes_in(&self.dir).map_err(|error| LogError::Io(error.to_string()))
     }
 }
 

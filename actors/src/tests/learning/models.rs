@@ -226,7 +226,10 @@ fn a_policy_whose_answers_are_all_alike_stays_as_it_is_and_the_round_goes_on() {
             assert!((after.proxy_reward[0] - before.proxy_reward[0]).abs() < 1e-6, "{before:?} {after:?}");
             let [tuned] = &tuned(place)[..] else { panic!() };
             assert!(tuned.is_unchanged(), "{tuned:?}");
-            assert_eq!(tuned.fingerprint == place.policy.fingerprint(), adapter.is_some());
+            let kept = ArtifactStore::open(place.folder.path().join("artifacts")).unwrap();
+            let kept = kept.read(&tuned.adapter.parse().unwrap(), u64::MAX).unwrap();
+            let kept = LoraAdapter::from_artifact(&kept).unwrap();
+            assert_eq!(tuned.fingerprint, model::fingerprint(&place.policy.checkpoint, Some(&kept)));
             assert!(refined(place).is_empty(), "nor was there anything to ask");
         });
     }

@@ -103,6 +103,38 @@ fn a_worker_that_fails_says_why_and_another_does_its_work() {
     });
 }
 
+#[test]
+fn a_worker_that_lies_about_what_it_trained_is_not_believed_and_another_does_its_work() {
+    let Some(honest) = Place::new() else { return };
+    let plan = honest.plan(1, FeedbackSource::Oracle);
+    actix::System::new().block_on(honest.finish(&plan, honest.counting(Mishap::None)));
+    with_place(async |place| {
+        let broker = Arc::new(EmbeddedBroker::new(place.log.clone(), EmbeddedOptions::default()));
+        let mut journal = journal(place, &plan, &broker).await;
+        let steps = "generation,reward,conflict,feedback,evaluation";
+        let others = worker(place, &plan, &broker, steps, Mishap::None);
+        let liar = Mishap::Lie(Arc::new(AtomicBool::new(true)));
+        let history = LogHistory::after(place.log.clone(), plan.experiment.clone(), 0);
+        let roles = "training".parse().unwrap();
+        let learner = place.counting(liar);
+        let mut resources = place.resources(Arc::default(), broker.clone(), roles, learner, None);
+        resources.lease = LeaseTimes::of(Duration::from_secs(2));
+        let trainer = Worker::start(&plan, resources, Box::new(history)).unwrap();
+        assert_eq!(ended(&mut journal).await, Ending::Finished);
+        for worker in [others, trainer] {
+            worker.drain().await.unwrap();
+        }
+        journal.drain().await.unwrap();
+        assert!(!place.of_kind(EventType::TrainingLeaseExpired).is_empty(), "the lie cost it its lease");
+        assert_eq!(place.of_kind(EventType::RewardModelRefined).len(), 1);
+        let versions = |place: &Place| {
+            let replay = place.verified();
+            [replay.experiment().reward_model(), replay.experiment().policy()]
+        };
+        assert_eq!(versions(place), versions(&honest));
+    });
+}
+
 /// A log with the same events, so far.
 async fn copied(log: &MemoryLog) -> Arc<MemoryLog> {
     let copy = Arc::new(MemoryLog::new());

@@ -184,7 +184,7 @@ mod tests {
         // The checkpoint is Steps' to remove; here it is what a kill in the last steps leaves.
         fs::rename(Steps::checkpoint_of(&calm), Steps::checkpoint_of(&killed)).unwrap();
         let done = workshop.open(&training, &Steps::checkpoint_of(&killed)).unwrap().steps_done();
-        assert!(done > 0 && done % CHECKPOINT_EVERY == 0, "{done}");
+        assert!(done > 0 && done.is_multiple_of(CHECKPOINT_EVERY), "{done}");
         workshop.train(&training, &killed).unwrap();
         let adapter = |folder: &Path| fs::read(folder.join("adapter_model.safetensors")).unwrap();
         assert_eq!(adapter(&killed), adapter(&calm));

@@ -5,9 +5,6 @@ use std::process::Command;
 
 use crate::process::{complete, output_of, succeeds};
 
-/// Debian's packages that the tests look for.
-const PACKAGES: [(&str, fn() -> bool); 2] = [("rabbitmq-server", has_rabbitmq), ("faketime", has_faketime)];
-
 fn has_rabbitmq() -> bool {
     Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").exists()
 }
@@ -20,7 +17,10 @@ fn has_faketime() -> bool {
 /// Installs them where we may, and says what is missing where we may not: the tests of RabbitMQ then fail and say so, too, and clocks
 /// do not jump.
 pub(crate) fn ensure() {
-    let missing: Vec<&str> = PACKAGES.iter().filter(|(_, has)| !has()).map(|(package, _)| *package).collect();
+    // Debian's names.
+    let packages = [("rabbitmq-server", has_rabbitmq()), ("faketime", has_faketime())];
+    let missing: Vec<&str> =
+        packages.into_iter().filter(|(_, is_here)| !is_here).map(|(package, _)| package).collect();
     if missing.is_empty() {
         return;
     }

@@ -394,7 +394,16 @@ fn a_bucket_is_a_shared_store() {
     for bytes in [b"weights".to_vec(), vec![9; 20 << 20]] {
         let id = one.put_bytes(&bytes).unwrap();
         assert_eq!(two.read(&id, 1 << 30).unwrap(), bytes);
+        let mut hasher = blake3::Hasher::new();
+        let mut sink = |piece: &[u8]| {
+            hasher.update(piece);
+            Ok(())
+        };
+        let got = one.shared().unwrap().download(&shared_name(&id), 1 << 30, 6 << 20, &mut sink).unwrap();
+        assert_eq!((got, ArtifactId(hasher.finalize())), (Some(bytes.len() as u64), id), "in pieces too");
     }
+    let none = one.put_bytes(b"").unwrap();
+    assert_eq!(two.read(&none, 0).unwrap(), b"");
     assert!(matches!(two.read(&ArtifactId::of(b"never"), 10), Err(StorageError::ArtifactMissing(_))));
     one.shared().unwrap().put("experiments/a.json", b"{}".to_vec()).unwrap();
     assert_eq!(two.shared().unwrap().get("experiments/a.json", 10).unwrap(), Some(b"{}".to_vec()));

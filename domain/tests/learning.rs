@@ -296,6 +296,30 @@ fn a_training_never_goes_back() {
     }
 }
 
+#[test]
+fn a_training_has_finite_figures() {
+    let mut history = asked(learning_plan(1));
+    judge_all(&mut history, Verdict::First);
+    start(&mut history, Stage::Reward, 0);
+    let metrics = BTreeMap::from([("loss".to_owned(), f64::NAN)]);
+    let progress = TrainingProgressed { metrics: metrics.clone(), ..progressed(0, Stage::Reward, 0, 1) };
+    let text = "?".to_owned();
+    let (adapter, fingerprint) = (text.clone(), text);
+    let refined = RewardModelRefined {
+        round: 0,
+        attempt: 0,
+        adapter,
+        fingerprint,
+        preferences: 1,
+        rehearsed: 0,
+        metrics,
+    };
+    for event in [Event::from(progress), refined.into()] {
+        let refused = history.experiment.decide(&event).unwrap_err().to_string();
+        assert!(refused.contains("not finite"), "{refused}");
+    }
+}
+
 /// A round from its feedback to its end.
 fn finish(history: &mut History, change: impl Fn(&mut PolicyEvaluated)) {
     judge_all(history, Verdict::First);

@@ -92,10 +92,14 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
             }
             e.into()
         }
-        training @ (Event::TrainingStarted(_)
-        | Event::TrainingProgressed(_)
-        | Event::RewardModelRefined(_)
-        | Event::PolicyTuned(_)) => distorted_training(training, not_a_number, random),
+        Event::TrainingStarted(mut e) => {
+            if other {
+                e.attempt += 1
+            } else {
+                e.lease_ms = u64::MAX
+            }
+            e.into()
+        }
         Event::FeedbackReceived(mut e) => {
             if other {
                 e.annotator = String::new()
@@ -106,46 +110,6 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
         }
         Event::PromptSetAside(mut e) => {
             e.prompt_id = PromptId::new("unheard of").unwrap();
-            e.into()
-        }
-        other => other,
-    }
-}
-
-/// A training with something in it that cannot be.
-fn distorted_training(truth: Event, not_a_number: f64, random: &mut Random) -> Event {
-    let other = random.percent(50);
-    match truth {
-        Event::TrainingStarted(mut e) => {
-            if other {
-                e.attempt += 1
-            } else {
-                e.lease_ms = u64::MAX
-            }
-            e.into()
-        }
-        Event::TrainingProgressed(mut e) => {
-            match random.below(3) {
-                0 => e.attempt += 1,
-                1 => e.step = e.steps + 1,
-                _ => drop(e.metrics.insert("loss".to_owned(), not_a_number)),
-            }
-            e.into()
-        }
-        Event::RewardModelRefined(mut e) => {
-            if other {
-                e.attempt += 1
-            } else {
-                e.metrics.insert("loss".to_owned(), not_a_number);
-            }
-            e.into()
-        }
-        Event::PolicyTuned(mut e) => {
-            if other {
-                e.round += 1
-            } else {
-                e.metrics.insert("loss".to_owned(), not_a_number);
-            }
             e.into()
         }
         other => other,

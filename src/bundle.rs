@@ -178,7 +178,25 @@ fn plain(name: &str) -> anyhow::Result<&str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_bundle_names_its_files_they_stay_in_their_folder(name in "(\\PC|[./\\\\\0]){0,12}") {
+            let folder = Path::new("folder");
+            if let Ok(plain) = plain(&name) {
+                let within = folder.join(plain);
+                prop_assert_eq!(within.parent(), Some(folder));
+            }
+        }
+
+        #[test]
+        fn bytes_that_are_no_bundle_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(serde_json::from_slice::<Bundle>(&bytes).is_err());
+        }
+    }
 
     struct Bench {
         folder: tempfile::TempDir,

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,11 +24,16 @@ struct Server {
 
 impl Server {
     fn start(lab: &Lab, data: &str, listen: &str, token: Option<&str>) -> Self {
+        Self::start_with(lab, data, listen, &[("DISSENT_CONTROL_TOKEN", token)])
+    }
+
+    /// With these variables, and without those that have no value.
+    fn start_with(lab: &Lab, data: &str, listen: &str, variables: &[(&str, Option<&str>)]) -> Self {
         let (config, said) = (lab.config(), lab.data_dir(&format!("{data}.log")));
         let arguments = ["serve", config.to_str().unwrap(), "--until-finished", "--listen", listen];
         let mut command = lab.dissent(data, &arguments);
         command.env("DISSENT_LOG", "info").env_remove("DISSENT_CONTROL_TOKEN");
-        command.envs(token.map(|token| ("DISSENT_CONTROL_TOKEN", token)));
+        command.envs(variables.iter().filter_map(|(name, value)| Some((name, (*value)?))));
         let output = std::fs::File::create(&said).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().unwrap();
         let mut server = Self { child, address: String::new() };
@@ -334,4 +340,27 @@ fn experiments_at_rest_take_orders_and_a_cancelled_one_may_be_archived() {
     shelf.says("data", &archiving, 0);
     shelf.says("data", &["replay", "--verify"], 0);
     assert!(shelf.says("data", &["log", "backup"], 0).contains("backups"));
+}
+
+#[test]
+fn systemd_hears_when_a_server_is_ready_at_work_and_stopping() {
+    let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
+    succeeded(lab.dissent("data", &["experiment", "create", lab.config().to_str().unwrap()]));
+    let path = lab.data_dir("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hear = || {
+        let mut bytes = [0; 256];
+        let length = socket.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    };
+    let variables = [("NOTIFY_SOCKET", path.to_str()), ("WATCHDOG_USEC", Some("40000"))];
+    let server = Server::start_with(&lab, "data", "127.0.0.1:0", &variables);
+    assert_eq!(hear().trim_end(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(hear().trim_end(), "WATCHDOG=1");
+    }
+    server.stops();
+    let last = std::iter::repeat_with(hear).find(|said| !said.starts_with("WATCHDOG")).unwrap();
+    assert_eq!(last.trim_end(), "STOPPING=1");
 }

@@ -9,7 +9,7 @@ use dissent_domain::order::{Order, Standing};
 use dissent_domain::round::Rejection;
 use tokio::sync::Mutex;
 
-use crate::journal::{Command, Journal, LoadError, States};
+use crate::journal::{Bystanders, Command, Journal, LoadError, States};
 
 /// What became of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +49,14 @@ pub enum OrderError {
 #[derive(Debug, Clone)]
 pub struct Control {
     journal: Addr<Journal>,
+    bystanders: Bystanders,
     /// One order at a time: the journal's mailbox has room for one beside the proposals.
     turn: Arc<Mutex<()>>,
 }
 
 impl Control {
-    pub(crate) fn of(journal: Addr<Journal>) -> Self {
-        Self { journal, turn: Arc::default() }
+    pub(crate) fn of(journal: Addr<Journal>, bystanders: Bystanders) -> Self {
+        Self { journal, bystanders, turn: Arc::default() }
     }
 
     /// Gives an order. What it changes is durable on return.
@@ -63,13 +64,17 @@ impl Control {
     /// # Errors
     /// If there is no such experiment, the rules say no, or the log refuses.
     pub async fn order(&self, experiment: ExperimentId, order: Order) -> Result<Ordered, OrderError> {
-        let Self { journal, turn } = self.clone();
+        let Self { journal, bystanders, turn } = self.clone();
         // Whoever asked may go away: an order that was given keeps its turn until it is decided.
         let told = tokio::spawn(async move {
             let _turn = turn.lock().await;
-            journal.send(Command { experiment, order }).await.map_err(|_| OrderError::Gone)
+            let meant = experiment.clone();
+            // A long history is not read where proposals wait.
+            let loaded = tokio::task::spawn_blocking(move || bystanders.load(&meant));
+            loaded.await.map_err(|_| OrderError::Gone)??;
+            journal.send(Command { experiment, order }).await.map_err(|_| OrderError::Gone)?
         });
-        told.await.map_err(|_| OrderError::Gone)??
+        told.await.map_err(|_| OrderError::Gone)?
     }
 }
 

@@ -9,16 +9,24 @@ use dissent_domain::event::{Event, EventType, NewEvent, decode};
 use dissent_models::adapter::{LoraAdapter, LoraPair};
 use dissent_storage::{ArtifactId, ArtifactStore, StorageError};
 
+use crate::crew::{LearningResources, Resources};
 use crate::model::{ADAPTER_BYTES_MAX, Base, fingerprint};
 
 /// What is needed to look.
 pub(crate) struct Evidence {
-    pub(crate) artifacts: ArtifactStore,
-    pub(crate) policy: Base,
-    pub(crate) reward: Base,
+    artifacts: ArtifactStore,
+    policy: Base,
+    reward: Base,
 }
 
 impl Evidence {
+    /// Of an experiment that learns; none of another.
+    pub(crate) fn of(resources: &Resources) -> Option<Self> {
+        let LearningResources { policy, reward, .. } = resources.learning.as_ref()?;
+        let artifacts = resources.artifacts.clone();
+        Some(Self { artifacts, policy: policy.clone(), reward: reward.clone() })
+    }
+
     /// Why one of these events is not to be believed; none: nothing speaks against them. Only what `may_happen` is looked at.
     pub(crate) fn against(
         &self,

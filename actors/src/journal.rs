@@ -5,6 +5,7 @@
 //! disk; so many of them become durable in one group commit. If a write fails, nothing more is accepted.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -412,17 +413,44 @@ impl Handler<Command> for Journal {
 }
 
 impl Journal {
+    /// What orders to experiments whose steps are not at work here begin with.
+    pub(crate) fn bystanders(&self) -> Bystanders {
+        let (log, at_work, others) = (self.log.clone(), self.states.clone(), self.others.clone());
+        Bystanders { log, at_work, others }
+    }
+
     /// Decides an order, and says what is then to be told of the experiment whose steps are at work here.
     fn order(&self, experiment: &ExperimentId, order: &Order) -> Result<Decree, OrderError> {
         if self.states.version(experiment) > 0 {
             let (append, ordered) = self.states.order(experiment, order)?;
             return Ok((append, ordered, Some(self.states.progress(experiment))));
         }
-        if self.others.version(experiment) == 0 {
-            self.others.load_existing(&*self.log, experiment)?;
-        }
         let (append, ordered) = self.others.order(experiment, order)?;
         Ok((append, ordered, None))
+    }
+}
+
+/// The experiments of a log whose steps are not at work here.
+#[derive(Clone)]
+pub(crate) struct Bystanders {
+    log: Arc<dyn EventLog>,
+    at_work: States,
+    others: States,
+}
+
+impl fmt::Debug for Bystanders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bystanders").field("others", &self.others).finish_non_exhaustive()
+    }
+}
+
+impl Bystanders {
+    /// Rebuilds the state of an experiment that has none yet, so that the journal can decide at once. It reads the log, and blocks.
+    pub(crate) fn load(&self, experiment: &ExperimentId) -> Result<(), OrderError> {
+        if self.at_work.version(experiment) > 0 || self.others.version(experiment) > 0 {
+            return Ok(());
+        }
+        self.others.load_existing(&*self.log, experiment)
     }
 }
 

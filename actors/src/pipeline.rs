@@ -103,15 +103,11 @@ impl Pipeline {
         states.load(&*log, &plan.experiment, resources.snapshots.as_ref())?;
         let (progress, progressed) = watch::channel(states.progress(&plan.experiment));
         let journal_arbiter = Arbiter::new();
-        let evidence = resources.learning.as_ref().map(|learning| Evidence {
-            artifacts: resources.artifacts.clone(),
-            policy: learning.policy.clone(),
-            reward: learning.reward.clone(),
-        });
+        let evidence = Evidence::of(&resources);
         let (journal, rejections) =
             Journal::new(log.clone(), states.clone(), progress, failure.clone(), evidence);
-        let appends = Some(journal.appends());
-        let control = Control::of(journal::start(journal, &*broker, &journal_arbiter.handle())?);
+        let (appends, bystanders) = (Some(journal.appends()), journal.bystanders());
+        let control = Control::of(journal::start(journal, &*broker, &journal_arbiter.handle())?, bystanders);
 
         let experiment = plan.experiment.clone();
         let around = Surroundings {
@@ -133,8 +129,14 @@ impl Pipeline {
         crew.steps.push(step::start(Coordinator::new(states.clone(), experiment), &around)?);
         crew.steps.push(step::start(Prompts::new(prompts), &around)?);
         let experiment = plan.experiment.clone();
-        let vitals =
-            Vitals { progress: progressed, meter: shop.meter, appends, states: states.clone(), experiment };
+        let vitals = Vitals {
+            progress: progressed,
+            meter: shop.meter,
+            appends,
+            states: states.clone(),
+            experiment,
+            log: log.clone(),
+        };
         let neglect =
             neglect::watch(states.clone(), log.clone(), plan, neglect::PATIENCE, rejections, around.clone());
         let mut watchers = Watchers { states, history, intake: crew.intake(), inbox }.start(plan, &around);

@@ -205,11 +205,25 @@ impl Recomputing {
                 Err(StepError::SetAside(reason)) => {
                     step::without_prompt(&received.event, name, &reason).into_iter().collect()
                 }
+                Err(StepError::Retry(reason)) => {
+                    let said = self.given_up(received)?.filter(|said| said.ends_with(&reason));
+                    let said = said.unwrap_or(reason);
+                    step::without_prompt(&received.event, name, &said).into_iter().collect()
+                }
                 Err(reason) => return Err(RecomputeError::Step { step: name, reason }),
             };
             self.compare(name, &Consequence { cause: received.id, events })?;
         }
         Ok(())
+    }
+
+    /// Why the prompt of an event was set aside, where it was: after several attempts it says how many, and then what failed.
+    fn given_up(&self, received: &Received) -> Result<Option<String>, RecomputeError> {
+        let id = received.id.caused(EventType::PromptSetAside.name(), 0);
+        let Some(recorded) = self.log.find(id)? else { return Ok(None) };
+        let event =
+            recorded.decode().map_err(|source| ReplayError::Body { position: recorded.position, source })?;
+        Ok(if let Event::PromptSetAside(aside) = event { Some(aside.reason) } else { None })
     }
 
     fn train(&mut self, assignment: &Assignment) -> Result<(), RecomputeError> {

@@ -371,7 +371,6 @@ pub(crate) async fn propose(
     step: Step,
     consequence: &Consequence,
 ) -> Result<Decided, BrokerError> {
-    let mut decided = Decided::Recorded;
     let events = follow_from(consequence.cause, step.name(), 0, &consequence.events)
         .map_err(|error| BrokerError::Invalid(error.to_string()))?;
     // A crash between two chunks is harmless: the same events are proposed again, and the recorded ones are
@@ -387,10 +386,10 @@ pub(crate) async fn propose(
         if let Answer::Rejected { reason } = broker.propose_in(proposal, context).await? {
             // Another worker was faster, or the round moved on: there is nothing left to do here.
             tracing::warn!(experiment_id = %experiment, step = step.name(), %reason, "a proposal was rejected");
-            decided = Decided::Rejected;
+            return Ok(Decided::Rejected);
         }
     }
-    Ok(decided)
+    Ok(Decided::Recorded)
 }
 
 /// An event as a step is given it.

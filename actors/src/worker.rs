@@ -67,6 +67,7 @@ impl Worker {
             appends: None,
             states: states.clone(),
             experiment,
+            log: log.clone(),
         };
         let copy = Copy { log, states, intake: crew.intake(), progress, known };
         let following = actix::spawn(copy.follow(history, failure));

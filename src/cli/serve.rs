@@ -22,7 +22,8 @@ Examples:
   dissent experiment pause tone-demo                           asks it; so do resume, cancel and `dissent log backup`
 
 Workers need a RabbitMQ in the configuration of all:
-  [broker]      kind = \"rabbitmq\", url_file, prefix = \"dissent\", lease_seconds = 60
+  [broker]      kind = \"rabbitmq\", url_file, prefix = \"dissent\", lease_seconds = 60, connect_seconds = 60,
+                heartbeat_seconds = 20, message_mib_max = 16, redeliveries_max = 32
 Its address, amqp://user:password@host:5672/vhost, is read from DISSENT_RABBITMQ_URL, else from broker.url_file.
 
 Traces go where OpenTelemetry's variables say, as OTLP over http/protobuf; without them there are none. One prompt is one trace, whichever

@@ -42,7 +42,7 @@ pub(crate) struct StudyArgs {
     /// The labelled answers. Overrides the configuration.
     #[arg(long, value_name = "FILE")]
     labelled: Option<PathBuf>,
-    /// Experiments that run at the same time. Overrides the configuration.
+    /// Most experiments at the same time; fewer where memory is short. Overrides the configuration.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: Option<u8>,
     /// Where models run: cpu, cuda or auto. Overrides the configuration.

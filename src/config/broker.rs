@@ -15,6 +15,8 @@ const URL_VARIABLE: &str = "DISSENT_RABBITMQ_URL";
 const URL_BYTES_MAX: u64 = 4096;
 /// Longest lease of a training: nobody waits longer for one that is gone.
 const LEASE_SECONDS_MAX: u64 = 3600;
+/// Longest wait for RabbitMQ at the start: a day.
+const CONNECT_SECONDS_MAX: u64 = 86_400;
 
 /// `[broker]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -44,10 +46,39 @@ pub struct RabbitConfig {
     /// After so many seconds without a sign of life a training is given to another worker, 2 to 3600.
     #[serde(default = "lease_seconds")]
     pub lease_seconds: u64,
+    /// So many seconds a server or worker that is started tries to reach RabbitMQ, 1 to 86,400; once it was there, it tries for ever.
+    #[serde(default = "connect_seconds")]
+    pub connect_seconds: u64,
+    /// After so many seconds of silence a connection counts as lost, 1 to 600.
+    #[serde(default = "heartbeat_seconds")]
+    pub heartbeat_seconds: u64,
+    /// The largest message that is sent or taken, in MiB, 1 to 128; RabbitMQ's own limit may be lower.
+    #[serde(default = "message_mib_max")]
+    pub message_mib_max: usize,
+    /// So often RabbitMQ delivers what was in the hands of workers that died, before it is put among the dead letters; at least 1.
+    #[serde(default = "redeliveries_max")]
+    pub redeliveries_max: u32,
 }
 
 fn lease_seconds() -> u64 {
     60
+}
+
+/// Long enough for a RabbitMQ that is started at the same time.
+fn connect_seconds() -> u64 {
+    60
+}
+
+fn heartbeat_seconds() -> u64 {
+    RabbitOptions::default().heartbeat.as_secs()
+}
+
+fn message_mib_max() -> usize {
+    RabbitOptions::default().message_bytes_max >> 20
+}
+
+fn redeliveries_max() -> u32 {
+    RabbitOptions::default().redeliveries_max
 }
 
 fn prefix() -> String {
@@ -74,9 +105,16 @@ impl BrokerConfig {
         if rabbit.prefix.is_empty() || rabbit.prefix.len() > 32 || !rabbit.prefix.chars().all(allowed) {
             return Err(format!("broker.prefix = {:?}: use 1 to 32 of a-z, 0-9, '-' and '_'", rabbit.prefix));
         }
-        if !(2..=LEASE_SECONDS_MAX).contains(&rabbit.lease_seconds) {
-            let lease = rabbit.lease_seconds;
-            return Err(format!("broker.lease_seconds = {lease}: use 2 to {LEASE_SECONDS_MAX}"));
+        for (name, value, least, most) in [
+            ("lease_seconds", rabbit.lease_seconds, 2, LEASE_SECONDS_MAX),
+            ("connect_seconds", rabbit.connect_seconds, 1, CONNECT_SECONDS_MAX),
+            ("heartbeat_seconds", rabbit.heartbeat_seconds, 1, 600),
+            ("message_mib_max", rabbit.message_mib_max as u64, 1, 128),
+            ("redeliveries_max", rabbit.redeliveries_max.into(), 1, 1 << 30),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(format!("broker.{name} = {value}: use {least} to {most}"));
+            }
         }
         Ok(())
     }
@@ -104,7 +142,18 @@ impl RabbitConfig {
         let mut options = RabbitOptions::from_url(self.url()?.trim())
             .map_err(|error| BadInput(format!("the address of RabbitMQ: {error}")))?;
         options.prefix.clone_from(&self.prefix);
+        options.heartbeat = Duration::from_secs(self.heartbeat_seconds);
+        options.message_bytes_max = self.message_mib_max << 20;
+        options.redeliveries_max = self.redeliveries_max;
         Ok(options)
+    }
+
+    /// As [`options`](Self::options), for a service: it may be started before its RabbitMQ.
+    ///
+    /// # Errors
+    /// As [`options`](Self::options).
+    pub(crate) fn options_of_service(&self) -> anyhow::Result<RabbitOptions> {
+        Ok(RabbitOptions { start_timeout: Duration::from_secs(self.connect_seconds), ..self.options()? })
     }
 
     fn url(&self) -> anyhow::Result<String> {

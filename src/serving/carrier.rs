@@ -8,7 +8,7 @@ use dissent_domain::experiment::Plan;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_queues::{
-    Broker, BrokerError, BrokerStatus, EmbeddedBroker, EmbeddedOptions, QueueStats, RabbitBroker,
+    Broker, BrokerError, BrokerStatus, EmbeddedBroker, EmbeddedOptions, GroupStatus, QueueStats, RabbitBroker,
 };
 
 use crate::config::BrokerConfig;
@@ -37,7 +37,7 @@ impl Carrier {
                 Self::Embedded(Arc::new(EmbeddedBroker::new(log, EmbeddedOptions::default())))
             }
             BrokerConfig::Rabbitmq(rabbit) => {
-                let connecting = RabbitBroker::connect_server(rabbit.options()?, log);
+                let connecting = RabbitBroker::connect_server(rabbit.options_of_service()?, log);
                 Self::Rabbit(connecting.await.context("failed to reach RabbitMQ")?)
             }
         })
@@ -51,14 +51,15 @@ impl Carrier {
         }
     }
 
-    /// Makes ready for workers elsewhere: the queues of every step, and the history that they follow.
+    /// Makes ready for workers elsewhere: the queues of every step, and the history that they follow. If RabbitMQ goes away meanwhile,
+    /// it is done when it is back.
     ///
     /// # Errors
     /// If RabbitMQ refuses.
     pub(super) async fn prepare(&self, plan: &Plan, batch_prompts: usize) -> Result<(), BrokerError> {
         let Self::Rabbit(broker) = self else { return Ok(()) };
-        broker.declare_groups(&dissent_actors::subscriptions(plan, batch_prompts)).await?;
-        broker.publish_history(&plan.experiment).await
+        later(broker.declare_groups(&dissent_actors::subscriptions(plan, batch_prompts)).await)?;
+        later(broker.publish_history(&plan.experiment).await)
     }
 
     /// Takes away the queues of an experiment that is over, once no worker follows its history any more. What cannot be taken
@@ -86,12 +87,29 @@ impl Carrier {
         }
     }
 
-    /// The queues with what lies in them; none where they are not RabbitMQ's.
+    /// The queues with what lies in them.
     pub(super) async fn queues(&self) -> Vec<QueueStats> {
         match self {
-            Self::Embedded(_) => Vec::new(),
+            Self::Embedded(broker) => broker.status().into_iter().map(of_group).collect(),
             Self::Rabbit(broker) => broker.queues().await.unwrap_or_default(),
         }
+    }
+}
+
+/// A group of the embedded broker as a queue, which the one process consumes.
+fn of_group(group: GroupStatus) -> QueueStats {
+    let messages = u32::try_from(group.waiting).unwrap_or(u32::MAX);
+    QueueStats { name: group.group, messages, consumers: 1 }
+}
+
+/// What the broker does by itself as soon as it can is worth a warning only.
+fn later(ordered: Result<(), BrokerError>) -> Result<(), BrokerError> {
+    match ordered {
+        Err(error @ BrokerError::Unavailable(_)) => {
+            tracing::warn!(%error, "the queues are made as soon as RabbitMQ is back");
+            Ok(())
+        }
+        other => other,
     }
 }
 

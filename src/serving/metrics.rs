@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use dissent_actors::Vitals;
 use dissent_queues::BrokerStatus;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -30,6 +31,7 @@ pub(super) async fn text(watched: &Watched) -> Result<String, std::fmt::Error> {
     let queues = watched.carrier.queues().await;
     let mut registry = Registry::with_prefix("dissent");
     experiment(&mut registry, watched);
+    waits(&mut registry, watched.vitals.clone()).await;
     if let Some(status) = watched.carrier.status() {
         broker(&mut registry, &status);
     }
@@ -107,6 +109,16 @@ fn experiment(registry: &mut Registry, watched: &Watched) {
         let help = "From a decision to its being durable";
         registry.register_with_unit("append", help, Unit::Seconds, appends.clone());
     }
+}
+
+/// How long the oldest of what lies in the queues has waited.
+async fn waits(registry: &mut Registry, vitals: Vitals) {
+    let waited = tokio::task::spawn_blocking(move || vitals.longest_wait()).await;
+    // A log that cannot be read is reported where history is written.
+    let Ok(Ok(waited)) = waited else { return };
+    let seconds = ConstGauge::new(waited.unwrap_or_default().as_secs_f64());
+    let help = "How long the oldest event has waited for a step to answer it";
+    registry.register_with_unit("longest_wait", help, Unit::Seconds, seconds);
 }
 
 fn broker(registry: &mut Registry, status: &BrokerStatus) {

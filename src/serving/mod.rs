@@ -22,6 +22,7 @@ use dissent_domain::order::Standing;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::RabbitBroker;
 use dissent_storage::{ArtifactStore, MemoryLog, SledLog, SledOptions, Snapshots};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bundle;
@@ -41,6 +42,8 @@ use watch::Watched;
 
 /// How long what is in hand may take after a signal.
 const GRACE: Duration = Duration::from_secs(20);
+/// Least time between two words to systemd's watchdog.
+const WATCHDOG_MIN: Duration = Duration::from_millis(10);
 
 /// How a process takes part.
 #[derive(Debug, Clone)]
@@ -122,7 +125,7 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &Serving)
     let models = Models::open(config)?;
     let planned = planning::plan(config, &models, &artifacts)?;
     let plan = planned.plan.clone();
-    let options = rabbit.options()?;
+    let options = rabbit.options_of_service()?;
     actix::System::new().block_on(async {
         let broker = RabbitBroker::connect_worker(options).await.context("failed to reach RabbitMQ")?;
         let history = broker.history(&plan.experiment).await?;
@@ -166,7 +169,10 @@ impl Served {
             let address = http::listen(address, watched.clone(), desk).await?;
             tracing::info!(%address, "listening");
         }
-        notify(&[sd_notify::NotifyState::Ready]);
+        notify(&[NotifyState::Ready]);
+        if let Some(patience) = sd_notify::watchdog_enabled() {
+            actix::spawn(tell_watchdog(patience));
+        }
         tracing::info!(roles = %serving.roles, "at work");
         Ok(Self { watched, until_finished: serving.until_finished })
     }
@@ -194,7 +200,7 @@ impl Served {
             _ = terminate.recv() => Ok(()),
         };
         self.watched.drains();
-        notify(&[sd_notify::NotifyState::Stopping]);
+        notify(&[NotifyState::Stopping]);
         tracing::info!("stopping: finishing what is in hand");
         let grace = if outcome.is_ok() { GRACE } else { Duration::ZERO };
         actix::spawn(async move {
@@ -217,8 +223,17 @@ fn tell_what_it_waits_for(vitals: &Vitals) {
     }
 }
 
+/// Tells systemd's watchdog that events are still handled, twice as often as it wants to know.
+async fn tell_watchdog(patience: Duration) {
+    let mut ticks = tokio::time::interval((patience / 2).max(WATCHDOG_MIN));
+    loop {
+        ticks.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
 /// Tells systemd, where it wants to know.
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "failed to notify systemd");
     }

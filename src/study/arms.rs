@@ -1,5 +1,6 @@
 //! Experiments that differ in their selection rule, their budget and their seed, and in nothing else.
 
+mod memory;
 mod outcome;
 mod plan;
 mod run;

@@ -38,7 +38,7 @@ pub struct StudySection {
     /// The seeds of the experiments.
     #[serde(default)]
     pub seeds: Vec<u64>,
-    /// Experiments that run at the same time.
+    /// Most experiments that run at the same time; fewer where memory is short.
     #[serde(default = "one")]
     pub parallel: usize,
     /// Folder of everything that the study makes.

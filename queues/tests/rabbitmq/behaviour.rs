@@ -404,7 +404,7 @@ fn a_rabbitmq_that_is_not_there_is_an_error_without_the_password() {
     let outcome = attempt(async {
         // Nothing listens on the port of discard.
         let mut options = RabbitOptions::from_url("amqp://me:hunter2@127.0.0.1:9/").unwrap();
-        options.connect_timeout = Duration::from_millis(300);
+        options.start_timeout = Duration::from_millis(300);
         let error = RabbitBroker::connect_worker(options).await.unwrap_err();
         assert!(matches!(error, BrokerError::Unavailable(_)), "{error:?}");
         assert!(

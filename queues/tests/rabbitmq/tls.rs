@@ -78,7 +78,7 @@ fn amqps_needs_the_authority_and_the_clients_certificate() {
             (format!("?{client}"), false),
         ] {
             let mut options = RabbitOptions::from_url(&format!("{address}{query}")).unwrap();
-            options.connect_timeout = Duration::from_secs(3);
+            options.start_timeout = Duration::from_secs(3);
             let connected = RabbitBroker::connect_worker(options).await;
             assert_eq!(connected.is_ok(), connects, "{query}: {connected:?}");
             match connected {

@@ -217,3 +217,51 @@ impl Places {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TABLE: &str = "experiment,round,comparison,annotator,verdict,first_unsafe,second_unsafe,comment\ne,0,1,ann,first,yes,no,\"a \"\"b\"\"\"\ne,0,2,ann,,,,\n";
+    const LINES: &str =
+        "{\"experiment\":\"e\",\"round\":0,\"comparison\":1,\"annotator\":\"ann\",\"verdict\":\"tie\"}\n";
+
+    fn read_bytes(bytes: &[u8]) -> Result<Judged, InputError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("judgements");
+        fs::write(&path, bytes).unwrap();
+        read(&path, Some("ben"))
+    }
+
+    #[test]
+    fn a_table_and_lines_are_read() {
+        let table = read_bytes(TABLE.as_bytes()).unwrap();
+        assert_eq!((table.judgements.len(), table.without_verdict), (1, 1));
+        assert_eq!(table.judgements[0].judgement.comment.as_deref(), Some("a \"b\""));
+        assert_eq!(read_bytes(LINES.as_bytes()).unwrap().judgements[0].judgement.verdict, Verdict::Tie);
+    }
+
+    proptest! {
+        #[test]
+        fn what_annotators_make_of_it_is_judgements_or_an_error_that_names_a_line_of_the_file(
+            table in any::<bool>(),
+            at in any::<prop::sample::Index>(),
+            cut in 0_usize..8,
+            put in prop::collection::vec(any::<u8>(), 0..8),
+        ) {
+            let mut bytes = if table { TABLE } else { LINES }.as_bytes().to_vec();
+            let at = at.index(bytes.len());
+            bytes.splice(at..(at + cut).min(bytes.len()), put);
+            let lines = 1 + bytes.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count() as u64;
+            match read_bytes(&bytes) {
+                Ok(judged) => prop_assert!(judged.judgements.len() as u64 + judged.without_verdict <= lines),
+                Err(InputError::Line { line, .. }) => prop_assert!((1..=lines).contains(&line), "{line} of {lines}"),
+                Err(other) => prop_assert!(false, "{other}"),
+            }
+        }
+    }
+}

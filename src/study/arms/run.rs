@@ -1,4 +1,4 @@
-//! Running the experiments of a study, some at a time, each as a process of its own: their memory is then their own, and one
+//! Running the experiments of a study, as many at a time as are wanted and memory allows, each as a process of its own: their memory is then their own, and one
 //! that fails takes no other with it.
 
 use std::collections::VecDeque;
@@ -13,6 +13,7 @@ use dissent_domain::log::EventLog as _;
 use dissent_models::runtime::CancelFlag;
 use dissent_storage::{SledLog, SledOptions};
 
+use super::memory::Memory;
 use super::{Arm, ArmOutcome};
 
 /// How often it is looked whether an experiment has ended.
@@ -37,20 +38,26 @@ pub fn run(
         (0..arms.len()).filter(|&arm| !places[arm].outcome.is_file()).collect();
     let known = arms.len() - waiting.len();
     let mut running = Running(Vec::new());
+    let mut memory = Memory::default();
     let mut done = known;
     let begun = Instant::now();
     while !waiting.is_empty() || !running.0.is_empty() {
         anyhow::ensure!(!cancel.is_cancelled(), dissent_models::ModelError::Cancelled);
+        memory.watch(running.0.iter().map(|(_, child)| child.id()));
         while running.0.len() < parallel.max(1)
+            && (running.0.is_empty() || memory.has_room())
             && let Some(next) = waiting.pop_front()
         {
-            running.0.push((next, places[next].start(&arms[next])?));
+            let child = places[next].start(&arms[next])?;
+            memory.started();
+            running.0.push((next, child));
         }
         let Some(ended) = running.ended()? else {
             std::thread::sleep(LOOK);
             continue;
         };
         let (arm, succeeded) = ended;
+        memory.ended();
         anyhow::ensure!(
             succeeded,
             "the experiment {} failed: {}",

@@ -31,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(20);
 /// Longest wait for a request to be taken up.
 const TAKE_UP_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for commands that read the log itself.
+const READERS_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for a copy, in turn with others.
 const COPY_MAX: Duration = Duration::from_secs(600);
 /// What nobody has open and is older was left by a process that was killed.
@@ -109,6 +111,21 @@ pub(crate) fn open(data_dir: &Path, log_dir: &Path) -> anyhow::Result<ReadLog> {
             });
         }
         std::thread::sleep(POLL);
+    }
+}
+
+/// Opens a log to write it. Commands that only read have it for a moment at most: they are waited for.
+///
+/// # Errors
+/// If it cannot be opened, or another process keeps it.
+pub(crate) fn to_write(log_dir: &Path) -> Result<SledLog, LogError> {
+    let begun = Instant::now();
+    loop {
+        match unless_in_use(log_dir)? {
+            Some(log) => return Ok(log),
+            None if begun.elapsed() < READERS_MAX => std::thread::sleep(POLL),
+            None => return Err(LogError::InUse(log_dir.display().to_string())),
+        }
     }
 }
 
@@ -315,6 +332,20 @@ mod tests {
             entries(folder).map(|entry| entry.file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn whoever_writes_waits_for_readers_and_not_for_ever() {
+        let data = tempfile::tempdir().unwrap();
+        let (folder, reader) = (data.path().join("log"), log(data.path()));
+        let reading = std::thread::spawn(move || {
+            std::thread::sleep(LOOK);
+            drop(reader);
+        });
+        let written = to_write(&folder).unwrap();
+        reading.join().unwrap();
+        assert!(matches!(to_write(&folder), Err(LogError::InUse(_))), "it is kept");
+        drop(written);
     }
 
     #[test]

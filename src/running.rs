@@ -14,12 +14,12 @@ use dissent_domain::log::EventLog;
 use dissent_domain::order::{Action, Order, Standing};
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
-use dissent_storage::{SledLog, SledOptions, Snapshots, wait};
+use dissent_storage::{Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{BadInput, Interrupted, ProgressView};
 use crate::config::Config;
-use crate::copies::Copier;
+use crate::copies::{self, Copier};
 use crate::inbox;
 use crate::opening::{self, Places};
 use crate::planning::{self, Models};
@@ -46,7 +46,7 @@ pub(crate) fn run_experiment(
     waits: bool,
     view: &ProgressView,
 ) -> anyhow::Result<Run> {
-    let held = Arc::new(SledLog::open(data_dir.join("log"), &SledOptions::default())?);
+    let held = Arc::new(copies::to_write(&data_dir.join("log"))?);
     let _copier = Copier::start(held.clone(), data_dir)?;
     let log: Arc<dyn EventLog> = held;
     let artifacts = config.artifacts.open(data_dir)?;

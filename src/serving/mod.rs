@@ -21,14 +21,14 @@ use dissent_domain::log::EventLog;
 use dissent_domain::order::Standing;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::RabbitBroker;
-use dissent_storage::{ArtifactStore, MemoryLog, SledLog, SledOptions, Snapshots};
+use dissent_storage::{ArtifactStore, MemoryLog, Snapshots};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bundle;
 use crate::cli::BadInput;
 use crate::config::{BrokerConfig, Config};
-use crate::copies::Copier;
+use crate::copies::{self, Copier};
 use crate::inbox;
 use crate::opening::{self, Places};
 use crate::planning::{self, Models};
@@ -67,7 +67,7 @@ pub(crate) fn serve(
     serving: &Serving,
     token: Option<&ControlToken>,
 ) -> anyhow::Result<()> {
-    let held = Arc::new(SledLog::open(data_dir.join("log"), &SledOptions::default())?);
+    let held = Arc::new(copies::to_write(&data_dir.join("log"))?);
     let _copier = Copier::start(held.clone(), data_dir)?;
     let log: Arc<dyn EventLog> = held.clone();
     let artifacts = config.artifacts.open(data_dir)?;

@@ -26,11 +26,11 @@ use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Broker, Consumer, Proposal, RabbitBroker, RabbitOptions, Subscription};
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, Snapshots};
 use node::Node;
-use tikv_jemallocator::Jemalloc;
 
 /// As the program has it.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Completions per prompt, and their tokens.
 const SAMPLES: u32 = 8;

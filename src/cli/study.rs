@@ -1,7 +1,9 @@
 //! `dissent study`: one question, several rules and seeds, one report.
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use dissent_models::runtime::Provider;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -53,6 +55,9 @@ pub(crate) struct StudyArgs {
     json: bool,
 }
 
+/// Least time between two lines of progress.
+const BETWEEN_LINES: Duration = Duration::from_secs(5);
+
 pub(crate) fn run(data_dir: Option<&Path>, args: &StudyArgs) -> anyhow::Result<()> {
     let mut config = StudyConfig::load(&args.config)?;
     config.study.parallel = args.parallel.map_or(config.study.parallel, usize::from);
@@ -64,10 +69,17 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &StudyArgs) -> anyhow::Result<(
     let (runtime, options) = loading::runtime(&config.runtime, 1)?;
     let workshop = Workshop { runtime, options, cancel: interrupt::cancel_flag()? };
     let line = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg}")?);
+    let written = Cell::new(None::<Instant>);
     let say = |what: &str| {
         tracing::info!(what, "study");
         line.set_message(what.to_owned());
         line.tick();
+        // Where there is no terminal, a line now and then.
+        if line.is_hidden() && written.get().is_none_or(|last| last.elapsed() >= BETWEEN_LINES) {
+            written.set(Some(Instant::now()));
+            // Whoever read it may have gone.
+            let _ = writeln!(std::io::stderr(), "{what}");
+        }
     };
     let report = crate::study::run(&config, &data_dir, &workshop, &say).map_err(stopped)?;
     line.finish_and_clear();

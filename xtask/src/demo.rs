@@ -45,6 +45,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<()> {
 
 /// Builds the program as its users have it, with cargo's own progress, and returns its path.
 pub(crate) fn build_dissent() -> Result<PathBuf> {
+    crate::packages::ensure_make();
     println!("building dissent (minutes the first time, nothing after that)");
     complete(cargo().args(["build", "--release", "--package", "dissent", "--bin", "dissent"]))?;
     Ok(target_dir().join("release/dissent"))

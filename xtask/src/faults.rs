@@ -18,7 +18,8 @@ pub(crate) struct FaultsOptions {
 /// Runs the campaign's test, with its output as it comes.
 pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     crate::fetch::fetch_all()?;
-    crate::rabbitmq::ensure();
+    crate::packages::ensure_make();
+    crate::packages::ensure_rabbitmq();
     let mut test = cargo();
     // The whole workspace: then what `cargo xtask test` built need not be built again with other features.
     test.args(["test", "--workspace", "--test", "faults", "--", "--nocapture"]);

@@ -9,8 +9,8 @@ mod demo;
 mod faults;
 mod fetch;
 mod golden;
+mod packages;
 mod process;
-mod rabbitmq;
 mod suite;
 
 use std::process::ExitCode;

@@ -26,7 +26,8 @@ pub(crate) struct TestOptions {
 pub(crate) fn run(options: &TestOptions) -> Result<()> {
     let begin = Instant::now();
     crate::fetch::fetch_all()?;
-    crate::rabbitmq::ensure();
+    crate::packages::ensure_make();
+    crate::packages::ensure_rabbitmq();
     // Documentation tests first: cargo-nextest cannot run them, and its own summary should be the last thing read.
     let documentation = complete(cargo().args(["test", "--workspace", "--doc", "--quiet"]));
     if documentation.is_err() && !options.ci {

@@ -17,7 +17,7 @@ const DEMO: &str = "tone-demo";
 
 /// Events a second through RabbitMQ, from the log to the journal's answer, beside what the same client does bare.
 pub(super) fn rabbitmq() -> Result<Vec<Figure>> {
-    crate::rabbitmq::ensure();
+    crate::packages::ensure_rabbitmq();
     let report = json_of(&mut Command::new(example("dissent-queues", "rabbit_bench")?))?;
     let of = |key: &str| number(&report, key);
     Ok(vec![
@@ -68,7 +68,7 @@ fn seconds(command: &mut Command) -> Result<f64> {
 
 /// Experiments one after another at full rate for twenty minutes: events a second, and how much memory grows.
 pub(super) fn soak() -> Result<Vec<Figure>> {
-    crate::rabbitmq::ensure();
+    crate::packages::ensure_rabbitmq();
     let report = json_of(Command::new(example("dissent", "soak")?).arg("20"))?;
     let of = |key: &str| number(&report, key);
     Ok(vec![

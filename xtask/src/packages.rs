@@ -1,9 +1,21 @@
-//! RabbitMQ for the tests: they start private nodes, which need its programs, and some make clocks jump.
+//! What building and testing need besides Rust: installed where we may, asked for where we may not.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::process::{complete, output_of, succeeds};
+
+/// What builds the C code of some dependencies.
+pub(crate) fn ensure_make() {
+    let is_here = succeeds(Command::new("make").arg("--version"));
+    install("building", &[("make", is_here)]);
+}
+
+/// RabbitMQ for the tests, which start private nodes, and what makes clocks jump. Where they are missing, the tests of RabbitMQ fail
+/// and say so, and clocks do not jump.
+pub(crate) fn ensure_rabbitmq() {
+    install("tests of RabbitMQ", &[("rabbitmq-server", has_rabbitmq()), ("faketime", has_faketime())]);
+}
 
 fn has_rabbitmq() -> bool {
     Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").exists()
@@ -14,19 +26,16 @@ fn has_faketime() -> bool {
     folders.into_iter().any(|folder| folder.path().join("faketime/libfaketimeMT.so.1").is_file())
 }
 
-/// Installs them where we may, and says what is missing where we may not: the tests of RabbitMQ then fail and say so, too, and clocks
-/// do not jump.
-pub(crate) fn ensure() {
-    // Debian's names.
-    let packages = [("rabbitmq-server", has_rabbitmq()), ("faketime", has_faketime())];
+/// Installs the packages that are not here, by Debian's names, or says why not.
+fn install(needed_for: &str, packages: &[(&str, bool)]) {
     let missing: Vec<&str> =
-        packages.into_iter().filter(|(_, is_here)| !is_here).map(|(package, _)| package).collect();
+        packages.iter().filter(|(_, is_here)| !is_here).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return;
     }
     let missing = missing.join(" ");
     let said = |why: &str| {
-        println!("what tests of RabbitMQ need is missing, and {why}; apt-get install {missing}");
+        println!("what {needed_for} takes is missing, and {why}; apt-get install {missing}");
     };
     if !succeeds(Command::new("apt-get").arg("--version")) {
         return said("there is no apt-get to install it with");

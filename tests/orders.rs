@@ -153,8 +153,11 @@ fn a_served_experiment_is_created_started_paused_backed_up_and_resumed_to_the_en
     let url = server.url();
     let at = ["--server", url.as_str()];
     assert_eq!(server.metric("paused"), Some(1.0));
+    assert_eq!(server.metric("longest_wait_seconds"), Some(0.0), "nothing may go on yet");
     assert_eq!(ordered(&lab, "data", "start", &at), ("going".to_owned(), true));
     server.until(|server| server.metric("training_step").filter(|step| *step >= 1.0));
+    let (_, metrics) = server.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n", "");
+    assert!(metrics.contains("dissent_queue_messages{queue=\"generation."), "{metrics}");
     let because = ["--server", url.as_str(), "--by", "bob", "--reason", "the machine is needed"];
     assert_eq!(ordered(&lab, "data", "pause", &because), ("paused".to_owned(), true));
     assert_eq!(ordered(&lab, "data", "pause", &at), ("paused".to_owned(), false));

@@ -202,13 +202,10 @@ impl Recomputing {
         for (received, outcome) in batch.iter().zip(outcomes) {
             let events = match outcome {
                 Ok(consequence) => consequence.events,
-                Err(StepError::SetAside(reason)) => {
-                    step::without_prompt(&received.event, name, &reason).into_iter().collect()
-                }
+                Err(StepError::SetAside(reason)) => set_aside(received, name, reason)?,
                 Err(StepError::Retry(reason)) => {
                     let said = self.given_up(received)?.filter(|said| said.ends_with(&reason));
-                    let said = said.unwrap_or(reason);
-                    step::without_prompt(&received.event, name, &said).into_iter().collect()
+                    set_aside(received, name, said.unwrap_or(reason))?
                 }
                 Err(reason) => return Err(RecomputeError::Step { step: name, reason }),
             };
@@ -268,6 +265,14 @@ impl Recomputing {
     }
 }
 
+/// What comes of an event that a step cannot process; an error if it is of no prompt.
+fn set_aside(received: &Received, step: Step, reason: String) -> Result<Vec<Event>, RecomputeError> {
+    match step::without_prompt(&received.event, step, &reason) {
+        Some(event) => Ok(vec![event]),
+        None => Err(RecomputeError::Step { step, reason: StepError::Fatal(reason) }),
+    }
+}
+
 fn received(recorded: &Recorded) -> Result<Received, RecomputeError> {
     let unreadable = |source| ReplayError::Body { position: recorded.position, source };
     let event = recorded.decode().map_err(unreadable)?;
@@ -299,4 +304,78 @@ fn assignment(result: &Received) -> Option<Assignment> {
         ends: Arc::default(),
         span: tracing::Span::none(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use dissent_domain::event::{EvaluationRequested, EventId, PromptAdmitted, PromptSetAside};
+    use dissent_domain::id::{ExperimentId, PromptId};
+    use dissent_domain::log::{Append, ExpectedVersion};
+    use dissent_domain::prompt::Prompt;
+    use dissent_storage::{MemoryLog, wait};
+
+    use super::*;
+    use crate::step::Perform;
+
+    /// A step whose model never runs.
+    struct Failing;
+
+    impl Perform for Failing {
+        const STEP: Step = Step::Generation;
+        const CONSUMES: &'static [EventType] = &[EventType::PromptAdmitted, EventType::EvaluationRequested];
+
+        fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>> {
+            batch.iter().map(|_| Err(StepError::Retry("no memory".to_owned()))).collect()
+        }
+    }
+
+    fn experiment() -> ExperimentId {
+        ExperimentId::new("e").unwrap()
+    }
+
+    /// Computes the answer to an event again, in a log that has this event alone, and its prompt set aside for this reason.
+    fn again(event: Event, reason: &str) -> Result<Recomputed, RecomputeError> {
+        let log = Arc::new(MemoryLog::new());
+        let start = EventId::of_experiment(&experiment());
+        let aside = PromptSetAside {
+            round: 0,
+            prompt_id: PromptId::new("p").unwrap(),
+            step: Step::Generation,
+            reason: reason.to_owned(),
+        };
+        let answer = follow_from(start, "generation", 0, &[aside.into()]).unwrap();
+        let append = Append { experiment: experiment(), expected: ExpectedVersion::Any, events: answer };
+        wait(log.append(append)).unwrap();
+        let received = Received { id: start, causation: None, event };
+        let mut again = Recomputing {
+            log,
+            since: 0,
+            waiting: vec![Waiting { step: Box::new(Failing), batch: vec![received] }],
+            workshop: None,
+            cancel: CancelFlag::new(),
+            done: Recomputed::default(),
+        };
+        again.flush()?;
+        Ok(again.done)
+    }
+
+    fn admitted() -> Event {
+        let prompt =
+            Prompt { prompt_id: PromptId::new("p").unwrap(), text: "why?".to_owned(), category: None };
+        PromptAdmitted { round: 0, index: 0, prompt }.into()
+    }
+
+    #[test]
+    fn what_fails_as_it_did_when_its_prompt_was_set_aside_comes_out_the_same() {
+        let same = again(admitted(), "gave up after 3 attempts: no memory").unwrap();
+        assert_eq!((same.steps[&Step::Generation].same, same.differences.len()), (1, 0));
+        let other = again(admitted(), "gave up after 3 attempts: no disk").unwrap();
+        assert_eq!((other.steps[&Step::Generation].same, other.differences.len()), (0, 1));
+    }
+
+    #[test]
+    fn what_fails_and_is_of_no_prompt_is_an_error() {
+        let error = again(EvaluationRequested { evaluation: 0 }.into(), "").unwrap_err();
+        assert!(error.to_string().contains("no memory"), "{error}");
+    }
 }

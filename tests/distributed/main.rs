@@ -152,6 +152,7 @@ fn processes_answer_for_their_health_refuse_another_plan_and_stop_in_order() {
         assert_eq!(status, 200);
         assert!(metrics.contains("dissent_broker_connected 1") && metrics.ends_with("# EOF\n"), "{metrics}");
         assert!(metrics.contains("dissent_queue_messages{queue=\"health."), "{metrics}");
+        assert!(metrics.contains("dissent_longest_wait_seconds "), "{metrics}");
     }
     another_plan_is_refused(&lab, &node, fleet.config());
     stopped_in_order(&lab, &mut fleet);

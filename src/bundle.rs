@@ -191,11 +191,6 @@ mod tests {
                 prop_assert_eq!(within.parent(), Some(folder));
             }
         }
-
-        #[test]
-        fn bytes_that_are_no_bundle_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(serde_json::from_slice::<Bundle>(&bytes).is_err());
-        }
     }
 
     struct Bench {

@@ -34,6 +34,8 @@ impl Memory {
 
     pub(super) fn started(&mut self) {
         self.started = Some(Instant::now());
+        // Another may be started before this one is looked at.
+        self.outstanding += self.peak;
     }
 
     pub(super) fn ended(&mut self) {
@@ -79,7 +81,9 @@ mod tests {
         memory.watch([std::process::id()].into_iter());
         assert!(memory.peak > 0, "a process has some memory");
         assert!(memory.outstanding < memory.peak);
+        let outstanding = memory.outstanding;
         memory.started();
+        assert_eq!(memory.outstanding, outstanding + memory.peak, "it may take as much as the others");
         assert!(!memory.has_room(), "the first has only just been started, and may grow");
     }
 }

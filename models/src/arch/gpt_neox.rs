@@ -9,21 +9,26 @@ use super::Forward;
 
 /// The final norm's output at the picked positions, `[picked, hidden]`.
 pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {
+    let layers = forward.config().layers;
     let mut residual = forward.embedding("gpt_neox.embed_in.weight")?;
-    for layer in 0..forward.config().layers {
-        forward.begin_layer();
+    for layer in 0..layers {
+        forward.begin_layer(layer);
         let block = format!("gpt_neox.layers.{layer}");
         let normed = layer_norm(forward, &format!("{block}.input_layernorm"), residual)?;
-        let attended = self_attention(forward, layer, &block, normed)?;
+        let mut mixed = self_attention(forward, layer, &block, normed)?;
+        if layer + 1 == layers {
+            // Nothing reads the other positions from here on.
+            (mixed, residual) = (forward.pick(mixed)?, forward.pick(residual)?);
+        }
+        let bias = forward.config().attention_bias;
+        let attended = forward.linear(layer, &block, "attention.dense", mixed, bias)?;
         let summed = forward.graph().add(attended, residual)?;
         let source = if forward.config().parallel_residual { residual } else { summed };
         let normed = layer_norm(forward, &format!("{block}.post_attention_layernorm"), source)?;
         let output = feed_forward(forward, layer, &block, normed)?;
         residual = forward.graph().add(output, summed)?;
     }
-    forward.end_layers();
-    let picked = forward.pick(residual)?;
-    layer_norm(forward, "gpt_neox.final_layer_norm", picked)
+    layer_norm(forward, "gpt_neox.final_layer_norm", residual)
 }
 
 fn layer_norm(forward: &mut impl Forward, name: &str, x: Value) -> Result<Value, ModelError> {
@@ -33,6 +38,7 @@ fn layer_norm(forward: &mut impl Forward, name: &str, x: Value) -> Result<Value,
     Ok(forward.graph().layer_norm(x, weight, bias, epsilon))
 }
 
+/// What the heads read from the sequence, before their outputs are projected.
 fn self_attention(
     forward: &mut impl Forward,
     layer: usize,
@@ -49,8 +55,7 @@ fn self_attention(
     for part in forward.graph().split_last(by_head, 3)? {
         parts.push(forward.graph().reshape(part, shape(&[heads * head_dim]))?);
     }
-    let attended = forward.attention(layer, parts[0], parts[1], parts[2])?;
-    forward.linear(layer, block, "attention.dense", attended, attention_bias)
+    forward.attention(layer, parts[0], parts[1], parts[2])
 }
 
 fn feed_forward(

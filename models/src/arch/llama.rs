@@ -8,10 +8,11 @@ use super::Forward;
 /// The final norm's output at the picked positions, `[picked, hidden]`.
 pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {
     let epsilon = forward.config().norm_eps;
+    let layers = forward.config().layers;
     let mut residual = forward.embedding("model.embed_tokens.weight")?;
     let mut block_output = None;
-    for layer in 0..forward.config().layers {
-        forward.begin_layer();
+    for layer in 0..layers {
+        forward.begin_layer(layer);
         let block = format!("model.layers.{layer}");
         let weight = forward.weight(&format!("{block}.input_layernorm.weight"))?;
         let normed = match block_output {
@@ -22,21 +23,25 @@ pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
                 normed
             }
         };
-        let attended = self_attention(forward, layer, &block, normed)?;
+        let mut mixed = self_attention(forward, layer, &block, normed)?;
+        if layer + 1 == layers {
+            // Nothing reads the other positions from here on.
+            (mixed, residual) = (forward.pick(mixed)?, forward.pick(residual)?);
+        }
+        let bias = forward.config().attention_bias;
+        let attended = forward.linear(layer, &block, "self_attn.o_proj", mixed, bias)?;
         let weight = forward.weight(&format!("{block}.post_attention_layernorm.weight"))?;
         let (normed, sum) = forward.add_rms_norm(residual, attended, weight)?;
         residual = sum;
         block_output = Some(feed_forward(forward, layer, &block, normed)?);
     }
-    forward.end_layers();
-    if let Some(output) = block_output {
-        residual = forward.graph().add(residual, output)?;
-    }
-    let picked = forward.pick(residual)?;
+    let output = block_output.ok_or_else(|| ModelError::Invalid("a model needs a layer".to_owned()))?;
     let weight = forward.weight("model.norm.weight")?;
-    Ok(forward.graph().rms_norm(picked, weight, epsilon))
+    let (normed, _) = forward.add_rms_norm(residual, output, weight)?;
+    Ok(normed)
 }
 
+/// What the heads read from the sequence, before their outputs are projected.
 fn self_attention(
     forward: &mut impl Forward,
     layer: usize,
@@ -47,8 +52,7 @@ fn self_attention(
     let query = forward.linear(layer, block, "self_attn.q_proj", x, bias)?;
     let key = forward.linear(layer, block, "self_attn.k_proj", x, bias)?;
     let value = forward.linear(layer, block, "self_attn.v_proj", x, bias)?;
-    let attended = forward.attention(layer, query, key, value)?;
-    forward.linear(layer, block, "self_attn.o_proj", attended, bias)
+    forward.attention(layer, query, key, value)
 }
 
 fn feed_forward(

@@ -169,14 +169,12 @@ pub(crate) trait Forward {
     /// x + y, and the root-mean-square norm of that: `(norm, sum)`.
     fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value) -> Result<(Value, Value), ModelError>;
 
-    /// The rows of hidden states that the head is computed for, `[picked, hidden]`.
+    /// The rows that the head is computed for, `[picked, width]`. The last layer picks them as soon as its heads have read the
+    /// sequence: its other products, 3 % of the work of a model with 30 layers, are not done for rows that nobody reads.
     fn pick(&mut self, x: Value) -> Result<Value, ModelError>;
 
     /// Called where each layer begins.
-    fn begin_layer(&mut self) {}
-
-    /// Called after the last layer.
-    fn end_layers(&mut self) {}
+    fn begin_layer(&mut self, _layer: usize) {}
 
     /// The nonlinearity of the feed-forward blocks.
     fn activation(&mut self, x: Value) -> Value {
@@ -359,7 +357,8 @@ impl Forward for Decoder<'_> {
     }
 
     fn pick(&mut self, x: Value) -> Result<Value, ModelError> {
-        let rows = self.graph.reshape(x, vec![Dim::Named("rows"), Dim::Fixed(self.config.hidden_size)])?;
+        let width = self.graph.info(x).shape.last().copied().unwrap_or(Dim::Fixed(1));
+        let rows = self.graph.reshape(x, vec![Dim::Named("rows"), width])?;
         Ok(self.graph.gather(rows, self.picked))
     }
 

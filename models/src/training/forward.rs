@@ -284,14 +284,14 @@ impl Forward for PackedModel<'_> {
         Ok(self.graph.gather_paired(x, picked, inverse))
     }
 
-    fn begin_layer(&mut self) {
-        if self.recompute {
-            self.graph.begin_segment();
+    /// The last layer is kept: the backward pass reads it before any other.
+    fn begin_layer(&mut self, layer: usize) {
+        if !self.recompute {
+            return;
         }
-    }
-
-    fn end_layers(&mut self) {
-        if self.recompute {
+        if layer + 1 < self.config.layers {
+            self.graph.begin_segment();
+        } else {
             self.graph.end_segment();
         }
     }

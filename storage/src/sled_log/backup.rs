@@ -5,11 +5,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use dissent_domain::event::Recorded;
 use dissent_domain::log::{EventLog, LogError};
-use sled::Batch;
+use sled::{Batch, Tree};
 
+use super::group::index_updates;
 use super::reader::guarded;
-use super::record::EventView;
 use super::{SledLog, SledOptions, keys, open, record};
 
 /// Events and bytes of one write to the copy.
@@ -46,45 +47,57 @@ impl SledLog {
         // Cursors first: they may then lag behind the copied events, never run ahead of them.
         let cursors = self.shared.cursors().records.clone();
         let head = self.head();
-        let mut copy = open::open(dir, &SledOptions::default())?.committer;
-        let mut chunk = Chunk::default();
+        let opened = open::open(dir, &SledOptions::default())?;
+        let (tree, mut copy) = (opened.shared.reader.tree, opened.committer);
+        let mut batch = Batch::default();
         for (name, record) in cursors {
             let key = keys::cursor(&name);
-            chunk.batch.insert(key.as_slice(), record::frame(&key, &record));
+            batch.insert(key.as_slice(), record::frame(&key, &record));
         }
+        copy.write_uncounted(batch)?;
+        let mut chunk = Chunk::default();
         guarded(|| {
             self.shared.reader.scan(0, head, &mut |view| {
-                chunk.push(&view)?;
-                if chunk.events >= EVENTS_PER_WRITE || chunk.bytes >= BYTES_PER_WRITE {
-                    copy.write_uncounted(std::mem::take(&mut chunk).batch)?;
+                chunk.push(view.to_recorded()?);
+                if chunk.is_full() {
+                    copy.write_uncounted(chunk.take(&tree)?)?;
                 }
                 Ok(ControlFlow::Continue(()))
             })
         })?;
-        copy.write_uncounted(chunk.batch)?;
+        copy.write_uncounted(chunk.take(&tree)?)?;
         copy.close(head)?;
         Ok(head)
     }
 }
 
+/// Events that are written to a copy together.
 #[derive(Default)]
 struct Chunk {
-    batch: Batch,
-    events: usize,
+    events: Vec<Recorded>,
     bytes: usize,
 }
 
 impl Chunk {
-    fn push(&mut self, view: &EventView<'_>) -> Result<(), LogError> {
-        let recorded = view.to_recorded()?;
-        for (key, value) in record::encode(&recorded)? {
-            self.batch.insert(&key, value);
+    fn push(&mut self, recorded: Recorded) {
+        self.bytes += recorded.event.body.len();
+        self.events.push(recorded);
+    }
+
+    fn is_full(&self) -> bool {
+        self.events.len() >= EVENTS_PER_WRITE || self.bytes >= BYTES_PER_WRITE
+    }
+
+    /// What brings the events into a tree; none are left.
+    fn take(&mut self, tree: &Tree) -> Result<Batch, LogError> {
+        let events = std::mem::take(self).events;
+        let mut batch = Batch::default();
+        for (key, value) in record::encode(&events)? {
+            batch.insert(&key, value);
         }
-        let position = recorded.position.to_be_bytes();
-        self.batch.insert(&keys::id(recorded.event.id), &position);
-        self.batch.insert(keys::stream(&recorded.experiment, recorded.version), &position);
-        self.events += 1;
-        self.bytes += view.body.len();
-        Ok(())
+        for (key, value) in index_updates(tree, &events)? {
+            batch.insert(key, value);
+        }
+        Ok(batch)
     }
 }

@@ -8,7 +8,7 @@ use dissent_domain::log::{Append, LogError};
 use tokio::sync::oneshot;
 
 use super::reader::guarded;
-use super::{Shared, keys, record, tail};
+use super::{Shared, ids, keys, record, streams, tail};
 use crate::memory::check_version;
 
 /// Where an append's outcome goes.
@@ -44,7 +44,7 @@ pub(super) struct Group<'a> {
 pub(super) struct Encoded {
     pub(super) batch: sled::Batch,
     pub(super) mark: tail::Mark,
-    /// The batch again, for the tail file; none if it does not fit there.
+    /// The blocks again, for the tail file, since the indices follow from them; none if they do not fit there.
     pub(super) redo: Option<Vec<u8>>,
 }
 
@@ -133,13 +133,12 @@ impl<'a> Group<'a> {
             mark: tail::Mark { base: self.base, position: self.base + self.records.len() as u64 },
             redo: Some(Vec::with_capacity(self.body_bytes.min(tail::REDO_BYTES_MAX))),
         };
-        for recorded in &self.records {
-            for (key, value) in record::encode(recorded)? {
-                encoded.insert(&key, value);
-            }
-            let position = recorded.position.to_be_bytes();
-            encoded.insert(&keys::id(recorded.event.id), position.to_vec());
-            encoded.insert(&keys::stream(&recorded.experiment, recorded.version), position.to_vec());
+        for (key, value) in record::encode(&self.records)? {
+            encoded.redo(&key, &value);
+            encoded.batch.insert(&key, value);
+        }
+        for (key, value) in guarded(|| index_updates(&self.shared.reader.tree, &self.records))? {
+            encoded.batch.insert(key, value);
         }
         Ok(encoded)
     }
@@ -161,15 +160,23 @@ impl<'a> Group<'a> {
 }
 
 impl Encoded {
-    fn insert(&mut self, key: &[u8], value: Vec<u8>) {
+    fn redo(&mut self, key: &[u8], value: &[u8]) {
         if let Some(redo) = &mut self.redo {
-            tail::push_redo(redo, key, &value);
+            tail::push_redo(redo, key, value);
             if redo.len() > tail::REDO_BYTES_MAX {
                 self.redo = None;
             }
         }
-        self.batch.insert(key, value);
     }
+}
+
+/// What both indices become with these events, the newest of the log.
+pub(super) fn index_updates(tree: &sled::Tree, events: &[Recorded]) -> Result<Vec<keys::KeyValue>, LogError> {
+    let Some(last) = events.last() else { return Ok(Vec::new()) };
+    let new = events.iter().map(|recorded| (recorded.event.id, recorded.position));
+    let mut entries = ids::update(tree, last.position, new)?;
+    entries.extend(streams::update(tree, events)?);
+    Ok(entries)
 }
 
 /// Ids are derived from causes, so the same id with another content is a bug of the caller. The log keeps

@@ -4,22 +4,31 @@
 //! | key | value |
 //! |---|---|
 //! | `m` | meta record: format version, identity of the log |
-//! | `e` position:u64 part:u16 | one part of an event's record |
-//! | `i` event id:16 | position:u64 |
-//! | `s` experiment `\0` version:u64 | position:u64 |
+//! | `e` position:u64 part:u16 | one part of a block: the records of consecutive events, the first at this position |
+//! | `x` bucket:u32 | positions of the events whose ids fall into a bucket ([`super::ids`]) |
+//! | `t` experiment `\0` chunk:u64 | positions of consecutive events of a stream ([`super::streams`]) |
 //! | `g` subscription | its cursor |
 //!
 //! Numbers in keys are big-endian, so that keys sort as numbers do. `\0` ends an experiment's name: no name
-//! contains it, and it sorts before every character that does occur, so streams sort by name.
+//! contains it, and it sorts before every character that does occur, so streams sort by name. Every value is a frame
+//! ([`super::record`]).
+//!
+//! Keys are few on purpose: sled puts at most 16 of them into a page and keeps a table of all pages in memory. In the
+//! first format each event had three keys of its own (`e`, `i` and its id, `s` and its version), a third of a page and
+//! 74 bytes of memory.
 
-use dissent_domain::event::EventId;
 use dissent_domain::id::ExperimentId;
 
 pub(super) const META: &[u8] = b"m";
 pub(super) const EVENTS: &[u8] = b"e";
-pub(super) const IDS: &[u8] = b"i";
-pub(super) const STREAMS: &[u8] = b"s";
+pub(super) const IDS: &[u8] = b"x";
+pub(super) const STREAMS: &[u8] = b"t";
 pub(super) const CURSORS: &[u8] = b"g";
+/// The indices of the first format.
+pub(super) const FIRST_FORMAT_INDICES: [&[u8]; 2] = [b"i", b"s"];
+
+/// What is inserted into the tree.
+pub(super) type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// Bytes of an event key.
 pub(super) const EVENT_KEY_BYTES: usize = 11;
@@ -40,18 +49,23 @@ pub(super) fn parse_event(key: &[u8]) -> Option<(u64, u16)> {
     Some((u64::from_be_bytes(*position), u16::from_be_bytes(part.try_into().ok()?)))
 }
 
-/// Where an event id's position lies.
-pub(super) fn id(id: EventId) -> [u8; 17] {
-    let mut key = [0; 17];
+/// Where a bucket of event ids lies.
+pub(super) fn bucket(number: u32) -> [u8; 5] {
+    let mut key = [0; 5];
     key[0] = IDS[0];
-    key[1..].copy_from_slice(id.0.as_bytes());
+    key[1..].copy_from_slice(&number.to_be_bytes());
     key
 }
 
-/// Where the position of a stream's event lies.
-pub(super) fn stream(experiment: &ExperimentId, version: u64) -> Vec<u8> {
+/// The bucket that a key names.
+pub(super) fn parse_bucket(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(key.strip_prefix(IDS)?.try_into().ok()?))
+}
+
+/// Where a chunk of a stream lies.
+pub(super) fn stream(experiment: &ExperimentId, chunk: u64) -> Vec<u8> {
     let mut key = stream_prefix(experiment);
-    key.extend_from_slice(&version.to_be_bytes());
+    key.extend_from_slice(&chunk.to_be_bytes());
     key
 }
 
@@ -65,26 +79,21 @@ pub(super) fn stream_prefix(experiment: &ExperimentId) -> Vec<u8> {
     key
 }
 
-/// The experiment and version that a stream key names.
+/// The experiment and chunk that a stream key names.
 pub(super) fn parse_stream(key: &[u8]) -> Option<(ExperimentId, u64)> {
     let rest = key.strip_prefix(STREAMS)?;
-    let (rest, version) = rest.split_last_chunk::<8>()?;
+    let (rest, chunk) = rest.split_last_chunk::<8>()?;
     let (end, name) = rest.split_last()?;
     if *end != 0 {
         return None;
     }
     let name = std::str::from_utf8(name).ok()?;
-    Some((ExperimentId::new(name).ok()?, u64::from_be_bytes(*version)))
+    Some((ExperimentId::new(name).ok()?, u64::from_be_bytes(*chunk)))
 }
 
 /// Where a subscription's cursor lies.
 pub(super) fn cursor(group: &str) -> Vec<u8> {
     [CURSORS, group.as_bytes()].concat()
-}
-
-/// The position that an index entry holds.
-pub(super) fn parse_position(value: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(value.try_into().ok()?))
 }
 
 #[cfg(test)]
@@ -96,10 +105,11 @@ mod tests {
         let experiment = ExperimentId::new("a-b.c").unwrap();
         assert_eq!(parse_event(&event(7, 3)), Some((7, 3)));
         assert_eq!(parse_stream(&stream(&experiment, 9)), Some((experiment, 9)));
+        assert_eq!(parse_bucket(&bucket(300)), Some(300));
     }
 
     #[test]
-    fn streams_sort_by_name_then_version() {
+    fn streams_sort_by_name_then_chunk() {
         let [a, ab, b] = ["a", "a-b", "b"].map(|name| ExperimentId::new(name).unwrap());
         let keys = [stream(&a, 1), stream(&a, 256), stream(&ab, 1), stream(&b, 1)];
         assert!(keys.is_sorted());
@@ -107,9 +117,10 @@ mod tests {
 
     #[test]
     fn foreign_keys_are_refused() {
-        for key in [&b""[..], b"e", b"e123", b"i1", b"s", b"s\0", b"s.\0\0\0\0\0\0\0\0\0", b"x12345678"] {
+        for key in [&b""[..], b"e", b"e123", b"x1", b"t", b"t\0", b"t.\0\0\0\0\0\0\0\0\0", b"y12345678"] {
             assert_eq!(parse_event(key), None);
             assert_eq!(parse_stream(key), None);
+            assert_eq!(parse_bucket(key), None);
         }
     }
 }

@@ -9,12 +9,15 @@
 mod backup;
 mod commit;
 mod group;
+mod ids;
 mod keys;
 mod open;
 mod reader;
 mod record;
 mod salvage;
+mod streams;
 mod tail;
+mod upgrade;
 mod verify;
 mod writer;
 

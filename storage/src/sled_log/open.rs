@@ -10,17 +10,19 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+use dissent_domain::event::Recorded;
 use dissent_domain::log::LogError;
 use sled::{Batch, Db};
 
 use super::commit::Committer;
 use super::reader::{Reader, damaged, guarded, read_error};
 use super::tail::{Found, Mark, Tail};
+use super::upgrade::{rebuild_indices, upgrade};
 use super::verify::index_entries;
-use super::{Cursors, Shared, SledOptions, keys, record, tail};
+use super::{Cursors, Shared, SledOptions, group, keys, record, streams, tail};
 
 /// Version of everything that lies in the directory.
-const FORMAT: u16 = 1;
+pub(super) const FORMAT: u16 = 2;
 /// Events checked at every open. Damage by a crash is at the end; the rest is for a full check.
 const CHECKED_AT_OPEN: u64 = 4096;
 /// How long sled may take to let go of a log that this process has just closed.
@@ -57,6 +59,7 @@ fn open_checked(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
     let db = open_sled(dir, options)?;
     let reader = Reader { tree: (*db).clone() };
     let (tail, head) = guarded(|| recover(dir, &db, &reader, options))?;
+    guarded(|| upgrade(&db, &reader, head))?;
     check(&reader, head, options)?;
     let shared = guarded(|| load(reader, head))?;
     let committer = Committer::new(db, dir, tail).map_err(io_error)?;
@@ -106,11 +109,13 @@ fn is_locked(error: &sled::Error) -> bool {
 
 /// Brings database and tail file together; returns the last position.
 fn recover(dir: &Path, db: &Db, reader: &Reader, options: &SledOptions) -> Result<(Tail, u64), LogError> {
-    let log_id = read_meta(db)?;
+    let log_id = read_meta(db)?.map(|meta| meta.log_id);
     let last = reader.last_position()?;
     match consult(dir, db, log_id, last) {
         Err(LogError::Corrupt(what)) if options.accept_loss => {
             tracing::warn!(loss = what, head = last, "the event log is opened in spite of its loss");
+            // The indices may know of events that are gone.
+            rebuild_indices(db, reader, last)?;
             Ok((create(dir, db, log_id, last)?, last))
         }
         consulted => consulted,
@@ -153,16 +158,20 @@ fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
     if last >= position {
         return Ok(last);
     }
-    if last < base || found.redo.is_empty() {
+    if last != base || found.redo.is_empty() {
         return Err(LogError::Corrupt(format!(
             "{} acknowledged events are missing, from position {} to {position}",
             position - last,
             last + 1
         )));
     }
+    let events = events_of(&found.redo)?;
     let mut batch = Batch::default();
-    for (key, value) in &found.redo {
-        batch.insert(key.as_slice(), value.as_slice());
+    for (key, value) in record::encode(&events)? {
+        batch.insert(&key, value);
+    }
+    for (key, value) in group::index_updates(db, &events)? {
+        batch.insert(key, value);
     }
     db.apply_batch(batch).map_err(read_error)?;
     tracing::info!(from = last + 1, to = position, "the newest commit was restored from the tail file");
@@ -171,6 +180,30 @@ fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
         return Ok(position);
     }
     Err(LogError::Corrupt(format!("its tail file promises position {position} and holds {reached}")))
+}
+
+/// The events of a commit's blocks, as the tail file keeps them: in order, the parts of a block together.
+fn events_of(redo: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Recorded>, LogError> {
+    let damaged = |what: &str| LogError::Corrupt(format!("the commit in its tail file: {what}"));
+    // The first format kept index entries beside the parts.
+    let mut parts = redo
+        .iter()
+        .filter_map(|(key, value)| Some((keys::parse_event(key)?, key.as_slice(), value.as_slice())));
+    let mut events = Vec::new();
+    while let Some(((first, _), key, value)) = parts.next() {
+        let payload = record::unframe(key, value).map_err(|what| damaged(&what))?;
+        let block = record::assemble(first, payload, |part| match parts.next() {
+            Some((found, key, value)) if found == (first, part) => {
+                record::unframe(key, value).map(<[u8]>::to_vec).map_err(|what| damaged(&what))
+            }
+            _ => Err(damaged("a part of a record is missing")),
+        })?;
+        for record in record::records(first, &block) {
+            let (position, record) = record?;
+            events.push(record::decode(position, record)?.to_recorded()?);
+        }
+    }
+    Ok(events)
 }
 
 /// Makes what was found durable, and marks it: a process that was killed may have left events that the
@@ -187,10 +220,7 @@ fn settle(dir: &Path, db: &Db, tail: &mut Tail, found: &Found, head: u64) -> io:
 /// Makes what a log has besides its events, and makes it durable.
 fn create(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<Tail, LogError> {
     let log_id = log_id.unwrap_or_else(new_log_id);
-    let mut meta = FORMAT.to_le_bytes().to_vec();
-    meta.extend_from_slice(&log_id.to_le_bytes());
-    db.insert(keys::META, record::frame(keys::META, &meta)).map_err(read_error)?;
-    db.flush().map_err(read_error)?;
+    write_meta(db, Meta { format: FORMAT, log_id })?;
     let durable = || {
         File::options().write(true).open(dir.join("db"))?.sync_all()?;
         let tail = Tail::create(&dir.join(tail::FILE_NAME), log_id, Mark { base: last, position: last })?;
@@ -215,20 +245,34 @@ fn sync_dirs(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn read_meta(db: &Db) -> Result<Option<u64>, LogError> {
+/// A log's first record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Meta {
+    pub(super) format: u16,
+    pub(super) log_id: u64,
+}
+
+pub(super) fn read_meta(db: &Db) -> Result<Option<Meta>, LogError> {
     let Some(value) = db.get(keys::META).map_err(read_error)? else { return Ok(None) };
     let damaged = |what: &str| LogError::Corrupt(format!("the log's first record: {what}"));
     let payload = record::unframe(keys::META, &value).map_err(|what| damaged(&what))?;
-    let (version, rest) = payload.split_first_chunk::<2>().ok_or_else(|| damaged("it is cut short"))?;
-    let version = u16::from_le_bytes(*version);
-    if version > FORMAT {
+    let (format, rest) = payload.split_first_chunk::<2>().ok_or_else(|| damaged("it is cut short"))?;
+    let format = u16::from_le_bytes(*format);
+    if format > FORMAT {
         return Err(LogError::Invalid(format!(
-            "the event log has format {version} and this program knows formats up to {FORMAT}: it was \
+            "the event log has format {format} and this program knows formats up to {FORMAT}: it was \
              written by a newer version of dissent"
         )));
     }
     let log_id = rest.first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
-    Ok(Some(u64::from_le_bytes(*log_id)))
+    Ok(Some(Meta { format, log_id: u64::from_le_bytes(*log_id) }))
+}
+
+pub(super) fn write_meta(db: &Db, meta: Meta) -> Result<(), LogError> {
+    let mut payload = meta.format.to_le_bytes().to_vec();
+    payload.extend_from_slice(&meta.log_id.to_le_bytes());
+    db.insert(keys::META, record::frame(keys::META, &payload)).map_err(read_error)?;
+    db.flush().map(drop).map_err(read_error)
 }
 
 fn check(reader: &Reader, head: u64, options: &SledOptions) -> Result<(), LogError> {
@@ -247,7 +291,7 @@ fn check(reader: &Reader, head: u64, options: &SledOptions) -> Result<(), LogErr
 }
 
 fn load(reader: Reader, head: u64) -> Result<Shared, LogError> {
-    let streams = reader.streams()?;
+    let streams = streams::last_versions(&reader.tree)?;
     let events: u64 = streams.iter().map(|(_, version)| version).sum();
     if events != head {
         return Err(LogError::Corrupt(format!(

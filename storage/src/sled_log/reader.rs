@@ -8,8 +8,8 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
 use sled::{IVec, Tree};
 
-use super::keys;
 use super::record::{self, EventView};
+use super::{ids, keys, streams};
 
 /// A view of the tree. It knows nothing of durability: callers bound what they ask for.
 #[derive(Clone)]
@@ -28,17 +28,28 @@ impl Reader {
         if after >= to {
             return Ok(());
         }
-        let range = keys::event(after + 1, 0)..=keys::event(to, u16::MAX);
-        let mut entries = Entries { inner: self.tree.range(range) };
-        for expected in after + 1..=to {
-            let first = entries.part(expected, 0)?;
-            let payload = unframe(expected, 0, &first)?;
-            let record = record::assemble(expected, payload, |part| {
-                let value = entries.part(expected, part)?;
-                unframe(expected, part, &value).map(<[u8]>::to_vec)
+        let mut next = self.block_of(after + 1)?.unwrap_or(after + 1);
+        let mut entries =
+            Entries { inner: self.tree.range(keys::event(next, 0)..=keys::event(to, u16::MAX)) };
+        while next <= to {
+            let first = next;
+            let value = entries.part(first, 0)?;
+            let block = record::assemble(first, unframe(first, 0, &value)?, |part| {
+                let value = entries.part(first, part)?;
+                unframe(first, part, &value).map(<[u8]>::to_vec)
             })?;
-            if visit(record::decode(expected, &record)?)?.is_break() {
-                break;
+            for record in record::records(first, &block) {
+                let (position, record) = record?;
+                next = position + 1;
+                if position <= after {
+                    continue;
+                }
+                if position > to || visit(record::decode(position, record)?)?.is_break() {
+                    return Ok(());
+                }
+            }
+            if next == first || next <= after {
+                return Err(damaged(next.max(after + 1), "its record is missing"));
             }
         }
         Ok(())
@@ -46,34 +57,52 @@ impl Reader {
 
     /// The event at `position`.
     pub(super) fn event(&self, position: u64) -> Result<Recorded, LogError> {
-        let missing = |part| damaged(position, &format!("part {part} of its record is missing"));
+        let missing = || damaged(position, "its record is missing");
+        let first = self.block_of(position)?.ok_or_else(missing)?;
+        self.block(first, |block| {
+            for record in record::records(first, block) {
+                let (at, record) = record?;
+                if at == position {
+                    return record::decode(position, record)?.to_recorded();
+                }
+            }
+            Err(missing())
+        })
+    }
+
+    /// Where the last block begins that begins at a position or before it: it holds the event there, if there is one.
+    fn block_of(&self, position: u64) -> Result<Option<u64>, LogError> {
+        let below = keys::event(position.saturating_add(1), 0);
+        let Some((key, _)) = self.tree.get_lt(below).map_err(read_error)? else { return Ok(None) };
+        Ok(keys::parse_event(&key).map(|(first, _)| first))
+    }
+
+    /// Hands the block that begins at `first` to `read`.
+    fn block<T>(&self, first: u64, read: impl FnOnce(&[u8]) -> Result<T, LogError>) -> Result<T, LogError> {
         let part = |part| {
-            let value = self.tree.get(keys::event(position, part)).map_err(read_error)?;
-            value.ok_or_else(|| missing(part))
+            let value = self.tree.get(keys::event(first, part)).map_err(read_error)?;
+            value.ok_or_else(|| damaged(first, &format!("part {part} of its record is missing")))
         };
-        let first = part(0)?;
-        let payload = unframe(position, 0, &first)?;
-        let record = record::assemble(position, payload, |index| {
+        let value = part(0)?;
+        let block = record::assemble(first, unframe(first, 0, &value)?, |index| {
             let value = part(index)?;
-            unframe(position, index, &value).map(<[u8]>::to_vec)
+            unframe(first, index, &value).map(<[u8]>::to_vec)
         })?;
-        record::decode(position, &record)?.to_recorded()
+        read(&block)
     }
 
     /// The event with this id, if its position is at most `head`.
     pub(super) fn find(&self, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
-        let Some(value) = self.tree.get(keys::id(id)).map_err(read_error)? else { return Ok(None) };
-        let position = keys::parse_position(&value).ok_or_else(|| {
-            LogError::Corrupt(format!("the index entry of event id {id} is not a position"))
-        })?;
-        if position > head {
-            return Ok(None);
+        for position in ids::positions(&self.tree, id)? {
+            if position > head {
+                continue;
+            }
+            let recorded = self.event(position)?;
+            if recorded.event.id == id {
+                return Ok(Some(recorded));
+            }
         }
-        let recorded = self.event(position)?;
-        if recorded.event.id == id {
-            return Ok(Some(recorded));
-        }
-        Err(damaged(position, &format!("the index says that its id is {id}, it is {}", recorded.event.id)))
+        Ok(None)
     }
 
     /// Events of a stream after version `after` with positions up to `head`, at most `limit`.
@@ -86,20 +115,17 @@ impl Reader {
     ) -> Result<Vec<Recorded>, LogError> {
         let mut events = Vec::new();
         let Some(first) = after.checked_add(1) else { return Ok(events) };
-        let range = keys::stream(experiment, first)..=keys::stream(experiment, u64::MAX);
-        for (version, entry) in (first..).zip(self.tree.range(range)).take(limit) {
-            let (key, value) = entry.map_err(read_error)?;
-            let wrong = || {
-                LogError::Corrupt(format!("the index entry of version {version} of {experiment} is wrong"))
-            };
-            let position = keys::parse_position(&value).ok_or_else(wrong)?;
+        let positions = streams::positions(&self.tree, experiment, first);
+        for (version, position) in (first..).zip(positions).take(limit) {
+            let position = position?;
             if position > head {
                 break;
             }
             let recorded = self.event(position)?;
-            let found = keys::parse_stream(&key).ok_or_else(wrong)?;
-            if found.1 != version || recorded.version != version || recorded.experiment != *experiment {
-                return Err(wrong());
+            if recorded.version != version || recorded.experiment != *experiment {
+                return Err(LogError::Corrupt(format!(
+                    "the index entry of version {version} of {experiment} is wrong"
+                )));
             }
             events.push(recorded);
         }
@@ -108,43 +134,39 @@ impl Reader {
 
     /// The last position in the tree; 0 if there is none.
     pub(super) fn last_position(&self) -> Result<u64, LogError> {
-        match self.tree.scan_prefix(keys::EVENTS).next_back() {
-            None => Ok(0),
-            Some(entry) => {
-                let (key, _) = entry.map_err(read_error)?;
-                let (position, _) = keys::parse_event(&key)
-                    .ok_or_else(|| LogError::Corrupt("the last event's key cannot be read".to_owned()))?;
-                Ok(position)
+        let Some(entry) = self.tree.scan_prefix(keys::EVENTS).next_back() else { return Ok(0) };
+        let (key, _) = entry.map_err(read_error)?;
+        let (first, _) = keys::parse_event(&key)
+            .ok_or_else(|| LogError::Corrupt("the last event's key cannot be read".to_owned()))?;
+        self.last_of_block(first)
+    }
+
+    fn last_of_block(&self, first: u64) -> Result<u64, LogError> {
+        self.block(first, |block| {
+            let mut last = first;
+            for record in record::records(first, block) {
+                last = record?.0;
             }
-        }
+            Ok(last)
+        })
     }
 
     /// The first position after this one in the tree; none if there is none.
     pub(super) fn next_position(&self, after: u64) -> Result<Option<u64>, LogError> {
-        let range = keys::event(after.saturating_add(1), 0)..=keys::event(u64::MAX, u16::MAX);
+        let wanted = after.saturating_add(1);
+        if let Some(first) = self.block_of(wanted)? {
+            // A block that cannot be read holds nothing behind its beginning.
+            let last = guarded(|| self.last_of_block(first)).unwrap_or(first);
+            if last >= wanted {
+                return Ok(Some(wanted));
+            }
+        }
+        let range = keys::event(wanted, 0)..=keys::event(u64::MAX, u16::MAX);
         let Some(entry) = self.tree.range(range).next() else { return Ok(None) };
         let key = entry.map_err(read_error)?.0;
         let found = keys::parse_event(&key)
             .ok_or_else(|| LogError::Corrupt(format!("an event's key cannot be read: {key:02x?}")))?;
         Ok(Some(found.0))
-    }
-
-    /// Every stream with its last version, in order of name: one look-up a stream, not one an event.
-    pub(super) fn streams(&self) -> Result<Vec<(ExperimentId, u64)>, LogError> {
-        let mut streams = Vec::new();
-        let mut from = keys::STREAMS.to_vec();
-        let end = [keys::STREAMS[0] + 1];
-        while let Some(entry) = self.tree.range(from..end.to_vec()).next() {
-            let (experiment, _) = parse_stream(&entry.map_err(read_error)?.0)?;
-            let prefix = keys::stream_prefix(&experiment);
-            let last = self.tree.scan_prefix(&prefix).next_back();
-            let last =
-                last.ok_or_else(|| LogError::Corrupt(format!("the stream of {experiment} has no end")))?;
-            streams.push(parse_stream(&last.map_err(read_error)?.0)?);
-            from = prefix;
-            from.extend_from_slice(&[0xff; 9]);
-        }
-        Ok(streams)
     }
 
     /// Every subscription's cursor.
@@ -160,11 +182,6 @@ impl Reader {
         }
         Ok(cursors)
     }
-}
-
-fn parse_stream(key: &[u8]) -> Result<(ExperimentId, u64), LogError> {
-    keys::parse_stream(key)
-        .ok_or_else(|| LogError::Corrupt(format!("a stream's key cannot be read: {key:02x?}")))
 }
 
 /// The event keys of a range, each of which must be the one expected next.

@@ -1,7 +1,8 @@
-//! How an event lies on disk.
+//! How events lie on disk.
 //!
-//! An event is one byte string, cut into parts of at most [`VALUE_BYTES_MAX`], because sled moves larger
-//! values to files that it never syncs. Each part is a frame:
+//! An event is a record, a byte string. Records that are committed together and fit into one value of at most
+//! [`VALUE_BYTES_MAX`] lie there one after the other, a block; a larger record is a block of its own, cut into parts of that
+//! size, because sled moves larger values to files that it never syncs. Each part is a frame:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -10,10 +11,9 @@
 //! | 4 | crc32c over the key, the format, the length and the payload |
 //! | … | payload |
 //!
-//! The crc covers the key, so that an intact frame in the wrong place is damage too. The payloads of all
-//! parts, joined, are: length of the whole:u32, version:u64, time:u64, id:16, causation (0, or 1 and the id),
-//! schema version:u16, then experiment, event type and actor (each length:u16 and text), then the body.
-//! Numbers are little-endian.
+//! The crc covers the key, so that an intact frame in the wrong place is damage too. A record is: length of the whole:u32,
+//! version:u64, time:u64, id:16, causation (0, or 1 and the id), schema version:u16, then experiment, event type and actor (each
+//! length:u16 and text), then the body. Numbers are little-endian.
 
 use std::borrow::Cow;
 
@@ -29,7 +29,7 @@ use crate::limits::BODY_BYTES_MAX;
 pub(super) const VALUE_BYTES_MAX: usize = 8 << 10;
 /// Bytes of a frame before its payload.
 const FRAME_BYTES: usize = 9;
-const PAYLOAD_BYTES_MAX: usize = VALUE_BYTES_MAX - FRAME_BYTES;
+pub(super) const PAYLOAD_BYTES_MAX: usize = VALUE_BYTES_MAX - FRAME_BYTES;
 /// More than any record: what stands before the body is a few kilobytes at most.
 const RECORD_BYTES_MAX: usize = BODY_BYTES_MAX + (16 << 10);
 const FORMAT: u8 = 1;
@@ -87,19 +87,37 @@ impl EventView<'_> {
 /// A key and a framed value.
 type Part = ([u8; keys::EVENT_KEY_BYTES], Vec<u8>);
 
-/// The keys and values under which an event is kept.
+/// The keys and values under which events with consecutive positions are kept.
 ///
 /// # Errors
-/// If it exceeds what the format can say.
-pub(super) fn encode(recorded: &Recorded) -> Result<Vec<Part>, LogError> {
-    let record = encode_record(recorded)?;
-    let mut parts = Vec::with_capacity(record.len().div_ceil(PAYLOAD_BYTES_MAX));
-    for (index, payload) in record.chunks(PAYLOAD_BYTES_MAX).enumerate() {
-        let part = u16::try_from(index).map_err(|_| too_large(recorded))?;
-        let key = keys::event(recorded.position, part);
+/// If one exceeds what the format can say.
+pub(super) fn encode(events: &[Recorded]) -> Result<Vec<Part>, LogError> {
+    let mut parts = Vec::new();
+    let mut block = Vec::new();
+    let mut first = 0;
+    for recorded in events {
+        let record = encode_record(recorded)?;
+        if !block.is_empty() && block.len() + record.len() > PAYLOAD_BYTES_MAX {
+            cut(first, &std::mem::take(&mut block), &mut parts)?;
+        }
+        if block.is_empty() {
+            first = recorded.position;
+        }
+        block.extend_from_slice(&record);
+    }
+    cut(first, &block, &mut parts)?;
+    Ok(parts)
+}
+
+/// Cuts a block into its parts: one, unless it is a large record.
+fn cut(first: u64, block: &[u8], parts: &mut Vec<Part>) -> Result<(), LogError> {
+    for (index, payload) in block.chunks(PAYLOAD_BYTES_MAX).enumerate() {
+        let part = u16::try_from(index)
+            .map_err(|_| LogError::Invalid(format!("event {first} is too large to be recorded")))?;
+        let key = keys::event(first, part);
         parts.push((key, frame(&key, payload)));
     }
-    Ok(parts)
+    Ok(())
 }
 
 fn encode_record(recorded: &Recorded) -> Result<Vec<u8>, LogError> {
@@ -168,22 +186,21 @@ fn frame_crc(key: &[u8], head: &[u8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), head), payload)
 }
 
-/// Reads the record of `position` from its first payload; `rest` hands out the payloads of later parts.
+/// The block at `first` from its first payload; `rest` hands out the payloads of later parts.
 pub(super) fn assemble<'a>(
-    position: u64,
-    first: &'a [u8],
+    first: u64,
+    payload: &'a [u8],
     mut rest: impl FnMut(u16) -> Result<Vec<u8>, LogError>,
 ) -> Result<Cow<'a, [u8]>, LogError> {
-    let damaged = |what: String| LogError::Corrupt(format!("event {position}: {what}"));
-    let head = first.first_chunk::<4>().ok_or_else(|| damaged("its record is cut short".to_owned()))?;
-    let length = u32::from_le_bytes(*head) as usize;
+    let damaged = |what: String| LogError::Corrupt(format!("event {first}: {what}"));
+    let length = record_length(payload).ok_or_else(|| damaged("its record is cut short".to_owned()))?;
     if length > RECORD_BYTES_MAX {
         return Err(damaged(format!("its record claims {length} bytes")));
     }
-    if length == first.len() {
-        return Ok(Cow::Borrowed(first));
+    if length <= payload.len() {
+        return Ok(Cow::Borrowed(payload));
     }
-    let mut record = first.to_vec();
+    let mut record = payload.to_vec();
     let mut part = 0_u16;
     while record.len() < length {
         part = part.checked_add(1).ok_or_else(|| damaged("it has too many parts".to_owned()))?;
@@ -195,7 +212,28 @@ pub(super) fn assemble<'a>(
     Ok(Cow::Owned(record))
 }
 
-/// Reads an assembled record.
+fn record_length(bytes: &[u8]) -> Option<usize> {
+    bytes.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)
+}
+
+/// The records of an assembled block, each with its position; an error is the last.
+pub(super) fn records(first: u64, block: &[u8]) -> impl Iterator<Item = Result<(u64, &[u8]), LogError>> {
+    let mut rest = block;
+    (first..).map_while(move |position| {
+        if rest.is_empty() {
+            return None;
+        }
+        let length = record_length(rest).filter(|length| *length >= 4);
+        let Some((record, behind)) = length.and_then(|length| rest.split_at_checked(length)) else {
+            rest = &[];
+            return Some(Err(LogError::Corrupt(format!("event {position}: its record is cut short"))));
+        };
+        rest = behind;
+        Some(Ok((position, record)))
+    })
+}
+
+/// Reads a record.
 pub(super) fn decode(position: u64, record: &[u8]) -> Result<EventView<'_>, LogError> {
     view(position, record).ok_or_else(|| {
         LogError::Corrupt(format!("event {position}: its record passes its checksum but cannot be read"))
@@ -266,13 +304,16 @@ mod tests {
         }
     }
 
-    fn decode_parts(parts: &[Part]) -> Result<Recorded, LogError> {
+    /// The events of a block.
+    fn decode_parts(parts: &[Part]) -> Result<Vec<Recorded>, LogError> {
         let payload = |index: usize| {
             let (key, value) = parts.get(index).ok_or(LogError::Corrupt("no more parts".to_owned()))?;
             unframe(key, value).map_err(LogError::Corrupt)
         };
-        let record = assemble(258, payload(0)?, |part| payload(usize::from(part)).map(<[u8]>::to_vec))?;
-        decode(258, &record)?.to_recorded()
+        let block = assemble(258, payload(0)?, |part| payload(usize::from(part)).map(<[u8]>::to_vec))?;
+        records(258, &block)
+            .map(|record| record.and_then(|(position, record)| decode(position, record)?.to_recorded()))
+            .collect()
     }
 
     const GOLDEN: &str = "0150000000bd5446d0\
@@ -284,11 +325,11 @@ mod tests {
     /// These bytes are on people's disks: a change needs a new format number and a reader for both.
     #[test]
     fn the_first_format_stays_readable() {
-        let parts = encode(&recorded(vec![0xAA, 0xBB])).unwrap();
+        let parts = encode(&[recorded(vec![0xAA, 0xBB])]).unwrap();
         let hex: String = parts[0].1.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(parts[0].0, *b"e\0\0\0\0\0\0\x01\x02\0\0");
         assert_eq!(hex, GOLDEN);
-        assert_eq!(decode_parts(&parts).unwrap(), recorded(vec![0xAA, 0xBB]));
+        assert_eq!(decode_parts(&parts).unwrap(), [recorded(vec![0xAA, 0xBB])]);
     }
 
     #[test]
@@ -304,20 +345,45 @@ mod tests {
     proptest! {
         #[test]
         fn records_come_back(body in prop::collection::vec(any::<u8>(), 0..40_000)) {
-            let parts = encode(&recorded(body.clone())).unwrap();
+            let parts = encode(&[recorded(body.clone())]).unwrap();
             prop_assert!(parts.iter().all(|(_, value)| value.len() <= VALUE_BYTES_MAX));
-            prop_assert_eq!(decode_parts(&parts).unwrap(), recorded(body));
+            prop_assert_eq!(decode_parts(&parts).unwrap(), vec![recorded(body)]);
+        }
+
+        #[test]
+        fn records_that_fit_share_a_value(lengths in prop::collection::vec(0..5000_usize, 1..40)) {
+            let events: Vec<_> = (258..)
+                .zip(&lengths)
+                .map(|(position, &length)| Recorded { position, ..recorded(vec![1; length]) })
+                .collect();
+            let parts = encode(&events).unwrap();
+            let mut read = Vec::new();
+            for (key, value) in &parts {
+                prop_assert!(value.len() <= VALUE_BYTES_MAX);
+                let (first, _) = keys::parse_event(key).unwrap();
+                prop_assert_eq!(first, 258 + read.len() as u64);
+                let block = unframe(key, value).unwrap();
+                read.extend(records(first, block).map(|record| {
+                    let (position, record) = record.unwrap();
+                    decode(position, record).unwrap().to_recorded().unwrap()
+                }));
+            }
+            prop_assert_eq!(&read, &events);
+            let bytes: usize = lengths.iter().sum();
+            prop_assert!(parts.len() <= 1 + 2 * (bytes + 200 * lengths.len()) / PAYLOAD_BYTES_MAX);
         }
 
         #[test]
         fn garbage_is_refused_without_a_panic(bytes: Vec<u8>) {
             prop_assert!(unframe(b"key", &bytes).is_err());
             let _refused_or_read = decode(1, &bytes);
+            let most = bytes.len() / 4 + 1;
+            prop_assert!(records(1, &bytes).count() <= most);
         }
 
         #[test]
         fn every_changed_bit_is_noticed(at in 0..130_usize, bit in 0..8_u32) {
-            let mut parts = encode(&recorded(vec![5; 60])).unwrap();
+            let mut parts = encode(&[recorded(vec![5; 60])]).unwrap();
             if let Some(byte) = parts[0].1.get_mut(at) {
                 *byte ^= 1_u8 << bit;
                 prop_assert!(decode_parts(&parts).is_err());

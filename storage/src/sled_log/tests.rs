@@ -47,8 +47,12 @@ fn add(log: &SledLog, range: std::ops::Range<u32>) {
 }
 
 fn assert_whole(log: &SledLog, events: u32) {
+    assert_whole_of(log, events, 600);
+}
+
+fn assert_whole_of(log: &SledLog, events: u32, bytes: usize) {
     let all = log.read(0, usize::MAX).unwrap();
-    let expected: Vec<_> = (0..events).map(|n| event("a", n, 600)).collect();
+    let expected: Vec<_> = (0..events).map(|n| event("a", n, bytes)).collect();
     assert_eq!(all.into_iter().map(|r| r.event).collect::<Vec<_>>(), expected);
     assert_eq!(log.verify().unwrap().findings, []);
 }
@@ -244,7 +248,7 @@ fn a_lost_database_is_an_error_and_not_an_empty_log() {
 fn a_log_of_a_newer_version_is_refused_by_name() {
     let (log, dir) = fresh();
     let tree = log.shared.reader.tree.clone();
-    let mut meta = 2_u16.to_le_bytes().to_vec();
+    let mut meta = (open::FORMAT + 1).to_le_bytes().to_vec();
     meta.extend_from_slice(&[0; 20]);
     tree.insert(keys::META, record::frame(keys::META, &meta)).unwrap();
     drop((log, tree));
@@ -253,6 +257,64 @@ fn a_log_of_a_newer_version_is_refused_by_name() {
         matches!(&error, LogError::Invalid(what) if what.contains("newer version of dissent")),
         "{error}"
     );
+}
+
+/// The log's tree as the first format had it: a value for each event, and an entry for each id and version.
+fn bring_to_first_format(log: &SledLog) {
+    let tree = &log.shared.reader.tree;
+    let all = log.read(0, usize::MAX).unwrap();
+    for prefix in [keys::EVENTS, keys::IDS, keys::STREAMS] {
+        for key in tree.scan_prefix(prefix).keys() {
+            tree.remove(key.unwrap()).unwrap();
+        }
+    }
+    for recorded in all {
+        let position = recorded.position.to_be_bytes();
+        for (key, value) in record::encode(std::slice::from_ref(&recorded)).unwrap() {
+            tree.insert(key, value).unwrap();
+        }
+        tree.insert([b"i", &recorded.event.id.0.as_bytes()[..]].concat(), &position).unwrap();
+        let stream =
+            [b"s", recorded.experiment.as_str().as_bytes(), b"\0", &recorded.version.to_be_bytes()].concat();
+        tree.insert(stream, &position).unwrap();
+    }
+    let meta = tree.get(keys::META).unwrap().unwrap();
+    let mut meta = record::unframe(keys::META, &meta).unwrap().to_vec();
+    meta[..2].copy_from_slice(&1_u16.to_le_bytes());
+    tree.insert(keys::META, record::frame(keys::META, &meta)).unwrap();
+    tree.flush().unwrap();
+}
+
+#[test]
+fn a_log_of_the_first_format_is_brought_to_this_one() {
+    let (log, dir) = fresh();
+    add(&log, 0..200);
+    append(&log, "a", Any, (200..2500).map(|n| event("a", n, 600)).collect()).unwrap();
+    bring_to_first_format(&log);
+    drop(log);
+    for _ in 0..2 {
+        let log = open(dir.path()).unwrap();
+        assert_whole(&log, 2500);
+        assert_eq!(log.find(event("a", 1234, 0).id).unwrap().unwrap().position, 1235);
+        assert_eq!(log.read_stream(&experiment("a"), 700, 2).unwrap()[0].position, 701);
+        for prefix in keys::FIRST_FORMAT_INDICES {
+            assert_eq!(log.shared.reader.tree.scan_prefix(prefix).count(), 0);
+        }
+    }
+    let log = open(dir.path()).unwrap();
+    add(&log, 2500..2510);
+    assert_whole(&log, 2510);
+}
+
+#[test]
+fn a_log_has_far_fewer_keys_than_events() {
+    let (log, _dir) = fresh();
+    for n in (0..20_000).step_by(200) {
+        append(&log, "a", Any, (n..n + 200).map(|n| event("a", n, 300)).collect()).unwrap();
+    }
+    let keys = log.shared.reader.tree.len();
+    assert!(keys < 20_000 / 8, "{keys} keys");
+    assert_whole_of(&log, 20_000, 300);
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::path::Path;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
 
-use super::reader::{Reader, guarded, read_error};
+use super::reader::{Reader, guarded};
 use super::record::EventView;
-use super::{SledLog, keys, tail};
+use super::{SledLog, ids, streams, tail};
 
 /// Findings after which a check stops: more would say the same again.
 pub(super) const FINDINGS_MAX: usize = 100;
@@ -210,20 +210,58 @@ impl<'a> Check<'a> {
 
     /// No index has entries beside those of the events: with the check of each event, both directions.
     fn index_sizes(&mut self) -> Result<(), LogError> {
-        for (what, prefix) in [("id", keys::IDS), ("stream", keys::STREAMS)] {
-            let mut entries = 0;
-            for entry in self.reader.tree.scan_prefix(prefix) {
-                let (_, value) = entry.map_err(read_error)?;
-                // A commit in progress is already in the tree: it is beyond what is checked.
-                let counted = keys::parse_position(&value).is_none_or(|at| at <= self.report.head);
-                entries += u64::from(counted);
-            }
-            if entries != self.report.head {
-                let events = self.report.head;
-                self.report.add(None, format!("the {what} index has {entries} entries for {events} events"));
+        for (what, entries) in [("id", self.id_entries()), ("stream", self.stream_entries())] {
+            match entries {
+                Ok(entries) if entries == self.report.head => {}
+                Ok(entries) => {
+                    let events = self.report.head;
+                    self.report
+                        .add(None, format!("the {what} index has {entries} entries for {events} events"));
+                }
+                Err(LogError::Corrupt(what)) => self.report.add(None, what),
+                Err(other) => return Err(other),
             }
         }
         Ok(())
+    }
+
+    /// Entries of the id index. One may lie in two buckets: it stays for a while in the one that it leaves. A commit in progress
+    /// is already in the tree: it is beyond what is checked.
+    fn id_entries(&self) -> Result<u64, LogError> {
+        let places = usize::try_from(self.report.head).unwrap_or(usize::MAX);
+        let mut seen: Vec<Option<ids::Entry>> = vec![None; places];
+        let mut entries = 0;
+        guarded(|| {
+            for bucket in ids::all(&self.reader.tree) {
+                for entry in bucket? {
+                    let index = entry.position.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+                    match index.map(|index| seen.get_mut(index)) {
+                        // Beyond what is checked.
+                        Some(None) => {}
+                        Some(Some(known)) if *known == Some(entry) => {}
+                        Some(Some(known @ None)) => {
+                            *known = Some(entry);
+                            entries += 1;
+                        }
+                        // Two ids at one position, or a position that there is not.
+                        Some(Some(Some(_))) | None => entries += 1,
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    fn stream_entries(&self) -> Result<u64, LogError> {
+        let mut entries = 0;
+        guarded(|| {
+            for chunk in streams::all(&self.reader.tree) {
+                entries += chunk?.into_iter().filter(|at| *at <= self.report.head).count() as u64;
+            }
+            Ok(())
+        })?;
+        Ok(entries)
     }
 
     fn mark(&mut self, path: &Path) -> Result<(), LogError> {
@@ -254,13 +292,11 @@ pub(super) fn index_entries(
     reader: &Reader,
     view: &EventView<'_>,
 ) -> Result<[(&'static str, Option<u64>); 2], LogError> {
-    let look_up = |key: &[u8]| -> Result<Option<u64>, LogError> {
-        let value = reader.tree.get(key).map_err(read_error)?;
-        Ok(value.and_then(|value| keys::parse_position(&value)))
-    };
+    let candidates = ids::positions(&reader.tree, view.id)?;
+    let id = candidates.iter().find(|at| **at == view.position).or(candidates.first()).copied();
     let stream = match ExperimentId::new(view.experiment) {
-        Ok(experiment) => look_up(&keys::stream(&experiment, view.version))?,
+        Ok(experiment) => streams::position(&reader.tree, &experiment, view.version)?,
         Err(_) => None,
     };
-    Ok([("id", look_up(&keys::id(view.id))?), ("stream", stream)])
+    Ok([("id", id), ("stream", stream)])
 }

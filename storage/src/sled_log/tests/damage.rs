@@ -65,25 +65,84 @@ fn a_missing_record_is_found() {
     assert!(corrupt(open(dir.path())).contains("event 6: part 0 of its record is missing"));
 }
 
+/// Changes the payload of a framed value.
+fn rewrite(tree: &sled::Tree, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+    let value = tree.get(key).unwrap().unwrap();
+    let mut payload = record::unframe(key, &value).unwrap().to_vec();
+    change(&mut payload);
+    tree.insert(key, record::frame(key, &payload)).unwrap();
+}
+
 #[test]
 fn missing_and_surplus_index_entries_are_found() {
-    let stream = experiment("a");
-    let (log, dir) = tampered(|tree| drop(tree.remove(keys::id(event("a", 4, 0).id)).unwrap()));
+    let ids = keys::bucket(0);
+    let (log, dir) = tampered(|tree| rewrite(tree, &ids, |entries| drop(entries.drain(4 * 12..5 * 12))));
     let findings = log.verify().unwrap().findings;
     assert_eq!((findings.len(), findings[0].position), (2, Some(5)), "{findings:?}");
     drop(log);
     assert!(corrupt(open(dir.path())).contains("event 5: it is missing from the id index"));
 
-    let (log, _dir) = tampered(|tree| drop(tree.remove(keys::stream(&stream, 3)).unwrap()));
-    assert_eq!(log.verify().unwrap().findings[0].position, Some(3));
-    log.read_stream(&stream, 0, 9).unwrap_err();
-
     let (log, _dir) = tampered(|tree| {
-        tree.insert(keys::id(event("b", 0, 0).id), &1_u64.to_be_bytes()).unwrap();
+        rewrite(tree, &ids, |entries| {
+            let of_another_id = [&[7; 4][..], &1_u64.to_le_bytes()].concat();
+            entries.extend(of_another_id);
+        });
     });
     let (position, what) = only_finding(&log);
     assert!(position.is_none() && what.contains("id index has 12 entries for 11 events"), "{what}");
-    log.find(event("b", 0, 0).id).unwrap_err();
+
+    let (stream, chunk) = (experiment("a"), keys::stream(&experiment("a"), 0));
+    let (log, _dir) = tampered(|tree| rewrite(tree, &chunk, |positions| positions[2 * 8] = 9));
+    assert_eq!(only_finding(&log).0, Some(3));
+    log.read_stream(&stream, 0, 9).unwrap_err();
+
+    let (log, dir) = tampered(|tree| rewrite(tree, &chunk, |positions| positions.truncate(10 * 8)));
+    assert_eq!(log.verify().unwrap().findings[0].position, Some(11));
+    drop(log);
+    assert!(corrupt(open(dir.path())).contains("event 11: it is missing from the stream index"));
+}
+
+#[test]
+fn a_flipped_byte_in_an_index_is_found() {
+    for key in [keys::bucket(0).to_vec(), keys::stream(&experiment("a"), 0)] {
+        let (log, dir) = tampered(|tree| flip(tree, &key, 20));
+        assert!(!log.verify().unwrap().is_sound());
+        drop(log);
+        assert!(corrupt(open(dir.path())).contains("its checksum does not match"));
+    }
+}
+
+#[test]
+fn damage_to_a_block_is_found_at_each_of_its_events_and_nowhere_else() {
+    let (log, dir) = fresh();
+    append(&log, "a", Any, (0..40).map(|n| event("a", n, 600)).collect()).unwrap();
+    let starts: Vec<u64> = log
+        .shared
+        .reader
+        .tree
+        .scan_prefix(keys::EVENTS)
+        .keys()
+        .map(|key| keys::parse_event(&key.unwrap()).unwrap().0)
+        .collect();
+    assert!((4..=5).contains(&starts.len()), "{starts:?}");
+    for removed in [false, true] {
+        let image = crash_image(dir.path());
+        let log = open(image.path()).unwrap();
+        let (tree, block) = (&log.shared.reader.tree, keys::event(starts[1], 0));
+        if removed {
+            tree.remove(block).unwrap();
+        } else {
+            flip(tree, &block, 3000);
+        }
+        let lost: Vec<u64> =
+            log.verify().unwrap().findings.iter().filter_map(|finding| finding.position).collect();
+        assert_eq!(lost, (starts[1]..starts[2]).collect::<Vec<_>>());
+        assert_eq!(log.read(0, usize::try_from(starts[1]).unwrap() - 1).unwrap().len() as u64, starts[1] - 1);
+        assert_eq!(log.read(starts[2] - 1, 99).unwrap().len() as u64, 41 - starts[2]);
+        log.read(starts[1], 1).unwrap_err();
+        drop(log);
+        assert!(corrupt(open(image.path())).contains(&format!("event {}:", starts[1])));
+    }
 }
 
 #[test]
@@ -92,11 +151,11 @@ fn damage_older_than_the_newest_events_is_found_by_a_full_check() {
     let log = open(dir.path()).unwrap();
     let all: Vec<_> = (0..9000).map(|n| event("a", n, 10)).collect();
     append(&log, "a", Any, all).unwrap();
-    flip(&log.shared.reader.tree, &keys::event(7, 0), 20);
+    flip(&log.shared.reader.tree, &keys::event(1, 0), 2000);
     drop(log);
     drop(open(dir.path()).unwrap());
     let options = SledOptions { check_all: true, ..SledOptions::default() };
-    assert!(corrupt(SledLog::open(dir.path(), &options)).contains("event 7:"));
+    assert!(corrupt(SledLog::open(dir.path(), &options)).contains("event 1:"));
 }
 
 /// A small generator of places to damage; the seed is in the message of a failure.

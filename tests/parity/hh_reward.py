@@ -24,6 +24,8 @@ MARKS = {"\n\nHuman: ": "user", "\n\nAssistant: ": "assistant"}
 POINTS = 2.0
 # VADER scores that are nearer to each other than this say nothing about which answer is the more positive.
 TONE_MARGIN = 0.1
+# Texts that peft looks at together.
+EVALUATED_TOGETHER = 16
 # What the tone model reads; TRL ends plain texts with the token that ends a turn.
 TONE_TEXT = "Question: {prompt}\n\nAnswer: {completion}"
 
@@ -63,17 +65,19 @@ def accuracy(base: Path, adapter: Path, rows: list[dict]) -> float:
     import torch
     import transformers
 
-    # One text at a time is too little for several threads.
-    torch.set_num_threads(1)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base, padding_side="right")
     model = peft.PeftModel.from_pretrained(parity.load_base("reward", base), adapter).eval()
-
-    def reward(row: dict, side: str) -> float:
-        text = rendered(tokenizer, row, side)
+    # Pairs of like length share a batch, with little padding.
+    rows = sorted(rows, key=lambda row: tokens(tokenizer, row))
+    texts = [rendered(tokenizer, row, side) for row in rows for side in ("chosen", "rejected")]
+    rewards = []
+    for start in range(0, len(texts), EVALUATED_TOGETHER):
+        batch = tokenizer(
+            texts[start : start + EVALUATED_TOGETHER], add_special_tokens=False, padding=True, return_tensors="pt"
+        )
         with torch.no_grad():
-            return model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits.item()
-
-    right = [reward(row, "chosen") > reward(row, "rejected") for row in rows]
+            rewards += model(**batch).logits[:, 0].tolist()
+    right = [chosen > rejected for chosen, rejected in zip(rewards[::2], rewards[1::2])]
     return 100 * sum(right) / len(right)
 
 

@@ -315,11 +315,6 @@ type Decided = Result<(Append, Progress), String>;
 
 impl Actor for Journal {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        // The intake holds a permit for each proposal it sends, and orders come one at a time, so the mailbox is never full.
-        ctx.set_mailbox_capacity(IN_FLIGHT_MAX + 1);
-    }
 }
 
 /// A proposal to decide, with the permit that bounds how many are in flight.
@@ -471,9 +466,12 @@ pub(crate) fn start(
     actix::spawn(async move {
         while let Some(delivery) = proposals.next().await {
             let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-            if addr.try_send(Decide(delivery, permit)).is_err() {
+            if !addr.connected() {
                 return failure.report("the journal is gone".to_owned());
             }
+            // The permits bound how many there are. The mailbox cannot: until the journal runs it takes 16, and more may wait
+            // where a server was away for a while.
+            addr.do_send(Decide(delivery, permit));
         }
     });
     Ok(journal)

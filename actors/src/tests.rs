@@ -254,6 +254,43 @@ fn a_panic_in_a_step_stops_the_pipeline_and_says_where() {
 }
 
 #[test]
+fn proposals_that_wait_when_the_journal_starts_are_all_answered() {
+    actix::System::new().block_on(async {
+        let log = Arc::new(MemoryLog::default());
+        let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
+        let started = NewEvent::new(
+            EventId::of_experiment(&plan().experiment),
+            None,
+            "test",
+            0,
+            &ExperimentStarted::new(plan()).into(),
+        );
+        let proposal =
+            Proposal { experiment: plan().experiment, cause: None, events: vec![started.unwrap()] };
+        // More than an actor's mailbox takes before the actor runs.
+        let waiting: Vec<_> = (0..64)
+            .map(|_| {
+                let (broker, proposal) = (broker.clone(), proposal.clone());
+                actix::spawn(async move { broker.propose(proposal).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let arbiter = Arbiter::new();
+        arbiter.spawn_fn(|| std::thread::sleep(Duration::from_millis(200)));
+        let (failure, failed) = Failure::new();
+        let (progress, _) = watch::channel(Progress::default());
+        let states = States::default();
+        states.load(&*log, &plan().experiment, None).unwrap();
+        let (journal, _) = Journal::new(log, states, progress, failure, None);
+        journal::start(journal, &*broker, &arbiter.handle()).unwrap();
+        for answered in waiting {
+            let answer = tokio::time::timeout(Duration::from_secs(30), answered).await.unwrap().unwrap();
+            assert!(matches!(answer, Ok(Answer::Recorded(_))), "{answer:?}, {:?}", failed.borrow());
+        }
+    });
+}
+
+#[test]
 fn the_same_proposal_twice_is_recorded_once_and_answered_with_the_original() {
     actix::System::new().block_on(async {
         let bench = Bench::start(Mishap::None);

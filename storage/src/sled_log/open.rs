@@ -59,7 +59,7 @@ fn open_checked(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
     let db = open_sled(dir, options)?;
     let reader = Reader { tree: (*db).clone() };
     let (tail, head) = guarded(|| recover(dir, &db, &reader, options))?;
-    guarded(|| upgrade(&db, &reader, head))?;
+    guarded(|| upgrade(dir, &db, &reader, head))?;
     check(&reader, head, options)?;
     let shared = guarded(|| load(reader, head))?;
     let committer = Committer::new(db, dir, tail).map_err(io_error)?;
@@ -213,8 +213,13 @@ fn settle(dir: &Path, db: &Db, tail: &mut Tail, found: &Found, head: u64) -> io:
         return Ok(());
     }
     db.flush().map_err(io::Error::other)?;
-    File::options().write(true).open(dir.join("db"))?.sync_data()?;
+    sync_database(dir)?;
     tail.settle(Mark { base: head, position: head })
+}
+
+/// Makes durable what sled has flushed: its own flush does not reach the device.
+pub(super) fn sync_database(dir: &Path) -> io::Result<()> {
+    File::options().write(true).open(dir.join("db"))?.sync_all()
 }
 
 /// Makes what a log has besides its events, and makes it durable.
@@ -222,7 +227,7 @@ fn create(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<Tail, L
     let log_id = log_id.unwrap_or_else(new_log_id);
     write_meta(db, Meta { format: FORMAT, log_id })?;
     let durable = || {
-        File::options().write(true).open(dir.join("db"))?.sync_all()?;
+        sync_database(dir)?;
         let tail = Tail::create(&dir.join(tail::FILE_NAME), log_id, Mark { base: last, position: last })?;
         sync_dirs(dir)?;
         Ok(tail)

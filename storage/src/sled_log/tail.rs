@@ -9,8 +9,9 @@
 //! unseen. Writing it after the database's sync would double the time of a commit. Writing it *beside* the
 //! database's sync, from a second thread, costs next to nothing, but a crash between the two leaves a mark
 //! ahead of the log, which looks like the loss of an acknowledged commit. So the mark carries, besides the
-//! position, the commit itself: keys and values, as given to sled. Whatever a crash leaves behind, the
-//! commit is whole in at least one of the two places, and opening writes it to sled again:
+//! position, the commit itself: its blocks of records, as given to sled; what the indices become follows from
+//! them and from the log before. Whatever a crash leaves behind, the commit is whole in at least one of the two
+//! places, and opening writes it to sled again:
 //!
 //! | durable at the crash | at open |
 //! |---|---|
@@ -58,7 +59,7 @@ pub(super) struct Mark {
 pub(super) struct Found {
     pub(super) log_id: u64,
     pub(super) mark: Mark,
-    /// Keys and values of the commit from `base` to `position`; empty if it was too large.
+    /// Keys and values of the records from `base` to `position`; empty if they were too large.
     pub(super) redo: Vec<(Vec<u8>, Vec<u8>)>,
     sequence: u64,
 }

@@ -291,6 +291,13 @@ fn a_log_of_the_first_format_is_brought_to_this_one() {
     add(&log, 0..200);
     append(&log, "a", Any, (200..2500).map(|n| event("a", n, 600)).collect()).unwrap();
     bring_to_first_format(&log);
+    // As an upgrade that was interrupted leaves it: new entries there, old ones half gone.
+    let tree = &log.shared.reader.tree;
+    tree.insert(keys::bucket(3), record::frame(&keys::bucket(3), &[1; 24])).unwrap();
+    tree.insert(keys::stream(&experiment("a"), 2), record::frame(b"t", &[])).unwrap();
+    for key in tree.scan_prefix(b"i").keys().take(900) {
+        tree.remove(key.unwrap()).unwrap();
+    }
     drop(log);
     for _ in 0..2 {
         let log = open(dir.path()).unwrap();

@@ -5,6 +5,7 @@
 //! format's number, so that the next opening begins again.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use dissent_domain::event::Recorded;
 use dissent_domain::log::LogError;
@@ -12,14 +13,14 @@ use sled::{Batch, Db};
 
 use super::group::index_updates;
 use super::keys;
-use super::open::{FORMAT, Meta, read_meta, write_meta};
+use super::open::{FORMAT, Meta, io_error, read_meta, sync_database, write_meta};
 use super::reader::{Reader, read_error};
 
 /// Events, and keys, of one write.
 const PER_WRITE: usize = 1024;
 
 /// Brings a log with events up to `head` to the present format, if it is not there yet.
-pub(super) fn upgrade(db: &Db, reader: &Reader, head: u64) -> Result<(), LogError> {
+pub(super) fn upgrade(dir: &Path, db: &Db, reader: &Reader, head: u64) -> Result<(), LogError> {
     let Some(meta) = read_meta(db)?.filter(|meta| meta.format < FORMAT) else { return Ok(()) };
     tracing::info!(
         from = meta.format,
@@ -28,7 +29,8 @@ pub(super) fn upgrade(db: &Db, reader: &Reader, head: u64) -> Result<(), LogErro
         "the event log is brought to a newer format"
     );
     rebuild_indices(db, reader, head)?;
-    write_meta(db, Meta { format: FORMAT, ..meta })
+    write_meta(db, Meta { format: FORMAT, ..meta })?;
+    sync_database(dir).map_err(io_error)
 }
 
 /// Makes both indices anew from the events.

@@ -50,7 +50,7 @@ pub enum OrderError {
 pub struct Control {
     journal: Addr<Journal>,
     bystanders: Bystanders,
-    /// One order at a time, so that they cannot crowd out proposals.
+    /// One order at a time: the journal's mailbox has room for one beside the proposals.
     turn: Arc<Mutex<()>>,
 }
 

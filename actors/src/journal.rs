@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use actix::dev::SendError;
 use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture};
 use dissent_domain::event::{Event, EventId, EventType, NewEvent, Recorded};
 use dissent_domain::experiment::{Due, Experiment};
@@ -315,6 +316,11 @@ type Decided = Result<(Append, Progress), String>;
 
 impl Actor for Journal {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // The intake holds a permit for each proposal it sends, and orders come one at a time, so the mailbox is never full.
+        ctx.set_mailbox_capacity(IN_FLIGHT_MAX + 1);
+    }
 }
 
 /// A proposal to decide, with the permit that bounds how many are in flight.
@@ -466,12 +472,14 @@ pub(crate) fn start(
     actix::spawn(async move {
         while let Some(delivery) = proposals.next().await {
             let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-            if !addr.connected() {
+            let handed_over = match addr.try_send(Decide(delivery, permit)) {
+                // Until the journal runs its mailbox takes 16, and more may wait where a server was away for a while.
+                Err(SendError::Full(decide)) => addr.send(decide).await.is_ok(),
+                sent => sent.is_ok(),
+            };
+            if !handed_over {
                 return failure.report("the journal is gone".to_owned());
             }
-            // The permits bound how many there are. The mailbox cannot: until the journal runs it takes 16, and more may wait
-            // where a server was away for a while.
-            addr.do_send(Decide(delivery, permit));
         }
     });
     Ok(journal)

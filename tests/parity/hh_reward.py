@@ -20,7 +20,7 @@ from pathlib import Path
 
 import parity
 
-MARKS = {"\n\nHuman: ": "user", "\n\nAssistant: ": "assistant"}
+MARKS = {"\n\nHuman:": "user", "\n\nAssistant:": "assistant"}
 POINTS = 2.0
 # VADER scores that are nearer to each other than this say nothing about which answer is the more positive.
 TONE_MARGIN = 0.1
@@ -31,15 +31,17 @@ TONE_TEXT = "Question: {prompt}\n\nAnswer: {completion}"
 
 
 def turns(transcript: str) -> list[dict]:
-    """A transcript as messages."""
-    places = sorted(
-        (place, mark) for mark in MARKS for place in range(len(transcript)) if transcript.startswith(mark, place)
-    )
-    ends = [place for place, _ in places[1:]] + [len(transcript)]
-    return [
-        {"role": MARKS[mark], "content": transcript[place + len(mark) : end].strip()}
-        for (place, mark), end in zip(places, ends)
-    ]
+    """A transcript as messages, as dissent reads it: what is said is kept, less the one space after the colon, and a mark of the one
+    who is speaking already is part of it."""
+    messages, rest = [], transcript
+    while rest:
+        mark = next(mark for mark in MARKS if rest.startswith(mark))
+        said = rest[len(mark) :]
+        ends = [place for other in MARKS if other != mark and (place := said.find(other)) >= 0]
+        end = min(ends, default=len(said))
+        messages.append({"role": MARKS[mark], "content": said[:end].removeprefix(" ")})
+        rest = said[end:]
+    return messages
 
 
 def usable(row: dict) -> bool:
@@ -94,8 +96,8 @@ def by_tone(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     tone = SentimentIntensityAnalyzer().polarity_scores
     pairs = []
     for row in filter(usable, rows):
-        question = turns(row["chosen"])[-2]["content"]
-        answers = [turns(row[side])[-1]["content"] for side in ("chosen", "rejected")]
+        question = turns(row["chosen"])[-2]["content"].strip()
+        answers = [turns(row[side])[-1]["content"].strip() for side in ("chosen", "rejected")]
         scores = [tone(answer)["compound"] for answer in answers]
         if abs(scores[0] - scores[1]) < TONE_MARGIN:
             continue

@@ -59,7 +59,6 @@ fn open_checked(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
     let db = open_sled(dir, options)?;
     let reader = Reader { tree: (*db).clone() };
     let (tail, head) = guarded(|| recover(dir, &db, &reader, options))?;
-    guarded(|| upgrade(dir, &db, &reader, head))?;
     check(&reader, head, options)?;
     let shared = guarded(|| load(reader, head))?;
     let committer = Committer::new(db, dir, tail).map_err(io_error)?;
@@ -111,6 +110,8 @@ fn is_locked(error: &sled::Error) -> bool {
 fn recover(dir: &Path, db: &Db, reader: &Reader, options: &SledOptions) -> Result<(Tail, u64), LogError> {
     let log_id = read_meta(db)?.map(|meta| meta.log_id);
     let last = reader.last_position()?;
+    // First: a commit that is restored adds to the indices.
+    upgrade(dir, db, reader, last)?;
     match consult(dir, db, log_id, last) {
         Err(LogError::Corrupt(what)) if options.accept_loss => {
             tracing::warn!(loss = what, head = last, "the event log is opened in spite of its loss");

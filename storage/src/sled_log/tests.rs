@@ -314,6 +314,16 @@ fn a_log_of_the_first_format_is_brought_to_this_one() {
 }
 
 #[test]
+fn a_log_of_the_first_format_gets_a_commit_back_that_a_crash_kept_from_it() {
+    let (before, after) = images_around_a_commit(600);
+    let log = open(before.path()).unwrap();
+    bring_to_first_format(&log);
+    drop(log);
+    std::fs::copy(after.path().join("tail"), before.path().join("tail")).unwrap();
+    assert_whole(&open(before.path()).unwrap(), 9);
+}
+
+#[test]
 fn a_log_has_far_fewer_keys_than_events() {
     let (log, _dir) = fresh();
     for n in (0..20_000).step_by(200) {

@@ -30,7 +30,7 @@ fn main() -> Result<(), Failure> {
     let appends = appends(dir.path())?;
     let lone = lone_appends(dir.path())?;
     let path = dir.path().join("large");
-    let fill_seconds = fill(&path, events)?;
+    let filling = fill(&path, events)?;
     let began = Instant::now();
     let log = SledLog::open(&path, &SledOptions::default())?;
     let open_seconds = began.elapsed().as_secs_f64();
@@ -44,7 +44,8 @@ fn main() -> Result<(), Failure> {
         "durable_append": appends,
         "lone_append": lone,
         "events": events,
-        "fill_events_per_second": f64::from(events) / fill_seconds,
+        "fill_events_per_second": f64::from(events) / filling.seconds,
+        "fill_resident_bytes_per_event": filling.resident_bytes_per_event,
         "open_seconds": open_seconds,
         "scan_views_events": scan_views,
         "scan_owned_events": scan_owned,
@@ -143,21 +144,36 @@ fn lone_appends(dir: &Path) -> Result<serde_json::Value, Failure> {
     }))
 }
 
-fn fill(path: &Path, events: u32) -> Result<f64, Failure> {
+struct Filling {
+    seconds: f64,
+    /// Growth of resident memory over the second half.
+    resident_bytes_per_event: Option<f64>,
+}
+
+fn fill(path: &Path, events: u32) -> Result<Filling, Failure> {
     let log = SledLog::open(path, &SledOptions::default())?;
     let began = Instant::now();
     let mut sent = std::collections::VecDeque::new();
+    let mut resident_at_half = None;
     for n in 0..events {
         sent.push_back(log.append(event(n)?));
         if sent.len() == 512 {
             sent.pop_front().map(wait).transpose()?;
         }
+        if n == events / 2 {
+            resident_at_half = resident_mebibytes();
+        }
     }
     for answer in sent {
         wait(answer)?;
     }
+    eprintln!("GROWN {:?} {:?}", resident_at_half, resident_mebibytes());
+    let grown = resident_mebibytes().zip(resident_at_half).map(|(end, half)| end - half);
     log.close()?;
-    Ok(began.elapsed().as_secs_f64())
+    Ok(Filling {
+        seconds: began.elapsed().as_secs_f64(),
+        resident_bytes_per_event: grown.map(|mebibytes| mebibytes * 1048576.0 / (f64::from(events) / 2.0)),
+    })
 }
 
 /// Events per second, the best of three; by the clock, and by the processor time of this thread, which says

@@ -9,9 +9,8 @@ use dissent_domain::event::Recorded;
 use dissent_domain::log::{EventLog, LogError};
 use sled::{Batch, Tree};
 
-use super::group::index_updates;
 use super::reader::guarded;
-use super::{SledLog, SledOptions, keys, open, record};
+use super::{SledLog, SledOptions, keys, open, record, streams};
 
 /// Events and bytes of one write to the copy.
 const EVENTS_PER_WRITE: usize = 1024;
@@ -95,7 +94,7 @@ impl Chunk {
         for (key, value) in record::encode(&events)? {
             batch.insert(&key, value);
         }
-        for (key, value) in index_updates(tree, &events)? {
+        for (key, value) in streams::update(tree, &events)? {
             batch.insert(key, value);
         }
         Ok(batch)

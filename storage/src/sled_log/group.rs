@@ -8,7 +8,7 @@ use dissent_domain::log::{Append, LogError};
 use tokio::sync::oneshot;
 
 use super::reader::guarded;
-use super::{Shared, ids, keys, record, streams, tail};
+use super::{Shared, record, streams, tail};
 use crate::memory::check_version;
 
 /// Where an append's outcome goes.
@@ -100,7 +100,7 @@ impl<'a> Group<'a> {
             self.records.get(index).into_iter().for_each(|known| warn_if_other(known, experiment, event));
             return Ok(Some(Answer::New(index)));
         }
-        let known = guarded(|| self.shared.reader.find(event.id, self.base))?;
+        let known = self.shared.find(event.id, self.base)?;
         Ok(known.map(|known| {
             warn_if_other(&known, experiment, event);
             Answer::Known(Box::new(known))
@@ -137,7 +137,7 @@ impl<'a> Group<'a> {
             encoded.redo(&key, &value);
             encoded.batch.insert(&key, value);
         }
-        for (key, value) in guarded(|| index_updates(&self.shared.reader.tree, &self.records))? {
+        for (key, value) in guarded(|| streams::update(&self.shared.reader.tree, &self.records))? {
             encoded.batch.insert(key, value);
         }
         Ok(encoded)
@@ -168,15 +168,6 @@ impl Encoded {
             }
         }
     }
-}
-
-/// What both indices become with these events, the newest of the log.
-pub(super) fn index_updates(tree: &sled::Tree, events: &[Recorded]) -> Result<Vec<keys::KeyValue>, LogError> {
-    let Some(last) = events.last() else { return Ok(Vec::new()) };
-    let new = events.iter().map(|recorded| (recorded.event.id, recorded.position));
-    let mut entries = ids::update(tree, last.position, new)?;
-    entries.extend(streams::update(tree, events)?);
-    Ok(entries)
 }
 
 /// Ids are derived from causes, so the same id with another content is a bug of the caller. The log keeps

@@ -1,237 +1,431 @@
 //! The index of event ids: at which position an event lies.
 //!
-//! Ids are spread evenly, so a key for each would touch a page of its own with every event. Here ids share values: a hash table
-//! that grows one bucket at a time (linear hashing: W. Litwin 1980, *Linear hashing: a new tool for file and table addressing*).
-//! With n buckets, 2^l ≤ n < 2^(l+1), an id is in the bucket that the last l + 1 bits of its hash name, or the last l where there
-//! is no such bucket yet. The next bucket, n, takes its ids from bucket n − 2^l.
+//! Ids are spread evenly, so wherever they are kept in order, each event touches a page of its own; sled then fills its file with
+//! what it replaced, and its memory with the account of that. So here nothing is written twice. The ids of the newest events are
+//! in memory; once there are [`RUN_EVENTS`] of them they are written as a run, in order, which is never changed. Runs follow from
+//! the events, so they are no part of a commit: what a crash keeps from the tree is read from the events again. (Log-structured
+//! merge trees keep an index so: P. O'Neil et al. 1996. Runs are not merged here.)
 //!
-//! A reader may see the tree of one commit with the number of buckets of the one before. So the ids that a new bucket takes stay
-//! in the old one, too, until a later commit writes that again; and a reader that finds nothing looks whether buckets were added
-//! meanwhile.
+//! Whether a run may have an id, a filter in memory tells: a binary fuse filter of 9 bits an event, which errs for one id in 256
+//! (T. M. Graf and D. Lemire 2022, *Binary fuse filters: fast and smaller than xor filters*).
 //!
-//! A bucket is a frame of entries: hash:u32 and position:u64, little-endian. The hash says no more than that the event is worth
-//! looking at.
+//! An entry is a u64: a hash of the id, 32 bits, and how far the event lies behind the beginning of its run. The hash says no more
+//! than that the event is worth looking at. A run lies in chunks: frames of [`ENTRIES_PER_CHUNK`] entries in ascending order,
+//! little-endian, under keys that say where the run ends.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use dissent_domain::event::EventId;
 use dissent_domain::log::LogError;
-use sled::Tree;
+use sled::{Batch, Tree};
+use xorf::{BinaryFuse8, Filter};
 
-use super::reader::read_error;
+use super::reader::{Reader, read_error};
 use super::{keys, record};
 
-/// Ids of a bucket, on average: 8, 16 and 32 are equally fast to append to; fewer make more keys, more make larger writes.
-const IDS_PER_BUCKET: u64 = 16;
-const ENTRY_BYTES: usize = 12;
-/// Far more than chance puts into one bucket.
-const ENTRIES_MAX: usize = record::PAYLOAD_BYTES_MAX / ENTRY_BYTES;
+/// Events of a run. More need more memory until they are written, and longer to write (50 ms for these); fewer make more runs to
+/// ask. Tests want to see many.
+const RUN_EVENTS: u64 = if cfg!(test) { 1 << 9 } else { 1 << 18 };
+/// Entries of a chunk: 4 KiB.
+const ENTRIES_PER_CHUNK: usize = 512;
+const ENTRY_BYTES: usize = size_of::<u64>();
 
-/// Where an event with some hash lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    hash: u32,
-    pub(super) position: u64,
-}
-
+/// 32 bits of BLAKE3: nobody can make many ids of one hash, as they could of a checksum.
 fn hash(id: EventId) -> u32 {
-    crc32c::crc32c(id.0.as_bytes())
+    let [first, second, third, fourth, ..] = *blake3::hash(id.0.as_bytes()).as_bytes();
+    u32::from_le_bytes([first, second, third, fourth])
 }
 
-/// How many buckets a log of so many events has.
-fn wanted(events: u64) -> u32 {
-    u32::try_from((events / IDS_PER_BUCKET).max(1)).unwrap_or(u32::MAX)
+fn entry(hash: u32, offset: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(offset)
 }
 
-/// The bucket of a hash where there are so many, at least one.
-fn bucket_of(hash: u32, buckets: u32) -> u32 {
-    let level = buckets.ilog2();
-    let low = hash & low_bits(level + 1);
-    if low < buckets { low } else { hash & low_bits(level) }
+fn hash_of(entry: u64) -> u32 {
+    u32::try_from(entry >> 32).unwrap_or(u32::MAX)
 }
 
-fn low_bits(count: u32) -> u32 {
-    1_u32.checked_shl(count).map_or(u32::MAX, |power| power - 1)
+fn offset_of(entry: u64) -> u64 {
+    entry & u64::from(u32::MAX)
 }
 
-/// Buckets in the tree.
-fn count(tree: &Tree) -> Result<u32, LogError> {
-    let Some(last) = tree.scan_prefix(keys::IDS).next_back() else { return Ok(0) };
-    let (key, _) = last.map_err(read_error)?;
-    keys::parse_bucket(&key)
-        .and_then(|last| last.checked_add(1))
-        .ok_or_else(|| LogError::Corrupt(format!("the key of a bucket of ids cannot be read: {key:02x?}")))
+/// The index.
+pub(super) struct Ids {
+    run_events: u64,
+    state: RwLock<State>,
 }
 
-/// The positions at which an event with this id may lie.
-pub(super) fn positions(tree: &Tree, id: EventId) -> Result<Vec<u64>, LogError> {
-    let hash = hash(id);
-    let mut buckets = 0;
-    loop {
-        let now = count(tree)?;
-        if now == buckets {
-            return Ok(Vec::new());
-        }
-        buckets = now;
-        let entries = load(tree, bucket_of(hash, buckets))?;
-        let found: Vec<u64> =
-            entries.iter().filter(|entry| entry.hash == hash).map(|entry| entry.position).collect();
-        if !found.is_empty() {
-            return Ok(found);
-        }
+#[derive(Default)]
+struct State {
+    runs: Vec<Run>,
+    /// Entries of the events behind the last run.
+    recent: BTreeSet<u64>,
+}
+
+impl State {
+    /// The last position of the last run.
+    fn end(&self) -> u64 {
+        self.runs.last().map_or(0, |run| run.end)
     }
 }
 
-/// The keys and values that add events to the index; the log has `events` with them.
-pub(super) fn update(
-    tree: &Tree,
-    events: u64,
-    new: impl Iterator<Item = (EventId, u64)>,
-) -> Result<Vec<keys::KeyValue>, LogError> {
-    let before = count(tree)?;
-    let buckets = wanted(events).max(before);
-    let mut table = Table { tree, before, changed: BTreeMap::new() };
-    for number in before..buckets {
-        let entries = match number {
-            0 => Vec::new(),
-            _ => {
-                let parent = number - (1 << number.ilog2());
-                let of_child = |entry: &&Entry| bucket_of(entry.hash, number + 1) == number;
-                table.bucket(parent)?.iter().filter(of_child).copied().collect()
+/// What is known of a run without reading it.
+struct Run {
+    /// Position before its first event.
+    before: u64,
+    /// Position of its last event.
+    end: u64,
+    /// The first hash of each chunk.
+    firsts: Vec<u32>,
+    /// None if it could not be made: then the run is read.
+    filter: Option<BinaryFuse8>,
+}
+
+impl Run {
+    fn new(before: u64, end: u64, entries: &[u64]) -> Self {
+        let mut hashes: Vec<u64> = entries.iter().map(|entry| entry >> 32).collect();
+        hashes.dedup();
+        let firsts = entries.chunks(ENTRIES_PER_CHUNK).filter_map(|chunk| chunk.first());
+        Self {
+            before,
+            end,
+            firsts: firsts.map(|entry| hash_of(*entry)).collect(),
+            filter: BinaryFuse8::try_from(&hashes).ok(),
+        }
+    }
+
+    /// The chunks that may hold an id of this hash.
+    fn chunks_of(&self, hash: u32) -> std::ops::Range<usize> {
+        if self.filter.as_ref().is_some_and(|filter| !filter.contains(&u64::from(hash))) {
+            return 0..0;
+        }
+        let end = self.firsts.partition_point(|first| *first <= hash);
+        let begin = self.firsts.partition_point(|first| *first < hash);
+        // Entries of the hash may begin before the first chunk that begins with it.
+        begin.saturating_sub(1)..end
+    }
+}
+
+impl Ids {
+    /// The index of a log with events up to `head`: its runs as they lie in the tree, the rest from the events.
+    ///
+    /// # Errors
+    /// If a run or an event is damaged or cannot be read.
+    pub(super) fn load(reader: &Reader, head: u64) -> Result<Self, LogError> {
+        Self::load_with(reader, head, RUN_EVENTS)
+    }
+
+    fn load_with(reader: &Reader, head: u64, run_events: u64) -> Result<Self, LogError> {
+        let state = State { runs: runs(&reader.tree)?, recent: BTreeSet::new() };
+        let end = state.end();
+        if end > head {
+            return Err(LogError::Corrupt(format!(
+                "the id index reaches to position {end}, the log to {head}"
+            )));
+        }
+        let ids = Self { run_events, state: RwLock::new(state) };
+        let mut found = Vec::new();
+        reader.scan(end, head, &mut |view| {
+            found.push((view.id, view.position));
+            if found.len() as u64 >= run_events {
+                ids.add(&reader.tree, found.drain(..))?;
             }
-        };
-        table.changed.insert(number, entries);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        ids.add(&reader.tree, found.into_iter())?;
+        Ok(ids)
     }
-    for (id, position) in new {
+
+    /// Adds the newest events, which are in the tree; writes a run if they complete it.
+    pub(super) fn add(&self, tree: &Tree, new: impl Iterator<Item = (EventId, u64)>) -> Result<(), LogError> {
+        let mut state = self.write();
+        let before = state.end();
+        for (id, position) in new {
+            let offset = u32::try_from(position - before).map_err(|_| {
+                LogError::Invalid("more events are appended at once than the id index holds".to_owned())
+            })?;
+            state.recent.insert(entry(hash(id), offset));
+        }
+        let count = state.recent.len() as u64;
+        if count < self.run_events {
+            return Ok(());
+        }
+        drop(state);
+        // Readers go on meanwhile; nobody else writes.
+        let entries: Vec<u64> = self.read().recent.iter().copied().collect();
+        let end = before + count;
+        write_run(tree, end, &entries)?;
+        let run = Run::new(before, end, &entries);
+        let mut state = self.write();
+        state.runs.push(run);
+        let written = std::mem::take(&mut state.recent);
+        drop(state);
+        // It takes a while, and readers need not wait for it.
+        drop(written);
+        Ok(())
+    }
+
+    /// The positions at which an event with this id may lie.
+    pub(super) fn positions(&self, tree: &Tree, id: EventId) -> Result<Vec<u64>, LogError> {
         let hash = hash(id);
-        table.bucket(bucket_of(hash, buckets))?.push(Entry { hash, position });
-    }
-    table.changed.into_iter().map(|(number, entries)| encode(number, &entries)).collect()
-}
-
-/// The buckets, and those of them that a commit writes.
-struct Table<'a> {
-    tree: &'a Tree,
-    /// Buckets before the commit.
-    before: u32,
-    changed: BTreeMap<u32, Vec<Entry>>,
-}
-
-impl Table<'_> {
-    /// A bucket, without the ids that others took from it before this commit.
-    fn bucket(&mut self, number: u32) -> Result<&mut Vec<Entry>, LogError> {
-        use std::collections::btree_map::Entry::{Occupied, Vacant};
-        match self.changed.entry(number) {
-            Occupied(known) => Ok(known.into_mut()),
-            Vacant(place) => {
-                let mut entries = load(self.tree, number)?;
-                entries.retain(|entry| bucket_of(entry.hash, self.before) == number);
-                Ok(place.insert(entries))
-            }
+        let state = self.read();
+        let end = state.end();
+        let recent = state.recent.range(entry(hash, 0)..=entry(hash, u32::MAX));
+        let mut found: Vec<u64> = recent.map(|entry| end + offset_of(*entry)).collect();
+        let chunks: Vec<(u64, u64, usize)> = state
+            .runs
+            .iter()
+            .flat_map(|run| run.chunks_of(hash).map(|chunk| (run.before, run.end, chunk)))
+            .collect();
+        drop(state);
+        for (before, end, chunk) in chunks {
+            let entries = load_chunk(tree, end, chunk)?;
+            let of_hash = entries.into_iter().filter(|entry| hash_of(*entry) == hash);
+            found.extend(of_hash.map(|entry| before + offset_of(entry)));
         }
+        Ok(found)
+    }
+
+    /// How many events up to `head` the index holds, reading all of it.
+    pub(super) fn count(&self, tree: &Tree, head: u64) -> Result<u64, LogError> {
+        let state = self.read();
+        let recent = state.recent.iter().filter(|entry| state.end() + offset_of(**entry) <= head).count();
+        let runs: Vec<(u64, u64)> = state.runs.iter().map(|run| (run.before, run.end)).collect();
+        drop(state);
+        let mut count = recent as u64;
+        for (before, end) in runs {
+            let entries = read_run(tree, end)?;
+            count += entries.iter().filter(|entry| before + offset_of(**entry) <= head).count() as u64;
+        }
+        Ok(count)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn load(tree: &Tree, number: u32) -> Result<Vec<Entry>, LogError> {
-    let damaged = |what: &str| LogError::Corrupt(format!("bucket {number} of the id index: {what}"));
-    let key = keys::bucket(number);
-    let value = tree.get(key).map_err(read_error)?.ok_or_else(|| damaged("it is missing"))?;
-    parse(&key, &value).map_err(|what| damaged(&what))
+/// The runs of a tree, in order.
+fn runs(tree: &Tree) -> Result<Vec<Run>, LogError> {
+    let mut runs: Vec<Run> = Vec::new();
+    loop {
+        let before = runs.last().map_or(0, |run| run.end);
+        let next = tree.range(keys::id_chunk(before + 1, 0)..=keys::id_chunk(u64::MAX, u16::MAX)).next();
+        let Some(entry) = next else { return Ok(runs) };
+        let (key, _) = entry.map_err(read_error)?;
+        let (end, _) = keys::parse_id_chunk(&key).ok_or_else(|| {
+            LogError::Corrupt(format!("the key of a chunk of ids cannot be read: {key:02x?}"))
+        })?;
+        let entries = read_run(tree, end)?;
+        if entries.len() as u64 != end - before {
+            let (count, first) = (entries.len(), before + 1);
+            return Err(damaged(end, &format!("it has {count} entries for the events {first} to {end}")));
+        }
+        runs.push(Run::new(before, end, &entries));
+    }
 }
 
-/// The entries of every bucket; those that moved on to another bucket occur in both.
-pub(super) fn all(tree: &Tree) -> impl Iterator<Item = Result<Vec<Entry>, LogError>> {
-    tree.scan_prefix(keys::IDS).map(|bucket| {
-        let (key, value) = bucket.map_err(read_error)?;
-        let damaged = |what| LogError::Corrupt(format!("a bucket of the id index, {key:02x?}: {what}"));
-        parse(&key, &value).map_err(damaged)
-    })
+/// The entries of a run, in order.
+fn read_run(tree: &Tree, end: u64) -> Result<Vec<u64>, LogError> {
+    let mut entries = Vec::new();
+    for (expected, chunk) in tree.range(keys::id_chunk(end, 0)..=keys::id_chunk(end, u16::MAX)).enumerate() {
+        let (key, value) = chunk.map_err(read_error)?;
+        if keys::parse_id_chunk(&key).is_none_or(|(_, found)| usize::from(found) != expected) {
+            return Err(damaged(end, &format!("its chunk {expected} is missing")));
+        }
+        let chunk = parse(&key, &value).map_err(|what| damaged(end, &format!("chunk {expected}: {what}")))?;
+        entries.extend(chunk);
+    }
+    if entries.is_sorted() { Ok(entries) } else { Err(damaged(end, "its chunks are not in order")) }
 }
 
-fn parse(key: &[u8], value: &[u8]) -> Result<Vec<Entry>, String> {
+fn load_chunk(tree: &Tree, end: u64, chunk: usize) -> Result<Vec<u64>, LogError> {
+    let missing = || damaged(end, &format!("its chunk {chunk} is missing"));
+    let key = keys::id_chunk(end, u16::try_from(chunk).map_err(|_| missing())?);
+    let value = tree.get(key).map_err(read_error)?.ok_or_else(missing)?;
+    parse(&key, &value).map_err(|what| damaged(end, &format!("chunk {chunk}: {what}")))
+}
+
+fn write_run(tree: &Tree, end: u64, entries: &[u64]) -> Result<(), LogError> {
+    let mut batch = Batch::default();
+    for (chunk, entries) in (0..=u16::MAX).zip(entries.chunks(ENTRIES_PER_CHUNK)) {
+        let payload: Vec<u8> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        let key = keys::id_chunk(end, chunk);
+        batch.insert(&key, record::frame(&key, &payload));
+    }
+    tree.apply_batch(batch).map_err(read_error)
+}
+
+fn parse(key: &[u8], value: &[u8]) -> Result<Vec<u64>, String> {
     let payload = record::unframe(key, value)?;
     let (entries, rest) = payload.as_chunks::<ENTRY_BYTES>();
-    if !rest.is_empty() {
+    if !rest.is_empty() || entries.is_empty() {
         return Err("its length is wrong".to_owned());
     }
-    let entry = |&[h0, h1, h2, h3, ref position @ ..]: &[u8; ENTRY_BYTES]| Entry {
-        hash: u32::from_le_bytes([h0, h1, h2, h3]),
-        position: u64::from_le_bytes(*position),
-    };
-    Ok(entries.iter().map(entry).collect())
+    Ok(entries.iter().map(|entry| u64::from_le_bytes(*entry)).collect())
 }
 
-fn encode(number: u32, entries: &[Entry]) -> Result<keys::KeyValue, LogError> {
-    if entries.len() > ENTRIES_MAX {
-        return Err(LogError::Invalid(format!(
-            "{} event ids fall into one bucket of the index, which holds {ENTRIES_MAX}: they are not spread as ids are",
-            entries.len()
-        )));
-    }
-    let mut payload = Vec::with_capacity(entries.len() * ENTRY_BYTES);
-    for entry in entries {
-        payload.extend_from_slice(&entry.hash.to_le_bytes());
-        payload.extend_from_slice(&entry.position.to_le_bytes());
-    }
-    let key = keys::bucket(number);
-    let value = record::frame(&key, &payload);
-    Ok((key.to_vec(), value))
+fn damaged(end: u64, what: &str) -> LogError {
+    LogError::Corrupt(format!("the run of the id index that ends at position {end}: {what}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use dissent_domain::event::{NewEvent, Recorded};
+    use dissent_domain::id::ExperimentId;
     use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::*;
 
-    fn tree() -> Tree {
-        (*sled::Config::new().temporary(true).open().unwrap()).clone()
+    const PER_RUN: u64 = 700;
+
+    fn reader() -> Reader {
+        Reader { tree: (*sled::Config::new().temporary(true).open().unwrap()).clone() }
     }
 
     fn id(number: u64) -> EventId {
         EventId(Uuid::new_v5(&Uuid::NAMESPACE_OID, &number.to_le_bytes()))
     }
 
-    fn add(tree: &Tree, numbers: std::ops::RangeInclusive<u64>) {
-        let events = *numbers.end();
-        for (key, value) in update(tree, events, numbers.map(|number| (id(number), number))).unwrap() {
-            tree.insert(key, value).unwrap();
+    fn recorded(position: u64) -> Recorded {
+        let event = NewEvent {
+            id: id(position),
+            causation: None,
+            actor: String::new(),
+            time_us: 0,
+            event_type: String::new(),
+            schema_version: 1,
+            body: Vec::new(),
+        };
+        Recorded { position, experiment: ExperimentId::new("a").unwrap(), version: position, event }
+    }
+
+    /// A commit: its events, then their ids.
+    fn add(ids: &Ids, reader: &Reader, positions: std::ops::RangeInclusive<u64>) {
+        let events: Vec<_> = positions.map(recorded).collect();
+        for (key, value) in record::encode(&events).unwrap() {
+            reader.tree.insert(key, value).unwrap();
+        }
+        ids.add(&reader.tree, events.iter().map(|event| (event.event.id, event.position))).unwrap();
+    }
+
+    fn filled(events: u64) -> (Reader, Ids) {
+        let reader = reader();
+        let ids = Ids::load_with(&reader, 0, PER_RUN).unwrap();
+        for first in (1..=events).step_by(100) {
+            add(&ids, &reader, first..=(first + 99).min(events));
+        }
+        (reader, ids)
+    }
+
+    fn assert_whole(ids: &Ids, reader: &Reader, events: u64) {
+        for number in 1..=events {
+            assert_eq!(ids.positions(&reader.tree, id(number)).unwrap(), [number]);
+        }
+        assert!(ids.positions(&reader.tree, id(events + 1)).unwrap().is_empty());
+        assert_eq!(ids.count(&reader.tree, events).unwrap(), events);
+    }
+
+    fn ends(ids: &Ids) -> Vec<u64> {
+        ids.read().runs.iter().map(|run| run.end).collect()
+    }
+
+    #[test]
+    fn what_a_crash_kept_from_the_tree_is_read_from_the_events() {
+        let (reader, ids) = filled(2000);
+        assert_eq!(ends(&ids), [700, 1400]);
+        for chunk in 0..2 {
+            reader.tree.remove(keys::id_chunk(1400, chunk)).unwrap().unwrap();
+        }
+        for run_events in [PER_RUN, 300] {
+            let ids = Ids::load_with(&reader, 2000, run_events).unwrap();
+            assert_whole(&ids, &reader, 2000);
+        }
+        let ids = Ids::load_with(&reader, 2000, PER_RUN).unwrap();
+        assert_eq!(ends(&ids), [700, 1400, 1700, 2000], "runs of any length are taken as they are");
+        add(&ids, &reader, 2001..=2700);
+        assert_eq!(ends(&ids).last(), Some(&2700));
+        assert_whole(&ids, &reader, 2700);
+    }
+
+    #[test]
+    fn a_count_stops_where_it_is_told_to() {
+        let (reader, ids) = filled(2000);
+        for head in [0, 1, 700, 701, 1999] {
+            assert_eq!(ids.count(&reader.tree, head).unwrap(), head);
         }
     }
 
     #[test]
-    fn a_bucket_takes_its_ids_from_one_other() {
-        for buckets in 1..200_u32 {
-            let parent = buckets - (1_u32 << buckets.ilog2());
-            for hash in (0..u32::MAX).step_by(7_654_321) {
-                let (before, after) = (bucket_of(hash, buckets), bucket_of(hash, buckets + 1));
-                assert!(before < buckets && (after == before || (before, after) == (parent, buckets)));
+    fn damage_to_a_run_is_named() {
+        let cut = |payload: &mut Vec<u8>| payload.truncate(payload.len() - 8);
+        let swap = |payload: &mut Vec<u8>| payload.rotate_left(8);
+        let tampering: [(&str, &dyn Fn(&Tree)); 5] = [
+            ("its chunk 0 is missing", &|tree| drop(tree.remove(keys::id_chunk(1400, 0)).unwrap())),
+            ("it has 512 entries for the events 701 to 1400", &|tree| {
+                drop(tree.remove(keys::id_chunk(1400, 1)).unwrap());
+            }),
+            ("it has 699 entries", &|tree| rewrite(tree, keys::id_chunk(1400, 1), cut)),
+            ("its chunks are not in order", &|tree| rewrite(tree, keys::id_chunk(1400, 0), swap)),
+            ("chunk 1: its checksum", &|tree| {
+                let mut value = tree.get(keys::id_chunk(1400, 1)).unwrap().unwrap().to_vec();
+                value[50] ^= 1;
+                tree.insert(keys::id_chunk(1400, 1), value).unwrap();
+            }),
+        ];
+        for (expected, tamper) in tampering {
+            let (reader, _) = filled(2000);
+            tamper(&reader.tree);
+            let said = Ids::load_with(&reader, 2000, PER_RUN).err().unwrap().to_string();
+            assert!(said.contains("ends at position 1400") && said.contains(expected), "{said}");
+        }
+        let (reader, _) = filled(2000);
+        let said = Ids::load_with(&reader, 1000, PER_RUN).err().unwrap().to_string();
+        assert!(said.contains("reaches to position 1400, the log to 1000"), "{said}");
+    }
+
+    fn rewrite(tree: &Tree, key: [u8; keys::NUMBERED_BYTES], change: impl Fn(&mut Vec<u8>)) {
+        let value = tree.get(key).unwrap().unwrap();
+        let mut payload = record::unframe(&key, &value).unwrap().to_vec();
+        change(&mut payload);
+        tree.insert(key, record::frame(&key, &payload)).unwrap();
+    }
+
+    #[test]
+    fn ids_of_one_hash_are_all_found() {
+        let entries: Vec<u64> = [(3, 400), (5, 2000), (6, 1), (9, 700)]
+            .into_iter()
+            .flat_map(|(hash, count)| (0..count).map(move |offset| entry(hash, offset)))
+            .collect();
+        let mut run = Run::new(0, entries.len() as u64, &entries);
+        for _ in 0..2 {
+            for hash in [3, 5, 6, 9] {
+                let chunks = entries.chunks(ENTRIES_PER_CHUNK).collect::<Vec<_>>();
+                let looked_at = chunks[run.chunks_of(hash)].concat();
+                let count = |entries: &[u64]| entries.iter().filter(|entry| hash_of(**entry) == hash).count();
+                assert_eq!(count(&looked_at), count(&entries), "hash {hash}");
             }
-        }
-        assert_eq!(bucket_of(u32::MAX, u32::MAX), u32::MAX >> 1, "there is no bucket of all ones");
-    }
-
-    #[test]
-    fn a_reader_of_the_commit_before_finds_its_events() {
-        let tree = tree();
-        add(&tree, 1..=500);
-        let before = count(&tree).unwrap();
-        add(&tree, 501..=1000);
-        assert!(count(&tree).unwrap() > before);
-        for number in 1..=500 {
-            let hash = hash(id(number));
-            let seen = load(&tree, bucket_of(hash, before)).unwrap();
-            assert!(seen.iter().any(|entry| entry.position == number), "{number}");
+            run.filter = None;
         }
     }
 
     #[test]
-    fn ids_that_all_hash_alike_are_refused() {
-        let tree = tree();
-        let same = (1..=u64::try_from(ENTRIES_MAX).unwrap() + 1).map(|position| (id(0), position));
-        let error = update(&tree, 1, same).unwrap_err();
-        assert!(matches!(&error, LogError::Invalid(what) if what.contains("one bucket")), "{error}");
+    fn a_filter_spares_most_looks() {
+        let (_, ids) = filled(1400);
+        let looks = |numbers: std::ops::Range<u64>| {
+            let state = ids.read();
+            let hashes: Vec<u32> = numbers.map(|number| hash(id(number))).collect();
+            let asked = |run: &Run| hashes.iter().filter(|hash| !run.chunks_of(**hash).is_empty()).count();
+            state.runs.iter().map(asked).sum::<usize>()
+        };
+        assert!(looks(701..1401) >= 700, "what is there is looked for");
+        assert!(looks(100_000..110_000) < 200, "of 20 000");
     }
 
     proptest! {
@@ -239,23 +433,20 @@ mod tests {
 
         #[test]
         fn every_id_is_found_however_they_came(commits in prop::collection::vec(1..400_u64, 1..12)) {
-            let tree = tree();
+            let reader = reader();
+            let ids = Ids::load_with(&reader, 0, PER_RUN).unwrap();
             let mut events = 0;
             for commit in commits {
-                add(&tree, events + 1..=events + commit);
+                add(&ids, &reader, events + 1..=events + commit);
                 events += commit;
             }
-            for number in 1..=events {
-                prop_assert_eq!(positions(&tree, id(number)).unwrap(), vec![number]);
-            }
-            prop_assert_eq!(positions(&tree, id(events + 1)).unwrap(), Vec::<u64>::new());
-            let longest = all(&tree).map(|bucket| bucket.unwrap().len()).max().unwrap();
-            prop_assert!(longest < 200, "{} ids in one bucket", longest);
+            assert_whole(&ids, &reader, events);
+            assert_whole(&Ids::load_with(&reader, events, PER_RUN).unwrap(), &reader, events);
         }
 
         #[test]
         fn garbage_is_refused_without_a_panic(bytes: Vec<u8>) {
-            prop_assert!(parse(b"x1234", &bytes).is_err());
+            prop_assert!(parse(&keys::id_chunk(1, 0), &bytes).is_err());
         }
     }
 }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `m` | meta record: format version, identity of the log |
 //! | `e` position:u64 part:u16 | one part of a block: the records of consecutive events, the first at this position |
-//! | `x` bucket:u32 | positions of the events whose ids fall into a bucket ([`super::ids`]) |
+//! | `x` last:u64 chunk:u16 | ids of the events of a run, which ends at this position ([`super::ids`]) |
 //! | `t` experiment `\0` chunk:u64 | positions of consecutive events of a stream ([`super::streams`]) |
 //! | `g` subscription | its cursor |
 //!
@@ -13,9 +13,10 @@
 //! contains it, and it sorts before every character that does occur, so streams sort by name. Every value is a frame
 //! ([`super::record`]).
 //!
-//! Keys are few on purpose: sled puts at most 16 of them into a page and keeps a table of all pages in memory. In the
-//! first format each event had three keys of its own (`e`, `i` and its id, `s` and its version), a third of a page and
-//! 74 bytes of memory.
+//! Keys are few, and most are written once, on purpose: sled puts at most 16 of them into a page, keeps a table of all pages in
+//! memory, and an account of what was replaced in its file. In the first format each event had three keys of its own (`e`, `i` and
+//! its id, `s` and its version): 74 bytes of memory. In the second, ids shared the buckets of a hash table, which are written again
+//! and again: 17 to 23 bytes.
 
 use dissent_domain::id::ExperimentId;
 
@@ -24,42 +25,46 @@ pub(super) const EVENTS: &[u8] = b"e";
 pub(super) const IDS: &[u8] = b"x";
 pub(super) const STREAMS: &[u8] = b"t";
 pub(super) const CURSORS: &[u8] = b"g";
-/// The indices of the first format.
+/// The indices of the first format. Those of the second began as these do.
 pub(super) const FIRST_FORMAT_INDICES: [&[u8]; 2] = [b"i", b"s"];
 
 /// What is inserted into the tree.
 pub(super) type KeyValue = (Vec<u8>, Vec<u8>);
 
-/// Bytes of an event key.
-pub(super) const EVENT_KEY_BYTES: usize = 11;
+/// Bytes of a key of one letter and two numbers.
+pub(super) const NUMBERED_BYTES: usize = 11;
 
-/// Where a part of an event's record lies.
-pub(super) fn event(position: u64, part: u16) -> [u8; EVENT_KEY_BYTES] {
-    let mut key = [0; EVENT_KEY_BYTES];
-    key[0] = EVENTS[0];
+fn numbered(prefix: &[u8], position: u64, part: u16) -> [u8; NUMBERED_BYTES] {
+    let mut key = [0; NUMBERED_BYTES];
+    key[..1].copy_from_slice(prefix);
     key[1..9].copy_from_slice(&position.to_be_bytes());
     key[9..].copy_from_slice(&part.to_be_bytes());
     key
 }
 
-/// The position and part that an event key names.
-pub(super) fn parse_event(key: &[u8]) -> Option<(u64, u16)> {
-    let rest = key.strip_prefix(EVENTS)?;
-    let (position, part) = rest.split_first_chunk::<8>()?;
+fn parse_numbered(prefix: &[u8], key: &[u8]) -> Option<(u64, u16)> {
+    let (position, part) = key.strip_prefix(prefix)?.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*position), u16::from_be_bytes(part.try_into().ok()?)))
 }
 
-/// Where a bucket of event ids lies.
-pub(super) fn bucket(number: u32) -> [u8; 5] {
-    let mut key = [0; 5];
-    key[0] = IDS[0];
-    key[1..].copy_from_slice(&number.to_be_bytes());
-    key
+/// Where a part of a block lies.
+pub(super) fn event(position: u64, part: u16) -> [u8; NUMBERED_BYTES] {
+    numbered(EVENTS, position, part)
 }
 
-/// The bucket that a key names.
-pub(super) fn parse_bucket(key: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(key.strip_prefix(IDS)?.try_into().ok()?))
+/// The position and part that an event key names.
+pub(super) fn parse_event(key: &[u8]) -> Option<(u64, u16)> {
+    parse_numbered(EVENTS, key)
+}
+
+/// Where a chunk lies of the ids of the events up to `last`.
+pub(super) fn id_chunk(last: u64, chunk: u16) -> [u8; NUMBERED_BYTES] {
+    numbered(IDS, last, chunk)
+}
+
+/// The last position and chunk that a key names.
+pub(super) fn parse_id_chunk(key: &[u8]) -> Option<(u64, u16)> {
+    parse_numbered(IDS, key)
 }
 
 /// Where a chunk of a stream lies.
@@ -105,7 +110,7 @@ mod tests {
         let experiment = ExperimentId::new("a-b.c").unwrap();
         assert_eq!(parse_event(&event(7, 3)), Some((7, 3)));
         assert_eq!(parse_stream(&stream(&experiment, 9)), Some((experiment, 9)));
-        assert_eq!(parse_bucket(&bucket(300)), Some(300));
+        assert_eq!(parse_id_chunk(&id_chunk(300, 2)), Some((300, 2)));
     }
 
     #[test]
@@ -120,7 +125,7 @@ mod tests {
         for key in [&b""[..], b"e", b"e123", b"x1", b"t", b"t\0", b"t.\0\0\0\0\0\0\0\0\0", b"y12345678"] {
             assert_eq!(parse_event(key), None);
             assert_eq!(parse_stream(key), None);
-            assert_eq!(parse_bucket(key), None);
+            assert_eq!(parse_id_chunk(key), None);
         }
     }
 }

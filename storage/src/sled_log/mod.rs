@@ -41,6 +41,7 @@ pub use record::EventView;
 pub use salvage::Salvage;
 pub use verify::{Finding, LogStat, VerifyReport};
 
+use self::ids::Ids;
 use self::reader::{Reader, guarded};
 use self::writer::Command;
 use crate::limits::{check_append, check_cursor};
@@ -92,6 +93,7 @@ pub struct SledLog {
 /// What readers and the writer have in common.
 struct Shared {
     reader: Reader,
+    ids: Ids,
     /// The last durable position.
     head: AtomicU64,
     /// The last durable version of each stream.
@@ -121,6 +123,11 @@ impl Shared {
     fn version(&self, experiment: &ExperimentId) -> u64 {
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
         streams.get(experiment).copied().unwrap_or(0)
+    }
+
+    /// The event with this id, if its position is at most `head`.
+    fn find(&self, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
+        guarded(|| self.reader.find(&self.ids, id, head))
     }
 
     /// Shows readers what has become durable.
@@ -301,7 +308,7 @@ impl EventLog for SledLog {
     }
 
     fn find(&self, id: EventId) -> Result<Option<Recorded>, LogError> {
-        guarded(|| self.shared.reader.find(id, self.head()))
+        self.shared.find(id, self.head())
     }
 
     fn streams(&self) -> Result<Vec<(ExperimentId, u64)>, LogError> {

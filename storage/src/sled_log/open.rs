@@ -15,14 +15,15 @@ use dissent_domain::log::LogError;
 use sled::{Batch, Db};
 
 use super::commit::Committer;
+use super::ids::Ids;
 use super::reader::{Reader, damaged, guarded, read_error};
 use super::tail::{Found, Mark, Tail};
 use super::upgrade::{rebuild_indices, upgrade};
 use super::verify::index_entries;
-use super::{Cursors, Shared, SledOptions, group, keys, record, streams, tail};
+use super::{Cursors, Shared, SledOptions, keys, record, streams, tail};
 
 /// Version of everything that lies in the directory.
-pub(super) const FORMAT: u16 = 2;
+pub(super) const FORMAT: u16 = 3;
 /// Events checked at every open. Damage by a crash is at the end; the rest is for a full check.
 const CHECKED_AT_OPEN: u64 = 4096;
 /// How long sled may take to let go of a log that this process has just closed.
@@ -59,8 +60,9 @@ fn open_checked(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
     let db = open_sled(dir, options)?;
     let reader = Reader { tree: (*db).clone() };
     let (tail, head) = guarded(|| recover(dir, &db, &reader, options))?;
-    check(&reader, head, options)?;
-    let shared = guarded(|| load(reader, head))?;
+    let ids = guarded(|| Ids::load(&reader, head))?;
+    check(&reader, &ids, head, options)?;
+    let shared = guarded(|| load(reader, ids, head))?;
     let committer = Committer::new(db, dir, tail).map_err(io_error)?;
     Ok(Opened { shared, committer, lock })
 }
@@ -171,7 +173,7 @@ fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
     for (key, value) in record::encode(&events)? {
         batch.insert(&key, value);
     }
-    for (key, value) in group::index_updates(db, &events)? {
+    for (key, value) in streams::update(db, &events)? {
         batch.insert(key, value);
     }
     db.apply_batch(batch).map_err(read_error)?;
@@ -281,11 +283,11 @@ pub(super) fn write_meta(db: &Db, meta: Meta) -> Result<(), LogError> {
     db.flush().map(drop).map_err(read_error)
 }
 
-fn check(reader: &Reader, head: u64, options: &SledOptions) -> Result<(), LogError> {
+fn check(reader: &Reader, ids: &Ids, head: u64, options: &SledOptions) -> Result<(), LogError> {
     let from = if options.check_all { 0 } else { head.saturating_sub(CHECKED_AT_OPEN) };
     guarded(|| {
         reader.scan(from, head, &mut |view| {
-            let entries = index_entries(reader, &view)?;
+            let entries = index_entries(reader, ids, &view)?;
             match entries.iter().find(|(_, position)| *position != Some(view.position)) {
                 None => Ok(ControlFlow::Continue(())),
                 Some((what, _)) => {
@@ -296,7 +298,7 @@ fn check(reader: &Reader, head: u64, options: &SledOptions) -> Result<(), LogErr
     })
 }
 
-fn load(reader: Reader, head: u64) -> Result<Shared, LogError> {
+fn load(reader: Reader, ids: Ids, head: u64) -> Result<Shared, LogError> {
     let streams = streams::last_versions(&reader.tree)?;
     let events: u64 = streams.iter().map(|(_, version)| version).sum();
     if events != head {
@@ -307,6 +309,7 @@ fn load(reader: Reader, head: u64) -> Result<Shared, LogError> {
     let cursors = Cursors { records: reader.cursors()?.into_iter().collect(), ..Cursors::default() };
     Ok(Shared {
         reader,
+        ids,
         head: AtomicU64::new(head),
         streams: RwLock::new(streams.into_iter().collect()),
         cursors: Mutex::new(cursors),

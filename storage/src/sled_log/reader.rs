@@ -8,8 +8,9 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
 use sled::{IVec, Tree};
 
+use super::ids::Ids;
 use super::record::{self, EventView};
-use super::{ids, keys, streams};
+use super::{keys, streams};
 
 /// A view of the tree. It knows nothing of durability: callers bound what they ask for.
 #[derive(Clone)]
@@ -92,8 +93,8 @@ impl Reader {
     }
 
     /// The event with this id, if its position is at most `head`.
-    pub(super) fn find(&self, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
-        for position in ids::positions(&self.tree, id)? {
+    pub(super) fn find(&self, ids: &Ids, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
+        for position in ids.positions(&self.tree, id)? {
             if position > head {
                 continue;
             }

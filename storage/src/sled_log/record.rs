@@ -85,7 +85,7 @@ impl EventView<'_> {
 }
 
 /// A key and a framed value.
-type Part = ([u8; keys::EVENT_KEY_BYTES], Vec<u8>);
+type Part = ([u8; keys::NUMBERED_BYTES], Vec<u8>);
 
 /// The keys and values under which events with consecutive positions are kept.
 ///

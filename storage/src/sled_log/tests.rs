@@ -278,11 +278,36 @@ fn bring_to_first_format(log: &SledLog) {
             [b"s", recorded.experiment.as_str().as_bytes(), b"\0", &recorded.version.to_be_bytes()].concat();
         tree.insert(stream, &position).unwrap();
     }
+    set_format(tree, 1);
+}
+
+fn set_format(tree: &sled::Tree, format: u16) {
     let meta = tree.get(keys::META).unwrap().unwrap();
     let mut meta = record::unframe(keys::META, &meta).unwrap().to_vec();
-    meta[..2].copy_from_slice(&1_u16.to_le_bytes());
+    meta[..2].copy_from_slice(&format.to_le_bytes());
     tree.insert(keys::META, record::frame(keys::META, &meta)).unwrap();
     tree.flush().unwrap();
+}
+
+#[test]
+fn a_log_of_the_second_format_is_brought_to_this_one() {
+    let (log, dir) = fresh();
+    append(&log, "a", Any, (0..1500).map(|n| event("a", n, 600)).collect()).unwrap();
+    let tree = &log.shared.reader.tree;
+    for key in tree.scan_prefix(keys::IDS).keys() {
+        tree.remove(key.unwrap()).unwrap();
+    }
+    // It kept ids in numbered buckets.
+    for bucket in 0..90_u32 {
+        tree.insert([b"x", &bucket.to_be_bytes()[..]].concat(), vec![7; 200]).unwrap();
+    }
+    set_format(tree, 2);
+    drop(log);
+    for _ in 0..2 {
+        let log = open(dir.path()).unwrap();
+        assert_whole(&log, 1500);
+        assert_eq!(log.find(event("a", 1234, 0).id).unwrap().unwrap().position, 1235);
+    }
 }
 
 #[test]
@@ -293,7 +318,7 @@ fn a_log_of_the_first_format_is_brought_to_this_one() {
     bring_to_first_format(&log);
     // As an upgrade that was interrupted leaves it: new entries there, old ones half gone.
     let tree = &log.shared.reader.tree;
-    tree.insert(keys::bucket(3), record::frame(&keys::bucket(3), &[1; 24])).unwrap();
+    tree.insert(keys::id_chunk(512, 0), record::frame(b"x", &[1; 24])).unwrap();
     tree.insert(keys::stream(&experiment("a"), 2), record::frame(b"t", &[])).unwrap();
     for key in tree.scan_prefix(b"i").keys().take(900) {
         tree.remove(key.unwrap()).unwrap();

@@ -1,8 +1,8 @@
 //! Bringing a log of an older format to this one, and making its indices anew.
 //!
 //! The first format had a value for each event, which is a block of one record and stays as it is, and an index entry for each
-//! event's id and each version, which give way to [`super::ids`] and [`super::streams`]. A crash on the way leaves the older
-//! format's number, so that the next opening begins again.
+//! event's id and each version, which give way to [`super::ids`] and [`super::streams`]. The second had another index of ids. A
+//! crash on the way leaves the older format's number, so that the next opening begins again.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,10 +11,10 @@ use dissent_domain::event::Recorded;
 use dissent_domain::log::LogError;
 use sled::{Batch, Db};
 
-use super::group::index_updates;
 use super::keys;
 use super::open::{FORMAT, Meta, io_error, read_meta, sync_database, write_meta};
 use super::reader::{Reader, read_error};
+use super::streams;
 
 /// Events, and keys, of one write.
 const PER_WRITE: usize = 1024;
@@ -33,7 +33,7 @@ pub(super) fn upgrade(dir: &Path, db: &Db, reader: &Reader, head: u64) -> Result
     sync_database(dir).map_err(io_error)
 }
 
-/// Makes both indices anew from the events.
+/// Makes the index of streams anew from the events, and removes that of ids: it is made anew when it is loaded.
 pub(super) fn rebuild_indices(db: &Db, reader: &Reader, head: u64) -> Result<(), LogError> {
     for prefix in [keys::IDS, keys::STREAMS].into_iter().chain(keys::FIRST_FORMAT_INDICES) {
         remove_all(db, prefix)?;
@@ -52,7 +52,7 @@ pub(super) fn rebuild_indices(db: &Db, reader: &Reader, head: u64) -> Result<(),
 
 fn add(db: &Db, events: &[Recorded]) -> Result<(), LogError> {
     let mut batch = Batch::default();
-    for (key, value) in index_updates(db, events)? {
+    for (key, value) in streams::update(db, events)? {
         batch.insert(key, value);
     }
     db.apply_batch(batch).map_err(read_error)

@@ -8,9 +8,10 @@ use std::path::Path;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
 
+use super::ids::Ids;
 use super::reader::{Reader, guarded};
 use super::record::EventView;
-use super::{SledLog, ids, streams, tail};
+use super::{SledLog, streams, tail};
 
 /// Findings after which a check stops: more would say the same again.
 pub(super) const FINDINGS_MAX: usize = 100;
@@ -82,7 +83,7 @@ impl SledLog {
     /// If it cannot be read at all. Damage is in the report.
     pub fn verify(&self) -> Result<VerifyReport, LogError> {
         let head = self.head();
-        let mut check = Check::new(&self.shared.reader, head);
+        let mut check = Check::new(&self.shared.reader, &self.shared.ids, head);
         check.events()?;
         check.index_sizes()?;
         check.mark(&self.dir.join(tail::FILE_NAME))?;
@@ -143,6 +144,7 @@ struct Seen {
 /// A check in progress.
 pub(super) struct Check<'a> {
     reader: &'a Reader,
+    ids: &'a Ids,
     streams: HashMap<String, Seen>,
     /// Events so far that could not be read.
     unreadable: u64,
@@ -150,9 +152,9 @@ pub(super) struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    pub(super) fn new(reader: &'a Reader, head: u64) -> Self {
+    pub(super) fn new(reader: &'a Reader, ids: &'a Ids, head: u64) -> Self {
         let report = VerifyReport { head, ..VerifyReport::default() };
-        Self { reader, streams: HashMap::new(), unreadable: 0, report }
+        Self { reader, ids, streams: HashMap::new(), unreadable: 0, report }
     }
 
     /// Every event, resuming behind each that is damaged.
@@ -197,7 +199,7 @@ impl<'a> Check<'a> {
             Some(seen) => *seen = now,
             None => drop(self.streams.insert(view.experiment.to_owned(), now)),
         }
-        for (what, position) in index_entries(self.reader, view)? {
+        for (what, position) in index_entries(self.reader, self.ids, view)? {
             if position != Some(view.position) {
                 self.report.add(view.position, format!("the {what} index leads to {position:?} instead"));
             }
@@ -225,32 +227,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Entries of the id index. One may lie in two buckets: it stays for a while in the one that it leaves. A commit in progress
-    /// is already in the tree: it is beyond what is checked.
     fn id_entries(&self) -> Result<u64, LogError> {
-        let places = usize::try_from(self.report.head).unwrap_or(usize::MAX);
-        let mut seen: Vec<Option<ids::Entry>> = vec![None; places];
-        let mut entries = 0;
-        guarded(|| {
-            for bucket in ids::all(&self.reader.tree) {
-                for entry in bucket? {
-                    let index = entry.position.checked_sub(1).and_then(|index| usize::try_from(index).ok());
-                    match index.map(|index| seen.get_mut(index)) {
-                        // Beyond what is checked.
-                        Some(None) => {}
-                        Some(Some(known)) if *known == Some(entry) => {}
-                        Some(Some(known @ None)) => {
-                            *known = Some(entry);
-                            entries += 1;
-                        }
-                        // Two ids at one position, or a position that there is not.
-                        Some(Some(Some(_))) | None => entries += 1,
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        Ok(entries)
+        guarded(|| self.ids.count(&self.reader.tree, self.report.head))
     }
 
     fn stream_entries(&self) -> Result<u64, LogError> {
@@ -290,9 +268,10 @@ impl<'a> Check<'a> {
 /// Where the two indices lead from an event: back to it, if all is well.
 pub(super) fn index_entries(
     reader: &Reader,
+    ids: &Ids,
     view: &EventView<'_>,
 ) -> Result<[(&'static str, Option<u64>); 2], LogError> {
-    let candidates = ids::positions(&reader.tree, view.id)?;
+    let candidates = ids.positions(&reader.tree, view.id)?;
     let id = candidates.iter().find(|at| **at == view.position).or(candidates.first()).copied();
     let stream = match ExperimentId::new(view.experiment) {
         Ok(experiment) => streams::position(&reader.tree, &experiment, view.version)?,

@@ -11,6 +11,7 @@ use sled::Batch;
 
 use super::commit::Committer;
 use super::group::{Group, Reply};
+use super::reader::guarded;
 use super::{Shared, SledOptions, keys, record};
 
 /// Bodies in one commit: more would only add to everybody's latency.
@@ -153,6 +154,10 @@ impl Writer {
         self.take_cursors(&mut encoded.batch);
         let position = encoded.mark.position;
         self.committer.commit(encoded).inspect_err(|error| self.shared.fail(error))?;
+        // Before the head: who is told of an event finds it.
+        let new = group.records.iter().map(|recorded| (recorded.event.id, recorded.position));
+        let indexed = guarded(|| self.shared.ids.add(&self.shared.reader.tree, new));
+        indexed.inspect_err(|error| self.shared.fail(error))?;
         self.shared.advance(position, &group.versions);
         self.last_commit = began.elapsed();
         Ok(())

@@ -167,7 +167,6 @@ fn fill(path: &Path, events: u32) -> Result<Filling, Failure> {
     for answer in sent {
         wait(answer)?;
     }
-    eprintln!("GROWN {:?} {:?}", resident_at_half, resident_mebibytes());
     let grown = resident_mebibytes().zip(resident_at_half).map(|(end, half)| end - half);
     log.close()?;
     Ok(Filling {

@@ -362,11 +362,14 @@ mod tests {
         }
     }
 
+    /// What is said of a tree that was tampered with, and how it was.
+    type Tampering<'a> = (&'a str, &'a dyn Fn(&Tree));
+
     #[test]
     fn damage_to_a_run_is_named() {
         let cut = |payload: &mut Vec<u8>| payload.truncate(payload.len() - 8);
         let swap = |payload: &mut Vec<u8>| payload.rotate_left(8);
-        let tampering: [(&str, &dyn Fn(&Tree)); 5] = [
+        let tampering: [Tampering<'_>; 5] = [
             ("its chunk 0 is missing", &|tree| drop(tree.remove(keys::id_chunk(1400, 0)).unwrap())),
             ("it has 512 entries for the events 701 to 1400", &|tree| {
                 drop(tree.remove(keys::id_chunk(1400, 1)).unwrap());

@@ -215,6 +215,27 @@ fn lost_acknowledged_events_are_counted_and_can_be_accepted() {
 }
 
 #[test]
+fn indices_of_a_log_opened_in_spite_of_its_loss_know_nothing_of_what_is_gone() {
+    let (log, dir) = fresh();
+    append(&log, "a", Any, (0..700).map(|n| event("a", n, 600)).collect()).unwrap();
+    assert!(log.shared.reader.tree.scan_prefix(keys::IDS).count() > 0, "ids have been written");
+    for key in log.shared.reader.tree.range(keys::event(400, 0)..keys::event(u64::MAX, 0)).keys() {
+        log.shared.reader.tree.remove(key.unwrap()).unwrap();
+    }
+    drop(log);
+    corrupt(open(dir.path()));
+    let log =
+        SledLog::open(dir.path(), &SledOptions { accept_loss: true, ..SledOptions::default() }).unwrap();
+    let head = u32::try_from(log.head()).unwrap();
+    assert!((380..400).contains(&head), "{head} of 399, but for a block");
+    assert_eq!(log.find(event("a", head, 0).id).unwrap(), None);
+    append(&log, "a", Any, (head..1500).map(|n| event("a", n, 600)).collect()).unwrap();
+    assert_whole(&log, 1500);
+    drop(log);
+    assert_whole(&open(dir.path()).unwrap(), 1500);
+}
+
+#[test]
 fn a_missing_damaged_or_foreign_tail_file_is_an_error() {
     let (log, dir) = fresh();
     add(&log, 0..3);

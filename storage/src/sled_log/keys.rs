@@ -25,7 +25,7 @@ pub(super) const EVENTS: &[u8] = b"e";
 pub(super) const IDS: &[u8] = b"x";
 pub(super) const STREAMS: &[u8] = b"t";
 pub(super) const CURSORS: &[u8] = b"g";
-/// The indices of the first format. Those of the second began as these do.
+/// The indices of the first format. Those of the second have the letters of the present ones.
 pub(super) const FIRST_FORMAT_INDICES: [&[u8]; 2] = [b"i", b"s"];
 
 /// What is inserted into the tree.

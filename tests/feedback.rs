@@ -28,9 +28,13 @@ impl Desk {
 
     fn of(cases: Vec<Case>) -> Self {
         let plan = plan(&cases);
+        Self::with(&plan, &cases)
+    }
+
+    fn with(plan: &Plan, cases: &[Case]) -> Self {
         let desk = Self { folder: tempfile::tempdir().unwrap() };
-        let run = measured(&plan, &cases);
-        append(&desk.log(), &plan, &run.events);
+        let run = measured(plan, cases);
+        append(&desk.log(), plan, &run.events);
         desk
     }
 
@@ -275,6 +279,149 @@ fn a_table_goes_out_without_formulas_and_comes_back() {
     let message =
         desk.refused("experiment,round,comparison,annotator,verdict\ndesk,0,0,bob,tie\ndesk,0,x,bob,tie\n");
     assert!(message.contains("stdin:3: comparison: must be a whole number, found \"x\""), "{message}");
+}
+
+/// What stands between two marks.
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
+    text.split_once(begin).unwrap().1.split_once(end).unwrap().0
+}
+
+#[test]
+fn a_page_to_judge_on_shows_the_texts_and_lets_none_of_them_act() {
+    let mut cases = cases();
+    for case in &mut cases {
+        case.answers.iter_mut().for_each(|answer| {
+            answer.text =
+                format!("</script><script>alert(1)</script>\u{202E}\u{2028}<!-- {}", answer.logprob);
+        });
+    }
+    let desk = Desk::of(cases);
+    let page = desk.said(&["export", "desk", "--format", "html"], "");
+    assert_eq!(page.matches("<script").count(), 3, "the task and the two scripts of the page");
+    assert!(!page.contains("<!--") && !page.contains('\u{202E}') && !page.contains('\u{2028}'));
+    let nonce = between(&page, "script-src 'nonce-", "'");
+    assert_eq!(page.matches(&format!("nonce=\"{nonce}\">")).count(), 3);
+    for outside in ["http:", "https:", "src=", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside}: it would need something else");
+    }
+    let data = between(&page, &format!("id=\"task\" nonce=\"{nonce}\">"), "</script>");
+    let task: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(
+        (&task["experiment"], &task["round"], &task["annotator"]),
+        (&"desk".into(), &0.into(), &Value::Null)
+    );
+    let shown = task["comparisons"].as_array().unwrap();
+    let rows = desk.rows(&[]);
+    assert_eq!(shown.len(), rows.len());
+    for (shown, row) in shown.iter().zip(&rows) {
+        let keys: Vec<&String> = shown.as_object().unwrap().keys().collect();
+        assert_eq!(
+            keys,
+            ["comparison", "prompt", "first", "second", "fingerprint"],
+            "nothing that the models think"
+        );
+        assert_eq!(shown["comparison"], row["comparison"]);
+        let text =
+            row["first"].as_str().unwrap().replace('\u{202E}', "⟨U+202E⟩").replace('\u{2028}', "⟨U+2028⟩");
+        assert_eq!(shown["first"], text.as_str());
+    }
+}
+
+/// What the page's own script makes of judgements: it keeps them, reads them again and writes them as lines.
+const JUDGE: &str = r#"
+const before = new Judgements(task, null);
+const open = [before.nextOpen(0)];
+Object.assign(before.of.get(0), { verdict: "first", comment: " rude \n" });
+Object.assign(before.of.get(2), { verdict: "tie", unsafe: [false, true] });
+before.of.get(1).comment = "no verdict yet";
+const after = new Judgements(task, before.kept());
+open.push(after.nextOpen(0), after.nextOpen(2));
+Object.assign(before.of.get(1), { verdict: "second" });
+Object.assign(before.of.get(3), { verdict: "second" });
+open.push(before.nextOpen(1));
+const others = structuredClone(task);
+others.comparisons[0].fingerprint = "other texts";
+const kept = [after, new Judgements(others, after.kept()), new Judgements(task, "[not JSON"), new Judgements(task, "null")];
+console.log(JSON.stringify({ open, counts: kept.map((judgements) => judgements.count()), lines: after.lines("ann é") }));
+"#;
+
+#[test]
+fn what_is_judged_on_a_page_is_taken_in() {
+    let desk = Desk::new();
+    let page = desk.said(&["export", "desk", "--format", "html"], "");
+    let data = between(&page, "<script type=\"application/json\" id=\"task\" nonce=\"", "</script>");
+    let data = data.split_once('>').unwrap().1;
+    let script = between(&page, "\"use strict\";", "</script>");
+    let program = format!("const task = {data};\n{script}\n{JUDGE}");
+    let node = Command::new("node").arg("--eval").arg(&program).output();
+    let Ok(node) = node else {
+        println!("skipped: node, which runs the page's script here, is not installed");
+        return;
+    };
+    assert!(node.status.success(), "{}", String::from_utf8_lossy(&node.stderr));
+    let said: Value = serde_json::from_slice(&node.stdout).unwrap();
+    assert_eq!(said["open"], serde_json::json!([0, 1, 3, -1]));
+    assert_eq!(said["counts"], serde_json::json!([2, 1, 0, 0]));
+    let taken = desk.said(&["import", "-"], said["lines"].as_str().unwrap());
+    assert!(taken.starts_with("2 judgements taken in\n"), "{taken}");
+    let received = desk.received();
+    let of = |at: usize| (received[at].comparison, received[at].annotator.as_str(), received[at].is_unsafe);
+    assert_eq!((of(0), of(1)), ((0, "ann é", None), (2, "ann é", Some([false, true]))));
+    assert_eq!(received[0].comment.as_deref(), Some("rude"));
+    assert_eq!(desk.rows(&["--annotator", "ann é"]).len(), 2);
+}
+
+#[test]
+fn comparisons_are_shared_out_among_annotators() {
+    let desk = Desk::new();
+    desk.said(&["import", "-"], &line(0, "ann", "first"));
+    let pattern = desk.path("judge-{annotator}.jsonl");
+    let names = ["--annotator", "ann", "--annotator", "ben ../", "--annotator", "cy"];
+    let to = ["export", "desk", "--output", pattern.to_str().unwrap()];
+    let output = desk.feedback(&[&to[..], &names[..]].concat(), "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut lines = String::new();
+    for (file, name) in [("judge-ann", "ann"), ("judge-ben----", "ben ../"), ("judge-cy", "cy")] {
+        let text = std::fs::read_to_string(desk.path(&format!("{file}.jsonl"))).unwrap();
+        let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!((2..=3).contains(&rows.len()), "{name}: {text}");
+        assert!(rows.iter().all(|row| row["annotator"] == name), "{text}");
+        rows.into_iter().for_each(|row| lines += &judged(row, "tie"));
+    }
+    assert_eq!(lines.lines().count(), 7, "four comparisons twice, of which one judgement is there");
+    let said = desk.said(&["import", "-"], &lines);
+    assert!(said.contains("has the judgements it needs"), "{said}");
+    for (path, names, expected) in [
+        (
+            "judge.jsonl",
+            ["ann", "ben"],
+            "the files of ann and ben would be one: write {annotator} into --output",
+        ),
+        ("{annotator}.jsonl", ["a b", "a/b"], "the files of a b and a/b would be one"),
+        ("{annotator}.jsonl", ["ann", "ann"], "--annotator ann is given twice"),
+        ("-", ["ann", "ben"], "would be one"),
+    ] {
+        let [one, other] = names;
+        let args = ["export", "desk", "--output", path, "--annotator", one, "--annotator", other];
+        let refused = desk.feedback(&args, "");
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(2) && words.contains(expected), "{words}");
+    }
+}
+
+#[test]
+fn annotators_who_are_too_few_are_said_to_be() {
+    let cases = cases();
+    let mut plan = plan(&cases);
+    plan.learning.as_mut().unwrap().feedback.overlap = 3;
+    let desk = Desk::with(&plan, &cases);
+    let pattern = desk.path("{annotator}.csv");
+    let args =
+        ["export", "desk", "--output", pattern.to_str().unwrap(), "--annotator", "ann", "--annotator", "ben"];
+    let said = |desk: &Desk| String::from_utf8(desk.feedback(&args, "").stderr).unwrap();
+    assert!(said(&desk).contains("4 judgements will be missing"));
+    desk.said(&["import", "-"], &(0..4).map(|at| line(at, "cy", "tie")).collect::<String>());
+    assert!(!said(&desk).contains("missing"));
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! `dissent feedback`: hands comparisons to people, and takes their judgements.
 
+mod comparisons;
+mod dealing;
 mod export;
 mod import;
 mod judgements;
+mod page;
 mod sheet;
 mod status;
 
@@ -24,6 +27,10 @@ const PAGE_EVENTS: usize = 256;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  dissent feedback export my-experiment --format html --output judge.html     open it in a browser, or send it to people
+  dissent feedback export my-experiment --format html --output judge-{annotator}.html --annotator ann --annotator ben
+                                                      a page for each: the comparisons are shared out
+  dissent feedback import my-experiment-round-0-ann.jsonl                     what a page saves
   dissent feedback export my-experiment --format csv --output for-ann.csv --annotator ann
   dissent feedback import for-ann.csv                 with `verdict` filled in: first, second or tie
   dissent feedback status my-experiment

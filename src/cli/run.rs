@@ -115,8 +115,8 @@ fn say_what_people_can_do(
     writeln!(
         out,
         "{asked} comparisons wait for people's judgements.\n\
-         hand them out:  dissent feedback export {experiment} --format csv --output FILE.csv --annotator NAME{option}\n\
-         take them in:   dissent feedback import FILE.csv{option}\n\
+         hand them out:  dissent feedback export {experiment} --format html --output judge.html{option}\n\
+         take them in:   dissent feedback import FILE{option}    (the file that the page saves)\n\
          and go on:      dissent run {}{option}",
         config.display()
     )?;

@@ -35,6 +35,11 @@ fn event(n: u32) -> NewEvent {
     }
 }
 
+/// Runs of ids so short that some kills come while one is written.
+fn options() -> SledOptions {
+    SledOptions { run_events: 100, ..SledOptions::default() }
+}
+
 /// Appends for ever from where the log ends, and prints `position number` of each acknowledged event.
 #[test]
 fn child_that_will_be_killed() {
@@ -42,7 +47,7 @@ fn child_that_will_be_killed() {
         println!("skipped: it is the other half of the test beside it");
         return;
     };
-    let log = SledLog::open(dir, &SledOptions::default()).unwrap();
+    let log = SledLog::open(dir, &options()).unwrap();
     let mut next = u32::try_from(log.head()).unwrap();
     let mut under_way = std::collections::VecDeque::new();
     let mut out = std::io::stdout().lock();
@@ -71,7 +76,7 @@ fn a_killed_process_loses_nothing_acknowledged() {
     for kill in 0..KILLS {
         place = place.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         acknowledged.extend(run_and_kill(dir.path(), place >> 57));
-        let log = SledLog::open(dir.path(), &SledOptions::default())
+        let log = SledLog::open(dir.path(), &options())
             .unwrap_or_else(|error| panic!("after kill {kill}: {error}"));
         assert!(log.head() >= acknowledged.last().map_or(0, |last| last.0), "kill {kill}");
         if kill % 10 == 9 {

@@ -1,4 +1,56 @@
-//! Cells that a spreadsheet shows and does not run.
+//! Comparisons as a table, of cells that a spreadsheet shows and does not run.
+
+use super::comparisons::Row;
+use crate::report;
+
+/// The columns of a table, in their order.
+const COLUMNS: [&str; 12] = [
+    "experiment",
+    "round",
+    "comparison",
+    "prompt_id",
+    "prompt",
+    "first",
+    "second",
+    "annotator",
+    "verdict",
+    "first_unsafe",
+    "second_unsafe",
+    "comment",
+];
+
+/// Begins a table.
+pub(super) fn begin(out: &mut Vec<u8>) -> anyhow::Result<()> {
+    // Without it, some spreadsheets take UTF-8 for something else.
+    out.extend_from_slice("\u{FEFF}".as_bytes());
+    write(out, &COLUMNS.map(str::to_owned))
+}
+
+/// Adds a comparison, with what is to be said of it left empty.
+pub(super) fn line(out: &mut Vec<u8>, row: &Row<'_>) -> anyhow::Result<()> {
+    let text = |text: &str| guarded(&report::visible(text));
+    let cells = [
+        text(row.experiment.as_str()),
+        row.round.to_string(),
+        row.comparison.to_string(),
+        text(row.prompt_id.as_str()),
+        text(row.prompt),
+        text(row.first),
+        text(row.second),
+        text(row.annotator.unwrap_or_default()),
+        String::new(),
+        String::new(),
+        String::new(),
+        String::new(),
+    ];
+    write(out, &cells)
+}
+
+fn write(out: &mut Vec<u8>, cells: &[String; 12]) -> anyhow::Result<()> {
+    let mut writer = csv::Writer::from_writer(out);
+    writer.write_record(cells)?;
+    Ok(writer.flush()?)
+}
 
 /// Whether a spreadsheet would take a cell that begins so for a formula.
 fn starts_formula(text: &str) -> bool {
@@ -6,7 +58,7 @@ fn starts_formula(text: &str) -> bool {
 }
 
 /// A text as a cell: an apostrophe in front makes a formula a text, as spreadsheets have it.
-pub(super) fn guarded(text: &str) -> String {
+fn guarded(text: &str) -> String {
     if starts_formula(text) { format!("'{text}") } else { text.to_owned() }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Ids are spread evenly, so wherever they are kept in order, each event touches a page of its own; sled then fills its file with
 //! what it replaced, and its memory with the account of that. So here nothing is written twice. The ids of the newest events are
-//! in memory; once there are [`RUN_EVENTS`] of them they are written as a run, in order, which is never changed. Runs follow from
-//! the events, so they are no part of a commit: what a crash keeps from the tree is read from the events again. (Log-structured
-//! merge trees keep an index so: P. O'Neil et al. 1996. Runs are not merged here.)
+//! in memory; once there are enough of them ([`super::SledOptions::run_events`]) they are written as a run, in order, which is
+//! never changed. Runs follow from the events, so they are no part of a commit: what a crash keeps from the tree is read from the
+//! events again. (Log-structured merge trees keep an index so: P. O'Neil et al. 1996. Runs are not merged here.)
 //!
 //! Whether a run may have an id, a filter in memory tells: a binary fuse filter of 9 bits an event, which errs for one id in 256
 //! (T. M. Graf and D. Lemire 2022, *Binary fuse filters: fast and smaller than xor filters*).
@@ -25,9 +25,6 @@ use xorf::{BinaryFuse8, Filter};
 use super::reader::{Reader, read_error};
 use super::{keys, record};
 
-/// Events of a run. More need more memory until they are written, and longer to write (50 ms for these); fewer make more runs to
-/// ask. Tests want to see many.
-const RUN_EVENTS: u64 = if cfg!(test) { 1 << 9 } else { 1 << 18 };
 /// Entries of a chunk: 4 KiB.
 const ENTRIES_PER_CHUNK: usize = 512;
 const ENTRY_BYTES: usize = size_of::<u64>();
@@ -112,11 +109,7 @@ impl Ids {
     ///
     /// # Errors
     /// If a run or an event is damaged or cannot be read.
-    pub(super) fn load(reader: &Reader, head: u64) -> Result<Self, LogError> {
-        Self::load_with(reader, head, RUN_EVENTS)
-    }
-
-    fn load_with(reader: &Reader, head: u64, run_events: u64) -> Result<Self, LogError> {
+    pub(super) fn load(reader: &Reader, head: u64, run_events: u64) -> Result<Self, LogError> {
         let state = State { runs: runs(&reader.tree)?, recent: BTreeSet::new() };
         let end = state.end();
         if end > head {
@@ -124,11 +117,11 @@ impl Ids {
                 "the id index reaches to position {end}, the log to {head}"
             )));
         }
-        let ids = Self { run_events, state: RwLock::new(state) };
+        let ids = Self { run_events: run_events.max(1), state: RwLock::new(state) };
         let mut found = Vec::new();
         reader.scan(end, head, &mut |view| {
             found.push((view.id, view.position));
-            if found.len() as u64 >= run_events {
+            if found.len() as u64 >= ids.run_events {
                 ids.add(&reader.tree, found.drain(..))?;
             }
             Ok(ControlFlow::Continue(()))
@@ -317,7 +310,7 @@ mod tests {
 
     fn filled(events: u64) -> (Reader, Ids) {
         let reader = reader();
-        let ids = Ids::load_with(&reader, 0, PER_RUN).unwrap();
+        let ids = Ids::load(&reader, 0, PER_RUN).unwrap();
         for first in (1..=events).step_by(100) {
             add(&ids, &reader, first..=(first + 99).min(events));
         }
@@ -344,10 +337,10 @@ mod tests {
             reader.tree.remove(keys::id_chunk(1400, chunk)).unwrap().unwrap();
         }
         for run_events in [PER_RUN, 300] {
-            let ids = Ids::load_with(&reader, 2000, run_events).unwrap();
+            let ids = Ids::load(&reader, 2000, run_events).unwrap();
             assert_whole(&ids, &reader, 2000);
         }
-        let ids = Ids::load_with(&reader, 2000, PER_RUN).unwrap();
+        let ids = Ids::load(&reader, 2000, PER_RUN).unwrap();
         assert_eq!(ends(&ids), [700, 1400, 1700, 2000], "runs of any length are taken as they are");
         add(&ids, &reader, 2001..=2700);
         assert_eq!(ends(&ids).last(), Some(&2700));
@@ -385,11 +378,11 @@ mod tests {
         for (expected, tamper) in tampering {
             let (reader, _) = filled(2000);
             tamper(&reader.tree);
-            let said = Ids::load_with(&reader, 2000, PER_RUN).err().unwrap().to_string();
+            let said = Ids::load(&reader, 2000, PER_RUN).err().unwrap().to_string();
             assert!(said.contains("ends at position 1400") && said.contains(expected), "{said}");
         }
         let (reader, _) = filled(2000);
-        let said = Ids::load_with(&reader, 1000, PER_RUN).err().unwrap().to_string();
+        let said = Ids::load(&reader, 1000, PER_RUN).err().unwrap().to_string();
         assert!(said.contains("reaches to position 1400, the log to 1000"), "{said}");
     }
 
@@ -437,14 +430,14 @@ mod tests {
         #[test]
         fn every_id_is_found_however_they_came(commits in prop::collection::vec(1..400_u64, 1..12)) {
             let reader = reader();
-            let ids = Ids::load_with(&reader, 0, PER_RUN).unwrap();
+            let ids = Ids::load(&reader, 0, PER_RUN).unwrap();
             let mut events = 0;
             for commit in commits {
                 add(&ids, &reader, events + 1..=events + commit);
                 events += commit;
             }
             assert_whole(&ids, &reader, events);
-            assert_whole(&Ids::load_with(&reader, events, PER_RUN).unwrap(), &reader, events);
+            assert_whole(&Ids::load(&reader, events, PER_RUN).unwrap(), &reader, events);
         }
 
         #[test]

@@ -60,6 +60,9 @@ pub struct SledOptions {
     pub linger_max: Duration,
     /// Longest time a stored cursor stays undurable while no events come.
     pub cursor_delay_max: Duration,
+    /// Newest events whose ids are kept in memory until they are written together, as a run. More need more memory, 16 bytes
+    /// each, and make the writer pause longer (50 ms for the default); fewer make more runs to ask. Runs of any length are read.
+    pub run_events: u64,
     /// Reads and checks every event at open, not only the newest: seconds per million events.
     pub check_all: bool,
     /// Opens a log that has lost acknowledged events, and forgets them. For rescuing what is left.
@@ -74,6 +77,7 @@ impl Default for SledOptions {
             commit_events_max: 256,
             linger_max: Duration::from_millis(5),
             cursor_delay_max: Duration::from_millis(200),
+            run_events: 1 << 18,
             check_all: false,
             accept_loss: false,
         }

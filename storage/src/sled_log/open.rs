@@ -60,7 +60,7 @@ fn open_checked(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
     let db = open_sled(dir, options)?;
     let reader = Reader { tree: (*db).clone() };
     let (tail, head) = guarded(|| recover(dir, &db, &reader, options))?;
-    let ids = guarded(|| Ids::load(&reader, head))?;
+    let ids = guarded(|| Ids::load(&reader, head, options.run_events))?;
     check(&reader, &ids, head, options)?;
     let shared = guarded(|| load(reader, ids, head))?;
     let committer = Committer::new(db, dir, tail).map_err(io_error)?;

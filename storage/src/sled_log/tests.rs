@@ -15,8 +15,13 @@ fn fresh() -> (SledLog, TempDir) {
     (open(dir.path()).unwrap(), dir)
 }
 
+/// Runs of ids so short that a test makes some.
+fn options() -> SledOptions {
+    SledOptions { run_events: 512, ..SledOptions::default() }
+}
+
 fn open(dir: &Path) -> Result<SledLog, LogError> {
-    SledLog::open(dir, &SledOptions::default())
+    SledLog::open(dir, &options())
 }
 
 /// What the disk would hold if the power failed now: every file as it is.
@@ -149,7 +154,7 @@ fn a_failed_sync_is_not_acknowledged_and_stops_the_log() {
         let log = open(dir.path()).unwrap();
         add(&log, 0..5);
         drop(log);
-        let log = SledLog::open_with(dir.path(), &SledOptions::default(), break_it).unwrap();
+        let log = SledLog::open_with(dir.path(), &options(), break_it).unwrap();
         let error = append(&log, "a", Any, vec![event("a", 5, 600)]).unwrap_err();
         assert!(matches!(error, LogError::Io(_)), "{error}");
         assert_eq!((log.head(), log.find(event("a", 5, 0).id).unwrap()), (5, None));
@@ -209,7 +214,7 @@ fn lost_acknowledged_events_are_counted_and_can_be_accepted() {
     std::fs::copy(dir.path().join("tail"), old.path().join("tail")).unwrap();
     let what = corrupt(open(old.path()));
     assert!(what.contains("12 acknowledged events are missing, from position 9 to 20"), "{what}");
-    let options = SledOptions { accept_loss: true, ..SledOptions::default() };
+    let options = SledOptions { accept_loss: true, ..options() };
     drop(SledLog::open(old.path(), &options).unwrap());
     assert_whole(&open(old.path()).unwrap(), 8);
 }
@@ -224,8 +229,7 @@ fn indices_of_a_log_opened_in_spite_of_its_loss_know_nothing_of_what_is_gone() {
     }
     drop(log);
     corrupt(open(dir.path()));
-    let log =
-        SledLog::open(dir.path(), &SledOptions { accept_loss: true, ..SledOptions::default() }).unwrap();
+    let log = SledLog::open(dir.path(), &SledOptions { accept_loss: true, ..options() }).unwrap();
     let head = u32::try_from(log.head()).unwrap();
     assert!((399..=412).contains(&head), "{head}: what is left ends with the block of event 399");
     assert_eq!(log.find(event("a", head, 0).id).unwrap(), None);

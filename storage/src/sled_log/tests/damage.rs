@@ -170,7 +170,7 @@ fn damage_older_than_the_newest_events_is_found_by_a_full_check() {
     flip(&log.shared.reader.tree, &keys::event(1, 0), 2000);
     drop(log);
     drop(open(dir.path()).unwrap());
-    let options = SledOptions { check_all: true, ..SledOptions::default() };
+    let options = SledOptions { check_all: true, ..options() };
     assert!(corrupt(SledLog::open(dir.path(), &options)).contains("event 1:"));
 }
 

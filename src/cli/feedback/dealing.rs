@@ -1,0 +1,101 @@
+//! Shares the open comparisons out among annotators.
+
+use dissent_domain::learning::Asked;
+
+/// Deals each comparison to as many annotators as it still needs judgements from, of those who have not judged it to those who have
+/// the fewest so far. Among equals a draw decides, so that everyone judges something together with everyone else: agreement is
+/// measured on that. Returns a hand for each annotator, in order; the same every time.
+pub(super) fn deal<'a>(
+    open: &[&'a Asked],
+    overlap: usize,
+    annotators: &[impl AsRef<str>],
+) -> Vec<Vec<&'a Asked>> {
+    let mut hands = vec![Vec::new(); annotators.len()];
+    for &asked in open {
+        let missing = overlap.saturating_sub(asked.judgements.len());
+        let mut may: Vec<_> = (hands.iter_mut().zip(annotators))
+            .filter(|(_, name)| asked.judgements.of(name.as_ref()).is_none())
+            .collect();
+        may.sort_by_cached_key(|(hand, name)| (hand.len(), draw(asked.request.comparison, name.as_ref())));
+        may.into_iter().take(missing).for_each(|(hand, _)| hand.push(asked));
+    }
+    hands
+}
+
+fn draw(comparison: u32, annotator: &str) -> [u8; 32] {
+    *blake3::Hasher::new()
+        .update(&comparison.to_le_bytes())
+        .update(annotator.as_bytes())
+        .finalize()
+        .as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAMES: [&str; 5] = ["ann", "ben", "cy", "dee", "eve"];
+
+    /// A comparison that the named have judged.
+    fn asked(comparison: usize, judged_by: &[&str]) -> Asked {
+        let judgement = serde_json::json!({ "verdict": "tie", "is_unsafe": null });
+        let judgements: serde_json::Map<_, _> =
+            judged_by.iter().map(|name| ((*name).to_owned(), judgement.clone())).collect();
+        let request = serde_json::json!({
+            "round": 0, "comparison": comparison, "prompt_id": "p", "prompt_index": 0, "first": 0, "second": 1,
+        });
+        let asked =
+            serde_json::json!({ "request": request, "rewards": [0.0, 0.0], "judgements": judgements });
+        serde_json::from_value(asked).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn each_comparison_goes_to_as_many_as_it_needs_and_to_nobody_twice(
+            overlap in 1..4_usize,
+            count in 2..=NAMES.len(),
+            judged in prop::collection::vec(prop::sample::subsequence(NAMES.to_vec(), 0..3), 0..30),
+        ) {
+            let annotators = &NAMES[..count];
+            let all: Vec<Asked> = judged.iter().enumerate().map(|(at, by)| asked(at, by)).collect();
+            let hands = deal(&all.iter().collect::<Vec<_>>(), overlap, annotators);
+            for (asked, by) in all.iter().zip(&judged) {
+                let given: Vec<&str> = (hands.iter().zip(annotators))
+                    .filter(|(hand, _)| hand.iter().any(|dealt| dealt.request == asked.request))
+                    .map(|(_, name)| *name)
+                    .collect();
+                let may = annotators.iter().filter(|name| !by.contains(name)).count();
+                prop_assert_eq!(given.len(), overlap.saturating_sub(by.len()).min(may));
+                prop_assert!(given.iter().all(|name| !by.contains(name)));
+            }
+            for hand in &hands {
+                prop_assert!(hand.is_sorted_by_key(|dealt| dealt.request.comparison));
+            }
+        }
+
+        #[test]
+        fn where_nothing_is_judged_yet_hands_are_equal(overlap in 1..4_usize, comparisons in 0..40_usize) {
+            let all: Vec<Asked> = (0..comparisons).map(|at| asked(at, &[])).collect();
+            let hands = deal(&all.iter().collect::<Vec<_>>(), overlap, &NAMES);
+            let sizes: Vec<usize> = hands.iter().map(Vec::len).collect();
+            prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{:?}", sizes);
+        }
+    }
+
+    #[test]
+    fn everyone_judges_something_together_with_everyone_else() {
+        let all: Vec<Asked> = (0..60).map(|at| asked(at, &[])).collect();
+        let hands = deal(&all.iter().collect::<Vec<_>>(), 2, &NAMES[..4]);
+        let of =
+            |hand: &Vec<&Asked>| hand.iter().map(|dealt| dealt.request.comparison).collect::<BTreeSet<_>>();
+        for (at, one) in hands.iter().enumerate() {
+            for other in &hands[at + 1..] {
+                assert!(of(one).intersection(&of(other)).count() >= 3);
+            }
+        }
+    }
+}

@@ -11,7 +11,7 @@ pub const APPEND_EVENTS_MAX: usize = 10_000;
 /// several times over.
 pub const APPEND_BYTES_MAX: usize = 128 << 20;
 /// Largest record of a subscription, in bytes.
-pub const CURSOR_BYTES_MAX: usize = 8 << 10;
+pub const CURSOR_BYTES_MAX: usize = 7_490;
 /// Longest name of a subscription, in bytes.
 pub(crate) const GROUP_BYTES_MAX: usize = 256;
 /// Longest name of an actor or an event type, in bytes.

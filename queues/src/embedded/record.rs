@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Largest record, in bytes: what [`EventLog::store_cursor`](dissent_domain::log::EventLog) takes.
-pub(super) const RECORD_BYTES_MAX: usize = 8 * 1024;
+pub(super) const RECORD_BYTES_MAX: usize = 7_490;
 /// Most messages of a group that may be in hand, waiting for a retry or for room to be parked.
 pub(super) const OPEN_MAX: usize = 256;
 /// Most parked messages of a group that nobody has taken note of.

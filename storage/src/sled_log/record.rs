@@ -2,7 +2,7 @@
 //!
 //! An event is a record, a byte string. Records that are committed together and fit into one value of at most
 //! [`VALUE_BYTES_MAX`] lie there one after the other, a block; a larger record is a block of its own, cut into parts of that
-//! size, because sled moves larger values to files that it never syncs. Each part is a frame:
+//! size. Each part is a frame:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -23,16 +23,19 @@ use dissent_domain::log::LogError;
 use uuid::Uuid;
 
 use super::keys;
-use crate::limits::BODY_BYTES_MAX;
+use crate::limits::{BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 
-/// Largest value given to sled.
-pub(super) const VALUE_BYTES_MAX: usize = 8 << 10;
+/// Largest value given to sled. A page holds up to 17 of them for a moment; with their keys they stay below a quarter of sled's segment
+/// of 512 KiB, since it moves a larger page to a file that it never syncs.
+pub(super) const VALUE_BYTES_MAX: usize = 7_500;
 /// Bytes of a frame before its payload.
 const FRAME_BYTES: usize = 9;
 pub(super) const PAYLOAD_BYTES_MAX: usize = VALUE_BYTES_MAX - FRAME_BYTES;
 /// More than any record: what stands before the body is a few kilobytes at most.
 const RECORD_BYTES_MAX: usize = BODY_BYTES_MAX + (16 << 10);
 const FORMAT: u8 = 1;
+
+const _: () = assert!(CURSOR_BYTES_MAX + FRAME_BYTES <= VALUE_BYTES_MAX, "cursors are values, too");
 
 /// An event as it lies in the log, borrowed: what a scan hands out without copying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +157,7 @@ fn too_large(recorded: &Recorded) -> LogError {
 pub(super) fn frame(key: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(FRAME_BYTES + payload.len());
     out.push(FORMAT);
-    // A payload is at most 8 KiB, so that its length fits; were it not, reading it back would say so.
+    // A payload is at most 7,500 bytes, so that its length fits; were it not, reading it back would say so.
     out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
     let crc = frame_crc(key, &out, payload);
     out.extend_from_slice(&crc.to_le_bytes());

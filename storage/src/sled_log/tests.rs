@@ -541,3 +541,18 @@ proptest! {
         prop_assert_eq!(log.verify().unwrap().findings, vec![]);
     }
 }
+
+/// sled rewrites a page as a whole when it has changed often or when its segment is cleared, and moves what is larger than a
+/// quarter of a segment to a file of its own, which it never syncs.
+#[test]
+fn a_page_of_the_largest_values_stays_in_the_file_that_is_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open::open_sled(dir.path(), &options()).unwrap();
+    // As many as sled puts into a page, and again until it has written it anew; then one more.
+    for (change, part) in (0..).zip((0..16).chain([15; 12]).chain(16..40)) {
+        db.insert(keys::event(1, part), vec![change; record::VALUE_BYTES_MAX]).unwrap();
+    }
+    db.flush().unwrap();
+    let blobs = std::fs::read_dir(dir.path().join("blobs")).map_or(0, Iterator::count);
+    assert_eq!(blobs, 0);
+}

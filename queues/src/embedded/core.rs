@@ -1,13 +1,13 @@
 //! What the handles, the consumers and the keeper share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread::Thread;
 
 use dissent_domain::log::{EventLog, LogError};
 use tokio::sync::{oneshot, watch};
 
+use super::bell::Bell;
 use super::group::{Group, Rules};
 use super::record::Record;
 use super::{EmbeddedOptions, GroupStatus};
@@ -46,7 +46,8 @@ pub(super) struct Core {
     parked_wakers: Mutex<Vec<Waker>>,
     closing: AtomicBool,
     stopping: AtomicBool,
-    keeper: OnceLock<Thread>,
+    /// Shared with the log's listener, which must hold nothing that holds the log.
+    pub bell: Arc<Bell>,
     drained: watch::Sender<Drained>,
 }
 
@@ -59,7 +60,7 @@ impl Core {
             parked_wakers: Mutex::default(),
             closing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            keeper: OnceLock::new(),
+            bell: Arc::default(),
             drained: watch::Sender::new(None),
         }
     }
@@ -218,15 +219,8 @@ impl Core {
 
     // ---- the keeper
 
-    pub(super) fn set_keeper(&self, thread: Thread) {
-        // Called once, before any handle exists.
-        let _first = self.keeper.set(thread);
-    }
-
     pub(super) fn wake_keeper(&self) {
-        if let Some(thread) = self.keeper.get() {
-            thread.unpark();
-        }
+        self.bell.ring();
     }
 }
 

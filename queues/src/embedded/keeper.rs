@@ -18,10 +18,9 @@ pub(super) fn spawn(core: &Arc<Core>, log: &Arc<dyn EventLog>) -> std::io::Resul
     let (core_of_keeper, log_of_keeper) = (Arc::clone(core), Arc::clone(log));
     let mut keeper = Keeper { core: core_of_keeper, log: log_of_keeper, stored_at: None, next_reader: 0 };
     let keeper = thread::Builder::new().name("dissent-queues".to_owned()).spawn(move || keeper.run())?;
-    let thread = keeper.thread().clone();
-    core.set_keeper(thread.clone());
-    // It holds the thread only: the last handle to the log must not be dropped by the log's own writer.
-    log.on_advance(Box::new(move |_head| thread.unpark()));
+    let bell = Arc::clone(&core.bell);
+    // It holds the bell only: the last handle to the log must not be dropped by the log's own writer.
+    log.on_advance(Box::new(move |_head| bell.ring()));
     // The log may have advanced between the keeper's first look and the listener.
     core.wake_keeper();
     Ok(keeper)
@@ -61,8 +60,7 @@ impl Keeper {
         loop {
             match self.turn() {
                 Ok(Next::Again) => {}
-                Ok(Next::Sleep(None)) => thread::park(),
-                Ok(Next::Sleep(Some(time))) => thread::park_timeout(time),
+                Ok(Next::Sleep(longest)) => self.core.bell.listen(longest),
                 Ok(Next::Stop) => {
                     ending.error = None;
                     self.core.set_drained(Err(BrokerError::Closed));

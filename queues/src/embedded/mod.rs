@@ -1,6 +1,7 @@
 //! The broker of a single process: a persistent subscription over the event log. Messages *are* the log's
 //! events; all that a group adds is one small record of its progress.
 
+mod bell;
 mod consumer;
 mod core;
 mod group;

@@ -307,3 +307,25 @@ async fn a_damaged_or_foreign_record_is_an_error() {
         assert!(error.to_string().contains(hint), "{error}");
     }
 }
+
+/// A log may wait for its disk on a channel, and a channel takes the token by which `unpark` wakes a thread.
+#[test]
+fn a_broker_that_is_dropped_while_its_log_is_flushed_ends() {
+    let Embedded { log, broker } = Embedded::new(Durability::Immediate);
+    let (flushing, flushed) = std::sync::mpsc::channel();
+    log.at_flush(move || {
+        flushing.send(()).unwrap();
+        // Meanwhile the broker is dropped.
+        std::thread::sleep(Duration::from_millis(200));
+        std::thread::park_timeout(Duration::from_millis(1));
+    });
+    let _consumer = broker.subscribe(subscription(1)).unwrap();
+    broker.close();
+    flushed.recv().unwrap();
+    let (dropped, is_dropped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(broker);
+        dropped.send(()).unwrap();
+    });
+    is_dropped.recv_timeout(Duration::from_secs(30)).expect("the keeper sleeps, though it was told to stop");
+}

@@ -40,6 +40,8 @@ pub(crate) struct MemoryLog {
     disk: Arc<Mutex<Disk>>,
     memory: Mutex<Memory>,
     listeners: Mutex<Vec<AdvanceListener>>,
+    /// What a flush does last.
+    at_flush: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -54,7 +56,7 @@ impl MemoryLog {
 
     fn on(disk: Arc<Mutex<Disk>>, durability: Durability) -> Arc<Self> {
         let memory = Mutex::new(Memory { alive: true, ..Memory::default() });
-        Arc::new(Self { durability, disk, memory, listeners: Mutex::default() })
+        Arc::new(Self { durability, disk, memory, listeners: Mutex::default(), at_flush: Mutex::default() })
     }
 
     /// Ends this session, losing what is not durable, and starts another.
@@ -76,6 +78,11 @@ impl MemoryLog {
             let _gone = done.send(events);
         }
         lock(&self.listeners).iter().for_each(|listener| listener(head));
+    }
+
+    /// Has every flush end with this.
+    pub(crate) fn at_flush(&self, act: impl Fn() + Send + 'static) {
+        *lock(&self.at_flush) = Some(Box::new(act));
     }
 
     /// How often somebody had everything made durable.
@@ -210,6 +217,9 @@ impl EventLog for MemoryLog {
         self.check_alive()?;
         self.commit();
         lock(&self.memory).flushes += 1;
+        if let Some(act) = &*lock(&self.at_flush) {
+            act();
+        }
         Ok(())
     }
 }

@@ -15,8 +15,8 @@ use dissent_domain::id::ExperimentId;
 use dissent_storage::{ArtifactId, ArtifactStore, SharedStore};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::BadInput;
 use crate::config::{self, Config, WorkerConfig};
+use crate::error::BadInput;
 
 /// Longest bundle that is read: file names and hashes, and a configuration.
 const BYTES_MAX: u64 = 16 << 20;

@@ -17,12 +17,13 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{BadInput, Interrupted, ProgressView};
 use crate::config::Config;
 use crate::copies::{self, Copier};
+use crate::error::{BadInput, Interrupted};
 use crate::inbox;
 use crate::opening::{self, Places};
 use crate::planning::{self, Models};
+use crate::progress::ProgressView;
 
 /// How long what is in hand may take after the first signal.
 const GRACE: Duration = Duration::from_secs(8);

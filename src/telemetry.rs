@@ -10,7 +10,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-use crate::cli::BadInput;
+use crate::error::BadInput;
 use traces::Traces;
 
 /// How the log is written.

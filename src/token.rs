@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::cli::BadInput;
+use crate::error::BadInput;
 
 /// Where it is looked for first.
 pub(crate) const VARIABLE: &str = "DISSENT_CONTROL_TOKEN";

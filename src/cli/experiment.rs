@@ -11,7 +11,7 @@ use std::path::Path;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::order::Action;
 
-use super::exit::BadInput;
+use crate::error::BadInput;
 
 /// Create, list, pause, resume, cancel and fork experiments
 #[derive(Debug, clap::Args)]

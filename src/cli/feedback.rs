@@ -18,7 +18,7 @@ use dissent_domain::log::EventLog;
 use dissent_domain::replay::Replay;
 use dissent_domain::round::Round;
 
-use super::exit::BadInput;
+use crate::error::BadInput;
 
 /// Events read at a time: each may hold all the answers to a prompt.
 const PAGE_EVENTS: usize = 256;

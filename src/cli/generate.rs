@@ -11,9 +11,9 @@ use dissent_models::runtime::CancelFlag;
 use dissent_models::template::PromptTemplate;
 use serde::Serialize;
 
-use super::exit::BadInput;
 use super::interrupt;
 use super::models::{RuntimeArgs, counting_bar};
+use crate::error::BadInput;
 use crate::jsonl::JsonLinesWriter;
 use crate::loading::{self, Model};
 use crate::prompts;

@@ -4,7 +4,7 @@ use dissent_models::ModelError;
 use dissent_models::runtime::CancelFlag;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::exit::Interrupted;
+use crate::error::Interrupted;
 
 /// A flag that is raised on SIGINT or SIGTERM, from the moment that this returns.
 pub(crate) fn cancel_flag() -> anyhow::Result<CancelFlag> {

@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use dissent_domain::reward::RewardKind;
 use dissent_models::template::PromptTemplate;
 
-use super::exit::BadInput;
 use super::score::reward_kind;
 use crate::config::check_reward_template;
+use crate::error::BadInput;
 use crate::loading::Model;
 
 #[derive(Debug, clap::Args)]

@@ -14,7 +14,7 @@ use dissent_domain::log::{EventLog, LogError};
 use dissent_storage::{Salvage, SledLog, SledOptions, StorageError, transfer};
 use serde_json::json;
 
-use super::exit::BadInput;
+use crate::error::BadInput;
 use crate::history::table::{COLUMNS, Table};
 
 /// Verify, look at, compare, export and import the event log

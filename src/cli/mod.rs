@@ -4,7 +4,6 @@ mod completions;
 mod detect;
 mod doctor;
 mod eval;
-mod exit;
 mod experiment;
 mod feedback;
 mod generate;
@@ -14,7 +13,6 @@ mod judge;
 mod log;
 mod model;
 mod models;
-mod progress;
 mod queue;
 mod replay;
 mod report;
@@ -24,10 +22,6 @@ mod serve;
 mod server;
 mod study;
 mod train;
-
-pub use exit::BadInput;
-pub(crate) use exit::Interrupted;
-pub(crate) use progress::ProgressView;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,11 +33,27 @@ use dissent_domain::log::EventLog;
 use dissent_storage::{SledLog, SledOptions};
 
 use crate::copies::{self, ReadLog};
+use crate::error::{BadInput, FailureKind};
 use crate::telemetry::{self, LogFormat, Settings, Telemetry};
+
+/// Shown at the end of `dissent --help`.
+const AFTER_HELP: &str = "\
+Examples:
+  dissent doctor                            is everything here that a run needs?
+  dissent run experiment.toml               find the conflicts, and write a report
+  dissent detect --input scored.jsonl       the same on your own answers and scores, without any model
+
+Exit codes:
+  0    done
+  1    failed: the message says why
+  2    bad usage, configuration or input: nothing was changed
+  3    the event log is damaged, or a replay differs from what was recorded
+  130  interrupted: `run`, `study` and `train` keep what was done and go on from there the next time; others leave
+       no file behind";
 
 /// Find the answers on which a policy and its reward model disagree, and learn from what people say about them.
 #[derive(Debug, Parser)]
-#[command(name = "dissent", version, after_help = exit::HELP, propagate_version = true)]
+#[command(name = "dissent", version, after_help = AFTER_HELP, propagate_version = true)]
 struct Cli {
     /// Folder of the event log and the artifacts [default: the configuration's, else .dissent]
     #[arg(long, global = true, env = "DISSENT_DATA", value_name = "DIR")]
@@ -96,7 +106,7 @@ pub fn main() -> ExitCode {
         Ok(telemetry) => telemetry,
         Err(error) => {
             telemetry::say_failed(cli.log_format, &error);
-            return exit::code(&error);
+            return FailureKind::of(&error).exit_code();
         }
     };
     let outcome = run(&cli);
@@ -106,7 +116,7 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             telemetry::say_failed(cli.log_format, &error);
-            exit::code(&error)
+            FailureKind::of(&error).exit_code()
         }
     }
 }

@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use dissent_queues::{DeadContent, DeadMessage, QueueStats, RabbitBroker};
 use serde_json::{Value, json};
 
-use super::exit::BadInput;
 use crate::config::{BrokerConfig, Config, RabbitConfig};
+use crate::error::BadInput;
 
 /// Longest reason shown in a list, in characters.
 const REASON_CHARS: usize = 100;

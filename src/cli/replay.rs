@@ -16,8 +16,8 @@ use dissent_domain::round::{PromptProgress, Round};
 use dissent_storage::{SNAPSHOT_EVENTS, Snapshots};
 use serde::Serialize;
 
-use super::exit::BadInput;
 use super::read_log;
+use crate::error::BadInput;
 use crate::history::{self, settings::Setting};
 use crate::opening;
 

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use dissent_domain::id::ExperimentId;
 
-use super::exit::BadInput;
+use crate::error::BadInput;
 use crate::report::{self, ReportData, ReportError, TOP_DEFAULT};
 
 /// Report where the policy and the reward model disagree

@@ -9,10 +9,10 @@ use dissent_domain::log::EventLog;
 use dissent_domain::replay::Replay;
 use dissent_models::runtime::Provider;
 
-use super::exit::BadInput;
-use super::progress::ProgressView;
 use crate::config::Config;
+use crate::error::BadInput;
 use crate::history::overview::{OrderedBy, Past};
+use crate::progress::ProgressView;
 use crate::report;
 use crate::running::{Run, run_experiment};
 use crate::telemetry::LogFormat;

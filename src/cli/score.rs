@@ -12,10 +12,10 @@ use dissent_models::template::PromptTemplate;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::exit::BadInput;
 use super::interrupt;
 use super::models::{RuntimeArgs, counting_bar};
 use crate::config::check_reward_template;
+use crate::error::BadInput;
 use crate::jsonl::{InputError, JsonLines, JsonLinesWriter};
 use crate::loading::{self, Model};
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use dissent_actors::Roles;
 use dissent_models::runtime::Provider;
 
-use super::exit::BadInput;
 use crate::bundle;
 use crate::config::{Config, ExperimentConfig, RuntimeConfig, WorkerConfig};
+use crate::error::BadInput;
 use crate::serving::{self, Serving};
 use crate::token::ControlToken;
 

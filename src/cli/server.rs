@@ -10,7 +10,7 @@ use dissent_domain::log::LogError;
 use dissent_storage::SledLog;
 use serde_json::Value;
 
-use super::exit::BadInput;
+use crate::error::BadInput;
 use crate::token::ControlToken;
 
 /// Where a server listens unless it is told otherwise.

@@ -98,5 +98,5 @@ fn stopped(error: anyhow::Error) -> anyhow::Error {
     let is_stop = error
         .chain()
         .any(|cause| matches!(cause.downcast_ref(), Some(dissent_models::ModelError::Cancelled)));
-    if is_stop { super::exit::Interrupted("run the same command again to go on").into() } else { error }
+    if is_stop { crate::error::Interrupted("run the same command again to go on").into() } else { error }
 }

@@ -11,8 +11,8 @@ mod view;
 use dissent_domain::training::{DpoLoss, PolicyMethod};
 use dissent_models::training::Objective;
 
-use crate::cli::exit::BadInput;
 use crate::dataset::{Margins, Preferred};
+use crate::error::BadInput;
 use examples::Wanted;
 use offline::Offline;
 use options::{DataOptions, Defaults, LengthOptions, ModelOptions, OptimiserOptions, PairOptions};

@@ -7,7 +7,7 @@ use dissent_actors::LeaseTimes;
 use dissent_queues::RabbitOptions;
 use serde::Deserialize;
 
-use crate::cli::BadInput;
+use crate::error::BadInput;
 
 /// Where the address of RabbitMQ is looked for first: it holds a password.
 const URL_VARIABLE: &str = "DISSENT_RABBITMQ_URL";

@@ -17,7 +17,7 @@ use dissent_domain::learning::GuardPlan;
 use dissent_models::template::PromptTemplate;
 use serde::Deserialize;
 
-use crate::cli::BadInput;
+use crate::error::BadInput;
 
 pub use artifacts::ArtifactsConfig;
 pub use broker::{BrokerConfig, RabbitConfig};

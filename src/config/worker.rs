@@ -9,7 +9,7 @@ use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 
 use super::{ArtifactsConfig, BrokerConfig, Config, ExperimentConfig, RuntimeConfig, resolve};
-use crate::cli::BadInput;
+use crate::error::BadInput;
 
 /// What a worker has to be told.
 #[derive(Debug, Clone, Deserialize)]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use dissent_domain::experiment::Plan;
 use serde_json::Value;
 
-use crate::cli::BadInput;
+use crate::error::BadInput;
 
 /// A key of the configuration, and where its value is in a plan.
 struct Key {

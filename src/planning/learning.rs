@@ -14,9 +14,9 @@ use dissent_models::adapter::{LoraAdapter, LoraSlots};
 use dissent_storage::ArtifactStore;
 
 use super::{Models, keep_prompts};
-use crate::cli::BadInput;
 use crate::config::{Config, EvaluationConfig, GoldConfig, LearningConfig, RefinementConfig};
 use crate::dataset::Dataset;
+use crate::error::BadInput;
 use crate::gold::ReferenceAnswers;
 use crate::loading::Model;
 use crate::prompts;

@@ -26,9 +26,9 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bundle;
-use crate::cli::BadInput;
 use crate::config::{BrokerConfig, Config};
 use crate::copies::{self, Copier};
+use crate::error::BadInput;
 use crate::inbox;
 use crate::opening::{self, Places};
 use crate::planning::{self, Models};

@@ -10,8 +10,8 @@ use toml::{Table, Value};
 use super::arms::{ArmConfig, ArmsConfig};
 use super::labelled::LabelledConfig;
 use super::preparation::{CategoriesConfig, PREPARED};
-use crate::cli::BadInput;
 use crate::config::{RuntimeConfig, resolve};
+use crate::error::BadInput;
 
 /// `dissent study CONFIG.toml`.
 #[derive(Debug, Clone)]

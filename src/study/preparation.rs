@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::steps::Steps;
 use super::training::{Lessons, Training, Workshop};
-use crate::cli::BadInput;
+use crate::error::BadInput;
 use crate::jsonl::JsonLines;
 use crate::loading::Model;
 use categories::{BEGIN, END, World};

@@ -18,11 +18,11 @@ use serde::Serialize;
 
 use super::print;
 use super::reward::interval;
-use crate::cli::exit::BadInput;
 use crate::cli::interrupt;
 use crate::cli::judge::JudgeOptions;
 use crate::cli::models::{RuntimeArgs, counting_bar};
 use crate::dataset::{Dataset, ReadOptions, Row};
+use crate::error::BadInput;
 use crate::loading::{self, Model};
 
 /// Completions decoded together.

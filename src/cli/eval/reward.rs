@@ -10,12 +10,12 @@ use dissent_models::template::PromptTemplate;
 use serde::Serialize;
 
 use super::print;
-use crate::cli::exit::BadInput;
 use crate::cli::interrupt;
 use crate::cli::models::{RuntimeArgs, counting_bar};
 use crate::cli::score::reward_kind;
 use crate::config::check_reward_template;
 use crate::dataset::{Dataset, Left, Preferred, ReadOptions};
+use crate::error::BadInput;
 use crate::loading::{self, Model};
 
 /// Bins of the reliability table, over confidences from 0.5 to 1.

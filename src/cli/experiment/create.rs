@@ -12,8 +12,8 @@ use dissent_models::template::PromptTemplate;
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, wait};
 use serde_json::json;
 
-use super::super::exit::BadInput;
 use crate::config::Config;
+use crate::error::BadInput;
 use crate::planning::{self, Models};
 use crate::running::refuse_another_plan;
 

@@ -11,7 +11,7 @@ use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_storage::wait;
 use serde_json::json;
 
-use super::super::exit::BadInput;
+use crate::error::BadInput;
 use crate::history;
 use crate::history::settings::{self, Scope, Setting};
 

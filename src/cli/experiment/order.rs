@@ -12,8 +12,8 @@ use dissent_storage::{SledLog, wait};
 use serde::Deserialize as _;
 use serde_json::json;
 
-use super::super::exit::BadInput;
 use super::super::server::{Holder, Server, ServerArgs};
+use crate::error::BadInput;
 
 /// Longest wait for a server to decide and to make it durable.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -11,10 +11,10 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{ANNOTATOR_BYTES_MAX, Asked};
 use dissent_storage::SledLog;
 
-use super::super::exit::BadInput;
 use super::dealing::deal;
 use super::page::Task;
 use super::{FileOrStream, Known, comparisons, is_stream, sheet};
+use crate::error::BadInput;
 use crate::report;
 
 #[derive(Debug, clap::Args)]

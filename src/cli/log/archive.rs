@@ -11,8 +11,8 @@ use dissent_domain::replay::Replay;
 use dissent_storage::{SledLog, SledOptions, transfer};
 use serde_json::json;
 
-use super::super::exit::BadInput;
 use super::say;
+use crate::error::BadInput;
 use crate::history;
 use crate::report::count;
 

@@ -8,10 +8,10 @@ use dissent_domain::log::LogError;
 use dissent_storage::SledLog;
 use serde_json::json;
 
-use super::super::exit::BadInput;
 use super::super::server::{Holder, Server, ServerArgs};
 use super::say;
 use crate::backups;
+use crate::error::BadInput;
 
 /// Longest wait for a server to copy its log: some hundred thousand events take a second.
 const PATIENCE: Duration = Duration::from_secs(3600);

@@ -8,8 +8,8 @@ use dissent_queues::RabbitBroker;
 use dissent_storage::{SNAPSHOT_EVENTS, Snapshots};
 
 use super::{rabbit, with_broker};
-use crate::cli::exit::BadInput;
 use crate::config::Config;
+use crate::error::BadInput;
 use crate::opening::snapshots_folder;
 
 /// Delete the queues and the history that an experiment has left in RabbitMQ once it is finished or cancelled

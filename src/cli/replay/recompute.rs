@@ -14,8 +14,8 @@ use dissent_storage::MemoryLog;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::super::exit::{BadInput, Differs};
 use crate::config::Config;
+use crate::error::{BadInput, Differs};
 use crate::opening::{self, Places};
 use crate::planning::{self, Models};
 use crate::running::refuse_another_plan;

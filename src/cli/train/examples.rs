@@ -8,8 +8,8 @@ use dissent_models::template::{PromptTemplate, encode_text};
 use dissent_models::training::{TokenPair, TrainingData, TrainingSequence};
 use serde_json::{Value, json};
 
-use crate::cli::exit::BadInput;
 use crate::dataset::{Dataset, Imitated, Left, Row, TextRow, row_error};
+use crate::error::BadInput;
 
 /// What a training wants of its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

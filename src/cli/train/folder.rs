@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::cli::exit::BadInput;
+use crate::error::BadInput;
 
 const RECORD: &str = "training.json";
 const CHECKPOINT: &str = "checkpoint.bin";

@@ -17,9 +17,9 @@ use super::folder::{Decision, OutputFolder, Record, decide};
 use super::metrics_log::MetricsLog;
 use super::options::{DataOptions, ModelOptions};
 use super::view::{TrainingView, say};
-use crate::cli::exit::{BadInput, Interrupted};
 use crate::cli::interrupt;
 use crate::dataset::{Dataset, Left, ReadOptions, Row, hold_back};
+use crate::error::{BadInput, Interrupted};
 use crate::loading::{self, Model};
 
 /// Steps from one checkpoint to the next.

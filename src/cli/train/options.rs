@@ -7,9 +7,9 @@ use dissent_models::template::PromptTemplate;
 use dissent_models::training::DataOrder;
 
 use super::folder::Wish;
-use crate::cli::exit::BadInput;
 use crate::cli::models::RuntimeArgs;
 use crate::dataset::{Format, Margins, Preferred, ReadOptions};
+use crate::error::BadInput;
 
 /// The model that is trained, and where the result goes.
 #[derive(Debug, clap::Args)]

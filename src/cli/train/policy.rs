@@ -20,10 +20,10 @@ use super::metrics_log::MetricsLog;
 use super::offline::{GO_ON, in_folder, interrupted, object, open_model, report, unwritable};
 use super::options::{Defaults, ModelOptions, OptimiserOptions};
 use super::view::{TrainingView, say};
-use crate::cli::exit::{BadInput, Interrupted};
 use crate::cli::interrupt;
 use crate::cli::judge::JudgeOptions;
 use crate::dataset::{Dataset, ReadOptions};
+use crate::error::{BadInput, Interrupted};
 use crate::loading::{self, Model};
 
 /// Completions decoded together.

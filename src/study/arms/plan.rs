@@ -7,7 +7,7 @@ use dissent_domain::feedback::Opponent;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::cli::BadInput;
+use crate::error::BadInput;
 use crate::study::config::PATHS;
 use crate::study::preparation::{CategoriesConfig, PREPARED, Prepared};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Deserialize;
 
-use crate::cli::BadInput;
+use crate::error::BadInput;
 use crate::study::prediction::Judged;
 
 /// Answers to each question.

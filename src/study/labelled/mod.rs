@@ -18,8 +18,8 @@ use super::draw::shuffled;
 use super::prediction::{Predictions, Predictor, Sample, ScoredPrompt, Spread, evaluate};
 use super::steps::Steps;
 use super::training::{Lessons, Training, Workshop};
-use crate::cli::BadInput;
 use crate::config::{check_reward_template, resolve};
+use crate::error::BadInput;
 use crate::loading::Model;
 use data::Question;
 

@@ -1,0 +1,86 @@
+//! The errors by which a script can tell what to do next, and the exit codes that stand for them.
+
+use std::process::ExitCode;
+
+use dissent_domain::log::LogError;
+use dissent_domain::replay::ReplayError;
+use dissent_models::ModelError;
+
+use crate::jsonl::InputError;
+
+/// The user asked to stop, and the state is safe.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted: {0}")]
+pub(crate) struct Interrupted(pub(crate) &'static str);
+
+/// An option, a configuration key or the content of a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadInput(pub String);
+
+/// A recomputed result differs from the recorded one.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Differs(pub(crate) String);
+
+/// The kinds of failure that have an exit code of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// Any failure that is none of the others.
+    Failed,
+    /// Usage, configuration or input cannot be used; nothing was changed.
+    BadInput,
+    /// The event log is damaged, or a replay differs from it.
+    Differs,
+    /// The user asked to stop.
+    Interrupted,
+}
+
+impl FailureKind {
+    /// The kind of an error: that of the first cause in its chain that has one.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        error.chain().find_map(Self::of_cause).unwrap_or(Self::Failed)
+    }
+
+    fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let is_unusable_model =
+            matches!(cause.downcast_ref(), Some(ModelError::File { .. } | ModelError::Invalid(_)));
+        if cause.is::<InputError>() || cause.is::<BadInput>() || is_unusable_model {
+            Some(Self::BadInput)
+        } else if cause.is::<ReplayError>()
+            || cause.is::<Differs>()
+            || matches!(cause.downcast_ref(), Some(LogError::Corrupt(_)))
+        {
+            Some(Self::Differs)
+        } else if cause.is::<Interrupted>() {
+            Some(Self::Interrupted)
+        } else {
+            None
+        }
+    }
+
+    /// The exit code, as `dissent --help` documents it.
+    pub(crate) fn exit_code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed => 1,
+            Self::BadInput => 2,
+            Self::Differs => 3,
+            Self::Interrupted => 130,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cause_with_a_kind_decides() {
+        let bad = anyhow::Error::from(BadInput("x".to_owned())).context("while reading");
+        assert_eq!(FailureKind::of(&bad), FailureKind::BadInput);
+        let damaged = anyhow::Error::from(LogError::Corrupt("x".to_owned()));
+        assert_eq!(FailureKind::of(&damaged), FailureKind::Differs);
+        assert_eq!(FailureKind::of(&Interrupted("x").into()), FailureKind::Interrupted);
+        assert_eq!(FailureKind::of(&anyhow::anyhow!("x")), FailureKind::Failed);
+    }
+}

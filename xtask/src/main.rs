@@ -9,6 +9,7 @@ mod demo;
 mod faults;
 mod fetch;
 mod golden;
+mod lint;
 mod packages;
 mod process;
 mod suite;
@@ -30,6 +31,8 @@ enum Task {
     Fetch,
     /// Set up and run the whole test suite, documentation tests included
     Test(suite::TestOptions),
+    /// Check formatting, comments, import circles, workflows and clippy's lints
+    Lint(lint::LintOptions),
     /// Run one round on 24 prompts, with a real policy, a real reward model and an oracle, and open the report
     Demo(demo::DemoOptions),
     /// Run the fault campaign: experiments on RabbitMQ to which everything happens
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Fetch => fetch::fetch_all(),
         Task::Test(options) => suite::run(&options),
+        Task::Lint(options) => lint::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Faults(options) => faults::run(&options),
         Task::Bench(options) => bench::run(&options),

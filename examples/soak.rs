@@ -47,7 +47,7 @@ fn main() -> Outcome<()> {
     // Beside the program: a temporary folder is often in memory, where durability costs nothing.
     let here = std::env::current_exe()?;
     let folder = tempfile::tempdir_in(here.parent().unwrap_or(Path::new(".")))?;
-    let node = Node::new();
+    let node = Node::new().map_err(anyhow::Error::msg)?;
     actix::System::new().block_on(soak(
         &node,
         folder.path(),

@@ -17,6 +17,9 @@ pub mod planning;
 mod progress;
 pub mod prompts;
 pub mod report;
+#[cfg(test)]
+#[path = "../tests/support/required.rs"]
+mod required;
 mod running;
 mod serving;
 pub mod study;

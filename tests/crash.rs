@@ -6,22 +6,13 @@ use std::time::{Duration, Instant};
 
 use dissent_domain::event::Recorded;
 
+use crate::support::random::Random;
 use crate::support::{Lab, Setup, history, succeeded};
 
 const KILLS: u32 = 50;
 
 /// Type and body of each event, by its id.
 type History = BTreeMap<String, (String, Vec<u8>)>;
-
-/// A cheap reproducible sequence: the moments need to be spread, not random.
-struct Moments(u64);
-
-impl Moments {
-    fn next(&mut self, up_to: Duration) -> Duration {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        up_to.mul_f64((self.0 >> 33) as f64 / f64::from(1_u32 << 31))
-    }
-}
 
 /// An experiment that is killed again and again, each time checked for what it lost.
 struct Victim<'a> {
@@ -106,11 +97,11 @@ fn uninterrupted(lab: &Lab) -> (History, Duration) {
 fn runs_killed_at_moments_from_start_to_end_end_as_an_uninterrupted_one() {
     let Some(lab) = Lab::new(&Setup { prompts: 24, batch_prompts: 2, ..Setup::default() }) else { return };
     let (reference, whole_run) = uninterrupted(&lab);
-    let mut moments = Moments(20_251_209);
+    let mut moments = Random::new(20_251_209);
     let (mut kills, mut experiments) = (0, 0);
     while kills < KILLS {
         let mut victim = Victim::new(&lab, experiments);
-        while !victim.finishes_within(moments.next(whole_run)) {}
+        while !victim.finishes_within(whole_run.mul_f64(moments.unit())) {}
         kills += victim.kills;
         experiments += 1;
         victim.ends_as(&reference);
@@ -125,13 +116,13 @@ fn a_run_killed_fifty_times_before_it_may_finish_ends_as_an_uninterrupted_one() 
     let setup = Setup { prompts: 40, samples: 16, max_new_tokens: 64, batch_prompts: 4, ..Setup::default() };
     let Some(lab) = Lab::new(&setup) else { return };
     let (reference, whole_run) = uninterrupted(&lab);
-    let mut moments = Moments(20_251_210);
+    let mut moments = Random::new(20_251_210);
     let mut longest_life = whole_run.mul_f64(0.25);
     let mut experiments = 0;
     let mut victim = Victim::new(&lab, experiments);
     while victim.kills < KILLS {
         let advances = victim.advances;
-        if victim.finishes_within(moments.next(longest_life)) {
+        if victim.finishes_within(longest_life.mul_f64(moments.unit())) {
             victim.ends_as(&reference);
             experiments += 1;
             victim = Victim::new(&lab, experiments);

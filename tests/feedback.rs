@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::report::append;
 use crate::report::history::{Case, measured};
 use crate::report::learning::{cases, learning_plan};
+use crate::support::required::required;
 
 /// A data folder with a round that waits for two judgements of each of four comparisons.
 struct Desk {
@@ -354,10 +355,8 @@ fn what_is_judged_on_a_page_is_taken_in() {
     let script = between(&page, "\"use strict\";", "</script>");
     let program = format!("const task = {data};\n{script}\n{JUDGE}");
     let node = Command::new("node").arg("--eval").arg(&program).output();
-    let Ok(node) = node else {
-        println!("skipped: node, which runs the page's script here, is not installed");
-        return;
-    };
+    let node = node.map_err(|error| format!("failed to start node: {error}: apt-get install nodejs"));
+    let Some(node) = required(node) else { return };
     assert!(node.status.success(), "{}", String::from_utf8_lossy(&node.stderr));
     let said: Value = serde_json::from_slice(&node.stdout).unwrap();
     assert_eq!(said["open"], serde_json::json!([0, 1, 3, -1]));

@@ -1,10 +1,11 @@
 //! `dissent generate` and `dissent score`: the steps as filters over JSON lines.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dissent_models::cache;
 use serde_json::Value;
 
+use crate::support::required::{file, required};
 use crate::support::{Lab, Setup, succeeded};
 
 fn golden(name: &str) -> String {
@@ -214,10 +215,9 @@ fn a_cost_is_a_reward_negated() {
 
 #[test]
 fn the_scoring_fixture_comes_out_as_transformers_and_peft_scored_it() {
-    let model = cache::cache_dir().map(|cache| cache.join("models/SmolLM2-135M-Instruct.Q4_1.gguf"));
-    let Some(model) = model.filter(|path: &PathBuf| path.is_file()) else {
-        return eprintln!("skipped: SmolLM2 is not in the cache: cargo xtask fetch");
-    };
+    let model = cache::cache_dir().unwrap().join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let model = file(model).map_err(|reason| format!("{reason}: run `cargo xtask fetch`"));
+    let Some(model) = required(model) else { return };
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     // A few of its prompts: the whole of it is scored by the models' own tests.
     let input = lab.data_dir("input.jsonl");

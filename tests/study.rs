@@ -10,6 +10,7 @@ use dissent_models::runtime::OnnxRuntime;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::required::required;
 use crate::support::succeeded;
 
 struct Study {
@@ -17,12 +18,9 @@ struct Study {
 }
 
 impl Study {
-    /// A folder with a study; none, and a word on why, where ONNX Runtime is missing.
+    /// A folder with a study. Requires ONNX Runtime.
     fn new(config: &str, files: &[(&str, String)]) -> Option<Self> {
-        if let Err(error) = OnnxRuntime::load(None) {
-            eprintln!("skipped: {error}");
-            return None;
-        }
+        required(OnnxRuntime::load(None))?;
         let study = Self { folder: tempfile::tempdir().unwrap() };
         std::fs::write(study.config(), config).unwrap();
         for (name, text) in files {

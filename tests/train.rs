@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::random::Random;
 use crate::support::{Lab, Setup, succeeded};
 
 /// Where a test's files are.
@@ -216,18 +217,6 @@ fn a_folder_with_another_training_is_refused_and_a_finished_one_left_alone() {
     assert!(String::from_utf8_lossy(&ran.stderr).contains("name a new folder"));
 }
 
-/// Small, repeatable random numbers (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
 const EVERY: u64 = 5;
 
 /// Steps in the log so far.
@@ -268,7 +257,7 @@ fn a_training_that_is_killed_again_and_again_ends_as_if_it_never_was() {
         "5",
     ];
     succeeded(bench.train("reward", "whole", &more));
-    let mut random = Random(0x5eed);
+    let mut random = Random::new(0x5eed);
     let log = bench.path("killed").join("metrics.jsonl");
     let mut kills = 0;
     let mut before: Vec<String> = Vec::new();
@@ -282,12 +271,12 @@ fn a_training_that_is_killed_again_and_again_ends_as_if_it_never_was() {
         let is_last = kills >= 12;
         if kills % 4 == 3 {
             // In the middle of starting up, of which nothing may come to harm.
-            std::thread::sleep(Duration::from_millis(random.below(60)));
+            std::thread::sleep(Duration::from_millis(random.below(60) as u64));
         } else {
-            let reach = before.len() as u64 + 1 + random.below(25);
+            let reach = (before.len() + 1 + random.below(25)) as u64;
             let reached = wait_for_steps(&mut child, &log, if is_last { total } else { reach });
             assert!(reached || is_last, "it ended before it was killed");
-            std::thread::sleep(Duration::from_micros(random.below(4000)));
+            std::thread::sleep(Duration::from_micros(random.below(4000) as u64));
         }
         if !is_last {
             child.kill().unwrap();

@@ -36,6 +36,9 @@ pub mod pipeline;
 mod progress;
 pub mod prompt;
 pub mod recompute;
+#[cfg(test)]
+#[path = "../../tests/support/required.rs"]
+mod required;
 pub mod reward;
 mod roles;
 pub mod round;

@@ -19,7 +19,13 @@ pub mod learning;
 pub mod log;
 pub mod order;
 pub mod prompt;
+#[cfg(test)]
+#[path = "../../tests/support/random.rs"]
+mod random;
 pub mod replay;
+#[cfg(test)]
+#[path = "../../tests/support/required.rs"]
+mod required;
 pub mod reward;
 pub mod round;
 pub mod snapshot;

@@ -8,6 +8,12 @@ pub mod error;
 pub mod generation;
 pub mod inspect;
 pub mod onnx;
+#[cfg(test)]
+#[path = "../../tests/support/random.rs"]
+mod random;
+#[cfg(test)]
+#[path = "../../tests/support/required.rs"]
+mod required;
 pub mod runtime;
 mod sampling;
 pub mod scoring;

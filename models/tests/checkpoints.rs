@@ -1,6 +1,6 @@
 //! Opening checkpoints as they lie on people's disks, and a real one compared with transformers.
 
-#![allow(clippy::print_stderr, reason = "a skipped test has to say so")]
+mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -291,15 +291,10 @@ fn an_adapter_of_peft_is_described() {
     assert!(reason.contains("an adapter, not a model"), "{reason}");
 }
 
-/// SmolLM2 in the product's cache, with the options to open it; says that it skipped when it is not there.
+/// SmolLM2 in the product's cache, with the options to open it.
 fn smollm2() -> Option<(PathBuf, OpenOptions)> {
-    let cache_dir = dissent_models::cache::cache_dir()?;
-    let path = dissent_models::cache::models_dir(&cache_dir).join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    if !path.exists() {
-        eprintln!("skipped: {} is missing; run: cargo xtask fetch", path.display());
-        return None;
-    }
-    Some((path, OpenOptions { layers: None, cache_dir }))
+    let cache_dir = dissent_models::cache::cache_dir().expect("a cache folder");
+    Some((support::smollm2_file()?, OpenOptions { layers: None, cache_dir }))
 }
 
 #[test]

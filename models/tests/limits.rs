@@ -10,6 +10,7 @@ use dissent_models::checkpoint::Checkpoint;
 use dissent_models::generation::{GenerationJob, GenerationProgress, Generator};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
+use support::required::optional;
 use support::{adapter, golden, open, options, runtime, tiny};
 
 fn job(prompt_ids: Vec<u32>, samples: u8) -> GenerationJob {
@@ -154,10 +155,8 @@ fn a_model_whose_numbers_are_not_finite_is_named() {
 #[test]
 fn cuda_without_a_gpu_is_an_error_that_says_what_is_missing() {
     let Some(runtime) = runtime() else { return };
-    if Path::new("/dev/nvidia0").exists() {
-        support::skip("this machine has a GPU");
-        return;
-    }
+    let has_gpu = Path::new("/dev/nvidia0").exists();
+    let Some(()) = optional(if has_gpu { Err("this machine has a GPU") } else { Ok(()) }) else { return };
     let cuda = SessionOptions { provider: Provider::Cuda, ..options(2) };
     let error = Generator::open(runtime, &tiny("llama"), None, &cuda).err().expect("no GPU").to_string();
     assert!(error.contains("CUDA"), "{error}");

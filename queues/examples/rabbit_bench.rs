@@ -136,7 +136,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
-    let node = Node::new();
+    let node = Node::new().expect("RabbitMQ is installed");
     let (mut publishes, mut consumes, mut ends) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..RUNS {
         let (publish, consume) = bare(&node, &format!("bare{run}")).await;

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::required::{file as required_file, optional};
 
 fn read_with(input: impl AsRef<[u8]>, options: &ReadOptions) -> Result<Dataset, InputError> {
     let lines = JsonLines::new("in.jsonl", Cursor::new(input.as_ref().to_vec()));
@@ -274,9 +275,7 @@ fn the_fingerprint_is_of_what_rows_say_not_of_the_file() {
 #[test]
 fn the_hh_rlhf_rows_are_read_without_loss() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hh-rlhf/test.jsonl.gz");
-    if !path.is_file() {
-        return eprintln!("skipped: {} is not there", path.display());
-    }
+    let Some(path) = optional(required_file(path)) else { return };
     let dataset = Dataset::read(&path, &ReadOptions::default()).unwrap();
     assert_eq!(dataset.format, Format::HhRlhf);
     let rows = dataset.preferences().unwrap().rows;

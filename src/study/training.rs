@@ -155,13 +155,11 @@ mod tests {
 
     use super::*;
     use crate::loading::Model;
+    use crate::required::required;
 
     #[test]
     fn a_training_goes_on_from_its_checkpoint_to_the_same_result() {
-        let runtime = match OnnxRuntime::load(None) {
-            Ok(runtime) => runtime,
-            Err(error) => return eprintln!("skipped: {error}"),
-        };
+        let Some(runtime) = required(OnnxRuntime::load(None)) else { return };
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden/llama");
         let (model, folder) = (Model::open(&golden, None, None).unwrap(), tempfile::tempdir().unwrap());
         let row = |place: usize| Demonstration {

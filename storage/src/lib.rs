@@ -8,6 +8,12 @@ pub mod conformance;
 mod error;
 mod limits;
 mod memory;
+#[cfg(test)]
+#[path = "../../tests/support/random.rs"]
+mod random;
+#[cfg(all(test, feature = "s3"))]
+#[path = "../../tests/support/required.rs"]
+mod required;
 mod sled_log;
 mod snapshots;
 pub mod transfer;

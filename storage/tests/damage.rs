@@ -9,6 +9,9 @@
     reason = "a test that cannot go on fails"
 )]
 
+#[path = "../../tests/support/random.rs"]
+mod random;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,34 +23,17 @@ use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::{Append, EventLog, ExpectedVersion, LogError};
 use dissent_domain::prompt::Prompt;
 use dissent_storage::{Salvage, SledLog, SledOptions, transfer, wait};
+use random::Random;
 use tempfile::TempDir;
 
 const EVENTS: u32 = 700;
 /// No trial takes so long unless it hangs.
 const TRIAL_MAX: Duration = Duration::from_secs(120);
 
-/// splitmix64: every trial has a seed of its own.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `limit`, which is not 0.
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-
-    /// Small numbers as likely as large ones.
-    fn length(&mut self, limit: usize) -> usize {
-        let bits = self.below(20);
-        1 + self.below((1 << bits).min(limit.max(1)))
-    }
+/// A length up to `limit`: of one digit as likely as of six.
+fn length_below(limit: usize, random: &mut Random) -> usize {
+    let bits = random.below(20);
+    1 + random.below((1 << bits).min(limit.max(1)))
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -66,7 +52,7 @@ fn experiment(n: u32) -> ExperimentId {
 fn append(log: &SledLog, n: u32) {
     let experiment = experiment(n);
     let bytes = if n.is_multiple_of(97) { 30_000 } else { 40 + n as usize % 900 };
-    let mut random = Random(n.into());
+    let mut random = Random::new(n.into());
     let text = (0..bytes).map(|_| char::from(b'a' + u8::try_from(random.below(26)).unwrap())).collect();
     let prompt = Prompt { prompt_id: PromptId::new(format!("p{n}")).unwrap(), text, category: None };
     let admitted = PromptAdmitted { round: 0, index: n, prompt };
@@ -155,7 +141,7 @@ fn damage(dir: &Path, random: &mut Random) -> String {
     // Mostly where something lies: files are made large before they are filled.
     let used = bytes.iter().rposition(|&byte| byte != 0).map_or(1, |last| last + 1);
     let at = random.below(used.max(1));
-    let count = random.length(length - at.min(length)).min(length - at.min(length));
+    let count = length_below(length - at.min(length), random).min(length - at.min(length));
     let how = match what {
         0 => {
             fs::remove_file(&path).unwrap();
@@ -275,7 +261,7 @@ struct Trial {
 }
 
 fn trial(image: &Image, seed: u64) -> Trial {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let work = tempfile::tempdir().unwrap();
     let dir = work.path().join("log");
     fs::create_dir(&dir).unwrap();

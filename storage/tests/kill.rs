@@ -1,6 +1,9 @@
 //! A process that is killed at any moment loses nothing that it was told is durable.
 #![expect(clippy::unwrap_used, reason = "a test: failing is a panic")]
 
+#[path = "../../tests/support/random.rs"]
+mod random;
+
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -10,6 +13,7 @@ use dissent_domain::event::{EventId, NewEvent};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_storage::{SledLog, SledOptions, wait};
+use random::Random;
 
 const DIRECTORY: &str = "DISSENT_KILL_TEST_DIRECTORY";
 const KILLS: u64 = 40;
@@ -72,10 +76,9 @@ fn child_that_will_be_killed() {
 fn a_killed_process_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged: Vec<(u64, u64)> = Vec::new();
-    let mut place: u64 = 0x5eed;
+    let mut random = Random::new(0x5eed);
     for kill in 0..KILLS {
-        place = place.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        acknowledged.extend(run_and_kill(dir.path(), place >> 57));
+        acknowledged.extend(run_and_kill(dir.path(), random.below(128)));
         let log = SledLog::open(dir.path(), &options())
             .unwrap_or_else(|error| panic!("after kill {kill}: {error}"));
         assert!(log.head() >= acknowledged.last().map_or(0, |last| last.0), "kill {kill}");
@@ -87,7 +90,7 @@ fn a_killed_process_loses_nothing_acknowledged() {
 }
 
 /// Lets the child acknowledge `count` events and kills it while it writes on; returns all it acknowledged.
-fn run_and_kill(dir: &Path, count: u64) -> Vec<(u64, u64)> {
+fn run_and_kill(dir: &Path, count: usize) -> Vec<(u64, u64)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_that_will_be_killed", "--nocapture"])
         .env(DIRECTORY, dir)
@@ -104,7 +107,7 @@ fn run_and_kill(dir: &Path, count: u64) -> Vec<(u64, u64)> {
         {
             seen.push((position, n));
         }
-        if seen.len() as u64 == count {
+        if seen.len() == count {
             child.kill().unwrap();
         }
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::fleet::{Fleet, SERVER};
 use crate::node::Node;
+use crate::support::required::required;
 use crate::support::{Lab, Setup, succeeded};
 use crate::{PATIENCE, order};
 
@@ -31,7 +32,7 @@ fn left(lab: &Lab, node: &Node, config: &Path) -> Vec<String> {
 #[test]
 fn a_server_that_is_stopped_after_the_end_leaves_no_queues() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
-    let node = Node::new();
+    let Some(node) = required(Node::new()) else { return };
     let mut fleet = Fleet::new(&lab, order(&node, "over", &ROLES));
     fleet.start_with(SERVER, &[]);
     fleet.start(1);
@@ -51,7 +52,7 @@ fn a_server_that_is_stopped_after_the_end_leaves_no_queues() {
 #[test]
 fn queues_that_are_left_are_deleted_once_they_are_not_needed() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
-    let node = Node::new();
+    let Some(node) = required(Node::new()) else { return };
     let mut fleet = Fleet::new(&lab, order(&node, "rest", &ROLES));
     let config = fleet.config().to_owned();
     fleet.start(SERVER);

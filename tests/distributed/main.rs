@@ -1,5 +1,5 @@
 //! One experiment on RabbitMQ, in one process and in several: the same history, whoever does the steps.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says why")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod fleet;
 mod forgetting;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use fleet::{Fleet, Order, SERVER};
 use node::Node;
+use support::required::required;
 use support::{Lab, Learning, Setup, succeeded};
 use verdict::Outcome;
 
@@ -35,7 +36,7 @@ fn order<'a>(node: &Node, name: &str, roles: &'a [&'a str]) -> Order<'a> {
 #[test]
 fn in_one_process_or_in_many_an_experiment_comes_to_the_same_end() {
     let Some(lab) = Lab::new(&Setup { learns: LEARNS, ..Setup::default() }) else { return };
-    let node = Node::new();
+    let Some(node) = required(Node::new()) else { return };
     lab.run("embedded");
     let embedded = Outcome::of(&lab, "embedded");
     for (name, roles) in [("alone", &["all"][..]), ("shared", &MIXED[..])] {
@@ -51,7 +52,7 @@ fn in_one_process_or_in_many_an_experiment_comes_to_the_same_end() {
 #[test]
 fn workers_on_hosts_of_their_own_fetch_what_they_need() {
     let Some(lab) = Lab::new(&Setup { learns: LEARNS, ..Setup::default() }) else { return };
-    let node = Node::new();
+    let Some(node) = required(Node::new()) else { return };
     lab.run("embedded");
     let mut fleet = Fleet::new(&lab, Order { apart: true, ..order(&node, "apart", &MIXED) });
     let damaged = lab.data_dir(&fleet.place(1).1);
@@ -103,7 +104,7 @@ fn until(fleet: &mut Fleet<'_>, what: &str, reached: impl Fn(&str) -> bool) {
 fn workers_lay_down_what_they_hold_while_it_is_paused_and_come_to_the_same_end() {
     let learns = Some(Learning { rounds: 1, steps: 60 });
     let Some(lab) = Lab::new(&Setup { learns, ..Setup::default() }) else { return };
-    let node = Node::new();
+    let Some(node) = required(Node::new()) else { return };
     lab.run("embedded");
     let mut fleet = Fleet::new(&lab, order(&node, "paused", &MIXED));
     fleet.start_all();
@@ -141,7 +142,7 @@ fn processes_answer_for_their_health_refuse_another_plan_and_stop_in_order() {
     // So long that it is stopped in the middle of its work.
     let learns = Some(Learning { rounds: 2, steps: 20_000 });
     let Some(lab) = Lab::new(&Setup { learns, ..Setup::default() }) else { return };
-    let node = Node::new();
+    let Some(node) = required(Node::new()) else { return };
     let mut fleet = Fleet::new(&lab, order(&node, "health", &["none", "all"]));
     for member in 0..fleet.len() {
         fleet.start_with(member, &[]);

@@ -16,6 +16,7 @@ use prost::Message as _;
 
 use crate::fleet::Fleet;
 use crate::node::Node;
+use crate::support::required::required;
 use crate::support::{Lab, Setup};
 use crate::{PATIENCE, order};
 
@@ -75,7 +76,8 @@ fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
 fn the_spans_of_a_prompt_are_one_trace_across_processes() {
     let setup = Setup::default();
     let Some(lab) = Lab::new(&setup) else { return };
-    let (node, collector) = (Node::new(), Collector::start());
+    let Some(node) = required(Node::new()) else { return };
+    let collector = Collector::start();
     let mut fleet = Fleet::new(&lab, order(&node, "traced", &["conflict", "generation,reward"]));
     fleet.set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
     fleet.set("OTEL_EXPORTER_OTLP_HEADERS", &format!("{}={}", HEADER.0, HEADER.1));

@@ -1,6 +1,6 @@
 //! The faults, and which come when.
 
-use crate::random::Random;
+use crate::support::random::Random;
 
 /// What happens to an experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -18,7 +18,6 @@ mod kind;
 mod meddler;
 #[path = "../../queues/tests/broker/node.rs"]
 mod node;
-mod random;
 mod round;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "some of it is for the tests of one process")]
@@ -35,6 +34,7 @@ use disk::Disk;
 use kind::Fault;
 use node::Node;
 use round::Field;
+use support::required::required;
 use support::{Lab, Learning, Setup};
 use verdict::Outcome;
 
@@ -71,7 +71,7 @@ fn whatever_happens_the_experiment_comes_to_the_same_end() {
     lab.run("calm");
     let calm = Outcome::of(&lab, "calm");
     eprintln!("a calm run takes {:?}", begun.elapsed());
-    let mut node = Node::new();
+    let Some(mut node) = required(Node::new()) else { return };
     let (clocks, disks) = (clocks(), can_mount(&lab));
     if clocks.is_none() {
         eprintln!("no clock jumps: they need libfaketime (Debian: apt-get install faketime)");

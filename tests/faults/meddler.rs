@@ -14,7 +14,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::time::Instant;
 
-use crate::random::Random;
+use crate::support::random::Random;
 
 /// The groups of the steps.
 const STEPS: [&str; 8] =

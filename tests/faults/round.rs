@@ -11,8 +11,8 @@ use crate::fleet::{Fleet, Order, SERVER};
 use crate::kind::{self, Fault};
 use crate::meddler::Meddler;
 use crate::node::Node;
-use crate::random::Random;
 use crate::support::Lab;
+use crate::support::random::Random;
 use crate::verdict::Outcome;
 
 /// How long a training may be silent.

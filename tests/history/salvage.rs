@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use dissent_domain::event::{NewEvent, Recorded};
 use dissent_domain::log::EventLog;
 
+use crate::support::random::Random;
+
 use super::made::{Shelf, in_order, learning_plan, learnt, measured, plan, utf8};
 
 const SEEDS: u64 = 8;
@@ -18,14 +20,6 @@ fn streams(events: &[Recorded]) -> BTreeMap<&str, Vec<&NewEvent>> {
     streams
 }
 
-/// Splitmix64: the next number that looks random.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
 #[test]
 fn what_is_sound_of_a_log_with_a_flipped_bit_is_exported_and_makes_a_log() {
     let shelf = Shelf::new();
@@ -37,15 +31,15 @@ fn what_is_sound_of_a_log_with_a_flipped_bit_is_exported_and_makes_a_log() {
     let database = std::fs::read(shelf.path("whole").join("log/db")).unwrap();
     let mut lost_some = 0;
     for seed in 0..SEEDS {
-        let (data, mut state) = (format!("damaged {seed}"), seed);
+        let (data, mut random) = (format!("damaged {seed}"), Random::new(seed));
         let mut copy = std::process::Command::new("cp");
         copy.arg("-r").arg(shelf.path("whole")).arg(shelf.path(&data));
         assert!(copy.status().unwrap().success());
         let mut damaged = database.clone();
         // Where events lie, not in the room that is kept ready behind them.
         let used = damaged.iter().rposition(|&byte| byte != 0).unwrap() + 1;
-        let at = usize::try_from(random(&mut state) % used as u64).unwrap();
-        damaged[at] ^= 1 << (random(&mut state) % 8);
+        let at = random.below(used);
+        damaged[at] ^= 1 << random.below(8);
         std::fs::write(shelf.path(&data).join("log/db"), &damaged).unwrap();
 
         let saved = shelf.path(&format!("{seed}.jsonl"));

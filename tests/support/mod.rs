@@ -1,5 +1,8 @@
 //! A place to run the program in: tiny models, a configuration, a data folder of its own.
 
+pub(crate) mod random;
+pub(crate) mod required;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,6 +12,8 @@ use dissent_domain::log::EventLog;
 use dissent_models::runtime::OnnxRuntime;
 use dissent_storage::{SledLog, SledOptions};
 use tempfile::TempDir;
+
+use required::required;
 
 /// What a test changes in the configuration.
 pub(crate) struct Setup {
@@ -40,12 +45,9 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// None, and a word on why, where ONNX Runtime is missing.
+    /// Requires ONNX Runtime.
     pub(crate) fn new(setup: &Setup) -> Option<Self> {
-        if let Err(error) = OnnxRuntime::load(None) {
-            eprintln!("skipped: {error}");
-            return None;
-        }
+        required(OnnxRuntime::load(None))?;
         let lab = Self { folder: tempfile::tempdir().unwrap() };
         lab.write_prompts("prompts.jsonl", "p", "what is", setup.prompts);
         lab.write_prompts("held-out.jsonl", "h", "what was", 3);

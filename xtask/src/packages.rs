@@ -17,6 +17,11 @@ pub(crate) fn ensure_rabbitmq() {
     install("tests of RabbitMQ", &[("rabbitmq-server", has_rabbitmq()), ("faketime", has_faketime())]);
 }
 
+/// Node.js, in which a test runs the script of the judging page.
+pub(crate) fn ensure_node() {
+    install("a test of the judging page", &[("nodejs", succeeds(Command::new("node").arg("--version")))]);
+}
+
 fn has_rabbitmq() -> bool {
     Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").exists()
 }

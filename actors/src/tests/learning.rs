@@ -39,6 +39,7 @@ use crate::crew::{LearningResources, Resources};
 use crate::gold::Gold;
 use crate::model::{self, Base};
 use crate::pipeline::{Ending, Pipeline};
+use crate::required::required;
 use crate::roles::Roles;
 use crate::training::worker::LeaseTimes;
 use crate::training::{Learner, Learnt, Refinement, Tuning, Watch};
@@ -175,14 +176,14 @@ struct Place {
 }
 
 impl Place {
-    /// None, and a word on why, where ONNX Runtime is missing.
+    /// Requires ONNX Runtime.
     fn new() -> Option<Self> {
         Self::with_policy(None)
     }
 
     /// As `new`, with a policy that begins with an adapter.
     fn with_policy(adapter: Option<&str>) -> Option<Self> {
-        let runtime = OnnxRuntime::load(None).map_err(|error| eprintln!("skipped: {error}")).ok()?;
+        let runtime = required(OnnxRuntime::load(None))?;
         let (policy, reward) = (base(runtime, adapter), base(runtime, Some("llama-reward")));
         Some(Self { log: Arc::default(), folder: tempfile::tempdir().unwrap(), policy, reward })
     }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::random::Random;
 
 fn near(found: f64, expected: f64) {
     assert!((found - expected).abs() < 1e-9 * expected.abs().max(1.0), "{found}, expected {expected}");
@@ -129,14 +130,10 @@ fn a_bootstrap_interval_of_a_mean_is_about_that_of_the_normal_law() {
 /// Over many samples of a known law, about 95 of 100 intervals hold the truth.
 #[test]
 fn intervals_cover_the_truth_as_often_as_they_say() {
-    let (mut state, mut covered) = (7_u64, 0);
-    let mut uniform = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 11) as f64 / (1_u64 << 53) as f64
-    };
+    let (mut random, mut covered) = (Random::new(7), 0);
     for _ in 0..2000 {
         // Sums of 12 uniforms are near enough to normal; their mean is 6.
-        let sample: Vec<f64> = (0..5).map(|_| (0..12).map(|_| uniform()).sum()).collect();
+        let sample: Vec<f64> = (0..5).map(|_| (0..12).map(|_| random.unit()).sum()).collect();
         let interval = t_interval(&sample).unwrap();
         covered += u32::from((interval.low..=interval.high).contains(&6.0));
     }

@@ -1,7 +1,9 @@
-//! What the tests of real runs share: the runtime, the models, and skipping aloud where they are missing.
+//! ONNX Runtime, models and reference figures for the tests.
 
 #![allow(dead_code, reason = "each test program uses some of it")]
-#![allow(clippy::print_stderr, reason = "a skipped test has to say so")]
+
+#[path = "../../../tests/support/required.rs"]
+pub(crate) mod required;
 
 use std::path::{Path, PathBuf};
 
@@ -11,17 +13,15 @@ use dissent_models::checkpoint::{Checkpoint, OpenOptions};
 use dissent_models::runtime::{OnnxRuntime, Provider, SessionOptions};
 use safetensors::SafeTensors;
 
+use required::{file, required};
+
 pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// ONNX Runtime, or `None` with a word on standard error.
+/// Requires ONNX Runtime.
 pub(crate) fn runtime() -> Option<&'static OnnxRuntime> {
-    OnnxRuntime::load(None).map_err(|error| eprintln!("skipped: {error}")).ok()
-}
-
-pub(crate) fn skip(reason: &str) {
-    eprintln!("skipped: {reason}");
+    required(OnnxRuntime::load(None))
 }
 
 pub(crate) fn open(path: &Path, layers: Option<u32>) -> Checkpoint {
@@ -29,14 +29,15 @@ pub(crate) fn open(path: &Path, layers: Option<u32>) -> Checkpoint {
     Checkpoint::open(path, &OpenOptions { layers, cache_dir }).expect("the checkpoint opens")
 }
 
-/// SmolLM2, or `None` with a word on standard error.
+/// Requires SmolLM2, and opens it with its first `layers`.
 pub(crate) fn smollm2(layers: Option<u32>) -> Option<Checkpoint> {
-    let path = models_dir(&cache_dir()?).join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    if !path.is_file() {
-        eprintln!("skipped: {} is missing; run `cargo xtask fetch`", path.display());
-        return None;
-    }
-    Some(open(&path, layers))
+    Some(open(&smollm2_file()?, layers))
+}
+
+/// Requires the file of SmolLM2.
+pub(crate) fn smollm2_file() -> Option<PathBuf> {
+    let path = models_dir(&cache_dir().expect("a cache folder")).join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    required(file(path).map_err(|reason| format!("{reason}: run `cargo xtask fetch`")))
 }
 
 pub(crate) fn tiny(name: &str) -> Checkpoint {

@@ -32,20 +32,20 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 impl Node {
-    /// Starts a node and waits until it takes connections.
+    /// Starts a node and waits until it takes connections. An error says that RabbitMQ is not installed.
     ///
     /// # Panics
-    /// If RabbitMQ is not installed, or the node does not come up.
-    pub(crate) fn new() -> Self {
+    /// If the node does not come up.
+    pub(crate) fn new() -> Result<Self, String> {
         Self::with(|_| String::new())
     }
 
     /// The same with more settings, in the format of `rabbitmq.conf`; they may name files in the folder given.
-    pub(crate) fn with(settings: impl FnOnce(&Path) -> String) -> Self {
-        assert!(
-            Path::new(PROGRAMS).join("rabbitmq-server").exists(),
-            "RabbitMQ is not installed: apt-get install rabbitmq-server"
-        );
+    pub(crate) fn with(settings: impl FnOnce(&Path) -> String) -> Result<Self, String> {
+        let server = Path::new(PROGRAMS).join("rabbitmq-server");
+        if !server.exists() {
+            return Err(format!("{} is missing: apt-get install rabbitmq-server", server.display()));
+        }
         let [port, dist_port, epmd_port] = free_ports();
         let folder = tempfile::Builder::new().prefix("dissent-rabbitmq-").tempdir().expect("a folder");
         let mut node = Self { folder, port, dist_port, epmd_port, server: None };
@@ -54,7 +54,7 @@ impl Node {
         fs::write(node.path("rabbitmq.conf"), settings).expect("its settings");
         fs::write(node.path("advanced.config"), "[].").expect("more settings");
         node.start();
-        node
+        Ok(node)
     }
 
     /// Where it is, with who we are to it.

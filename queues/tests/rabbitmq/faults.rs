@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::contract::{self, Harness, OTHER, WANTED, subscription};
 use crate::memory_log::new_event;
 use crate::node::Node;
+use crate::required::required;
 use crate::world::{World, until};
 
 const GROUPS: [&str; 2] = ["one", "two"];
@@ -115,7 +116,7 @@ async fn alarm(node: &Node, world: &World, worker: &RabbitBroker) {
 
 #[test]
 fn nothing_is_lost_whatever_happens_to_rabbitmq() {
-    let mut node = Node::new();
+    let Some(mut node) = required(Node::new()) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(survive(&mut node));
 }
@@ -202,7 +203,7 @@ async fn survive(node: &mut Node) {
 /// they were made. The history of the experiment, a stream, lies between them in the order of their names.
 #[test]
 fn queues_without_a_leader_are_made_and_filled_anew() {
-    let node = Node::new();
+    let Some(node) = required(Node::new()) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut options = RabbitOptions::from_url(&node.url()).unwrap();
@@ -286,7 +287,7 @@ async fn reject_the_first(mut journal: ProposalConsumer) {
 /// server. What they were about to put there gets there, and what they publish besides does not wait for ever behind it.
 #[test]
 fn retries_and_dead_letters_without_a_leader_hold_nothing_up() {
-    let node = Node::new();
+    let Some(node) = required(Node::new()) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut options = RabbitOptions::from_url(&node.url()).unwrap();

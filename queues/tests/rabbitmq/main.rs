@@ -10,6 +10,8 @@ mod contract;
 mod memory_log;
 #[path = "../broker/node.rs"]
 mod node;
+#[path = "../../../tests/support/required.rs"]
+mod required;
 
 mod behaviour;
 mod faults;
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::contract::for_every_claim;
 use crate::node::Node;
+use crate::required::required;
 use crate::world::World;
 
 /// Longest time for one claim.
@@ -83,7 +86,7 @@ fn said(panic: &(dyn Any + Send)) -> String {
 
 #[test]
 fn the_contract_holds_on_rabbitmq() {
-    let node = Node::new();
+    let Some(node) = required(Node::new()) else { return };
     let mut claims = Claims::default();
     macro_rules! attempt_all {
         ($($claim:ident)*) => {

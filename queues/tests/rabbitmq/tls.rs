@@ -10,6 +10,7 @@ use crate::attempt;
 use crate::contract::OTHER;
 use crate::memory_log::new_event;
 use crate::node::{Node, free_ports};
+use crate::required::required;
 
 fn openssl(folder: &Path, arguments: &[&str]) {
     let output = Command::new("openssl").args(arguments).current_dir(folder).output().unwrap();
@@ -54,7 +55,7 @@ fn certify(folder: &Path) {
 fn amqps_needs_the_authority_and_the_clients_certificate() {
     let [port] = free_ports();
     let mut folder = PathBuf::new();
-    let _node = Node::with(|its| {
+    let node = Node::with(|its| {
         certify(its);
         folder = its.to_path_buf();
         let file = |name: &str| its.join(name).display().to_string();
@@ -67,6 +68,7 @@ fn amqps_needs_the_authority_and_the_clients_certificate() {
             file("server.key")
         )
     });
+    let Some(_node) = required(node) else { return };
     let file = |name: &str| folder.join(name).display().to_string();
     let address = format!("amqps://guest:guest@localhost:{port}/%2f");
     let authority = format!("cacertfile={}", file("ca.pem"));

@@ -1,6 +1,7 @@
 //! Damage, inside records and to whole files: it is named, or it does no harm; it is never silent.
 
 use super::*;
+use crate::random::Random;
 
 const EVENTS: u32 = 1500;
 
@@ -174,16 +175,6 @@ fn damage_older_than_the_newest_events_is_found_by_a_full_check() {
     assert!(corrupt(SledLog::open(dir.path(), &options)).contains("event 1:"));
 }
 
-/// A small generator of places to damage; the seed is in the message of a failure.
-struct Places(u64);
-
-impl Places {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % limit
-    }
-}
-
 /// What came of damaging the files of a log: an error that names damage, or every event, whole.
 fn survives(image: &Path, what: &str) -> bool {
     match open(image) {
@@ -224,40 +215,40 @@ fn image(closed: bool) -> TempDir {
     crash_image(dir.path())
 }
 
-fn damaged_often(name: &str, closed: bool, damage: impl Fn(&mut Vec<u8>, &mut Places)) {
+fn damaged_often(name: &str, closed: bool, damage: impl Fn(&mut Vec<u8>, &mut Random)) {
     let image = image(closed);
     let whole = std::fs::read(image.path().join("db")).unwrap();
-    let mut places = Places(42);
+    let mut random = Random::new(42);
     let mut whole_again = 0;
     for round in 0..12 {
         let case = tempfile::tempdir().unwrap();
         copy_files(image.path(), case.path());
         let mut bytes = whole.clone();
-        damage(&mut bytes, &mut places);
+        damage(&mut bytes, &mut random);
         std::fs::write(case.path().join("db"), &bytes).unwrap();
         whole_again += u32::from(survives(case.path(), &format!("{name}, seed 42, round {round}")));
     }
     println!("{name}: {whole_again} of 12 did no harm");
 }
 
-fn truncate(bytes: &mut Vec<u8>, places: &mut Places) {
-    let cut = 1 + places.below(bytes.len() - 1);
+fn truncate(bytes: &mut Vec<u8>, random: &mut Random) {
+    let cut = 1 + random.below(bytes.len() - 1);
     bytes.truncate(bytes.len() - cut);
 }
 
-fn zero_page(bytes: &mut [u8], places: &mut Places) {
-    let page = places.below(bytes.len() / 4096) * 4096;
+fn zero_page(bytes: &mut [u8], random: &mut Random) {
+    let page = random.below(bytes.len() / 4096) * 4096;
     bytes[page..page + 4096].fill(0);
 }
 
-fn flip_byte(bytes: &mut [u8], places: &mut Places) {
-    let at = places.below(bytes.len());
-    bytes[at] ^= 1 << places.below(8);
+fn flip_byte(bytes: &mut [u8], random: &mut Random) {
+    let at = random.below(bytes.len());
+    bytes[at] ^= 1 << random.below(8);
 }
 
-fn zero_tail(bytes: &mut [u8], places: &mut Places) {
+fn zero_tail(bytes: &mut [u8], random: &mut Random) {
     let used = bytes.iter().rposition(|&byte| byte != 0).unwrap();
-    let from = used.saturating_sub(places.below(100_000));
+    let from = used.saturating_sub(random.below(100_000));
     bytes[from..].fill(0);
 }
 
@@ -269,20 +260,20 @@ fn a_truncated_database_is_never_silent() {
 
 #[test]
 fn a_zeroed_page_is_never_silent() {
-    damaged_often("zeroed page after a crash", false, |bytes, places| zero_page(bytes, places));
-    damaged_often("zeroed page after closing", true, |bytes, places| zero_page(bytes, places));
+    damaged_often("zeroed page after a crash", false, |bytes, random| zero_page(bytes, random));
+    damaged_often("zeroed page after closing", true, |bytes, random| zero_page(bytes, random));
 }
 
 #[test]
 fn a_zeroed_end_is_never_silent() {
-    damaged_often("zeroed end after a crash", false, |bytes, places| zero_tail(bytes, places));
-    damaged_often("zeroed end after closing", true, |bytes, places| zero_tail(bytes, places));
+    damaged_often("zeroed end after a crash", false, |bytes, random| zero_tail(bytes, random));
+    damaged_often("zeroed end after closing", true, |bytes, random| zero_tail(bytes, random));
 }
 
 #[test]
 fn a_flipped_bit_is_never_silent() {
-    damaged_often("flipped bit after a crash", false, |bytes, places| flip_byte(bytes, places));
-    damaged_often("flipped bit after closing", true, |bytes, places| flip_byte(bytes, places));
+    damaged_often("flipped bit after a crash", false, |bytes, random| flip_byte(bytes, random));
+    damaged_often("flipped bit after closing", true, |bytes, random| flip_byte(bytes, random));
 }
 
 #[test]

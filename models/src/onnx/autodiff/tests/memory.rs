@@ -8,8 +8,9 @@ use crate::onnx::graph::{Dim, ElementType, Graph, Source, Value};
 use crate::onnx::op::Op;
 use crate::onnx::reference::evaluate;
 use crate::onnx::reference::tensor::Tensor;
+use crate::random::Random;
 
-use super::Random;
+use super::between;
 
 const WIDTH: usize = 4;
 const WIDE: usize = 16;
@@ -135,8 +136,8 @@ impl Stack {
 
     fn peak(&self) -> usize {
         let graph = self.graph();
-        let mut random = Random(3);
-        let mut tensor = |shape: &[usize]| Tensor::from_fn(shape, |_| random.between(-1.0, 1.0));
+        let mut random = Random::new(3);
+        let mut tensor = |shape: &[usize]| Tensor::from_fn(shape, |_| between(&mut random, -1.0, 1.0));
         let count = self.layers * (2 * WIDTH * WIDE + WIDE + WIDTH);
         let inputs = [("parameters", tensor(&[count])), ("x", tensor(&[ROWS, WIDTH]))];
         peak(&graph, &inputs.map(|(name, tensor)| (name.to_owned(), tensor)).into())

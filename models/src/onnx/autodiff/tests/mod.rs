@@ -7,6 +7,7 @@ use crate::onnx::graph::{Dim, ElementType, Graph, Value};
 use crate::onnx::op::Op;
 use crate::onnx::reference::tensor::Tensor;
 use crate::onnx::reference::{Run, evaluate};
+use crate::random::Random;
 
 use super::gradients;
 
@@ -63,20 +64,10 @@ fn ids(name: &'static str, dims: &[(Dim, usize)], ids: &[i64]) -> Given {
     Given { name, element: ElementType::I64, dims: dims.to_vec(), numbers: Numbers::Exactly(ids.to_vec()) }
 }
 
-/// Numbers that are the same at every run (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "rounding is wanted")]
-    fn between(&mut self, low: f64, high: f64) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
-        let unit = (bits >> 11) as f64 / (1_u64 << 53) as f64;
-        f64::from((low + unit * (high - low)) as f32)
-    }
+/// A random number of a range, rounded to 32 bits.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is wanted")]
+fn between(random: &mut Random, low: f64, high: f64) -> f64 {
+    f64::from((low + random.unit() * (high - low)) as f32)
 }
 
 impl Given {
@@ -84,7 +75,7 @@ impl Given {
     fn tensor(&self, random: &mut Random) -> Tensor {
         let shape: Vec<usize> = self.dims.iter().map(|(_, size)| *size).collect();
         match &self.numbers {
-            &Numbers::Between(low, high) => Tensor::from_fn(shape, |_| random.between(low, high)),
+            &Numbers::Between(low, high) => Tensor::from_fn(shape, |_| between(random, low, high)),
             Numbers::Exactly(ids) => Tensor::new(shape, ids.iter().map(|&id| id as f64).collect()),
         }
     }
@@ -102,7 +93,7 @@ struct Built {
 
 impl Built {
     fn of(case: &Case) -> Self {
-        let mut random = Random(7);
+        let mut random = Random::new(7);
         let (mut graph, mut inputs, mut values) = (Graph::new(), BTreeMap::new(), Vec::new());
         for given in &case.given {
             let shape = given.dims.iter().map(|(dim, _)| *dim).collect();
@@ -115,7 +106,7 @@ impl Built {
         let mut loss = graph.constant_scalar(0.0);
         for (index, &result) in results.iter().enumerate() {
             let name = format!("loss_weight_{index}");
-            let tensor = Tensor::from_fn(&run.get(result).shape[..], |_| random.between(-1.0, 1.0));
+            let tensor = Tensor::from_fn(&run.get(result).shape[..], |_| between(&mut random, -1.0, 1.0));
             let weight = graph.input(&*name, ElementType::F32, graph.shape(result).clone());
             inputs.insert(name, tensor);
             let weighted = graph.mul(result, weight).expect("the same shape");

@@ -1,7 +1,5 @@
 //! ONNX Runtime's 32-bit kernels, with the attributes that we write, against the definitions.
 
-#![allow(clippy::print_stderr, reason = "a skipped test has to say so")]
-
 use std::collections::BTreeMap;
 
 use ort::session::Session;
@@ -13,16 +11,18 @@ use crate::onnx::export::export;
 use crate::onnx::graph::{Dim, ElementType, Graph, Source};
 use crate::onnx::reference::evaluate;
 use crate::onnx::reference::tensor::Tensor;
+use crate::random::Random;
+use crate::required::required;
 use crate::runtime::OnnxRuntime;
 
-use super::{Built, KINDS, Random, cases, kinds_in};
+use super::{Built, KINDS, between, cases, kinds_in};
 
 /// How far a result may be from the definition, relative to the greatest number of its tensor.
 const TOLERANCE: f64 = 1e-5;
 
-/// ONNX Runtime, or `None` with a word on standard error.
+/// Requires ONNX Runtime.
 fn runtime() -> Option<&'static OnnxRuntime> {
-    OnnxRuntime::load(None).map_err(|error| eprintln!("skipped: {error}")).ok()
+    required(OnnxRuntime::load(None))
 }
 
 fn operand(element: ElementType, tensor: &Tensor) -> DynValue {
@@ -123,14 +123,14 @@ fn rows_that_are_chosen_many_times_are_added_up_in_one_order() {
     let loss = graph.sum_all(scaled);
     let gradient = gradients(&mut graph, loss, &[table]).expect("a gradient")[0];
     graph.output(gradient, "gradient");
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let inputs = BTreeMap::from([
-        ("table".to_owned(), Tensor::from_fn([7, 33], |_| random.between(-1.0, 1.0))),
+        ("table".to_owned(), Tensor::from_fn([7, 33], |_| between(&mut random, -1.0, 1.0))),
         (
             "ids".to_owned(),
             Tensor::from_fn([3000], |index| [0.0, 6.0, 3.0, 3.0, 1.0][index[0] * index[0] % 5]),
         ),
-        ("factors".to_owned(), Tensor::from_fn([3000, 33], |_| random.between(0.0, 1.0))),
+        ("factors".to_owned(), Tensor::from_fn([3000, 33], |_| between(&mut random, 0.0, 1.0))),
     ]);
     compare("rows", runtime, &graph, &inputs);
     let again = || run(runtime, &graph, &inputs, GraphOptimizationLevel::Level1);

@@ -11,7 +11,9 @@ use std::path::Path;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::order::Action;
 
+use crate::cli::paths;
 use crate::error::BadInput;
+use crate::log_access::open;
 
 /// Create, list, pause, resume, cancel and fork experiments
 #[derive(Debug, clap::Args)]
@@ -59,18 +61,18 @@ enum ExperimentCommand {
 }
 
 pub(crate) fn run(data: Option<&Path>, args: &ExperimentArgs) -> anyhow::Result<()> {
-    let data_dir = &super::data_dir(data);
+    let data_dir = &paths::data_dir(data);
     match &args.command {
         ExperimentCommand::Create(create) => create::run(data, create, args.json),
         ExperimentCommand::Start(order) => order::run(data_dir, Action::Start, order, args.json),
         ExperimentCommand::Pause(order) => order::run(data_dir, Action::Pause, order, args.json),
         ExperimentCommand::Resume(order) => order::run(data_dir, Action::Resume, order, args.json),
         ExperimentCommand::Cancel(order) => order::run(data_dir, Action::Cancel, order, args.json),
-        ExperimentCommand::List => list::run(&*super::read_log(data_dir)?, args.json),
+        ExperimentCommand::List => list::run(&*open::read_log(data_dir)?, args.json),
         ExperimentCommand::Show { experiment, at } => {
-            show::run(&*super::read_log(data_dir)?, experiment, *at, args.json)
+            show::run(&*open::read_log(data_dir)?, experiment, *at, args.json)
         }
-        ExperimentCommand::Fork(fork) => fork::run(&super::open_log(data_dir)?, fork, args.json),
+        ExperimentCommand::Fork(fork) => fork::run(&open::open_log(data_dir)?, fork, args.json),
     }
 }
 

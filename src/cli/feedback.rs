@@ -19,6 +19,7 @@ use dissent_domain::replay::Replay;
 use dissent_domain::round::Round;
 
 use crate::error::BadInput;
+use crate::log_access::open;
 
 /// Events read at a time: each may hold all the answers to a prompt.
 const PAGE_EVENTS: usize = 256;
@@ -71,7 +72,7 @@ struct Known {
 
 impl Known {
     fn read(log: &dyn EventLog, name: &ExperimentId) -> anyhow::Result<Self> {
-        super::require_experiment(log, name)?;
+        open::require_experiment(log, name)?;
         let mut replay = Replay::new();
         loop {
             let page = log.read_stream(name, replay.version(), PAGE_EVENTS)?;

@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::interrupt;
 use super::models::{RuntimeArgs, counting_bar};
+use crate::dataset::prompts;
 use crate::error::BadInput;
+use crate::experiment::models::{self, Model};
 use crate::jsonl::JsonLinesWriter;
-use crate::loading::{self, Model};
-use crate::prompts;
 
 /// Prompts sampled together: their completions share the reading of the weights.
 const PROMPTS_AT_ONCE: usize = 8;
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let sampling = args.sampling()?;
     let prompts = prompts::read(&args.input)?;
     let model = Model::open(&args.policy, None, args.adapter.as_deref())?;
-    let (runtime, options) = loading::runtime(&args.runtime.config(), ROWS)?;
+    let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
     let generator = Generator::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;
     let mut sampler = Sampling { args, sampling, tokenizer: &model.checkpoint.tokenizer, generator };
     let cancel = interrupt::cancel_flag()?;

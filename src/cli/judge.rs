@@ -9,7 +9,7 @@ use dissent_models::template::PromptTemplate;
 use super::score::reward_kind;
 use crate::config::check_reward_template;
 use crate::error::BadInput;
-use crate::loading::Model;
+use crate::experiment::models::Model;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct JudgeOptions {

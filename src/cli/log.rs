@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::error::BadInput;
 use crate::history::table::{COLUMNS, Table};
+use crate::log_access::open;
 
 /// Verify, look at, compare, export and import the event log
 #[derive(Debug, clap::Args)]
@@ -106,10 +107,10 @@ event, the fields that differ with the largest difference of a number, and the h
 
 pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
     match &args.command {
-        LogCommand::Verify => verify(&super::open_log(data_dir)?, args.json),
-        LogCommand::Stat => stat(&*super::read_log(data_dir)?, args.json),
+        LogCommand::Verify => verify(&open::open_log(data_dir)?, args.json),
+        LogCommand::Stat => stat(&*open::read_log(data_dir)?, args.json),
         LogCommand::Tail { count, experiment } => {
-            tail(&*super::read_log(data_dir)?, *count, experiment.as_ref(), args.json)
+            tail(&*open::read_log(data_dir)?, *count, experiment.as_ref(), args.json)
         }
         LogCommand::Export { file, output, salvage: true, .. } => {
             salvage(data_dir, output.as_ref().unwrap_or(file))
@@ -204,7 +205,7 @@ fn tail(log: &SledLog, count: u64, experiment: Option<&ExperimentId>, as_json: b
     let events = match experiment {
         None => log.read(log.head().saturating_sub(count), limit)?,
         Some(name) => {
-            super::require_experiment(log, name)?;
+            open::require_experiment(log, name)?;
             let last = log.streams()?.iter().find(|(stream, _)| stream == name).map_or(0, |(_, last)| *last);
             log.read_stream(name, last.saturating_sub(count), limit)?
         }
@@ -251,9 +252,9 @@ fn export(
     table: Option<Table>,
     output: &Path,
 ) -> anyhow::Result<()> {
-    let log = super::read_log(data_dir)?;
+    let log = open::read_log(data_dir)?;
     if let Some(experiment) = experiment {
-        super::require_experiment(&*log, experiment)?;
+        open::require_experiment(&*log, experiment)?;
     }
     if let Some(table) = table {
         return table::run(&*log, table, experiment, output);
@@ -267,7 +268,7 @@ fn export(
 }
 
 fn salvage(data_dir: &Path, output: &Path) -> anyhow::Result<()> {
-    let salvage = Salvage::of(&super::existing_log_dir(data_dir)?)?;
+    let salvage = Salvage::of(&open::existing_log_dir(data_dir)?)?;
     for finding in salvage.lost() {
         tracing::warn!(event_seq = finding.position, error = finding.what, "an event is lost");
     }
@@ -290,7 +291,7 @@ fn import(data_dir: &Path, file: &Path, as_json: bool) -> anyhow::Result<()> {
             BadInput(format!("{} is not a file that an export could be read from", file.display())).into()
         );
     }
-    let log = SledLog::open(super::log_dir(data_dir), &SledOptions::default())?;
+    let log = SledLog::open(open::log_dir(data_dir), &SledOptions::default())?;
     let imported = transfer::import(&log, file).map_err(|error| {
         let bad_line = matches!(error, StorageError::Import { .. });
         if bad_line { anyhow::Error::new(BadInput(error.to_string())) } else { error.into() }

@@ -13,6 +13,7 @@ mod judge;
 mod log;
 mod model;
 mod models;
+mod paths;
 mod queue;
 mod replay;
 mod report;
@@ -24,16 +25,14 @@ mod study;
 mod train;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dissent_domain::id::ExperimentId;
-use dissent_domain::log::EventLog;
-use dissent_storage::{SledLog, SledOptions};
 
-use crate::copies::{self, ReadLog};
-use crate::error::{BadInput, FailureKind};
+use crate::error::FailureKind;
+use paths::data_dir;
+
 use crate::telemetry::{self, LogFormat, Settings, Telemetry};
 
 /// Shown at the end of `dissent --help`.
@@ -161,71 +160,6 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Health(args) => health::run(args),
         Command::Completions(args) => completions::run::<Cli>(args),
     }
-}
-
-/// Where the event log and the artifacts are unless somebody says otherwise.
-const DATA_DIR: &str = ".dissent";
-
-/// The data folder in force.
-fn data_dir(given: Option<&Path>) -> PathBuf {
-    given.unwrap_or(Path::new(DATA_DIR)).to_owned()
-}
-
-/// The option by which a further command finds this data folder: none is needed for the usual one.
-fn data_option(data_dir: &Path) -> String {
-    let shown = shown(data_dir);
-    if shown == Path::new(DATA_DIR) { String::new() } else { format!(" --data-dir {}", shown.display()) }
-}
-
-/// As short as it can be said from where the user is, and without the detours of a configuration's paths.
-fn shown(path: &Path) -> PathBuf {
-    let Ok(path) = path.canonicalize() else { return path.to_owned() };
-    let here = std::env::current_dir().unwrap_or_default();
-    // Where the user is needs a name, too.
-    let below = path.strip_prefix(here).ok().filter(|below| *below != Path::new(""));
-    below.map(Path::to_owned).unwrap_or(path)
-}
-
-/// Where the event log lies in a data folder.
-fn log_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("log")
-}
-
-/// Opens the event log of a data folder to read it: a copy, if another process has it.
-fn read_log(data_dir: &Path) -> anyhow::Result<ReadLog> {
-    copies::open(data_dir, &existing_log_dir(data_dir)?)
-}
-
-/// Opens the event log of a data folder that should have one.
-fn open_log(data_dir: &Path) -> anyhow::Result<SledLog> {
-    Ok(SledLog::open(existing_log_dir(data_dir)?, &SledOptions::default())?)
-}
-
-/// The folder of an event log that is there.
-fn existing_log_dir(data_dir: &Path) -> anyhow::Result<PathBuf> {
-    let dir = log_dir(data_dir);
-    if !dir.is_dir() {
-        let reason =
-            format!("there is no event log in {}: name its folder with --data-dir", data_dir.display());
-        return Err(BadInput(reason).into());
-    }
-    Ok(dir)
-}
-
-/// Refuses an experiment that the log does not have, and says which it has.
-fn require_experiment(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<()> {
-    let streams = log.streams()?;
-    if streams.iter().any(|(name, _)| name == experiment) {
-        return Ok(());
-    }
-    let names: Vec<&str> = streams.iter().map(|(name, _)| name.as_str()).collect();
-    let known = if names.is_empty() { "the log is empty".to_owned() } else { names.join(", ") };
-    Err(BadInput(format!("there is no experiment {experiment} in the log: {known}")).into())
-}
-
-/// Where the report of an experiment lies in a data folder.
-fn report_path(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
-    data_dir.join("reports").join(format!("{experiment}.html"))
 }
 
 /// Whoever read our output, such as `head`, has seen enough of it.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use dissent_models::checkpoint::{Dtype, write};
 use dissent_models::inspect;
 
-use crate::loading::Model;
+use crate::experiment::models::Model;
 
 /// Look at checkpoints and adapters, and merge them
 #[derive(Debug, clap::Args)]
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &ModelArgs) -> anyhow::Result<()> {
 }
 
 fn inspect(path: &Path, json: bool) -> anyhow::Result<()> {
-    let summary = inspect::inspect(path, &crate::loading::open_options(None)?)?;
+    let summary = inspect::inspect(path, &crate::experiment::models::open_options(None)?)?;
     let mut out = std::io::stdout().lock();
     if json {
         serde_json::to_writer_pretty(&mut out, &summary)?;

@@ -16,10 +16,10 @@ use dissent_domain::round::{PromptProgress, Round};
 use dissent_storage::{SNAPSHOT_EVENTS, Snapshots};
 use serde::Serialize;
 
-use super::read_log;
 use crate::error::BadInput;
+use crate::experiment::start;
 use crate::history::{self, settings::Setting};
-use crate::opening;
+use crate::log_access::open;
 
 /// Rebuild experiments from their events alone, or ask what other settings would have selected
 #[derive(Debug, clap::Args)]
@@ -125,10 +125,10 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
         if !args.verify {
             return Err(BadInput("name an experiment; only --verify goes over all of them".to_owned()).into());
         }
-        return verify::run(&*read_log(data_dir)?, &snapshots(data_dir), args.at, args.json);
+        return verify::run(&*open::read_log(data_dir)?, &snapshots(data_dir), args.at, args.json);
     };
-    let log = read_log(data_dir)?;
-    super::require_experiment(&*log, experiment)?;
+    let log = open::read_log(data_dir)?;
+    open::require_experiment(&*log, experiment)?;
     if !args.what_if.is_empty() {
         return what_if::run(&*log, experiment, args);
     }
@@ -154,7 +154,7 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
 }
 
 fn snapshots(data_dir: &Path) -> Snapshots {
-    Snapshots::new(opening::snapshots_folder(data_dir))
+    Snapshots::new(start::snapshots_folder(data_dir))
 }
 
 fn replay(

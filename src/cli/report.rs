@@ -7,7 +7,10 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use dissent_domain::id::ExperimentId;
 
+use crate::cli::paths;
 use crate::error::BadInput;
+use crate::files;
+use crate::log_access::open;
 use crate::report::{self, ReportData, ReportError, TOP_DEFAULT};
 
 /// Report where the policy and the reward model disagree
@@ -59,14 +62,14 @@ pub(crate) fn run(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<()> {
     match target(data_dir, args) {
         None => stdout.write_all(content.as_bytes()).context("failed to write to stdout"),
         Some(path) => {
-            report::write(&content, &path)?;
+            files::write(&content, &path)?;
             writeln!(stdout, "{}", path.display()).context("failed to write to stdout")
         }
     }
 }
 
 fn read(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<ReportData> {
-    if !super::log_dir(data_dir).is_dir() {
+    if !open::log_dir(data_dir).is_dir() {
         let reason = format!(
             "there is no event log in {}: start an experiment with `dissent run CONFIG.toml`, or say where it is \
              with --data-dir",
@@ -74,7 +77,7 @@ fn read(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<ReportData> {
         );
         return Err(BadInput(reason).into());
     }
-    let log = super::read_log(data_dir)?;
+    let log = open::read_log(data_dir)?;
     ReportData::from_log_with_top(&*log, &args.experiment, args.round, args.top).map_err(
         |error| match error {
             ReportError::UnknownExperiment { .. } | ReportError::UnknownRound { .. } => {
@@ -90,7 +93,7 @@ fn target(data_dir: &Path, args: &ReportArgs) -> Option<PathBuf> {
     match &args.output {
         Some(path) => (path != Path::new("-")).then(|| path.clone()),
         None if args.format == Format::Html => {
-            let latest = super::report_path(data_dir, &args.experiment);
+            let latest = paths::report_path(data_dir, &args.experiment);
             // The report of an earlier round does not take the place of the latest one's.
             let earlier = args.round.map(|round| format!("{}-round-{round}.html", args.experiment));
             Some(earlier.map_or(latest.clone(), |name| latest.with_file_name(name)))

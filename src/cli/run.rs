@@ -9,12 +9,13 @@ use dissent_domain::log::EventLog;
 use dissent_domain::replay::Replay;
 use dissent_models::runtime::Provider;
 
+use crate::cli::paths;
 use crate::config::Config;
 use crate::error::BadInput;
+use crate::experiment::run::{Run, run_experiment};
 use crate::history::overview::{OrderedBy, Past};
 use crate::progress::ProgressView;
 use crate::report;
-use crate::running::{Run, run_experiment};
 use crate::telemetry::LogFormat;
 
 /// Run an experiment to its end, or go on where it stopped
@@ -77,7 +78,7 @@ pub(crate) struct RunArgs {
 
 pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) -> anyhow::Result<()> {
     let config = configured(args)?;
-    let data_dir = super::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
+    let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     let view = ProgressView::new(format);
     let Run { ending, experiment, log } = run_experiment(&config, &data_dir, args.wait, &view)?;
     drop(view);
@@ -110,7 +111,7 @@ fn say_what_people_can_do(
         replay.apply(&recorded)?;
     }
     let asked = replay.experiment().rounds().last().map_or(0, |round| round.learning().asked().len());
-    let option = super::data_option(data_dir);
+    let option = paths::data_option(data_dir);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -132,7 +133,7 @@ fn say_how_to_go_on(
 ) -> anyhow::Result<()> {
     let past = Past::read(log, experiment, None)?;
     let words = OrderedBy::of(past.experiment()).and_then(|ordered| ordered.words());
-    let option = super::data_option(data_dir);
+    let option = paths::data_option(data_dir);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -160,14 +161,14 @@ fn conclude(
     json: bool,
 ) -> anyhow::Result<()> {
     let data = report::ReportData::from_log(log, experiment, None)?;
-    let path = super::report_path(data_dir, experiment);
+    let path = paths::report_path(data_dir, experiment);
     report::write_html(&data, &path)?;
     let mut out = std::io::stdout().lock();
     if json {
         serde_json::to_writer(&mut out, &report::summary_json(&data, &path))?;
         writeln!(out)?;
     } else {
-        writeln!(out, "{}\nreport: {}", report::summary(&data), super::shown(&path).display())?;
+        writeln!(out, "{}\nreport: {}", report::summary(&data), paths::shown(&path).display())?;
     }
     // A run of which nothing came should not look to a script like one that went well.
     anyhow::ensure!(

@@ -16,8 +16,8 @@ use super::interrupt;
 use super::models::{RuntimeArgs, counting_bar};
 use crate::config::check_reward_template;
 use crate::error::BadInput;
+use crate::experiment::models::{self, Model};
 use crate::jsonl::{InputError, JsonLines, JsonLinesWriter};
-use crate::loading::{self, Model};
 
 /// Add log-probabilities and rewards to completions
 #[derive(Debug, clap::Args)]
@@ -96,7 +96,7 @@ struct CompletionLine {
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let lines = read(&args.input)?;
-    let (runtime, options) = loading::runtime(&args.runtime.config(), 1)?;
+    let (runtime, options) = models::runtime(&args.runtime.config(), 1)?;
     let mut policy = PolicyPart::open(args, runtime, &options)?;
     let mut reward = RewardPart::open(args, runtime, &options)?;
     let cancel = interrupt::cancel_flag()?;

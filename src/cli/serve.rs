@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use dissent_actors::Roles;
 use dissent_models::runtime::Provider;
 
-use crate::bundle;
+use crate::cli::paths;
 use crate::config::{Config, ExperimentConfig, RuntimeConfig, WorkerConfig};
 use crate::error::BadInput;
+use crate::experiment::bundle;
+use crate::serving::control_token::ControlToken;
 use crate::serving::{self, Serving};
-use crate::token::ControlToken;
 
 /// Run an experiment as a service: write its history, share its steps with workers
 #[derive(Debug, clap::Args)]
@@ -113,7 +114,7 @@ pub(crate) fn work(data_dir: Option<&Path>, args: &WorkerArgs) -> anyhow::Result
 }
 
 fn data_folder(given: Option<&Path>, experiment: &ExperimentConfig) -> PathBuf {
-    super::data_dir(given.or(experiment.data_dir.as_deref()))
+    paths::data_dir(given.or(experiment.data_dir.as_deref()))
 }
 
 impl Common {

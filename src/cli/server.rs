@@ -11,7 +11,8 @@ use dissent_storage::SledLog;
 use serde_json::Value;
 
 use crate::error::BadInput;
-use crate::token::ControlToken;
+use crate::log_access::open;
+use crate::serving::control_token::ControlToken;
 
 /// Where a server listens unless it is told otherwise.
 pub(crate) const DEFAULT_ADDRESS: &str = "127.0.0.1:9464";
@@ -58,7 +59,7 @@ impl ServerArgs {
             let (address, data) = (address(url)?, None);
             return Ok(Holder::Server(Server { address, token: self.token()?, data }));
         }
-        match super::open_log(data_dir) {
+        match open::open_log(data_dir) {
             Ok(log) => Ok(Holder::Here(log)),
             Err(error) if matches!(error.downcast_ref(), Some(LogError::InUse(_))) => {
                 let data = Some(data_dir.canonicalize().context("failed to find the data folder")?);

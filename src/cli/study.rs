@@ -9,7 +9,8 @@ use dissent_models::runtime::Provider;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::interrupt;
-use crate::loading;
+use crate::cli::paths;
+use crate::experiment::models;
 use crate::study::config::{StudyConfig, Subject};
 use crate::study::report;
 use crate::study::training::Workshop;
@@ -65,8 +66,8 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &StudyArgs) -> anyhow::Result<(
     if let (Subject::Labelled(of), Some(path)) = (&mut config.subject, &args.labelled) {
         of.labelled.path.clone_from(path);
     }
-    let data_dir = super::data_dir(data_dir.or(config.study.data_dir.as_deref()));
-    let (runtime, options) = loading::runtime(&config.runtime, 1)?;
+    let data_dir = paths::data_dir(data_dir.or(config.study.data_dir.as_deref()));
+    let (runtime, options) = models::runtime(&config.runtime, 1)?;
     let workshop = Workshop { runtime, options, cancel: interrupt::cancel_flag()? };
     let line = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg}")?);
     let written = Cell::new(None::<Instant>);

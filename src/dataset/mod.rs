@@ -8,6 +8,7 @@ mod compared;
 mod convert;
 mod file;
 mod format;
+pub mod prompts;
 mod rows;
 mod split;
 mod spoken;

@@ -329,7 +329,7 @@ fn compare(
 /// A value, cut to what a line holds.
 fn short(value: &Value) -> String {
     const CHARS_MAX: usize = 60;
-    let text = crate::report::ascii_controls(value.to_string());
+    let text = crate::text::ascii_controls(value.to_string());
     match text.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or(&text)),
         None => text,

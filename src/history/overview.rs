@@ -74,7 +74,7 @@ impl OrderedBy {
     pub(crate) fn words(&self) -> Option<String> {
         let by = (!self.by.is_empty()).then(|| format!("by {}", self.by));
         let said: Vec<String> = by.into_iter().chain(self.reason.clone()).collect();
-        (!said.is_empty()).then(|| crate::report::visible(&said.join(": ")).to_string())
+        (!said.is_empty()).then(|| crate::text::visible(&said.join(": ")).to_string())
     }
 }
 

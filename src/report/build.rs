@@ -14,7 +14,7 @@ use super::data::{
     TOP_DEFAULT,
 };
 use super::fold::{History, RoundNumbers, Stream, Texts};
-use super::text::excerpt;
+use crate::text::excerpt;
 
 /// Characters of a prompt or an answer in a table.
 const EXCERPT_CHARS: usize = 160;

@@ -5,7 +5,7 @@ use minijinja::value::{Serde, Value};
 use super::charts::Charts;
 use super::data::ReportData;
 use super::page::{Page, markdown_environment};
-use super::text;
+use crate::text;
 
 const TEMPLATE: &str = include_str!("template.md");
 

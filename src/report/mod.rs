@@ -13,22 +13,17 @@ mod learning;
 mod markdown;
 pub(crate) mod page;
 mod summary;
-pub(crate) mod text;
 mod words;
 
-use std::fs;
-use std::io::{self, Write as _};
 use std::path::Path;
-
-use anyhow::Context as _;
 
 pub use data::*;
 pub use html::html;
 pub use learning::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
 pub use markdown::markdown;
 pub use summary::{summary, summary_json};
-pub(crate) use text::{ascii_controls, visible};
-pub(crate) use words::count;
+
+use crate::{files, text};
 
 /// The report as JSON on one line, without characters that could act on a terminal.
 ///
@@ -43,34 +38,5 @@ pub fn json(data: &ReportData) -> anyhow::Result<String> {
 /// # Errors
 /// If the folder or the file cannot be written.
 pub fn write_html(data: &ReportData, path: &Path) -> anyhow::Result<()> {
-    write(html(data)?, path)
-}
-
-/// Writes a file, whole or not at all, making its folder if there is none. What is there and no ordinary file, such
-/// as a pipe or a device, is written to as it is.
-pub(crate) fn write(content: impl AsRef<[u8]>, path: &Path) -> anyhow::Result<()> {
-    write_whole(content.as_ref(), path).with_context(|| format!("failed to write {}", path.display()))
-}
-
-fn write_whole(content: &[u8], path: &Path) -> io::Result<()> {
-    // Renaming onto a link would replace the link.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
-        return fs::File::options().write(true).open(&target)?.write_all(content);
-    }
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".report-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        // As any new file, less the umask; a temporary file is otherwise its owner's alone.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(&target)?;
-    Ok(())
+    files::write(html(data)?, path)
 }

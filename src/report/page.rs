@@ -10,8 +10,8 @@ use super::data::{
     SelectedPair, SetAside, Status,
 };
 use super::learning::LearningPage;
-use super::text;
 use super::words::{self, Headline, Setting};
+use crate::text;
 
 /// A report as the templates see it: everything but the numbers of every single prompt.
 #[derive(Serialize)]
@@ -119,12 +119,11 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.add_filter("grouped", words::grouped);
-    environment.add_filter("ordinal", words::ordinal);
-    environment.add_filter("percent", |share: f64| words::percent(share));
-    environment.add_filter("signed", |number: f64| words::signed(number, 2));
-    environment
-        .add_filter("fixed", |number: f64| words::signed(number, 2).trim_start_matches('+').to_owned());
+    environment.add_filter("grouped", text::grouped);
+    environment.add_filter("ordinal", text::ordinal);
+    environment.add_filter("percent", |share: f64| text::percent(share));
+    environment.add_filter("signed", |number: f64| text::signed(number, 2));
+    environment.add_filter("fixed", |number: f64| text::signed(number, 2).trim_start_matches('+').to_owned());
     environment.add_filter("gauge", gauge);
     Ok(environment)
 }

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::data::{ConflictingAnswer, ReportData, SetAside, Status};
 use super::learning::{LearningFigures, table};
-use super::text::{excerpt, visible};
 use super::words;
+use crate::text::{self, excerpt, visible};
 
 /// Answers shown of either type.
 const SHOWN: usize = 2;
@@ -27,11 +27,11 @@ pub fn summary(data: &ReportData) -> String {
     };
     line(format!(
         "  {} from {}, {}; {} degenerate, {} set aside",
-        words::count(counts.completions, "answer"),
-        words::count(counts.sampled.into(), "prompt"),
-        words::count(counts.tokens, "token"),
-        words::grouped(counts.degenerate.into()),
-        words::grouped(counts.set_aside.into()),
+        text::count(counts.completions, "answer"),
+        text::count(counts.sampled.into(), "prompt"),
+        text::count(counts.tokens, "token"),
+        text::grouped(counts.degenerate.into()),
+        text::grouped(counts.set_aside.into()),
     ));
     if let Some(SetAside { prompt_id, step, reason }) = data.set_aside.first() {
         let first = format!("set aside: {prompt_id} by the {} step: {reason}", step.name());
@@ -74,9 +74,9 @@ fn learnt(learning: &LearningFigures) -> Vec<String> {
         lines.push(format!(
             "  feedback of round {}: {} of {}; {}{}",
             feedback.round,
-            words::count(feedback.judgements, "judgement"),
-            words::count(feedback.comparisons.into(), "comparison"),
-            words::count(feedback.preferences.unwrap_or(0).into(), "preference"),
+            text::count(feedback.judgements, "judgement"),
+            text::count(feedback.comparisons.into(), "comparison"),
+            text::count(feedback.preferences.unwrap_or(0).into(), "preference"),
             contradicted.unwrap_or_default(),
         ));
     }
@@ -112,7 +112,7 @@ pub fn summary_json(data: &ReportData, page: &Path) -> Value {
 }
 
 fn case(case: &ConflictingAnswer) -> String {
-    let mut out = format!("    PACS {}  ", words::signed(case.answer.figures.pacs.unwrap_or(0.0), 2));
+    let mut out = format!("    PACS {}  ", text::signed(case.answer.figures.pacs.unwrap_or(0.0), 2));
     // Writing to a string cannot fail.
     let _ = write!(out, "{}#{}", visible(case.prompt_id.as_str()), case.answer.completion);
     let text = excerpt(&visible(&case.answer.text), EXCERPT_CHARS);

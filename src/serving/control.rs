@@ -29,7 +29,7 @@ use tokio::sync::Mutex;
 
 use super::guard::Guard;
 use super::problem::Problem;
-use crate::backups;
+use crate::log_access::backups;
 
 /// Longest body of a request, in bytes.
 const BODY_BYTES_MAX: usize = 8 << 10;

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use axum::http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
 
 use super::problem::Problem;
-use crate::token::{ControlToken, VARIABLE};
+use crate::serving::control_token::{ControlToken, VARIABLE};
 
 /// Decides who may give orders.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 mod accept;
 mod carrier;
 mod control;
+pub(crate) mod control_token;
 mod guard;
 mod http;
 mod metrics;
@@ -25,15 +26,16 @@ use dissent_storage::{ArtifactStore, MemoryLog, Snapshots};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::bundle;
 use crate::config::{BrokerConfig, Config};
-use crate::copies::{self, Copier};
 use crate::error::BadInput;
-use crate::inbox;
-use crate::opening::{self, Places};
-use crate::planning::{self, Models};
-use crate::running::refuse_another_plan;
-use crate::token::ControlToken;
+use crate::experiment::bundle;
+use crate::experiment::models::Models;
+use crate::experiment::plan;
+use crate::experiment::plan_check::refuse_another_plan;
+use crate::experiment::start::{self, Places};
+use crate::log_access::copies::{self, Copier};
+use crate::log_access::inbox;
+use crate::serving::control_token::ControlToken;
 use carrier::Carrier;
 use control::Desk;
 use guard::Guard;
@@ -72,7 +74,7 @@ pub(crate) fn serve(
     let log: Arc<dyn EventLog> = held.clone();
     let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(config)?;
-    let planned = planning::plan(config, &models, &artifacts)?;
+    let planned = plan::plan(config, &models, &artifacts)?;
     refuse_another_plan(&*log, &planned.plan)?;
     bundle::publish(config_path, &artifacts)?;
     let plan = planned.plan.clone();
@@ -81,9 +83,9 @@ pub(crate) fn serve(
         carrier.prepare(&plan, config.generation.batch_prompts).await?;
         let inbox = Some(inbox::folder(data_dir, &plan.experiment));
         let (lease, shared) = (config.broker.lease(), config.broker.is_shared());
-        let snapshots = Some(Snapshots::new(opening::snapshots_folder(data_dir)));
+        let snapshots = Some(Snapshots::new(start::snapshots_folder(data_dir)));
         let places = Places { log, broker: carrier.broker(), artifacts, snapshots, inbox, lease, shared };
-        let resources = opening::open(config, &models, planned, serving.roles.clone(), places)?;
+        let resources = start::open(config, &models, planned, serving.roles.clone(), places)?;
         let mut pipeline = Pipeline::start(&plan, resources).await?;
         let desk = serving.listen.map(|listen| Desk {
             control: pipeline.control(),
@@ -123,7 +125,7 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &Serving)
         return Err(BadInput(reason.to_owned()).into());
     };
     let models = Models::open(config)?;
-    let planned = planning::plan(config, &models, &artifacts)?;
+    let planned = plan::plan(config, &models, &artifacts)?;
     let plan = planned.plan.clone();
     let options = rabbit.options_of_service()?;
     actix::System::new().block_on(async {
@@ -139,7 +141,7 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &Serving)
             lease,
             shared: true,
         };
-        let resources = opening::open(config, &models, planned, serving.roles.clone(), places)?;
+        let resources = start::open(config, &models, planned, serving.roles.clone(), places)?;
         let told = Told::new(history, plan.clone());
         let mut worker = Worker::start(&plan, resources, Box::new(told))?;
         let served = Served::begin(worker.vitals(), Carrier::Rabbit(broker), serving, None).await?;

@@ -7,7 +7,7 @@ use dissent_domain::event::{Event, Recorded};
 use dissent_domain::experiment::Plan;
 use dissent_queues::{BoxFuture, HistoryConsumer};
 
-use crate::running::refuse_difference;
+use crate::experiment::plan_check::refuse_difference;
 
 /// A history that says nothing for so long has no more past to tell.
 const PAST_MAX: Duration = Duration::from_secs(10);

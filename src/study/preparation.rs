@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::steps::Steps;
 use super::training::{Lessons, Training, Workshop};
 use crate::error::BadInput;
+use crate::experiment::models::Model;
 use crate::jsonl::JsonLines;
-use crate::loading::Model;
 use categories::{BEGIN, END, World};
 
 /// What stands before the paths of what a study prepared: `prepared:policy` is the policy's folder.

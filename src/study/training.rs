@@ -154,7 +154,7 @@ mod tests {
     use dissent_models::runtime::Provider;
 
     use super::*;
-    use crate::loading::Model;
+    use crate::experiment::models::Model;
     use crate::required::required;
 
     #[test]

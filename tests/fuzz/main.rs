@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use dissent::config::Config;
+use dissent::dataset::prompts;
 use dissent::dataset::{Dataset, Format, ReadOptions};
-use dissent::prompts;
 use dissent::study::config::StudyConfig;
 use dissent_actors::inbox;
 use proptest::prelude::*;

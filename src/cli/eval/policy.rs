@@ -23,7 +23,7 @@ use crate::cli::judge::JudgeOptions;
 use crate::cli::models::{RuntimeArgs, counting_bar};
 use crate::dataset::{Dataset, ReadOptions, Row};
 use crate::error::BadInput;
-use crate::loading::{self, Model};
+use crate::experiment::models::{self, Model};
 
 /// Completions decoded together.
 const ROWS: usize = 16;
@@ -114,7 +114,7 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
     let file = dataset.file.clone();
     let prompts = dataset.prompts()?;
     let policy = Model::open(&args.policy, None, args.adapter.as_deref()).context("the policy")?;
-    let (runtime, options) = loading::runtime(&args.runtime.config(), ROWS)?;
+    let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
     let mut judges = Judges::open(args, &policy, runtime, &options)?;
     let mut generator = Generator::open(runtime, &policy.checkpoint, policy.adapter.as_ref(), &options)?;
     let cancel = interrupt::cancel_flag()?;

@@ -16,7 +16,7 @@ use crate::cli::score::reward_kind;
 use crate::config::check_reward_template;
 use crate::dataset::{Dataset, Left, Preferred, ReadOptions};
 use crate::error::BadInput;
-use crate::loading::{self, Model};
+use crate::experiment::models::{self, Model};
 
 /// Bins of the reliability table, over confidences from 0.5 to 1.
 const BINS: usize = 5;
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
     let file = dataset.file.clone();
     let pairs = dataset.preferences()?;
     let model = Model::open(&args.base, args.layers, args.adapter.as_deref())?;
-    let (runtime, options) = loading::runtime(&args.runtime.config(), 1)?;
+    let (runtime, options) = models::runtime(&args.runtime.config(), 1)?;
     let mut scorer = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;
     let longest = args.max_length.unwrap_or(usize::MAX).min(model.checkpoint.config.context_length);
     let cancel = interrupt::cancel_flag()?;

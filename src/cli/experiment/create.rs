@@ -12,10 +12,13 @@ use dissent_models::template::PromptTemplate;
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, wait};
 use serde_json::json;
 
+use crate::cli::paths;
 use crate::config::Config;
 use crate::error::BadInput;
-use crate::planning::{self, Models};
-use crate::running::refuse_another_plan;
+use crate::experiment::models::Models;
+use crate::experiment::plan;
+use crate::experiment::plan_check::refuse_another_plan;
+use crate::log_access::open;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -40,12 +43,12 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     let config = Config::load(&args.config)?;
     config.validate().map_err(BadInput)?;
     super::check_length("--by", &args.by, BY_BYTES_MAX)?;
-    let data_dir = super::super::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
+    let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     let models = Models::open(&config)?;
     check_templates(&config, &models)?;
-    let log = SledLog::open(super::super::log_dir(&data_dir), &SledOptions::default())?;
+    let log = SledLog::open(open::log_dir(&data_dir), &SledOptions::default())?;
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
-    let plan = planning::plan(&config, &models, &artifacts)?.plan;
+    let plan = plan::plan(&config, &models, &artifacts)?.plan;
     refuse_another_plan(&log, &plan)?;
     let name = plan.experiment.clone();
     if !log.read_stream(&name, 0, 1)?.is_empty() {
@@ -58,7 +61,7 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     if as_json {
         return Ok(writeln!(out, "{}", json!({ "experiment": name, "state": "created", "changed": true }))?);
     }
-    let option = super::super::data_option(&data_dir);
+    let option = paths::data_option(&data_dir);
     writeln!(
         out,
         "{name} is created\nto start it: dissent experiment start {name}{option}, or dissent run {}{option}",

@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::error::BadInput;
 use crate::history;
 use crate::history::settings::{self, Scope, Setting};
+use crate::log_access::open;
 
 /// Events appended together.
 const APPEND_EVENTS: usize = 256;
@@ -45,7 +46,7 @@ pub(super) struct ForkArgs {
 }
 
 pub(super) fn run(log: &dyn EventLog, args: &ForkArgs, as_json: bool) -> anyhow::Result<()> {
-    super::super::require_experiment(log, &args.experiment)?;
+    open::require_experiment(log, &args.experiment)?;
     if args.name == args.experiment {
         return Err(exists(&args.name));
     }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use dissent_domain::log::EventLog;
 
 use crate::history::overview::{Overview, Past};
-use crate::history::utc;
+use crate::text::utc;
 
 pub(super) fn run(log: &dyn EventLog, as_json: bool) -> anyhow::Result<()> {
     let mut overviews = Vec::new();

@@ -13,7 +13,9 @@ use serde::Deserialize as _;
 use serde_json::json;
 
 use super::super::server::{Holder, Server, ServerArgs};
+use crate::cli::paths;
 use crate::error::BadInput;
+use crate::log_access::open;
 
 /// Longest wait for a server to decide and to make it durable.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,7 +63,7 @@ pub(super) fn run(data_dir: &Path, action: Action, args: &OrderArgs, as_json: bo
     let already = if changed { "" } else { " already" };
     writeln!(out, "{name} {}", said(standing, already))?;
     if changed && standing == Standing::Paused {
-        let option = args.server.option().unwrap_or_else(|| super::super::data_option(data_dir));
+        let option = args.server.option().unwrap_or_else(|| paths::data_option(data_dir));
         writeln!(out, "to go on: dissent experiment resume {name}{option}")?;
     }
     Ok(())
@@ -79,7 +81,7 @@ fn said(standing: Standing, already: &str) -> String {
 
 fn here(log: &SledLog, action: Action, args: &OrderArgs) -> anyhow::Result<Ordered> {
     let OrderArgs { experiment, by, reason, .. } = args;
-    super::super::require_experiment(log, experiment)?;
+    open::require_experiment(log, experiment)?;
     let order = Order { action, by: by.clone(), reason: reason.clone() };
     wait(control::order(log, experiment, &order)).map_err(|error| match error {
         OrderError::Rejected { .. } | OrderError::Unknown(_) => BadInput(error.to_string()).into(),

@@ -9,8 +9,9 @@ use dissent_domain::log::EventLog;
 use serde::Serialize;
 
 use crate::history::overview::{OrderedBy, Overview, Past};
-use crate::history::utc;
-use crate::report::visible;
+use crate::log_access::open;
+use crate::text::utc;
+use crate::text::visible;
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -24,7 +25,7 @@ pub(super) fn run(
     last: Option<u64>,
     as_json: bool,
 ) -> anyhow::Result<()> {
-    super::super::require_experiment(log, experiment)?;
+    open::require_experiment(log, experiment)?;
     let past = Past::read(log, experiment, last)?;
     let plan = past.experiment().plan().context("the experiment has no plan there")?;
     let overview = past.overview(experiment);

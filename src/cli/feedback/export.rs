@@ -15,7 +15,8 @@ use super::dealing::deal;
 use super::page::Task;
 use super::{FileOrStream, Known, comparisons, is_stream, sheet};
 use crate::error::BadInput;
-use crate::report;
+use crate::log_access::open;
+use crate::{files, text};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
@@ -58,7 +59,7 @@ pub(super) fn annotator(name: &str) -> Result<String, String> {
 
 pub(super) fn run(data_dir: &Path, args: &ExportArgs) -> anyhow::Result<()> {
     check(args)?;
-    let log = super::super::read_log(data_dir)?;
+    let log = open::read_log(data_dir)?;
     let known = Known::read(&*log, &args.experiment)?;
     let (plan, round) = (known.plan()?, known.asking()?);
     let overlap = plan.learning.as_ref().map_or(1, |learning| learning.feedback.overlap) as usize;
@@ -70,14 +71,14 @@ pub(super) fn run(data_dir: &Path, args: &ExportArgs) -> anyhow::Result<()> {
     for (annotator, hand) in &hands {
         let content = written(&log, plan, round.number(), *annotator, hand, args.format)?;
         write(&content, &output(&args.output, *annotator))?;
-        let comparisons = report::count(hand.len() as u64, "comparison");
-        let whose = annotator.map(|name| format!(" for {}", report::visible(name))).unwrap_or_default();
+        let comparisons = text::count(hand.len() as u64, "comparison");
+        let whose = annotator.map(|name| format!(" for {}", text::visible(name))).unwrap_or_default();
         say(&format!("{comparisons} of round {}{whose}{state}", round.number()))?;
     }
     let wanted: usize = open.iter().map(|asked| overlap.saturating_sub(asked.judgements.len())).sum();
     let dealt = hands.iter().map(|(_, hand)| hand.len()).sum();
     if hands.len() > 1 && wanted > dealt {
-        let missing = report::count((wanted - dealt) as u64, "judgement");
+        let missing = text::count((wanted - dealt) as u64, "judgement");
         say(&format!("{missing} will be missing: these annotators are too few"))?;
     }
     Ok(())
@@ -142,7 +143,7 @@ fn write(content: &[u8], path: &Path) -> anyhow::Result<()> {
     if is_stream(path) {
         std::io::stdout().write_all(content).context("failed to write to stdout")
     } else {
-        report::write(content, path)
+        files::write(content, path)
     }
 }
 
@@ -157,7 +158,7 @@ fn written(
     let mut out = Vec::new();
     match format {
         Format::Jsonl => comparisons::each(log, plan, wanted, annotator, |row| {
-            out.extend_from_slice(report::ascii_controls(serde_json::to_string(row)?).as_bytes());
+            out.extend_from_slice(text::ascii_controls(serde_json::to_string(row)?).as_bytes());
             out.push(b'\n');
             Ok(())
         })?,

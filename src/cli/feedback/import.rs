@@ -18,9 +18,10 @@ use super::export::annotator;
 use super::judgements::{Judged, Sourced, read};
 use super::status::Status;
 use super::{FileOrStream, Known};
-use crate::inbox;
 use crate::jsonl::InputError;
-use crate::report::count;
+use crate::log_access::inbox;
+use crate::log_access::open;
+use crate::text::count;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
@@ -52,7 +53,7 @@ struct Imported {
 
 pub(super) fn run(data_dir: &Path, args: &ImportArgs) -> anyhow::Result<()> {
     let judged = read(&args.file, args.annotator.as_deref())?;
-    match super::super::open_log(data_dir) {
+    match open::open_log(data_dir) {
         Ok(log) => import(&log, &judged, args.json),
         Err(error) if matches!(error.downcast_ref(), Some(LogError::InUse(_))) => {
             hand_over(data_dir, &judged, args.json)

@@ -8,8 +8,8 @@ use minijinja::{Value, context};
 use serde::Serialize;
 
 use super::comparisons::Row;
-use crate::report;
 use crate::report::page::html_environment;
+use crate::text;
 
 const TEMPLATE: &str = include_str!("page/page.html");
 /// What is said of the comparisons, apart from the page.
@@ -55,7 +55,7 @@ impl<'a> Task<'a> {
 
     pub(super) fn push(&mut self, row: &Row<'_>) {
         let texts = [row.prompt, row.first, row.second];
-        let [prompt, first, second] = texts.map(report::visible);
+        let [prompt, first, second] = texts.map(text::visible);
         let fingerprint = fingerprint(&texts);
         self.comparisons.push(Shown { comparison: row.comparison, prompt, first, second, fingerprint });
     }
@@ -71,7 +71,7 @@ impl<'a> Task<'a> {
         let page = environment.get_template("page")?.render(context! {
             experiment => self.experiment.as_str(),
             round => self.round,
-            comparisons => report::count(self.comparisons.len() as u64, "comparison"),
+            comparisons => text::count(self.comparisons.len() as u64, "comparison"),
             // Only these scripts run, whatever an answer holds. It follows from the content: who writes an answer does not know it.
             nonce => blake3::hash(data.as_bytes()).to_hex().as_str(),
             data => Value::from_safe_string(data),
@@ -94,7 +94,7 @@ fn fingerprint(texts: &[&str; 3]) -> String {
 
 /// JSON that no reader of HTML takes for the end of its script: `<` can only stand within a string there, and stands as an escape.
 fn in_script(json: &str) -> String {
-    report::ascii_controls(json.replace('<', "\\u003c"))
+    text::ascii_controls(json.replace('<', "\\u003c"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Comparisons as a table, of cells that a spreadsheet shows and does not run.
 
 use super::comparisons::Row;
-use crate::report;
+use crate::text;
 
 /// The columns of a table, in their order.
 const COLUMNS: [&str; 12] = [
@@ -28,7 +28,7 @@ pub(super) fn begin(out: &mut Vec<u8>) -> anyhow::Result<()> {
 
 /// Adds a comparison, with what is to be said of it left empty.
 pub(super) fn line(out: &mut Vec<u8>, row: &Row<'_>) -> anyhow::Result<()> {
-    let text = |text: &str| guarded(&report::visible(text));
+    let text = |text: &str| guarded(&text::visible(text));
     let cells = [
         text(row.experiment.as_str()),
         row.round.to_string(),

@@ -11,7 +11,8 @@ use dissent_domain::learning::{Asked, FeedbackSource};
 use serde::Serialize;
 
 use super::Known;
-use crate::report::{count, visible};
+use crate::log_access::open;
+use crate::text::{count, visible};
 
 /// Pairs of annotators that are listed for people.
 const PAIRS_LISTED_MAX: usize = 12;
@@ -27,7 +28,7 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(data_dir: &Path, args: &StatusArgs) -> anyhow::Result<()> {
-    let log = super::super::read_log(data_dir)?;
+    let log = open::read_log(data_dir)?;
     let status = Status::of(&Known::read(&*log, &args.experiment)?)?;
     let mut out = std::io::stdout().lock();
     Ok(if args.json {

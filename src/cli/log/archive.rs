@@ -14,7 +14,8 @@ use serde_json::json;
 use super::say;
 use crate::error::BadInput;
 use crate::history;
-use crate::report::count;
+use crate::log_access::open;
+use crate::text::count;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -38,13 +39,13 @@ pub(super) struct ArchiveArgs {
 }
 
 pub(super) fn run(data_dir: &Path, args: &ArchiveArgs, as_json: bool) -> anyhow::Result<()> {
-    let log = super::super::open_log(data_dir)?;
+    let log = open::open_log(data_dir)?;
     let archived: BTreeSet<&ExperimentId> = args.experiments.iter().collect();
     for experiment in &archived {
-        super::super::require_experiment(&log, experiment)?;
+        open::require_experiment(&log, experiment)?;
         verify(&log, experiment, true)?;
     }
-    let target = super::super::log_dir(&args.to);
+    let target = open::log_dir(&args.to);
     if target.canonicalize().is_ok_and(|target| log.dir().canonicalize().is_ok_and(|from| from == target)) {
         return Err(
             BadInput("the archive is the log itself: name another folder with --to".to_owned()).into()
@@ -106,7 +107,7 @@ fn rotate(
     chosen: &dyn Fn(&ExperimentId) -> bool,
 ) -> anyhow::Result<(u64, PathBuf)> {
     let head = log.head();
-    let here = super::super::log_dir(data_dir);
+    let here = open::log_dir(data_dir);
     let new = tempfile::Builder::new().prefix(".log-").tempdir_in(data_dir)?;
     let kept = copied(&log, new.path(), chosen, false)?;
     let old = (1_u32..)
@@ -138,7 +139,7 @@ pub(super) fn restore(data_dir: &Path, backup: &Path, as_json: bool) -> anyhow::
     if !backup.join("db").is_file() {
         return Err(BadInput(format!("there is no backup of a log in {}", backup.display())).into());
     }
-    let target = super::super::log_dir(data_dir);
+    let target = open::log_dir(data_dir);
     if target.exists() {
         let reason = format!(
             "{} has a log already: restore to another data folder, or move that log away",

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::super::server::{Holder, Server, ServerArgs};
 use super::say;
-use crate::backups;
 use crate::error::BadInput;
+use crate::log_access::backups;
 
 /// Longest wait for a server to copy its log: some hundred thousand events take a second.
 const PATIENCE: Duration = Duration::from_secs(3600);

@@ -8,7 +8,8 @@ use dissent_domain::id::ExperimentId;
 use serde::Serialize;
 
 use crate::history::difference::{self, Difference, KindDifference, Side};
-use crate::report::visible;
+use crate::log_access::open;
+use crate::text::visible;
 
 /// Two histories that are not the same: exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -45,13 +46,13 @@ struct Outcome<'a> {
 pub(super) fn run(data_dir: &Path, a: &Named, b: &Named, as_json: bool) -> anyhow::Result<()> {
     let folder = |named: &Named| named.data_dir.clone().unwrap_or_else(|| data_dir.to_owned());
     let (folder_a, folder_b) = (folder(a), folder(b));
-    let first = super::super::read_log(&folder_a)?;
+    let first = open::read_log(&folder_a)?;
     // A log is opened once, however it is named.
     let same = folder_a.canonicalize().ok().zip(folder_b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-    let second = if same { None } else { Some(super::super::read_log(&folder_b)?) };
+    let second = if same { None } else { Some(open::read_log(&folder_b)?) };
     let (first, second) = (&*first, &**second.as_ref().unwrap_or(&first));
-    super::super::require_experiment(first, &a.experiment)?;
-    super::super::require_experiment(second, &b.experiment)?;
+    open::require_experiment(first, &a.experiment)?;
+    open::require_experiment(second, &b.experiment)?;
     let difference = difference::between(
         &Side { log: first, experiment: a.experiment.clone() },
         &Side { log: second, experiment: b.experiment.clone() },
@@ -107,7 +108,7 @@ fn print_kinds(out: &mut impl std::io::Write, found: &Difference) -> std::io::Re
                 out,
                 "    {} in {}{apart}",
                 visible(field),
-                crate::report::count(difference.events, "event")
+                crate::text::count(difference.events, "event")
             )?;
         }
     }

@@ -8,9 +8,11 @@ use dissent_queues::RabbitBroker;
 use dissent_storage::{SNAPSHOT_EVENTS, Snapshots};
 
 use super::{rabbit, with_broker};
+use crate::cli::paths;
 use crate::config::Config;
 use crate::error::BadInput;
-use crate::opening::snapshots_folder;
+use crate::experiment::start::snapshots_folder;
+use crate::log_access::open;
 
 /// Delete the queues and the history that an experiment has left in RabbitMQ once it is finished or cancelled
 #[derive(Debug, clap::Args)]
@@ -34,7 +36,7 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ForgetArgs) -> anyhow::Result<
     let config = Config::load(&args.config)?;
     let rabbit = rabbit(&config)?;
     let experiment = &config.experiment.name;
-    let data_dir = crate::cli::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
+    let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     if !args.force {
         require_over(&data_dir, experiment)?;
     }
@@ -54,8 +56,8 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ForgetArgs) -> anyhow::Result<
 }
 
 fn require_over(data_dir: &Path, experiment: &ExperimentId) -> anyhow::Result<()> {
-    let log = crate::cli::open_log(data_dir)?;
-    crate::cli::require_experiment(&log, experiment)?;
+    let log = open::open_log(data_dir)?;
+    open::require_experiment(&log, experiment)?;
     let snapshots = Snapshots::new(snapshots_folder(data_dir));
     let state = snapshots.resume(&log, experiment, SNAPSHOT_EVENTS)?;
     if state.experiment().is_over() {

@@ -16,9 +16,10 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::error::{BadInput, Differs};
-use crate::opening::{self, Places};
-use crate::planning::{self, Models};
-use crate::running::refuse_another_plan;
+use crate::experiment::models::Models;
+use crate::experiment::plan;
+use crate::experiment::plan_check::refuse_another_plan;
+use crate::experiment::start::{self, Places};
 
 /// Differences that are listed.
 const SHOWN: usize = 20;
@@ -62,7 +63,7 @@ pub(super) fn run(
     }
     let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(&config)?;
-    let planned = planning::plan(&config, &models, &artifacts)?;
+    let planned = plan::plan(&config, &models, &artifacts)?;
     refuse_another_plan(&*log, &planned.plan)?;
     let plan = planned.plan.clone();
     // Nothing goes through it.
@@ -70,7 +71,7 @@ pub(super) fn run(
     let lease = LeaseTimes::default();
     let places =
         Places { log: log.clone(), broker, artifacts, snapshots: None, inbox: None, lease, shared: false };
-    let resources = opening::open(&config, &models, planned, Roles::all(), places)?;
+    let resources = start::open(&config, &models, planned, Roles::all(), places)?;
     let events = log.streams()?.into_iter().find(|(name, _)| name == experiment).map_or(0, |(_, last)| last);
     let bar = bar(events);
     let begun = Instant::now();

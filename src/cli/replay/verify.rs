@@ -136,7 +136,7 @@ fn print(out: &mut impl std::io::Write, outcome: &Outcome) -> std::io::Result<()
         }
     }
     let faulty = outcome.experiments.iter().filter(|verified| !verified.sound).count();
-    let all = crate::report::count(outcome.experiments.len() as u64, "experiment");
+    let all = crate::text::count(outcome.experiments.len() as u64, "experiment");
     if faulty == 0 {
         writeln!(out, "verified: {all}")
     } else {

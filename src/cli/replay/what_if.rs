@@ -15,7 +15,7 @@ use super::ReplayArgs;
 use crate::history;
 use crate::history::overview::Past;
 use crate::history::settings::{self, Scope};
-use crate::report::visible;
+use crate::text::visible;
 
 #[derive(Serialize)]
 struct Outcome<'a> {

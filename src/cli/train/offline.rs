@@ -20,7 +20,7 @@ use super::view::{TrainingView, say};
 use crate::cli::interrupt;
 use crate::dataset::{Dataset, Left, ReadOptions, Row, hold_back};
 use crate::error::{BadInput, Interrupted};
-use crate::loading::{self, Model};
+use crate::experiment::models::{self, Model};
 
 /// Steps from one checkpoint to the next.
 const CHECKPOINT_EVERY: u32 = 20;
@@ -67,7 +67,7 @@ impl Offline<'_> {
         let held = rows.held.as_ref().map(|part| self.examples(part, &model, &template)).transpose()?;
         let about = self.about(&rows, &learnt, held.as_ref(), &model);
         let record = Record { finished: false, settings, about, metrics: Map::new() };
-        let (runtime, options) = loading::runtime(&self.model.runtime.config(), 1)?;
+        let (runtime, options) = models::runtime(&self.model.runtime.config(), 1)?;
         let setup = TrainingSetup {
             objective: self.objective,
             settings: self.settings.clone(),

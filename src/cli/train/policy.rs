@@ -24,7 +24,7 @@ use crate::cli::interrupt;
 use crate::cli::judge::JudgeOptions;
 use crate::dataset::{Dataset, ReadOptions};
 use crate::error::{BadInput, Interrupted};
-use crate::loading::{self, Model};
+use crate::experiment::models::{self, Model};
 
 /// Completions decoded together.
 const ROWS: usize = 16;
@@ -119,7 +119,7 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     let prompts = prompts.iter().map(encode).collect::<anyhow::Result<Vec<_>>>()?;
     let about = args.about(&file, prompts.len(), &model, &reward);
     let record = Record { finished: false, settings: identity, about, metrics: Map::new() };
-    let (runtime, options) = loading::runtime(&args.model.runtime.config(), ROWS)?;
+    let (runtime, options) = models::runtime(&args.model.runtime.config(), ROWS)?;
     let mut tuner = args.tuner(&settings, &model, prompts, runtime, &options)?;
     let mut scorer = args.scorer(reward, runtime, &options)?;
     if tuner.left_out() > 0 {

@@ -5,7 +5,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
 use crate::report::data::{AnswerFigures, PromptFigures};
-use crate::report::words;
+use crate::text;
 
 /// Points drawn at most: more would make the page heavy and show no more.
 const POINTS_MAX: usize = 4000;
@@ -91,7 +91,7 @@ fn regions(reach: f64) -> [Region; 2] {
 }
 
 fn tick(z: f64) -> String {
-    words::signed(z, usize::from(z.fract().abs() > 0.01))
+    text::signed(z, usize::from(z.fract().abs() > 0.01))
 }
 
 /// At most `most` of some items, spread over all of them without regard to N: every k-th would always take

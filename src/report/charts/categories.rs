@@ -6,8 +6,8 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
 use crate::report::data::CategoryFigures;
-use crate::report::text::{excerpt, visible};
-use crate::report::words;
+use crate::text;
+use crate::text::{excerpt, visible};
 
 /// Categories drawn at most: the ones with the largest figures.
 const CATEGORIES_MAX: usize = 16;
@@ -59,7 +59,7 @@ fn paint(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: &NullBand) 
         let half = 1.96 * noise.sd / f64::from(category.prompts.max(1)).sqrt();
         let interval = [(noise.mean - half, middle - 0.42), (noise.mean + half, middle + 0.42)];
         chart.draw_series([Rectangle::new(interval, role::NOISE.mix(0.3).filled())])?;
-        let name = format!("{} ({})", name(category), words::grouped(category.prompts.into()));
+        let name = format!("{} ({})", name(category), text::grouped(category.prompts.into()));
         let mean = format!("{:.2}", category.mean_abs_pacs);
         for (x, offset, text, colour) in [(0.0, -12, name, role::INK), (largest, -4, mean, role::MEAN)] {
             let style = anchored(SMALL, colour, HPos::Right, VPos::Center);

@@ -5,7 +5,8 @@ use dissent_domain::training::{Hyperparameters, PolicyMethod};
 use serde::Serialize;
 
 use super::{Change, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
-use crate::report::words::{Setting, count, fingerprint, grouped, percent, signed};
+use crate::report::words::Setting;
+use crate::text::{count, fingerprint, grouped, percent, signed};
 
 /// Pairs of annotators that pages list.
 const PAIRS_LISTED_MAX: usize = 20;

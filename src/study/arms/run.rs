@@ -153,7 +153,7 @@ impl Place {
         let events = log.read_stream(&arm.experiment.parse()?, 0, usize::MAX)?;
         let outcome = ArmOutcome::of(&events, arm.rule == Rule::All)
             .with_context(|| format!("the experiment {}", arm.name))?;
-        crate::report::write(&(serde_json::to_string(&outcome)? + "\n"), &self.outcome)
+        crate::files::write(&(serde_json::to_string(&outcome)? + "\n"), &self.outcome)
     }
 
     fn read(&self) -> anyhow::Result<ArmOutcome> {

@@ -20,7 +20,7 @@ use super::steps::Steps;
 use super::training::{Lessons, Training, Workshop};
 use crate::config::{check_reward_template, resolve};
 use crate::error::BadInput;
-use crate::loading::Model;
+use crate::experiment::models::Model;
 use data::Question;
 
 /// `[labelled]`, `[policy]` and `[proxy]` of a study on given answers.

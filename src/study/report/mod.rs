@@ -13,7 +13,8 @@ use super::labelled::LabelledResult;
 use super::prediction::Predictions;
 use super::verdict;
 use crate::report::charts::Chart;
-use crate::report::{page, text};
+use crate::report::page;
+use crate::text;
 pub(super) use charts::Line;
 use charts::{LineChart, Row, Scale};
 
@@ -207,10 +208,10 @@ fn amount(count: f64) -> String {
 /// If a form cannot be made or written.
 pub fn write(report: &StudyReport, folder: &Path) -> anyhow::Result<std::path::PathBuf> {
     let path = |extension: &str| folder.join(format!("{}.{extension}", report.study));
-    crate::report::write(&json(report)?, &path("json"))?;
-    crate::report::write(&markdown(report)?, &path("md"))?;
+    crate::files::write(&json(report)?, &path("json"))?;
+    crate::files::write(&markdown(report)?, &path("md"))?;
     let page = path("html");
-    crate::report::write(&html(report)?, &page)?;
+    crate::files::write(&html(report)?, &page)?;
     Ok(page)
 }
 

@@ -21,7 +21,7 @@ use anyhow::Context as _;
 use dissent_domain::log::{EventLog, LogError};
 use dissent_storage::{SledLog, SledOptions};
 
-use crate::report::visible;
+use crate::text::visible;
 
 /// Below the data folder.
 const FOLDER: &str = "log-copies";

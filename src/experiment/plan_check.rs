@@ -1,103 +1,53 @@
-//! From a configuration to the plan of an experiment: paths become fingerprints, prompts become an artifact.
+//! The plan of a configuration against the recorded plan of the same experiment.
 
-use anyhow::Context as _;
-use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
-use dissent_domain::prompt::Prompt;
-use dissent_storage::ArtifactStore;
+use dissent_domain::event::Event;
+use dissent_domain::experiment::Plan;
+use dissent_domain::fork::forked_id;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog;
 
-use crate::config::{Config, GoldConfig};
-use crate::loading::Model;
-use crate::prompts;
+use crate::error::BadInput;
 
-mod learning;
-
-/// The models of an experiment, opened but not running.
-pub struct Models {
-    /// The policy.
-    pub policy: Model,
-    /// The proxy reward model.
-    pub reward: Model,
-    /// The model whose reward stands for the truth, if one does.
-    pub gold: Option<Model>,
-}
-
-impl Models {
-    /// Opens them.
-    ///
-    /// # Errors
-    /// If one cannot be read.
-    pub fn open(config: &Config) -> anyhow::Result<Self> {
-        let (policy, reward) = (&config.policy, &config.reward);
-        let gold = match &config.gold {
-            Some(GoldConfig::Model(gold)) => {
-                let opened = Model::open(&gold.path, gold.layers, gold.adapter.as_deref());
-                Some(opened.context("the gold reward model")?)
-            }
-            Some(GoldConfig::Sentiment(_) | GoldConfig::Answers(_)) | None => None,
-        };
-        Ok(Self {
-            gold,
-            policy: Model::open(&policy.path, None, policy.adapter.as_deref()).context("the policy")?,
-            reward: Model::open(&reward.path, reward.layers, reward.adapter.as_deref())
-                .context("the reward model")?,
-        })
+/// A recorded experiment is never continued with other settings: its results would be of neither.
+pub(crate) fn refuse_another_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<()> {
+    if let Some(recorded) = forked_plan(log, &plan.experiment)? {
+        return refuse_difference(&recorded, plan);
     }
-}
-
-/// A plan, with the prompts that it names, which are kept as artifacts from here on.
-pub struct Planned {
-    /// What will be done.
-    pub plan: Plan,
-    /// The prompts that conflicts are looked for on.
-    pub prompts: Vec<Prompt>,
-    /// The prompts that policies are evaluated on; empty where nothing is learnt.
-    pub held_out: Vec<Prompt>,
-}
-
-/// The plan of a configuration.
-///
-/// # Errors
-/// If prompts or data cannot be read, do not go together, or an artifact cannot be written.
-pub fn plan(config: &Config, models: &Models, artifacts: &ArtifactStore) -> anyhow::Result<Planned> {
-    let prompts = prompts::read(&config.prompts.path)?;
-    let (learning, held_out) = learning::plan(config, models, &prompts, artifacts)?.unzip();
-    let plan = Plan {
-        experiment: config.experiment.name.clone(),
-        seed: config.experiment.seed,
-        rounds: config.experiment.rounds,
-        prompts: keep_prompts(&prompts, artifacts)?,
-        policy: PolicyPlan {
-            name: models.policy.name.clone(),
-            fingerprint: models.policy.fingerprint.clone(),
-            template: config.policy.template.clone(),
-        },
-        reward: RewardPlan {
-            name: models.reward.name.clone(),
-            fingerprint: models.reward.fingerprint.clone(),
-            template: config.reward.template.clone(),
-            kind: config.reward.kind,
-        },
-        sampling: config.generation.sampling(),
-        conflict: ConflictPlan { logprob: config.conflict.logprob, selection: config.conflict.selection() },
-        learning: learning.map(Box::new),
+    let Some(first) = log.read_stream(&plan.experiment, 0, 1)?.pop() else { return Ok(()) };
+    let Event::ExperimentStarted(started) = first.decode()? else {
+        anyhow::bail!("the stream of {} does not begin with its start", plan.experiment)
     };
-    Ok(Planned { plan, prompts, held_out: held_out.unwrap_or_default() })
+    refuse_difference(&started.plan, plan)
 }
 
-/// Keeps prompts as an artifact, as JSON lines.
-fn keep_prompts(prompts: &[Prompt], artifacts: &ArtifactStore) -> anyhow::Result<PromptSource> {
-    let mut lines = Vec::new();
-    for prompt in prompts {
-        serde_json::to_writer(&mut lines, prompt)?;
-        lines.push(b'\n');
+/// Refuses a plan that is not the recorded one, and says where they differ.
+pub(crate) fn refuse_difference(recorded: &Plan, plan: &Plan) -> anyhow::Result<()> {
+    match difference(recorded, plan) {
+        None => Ok(()),
+        Some(difference) => Err(BadInput(format!(
+            "the experiment {} was begun with another plan ({difference}): give the new one another name, or \
+             restore the old configuration to go on",
+            plan.experiment
+        ))
+        .into()),
     }
-    let artifact = artifacts.put_bytes(&lines)?.to_string();
-    Ok(PromptSource { artifact, count: u32::try_from(prompts.len())? })
+}
+
+/// The plan of a fork; none of an experiment that is none.
+fn forked_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
+    let mut plan = None;
+    // A fork may have been forked again: the last one counts.
+    for generation in 0.. {
+        let Some(recorded) = log.find(forked_id(experiment, generation))? else { break };
+        if let Event::ExperimentForked(forked) = recorded.decode()? {
+            plan = Some(forked.plan);
+        }
+    }
+    Ok(plan)
 }
 
 /// The first difference between two plans, for a person to read; none if they are the same.
-#[must_use]
-pub fn difference(recorded: &Plan, wanted: &Plan) -> Option<String> {
+fn difference(recorded: &Plan, wanted: &Plan) -> Option<String> {
     if recorded == wanted {
         return None;
     }

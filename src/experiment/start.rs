@@ -17,8 +17,9 @@ use dissent_queues::Broker;
 use dissent_storage::{ArtifactStore, Snapshots};
 
 use crate::config::{Config, GoldConfig};
+use crate::experiment::models::Models;
+use crate::experiment::plan::Planned;
 use crate::gold::{ReferenceAnswers, Sentiment};
-use crate::planning::{Models, Planned};
 
 /// Beyond this many rows a step is bound by computing, not by reading the weights, and more rows gain little.
 const ROWS_MAX: usize = 32;
@@ -54,7 +55,7 @@ pub(crate) fn open(
     roles: Roles,
     places: Places,
 ) -> anyhow::Result<Resources> {
-    let (runtime, options) = crate::loading::runtime(&config.runtime, rows(config))?;
+    let (runtime, options) = crate::experiment::models::runtime(&config.runtime, rows(config))?;
     let opening = Opening { config, models, runtime, options: &options, cancel: CancelFlag::new() };
     let Planned { plan, prompts, held_out } = planned;
     let Places { log, broker, artifacts, snapshots, inbox, lease, shared } = places;

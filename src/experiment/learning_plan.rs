@@ -13,13 +13,13 @@ use dissent_domain::training::{Hyperparameters, LoraSettings};
 use dissent_models::adapter::{LoraAdapter, LoraSlots};
 use dissent_storage::ArtifactStore;
 
-use super::{Models, keep_prompts};
+use super::models::{Model, Models};
+use super::prompt_artifact;
 use crate::config::{Config, EvaluationConfig, GoldConfig, LearningConfig, RefinementConfig};
 use crate::dataset::Dataset;
+use crate::dataset::prompts;
 use crate::error::BadInput;
 use crate::gold::ReferenceAnswers;
-use crate::loading::Model;
-use crate::prompts;
 
 /// The learning part of a plan, with the held-out prompts; none where nothing is learnt.
 pub(super) fn plan(
@@ -44,7 +44,7 @@ pub(super) fn plan(
             hyperparameters: trained("tuning", "policy", &models.policy, tuned)?,
         },
         evaluation: EvaluationPlan {
-            prompts: keep_prompts(&held_out, artifacts)?,
+            prompts: prompt_artifact::keep(&held_out, artifacts)?,
             samples: learning.evaluation_samples,
             gold: gold(&learning, models, prompts, &held_out)?,
         },
@@ -203,7 +203,7 @@ mod tests {
             std::fs::write(self.folder.path().join(name), text).unwrap();
         }
 
-        fn planned(&self, refinement: &str, gold: &str) -> anyhow::Result<super::super::Planned> {
+        fn planned(&self, refinement: &str, gold: &str) -> anyhow::Result<super::super::plan::Planned> {
             let text = format!(
                 "[experiment]\nname = \"e\"\nseed = 5\n[prompts]\npath = \"prompts.jsonl\"\n[policy]\npath = {policy:?}\n\
                  template = \"raw\"\n[reward]\npath = {policy:?}\nadapter = {adapter:?}\ntemplate = \"{{prompt}} {{completion}}\"\n\
@@ -215,7 +215,7 @@ mod tests {
             self.write("e.toml", &text);
             let config = Config::load(&self.folder.path().join("e.toml"))?;
             let artifacts = ArtifactStore::open(self.folder.path().join("artifacts"))?;
-            super::super::plan(&config, &Models::open(&config)?, &artifacts)
+            super::super::plan::plan(&config, &Models::open(&config)?, &artifacts)
         }
 
         fn refused(&self, refinement: &str, gold: &str) -> String {

@@ -9,7 +9,7 @@ use dissent_domain::id::ExperimentId;
 /// Where the judgements for an experiment wait. Each file ending in `.jsonl` holds one [`FeedbackReceived`] a line, and
 /// appears whole; other files are not finished.
 #[must_use]
-pub fn folder(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
+pub(crate) fn folder(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
     data_dir.join("feedback-inbox").join(experiment.as_str())
 }
 
@@ -17,7 +17,7 @@ pub fn folder(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn put(
+pub(crate) fn put(
     data_dir: &Path,
     experiment: &ExperimentId,
     judgements: &[FeedbackReceived],

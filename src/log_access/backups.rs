@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dissent_actors::now_us;
 
-use crate::history::utc;
+use crate::text::utc;
 
 /// A folder that does not exist yet, named by the time.
 pub(crate) fn new_folder(data_dir: &Path) -> PathBuf {

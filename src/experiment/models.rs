@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use dissent_actors::Base;
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::checkpoint::{Checkpoint, OpenOptions, TextTokenizer};
 use dissent_models::runtime::{OnnxRuntime, SessionOptions};
 use dissent_models::{ModelError, cache};
 
-use crate::config::RuntimeConfig;
+use crate::config::{Config, GoldConfig, RuntimeConfig};
 
 /// A checkpoint with its adapter, not yet running.
 pub struct Model {
@@ -63,6 +64,39 @@ impl Model {
     #[must_use]
     pub fn tokenizer(&self) -> Arc<TextTokenizer> {
         Arc::new(self.checkpoint.tokenizer.clone())
+    }
+}
+
+/// The models of an experiment, opened but not running.
+pub struct Models {
+    /// The policy.
+    pub policy: Model,
+    /// The proxy reward model.
+    pub reward: Model,
+    /// The model whose reward stands for the truth, if one does.
+    pub gold: Option<Model>,
+}
+
+impl Models {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn open(config: &Config) -> anyhow::Result<Self> {
+        let (policy, reward) = (&config.policy, &config.reward);
+        let gold = match &config.gold {
+            Some(GoldConfig::Model(gold)) => {
+                let opened = Model::open(&gold.path, gold.layers, gold.adapter.as_deref());
+                Some(opened.context("the gold reward model")?)
+            }
+            Some(GoldConfig::Sentiment(_) | GoldConfig::Answers(_)) | None => None,
+        };
+        Ok(Self {
+            gold,
+            policy: Model::open(&policy.path, None, policy.adapter.as_deref()).context("the policy")?,
+            reward: Model::open(&reward.path, reward.layers, reward.adapter.as_deref())
+                .context("the reward model")?,
+        })
     }
 }
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use dissent_actors::journal::States;
 use dissent_actors::{Ending, LeaseTimes, Pipeline, PipelineError, Resources, Roles, control};
-use dissent_domain::event::Event;
 use dissent_domain::experiment::{Plan, finished_id};
-use dissent_domain::fork::forked_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::order::{Action, Order, Standing};
@@ -17,12 +15,14 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::plan_check::refuse_another_plan;
 use crate::config::Config;
-use crate::copies::{self, Copier};
-use crate::error::{BadInput, Interrupted};
-use crate::inbox;
-use crate::opening::{self, Places};
-use crate::planning::{self, Models};
+use crate::error::Interrupted;
+use crate::experiment::models::Models;
+use crate::experiment::plan;
+use crate::experiment::start::{self, Places};
+use crate::log_access::copies::{self, Copier};
+use crate::log_access::inbox;
 use crate::progress::ProgressView;
 
 /// How long what is in hand may take after the first signal.
@@ -53,14 +53,14 @@ pub(crate) fn run_experiment(
     let artifacts = config.artifacts.open(data_dir)?;
     view.say("opening the models");
     let models = Models::open(config)?;
-    let planned = planning::plan(config, &models, &artifacts)?;
+    let planned = plan::plan(config, &models, &artifacts)?;
     refuse_another_plan(&*log, &planned.plan)?;
     let experiment = planned.plan.experiment.clone();
     if is_finished(&*log, &planned.plan)? {
         return Ok(Run { ending: Ending::Finished, experiment, log });
     }
     let run = |ending| Run { ending, experiment: experiment.clone(), log: log.clone() };
-    let snapshots = Snapshots::new(opening::snapshots_folder(data_dir));
+    let snapshots = Snapshots::new(start::snapshots_folder(data_dir));
     match standing(&*log, &experiment, &snapshots)? {
         Standing::Paused => return Ok(run(Ending::Paused)),
         Standing::Cancelled => return Ok(run(Ending::Cancelled)),
@@ -74,7 +74,7 @@ pub(crate) fn run_experiment(
     let snapshots = Some(snapshots);
     let places = Places { log: log.clone(), broker, artifacts, snapshots, inbox, lease, shared: false };
     let plan = planned.plan.clone();
-    let resources = opening::open(config, &models, planned, Roles::all(), places)?;
+    let resources = start::open(config, &models, planned, Roles::all(), places)?;
     let ending = actix::System::new().block_on(drive(&plan, resources, view))?;
     Ok(Run { ending, experiment, log })
 }
@@ -105,44 +105,6 @@ fn is_finished(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// A recorded experiment is never continued with other settings: its results would be of neither.
-pub(crate) fn refuse_another_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<()> {
-    if let Some(recorded) = forked_plan(log, &plan.experiment)? {
-        return refuse_difference(&recorded, plan);
-    }
-    let Some(first) = log.read_stream(&plan.experiment, 0, 1)?.pop() else { return Ok(()) };
-    let Event::ExperimentStarted(started) = first.decode()? else {
-        anyhow::bail!("the stream of {} does not begin with its start", plan.experiment)
-    };
-    refuse_difference(&started.plan, plan)
-}
-
-/// Refuses a plan that is not the recorded one, and says where they differ.
-pub(crate) fn refuse_difference(recorded: &Plan, plan: &Plan) -> anyhow::Result<()> {
-    match planning::difference(recorded, plan) {
-        None => Ok(()),
-        Some(difference) => Err(BadInput(format!(
-            "the experiment {} was begun with another plan ({difference}): give the new one another name, or \
-             restore the old configuration to go on",
-            plan.experiment
-        ))
-        .into()),
-    }
-}
-
-/// The plan of a fork; none of an experiment that is none.
-fn forked_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
-    let mut plan = None;
-    // A fork may have been forked again: the last one counts.
-    for generation in 0.. {
-        let Some(recorded) = log.find(forked_id(experiment, generation))? else { break };
-        if let Event::ExperimentForked(forked) = recorded.decode()? {
-            plan = Some(forked.plan);
-        }
-    }
-    Ok(plan)
 }
 
 /// Runs the pipeline until the experiment is finished, waits for people, fails, or is interrupted; always drains.

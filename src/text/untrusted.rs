@@ -53,7 +53,7 @@ pub(crate) fn ascii_controls(json: String) -> String {
 }
 
 /// The beginning of a text, on one line, at most `chars` characters, with an ellipsis if there is more.
-pub(super) fn excerpt(text: &str, chars: usize) -> String {
+pub(crate) fn excerpt(text: &str, chars: usize) -> String {
     let mut out = String::new();
     let mut left = chars;
     for word in text.split_whitespace() {
@@ -95,7 +95,7 @@ pub(crate) fn markdown(text: &str) -> String {
 }
 
 /// Text as a CommonMark quotation that keeps its lines.
-pub(super) fn markdown_quote(text: &str) -> String {
+pub(crate) fn markdown_quote(text: &str) -> String {
     let lines: Vec<&str> = text.trim_end().split('\n').map(str::trim_start).collect();
     let mut out = String::new();
     for (index, line) in lines.iter().enumerate() {

@@ -2,8 +2,8 @@
 //!
 //! The reward of a model is the third kind; it is opened with the other models.
 
-mod answers;
+mod reference_answers;
 mod sentiment;
 
-pub use answers::ReferenceAnswers;
+pub use reference_answers::ReferenceAnswers;
 pub use sentiment::{SENTIMENT_FINGERPRINT, Sentiment};

@@ -1,0 +1,9 @@
+//! Text for people: untrusted text made safe, numbers, and times.
+
+mod numbers;
+mod time;
+mod untrusted;
+
+pub(crate) use numbers::{count, fingerprint, grouped, ordinal, percent, short, signed};
+pub(crate) use time::utc;
+pub(crate) use untrusted::{ascii_controls, excerpt, markdown, markdown_quote, visible};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::analysis::mean;
 use crate::conflict::{self, Answers, Conflict, Selection};
 use crate::event::{
     CompletionsSampled, ConflictMeasured, Event, FeedbackRequested, PairSelected, PromptAdmitted,
@@ -573,9 +574,4 @@ struct Measured<'a> {
 
 fn rejection(prompt_id: &PromptId, reason: &'static str) -> Result<(), Rejection> {
     Err(Rejection::Prompt { prompt_id: prompt_id.clone(), reason })
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (count, sum) = values.fold((0_u64, 0.0), |(count, sum), value| (count + 1, sum + value));
-    (count > 0).then(|| sum / count as f64)
 }

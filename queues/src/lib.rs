@@ -67,6 +67,7 @@ mod context;
 mod delivery;
 mod embedded;
 mod error;
+mod lock;
 #[cfg(test)]
 #[path = "../../domain/tests/mutation/mod.rs"]
 mod mutation;

@@ -1,5 +1,6 @@
 //! What an evaluation reports, from the rewards and log-probabilities of each prompt's completions.
 
+use dissent_domain::analysis::mean;
 use dissent_domain::conflict::{self, LogprobKind};
 use dissent_domain::event::PolicyEvaluated;
 use dissent_domain::generation::{Completion, FinishReason};
@@ -99,11 +100,6 @@ fn agreement(rewards: &[&[f64]], gold: &[&[f64]]) -> Option<f64> {
         }
     }
     (ordered > 0).then(|| agreed as f64 / ordered as f64)
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (count, sum) = values.fold((0_u64, 0.0), |(count, sum), value| (count + 1, sum + value));
-    (count > 0).then(|| sum / count as f64)
 }
 
 fn count(number: usize) -> u32 {

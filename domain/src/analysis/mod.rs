@@ -7,6 +7,7 @@ mod budget;
 mod calibration;
 mod comparison;
 mod interval;
+mod mean;
 mod ranks;
 
 pub use auroc::{auroc, stratified_auroc};
@@ -14,6 +15,7 @@ pub use budget::{AtBudget, at_budgets, mean_precision};
 pub use calibration::{Calibration, ReliabilityBin, calibration, pairwise_accuracy};
 pub use comparison::Standing;
 pub use interval::{Interval, bootstrap_interval, bootstrap_intervals, student_t_quantile, t_interval};
+pub use mean::mean;
 pub use ranks::{midranks, strata};
 
 #[cfg(test)]

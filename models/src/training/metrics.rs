@@ -1,5 +1,6 @@
 //! What is reported of training, under the names that TRL gives it.
 
+use dissent_domain::analysis;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -185,10 +186,9 @@ fn share(is_so: bool) -> f64 {
     if is_so { 1.0 } else { 0.0 }
 }
 
-/// 0 for nothing.
-fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = numbers.fold((0.0, 0.0), |(sum, count), number| (sum + number, count + 1.0));
-    if count > 0.0 { sum / count } else { 0.0 }
+/// The mean; 0 of no numbers.
+pub(crate) fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
+    analysis::mean(numbers).unwrap_or(0.0)
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use super::{grpo, ppo, rloo};
 use crate::error::ModelError;
 use crate::training::{BatchOutput, Loss, LossInputs};
 
+pub(super) use crate::training::metrics::mean;
+
 /// The methods that sample as they learn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
@@ -127,12 +129,6 @@ pub(super) fn report_rewards(rollouts: &[Rollout], rewards: &[f64], metrics: &mu
     {
         metrics.insert(name.to_owned(), value);
     }
-}
-
-/// The mean; 0 of nothing.
-pub(super) fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
-    let (count, sum) = numbers.fold((0_u64, 0.0), |(count, sum), number| (count + 1, sum + number));
-    sum / count.max(1) as f64
 }
 
 /// Each number of a completion's that a token takes, for all tokens of a batch.

@@ -1,7 +1,7 @@
 //! What the handles, the consumers and the keeper share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 
 use dissent_domain::log::{EventLog, LogError};
@@ -14,6 +14,7 @@ use super::{EmbeddedOptions, GroupStatus};
 use crate::broker::Subscription;
 use crate::delivery::Parked;
 use crate::error::BrokerError;
+use crate::lock::lock;
 
 /// A group behind its lock, which is never held during I/O.
 pub(super) struct Cell {
@@ -244,9 +245,4 @@ impl Cell {
     pub(super) fn lock(&self) -> MutexGuard<'_, Group> {
         lock(&self.state)
     }
-}
-
-/// Locks; no code of ours panics half-way through a change.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use super::options::RabbitOptions;
 use super::publisher::Publisher;
 use super::topology::Topology;
 use crate::error::BrokerError;
+use crate::lock::lock;
 
 /// How often the end is looked for, besides being told.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -186,9 +187,4 @@ impl Core {
             ))),
         }
     }
-}
-
-/// Locks; no code of ours panics half-way through a change.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,11 +3,11 @@
 use dissent_domain::id::ExperimentId;
 use lapin::options::QueueDeleteOptions;
 
-use super::core::lock;
 use super::relay::Command;
 use super::topology::{look_at, short};
 use super::{RabbitBroker, unavailable};
 use crate::error::BrokerError;
+use crate::lock::lock;
 
 impl RabbitBroker {
     /// The names of the queues that these groups and the history of an experiment have, there or not.

@@ -35,7 +35,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use self::core::{Core, lock};
+use self::core::Core;
 use self::events::{EventKind, GroupIntake, GroupSource};
 pub use self::history::HistoryConsumer;
 use self::intake::Intake;
@@ -53,6 +53,7 @@ use crate::broker::{BoxFuture, Broker, Subscription};
 use crate::context::Contexts;
 use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
 use crate::error::BrokerError;
+use crate::lock::lock;
 use crate::proposal::{Answer, Proposal, ProposalConsumer, ProposalSender, proposal_channel};
 
 /// Threads for talking to RabbitMQ. Actors' own threads may be busy for seconds, which no heartbeat survives.

@@ -1,9 +1,9 @@
 //! How many messages lie where.
 
-use super::core::lock;
 use super::topology::look_at;
 use super::{RabbitBroker, unavailable};
 use crate::error::BrokerError;
+use crate::lock::lock;
 
 /// A queue as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]

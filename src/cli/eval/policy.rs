@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use dissent_domain::analysis::{Interval, t_interval};
+use dissent_domain::analysis::{self, Interval, t_interval};
 use dissent_domain::conflict;
 use dissent_domain::generation::{FinishReason, SamplingParams, sample_seed};
 use dissent_domain::id::{ExperimentId, PromptId};
@@ -266,7 +266,7 @@ fn figures(observed: &[Observed]) -> anyhow::Result<Figures> {
 }
 
 fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
+    analysis::mean(values.iter().copied()).unwrap_or(0.0)
 }
 
 fn lines(figures: &Figures) -> Vec<(&'static str, String)> {

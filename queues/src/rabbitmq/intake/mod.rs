@@ -22,10 +22,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::ledger::Ledger;
 use self::state::{Arrival, Order, State, Tag};
 pub(super) use self::state::{Item, Settled, Turn};
-use super::core::{Core, Gate, lock};
+use super::core::{Core, Gate};
 use super::dead::DeadLetter;
 use super::link::{Backoff, LinkError, next};
 use super::topology::{is_absent, short};
+use crate::lock::lock;
 
 /// Acknowledgements are sent together, at the latest at this number and after this time.
 const ACKS_MAX: usize = 32;

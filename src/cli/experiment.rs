@@ -12,7 +12,6 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::order::Action;
 
 use crate::cli::paths;
-use crate::error::BadInput;
 use crate::log_access::open;
 
 /// Create, list, pause, resume, cancel and fork experiments
@@ -74,12 +73,4 @@ pub(crate) fn run(data: Option<&Path>, args: &ExperimentArgs) -> anyhow::Result<
         }
         ExperimentCommand::Fork(fork) => fork::run(&open::open_log(data_dir)?, fork, args.json),
     }
-}
-
-/// Refuses words that the rules refuse, before anybody is asked: a server would only speak of its own limits.
-fn check_length(option: &str, words: &str, bytes_max: usize) -> Result<(), BadInput> {
-    if words.len() > bytes_max {
-        return Err(BadInput(format!("{option} is longer than {bytes_max} bytes")));
-    }
-    Ok(())
 }

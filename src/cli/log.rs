@@ -3,6 +3,7 @@
 mod archive;
 mod backup;
 mod diff;
+mod output;
 mod table;
 
 use std::io::Write as _;
@@ -15,6 +16,8 @@ use dissent_storage::{Salvage, SledLog, SledOptions, StorageError, transfer};
 use serde_json::json;
 
 use crate::error::BadInput;
+use output::say;
+
 use crate::history::table::{COLUMNS, Table};
 use crate::log_access::open;
 
@@ -124,12 +127,6 @@ pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
         LogCommand::Import { file } => import(data_dir, file, args.json),
         LogCommand::Backup(backup) => backup::run(data_dir, backup, args.json),
     }
-}
-
-/// Prints one line, for people or for machines.
-fn say(as_json: bool, value: &serde_json::Value, text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    Ok(if as_json { writeln!(out, "{value}") } else { writeln!(out, "{text}") }?)
 }
 
 fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {

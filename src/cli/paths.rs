@@ -31,3 +31,11 @@ pub(crate) fn shown(path: &Path) -> PathBuf {
 pub(crate) fn report_path(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
     data_dir.join("reports").join(format!("{experiment}.html"))
 }
+
+/// The path that stands for stdin or stdout.
+pub(crate) fn is_stream(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// A file, or `-`.
+pub(crate) type FileOrStream = PathBuf;

@@ -1,16 +1,17 @@
 //! `dissent queue` and `dissent dead`: what lies in RabbitMQ's queues, and what is to become of the messages that were given up.
 
+mod connection;
 mod forget;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use anyhow::Context as _;
 use dissent_queues::{DeadContent, DeadMessage, QueueStats, RabbitBroker};
 use serde_json::{Value, json};
 
-use crate::config::{BrokerConfig, Config, RabbitConfig};
+use connection::{rabbit, with_broker};
+
+use crate::config::Config;
 use crate::error::BadInput;
 
 /// Longest reason shown in a list, in characters.
@@ -214,29 +215,4 @@ fn whole(message: &DeadMessage) -> Value {
         DeadContent::Unreadable(bytes) => json!({"unreadable_bytes": bytes.len()}),
     };
     whole
-}
-
-fn rabbit(config: &Config) -> anyhow::Result<&RabbitConfig> {
-    match &config.broker {
-        BrokerConfig::Rabbitmq(rabbit) => Ok(rabbit),
-        BrokerConfig::Embedded(_) => Err(BadInput(
-            "the experiment has no queues: its broker is inside the one process that runs it ([broker] kind = \"rabbitmq\" \
-             has some)"
-                .to_owned(),
-        )
-        .into()),
-    }
-}
-
-fn with_broker<T>(
-    rabbit: &RabbitConfig,
-    work: impl AsyncFnOnce(&RabbitBroker) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let options = rabbit.options()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let broker: Arc<RabbitBroker> =
-            RabbitBroker::connect_worker(options).await.context("failed to reach RabbitMQ")?;
-        work(&broker).await
-    })
 }

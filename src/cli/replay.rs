@@ -70,6 +70,12 @@ pub(crate) struct ReplayArgs {
     json: bool,
 }
 
+impl ReplayArgs {
+    fn options(&self) -> what_if::Options<'_> {
+        what_if::Options { at: self.at, settings: &self.what_if, top: self.top, json: self.json }
+    }
+}
+
 #[derive(Serialize)]
 struct Outcome {
     experiment: String,
@@ -130,7 +136,7 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
     let log = open::read_log(data_dir)?;
     open::require_experiment(&*log, experiment)?;
     if !args.what_if.is_empty() {
-        return what_if::run(&*log, experiment, args);
+        return what_if::run(&*log, experiment, &args.options());
     }
     if let Some(config) = &args.recompute {
         return recompute::run(log.shared(), data_dir, experiment, config, args.json);

@@ -13,7 +13,6 @@ use serde::Deserialize;
 
 use super::measuring::chat;
 use super::training::{TrainingDefaults, training_section};
-use super::{Config, check_reward_template, template};
 use crate::dataset::{Format, Preferred, ReadOptions};
 
 /// `[feedback]`: who is asked, and what.
@@ -158,7 +157,7 @@ impl RefinementConfig {
         TrainingDefaults { learning_rate_lora: 1e-4, learning_rate_full: 1e-5, lora, seed }
     }
 
-    fn validate(&self) -> Result<(), String> {
+    pub(super) fn validate(&self) -> Result<(), String> {
         let options = self.read_options()?;
         if self.data.is_none() && (options.format.is_some() || self.preferred.is_some()) {
             return Err("refinement.data is missing: the format is that of a file".to_owned());
@@ -193,7 +192,7 @@ impl TuningConfig {
         TrainingDefaults { learning_rate_lora: 1.41e-5, learning_rate_full: 3e-6, lora, seed }
     }
 
-    fn validate(&self) -> Result<(), String> {
+    pub(super) fn validate(&self) -> Result<(), String> {
         self.objective().validate().map_err(|error| format!("tuning.{error}"))?;
         let knobs_for_nothing = match self.method {
             PolicyMethod::Dpo | PolicyMethod::Rso => {
@@ -228,110 +227,4 @@ pub struct LearningConfig<'a> {
     pub evaluation_samples: u32,
     /// When to warn, and when to end.
     pub guards: GuardPlan,
-}
-
-impl Config {
-    /// The learning part of the configuration; none where it has no `[feedback]`.
-    #[must_use]
-    pub fn learning(&self) -> Option<LearningConfig<'_>> {
-        let (tuning, evaluation) = self.tuning.as_ref().zip(self.evaluation.as_ref())?;
-        Some(LearningConfig {
-            feedback: self.feedback.as_ref()?,
-            gold: self.gold.as_ref(),
-            refinement: &self.refinement,
-            tuning,
-            evaluation,
-            evaluation_samples: evaluation.samples.unwrap_or(self.generation.samples),
-            guards: self.guards,
-        })
-    }
-
-    pub(super) fn validate_learning(&self) -> Result<(), String> {
-        let Some(feedback) = &self.feedback else { return self.without_feedback() };
-        if feedback.overlap == 0 {
-            return Err("feedback.overlap = 0: use at least 1".to_owned());
-        }
-        if feedback.budget == Some(0) {
-            return Err("feedback.budget = 0: use at least 1, or leave it out".to_owned());
-        }
-        let of_oracle = feedback.source == FeedbackSource::Oracle;
-        if of_oracle && self.gold.is_none() {
-            return Err(
-                "feedback.source = \"oracle\" needs [gold]: the oracle says what the gold reward says"
-                    .to_owned(),
-            );
-        }
-        if of_oracle && feedback.overlap > 1 {
-            return Err(format!(
-                "feedback.overlap = {}: an oracle judges a comparison once; use 1",
-                feedback.overlap
-            ));
-        }
-        if self.generation.samples < 2 {
-            return Err(format!(
-                "generation.samples = {}: a comparison needs two answers; use at least 2",
-                self.generation.samples
-            ));
-        }
-        if let Some(GoldConfig::Model(gold)) = &self.gold {
-            check_reward_template(&template("gold", &gold.template)?)
-                .map_err(|reason| format!("gold.template: {reason}"))?;
-        }
-        self.refinement.validate()?;
-        let missing = |section: &str, what: &str| {
-            format!("[{section}] is missing: [feedback] leads to {what}, see `dissent run --help`")
-        };
-        self.tuning.as_ref().ok_or_else(|| missing("tuning", "a tuned policy"))?.validate()?;
-        let evaluation =
-            self.evaluation.as_ref().ok_or_else(|| missing("evaluation", "policies to evaluate"))?;
-        if evaluation.samples.is_some_and(|samples| !(1..=1024).contains(&samples)) {
-            return Err("evaluation.samples is out of range: it must be between 1 and 1024".to_owned());
-        }
-        check_guards(&self.guards, self.gold.is_some())
-    }
-
-    /// A section that would not be used is a misunderstanding.
-    fn without_feedback(&self) -> Result<(), String> {
-        let given = [
-            ("gold", self.gold.is_some()),
-            ("refinement", self.refinement != RefinementConfig::default()),
-            ("tuning", self.tuning.is_some()),
-            ("evaluation", self.evaluation.is_some()),
-            ("guards", self.guards != GuardPlan::default()),
-        ];
-        if let Some((section, _)) = given.into_iter().find(|(_, given)| *given) {
-            return Err(format!(
-                "[{section}] has no effect without [feedback]: add it, or leave [{section}] out"
-            ));
-        }
-        if self.experiment.rounds > 1 {
-            return Err(format!(
-                "experiment.rounds = {}: without [feedback] a further round would repeat the first; use 1",
-                self.experiment.rounds
-            ));
-        }
-        Ok(())
-    }
-}
-
-fn check_guards(guards: &GuardPlan, has_gold: bool) -> Result<(), String> {
-    if let Some(kl_max) = guards.kl_max.filter(|kl_max| kl_max.is_nan() || *kl_max <= 0.0) {
-        return Err(format!("guards.kl_max = {kl_max}: use a number above 0"));
-    }
-    match guards.gold_patience {
-        Some(0) => return Err("guards.gold_patience = 0: use at least 1".to_owned()),
-        Some(_) if !has_gold => {
-            return Err("guards.gold_patience needs [gold]: there is no gold reward to grow".to_owned());
-        }
-        Some(_) | None => {}
-    }
-    if guards.stop_on_reward_hacking && !has_gold {
-        return Err(
-            "guards.stop_on_reward_hacking needs [gold]: without it there is no sign of it".to_owned()
-        );
-    }
-    if !(0.0..=1.0).contains(&guards.agreement_drop) {
-        return Err(format!("guards.agreement_drop = {}: use 0 to 1", guards.agreement_drop));
-    }
-    Ok(())
 }

@@ -6,7 +6,10 @@
 mod artifacts;
 mod broker;
 mod learning;
+mod learning_checks;
 mod measuring;
+mod paths;
+mod template;
 mod training;
 mod worker;
 
@@ -14,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use dissent_domain::learning::GuardPlan;
-use dissent_models::template::PromptTemplate;
 use serde::Deserialize;
 
 use crate::error::BadInput;
@@ -29,6 +31,8 @@ pub use measuring::{
     ConflictConfig, ExperimentConfig, GenerationConfig, PolicyConfig, PromptsConfig, RewardConfig,
     RuntimeConfig,
 };
+pub use paths::resolve;
+pub(crate) use template::check_reward_template;
 pub use training::LoraConfig;
 pub(crate) use worker::WorkerConfig;
 
@@ -137,8 +141,8 @@ impl Config {
         if self.runtime.threads > THREADS_MAX {
             return Err(format!("runtime.threads = {}: use 0 to {THREADS_MAX}", self.runtime.threads));
         }
-        template("policy", &self.policy.template)?;
-        let reward = template("reward", &self.reward.template)?;
+        template::parse("policy", &self.policy.template)?;
+        let reward = template::parse("reward", &self.reward.template)?;
         check_reward_template(&reward).map_err(|reason| format!("reward.template: {reason}"))?;
         self.conflict.selection().validate().map_err(|error| format!("conflict: {error}"))?;
         self.broker.validate()?;
@@ -172,41 +176,6 @@ impl Config {
             self.evaluation.as_mut().map(|evaluation| &mut evaluation.prompts),
         ];
         required.into_iter().chain(optional.into_iter().flatten()).chain(gold.into_iter().flatten()).collect()
-    }
-}
-
-fn template(section: &str, text: &str) -> Result<PromptTemplate, String> {
-    text.parse().map_err(|error| format!("{section}.template: {error}"))
-}
-
-/// Refuses a template of a reward model that leaves out the answer.
-///
-/// # Errors
-/// What it must name, and why.
-pub(crate) fn check_reward_template(template: &PromptTemplate) -> Result<(), String> {
-    if template.names_completion() {
-        Ok(())
-    } else {
-        Err("the template of a reward model must name {completion}: what it scores is the answer".to_owned())
-    }
-}
-
-/// Where a path in a configuration or an option points to.
-///
-/// # Errors
-/// If it names the cache or home folder and there is none.
-pub fn resolve(path: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
-    let none =
-        |what: &str, set: &str| BadInput(format!("{}: there is no {what} folder; set {set}", path.display()));
-    let text = path.to_string_lossy();
-    if let Some(rest) = text.strip_prefix("cache:") {
-        let cache = dissent_models::cache::cache_dir().ok_or_else(|| none("cache", "DISSENT_CACHE"))?;
-        Ok(cache.join(rest))
-    } else if let Some(rest) = text.strip_prefix("~/") {
-        let home = std::env::var_os("HOME").ok_or_else(|| none("home", "HOME"))?;
-        Ok(PathBuf::from(home).join(rest))
-    } else {
-        Ok(folder.join(path))
     }
 }
 

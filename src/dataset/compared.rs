@@ -4,17 +4,18 @@ use dissent_domain::training::{Dialogue, Message, Preference};
 use serde::Deserialize;
 
 use super::format::Format;
-use super::spoken::{
-    Refusal, Spoken, answer, asked_and_answered, checked_turns, dialogue, last_answer, refusal,
+use super::options::{Margins, Preferred};
+use super::text_or_turns::{
+    Refusal, TextOrTurns, answer, checked_turns, dialogue, last_answer, prompt_and_completion, refusal,
 };
-use super::{Margins, Preferred, transcript};
+use super::transcript;
 use crate::jsonl::finite_if_present;
 
 #[derive(Deserialize)]
 pub(super) struct RawPreference {
-    prompt: Option<Spoken>,
-    chosen: Spoken,
-    rejected: Spoken,
+    prompt: Option<TextOrTurns>,
+    chosen: TextOrTurns,
+    rejected: TextOrTurns,
     #[serde(default, deserialize_with = "finite_if_present")]
     margin: Option<f64>,
     #[serde(default, deserialize_with = "finite_if_present")]
@@ -102,7 +103,7 @@ pub(super) fn safe_rlhf(raw: RawSafeRlhf, preferred: Preferred) -> Result<Prefer
         (None, Some(_)) => return refusal("is_response_0_safe", "missing, and is_response_1_safe is there"),
         (Some(_), None) => return refusal("is_response_1_safe", "missing, and is_response_0_safe is there"),
     };
-    let prompt = dialogue(Spoken::Text(raw.prompt))?;
+    let prompt = dialogue(TextOrTurns::Text(raw.prompt))?;
     let (chosen, rejected, is_unsafe) = match id {
         0 => (raw.response_0, raw.response_1, is_unsafe),
         1 => (raw.response_1, raw.response_0, is_unsafe.map(|[first, second]| [second, first])),
@@ -116,17 +117,17 @@ type Compared = (Dialogue, String, String);
 
 fn explicit(raw: RawPreference) -> Result<Compared, Refusal> {
     let Some(prompt) = raw.prompt else { return refusal("prompt", "missing") };
-    let (prompt, chosen) = asked_and_answered(prompt, raw.chosen, "chosen")?;
+    let (prompt, chosen) = prompt_and_completion(prompt, raw.chosen, "chosen")?;
     let conversational = matches!(prompt, Dialogue::Messages(_));
     Ok((prompt, chosen, answer(raw.rejected, "rejected", conversational)?))
 }
 
 fn implicit(raw: RawPreference) -> Result<Compared, Refusal> {
     match (raw.chosen, raw.rejected) {
-        (Spoken::Text(chosen), Spoken::Text(rejected)) => shared_beginning(&chosen, &rejected),
-        (Spoken::Turns(chosen), Spoken::Turns(rejected)) => compared_turns(chosen, rejected),
-        (Spoken::Text(_), Spoken::Turns(_)) => refusal("rejected", "must be a text, as chosen is"),
-        (Spoken::Turns(_), Spoken::Text(_)) => refusal("rejected", "must be a list, as chosen is"),
+        (TextOrTurns::Text(chosen), TextOrTurns::Text(rejected)) => shared_beginning(&chosen, &rejected),
+        (TextOrTurns::Turns(chosen), TextOrTurns::Turns(rejected)) => compared_turns(chosen, rejected),
+        (TextOrTurns::Text(_), TextOrTurns::Turns(_)) => refusal("rejected", "must be a text, as chosen is"),
+        (TextOrTurns::Turns(_), TextOrTurns::Text(_)) => refusal("rejected", "must be a list, as chosen is"),
     }
 }
 
@@ -149,8 +150,8 @@ fn shared_beginning(chosen: &str, rejected: &str) -> Result<Compared, Refusal> {
 
 fn compared_transcripts(raw: RawPreference) -> Result<Compared, Refusal> {
     let turns = |spoken, field: &str| match spoken {
-        Spoken::Text(text) => transcript::turns(&text).map_err(|reason| (field.to_owned(), reason)),
-        Spoken::Turns(_) => refusal(field, "must be a transcript in one text"),
+        TextOrTurns::Text(text) => transcript::turns(&text).map_err(|reason| (field.to_owned(), reason)),
+        TextOrTurns::Turns(_) => refusal(field, "must be a transcript in one text"),
     };
     compared_turns(turns(raw.chosen, "chosen")?, turns(raw.rejected, "rejected")?)
 }

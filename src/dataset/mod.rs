@@ -8,14 +8,16 @@ mod compared;
 mod convert;
 mod file;
 mod format;
+mod options;
 pub mod prompts;
 mod rows;
 mod split;
-mod spoken;
+mod text_or_turns;
 mod transcript;
 
 pub use convert::{Imitated, Left, PreferenceRows};
 pub use format::Format;
+pub use options::{Margins, Preferred, ReadOptions};
 pub use rows::{PromptRow, Row, Rows, TextRow, Unpaired};
 pub use split::hold_back;
 
@@ -26,39 +28,6 @@ use columns::{Columns, Shape};
 
 /// Most rows of a data set.
 pub const ROWS_MAX: usize = 10_000_000;
-
-/// Which answer counts as the preferred one where a data set asked two questions (PKU-SafeRLHF).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Preferred {
-    /// The more helpful one: `better_response_id`.
-    #[default]
-    Better,
-    /// The safer one: `safer_response_id`.
-    Safer,
-}
-
-/// By how much the reward of the preferred answer should exceed the other's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Margins {
-    /// By the column `margin`, where there is one, as TRL takes it.
-    #[default]
-    Column,
-    /// By `score_chosen` − `score_rejected`.
-    Scores,
-    /// By nothing in particular.
-    Zero,
-}
-
-/// How a file is read.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ReadOptions {
-    /// The format; none: recognised from the first line.
-    pub format: Option<Format>,
-    /// Which answer is the preferred one.
-    pub preferred: Preferred,
-    /// Where margins come from.
-    pub margins: Margins,
-}
 
 /// The rows of a file.
 #[derive(Debug, Clone, PartialEq)]

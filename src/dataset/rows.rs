@@ -4,12 +4,12 @@ use dissent_domain::training::{Demonstration, Dialogue, Message, Preference};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::ReadOptions;
 use super::columns::{Columns, Shape};
 use super::compared::{RawPreference, RawSafeRlhf, safe_rlhf};
 use super::format::Format;
-use super::spoken::{
-    RawTurn, Refusal, Spoken, asked_and_answered, checked_turns, dialogue, last_answer, refusal,
+use super::options::ReadOptions;
+use super::text_or_turns::{
+    RawTurn, Refusal, TextOrTurns, checked_turns, dialogue, last_answer, prompt_and_completion, refusal,
 };
 use crate::jsonl::{InputError, JsonLines, Object};
 
@@ -126,14 +126,14 @@ impl Rows {
 
 #[derive(Deserialize)]
 struct RawCompletion {
-    prompt: Spoken,
-    completion: Spoken,
+    prompt: TextOrTurns,
+    completion: TextOrTurns,
 }
 
 #[derive(Deserialize)]
 struct RawUnpaired {
-    prompt: Spoken,
-    completion: Spoken,
+    prompt: TextOrTurns,
+    completion: TextOrTurns,
     label: bool,
 }
 
@@ -149,7 +149,7 @@ struct RawText {
 
 #[derive(Deserialize)]
 struct RawPrompt {
-    prompt: Spoken,
+    prompt: TextOrTurns,
 }
 
 /// The line that was read last.
@@ -183,14 +183,14 @@ impl Reading<'_> {
             });
         }
         self.parsed(|raw: RawCompletion| {
-            let (prompt, completion) = asked_and_answered(raw.prompt, raw.completion, "completion")?;
+            let (prompt, completion) = prompt_and_completion(raw.prompt, raw.completion, "completion")?;
             Ok(Demonstration { prompt, completion })
         })
     }
 
     fn unpaired(&self) -> Result<Unpaired, InputError> {
         self.parsed(|raw: RawUnpaired| {
-            let (prompt, completion) = asked_and_answered(raw.prompt, raw.completion, "completion")?;
+            let (prompt, completion) = prompt_and_completion(raw.prompt, raw.completion, "completion")?;
             Ok(Unpaired { prompt, completion, label: raw.label })
         })
     }

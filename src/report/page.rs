@@ -9,7 +9,7 @@ use super::data::{
     CategoryFigures, ConflictingAnswer, ConflictingPrompt, Counts, Figures, LISTED_MAX, ReportData,
     SelectedPair, SetAside, Status,
 };
-use super::learning::LearningPage;
+use super::learning::{self, LearningPage};
 use super::words::{self, Headline, Setting};
 use crate::text;
 
@@ -60,7 +60,7 @@ impl<'a> Page<'a> {
             figures: &data.figures,
             noise_mean_abs_pacs: data.null_band.as_ref().map(|band| band.mean_abs_pacs.mean),
             headlines: words::headlines(data),
-            settings: words::settings(data),
+            settings: settings(data),
             rule: words::rule(&data.plan.conflict.selection),
             selected_count: words::selected(data),
             measured: words::measured(data),
@@ -76,6 +76,13 @@ impl<'a> Page<'a> {
             learning: data.learning.as_ref().map(LearningPage::new),
         }
     }
+}
+
+/// The settings of the experiment, those of its learning part last.
+fn settings(data: &ReportData) -> Vec<Setting> {
+    let mut settings = words::settings(data);
+    settings.extend(data.plan.learning.iter().flat_map(|plan| learning::settings(plan)));
+    settings
 }
 
 /// A template engine for pages: every text is untrusted unless the template says otherwise.

@@ -177,7 +177,7 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
         LogprobKind::Sum => "summed over the tokens of the answer (shorter answers tend to be likelier)",
         LogprobKind::Mean => "per token of the answer",
     };
-    let mut settings = vec![
+    vec![
         setting("Policy", format!("{} ({})", plan.policy.name, fingerprint(&plan.policy.fingerprint))),
         setting("Policy template", plan.policy.template.clone()),
         setting("Proxy reward", format!("{} ({})", plan.reward.name, fingerprint(&plan.reward.fingerprint))),
@@ -210,9 +210,7 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
             ),
         ),
         setting("Selected", selected(data)),
-    ];
-    settings.extend(plan.learning.iter().flat_map(|learning| super::learning::settings(learning)));
-    settings
+    ]
 }
 
 /// How many prompts were measured, and why not all.

@@ -9,6 +9,7 @@ use toml::{Table, Value};
 
 use super::arms::{ArmConfig, ArmsConfig};
 use super::labelled::LabelledConfig;
+use super::path_keys::PATHS;
 use super::preparation::{CategoriesConfig, PREPARED};
 use crate::config::{RuntimeConfig, resolve};
 use crate::error::BadInput;
@@ -129,21 +130,6 @@ fn section<T: for<'de> Deserialize<'de>>(table: &mut Table, name: &str) -> anyho
     let value = table.remove(name).map(Value::try_into).transpose();
     Ok(value.map_err(|error| named(name, &error))?)
 }
-
-/// The keys of `dissent run` that are paths, by section.
-pub(super) const PATHS: [(&str, &str); 11] = [
-    ("prompts", "path"),
-    ("policy", "path"),
-    ("policy", "adapter"),
-    ("reward", "path"),
-    ("reward", "adapter"),
-    ("gold", "path"),
-    ("gold", "adapter"),
-    ("refinement", "data"),
-    ("evaluation", "prompts"),
-    ("runtime", "onnxruntime"),
-    ("experiment", "data_dir"),
-];
 
 /// The experiments' configurations lie elsewhere than the study's, so their paths must not depend on where they are read.
 fn absolute_paths(base: &mut Table, folder: &Path) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ pub mod arms;
 pub mod config;
 mod draw;
 pub mod labelled;
+mod path_keys;
 pub mod prediction;
 pub mod preparation;
 pub mod report;

@@ -16,8 +16,7 @@ use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
 use dissent_models::template::PromptTemplate;
 use serde::Serialize;
 
-use super::print;
-use super::reward::interval;
+use super::output::{interval, print};
 use crate::cli::interrupt;
 use crate::cli::judge::JudgeOptions;
 use crate::cli::models::{RuntimeArgs, counting_bar};

@@ -9,7 +9,7 @@ use dissent_models::scoring::RewardModel;
 use dissent_models::template::PromptTemplate;
 use serde::Serialize;
 
-use super::print;
+use super::output::{interval, print};
 use crate::cli::interrupt;
 use crate::cli::models::{RuntimeArgs, counting_bar};
 use crate::cli::score::reward_kind;
@@ -149,9 +149,4 @@ fn lines(figures: &Figures) -> Vec<(&'static str, String)> {
         lines.push(("", text));
     }
     lines
-}
-
-/// `0.7100 [0.6800, 0.7400]`.
-pub(super) fn interval(interval: &Interval) -> String {
-    format!("{:.4} [{:.4}, {:.4}]", interval.mean, interval.low, interval.high)
 }

@@ -45,8 +45,8 @@ pub(super) struct OrderArgs {
 }
 
 pub(super) fn run(data_dir: &Path, action: Action, args: &OrderArgs, as_json: bool) -> anyhow::Result<()> {
-    super::check_length("--by", &args.by, BY_BYTES_MAX)?;
-    super::check_length("--reason", args.reason.as_deref().unwrap_or_default(), REASON_BYTES_MAX)?;
+    check_length("--by", &args.by, BY_BYTES_MAX)?;
+    check_length("--reason", args.reason.as_deref().unwrap_or_default(), REASON_BYTES_MAX)?;
     let Ordered { standing, changed } = match args.server.holder(data_dir)? {
         Holder::Here(log) => here(&log, action, args)?,
         Holder::Server(server) => there(&server, action, args)?,
@@ -65,6 +65,14 @@ pub(super) fn run(data_dir: &Path, action: Action, args: &OrderArgs, as_json: bo
     if changed && standing == Standing::Paused {
         let option = args.server.option().unwrap_or_else(|| paths::data_option(data_dir));
         writeln!(out, "to go on: dissent experiment resume {name}{option}")?;
+    }
+    Ok(())
+}
+
+/// Refuses words that the rules refuse, before anybody is asked: a server would only speak of its own limits.
+pub(super) fn check_length(option: &str, words: &str, bytes_max: usize) -> Result<(), BadInput> {
+    if words.len() > bytes_max {
+        return Err(BadInput(format!("{option} is longer than {bytes_max} bytes")));
     }
     Ok(())
 }

@@ -11,9 +11,11 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{ANNOTATOR_BYTES_MAX, Asked};
 use dissent_storage::SledLog;
 
-use super::dealing::deal;
+use super::assignment::assign;
 use super::page::Task;
-use super::{FileOrStream, Known, comparisons, is_stream, sheet};
+use super::recorded::RecordedExperiment;
+use super::{comparisons, csv};
+use crate::cli::paths::{FileOrStream, is_stream};
 use crate::error::BadInput;
 use crate::log_access::open;
 use crate::{files, text};
@@ -60,32 +62,32 @@ pub(super) fn annotator(name: &str) -> Result<String, String> {
 pub(super) fn run(data_dir: &Path, args: &ExportArgs) -> anyhow::Result<()> {
     check(args)?;
     let log = open::read_log(data_dir)?;
-    let known = Known::read(&*log, &args.experiment)?;
+    let known = RecordedExperiment::read(&*log, &args.experiment)?;
     let (plan, round) = (known.plan()?, known.asking()?);
     let overlap = plan.learning.as_ref().map_or(1, |learning| learning.feedback.overlap) as usize;
     let is_settled = round.learning().settled().is_some();
     let is_open = |asked: &&Asked| args.all || !(is_settled || asked.judgements.len() >= overlap);
     let open: Vec<&Asked> = round.learning().asked().iter().filter(is_open).collect();
-    let hands = hands(args, &open, overlap);
+    let assignments = assignments(args, &open, overlap);
     let state = if is_settled { "; the feedback of this round is settled" } else { "" };
-    for (annotator, hand) in &hands {
-        let content = written(&log, plan, round.number(), *annotator, hand, args.format)?;
+    for (annotator, assignment) in &assignments {
+        let content = written(&log, plan, round.number(), *annotator, assignment, args.format)?;
         write(&content, &output(&args.output, *annotator))?;
-        let comparisons = text::count(hand.len() as u64, "comparison");
+        let comparisons = text::count(assignment.len() as u64, "comparison");
         let whose = annotator.map(|name| format!(" for {}", text::visible(name))).unwrap_or_default();
         say(&format!("{comparisons} of round {}{whose}{state}", round.number()))?;
     }
     let wanted: usize = open.iter().map(|asked| overlap.saturating_sub(asked.judgements.len())).sum();
-    let dealt = hands.iter().map(|(_, hand)| hand.len()).sum();
-    if hands.len() > 1 && wanted > dealt {
-        let missing = text::count((wanted - dealt) as u64, "judgement");
+    let assigned = assignments.iter().map(|(_, assignment)| assignment.len()).sum();
+    if assignments.len() > 1 && wanted > assigned {
+        let missing = text::count((wanted - assigned) as u64, "judgement");
         say(&format!("{missing} will be missing: these annotators are too few"))?;
     }
     Ok(())
 }
 
 /// Who gets which of the open comparisons.
-fn hands<'a>(
+fn assignments<'a>(
     args: &'a ExportArgs,
     open: &[&'a Asked],
     overlap: usize,
@@ -96,7 +98,9 @@ fn hands<'a>(
             let wanted = |asked: &&&Asked| args.all || asked.judgements.of(only).is_none();
             vec![(Some(only), open.iter().filter(wanted).copied().collect())]
         }
-        several => several.iter().map(|name| Some(name.as_str())).zip(deal(open, overlap, several)).collect(),
+        several => {
+            several.iter().map(|name| Some(name.as_str())).zip(assign(open, overlap, several)).collect()
+        }
     }
 }
 
@@ -163,8 +167,8 @@ fn written(
             Ok(())
         })?,
         Format::Csv => {
-            sheet::begin(&mut out)?;
-            comparisons::each(log, plan, wanted, annotator, |row| sheet::line(&mut out, row))?;
+            csv::begin(&mut out)?;
+            comparisons::each(log, plan, wanted, annotator, |row| csv::line(&mut out, row))?;
         }
         Format::Html => {
             let mut task = Task::new(&plan.experiment, round, annotator);

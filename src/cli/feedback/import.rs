@@ -16,8 +16,10 @@ use serde::Serialize;
 
 use super::export::annotator;
 use super::judgements::{Judged, Sourced, read};
+use super::recorded::RecordedExperiment;
 use super::status::Status;
-use super::{FileOrStream, Known};
+use crate::cli::paths::FileOrStream;
+use crate::error::BadInput;
 use crate::jsonl::InputError;
 use crate::log_access::inbox;
 use crate::log_access::open;
@@ -95,7 +97,7 @@ fn import(log: &SledLog, judged: &Judged, as_json: bool) -> anyhow::Result<()> {
     for (name, judgements) in by_experiment {
         let first = judgements.first().map_or(1, |sourced| sourced.line);
         let mut state =
-            Known::read(log, name).map_err(|error| match error.downcast::<super::BadInput>() {
+            RecordedExperiment::read(log, name).map_err(|error| match error.downcast::<BadInput>() {
                 Ok(reason) => judged.error(first, "experiment", reason.to_string()).into(),
                 Err(error) => error,
             })?;
@@ -164,7 +166,7 @@ fn decided(
 fn append(
     log: &SledLog,
     name: &ExperimentId,
-    state: &mut Known,
+    state: &mut RecordedExperiment,
     mut events: Vec<NewEvent>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

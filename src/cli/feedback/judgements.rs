@@ -9,8 +9,9 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::COMMENT_BYTES_MAX;
 use serde::Deserialize;
 
+use super::csv;
 use super::export::annotator;
-use super::{is_stream, sheet};
+use crate::cli::paths::is_stream;
 use crate::jsonl::{Fault, InputError, JsonLines};
 
 /// Most bytes of a file of judgements, which carries the texts along.
@@ -141,9 +142,10 @@ fn admit(line: Line, otherwise: Option<&str>) -> Result<Option<(ExperimentId, Fe
 
 /// The rows of a table, by the names in its first row.
 fn table(file: &str, bytes: &[u8]) -> Result<Vec<(u64, Line)>, InputError> {
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter(bytes)).flexible(true).from_reader(bytes);
-    let broken = |error: &csv::Error| {
-        let line = error.position().map_or(1, csv::Position::line);
+    let mut reader =
+        ::csv::ReaderBuilder::new().delimiter(delimiter(bytes)).flexible(true).from_reader(bytes);
+    let broken = |error: &::csv::Error| {
+        let line = error.position().map_or(1, ::csv::Position::line);
         at_fault(file, line, "", error.to_string())
     };
     let header = reader.headers().map_err(|error| broken(&error))?.clone();
@@ -151,7 +153,7 @@ fn table(file: &str, bytes: &[u8]) -> Result<Vec<(u64, Line)>, InputError> {
     let mut lines = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| broken(&error))?;
-        let number = record.position().map_or(1, csv::Position::line);
+        let number = record.position().map_or(1, ::csv::Position::line);
         if record.iter().all(|cell| cell.trim().is_empty()) {
             continue;
         }
@@ -175,7 +177,7 @@ const NEEDED: [&str; 4] = ["experiment", "round", "comparison", "verdict"];
 const OPTIONAL: [&str; 4] = ["annotator", "first_unsafe", "second_unsafe", "comment"];
 
 impl Places {
-    fn of(header: &csv::StringRecord) -> Result<Self, String> {
+    fn of(header: &::csv::StringRecord) -> Result<Self, String> {
         let place = |name: &str| header.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
         if let Some(missing) = NEEDED.into_iter().find(|name| place(name).is_none()) {
             return Err(format!(
@@ -186,12 +188,12 @@ impl Places {
         Ok(Self(columns.filter_map(|name| Some((name, place(name)?))).collect()))
     }
 
-    fn cell<'a>(&self, record: &'a csv::StringRecord, name: &str) -> Option<&'a str> {
+    fn cell<'a>(&self, record: &'a ::csv::StringRecord, name: &str) -> Option<&'a str> {
         let (_, place) = self.0.iter().find(|(column, _)| *column == name)?;
-        record.get(*place).map(|cell| sheet::unguarded(cell).trim()).filter(|cell| !cell.is_empty())
+        record.get(*place).map(|cell| csv::unguarded(cell).trim()).filter(|cell| !cell.is_empty())
     }
 
-    fn line(&self, record: &csv::StringRecord) -> Result<Line, Refusal> {
+    fn line(&self, record: &::csv::StringRecord) -> Result<Line, Refusal> {
         let number = |name: &'static str| {
             let cell = self.cell(record, name).ok_or((name, "missing".to_owned()))?;
             cell.parse().map_err(|_| (name, format!("must be a whole number, found {cell:?}")))

@@ -10,7 +10,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{Asked, FeedbackSource};
 use serde::Serialize;
 
-use super::Known;
+use super::recorded::RecordedExperiment;
 use crate::log_access::open;
 use crate::text::{count, visible};
 
@@ -29,7 +29,7 @@ pub(super) struct StatusArgs {
 
 pub(super) fn run(data_dir: &Path, args: &StatusArgs) -> anyhow::Result<()> {
     let log = open::read_log(data_dir)?;
-    let status = Status::of(&Known::read(&*log, &args.experiment)?)?;
+    let status = Status::of(&RecordedExperiment::read(&*log, &args.experiment)?)?;
     let mut out = std::io::stdout().lock();
     Ok(if args.json {
         writeln!(out, "{}", serde_json::to_string(&status)?)
@@ -61,7 +61,7 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn of(known: &Known) -> anyhow::Result<Self> {
+    pub(super) fn of(known: &RecordedExperiment) -> anyhow::Result<Self> {
         let (plan, round) = (known.plan()?, known.asking()?);
         let Some(feedback) = plan.learning.as_ref().map(|learning| &learning.feedback) else {
             anyhow::bail!("the experiment asks nobody")

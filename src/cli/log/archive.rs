@@ -11,7 +11,7 @@ use dissent_domain::replay::Replay;
 use dissent_storage::{SledLog, SledOptions, transfer};
 use serde_json::json;
 
-use super::say;
+use super::output::say;
 use crate::error::BadInput;
 use crate::history;
 use crate::log_access::open;

@@ -9,7 +9,7 @@ use dissent_storage::SledLog;
 use serde_json::json;
 
 use super::super::server::{Holder, Server, ServerArgs};
-use super::say;
+use super::output::say;
 use crate::error::BadInput;
 use crate::log_access::backups;
 

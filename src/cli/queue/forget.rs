@@ -7,7 +7,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_queues::RabbitBroker;
 use dissent_storage::{SNAPSHOT_EVENTS, Snapshots};
 
-use super::{rabbit, with_broker};
+use super::connection::{rabbit, with_broker};
 use crate::cli::paths;
 use crate::config::Config;
 use crate::error::BadInput;

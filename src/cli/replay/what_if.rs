@@ -11,11 +11,22 @@ use dissent_domain::what_if::{
 };
 use serde::Serialize;
 
-use super::ReplayArgs;
 use crate::history;
 use crate::history::overview::Past;
-use crate::history::settings::{self, Scope};
+use crate::history::settings::{self, Scope, Setting};
 use crate::text::visible;
+
+/// What is compared, and how it is printed.
+pub(super) struct Options<'a> {
+    /// Stop after this position of the log.
+    pub(super) at: Option<u64>,
+    /// The settings that differ from the recorded ones.
+    pub(super) settings: &'a [Setting],
+    /// Most prompts listed where the two selections differ.
+    pub(super) top: usize,
+    /// Print as JSON.
+    pub(super) json: bool,
+}
 
 #[derive(Serialize)]
 struct Outcome<'a> {
@@ -40,23 +51,27 @@ impl<'a> Settings<'a> {
     }
 }
 
-pub(super) fn run(log: &dyn EventLog, experiment: &ExperimentId, args: &ReplayArgs) -> anyhow::Result<()> {
-    let past = Past::read(log, experiment, args.at)?;
+pub(super) fn run(
+    log: &dyn EventLog,
+    experiment: &ExperimentId,
+    options: &Options<'_>,
+) -> anyhow::Result<()> {
+    let past = Past::read(log, experiment, options.at)?;
     let recorded = past.experiment().plan().context("the experiment has no plan there")?;
-    let changed = settings::changed(recorded, &args.what_if, Scope::Selection)?;
+    let changed = settings::changed(recorded, options.settings, Scope::Selection)?;
     let mut what_if = WhatIf::new(recorded.clone(), changed.clone());
-    history::each(log, experiment, args.at, &mut |event| Ok(what_if.apply(&event.decode()?)?))?;
+    history::each(log, experiment, options.at, &mut |event| Ok(what_if.apply(&event.decode()?)?))?;
     let found = what_if.outcome();
     let mut out = std::io::stdout().lock();
-    if args.json {
+    if options.json {
         let (recorded, changed) = (Settings::of(recorded), Settings::of(&changed));
         let outcome = Outcome { experiment, recorded, changed, outcome: &found };
         serde_json::to_writer_pretty(&mut out, &outcome)?;
         return Ok(writeln!(out)?);
     }
-    let settings: Vec<String> = args.what_if.iter().map(ToString::to_string).collect();
+    let settings: Vec<String> = options.settings.iter().map(ToString::to_string).collect();
     writeln!(out, "{experiment}, if it had {}", settings.join(" "))?;
-    print(&mut out, &found, args.top)?;
+    print(&mut out, &found, options.top)?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
+use super::canvas::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
 use crate::report::data::{AnswerFigures, PromptFigures};
 use crate::text;
 

@@ -4,7 +4,7 @@ use dissent_domain::conflict::NullBand;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
+use super::canvas::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
 use crate::report::data::CategoryFigures;
 use crate::text;
 use crate::text::{excerpt, visible};

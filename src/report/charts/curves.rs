@@ -6,7 +6,7 @@ use dissent_domain::event::PolicyEvaluated;
 use dissent_domain::learning::Stage;
 use plotters::prelude::*;
 
-use super::{Chart, Drawn, WIDTH, draw, role, styled};
+use super::canvas::{Chart, Drawn, WIDTH, draw, role, styled};
 use crate::report::learning::{LearningFigures, TrainingFigures};
 
 const LINES_HEIGHT: u32 = 520;

@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Canvas, Chart, Drawn, HEIGHT, TEXT, WIDTH, anchored, draw, role, styled};
+use super::canvas::{Canvas, Chart, Drawn, HEIGHT, TEXT, WIDTH, anchored, draw, role, styled};
 use crate::report::data::PromptFigures;
 
 /// Columns of the strip of all |PACS|.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::error::BadInput;
-use crate::study::config::PATHS;
+use crate::study::path_keys::PATHS;
 use crate::study::preparation::{CategoriesConfig, PREPARED, Prepared};
 
 /// A study of experiments, as its file says it: what all have in common, and what each differs in.

@@ -7,18 +7,12 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
+use super::line::Line;
 use crate::report::charts::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
 
 /// Colours of lines, in the order of the lines.
 const COLOURS: [RGBColor; 7] =
     [role::MUTED, role::POLICY, role::MEAN, role::PROXY, role::PICK, role::BAR, role::INK];
-
-/// A line with an interval at each of its points.
-pub(in crate::study) struct Line {
-    pub(in crate::study) name: String,
-    /// Where, ascending, and what.
-    pub(in crate::study) points: Vec<(f64, Interval)>,
-}
 
 /// What stands on an axis, and how it is written.
 #[derive(Clone, Copy)]

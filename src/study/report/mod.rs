@@ -1,6 +1,7 @@
 //! What a study found, for people (HTML, Markdown) and for machines (JSON).
 
 mod charts;
+mod line;
 
 use std::path::Path;
 
@@ -15,8 +16,8 @@ use super::verdict;
 use crate::report::charts::Chart;
 use crate::report::page;
 use crate::text;
-pub(super) use charts::Line;
 use charts::{LineChart, Row, Scale};
+pub(super) use line::Line;
 
 /// The version of the JSON form: a field may be added under the same name, nothing else changes.
 pub const SCHEMA: &str = "dissent.study/1";

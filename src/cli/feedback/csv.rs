@@ -47,7 +47,7 @@ pub(super) fn line(out: &mut Vec<u8>, row: &Row<'_>) -> anyhow::Result<()> {
 }
 
 fn write(out: &mut Vec<u8>, cells: &[String; 12]) -> anyhow::Result<()> {
-    let mut writer = csv::Writer::from_writer(out);
+    let mut writer = ::csv::Writer::from_writer(out);
     writer.write_record(cells)?;
     Ok(writer.flush()?)
 }

@@ -18,7 +18,7 @@ pub(super) fn refusal<T>(field: &str, reason: impl Into<String>) -> Result<T, Re
 
 /// A text, or a dialogue as a list of turns.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Spoken {
+pub(super) enum TextOrTurns {
     Text(String),
     Turns(Vec<Message>),
 }
@@ -35,28 +35,28 @@ impl From<Object<RawTurn>> for Message {
     }
 }
 
-impl<'de> Deserialize<'de> for Spoken {
+impl<'de> Deserialize<'de> for TextOrTurns {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SpokenVisitor;
+        struct TextOrTurnsVisitor;
 
-        impl<'de> Visitor<'de> for SpokenVisitor {
-            type Value = Spoken;
+        impl<'de> Visitor<'de> for TextOrTurnsVisitor {
+            type Value = TextOrTurns;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a text or a list of {role, content}")
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Spoken, E> {
-                Ok(Spoken::Text(text.to_owned()))
+            fn visit_str<E>(self, text: &str) -> Result<TextOrTurns, E> {
+                Ok(TextOrTurns::Text(text.to_owned()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, turns: A) -> Result<Spoken, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, turns: A) -> Result<TextOrTurns, A::Error> {
                 let turns = Vec::<Object<RawTurn>>::deserialize(SeqAccessDeserializer::new(turns))?;
-                Ok(Spoken::Turns(turns.into_iter().map(Message::from).collect()))
+                Ok(TextOrTurns::Turns(turns.into_iter().map(Message::from).collect()))
             }
         }
 
-        deserializer.deserialize_any(SpokenVisitor)
+        deserializer.deserialize_any(TextOrTurnsVisitor)
     }
 }
 
@@ -69,9 +69,9 @@ pub(super) fn last_answer(mut turns: Vec<Message>, field: &str) -> Result<(Vec<M
     }
 }
 
-pub(super) fn asked_and_answered(
-    prompt: Spoken,
-    completion: Spoken,
+pub(super) fn prompt_and_completion(
+    prompt: TextOrTurns,
+    completion: TextOrTurns,
     field: &str,
 ) -> Result<(Dialogue, String), Refusal> {
     let prompt = dialogue(prompt)?;
@@ -80,23 +80,23 @@ pub(super) fn asked_and_answered(
 }
 
 /// A completion: a text where the prompt is one, else one turn of the assistant.
-pub(super) fn answer(spoken: Spoken, field: &str, conversational: bool) -> Result<String, Refusal> {
+pub(super) fn answer(spoken: TextOrTurns, field: &str, conversational: bool) -> Result<String, Refusal> {
     match spoken {
-        Spoken::Text(text) if !conversational => Ok(text),
-        Spoken::Text(_) => refusal(field, "must be a list of {role, content}, as the prompt is"),
-        Spoken::Turns(_) if !conversational => refusal(field, "must be a text, as the prompt is"),
-        Spoken::Turns(turns) => match <[Message; 1]>::try_from(turns) {
+        TextOrTurns::Text(text) if !conversational => Ok(text),
+        TextOrTurns::Text(_) => refusal(field, "must be a list of {role, content}, as the prompt is"),
+        TextOrTurns::Turns(_) if !conversational => refusal(field, "must be a text, as the prompt is"),
+        TextOrTurns::Turns(turns) => match <[Message; 1]>::try_from(turns) {
             Ok([Message { role: Role::Assistant, content }]) => Ok(content),
             Ok(_) | Err(_) => refusal(field, "must be one turn, the assistant's"),
         },
     }
 }
 
-pub(super) fn dialogue(prompt: Spoken) -> Result<Dialogue, Refusal> {
+pub(super) fn dialogue(prompt: TextOrTurns) -> Result<Dialogue, Refusal> {
     match prompt {
-        Spoken::Text(text) if text.trim().is_empty() => refusal("prompt", "must not be empty"),
-        Spoken::Text(text) => Ok(Dialogue::Text(text)),
-        Spoken::Turns(turns) => checked_turns(turns, "prompt"),
+        TextOrTurns::Text(text) if text.trim().is_empty() => refusal("prompt", "must not be empty"),
+        TextOrTurns::Text(text) => Ok(Dialogue::Text(text)),
+        TextOrTurns::Turns(turns) => checked_turns(turns, "prompt"),
     }
 }
 

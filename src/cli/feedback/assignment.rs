@@ -1,25 +1,28 @@
-//! Shares the open comparisons out among annotators.
+//! Assigns the open comparisons to annotators.
 
 use dissent_domain::learning::Asked;
 
-/// Deals each comparison to as many annotators as it still needs judgements from, of those who have not judged it to those who have
-/// the fewest so far. Among equals a draw decides, so that everyone judges something together with everyone else: agreement is
-/// measured on that. Returns a hand for each annotator, in order; the same every time.
-pub(super) fn deal<'a>(
+/// Assigns each comparison to as many annotators as it still needs judgements from. Annotators with the fewest assigned
+/// comparisons come first; those who have judged the comparison are left out. Ties are broken by a hash, so that every two
+/// annotators share comparisons: agreement is measured on these. Returns one assignment for each annotator, in order. The
+/// same inputs give the same assignments.
+pub(super) fn assign<'a>(
     open: &[&'a Asked],
     overlap: usize,
     annotators: &[impl AsRef<str>],
 ) -> Vec<Vec<&'a Asked>> {
-    let mut hands = vec![Vec::new(); annotators.len()];
+    let mut assignments = vec![Vec::new(); annotators.len()];
     for &asked in open {
         let missing = overlap.saturating_sub(asked.judgements.len());
-        let mut may: Vec<_> = (hands.iter_mut().zip(annotators))
+        let mut may: Vec<_> = (assignments.iter_mut().zip(annotators))
             .filter(|(_, name)| asked.judgements.of(name.as_ref()).is_none())
             .collect();
-        may.sort_by_cached_key(|(hand, name)| (hand.len(), draw(asked.request.comparison, name.as_ref())));
-        may.into_iter().take(missing).for_each(|(hand, _)| hand.push(asked));
+        may.sort_by_cached_key(|(assignment, name)| {
+            (assignment.len(), draw(asked.request.comparison, name.as_ref()))
+        });
+        may.into_iter().take(missing).for_each(|(assignment, _)| assignment.push(asked));
     }
-    hands
+    assignments
 }
 
 fn draw(comparison: u32, annotator: &str) -> [u8; 32] {
@@ -62,26 +65,26 @@ mod tests {
         ) {
             let annotators = &NAMES[..count];
             let all: Vec<Asked> = judged.iter().enumerate().map(|(at, by)| asked(at, by)).collect();
-            let hands = deal(&all.iter().collect::<Vec<_>>(), overlap, annotators);
+            let assignments = assign(&all.iter().collect::<Vec<_>>(), overlap, annotators);
             for (asked, by) in all.iter().zip(&judged) {
-                let given: Vec<&str> = (hands.iter().zip(annotators))
-                    .filter(|(hand, _)| hand.iter().any(|dealt| dealt.request == asked.request))
+                let given: Vec<&str> = (assignments.iter().zip(annotators))
+                    .filter(|(assignment, _)| assignment.iter().any(|assigned| assigned.request == asked.request))
                     .map(|(_, name)| *name)
                     .collect();
                 let may = annotators.iter().filter(|name| !by.contains(name)).count();
                 prop_assert_eq!(given.len(), overlap.saturating_sub(by.len()).min(may));
                 prop_assert!(given.iter().all(|name| !by.contains(name)));
             }
-            for hand in &hands {
-                prop_assert!(hand.is_sorted_by_key(|dealt| dealt.request.comparison));
+            for assignment in &assignments {
+                prop_assert!(assignment.is_sorted_by_key(|assigned| assigned.request.comparison));
             }
         }
 
         #[test]
         fn where_nothing_is_judged_yet_hands_are_equal(overlap in 1..4_usize, comparisons in 0..40_usize) {
             let all: Vec<Asked> = (0..comparisons).map(|at| asked(at, &[])).collect();
-            let hands = deal(&all.iter().collect::<Vec<_>>(), overlap, &NAMES);
-            let sizes: Vec<usize> = hands.iter().map(Vec::len).collect();
+            let assignments = assign(&all.iter().collect::<Vec<_>>(), overlap, &NAMES);
+            let sizes: Vec<usize> = assignments.iter().map(Vec::len).collect();
             prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{:?}", sizes);
         }
     }
@@ -89,11 +92,12 @@ mod tests {
     #[test]
     fn everyone_judges_something_together_with_everyone_else() {
         let all: Vec<Asked> = (0..60).map(|at| asked(at, &[])).collect();
-        let hands = deal(&all.iter().collect::<Vec<_>>(), 2, &NAMES[..4]);
-        let of =
-            |hand: &Vec<&Asked>| hand.iter().map(|dealt| dealt.request.comparison).collect::<BTreeSet<_>>();
-        for (at, one) in hands.iter().enumerate() {
-            for other in &hands[at + 1..] {
+        let assignments = assign(&all.iter().collect::<Vec<_>>(), 2, &NAMES[..4]);
+        let of = |assignment: &Vec<&Asked>| {
+            assignment.iter().map(|assigned| assigned.request.comparison).collect::<BTreeSet<_>>()
+        };
+        for (at, one) in assignments.iter().enumerate() {
+            for other in &assignments[at + 1..] {
                 assert!(of(one).intersection(&of(other)).count() >= 3);
             }
         }

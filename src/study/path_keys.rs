@@ -1,0 +1,16 @@
+//! The configuration keys that hold paths.
+
+/// The keys of `dissent run` that are paths, by section.
+pub(super) const PATHS: [(&str, &str); 11] = [
+    ("prompts", "path"),
+    ("policy", "path"),
+    ("policy", "adapter"),
+    ("reward", "path"),
+    ("reward", "adapter"),
+    ("gold", "path"),
+    ("gold", "adapter"),
+    ("refinement", "data"),
+    ("evaluation", "prompts"),
+    ("runtime", "onnxruntime"),
+    ("experiment", "data_dir"),
+];

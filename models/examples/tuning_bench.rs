@@ -16,14 +16,15 @@ use dissent_models::cache::cache_dir;
 use dissent_models::checkpoint::{Checkpoint, OpenOptions};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 use dissent_models::tuning::{
-    Answer, IterationReport, LoraPolicy, PolicyStart, PolicyTuner, Scorer, TuningPrompt, TuningSettings,
+    IterationReport, LoraPolicy, PolicyStart, PolicyTuner, SampledCompletion, Scorer, TuningPrompt,
+    TuningSettings,
 };
 
 /// The shorter the better.
 struct Brevity;
 
 impl Scorer for Brevity {
-    fn score(&mut self, answers: &[Answer<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
+    fn score(&mut self, answers: &[SampledCompletion<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
         Ok(answers.iter().map(|answer| -(answer.text.len() as f64) / 100.0).collect())
     }
 }

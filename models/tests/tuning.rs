@@ -11,8 +11,8 @@ use dissent_models::runtime::{CancelFlag, OnnxRuntime};
 use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
 use dissent_models::template::PromptTemplate;
 use dissent_models::tuning::{
-    Anchor, Answer, IterationReport, LoraPolicy, PolicyStart, PolicyTuner, RewardScorer, Scorer, TunedPolicy,
-    TuningPrompt, TuningSettings,
+    IterationReport, LoraPolicy, PolicyStart, PolicyTuner, ReferencePolicy, RewardScorer, SampledCompletion,
+    Scorer, TunedPolicy, TuningPrompt, TuningSettings,
 };
 use support::{adapter, options, runtime, tiny};
 
@@ -20,8 +20,8 @@ use support::{adapter, options, runtime, tiny};
 struct FirstQuarter;
 
 impl Scorer for FirstQuarter {
-    fn score(&mut self, answers: &[Answer<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
-        let share = |answer: &Answer<'_>| {
+    fn score(&mut self, answers: &[SampledCompletion<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
+        let share = |answer: &SampledCompletion<'_>| {
             let hits = answer.token_ids.iter().filter(|&&id| id < 40).count();
             hits as f64 / answer.token_ids.len().max(1) as f64
         };
@@ -158,12 +158,12 @@ fn the_adapter_that_comes_out_is_the_policy_that_was_tuned() {
         completion_start: item.prompt_ids.len(),
     };
     let mut policy = tuner.into_policy();
-    let mut told = |whose| {
-        policy.evaluate(whose, std::slice::from_ref(&sequence), &CancelFlag::new()).expect("figures").logprobs
+    let mut logprobs_of = |model| {
+        policy.evaluate(model, std::slice::from_ref(&sequence), &CancelFlag::new()).expect("figures").logprobs
     };
     let pairs = [
-        (told(dissent_models::tuning::Whose::Policy), logprobs(Some(&adapter))),
-        (told(dissent_models::tuning::Whose::Reference), logprobs(None)),
+        (logprobs_of(dissent_models::tuning::EvaluatedModel::Policy), logprobs(Some(&adapter))),
+        (logprobs_of(dissent_models::tuning::EvaluatedModel::Reference), logprobs(None)),
     ];
     for (told, scored) in &pairs {
         for (told, scored) in told.iter().zip(scored) {
@@ -177,20 +177,20 @@ fn the_adapter_that_comes_out_is_the_policy_that_was_tuned() {
 fn a_policy_is_held_to_what_it_began_with_to_another_adapter_or_to_its_base() {
     let Some(runtime) = runtime() else { return };
     let begun = adapter("llama-lora");
-    let open = |adapter, anchor| {
-        let start = PolicyStart { adapter, anchor, ..PolicyStart::default() };
+    let open = |adapter, reference| {
+        let start = PolicyStart { adapter, reference, ..PolicyStart::default() };
         LoraPolicy::open(runtime, &tiny("llama"), &settings(PolicyMethod::Ppo, 1), start, &options(16))
     };
-    let kl = |anchor| {
+    let kl = |reference| {
         let settings = settings(PolicyMethod::Ppo, 1);
-        let policy = open(Some(&begun), anchor).expect("the policy opens");
+        let policy = open(Some(&begun), reference).expect("the policy opens");
         let mut tuner = PolicyTuner::new(policy, prompts(), settings).expect("a tuner");
         iterate(&mut tuner).metrics["objective/kl"]
     };
-    assert!(kl(Anchor::Start).abs() < 1e-12);
-    assert!(kl(Anchor::Adapter(&begun)).abs() < 1e-12);
-    assert!(kl(Anchor::Base) > 1e-6);
-    let error = open(None, Anchor::Adapter(&begun)).err().expect("another shape").to_string();
+    assert!(kl(ReferencePolicy::Start).abs() < 1e-12);
+    assert!(kl(ReferencePolicy::Adapter(&begun)).abs() < 1e-12);
+    assert!(kl(ReferencePolicy::Base) > 1e-6);
+    let error = open(None, ReferencePolicy::Adapter(&begun)).err().expect("another shape").to_string();
     assert!(error.contains("another shape"), "{error}");
 }
 
@@ -203,7 +203,7 @@ fn a_reward_model_judges_texts_as_it_would_alone() {
             .expect("the model opens")
     };
     let dialogue = Dialogue::Text("what is it".to_owned());
-    let answer = Answer { prompt: 0, dialogue: &dialogue, text: " a thing", token_ids: &[2, 3] };
+    let answer = SampledCompletion { prompt: 0, dialogue: &dialogue, text: " a thing", token_ids: &[2, 3] };
     let tokenizer = checkpoint.tokenizer.clone();
     let mut scorer = RewardScorer::new(open(), tokenizer.clone(), PromptTemplate::Raw);
     let found = scorer.score(&[answer, answer], &CancelFlag::new()).expect("rewards");

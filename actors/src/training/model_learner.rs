@@ -21,7 +21,8 @@ use dissent_models::training::{
 };
 use dissent_models::tuning::preference_pairs::{PairRule, token_pairs};
 use dissent_models::tuning::{
-    Anchor, Answer, LoraPolicy, PolicyStart, PolicyTuner, Scorer, TuningPrompt, TuningSettings,
+    LoraPolicy, PolicyStart, PolicyTuner, ReferencePolicy, SampledCompletion, Scorer, TuningPrompt,
+    TuningSettings,
 };
 
 use super::learner::{Learner, Learnt, Refinement, Tuning, Watch};
@@ -201,8 +202,8 @@ impl ModelLearner {
             objective: task.plan.objective.clone(),
             training: task.plan.hyperparameters.clone(),
         };
-        let anchor = base.adapter.as_deref().map_or(Anchor::Base, Anchor::Adapter);
-        let start = PolicyStart { adapter: task.policy.as_deref(), value_head: None, anchor };
+        let reference = base.adapter.as_deref().map_or(ReferencePolicy::Base, ReferencePolicy::Adapter);
+        let start = PolicyStart { adapter: task.policy.as_deref(), value_head: None, reference };
         let policy = LoraPolicy::open(base.runtime, &base.checkpoint, &settings, start, &base.options)
             .map_err(failed)?;
         let prompts = task.answered.iter().map(|sampled| TuningPrompt {
@@ -279,10 +280,15 @@ impl RewardJudge {
 }
 
 impl Scorer for RewardJudge {
-    fn score(&mut self, answers: &[Answer<'_>], cancel: &CancelFlag) -> Result<Vec<f64>, ModelError> {
+    fn score(
+        &mut self,
+        answers: &[SampledCompletion<'_>],
+        cancel: &CancelFlag,
+    ) -> Result<Vec<f64>, ModelError> {
         let tokenizer = &self.base.checkpoint.tokenizer;
-        let encode =
-            |answer: &Answer<'_>| self.template.encode_answered(tokenizer, answer.dialogue, answer.text);
+        let encode = |answer: &SampledCompletion<'_>| {
+            self.template.encode_answered(tokenizer, answer.dialogue, answer.text)
+        };
         let sequences = answers.iter().map(encode).collect::<Result<Vec<_>, ModelError>>()?;
         self.score_sequences(&sequences, cancel)
     }

@@ -3,7 +3,7 @@
 use dissent_domain::generation::SamplingParams;
 
 use super::lesson::Method;
-use super::policy::{TunedPolicy, Whose};
+use super::policy::{EvaluatedModel, TunedPolicy};
 use super::tuner::TuningSettings;
 use crate::adapter::{Adapters, LoraAdapter, LoraSlots, ValueHead};
 use crate::checkpoint::{Checkpoint, TextTokenizer};
@@ -17,7 +17,7 @@ use crate::training::{
 
 /// What the policy is held to.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum Anchor<'a> {
+pub enum ReferencePolicy<'a> {
     /// The policy as tuning finds it, the adapter that it begins with included.
     #[default]
     Start,
@@ -35,7 +35,7 @@ pub struct PolicyStart<'a> {
     /// The value head of an earlier PPO; none: a fresh one, which gives 0 everywhere.
     pub value_head: Option<&'a ValueHead>,
     /// What the policy is held to.
-    pub anchor: Anchor<'a>,
+    pub reference: ReferencePolicy<'a>,
 }
 
 /// A language model whose low-rank change is tuned.
@@ -79,10 +79,10 @@ impl LoraPolicy {
         let layout = evaluation.layout();
         let parameters =
             layout.initial(checkpoint, start.adapter, start.value_head, settings.training.seed)?;
-        let reference = match start.anchor {
-            Anchor::Start => parameters.clone(),
-            Anchor::Base => layout.without_change(&parameters),
-            Anchor::Adapter(adapter) => {
+        let reference = match start.reference {
+            ReferencePolicy::Start => parameters.clone(),
+            ReferencePolicy::Base => layout.without_change(&parameters),
+            ReferencePolicy::Adapter(adapter) => {
                 trainable.check_reference(adapter)?;
                 layout.initial(checkpoint, Some(adapter), start.value_head, settings.training.seed)?
             }
@@ -148,13 +148,13 @@ impl TunedPolicy for LoraPolicy {
 
     fn evaluate(
         &mut self,
-        whose: Whose,
+        model: EvaluatedModel,
         sequences: &[TrainingSequence],
         cancel: &CancelFlag,
     ) -> Result<ModelOutputs, ModelError> {
-        let parameters = match whose {
-            Whose::Policy => &self.training.state().parameters,
-            Whose::Reference => &self.reference,
+        let parameters = match model {
+            EvaluatedModel::Policy => &self.training.state().parameters,
+            EvaluatedModel::Reference => &self.reference,
         };
         self.evaluation.evaluate(parameters, &PackedBatch::new(sequences, self.head)?, cancel)
     }

@@ -21,11 +21,11 @@ mod rollout;
 mod tuner;
 
 pub use checkpoint::TuningCheckpoint;
-pub use lora_policy::{Anchor, LoraPolicy, PolicyStart};
+pub use lora_policy::{LoraPolicy, PolicyStart, ReferencePolicy};
 pub use phases::PhaseTimes;
-pub use policy::{TunedPolicy, Whose};
+pub use policy::{EvaluatedModel, TunedPolicy};
 pub use reward_scorer::RewardScorer;
-pub use rollout::{Answer, Rollout, Scorer, TuningPrompt};
+pub use rollout::{Rollout, SampledCompletion, Scorer, TuningPrompt};
 pub use tuner::{IterationReport, PolicyTuner, TuningHooks, TuningSettings};
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use crate::generation::{GenerationJob, SampledTokens};
 use crate::runtime::CancelFlag;
 use crate::training::{AdamWStep, BatchOutput, LossInputs, ModelOutputs, TrainingSequence, TrainingState};
 
-/// Whose log-probabilities are asked for.
+/// The model whose log-probabilities [`TunedPolicy::evaluate`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
+pub enum EvaluatedModel {
     /// The policy's, as it is now.
     Policy,
     /// The reference's, which the policy is held to: it never changes.
@@ -52,7 +52,7 @@ pub trait TunedPolicy {
     /// As [`crate::training::EvalSession::evaluate`].
     fn evaluate(
         &mut self,
-        whose: Whose,
+        model: EvaluatedModel,
         sequences: &[TrainingSequence],
         cancel: &CancelFlag,
     ) -> Result<ModelOutputs, ModelError>;

@@ -1,6 +1,6 @@
 //! A reward model as the judge of a policy's answers.
 
-use super::rollout::{Answer, Scorer};
+use super::rollout::{SampledCompletion, Scorer};
 use crate::checkpoint::TextTokenizer;
 use crate::error::ModelError;
 use crate::runtime::CancelFlag;
@@ -26,8 +26,12 @@ impl RewardScorer {
 }
 
 impl Scorer for RewardScorer {
-    fn score(&mut self, answers: &[Answer<'_>], cancel: &CancelFlag) -> Result<Vec<f64>, ModelError> {
-        let encode = |answer: &Answer<'_>| {
+    fn score(
+        &mut self,
+        answers: &[SampledCompletion<'_>],
+        cancel: &CancelFlag,
+    ) -> Result<Vec<f64>, ModelError> {
+        let encode = |answer: &SampledCompletion<'_>| {
             self.template.encode_answered(&self.tokenizer, answer.dialogue, answer.text)
         };
         let sequences = answers.iter().map(encode).collect::<Result<Vec<_>, ModelError>>()?;

@@ -4,7 +4,7 @@ use dissent_domain::generation::{FinishReason, SamplingParams};
 use dissent_domain::training::{Dialogue, Hyperparameters, PpoSettings};
 
 use super::phases::{Phase, Phases};
-use super::policy::{TunedPolicy, Whose};
+use super::policy::{EvaluatedModel, TunedPolicy};
 use crate::error::ModelError;
 use crate::generation::{GenerationJob, SampledTokens};
 use crate::runtime::CancelFlag;
@@ -22,7 +22,7 @@ pub struct TuningPrompt {
 
 /// An answer to be scored: the policy's, cut at its stop token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer<'a> {
+pub struct SampledCompletion<'a> {
     /// Which of the prompts that tuning was given.
     pub prompt: usize,
     /// What was asked.
@@ -39,7 +39,11 @@ pub trait Scorer {
     ///
     /// # Errors
     /// [`ModelError`] when an answer cannot be scored.
-    fn score(&mut self, answers: &[Answer<'_>], cancel: &CancelFlag) -> Result<Vec<f64>, ModelError>;
+    fn score(
+        &mut self,
+        answers: &[SampledCompletion<'_>],
+        cancel: &CancelFlag,
+    ) -> Result<Vec<f64>, ModelError>;
 }
 
 /// One sampled answer and what is known of it.
@@ -186,9 +190,9 @@ fn score(
     phases: &mut Phases,
     cancel: &CancelFlag,
 ) -> Result<(), ModelError> {
-    let answers: Vec<Answer<'_>> = rollouts
+    let answers: Vec<SampledCompletion<'_>> = rollouts
         .iter()
-        .map(|rollout| Answer {
+        .map(|rollout| SampledCompletion {
             prompt: rollout.prompt,
             dialogue: &prompts[rollout.prompt].dialogue,
             text: &rollout.text,
@@ -224,8 +228,8 @@ fn evaluate(
     cancel: &CancelFlag,
 ) -> Result<(), ModelError> {
     let sequences: Vec<TrainingSequence> = rollouts.iter().map(|rollout| rollout.sequence.clone()).collect();
-    let mut figures = |whose| phases.time(Phase::Forward, || policy.evaluate(whose, &sequences, cancel));
-    let (now, reference) = (figures(Whose::Policy)?, figures(Whose::Reference)?);
+    let mut figures = |model| phases.time(Phase::Forward, || policy.evaluate(model, &sequences, cancel));
+    let (now, reference) = (figures(EvaluatedModel::Policy)?, figures(EvaluatedModel::Reference)?);
     let tokens: usize = sequences.iter().map(|sequence| sequence.ids.len() - sequence.completion_start).sum();
     let with_values = head == TrainingHead::VocabularyAndValue;
     let values = if with_values { now.values.len() } else { tokens };

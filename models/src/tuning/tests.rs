@@ -15,8 +15,8 @@ use bigram::Bigram;
 struct ShareOfTwos;
 
 impl Scorer for ShareOfTwos {
-    fn score(&mut self, answers: &[Answer<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
-        let share = |answer: &Answer<'_>| {
+    fn score(&mut self, answers: &[SampledCompletion<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
+        let share = |answer: &SampledCompletion<'_>| {
             assert!(!answer.token_ids.contains(&0), "an answer is cut at its stop token");
             assert_eq!(answer.text.len(), answer.token_ids.len());
             let twos = answer.token_ids.iter().filter(|&&id| id == 2).count();
@@ -30,7 +30,7 @@ impl Scorer for ShareOfTwos {
 struct Fixed(Vec<f64>);
 
 impl Scorer for Fixed {
-    fn score(&mut self, _: &[Answer<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
+    fn score(&mut self, _: &[SampledCompletion<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
         Ok(self.0.clone())
     }
 }

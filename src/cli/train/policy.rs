@@ -10,8 +10,8 @@ use dissent_models::adapter::ValueHead;
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use dissent_models::scoring::RewardModel;
 use dissent_models::tuning::{
-    Anchor, Answer, IterationReport, LoraPolicy, PolicyStart, PolicyTuner, RewardScorer, Scorer, TuningHooks,
-    TuningPrompt, TuningSettings,
+    IterationReport, LoraPolicy, PolicyStart, PolicyTuner, ReferencePolicy, RewardScorer, SampledCompletion,
+    Scorer, TuningHooks, TuningPrompt, TuningSettings,
 };
 use serde_json::{Map, Value, json};
 
@@ -222,7 +222,7 @@ impl PolicyArgs {
         let start = PolicyStart {
             adapter: model.adapter.as_ref(),
             value_head: value_head.as_ref(),
-            anchor: if self.anchor_base { Anchor::Base } else { Anchor::Start },
+            reference: if self.anchor_base { ReferencePolicy::Base } else { ReferencePolicy::Start },
         };
         let policy = LoraPolicy::open(runtime, &model.checkpoint, settings, start, options)?;
         Ok(PolicyTuner::new(policy, prompts, settings.clone())?)
@@ -312,7 +312,11 @@ struct Judge {
 }
 
 impl Scorer for Judge {
-    fn score(&mut self, answers: &[Answer<'_>], cancel: &CancelFlag) -> Result<Vec<f64>, ModelError> {
+    fn score(
+        &mut self,
+        answers: &[SampledCompletion<'_>],
+        cancel: &CancelFlag,
+    ) -> Result<Vec<f64>, ModelError> {
         let scores = self.scorer.score(answers, cancel)?;
         Ok(scores.into_iter().map(|score| self.kind.reward(score)).collect())
     }

@@ -3,7 +3,7 @@
 use dissent_domain::generation::{FinishReason, SamplingParams};
 
 use super::super::lesson::single;
-use super::super::{TunedPolicy, Whose};
+use super::super::{EvaluatedModel, TunedPolicy};
 use crate::error::ModelError;
 use crate::generation::{GenerationJob, SampledTokens};
 use crate::runtime::CancelFlag;
@@ -219,14 +219,14 @@ impl TunedPolicy for Bigram {
 
     fn evaluate(
         &mut self,
-        whose: Whose,
+        model: EvaluatedModel,
         sequences: &[TrainingSequence],
         cancel: &CancelFlag,
     ) -> Result<ModelOutputs, ModelError> {
         cancel.check()?;
-        let parameters = match whose {
-            Whose::Policy => &self.state.parameters,
-            Whose::Reference => &self.reference,
+        let parameters = match model {
+            EvaluatedModel::Policy => &self.state.parameters,
+            EvaluatedModel::Reference => &self.reference,
         };
         Ok(outputs(parameters, sequences))
     }

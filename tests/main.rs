@@ -5,6 +5,7 @@ mod crash;
 mod dataset;
 mod detect;
 mod determinism;
+mod doctor;
 mod feedback;
 mod filters;
 mod history;

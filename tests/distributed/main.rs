@@ -1,6 +1,7 @@
 //! One experiment on RabbitMQ, in one process and in several: the same history, whoever does the steps.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod dead;
 mod fleet;
 mod forgetting;
 #[path = "../../queues/tests/broker/node.rs"]

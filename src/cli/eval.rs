@@ -8,18 +8,18 @@ mod reward;
 #[derive(Debug, clap::Args)]
 pub(crate) struct EvalArgs {
     #[command(subcommand)]
-    what: What,
+    what: EvalCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {
+enum EvalCommand {
     Reward(reward::RewardArgs),
     Policy(policy::PolicyArgs),
 }
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     match &args.what {
-        What::Reward(args) => reward::run(args),
-        What::Policy(args) => policy::run(args),
+        EvalCommand::Reward(args) => reward::run(args),
+        EvalCommand::Policy(args) => policy::run(args),
     }
 }

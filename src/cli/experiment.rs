@@ -3,7 +3,7 @@
 mod create;
 mod fork;
 mod list;
-mod order;
+mod operator;
 mod show;
 
 use std::path::Path;
@@ -38,13 +38,13 @@ enum ExperimentCommand {
     /// Check a configuration and record the experiment, to be started later
     Create(create::CreateArgs),
     /// Start what was created
-    Start(order::OrderArgs),
+    Start(operator::OperatorArgs),
     /// Begin nothing new in it until it is resumed
-    Pause(order::OrderArgs),
+    Pause(operator::OperatorArgs),
     /// Let it go on
-    Resume(order::OrderArgs),
+    Resume(operator::OperatorArgs),
     /// Give it up for good; what it recorded is kept
-    Cancel(order::OrderArgs),
+    Cancel(operator::OperatorArgs),
     /// Name, state and progress of every experiment in the log
     List,
     /// The plan of an experiment, and how far each round has come
@@ -63,10 +63,10 @@ pub(crate) fn run(data: Option<&Path>, args: &ExperimentArgs) -> anyhow::Result<
     let data_dir = &paths::data_dir(data);
     match &args.command {
         ExperimentCommand::Create(create) => create::run(data, create, args.json),
-        ExperimentCommand::Start(order) => order::run(data_dir, Action::Start, order, args.json),
-        ExperimentCommand::Pause(order) => order::run(data_dir, Action::Pause, order, args.json),
-        ExperimentCommand::Resume(order) => order::run(data_dir, Action::Resume, order, args.json),
-        ExperimentCommand::Cancel(order) => order::run(data_dir, Action::Cancel, order, args.json),
+        ExperimentCommand::Start(order) => operator::run(data_dir, Action::Start, order, args.json),
+        ExperimentCommand::Pause(order) => operator::run(data_dir, Action::Pause, order, args.json),
+        ExperimentCommand::Resume(order) => operator::run(data_dir, Action::Resume, order, args.json),
+        ExperimentCommand::Cancel(order) => operator::run(data_dir, Action::Cancel, order, args.json),
         ExperimentCommand::List => list::run(&*open::read_log(data_dir)?, args.json),
         ExperimentCommand::Show { experiment, at } => {
             show::run(&*open::read_log(data_dir)?, experiment, *at, args.json)

@@ -12,7 +12,7 @@ use dissent_models::template::PromptTemplate;
 use serde::Serialize;
 
 use super::interrupt;
-use super::models::{RuntimeArgs, counting_bar};
+use super::runtime_args::{RuntimeArgs, counting_bar};
 use crate::dataset::prompts;
 use crate::error::BadInput;
 use crate::experiment::models::{self, Model};

@@ -9,15 +9,15 @@ mod feedback;
 mod generate;
 mod health;
 mod interrupt;
-mod judge;
 mod log;
 mod model;
-mod models;
 mod paths;
 mod queue;
 mod replay;
 mod report;
+mod reward_model;
 mod run;
+mod runtime_args;
 mod score;
 mod serve;
 mod server;
@@ -30,9 +30,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::FailureKind;
 use paths::data_dir;
 
+use crate::error::FailureKind;
 use crate::telemetry::{self, LogFormat, Settings, Telemetry};
 
 /// Shown at the end of `dissent --help`.

@@ -13,7 +13,7 @@ use crate::cli::paths;
 use crate::config::Config;
 use crate::error::BadInput;
 use crate::experiment::run::{Run, run_experiment};
-use crate::history::overview::{OrderedBy, Past};
+use crate::history::overview::{CommandedBy, ExperimentHistory};
 use crate::progress::ProgressView;
 use crate::report;
 use crate::telemetry::LogFormat;
@@ -131,8 +131,8 @@ fn say_how_to_go_on(
     config: &Path,
     data_dir: &Path,
 ) -> anyhow::Result<()> {
-    let past = Past::read(log, experiment, None)?;
-    let words = OrderedBy::of(past.experiment()).and_then(|ordered| ordered.words());
+    let past = ExperimentHistory::read(log, experiment, None)?;
+    let words = CommandedBy::of(past.experiment()).and_then(|ordered| ordered.words());
     let option = paths::data_option(data_dir);
     let mut out = std::io::stdout().lock();
     writeln!(
@@ -145,8 +145,8 @@ fn say_how_to_go_on(
 }
 
 fn cancelled(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<String> {
-    let past = Past::read(log, experiment, None)?;
-    let words = OrderedBy::of(past.experiment()).and_then(|ordered| ordered.words());
+    let past = ExperimentHistory::read(log, experiment, None)?;
+    let words = CommandedBy::of(past.experiment()).and_then(|ordered| ordered.words());
     Ok(format!(
         "{experiment} was cancelled{}: fork what it has come to (dissent experiment fork {experiment} --at ... --as ...), or give the \
          configuration another name",

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::interrupt;
-use super::models::{RuntimeArgs, counting_bar};
+use super::runtime_args::{RuntimeArgs, counting_bar};
 use crate::config::check_reward_template;
 use crate::error::BadInput;
 use crate::experiment::models::{self, Model};

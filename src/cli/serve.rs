@@ -11,7 +11,7 @@ use crate::config::{Config, ExperimentConfig, RuntimeConfig, WorkerConfig};
 use crate::error::BadInput;
 use crate::experiment::bundle;
 use crate::serving::control_token::ControlToken;
-use crate::serving::{self, Serving};
+use crate::serving::{self, ServeOptions};
 
 /// Run an experiment as a service: write its history, share its steps with workers
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ start NAME`, what was paused for `resume`.
 People's judgements are taken in while it runs: dissent feedback import. SIGTERM stops it in order; the same command goes on.")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
     /// Where it answers for its health, and takes orders.
     #[arg(long, value_name = "ADDRESS", default_value = super::server::DEFAULT_ADDRESS)]
     listen: SocketAddr,
@@ -68,14 +68,14 @@ the folder `artifacts` of the data folder.
 Start as many workers as you like, and stop or kill them when you like: what one had in hand, another does.")]
 pub(crate) struct WorkerArgs {
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
     /// Where it answers for its health.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, clap::Args)]
-struct Common {
+struct CommonArgs {
     /// The experiment's configuration.
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
@@ -117,7 +117,7 @@ fn data_folder(given: Option<&Path>, experiment: &ExperimentConfig) -> PathBuf {
     paths::data_dir(given.or(experiment.data_dir.as_deref()))
 }
 
-impl Common {
+impl CommonArgs {
     fn configured(&self) -> anyhow::Result<Config> {
         let mut config = Config::load(&self.config)?;
         self.set(&mut config.runtime);
@@ -130,7 +130,7 @@ impl Common {
         runtime.threads = self.threads.unwrap_or(runtime.threads);
     }
 
-    fn serving(&self, listen: Option<SocketAddr>) -> Serving {
-        Serving { roles: self.roles.clone(), listen, until_finished: self.until_finished }
+    fn serving(&self, listen: Option<SocketAddr>) -> ServeOptions {
+        ServeOptions { roles: self.roles.clone(), listen, until_finished: self.until_finished }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct ServerArgs {
 }
 
 /// Who can do something about a log.
-pub(crate) enum Holder {
+pub(crate) enum LogAccess {
     /// Nobody has it open: this process has it now.
     Here(SledLog),
     /// A server has it, or is to be asked whether or not.
@@ -54,17 +54,17 @@ impl ServerArgs {
     ///
     /// # Errors
     /// If the log cannot be opened for another reason, or the arguments cannot be used.
-    pub(crate) fn holder(&self, data_dir: &Path) -> anyhow::Result<Holder> {
+    pub(crate) fn log_access(&self, data_dir: &Path) -> anyhow::Result<LogAccess> {
         if let Some(url) = &self.server {
             let (address, data) = (address(url)?, None);
-            return Ok(Holder::Server(Server { address, token: self.token()?, data }));
+            return Ok(LogAccess::Server(Server { address, token: self.token()?, data }));
         }
         match open::open_log(data_dir) {
-            Ok(log) => Ok(Holder::Here(log)),
+            Ok(log) => Ok(LogAccess::Here(log)),
             Err(error) if matches!(error.downcast_ref(), Some(LogError::InUse(_))) => {
                 let data = Some(data_dir.canonicalize().context("failed to find the data folder")?);
                 let address = DEFAULT_ADDRESS.to_owned();
-                Ok(Holder::Server(Server { address, token: self.token()?, data }))
+                Ok(LogAccess::Server(Server { address, token: self.token()?, data }))
             }
             Err(error) => Err(error),
         }

@@ -13,7 +13,7 @@ use crate::cli::paths;
 use crate::experiment::models;
 use crate::study::config::{StudyConfig, Subject};
 use crate::study::report;
-use crate::study::training::Workshop;
+use crate::study::training::ModelRuntime;
 
 /// Compare selection rules: the same experiment under several rules and seeds, in one report
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,7 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &StudyArgs) -> anyhow::Result<(
     }
     let data_dir = paths::data_dir(data_dir.or(config.study.data_dir.as_deref()));
     let (runtime, options) = models::runtime(&config.runtime, 1)?;
-    let workshop = Workshop { runtime, options, cancel: interrupt::cancel_flag()? };
+    let workshop = ModelRuntime { runtime, options, cancel: interrupt::cancel_flag()? };
     let line = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg}")?);
     let written = Cell::new(None::<Instant>);
     let say = |what: &str| {

@@ -13,8 +13,8 @@ use dissent_models::training::Objective;
 
 use crate::dataset::{Margins, Preferred};
 use crate::error::BadInput;
-use examples::Wanted;
-use offline::Offline;
+use examples::RowKind;
+use offline::OfflineTraining;
 use options::{DataOptions, Defaults, LengthOptions, ModelOptions, OptimiserOptions, PairOptions};
 use policy::PolicyArgs;
 
@@ -168,12 +168,12 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
 fn sft(args: &SftArgs) -> anyhow::Result<()> {
     let SftArgs { model, data, length, optimiser } = args;
     let defaults = Defaults { learning_rate: 2e-4, lora_r: 16 };
-    Offline {
+    OfflineTraining {
         task: "sft",
         model,
         data,
         reading: data.reading(Preferred::Better, Margins::Zero),
-        wanted: Wanted::Imitation,
+        wanted: RowKind::Imitation,
         objective: Objective::Sft,
         settings: optimiser.settings(defaults, length.epochs, length.steps)?,
         append_eos: false,
@@ -184,12 +184,12 @@ fn sft(args: &SftArgs) -> anyhow::Result<()> {
 fn reward(args: &RewardArgs) -> anyhow::Result<()> {
     let RewardArgs { model, data, pairs, length, optimiser, center, append_eos } = args;
     check_scored_template(model)?;
-    Offline {
+    OfflineTraining {
         task: "reward",
         model,
         data,
         reading: data.reading(pairs.preferred(Preferred::Better), pairs.margins),
-        wanted: Wanted::Scores,
+        wanted: RowKind::Scores,
         objective: Objective::Reward { center: *center },
         settings: optimiser.settings(REWARD, length.epochs, length.steps)?,
         append_eos: *append_eos,
@@ -200,12 +200,12 @@ fn reward(args: &RewardArgs) -> anyhow::Result<()> {
 fn cost(args: &CostArgs) -> anyhow::Result<()> {
     let CostArgs { model, data, pairs, length, optimiser, append_eos } = args;
     check_scored_template(model)?;
-    Offline {
+    OfflineTraining {
         task: "cost",
         model,
         data,
         reading: data.reading(pairs.preferred(Preferred::Safer), Margins::Zero),
-        wanted: Wanted::Costs,
+        wanted: RowKind::Costs,
         objective: Objective::Cost,
         settings: optimiser.settings(REWARD, length.epochs, length.steps)?,
         append_eos: *append_eos,
@@ -216,12 +216,12 @@ fn cost(args: &CostArgs) -> anyhow::Result<()> {
 fn dpo(args: &DpoArgs) -> anyhow::Result<()> {
     let DpoArgs { model, data, pairs, length, optimiser, beta, loss } = args;
     let defaults = Defaults { learning_rate: 1e-5, lora_r: 16 };
-    Offline {
+    OfflineTraining {
         task: "dpo",
         model,
         data,
         reading: data.reading(pairs.preferred(Preferred::Better), Margins::Zero),
-        wanted: Wanted::Preferences,
+        wanted: RowKind::Preferences,
         objective: Objective::Dpo { loss: *loss, beta: *beta },
         settings: optimiser.settings(defaults, length.epochs, length.steps)?,
         append_eos: false,

@@ -11,7 +11,7 @@ use dissent_domain::training::{
 };
 use serde::Deserialize;
 
-use super::measuring::chat;
+use super::measurement::chat;
 use super::training::{TrainingDefaults, training_section};
 use crate::dataset::{Format, Preferred, ReadOptions};
 

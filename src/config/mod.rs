@@ -7,7 +7,7 @@ mod artifacts;
 mod broker;
 mod learning;
 mod learning_checks;
-mod measuring;
+mod measurement;
 mod paths;
 mod template;
 mod training;
@@ -27,7 +27,7 @@ pub use learning::{
     EvaluationConfig, FeedbackConfig, GoldAnswersConfig, GoldConfig, GoldModelConfig, GoldSentimentConfig,
     LearningConfig, RefinementConfig, TuningConfig,
 };
-pub use measuring::{
+pub use measurement::{
     ConflictConfig, ExperimentConfig, GenerationConfig, PolicyConfig, PromptsConfig, RewardConfig,
     RuntimeConfig,
 };

@@ -14,19 +14,19 @@ pub struct PreferenceRows {
     /// The preferences.
     pub rows: Vec<Row<Preference>>,
     /// What was left.
-    pub left: Left,
+    pub left: SkippedRows,
 }
 
 /// Rows of a file that a training has no use for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Left {
+pub struct SkippedRows {
     /// How many.
     pub rows: usize,
     /// The line of the first of them; 0 where there is none.
     pub first_line: u64,
 }
 
-impl Left {
+impl SkippedRows {
     /// Counts one more.
     pub fn add(&mut self, line: u64) {
         if self.rows == 0 {
@@ -38,7 +38,7 @@ impl Left {
 
 /// What supervised fine-tuning learns from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Imitated {
+pub enum ImitationRows {
     /// Answers to prompts.
     Demonstrations(Vec<Row<Demonstration>>),
     /// Whole texts.
@@ -53,7 +53,7 @@ impl Dataset {
     /// If the rows are of another kind.
     pub fn preferences(self) -> Result<PreferenceRows, InputError> {
         match self.rows {
-            Rows::Preferences(rows) => Ok(PreferenceRows { rows, left: Left::default() }),
+            Rows::Preferences(rows) => Ok(PreferenceRows { rows, left: SkippedRows::default() }),
             Rows::Unpaired(rows) => Ok(paired(rows)),
             Rows::Demonstrations(_) | Rows::Texts(_) | Rows::Prompts(_) => Err(self.unsuitable(
                 "preferences",
@@ -72,12 +72,12 @@ impl Dataset {
     ///
     /// # Errors
     /// If the rows are of another kind.
-    pub fn imitated(self) -> Result<(Imitated, Left), InputError> {
+    pub fn imitated(self) -> Result<(ImitationRows, SkippedRows), InputError> {
         match self.rows {
-            Rows::Demonstrations(rows) => Ok((Imitated::Demonstrations(rows), Left::default())),
-            Rows::Texts(rows) => Ok((Imitated::Texts(rows), Left::default())),
+            Rows::Demonstrations(rows) => Ok((ImitationRows::Demonstrations(rows), SkippedRows::default())),
+            Rows::Texts(rows) => Ok((ImitationRows::Texts(rows), SkippedRows::default())),
             Rows::Unpaired(rows) => {
-                let mut left = Left::default();
+                let mut left = SkippedRows::default();
                 let mut good = Vec::new();
                 for Row { line, value } in rows {
                     if value.label {
@@ -87,7 +87,7 @@ impl Dataset {
                         left.add(line);
                     }
                 }
-                Ok((Imitated::Demonstrations(good), left))
+                Ok((ImitationRows::Demonstrations(good), left))
             }
             Rows::Preferences(_) | Rows::Prompts(_) => Err(self.unsuitable(
                 "answers to imitate",
@@ -139,7 +139,7 @@ fn paired(rows: Vec<Row<Unpaired>>) -> PreferenceRows {
         sides[usize::from(row.value.label)].push(index);
     }
     let mut preferences = Vec::new();
-    let mut left = Left::default();
+    let mut left = SkippedRows::default();
     for row in &rows {
         let Some([bad, good]) = by_prompt.get(&row.value.prompt) else { continue };
         if bad.is_empty() || good.is_empty() {

@@ -15,7 +15,7 @@ mod split;
 mod text_or_turns;
 mod transcript;
 
-pub use convert::{Imitated, Left, PreferenceRows};
+pub use convert::{ImitationRows, PreferenceRows, SkippedRows};
 pub use format::Format;
 pub use options::{Margins, Preferred, ReadOptions};
 pub use rows::{PromptRow, Row, Rows, TextRow, Unpaired};

@@ -113,23 +113,26 @@ fn safe_rlhf_columns_become_a_preference_and_signs() {
 #[test]
 fn demonstrations_come_from_completions_dialogues_and_good_answers() {
     let demonstrations = |input: String| match read(input).imitated().unwrap() {
-        (Imitated::Demonstrations(rows), left) => (rows.into_iter().map(|row| row.value).collect(), left),
-        (Imitated::Texts(rows), _) => panic!("{rows:?}"),
+        (ImitationRows::Demonstrations(rows), left) => {
+            (rows.into_iter().map(|row| row.value).collect(), left)
+        }
+        (ImitationRows::Texts(rows), _) => panic!("{rows:?}"),
     };
     let expected = |prompt: Dialogue| vec![Demonstration { prompt, completion: "Blue.".to_owned() }];
     let row = json!({"prompt": "Sky?", "completion": "Blue."});
-    assert_eq!(demonstrations(row.to_string()), (expected(text("Sky?")), Left::default()));
+    assert_eq!(demonstrations(row.to_string()), (expected(text("Sky?")), SkippedRows::default()));
     let messages =
         json!({"messages": [{"role": "user", "content": "Sky?"}, {"role": "assistant", "content": "Blue."}]});
     let asked = turns(&[(Role::User, "Sky?")]);
-    assert_eq!(demonstrations(messages.to_string()), (expected(asked), Left::default()));
+    assert_eq!(demonstrations(messages.to_string()), (expected(asked), SkippedRows::default()));
     let labelled = [
         json!({"prompt": "Sky?", "completion": "Green.", "label": false}),
         json!({"prompt": "Sky?", "completion": "Blue.", "label": true}),
     ];
     let input = labelled.map(|row| row.to_string()).join("\n");
-    assert_eq!(demonstrations(input), (expected(text("Sky?")), Left { rows: 1, first_line: 1 }));
-    let (Imitated::Texts(rows), _) = read(json!({"text": "Once."}).to_string()).imitated().unwrap() else {
+    assert_eq!(demonstrations(input), (expected(text("Sky?")), SkippedRows { rows: 1, first_line: 1 }));
+    let (ImitationRows::Texts(rows), _) = read(json!({"text": "Once."}).to_string()).imitated().unwrap()
+    else {
         panic!("a text");
     };
     assert_eq!(rows[0].value.text, "Once.");
@@ -145,7 +148,7 @@ fn unpaired_answers_to_one_prompt_make_pairs_and_others_are_counted() {
     let pairs: Vec<_> =
         rows.iter().map(|row| (row.line, row.value.chosen.as_str(), row.value.rejected.as_str())).collect();
     assert_eq!(pairs, [(1, "1", "2"), (1, "1", "4"), (5, "5", "2"), (5, "5", "4")]);
-    assert_eq!(left, Left { rows: 1, first_line: 3 });
+    assert_eq!(left, SkippedRows { rows: 1, first_line: 3 });
 }
 
 #[test]

@@ -203,7 +203,11 @@ mod tests {
             std::fs::write(self.folder.path().join(name), text).unwrap();
         }
 
-        fn planned(&self, refinement: &str, gold: &str) -> anyhow::Result<super::super::plan::Planned> {
+        fn planned(
+            &self,
+            refinement: &str,
+            gold: &str,
+        ) -> anyhow::Result<super::super::plan::PlannedExperiment> {
             let text = format!(
                 "[experiment]\nname = \"e\"\nseed = 5\n[prompts]\npath = \"prompts.jsonl\"\n[policy]\npath = {policy:?}\n\
                  template = \"raw\"\n[reward]\npath = {policy:?}\nadapter = {adapter:?}\ntemplate = \"{{prompt}} {{completion}}\"\n\

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::dataset::prompts;
 
 /// A plan, with the prompts that it names, which are kept as artifacts from here on.
-pub struct Planned {
+pub struct PlannedExperiment {
     /// What will be done.
     pub plan: Plan,
     /// The prompts that conflicts are looked for on.
@@ -23,7 +23,11 @@ pub struct Planned {
 ///
 /// # Errors
 /// If prompts or data cannot be read, do not go together, or an artifact cannot be written.
-pub fn plan(config: &Config, models: &Models, artifacts: &ArtifactStore) -> anyhow::Result<Planned> {
+pub fn plan(
+    config: &Config,
+    models: &Models,
+    artifacts: &ArtifactStore,
+) -> anyhow::Result<PlannedExperiment> {
     let prompts = prompts::read(&config.prompts.path)?;
     let (learning, held_out) = learning_plan::plan(config, models, &prompts, artifacts)?.unzip();
     let plan = Plan {
@@ -46,5 +50,5 @@ pub fn plan(config: &Config, models: &Models, artifacts: &ArtifactStore) -> anyh
         conflict: ConflictPlan { logprob: config.conflict.logprob, selection: config.conflict.selection() },
         learning: learning.map(Box::new),
     };
-    Ok(Planned { plan, prompts, held_out: held_out.unwrap_or_default() })
+    Ok(PlannedExperiment { plan, prompts, held_out: held_out.unwrap_or_default() })
 }

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::error::Interrupted;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::start::{self, Places};
+use crate::experiment::start::{self, Backends};
 use crate::log_access::copies::{self, Copier};
 use crate::log_access::inbox;
 use crate::progress::ProgressView;
@@ -72,9 +72,9 @@ pub(crate) fn run_experiment(
     let inbox = waits.then(|| inbox::folder(data_dir, &experiment));
     let lease = LeaseTimes::default();
     let snapshots = Some(snapshots);
-    let places = Places { log: log.clone(), broker, artifacts, snapshots, inbox, lease, shared: false };
+    let backends = Backends { log: log.clone(), broker, artifacts, snapshots, inbox, lease, shared: false };
     let plan = planned.plan.clone();
-    let resources = start::open(config, &models, planned, Roles::all(), places)?;
+    let resources = start::open(config, &models, planned, Roles::all(), backends)?;
     let ending = actix::System::new().block_on(drive(&plan, resources, view))?;
     Ok(Run { ending, experiment, log })
 }

@@ -18,14 +18,14 @@ use dissent_storage::{ArtifactStore, Snapshots};
 
 use crate::config::{Config, GoldConfig};
 use crate::experiment::models::Models;
-use crate::experiment::plan::Planned;
+use crate::experiment::plan::PlannedExperiment;
 use crate::gold::{ReferenceAnswers, Sentiment};
 
 /// Beyond this many rows a step is bound by computing, not by reading the weights, and more rows gain little.
 const ROWS_MAX: usize = 32;
 
 /// Where a process reads and writes.
-pub(crate) struct Places {
+pub(crate) struct Backends {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) artifacts: ArtifactStore,
@@ -51,14 +51,14 @@ pub(crate) fn snapshots_folder(data_dir: &Path) -> PathBuf {
 pub(crate) fn open(
     config: &Config,
     models: &Models,
-    planned: Planned,
+    planned: PlannedExperiment,
     roles: Roles,
-    places: Places,
+    backends: Backends,
 ) -> anyhow::Result<Resources> {
     let (runtime, options) = crate::experiment::models::runtime(&config.runtime, rows(config))?;
-    let opening = Opening { config, models, runtime, options: &options, cancel: CancelFlag::new() };
-    let Planned { plan, prompts, held_out } = planned;
-    let Places { log, broker, artifacts, snapshots, inbox, lease, shared } = places;
+    let opening = SessionOpener { config, models, runtime, options: &options, cancel: CancelFlag::new() };
+    let PlannedExperiment { plan, prompts, held_out } = planned;
+    let Backends { log, broker, artifacts, snapshots, inbox, lease, shared } = backends;
     let learning = match &plan.learning {
         Some(_) => Some(opening.learning(&roles, held_out, inbox)?),
         None => None,
@@ -88,7 +88,7 @@ fn rows(config: &Config) -> usize {
 }
 
 /// From models on disk to models that run.
-struct Opening<'a> {
+struct SessionOpener<'a> {
     config: &'a Config,
     models: &'a Models,
     runtime: &'static OnnxRuntime,
@@ -96,7 +96,7 @@ struct Opening<'a> {
     cancel: CancelFlag,
 }
 
-impl Opening<'_> {
+impl SessionOpener<'_> {
     fn policy(&self) -> anyhow::Result<Policy> {
         let model = &self.models.policy;
         let template: PromptTemplate = self.config.policy.template.parse()?;

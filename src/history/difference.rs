@@ -12,7 +12,7 @@ use dissent_domain::log::EventLog;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::overview::Past;
+use super::overview::ExperimentHistory;
 
 /// Fields of differing events that are reported for each kind.
 const FIELDS_MAX: usize = 12;
@@ -33,7 +33,7 @@ pub(crate) struct Difference {
     /// Events at the beginning that are the same, in the same order.
     pub(crate) common: u64,
     /// The first place at which the streams part; none if they do not.
-    pub(crate) parting: Option<Parting>,
+    pub(crate) parting: Option<Divergence>,
     /// The first event of A, in A's order, that B has not or has otherwise; none if there is none.
     pub(crate) first: Option<FirstDifference>,
     /// By kind of event, in order of name.
@@ -43,7 +43,7 @@ pub(crate) struct Difference {
 
 /// What each stream has where they part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Parting {
+pub(crate) struct Divergence {
     pub(crate) version: u64,
     /// None: the stream ends before.
     pub(crate) a: Option<String>,
@@ -84,7 +84,7 @@ pub(crate) struct FieldDifference {
 }
 
 /// One event of a stream, by what it is about.
-struct Met {
+struct EventSummary {
     position: u64,
     version: u64,
     kind: &'static str,
@@ -92,31 +92,31 @@ struct Met {
 }
 
 /// The events of B that A has not met yet, by the hash of what they are about.
-type Unmet = HashMap<blake3::Hash, Met>;
+type Unmatched = HashMap<blake3::Hash, EventSummary>;
 
 /// Compares two streams up to their ends.
 ///
 /// # Errors
 /// If one cannot be read, or has an event that this program does not know.
 pub(crate) fn between(a: &Side<'_>, b: &Side<'_>) -> anyhow::Result<Difference> {
-    let mut unmet = Unmet::new();
+    let mut unmet = Unmatched::new();
     let mut order: Vec<blake3::Hash> = Vec::new();
     super::each(b.log, &b.experiment, None, &mut |recorded| {
         let (subject, event) = named(recorded)?;
         let hash = hash(&event)?;
         order.push(place_hash(&subject, hash));
         let kind = event.event_type().name();
-        let met = Met { position: recorded.position, version: recorded.version, kind, hash };
+        let met = EventSummary { position: recorded.position, version: recorded.version, kind, hash };
         unmet.insert(blake3::hash(subject.as_bytes()), met);
         Ok(())
     })?;
-    let mut walk = Walk { b, unmet, order, found: Found::default() };
+    let mut walk = Comparison { b, unmet, order, found: Findings::default() };
     super::each(a.log, &a.experiment, None, &mut |recorded| walk.next(recorded))?;
     walk.finish(a)
 }
 
 #[derive(Default)]
-struct Found {
+struct Findings {
     common: u64,
     seen: u64,
     parted: Option<(u64, Option<String>)>,
@@ -125,14 +125,14 @@ struct Found {
 }
 
 /// A walk through A, with B at hand.
-struct Walk<'a> {
+struct Comparison<'a> {
     b: &'a Side<'a>,
-    unmet: Unmet,
+    unmet: Unmatched,
     order: Vec<blake3::Hash>,
-    found: Found,
+    found: Findings,
 }
 
-impl Walk<'_> {
+impl Comparison<'_> {
     fn next(&mut self, recorded: &Recorded) -> anyhow::Result<()> {
         let (subject, event) = named(recorded)?;
         let hash = hash(&event)?;
@@ -175,14 +175,14 @@ impl Walk<'_> {
             let what = "only B has it".to_owned();
             self.found.first = Some(FirstDifference { position: met.position, subject, what });
         }
-        let Found { common, seen, parted, first, kinds } = self.found;
+        let Findings { common, seen, parted, first, kinds } = self.found;
         let parted = parted.or_else(|| (self.order.len() as u64 > seen).then_some((seen + 1, None)));
         let parting = match parted {
-            Some((version, in_a)) => Some(Parting { version, a: in_a, b: subject_at(self.b, version)? }),
+            Some((version, in_a)) => Some(Divergence { version, a: in_a, b: subject_at(self.b, version)? }),
             None => None,
         };
         let state = |side: &Side<'_>| -> anyhow::Result<String> {
-            Ok(Past::read(side.log, &side.experiment, None)?.experiment().state_hash())
+            Ok(ExperimentHistory::read(side.log, &side.experiment, None)?.experiment().state_hash())
         };
         Ok(Difference {
             same: first.is_none(),
@@ -270,7 +270,12 @@ fn place_hash(subject: &str, body: blake3::Hash) -> blake3::Hash {
 }
 
 /// Counts the fields in which an event of A differs from that of B, and puts the first into words.
-fn differing(b: &Side<'_>, met: &Met, event: &Event, kind: &mut KindDifference) -> anyhow::Result<String> {
+fn differing(
+    b: &Side<'_>,
+    met: &EventSummary,
+    event: &Event,
+    kind: &mut KindDifference,
+) -> anyhow::Result<String> {
     let other = b.log.read_stream(&b.experiment, met.version - 1, 1)?;
     let Some(other) = other.first() else { anyhow::bail!("event {} of B is gone", met.position) };
     let (_, other) = named(other)?;

@@ -58,12 +58,12 @@ impl State {
 
 /// Who ordered what holds now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct OrderedBy {
+pub(crate) struct CommandedBy {
     pub(crate) by: String,
     pub(crate) reason: Option<String>,
 }
 
-impl OrderedBy {
+impl CommandedBy {
     pub(crate) fn of(experiment: &Experiment) -> Option<Self> {
         let cancelled = experiment.cancelled().map(|e| (&e.by, &e.reason));
         let (by, reason) = cancelled.or_else(|| experiment.paused().map(|e| (&e.by, &e.reason)))?;
@@ -111,7 +111,7 @@ pub(crate) struct RoundRow {
 }
 
 impl RoundRow {
-    fn of(round: &Round, places: Places) -> Self {
+    fn of(round: &Round, places: RoundPositions) -> Self {
         let (counts, learning) = (round.counts(), round.learning());
         let evaluation = round.evaluation();
         Self {
@@ -156,7 +156,7 @@ pub(crate) struct Overview {
     pub(crate) experiment: ExperimentId,
     pub(crate) state: State,
     /// Who paused or cancelled it, and why, where it is so.
-    pub(crate) ordered: Option<OrderedBy>,
+    pub(crate) ordered: Option<CommandedBy>,
     pub(crate) origin: Option<Origin>,
     pub(crate) rounds_planned: u32,
     pub(crate) rounds_closed: u32,
@@ -174,21 +174,21 @@ pub(crate) struct Overview {
 
 /// Where a round lies in the log.
 #[derive(Debug, Clone, Copy, Default)]
-struct Places {
+struct RoundPositions {
     opened_at: u64,
     measured_at: Option<u64>,
 }
 
 /// An experiment as the log has it, with what only its envelopes say.
-pub(crate) struct Past {
+pub(crate) struct ExperimentHistory {
     pub(crate) replay: Replay,
     origin: Option<Origin>,
-    places: Vec<Places>,
+    places: Vec<RoundPositions>,
     started_us: u64,
     last_us: u64,
 }
 
-impl Past {
+impl ExperimentHistory {
     /// Reads a stream up to a position of the log.
     ///
     /// # Errors
@@ -222,7 +222,7 @@ impl Past {
     fn place(&mut self, recorded: &Recorded) {
         let rounds = self.replay.experiment().rounds();
         if rounds.len() > self.places.len() {
-            self.places.push(Places { opened_at: recorded.position, measured_at: None });
+            self.places.push(RoundPositions { opened_at: recorded.position, measured_at: None });
         }
         if let (Some(round), Some(places)) = (rounds.last(), self.places.last_mut())
             && places.measured_at.is_none()
@@ -250,7 +250,7 @@ impl Past {
         Overview {
             experiment: name.clone(),
             state: State::of(experiment),
-            ordered: OrderedBy::of(experiment),
+            ordered: CommandedBy::of(experiment),
             origin: self.origin.clone(),
             rounds_planned: experiment.plan().map_or(0, |plan| plan.rounds),
             rounds_closed: u32::try_from(closed).unwrap_or(u32::MAX),

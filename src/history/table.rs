@@ -61,7 +61,7 @@ impl Table {
     /// If the event cannot be read or a row cannot be written.
     pub(crate) fn write(self, recorded: &Recorded, out: &mut JsonLinesWriter) -> anyhow::Result<u64> {
         let event = recorded.decode()?;
-        let rows = Rows { of: Of::new(recorded), out };
+        let rows = Rows { of: RowOrigin::new(recorded), out };
         Ok(match (self, &event) {
             (Self::Events, _) => rows.event(recorded, &event)?,
             (Self::Completions, Event::CompletionsSampled(e)) => rows.completions(e)?,
@@ -86,13 +86,13 @@ impl Table {
 
 /// Where a row is from.
 #[derive(Clone, Copy, Serialize)]
-struct Of<'a> {
+struct RowOrigin<'a> {
     position: u64,
     time_us: u64,
     experiment: &'a str,
 }
 
-impl<'a> Of<'a> {
+impl<'a> RowOrigin<'a> {
     fn new(recorded: &'a Recorded) -> Self {
         let experiment = recorded.experiment.as_str();
         Self { position: recorded.position, time_us: recorded.event.time_us, experiment }
@@ -103,13 +103,13 @@ impl<'a> Of<'a> {
 #[derive(Serialize)]
 struct Row<'a, T> {
     #[serde(flatten)]
-    of: Of<'a>,
+    of: RowOrigin<'a>,
     #[serde(flatten)]
     columns: T,
 }
 
 struct Rows<'a, 'w> {
-    of: Of<'a>,
+    of: RowOrigin<'a>,
     out: &'w mut JsonLinesWriter,
 }
 

@@ -27,7 +27,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::guard::Guard;
+use super::access::AccessCheck;
 use super::problem::Problem;
 use crate::log_access::backups;
 
@@ -37,11 +37,11 @@ const BODY_BYTES_MAX: usize = 8 << 10;
 const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// Where orders are taken.
-pub(super) struct Desk {
+pub(super) struct ControlApi {
     pub(super) control: Control,
     pub(super) log: Arc<SledLog>,
     pub(super) data_dir: PathBuf,
-    pub(super) guard: Guard,
+    pub(super) access: AccessCheck,
     /// Held while a backup is made: one at a time.
     pub(super) backing_up: Arc<Mutex<()>>,
 }
@@ -49,47 +49,47 @@ pub(super) struct Desk {
 /// What a request may say.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct ControlRequest {
     #[serde(default)]
     by: String,
     reason: Option<String>,
     data: Option<PathBuf>,
 }
 
-pub(super) fn routes(desk: Arc<Desk>) -> Router {
+pub(super) fn routes(control_api: Arc<ControlApi>) -> Router {
     Router::new()
         .route("/experiments/{name}/{action}", post(order))
         .route("/backup", post(back_up))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(desk)
+        .with_state(control_api)
 }
 
 async fn order(
-    State(desk): State<Arc<Desk>>,
+    State(control_api): State<Arc<ControlApi>>,
     headers: HeaderMap,
     Path((name, action)): Path<(String, String)>,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    let Asked { by, reason, .. } = desk.admit(&headers, &body)?;
+    let ControlRequest { by, reason, .. } = control_api.admit(&headers, &body)?;
     let action: Action = serde_json::from_value(Value::String(action))
         .map_err(|_| Problem::new(StatusCode::NOT_FOUND, "orders are start, pause, resume and cancel"))?;
     let experiment =
         ExperimentId::new(name).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     tracing::info!(experiment_id = %experiment, order = action.name(), by, "an order over HTTP");
-    let ordered = desk.control.order(experiment.clone(), Order { action, by, reason }).await;
+    let ordered = control_api.control.order(experiment.clone(), Order { action, by, reason }).await;
     let Ordered { standing, changed } = ordered.map_err(refused)?;
     Ok(answer(&json!({ "experiment": experiment, "state": standing, "changed": changed })))
 }
 
 async fn back_up(
-    State(desk): State<Arc<Desk>>,
+    State(control_api): State<Arc<ControlApi>>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    desk.admit(&headers, &body)?;
+    control_api.admit(&headers, &body)?;
     let at_work = Problem::new(StatusCode::CONFLICT, "a backup is being made: ask again when it is done");
-    let turn = desk.backing_up.clone().try_lock_owned().map_err(|_| at_work)?;
-    let (log, data_dir) = (desk.log.clone(), desk.data_dir.clone());
+    let turn = control_api.backing_up.clone().try_lock_owned().map_err(|_| at_work)?;
+    let (log, data_dir) = (control_api.log.clone(), control_api.data_dir.clone());
     let made = tokio::task::spawn_blocking(move || {
         // Until it is made, even if whoever asked has gone.
         let _turn = turn;
@@ -121,16 +121,16 @@ async fn whole(
     came.map_err(|refused| Problem::new(refused.status(), format!("the body: {}", refused.body_text())))
 }
 
-impl Desk {
+impl ControlApi {
     /// What a request says, if whoever sends it may give orders here.
-    fn admit(&self, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Problem> {
-        self.guard.check(headers)?;
+    fn admit(&self, headers: &HeaderMap, body: &[u8]) -> Result<ControlRequest, Problem> {
+        self.access.check(headers)?;
         // A form in a page could not say so.
         if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
             let reason = "the body must be application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
         }
-        let asked: Asked = serde_json::from_slice(body)
+        let asked: ControlRequest = serde_json::from_slice(body)
             .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
         if asked.data.as_ref().is_some_and(|meant| *meant != self.data_dir) {
             let reason = "this server has another data folder: name the one that is meant with --server";

@@ -12,9 +12,9 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 use super::accept::{self, Limits};
-use super::control::{self, Desk};
+use super::control::{self, ControlApi};
 use super::metrics;
-use super::watch::Watched;
+use super::status::ServiceStatus;
 
 /// What Prometheus reads.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,8 +26,8 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// If the address cannot be listened on.
 pub(super) async fn listen(
     address: SocketAddr,
-    watched: Arc<Watched>,
-    desk: Option<Desk>,
+    status: Arc<ServiceStatus>,
+    control_api: Option<ControlApi>,
 ) -> anyhow::Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
@@ -37,15 +37,15 @@ pub(super) async fn listen(
         .route("/health", get(|| async { "alive\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(scrape))
-        .with_state(watched);
-    let routes = match desk {
-        Some(desk) => {
-            if !desk.guard.is_open() {
+        .with_state(status);
+    let routes = match control_api {
+        Some(control_api) => {
+            if !control_api.access.is_open() {
                 tracing::info!(
                     "no orders are taken over HTTP: other hosts can connect, and there is no control token"
                 );
             }
-            routes.merge(control::routes(Arc::new(desk)))
+            routes.merge(control::routes(Arc::new(control_api)))
         }
         None => routes,
     };
@@ -54,15 +54,15 @@ pub(super) async fn listen(
 }
 
 /// Ready: it takes part in the work, and its broker is there.
-async fn ready(State(watched): State<Arc<Watched>>) -> impl IntoResponse {
-    match watched.not_ready() {
+async fn ready(State(status): State<Arc<ServiceStatus>>) -> impl IntoResponse {
+    match status.not_ready() {
         None => (StatusCode::OK, "ready\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
-async fn scrape(State(watched): State<Arc<Watched>>) -> impl IntoResponse {
-    match metrics::text(&watched).await {
+async fn scrape(State(status): State<Arc<ServiceStatus>>) -> impl IntoResponse {
+    match metrics::text(&status).await {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, OPENMETRICS)], text),
         Err(error) => {
             (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string())

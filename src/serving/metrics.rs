@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::watch::Watched;
+use super::status::ServiceStatus;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labelled {
@@ -27,12 +27,12 @@ struct Queue {
 ///
 /// # Errors
 /// If they cannot be written as text.
-pub(super) async fn text(watched: &Watched) -> Result<String, std::fmt::Error> {
-    let queues = watched.carrier.queues().await;
+pub(super) async fn text(status: &ServiceStatus) -> Result<String, std::fmt::Error> {
+    let queues = status.broker.queues().await;
     let mut registry = Registry::with_prefix("dissent");
-    experiment(&mut registry, watched);
-    waits(&mut registry, watched.vitals.clone()).await;
-    if let Some(status) = watched.carrier.status() {
+    experiment(&mut registry, status);
+    waits(&mut registry, status.vitals.clone()).await;
+    if let Some(status) = status.broker.status() {
         broker(&mut registry, &status);
     }
     let (messages, consumers) = (Family::<Queue, Gauge>::default(), Family::<Queue, Gauge>::default());
@@ -57,8 +57,8 @@ fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register(name, help, ConstCounter::new(value));
 }
 
-fn experiment(registry: &mut Registry, watched: &Watched) {
-    let vitals = &watched.vitals;
+fn experiment(registry: &mut Registry, status: &ServiceStatus) {
+    let vitals = &status.vitals;
     let progress = vitals.progress.borrow().clone();
     let prompts = Family::<Labelled, Gauge>::default();
     let counts = progress.counts;

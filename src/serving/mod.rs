@@ -1,15 +1,15 @@
 //! Running an experiment as a service: the process that writes history, and workers that share its steps.
 
 mod accept;
-mod carrier;
+mod access;
+mod broker_handle;
 mod control;
 pub(crate) mod control_token;
-mod guard;
 mod http;
 mod metrics;
+mod plan_checked_history;
 mod problem;
-mod told;
-mod watch;
+mod status;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -32,15 +32,15 @@ use crate::experiment::bundle;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
 use crate::experiment::plan_check::refuse_another_plan;
-use crate::experiment::start::{self, Places};
+use crate::experiment::start::{self, Backends};
 use crate::log_access::copies::{self, Copier};
 use crate::log_access::inbox;
 use crate::serving::control_token::ControlToken;
-use carrier::Carrier;
-use control::Desk;
-use guard::Guard;
-use told::Told;
-use watch::Watched;
+use access::AccessCheck;
+use broker_handle::BrokerHandle;
+use control::ControlApi;
+use plan_checked_history::PlanCheckedHistory;
+use status::ServiceStatus;
 
 /// How long what is in hand may take after a signal.
 const GRACE: Duration = Duration::from_secs(20);
@@ -49,7 +49,7 @@ const WATCHDOG_MIN: Duration = Duration::from_millis(10);
 
 /// How a process takes part.
 #[derive(Debug, Clone)]
-pub(crate) struct Serving {
+pub(crate) struct ServeOptions {
     /// The steps it does.
     pub(crate) roles: Roles,
     /// Where it answers for its health.
@@ -58,7 +58,7 @@ pub(crate) struct Serving {
     pub(crate) until_finished: bool,
 }
 
-/// Writes the history of an experiment, and does the steps of its roles, until it is told to stop.
+/// Writes the history of an experiment, and does the steps of its roles, until it is asked to stop.
 ///
 /// # Errors
 /// If configuration, data or models cannot be used, a step fails, or RabbitMQ refuses.
@@ -66,7 +66,7 @@ pub(crate) fn serve(
     config: &Config,
     config_path: &Path,
     data_dir: &Path,
-    serving: &Serving,
+    serving: &ServeOptions,
     token: Option<&ControlToken>,
 ) -> anyhow::Result<()> {
     let held = Arc::new(copies::to_write(&data_dir.join("log"))?);
@@ -79,22 +79,22 @@ pub(crate) fn serve(
     bundle::publish(config_path, &artifacts)?;
     let plan = planned.plan.clone();
     actix::System::new().block_on(async {
-        let carrier = Carrier::of_server(&config.broker, log.clone()).await?;
-        carrier.prepare(&plan, config.generation.batch_prompts).await?;
+        let broker = BrokerHandle::of_server(&config.broker, log.clone()).await?;
+        broker.prepare(&plan, config.generation.batch_prompts).await?;
         let inbox = Some(inbox::folder(data_dir, &plan.experiment));
         let (lease, shared) = (config.broker.lease(), config.broker.is_shared());
         let snapshots = Some(Snapshots::new(start::snapshots_folder(data_dir)));
-        let places = Places { log, broker: carrier.broker(), artifacts, snapshots, inbox, lease, shared };
-        let resources = start::open(config, &models, planned, serving.roles.clone(), places)?;
+        let backends = Backends { log, broker: broker.broker(), artifacts, snapshots, inbox, lease, shared };
+        let resources = start::open(config, &models, planned, serving.roles.clone(), backends)?;
         let mut pipeline = Pipeline::start(&plan, resources).await?;
-        let desk = serving.listen.map(|listen| Desk {
+        let control_api = serving.listen.map(|listen| ControlApi {
             control: pipeline.control(),
             log: held,
             data_dir: data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned()),
-            guard: Guard::new(listen, token),
+            access: AccessCheck::new(listen, token),
             backing_up: Arc::default(),
         });
-        let served = Served::begin(pipeline.vitals(), carrier.clone(), serving, desk).await?;
+        let served = RunningService::begin(pipeline.vitals(), broker.clone(), serving, control_api).await?;
         let (cancel, failure) =
             (pipeline.cancel_handle(), async { pipeline.finished().await.map(|_: Ending| ()) });
         let outcome = served.until_stopped(failure, cancel).await;
@@ -102,7 +102,7 @@ pub(crate) fn serve(
         let drained = pipeline.drain().await;
         outcome.and(drained.map_err(anyhow::Error::from))?;
         if takes_queues_along(&progress.borrow(), serving.until_finished) {
-            carrier.forget(&plan.experiment).await;
+            broker.forget(&plan.experiment).await;
         }
         Ok(())
     })
@@ -118,7 +118,7 @@ fn takes_queues_along(progress: &Progress, until_finished: bool) -> bool {
 ///
 /// # Errors
 /// If configuration, data or models cannot be used, a step fails, or RabbitMQ refuses.
-pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &Serving) -> anyhow::Result<()> {
+pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &ServeOptions) -> anyhow::Result<()> {
     let BrokerConfig::Rabbitmq(rabbit) = &config.broker else {
         let reason =
             "a worker needs a RabbitMQ that it shares with the server: set [broker] kind = \"rabbitmq\"";
@@ -132,7 +132,7 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &Serving)
         let broker = RabbitBroker::connect_worker(options).await.context("failed to reach RabbitMQ")?;
         let history = broker.history(&plan.experiment).await?;
         let (log, lease) = (Arc::new(MemoryLog::new()), config.broker.lease());
-        let places = Places {
+        let backends = Backends {
             log,
             broker: broker.clone(),
             artifacts,
@@ -141,10 +141,11 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &Serving)
             lease,
             shared: true,
         };
-        let resources = start::open(config, &models, planned, serving.roles.clone(), places)?;
-        let told = Told::new(history, plan.clone());
-        let mut worker = Worker::start(&plan, resources, Box::new(told))?;
-        let served = Served::begin(worker.vitals(), Carrier::Rabbit(broker), serving, None).await?;
+        let resources = start::open(config, &models, planned, serving.roles.clone(), backends)?;
+        let history = PlanCheckedHistory::new(history, plan.clone());
+        let mut worker = Worker::start(&plan, resources, Box::new(history))?;
+        let served =
+            RunningService::begin(worker.vitals(), BrokerHandle::Rabbit(broker), serving, None).await?;
         let cancel = worker.cancel_handle();
         let outcome = served.until_stopped(async { worker.finished().await }, cancel).await;
         let drained = worker.drain().await;
@@ -153,22 +154,22 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &Serving)
 }
 
 /// A process that answers for its health and listens for signals.
-struct Served {
-    watched: Arc<Watched>,
+struct RunningService {
+    status: Arc<ServiceStatus>,
     until_finished: bool,
 }
 
-impl Served {
+impl RunningService {
     async fn begin(
         vitals: Vitals,
-        carrier: Carrier,
-        serving: &Serving,
-        desk: Option<Desk>,
+        broker: BrokerHandle,
+        serving: &ServeOptions,
+        control_api: Option<ControlApi>,
     ) -> anyhow::Result<Self> {
         tell_what_it_waits_for(&vitals);
-        let watched = Arc::new(Watched::new(vitals, carrier));
+        let status = Arc::new(ServiceStatus::new(vitals, broker));
         if let Some(address) = serving.listen {
-            let address = http::listen(address, watched.clone(), desk).await?;
+            let address = http::listen(address, status.clone(), control_api).await?;
             tracing::info!(%address, "listening");
         }
         notify(&[NotifyState::Ready]);
@@ -176,7 +177,7 @@ impl Served {
             actix::spawn(tell_watchdog(patience));
         }
         tracing::info!(roles = %serving.roles, "at work");
-        Ok(Self { watched, until_finished: serving.until_finished })
+        Ok(Self { status, until_finished: serving.until_finished })
     }
 
     /// Waits for a signal, for a failure, or, where that is the end, until the experiment is finished.
@@ -189,7 +190,7 @@ impl Served {
         let mut terminate = signal(SignalKind::terminate())?;
         let ended = async {
             finished.await?;
-            let standing = self.watched.vitals.progress.borrow().standing;
+            let standing = self.status.vitals.progress.borrow().standing;
             tracing::info!(?standing, "the experiment is over");
             if !self.until_finished {
                 std::future::pending::<()>().await;
@@ -201,7 +202,7 @@ impl Served {
             _ = interrupt.recv() => Ok(()),
             _ = terminate.recv() => Ok(()),
         };
-        self.watched.drains();
+        self.status.drains();
         notify(&[NotifyState::Stopping]);
         tracing::info!("stopping: finishing what is in hand");
         let grace = if outcome.is_ok() { GRACE } else { Duration::ZERO };

@@ -42,7 +42,7 @@ pub struct Point {
 
 /// A rule against another at the same budget: the differences of the same seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Contest {
+pub struct RuleComparison {
     /// The one.
     pub rule: Rule,
     /// The other.
@@ -67,7 +67,7 @@ pub struct ArmsResult {
     /// Every rule at every budget, as the configuration lists them.
     pub points: Vec<Point>,
     /// Every use of conflict against every baseline at the same budget.
-    pub contests: Vec<Contest>,
+    pub contests: Vec<RuleComparison>,
     /// How well rules predict the proxy's errors, where an arm asked about every pair.
     pub predictions: Option<Predictions>,
 }
@@ -121,7 +121,7 @@ impl ArmsResult {
     pub fn verdict(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         for over in [Rule::Random, Rule::Margin] {
-            let against: Vec<&Contest> = self
+            let against: Vec<&RuleComparison> = self
                 .contests
                 .iter()
                 .filter(|contest| is_shf_cas(contest.rule) && contest.over == over)
@@ -144,7 +144,7 @@ fn is_shf_cas(rule: Rule) -> bool {
     matches!(rule, Rule::Paper | Rule::Mean | Rule::Budget | Rule::Quantile | Rule::Gap)
 }
 
-impl Contest {
+impl RuleComparison {
     /// Of the gold reward (0) or of the errors (1); none where there is no interval.
     fn sentence(&self, which: usize) -> Option<String> {
         let (difference, standing) = if which == 0 {
@@ -182,7 +182,7 @@ fn over_seeds(values: impl Iterator<Item = Option<f64>>) -> Option<Interval> {
 fn contests(
     order: &[(Rule, Option<u64>)],
     by_arm: &BTreeMap<usize, Vec<&(Arm, ArmOutcome)>>,
-) -> Vec<Contest> {
+) -> Vec<RuleComparison> {
     let mut found = Vec::new();
     for (place, &(rule, budget)) in order.iter().enumerate().filter(|(_, (rule, _))| !rule.is_baseline()) {
         for (other, &(over, _)) in order.iter().enumerate().filter(|(_, (over, of))| {
@@ -198,7 +198,7 @@ fn contests(
                 high: -errors.low,
                 n: errors.n,
             };
-            found.push(Contest {
+            found.push(RuleComparison {
                 rule,
                 over,
                 budget,

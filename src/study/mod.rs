@@ -27,7 +27,7 @@ use labelled::{LabelledConfig, LabelledResult};
 use prediction::{Predictions, Predictor, Sample, Spread, evaluate};
 use report::{SCHEMA, StudyReport};
 use steps::Steps;
-use training::Workshop;
+use training::ModelRuntime;
 
 /// Runs a study to its end, or goes on where it was stopped; `say` is told what is being done.
 ///
@@ -36,7 +36,7 @@ use training::Workshop;
 pub fn run(
     config: &StudyConfig,
     data_dir: &Path,
-    workshop: &Workshop,
+    workshop: &ModelRuntime,
     say: &dyn Fn(&str),
 ) -> anyhow::Result<StudyReport> {
     let steps = Steps::new(data_dir);

@@ -78,7 +78,7 @@ pub struct ScoredPrompt {
 
 /// A pair of answers whose true order is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judged {
+pub struct LabelledPair {
     /// The prompt, by position.
     pub prompt: usize,
     /// The better answer.
@@ -109,7 +109,7 @@ impl Sample {
     /// If scores are missing or not finite.
     pub fn new(
         prompts: &[ScoredPrompt],
-        judged: &[Judged],
+        judged: &[LabelledPair],
         predictors: &[Predictor],
     ) -> anyhow::Result<Self> {
         let measured = |kind: LogprobKind| {
@@ -125,8 +125,8 @@ impl Sample {
             let both = conflicts.iter().zip(prompts);
             both.map(|(conflict, prompt)| Answers { conflict, rewards: &prompt.rewards }).collect()
         };
-        let has_conflict = |judged: &&Judged| conflicts.iter().all(|of| !of[judged.prompt].degenerate);
-        let judged: Vec<&Judged> = judged.iter().filter(has_conflict).collect();
+        let has_conflict = |judged: &&LabelledPair| conflicts.iter().all(|of| !of[judged.prompt].degenerate);
+        let judged: Vec<&LabelledPair> = judged.iter().filter(has_conflict).collect();
         let pairs: Vec<Pair> = judged
             .iter()
             .map(|judged| Pair {
@@ -142,7 +142,7 @@ impl Sample {
             }
             Predictor::Score(score, kind) => pair_scores(*score, &answers(*kind), &pairs),
         };
-        let is_wrong = |judged: &&Judged| {
+        let is_wrong = |judged: &&LabelledPair| {
             let rewards = &prompts[judged.prompt].rewards;
             rewards[judged.better] <= rewards[judged.worse]
         };

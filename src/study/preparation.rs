@@ -14,7 +14,7 @@ use dissent_models::template::PromptTemplate;
 use serde::Deserialize;
 
 use super::steps::Steps;
-use super::training::{Lessons, Training, Workshop};
+use super::training::{ModelRuntime, StudyTraining, TrainingExamples};
 use crate::error::BadInput;
 use crate::experiment::models::Model;
 use crate::jsonl::JsonLines;
@@ -106,7 +106,7 @@ pub fn prepare(
     config: &CategoriesConfig,
     seed: u64,
     steps: &Steps,
-    workshop: &Workshop,
+    workshop: &ModelRuntime,
     say: &dyn Fn(&str),
 ) -> anyhow::Result<Prepared> {
     let world = World::new(seed);
@@ -131,13 +131,13 @@ pub fn prepare(
             let demonstrations: Vec<Demonstration>;
             let lessons = if name == "proxy" {
                 preferences = read(&rows)?;
-                Lessons::Preferences(&preferences)
+                TrainingExamples::Preferences(&preferences)
             } else {
                 demonstrations = read(&rows)?;
-                Lessons::Demonstrations(&demonstrations)
+                TrainingExamples::Demonstrations(&demonstrations)
             };
             workshop.train(
-                &Training {
+                &StudyTraining {
                     name,
                     checkpoint: &model.checkpoint,
                     template: &template,

@@ -23,7 +23,7 @@ const CHECKPOINT_EVERY: u64 = 20;
 
 /// On what the models of a study run.
 #[derive(Clone)]
-pub struct Workshop {
+pub struct ModelRuntime {
     /// ONNX Runtime.
     pub runtime: &'static OnnxRuntime,
     /// How sessions run on it.
@@ -33,7 +33,7 @@ pub struct Workshop {
 }
 
 /// What is learnt from.
-pub enum Lessons<'a> {
+pub enum TrainingExamples<'a> {
     /// Answers to imitate.
     Demonstrations(&'a [Demonstration]),
     /// Preferences, for a reward model.
@@ -41,7 +41,7 @@ pub enum Lessons<'a> {
 }
 
 /// A training of a study.
-pub struct Training<'a> {
+pub struct StudyTraining<'a> {
     /// What is trained, for people.
     pub name: &'a str,
     /// The model that it begins with.
@@ -49,32 +49,32 @@ pub struct Training<'a> {
     /// How prompt and answer stand together.
     pub template: &'a PromptTemplate,
     /// What is learnt from.
-    pub lessons: Lessons<'a>,
+    pub lessons: TrainingExamples<'a>,
     /// How it is trained.
     pub settings: &'a Hyperparameters,
 }
 
-impl Workshop {
+impl ModelRuntime {
     /// Trains a model and writes what came of it: a PEFT folder, or a whole checkpoint where all weights are trained. Examples
     /// longer than the settings allow are left out; a study in which that is more than a tenth is refused. Goes on from the
     /// checkpoint beside `output`, if an earlier run was interrupted.
     ///
     /// # Errors
     /// If an example cannot be encoded, the training fails, or the folder cannot be written.
-    pub fn train(&self, training: &Training<'_>, output: &Path) -> anyhow::Result<()> {
+    pub fn train(&self, training: &StudyTraining<'_>, output: &Path) -> anyhow::Result<()> {
         let keep = Steps::checkpoint_of(output);
         let mut trainer = self.open(training, &keep)?;
         let bar = ProgressBar::new(trainer.steps()).with_position(trainer.steps_done());
         bar.set_style(ProgressStyle::with_template("{msg} {bar:24} {pos}/{len} steps, {eta} left")?);
         bar.set_message(training.name.to_owned());
-        trainer.run(CHECKPOINT_EVERY, &mut Keeper { bar: &bar, keep: &keep }, &self.cancel)?;
+        trainer.run(CHECKPOINT_EVERY, &mut TrainingRecorder { bar: &bar, keep: &keep }, &self.cancel)?;
         bar.finish_and_clear();
         Ok(trainer.save(None, output)?)
     }
 
     /// The training where its checkpoint left it, or at its beginning.
-    fn open(&self, training: &Training<'_>, keep: &Path) -> anyhow::Result<Trainer> {
-        let Training { checkpoint, template, lessons, settings, .. } = training;
+    fn open(&self, training: &StudyTraining<'_>, keep: &Path) -> anyhow::Result<Trainer> {
+        let StudyTraining { checkpoint, template, lessons, settings, .. } = training;
         let (data, objective) = encoded(checkpoint, template, lessons, settings)?;
         let setup = TrainingSetup { objective, settings: (*settings).clone(), order: DataOrder::default() };
         let mut trainer = Trainer::open(self.runtime, checkpoint, None, setup, data, &self.options)?;
@@ -97,20 +97,20 @@ const LEFT_OUT_MAX: f64 = 0.1;
 fn encoded(
     checkpoint: &Checkpoint,
     template: &PromptTemplate,
-    lessons: &Lessons<'_>,
+    lessons: &TrainingExamples<'_>,
     settings: &Hyperparameters,
 ) -> anyhow::Result<(TrainingData, Objective)> {
     let tokenizer = &checkpoint.tokenizer;
     let fits = |sequence: &TrainingSequence| sequence.ids.len() <= settings.max_length as usize;
     let (given, data, objective) = match lessons {
-        Lessons::Demonstrations(rows) => {
+        TrainingExamples::Demonstrations(rows) => {
             let sequences: Result<Vec<TrainingSequence>, ModelError> =
                 rows.iter().map(|row| template.encode_demonstration(tokenizer, row)).collect();
             let mut sequences = sequences.context("a demonstration")?;
             sequences.retain(fits);
             (rows.len(), TrainingData::Demonstrations(sequences), Objective::Sft)
         }
-        Lessons::Preferences(rows) => {
+        TrainingExamples::Preferences(rows) => {
             let pairs: Result<Vec<TokenPair>, ModelError> =
                 rows.iter().map(|row| template.encode_compared(tokenizer, row)).collect();
             let mut pairs = pairs.context("a preference")?;
@@ -128,12 +128,12 @@ fn encoded(
 }
 
 /// Shows steps, and keeps checkpoints.
-struct Keeper<'a> {
+struct TrainingRecorder<'a> {
     bar: &'a ProgressBar,
     keep: &'a Path,
 }
 
-impl TrainingObserver for Keeper<'_> {
+impl TrainingObserver for TrainingRecorder<'_> {
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<(), ModelError> {
         self.bar.set_position(metrics.step);
         tracing::info!(step = metrics.step, loss = metrics.loss, "training step");
@@ -168,15 +168,15 @@ mod tests {
         };
         let rows: Vec<Demonstration> = (0..64).map(row).collect();
         let settings = Hyperparameters { batch_size: 2, ..Hyperparameters::default() };
-        let training = Training {
+        let training = StudyTraining {
             name: "policy",
             checkpoint: &model.checkpoint,
             template: &"{prompt} {completion}".parse().unwrap(),
-            lessons: Lessons::Demonstrations(&rows),
+            lessons: TrainingExamples::Demonstrations(&rows),
             settings: &settings,
         };
         let options = SessionOptions { provider: Provider::Cpu, threads: 1, ..SessionOptions::default() };
-        let workshop = Workshop { runtime, options, cancel: CancelFlag::default() };
+        let workshop = ModelRuntime { runtime, options, cancel: CancelFlag::default() };
         let (calm, killed) = (folder.path().join("calm.begun"), folder.path().join("killed.begun"));
         workshop.train(&training, &calm).unwrap();
         // The checkpoint is Steps' to remove; here it is what a kill in the last steps leaves.

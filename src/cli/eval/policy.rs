@@ -18,8 +18,8 @@ use serde::Serialize;
 
 use super::output::{interval, print};
 use crate::cli::interrupt;
-use crate::cli::judge::JudgeOptions;
-use crate::cli::models::{RuntimeArgs, counting_bar};
+use crate::cli::reward_model::RewardModelOptions;
+use crate::cli::runtime_args::{RuntimeArgs, counting_bar};
 use crate::dataset::{Dataset, ReadOptions, Row};
 use crate::error::BadInput;
 use crate::experiment::models::{self, Model};
@@ -51,7 +51,7 @@ pub(crate) struct PolicyArgs {
     #[arg(long, value_name = "DIR")]
     reference_adapter: Option<PathBuf>,
     #[command(flatten)]
-    judge: JudgeOptions,
+    judge: RewardModelOptions,
     /// How prompt and answer are put to the models: `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
@@ -114,7 +114,7 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
     let prompts = dataset.prompts()?;
     let policy = Model::open(&args.policy, None, args.adapter.as_deref()).context("the policy")?;
     let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
-    let mut judges = Judges::open(args, &policy, runtime, &options)?;
+    let mut judges = ScoringModels::open(args, &policy, runtime, &options)?;
     let mut generator = Generator::open(runtime, &policy.checkpoint, policy.adapter.as_ref(), &options)?;
     let cancel = interrupt::cancel_flag()?;
     let bar = counting_bar(Some(prompts.len() as u64), "prompts");
@@ -158,7 +158,7 @@ impl PolicyArgs {
 }
 
 /// The models that look at what was sampled.
-struct Judges {
+struct ScoringModels {
     policy: PolicyScorer,
     reference: Option<PolicyScorer>,
     reward: RewardModel,
@@ -166,7 +166,7 @@ struct Judges {
     kind: RewardKind,
 }
 
-impl Judges {
+impl ScoringModels {
     fn open(
         args: &PolicyArgs,
         policy: &Model,

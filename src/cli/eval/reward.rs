@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::output::{interval, print};
 use crate::cli::interrupt;
-use crate::cli::models::{RuntimeArgs, counting_bar};
+use crate::cli::runtime_args::{RuntimeArgs, counting_bar};
 use crate::cli::score::reward_kind;
 use crate::config::check_reward_template;
-use crate::dataset::{Dataset, Left, Preferred, ReadOptions};
+use crate::dataset::{Dataset, Preferred, ReadOptions, SkippedRows};
 use crate::error::BadInput;
 use crate::experiment::models::{self, Model};
 
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
     let longest = args.max_length.unwrap_or(usize::MAX).min(model.checkpoint.config.context_length);
     let cancel = interrupt::cancel_flag()?;
     let bar = counting_bar(Some(pairs.rows.len() as u64), "pairs");
-    let mut too_long = Left::default();
+    let mut too_long = SkippedRows::default();
     let mut rewards = Vec::with_capacity(pairs.rows.len());
     for row in &pairs.rows {
         let at = || format!("{file}:{}", row.line);
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
     print(&figures, &lines(&figures), args.json)
 }
 
-fn figures(rewards: &[[f64; 2]], too_long: Left, unmatched: Left) -> Option<Figures> {
+fn figures(rewards: &[[f64; 2]], too_long: SkippedRows, unmatched: SkippedRows) -> Option<Figures> {
     let margins: Vec<f64> = rewards.iter().map(|[chosen, rejected]| chosen - rejected).collect();
     let mean = |side: usize| rewards.iter().map(|pair| pair[side]).sum::<f64>() / rewards.len() as f64;
     Some(Figures {

@@ -42,7 +42,7 @@ pub(super) struct CreateArgs {
 pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     config.validate().map_err(BadInput)?;
-    super::order::check_length("--by", &args.by, BY_BYTES_MAX)?;
+    super::operator::check_length("--by", &args.by, BY_BYTES_MAX)?;
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     let models = Models::open(&config)?;
     check_templates(&config, &models)?;

@@ -4,13 +4,13 @@ use std::io::Write as _;
 
 use dissent_domain::log::EventLog;
 
-use crate::history::overview::{Overview, Past};
+use crate::history::overview::{ExperimentHistory, Overview};
 use crate::text::utc;
 
 pub(super) fn run(log: &dyn EventLog, as_json: bool) -> anyhow::Result<()> {
     let mut overviews = Vec::new();
     for (experiment, _) in log.streams()? {
-        overviews.push(Past::read(log, &experiment, None)?.overview(&experiment));
+        overviews.push(ExperimentHistory::read(log, &experiment, None)?.overview(&experiment));
     }
     let mut out = std::io::stdout().lock();
     if as_json {

@@ -8,13 +8,13 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use serde::Serialize;
 
-use crate::history::overview::{OrderedBy, Overview, Past};
+use crate::history::overview::{CommandedBy, ExperimentHistory, Overview};
 use crate::log_access::open;
 use crate::text::utc;
 use crate::text::visible;
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct ShownExperiment<'a> {
     overview: &'a Overview,
     plan: &'a Plan,
 }
@@ -26,12 +26,12 @@ pub(super) fn run(
     as_json: bool,
 ) -> anyhow::Result<()> {
     open::require_experiment(log, experiment)?;
-    let past = Past::read(log, experiment, last)?;
+    let past = ExperimentHistory::read(log, experiment, last)?;
     let plan = past.experiment().plan().context("the experiment has no plan there")?;
     let overview = past.overview(experiment);
     let mut out = std::io::stdout().lock();
     if as_json {
-        serde_json::to_writer_pretty(&mut out, &Shown { overview: &overview, plan })?;
+        serde_json::to_writer_pretty(&mut out, &ShownExperiment { overview: &overview, plan })?;
         return Ok(writeln!(out)?);
     }
     print(&mut out, &overview)?;
@@ -46,7 +46,7 @@ pub(super) fn run(
 fn print(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<()> {
     let Overview { experiment, state, rounds_closed, rounds_planned, events, state_hash, .. } = overview;
     writeln!(out, "{experiment}: {}, {rounds_closed} of {rounds_planned} rounds closed", state.words())?;
-    if let Some(words) = overview.ordered.as_ref().and_then(OrderedBy::words) {
+    if let Some(words) = overview.ordered.as_ref().and_then(CommandedBy::words) {
         writeln!(out, "  {} {words}", state.words())?;
     }
     if let Some(origin) = &overview.origin {

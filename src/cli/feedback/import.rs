@@ -15,7 +15,7 @@ use dissent_storage::{APPEND_EVENTS_MAX, SledLog};
 use serde::Serialize;
 
 use super::export::annotator;
-use super::judgements::{Judged, Sourced, read};
+use super::judgements::{JudgementFile, JudgementLine, read};
 use super::recorded::RecordedExperiment;
 use super::status::Status;
 use crate::cli::paths::FileOrStream;
@@ -65,10 +65,12 @@ pub(super) fn run(data_dir: &Path, args: &ImportArgs) -> anyhow::Result<()> {
 }
 
 /// The judgements of a file by experiment, each once.
-fn by_experiment(judged: &Judged) -> Result<(BTreeMap<&ExperimentId, Vec<&Sourced>>, Imported), InputError> {
+fn by_experiment(
+    judged: &JudgementFile,
+) -> Result<(BTreeMap<&ExperimentId, Vec<&JudgementLine>>, Imported), InputError> {
     let mut imported = Imported { without_verdict: judged.without_verdict, ..Imported::default() };
-    let mut seen: HashMap<(&ExperimentId, u32, u32, &str), &Sourced> = HashMap::new();
-    let mut by_experiment: BTreeMap<&ExperimentId, Vec<&Sourced>> = BTreeMap::new();
+    let mut seen: HashMap<(&ExperimentId, u32, u32, &str), &JudgementLine> = HashMap::new();
+    let mut by_experiment: BTreeMap<&ExperimentId, Vec<&JudgementLine>> = BTreeMap::new();
     for sourced in &judged.judgements {
         let FeedbackReceived { round, comparison, annotator, .. } = &sourced.judgement;
         let earlier = seen.insert((&sourced.experiment, *round, *comparison, annotator), sourced);
@@ -91,7 +93,7 @@ fn judgement(e: &FeedbackReceived) -> Judgement {
     Judgement { verdict: e.verdict, is_unsafe: e.is_unsafe }
 }
 
-fn import(log: &SledLog, judged: &Judged, as_json: bool) -> anyhow::Result<()> {
+fn import(log: &SledLog, judged: &JudgementFile, as_json: bool) -> anyhow::Result<()> {
     let (by_experiment, mut imported) = by_experiment(judged)?;
     let mut known = Vec::new();
     for (name, judgements) in by_experiment {
@@ -115,13 +117,13 @@ fn import(log: &SledLog, judged: &Judged, as_json: bool) -> anyhow::Result<()> {
 
 /// The events of the judgements that are new, decided by the rules of the journal.
 fn decided(
-    judged: &Judged,
-    judgements: &[&Sourced],
+    judged: &JudgementFile,
+    judgements: &[&JudgementLine],
     experiment: &mut Experiment,
     imported: &mut Imported,
 ) -> anyhow::Result<Vec<NewEvent>> {
     let mut events = Vec::new();
-    for Sourced { line, judgement: received, .. } in judgements {
+    for JudgementLine { line, judgement: received, .. } in judgements {
         let refuse = |field, reason: String| judged.error(*line, field, reason);
         let rounds = experiment.rounds().len();
         let round = experiment.rounds().get(received.round as usize).ok_or_else(|| {
@@ -182,7 +184,7 @@ fn append(
 }
 
 /// The run that has the log open will check the judgements against it.
-fn hand_over(data_dir: &Path, judged: &Judged, as_json: bool) -> anyhow::Result<()> {
+fn hand_over(data_dir: &Path, judged: &JudgementFile, as_json: bool) -> anyhow::Result<()> {
     let (by_experiment, mut imported) = by_experiment(judged)?;
     for (name, judgements) in by_experiment {
         let received: Vec<FeedbackReceived> =

@@ -21,7 +21,7 @@ const NO_JUDGEMENT: &str = "there is no judgement in the file";
 
 /// A judgement, with where it came from.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Sourced {
+pub(super) struct JudgementLine {
     pub(super) line: u64,
     pub(super) experiment: ExperimentId,
     pub(super) judgement: FeedbackReceived,
@@ -29,14 +29,14 @@ pub(super) struct Sourced {
 
 /// What a file holds.
 #[derive(Debug, PartialEq)]
-pub(super) struct Judged {
+pub(super) struct JudgementFile {
     pub(super) file: String,
-    pub(super) judgements: Vec<Sourced>,
+    pub(super) judgements: Vec<JudgementLine>,
     /// Lines without a verdict: not judged yet.
     pub(super) without_verdict: u64,
 }
 
-impl Judged {
+impl JudgementFile {
     /// An error about one line.
     pub(super) fn error(&self, line: u64, field: &str, reason: impl Into<String>) -> InputError {
         at_fault(&self.file, line, field, reason)
@@ -62,7 +62,7 @@ struct Line {
 }
 
 /// Reads a file, or stdin for `-`; `otherwise` is the annotator of the lines that name none.
-pub(super) fn read(path: &Path, otherwise: Option<&str>) -> Result<Judged, InputError> {
+pub(super) fn read(path: &Path, otherwise: Option<&str>) -> Result<JudgementFile, InputError> {
     let file = if is_stream(path) { "stdin".to_owned() } else { path.display().to_string() };
     let bytes = bytes(path).map_err(|source| InputError::Open { file: file.clone(), source })?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").map_or(bytes.as_slice(), |rest| rest).to_vec();
@@ -71,13 +71,13 @@ pub(super) fn read(path: &Path, otherwise: Option<&str>) -> Result<Judged, Input
     }
     let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let lines = if is_json { json_lines(&file, bytes)? } else { table(&file, &bytes)? };
-    let mut judged = Judged { file, judgements: Vec::new(), without_verdict: 0 };
+    let mut judged = JudgementFile { file, judgements: Vec::new(), without_verdict: 0 };
     for (number, line) in lines {
         let admitted = admit(line, otherwise);
         match admitted.map_err(|(field, reason)| judged.error(number, field, reason))? {
             None => judged.without_verdict += 1,
             Some((experiment, judgement)) => {
-                judged.judgements.push(Sourced { line: number, experiment, judgement });
+                judged.judgements.push(JudgementLine { line: number, experiment, judgement });
             }
         }
     }
@@ -149,7 +149,7 @@ fn table(file: &str, bytes: &[u8]) -> Result<Vec<(u64, Line)>, InputError> {
         at_fault(file, line, "", error.to_string())
     };
     let header = reader.headers().map_err(|error| broken(&error))?.clone();
-    let places = Places::of(&header).map_err(|reason| at_fault(file, 1, "", reason))?;
+    let places = Columns::of(&header).map_err(|reason| at_fault(file, 1, "", reason))?;
     let mut lines = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| broken(&error))?;
@@ -171,12 +171,12 @@ fn delimiter(bytes: &[u8]) -> u8 {
 }
 
 /// Where the columns are.
-struct Places(Vec<(&'static str, usize)>);
+struct Columns(Vec<(&'static str, usize)>);
 
 const NEEDED: [&str; 4] = ["experiment", "round", "comparison", "verdict"];
 const OPTIONAL: [&str; 4] = ["annotator", "first_unsafe", "second_unsafe", "comment"];
 
-impl Places {
+impl Columns {
     fn of(header: &::csv::StringRecord) -> Result<Self, String> {
         let place = |name: &str| header.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
         if let Some(missing) = NEEDED.into_iter().find(|name| place(name).is_none()) {
@@ -232,7 +232,7 @@ mod tests {
     const LINES: &str =
         "{\"experiment\":\"e\",\"round\":0,\"comparison\":1,\"annotator\":\"ann\",\"verdict\":\"tie\"}\n";
 
-    fn read_bytes(bytes: &[u8]) -> Result<Judged, InputError> {
+    fn read_bytes(bytes: &[u8]) -> Result<JudgementFile, InputError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("judgements");
         fs::write(&path, bytes).unwrap();

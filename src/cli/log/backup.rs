@@ -8,7 +8,7 @@ use dissent_domain::log::LogError;
 use dissent_storage::SledLog;
 use serde_json::json;
 
-use super::super::server::{Holder, Server, ServerArgs};
+use super::super::server::{LogAccess, Server, ServerArgs};
 use super::output::say;
 use crate::error::BadInput;
 use crate::log_access::backups;
@@ -38,9 +38,9 @@ pub(super) struct BackupArgs {
 }
 
 pub(super) fn run(data_dir: &Path, args: &BackupArgs, as_json: bool) -> anyhow::Result<()> {
-    let (events, path) = match args.server.holder(data_dir)? {
-        Holder::Here(log) => here(&log, data_dir, args.to.as_deref())?,
-        Holder::Server(server) => there(&server, args.to.as_deref())?,
+    let (events, path) = match args.server.log_access(data_dir)? {
+        LogAccess::Here(log) => here(&log, data_dir, args.to.as_deref())?,
+        LogAccess::Server(server) => there(&server, args.to.as_deref())?,
     };
     let value = json!({ "events": events, "path": path });
     say(as_json, &value, &format!("{events} events in {}", path.display()))

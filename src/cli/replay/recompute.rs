@@ -19,7 +19,7 @@ use crate::error::{BadInput, Differs};
 use crate::experiment::models::Models;
 use crate::experiment::plan;
 use crate::experiment::plan_check::refuse_another_plan;
-use crate::experiment::start::{self, Places};
+use crate::experiment::start::{self, Backends};
 
 /// Differences that are listed.
 const SHOWN: usize = 20;
@@ -69,9 +69,9 @@ pub(super) fn run(
     // Nothing goes through it.
     let broker = Arc::new(EmbeddedBroker::new(Arc::new(MemoryLog::new()), EmbeddedOptions::default()));
     let lease = LeaseTimes::default();
-    let places =
-        Places { log: log.clone(), broker, artifacts, snapshots: None, inbox: None, lease, shared: false };
-    let resources = start::open(&config, &models, planned, Roles::all(), places)?;
+    let backends =
+        Backends { log: log.clone(), broker, artifacts, snapshots: None, inbox: None, lease, shared: false };
+    let resources = start::open(&config, &models, planned, Roles::all(), backends)?;
     let events = log.streams()?.into_iter().find(|(name, _)| name == experiment).map_or(0, |(_, last)| last);
     let bar = bar(events);
     let begun = Instant::now();

@@ -12,7 +12,7 @@ use dissent_domain::what_if::{
 use serde::Serialize;
 
 use crate::history;
-use crate::history::overview::Past;
+use crate::history::overview::ExperimentHistory;
 use crate::history::settings::{self, Scope, Setting};
 use crate::text::visible;
 
@@ -56,7 +56,7 @@ pub(super) fn run(
     experiment: &ExperimentId,
     options: &Options<'_>,
 ) -> anyhow::Result<()> {
-    let past = Past::read(log, experiment, options.at)?;
+    let past = ExperimentHistory::read(log, experiment, options.at)?;
     let recorded = past.experiment().plan().context("the experiment has no plan there")?;
     let changed = settings::changed(recorded, options.settings, Scope::Selection)?;
     let mut what_if = WhatIf::new(recorded.clone(), changed.clone());

@@ -8,17 +8,17 @@ use dissent_models::template::{PromptTemplate, encode_text};
 use dissent_models::training::{TokenPair, TrainingData, TrainingSequence};
 use serde_json::{Value, json};
 
-use crate::dataset::{Dataset, Imitated, Left, Row, TextRow, row_error};
+use crate::dataset::{Dataset, ImitationRows, Row, SkippedRows, TextRow, row_error};
 use crate::error::BadInput;
 
 /// What a training wants of its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum RowKind {
     /// Answers to imitate.
     Imitation,
     /// Pairs of whole texts, to be scored.
     Scores,
-    /// As [`Wanted::Scores`], and whether each answer is unsafe.
+    /// As [`RowKind::Scores`], and whether each answer is unsafe.
     Costs,
     /// Pairs of answers whose log-probabilities are compared.
     Preferences,
@@ -35,9 +35,9 @@ pub(super) struct Examples {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct LeftOut {
     /// Longer than the longest example.
-    pub(super) too_long: Left,
+    pub(super) too_long: SkippedRows,
     /// Unpaired rows without a counterpart, or not to be imitated.
-    pub(super) unmatched: Left,
+    pub(super) unmatched: SkippedRows,
 }
 
 impl LeftOut {
@@ -73,13 +73,13 @@ fn rows(count: usize) -> String {
 }
 
 /// Rows of the one kind that a training wants, before any tokenizer has seen them.
-pub(super) enum Wants {
+pub(super) enum TrainingRows {
     Demonstrations(Vec<Row<Demonstration>>),
     Texts(Vec<Row<TextRow>>),
     Pairs(Vec<Row<Preference>>),
 }
 
-impl Wants {
+impl TrainingRows {
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Demonstrations(rows) => rows.is_empty(),
@@ -90,53 +90,53 @@ impl Wants {
 }
 
 /// Takes what is wanted from a data set.
-pub(super) fn wanted(dataset: Dataset, wanted: Wanted) -> anyhow::Result<(Wants, Left)> {
+pub(super) fn wanted(dataset: Dataset, wanted: RowKind) -> anyhow::Result<(TrainingRows, SkippedRows)> {
     match wanted {
-        Wanted::Imitation => Ok(match dataset.imitated()? {
-            (Imitated::Demonstrations(rows), left) => (Wants::Demonstrations(rows), left),
-            (Imitated::Texts(rows), left) => (Wants::Texts(rows), left),
+        RowKind::Imitation => Ok(match dataset.imitated()? {
+            (ImitationRows::Demonstrations(rows), left) => (TrainingRows::Demonstrations(rows), left),
+            (ImitationRows::Texts(rows), left) => (TrainingRows::Texts(rows), left),
         }),
-        Wanted::Scores | Wanted::Preferences | Wanted::Costs => {
+        RowKind::Scores | RowKind::Preferences | RowKind::Costs => {
             let file = dataset.file.clone();
             let pairs = dataset.preferences()?;
-            if wanted == Wanted::Costs
+            if wanted == RowKind::Costs
                 && let Some(row) = pairs.rows.iter().find(|row| row.value.is_unsafe.is_none())
             {
                 let reason = "missing: a cost model learns which answers are unsafe from is_response_0_safe and \
                               is_response_1_safe, or is_chosen_safe and is_rejected_safe";
                 return Err(row_error(&file, row.line, "is_response_0_safe", reason).into());
             }
-            Ok((Wants::Pairs(pairs.rows), pairs.left))
+            Ok((TrainingRows::Pairs(pairs.rows), pairs.left))
         }
     }
 }
 
 /// Tokenises rows, without those that are longer than `max_length`.
-pub(super) struct Tokenising<'a> {
+pub(super) struct RowTokenizer<'a> {
     pub(super) file: &'a str,
     pub(super) template: &'a PromptTemplate,
     pub(super) tokenizer: &'a TextTokenizer,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: RowKind,
     pub(super) max_length: u32,
 }
 
-impl Tokenising<'_> {
-    pub(super) fn examples(&self, rows: &Wants, unmatched: Left) -> anyhow::Result<Examples> {
-        let mut too_long = Left::default();
+impl RowTokenizer<'_> {
+    pub(super) fn examples(&self, rows: &TrainingRows, unmatched: SkippedRows) -> anyhow::Result<Examples> {
+        let mut too_long = SkippedRows::default();
         let data = match rows {
-            Wants::Demonstrations(rows) => TrainingData::Demonstrations(self.kept(
+            TrainingRows::Demonstrations(rows) => TrainingData::Demonstrations(self.kept(
                 rows,
                 |row| self.template.encode_demonstration(self.tokenizer, row),
                 sequence_tokens,
                 &mut too_long,
             )?),
-            Wants::Texts(rows) => TrainingData::Demonstrations(self.kept(
+            TrainingRows::Texts(rows) => TrainingData::Demonstrations(self.kept(
                 rows,
                 |row| encode_text(self.tokenizer, &row.text),
                 sequence_tokens,
                 &mut too_long,
             )?),
-            Wants::Pairs(rows) => {
+            TrainingRows::Pairs(rows) => {
                 TrainingData::Pairs(self.kept(rows, |row| self.pair(row), pair_tokens, &mut too_long)?)
             }
         };
@@ -152,8 +152,8 @@ impl Tokenising<'_> {
 
     fn pair(&self, row: &Preference) -> Result<TokenPair, ModelError> {
         match self.wanted {
-            Wanted::Preferences => self.template.encode_preference(self.tokenizer, row),
-            Wanted::Imitation | Wanted::Scores | Wanted::Costs => {
+            RowKind::Preferences => self.template.encode_preference(self.tokenizer, row),
+            RowKind::Imitation | RowKind::Scores | RowKind::Costs => {
                 self.template.encode_compared(self.tokenizer, row)
             }
         }
@@ -164,7 +164,7 @@ impl Tokenising<'_> {
         rows: &[Row<T>],
         encode: impl Fn(&T) -> Result<U, ModelError>,
         tokens: impl Fn(&U) -> usize,
-        too_long: &mut Left,
+        too_long: &mut SkippedRows,
     ) -> anyhow::Result<Vec<U>> {
         let mut kept = Vec::new();
         for row in rows {

@@ -24,7 +24,7 @@ const CONFIGURATIONS: [&str; 2] = ["adapter_config.json", "config.json"];
 
 /// `training.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct TrainingRecord {
     /// Whether the result is there.
     pub(super) finished: bool,
     /// Everything that determines the result.
@@ -37,18 +37,18 @@ pub(super) struct Record {
 
 /// What a folder holds.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Found {
+pub(super) enum FolderContent {
     /// Nothing, or there is no such folder.
     Nothing,
     /// Something, but no training.
     SomethingElse,
     /// A training.
-    Training(Box<Record>),
+    Training(Box<TrainingRecord>),
 }
 
 /// What the user said about a folder that is not new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Wish {
+pub(super) struct ResumeOptions {
     /// There must be an unfinished training to go on with.
     pub(super) resume: bool,
     /// A training that is there gives way.
@@ -65,15 +65,21 @@ pub(super) enum Decision {
 }
 
 /// What to do with a folder for a training with these settings; or why nothing can be done, and the way out.
-pub(super) fn decide(found: &Found, settings: &Map<String, Value>, wish: Wish) -> Result<Decision, String> {
+pub(super) fn decide(
+    found: &FolderContent,
+    settings: &Map<String, Value>,
+    wish: ResumeOptions,
+) -> Result<Decision, String> {
     match found {
-        Found::SomethingElse => Err("holds files that are no training's: name a new folder".to_owned()),
-        Found::Nothing if wish.resume => {
+        FolderContent::SomethingElse => {
+            Err("holds files that are no training's: name a new folder".to_owned())
+        }
+        FolderContent::Nothing if wish.resume => {
             Err("holds no training to go on with: leave --resume out to begin one".to_owned())
         }
-        Found::Nothing => Ok(Decision::Begin),
-        Found::Training(_) if wish.overwrite => Ok(Decision::Begin),
-        Found::Training(record) => match difference(&record.settings, settings) {
+        FolderContent::Nothing => Ok(Decision::Begin),
+        FolderContent::Training(_) if wish.overwrite => Ok(Decision::Begin),
+        FolderContent::Training(record) => match difference(&record.settings, settings) {
             Some(difference) => Err(format!(
                 "holds a training with other settings ({difference}): give the same to go on, name another folder, or \
                  begin anew with --overwrite"
@@ -129,30 +135,30 @@ impl OutputFolder {
     }
 
     /// What it holds.
-    pub(super) fn found(&self) -> anyhow::Result<Found> {
+    pub(super) fn found(&self) -> anyhow::Result<FolderContent> {
         let path = self.path(RECORD);
         match fs::read(&path) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(record) => Ok(Found::Training(Box::new(record))),
-                Err(_) => Ok(Found::SomethingElse),
+                Ok(record) => Ok(FolderContent::Training(Box::new(record))),
+                Err(_) => Ok(FolderContent::SomethingElse),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let is_empty = fs::read_dir(&self.dir)?.next().is_none();
-                Ok(if is_empty { Found::Nothing } else { Found::SomethingElse })
+                Ok(if is_empty { FolderContent::Nothing } else { FolderContent::SomethingElse })
             }
             Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
         }
     }
 
     /// Begins a training, in place of one that may be there.
-    pub(super) fn begin(&self, record: &Record) -> anyhow::Result<()> {
+    pub(super) fn begin(&self, record: &TrainingRecord) -> anyhow::Result<()> {
         for name in CONFIGURATIONS.into_iter().chain([CHECKPOINT, METRICS]) {
             remove(&self.path(name))?;
         }
         self.write_record(record)
     }
 
-    pub(super) fn write_record(&self, record: &Record) -> anyhow::Result<()> {
+    pub(super) fn write_record(&self, record: &TrainingRecord) -> anyhow::Result<()> {
         let mut bytes = serde_json::to_vec_pretty(record)?;
         bytes.push(b'\n');
         self.write(RECORD, &bytes).with_context(|| format!("failed to write {RECORD}"))
@@ -201,7 +207,7 @@ impl OutputFolder {
     }
 
     /// Says that the training is finished, and removes what only going on needs.
-    pub(super) fn finish(&self, record: &Record) -> anyhow::Result<()> {
+    pub(super) fn finish(&self, record: &TrainingRecord) -> anyhow::Result<()> {
         self.write_record(record)?;
         remove(&self.path(CHECKPOINT))
     }
@@ -250,28 +256,33 @@ mod tests {
         value.as_object().cloned().unwrap()
     }
 
-    fn training(finished: bool) -> Found {
+    fn training(finished: bool) -> FolderContent {
         let (about, metrics) = (Map::new(), Map::new());
-        Found::Training(Box::new(Record { finished, settings: settings(0.1), about, metrics }))
+        FolderContent::Training(Box::new(TrainingRecord {
+            finished,
+            settings: settings(0.1),
+            about,
+            metrics,
+        }))
     }
 
-    const RESUME: Wish = Wish { resume: true, overwrite: false };
-    const OVERWRITE: Wish = Wish { resume: false, overwrite: true };
+    const RESUME: ResumeOptions = ResumeOptions { resume: true, overwrite: false };
+    const OVERWRITE: ResumeOptions = ResumeOptions { resume: false, overwrite: true };
 
     #[test]
     fn a_folder_is_begun_gone_on_with_or_refused() {
         let same = settings(0.1);
         let cases = [
-            (Found::Nothing, Wish::default(), Ok(Decision::Begin)),
-            (Found::Nothing, OVERWRITE, Ok(Decision::Begin)),
-            (Found::Nothing, RESUME, Err("holds no training to go on with")),
-            (Found::SomethingElse, Wish::default(), Err("name a new folder")),
+            (FolderContent::Nothing, ResumeOptions::default(), Ok(Decision::Begin)),
+            (FolderContent::Nothing, OVERWRITE, Ok(Decision::Begin)),
+            (FolderContent::Nothing, RESUME, Err("holds no training to go on with")),
+            (FolderContent::SomethingElse, ResumeOptions::default(), Err("name a new folder")),
             // What is not ours is not ours to remove.
-            (Found::SomethingElse, OVERWRITE, Err("name a new folder")),
-            (training(false), Wish::default(), Ok(Decision::GoOn)),
+            (FolderContent::SomethingElse, OVERWRITE, Err("name a new folder")),
+            (training(false), ResumeOptions::default(), Ok(Decision::GoOn)),
             (training(false), RESUME, Ok(Decision::GoOn)),
             (training(false), OVERWRITE, Ok(Decision::Begin)),
-            (training(true), Wish::default(), Err("finished: there is nothing to do")),
+            (training(true), ResumeOptions::default(), Err("finished: there is nothing to do")),
             (training(true), RESUME, Err("finished: there is nothing to do")),
             (training(true), OVERWRITE, Ok(Decision::Begin)),
         ];
@@ -286,11 +297,11 @@ mod tests {
 
     #[test]
     fn another_training_is_refused_with_the_setting_that_differs() {
-        let refused = decide(&training(false), &settings(0.2), Wish::default()).unwrap_err();
+        let refused = decide(&training(false), &settings(0.2), ResumeOptions::default()).unwrap_err();
         assert!(refused.contains("(training.learning_rate was 0.1, now 0.2)"), "{refused}");
         let mut other = settings(0.1);
         other.insert("data_fingerprint".to_owned(), "b".into());
-        let refused = decide(&training(true), &other, Wish::default()).unwrap_err();
+        let refused = decide(&training(true), &other, ResumeOptions::default()).unwrap_err();
         assert!(refused.contains("(data fingerprint is not the same)"), "{refused}");
         let mut more = settings(0.1);
         more.insert("beta".to_owned(), 1.into());
@@ -303,8 +314,8 @@ mod tests {
         let dir = temporary.path().join("new/output");
         let folder = OutputFolder::open(&dir).unwrap();
         assert!(OutputFolder::open(&dir).is_err(), "it is taken");
-        assert_eq!(folder.found().unwrap(), Found::Nothing);
-        let Found::Training(record) = training(false) else { panic!("a training") };
+        assert_eq!(folder.found().unwrap(), FolderContent::Nothing);
+        let FolderContent::Training(record) = training(false) else { panic!("a training") };
         folder.begin(&record).unwrap();
         assert_eq!(folder.found().unwrap(), training(false));
         assert_eq!(folder.checkpoint().unwrap(), None);
@@ -319,7 +330,7 @@ mod tests {
             });
             put.unwrap();
         }
-        folder.finish(&Record { finished: true, ..Record::clone(&record) }).unwrap();
+        folder.finish(&TrainingRecord { finished: true, ..TrainingRecord::clone(&record) }).unwrap();
         drop(folder);
         let folder = OutputFolder::open(&dir).unwrap();
         assert_eq!(folder.found().unwrap(), training(true));
@@ -328,6 +339,6 @@ mod tests {
         folder.begin(&record).unwrap();
         assert!(!dir.join("config.json").exists(), "an old result is not taken for the new one");
         fs::write(dir.join(RECORD), "{}").unwrap();
-        assert_eq!(folder.found().unwrap(), Found::SomethingElse);
+        assert_eq!(folder.found().unwrap(), FolderContent::SomethingElse);
     }
 }

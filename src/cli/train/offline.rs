@@ -12,13 +12,13 @@ use dissent_models::training::{
 };
 use serde_json::{Map, Value, json};
 
-use super::examples::{Examples, Tokenising, Wanted, Wants, wanted};
-use super::folder::{Decision, OutputFolder, Record, decide};
+use super::examples::{Examples, RowKind, RowTokenizer, TrainingRows, wanted};
+use super::folder::{Decision, OutputFolder, TrainingRecord, decide};
 use super::metrics_log::MetricsLog;
 use super::options::{DataOptions, ModelOptions};
 use super::view::{TrainingView, say};
 use crate::cli::interrupt;
-use crate::dataset::{Dataset, Left, ReadOptions, Row, hold_back};
+use crate::dataset::{Dataset, ReadOptions, Row, SkippedRows, hold_back};
 use crate::error::{BadInput, Interrupted};
 use crate::experiment::models::{self, Model};
 
@@ -27,12 +27,12 @@ const CHECKPOINT_EVERY: u32 = 20;
 pub(super) const GO_ON: &str = "a checkpoint is kept: run the same command again to go on";
 
 /// A training on examples, as the command line describes it.
-pub(super) struct Offline<'a> {
+pub(super) struct OfflineTraining<'a> {
     pub(super) task: &'static str,
     pub(super) model: &'a ModelOptions,
     pub(super) data: &'a DataOptions,
     pub(super) reading: ReadOptions,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: RowKind,
     pub(super) objective: Objective,
     pub(super) settings: Hyperparameters,
     pub(super) append_eos: bool,
@@ -48,11 +48,11 @@ struct Rows {
 struct Part {
     file: String,
     fingerprint: String,
-    rows: Wants,
-    unmatched: Left,
+    rows: TrainingRows,
+    unmatched: SkippedRows,
 }
 
-impl Offline<'_> {
+impl OfflineTraining<'_> {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         // What is cheap to find wrong is looked at before what is slow to load.
         let rows = self.read()?;
@@ -66,7 +66,7 @@ impl Offline<'_> {
         let learnt = self.examples(&rows.learnt, &model, &template)?;
         let held = rows.held.as_ref().map(|part| self.examples(part, &model, &template)).transpose()?;
         let about = self.about(&rows, &learnt, held.as_ref(), &model);
-        let record = Record { finished: false, settings, about, metrics: Map::new() };
+        let record = TrainingRecord { finished: false, settings, about, metrics: Map::new() };
         let (runtime, options) = models::runtime(&self.model.runtime.config(), 1)?;
         let setup = TrainingSetup {
             objective: self.objective,
@@ -115,7 +115,7 @@ impl Offline<'_> {
     fn examples(&self, part: &Part, model: &Model, template: &PromptTemplate) -> anyhow::Result<Examples> {
         let context = u32::try_from(model.checkpoint.config.context_length).unwrap_or(u32::MAX);
         let max_length = self.settings.max_length.min(context);
-        let tokenising = Tokenising {
+        let tokenising = RowTokenizer {
             file: &part.file,
             template,
             tokenizer: &model.checkpoint.tokenizer,
@@ -176,7 +176,7 @@ impl Offline<'_> {
         let reported: Vec<_> = trainer.metrics().iter().map(StepMetrics::log_line).collect();
         let log = MetricsLog::begin(&path, &reported)?;
         let view = TrainingView::new("steps", trainer.steps(), trainer.steps_done(), shown(self.wanted));
-        let mut keeper = Keeper { folder, log, view };
+        let mut keeper = TrainingRecorder { folder, log, view };
         let cancel = interrupt::cancel_flag()?;
         let every = u64::from(self.model.checkpoint_every.unwrap_or(CHECKPOINT_EVERY));
         match trainer.run(every, &mut keeper, &cancel) {
@@ -197,7 +197,7 @@ impl Offline<'_> {
         &self,
         trainer: &mut Trainer,
         folder: &OutputFolder,
-        record: Record,
+        record: TrainingRecord,
         held: Option<Examples>,
     ) -> anyhow::Result<()> {
         let mut metrics = trainer.metrics().last().map(StepMetrics::log_line).unwrap_or_default();
@@ -213,7 +213,7 @@ impl Offline<'_> {
         } else {
             folder.put_result(|dir| Ok(trainer.save(base, dir)?))?;
         }
-        let record = Record { finished: true, metrics, ..record };
+        let record = TrainingRecord { finished: true, metrics, ..record };
         folder.finish(&record)?;
         report(&record, folder, self.model.json)
     }
@@ -234,12 +234,14 @@ impl Part {
         }
         let key = |prompt: &Dialogue| serde_json::to_string(prompt).unwrap_or_default();
         let held = match &mut self.rows {
-            Wants::Demonstrations(rows) => {
-                Wants::Demonstrations(parted(rows, share, seed, |row| key(&row.prompt)))
+            TrainingRows::Demonstrations(rows) => {
+                TrainingRows::Demonstrations(parted(rows, share, seed, |row| key(&row.prompt)))
             }
-            Wants::Texts(rows) => Wants::Texts(parted(rows, share, seed, |row| row.text.clone())),
-            Wants::Pairs(rows) => {
-                Wants::Pairs(parted(rows, share, seed, |row: &Preference| key(&row.prompt)))
+            TrainingRows::Texts(rows) => {
+                TrainingRows::Texts(parted(rows, share, seed, |row| row.text.clone()))
+            }
+            TrainingRows::Pairs(rows) => {
+                TrainingRows::Pairs(parted(rows, share, seed, |row: &Preference| key(&row.prompt)))
             }
         };
         if self.rows.is_empty() {
@@ -250,7 +252,12 @@ impl Part {
             return Err(BadInput(reason).into());
         }
         let file = format!("{} (held back)", self.file);
-        Ok(Self { file, fingerprint: self.fingerprint.clone(), rows: held, unmatched: Left::default() })
+        Ok(Self {
+            file,
+            fingerprint: self.fingerprint.clone(),
+            rows: held,
+            unmatched: SkippedRows::default(),
+        })
     }
 }
 
@@ -278,7 +285,7 @@ pub(super) fn interrupted(error: ModelError) -> anyhow::Error {
 }
 
 /// Prints the last figures and where the result is.
-pub(super) fn report(record: &Record, folder: &OutputFolder, json: bool) -> anyhow::Result<()> {
+pub(super) fn report(record: &TrainingRecord, folder: &OutputFolder, json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if json {
         serde_json::to_writer(&mut out, &record.metrics)?;
@@ -291,11 +298,11 @@ pub(super) fn report(record: &Record, folder: &OutputFolder, json: bool) -> anyh
 }
 
 /// Figures that are shown beside the bar.
-fn shown(wanted: Wanted) -> &'static [(&'static str, &'static str)] {
+fn shown(wanted: RowKind) -> &'static [(&'static str, &'static str)] {
     match wanted {
-        Wanted::Imitation => &[("loss", "loss"), ("mean_token_accuracy", "accuracy")],
-        Wanted::Scores | Wanted::Costs => &[("loss", "loss"), ("accuracy", "accuracy")],
-        Wanted::Preferences => &[("loss", "loss"), ("rewards/accuracies", "accuracy")],
+        RowKind::Imitation => &[("loss", "loss"), ("mean_token_accuracy", "accuracy")],
+        RowKind::Scores | RowKind::Costs => &[("loss", "loss"), ("accuracy", "accuracy")],
+        RowKind::Preferences => &[("loss", "loss"), ("rewards/accuracies", "accuracy")],
     }
 }
 
@@ -310,13 +317,13 @@ fn evaluation_figures(evaluation: &Evaluation) -> Map<String, Value> {
 }
 
 /// Logs steps, shows them, and keeps checkpoints.
-struct Keeper<'a> {
+struct TrainingRecorder<'a> {
     folder: &'a OutputFolder,
     log: MetricsLog,
     view: TrainingView,
 }
 
-impl TrainingObserver for Keeper<'_> {
+impl TrainingObserver for TrainingRecorder<'_> {
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<(), ModelError> {
         let line = metrics.log_line();
         self.view.show(metrics.step, &line);

@@ -6,8 +6,8 @@ use dissent_domain::training::{Hyperparameters, LoraSettings, Schedule, Warmup};
 use dissent_models::template::PromptTemplate;
 use dissent_models::training::DataOrder;
 
-use super::folder::Wish;
-use crate::cli::models::RuntimeArgs;
+use super::folder::ResumeOptions;
+use crate::cli::runtime_args::RuntimeArgs;
 use crate::dataset::{Format, Margins, Preferred, ReadOptions};
 use crate::error::BadInput;
 
@@ -49,8 +49,8 @@ pub(crate) struct ModelOptions {
 }
 
 impl ModelOptions {
-    pub(super) fn wish(&self) -> Wish {
-        Wish { resume: self.resume, overwrite: self.overwrite }
+    pub(super) fn wish(&self) -> ResumeOptions {
+        ResumeOptions { resume: self.resume, overwrite: self.overwrite }
     }
 }
 

@@ -15,13 +15,13 @@ use dissent_models::tuning::{
 };
 use serde_json::{Map, Value, json};
 
-use super::folder::{Decision, OutputFolder, Record, decide};
+use super::folder::{Decision, OutputFolder, TrainingRecord, decide};
 use super::metrics_log::MetricsLog;
 use super::offline::{GO_ON, in_folder, interrupted, object, open_model, report, unwritable};
 use super::options::{Defaults, ModelOptions, OptimiserOptions};
 use super::view::{TrainingView, say};
 use crate::cli::interrupt;
-use crate::cli::judge::JudgeOptions;
+use crate::cli::reward_model::RewardModelOptions;
 use crate::dataset::{Dataset, ReadOptions};
 use crate::error::{BadInput, Interrupted};
 use crate::experiment::models::{self, Model};
@@ -35,7 +35,7 @@ pub(crate) struct PolicyArgs {
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
-    judge: JudgeOptions,
+    judge: RewardModelOptions,
     /// Prompts as JSON lines, in any format of data that has them; each is taken once.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
@@ -118,7 +118,7 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     };
     let prompts = prompts.iter().map(encode).collect::<anyhow::Result<Vec<_>>>()?;
     let about = args.about(&file, prompts.len(), &model, &reward);
-    let record = Record { finished: false, settings: identity, about, metrics: Map::new() };
+    let record = TrainingRecord { finished: false, settings: identity, about, metrics: Map::new() };
     let (runtime, options) = models::runtime(&args.model.runtime.config(), ROWS)?;
     let mut tuner = args.tuner(&settings, &model, prompts, runtime, &options)?;
     let mut scorer = args.scorer(reward, runtime, &options)?;
@@ -137,7 +137,7 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
         head.save(folder.dir())?;
     }
     policy.adapter(Some(args.model.base.display().to_string()))?.save(folder.dir())?;
-    let record = Record { finished: true, metrics, ..record };
+    let record = TrainingRecord { finished: true, metrics, ..record };
     folder.finish(&record)?;
     report(&record, &folder, args.model.json)
 }
@@ -233,19 +233,19 @@ impl PolicyArgs {
         reward: Model,
         runtime: &'static OnnxRuntime,
         options: &SessionOptions,
-    ) -> anyhow::Result<Judge> {
+    ) -> anyhow::Result<SignedRewardScorer> {
         let model = RewardModel::open(runtime, &reward.checkpoint, reward.adapter.as_ref(), options)
             .with_context(|| format!("failed to start the reward model {}", reward.name))?;
         let template = self.judge.template(&self.model.template)?;
         let scorer = RewardScorer::new(model, reward.checkpoint.tokenizer, template.clone());
-        Ok(Judge { scorer, kind: self.judge.reward_kind })
+        Ok(SignedRewardScorer { scorer, kind: self.judge.reward_kind })
     }
 
     /// Runs the iterations that are left; gives the figures of the last.
     fn tune(
         &self,
         tuner: &mut PolicyTuner<LoraPolicy>,
-        scorer: &mut Judge,
+        scorer: &mut SignedRewardScorer,
         folder: &OutputFolder,
     ) -> anyhow::Result<Map<String, Value>> {
         let path = self.model.log.clone().unwrap_or_else(|| folder.metrics_path());
@@ -306,12 +306,12 @@ fn log_line(report: &IterationReport) -> Map<String, Value> {
 }
 
 /// A reward model's score as a reward: larger is better.
-struct Judge {
+struct SignedRewardScorer {
     scorer: RewardScorer,
     kind: RewardKind,
 }
 
-impl Scorer for Judge {
+impl Scorer for SignedRewardScorer {
     fn score(
         &mut self,
         answers: &[SampledCompletion<'_>],

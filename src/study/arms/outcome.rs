@@ -7,7 +7,7 @@ use dissent_domain::feedback::Verdict;
 use dissent_domain::id::PromptId;
 use serde::{Deserialize, Serialize};
 
-use crate::study::prediction::{Judged, ScoredPrompt};
+use crate::study::prediction::{LabelledPair, ScoredPrompt};
 
 /// What an arm came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -184,7 +184,7 @@ impl JudgedRound {
 
     /// The pairs with a better answer.
     #[must_use]
-    pub fn judged(&self) -> Vec<Judged> {
-        self.pairs.iter().map(|&(prompt, better, worse)| Judged { prompt, better, worse }).collect()
+    pub fn judged(&self) -> Vec<LabelledPair> {
+        self.pairs.iter().map(|&(prompt, better, worse)| LabelledPair { prompt, better, worse }).collect()
     }
 }

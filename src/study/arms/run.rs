@@ -33,11 +33,11 @@ pub fn run(
 ) -> anyhow::Result<Vec<(Arm, ArmOutcome)>> {
     let folder = data_dir.join("arms");
     fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
-    let places: Vec<Place> = arms.iter().map(|arm| Place::of(arm, &folder)).collect();
+    let places: Vec<ArmFolder> = arms.iter().map(|arm| ArmFolder::of(arm, &folder)).collect();
     let mut waiting: VecDeque<usize> =
         (0..arms.len()).filter(|&arm| !places[arm].outcome.is_file()).collect();
     let known = arms.len() - waiting.len();
-    let mut running = Running(Vec::new());
+    let mut running = RunningArms(Vec::new());
     let mut memory = Memory::default();
     let mut done = known;
     let begun = Instant::now();
@@ -79,9 +79,9 @@ pub fn run(
 }
 
 /// Experiments that run: ended when this is dropped.
-struct Running(Vec<(usize, Child)>);
+struct RunningArms(Vec<(usize, Child)>);
 
-impl Running {
+impl RunningArms {
     /// One that has ended, and whether it succeeded.
     fn ended(&mut self) -> anyhow::Result<Option<(usize, bool)>> {
         for index in 0..self.0.len() {
@@ -94,7 +94,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningArms {
     fn drop(&mut self) {
         for (_, child) in &mut self.0 {
             // What it has done is in its log; nothing can be done about one that has just ended by itself.
@@ -105,14 +105,14 @@ impl Drop for Running {
 }
 
 /// Where an experiment of a study lies: named by its configuration, so that another one is another experiment.
-struct Place {
+struct ArmFolder {
     folder: PathBuf,
     config: PathBuf,
     output: PathBuf,
     outcome: PathBuf,
 }
 
-impl Place {
+impl ArmFolder {
     fn of(arm: &Arm, arms: &Path) -> Self {
         let hash = blake3::hash(arm.config.as_bytes()).to_hex();
         let folder = arms.join(format!("{}-{}", arm.name, &hash[..8]));

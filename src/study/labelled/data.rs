@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use crate::error::BadInput;
-use crate::study::prediction::Judged;
+use crate::study::prediction::LabelledPair;
 
 /// Answers to each question.
 #[cfg(test)]
@@ -102,12 +102,12 @@ fn question((index, entry): (usize, Entry)) -> Result<Question, String> {
 
 /// The preferences of some questions, by position among them.
 #[must_use]
-pub(super) fn judged(questions: &[&Question]) -> Vec<Judged> {
+pub(super) fn judged(questions: &[&Question]) -> Vec<LabelledPair> {
     let of = |(prompt, question): (usize, &&Question)| {
         question
             .preferred
             .iter()
-            .map(move |&(better, worse)| Judged { prompt, better, worse })
+            .map(move |&(better, worse)| LabelledPair { prompt, better, worse })
             .collect::<Vec<_>>()
     };
     questions.iter().enumerate().flat_map(of).collect()
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(questions[0].passages, "T: One. Two.\n\nU: Three.");
         assert_eq!(questions[0].answers, ["a", "b", "c", "d"]);
         assert_eq!(questions[0].answers.len(), ANSWERS);
-        assert_eq!(judged(&[&questions[0]])[1], Judged { prompt: 0, better: 3, worse: 0 });
+        assert_eq!(judged(&[&questions[0]])[1], LabelledPair { prompt: 0, better: 3, worse: 0 });
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::draw::shuffled;
 use super::prediction::{Predictions, Predictor, Sample, ScoredPrompt, Spread, evaluate};
 use super::steps::Steps;
-use super::training::{Lessons, Training, Workshop};
+use super::training::{ModelRuntime, StudyTraining, TrainingExamples};
 use crate::config::{check_reward_template, resolve};
 use crate::error::BadInput;
 use crate::experiment::models::Model;
@@ -150,7 +150,7 @@ pub fn run(
     config: &LabelledConfig,
     seed: u64,
     steps: &Steps,
-    workshop: &Workshop,
+    workshop: &ModelRuntime,
     say: &dyn Fn(&str),
 ) -> anyhow::Result<LabelledResult> {
     let questions = data::read(&config.labelled.path)?;
@@ -222,7 +222,7 @@ fn score_by_proxies(
     learnt: &[&Question],
     tested: &[&Question],
     steps: &Steps,
-    workshop: &Workshop,
+    workshop: &ModelRuntime,
     say: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<Vec<Vec<f64>>>> {
     let proxy = &config.proxy;
@@ -245,11 +245,11 @@ fn score_by_proxies(
                 let inputs = (&base.fingerprint, &proxy.template, &drawn, &settings);
                 steps.folder("proxy", &inputs, |output| {
                     let name = format!("proxy {}", member + 1);
-                    let training = Training {
+                    let training = StudyTraining {
                         name: &name,
                         checkpoint: &base.checkpoint,
                         template: &template,
-                        lessons: Lessons::Preferences(&drawn),
+                        lessons: TrainingExamples::Preferences(&drawn),
                         settings: &settings,
                     };
                     workshop.train(&training, output)
@@ -326,7 +326,7 @@ fn score_by_policy(
     policy: &PolicyConfig,
     tested: &[&Question],
     steps: &Steps,
-    workshop: &Workshop,
+    workshop: &ModelRuntime,
     say: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<Vec<Logprob>>> {
     let template: PromptTemplate = policy.template.parse()?;

@@ -26,7 +26,7 @@ impl Draws {
 }
 
 /// Prompts whose answers have a true worth, a proxy that knows it with an error, and a policy that knows `knowledge` of it.
-fn world(prompts: usize, knowledge: f64, seed: u64) -> (Vec<ScoredPrompt>, Vec<Judged>) {
+fn world(prompts: usize, knowledge: f64, seed: u64) -> (Vec<ScoredPrompt>, Vec<LabelledPair>) {
     let mut draws = Draws(ChaCha8Rng::seed_from_u64(seed));
     let (mut scored, mut judged) = (Vec::new(), Vec::new());
     for prompt in 0..prompts {
@@ -42,7 +42,7 @@ fn world(prompts: usize, knowledge: f64, seed: u64) -> (Vec<ScoredPrompt>, Vec<J
             for second in first + 1..4 {
                 let is_first = worth[first] > worth[second];
                 let (better, worse) = if is_first { (first, second) } else { (second, first) };
-                judged.push(Judged { prompt, better, worse });
+                judged.push(LabelledPair { prompt, better, worse });
             }
         }
     }
@@ -122,7 +122,8 @@ fn a_proxy_that_rates_two_answers_alike_does_not_order_them() {
         logprob_means: vec![-1.0, -2.0, -3.0],
         ensemble: Vec::new(),
     };
-    let judged = [Judged { prompt: 0, better: 0, worse: 1 }, Judged { prompt: 0, better: 2, worse: 0 }];
+    let judged =
+        [LabelledPair { prompt: 0, better: 0, worse: 1 }, LabelledPair { prompt: 0, better: 2, worse: 0 }];
     let sample = Sample::new(&[prompt], &judged, &[Predictor::Random]).unwrap();
     assert!((sample.error_rate() - 0.5).abs() < 1e-12);
 }
@@ -160,9 +161,9 @@ proptest! {
     #[test]
     fn no_predictor_sees_the_truth(seed: u64) {
         let (prompts, judged) = world(5, 0.5, seed);
-        let turned: Vec<Judged> = judged
+        let turned: Vec<LabelledPair> = judged
             .iter()
-            .map(|judged| Judged { better: judged.worse, worse: judged.better, ..*judged })
+            .map(|judged| LabelledPair { better: judged.worse, worse: judged.better, ..*judged })
             .collect();
         let predictors: Vec<Predictor> = PairScore::ALL
             .into_iter()

@@ -19,14 +19,14 @@ const LEAVE_POLL: Duration = Duration::from_millis(100);
 
 /// A broker, by its kind: what only one of them can is asked of it here.
 #[derive(Clone)]
-pub(super) enum Carrier {
+pub(super) enum BrokerHandle {
     /// Inside this process.
     Embedded(Arc<EmbeddedBroker>),
     /// A RabbitMQ.
     Rabbit(Arc<RabbitBroker>),
 }
 
-impl Carrier {
+impl BrokerHandle {
     /// The broker of the process that writes history.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The history that a worker is told, which must be that of the plan it works on.
+//! The history that a worker follows, withheld until it matches the plan that the worker works on.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,56 +9,56 @@ use dissent_queues::{BoxFuture, HistoryConsumer};
 
 use crate::experiment::plan_check::refuse_difference;
 
-/// A history that says nothing for so long has no more past to tell.
+/// Longest silence of a history that still has recorded events to deliver.
 const PAST_MAX: Duration = Duration::from_secs(10);
 
-/// A history, held back until it agrees with a plan. That of a fork begins with the plan of its origin: what is in it before the fork
-/// is nothing to work on.
-pub(super) struct Told {
+/// Withholds a history until its plan is the worker's. The history of a fork begins with the plan of its origin; the
+/// worker does not work on the events before the fork.
+pub(super) struct PlanCheckedHistory {
     history: HistoryConsumer,
     plan: Plan,
-    /// The plan that it had last.
-    has: Option<Plan>,
-    /// What was read before it agreed.
-    held: VecDeque<Recorded>,
+    /// The last plan in the history.
+    recorded_plan: Option<Plan>,
+    /// Events read before the plans matched.
+    buffered: VecDeque<Recorded>,
 }
 
-impl Told {
+impl PlanCheckedHistory {
     pub(super) fn new(history: HistoryConsumer, plan: Plan) -> Self {
-        Self { history, plan, has: None, held: VecDeque::new() }
+        Self { history, plan, recorded_plan: None, buffered: VecDeque::new() }
     }
 
     async fn read(&mut self) -> anyhow::Result<Option<Recorded>> {
         let Some(recorded) = self.history.next().await? else { return Ok(None) };
         if let Some(plan) = plan_of(&recorded)? {
-            self.has = Some(plan);
+            self.recorded_plan = Some(plan);
         }
         Ok(Some(recorded))
     }
 
     fn agrees(&self) -> bool {
-        self.has.as_ref() == Some(&self.plan)
+        self.recorded_plan.as_ref() == Some(&self.plan)
     }
 
-    /// Reads on until the history agrees with the plan.
+    /// Reads until the history agrees with the plan.
     async fn agree(&mut self) -> anyhow::Result<()> {
         while !self.agrees() {
-            let told = match self.has.clone() {
-                // Before the first event there is nothing to disagree with.
+            let next = match self.recorded_plan.clone() {
+                // Without a recorded plan there is none to disagree with.
                 None => self.read().await?,
                 Some(other) => match tokio::time::timeout(PAST_MAX, self.read()).await {
-                    Ok(told) => told?,
+                    Ok(next) => next?,
                     Err(_) => return refuse_difference(&other, &self.plan),
                 },
             };
-            let Some(recorded) = told else { return Ok(()) };
-            self.held.push_back(recorded);
+            let Some(recorded) = next else { return Ok(()) };
+            self.buffered.push_back(recorded);
         }
         Ok(())
     }
 }
 
-/// The plan that holds from an event on, if it changes with it.
+/// The plan that an event puts in force, if it does.
 fn plan_of(recorded: &Recorded) -> anyhow::Result<Option<Plan>> {
     let event = recorded.decode()?;
     if let Event::ExperimentStarted(started) = event {
@@ -67,21 +67,21 @@ fn plan_of(recorded: &Recorded) -> anyhow::Result<Option<Plan>> {
     Ok(if let Event::ExperimentForked(forked) = event { Some(forked.plan) } else { None })
 }
 
-impl dissent_actors::History for Told {
+impl dissent_actors::History for PlanCheckedHistory {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Recorded>, String>> {
         Box::pin(async {
-            if let Some(held) = self.held.pop_front() {
-                return Ok(Some(held));
+            if let Some(buffered) = self.buffered.pop_front() {
+                return Ok(Some(buffered));
             }
             if !self.agrees() {
                 self.agree().await.map_err(|error| format!("{error:#}"))?;
-                return Ok(self.held.pop_front());
+                return Ok(self.buffered.pop_front());
             }
-            let told = self.read().await.map_err(|error| format!("{error:#}"))?;
+            let next = self.read().await.map_err(|error| format!("{error:#}"))?;
             if self.agrees() {
-                return Ok(told);
+                return Ok(next);
             }
-            Err("the experiment goes on with another plan: start the worker again".to_owned())
+            Err("the plan of the experiment has changed: restart the worker".to_owned())
         })
     }
 }

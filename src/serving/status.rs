@@ -1,21 +1,21 @@
-//! What is watched of a running process.
+//! What is status of a running process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dissent_actors::Vitals;
 
-use super::carrier::Carrier;
+use super::broker_handle::BrokerHandle;
 
 /// A running process, as its health checks and metrics see it.
-pub(super) struct Watched {
+pub(super) struct ServiceStatus {
     pub(super) vitals: Vitals,
-    pub(super) carrier: Carrier,
+    pub(super) broker: BrokerHandle,
     draining: AtomicBool,
 }
 
-impl Watched {
-    pub(super) fn new(vitals: Vitals, carrier: Carrier) -> Self {
-        Self { vitals, carrier, draining: AtomicBool::new(false) }
+impl ServiceStatus {
+    pub(super) fn new(vitals: Vitals, broker: BrokerHandle) -> Self {
+        Self { vitals, broker, draining: AtomicBool::new(false) }
     }
 
     /// From now on it takes on nothing more.
@@ -28,7 +28,7 @@ impl Watched {
         if self.draining.load(Ordering::Relaxed) {
             return Some("stopping");
         }
-        let status = self.carrier.status()?;
+        let status = self.broker.status()?;
         if !status.connected {
             Some("not connected to RabbitMQ")
         } else if status.blocked {

@@ -12,7 +12,7 @@ use crate::error::BadInput;
 use crate::experiment::models::Model;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct JudgeOptions {
+pub(super) struct RewardModelOptions {
     /// The reward model: a Hugging Face folder or a GGUF file.
     #[arg(long, value_name = "PATH")]
     reward: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct JudgeOptions {
     pub(super) reward_kind: RewardKind,
 }
 
-impl JudgeOptions {
+impl RewardModelOptions {
     pub(super) fn open(&self) -> anyhow::Result<Model> {
         Model::open(&self.reward, self.reward_layers, self.reward_adapter.as_deref())
             .context("the reward model")

@@ -14,14 +14,14 @@ use crate::serving::control_token::{ControlToken, VARIABLE};
 
 /// Decides who may give orders.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct AccessCheck {
     /// Hash of what a request has to prove itself with: comparing hashes takes the same time wherever they differ.
     token: Option<blake3::Hash>,
     /// Only this host can connect.
     is_local: bool,
 }
 
-impl Guard {
+impl AccessCheck {
     pub(super) fn new(listen: SocketAddr, token: Option<&ControlToken>) -> Self {
         let token = token.map(|token| blake3::hash(token.bearer().as_bytes()));
         Self { token, is_local: listen.ip().is_loopback() }
@@ -84,51 +84,51 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef";
 
-    fn guard(listen: &str, token: Option<&str>) -> Guard {
+    fn access(listen: &str, token: Option<&str>) -> AccessCheck {
         let token = token.map(|token| ControlToken::new(token).unwrap());
-        Guard::new(listen.parse().unwrap(), token.as_ref())
+        AccessCheck::new(listen.parse().unwrap(), token.as_ref())
     }
 
-    fn checked(guard: &Guard, headers: &[(HeaderName, &str)]) -> Result<(), StatusCode> {
+    fn checked(access: &AccessCheck, headers: &[(HeaderName, &str)]) -> Result<(), StatusCode> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(name, value.parse().unwrap());
         }
-        guard.check(&map).map_err(|problem| problem.status())
+        access.check(&map).map_err(|problem| problem.status())
     }
 
     #[test]
     fn on_this_host_alone_no_token_is_needed_but_the_host_must_be_this_one() {
-        let guard = guard("127.0.0.1:9464", None);
+        let access = access("127.0.0.1:9464", None);
         for host in ["127.0.0.1:9464", "localhost:9464", "LOCALHOST", "[::1]:9464", "127.0.0.2", "[::1]"] {
-            assert_eq!(checked(&guard, &[(HOST, host)]), Ok(()), "{host}");
+            assert_eq!(checked(&access, &[(HOST, host)]), Ok(()), "{host}");
         }
         for host in
             ["evil.example", "localhost.evil.example:9464", "10.0.0.1:9464", "127.0.0.1.evil.example", ""]
         {
-            assert_eq!(checked(&guard, &[(HOST, host)]), Err(StatusCode::FORBIDDEN), "{host}");
+            assert_eq!(checked(&access, &[(HOST, host)]), Err(StatusCode::FORBIDDEN), "{host}");
         }
-        assert_eq!(checked(&guard, &[]), Err(StatusCode::FORBIDDEN));
+        assert_eq!(checked(&access, &[]), Err(StatusCode::FORBIDDEN));
         let page = [(HOST, "localhost:9464"), (ORIGIN, "http://localhost:9464")];
-        assert_eq!(checked(&guard, &page), Err(StatusCode::FORBIDDEN));
+        assert_eq!(checked(&access, &page), Err(StatusCode::FORBIDDEN));
     }
 
     #[test]
     fn where_others_can_connect_a_token_is_needed_and_the_right_one() {
-        let none = guard("0.0.0.0:9464", None);
+        let none = access("0.0.0.0:9464", None);
         assert!(!none.is_open());
         assert_eq!(checked(&none, &[(HOST, "127.0.0.1:9464")]), Err(StatusCode::FORBIDDEN));
         for listen in ["0.0.0.0:9464", "127.0.0.1:9464"] {
-            let guard = guard(listen, Some(TOKEN));
-            assert!(guard.is_open());
+            let access = access(listen, Some(TOKEN));
+            assert!(access.is_open());
             let right = format!("Bearer {TOKEN}");
-            assert_eq!(checked(&guard, &[(HOST, "server:9464"), (AUTHORIZATION, &right)]), Ok(()));
+            assert_eq!(checked(&access, &[(HOST, "server:9464"), (AUTHORIZATION, &right)]), Ok(()));
             for wrong in ["", TOKEN, "Bearer 0123456789abcdeF", "Bearer 0123456789abcdef0", "bearer"] {
                 let headers = [(HOST, "127.0.0.1:9464"), (AUTHORIZATION, wrong)];
-                assert_eq!(checked(&guard, &headers), Err(StatusCode::UNAUTHORIZED), "{wrong}");
+                assert_eq!(checked(&access, &headers), Err(StatusCode::UNAUTHORIZED), "{wrong}");
             }
             let page = [(ORIGIN, "http://evil.example"), (AUTHORIZATION, right.as_str())];
-            assert_eq!(checked(&guard, &page), Err(StatusCode::FORBIDDEN));
+            assert_eq!(checked(&access, &page), Err(StatusCode::FORBIDDEN));
         }
     }
 

@@ -12,7 +12,7 @@ use dissent_storage::{SledLog, wait};
 use serde::Deserialize as _;
 use serde_json::json;
 
-use super::super::server::{Holder, Server, ServerArgs};
+use super::super::server::{LogAccess, Server, ServerArgs};
 use crate::cli::paths;
 use crate::error::BadInput;
 use crate::log_access::open;
@@ -31,7 +31,7 @@ Where a `dissent serve` has the event log, it is asked over its HTTP; else the l
 experiment is paused is finished and recorded, a training ends at its next step with a checkpoint, people's judgements are still taken in,
 and it stays paused, whoever serves or runs it, until it is resumed. Its results are those that it would have had without. Cancelled is
 final.")]
-pub(super) struct OrderArgs {
+pub(super) struct OperatorArgs {
     /// Name of the experiment.
     experiment: ExperimentId,
     /// Who asks for it, for people to read.
@@ -44,12 +44,12 @@ pub(super) struct OrderArgs {
     server: ServerArgs,
 }
 
-pub(super) fn run(data_dir: &Path, action: Action, args: &OrderArgs, as_json: bool) -> anyhow::Result<()> {
+pub(super) fn run(data_dir: &Path, action: Action, args: &OperatorArgs, as_json: bool) -> anyhow::Result<()> {
     check_length("--by", &args.by, BY_BYTES_MAX)?;
     check_length("--reason", args.reason.as_deref().unwrap_or_default(), REASON_BYTES_MAX)?;
-    let Ordered { standing, changed } = match args.server.holder(data_dir)? {
-        Holder::Here(log) => here(&log, action, args)?,
-        Holder::Server(server) => there(&server, action, args)?,
+    let Ordered { standing, changed } = match args.server.log_access(data_dir)? {
+        LogAccess::Here(log) => here(&log, action, args)?,
+        LogAccess::Server(server) => there(&server, action, args)?,
     };
     let mut out = std::io::stdout().lock();
     let name = &args.experiment;
@@ -87,8 +87,8 @@ fn said(standing: Standing, already: &str) -> String {
     }
 }
 
-fn here(log: &SledLog, action: Action, args: &OrderArgs) -> anyhow::Result<Ordered> {
-    let OrderArgs { experiment, by, reason, .. } = args;
+fn here(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Result<Ordered> {
+    let OperatorArgs { experiment, by, reason, .. } = args;
     open::require_experiment(log, experiment)?;
     let order = Order { action, by: by.clone(), reason: reason.clone() };
     wait(control::order(log, experiment, &order)).map_err(|error| match error {
@@ -97,7 +97,7 @@ fn here(log: &SledLog, action: Action, args: &OrderArgs) -> anyhow::Result<Order
     })
 }
 
-fn there(server: &Server, action: Action, args: &OrderArgs) -> anyhow::Result<Ordered> {
+fn there(server: &Server, action: Action, args: &OperatorArgs) -> anyhow::Result<Ordered> {
     let path = format!("/experiments/{}/{}", args.experiment, action.name());
     let said = server.post(&path, json!({ "by": args.by, "reason": args.reason }), PATIENCE)?;
     let standing = Standing::deserialize(&said["state"]).context("the server's answer cannot be read")?;

@@ -19,7 +19,7 @@ use dissent_domain::learning::{ModelVersion, Stage, Training, TrainingProgress};
 use dissent_domain::log::{Append, EventLog, LogError};
 use dissent_domain::order::{Order, Standing};
 use dissent_domain::replay::{Replay, ReplayError};
-use dissent_queues::{Answer, Broker, BrokerError, Proposal, ProposalDelivery};
+use dissent_queues::{Broker, BrokerError, Proposal, ProposalDelivery, ProposalReply};
 use dissent_storage::{ResumeError, SNAPSHOT_EVENTS, Snapshots};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -341,7 +341,7 @@ impl Handler<Decide> for Journal {
                 if let Some(cause) = delivery.proposal.cause {
                     self.rejected.try_send(cause).ok();
                 }
-                Err(Answer::Rejected { reason })
+                Err(ProposalReply::Rejected { reason })
             }
             Err(error) => {
                 self.failure.report(error.to_string());
@@ -358,7 +358,7 @@ impl Handler<Decide> for Journal {
                     Ok(recorded) => {
                         appends.observe(begun.elapsed().as_secs_f64());
                         tell(&progress, now);
-                        Answer::Recorded(recorded)
+                        ProposalReply::Recorded(recorded)
                     }
                     // Unanswered, the proposer does not acknowledge what it worked on.
                     Err(error) => return failure.report(error.to_string()),

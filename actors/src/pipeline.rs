@@ -11,7 +11,7 @@ use dissent_domain::learning::FeedbackSource;
 use dissent_domain::log::{EventLog, LogError};
 use dissent_domain::order::Standing;
 use dissent_models::runtime::CancelFlag;
-use dissent_queues::{Answer, Broker, BrokerError, Proposal};
+use dissent_queues::{Broker, BrokerError, Proposal, ProposalReply};
 use dissent_storage::SNAPSHOT_EVENTS;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -290,7 +290,7 @@ async fn begin(broker: &dyn Broker, plan: &Plan) -> Result<(), PipelineError> {
         .map_err(|error| PipelineError::Rejected(error.to_string()))?;
     let proposal = Proposal { experiment: plan.experiment.clone(), cause: None, events: vec![event] };
     match broker.propose(proposal).await? {
-        Answer::Recorded(_) | Answer::Queued => Ok(()),
-        Answer::Rejected { reason } => Err(PipelineError::Rejected(reason)),
+        ProposalReply::Recorded(_) | ProposalReply::Queued => Ok(()),
+        ProposalReply::Rejected { reason } => Err(PipelineError::Rejected(reason)),
     }
 }

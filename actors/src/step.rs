@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use actix::{Actor, AtomicResponse, Context, Handler, Message, WrapFuture};
 use dissent_domain::event::{Event, EventId, EventType, PromptSetAside, Recorded, Step, follow_from};
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_queues::{Answer, Broker, BrokerError, Delivery, Proposal, Subscription};
+use dissent_queues::{Broker, BrokerError, Delivery, Proposal, ProposalReply, Subscription};
 use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{Instrument as _, Span};
@@ -383,7 +383,7 @@ pub(crate) async fn propose(
         };
         let _begun = trace::begin(broker, experiment, step, events);
         let context = trace::context_of(&Span::current());
-        if let Answer::Rejected { reason } = broker.propose_in(proposal, context).await? {
+        if let ProposalReply::Rejected { reason } = broker.propose_in(proposal, context).await? {
             // Another worker was faster, or the round moved on: there is nothing left to do here.
             tracing::warn!(experiment_id = %experiment, step = step.name(), %reason, "a proposal was rejected");
             return Ok(Decided::Rejected);

@@ -16,7 +16,7 @@ use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::EventLog;
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
-use dissent_queues::{Answer, Broker, EmbeddedBroker, EmbeddedOptions, Proposal};
+use dissent_queues::{Broker, EmbeddedBroker, EmbeddedOptions, Proposal, ProposalReply};
 use dissent_storage::MemoryLog;
 use tokio::sync::watch;
 
@@ -158,12 +158,12 @@ impl Bench {
         Self { log, broker, states, progress, failed, _arbiter: arbiter }
     }
 
-    async fn propose(&self, events: Vec<NewEvent>) -> Answer {
+    async fn propose(&self, events: Vec<NewEvent>) -> ProposalReply {
         let proposal = Proposal { experiment: plan().experiment, cause: None, events };
         self.broker.propose(proposal).await.unwrap()
     }
 
-    async fn begin(&self) -> Answer {
+    async fn begin(&self) -> ProposalReply {
         let id = EventId::of_experiment(&plan().experiment);
         let event = ExperimentStarted::new(plan()).into();
         self.propose(vec![NewEvent::new(id, None, "test", 0, &event).unwrap()]).await
@@ -285,7 +285,7 @@ fn proposals_that_wait_when_the_journal_starts_are_all_answered() {
         journal::start(journal, &*broker, &arbiter.handle()).unwrap();
         for answered in waiting {
             let answer = tokio::time::timeout(Duration::from_secs(30), answered).await.unwrap().unwrap();
-            assert!(matches!(answer, Ok(Answer::Recorded(_))), "{answer:?}, {:?}", failed.borrow());
+            assert!(matches!(answer, Ok(ProposalReply::Recorded(_))), "{answer:?}, {:?}", failed.borrow());
         }
     });
 }
@@ -295,7 +295,7 @@ fn the_same_proposal_twice_is_recorded_once_and_answered_with_the_original() {
     actix::System::new().block_on(async {
         let bench = Bench::start(Mishap::None);
         let (first, second) = (bench.begin().await, bench.begin().await);
-        assert!(matches!(first, Answer::Recorded(_)));
+        assert!(matches!(first, ProposalReply::Recorded(_)));
         assert_eq!(first, second);
     });
 }
@@ -310,7 +310,7 @@ fn a_proposal_against_the_rules_is_rejected_and_changes_nothing() {
         let closed = dissent_domain::event::RoundClosed { round: 0 }.into();
         let cause = EventId::of_experiment(&plan().experiment);
         let answer = bench.propose(follow_from(cause, "test", 0, &[closed]).unwrap()).await;
-        assert!(matches!(answer, Answer::Rejected { .. }), "{answer:?}");
+        assert!(matches!(answer, ProposalReply::Rejected { .. }), "{answer:?}");
         assert_eq!(before, bench.events());
     });
 }
@@ -329,7 +329,9 @@ fn what_happened_does_not_happen_again_under_another_name() {
         let (cause, event) = aside.unwrap();
         let mut proposed = follow_from(cause, "test", 0, &[event]).unwrap();
         proposed[0].id = proposed[0].id.caused("another", 0);
-        let Answer::Rejected { reason } = bench.propose(proposed).await else { panic!("it is accepted") };
+        let ProposalReply::Rejected { reason } = bench.propose(proposed).await else {
+            panic!("it is accepted")
+        };
         assert!(reason.contains("which makes its id"), "{reason}");
         assert_eq!(before, bench.events());
     });

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use dissent_domain::event::EventType;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
-use dissent_queues::{Answer, Broker, Proposal, RabbitBroker, RabbitOptions, Subscription};
+use dissent_queues::{Broker, Proposal, ProposalReply, RabbitBroker, RabbitOptions, Subscription};
 use futures_core::Stream;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
@@ -123,7 +123,7 @@ async fn end_to_end(node: &Node, prefix: &str) -> f64 {
         under_way.join_all().await;
     });
     for _ in 0..EVENTS {
-        journal.next().await.unwrap().answer(Answer::Recorded(Vec::new())).await.unwrap();
+        journal.next().await.unwrap().answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
     }
     working.await.unwrap();
     rate(begun)

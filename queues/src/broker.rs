@@ -1,7 +1,5 @@
 //! The contract that actors are written against, whichever broker carries the messages.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
 use dissent_domain::event::{EventId, EventType};
@@ -9,10 +7,8 @@ use dissent_domain::id::ExperimentId;
 
 use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
 use crate::error::BrokerError;
-use crate::proposal::{Answer, Proposal, ProposalConsumer};
-
-/// A boxed future, so that brokers can be trait objects.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+use crate::future::BoxFuture;
+use crate::proposal::{Proposal, ProposalConsumer, ProposalReply};
 
 /// Longest name of a group, in bytes.
 pub const GROUP_BYTES_MAX: usize = 64;
@@ -83,7 +79,7 @@ pub trait Broker: Send + Sync + 'static {
     fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError>;
 
     /// Worker → journal. Waits while the journal is behind, or RabbitMQ is away. Ok means that the journal has decided it and
-    /// the decision is durable (embedded), or that the proposal itself is ([`Answer::Queued`], RabbitMQ).
+    /// the decision is durable (embedded), or that the proposal itself is ([`ProposalReply::Queued`], RabbitMQ).
     ///
     /// Dropping the future leaves open whether the proposal is decided: propose again, events are
     /// recognised by their ids.
@@ -91,7 +87,7 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// [`BrokerError::Closed`] if the journal is gone, [`BrokerError::Invalid`] if there is no event in it,
     /// too many, or more bytes than a message may have.
-    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Answer, BrokerError>> {
+    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<ProposalReply, BrokerError>> {
         self.propose_in(proposal, MessageContext::new())
     }
 
@@ -104,7 +100,7 @@ pub trait Broker: Send + Sync + 'static {
         &self,
         proposal: Proposal,
         context: MessageContext,
-    ) -> BoxFuture<'_, Result<Answer, BrokerError>>;
+    ) -> BoxFuture<'_, Result<ProposalReply, BrokerError>>;
 
     /// This event, which is about to be proposed, is delivered in this context and not in that of its proposal, as far as the
     /// broker can: for events that are proposed together and yet begin traces of their own. Only where the journal is.

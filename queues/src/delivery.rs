@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use dissent_domain::event::Recorded;
 
-use crate::broker::BoxFuture;
 use crate::error::BrokerError;
+use crate::future::BoxFuture;
 
 /// What travels beside a message from process to process, for tracing: names and values, such as `traceparent`. No rule
 /// reads it, and a broker may lose it: what was proposed long before it is delivered has none, nor has what was proposed before

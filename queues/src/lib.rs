@@ -67,6 +67,7 @@ mod context;
 mod delivery;
 mod embedded;
 mod error;
+mod future;
 mod lock;
 #[cfg(test)]
 #[path = "../../domain/tests/mutation/mod.rs"]
@@ -74,11 +75,12 @@ mod mutation;
 mod proposal;
 mod rabbitmq;
 
-pub use broker::{BoxFuture, Broker, GROUP_BYTES_MAX, PREFETCH_MAX, Subscription};
+pub use broker::{Broker, GROUP_BYTES_MAX, PREFETCH_MAX, Subscription};
 pub use delivery::{Consumer, Delivery, MessageContext, Parked, ParkedConsumer, ParkedDelivery};
 pub use embedded::{EmbeddedBroker, EmbeddedOptions, GroupStatus};
 pub use error::BrokerError;
-pub use proposal::{Answer, PROPOSAL_EVENTS_MAX, Proposal, ProposalConsumer, ProposalDelivery};
+pub use future::BoxFuture;
+pub use proposal::{PROPOSAL_EVENTS_MAX, Proposal, ProposalConsumer, ProposalDelivery, ProposalReply};
 pub use rabbitmq::{
     BrokerStatus, ClientCertificate, DeadContent, DeadMessage, HistoryConsumer, QueueStats, RabbitBroker,
     RabbitOptions, Secret, TlsOptions,

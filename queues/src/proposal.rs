@@ -6,9 +6,9 @@ use dissent_domain::event::{EventId, NewEvent, Recorded};
 use dissent_domain::id::ExperimentId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::broker::BoxFuture;
 use crate::delivery::MessageContext;
 use crate::error::BrokerError;
+use crate::future::BoxFuture;
 
 /// Most events in one proposal.
 pub const PROPOSAL_EVENTS_MAX: usize = 1024;
@@ -26,7 +26,7 @@ pub struct Proposal {
 
 /// What the journal made of a proposal.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
+pub enum ProposalReply {
     /// They are in the log, durably, as given here (now, or since an earlier proposal of the same ids).
     Recorded(Vec<Recorded>),
     /// The rules say no. Proposing the same again is pointless.
@@ -70,7 +70,7 @@ pub struct ProposalDelivery {
 /// The way back to the proposer.
 pub(crate) enum Reply {
     /// It waits in this process.
-    Local(oneshot::Sender<Answer>),
+    Local(oneshot::Sender<ProposalReply>),
     /// It is in another process and does not wait.
     Remote(Box<dyn RemoteReply>),
 }
@@ -87,7 +87,7 @@ impl fmt::Debug for Reply {
 /// What becomes of a proposal from another process.
 pub(crate) trait RemoteReply: Send + Sync {
     /// Settles it. Dropping gives it back.
-    fn answer(self: Box<Self>, answer: Answer) -> BoxFuture<'static, Result<(), BrokerError>>;
+    fn answer(self: Box<Self>, answer: ProposalReply) -> BoxFuture<'static, Result<(), BrokerError>>;
 }
 
 impl ProposalDelivery {
@@ -95,7 +95,7 @@ impl ProposalDelivery {
     ///
     /// # Errors
     /// [`BrokerError::Closed`] if the broker cannot take the answer: the proposal will come again.
-    pub async fn answer(self, answer: Answer) -> Result<(), BrokerError> {
+    pub async fn answer(self, answer: ProposalReply) -> Result<(), BrokerError> {
         match self.reply {
             Reply::Local(reply) => {
                 // The proposer may have been cancelled; the decision stands in the log all the same.
@@ -143,7 +143,7 @@ impl ProposalSender {
         &self,
         proposal: Proposal,
         context: MessageContext,
-    ) -> Result<Answer, BrokerError> {
+    ) -> Result<ProposalReply, BrokerError> {
         proposal.check()?;
         let (reply, answer) = oneshot::channel();
         let delivery = ProposalDelivery { proposal, context, reply: Reply::Local(reply) };

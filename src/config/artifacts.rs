@@ -42,6 +42,6 @@ impl ArtifactsConfig {
         let Some(url) = &self.url else { return Ok(store) };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
         let cache_bytes = self.cache_gib.map(|gib| (gib * GIB) as u64);
-        Ok(store.before(SharedStore::open(url)?, cache_bytes))
+        Ok(store.with_shared_store(SharedStore::open(url)?, cache_bytes))
     }
 }

@@ -100,7 +100,7 @@ impl ArtifactStore {
     /// The same directory as a cache of a shared store: what has more than `cache_bytes` together goes, the least recently used first
     /// (none: nothing goes). What the store does not have stays, and so does what [`Self::link`] gave another name, on top of the limit.
     #[must_use]
-    pub fn before(self, store: SharedStore, cache_bytes: Option<u64>) -> Self {
+    pub fn with_shared_store(self, store: SharedStore, cache_bytes: Option<u64>) -> Self {
         let cache = Cache::new(cache_bytes);
         Self { shared: Some(Arc::new(Behind { store, cache })), ..self }
     }

@@ -7,17 +7,17 @@ use std::task::{Context, Poll, Waker, ready};
 use dissent_domain::event::Recorded;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::core::{Cell, Core};
-use super::group::Turn;
-use crate::broker::BoxFuture;
+use super::group::NextDelivery;
+use super::shared::{GroupCell, Shared};
 use crate::context::Contexts;
 use crate::delivery::{Delivery, Outcome, ParkedDelivery, Settle, Source};
 use crate::error::BrokerError;
+use crate::future::BoxFuture;
 
 /// A member's place in its group.
 pub(super) struct GroupSource {
-    core: Arc<Core>,
-    cell: Arc<Cell>,
+    shared: Arc<Shared>,
+    cell: Arc<GroupCell>,
     member: u64,
     contexts: Arc<Contexts>,
     /// Runs while the next thing to happen is a retry.
@@ -25,17 +25,22 @@ pub(super) struct GroupSource {
 }
 
 impl GroupSource {
-    pub(super) fn new(core: Arc<Core>, cell: Arc<Cell>, member: u64, contexts: Arc<Contexts>) -> Self {
-        Self { core, cell, member, contexts, timer: None }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        cell: Arc<GroupCell>,
+        member: u64,
+        contexts: Arc<Contexts>,
+    ) -> Self {
+        Self { shared, cell, member, contexts, timer: None }
     }
 
-    fn turn(&self, waker: Option<&Waker>) -> Turn {
-        self.core.with(&self.cell, |group| group.take(self.member, Instant::now(), waker))
+    fn turn(&self, waker: Option<&Waker>) -> NextDelivery {
+        self.shared.with(&self.cell, |group| group.take(self.member, Instant::now(), waker))
     }
 
     fn delivery(&self, event: &Recorded, attempt: u32, redelivered: bool) -> Delivery {
         let lease = Lease {
-            core: Arc::clone(&self.core),
+            shared: Arc::clone(&self.shared),
             cell: Arc::clone(&self.cell),
             member: self.member,
             position: event.position,
@@ -57,22 +62,22 @@ impl Source<Delivery> for GroupSource {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Delivery>> {
         loop {
             match self.turn(Some(context.waker())) {
-                Turn::Deliver { event, attempt, redelivered } => {
+                NextDelivery::Deliver { event, attempt, redelivered } => {
                     return Poll::Ready(Some(self.delivery(&event, attempt, redelivered)));
                 }
-                Turn::Ended => return Poll::Ready(None),
-                Turn::Wait { until: None } => return Poll::Pending,
-                Turn::Wait { until: Some(until) } => ready!(self.poll_timer(until, context)),
+                NextDelivery::Ended => return Poll::Ready(None),
+                NextDelivery::Wait { until: None } => return Poll::Pending,
+                NextDelivery::Wait { until: Some(until) } => ready!(self.poll_timer(until, context)),
             }
         }
     }
 
     fn try_next(&mut self) -> Option<Delivery> {
         match self.turn(None) {
-            Turn::Deliver { event, attempt, redelivered } => {
+            NextDelivery::Deliver { event, attempt, redelivered } => {
                 Some(self.delivery(&event, attempt, redelivered))
             }
-            Turn::Wait { .. } | Turn::Ended => None,
+            NextDelivery::Wait { .. } | NextDelivery::Ended => None,
         }
     }
 
@@ -83,24 +88,25 @@ impl Source<Delivery> for GroupSource {
 
 impl Drop for GroupSource {
     fn drop(&mut self) {
-        self.core.with(&self.cell, |group| group.leave(self.member));
+        self.shared.with(&self.cell, |group| group.leave(self.member));
     }
 }
 
 /// A message in hand.
 struct Lease {
-    core: Arc<Core>,
-    cell: Arc<Cell>,
+    shared: Arc<Shared>,
+    cell: Arc<GroupCell>,
     member: u64,
     position: u64,
 }
 
 impl Lease {
     fn take_back(&self, outcome: Outcome) -> Result<(), BrokerError> {
-        if self.core.is_stopping() {
+        if self.shared.is_stopping() {
             return Err(BrokerError::Closed);
         }
-        self.core.with(&self.cell, |group| group.settle(self.position, self.member, outcome, Instant::now()));
+        self.shared
+            .with(&self.cell, |group| group.settle(self.position, self.member, outcome, Instant::now()));
         Ok(())
     }
 }
@@ -118,51 +124,51 @@ impl Settle for Lease {
 
 /// A consumer of parked messages, of all groups.
 pub(super) struct ParkedSource {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
 }
 
 impl ParkedSource {
-    pub(super) fn new(core: Arc<Core>) -> Self {
-        Self { core }
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 }
 
 impl Source<ParkedDelivery> for ParkedSource {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<ParkedDelivery>> {
         // First the waker, then the look: a message parked in between wakes it.
-        self.core.await_parked(context.waker());
+        self.shared.await_parked(context.waker());
         match self.try_next() {
             Some(delivery) => Poll::Ready(Some(delivery)),
-            None if self.core.is_closing() => Poll::Ready(None),
+            None if self.shared.is_closing() => Poll::Ready(None),
             None => Poll::Pending,
         }
     }
 
     fn try_next(&mut self) -> Option<ParkedDelivery> {
-        let (cell, parked) = self.core.take_parked()?;
+        let (cell, parked) = self.shared.take_parked()?;
         let position = parked.event.position;
-        let lease = ParkedLease { core: Arc::clone(&self.core), cell, position };
+        let lease = ParkedLease { shared: Arc::clone(&self.shared), cell, position };
         Some(ParkedDelivery::new(parked, Box::new(lease)))
     }
 
     fn failure(&self) -> Option<BrokerError> {
-        self.core.failure()
+        self.shared.failure()
     }
 }
 
 /// A parked message in hand.
 struct ParkedLease {
-    core: Arc<Core>,
-    cell: Arc<Cell>,
+    shared: Arc<Shared>,
+    cell: Arc<GroupCell>,
     position: u64,
 }
 
 impl ParkedLease {
     fn take_back(&self, done: bool) -> Result<(), BrokerError> {
-        if self.core.is_stopping() {
+        if self.shared.is_stopping() {
             return Err(BrokerError::Closed);
         }
-        self.core.with(&self.cell, |group| group.settle_parked(self.position, done));
+        self.shared.with(&self.cell, |group| group.settle_parked(self.position, done));
         Ok(())
     }
 }

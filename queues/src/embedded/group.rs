@@ -13,8 +13,8 @@ use dissent_domain::event::{EventType, Recorded};
 use dissent_domain::id::ExperimentId;
 use tokio::time::Instant;
 
-use super::GroupStatus;
 use super::record::{OPEN_MAX, Record};
+use super::status::GroupStatus;
 use crate::broker::Subscription;
 use crate::delivery::Outcome;
 use crate::error::BrokerError;
@@ -58,7 +58,7 @@ impl Rules {
 
 /// A message that was begun.
 #[derive(Debug)]
-struct Open {
+struct Unfinished {
     event: Arc<Recorded>,
     /// Failed attempts so far. One that ended with the process, or was given back, did not fail.
     failures: u32,
@@ -94,7 +94,7 @@ struct Member {
 }
 
 #[derive(Debug)]
-enum Stage {
+enum Lifecycle {
     Running,
     /// No more deliveries; settling goes on.
     Closed,
@@ -103,7 +103,7 @@ enum Stage {
 
 /// What a consumer gets when it asks.
 #[derive(Debug)]
-pub(super) enum Turn {
+pub(super) enum NextDelivery {
     Deliver {
         event: Arc<Recorded>,
         attempt: u32,
@@ -121,7 +121,7 @@ pub(super) enum Turn {
 pub(super) struct Effects {
     pub wakers: Vec<Waker>,
     /// The keeper has something to do.
-    pub keeper: bool,
+    pub io_thread: bool,
     /// Consumers of parked messages have something to look at.
     pub parked: bool,
 }
@@ -131,7 +131,7 @@ pub(super) struct Effects {
 pub(super) struct Group {
     name: String,
     rules: Rules,
-    stage: Stage,
+    lifecycle: Lifecycle,
     /// Where to start: the keeper has yet to bring the events that it speaks of. Nothing is delivered or
     /// stored until then.
     resume_from: Option<Record>,
@@ -140,7 +140,7 @@ pub(super) struct Group {
     /// Wanted, looked at, not begun; in order, at most two pages.
     fresh: VecDeque<Arc<Recorded>>,
     fresh_low: usize,
-    open: BTreeMap<u64, Open>,
+    open: BTreeMap<u64, Unfinished>,
     parked: BTreeMap<u64, ParkedMessage>,
     members: BTreeMap<u64, Member>,
     members_begun: u64,
@@ -154,7 +154,7 @@ impl Group {
         Self {
             name,
             rules,
-            stage: Stage::Running,
+            lifecycle: Lifecycle::Running,
             resume_from: Some(record),
             read_to: 0,
             fresh: VecDeque::new(),
@@ -164,7 +164,7 @@ impl Group {
             members: BTreeMap::new(),
             members_begun: 0,
             dirty: false,
-            effects: Effects { keeper: true, ..Effects::default() },
+            effects: Effects { io_thread: true, ..Effects::default() },
         }
     }
 
@@ -196,9 +196,9 @@ impl Group {
     }
 
     /// Gives `member` its next message, or remembers its waker.
-    pub(super) fn take(&mut self, member: u64, now: Instant, waker: Option<&Waker>) -> Turn {
-        if !matches!(self.stage, Stage::Running) {
-            return Turn::Ended;
+    pub(super) fn take(&mut self, member: u64, now: Instant, waker: Option<&Waker>) -> NextDelivery {
+        if !matches!(self.lifecycle, Lifecycle::Running) {
+            return NextDelivery::Ended;
         }
         let room = self.members.get(&member).is_some_and(|m| m.in_hand < m.prefetch);
         if room && let Some(turn) = self.lease_next(now) {
@@ -208,7 +208,7 @@ impl Group {
             return turn;
         }
         self.remember_waker(member, waker);
-        Turn::Wait { until: if room { self.next_due() } else { None } }
+        NextDelivery::Wait { until: if room { self.next_due() } else { None } }
     }
 
     fn remember_waker(&mut self, member: u64, waker: Option<&Waker>) {
@@ -219,14 +219,14 @@ impl Group {
         }
     }
 
-    fn lease_next(&mut self, now: Instant) -> Option<Turn> {
+    fn lease_next(&mut self, now: Instant) -> Option<NextDelivery> {
         let position = match self.next_open(now) {
             Some(position) => position,
             None => self.begin_next()?,
         };
         let open = self.open.get_mut(&position)?;
         open.phase = Phase::Leased;
-        Some(Turn::Deliver {
+        Some(NextDelivery::Deliver {
             event: Arc::clone(&open.event),
             attempt: open.failures.saturating_add(1),
             redelivered: open.redelivered,
@@ -235,7 +235,7 @@ impl Group {
 
     /// The first begun message that can be delivered.
     fn next_open(&self, now: Instant) -> Option<u64> {
-        let deliverable = |open: &Open| match open.phase {
+        let deliverable = |open: &Unfinished| match open.phase {
             Phase::Ready => true,
             Phase::Delayed(due) => due <= now,
             Phase::Leased | Phase::Spent(_) => false,
@@ -250,17 +250,17 @@ impl Group {
         }
         let event = self.fresh.pop_front()?;
         if self.fresh.len() + 1 == self.fresh_low {
-            self.effects.keeper = true;
+            self.effects.io_thread = true;
         }
         let position = event.position;
-        let begun = Open { event, failures: 0, redelivered: false, phase: Phase::Ready };
+        let begun = Unfinished { event, failures: 0, redelivered: false, phase: Phase::Ready };
         self.open.insert(position, begun);
         self.touch();
         Some(position)
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let due = |open: &Open| match open.phase {
+        let due = |open: &Unfinished| match open.phase {
             Phase::Delayed(due) => Some(due),
             Phase::Ready | Phase::Leased | Phase::Spent(_) => None,
         };
@@ -311,25 +311,25 @@ impl Group {
 
     /// Ends deliveries.
     pub(super) fn close(&mut self) {
-        if !matches!(self.stage, Stage::Running) {
+        if !matches!(self.lifecycle, Lifecycle::Running) {
             return;
         }
-        self.stage = Stage::Closed;
+        self.lifecycle = Lifecycle::Closed;
         self.effects.parked = true;
         self.wake_members();
     }
 
     /// Ends deliveries by an error.
     pub(super) fn fail(&mut self, error: BrokerError) {
-        self.stage = Stage::Failed(error);
+        self.lifecycle = Lifecycle::Failed(error);
         self.effects.parked = true;
         self.wake_members();
     }
 
     pub(super) fn failure(&self) -> Option<BrokerError> {
-        match &self.stage {
-            Stage::Failed(error) => Some(error.clone()),
-            Stage::Running | Stage::Closed => None,
+        match &self.lifecycle {
+            Lifecycle::Failed(error) => Some(error.clone()),
+            Lifecycle::Running | Lifecycle::Closed => None,
         }
     }
 
@@ -340,13 +340,13 @@ impl Group {
 
     /// The keeper waits for the last message in hand of a closed group.
     fn note_end(&mut self) {
-        self.effects.keeper |= matches!(self.stage, Stage::Closed) && self.is_idle();
+        self.effects.io_thread |= matches!(self.lifecycle, Lifecycle::Closed) && self.is_idle();
     }
 
     fn touch(&mut self) {
         if !self.dirty {
             self.dirty = true;
-            self.effects.keeper = true;
+            self.effects.io_thread = true;
         }
     }
 

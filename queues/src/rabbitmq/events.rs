@@ -10,16 +10,15 @@ use lapin::message::Delivery as AmqpDelivery;
 use tokio::sync::oneshot;
 
 use super::context::{add_context, context_of};
-use super::intake::{Intake, Item, Kind, Lease, Member, Settled};
+use super::headers::{ATTEMPT, number_header};
+use super::queue_consumer::{Decoder, Item, Lease, Member, QueueConsumer, Settled};
 use super::topology::routing_key;
-use super::window::{Message, number_header};
+use super::window::Message;
 use super::{parked, wire};
-use crate::broker::{BoxFuture, Subscription};
+use crate::broker::Subscription;
 use crate::delivery::{Delivery, MessageContext, Outcome, Settle, Source};
 use crate::error::BrokerError;
-
-/// What failed attempts are counted in.
-pub(super) const ATTEMPT: &str = "attempt";
+use crate::future::BoxFuture;
 
 /// An event in a group's queue.
 #[derive(Debug, Clone)]
@@ -30,14 +29,14 @@ pub(super) struct EventMessage {
 }
 
 /// What comes out of a group's queue.
-pub(super) struct EventKind {
+pub(super) struct EventDecoder {
     pub group: String,
     pub delivery_limit: u32,
     pub retry_delay: Duration,
     bytes_max: usize,
 }
 
-impl EventKind {
+impl EventDecoder {
     pub(super) fn of(subscription: &Subscription, bytes_max: usize) -> Self {
         Self {
             group: subscription.group.clone(),
@@ -48,7 +47,7 @@ impl EventKind {
     }
 }
 
-impl Kind for EventKind {
+impl Decoder for EventDecoder {
     type Message = EventMessage;
     const NAME: &'static str = "event";
 
@@ -99,18 +98,18 @@ fn with_headers(message: Message, event: &Recorded, attempt: u32, context: &Mess
 
 /// A member of a group.
 pub(super) struct GroupSource {
-    member: Member<EventKind>,
+    member: Member<EventDecoder>,
 }
 
 impl GroupSource {
-    pub(super) fn new(member: Member<EventKind>) -> Self {
+    pub(super) fn new(member: Member<EventDecoder>) -> Self {
         Self { member }
     }
 
     fn delivery(&self, item: Item<EventMessage>) -> Delivery {
         let Item { key, message, redelivered } = item;
         let EventMessage { event, attempt, context } = message;
-        let lease = Lease::new(self.member.intake(), key);
+        let lease = Lease::new(self.member.consumer(), key);
         let (of_event, of_context) = (event.clone(), context.clone());
         let held = Held { lease, event, attempt, context };
         Delivery::new(of_event, attempt, redelivered || attempt > 1, Box::new(held)).with_context(of_context)
@@ -127,13 +126,13 @@ impl Source<Delivery> for GroupSource {
     }
 
     fn failure(&self) -> Option<BrokerError> {
-        self.member.intake().core().failure()
+        self.member.consumer().shared().failure()
     }
 }
 
 /// An event in a worker's hands.
 struct Held {
-    lease: Lease<EventKind>,
+    lease: Lease<EventDecoder>,
     event: Recorded,
     attempt: u32,
     context: MessageContext,
@@ -141,7 +140,7 @@ struct Held {
 
 impl Settle for Held {
     fn settle(self: Box<Self>, outcome: Outcome) -> BoxFuture<'static, Result<(), BrokerError>> {
-        if self.lease.core().is_stopping() {
+        if self.lease.shared().is_stopping() {
             return Box::pin(std::future::ready(Err(BrokerError::Closed)));
         }
         match outcome {
@@ -160,7 +159,7 @@ impl Settle for Held {
 /// the broker's: whoever reports the failure may be cancelled.
 async fn fail(held: Held, reason: String) -> Result<(), BrokerError> {
     let (done, outcome) = oneshot::channel();
-    let runtime = held.lease.core().runtime.clone();
+    let runtime = held.lease.shared().runtime.clone();
     runtime.spawn(async move {
         let replaced = replace(&held, &reason).await;
         if replaced.is_ok() {
@@ -173,24 +172,24 @@ async fn fail(held: Held, reason: String) -> Result<(), BrokerError> {
 }
 
 async fn replace(held: &Held, reason: &str) -> Result<(), BrokerError> {
-    let (intake, core) = (held.lease.intake(), held.lease.core());
-    let kind = intake.kind();
-    if held.attempt >= kind.delivery_limit {
-        let message = parked::message(core, &kind.group, &held.event, held.attempt, reason)?;
-        core.publisher.publish(message).await?;
-        core.counters.parked.fetch_add(1, Ordering::AcqRel);
+    let (consumer, shared) = (held.lease.consumer(), held.lease.shared());
+    let decoder = consumer.decoder();
+    if held.attempt >= decoder.delivery_limit {
+        let message = parked::message(shared, &decoder.group, &held.event, held.attempt, reason)?;
+        shared.publisher.publish(message).await?;
+        shared.counters.parked.fetch_add(1, Ordering::AcqRel);
         return Ok(());
     }
     let attempt = held.attempt.saturating_add(1);
     let id = format!("{}/{attempt}", held.event.event.id);
-    let message = group_message(intake.queue(), id, &held.event, attempt, &held.context)
+    let message = group_message(consumer.queue(), id, &held.event, attempt, &held.context)
         .map_err(BrokerError::Invalid)?;
-    let delay = backoff(kind.retry_delay, held.attempt).min(core.options.retry_delay_max);
+    let delay = backoff(decoder.retry_delay, held.attempt).min(shared.options.retry_delay_max);
     match u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) {
-        0 => core.publisher.publish(message).await,
+        0 => shared.publisher.publish(message).await,
         delay_ms => {
-            let message = Message { exchange: core.topology.retry(delay_ms), ..message };
-            core.publisher.publish_delayed(message, delay_ms).await
+            let message = Message { exchange: shared.topology.retry(delay_ms), ..message };
+            shared.publisher.publish_delayed(message, delay_ms).await
         }
     }
 }
@@ -201,5 +200,5 @@ fn backoff(first: Duration, failures: u32) -> Duration {
     first.saturating_mul(1 << doublings)
 }
 
-/// The intake of a group.
-pub(super) type GroupIntake = Arc<Intake<EventKind>>;
+/// The consumer of a group.
+pub(super) type GroupConsumer = Arc<QueueConsumer<EventDecoder>>;

@@ -10,8 +10,8 @@ use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::core::Core;
 use super::link::{Backoff, LinkError, next};
+use super::shared::Shared;
 use super::topology::{is_absent, long, short};
 use super::wire;
 use crate::error::BrokerError;
@@ -32,12 +32,12 @@ pub struct HistoryConsumer {
 }
 
 impl HistoryConsumer {
-    pub(super) fn start(core: &Arc<Core>, experiment: &ExperimentId) -> Self {
+    pub(super) fn start(shared: &Arc<Shared>, experiment: &ExperimentId) -> Self {
         let (outgoing, incoming) = mpsc::channel(READY_MAX);
-        let stream = core.topology.history(experiment);
+        let stream = shared.topology.history(experiment);
         let sequence = Sequence::new(experiment.clone());
-        let reader = Reader { core: Arc::clone(core), stream, sequence, outgoing };
-        Self { incoming, reader: core.runtime.spawn(reader.run()) }
+        let reader = Reader { shared: Arc::clone(shared), stream, sequence, outgoing };
+        Self { incoming, reader: shared.runtime.spawn(reader.run()) }
     }
 
     /// The next event; waits until there is one. None once the broker closed. Cancellation-safe.
@@ -107,7 +107,7 @@ impl Sequence {
 
 /// The task that reads the stream.
 struct Reader {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     stream: String,
     sequence: Sequence,
     outgoing: mpsc::Sender<Result<Recorded, BrokerError>>,
@@ -117,11 +117,11 @@ impl Reader {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         let mut known_trouble = None;
-        while !self.core.is_closing() {
-            let core = Arc::clone(&self.core);
+        while !self.shared.is_closing() {
+            let shared = Arc::clone(&self.shared);
             let trouble = tokio::select! {
                 trouble = self.session(&mut backoff) => trouble,
-                () = core.closed() => return,
+                () = shared.closed() => return,
             };
             if let LinkError::Broker(error) = trouble {
                 // Nobody may be there to hear it.
@@ -147,7 +147,7 @@ impl Reader {
     }
 
     async fn read(&mut self, backoff: &mut Backoff) -> Result<(), LinkError> {
-        let link = self.core.consuming.clone();
+        let link = self.shared.consuming.clone();
         let (generation, channel) = link.channel().await?;
         link.within(channel.basic_qos(AHEAD, BasicQosOptions { global: false })).await?;
         let mut first = FieldTable::default();
@@ -168,7 +168,7 @@ impl Reader {
             let Some(delivery) = delivery else { return Ok(()) };
             let delivery = delivery?;
             backoff.reset();
-            match wire::decode_event(&delivery.data, self.core.options.message_bytes_max) {
+            match wire::decode_event(&delivery.data, self.shared.options.message_bytes_max) {
                 Ok(event) => {
                     for event in self.sequence.take_in(event)? {
                         if self.outgoing.send(Ok(event)).await.is_err() {

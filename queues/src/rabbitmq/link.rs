@@ -91,10 +91,10 @@ struct Up {
 /// A supervised connection. Clones share it.
 #[derive(Clone)]
 pub(super) struct Link {
-    shared: Arc<Shared>,
+    state: Arc<LinkState>,
 }
 
-struct Shared {
+struct LinkState {
     name: &'static str,
     options: RabbitOptions,
     up: watch::Sender<Option<Up>>,
@@ -108,7 +108,7 @@ struct Shared {
 impl Link {
     pub(super) fn new(name: &'static str, options: &RabbitOptions) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            state: Arc::new(LinkState {
                 name,
                 options: options.clone(),
                 up: watch::Sender::new(None),
@@ -120,25 +120,25 @@ impl Link {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.shared.up.borrow().is_some()
+        self.state.up.borrow().is_some()
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        self.shared.blocked.load(Ordering::Acquire)
+        self.state.blocked.load(Ordering::Acquire)
     }
 
     pub(super) fn losses(&self) -> u64 {
-        self.shared.losses.load(Ordering::Acquire)
+        self.state.losses.load(Ordering::Acquire)
     }
 
     /// Why the last attempt to connect failed, if it did.
     pub(super) fn trouble(&self) -> Option<String> {
-        self.shared.trouble.borrow().clone()
+        self.state.trouble.borrow().clone()
     }
 
     /// Waits for a connection and opens a channel on it. Gives the connection's generation, for [`lost`](Self::lost).
     pub(super) async fn channel(&self) -> Result<(u64, Channel), LinkError> {
-        let mut ups = self.shared.up.subscribe();
+        let mut ups = self.state.up.subscribe();
         let up = match ups.wait_for(Option::is_some).await {
             Ok(up) => up.clone().ok_or(LinkError::Lost)?,
             Err(_) => return Err(LinkError::Lost),
@@ -149,7 +149,7 @@ impl Link {
 
     /// Ready once the connection of this generation is gone.
     pub(super) async fn lost(&self, generation: u64) {
-        let mut ups = self.shared.up.subscribe();
+        let mut ups = self.state.up.subscribe();
         let is_gone = |up: &Option<Up>| up.as_ref().is_none_or(|up| up.generation != generation);
         // An error means that the link itself is gone.
         let _gone = ups.wait_for(is_gone).await;
@@ -160,7 +160,7 @@ impl Link {
         &self,
         operation: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, LinkError> {
-        let limit = self.shared.options.operation_timeout;
+        let limit = self.state.options.operation_timeout;
         match timeout(limit, operation).await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(LinkError::Late(limit)),
@@ -170,7 +170,7 @@ impl Link {
     /// Keeps the link connected; ends only with its task.
     pub(super) async fn supervise(self) {
         let mut backoff = Backoff::new();
-        let (place, connection) = (self.shared.options.place(), self.shared.name);
+        let (place, connection) = (self.state.options.address(), self.state.name);
         let mut was_refused = false;
         for generation in 1u64.. {
             match self.connect().await {
@@ -178,9 +178,9 @@ impl Link {
                     tracing::info!(%place, connection, "connected to RabbitMQ");
                     was_refused = false;
                     backoff.reset();
-                    self.shared.trouble.send_replace(None);
+                    self.state.trouble.send_replace(None);
                     let why = self.hold(Up { generation, connection: Arc::new(up) }).await;
-                    self.shared.losses.fetch_add(1, Ordering::AcqRel);
+                    self.state.losses.fetch_add(1, Ordering::AcqRel);
                     tracing::warn!(%place, connection, error = %why, "lost RabbitMQ; connecting again");
                 }
                 Err(error) => {
@@ -189,7 +189,7 @@ impl Link {
                         tracing::warn!(%place, connection, %error, "failed to connect to RabbitMQ; trying again");
                     }
                     was_refused = true;
-                    self.shared.trouble.send_replace(Some(error.to_string()));
+                    self.state.trouble.send_replace(Some(error.to_string()));
                 }
             }
             backoff.wait().await;
@@ -200,16 +200,16 @@ impl Link {
     async fn hold(&self, up: Up) -> String {
         let connection = Arc::clone(&up.connection);
         let mut events = pin!(connection.events_listener());
-        self.shared.up.send_replace(Some(up));
+        self.state.up.send_replace(Some(up));
         let why = loop {
             match timeout(LOOK_INTERVAL, next(&mut events)).await {
                 Ok(Some(Event::ConnectionBlocked(reason))) => {
-                    self.shared.blocked.store(true, Ordering::Release);
-                    tracing::warn!(connection = self.shared.name, %reason, "RabbitMQ takes no messages for now");
+                    self.state.blocked.store(true, Ordering::Release);
+                    tracing::warn!(connection = self.state.name, %reason, "RabbitMQ takes no messages for now");
                 }
                 Ok(Some(Event::ConnectionUnblocked)) => {
-                    self.shared.blocked.store(false, Ordering::Release);
-                    tracing::info!(connection = self.shared.name, "RabbitMQ takes messages again");
+                    self.state.blocked.store(false, Ordering::Release);
+                    tracing::info!(connection = self.state.name, "RabbitMQ takes messages again");
                 }
                 Ok(Some(Event::Error(error))) => {
                     // Errors of a channel come here, too: the connection decides.
@@ -226,15 +226,15 @@ impl Link {
                 }
             }
         };
-        self.shared.up.send_replace(None);
-        self.shared.blocked.store(false, Ordering::Release);
+        self.state.up.send_replace(None);
+        self.state.blocked.store(false, Ordering::Release);
         why
     }
 
     async fn connect(&self) -> Result<Connection, LinkError> {
-        let options = &self.shared.options;
+        let options = &self.state.options;
         let limit = options.connect_timeout;
-        let name = format!("dissent {} {}", options.prefix, self.shared.name);
+        let name = format!("dissent {} {}", options.prefix, self.state.name);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let tls = tls_config(options)?;
         let connecting = Connection::connect_uri_with_config(

@@ -233,7 +233,7 @@ impl RabbitOptions {
     }
 
     /// Where it is, for people: nothing secret.
-    pub(super) fn place(&self) -> String {
+    pub(super) fn address(&self) -> String {
         format!("{}:{}, virtual host {:?}", self.host, self.port, self.vhost)
     }
 }

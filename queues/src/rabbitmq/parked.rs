@@ -7,23 +7,20 @@ use dissent_domain::event::Recorded;
 use lapin::message::Delivery as AmqpDelivery;
 use lapin::types::{AMQPValue, FieldTable, LongString};
 
-use super::core::Core;
-use super::events::ATTEMPT;
-use super::intake::{Item, Kind, Lease, Member, Settled};
+use super::headers::{ATTEMPT, cut, number_header, text_header};
 use super::link::random;
+use super::queue_consumer::{Decoder, Item, Lease, Member, Settled};
+use super::shared::Shared;
 use super::topology::Topology;
-use super::window::{Message, number_header, text_header};
+use super::window::Message;
 use super::wire;
-use crate::broker::BoxFuture;
 use crate::delivery::{Outcome, Parked, ParkedDelivery, Settle, Source};
 use crate::error::BrokerError;
-
-/// Longest reason that travels, in bytes.
-const REASON_BYTES_MAX: usize = 1024;
+use crate::future::BoxFuture;
 
 /// The message that stands for one that is given up.
 pub(super) fn message(
-    core: &Core,
+    shared: &Shared,
     group: &str,
     event: &Recorded,
     attempts: u32,
@@ -32,7 +29,7 @@ pub(super) fn message(
     let body = wire::encode_event(event).map_err(BrokerError::Invalid)?;
     // The same event may be parked by several groups, and again after it was replayed.
     let id = format!("{}/{:016x}", event.event.id, random());
-    Ok(Message::to_queue(&core.topology.parked(), id, body)
+    Ok(Message::to_queue(&shared.topology.parked(), id, body)
         .with_text("group", group)
         .with_text("experiment", event.experiment.as_str())
         .with_number("position", event.position)
@@ -40,19 +37,13 @@ pub(super) fn message(
         .with_text("reason", cut(reason)))
 }
 
-/// The beginning of a text, whole characters only.
-pub(super) fn cut(text: &str) -> &str {
-    let end = (0..=text.len().min(REASON_BYTES_MAX)).rev().find(|&end| text.is_char_boundary(end));
-    &text[..end.unwrap_or(0)]
-}
-
 /// What comes out of the queue of parked messages.
-pub(super) struct ParkedKind {
+pub(super) struct ParkedDecoder {
     pub topology: Topology,
     pub bytes_max: usize,
 }
 
-impl Kind for ParkedKind {
+impl Decoder for ParkedDecoder {
     type Message = Parked;
     const NAME: &'static str = "parked";
 
@@ -96,16 +87,16 @@ fn death_queue(headers: &FieldTable) -> Option<String> {
 
 /// A consumer of parked messages.
 pub(super) struct ParkedSource {
-    member: Member<ParkedKind>,
+    member: Member<ParkedDecoder>,
 }
 
 impl ParkedSource {
-    pub(super) fn new(member: Member<ParkedKind>) -> Self {
+    pub(super) fn new(member: Member<ParkedDecoder>) -> Self {
         Self { member }
     }
 
     fn delivery(&self, item: Item<Parked>) -> ParkedDelivery {
-        let lease = Lease::new(self.member.intake(), item.key);
+        let lease = Lease::new(self.member.consumer(), item.key);
         ParkedDelivery::new(item.message, Box::new(ParkedLease(lease)))
     }
 }
@@ -120,15 +111,15 @@ impl Source<ParkedDelivery> for ParkedSource {
     }
 
     fn failure(&self) -> Option<BrokerError> {
-        self.member.intake().core().failure()
+        self.member.consumer().shared().failure()
     }
 }
 
-struct ParkedLease(Lease<ParkedKind>);
+struct ParkedLease(Lease<ParkedDecoder>);
 
 impl Settle for ParkedLease {
     fn settle(self: Box<Self>, outcome: Outcome) -> BoxFuture<'static, Result<(), BrokerError>> {
-        if self.0.core().is_stopping() {
+        if self.0.shared().is_stopping() {
             return Box::pin(std::future::ready(Err(BrokerError::Closed)));
         }
         self.0.settle(if outcome == Outcome::Done { Settled::Done } else { Settled::Released });
@@ -139,17 +130,5 @@ impl Settle for ParkedLease {
     fn release(self: Box<Self>) {}
 }
 
-/// The intake of parked messages.
-pub(super) type ParkedIntake = Arc<super::intake::Intake<ParkedKind>>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_is_cut_at_a_character() {
-        let reason = "é".repeat(REASON_BYTES_MAX);
-        let cut = cut(&format!("x{reason}")).to_owned();
-        assert!(cut.len() <= REASON_BYTES_MAX && cut.len() > REASON_BYTES_MAX - 2, "{}", cut.len());
-    }
-}
+/// The consumer of parked messages.
+pub(super) type ParkedQueueConsumer = Arc<super::queue_consumer::QueueConsumer<ParkedDecoder>>;

@@ -6,17 +6,17 @@ use lapin::message::Delivery as AmqpDelivery;
 use tokio::sync::mpsc;
 
 use super::context::{add_context, context_of};
-use super::core::Core;
-use super::dead::DeadLetter;
-use super::intake::{Intake, Item, Kind, Lease, Settled};
+use super::dead_letter::DeadLetter;
 use super::link::random;
+use super::queue_consumer::{Decoder, Item, Lease, QueueConsumer, Settled};
+use super::shared::Shared;
 use super::window::Message;
 use super::wire;
-use crate::broker::BoxFuture;
 use crate::context::Contexts;
 use crate::delivery::MessageContext;
 use crate::error::BrokerError;
-use crate::proposal::{Answer, Proposal, ProposalDelivery, Reply};
+use crate::future::BoxFuture;
+use crate::proposal::{Proposal, ProposalDelivery, ProposalReply, Reply};
 
 /// A proposal and its context.
 #[derive(Debug, Clone)]
@@ -26,11 +26,11 @@ pub(super) struct ProposalMessage {
 }
 
 /// What comes out of the queue of proposals.
-pub(super) struct ProposalKind {
+pub(super) struct ProposalDecoder {
     pub bytes_max: usize,
 }
 
-impl Kind for ProposalKind {
+impl Decoder for ProposalDecoder {
     type Message = ProposalMessage;
     const NAME: &'static str = "proposal";
 
@@ -42,18 +42,18 @@ impl Kind for ProposalKind {
 
 /// Sends a proposal; it is durable when this returns.
 pub(super) async fn send(
-    core: &Core,
+    shared: &Shared,
     proposal: &Proposal,
     context: &MessageContext,
 ) -> Result<(), BrokerError> {
     let body = wire::encode_proposal(proposal).map_err(BrokerError::Invalid)?;
-    core.publisher.publish(add_context(message(core, proposal, body), context)).await
+    shared.publisher.publish(add_context(message(shared, proposal, body), context)).await
 }
 
-fn message(core: &Core, proposal: &Proposal, body: Vec<u8>) -> Message {
+fn message(shared: &Shared, proposal: &Proposal, body: Vec<u8>) -> Message {
     // The same events may be proposed by several: each proposal is decided.
     let id = format!("{:016x}{:016x}", random(), random());
-    let message = Message::to_queue(&core.topology.proposals(), id, body)
+    let message = Message::to_queue(&shared.topology.proposals(), id, body)
         .with_text("experiment", proposal.experiment.as_str());
     match proposal.cause {
         Some(cause) => message.with_text("causation", &cause.to_string()),
@@ -64,14 +64,14 @@ fn message(core: &Core, proposal: &Proposal, body: Vec<u8>) -> Message {
 /// Passes remote proposals on to the journal until the broker closes or the journal is gone. At most
 /// `proposals_max` of them are undecided at a time.
 pub(super) async fn receive(
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     outgoing: mpsc::Sender<ProposalDelivery>,
     contexts: Arc<Contexts>,
 ) {
-    let kind = ProposalKind { bytes_max: core.options.message_bytes_max };
-    let intake = Intake::start(&core, core.topology.proposals(), kind);
-    let prefetch = u16::try_from(core.options.proposals_max).unwrap_or(u16::MAX);
-    let member = intake.join(prefetch);
+    let decoder = ProposalDecoder { bytes_max: shared.options.message_bytes_max };
+    let consumer = QueueConsumer::start(&shared, shared.topology.proposals(), decoder);
+    let prefetch = u16::try_from(shared.options.proposals_max).unwrap_or(u16::MAX);
+    let member = consumer.join(prefetch);
     loop {
         let item = tokio::select! {
             item = std::future::poll_fn(|context| member.poll_next(context)) => item,
@@ -80,7 +80,7 @@ pub(super) async fn receive(
         let Some(Item { key, message, .. }) = item else { return };
         let ProposalMessage { proposal, context } = message;
         contexts.note(proposal.events.iter().map(|event| event.id), &context);
-        let remote = Remote { lease: Lease::new(&intake, key), proposal: proposal.clone() };
+        let remote = Remote { lease: Lease::new(&consumer, key), proposal: proposal.clone() };
         let reply = Reply::Remote(Box::new(remote));
         let delivery = ProposalDelivery { proposal, context, reply };
         if outgoing.send(delivery).await.is_err() {
@@ -91,19 +91,19 @@ pub(super) async fn receive(
 
 /// The answer to a remote proposer, who does not wait for it. Dropped unanswered, the proposal comes again.
 struct Remote {
-    lease: Lease<ProposalKind>,
+    lease: Lease<ProposalDecoder>,
     proposal: Proposal,
 }
 
 impl crate::proposal::RemoteReply for Remote {
-    fn answer(self: Box<Self>, answer: Answer) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn answer(self: Box<Self>, answer: ProposalReply) -> BoxFuture<'static, Result<(), BrokerError>> {
         Box::pin(async move {
-            if self.lease.core().is_stopping() {
+            if self.lease.shared().is_stopping() {
                 return Err(BrokerError::Closed);
             }
-            if let Answer::Rejected { reason } = &answer {
-                let letter = DeadLetter::rejected(self.lease.core(), &self.proposal, reason)?;
-                letter.bury(self.lease.core()).await?;
+            if let ProposalReply::Rejected { reason } = &answer {
+                let letter = DeadLetter::rejected(self.lease.shared(), &self.proposal, reason)?;
+                letter.publish(self.lease.shared()).await?;
             }
             self.lease.settle(Settled::Done);
             Ok(())

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::leaderless;
 use super::link::{Backoff, Link, LinkError};
 use super::topology::Topology;
-use super::window::{Fate, Message, Window};
+use super::window::{Message, PublishOutcome, Window};
 use crate::error::BrokerError;
 
 /// Wait before a message is sent again that RabbitMQ had no room or no queue for.
@@ -218,16 +218,16 @@ impl PublisherTask {
         declared
     }
 
-    fn settled(&mut self, message: Message, job: Job, fate: Fate) -> Result<(), LinkError> {
+    fn settled(&mut self, message: Message, job: Job, fate: PublishOutcome) -> Result<(), LinkError> {
         match fate {
-            Fate::Confirmed => {
+            PublishOutcome::Confirmed => {
                 // Whoever no longer waits does not need to know.
                 let _gone = job.done.send(());
                 Ok(())
             }
             // Whoever asked has given up.
-            Fate::Unroutable if job.done.is_closed() => Ok(()),
-            Fate::Unroutable | Fate::Refused => {
+            PublishOutcome::Unroutable if job.done.is_closed() => Ok(()),
+            PublishOutcome::Unroutable | PublishOutcome::Refused => {
                 // The queue of retries that it was to go through may have been deleted, and not by us.
                 if let Some(delay_ms) = job.delay_ms {
                     self.delays.remove(&delay_ms);
@@ -241,7 +241,7 @@ impl PublisherTask {
                 });
                 Ok(())
             }
-            Fate::Lost(error) => {
+            PublishOutcome::Lost(error) => {
                 // Back to where it was: it is sent again with the others, before them.
                 let mut rest = self.window.take_all();
                 rest.insert(0, (message, job));

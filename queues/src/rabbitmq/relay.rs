@@ -18,14 +18,14 @@ use std::task::{Context, Poll};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{interval, timeout};
 
-use super::core::Core;
-use super::dead::DeadLetter;
+use super::dead_letter::DeadLetter;
+use super::event_queue::{EventQueue, FillRecord};
 use super::events::event_message;
 use super::leaderless;
 use super::link::{Backoff, LinkError};
-use super::target::{Filled, Target};
+use super::shared::Shared;
 use super::topology::{bind, look_at, short, unbind};
-use super::window::{Fate, Message, Window};
+use super::window::{Message, PublishOutcome, Window};
 use crate::context::Contexts;
 use crate::delivery::MessageContext;
 use crate::error::BrokerError;
@@ -38,20 +38,20 @@ const CURSOR_FORMAT: u8 = 1;
 /// Something to do between two events.
 pub(super) enum Command {
     /// Make these queues and fill them.
-    Declare { targets: Vec<Target>, done: Option<oneshot::Sender<Result<(), BrokerError>>> },
+    Declare { event_queues: Vec<EventQueue>, done: Option<oneshot::Sender<Result<(), BrokerError>>> },
     /// Delete all queues of an experiment.
     Forget { experiment: ExperimentId, done: oneshot::Sender<Result<(), BrokerError>> },
 }
 
 /// The relay's task.
 pub(super) struct Relay {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     log: Arc<dyn EventLog>,
     commands: mpsc::UnboundedReceiver<Command>,
     /// The log has grown.
     advanced: Arc<Notify>,
     contexts: Arc<Contexts>,
-    targets: BTreeMap<String, Target>,
+    event_queues: BTreeMap<String, EventQueue>,
     /// RabbitMQ has confirmed everything up to here.
     confirmed_to: u64,
     sent_to: u64,
@@ -61,7 +61,7 @@ pub(super) struct Relay {
 impl Relay {
     /// Takes up the cursor.
     pub(super) fn new(
-        core: &Arc<Core>,
+        shared: &Arc<Shared>,
         log: Arc<dyn EventLog>,
         commands: mpsc::UnboundedReceiver<Command>,
         contexts: Arc<Contexts>,
@@ -70,15 +70,15 @@ impl Relay {
         let listener = Arc::clone(&advanced);
         // It holds the notification only: the last handle to the log must not be dropped by the log's own writer.
         log.on_advance(Box::new(move |_head| listener.notify_one()));
-        let confirmed_to = stored_cursor(&*log, &cursor_name(core))?;
-        core.counters.relayed.store(confirmed_to, Ordering::Release);
+        let confirmed_to = stored_cursor(&*log, &cursor_name(shared))?;
+        shared.counters.relayed.store(confirmed_to, Ordering::Release);
         Ok(Self {
-            core: Arc::clone(core),
+            shared: Arc::clone(shared),
             log,
             commands,
             advanced,
             contexts,
-            targets: BTreeMap::new(),
+            event_queues: BTreeMap::new(),
             confirmed_to,
             sent_to: confirmed_to,
             window: Window::new(),
@@ -93,12 +93,12 @@ impl Relay {
             let begun_at = self.confirmed_to;
             let Err(error) = self.session().await else { return };
             if let LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) = error {
-                return self.core.fail(error);
+                return self.shared.fail(error);
             }
             if matches!(error, LinkError::Late(_)) {
                 // A stream has no leader to lose, and to ask it for a message would cost the connection.
-                let queues = self.targets.values().filter(|target| !target.stream);
-                self.core.suspect(queues.map(|target| target.queue.clone()));
+                let queues = self.event_queues.values().filter(|event_queue| !event_queue.stream);
+                self.shared.suspect(queues.map(|event_queue| event_queue.queue.clone()));
             }
             if !was_reported {
                 // Once for each interruption: it may last for hours.
@@ -117,15 +117,15 @@ impl Relay {
         // What is unconfirmed is read from the log again.
         self.window = Window::new();
         self.sent_to = self.confirmed_to;
-        let link = self.core.publishing.clone();
+        let link = self.shared.publishing.clone();
         let (generation, channel) = link.channel().await?;
         link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         self.delete_leaderless().await?;
-        link.within(self.core.topology.declare_base(&channel)).await?;
+        link.within(self.shared.topology.declare_base(&channel)).await?;
         self.ensure_all(&channel).await?;
-        let mut checks = interval(self.core.options.check_interval);
+        let mut checks = interval(self.shared.options.check_interval);
         checks.reset();
-        let patience = self.core.options.operation_timeout;
+        let patience = self.shared.options.operation_timeout;
         loop {
             self.send(&channel).await?;
             let (window, confirmed_to) = (&mut self.window, &mut self.confirmed_to);
@@ -148,7 +148,7 @@ impl Relay {
                 _ = checks.tick() => {
                     self.settle_window().await?;
                     if self.delete_leaderless().await? {
-                        link.within(self.core.topology.declare_base(&channel)).await?;
+                        link.within(self.shared.topology.declare_base(&channel)).await?;
                     }
                     self.ensure_all(&channel).await?;
                 }
@@ -161,15 +161,15 @@ impl Relay {
 
     /// Sends what there is room for.
     async fn send(&mut self, channel: &Channel) -> Result<(), LinkError> {
-        while self.sent_to < self.log.head() && self.window.len() < self.core.options.unconfirmed_max {
-            let room = (self.core.options.unconfirmed_max - self.window.len()).min(PAGE);
+        while self.sent_to < self.log.head() && self.window.len() < self.shared.options.unconfirmed_max {
+            let room = (self.shared.options.unconfirmed_max - self.window.len()).min(PAGE);
             let page = self.read(None, self.sent_to, room).await?;
             if page.is_empty() {
                 break;
             }
             for event in page {
                 self.sent_to = event.position;
-                let exchange = self.core.topology.events();
+                let exchange = self.shared.topology.events();
                 if let Some(message) = self.message(&event, exchange).await? {
                     self.window.push(channel, message, event.position);
                 }
@@ -182,7 +182,7 @@ impl Relay {
     /// An event's message; none if it is too large, of which the dead letters are told.
     async fn message(&mut self, event: &Recorded, exchange: String) -> Result<Option<Message>, LinkError> {
         let context = self.context(event);
-        let most = self.core.options.message_bytes_max;
+        let most = self.shared.options.message_bytes_max;
         let why = match event_message(event, exchange, &context) {
             Ok(message) if message.body.len() <= most => return Ok(Some(message)),
             Ok(message) => format!(
@@ -193,7 +193,7 @@ impl Relay {
             Err(why) => why,
         };
         tracing::error!(position = event.position, error = %why, "an event cannot be relayed");
-        DeadLetter::not_relayed(event, &why).bury(&self.core).await?;
+        DeadLetter::not_relayed(event, &why).publish(&self.shared).await?;
         Ok(None)
     }
 
@@ -203,12 +203,12 @@ impl Relay {
 
     /// Waits until everything sent is confirmed.
     async fn settle_window(&mut self) -> Result<(), LinkError> {
-        let patience = self.core.options.operation_timeout;
+        let patience = self.shared.options.operation_timeout;
         while !self.window.is_empty() {
             let (window, confirmed_to) = (&mut self.window, &mut self.confirmed_to);
             match timeout(patience, poll_fn(|context| poll_confirmed(window, confirmed_to, context))).await {
                 Ok(confirmed) => confirmed?,
-                Err(_) if self.core.publishing.is_blocked() => {}
+                Err(_) if self.shared.publishing.is_blocked() => {}
                 Err(_) => return Err(LinkError::Late(patience)),
             }
         }
@@ -224,15 +224,15 @@ impl Relay {
         }
         let mut record = vec![CURSOR_FORMAT];
         record.extend_from_slice(&self.confirmed_to.to_le_bytes());
-        self.log.store_cursor(&cursor_name(&self.core), record)?;
-        self.core.counters.relayed.store(self.confirmed_to, Ordering::Release);
+        self.log.store_cursor(&cursor_name(&self.shared), record)?;
+        self.shared.counters.relayed.store(self.confirmed_to, Ordering::Release);
         self.note_unconfirmed();
         Ok(())
     }
 
     fn note_unconfirmed(&self) {
         let unconfirmed = u64::try_from(self.window.len()).unwrap_or(u64::MAX);
-        self.core.counters.relay_unconfirmed.store(unconfirmed, Ordering::Release);
+        self.shared.counters.relay_unconfirmed.store(unconfirmed, Ordering::Release);
     }
 
     /// Reads a page where blocking is allowed.
@@ -256,10 +256,11 @@ impl Relay {
         // The relay has passed exactly what is confirmed.
         self.settle_window().await?;
         match command {
-            Command::Declare { targets, done } => {
-                let names: Vec<String> = targets.iter().map(|target| target.queue.clone()).collect();
-                for target in targets {
-                    self.targets.insert(target.queue.clone(), target);
+            Command::Declare { event_queues, done } => {
+                let names: Vec<String> =
+                    event_queues.iter().map(|event_queue| event_queue.queue.clone()).collect();
+                for event_queue in event_queues {
+                    self.event_queues.insert(event_queue.queue.clone(), event_queue);
                 }
                 for name in names {
                     self.ensure(channel, &name).await?;
@@ -277,9 +278,9 @@ impl Relay {
 
     /// Deletes queues that will never answer again; gives whether there were any. They are made and filled anew.
     async fn delete_leaderless(&mut self) -> Result<bool, LinkError> {
-        let (mut suspects, mut deleted) = (self.core.take_suspects(), false);
+        let (mut suspects, mut deleted) = (self.shared.take_suspects(), false);
         while let Some(queue) = suspects.first() {
-            match leaderless::delete(&self.core.publishing, queue).await {
+            match leaderless::delete(&self.shared.publishing, queue).await {
                 Ok(was_leaderless) => deleted |= was_leaderless,
                 Err(error) => {
                     // Those that were not looked at yet stay under suspicion. This one too, if the answer is late; if it was
@@ -287,7 +288,7 @@ impl Relay {
                     if !matches!(error, LinkError::Late(_)) {
                         suspects.pop_first();
                     }
-                    self.core.suspect(suspects);
+                    self.shared.suspect(suspects);
                     return Err(error);
                 }
             }
@@ -297,7 +298,7 @@ impl Relay {
     }
 
     async fn ensure_all(&mut self, channel: &Channel) -> Result<(), LinkError> {
-        let names: Vec<String> = self.targets.keys().cloned().collect();
+        let names: Vec<String> = self.event_queues.keys().cloned().collect();
         for name in names {
             self.ensure(channel, &name).await?;
         }
@@ -307,56 +308,58 @@ impl Relay {
     /// Makes sure that a queue is there and has every event that the relay has passed. A queue that is there although
     /// its filling was not recorded was left half full by a crash: it is filled again.
     async fn ensure(&mut self, channel: &Channel, name: &str) -> Result<(), LinkError> {
-        let Some(target) = self.targets.get(name).cloned() else { return Ok(()) };
-        let link = self.core.publishing.clone();
+        let Some(event_queue) = self.event_queues.get(name).cloned() else { return Ok(()) };
+        let link = self.shared.publishing.clone();
         // An absent queue costs the channel that asks.
         let (_, probe) = link.channel().await?;
         let exists = link.within(look_at(&probe, name)).await?.is_some();
-        let record = self.log.load_cursor(&target.record).map_err(BrokerError::from)?;
-        let filled = Filled::read(record.as_deref());
+        let record = self.log.load_cursor(&event_queue.record).map_err(BrokerError::from)?;
+        let filled = FillRecord::read(record.as_deref());
         if !exists || !filled.complete {
             tracing::info!(queue = name, to = self.confirmed_to, "filling a queue from the log");
             // Durable before the queue is there: if it is there without being full, the record must say so.
-            self.log.store_cursor(&target.record, Filled::begun().encoded()).map_err(BrokerError::from)?;
+            self.log
+                .store_cursor(&event_queue.record, FillRecord::begun().encoded())
+                .map_err(BrokerError::from)?;
             self.flush().await?;
             if exists {
                 // Half full after a crash, or full of another log's events: it begins anew.
-                self.empty(channel, &target).await?;
+                self.empty(channel, &event_queue).await?;
             }
             let declared = async {
-                if target.stream {
-                    self.core.topology.declare_history(channel, name).await
+                if event_queue.stream {
+                    self.shared.topology.declare_history(channel, name).await
                 } else {
-                    let limit = self.core.options.redeliveries_max;
-                    self.core.topology.declare_group(channel, name, limit).await
+                    let limit = self.shared.options.redeliveries_max;
+                    self.shared.topology.declare_group(channel, name, limit).await
                 }
             };
             link.within(declared).await?;
             // A channel of its own: one that published to a queue of this name before may still mean that one.
             let (_, filling) = link.channel().await?;
             link.within(filling.confirm_select(ConfirmSelectOptions::default())).await?;
-            self.fill(&filling, &target).await?;
+            self.fill(&filling, &event_queue).await?;
         }
-        let exchange = self.core.topology.events();
+        let exchange = self.shared.topology.events();
         // Idempotent, and they may have been deleted.
-        for key in &target.bindings {
+        for key in &event_queue.bindings {
             link.within(bind(channel, name, &exchange, key)).await?;
         }
-        for key in filled.bindings.iter().filter(|key| !target.bindings.contains(key)) {
+        for key in filled.bindings.iter().filter(|key| !event_queue.bindings.contains(key)) {
             link.within(unbind(channel, name, &exchange, key)).await?;
         }
-        let now = Filled::complete(target.bindings.clone());
+        let now = FillRecord::complete(event_queue.bindings.clone());
         if now != filled || !exists {
-            self.log.store_cursor(&target.record, now.encoded()).map_err(BrokerError::from)?;
+            self.log.store_cursor(&event_queue.record, now.encoded()).map_err(BrokerError::from)?;
         }
         Ok(())
     }
 
     /// What consumers have in hand stays there.
-    async fn empty(&mut self, channel: &Channel, target: &Target) -> Result<(), LinkError> {
-        let link = &self.core.publishing;
-        let queue = short(&target.queue);
-        if target.stream {
+    async fn empty(&mut self, channel: &Channel, event_queue: &EventQueue) -> Result<(), LinkError> {
+        let link = &self.shared.publishing;
+        let queue = short(&event_queue.queue);
+        if event_queue.stream {
             // A stream cannot be purged.
             link.within(channel.queue_delete(queue, QueueDeleteOptions::default())).await?;
         } else {
@@ -366,19 +369,19 @@ impl Relay {
     }
 
     /// Sends a queue what the relay has passed.
-    async fn fill(&mut self, channel: &Channel, target: &Target) -> Result<(), LinkError> {
+    async fn fill(&mut self, channel: &Channel, event_queue: &EventQueue) -> Result<(), LinkError> {
         let mut window: Window<u64> = Window::new();
         let (mut after, mut done_to) = (0, 0);
         loop {
-            let page = self.read(target.experiment.clone(), after, PAGE).await?;
+            let page = self.read(event_queue.experiment.clone(), after, PAGE).await?;
             let Some(last) = page.last() else { break };
             // A stream is read by version, the whole log by position.
-            after = if target.experiment.is_some() { last.version } else { last.position };
+            after = if event_queue.experiment.is_some() { last.version } else { last.position };
             let passed = last.position >= self.confirmed_to;
             let passed_to = self.confirmed_to;
-            for event in page.iter().filter(|event| event.position <= passed_to && target.wants(event)) {
+            for event in page.iter().filter(|event| event.position <= passed_to && event_queue.wants(event)) {
                 if let Some(mut message) = self.message(event, String::new()).await? {
-                    message.key = target.queue.clone();
+                    message.key = event_queue.queue.clone();
                     window.push(channel, message, event.position);
                 }
             }
@@ -391,11 +394,11 @@ impl Relay {
     }
 
     async fn drain(&mut self, window: &mut Window<u64>, done_to: &mut u64) -> Result<(), LinkError> {
-        let patience = self.core.options.operation_timeout;
+        let patience = self.shared.options.operation_timeout;
         while !window.is_empty() {
             match timeout(patience, poll_fn(|context| poll_confirmed(window, done_to, context))).await {
                 Ok(confirmed) => confirmed?,
-                Err(_) if self.core.publishing.is_blocked() => {}
+                Err(_) if self.shared.publishing.is_blocked() => {}
                 Err(_) => return Err(LinkError::Late(patience)),
             }
         }
@@ -403,17 +406,19 @@ impl Relay {
     }
 
     async fn forget(&mut self, channel: &Channel, experiment: &ExperimentId) -> Result<(), LinkError> {
-        let of_it: Vec<Target> = self
-            .targets
+        let of_it: Vec<EventQueue> = self
+            .event_queues
             .values()
-            .filter(|target| target.experiment.as_ref() == Some(experiment))
+            .filter(|event_queue| event_queue.experiment.as_ref() == Some(experiment))
             .cloned()
             .collect();
-        for target in of_it {
-            self.targets.remove(&target.queue);
-            self.log.store_cursor(&target.record, Filled::begun().encoded()).map_err(BrokerError::from)?;
-            let delete = channel.queue_delete(short(&target.queue), QueueDeleteOptions::default());
-            self.core.publishing.within(delete).await?;
+        for event_queue in of_it {
+            self.event_queues.remove(&event_queue.queue);
+            self.log
+                .store_cursor(&event_queue.record, FillRecord::begun().encoded())
+                .map_err(BrokerError::from)?;
+            let delete = channel.queue_delete(short(&event_queue.queue), QueueDeleteOptions::default());
+            self.shared.publishing.within(delete).await?;
         }
         self.flush().await
     }
@@ -437,9 +442,9 @@ fn poll_confirmed(
     {
         match fate {
             // Nobody subscribed to it: it is in the log for whoever does.
-            Fate::Confirmed | Fate::Unroutable => *confirmed_to = position,
-            Fate::Lost(error) => return Poll::Ready(Err(error.into())),
-            Fate::Refused => {
+            PublishOutcome::Confirmed | PublishOutcome::Unroutable => *confirmed_to = position,
+            PublishOutcome::Lost(error) => return Poll::Ready(Err(error.into())),
+            PublishOutcome::Refused => {
                 let why = format!("RabbitMQ did not keep event {position} for {:?}", message.key);
                 return Poll::Ready(Err(BrokerError::Unavailable(why).into()));
             }
@@ -449,8 +454,8 @@ fn poll_confirmed(
     if some { Poll::Ready(Ok(())) } else { Poll::Pending }
 }
 
-fn cursor_name(core: &Core) -> String {
-    format!("relay.{}", core.options.prefix)
+fn cursor_name(shared: &Shared) -> String {
+    format!("relay.{}", shared.options.prefix)
 }
 
 fn stored_cursor(log: &dyn EventLog, name: &str) -> Result<u64, BrokerError> {

@@ -1,7 +1,7 @@
 //! How many messages lie where.
 
+use super::broker::{RabbitBroker, unavailable};
 use super::topology::look_at;
-use super::{RabbitBroker, unavailable};
 use crate::error::BrokerError;
 use crate::lock::lock;
 
@@ -23,7 +23,7 @@ impl RabbitBroker {
     /// # Errors
     /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
     pub async fn queues(&self) -> Result<Vec<QueueStats>, BrokerError> {
-        let topology = &self.core.topology;
+        let topology = &self.shared.topology;
         let mut names = vec![topology.proposals(), topology.parked(), topology.dead()];
         for group in lock(&self.groups).keys() {
             names.push(topology.group(group)?);
@@ -38,7 +38,7 @@ impl RabbitBroker {
     /// # Errors
     /// As [`queues`](Self::queues).
     pub async fn queue_stats(&self, names: &[&str]) -> Result<Vec<QueueStats>, BrokerError> {
-        let link = &self.core.consuming;
+        let link = &self.shared.consuming;
         let looking = async {
             let mut stats = Vec::new();
             let (_, mut channel) = link.channel().await?;
@@ -53,9 +53,9 @@ impl RabbitBroker {
             }
             Ok(stats)
         };
-        self.core
+        self.shared
             .bounded(looking)
             .await
-            .map_err(|error| unavailable(&self.core, "look at the queues", &error))
+            .map_err(|error| unavailable(&self.shared, "look at the queues", &error))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::RabbitBroker;
+use super::broker::RabbitBroker;
 
 /// How a broker over RabbitMQ is. Counters are since its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,20 +33,20 @@ impl RabbitBroker {
     /// How it is now.
     #[must_use]
     pub fn status(&self) -> BrokerStatus {
-        let core = &self.core;
+        let shared = &self.shared;
         let read = |counter: &AtomicU64| counter.load(Ordering::Acquire);
-        let waiting = u64::try_from(core.publisher.waiting()).unwrap_or(u64::MAX);
+        let waiting = u64::try_from(shared.publisher.waiting()).unwrap_or(u64::MAX);
         BrokerStatus {
-            connected: core.publishing.is_up() && core.consuming.is_up(),
-            blocked: core.publishing.is_blocked() || core.consuming.is_blocked(),
-            unconfirmed: waiting + read(&core.counters.relay_unconfirmed),
-            relayed_to: read(&core.counters.relayed),
-            redelivered: read(&core.counters.redelivered),
-            duplicates_dropped: read(&core.counters.duplicates_dropped),
-            dead: read(&core.counters.dead),
-            parked: read(&core.counters.parked),
-            reconnects: core.publishing.losses() + core.consuming.losses(),
-            steady: core.is_steady(),
+            connected: shared.publishing.is_up() && shared.consuming.is_up(),
+            blocked: shared.publishing.is_blocked() || shared.consuming.is_blocked(),
+            unconfirmed: waiting + read(&shared.counters.relay_unconfirmed),
+            relayed_to: read(&shared.counters.relayed),
+            redelivered: read(&shared.counters.redelivered),
+            duplicates_dropped: read(&shared.counters.duplicates_dropped),
+            dead: read(&shared.counters.dead),
+            parked: read(&shared.counters.parked),
+            reconnects: shared.publishing.losses() + shared.consuming.losses(),
+            steady: shared.is_steady(),
         }
     }
 }

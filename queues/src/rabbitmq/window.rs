@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use lapin::options::BasicPublishOptions;
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
 
 use super::topology::{long, short};
@@ -59,23 +59,9 @@ impl Message {
     }
 }
 
-/// A header that is text; RabbitMQ may hand it back as either kind of string.
-pub(super) fn text_header(headers: Option<&FieldTable>, name: &str) -> Option<String> {
-    let value = headers?.inner().get(name)?;
-    let long = value.as_long_string().map(LongString::to_string);
-    long.or_else(|| value.as_short_string().map(ShortString::to_string))
-}
-
-/// A header that is a number ≥ 0.
-pub(super) fn number_header(headers: Option<&FieldTable>, name: &str) -> Option<u64> {
-    let value = headers?.inner().get(name)?;
-    let number = value.as_long_long_int().or_else(|| value.as_long_int().map(i64::from));
-    u64::try_from(number?).ok()
-}
-
 /// What became of a message.
 #[derive(Debug)]
-pub(super) enum Fate {
+pub(super) enum PublishOutcome {
     /// It is safe in every queue it was routed to.
     Confirmed,
     /// There is no queue for it.
@@ -93,7 +79,7 @@ struct InFlight<T> {
     message: Arc<Message>,
     tag: T,
     sending: Option<Sending>,
-    fate: Option<Fate>,
+    fate: Option<PublishOutcome>,
 }
 
 /// Messages in the order in which they were sent, each with what its sender knows it by.
@@ -142,7 +128,7 @@ impl<T> Window<T> {
     }
 
     /// The oldest message, once its fate is known; pending too while there is none.
-    pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<(Message, T, Fate)> {
+    pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<(Message, T, PublishOutcome)> {
         self.poll_all(context);
         if self.in_flight.front().is_some_and(|oldest| oldest.fate.is_some())
             && let Some(InFlight { message, tag, fate: Some(fate), .. }) = self.in_flight.pop_front()
@@ -161,10 +147,10 @@ impl<T> Window<T> {
             let Poll::Ready(outcome) = sending.as_mut().poll(context) else { continue };
             sent.sending = None;
             let (fate, back) = match outcome {
-                Ok(Confirmation::Ack(back)) => (Fate::Confirmed, back),
-                Ok(Confirmation::Nack(back)) => (Fate::Refused, back),
-                Ok(Confirmation::NotRequested) => (Fate::Refused, None),
-                Err(error) => (Fate::Lost(error), None),
+                Ok(Confirmation::Ack(back)) => (PublishOutcome::Confirmed, back),
+                Ok(Confirmation::Nack(back)) => (PublishOutcome::Refused, back),
+                Ok(Confirmation::NotRequested) => (PublishOutcome::Refused, None),
+                Err(error) => (PublishOutcome::Lost(error), None),
             };
             sent.fate = Some(fate);
             returned.extend(back.and_then(|message| message.delivery.properties.message_id().clone()));
@@ -175,7 +161,7 @@ impl<T> Window<T> {
                 .iter_mut()
                 .find(|sent| sent.message.mandatory && sent.message.id == id.as_str());
             if let Some(sent) = of {
-                sent.fate = Some(Fate::Unroutable);
+                sent.fate = Some(PublishOutcome::Unroutable);
                 sent.sending = None;
             }
         }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use dissent_domain::event::EventType;
 use dissent_domain::id::ExperimentId;
-use dissent_queues::{Answer, Broker, BrokerError, Consumer, Delivery, PREFETCH_MAX, Proposal, Subscription};
+use dissent_queues::{
+    Broker, BrokerError, Consumer, Delivery, PREFETCH_MAX, Proposal, ProposalReply, Subscription,
+};
 use tokio::time::Instant;
 
 use crate::memory_log::new_event;
@@ -267,10 +269,10 @@ pub(crate) async fn a_proposal_gets_the_journals_answer(harness: impl Harness) {
     let asked = tokio::spawn(async move { broker.propose(proposal(2)).await });
     let taken = journal.next().await.unwrap();
     assert_eq!(taken.proposal, proposal(2));
-    let no = Answer::Rejected { reason: "the round is closed".to_owned() };
+    let no = ProposalReply::Rejected { reason: "the round is closed".to_owned() };
     taken.answer(no.clone()).await.unwrap();
     let answer = asked.await.unwrap().unwrap();
-    assert!(answer == no || answer == Answer::Queued, "{answer:?}");
+    assert!(answer == no || answer == ProposalReply::Queued, "{answer:?}");
     let empty = harness.broker().propose(proposal(0)).await;
     assert!(matches!(empty, Err(BrokerError::Invalid(_))), "{empty:?}");
 }
@@ -294,8 +296,8 @@ pub(crate) async fn close_ends_consumers_and_lets_what_is_in_hand_finish(harness
         let broker = Arc::clone(&broker);
         tokio::spawn(async move { broker.propose(proposal(1)).await })
     };
-    journal.next().await.unwrap().answer(Answer::Queued).await.unwrap();
-    assert_eq!(proposing.await.unwrap(), Ok(Answer::Queued), "workers can still say what they found");
+    journal.next().await.unwrap().answer(ProposalReply::Queued).await.unwrap();
+    assert_eq!(proposing.await.unwrap(), Ok(ProposalReply::Queued), "workers can still say what they found");
     let drained = {
         let broker = Arc::clone(&broker);
         tokio::spawn(async move { broker.drained().await })

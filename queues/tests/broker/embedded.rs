@@ -6,7 +6,7 @@ use std::time::Duration;
 use dissent_domain::event::EventType;
 use dissent_domain::log::EventLog;
 use dissent_queues::{
-    Answer, Broker, BrokerError, Consumer, EmbeddedBroker, EmbeddedOptions, Proposal, Subscription,
+    Broker, BrokerError, Consumer, EmbeddedBroker, EmbeddedOptions, Proposal, ProposalReply, Subscription,
 };
 
 use crate::contract::{Harness, OTHER, WANTED, for_every_claim, subscription};
@@ -267,15 +267,15 @@ async fn proposers_wait_while_the_journal_is_behind() {
     let (one, two) = (journal.try_next().unwrap(), journal.try_next().unwrap());
     assert!(journal.try_next().is_none(), "the third waits for room");
     let three = journal.next().await.unwrap();
-    one.answer(Answer::Recorded(Vec::new())).await.unwrap();
-    two.answer(Answer::Queued).await.unwrap();
+    one.answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
+    two.answer(ProposalReply::Queued).await.unwrap();
     drop(three);
     let mut answers = Vec::new();
     for proposer in proposers {
         answers.push(proposer.await.unwrap());
     }
-    assert_eq!(answers[0], Ok(Answer::Recorded(Vec::new())));
-    assert_eq!(answers[1], Ok(Answer::Queued));
+    assert_eq!(answers[0], Ok(ProposalReply::Recorded(Vec::new())));
+    assert_eq!(answers[1], Ok(ProposalReply::Queued));
     assert_eq!(answers[2], Err(BrokerError::Closed), "dropped undecided");
     drop(journal);
     assert_eq!(broker.propose(proposal).await, Err(BrokerError::Closed), "the journal is gone");

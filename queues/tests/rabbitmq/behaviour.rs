@@ -7,8 +7,8 @@ use dissent_domain::event::EventId;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog as _;
 use dissent_queues::{
-    Answer, Broker, BrokerError, Consumer, DeadContent, Delivery, MessageContext, Proposal, ProposalDelivery,
-    RabbitBroker, RabbitOptions, Subscription,
+    Broker, BrokerError, Consumer, DeadContent, Delivery, MessageContext, Proposal, ProposalDelivery,
+    ProposalReply, RabbitBroker, RabbitOptions, Subscription,
 };
 use lapin::options::{BasicPublishOptions, QueueDeleteOptions};
 use lapin::{BasicProperties, Channel};
@@ -81,15 +81,15 @@ async fn a_workers_proposal_is_durable_and_reaches_the_journal(world: World) {
     let worker = world.worker().await;
     let context: MessageContext =
         [("traceparent".to_owned(), "00-aa-bb-01".to_owned())].into_iter().collect();
-    assert_eq!(worker.propose_in(proposal(1), context.clone()).await, Ok(Answer::Queued));
+    assert_eq!(worker.propose_in(proposal(1), context.clone()).await, Ok(ProposalReply::Queued));
     let mut journal = world.server.proposals().unwrap();
     let taken = journal.next().await.unwrap();
     assert_eq!((&taken.proposal, &taken.context), (&proposal(1), &context));
     drop(taken);
     let again = journal.next().await.expect("undecided, it comes again");
     assert_eq!(again.proposal, proposal(1));
-    again.answer(Answer::Recorded(Vec::new())).await.unwrap();
-    assert_eq!(worker.propose(proposal(2)).await, Ok(Answer::Queued));
+    again.answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
+    assert_eq!(worker.propose(proposal(2)).await, Ok(ProposalReply::Queued));
     assert_eq!(journal.next().await.unwrap().proposal, proposal(2), "the first is settled");
     let huge = Proposal {
         events: vec![dissent_domain::event::NewEvent { body: vec![0; 17 << 20], ..new_event(OTHER, 3) }],
@@ -102,7 +102,7 @@ async fn a_workers_proposal_is_durable_and_reaches_the_journal(world: World) {
 }
 
 async fn rejected(delivery: ProposalDelivery) {
-    delivery.answer(Answer::Rejected { reason: "the round is closed".to_owned() }).await.unwrap();
+    delivery.answer(ProposalReply::Rejected { reason: "the round is closed".to_owned() }).await.unwrap();
 }
 
 async fn a_rejected_proposal_is_a_dead_letter_that_can_be_retried_or_dropped(world: World) {
@@ -251,7 +251,7 @@ async fn an_event_is_relayed_in_the_context_it_was_proposed_in(world: World) {
     world.worker().await.propose_in(proposal, context.clone()).await.unwrap();
     let taken = journal.next().await.unwrap();
     world.publish(WANTED, 1);
-    taken.answer(Answer::Recorded(Vec::new())).await.unwrap();
+    taken.answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
     let delivery = next(&mut consumer).await;
     assert_eq!(delivery.context, context);
     delivery.retry("again").await.unwrap();

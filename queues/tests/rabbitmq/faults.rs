@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog as _;
-use dissent_queues::{Answer, Broker, Proposal, ProposalConsumer, RabbitBroker, RabbitOptions, Subscription};
+use dissent_queues::{
+    Broker, Proposal, ProposalConsumer, ProposalReply, RabbitBroker, RabbitOptions, Subscription,
+};
 use tokio::time::{sleep, timeout};
 
 use crate::contract::{self, Harness, OTHER, WANTED, subscription};
@@ -56,7 +58,7 @@ async fn propose(broker: Arc<RabbitBroker>, seen: Arc<Seen>) {
         }
         let experiment = ExperimentId::new("contract").unwrap();
         let proposal = Proposal { experiment, cause: None, events: vec![new_event(OTHER, number)] };
-        assert_eq!(broker.propose(proposal).await, Ok(Answer::Queued));
+        assert_eq!(broker.propose(proposal).await, Ok(ProposalReply::Queued));
         seen.proposed.store(number, Ordering::Release);
         sleep(Duration::from_millis(5)).await;
     }
@@ -65,7 +67,7 @@ async fn propose(broker: Arc<RabbitBroker>, seen: Arc<Seen>) {
 async fn decide(mut journal: ProposalConsumer, seen: Arc<Seen>) {
     while let Some(delivery) = journal.next().await {
         let number = delivery.proposal.events[0].time_us;
-        delivery.answer(Answer::Recorded(Vec::new())).await.unwrap();
+        delivery.answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
         *seen.decided.lock().unwrap().entry(number).or_insert(0) += 1;
     }
 }
@@ -245,9 +247,9 @@ fn queues_without_a_leader_are_made_and_filled_anew() {
             timeout(SILENCE_MAX, worker.propose(proposal)),
             timeout(SILENCE_MAX, journal.next()),
         );
-        assert_eq!(proposed.expect("it is taken"), Ok(Answer::Queued));
+        assert_eq!(proposed.expect("it is taken"), Ok(ProposalReply::Queued));
         let decided = decided.expect("it arrives").unwrap();
-        decided.answer(Answer::Recorded(Vec::new())).await.unwrap();
+        decided.answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
     });
 }
 
@@ -263,7 +265,7 @@ async fn propose_steadily(worker: Arc<RabbitBroker>, seen: Arc<Seen>) {
             let experiment = ExperimentId::new("contract").unwrap();
             let proposal = Proposal { experiment, cause: None, events: vec![new_event(OTHER, number)] };
             let taken = timeout(SILENCE_MAX, worker.propose(proposal)).await;
-            assert_eq!(taken.expect("it is taken"), Ok(Answer::Queued));
+            assert_eq!(taken.expect("it is taken"), Ok(ProposalReply::Queued));
         });
         sleep(Duration::from_millis(500)).await;
     }
@@ -276,8 +278,8 @@ async fn propose_steadily(worker: Arc<RabbitBroker>, seen: Arc<Seen>) {
 async fn reject_the_first(mut journal: ProposalConsumer) {
     while let Some(delivery) = journal.next().await {
         let answer = match delivery.proposal.events[0].time_us {
-            1 => Answer::Rejected { reason: "the round is closed".to_owned() },
-            _ => Answer::Recorded(Vec::new()),
+            1 => ProposalReply::Rejected { reason: "the round is closed".to_owned() },
+            _ => ProposalReply::Recorded(Vec::new()),
         };
         delivery.answer(answer).await.unwrap();
     }

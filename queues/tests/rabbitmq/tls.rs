@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use dissent_queues::{Answer, Broker, BrokerError, Proposal, RabbitBroker, RabbitOptions};
+use dissent_queues::{Broker, BrokerError, Proposal, ProposalReply, RabbitBroker, RabbitOptions};
 
 use crate::attempt;
 use crate::contract::OTHER;
@@ -87,7 +87,7 @@ fn amqps_needs_the_authority_and_the_clients_certificate() {
                 Ok(worker) => {
                     let experiment = dissent_domain::id::ExperimentId::new("x").unwrap();
                     let proposal = Proposal { experiment, cause: None, events: vec![new_event(OTHER, 1)] };
-                    assert_eq!(worker.propose(proposal).await, Ok(Answer::Queued));
+                    assert_eq!(worker.propose(proposal).await, Ok(ProposalReply::Queued));
                 }
                 Err(error) => assert!(matches!(error, BrokerError::Unavailable(_)), "{error:?}"),
             }

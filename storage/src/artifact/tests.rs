@@ -94,7 +94,7 @@ fn hosts(cache_bytes: Option<u64>) -> ([ArtifactStore; 2], tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let host = |name: &str| {
         let shared = SharedStore::open(&url(&dir)).unwrap();
-        ArtifactStore::open(dir.path().join(name)).unwrap().before(shared, cache_bytes)
+        ArtifactStore::open(dir.path().join(name)).unwrap().with_shared_store(shared, cache_bytes)
     };
     ([host("one"), host("two")], dir)
 }
@@ -209,7 +209,7 @@ fn an_artifact_larger_than_the_cache_is_refused() {
     let ([one, _], dir) = hosts(None);
     let id = one.put_bytes(&[1; 300]).unwrap();
     let shared = SharedStore::open(&url(&dir)).unwrap();
-    let small = ArtifactStore::open(dir.path().join("small")).unwrap().before(shared, Some(250));
+    let small = ArtifactStore::open(dir.path().join("small")).unwrap().with_shared_store(shared, Some(250));
     let said = small.verify(&id).unwrap_err().to_string();
     assert!(said.contains("more than 250 bytes"), "{said}");
     assert!(!small.contains(&id));
@@ -220,7 +220,7 @@ fn a_folder_that_stood_alone_is_shared_whole() {
     let (alone, dir) = store();
     let id = alone.put_bytes(b"weights").unwrap();
     let shared = SharedStore::open(&url(&dir)).unwrap();
-    let store = alone.before(shared, None);
+    let store = alone.with_shared_store(shared, None);
     store.share_all().unwrap();
     store.share_all().unwrap();
     assert_eq!(std::fs::read(in_shared(&dir, &id)).unwrap(), b"weights");
@@ -230,7 +230,7 @@ fn a_folder_that_stood_alone_is_shared_whole() {
 fn what_is_nowhere_else_is_not_taken_away_to_make_room() {
     let (alone, dir) = store();
     let ids: Vec<ArtifactId> = (0..3_u8).map(|byte| alone.put_bytes(&[byte; 100]).unwrap()).collect();
-    let store = alone.before(SharedStore::open(&url(&dir)).unwrap(), Some(150));
+    let store = alone.with_shared_store(SharedStore::open(&url(&dir)).unwrap(), Some(150));
     let last = store.put_bytes(&[9; 100]).unwrap();
     assert!(ids.iter().all(|id| store.contains(id)), "they are in no store yet");
     store.share_all().unwrap();
@@ -260,7 +260,7 @@ fn one_damaged_artifact_does_not_keep_the_others_from_being_shared() {
     let (alone, dir) = store();
     let ids: Vec<ArtifactId> = (0..5_u8).map(|byte| alone.put_bytes(&[byte; 100]).unwrap()).collect();
     std::fs::write(alone.path(&ids[2]), "damaged").unwrap();
-    let store = alone.before(SharedStore::open(&url(&dir)).unwrap(), None);
+    let store = alone.with_shared_store(SharedStore::open(&url(&dir)).unwrap(), None);
     store.share_all().unwrap();
     let shared: Vec<bool> = ids.iter().map(|id| in_shared(&dir, id).exists()).collect();
     assert_eq!(shared, [true, true, false, true, true]);
@@ -273,7 +273,7 @@ fn one_damaged_artifact_does_not_keep_the_others_from_being_shared() {
 #[test]
 fn a_shared_artifact_that_was_cut_short_is_put_again() {
     let (alone, dir) = store();
-    let store = alone.before(SharedStore::open(&url(&dir)).unwrap(), None);
+    let store = alone.with_shared_store(SharedStore::open(&url(&dir)).unwrap(), None);
     let id = store.put_bytes(b"weights").unwrap();
     std::fs::write(in_shared(&dir, &id), b"wei").unwrap();
     store.put_bytes(b"weights").unwrap();
@@ -287,7 +287,7 @@ fn two_processes_fetch_into_one_folder() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             let beside = SharedStore::open(&url(&dir)).unwrap();
-            let beside = ArtifactStore::open(&two.root).unwrap().before(beside, Some(400_000));
+            let beside = ArtifactStore::open(&two.root).unwrap().with_shared_store(beside, Some(400_000));
             let ids = &ids;
             scope.spawn(move || {
                 for (byte, id) in (0..).zip(ids) {
@@ -305,7 +305,7 @@ fn what_another_process_takes_away_at_any_moment_is_put_and_linked_all_the_same(
         for thread in 0..4 {
             // There is room for one of them.
             let beside = SharedStore::open(&url(&dir)).unwrap();
-            let beside = ArtifactStore::open(&one.root).unwrap().before(beside, Some(60_000));
+            let beside = ArtifactStore::open(&one.root).unwrap().with_shared_store(beside, Some(60_000));
             let linked = dir.path().join(format!("linked-{thread}"));
             scope.spawn(move || {
                 for byte in (0..60_u8).map(|byte| byte % 20) {
@@ -387,7 +387,9 @@ fn a_bucket_is_a_shared_store() {
     let Some(url) = crate::required::optional(url) else { return };
     let dir = tempfile::tempdir().unwrap();
     let host = |name: &str| {
-        ArtifactStore::open(dir.path().join(name)).unwrap().before(SharedStore::open(&url).unwrap(), None)
+        ArtifactStore::open(dir.path().join(name))
+            .unwrap()
+            .with_shared_store(SharedStore::open(&url).unwrap(), None)
     };
     let (one, two) = (host("one"), host("two"));
     for bytes in [b"weights".to_vec(), vec![9; 20 << 20]] {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use dissent_domain::event::Recorded;
 
-use super::{Group, Open, ParkedMessage, Phase, Stage};
+use super::{Group, Lifecycle, ParkedMessage, Phase, Unfinished};
 use crate::delivery::Parked;
 use crate::embedded::record::{OPEN_MAX, PARKED_MAX};
 use crate::error::BrokerError;
 
 impl Group {
     pub(super) fn park_spent(&mut self) {
-        let is_spent = |open: &Open| matches!(open.phase, Phase::Spent(_));
+        let is_spent = |open: &Unfinished| matches!(open.phase, Phase::Spent(_));
         let spent: Vec<u64> = self
             .open
             .iter()
@@ -20,7 +20,7 @@ impl Group {
             .take(PARKED_MAX.saturating_sub(self.parked.len()))
             .collect();
         for position in spent {
-            if let Some(Open { event, failures, phase: Phase::Spent(reason), .. }) =
+            if let Some(Unfinished { event, failures, phase: Phase::Spent(reason), .. }) =
                 self.open.remove(&position)
             {
                 self.parked.insert(position, ParkedMessage { event, failures, reason, leased: false });
@@ -31,7 +31,7 @@ impl Group {
 
     /// Hands out a parked message.
     pub(in crate::embedded) fn take_parked(&mut self) -> Option<Parked> {
-        if !matches!(self.stage, Stage::Running) {
+        if !matches!(self.lifecycle, Lifecycle::Running) {
             return None;
         }
         let message = self.parked.values_mut().find(|message| !message.leased)?;
@@ -63,10 +63,10 @@ impl Group {
             let name = &self.name;
             Err(BrokerError::Invalid(format!("event {position} cannot be replayed to group {name:?}: {why}")))
         };
-        match &self.stage {
-            Stage::Running => {}
-            Stage::Closed => return Err(BrokerError::Closed),
-            Stage::Failed(error) => return Err(error.clone()),
+        match &self.lifecycle {
+            Lifecycle::Running => {}
+            Lifecycle::Closed => return Err(BrokerError::Closed),
+            Lifecycle::Failed(error) => return Err(error.clone()),
         }
         if position == 0 || position > self.done_to() || self.open.contains_key(&position) {
             return refused("it is not done with yet");
@@ -92,7 +92,7 @@ impl Group {
         }
         self.parked.remove(&position);
         self.park_spent();
-        let again = Open { event, failures: 0, redelivered: true, phase: Phase::Ready };
+        let again = Unfinished { event, failures: 0, redelivered: true, phase: Phase::Ready };
         self.open.insert(position, again);
         self.touch();
         self.wake_members();

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use dissent_domain::event::Recorded;
 
-use super::{Group, Open, ParkedMessage, Phase, Stage};
+use super::{Group, Lifecycle, ParkedMessage, Phase, Unfinished};
 use crate::embedded::record::{OpenNote, ParkedNote, Record, shortened};
 
 impl Group {
     /// The record to resume from, if that is still to be done.
     pub(in crate::embedded) fn resume_from(&self) -> Option<&Record> {
-        if matches!(self.stage, Stage::Running) { self.resume_from.as_ref() } else { None }
+        if matches!(self.lifecycle, Lifecycle::Running) { self.resume_from.as_ref() } else { None }
     }
 
     /// Starts with the events that the record speaks of. What is unfinished comes again, at once.
@@ -27,7 +27,7 @@ impl Group {
             // A kind that is no longer subscribed to is done.
             if let Some(event) = events.get(&position).filter(|event| self.rules.want(event)).cloned() {
                 let phase = self.resumed_phase(failures);
-                self.open.insert(position, Open { event, failures, redelivered: true, phase });
+                self.open.insert(position, Unfinished { event, failures, redelivered: true, phase });
             }
         }
         self.park_spent();
@@ -46,7 +46,7 @@ impl Group {
 
     /// Where to read on, if there is room for a page.
     pub(in crate::embedded) fn wants_after(&self) -> Option<u64> {
-        let running = matches!(self.stage, Stage::Running) && self.resume_from.is_none();
+        let running = matches!(self.lifecycle, Lifecycle::Running) && self.resume_from.is_none();
         (running && self.fresh.len() < self.fresh_low.max(1)).then_some(self.read_to)
     }
 

@@ -6,7 +6,7 @@ use dissent_domain::event::{EventId, EventType, NewEvent, Recorded};
 use dissent_domain::id::ExperimentId;
 use tokio::time::Instant;
 
-use super::{Group, Rules, Turn};
+use super::{Group, NextDelivery, Rules};
 use crate::delivery::Outcome;
 use crate::embedded::record::{OPEN_MAX, OpenNote, Record};
 
@@ -51,8 +51,8 @@ fn running(delivery_limit: u32, prefetch: usize, events: u64) -> (Group, u64) {
 
 fn taken(group: &mut Group, member: u64, now: Instant) -> Option<(u64, u32)> {
     match group.take(member, now, None) {
-        Turn::Deliver { event, attempt, .. } => Some((event.position, attempt)),
-        Turn::Wait { .. } | Turn::Ended => None,
+        NextDelivery::Deliver { event, attempt, .. } => Some((event.position, attempt)),
+        NextDelivery::Wait { .. } | NextDelivery::Ended => None,
     }
 }
 
@@ -130,7 +130,8 @@ fn crashes_do_not_count_however_many_there_are() {
         let (mut group, member) = resumed(1, record.clone());
         group.feed(&page(1..=2));
         for position in 1..=2 {
-            let Turn::Deliver { event, attempt, redelivered } = group.take(member, Instant::now(), None)
+            let NextDelivery::Deliver { event, attempt, redelivered } =
+                group.take(member, Instant::now(), None)
             else {
                 panic!("event {position} is not delivered in life {life}");
             };
@@ -185,5 +186,5 @@ fn a_closed_group_calls_the_keeper_when_its_last_message_is_settled() {
     group.effects();
     assert!(group.is_dirty(), "a store is due already");
     group.settle(1, member, Outcome::Released, now);
-    assert!(group.effects().keeper);
+    assert!(group.effects().io_thread);
 }

@@ -12,10 +12,12 @@ use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::types::ShortString;
 use tokio::time::{sleep, timeout};
 
+use super::broker::{RabbitBroker, unavailable};
+use super::headers::{ATTEMPT, number_header, text_header};
 use super::link::{LinkError, random};
 use super::topology::{look_at, short};
-use super::window::{Message, number_header, text_header};
-use super::{RabbitBroker, events, parked, unavailable, wire};
+use super::window::Message;
+use super::{events, parked, wire};
 use crate::delivery::MessageContext;
 use crate::error::BrokerError;
 use crate::proposal::Proposal;
@@ -94,10 +96,10 @@ impl RabbitBroker {
         let settling = self.settle_dead(id, |message| async move {
             let message = self.again(&message)?;
             // If its queue is gone, nobody takes it.
-            let limit = self.core.options.operation_timeout;
+            let limit = self.shared.options.operation_timeout;
             let late =
                 || BrokerError::Unavailable("nothing takes it: its queue is gone, or RabbitMQ is".to_owned());
-            timeout(limit, self.core.publisher.publish(message)).await.map_err(|_| late())??;
+            timeout(limit, self.shared.publisher.publish(message)).await.map_err(|_| late())??;
             Ok(())
         });
         self.in_time(settling).await
@@ -120,7 +122,7 @@ impl RabbitBroker {
             Ok(outcome) => outcome,
             Err(_) => Err(LinkError::Late(LOOK_TIME_MAX)),
         };
-        outcome.map_err(|error| unavailable(&self.core, "look at the dead letters", &error))
+        outcome.map_err(|error| unavailable(&self.shared, "look at the dead letters", &error))
     }
 
     /// Looks at messages until one is the last; all go back with the channel.
@@ -130,7 +132,7 @@ impl RabbitBroker {
         is_last: impl Fn(&DeadMessage) -> bool,
         found: &mut Vec<DeadMessage>,
     ) -> Result<(), LinkError> {
-        let (_, channel) = self.core.consuming.channel().await?;
+        let (_, channel) = self.shared.consuming.channel().await?;
         for is_parked in [false, true] {
             while found.len() < limit {
                 let Some(delivery) = self.get(&channel, is_parked).await? else { break };
@@ -150,7 +152,7 @@ impl RabbitBroker {
     where
         D: Future<Output = Result<(), BrokerError>>,
     {
-        let link = &self.core.consuming;
+        let link = &self.shared.consuming;
         let (_, channel) = link.channel().await?;
         let mut seen = Vec::new();
         for is_parked in [false, true] {
@@ -177,12 +179,12 @@ impl RabbitBroker {
     async fn get(&self, channel: &Channel, is_parked: bool) -> Result<Option<Delivery>, LinkError> {
         let queue = self.dead_queue(is_parked);
         let got = channel.basic_get(short(&queue), BasicGetOptions { no_ack: false });
-        Ok(self.core.consuming.within(got).await?.map(|message| message.delivery))
+        Ok(self.shared.consuming.within(got).await?.map(|message| message.delivery))
     }
 
     /// Gives all back with the channel, and waits a bounded time until they can be had again.
     async fn put_back(&self, channel: &Channel, taken: &[DeadMessage]) -> Result<(), LinkError> {
-        let link = &self.core.consuming;
+        let link = &self.shared.consuming;
         link.within(channel.close(200, short("looked"))).await?;
         let (_, channel) = link.channel().await?;
         for is_parked in [false, true] {
@@ -203,12 +205,12 @@ impl RabbitBroker {
     }
 
     fn dead_queue(&self, is_parked: bool) -> String {
-        if is_parked { self.core.topology.parked() } else { self.core.topology.dead() }
+        if is_parked { self.shared.topology.parked() } else { self.shared.topology.dead() }
     }
 
     fn read_dead(&self, delivery: &Delivery, is_parked: bool) -> DeadMessage {
         let headers = delivery.properties.headers().as_ref();
-        let most = self.core.options.message_bytes_max;
+        let most = self.shared.options.message_bytes_max;
         let text = |name: &str| text_header(headers, name);
         let bytes = delivery.data.len();
         let mut message = DeadMessage {
@@ -217,13 +219,13 @@ impl RabbitBroker {
             kind: text("kind").unwrap_or_else(|| "event".to_owned()),
             queue: text("queue").unwrap_or_default(),
             experiment: text("experiment"),
-            attempts: number_header(headers, events::ATTEMPT).unwrap_or(0),
+            attempts: number_header(headers, ATTEMPT).unwrap_or(0),
             reason: text("reason").unwrap_or_default(),
             bytes,
             content: DeadContent::Unreadable(Vec::new()),
         };
-        if is_parked && let Ok(parked) = parked::read(&self.core.topology, delivery, most) {
-            message.queue = self.core.topology.group(&parked.group).unwrap_or_default();
+        if is_parked && let Ok(parked) = parked::read(&self.shared.topology, delivery, most) {
+            message.queue = self.shared.topology.group(&parked.group).unwrap_or_default();
             message.reason = parked.reason;
             message.attempts = u64::from(parked.attempts);
             message.content = DeadContent::Event(parked.event);
@@ -254,7 +256,7 @@ impl RabbitBroker {
             }
             DeadContent::Proposal(proposal) => {
                 let body = wire::encode_proposal(proposal).map_err(BrokerError::Invalid)?;
-                let queue = self.core.topology.proposals();
+                let queue = self.shared.topology.proposals();
                 Ok(Message::to_queue(&queue, id, body).with_text("experiment", proposal.experiment.as_str()))
             }
             DeadContent::Unreadable(body) => Ok(Message::to_queue(&dead.queue, id, body.clone())),

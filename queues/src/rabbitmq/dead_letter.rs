@@ -6,9 +6,9 @@ use dissent_domain::event::Recorded;
 use lapin::message::Delivery as AmqpDelivery;
 use lapin::types::ShortString;
 
-use super::core::Core;
+use super::headers::cut;
 use super::link::random;
-use super::parked::cut;
+use super::shared::Shared;
 use super::window::Message;
 use super::wire;
 use crate::error::BrokerError;
@@ -39,10 +39,10 @@ impl DeadLetter {
     }
 
     /// A proposal that the rules do not allow.
-    pub(super) fn rejected(core: &Core, proposal: &Proposal, reason: &str) -> Result<Self, BrokerError> {
+    pub(super) fn rejected(shared: &Shared, proposal: &Proposal, reason: &str) -> Result<Self, BrokerError> {
         Ok(Self {
             kind: "proposal",
-            queue: core.topology.proposals(),
+            queue: shared.topology.proposals(),
             experiment: Some(proposal.experiment.as_str().to_owned()),
             original_id: None,
             reason: reason.to_owned(),
@@ -63,12 +63,12 @@ impl DeadLetter {
     }
 
     /// Puts it there; it is safe when this returns.
-    pub(super) async fn bury(self, core: &Core) -> Result<(), BrokerError> {
+    pub(super) async fn publish(self, shared: &Shared) -> Result<(), BrokerError> {
         let id = format!("{:016x}", random());
         // A message larger than any that is sent is remembered by its beginning.
         let mut body = self.body;
-        body.truncate(core.options.message_bytes_max);
-        let mut message = Message::to_queue(&core.topology.dead(), id, body)
+        body.truncate(shared.options.message_bytes_max);
+        let mut message = Message::to_queue(&shared.topology.dead(), id, body)
             .with_text("kind", self.kind)
             .with_text("queue", &self.queue)
             .with_text("reason", cut(&self.reason));
@@ -77,8 +77,8 @@ impl DeadLetter {
                 message = message.with_text(header, value);
             }
         }
-        core.publisher.publish(message).await?;
-        core.counters.dead.fetch_add(1, Ordering::AcqRel);
+        shared.publisher.publish(message).await?;
+        shared.counters.dead.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 }

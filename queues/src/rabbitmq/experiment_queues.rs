@@ -3,9 +3,9 @@
 use dissent_domain::id::ExperimentId;
 use lapin::options::QueueDeleteOptions;
 
+use super::broker::{RabbitBroker, unavailable};
 use super::relay::Command;
 use super::topology::{look_at, short};
-use super::{RabbitBroker, unavailable};
 use crate::error::BrokerError;
 use crate::lock::lock;
 
@@ -19,7 +19,7 @@ impl RabbitBroker {
         experiment: &ExperimentId,
         groups: &[String],
     ) -> Result<Vec<String>, BrokerError> {
-        let topology = &self.core.topology;
+        let topology = &self.shared.topology;
         let mut names = groups.iter().map(|group| topology.group(group)).collect::<Result<Vec<_>, _>>()?;
         names.push(topology.history(experiment));
         Ok(names)
@@ -30,7 +30,7 @@ impl RabbitBroker {
     /// # Errors
     /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
     pub async fn followers(&self, experiment: &ExperimentId) -> Result<u32, BrokerError> {
-        let history = self.core.topology.history(experiment);
+        let history = self.shared.topology.history(experiment);
         Ok(self.queue_stats(&[&history]).await?.iter().map(|queue| queue.consumers).sum())
     }
 
@@ -40,7 +40,7 @@ impl RabbitBroker {
     /// # Errors
     /// As [`declare_groups`](Self::declare_groups).
     pub async fn forget(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
-        if self.core.is_stopping() {
+        if self.shared.is_stopping() {
             return Err(BrokerError::Closed);
         }
         let server = self.server()?;
@@ -55,7 +55,7 @@ impl RabbitBroker {
     /// # Errors
     /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
     pub async fn delete_queues(&self, names: &[String]) -> Result<Vec<String>, BrokerError> {
-        let link = &self.core.publishing;
+        let link = &self.shared.publishing;
         let deleting = async {
             let mut deleted = Vec::new();
             for name in names {
@@ -68,9 +68,9 @@ impl RabbitBroker {
             }
             Ok(deleted)
         };
-        self.core
+        self.shared
             .bounded(deleting)
             .await
-            .map_err(|error| unavailable(&self.core, "delete the queues", &error))
+            .map_err(|error| unavailable(&self.shared, "delete the queues", &error))
     }
 }

@@ -11,7 +11,7 @@ const FORMAT: u8 = 1;
 
 /// A queue of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct EventQueue {
     pub queue: String,
     /// The name of its record in the log.
     pub record: String,
@@ -23,7 +23,7 @@ pub(super) struct Target {
     pub stream: bool,
 }
 
-impl Target {
+impl EventQueue {
     pub(super) fn of_group(
         topology: &Topology,
         prefix: &str,
@@ -62,14 +62,14 @@ impl Target {
 
 /// What the log remembers of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Filled {
+pub(super) struct FillRecord {
     /// It has every event that the relay had passed.
     pub complete: bool,
     /// What it was bound by.
     pub bindings: Vec<String>,
 }
 
-impl Filled {
+impl FillRecord {
     pub(super) fn begun() -> Self {
         Self { complete: false, bindings: Vec::new() }
     }
@@ -102,11 +102,11 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_anything_else_as_begun() {
-        let full = Filled::complete(vec!["a.b".to_owned(), "*.c".to_owned()]);
-        assert_eq!(Filled::read(Some(&full.encoded())), full);
-        assert_eq!(Filled::read(Some(&Filled::begun().encoded())), Filled::begun());
+        let full = FillRecord::complete(vec!["a.b".to_owned(), "*.c".to_owned()]);
+        assert_eq!(FillRecord::read(Some(&full.encoded())), full);
+        assert_eq!(FillRecord::read(Some(&FillRecord::begun().encoded())), FillRecord::begun());
         for other in [None, Some(&[][..]), Some(&[9, 1][..]), Some(&[FORMAT, 1, 0xff][..])] {
-            assert_eq!(Filled::read(other), Filled::begun(), "{other:?}");
+            assert_eq!(FillRecord::read(other), FillRecord::begun(), "{other:?}");
         }
     }
 }

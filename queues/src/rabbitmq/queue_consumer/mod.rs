@@ -1,7 +1,7 @@
-//! The intake of one queue: one channel for all of this process's consumers of it, opened again whenever it is lost.
+//! The consumer of one queue: one channel for all of this process's consumers of it, opened again whenever it is lost.
 
-mod ledger;
-mod recent;
+mod ack_tracker;
+mod recent_keys;
 mod state;
 
 use std::collections::BTreeMap;
@@ -19,25 +19,25 @@ use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::ledger::Ledger;
-use self::state::{Arrival, Order, State, Tag};
-pub(super) use self::state::{Item, Settled, Turn};
-use super::core::{Core, Gate};
-use super::dead::DeadLetter;
+use self::ack_tracker::AckTracker;
+use self::state::{AckCommand, Arrival, State, Tag};
+pub(super) use self::state::{Item, NextDelivery, Settled};
+use super::dead_letter::DeadLetter;
 use super::link::{Backoff, LinkError, next};
+use super::shared::{Drainable, Shared};
 use super::topology::{is_absent, short};
 use crate::lock::lock;
 
 /// Acknowledgements are sent together, at the latest at this number and after this time.
 const ACKS_MAX: usize = 32;
 const ACKS_WAIT: Duration = Duration::from_millis(5);
-/// How often it is looked whether anybody still holds the intake.
+/// How often it is looked whether anybody still holds the consumer.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait between two looks for a queue that the server has yet to declare.
 const QUEUE_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What comes out of a queue.
-pub(super) trait Kind: Send + Sync + 'static {
+pub(super) trait Decoder: Send + Sync + 'static {
     type Message: Clone + Send + 'static;
     /// What dead letters call it.
     const NAME: &'static str;
@@ -49,34 +49,34 @@ pub(super) trait Kind: Send + Sync + 'static {
     }
 }
 
-/// A queue's intake. Its task ends when nobody holds it any more, or with the broker.
-pub(super) struct Intake<K: Kind> {
-    core: Arc<Core>,
+/// A queue's consumer. Its task ends when nobody holds it any more, or with the broker.
+pub(super) struct QueueConsumer<K: Decoder> {
+    shared: Arc<Shared>,
     queue: String,
-    kind: K,
+    decoder: K,
     state: Mutex<State<K::Message>>,
     changed: Notify,
     /// Acknowledgements are under way.
-    telling: AtomicBool,
+    sends_acks: AtomicBool,
     /// Every member's consumer is there.
     consuming: AtomicBool,
 }
 
-impl<K: Kind> Intake<K> {
-    pub(super) fn start(core: &Arc<Core>, queue: String, kind: K) -> Arc<Self> {
-        let intake = Arc::new(Self {
-            core: Arc::clone(core),
+impl<K: Decoder> QueueConsumer<K> {
+    pub(super) fn start(shared: &Arc<Shared>, queue: String, decoder: K) -> Arc<Self> {
+        let consumer = Arc::new(Self {
+            shared: Arc::clone(shared),
             queue,
-            kind,
+            decoder,
             state: Mutex::new(State::new()),
             changed: Notify::new(),
-            telling: AtomicBool::new(false),
+            sends_acks: AtomicBool::new(false),
             consuming: AtomicBool::new(false),
         });
-        let weak = Arc::downgrade(&intake);
-        core.add_gate(weak.clone() as Weak<dyn Gate>);
-        core.runtime.spawn(run(weak));
-        intake
+        let weak = Arc::downgrade(&consumer);
+        shared.add_drainable(weak.clone() as Weak<dyn Drainable>);
+        shared.runtime.spawn(run(weak));
+        consumer
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State<K::Message>) -> T) -> T {
@@ -92,7 +92,7 @@ impl<K: Kind> Intake<K> {
         let number = self.with(|state| state.join(prefetch));
         self.consuming.store(false, Ordering::Release);
         self.changed.notify_one();
-        Member { intake: Arc::clone(self), number }
+        Member { consumer: Arc::clone(self), number }
     }
 
     pub(super) fn settle(&self, key: &str, how: Settled) {
@@ -104,12 +104,12 @@ impl<K: Kind> Intake<K> {
         lock(&self.state).holds(wanted)
     }
 
-    pub(super) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
-    pub(super) fn kind(&self) -> &K {
-        &self.kind
+    pub(super) fn decoder(&self) -> &K {
+        &self.decoder
     }
 
     pub(super) fn queue(&self) -> &str {
@@ -117,103 +117,103 @@ impl<K: Kind> Intake<K> {
     }
 }
 
-impl<K: Kind> Gate for Intake<K> {
+impl<K: Decoder> Drainable for QueueConsumer<K> {
     fn close(&self) {
         self.with(State::close);
         self.changed.notify_one();
     }
 
     fn is_idle(&self) -> bool {
-        lock(&self.state).is_idle() && !self.telling.load(Ordering::Acquire)
+        lock(&self.state).is_idle() && !self.sends_acks.load(Ordering::Acquire)
     }
 
     fn is_steady(&self) -> bool {
-        let told = !self.telling.load(Ordering::Acquire) && !lock(&self.state).has_orders();
-        told && self.consuming.load(Ordering::Acquire)
+        let sent = !self.sends_acks.load(Ordering::Acquire) && !lock(&self.state).has_commands();
+        sent && self.consuming.load(Ordering::Acquire)
     }
 }
 
 /// A consumer's place. Dropping it leaves.
-pub(super) struct Member<K: Kind> {
-    intake: Arc<Intake<K>>,
+pub(super) struct Member<K: Decoder> {
+    consumer: Arc<QueueConsumer<K>>,
     number: u64,
 }
 
-impl<K: Kind> Member<K> {
-    pub(super) fn intake(&self) -> &Arc<Intake<K>> {
-        &self.intake
+impl<K: Decoder> Member<K> {
+    pub(super) fn consumer(&self) -> &Arc<QueueConsumer<K>> {
+        &self.consumer
     }
 
     pub(super) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<Item<K::Message>>> {
-        match self.intake.with(|state| state.take(self.number, Some(context.waker()))) {
-            Turn::Deliver(item) => Poll::Ready(Some(item)),
-            Turn::Ended => Poll::Ready(None),
-            Turn::Wait => Poll::Pending,
+        match self.consumer.with(|state| state.take(self.number, Some(context.waker()))) {
+            NextDelivery::Deliver(item) => Poll::Ready(Some(item)),
+            NextDelivery::Ended => Poll::Ready(None),
+            NextDelivery::Wait => Poll::Pending,
         }
     }
 
     pub(super) fn try_next(&self) -> Option<Item<K::Message>> {
-        match self.intake.with(|state| state.take(self.number, None)) {
-            Turn::Deliver(item) => Some(item),
-            Turn::Wait | Turn::Ended => None,
+        match self.consumer.with(|state| state.take(self.number, None)) {
+            NextDelivery::Deliver(item) => Some(item),
+            NextDelivery::Wait | NextDelivery::Ended => None,
         }
     }
 }
 
-impl<K: Kind> Drop for Member<K> {
+impl<K: Decoder> Drop for Member<K> {
     fn drop(&mut self) {
-        self.intake.with(|state| state.leave(self.number));
-        self.intake.changed.notify_one();
+        self.consumer.with(|state| state.leave(self.number));
+        self.consumer.changed.notify_one();
     }
 }
 
 /// A message in hand, given back when dropped unsettled.
-pub(super) struct Lease<K: Kind> {
-    intake: Arc<Intake<K>>,
+pub(super) struct Lease<K: Decoder> {
+    consumer: Arc<QueueConsumer<K>>,
     key: Option<String>,
 }
 
-impl<K: Kind> Lease<K> {
-    pub(super) fn new(intake: &Arc<Intake<K>>, key: String) -> Self {
-        Self { intake: Arc::clone(intake), key: Some(key) }
+impl<K: Decoder> Lease<K> {
+    pub(super) fn new(consumer: &Arc<QueueConsumer<K>>, key: String) -> Self {
+        Self { consumer: Arc::clone(consumer), key: Some(key) }
     }
 
     pub(super) fn settle(mut self, how: Settled) {
         if let Some(key) = self.key.take() {
-            self.intake.settle(&key, how);
+            self.consumer.settle(&key, how);
         }
     }
 
-    pub(super) fn intake(&self) -> &Arc<Intake<K>> {
-        &self.intake
+    pub(super) fn consumer(&self) -> &Arc<QueueConsumer<K>> {
+        &self.consumer
     }
 
-    pub(super) fn core(&self) -> &Arc<Core> {
-        &self.intake.core
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.consumer.shared
     }
 }
 
-impl<K: Kind> Drop for Lease<K> {
+impl<K: Decoder> Drop for Lease<K> {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.intake.settle(&key, Settled::Released);
+            self.consumer.settle(&key, Settled::Released);
         }
     }
 }
 
-/// Consumes for as long as the intake is held.
-async fn run<K: Kind>(weak: Weak<Intake<K>>) {
+/// Consumes for as long as the consumer is held.
+async fn run<K: Decoder>(weak: Weak<QueueConsumer<K>>) {
     let mut backoff = Backoff::up_to(QUEUE_WAIT_MAX);
     let mut known_trouble = None;
-    while let Some(intake) = weak.upgrade() {
-        if intake.core.is_stopping() {
+    while let Some(consumer) = weak.upgrade() {
+        if consumer.shared.is_stopping() {
             return;
         }
-        let mut session = Session::new(&intake);
+        let mut session = Session::new(&consumer);
         let error = session.run(&weak).await;
-        intake.consuming.store(false, Ordering::Release);
-        intake.telling.store(false, Ordering::Release);
-        intake.with(State::begin_epoch);
+        consumer.consuming.store(false, Ordering::Release);
+        consumer.sends_acks.store(false, Ordering::Release);
+        consumer.with(State::begin_epoch);
         let Some(error) = error else { return };
         let consumed = session.consumed;
         drop(session);
@@ -222,24 +222,24 @@ async fn run<K: Kind>(weak: Weak<Intake<K>>) {
             known_trouble = None;
         }
         if matches!(error, LinkError::Late(_)) {
-            intake.core.suspect([intake.queue.clone()]);
+            consumer.shared.suspect([consumer.queue.clone()]);
         }
         let trouble = error.to_string();
-        // Once for each kind of trouble: it may last for hours.
+        // Once for each decoder of trouble: it may last for hours.
         if known_trouble.as_ref() != Some(&trouble) {
-            tracing::info!(queue = %intake.queue, error = %trouble, "consuming again soon");
+            tracing::info!(queue = %consumer.queue, error = %trouble, "consuming again soon");
             known_trouble = Some(trouble);
         }
-        drop(intake);
+        drop(consumer);
         backoff.wait().await;
     }
 }
 
 /// One channel's time.
-struct Session<'a, K: Kind> {
-    intake: &'a Arc<Intake<K>>,
+struct Session<'a, K: Decoder> {
+    consumer: &'a Arc<QueueConsumer<K>>,
     epoch: u64,
-    ledger: Ledger,
+    tracker: AckTracker,
     /// Since when there is something to acknowledge.
     oldest_ack: Option<Instant>,
     consumers: BTreeMap<u64, ShortString>,
@@ -247,38 +247,38 @@ struct Session<'a, K: Kind> {
     incoming: mpsc::UnboundedReceiver<(u64, Option<Delivery>)>,
     outgoing: mpsc::UnboundedSender<(u64, Option<Delivery>)>,
     /// Dead letters under way, by tag, that are acknowledged once they are safe.
-    buried: (mpsc::UnboundedSender<u64>, mpsc::UnboundedReceiver<u64>),
+    dead_letters: (mpsc::UnboundedSender<u64>, mpsc::UnboundedReceiver<u64>),
     consumed: bool,
 }
 
-impl<'a, K: Kind> Session<'a, K> {
-    fn new(intake: &'a Arc<Intake<K>>) -> Self {
+impl<'a, K: Decoder> Session<'a, K> {
+    fn new(consumer: &'a Arc<QueueConsumer<K>>) -> Self {
         // Unbounded, but RabbitMQ sends no more than the prefetch.
         let (outgoing, incoming) = mpsc::unbounded_channel();
         Self {
-            intake,
+            consumer,
             epoch: 0,
-            ledger: Ledger::default(),
+            tracker: AckTracker::default(),
             oldest_ack: None,
             consumers: BTreeMap::new(),
             prefetch_total: 0,
             incoming,
             outgoing,
-            buried: mpsc::unbounded_channel(),
+            dead_letters: mpsc::unbounded_channel(),
             consumed: false,
         }
     }
 
-    /// Until the channel is lost (why), or the intake is held by nobody but us (none).
-    async fn run(&mut self, weak: &Weak<Intake<K>>) -> Option<LinkError> {
-        let link = self.intake.core.consuming.clone();
+    /// Until the channel is lost (why), or the consumer is held by nobody but us (none).
+    async fn run(&mut self, weak: &Weak<QueueConsumer<K>>) -> Option<LinkError> {
+        let link = self.consumer.shared.consuming.clone();
         let (generation, channel) = match link.channel().await {
             Ok(opened) => opened,
             Err(error) => return Some(error),
         };
-        self.epoch = self.intake.with(State::begin_epoch);
+        self.epoch = self.consumer.with(State::begin_epoch);
         loop {
-            if let Err(error) = self.tell(&channel).await {
+            if let Err(error) = self.send_commands(&channel).await {
                 return Some(error);
             }
             if weak.strong_count() == 1 && self.consumers.is_empty() {
@@ -293,9 +293,9 @@ impl<'a, K: Kind> Session<'a, K> {
                     Some((member, None)) if self.consumers.contains_key(&member) => return Some(LinkError::Cancelled),
                     _ => {}
                 },
-                () = self.intake.changed.notified() => {}
-                Some(tag) = self.buried.1.recv() => {
-                    self.ledger.settle(tag);
+                () = self.consumer.changed.notified() => {}
+                Some(tag) = self.dead_letters.1.recv() => {
+                    self.tracker.settle(tag);
                     self.oldest_ack.get_or_insert_with(Instant::now);
                 }
                 () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {}
@@ -306,38 +306,38 @@ impl<'a, K: Kind> Session<'a, K> {
     }
 
     /// Tells RabbitMQ what has changed: members, messages given back, acknowledgements when they are due.
-    async fn tell(&mut self, channel: &Channel) -> Result<(), LinkError> {
+    async fn send_commands(&mut self, channel: &Channel) -> Result<(), LinkError> {
         self.sync_members(channel).await?;
-        self.intake.telling.store(true, Ordering::Release);
-        let link = &self.intake.core.consuming;
-        for order in self.intake.with(State::take_orders) {
-            match order {
-                Order::Acknowledge(tag) if tag.epoch == self.epoch => {
-                    self.ledger.settle(tag.number);
+        self.consumer.sends_acks.store(true, Ordering::Release);
+        let link = &self.consumer.shared.consuming;
+        for command in self.consumer.with(State::take_commands) {
+            match command {
+                AckCommand::Acknowledge(tag) if tag.epoch == self.epoch => {
+                    self.tracker.settle(tag.number);
                     self.oldest_ack.get_or_insert_with(Instant::now);
                 }
-                Order::GiveBack(tag) if tag.epoch == self.epoch && self.ledger.give_back(tag.number) => {
+                AckCommand::Requeue(tag) if tag.epoch == self.epoch && self.tracker.give_back(tag.number) => {
                     let requeue = BasicNackOptions { requeue: true, multiple: false };
                     link.within(channel.basic_nack(tag.number, requeue)).await?;
                 }
                 // Of a channel that is gone.
-                Order::Acknowledge(_) | Order::GiveBack(_) => {}
+                AckCommand::Acknowledge(_) | AckCommand::Requeue(_) => {}
             }
         }
         let enough = (self.prefetch_total / 2).clamp(1, ACKS_MAX);
         let due = self.oldest_ack.is_some_and(|since| since.elapsed() >= ACKS_WAIT);
-        if due || self.ledger.settled() >= enough {
+        if due || self.tracker.settled() >= enough {
             self.acknowledge(channel).await?;
         }
-        if self.ledger.settled() == 0 {
-            self.intake.telling.store(false, Ordering::Release);
+        if self.tracker.settled() == 0 {
+            self.consumer.sends_acks.store(false, Ordering::Release);
         }
         Ok(())
     }
 
     async fn acknowledge(&mut self, channel: &Channel) -> Result<(), LinkError> {
-        let link = &self.intake.core.consuming;
-        let acks = self.ledger.take();
+        let link = &self.consumer.shared.consuming;
+        let acks = self.tracker.take();
         self.oldest_ack = None;
         if let Some(tag) = acks.up_to {
             link.within(channel.basic_ack(tag, BasicAckOptions { multiple: true })).await?;
@@ -350,8 +350,8 @@ impl<'a, K: Kind> Session<'a, K> {
 
     /// Starts consumers for members that joined and cancels those of members that left.
     async fn sync_members(&mut self, channel: &Channel) -> Result<(), LinkError> {
-        let link = &self.intake.core.consuming;
-        let wanted: BTreeMap<u64, u16> = lock(&self.intake.state).wanted().into_iter().collect();
+        let link = &self.consumer.shared.consuming;
+        let wanted: BTreeMap<u64, u16> = lock(&self.consumer.state).wanted().into_iter().collect();
         let left: Vec<u64> =
             self.consumers.keys().copied().filter(|member| !wanted.contains_key(member)).collect();
         for member in left {
@@ -366,14 +366,14 @@ impl<'a, K: Kind> Session<'a, K> {
             // On this channel it is for the consumers that begin from now on, each on its own.
             link.within(channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
             let consuming = channel.basic_consume(
-                short(&self.intake.queue),
+                short(&self.consumer.queue),
                 short(""),
                 BasicConsumeOptions::default(),
                 FieldTable::default(),
             );
             let consumer = match link.within(consuming).await {
                 Err(LinkError::Amqp(error)) if is_absent(&error) => {
-                    return Err(LinkError::NoQueue(self.intake.queue.clone()));
+                    return Err(LinkError::NoQueue(self.consumer.queue.clone()));
                 }
                 outcome => outcome?,
             };
@@ -382,43 +382,43 @@ impl<'a, K: Kind> Session<'a, K> {
             self.consumed = true;
         }
         self.prefetch_total = wanted.values().map(|&prefetch| usize::from(prefetch)).sum();
-        self.intake.consuming.store(true, Ordering::Release);
+        self.consumer.consuming.store(true, Ordering::Release);
         Ok(())
     }
 
     fn take_in(&mut self, delivery: &Delivery) {
-        let counters = &self.intake.core.counters;
-        self.ledger.seen(delivery.delivery_tag);
+        let counters = &self.consumer.shared.counters;
+        self.tracker.seen(delivery.delivery_tag);
         if delivery.redelivered {
             counters.redelivered.fetch_add(1, Ordering::AcqRel);
         }
-        let key = self.intake.kind.key(delivery).ok_or_else(|| "it has no message id".to_owned());
-        match key.and_then(|key| Ok((key, self.intake.kind.decode(delivery)?))) {
+        let key = self.consumer.decoder.key(delivery).ok_or_else(|| "it has no message id".to_owned());
+        match key.and_then(|key| Ok((key, self.consumer.decoder.decode(delivery)?))) {
             Ok((key, message)) => {
                 let tag = Tag { epoch: self.epoch, number: delivery.delivery_tag };
                 let redelivered = delivery.redelivered;
-                let arrival = self.intake.with(|state| state.arrive(tag, key, message, redelivered));
+                let arrival = self.consumer.with(|state| state.arrive(tag, key, message, redelivered));
                 if arrival == Arrival::Duplicate {
                     counters.duplicates_dropped.fetch_add(1, Ordering::AcqRel);
                 }
             }
-            Err(reason) => self.bury(delivery, reason),
+            Err(reason) => self.publish(delivery, reason),
         }
     }
 
     /// What cannot be read goes to the dead letters, with the reason; only then is it acknowledged.
-    fn bury(&self, delivery: &Delivery, reason: String) {
-        tracing::warn!(queue = %self.intake.queue, error = %reason, "a message cannot be read");
-        let letter = DeadLetter::unreadable(K::NAME, &self.intake.queue, delivery, &reason);
-        let (core, tag) = (Arc::clone(&self.intake.core), delivery.delivery_tag);
-        let buried = self.buried.0.clone();
+    fn publish(&self, delivery: &Delivery, reason: String) {
+        tracing::warn!(queue = %self.consumer.queue, error = %reason, "a message cannot be read");
+        let letter = DeadLetter::unreadable(K::NAME, &self.consumer.queue, delivery, &reason);
+        let (shared, tag) = (Arc::clone(&self.consumer.shared), delivery.delivery_tag);
+        let dead_letters = self.dead_letters.0.clone();
         tokio::spawn(async move {
-            match letter.bury(&core).await {
+            match letter.publish(&shared).await {
                 Ok(()) => {
-                    // The channel may be gone: then it comes again, and is buried again.
-                    let _gone = buried.send(tag);
+                    // The channel may be gone: then it comes again, and is dead_letters again.
+                    let _gone = dead_letters.send(tag);
                 }
-                Err(error) => tracing::error!(%error, "failed to bury a message; it stays in its queue"),
+                Err(error) => tracing::error!(%error, "failed to publish a message; it stays in its queue"),
             }
         });
     }

@@ -20,7 +20,7 @@ use crate::lock::lock;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Something with deliveries in hand.
-pub(super) trait Gate: Send + Sync {
+pub(super) trait Drainable: Send + Sync {
     /// No more deliveries; settling goes on.
     fn close(&self);
     /// Whether nothing is in hand and RabbitMQ was told so.
@@ -40,7 +40,7 @@ pub(super) struct Counters {
 }
 
 /// Not the log itself, nor the runtime: a delivery that outlives the broker must not keep them.
-pub(super) struct Core {
+pub(super) struct Shared {
     pub options: RabbitOptions,
     pub topology: Topology,
     pub publishing: Link,
@@ -48,7 +48,7 @@ pub(super) struct Core {
     pub publisher: Publisher,
     pub runtime: Handle,
     pub counters: Counters,
-    gates: Mutex<Vec<Weak<dyn Gate>>>,
+    drainables: Mutex<Vec<Weak<dyn Drainable>>>,
     closing: AtomicBool,
     stopping: AtomicBool,
     failure: Mutex<Option<BrokerError>>,
@@ -58,7 +58,7 @@ pub(super) struct Core {
     changed: Notify,
 }
 
-impl Core {
+impl Shared {
     pub(super) fn new(
         options: RabbitOptions,
         topology: Topology,
@@ -74,7 +74,7 @@ impl Core {
             publisher,
             runtime,
             counters: Counters::default(),
-            gates: Mutex::default(),
+            drainables: Mutex::default(),
             closing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             failure: Mutex::default(),
@@ -83,18 +83,18 @@ impl Core {
         }
     }
 
-    pub(super) fn add_gate(&self, gate: Weak<dyn Gate>) {
-        let mut gates = lock(&self.gates);
-        gates.retain(|gate| gate.strong_count() > 0);
-        gates.push(gate);
+    pub(super) fn add_drainable(&self, drainable: Weak<dyn Drainable>) {
+        let mut drainables = lock(&self.drainables);
+        drainables.retain(|drainable| drainable.strong_count() > 0);
+        drainables.push(drainable);
     }
 
-    fn gates(&self) -> Vec<Arc<dyn Gate>> {
-        lock(&self.gates).iter().filter_map(Weak::upgrade).collect()
+    fn drainables(&self) -> Vec<Arc<dyn Drainable>> {
+        lock(&self.drainables).iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(super) fn is_steady(&self) -> bool {
-        self.publisher.waiting() == 0 && self.gates().iter().all(|gate| gate.is_steady())
+        self.publisher.waiting() == 0 && self.drainables().iter().all(|drainable| drainable.is_steady())
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -111,8 +111,8 @@ impl Core {
 
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
-        for gate in self.gates() {
-            gate.close();
+        for drainable in self.drainables() {
+            drainable.close();
         }
         self.changed.notify_waiters();
     }
@@ -167,7 +167,7 @@ impl Core {
     /// Waits until nothing is in hand, and then a bounded time for RabbitMQ to hear of it. While it is away there is
     /// nothing to wait for: what was settled meanwhile comes again.
     pub(super) async fn drained(&self) -> Result<(), BrokerError> {
-        while !self.gates().iter().all(|gate| gate.is_idle()) {
+        while !self.drainables().iter().all(|drainable| drainable.is_idle()) {
             if self.is_stopping() {
                 return Err(BrokerError::Closed);
             }
@@ -183,7 +183,7 @@ impl Core {
             Ok(()) => self.failure().map_or(Ok(()), Err),
             Err(_) => Err(BrokerError::Unavailable(format!(
                 "RabbitMQ at {} did not confirm what was published within {limit:?}",
-                self.options.place()
+                self.options.address()
             ))),
         }
     }

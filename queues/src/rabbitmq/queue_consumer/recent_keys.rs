@@ -4,13 +4,13 @@ use std::collections::{HashSet, VecDeque};
 
 /// The last so many keys.
 #[derive(Debug)]
-pub(super) struct Recent {
+pub(super) struct RecentKeys {
     most: usize,
     keys: HashSet<String>,
     order: VecDeque<String>,
 }
 
-impl Recent {
+impl RecentKeys {
     pub(super) fn new(most: usize) -> Self {
         Self { most, keys: HashSet::new(), order: VecDeque::new() }
     }
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_forgotten_first() {
-        let mut recent = Recent::new(2);
+        let mut recent = RecentKeys::new(2);
         for key in ["a", "b", "a", "c"] {
             recent.insert(key.to_owned());
         }

@@ -8,26 +8,27 @@ use std::time::{Duration, Instant};
 use dissent_domain::event::Recorded;
 use dissent_domain::log::{EventLog, LogError};
 
-use super::core::{Cell, Core, Unpark};
 use super::group::Group;
 use super::record::Record;
+use super::shared::{GroupCell, Shared, UnparkRequest};
 use crate::error::BrokerError;
 
-/// Starts the keeper; it ends when the core stops, or by an error that ends all groups.
-pub(super) fn spawn(core: &Arc<Core>, log: &Arc<dyn EventLog>) -> std::io::Result<JoinHandle<()>> {
-    let (core_of_keeper, log_of_keeper) = (Arc::clone(core), Arc::clone(log));
-    let mut keeper = Keeper { core: core_of_keeper, log: log_of_keeper, stored_at: None, next_reader: 0 };
-    let keeper = thread::Builder::new().name("dissent-queues".to_owned()).spawn(move || keeper.run())?;
-    let bell = Arc::clone(&core.bell);
-    // It holds the bell only: the last handle to the log must not be dropped by the log's own writer.
-    log.on_advance(Box::new(move |_head| bell.ring()));
+/// Starts the keeper; it ends when the shared stops, or by an error that ends all groups.
+pub(super) fn spawn(shared: &Arc<Shared>, log: &Arc<dyn EventLog>) -> std::io::Result<JoinHandle<()>> {
+    let (shared_of_thread, log_of_thread) = (Arc::clone(shared), Arc::clone(log));
+    let mut io_thread =
+        IoThread { shared: shared_of_thread, log: log_of_thread, stored_at: None, next_reader: 0 };
+    let handle = thread::Builder::new().name("dissent-queues".to_owned()).spawn(move || io_thread.run())?;
+    let wakeup = Arc::clone(&shared.wakeup);
+    // It holds the wakeup only: the last handle to the log must not be dropped by the log's own writer.
+    log.on_advance(Box::new(move |_head| wakeup.notify()));
     // The log may have advanced between the keeper's first look and the listener.
-    core.wake_keeper();
-    Ok(keeper)
+    shared.wake_io_thread();
+    Ok(handle)
 }
 
-struct Keeper {
-    core: Arc<Core>,
+struct IoThread {
+    shared: Arc<Shared>,
     log: Arc<dyn EventLog>,
     stored_at: Option<Instant>,
     /// Groups that read different parts of the log take turns.
@@ -42,29 +43,29 @@ enum Next {
 
 /// Ends the groups when the keeper ends other than by a stop, a panic included.
 struct Ending {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     error: Option<BrokerError>,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
         let Some(error) = self.error.take() else { return };
-        self.core.set_drained(Err(error.clone()));
-        self.core.fail(&error);
+        self.shared.set_drained(Err(error.clone()));
+        self.shared.fail(&error);
     }
 }
 
-impl Keeper {
+impl IoThread {
     fn run(&mut self) {
-        let mut ending = Ending { core: Arc::clone(&self.core), error: Some(BrokerError::Closed) };
+        let mut ending = Ending { shared: Arc::clone(&self.shared), error: Some(BrokerError::Closed) };
         loop {
             match self.turn() {
                 Ok(Next::Again) => {}
-                Ok(Next::Sleep(longest)) => self.core.bell.listen(longest),
+                Ok(Next::Sleep(longest)) => self.shared.wakeup.wait(longest),
                 Ok(Next::Stop) => {
                     ending.error = None;
-                    self.core.set_drained(Err(BrokerError::Closed));
-                    self.core.take_orders();
+                    self.shared.set_drained(Err(BrokerError::Closed));
+                    self.shared.take_unpark_requests();
                     return;
                 }
                 Err(error) => {
@@ -77,11 +78,11 @@ impl Keeper {
     }
 
     fn turn(&mut self) -> Result<Next, BrokerError> {
-        let stopping = self.core.is_stopping();
-        for order in self.core.take_orders() {
-            self.unpark(order);
+        let stopping = self.shared.is_stopping();
+        for request in self.shared.take_unpark_requests() {
+            self.unpark(request);
         }
-        let groups = self.core.groups();
+        let groups = self.shared.groups();
         self.resume(&groups)?;
         let read = self.read_page(&groups)?;
         if stopping {
@@ -94,12 +95,12 @@ impl Keeper {
         Ok(if read { Next::Again } else { Next::Sleep(rest) })
     }
 
-    /// Brings new groups the events that their records speak of.
-    fn resume(&self, groups: &[Arc<Cell>]) -> Result<(), BrokerError> {
+    /// Bnotified new groups the events that their records speak of.
+    fn resume(&self, groups: &[Arc<GroupCell>]) -> Result<(), BrokerError> {
         for cell in groups {
             let Some(record) = cell.lock().resume_from().cloned() else { continue };
             let events = self.noted_events(&record)?;
-            self.core.with(cell, |group| group.resume(&events));
+            self.shared.with(cell, |group| group.resume(&events));
         }
         Ok(())
     }
@@ -119,7 +120,7 @@ impl Keeper {
     }
 
     /// Reads one page for a group that wants one; groups at the same place share it. True if there was one.
-    fn read_page(&mut self, groups: &[Arc<Cell>]) -> Result<bool, BrokerError> {
+    fn read_page(&mut self, groups: &[Arc<GroupCell>]) -> Result<bool, BrokerError> {
         let head = self.log.head();
         let turns = (0..groups.len()).map(|n| (self.next_reader + n) % groups.len());
         let mut wanting = turns.filter_map(|at| Some((at, groups[at].lock().wants_after()?)));
@@ -127,7 +128,7 @@ impl Keeper {
             return Ok(false);
         };
         self.next_reader = at + 1;
-        let page = self.log.read(after, self.core.options.page_events)?;
+        let page = self.log.read(after, self.shared.options.page_events)?;
         // Nothing above the durable head, whatever the log returns.
         let page: Vec<_> =
             page.into_iter().take_while(|event| event.position <= head).map(Arc::new).collect();
@@ -136,36 +137,36 @@ impl Keeper {
             return Err(LogError::Corrupt(format!("events are missing after {after}, head is {head}")).into());
         }
         for cell in groups {
-            self.core.with(cell, |group| group.feed(&page));
+            self.shared.with(cell, |group| group.feed(&page));
         }
         Ok(true)
     }
 
-    fn drain(&mut self, groups: &[Arc<Cell>]) -> Result<(), BrokerError> {
+    fn drain(&mut self, groups: &[Arc<GroupCell>]) -> Result<(), BrokerError> {
         let idle = || groups.iter().all(|cell| cell.lock().is_idle());
-        if self.core.is_closing() && !self.core.is_drained() && idle() {
+        if self.shared.is_closing() && !self.shared.is_drained() && idle() {
             self.store(groups)?;
             self.log.flush()?;
-            self.core.set_drained(Ok(()));
+            self.shared.set_drained(Ok(()));
         }
         Ok(())
     }
 
     /// Stores what changed if the last time is long enough ago; otherwise says how long to wait.
-    fn store_when_due(&mut self, groups: &[Arc<Cell>]) -> Result<Option<Duration>, BrokerError> {
+    fn store_when_due(&mut self, groups: &[Arc<GroupCell>]) -> Result<Option<Duration>, BrokerError> {
         if !groups.iter().any(|cell| cell.lock().is_dirty()) {
             return Ok(None);
         }
         let since = self.stored_at.map_or(Duration::MAX, |stored_at| stored_at.elapsed());
-        match self.core.options.record_interval.checked_sub(since) {
+        match self.shared.options.record_interval.checked_sub(since) {
             Some(rest) if !rest.is_zero() => Ok(Some(rest)),
             _ => self.store(groups).map(|()| None),
         }
     }
 
-    fn store(&mut self, groups: &[Arc<Cell>]) -> Result<(), BrokerError> {
+    fn store(&mut self, groups: &[Arc<GroupCell>]) -> Result<(), BrokerError> {
         for cell in groups {
-            let record = self.core.with(cell, Group::changed_record);
+            let record = self.shared.with(cell, Group::changed_record);
             if let Some(record) = record {
                 let bytes = record.encode().map_err(LogError::Invalid)?;
                 self.log.store_cursor(&cell.name, bytes)?;
@@ -175,19 +176,19 @@ impl Keeper {
         Ok(())
     }
 
-    fn unpark(&self, order: Unpark) {
-        let outcome = self.unparked(&order.group, order.position);
+    fn unpark(&self, request: UnparkRequest) {
+        let outcome = self.unparked(&request.group, request.position);
         // Whoever asked may have stopped waiting.
-        let _gone = order.done.send(outcome);
+        let _gone = request.done.send(outcome);
     }
 
     fn unparked(&self, name: &str, position: u64) -> Result<(), BrokerError> {
-        let groups = self.core.groups();
+        let groups = self.shared.groups();
         let Some(cell) = groups.iter().find(|cell| cell.name == name) else {
             return Err(BrokerError::Invalid(format!("nobody has subscribed to group {name:?}")));
         };
         cell.lock().check_unpark(position)?;
         let event = self.event_at(position)?;
-        self.core.with(cell, |group| group.unpark(event))
+        self.shared.with(cell, |group| group.unpark(event))
     }
 }

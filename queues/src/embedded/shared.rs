@@ -7,29 +7,30 @@ use std::task::Waker;
 use dissent_domain::log::{EventLog, LogError};
 use tokio::sync::{oneshot, watch};
 
-use super::bell::Bell;
 use super::group::{Group, Rules};
+use super::options::EmbeddedOptions;
 use super::record::Record;
-use super::{EmbeddedOptions, GroupStatus};
+use super::status::GroupStatus;
+use super::wakeup::Wakeup;
 use crate::broker::Subscription;
 use crate::delivery::Parked;
 use crate::error::BrokerError;
 use crate::lock::lock;
 
 /// A group behind its lock, which is never held during I/O.
-pub(super) struct Cell {
+pub(super) struct GroupCell {
     pub name: String,
     state: Mutex<Group>,
 }
 
 /// A request to deliver an event again.
-pub(super) struct Unpark {
+pub(super) struct UnparkRequest {
     pub group: String,
     pub position: u64,
     pub done: oneshot::Sender<Result<(), BrokerError>>,
 }
 
-impl Unpark {
+impl UnparkRequest {
     pub(super) fn new(group: &str, position: u64) -> (Self, oneshot::Receiver<Result<(), BrokerError>>) {
         let (done, outcome) = oneshot::channel();
         (Self { group: group.to_owned(), position, done }, outcome)
@@ -40,47 +41,47 @@ impl Unpark {
 type Drained = Option<Result<(), BrokerError>>;
 
 /// Not the log itself: a delivery that outlives the broker must not keep the log open.
-pub(super) struct Core {
+pub(super) struct Shared {
     pub options: EmbeddedOptions,
-    groups: Mutex<Vec<Arc<Cell>>>,
-    orders: Mutex<Vec<Unpark>>,
+    groups: Mutex<Vec<Arc<GroupCell>>>,
+    unpark_requests: Mutex<Vec<UnparkRequest>>,
     parked_wakers: Mutex<Vec<Waker>>,
     closing: AtomicBool,
     stopping: AtomicBool,
     /// Shared with the log's listener, which must hold nothing that holds the log.
-    pub bell: Arc<Bell>,
+    pub wakeup: Arc<Wakeup>,
     drained: watch::Sender<Drained>,
 }
 
-impl Core {
+impl Shared {
     pub(super) fn new(options: EmbeddedOptions) -> Self {
         Self {
             options,
             groups: Mutex::default(),
-            orders: Mutex::default(),
+            unpark_requests: Mutex::default(),
             parked_wakers: Mutex::default(),
             closing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            bell: Arc::default(),
+            wakeup: Arc::default(),
             drained: watch::Sender::new(None),
         }
     }
 
     // ---- groups
 
-    pub(super) fn groups(&self) -> Vec<Arc<Cell>> {
+    pub(super) fn groups(&self) -> Vec<Arc<GroupCell>> {
         lock(&self.groups).clone()
     }
 
     /// Changes a group, then does what must follow, its lock released.
-    pub(super) fn with<T>(&self, cell: &Cell, change: impl FnOnce(&mut Group) -> T) -> T {
+    pub(super) fn with<T>(&self, cell: &GroupCell, change: impl FnOnce(&mut Group) -> T) -> T {
         let mut group = lock(&cell.state);
         let outcome = change(&mut group);
         let effects = group.effects();
         drop(group);
         effects.wakers.into_iter().for_each(Waker::wake);
-        if effects.keeper {
-            self.wake_keeper();
+        if effects.io_thread {
+            self.wake_io_thread();
         }
         if effects.parked {
             self.wake_parked();
@@ -93,7 +94,7 @@ impl Core {
         &self,
         log: &dyn EventLog,
         subscription: &Subscription,
-    ) -> Result<(Arc<Cell>, u64), BrokerError> {
+    ) -> Result<(Arc<GroupCell>, u64), BrokerError> {
         let rules = Rules::of(subscription, self.options.retry_delay_max);
         // Held over the read, so that two first consumers of a group do not both make it.
         let mut groups = lock(&self.groups);
@@ -107,7 +108,7 @@ impl Core {
                 let record = stored_record(log, &subscription.group)?;
                 let name = subscription.group.clone();
                 let group = Group::new(name.clone(), rules.clone(), record, self.options.page_events);
-                let cell = Arc::new(Cell { name, state: Mutex::new(group) });
+                let cell = Arc::new(GroupCell { name, state: Mutex::new(group) });
                 groups.push(Arc::clone(&cell));
                 cell
             }
@@ -123,7 +124,7 @@ impl Core {
 
     // ---- parked messages
 
-    pub(super) fn take_parked(&self) -> Option<(Arc<Cell>, Parked)> {
+    pub(super) fn take_parked(&self) -> Option<(Arc<GroupCell>, Parked)> {
         self.groups().into_iter().find_map(|cell| {
             let parked = self.with(&cell, Group::take_parked)?;
             Some((cell, parked))
@@ -143,17 +144,17 @@ impl Core {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    pub(super) fn order(&self, order: Unpark) {
-        lock(&self.orders).push(order);
+    pub(super) fn request_unpark(&self, request: UnparkRequest) {
+        lock(&self.unpark_requests).push(request);
         if self.is_stopping() {
             // The keeper may have looked for the last time: dropped orders are answered.
-            self.take_orders();
+            self.take_unpark_requests();
         }
-        self.wake_keeper();
+        self.wake_io_thread();
     }
 
-    pub(super) fn take_orders(&self) -> Vec<Unpark> {
-        std::mem::take(&mut *lock(&self.orders))
+    pub(super) fn take_unpark_requests(&self) -> Vec<UnparkRequest> {
+        std::mem::take(&mut *lock(&self.unpark_requests))
     }
 
     // ---- the end
@@ -175,13 +176,13 @@ impl Core {
             self.with(&cell, Group::close);
         }
         self.wake_parked();
-        self.wake_keeper();
+        self.wake_io_thread();
     }
 
     pub(super) fn stop(&self) {
         self.close();
         self.stopping.store(true, Ordering::Release);
-        self.wake_keeper();
+        self.wake_io_thread();
     }
 
     /// Ends every group by an error; what the keeper does last if it cannot go on.
@@ -192,7 +193,7 @@ impl Core {
             self.with(&cell, |group| group.fail(error.clone()));
         }
         self.wake_parked();
-        self.take_orders();
+        self.take_unpark_requests();
     }
 
     pub(super) fn failure(&self) -> Option<BrokerError> {
@@ -220,8 +221,8 @@ impl Core {
 
     // ---- the keeper
 
-    pub(super) fn wake_keeper(&self) {
-        self.bell.ring();
+    pub(super) fn wake_io_thread(&self) {
+        self.wakeup.notify();
     }
 }
 
@@ -241,7 +242,7 @@ fn stored_record(log: &dyn EventLog, group: &str) -> Result<Record, BrokerError>
     Ok(record)
 }
 
-impl Cell {
+impl GroupCell {
     pub(super) fn lock(&self) -> MutexGuard<'_, Group> {
         lock(&self.state)
     }

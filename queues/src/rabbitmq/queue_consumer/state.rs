@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::task::Waker;
 
-use super::recent::Recent;
+use super::recent_keys::RecentKeys;
 
 /// Keys remembered after they were done. A duplicate comes within moments of a lost connection.
 const RECENT_MAX: usize = 8192;
@@ -18,9 +18,9 @@ pub(super) struct Tag {
 
 /// What RabbitMQ is to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum AckCommand {
     Acknowledge(Tag),
-    GiveBack(Tag),
+    Requeue(Tag),
 }
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(in crate::rabbitmq) struct Item<M> {
 
 /// What a member gets when it asks.
 #[derive(Debug)]
-pub(in crate::rabbitmq) enum Turn<M> {
+pub(in crate::rabbitmq) enum NextDelivery<M> {
     Deliver(Item<M>),
     Wait,
     Ended,
@@ -81,8 +81,8 @@ pub(super) struct State<M> {
     entries: HashMap<String, Entry<M>>,
     /// To be handed to whichever member asks first, in the order in which they came.
     ready: VecDeque<String>,
-    recent: Recent,
-    orders: Vec<Order>,
+    recent: RecentKeys,
+    commands: Vec<AckCommand>,
     epoch: u64,
     closed: bool,
     wakers: Vec<Waker>,
@@ -95,8 +95,8 @@ impl<M: Clone> State<M> {
             members_begun: 0,
             entries: HashMap::new(),
             ready: VecDeque::new(),
-            recent: Recent::new(RECENT_MAX),
-            orders: Vec::new(),
+            recent: RecentKeys::new(RECENT_MAX),
+            commands: Vec::new(),
             epoch: 0,
             closed: false,
             wakers: Vec::new(),
@@ -117,7 +117,7 @@ impl<M: Clone> State<M> {
         let left = self.members.remove(&member);
         self.wakers.extend(left.and_then(|member| member.waker));
         if self.members.is_empty() {
-            self.give_back_ready();
+            self.requeue_ready();
         }
         self.wake_members();
     }
@@ -130,18 +130,18 @@ impl<M: Clone> State<M> {
         self.members.iter().map(|(&number, member)| (number, member.prefetch)).collect()
     }
 
-    pub(super) fn take(&mut self, number: u64, waker: Option<&Waker>) -> Turn<M> {
+    pub(super) fn take(&mut self, number: u64, waker: Option<&Waker>) -> NextDelivery<M> {
         if self.closed {
-            return Turn::Ended;
+            return NextDelivery::Ended;
         }
-        let Some(member) = self.members.get_mut(&number) else { return Turn::Ended };
+        let Some(member) = self.members.get_mut(&number) else { return NextDelivery::Ended };
         if member.in_hand < usize::from(member.prefetch)
             && let Some(key) = self.ready.pop_front()
             && let Some(entry) = self.entries.get_mut(&key)
         {
             member.in_hand += 1;
             entry.held_by = Some(number);
-            return Turn::Deliver(Item {
+            return NextDelivery::Deliver(Item {
                 key,
                 message: entry.message.clone(),
                 redelivered: entry.redelivered,
@@ -152,7 +152,7 @@ impl<M: Clone> State<M> {
         {
             self.wakers.extend(member.waker.replace(waker.clone()));
         }
-        Turn::Wait
+        NextDelivery::Wait
     }
 
     // ---- messages
@@ -160,20 +160,20 @@ impl<M: Clone> State<M> {
     /// Takes in a delivery.
     pub(super) fn arrive(&mut self, tag: Tag, key: String, message: M, redelivered: bool) -> Arrival {
         if self.recent.contains(&key) {
-            self.orders.push(Order::Acknowledge(tag));
+            self.commands.push(AckCommand::Acknowledge(tag));
             return Arrival::Duplicate;
         }
         if let Some(entry) = self.entries.get_mut(&key) {
             match entry.tag {
                 // The same message twice in the queue: the one that is here already stands for both.
-                Some(_) => self.orders.push(Order::Acknowledge(tag)),
+                Some(_) => self.commands.push(AckCommand::Acknowledge(tag)),
                 // It came again after its channel was lost: whoever has it in hand settles this one.
                 None => entry.tag = Some(tag),
             }
             return Arrival::Duplicate;
         }
         if self.closed || self.members.is_empty() {
-            self.orders.push(Order::GiveBack(tag));
+            self.commands.push(AckCommand::Requeue(tag));
             return Arrival::New;
         }
         self.ready.push_back(key.clone());
@@ -195,14 +195,18 @@ impl<M: Clone> State<M> {
         // Without a tag it comes again by itself; if it is done, it is acknowledged then.
         if let Some(tag) = entry.tag {
             let acknowledged = how != Settled::Released;
-            self.orders.push(if acknowledged { Order::Acknowledge(tag) } else { Order::GiveBack(tag) });
+            self.commands.push(if acknowledged {
+                AckCommand::Acknowledge(tag)
+            } else {
+                AckCommand::Requeue(tag)
+            });
         }
     }
 
-    fn give_back_ready(&mut self) {
+    fn requeue_ready(&mut self) {
         for key in std::mem::take(&mut self.ready) {
             if let Some(Entry { tag: Some(tag), .. }) = self.entries.remove(&key) {
-                self.orders.push(Order::GiveBack(tag));
+                self.commands.push(AckCommand::Requeue(tag));
             }
         }
     }
@@ -221,7 +225,7 @@ impl<M: Clone> State<M> {
     /// A new channel: the tags of the old one are void, and what was not in hand comes again.
     pub(super) fn begin_epoch(&mut self) -> u64 {
         self.epoch += 1;
-        self.orders.clear();
+        self.commands.clear();
         self.entries.retain(|_, entry| {
             entry.tag = None;
             entry.held_by.is_some()
@@ -230,25 +234,25 @@ impl<M: Clone> State<M> {
         self.epoch
     }
 
-    pub(super) fn take_orders(&mut self) -> Vec<Order> {
-        std::mem::take(&mut self.orders)
+    pub(super) fn take_commands(&mut self) -> Vec<AckCommand> {
+        std::mem::take(&mut self.commands)
     }
 
     // ---- the end
 
     pub(super) fn close(&mut self) {
         self.closed = true;
-        self.give_back_ready();
+        self.requeue_ready();
         self.wake_members();
     }
 
-    pub(super) fn has_orders(&self) -> bool {
-        !self.orders.is_empty()
+    pub(super) fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
     }
 
     /// Whether nothing is in hand and there is nothing to tell.
     pub(super) fn is_idle(&self) -> bool {
-        self.orders.is_empty() && self.entries.values().all(|entry| entry.held_by.is_none())
+        self.commands.is_empty() && self.entries.values().all(|entry| entry.held_by.is_none())
     }
 
     /// Who must be woken, once the lock is released.
@@ -267,8 +271,8 @@ mod tests {
 
     fn taken(state: &mut State<u8>, member: u64) -> Item<u8> {
         match state.take(member, None) {
-            Turn::Deliver(item) => item,
-            other @ (Turn::Wait | Turn::Ended) => panic!("{other:?}"),
+            NextDelivery::Deliver(item) => item,
+            other @ (NextDelivery::Wait | NextDelivery::Ended) => panic!("{other:?}"),
         }
     }
 
@@ -281,9 +285,9 @@ mod tests {
         let held = taken(&mut state, member);
         let second = state.begin_epoch();
         assert_eq!(state.arrive(tag(second, 7), "a".to_owned(), 1, true), Arrival::Duplicate);
-        assert!(matches!(state.take(member, None), Turn::Wait), "it is in hand");
+        assert!(matches!(state.take(member, None), NextDelivery::Wait), "it is in hand");
         state.settle(&held.key, Settled::Done);
-        assert_eq!(state.take_orders(), [Order::Acknowledge(tag(second, 7))]);
+        assert_eq!(state.take_commands(), [AckCommand::Acknowledge(tag(second, 7))]);
     }
 
     #[test]
@@ -295,9 +299,9 @@ mod tests {
         let held = taken(&mut state, member);
         let second = state.begin_epoch();
         state.settle(&held.key, Settled::Done);
-        assert!(!state.has_orders(), "its tag is void");
+        assert!(!state.has_commands(), "its tag is void");
         assert_eq!(state.arrive(tag(second, 1), "a".to_owned(), 1, true), Arrival::Duplicate);
-        assert_eq!(state.take_orders(), [Order::Acknowledge(tag(second, 1))]);
+        assert_eq!(state.take_commands(), [AckCommand::Acknowledge(tag(second, 1))]);
     }
 
     #[test]
@@ -321,7 +325,7 @@ mod tests {
         let epoch = state.begin_epoch();
         state.arrive(tag(epoch, 1), "a".to_owned(), 1u8, false);
         state.begin_epoch();
-        assert!(matches!(state.take(member, None), Turn::Wait));
+        assert!(matches!(state.take(member, None), NextDelivery::Wait));
         assert!(state.is_idle());
     }
 
@@ -335,9 +339,9 @@ mod tests {
         assert_eq!(taken(&mut state, stays).key, "a");
         state.arrive(tag(epoch, 2), "b".to_owned(), 2, false);
         state.leave(stays);
-        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 2))]);
+        assert_eq!(state.take_commands(), [AckCommand::Requeue(tag(epoch, 2))]);
         state.arrive(tag(epoch, 3), "c".to_owned(), 3, false);
-        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 3))], "too late");
+        assert_eq!(state.take_commands(), [AckCommand::Requeue(tag(epoch, 3))], "too late");
     }
 
     #[test]
@@ -349,10 +353,10 @@ mod tests {
         state.arrive(tag(epoch, 2), "b".to_owned(), 2, false);
         let held = taken(&mut state, member);
         state.close();
-        assert_eq!(state.take_orders(), [Order::GiveBack(tag(epoch, 2))]);
-        assert!(matches!(state.take(member, None), Turn::Ended) && !state.is_idle());
+        assert_eq!(state.take_commands(), [AckCommand::Requeue(tag(epoch, 2))]);
+        assert!(matches!(state.take(member, None), NextDelivery::Ended) && !state.is_idle());
         state.settle(&held.key, Settled::Done);
-        assert_eq!(state.take_orders(), [Order::Acknowledge(tag(epoch, 1))]);
+        assert_eq!(state.take_commands(), [AckCommand::Acknowledge(tag(epoch, 1))]);
         assert!(state.is_idle());
     }
 
@@ -365,7 +369,7 @@ mod tests {
         let held = taken(&mut state, member);
         let epoch = state.begin_epoch();
         state.arrive(tag(epoch, 1), "b".to_owned(), 2, false);
-        assert!(matches!(state.take(member, None), Turn::Wait), "one is in hand");
+        assert!(matches!(state.take(member, None), NextDelivery::Wait), "one is in hand");
         state.settle(&held.key, Settled::Done);
         assert_eq!(taken(&mut state, member).key, "b");
     }

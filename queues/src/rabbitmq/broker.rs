@@ -1,0 +1,479 @@
+//! [`RabbitBroker`]: connecting, the parts that it owns, and the contract of [`Broker`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use dissent_domain::event::EventId;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::event_queue::EventQueue;
+use super::events::{EventDecoder, GroupConsumer, GroupSource};
+use super::history::HistoryConsumer;
+use super::link::{Link, LinkError, random};
+use super::options::RabbitOptions;
+use super::parked::{ParkedDecoder, ParkedQueueConsumer, ParkedSource};
+use super::publisher::Publisher;
+use super::queue_consumer::QueueConsumer;
+use super::relay::{Command, Relay};
+use super::shared::Shared;
+use super::topology::Topology;
+use super::{events, proposals};
+use crate::broker::{Broker, Subscription};
+use crate::context::Contexts;
+use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
+use crate::error::BrokerError;
+use crate::future::BoxFuture;
+use crate::lock::lock;
+use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender, proposal_channel};
+
+/// Threads for talking to RabbitMQ. Actors' own threads may be busy for seconds, which no heartbeat survives.
+const THREADS: usize = 2;
+/// Longest wait for them to end.
+const THREADS_END_MAX: Duration = Duration::from_secs(5);
+/// How often a first connection is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The broker over RabbitMQ. It owns the threads that talk to it; when it is dropped they end, and what is in hand comes
+/// again, here or elsewhere.
+///
+/// # Who does what
+///
+/// The *server* ([`connect_server`](Self::connect_server)) has the log. It relays the log's events to RabbitMQ, makes the queues,
+/// takes proposals and parked messages. *Workers* ([`connect_worker`](Self::connect_worker)) have no log: they subscribe and
+/// propose. Both reconnect by themselves for as long as they are open.
+///
+/// # Queues
+///
+/// Names begin with [`prefix`](RabbitOptions::prefix); all is durable, and every publication is confirmed.
+///
+/// | name | kind | holds |
+/// |---|---|---|
+/// | `dissent.events` | topic exchange | routes events by `<experiment>.<type>` |
+/// | `dissent.<group>` | quorum queue | what a group has yet to process. The groups of actors are `<step>.<experiment>`: with a queue for each step *and* experiment, pausing or cancelling one experiment does not hold up another |
+/// | `dissent.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
+/// | `dissent.proposals` | quorum queue | proposals of workers that the journal has yet to decide |
+/// | `dissent.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
+/// | `dissent.parked` | quorum queue | messages that used up their attempts, or that RabbitMQ delivered [`redeliveries_max`](RabbitOptions::redeliveries_max) times without an answer, until somebody takes note |
+/// | `dissent.dead` | quorum queue | what cannot be read and proposals that were rejected, with the reason; the oldest go beyond 100 000 |
+/// | `dissent.repair` | exclusive queue, for moments | nothing: whoever has it may replace a queue of retries or of dead letters that never answers again |
+///
+/// Where `<experiment>` is the experiment's id in hexadecimal: its name may hold dots.
+///
+/// Only the server makes the queues of groups and histories, because only it can fill them: a queue that was not there
+/// (a new group, a replaced RabbitMQ, a queue that somebody deleted) is filled with every event of its kinds that the
+/// relay has passed, before it goes on. Each of them is thus delivered at least once, and again if RabbitMQ lost what it
+/// knew of acknowledgements. A worker that subscribes earlier waits until the queue is there.
+///
+/// # What differs from the embedded broker
+///
+/// - A worker's proposal is answered by [`ProposalReply::Queued`]: it is durable, and will be decided. Rejected ones end in
+///   `dissent.dead`.
+/// - "In at most one pair of hands" holds within a process. When a connection is lost, RabbitMQ may deliver to another
+///   process what is still in hand here.
+/// - Settling a message whose connection was lost succeeds. If it was acknowledged, it is acknowledged again as soon as
+///   it comes again to this process; to another process it comes once more.
+/// - Acknowledgements are sent together, within 5 ms. A crash before that causes redelivery.
+/// - A message that is released, or whose worker dies, more than
+///   [`redeliveries_max`](RabbitOptions::redeliveries_max) times is parked: RabbitMQ cannot tell the two apart, and such a
+///   message may be what kills the workers.
+/// - RabbitMQ takes back what is not settled within 30 minutes (its `consumer_timeout`): longer work is leased.
+pub struct RabbitBroker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) groups: Mutex<BTreeMap<String, Group>>,
+    /// Experiments whose history this process publishes or reads.
+    pub(super) histories: Mutex<BTreeSet<ExperimentId>>,
+    parked: Mutex<Option<ParkedQueueConsumer>>,
+    server: Option<Server>,
+    _threads: Threads,
+}
+
+/// A group of this process.
+pub(super) struct Group {
+    pub(super) subscription: Subscription,
+    /// None while it is only declared, for workers.
+    consumer: Option<GroupConsumer>,
+}
+
+/// What only the server has.
+pub(super) struct Server {
+    log: Arc<dyn EventLog>,
+    commands: mpsc::UnboundedSender<Command>,
+    proposals: ProposalSender,
+    proposal_consumer: Mutex<Option<ProposalConsumer>>,
+    contexts: Arc<Contexts>,
+}
+
+/// The runtime, which must not be dropped where blocking is forbidden.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> Result<Self, BrokerError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("dissent-rabbitmq")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                BrokerError::Unavailable(format!("failed to start the threads for RabbitMQ: {error}"))
+            })?;
+        Ok(Self(Some(runtime)))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let Some(runtime) = self.0.take() else { return };
+        // Afterwards nothing of ours holds the log any more. A panic of a task was reported when it happened.
+        let _panicked = thread::spawn(move || runtime.shutdown_timeout(THREADS_END_MAX)).join();
+    }
+}
+
+impl RabbitBroker {
+    /// Connects as the server: relays `log`, takes proposals and parked messages. One server at a time.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if the options are out of range; [`BrokerError::Log`] if the relay's record cannot be
+    /// read; [`BrokerError::Unavailable`] if there is no connection within
+    /// [`start_timeout`](RabbitOptions::start_timeout).
+    pub async fn connect_server(
+        options: RabbitOptions,
+        log: Arc<dyn EventLog>,
+    ) -> Result<Arc<Self>, BrokerError> {
+        let (shared, threads) = begin(options)?;
+        let (commands, orders) = mpsc::unbounded_channel();
+        let contexts = Arc::new(Contexts::default());
+        let relay = Relay::new(&shared, Arc::clone(&log), orders, Arc::clone(&contexts))?;
+        let (proposals, consumer) = proposal_channel(shared.options.proposals_max);
+        let proposal_consumer = Mutex::new(Some(consumer));
+        let server = Server { log, commands, proposals, proposal_consumer, contexts };
+        let broker = Self::new(shared, threads, Some(server)).await?;
+        broker.shared.runtime.spawn(relay.run());
+        Ok(Arc::new(broker))
+    }
+
+    /// Connects as a worker: subscribes and proposes.
+    ///
+    /// # Errors
+    /// As [`connect_server`](Self::connect_server), but for the log.
+    pub async fn connect_worker(options: RabbitOptions) -> Result<Arc<Self>, BrokerError> {
+        let (shared, threads) = begin(options)?;
+        Ok(Arc::new(Self::new(shared, threads, None).await?))
+    }
+
+    async fn new(shared: Arc<Shared>, threads: Threads, server: Option<Server>) -> Result<Self, BrokerError> {
+        let connected = async {
+            while !(shared.publishing.is_up() && shared.consuming.is_up()) {
+                sleep(LOOK_INTERVAL).await;
+            }
+        };
+        let limit = shared.options.start_timeout;
+        if timeout(limit, connected).await.is_err() {
+            let trouble = shared.publishing.trouble().or(shared.consuming.trouble());
+            return Err(BrokerError::Unavailable(format!(
+                "failed to connect to RabbitMQ at {} within {limit:?}: {}",
+                shared.options.address(),
+                trouble.as_deref().unwrap_or("it does not answer")
+            )));
+        }
+        Ok(Self {
+            shared,
+            groups: Mutex::default(),
+            histories: Mutex::default(),
+            parked: Mutex::default(),
+            server,
+            _threads: threads,
+        })
+    }
+
+    /// Makes the queues of groups that other processes consume, and fills them. A group of the server's own is made by
+    /// [`subscribe`](Broker::subscribe).
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] if a subscription is out of range or contradicts an earlier one of its group, or on a
+    /// worker; [`BrokerError::Unavailable`] if it takes longer than
+    /// [`operation_timeout`](RabbitOptions::operation_timeout): it is then done as soon as RabbitMQ is back.
+    pub async fn declare_groups(&self, subscriptions: &[Subscription]) -> Result<(), BrokerError> {
+        self.shared.check_running()?;
+        let server = self.server()?;
+        let mut event_queues = Vec::new();
+        for subscription in subscriptions {
+            event_queues.push(self.event_queue(subscription)?);
+            self.note_group(subscription)?;
+        }
+        self.order(server, |done| Command::Declare { event_queues: event_queues.clone(), done: Some(done) })
+            .await
+    }
+
+    /// Makes the stream of an experiment's history, and fills it.
+    ///
+    /// # Errors
+    /// As [`declare_groups`](Self::declare_groups).
+    pub async fn publish_history(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
+        self.shared.check_running()?;
+        let event_queue =
+            EventQueue::of_history(&self.shared.topology, &self.shared.options.prefix, experiment);
+        lock(&self.histories).insert(experiment.clone());
+        self.order(self.server()?, |done| Command::Declare {
+            event_queues: vec![event_queue.clone()],
+            done: Some(done),
+        })
+        .await
+    }
+
+    /// Reads the history of an experiment from its first event on, in any process. It waits until the server publishes
+    /// it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Closed`].
+    pub async fn history(&self, experiment: &ExperimentId) -> Result<HistoryConsumer, BrokerError> {
+        self.shared.check_running()?;
+        lock(&self.histories).insert(experiment.clone());
+        Ok(HistoryConsumer::start(&self.shared, experiment))
+    }
+
+    pub(super) async fn order(
+        &self,
+        server: &Server,
+        command: impl Fn(oneshot::Sender<Result<(), BrokerError>>) -> Command,
+    ) -> Result<(), BrokerError> {
+        let ordered = async {
+            loop {
+                let (done, outcome) = oneshot::channel();
+                server.commands.send(command(done)).map_err(|_| BrokerError::Closed)?;
+                match outcome.await {
+                    Ok(outcome) => return outcome,
+                    // The connection was lost on the way: it is ordered again.
+                    Err(_) => self.shared.check_running()?,
+                }
+            }
+        };
+        let limit = self.shared.options.operation_timeout;
+        match timeout(limit, ordered).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(BrokerError::Unavailable(format!(
+                "RabbitMQ at {} did not make the queues within {limit:?}",
+                self.shared.options.address()
+            ))),
+        }
+    }
+
+    pub(super) fn server(&self) -> Result<&Server, BrokerError> {
+        self.server.as_ref().ok_or_else(|| {
+            BrokerError::Invalid(
+                "only the server can do this: a worker has neither log nor journal".to_owned(),
+            )
+        })
+    }
+
+    fn event_queue(&self, subscription: &Subscription) -> Result<EventQueue, BrokerError> {
+        subscription.check()?;
+        EventQueue::of_group(&self.shared.topology, &self.shared.options.prefix, subscription)
+    }
+
+    /// Remembers what a group's consumers agreed on.
+    fn note_group(&self, subscription: &Subscription) -> Result<(), BrokerError> {
+        let mut groups = lock(&self.groups);
+        match groups.get(&subscription.group) {
+            Some(known) => agree(&known.subscription, subscription),
+            None => {
+                let group = Group { subscription: subscription.clone(), consumer: None };
+                groups.insert(subscription.group.clone(), group);
+                Ok(())
+            }
+        }
+    }
+
+    /// The consumer of a group, which all its consumers of this process share.
+    fn consumer(&self, subscription: &Subscription, queue: String) -> Result<GroupConsumer, BrokerError> {
+        self.note_group(subscription)?;
+        let mut groups = lock(&self.groups);
+        let group = groups.get_mut(&subscription.group).ok_or(BrokerError::Closed)?;
+        let decoder = || EventDecoder::of(subscription, self.shared.options.message_bytes_max);
+        Ok(Arc::clone(
+            group.consumer.get_or_insert_with(|| QueueConsumer::start(&self.shared, queue, decoder())),
+        ))
+    }
+
+    async fn unpark_now(&self, group: &str, position: u64) -> Result<(), BrokerError> {
+        self.shared.check_running()?;
+        let server = self.server()?;
+        let invalid = |why: &str| {
+            Err(BrokerError::Invalid(format!(
+                "event {position} cannot be replayed for group {group:?}: {why}"
+            )))
+        };
+        let (event_queue, consumer) = {
+            let groups = lock(&self.groups);
+            let Some(group) = groups.get(group) else { return invalid("nobody subscribed to it") };
+            (self.event_queue(&group.subscription)?, group.consumer.clone())
+        };
+        let relayed = self.status().relayed_to;
+        if position == 0 || position > relayed {
+            return invalid(&format!("the relay has reached event {relayed}"));
+        }
+        let log = Arc::clone(&server.log);
+        let read = self.shared.runtime.spawn_blocking(move || log.read(position - 1, 1));
+        let page = read.await.map_err(|_| BrokerError::Closed)??;
+        let Some(event) = page.into_iter().find(|event| event.position == position) else {
+            return invalid("the log does not have it");
+        };
+        if !event_queue.wants(&event) {
+            return invalid("it is not of its kinds");
+        }
+        if consumer.is_some_and(|consumer| consumer.holds(|held| held.event.position == position)) {
+            return invalid("it is still being delivered");
+        }
+        // An id of its own: it may have been done, and is to be done again.
+        let id = format!("{}/replay/{:016x}", event.event.id, random());
+        let message = events::group_message(&event_queue.queue, id, &event, 1, &MessageContext::new())
+            .map_err(BrokerError::Invalid)?;
+        self.shared.publisher.publish(message).await
+    }
+}
+
+/// The shared parts and the threads, with the links and the publisher running.
+fn begin(options: RabbitOptions) -> Result<(Arc<Shared>, Threads), BrokerError> {
+    options.check()?;
+    let threads = Threads::start()?;
+    let Some(runtime) = threads.0.as_ref().map(|runtime| runtime.handle().clone()) else {
+        return Err(BrokerError::Closed);
+    };
+    let topology = Topology::new(&options.prefix);
+    let (publishing, consuming) = (Link::new("publishing", &options), Link::new("consuming", &options));
+    let (publisher, publisher_task) = Publisher::new(
+        &publishing,
+        &topology,
+        options.unconfirmed_max,
+        options.operation_timeout,
+        options.message_bytes_max,
+    );
+    runtime.spawn(publishing.clone().supervise());
+    runtime.spawn(consuming.clone().supervise());
+    runtime.spawn(publisher_task.run());
+    let shared = Shared::new(options, topology, (publishing, consuming), publisher, runtime);
+    Ok((Arc::new(shared), threads))
+}
+
+/// What to say when RabbitMQ does not do what it was asked for.
+pub(super) fn unavailable(shared: &Shared, what: &str, error: &LinkError) -> BrokerError {
+    if let LinkError::Broker(error) = error {
+        return error.clone();
+    }
+    BrokerError::Unavailable(format!("failed to {what} of RabbitMQ at {}: {error}", shared.options.address()))
+}
+
+fn agree(known: &Subscription, other: &Subscription) -> Result<(), BrokerError> {
+    if (Subscription { prefetch: known.prefetch, ..other.clone() }) == *known {
+        return Ok(());
+    }
+    Err(BrokerError::Invalid(format!(
+        "group {:?} already has consumers with another experiment, kinds, limit or delay: give all the same",
+        known.group
+    )))
+}
+
+impl Broker for RabbitBroker {
+    fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError> {
+        self.shared.check_running()?;
+        let event_queue = self.event_queue(&subscription)?;
+        let consumer = self.consumer(&subscription, event_queue.queue.clone())?;
+        if let Some(server) = &self.server {
+            let command = Command::Declare { event_queues: vec![event_queue], done: None };
+            server.commands.send(command).map_err(|_| BrokerError::Closed)?;
+        }
+        let prefetch = u16::try_from(subscription.prefetch).unwrap_or(u16::MAX);
+        let member = consumer.join(prefetch);
+        // A close in between has not seen this member.
+        self.shared.check_running()?;
+        Ok(Consumer { source: Box::new(GroupSource::new(member)) })
+    }
+
+    fn propose_in(
+        &self,
+        proposal: Proposal,
+        context: MessageContext,
+    ) -> BoxFuture<'_, Result<ProposalReply, BrokerError>> {
+        Box::pin(async move {
+            match &self.server {
+                Some(server) => {
+                    server.contexts.note(proposal.events.iter().map(|event| event.id), &context);
+                    server.proposals.propose(proposal, context).await
+                }
+                None => {
+                    proposal.check()?;
+                    proposals::send(&self.shared, &proposal, &context).await?;
+                    Ok(ProposalReply::Queued)
+                }
+            }
+        })
+    }
+
+    fn put_in_context(&self, event: EventId, context: &MessageContext) {
+        if let Some(server) = &self.server {
+            server.contexts.note(std::iter::once(event), context);
+        }
+    }
+
+    fn proposals(&self) -> Result<ProposalConsumer, BrokerError> {
+        let server = self.server()?;
+        let consumer = lock(&server.proposal_consumer).take().ok_or_else(|| {
+            BrokerError::Invalid("the proposals already have a consumer: there is one journal".to_owned())
+        })?;
+        let (outgoing, contexts) = (server.proposals.outgoing(), Arc::clone(&server.contexts));
+        self.shared.runtime.spawn(proposals::receive(Arc::clone(&self.shared), outgoing, contexts));
+        Ok(consumer)
+    }
+
+    fn parked(&self) -> Result<ParkedConsumer, BrokerError> {
+        self.shared.check_running()?;
+        self.server()?;
+        let start = || {
+            let decoder = ParkedDecoder {
+                topology: self.shared.topology.clone(),
+                bytes_max: self.shared.options.message_bytes_max,
+            };
+            QueueConsumer::start(&self.shared, self.shared.topology.parked(), decoder)
+        };
+        let consumer = Arc::clone(lock(&self.parked).get_or_insert_with(start));
+        // Few at a time: several consumers share them.
+        let member = consumer.join(16);
+        Ok(ParkedConsumer { source: Box::new(ParkedSource::new(member)) })
+    }
+
+    fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(self.unpark_now(group, position))
+    }
+
+    fn close(&self) {
+        self.shared.close();
+    }
+
+    fn drained(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            self.shared.drained().await?;
+            let Some(server) = &self.server else { return Ok(()) };
+            let log = Arc::clone(&server.log);
+            let flushed = self.shared.runtime.spawn_blocking(move || log.flush());
+            Ok(flushed.await.map_err(|_| BrokerError::Closed)??)
+        })
+    }
+}
+
+impl Drop for RabbitBroker {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl fmt::Debug for RabbitBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RabbitBroker").field("status", &self.status()).finish_non_exhaustive()
+    }
+}

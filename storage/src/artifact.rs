@@ -8,79 +8,31 @@
 //! from there, checked against its name.
 
 mod cache;
+mod id;
 mod shared;
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use crate::StorageError;
 use cache::Cache;
+pub use id::{ArtifactId, InvalidArtifactName};
 pub use shared::SharedStore;
-
-/// Name of an artifact: the BLAKE3 hash of its bytes, 64 lower-case hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ArtifactId(blake3::Hash);
-
-impl ArtifactId {
-    /// The name that these bytes have.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(blake3::hash(bytes))
-    }
-}
-
-impl FromStr for ArtifactId {
-    type Err = StorageError;
-
-    /// Reads a name.
-    ///
-    /// # Errors
-    /// If it is anything but 64 lower-case hexadecimal digits: names become paths.
-    fn from_str(name: &str) -> Result<Self, StorageError> {
-        let canonical = name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let hash = canonical.then(|| blake3::Hash::from_hex(name).ok()).flatten();
-        hash.map(Self).ok_or_else(|| StorageError::ArtifactName(name.chars().take(100).collect()))
-    }
-}
-
-impl TryFrom<String> for ArtifactId {
-    type Error = StorageError;
-
-    fn try_from(name: String) -> Result<Self, StorageError> {
-        name.parse()
-    }
-}
-
-impl From<ArtifactId> for String {
-    fn from(id: ArtifactId) -> Self {
-        id.to_string()
-    }
-}
-
-impl fmt::Display for ArtifactId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.to_hex())
-    }
-}
 
 /// A directory of artifacts. Any number of processes may use it at once.
 #[derive(Debug, Clone)]
 pub struct ArtifactStore {
     root: PathBuf,
-    shared: Option<Arc<Behind>>,
+    shared: Option<Arc<SharedBackend>>,
 }
 
-/// What is behind a directory of artifacts.
+/// What is backend a directory of artifacts.
 #[derive(Debug)]
-struct Behind {
+struct SharedBackend {
     store: SharedStore,
     cache: Cache,
 }
@@ -93,7 +45,7 @@ impl ArtifactStore {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let root = root.into();
         std::fs::create_dir_all(&root).map_err(StorageError::io("create", &root))?;
-        cache::sweep(&root);
+        cache::remove_abandoned(&root);
         Ok(Self { root, shared: None })
     }
 
@@ -102,10 +54,10 @@ impl ArtifactStore {
     #[must_use]
     pub fn with_shared_store(self, store: SharedStore, cache_bytes: Option<u64>) -> Self {
         let cache = Cache::new(cache_bytes);
-        Self { shared: Some(Arc::new(Behind { store, cache })), ..self }
+        Self { shared: Some(Arc::new(SharedBackend { store, cache })), ..self }
     }
 
-    /// The store behind the directory, if there is one.
+    /// The store backend the directory, if there is one.
     #[must_use]
     pub fn shared(&self) -> Option<&SharedStore> {
         self.shared.as_ref().map(|shared| &shared.store)
@@ -117,18 +69,18 @@ impl ArtifactStore {
     /// If the directory cannot be read, or the store refuses. One that is damaged here, or cannot be read, is passed over: whoever
     /// needs it will say so.
     pub fn share_all(&self) -> Result<(), StorageError> {
-        let Some(behind) = &self.shared else { return Ok(()) };
-        let kept = cache::kept(&self.root).map_err(StorageError::io("list", &self.root))?;
-        for artifact in kept {
-            if behind.has(&artifact.id, artifact.bytes)? {
+        let Some(backend) = &self.shared else { return Ok(()) };
+        let cached = cache::cached(&self.root).map_err(StorageError::io("list", &self.root))?;
+        for artifact in cached {
+            if backend.has(&artifact.id, artifact.bytes)? {
                 continue;
             }
             match self.whole_here(&artifact.id) {
-                Ok(file) => behind.put(&artifact.id, file, &self.path(&artifact.id))?,
+                Ok(file) => backend.put(&artifact.id, file, &self.path(&artifact.id))?,
                 Err(error) => tracing::warn!(%error, "an artifact is not put into the shared store"),
             }
         }
-        behind.make_room(&self.root, None);
+        backend.evict(&self.root, None);
         Ok(())
     }
 
@@ -170,24 +122,24 @@ impl ArtifactStore {
             hasher.update(piece);
             partial.write_all(piece).map_err(StorageError::io("write", partial.path()))?;
         }
-        let id = ArtifactId(hasher.finalize());
+        let id = ArtifactId::from(hasher.finalize());
         // A copy that is there and whole stays: others may be reading it.
         let file = match self.whole_here(&id) {
             Ok(file) => file,
-            Err(_) => self.place(partial, &id)?,
+            Err(_) => self.persist(partial, &id)?,
         };
-        if let Some(behind) = &self.shared {
-            if !behind.has(&id, hasher.count())? {
-                behind.put(&id, file, &self.path(&id))?;
+        if let Some(backend) = &self.shared {
+            if !backend.has(&id, hasher.count())? {
+                backend.put(&id, file, &self.path(&id))?;
             }
-            behind.make_room(&self.root, Some(&id));
+            backend.evict(&self.root, Some(&id));
         }
         Ok(id)
     }
 
     /// Brings an artifact from the shared store, if there is one, to its place, and opens it. Nothing is there of one that is not what its name says.
     fn fetch(&self, id: &ArtifactId) -> Result<File, StorageError> {
-        let Some(behind) = &self.shared else { return Err(StorageError::ArtifactMissing(*id)) };
+        let Some(backend) = &self.shared else { return Err(StorageError::ArtifactMissing(*id)) };
         let mut partial = self.partial()?;
         let mut hasher = blake3::Hasher::new();
         let path = partial.path().to_owned();
@@ -195,17 +147,17 @@ impl ArtifactStore {
             hasher.update(piece);
             partial.write_all(piece).map_err(StorageError::io("write", &path))
         };
-        let bytes_max = behind.cache.bytes_max();
-        let found = behind.store.download(&shared_name(id), bytes_max, shared::PIECE_BYTES, &mut sink)?;
+        let bytes_max = backend.cache.bytes_max();
+        let found = backend.store.download(&shared_name(id), bytes_max, shared::PIECE_BYTES, &mut sink)?;
         if found.is_none() {
             return Err(StorageError::ArtifactMissing(*id));
         }
-        if hasher.finalize() != id.0 {
+        if ArtifactId::from(hasher.finalize()) != *id {
             let reason = "the shared store has other bytes under this name".to_owned();
             return Err(StorageError::ArtifactDamaged { id: *id, path: self.path(id), reason });
         }
-        let file = self.place(partial, id)?;
-        behind.make_room(&self.root, Some(id));
+        let file = self.persist(partial, id)?;
+        backend.evict(&self.root, Some(id));
         Ok(file)
     }
 
@@ -249,7 +201,7 @@ impl ArtifactStore {
     }
 
     /// Puts an artifact in its place, and opens it: another process may make room at any time.
-    fn place(&self, partial: NamedTempFile, id: &ArtifactId) -> Result<File, StorageError> {
+    fn persist(&self, partial: NamedTempFile, id: &ArtifactId) -> Result<File, StorageError> {
         let path = self.path(id);
         let shelf = path.parent().unwrap_or(&self.root);
         let file = partial.reopen().map_err(StorageError::io("open", partial.path()))?;
@@ -276,8 +228,8 @@ impl ArtifactStore {
     }
 
     fn used(&self, file: &File) {
-        if let Some(behind) = &self.shared {
-            behind.cache.used(file);
+        if let Some(backend) = &self.shared {
+            backend.cache.used(file);
         }
     }
 
@@ -363,7 +315,7 @@ impl ArtifactStore {
         let path = self.path(id);
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(file).map_err(StorageError::io("read", &path))?;
-        if hasher.finalize() == id.0 {
+        if ArtifactId::from(hasher.finalize()) == *id {
             return Ok(hasher.count());
         }
         let reason = "its bytes have another hash".to_owned();
@@ -389,7 +341,7 @@ impl ArtifactStore {
     }
 }
 
-impl Behind {
+impl SharedBackend {
     /// Whether the store has an artifact of so many bytes. One of another size was damaged there: it is as good as none.
     fn has(&self, id: &ArtifactId, bytes: u64) -> Result<bool, StorageError> {
         Ok(self.store.size(&shared_name(id))? == Some(bytes))
@@ -399,8 +351,8 @@ impl Behind {
         self.store.put_file(&shared_name(id), whole, path)
     }
 
-    fn make_room(&self, root: &Path, last: Option<&ArtifactId>) {
-        self.cache.make_room(root, last, |id, bytes| self.has(id, bytes));
+    fn evict(&self, root: &Path, last: Option<&ArtifactId>) {
+        self.cache.evict(root, last, |id, bytes| self.has(id, bytes));
     }
 }
 

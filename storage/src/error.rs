@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dissent_domain::log::LogError;
 
-use crate::ArtifactId;
+use crate::artifact::{ArtifactId, InvalidArtifactName};
 
 /// An error of an artifact store, an export or an import.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +24,8 @@ pub enum StorageError {
         source: io::Error,
     },
     /// Not a name of an artifact.
-    #[error("{0:?} is not an artifact's name: it has 64 digits of 0-9 and a-f")]
-    ArtifactName(String),
+    #[error(transparent)]
+    ArtifactName(#[from] InvalidArtifactName),
     /// There is no such artifact.
     #[error("there is no artifact {0}")]
     ArtifactMissing(ArtifactId),

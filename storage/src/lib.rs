@@ -19,7 +19,7 @@ mod snapshots;
 pub mod transfer;
 mod wait;
 
-pub use artifact::{ArtifactId, ArtifactStore, SharedStore};
+pub use artifact::{ArtifactId, ArtifactStore, InvalidArtifactName, SharedStore};
 pub use error::StorageError;
 pub use limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 pub use memory::MemoryLog;

@@ -20,16 +20,13 @@ use serde_json::Value;
 
 use crate::{Salvage, StorageError, base64, wait};
 
+use copy::{APPENDS_IN_FLIGHT, READ_EVENTS};
 pub use copy::{copy, same};
 
 /// Format of an export.
 const FORMAT: u32 = 1;
 /// Longest line that is read: more than the largest event makes.
 const LINE_BYTES_MAX: u64 = 512 << 20;
-/// Events read from the log at once.
-const READ_EVENTS: usize = 64;
-/// Appends under way during an import, so that the log can commit many at once.
-const IN_FLIGHT: usize = 256;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -233,7 +230,7 @@ fn append_all(
             expected: ExpectedVersion::Any,
             events: vec![event],
         }));
-        if under_way.len() >= IN_FLIGHT {
+        if under_way.len() >= APPENDS_IN_FLIGHT {
             under_way.pop_front().map(wait).transpose()?;
         }
     }

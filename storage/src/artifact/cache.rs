@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::ArtifactId;
+use super::id::ArtifactId;
 use crate::StorageError;
 
 /// How the names of files begin that are being written.
@@ -20,7 +20,7 @@ pub(super) struct Cache {
 }
 
 /// An artifact in a folder.
-pub(super) struct Kept {
+pub(super) struct CachedArtifact {
     pub(super) id: ArtifactId,
     used: SystemTime,
     pub(super) bytes: u64,
@@ -51,22 +51,22 @@ impl Cache {
 
     /// Makes room for the artifact that came last, until what is there is within the limit. Only what is in the shared store goes:
     /// the folder may have been begun without one.
-    pub(super) fn make_room(
+    pub(super) fn evict(
         &self,
         root: &Path,
         last: Option<&ArtifactId>,
         is_shared: impl Fn(&ArtifactId, u64) -> Result<bool, StorageError>,
     ) {
         let Some(bytes_max) = self.bytes_max else { return };
-        let mut kept = match kept(root) {
-            Ok(kept) => kept,
+        let mut cached = match cached(root) {
+            Ok(cached) => cached,
             Err(error) => return tracing::warn!(%error, "the size of the cache of artifacts is not known"),
         };
-        let mut bytes: u64 = kept.iter().map(|kept| kept.bytes).sum();
+        let mut bytes: u64 = cached.iter().map(|cached| cached.bytes).sum();
         // Clocks are too coarse to tell which of two came last.
-        kept.retain(|kept| Some(&kept.id) != last);
-        kept.sort_by_key(|kept| kept.used);
-        for old in kept {
+        cached.retain(|cached| Some(&cached.id) != last);
+        cached.sort_by_key(|cached| cached.used);
+        for old in cached {
             if bytes <= bytes_max {
                 return;
             }
@@ -86,7 +86,7 @@ impl Cache {
 }
 
 /// The artifacts of a folder. What is not one is passed over.
-pub(super) fn kept(root: &Path) -> io::Result<Vec<Kept>> {
+pub(super) fn cached(root: &Path) -> io::Result<Vec<CachedArtifact>> {
     let mut found = Vec::new();
     for shelf in
         fs::read_dir(root)?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
@@ -96,7 +96,7 @@ pub(super) fn kept(root: &Path) -> io::Result<Vec<Kept>> {
             let (Some(id), Ok(metadata)) = (id_of(&entry), entry.metadata()) else { continue };
             if metadata.is_file() {
                 let used = metadata.accessed().or_else(|_| metadata.modified())?;
-                found.push(Kept { id, used, bytes: metadata.len(), path: entry.path() });
+                found.push(CachedArtifact { id, used, bytes: metadata.len(), path: entry.path() });
             }
         }
     }
@@ -104,7 +104,7 @@ pub(super) fn kept(root: &Path) -> io::Result<Vec<Kept>> {
 }
 
 /// Removes what processes that were killed were writing.
-pub(super) fn sweep(root: &Path) {
+pub(super) fn remove_abandoned(root: &Path) {
     // What cannot be looked at or removed takes up room, and does no other harm.
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let is_partial = entry.file_name().as_encoded_bytes().starts_with(PARTIAL.as_bytes());

@@ -227,7 +227,7 @@ fn a_folder_that_stood_alone_is_shared_whole() {
 }
 
 #[test]
-fn what_is_nowhere_else_is_not_taken_away_to_make_room() {
+fn what_is_nowhere_else_is_not_taken_away_to_evict() {
     let (alone, dir) = store();
     let ids: Vec<ArtifactId> = (0..3_u8).map(|byte| alone.put_bytes(&[byte; 100]).unwrap()).collect();
     let store = alone.with_shared_store(SharedStore::open(&url(&dir)).unwrap(), Some(150));
@@ -248,10 +248,11 @@ fn what_the_store_has_damaged_or_cannot_be_asked_about_is_not_taken_away() {
     std::fs::write(in_shared(&dir, &first), [1; 99]).unwrap();
     let second = one.put_bytes(&[2; 100]).unwrap();
     assert!(one.contains(&first) && one.contains(&second));
-    let silent = |_: &ArtifactId, _| Err(StorageError::ArtifactName("no answer".to_owned()));
-    Cache::new(Some(0)).make_room(&one.root, None, silent);
+    let silent =
+        |_: &ArtifactId, _| Err(StorageError::ArtifactName(InvalidArtifactName("no answer".to_owned())));
+    Cache::new(Some(0)).evict(&one.root, None, silent);
     assert!(one.contains(&first) && one.contains(&second));
-    Cache::new(Some(0)).make_room(&one.root, None, |_, _| Ok(true));
+    Cache::new(Some(0)).evict(&one.root, None, |_, _| Ok(true));
     assert!(!one.contains(&first) && !one.contains(&second));
 }
 

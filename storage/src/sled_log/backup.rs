@@ -9,8 +9,9 @@ use dissent_domain::event::Recorded;
 use dissent_domain::log::{EventLog, LogError};
 use sled::{Batch, Tree};
 
-use super::reader::guarded;
-use super::{SledLog, SledOptions, keys, open, record, streams};
+use super::error::guarded;
+use super::options::SledOptions;
+use super::{SledLog, keys, open, record, streams};
 
 /// Events and bytes of one write to the copy.
 const EVENTS_PER_WRITE: usize = 1024;

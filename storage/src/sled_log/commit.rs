@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use dissent_domain::log::LogError;
 use sled::{Batch, Db};
 
+use super::error::{guarded, read_error};
 use super::group::Encoded;
-use super::reader::{guarded, read_error};
 use super::tail::{Mark, Tail};
 
 /// Writes commits, one after another. See [`super::tail`] for the order of writes and why it is safe.
@@ -116,6 +116,11 @@ impl TailThread {
         drop(self.requests);
         self.thread.join().map_err(|_| stopped())
     }
+}
+
+/// Makes durable what sled has flushed: its own flush does not reach the device.
+pub(super) fn sync_database(dir: &Path) -> io::Result<()> {
+    File::options().write(true).open(dir.join("db"))?.sync_all()
 }
 
 fn stopped() -> io::Error {

@@ -7,24 +7,25 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, LogError};
 use tokio::sync::oneshot;
 
-use super::reader::guarded;
-use super::{Shared, record, streams, tail};
+use super::error::guarded;
+use super::shared::Shared;
+use super::{record, streams, tail};
 use crate::memory::check_version;
 
 /// Where an append's outcome goes.
 pub(super) type Reply = oneshot::Sender<Result<Vec<Recorded>, LogError>>;
 
 /// One event of an answer.
-enum Answer {
+enum CommitReply {
     /// The event at this index of the commit.
     New(usize),
     /// An event that the log already has.
-    Known(Box<Recorded>),
+    Existing(Box<Recorded>),
 }
 
 struct Pending {
     reply: Reply,
-    answer: Result<Vec<Answer>, LogError>,
+    replies: Result<Vec<CommitReply>, LogError>,
 }
 
 /// Appends that will become durable together.
@@ -68,11 +69,11 @@ impl<'a> Group<'a> {
 
     /// Decides an append against the log and the appends before it.
     pub(super) fn add(&mut self, append: Append, reply: Reply) {
-        let answer = self.decide(append);
-        self.pending.push(Pending { reply, answer });
+        let replies = self.decide(append);
+        self.pending.push(Pending { reply, replies });
     }
 
-    fn decide(&mut self, append: Append) -> Result<Vec<Answer>, LogError> {
+    fn decide(&mut self, append: Append) -> Result<Vec<CommitReply>, LogError> {
         let mut known = Vec::with_capacity(append.events.len());
         for event in &append.events {
             known.push(self.find(&append.experiment, event)?);
@@ -81,29 +82,29 @@ impl<'a> Group<'a> {
         if known.iter().any(Option::is_none) {
             check_version(&append, version)?;
         }
-        let mut answers = Vec::with_capacity(known.len());
+        let mut replies = Vec::with_capacity(known.len());
         for (event, known) in append.events.into_iter().zip(known) {
-            answers.push(match known {
-                Some(answer) => answer,
+            replies.push(match known {
+                Some(existing) => existing,
                 // An id that occurs twice in one append is new only once.
                 None => match self.by_id.get(&event.id) {
-                    Some(&index) => Answer::New(index),
-                    None => Answer::New(self.push(&append.experiment, event)),
+                    Some(&index) => CommitReply::New(index),
+                    None => CommitReply::New(self.push(&append.experiment, event)),
                 },
             });
         }
-        Ok(answers)
+        Ok(replies)
     }
 
-    fn find(&self, experiment: &ExperimentId, event: &NewEvent) -> Result<Option<Answer>, LogError> {
+    fn find(&self, experiment: &ExperimentId, event: &NewEvent) -> Result<Option<CommitReply>, LogError> {
         if let Some(&index) = self.by_id.get(&event.id) {
-            self.records.get(index).into_iter().for_each(|known| warn_if_other(known, experiment, event));
-            return Ok(Some(Answer::New(index)));
+            self.records.get(index).into_iter().for_each(|known| warn_if_different(known, experiment, event));
+            return Ok(Some(CommitReply::New(index)));
         }
         let known = self.shared.find(event.id, self.base)?;
         Ok(known.map(|known| {
-            warn_if_other(&known, experiment, event);
-            Answer::Known(Box::new(known))
+            warn_if_different(&known, experiment, event);
+            CommitReply::Existing(Box::new(known))
         }))
     }
 
@@ -144,17 +145,17 @@ impl<'a> Group<'a> {
     }
 
     /// Tells every caller what became of its append.
-    pub(super) fn answer(self, outcome: &Result<(), LogError>) {
-        for Pending { reply, answer } in self.pending {
-            let answer = outcome.clone().and(answer).map(|answers| {
-                let recorded = answers.into_iter().filter_map(|answer| match answer {
-                    Answer::New(index) => self.records.get(index).cloned(),
-                    Answer::Known(recorded) => Some(*recorded),
+    pub(super) fn reply(self, outcome: &Result<(), LogError>) {
+        for Pending { reply, replies } in self.pending {
+            let recorded = outcome.clone().and(replies).map(|replies| {
+                let recorded = replies.into_iter().filter_map(|reply| match reply {
+                    CommitReply::New(index) => self.records.get(index).cloned(),
+                    CommitReply::Existing(recorded) => Some(*recorded),
                 });
                 recorded.collect()
             });
             // A caller that no longer listens has the right not to.
-            let _gone = reply.send(answer);
+            let _gone = reply.send(recorded);
         }
     }
 }
@@ -172,7 +173,7 @@ impl Encoded {
 
 /// Ids are derived from causes, so the same id with another content is a bug of the caller. The log keeps
 /// what it has: history does not change.
-fn warn_if_other(known: &Recorded, experiment: &ExperimentId, event: &NewEvent) {
+fn warn_if_different(known: &Recorded, experiment: &ExperimentId, event: &NewEvent) {
     let same = known.experiment == *experiment
         && known.event.event_type == event.event_type
         && known.event.body == event.body;

@@ -17,12 +17,13 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use dissent_domain::event::EventId;
+use dissent_domain::event::{EventId, Recorded};
 use dissent_domain::log::LogError;
 use sled::{Batch, Tree};
 use xorf::{BinaryFuse8, Filter};
 
-use super::reader::{Reader, read_error};
+use super::error::read_error;
+use super::reader::Reader;
 use super::{keys, record};
 
 /// Entries of a chunk: 4 KiB.
@@ -180,6 +181,20 @@ impl Ids {
         Ok(found)
     }
 
+    /// The event with this id, if its position is at most `head`.
+    pub(super) fn find(&self, reader: &Reader, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
+        for position in self.positions(&reader.tree, id)? {
+            if position > head {
+                continue;
+            }
+            let recorded = reader.event(position)?;
+            if recorded.event.id == id {
+                return Ok(Some(recorded));
+            }
+        }
+        Ok(None)
+    }
+
     /// How many events up to `head` the index holds, reading all of it.
     pub(super) fn count(&self, tree: &Tree, head: u64) -> Result<u64, LogError> {
         let state = self.read();
@@ -269,7 +284,7 @@ fn damaged(end: u64, what: &str) -> LogError {
 
 #[cfg(test)]
 mod tests {
-    use dissent_domain::event::{NewEvent, Recorded};
+    use dissent_domain::event::NewEvent;
     use dissent_domain::id::ExperimentId;
     use proptest::prelude::*;
     use uuid::Uuid;

@@ -8,81 +8,46 @@
 
 mod backup;
 mod commit;
+mod error;
 mod group;
 mod ids;
+mod indices;
 mod keys;
+mod meta;
 mod open;
+mod options;
 mod reader;
 mod record;
 mod salvage;
+mod shared;
 mod streams;
 mod tail;
 mod upgrade;
 mod verify;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use dissent_domain::event::{EventId, Recorded};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{AdvanceListener, Append, AppendFuture, EventLog, LogError};
 use tokio::sync::oneshot;
 
+pub use options::SledOptions;
 pub use record::EventView;
 pub use salvage::Salvage;
 pub use verify::{Finding, LogStat, VerifyReport};
 
-use self::ids::Ids;
-use self::reader::{Reader, guarded};
+use self::error::guarded;
+use self::shared::Shared;
 use self::writer::Command;
 use crate::limits::{check_append, check_cursor};
-
-/// How a log is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SledOptions {
-    /// Memory that sled may use for its pages, in bytes.
-    pub cache_bytes: u64,
-    /// Appends that may wait for the writer before `append` blocks.
-    pub queue_length: usize,
-    /// Most events in one commit; an append of more is a commit of its own.
-    pub commit_events_max: usize,
-    /// Longest time a commit waits for the appends that the last one had beside it. A lone append never
-    /// waits.
-    pub linger_max: Duration,
-    /// Longest time a stored cursor stays undurable while no events come.
-    pub cursor_delay_max: Duration,
-    /// Newest events whose ids are kept in memory until they are written together, as a run. More need more memory, 16 bytes
-    /// each, and make the writer pause longer (50 ms for the default); fewer make more runs to ask. Runs of any length are read.
-    pub run_events: u64,
-    /// Reads and checks every event at open, not only the newest: seconds per million events.
-    pub check_all: bool,
-    /// Opens a log that has lost acknowledged events, and forgets them. For rescuing what is left.
-    pub accept_loss: bool,
-}
-
-impl Default for SledOptions {
-    fn default() -> Self {
-        Self {
-            cache_bytes: 48 << 20,
-            queue_length: 1024,
-            commit_events_max: 256,
-            linger_max: Duration::from_millis(5),
-            cursor_delay_max: Duration::from_millis(200),
-            run_events: 1 << 18,
-            check_all: false,
-            accept_loss: false,
-        }
-    }
-}
 
 /// The durable [`EventLog`]. Dropping it writes what was handed over, then closes it.
 pub struct SledLog {
@@ -92,72 +57,6 @@ pub struct SledLog {
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Held as long as the log is open: one process at a time.
     _lock: File,
-}
-
-/// What readers and the writer have in common.
-struct Shared {
-    reader: Reader,
-    ids: Ids,
-    /// The last durable position.
-    head: AtomicU64,
-    /// The last durable version of each stream.
-    streams: RwLock<BTreeMap<ExperimentId, u64>>,
-    cursors: Mutex<Cursors>,
-    listeners: RwLock<Vec<AdvanceListener>>,
-    /// Why nothing can be written any more.
-    failure: Mutex<Option<LogError>>,
-}
-
-#[derive(Default)]
-struct Cursors {
-    records: BTreeMap<String, Vec<u8>>,
-    /// Names of those that are newer than the disk.
-    dirty: BTreeSet<String>,
-}
-
-impl Shared {
-    fn head(&self) -> u64 {
-        self.head.load(Ordering::Acquire)
-    }
-
-    fn cursors(&self) -> MutexGuard<'_, Cursors> {
-        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn version(&self, experiment: &ExperimentId) -> u64 {
-        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
-        streams.get(experiment).copied().unwrap_or(0)
-    }
-
-    /// The event with this id, if its position is at most `head`.
-    fn find(&self, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
-        guarded(|| self.reader.find(&self.ids, id, head))
-    }
-
-    /// Shows readers what has become durable.
-    fn advance(&self, head: u64, versions: &HashMap<ExperimentId, u64>) {
-        let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
-        for (experiment, version) in versions {
-            streams.insert(experiment.clone(), *version);
-        }
-        drop(streams);
-        self.head.store(head, Ordering::Release);
-    }
-
-    fn announce(&self, head: u64) {
-        for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            listener(head);
-        }
-    }
-
-    fn failure(&self) -> Option<LogError> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn fail(&self, error: &LogError) {
-        tracing::error!(%error, "the event log takes no more appends");
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
-    }
 }
 
 impl SledLog {

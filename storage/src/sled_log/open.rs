@@ -14,16 +14,18 @@ use dissent_domain::event::Recorded;
 use dissent_domain::log::LogError;
 use sled::{Batch, Db};
 
-use super::commit::Committer;
+use super::commit::{Committer, sync_database};
+use super::error::{damaged, guarded, io_error, located, read_error};
 use super::ids::Ids;
-use super::reader::{Reader, damaged, guarded, read_error};
+use super::indices::index_entries;
+use super::meta::{FORMAT, Meta, read_meta, write_meta};
+use super::options::SledOptions;
+use super::reader::Reader;
+use super::shared::{Cursors, Shared};
 use super::tail::{Found, Mark, Tail};
 use super::upgrade::{rebuild_indices, upgrade};
-use super::verify::index_entries;
-use super::{Cursors, Shared, SledOptions, keys, record, streams, tail};
+use super::{keys, record, streams, tail};
 
-/// Version of everything that lies in the directory.
-pub(super) const FORMAT: u16 = 3;
 /// Events checked at every open. Damage by a crash is at the end; the rest is for a full check.
 const CHECKED_AT_OPEN: u64 = 4096;
 /// How long sled may take to let go of a log that this process has just closed.
@@ -40,20 +42,6 @@ pub(super) fn open(dir: &Path, options: &SledOptions) -> Result<Opened, LogError
     open_checked(dir, options).map_err(|error| located(dir, error))
 }
 
-pub(super) fn located(dir: &Path, error: LogError) -> LogError {
-    let dir = dir.display();
-    match error {
-        LogError::Corrupt(what) => LogError::Corrupt(format!(
-            "{dir}: {what}; restore a backup, or save what is sound with log export --salvage and import it into a \
-                 new log"
-        )),
-        LogError::Io(what) => LogError::Io(format!("{dir}: {what}")),
-        LogError::Invalid(what) => LogError::Invalid(format!("{dir}: {what}")),
-        LogError::InUse(_) => LogError::InUse(dir.to_string()),
-        other @ (LogError::WrongVersion { .. } | LogError::Closed) => other,
-    }
-}
-
 fn open_checked(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
     std::fs::create_dir_all(dir).map_err(io_error)?;
     let lock = lock(dir)?;
@@ -65,10 +53,6 @@ fn open_checked(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
     let shared = guarded(|| load(reader, ids, head))?;
     let committer = Committer::new(db, dir, tail).map_err(io_error)?;
     Ok(Opened { shared, committer, lock })
-}
-
-pub(super) fn io_error(error: io::Error) -> LogError {
-    LogError::Io(error.to_string())
 }
 
 pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
@@ -220,11 +204,6 @@ fn settle(dir: &Path, db: &Db, tail: &mut Tail, found: &Found, head: u64) -> io:
     tail.settle(Mark { base: head, position: head })
 }
 
-/// Makes durable what sled has flushed: its own flush does not reach the device.
-pub(super) fn sync_database(dir: &Path) -> io::Result<()> {
-    File::options().write(true).open(dir.join("db"))?.sync_all()
-}
-
 /// Makes what a log has besides its events, and makes it durable.
 fn create(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<Tail, LogError> {
     let log_id = log_id.unwrap_or_else(new_log_id);
@@ -251,36 +230,6 @@ fn sync_dirs(dir: &Path) -> io::Result<()> {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }
-}
-
-/// A log's first record.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Meta {
-    pub(super) format: u16,
-    pub(super) log_id: u64,
-}
-
-pub(super) fn read_meta(db: &Db) -> Result<Option<Meta>, LogError> {
-    let Some(value) = db.get(keys::META).map_err(read_error)? else { return Ok(None) };
-    let damaged = |what: &str| LogError::Corrupt(format!("the log's first record: {what}"));
-    let payload = record::unframe(keys::META, &value).map_err(|what| damaged(&what))?;
-    let (format, rest) = payload.split_first_chunk::<2>().ok_or_else(|| damaged("it is cut short"))?;
-    let format = u16::from_le_bytes(*format);
-    if format > FORMAT {
-        return Err(LogError::Invalid(format!(
-            "the event log has format {format} and this program knows formats up to {FORMAT}: it was \
-             written by a newer version of dissent"
-        )));
-    }
-    let log_id = rest.first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
-    Ok(Some(Meta { format, log_id: u64::from_le_bytes(*log_id) }))
-}
-
-pub(super) fn write_meta(db: &Db, meta: Meta) -> Result<(), LogError> {
-    let mut payload = meta.format.to_le_bytes().to_vec();
-    payload.extend_from_slice(&meta.log_id.to_le_bytes());
-    db.insert(keys::META, record::frame(keys::META, &payload)).map_err(read_error)?;
-    db.flush().map(drop).map_err(read_error)
 }
 
 fn check(reader: &Reader, ids: &Ids, head: u64, options: &SledOptions) -> Result<(), LogError> {

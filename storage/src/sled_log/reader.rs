@@ -1,14 +1,13 @@
 //! Reading the tree: events by position, stream and id, each checked as it is read.
 
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use dissent_domain::event::{EventId, Recorded};
+use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
 use sled::{IVec, Tree};
 
-use super::ids::Ids;
+use super::error::{damaged, guarded, read_error};
 use super::record::{self, EventView};
 use super::{keys, streams};
 
@@ -90,20 +89,6 @@ impl Reader {
             unframe(first, index, &value).map(<[u8]>::to_vec)
         })?;
         read(&block)
-    }
-
-    /// The event with this id, if its position is at most `head`.
-    pub(super) fn find(&self, ids: &Ids, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
-        for position in ids.positions(&self.tree, id)? {
-            if position > head {
-                continue;
-            }
-            let recorded = self.event(position)?;
-            if recorded.event.id == id {
-                return Ok(Some(recorded));
-            }
-        }
-        Ok(None)
     }
 
     /// Events of a stream after version `after` with positions up to `head`, at most `limit`.
@@ -204,39 +189,4 @@ impl Entries {
 fn unframe(position: u64, part: u16, value: &[u8]) -> Result<&[u8], LogError> {
     record::unframe(&keys::event(position, part), value)
         .map_err(|what| damaged(position, &format!("part {part} of its record: {what}")))
-}
-
-/// Damage at an event.
-pub(super) fn damaged(position: u64, what: &str) -> LogError {
-    LogError::Corrupt(format!("event {position}: {what}"))
-}
-
-/// What sled says while reading.
-pub(super) fn read_error(error: sled::Error) -> LogError {
-    match error {
-        sled::Error::Io(error) => LogError::Io(said_by(&error)),
-        sled::Error::Corruption { .. } => {
-            LogError::Corrupt("the checksum of a part of its database does not fit".to_owned())
-        }
-        sled::Error::CollectionNotFound(_) | sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) => {
-            LogError::Corrupt(error.to_string())
-        }
-    }
-}
-
-/// What the system said; sled may have wrapped it in the form that is meant for programmers.
-pub(super) fn said_by(error: &std::io::Error) -> String {
-    if error.raw_os_error().is_some() { error.to_string() } else { error.kind().to_string() }
-}
-
-/// Runs `work` on sled, which answers some damage with a panic, and makes that an error.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, LogError>) -> Result<T, LogError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let said = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("nothing");
-        Err(LogError::Corrupt(format!("the database gave up on it, saying {said:?}")))
-    })
 }

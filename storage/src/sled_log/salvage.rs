@@ -14,9 +14,10 @@ use dissent_domain::log::LogError;
 use sled::Batch;
 use tempfile::TempDir;
 
-use super::SledOptions;
-use super::open::{io_error, located, lock, open_sled};
-use super::reader::{Reader, damaged, guarded, read_error};
+use super::error::{damaged, guarded, io_error, located, read_error};
+use super::open::{lock, open_sled};
+use super::options::SledOptions;
+use super::reader::Reader;
 use super::tail::{self, Found, Tail};
 use super::verify::{FINDINGS_MAX, Finding};
 

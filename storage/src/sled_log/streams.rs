@@ -11,7 +11,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
 use sled::{IVec, Tree};
 
-use super::reader::read_error;
+use super::error::read_error;
 use super::{keys, record};
 
 /// Versions of a chunk: a kilobyte.

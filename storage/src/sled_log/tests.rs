@@ -4,6 +4,9 @@ use dissent_domain::log::ExpectedVersion::{Any, Exact, NoStream};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use super::*;
 use crate::conformance::{append, event, experiment};
 use crate::{MemoryLog, wait};
@@ -273,7 +276,7 @@ fn a_lost_database_is_an_error_and_not_an_empty_log() {
 fn a_log_of_a_newer_version_is_refused_by_name() {
     let (log, dir) = fresh();
     let tree = log.shared.reader.tree.clone();
-    let mut meta = (open::FORMAT + 1).to_le_bytes().to_vec();
+    let mut meta = (meta::FORMAT + 1).to_le_bytes().to_vec();
     meta.extend_from_slice(&[0; 20]);
     tree.insert(keys::META, record::frame(keys::META, &meta)).unwrap();
     drop((log, tree));

@@ -11,9 +11,11 @@ use dissent_domain::event::Recorded;
 use dissent_domain::log::LogError;
 use sled::{Batch, Db};
 
+use super::commit::sync_database;
+use super::error::{io_error, read_error};
 use super::keys;
-use super::open::{FORMAT, Meta, io_error, read_meta, sync_database, write_meta};
-use super::reader::{Reader, read_error};
+use super::meta::{FORMAT, Meta, read_meta, write_meta};
+use super::reader::Reader;
 use super::streams;
 
 /// Events, and keys, of one write.

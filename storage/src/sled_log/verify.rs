@@ -5,11 +5,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
 
+use super::error::guarded;
 use super::ids::Ids;
-use super::reader::{Reader, guarded};
+use super::indices::index_entries;
+use super::reader::Reader;
 use super::record::EventView;
 use super::{SledLog, streams, tail};
 
@@ -263,19 +264,4 @@ impl<'a> Check<'a> {
         );
         Ok(())
     }
-}
-
-/// Where the two indices lead from an event: back to it, if all is well.
-pub(super) fn index_entries(
-    reader: &Reader,
-    ids: &Ids,
-    view: &EventView<'_>,
-) -> Result<[(&'static str, Option<u64>); 2], LogError> {
-    let candidates = ids.positions(&reader.tree, view.id)?;
-    let id = candidates.iter().find(|at| **at == view.position).or(candidates.first()).copied();
-    let stream = match ExperimentId::new(view.experiment) {
-        Ok(experiment) => streams::position(&reader.tree, &experiment, view.version)?,
-        Err(_) => None,
-    };
-    Ok([("id", id), ("stream", stream)])
 }

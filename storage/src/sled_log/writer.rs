@@ -10,9 +10,11 @@ use dissent_domain::log::{Append, LogError};
 use sled::Batch;
 
 use super::commit::Committer;
+use super::error::guarded;
 use super::group::{Group, Reply};
-use super::reader::guarded;
-use super::{Shared, SledOptions, keys, record};
+use super::options::SledOptions;
+use super::shared::Shared;
+use super::{keys, record};
 
 /// Bodies in one commit: more would only add to everybody's latency.
 const COMMIT_BYTES_MAX: usize = 4 << 20;
@@ -103,7 +105,7 @@ impl Writer {
         let outcome = self.commit(&group);
         let head = shared.head();
         let advanced = outcome.is_ok() && !group.records.is_empty();
-        group.answer(&outcome);
+        group.reply(&outcome);
         if advanced {
             shared.announce(head);
         }

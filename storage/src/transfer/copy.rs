@@ -5,8 +5,12 @@ use std::collections::VecDeque;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, AppendFuture, EventLog, ExpectedVersion};
 
-use super::{IN_FLIGHT, READ_EVENTS};
 use crate::{StorageError, wait};
+
+/// Events read from a log at once.
+pub(super) const READ_EVENTS: usize = 64;
+/// Appends that are not yet durable, so that the log can commit many at once.
+pub(super) const APPENDS_IN_FLIGHT: usize = 256;
 
 /// Adds the events of these experiments to another log, in the order of this one; positions are given anew. Those that `to`
 /// already has stay as they are, so that a copy that was interrupted is made whole by another. Returns how many there are.
@@ -28,7 +32,7 @@ pub fn copy(
             let (experiment, events) = (recorded.experiment, vec![recorded.event]);
             under_way.push_back(to.append(Append { experiment, expected: ExpectedVersion::Any, events }));
             copied += 1;
-            if under_way.len() >= IN_FLIGHT {
+            if under_way.len() >= APPENDS_IN_FLIGHT {
                 under_way.pop_front().map(wait).transpose()?;
             }
         }

@@ -1,0 +1,40 @@
+//! The first record of a log: the format of its directory, and its identity.
+
+use dissent_domain::log::LogError;
+use sled::Db;
+
+use super::error::read_error;
+use super::{keys, record};
+
+/// Version of everything that lies in the directory.
+pub(super) const FORMAT: u16 = 3;
+
+/// A log's first record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Meta {
+    pub(super) format: u16,
+    pub(super) log_id: u64,
+}
+
+pub(super) fn read_meta(db: &Db) -> Result<Option<Meta>, LogError> {
+    let Some(value) = db.get(keys::META).map_err(read_error)? else { return Ok(None) };
+    let damaged = |what: &str| LogError::Corrupt(format!("the log's first record: {what}"));
+    let payload = record::unframe(keys::META, &value).map_err(|what| damaged(&what))?;
+    let (format, rest) = payload.split_first_chunk::<2>().ok_or_else(|| damaged("it is cut short"))?;
+    let format = u16::from_le_bytes(*format);
+    if format > FORMAT {
+        return Err(LogError::Invalid(format!(
+            "the event log has format {format} and this program knows formats up to {FORMAT}: it was \
+             written by a newer version of dissent"
+        )));
+    }
+    let log_id = rest.first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
+    Ok(Some(Meta { format, log_id: u64::from_le_bytes(*log_id) }))
+}
+
+pub(super) fn write_meta(db: &Db, meta: Meta) -> Result<(), LogError> {
+    let mut payload = meta.format.to_le_bytes().to_vec();
+    payload.extend_from_slice(&meta.log_id.to_le_bytes());
+    db.insert(keys::META, record::frame(keys::META, &payload)).map_err(read_error)?;
+    db.flush().map(drop).map_err(read_error)
+}

@@ -7,7 +7,7 @@
 
 use dissent_domain::event::{Event, EventType, NewEvent, decode};
 use dissent_models::adapter::{LoraAdapter, LoraPair};
-use dissent_storage::{ArtifactId, ArtifactStore, StorageError};
+use dissent_storage::{ArtifactId, ArtifactStore, InvalidArtifactName, StorageError};
 
 use crate::crew::{LearningResources, Resources};
 use crate::model::{ADAPTER_BYTES_MAX, Base, fingerprint};
@@ -65,7 +65,8 @@ impl Evidence {
     /// An adapter is there, fits the model, and makes the model that it is said to make. None where that cannot be seen now.
     fn makes(&self, base: &Base, adapter: &str, said: &str) -> Result<Option<LoraAdapter>, String> {
         let wrong = |reason: String| format!("its adapter: {reason}");
-        let id: ArtifactId = adapter.parse().map_err(|error: StorageError| wrong(error.to_string()))?;
+        let id: ArtifactId =
+            adapter.parse().map_err(|error: InvalidArtifactName| wrong(error.to_string()))?;
         let bytes = match self.artifacts.read(&id, ADAPTER_BYTES_MAX) {
             Err(error @ (StorageError::ArtifactMissing(_) | StorageError::ArtifactDamaged { .. })) => {
                 return Err(wrong(error.to_string()));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dissent_domain::event::{EventId, ExperimentFinished, NewEvent};
 use dissent_domain::id::ExperimentId;
-use dissent_queues::{Answer, Broker as _, Proposal, ProposalConsumer, RabbitBroker, RabbitOptions};
+use dissent_queues::{Broker as _, Proposal, ProposalConsumer, ProposalReply, RabbitBroker, RabbitOptions};
 use dissent_storage::MemoryLog;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
@@ -90,7 +90,7 @@ impl Place {
     }
 
     /// Waits for the next proposal and replies to it. Returns the id of its event.
-    async fn decide(&mut self, reply: Answer) -> EventId {
+    async fn decide(&mut self, reply: ProposalReply) -> EventId {
         let delivery = timeout(PATIENCE, self.journal.next()).await.expect("a proposal arrives").unwrap();
         let id = delivery.proposal.events[0].id;
         delivery.answer(reply).await.unwrap();
@@ -111,8 +111,8 @@ impl Place {
     }
 }
 
-fn rejected() -> Answer {
-    Answer::Rejected { reason: "the round is closed".to_owned() }
+fn rejected() -> ProposalReply {
+    ProposalReply::Rejected { reason: "the round is closed".to_owned() }
 }
 
 fn proposal() -> (EventId, Proposal) {
@@ -173,7 +173,7 @@ async fn retried(place: &mut Place, event: EventId) {
     let second = place.letters(1).await[0]["id"].as_str().unwrap().to_owned();
     assert_ne!(first, second, "the second rejection is a letter of its own");
     place.dead("retry", &[&second]);
-    assert_eq!(place.decide(Answer::Recorded(Vec::new())).await, event);
+    assert_eq!(place.decide(ProposalReply::Recorded(Vec::new())).await, event);
     assert!(place.letters(0).await.is_empty(), "a recorded proposal leaves no letter");
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{AdapterTask, LoraPair, LoraTarget, Matrix};
+use super::lora::{AdapterTask, LoraPair, LoraTarget};
 
 /// The highest rank that is believed.
 const RANK_MAX: usize = 1 << 16;
@@ -28,6 +28,13 @@ pub(super) struct AdapterConfig {
     /// Everything else: some settings change the model in ways that plain LoRA does not.
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
+}
+
+/// One half of a pair as it is read: `[rows, columns]`.
+pub(super) struct Matrix {
+    pub(super) values: Vec<f32>,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
 }
 
 /// Settings that must be off: each changes what an adapter does to the model.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dissent_domain::training::LoraSettings;
 
-use super::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead};
+use super::lora::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead};
 use crate::checkpoint::ModelConfig;
 use crate::checkpoint::layout::projections;
 use crate::error::ModelError;
@@ -16,6 +16,21 @@ pub struct LoraSlots {
     /// The projections, with the outputs and inputs of each.
     sizes: BTreeMap<LoraTarget, (usize, usize)>,
     rank: usize,
+}
+
+/// The adapters of a session.
+#[derive(Debug, Clone, Copy)]
+pub enum Adapters<'a> {
+    /// One, or none, for as long as the session lives.
+    Fixed(Option<&'a LoraAdapter>),
+    /// They take turns: those that fit the slots can be set one after the other. The second one is the first to be set.
+    InTurns(&'a LoraSlots, Option<&'a LoraAdapter>),
+}
+
+impl<'a> From<Option<&'a LoraAdapter>> for Adapters<'a> {
+    fn from(adapter: Option<&'a LoraAdapter>) -> Self {
+        Self::Fixed(adapter)
+    }
 }
 
 impl LoraSlots {

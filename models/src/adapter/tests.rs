@@ -5,8 +5,11 @@ use safetensors::Dtype as StoredDtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
+use super::config::AdapterConfig;
+use super::read::{CONFIG, WEIGHTS, read_tensors};
 use super::*;
-use crate::checkpoint::{Activation, Architecture, Rope};
+use crate::checkpoint::{Activation, Architecture, ModelConfig, Rope};
+use crate::error::ModelError;
 
 fn model() -> ModelConfig {
     ModelConfig {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 
+use super::read::{WEIGHTS_BYTES_MAX, matrix};
 use super::write::serialise;
-use super::{WEIGHTS_BYTES_MAX, matrix};
 use crate::checkpoint::files::{read_optional, write_whole};
 use crate::error::ModelError;
 

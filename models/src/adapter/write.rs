@@ -9,11 +9,10 @@ use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{
-    AdapterTask, CONFIG, LoraAdapter, LoraPair, LoraTarget, SCORE_HEAD, ScoreHead, WEIGHTS,
-    WEIGHTS_BYTES_MAX, WRAPPER, fingerprint,
-};
+use super::lora::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead};
+use super::read::{CONFIG, WEIGHTS, WEIGHTS_BYTES_MAX, WRAPPER, fingerprint};
 use crate::checkpoint::files::{CONFIG_BYTES_MAX, as_bytes, read, write_whole};
+use crate::checkpoint::layout::SCORE_HEAD;
 use crate::error::ModelError;
 
 /// The two files of an adapter in one piece.

@@ -3,7 +3,7 @@
 use crate::error::ModelError;
 use crate::onnx::Value;
 
-use super::Forward;
+use super::forward::Forward;
 
 /// The final norm's output at the picked positions, `[picked, hidden]`.
 pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {

@@ -8,10 +8,11 @@ use serde::Deserialize;
 use super::config::{Architecture, ModelConfig};
 use super::files::{CONFIG_BYTES_MAX, TOKENIZER_BYTES_MAX, parse_json, read, read_optional};
 use super::fingerprint::{self, Fingerprint};
+use super::parts::Parts;
 use super::safetensors::{Located, locate};
-use super::tokenizer::TokenizerFiles;
+use super::tokenizer::{TextTokenizer, TokenizerFiles};
 use super::weights::Weights;
-use super::{Parts, config_json, layout};
+use super::{config_json, layout};
 use crate::error::ModelError;
 
 const SINGLE: &str = "model.safetensors";
@@ -54,7 +55,7 @@ fn open_tokenizer(
     folder: &Path,
     config: &ModelConfig,
     fingerprint: &mut Fingerprint,
-) -> Result<super::TextTokenizer, ModelError> {
+) -> Result<TextTokenizer, ModelError> {
     let mut optional = |name: &str| -> Result<Option<Vec<u8>>, ModelError> {
         let bytes = read_optional(&folder.join(name), CONFIG_BYTES_MAX)?;
         if let Some(bytes) = &bytes {

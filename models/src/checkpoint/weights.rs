@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use safetensors::Dtype as StoredDtype;
 
-use super::Stored;
 use crate::error::ModelError;
 
 /// The element types that weights may have.
@@ -53,6 +52,15 @@ pub struct TensorRef {
     pub dtype: Dtype,
     /// Row-major shape.
     pub shape: Vec<usize>,
+}
+
+/// One tensor as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredTensor {
+    /// Its Hugging Face name.
+    pub name: String,
+    pub dtype: &'static str,
+    pub elements: u64,
 }
 
 /// The tensors of a checkpoint by the names that Hugging Face gives them, whatever file they come from.
@@ -123,13 +131,13 @@ impl Weights {
 }
 
 impl TensorRef {
-    pub(super) fn stored(&self, name: &str) -> Stored {
+    pub(super) fn stored(&self, name: &str) -> StoredTensor {
         let dtype = match self.dtype {
             Dtype::F32 => "F32",
             Dtype::F16 => "F16",
             Dtype::BF16 => "BF16",
         };
-        Stored { name: name.to_owned(), dtype, elements: self.bytes / self.dtype.size() as u64 }
+        StoredTensor { name: name.to_owned(), dtype, elements: self.bytes / self.dtype.size() as u64 }
     }
 
     fn read_f32(&self) -> std::io::Result<Vec<f32>> {

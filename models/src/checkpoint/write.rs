@@ -13,23 +13,16 @@ use ::safetensors::Dtype as StoredDtype;
 use super::files::{CONFIG_BYTES_MAX, NewFolder, TOKENIZER_BYTES_MAX, read_optional};
 use super::layout::{self, SCORE_HEAD};
 use super::safetensors::header;
-use super::{Checkpoint, Dtype, ModelConfig, Source, locate};
+use super::source::{Source, locate};
+use super::{Checkpoint, Dtype, ModelConfig};
 use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
 use crate::error::ModelError;
 
+use config::Purpose;
 pub use fresh::{FreshModel, initialise};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
-
-/// What a folder of weights is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// Predicting the next token.
-    CausalLm,
-    /// Scoring a text, with so many outputs.
-    Classifier { labels: usize },
-}
 
 /// Files of a Hugging Face folder that are carried along as they are.
 const COMPANIONS: [&str; 9] = [

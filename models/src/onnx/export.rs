@@ -8,13 +8,14 @@ use prost::Message as _;
 use crate::checkpoint::TensorRef;
 use crate::error::ModelError;
 
-use super::graph::{Dim, ElementType, Graph, Node, Shape, Source, ValueInfo};
+use super::graph::{Graph, Node};
 use super::op::{Attribute, CONTRIB, Constant};
 use super::proto::{
     AttributeProto, DATA_LOCATION_EXTERNAL, DimensionProto, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
     ValueInfoProto, attribute_kind,
 };
+use super::value::{Dim, ElementType, Shape, Source, ValueInfo};
 
 const IR_VERSION: i64 = 10;
 const OPSET_VERSION: i64 = 21;

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::checkpoint::{Dtype, TensorRef};
+use crate::checkpoint::TensorRef;
 use crate::error::ModelError;
 
 use super::op::Op;
+use super::value::{Dim, ElementType, Shape, Source, Value, ValueInfo};
 
 mod attention;
 mod elementwise;
@@ -20,97 +21,6 @@ mod rows;
 mod shapes;
 
 pub use attention::AttentionCache;
-
-/// A value of one graph: an input, a weight, or what an operator computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Value(usize);
-
-impl Value {
-    /// Its place among [`Graph::values`].
-    pub(in crate::onnx) fn index(self) -> usize {
-        self.0
-    }
-}
-
-/// The element types of values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ElementType {
-    /// 32-bit float.
-    F32,
-    /// IEEE 16-bit float.
-    F16,
-    /// The upper half of a 32-bit float.
-    BF16,
-    /// 32-bit integer.
-    I32,
-    /// 64-bit integer.
-    I64,
-    /// True or false.
-    Bool,
-}
-
-impl ElementType {
-    /// The number that ONNX gives the type.
-    #[must_use]
-    pub const fn onnx_code(self) -> i32 {
-        match self {
-            Self::F32 => 1,
-            Self::I32 => 6,
-            Self::I64 => 7,
-            Self::Bool => 9,
-            Self::F16 => 10,
-            Self::BF16 => 16,
-        }
-    }
-}
-
-impl From<Dtype> for ElementType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::F16 => Self::F16,
-            Dtype::BF16 => Self::BF16,
-        }
-    }
-}
-
-/// One dimension of a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dim {
-    /// Known when the graph is built.
-    Fixed(usize),
-    /// Known when the graph runs; equal names are equal sizes.
-    Named(&'static str),
-}
-
-/// The dimensions of a value, outermost first.
-pub type Shape = Vec<Dim>;
-
-/// Where a value comes from.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    /// Given at every run.
-    Input,
-    /// A constant with its little-endian bytes.
-    Constant(Vec<u8>),
-    /// A constant that lies in a file.
-    Weight(TensorRef),
-    /// The result of a node.
-    Node,
-}
-
-/// What is known of a value.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ValueInfo {
-    /// Its name, unique in the graph.
-    pub name: String,
-    /// Its element type.
-    pub element: ElementType,
-    /// Its shape.
-    pub shape: Shape,
-    /// Where it comes from.
-    pub source: Source,
-}
 
 /// One operator with its operands; `None` is an optional operand left out.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,7 +58,7 @@ impl Graph {
     /// What is known of a value of this graph.
     #[must_use]
     pub fn info(&self, value: Value) -> &ValueInfo {
-        &self.values[value.0]
+        &self.values[value.index()]
     }
 
     /// Every value, in the order of creation.
@@ -177,7 +87,7 @@ impl Graph {
     /// A weight that lies in a file, as 32-bit floats: weights of another type are converted when the session starts.
     pub fn weight(&mut self, name: &str, tensor: &TensorRef) -> Value {
         if let Some(known) = self.values.iter().position(|value| value.name == name) {
-            return Value(known);
+            return Value::new(known);
         }
         let shape = tensor.shape.iter().map(|&size| Dim::Fixed(size)).collect::<Shape>();
         let element = ElementType::from(tensor.dtype);
@@ -243,7 +153,7 @@ impl Graph {
     pub fn output(&mut self, value: Value, name: &str) {
         let taken = self.info(value).source != Source::Node || self.outputs.contains(&value);
         let value = if taken { self.stop_gradient(value) } else { value };
-        self.values[value.0].name = name.to_owned();
+        self.values[value.index()].name = name.to_owned();
         self.outputs.push(value);
     }
 
@@ -288,7 +198,7 @@ impl Graph {
 
     fn push(&mut self, info: ValueInfo) -> Value {
         self.values.push(info);
-        Value(self.values.len() - 1)
+        Value::new(self.values.len() - 1)
     }
 
     pub(in crate::onnx) fn result(&mut self, element: ElementType, shape: Shape) -> Value {
@@ -318,7 +228,7 @@ impl Graph {
     }
 
     fn rename(&mut self, value: Value, name: &str) -> Value {
-        name.clone_into(&mut self.values[value.0].name);
+        name.clone_into(&mut self.values[value.index()].name);
         value
     }
 

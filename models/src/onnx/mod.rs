@@ -7,6 +7,8 @@ pub mod op;
 pub(crate) mod proto;
 #[cfg(test)]
 pub(crate) mod reference;
+pub mod value;
 
-pub use graph::{Dim, ElementType, Graph, Shape, Value};
+pub use graph::Graph;
 pub use op::Op;
+pub use value::{Dim, ElementType, Shape, Value};

@@ -1,6 +1,6 @@
 //! The operators that graphs are made of.
 
-use super::graph::{ElementType, Value};
+use super::value::{ElementType, Value};
 
 /// An operator with its attributes. Standard ONNX ones are of opset 21; the fused ones are ONNX Runtime's own.
 ///

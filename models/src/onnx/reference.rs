@@ -9,8 +9,9 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use crate::checkpoint::TensorRef;
 use crate::checkpoint::weights::decode_f32;
 
-use super::graph::{Dim, ElementType, Graph, Node, Source, Value};
+use super::graph::{Graph, Node};
 use super::op::Op;
+use super::value::{Dim, ElementType, Source, Value};
 use elementwise::{truth, zip};
 use tensor::Tensor;
 

@@ -2,7 +2,7 @@
 
 use dissent_domain::generation::SamplingParams;
 
-use super::lesson::Method;
+use super::method::Method;
 use super::policy::{EvaluatedModel, TunedPolicy};
 use super::tuner::TuningSettings;
 use crate::adapter::{Adapters, LoraAdapter, LoraSlots, ValueHead};

@@ -9,8 +9,8 @@
 
 mod checkpoint;
 mod grpo;
-mod lesson;
 mod lora_policy;
+mod method;
 mod phases;
 mod policy;
 mod ppo;
@@ -18,6 +18,7 @@ pub mod preference_pairs;
 mod reward_scorer;
 mod rloo;
 mod rollout;
+mod rollout_math;
 mod tuner;
 
 pub use checkpoint::TuningCheckpoint;

@@ -8,27 +8,27 @@ use std::collections::BTreeMap;
 use dissent_domain::training::PpoSettings;
 use dissent_domain::training::advantage::{gae, token_rewards, whitened};
 
-use super::lesson::{Lesson, Means, MicroBatch, by_token, divergences, mean, rewards, single};
 use super::rollout::Rollout;
+use super::rollout_math::{Advantages, Means, MicroBatch, by_token, divergences, mean, rewards, single};
 use crate::training::losses::ppo_report;
 use crate::training::{BatchOutput, LossInputs};
 
-pub(super) fn lessons(
+pub(super) fn advantages(
     rollouts: &[Rollout],
     settings: &PpoSettings,
     kl_coefficient: f64,
     metrics: &mut BTreeMap<String, f64>,
-) -> Vec<Lesson> {
+) -> Vec<Advantages> {
     let scores = rewards(rollouts, settings);
     report_objective(rollouts, &scores, settings, kl_coefficient, metrics);
-    let mut lessons: Vec<Lesson> = rollouts
+    let mut lessons: Vec<Advantages> = rollouts
         .iter()
         .zip(&scores)
         .map(|(rollout, &score)| {
             let kl = settings.kl_estimator.estimates(&rollout.logprobs, &rollout.reference_logprobs);
             let rewards = token_rewards(&kl, kl_coefficient, score);
             let estimate = gae(&rewards, &rollout.values, settings.gamma, settings.lambda);
-            Lesson { advantages: estimate.advantages, returns: estimate.returns }
+            Advantages { advantages: estimate.advantages, returns: estimate.returns }
         })
         .collect();
     if settings.whiten_advantages {
@@ -136,11 +136,11 @@ mod tests {
         let rollout = rollout(&[-1.0, -1.0, -2.0], &[-1.0, -2.0, -2.0], &[0.5, 0.4, 0.6], 0.9);
         let settings = PpoSettings { whiten_advantages: false, ..PpoSettings::default() };
         let mut metrics = BTreeMap::new();
-        let plain = lessons(std::slice::from_ref(&rollout), &settings, 0.1, &mut metrics);
+        let plain = advantages(std::slice::from_ref(&rollout), &settings, 0.1, &mut metrics);
         assert_rounded(&plain[0].advantages, &[0.265_75, 0.385, 0.3]);
         assert_rounded(&plain[0].returns, &[0.765_75, 0.785, 0.9]);
         let settings = PpoSettings::default();
-        let white = lessons(std::slice::from_ref(&rollout), &settings, 0.1, &mut metrics);
+        let white = advantages(std::slice::from_ref(&rollout), &settings, 0.1, &mut metrics);
         assert_rounded(&white[0].advantages, &[-0.833_353, 1.108_875, -0.275_522]);
         assert_rounded(&white[0].returns, &plain[0].returns);
         let objective = ["kl", "entropy", "non_score_reward", "scores", "rlhf_reward"];
@@ -154,7 +154,7 @@ mod tests {
             rollout(&[-1.0, -1.0], &[-1.0, -1.0], &[0.0, 0.5], 1.0),
             rollout(&[-1.0; 5], &[-1.5; 5], &[0.1, 0.2, 0.3, 0.4, 0.5], -1.0),
         ];
-        let found = lessons(&rollouts, &PpoSettings::default(), 0.05, &mut BTreeMap::new());
+        let found = advantages(&rollouts, &PpoSettings::default(), 0.05, &mut BTreeMap::new());
         let all: Vec<f64> = found.iter().flat_map(|lesson| lesson.advantages.clone()).collect();
         assert_eq!([found[0].advantages.len(), found[1].advantages.len()], [2, 5]);
         assert_rounded(&[mean(all.iter().copied())], &[0.0]);

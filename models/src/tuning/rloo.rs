@@ -7,17 +7,19 @@ use std::collections::BTreeMap;
 use dissent_domain::training::PpoSettings;
 use dissent_domain::training::advantage::leave_one_out;
 
-use super::grpo::{by_group, clip_ratio};
-use super::lesson::{Lesson, Means, MicroBatch, divergences, mean, narrow, report_rewards, rewards, single};
 use super::rollout::Rollout;
+use super::rollout_math::{
+    Advantages, Means, MicroBatch, by_group, clip_ratio, divergences, mean, narrow, report_rewards, rewards,
+    single,
+};
 use crate::training::{BatchOutput, LossInputs};
 
-pub(super) fn lessons(
+pub(super) fn advantages(
     rollouts: &[Rollout],
     settings: &PpoSettings,
     kl_coefficient: f64,
     metrics: &mut BTreeMap<String, f64>,
-) -> Vec<Lesson> {
+) -> Vec<Advantages> {
     let rewards = rewards(rollouts, settings);
     report_rewards(rollouts, &rewards, metrics);
     let kl = divergences(rollouts, settings);

@@ -7,10 +7,11 @@ use dissent_domain::training::{Hyperparameters, PolicyObjective};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::TuningCheckpoint;
-use super::lesson::{Lesson, Means, Method, MicroBatch, divergences, mean};
+use super::method::Method;
 use super::phases::{Phase, PhaseTimes, Phases};
 use super::policy::TunedPolicy;
 use super::rollout::{Rollout, RolloutPlan, Scorer, TuningPrompt, roll_out};
+use super::rollout_math::{Advantages, Means, MicroBatch, divergences, mean};
 use crate::error::ModelError;
 use crate::runtime::CancelFlag;
 use crate::training::LearningRate;
@@ -183,7 +184,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         let rollouts = roll_out(&plan, self.iteration, &mut self.policy, scorer, &mut phases, cancel)?;
         let coefficient = self.controller.coefficient();
         let mut metrics = BTreeMap::new();
-        let lessons = self.method.lessons(&rollouts, &ppo, coefficient, &mut metrics);
+        let lessons = self.method.advantages(&rollouts, &ppo, coefficient, &mut metrics);
         let mut means = Means::default();
         for _ in 0..u64::from(ppo.epochs) * self.order.steps_per_epoch() {
             self.learn(&rollouts, &lessons, &mut means, &mut phases, cancel)?;
@@ -208,7 +209,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
     fn learn(
         &mut self,
         rollouts: &[Rollout],
-        lessons: &[Lesson],
+        lessons: &[Advantages],
         means: &mut Means,
         phases: &mut Phases,
         cancel: &CancelFlag,

@@ -12,9 +12,9 @@ mod tokenizer;
 use std::path::Path;
 
 use super::fingerprint::{self, Fingerprint};
+use super::parts::Parts;
 use super::safetensors::{Located, locate};
-use super::weights::Weights;
-use super::{Parts, Stored};
+use super::weights::{StoredTensor, Weights};
 use crate::error::ModelError;
 use header::Header;
 use names::{Destination, destination};
@@ -35,14 +35,14 @@ pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
 }
 
 /// Describes a file without its weights, and lists its tensors as they are stored.
-pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<Stored>), ModelError> {
+pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<StoredTensor>), ModelError> {
     let (header, parts, _) = read(path, cache_dir)?;
     let mut inventory = Vec::new();
     for (name, info) in &header.tensors {
         let place = destination(name, &parts.config).map_err(|reason| ModelError::file(path, reason))?;
         if let Destination::Tensor { name, .. } = place {
             let elements = info.shape.iter().map(|dimension| *dimension as u64).product();
-            inventory.push(Stored { name, dtype: info.block_type.name(), elements });
+            inventory.push(StoredTensor { name, dtype: info.block_type.name(), elements });
         }
     }
     Ok((parts, inventory))

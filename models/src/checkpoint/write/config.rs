@@ -2,10 +2,18 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Purpose;
 use crate::checkpoint::Dtype;
 use crate::checkpoint::config::{Activation, Architecture, ModelConfig, RopeScaling};
 use crate::error::ModelError;
+
+/// What a folder of weights is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Predicting the next token.
+    CausalLm,
+    /// Scoring a text, with so many outputs.
+    Classifier { labels: usize },
+}
 
 /// The configuration of a model that has none in this form, heads apart.
 ///

@@ -3,8 +3,8 @@
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use crate::error::ModelError;
-use crate::onnx::graph::Value;
 use crate::onnx::op::Op;
+use crate::onnx::value::Value;
 
 use super::{Backward, Step};
 

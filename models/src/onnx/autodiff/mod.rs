@@ -24,8 +24,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::ModelError;
 
-use super::graph::{Dim, ElementType, Graph, Node, Shape, Source, Value};
+use super::graph::{Graph, Node};
 use super::op::Op;
+use super::value::{Dim, Shape, Source, Value};
 use order::Tail;
 use recompute::Recomputation;
 
@@ -65,7 +66,8 @@ pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Va
     for &index in &path.order {
         backward.step(index)?;
     }
-    let mut tail = Tail::new(first, &backward, &path.order, &path.preparations);
+    let wanted = backward.wanted_gradients();
+    let mut tail = Tail::new(first, backward.graph, &wanted, &path.order, &path.preparations);
     for (place, index) in tail.preparations() {
         let before = backward.graph.nodes().len();
         backward.step(index)?;
@@ -111,7 +113,7 @@ impl Path {
             preparing[index] = operands.clone().all(|input| prepared[input.index()]);
             let leads = passes_gradient(&node.op) && operands.any(|input| depends[input.index()]);
             for &output in node.outputs.iter().flatten() {
-                depends[output.index()] |= leads && is_float(graph.info(output).element);
+                depends[output.index()] |= leads && graph.info(output).element.is_float();
                 prepared[output.index()] |= preparing[index];
             }
         }
@@ -150,13 +152,6 @@ fn passes_gradient(op: &Op) -> bool {
             | Op::Size { .. }
             | Op::ShapeOf
     )
-}
-
-fn is_float(element: ElementType) -> bool {
-    match element {
-        ElementType::F32 | ElementType::F16 | ElementType::BF16 => true,
-        ElementType::I32 | ElementType::I64 | ElementType::Bool => false,
-    }
 }
 
 /// The gradient so far.
@@ -271,6 +266,12 @@ impl Backward<'_> {
     /// Whether the gradient of a value is needed.
     fn wants(&self, value: Value) -> bool {
         self.depends.get(value.index()).copied().unwrap_or(false)
+    }
+
+    /// The values whose gradient is needed and known, with their gradients.
+    fn wanted_gradients(&self) -> Vec<(Value, Value)> {
+        let wanted = self.gradients.iter().filter(|&(&value, _)| self.wants(value));
+        wanted.map(|(&value, &gradient)| (value, gradient)).collect()
     }
 
     /// A value of the forward pass, computed again where it is not kept.

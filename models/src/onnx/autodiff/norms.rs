@@ -1,7 +1,7 @@
 //! Rules of norms and softmax, over the last axis. In the comments, y is the result and ȳ its gradient.
 
 use crate::error::ModelError;
-use crate::onnx::graph::{Dim, Shape, Value};
+use crate::onnx::value::{Dim, Shape, Value};
 
 use super::{Backward, Step};
 

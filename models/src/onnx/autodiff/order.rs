@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use crate::onnx::graph::{Graph, Value};
-
-use super::Backward;
+use crate::onnx::graph::Graph;
+use crate::onnx::value::Value;
 
 /// The end of the backward pass: what turns gradients at the places where parameters are read into gradients of the wanted
 /// values. Each of its nodes has a place, the index of the first forward node that reads the parameter.
@@ -23,11 +22,11 @@ pub(super) struct Tail {
 impl Tail {
     pub(super) fn new(
         first: usize,
-        backward: &Backward<'_>,
+        graph: &Graph,
+        wanted: &[(Value, Value)],
         readers: &[usize],
         preparations: &BTreeSet<usize>,
     ) -> Self {
-        let (graph, gradients) = (&*backward.graph, &backward.gradients);
         let pass = first..graph.nodes().len();
         let (values, nodes) = places(graph, readers, preparations);
         let mut producers = BTreeMap::new();
@@ -39,8 +38,8 @@ impl Tail {
                 producers.insert(only, index);
             }
         }
-        let wanted = |value: &Value| values.contains_key(value) && backward.wants(*value);
-        let made = gradients.iter().filter(|&(value, gradient)| wanted(value) && !read.contains(gradient));
+        let made =
+            wanted.iter().filter(|(value, gradient)| values.contains_key(value) && !read.contains(gradient));
         let makers = made.filter_map(|(value, gradient)| Some((values[value], *producers.get(gradient)?)));
         Self { makers: makers.collect(), preparations: in_order(graph, nodes), made: Vec::new(), pass }
     }

@@ -1,7 +1,7 @@
 //! Rules of matrix products. In the comments, y is the result and ȳ its gradient.
 
 use crate::error::ModelError;
-use crate::onnx::graph::{Dim, Value};
+use crate::onnx::value::{Dim, Value};
 
 use super::{Backward, Step};
 

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::onnx::graph::{Dim, Graph, Source, Value};
-
-use super::is_float;
+use crate::onnx::graph::Graph;
+use crate::onnx::value::{Dim, Source, Value};
 
 /// Which values are kept, and the copies of those that are not.
 pub(super) struct Recomputation {
@@ -32,7 +31,7 @@ impl Recomputation {
             let outputs = graph.nodes()[index].outputs.iter().flatten().copied();
             // Integers and masks are small, and so is what is made of parameters alone: they are kept.
             let heavy =
-                outputs.filter(|output| is_float(graph.info(*output).element) && !prepared[output.index()]);
+                outputs.filter(|output| graph.info(*output).element.is_float() && !prepared[output.index()]);
             producers.extend(heavy.map(|output| (output, index)));
         }
         for value in graph.outputs().iter().chain(wrt).chain([&loss]) {
@@ -114,7 +113,7 @@ impl Recomputation {
         let constant = self.prepared.get(value.index()).copied().unwrap_or(false)
             || matches!(info.source, Source::Constant(_) | Source::Weight(_) | Source::Input);
         let open = info.shape.iter().any(|dim| matches!(dim, Dim::Named(_)));
-        if constant || !open || info.shape != *graph.shape(incoming) || !is_float(info.element) {
+        if constant || !open || info.shape != *graph.shape(incoming) || !info.element.is_float() {
             return value;
         }
         if let Some(&known) = self.tied.get(&(segment, value)) {

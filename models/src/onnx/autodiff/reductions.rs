@@ -1,7 +1,7 @@
 //! Rules of sums and means: the gradient goes to every element that was summed.
 
 use crate::error::ModelError;
-use crate::onnx::graph::{Dim, ElementType, Value};
+use crate::onnx::value::{Dim, ElementType, Value};
 
 use super::{Backward, Step};
 

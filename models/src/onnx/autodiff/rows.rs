@@ -1,8 +1,8 @@
 //! Rules of choosing rows and elements by index, and of position embedding. In the comments, y is the result and ȳ its gradient.
 
 use crate::error::ModelError;
-use crate::onnx::graph::{Dim, ElementType, Shape, Value};
 use crate::onnx::op::Op;
+use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
 use super::{Backward, Step, no_rule};
 

@@ -1,7 +1,7 @@
 //! Rules of operators that move elements: the gradient is moved back.
 
 use crate::error::ModelError;
-use crate::onnx::graph::{Dim, Value};
+use crate::onnx::value::{Dim, Value};
 
 use super::{Backward, Step, no_rule};
 

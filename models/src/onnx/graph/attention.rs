@@ -3,7 +3,8 @@
 use crate::error::ModelError;
 use crate::onnx::op::Op;
 
-use super::{Dim, ElementType, Graph, Node, Value};
+use super::{Graph, Node};
+use crate::onnx::value::{Dim, ElementType, Value};
 
 /// The operands of [`Graph::group_query_attention`] besides query, key and value.
 #[derive(Debug, Clone, Copy)]

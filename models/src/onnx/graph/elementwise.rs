@@ -3,7 +3,8 @@
 use crate::error::ModelError;
 use crate::onnx::op::Op;
 
-use super::{Dim, ElementType, Graph, Shape, Value};
+use super::Graph;
+use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
 impl Graph {
     /// x + y, broadcast: aligned at the last axis, the sizes are equal or one of them is 1 or missing.

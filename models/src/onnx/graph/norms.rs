@@ -2,7 +2,8 @@
 
 use crate::onnx::op::Op;
 
-use super::{ElementType, Graph, Node, Value};
+use super::{Graph, Node};
+use crate::onnx::value::{ElementType, Value};
 
 impl Graph {
     /// eˣ / Σ eˣ over the last axis.

@@ -3,8 +3,9 @@
 use crate::error::ModelError;
 use crate::onnx::op::Op;
 
+use super::Graph;
 use super::elementwise::joint;
-use super::{Dim, ElementType, Graph, Value};
+use crate::onnx::value::{Dim, ElementType, Value};
 
 impl Graph {
     /// x · wᵀ, for x `[.., in]` and w `[out, in]`.

@@ -3,7 +3,8 @@
 use crate::error::ModelError;
 use crate::onnx::op::Op;
 
-use super::{Dim, ElementType, Graph, Shape, Value};
+use super::Graph;
+use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
 impl Graph {
     /// The sum over some axes, which stay with size 1 if `keep`; −1 is the last axis.

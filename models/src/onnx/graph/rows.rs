@@ -3,7 +3,8 @@
 use crate::error::ModelError;
 use crate::onnx::op::Op;
 
-use super::{Dim, Graph, Value};
+use super::Graph;
+use crate::onnx::value::{Dim, Value};
 
 impl Graph {
     /// Rows of a table `[n, ..]` by their indices; −1 is the last row.

@@ -3,7 +3,8 @@
 use crate::error::ModelError;
 use crate::onnx::op::Op;
 
-use super::{Dim, ElementType, Graph, Node, Shape, Source, Value};
+use super::{Graph, Node};
+use crate::onnx::value::{Dim, ElementType, Shape, Source, Value};
 
 impl Graph {
     /// x in another shape. Each dimension is fixed or named; at most one name may be new to the graph: it stands for
@@ -229,7 +230,7 @@ impl Graph {
         // An input lives as long as the run; any other value would be kept for its size.
         let found = inputs
             .chain(self.values.iter().enumerate())
-            .find_map(|(index, value)| Some((Value(index), place(value)?)));
+            .find_map(|(index, value)| Some((Value::new(index), place(value)?)));
         let (value, axis) = found
             .ok_or_else(|| ModelError::Invalid(format!("no value of the graph has a dimension {name:?}")))?;
         let size = self.size_of(value, axis);

@@ -2,7 +2,7 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
-use crate::onnx::graph::ElementType;
+use crate::onnx::value::ElementType;
 
 use super::tensor::{Tensor, joint};
 

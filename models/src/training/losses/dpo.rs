@@ -9,7 +9,8 @@ use dissent_domain::training::DpoLoss;
 use crate::error::ModelError;
 use crate::onnx::Graph;
 
-use super::{Feed, LossValue, PAIRS, completion_logprobs, halves, input, present, scalar, weighted_sum};
+use super::inputs::{Feed, scalar};
+use super::terms::{LossValue, PAIRS, completion_logprobs, halves, input, present, weighted_sum};
 use crate::training::forward::{HeadOutputs, dims};
 
 const BETA: &str = "beta";

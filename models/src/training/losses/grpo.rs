@@ -6,10 +6,8 @@
 use crate::error::ModelError;
 use crate::onnx::Graph;
 
-use super::{
-    Feed, LossInputs, LossValue, clip_range, clipped_policy_loss, input, present, scalar, vector,
-    weighted_sum,
-};
+use super::inputs::{Feed, LossInputs, clip_range, scalar, vector};
+use super::terms::{LossValue, clipped_policy_loss, input, present, weighted_sum};
 use crate::training::forward::{HeadOutputs, dims};
 
 pub(super) fn loss(graph: &mut Graph, outputs: &HeadOutputs) -> Result<LossValue, ModelError> {

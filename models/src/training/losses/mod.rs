@@ -9,119 +9,28 @@ mod bradley_terry;
 mod cost;
 mod dpo;
 mod grpo;
+mod inputs;
 mod ppo;
 mod rloo;
 mod sft;
+mod terms;
 
 use dissent_domain::training::DpoLoss;
 
 use crate::error::ModelError;
-use crate::onnx::{Dim, ElementType, Graph, Value};
+use crate::onnx::Graph;
 
-use super::forward::{HeadOutputs, dims};
+use super::forward::HeadOutputs;
 use super::packing::PackedBatch;
 use super::spec::Loss;
 
+use inputs::{clip_range, scalar, vector};
+use terms::MEMBERSHIP;
+
+pub(super) use inputs::Feed;
+pub use inputs::LossInputs;
 pub use ppo::{PpoReport, ppo_report};
-
-/// What a loss needs besides the model's outputs. `[picked]` stands for one number for each completion token, in the order of the
-/// batch.
-#[derive(Debug, Clone, PartialEq)]
-pub enum LossInputs {
-    /// Σ −weight · log π. See [`Loss::Sft`].
-    Sft {
-        /// `[picked]`: 1 / the completion tokens of all batches of a step, for their mean.
-        weights: Vec<f32>,
-    },
-    /// Σ weight · (−log σ(r₁ − r₂ − margin) + center · (r₁ + r₂)²). See [`Loss::BradleyTerry`].
-    BradleyTerry {
-        /// `[pairs]`: by how much the preferred answer should be ahead at least.
-        margins: Vec<f32>,
-        /// `[pairs]`: 1 / the pairs of all batches of a step, for their mean.
-        weights: Vec<f32>,
-        /// How strongly scores are drawn to a sum of 0 (`center_rewards_coefficient` of TRL); 0: not at all.
-        center: f32,
-    },
-    /// Σ weight · (−log σ(c₁ − c₂) − log σ(s₁ c₁) − log σ(s₂ c₂)). See [`Loss::Cost`].
-    Cost {
-        /// `[2 · pairs]`: +1 for an unsafe answer, −1 for a safe one; the first half for the less safe answers.
-        signs: Vec<f32>,
-        /// `[pairs]`.
-        weights: Vec<f32>,
-    },
-    /// Σ weight · f(β, h), with h the gain of the first over the second answer against the reference. See [`Loss::Dpo`].
-    Dpo {
-        /// `[2 · pairs]`: log-probabilities of the answers under the reference: sums over tokens, or means for IPO, as
-        /// [`sequence_logprobs`] gives them.
-        reference: Vec<f32>,
-        /// `[pairs]`.
-        weights: Vec<f32>,
-        /// β, > 0.
-        beta: f32,
-    },
-    /// Clipped policy and value losses. See [`Loss::Ppo`].
-    Ppo {
-        /// `[picked]`: log π when the tokens were sampled.
-        old_logprobs: Vec<f32>,
-        /// `[picked]`: values when the tokens were sampled.
-        old_values: Vec<f32>,
-        /// `[picked]`.
-        advantages: Vec<f32>,
-        /// `[picked]`.
-        returns: Vec<f32>,
-        /// `[picked]`.
-        weights: Vec<f32>,
-        /// How far the ratio may move, in (0, 1).
-        clip: f32,
-        /// How far a value may move, > 0.
-        value_clip: f32,
-        /// The weight of the value loss, ≥ 0.
-        value_coefficient: f32,
-    },
-    /// Clipped policy loss and a tie to the reference, token by token. See [`Loss::Grpo`].
-    Grpo {
-        /// `[picked]`: log π when the tokens were sampled.
-        old_logprobs: Vec<f32>,
-        /// `[picked]`: log π of the reference.
-        reference_logprobs: Vec<f32>,
-        /// `[picked]`: each token has its completion's.
-        advantages: Vec<f32>,
-        /// `[picked]`.
-        weights: Vec<f32>,
-        /// How far the ratio may move, in (0, 1).
-        clip: f32,
-        /// β, the weight of the KL estimate, ≥ 0.
-        kl_coefficient: f32,
-    },
-    /// Clipped policy loss of whole completions. See [`Loss::Rloo`].
-    Rloo {
-        /// `[sequences]`: log-probabilities of the completions when they were sampled, sums over tokens.
-        old_logprobs: Vec<f32>,
-        /// `[sequences]`.
-        advantages: Vec<f32>,
-        /// `[sequences]`.
-        weights: Vec<f32>,
-        /// How far the ratio may move, in (0, 1).
-        clip: f32,
-    },
-}
-
-/// An input of a loss's graph with its numbers.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Feed {
-    pub(super) name: &'static str,
-    pub(super) shape: Vec<usize>,
-    pub(super) numbers: Vec<f32>,
-}
-
-/// A loss in a graph.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LossValue {
-    /// `[]`.
-    pub(super) loss: Value,
-    /// `[sequences]`: log-probabilities of whole completions, where the loss works on them.
-    pub(super) sequence_logprobs: Option<Value>,
-}
+pub(super) use terms::LossValue;
 
 /// The log-probability of each completion from those of its tokens, as the loss takes them: sums, or means for IPO (as TRL has
 /// it).
@@ -231,70 +140,6 @@ fn check_lengths(loss: Loss, batch: &PackedBatch, feeds: &[Feed]) -> Result<(), 
         }
     }
     Ok(())
-}
-
-const MEMBERSHIP: &str = "membership";
-const PAIRS: Dim = Dim::Named("pairs");
-
-fn vector(name: &'static str, numbers: &[f32]) -> Feed {
-    Feed { name, shape: vec![numbers.len()], numbers: numbers.to_vec() }
-}
-
-fn scalar(name: &'static str, number: f32) -> Feed {
-    Feed { name, shape: Vec::new(), numbers: vec![number] }
-}
-
-/// The bounds of a ratio, 1 − clip and 1 + clip.
-fn clip_range(clip: f32) -> [Feed; 2] {
-    [scalar("ratio_min", 1.0 - clip), scalar("ratio_max", 1.0 + clip)]
-}
-
-fn input(graph: &mut Graph, name: &str, shape: &[Dim]) -> Value {
-    graph.input(name, ElementType::F32, shape.to_vec())
-}
-
-fn present(output: Option<Value>) -> Result<Value, ModelError> {
-    output.ok_or_else(|| ModelError::Invalid("the model's head does not give what the loss needs".to_owned()))
-}
-
-/// Σ weight · x over one axis, with the weights as an input.
-fn weighted_sum(graph: &mut Graph, x: Value, dim: Dim) -> Result<Value, ModelError> {
-    let weights = input(graph, "weights", &[dim]);
-    let weighted = graph.mul(weights, x)?;
-    Ok(graph.sum_all(weighted))
-}
-
-/// The first and the second halves of `[sequences]`, `[pairs]` each.
-fn halves(graph: &mut Graph, x: Value) -> Result<(Value, Value), ModelError> {
-    let rows = graph.reshape(x, vec![Dim::Fixed(2), PAIRS])?;
-    let mut halves = Vec::with_capacity(2);
-    for half in graph.split(rows, 0, &[1, 1])? {
-        halves.push(graph.squeeze(half, 0)?);
-    }
-    Ok((halves[0], halves[1]))
-}
-
-/// Sums (or means) of log-probabilities over each completion, `[sequences]`.
-fn completion_logprobs(graph: &mut Graph, logprobs: Value) -> Result<Value, ModelError> {
-    let membership = input(graph, MEMBERSHIP, &[dims::SEQUENCES, dims::PICKED]);
-    let column = graph.unsqueeze(logprobs, -1)?;
-    let sums = graph.matmul(membership, column)?;
-    graph.squeeze(sums, -1)
-}
-
-/// max(−A·ρ, −A·clip(ρ, 1 − ε, 1 + ε)) with ρ = exp(log π − log π_old) (arXiv 1707.06347, equation 7, as a loss).
-fn clipped_policy_loss(graph: &mut Graph, logprobs: Value, dim: Dim) -> Result<Value, ModelError> {
-    let old = input(graph, "old_logprobs", &[dim]);
-    let advantages = input(graph, "advantages", &[dim]);
-    let (low, high) = (input(graph, "ratio_min", &[]), input(graph, "ratio_max", &[]));
-    let gain = graph.sub(logprobs, old)?;
-    let ratio = graph.exp(gain);
-    let at_least = graph.max(ratio, low)?;
-    let clipped = graph.min(at_least, high)?;
-    let disadvantages = graph.neg(advantages);
-    let free = graph.mul(disadvantages, ratio)?;
-    let bounded = graph.mul(disadvantages, clipped)?;
-    graph.max(free, bounded)
 }
 
 #[cfg(test)]

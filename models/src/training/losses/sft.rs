@@ -4,7 +4,7 @@
 use crate::error::ModelError;
 use crate::onnx::Graph;
 
-use super::{LossValue, present, weighted_sum};
+use super::terms::{LossValue, present, weighted_sum};
 use crate::training::forward::{HeadOutputs, dims};
 
 pub(super) fn loss(graph: &mut Graph, outputs: &HeadOutputs) -> Result<LossValue, ModelError> {

@@ -7,6 +7,8 @@ use crate::onnx::reference::tensor::Tensor;
 use crate::training::packing::TrainingSequence;
 
 use super::*;
+use crate::onnx::{Dim, ElementType};
+use crate::training::forward::dims;
 
 /// A batch of completions of these lengths, which a head has read.
 fn batch(loss: Loss, completions: &[usize]) -> PackedBatch {

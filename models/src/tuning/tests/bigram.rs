@@ -2,7 +2,7 @@
 
 use dissent_domain::generation::{FinishReason, SamplingParams};
 
-use super::super::lesson::single;
+use super::super::rollout_math::single;
 use super::super::{EvaluatedModel, TunedPolicy};
 use crate::error::ModelError;
 use crate::generation::{GenerationJob, SampledTokens};

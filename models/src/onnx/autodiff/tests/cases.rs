@@ -1,8 +1,9 @@
 //! A small graph or more for every operator.
 
 use crate::error::ModelError;
-use crate::onnx::graph::{AttentionCache, Dim, ElementType, Graph, Value};
+use crate::onnx::graph::{AttentionCache, Graph};
 use crate::onnx::op::Op;
+use crate::onnx::value::{Dim, ElementType, Value};
 
 use super::{Case, Given, fixed, ids, named, real, whole};
 

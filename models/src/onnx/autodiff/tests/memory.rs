@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::ModelError;
 use crate::onnx::autodiff::gradients;
-use crate::onnx::graph::{Dim, ElementType, Graph, Source, Value};
+use crate::onnx::graph::Graph;
 use crate::onnx::op::Op;
 use crate::onnx::reference::evaluate;
 use crate::onnx::reference::tensor::Tensor;
+use crate::onnx::value::{Dim, ElementType, Source, Value};
 use crate::random::Random;
 
 use super::between;

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::ModelError;
-use crate::onnx::graph::{Dim, ElementType, Graph, Value};
+use crate::onnx::graph::Graph;
 use crate::onnx::op::Op;
 use crate::onnx::reference::tensor::Tensor;
 use crate::onnx::reference::{Run, evaluate};
+use crate::onnx::value::{Dim, ElementType, Value};
 use crate::random::Random;
 
 use super::gradients;

@@ -8,9 +8,10 @@ use ort::value::{DynValue, Tensor as OrtTensor};
 
 use crate::onnx::autodiff::gradients;
 use crate::onnx::export::export;
-use crate::onnx::graph::{Dim, ElementType, Graph, Source};
+use crate::onnx::graph::Graph;
 use crate::onnx::reference::evaluate;
 use crate::onnx::reference::tensor::Tensor;
+use crate::onnx::value::{Dim, ElementType, Source};
 use crate::random::Random;
 use crate::required::required;
 use crate::runtime::OnnxRuntime;

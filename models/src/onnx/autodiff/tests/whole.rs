@@ -1,8 +1,9 @@
 //! Small models as wholes.
 
 use crate::error::ModelError;
-use crate::onnx::graph::{Dim, ElementType, Graph, Value};
+use crate::onnx::graph::Graph;
 use crate::onnx::reference::evaluate;
+use crate::onnx::value::{Dim, ElementType, Value};
 
 use super::cases::{Built as Results, smooth, tables};
 use super::{Built, Case, Given, fixed, ids, named, real};

@@ -1,28 +1,17 @@
-//! What is common to the methods: which one it is, what each completion teaches, and means of what the steps report.
+//! Numbers that the methods share: rewards, divergences, advantages, and means of what the steps report.
 
 use std::collections::BTreeMap;
 
+use dissent_domain::training::PpoSettings;
 use dissent_domain::training::advantage::penalised_score;
-use dissent_domain::training::{PolicyMethod, PpoSettings};
 
 use super::rollout::Rollout;
-use super::{grpo, ppo, rloo};
-use crate::error::ModelError;
-use crate::training::{BatchOutput, Loss, LossInputs};
 
 pub(super) use crate::training::metrics::mean;
 
-/// The methods that sample as they learn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Method {
-    Ppo,
-    Grpo,
-    Rloo,
-}
-
 /// What one completion teaches.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Lesson {
+pub(super) struct Advantages {
     /// One for each completion token (PPO), or one for the completion.
     pub(super) advantages: Vec<f64>,
     /// What the value of each position should have been (PPO).
@@ -31,75 +20,11 @@ pub(super) struct Lesson {
 
 /// The completions of a micro-batch.
 pub(super) struct MicroBatch<'a> {
-    pub(super) members: Vec<(&'a Rollout, &'a Lesson)>,
+    pub(super) members: Vec<(&'a Rollout, &'a Advantages)>,
     /// Completion tokens of the whole step, of which this may be a part.
     pub(super) step_tokens: usize,
     /// Completions of the whole step.
     pub(super) step_completions: usize,
-}
-
-impl TryFrom<PolicyMethod> for Method {
-    type Error = ModelError;
-
-    fn try_from(method: PolicyMethod) -> Result<Self, ModelError> {
-        match method {
-            PolicyMethod::Ppo => Ok(Self::Ppo),
-            PolicyMethod::Grpo => Ok(Self::Grpo),
-            PolicyMethod::Rloo => Ok(Self::Rloo),
-            PolicyMethod::Dpo | PolicyMethod::Rso => Err(ModelError::Invalid(
-                "dpo and rso learn from pairs that are there beforehand: make pairs of scored completions, and train on them; \
-                 ppo, grpo and rloo sample as they learn"
-                    .to_owned(),
-            )),
-        }
-    }
-}
-
-impl Method {
-    pub(super) fn loss(self) -> Loss {
-        match self {
-            Self::Ppo => Loss::Ppo,
-            Self::Grpo => Loss::Grpo,
-            Self::Rloo => Loss::Rloo,
-        }
-    }
-
-    /// What each rollout teaches, and what is to be reported of them.
-    pub(super) fn lessons(
-        self,
-        rollouts: &[Rollout],
-        settings: &PpoSettings,
-        kl_coefficient: f64,
-        metrics: &mut BTreeMap<String, f64>,
-    ) -> Vec<Lesson> {
-        match self {
-            Self::Ppo => ppo::lessons(rollouts, settings, kl_coefficient, metrics),
-            Self::Grpo => grpo::lessons(rollouts, settings, metrics),
-            Self::Rloo => rloo::lessons(rollouts, settings, kl_coefficient, metrics),
-        }
-    }
-
-    pub(super) fn inputs(
-        self,
-        batch: &MicroBatch<'_>,
-        settings: &PpoSettings,
-        kl_coefficient: f64,
-    ) -> LossInputs {
-        match self {
-            Self::Ppo => ppo::inputs(batch, settings),
-            Self::Grpo => grpo::inputs(batch, settings, kl_coefficient),
-            Self::Rloo => rloo::inputs(batch, settings),
-        }
-    }
-
-    /// Takes in what a micro-batch gave.
-    pub(super) fn observe(self, inputs: &LossInputs, output: &BatchOutput, means: &mut Means) {
-        match self {
-            Self::Ppo => ppo::observe(inputs, output, means),
-            Self::Grpo => grpo::observe(inputs, output, means),
-            Self::Rloo => rloo::observe(inputs, output, means),
-        }
-    }
 }
 
 /// What a completion is rewarded with, after the penalty for one that did not stop.
@@ -131,8 +56,35 @@ pub(super) fn report_rewards(rollouts: &[Rollout], rewards: &[f64], metrics: &mu
     }
 }
 
+/// Advantages of the completions of each draw of a prompt, one for each completion.
+pub(super) fn by_group(
+    rewards: &[f64],
+    settings: &PpoSettings,
+    advantages: impl Fn(&[f64]) -> Vec<f64>,
+) -> Vec<Advantages> {
+    let samples = usize::try_from(settings.samples).unwrap_or(usize::MAX).max(1);
+    let lesson = |advantage| Advantages { advantages: vec![advantage], returns: Vec::new() };
+    rewards.chunks(samples).flat_map(advantages).map(lesson).collect()
+}
+
+/// The share of ratios that are outside their range on the side that their advantage pushes to (TRL's
+/// `clip_ratio/region_mean`).
+pub(super) fn clip_ratio(logprobs: &[f32], old_logprobs: &[f32], advantages: &[f32], clip: f32) -> f64 {
+    let is_clipped = |((&logprob, &old), &advantage): ((&f32, &f32), &f32)| {
+        let ratio = (f64::from(logprob) - f64::from(old)).exp();
+        let clip = f64::from(clip);
+        let low = ratio < 1.0 - clip && advantage < 0.0;
+        let high = ratio > 1.0 + clip && advantage > 0.0;
+        f64::from(u8::from(low || high))
+    };
+    mean(logprobs.iter().zip(old_logprobs).zip(advantages).map(is_clipped))
+}
+
 /// Each number of a completion's that a token takes, for all tokens of a batch.
-pub(super) fn by_token(batch: &MicroBatch<'_>, numbers: impl Fn(&Rollout, &Lesson) -> Vec<f64>) -> Vec<f32> {
+pub(super) fn by_token(
+    batch: &MicroBatch<'_>,
+    numbers: impl Fn(&Rollout, &Advantages) -> Vec<f64>,
+) -> Vec<f32> {
     batch.members.iter().flat_map(|(rollout, lesson)| narrow(&numbers(rollout, lesson))).collect()
 }
 
@@ -161,5 +113,32 @@ impl Means {
 
     pub(super) fn report(self, metrics: &mut BTreeMap<String, f64>) {
         metrics.extend(self.0.into_iter().map(|(name, (sum, count))| (name.to_owned(), sum / count)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dissent_domain::training::advantage::group_relative;
+
+    use super::*;
+
+    #[test]
+    fn completions_are_compared_within_their_prompt_alone() {
+        let settings = PpoSettings { samples: 4, ..PpoSettings::default() };
+        let rewards = [1.0, 0.0, 0.5, 2.0, 101.0, 100.0, 100.5, 102.0];
+        let found = by_group(&rewards, &settings, group_relative);
+        let expected = [0.146_368, -1.024_575, -0.439_104, 1.317_311];
+        for (lesson, expected) in found.iter().zip(expected.iter().chain(&expected)) {
+            assert!((lesson.advantages[0] - expected).abs() < 1e-5, "{lesson:?} {expected}");
+        }
+        assert_eq!(found.len(), 8);
+    }
+
+    #[test]
+    fn a_ratio_counts_as_clipped_only_where_its_advantage_pushes_it_out() {
+        let ratio = |ratio: f32| ratio.ln();
+        let logprobs = [ratio(1.5), ratio(1.5), ratio(0.5), ratio(0.5), ratio(1.1)];
+        let found = clip_ratio(&logprobs, &[0.0; 5], &[1.0, -1.0, 1.0, -1.0, 1.0], 0.2);
+        assert!((found - 0.4).abs() < 1e-12, "{found}");
     }
 }

@@ -1,115 +1,25 @@
-//! PEFT LoRA adapters: low-rank changes of a model's projections (arXiv 2106.09685), and the score head of a
-//! reward model.
-
-mod config;
-mod slots;
-mod value_head;
-mod write;
+//! PEFT folders, read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::SafeTensors;
 
+use super::config::{AdapterConfig, Matrix};
+use super::lora::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead};
+use crate::checkpoint::Dtype;
 use crate::checkpoint::files::{CONFIG_BYTES_MAX, parse_json, read, read_optional};
 use crate::checkpoint::fingerprint::Fingerprint;
-use crate::checkpoint::layout::{SCORE_HEAD, projections};
+use crate::checkpoint::layout::SCORE_HEAD;
 use crate::checkpoint::weights::decode_f32;
-use crate::checkpoint::{Dtype, ModelConfig};
 use crate::error::ModelError;
-use config::AdapterConfig;
 
-pub use slots::LoraSlots;
-pub use value_head::ValueHead;
-
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub(super) const CONFIG: &str = "adapter_config.json";
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 /// The longest adapter that is read, in bytes: it is held in memory.
-const WEIGHTS_BYTES_MAX: u64 = 4 << 30;
+pub(super) const WEIGHTS_BYTES_MAX: u64 = 4 << 30;
 /// What PEFT puts before the names of the model that it wraps.
-const WRAPPER: &str = "base_model.model.";
-
-/// What an adapter was trained for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdapterTask {
-    /// Predicting the next token.
-    CausalLm,
-    /// Scoring a whole text (reward models).
-    SeqCls,
-}
-
-/// The change of one projection: W + scaling · B · A.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LoraPair {
-    /// A, `[rank, inputs]`, row-major.
-    pub a: Vec<f32>,
-    /// B, `[outputs, rank]`, row-major.
-    pub b: Vec<f32>,
-    /// Rows of A and columns of B.
-    pub rank: usize,
-    /// Columns of A.
-    pub inputs: usize,
-    /// Rows of B.
-    pub outputs: usize,
-    /// The factor in front of B · A.
-    pub scaling: f32,
-}
-
-/// A sequence-classification head.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScoreHead {
-    /// `[labels, hidden]`, row-major.
-    pub weight: Vec<f32>,
-    /// Rows.
-    pub labels: usize,
-    /// Columns.
-    pub hidden: usize,
-}
-
-/// Which projection of which layer a [`LoraPair`] changes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LoraTarget {
-    /// Layer index, from 0.
-    pub layer: usize,
-    /// The module's name inside its layer, such as `self_attn.q_proj` or `attention.query_key_value`.
-    pub module: String,
-}
-
-/// A LoRA adapter.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LoraAdapter {
-    /// The rank of the configuration; single pairs may have another where it has a `rank_pattern`.
-    pub r: usize,
-    /// The alpha of the configuration.
-    pub alpha: f32,
-    /// alpha / r, or alpha / √r for rank-stabilised LoRA.
-    pub scaling: f32,
-    /// The pairs; each carries its own scaling.
-    pub layers: BTreeMap<LoraTarget, LoraPair>,
-    /// The score head of a reward model.
-    pub score: Option<ScoreHead>,
-    /// What it was trained for.
-    pub task: AdapterTask,
-    /// What its configuration calls the model that it belongs to.
-    pub base_model: Option<String>,
-    /// BLAKE3, in hex, of the configuration and the weights.
-    pub fingerprint: String,
-}
-
-/// The adapters of a session.
-#[derive(Debug, Clone, Copy)]
-pub enum Adapters<'a> {
-    /// One, or none, for as long as the session lives.
-    Fixed(Option<&'a LoraAdapter>),
-    /// They take turns: those that fit the slots can be set one after the other. The second one is the first to be set.
-    InTurns(&'a LoraSlots, Option<&'a LoraAdapter>),
-}
-
-impl<'a> From<Option<&'a LoraAdapter>> for Adapters<'a> {
-    fn from(adapter: Option<&'a LoraAdapter>) -> Self {
-        Self::Fixed(adapter)
-    }
-}
+pub(super) const WRAPPER: &str = "base_model.model.";
 
 impl LoraAdapter {
     /// Opens a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`.
@@ -133,7 +43,7 @@ impl LoraAdapter {
     }
 
     /// Reads the two files of an adapter; the paths are for errors.
-    fn parse(
+    pub(super) fn parse(
         (config_path, config_bytes): (&Path, &[u8]),
         (path, bytes): (&Path, &[u8]),
     ) -> Result<Self, ModelError> {
@@ -156,58 +66,19 @@ impl LoraAdapter {
             fingerprint: fingerprint(config_bytes, bytes),
         })
     }
-
-    /// Whether the adapter fits a model: layers, modules and shapes.
-    ///
-    /// # Errors
-    /// [`ModelError::Invalid`] naming the first tensor that does not fit.
-    pub fn check(&self, config: &ModelConfig) -> Result<(), ModelError> {
-        let misfit =
-            |what: String| Err(ModelError::Invalid(format!("the adapter does not fit the model: {what}")));
-        let known: BTreeMap<_, _> = projections(config).into_iter().collect();
-        for (target, pair) in &self.layers {
-            let LoraTarget { layer, module } = target;
-            if *layer >= config.layers {
-                return misfit(format!("it changes layer {layer} of a model with {} layers", config.layers));
-            }
-            let Some(projection) = known.get(module.as_str()) else {
-                return misfit(format!("layer {layer} has no projection {module}"));
-            };
-            if (pair.outputs, pair.inputs) != (projection.outputs, projection.inputs) {
-                return misfit(format!(
-                    "it changes layers.{layer}.{module} as [{}, {}] where the model has [{}, {}]",
-                    pair.outputs, pair.inputs, projection.outputs, projection.inputs
-                ));
-            }
-        }
-        match &self.score {
-            Some(score) if score.hidden != config.hidden_size => misfit(format!(
-                "its score head is {} wide and the model {}",
-                score.hidden, config.hidden_size
-            )),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The fingerprint of an adapter with these files.
-fn fingerprint(config: &[u8], weights: &[u8]) -> String {
+pub(super) fn fingerprint(config: &[u8], weights: &[u8]) -> String {
     let mut fingerprint = Fingerprint::new();
     fingerprint.add_bytes(CONFIG, config);
     fingerprint.add_bytes(WEIGHTS, weights);
     fingerprint.finish()
 }
 
-/// One half of a pair as it is read: `[rows, columns]`.
-struct Matrix {
-    values: Vec<f32>,
-    rows: usize,
-    columns: usize,
-}
-
 type Tensors = (BTreeMap<LoraTarget, LoraPair>, Option<ScoreHead>);
 
-fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tensors, String> {
+pub(super) fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tensors, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
     let mut halves: BTreeMap<LoraTarget, (Option<Matrix>, Option<Matrix>)> = BTreeMap::new();
     let mut score = None;
@@ -242,7 +113,7 @@ fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tensors, String>
     Ok((layers, score))
 }
 
-fn matrix(view: &safetensors::tensor::TensorView<'_>) -> Result<Matrix, String> {
+pub(super) fn matrix(view: &safetensors::tensor::TensorView<'_>) -> Result<Matrix, String> {
     let dtype = Dtype::of_stored(view.dtype()).ok_or_else(|| {
         format!("has elements of type {:?}: only F32, F16 and BF16 can be used", view.dtype())
     })?;
@@ -285,6 +156,3 @@ fn place(name: &str) -> Option<Place> {
         rest.strip_suffix(".lora_B.weight").map(|module| Place::B(target(module)))
     }
 }
-
-#[cfg(test)]
-mod tests;

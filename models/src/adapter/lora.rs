@@ -1,0 +1,108 @@
+//! LoRA adapters in memory (arXiv 2106.09685).
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::ModelConfig;
+use crate::checkpoint::layout::projections;
+use crate::error::ModelError;
+
+/// What an adapter was trained for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterTask {
+    /// Predicting the next token.
+    CausalLm,
+    /// Scoring a whole text (reward models).
+    SeqCls,
+}
+
+/// The change of one projection: W + scaling · B · A.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraPair {
+    /// A, `[rank, inputs]`, row-major.
+    pub a: Vec<f32>,
+    /// B, `[outputs, rank]`, row-major.
+    pub b: Vec<f32>,
+    /// Rows of A and columns of B.
+    pub rank: usize,
+    /// Columns of A.
+    pub inputs: usize,
+    /// Rows of B.
+    pub outputs: usize,
+    /// The factor in front of B · A.
+    pub scaling: f32,
+}
+
+/// A sequence-classification head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoreHead {
+    /// `[labels, hidden]`, row-major.
+    pub weight: Vec<f32>,
+    /// Rows.
+    pub labels: usize,
+    /// Columns.
+    pub hidden: usize,
+}
+
+/// Which projection of which layer a [`LoraPair`] changes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LoraTarget {
+    /// Layer index, from 0.
+    pub layer: usize,
+    /// The module's name inside its layer, such as `self_attn.q_proj` or `attention.query_key_value`.
+    pub module: String,
+}
+
+/// A LoRA adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraAdapter {
+    /// The rank of the configuration; single pairs may have another where it has a `rank_pattern`.
+    pub r: usize,
+    /// The alpha of the configuration.
+    pub alpha: f32,
+    /// alpha / r, or alpha / √r for rank-stabilised LoRA.
+    pub scaling: f32,
+    /// The pairs; each carries its own scaling.
+    pub layers: BTreeMap<LoraTarget, LoraPair>,
+    /// The score head of a reward model.
+    pub score: Option<ScoreHead>,
+    /// What it was trained for.
+    pub task: AdapterTask,
+    /// What its configuration calls the model that it belongs to.
+    pub base_model: Option<String>,
+    /// BLAKE3, in hex, of the configuration and the weights.
+    pub fingerprint: String,
+}
+
+impl LoraAdapter {
+    /// Whether the adapter fits a model: layers, modules and shapes.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] naming the first tensor that does not fit.
+    pub fn check(&self, config: &ModelConfig) -> Result<(), ModelError> {
+        let misfit =
+            |what: String| Err(ModelError::Invalid(format!("the adapter does not fit the model: {what}")));
+        let known: BTreeMap<_, _> = projections(config).into_iter().collect();
+        for (target, pair) in &self.layers {
+            let LoraTarget { layer, module } = target;
+            if *layer >= config.layers {
+                return misfit(format!("it changes layer {layer} of a model with {} layers", config.layers));
+            }
+            let Some(projection) = known.get(module.as_str()) else {
+                return misfit(format!("layer {layer} has no projection {module}"));
+            };
+            if (pair.outputs, pair.inputs) != (projection.outputs, projection.inputs) {
+                return misfit(format!(
+                    "it changes layers.{layer}.{module} as [{}, {}] where the model has [{}, {}]",
+                    pair.outputs, pair.inputs, projection.outputs, projection.inputs
+                ));
+            }
+        }
+        match &self.score {
+            Some(score) if score.hidden != config.hidden_size => misfit(format!(
+                "its score head is {} wide and the model {}",
+                score.hidden, config.hidden_size
+            )),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! A checkpoint as it is read, before it is cut to its first layers and checked.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::config::ModelConfig;
+use super::fingerprint::Fingerprint;
+use super::layout;
+use super::tokenizer::TextTokenizer;
+use super::weights::{StoredTensor, Weights};
+use crate::error::ModelError;
+
+/// A checkpoint before it is cut and checked.
+pub(super) struct Parts {
+    pub(super) config: ModelConfig,
+    pub(super) weights: Weights,
+    pub(super) tokenizer: TextTokenizer,
+    pub(super) fingerprint: Fingerprint,
+}
+
+/// The kinds of checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    HuggingFace,
+    Gguf,
+}
+
+/// What a checkpoint is, for [`crate::inspect`].
+pub(crate) struct Description {
+    pub format: Format,
+    pub config: ModelConfig,
+    pub tokenizer: TextTokenizer,
+    pub fingerprint: String,
+    /// Trained numbers; a head that repeats the embeddings is not counted.
+    pub parameters: u64,
+    /// Tensors of each element type.
+    pub dtypes: BTreeMap<String, usize>,
+}
+
+impl Parts {
+    pub(super) fn describe(
+        mut self,
+        path: &Path,
+        format: Format,
+        inventory: Vec<StoredTensor>,
+        layers: Option<u32>,
+    ) -> Result<Description, ModelError> {
+        if let Some(layers) = layers {
+            self.keep_layers(layers)?;
+        }
+        if format == Format::HuggingFace {
+            self.check_shapes().map_err(|reason| ModelError::file(path, reason))?;
+        }
+        let config = self.config;
+        let (mut parameters, mut dtypes) = (0, BTreeMap::new());
+        for stored in inventory {
+            let cut = layout::layer_of(config.architecture, &stored.name)
+                .is_some_and(|layer| layer >= config.layers);
+            let repeated = config.tied_embeddings && stored.name == layout::head(config.architecture);
+            if !cut && !repeated {
+                parameters += stored.elements;
+                *dtypes.entry(stored.dtype.to_owned()).or_insert(0) += 1;
+            }
+        }
+        let (tokenizer, fingerprint) = (self.tokenizer, self.fingerprint.finish());
+        Ok(Description { format, config, tokenizer, fingerprint, parameters, dtypes })
+    }
+
+    pub(super) fn keep_layers(&mut self, layers: u32) -> Result<(), ModelError> {
+        let there = self.config.layers;
+        let kept = usize::try_from(layers).unwrap_or(usize::MAX);
+        if kept == 0 || kept > there {
+            return Err(ModelError::Invalid(format!(
+                "cannot keep the first {layers} layers of a model that has {there}: ask for 1 to {there}"
+            )));
+        }
+        if kept < there {
+            self.config.layers = kept;
+            let architecture = self.config.architecture;
+            self.weights.retain(|name| layout::layer_of(architecture, name).is_none_or(|layer| layer < kept));
+            self.fingerprint.add("layers", &layers.to_string());
+        }
+        Ok(())
+    }
+
+    /// Compares the weights with what the configuration demands, and takes the number of labels from the
+    /// score head.
+    pub(super) fn check_shapes(&mut self) -> Result<(), String> {
+        let config = &mut self.config;
+        for (name, shape) in layout::required(config) {
+            check_shape(&self.weights, &name, &shape)?;
+        }
+        if self.weights.contains(layout::SCORE_HEAD) {
+            let found = &self.weights.get(layout::SCORE_HEAD).map_err(|error| error.to_string())?.shape;
+            let &[labels, hidden] = found.as_slice() else {
+                return Err(format!("{} has shape {found:?}, not [labels, hidden]", layout::SCORE_HEAD));
+            };
+            if labels == 0 || hidden != config.hidden_size {
+                return Err(format!(
+                    "{} has shape {found:?} in a model of width {}",
+                    layout::SCORE_HEAD,
+                    config.hidden_size
+                ));
+            }
+            config.num_labels = Some(labels);
+        }
+        let head = layout::head(config.architecture);
+        if self.weights.contains(head) {
+            check_shape(&self.weights, head, &[config.vocab_size, config.hidden_size])?;
+        }
+        Ok(())
+    }
+}
+
+fn check_shape(weights: &Weights, name: &str, shape: &[usize]) -> Result<(), String> {
+    let found = &weights.get(name).map_err(|error| error.to_string())?.shape;
+    if found == shape {
+        return Ok(());
+    }
+    Err(format!("tensor {name} has shape {found:?} where the configuration demands {shape:?}"))
+}

@@ -1,0 +1,46 @@
+//! What a path holds: a Hugging Face folder or a GGUF file.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::ModelError;
+
+/// What a path holds.
+pub(super) enum Source {
+    Folder,
+    Gguf(PathBuf),
+}
+
+pub(super) fn locate(path: &Path) -> Result<Source, ModelError> {
+    let is_gguf =
+        |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let metadata = std::fs::metadata(path).map_err(|error| ModelError::file(path, error))?;
+    if metadata.is_file() {
+        return if is_gguf(path) {
+            Ok(Source::Gguf(path.to_owned()))
+        } else {
+            Err(ModelError::file(path, "neither a folder nor a .gguf file"))
+        };
+    }
+    if path.join("config.json").exists() {
+        return Ok(Source::Folder);
+    }
+    let entries = std::fs::read_dir(path).map_err(|error| ModelError::file(path, error))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let file = entry.map_err(|error| ModelError::file(path, error))?.path();
+        if is_gguf(&file) {
+            found.push(file);
+        }
+    }
+    match (found.len(), found.pop()) {
+        (1, Some(file)) => Ok(Source::Gguf(file)),
+        (0, _) if path.join("adapter_config.json").exists() => Err(ModelError::file(
+            path,
+            "an adapter, not a model: give the model that it belongs to, and this as its adapter",
+        )),
+        (0, _) => Err(ModelError::file(path, "it holds neither config.json nor a .gguf file")),
+        (count, _) => {
+            Err(ModelError::file(path, format!("it holds {count} .gguf files: name the one that is meant")))
+        }
+    }
+}

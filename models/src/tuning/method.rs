@@ -1,0 +1,83 @@
+//! The methods that sample while they train, and the dispatch to their files.
+
+use std::collections::BTreeMap;
+
+use dissent_domain::training::{PolicyMethod, PpoSettings};
+
+use super::rollout::Rollout;
+use super::rollout_math::{Advantages, Means, MicroBatch};
+use super::{grpo, ppo, rloo};
+use crate::error::ModelError;
+use crate::training::{BatchOutput, Loss, LossInputs};
+
+/// The methods that sample as they learn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    Ppo,
+    Grpo,
+    Rloo,
+}
+
+impl TryFrom<PolicyMethod> for Method {
+    type Error = ModelError;
+
+    fn try_from(method: PolicyMethod) -> Result<Self, ModelError> {
+        match method {
+            PolicyMethod::Ppo => Ok(Self::Ppo),
+            PolicyMethod::Grpo => Ok(Self::Grpo),
+            PolicyMethod::Rloo => Ok(Self::Rloo),
+            PolicyMethod::Dpo | PolicyMethod::Rso => Err(ModelError::Invalid(
+                "dpo and rso learn from pairs that are there beforehand: make pairs of scored completions, and train on them; \
+                 ppo, grpo and rloo sample as they learn"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
+impl Method {
+    pub(super) fn loss(self) -> Loss {
+        match self {
+            Self::Ppo => Loss::Ppo,
+            Self::Grpo => Loss::Grpo,
+            Self::Rloo => Loss::Rloo,
+        }
+    }
+
+    /// What each rollout teaches, and what is to be reported of them.
+    pub(super) fn advantages(
+        self,
+        rollouts: &[Rollout],
+        settings: &PpoSettings,
+        kl_coefficient: f64,
+        metrics: &mut BTreeMap<String, f64>,
+    ) -> Vec<Advantages> {
+        match self {
+            Self::Ppo => ppo::advantages(rollouts, settings, kl_coefficient, metrics),
+            Self::Grpo => grpo::advantages(rollouts, settings, metrics),
+            Self::Rloo => rloo::advantages(rollouts, settings, kl_coefficient, metrics),
+        }
+    }
+
+    pub(super) fn inputs(
+        self,
+        batch: &MicroBatch<'_>,
+        settings: &PpoSettings,
+        kl_coefficient: f64,
+    ) -> LossInputs {
+        match self {
+            Self::Ppo => ppo::inputs(batch, settings),
+            Self::Grpo => grpo::inputs(batch, settings, kl_coefficient),
+            Self::Rloo => rloo::inputs(batch, settings),
+        }
+    }
+
+    /// Takes in what a micro-batch gave.
+    pub(super) fn observe(self, inputs: &LossInputs, output: &BatchOutput, means: &mut Means) {
+        match self {
+            Self::Ppo => ppo::observe(inputs, output, means),
+            Self::Grpo => grpo::observe(inputs, output, means),
+            Self::Rloo => rloo::observe(inputs, output, means),
+        }
+    }
+}

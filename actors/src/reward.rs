@@ -66,7 +66,7 @@ impl Proxy {
 
     /// An answer as the reward model reads it; an error if it never can.
     fn sequence(&self, prompt: &Prompt, answer: &str) -> Result<Vec<u32>, ModelError> {
-        let sequence = self.template.encode_whole(&self.tokenizer, &prompt.text, answer)?;
+        let sequence = self.template.encode_with_completion(&self.tokenizer, &prompt.text, answer)?;
         self.model.check_sequence(&sequence)?;
         Ok(sequence)
     }

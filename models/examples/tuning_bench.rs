@@ -24,8 +24,12 @@ use dissent_models::tuning::{
 struct Brevity;
 
 impl Scorer for Brevity {
-    fn score(&mut self, answers: &[SampledCompletion<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
-        Ok(answers.iter().map(|answer| -(answer.text.len() as f64) / 100.0).collect())
+    fn score(
+        &mut self,
+        completions: &[SampledCompletion<'_>],
+        _: &CancelFlag,
+    ) -> Result<Vec<f64>, ModelError> {
+        Ok(completions.iter().map(|completion| -(completion.text.len() as f64) / 100.0).collect())
     }
 }
 

@@ -257,9 +257,9 @@ impl Batch<'_> {
             |row: &Option<Row>| row.as_ref().and_then(|row| row.token_ids.last().copied()).unwrap_or(0);
         let ids: Vec<u32> = self.rows.iter().map(last).collect();
         let past: Vec<usize> = self.rows.iter().map(|row| row.as_ref().map_or(0, |row| row.past)).collect();
-        let picked: Vec<usize> = (0..self.rows.len()).collect();
+        let selected: Vec<usize> = (0..self.rows.len()).collect();
         let width = self.session.output_width();
-        let step = Step { ids: &ids, past: &past, picked: &picked };
+        let step = Step { ids: &ids, past: &past, selected: &selected };
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
         logits.extend_from_slice(self.session.step(&mut self.cache, &step, &self.run)?);

@@ -98,7 +98,7 @@ impl Sampler {
         let start = block * BLOCK;
         let weights = &self.weights[start..self.weights.len().min(start + BLOCK)];
         let likeliest_last = || weights.iter().rposition(|&weight| weight > 0.0).unwrap_or(0);
-        start + pick(weights.iter().copied(), target).unwrap_or_else(likeliest_last)
+        start + index_at(weights.iter().copied(), target).unwrap_or_else(likeliest_last)
     }
 
     fn draw_from_likeliest(&mut self, total: f64, uniform: f64) -> usize {
@@ -126,7 +126,7 @@ impl Sampler {
         let kept = nucleus.count().max(1);
         let kept = &self.candidates[..kept.min(self.candidates.len())];
         let sum: f64 = kept.iter().map(|&id| f64::from(weight_of(id))).sum();
-        let place = pick(kept.iter().map(|&id| weight_of(id)), uniform * sum).unwrap_or(0);
+        let place = index_at(kept.iter().map(|&id| weight_of(id)), uniform * sum).unwrap_or(0);
         kept.get(place).map_or(0, |&id| id as usize)
     }
 }
@@ -137,7 +137,7 @@ fn collect(into: &mut Vec<u32>, weights: &[f32], keep: impl Fn(f32) -> bool) {
 }
 
 /// The first index at which the running sum passes the target.
-fn pick(weights: impl Iterator<Item = f32>, target: f64) -> Option<usize> {
+fn index_at(weights: impl Iterator<Item = f32>, target: f64) -> Option<usize> {
     let mut sum = 0.0;
     weights.enumerate().find_map(|(index, weight)| {
         sum += f64::from(weight);

@@ -97,8 +97,8 @@ impl PolicyScorer {
         let mut cache = self.session.cache(1, ids.len())?;
         let mut logits = Vec::with_capacity(ids.len() * self.session.output_width());
         for (index, chunk) in ids.chunks(LOGIT_ROWS).enumerate() {
-            let picked: Vec<usize> = (0..chunk.len()).collect();
-            let step = Step { ids: chunk, past: &[index * LOGIT_ROWS], picked: &picked };
+            let selected: Vec<usize> = (0..chunk.len()).collect();
+            let step = Step { ids: chunk, past: &[index * LOGIT_ROWS], selected: &selected };
             logits.extend_from_slice(self.session.step(&mut cache, &step, &run)?);
         }
         Ok(logits)
@@ -118,8 +118,8 @@ impl PolicyScorer {
         let mut past = item.prompt_ids.len();
         let inputs = &item.completion_ids[..item.completion_ids.len() - 1];
         for (inputs, targets) in inputs.chunks(LOGIT_ROWS).zip(item.completion_ids[1..].chunks(LOGIT_ROWS)) {
-            let picked: Vec<usize> = (0..inputs.len()).collect();
-            let step = Step { ids: inputs, past: &[past], picked: &picked };
+            let selected: Vec<usize> = (0..inputs.len()).collect();
+            let step = Step { ids: inputs, past: &[past], selected: &selected };
             let logits = self.session.step(cache, &step, run)?;
             scores.extend(logits.chunks_exact(width).zip(targets).map(|(row, &target)| logprob(row, target)));
             past += inputs.len();

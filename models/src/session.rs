@@ -51,13 +51,13 @@ pub(crate) struct DecoderSession {
     output_width: usize,
     /// Inputs that stay the same from run to run: the adapter's numbers.
     fixed: Vec<(String, Tensor<f32>)>,
-    swapping: Option<Swapping>,
+    swappable: Option<SwappableAdapters>,
     /// Names the model in errors.
     name: String,
 }
 
 /// What a session whose adapters take turns knows of them.
-struct Swapping {
+struct SwappableAdapters {
     slots: LoraSlots,
     head: Head,
     /// The checkpoint's own score head.
@@ -111,7 +111,7 @@ pub(crate) struct Step<'a> {
     /// Tokens that each row has in the cache already.
     pub(crate) past: &'a [usize],
     /// The positions, among all `ids`, that the head is computed for.
-    pub(crate) picked: &'a [usize],
+    pub(crate) selected: &'a [usize],
 }
 
 impl DecoderSession {
@@ -124,7 +124,7 @@ impl DecoderSession {
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
         let (slots, adapter) = match adapters {
-            Adapters::InTurns(slots, first) => (slots, first),
+            Adapters::Swappable(slots, first) => (slots, first),
             Adapters::Fixed(adapter) => {
                 let place = layout.adapter_place();
                 return Self::start(runtime, checkpoint, adapter, place, head, layout, options);
@@ -142,7 +142,7 @@ impl DecoderSession {
         let room = slots.fill(None, score)?;
         let place = AdapterPlace::Inputs;
         let mut session = Self::start(runtime, checkpoint, Some(&room), place, head, layout, options)?;
-        session.swapping = Some(Swapping { slots: slots.clone(), head, own_score });
+        session.swappable = Some(SwappableAdapters { slots: slots.clone(), head, own_score });
         session.set_adapter(adapter)?;
         Ok(session)
     }
@@ -154,7 +154,7 @@ impl DecoderSession {
     /// [`ModelError::Invalid`] for a session that was not opened for it, an adapter that does not fit, or a score head that is
     /// missing.
     pub(crate) fn set_adapter(&mut self, adapter: Option<&LoraAdapter>) -> Result<(), ModelError> {
-        let Some(Swapping { slots, head, own_score }) = &self.swapping else {
+        let Some(SwappableAdapters { slots, head, own_score }) = &self.swappable else {
             return Err(ModelError::Invalid(format!(
                 "the session of {} was not opened for changing its adapter",
                 self.name
@@ -208,7 +208,7 @@ impl DecoderSession {
                 .map(|adapter| adapter_inputs(adapter, place, head))
                 .transpose()?
                 .unwrap_or_default(),
-            swapping: None,
+            swappable: None,
             name,
         })
     }
@@ -266,8 +266,8 @@ impl DecoderSession {
         Ok(KvCache { binding, layers, rows, capacity, output: None })
     }
 
-    /// Runs the new tokens of each row, extends the cache, and gives the head's outputs at the picked positions,
-    /// `[picked, output width]`.
+    /// Runs the new tokens of each row, extends the cache, and gives the head's outputs at the selected positions,
+    /// `[selected, output width]`.
     ///
     /// # Errors
     /// [`ModelError::Cancelled`], [`ModelError::Runtime`] when the run fails, and [`ModelError::Invalid`] when an output is not
@@ -307,17 +307,17 @@ impl DecoderSession {
         let short = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let lengths: Vec<i32> = step.past.iter().map(|past| short(past + seq - 1)).collect();
         let total = short(step.past.iter().max().map_or(0, |past| past + seq));
-        let picked = integers(&mut step.picked.iter().copied());
+        let selected = integers(&mut step.selected.iter().copied());
         let binding = &mut cache.binding;
         binding.bind_input(names::INPUT_IDS, &Tensor::from_array(([rows, seq], ids))?)?;
         binding.bind_input(names::SEQLENS_K, &Tensor::from_array(([rows], lengths))?)?;
         binding.bind_input(names::TOTAL_SEQUENCE_LENGTH, &Tensor::from_array(([1], vec![total]))?)?;
-        binding.bind_input(names::PICKED, &Tensor::from_array(([picked.len()], picked))?)?;
+        binding.bind_input(names::SELECTED, &Tensor::from_array(([selected.len()], selected))?)?;
         if self.needs_positions {
             let positions = integers(&mut step.past.iter().flat_map(|past| *past..past + seq));
             binding.bind_input(names::POSITION_IDS, &Tensor::from_array(([rows, seq], positions))?)?;
         }
-        let shape = [step.picked.len(), self.output_width];
+        let shape = [step.selected.len(), self.output_width];
         let fits = |tensor: &Tensor<f32>| tensor.shape().first().copied().map(as_size) == Some(shape[0]);
         if !cache.output.as_ref().is_some_and(fits) {
             let mut output = Tensor::<f32>::new(&Allocator::default(), shape)?;
@@ -346,7 +346,7 @@ impl DecoderSession {
         let mut past = 0;
         let mut output = Vec::new();
         for chunk in ids.chunks(CHUNK) {
-            let step = Step { ids: chunk, past: &[past], picked: &[chunk.len() - 1] };
+            let step = Step { ids: chunk, past: &[past], selected: &[chunk.len() - 1] };
             output = self.step(cache, &step, run)?.to_vec();
             past += chunk.len();
         }

@@ -118,7 +118,7 @@ impl PromptTemplate {
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
-    pub fn render_whole(
+    pub fn render_with_completion(
         &self,
         tokenizer: &TextTokenizer,
         prompt: &str,
@@ -147,34 +147,34 @@ impl PromptTemplate {
         match (self, dialogue) {
             (_, Dialogue::Text(prompt)) => self.render_prompt(tokenizer, prompt),
             (Self::Chat, Dialogue::Messages(turns)) => chat::render(tokenizer, turns, true),
-            (Self::Raw, Dialogue::Messages(turns)) => Ok(transcript::to_be_answered(turns)),
+            (Self::Raw, Dialogue::Messages(turns)) => Ok(transcript::with_generation_prompt(turns)),
             (Self::Text(_), Dialogue::Messages(turns)) => {
-                self.render_prompt(tokenizer, &transcript::as_prompt(turns))
+                self.render_prompt(tokenizer, &transcript::for_template(turns))
             }
         }
     }
 
-    /// As [`PromptTemplate::render_whole`], of a dialogue.
+    /// As [`PromptTemplate::render_with_completion`], of a dialogue.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
-    pub fn render_answered(
+    pub fn render_dialogue_with_completion(
         &self,
         tokenizer: &TextTokenizer,
         dialogue: &Dialogue,
         completion: &str,
     ) -> Result<String, ModelError> {
         match (self, dialogue) {
-            (_, Dialogue::Text(prompt)) => self.render_whole(tokenizer, prompt, completion),
+            (_, Dialogue::Text(prompt)) => self.render_with_completion(tokenizer, prompt, completion),
             (Self::Chat, Dialogue::Messages(turns)) => {
                 let turns = [turns.as_slice(), &[answer(completion)]].concat();
                 chat::render(tokenizer, &turns, false)
             }
             (Self::Raw, Dialogue::Messages(turns)) => {
-                Ok(format!("{} {completion}", transcript::to_be_answered(turns)))
+                Ok(format!("{} {completion}", transcript::with_generation_prompt(turns)))
             }
             (Self::Text(_), Dialogue::Messages(turns)) => {
-                self.render_whole(tokenizer, &transcript::as_prompt(turns), completion)
+                self.render_with_completion(tokenizer, &transcript::for_template(turns), completion)
             }
         }
     }
@@ -192,13 +192,13 @@ impl PromptTemplate {
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
-    pub fn encode_whole(
+    pub fn encode_with_completion(
         &self,
         tokenizer: &TextTokenizer,
         prompt: &str,
         completion: &str,
     ) -> Result<Vec<u32>, ModelError> {
-        tokenizer.encode(&self.render_whole(tokenizer, prompt, completion)?, self.adds_special())
+        tokenizer.encode(&self.render_with_completion(tokenizer, prompt, completion)?, self.adds_special())
     }
 
     /// As [`PromptTemplate::encode_prompt`], of a dialogue.
@@ -213,17 +213,20 @@ impl PromptTemplate {
         tokenizer.encode(&self.render_dialogue(tokenizer, dialogue)?, self.adds_special())
     }
 
-    /// As [`PromptTemplate::encode_whole`], of a dialogue.
+    /// As [`PromptTemplate::encode_with_completion`], of a dialogue.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
-    pub fn encode_answered(
+    pub fn encode_dialogue_with_completion(
         &self,
         tokenizer: &TextTokenizer,
         dialogue: &Dialogue,
         completion: &str,
     ) -> Result<Vec<u32>, ModelError> {
-        tokenizer.encode(&self.render_answered(tokenizer, dialogue, completion)?, self.adds_special())
+        tokenizer.encode(
+            &self.render_dialogue_with_completion(tokenizer, dialogue, completion)?,
+            self.adds_special(),
+        )
     }
 
     fn adds_special(&self) -> bool {
@@ -268,10 +271,13 @@ mod tests {
         let template = text("Q: {prompt}\n\nA: {completion}.");
         let tokenizer = tokenizer(None);
         assert_eq!(template.render_prompt(&tokenizer, "why?").expect("prompt"), "Q: why?\n\nA: ");
-        assert_eq!(template.render_whole(&tokenizer, "why?", "so").expect("whole"), "Q: why?\n\nA: so.");
+        assert_eq!(
+            template.render_with_completion(&tokenizer, "why?", "so").expect("whole"),
+            "Q: why?\n\nA: so."
+        );
         let open = text("Q: {prompt}\nA: ");
-        assert_eq!(open.render_whole(&tokenizer, "why?", "so").expect("whole"), "Q: why?\nA: so");
-        assert_eq!(PromptTemplate::Raw.render_whole(&tokenizer, "a", "b").expect("raw"), "ab");
+        assert_eq!(open.render_with_completion(&tokenizer, "why?", "so").expect("whole"), "Q: why?\nA: so");
+        assert_eq!(PromptTemplate::Raw.render_with_completion(&tokenizer, "a", "b").expect("raw"), "ab");
     }
 
     #[test]
@@ -298,7 +304,8 @@ mod tests {
         ]);
         let whole = |template: &PromptTemplate, dialogue: &Dialogue| {
             let prompt = template.render_dialogue(&tokenizer, dialogue).expect("prompt");
-            let whole = template.render_answered(&tokenizer, dialogue, "thus").expect("whole");
+            let whole =
+                template.render_dialogue_with_completion(&tokenizer, dialogue, "thus").expect("whole");
             (prompt, whole)
         };
         let (prompt, answered) = whole(&PromptTemplate::Raw, &one);
@@ -316,15 +323,17 @@ mod tests {
         );
         let prompt = PromptTemplate::Chat.render_dialogue(&chat, &several).expect("prompt");
         assert_eq!(prompt, "system:Be brief.;user:why?;assistant:so;user:how?;True");
-        let answered = PromptTemplate::Chat.render_answered(&chat, &one, "thus").expect("whole");
+        let answered =
+            PromptTemplate::Chat.render_dialogue_with_completion(&chat, &one, "thus").expect("whole");
         assert_eq!(answered, "user:why?;assistant:thus;False");
     }
 
     #[test]
     fn braces_in_a_prompt_are_text() {
         let template = text("{prompt}|{completion}");
-        let whole =
-            template.render_whole(&tokenizer(None), "{completion}{prompt}", "{prompt}").expect("whole");
+        let whole = template
+            .render_with_completion(&tokenizer(None), "{completion}{prompt}", "{prompt}")
+            .expect("whole");
         assert_eq!(whole, "{completion}{prompt}|{prompt}");
     }
 

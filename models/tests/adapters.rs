@@ -221,7 +221,7 @@ fn logits(checkpoint: &Checkpoint, session: Session<'_>) -> Option<Vec<Vec<f32>>
         }
         Session::Swapped(slots, turns) => {
             let mut scorer =
-                PolicyScorer::open(runtime, checkpoint, Adapters::InTurns(slots, None), &options(1))
+                PolicyScorer::open(runtime, checkpoint, Adapters::Swappable(slots, None), &options(1))
                     .expect("the model opens");
             turns
                 .iter()
@@ -253,7 +253,7 @@ fn rewards(checkpoint: &Checkpoint, session: Session<'_>) -> Option<Vec<Vec<f32>
         }
         Session::Swapped(slots, turns) => {
             let mut model =
-                RewardModel::open(runtime, checkpoint, Adapters::InTurns(slots, turns[0]), &options(1))
+                RewardModel::open(runtime, checkpoint, Adapters::Swappable(slots, turns[0]), &options(1))
                     .expect("the model opens");
             turns
                 .iter()
@@ -285,7 +285,7 @@ fn a_generator_samples_what_the_adapter_of_the_turn_would() {
     };
     let slots = LoraSlots::of_adapter(&adapter);
     let mut swapped =
-        Generator::open(runtime, &checkpoint, Adapters::InTurns(&slots, Some(&adapter)), &options(4))
+        Generator::open(runtime, &checkpoint, Adapters::Swappable(&slots, Some(&adapter)), &options(4))
             .expect("the model opens");
     let mut seen = vec![sample(&mut swapped)];
     for turn in [None, Some(&adapter)] {
@@ -307,11 +307,11 @@ fn an_adapter_that_does_not_fit_the_session_is_refused_by_name() {
     let (Some(runtime), checkpoint) = (runtime(), tiny("llama")) else { return };
     let narrow = LoraSettings { r: 1, targets: vec!["q_proj".to_owned()], ..LoraSettings::default() };
     let slots = LoraSlots::of_settings(&checkpoint.config, &narrow).expect("the projection is there");
-    let mut scorer = PolicyScorer::open(runtime, &checkpoint, Adapters::InTurns(&slots, None), &options(1))
+    let mut scorer = PolicyScorer::open(runtime, &checkpoint, Adapters::Swappable(&slots, None), &options(1))
         .expect("opens");
     let error = scorer.set_adapter(Some(&adapter("llama-lora"))).expect_err("too much").to_string();
     assert!(error.contains("layers.0."), "{error}");
-    let error = RewardModel::open(runtime, &checkpoint, Adapters::InTurns(&slots, None), &options(1))
+    let error = RewardModel::open(runtime, &checkpoint, Adapters::Swappable(&slots, None), &options(1))
         .err()
         .expect("no head");
     assert!(error.to_string().contains("score head"), "{error}");

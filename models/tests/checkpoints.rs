@@ -347,7 +347,7 @@ fn smollm2_tokenises_and_renders_chats_as_transformers_does() {
         assert_eq!(json!(template.render_prompt(&tokenizer, prompt).expect("text")), chat["rendered"]);
         assert_eq!(json!(template.encode_prompt(&tokenizer, prompt).expect("ids")), chat["ids"]);
         assert_eq!(
-            json!(template.render_whole(&tokenizer, prompt, completion).expect("text")),
+            json!(template.render_with_completion(&tokenizer, prompt, completion).expect("text")),
             chat["whole"]
         );
     }

@@ -257,7 +257,7 @@ fn a_policy_that_goes_on_from_an_adapter_may_be_held_to_it() {
         let mut again =
             Trainer::open(runtime, &model, Some(&adapter), setup, data, &options(1)).expect("a training");
         if held {
-            again.hold_to(&adapter).expect("the same projections");
+            again.set_reference(&adapter).expect("the same projections");
         }
         again.step(&CancelFlag::new()).expect("a step").expect("one is left").loss
     };

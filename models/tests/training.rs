@@ -357,8 +357,8 @@ fn micro_batches_add_up_to_the_batch() {
     let (mut loss, mut first) = (0.0, 0);
     for part in sequences.chunks(2) {
         let batch = PackedBatch::new(part, bench.spec.loss.head()).expect("a batch");
-        let inputs = LossInputs::Sft { weights: weights[first..first + batch.picked()].to_vec() };
-        first += batch.picked();
+        let inputs = LossInputs::Sft { weights: weights[first..first + batch.selected()].to_vec() };
+        first += batch.selected();
         loss += parts.accumulate(&batch, &inputs, &CancelFlag::new()).expect("a gradient").loss;
     }
     near("the sum of losses", loss, f64::from(output.loss), 1e-6);

@@ -207,7 +207,7 @@ fn a_reward_model_judges_texts_as_it_would_alone() {
     let tokenizer = checkpoint.tokenizer.clone();
     let mut scorer = RewardScorer::new(open(), tokenizer.clone(), PromptTemplate::Raw);
     let found = scorer.score(&[answer, answer], &CancelFlag::new()).expect("rewards");
-    let ids = PromptTemplate::Raw.encode_whole(&tokenizer, "what is it", " a thing").expect("ids");
+    let ids = PromptTemplate::Raw.encode_with_completion(&tokenizer, "what is it", " a thing").expect("ids");
     let expected = open().score(&[ids], &CancelFlag::new(), &mut |_| {}).expect("a reward")[0];
     assert_eq!(found, [f64::from(expected); 2]);
 }

@@ -211,7 +211,9 @@ impl Part for RewardPart<'_> {
         let sequences = line
             .completions
             .iter()
-            .map(|completion| Ok(template.encode_whole(tokenizer, &line.prompt, &completion.text)?))
+            .map(|completion| {
+                Ok(template.encode_with_completion(tokenizer, &line.prompt, &completion.text)?)
+            })
             .collect::<anyhow::Result<Vec<Vec<u32>>>>()?;
         let scores = model.score(&sequences, cancel, &mut |_| ())?;
         for (completion, score) in line.completions.iter_mut().zip(scores) {

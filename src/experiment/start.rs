@@ -110,7 +110,9 @@ impl SessionOpener<'_> {
     fn proxy(&self) -> anyhow::Result<Proxy> {
         let model = &self.models.reward;
         let template: PromptTemplate = self.config.reward.template.parse()?;
-        template.render_whole(&model.checkpoint.tokenizer, "prompt", "answer").context("reward.template")?;
+        template
+            .render_with_completion(&model.checkpoint.tokenizer, "prompt", "answer")
+            .context("reward.template")?;
         Proxy::open(model.base(self.runtime, self.options), template, self.config.reward.kind)
             .with_context(|| format!("failed to start the reward model {}", model.name))
     }
@@ -143,7 +145,7 @@ impl SessionOpener<'_> {
             (Some(GoldConfig::Model(gold)), Some(model)) => {
                 let template: PromptTemplate = gold.template.parse()?;
                 template
-                    .render_whole(&model.checkpoint.tokenizer, "prompt", "answer")
+                    .render_with_completion(&model.checkpoint.tokenizer, "prompt", "answer")
                     .context("gold.template")?;
                 let opened = Proxy::open(model.base(self.runtime, self.options), template, gold.score)
                     .with_context(|| format!("failed to start the gold reward model {}", model.name))?;

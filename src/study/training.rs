@@ -112,7 +112,7 @@ fn encoded(
         }
         TrainingExamples::Preferences(rows) => {
             let pairs: Result<Vec<TokenPair>, ModelError> =
-                rows.iter().map(|row| template.encode_compared(tokenizer, row)).collect();
+                rows.iter().map(|row| template.encode_comparison(tokenizer, row)).collect();
             let mut pairs = pairs.context("a preference")?;
             pairs.retain(|pair| fits(&pair.chosen) && fits(&pair.rejected));
             (rows.len(), TrainingData::Pairs(pairs), Objective::Reward { center: 0.0 })

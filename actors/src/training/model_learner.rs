@@ -103,7 +103,7 @@ impl ModelLearner {
         settings: &Hyperparameters,
     ) -> Result<(Vec<TokenPair>, usize), StepError> {
         let Learnable { base, template } = &self.reward;
-        let encode = |preference| template.encode_compared(&base.checkpoint.tokenizer, preference);
+        let encode = |preference| template.encode_comparison(&base.checkpoint.tokenizer, preference);
         let pairs: Vec<TokenPair> =
             preferences.iter().map(encode).collect::<Result<_, ModelError>>().map_err(failed)?;
         Ok(short_enough(pairs, settings))
@@ -147,7 +147,7 @@ impl ModelLearner {
         let mut trainer = Trainer::open(base.runtime, &base.checkpoint, from, setup, data, &base.options)
             .map_err(failed)?;
         if let Some(first) = &base.adapter {
-            trainer.hold_to(first).map_err(failed)?;
+            trainer.set_reference(first).map_err(failed)?;
         }
         train(&mut trainer, task.resume.as_deref(), watch)?;
         let mut metrics = final_metrics(&trainer);
@@ -211,7 +211,7 @@ impl ModelLearner {
             ids: sampled.prompt_token_ids.clone(),
         });
         let mut tuner = PolicyTuner::new(policy, prompts.collect(), settings).map_err(failed)?;
-        warn_left_out("prompts", tuner.left_out());
+        warn_left_out("prompts", tuner.skipped_prompts());
         if let Some(bytes) = &task.resume {
             went_on(tuner.restore(bytes))?;
         }
@@ -260,7 +260,7 @@ impl RewardJudge {
         cancel: &CancelFlag,
     ) -> Result<Option<Vec<f64>>, StepError> {
         let tokenizer = &self.base.checkpoint.tokenizer;
-        let encode = |text: &str| self.template.encode_whole(tokenizer, &sampled.prompt.text, text);
+        let encode = |text: &str| self.template.encode_with_completion(tokenizer, &sampled.prompt.text, text);
         let texts = sampled.completions.iter().map(|completion| encode(&completion.text));
         let sequences: Vec<Vec<u32>> = texts.collect::<Result<_, ModelError>>().map_err(failed)?;
         if sequences.iter().any(|sequence| self.model.check_sequence(sequence).is_err()) {
@@ -287,7 +287,7 @@ impl Scorer for RewardJudge {
     ) -> Result<Vec<f64>, ModelError> {
         let tokenizer = &self.base.checkpoint.tokenizer;
         let encode = |answer: &SampledCompletion<'_>| {
-            self.template.encode_answered(tokenizer, answer.dialogue, answer.text)
+            self.template.encode_dialogue_with_completion(tokenizer, answer.dialogue, answer.text)
         };
         let sequences = answers.iter().map(encode).collect::<Result<Vec<_>, ModelError>>()?;
         self.score_sequences(&sequences, cancel)

@@ -24,7 +24,7 @@ pub enum Adapters<'a> {
     /// One, or none, for as long as the session lives.
     Fixed(Option<&'a LoraAdapter>),
     /// They take turns: those that fit the slots can be set one after the other. The second one is the first to be set.
-    InTurns(&'a LoraSlots, Option<&'a LoraAdapter>),
+    Swappable(&'a LoraSlots, Option<&'a LoraAdapter>),
 }
 
 impl<'a> From<Option<&'a LoraAdapter>> for Adapters<'a> {

@@ -59,9 +59,9 @@ pub(crate) trait Forward {
     /// x + y, and the root-mean-square norm of that: `(norm, sum)`.
     fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value) -> Result<(Value, Value), ModelError>;
 
-    /// The rows that the head is computed for, `[picked, width]`. The last layer picks them as soon as its heads have read the
+    /// The rows that the head is computed for, `[selected, width]`. The last layer picks them as soon as its heads have read the
     /// sequence: its other products, 3 % of the work of a model with 30 layers, are not done for rows that nobody reads.
-    fn pick(&mut self, x: Value) -> Result<Value, ModelError>;
+    fn select_positions(&mut self, x: Value) -> Result<Value, ModelError>;
 
     /// Called where each layer begins.
     fn begin_layer(&mut self, _layer: usize) {}

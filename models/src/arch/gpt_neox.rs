@@ -7,7 +7,7 @@ use crate::onnx::{Dim, Value};
 
 use super::forward::Forward;
 
-/// The final norm's output at the picked positions, `[picked, hidden]`.
+/// The final norm's output at the selected positions, `[selected, hidden]`.
 pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {
     let layers = forward.config().layers;
     let mut residual = forward.embedding("gpt_neox.embed_in.weight")?;
@@ -15,17 +15,17 @@ pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
         forward.begin_layer(layer);
         let block = format!("gpt_neox.layers.{layer}");
         let normed = layer_norm(forward, &format!("{block}.input_layernorm"), residual)?;
-        let mut mixed = self_attention(forward, layer, &block, normed)?;
+        let mut mixed = causal_self_attention(forward, layer, &block, normed)?;
         if layer + 1 == layers {
             // Nothing reads the other positions from here on.
-            (mixed, residual) = (forward.pick(mixed)?, forward.pick(residual)?);
+            (mixed, residual) = (forward.select_positions(mixed)?, forward.select_positions(residual)?);
         }
         let bias = forward.config().attention_bias;
         let attended = forward.linear(layer, &block, "attention.dense", mixed, bias)?;
         let summed = forward.graph().add(attended, residual)?;
         let source = if forward.config().parallel_residual { residual } else { summed };
         let normed = layer_norm(forward, &format!("{block}.post_attention_layernorm"), source)?;
-        let output = feed_forward(forward, layer, &block, normed)?;
+        let output = mlp(forward, layer, &block, normed)?;
         residual = forward.graph().add(output, summed)?;
     }
     layer_norm(forward, "gpt_neox.final_layer_norm", residual)
@@ -39,7 +39,7 @@ fn layer_norm(forward: &mut impl Forward, name: &str, x: Value) -> Result<Value,
 }
 
 /// What the heads read from the sequence, before their outputs are projected.
-fn self_attention(
+fn causal_self_attention(
     forward: &mut impl Forward,
     layer: usize,
     block: &str,
@@ -58,12 +58,7 @@ fn self_attention(
     forward.attention(layer, parts[0], parts[1], parts[2])
 }
 
-fn feed_forward(
-    forward: &mut impl Forward,
-    layer: usize,
-    block: &str,
-    x: Value,
-) -> Result<Value, ModelError> {
+fn mlp(forward: &mut impl Forward, layer: usize, block: &str, x: Value) -> Result<Value, ModelError> {
     let wide = forward.linear(layer, block, "mlp.dense_h_to_4h", x, true)?;
     let active = forward.activation(wide);
     forward.linear(layer, block, "mlp.dense_4h_to_h", active, true)

@@ -5,7 +5,7 @@ use crate::onnx::Value;
 
 use super::forward::Forward;
 
-/// The final norm's output at the picked positions, `[picked, hidden]`.
+/// The final norm's output at the selected positions, `[selected, hidden]`.
 pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {
     let epsilon = forward.config().norm_eps;
     let layers = forward.config().layers;
@@ -23,17 +23,17 @@ pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
                 normed
             }
         };
-        let mut mixed = self_attention(forward, layer, &block, normed)?;
+        let mut mixed = causal_self_attention(forward, layer, &block, normed)?;
         if layer + 1 == layers {
             // Nothing reads the other positions from here on.
-            (mixed, residual) = (forward.pick(mixed)?, forward.pick(residual)?);
+            (mixed, residual) = (forward.select_positions(mixed)?, forward.select_positions(residual)?);
         }
         let bias = forward.config().attention_bias;
         let attended = forward.linear(layer, &block, "self_attn.o_proj", mixed, bias)?;
         let weight = forward.weight(&format!("{block}.post_attention_layernorm.weight"))?;
         let (normed, sum) = forward.add_rms_norm(residual, attended, weight)?;
         residual = sum;
-        block_output = Some(feed_forward(forward, layer, &block, normed)?);
+        block_output = Some(mlp(forward, layer, &block, normed)?);
     }
     let output = block_output.ok_or_else(|| ModelError::Invalid("a model needs a layer".to_owned()))?;
     let weight = forward.weight("model.norm.weight")?;
@@ -42,7 +42,7 @@ pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
 }
 
 /// What the heads read from the sequence, before their outputs are projected.
-fn self_attention(
+fn causal_self_attention(
     forward: &mut impl Forward,
     layer: usize,
     block: &str,
@@ -55,12 +55,7 @@ fn self_attention(
     forward.attention(layer, query, key, value)
 }
 
-fn feed_forward(
-    forward: &mut impl Forward,
-    layer: usize,
-    block: &str,
-    x: Value,
-) -> Result<Value, ModelError> {
+fn mlp(forward: &mut impl Forward, layer: usize, block: &str, x: Value) -> Result<Value, ModelError> {
     let bias = forward.config().mlp_bias;
     let gate = forward.linear(layer, block, "mlp.gate_proj", x, bias)?;
     let up = forward.linear(layer, block, "mlp.up_proj", x, bias)?;

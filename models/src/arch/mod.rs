@@ -28,9 +28,9 @@ pub mod names {
     pub const SEQLENS_K: &str = "seqlens_k";
     /// `[1]`, a 32-bit integer: the longest length after this run.
     pub const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
-    /// `[picked]`, 64-bit integers: which of the batch · seq positions, row by row, the head is computed for.
-    pub const PICKED: &str = "picked";
-    /// `[picked, vocabulary or labels]`.
+    /// `[selected]`, 64-bit integers: which of the batch · seq positions, row by row, the head is computed for.
+    pub const SELECTED: &str = "selected";
+    /// `[selected, vocabulary or labels]`.
     pub const OUTPUT: &str = "output";
     /// `[labels, hidden]`: the score head, where an adapter brings it.
     pub const SCORE: &str = "score.weight";
@@ -118,7 +118,7 @@ pub fn decoder_graph(
     Ok(DecoderGraph { graph: decoder.graph, needs_positions, output_width })
 }
 
-/// The final norm's output at the picked positions, `[picked, hidden]`.
+/// The final norm's output at the selected positions, `[selected, hidden]`.
 pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {
     match forward.config().architecture {
         Architecture::Llama => llama::hidden_states(forward),
@@ -144,7 +144,7 @@ struct Decoder<'a> {
     adapter_place: AdapterPlace,
     graph: Graph,
     input_ids: Value,
-    picked: Value,
+    selected: Value,
     seqlens_k: Value,
     total_sequence_length: Value,
     rotary: (Value, Value),
@@ -168,7 +168,7 @@ impl<'a> Decoder<'a> {
         let mut graph = Graph::new();
         let ids_shape = vec![Dim::Named("batch"), Dim::Named("seq")];
         let input_ids = graph.input(names::INPUT_IDS, ElementType::I64, ids_shape.clone());
-        let picked = graph.input(names::PICKED, ElementType::I64, vec![Dim::Named("picked")]);
+        let selected = graph.input(names::SELECTED, ElementType::I64, vec![Dim::Named("selected")]);
         let seqlens_k = graph.input(names::SEQLENS_K, ElementType::I32, vec![Dim::Named("batch")]);
         let total_sequence_length =
             graph.input(names::TOTAL_SEQUENCE_LENGTH, ElementType::I32, vec![Dim::Fixed(1)]);
@@ -183,7 +183,7 @@ impl<'a> Decoder<'a> {
             adapter_place,
             graph,
             input_ids,
-            picked,
+            selected,
             seqlens_k,
             total_sequence_length,
             rotary,
@@ -288,10 +288,10 @@ impl Forward for Decoder<'_> {
         Ok(output)
     }
 
-    fn pick(&mut self, x: Value) -> Result<Value, ModelError> {
+    fn select_positions(&mut self, x: Value) -> Result<Value, ModelError> {
         let width = self.graph.info(x).shape.last().copied().unwrap_or(Dim::Fixed(1));
         let rows = self.graph.reshape(x, vec![Dim::Named("rows"), width])?;
-        Ok(self.graph.gather(rows, self.picked))
+        Ok(self.graph.gather(rows, self.selected))
     }
 
     fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value) -> Result<(Value, Value), ModelError> {

@@ -25,7 +25,7 @@ impl PromptTemplate {
     ) -> Result<TrainingSequence, ModelError> {
         let Demonstration { prompt, completion } = demonstration;
         let asked = self.encode_dialogue(tokenizer, prompt)?;
-        let ids = self.encode_ended(tokenizer, prompt, completion)?;
+        let ids = self.encode_with_end(tokenizer, prompt, completion)?;
         sequence(shared(&asked, &ids), ids)
     }
 
@@ -41,26 +41,26 @@ impl PromptTemplate {
     ) -> Result<TokenPair, ModelError> {
         let Preference { prompt, chosen, rejected, margin, is_unsafe } = preference;
         let asked = self.encode_dialogue(tokenizer, prompt)?;
-        let chosen = self.encode_ended(tokenizer, prompt, chosen)?;
-        let rejected = self.encode_ended(tokenizer, prompt, rejected)?;
+        let chosen = self.encode_with_end(tokenizer, prompt, chosen)?;
+        let rejected = self.encode_with_end(tokenizer, prompt, rejected)?;
         let start = shared(&asked, &chosen).min(shared(&asked, &rejected));
         let (chosen, rejected) = (sequence(start, chosen)?, sequence(start, rejected)?);
         Ok(TokenPair { chosen, rejected, margin: *margin, is_unsafe: *is_unsafe })
     }
 
-    /// The chosen and the rejected answer as a reward model scores them: exactly as [`PromptTemplate::encode_answered`], so that what
+    /// The chosen and the rejected answer as a reward model scores them: exactly as [`PromptTemplate::encode_dialogue_with_completion`], so that what
     /// is learnt is what is asked later. Nothing is added at the end; see [`PromptTemplate::ended`].
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`], and [`ModelError::Invalid`] where no token is left.
-    pub fn encode_compared(
+    pub fn encode_comparison(
         &self,
         tokenizer: &TextTokenizer,
         preference: &Preference,
     ) -> Result<TokenPair, ModelError> {
         let Preference { prompt, chosen, rejected, margin, is_unsafe } = preference;
         let whole = |answer: &str| {
-            let ids = self.encode_answered(tokenizer, prompt, answer)?;
+            let ids = self.encode_dialogue_with_completion(tokenizer, prompt, answer)?;
             if ids.is_empty() {
                 return Err(ModelError::Invalid("prompt and answer are without a single token".to_owned()));
             }
@@ -85,13 +85,13 @@ impl PromptTemplate {
     }
 
     /// Prompt and answer, with the end-of-sequence token where the template leaves the end open.
-    fn encode_ended(
+    fn encode_with_end(
         &self,
         tokenizer: &TextTokenizer,
         prompt: &Dialogue,
         completion: &str,
     ) -> Result<Vec<u32>, ModelError> {
-        let whole = self.render_answered(tokenizer, prompt, completion)?;
+        let whole = self.render_dialogue_with_completion(tokenizer, prompt, completion)?;
         match self {
             Self::Chat => tokenizer.encode(&whole, false),
             Self::Raw | Self::Text(_) => tokenizer.encode(&with_end(whole, tokenizer), true),
@@ -223,7 +223,7 @@ mod tests {
                         }
                         let ended = template.ended(&tokenizer);
                         let TokenPair { chosen, rejected, .. } =
-                            ended.encode_compared(&tokenizer, &row).expect("sequences");
+                            ended.encode_comparison(&tokenizer, &row).expect("sequences");
                         assert_eq!(chosen.ids, ids(&expected["reward"]["chosen_ids"]));
                         assert_eq!(rejected.ids, ids(&expected["reward"]["rejected_ids"]));
                     }
@@ -239,8 +239,8 @@ mod tests {
             from_parts(crate::checkpoint::tokenizer::tests::WORDS, None, Some("<s>"), Some("</s>"));
         let template: PromptTemplate = "a {prompt} b {completion}".parse().expect("a template");
         let row = preference(&serde_json::json!({"prompt": "?", "chosen": "a a", "rejected": "b"}));
-        let TokenPair { chosen, .. } = template.encode_compared(&tokenizer, &row).expect("sequences");
-        assert_eq!(chosen.ids, template.encode_whole(&tokenizer, "?", "a a").expect("ids"));
+        let TokenPair { chosen, .. } = template.encode_comparison(&tokenizer, &row).expect("sequences");
+        assert_eq!(chosen.ids, template.encode_with_completion(&tokenizer, "?", "a a").expect("ids"));
         assert_eq!(template.ended(&tokenizer).to_string(), "a {prompt} b {completion}</s>");
         assert_eq!(template.ended(&tokenizer).ended(&tokenizer), template.ended(&tokenizer));
         assert_eq!(PromptTemplate::Raw.ended(&tokenizer).to_string(), "{prompt}{completion}</s>");

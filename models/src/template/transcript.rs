@@ -3,12 +3,12 @@
 use dissent_domain::training::{Message, Role};
 
 /// The turns, and the beginning of the assistant's next one.
-pub(super) fn to_be_answered(turns: &[Message]) -> String {
+pub(super) fn with_generation_prompt(turns: &[Message]) -> String {
     format!("{}\n\nAssistant:", transcript(turns))
 }
 
 /// The turns as the prompt of a template that writes its own frame: the one turn of the user as it is.
-pub(super) fn as_prompt(turns: &[Message]) -> String {
+pub(super) fn for_template(turns: &[Message]) -> String {
     match turns {
         [Message { role: Role::User, content }] => content.clone(),
         _ => {

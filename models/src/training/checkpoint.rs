@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::data_order::DataCursor;
 use super::metrics::StepMetrics;
-use super::order::DataCursor;
 use super::step::TrainingState;
 use crate::checkpoint::Dtype;
 use crate::checkpoint::files::as_bytes;

@@ -24,13 +24,13 @@ const HITS: &str = "hits";
 pub struct ModelOutputs {
     /// `[sequences]`.
     pub scores: Vec<f32>,
-    /// `[picked]`: log π(yₜ | x, y₍<ₜ₎) of each completion token, in nats.
+    /// `[selected]`: log π(yₜ | x, y₍<ₜ₎) of each completion token, in nats.
     pub logprobs: Vec<f32>,
-    /// `[picked]`: the value of the position before each completion token.
+    /// `[selected]`: the value of the position before each completion token.
     pub values: Vec<f32>,
-    /// `[picked]`: the entropy of the policy there, in nats.
+    /// `[selected]`: the entropy of the policy there, in nats.
     pub entropy: Vec<f32>,
-    /// `[picked]`: 1 where no token was likelier than the completion's, else 0.
+    /// `[selected]`: 1 where no token was likelier than the completion's, else 0.
     pub hits: Vec<f32>,
 }
 

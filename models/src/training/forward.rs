@@ -19,8 +19,8 @@ pub(super) mod names {
     pub(in crate::training) const PARAMETERS: &str = "parameters";
     pub(in crate::training) const IDS: &str = "input_ids";
     pub(in crate::training) const POSITIONS: &str = "position_ids";
-    pub(in crate::training) const PICKED: &str = "picked";
-    pub(in crate::training) const PICKED_INVERSE: &str = "picked_inverse";
+    pub(in crate::training) const SELECTED: &str = "selected";
+    pub(in crate::training) const SELECTED_INVERSE: &str = "selected_inverse";
     pub(in crate::training) const TARGETS: &str = "targets";
     pub(in crate::training) const QUERY_INDEX: &str = "query_index";
     pub(in crate::training) const QUERY_INVERSE: &str = "query_inverse";
@@ -34,7 +34,7 @@ pub(super) mod dims {
     use crate::onnx::Dim;
 
     pub(in crate::training) const TOKENS: Dim = Dim::Named("tokens");
-    pub(in crate::training) const PICKED: Dim = Dim::Named("picked");
+    pub(in crate::training) const SELECTED: Dim = Dim::Named("selected");
     pub(in crate::training) const SEQUENCES: Dim = Dim::Named("sequences");
     pub(super) const LONGEST: Dim = Dim::Named("longest");
     pub(super) const QUERY_ROWS: Dim = Dim::Named("query_rows");
@@ -52,13 +52,13 @@ pub(super) mod dims {
 pub(super) struct HeadOutputs {
     /// `[sequences]`.
     pub(super) scores: Option<Value>,
-    /// `[picked]`: log π of each target, in nats.
+    /// `[selected]`: log π of each target, in nats.
     pub(super) logprobs: Option<Value>,
-    /// `[picked]`.
+    /// `[selected]`.
     pub(super) values: Option<Value>,
-    /// `[picked]`: −Σ π log π over the vocabulary, in nats.
+    /// `[selected]`: −Σ π log π over the vocabulary, in nats.
     pub(super) entropy: Option<Value>,
-    /// `[picked]`: 1 where no token is likelier than the target, else 0.
+    /// `[selected]`: 1 where no token is likelier than the target, else 0.
     pub(super) hits: Option<Value>,
 }
 
@@ -93,7 +93,7 @@ pub(super) fn forward_pass(
         TrainingHead::Score => {
             let head = model.trained(&Role::ScoreHead)?;
             let scores = model.graph.linear(hidden, head)?;
-            // One token of each sequence is picked.
+            // One token of each sequence is selected.
             let scores = model.graph.reshape(scores, vec![dims::SEQUENCES])?;
             HeadOutputs { scores: Some(scores), ..HeadOutputs::default() }
         }
@@ -122,7 +122,7 @@ struct PackedModel<'a> {
     trained_weights: BTreeMap<&'a str, Value>,
     ids: Value,
     /// The tokens that the head reads, and for each token where it is read, or −1.
-    picked: (Value, Value),
+    selected: (Value, Value),
     /// Where queries stand in the padded layout, and back.
     queries: (Value, Value),
     keys: (Value, Value),
@@ -144,11 +144,12 @@ impl<'a> PackedModel<'a> {
         let mut indices = |name: &str, shape: &[Dim]| graph.input(name, ElementType::I64, shape.to_vec());
         let ids = indices(names::IDS, &[dims::TOKENS]);
         // A score head reads one token of each sequence.
-        let picked_dim = match options.head {
+        let selected_dim = match options.head {
             TrainingHead::Score => dims::SEQUENCES,
-            TrainingHead::Vocabulary | TrainingHead::VocabularyAndValue => dims::PICKED,
+            TrainingHead::Vocabulary | TrainingHead::VocabularyAndValue => dims::SELECTED,
         };
-        let picked = (indices(names::PICKED, &[picked_dim]), indices(names::PICKED_INVERSE, &[dims::TOKENS]));
+        let selected =
+            (indices(names::SELECTED, &[selected_dim]), indices(names::SELECTED_INVERSE, &[dims::TOKENS]));
         let query_index = indices(names::QUERY_INDEX, &[dims::SEQUENCES, dims::QUERY_COLUMNS]);
         let query_inverse = indices(names::QUERY_INVERSE, &[dims::TOKEN_QUERIES]);
         let key_index = indices(names::KEY_INDEX, &[dims::SEQUENCES, dims::KEY_COLUMNS]);
@@ -174,7 +175,7 @@ impl<'a> PackedModel<'a> {
             trained,
             trained_weights,
             ids,
-            picked,
+            selected,
             queries,
             keys,
             mask,
@@ -279,9 +280,9 @@ impl Forward for PackedModel<'_> {
         Ok((self.graph.rms_norm(sum, weight, self.config.norm_eps), sum))
     }
 
-    fn pick(&mut self, x: Value) -> Result<Value, ModelError> {
-        let (picked, inverse) = self.picked;
-        Ok(self.graph.gather_paired(x, picked, inverse))
+    fn select_positions(&mut self, x: Value) -> Result<Value, ModelError> {
+        let (selected, inverse) = self.selected;
+        Ok(self.graph.gather_paired(x, selected, inverse))
     }
 
     /// The last layer is kept: the backward pass reads it before any other.
@@ -297,14 +298,14 @@ impl Forward for PackedModel<'_> {
     }
 }
 
-/// What is told of the targets, of logits `[picked, vocabulary]`.
+/// What is told of the targets, of logits `[selected, vocabulary]`.
 fn token_outputs(
     graph: &mut Graph,
     logits: Value,
     report: PositionReport,
 ) -> Result<HeadOutputs, ModelError> {
     let all = graph.log_softmax(logits);
-    let targets = graph.input(names::TARGETS, ElementType::I64, vec![dims::PICKED, Dim::Fixed(1)]);
+    let targets = graph.input(names::TARGETS, ElementType::I64, vec![dims::SELECTED, Dim::Fixed(1)]);
     let of_targets = graph.gather_elements(all, targets)?;
     let logprobs = graph.squeeze(of_targets, -1)?;
     let entropy = report.entropy.then(|| entropy(graph, all)).transpose()?;
@@ -316,7 +317,7 @@ fn token_outputs(
 /// would otherwise be held besides.
 const ENTROPY_COLUMNS: usize = 8192;
 
-/// −Σ π log π of each row of log-probabilities `[picked, vocabulary]`, `[picked]`.
+/// −Σ π log π of each row of log-probabilities `[selected, vocabulary]`, `[selected]`.
 fn entropy(graph: &mut Graph, logprobs: Value) -> Result<Value, ModelError> {
     let vocabulary = match graph.info(logprobs).shape.last() {
         Some(Dim::Fixed(vocabulary)) => *vocabulary,
@@ -339,8 +340,8 @@ fn entropy(graph: &mut Graph, logprobs: Value) -> Result<Value, ModelError> {
     Ok(graph.neg(total))
 }
 
-/// 1 for each row of log-probabilities `[picked, vocabulary]` whose target has the greatest, else 0, `[picked]`. Those of the
-/// targets are `[picked, 1]`.
+/// 1 for each row of log-probabilities `[selected, vocabulary]` whose target has the greatest, else 0, `[selected]`. Those of the
+/// targets are `[selected, 1]`.
 fn hits(graph: &mut Graph, logprobs: Value, of_targets: Value) -> Result<Value, ModelError> {
     let greatest = graph.greatest(logprobs)?;
     let hits = graph.less_or_equal(greatest, of_targets)?;
@@ -379,7 +380,7 @@ mod tests {
     #[test]
     fn tokens_are_foreseen_where_none_is_likelier_and_entropies_are_in_nats() {
         let mut graph = Graph::new();
-        let logits = graph.input("logits", ElementType::F32, vec![dims::PICKED, Dim::Fixed(3)]);
+        let logits = graph.input("logits", ElementType::F32, vec![dims::SELECTED, Dim::Fixed(3)]);
         let report = PositionReport { entropy: true, hits: true };
         let outputs = token_outputs(&mut graph, logits, report).expect("outputs");
         // Probabilities: (1/4, 1/2, 1/4) and its likeliest token, a third each, (1/2, 1/8, 3/8) and its second likeliest.

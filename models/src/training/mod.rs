@@ -10,13 +10,13 @@
 
 pub mod checkpoint;
 pub mod data;
+pub mod data_order;
 pub mod evaluation;
 mod forward;
 pub mod losses;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;
-pub mod order;
 pub mod packing;
 pub mod parameters;
 mod runner;
@@ -27,12 +27,12 @@ pub mod trainer;
 
 pub use checkpoint::TrainingCheckpoint;
 pub use data::{TokenPair, TrainingData};
+pub use data_order::{DataCursor, DataOrder, DataPlan};
 pub use evaluation::{EvalSession, ModelOutputs};
 pub use losses::LossInputs;
 pub use metrics::{Details, ImitationMetrics, PreferenceMetrics, ScoreMetrics, StepMetrics};
 pub use objective::Objective;
 pub use optimizer::AdamWStep;
-pub use order::{DataCursor, DataOrder, DataPlan};
 pub use packing::{PackedBatch, TrainingSequence};
 pub use parameters::ParameterLayout;
 pub use schedule::LearningRate;

@@ -111,7 +111,7 @@ impl Objective {
     /// What the loss of a batch is a mean over: the tokens of all answers, or pairs.
     pub(super) fn units(&self, batch: &PackedBatch) -> usize {
         match self {
-            Self::Sft => batch.picked(),
+            Self::Sft => batch.selected(),
             Self::Reward { .. } | Self::Cost | Self::Dpo { .. } => batch.sequences() / 2,
         }
     }

@@ -30,12 +30,12 @@ pub struct PackedBatch {
     pub(super) ids: Vec<i64>,
     /// `[tokens]`: each token's place in its sequence.
     pub(super) positions: Vec<i64>,
-    /// `[picked]`: the tokens whose hidden states the head reads.
-    pub(super) picked: Vec<i64>,
-    /// `[picked]`: the token that follows each; empty for a score head.
+    /// `[selected]`: the tokens whose hidden states the head reads.
+    pub(super) selected: Vec<i64>,
+    /// `[selected]`: the token that follows each; empty for a score head.
     pub(super) targets: Vec<i64>,
     /// Picked tokens of each sequence.
-    picked_lengths: Vec<usize>,
+    selected_lengths: Vec<usize>,
 }
 
 impl PackedBatch {
@@ -53,9 +53,9 @@ impl PackedBatch {
             lengths: Vec::with_capacity(sequences.len()),
             ids: Vec::new(),
             positions: Vec::new(),
-            picked: Vec::new(),
+            selected: Vec::new(),
             targets: Vec::new(),
-            picked_lengths: Vec::with_capacity(sequences.len()),
+            selected_lengths: Vec::with_capacity(sequences.len()),
         };
         for (index, sequence) in sequences.iter().enumerate() {
             batch
@@ -71,7 +71,7 @@ impl PackedBatch {
         if length == 0 {
             return Err("has no token".to_owned());
         }
-        let picked = match self.head {
+        let selected = match self.head {
             TrainingHead::Score => length - 1..length,
             TrainingHead::Vocabulary | TrainingHead::VocabularyAndValue => {
                 if start == 0 || start >= length {
@@ -84,8 +84,8 @@ impl PackedBatch {
                 start - 1..length - 1
             }
         };
-        self.picked_lengths.push(picked.len());
-        self.picked.extend(picked.map(|place| integer(first + place)));
+        self.selected_lengths.push(selected.len());
+        self.selected.extend(selected.map(|place| integer(first + place)));
         self.ids.extend(sequence.ids.iter().map(|&id| i64::from(id)));
         self.positions.extend((0..length).map(integer));
         self.lengths.push(length);
@@ -112,24 +112,24 @@ impl PackedBatch {
 
     /// How many tokens the head reads: completion tokens, or one for each sequence.
     #[must_use]
-    pub fn picked(&self) -> usize {
-        self.picked.len()
+    pub fn selected(&self) -> usize {
+        self.selected.len()
     }
 
-    /// Numbers of picked tokens, `[picked]`, sequence by sequence.
+    /// Numbers of selected tokens, `[selected]`, sequence by sequence.
     pub fn by_sequence<'n, T>(&self, numbers: &'n [T]) -> impl Iterator<Item = &'n [T]> {
         let mut rest = numbers;
-        self.picked_lengths.iter().map(move |&length| {
+        self.selected_lengths.iter().map(move |&length| {
             let (first, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
             rest = after;
             first
         })
     }
 
-    /// `[tokens]`: where each token stands among the picked, or −1.
-    pub(super) fn picked_inverse(&self) -> Vec<i64> {
+    /// `[tokens]`: where each token stands among the selected, or −1.
+    pub(super) fn selected_inverse(&self) -> Vec<i64> {
         let mut inverse = vec![-1; self.tokens()];
-        for (place, token) in self.picked.iter().enumerate() {
+        for (place, token) in self.selected.iter().enumerate() {
             if let Some(at_token) = usize::try_from(*token).ok().and_then(|token| inverse.get_mut(token)) {
                 *at_token = integer(place);
             }
@@ -137,18 +137,18 @@ impl PackedBatch {
         inverse
     }
 
-    /// `[sequences, picked]`, row-major: 1 where a picked token belongs to the sequence (or, for means, 1 / its picked tokens), and
-    /// 0 elsewhere. Its product with numbers of picked tokens is their sum over each sequence.
+    /// `[sequences, selected]`, row-major: 1 where a selected token belongs to the sequence (or, for means, 1 / its selected tokens), and
+    /// 0 elsewhere. Its product with numbers of selected tokens is their sum over each sequence.
     pub(super) fn membership(&self, mean: bool) -> Vec<f32> {
-        let mut rows = Vec::with_capacity(self.sequences() * self.picked());
+        let mut rows = Vec::with_capacity(self.sequences() * self.selected());
         let mut before = 0;
-        for &length in &self.picked_lengths {
+        for &length in &self.selected_lengths {
             #[expect(clippy::cast_precision_loss, reason = "a completion has far fewer than 2²⁴ tokens")]
             let weight = if mean { 1.0 / length as f32 } else { 1.0 };
             rows.extend(repeat_n(0.0, before));
             rows.extend(repeat_n(weight, length));
             before += length;
-            rows.extend(repeat_n(0.0, self.picked() - before));
+            rows.extend(repeat_n(0.0, self.selected() - before));
         }
         rows
     }
@@ -245,8 +245,8 @@ mod tests {
         let batch = batch(TrainingHead::Vocabulary);
         assert_eq!(batch.ids, [5, 6, 7, 8, 9, 10]);
         assert_eq!(batch.positions, [0, 1, 2, 3, 0, 1]);
-        assert_eq!((&batch.picked[..], &batch.targets[..]), (&[1, 2, 4][..], &[7, 8, 10][..]));
-        assert_eq!(batch.picked_inverse(), [-1, 0, 1, -1, 2, -1]);
+        assert_eq!((&batch.selected[..], &batch.targets[..]), (&[1, 2, 4][..], &[7, 8, 10][..]));
+        assert_eq!(batch.selected_inverse(), [-1, 0, 1, -1, 2, -1]);
         assert_eq!(batch.by_sequence(&[1, 2, 3]).collect::<Vec<_>>(), [&[1, 2][..], &[3]]);
         assert_eq!(batch.membership(false), [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
         assert_eq!(batch.membership(true), [0.5, 0.5, 0.0, 0.0, 0.0, 1.0]);
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_score_is_read_at_the_last_token() {
-        assert_eq!(batch(TrainingHead::Score).picked, [3, 5]);
+        assert_eq!(batch(TrainingHead::Score).selected, [3, 5]);
     }
 
     #[test]

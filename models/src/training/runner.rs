@@ -117,22 +117,22 @@ fn exported(
 
 fn batch_inputs(batch: &PackedBatch, config: &ModelConfig) -> ort::Result<Inputs<'static>> {
     let places = batch.attention(config.heads, config.kv_heads);
-    let (tokens, picked, sequences) = (batch.tokens(), batch.picked(), batch.sequences());
+    let (tokens, selected, sequences) = (batch.tokens(), batch.selected(), batch.sequences());
     let (longest, heads) = (batch.longest(), config.heads);
     let group = heads / config.kv_heads.max(1);
     let columns = |heads: usize| vec![sequences, heads * longest];
     let mut integers = vec![
         (names::IDS, vec![tokens], batch.ids.clone()),
         (names::POSITIONS, vec![tokens, 1], batch.positions.clone()),
-        (names::PICKED, vec![picked], batch.picked.clone()),
-        (names::PICKED_INVERSE, vec![tokens], batch.picked_inverse()),
+        (names::SELECTED, vec![selected], batch.selected.clone()),
+        (names::SELECTED_INVERSE, vec![tokens], batch.selected_inverse()),
         (names::QUERY_INDEX, columns(heads), places.query_index),
         (names::QUERY_INVERSE, vec![tokens * heads], places.query_inverse),
         (names::KEY_INDEX, columns(config.kv_heads), places.key_index),
         (names::KEY_INVERSE, vec![tokens * config.kv_heads], places.key_inverse),
     ];
     if batch.head() != TrainingHead::Score {
-        integers.push((names::TARGETS, vec![picked, 1], batch.targets.clone()));
+        integers.push((names::TARGETS, vec![selected, 1], batch.targets.clone()));
     }
     let mut inputs = Inputs::new();
     for (name, shape, numbers) in integers {

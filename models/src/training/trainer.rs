@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::checkpoint::TrainingCheckpoint;
 use super::data::TrainingData;
+use super::data_order::{DataOrder, DataPlan};
 use super::evaluation::EvalSession;
 use super::metrics::{Details, StepMetrics};
 use super::objective::{Objective, Observed};
 use super::optimizer::AdamWStep;
-use super::order::{DataOrder, DataPlan};
 use super::packing::PackedBatch;
 use super::parameters::ParameterLayout;
 use super::schedule::LearningRate;
@@ -50,12 +50,12 @@ pub struct Trainer {
     /// The trained numbers before the first step.
     initial: Vec<f32>,
     /// The trained numbers of the reference, where it is another than the model without its change.
-    held_to: Option<Vec<f32>>,
+    reference_parameters: Option<Vec<f32>>,
     /// Log-probabilities under the reference, `[chosen, rejected]` for each example; empty until the first step.
     reference: Vec<[f32; 2]>,
     fingerprint: String,
     /// Whether a step was broken off between micro-batches.
-    is_broken_off: bool,
+    is_interrupted: bool,
     num_tokens: u64,
     metrics: Vec<StepMetrics>,
 }
@@ -130,10 +130,10 @@ impl Trainer {
             session,
             evaluation: None,
             initial,
-            held_to: None,
+            reference_parameters: None,
             reference: Vec::new(),
             fingerprint,
-            is_broken_off: false,
+            is_interrupted: false,
             num_tokens: 0,
             metrics: Vec::new(),
         })
@@ -144,10 +144,11 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainable::check_reference`].
-    pub fn hold_to(&mut self, adapter: &LoraAdapter) -> Result<(), ModelError> {
+    pub fn set_reference(&mut self, adapter: &LoraAdapter) -> Result<(), ModelError> {
         self.session.spec().trainable.check_reference(adapter)?;
         let seed = self.setup.settings.seed;
-        self.held_to = Some(self.session.layout().initial(&self.checkpoint, Some(adapter), None, seed)?);
+        self.reference_parameters =
+            Some(self.session.layout().initial(&self.checkpoint, Some(adapter), None, seed)?);
         let both = format!("{}, held to {}", self.fingerprint, adapter.fingerprint);
         self.fingerprint = blake3::hash(both.as_bytes()).to_hex().to_string();
         Ok(())
@@ -176,7 +177,7 @@ impl Trainer {
         self.reference = checkpoint.reference.as_chunks::<2>().0.to_vec();
         self.num_tokens = checkpoint.num_tokens;
         self.metrics = checkpoint.metrics;
-        self.is_broken_off = false;
+        self.is_interrupted = false;
         Ok(())
     }
 
@@ -259,12 +260,12 @@ impl Trainer {
             self.data = data;
             self.reference = reference?;
         }
-        if self.is_broken_off {
+        if self.is_interrupted {
             self.session.restore(self.session.state().clone())?;
         }
-        self.is_broken_off = true;
+        self.is_interrupted = true;
         let metrics = self.take_step(done, cancel)?;
-        self.is_broken_off = false;
+        self.is_interrupted = false;
         self.num_tokens = metrics.num_tokens;
         self.metrics.push(metrics.clone());
         Ok(Some(metrics))
@@ -352,7 +353,7 @@ impl Trainer {
     ) -> Result<Vec<[f32; 2]>, ModelError> {
         let objective = self.setup.objective;
         let unchanged = || self.session.layout().without_change(&self.initial);
-        let parameters = self.held_to.clone().unwrap_or_else(unchanged);
+        let parameters = self.reference_parameters.clone().unwrap_or_else(unchanged);
         let places: Vec<usize> = (0..data.len()).collect();
         let mut reference = Vec::with_capacity(places.len());
         for places in places.chunks(self.batch_size()) {

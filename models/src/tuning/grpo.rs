@@ -9,7 +9,8 @@ use dissent_domain::training::{KlEstimator, PpoSettings};
 
 use super::rollout::Rollout;
 use super::rollout_math::{
-    Advantages, Means, MicroBatch, by_group, by_token, clip_ratio, mean, report_rewards, rewards, single,
+    AdvantageEstimate, Means, MicroBatch, by_group, by_token, clip_ratio, mean, report_rewards, rewards,
+    single,
 };
 use crate::training::{BatchOutput, LossInputs};
 
@@ -17,7 +18,7 @@ pub(super) fn advantages(
     rollouts: &[Rollout],
     settings: &PpoSettings,
     metrics: &mut BTreeMap<String, f64>,
-) -> Vec<Advantages> {
+) -> Vec<AdvantageEstimate> {
     let rewards = rewards(rollouts, settings);
     report_rewards(rollouts, &rewards, metrics);
     by_group(&rewards, settings, group_relative)
@@ -25,8 +26,8 @@ pub(super) fn advantages(
 
 pub(super) fn inputs(batch: &MicroBatch<'_>, settings: &PpoSettings, kl_coefficient: f64) -> LossInputs {
     let weight = 1.0 / batch.step_tokens.max(1) as f64;
-    let spread = |rollout: &Rollout, lesson: &Advantages| {
-        let advantage = lesson.advantages.first().copied().unwrap_or(0.0);
+    let spread = |rollout: &Rollout, estimate: &AdvantageEstimate| {
+        let advantage = estimate.advantages.first().copied().unwrap_or(0.0);
         vec![advantage; rollout.tokens()]
     };
     LossInputs::Grpo {

@@ -88,7 +88,7 @@ impl LoraPolicy {
             }
         };
         let adapter = layout.adapter(&parameters, None)?;
-        let turns = Adapters::InTurns(&LoraSlots::of_adapter(&adapter), Some(&adapter));
+        let turns = Adapters::Swappable(&LoraSlots::of_adapter(&adapter), Some(&adapter));
         let generator = Generator::open(runtime, checkpoint, turns, options)?;
         let fingerprint = fingerprint(checkpoint, &adapter, &reference);
         let spec = StepSpec { trainable, loss, recompute: settings.training.recompute };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dissent_domain::training::{PolicyMethod, PpoSettings};
 
 use super::rollout::Rollout;
-use super::rollout_math::{Advantages, Means, MicroBatch};
+use super::rollout_math::{AdvantageEstimate, Means, MicroBatch};
 use super::{grpo, ppo, rloo};
 use crate::error::ModelError;
 use crate::training::{BatchOutput, Loss, LossInputs};
@@ -51,7 +51,7 @@ impl Method {
         settings: &PpoSettings,
         kl_coefficient: f64,
         metrics: &mut BTreeMap<String, f64>,
-    ) -> Vec<Advantages> {
+    ) -> Vec<AdvantageEstimate> {
         match self {
             Self::Ppo => ppo::advantages(rollouts, settings, kl_coefficient, metrics),
             Self::Grpo => grpo::advantages(rollouts, settings, metrics),

@@ -42,12 +42,12 @@ impl PhaseTimes {
 }
 
 /// A stopwatch for the parts of one iteration.
-pub(super) struct Phases {
+pub(super) struct PhaseTimer {
     begin: Instant,
     times: PhaseTimes,
 }
 
-impl Phases {
+impl PhaseTimer {
     pub(super) fn begin() -> Self {
         Self { begin: Instant::now(), times: PhaseTimes::default() }
     }
@@ -79,16 +79,16 @@ mod tests {
 
     #[test]
     fn what_is_not_counted_for_a_phase_is_other_time() {
-        let mut phases = Phases::begin();
+        let mut timer = PhaseTimer::begin();
         let spin = |length: Duration| {
             let begin = Instant::now();
             while begin.elapsed() < length {
                 std::hint::spin_loop();
             }
         };
-        phases.time(Phase::Training, || spin(Duration::from_millis(6)));
+        timer.time(Phase::Training, || spin(Duration::from_millis(6)));
         spin(Duration::from_millis(2));
-        let times = phases.end();
+        let times = timer.end();
         assert!(times.training >= Duration::from_millis(6), "{times:?}");
         assert!(times.other >= Duration::from_millis(2), "{times:?}");
         assert_eq!(times.scoring, Duration::ZERO);

@@ -9,7 +9,9 @@ use dissent_domain::training::PpoSettings;
 use dissent_domain::training::advantage::{gae, token_rewards, whitened};
 
 use super::rollout::Rollout;
-use super::rollout_math::{Advantages, Means, MicroBatch, by_token, divergences, mean, rewards, single};
+use super::rollout_math::{
+    AdvantageEstimate, Means, MicroBatch, by_token, divergences, mean, rewards, single,
+};
 use crate::training::losses::ppo_report;
 use crate::training::{BatchOutput, LossInputs};
 
@@ -18,26 +20,26 @@ pub(super) fn advantages(
     settings: &PpoSettings,
     kl_coefficient: f64,
     metrics: &mut BTreeMap<String, f64>,
-) -> Vec<Advantages> {
+) -> Vec<AdvantageEstimate> {
     let scores = rewards(rollouts, settings);
     report_objective(rollouts, &scores, settings, kl_coefficient, metrics);
-    let mut lessons: Vec<Advantages> = rollouts
+    let mut estimates: Vec<AdvantageEstimate> = rollouts
         .iter()
         .zip(&scores)
         .map(|(rollout, &score)| {
             let kl = settings.kl_estimator.estimates(&rollout.logprobs, &rollout.reference_logprobs);
             let rewards = token_rewards(&kl, kl_coefficient, score);
             let estimate = gae(&rewards, &rollout.values, settings.gamma, settings.lambda);
-            Advantages { advantages: estimate.advantages, returns: estimate.returns }
+            AdvantageEstimate { advantages: estimate.advantages, returns: estimate.returns }
         })
         .collect();
     if settings.whiten_advantages {
-        let all: Vec<f64> = lessons.iter().flat_map(|lesson| &lesson.advantages).copied().collect();
+        let all: Vec<f64> = estimates.iter().flat_map(|estimate| &estimate.advantages).copied().collect();
         let white = whitened(&all);
-        let places = lessons.iter_mut().flat_map(|lesson| &mut lesson.advantages);
+        let places = estimates.iter_mut().flat_map(|estimate| &mut estimate.advantages);
         places.zip(white).for_each(|(place, advantage)| *place = advantage);
     }
-    lessons
+    estimates
 }
 
 /// TRL's `objective/*`: means over completions, of sums over tokens. The entropy is that of the samples, −log π.
@@ -69,8 +71,8 @@ pub(super) fn inputs(batch: &MicroBatch<'_>, settings: &PpoSettings) -> LossInpu
     LossInputs::Ppo {
         old_logprobs: by_token(batch, |rollout, _| rollout.logprobs.clone()),
         old_values: by_token(batch, |rollout, _| rollout.values.clone()),
-        advantages: by_token(batch, |_, lesson| lesson.advantages.clone()),
-        returns: by_token(batch, |_, lesson| lesson.returns.clone()),
+        advantages: by_token(batch, |_, estimate| estimate.advantages.clone()),
+        returns: by_token(batch, |_, estimate| estimate.returns.clone()),
         weights: by_token(batch, |rollout, _| vec![weight; rollout.tokens()]),
         clip: single(settings.clip),
         value_clip: single(settings.value_clip),
@@ -155,7 +157,7 @@ mod tests {
             rollout(&[-1.0; 5], &[-1.5; 5], &[0.1, 0.2, 0.3, 0.4, 0.5], -1.0),
         ];
         let found = advantages(&rollouts, &PpoSettings::default(), 0.05, &mut BTreeMap::new());
-        let all: Vec<f64> = found.iter().flat_map(|lesson| lesson.advantages.clone()).collect();
+        let all: Vec<f64> = found.iter().flat_map(|estimate| estimate.advantages.clone()).collect();
         assert_eq!([found[0].advantages.len(), found[1].advantages.len()], [2, 5]);
         assert_rounded(&[mean(all.iter().copied())], &[0.0]);
         let squares: f64 = all.iter().map(|advantage| advantage * advantage).sum();

@@ -1,4 +1,4 @@
-//! A reward model as the judge of a policy's answers.
+//! A reward model as the judge of a policy's completions.
 
 use super::rollout::{SampledCompletion, Scorer};
 use crate::checkpoint::TextTokenizer;
@@ -7,9 +7,9 @@ use crate::runtime::CancelFlag;
 use crate::scoring::RewardModel;
 use crate::template::PromptTemplate;
 
-/// A reward model with what turns a prompt and its answer into the text that it sees.
+/// A reward model with what turns a prompt and its completion into the text that it sees.
 ///
-/// The answer comes as text, special tokens left out, and is encoded together with its prompt by the reward model's own tokenizer,
+/// The completion comes as text, special tokens left out, and is encoded together with its prompt by the reward model's own tokenizer,
 /// which may be another than the policy's.
 pub struct RewardScorer {
     model: RewardModel,
@@ -28,13 +28,17 @@ impl RewardScorer {
 impl Scorer for RewardScorer {
     fn score(
         &mut self,
-        answers: &[SampledCompletion<'_>],
+        completions: &[SampledCompletion<'_>],
         cancel: &CancelFlag,
     ) -> Result<Vec<f64>, ModelError> {
-        let encode = |answer: &SampledCompletion<'_>| {
-            self.template.encode_answered(&self.tokenizer, answer.dialogue, answer.text)
+        let encode = |completion: &SampledCompletion<'_>| {
+            self.template.encode_dialogue_with_completion(
+                &self.tokenizer,
+                completion.dialogue,
+                completion.text,
+            )
         };
-        let sequences = answers.iter().map(encode).collect::<Result<Vec<_>, ModelError>>()?;
+        let sequences = completions.iter().map(encode).collect::<Result<Vec<_>, ModelError>>()?;
         let rewards = self.model.score(&sequences, cancel, &mut |_| {})?;
         Ok(rewards.into_iter().map(f64::from).collect())
     }

@@ -9,8 +9,8 @@ use dissent_domain::training::advantage::leave_one_out;
 
 use super::rollout::Rollout;
 use super::rollout_math::{
-    Advantages, Means, MicroBatch, by_group, clip_ratio, divergences, mean, narrow, report_rewards, rewards,
-    single,
+    AdvantageEstimate, Means, MicroBatch, by_group, clip_ratio, divergences, mean, narrow, report_rewards,
+    rewards, single,
 };
 use crate::training::{BatchOutput, LossInputs};
 
@@ -19,7 +19,7 @@ pub(super) fn advantages(
     settings: &PpoSettings,
     kl_coefficient: f64,
     metrics: &mut BTreeMap<String, f64>,
-) -> Vec<Advantages> {
+) -> Vec<AdvantageEstimate> {
     let rewards = rewards(rollouts, settings);
     report_rewards(rollouts, &rewards, metrics);
     let kl = divergences(rollouts, settings);
@@ -33,7 +33,7 @@ pub(super) fn advantages(
 pub(super) fn inputs(batch: &MicroBatch<'_>, settings: &PpoSettings) -> LossInputs {
     let sums: Vec<f64> = batch.members.iter().map(|(rollout, _)| rollout.logprobs.iter().sum()).collect();
     let advantages: Vec<f64> =
-        batch.members.iter().flat_map(|(_, lesson)| &lesson.advantages).copied().collect();
+        batch.members.iter().flat_map(|(_, estimate)| &estimate.advantages).copied().collect();
     LossInputs::Rloo {
         old_logprobs: narrow(&sums),
         advantages: narrow(&advantages),

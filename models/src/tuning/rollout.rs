@@ -3,7 +3,7 @@
 use dissent_domain::generation::{FinishReason, SamplingParams};
 use dissent_domain::training::{Dialogue, Hyperparameters, PpoSettings};
 
-use super::phases::{Phase, Phases};
+use super::phases::{Phase, PhaseTimer};
 use super::policy::{EvaluatedModel, TunedPolicy};
 use crate::error::ModelError;
 use crate::generation::{GenerationJob, SampledTokens};
@@ -16,37 +16,37 @@ use crate::training::{TrainingHead, TrainingSequence};
 pub struct TuningPrompt {
     /// What is asked, for the scorer.
     pub dialogue: Dialogue,
-    /// Its tokens as the policy sees them, the beginning of the answer's turn included; at least one.
+    /// Its tokens as the policy sees them, the beginning of the completion's turn included; at least one.
     pub ids: Vec<u32>,
 }
 
-/// An answer to be scored: the policy's, cut at its stop token.
+/// An completion to be scored: the policy's, cut at its stop token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampledCompletion<'a> {
     /// Which of the prompts that tuning was given.
     pub prompt: usize,
     /// What was asked.
     pub dialogue: &'a Dialogue,
-    /// The answer, special tokens left out.
+    /// The completion, special tokens left out.
     pub text: &'a str,
     /// Its tokens, without the stop token.
     pub token_ids: &'a [u32],
 }
 
-/// What answers are worth: a reward model, or a rule.
+/// What completions are worth: a reward model, or a rule.
 pub trait Scorer {
-    /// One finite reward for each answer, in order; more is better.
+    /// One finite reward for each completion, in order; more is better.
     ///
     /// # Errors
-    /// [`ModelError`] when an answer cannot be scored.
+    /// [`ModelError`] when an completion cannot be scored.
     fn score(
         &mut self,
-        answers: &[SampledCompletion<'_>],
+        completions: &[SampledCompletion<'_>],
         cancel: &CancelFlag,
     ) -> Result<Vec<f64>, ModelError>;
 }
 
-/// One sampled answer and what is known of it.
+/// One sampled completion and what is known of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rollout {
     /// Which of the prompts that tuning was given.
@@ -55,7 +55,7 @@ pub struct Rollout {
     pub sequence: TrainingSequence,
     /// Whether it ended with a stop token.
     pub stopped: bool,
-    /// The answer's text.
+    /// The completion's text.
     pub text: String,
     /// What the scorer gave.
     pub score: f64,
@@ -91,7 +91,7 @@ pub(super) fn roll_out(
     iteration: u32,
     policy: &mut impl TunedPolicy,
     scorer: &mut dyn Scorer,
-    phases: &mut Phases,
+    timer: &mut PhaseTimer,
     cancel: &CancelFlag,
 ) -> Result<Vec<Rollout>, ModelError> {
     let drawn = plan.draw(iteration);
@@ -103,17 +103,17 @@ pub(super) fn roll_out(
         ..SamplingParams::default()
     };
     policy.synchronise()?;
-    let sampled = phases.time(Phase::Sampling, || policy.sample(&jobs, &params, cancel))?;
+    let sampled = timer.time(Phase::Sampling, || policy.sample(&jobs, &params, cancel))?;
     let mut rollouts = Vec::with_capacity(jobs.len() * plan.settings.samples as usize);
     for (&(_, prompt), completions) in drawn.iter().zip(sampled) {
         for completion in completions {
             rollouts.push(begin(plan.prompts, prompt, completion, policy)?);
         }
     }
-    score(plan.prompts, &mut rollouts, scorer, phases, cancel)?;
+    score(plan.prompts, &mut rollouts, scorer, timer, cancel)?;
     let together = usize::try_from(plan.training.batch_size).unwrap_or(usize::MAX).max(1);
     for rollouts in rollouts.chunks_mut(together) {
-        evaluate(rollouts, plan.head, policy, phases, cancel)?;
+        evaluate(rollouts, plan.head, policy, timer, cancel)?;
     }
     Ok(rollouts)
 }
@@ -164,7 +164,7 @@ fn begin(
         ids: ids.iter().chain(&completion.token_ids).copied().collect(),
         completion_start: ids.len(),
     };
-    let text = policy.text(answer_ids(&sequence, stopped))?;
+    let text = policy.text(completion_ids(&sequence, stopped))?;
     Ok(Rollout {
         prompt,
         sequence,
@@ -178,7 +178,7 @@ fn begin(
 }
 
 /// The completion, cut at its stop token.
-fn answer_ids(sequence: &TrainingSequence, stopped: bool) -> &[u32] {
+fn completion_ids(sequence: &TrainingSequence, stopped: bool) -> &[u32] {
     let end = sequence.ids.len() - usize::from(stopped);
     sequence.ids.get(sequence.completion_start..end).unwrap_or(&[])
 }
@@ -187,22 +187,22 @@ fn score(
     prompts: &[TuningPrompt],
     rollouts: &mut [Rollout],
     scorer: &mut dyn Scorer,
-    phases: &mut Phases,
+    timer: &mut PhaseTimer,
     cancel: &CancelFlag,
 ) -> Result<(), ModelError> {
-    let answers: Vec<SampledCompletion<'_>> = rollouts
+    let completions: Vec<SampledCompletion<'_>> = rollouts
         .iter()
         .map(|rollout| SampledCompletion {
             prompt: rollout.prompt,
             dialogue: &prompts[rollout.prompt].dialogue,
             text: &rollout.text,
-            token_ids: answer_ids(&rollout.sequence, rollout.stopped),
+            token_ids: completion_ids(&rollout.sequence, rollout.stopped),
         })
         .collect();
-    let scores = phases.time(Phase::Scoring, || scorer.score(&answers, cancel))?;
+    let scores = timer.time(Phase::Scoring, || scorer.score(&completions, cancel))?;
     if scores.len() != rollouts.len() {
         return Err(ModelError::Invalid(format!(
-            "the scorer gave {} rewards for {} answers: it must give one for each, in order",
+            "the scorer gave {} rewards for {} completions: it must give one for each, in order",
             scores.len(),
             rollouts.len()
         )));
@@ -210,7 +210,7 @@ fn score(
     for (place, (rollout, score)) in rollouts.iter_mut().zip(scores).enumerate() {
         if !score.is_finite() {
             return Err(ModelError::Invalid(format!(
-                "the scorer gave {score} for answer {place} (of prompt {}): a reward must be a finite number",
+                "the scorer gave {score} for completion {place} (of prompt {}): a reward must be a finite number",
                 rollout.prompt
             )));
         }
@@ -224,11 +224,11 @@ fn evaluate(
     rollouts: &mut [Rollout],
     head: TrainingHead,
     policy: &mut impl TunedPolicy,
-    phases: &mut Phases,
+    timer: &mut PhaseTimer,
     cancel: &CancelFlag,
 ) -> Result<(), ModelError> {
     let sequences: Vec<TrainingSequence> = rollouts.iter().map(|rollout| rollout.sequence.clone()).collect();
-    let mut figures = |model| phases.time(Phase::Forward, || policy.evaluate(model, &sequences, cancel));
+    let mut figures = |model| timer.time(Phase::Forward, || policy.evaluate(model, &sequences, cancel));
     let (now, reference) = (figures(EvaluatedModel::Policy)?, figures(EvaluatedModel::Reference)?);
     let tokens: usize = sequences.iter().map(|sequence| sequence.ids.len() - sequence.completion_start).sum();
     let with_values = head == TrainingHead::VocabularyAndValue;

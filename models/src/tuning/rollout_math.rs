@@ -11,7 +11,7 @@ pub(super) use crate::training::metrics::mean;
 
 /// What one completion teaches.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Advantages {
+pub(super) struct AdvantageEstimate {
     /// One for each completion token (PPO), or one for the completion.
     pub(super) advantages: Vec<f64>,
     /// What the value of each position should have been (PPO).
@@ -20,7 +20,7 @@ pub(super) struct Advantages {
 
 /// The completions of a micro-batch.
 pub(super) struct MicroBatch<'a> {
-    pub(super) members: Vec<(&'a Rollout, &'a Advantages)>,
+    pub(super) members: Vec<(&'a Rollout, &'a AdvantageEstimate)>,
     /// Completion tokens of the whole step, of which this may be a part.
     pub(super) step_tokens: usize,
     /// Completions of the whole step.
@@ -56,15 +56,15 @@ pub(super) fn report_rewards(rollouts: &[Rollout], rewards: &[f64], metrics: &mu
     }
 }
 
-/// Advantages of the completions of each draw of a prompt, one for each completion.
+/// AdvantageEstimate of the completions of each draw of a prompt, one for each completion.
 pub(super) fn by_group(
     rewards: &[f64],
     settings: &PpoSettings,
     advantages: impl Fn(&[f64]) -> Vec<f64>,
-) -> Vec<Advantages> {
+) -> Vec<AdvantageEstimate> {
     let samples = usize::try_from(settings.samples).unwrap_or(usize::MAX).max(1);
-    let lesson = |advantage| Advantages { advantages: vec![advantage], returns: Vec::new() };
-    rewards.chunks(samples).flat_map(advantages).map(lesson).collect()
+    let estimate = |advantage| AdvantageEstimate { advantages: vec![advantage], returns: Vec::new() };
+    rewards.chunks(samples).flat_map(advantages).map(estimate).collect()
 }
 
 /// The share of ratios that are outside their range on the side that their advantage pushes to (TRL's
@@ -83,9 +83,9 @@ pub(super) fn clip_ratio(logprobs: &[f32], old_logprobs: &[f32], advantages: &[f
 /// Each number of a completion's that a token takes, for all tokens of a batch.
 pub(super) fn by_token(
     batch: &MicroBatch<'_>,
-    numbers: impl Fn(&Rollout, &Advantages) -> Vec<f64>,
+    numbers: impl Fn(&Rollout, &AdvantageEstimate) -> Vec<f64>,
 ) -> Vec<f32> {
-    batch.members.iter().flat_map(|(rollout, lesson)| narrow(&numbers(rollout, lesson))).collect()
+    batch.members.iter().flat_map(|(rollout, estimate)| narrow(&numbers(rollout, estimate))).collect()
 }
 
 /// 64-bit numbers as the graphs take them.
@@ -128,8 +128,8 @@ mod tests {
         let rewards = [1.0, 0.0, 0.5, 2.0, 101.0, 100.0, 100.5, 102.0];
         let found = by_group(&rewards, &settings, group_relative);
         let expected = [0.146_368, -1.024_575, -0.439_104, 1.317_311];
-        for (lesson, expected) in found.iter().zip(expected.iter().chain(&expected)) {
-            assert!((lesson.advantages[0] - expected).abs() < 1e-5, "{lesson:?} {expected}");
+        for (estimate, expected) in found.iter().zip(expected.iter().chain(&expected)) {
+            assert!((estimate.advantages[0] - expected).abs() < 1e-5, "{estimate:?} {expected}");
         }
         assert_eq!(found.len(), 8);
     }

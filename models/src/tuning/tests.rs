@@ -11,18 +11,22 @@ use crate::error::ModelError;
 use crate::runtime::CancelFlag;
 use bigram::Bigram;
 
-/// The share of an answer's tokens that are the third one.
+/// The share of an completion's tokens that are the third one.
 struct ShareOfTwos;
 
 impl Scorer for ShareOfTwos {
-    fn score(&mut self, answers: &[SampledCompletion<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
-        let share = |answer: &SampledCompletion<'_>| {
-            assert!(!answer.token_ids.contains(&0), "an answer is cut at its stop token");
-            assert_eq!(answer.text.len(), answer.token_ids.len());
-            let twos = answer.token_ids.iter().filter(|&&id| id == 2).count();
-            twos as f64 / answer.token_ids.len().max(1) as f64
+    fn score(
+        &mut self,
+        completions: &[SampledCompletion<'_>],
+        _: &CancelFlag,
+    ) -> Result<Vec<f64>, ModelError> {
+        let share = |completion: &SampledCompletion<'_>| {
+            assert!(!completion.token_ids.contains(&0), "an completion is cut at its stop token");
+            assert_eq!(completion.text.len(), completion.token_ids.len());
+            let twos = completion.token_ids.iter().filter(|&&id| id == 2).count();
+            twos as f64 / completion.token_ids.len().max(1) as f64
         };
-        Ok(answers.iter().map(share).collect())
+        Ok(completions.iter().map(share).collect())
     }
 }
 
@@ -200,11 +204,11 @@ fn rewards_that_cannot_be_used_are_named_and_change_nothing() {
         tuner.iterate(&mut Fixed(rewards), &CancelFlag::new()).expect_err("refused").to_string()
     };
     let error = refusal(vec![0.0; 15]);
-    assert!(error.contains("15 rewards for 16 answers"), "{error}");
+    assert!(error.contains("15 rewards for 16 completions"), "{error}");
     let mut rewards = vec![0.0; 16];
     rewards[3] = f64::NAN;
     let error = refusal(rewards);
-    assert!(error.contains("NaN for answer 3"), "{error}");
+    assert!(error.contains("NaN for completion 3"), "{error}");
     assert_eq!(tuner.policy().state(), &before);
     assert_eq!(tuner.iteration(), 0);
 }
@@ -283,7 +287,7 @@ fn answers_that_never_stop_pay_the_penalty() {
 fn prompts_without_room_for_an_answer_are_left_out() {
     let mut settings = settings(PolicyMethod::Ppo);
     settings.training.max_length = 14;
-    assert_eq!(tuner(settings.clone()).left_out(), 1);
+    assert_eq!(tuner(settings.clone()).skipped_prompts(), 1);
     iterate(&mut tuner(settings.clone()));
     settings.training.max_length = 12;
     let error = PolicyTuner::new(Bigram::new(), prompts(), settings).err().expect("no prompt").to_string();

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::TuningCheckpoint;
 use super::method::Method;
-use super::phases::{Phase, PhaseTimes, Phases};
+use super::phases::{Phase, PhaseTimer, PhaseTimes};
 use super::policy::TunedPolicy;
 use super::rollout::{Rollout, RolloutPlan, Scorer, TuningPrompt, roll_out};
-use super::rollout_math::{Advantages, Means, MicroBatch, divergences, mean};
+use super::rollout_math::{AdvantageEstimate, Means, MicroBatch, divergences, mean};
 use crate::error::ModelError;
 use crate::runtime::CancelFlag;
 use crate::training::LearningRate;
@@ -100,7 +100,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
 
     /// Prompts that are not drawn because their longest completion would pass `max_length`.
     #[must_use]
-    pub fn left_out(&self) -> usize {
+    pub fn skipped_prompts(&self) -> usize {
         self.prompts.len() - self.usable.len()
     }
 
@@ -172,7 +172,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         scorer: &mut dyn Scorer,
         cancel: &CancelFlag,
     ) -> Result<IterationReport, ModelError> {
-        let mut phases = Phases::begin();
+        let mut timer = PhaseTimer::begin();
         let ppo = self.settings.objective.ppo.clone();
         let plan = RolloutPlan {
             prompts: &self.prompts,
@@ -181,18 +181,18 @@ impl<P: TunedPolicy> PolicyTuner<P> {
             training: &self.settings.training,
             head: self.method.loss().head(),
         };
-        let rollouts = roll_out(&plan, self.iteration, &mut self.policy, scorer, &mut phases, cancel)?;
+        let rollouts = roll_out(&plan, self.iteration, &mut self.policy, scorer, &mut timer, cancel)?;
         let coefficient = self.controller.coefficient();
         let mut metrics = BTreeMap::new();
-        let lessons = self.method.advantages(&rollouts, &ppo, coefficient, &mut metrics);
+        let estimates = self.method.advantages(&rollouts, &ppo, coefficient, &mut metrics);
         let mut means = Means::default();
         for _ in 0..u64::from(ppo.epochs) * self.order.steps_per_epoch() {
-            self.learn(&rollouts, &lessons, &mut means, &mut phases, cancel)?;
+            self.train_step(&rollouts, &estimates, &mut means, &mut timer, cancel)?;
         }
         means.report(&mut metrics);
         self.controller.update(mean(divergences(&rollouts, &ppo).into_iter()), rollouts.len());
         self.iteration += 1;
-        let phases = phases.end();
+        let phases = timer.end();
         let episodes = u64::from(self.iteration) * rollouts.len() as u64;
         for (name, value) in [
             ("lr", self.rates.at(self.steps.saturating_sub(1))),
@@ -206,12 +206,12 @@ impl<P: TunedPolicy> PolicyTuner<P> {
     }
 
     /// One step of the optimiser, over its micro-batches.
-    fn learn(
+    fn train_step(
         &mut self,
         rollouts: &[Rollout],
-        lessons: &[Advantages],
+        estimates: &[AdvantageEstimate],
         means: &mut Means,
-        phases: &mut Phases,
+        timer: &mut PhaseTimer,
         cancel: &CancelFlag,
     ) -> Result<(), ModelError> {
         let parts = self.order.micro_batches(self.steps);
@@ -222,10 +222,11 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         let adam = AdamWStep::new(&self.settings.training, rate, self.steps + 1);
         let mut loss = 0.0;
         for (index, part) in parts.iter().enumerate() {
-            let members = part.iter().map(|&place| (&rollouts[place], &lessons[place])).collect();
+            let members = part.iter().map(|&place| (&rollouts[place], &estimates[place])).collect();
             let micro_batch = MicroBatch { members, step_tokens, step_completions };
             let is_last = index + 1 == parts.len();
-            let (inputs, output) = self.learn_from(&micro_batch, is_last.then_some(&adam), phases, cancel)?;
+            let (inputs, output) =
+                self.train_micro_batch(&micro_batch, is_last.then_some(&adam), timer, cancel)?;
             loss += f64::from(output.loss);
             self.method.observe(&inputs, &output, means);
             if is_last {
@@ -238,11 +239,11 @@ impl<P: TunedPolicy> PolicyTuner<P> {
     }
 
     /// Takes in one micro-batch, with a step of the optimiser where its settings are given.
-    fn learn_from(
+    fn train_micro_batch(
         &mut self,
         micro_batch: &MicroBatch<'_>,
         adam: Option<&AdamWStep>,
-        phases: &mut Phases,
+        timer: &mut PhaseTimer,
         cancel: &CancelFlag,
     ) -> Result<(LossInputs, BatchOutput), ModelError> {
         let sequences: Vec<TrainingSequence> =
@@ -250,7 +251,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         let settings = &self.settings.objective.ppo;
         let inputs = self.method.inputs(micro_batch, settings, self.controller.coefficient());
         let policy = &mut self.policy;
-        let output = phases.time(Phase::Training, || match adam {
+        let output = timer.time(Phase::Training, || match adam {
             Some(adam) => policy.step(&sequences, &inputs, adam, cancel),
             None => policy.accumulate(&sequences, &inputs, cancel),
         })?;

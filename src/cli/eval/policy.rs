@@ -220,7 +220,7 @@ impl ScoringModels {
         for tokens in sampled {
             let answer = policy.checkpoint.tokenizer.decode(&tokens.token_ids, true)?;
             let tokenizer = &self.reward_model.checkpoint.tokenizer;
-            sequences.push(template.encode_answered(tokenizer, prompt, &answer)?);
+            sequences.push(template.encode_dialogue_with_completion(tokenizer, prompt, &answer)?);
             observed.tokens.push(tokens.token_ids.len() as f64);
             observed.stopped.push(if tokens.finish_reason == FinishReason::Stop { 1.0 } else { 0.0 });
         }

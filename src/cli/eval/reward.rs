@@ -91,7 +91,7 @@ pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
     let mut rewards = Vec::with_capacity(pairs.rows.len());
     for row in &pairs.rows {
         let at = || format!("{file}:{}", row.line);
-        let pair = args.template.encode_compared(&model.checkpoint.tokenizer, &row.value);
+        let pair = args.template.encode_comparison(&model.checkpoint.tokenizer, &row.value);
         let pair = pair.with_context(at)?;
         let sequences = [pair.chosen.ids, pair.rejected.ids];
         if sequences.iter().any(|ids| ids.len() > longest) {

@@ -76,7 +76,7 @@ fn check_templates(config: &Config, models: &Models) -> anyhow::Result<()> {
     policy.render_prompt(&models.policy.checkpoint.tokenizer, "prompt").context("policy.template")?;
     let reward: PromptTemplate = config.reward.template.parse()?;
     reward
-        .render_whole(&models.reward.checkpoint.tokenizer, "prompt", "answer")
+        .render_with_completion(&models.reward.checkpoint.tokenizer, "prompt", "answer")
         .context("reward.template")?;
     Ok(())
 }

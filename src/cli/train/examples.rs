@@ -154,7 +154,7 @@ impl RowTokenizer<'_> {
         match self.wanted {
             RowKind::Preferences => self.template.encode_preference(self.tokenizer, row),
             RowKind::Imitation | RowKind::Scores | RowKind::Costs => {
-                self.template.encode_compared(self.tokenizer, row)
+                self.template.encode_comparison(self.tokenizer, row)
             }
         }
     }

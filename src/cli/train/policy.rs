@@ -122,8 +122,8 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     let (runtime, options) = models::runtime(&args.model.runtime.config(), ROWS)?;
     let mut tuner = args.tuner(&settings, &model, prompts, runtime, &options)?;
     let mut scorer = args.scorer(reward, runtime, &options)?;
-    if tuner.left_out() > 0 {
-        say(&format!("{file}: left out {} prompts too long for --max-length", tuner.left_out()));
+    if tuner.skipped_prompts() > 0 {
+        say(&format!("{file}: left out {} prompts too long for --max-length", tuner.skipped_prompts()));
     }
     if decision == Decision::Begin {
         folder.begin(&record)?;

@@ -273,8 +273,10 @@ fn score_by_proxies(
             })?;
             let (prompt, answers) = &asked[row];
             let tokenizer = &model.checkpoint.tokenizer;
-            let sequences: Result<Vec<Vec<u32>>, _> =
-                answers.iter().map(|answer| template.encode_whole(tokenizer, prompt, answer)).collect();
+            let sequences: Result<Vec<Vec<u32>>, _> = answers
+                .iter()
+                .map(|answer| template.encode_with_completion(tokenizer, prompt, answer))
+                .collect();
             let scores = running.score(&sequences?, &workshop.cancel, &mut |_| ())?;
             Ok(scores.into_iter().map(f64::from).collect::<Vec<f64>>())
         })?);

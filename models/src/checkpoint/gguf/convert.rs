@@ -96,14 +96,14 @@ fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
 }
 
 /// One tensor to write.
-struct Step<'a> {
+struct TensorPlan<'a> {
     name: String,
     info: &'a TensorInfo,
     order: RowOrder,
 }
 
 /// What to write, in the order of the source file.
-fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<Step<'a>>, String> {
+fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<TensorPlan<'a>>, String> {
     let mut missing = layout::required(config);
     let mut steps = Vec::new();
     for (from, info) in &header.tensors {
@@ -116,18 +116,18 @@ fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<Step<'a>>, S
                 info.shape
             ));
         }
-        let step = Step { name, info, order };
-        step.check().map_err(|reason| format!("tensor {from}: {reason}"))?;
-        steps.push(step);
+        let tensor = TensorPlan { name, info, order };
+        tensor.check().map_err(|reason| format!("tensor {from}: {reason}"))?;
+        steps.push(tensor);
     }
     if let Some((name, _)) = missing.first_key_value() {
         return Err(format!("it has no tensor for {name}"));
     }
-    steps.sort_by_key(|step| step.info.offset);
+    steps.sort_by_key(|tensor| tensor.info.offset);
     Ok(steps)
 }
 
-impl Step<'_> {
+impl TensorPlan<'_> {
     /// Rows and columns as they are reordered: a vector is one row, unless its elements belong to the rows of
     /// a matrix that is reordered (a bias).
     fn matrix(&self) -> (usize, usize) {
@@ -153,31 +153,31 @@ impl Step<'_> {
     }
 }
 
-fn write(plan: &[Step<'_>], mut source: File, mut out: impl Write) -> std::io::Result<()> {
+fn write(plan: &[TensorPlan<'_>], mut source: File, mut out: impl Write) -> std::io::Result<()> {
     // The sizes are known not to overflow: `BlockType::bytes_of` saw to it.
-    let tensors = plan.iter().map(|step| (step.name.clone(), Dtype::F32, step.info.shape.clone()));
+    let tensors = plan.iter().map(|tensor| (tensor.name.clone(), Dtype::F32, tensor.info.shape.clone()));
     out.write_all(&header(tensors)?)?;
-    for step in plan {
-        write_tensor(step, &mut source, &mut out)?;
+    for tensor in plan {
+        write_tensor(tensor, &mut source, &mut out)?;
     }
     out.flush()
 }
 
-fn write_tensor(step: &Step<'_>, source: &mut File, out: &mut impl Write) -> std::io::Result<()> {
-    let info = step.info;
-    let (rows, columns) = step.matrix();
+fn write_tensor(tensor: &TensorPlan<'_>, source: &mut File, out: &mut impl Write) -> std::io::Result<()> {
+    let info = tensor.info;
+    let (rows, columns) = tensor.matrix();
     if info.bytes == 0 {
         return Ok(());
     }
     let row_bytes = info.bytes / rows as u64;
-    let piece_rows = match step.order.piece_rows() {
+    let piece_rows = match tensor.order.piece_rows() {
         Some(rows) => rows,
         None => (CHUNK_BYTES / (columns * size_of::<f32>())).clamp(1, rows),
     };
     let (mut raw, mut floats, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for piece in 0..rows.div_ceil(piece_rows) {
         let first =
-            if step.order == RowOrder::Same { piece * piece_rows } else { step.order.source_row(piece) };
+            if tensor.order == RowOrder::Same { piece * piece_rows } else { tensor.order.source_row(piece) };
         let count = piece_rows.min(rows - piece * piece_rows);
         raw.clear();
         source.seek(SeekFrom::Start(info.offset + first as u64 * row_bytes))?;
@@ -189,7 +189,7 @@ fn write_tensor(step: &Step<'_>, source: &mut File, out: &mut impl Write) -> std
         }
         bytes.clear();
         for row in 0..count {
-            let from = step.order.within(row) * columns;
+            let from = tensor.order.within(row) * columns;
             bytes.extend(floats[from..from + columns].iter().flat_map(|value| value.to_le_bytes()));
         }
         out.write_all(&bytes)?;

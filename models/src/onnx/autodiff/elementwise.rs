@@ -6,194 +6,194 @@ use crate::error::ModelError;
 use crate::onnx::op::Op;
 use crate::onnx::value::Value;
 
-use super::{Backward, Step};
+use super::{Backward, BackwardNode};
 
 /// The tanh form of GELU: Φ(x) ≈ ½ (1 + tanh(√(2/π) (x + 0.044715 x³))).
 const GELU_CUBIC: f32 = 0.044_715;
 
 impl Backward<'_> {
-    pub(super) fn add(&mut self, step: &Step) -> Result<(), ModelError> {
-        let dy = step.gradient()?;
-        self.give_summed(step.input(0)?, dy)?;
-        self.give_summed(step.input(1)?, dy)
+    pub(super) fn add(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let dy = node.gradient()?;
+        self.accumulate_summed(node.input(0)?, dy)?;
+        self.accumulate_summed(node.input(1)?, dy)
     }
 
-    pub(super) fn sub(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (b, dy) = (step.input(1)?, step.gradient()?);
-        self.give_summed(step.input(0)?, dy)?;
-        if self.wants(b) {
+    pub(super) fn sub(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (b, dy) = (node.input(1)?, node.gradient()?);
+        self.accumulate_summed(node.input(0)?, dy)?;
+        if self.requires_gradient(b) {
             let summed = self.summed_to(dy, b)?;
             let negative = self.graph.neg(summed);
-            self.give(b, negative)?;
+            self.accumulate(b, negative)?;
         }
         Ok(())
     }
 
-    pub(super) fn mul(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (a, b, dy) = (step.input(0)?, step.input(1)?, step.gradient()?);
+    pub(super) fn mul(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (a, b, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
         if a == b {
-            let x = self.primal(a);
+            let x = self.forward_value(a);
             let scaled = self.graph.mul(dy, x)?;
             let doubled = self.graph.scale(scaled, 2.0);
-            return self.give(a, doubled);
+            return self.accumulate(a, doubled);
         }
         for (value, other) in [(a, b), (b, a)] {
-            if self.wants(value) {
-                let other = self.primal(other);
+            if self.requires_gradient(value) {
+                let other = self.forward_value(other);
                 let scaled = self.graph.mul(dy, other)?;
-                self.give_summed(value, scaled)?;
+                self.accumulate_summed(value, scaled)?;
             }
         }
         Ok(())
     }
 
     /// ā = ȳ / b, b̄ = −ȳ / b · y.
-    pub(super) fn div(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (a, b, dy) = (step.input(0)?, step.input(1)?, step.gradient()?);
-        let divisor = self.primal(b);
+    pub(super) fn div(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (a, b, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
+        let divisor = self.forward_value(b);
         let over = self.graph.div(dy, divisor)?;
-        self.give_summed(a, over)?;
-        if self.wants(b) {
-            let y = self.primal(step.output()?);
+        self.accumulate_summed(a, over)?;
+        if self.requires_gradient(b) {
+            let y = self.forward_value(node.output()?);
             let scaled = self.graph.mul(over, y)?;
             let summed = self.summed_to(scaled, b)?;
             let negative = self.graph.neg(summed);
-            self.give(b, negative)?;
+            self.accumulate(b, negative)?;
         }
         Ok(())
     }
 
     /// ȳ goes to the greater one, half to each where they are equal, as in PyTorch: the share of a is ½ + ½ sign(a − b).
-    pub(super) fn max(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (a, b) = (self.primal(step.input(0)?), self.primal(step.input(1)?));
+    pub(super) fn max(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (a, b) = (self.forward_value(node.input(0)?), self.forward_value(node.input(1)?));
         let difference = self.graph.sub(a, b)?;
-        self.shared(step, difference)
+        self.shared(node, difference)
     }
 
     /// ȳ goes to the lesser one, half to each where they are equal: the share of a is ½ + ½ sign(b − a).
-    pub(super) fn min(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (a, b) = (self.primal(step.input(0)?), self.primal(step.input(1)?));
+    pub(super) fn min(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (a, b) = (self.forward_value(node.input(0)?), self.forward_value(node.input(1)?));
         let difference = self.graph.sub(b, a)?;
-        self.shared(step, difference)
+        self.shared(node, difference)
     }
 
-    fn shared(&mut self, step: &Step, difference: Value) -> Result<(), ModelError> {
-        let (a, b, dy) = (step.input(0)?, step.input(1)?, step.gradient()?);
+    fn shared(&mut self, node: &BackwardNode, difference: Value) -> Result<(), ModelError> {
+        let (a, b, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
         let sign = self.graph.sign(difference);
         let half = self.graph.scale(sign, 0.5);
         let share = self.graph.shift(half, 0.5);
         let given = self.graph.mul(dy, share)?;
-        self.give_summed(a, given)?;
-        if self.wants(b) {
+        self.accumulate_summed(a, given)?;
+        if self.requires_gradient(b) {
             let rest = self.graph.sub(dy, given)?;
-            self.give_summed(b, rest)?;
+            self.accumulate_summed(b, rest)?;
         }
         Ok(())
     }
 
-    pub(super) fn select(&mut self, step: &Step) -> Result<(), ModelError> {
-        let dy = step.gradient()?;
-        let condition = self.primal(step.input(0)?);
+    pub(super) fn select(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let dy = node.gradient()?;
+        let condition = self.forward_value(node.input(0)?);
         let zero = self.graph.constant_scalar(0.0);
         for (slot, choice) in [(1, [condition, dy, zero]), (2, [condition, zero, dy])] {
-            let value = step.input(slot)?;
-            if self.wants(value) {
+            let value = node.input(slot)?;
+            if self.requires_gradient(value) {
                 let element = self.graph.info(dy).element;
                 let shape = self.graph.shape(dy).clone();
                 let given = self.graph.node(Op::Where, &choice, element, shape);
-                self.give_summed(value, given)?;
+                self.accumulate_summed(value, given)?;
             }
         }
         Ok(())
     }
 
-    pub(super) fn neg(&mut self, step: &Step) -> Result<(), ModelError> {
-        let dy = step.gradient()?;
+    pub(super) fn neg(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let dy = node.gradient()?;
         let dx = self.graph.neg(dy);
-        self.give(step.input(0)?, dx)
+        self.accumulate(node.input(0)?, dx)
     }
 
     /// ȳ y
-    pub(super) fn exp(&mut self, step: &Step) -> Result<(), ModelError> {
-        let y = self.primal(step.output()?);
-        self.give_times(step, y)
+    pub(super) fn exp(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let y = self.forward_value(node.output()?);
+        self.accumulate_scaled(node, y)
     }
 
     /// ȳ / x
-    pub(super) fn log(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (x, dy) = (step.input(0)?, step.gradient()?);
-        let divisor = self.primal(x);
+    pub(super) fn log(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (x, dy) = (node.input(0)?, node.gradient()?);
+        let divisor = self.forward_value(x);
         let dx = self.graph.div(dy, divisor)?;
-        self.give(x, dx)
+        self.accumulate(x, dx)
     }
 
     /// ½ ȳ / y
-    pub(super) fn sqrt(&mut self, step: &Step) -> Result<(), ModelError> {
-        let y = self.primal(step.output()?);
-        let over = self.graph.div(step.gradient()?, y)?;
+    pub(super) fn sqrt(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let y = self.forward_value(node.output()?);
+        let over = self.graph.div(node.gradient()?, y)?;
         let dx = self.graph.scale(over, 0.5);
-        self.give(step.input(0)?, dx)
+        self.accumulate(node.input(0)?, dx)
     }
 
     /// −ȳ y²
-    pub(super) fn reciprocal(&mut self, step: &Step) -> Result<(), ModelError> {
-        let y = self.primal(step.output()?);
+    pub(super) fn reciprocal(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let y = self.forward_value(node.output()?);
         let square = self.graph.square(y);
         let slope = self.graph.neg(square);
-        self.give_times(step, slope)
+        self.accumulate_scaled(node, slope)
     }
 
     /// ȳ y (1 − y)
-    pub(super) fn sigmoid(&mut self, step: &Step) -> Result<(), ModelError> {
-        let y = self.primal(step.output()?);
+    pub(super) fn sigmoid(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let y = self.forward_value(node.output()?);
         let rest = self.one_minus(y)?;
         let slope = self.graph.mul(y, rest)?;
-        self.give_times(step, slope)
+        self.accumulate_scaled(node, slope)
     }
 
     /// ȳ σ(x)
-    pub(super) fn softplus(&mut self, step: &Step) -> Result<(), ModelError> {
-        let x = self.primal(step.input(0)?);
+    pub(super) fn softplus(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let x = self.forward_value(node.input(0)?);
         let slope = self.graph.sigmoid(x);
-        self.give_times(step, slope)
+        self.accumulate_scaled(node, slope)
     }
 
     /// ȳ (1 − y²)
-    pub(super) fn tanh(&mut self, step: &Step) -> Result<(), ModelError> {
-        let y = self.primal(step.output()?);
+    pub(super) fn tanh(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let y = self.forward_value(node.output()?);
         let square = self.graph.square(y);
         let slope = self.one_minus(square)?;
-        self.give_times(step, slope)
+        self.accumulate_scaled(node, slope)
     }
 
     /// ȳ sign(x)
-    pub(super) fn abs(&mut self, step: &Step) -> Result<(), ModelError> {
-        let x = self.primal(step.input(0)?);
+    pub(super) fn abs(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let x = self.forward_value(node.input(0)?);
         let slope = self.graph.sign(x);
-        self.give_times(step, slope)
+        self.accumulate_scaled(node, slope)
     }
 
     /// ȳ 2/√π e^(−x²)
-    pub(super) fn erf(&mut self, step: &Step) -> Result<(), ModelError> {
-        let x = self.primal(step.input(0)?);
+    pub(super) fn erf(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let x = self.forward_value(node.input(0)?);
         let square = self.graph.square(x);
         let negative = self.graph.neg(square);
         let bell = self.graph.exp(negative);
         let slope = self.graph.scale(bell, FRAC_2_SQRT_PI);
-        self.give_times(step, slope)
+        self.accumulate_scaled(node, slope)
     }
 
-    pub(super) fn cast(&mut self, step: &Step) -> Result<(), ModelError> {
-        let x = step.input(0)?;
+    pub(super) fn cast(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let x = node.input(0)?;
         let element = self.graph.info(x).element;
-        let dx = self.graph.cast(step.gradient()?, element);
-        self.give(x, dx)
+        let dx = self.graph.cast(node.gradient()?, element);
+        self.accumulate(x, dx)
     }
 
     /// The gradient of the only operand, by the slope at each element.
-    fn give_times(&mut self, step: &Step, slope: Value) -> Result<(), ModelError> {
-        let dx = self.graph.mul(step.gradient()?, slope)?;
-        self.give(step.input(0)?, dx)
+    fn accumulate_scaled(&mut self, node: &BackwardNode, slope: Value) -> Result<(), ModelError> {
+        let dx = self.graph.mul(node.gradient()?, slope)?;
+        self.accumulate(node.input(0)?, dx)
     }
 
     fn one_minus(&mut self, x: Value) -> Result<Value, ModelError> {
@@ -202,18 +202,18 @@ impl Backward<'_> {
     }
 
     /// With s = σ(x): ȳ (s + x s (1 − s)) = ȳ (y + s (1 − y)).
-    pub(super) fn silu(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (x, y) = (self.primal(step.input(0)?), self.primal(step.output()?));
+    pub(super) fn silu(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (x, y) = (self.forward_value(node.input(0)?), self.forward_value(node.output()?));
         let sigmoid = self.graph.sigmoid(x);
         let rest = self.one_minus(y)?;
         let product = self.graph.mul(sigmoid, rest)?;
         let slope = self.graph.add(product, y)?;
-        self.give_times(step, slope)
+        self.accumulate_scaled(node, slope)
     }
 
     /// ȳ (Φ(x) + x φ(x)), with Φ(x) = ½ (1 + erf(x/√2)) and φ(x) = e^(−x²/2) / √(2π).
-    pub(super) fn gelu(&mut self, step: &Step) -> Result<(), ModelError> {
-        let x = self.primal(step.input(0)?);
+    pub(super) fn gelu(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let x = self.forward_value(node.input(0)?);
         let scaled = self.graph.scale(x, FRAC_1_SQRT_2);
         let erf = self.graph.erf(scaled);
         let doubled = self.graph.shift(erf, 1.0);
@@ -224,13 +224,13 @@ impl Backward<'_> {
         let weighted = self.graph.mul(bell, x)?;
         let density = self.graph.scale(weighted, 0.5 * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI);
         let slope = self.graph.add(share, density)?;
-        self.give_times(step, slope)
+        self.accumulate_scaled(node, slope)
     }
 
     /// With t = tanh(√(2/π) (x + c x³)): ȳ (½ (1 + t) + ½ x (1 − t²) √(2/π) (1 + 3 c x²)).
-    pub(super) fn gelu_tanh(&mut self, step: &Step) -> Result<(), ModelError> {
+    pub(super) fn gelu_tanh(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
         let root = FRAC_1_SQRT_2 * FRAC_2_SQRT_PI;
-        let x = self.primal(step.input(0)?);
+        let x = self.forward_value(node.input(0)?);
         let square = self.graph.square(x);
         let cubic = self.graph.scale(square, root * GELU_CUBIC);
         let factor = self.graph.shift(cubic, root);
@@ -245,13 +245,13 @@ impl Backward<'_> {
         let share = self.graph.shift(tanh, 1.0);
         let sum = self.graph.add(share, change)?;
         let slope = self.graph.scale(sum, 0.5);
-        self.give_times(step, slope)
+        self.accumulate_scaled(node, slope)
     }
 
     /// ȳ where low ≤ x ≤ high, as in PyTorch.
-    pub(super) fn clip(&mut self, step: &Step, low: f32, high: f32) -> Result<(), ModelError> {
-        let x = self.primal(step.input(0)?);
-        let mut dx = step.gradient()?;
+    pub(super) fn clip(&mut self, node: &BackwardNode, low: f32, high: f32) -> Result<(), ModelError> {
+        let x = self.forward_value(node.input(0)?);
+        let mut dx = node.gradient()?;
         if low > f32::NEG_INFINITY {
             let low = self.graph.constant_scalar(low);
             let mask = self.graph.less_or_equal(low, x)?;
@@ -262,6 +262,6 @@ impl Backward<'_> {
             let mask = self.graph.less_or_equal(x, high)?;
             dx = self.graph.mul(dx, mask)?;
         }
-        self.give(step.input(0)?, dx)
+        self.accumulate(node.input(0)?, dx)
     }
 }

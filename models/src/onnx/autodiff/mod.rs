@@ -27,12 +27,12 @@ use crate::error::ModelError;
 use super::graph::{Graph, Node};
 use super::op::Op;
 use super::value::{Dim, Shape, Source, Value};
-use order::Tail;
+use gradient_order::GradientOrder;
 use recompute::Recomputation;
 
 mod elementwise;
+mod gradient_order;
 mod norms;
-mod order;
 mod products;
 mod recompute;
 mod reductions;
@@ -51,7 +51,7 @@ pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Va
         return Err(graph.mismatch("a loss, which is one number,", &[loss]));
     }
     graph.end_segment();
-    let path = Path::between(graph, wrt, loss);
+    let path = GradientPath::between(graph, wrt, loss);
     let recomputation = Recomputation::new(graph, wrt, loss, &path.prepared);
     let one = graph.constant_scalar(1.0);
     let mut backward = Backward {
@@ -66,14 +66,15 @@ pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Va
     for &index in &path.order {
         backward.step(index)?;
     }
-    let wanted = backward.wanted_gradients();
-    let mut tail = Tail::new(first, backward.graph, &wanted, &path.order, &path.preparations);
-    for (place, index) in tail.preparations() {
+    let wanted = backward.required_gradients();
+    let mut gradient_order =
+        GradientOrder::new(first, backward.graph, &wanted, &path.order, &path.preparations);
+    for (place, index) in gradient_order.preparations() {
         let before = backward.graph.nodes().len();
         backward.step(index)?;
-        tail.made(place, before..backward.graph.nodes().len());
+        gradient_order.made(place, before..backward.graph.nodes().len());
     }
-    tail.put_in_order(backward.graph);
+    gradient_order.put_in_order(backward.graph);
     let Backward { graph, gradients, .. } = backward;
     let gradient = |value: &Value| {
         gradients.get(value).copied().ok_or_else(|| {
@@ -84,7 +85,7 @@ pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Va
 }
 
 /// What lies between the wanted values and the loss.
-struct Path {
+struct GradientPath {
     /// Of each value, whether it depends on a wanted one.
     depends: Vec<bool>,
     /// Of each value, whether it is a constant or made of wanted values and constants alone, such as a parameter in its shape.
@@ -95,7 +96,7 @@ struct Path {
     preparations: BTreeSet<usize>,
 }
 
-impl Path {
+impl GradientPath {
     fn between(graph: &Graph, wrt: &[Value], loss: Value) -> Self {
         let mut depends = vec![false; graph.values().len()];
         let constant = |source: &Source| match source {
@@ -167,14 +168,14 @@ struct Backward<'g> {
 }
 
 /// A node whose rule is applied.
-struct Step {
+struct BackwardNode {
     index: usize,
     node: Node,
     /// The gradients of its outputs; `None` where the loss does not depend on one.
     gradients: Vec<Option<Value>>,
 }
 
-impl Step {
+impl BackwardNode {
     /// The gradient of the first output. A step whose only output has none is not taken.
     fn gradient(&self) -> Result<Value, ModelError> {
         let missing =
@@ -203,54 +204,54 @@ impl Backward<'_> {
             .collect();
         let Some(incoming) = gradients.iter().flatten().next() else { return Ok(()) };
         self.recomputation.enter(index, *incoming);
-        let step = Step { index, node, gradients };
-        match &step.node.op {
-            Op::Add => self.add(&step),
-            Op::Sub => self.sub(&step),
-            Op::Mul => self.mul(&step),
-            Op::Div => self.div(&step),
-            Op::Min => self.min(&step),
-            Op::Max => self.max(&step),
-            Op::Where => self.select(&step),
-            Op::Neg => self.neg(&step),
-            Op::Exp => self.exp(&step),
-            Op::Log => self.log(&step),
-            Op::Sqrt => self.sqrt(&step),
-            Op::Reciprocal => self.reciprocal(&step),
-            Op::Sigmoid => self.sigmoid(&step),
-            Op::Softplus => self.softplus(&step),
-            Op::Tanh => self.tanh(&step),
-            Op::Abs => self.abs(&step),
-            Op::Erf => self.erf(&step),
-            Op::Silu => self.silu(&step),
-            Op::Gelu { tanh: false } => self.gelu(&step),
-            Op::Gelu { tanh: true } => self.gelu_tanh(&step),
-            &Op::Clip { low, high } => self.clip(&step, low, high),
-            Op::Cast { .. } => self.cast(&step),
-            Op::Linear => self.linear(&step),
+        let node = BackwardNode { index, node, gradients };
+        match &node.node.op {
+            Op::Add => self.add(&node),
+            Op::Sub => self.sub(&node),
+            Op::Mul => self.mul(&node),
+            Op::Div => self.div(&node),
+            Op::Min => self.min(&node),
+            Op::Max => self.max(&node),
+            Op::Where => self.select(&node),
+            Op::Neg => self.neg(&node),
+            Op::Exp => self.exp(&node),
+            Op::Log => self.log(&node),
+            Op::Sqrt => self.sqrt(&node),
+            Op::Reciprocal => self.reciprocal(&node),
+            Op::Sigmoid => self.sigmoid(&node),
+            Op::Softplus => self.softplus(&node),
+            Op::Tanh => self.tanh(&node),
+            Op::Abs => self.abs(&node),
+            Op::Erf => self.erf(&node),
+            Op::Silu => self.silu(&node),
+            Op::Gelu { tanh: false } => self.gelu(&node),
+            Op::Gelu { tanh: true } => self.gelu_tanh(&node),
+            &Op::Clip { low, high } => self.clip(&node, low, high),
+            Op::Cast { .. } => self.cast(&node),
+            Op::Linear => self.linear(&node),
             &Op::MatMul { transpose_a, transpose_b, alpha } => {
-                self.matmul(&step, transpose_a, transpose_b, alpha)
+                self.matmul(&node, transpose_a, transpose_b, alpha)
             }
-            Op::Gather => self.gather(&step),
-            &Op::GatherPaired { inverse, covers } => self.gather_paired(&step, inverse, covers),
-            Op::GatherElements => self.gather_elements(&step),
-            Op::Reshape { .. } | Op::ReshapeTo => self.reshape(&step),
-            Op::Expand => self.give_summed(step.input(0)?, step.gradient()?),
-            Op::Transpose { perm } => self.transpose(&step, perm),
-            &Op::Unsqueeze { axis } => self.unsqueeze(&step, axis),
-            &Op::Squeeze { axis } => self.squeeze(&step, axis),
-            &Op::Concat { axis } => self.concat(&step, axis),
-            &Op::Split { axis, .. } => self.split(&step, axis),
-            &Op::Slice { axis, start, end } => self.slice(&step, axis, start, end),
-            Op::ReduceSum { axes, keep } => self.reduced(&step, axes, *keep, false),
-            Op::ReduceMean { axes, keep } => self.reduced(&step, axes, *keep, true),
-            Op::Softmax => self.softmax(&step),
-            Op::LogSoftmax => self.log_softmax(&step),
-            Op::RmsNorm { .. } => self.rms_norm(&step),
-            Op::LayerNorm { .. } => self.layer_norm(&step),
-            &Op::Rotary { heads, rotary_dims } => self.rotary(&step, heads, rotary_dims),
+            Op::Gather => self.gather(&node),
+            &Op::GatherPaired { inverse, covers } => self.gather_paired(&node, inverse, covers),
+            Op::GatherElements => self.gather_elements(&node),
+            Op::Reshape { .. } | Op::ReshapeTo => self.reshape(&node),
+            Op::Expand => self.accumulate_summed(node.input(0)?, node.gradient()?),
+            Op::Transpose { perm } => self.transpose(&node, perm),
+            &Op::Unsqueeze { axis } => self.unsqueeze(&node, axis),
+            &Op::Squeeze { axis } => self.squeeze(&node, axis),
+            &Op::Concat { axis } => self.concat(&node, axis),
+            &Op::Split { axis, .. } => self.split(&node, axis),
+            &Op::Slice { axis, start, end } => self.slice(&node, axis, start, end),
+            Op::ReduceSum { axes, keep } => self.reduced(&node, axes, *keep, false),
+            Op::ReduceMean { axes, keep } => self.reduced(&node, axes, *keep, true),
+            Op::Softmax => self.softmax(&node),
+            Op::LogSoftmax => self.log_softmax(&node),
+            Op::RmsNorm { .. } => self.rms_norm(&node),
+            Op::LayerNorm { .. } => self.layer_norm(&node),
+            &Op::Rotary { heads, rotary_dims } => self.rotary(&node, heads, rotary_dims),
             Op::ScatterAdd { .. } | Op::AddRmsNorm { .. } | Op::GroupQueryAttention { .. } => {
-                Err(no_rule(&step))
+                Err(no_rule(&node))
             }
             // No path leads through these: see `passes_gradient`.
             Op::StopGradient { .. }
@@ -259,35 +260,35 @@ impl Backward<'_> {
             | Op::LessOrEqual
             | Op::ReduceMax { .. }
             | Op::Size { .. }
-            | Op::ShapeOf => Err(no_rule(&step)),
+            | Op::ShapeOf => Err(no_rule(&node)),
         }
     }
 
     /// Whether the gradient of a value is needed.
-    fn wants(&self, value: Value) -> bool {
+    fn requires_gradient(&self, value: Value) -> bool {
         self.depends.get(value.index()).copied().unwrap_or(false)
     }
 
     /// The values whose gradient is needed and known, with their gradients.
-    fn wanted_gradients(&self) -> Vec<(Value, Value)> {
-        let wanted = self.gradients.iter().filter(|&(&value, _)| self.wants(value));
+    fn required_gradients(&self) -> Vec<(Value, Value)> {
+        let wanted = self.gradients.iter().filter(|&(&value, _)| self.requires_gradient(value));
         wanted.map(|(&value, &gradient)| (value, gradient)).collect()
     }
 
     /// A value of the forward pass, computed again where it is not kept.
-    fn primal(&mut self, value: Value) -> Value {
-        self.recomputation.primal(self.graph, value)
+    fn forward_value(&mut self, value: Value) -> Value {
+        self.recomputation.forward_value(self.graph, value)
     }
 
     /// An optional output of the step's node, or of its copy.
-    fn saved(&mut self, step: &Step, slot: usize, shape: Shape) -> Value {
-        let node = self.recomputation.node(self.graph, step.index);
+    fn saved(&mut self, node: &BackwardNode, slot: usize, shape: Shape) -> Value {
+        let node = self.recomputation.node(self.graph, node.index);
         self.graph.optional_output(node, slot, shape)
     }
 
     /// Adds to the gradient of a value.
-    fn give(&mut self, value: Value, gradient: Value) -> Result<(), ModelError> {
-        if !self.wants(value) {
+    fn accumulate(&mut self, value: Value, gradient: Value) -> Result<(), ModelError> {
+        if !self.requires_gradient(value) {
             return Ok(());
         }
         if self.graph.shape(value) != self.graph.shape(gradient) {
@@ -302,10 +303,10 @@ impl Backward<'_> {
     }
 
     /// Adds to the gradient of a value that was broadcast: each of its elements gets the sum over where it went.
-    fn give_summed(&mut self, value: Value, gradient: Value) -> Result<(), ModelError> {
-        if self.wants(value) {
+    fn accumulate_summed(&mut self, value: Value, gradient: Value) -> Result<(), ModelError> {
+        if self.requires_gradient(value) {
             let summed = self.summed_to(gradient, value)?;
-            self.give(value, summed)?;
+            self.accumulate(value, summed)?;
         }
         Ok(())
     }
@@ -321,7 +322,7 @@ impl Backward<'_> {
     }
 }
 
-fn no_rule(step: &Step) -> ModelError {
-    let (_, name) = step.node.op.onnx_type();
-    ModelError::Invalid(format!("the operator {name} ({:?}) has no gradient", step.node.op))
+fn no_rule(node: &BackwardNode) -> ModelError {
+    let (_, name) = node.node.op.onnx_type();
+    ModelError::Invalid(format!("the operator {name} ({:?}) has no gradient", node.node.op))
 }

@@ -3,25 +3,25 @@
 use crate::error::ModelError;
 use crate::onnx::value::{Dim, Value};
 
-use super::{Backward, Step};
+use super::{Backward, BackwardNode};
 
 /// The rows of a value whose outer axes are laid one after the other.
 const ROWS: Dim = Dim::Named("merged_rows");
 
 impl Backward<'_> {
     /// x̄ = ȳ w, as a plain product with the weight as it lies; w̄ = ȳᵀ x.
-    pub(super) fn linear(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (x, weight, dy) = (step.input(0)?, step.input(1)?, step.gradient()?);
-        if self.wants(x) {
-            let weight = self.primal(weight);
+    pub(super) fn linear(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (x, weight, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
+        if self.requires_gradient(x) {
+            let weight = self.forward_value(weight);
             let dx = self.graph.matmul(dy, weight)?;
-            self.give(x, dx)?;
+            self.accumulate(x, dx)?;
         }
-        if self.wants(weight) {
-            let x = self.primal(x);
+        if self.requires_gradient(weight) {
+            let x = self.forward_value(x);
             let (dy, x) = (self.as_matrix(dy)?, self.as_matrix(x)?);
             let dw = self.graph.product((dy, true), (x, false), 1.0)?;
-            self.give(weight, dw)?;
+            self.accumulate(weight, dw)?;
         }
         Ok(())
     }
@@ -30,24 +30,24 @@ impl Backward<'_> {
     /// transposed operand is the transposed gradient, which exchanges the factors.
     pub(super) fn matmul(
         &mut self,
-        step: &Step,
+        node: &BackwardNode,
         transpose_a: bool,
         transpose_b: bool,
         alpha: f32,
     ) -> Result<(), ModelError> {
-        let (a, b, dy) = (step.input(0)?, step.input(1)?, step.gradient()?);
-        if self.wants(a) {
-            let b = self.primal(b);
+        let (a, b, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
+        if self.requires_gradient(a) {
+            let b = self.forward_value(b);
             let da = if transpose_a {
                 self.graph.product((b, transpose_b), (dy, true), alpha)?
             } else {
                 self.graph.product((dy, false), (b, !transpose_b), alpha)?
             };
-            self.give_summed(a, da)?;
+            self.accumulate_summed(a, da)?;
         }
-        if self.wants(b) {
+        if self.requires_gradient(b) {
             let shared = self.graph.shape(b).len() == 2 && !transpose_a;
-            let a = self.primal(a);
+            let a = self.forward_value(a);
             // One matrix for all outer axes: their rows are rows of one product.
             let (a, dy) = if shared { (self.as_matrix(a)?, self.as_matrix(dy)?) } else { (a, dy) };
             let db = if transpose_b {
@@ -55,7 +55,7 @@ impl Backward<'_> {
             } else {
                 self.graph.product((a, !transpose_a), (dy, false), alpha)?
             };
-            self.give_summed(b, db)?;
+            self.accumulate_summed(b, db)?;
         }
         Ok(())
     }

@@ -71,7 +71,7 @@ impl Recomputation {
     }
 
     /// A value, or its copy if it is not kept.
-    pub(super) fn primal(&mut self, graph: &mut Graph, value: Value) -> Value {
+    pub(super) fn forward_value(&mut self, graph: &mut Graph, value: Value) -> Value {
         let Some(&producer) = self.producers.get(&value) else { return value };
         self.copy(graph, producer);
         self.values.get(&value).copied().unwrap_or(value)
@@ -91,7 +91,7 @@ impl Recomputation {
         for input in &node.inputs {
             inputs.push(input.map(|input| {
                 if self.producers.contains_key(&input) {
-                    self.primal(graph, input)
+                    self.forward_value(graph, input)
                 } else {
                     self.tied(graph, index, input)
                 }

@@ -3,17 +3,17 @@
 use crate::error::ModelError;
 use crate::onnx::value::{Dim, ElementType, Value};
 
-use super::{Backward, Step};
+use super::{Backward, BackwardNode};
 
 impl Backward<'_> {
     pub(super) fn reduced(
         &mut self,
-        step: &Step,
+        node: &BackwardNode,
         axes: &[usize],
         keep: bool,
         mean: bool,
     ) -> Result<(), ModelError> {
-        let (x, mut dx) = (step.input(0)?, step.gradient()?);
+        let (x, mut dx) = (node.input(0)?, node.gradient()?);
         let shape = self.graph.shape(x).clone();
         if mean {
             let dims: Vec<Dim> = axes.iter().map(|&axis| shape[axis]).collect();
@@ -26,7 +26,7 @@ impl Backward<'_> {
             }
         }
         let dx = self.graph.expand(dx, shape)?;
-        self.give(x, dx)
+        self.accumulate(x, dx)
     }
 
     /// x divided by the product of some dimensions.

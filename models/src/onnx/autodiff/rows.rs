@@ -4,13 +4,13 @@ use crate::error::ModelError;
 use crate::onnx::op::Op;
 use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
-use super::{Backward, Step, no_rule};
+use super::{Backward, BackwardNode, no_rule};
 
 impl Backward<'_> {
     /// Each chosen row's gradient is added to the row that it came from.
-    pub(super) fn gather(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (table, ids, dy) = (step.input(0)?, step.input(1)?, step.gradient()?);
-        let ids = self.primal(ids);
+    pub(super) fn gather(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (table, ids, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
+        let ids = self.forward_value(ids);
         let shape = self.graph.shape(table).clone();
         let mut flat = shape.clone();
         // Whatever its axes were: they are one now, which nothing else is named after.
@@ -21,7 +21,7 @@ impl Backward<'_> {
         let updates = self.graph.reshape(dy, flat.clone())?;
         let mut index_shape = vec![flat[0]];
         let mut index = self.graph.reshape(ids, index_shape.clone())?;
-        // ScatterElements wants an index for each element: the row's, repeated.
+        // ScatterElements requires_gradient an index for each element: the row's, repeated.
         if flat.len() > 1 {
             index_shape.resize(flat.len(), Dim::Fixed(1));
             index = self.graph.reshape(index, index_shape)?;
@@ -31,17 +31,17 @@ impl Backward<'_> {
         }
         let zeros = self.zeros_at_run(ids, shape)?;
         let sums = self.graph.scatter_add(zeros, index, updates, 0);
-        self.give(table, sums)
+        self.accumulate(table, sums)
     }
 
     /// x̄ = ȳ at the inverse index, and nothing for rows that went nowhere.
     pub(super) fn gather_paired(
         &mut self,
-        step: &Step,
+        node: &BackwardNode,
         inverse: Value,
         covers: bool,
     ) -> Result<(), ModelError> {
-        let (x, dy) = (step.input(0)?, step.gradient()?);
+        let (x, dy) = (node.input(0)?, node.gradient()?);
         let shape = self.graph.shape(x).clone();
         let mut dx = self.graph.node(Op::Gather, &[dy, inverse], ElementType::F32, shape.clone());
         if !covers {
@@ -51,7 +51,7 @@ impl Backward<'_> {
             }
             dx = self.graph.node(Op::Mul, &[dx, mask], ElementType::F32, shape);
         }
-        self.give(x, dx)
+        self.accumulate(x, dx)
     }
 
     /// 0 where an index is −1, else 1.
@@ -68,40 +68,45 @@ impl Backward<'_> {
 
     /// The gradient stands at the chosen elements. After a log-softmax y = z − ln Σ eᶻ, both rules in one are
     /// z̄ = ȳ · (chosen − eʸ): one product and one addition at the chosen elements.
-    pub(super) fn gather_elements(&mut self, step: &Step) -> Result<(), ModelError> {
-        let (x, ids, dy) = (step.input(0)?, step.input(1)?, step.gradient()?);
-        let ids = self.primal(ids);
+    pub(super) fn gather_elements(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let (x, ids, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
+        let ids = self.forward_value(ids);
         let producer = self.graph.nodes().iter().find(|node| node.outputs.contains(&Some(x)));
         let logits = producer.filter(|node| node.op == Op::LogSoftmax).and_then(|node| node.inputs[0]);
         let Some(logits) = logits else {
             let shape = self.graph.shape(x).clone();
             let zeros = self.zeros(shape)?;
             let placed = self.graph.scatter_add(zeros, ids, dy, 1);
-            return self.give(x, placed);
+            return self.accumulate(x, placed);
         };
-        let log_probabilities = self.primal(x);
+        let log_probabilities = self.forward_value(x);
         let probabilities = self.graph.exp(log_probabilities);
         let negative = self.graph.neg(dy);
         let pulled = self.graph.mul(probabilities, negative)?;
         let dz = self.graph.scatter_add(pulled, ids, dy, 1);
-        self.give(logits, dz)
+        self.accumulate(logits, dz)
     }
 
     /// A rotation by −angle: the same operator with −sin.
-    pub(super) fn rotary(&mut self, step: &Step, heads: usize, rotary_dims: usize) -> Result<(), ModelError> {
-        let (x, positions, dy) = (step.input(0)?, step.input(1)?, step.gradient()?);
-        let (cos, sin) = (step.input(2)?, step.input(3)?);
-        if self.wants(cos) || self.wants(sin) {
-            return Err(no_rule(step));
+    pub(super) fn rotary(
+        &mut self,
+        node: &BackwardNode,
+        heads: usize,
+        rotary_dims: usize,
+    ) -> Result<(), ModelError> {
+        let (x, positions, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
+        let (cos, sin) = (node.input(2)?, node.input(3)?);
+        if self.requires_gradient(cos) || self.requires_gradient(sin) {
+            return Err(no_rule(node));
         }
         let negative = match self.negated.get(&sin) {
             Some(&known) => known,
             None => self.graph.neg(sin),
         };
         self.negated.insert(sin, negative);
-        let positions = self.primal(positions);
+        let positions = self.forward_value(positions);
         let dx = self.graph.rotary(dy, positions, (cos, negative), heads, rotary_dims);
-        self.give(x, dx)
+        self.accumulate(x, dx)
     }
 
     /// Zeros that a runtime cannot make when the session starts, to keep them for its whole life: they are made of the number

@@ -3,48 +3,48 @@
 use crate::error::ModelError;
 use crate::onnx::value::{Dim, Value};
 
-use super::{Backward, Step, no_rule};
+use super::{Backward, BackwardNode, no_rule};
 
 impl Backward<'_> {
-    pub(super) fn reshape(&mut self, step: &Step) -> Result<(), ModelError> {
-        let x = step.input(0)?;
+    pub(super) fn reshape(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
+        let x = node.input(0)?;
         let shape = self.graph.shape(x).clone();
-        let dx = self.graph.reshape(step.gradient()?, shape)?;
-        self.give(x, dx)
+        let dx = self.graph.reshape(node.gradient()?, shape)?;
+        self.accumulate(x, dx)
     }
 
-    pub(super) fn transpose(&mut self, step: &Step, perm: &[usize]) -> Result<(), ModelError> {
+    pub(super) fn transpose(&mut self, node: &BackwardNode, perm: &[usize]) -> Result<(), ModelError> {
         let mut inverse = vec![0; perm.len()];
         for (to, &from) in perm.iter().enumerate() {
             inverse[from] = to;
         }
-        let dx = self.graph.transpose(step.gradient()?, &inverse)?;
-        self.give(step.input(0)?, dx)
+        let dx = self.graph.transpose(node.gradient()?, &inverse)?;
+        self.accumulate(node.input(0)?, dx)
     }
 
-    pub(super) fn unsqueeze(&mut self, step: &Step, axis: usize) -> Result<(), ModelError> {
-        let dx = self.graph.squeeze(step.gradient()?, counted(axis))?;
-        self.give(step.input(0)?, dx)
+    pub(super) fn unsqueeze(&mut self, node: &BackwardNode, axis: usize) -> Result<(), ModelError> {
+        let dx = self.graph.squeeze(node.gradient()?, counted(axis))?;
+        self.accumulate(node.input(0)?, dx)
     }
 
-    pub(super) fn squeeze(&mut self, step: &Step, axis: usize) -> Result<(), ModelError> {
-        let dx = self.graph.unsqueeze(step.gradient()?, counted(axis))?;
-        self.give(step.input(0)?, dx)
+    pub(super) fn squeeze(&mut self, node: &BackwardNode, axis: usize) -> Result<(), ModelError> {
+        let dx = self.graph.unsqueeze(node.gradient()?, counted(axis))?;
+        self.accumulate(node.input(0)?, dx)
     }
 
     /// ȳ between zeros. A Pad would say the same, but has no kernel of this operator set on CUDA.
     pub(super) fn slice(
         &mut self,
-        step: &Step,
+        node: &BackwardNode,
         axis: usize,
         start: usize,
         end: usize,
     ) -> Result<(), ModelError> {
-        let x = step.input(0)?;
+        let x = node.input(0)?;
         let mut shape = self.graph.shape(x).clone();
-        let Some(&Dim::Fixed(size)) = shape.get(axis) else { return Err(no_rule(step)) };
+        let Some(&Dim::Fixed(size)) = shape.get(axis) else { return Err(no_rule(node)) };
         let mut parts = Vec::with_capacity(3);
-        for (count, gradient) in [(start, None), (end - start, Some(step.gradient()?)), (size - end, None)] {
+        for (count, gradient) in [(start, None), (end - start, Some(node.gradient()?)), (size - end, None)] {
             match gradient {
                 Some(gradient) => parts.push(gradient),
                 None if count == 0 => {}
@@ -55,40 +55,40 @@ impl Backward<'_> {
             }
         }
         let dx = self.graph.concat(&parts, counted(axis))?;
-        self.give(x, dx)
+        self.accumulate(x, dx)
     }
 
-    pub(super) fn concat(&mut self, step: &Step, axis: usize) -> Result<(), ModelError> {
-        let dy = step.gradient()?;
-        let inputs: Vec<Value> = step.node.inputs.iter().flatten().copied().collect();
+    pub(super) fn concat(&mut self, node: &BackwardNode, axis: usize) -> Result<(), ModelError> {
+        let dy = node.gradient()?;
+        let inputs: Vec<Value> = node.node.inputs.iter().flatten().copied().collect();
         let mut start = 0;
         for input in inputs {
             let Some(&Dim::Fixed(size)) = self.graph.shape(input).get(axis) else {
-                return Err(no_rule(step));
+                return Err(no_rule(node));
             };
-            if self.wants(input) {
+            if self.requires_gradient(input) {
                 let part = self.graph.slice(dy, axis, start, start + size);
-                self.give(input, part)?;
+                self.accumulate(input, part)?;
             }
             start += size;
         }
         Ok(())
     }
 
-    pub(super) fn split(&mut self, step: &Step, axis: usize) -> Result<(), ModelError> {
-        let mut parts = Vec::with_capacity(step.gradients.len());
-        for (output, gradient) in step.node.outputs.iter().zip(&step.gradients) {
+    pub(super) fn split(&mut self, node: &BackwardNode, axis: usize) -> Result<(), ModelError> {
+        let mut parts = Vec::with_capacity(node.gradients.len());
+        for (output, gradient) in node.node.outputs.iter().zip(&node.gradients) {
             match (gradient, output) {
                 (Some(gradient), _) => parts.push(*gradient),
                 (None, Some(output)) => {
                     let shape = self.graph.shape(*output).clone();
                     parts.push(self.zeros(shape)?);
                 }
-                (None, None) => return Err(no_rule(step)),
+                (None, None) => return Err(no_rule(node)),
             }
         }
         let dx = self.graph.concat(&parts, counted(axis))?;
-        self.give(step.input(0)?, dx)
+        self.accumulate(node.input(0)?, dx)
     }
 }
 

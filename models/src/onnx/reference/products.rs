@@ -17,14 +17,15 @@ pub(super) fn matmul(a: &Tensor, transpose_a: bool, b: &Tensor, transpose_b: boo
         tensor.broadcast_to(&[&outer[..], inner].concat())
     };
     let (a, b) = (full(a), full(b));
-    let pick = |tensor: &Tensor, outer: &[usize], row: usize, column: usize, transposed: bool| {
+    let element = |tensor: &Tensor, outer: &[usize], row: usize, column: usize, transposed: bool| {
         let inner = if transposed { [column, row] } else { [row, column] };
         tensor.at(&[outer, &inner[..]].concat())
     };
     Tensor::from_fn([&outer[..], &[rows, columns]].concat(), |index| {
         let (outer, inner) = index.split_at(index.len() - 2);
-        let terms = (0..shared)
-            .map(|k| pick(&a, outer, inner[0], k, transpose_a) * pick(&b, outer, k, inner[1], transpose_b));
+        let terms = (0..shared).map(|k| {
+            element(&a, outer, inner[0], k, transpose_a) * element(&b, outer, k, inner[1], transpose_b)
+        });
         alpha * terms.sum::<f64>()
     })
 }

@@ -12,8 +12,8 @@ use crate::training::forward::{HeadOutputs, dims};
 
 pub(super) fn loss(graph: &mut Graph, outputs: &HeadOutputs) -> Result<LossValue, ModelError> {
     let logprobs = present(outputs.logprobs)?;
-    let policy = clipped_policy_loss(graph, logprobs, dims::PICKED)?;
-    let reference = input(graph, "reference_logprobs", &[dims::PICKED]);
+    let policy = clipped_policy_loss(graph, logprobs, dims::SELECTED)?;
+    let reference = input(graph, "reference_logprobs", &[dims::SELECTED]);
     let coefficient = input(graph, "kl_coefficient", &[]);
     let behind = graph.sub(reference, logprobs)?;
     let ratio = graph.exp(behind);
@@ -21,7 +21,7 @@ pub(super) fn loss(graph: &mut Graph, outputs: &HeadOutputs) -> Result<LossValue
     let divergence = graph.shift(excess, -1.0);
     let tie = graph.mul(divergence, coefficient)?;
     let token_losses = graph.add(policy, tie)?;
-    let loss = weighted_sum(graph, token_losses, dims::PICKED)?;
+    let loss = weighted_sum(graph, token_losses, dims::SELECTED)?;
     Ok(LossValue { loss, sequence_logprobs: None })
 }
 

@@ -1,12 +1,12 @@
 //! The inputs of the losses: the numbers that a batch needs besides the model's outputs.
 
-/// What a loss needs besides the model's outputs. `[picked]` stands for one number for each completion token, in the order of the
+/// What a loss needs besides the model's outputs. `[selected]` stands for one number for each completion token, in the order of the
 /// batch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LossInputs {
     /// Σ −weight · log π. See [`Loss::Sft`](crate::training::Loss::Sft).
     Sft {
-        /// `[picked]`: 1 / the completion tokens of all batches of a step, for their mean.
+        /// `[selected]`: 1 / the completion tokens of all batches of a step, for their mean.
         weights: Vec<f32>,
     },
     /// Σ weight · (−log σ(r₁ − r₂ − margin) + center · (r₁ + r₂)²). See [`Loss::BradleyTerry`](crate::training::Loss::BradleyTerry).
@@ -37,15 +37,15 @@ pub enum LossInputs {
     },
     /// Clipped policy and value losses. See [`Loss::Ppo`](crate::training::Loss::Ppo).
     Ppo {
-        /// `[picked]`: log π when the tokens were sampled.
+        /// `[selected]`: log π when the tokens were sampled.
         old_logprobs: Vec<f32>,
-        /// `[picked]`: values when the tokens were sampled.
+        /// `[selected]`: values when the tokens were sampled.
         old_values: Vec<f32>,
-        /// `[picked]`.
+        /// `[selected]`.
         advantages: Vec<f32>,
-        /// `[picked]`.
+        /// `[selected]`.
         returns: Vec<f32>,
-        /// `[picked]`.
+        /// `[selected]`.
         weights: Vec<f32>,
         /// How far the ratio may move, in (0, 1).
         clip: f32,
@@ -56,13 +56,13 @@ pub enum LossInputs {
     },
     /// Clipped policy loss and a tie to the reference, token by token. See [`Loss::Grpo`](crate::training::Loss::Grpo).
     Grpo {
-        /// `[picked]`: log π when the tokens were sampled.
+        /// `[selected]`: log π when the tokens were sampled.
         old_logprobs: Vec<f32>,
-        /// `[picked]`: log π of the reference.
+        /// `[selected]`: log π of the reference.
         reference_logprobs: Vec<f32>,
-        /// `[picked]`: each token has its completion's.
+        /// `[selected]`: each token has its completion's.
         advantages: Vec<f32>,
-        /// `[picked]`.
+        /// `[selected]`.
         weights: Vec<f32>,
         /// How far the ratio may move, in (0, 1).
         clip: f32,

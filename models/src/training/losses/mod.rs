@@ -104,7 +104,7 @@ pub(super) fn feeds(loss: Loss, batch: &PackedBatch, inputs: &LossInputs) -> Res
     };
     check_lengths(loss, batch, &feeds)?;
     if works_on_completions(loss) {
-        let shape = vec![batch.sequences(), batch.picked()];
+        let shape = vec![batch.sequences(), batch.selected()];
         feeds.push(Feed { name: MEMBERSHIP, shape, numbers: batch.membership(takes_means(loss)) });
     }
     Ok(feeds)
@@ -127,7 +127,7 @@ fn check_lengths(loss: Loss, batch: &PackedBatch, feeds: &[Feed]) -> Result<(), 
             _ if shape.is_empty() => 1,
             (Loss::BradleyTerry | Loss::Cost | Loss::Dpo(_), "margins" | "weights") => pairs,
             (Loss::Cost | Loss::Dpo(_) | Loss::Rloo, _) => batch.sequences(),
-            (Loss::Sft | Loss::BradleyTerry | Loss::Ppo | Loss::Grpo, _) => batch.picked(),
+            (Loss::Sft | Loss::BradleyTerry | Loss::Ppo | Loss::Grpo, _) => batch.selected(),
         };
         if numbers.len() != expected {
             return Err(ModelError::Invalid(format!(

@@ -10,10 +10,10 @@ use super::terms::{LossValue, clipped_policy_loss, input, present, weighted_sum}
 use crate::training::forward::{HeadOutputs, dims};
 
 pub(super) fn loss(graph: &mut Graph, outputs: &HeadOutputs) -> Result<LossValue, ModelError> {
-    let policy = clipped_policy_loss(graph, present(outputs.logprobs)?, dims::PICKED)?;
+    let policy = clipped_policy_loss(graph, present(outputs.logprobs)?, dims::SELECTED)?;
     let values = present(outputs.values)?;
-    let old_values = input(graph, "old_values", &[dims::PICKED]);
-    let returns = input(graph, "returns", &[dims::PICKED]);
+    let old_values = input(graph, "old_values", &[dims::SELECTED]);
+    let returns = input(graph, "returns", &[dims::SELECTED]);
     let (low, high) = (input(graph, "value_min", &[]), input(graph, "value_max", &[]));
     let coefficient = input(graph, "half_value_coefficient", &[]);
     let change = graph.sub(values, old_values)?;
@@ -28,7 +28,7 @@ pub(super) fn loss(graph: &mut Graph, outputs: &HeadOutputs) -> Result<LossValue
     let worse = graph.max(squares[0], squares[1])?;
     let value = graph.mul(worse, coefficient)?;
     let token_losses = graph.add(policy, value)?;
-    let loss = weighted_sum(graph, token_losses, dims::PICKED)?;
+    let loss = weighted_sum(graph, token_losses, dims::SELECTED)?;
     Ok(LossValue { loss, sequence_logprobs: None })
 }
 
@@ -75,7 +75,7 @@ pub struct PpoReport {
     pub ratio: f64,
 }
 
-/// What to report of a batch: `logprobs` and `values` are those that the step gave, `[picked]`. Zeros for other losses than PPO,
+/// What to report of a batch: `logprobs` and `values` are those that the step gave, `[selected]`. Zeros for other losses than PPO,
 /// and where there is no token.
 #[must_use]
 pub fn ppo_report(inputs: &LossInputs, logprobs: &[f32], values: &[f32]) -> PpoReport {

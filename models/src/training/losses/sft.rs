@@ -9,6 +9,6 @@ use crate::training::forward::{HeadOutputs, dims};
 
 pub(super) fn loss(graph: &mut Graph, outputs: &HeadOutputs) -> Result<LossValue, ModelError> {
     let surprise = graph.neg(present(outputs.logprobs)?);
-    let loss = weighted_sum(graph, surprise, dims::PICKED)?;
+    let loss = weighted_sum(graph, surprise, dims::SELECTED)?;
     Ok(LossValue { loss, sequence_logprobs: None })
 }

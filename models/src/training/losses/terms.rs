@@ -44,7 +44,7 @@ pub(super) fn halves(graph: &mut Graph, x: Value) -> Result<(Value, Value), Mode
 
 /// Sums (or means) of log-probabilities over each completion, `[sequences]`.
 pub(super) fn completion_logprobs(graph: &mut Graph, logprobs: Value) -> Result<Value, ModelError> {
-    let membership = input(graph, MEMBERSHIP, &[dims::SEQUENCES, dims::PICKED]);
+    let membership = input(graph, MEMBERSHIP, &[dims::SEQUENCES, dims::SELECTED]);
     let column = graph.unsqueeze(logprobs, -1)?;
     let sums = graph.matmul(membership, column)?;
     graph.squeeze(sums, -1)

@@ -40,8 +40,8 @@ fn loss_of(loss: Loss, completions: &[usize], given: &Given<'_>, inputs: &LossIn
     };
     let outputs = HeadOutputs {
         scores: head("scores", dims::SEQUENCES, given.scores),
-        logprobs: head("logprobs", dims::PICKED, given.logprobs),
-        values: head("values", dims::PICKED, given.values),
+        logprobs: head("logprobs", dims::SELECTED, given.logprobs),
+        values: head("values", dims::SELECTED, given.values),
         ..HeadOutputs::default()
     };
     let value = loss_value(&mut graph, loss, &outputs).expect("a loss");

@@ -8,7 +8,7 @@ use crate::onnx::value::Value;
 
 /// The end of the backward pass: what turns gradients at the places where parameters are read into gradients of the wanted
 /// values. Each of its nodes has a place, the index of the first forward node that reads the parameter.
-pub(super) struct Tail {
+pub(super) struct GradientOrder {
     /// The first node of the backward pass, and the first after the gradients at the readers were made.
     pass: Range<usize>,
     /// The places of the nodes of the pass that make a parameter's gradient and nothing else.
@@ -19,7 +19,7 @@ pub(super) struct Tail {
     made: Vec<(usize, Range<usize>)>,
 }
 
-impl Tail {
+impl GradientOrder {
     pub(super) fn new(
         first: usize,
         graph: &Graph,

@@ -1,7 +1,8 @@
-//! Measures generation: `generate_bench MODEL [SAMPLES] [NEW_TOKENS] [REPEATS] [THREADS]`, one JSON object on standard output.
+//! Measures generation: `generate_bench MODEL [SAMPLES] [NEW_TOKENS] [REPEATS] [THREADS]`. Prints one JSON
+//! object.
 //!
-//! One prompt of 43 tokens, whose samples run to full length (stop tokens are ignored), after one run to warm up. `seconds`
-//! holds each repeat's time; `tokens_per_second` is of the median.
+//! One prompt of 43 tokens is sampled after one warm-up run. Stop tokens are ignored, so every sample has its
+//! full length. `seconds` holds the time of each repeat; `tokens_per_second` is computed from the median.
 
 #![expect(clippy::print_stdout, reason = "a program")]
 
@@ -56,7 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The most memory that this process has held, where the system says so.
+/// Peak resident memory of this process, in MiB, where the system reports it.
 fn rss_peak_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

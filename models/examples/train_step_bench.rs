@@ -1,8 +1,9 @@
-//! Measures training steps: `train_step_bench MODEL [SEQUENCES] [TOKENS] [REPEATS] [THREADS] [RECOMPUTE]`, one JSON object on
-//! standard output.
+//! Measures training steps: `train_step_bench MODEL [SEQUENCES] [TOKENS] [REPEATS] [THREADS] [RECOMPUTE]`.
+//! Prints one JSON object.
 //!
-//! A low-rank change (r 8, α 32, on query and value projections) learns preferences between sequences of the same length, after
-//! one step to warm up. `milliseconds` holds each step's time; `loss` is that of each step, to compare with the reference's.
+//! A low-rank change (r 8, α 32, query and value projections) is trained on preferences between sequences of
+//! one length, after one warm-up step. `milliseconds` holds the time of each step. `loss` holds the loss of
+//! each step, to compare with the reference.
 
 #![expect(clippy::print_stdout, reason = "a program")]
 
@@ -76,7 +77,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The most memory that this process has held, where the system says so.
+/// Peak resident memory of this process, in MiB, where the system reports it.
 fn rss_peak_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

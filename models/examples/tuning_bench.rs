@@ -1,8 +1,9 @@
-//! Measures iterations of PPO: `tuning_bench MODEL [PROMPTS] [NEW_TOKENS] [ITERATIONS] [THREADS]`, one JSON object on standard
-//! output.
+//! Measures iterations of PPO: `tuning_bench MODEL [PROMPTS] [NEW_TOKENS] [ITERATIONS] [THREADS]`. Prints one
+//! JSON object.
 //!
-//! A low-rank change (r 16, α 32, on query and value projections) and a value head learn a rule that costs no time, so that scoring
-//! does not hide anything. `seconds` holds the parts of each iteration, `overhead` the share of its time that no model was at work.
+//! A low-rank change (r 16, α 32, query and value projections) and a value head are trained against a rule.
+//! The rule costs no time, so scoring hides nothing. `seconds` holds the phases of each iteration; `overhead`
+//! is the share of its time outside the models.
 
 #![expect(clippy::print_stdout, reason = "a program")]
 
@@ -20,7 +21,7 @@ use dissent_models::tuning::{
     TuningSettings,
 };
 
-/// The shorter the better.
+/// Rewards short completions.
 struct Brevity;
 
 impl Scorer for Brevity {

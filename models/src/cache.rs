@@ -1,12 +1,12 @@
-//! Where the product keeps what it can make or fetch again.
+//! The cache folder, for files that can be rebuilt or fetched again.
 
 use std::path::{Path, PathBuf};
 
-/// The cache folder: `$DISSENT_CACHE`, else `$XDG_CACHE_HOME/dissent`, else `~/.cache/dissent`; `None` when
-/// none of the variables (nor `HOME`) is set. The folder need not exist.
+/// The cache folder: `$DISSENT_CACHE`, else `$XDG_CACHE_HOME/dissent`, else `~/.cache/dissent`.
 ///
-/// In it: `onnxruntime/VERSION/` (the runtime), `models/` (fetched models), `dequantised/` (weights of
-/// quantised models) and `fingerprints/` (hashes of files that were hashed before).
+/// `None` if neither these variables nor `HOME` are set. The folder need not exist. It holds
+/// `onnxruntime/VERSION/` (the runtime), `models/` (fetched models), `dequantised/` (weights of quantised
+/// models) and `fingerprints/` (hashes of files).
 #[must_use]
 pub fn cache_dir() -> Option<PathBuf> {
     from_variables(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
@@ -18,19 +18,19 @@ fn from_variables(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf>
         .or_else(|| Some(variable("HOME")?.join(".cache").join("dissent")))
 }
 
-/// Where fetched models lie.
+/// The folder of fetched models.
 #[must_use]
 pub fn models_dir(cache: &Path) -> PathBuf {
     cache.join("models")
 }
 
-/// Where the dequantised weights of GGUF files lie.
+/// The folder of the dequantised weights of GGUF files.
 #[must_use]
 pub fn dequantised_dir(cache: &Path) -> PathBuf {
     cache.join("dequantised")
 }
 
-/// Where the hashes of large files are remembered.
+/// The folder of the hashes of large files.
 #[must_use]
 pub fn fingerprints_dir(cache: &Path) -> PathBuf {
     cache.join("fingerprints")

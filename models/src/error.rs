@@ -1,33 +1,33 @@
-//! What can go wrong with models, split by what the caller can do about it.
+//! Errors of models, split by the caller's options.
 
 use std::path::{Path, PathBuf};
 
 /// An error of the models crate.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// A file of a checkpoint, adapter or tokenizer is missing, unreadable, or not what it should be.
+    /// A file of a checkpoint, adapter or tokenizer is missing, unreadable or malformed.
     #[error("failed to read {}: {reason}", path.display())]
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it, and the way out.
+        /// The problem, and the way out.
         reason: String,
     },
-    /// A file of a checkpoint or adapter that could not be written: what was there before still is.
+    /// A file of a checkpoint or adapter cannot be written. The previous file is unchanged.
     #[error("failed to write {}: {reason}", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// Why, and the way out.
+        /// The problem, and the way out.
         reason: String,
     },
     /// A model, option or input that cannot be used as asked.
     #[error("{0}")]
     Invalid(String),
-    /// ONNX Runtime is missing, too old, or lacks what was asked of it.
+    /// ONNX Runtime is missing, too old, or lacks a requested feature.
     #[error("{0}")]
     Runtime(String),
-    /// Stopped on request: nothing was produced, and the work can be asked for again.
+    /// The work was cancelled. It has produced nothing and can be repeated.
     #[error("cancelled")]
     Cancelled,
 }

@@ -1,4 +1,4 @@
-//! Sampling completions: prompts are read once, their samples decoded together.
+//! Samples completions: each prompt is run once, and its samples are decoded together.
 
 use dissent_domain::generation::{FinishReason, SamplingParams};
 
@@ -10,10 +10,11 @@ use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::{SampleRng, Sampler};
 use crate::session::{DecoderSession, KvCache, Layout, RunHandle, Step};
 
-/// The most memory that the key-value cache of a batch may take; longer sequences get fewer rows.
+/// The limit of the key-value cache of a batch, in bytes. Longer sequences get fewer rows.
 const CACHE_BYTES_MAX: usize = 2 << 30;
 
-/// Decoding always has at least two rows: matrix products with one row take another path, which rounds differently.
+/// The minimum number of rows in decoding. Matrix products with one row take another code path, which rounds
+/// differently.
 const ROWS_MIN: usize = 2;
 
 /// One prompt and the seeds of its samples.
@@ -21,35 +22,35 @@ const ROWS_MIN: usize = 2;
 pub struct GenerationJob {
     /// The prompt's tokens; at least one.
     pub prompt_ids: Vec<u32>,
-    /// One seed per sample. A completion depends on its prompt, its seed and the model alone.
+    /// One seed per sample. A completion depends on its prompt, its seed and the model only.
     pub seeds: Vec<[u8; 32]>,
 }
 
-/// How far a call of [`Generator::generate`] is.
+/// Progress of a call of [`Generator::generate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GenerationProgress {
-    /// Prompts whose completions are all done.
+    /// Prompts with all completions done.
     pub prompts_done: usize,
-    /// Completions that are done.
+    /// Completions done.
     pub completions_done: usize,
-    /// Tokens sampled so far, of finished and unfinished completions.
+    /// Tokens sampled so far, in finished and unfinished completions.
     pub tokens: u64,
 }
 
 /// One sampled completion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampledTokens {
-    /// The tokens, a stop token included.
+    /// The tokens, including a stop token.
     pub token_ids: Vec<u32>,
-    /// log π(y|x) in nats: the sum over `token_ids`, in 64 bits, of the untempered model.
+    /// log π(y|x) in nats: the sum over `token_ids`, in 64 bits, of the model without temperature.
     pub logprob: f64,
-    /// Why it ended.
+    /// The reason for its end.
     pub finish_reason: FinishReason,
 }
 
 /// A policy that samples completions.
 ///
-/// A completion does not depend on its neighbours in the batch, to the last bit: see [`Generator::generate`].
+/// A completion does not depend on the other rows of its batch, bit for bit: see [`Generator::generate`].
 pub struct Generator {
     session: DecoderSession,
     stop_tokens: Vec<u32>,
@@ -57,14 +58,14 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Builds the model's graph and starts a session on it.
+    /// Builds the graph of a model and opens a session.
     ///
-    /// With adapters that take turns, completions may depend on what is sampled beside them: products with numbers that are inputs
+    /// With swappable adapters, a completion may depend on the other rows of its batch: products with inputs
     /// round differently for other numbers of rows.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for a model that cannot be run or an adapter that does not fit, [`ModelError::Runtime`] when ONNX
-    /// Runtime fails or lacks the provider.
+    /// [`ModelError::Invalid`] if the model is not supported or the adapter does not fit.
+    /// [`ModelError::Runtime`] if ONNX Runtime fails or lacks the provider.
     pub fn open<'a>(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
@@ -77,33 +78,38 @@ impl Generator {
         Ok(Self { session, stop_tokens, rows: options.rows.max(1) })
     }
 
-    /// Puts another adapter in the place of the present one, where they take turns; `None` is the checkpoint as it
-    /// is.
+    /// Replaces the current adapter of a session with swappable adapters. `None` is the checkpoint without an
+    /// adapter.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for a session that was not opened for it, or an adapter that does not fit.
+    /// [`ModelError::Invalid`] if the session has no swappable adapters or the adapter does not fit.
     pub fn set_adapter(&mut self, adapter: Option<&LoraAdapter>) -> Result<(), ModelError> {
         self.session.set_adapter(adapter)
     }
 
-    /// Whether a prompt can be answered at all: before a batch, so that one bad prompt does not fail the others.
+    /// Checks that a prompt can be completed. Callers check before a batch, so that one bad prompt does not
+    /// fail the others.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for an empty prompt, a token outside the vocabulary, or a prompt that fills the model's context.
+    /// [`ModelError::Invalid`] for an empty prompt, a token outside the vocabulary, or a prompt that fills
+    /// the model's context.
     pub fn check_prompt(&self, prompt_ids: &[u32]) -> Result<(), ModelError> {
         self.session.check_prompt(prompt_ids)
     }
 
-    /// Samples every job's completions: one per seed, in the order of the seeds.
+    /// Samples the completions of every job: one per seed, in the order of the seeds.
     ///
-    /// `params.samples` is not used: the seeds say how many. A prompt is run once, alone, and its cache copied to its samples.
-    /// Rows that finish are refilled from the jobs that wait. Whatever the batch, the same prompt and seed give the same tokens
-    /// and log-probability, bit for bit, on the same machine: prompts are never padded or batched, decoding never has a single
-    /// row, and the operators treat rows alike from two rows on.
+    /// `params.samples` is not used: the seeds set the number. Each prompt is run once, alone, and its cache
+    /// is copied to its samples. Waiting samples take over the rows that finish.
+    ///
+    /// The same prompt and seed give the same tokens and log-probability on the same machine, bit for bit, in
+    /// any batch. Prompts are never padded or batched, decoding never has a single row, and the operators
+    /// treat all rows alike from two rows on.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for parameters out of range, an empty prompt, a token outside the
-    /// vocabulary, a prompt that fills the model's context, or a model that gives numbers that are not finite.
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for parameters out of range, an empty prompt, a
+    /// token outside the vocabulary, a prompt that fills the model's context, or model outputs that are not
+    /// finite.
     pub fn generate(
         &mut self,
         jobs: &[GenerationJob],
@@ -154,7 +160,7 @@ impl Generator {
     }
 }
 
-/// The prompt that was run last, for the samples that still wait for a row.
+/// The last prompt that was run, for its samples that wait for a row.
 struct Prompt {
     job: Option<usize>,
     cache: KvCache,
@@ -162,21 +168,21 @@ struct Prompt {
     logits: Vec<f32>,
 }
 
-/// A completion under way.
+/// A completion in progress.
 struct Row {
     job: usize,
     sample: usize,
     rng: SampleRng,
-    /// Tokens sampled so far; the last one is not in the cache yet.
+    /// Tokens sampled so far. The last one is not in the cache yet.
     token_ids: Vec<u32>,
     logprob: f64,
     /// Tokens in the cache.
     past: usize,
-    /// The most tokens this completion can have.
+    /// The token limit of this completion.
     tokens_max: usize,
 }
 
-/// The completions that are decoded together, and those that wait.
+/// The completions that are decoded together, and the waiting samples.
 struct Batch<'a> {
     session: &'a mut DecoderSession,
     run: RunHandle,
@@ -187,16 +193,16 @@ struct Batch<'a> {
     prompt: Prompt,
     cache: KvCache,
     rows: Vec<Option<Row>>,
-    /// Job and sample, the next one last.
+    /// Job and sample; the last entry is next.
     waiting: Vec<(usize, usize)>,
     finished: Vec<Vec<Option<SampledTokens>>>,
-    /// The last step's logits; kept for its memory.
+    /// The logits of the last step. The buffer is reused.
     logits: Vec<f32>,
     progress: GenerationProgress,
 }
 
 impl Batch<'_> {
-    /// Gives free rows to waiting samples; false when nothing is left to decode.
+    /// Assigns free rows to waiting samples; false if no completion is left to decode.
     fn refill(&mut self) -> Result<bool, ModelError> {
         for index in 0..self.rows.len() {
             while self.rows[index].is_none() {
@@ -207,7 +213,8 @@ impl Batch<'_> {
         Ok(self.rows.iter().any(Option::is_some))
     }
 
-    /// Samples a completion's first token from its prompt's logits, and gives it a row if it goes on.
+    /// Samples a completion's first token from the logits of its prompt, and assigns a row to it if it
+    /// continues.
     fn start(&mut self, index: usize, job: usize, sample: usize) -> Result<(), ModelError> {
         let prompt_ids = &self.jobs[job].prompt_ids;
         if self.prompt.job != Some(job) {
@@ -232,7 +239,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Moves the live rows into a smaller cache when nothing waits and at least half of the rows are done.
+    /// Moves the live rows to a smaller cache if no sample waits and at least half of the rows are free.
     fn shrink(&mut self) -> Result<(), ModelError> {
         let live = self.rows.iter().flatten().count().max(ROWS_MIN);
         if !self.waiting.is_empty() || live * 2 > self.rows.len() {
@@ -251,7 +258,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// One more token for every live row.
+    /// Decodes one more token for every live row.
     fn decode(&mut self) -> Result<(), ModelError> {
         let last =
             |row: &Option<Row>| row.as_ref().and_then(|row| row.token_ids.last().copied()).unwrap_or(0);
@@ -273,7 +280,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Samples a row's next token; gives the row back unless that was its last.
+    /// Samples the next token of a row, and frees the row if that token is the last.
     fn extend(&mut self, mut row: Row, logits: &[f32]) -> Option<Row> {
         let choice = self.sampler.choose(logits, &mut row.rng);
         row.token_ids.push(choice.token);

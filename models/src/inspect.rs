@@ -1,4 +1,4 @@
-//! What a model or adapter is, for people and machines: the answer of `dissent model inspect`.
+//! Descriptions of models and adapters, the output of `dissent model inspect`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::adapter::{AdapterTask, LoraAdapter};
 use crate::checkpoint::{Architecture, Checkpoint, Format, OpenOptions};
 use crate::error::ModelError;
 
-/// A description of what lies at a path.
+/// A description of the model or adapter at a path.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ModelSummary {
@@ -19,22 +19,22 @@ pub enum ModelSummary {
     Adapter(AdapterSummary),
 }
 
-/// What a checkpoint is.
+/// A description of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CheckpointSummary {
-    /// The path that was asked about.
+    /// The path, as given.
     pub path: PathBuf,
     /// `huggingface` or `gguf`.
     pub format: &'static str,
     /// `llama` or `gpt_neox`.
     pub architecture: &'static str,
-    /// Trained numbers, tied embeddings counted once.
+    /// Number of weights; tied embeddings are counted once.
     pub parameters: u64,
     /// Transformer layers.
     pub layers: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the feed-forward block.
+    /// Width of the MLP.
     pub intermediate_size: usize,
     /// Query heads.
     pub heads: usize,
@@ -54,9 +54,9 @@ pub struct CheckpointSummary {
     pub chat_template: bool,
     /// Beginning-of-sequence token.
     pub bos_token_id: Option<u32>,
-    /// Tokens that end an answer.
+    /// Tokens that end a completion.
     pub eos_token_ids: Vec<u32>,
-    /// Outputs of the score head, where there is one.
+    /// Outputs of the score head, if there is one.
     pub num_labels: Option<usize>,
     /// Tensors of each element type, as stored.
     pub dtypes: BTreeMap<String, usize>,
@@ -64,10 +64,10 @@ pub struct CheckpointSummary {
     pub fingerprint: String,
 }
 
-/// What an adapter is.
+/// A description of an adapter.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AdapterSummary {
-    /// The path that was asked about.
+    /// The path, as given.
     pub path: PathBuf,
     /// `causal_lm` or `seq_cls`.
     pub task: &'static str,
@@ -77,19 +77,19 @@ pub struct AdapterSummary {
     pub alpha: f32,
     /// The factor in front of B · A.
     pub scaling: f32,
-    /// One more than the highest layer that is changed: a model must have at least as many.
+    /// The highest changed layer plus one. A model must have at least this many layers.
     pub layers: usize,
-    /// The projections that are changed.
+    /// The changed projections.
     pub modules: Vec<String>,
-    /// Trained numbers, the score head's included.
+    /// Number of weights, including the score head.
     pub parameters: u64,
-    /// Outputs of the score head, where there is one.
+    /// Outputs of the score head, if there is one.
     pub num_labels: Option<usize>,
     /// BLAKE3 fingerprint in hex.
     pub fingerprint: String,
 }
 
-/// Describes the checkpoint or adapter at `path`. The weights of a GGUF file are not dequantised for it.
+/// Describes the checkpoint or adapter at `path`. The weights of a GGUF file are not dequantised.
 ///
 /// # Errors
 /// As [`Checkpoint::open`] and [`LoraAdapter::open`].

@@ -1,4 +1,4 @@
-//! Checkpoints, ONNX graphs built in Rust, sampling and scoring in ONNX Runtime.
+//! Checkpoints, ONNX graphs built in Rust, and sampling, scoring and training in ONNX Runtime.
 
 pub mod adapter;
 pub mod arch;

@@ -1,4 +1,5 @@
-//! Finding and starting ONNX Runtime, and the choices that every session shares: provider, threads, cancelling.
+//! Finding and loading ONNX Runtime, and the options that all sessions share: provider, threads,
+//! cancellation.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::cache::cache_dir;
 use crate::error::ModelError;
 
-/// The oldest ONNX Runtime that works, as (major, minor): the C API that the bindings are compiled against.
+/// The oldest supported ONNX Runtime, as (major, minor): the version of the C API that the bindings are
+/// compiled against.
 pub const VERSION_MIN: (u32, u32) = (1, 31);
 
 const WAY_OUT: &str = "run `cargo xtask fetch`, or `pip install onnxruntime==1.32.0` and name its \
@@ -23,7 +25,7 @@ const WAY_OUT: &str = "run `cargo xtask fetch`, or `pip install onnxruntime==1.3
 /// ONNX Runtime, loaded into this process.
 #[derive(Debug)]
 pub struct OnnxRuntime {
-    /// The library that was loaded.
+    /// The path of the loaded library.
     pub path: PathBuf,
     /// Its version, such as `1.32.0`.
     pub version: String,
@@ -33,13 +35,13 @@ pub struct OnnxRuntime {
 static RUNTIME: Mutex<Option<&'static OnnxRuntime>> = Mutex::new(None);
 
 impl OnnxRuntime {
-    /// Loads ONNX Runtime, or gives the one that is loaded already: there can be one in a process.
+    /// Loads ONNX Runtime, or returns the one that this process has loaded. A process can load only one.
     ///
-    /// Looks at `explicit` alone if given, else at `$ORT_DYLIB_PATH` alone if set, else in the product's cache folder, beside
-    /// the executable and in the system's library folders.
+    /// With `explicit`, only that path is tried; else only `$ORT_DYLIB_PATH` if it is set. Otherwise the
+    /// cache folder, the executable's folder and the system's library folders are searched.
     ///
     /// # Errors
-    /// [`ModelError::Runtime`] when there is none, when the one found is too old, or when another one is loaded already.
+    /// [`ModelError::Runtime`] if there is no library, it is too old, or another one is loaded already.
     pub fn load(explicit: Option<&Path>) -> Result<&'static Self, ModelError> {
         let mut loaded = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = *loaded {
@@ -74,7 +76,8 @@ impl OnnxRuntime {
         Ok(runtime)
     }
 
-    /// The execution providers that this library was built with. Whether CUDA works is known only when a session asks for it.
+    /// The execution providers that this library supports. Whether CUDA works is known only when a session is
+    /// opened with it.
     #[must_use]
     pub fn providers(&self) -> Vec<&'static str> {
         use ort::ep::{CUDA, ExecutionProvider as _};
@@ -125,7 +128,7 @@ fn find(explicit: Option<&Path>) -> Result<PathBuf, ModelError> {
     })
 }
 
-/// The folders that are searched, the preferred first.
+/// The searched folders, in order of preference.
 fn search_folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     if let Some(cache) = cache_dir() {
@@ -156,7 +159,7 @@ fn version_numbers(name: &std::ffi::OsStr) -> Option<Vec<u32>> {
     Some(numbers.split('.').map_while(|part| part.parse().ok()).collect())
 }
 
-/// The ONNX Runtime libraries of a folder, each with the version that its name says.
+/// The ONNX Runtime libraries of a folder, each with the version in its name.
 fn libraries_in(folder: &Path) -> Vec<(Vec<u32>, PathBuf)> {
     let is_library = |name: &str| {
         name.starts_with("libonnxruntime.so")
@@ -169,7 +172,8 @@ fn libraries_in(folder: &Path) -> Vec<(Vec<u32>, PathBuf)> {
         .collect()
 }
 
-/// The library's version, read from the file: loading a library that is too old can abort the process.
+/// Reads the library's version from the file, because loading a library that is too old can abort the
+/// process.
 fn check_version(path: &Path) -> Result<Option<String>, ModelError> {
     let bytes = std::fs::read(path)
         .map_err(|error| ModelError::File { path: path.to_owned(), reason: error.to_string() })?;
@@ -199,15 +203,15 @@ fn version_tag(library: &[u8]) -> Option<String> {
     Some(digits.map(|&byte| char::from(byte)).collect())
 }
 
-/// Where sessions run.
+/// The processor on which sessions run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// An NVIDIA GPU; an error where there is none.
+    /// An NVIDIA GPU; an error if there is none.
     Cuda,
-    /// A GPU if there is one that works, else the processor; the log says which.
+    /// A working GPU if there is one, else the CPU. The log names the choice.
     #[default]
     Auto,
 }
@@ -235,15 +239,15 @@ impl fmt::Display for Provider {
     }
 }
 
-/// How sessions run.
+/// Options of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// Where they run.
+    /// The processor on which they run.
     pub provider: Provider,
-    /// Threads of one operator; 0 is one for each physical core.
+    /// Threads per operator; 0 means one per physical core.
     pub threads: usize,
-    /// Completions that are decoded together; more of them share the reading of the weights, and need more memory. Not used by
-    /// scoring.
+    /// The number of completions that are decoded together. More of them share each read of the weights and
+    /// need more memory. Scoring does not use it.
     pub rows: usize,
 }
 
@@ -253,7 +257,7 @@ impl Default for SessionOptions {
     }
 }
 
-/// Asks running work to stop, from any thread; clones share the request.
+/// A request to cancel work, usable from any thread. Clones share the request.
 #[derive(Debug, Clone, Default)]
 pub struct CancelFlag {
     state: Arc<CancelState>,
@@ -266,13 +270,13 @@ struct CancelState {
 }
 
 impl CancelFlag {
-    /// A flag that nobody has raised.
+    /// A flag without a request.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks the work to stop; a run of a model that is under way ends within milliseconds.
+    /// Requests cancellation. A model run in progress ends within milliseconds.
     pub fn cancel(&self) {
         let running = self.state.running.lock().unwrap_or_else(PoisonError::into_inner);
         self.state.cancelled.store(true, Ordering::SeqCst);
@@ -283,13 +287,13 @@ impl CancelFlag {
         }
     }
 
-    /// Whether the work was asked to stop.
+    /// Whether cancellation was requested.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.state.cancelled.load(Ordering::SeqCst)
     }
 
-    /// An error if the work was asked to stop.
+    /// Returns an error if cancellation was requested.
     ///
     /// # Errors
     /// [`ModelError::Cancelled`].
@@ -297,7 +301,7 @@ impl CancelFlag {
         if self.is_cancelled() { Err(ModelError::Cancelled) } else { Ok(()) }
     }
 
-    /// Run options that [`CancelFlag::cancel`] terminates, for as long as they live.
+    /// Run options that [`CancelFlag::cancel`] terminates while they exist.
     pub(crate) fn run_options(&self) -> Result<Arc<RunOptions<NoSelectedOutputs>>, ModelError> {
         let options = Arc::new(RunOptions::new().map_err(|error| ModelError::Runtime(error.to_string()))?);
         let mut running = self.state.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_library_that_is_too_old_is_refused_before_it_is_loaded() {
+    fn an_outdated_library_is_refused_before_loading() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("libonnxruntime.so");
         std::fs::write(&path, b"\x7fELF....OrtGetApiBase\0VERS_1.22.1\0").expect("a file");
@@ -345,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_flag_starts_nothing() {
+    fn a_cancelled_flag_starts_no_run() {
         let flag = CancelFlag::new();
         assert!(!flag.is_cancelled());
         flag.clone().cancel();

@@ -1,7 +1,7 @@
-//! From logits to one token, and its log-probability.
+//! Sampling of one token from logits, with its log-probability.
 //!
-//! Everything here is done in one fixed order, without fused multiply-adds, so that the same logits and the same seed give
-//! the same token and the same bits on every machine.
+//! All arithmetic has one fixed order and no fused multiply-adds. The same logits and the same seed give the
+//! same token and the same bits on every machine.
 
 use dissent_domain::generation::SamplingParams;
 use rand_chacha::ChaCha8Rng;
@@ -25,11 +25,11 @@ impl SampleRng {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Choice {
     pub(crate) token: u32,
-    /// In nats, of the untempered distribution.
+    /// In nats, of the distribution without temperature.
     pub(crate) logprob: f64,
 }
 
-/// Draws tokens; keeps its working memory from draw to draw.
+/// Draws tokens. Its buffers are reused from draw to draw.
 pub(crate) struct Sampler {
     temperature: f64,
     top_k: usize,
@@ -39,9 +39,9 @@ pub(crate) struct Sampler {
     candidates: Vec<u32>,
 }
 
-/// Weights are summed in blocks of this many.
+/// The block size of the sums of weights.
 const BLOCK: usize = 512;
-/// Inside a block, this many sums go side by side.
+/// The number of parallel sums within a block.
 const LANES: usize = 16;
 
 impl Sampler {
@@ -56,9 +56,10 @@ impl Sampler {
         }
     }
 
-    /// Draws one token from finite logits: temperature first, then top-k, then top-p, as transformers orders them.
+    /// Draws one token from finite logits: temperature first, then top-k, then top-p, in the order of
+    /// transformers.
     ///
-    /// Temperature 0 takes the most likely token, the one with the lowest id where several are.
+    /// Temperature 0 takes the most likely token; among several, the one with the lowest id.
     pub(crate) fn choose(&mut self, logits: &[f32], rng: &mut SampleRng) -> Choice {
         let normaliser = LogNormaliser::of(logits);
         let index = if self.temperature <= 0.0 {
@@ -104,7 +105,7 @@ impl Sampler {
     fn draw_from_likeliest(&mut self, total: f64, uniform: f64) -> usize {
         let weights = &self.weights;
         let kept_total = if self.top_k == 0 || self.top_k >= weights.len() {
-            // Together, the weights under the floor are less than the 1 − top_p that is cut away.
+            // Together, the weights under the floor are less than the 1 − top_p that is cut off.
             let floor = (1.0 - self.top_p) * total / weights.len() as f64;
             collect(&mut self.candidates, weights, |weight| f64::from(weight) >= floor);
             total
@@ -136,7 +137,7 @@ fn collect(into: &mut Vec<u32>, weights: &[f32], keep: impl Fn(f32) -> bool) {
     into.extend((0_u32..).zip(weights).filter(|&(_, &weight)| keep(weight)).map(|(id, _)| id));
 }
 
-/// The first index at which the running sum passes the target.
+/// The first index at which the running sum exceeds the target.
 fn index_at(weights: impl Iterator<Item = f32>, target: f64) -> Option<usize> {
     let mut sum = 0.0;
     weights.enumerate().find_map(|(index, weight)| {
@@ -145,7 +146,8 @@ fn index_at(weights: impl Iterator<Item = f32>, target: f64) -> Option<usize> {
     })
 }
 
-/// What turns a logit into a log-probability: log Σ exp(logits), kept as the largest logit and the rest.
+/// The normaliser from logits to log-probabilities: log Σ exp(logits), stored as the largest logit and the
+/// remainder.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogNormaliser {
     max: f32,
@@ -169,7 +171,7 @@ impl LogNormaliser {
         Self { max, log_sum: sum.ln() }
     }
 
-    /// In nats; at most 0 but for rounding.
+    /// In nats; at most 0, except for rounding.
     pub(crate) fn logprob(&self, logit: f32) -> f64 {
         f64::from(logit) - f64::from(self.max) - self.log_sum
     }
@@ -197,10 +199,10 @@ fn block_sum(weights: &[f32]) -> f64 {
     lanes.iter().chain(rest).map(|&weight| f64::from(weight)).sum()
 }
 
-/// exp(x) for x ≤ 0, within 2 units in the last place; below e⁻⁸⁷ it stays at about 10⁻³⁸.
+/// exp(x) for x ≤ 0, within 2 units in the last place. Below e⁻⁸⁷ it stays at about 10⁻³⁸.
 ///
-/// The library's exp is exact enough, but goes one number at a time and differs between machines; this one is plain
-/// arithmetic that compilers turn into vector instructions. Cody–Waite reduction by ln 2, then the Taylor series to x⁷.
+/// The library's exp is exact enough, but takes one number at a time and differs between machines. This one
+/// is plain arithmetic that compilers vectorise: Cody–Waite reduction by ln 2, then the Taylor series to x⁷.
 #[inline]
 fn exp_nonpositive(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it leaves the nearest integer in the low bits.
@@ -228,7 +230,7 @@ mod tests {
         SamplingParams { samples: 1, temperature, top_p, top_k, max_new_tokens: 1 }
     }
 
-    /// The share of `draws` that falls on each token.
+    /// The share of each token among `draws` draws.
     fn frequencies(logits: &[f32], params: &SamplingParams, draws: u64) -> Vec<f64> {
         let mut sampler = Sampler::new(params);
         let mut counts = vec![0_u32; logits.len()];
@@ -251,12 +253,12 @@ mod tests {
         let expected = softmax(&logits, 0.7);
         let seen = frequencies(&logits, &params(0.7, 0, 1.0), 200_000);
         let distance: f64 = seen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0;
-        // 1500 cells and 200 000 draws leave about 3 % by chance.
+        // 1500 cells and 200 000 draws leave a random distance of about 3 %.
         assert!(distance < 0.045, "total variation {distance}");
     }
 
     #[test]
-    fn top_k_keeps_the_k_likeliest() {
+    fn top_k_keeps_the_k_most_likely_tokens() {
         let logits = [0.0, 3.0, 1.0, 2.0, -1.0];
         let seen = frequencies(&logits, &params(1.0, 2, 1.0), 20_000);
         let odds = f64::exp(1.0);

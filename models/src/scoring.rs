@@ -1,7 +1,7 @@
 //! Scoring given texts: log-probabilities of completions under a policy, and rewards.
 //!
-//! Sequences are run one at a time: on a processor a sequence fills it, nothing is spent on padding, and a score
-//! cannot depend on its neighbours.
+//! Sequences are run one at a time. One sequence already uses the whole processor, no time is spent on
+//! padding, and a score cannot depend on other sequences.
 
 use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::Head;
@@ -11,10 +11,10 @@ use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::LogNormaliser;
 use crate::session::{DecoderSession, KvCache, Layout, RunHandle, Step};
 
-/// Completion tokens whose logits are held at a time.
+/// The number of completion tokens whose logits are held at a time.
 const LOGIT_ROWS: usize = 64;
 
-/// A prompt and a completion of it, encoded apart.
+/// A prompt and its completion, encoded separately.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScoreItem {
     /// The prompt's tokens; at least one.
@@ -23,13 +23,13 @@ pub struct ScoreItem {
     pub completion_ids: Vec<u32>,
 }
 
-/// A policy that says how likely given completions are.
+/// A policy that computes the log-probabilities of given completions.
 pub struct PolicyScorer {
     session: DecoderSession,
 }
 
 impl PolicyScorer {
-    /// Builds the model's graph and starts a session on it.
+    /// Builds the graph of a model and opens a session.
     ///
     /// # Errors
     /// As [`crate::generation::Generator::open`].
@@ -44,22 +44,24 @@ impl PolicyScorer {
         Ok(Self { session })
     }
 
-    /// Puts another adapter in the place of the present one, where they take turns; `None` is the checkpoint as it
-    /// is.
+    /// Replaces the current adapter of a session with swappable adapters. `None` is the checkpoint without an
+    /// adapter.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for a session that was not opened for it, or an adapter that does not fit.
+    /// [`ModelError::Invalid`] if the session has no swappable adapters or the adapter does not fit.
     pub fn set_adapter(&mut self, adapter: Option<&LoraAdapter>) -> Result<(), ModelError> {
         self.session.set_adapter(adapter)
     }
 
-    /// log π(yₜ | x, y₍<ₜ₎) in nats of every completion token, for each item in order; empty for an empty completion.
+    /// log π(yₜ | x, y₍<ₜ₎) in nats of every completion token, for each item in order; empty for an empty
+    /// completion.
     ///
-    /// Items with the same prompt that follow each other share its running. `progress` is told how many items are done.
+    /// Consecutive items with the same prompt share one run of it. `progress` receives the number of items
+    /// done.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for an empty prompt, a token outside the vocabulary, a sequence longer than
-    /// the model's context, or a model that gives numbers that are not finite.
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for an empty prompt, a token outside the
+    /// vocabulary, a sequence longer than the model's context, or model outputs that are not finite.
     pub fn score(
         &mut self,
         items: &[ScoreItem],
@@ -104,7 +106,8 @@ impl PolicyScorer {
         Ok(logits)
     }
 
-    /// Runs a completion after its prompt, whose last logits are given; the cache past the prompt is overwritten.
+    /// Runs a completion after its prompt, whose last logits are given. Overwrites the cache after the
+    /// prompt.
     fn score_completion(
         &mut self,
         cache: &mut KvCache,
@@ -145,12 +148,12 @@ pub struct RewardModel {
 }
 
 impl RewardModel {
-    /// Builds the model's graph and starts a session on it. The score head is the adapter's, or else the checkpoint's
-    /// `score.weight`; a model that is to run only its first layers is a checkpoint opened so.
+    /// Builds the graph of a model and opens a session. The score head is the adapter's, else the
+    /// checkpoint's `score.weight`. To run only the first layers, open the checkpoint with them.
     ///
     /// # Errors
-    /// As [`crate::generation::Generator::open`], and [`ModelError::Invalid`] for a score head that is missing or has more than one
-    /// output.
+    /// As [`crate::generation::Generator::open`], and [`ModelError::Invalid`] if the score head is missing or
+    /// has more than one output.
     pub fn open<'a>(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
@@ -169,33 +172,34 @@ impl RewardModel {
         Ok(Self { session, cache: None })
     }
 
-    /// Puts another adapter in the place of the present one, where they take turns; `None` is the checkpoint as it
-    /// is.
+    /// Replaces the current adapter of a session with swappable adapters. `None` is the checkpoint without an
+    /// adapter.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for a session that was not opened for it, or an adapter that does not fit,
-    /// or a score head that is missing.
+    /// [`ModelError::Invalid`] if the session has no swappable adapters, the adapter does not fit, or the
+    /// score head is missing.
     pub fn set_adapter(&mut self, adapter: Option<&LoraAdapter>) -> Result<(), ModelError> {
-        // It is bound to the numbers of the adapter before.
+        // The cache is bound to the weights of the previous adapter.
         self.cache = None;
         self.session.set_adapter(adapter)
     }
 
-    /// Whether a sequence can be scored at all.
+    /// Checks that a sequence can be scored.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for an empty sequence, a token outside the vocabulary, or a sequence longer than the model's context.
+    /// [`ModelError::Invalid`] for an empty sequence, a token outside the vocabulary, or a sequence longer
+    /// than the model's context.
     pub fn check_sequence(&self, sequence: &[u32]) -> Result<(), ModelError> {
         self.session.check_sequence(sequence, &[])
     }
 
-    /// The reward of each sequence, in order: the score head's output at its last token, as the model gives it.
+    /// The reward of each sequence, in order: the raw output of the score head at its last token.
     ///
-    /// `progress` is told how many sequences are done.
+    /// `progress` receives the number of sequences done.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for an empty sequence, a token outside the vocabulary, a sequence longer than
-    /// the model's context, or a model that gives numbers that are not finite.
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for an empty sequence, a token outside the
+    /// vocabulary, a sequence longer than the model's context, or model outputs that are not finite.
     pub fn score(
         &mut self,
         sequences: &[Vec<u32>],

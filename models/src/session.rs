@@ -1,4 +1,4 @@
-//! A decoder in ONNX Runtime: one session, its key-value caches, and one step at a time.
+//! A decoder in ONNX Runtime: a session, its key-value caches, and single steps.
 
 use std::sync::Arc;
 
@@ -17,24 +17,26 @@ use crate::error::ModelError;
 use crate::onnx::export::{ExportedModel, export};
 use crate::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 
-/// Whether a session copies the weights into the layout that its matrix products like best.
+/// The memory layout of a session's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// A copy in the best layout: the faster, at the price of the weights' size in memory.
+    /// A copy in the fastest layout, which needs the size of the weights in memory.
     Packed,
-    /// The weights where they lie in the file, mapped.
+    /// The weights in their file, mapped into memory.
     InPlace,
-    /// As [`Layout::InPlace`], for graphs whose values are large and whose shapes change: memory is given back as soon as a value
-    /// is not needed any more.
+    /// As [`Layout::InPlace`], for graphs with large values and changing shapes: memory is freed as soon as a
+    /// value is no longer needed.
     Training {
-        /// Whether the graph computes values twice on purpose.
+        /// Whether the graph recomputes values on purpose.
         recompute: bool,
     },
 }
 
 impl Layout {
-    /// Packed products give a row the same bits whatever the number of rows; products with inputs do not (one row goes
-    /// another way than several, and how sums are cut depends on how threads share the work).
+    /// The place of adapter weights in the graph.
+    ///
+    /// Packed products give a row the same bits for any number of rows. Products with inputs do not: a single
+    /// row takes another code path, and the split of sums depends on the number of threads.
     fn adapter_place(self) -> AdapterPlace {
         match self {
             Self::Packed => AdapterPlace::Constants,
@@ -49,14 +51,14 @@ pub(crate) struct DecoderSession {
     config: ModelConfig,
     needs_positions: bool,
     output_width: usize,
-    /// Inputs that stay the same from run to run: the adapter's numbers.
+    /// Inputs that are the same in every run: the adapter's weights.
     fixed: Vec<(String, Tensor<f32>)>,
     swappable: Option<SwappableAdapters>,
-    /// Names the model in errors.
+    /// The name of the model in errors.
     name: String,
 }
 
-/// What a session whose adapters take turns knows of them.
+/// The adapters of a session with swappable adapters.
 struct SwappableAdapters {
     slots: LoraSlots,
     head: Head,
@@ -64,9 +66,10 @@ struct SwappableAdapters {
     own_score: Option<ScoreHead>,
 }
 
-/// The keys and values of some rows, and room for more.
+/// The keys and values of some rows, with spare capacity.
 ///
-/// Each layer has two tensors `[rows, kv_heads, capacity, head_dim]`, which the attention operator extends in place.
+/// Each layer has two tensors `[rows, kv_heads, capacity, head_dim]`, which the attention operator extends in
+/// place.
 pub(crate) struct KvCache {
     binding: IoBinding,
     layers: Vec<[Tensor<f32>; 2]>,
@@ -76,12 +79,12 @@ pub(crate) struct KvCache {
 }
 
 impl KvCache {
-    /// Tokens that a row can hold.
+    /// The number of tokens that a row can hold.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Copies the first `tokens` of a row of another cache of the same model into a row of this one.
+    /// Copies the first `tokens` of a row of another cache of the same model into a row of this cache.
     pub(crate) fn copy_row(&mut self, row: usize, from: &Self, from_row: usize, tokens: usize) {
         for (to, from_layer) in self.layers.iter_mut().zip(&from.layers) {
             for (to, from_tensor) in to.iter_mut().zip(from_layer) {
@@ -104,13 +107,13 @@ fn as_size(dim: i64) -> usize {
     usize::try_from(dim).unwrap_or(0)
 }
 
-/// One run's inputs: the same number of new tokens for every row.
+/// The inputs of one run: the same number of new tokens for every row.
 pub(crate) struct Step<'a> {
     /// The new tokens, row by row.
     pub(crate) ids: &'a [u32],
-    /// Tokens that each row has in the cache already.
+    /// The number of cached tokens of each row.
     pub(crate) past: &'a [usize],
-    /// The positions, among all `ids`, that the head is computed for.
+    /// The positions, among all `ids`, for which the head is computed.
     pub(crate) selected: &'a [usize],
 }
 
@@ -147,12 +150,12 @@ impl DecoderSession {
         Ok(session)
     }
 
-    /// Puts another adapter in the place of the present one; `None` is the checkpoint as it is. Caches that were made before keep
-    /// the adapter that they were made with.
+    /// Replaces the current adapter; `None` is the checkpoint without an adapter. Existing caches keep the
+    /// adapter that they were made with.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for a session that was not opened for it, an adapter that does not fit, or a score head that is
-    /// missing.
+    /// [`ModelError::Invalid`] if the session has no swappable adapters, the adapter does not fit, or a score
+    /// head is missing.
     pub(crate) fn set_adapter(&mut self, adapter: Option<&LoraAdapter>) -> Result<(), ModelError> {
         let Some(SwappableAdapters { slots, head, own_score }) = &self.swappable else {
             return Err(ModelError::Invalid(format!(
@@ -192,7 +195,7 @@ impl DecoderSession {
         layout: Layout,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
-        // Its errors are recorded in events, which must not depend on where a model lies.
+        // Errors are recorded in events, which must not depend on the location of a model.
         let source = &checkpoint.source;
         let name = source.file_name().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
         let built = decoder_graph(&checkpoint.config, &checkpoint.weights, adapter, place, head)?;
@@ -256,7 +259,7 @@ impl DecoderSession {
             for (tensor, (past, present)) in
                 tensors.iter_mut().zip(names::past(layer).iter().zip(names::present(layer)))
             {
-                // Rows are only ever read up to their length, but what lies beyond must not be a NaN.
+                // Rows are read up to their length only, but the rest must not be NaN.
                 tensor.extract_tensor_mut().1.fill(0.0);
                 binding.bind_input(past, tensor)?;
                 binding.bind_output(present, tensor)?;
@@ -266,12 +269,12 @@ impl DecoderSession {
         Ok(KvCache { binding, layers, rows, capacity, output: None })
     }
 
-    /// Runs the new tokens of each row, extends the cache, and gives the head's outputs at the selected positions,
-    /// `[selected, output width]`.
+    /// Runs the new tokens of each row, extends the cache, and returns the head's outputs at the selected
+    /// positions, `[selected, output width]`.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`], [`ModelError::Runtime`] when the run fails, and [`ModelError::Invalid`] when an output is not
-    /// finite.
+    /// [`ModelError::Cancelled`], [`ModelError::Runtime`] if the run fails, and [`ModelError::Invalid`] if an
+    /// output is not finite.
     pub(crate) fn step<'c>(
         &mut self,
         cache: &'c mut KvCache,
@@ -287,7 +290,7 @@ impl DecoderSession {
             }
         })?;
         let output = cache.output.as_ref().map_or(&[][..], |tensor| tensor.extract_tensor().1);
-        // Not `all`, which stops early and so cannot be done many numbers at a time.
+        // `all` would stop early and could not be vectorised.
         if !output.iter().fold(true, |finite, number| finite & number.is_finite()) {
             return Err(ModelError::Invalid(format!(
                 "{} gave an output that is not a finite number: its weights are damaged, or too large for 32-bit floats",
@@ -329,11 +332,13 @@ impl DecoderSession {
     }
 }
 
-/// Tokens that a sequence is run by: bounds the memory of attention, and is the same for every sequence.
+/// The number of tokens per run of a sequence. It bounds the memory of attention, and is the same for all
+/// sequences.
 const CHUNK: usize = 256;
 
 impl DecoderSession {
-    /// Runs a whole sequence, from an empty row, in a cache of one row; gives the head's output at its last token.
+    /// Runs a whole sequence from an empty row, in a cache of one row. Returns the head's output at its last
+    /// token.
     ///
     /// # Errors
     /// As [`DecoderSession::step`].
@@ -353,7 +358,7 @@ impl DecoderSession {
         Ok(output)
     }
 
-    /// Whether a prompt can be run and leaves room for an answer.
+    /// Checks that a prompt can be run and leaves room for a completion.
     pub(crate) fn check_prompt(&self, prompt_ids: &[u32]) -> Result<(), ModelError> {
         let (length, max) = (prompt_ids.len(), self.positions_max());
         if length >= max {
@@ -365,7 +370,7 @@ impl DecoderSession {
         self.check_sequence(prompt_ids, &[])
     }
 
-    /// Whether a prompt with its completion can be run.
+    /// Checks that a prompt with its completion can be run.
     pub(crate) fn check_sequence(
         &self,
         prompt_ids: &[u32],
@@ -392,7 +397,7 @@ impl DecoderSession {
     }
 }
 
-/// What ties runs to a [`CancelFlag`]: made once for each piece of work.
+/// Ties runs to a [`CancelFlag`]. One handle serves one piece of work.
 pub(crate) struct RunHandle {
     cancel: CancelFlag,
     options: Arc<RunOptions<NoSelectedOutputs>>,
@@ -404,7 +409,7 @@ impl RunHandle {
     }
 }
 
-/// The adapter's numbers that are inputs.
+/// The adapter's weights as inputs.
 fn adapter_inputs(
     adapter: &LoraAdapter,
     place: AdapterPlace,

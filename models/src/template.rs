@@ -1,4 +1,4 @@
-//! How a prompt, or a prompt with its answer, becomes the text that a model sees.
+//! Templates: the text that a model sees for a prompt, or for a prompt and its completion.
 
 mod chat;
 mod rows;
@@ -17,19 +17,19 @@ use crate::error::ModelError;
 const PROMPT: &str = "{prompt}";
 const COMPLETION: &str = "{completion}";
 
-/// What surrounds a prompt.
+/// The text around a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PromptTemplate {
-    /// The model's own chat template, the prompt being the user's one message.
+    /// The model's own chat template, with the prompt as the user's only message.
     Chat,
-    /// The prompt as it is, and the answer right after it.
+    /// The prompt unchanged, directly followed by the completion.
     Raw,
-    /// A text that names `{prompt}` and, optionally after it, `{completion}`; without that, the answer comes
-    /// last.
+    /// A text with `{prompt}` and, optionally after it, `{completion}`. Without the latter the completion
+    /// comes last.
     Text(String),
 }
 
-/// As it is given: `chat`, `raw`, or the text.
+/// As it is configured: `chat`, `raw`, or the text.
 impl fmt::Display for PromptTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -42,8 +42,9 @@ impl fmt::Display for PromptTemplate {
     }
 }
 
-/// `chat`, `raw`, or a text that names `{prompt}`. In the text, `\n`, `\t` and `\\` stand for a newline, a
-/// tab and a backslash, because a shell passes them on as they are; real newlines may stand there too.
+/// `chat`, `raw`, or a text with `{prompt}`. In the text, `
+/// `, `\t` and `\\` stand for a newline, a tab and a backslash, because a shell passes them on unchanged.
+/// Real newlines are allowed too.
 impl FromStr for PromptTemplate {
     type Err = ModelError;
 
@@ -86,7 +87,7 @@ fn unescape(text: &str) -> String {
             Some('n') => plain.push('\n'),
             Some('t') => plain.push('\t'),
             Some('\\') => plain.push('\\'),
-            // Not an escape that is known: both characters are meant.
+            // Not a known escape: both characters are literal.
             other => plain.extend(std::iter::once('\\').chain(other)),
         }
     }
@@ -94,17 +95,18 @@ fn unescape(text: &str) -> String {
 }
 
 impl PromptTemplate {
-    /// Whether it says where the answer goes; of a text without `{completion}`, nobody may have thought of it.
+    /// Whether the template marks the place of the completion. A text without `{completion}` may leave it out
+    /// by mistake.
     #[must_use]
     pub fn names_completion(&self) -> bool {
         !matches!(self, Self::Text(text) if !text.contains(COMPLETION))
     }
 
-    /// The text that a policy is given to complete: of a text, what comes before `{completion}`; of a chat,
+    /// The text that a policy completes. Of a text template, the part before `{completion}`; of a chat,
     /// everything up to and including the beginning of the assistant's turn.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when a chat template is asked for and there is none, or it fails.
+    /// [`ModelError::Invalid`] if the model has no chat template but one is needed, or if it fails.
     pub fn render_prompt(&self, tokenizer: &TextTokenizer, prompt: &str) -> Result<String, ModelError> {
         match self {
             Self::Chat => chat::render(tokenizer, &[user(prompt)], true),
@@ -113,7 +115,7 @@ impl PromptTemplate {
         }
     }
 
-    /// The text of a prompt and its answer, as a reward model sees it; of a chat, with the end of the
+    /// The text of a prompt and its completion, as a reward model sees it. A chat ends with the end of the
     /// assistant's turn as the template writes it.
     ///
     /// # Errors
@@ -134,8 +136,10 @@ impl PromptTemplate {
         }
     }
 
-    /// As [`PromptTemplate::render_prompt`], of a dialogue. `raw` writes turns as an HH-RLHF transcript up to
-    /// `\n\nAssistant:`; a text is filled with the one turn of the user, or else with the transcript so far.
+    /// As [`PromptTemplate::render_prompt`], for a dialogue. `raw` writes turns as an HH-RLHF transcript up
+    /// to `
+    ///
+    /// Assistant:`. A text template is filled with the user's only turn, or else with the transcript so far.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
@@ -154,7 +158,7 @@ impl PromptTemplate {
         }
     }
 
-    /// As [`PromptTemplate::render_with_completion`], of a dialogue.
+    /// As [`PromptTemplate::render_with_completion`], for a dialogue.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
@@ -179,8 +183,8 @@ impl PromptTemplate {
         }
     }
 
-    /// Token ids of the rendered prompt. A chat template writes its own special tokens; around other texts
-    /// there are those that the tokenizer adds of its own accord, as transformers' `tokenizer(text)` would.
+    /// Token ids of the rendered prompt. A chat template writes its own special tokens. Other texts get the
+    /// tokens that the tokenizer adds by itself, as with transformers' `tokenizer(text)`.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
@@ -188,7 +192,7 @@ impl PromptTemplate {
         tokenizer.encode(&self.render_prompt(tokenizer, prompt)?, self.adds_special())
     }
 
-    /// Token ids of the rendered prompt and answer, encoded as one text.
+    /// Token ids of the rendered prompt and completion, encoded as one text.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
@@ -201,7 +205,7 @@ impl PromptTemplate {
         tokenizer.encode(&self.render_with_completion(tokenizer, prompt, completion)?, self.adds_special())
     }
 
-    /// As [`PromptTemplate::encode_prompt`], of a dialogue.
+    /// As [`PromptTemplate::encode_prompt`], for a dialogue.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
@@ -213,7 +217,7 @@ impl PromptTemplate {
         tokenizer.encode(&self.render_dialogue(tokenizer, dialogue)?, self.adds_special())
     }
 
-    /// As [`PromptTemplate::encode_with_completion`], of a dialogue.
+    /// As [`PromptTemplate::encode_with_completion`], for a dialogue.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].
@@ -246,7 +250,7 @@ fn head_and_tail(text: &str) -> (&str, &str) {
     text.split_once(COMPLETION).unwrap_or((text, ""))
 }
 
-/// Puts the prompt in. The prompt is not looked through again: it may well contain braces.
+/// Inserts the prompt. The prompt itself is not searched for placeholders, since it may contain braces.
 fn fill(text: &str, prompt: &str) -> String {
     text.split(PROMPT).collect::<Vec<_>>().join(prompt)
 }
@@ -267,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_sees_what_comes_before_the_completion_and_a_reward_model_all() {
+    fn a_policy_sees_the_prompt_part_and_a_reward_model_the_whole_text() {
         let template = text("Q: {prompt}\n\nA: {completion}.");
         let tokenizer = tokenizer(None);
         assert_eq!(template.render_prompt(&tokenizer, "why?").expect("prompt"), "Q: why?\n\nA: ");
@@ -281,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_is_shown_as_it_can_be_given_again() {
+    fn templates_round_trip_through_their_text() {
         for shown in ["chat", "raw", "Q: {prompt}\\n\\tA: {completion}\\\\n"] {
             assert_eq!(text(shown).to_string(), shown);
             assert_eq!(text(&text(shown).to_string()), text(shown));
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_become_a_transcript_where_there_is_no_chat_template() {
+    fn turns_become_a_transcript_without_a_chat_template() {
         let tokenizer = tokenizer(None);
         let said = |turns: &[(Role, &str)]| {
             let turn = |&(role, content): &(Role, &str)| Message { role, content: content.to_owned() };
@@ -338,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_does_not_name_the_prompt_first_is_refused() {
+    fn templates_must_name_the_prompt_first() {
         for wrong in ["", "Chat", "{completion}", "{completion} {prompt}", "{prompt}{completion}{completion}"]
         {
             assert!(wrong.parse::<PromptTemplate>().is_err(), "{wrong}");

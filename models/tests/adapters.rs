@@ -1,4 +1,4 @@
-//! Adapters as files, as bytes, and in turn in one session.
+//! Tests adapters as files, as bytes, and as swappable adapters of one session.
 
 mod support;
 
@@ -17,7 +17,7 @@ use support::{adapter, golden, options, runtime, tiny};
 
 const ADAPTERS: [&str; 4] = ["llama-lora", "neox-lora", "llama-reward", "neox-reward"];
 
-/// What counts in an adapter, its fingerprint apart.
+/// All parts of an adapter except its fingerprint.
 fn numbers(adapter: &LoraAdapter) -> impl PartialEq + std::fmt::Debug {
     let LoraAdapter { r, alpha, scaling, layers, score, task, base_model, fingerprint: _ } = adapter.clone();
     (r, alpha, scaling, layers, score, task, base_model)
@@ -28,7 +28,7 @@ fn read(dir: &Path) -> [Vec<u8>; 2] {
 }
 
 #[test]
-fn an_adapter_that_is_saved_is_the_one_that_is_opened() {
+fn saved_adapters_round_trip() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ADAPTERS {
         let adapter = adapter(name);
@@ -45,13 +45,13 @@ fn an_adapter_that_is_saved_is_the_one_that_is_opened() {
 }
 
 #[test]
-fn what_peft_reads_of_a_configuration_is_what_peft_wrote() {
+fn written_configurations_have_the_values_of_peft() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ADAPTERS {
         adapter(name).save(folder.path()).expect("saved");
         let parse = |dir: &Path| -> Value { serde_json::from_slice(&read(dir)[0]).expect("JSON") };
         let (ours, theirs) = (parse(folder.path()), parse(&golden(name)));
-        // Lists of names are sets to peft.
+        // peft treats lists of names as sets.
         let sorted = |value: &Value| match value.as_array() {
             Some(list) => {
                 let mut names: Vec<_> = list.iter().map(Value::to_string).collect();
@@ -99,7 +99,7 @@ fn an_artifact_has_the_fingerprint_of_the_folder() {
 }
 
 #[test]
-fn an_adapter_from_numbers_has_the_fingerprint_of_what_it_writes() {
+fn a_built_adapter_has_the_fingerprint_of_its_files() {
     let LoraAdapter { layers, score, .. } = adapter("llama-reward");
     let made = LoraAdapter::new(4, 8.0, layers, score, AdapterTask::SeqCls, Some("base".to_owned()))
         .expect("numbers");
@@ -128,7 +128,7 @@ fn single_modules_keep_their_ranks_alphas_and_layers() {
 }
 
 #[test]
-fn numbers_that_make_no_adapter_are_refused() {
+fn invalid_adapter_numbers_are_refused() {
     let whole = adapter("llama-reward");
     let new = |change: &dyn Fn(&mut LoraAdapter)| {
         let mut adapter = whole.clone();
@@ -151,7 +151,7 @@ fn numbers_that_make_no_adapter_are_refused() {
 }
 
 #[test]
-fn a_value_head_lies_beside_what_peft_reads() {
+fn a_value_head_is_stored_beside_the_files_of_peft() {
     let folder = tempfile::tempdir().expect("a folder");
     assert_eq!(ValueHead::open(folder.path()).expect("none"), None);
     let head = ValueHead { weight: vec![0.5, -1.25, 3.0] };
@@ -169,7 +169,7 @@ fn distance(seen: &[f32], expected: &[f32]) -> f32 {
     seen.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// The adapter, its half, and the model without one, in a session with room for more than they need.
+/// Compares the adapter, its half, and the model without one, in a session with more capacity than needed.
 fn check_turns(base: &str, name: &str, score: fn(&Checkpoint, Session<'_>) -> Option<Vec<Vec<f32>>>) {
     let (checkpoint, whole) = (tiny(base), adapter(name));
     let mut half = whole.clone();
@@ -235,7 +235,7 @@ fn logits(checkpoint: &Checkpoint, session: Session<'_>) -> Option<Vec<Vec<f32>>
 }
 
 #[test]
-fn policies_take_turns_in_one_session() {
+fn policies_are_swapped_in_one_session() {
     check_turns("llama", "llama-lora", logits);
     check_turns("neox-parallel", "neox-lora", logits);
 }
@@ -267,7 +267,7 @@ fn rewards(checkpoint: &Checkpoint, session: Session<'_>) -> Option<Vec<Vec<f32>
 }
 
 #[test]
-fn reward_models_take_turns_in_one_session() {
+fn reward_models_are_swapped_in_one_session() {
     check_turns("llama", "llama-reward", rewards);
     check_turns("neox-sequential", "neox-reward", rewards);
 }
@@ -279,7 +279,7 @@ fn sample(generator: &mut Generator) -> Vec<SampledTokens> {
 }
 
 #[test]
-fn a_generator_samples_what_the_adapter_of_the_turn_would() {
+fn a_generator_samples_from_the_current_adapter() {
     let (Some(runtime), checkpoint, adapter) = (runtime(), tiny("llama"), adapter("llama-lora")) else {
         return;
     };

@@ -1,4 +1,4 @@
-//! Opening checkpoints as they lie on people's disks, and a real one compared with transformers.
+//! Tests opening checkpoints in all common layouts, and compares a real one with transformers.
 
 mod support;
 
@@ -47,7 +47,7 @@ fn tensors() -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
-/// A safetensors file whose elements count up from 0 in each tensor.
+/// A safetensors file. The elements of each tensor count up from 0.
 fn file(tensors: &[(String, Vec<usize>)]) -> Vec<u8> {
     let data: Vec<Vec<u8>> = tensors
         .iter()
@@ -113,7 +113,7 @@ fn a_folder_is_opened_and_its_weights_are_located() {
 }
 
 #[test]
-fn shards_are_put_together_and_a_missing_tensor_is_named() {
+fn shards_are_joined_and_a_missing_tensor_is_named() {
     let folder = Folder::new();
     let tensors = tensors();
     let (first, second) = tensors.split_at(7);
@@ -134,7 +134,7 @@ fn shards_are_put_together_and_a_missing_tensor_is_named() {
 }
 
 #[test]
-fn an_index_cannot_point_out_of_its_folder() {
+fn an_index_cannot_point_outside_its_folder() {
     for shard in ["../model.safetensors", "/etc/passwd", "a/b.safetensors", ".."] {
         let folder = Folder::new();
         let map = json!({"weight_map": {"model.norm.weight": shard}});
@@ -156,7 +156,7 @@ fn symbolic_links_of_the_hugging_face_cache_lead_to_real_files() {
 }
 
 #[test]
-fn a_headless_model_gets_its_prefix_and_a_classifier_its_labels() {
+fn headless_models_get_their_prefix_and_classifiers_their_labels() {
     let folder = Folder::new();
     let mut bare: Vec<_> =
         tensors().into_iter().map(|(name, shape)| (name.replacen("model.", "", 1), shape)).collect();
@@ -168,7 +168,7 @@ fn a_headless_model_gets_its_prefix_and_a_classifier_its_labels() {
 }
 
 #[test]
-fn the_first_layers_alone_are_another_model() {
+fn a_model_of_the_first_layers_has_another_fingerprint() {
     let folder = Folder::whole();
     let whole = folder.open().expect("checkpoint");
     let cut = Checkpoint::open(folder.path(), &folder.options(Some(1))).expect("checkpoint");
@@ -218,7 +218,7 @@ fn special_tokens_follow_the_tokenizer_configuration() {
 }
 
 #[test]
-fn what_is_wrong_with_a_folder_is_said() {
+fn errors_name_the_problem_of_a_folder() {
     let empty = tempfile::tempdir().expect("folder");
     let at = |path: &Path| {
         let options = OpenOptions { layers: None, cache_dir: empty.path().join("cache") };
@@ -250,7 +250,7 @@ fn what_is_wrong_with_a_folder_is_said() {
 }
 
 #[test]
-fn weights_cut_anywhere_are_an_error() {
+fn truncated_weights_are_an_error() {
     let (folder, bytes) = (Folder::new(), file(&tensors()));
     for cut in (0..bytes.len()).step_by(13).chain([bytes.len() - 1]) {
         folder.put("model.safetensors", &bytes[..cut]);
@@ -262,7 +262,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn damaged_files_are_an_error_or_a_model_but_never_a_panic(
+    fn damaged_files_never_panic(
         which in 0usize..3, flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5)
     ) {
         let folder = Folder::whole();
@@ -291,7 +291,7 @@ fn an_adapter_of_peft_is_described() {
     assert!(reason.contains("an adapter, not a model"), "{reason}");
 }
 
-/// SmolLM2 in the product's cache, with the options to open it.
+/// SmolLM2 in the cache folder, with the options to open it.
 fn smollm2() -> Option<(PathBuf, OpenOptions)> {
     let cache_dir = dissent_models::cache::cache_dir().expect("a cache folder");
     Some((support::smollm2_file()?, OpenOptions { layers: None, cache_dir }))
@@ -324,7 +324,7 @@ fn smollm2_has_the_weights_that_transformers_reads() {
 }
 
 #[test]
-fn smollm2_tokenises_and_renders_chats_as_transformers_does() {
+fn smollm2_tokenises_and_renders_chats_as_in_transformers() {
     let Some((path, options)) = smollm2() else { return };
     let golden: Value = serde_json::from_str(include_str!("golden/tokenizer.json")).expect("golden");
     let tokenizer = Checkpoint::open(&path, &options).expect("checkpoint").tokenizer;

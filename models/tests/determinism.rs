@@ -1,4 +1,5 @@
-//! A completion, a log-probability, a reward: each is the same to the last bit whatever is computed beside it.
+//! Tests determinism: completions, log-probabilities and rewards do not depend on the rest of a batch, bit
+//! for bit.
 
 mod support;
 
@@ -10,7 +11,7 @@ use dissent_models::runtime::{CancelFlag, SessionOptions};
 use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
 use support::{adapter, options, runtime, smollm2, tiny};
 
-/// Prompts of many lengths, one of them a single token, and as many samples as 1 to 5.
+/// Prompts of many lengths, including a single token, with 1 to 5 samples each.
 fn jobs(prompts: u32, vocabulary: u32) -> Vec<GenerationJob> {
     let seed = |prompt: u32, sample: u32| {
         let mut seed = [0; 32];
@@ -53,10 +54,10 @@ fn assert_same(seen: &[Vec<SampledTokens>], expected: &[Vec<SampledTokens>], wha
     }
 }
 
-/// Rows that are decoded together, and prompts that are given together.
+/// Numbers of rows that are decoded together, and of prompts per call.
 const BATCHES: [(usize, usize); 7] = [(2, 4), (3, 16), (4, 1), (7, 16), (8, 4), (16, 16), (33, 16)];
 
-/// Compares prompts one by one with batches of many sizes, in both orders.
+/// Compares single prompts with batches of many sizes, in both orders.
 fn check_batches(
     checkpoint: &Checkpoint,
     adapter: Option<&LoraAdapter>,
@@ -109,7 +110,7 @@ fn completions_of_smollm2_do_not_depend_on_the_batch() {
     check_batches(&checkpoint, None, 4, &[(3, 4), (16, 4)]);
 }
 
-/// An adapter of rank 40 on every attention projection: wide enough for its products to be shared among threads.
+/// An adapter of rank 40 on every attention projection: wide enough for threads to share its products.
 fn wide_adapter(checkpoint: &Checkpoint) -> LoraAdapter {
     let config = &checkpoint.config;
     let (rank, kv_width) = (40, config.kv_heads * config.head_dim);

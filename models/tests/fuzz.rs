@@ -1,5 +1,5 @@
-//! Bytes from outside: checkpoints, adapters, GGUF files, chat templates, trainings to go on with; arbitrary and made wrong.
-//! `PROPTEST_CASES` sets how many.
+//! Fuzzes untrusted bytes: checkpoints, adapters, GGUF files, chat templates, training checkpoints. The bytes
+//! are arbitrary or mutated. `PROPTEST_CASES` sets the number of cases.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "../../domain/tests/mutation/mod.rs"]
@@ -20,16 +20,16 @@ use tempfile::TempDir;
 
 use mutation::{bounded_beside, cases, mutated, mutations};
 
-/// A vocabulary and its tables, dequantised weights, graphs: whatever the file says.
+/// Memory allowed besides the file, in bytes: a vocabulary and its tables, dequantised weights, graphs.
 const BESIDE: usize = 12 << 20;
-/// Far more than reading a small file takes.
+/// The time limit of a case, far above the time to read a small file.
 const TIME_MAX: Duration = Duration::from_secs(20);
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// A copy of a folder, with one file made otherwise.
+/// A copy of a folder with one file changed.
 fn folder(name: &str, change: Option<(&str, &[u8])>) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(golden(name)).unwrap() {
@@ -53,7 +53,7 @@ fn options(cache: &TempDir) -> OpenOptions {
     OpenOptions { layers: None, cache_dir: cache.path().to_owned() }
 }
 
-/// Opens and describes; asks the tokenizer and the template of a model that opens.
+/// Opens and describes a checkpoint. Also runs the tokenizer and the template of a model that opens.
 fn open(path: &Path, bytes: usize) {
     let cache = tempfile::tempdir().unwrap();
     let opened = in_time(|| bounded_beside(bytes, BESIDE, || Checkpoint::open(path, &options(&cache))));
@@ -96,7 +96,7 @@ fn tuning() -> TuningCheckpoint {
     TuningCheckpoint { plan, iteration: 3, steps: 24, kl_coefficient: 0.05, state }
 }
 
-/// A GGUF file of an architecture, a vocabulary and one tensor.
+/// A GGUF file with an architecture, a vocabulary and one tensor.
 fn gguf() -> Vec<u8> {
     let mut out = b"GGUF".to_vec();
     let text = |out: &mut Vec<u8>, text: &str| {
@@ -140,7 +140,7 @@ proptest! {
     #![proptest_config(cases(60))]
 
     #[test]
-    fn a_model_folder_made_wrong_is_an_error_or_a_model(
+    fn opening_a_mutated_model_folder_never_panics_and_stays_bounded(
         file in prop::sample::select(MODEL_FILES.to_vec()), mutations in mutations(),
     ) {
         let whole = fs::read(golden("llama").join(file)).unwrap();
@@ -149,7 +149,7 @@ proptest! {
     }
 
     #[test]
-    fn a_sharded_model_made_wrong_is_an_error_or_a_model(mutations in mutations()) {
+    fn opening_a_mutated_sharded_model_never_panics_and_stays_bounded(mutations in mutations()) {
         let file = "model.safetensors.index.json";
         let whole = fs::read(golden("llama-bf16").join(file)).unwrap();
         let folder = folder("llama-bf16", Some((file, &mutated(&whole, &mutations))));
@@ -157,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn an_adapter_made_wrong_is_an_error_or_an_adapter(
+    fn opening_a_mutated_adapter_never_panics_and_stays_bounded(
         name in prop::sample::select(vec!["llama-lora", "neox-lora"]),
         file in prop::sample::select(ADAPTER_FILES.to_vec()),
         mutations in mutations(),
@@ -168,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn a_file_of_any_bytes_is_an_error(
+    fn arbitrary_bytes_are_an_error_and_stay_bounded(
         file in prop::sample::select(MODEL_FILES.to_vec()), bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let folder = folder("llama", Some((file, &bytes)));
@@ -180,14 +180,14 @@ proptest! {
     #![proptest_config(cases(300))]
 
     #[test]
-    fn an_adapter_artifact_made_wrong_is_an_error_or_an_adapter(mutations in mutations()) {
+    fn reading_a_mutated_artifact_never_panics_and_stays_bounded(mutations in mutations()) {
         let whole = LoraAdapter::artifact_of_folder(&golden("llama-lora")).unwrap();
         let bytes = mutated(&whole, &mutations);
         let _ = in_time(|| bounded_beside(bytes.len(), BESIDE, || LoraAdapter::from_artifact(&bytes)));
     }
 
     #[test]
-    fn a_gguf_file_made_wrong_is_an_error_or_a_model(mutations in mutations(), magic in any::<bool>()) {
+    fn opening_a_mutated_gguf_file_never_panics_and_stays_bounded(mutations in mutations(), magic in any::<bool>()) {
         let mut bytes = mutated(&gguf(), &mutations);
         if magic && bytes.len() > 8 {
             bytes[..8].copy_from_slice(b"GGUF\x03\0\0\0");
@@ -198,9 +198,9 @@ proptest! {
         open(&path, bytes.len());
     }
 
-    /// With a checksum that fits, as whoever means harm would make it.
+    /// The checksum matches, as an attacker would make it.
     #[test]
-    fn a_training_made_wrong_is_an_error_or_a_training(mutations in mutations()) {
+    fn reading_a_mutated_training_checkpoint_never_panics_and_stays_bounded(mutations in mutations()) {
         const BODY: usize = 32;
         let whole = training().to_bytes().unwrap();
         let hash = whole.windows(BODY).position(|window| {
@@ -214,16 +214,16 @@ proptest! {
     }
 
     #[test]
-    fn a_tuning_made_wrong_is_an_error_or_a_tuning(mutations in mutations()) {
+    fn reading_a_mutated_tuning_checkpoint_never_panics_and_stays_bounded(mutations in mutations()) {
         let bytes = mutated(&tuning().to_bytes().unwrap(), &mutations);
         if let Ok(read) = bounded_beside(bytes.len(), BESIDE, || TuningCheckpoint::from_bytes(&bytes)) {
             prop_assert!(TuningCheckpoint::from_bytes(&read.to_bytes().unwrap()).is_ok());
         }
     }
 
-    /// Templates are programs: they may not run for ever, nor fill the memory.
+    /// Templates are programs. They must neither run forever nor exhaust memory.
     #[test]
-    fn a_chat_template_of_any_kind_ends(
+    fn arbitrary_chat_templates_terminate(
         template in "(\\{% for m in messages %\\}|\\{% for i in range\\(99999999\\) %\\}|\\{% endfor %\\}|\\{\\{ m.content \\}\\}|\
             \\{\\{ 'x' \\* 999999999 \\}\\}|\\{% if loop.first %\\}|\\{% endif %\\}|\\{% set x = x ~ x ~ 'y' %\\}|\\{\\{ x \\}\\}|\
             \\{% macro f\\(\\) %\\}\\{\\{ f\\(\\) \\}\\}\\{% endmacro %\\}\\{\\{ f\\(\\) \\}\\}|\\{\\{ messages\\|tojson \\}\\}|[a-z{}% ]){0,8}",

@@ -1,4 +1,4 @@
-//! What is refused, and how work ends early.
+//! Tests refused inputs, and cancellation.
 
 mod support;
 
@@ -52,7 +52,7 @@ fn an_empty_prompt_is_refused() {
 }
 
 #[test]
-fn a_completion_ends_where_the_context_does() {
+fn a_completion_ends_at_the_end_of_the_context() {
     let mut checkpoint = tiny("llama");
     checkpoint.config.eos_token_ids.clear();
     let Some(mut generator) = generator(&checkpoint) else { return };
@@ -107,7 +107,7 @@ fn cancelling_from_another_thread_ends_generation() {
 }
 
 #[test]
-fn cancelled_scoring_says_so() {
+fn cancelled_scoring_returns_cancelled() {
     let Some(runtime) = runtime() else { return };
     let mut scorer = PolicyScorer::open(runtime, &tiny("llama"), None, &options(1)).expect("the model opens");
     let cancel = CancelFlag::new();
@@ -116,7 +116,7 @@ fn cancelled_scoring_says_so() {
     assert!(matches!(scorer.score(&[item.clone(), item], &cancel, &mut stop), Err(ModelError::Cancelled)));
 }
 
-/// A copy of a tiny model in which one tensor's first number is infinite.
+/// A copy of a tiny model with one infinite element in a tensor.
 fn damaged(name: &str, tensor: &str, dir: &Path) -> PathBuf {
     let place = tiny(name).weights.get(tensor).expect("the tensor").clone();
     for entry in golden(name).read_dir().expect("the model").flatten() {
@@ -131,7 +131,7 @@ fn damaged(name: &str, tensor: &str, dir: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_model_whose_numbers_are_not_finite_is_named() {
+fn a_model_with_infinite_outputs_is_named() {
     let Some(runtime) = runtime() else { return };
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = damaged("llama", "model.norm.weight", dir.path());
@@ -140,7 +140,7 @@ fn a_model_whose_numbers_are_not_finite_is_named() {
     let error = generator
         .generate(&[job(vec![3], 2)], &params(2), &CancelFlag::new(), &mut |_| {})
         .expect_err("not finite");
-    // By its own name only: where it lies is nothing that an event should record.
+    // The error contains the model's name only: events must not record its location.
     let name = path.file_name().expect("a name").to_string_lossy().into_owned();
     assert!(!error.to_string().contains(&path.display().to_string()), "{error}");
     assert!(error.to_string().contains(&name) && error.to_string().contains("finite"), "{error}");
@@ -153,7 +153,7 @@ fn a_model_whose_numbers_are_not_finite_is_named() {
 }
 
 #[test]
-fn cuda_without_a_gpu_is_an_error_that_says_what_is_missing() {
+fn cuda_without_a_gpu_is_an_error_that_names_the_missing_part() {
     let Some(runtime) = runtime() else { return };
     let has_gpu = Path::new("/dev/nvidia0").exists();
     let Some(()) = optional(if has_gpu { Err("this machine has a GPU") } else { Ok(()) }) else { return };

@@ -1,4 +1,5 @@
-//! Models written as Hugging Face folders: they say what the model and its adapter say, and new ones can be run.
+//! Tests written Hugging Face folders: merged models give the outputs of model and adapter, and new models
+//! can be run.
 
 mod support;
 
@@ -32,7 +33,7 @@ fn merged(
     (folder, merged)
 }
 
-/// Compares with the reference figures that PyTorch and peft gave for the model with its adapter.
+/// Compares with the reference outputs of PyTorch and peft for the model with its adapter.
 fn check_logits(checkpoint: &Checkpoint, expected: &Expected, tolerance: f32) {
     let Some(runtime) = runtime() else { return };
     let mut scorer = PolicyScorer::open(runtime, checkpoint, None, &options(1)).expect("the model opens");
@@ -45,7 +46,7 @@ fn check_logits(checkpoint: &Checkpoint, expected: &Expected, tolerance: f32) {
 }
 
 #[test]
-fn a_merged_policy_says_what_peft_says_of_the_model_with_its_adapter() {
+fn a_merged_policy_agrees_with_peft() {
     for (base, name) in [("llama", "llama-lora"), ("neox-parallel", "neox-lora")] {
         let (_folder, merged) = merged(&tiny(base), Some(&adapter(name)), Dtype::F32);
         check_logits(&merged, &Expected::of(name), 5e-4);
@@ -53,7 +54,7 @@ fn a_merged_policy_says_what_peft_says_of_the_model_with_its_adapter() {
 }
 
 #[test]
-fn a_merged_reward_model_says_what_peft_says_of_the_model_with_its_adapter() {
+fn a_merged_reward_model_agrees_with_peft() {
     let Some(runtime) = runtime() else { return };
     for (base, name) in [("llama", "llama-reward"), ("neox-sequential", "neox-reward")] {
         let (_folder, merged) = merged(&tiny(base), Some(&adapter(name)), Dtype::F32);
@@ -69,7 +70,7 @@ fn a_merged_reward_model_says_what_peft_says_of_the_model_with_its_adapter() {
 }
 
 #[test]
-fn a_model_without_an_adapter_is_written_as_it_is() {
+fn a_model_without_an_adapter_is_written_unchanged() {
     for name in ["llama", "llama-bf16", "neox-sequential"] {
         let checkpoint = tiny(name);
         let (_folder, written) = merged(&checkpoint, None, Dtype::F32);
@@ -84,7 +85,7 @@ fn a_model_without_an_adapter_is_written_as_it_is() {
 }
 
 #[test]
-fn sixteen_bits_are_the_nearest_to_the_merged_weights() {
+fn sixteen_bit_weights_are_rounded_to_nearest() {
     let (checkpoint, adapter) = (tiny("llama"), adapter("llama-lora"));
     let (_whole, exact) = merged(&checkpoint, Some(&adapter), Dtype::F32);
     for (dtype, share) in [(Dtype::F16, 2_f32.powi(-11)), (Dtype::BF16, 2_f32.powi(-8))] {
@@ -93,7 +94,7 @@ fn sixteen_bits_are_the_nearest_to_the_merged_weights() {
             assert_eq!(tensor.dtype, dtype);
             let exact = exact.weights.read_f32(name).expect("a tensor");
             let short = short.weights.read_f32(name).expect("a tensor");
-            // Half a step in the last place; below 2⁻¹⁴ the steps of f16 no longer shrink.
+            // Half a unit in the last place. Below 2⁻¹⁴ the spacing of f16 no longer shrinks.
             let near = |(a, b): (&f32, &f32)| (a - b).abs() <= (a.abs() * share).max(2_f32.powi(-25));
             assert!(exact.iter().zip(&short).all(near), "{name}");
         }
@@ -101,7 +102,7 @@ fn sixteen_bits_are_the_nearest_to_the_merged_weights() {
 }
 
 #[test]
-fn the_first_layers_alone_are_a_model_of_their_own() {
+fn a_model_of_the_first_layers_is_complete() {
     let Some(runtime) = runtime() else { return };
     let cut = open(&golden("llama"), Some(1));
     let (_folder, written) = merged(&cut, None, Dtype::F32);
@@ -144,7 +145,7 @@ fn a_quantised_file_with_an_adapter_becomes_a_folder() {
 }
 
 #[test]
-fn a_folder_with_something_in_it_is_not_written_over() {
+fn a_folder_with_content_is_not_overwritten() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("mine"), "precious").expect("written");
     let error = merge(&tiny("llama"), None, Dtype::F32, folder.path()).expect_err("refused").to_string();
@@ -178,7 +179,7 @@ fn weights(path: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn a_new_model_can_be_run_and_knows_nothing() {
+fn a_new_model_can_be_run_and_is_untrained() {
     let Some(runtime) = runtime() else { return };
     let tokenizer = fs::read(golden("llama/tokenizer.json")).expect("a tokenizer");
     let folder = tempfile::tempdir().expect("a folder");
@@ -192,13 +193,13 @@ fn a_new_model_can_be_run_and_knows_nothing() {
         let mut scorer =
             PolicyScorer::open(runtime, &checkpoint, None, &options(1)).expect("the model opens");
         let logits = scorer.logits(&[0, 5, 9], &CancelFlag::new()).expect("logits");
-        // Close to even odds: nothing is preferred yet.
+        // Close to uniform: no token is preferred yet.
         assert!(logits.iter().all(|logit| logit.abs() < 2.0) && logits.iter().any(|logit| logit.abs() > 0.0));
     }
 }
 
 #[test]
-fn a_new_model_follows_its_seed() {
+fn a_new_model_depends_on_its_seed_only() {
     let tokenizer = fs::read(golden("llama/tokenizer.json")).expect("a tokenizer");
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, seed| {
@@ -211,7 +212,7 @@ fn a_new_model_follows_its_seed() {
 }
 
 #[test]
-fn a_new_model_that_does_not_fit_together_is_refused() {
+fn an_inconsistent_new_model_is_refused() {
     let tokenizer = fs::read(golden("llama/tokenizer.json")).expect("a tokenizer");
     let folder = tempfile::tempdir().expect("a folder");
     let refused = |model: FreshModel<'_>| {

@@ -1,6 +1,6 @@
-//! Every model says what PyTorch says: logits, greedy tokens, adapters, log-probabilities, rewards.
+//! Tests parity with PyTorch: logits, greedy tokens, adapters, log-probabilities, rewards.
 //!
-//! The reference figures in `golden/` come from `golden/make_golden.py`.
+//! The reference outputs in `golden/` come from `golden/make_golden.py`.
 
 mod support;
 
@@ -165,7 +165,7 @@ fn smollm2_greedy_tokens_agree_on_20_prompts() {
     check_greedy(&checkpoint, &prompts, &expected);
 }
 
-/// The pairs of answers and reference scores of the scoring fixture, as (prompt, answer, scores).
+/// The pairs of completions and reference scores of the scoring fixture, as (prompt, completion, scores).
 fn score_fixture() -> Vec<(String, String, Value)> {
     let lines = |name: &str| -> Vec<Value> {
         let text = std::fs::read_to_string(golden(name)).expect("the fixture");
@@ -225,7 +225,7 @@ fn the_scoring_fixture_is_reproduced_by_the_reward_model() {
 }
 
 #[test]
-fn a_checkpoint_without_a_score_head_is_no_reward_model() {
+fn a_reward_model_needs_a_score_head() {
     let Some(runtime) = runtime() else { return };
     let error = RewardModel::open(runtime, &open(&golden("llama"), None), None, &options(1))
         .err()

@@ -1,4 +1,5 @@
-//! Trainings from the first step to the result: they learn, they go on where they stopped, and their results are what they say.
+//! Tests whole trainings: they reduce the loss, resume where they stopped, and produce the result that they
+//! report.
 
 mod support;
 
@@ -13,7 +14,7 @@ use dissent_models::training::{
 };
 use support::{open, options, runtime, tiny};
 
-/// An answer of some length to a prompt of some length; good ones speak of token 7, others of token 8.
+/// A completion after a prompt, of varying lengths. Good completions consist of token 7, others of token 8.
 fn answer(number: u32, is_good: bool) -> TrainingSequence {
     let (prompt, length) = (2 + number % 5, 1 + (number * 3 + u32::from(is_good)) % 6);
     let mut ids: Vec<u32> = (0..prompt).map(|place| 10 + (number * 31 + place * 17) % 150).collect();
@@ -88,7 +89,7 @@ fn run(trainer: &mut Trainer) -> Vec<StepMetrics> {
 }
 
 #[test]
-fn every_objective_is_learnt() {
+fn every_objective_reduces_its_loss() {
     for (base, objective) in OBJECTIVES.into_iter().map(|objective| ("llama", objective)).chain([
         ("neox-parallel", Objective::Reward { center: 0.0 }),
         ("neox-sequential", Objective::Sft),
@@ -130,13 +131,13 @@ fn every_objective_is_learnt() {
     }
 }
 
-/// Everything but the time it took.
+/// The metrics without their time.
 fn timeless(metrics: &[StepMetrics]) -> Vec<StepMetrics> {
     metrics.iter().map(|metrics| StepMetrics { tokens_per_second: 0.0, ..metrics.clone() }).collect()
 }
 
 #[test]
-fn a_training_that_was_stopped_anywhere_goes_on_to_the_same_bits() {
+fn a_training_resumes_bit_for_bit_from_any_step() {
     for objective in [Objective::Sft, Objective::Reward { center: 0.0 }, OBJECTIVES[3]] {
         let fresh = || trainer("llama", objective, settings(), data(objective, 14));
         let Some(mut whole) = fresh() else { return };
@@ -213,7 +214,7 @@ fn accumulated_micro_batches_are_one_batch() {
 }
 
 #[test]
-fn the_loss_of_a_step_is_that_of_an_evaluation_before_it() {
+fn the_loss_of_a_step_equals_an_evaluation_before_it() {
     for objective in OBJECTIVES {
         let settings =
             Hyperparameters { batch_size: 14, gradient_accumulation: 1, steps: Some(3), ..settings() };
@@ -235,7 +236,7 @@ fn the_loss_of_a_step_is_that_of_an_evaluation_before_it() {
 }
 
 #[test]
-fn a_policy_begins_as_its_reference() {
+fn a_policy_starts_equal_to_its_reference() {
     let Some(mut trainer) = trainer("llama", OBJECTIVES[3], settings(), pairs(14)) else { return };
     let first = trainer.step(&CancelFlag::new()).expect("a step").expect("not done");
     assert!((first.loss - std::f64::consts::LN_2).abs() <= 1e-6, "{}", first.loss);
@@ -245,7 +246,7 @@ fn a_policy_begins_as_its_reference() {
 }
 
 #[test]
-fn a_policy_that_goes_on_from_an_adapter_may_be_held_to_it() {
+fn a_continued_adapter_may_be_its_own_reference() {
     let objective = Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1 };
     let Some(mut first) = trainer("llama", objective, settings(), data(objective, 9)) else { return };
     run(&mut first);
@@ -269,7 +270,7 @@ fn a_policy_that_goes_on_from_an_adapter_may_be_held_to_it() {
 }
 
 #[test]
-fn a_trained_reward_adapter_gives_the_scores_of_its_training() {
+fn a_trained_reward_adapter_reproduces_its_training_scores() {
     let objective = Objective::Reward { center: 0.0 };
     for base in ["llama", "neox-parallel"] {
         let Some(mut trainer) = trainer(base, objective, settings(), pairs(14)) else { return };
@@ -292,7 +293,7 @@ fn a_trained_reward_adapter_gives_the_scores_of_its_training() {
 }
 
 #[test]
-fn a_model_trained_in_full_is_a_model_of_its_own() {
+fn a_fully_trained_model_is_a_complete_checkpoint() {
     let settings = Hyperparameters { lora: None, learning_rate: 1e-3, ..settings() };
     for base in ["llama", "llama-bf16", "neox-sequential"] {
         let Some(mut trainer) = trainer(base, Objective::Sft, settings.clone(), demonstrations(14)) else {
@@ -324,7 +325,7 @@ fn a_model_trained_in_full_is_a_model_of_its_own() {
 }
 
 #[test]
-fn training_goes_on_from_an_adapter() {
+fn training_continues_from_an_adapter() {
     let objective = Objective::Reward { center: 0.0 };
     let Some(mut first) = trainer("llama", objective, settings(), pairs(14)) else { return };
     run(&mut first);
@@ -380,7 +381,7 @@ fn a_run_reports_each_step_and_is_cancelled_between_two() {
 }
 
 #[test]
-fn examples_that_cannot_be_learnt_from_are_named() {
+fn untrainable_examples_are_named() {
     let Some(runtime) = runtime() else { return };
     let refused = |objective, data| {
         let setup = TrainingSetup { objective, settings: settings(), order: DataOrder::AsGiven };

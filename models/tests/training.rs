@@ -1,6 +1,8 @@
-//! Every training step is PyTorch's: losses, gradients, parameters after three steps of `AdamW`, for each architecture and loss.
+//! Tests parity of training steps with PyTorch: losses, gradients, and parameters after three steps of
+//! `AdamW`, for each architecture and loss.
 //!
-//! The reference figures in `golden/training/` come from `golden/make_training_golden.py`, which computes in 64 bits.
+//! The reference values in `golden/training/` come from `golden/make_training_golden.py`, which computes in
+//! 64 bits.
 
 mod support;
 
@@ -19,10 +21,10 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 use support::{golden, open, options, runtime};
 
-/// Against the reference's 64 bits, relative in the L2 norm.
+/// Relative to the reference in 64 bits, in the L2 norm.
 const GRADIENT_TOLERANCE: f64 = 1e-5;
-/// Of what three steps changed: `AdamW` divides by the size of each number's gradient, so that small gradients count like large
-/// ones, with their larger relative errors.
+/// For the change of parameters over three steps. `AdamW` divides by the size of each element's gradient, so
+/// small gradients count as much as large ones, with their larger relative errors.
 const CHANGE_TOLERANCE: f64 = 1e-4;
 
 #[derive(Deserialize)]
@@ -171,7 +173,7 @@ fn near(what: &str, seen: f32, expected: f64, tolerance: f64) {
     assert!(error <= tolerance, "{what}: {seen} against {expected}");
 }
 
-/// A case with all that is needed to run it.
+/// A case with everything needed to run it.
 struct Bench {
     case: Case,
     figures: Figures,
@@ -246,7 +248,7 @@ impl Bench {
                     let distance = distance(seen, expected);
                     assert!(distance <= 1e-5, "{name} of {}: {distance}", self.case.name);
                 }
-                // The same nodes give it as in GRPO, where PyTorch's figures are at hand.
+                // The same nodes as in GRPO, for which PyTorch's values exist.
                 None if name == "entropy" && self.spec.loss == Loss::Sft => {
                     assert_eq!(seen.len(), logprobs.len(), "{}", self.case.name);
                 }
@@ -255,7 +257,8 @@ impl Bench {
         }
         let counted = if self.spec.loss == Loss::Sft { logprobs.len() } else { 0 };
         assert_eq!(hits.len(), counted, "{}", self.case.name);
-        // A token with more than half of the probability is the likeliest; one with less than 1/vocabulary is not.
+        // A token with more than half of the probability is the most likely; one with less than 1/vocabulary
+        // is not.
         let vocabulary = self.checkpoint.config.vocab_size as f32;
         for (hit, logprob) in hits.iter().zip(logprobs) {
             assert!((*hit > 0.5 || *logprob <= 0.5_f32.ln()) && (*hit < 0.5 || *logprob >= -vocabulary.ln()));
@@ -338,7 +341,7 @@ cases! {
 }
 
 #[test]
-fn computing_layers_again_changes_nothing() {
+fn recomputing_layers_changes_no_result() {
     for name in ["llama.bradley_terry", "neox-parallel.ppo", "neox-sequential.sft", "llama.full.sft"] {
         check_with(name, true);
     }
@@ -367,7 +370,7 @@ fn micro_batches_add_up_to_the_batch() {
 }
 
 #[test]
-fn a_session_goes_on_from_a_restored_state() {
+fn a_session_continues_from_a_restored_state() {
     let Some(runtime) = runtime() else { return };
     let bench = Bench::new("neox-parallel.bradley_terry", false);
     let cancel = CancelFlag::new();
@@ -386,7 +389,7 @@ fn a_session_goes_on_from_a_restored_state() {
 }
 
 #[test]
-fn evaluation_gives_what_the_step_saw_and_the_base_model_without_the_change() {
+fn evaluation_agrees_with_the_step_and_with_the_base_model() {
     let Some(runtime) = runtime() else { return };
     let bench = Bench::new("llama.ppo", false);
     let mut session = bench.session(runtime);
@@ -421,7 +424,7 @@ fn evaluation_gives_what_the_step_saw_and_the_base_model_without_the_change() {
 }
 
 #[test]
-fn numbers_that_run_away_are_an_error_and_change_nothing() {
+fn diverging_numbers_are_an_error_and_change_nothing() {
     let Some(runtime) = runtime() else { return };
     let bench = Bench::new("llama.bradley_terry", false);
     let mut session = bench.session(runtime);

@@ -1,4 +1,4 @@
-//! Policies of real, tiny models tuned in ONNX Runtime against a rule.
+//! Tests tuning of real, tiny policies in ONNX Runtime against a rule.
 
 mod support;
 
@@ -16,7 +16,7 @@ use dissent_models::tuning::{
 };
 use support::{adapter, options, runtime, tiny};
 
-/// The share of an answer's tokens that are of the first quarter of the vocabulary.
+/// Rewards the share of tokens from the first quarter of the vocabulary.
 struct FirstQuarter;
 
 impl Scorer for FirstQuarter {
@@ -100,7 +100,7 @@ fn rloo_raises_the_reward_of_a_llama() {
 }
 
 #[test]
-fn a_neox_is_tuned_too() {
+fn grpo_tunes_a_neox() {
     let Some(runtime) = runtime() else { return };
     for name in ["neox-parallel", "neox-sequential"] {
         let mut settings = settings(PolicyMethod::Ppo, 2);
@@ -115,7 +115,7 @@ fn a_neox_is_tuned_too() {
 }
 
 #[test]
-fn a_killed_tuning_goes_on_within_a_millionth() {
+fn a_killed_tuning_resumes_within_a_millionth() {
     let Some(runtime) = runtime() else { return };
     for method in [PolicyMethod::Ppo, PolicyMethod::Grpo, PolicyMethod::Rloo] {
         let mut whole = tuner(runtime, settings(method, 6));
@@ -138,7 +138,7 @@ fn a_killed_tuning_goes_on_within_a_millionth() {
 }
 
 #[test]
-fn the_adapter_that_comes_out_is_the_policy_that_was_tuned() {
+fn the_resulting_adapter_is_the_tuned_policy() {
     let Some(runtime) = runtime() else { return };
     let mut tuner = tuner(runtime, settings(PolicyMethod::Ppo, 3));
     for _ in 0..3 {
@@ -174,7 +174,7 @@ fn the_adapter_that_comes_out_is_the_policy_that_was_tuned() {
 }
 
 #[test]
-fn a_policy_is_held_to_what_it_began_with_to_another_adapter_or_to_its_base() {
+fn the_reference_is_the_start_another_adapter_or_the_base() {
     let Some(runtime) = runtime() else { return };
     let begun = adapter("llama-lora");
     let open = |adapter, reference| {
@@ -195,7 +195,7 @@ fn a_policy_is_held_to_what_it_began_with_to_another_adapter_or_to_its_base() {
 }
 
 #[test]
-fn a_reward_model_judges_texts_as_it_would_alone() {
+fn a_reward_scorer_gives_the_scores_of_the_reward_model() {
     let Some(runtime) = runtime() else { return };
     let checkpoint = tiny("llama");
     let open = || {
@@ -213,11 +213,11 @@ fn a_reward_model_judges_texts_as_it_would_alone() {
 }
 
 #[test]
-fn little_time_goes_elsewhere_than_into_models() {
+fn little_time_is_spent_outside_the_models() {
     let Some(runtime) = runtime() else { return };
     let mut tuner = tuner(runtime, settings(PolicyMethod::Ppo, 4));
     let phases: Vec<_> = (0..4).map(|_| iterate(&mut tuner).phases).collect();
-    // Even with models so tiny that they hardly take time.
+    // Holds even with models so small that they hardly take time.
     let least = phases.iter().map(|phases| phases.overhead()).fold(1.0, f64::min);
     assert!(least < 0.1, "{phases:?}");
 }

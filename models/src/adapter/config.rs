@@ -1,4 +1,5 @@
-//! `adapter_config.json`: which settings are honoured, which are refused, and what scaling follows.
+//! `adapter_config.json`: the supported settings, the refused settings, and the scaling that follows from
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,10 @@ use serde_json::{Map, Value};
 
 use super::lora::{AdapterTask, LoraPair, LoraTarget};
 
-/// The highest rank that is believed.
+/// The highest rank that is accepted.
 const RANK_MAX: usize = 1 << 16;
 
-/// The settings that are read; unknown ones are tolerated, as PEFT adds some with every version.
+/// The settings that are read. Unknown settings are ignored, because every version of PEFT adds some.
 #[derive(Debug, Deserialize)]
 pub(super) struct AdapterConfig {
     peft_type: String,
@@ -25,12 +26,12 @@ pub(super) struct AdapterConfig {
     alpha_pattern: Option<Map<String, Value>>,
     #[serde(default)]
     bias: Option<String>,
-    /// Everything else: some settings change the model in ways that plain LoRA does not.
+    /// All other settings: some of them change the model in ways that plain LoRA does not.
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
 
-/// One half of a pair as it is read: `[rows, columns]`.
+/// One half of a pair as read from the file, `[rows, columns]`.
 pub(super) struct Matrix {
     pub(super) values: Vec<f32>,
     pub(super) rows: usize,
@@ -80,7 +81,8 @@ impl AdapterConfig {
         Ok(())
     }
 
-    /// Only the score head can be replaced whole. (PEFT lists both names for every sequence classifier.)
+    /// Checks that `modules_to_save` names the score head only. (PEFT lists both names for every sequence
+    /// classifier.)
     fn check_whole_modules(&self) -> Result<(), String> {
         let Some(modules) = self.others.get("modules_to_save").and_then(Value::as_array) else {
             return Ok(());
@@ -105,15 +107,14 @@ impl AdapterConfig {
         self.others.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned)
     }
 
-    /// alpha / rank, or alpha / √rank where ranks are stabilised (arXiv 2312.03732).
+    /// alpha / rank, or alpha / √rank for rank-stabilised LoRA (arXiv 2312.03732).
     pub(super) fn scaling(&self, alpha: f32, rank: usize) -> f32 {
         #[expect(clippy::cast_precision_loss, reason = "a rank is at most 65536")]
         let rank = rank as f32;
         if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank }
     }
 
-    /// Joins the halves of a pair; the patterns of the configuration may give it a rank and an alpha of its
-    /// own.
+    /// Joins the halves of a pair. The patterns of the configuration may override its rank and alpha.
     pub(super) fn pair(&self, target: &LoraTarget, a: Matrix, b: Matrix) -> Result<LoraPair, String> {
         let rank = a.rows;
         if b.columns != rank {
@@ -136,7 +137,7 @@ impl AdapterConfig {
     }
 }
 
-/// Whether a setting says anything but "off".
+/// Whether a setting has a value other than "off".
 fn is_on(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -152,9 +153,10 @@ fn narrow(alpha: f64) -> f32 {
     alpha as f32
 }
 
-/// The value of the first pattern that a target's full name ends with. PEFT takes patterns for regular
-/// expressions that must match the end of the name from a dot on; plain names, which is what people write,
-/// mean the same here, others are refused.
+/// The value of the first pattern that matches the end of a target's full name.
+///
+/// PEFT treats patterns as regular expressions that must match the end of the name, from a dot on. Plain
+/// names mean the same here; other patterns are refused.
 fn matching<'a>(
     patterns: Option<&'a Map<String, Value>>,
     target: &LoraTarget,

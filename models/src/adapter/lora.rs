@@ -6,7 +6,7 @@ use crate::checkpoint::ModelConfig;
 use crate::checkpoint::layout::projections;
 use crate::error::ModelError;
 
-/// What an adapter was trained for.
+/// The task that an adapter was trained for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdapterTask {
     /// Predicting the next token.
@@ -43,7 +43,7 @@ pub struct ScoreHead {
     pub hidden: usize,
 }
 
-/// Which projection of which layer a [`LoraPair`] changes.
+/// The projection and the layer that a [`LoraPair`] changes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LoraTarget {
     /// Layer index, from 0.
@@ -55,29 +55,29 @@ pub struct LoraTarget {
 /// A LoRA adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraAdapter {
-    /// The rank of the configuration; single pairs may have another where it has a `rank_pattern`.
+    /// The rank of the configuration. A `rank_pattern` may give single pairs another rank.
     pub r: usize,
     /// The alpha of the configuration.
     pub alpha: f32,
     /// alpha / r, or alpha / √r for rank-stabilised LoRA.
     pub scaling: f32,
-    /// The pairs; each carries its own scaling.
+    /// The pairs. Each has its own scaling.
     pub layers: BTreeMap<LoraTarget, LoraPair>,
     /// The score head of a reward model.
     pub score: Option<ScoreHead>,
-    /// What it was trained for.
+    /// The task that it was trained for.
     pub task: AdapterTask,
-    /// What its configuration calls the model that it belongs to.
+    /// The name of the base model in the adapter's configuration.
     pub base_model: Option<String>,
     /// BLAKE3, in hex, of the configuration and the weights.
     pub fingerprint: String,
 }
 
 impl LoraAdapter {
-    /// Whether the adapter fits a model: layers, modules and shapes.
+    /// Checks that the adapter fits a model: layers, modules and shapes.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] naming the first tensor that does not fit.
+    /// [`ModelError::Invalid`] that names the first tensor that does not fit.
     pub fn check(&self, config: &ModelConfig) -> Result<(), ModelError> {
         let misfit =
             |what: String| Err(ModelError::Invalid(format!("the adapter does not fit the model: {what}")));

@@ -1,4 +1,4 @@
-//! PEFT folders, read.
+//! Reading PEFT folders.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,17 +16,17 @@ use crate::error::ModelError;
 
 pub(super) const CONFIG: &str = "adapter_config.json";
 pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
-/// The longest adapter that is read, in bytes: it is held in memory.
+/// The largest weight file that is read, in bytes. It is held in memory.
 pub(super) const WEIGHTS_BYTES_MAX: u64 = 4 << 30;
-/// What PEFT puts before the names of the model that it wraps.
+/// The prefix that PEFT adds to the names of the wrapped model.
 pub(super) const WRAPPER: &str = "base_model.model.";
 
 impl LoraAdapter {
     /// Opens a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`.
     ///
     /// # Errors
-    /// [`ModelError::File`] for anything missing or malformed, and for an adapter that changes the model in a
-    /// way that is not plain LoRA (`DoRA`, trained biases, …); the error names the setting.
+    /// [`ModelError::File`] if a file is missing or malformed, or if the adapter is not plain LoRA (`DoRA`,
+    /// trained biases, …). The error names the setting.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let config_path = dir.join(CONFIG);
         let config = read(&config_path, CONFIG_BYTES_MAX)?;
@@ -42,7 +42,7 @@ impl LoraAdapter {
         Self::parse((&config_path, &config), (&path, &weights))
     }
 
-    /// Reads the two files of an adapter; the paths are for errors.
+    /// Parses the two files of an adapter. The paths are used in errors only.
     pub(super) fn parse(
         (config_path, config_bytes): (&Path, &[u8]),
         (path, bytes): (&Path, &[u8]),
@@ -68,7 +68,7 @@ impl LoraAdapter {
     }
 }
 
-/// The fingerprint of an adapter with these files.
+/// The fingerprint of an adapter that consists of these files.
 pub(super) fn fingerprint(config: &[u8], weights: &[u8]) -> String {
     let mut fingerprint = Fingerprint::new();
     fingerprint.add_bytes(CONFIG, config);
@@ -136,10 +136,10 @@ enum Place {
     Score,
 }
 
-/// Where a tensor of the file belongs.
+/// The target of a tensor of the file, by its name.
 fn place(name: &str) -> Option<Place> {
     let name = name.strip_prefix(WRAPPER)?;
-    // Older versions of PEFT wrote the name of its wrapper around a head that is saved whole.
+    // Older versions of PEFT include the wrapper's name in the name of a head that is saved whole.
     if name == SCORE_HEAD || name == "score.modules_to_save.weight" {
         return Some(Place::Score);
     }

@@ -1,4 +1,4 @@
-//! Room for adapters in a session: they take turns without the session being built again.
+//! Slots for adapters in a session: adapters are swapped without a rebuild of the session.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use crate::checkpoint::layout::projections;
 use crate::error::ModelError;
 use crate::training::LoraPlan;
 
-/// Which projections the adapters of a session may change, and up to which rank.
+/// The projections that the adapters of a session may change, and their highest rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoraSlots {
-    /// The projections, with the outputs and inputs of each.
+    /// The projections, with the number of outputs and inputs of each.
     sizes: BTreeMap<LoraTarget, (usize, usize)>,
     rank: usize,
 }
@@ -21,9 +21,10 @@ pub struct LoraSlots {
 /// The adapters of a session.
 #[derive(Debug, Clone, Copy)]
 pub enum Adapters<'a> {
-    /// One, or none, for as long as the session lives.
+    /// One adapter or none, for the life of the session.
     Fixed(Option<&'a LoraAdapter>),
-    /// They take turns: those that fit the slots can be set one after the other. The second one is the first to be set.
+    /// Adapters that are swapped. Every adapter that fits the slots can be set; the second field is the first
+    /// one set.
     Swappable(&'a LoraSlots, Option<&'a LoraAdapter>),
 }
 
@@ -34,7 +35,7 @@ impl<'a> From<Option<&'a LoraAdapter>> for Adapters<'a> {
 }
 
 impl LoraSlots {
-    /// Room for the adapters that these settings train.
+    /// Slots for the adapters that these settings train.
     ///
     /// # Errors
     /// As [`LoraPlan::new`].
@@ -48,7 +49,7 @@ impl LoraSlots {
         Ok(Self { sizes: plan.pairs.keys().filter_map(size).collect(), rank: plan.r })
     }
 
-    /// Room for an adapter and those of the same shape or smaller.
+    /// Slots for an adapter, and for adapters of the same shape or smaller.
     #[must_use]
     pub fn of_adapter(adapter: &LoraAdapter) -> Self {
         let size = |(target, pair): (&LoraTarget, &LoraPair)| (target.clone(), (pair.outputs, pair.inputs));
@@ -58,10 +59,11 @@ impl LoraSlots {
         }
     }
 
-    /// The adapter's numbers in this shape, with zeros for what it does not change; without one, zeros throughout.
+    /// The adapter's weights in the shape of the slots. Projections that the adapter does not change are
+    /// zero; without an adapter all are.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for an adapter that changes other projections, or has a higher rank.
+    /// [`ModelError::Invalid`] if the adapter changes other projections or has a higher rank.
     pub(crate) fn fill(
         &self,
         adapter: Option<&LoraAdapter>,
@@ -98,7 +100,7 @@ impl LoraSlots {
     }
 }
 
-/// A pair with zeros up to a higher rank.
+/// A pair, padded with zeros to a higher rank.
 fn padded(pair: Option<&LoraPair>, outputs: usize, inputs: usize, rank: usize) -> LoraPair {
     let (mut a, mut b) = (vec![0.0; rank * inputs], vec![0.0; outputs * rank]);
     if let Some(pair) = pair {
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_of_a_lower_rank_keeps_its_product() {
+    fn padding_to_a_higher_rank_keeps_the_product() {
         let pair = LoraPair {
             a: vec![1.0, 2.0, 3.0],
             b: vec![4.0, 5.0],

@@ -103,7 +103,7 @@ fn pairs_and_score_head_are_read_with_their_scaling() {
 }
 
 #[test]
-fn stabilised_ranks_divide_by_the_root() {
+fn rank_stabilised_scaling_divides_by_the_root() {
     let adapter = Folder::new(&with("use_rslora", json!(true)), &plain()).open().expect("adapter");
     assert!((adapter.scaling - 8.0 / 2f32.sqrt()).abs() < 1e-6);
 }
@@ -120,7 +120,7 @@ fn patterns_give_single_modules_their_rank_and_alpha() {
 }
 
 #[test]
-fn what_is_not_plain_lora_is_refused_by_name() {
+fn settings_beyond_plain_lora_are_refused_by_name() {
     for (key, value) in [
         ("peft_type", json!("IA3")),
         ("task_type", json!("TOKEN_CLS")),
@@ -138,7 +138,7 @@ fn what_is_not_plain_lora_is_refused_by_name() {
 }
 
 #[test]
-fn tensors_that_cannot_be_applied_are_refused_by_name() {
+fn unknown_tensors_are_refused_by_name() {
     let embedding = "base_model.model.model.embed_tokens.lora_embedding_A";
     let bytes = weights(&[(&q("A"), &[2, 4]), (&q("B"), &[4, 2]), (SCORE, &[1, 4]), (embedding, &[2, 4])]);
     assert!(refusal(&settings(), &bytes).contains(embedding));
@@ -152,7 +152,7 @@ fn tensors_that_cannot_be_applied_are_refused_by_name() {
 }
 
 #[test]
-fn an_adapter_of_another_model_does_not_fit() {
+fn an_adapter_of_another_model_is_refused() {
     let adapter = Folder::new(&settings(), &plain()).open().expect("adapter");
     for other in [
         ModelConfig { layers: 1, ..model() },
@@ -188,7 +188,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn damaged_weights_are_an_error_or_an_adapter_but_never_a_panic(
+    fn damaged_weights_never_panic(
         cut in 0usize..400, flips in prop::collection::vec((0usize..400, any::<u8>()), 0..4)
     ) {
         let mut bytes = plain();

@@ -1,4 +1,4 @@
-//! The head that says what a policy's position is worth. PEFT knows none, so it lies beside an adapter in a file of its own.
+//! The value head of a policy. PEFT has no such head, so it is stored beside the adapter in its own file.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::checkpoint::files::{read_optional, write_whole};
 use crate::error::ModelError;
 
 const FILE: &str = "value_head.safetensors";
-/// The tensor's name, as in TRL's models with a value head.
+/// The name of the tensor in TRL's models with a value head.
 const WEIGHT: &str = "v_head.summary.weight";
 
-/// A value head: the dot product of these numbers with a hidden state is the state's value.
+/// A value head: the value of a position is the dot product of this weight with the hidden state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValueHead {
     /// `[hidden]`.
@@ -21,7 +21,7 @@ pub struct ValueHead {
 }
 
 impl ValueHead {
-    /// Reads `value_head.safetensors` of a folder; `None` where there is none.
+    /// Reads `value_head.safetensors` of a folder; `None` if there is no such file.
     ///
     /// # Errors
     /// [`ModelError::File`] when it is malformed.

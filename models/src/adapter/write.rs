@@ -1,4 +1,4 @@
-//! Adapters as PEFT has them on disk, and as one piece of bytes.
+//! Writing adapters: as PEFT folders, and as single artifacts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +15,7 @@ use crate::checkpoint::files::{CONFIG_BYTES_MAX, as_bytes, read, write_whole};
 use crate::checkpoint::layout::SCORE_HEAD;
 use crate::error::ModelError;
 
-/// The two files of an adapter in one piece.
+/// The two files of an adapter as one artifact.
 #[derive(Serialize, Deserialize)]
 struct Artifact<'a> {
     #[serde(serialize_with = "as_bytes")]
@@ -25,14 +25,14 @@ struct Artifact<'a> {
 }
 
 impl LoraAdapter {
-    /// An adapter from its numbers. `scaling` is alpha / r; `base_model` is what its configuration will call the model that it
-    /// belongs to.
+    /// Builds an adapter from its weights. `scaling` is alpha / r. `base_model` is written into the
+    /// configuration as the name of the base model.
     ///
-    /// The fingerprint is that of the folder that [`LoraAdapter::save`] writes.
+    /// The fingerprint is the one of the folder that [`LoraAdapter::save`] writes.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when there is no pair, a length does not fit its sizes, a number is not finite, a module is not a
-    /// known projection, or a sequence classifier has no score head.
+    /// [`ModelError::Invalid`] if there is no pair, a length does not match its sizes, a number is not
+    /// finite, or a module is no known projection. Also if a sequence classifier has no score head.
     pub fn new(
         r: usize,
         alpha: f32,
@@ -50,22 +50,23 @@ impl LoraAdapter {
         Ok(adapter)
     }
 
-    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`, as peft 0.15 and later load them. Gives the
-    /// folder's fingerprint.
+    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`, readable by peft 0.15 and
+    /// later. Returns the folder's fingerprint.
     ///
-    /// The same numbers give the same bytes. They are written as 32-bit floats in an order of our own, so that an adapter that
-    /// PEFT wrote gets another fingerprint. Each file is written aside, synced and renamed, the configuration last: a folder that
-    /// has one has the weights that belong to it. Other files of the folder stay.
+    /// Equal weights give equal bytes. They are written as 32-bit floats in a fixed order, so an adapter
+    /// written by PEFT gets another fingerprint. Each file is written under a temporary name, synced and
+    /// renamed. The configuration comes last: if it exists, the weights beside it belong to it. Other files
+    /// of the folder stay.
     ///
     /// # Errors
-    /// As [`LoraAdapter::new`], and [`ModelError::Write`] when the disk refuses.
+    /// As [`LoraAdapter::new`], and [`ModelError::Write`] if a write fails.
     pub fn save(&self, dir: &Path) -> Result<String, ModelError> {
         let (config, weights) = self.files()?;
         write_files(dir, &config, &weights)?;
         Ok(fingerprint(&config, &weights))
     }
 
-    /// The files that [`LoraAdapter::save`] would write, in one piece of bytes (MessagePack).
+    /// The files that [`LoraAdapter::save`] writes, as one artifact (MessagePack).
     ///
     /// # Errors
     /// As [`LoraAdapter::new`].
@@ -74,7 +75,8 @@ impl LoraAdapter {
         pack(&config, &weights)
     }
 
-    /// The files of a PEFT folder as they are, in one piece: its fingerprint is the folder's, whoever wrote it.
+    /// The files of a PEFT folder, unchanged, as one artifact. The artifact has the folder's fingerprint,
+    /// also for folders written by other programs.
     ///
     /// # Errors
     /// As [`LoraAdapter::open`].
@@ -84,19 +86,20 @@ impl LoraAdapter {
         pack(&config, &read(&dir.join(WEIGHTS), WEIGHTS_BYTES_MAX)?)
     }
 
-    /// An adapter from what [`LoraAdapter::to_artifact`] gave.
+    /// Reads an adapter from an artifact of [`LoraAdapter::to_artifact`].
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for bytes that are no adapter, else as [`LoraAdapter::open`].
+    /// [`ModelError::Invalid`] if the bytes are no adapter, else as [`LoraAdapter::open`].
     pub fn from_artifact(bytes: &[u8]) -> Result<Self, ModelError> {
         let Artifact { config, weights } = unpack(bytes)?;
         Self::parse((Path::new(CONFIG), config), (Path::new(WEIGHTS), weights))
     }
 
-    /// Writes the PEFT folder that an artifact holds, byte for byte; as safe as [`LoraAdapter::save`].
+    /// Writes the PEFT folder of an artifact, byte for byte, with the same durability as
+    /// [`LoraAdapter::save`].
     ///
     /// # Errors
-    /// As [`LoraAdapter::from_artifact`], and [`ModelError::Write`] when the disk refuses.
+    /// As [`LoraAdapter::from_artifact`], and [`ModelError::Write`] if a write fails.
     pub fn save_artifact(bytes: &[u8], dir: &Path) -> Result<(), ModelError> {
         Self::from_artifact(bytes)?;
         let Artifact { config, weights } = unpack(bytes)?;
@@ -112,10 +115,11 @@ impl LoraAdapter {
         Ok((config, self.weights()?))
     }
 
-    /// Whether its numbers can be those of an adapter: as many as its sizes say, all finite, with the score head that its task needs.
+    /// Checks the weights: the lengths match the sizes, all numbers are finite, and the task's score head is
+    /// present.
     ///
     /// # Errors
-    /// What is wrong with them, for a person to read.
+    /// The problem, as text for a person.
     pub fn check_numbers(&self) -> Result<(), String> {
         if self.layers.is_empty() {
             return Err("it has no LoRA pair".to_owned());
@@ -146,7 +150,8 @@ impl LoraAdapter {
         }
     }
 
-    /// `adapter_config.json`: the settings that peft 0.15 has, those of a plain LoRA at their defaults.
+    /// `adapter_config.json` with the settings of peft 0.15. All but those of plain LoRA have their default
+    /// value.
     fn settings(&self) -> Value {
         let stabilised = !self.is_scaled_by(false) && self.is_scaled_by(true);
         let (rank_pattern, alpha_pattern) = self.patterns(stabilised);
@@ -156,7 +161,7 @@ impl LoraAdapter {
             AdapterTask::CausalLm => "CAUSAL_LM",
             AdapterTask::SeqCls => "SEQ_CLS",
         };
-        // In the order of names, as peft writes them.
+        // Sorted by name, as peft writes them.
         json!({
             "alpha_pattern": alpha_pattern,
             "auto_mapping": null,
@@ -190,14 +195,15 @@ impl LoraAdapter {
         })
     }
 
-    /// Whether every pair's scaling follows from the adapter's alpha, by its rank or by the root of its rank.
+    /// Whether the scaling of every pair follows from the adapter's alpha: alpha / rank, or with `root` alpha
+    /// / √rank.
     fn is_scaled_by(&self, root: bool) -> bool {
         self.layers
             .values()
             .all(|pair| pair.scaling.to_bits() == scaling(self.alpha, pair.rank, root).to_bits())
     }
 
-    /// What single modules have in place of the adapter's rank and alpha.
+    /// Ranks and alphas of single modules that differ from the adapter's.
     fn patterns(&self, stabilised: bool) -> (Map<String, Value>, Map<String, Value>) {
         let (mut ranks, mut alphas) = (Map::new(), Map::new());
         for (LoraTarget { layer, module }, pair) in &self.layers {
@@ -212,7 +218,8 @@ impl LoraAdapter {
         (ranks, alphas)
     }
 
-    /// Short names, such as `q_proj`, where each of the first layers changes the same modules; full ones elsewhere.
+    /// The changed modules: short names such as `q_proj` if the first layers all change the same modules,
+    /// else full names.
     fn target_modules(&self) -> BTreeSet<String> {
         let mut by_layer: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
         for LoraTarget { layer, module } in self.layers.keys() {
@@ -248,7 +255,7 @@ impl LoraAdapter {
     }
 }
 
-/// A safetensors file of 32-bit floats, as PyTorch's libraries mark it.
+/// A safetensors file of 32-bit floats, with the metadata that PyTorch's libraries write.
 pub(super) fn serialise(tensors: &[(String, [usize; 2], &[f32])]) -> Result<Vec<u8>, ModelError> {
     let data: Vec<Vec<u8>> = tensors
         .iter()
@@ -265,7 +272,7 @@ pub(super) fn serialise(tensors: &[(String, [usize; 2], &[f32])]) -> Result<Vec<
 fn write_files(dir: &Path, config: &[u8], weights: &[u8]) -> Result<(), ModelError> {
     fs::create_dir_all(dir).map_err(|error| ModelError::write(dir, error))?;
     let config_path = dir.join(CONFIG);
-    // The old configuration must never stand beside the new weights, unless it is the same.
+    // An old configuration must never exist beside new weights, unless both configurations are equal.
     match fs::read(&config_path) {
         Ok(there) if there == config => {}
         Ok(_) => fs::remove_file(&config_path).map_err(|error| ModelError::write(&config_path, error))?,
@@ -291,7 +298,7 @@ fn unwritable(error: impl std::fmt::Display) -> ModelError {
     ModelError::Invalid(format!("the adapter cannot be written: {error}"))
 }
 
-/// What stands before `layers.` in the names of the architecture that has such a projection.
+/// The prefix of `layers.` in the names of the architecture that has this projection.
 fn prefix(module: &str) -> Option<&'static str> {
     match module {
         "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" | "self_attn.o_proj"
@@ -308,7 +315,7 @@ fn scaling(alpha: f32, rank: usize, root: bool) -> f32 {
     if root { alpha / (rank as f32).sqrt() } else { alpha / rank as f32 }
 }
 
-/// A number as a person would write it: 8, not 8.0, and 0.1, not 0.10000000149011612.
+/// A number in its shortest form: 8 instead of 8.0, and 0.1 instead of 0.10000000149011612.
 fn plain_number(number: f32) -> Value {
     let text = number.to_string();
     text.parse::<i64>()

@@ -5,14 +5,15 @@ use crate::checkpoint::{Activation, ModelConfig};
 use crate::error::ModelError;
 use crate::onnx::{Graph, Shape, Value};
 
-/// What a family's forward pass is written in: the parts of a model, which a decoder with a cache and a training step make each
-/// in their own way.
+/// The parts of a model from which the forward pass of a family is built.
+///
+/// The decoder with a key-value cache and the training step implement them in different ways.
 pub(crate) trait Forward {
     fn config(&self) -> &ModelConfig;
 
     fn graph(&mut self) -> &mut Graph;
 
-    /// The dimensions of the token ids, which stand before the width in every hidden state.
+    /// The dimensions of the token ids. They precede the width in every hidden state.
     fn token_shape(&self) -> Shape;
 
     /// A tensor of the model, by its name in the checkpoint.
@@ -21,10 +22,11 @@ pub(crate) trait Forward {
     /// The embeddings of the tokens.
     fn embedding(&mut self, table: &str) -> Result<Value, ModelError>;
 
-    /// A and B of the low-rank change of a projection, `[rank, in]` and `[out, rank]`, B already scaled; none: it has no change.
+    /// A and B of the low-rank change of a projection, `[rank, in]` and `[out, rank]`, with B already scaled;
+    /// `None` if it has none.
     fn low_rank(&mut self, target: LoraTarget) -> Result<Option<(Value, Value)>, ModelError>;
 
-    /// A linear layer `{block}.{module}` of a layer, with its low-rank change if there is one for it.
+    /// The linear layer `{block}.{module}` of a layer, with its low-rank change if it has one.
     fn linear(
         &mut self,
         layer: usize,
@@ -56,17 +58,19 @@ pub(crate) trait Forward {
         value: Value,
     ) -> Result<Value, ModelError>;
 
-    /// x + y, and the root-mean-square norm of that: `(norm, sum)`.
+    /// x + y, and the root-mean-square norm of the sum: `(norm, sum)`.
     fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value) -> Result<(Value, Value), ModelError>;
 
-    /// The rows that the head is computed for, `[selected, width]`. The last layer picks them as soon as its heads have read the
-    /// sequence: its other products, 3 % of the work of a model with 30 layers, are not done for rows that nobody reads.
+    /// The rows for which the head is computed, `[selected, width]`.
+    ///
+    /// The last layer selects them right after attention. Its other products are then computed for these rows
+    /// only, which saves 3 % of the work of a model with 30 layers.
     fn select_positions(&mut self, x: Value) -> Result<Value, ModelError>;
 
-    /// Called where each layer begins.
+    /// Marks the beginning of a layer.
     fn begin_layer(&mut self, _layer: usize) {}
 
-    /// The nonlinearity of the feed-forward blocks.
+    /// The activation function of the MLP.
     fn activation(&mut self, x: Value) -> Value {
         match self.config().activation {
             Activation::Silu => self.graph().silu(x),

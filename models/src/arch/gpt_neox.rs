@@ -1,5 +1,8 @@
-//! GPT-NeoX (Pythia): layer norms with bias, one projection for query, key and value, partial rotary positions, and a
-//! feed-forward block that reads the same residual as attention (or, in sequential models, attention's sum).
+//! GPT-NeoX (Black et al. 2022, arXiv 2204.06745; Pythia: arXiv 2304.01373), as `GPTNeoXModel` of Hugging
+//! Face transformers.
+//!
+//! Layer norms with bias, a fused projection for query, key and value, and partial rotary positions.
+//! Attention and MLP read the same residual; in sequential models the MLP reads the sum after attention.
 
 use crate::checkpoint::ModelConfig;
 use crate::error::ModelError;
@@ -17,7 +20,7 @@ pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
         let normed = layer_norm(forward, &format!("{block}.input_layernorm"), residual)?;
         let mut mixed = causal_self_attention(forward, layer, &block, normed)?;
         if layer + 1 == layers {
-            // Nothing reads the other positions from here on.
+            // The other positions are not read from here on.
             (mixed, residual) = (forward.select_positions(mixed)?, forward.select_positions(residual)?);
         }
         let bias = forward.config().attention_bias;
@@ -38,7 +41,7 @@ fn layer_norm(forward: &mut impl Forward, name: &str, x: Value) -> Result<Value,
     Ok(forward.graph().layer_norm(x, weight, bias, epsilon))
 }
 
-/// What the heads read from the sequence, before their outputs are projected.
+/// The output of causal self-attention, before its output projection.
 fn causal_self_attention(
     forward: &mut impl Forward,
     layer: usize,
@@ -47,7 +50,7 @@ fn causal_self_attention(
 ) -> Result<Value, ModelError> {
     let ModelConfig { heads, head_dim, attention_bias, .. } = *forward.config();
     let fused = forward.linear(layer, block, "attention.query_key_value", x, attention_bias)?;
-    // Query, key and value alternate head by head: [heads, 3, head_dim].
+    // Query, key and value alternate per head: [heads, 3, head_dim].
     let tokens = forward.token_shape();
     let shape = |dims: &[usize]| tokens.iter().copied().chain(dims.iter().copied().map(Dim::Fixed)).collect();
     let by_head = forward.graph().reshape(fused, shape(&[heads, 3 * head_dim]))?;

@@ -1,4 +1,8 @@
-//! Llama and its likes: root-mean-square norms before each block, gated SiLU, grouped-query attention.
+//! Llama (Touvron et al. 2023, arXiv 2302.13971; Llama 2: arXiv 2307.09288), as `LlamaModel` of Hugging Face
+//! transformers.
+//!
+//! A root-mean-square norm before each block (arXiv 1910.07467), a gated SiLU MLP (SwiGLU, arXiv 2002.05202),
+//! grouped-query attention (arXiv 2305.13245) and rotary positions (arXiv 2104.09864).
 
 use crate::error::ModelError;
 use crate::onnx::Value;
@@ -25,7 +29,7 @@ pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
         };
         let mut mixed = causal_self_attention(forward, layer, &block, normed)?;
         if layer + 1 == layers {
-            // Nothing reads the other positions from here on.
+            // The other positions are not read from here on.
             (mixed, residual) = (forward.select_positions(mixed)?, forward.select_positions(residual)?);
         }
         let bias = forward.config().attention_bias;
@@ -41,7 +45,7 @@ pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
     Ok(normed)
 }
 
-/// What the heads read from the sequence, before their outputs are projected.
+/// The output of causal self-attention, before its output projection.
 fn causal_self_attention(
     forward: &mut impl Forward,
     layer: usize,

@@ -1,7 +1,8 @@
-//! Models as graphs: what a decoder is made of, with one file for each family.
+//! Decoder models as graphs, with one file for each family.
 //!
-//! Every family makes the same graph, seen from outside: token ids and a key-value cache in, the extended cache and the
-//! head's outputs at chosen positions out. Generation, scoring of completions and reward models all run it.
+//! All families have the same interface. The inputs are token ids and a key-value cache; the outputs are the
+//! extended cache and the head's outputs at the selected positions. Generation, scoring of completions and
+//! reward models all use this graph.
 
 mod forward;
 mod gpt_neox;
@@ -15,7 +16,7 @@ use crate::onnx::{Dim, ElementType, Graph, Shape, Value};
 
 pub(crate) use forward::Forward;
 
-/// The longest sequence that graphs carry rotary tables for, in tokens.
+/// The longest sequence that the rotary tables of a graph cover, in tokens.
 pub const POSITIONS_MAX: usize = 32_768;
 
 /// Names of the graph's inputs and outputs.
@@ -28,11 +29,12 @@ pub mod names {
     pub const SEQLENS_K: &str = "seqlens_k";
     /// `[1]`, a 32-bit integer: the longest length after this run.
     pub const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
-    /// `[selected]`, 64-bit integers: which of the batch · seq positions, row by row, the head is computed for.
+    /// `[selected]`, 64-bit integers: the indices, among the batch · seq positions in row-major order, for
+    /// which the head is computed.
     pub const SELECTED: &str = "selected";
     /// `[selected, vocabulary or labels]`.
     pub const OUTPUT: &str = "output";
-    /// `[labels, hidden]`: the score head, where an adapter brings it.
+    /// `[labels, hidden]`: the score head, if an adapter provides it.
     pub const SCORE: &str = "score.weight";
 
     /// `[batch, kv_heads, capacity, head_dim]`, one per layer.
@@ -47,14 +49,14 @@ pub mod names {
         [format!("present.{layer}.key"), format!("present.{layer}.value")]
     }
 
-    /// `A [rank, in]` and `B [out, rank]` of a LoRA target, B already scaled.
+    /// `A [rank, in]` and `B [out, rank]` of a LoRA target, with B already scaled.
     #[must_use]
     pub fn lora(target: &crate::adapter::LoraTarget) -> [String; 2] {
         ["a", "b"].map(|side| format!("lora.{}.{}.{side}", target.layer, target.module))
     }
 }
 
-/// What the last hidden states are turned into.
+/// The head on top of the last hidden states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
     /// Logits over the vocabulary.
@@ -63,35 +65,38 @@ pub enum Head {
     Score,
 }
 
-/// A decoder's graph, and what has to be known to run it.
+/// A decoder's graph, with the facts that are needed to run it.
 #[derive(Debug, Clone)]
 pub struct DecoderGraph {
     /// The graph, with the inputs and outputs of [`names`].
     pub graph: Graph,
-    /// Whether [`names::POSITION_IDS`] is an input: rotary embeddings of unusual widths are not done by the attention operator.
+    /// Whether [`names::POSITION_IDS`] is an input. The attention operator cannot rotate heads of unusual
+    /// widths itself.
     pub needs_positions: bool,
     /// Width of the output: the vocabulary or the number of labels.
     pub output_width: usize,
 }
 
-/// Where an adapter's low-rank numbers stand in a graph.
+/// How the weights of an adapter are part of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdapterPlace {
-    /// As inputs: adapters with the same targets can take turns in one session.
+    /// As inputs: adapters with the same targets can be swapped in one session.
     Inputs,
-    /// As constants, which a session brings into the layout in which a product's rows do not depend on how many there are.
+    /// As constants. A session packs them into the layout in which a product's rows do not depend on the
+    /// number of rows.
     Constants,
 }
 
-/// B of a low-rank change, multiplied by its scaling.
+/// B of a low-rank change, times its scaling.
 pub(crate) fn scaled_b(pair: &LoraPair) -> Vec<f32> {
     pair.b.iter().map(|number| number * pair.scaling).collect()
 }
 
-/// Builds the graph of a model with a head, and with low-rank changes where the adapter has some.
+/// Builds the graph of a model with a head and the low-rank changes of the adapter.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] for missing tensors, shapes that do not fit, or sizes that the operators cannot handle.
+/// [`ModelError::Invalid`] for missing tensors, shapes that do not match, or sizes that the operators do not
+/// support.
 pub fn decoder_graph(
     config: &ModelConfig,
     weights: &Weights,
@@ -126,7 +131,7 @@ pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
     }
 }
 
-/// The name of the tensor that the vocabulary head multiplies by.
+/// The name of the tensor of the vocabulary head.
 pub(crate) fn vocabulary_head(config: &ModelConfig, weights: &Weights) -> &'static str {
     let (table, head) = match config.architecture {
         Architecture::Llama => ("model.embed_tokens.weight", "lm_head.weight"),
@@ -136,7 +141,7 @@ pub(crate) fn vocabulary_head(config: &ModelConfig, weights: &Weights) -> &'stat
     if tied { table } else { head }
 }
 
-/// A decoder under construction: the graph, and the model's parts by name.
+/// A decoder under construction.
 struct Decoder<'a> {
     config: &'a ModelConfig,
     weights: &'a Weights,
@@ -148,7 +153,7 @@ struct Decoder<'a> {
     seqlens_k: Value,
     total_sequence_length: Value,
     rotary: (Value, Value),
-    /// Where the attention operator cannot rotate: the positions to rotate by.
+    /// The positions to rotate by, if the attention operator cannot rotate.
     position_ids: Option<Value>,
 }
 
@@ -172,7 +177,7 @@ impl<'a> Decoder<'a> {
         let seqlens_k = graph.input(names::SEQLENS_K, ElementType::I32, vec![Dim::Named("batch")]);
         let total_sequence_length =
             graph.input(names::TOTAL_SEQUENCE_LENGTH, ElementType::I32, vec![Dim::Fixed(1)]);
-        // The attention operator rotates in blocks of 16 dimensions.
+        // The attention operator rotates blocks of 16 dimensions.
         let inside = config.head_dim.is_multiple_of(16) && config.rope.rotary_dims.is_multiple_of(16);
         let position_ids = (!inside).then(|| graph.input(names::POSITION_IDS, ElementType::I64, ids_shape));
         let rotary = rotary_tables(&mut graph, config);
@@ -299,12 +304,12 @@ impl Forward for Decoder<'_> {
     }
 }
 
-/// The cosines and sines of every position, `[positions, rotary_dims / 2]`, computed in 64 bits.
+/// The cosines and sines of all positions, `[positions, rotary_dims / 2]`, computed in 64 bits.
 pub(crate) fn rotary_tables(graph: &mut Graph, config: &ModelConfig) -> (Value, Value) {
     let frequencies = config.rope.inverse_frequencies();
     let positions = config.context_length.min(POSITIONS_MAX);
     let angles = (0..positions).flat_map(|position| {
-        // Frequency and angle are rounded to 32 bits because the models were trained so.
+        // Frequency and angle are rounded to 32 bits, because the models were trained with these roundings.
         frequencies.iter().map(move |&frequency| f64::from(round(round(frequency) as f64 * position as f64)))
     });
     let (cos, sin): (Vec<f32>, Vec<f32>) =
@@ -318,7 +323,7 @@ fn round(number: f64) -> f32 {
     number as f32
 }
 
-/// Bytes of the key-value cache of one token.
+/// Size of the key-value cache of one token, in bytes.
 #[must_use]
 pub fn cache_bytes_per_token(config: &ModelConfig) -> usize {
     2 * config.layers * config.kv_heads * config.head_dim * Dtype::F32.size()

@@ -1,18 +1,18 @@
-//! What a model is: architecture, sizes, rotary embedding, special token ids.
+//! A model's configuration: architecture, sizes, rotary embedding, special token ids.
 
 use std::f64::consts::TAU;
 
-/// The families of models that can be run.
+/// The supported families of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
-    /// Llama and its likes (SmolLM2, TinyLlama, …): RMS norm, gated SiLU, grouped-query attention, full
+    /// Llama and similar models (SmolLM2, TinyLlama, …): RMS norm, gated SiLU, grouped-query attention, full
     /// rotary.
     Llama,
     /// GPT-NeoX (Pythia): layer norm with bias, fused query-key-value, partial rotary, parallel residual.
     GptNeoX,
 }
 
-/// The nonlinearity of the feed-forward block.
+/// The activation function of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// x · σ(x).
@@ -30,7 +30,7 @@ pub struct ModelConfig {
     pub architecture: Architecture,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the feed-forward block.
+    /// Width of the MLP.
     pub intermediate_size: usize,
     /// Number of transformer layers in use (after any cut to the first K).
     pub layers: usize,
@@ -42,7 +42,7 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Rows of the token embedding.
     pub vocab_size: usize,
-    /// Longest sequence the model was made for, in tokens.
+    /// The longest sequence that the model supports, in tokens.
     pub context_length: usize,
     /// Epsilon of the norms.
     pub norm_eps: f32,
@@ -52,30 +52,29 @@ pub struct ModelConfig {
     pub tied_embeddings: bool,
     /// Whether the attention projections have biases.
     pub attention_bias: bool,
-    /// Whether the feed-forward projections have biases.
+    /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
-    /// Whether attention and feed-forward read the same residual (GPT-NeoX).
+    /// Whether attention and MLP read the same residual (GPT-NeoX).
     pub parallel_residual: bool,
-    /// Nonlinearity of the feed-forward block.
+    /// Activation function of the MLP.
     pub activation: Activation,
-    /// Beginning-of-sequence token, where the model names one.
+    /// Beginning-of-sequence token, if the model has one.
     pub bos_token_id: Option<u32>,
-    /// Tokens that end an answer; chat models often have several.
+    /// Tokens that end a completion; chat models often have several.
     pub eos_token_ids: Vec<u32>,
-    /// Outputs of the sequence-classification head, where there is one.
+    /// Outputs of the sequence-classification head, if there is one.
     pub num_labels: Option<usize>,
 }
 
-/// The largest width, vocabulary or head count that is believed: products of two of them stay far from
-/// overflow.
+/// The largest accepted width, vocabulary or head count. Products of two of them stay far below overflow.
 const SIZE_MAX: usize = 1 << 24;
-/// The most layers that are believed.
+/// The highest accepted number of layers.
 const LAYERS_MAX: usize = 4096;
-/// The longest context that is believed, in tokens.
+/// The longest accepted context, in tokens.
 const CONTEXT_MAX: usize = 1 << 31;
 
 impl ModelConfig {
-    /// Whether the sizes make sense, alone and together; the error says which does not.
+    /// Checks that the sizes are valid, alone and together. The error names the invalid size.
     pub(crate) fn validate(&self) -> Result<(), String> {
         for (name, value, most) in [
             ("hidden size", self.hidden_size, SIZE_MAX),
@@ -119,13 +118,13 @@ impl ModelConfig {
 pub struct Rope {
     /// The base of the geometric series of wavelengths.
     pub theta: f64,
-    /// How many of a head's dimensions are rotated; even, at most `head_dim`.
+    /// The number of rotated dimensions of each head; even, at most `head_dim`.
     pub rotary_dims: usize,
-    /// How the frequencies are changed to reach longer contexts.
+    /// The change of the frequencies for longer contexts.
     pub scaling: Option<RopeScaling>,
 }
 
-/// Changes of the rotary frequencies for contexts longer than those trained on first.
+/// Changes of the rotary frequencies for contexts longer than the original training context.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Every frequency divided by `factor`.
@@ -133,7 +132,8 @@ pub enum RopeScaling {
         /// The divisor; positive.
         factor: f64,
     },
-    /// Llama 3's: long wavelengths divided by `factor`, short ones kept, those between interpolated.
+    /// Llama 3's scaling: long wavelengths are divided by `factor`, short ones are kept, those between are
+    /// interpolated.
     Llama3 {
         /// The divisor of the long wavelengths; positive.
         factor: f64,
@@ -144,7 +144,7 @@ pub enum RopeScaling {
         /// The context length, in tokens, before the change.
         original_context: f64,
     },
-    /// One divisor for each frequency, as GGUF files carry them; `rotary_dims / 2` of them.
+    /// One divisor per frequency, as GGUF files store them: `rotary_dims / 2` divisors.
     Divisors(Vec<f64>),
 }
 
@@ -162,10 +162,10 @@ impl Rope {
         Ok(())
     }
 
-    /// The angular frequencies, in radians a token, after scaling: `rotary_dims / 2` of them, falling.
+    /// The angular frequencies after scaling, in radians per token: `rotary_dims / 2` of them, falling.
     ///
-    /// Frequency i is theta^(−2i / rotary_dims), as in RoFormer (arXiv 2104.09864, section 3.2.2); the
-    /// scaling is that of Hugging Face transformers.
+    /// Frequency i is theta^(−2i / rotary_dims), as in RoFormer (arXiv 2104.09864, section 3.2.2). The
+    /// scaling is the one of Hugging Face transformers.
     #[must_use]
     pub fn inverse_frequencies(&self) -> Vec<f64> {
         let dims = self.rotary_dims as f64;
@@ -225,8 +225,8 @@ mod tests {
 
     #[test]
     fn llama3_scaling_gives_the_frequencies_of_transformers() {
-        // Llama 3.2's, by transformers' modeling_rope_utils in 32 bits, on both sides of and between the
-        // bounds.
+        // Llama 3.2's, computed by transformers' modeling_rope_utils in 32 bits, on both sides of the bounds
+        // and between them.
         let scaling = RopeScaling::Llama3 {
             factor: 32.0,
             low_frequency_factor: 1.0,
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn llama3_scaling_keeps_short_wavelengths_and_divides_long_ones() {
-        // Wavelengths 6.3, 62.8, 628, 6283 against bounds 32/4 = 8 and 32/1 = 32.
+        // Wavelengths 6.3, 62.8, 628, 6283 for the bounds 32/4 = 8 and 32/1 = 32.
         let scaling = RopeScaling::Llama3 {
             factor: 8.0,
             low_frequency_factor: 1.0,

@@ -1,4 +1,4 @@
-//! `config.json` and `generation_config.json` of Hugging Face folders, in the spellings of transformers 4 and
+//! `config.json` and `generation_config.json` of Hugging Face folders, in the formats of transformers 4 and
 //! 5.
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::config::{Activation, Architecture, ModelConfig, Rope, RopeScaling};
 use super::files::parse_json;
 use crate::error::ModelError;
 
-/// The keys of `config.json` that are read; unknown ones are tolerated.
+/// The keys of `config.json` that are read. Unknown keys are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct RawConfig {
@@ -63,7 +63,7 @@ struct RawGeneration {
     eos_token_id: Option<Value>,
 }
 
-/// Reads the two files. `num_labels` stays `None`: the score head's shape tells it.
+/// Parses the two files. `num_labels` stays `None`: it follows from the shape of the score head.
 pub(super) fn parse(
     path: &Path,
     config: &[u8],
@@ -74,7 +74,7 @@ pub(super) fn parse(
     if let Some((path, bytes)) = generation {
         let raw: RawGeneration = parse_json(path, bytes)?;
         let listed = token_ids(path, "eos_token_id", raw.eos_token_id.as_ref())?;
-        // As in transformers: what the generation file lists replaces what the configuration says.
+        // As in transformers: the generation file overrides the configuration.
         if !listed.is_empty() {
             eos_token_ids = listed;
         }
@@ -129,7 +129,7 @@ impl RawConfig {
             rope,
             tied_embeddings: self.tie_word_embeddings.unwrap_or(false),
             attention_bias: self.attention_bias.unwrap_or(neox),
-            // GPT-NeoX's feed-forward projections always have biases.
+            // The MLP projections of GPT-NeoX always have biases.
             mlp_bias: neox || self.mlp_bias.unwrap_or(false),
             parallel_residual: neox && self.use_parallel_residual.unwrap_or(true),
             activation,
@@ -224,7 +224,7 @@ fn narrow(epsilon: f64) -> f32 {
     epsilon as f32
 }
 
-/// One id, a list of ids, or nothing.
+/// One id, a list of ids, or null.
 fn token_ids(path: &Path, key: &str, value: Option<&Value>) -> Result<Vec<u32>, ModelError> {
     let bad = |value: &Value| ModelError::file(path, format!("{key} is not a token id: {value}"));
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| bad(value));
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn old_and_new_spellings_of_the_rotary_embedding_agree() {
+    fn old_and_new_formats_of_the_rotary_embedding_agree() {
         let old = config(NEOX, r#", "rotary_emb_base": 5000, "rotary_pct": 0.5"#).expect("old");
         let new = r#", "rope_parameters": {"rope_type": "default", "rope_theta": 5000, "partial_rotary_factor": 0.5}"#;
         assert_eq!(old, config(NEOX, new).expect("new"));
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_run_is_refused_by_name() {
+    fn unsupported_models_are_refused_by_name() {
         assert!(refusal(r#""model_type": "mamba""#, "").contains("mamba"));
         assert!(refusal(LLAMA, r#", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}"#).contains("yarn"));
         assert!(refusal(LLAMA, r#", "quantization_config": {"quant_method": "gptq"}"#).contains("gptq"));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_do_not_fit_together_are_refused() {
+    fn inconsistent_sizes_are_refused() {
         for rest in [
             r#", "num_attention_heads": 0"#,
             r#", "num_key_value_heads": 3"#,

@@ -1,4 +1,4 @@
-//! Reading files that nobody vouches for, and writing files that are whole or not there.
+//! Reads untrusted files, and writes files atomically.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Read, Write as _};
@@ -9,17 +9,17 @@ use tempfile::TempDir;
 
 use crate::error::ModelError;
 
-/// The longest configuration file that is read, in bytes.
+/// The largest configuration file that is read, in bytes.
 pub(crate) const CONFIG_BYTES_MAX: u64 = 16 << 20;
-/// The longest `tokenizer.json` that is read, in bytes; those of large vocabularies have some 30 MB.
+/// The largest `tokenizer.json` that is read, in bytes. Large vocabularies take about 30 MB.
 pub(crate) const TOKENIZER_BYTES_MAX: u64 = 512 << 20;
 
-/// The whole of a file of at most `bytes_max` bytes.
+/// Reads a whole file of at most `bytes_max` bytes.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ModelError> {
     read_optional(path, bytes_max)?.ok_or_else(|| ModelError::file(path, "no such file"))
 }
 
-/// As [`read`], but `None` where there is no such file.
+/// As [`read`], but `None` if the file does not exist.
 pub(crate) fn read_optional(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, ModelError> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -27,7 +27,7 @@ pub(crate) fn read_optional(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8
         Err(error) => return Err(ModelError::file(path, error)),
     };
     let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too long from one that just fits.
+    // One byte more than the limit tells a file that is too long from a file that just fits.
     file.take(bytes_max.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|error| ModelError::file(path, error))?;
@@ -40,27 +40,28 @@ pub(crate) fn read_optional(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8
     Ok(Some(bytes))
 }
 
-/// JSON as `T`; the error names the file, line and column.
+/// Parses JSON as `T`. The error names the file, line and column.
 pub(crate) fn parse_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, ModelError> {
     serde_json::from_slice(bytes).map_err(|error| ModelError::file(path, error))
 }
 
-/// Writes bytes as bytes, where serde would make them a list of numbers.
+/// Serialises bytes as bytes; serde would write a list of numbers.
 pub(crate) fn as_bytes<S: serde::Serializer>(bytes: &&[u8], serialiser: S) -> Result<S::Ok, S::Error> {
     serialiser.serialize_bytes(bytes)
 }
 
-/// What the names of unfinished files and folders begin with.
+/// The name prefix of unfinished files and folders.
 const UNFINISHED: &str = ".dissent-";
 
-/// Puts these bytes into the file at `path`, written aside, synced and renamed: there is the old file or the whole new
-/// one.
+/// Writes a file atomically: under a temporary name, synced, then renamed. A reader sees the old file or the
+/// whole new one.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     let write = || -> io::Result<()> {
         let folder = parent(path);
         let mut builder = tempfile::Builder::new();
         builder.prefix(UNFINISHED).suffix(".partial");
-        // As any new file, less the umask; a temporary file is otherwise its owner's alone.
+        // The usual permissions of a new file, by the umask. A temporary file is otherwise readable by its
+        // owner only.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut file = builder.tempfile_in(folder)?;
@@ -72,14 +73,14 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     write().map_err(|error| ModelError::write(path, error))
 }
 
-/// A folder that is filled aside and appears under its name when it is whole.
+/// A folder that is filled under a temporary name and renamed when it is complete.
 pub(crate) struct NewFolder<'a> {
     target: &'a Path,
     unfinished: TempDir,
 }
 
 impl<'a> NewFolder<'a> {
-    /// Begins a folder that will be `target`, which must not exist, or be empty.
+    /// Begins the folder `target`, which must not exist or must be empty.
     pub(crate) fn begin(target: &'a Path) -> Result<Self, ModelError> {
         let failed = |error: io::Error| ModelError::write(target, error);
         match target.read_dir().map(|mut entries| entries.next().is_some()) {
@@ -102,7 +103,7 @@ impl<'a> NewFolder<'a> {
         Ok(Self { target, unfinished: builder.tempdir_in(parent).map_err(failed)? })
     }
 
-    /// Writes a file of the folder, and syncs it.
+    /// Writes and syncs a file of the folder.
     pub(crate) fn file(
         &self,
         name: &str,
@@ -118,13 +119,13 @@ impl<'a> NewFolder<'a> {
         file.sync_all().map_err(failed)
     }
 
-    /// Gives the folder its name.
+    /// Renames the folder to its final name.
     pub(crate) fn finish(self) -> Result<(), ModelError> {
         let failed = |error: io::Error| ModelError::write(self.target, error);
         sync_folder(self.unfinished.path()).map_err(failed)?;
         fs::rename(self.unfinished.path(), self.target).map_err(failed)?;
         sync_folder(parent(self.target)).map_err(failed)?;
-        // Nothing is left under the temporary name.
+        // Nothing remains under the temporary name.
         let _ = self.unfinished.keep();
         Ok(())
     }
@@ -134,7 +135,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A rename is durable once its folder is; where folders cannot be opened, that is the system's affair.
+/// Syncs a folder, because a rename is durable only after that. Systems that cannot open folders are skipped.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder) {
         Ok(folder) => folder.sync_all(),

@@ -1,4 +1,4 @@
-//! BLAKE3 fingerprints of models, with the hashes of large files remembered.
+//! BLAKE3 fingerprints of models, with a cache for the hashes of large files.
 
 use std::fs::{self, File, Metadata};
 use std::io::Write;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::fingerprints_dir;
 use crate::error::ModelError;
 
-/// The parts of a model, hashed one after the other.
+/// Hashes the parts of a model in sequence.
 pub(crate) struct Fingerprint {
     hasher: blake3::Hasher,
 }
@@ -20,7 +20,7 @@ impl Fingerprint {
         Self { hasher: blake3::Hasher::new() }
     }
 
-    /// Adds a part by its hash. The lengths keep two parts from being taken for one.
+    /// Adds a part by its hash. The lengths separate the parts unambiguously.
     pub(crate) fn add(&mut self, role: &str, hash: &str) {
         for text in [role, hash] {
             self.hasher.update(&(text.len() as u64).to_le_bytes());
@@ -39,7 +39,7 @@ impl Fingerprint {
     }
 }
 
-/// What is remembered of a file that was hashed.
+/// The cached hash of a file.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Remembered {
     path: PathBuf,
@@ -49,9 +49,10 @@ struct Remembered {
     blake3: String,
 }
 
-/// The BLAKE3 hash of a file, in hex. It is remembered in the cache by real path, size, modification time and
-/// inode, because hashing gigabytes at every start would take seconds. A cache that cannot be read or written
-/// costs time, not correctness.
+/// The BLAKE3 hash of a file, in hex.
+///
+/// The hash is cached by real path, size, modification time and inode, because hashing gigabytes at every
+/// start takes seconds. A cache that cannot be read or written costs time, not correctness.
 pub(crate) fn of_file(path: &Path, cache_dir: &Path) -> Result<String, ModelError> {
     let wrong = |error: std::io::Error| ModelError::file(path, error);
     let real = path.canonicalize().map_err(wrong)?;
@@ -64,7 +65,7 @@ pub(crate) fn of_file(path: &Path, cache_dir: &Path) -> Result<String, ModelErro
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(&file).map_err(wrong)?;
     let hash = hasher.finalize().to_hex().to_string();
-    // A file that is being written is not remembered: its note would name the hash of a part.
+    // A file that changes meanwhile is not cached: the entry would hold the hash of a part.
     let after = file.metadata().map_err(wrong)?;
     if let Some(remembered) = describe(&real, &after, &hash)
         && describe(&real, &metadata, &hash).as_ref() == Some(&remembered)
@@ -107,7 +108,7 @@ fn recall(note: &Path, path: &Path, metadata: &Metadata) -> Option<String> {
     (now == remembered).then_some(remembered.blake3)
 }
 
-/// Written aside and renamed, so that a reader never sees half a note.
+/// Writes a cache entry under a temporary name and renames it, so that a reader never sees half an entry.
 fn remember(note: &Path, remembered: &Remembered) -> std::io::Result<()> {
     let folder = note.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_cannot_be_written_does_no_harm() {
+    fn an_unwritable_cache_does_no_harm() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("weights");
         fs::write(&path, "one").expect("write");
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_do_not_run_into_one_another() {
+    fn parts_are_separated_unambiguously() {
         let of = |parts: &[(&str, &str)]| {
             let mut fingerprint = Fingerprint::new();
             parts.iter().for_each(|(role, hash)| fingerprint.add(role, hash));

@@ -17,10 +17,10 @@ use crate::error::ModelError;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// The longest index of shards that is read, in bytes.
+/// The largest shard index that is read, in bytes.
 const INDEX_BYTES_MAX: u64 = 64 << 20;
 
-/// Reads a folder's configuration and tokenizer and locates its weights.
+/// Reads the configuration and the tokenizer of a folder, and locates its weights.
 pub(super) fn open(folder: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
     let mut fingerprint = Fingerprint::new();
     let config = open_config(folder, &mut fingerprint)?;
@@ -76,7 +76,7 @@ fn open_tokenizer(
     TokenizerFiles { folder, tokenizer, config: config_file, chat_template }.open(config)
 }
 
-/// The files that hold the weights; of a sharded model, with the tensors that the index promises in each.
+/// The files that hold the weights. For a sharded model, each with the tensors that the index lists for it.
 fn shards(folder: &Path) -> Result<BTreeMap<PathBuf, Option<BTreeSet<String>>>, ModelError> {
     #[derive(Deserialize)]
     struct Index {
@@ -141,7 +141,7 @@ fn add_shard(
     }
 }
 
-/// Names of a model that was saved without its head lack the prefix.
+/// The full name of a tensor. A model that was saved without its head lacks the prefix.
 fn full_name(architecture: Architecture, name: &str) -> String {
     let prefix = layout::prefix(architecture);
     let whole = name.starts_with(prefix) || name == layout::head(architecture) || name == layout::SCORE_HEAD;

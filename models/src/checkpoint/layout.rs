@@ -1,4 +1,4 @@
-//! Which tensors a model must have, and of which shapes.
+//! The tensors that a model needs, with their shapes.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use super::config::{Architecture, ModelConfig};
 /// The name of the score head of a sequence classifier, in every architecture.
 pub(crate) const SCORE_HEAD: &str = "score.weight";
 
-/// The names of one architecture.
+/// The tensor names of one architecture.
 struct Names {
-    /// What stands before every name but the heads'.
+    /// The prefix of all names but the heads'.
     prefix: &'static str,
     embedding: &'static str,
     final_norm: &'static str,
@@ -43,18 +43,17 @@ fn names(architecture: Architecture) -> &'static Names {
     }
 }
 
-/// What stands before the names of a headless model's tensors in a model with a head: `model.` or
-/// `gpt_neox.`.
+/// The prefix of the tensors of a headless model in a model with a head: `model.` or `gpt_neox.`.
 pub(crate) fn prefix(architecture: Architecture) -> &'static str {
     names(architecture).prefix
 }
 
-/// The name of the output head's weight, for a model whose embeddings are not tied.
+/// The name of the output head's weight, for a model with untied embeddings.
 pub(crate) fn head(architecture: Architecture) -> &'static str {
     names(architecture).head
 }
 
-/// The layer that a tensor belongs to, if any.
+/// The layer of a tensor, if it belongs to one.
 pub(crate) fn layer_of(architecture: Architecture, name: &str) -> Option<usize> {
     let rest = name.strip_prefix(prefix(architecture))?.strip_prefix("layers.")?;
     rest.split_once('.')?.0.parse().ok()
@@ -71,7 +70,7 @@ pub(crate) struct Projection {
     pub bias: bool,
 }
 
-/// The linear projections of every layer, by their names inside the layer.
+/// The linear projections of a layer, by their names within the layer.
 pub(crate) fn projections(config: &ModelConfig) -> Vec<(&'static str, Projection)> {
     let hidden = config.hidden_size;
     let inner = config.intermediate_size;
@@ -98,8 +97,8 @@ pub(crate) fn projections(config: &ModelConfig) -> Vec<(&'static str, Projection
     }
 }
 
-/// Every tensor that the model reads, with its shape, but for the heads: which of them there must be depends
-/// on what the model is used for.
+/// All tensors of the model with their shapes, without the heads: the required head depends on the use of the
+/// model.
 pub(crate) fn required(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
     let names = names(config.architecture);
     let hidden = config.hidden_size;

@@ -1,7 +1,7 @@
-//! Checkpoints as people have them: Hugging Face folders and GGUF files.
+//! Checkpoints: Hugging Face folders and GGUF files.
 //!
-//! Opening one reads its configuration, its tokenizer and the *places* of its weights. Nothing in a
-//! checkpoint is trusted: headers, offsets, shapes and templates are checked before they are used.
+//! Opening one reads its configuration and its tokenizer, and *locates* its weights. A checkpoint is
+//! untrusted: headers, offsets, shapes and templates are checked before use.
 
 pub mod config;
 mod config_json;
@@ -29,17 +29,17 @@ pub use config::{Activation, Architecture, ModelConfig, Rope, RopeScaling};
 pub use tokenizer::TextTokenizer;
 pub use weights::{Dtype, TensorRef, Weights};
 
-/// A model on disk: what it is, where its weights lie, and how text becomes tokens.
+/// A model on disk: its configuration, the locations of its weights, and its tokenizer.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// Architecture and sizes.
     pub config: ModelConfig,
-    /// Where each tensor lies, by its Hugging Face name.
+    /// The location of each tensor, by its Hugging Face name.
     pub weights: Weights,
     /// Text to token ids and back, with the chat template.
     pub tokenizer: TextTokenizer,
-    /// BLAKE3, in hex, of the weights, the configuration and the tokenizer; a model cut to its first layers
-    /// has another fingerprint than the whole.
+    /// BLAKE3, in hex, of the weights, the configuration and the tokenizer. A model cut to its first layers
+    /// has another fingerprint than the whole model.
     pub fingerprint: String,
     /// The path that was opened, as given.
     pub source: PathBuf,
@@ -48,18 +48,18 @@ pub struct Checkpoint {
 /// How to open a checkpoint.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
-    /// Keep only this many of the first layers, and the final norm; all of them when `None`.
+    /// The number of first layers to keep, with the final norm; `None` keeps all layers.
     pub layers: Option<u32>,
     /// The product's cache folder, for dequantised weights and fingerprints (see [`crate::cache`]).
     pub cache_dir: PathBuf,
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face folder, a `.gguf` file, or a folder that holds exactly one `.gguf` file.
+    /// Opens a Hugging Face folder, a `.gguf` file, or a folder with exactly one `.gguf` file.
     ///
     /// # Errors
-    /// [`ModelError::File`] for anything missing or malformed, [`ModelError::Invalid`] for a layer count that
-    /// the model does not have.
+    /// [`ModelError::File`] if anything is missing or malformed; [`ModelError::Invalid`] if the model has
+    /// fewer layers than requested.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
         let parts = match locate(path)? {
             Source::Folder => folder::open(path, &options.cache_dir)?,
@@ -87,7 +87,7 @@ impl Checkpoint {
         })
     }
 
-    /// What [`Checkpoint::open`] would open, without dequantising anything.
+    /// Describes the checkpoint that [`Checkpoint::open`] would open, without dequantising its weights.
     pub(crate) fn describe(path: &Path, options: &OpenOptions) -> Result<Description, ModelError> {
         let (format, parts, inventory) = match locate(path)? {
             Source::Folder => {

@@ -1,4 +1,4 @@
-//! A checkpoint as it is read, before it is cut to its first layers and checked.
+//! A checkpoint as read, before it is cut to its first layers and checked.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::tokenizer::TextTokenizer;
 use super::weights::{StoredTensor, Weights};
 use crate::error::ModelError;
 
-/// A checkpoint before it is cut and checked.
+/// A checkpoint before cutting and checking.
 pub(super) struct Parts {
     pub(super) config: ModelConfig,
     pub(super) weights: Weights,
@@ -25,13 +25,13 @@ pub(crate) enum Format {
     Gguf,
 }
 
-/// What a checkpoint is, for [`crate::inspect`].
+/// A description of a checkpoint, for [`crate::inspect`].
 pub(crate) struct Description {
     pub format: Format,
     pub config: ModelConfig,
     pub tokenizer: TextTokenizer,
     pub fingerprint: String,
-    /// Trained numbers; a head that repeats the embeddings is not counted.
+    /// Number of weights. A head that shares the embeddings is not counted.
     pub parameters: u64,
     /// Tensors of each element type.
     pub dtypes: BTreeMap<String, usize>,
@@ -83,8 +83,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Compares the weights with what the configuration demands, and takes the number of labels from the
-    /// score head.
+    /// Checks the weights against the configuration, and takes the number of labels from the score head.
     pub(super) fn check_shapes(&mut self) -> Result<(), String> {
         let config = &mut self.config;
         for (name, shape) in layout::required(config) {

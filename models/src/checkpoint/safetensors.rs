@@ -1,4 +1,4 @@
-//! Headers of `.safetensors` files: where each tensor lies. The weights themselves are not read.
+//! Headers of `.safetensors` files: the location of each tensor. The weights themselves are not read.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,15 +9,16 @@ use safetensors::tensor::{Dtype as StoredDtype, Metadata, TensorInfo};
 use super::weights::{Dtype, TensorRef};
 use crate::error::ModelError;
 
-/// The longest header that is believed, in bytes; the format's own limit.
+/// The longest accepted header, in bytes; the format's own limit.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Bytes of the header's length field.
 const LENGTH_BYTES: usize = 8;
 
-/// The alignment of the data in files that are written here, in bytes, for memory maps.
+/// The alignment of the data in written files, in bytes, for memory maps.
 const DATA_ALIGNMENT: usize = 64;
 
-/// The beginning of a file with these tensors, whose elements follow it in the same order; marked as PyTorch's.
+/// The header of a file with these tensors, marked as written by PyTorch. The tensors' elements follow in the
+/// same order.
 pub(super) fn header(
     tensors: impl IntoIterator<Item = (String, StoredDtype, Vec<usize>)>,
 ) -> std::io::Result<Vec<u8>> {
@@ -33,27 +34,27 @@ pub(super) fn header(
     let metadata = Metadata::new(Some([("format".to_owned(), "pt".to_owned())].into()), infos)
         .map_err(std::io::Error::other)?;
     let mut json = serde_json::to_vec(&metadata)?;
-    // Spaces at the end are the format's own padding.
+    // Trailing spaces are the format's own padding.
     json.resize((json.len() + LENGTH_BYTES).next_multiple_of(DATA_ALIGNMENT) - LENGTH_BYTES, b' ');
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.append(&mut json);
     Ok(header)
 }
 
-/// What a file's header says of one tensor.
+/// The entry of one tensor in a file's header.
 #[derive(Debug)]
 pub(super) enum Located {
-    /// Weights that can be used.
+    /// Usable weights.
     Weights(TensorRef),
-    /// A tensor whose elements are not floats of 16 or 32 bits (position buffers, packed weights); its type's
-    /// name.
+    /// A tensor whose elements are not floats of 16 or 32 bits (position buffers, packed weights), with the
+    /// name of its type.
     Unusable(String),
 }
 
 /// The tensors of a file, in the order of their offsets.
 ///
-/// The header is checked against the file: its length, and that the tensors follow one another without gap or
-/// overlap up to the end, each as long as its shape and type demand.
+/// The header is checked against the length of the file. The tensors must follow one another without gap or
+/// overlap up to the end, with the length that shape and type require.
 pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> {
     let wrong = |reason: &dyn std::fmt::Display| ModelError::file(path, reason);
     // The real path: ONNX Runtime refuses external data behind symbolic links.

@@ -1,10 +1,10 @@
-//! What a path holds: a Hugging Face folder or a GGUF file.
+//! The kind of checkpoint at a path: a Hugging Face folder or a GGUF file.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::ModelError;
 
-/// What a path holds.
+/// The kind of checkpoint at a path.
 pub(super) enum Source {
     Folder,
     Gguf(PathBuf),

@@ -1,4 +1,4 @@
-//! Text to token ids and back, with the model's own chat template.
+//! Converts text to token ids and back, with the model's own chat template.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::config::ModelConfig;
 use super::files::parse_json;
 use crate::error::ModelError;
 
-/// A tokenizer with the texts that a chat template needs.
+/// A tokenizer with the special-token texts that a chat template needs.
 #[derive(Clone)]
 pub struct TextTokenizer {
     inner: Tokenizer,
@@ -30,8 +30,8 @@ impl std::fmt::Debug for TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Token ids of a text. With `add_special`, the tokens that the tokenizer puts around a text of its own
-    /// accord (a beginning-of-sequence token, say) are there too. Special tokens written out in the text
+    /// Encodes a text. With `add_special`, the result includes the tokens that the tokenizer adds around a
+    /// text by itself, such as a beginning-of-sequence token. Special tokens that are written out in the text
     /// become their ids.
     ///
     /// # Errors
@@ -44,8 +44,7 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of token ids; with `skip_special`, without the special tokens among them. Bytes that are not
-    /// UTF-8 become U+FFFD.
+    /// Decodes token ids; `skip_special` omits special tokens. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the tokenizer fails.
@@ -55,30 +54,30 @@ impl TextTokenizer {
             .map_err(|error| ModelError::Invalid(format!("failed to turn token ids into text: {error}")))
     }
 
-    /// The chat template (Jinja), where the model has one.
+    /// The chat template (Jinja), if the model has one.
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
     }
 
-    /// The text of the beginning-of-sequence token, where there is one.
+    /// The text of the beginning-of-sequence token, if there is one.
     #[must_use]
     pub fn bos_token(&self) -> Option<&str> {
         self.bos_token.as_deref()
     }
 
-    /// The text of the end-of-sequence token, where there is one.
+    /// The text of the end-of-sequence token, if there is one.
     #[must_use]
     pub fn eos_token(&self) -> Option<&str> {
         self.eos_token.as_deref()
     }
 
-    /// The id of a token's text.
+    /// The id of a token with this text.
     pub(super) fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The tokenizer as the files of a Hugging Face folder: name and content of each.
+    /// The tokenizer as files of a Hugging Face folder: name and content of each.
     pub(super) fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, ModelError> {
         let failed = |error: String| {
             ModelError::Invalid(format!("the tokenizer cannot be written as a file: {error}"))
@@ -100,21 +99,21 @@ impl TextTokenizer {
         Ok(files)
     }
 
-    /// The number of tokens, added ones included.
+    /// The number of tokens, including added tokens.
     #[must_use]
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 }
 
-/// The files of a Hugging Face folder that make a tokenizer.
+/// The files of a Hugging Face folder that define a tokenizer.
 pub(super) struct TokenizerFiles<'a> {
     pub folder: &'a Path,
     /// `tokenizer.json`.
     pub tokenizer: Vec<u8>,
     /// `tokenizer_config.json`.
     pub config: Option<Vec<u8>>,
-    /// `chat_template.jinja`, which goes before a template in the configuration.
+    /// `chat_template.jinja`, which takes precedence over a template in the configuration.
     pub chat_template: Option<Vec<u8>>,
 }
 
@@ -156,7 +155,7 @@ impl TokenizerFiles<'_> {
         if raw.add_bos_token.is_none() && raw.add_eos_token.is_none() {
             return Ok(tokenizer);
         }
-        // As in transformers: where the configuration speaks of these, it replaces the tokenizer's own rule.
+        // As in transformers: these settings of the configuration replace the tokenizer's own rule.
         tokenizer
             .surround(raw.add_bos_token.unwrap_or(false), raw.add_eos_token.unwrap_or(false))
             .map_err(|reason| ModelError::file(&config_path, reason))
@@ -164,7 +163,8 @@ impl TokenizerFiles<'_> {
 }
 
 impl TextTokenizer {
-    /// Truncation and padding that a tokenizer file may carry are switched off: a text is taken whole.
+    /// Builds a tokenizer. Truncation and padding of a tokenizer file are switched off, so a text is always
+    /// encoded whole.
     pub(super) fn new(
         mut inner: Tokenizer,
         chat_template: Option<String>,
@@ -172,16 +172,16 @@ impl TextTokenizer {
         eos_token: Option<String>,
     ) -> Self {
         inner.with_padding(None);
-        // Only setting a truncation can fail.
+        // Only enabling truncation can fail.
         let _ = inner.with_truncation(None);
         Self { inner, chat_template, bos_token, eos_token }
     }
 
-    /// Makes `add_special` put the beginning and end tokens, and nothing else, around a text.
+    /// Makes `add_special` add the beginning and end tokens, and nothing else.
     pub(super) fn surround(mut self, bos: bool, eos: bool) -> Result<Self, String> {
         let mut special_tokens = serde_json::Map::new();
         let mut special = |wanted: bool, token: &Option<String>| -> Result<Vec<Value>, String> {
-            // As in transformers: a token that the tokenizer does not name is not added.
+            // As in transformers: a token that the tokenizer does not have is not added.
             let Some(token) = token.as_ref().filter(|_| wanted) else { return Ok(Vec::new()) };
             let id =
                 self.inner.token_to_id(token).ok_or_else(|| format!("{token:?} is not in the vocabulary"))?;
@@ -206,11 +206,10 @@ impl TextTokenizer {
     }
 }
 
-/// Reads `tokenizer.json`.
+/// Parses `tokenizer.json`.
 ///
-/// The library takes some malformed files for a bug of its own and panics, so the JSON is read once before it
-/// does; and compiled character maps are refused, because it neither checks them when it reads them nor when
-/// it follows them.
+/// The library panics on some malformed files, so the JSON is parsed once before. Compiled character maps are
+/// refused, because the library checks them neither when it reads them nor when it uses them.
 fn read_tokenizer(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ModelError> {
     let description: Value = parse_json(path, bytes)?;
     if description.get("normalizer").is_some_and(has_compiled_map) {
@@ -232,12 +231,12 @@ fn has_compiled_map(normalizer: &Value) -> bool {
             .is_some_and(|parts| parts.iter().any(has_compiled_map))
 }
 
-/// A token is written as its text, or as an object with its text as `content`.
+/// The text of a token, which is stored as a string or as an object with its text as `content`.
 fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
 
-/// One template, or a list of named ones of which `default` counts.
+/// A single template, or the entry `default` of a list of named templates.
 fn default_template(value: &Value) -> Option<String> {
     if let Some(template) = value.as_str() {
         return Some(template.to_owned());
@@ -253,19 +252,19 @@ fn default_template(value: &Value) -> Option<String> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A tokenizer of five words.
+    /// A tokenizer with five words.
     pub(crate) const WORDS: &str = r#"{"version": "1.0", "truncation": {"direction": "Right", "max_length": 2, "strategy":
         "LongestFirst", "stride": 0}, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer":
         {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null, "model": {"type": "WordLevel",
         "vocab": {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "?": 4}, "unk_token": "?"}}"#;
 
-    /// The tokenizer of five words, with `<s>` as its beginning-of-sequence token, and a chat template.
+    /// The tokenizer with five words, with `<s>` as its beginning-of-sequence token, and a chat template.
     pub(crate) fn tokenizer(chat_template: Option<&str>) -> TextTokenizer {
         let inner = Tokenizer::from_bytes(WORDS).expect("a tokenizer");
         TextTokenizer::new(inner, chat_template.map(str::to_owned), Some("<s>".to_owned()), None)
     }
 
-    /// A tokenizer of its file's text and what a configuration adds to it.
+    /// A tokenizer from the text of its file and the additions of a configuration.
     pub(crate) fn from_parts(
         file: &str,
         chat_template: Option<&str>,
@@ -289,7 +288,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_compiled_character_map_is_refused_wherever_it_stands() {
+    fn compiled_character_maps_are_refused_everywhere() {
         let path = Path::new("tokenizer.json");
         let map = r#"{"type": "Precompiled", "precompiled_charsmap": "AAAA"}"#;
         for normalizer in [map.to_owned(), format!(r#"{{"type": "Sequence", "normalizers": [{map}]}}"#)] {
@@ -300,19 +299,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_text_is_taken_whole_whatever_truncation_the_file_asks_for() {
+    fn truncation_settings_of_the_file_are_ignored() {
         assert_eq!(tokenizer(None).encode("a b a b", true).expect("ids"), [2, 3, 2, 3]);
     }
 
     #[test]
-    fn special_tokens_surround_a_text_only_on_request() {
+    fn special_tokens_are_added_only_on_request() {
         let with = tokenizer(None).surround(true, true).expect("surrounded");
         assert_eq!(with.encode("a b", true).expect("ids"), [0, 2, 3]);
         assert_eq!(with.encode("a b", false).expect("ids"), [2, 3]);
     }
 
     #[test]
-    fn the_default_of_several_templates_is_taken() {
+    fn the_default_of_several_templates_is_used() {
         let named = json!([{"name": "tool", "template": "T"}, {"name": "default", "template": "D"}]);
         assert_eq!(default_template(&named).as_deref(), Some("D"));
         assert_eq!(default_template(&json!("one")).as_deref(), Some("one"));

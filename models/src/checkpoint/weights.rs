@@ -1,4 +1,4 @@
-//! Where the weights lie. They are located, never loaded whole: sessions map the files themselves.
+//! The locations of the weights. Weights are never loaded whole: sessions map the files themselves.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -39,10 +39,11 @@ impl Dtype {
     }
 }
 
-/// One tensor's place in a file.
+/// The location of one tensor in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorRef {
-    /// The file's real path: no symbolic links, because ONNX Runtime refuses external data behind them.
+    /// The file's real path. It contains no symbolic links, because ONNX Runtime refuses external data behind
+    /// them.
     pub file: PathBuf,
     /// Offset in bytes from the beginning of the file.
     pub offset: u64,
@@ -54,7 +55,7 @@ pub struct TensorRef {
     pub shape: Vec<usize>,
 }
 
-/// One tensor as it is stored.
+/// One tensor as stored.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredTensor {
     /// Its Hugging Face name.
@@ -63,19 +64,19 @@ pub(crate) struct StoredTensor {
     pub elements: u64,
 }
 
-/// The tensors of a checkpoint by the names that Hugging Face gives them, whatever file they come from.
+/// The tensors of a checkpoint, by their Hugging Face names.
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, TensorRef>,
-    /// Tensors of other element types, by name: what their type is called.
+    /// Tensors of unsupported element types: the name of the type, by tensor name.
     unusable: BTreeMap<String, String>,
 }
 
 impl Weights {
-    /// The place of a tensor.
+    /// The location of a tensor.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the checkpoint has none of that name.
+    /// [`ModelError::Invalid`] if the checkpoint has no tensor of that name.
     pub fn get(&self, name: &str) -> Result<&TensorRef, ModelError> {
         self.tensors.get(name).ok_or_else(|| {
             ModelError::Invalid(match self.unusable.get(name) {
@@ -93,7 +94,7 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
-    /// Every tensor, in the order of names.
+    /// All tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorRef)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
@@ -150,7 +151,7 @@ impl TensorRef {
     }
 }
 
-/// Little-endian elements as 32-bit floats; a trailing partial element is dropped.
+/// Decodes little-endian elements to 32-bit floats. A trailing partial element is dropped.
 pub(crate) fn decode_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     match dtype {
         Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect(),

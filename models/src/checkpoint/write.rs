@@ -1,5 +1,4 @@
-//! Models as Hugging Face folders, written: a checkpoint with its adapter merged into it, and a new model that has learnt
-//! nothing yet.
+//! Writes Hugging Face folders: a checkpoint with its adapter merged, and a new, untrained model.
 
 mod config;
 mod fresh;
@@ -24,7 +23,7 @@ pub use fresh::{FreshModel, initialise};
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 
-/// Files of a Hugging Face folder that are carried along as they are.
+/// Files of a Hugging Face folder that are copied unchanged.
 const COMPANIONS: [&str; 9] = [
     "generation_config.json",
     "tokenizer.json",
@@ -37,18 +36,19 @@ const COMPANIONS: [&str; 9] = [
     "merges.txt",
 ];
 
-/// Writes a checkpoint, with its adapter merged into it, as a Hugging Face folder that transformers loads: `config.json`,
-/// `model.safetensors` and the tokenizer's files.
+/// Writes a checkpoint with its adapter merged, as a Hugging Face folder for transformers: `config.json`,
+/// `model.safetensors` and the files of the tokenizer.
 ///
-/// Every changed projection becomes W + scaling · B · A, summed in 64 bits and rounded once. A model with a score head, be it the
-/// adapter's or its own, becomes a sequence classifier (`LlamaForSequenceClassification`, `GPTNeoXForSequenceClassification`)
-/// without an output head. A checkpoint that was opened with its first layers only is written with those. One tensor is held in
-/// memory at a time. The folder appears when it is whole.
+/// Every changed projection becomes W + scaling · B · A, summed in 64 bits and rounded once. A model with a
+/// score head becomes a sequence classifier without an output head (`LlamaForSequenceClassification`,
+/// `GPTNeoXForSequenceClassification`). The score head may be the adapter's or the model's own. A checkpoint
+/// that was opened with its first layers only is written with those. One tensor is held in memory at a time.
+/// The folder appears under its name when it is complete.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] for an adapter that does not fit, a weight that the element type cannot hold, or a rotary embedding
-/// that Hugging Face's configuration cannot express; [`ModelError::Write`] when `output` is there already or the disk refuses;
-/// [`ModelError::File`] when the checkpoint cannot be read.
+/// [`ModelError::Invalid`] if the adapter does not fit, the element type cannot hold a weight, or Hugging
+/// Face's configuration cannot express the rotary embedding. [`ModelError::Write`] if `output` exists or a
+/// write fails. [`ModelError::File`] if the checkpoint cannot be read.
 pub fn merge(
     checkpoint: &Checkpoint,
     adapter: Option<&LoraAdapter>,
@@ -66,8 +66,8 @@ pub fn merge(
     })
 }
 
-/// Writes a checkpoint all of whose weights were trained, as [`merge`] does; `trained` gives the numbers of a tensor by its name,
-/// and those that it does not have stay as they are.
+/// Writes a checkpoint whose weights were all trained, as [`merge`] does. `trained` returns the values of a
+/// tensor by its name; other tensors are copied.
 pub(crate) fn write_trained<'v>(
     checkpoint: &Checkpoint,
     trained: &dyn Fn(&str) -> Option<&'v [f32]>,
@@ -81,7 +81,7 @@ pub(crate) fn write_trained<'v>(
     })
 }
 
-/// Writes a folder whose weights `values` gives by name; with labels, that of a classifier.
+/// Writes a model folder; `values` returns the weights by name. With `labels` it becomes a classifier.
 fn write_model(
     checkpoint: &Checkpoint,
     labels: Option<usize>,
@@ -105,13 +105,13 @@ fn write_model(
     folder.finish()
 }
 
-/// Whether the output head is a tensor of its own.
+/// Whether the output head is a separate tensor.
 fn has_own_head(checkpoint: &Checkpoint) -> bool {
     !checkpoint.config.tied_embeddings
         && checkpoint.weights.contains(layout::head(checkpoint.config.architecture))
 }
 
-/// A tensor of the checkpoint, with the adapter's change if there is one.
+/// A tensor of the checkpoint, with the adapter's change if it has one.
 fn merged(
     checkpoint: &Checkpoint,
     adapter: Option<&LoraAdapter>,
@@ -151,7 +151,7 @@ fn narrow(number: f64) -> f32 {
     number as f32
 }
 
-/// The configuration and the tokenizer.
+/// Writes the configuration and the tokenizer.
 fn write_companions(
     folder: &NewFolder<'_>,
     checkpoint: &Checkpoint,
@@ -199,7 +199,7 @@ fn put(file: &mut BufWriter<File>, name: &str, bytes: &[u8]) -> Result<(), Model
     file.write_all(bytes).map_err(|error| ModelError::write(Path::new(name), error))
 }
 
-/// Writes `model.safetensors`; `values` gives each tensor's numbers when its turn comes.
+/// Writes `model.safetensors`. `values` is called once for each tensor, in order.
 fn write_weights(
     folder: &NewFolder<'_>,
     tensors: &[(String, Vec<usize>)],
@@ -229,7 +229,7 @@ fn write_weights(
     })
 }
 
-/// Little-endian elements, rounded to the nearest.
+/// Encodes little-endian elements, rounded to the nearest value.
 fn encode(name: &str, values: &[f32], dtype: Dtype) -> Result<Vec<u8>, ModelError> {
     let mut bytes = Vec::with_capacity(values.len() * dtype.size());
     let mut finite = true;

@@ -1,4 +1,4 @@
-//! A graph as the bytes of an ONNX file.
+//! Exports a graph as the bytes of an ONNX file.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,20 +20,20 @@ use super::value::{Dim, ElementType, Shape, Source, ValueInfo};
 const IR_VERSION: i64 = 10;
 const OPSET_VERSION: i64 = 21;
 
-/// A serialised model and the folder in which its weights lie.
+/// A serialised model, and the folder of its weights.
 #[derive(Debug, Clone)]
 pub struct ExportedModel {
-    /// The bytes of an ONNX file, without the weights that lie in other files.
+    /// The bytes of an ONNX file, without the weights in other files.
     pub bytes: Vec<u8>,
-    /// The folder of those files; `None` when there are none.
+    /// The folder of the files with the weights; `None` if there are none.
     pub weights_dir: Option<PathBuf>,
 }
 
-/// Serialises a graph. Weights stay where they are: the model names their file, offset and length.
+/// Serialises a graph. Weights stay in their files: the model refers to file, offset and length.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] when the weights lie in more than one folder, which ONNX Runtime cannot map, or when two values have
-/// the same name.
+/// [`ModelError::Invalid`] if the weights are in more than one folder, which ONNX Runtime cannot map, or if
+/// two values have the same name.
 pub fn export(graph: &Graph) -> Result<ExportedModel, ModelError> {
     check_names(graph)?;
     let mut weights_dir = None;
@@ -180,7 +180,7 @@ fn external_tensor(
 fn tensor(value: &ValueInfo) -> TensorProto {
     let dims = value.shape.iter().map(|dim| match dim {
         Dim::Fixed(size) => count(*size),
-        // Constants have no open dimension; an impossible size makes the runtime refuse one that had.
+        // Constants have no named dimension. The impossible size −1 makes the runtime refuse one that had.
         Dim::Named(_) => -1,
     });
     TensorProto {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_share_a_folder_or_are_refused() {
+    fn shards_in_different_folders_are_refused() {
         let shard = |dir: &str, name: &str| tensor_at(&format!("/models/{dir}/{name}"), 0, Dtype::F32);
         let mut wide = shard("m", "2.safetensors");
         wide.shape = vec![3, 2];
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_comes_twice_is_refused() {
+    fn duplicate_names_are_refused() {
         let (mut graph, y) = linear(&[tensor_at("/m", 0, Dtype::F32)]);
         let other = graph.neg(y);
         graph.output(other, "w0");
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_and_outputs_can_be_given_back_again() {
+    fn inputs_and_outputs_can_be_outputs_again() {
         let mut graph = Graph::new();
         let x = graph.input("x", ElementType::F32, vec![Dim::Fixed(2)]);
         let y = graph.neg(x);

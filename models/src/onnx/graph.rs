@@ -1,7 +1,7 @@
 //! A graph under construction: values with shapes, and the operators between them.
 //!
-//! Each method adds one operator, checks the shapes that it is given and works out those that it makes, so that code that
-//! describes a model reads like the model and fails where the mistake is.
+//! Each method adds one operator, checks the shapes of its operands and computes the shapes of its results.
+//! Code that describes a model reads like the model, and fails where the mistake is.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,26 +22,26 @@ mod shapes;
 
 pub use attention::AttentionCache;
 
-/// One operator with its operands; `None` is an optional operand left out.
+/// One operator with its operands. `None` stands for an omitted optional operand.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// The operator.
     pub op: Op,
-    /// What it reads.
+    /// Its operands.
     pub inputs: Vec<Option<Value>>,
-    /// What it makes.
+    /// Its results.
     pub outputs: Vec<Option<Value>>,
 }
 
-/// A graph of operators in the order in which they can run.
+/// A graph of operators in topological order.
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
     values: Vec<ValueInfo>,
     nodes: Vec<Node>,
     outputs: Vec<Value>,
-    /// Scalars by their bits, so that equal ones are one value.
+    /// Scalars by their bits, so that equal scalars share a value.
     scalars: BTreeMap<u32, Value>,
-    /// The sizes of named dimensions, `[1]` each, where an operator needed them.
+    /// The sizes of named dimensions, `[1]` each, that an operator needed.
     sizes: BTreeMap<&'static str, Value>,
     /// Finished segments, as ranges of nodes.
     segments: Vec<Range<usize>>,
@@ -55,36 +55,37 @@ impl Graph {
         Self::default()
     }
 
-    /// What is known of a value of this graph.
+    /// The name, element type, shape and source of a value.
     #[must_use]
     pub fn info(&self, value: Value) -> &ValueInfo {
         &self.values[value.index()]
     }
 
-    /// Every value, in the order of creation.
+    /// All values, in the order of creation.
     #[must_use]
     pub fn values(&self) -> &[ValueInfo] {
         &self.values
     }
 
-    /// Every node, in an order in which they can run.
+    /// All nodes, in topological order.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// The values that a run gives back.
+    /// The outputs of the graph.
     #[must_use]
     pub fn outputs(&self) -> &[Value] {
         &self.outputs
     }
 
-    /// An input of that name.
+    /// Adds an input of that name.
     pub fn input(&mut self, name: impl Into<String>, element: ElementType, shape: Shape) -> Value {
         self.push(ValueInfo { name: name.into(), element, shape, source: Source::Input })
     }
 
-    /// A weight that lies in a file, as 32-bit floats: weights of another type are converted when the session starts.
+    /// Adds a weight from a file, as 32-bit floats. Weights of another type are converted when the session
+    /// starts.
     pub fn weight(&mut self, name: &str, tensor: &TensorRef) -> Value {
         if let Some(known) = self.values.iter().position(|value| value.name == name) {
             return Value::new(known);
@@ -101,7 +102,7 @@ impl Graph {
         self.rename(cast, name)
     }
 
-    /// A constant of 32-bit floats, row-major.
+    /// Adds a constant of 32-bit floats, row-major.
     pub fn constant_f32(&mut self, name: &str, shape: &[usize], data: &[f32]) -> Value {
         let bytes = data.iter().flat_map(|number| number.to_le_bytes()).collect();
         let shape = shape.iter().map(|&size| Dim::Fixed(size)).collect();
@@ -113,7 +114,7 @@ impl Graph {
         })
     }
 
-    /// The constant `[]`.
+    /// The constant scalar `[]`; equal scalars share a value.
     pub fn constant_scalar(&mut self, number: f32) -> Value {
         if let Some(&known) = self.scalars.get(&number.to_bits()) {
             return known;
@@ -134,8 +135,9 @@ impl Graph {
         })
     }
 
-    /// From here to [`Graph::end_segment`] the inner values are not kept for the backward pass but computed again in it: see
-    /// [`super::autodiff::gradients`]. Segments do not nest: beginning one ends the one before.
+    /// Begins a segment. Up to [`Graph::end_segment`], inner values are not kept for the backward pass but
+    /// recomputed in it: see [`super::autodiff::gradients`]. Segments do not nest: beginning one ends the
+    /// previous one.
     pub fn begin_segment(&mut self) {
         self.end_segment();
         self.segment_start = Some(self.nodes.len());
@@ -148,8 +150,7 @@ impl Graph {
         }
     }
 
-    /// Makes a value an output of that name: the value itself, or what is equal to it where it has its name already, as an input
-    /// or another output.
+    /// Makes a value an output of that name. An input or an output that already has a name is copied first.
     pub fn output(&mut self, value: Value, name: &str) {
         let taken = self.info(value).source != Source::Node || self.outputs.contains(&value);
         let value = if taken { self.stop_gradient(value) } else { value };
@@ -166,7 +167,7 @@ impl Graph {
         &self.segments
     }
 
-    /// A node that reads other values and makes new ones of the same kinds.
+    /// Adds a node that reads other values and makes new values of the same types and shapes.
     pub(in crate::onnx) fn copy_of(&mut self, node: &Node, inputs: Vec<Option<Value>>) -> usize {
         let outputs = node.outputs.iter().map(|output| {
             let info = self.info((*output)?);
@@ -178,13 +179,14 @@ impl Graph {
         self.nodes.len() - 1
     }
 
-    /// Puts the nodes from `first` on into another order, given by their indices, in which they can run as well.
+    /// Reorders the nodes from `first` on. The new order is given by their indices and must also be
+    /// topological.
     pub(in crate::onnx) fn reorder(&mut self, first: usize, order: &[usize]) {
         let mut nodes: Vec<Option<Node>> = self.nodes.drain(first..).map(Some).collect();
         self.nodes.extend(order.iter().filter_map(|&index| nodes[index - first].take()));
     }
 
-    /// An optional output of a node, which from now on it makes.
+    /// An optional output of a node. The node makes it from now on.
     pub(in crate::onnx) fn optional_output(&mut self, node: usize, slot: usize, shape: Shape) -> Value {
         if let Some(&Some(known)) = self.nodes[node].outputs.get(slot) {
             return known;

@@ -1,4 +1,4 @@
-//! ONNX graphs, built and written in Rust.
+//! ONNX graphs, built and serialised in Rust.
 
 pub mod autodiff;
 pub mod export;

@@ -1,10 +1,11 @@
-//! The operators that graphs are made of.
+//! The operators of graphs.
 
 use super::value::{ElementType, Value};
 
-/// An operator with its attributes. Standard ONNX ones are of opset 21; the fused ones are ONNX Runtime's own.
+/// An operator with its attributes. Standard ONNX operators are of opset 21; the fused ones are ONNX
+/// Runtime's own.
 ///
-/// Inputs and outputs are described as `inputs → outputs`. Axes count from the outermost, from 0.
+/// Inputs and outputs are written as `inputs → outputs`. Axes count from the outermost, from 0.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// `a, b → a + b`, broadcast.
@@ -50,9 +51,9 @@ pub enum Op {
     },
     /// `x → min(max(x, low), high)`.
     Clip {
-        /// The least result.
+        /// The lower bound.
         low: f32,
-        /// The greatest result.
+        /// The upper bound.
         high: f32,
     },
     /// `a, b → a > b`, broadcast.
@@ -66,45 +67,46 @@ pub enum Op {
         /// The element type of the result.
         to: ElementType,
     },
-    /// `x → x`, through which no gradient goes: a Cast to the type that it has, since Identity has no kernel of this operator set
-    /// on CUDA.
+    /// `x → x` without a gradient. It is a Cast to the same type, since Identity has no kernel of this
+    /// operator set on CUDA.
     StopGradient {
         /// The element type of x.
         element: ElementType,
     },
     /// `x [.., in], w [out, in] → x · wᵀ [.., out]`: a linear layer with the weight as checkpoints store it.
     Linear,
-    /// `a [.., m, k], b [.., k, n] → alpha · a · b [.., m, n]`, either one transposed first, outer axes broadcast.
+    /// `a [.., m, k], b [.., k, n] → alpha · a · b [.., m, n]`. Each may be transposed first; outer axes are
+    /// broadcast.
     MatMul {
-        /// Whether the last two axes of `a` are exchanged first.
+        /// Whether the last two axes of `a` are transposed first.
         transpose_a: bool,
-        /// Whether the last two axes of `b` are exchanged first.
+        /// Whether the last two axes of `b` are transposed first.
         transpose_b: bool,
         /// The factor.
         alpha: f32,
     },
     /// `table [n, ..], ids → rows of the table`; an id of −1 is the last row.
     Gather,
-    /// `x [n, ..], index → rows of x`, as [`Op::Gather`]; its gradient is the Gather by another index.
+    /// `x [n, ..], index → rows of x`, as [`Op::Gather`]. Its gradient is a Gather by `inverse`.
     GatherPaired {
-        /// Where each row of x went; −1 for a row that went nowhere.
+        /// The new index of each row of x; −1 for a row that is not gathered.
         inverse: Value,
-        /// Whether every row of x is known to have gone somewhere.
+        /// Whether every row of x is gathered.
         covers: bool,
     },
     /// `x [rows, n], ids [rows, 1] → x at those columns [rows, 1]`.
     GatherElements,
-    /// `x, ids, updates → x` with the updates added at those indices of an axis.
+    /// `x, ids, updates → x` with the updates added at these indices of an axis.
     ScatterAdd {
         /// The axis.
         axis: usize,
     },
-    /// `x, shape`, with the shape as a constant: `-1` is inferred, `0` is kept.
+    /// `x, shape`, with a constant shape: `-1` is inferred, `0` is copied.
     Reshape {
         /// The new dimensions.
         shape: Vec<i64>,
     },
-    /// `x, shape → x` in the shape that the second operand gives.
+    /// `x, shape → x` in the shape given by the second operand.
     ReshapeTo,
     /// `x → [1]`, the size of one axis, a 64-bit integer.
     Size {
@@ -113,16 +115,16 @@ pub enum Op {
     },
     /// `x → [rank]`, its shape, 64-bit integers.
     ShapeOf,
-    /// `x, shape → x` repeated to that shape.
+    /// `x, shape → x` broadcast to that shape.
     Expand,
-    /// `x → x` with its axes in another order.
+    /// `x → x` with its axes permuted.
     Transpose {
         /// The axis of x that becomes each axis of the result.
         perm: Vec<usize>,
     },
-    /// `x → x` with an axis of size 1 more.
+    /// `x → x` with one more axis of size 1.
     Unsqueeze {
-        /// Where the axis stands in the result.
+        /// The axis of the result.
         axis: usize,
     },
     /// `x → x` without an axis of size 1.
@@ -130,7 +132,7 @@ pub enum Op {
         /// The axis.
         axis: usize,
     },
-    /// `values → one value`, one after the other along an axis.
+    /// `values → one value`, concatenated along an axis.
     Concat {
         /// The axis.
         axis: usize,
@@ -144,9 +146,9 @@ pub enum Op {
     },
     /// `x → part of x` along an axis.
     Slice {
-        /// The axis.
-        axis: usize,
         /// The first index.
+        axis: usize,
+        /// The index after the last.
         start: usize,
         /// The index after the last.
         end: usize,
@@ -165,7 +167,7 @@ pub enum Op {
         /// Whether they stay, with size 1.
         keep: bool,
     },
-    /// `x → its greatest element` over one axis, which stays with size 1.
+    /// `x → max x` over one axis, which stays with size 1.
     ReduceMax {
         /// The axis.
         axis: usize,
@@ -174,7 +176,8 @@ pub enum Op {
     Softmax,
     /// `x → x − ln Σ eˣ` over the last axis.
     LogSoftmax,
-    /// `x, weight → x / √(mean x² + ε) · weight`, over the last axis; the optional second output is `1 / √(mean x² + ε)`.
+    /// `x, weight → x / √(mean x² + ε) · weight` over the last axis (arXiv 1910.07467). The optional second
+    /// output is `1 / √(mean x² + ε)`.
     RmsNorm {
         /// ε.
         epsilon: f32,
@@ -184,32 +187,32 @@ pub enum Op {
         /// ε.
         epsilon: f32,
     },
-    /// `x, weight, bias → (x − mean) / √(var + ε) · weight + bias`, over the last axis; the optional second and third outputs
-    /// are `mean` and `1 / √(var + ε)`.
+    /// `x, weight, bias → (x − mean) / √(var + ε) · weight + bias` over the last axis (arXiv 1607.06450). The
+    /// optional second and third outputs are `mean` and `1 / √(var + ε)`.
     LayerNorm {
         /// ε.
         epsilon: f32,
     },
-    /// `x [batch, seq, heads · head_dim], position_ids [batch, seq], cos, sin [positions, rotary/2] → x` rotated; the halves of a
-    /// head's first `rotary_dims` dimensions form the pairs.
+    /// `x [batch, seq, heads · head_dim], position_ids [batch, seq], cos, sin [positions, rotary/2] → x`
+    /// rotated (arXiv 2104.09864). The two halves of a head's first `rotary_dims` dimensions form the pairs.
     Rotary {
         /// Heads in `x`.
         heads: usize,
         /// Rotated dimensions of each head.
         rotary_dims: usize,
     },
-    /// Causal attention over a cache that it extends.
+    /// Causal attention over a cache that it extends (grouped queries: arXiv 2305.13245).
     ///
-    /// `query [batch, seq, heads · d], key, value [batch, seq, kv_heads · d], past_key, past_value [batch, kv_heads, capacity, d],
-    /// seqlens_k [batch] (each row's total length − 1), total_sequence_length [1] (the longest), cos?, sin? →
-    /// output [batch, seq, heads · d], present_key, present_value`. When past and present are the same memory, the new keys and
-    /// values are written in place.
+    /// `query [batch, seq, heads · d], key, value [batch, seq, kv_heads · d], past_key, past_value [batch,
+    /// kv_heads, capacity, d], seqlens_k [batch] (each row's total length − 1), total_sequence_length [1]
+    /// (the longest), cos?, sin? → output [batch, seq, heads · d], present_key, present_value`. If past and
+    /// present share memory, the new keys and values are written in place.
     GroupQueryAttention {
         /// Query heads.
         heads: usize,
         /// Key-value heads.
         kv_heads: usize,
-        /// Whether query and key are rotated inside, by the cos and sin inputs.
+        /// Whether the operator rotates query and key itself, by the cos and sin inputs.
         rotary: bool,
     },
 }
@@ -227,7 +230,7 @@ pub enum Attribute {
     Text(&'static str),
 }
 
-/// An operand that is a part of the operator: ONNX takes it as a constant tensor after the others.
+/// An operand that belongs to the operator. ONNX takes it as a constant tensor after the others.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Constant {
     /// A vector of 64-bit integers.
@@ -304,7 +307,7 @@ impl Op {
             Self::ReduceMax { .. } => ("", "ReduceMax"),
             Self::Softmax => ("", "Softmax"),
             Self::LogSoftmax => ("", "LogSoftmax"),
-            // ONNX Runtime registers this one under the standard domain.
+            // ONNX Runtime registers this operator under the standard domain.
             Self::RmsNorm { .. } => ("", "SimplifiedLayerNormalization"),
             Self::AddRmsNorm { .. } => (CONTRIB, "SkipSimplifiedLayerNormalization"),
             Self::LayerNorm { .. } => ("", "LayerNormalization"),

@@ -1,7 +1,7 @@
 //! The part of the ONNX file format that graphs need, as protobuf messages.
 //!
-//! Field numbers are those of `onnx.proto` (IR version 10). Repeated numbers are written unpacked, as that file's
-//! proto2 syntax says.
+//! Field numbers are those of `onnx.proto` (IR version 10). Repeated numbers are written unpacked, as in that
+//! file's proto2 syntax.
 
 /// A whole model.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -16,7 +16,7 @@ pub(crate) struct ModelProto {
     pub(crate) opset_import: Vec<OperatorSetIdProto>,
 }
 
-/// Which version of an operator set the nodes are written against.
+/// The version of an operator set that the nodes use.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct OperatorSetIdProto {
     #[prost(string, tag = "1")]
@@ -40,7 +40,7 @@ pub(crate) struct GraphProto {
     pub(crate) output: Vec<ValueInfoProto>,
 }
 
-/// One operator; an empty input or output name means that it is left out.
+/// One operator. An empty input or output name stands for an omitted one.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct NodeProto {
     #[prost(string, repeated, tag = "1")]
@@ -57,7 +57,7 @@ pub(crate) struct NodeProto {
     pub(crate) domain: String,
 }
 
-/// A named attribute; `kind` says which of the other fields holds it.
+/// A named attribute; `kind` selects the field that holds it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct AttributeProto {
     #[prost(string, tag = "1")]
@@ -82,7 +82,7 @@ pub(crate) mod attribute_kind {
     pub(crate) const INTS: i32 = 7;
 }
 
-/// A constant tensor: its bytes inline (`raw_data`), or a place in another file (`external_data`).
+/// A constant tensor: inline bytes (`raw_data`), or a range of another file (`external_data`).
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct TensorProto {
     #[prost(int64, repeated, packed = "false", tag = "1")]
@@ -143,7 +143,7 @@ pub(crate) struct TensorShapeProto {
     pub(crate) dim: Vec<DimensionProto>,
 }
 
-/// One dimension: a number, or a name for a size that is known only when the graph runs.
+/// One dimension: a number, or a name for a size that is known at run time only.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct DimensionProto {
     #[prost(int64, optional, tag = "1")]

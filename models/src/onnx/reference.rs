@@ -1,7 +1,7 @@
-//! What a graph means: an interpreter in 64-bit floats, for tests.
+//! The reference interpreter of graphs, in 64-bit floats, for tests.
 //!
-//! Every operator is written out as plainly as its definition, over row-major tensors. Integers and truth values are kept as
-//! floats, which hold them exactly.
+//! Every operator is written as plainly as its definition, over row-major tensors. Integers and booleans are
+//! kept as floats, which hold them exactly.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -37,7 +37,7 @@ impl Run {
 /// Runs a graph on inputs by name. Weights are read from their files.
 ///
 /// # Panics
-/// When an input is missing, or when an operator makes another shape than the graph says.
+/// If an input is missing, or if an operator makes another shape than the graph says.
 pub(crate) fn evaluate(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Run {
     let mut sizes = BTreeMap::new();
     let mut values: Vec<Option<Tensor>> = graph
@@ -68,7 +68,8 @@ pub(crate) fn evaluate(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Run 
         for (output, result) in node.outputs.iter().zip(results) {
             if let Some(output) = output {
                 let info = graph.info(*output);
-                // A name made up for a dimension inside the graph may stand for several sizes: only rank and numbers count.
+                // A name for an inner dimension may stand for several sizes, so only rank and element count
+                // are checked.
                 check_shape(&info.name, &info.shape, &result.shape, &mut BTreeMap::new());
                 values[output.index()] = Some(result);
             }

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Dtype, TensorRef};
 
-/// A value of one graph: an input, a weight, or what an operator computed.
+/// A value of one graph: an input, a weight, or the result of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Value(usize);
 
@@ -36,7 +36,7 @@ pub enum ElementType {
 }
 
 impl ElementType {
-    /// The number that ONNX gives the type.
+    /// The code of the type in ONNX.
     #[must_use]
     pub const fn onnx_code(self) -> i32 {
         match self {
@@ -73,27 +73,27 @@ impl From<Dtype> for ElementType {
 pub enum Dim {
     /// Known when the graph is built.
     Fixed(usize),
-    /// Known when the graph runs; equal names are equal sizes.
+    /// Known when the graph runs; equal names mean equal sizes.
     Named(&'static str),
 }
 
 /// The dimensions of a value, outermost first.
 pub type Shape = Vec<Dim>;
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
-    /// Given at every run.
+    /// Passed to every run.
     Input,
-    /// A constant with its little-endian bytes.
+    /// A constant, as little-endian bytes.
     Constant(Vec<u8>),
-    /// A constant that lies in a file.
+    /// A constant in a file.
     Weight(TensorRef),
     /// The result of a node.
     Node,
 }
 
-/// What is known of a value.
+/// The name, element type, shape and source of a value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValueInfo {
     /// Its name, unique in the graph.
@@ -102,6 +102,6 @@ pub struct ValueInfo {
     pub element: ElementType,
     /// Its shape.
     pub shape: Shape,
-    /// Where it comes from.
+    /// The source of a value.
     pub source: Source,
 }

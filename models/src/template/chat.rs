@@ -1,5 +1,5 @@
-//! Chat templates: Jinja programs that come with a model, run as transformers runs them, but with a limit on
-//! what they may spend, since nobody vouches for them.
+//! Chat templates: Jinja programs that come with a model. They run as in transformers, but with limits,
+//! because they are untrusted.
 
 use dissent_domain::training::{Message, Role};
 use minijinja::syntax::SyntaxConfig;
@@ -11,12 +11,12 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use crate::checkpoint::TextTokenizer;
 use crate::error::ModelError;
 
-/// The longest template that is run, in bytes.
+/// The largest template that is run, in bytes.
 const SOURCE_BYTES_MAX: usize = 1 << 20;
-/// What a template may spend: about one for an instruction or for 64 bytes of text.
+/// The fuel of a template: about one unit per instruction or per 64 bytes of text.
 const FUEL: u64 = 4_000_000;
 
-/// Renders messages with the model's template, up to the assistant's turn when `add_generation_prompt`.
+/// Renders messages with the model's template, up to the assistant's turn if `add_generation_prompt`.
 pub(super) fn render(
     tokenizer: &TextTokenizer,
     messages: &[Message],
@@ -58,13 +58,13 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-/// A token that there is not is undefined, as in transformers.
+/// A missing token is undefined, as in transformers.
 fn special(token: Option<&str>) -> Value {
     token.map_or(Value::UNDEFINED, Value::from)
 }
 
-/// Jinja as transformers sets it up. `strftime_now` is left out: a prompt must not depend on the day it is
-/// made on, and templates that know of it ask first whether it is there.
+/// The Jinja environment of transformers, without `strftime_now`: a prompt must not depend on the date.
+/// Templates that use it check first whether it exists.
 fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -89,8 +89,9 @@ fn describe(error: &Error) -> String {
     format!("fails{line}: {}{detail}{hint}", error.kind())
 }
 
-/// The tags `{% generation %}` and `{% endgeneration %}` mark the assistant's text for training and print
-/// nothing. They become a condition that holds, which keeps what they do to the white space around them.
+/// Replaces the tags `{% generation %}` and `{% endgeneration %}`, which mark the assistant's text for
+/// training and print nothing. They become a condition that is always true, which keeps their effect on white
+/// space.
 fn without_generation_tags(source: &str) -> String {
     let mut plain = String::with_capacity(source.len());
     let mut rest = source;
@@ -112,10 +113,10 @@ fn without_generation_tags(source: &str) -> String {
     plain
 }
 
-/// JSON as Python's `json.dumps` writes it: a space after commas and colons, nothing escaped for HTML.
+/// JSON in the format of Python's `json.dumps`: a space after commas and colons, no escapes for HTML.
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // Python's other options change what templates rarely ask for; they are accepted and left aside.
+    // Python's other options are rare in templates. They are accepted and ignored.
     let _: Option<Value> = options.get("ensure_ascii")?;
     let _: Option<Value> = options.get("separators")?;
     let _: Option<Value> = options.get("sort_keys")?;
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_give_what_transformers_makes_of_them() {
+    fn templates_render_as_in_transformers() {
         let golden: serde_json::Value =
             serde_json::from_str(include_str!("../../tests/golden/chat_templates.json")).expect("golden");
         let user = said(Role::User, golden["prompt"].as_str().expect("prompt"));
@@ -198,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn a_block_takes_its_line_with_it_as_in_transformers() {
+    fn blocks_remove_their_line_as_in_transformers() {
         let template = "{% for message in messages %}\n    {% if true %}\n{{ message['content'] }}\n    {% endif %}\n{% endfor %}\nend";
         assert_eq!(run(template).expect("text"), "say \"<hi>\"\nend");
     }
 
     #[test]
-    fn the_tokens_that_there_are_can_be_named_and_others_are_undefined() {
+    fn existing_special_tokens_are_defined_and_others_undefined() {
         assert_eq!(
             run("{{ bos_token }}{{ eos_token is defined }}{{ tools is none }}").expect("text"),
             "<s>FalseTrue"
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_spelled_as_python_spells_it() {
+    fn json_is_formatted_as_in_python() {
         let text = run("{{ messages | tojson }}").expect("text");
         assert_eq!(text, r#"[{"role": "user", "content": "say \"<hi>\""}]"#);
         assert_eq!(run("{{ [1] | tojson(indent=2) }}").expect("text"), "[\n  1\n]");
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_raises_or_is_broken_says_so() {
+    fn raising_and_broken_templates_are_errors() {
         assert!(refusal("{{ raise_exception('no system role') }}").contains("no system role"));
         assert!(refusal("{% if %}").contains("line 1"));
         assert!(refusal("{{ strftime_now('%d') }}").contains("today's date"));
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_cannot_run_or_grow_without_end() {
+    fn templates_have_bounded_time_and_output() {
         assert!(
             refusal("{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}")
                 .contains("fuel")

@@ -1,9 +1,10 @@
-//! Rows of data sets as the token sequences that models learn from, as TRL's trainers make them.
+//! Encodes rows of data sets as the token sequences of TRL's trainers.
 //!
-//! Prompt and answer are rendered and encoded as one text; the completion begins where the tokens of the prompt alone and those
-//! of the whole part (TRL's `common_prefix_length`), which is not always after the prompt: tokens may merge across the
-//! boundary. Around a chat template nothing is added; after other texts, which do not say where an answer ends, the
-//! end-of-sequence token follows, unless it is written there.
+//! Prompt and completion are rendered and encoded as one text. The completion begins where the tokens of the
+//! prompt alone and of the whole text first differ (TRL's `common_prefix_length`). This is not always the end
+//! of the prompt, because tokens may merge across the boundary. Chat templates get no further tokens. Other
+//! texts do not mark the end of a completion, so the end-of-sequence token is appended unless it is already
+//! there.
 
 use dissent_domain::training::{Demonstration, Dialogue, Preference};
 
@@ -14,10 +15,11 @@ use crate::training::data::TokenPair;
 use crate::training::packing::TrainingSequence;
 
 impl PromptTemplate {
-    /// An answer to imitate, after its prompt (TRL's `SFTTrainer` on `prompt`, `completion`).
+    /// A demonstration after its prompt (TRL's `SFTTrainer` on `prompt`, `completion`).
     ///
     /// # Errors
-    /// As [`PromptTemplate::render_prompt`], and [`ModelError::Invalid`] where no token of the prompt or of the completion is left.
+    /// As [`PromptTemplate::render_prompt`], and [`ModelError::Invalid`] if the prompt or the completion has
+    /// no token.
     pub fn encode_demonstration(
         &self,
         tokenizer: &TextTokenizer,
@@ -29,8 +31,8 @@ impl PromptTemplate {
         sequence(shared(&asked, &ids), ids)
     }
 
-    /// The chosen and the rejected answer, each after the prompt, for comparing log-probabilities (TRL's `DPOTrainer`). The
-    /// completions of both begin at the same place.
+    /// The chosen and the rejected completion, each after the prompt, for comparing log-probabilities (TRL's
+    /// `DPOTrainer`). Both completions begin at the same place.
     ///
     /// # Errors
     /// As [`PromptTemplate::encode_demonstration`].
@@ -48,11 +50,12 @@ impl PromptTemplate {
         Ok(TokenPair { chosen, rejected, margin: *margin, is_unsafe: *is_unsafe })
     }
 
-    /// The chosen and the rejected answer as a reward model scores them: exactly as [`PromptTemplate::encode_dialogue_with_completion`], so that what
-    /// is learnt is what is asked later. Nothing is added at the end; see [`PromptTemplate::ended`].
+    /// The chosen and the rejected completion as a reward model scores them: exactly as
+    /// [`PromptTemplate::encode_dialogue_with_completion`], so training and scoring see the same tokens. No
+    /// token is appended; see [`PromptTemplate::with_end_of_sequence`].
     ///
     /// # Errors
-    /// As [`PromptTemplate::render_prompt`], and [`ModelError::Invalid`] where no token is left.
+    /// As [`PromptTemplate::render_prompt`], and [`ModelError::Invalid`] if no token is left.
     pub fn encode_comparison(
         &self,
         tokenizer: &TextTokenizer,
@@ -70,10 +73,11 @@ impl PromptTemplate {
         Ok(TokenPair { chosen, rejected, margin: *margin, is_unsafe: *is_unsafe })
     }
 
-    /// The template with the end-of-sequence token written out after the answer, where it does not say by itself where an answer
-    /// ends: TRL's `RewardTrainer` appends it to plain texts. A reward model that was trained so must be used so.
+    /// The template with the end-of-sequence token written out after the completion, if it does not mark the
+    /// end itself. TRL's `RewardTrainer` appends this token to plain texts. A reward model must be used with
+    /// the template that it was trained with.
     #[must_use]
-    pub fn ended(&self, tokenizer: &TextTokenizer) -> Self {
+    pub fn with_end_of_sequence(&self, tokenizer: &TextTokenizer) -> Self {
         let Some(end) = tokenizer.eos_token() else { return self.clone() };
         match self {
             Self::Chat => Self::Chat,
@@ -84,7 +88,7 @@ impl PromptTemplate {
         }
     }
 
-    /// Prompt and answer, with the end-of-sequence token where the template leaves the end open.
+    /// Encodes prompt and completion, with the end-of-sequence token if the template does not mark the end.
     fn encode_with_end(
         &self,
         tokenizer: &TextTokenizer,
@@ -99,10 +103,10 @@ impl PromptTemplate {
     }
 }
 
-/// A text to imitate from its second token on (TRL's `SFTTrainer` on `text`), whatever template there is.
+/// A text to imitate from its second token on (TRL's `SFTTrainer` on `text`), for any template.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] when the tokenizer fails or gives fewer than two tokens.
+/// [`ModelError::Invalid`] if the tokenizer fails or returns fewer than two tokens.
 pub fn encode_text(tokenizer: &TextTokenizer, text: &str) -> Result<TrainingSequence, ModelError> {
     sequence(1, tokenizer.encode(&with_end(text.to_owned(), tokenizer), true)?)
 }
@@ -114,7 +118,7 @@ fn with_end(mut text: String, tokenizer: &TextTokenizer) -> String {
     text
 }
 
-/// How many tokens both begin with.
+/// The length of the common prefix, in tokens.
 fn shared(one: &[u32], other: &[u32]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
@@ -172,9 +176,10 @@ mod tests {
         }
     }
 
-    /// What the trainers of TRL 1.16 make of the same rows with the same tokenizers: `trl_rows.py` beside the golden file.
+    /// Compares with the sequences of TRL 1.16's trainers for the same rows and tokenizers: see `trl_rows.py`
+    /// beside the golden file.
     #[test]
-    fn rows_are_the_tokens_that_trl_learns_from() {
+    fn rows_encode_to_the_tokens_of_trl() {
         let golden: Value =
             serde_json::from_str(include_str!("../../tests/golden/trl_rows.json")).expect("golden");
         let mut compared = 0;
@@ -218,10 +223,11 @@ mod tests {
                             assert_eq!(sequence.ids, [prompt.clone(), ids(&expected["dpo"][rest])].concat());
                         }
                         if expected["row"]["chosen"].as_str().is_some_and(|text| text.ends_with("<end>")) {
-                            // TRL leaves a row alone that ends so already; a template cannot know.
+                            // TRL leaves such a row unchanged; a template cannot know that it already ends
+                            // so.
                             continue;
                         }
-                        let ended = template.ended(&tokenizer);
+                        let ended = template.with_end_of_sequence(&tokenizer);
                         let TokenPair { chosen, rejected, .. } =
                             ended.encode_comparison(&tokenizer, &row).expect("sequences");
                         assert_eq!(chosen.ids, ids(&expected["reward"]["chosen_ids"]));
@@ -234,20 +240,26 @@ mod tests {
     }
 
     #[test]
-    fn a_reward_model_learns_from_what_it_is_asked_later() {
+    fn reward_models_train_and_score_on_the_same_tokens() {
         let tokenizer =
             from_parts(crate::checkpoint::tokenizer::tests::WORDS, None, Some("<s>"), Some("</s>"));
         let template: PromptTemplate = "a {prompt} b {completion}".parse().expect("a template");
         let row = preference(&serde_json::json!({"prompt": "?", "chosen": "a a", "rejected": "b"}));
         let TokenPair { chosen, .. } = template.encode_comparison(&tokenizer, &row).expect("sequences");
         assert_eq!(chosen.ids, template.encode_with_completion(&tokenizer, "?", "a a").expect("ids"));
-        assert_eq!(template.ended(&tokenizer).to_string(), "a {prompt} b {completion}</s>");
-        assert_eq!(template.ended(&tokenizer).ended(&tokenizer), template.ended(&tokenizer));
-        assert_eq!(PromptTemplate::Raw.ended(&tokenizer).to_string(), "{prompt}{completion}</s>");
+        assert_eq!(template.with_end_of_sequence(&tokenizer).to_string(), "a {prompt} b {completion}</s>");
+        assert_eq!(
+            template.with_end_of_sequence(&tokenizer).with_end_of_sequence(&tokenizer),
+            template.with_end_of_sequence(&tokenizer)
+        );
+        assert_eq!(
+            PromptTemplate::Raw.with_end_of_sequence(&tokenizer).to_string(),
+            "{prompt}{completion}</s>"
+        );
     }
 
     #[test]
-    fn a_row_without_a_token_to_learn_is_an_error() {
+    fn rows_without_completion_tokens_are_errors() {
         let tokenizer = from_parts(crate::checkpoint::tokenizer::tests::WORDS, None, None, None);
         let row = |prompt: &str, completion: &str| Demonstration {
             prompt: Dialogue::Text(prompt.to_owned()),

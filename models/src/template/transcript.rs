@@ -1,13 +1,17 @@
-//! Turns as plain text, the way HH-RLHF writes them: `\n\nHuman: …\n\nAssistant: …`.
+//! Turns as plain text in the format of HH-RLHF: `
+//!
+//! Human: …
+//!
+//! Assistant: …`.
 
 use dissent_domain::training::{Message, Role};
 
-/// The turns, and the beginning of the assistant's next one.
+/// The turns, followed by the beginning of the assistant's next turn.
 pub(super) fn with_generation_prompt(turns: &[Message]) -> String {
     format!("{}\n\nAssistant:", transcript(turns))
 }
 
-/// The turns as the prompt of a template that writes its own frame: the one turn of the user as it is.
+/// The turns as the prompt of a template with its own frame. A single turn of the user is used unchanged.
 pub(super) fn for_template(turns: &[Message]) -> String {
     match turns {
         [Message { role: Role::User, content }] => content.clone(),
@@ -18,7 +22,8 @@ pub(super) fn for_template(turns: &[Message]) -> String {
     }
 }
 
-/// Instructions stand by themselves: the format has no name for who gives them.
+/// The transcript of the turns. System messages have no prefix, because the format has no name for their
+/// author.
 fn transcript(turns: &[Message]) -> String {
     let mut text = String::new();
     for Message { role, content } in turns {

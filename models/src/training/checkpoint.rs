@@ -1,4 +1,4 @@
-//! A training between two steps, as bytes: it goes on from them as if it had never stopped.
+//! A training between two steps, as bytes. A resumed training continues as if it had never stopped.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,35 +10,35 @@ use crate::checkpoint::files::as_bytes;
 use crate::checkpoint::weights::decode_f32;
 use crate::error::ModelError;
 
-/// What the bytes begin with.
+/// The first bytes of a checkpoint.
 const MAGIC: &[u8; 16] = b"dissent training";
-/// Raised whenever older checkpoints can no longer be gone on from.
+/// The format version. Raised when older checkpoints can no longer be resumed.
 const VERSION: u32 = 1;
 /// BLAKE3's length, in bytes.
 const HASH_BYTES: usize = 32;
 
-/// Everything that a training needs to go on.
+/// The state from which a training resumes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingCheckpoint {
-    /// Fingerprint of the training: model, adapter it began with, objective, settings, examples.
+    /// Fingerprint of the training: model, initial adapter, objective, settings, examples.
     pub training: String,
-    /// The trained numbers and the optimiser's moments, to the bit.
+    /// The trained parameters and the optimiser's moments, bit for bit.
     pub state: TrainingState,
     /// Steps that are done.
     pub step: u64,
-    /// Where the next step begins in the data.
+    /// The position in the data at which the next step begins.
     pub cursor: DataCursor,
-    /// The seed of the initial numbers and of the order of the data.
+    /// The seed of the initial parameters and of the data order.
     pub seed: u64,
-    /// Tokens learnt from so far.
+    /// Tokens trained on so far.
     pub num_tokens: u64,
-    /// Log-probabilities of the answers under the reference, where the objective has one: `[2 · examples]`.
+    /// Log-probabilities of the completions under the reference, if the objective has one: `[2 · examples]`.
     pub reference: Vec<f32>,
-    /// What the steps so far reported.
+    /// The reports of the steps so far.
     pub metrics: Vec<StepMetrics>,
 }
 
-/// As it is stored (MessagePack); numbers as their little-endian bytes.
+/// The stored form (MessagePack), with numbers as little-endian bytes.
 #[derive(Serialize, Deserialize)]
 struct Stored<'a> {
     training: &'a str,
@@ -61,7 +61,7 @@ impl TrainingCheckpoint {
     /// The checkpoint as bytes, with a checksum (BLAKE3).
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] if it cannot be written down.
+    /// [`ModelError::Invalid`] if it cannot be serialised.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ModelError> {
         let TrainingState { parameters, first_moment, second_moment } = &self.state;
         let vectors =
@@ -94,10 +94,10 @@ impl TrainingCheckpoint {
         Ok(bytes)
     }
 
-    /// A checkpoint from its bytes.
+    /// Reads a checkpoint from bytes.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for bytes that are no checkpoint, are of another version, or are damaged.
+    /// [`ModelError::Invalid`] if the bytes are no checkpoint, have another version, or are damaged.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
         let invalid = |reason: String| {
             ModelError::Invalid(format!("the training cannot go on from this checkpoint: {reason}"))
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_of_another_version_or_kind_is_refused_in_words() {
+    fn a_checkpoint_of_another_version_or_kind_is_refused() {
         let mut bytes = checkpoint(vec![1.0]).to_bytes().expect("bytes");
         bytes[MAGIC.len()] = 9;
         assert!(reason(&bytes).contains("version 9"), "{}", reason(&bytes));
@@ -190,7 +190,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn every_bit_comes_back(bits in prop::collection::vec(any::<u32>(), 0..40)) {
+        fn checkpoints_round_trip_bit_for_bit(bits in prop::collection::vec(any::<u32>(), 0..40)) {
             let made = checkpoint(bits.iter().map(|&bits| f32::from_bits(bits)).collect());
             let back = TrainingCheckpoint::from_bytes(&made.to_bytes().expect("bytes")).expect("a checkpoint");
             let bits_of = |vector: &[f32]| vector.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
@@ -200,7 +200,7 @@ mod tests {
         }
 
         #[test]
-        fn damage_anywhere_is_found(place in any::<prop::sample::Index>(), flip in 1_u8.., cut in any::<bool>()) {
+        fn damage_anywhere_is_detected(place in any::<prop::sample::Index>(), flip in 1_u8.., cut in any::<bool>()) {
             let mut bytes = checkpoint(vec![1.0, -2.0, 3.5]).to_bytes().expect("bytes");
             let place = place.index(bytes.len());
             if cut {

@@ -1,33 +1,33 @@
-//! What is learnt from, tokenised.
+//! Tokenised training data.
 
 use super::packing::TrainingSequence;
 use super::spec::{Loss, TrainingHead};
 use crate::error::ModelError;
 
-/// Two answers to one prompt, each with the prompt before it.
+/// Two completions of one prompt, each with the prompt before it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenPair {
-    /// The preferred answer; of costs, the safer one.
+    /// The preferred completion; for costs, the safer one.
     pub chosen: TrainingSequence,
-    /// The other one.
+    /// The other completion.
     pub rejected: TrainingSequence,
-    /// By how much the score of the chosen answer should exceed the other's at least.
+    /// The minimum difference between the scores of the chosen and the rejected completion.
     pub margin: f32,
-    /// Whether each answer is unsafe, `[chosen, rejected]`; costs need it.
+    /// Whether each completion is unsafe, `[chosen, rejected]`; required for costs.
     pub is_unsafe: Option<[bool; 2]>,
 }
 
 /// The examples of a training or an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TrainingData {
-    /// Answers to imitate.
+    /// Completions to imitate.
     Demonstrations(Vec<TrainingSequence>),
     /// Preferences.
     Pairs(Vec<TokenPair>),
 }
 
 impl TrainingData {
-    /// How many examples there are; a pair is one.
+    /// The number of examples; a pair is one example.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -36,13 +36,13 @@ impl TrainingData {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no examples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether a loss can learn from every example.
+    /// Checks that a loss can use every example.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] that names the example, counted from 1.
@@ -92,7 +92,7 @@ impl TrainingData {
         Ok(())
     }
 
-    /// Every sequence with the number of its example, from 1.
+    /// All sequences, each with the number of its example, from 1.
     fn sequences(&self) -> Box<dyn Iterator<Item = (usize, &TrainingSequence)> + '_> {
         match self {
             Self::Demonstrations(sequences) => {
@@ -106,7 +106,7 @@ impl TrainingData {
         }
     }
 
-    /// BLAKE3 of every number, in hex: examples that differ anywhere have another one.
+    /// BLAKE3 of all numbers, in hex: different examples have different fingerprints.
     pub(super) fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(match self {

@@ -1,4 +1,4 @@
-//! Which examples each step learns from.
+//! The data order: the examples of each step.
 
 use dissent_domain::training::Hyperparameters;
 use rand_chacha::ChaCha8Rng;
@@ -7,30 +7,30 @@ use serde::{Deserialize, Serialize};
 
 use super::schedule::ceiling;
 
-/// In which order the examples of a file are learnt from.
+/// The order in which a training reads its examples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataOrder {
-    /// Shuffled anew for each pass, as the seed says.
+    /// Shuffled in each pass, by the seed.
     #[default]
     Shuffled,
-    /// As they stand in the file, in every pass.
+    /// In the order of the file, in every pass.
     AsGiven,
 }
 
-/// How far a training is through its data: what the next step begins with.
+/// The position of a training in its data, at the beginning of the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DataCursor {
-    /// Whole passes that are done.
+    /// Whole passes done.
     pub epoch: u64,
-    /// Examples of this pass that were learnt from.
+    /// Examples of this pass that have been used.
     pub position: u64,
 }
 
 /// The division of passes over the data into steps and micro-batches.
 ///
-/// As transformers' `Trainer`: a step takes `batch_size · gradient_accumulation` examples; the last step of a pass takes those that
-/// are left, and no step reaches into the next pass.
+/// As in transformers' `Trainer`, a step takes `batch_size · gradient_accumulation` examples. The last step
+/// of a pass takes the rest, and no step reaches into the next pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataPlan {
     examples: usize,
@@ -41,7 +41,7 @@ pub struct DataPlan {
 }
 
 impl DataPlan {
-    /// The plan for so many examples, at least one.
+    /// The plan for this number of examples, at least one.
     #[must_use]
     pub fn new(examples: usize, settings: &Hyperparameters, order: DataOrder) -> Self {
         let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX).max(1);
@@ -63,20 +63,20 @@ impl DataPlan {
         settings.steps.unwrap_or_else(of_epochs)
     }
 
-    /// Where the step with this number, from 0, begins.
+    /// The position at which the step with this number, from 0, begins.
     #[must_use]
     pub fn cursor(&self, step: u64) -> DataCursor {
         let steps = self.steps_per_epoch().max(1);
         DataCursor { epoch: step / steps, position: (step % steps) * self.step_size as u64 }
     }
 
-    /// The passes done after so many steps, with a fraction.
+    /// The passes done after this number of steps, as a fraction.
     #[must_use]
     pub fn epochs_after(&self, steps: u64) -> f64 {
         steps as f64 / self.steps_per_epoch().max(1) as f64
     }
 
-    /// The micro-batches of a step: the places of their examples in the file.
+    /// The micro-batches of a step: the indices of their examples in the file.
     #[must_use]
     pub fn micro_batches(&self, step: u64) -> Vec<Vec<usize>> {
         let DataCursor { epoch, position } = self.cursor(step);
@@ -86,7 +86,7 @@ impl DataPlan {
         of_step.chunks(self.batch_size).map(<[usize]>::to_vec).collect()
     }
 
-    /// The order of one pass (Fisher and Yates's shuffle).
+    /// The order of one pass (Fisher–Yates shuffle).
     fn epoch(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.examples).collect();
         if self.order == DataOrder::AsGiven {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_ends_with_the_examples_that_are_left() {
+    fn the_last_step_of_a_pass_takes_the_remaining_examples() {
         let plan = plan(9, DataOrder::AsGiven);
         assert_eq!(plan.steps_per_epoch(), 2);
         assert_eq!(plan.micro_batches(0), [[0, 1], [2, 3], [4, 5]]);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pass_has_every_example_once_and_an_order_of_its_own() {
+    fn every_pass_has_each_example_once_in_its_own_order() {
         let plan = plan(103, DataOrder::Shuffled);
         let pass = |epoch: u64| -> Vec<usize> {
             let first = epoch * plan.steps_per_epoch();
@@ -156,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn an_order_never_changes_between_versions() {
+    fn data_order_is_stable_between_versions() {
         let plan = DataPlan::new(8, &settings(8, 1, 7), DataOrder::Shuffled);
         assert_eq!([plan.micro_batches(0), plan.micro_batches(1)].concat(), ORDERS);
     }
 
-    /// Of eight examples, seed 7, the first two passes.
+    /// The first two passes over eight examples, for seed 7.
     const ORDERS: [[usize; 8]; 2] = [[0, 1, 6, 7, 3, 2, 4, 5], [7, 6, 0, 1, 2, 3, 4, 5]];
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_counted_as_transformers_counts_them() {
+    fn step_counts_match_transformers() {
         let steps = |examples, epochs, steps| {
             let settings = Hyperparameters { epochs, steps, ..settings(2, 3, 0) };
             DataPlan::new(examples, &settings, DataOrder::Shuffled).steps(&settings)

@@ -1,6 +1,6 @@
-//! What a model gives for a batch, without a gradient: log-probabilities, values and scores under any vector of trained numbers.
+//! Evaluation without a gradient: log-probabilities, values and scores of a batch under any parameter vector.
 //!
-//! The same session serves the policy that is trained and its reference: they differ in the vector alone.
+//! The same session serves the policy and its reference: they differ in the vector only.
 
 use crate::checkpoint::{Checkpoint, ModelConfig, Weights};
 use crate::error::ModelError;
@@ -19,7 +19,7 @@ const VALUES: &str = "values";
 const ENTROPY: &str = "entropy";
 const HITS: &str = "hits";
 
-/// What a model's head gave for a batch; what the head does not give is empty.
+/// The outputs of a model's head for a batch. Outputs that the head does not have are empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ModelOutputs {
     /// `[sequences]`.
@@ -30,7 +30,7 @@ pub struct ModelOutputs {
     pub values: Vec<f32>,
     /// `[selected]`: the entropy of the policy there, in nats.
     pub entropy: Vec<f32>,
-    /// `[selected]`: 1 where no token was likelier than the completion's, else 0.
+    /// `[selected]`: 1 if no token is more likely than the completion's, else 0.
     pub hits: Vec<f32>,
 }
 
@@ -52,7 +52,7 @@ impl ModelOutputs {
     }
 }
 
-/// Makes the head's outputs those of the graph.
+/// Makes the head's outputs outputs of the graph.
 pub(super) fn output_head(graph: &mut Graph, outputs: &HeadOutputs) {
     let named = [
         (outputs.scores, SCORES),
@@ -75,11 +75,12 @@ pub struct EvalSession {
 }
 
 impl EvalSession {
-    /// Builds the graph, or takes it from those that this process has built, and starts a session. `report` says what is computed of
-    /// each position besides.
+    /// Builds the graph, or takes it from the cache of this process, and opens a session. `report` selects
+    /// the additional outputs per position.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for changes that do not fit the model, [`ModelError::Runtime`] when ONNX Runtime refuses.
+    /// [`ModelError::Invalid`] if the changes do not fit the model, [`ModelError::Runtime`] if ONNX Runtime
+    /// fails.
     pub fn open(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
@@ -96,18 +97,18 @@ impl EvalSession {
         Ok(Self { runner, layout })
     }
 
-    /// What stands where in the vector of trained numbers.
+    /// The layout of the parameter vector.
     #[must_use]
     pub fn layout(&self) -> &ParameterLayout {
         &self.layout
     }
 
-    /// What the model gives for a batch with these trained numbers. (The model without any low-rank change:
-    /// [`ParameterLayout::without_change`].)
+    /// The outputs of the model for a batch under these parameters. (For the model without any low-rank
+    /// change, see [`ParameterLayout::without_change`].)
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for a vector of another length, a batch that the model cannot run, or
-    /// numbers that are not finite; [`ModelError::Runtime`].
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for a vector of another length, a batch that the
+    /// model cannot run, or outputs that are not finite. [`ModelError::Runtime`] if the run fails.
     pub fn evaluate(
         &mut self,
         parameters: &[f32],

@@ -1,7 +1,7 @@
-//! A model's forward pass over packed sequences, with the trained numbers taken from one vector.
+//! The forward pass over packed sequences, with the trained parameters taken from one vector.
 //!
-//! The families' files are those of inference ([`crate::arch`]); here is what they are made of when there is no cache and there
-//! will be a gradient.
+//! The families are those of inference ([`crate::arch`]). This file implements their parts without a cache
+//! and with a gradient.
 
 use std::collections::BTreeMap;
 
@@ -40,14 +40,14 @@ pub(super) mod dims {
     pub(super) const QUERY_ROWS: Dim = Dim::Named("query_rows");
     pub(super) const TOKEN_QUERIES: Dim = Dim::Named("token_queries");
     pub(super) const TOKEN_KEYS: Dim = Dim::Named("token_keys");
-    /// Places of one sequence, and of all.
+    /// Places of one sequence, and of all sequences.
     pub(super) const QUERY_COLUMNS: Dim = Dim::Named("query_columns");
     pub(super) const QUERY_PLACES: Dim = Dim::Named("query_places");
     pub(super) const KEY_COLUMNS: Dim = Dim::Named("key_columns");
     pub(super) const KEY_PLACES: Dim = Dim::Named("key_places");
 }
 
-/// What a loss can be made of.
+/// The outputs from which a loss is built.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct HeadOutputs {
     /// `[sequences]`.
@@ -58,25 +58,25 @@ pub(super) struct HeadOutputs {
     pub(super) values: Option<Value>,
     /// `[selected]`: −Σ π log π over the vocabulary, in nats.
     pub(super) entropy: Option<Value>,
-    /// `[selected]`: 1 where no token is likelier than the target, else 0.
+    /// `[selected]`: 1 if no token is more likely than the target, else 0.
     pub(super) hits: Option<Value>,
 }
 
-/// A forward pass, and what it is made with.
+/// A forward pass with its inputs.
 pub(super) struct ForwardPass {
     pub(super) graph: Graph,
-    /// The vector of trained numbers, `[elements]`.
+    /// The parameter vector, `[elements]`.
     pub(super) parameters: Value,
     pub(super) outputs: HeadOutputs,
 }
 
-/// How a forward pass is built.
+/// Options of a forward pass.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ForwardOptions {
     pub(super) head: TrainingHead,
-    /// Whether layers are marked to be computed again.
+    /// Whether layers are marked for recomputation.
     pub(super) recompute: bool,
-    /// What is reported of each position beside the log-probability of its target.
+    /// The additional outputs per position.
     pub(super) report: PositionReport,
 }
 
@@ -116,14 +116,14 @@ struct PackedModel<'a> {
     recompute: bool,
     graph: Graph,
     parameters: Value,
-    /// The trained tensors, in the order of the layout; B of a low-rank change already scaled.
+    /// The trained tensors, in the order of the layout, with B of a low-rank change already scaled.
     trained: Vec<Value>,
     /// The trained weights by name.
     trained_weights: BTreeMap<&'a str, Value>,
     ids: Value,
-    /// The tokens that the head reads, and for each token where it is read, or −1.
+    /// The tokens that the head reads, and the index of each token among them, or −1.
     selected: (Value, Value),
-    /// Where queries stand in the padded layout, and back.
+    /// The places of the queries in the padded layout, and the inverse.
     queries: (Value, Value),
     keys: (Value, Value),
     mask: Value,
@@ -207,7 +207,7 @@ impl<'a> PackedModel<'a> {
 
     fn rotated(&mut self, x: Value, heads: usize) -> Result<Value, ModelError> {
         let width = Dim::Fixed(heads * self.config.head_dim);
-        // Each token is a sequence of its own to the operator, which refuses one that is longer than its tables.
+        // Each token is its own sequence for the operator, which refuses sequences longer than its tables.
         let column = self.graph.reshape(x, vec![dims::TOKENS, Dim::Fixed(1), width])?;
         let rotary_dims = self.config.rope.rotary_dims;
         Ok(self.graph.rotary(column, self.positions, self.rotary, heads, rotary_dims))
@@ -274,7 +274,7 @@ impl Forward for PackedModel<'_> {
         self.graph.reshape(rows, vec![dims::TOKENS, Dim::Fixed(heads * head_dim)])
     }
 
-    /// In two operators, which have gradients.
+    /// Two operators, which have gradients.
     fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value) -> Result<(Value, Value), ModelError> {
         let sum = self.graph.add(x, y)?;
         Ok((self.graph.rms_norm(sum, weight, self.config.norm_eps), sum))
@@ -285,7 +285,7 @@ impl Forward for PackedModel<'_> {
         Ok(self.graph.gather_paired(x, selected, inverse))
     }
 
-    /// The last layer is kept: the backward pass reads it before any other.
+    /// Begins a segment, except for the last layer: the backward pass reads that layer first.
     fn begin_layer(&mut self, layer: usize) {
         if !self.recompute {
             return;
@@ -298,7 +298,7 @@ impl Forward for PackedModel<'_> {
     }
 }
 
-/// What is told of the targets, of logits `[selected, vocabulary]`.
+/// The outputs per target from logits `[selected, vocabulary]`.
 fn token_outputs(
     graph: &mut Graph,
     logits: Value,
@@ -313,8 +313,8 @@ fn token_outputs(
     Ok(HeadOutputs { logprobs: Some(logprobs), entropy, hits, ..HeadOutputs::default() })
 }
 
-/// Columns of the vocabulary whose share of the entropy is computed at a time: as many numbers as there are log-probabilities
-/// would otherwise be held besides.
+/// The number of vocabulary columns whose share of the entropy is computed at a time. All columns together
+/// would need as much memory again as the log-probabilities.
 const ENTROPY_COLUMNS: usize = 8192;
 
 /// −Σ π log π of each row of log-probabilities `[selected, vocabulary]`, `[selected]`.
@@ -340,15 +340,16 @@ fn entropy(graph: &mut Graph, logprobs: Value) -> Result<Value, ModelError> {
     Ok(graph.neg(total))
 }
 
-/// 1 for each row of log-probabilities `[selected, vocabulary]` whose target has the greatest, else 0, `[selected]`. Those of the
-/// targets are `[selected, 1]`.
+/// 1 for each row of log-probabilities `[selected, vocabulary]` whose target is the greatest, else 0:
+/// `[selected]`. The targets' own are `[selected, 1]`.
 fn hits(graph: &mut Graph, logprobs: Value, of_targets: Value) -> Result<Value, ModelError> {
     let greatest = graph.greatest(logprobs)?;
     let hits = graph.less_or_equal(greatest, of_targets)?;
     graph.squeeze(hits, -1)
 }
 
-/// The tensors that the vector holds, in the order of the layout, each in its shape; B of a low-rank change times its scaling.
+/// The tensors of the parameter vector, in the order of the layout and each in its shape, with B of a
+/// low-rank change scaled.
 fn trained_tensors(
     graph: &mut Graph,
     parameters: Value,
@@ -378,12 +379,13 @@ mod tests {
     use crate::onnx::reference::tensor::Tensor;
 
     #[test]
-    fn tokens_are_foreseen_where_none_is_likelier_and_entropies_are_in_nats() {
+    fn hits_are_most_likely_targets_and_entropies_are_in_nats() {
         let mut graph = Graph::new();
         let logits = graph.input("logits", ElementType::F32, vec![dims::SELECTED, Dim::Fixed(3)]);
         let report = PositionReport { entropy: true, hits: true };
         let outputs = token_outputs(&mut graph, logits, report).expect("outputs");
-        // Probabilities: (1/4, 1/2, 1/4) and its likeliest token, a third each, (1/2, 1/8, 3/8) and its second likeliest.
+        // Probabilities: (1/4, 1/2, 1/4) with its most likely token, a third each, (1/2, 1/8, 3/8) with its
+        // second most likely.
         let rows = [0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 4.0, 1.0, 3.0_f64];
         let rows = rows.map(|weight| if weight > 0.0 { weight.ln() } else { 0.0 });
         let inputs = [

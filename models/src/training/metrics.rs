@@ -1,10 +1,10 @@
-//! What is reported of training, under the names that TRL gives it.
+//! Training metrics, under TRL's names.
 
 use dissent_domain::analysis;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What a step reports.
+/// The report of a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// The step's number, from 1.
@@ -17,72 +17,72 @@ pub struct StepMetrics {
     pub grad_norm: f64,
     /// The step's learning rate.
     pub learning_rate: f64,
-    /// Tokens learnt from so far, prompts included.
+    /// Tokens trained on so far, prompts included.
     pub num_tokens: u64,
-    /// Tokens of this step for each second that it took.
+    /// Tokens per second of this step.
     pub tokens_per_second: f64,
-    /// What the objective adds.
+    /// The metrics that depend on the objective.
     pub details: Details,
 }
 
-/// What an objective reports besides its loss.
+/// The metrics of an objective besides its loss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Details {
-    /// Answers, token by token.
+    /// Demonstrations, token by token.
     Imitation(ImitationMetrics),
     /// Scores of pairs.
     Scores(ScoreMetrics),
-    /// Preferences learnt by a policy.
+    /// Preferences of a policy.
     Preferences(PreferenceMetrics),
 }
 
-/// How well answers are foreseen: means over their tokens. (TRL reports the mean of the means of micro-batches, and counts the
-/// tokens of prompts too in the entropy.)
+/// Next-token prediction on demonstrations: means over tokens of completions. (TRL reports the mean of the
+/// micro-batches' means, and includes prompt tokens in the entropy.)
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ImitationMetrics {
-    /// The share of tokens that no other token was likelier than.
+    /// The share of tokens that are the most likely token at their position.
     pub mean_token_accuracy: f64,
-    /// The entropy of the distribution that each token is drawn from, in nats.
+    /// The mean entropy of the next-token distributions, in nats.
     pub entropy: f64,
 }
 
-/// Scores of pairs of answers.
+/// Scores of pairs of completions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ScoreMetrics {
-    /// The share of pairs whose chosen answer has the higher reward (or the lower cost).
+    /// The share of pairs whose chosen completion has the higher reward (or the lower cost).
     pub accuracy: f64,
-    /// Mean of the chosen answers' rewards less the others' (of costs, the other way round).
+    /// Mean reward of the chosen minus the rejected completions (for costs: rejected minus chosen).
     pub margin: f64,
-    /// The lowest score. (TRL reports the mean of the lowest of each micro-batch, and likewise below.)
+    /// The lowest score. (TRL reports the mean over micro-batches of their lowest score, and likewise below.)
     pub min_reward: f64,
     /// The mean score.
     pub mean_reward: f64,
     /// The highest score.
     pub max_reward: f64,
-    /// Costs: the share of answers whose cost has the right sign, above 0 for unsafe ones.
+    /// Costs only: the share of completions whose cost has the right sign, above 0 for unsafe ones.
     pub sign_accuracy: Option<f64>,
 }
 
-/// Implicit rewards β · (log π − log π_ref), and log-probabilities, of whole answers, chosen and rejected.
+/// Implicit rewards β · (log π − log π_ref) and log-probabilities of whole completions, chosen and rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceMetrics {
-    /// Mean implicit reward of the chosen answers.
+    /// Mean implicit reward of the chosen completions.
     pub rewards_chosen: f64,
-    /// Mean implicit reward of the rejected answers.
+    /// Mean implicit reward of the rejected completions.
     pub rewards_rejected: f64,
-    /// The share of pairs whose chosen answer has the higher implicit reward.
+    /// The share of pairs whose chosen completion has the higher implicit reward.
     pub rewards_accuracies: f64,
-    /// Mean of the differences of the two.
+    /// Mean difference of the two.
     pub rewards_margins: f64,
-    /// Mean log-probability of the chosen answers, nats.
+    /// Mean log-probability of the chosen completions, in nats.
     pub logps_chosen: f64,
-    /// Mean log-probability of the rejected answers.
+    /// Mean log-probability of the rejected completions, in nats.
     pub logps_rejected: f64,
 }
 
 impl StepMetrics {
-    /// The metrics as one object of a log, under TRL's names (`loss`, `grad_norm`, `rewards/chosen`, …).
+    /// The metrics as one JSON object, under TRL's names (`loss`, `grad_norm`, `rewards/chosen`, …).
     #[must_use]
     pub fn log_line(&self) -> Map<String, Value> {
         let mut line = Map::new();
@@ -130,7 +130,8 @@ impl Details {
 }
 
 impl ImitationMetrics {
-    /// Of the answers' tokens: whether each was foreseen (1 or 0), and the entropy there.
+    /// From the completions' tokens: whether each is the most likely (1 or 0), and the entropy at its
+    /// position.
     pub(super) fn of_tokens(hits: &[f32], entropy: &[f32]) -> Self {
         let of = |numbers: &[f32]| mean(numbers.iter().map(|&number| f64::from(number)));
         Self { mean_token_accuracy: of(hits), entropy: of(entropy) }
@@ -138,7 +139,7 @@ impl ImitationMetrics {
 }
 
 impl ScoreMetrics {
-    /// Of pairs of rewards, `[chosen, rejected]`; not one must be missing.
+    /// From pairs of rewards, `[chosen, rejected]`; at least one.
     pub(super) fn of_rewards(pairs: &[[f32; 2]]) -> Self {
         let all = || pairs.iter().flatten().map(|&score| f64::from(score));
         Self {
@@ -151,7 +152,7 @@ impl ScoreMetrics {
         }
     }
 
-    /// Of pairs of costs, `[chosen, rejected]`, with whether each is unsafe.
+    /// From pairs of costs, `[chosen, rejected]`, with the safety of each.
     pub(super) fn of_costs(pairs: &[[f32; 2]], is_unsafe: &[[bool; 2]]) -> Self {
         let turned: Vec<[f32; 2]> = pairs.iter().map(|&[chosen, rejected]| [-chosen, -rejected]).collect();
         let right = pairs.iter().flatten().zip(is_unsafe.iter().flatten());
@@ -162,7 +163,7 @@ impl ScoreMetrics {
 }
 
 impl PreferenceMetrics {
-    /// Of pairs of log-probabilities under the policy and the reference, `[chosen, rejected]`.
+    /// From pairs of log-probabilities under the policy and the reference, `[chosen, rejected]`.
     pub(super) fn of_logprobs(policy: &[[f32; 2]], reference: &[[f32; 2]], beta: f32) -> Self {
         let rewards: Vec<[f64; 2]> = policy
             .iter()
@@ -186,7 +187,7 @@ fn share(is_so: bool) -> f64 {
     if is_so { 1.0 } else { 0.0 }
 }
 
-/// The mean; 0 of no numbers.
+/// The mean; 0 for no numbers.
 pub(crate) fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
     analysis::mean(numbers).unwrap_or(0.0)
 }
@@ -196,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scores_are_summed_up_as_trl_does() {
+    fn score_metrics_match_trl() {
         let scores = ScoreMetrics::of_rewards(&[[2.0, 0.5], [1.0, 1.0], [-3.0, 0.0]]);
         assert!((scores.accuracy - 1.0 / 3.0).abs() < 1e-12, "a tie is no hit");
         assert!((scores.margin - -0.5).abs() < 1e-12);
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_safer_answer_should_cost_less() {
+    fn safer_completions_should_cost_less() {
         let costs = ScoreMetrics::of_costs(&[[-1.0, 2.0], [1.0, 0.5]], &[[false, true], [false, true]]);
         assert_eq!((costs.accuracy, costs.sign_accuracy), (0.5, Some(0.75)));
         assert!((costs.margin - 1.25).abs() < 1e-12);
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_line_has_the_names_of_trl() {
+    fn log_lines_use_the_names_of_trl() {
         let details =
             Details::Preferences(PreferenceMetrics::of_logprobs(&[[-1.0, -2.0]], &[[-1.0, -2.0]], 0.1));
         let metrics = StepMetrics {

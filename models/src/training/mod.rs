@@ -1,12 +1,13 @@
 //! Training in ONNX Runtime: each step is one graph, from the token ids to the new parameters.
 //!
-//! A [`spec::StepSpec`] says what is trained and towards what. [`packing::PackedBatch`] brings sequences of different lengths into
-//! one run, [`losses::LossInputs`] what the loss needs besides; [`step::StepSession`] takes the steps, and
-//! [`evaluation::EvalSession`] runs the same forward pass without a gradient. The trained numbers are one flat vector, which
-//! [`parameters::ParameterLayout`] explains.
+//! A [`spec::StepSpec`] selects the trained parameters and the loss. [`packing::PackedBatch`] packs sequences
+//! of different lengths into one run, and [`losses::LossInputs`] holds the other inputs of the loss.
+//! [`step::StepSession`] takes steps; [`evaluation::EvalSession`] runs the same forward pass without a
+//! gradient. The trained parameters are one flat vector, described by [`parameters::ParameterLayout`].
 //!
-//! On top of that, [`trainer::Trainer`] trains on examples ([`data::TrainingData`]) towards an [`objective::Objective`]: learning
-//! rates, the order of the data, accumulation, checkpoints that a training goes on from, evaluation.
+//! Above these, [`trainer::Trainer`] trains on examples ([`data::TrainingData`]) with an
+//! [`objective::Objective`]. It handles learning rates, the data order, gradient accumulation, checkpoints
+//! and evaluation.
 
 pub mod checkpoint;
 pub mod data;

@@ -1,4 +1,5 @@
-//! Objectives that are learnt from examples: imitation, scores and costs of pairs, and preferences.
+//! Objectives of training on examples: supervised fine-tuning, rewards and costs of pairs, and direct
+//! preferences.
 
 use dissent_domain::training::DpoLoss;
 use serde::Serialize;
@@ -11,42 +12,44 @@ use super::packing::{PackedBatch, TrainingSequence};
 use super::spec::Loss;
 use crate::error::ModelError;
 
-/// What a training on examples aims at.
+/// The objective of a training on examples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
-    /// Imitation of answers; the mean over all their tokens counts.
+    /// Supervised fine-tuning on demonstrations; the loss is the mean over all completion tokens.
     Sft,
     /// A reward model (Bradley and Terry), with the margins of the pairs.
     Reward {
-        /// How strongly rewards are drawn to a sum of 0 (`center_rewards_coefficient` of TRL); 0: not at all.
+        /// The weight of the centring term, which draws the rewards' sum to 0 (TRL's
+        /// `center_rewards_coefficient`); 0 disables it.
         center: f32,
     },
-    /// A cost model (Safe-RLHF): the safer answer should cost less, and unsafe answers more than 0.
+    /// A cost model (Safe-RLHF): the safer completion should cost less, and unsafe completions more than 0.
     Cost,
-    /// Direct preference optimisation; the reference is the model without its low-rank change, or as training found it where all
-    /// weights are trained.
+    /// Direct preference optimisation. The reference is the model without its low-rank change, or the initial
+    /// model if all weights are trained.
     Dpo {
         /// The loss.
         loss: DpoLoss,
-        /// The strength of the tie to the reference, > 0.
+        /// β: the strength of the KL constraint, > 0.
         beta: f32,
     },
 }
 
-/// What a model gave for some examples, as far as it is reported.
+/// The outputs of a model for some examples, as far as they are reported.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Observed {
-    /// For each pair, `[chosen, rejected]`: scores, or log-probabilities of whole answers as the loss takes them. Nothing for
-    /// imitation.
+    /// For each pair, `[chosen, rejected]`: scores, or log-probabilities of whole completions in the form of
+    /// the loss. Empty for demonstrations.
     pub(super) pairs: Vec<[f32; 2]>,
-    /// Of imitation: for each token of the answers, whether it was foreseen (1 or 0), and the entropy there.
+    /// Demonstrations only: for each completion token, whether it is the most likely (1 or 0), and the
+    /// entropy at its position.
     hits: Vec<f32>,
     entropy: Vec<f32>,
 }
 
 impl Observed {
-    /// Adds what the model gave for another batch.
+    /// Adds the outputs for another batch.
     pub(super) fn add(&mut self, objective: &Objective, batch: &PackedBatch, outputs: &ModelOutputs) {
         self.pairs.extend(objective.pair_outputs(batch, outputs));
         if matches!(objective, Objective::Sft) {
@@ -68,7 +71,7 @@ impl Objective {
         }
     }
 
-    /// Whether it is measured against a reference.
+    /// Whether it compares with a reference.
     pub(super) const fn has_reference(&self) -> bool {
         match self {
             Self::Dpo { .. } => true,
@@ -76,8 +79,7 @@ impl Objective {
         }
     }
 
-    /// The sequences of some examples in the order that the loss reads them: of pairs, first the answers that it compares the
-    /// others with.
+    /// The sequences of some examples, in the order in which the loss reads them.
     pub(super) fn batch(&self, data: &TrainingData, places: &[usize]) -> Result<PackedBatch, ModelError> {
         let mut sequences: Vec<TrainingSequence> = Vec::with_capacity(2 * places.len());
         match data {
@@ -100,7 +102,7 @@ impl Objective {
         PackedBatch::new(&sequences, self.loss().head())
     }
 
-    /// Cost losses read the less safe answers first, the others the preferred ones.
+    /// Cost losses read the less safe completions first, other losses the preferred ones.
     const fn reads_chosen_first(&self) -> bool {
         match self {
             Self::Cost => false,
@@ -108,7 +110,7 @@ impl Objective {
         }
     }
 
-    /// What the loss of a batch is a mean over: the tokens of all answers, or pairs.
+    /// The number of units over which the loss of a batch is a mean: completion tokens, or pairs.
     pub(super) fn units(&self, batch: &PackedBatch) -> usize {
         match self {
             Self::Sft => batch.selected(),
@@ -116,7 +118,7 @@ impl Objective {
         }
     }
 
-    /// What the loss needs besides the batch, when all batches of its step have `units`.
+    /// The inputs of the loss, if all batches of its step together have `units` units.
     pub(super) fn inputs(
         &self,
         data: &TrainingData,
@@ -149,8 +151,8 @@ impl Objective {
         }
     }
 
-    /// What the model gave for each pair of a batch, `[chosen, rejected]`: scores, or log-probabilities of whole answers as the loss
-    /// takes them. Nothing for imitation.
+    /// The outputs for each pair of a batch, `[chosen, rejected]`: scores, or log-probabilities of whole
+    /// completions in the form of the loss. Empty for demonstrations.
     pub(super) fn pair_outputs(&self, batch: &PackedBatch, outputs: &ModelOutputs) -> Vec<[f32; 2]> {
         let of_sequences = match self {
             Self::Sft => return Vec::new(),
@@ -163,7 +165,7 @@ impl Objective {
         first.iter().zip(second).map(ordered).collect()
     }
 
-    /// The report on these examples.
+    /// The metrics of these examples.
     pub(super) fn details(
         &self,
         data: &TrainingData,
@@ -184,7 +186,7 @@ impl Objective {
                 let lengths: Vec<_> = pairs(data, places)
                     .map(|pair| [&pair.chosen, &pair.rejected].map(answer_tokens))
                     .collect();
-                // As TRL: whole answers are reported, whatever the loss takes.
+                // As in TRL: sums over whole completions are reported for every loss.
                 let whole = |(numbers, lengths): ([f32; 2], [f32; 2])| match loss {
                     DpoLoss::Ipo => [numbers[0] * lengths[0], numbers[1] * lengths[1]],
                     DpoLoss::Sigmoid | DpoLoss::Hinge => numbers,
@@ -197,8 +199,8 @@ impl Objective {
         }
     }
 
-    /// The loss of one pair from what the model gave for it, in 64 bits; 0 for imitation, which has no pairs. The formulas are those
-    /// of [`super::losses`].
+    /// The loss of one pair from the model's outputs, in 64 bits; 0 for demonstrations, which have no pairs.
+    /// The formulas are those of [`super::losses`].
     pub(super) fn pair_loss(&self, pair: &TokenPair, outputs: [f32; 2], reference: Option<&[f32; 2]>) -> f64 {
         let [chosen, rejected] = outputs.map(f64::from);
         match *self {
@@ -242,7 +244,7 @@ fn answer_tokens(sequence: &TrainingSequence) -> f32 {
     sequence.ids.len().saturating_sub(sequence.completion_start) as f32
 }
 
-/// `[chosen, rejected]`; that they are there has been checked where they count.
+/// `[chosen, rejected]`. Their presence is checked where they are needed.
 fn unsafe_flags(pair: &TokenPair) -> [bool; 2] {
     pair.is_unsafe.unwrap_or_default()
 }
@@ -273,7 +275,7 @@ mod tests {
         near(reward.pair_loss(&pair(0.0, None), [2.0, 0.5], None), 0.201_413);
         near(reward.pair_loss(&pair(0.5, None), [2.0, 0.5], None), 0.313_262);
         near(reward.pair_loss(&pair(0.0, None), [1.0, 1.0], None), LN_2);
-        // The less safe answer, 1.2, is the rejected one.
+        // The less safe completion, 1.2, is the rejected one.
         near(Objective::Cost.pair_loss(&pair(0.0, Some([false, true])), [-0.7, 1.2], None), 0.805_855);
         near(Objective::Cost.pair_loss(&pair(0.0, Some([true, true])), [0.3, 1.2], None), 1.158_792);
         let dpo = |loss| Objective::Dpo { loss, beta: 0.1 };
@@ -286,13 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn a_centred_reward_is_drawn_to_zero() {
+    fn centring_pulls_rewards_to_zero() {
         let loss = Objective::Reward { center: 0.01 }.pair_loss(&pair(0.0, None), [2.0, 0.5], None);
         near(loss, 0.201_413_3 + 0.0625);
     }
 
     #[test]
-    fn costs_read_the_less_safe_answers_first_and_report_the_chosen_first() {
+    fn costs_read_the_less_safe_completions_first_and_report_the_chosen_first() {
         let data = TrainingData::Pairs(vec![pair(0.0, Some([false, true]))]);
         let batch = Objective::Cost.batch(&data, &[0]).expect("a batch");
         assert_eq!(batch.ids, [1, 3, 4, 1, 2]);
@@ -305,20 +307,20 @@ mod tests {
     }
 
     #[test]
-    fn whole_answers_are_reported_where_the_loss_takes_means() {
+    fn sums_are_reported_also_for_losses_of_means() {
         let data = TrainingData::Pairs(vec![pair(0.0, None)]);
         let objective = Objective::Dpo { loss: DpoLoss::Ipo, beta: 0.5 };
         let observed = Observed { pairs: vec![[-1.0, -2.0]], ..Observed::default() };
         let Details::Preferences(metrics) = objective.details(&data, &[0], &observed, &[[-1.5, -1.0]]) else {
             panic!("the report of another objective");
         };
-        // The answers have one and two tokens.
+        // The completions have one and two tokens.
         assert_eq!((metrics.logps_chosen, metrics.logps_rejected), (-1.0, -4.0));
         assert_eq!((metrics.rewards_chosen, metrics.rewards_rejected), (0.25, -1.0));
     }
 
     #[test]
-    fn tokens_of_answers_count_alike_in_whatever_batch_they_stand() {
+    fn completion_tokens_have_equal_weight_in_every_batch() {
         let sequence = |ids: &[u32]| TrainingSequence { ids: ids.to_vec(), completion_start: 1 };
         let data = TrainingData::Demonstrations(vec![sequence(&[1, 2, 3, 4]), sequence(&[1, 2])]);
         let mut observed = Observed::default();
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn references_follow_their_examples() {
+    fn reference_log_probabilities_follow_the_data_order() {
         let data = TrainingData::Pairs(vec![pair(0.0, None); 3]);
         let objective = Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1 };
         let batch = objective.batch(&data, &[2, 0]).expect("a batch");

@@ -1,4 +1,4 @@
-//! From a gradient to new parameters: clipping by the global norm and `AdamW`, in the graph of the step.
+//! The optimiser in the graph of a step: clipping by the global norm, then `AdamW`.
 
 use dissent_domain::training::Hyperparameters;
 
@@ -21,25 +21,25 @@ pub(super) mod names {
     pub(super) const EPSILON: &str = "epsilon";
 }
 
-/// The settings of one step of `AdamW` (arXiv 1711.05101), as `torch.optim.AdamW` has them.
+/// The settings of one step of `AdamW` (arXiv 1711.05101), as in `torch.optim.AdamW`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
     /// This step's learning rate, ≥ 0.
     pub learning_rate: f64,
-    /// Which step it is, from 1: for the correction of the moments' bias towards 0.
+    /// The number of this step, from 1, for the bias correction of the moments.
     pub step: u64,
     /// Decay rates of the moments, each in [0, 1).
     pub betas: [f64; 2],
-    /// What is added to the root of the second moment, > 0.
+    /// The term added to the root of the second moment, > 0.
     pub epsilon: f64,
     /// Decoupled weight decay, ≥ 0.
     pub weight_decay: f64,
-    /// The gradient is scaled down to this norm; 0: never.
+    /// The norm to which larger gradients are scaled down; 0 disables clipping.
     pub max_grad_norm: f64,
 }
 
 impl AdamWStep {
-    /// Step number `step`, from 1, of a training at this learning rate.
+    /// The settings of step `step`, from 1, at this learning rate.
     #[must_use]
     pub fn new(settings: &Hyperparameters, learning_rate: f64, step: u64) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl AdamWStep {
         }
     }
 
-    /// The optimiser's inputs: what does not depend on the gradient, computed in 64 bits.
+    /// The optimiser's inputs: the scalars that do not depend on the gradient, computed in 64 bits.
     pub(super) fn scalars(&self) -> [(&'static str, f32); 8] {
         let [beta_1, beta_2] = self.betas;
         let steps = i32::try_from(self.step).unwrap_or(i32::MAX);
@@ -76,9 +76,9 @@ impl AdamWStep {
     }
 }
 
-/// What a step makes.
+/// The results of a step.
 pub(super) struct Update {
-    /// `[]`: the norm of the gradient before it is clipped.
+    /// `[]`: the norm of the gradient before clipping.
     pub(super) gradient_norm: Value,
     /// `[elements]` each.
     pub(super) parameters: Value,
@@ -121,7 +121,8 @@ pub(super) fn update(
     Ok(Update { gradient_norm, parameters, first_moment, second_moment })
 }
 
-/// The norm of a gradient, and the gradient times min(1, max / (norm + 1e-6)), as `torch.nn.utils.clip_grad_norm_`.
+/// The norm of a gradient, and the gradient times min(1, max / (norm + 1e-6)), as
+/// `torch.nn.utils.clip_grad_norm_`.
 fn clipped(graph: &mut Graph, gradient: Value) -> Result<(Value, Value), ModelError> {
     let square = graph.square(gradient);
     let sum = graph.sum_all(square);
@@ -134,7 +135,7 @@ fn clipped(graph: &mut Graph, gradient: Value) -> Result<(Value, Value), ModelEr
     Ok((norm, graph.mul(gradient, factor)?))
 }
 
-/// The parameters after weight decay, which biases and norms are spared.
+/// The parameters after weight decay. Biases and norms do not decay.
 fn decayed(graph: &mut Graph, layout: &ParameterLayout, parameters: Value) -> Result<Value, ModelError> {
     let decay = scalar(graph, names::DECAY);
     let spared = layout.elements() - layout.decayed();

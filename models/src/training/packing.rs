@@ -1,9 +1,9 @@
-//! Sequences of different lengths as one run of a training graph.
+//! Packs sequences of different lengths into one run of a training graph.
 //!
-//! The tokens of all sequences stand one after the other, without padding: every linear layer, norm and head works on `[tokens,
-//! width]`. Only attention needs the sequences apart, and sees them padded to the longest: heads are brought from `[tokens ·
-//! heads, head_dim]` into `[sequences, kv_heads, group · longest, head_dim]` by an index, and back by its inverse. The heads of a
-//! group stand below each other, so that they share one product with their keys.
+//! The tokens of all sequences are concatenated without padding: every linear layer, norm and head works on
+//! `[tokens, width]`. Only attention needs separate sequences, padded to the longest. An index moves heads
+//! from `[tokens · heads, head_dim]` to `[sequences, kv_heads, group · longest, head_dim]`; its inverse moves
+//! them back. The heads of a group are stacked, so that they share one product with their keys.
 
 use std::iter::repeat_n;
 
@@ -12,38 +12,39 @@ use crate::error::ModelError;
 
 use super::spec::TrainingHead;
 
-/// A sequence to learn from.
+/// A sequence to train on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainingSequence {
     /// The tokens of the prompt and the completion.
     pub ids: Vec<u32>,
-    /// Where the completion begins: at least 1, and below the length. Not used where whole sequences are scored.
+    /// The index at which the completion begins: at least 1, and below the length. Not used if whole
+    /// sequences are scored.
     pub completion_start: usize,
 }
 
-/// Sequences without padding, and what the head is to read of them.
+/// Packed sequences, with the positions that the head reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedBatch {
     head: TrainingHead,
     lengths: Vec<usize>,
     /// `[tokens]`.
     pub(super) ids: Vec<i64>,
-    /// `[tokens]`: each token's place in its sequence.
+    /// `[tokens]`: the position of each token in its sequence.
     pub(super) positions: Vec<i64>,
     /// `[selected]`: the tokens whose hidden states the head reads.
     pub(super) selected: Vec<i64>,
     /// `[selected]`: the token that follows each; empty for a score head.
     pub(super) targets: Vec<i64>,
-    /// Picked tokens of each sequence.
+    /// The number of selected tokens of each sequence.
     selected_lengths: Vec<usize>,
 }
 
 impl PackedBatch {
-    /// Packs sequences for a head: [`TrainingHead::Score`] reads each sequence's last token, the others read the tokens before
-    /// each completion token.
+    /// Packs sequences for a head. [`TrainingHead::Score`] reads the last token of each sequence; the other
+    /// heads read the token before each completion token.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for no sequences, an empty sequence, or one without a prompt or a completion.
+    /// [`ModelError::Invalid`] if there are no sequences, or one is empty or has no prompt or completion.
     pub fn new(sequences: &[TrainingSequence], head: TrainingHead) -> Result<Self, ModelError> {
         if sequences.is_empty() {
             return Err(ModelError::Invalid("a batch without a single sequence cannot be run".to_owned()));
@@ -92,31 +93,31 @@ impl PackedBatch {
         Ok(())
     }
 
-    /// The head that the batch was packed for.
+    /// The head for which the batch was packed.
     #[must_use]
     pub fn head(&self) -> TrainingHead {
         self.head
     }
 
-    /// How many sequences there are.
+    /// The number of sequences.
     #[must_use]
     pub fn sequences(&self) -> usize {
         self.lengths.len()
     }
 
-    /// How many tokens there are.
+    /// The number of tokens.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
 
-    /// How many tokens the head reads: completion tokens, or one for each sequence.
+    /// The number of tokens that the head reads: completion tokens, or one per sequence.
     #[must_use]
     pub fn selected(&self) -> usize {
         self.selected.len()
     }
 
-    /// Numbers of selected tokens, `[selected]`, sequence by sequence.
+    /// Splits numbers of selected tokens, `[selected]`, by sequence.
     pub fn by_sequence<'n, T>(&self, numbers: &'n [T]) -> impl Iterator<Item = &'n [T]> {
         let mut rest = numbers;
         self.selected_lengths.iter().map(move |&length| {
@@ -126,7 +127,7 @@ impl PackedBatch {
         })
     }
 
-    /// `[tokens]`: where each token stands among the selected, or −1.
+    /// `[tokens]`: the index of each token among the selected, or −1.
     pub(super) fn selected_inverse(&self) -> Vec<i64> {
         let mut inverse = vec![-1; self.tokens()];
         for (place, token) in self.selected.iter().enumerate() {
@@ -137,8 +138,9 @@ impl PackedBatch {
         inverse
     }
 
-    /// `[sequences, selected]`, row-major: 1 where a selected token belongs to the sequence (or, for means, 1 / its selected tokens), and
-    /// 0 elsewhere. Its product with numbers of selected tokens is their sum over each sequence.
+    /// `[sequences, selected]`, row-major: 1 where a selected token belongs to the sequence, else 0. For
+    /// means, 1 / its selected tokens. Its product with numbers of selected tokens is their sum (or mean)
+    /// over each sequence.
     pub(super) fn membership(&self, mean: bool) -> Vec<f32> {
         let mut rows = Vec::with_capacity(self.sequences() * self.selected());
         let mut before = 0;
@@ -153,7 +155,7 @@ impl PackedBatch {
         rows
     }
 
-    /// Whether a model can run the batch.
+    /// Checks that a model can run the batch.
     pub(super) fn check(&self, config: &ModelConfig, positions_max: usize) -> Result<(), ModelError> {
         if let Some(longest) = self.lengths.iter().find(|&&length| length > positions_max) {
             return Err(ModelError::Invalid(format!(
@@ -169,7 +171,7 @@ impl PackedBatch {
         }
     }
 
-    /// Where attention finds each head.
+    /// The indices by which attention finds each head.
     pub(super) fn attention(&self, heads: usize, kv_heads: usize) -> AttentionPlaces {
         let group = heads / kv_heads.max(1);
         let longest = self.longest();
@@ -189,8 +191,8 @@ impl PackedBatch {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
 
-    /// For each place of `[sequences, kv_heads, group, longest]` the row of `[tokens, kv_heads · group]` that stands there (−1:
-    /// padding), and for each row its place.
+    /// For each place of `[sequences, kv_heads, group, longest]` the row of `[tokens, kv_heads · group]` at
+    /// that place (−1: padding), and for each row its place.
     fn places(&self, kv_heads: usize, group: usize) -> (Vec<i64>, Vec<i64>) {
         let (heads, longest) = (kv_heads * group, self.longest());
         let mut index = vec![-1; self.sequences() * heads * longest];
@@ -220,7 +222,7 @@ pub(super) struct AttentionPlaces {
     pub(super) key_index: Vec<i64>,
     /// `[tokens · kv_heads]`.
     pub(super) key_inverse: Vec<i64>,
-    /// `[group · longest, longest]`: 0 for what a token may see, −∞ for what comes after it.
+    /// `[group · longest, longest]`: 0 for visible tokens, −∞ for later ones.
     pub(super) mask: Vec<f32>,
 }
 
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_stand_without_padding_and_the_head_reads_what_predicts_the_completion() {
+    fn tokens_are_packed_without_padding_and_the_head_reads_completion_predictors() {
         let batch = batch(TrainingHead::Vocabulary);
         assert_eq!(batch.ids, [5, 6, 7, 8, 9, 10]);
         assert_eq!(batch.positions, [0, 1, 2, 3, 0, 1]);
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_goes_to_one_place_and_padding_holds_none() {
+    fn each_row_has_one_place_and_padding_has_no_row() {
         let places = batch(TrainingHead::Score).attention(4, 2);
         assert_eq!(places.query_index.len(), 2 * 4 * 4);
         for (row, &place) in (0_i64..).zip(&places.query_inverse) {
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_that_cannot_be_learnt_from_is_named() {
+    fn an_untrainable_sequence_is_named() {
         let error = PackedBatch::new(&[sequence(&[1, 2], 1), sequence(&[1, 2], 2)], TrainingHead::Vocabulary)
             .expect_err("no completion")
             .to_string();

@@ -1,4 +1,5 @@
-//! The trained numbers of a model as one flat vector: what stands where, what it begins as, and how it becomes an adapter.
+//! The parameter vector: the layout of the trained tensors, their initial values, and the conversion to an
+//! adapter.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,12 +20,12 @@ pub const VALUE_HEAD: &str = "value.weight";
 /// The standard deviation of a fresh score head: `initializer_range` of transformers.
 const INITIALIZER_RANGE: f64 = 0.02;
 
-/// What a trained tensor is.
+/// The role of a trained tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// A of a low-rank change, `[rank, in]`.
     LoraA(LoraTarget),
-    /// B of a low-rank change, `[out, rank]`; its scaling is not in it.
+    /// B of a low-rank change, `[out, rank]`, without its scaling.
     LoraB(LoraTarget),
     /// The score head, `[1, hidden]`.
     ScoreHead,
@@ -39,29 +40,29 @@ pub enum Role {
 pub struct Parameter {
     /// The name: PEFT's for the halves of a change, the checkpoint's for weights.
     pub name: String,
-    /// What it is.
+    /// Its role.
     pub role: Role,
     /// Its shape, row-major.
     pub shape: Vec<usize>,
-    /// Where it begins in the vector.
+    /// Its first index in the vector.
     pub offset: usize,
 }
 
 impl Parameter {
-    /// How many numbers it has.
+    /// The number of its elements.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Where it lies in the vector.
+    /// Its range in the vector.
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.elements()
     }
 }
 
-/// What stands where in the vector of trained numbers: matrices first, then biases and norms.
+/// The layout of the parameter vector: matrices first, then biases and norms.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterLayout {
     parameters: Vec<Parameter>,
@@ -70,10 +71,10 @@ pub struct ParameterLayout {
 }
 
 impl ParameterLayout {
-    /// The layout of what is trained of a model with a head.
+    /// The layout for the trained parameters of a model with a head.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when a low-rank change names a projection that the model does not have.
+    /// [`ModelError::Invalid`] if a low-rank change names a projection that the model does not have.
     pub fn new(
         config: &ModelConfig,
         weights: &Weights,
@@ -90,7 +91,7 @@ impl ParameterLayout {
             TrainingHead::VocabularyAndValue => tensors.push((VALUE_HEAD.to_owned(), Role::ValueHead, row)),
             TrainingHead::Vocabulary => {}
         }
-        // A stable sort: what decays comes first.
+        // A stable sort: decaying tensors come first.
         tensors.sort_by_key(|(_, _, shape)| !decays(shape));
         let mut parameters = Vec::with_capacity(tensors.len());
         let (mut offset, mut decayed) = (0, 0);
@@ -117,7 +118,8 @@ impl ParameterLayout {
         self.parameters.last().map_or(0, |last| last.range().end)
     }
 
-    /// The numbers from the beginning that weight decay applies to: matrices, but no bias and no norm, as transformers has it.
+    /// The number of leading elements to which weight decay applies: matrices, but no biases or norms, as in
+    /// transformers.
     #[must_use]
     pub fn decayed(&self) -> usize {
         self.decayed
@@ -131,17 +133,21 @@ impl ParameterLayout {
         }
     }
 
-    /// The index of the tensor of that role.
+    /// The index of the tensor with that role.
     pub(super) fn position(&self, role: &Role) -> Option<usize> {
         self.parameters.iter().position(|parameter| parameter.role == *role)
     }
 
-    /// What training begins with: the weights of the checkpoint, the adapter's numbers where one is given, and fresh ones
-    /// elsewhere. A is uniform in ±1/√in and B zero, as PEFT has them; a fresh score head is normal with deviation 0.02, as
-    /// transformers' are; a fresh value head is zero. Each tensor's numbers depend on the seed and its name only.
+    /// The initial parameters: weights of the checkpoint, values of the adapter if one is given, and new
+    /// values elsewhere.
+    ///
+    /// As in PEFT, a new A is uniform in ±1/√in and a new B is zero. As in transformers, a new score head is
+    /// normal with deviation 0.02. A new value head is zero. Each tensor's values depend on the seed and its
+    /// name only.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the adapter's sizes are not the layout's, [`ModelError::File`] when a weight cannot be read.
+    /// [`ModelError::Invalid`] if the adapter's sizes differ from the layout's, [`ModelError::File`] if a
+    /// weight cannot be read.
     pub fn initial(
         &self,
         checkpoint: &Checkpoint,
@@ -176,7 +182,7 @@ impl ParameterLayout {
         Ok(vector)
     }
 
-    /// The vector with every low-rank change taken back (B = 0): the model as it was before any training of the adapter.
+    /// The vector with all low-rank changes removed (B = 0): the model before any training of the adapter.
     /// Without low-rank changes it is the vector itself.
     #[must_use]
     pub fn without_change(&self, vector: &[f32]) -> Vec<f32> {
@@ -189,16 +195,17 @@ impl ParameterLayout {
         base
     }
 
-    /// The numbers of one tensor; none where the vector is too short.
+    /// The elements of one tensor; empty if the vector is too short.
     #[must_use]
     pub fn numbers<'v>(&self, vector: &'v [f32], role: &Role) -> Option<&'v [f32]> {
         vector.get(self.parameters.get(self.position(role)?)?.range())
     }
 
-    /// The vector as an adapter; with a score head, that of a sequence classifier.
+    /// The vector as an adapter; with a score head, as a sequence classifier.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when all weights are trained, the vector has another length, or a number is not finite.
+    /// [`ModelError::Invalid`] if all weights are trained, the vector has another length, or a number is not
+    /// finite.
     pub fn adapter(&self, vector: &[f32], base_model: Option<String>) -> Result<LoraAdapter, ModelError> {
         let Trainable::Lora(plan) = &self.trainable else {
             return Err(ModelError::Invalid(
@@ -223,13 +230,13 @@ impl ParameterLayout {
         LoraAdapter::new(plan.r, plan.alpha, layers, score, task, base_model)
     }
 
-    /// The value head of a vector that has one.
+    /// The value head of a vector, if it has one.
     #[must_use]
     pub fn value_head(&self, vector: &[f32]) -> Option<ValueHead> {
         Some(ValueHead { weight: self.numbers(vector, &Role::ValueHead)?.to_vec() })
     }
 
-    /// Whether a vector has the layout's length.
+    /// Checks that a vector has the layout's length.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] with both lengths.
@@ -278,7 +285,7 @@ fn whole(config: &ModelConfig, weights: &Weights, training_head: TrainingHead) -
     tensors
 }
 
-/// Of the tensors of these architectures, exactly biases and norm weights have one dimension.
+/// Whether weight decay applies. In these architectures, exactly biases and norm weights have one dimension.
 fn decays(shape: &[usize]) -> bool {
     shape.len() > 1
 }
@@ -307,7 +314,7 @@ fn fresh(parameter: &Parameter, seed: u64) -> Vec<f32> {
     let mut draw = || match parameter.role {
         Role::LoraA(_) => (2.0 * uniform() - 1.0) / inputs.sqrt(),
         Role::ScoreHead => {
-            // Box and Muller's transform.
+            // Box–Muller transform.
             let radius = (-2.0 * (1.0 - uniform()).ln()).sqrt();
             INITIALIZER_RANGE * radius * (std::f64::consts::TAU * uniform()).cos()
         }
@@ -357,7 +364,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_tensors_follow_each_other_without_gaps() {
+    fn tensors_are_contiguous() {
         let layout = lora(Architecture::Llama, TrainingHead::Score);
         let mut end = 0;
         for parameter in layout.parameters() {
@@ -386,7 +393,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn fresh_numbers_depend_on_the_seed_and_have_the_spread_they_should() {
+    fn initial_values_depend_on_the_seed_and_have_their_spread() {
         let layout = lora(Architecture::Llama, TrainingHead::Score);
         let parameter = |role| layout.parameters()[layout.position(&role).expect("there")].clone();
         let target = LoraTarget { layer: 0, module: "self_attn.q_proj".to_owned() };
@@ -407,7 +414,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_vector_becomes_an_adapter_with_every_number_in_its_place() {
+    fn a_vector_converts_to_an_adapter_element_by_element() {
         let layout = lora(Architecture::Llama, TrainingHead::Score);
         let vector: Vec<f32> = (0_u16..).take(layout.elements()).map(f32::from).collect();
         let adapter = layout.adapter(&vector, None).expect("an adapter");

@@ -1,4 +1,4 @@
-//! Sessions of training and evaluation graphs: built once for each graph, fed by name, read by name.
+//! Sessions of training and evaluation graphs. Graphs are cached per process; inputs and outputs are named.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,12 +18,12 @@ use super::forward::names;
 use super::packing::PackedBatch;
 use super::spec::TrainingHead;
 
-/// Graphs that are kept in memory, as the bytes of ONNX files without weights: a training needs two or three.
+/// The number of cached graphs, as bytes of ONNX files without weights. A training needs two or three.
 const GRAPHS_MAX: usize = 16;
 
 static GRAPHS: Mutex<BTreeMap<String, Arc<ExportedModel>>> = Mutex::new(BTreeMap::new());
 
-/// A running graph.
+/// A session of a graph.
 pub(super) struct Runner {
     session: Session,
     config: ModelConfig,
@@ -31,15 +31,15 @@ pub(super) struct Runner {
     name: String,
 }
 
-/// Named numbers.
+/// Inputs by name.
 pub(super) type Inputs<'v> = Vec<(String, SessionInputValue<'v>)>;
 
-/// What a run gave, by name.
+/// Outputs by name.
 pub(super) type Outputs = BTreeMap<String, Tensor<f32>>;
 
 impl Runner {
-    /// Starts a session of the graph that `key` names among those of a checkpoint; it is built if no session of this process had
-    /// it lately.
+    /// Opens a session of the graph that `key` identifies among the graphs of a checkpoint. The graph is
+    /// built unless it is cached.
     pub(super) fn open(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
@@ -60,7 +60,8 @@ impl Runner {
     /// Runs a batch.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for a batch that the model cannot run; [`ModelError::Runtime`].
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] if the model cannot run the batch.
+    /// [`ModelError::Runtime`] if the run fails.
     pub(super) fn run(
         &mut self,
         batch: &PackedBatch,
@@ -151,12 +152,12 @@ pub(super) fn numbers(
     Ok((name.to_owned(), Tensor::from_array((shape.to_vec(), numbers))?.into()))
 }
 
-/// A vector that stays where it is.
+/// An input that borrows a vector.
 pub(super) fn vector<'v>(name: &str, numbers: &'v [f32]) -> ort::Result<(String, SessionInputValue<'v>)> {
     Ok((name.to_owned(), TensorRef::from_array_view(([numbers.len()], numbers))?.into()))
 }
 
-/// The numbers of an output, none where there is no such output.
+/// The numbers of an output; empty if there is no such output.
 pub(super) fn take(outputs: &mut Outputs, name: &str) -> Vec<f32> {
     outputs.remove(name).map(|tensor| tensor.extract_tensor().1.to_vec()).unwrap_or_default()
 }

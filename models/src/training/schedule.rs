@@ -1,4 +1,4 @@
-//! The learning rate of each step, as transformers' `get_scheduler` gives it.
+//! The learning rate of each step, as in transformers' `get_scheduler`.
 
 use std::f64::consts::PI;
 
@@ -14,7 +14,7 @@ pub struct LearningRate {
 }
 
 impl LearningRate {
-    /// The learning rates of a training of so many steps.
+    /// The learning rates of a training with this number of steps.
     #[must_use]
     pub fn new(settings: &Hyperparameters, steps: u64) -> Self {
         let warmup_steps = match settings.warmup {
@@ -24,7 +24,7 @@ impl LearningRate {
         Self { peak: settings.learning_rate, schedule: settings.schedule, warmup_steps, steps }
     }
 
-    /// The learning rate of the step with this number, from 0: the first step of a warm-up has the rate 0.
+    /// The learning rate of the step with this number, from 0. The first step of a warm-up has the rate 0.
     #[must_use]
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
@@ -43,7 +43,7 @@ impl LearningRate {
     }
 }
 
-/// The smallest whole number that is not below a count of steps.
+/// The smallest integer that is at least a number of steps.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -71,9 +71,9 @@ mod tests {
         }
     }
 
-    /// By transformers 5.23's `get_scheduler` at a peak of 2e-4.
+    /// Values of transformers 5.23's `get_scheduler` at a peak of 2e-4.
     #[test]
-    fn learning_rates_are_those_of_transformers() {
+    fn learning_rates_match_transformers() {
         check(
             &rates(Schedule::Constant, Warmup::Steps(4), 6),
             &[0.0, 5e-05, 0.0001, 0.000_150_000_000_000_000_01, 0.0002, 0.0002, 0.0002],
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warm_up_that_is_a_share_is_rounded_up_to_steps() {
+    fn fractional_warm_up_is_rounded_up_to_steps() {
         assert_eq!(
             rates(Schedule::Linear, Warmup::Ratio(0.25), 11),
             rates(Schedule::Linear, Warmup::Steps(3), 11)
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_training_that_is_all_warm_up_never_divides_by_zero() {
+    fn warm_up_of_all_steps_never_divides_by_zero() {
         for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
             for steps in 0..4 {
                 assert!(rates(schedule, Warmup::Steps(3), steps).iter().all(|rate| rate.is_finite()));

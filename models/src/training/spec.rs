@@ -1,4 +1,4 @@
-//! What a training step trains, and towards what.
+//! The specification of a training step: the trained parameters and the loss.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,21 @@ use crate::checkpoint::layout::{prefix, projections};
 use crate::checkpoint::{Architecture, ModelConfig};
 use crate::error::ModelError;
 
-/// Which numbers of a model change.
+/// The trained parameters of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trainable {
-    /// Low-rank changes of some projections (arXiv 2106.09685); the head for scores or values is trained in full.
+    /// Low-rank changes of some projections (arXiv 2106.09685). A score or value head is trained in full.
     Lora(LoraPlan),
     /// All weights.
     Full,
 }
 
 impl Trainable {
-    /// Whether a reference can be told in the trained numbers: it changes nothing else, and every change has the rank and the scaling
-    /// of the one that is trained.
+    /// Checks that the trained parameters can express a reference: it changes no other projection, and all
+    /// ranks and scalings are equal.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] naming the first change that cannot.
+    /// [`ModelError::Invalid`] that names the first different change.
     pub fn check_reference(&self, reference: &LoraAdapter) -> Result<(), ModelError> {
         let Self::Lora(plan) = self else { return Ok(()) };
         for (target, pair) in &reference.layers {
@@ -42,14 +42,14 @@ impl Trainable {
     }
 }
 
-/// The low-rank changes of a model: W + scaling · B · A for each projection that is named.
+/// The low-rank changes of a model: W + scaling · B · A for each named projection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraPlan {
-    /// The rank, ≥ 1; single pairs may have another.
+    /// The rank, ≥ 1. Single pairs may have another rank.
     pub r: usize,
-    /// The alpha that scalings are made of.
+    /// The alpha from which scalings are computed.
     pub alpha: f32,
-    /// What is changed; at least one.
+    /// The changed projections; at least one.
     pub pairs: BTreeMap<LoraTarget, PairPlan>,
 }
 
@@ -62,25 +62,25 @@ pub struct PairPlan {
     pub scaling: f32,
 }
 
-/// What the last hidden states are turned into.
+/// The head on top of the last hidden states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainingHead {
     /// One score for each sequence, read at its last token.
     Score,
     /// The log-probability of each completion token.
     Vocabulary,
-    /// As [`TrainingHead::Vocabulary`], and a value for each position that predicts a completion token.
+    /// As [`TrainingHead::Vocabulary`], with a value for each position before a completion token.
     VocabularyAndValue,
 }
 
-/// What a step makes smaller. Formulas and sources: [`crate::training::losses`].
+/// The loss of a step. Formulas and sources: [`crate::training::losses`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// Imitation: negative log-likelihood of completions.
+    /// Supervised fine-tuning: the negative log-likelihood of completions.
     Sft,
     /// Pairwise preferences between scores.
     BradleyTerry,
-    /// Pairwise preferences and signs of costs, as Safe-RLHF.
+    /// Pairwise preferences and signs of costs (Safe-RLHF).
     Cost,
     /// Direct preference optimisation, in one of its variants.
     Dpo(DpoLoss),
@@ -88,7 +88,7 @@ pub enum Loss {
     Ppo,
     /// Group-relative policy optimisation.
     Grpo,
-    /// REINFORCE with a leave-one-out baseline, clipped on whole completions.
+    /// REINFORCE with a leave-one-out baseline, clipped per completion.
     Rloo,
 }
 
@@ -103,7 +103,7 @@ impl Loss {
         }
     }
 
-    /// What a step also gives of each completion token.
+    /// The additional outputs of a step per completion token.
     #[must_use]
     pub const fn report(self) -> PositionReport {
         match self {
@@ -114,32 +114,36 @@ impl Loss {
     }
 }
 
-/// What a vocabulary head gives of each position that it reads, besides the log-probability of its target. None of it is trained on.
+/// Additional outputs of a vocabulary head per position, besides the target's log-probability. They have no
+/// gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PositionReport {
     /// The entropy of the distribution.
     pub entropy: bool,
-    /// Whether no token is likelier than the target.
+    /// Whether the target is a most likely token.
     pub hits: bool,
 }
 
-/// A training step's graph is determined by this and the checkpoint.
+/// The specification of a training step. Together with the checkpoint it determines the graph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepSpec {
-    /// Which numbers change.
+    /// The trained parameters.
     pub trainable: Trainable,
-    /// Towards what.
+    /// The loss.
     pub loss: Loss,
-    /// Whether the inner values of each layer are computed again for the gradient: less memory, more time, the same result.
+    /// Whether the inner values of each layer are recomputed for the gradient: less memory, more time, the
+    /// same result.
     pub recompute: bool,
 }
 
 impl LoraPlan {
-    /// The changes that settings ask for. A target is a name that PEFT would take: the end of a module's path, such as `q_proj`,
-    /// `self_attn.q_proj` or `model.layers.3.self_attn.q_proj`. No targets: those that PEFT chooses for the architecture.
+    /// The changes that the settings ask for. A target is a name that PEFT accepts: the end of a module's
+    /// path, such as `q_proj`, `self_attn.q_proj` or `model.layers.3.self_attn.q_proj`. Without targets,
+    /// PEFT's defaults for the architecture are used.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for a rank of 0, an alpha that is not finite, or a target that is no projection of the model.
+    /// [`ModelError::Invalid`] for a rank of 0, an alpha that is not finite, or a target that is no
+    /// projection of the model.
     pub fn new(config: &ModelConfig, settings: &LoraSettings) -> Result<Self, ModelError> {
         let r = usize::try_from(settings.r).unwrap_or(0);
         #[expect(clippy::cast_possible_truncation, reason = "adapters hold alpha in 32 bits")]
@@ -162,7 +166,7 @@ impl LoraPlan {
         Ok(Self { r, alpha, pairs })
     }
 
-    /// The changes of an adapter whose training goes on.
+    /// The changes of an adapter that is trained further.
     #[must_use]
     pub fn of_adapter(adapter: &LoraAdapter) -> Self {
         let plan = |(target, pair): (&LoraTarget, &crate::adapter::LoraPair)| {
@@ -172,7 +176,7 @@ impl LoraPlan {
     }
 }
 
-/// The names asked for, or those of PEFT's `TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING`.
+/// The requested names, or those of PEFT's `TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING`.
 fn targets<'a>(config: &ModelConfig, asked: &'a [String]) -> Vec<&'a str> {
     if !asked.is_empty() {
         return asked.iter().map(String::as_str).collect();
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn without_targets_the_projections_are_those_of_peft() {
+    fn default_targets_are_those_of_peft() {
         let llama = LoraPlan::new(&config(Architecture::Llama), &settings(&[])).expect("a plan");
         assert_eq!(
             names(&llama),
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_the_end_of_a_path_at_a_dot() {
+    fn a_target_matches_the_end_of_a_path_at_a_dot() {
         let plan = |targets: &[&str]| LoraPlan::new(&config(Architecture::GptNeoX), &settings(targets));
         assert_eq!(names(&plan(&["dense"]).expect("a plan")), ["0.attention.dense", "1.attention.dense"]);
         let one = plan(&["gpt_neox.layers.1.mlp.dense_4h_to_h"]).expect("a plan");

@@ -26,10 +26,10 @@ const NEW_PARAMETERS: &str = "new_parameters";
 const NEW_FIRST_MOMENT: &str = "new_adam_m";
 const NEW_SECOND_MOMENT: &str = "new_adam_v";
 
-/// All that changes in training. Each vector has the layout's length.
+/// The state that training changes. Each vector has the layout's length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingState {
-    /// The trained numbers.
+    /// The trained parameters.
     pub parameters: Vec<f32>,
     /// `AdamW`'s running mean of gradients.
     pub first_moment: Vec<f32>,
@@ -46,20 +46,20 @@ impl TrainingState {
     }
 }
 
-/// What a micro-batch gave.
+/// The outputs of a micro-batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchOutput {
-    /// The loss: this batch's share, as its weights have it.
+    /// The loss: the share of this batch, by its weights.
     pub loss: f32,
-    /// The norm of the gradient of this batch and those accumulated before it, not clipped.
+    /// The norm of the gradient of this batch and the accumulated ones, before clipping.
     pub gradient_norm: f32,
-    /// `[sequences]`: log-probabilities of completions, where the loss works on whole ones (sums; means for IPO).
+    /// `[sequences]`: log-probabilities of whole completions, if the loss uses them (sums; means for IPO).
     pub sequence_logprobs: Vec<f32>,
-    /// What the model's head gave, before the step.
+    /// The outputs of the model's head, before the step.
     pub model: ModelOutputs,
 }
 
-/// A model in training.
+/// A session that trains a model.
 pub struct StepSession {
     runner: Runner,
     spec: StepSpec,
@@ -69,12 +69,12 @@ pub struct StepSession {
 }
 
 impl StepSession {
-    /// Builds the graph of the step, or takes it from those that this process has built, and starts a session, with `parameters`
-    /// (see [`ParameterLayout::initial`]) and no moments.
+    /// Builds the step's graph, or takes it from the cache of this process, and opens a session. It starts
+    /// with `parameters` (see [`ParameterLayout::initial`]) and zero moments.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for changes or a vector that do not fit the model, [`ModelError::Runtime`] when ONNX Runtime
-    /// refuses.
+    /// [`ModelError::Invalid`] if changes or vector do not fit the model, [`ModelError::Runtime`] if ONNX
+    /// Runtime fails.
     pub fn open(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
@@ -93,34 +93,34 @@ impl StepSession {
         Ok(Self { runner, spec: spec.clone(), layout, state, accumulated })
     }
 
-    /// What stands where in the vectors.
+    /// The layout of the vectors.
     #[must_use]
     pub fn layout(&self) -> &ParameterLayout {
         &self.layout
     }
 
-    /// What the session trains, and towards what.
+    /// The trained parameters and the loss.
     #[must_use]
     pub fn spec(&self) -> &StepSpec {
         &self.spec
     }
 
-    /// The trained numbers and the moments, after the last step.
+    /// The trained parameters and the moments, after the last step.
     #[must_use]
     pub fn state(&self) -> &TrainingState {
         &self.state
     }
 
-    /// The gradient of the micro-batches since the last step.
+    /// The accumulated gradient of the micro-batches since the last step.
     #[must_use]
     pub fn gradient(&self) -> &[f32] {
         &self.accumulated
     }
 
-    /// Goes on from another state; micro-batches since the last step are forgotten.
+    /// Restores a state. Micro-batches since the last step are discarded.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when a vector has another length than the layout's.
+    /// [`ModelError::Invalid`] if a vector does not have the layout's length.
     pub fn restore(&mut self, state: TrainingState) -> Result<(), ModelError> {
         check_state(&self.layout, &state)?;
         self.state = state;
@@ -128,7 +128,7 @@ impl StepSession {
         Ok(())
     }
 
-    /// Adds the gradient of a micro-batch to those before it.
+    /// Adds the gradient of a micro-batch to the accumulated gradient.
     ///
     /// # Errors
     /// As [`StepSession::step`].
@@ -138,7 +138,7 @@ impl StepSession {
         inputs: &LossInputs,
         cancel: &CancelFlag,
     ) -> Result<BatchOutput, ModelError> {
-        // What the step would be made of is not looked at.
+        // The step's results are not read.
         let unused = AdamWStep {
             learning_rate: 0.0,
             step: 1,
@@ -152,11 +152,12 @@ impl StepSession {
         Ok(output)
     }
 
-    /// Takes a step by the gradient of this micro-batch and those accumulated before it.
+    /// Takes a step by the gradient of this micro-batch and the accumulated ones.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for a batch that the model cannot run, inputs that do not fit it, or a
-    /// loss or gradient that is not finite; [`ModelError::Runtime`]. After an error nothing has changed.
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for a batch that the model cannot run, inputs that
+    /// do not fit it, or a loss or gradient that is not finite. [`ModelError::Runtime`] if the run fails. An
+    /// error leaves the state unchanged.
     pub fn step(
         &mut self,
         batch: &PackedBatch,
@@ -238,7 +239,7 @@ fn check_state(layout: &ParameterLayout, state: &TrainingState) -> Result<(), Mo
     vectors.into_iter().try_for_each(|vector| layout.check_length(vector))
 }
 
-/// Forward, loss, gradient and update.
+/// Forward pass, loss, gradient and update.
 fn step_graph(
     config: &ModelConfig,
     weights: &Weights,

@@ -1,4 +1,5 @@
-//! Training on examples, from the first step to the result: imitation, reward and cost models, direct preferences.
+//! Training on examples, from the first step to the result: supervised fine-tuning, reward and cost models,
+//! direct preferences.
 
 use std::path::Path;
 use std::time::Instant;
@@ -23,14 +24,14 @@ use crate::checkpoint::{Checkpoint, Dtype, write};
 use crate::error::ModelError;
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 
-/// What a training on examples is, besides its model and its data.
+/// A training on examples, without its model and its data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingSetup {
-    /// What it aims at.
+    /// The objective.
     pub objective: Objective,
-    /// How it gets there.
+    /// The hyperparameters.
     pub settings: Hyperparameters,
-    /// In which order it learns from the examples.
+    /// The data order.
     pub order: DataOrder,
 }
 
@@ -45,58 +46,60 @@ pub struct Trainer {
     rate: LearningRate,
     steps: u64,
     session: StepSession,
-    /// Opened when something is first to be evaluated.
+    /// Opened at the first evaluation.
     evaluation: Option<EvalSession>,
-    /// The trained numbers before the first step.
+    /// The parameters before the first step.
     initial: Vec<f32>,
-    /// The trained numbers of the reference, where it is another than the model without its change.
+    /// The parameters of the reference, if it is not the model without its change.
     reference_parameters: Option<Vec<f32>>,
-    /// Log-probabilities under the reference, `[chosen, rejected]` for each example; empty until the first step.
+    /// Log-probabilities under the reference, `[chosen, rejected]` for each example; empty until the first
+    /// step.
     reference: Vec<[f32; 2]>,
     fingerprint: String,
-    /// Whether a step was broken off between micro-batches.
+    /// Whether a step was interrupted between micro-batches.
     is_interrupted: bool,
     num_tokens: u64,
     metrics: Vec<StepMetrics>,
 }
 
-/// How a model does on examples that it does not learn from.
+/// The evaluation of a model on held-out examples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// The loss: the mean over tokens of answers, or over pairs.
+    /// The loss: the mean over completion tokens, or over pairs.
     pub loss: f64,
     /// Examples.
     pub examples: u64,
     /// Tokens, prompts included.
     pub num_tokens: u64,
-    /// What the objective adds.
+    /// The metrics that depend on the objective.
     pub details: Details,
-    /// What the model gave for each pair, `[chosen, rejected]`: scores, or log-probabilities of answers as the loss
-    /// takes them (sums; means for IPO); empty for imitation.
+    /// The outputs for each pair, `[chosen, rejected]`: scores, or log-probabilities of completions in the
+    /// form of the loss (sums; means for IPO). Empty for demonstrations.
     pub pairs: Vec<[f32; 2]>,
 }
 
-/// Hears of a training's progress, and keeps its checkpoints.
+/// Observes the progress of a training and stores its checkpoints.
 pub trait TrainingObserver {
     /// A step is done.
     ///
     /// # Errors
-    /// Whatever keeps the training from going on.
+    /// Any error ends the training.
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<(), ModelError>;
 
-    /// A checkpoint, to be kept; it was taken after `step` steps.
+    /// Stores a checkpoint, taken after `step` steps.
     ///
     /// # Errors
-    /// Whatever keeps the training from going on.
+    /// Any error ends the training.
     fn on_checkpoint(&mut self, step: u64, bytes: Vec<u8>) -> Result<(), ModelError>;
 }
 
 impl Trainer {
-    /// Prepares a training. It begins with the numbers of `from`, whose projections and ranks are then trained, or with fresh ones.
+    /// Prepares a training. It starts from the adapter `from`, and then trains its projections and ranks, or
+    /// from new parameters.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for settings out of range, examples that the objective cannot learn from, or an adapter that does not
-    /// fit; [`ModelError::Runtime`] when ONNX Runtime refuses.
+    /// [`ModelError::Invalid`] for settings out of range, examples that the objective cannot use, or an
+    /// adapter that does not fit. [`ModelError::Runtime`] if ONNX Runtime fails.
     pub fn open(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
@@ -139,8 +142,8 @@ impl Trainer {
         })
     }
 
-    /// Takes the model with this adapter for the reference, in place of the model without any; before the first step and before a
-    /// checkpoint is gone on from.
+    /// Sets the model with this adapter as the reference, instead of the model without an adapter. Call it
+    /// before the first step and before [`Trainer::resume`].
     ///
     /// # Errors
     /// As [`Trainable::check_reference`].
@@ -154,11 +157,11 @@ impl Trainer {
         Ok(())
     }
 
-    /// Goes on from a checkpoint of the same training, wherever this one stands.
+    /// Resumes from a checkpoint of the same training, at any point of this one.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for damaged bytes, or a checkpoint of a training with another model, adapter, objective, setting or
-    /// example.
+    /// [`ModelError::Invalid`] for damaged bytes, or for a checkpoint with another model, adapter, objective,
+    /// setting or example.
     pub fn resume(&mut self, bytes: &[u8]) -> Result<(), ModelError> {
         let checkpoint = TrainingCheckpoint::from_bytes(bytes)?;
         let steps = checkpoint.metrics.len() as u64;
@@ -181,7 +184,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// A checkpoint of the training as it stands.
+    /// A checkpoint of the current state.
     ///
     /// # Errors
     /// As [`TrainingCheckpoint::to_bytes`].
@@ -200,34 +203,35 @@ impl Trainer {
         .to_bytes()
     }
 
-    /// Steps that are done.
+    /// Steps done.
     #[must_use]
     pub fn steps_done(&self) -> u64 {
         self.metrics.len() as u64
     }
 
-    /// All steps of the training.
+    /// The number of steps of the whole training.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// What the steps so far reported, those before the checkpoint that it went on from included.
+    /// The reports of all steps so far, including those before a resume.
     #[must_use]
     pub fn metrics(&self) -> &[StepMetrics] {
         &self.metrics
     }
 
-    /// Identifies the training: the model, the adapter it began with, the objective, the settings and the examples.
+    /// Identifies the training: model, initial adapter, objective, settings and examples.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Takes the remaining steps, with a checkpoint after every `checkpoint_every` of them, none for 0.
+    /// Takes the remaining steps, with a checkpoint after every `checkpoint_every` of them; 0 disables
+    /// checkpoints.
     ///
     /// # Errors
-    /// As [`Trainer::step`], and what the observer says.
+    /// As [`Trainer::step`], and the observer's errors.
     pub fn run(
         &mut self,
         checkpoint_every: u64,
@@ -243,12 +247,13 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes one step; none when all are done. Before the first one, the reference's log-probabilities are computed where the
-    /// objective needs them.
+    /// Takes one step; `None` if all are done. Before the first step, the reference's log-probabilities are
+    /// computed if the objective needs them.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for an example that the model cannot run, or a loss that is not finite;
-    /// [`ModelError::Runtime`]. After an error the training stands where it stood before the step.
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for an example that the model cannot run, or a loss
+    /// that is not finite. [`ModelError::Runtime`] if a run fails. An error leaves the training as before the
+    /// step.
     pub fn step(&mut self, cancel: &CancelFlag) -> Result<Option<StepMetrics>, ModelError> {
         let done = self.steps_done();
         if done >= self.steps {
@@ -309,7 +314,7 @@ impl Trainer {
         })
     }
 
-    /// How the model does on these examples as it is now.
+    /// Evaluates the current model on these examples.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -345,7 +350,7 @@ impl Trainer {
         })
     }
 
-    /// Log-probabilities of the answers under the reference, `[chosen, rejected]`.
+    /// Log-probabilities of the completions under the reference, `[chosen, rejected]`.
     fn reference_of(
         &mut self,
         data: &TrainingData,
@@ -379,15 +384,15 @@ impl Trainer {
         self.evaluation.as_mut().ok_or_else(|| ModelError::Runtime("no evaluation session".to_owned()))
     }
 
-    /// The result so far as an adapter. `base_model` is what its configuration calls the model that it belongs to.
+    /// The current result as an adapter. `base_model` is the name of the base model in its configuration.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] where all weights are trained.
+    /// [`ModelError::Invalid`] if all weights are trained.
     pub fn adapter(&self, base_model: Option<String>) -> Result<LoraAdapter, ModelError> {
         self.session.layout().adapter(&self.session.state().parameters, base_model)
     }
 
-    /// Writes the result so far: a PEFT folder, or a Hugging Face folder where all weights are trained.
+    /// Writes the current result: a PEFT folder, or a Hugging Face folder if all weights are trained.
     ///
     /// # Errors
     /// As [`LoraAdapter::save`] and [`write::merge`].
@@ -406,17 +411,18 @@ impl Trainer {
     }
 }
 
-/// The adapter that a training of a policy with these settings begins with where it has none: it changes nothing.
+/// The initial adapter of a training with these settings; it changes nothing.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] for settings without a low-rank change, or one of a projection that the model does not have.
+/// [`ModelError::Invalid`] if the settings have no low-rank change, or one of a projection that the model
+/// does not have.
 pub fn fresh_adapter(checkpoint: &Checkpoint, settings: &Hyperparameters) -> Result<LoraAdapter, ModelError> {
     let (Checkpoint { config, weights, .. }, head) = (checkpoint, TrainingHead::Vocabulary);
     let layout = ParameterLayout::new(config, weights, &trainable(checkpoint, None, settings)?, head)?;
     layout.adapter(&layout.initial(checkpoint, None, None, settings.seed)?, None)
 }
 
-/// Which numbers change: those of the adapter that is given, those that the settings name, or all.
+/// The trained parameters: those of the given adapter, those of the settings, or all weights.
 fn trainable(
     checkpoint: &Checkpoint,
     from: Option<&LoraAdapter>,
@@ -435,7 +441,7 @@ fn trainable(
     }
 }
 
-/// What makes two trainings the same.
+/// Identifies a training: equal trainings have equal fingerprints.
 fn fingerprint(
     checkpoint: &Checkpoint,
     from: Option<&LoraAdapter>,

@@ -1,4 +1,4 @@
-//! What must be kept of a tuning to go on with it, as one piece of bytes.
+//! Checkpoints of a policy tuning, as bytes.
 
 use rmp_serde::config::BytesMode;
 use serde::{Deserialize, Serialize};
@@ -6,19 +6,20 @@ use serde::{Deserialize, Serialize};
 use crate::error::ModelError;
 use crate::training::TrainingState;
 
-/// The format of the bytes.
+/// The format version.
 const VERSION: u32 = 1;
 
-/// A tuning between two iterations. Everything random comes from seeds that name iterations, so none is in it.
+/// A tuning between two iterations. It holds no random state, because all seeds derive from the number of the
+/// iteration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TuningCheckpoint {
-    /// BLAKE3, in hex, of what does not change: settings, prompts, base model, reference.
+    /// BLAKE3, in hex, of the fixed parts: settings, prompts, base model, reference.
     pub plan: String,
-    /// Iterations that are done.
+    /// Iterations done.
     pub iteration: u32,
-    /// Steps of the optimiser that are done.
+    /// Optimiser steps done.
     pub steps: u64,
-    /// The weight of the divergence, which may adapt.
+    /// The weight of the KL divergence, which may adapt.
     pub kl_coefficient: f64,
     /// Parameters and the optimiser's moments.
     pub state: TrainingState,
@@ -31,7 +32,7 @@ struct Stored {
     iteration: u32,
     steps: u64,
     kl_coefficient: f64,
-    /// Parameters, first and second moments: 32-bit floats, little-endian.
+    /// Parameters, first and second moments, as 32-bit little-endian floats.
     vectors: [Vec<u8>; 3],
 }
 
@@ -39,7 +40,7 @@ impl TuningCheckpoint {
     /// The checkpoint as bytes.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] if it cannot be packed.
+    /// [`ModelError::Invalid`] if it cannot be serialised.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ModelError> {
         let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let TrainingState { parameters, first_moment, second_moment } = &self.state;
@@ -58,10 +59,10 @@ impl TuningCheckpoint {
         Ok(packed)
     }
 
-    /// Reads bytes, which are not trusted.
+    /// Reads a checkpoint from untrusted bytes.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] if they are no checkpoint, one of another format, or cut off.
+    /// [`ModelError::Invalid`] if the bytes are no checkpoint, have another format, or are truncated.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
         let refuse = |reason: String| {
             Err(ModelError::Invalid(format!("this is no checkpoint of a policy's tuning: {reason}")))
@@ -108,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_comes_back_to_the_last_bit() {
+    fn checkpoints_round_trip_bit_for_bit() {
         let bytes = checkpoint().to_bytes().expect("bytes");
         assert_eq!(TuningCheckpoint::from_bytes(&bytes).expect("a checkpoint"), checkpoint());
         assert!(bytes.len() < 3 * 12 + 64, "numbers are packed as bytes: {}", bytes.len());
     }
 
     #[test]
-    fn bytes_that_are_no_checkpoint_are_refused() {
+    fn invalid_checkpoint_bytes_are_refused() {
         let bytes = checkpoint().to_bytes().expect("bytes");
         for wrong in [&bytes[..bytes.len() - 1], b"", b"PK\x03\x04"] {
             let error = TuningCheckpoint::from_bytes(wrong).expect_err("no checkpoint").to_string();

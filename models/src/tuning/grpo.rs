@@ -1,6 +1,8 @@
-//! Group-relative policy optimisation (arXiv 2402.03300), as TRL's `GRPOTrainer`: the advantage of a completion is its reward
-//! against those of the other completions of its prompt, and the tie to the reference (the estimate k3) is part of the loss, token
-//! by token. The loss is a mean over all completion tokens of a step (TRL's `loss_type="dapo"`).
+//! Group-relative policy optimisation (GRPO, arXiv 2402.03300), as TRL's `GRPOTrainer`.
+//!
+//! The advantage of a completion is its reward relative to the other completions of its prompt. The KL term
+//! (estimator k3) is part of the loss, token by token. The loss is a mean over all completion tokens of a
+//! step (TRL's `loss_type="dapo"`).
 
 use std::collections::BTreeMap;
 

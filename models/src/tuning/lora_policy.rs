@@ -1,4 +1,5 @@
-//! A language model under tuning: a low-rank change that is trained, sampled with, and held to a reference, in three sessions.
+//! A language model in tuning: its low-rank change is trained, sampled from, and compared with a reference,
+//! in three sessions.
 
 use dissent_domain::generation::SamplingParams;
 
@@ -15,26 +16,26 @@ use crate::training::{
     StepSession, StepSpec, Trainable, TrainingHead, TrainingSequence, TrainingState,
 };
 
-/// What the policy is held to.
+/// The reference policy of the KL divergence.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum ReferencePolicy<'a> {
-    /// The policy as tuning finds it, the adapter that it begins with included.
+    /// The initial policy, including its initial adapter.
     #[default]
     Start,
     /// The checkpoint without any adapter.
     Base,
-    /// The checkpoint with this adapter, whose changes are of the projections, rank and scaling that are tuned.
+    /// The checkpoint with this adapter. Its projections, rank and scaling must be those that are tuned.
     Adapter(&'a LoraAdapter),
 }
 
-/// What tuning begins with.
+/// The initial state of a tuning.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PolicyStart<'a> {
-    /// The adapter that is trained further; none: a fresh one, which changes nothing at first.
+    /// The adapter to train further. `None` starts with a new one, which changes nothing at first.
     pub adapter: Option<&'a LoraAdapter>,
-    /// The value head of an earlier PPO; none: a fresh one, which gives 0 everywhere.
+    /// The value head of an earlier PPO. `None` starts with a new one, which is 0 everywhere.
     pub value_head: Option<&'a ValueHead>,
-    /// What the policy is held to.
+    /// The reference policy.
     pub reference: ReferencePolicy<'a>,
 }
 
@@ -43,7 +44,7 @@ pub struct LoraPolicy {
     training: StepSession,
     evaluation: EvalSession,
     generator: Generator,
-    /// The trained numbers of the reference.
+    /// The parameters of the reference.
     reference: Vec<f32>,
     head: TrainingHead,
     tokenizer: TextTokenizer,
@@ -54,8 +55,8 @@ impl LoraPolicy {
     /// Opens the sessions.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for settings without a low-rank change, a method that does not sample or an anchor of another shape,
-    /// and as the sessions' `open`.
+    /// [`ModelError::Invalid`] if the settings have no low-rank change, the method does not sample, or the
+    /// reference has another shape. Else as the sessions' `open`.
     pub fn open(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
@@ -98,22 +99,22 @@ impl LoraPolicy {
         Ok(Self { training, evaluation, generator, reference, head: loss.head(), tokenizer, fingerprint })
     }
 
-    /// The adapter as it is now. `base_model` is what its configuration will call the model that it belongs to.
+    /// The current adapter. `base_model` is the name of the base model in its configuration.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when a number is not finite.
+    /// [`ModelError::Invalid`] if a number is not finite.
     pub fn adapter(&self, base_model: Option<String>) -> Result<LoraAdapter, ModelError> {
         self.training.layout().adapter(&self.training.state().parameters, base_model)
     }
 
-    /// The value head as it is now; PPO only.
+    /// The current value head; PPO only.
     #[must_use]
     pub fn value_head(&self) -> Option<ValueHead> {
         self.training.layout().value_head(&self.training.state().parameters)
     }
 }
 
-/// Names the base model, what is trained of it (ranks and scalings included), and the reference.
+/// Identifies the base model, its trained part (including ranks and scalings), and the reference.
 fn fingerprint(checkpoint: &Checkpoint, start: &LoraAdapter, reference: &[f32]) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("dissent tuned policy 1");
     hasher.update(checkpoint.fingerprint.as_bytes()).update(start.fingerprint.as_bytes());

@@ -10,7 +10,7 @@ use super::{grpo, ppo, rloo};
 use crate::error::ModelError;
 use crate::training::{BatchOutput, Loss, LossInputs};
 
-/// The methods that sample as they learn.
+/// The methods that sample while they train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
     Ppo,
@@ -44,7 +44,7 @@ impl Method {
         }
     }
 
-    /// What each rollout teaches, and what is to be reported of them.
+    /// The advantages of each rollout. Adds the metrics of the rollouts.
     pub(super) fn advantages(
         self,
         rollouts: &[Rollout],
@@ -72,7 +72,7 @@ impl Method {
         }
     }
 
-    /// Takes in what a micro-batch gave.
+    /// Adds the metrics of a micro-batch.
     pub(super) fn observe(self, inputs: &LossInputs, output: &BatchOutput, means: &mut Means) {
         match self {
             Self::Ppo => ppo::observe(inputs, output, means),

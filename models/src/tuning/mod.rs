@@ -1,11 +1,12 @@
-//! Tuning a policy against a reward: sample from it, score, learn, and again (PPO, GRPO, RLOO).
+//! Tuning a policy against a reward, by PPO, GRPO or RLOO.
 //!
-//! [`PolicyTuner`] runs the iterations over a [`TunedPolicy`], which for models is a [`LoraPolicy`]; answers are judged by a
-//! [`Scorer`], such as a [`RewardScorer`]. Each iteration, in TRL's order: draw prompts → sample → cut at the stop token → score
-//! the text → log-probabilities of the policy and of the reference → advantages → epochs of steps over shuffled completions.
-//! Token ids are kept from end to end: what was sampled is what is learnt from.
+//! [`PolicyTuner`] runs the iterations over a [`TunedPolicy`], for models a [`LoraPolicy`]. A [`Scorer`]
+//! rewards the completions, for example a [`RewardScorer`]. The order of an iteration is TRL's: draw prompts
+//! → sample → cut at the stop token → score the text → log-probabilities of policy and reference → advantages
+//! → epochs of steps over shuffled completions. Token ids are kept from end to end, so a policy is trained on
+//! exactly the sampled tokens.
 //!
-//! [`preference_pairs`] makes pairs of scored completions, for methods that learn from pairs (DPO, RSO).
+//! [`preference_pairs`] makes pairs of scored completions, for methods that train on pairs (DPO, RSO).
 
 mod checkpoint;
 mod grpo;

@@ -1,8 +1,8 @@
-//! Where the time of an iteration goes.
+//! The time of an iteration, by phase.
 
 use std::time::{Duration, Instant};
 
-/// A part of an iteration that is spent in models.
+/// A phase of an iteration that is spent in models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Sampling,
@@ -11,29 +11,29 @@ pub(super) enum Phase {
     Training,
 }
 
-/// How long the parts of an iteration took.
+/// The time of each phase of an iteration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PhaseTimes {
     /// Sampling completions.
     pub sampling: Duration,
     /// Scoring them.
     pub scoring: Duration,
-    /// Their log-probabilities and values, of the policy and of the reference.
+    /// Log-probabilities and values of the completions, under the policy and the reference.
     pub forward: Duration,
     /// Steps of the optimiser.
     pub training: Duration,
-    /// Everything else: choosing, decoding, packing, advantages, bringing the sampler up to date.
+    /// The rest: drawing, decoding, packing, advantages, updating the sampler.
     pub other: Duration,
 }
 
 impl PhaseTimes {
-    /// All of it.
+    /// The whole time of the iteration.
     #[must_use]
     pub fn total(&self) -> Duration {
         self.sampling + self.scoring + self.forward + self.training + self.other
     }
 
-    /// The share of the time that no model was at work, in [0, 1]; 0 of no time.
+    /// The share of the time outside the models, in [0, 1]; 0 if the total is 0.
     #[must_use]
     pub fn overhead(&self) -> f64 {
         let total = self.total().as_secs_f64();
@@ -41,7 +41,7 @@ impl PhaseTimes {
     }
 }
 
-/// A stopwatch for the parts of one iteration.
+/// Measures the phases of one iteration.
 pub(super) struct PhaseTimer {
     begin: Instant,
     times: PhaseTimes,
@@ -52,7 +52,7 @@ impl PhaseTimer {
         Self { begin: Instant::now(), times: PhaseTimes::default() }
     }
 
-    /// Runs something and counts its time for a phase.
+    /// Runs a function and adds its time to a phase.
     pub(super) fn time<T>(&mut self, phase: Phase, run: impl FnOnce() -> T) -> T {
         let begin = Instant::now();
         let result = run();
@@ -66,7 +66,7 @@ impl PhaseTimer {
         result
     }
 
-    /// What was counted; the rest of the time since the beginning is `other`.
+    /// The measured times. The rest of the time since the beginning is `other`.
     pub(super) fn end(self) -> PhaseTimes {
         let counted = self.times.total();
         PhaseTimes { other: self.begin.elapsed().saturating_sub(counted), ..self.times }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_counted_for_a_phase_is_other_time() {
+    fn time_outside_phases_is_other() {
         let mut timer = PhaseTimer::begin();
         let spin = |length: Duration| {
             let begin = Instant::now();

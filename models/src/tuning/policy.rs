@@ -1,4 +1,4 @@
-//! What a policy must be able to do to be tuned. The loop above it knows nothing of graphs and sessions.
+//! The interface of a policy in tuning. The loop above it does not depend on graphs and sessions.
 
 use dissent_domain::generation::SamplingParams;
 
@@ -7,31 +7,31 @@ use crate::generation::{GenerationJob, SampledTokens};
 use crate::runtime::CancelFlag;
 use crate::training::{AdamWStep, BatchOutput, LossInputs, ModelOutputs, TrainingSequence, TrainingState};
 
-/// The model whose log-probabilities [`TunedPolicy::evaluate`] returns.
+/// The model that [`TunedPolicy::evaluate`] evaluates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EvaluatedModel {
-    /// The policy's, as it is now.
+    /// The current policy.
     Policy,
-    /// The reference's, which the policy is held to: it never changes.
+    /// The reference policy, which never changes.
     Reference,
 }
 
-/// A policy under tuning.
+/// A policy in tuning.
 pub trait TunedPolicy {
-    /// Names what does not change: the base model, the reference, and what is trained. Two policies of the same name and state go
-    /// on alike.
+    /// Identifies the fixed parts: the base model, the reference, and the set of trained parameters. Policies
+    /// with equal fingerprint and state continue identically.
     fn fingerprint(&self) -> String;
 
-    /// Makes the next samples those of the policy as it is now.
+    /// Updates the sampler to the current policy.
     ///
     /// # Errors
-    /// [`ModelError`] when the sampler does not take the trained numbers.
+    /// [`ModelError`] if the sampler refuses the parameters.
     fn synchronise(&mut self) -> Result<(), ModelError>;
 
     /// Samples completions, as [`crate::generation::Generator::generate`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::generation::Generator::generate`].
     fn sample(
         &mut self,
         jobs: &[GenerationJob],
@@ -39,14 +39,14 @@ pub trait TunedPolicy {
         cancel: &CancelFlag,
     ) -> Result<Vec<Vec<SampledTokens>>, ModelError>;
 
-    /// The text of response tokens, special tokens left out.
+    /// The text of completion tokens, without special tokens.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the tokenizer fails.
     fn text(&self, token_ids: &[u32]) -> Result<String, ModelError>;
 
-    /// Log-probabilities of the completion tokens of some sequences, one sequence after the other, and their values where there is
-    /// a value head. Nothing is learnt.
+    /// Log-probabilities of the completion tokens of some sequences, sequence by sequence, with their values
+    /// if there is a value head. The policy does not change.
     ///
     /// # Errors
     /// As [`crate::training::EvalSession::evaluate`].
@@ -57,7 +57,7 @@ pub trait TunedPolicy {
         cancel: &CancelFlag,
     ) -> Result<ModelOutputs, ModelError>;
 
-    /// Adds the gradient of some sequences to those of the step under way.
+    /// Adds the gradient of some sequences to the accumulated gradient.
     ///
     /// # Errors
     /// As [`crate::training::StepSession::step`].
@@ -68,8 +68,8 @@ pub trait TunedPolicy {
         cancel: &CancelFlag,
     ) -> Result<BatchOutput, ModelError>;
 
-    /// Adds the gradient of some sequences to those accumulated, and changes the policy by one step of the optimiser. What is given back is
-    /// from before the change.
+    /// Adds the gradient of some sequences to the accumulated gradient, and takes one step of the optimiser.
+    /// The outputs are from before the step.
     ///
     /// # Errors
     /// As [`crate::training::StepSession::step`].
@@ -81,10 +81,10 @@ pub trait TunedPolicy {
         cancel: &CancelFlag,
     ) -> Result<BatchOutput, ModelError>;
 
-    /// Everything that changes, as the last step left it.
+    /// The state after the last step: parameters and moments.
     fn state(&self) -> &TrainingState;
 
-    /// Goes on from a state; gradients that were accumulated since the last step are forgotten.
+    /// Restores a state. The accumulated gradient is discarded.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] for a state of another length.

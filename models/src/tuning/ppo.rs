@@ -1,7 +1,8 @@
-//! Proximal policy optimisation (arXiv 1707.06347), in the order of TRL's `PPOTrainer`.
+//! Proximal policy optimisation (PPO, arXiv 1707.06347), in the order of TRL's `PPOTrainer`.
 //!
-//! Rewards per token from the divergence and the score, generalised advantages, returns before whitening, then whitening over all
-//! response tokens of the iteration. The loss is [`crate::training::losses`]'.
+//! Rewards per token come from the KL divergence and the score, advantages from generalised advantage
+//! estimation (arXiv 1506.02438). Returns are computed before whitening. Whitening covers all completion
+//! tokens of the iteration. For the loss, see [`crate::training::losses`].
 
 use std::collections::BTreeMap;
 
@@ -42,7 +43,8 @@ pub(super) fn advantages(
     estimates
 }
 
-/// TRL's `objective/*`: means over completions, of sums over tokens. The entropy is that of the samples, −log π.
+/// TRL's `objective/*`: means over completions of sums over tokens. The entropy is estimated from the
+/// samples, −log π.
 fn report_objective(
     rollouts: &[Rollout],
     scores: &[f64],
@@ -96,7 +98,7 @@ pub(super) fn observe(inputs: &LossInputs, output: &BatchOutput, means: &mut Mea
     }
 }
 
-/// The share of tokens whose value was clipped to its loss.
+/// The share of tokens whose value loss was increased by clipping.
 fn value_clip_fraction(inputs: &LossInputs, values: &[f32]) -> f64 {
     let LossInputs::Ppo { old_values, returns, value_clip, .. } = inputs else { return 0.0 };
     let is_clipped = |((value, old), target): ((&f32, &f32), &f32)| {
@@ -133,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_teaches_the_worked_advantages_and_returns() {
-        // With a weight of .1, divergences of 0, 1 and 0 and a score of .9 are the rewards 0, −.1 and .9.
+    fn advantages_and_returns_have_worked_values() {
+        // With a KL weight of .1, divergences of 0, 1 and 0 and a score of .9 give the rewards 0, −.1 and .9.
         let rollout = rollout(&[-1.0, -1.0, -2.0], &[-1.0, -2.0, -2.0], &[0.5, 0.4, 0.6], 0.9);
         let settings = PpoSettings { whiten_advantages: false, ..PpoSettings::default() };
         let mut metrics = BTreeMap::new();

@@ -1,33 +1,34 @@
-//! Preference pairs from scored completions: what methods that learn from pairs (DPO, RSO) are given of a policy's own answers.
+//! Preference pairs from a policy's own scored completions, for methods that train on pairs (DPO, RSO).
 
 use dissent_domain::training::rso::{RankedPair, Ranking, accepted, ranked_pairs};
 
 use crate::error::ModelError;
 use crate::training::{TokenPair, TrainingSequence};
 
-/// How the completions of a prompt become pairs.
+/// The rule that turns the completions of a prompt into pairs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PairRule {
     /// The best against the worst: one pair.
     BestWorst,
-    /// Pairs of completions that rejection sampling keeps (RSO, arXiv 2309.06657).
+    /// Pairs of the completions that rejection sampling keeps (RSO, arXiv 2309.06657).
     Rso {
         /// β of the acceptance exp((r − max r) / β), > 0.
         beta: f64,
-        /// Completions that are kept of a prompt, at most.
+        /// The number of completions to keep per prompt, at most.
         kept: usize,
-        /// Who is compared with whom.
+        /// The pairs among the kept completions.
         ranking: Ranking,
     },
 }
 
-/// Pairs of a prompt's completions, by index, the one with the higher reward chosen. `seed` is the prompt's own.
+/// Pairs of a prompt's completions, by index, with the higher reward as chosen. `seed` belongs to the prompt.
 ///
-/// Completions of equal reward make no pair, nor do equal completions, which nothing could be learnt from: `token_ids` are the
-/// completions', in the order of `rewards`.
+/// Completions of equal reward make no pair. Neither do equal completions, which carry no preference.
+/// `token_ids` are the completions', in the order of `rewards`.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] when there is not one reward for each completion, a reward is not finite, or β is out of range.
+/// [`ModelError::Invalid`] if the number of rewards differs from the number of completions, a reward is not
+/// finite, or β is out of range.
 pub fn preference_pairs(
     token_ids: &[&[u32]],
     rewards: &[f64],
@@ -59,7 +60,7 @@ pub fn preference_pairs(
     Ok(pairs)
 }
 
-/// The pairs of [`preference_pairs`] as examples to learn from, without a margin: the tokens are those that were sampled.
+/// The pairs of [`preference_pairs`] as training examples without a margin, with the sampled tokens.
 ///
 /// # Errors
 /// As [`preference_pairs`].
@@ -84,7 +85,7 @@ pub fn token_pairs(
     Ok(pairs.into_iter().map(example).collect())
 }
 
-/// The first of the best and the first of the worst; none where all are alike.
+/// The first of the best and the first of the worst; `None` if all rewards are equal.
 fn best_and_worst(rewards: &[f64]) -> Option<RankedPair> {
     let first = |better: fn(f64, f64) -> bool| {
         (0..rewards.len())
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_is_chosen_over_the_worst() {
+    fn the_best_completion_is_chosen_over_the_worst() {
         let ids: [&[u32]; 4] = [&[1], &[2], &[3], &[4]];
         let found = pairs(&ids, &[0.5, 2.0, -1.0, 2.0], PairRule::BestWorst);
         assert_eq!(found, [RankedPair { chosen: 1, rejected: 2 }]);
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_example_has_the_tokens_that_were_sampled() {
+    fn examples_have_the_sampled_tokens() {
         let found = token_pairs(&[9, 8], &[&[1, 0], &[2, 3, 0]], &[0.5, 2.0], PairRule::BestWorst, SEED);
         let sequence = |ids: &[u32]| TrainingSequence { ids: ids.to_vec(), completion_start: 2 };
         let expected = TokenPair {
@@ -132,11 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn rso_compares_only_what_it_kept() {
+    fn rso_compares_kept_completions_only() {
         let ids: Vec<Vec<u32>> = (0..8).map(|id| vec![id]).collect();
         let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         let rewards: Vec<f64> = (0..8).map(f64::from).collect();
-        // At such a β only the best are accepted, one by one.
+        // At such a β only the best are accepted, one at a time.
         let rule = PairRule::Rso { beta: 0.01, kept: 4, ranking: Ranking::Tournament };
         let found = pairs(&ids, &rewards, rule);
         assert_eq!(found.len(), 3);
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_pairs_is_named() {
+    fn invalid_inputs_of_pairs_are_named() {
         let refusal = |rewards: &[f64], rule| {
             preference_pairs(&[&[1], &[2]], rewards, rule, SEED).expect_err("refused").to_string()
         };

@@ -1,4 +1,4 @@
-//! A reward model as the judge of a policy's completions.
+//! A reward model as the scorer of a policy's completions.
 
 use super::rollout::{SampledCompletion, Scorer};
 use crate::checkpoint::TextTokenizer;
@@ -7,10 +7,10 @@ use crate::runtime::CancelFlag;
 use crate::scoring::RewardModel;
 use crate::template::PromptTemplate;
 
-/// A reward model with what turns a prompt and its completion into the text that it sees.
+/// A reward model with the template of its inputs.
 ///
-/// The completion comes as text, special tokens left out, and is encoded together with its prompt by the reward model's own tokenizer,
-/// which may be another than the policy's.
+/// The completion comes as text without special tokens. The reward model's own tokenizer encodes it together
+/// with its prompt, and may differ from the policy's.
 pub struct RewardScorer {
     model: RewardModel,
     tokenizer: TextTokenizer,
@@ -18,7 +18,7 @@ pub struct RewardScorer {
 }
 
 impl RewardScorer {
-    /// A scorer of a reward model.
+    /// A scorer for a reward model.
     #[must_use]
     pub fn new(model: RewardModel, tokenizer: TextTokenizer, template: PromptTemplate) -> Self {
         Self { model, tokenizer, template }

@@ -1,6 +1,7 @@
-//! REINFORCE with a leave-one-out baseline (arXiv 2402.14740), as TRL's `RLOOTrainer`: the divergence of a whole completion is
-//! taken off its reward, the advantage is against the mean of the other completions of its prompt, and the ratio of whole
-//! completions is clipped.
+//! REINFORCE with a leave-one-out baseline (RLOO, arXiv 2402.14740), as TRL's `RLOOTrainer`.
+//!
+//! The KL divergence of a whole completion is subtracted from its reward. The baseline is the mean over the
+//! other completions of its prompt. The ratio of whole completions is clipped.
 
 use std::collections::BTreeMap;
 

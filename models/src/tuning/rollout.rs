@@ -1,4 +1,4 @@
-//! Sampling from the policy, and what is known of each sample before anything is learnt from it.
+//! Rollouts: sampling from the policy, scoring, and evaluation before training.
 
 use dissent_domain::generation::{FinishReason, SamplingParams};
 use dissent_domain::training::{Dialogue, Hyperparameters, PpoSettings};
@@ -14,31 +14,31 @@ use crate::training::{TrainingHead, TrainingSequence};
 /// A prompt that the policy is tuned on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TuningPrompt {
-    /// What is asked, for the scorer.
+    /// The prompt as text or turns, for the scorer.
     pub dialogue: Dialogue,
-    /// Its tokens as the policy sees them, the beginning of the completion's turn included; at least one.
+    /// Its tokens for the policy, including the beginning of the assistant's turn; at least one.
     pub ids: Vec<u32>,
 }
 
-/// An completion to be scored: the policy's, cut at its stop token.
+/// A sampled completion to score, cut at its stop token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampledCompletion<'a> {
-    /// Which of the prompts that tuning was given.
+    /// The index of its prompt.
     pub prompt: usize,
-    /// What was asked.
+    /// The prompt.
     pub dialogue: &'a Dialogue,
-    /// The completion, special tokens left out.
+    /// The completion's text, without special tokens.
     pub text: &'a str,
     /// Its tokens, without the stop token.
     pub token_ids: &'a [u32],
 }
 
-/// What completions are worth: a reward model, or a rule.
+/// A reward for completions: a reward model, or a rule.
 pub trait Scorer {
-    /// One finite reward for each completion, in order; more is better.
+    /// One finite reward for each completion, in order; higher is better.
     ///
     /// # Errors
-    /// [`ModelError`] when an completion cannot be scored.
+    /// [`ModelError`] if a completion cannot be scored.
     fn score(
         &mut self,
         completions: &[SampledCompletion<'_>],
@@ -46,20 +46,20 @@ pub trait Scorer {
     ) -> Result<Vec<f64>, ModelError>;
 }
 
-/// One sampled completion and what is known of it.
+/// One sampled completion with its score and its log-probabilities.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rollout {
-    /// Which of the prompts that tuning was given.
+    /// The index of its prompt.
     pub prompt: usize,
-    /// Prompt and completion as they were sampled, the stop token included.
+    /// Prompt and completion as sampled, including the stop token.
     pub sequence: TrainingSequence,
     /// Whether it ended with a stop token.
     pub stopped: bool,
     /// The completion's text.
     pub text: String,
-    /// What the scorer gave.
+    /// The reward of the scorer.
     pub score: f64,
-    /// log π of each completion token when it was sampled, in nats.
+    /// log π of each completion token at sampling time, in nats.
     pub logprobs: Vec<f64>,
     /// log π of each completion token under the reference, in nats.
     pub reference_logprobs: Vec<f64>,
@@ -68,14 +68,14 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// Completion tokens, the stop token included.
+    /// Completion tokens, including the stop token.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.logprobs.len()
     }
 }
 
-/// How an iteration's rollouts are made.
+/// The plan for the rollouts of an iteration.
 pub(super) struct RolloutPlan<'a> {
     pub(super) prompts: &'a [TuningPrompt],
     /// Indices of the prompts that may be drawn.
@@ -85,7 +85,8 @@ pub(super) struct RolloutPlan<'a> {
     pub(super) head: TrainingHead,
 }
 
-/// Samples, scores and evaluates the completions of one iteration: those of each draw of a prompt follow each other.
+/// Samples, scores and evaluates the completions of one iteration. The completions of each drawn prompt are
+/// consecutive.
 pub(super) fn roll_out(
     plan: &RolloutPlan<'_>,
     iteration: u32,
@@ -119,8 +120,8 @@ pub(super) fn roll_out(
 }
 
 impl RolloutPlan<'_> {
-    /// The draws of an iteration: the number of each, counted over all iterations, and its prompt. All prompts are drawn once in an
-    /// order of the seed, then again in another.
+    /// The draws of an iteration: their numbers, counted over all iterations, and their prompts. All prompts
+    /// are drawn once, in an order given by the seed, then again in another order.
     fn draw(&self, iteration: u32) -> Vec<(u64, usize)> {
         let one_by_one = Hyperparameters { batch_size: 1, gradient_accumulation: 1, ..self.training.clone() };
         let order = DataPlan::new(self.usable.len(), &one_by_one, DataOrder::Shuffled);
@@ -133,7 +134,7 @@ impl RolloutPlan<'_> {
         (first..first + each).flat_map(prompts).collect()
     }
 
-    /// A draw's completions, each with a seed of its own.
+    /// The completions of a draw, each with its own seed.
     fn job(&self, draw: u64, prompt: usize) -> GenerationJob {
         let seed = |sample| sample_seed(self.training.seed, draw, prompt, sample);
         GenerationJob {
@@ -143,7 +144,7 @@ impl RolloutPlan<'_> {
     }
 }
 
-/// The seed of one completion: everything that names it goes in. The draw counts prompts over all iterations.
+/// The seed of one completion, derived from all its coordinates. `draw` counts prompts over all iterations.
 fn sample_seed(seed: u64, draw: u64, prompt: usize, sample: u32) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("dissent policy tuning sample 1");
     for name in [seed, draw, prompt as u64, u64::from(sample)] {
@@ -219,7 +220,7 @@ fn score(
     Ok(())
 }
 
-/// Fills in log-probabilities and values of rollouts that are run together.
+/// Computes log-probabilities and values of rollouts that are run together.
 fn evaluate(
     rollouts: &mut [Rollout],
     head: TrainingHead,

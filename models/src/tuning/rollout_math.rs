@@ -1,4 +1,4 @@
-//! Numbers that the methods share: rewards, divergences, advantages, and means of what the steps report.
+//! Computations that the methods share: rewards, KL divergences, advantages, and means of metrics.
 
 use std::collections::BTreeMap;
 
@@ -9,31 +9,31 @@ use super::rollout::Rollout;
 
 pub(super) use crate::training::metrics::mean;
 
-/// What one completion teaches.
+/// The advantages of one completion, and its returns for a value head.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct AdvantageEstimate {
-    /// One for each completion token (PPO), or one for the completion.
+    /// One per completion token (PPO), or one for the whole completion.
     pub(super) advantages: Vec<f64>,
-    /// What the value of each position should have been (PPO).
+    /// The target value of each position (PPO).
     pub(super) returns: Vec<f64>,
 }
 
 /// The completions of a micro-batch.
 pub(super) struct MicroBatch<'a> {
     pub(super) members: Vec<(&'a Rollout, &'a AdvantageEstimate)>,
-    /// Completion tokens of the whole step, of which this may be a part.
+    /// Completion tokens of the whole step, which may have several micro-batches.
     pub(super) step_tokens: usize,
     /// Completions of the whole step.
     pub(super) step_completions: usize,
 }
 
-/// What a completion is rewarded with, after the penalty for one that did not stop.
+/// The rewards of completions, after the penalty for a missing stop token.
 pub(super) fn rewards(rollouts: &[Rollout], settings: &PpoSettings) -> Vec<f64> {
     let penalty = settings.missing_eos_penalty;
     rollouts.iter().map(|rollout| penalised_score(rollout.score, rollout.stopped, penalty)).collect()
 }
 
-/// The estimated divergence of each completion from the reference: the sum over its tokens, in nats.
+/// The estimated KL divergence of each completion from the reference: the sum over its tokens, in nats.
 pub(super) fn divergences(rollouts: &[Rollout], settings: &PpoSettings) -> Vec<f64> {
     let estimator = settings.kl_estimator;
     let sum = |rollout: &Rollout| {
@@ -42,8 +42,8 @@ pub(super) fn divergences(rollouts: &[Rollout], settings: &PpoSettings) -> Vec<f
     rollouts.iter().map(sum).collect()
 }
 
-/// The metrics that GRPO and RLOO share, as TRL names them: the mean and the standard deviation (ddof 1) of all rewards of the
-/// iteration, and the mean length of completions in tokens.
+/// The metrics that GRPO and RLOO share, under TRL's names: mean and standard deviation (ddof 1) of all
+/// rewards of the iteration, and the mean length of completions in tokens.
 pub(super) fn report_rewards(rollouts: &[Rollout], rewards: &[f64], metrics: &mut BTreeMap<String, f64>) {
     let (count, average) = (rewards.len() as f64, mean(rewards.iter().copied()));
     let squares: f64 = rewards.iter().map(|reward| (reward - average).powi(2)).sum();
@@ -56,7 +56,7 @@ pub(super) fn report_rewards(rollouts: &[Rollout], rewards: &[f64], metrics: &mu
     }
 }
 
-/// AdvantageEstimate of the completions of each draw of a prompt, one for each completion.
+/// The advantages of completions relative to their prompt's group: one per completion.
 pub(super) fn by_group(
     rewards: &[f64],
     settings: &PpoSettings,
@@ -67,7 +67,7 @@ pub(super) fn by_group(
     rewards.chunks(samples).flat_map(advantages).map(estimate).collect()
 }
 
-/// The share of ratios that are outside their range on the side that their advantage pushes to (TRL's
+/// The share of ratios outside the range on the side to which their advantage pushes (TRL's
 /// `clip_ratio/region_mean`).
 pub(super) fn clip_ratio(logprobs: &[f32], old_logprobs: &[f32], advantages: &[f32], clip: f32) -> f64 {
     let is_clipped = |((&logprob, &old), &advantage): ((&f32, &f32), &f32)| {
@@ -80,7 +80,7 @@ pub(super) fn clip_ratio(logprobs: &[f32], old_logprobs: &[f32], advantages: &[f
     mean(logprobs.iter().zip(old_logprobs).zip(advantages).map(is_clipped))
 }
 
-/// Each number of a completion's that a token takes, for all tokens of a batch.
+/// Per-token numbers of the completions, concatenated over a batch.
 pub(super) fn by_token(
     batch: &MicroBatch<'_>,
     numbers: impl Fn(&Rollout, &AdvantageEstimate) -> Vec<f64>,
@@ -88,19 +88,19 @@ pub(super) fn by_token(
     batch.members.iter().flat_map(|(rollout, estimate)| narrow(&numbers(rollout, estimate))).collect()
 }
 
-/// 64-bit numbers as the graphs take them.
+/// 64-bit numbers as 32-bit inputs of graphs.
 #[expect(clippy::cast_possible_truncation, reason = "losses are computed in 32 bits")]
 pub(super) fn narrow(numbers: &[f64]) -> Vec<f32> {
     numbers.iter().map(|&number| number as f32).collect()
 }
 
-/// One 64-bit number as the graphs take it.
+/// One 64-bit number as a 32-bit input of a graph.
 #[expect(clippy::cast_possible_truncation, reason = "losses are computed in 32 bits")]
 pub(super) fn single(number: f64) -> f32 {
     number as f32
 }
 
-/// Means over the micro-batches of an iteration, every one counting alike, as TRL's `_avg` metrics.
+/// Means over the micro-batches of an iteration, all with equal weight, as TRL's `_avg` metrics.
 #[derive(Debug, Default)]
 pub(super) struct Means(BTreeMap<&'static str, (f64, f64)>);
 
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn completions_are_compared_within_their_prompt_alone() {
+    fn completions_are_compared_within_their_prompt_only() {
         let settings = PpoSettings { samples: 4, ..PpoSettings::default() };
         let rewards = [1.0, 0.0, 0.5, 2.0, 101.0, 100.0, 100.5, 102.0];
         let found = by_group(&rewards, &settings, group_relative);

@@ -1,4 +1,4 @@
-//! The loop over a policy that can be reckoned by hand.
+//! Tests the loop with a policy that can be computed by hand.
 
 mod bigram;
 
@@ -11,7 +11,7 @@ use crate::error::ModelError;
 use crate::runtime::CancelFlag;
 use bigram::Bigram;
 
-/// The share of an completion's tokens that are the third one.
+/// Rewards the share of tokens with id 2.
 struct ShareOfTwos;
 
 impl Scorer for ShareOfTwos {
@@ -30,7 +30,7 @@ impl Scorer for ShareOfTwos {
     }
 }
 
-/// Whatever it was made with.
+/// Always returns these rewards.
 struct Fixed(Vec<f64>);
 
 impl Scorer for Fixed {
@@ -96,7 +96,7 @@ fn every_method_raises_the_reward_and_leaves_the_reference() {
 }
 
 #[test]
-fn the_first_iteration_is_as_far_from_the_reference_as_the_policy_is_from_itself() {
+fn the_first_iteration_has_no_divergence_from_the_reference() {
     let metrics = iterate(&mut tuner(settings(PolicyMethod::Ppo))).metrics;
     for name in ["objective/kl", "objective/non_score_reward"] {
         assert!(metrics[name].abs() < 1e-12, "{name}: {}", metrics[name]);
@@ -140,7 +140,7 @@ fn metrics_have_the_names_of_trl() {
 }
 
 #[test]
-fn a_killed_tuning_goes_on_as_if_nothing_had_happened() {
+fn a_killed_tuning_resumes_identically() {
     for (method, ..) in METHODS {
         let mut settings = settings(method);
         settings.objective.ppo.kl_target = Some(0.5);
@@ -197,7 +197,7 @@ fn micro_batches_of_a_step_add_up_to_the_whole() {
 }
 
 #[test]
-fn rewards_that_cannot_be_used_are_named_and_change_nothing() {
+fn invalid_rewards_are_named_and_change_nothing() {
     let mut tuner = tuner(settings(PolicyMethod::Ppo));
     let before = tuner.policy().state().clone();
     let mut refusal = |rewards: Vec<f64>| {
@@ -214,7 +214,7 @@ fn rewards_that_cannot_be_used_are_named_and_change_nothing() {
 }
 
 #[test]
-fn an_iteration_that_fails_half_way_is_taken_back() {
+fn a_failed_iteration_is_rolled_back() {
     let mut undisturbed = tuner(settings(PolicyMethod::Grpo));
     let mut policy = Bigram::new();
     policy.failing_call = Some(3);
@@ -228,7 +228,7 @@ fn an_iteration_that_fails_half_way_is_taken_back() {
 }
 
 #[test]
-fn a_cancelled_tuning_stops_and_says_so() {
+fn a_cancelled_tuning_returns_cancelled() {
     let cancel = CancelFlag::new();
     cancel.cancel();
     let error =
@@ -237,7 +237,7 @@ fn a_cancelled_tuning_stops_and_says_so() {
 }
 
 #[test]
-fn a_run_tells_of_every_iteration_and_hands_out_checkpoints() {
+fn a_run_reports_every_iteration_and_emits_checkpoints() {
     let mut settings = settings(PolicyMethod::Ppo);
     settings.objective.ppo.iterations = 5;
     let mut tuner = tuner(settings.clone());
@@ -259,7 +259,7 @@ fn a_run_tells_of_every_iteration_and_hands_out_checkpoints() {
 }
 
 #[test]
-fn the_coefficient_follows_the_divergence_to_its_target() {
+fn the_kl_coefficient_adapts_to_the_target() {
     let mut settings = settings(PolicyMethod::Ppo);
     settings.objective.ppo.kl_target = Some(1e-3);
     settings.objective.ppo.kl_horizon = 100.0;
@@ -270,7 +270,7 @@ fn the_coefficient_follows_the_divergence_to_its_target() {
 }
 
 #[test]
-fn answers_that_never_stop_pay_the_penalty() {
+fn completions_without_stop_token_pay_the_penalty() {
     let score = |missing_eos_penalty| {
         let mut settings = settings(PolicyMethod::Ppo);
         settings.objective.ppo =
@@ -284,7 +284,7 @@ fn answers_that_never_stop_pay_the_penalty() {
 }
 
 #[test]
-fn prompts_without_room_for_an_answer_are_left_out() {
+fn prompts_without_room_for_a_completion_are_skipped() {
     let mut settings = settings(PolicyMethod::Ppo);
     settings.training.max_length = 14;
     assert_eq!(tuner(settings.clone()).skipped_prompts(), 1);
@@ -295,7 +295,7 @@ fn prompts_without_room_for_an_answer_are_left_out() {
 }
 
 #[test]
-fn what_cannot_be_tuned_is_refused_at_once() {
+fn invalid_tunings_are_refused_at_once() {
     let refusal = |prompts, settings| {
         PolicyTuner::new(Bigram::new(), prompts, settings).err().expect("refused").to_string()
     };

@@ -1,4 +1,4 @@
-//! The iterations of tuning: sample, score, learn.
+//! The iterations of tuning: sample, score, train.
 
 use std::collections::BTreeMap;
 
@@ -18,44 +18,46 @@ use crate::training::LearningRate;
 use crate::training::{AdamWStep, BatchOutput, LossInputs, TrainingSequence};
 use crate::training::{DataOrder, DataPlan};
 
-/// How a policy is tuned.
+/// The settings of a tuning.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TuningSettings {
-    /// The method and its knobs; the numbers of iterations, prompts, samples and epochs are its `ppo`'s.
+    /// The method and its settings. Its `ppo` section holds the numbers of iterations, prompts, samples and
+    /// epochs.
     pub objective: PolicyObjective,
-    /// The optimiser, the low-rank change, the completions of a micro-batch and the micro-batches of a step, the seed. Its `epochs`
-    /// and `steps` are not used. Prompts whose longest completion would pass `max_length` are left out.
+    /// The optimiser, the low-rank change, the batch sizes and the seed. Its `epochs` and `steps` are not
+    /// used. Prompts whose longest completion would exceed `max_length` are skipped.
     pub training: Hyperparameters,
 }
 
-/// What an iteration did.
+/// The report of an iteration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IterationReport {
-    /// Iterations done, this one included.
+    /// The number of iterations done, including this one.
     pub iteration: u32,
-    /// Of how many.
+    /// The number of iterations of the whole tuning.
     pub iterations: u32,
-    /// Figures, named as in TRL.
+    /// Metrics, under TRL's names.
     pub metrics: BTreeMap<String, f64>,
-    /// Where its time went.
+    /// The time of each phase.
     pub phases: PhaseTimes,
 }
 
-/// Whom [`PolicyTuner::run`] tells what.
+/// The callbacks of [`PolicyTuner::run`].
 pub struct TuningHooks<'a> {
-    /// Told after each iteration.
+    /// Called after each iteration.
     pub on_iteration: &'a mut dyn FnMut(&IterationReport),
-    /// Iterations from one checkpoint to the next; 0: none.
+    /// Iterations between checkpoints; 0 disables checkpoints.
     pub checkpoint_every: u32,
-    /// Given the number of iterations done and what [`PolicyTuner::restore`] goes on from. An error ends the run.
+    /// Called with the number of iterations done and the bytes for [`PolicyTuner::restore`]. An error ends
+    /// the run.
     pub on_checkpoint: &'a mut dyn FnMut(u32, Vec<u8>) -> Result<(), ModelError>,
 }
 
-/// A policy being tuned against a reward.
+/// The tuning of a policy against a reward.
 pub struct PolicyTuner<P> {
     policy: P,
     prompts: Vec<TuningPrompt>,
-    /// The prompts that are short enough.
+    /// The indices of the prompts that are short enough.
     usable: Vec<usize>,
     settings: TuningSettings,
     method: Method,
@@ -67,11 +69,11 @@ pub struct PolicyTuner<P> {
 }
 
 impl<P: TunedPolicy> PolicyTuner<P> {
-    /// A tuning that has not begun.
+    /// Prepares a tuning.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for a setting out of range, a method that does not sample as it learns, or prompts that are empty or
-    /// all too long.
+    /// [`ModelError::Invalid`] for a setting out of range, a method that does not sample, an empty prompt, or
+    /// if all prompts are too long.
     pub fn new(policy: P, prompts: Vec<TuningPrompt>, settings: TuningSettings) -> Result<Self, ModelError> {
         let invalid = |error: dissent_domain::training::SettingError| ModelError::Invalid(error.to_string());
         settings.objective.validate().map_err(invalid)?;
@@ -98,7 +100,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         })
     }
 
-    /// Prompts that are not drawn because their longest completion would pass `max_length`.
+    /// The number of prompts that are skipped because their longest completion would exceed `max_length`.
     #[must_use]
     pub fn skipped_prompts(&self) -> usize {
         self.prompts.len() - self.usable.len()
@@ -116,22 +118,22 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         self.iteration >= self.settings.objective.ppo.iterations
     }
 
-    /// The policy as it is now.
+    /// The current policy.
     #[must_use]
     pub fn policy(&self) -> &P {
         &self.policy
     }
 
-    /// The policy as it is now, and an end of tuning.
+    /// Ends the tuning and returns the policy.
     #[must_use]
     pub fn into_policy(self) -> P {
         self.policy
     }
 
-    /// Runs the iterations that are left.
+    /// Runs the remaining iterations.
     ///
     /// # Errors
-    /// As [`PolicyTuner::iterate`], and those of the hooks.
+    /// As [`PolicyTuner::iterate`], and the callbacks' errors.
     pub fn run(
         &mut self,
         scorer: &mut dyn Scorer,
@@ -148,11 +150,12 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         Ok(())
     }
 
-    /// Samples, scores and learns once.
+    /// Runs one iteration.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]; [`ModelError::Invalid`] for a reward that is not finite, or not one for each answer; what the policy
-    /// and the scorer fail with. After an error the policy is as it was before the iteration.
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] if a reward is not finite, or if there is not one
+    /// reward per completion. The errors of the policy and the scorer. An error leaves the policy as before
+    /// the iteration.
     pub fn iterate(
         &mut self,
         scorer: &mut dyn Scorer,
@@ -238,7 +241,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         Ok(())
     }
 
-    /// Takes in one micro-batch, with a step of the optimiser where its settings are given.
+    /// Runs one micro-batch. With `adam` it also takes a step of the optimiser.
     fn train_micro_batch(
         &mut self,
         micro_batch: &MicroBatch<'_>,
@@ -258,10 +261,10 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         Ok((inputs, output))
     }
 
-    /// What [`PolicyTuner::restore`] goes on from, between two iterations.
+    /// A checkpoint for [`PolicyTuner::restore`], between two iterations.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when it cannot be packed.
+    /// [`ModelError::Invalid`] if it cannot be serialised.
     pub fn checkpoint(&self) -> Result<Vec<u8>, ModelError> {
         let checkpoint = TuningCheckpoint {
             plan: self.plan()?,
@@ -273,10 +276,10 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         checkpoint.to_bytes()
     }
 
-    /// Goes on from a checkpoint of the same tuning, as if it had never been interrupted.
+    /// Resumes from a checkpoint of the same tuning, as if it had never been interrupted.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for bytes that are no checkpoint, or one of other settings, prompts or models.
+    /// [`ModelError::Invalid`] if the bytes are no checkpoint, or one of other settings, prompts or models.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), ModelError> {
         let checkpoint = TuningCheckpoint::from_bytes(bytes)?;
         if checkpoint.plan != self.plan()? {
@@ -292,7 +295,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         Ok(())
     }
 
-    /// Names what a tuning is determined by.
+    /// Identifies the tuning: settings, policy and prompts.
     fn plan(&self) -> Result<String, ModelError> {
         let mut hasher = blake3::Hasher::new_derive_key("dissent policy tuning plan 1");
         let settings = rmp_serde::to_vec_named(&self.settings)

@@ -1,4 +1,4 @@
-//! ONNX Runtime, models and reference figures for the tests.
+//! ONNX Runtime, models and reference outputs for the tests.
 
 #![allow(dead_code, reason = "each test program uses some of it")]
 
@@ -52,7 +52,7 @@ pub(crate) fn options(rows: usize) -> SessionOptions {
     SessionOptions { provider: Provider::Cpu, rows, ..SessionOptions::default() }
 }
 
-/// What PyTorch made of a tiny model: token ids, logits of each, greedy continuations.
+/// PyTorch's outputs for a tiny model: token ids, logits of each, greedy continuations.
 pub(crate) struct Expected {
     bytes: Vec<u8>,
 }

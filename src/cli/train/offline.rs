@@ -109,7 +109,7 @@ impl OfflineTraining<'_> {
     /// The template that the model sees texts in.
     fn template(&self, model: &Model) -> PromptTemplate {
         let template = self.model.template.clone();
-        if self.append_eos { template.ended(&model.checkpoint.tokenizer) } else { template }
+        if self.append_eos { template.with_end_of_sequence(&model.checkpoint.tokenizer) } else { template }
     }
 
     fn examples(&self, part: &Part, model: &Model, template: &PromptTemplate) -> anyhow::Result<Examples> {

@@ -1,14 +1,14 @@
-//! How GGUF stores elements, and how blocks of quantised ones become floats again.
+//! The storage types of GGUF, and the dequantisation of their blocks.
 //!
-//! Formulas and bit layouts are ggml's (`ggml-quants.c`, `dequantize_row_*`); K-quant blocks have 256
-//! elements in 8 or 16 groups, each with its own scale, the others 32 elements with one.
+//! Formulas and bit layouts are those of ggml (`ggml-quants.c`, `dequantize_row_*`). K-quant blocks have 256
+//! elements in 8 or 16 groups, each with its own scale. The other blocks have 32 elements with one scale.
 
 use half::{bf16, f16};
 
 /// Elements of a K-quant block.
 const K_ELEMENTS: usize = 256;
 
-/// How a tensor's elements are stored.
+/// The storage type of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum BlockType {
     F32,
@@ -25,7 +25,7 @@ pub(crate) enum BlockType {
 }
 
 impl BlockType {
-    /// The type of a code in a file; the error names one that is not supported.
+    /// The type with this code in a file. The error names an unsupported type.
     pub(super) fn from_code(code: u32) -> Result<Self, String> {
         let name = match code {
             0 => return Ok(Self::F32),
@@ -54,7 +54,7 @@ impl BlockType {
         ))
     }
 
-    /// The name that ggml gives it.
+    /// Its name in ggml.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -87,7 +87,7 @@ impl BlockType {
         }
     }
 
-    /// Bytes of a tensor of row-major `shape`. A row must be whole blocks.
+    /// Bytes of a tensor of row-major `shape`. A row must consist of whole blocks.
     pub(super) fn bytes_of(self, shape: &[usize]) -> Result<u64, String> {
         let (elements, bytes) = self.block();
         let columns = shape.last().copied().unwrap_or(1);
@@ -101,7 +101,7 @@ impl BlockType {
             .iter()
             .try_fold(1, |product: usize, dimension| product.checked_mul(*dimension))
             .and_then(|count| (count / elements).checked_mul(bytes))
-            // Its elements as 32-bit floats must be countable too.
+            // The elements as 32-bit floats must not overflow either.
             .filter(|_| {
                 shape
                     .iter()
@@ -112,7 +112,7 @@ impl BlockType {
             .ok_or_else(|| format!("its shape {shape:?} is too large"))
     }
 
-    /// Appends the floats of whole blocks to `out`.
+    /// Dequantises whole blocks and appends the floats to `out`.
     pub(super) fn dequantise(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
             Self::F32 => out.extend(bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))),
@@ -147,8 +147,8 @@ fn nibble(byte: u8, high: bool) -> u8 {
     if high { byte >> 4 } else { byte & 0x0f }
 }
 
-/// Half scale, 16 bytes of two elements each: the low nibbles are the first 16 elements. Value: scale · (q −
-/// 8).
+/// Half scale, then 16 bytes of two elements each: the low nibbles are the first 16 elements. Value: scale ·
+/// (q − 8).
 fn q4_0(block: &[u8; 18], out: &mut Vec<f32>) {
     let scale = half_at(block, 0);
     for high in [false, true] {
@@ -164,7 +164,7 @@ fn q4_1(block: &[u8; 20], out: &mut Vec<f32>) {
     }
 }
 
-/// The five-bit numbers of a block: 32 fifth bits, then the nibbles.
+/// The five-bit numbers of a block: 32 fifth bits, then nibbles.
 fn five_bits(fifths: [u8; 4], nibbles: &[u8]) -> impl Iterator<Item = f32> {
     let fifths = u32::from_le_bytes(fifths);
     let low = nibbles.iter().map(|&byte| byte & 0x0f).chain(nibbles.iter().map(|&byte| byte >> 4));
@@ -194,9 +194,10 @@ fn q8_0(block: &[u8; 34], out: &mut Vec<f32>) {
     out.extend(block[2..].iter().map(|&byte| scale * f32::from(byte.cast_signed())));
 }
 
-/// The eight six-bit scales and minima that K-quants pack into twelve bytes: four scales, four minima, and in
-/// the last four bytes the low nibbles of the other four of each, whose upper bits sit on top of the first
-/// eight bytes.
+/// The eight six-bit scales and minima that K-quants pack into twelve bytes.
+///
+/// Bytes 0 to 3 are four scales, bytes 4 to 7 four minima. The last four bytes are the low nibbles of the
+/// other four of each; their upper bits are the top bits of the first eight bytes.
 fn scales_and_minima(packed: &[u8]) -> [(f32, f32); 8] {
     std::array::from_fn(|group| {
         let (scale, minimum) = if group < 4 {
@@ -210,8 +211,9 @@ fn scales_and_minima(packed: &[u8]) -> [(f32, f32); 8] {
     })
 }
 
-/// Half scale, half minimum scale, packed group scales and minima, nibbles: of each 32 bytes the low nibbles
-/// are one group and the high ones the next. Value: scale · group scale · q − minimum scale · group minimum.
+/// Half scale, half minimum scale, packed group scales and minima, nibbles. Of each 32 bytes, the low nibbles
+/// are one group and the high nibbles the next. Value: scale · group scale · q − minimum scale · group
+/// minimum.
 fn q4_k(block: &[u8; 144], out: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     for (group, (group_scale, group_minimum)) in scales_and_minima(&block[4..16]).into_iter().enumerate() {
@@ -238,7 +240,7 @@ fn q5_k(block: &[u8; 176], out: &mut Vec<f32>) {
 
 /// 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed group scales, half scale. In each half of the
 /// block, 64 bytes of nibbles and 32 of pairs make four runs of 32 elements. Value: scale · group scale · (q
-/// − 32), groups of 16.
+/// − 32), in groups of 16.
 fn q6_k(block: &[u8; 210], out: &mut Vec<f32>) {
     let scale = half_at(block, 208);
     for run in 0..8 {

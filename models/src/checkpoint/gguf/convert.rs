@@ -1,5 +1,5 @@
-//! Dequantises a GGUF file once, into a safetensors file of 32-bit floats under the names and in the row
-//! order of Hugging Face.
+//! Dequantises a GGUF file once, into a safetensors file of 32-bit floats with the names and the row order of
+//! Hugging Face.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -16,18 +16,19 @@ use crate::checkpoint::layout;
 use crate::checkpoint::safetensors::{header, locate};
 use crate::error::ModelError;
 
-/// Raised whenever the same GGUF file would give another safetensors file.
+/// Version of the conversion. Raised when the same GGUF file would give another safetensors file.
 const CONVERTER_VERSION: u32 = 1;
-/// About how many bytes of floats are held at a time.
+/// The approximate number of float bytes that are held at a time.
 const CHUNK_BYTES: usize = 1 << 20;
-/// What the names of unfinished files begin with.
+/// The name prefix of unfinished files.
 const UNFINISHED: &str = "unfinished-";
 
-/// The dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash`; made now if they are not
-/// in the cache.
+/// The dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash`. They are converted if
+/// they are not in the cache.
 ///
-/// The file is written aside, synced and renamed, under a lock: a process that dies leaves nothing that could
-/// be taken for a whole file, and of several that start together one converts and the others wait.
+/// The file is written under a temporary name, synced and renamed, under a lock. A process that dies leaves
+/// no partial file under the final name. Of several processes that start together, one converts and the
+/// others wait.
 pub(super) fn dequantised(
     path: &Path,
     header: &Header,
@@ -63,19 +64,18 @@ pub(super) fn dequantised(
     Ok(target)
 }
 
-/// Whether the cached file is there as it was written. A file that nobody touched is not read again: its hash is
-/// remembered.
+/// Whether the cached file is unchanged. An untouched file is not read again, because its hash is cached.
 fn is_whole(target: &Path, cache_dir: &Path) -> bool {
     let written = fs::read_to_string(checksum_path(target)).unwrap_or_default();
     locate(target).is_ok() && of_file(target, cache_dir).is_ok_and(|now| now == written)
 }
 
-/// The file beside a cached one that holds its BLAKE3 hash, in hex.
+/// The checksum file of a cached file: its BLAKE3 hash, in hex.
 fn checksum_path(target: &Path) -> PathBuf {
     target.with_extension("blake3")
 }
 
-/// A file to write, readable by whoever the umask allows: a cache may be shared.
+/// A temporary file whose permissions follow the umask: a cache may be shared.
 fn unfinished_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(UNFINISHED);
@@ -84,7 +84,7 @@ fn unfinished_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
-/// Files that a process left when it died. Only the holder of the lock writes any, so none is in use.
+/// Deletes the temporary files of processes that died. Only the lock holder writes any, so none is in use.
 fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -102,7 +102,7 @@ struct TensorPlan<'a> {
     order: RowOrder,
 }
 
-/// What to write, in the order of the source file.
+/// The tensors to write, in the order of the source file.
 fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<TensorPlan<'a>>, String> {
     let mut missing = layout::required(config);
     let mut steps = Vec::new();
@@ -128,8 +128,8 @@ fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<TensorPlan<'
 }
 
 impl TensorPlan<'_> {
-    /// Rows and columns as they are reordered: a vector is one row, unless its elements belong to the rows of
-    /// a matrix that is reordered (a bias).
+    /// Rows and columns for the reordering. A vector is one row, unless it is the bias of a reordered matrix:
+    /// then it has one row per element.
     fn matrix(&self) -> (usize, usize) {
         match (self.info.shape.len(), self.order) {
             (1, RowOrder::Same) => (1, self.info.columns()),
@@ -154,7 +154,7 @@ impl TensorPlan<'_> {
 }
 
 fn write(plan: &[TensorPlan<'_>], mut source: File, mut out: impl Write) -> std::io::Result<()> {
-    // The sizes are known not to overflow: `BlockType::bytes_of` saw to it.
+    // `BlockType::bytes_of` has checked that the sizes do not overflow.
     let tensors = plan.iter().map(|tensor| (tensor.name.clone(), Dtype::F32, tensor.info.shape.clone()));
     out.write_all(&header(tensors)?)?;
     for tensor in plan {

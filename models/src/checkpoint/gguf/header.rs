@@ -1,5 +1,6 @@
-//! A GGUF file's header: metadata and the places of the tensors. Every count and length is checked against
-//! what is left of the file before anything is allocated.
+//! The header of a GGUF file: metadata and the locations of the tensors.
+//!
+//! Every count and length is checked against the rest of the file before any allocation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,17 +11,17 @@ use super::blocks::BlockType;
 use crate::error::ModelError;
 
 const MAGIC: [u8; 4] = *b"GGUF";
-/// The most metadata entries, and the most tensors, that are believed.
+/// The highest accepted number of metadata entries, and of tensors.
 const ENTRIES_MAX: u64 = 1 << 16;
-/// The longest array that is believed: larger than any vocabulary.
+/// The longest accepted array: longer than any vocabulary.
 const ARRAY_MAX: u64 = 1 << 24;
-/// The longest key or tensor name that is believed, in bytes.
+/// The longest accepted key or tensor name, in bytes.
 const NAME_BYTES_MAX: u64 = 1 << 16;
-/// The longest text that is believed, in bytes.
+/// The longest accepted text, in bytes.
 const TEXT_BYTES_MAX: u64 = 1 << 24;
-/// The most dimensions of a tensor.
+/// The highest accepted number of dimensions of a tensor.
 const DIMENSIONS_MAX: u32 = 4;
-/// The tensors' alignment in bytes where the file does not name one.
+/// The default alignment of the tensors, in bytes.
 const ALIGNMENT: u64 = 32;
 
 /// A metadata value.
@@ -35,12 +36,12 @@ pub(crate) enum Value {
     Floats(Vec<f64>),
 }
 
-/// One tensor's place.
+/// The location of one tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TensorInfo {
-    /// Row-major shape: ggml writes the innermost dimension first, this is the other way round.
+    /// Row-major shape. ggml writes the innermost dimension first; this order is reversed.
     pub shape: Vec<usize>,
-    /// How its elements are stored.
+    /// The storage type of its elements.
     pub block_type: BlockType,
     /// Offset in bytes from the beginning of the file.
     pub offset: u64,
@@ -145,7 +146,8 @@ pub(super) fn parse(source: impl Read, file_bytes: u64) -> Result<Header, String
     Ok(header)
 }
 
-/// Turns offsets within the data into offsets within the file, and checks that every tensor lies inside it.
+/// Converts offsets within the data to offsets within the file, and checks that every tensor lies inside the
+/// file.
 fn place(
     infos: Vec<(String, TensorInfo)>,
     data_start: u64,
@@ -168,7 +170,7 @@ fn place(
     Ok(tensors)
 }
 
-/// Reads little-endian values and knows how many bytes are left.
+/// Reads little-endian values and tracks the number of bytes left.
 struct Reader<R> {
     source: R,
     left: u64,
@@ -231,7 +233,7 @@ impl<R: Read> Reader<R> {
     fn values(&mut self) -> Result<Value, String> {
         let kind = self.u32()?;
         let count = self.count("array elements", ARRAY_MAX)?;
-        // Every element takes at least a byte: what the file cannot hold is not worth starting on.
+        // Every element takes at least one byte, so a longer array cannot be in the file.
         if count > self.left {
             return Err("the file ends in the middle of its header".to_owned());
         }
@@ -270,7 +272,7 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// A tensor's entry; its offset is still relative to the data.
+    /// A tensor's entry. Its offset is still relative to the data.
     fn tensor_info(&mut self) -> Result<TensorInfo, String> {
         let dimensions = self.u32()?;
         if !(1..=DIMENSIONS_MAX).contains(&dimensions) {

@@ -8,7 +8,7 @@ use super::header::{Header, Value};
 use super::names::ROTARY_DIVISORS;
 use crate::checkpoint::config::{Activation, Architecture, ModelConfig, Rope, RopeScaling};
 
-/// Reads the configuration; the rotary divisors, where there are any, come from the tensor data.
+/// Reads the configuration. The rotary divisors, if there are any, come from the tensor data.
 pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, String> {
     let family = header.text("general.architecture").ok_or("general.architecture is missing")?;
     let architecture = match family {
@@ -51,7 +51,7 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, String
         }),
         mlp_bias: header.tensors.contains_key("blk.0.ffn_up.bias"),
         parallel_residual: neox && header.bool("gptneox.use_parallel_residual").unwrap_or(true),
-        // GGUF does not name the nonlinearity; these are what the families use.
+        // GGUF does not store the activation function; these are the families' own.
         activation: if neox { Activation::Gelu } else { Activation::Silu },
         bos_token_id: token_id(header, "bos"),
         eos_token_ids: stop_tokens(header),
@@ -61,7 +61,7 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, String
     Ok(config)
 }
 
-/// End of sequence, of turn, of message: whichever the file names.
+/// The end-of-sequence, end-of-turn and end-of-message tokens that the file names.
 fn stop_tokens(header: &Header) -> Vec<u32> {
     let mut ids = Vec::new();
     for id in ["eos", "eot", "eom"].into_iter().filter_map(|name| token_id(header, name)) {
@@ -72,7 +72,7 @@ fn stop_tokens(header: &Header) -> Vec<u32> {
     ids
 }
 
-/// The id that the metadata gives a special token.
+/// The id of a special token in the metadata.
 pub(super) fn token_id(header: &Header, name: &str) -> Option<u32> {
     u32::try_from(header.integer(&format!("tokenizer.ggml.{name}_token_id"))?).ok()
 }
@@ -95,7 +95,7 @@ fn rope(path: &Path, keys: &Keys<'_>, head_dim: usize) -> Result<Rope, String> {
     Ok(Rope { theta, rotary_dims, scaling })
 }
 
-/// Llama 3's scaling, which llama.cpp's converter turns into one divisor for each frequency.
+/// Llama 3's scaling: llama.cpp's converter stores it as one divisor per frequency.
 fn rotary_divisors(path: &Path, header: &Header, rotary_dims: usize) -> Result<Option<Vec<f64>>, String> {
     let Some(info) = header.tensors.get(ROTARY_DIVISORS) else { return Ok(None) };
     if info.shape != [rotary_dims / 2] {
@@ -125,7 +125,7 @@ fn narrow(epsilon: f64) -> f32 {
     epsilon as f32
 }
 
-/// The metadata of one family: keys that begin with its name.
+/// The metadata of one family: keys with its name as prefix.
 struct Keys<'a> {
     header: &'a Header,
     family: &'a str,

@@ -1,6 +1,6 @@
-//! GGUF files: the header is read as it is, the weights are dequantised once into a cached safetensors file.
+//! GGUF files: the header is parsed, and the weights are dequantised once into a cached safetensors file.
 //!
-//! The format is that of ggml's `docs/gguf.md`, versions 2 and 3, little-endian.
+//! The format is ggml's `docs/gguf.md`, versions 2 and 3, little-endian.
 
 mod blocks;
 mod convert;
@@ -22,7 +22,7 @@ use names::{Destination, destination};
 #[cfg(test)]
 mod tests;
 
-/// Opens a file, dequantising its weights into the cache where that has not been done.
+/// Opens a file. Dequantises its weights into the cache if they are not there.
 pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
     let (header, mut parts, hash) = read(path, cache_dir)?;
     let dequantised = convert::dequantised(path, &header, &parts.config, &hash, cache_dir)?;
@@ -34,7 +34,7 @@ pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
     Ok(parts)
 }
 
-/// Describes a file without its weights, and lists its tensors as they are stored.
+/// Describes a file without its weights, and lists its tensors as stored.
 pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<StoredTensor>), ModelError> {
     let (header, parts, _) = read(path, cache_dir)?;
     let mut inventory = Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<Stor
     Ok((parts, inventory))
 }
 
-/// A file's header, its model without weights, and its BLAKE3 hash.
+/// A file's header, its configuration and tokenizer without weights, and its BLAKE3 hash.
 fn read(path: &Path, cache_dir: &Path) -> Result<(Header, Parts, String), ModelError> {
     let wrong = |reason: String| ModelError::file(path, reason);
     let header = header::read(path)?;

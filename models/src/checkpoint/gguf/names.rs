@@ -1,14 +1,13 @@
-//! llama.cpp's names for tensors, as the Hugging Face names that they came from, and the order of rows to
-//! restore.
+//! Maps llama.cpp's tensor names to the Hugging Face names, and restores the order of rows.
 
 use crate::checkpoint::config::{Architecture, ModelConfig};
 
-/// Where a tensor of a GGUF file goes.
+/// The destination of a tensor of a GGUF file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Destination {
     /// A tensor of the model.
     Tensor { name: String, rows: RowOrder },
-    /// Data that the configuration takes in, not a weight.
+    /// Data that belongs to the configuration, not a weight.
     Configuration,
 }
 
@@ -16,22 +15,22 @@ pub(super) enum Destination {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RowOrder {
     Same,
-    /// Within each head, the two halves of its rows are interleaved: its rotary embedding pairs neighbours
-    /// where Hugging Face pairs halves.
+    /// The two halves of each head's rows are interleaved: llama.cpp's rotary embedding pairs neighbours,
+    /// Hugging Face pairs halves.
     InterleavedHalves {
         head_dim: usize,
     },
-    /// All queries, all keys, all values, where GPT-NeoX keeps each head's three together.
+    /// All queries, all keys, all values. GPT-NeoX stores the three of each head together.
     QueriesKeysValues {
         heads: usize,
         head_dim: usize,
     },
 }
 
-/// The divisors of the rotary frequencies, which llama.cpp stores as a tensor.
+/// The divisors of the rotary frequencies; llama.cpp stores them as a tensor.
 pub(super) const ROTARY_DIVISORS: &str = "rope_freqs.weight";
 
-/// The destination of a tensor; the error is for one that the architecture does not have.
+/// The destination of a tensor. An error if the architecture has no such tensor.
 pub(super) fn destination(name: &str, config: &ModelConfig) -> Result<Destination, String> {
     if name == ROTARY_DIVISORS {
         return Ok(Destination::Configuration);
@@ -104,7 +103,7 @@ fn neox(name: &str, config: &ModelConfig) -> Option<(String, RowOrder)> {
 }
 
 impl RowOrder {
-    /// How many rows are restored at a time; a tensor must have a multiple of this.
+    /// The number of rows that are restored at a time. A tensor must have a multiple of it.
     pub(super) fn piece_rows(self) -> Option<usize> {
         match self {
             Self::Same => None,
@@ -121,7 +120,7 @@ impl RowOrder {
         }
     }
 
-    /// The row within a piece of the file that becomes row `row` of the restored piece.
+    /// The row of the file's piece that becomes row `row` of the restored piece.
     pub(super) fn within(self, row: usize) -> usize {
         match self {
             Self::Same | Self::QueriesKeysValues { .. } => row,

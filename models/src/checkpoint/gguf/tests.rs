@@ -206,7 +206,7 @@ fn rows(values: &[f32]) -> Vec<usize> {
 }
 
 #[test]
-fn every_kind_of_block_gives_the_floats_of_the_reference() {
+fn every_block_type_dequantises_to_the_reference() {
     let golden: Json =
         serde_json::from_str(include_str!("../../../tests/golden/gguf_blocks.json")).expect("golden");
     let golden = golden.as_object().expect("kinds");
@@ -237,7 +237,7 @@ fn every_kind_of_block_gives_the_floats_of_the_reference() {
 }
 
 #[test]
-fn a_llama_file_gets_its_names_and_row_order_back() {
+fn llama_names_and_row_order_are_restored() {
     let place = Place::new(&llama().bytes());
     let checkpoint = place.open().expect("checkpoint");
     assert_eq!(checkpoint.config.architecture, Architecture::Llama);
@@ -251,7 +251,7 @@ fn a_llama_file_gets_its_names_and_row_order_back() {
 }
 
 #[test]
-fn a_neox_file_gets_each_heads_queries_keys_and_values_together_again() {
+fn neox_queries_keys_and_values_are_regrouped_by_head() {
     let place = Place::new(&neox().bytes());
     let checkpoint = place.open().expect("checkpoint");
     assert_eq!(checkpoint.config.rope.rotary_dims, 2);
@@ -266,7 +266,7 @@ fn a_neox_file_gets_each_heads_queries_keys_and_values_together_again() {
 }
 
 #[test]
-fn digits_stand_alone_and_special_tokens_are_found_in_a_text() {
+fn digits_are_split_and_special_tokens_are_matched() {
     let checkpoint = Place::new(&llama().bytes()).open().expect("checkpoint");
     let ids = |text: &str| checkpoint.tokenizer.encode(text, true).expect("ids");
     assert_eq!(ids("ab 11<s>a"), [3, 4, 5, 5, 0, 1]);
@@ -274,7 +274,7 @@ fn digits_stand_alone_and_special_tokens_are_found_in_a_text() {
 }
 
 #[test]
-fn tokenizers_of_every_kind_of_splitting_agree_with_transformers() {
+fn tokenizers_of_every_splitting_agree_with_transformers() {
     let golden: Json =
         serde_json::from_str(include_str!("../../../tests/golden/tokenizer.json")).expect("golden");
     let strings = |value: &Json| -> Vec<String> { serde_json::from_value(value.clone()).expect("texts") };
@@ -304,7 +304,7 @@ fn tokenizers_of_every_kind_of_splitting_agree_with_transformers() {
 }
 
 #[test]
-fn weights_are_dequantised_once_and_again_when_the_cached_file_is_damaged() {
+fn weights_are_dequantised_once_and_again_after_damage() {
     let place = Place::new(&llama().bytes());
     let tensor = place.open().expect("checkpoint").weights.get("model.norm.weight").expect("norm").clone();
     let made = fs::metadata(&tensor.file).expect("file").modified().expect("time");
@@ -326,7 +326,7 @@ fn weights_are_dequantised_once_and_again_when_the_cached_file_is_damaged() {
 }
 
 #[test]
-fn starting_together_does_no_harm() {
+fn concurrent_starts_dequantise_once() {
     let place = Place::new(&llama().bytes());
     let fingerprints: Vec<String> = std::thread::scope(|scope| {
         let starters: Vec<_> =
@@ -337,7 +337,7 @@ fn starting_together_does_no_harm() {
 }
 
 #[test]
-fn what_cannot_be_used_is_refused_by_name() {
+fn unsupported_files_are_refused_by_name() {
     let mut writer = llama();
     writer.tensor("blk.0.attn_q.bias", &[256], 10, &[0; 84]);
     let reason = Place::new(&writer.bytes()).refusal();
@@ -373,7 +373,7 @@ fn stored_rotary_divisors_divide_the_frequencies() {
 }
 
 #[test]
-fn a_file_cut_anywhere_is_an_error() {
+fn a_truncated_file_is_an_error() {
     let bytes = llama().bytes();
     for cut in 0..bytes.len() - 32 {
         assert!(parse(&bytes[..cut], cut as u64).is_err(), "cut at {cut}");
@@ -382,7 +382,7 @@ fn a_file_cut_anywhere_is_an_error() {
 }
 
 #[test]
-fn a_file_that_claims_to_be_huge_is_refused_at_once() {
+fn a_file_with_huge_claims_is_refused_at_once() {
     let mut writer = described("llama");
     writer.tensor("token_embd.weight", &[1 << 40, 1 << 40], 0, &[]);
     assert!(parse(&writer.bytes()[..], 1 << 20).is_err());
@@ -400,7 +400,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_damaged_file_is_an_error_or_a_model_but_never_a_panic(
+    fn damaged_files_never_panic(
         flips in prop::collection::vec((0usize..2000, any::<u8>()), 1..6)
     ) {
         let mut bytes = llama().bytes();

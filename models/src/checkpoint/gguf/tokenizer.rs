@@ -1,5 +1,5 @@
-//! A tokenizer from GGUF metadata. The description that Hugging Face's `tokenizer.json` would hold is put
-//! together and read by the same library.
+//! Builds a tokenizer from GGUF metadata: the equivalent `tokenizer.json` is assembled and read by the same
+//! library.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use crate::checkpoint::config::Architecture;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
-/// How Llama 3 splits text, as its `tokenizer.json` has it.
+/// The text-splitting pattern of Llama 3, from its `tokenizer.json`.
 const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// How Qwen 2 splits text.
+/// The text-splitting pattern of Qwen 2.
 const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Builds the tokenizer that the metadata describe.
+/// Builds the tokenizer that the metadata describes.
 pub(super) fn build(header: &Header, architecture: Architecture) -> Result<TextTokenizer, String> {
     let tokens = header.texts("tokenizer.ggml.tokens").ok_or("tokenizer.ggml.tokens is missing")?;
     let family = header.text("tokenizer.ggml.model").ok_or("tokenizer.ggml.model is missing")?;
@@ -39,7 +39,7 @@ pub(super) fn build(header: &Header, architecture: Architecture) -> Result<TextT
     TextTokenizer::new(inner, chat_template, text_of("bos"), text_of("eos")).surround(bos, eos)
 }
 
-/// Tokens that are found whole in a text: control tokens (special) and those that the model's makers added.
+/// Tokens that are matched whole in a text: control tokens (special) and added tokens.
 fn added_tokens(header: &Header, tokens: &[String]) -> Vec<Value> {
     let types = header.integers("tokenizer.ggml.token_type").unwrap_or_default();
     tokens
@@ -62,8 +62,8 @@ fn vocabulary(tokens: &[String]) -> Value {
     Value::Object(ids)
 }
 
-/// Byte-level BPE, and whether such a tokenizer begins a text with the beginning-of-sequence token where the
-/// file does not say.
+/// Byte-level BPE. Also returns whether such a tokenizer adds a beginning-of-sequence token if the file does
+/// not say.
 fn byte_level(
     header: &Header,
     tokens: &[String],
@@ -96,11 +96,11 @@ fn byte_level_step(use_regex: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
 }
 
-/// What `tokenizer.ggml.pre` stands for: the steps before BPE of the tokenizer that the name was given for.
+/// The steps before BPE, by the name in `tokenizer.ggml.pre`.
 struct Splitting {
     normaliser: Value,
     pre_tokenizer: Value,
-    /// Whether a word that is a token is taken whole, without following the merges.
+    /// Whether a word that is itself a token skips the merges.
     ignore_merges: bool,
     add_bos: bool,
 }
@@ -127,7 +127,7 @@ impl Splitting {
         };
         let composed = || Self { normaliser: json!({"type": "NFC"}), ..plain(byte_level_step(true)) };
         Ok(match name {
-            // Pythia's tokenizer composes characters first; llama.cpp, which cannot, calls it by OLMo's name.
+            // Pythia's tokenizer composes characters first. llama.cpp cannot, and uses OLMo's name for it.
             "default" | "gpt-2" if architecture == Architecture::GptNeoX => composed(),
             "olmo" => composed(),
             "default" | "gpt-2" => plain(byte_level_step(true)),
@@ -146,8 +146,8 @@ impl Splitting {
     }
 }
 
-/// SentencePiece BPE, as Llama 2 has it. The file lists scores in place of merges: a pair of tokens whose
-/// join is a token may be merged, the join with the higher score first.
+/// SentencePiece BPE, as in Llama 2. The file lists scores instead of merges. Two tokens may be merged if
+/// their join is a token; the join with the higher score goes first.
 fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
     let scores = header.floats("tokenizer.ggml.scores").ok_or("tokenizer.ggml.scores is missing")?;
     if scores.len() != tokens.len() {
@@ -179,11 +179,11 @@ fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
     }))
 }
 
-/// The longest token that is taken apart, in characters; SentencePiece's own limit is 16.
+/// The longest token for which merges are computed, in characters; SentencePiece's own limit is 16.
 const PIECE_CHARACTERS_MAX: usize = 64;
 
-/// Every way to make a token of two others, the joins with the highest scores first. Ties go to the longer
-/// left part, then the longer right part, then the order of ids, as in transformers.
+/// All ways to join two tokens into a third, highest score first. Ties go to the longer left part, then to
+/// the longer right part, then by id, as in transformers.
 fn merges_of<'a>(tokens: &'a [String], scores: &[f64]) -> Vec<(&'a str, &'a str)> {
     let ids: BTreeMap<&str, usize> =
         tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();

@@ -1,4 +1,5 @@
-//! `config.json`, written. Rotary embeddings are spelt as transformers 4 spells them, which 5 reads too.
+//! Writing `config.json`. Rotary embeddings use the format of transformers 4, which transformers 5 also
+//! reads.
 
 use serde_json::{Map, Value, json};
 
@@ -6,19 +7,19 @@ use crate::checkpoint::Dtype;
 use crate::checkpoint::config::{Activation, Architecture, ModelConfig, RopeScaling};
 use crate::error::ModelError;
 
-/// What a folder of weights is for.
+/// The use of a written model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Predicting the next token.
     CausalLm,
-    /// Scoring a text, with so many outputs.
+    /// Scoring a text, with this many outputs.
     Classifier { labels: usize },
 }
 
-/// The configuration of a model that has none in this form, heads apart.
+/// The configuration of a model that has no `config.json`, without its heads.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] for a rotary embedding that the format has no words for.
+/// [`ModelError::Invalid`] for a rotary embedding that the format cannot express.
 pub(super) fn describe(config: &ModelConfig) -> Result<Map<String, Value>, ModelError> {
     let activation = match (config.activation, config.architecture) {
         (Activation::Silu, _) => "silu",
@@ -92,7 +93,7 @@ fn rope_scaling(config: &ModelConfig) -> Result<Value, ModelError> {
     })
 }
 
-/// A configuration, with what depends on the weights that are written beside it.
+/// Completes a configuration with the settings that depend on the weights beside it.
 pub(super) fn for_purpose(
     mut settings: Map<String, Value>,
     config: &ModelConfig,
@@ -100,7 +101,7 @@ pub(super) fn for_purpose(
     tied_embeddings: bool,
     dtype: Dtype,
 ) -> Map<String, Value> {
-    // Where a copy came from, and code that it would bring along.
+    // Keys that name the source of a copy, or code that it would load.
     for key in ["_name_or_path", "auto_map", "dtype", "transformers_version"] {
         settings.shift_remove(key);
     }
@@ -135,8 +136,8 @@ pub(super) fn for_purpose(
     settings
 }
 
-/// A token to pad with. transformers reads the score at the last token that is not padding, so it must not be one that ends texts
-/// where there is a choice.
+/// The padding token. transformers reads the score at the last token that is not padding, so a token that
+/// ends texts is avoided if possible.
 fn padding(config: &ModelConfig) -> u32 {
     let bos = config.bos_token_id.filter(|id| !config.eos_token_ids.contains(id));
     bos.or(config.eos_token_ids.first().copied()).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! A new model: random weights under a given tokenizer.
+//! A new model: random weights for a given tokenizer.
 
 use std::f64::consts::TAU;
 use std::path::Path;
@@ -14,15 +14,15 @@ use crate::checkpoint::tokenizer::TextTokenizer;
 use crate::checkpoint::{Dtype, layout};
 use crate::error::ModelError;
 
-/// The standard deviation of the first weights, as transformers' `initializer_range`.
+/// The standard deviation of initial weights: transformers' `initializer_range`.
 const DEVIATION: f64 = 0.02;
 
-/// A Llama that is to be made. Sizes are counts of elements.
+/// The description of a new Llama model. Sizes are counts of elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FreshModel<'a> {
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the feed-forward block.
+    /// Width of the MLP.
     pub intermediate_size: usize,
     /// Transformer layers.
     pub layers: usize,
@@ -30,7 +30,7 @@ pub struct FreshModel<'a> {
     pub heads: usize,
     /// Key-value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Rows of the token embedding; at least the tokenizer's tokens.
+    /// Rows of the token embedding; at least the number of the tokenizer's tokens.
     pub vocab_size: usize,
     /// Longest sequence, in tokens.
     pub context_length: usize,
@@ -42,20 +42,22 @@ pub struct FreshModel<'a> {
     pub tokenizer_json: &'a [u8],
     /// The text of the beginning-of-sequence token.
     pub bos_token: Option<&'a str>,
-    /// The text of the token that ends an answer.
+    /// The text of the token that ends a completion.
     pub eos_token: &'a str,
     /// A chat template (Jinja).
     pub chat_template: Option<&'a str>,
-    /// The weights follow from it and the sizes.
+    /// The seed of the weights. Together with the sizes it determines them.
     pub seed: u64,
 }
 
-/// Writes a new Llama as a Hugging Face folder: every matrix normal with mean 0 and deviation 0.02, every norm 1, no biases, as
-/// transformers initialises them. The same model and seed give the same bytes. The folder appears when it is whole.
+/// Writes a new Llama model as a Hugging Face folder.
+///
+/// As in transformers, every matrix is normal with mean 0 and deviation 0.02, every norm is 1, and there are
+/// no biases. Equal descriptions give equal bytes. The folder appears under its name when it is complete.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] for sizes that do not fit together or a tokenizer that does not fit them, [`ModelError::Write`] when
-/// `output` is there already or the disk refuses.
+/// [`ModelError::Invalid`] if the sizes do not match each other or the tokenizer. [`ModelError::Write`] if
+/// `output` exists or a write fails.
 pub fn initialise(model: &FreshModel<'_>, output: &Path) -> Result<(), ModelError> {
     let tokenizer = tokenizer(model)?;
     let config = sizes(model, &tokenizer)?;
@@ -140,12 +142,13 @@ fn sizes(model: &FreshModel<'_>, tokenizer: &TextTokenizer) -> Result<ModelConfi
     Ok(config)
 }
 
-/// Normal numbers with the deviation of new weights, from the seed and the tensor's name (Box and Muller's method).
+/// Normal numbers with the deviation of initial weights, from the seed and the tensor's name (Box–Muller
+/// transform).
 fn normal(seed: u64, name: &str, length: usize) -> Vec<f32> {
     let mut hasher = blake3::Hasher::new_derive_key("dissent 2026 initial weights");
     hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
     let mut random = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
-    // In (0, 1]: its logarithm is finite.
+    // In (0, 1], so that the logarithm is finite.
     let mut uniform = || ((random.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
     let mut numbers = Vec::with_capacity(length + 1);
     while numbers.len() < length {
@@ -162,12 +165,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_weights_are_normal_and_follow_the_seed_and_the_name() {
+    fn initial_weights_are_normal_and_depend_on_seed_and_name() {
         let numbers = normal(7, "a", 100_001);
         let mean = numbers.iter().map(|&x| f64::from(x)).sum::<f64>() / 100_001.0;
         let variance = numbers.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / 100_001.0;
         let within = numbers.iter().filter(|x| x.abs() < 0.02).count() as f64 / 100_001.0;
-        // Four standard errors of each.
+        // Four standard errors each.
         assert!(mean.abs() < 4.0 * 0.02 / 100_001_f64.sqrt(), "{mean}");
         assert!((variance.sqrt() / 0.02 - 1.0).abs() < 4.0 / 200_002_f64.sqrt(), "{variance}");
         assert!((within - 0.6827).abs() < 4.0 * 0.4655 / 100_001_f64.sqrt(), "{within}");

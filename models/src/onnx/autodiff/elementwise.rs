@@ -1,4 +1,4 @@
-//! Rules of operators that work element by element. In the comments, y is the result and ȳ its gradient.
+//! Rules of element-wise operators. In the comments, y is the result and ȳ its gradient.
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
@@ -63,14 +63,15 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// ȳ goes to the greater one, half to each where they are equal, as in PyTorch: the share of a is ½ + ½ sign(a − b).
+    /// ȳ goes to the greater operand, half to each where they are equal, as in PyTorch. The share of a is ½ +
+    /// ½ sign(a − b).
     pub(super) fn max(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
         let (a, b) = (self.forward_value(node.input(0)?), self.forward_value(node.input(1)?));
         let difference = self.graph.sub(a, b)?;
         self.shared(node, difference)
     }
 
-    /// ȳ goes to the lesser one, half to each where they are equal: the share of a is ½ + ½ sign(b − a).
+    /// ȳ goes to the lesser operand, half to each where they are equal. The share of a is ½ + ½ sign(b − a).
     pub(super) fn min(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
         let (a, b) = (self.forward_value(node.input(0)?), self.forward_value(node.input(1)?));
         let difference = self.graph.sub(b, a)?;
@@ -190,7 +191,7 @@ impl Backward<'_> {
         self.accumulate(x, dx)
     }
 
-    /// The gradient of the only operand, by the slope at each element.
+    /// Adds ȳ times the slope at each element to the gradient of the only operand.
     fn accumulate_scaled(&mut self, node: &BackwardNode, slope: Value) -> Result<(), ModelError> {
         let dx = self.graph.mul(node.gradient()?, slope)?;
         self.accumulate(node.input(0)?, dx)

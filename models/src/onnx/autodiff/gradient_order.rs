@@ -1,4 +1,4 @@
-//! The order of the nodes that make the gradients of parameters: see the notes on order in [`super`].
+//! The order of the nodes that make the gradients of parameters: see "Order" in [`super`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -6,16 +6,18 @@ use std::ops::Range;
 use crate::onnx::graph::Graph;
 use crate::onnx::value::Value;
 
-/// The end of the backward pass: what turns gradients at the places where parameters are read into gradients of the wanted
-/// values. Each of its nodes has a place, the index of the first forward node that reads the parameter.
+/// The last part of the backward pass: it turns the gradients at the readers of parameters into gradients of
+/// the requested values.
+///
+/// Each of its nodes has a rank, the index of the first forward node that reads the parameter.
 pub(super) struct GradientOrder {
-    /// The first node of the backward pass, and the first after the gradients at the readers were made.
+    /// The nodes of the backward pass up to the gradients at the readers.
     pass: Range<usize>,
-    /// The places of the nodes of the pass that make a parameter's gradient and nothing else.
+    /// The nodes of the pass that make a parameter's gradient and nothing else, with their ranks first.
     makers: BTreeSet<(usize, usize)>,
-    /// The forward nodes that prepare parameters, with their places, in the order of their rules.
+    /// The forward nodes that prepare parameters, with their ranks, in the order of their rules.
     preparations: Vec<(usize, usize)>,
-    /// What each rule made.
+    /// The nodes that each rule made, with the rank.
     made: Vec<(usize, Range<usize>)>,
 }
 
@@ -44,17 +46,17 @@ impl GradientOrder {
         Self { makers: makers.collect(), preparations: in_order(graph, nodes), made: Vec::new(), pass }
     }
 
-    /// The nodes that prepare parameters, each after those that read it, with their places.
+    /// The nodes that prepare parameters, each after its readers, with their ranks.
     pub(super) fn preparations(&mut self) -> Vec<(usize, usize)> {
         std::mem::take(&mut self.preparations)
     }
 
-    /// The rule of a preparation made these nodes.
+    /// Records the nodes that the rule of a preparation made.
     pub(super) fn made(&mut self, place: usize, nodes: Range<usize>) {
         self.made.push((place, nodes));
     }
 
-    /// Puts the makers of gradients among what the rules made of them.
+    /// Sorts the nodes that make gradients among the nodes that the rules made from them.
     pub(super) fn put_in_order(self, graph: &mut Graph) {
         let moved: BTreeSet<usize> = self.makers.iter().map(|&(_, node)| node).collect();
         let mut order: Vec<usize> = self.pass.clone().filter(|index| !moved.contains(index)).collect();
@@ -70,8 +72,11 @@ impl GradientOrder {
     }
 }
 
-/// Of each value that is made of parameters alone, the first node that reads it, or what is made of it, beside other things; of
-/// each node that makes one, the last of its results' places, since it needs the gradients of all.
+/// The rank of each value that depends on parameters only: the first node that reads it, or a value made from
+/// it, together with other values.
+///
+/// Also the rank of each node that makes such a value: the last rank of its results, since the rule needs the
+/// gradients of all of them.
 fn places(
     graph: &Graph,
     readers: &[usize],
@@ -100,7 +105,7 @@ fn places(
     (values, nodes)
 }
 
-/// Nodes with their places, each after those of them that read it, the earliest place first.
+/// Nodes with their ranks, each after its readers, the lowest rank first.
 fn in_order(graph: &Graph, nodes: BTreeMap<usize, usize>) -> Vec<(usize, usize)> {
     let mut producer = BTreeMap::new();
     for &index in nodes.keys() {

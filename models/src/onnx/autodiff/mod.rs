@@ -1,24 +1,28 @@
-//! Reverse-mode differentiation: the gradient of a graph, as more nodes of the same graph.
+//! Reverse-mode differentiation: adds the gradient of a graph to the same graph, as further nodes.
 //!
-//! Each operator has a rule that turns the gradient of its outputs into the gradients of its inputs (the chain rule; the
-//! rules are derived in the comments of the files beside this one). Only what leads from the wanted values to the loss is
-//! differentiated: a frozen weight costs no product.
+//! Each operator has a rule: it computes the gradients of the inputs from the gradients of the outputs (chain
+//! rule). The comments of the files beside this one derive the rules. Only nodes between the requested values
+//! and the loss are differentiated, so a frozen weight costs no product.
 //!
 //! # Recomputation
-//! Values between [`Graph::begin_segment`] and [`Graph::end_segment`] that only that segment reads need not be kept for the
-//! backward pass: the rules read copies, computed again from what the segment read. This trades time for memory (Chen et al.
-//! 2016, *Training deep nets with sublinear memory cost*). The copies' operands are tied to the gradient that comes into the
-//! segment, so that a runtime cannot compute them before it: each such operand of the same shape as that gradient passes
-//! through a Reshape to the *gradient's* shape, which moves nothing. Operands of another shape and shapes without a named
-//! dimension are not tied; ONNX Runtime would merge copies of those with what they copy, so **disable
+//! Values between [`Graph::begin_segment`] and [`Graph::end_segment`] that are read in that segment only are
+//! not kept for the backward pass. The rules read copies, recomputed from the inputs of the segment. This
+//! trades time for memory (Chen et al. 2016, *Training deep nets with sublinear memory cost*, arXiv
+//! 1604.06174).
+//!
+//! A runtime must not compute the copies before the backward pass reaches the segment. Therefore each operand
+//! with the shape of the segment's incoming gradient passes through a Reshape to the *gradient's* shape,
+//! which moves no data. Operands of another shape, and shapes without a named dimension, are not tied in this
+//! way. ONNX Runtime would merge the copies of those with their originals. So **disable
 //! `CommonSubexpressionElimination`** in a session whose segments read such operands (positions, masks).
 //!
 //! # Order
-//! ONNX Runtime runs a node's operands depth-first from the outputs, the one that stands latest in the file first. What makes
-//! the gradients of parameters therefore stands at the end, in the order in which the forward pass reads the parameters: the
-//! last layer's gradients are then computed first, as soon as the backward pass is there, and nothing is kept for them. This
-//! holds for the gradients of several values, where whatever gathers them keeps that order, and for the gradient of one vector
-//! that is split into all parameters.
+//! ONNX Runtime runs a graph depth-first from its outputs, and the operand that is last in the file first.
+//! The nodes that make the gradients of parameters therefore stand at the end of the file, in the order in
+//! which the forward pass reads the parameters. The last layer's gradients are then computed first, as soon
+//! as the backward pass reaches the layer, and no value is kept for them. This holds for the gradients of
+//! several values, if the nodes that collect them keep the order. It also holds for the gradient of one
+//! vector that is split into all parameters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,11 +45,11 @@ mod shapes;
 #[cfg(test)]
 mod tests;
 
-/// The gradients of a scalar `loss []` with respect to some 32-bit float values, each in its value's shape.
+/// The gradients of a scalar `loss []` with respect to 32-bit float values, each in its value's shape.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] when the loss is not a scalar, when it does not depend on one of the values, or when an operator in
-/// between has no gradient; the error names it.
+/// [`ModelError::Invalid`] if the loss is not a scalar, does not depend on one of the values, or depends on
+/// it through an operator without a gradient. The error names the value or the operator.
 pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Value>, ModelError> {
     if !graph.shape(loss).is_empty() {
         return Err(graph.mismatch("a loss, which is one number,", &[loss]));
@@ -84,15 +88,16 @@ pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Va
     wrt.iter().map(gradient).collect()
 }
 
-/// What lies between the wanted values and the loss.
+/// The part of a graph between the requested values and the loss.
 struct GradientPath {
-    /// Of each value, whether it depends on a wanted one.
+    /// For each value, whether it depends on a requested value.
     depends: Vec<bool>,
-    /// Of each value, whether it is a constant or made of wanted values and constants alone, such as a parameter in its shape.
+    /// For each value, whether it depends on constants and requested values only, such as a reshaped
+    /// parameter.
     prepared: Vec<bool>,
-    /// The nodes to differentiate, the last first, but for those that prepare parameters.
+    /// The nodes to differentiate, last first, without the preparations.
     order: Vec<usize>,
-    /// The nodes to differentiate after them: those that read parameters and constants alone.
+    /// The nodes to differentiate afterwards: they read parameters and constants only.
     preparations: BTreeSet<usize>,
 }
 
@@ -141,7 +146,7 @@ impl GradientPath {
     }
 }
 
-/// Whether a gradient can go through an operator at all; elsewhere it is zero or not wanted.
+/// Whether an operator passes a gradient on. The gradient of the others is zero or not needed.
 fn passes_gradient(op: &Op) -> bool {
     !matches!(
         op,
@@ -155,28 +160,28 @@ fn passes_gradient(op: &Op) -> bool {
     )
 }
 
-/// The gradient so far.
+/// The state of the backward pass.
 struct Backward<'g> {
     graph: &'g mut Graph,
     depends: Vec<bool>,
     gradients: BTreeMap<Value, Value>,
     recomputation: Recomputation,
-    /// −sin of the rotary tables.
+    /// −sin of the rotary tables, by the sin table.
     negated: BTreeMap<Value, Value>,
-    /// `[n]`, 0 where an index is −1.
+    /// Masks `[n]` by their index: 0 where the index is −1, else 1.
     masks: BTreeMap<Value, Value>,
 }
 
-/// A node whose rule is applied.
+/// A node to which its rule is applied.
 struct BackwardNode {
     index: usize,
     node: Node,
-    /// The gradients of its outputs; `None` where the loss does not depend on one.
+    /// The gradients of its outputs; `None` for an output on which the loss does not depend.
     gradients: Vec<Option<Value>>,
 }
 
 impl BackwardNode {
-    /// The gradient of the first output. A step whose only output has none is not taken.
+    /// The gradient of the first output. A node whose only output has no gradient is skipped.
     fn gradient(&self) -> Result<Value, ModelError> {
         let missing =
             || ModelError::Invalid(format!("{:?} has no gradient at its first output", self.node.op));
@@ -253,7 +258,7 @@ impl Backward<'_> {
             Op::ScatterAdd { .. } | Op::AddRmsNorm { .. } | Op::GroupQueryAttention { .. } => {
                 Err(no_rule(&node))
             }
-            // No path leads through these: see `passes_gradient`.
+            // No gradient passes through these: see `passes_gradient`.
             Op::StopGradient { .. }
             | Op::Sign
             | Op::Greater
@@ -275,12 +280,12 @@ impl Backward<'_> {
         wanted.map(|(&value, &gradient)| (value, gradient)).collect()
     }
 
-    /// A value of the forward pass, computed again where it is not kept.
+    /// A value of the forward pass, or its recomputed copy.
     fn forward_value(&mut self, value: Value) -> Value {
         self.recomputation.forward_value(self.graph, value)
     }
 
-    /// An optional output of the step's node, or of its copy.
+    /// An optional output of the node, or of its copy.
     fn saved(&mut self, node: &BackwardNode, slot: usize, shape: Shape) -> Value {
         let node = self.recomputation.node(self.graph, node.index);
         self.graph.optional_output(node, slot, shape)
@@ -302,7 +307,7 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// Adds to the gradient of a value that was broadcast: each of its elements gets the sum over where it went.
+    /// Adds to the gradient of a value that was broadcast: sums over the axes along which it was repeated.
     fn accumulate_summed(&mut self, value: Value, gradient: Value) -> Result<(), ModelError> {
         if self.requires_gradient(value) {
             let summed = self.summed_to(gradient, value)?;

@@ -1,4 +1,4 @@
-//! Rules of norms and softmax, over the last axis. In the comments, y is the result and ȳ its gradient.
+//! Rules of norms and softmax over the last axis. In the comments, y is the result and ȳ its gradient.
 
 use crate::error::ModelError;
 use crate::onnx::value::{Dim, Shape, Value};
@@ -28,7 +28,8 @@ impl Backward<'_> {
         self.accumulate(node.input(0)?, dx)
     }
 
-    /// With r = 1/√(mean x² + ε) and g = ȳ w: y = x r w, w̄ = Σ ȳ x r over the rows, and x̄ = g r − x r³ mean(g x).
+    /// With r = 1/√(mean x² + ε) and g = ȳ w: y = x r w, w̄ = Σ ȳ x r over the rows, and x̄ = g r − x r³
+    /// mean(g x).
     pub(super) fn rms_norm(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
         let (input, weight, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
         let r = self.saved(node, 1, self.per_row(input));
@@ -54,8 +55,8 @@ impl Backward<'_> {
         self.accumulate(input, dx)
     }
 
-    /// With n = (x − mean) r, r = 1/√(var + ε) and g = ȳ w: y = n w + b, w̄ = Σ ȳ n and b̄ = Σ ȳ over the rows, and
-    /// x̄ = r (g − mean(g) − n mean(g n)).
+    /// With n = (x − mean) r, r = 1/√(var + ε) and g = ȳ w: y = n w + b, w̄ = Σ ȳ n and b̄ = Σ ȳ over the
+    /// rows, and x̄ = r (g − mean(g) − n mean(g n)).
     pub(super) fn layer_norm(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
         let (input, weight, bias) = (node.input(0)?, node.input(1)?, node.input(2)?);
         let dy = node.gradient()?;
@@ -87,7 +88,7 @@ impl Backward<'_> {
         self.accumulate(input, dx)
     }
 
-    /// The shape of one number for each row of a value.
+    /// The shape with one number per row of a value.
     fn per_row(&self, value: Value) -> Shape {
         let mut shape = self.graph.shape(value).clone();
         if let Some(last) = shape.last_mut() {

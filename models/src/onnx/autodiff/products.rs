@@ -5,11 +5,11 @@ use crate::onnx::value::{Dim, Value};
 
 use super::{Backward, BackwardNode};
 
-/// The rows of a value whose outer axes are laid one after the other.
+/// The merged outer axes of a value.
 const ROWS: Dim = Dim::Named("merged_rows");
 
 impl Backward<'_> {
-    /// x̄ = ȳ w, as a plain product with the weight as it lies; w̄ = ȳᵀ x.
+    /// x̄ = ȳ w, a plain product with the stored weight; w̄ = ȳᵀ x.
     pub(super) fn linear(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
         let (x, weight, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
         if self.requires_gradient(x) {
@@ -26,8 +26,8 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// With y = α A B: Ā = α ȳ Bᵀ and B̄ = α Aᵀ ȳ, where A and B are the operands after their transpositions; the gradient of a
-    /// transposed operand is the transposed gradient, which exchanges the factors.
+    /// With y = α A B, Ā = α ȳ Bᵀ and B̄ = α Aᵀ ȳ, where A and B are the operands after their transpositions.
+    /// The gradient of a transposed operand is the transposed gradient, which exchanges the factors.
     pub(super) fn matmul(
         &mut self,
         node: &BackwardNode,
@@ -48,7 +48,7 @@ impl Backward<'_> {
         if self.requires_gradient(b) {
             let shared = self.graph.shape(b).len() == 2 && !transpose_a;
             let a = self.forward_value(a);
-            // One matrix for all outer axes: their rows are rows of one product.
+            // One matrix for all outer axes: their rows are the rows of one product.
             let (a, dy) = if shared { (self.as_matrix(a)?, self.as_matrix(dy)?) } else { (a, dy) };
             let db = if transpose_b {
                 self.graph.product((dy, true), (a, transpose_a), alpha)?

@@ -1,4 +1,4 @@
-//! Values that the backward pass computes again instead of keeping them.
+//! Values that the backward pass recomputes instead of keeping them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,20 +6,20 @@ use std::ops::Range;
 use crate::onnx::graph::Graph;
 use crate::onnx::value::{Dim, Source, Value};
 
-/// Which values are kept, and the copies of those that are not.
+/// The values to recompute, and their copies.
 pub(super) struct Recomputation {
     segments: Vec<Range<usize>>,
-    /// The node that makes each value that is computed again.
+    /// The node that makes each recomputed value.
     producers: BTreeMap<Value, usize>,
-    /// Of each value, whether it is a constant or made of parameters and constants alone.
+    /// For each value, whether it depends on parameters and constants only.
     prepared: Vec<bool>,
-    /// The gradient that came first into each segment, by the segment's first node.
+    /// The first incoming gradient of each segment, by the segment's first node.
     incoming: BTreeMap<usize, Value>,
     /// The copy of each node.
     copies: BTreeMap<usize, usize>,
     /// The copy of each value.
     values: BTreeMap<Value, Value>,
-    /// What the segment at a node reads from outside, tied to the segment's gradient.
+    /// The operands that a segment reads from outside, tied to its incoming gradient.
     tied: BTreeMap<(usize, Value), Value>,
 }
 
@@ -29,7 +29,7 @@ impl Recomputation {
         let mut producers = BTreeMap::new();
         for index in segments.iter().cloned().flatten() {
             let outputs = graph.nodes()[index].outputs.iter().flatten().copied();
-            // Integers and masks are small, and so is what is made of parameters alone: they are kept.
+            // Kept: integers and masks, which are small, and values that depend on parameters only.
             let heavy =
                 outputs.filter(|output| graph.info(*output).element.is_float() && !prepared[output.index()]);
             producers.extend(heavy.map(|output| (output, index)));
@@ -57,13 +57,13 @@ impl Recomputation {
         this
     }
 
-    /// The first node of the segment that a node is in.
+    /// The first node of the segment that contains a node.
     fn segment(&self, node: usize) -> Option<usize> {
         let place = self.segments.partition_point(|segment| segment.end <= node);
         self.segments.get(place).filter(|segment| segment.contains(&node)).map(|segment| segment.start)
     }
 
-    /// The backward pass is at a node, with this gradient.
+    /// Records that the backward pass reaches a node with this gradient.
     pub(super) fn enter(&mut self, node: usize, gradient: Value) {
         if let Some(segment) = self.segment(node) {
             self.incoming.entry(segment).or_insert(gradient);
@@ -105,7 +105,8 @@ impl Recomputation {
         copy
     }
 
-    /// A value that a segment reads from outside, made to wait for the gradient that comes into the segment.
+    /// An operand from outside a segment, tied to the segment's incoming gradient: it is computed after that
+    /// gradient.
     fn tied(&mut self, graph: &mut Graph, node: usize, value: Value) -> Value {
         let Some(segment) = self.segment(node) else { return value };
         let Some(&incoming) = self.incoming.get(&segment) else { return value };

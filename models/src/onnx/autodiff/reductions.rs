@@ -1,4 +1,4 @@
-//! Rules of sums and means: the gradient goes to every element that was summed.
+//! Rules of sums and means: every summed element gets the gradient.
 
 use crate::error::ModelError;
 use crate::onnx::value::{Dim, ElementType, Value};
@@ -19,7 +19,7 @@ impl Backward<'_> {
             let dims: Vec<Dim> = axes.iter().map(|&axis| shape[axis]).collect();
             dx = self.divided(dx, &dims)?;
         }
-        // A number is repeated along any axes as it is.
+        // A scalar is broadcast along any axes as it is.
         if !keep && axes.len() < shape.len() {
             for &axis in axes {
                 dx = self.graph.unsqueeze(dx, i64::try_from(axis).unwrap_or(i64::MAX))?;

@@ -1,4 +1,4 @@
-//! Rules of choosing rows and elements by index, and of position embedding. In the comments, y is the result and ȳ its gradient.
+//! Rules of indexing and of position embedding. In the comments, y is the result and ȳ its gradient.
 
 use crate::error::ModelError;
 use crate::onnx::op::Op;
@@ -7,13 +7,13 @@ use crate::onnx::value::{Dim, ElementType, Shape, Value};
 use super::{Backward, BackwardNode, no_rule};
 
 impl Backward<'_> {
-    /// Each chosen row's gradient is added to the row that it came from.
+    /// Adds each gathered row's gradient to its source row.
     pub(super) fn gather(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
         let (table, ids, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
         let ids = self.forward_value(ids);
         let shape = self.graph.shape(table).clone();
         let mut flat = shape.clone();
-        // Whatever its axes were: they are one now, which nothing else is named after.
+        // All index axes become one axis. It has a name that no other dimension has.
         flat[0] = match self.graph.shape(ids)[..] {
             [only] => only,
             _ => Dim::Named("chosen_rows"),
@@ -21,7 +21,7 @@ impl Backward<'_> {
         let updates = self.graph.reshape(dy, flat.clone())?;
         let mut index_shape = vec![flat[0]];
         let mut index = self.graph.reshape(ids, index_shape.clone())?;
-        // ScatterElements requires_gradient an index for each element: the row's, repeated.
+        // ScatterElements needs an index per element: the index of the row, repeated.
         if flat.len() > 1 {
             index_shape.resize(flat.len(), Dim::Fixed(1));
             index = self.graph.reshape(index, index_shape)?;
@@ -34,7 +34,7 @@ impl Backward<'_> {
         self.accumulate(table, sums)
     }
 
-    /// x̄ = ȳ at the inverse index, and nothing for rows that went nowhere.
+    /// x̄ = ȳ at the inverse index, and zero for rows that were not gathered.
     pub(super) fn gather_paired(
         &mut self,
         node: &BackwardNode,
@@ -66,8 +66,10 @@ impl Backward<'_> {
         Ok(mask)
     }
 
-    /// The gradient stands at the chosen elements. After a log-softmax y = z − ln Σ eᶻ, both rules in one are
-    /// z̄ = ȳ · (chosen − eʸ): one product and one addition at the chosen elements.
+    /// The gradient is zero except at the gathered elements.
+    ///
+    /// After a log-softmax y = z − ln Σ eᶻ, both rules combine to z̄ = ȳ · (gathered − eʸ): one product, and
+    /// one addition at the gathered elements.
     pub(super) fn gather_elements(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
         let (x, ids, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
         let ids = self.forward_value(ids);
@@ -109,8 +111,8 @@ impl Backward<'_> {
         self.accumulate(x, dx)
     }
 
-    /// Zeros that a runtime cannot make when the session starts, to keep them for its whole life: they are made of the number
-    /// of ids.
+    /// Zeros that depend on the number of ids. A runtime would compute constant zeros when the session starts
+    /// and keep them for its whole life.
     fn zeros_at_run(&mut self, ids: Value, shape: Shape) -> Result<Value, ModelError> {
         if self.graph.shape(ids).is_empty() {
             return self.zeros(shape);

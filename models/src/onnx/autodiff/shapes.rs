@@ -32,7 +32,7 @@ impl Backward<'_> {
         self.accumulate(node.input(0)?, dx)
     }
 
-    /// ȳ between zeros. A Pad would say the same, but has no kernel of this operator set on CUDA.
+    /// ȳ between zeros. A Pad would do the same, but has no kernel of this operator set on CUDA.
     pub(super) fn slice(
         &mut self,
         node: &BackwardNode,

@@ -6,7 +6,7 @@ use crate::onnx::op::Op;
 use super::{Graph, Node};
 use crate::onnx::value::{Dim, ElementType, Value};
 
-/// The operands of [`Graph::group_query_attention`] besides query, key and value.
+/// The operands of [`Graph::group_query_attention`], except query, key and value.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionCache {
     /// `[batch, kv_heads, capacity, head_dim]`.
@@ -22,8 +22,9 @@ pub struct AttentionCache {
 }
 
 impl Graph {
-    /// Rotary position embedding of `[batch, seq, heads · head_dim]` at given positions `[batch, seq]`. ONNX Runtime wants
-    /// tables of at least `seq` rows, whatever the positions: packed tokens go in as `[tokens, 1, ..]`.
+    /// Rotary position embedding of `[batch, seq, heads · head_dim]` at positions `[batch, seq]`. ONNX
+    /// Runtime needs tables of at least `seq` rows for any positions, so packed tokens have the shape
+    /// `[tokens, 1, ..]`.
     pub fn rotary(
         &mut self,
         x: Value,
@@ -35,7 +36,8 @@ impl Graph {
         self.same_shape(Op::Rotary { heads, rotary_dims }, &[x, positions, cos, sin])
     }
 
-    /// Causal attention over a cache: `(output, present_key, present_value)`. The head counts are read off the shapes.
+    /// Causal attention over a cache: `(output, present_key, present_value)`. The head counts follow from the
+    /// shapes.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.

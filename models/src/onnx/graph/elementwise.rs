@@ -1,4 +1,4 @@
-//! Operators that work element by element.
+//! Element-wise operators.
 
 use crate::error::ModelError;
 use crate::onnx::op::Op;
@@ -7,7 +7,8 @@ use super::Graph;
 use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
 impl Graph {
-    /// x + y, broadcast: aligned at the last axis, the sizes are equal or one of them is 1 or missing.
+    /// x + y with broadcasting: aligned at the last axis, the sizes are equal, or one of them is 1 or
+    /// missing.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -71,7 +72,8 @@ impl Graph {
         self.comparison("a comparison", Op::LessOrEqual, x, y)
     }
 
-    /// x where the mask is not 0 and y elsewhere, broadcast as in [`Graph::add`]. What is not chosen may be infinite or NaN.
+    /// x where the mask is not 0 and y elsewhere, broadcast as in [`Graph::add`]. Elements that are not
+    /// selected may be infinite or NaN.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -93,7 +95,7 @@ impl Graph {
         self.node(Op::Cast { to }, &[x], to, shape)
     }
 
-    /// x, as a constant to the gradient.
+    /// x, treated as a constant by the gradient.
     pub fn stop_gradient(&mut self, x: Value) -> Value {
         let element = self.info(x).element;
         self.same_shape(Op::StopGradient { element }, &[x])
@@ -181,7 +183,7 @@ impl Graph {
         self.same_shape(Op::Add, &[x, term])
     }
 
-    /// x, no less than `low` and no more than `high`. The gradient is 1 from `low` to `high`, both included, and 0 outside.
+    /// x clamped to `low..=high`. The gradient is 1 from `low` to `high`, both included, and 0 outside.
     pub fn clip(&mut self, x: Value, low: f32, high: f32) -> Value {
         self.same_shape(Op::Clip { low, high }, &[x])
     }
@@ -203,7 +205,7 @@ impl Graph {
     }
 }
 
-/// The shape of two operands that are aligned at their last axes; `None` if they do not fit.
+/// The broadcast shape of two operands, aligned at their last axes; `None` if they do not match.
 pub(in crate::onnx) fn joint(a: &[Dim], b: &[Dim]) -> Option<Shape> {
     let (long, short) = if a.len() >= b.len() { (a, b) } else { (b, a) };
     let outer = long.len() - short.len();
@@ -219,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes_are_joined_from_the_last_axis() {
+    fn shapes_broadcast_from_the_last_axis() {
         let [rows, other] = ["rows", "other"].map(Dim::Named);
         let [one, four] = [1, 4].map(Dim::Fixed);
         assert_eq!(joint(&[rows, four], &[four]), Some(vec![rows, four]));

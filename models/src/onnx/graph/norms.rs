@@ -21,8 +21,8 @@ impl Graph {
         self.same_shape(Op::RmsNorm { epsilon }, &[x, weight])
     }
 
-    /// x + y, and the root-mean-square norm of that: `(norm, sum)`. It has no gradient: use [`Graph::add`] and
-    /// [`Graph::rms_norm`] where one is needed.
+    /// x + y, and the root-mean-square norm of the sum: `(norm, sum)`. It has no gradient: use [`Graph::add`]
+    /// and [`Graph::rms_norm`] where one is needed.
     pub fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value, epsilon: f32) -> (Value, Value) {
         let shape = self.shape(x).clone();
         let norm = self.result(ElementType::F32, shape.clone());

@@ -25,7 +25,7 @@ impl Graph {
         Ok(self.node(Op::Linear, &[x, weight], ElementType::F32, shape))
     }
 
-    /// a · b for a `[.., m, k]` and b `[.., k, n]`; the outer axes are broadcast as in [`Graph::add`].
+    /// a · b for a `[.., m, k]` and b `[.., k, n]`. The outer axes are broadcast as in [`Graph::add`].
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -33,7 +33,7 @@ impl Graph {
         self.product((a, false), (b, false), 1.0)
     }
 
-    /// a · bᵀ for a `[.., m, k]` and b `[.., n, k]`; the outer axes are broadcast as in [`Graph::add`].
+    /// a · bᵀ for a `[.., m, k]` and b `[.., n, k]`. The outer axes are broadcast as in [`Graph::add`].
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -41,7 +41,7 @@ impl Graph {
         self.product((a, false), (b, true), 1.0)
     }
 
-    /// alpha · a · b over the last two axes, where each operand says whether it is transposed first.
+    /// alpha · a · b over the last two axes. The flag of each operand says whether it is transposed first.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.

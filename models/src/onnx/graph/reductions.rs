@@ -1,4 +1,4 @@
-//! Sums, means and greatest elements over axes.
+//! Sums, means and maxima over axes.
 
 use crate::error::ModelError;
 use crate::onnx::op::Op;
@@ -7,7 +7,7 @@ use super::Graph;
 use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
 impl Graph {
-    /// The sum over some axes, which stay with size 1 if `keep`; −1 is the last axis.
+    /// The sum over some axes. They stay with size 1 if `keep`; −1 is the last axis.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when x has no such axis.
@@ -16,7 +16,7 @@ impl Graph {
         Ok(self.reduced_sum(x, axes, keep))
     }
 
-    /// The mean over some axes, which stay with size 1 if `keep`; −1 is the last axis.
+    /// The mean over some axes. They stay with size 1 if `keep`; −1 is the last axis.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when x has no such axis.
@@ -29,10 +29,10 @@ impl Graph {
         Ok(self.node(Op::ReduceMean { axes, keep }, &[x], ElementType::F32, shape))
     }
 
-    /// The greatest element of each row: over the last axis, which stays with size 1. No gradient goes through it.
+    /// The maximum over the last axis, which stays with size 1. No gradient passes through it.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when x is a single number.
+    /// [`ModelError::Invalid`] when x is a scalar.
     pub fn greatest(&mut self, x: Value) -> Result<Value, ModelError> {
         let axis = self.axis("a greatest element", x, -1)?;
         let shape = reduced(self.shape(x), &[axis], true);
@@ -54,7 +54,7 @@ impl Graph {
         self.node(Op::ReduceMean { axes, keep: false }, &[x], ElementType::F32, Shape::new())
     }
 
-    /// The sum over axes that x has, in ascending order.
+    /// The sum over existing axes, in ascending order.
     pub(in crate::onnx) fn reduced_sum(&mut self, x: Value, axes: Vec<usize>, keep: bool) -> Value {
         if axes.is_empty() {
             return x;

@@ -1,4 +1,4 @@
-//! Choosing rows and elements by index.
+//! Selecting rows and elements by index.
 
 use crate::error::ModelError;
 use crate::onnx::op::Op;
@@ -12,22 +12,26 @@ impl Graph {
         self.gather_as(Op::Gather, table, indices)
     }
 
-    /// Rows of x `[n, ..]` by `index [m]`, no row more than once, so that the gradient is again a choice of rows: by
-    /// `inverse [n]`, which says for each row of x where it went, and **−1 for a row that went nowhere**: that row gets no
-    /// gradient. This is how padded rows are packed: `index` says where each token stands in the padded layout, `inverse` which
-    /// token each padded place holds, or −1.
+    /// Gathers rows of x `[n, ..]` by `index [m]`, no row more than once. The gradient is therefore also a
+    /// gather, by `inverse [n]`.
+    ///
+    /// `inverse` holds the new index of each row of x, and **−1 for a row that is not gathered**: that row
+    /// gets no gradient. This packs padded rows: `index` holds the place of each token in the padded layout,
+    /// `inverse` the token at each place, or −1.
     pub fn gather_paired(&mut self, x: Value, index: Value, inverse: Value) -> Value {
         self.gather_as(Op::GatherPaired { inverse, covers: false }, x, index)
     }
 
-    /// The other direction of [`Graph::gather_paired`]: rows of x `[n, ..]` by `index [m]`, among them every row of x, at the
-    /// places `inverse [n]`. The rows elsewhere (padding; an index of −1 fills it with the last row) must not reach the loss,
-    /// since the gradient, the rows at `inverse`, leaves theirs out.
+    /// The opposite of [`Graph::gather_paired`]: gathers rows of x `[n, ..]` by `index [m]`. Every row of x
+    /// must be among them, at the places `inverse [n]`.
+    ///
+    /// The other rows are padding; an index of −1 fills them with the last row. They must not reach the loss,
+    /// since the gradient ignores them.
     pub fn gather_padded(&mut self, x: Value, index: Value, inverse: Value) -> Value {
         self.gather_as(Op::GatherPaired { inverse, covers: true }, x, index)
     }
 
-    /// One element of each row: x `[rows, n]` at columns `ids [rows, 1]` is `[rows, 1]`.
+    /// One element per row: x `[rows, n]` at columns `ids [rows, 1]` is `[rows, 1]`.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -41,7 +45,7 @@ impl Graph {
         Ok(self.node(Op::GatherElements, &[x, ids], element, shape))
     }
 
-    /// x with `updates` added at the indices `ids` of an axis; an index may come more than once.
+    /// x with `updates` added at the indices `ids` of an axis. An index may occur more than once.
     pub(in crate::onnx) fn scatter_add(
         &mut self,
         x: Value,

@@ -1,4 +1,4 @@
-//! Operators that move elements and leave them as they are.
+//! Operators that move elements without changing them.
 
 use crate::error::ModelError;
 use crate::onnx::op::Op;
@@ -7,11 +7,11 @@ use super::{Graph, Node};
 use crate::onnx::value::{Dim, ElementType, Shape, Source, Value};
 
 impl Graph {
-    /// x in another shape. Each dimension is fixed or named; at most one name may be new to the graph: it stands for
-    /// whatever is left.
+    /// x in another shape. Each dimension is fixed or named. At most one name may be new to the graph; its
+    /// size is inferred.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when a second name is new, or when all is fixed and the sizes differ.
+    /// [`ModelError::Invalid`] if a second name is new, or if all dimensions are fixed and the sizes differ.
     pub fn reshape(&mut self, x: Value, shape: Shape) -> Result<Value, ModelError> {
         let old = self.shape(x).clone();
         if let (Some(before), Some(after)) = (elements(&old), elements(&shape))
@@ -25,7 +25,7 @@ impl Graph {
             .enumerate()
             .map(|(axis, dim)| match dim {
                 Dim::Fixed(size) => i64::try_from(*size).unwrap_or(i64::MAX),
-                // 0 copies the dimension at the same place; anything else has to be inferred.
+                // 0 copies the dimension at the same place; any other has to be inferred.
                 Dim::Named(_) if old.get(axis) == Some(dim) => 0,
                 Dim::Named(_) => -1,
             })
@@ -37,10 +37,10 @@ impl Graph {
         Ok(self.node(Op::ReshapeTo, &[x, sizes], element, shape))
     }
 
-    /// x with its axes in another order: axis `i` of the result is axis `perm[i]` of x.
+    /// x with its axes permuted: axis `i` of the result is axis `perm[i]` of x.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when `perm` does not name each axis once.
+    /// [`ModelError::Invalid`] if `perm` does not name each axis once.
     pub fn transpose(&mut self, x: Value, perm: &[usize]) -> Result<Value, ModelError> {
         let mut sorted = perm.to_vec();
         sorted.sort_unstable();
@@ -56,7 +56,7 @@ impl Graph {
     /// x with one more axis of size 1, at `axis` of the result; −1 is the last.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when there is no such place.
+    /// [`ModelError::Invalid`] if the axis is out of range.
     pub fn unsqueeze(&mut self, x: Value, axis: i64) -> Result<Value, ModelError> {
         let mut shape = self.shape(x).clone();
         let places = i64::try_from(shape.len()).unwrap_or(i64::MAX).saturating_add(1);
@@ -68,10 +68,10 @@ impl Graph {
         Ok(self.node(Op::Unsqueeze { axis }, &[x], element, shape))
     }
 
-    /// x without an axis of size 1; −1 is the last.
+    /// x without an axis of size 1; −1 is the last axis.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when there is no such axis or its size is not known to be 1.
+    /// [`ModelError::Invalid`] if there is no such axis or its size is not known to be 1.
     pub fn squeeze(&mut self, x: Value, axis: i64) -> Result<Value, ModelError> {
         let axis = self.axis("a squeeze", x, axis)?;
         let mut shape = self.shape(x).clone();
@@ -82,10 +82,11 @@ impl Graph {
         Ok(self.node(Op::Squeeze { axis }, &[x], element, shape))
     }
 
-    /// Values one after the other along an axis, whose sizes are fixed; −1 is the last axis. One value alone is itself.
+    /// Values concatenated along an axis, whose sizes are fixed; −1 is the last axis. A single value is
+    /// returned unchanged.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when there is none, or when the other dimensions differ.
+    /// [`ModelError::Invalid`] if there is no value, or if the other dimensions differ.
     pub fn concat(&mut self, values: &[Value], axis: i64) -> Result<Value, ModelError> {
         let &[first, ref rest @ ..] = values else {
             return Err(ModelError::Invalid("nothing to put one after the other".to_owned()));
@@ -108,10 +109,10 @@ impl Graph {
         Ok(self.node(Op::Concat { axis }, values, element, shape))
     }
 
-    /// Parts of x along an axis, of those sizes; −1 is the last axis.
+    /// x split along an axis into parts of these sizes; −1 is the last axis.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the sizes do not add up to the axis's.
+    /// [`ModelError::Invalid`] if the sizes do not add up to the axis's.
     pub fn split(&mut self, x: Value, axis: i64, sizes: &[usize]) -> Result<Vec<Value>, ModelError> {
         let axis = self.axis("a split", x, axis)?;
         let mut shape = self.shape(x).clone();
@@ -132,10 +133,10 @@ impl Graph {
         Ok(outputs)
     }
 
-    /// Equal parts of x along its last axis.
+    /// x split into equal parts along its last axis.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the last dimension cannot be cut so.
+    /// [`ModelError::Invalid`] if the last dimension is not divisible.
     pub fn split_last(&mut self, x: Value, parts: usize) -> Result<Vec<Value>, ModelError> {
         match self.shape(x).last() {
             Some(Dim::Fixed(size)) if parts > 0 && size % parts == 0 => {
@@ -145,10 +146,10 @@ impl Graph {
         }
     }
 
-    /// The elements from `start` up to `end`, not included, along the last axis.
+    /// The elements `start..end` along the last axis.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the last axis does not have them.
+    /// [`ModelError::Invalid`] if the range exceeds the axis.
     pub fn slice_last(&mut self, x: Value, start: usize, end: usize) -> Result<Value, ModelError> {
         let axis = self.axis("a slice", x, -1)?;
         let mut shape = self.shape(x).clone();
@@ -161,7 +162,7 @@ impl Graph {
         Ok(self.slice(x, axis, start, end))
     }
 
-    /// The elements from `start` up to `end`, not included, along an axis that has them.
+    /// The elements `start..end` along an axis, which must contain them.
     pub(in crate::onnx) fn slice(&mut self, x: Value, axis: usize, start: usize, end: usize) -> Value {
         let mut shape = self.shape(x).clone();
         shape[axis] = Dim::Fixed(end - start);
@@ -169,7 +170,7 @@ impl Graph {
         self.node(Op::Slice { axis, start, end }, &[x], element, shape)
     }
 
-    /// x in the shape that a vector of 64-bit integers gives.
+    /// x in the shape that a vector of 64-bit integers holds.
     pub(in crate::onnx) fn reshape_to(&mut self, x: Value, sizes: Value, shape: Shape) -> Value {
         let element = self.info(x).element;
         self.node(Op::ReshapeTo, &[x, sizes], element, shape)
@@ -181,10 +182,11 @@ impl Graph {
         self.node(Op::ShapeOf, &[x], ElementType::I64, vec![Dim::Fixed(rank)])
     }
 
-    /// x repeated to a shape to which it can be broadcast.
+    /// x broadcast to a shape.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when it cannot be, or when a named dimension belongs to no value of the graph.
+    /// [`ModelError::Invalid`] if the shape is incompatible, or if no value of the graph has one of its named
+    /// dimensions.
     pub fn expand(&mut self, x: Value, shape: Shape) -> Result<Value, ModelError> {
         if *self.shape(x) == shape {
             return Ok(x);
@@ -227,7 +229,7 @@ impl Graph {
         }
         let place = |value: &super::ValueInfo| value.shape.iter().position(|&dim| dim == Dim::Named(name));
         let inputs = self.values.iter().enumerate().filter(|(_, value)| value.source == Source::Input);
-        // An input lives as long as the run; any other value would be kept for its size.
+        // An input lives for the whole run. Any other value would be kept for its size.
         let found = inputs
             .chain(self.values.iter().enumerate())
             .find_map(|(index, value)| Some((Value::new(index), place(value)?)));
@@ -244,7 +246,7 @@ impl Graph {
     }
 }
 
-/// How many elements a shape of fixed dimensions has.
+/// The number of elements of a shape; `None` if a dimension is not fixed.
 fn elements(shape: &[Dim]) -> Option<usize> {
     let size = |dim: &Dim| match dim {
         Dim::Fixed(size) => Some(*size),
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_of_other_elements_or_unknown_sizes_is_refused() {
+    fn reshape_refuses_other_element_counts_and_unknown_sizes() {
         let mut graph = Graph::new();
         let x = input(&mut graph, &[Dim::Fixed(2), Dim::Fixed(6)]);
         let error = graph.reshape(x, vec![Dim::Fixed(5)]).expect_err("12 is not 5").to_string();
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_looked_up_once_and_at_an_input() {
+    fn sizes_are_read_once_from_an_input() {
         let mut graph = Graph::new();
         let [batch, seq] = ["batch", "seq"].map(Dim::Named);
         let layout = input(&mut graph, &[batch, seq]);
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_must_fit() {
+    fn split_and_concat_check_sizes() {
         let mut graph = Graph::new();
         let rows = Dim::Named("rows");
         let x = input(&mut graph, &[rows, Dim::Fixed(6)]);

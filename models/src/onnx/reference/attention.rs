@@ -3,7 +3,7 @@
 use super::norms::softmax;
 use super::tensor::Tensor;
 
-/// Rotates the first half and the second half of each head's first `rotary_dims` dimensions against each other.
+/// Rotates the first and the second half of each head's first `rotary_dims` dimensions against each other.
 pub(super) fn rotary(
     x: &Tensor,
     positions: &Tensor,
@@ -32,7 +32,8 @@ fn rotate(head: &mut [f64], position: usize, (cos, sin): (&Tensor, &Tensor)) {
     }
 }
 
-/// `query, key, value [batch, seq, heads · d], past_key, past_value [batch, kv_heads, capacity, d], seqlens_k, total, cos?, sin?`.
+/// `query, key, value [batch, seq, heads · d], past_key, past_value [batch, kv_heads, capacity, d],
+/// seqlens_k, total, cos?, sin?`.
 pub(super) fn attend(operands: &[Option<&Tensor>], heads: usize, kv_heads: usize) -> Vec<Tensor> {
     let at = |slot: usize| operands[slot].expect("the operand is there");
     let (query, seqlens, total) = (at(0), at(5).sizes(), at(6).sizes()[0]);
@@ -73,7 +74,7 @@ pub(super) fn attend(operands: &[Option<&Tensor>], heads: usize, kv_heads: usize
     vec![Tensor::new(&query.shape[..], output), keys, values]
 }
 
-/// The values of the first `count` places, weighted by how well their keys fit.
+/// The values of the first `count` positions, weighted by the softmax of their scores.
 #[expect(clippy::cast_precision_loss, reason = "sizes of tensors in tests are small")]
 fn weighted(
     query: &[f64],

@@ -35,7 +35,7 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Vec<Tensor>
     vec![Tensor::new(&x.shape[..], data), per_row(x, inverse)]
 }
 
-/// The norm, nothing, nothing, the sum.
+/// The norm, two omitted outputs, and the sum.
 pub(super) fn add_rms_norm(x: &Tensor, skip: &Tensor, weight: &Tensor, epsilon: f64) -> Vec<Tensor> {
     let sum = Tensor::new(&x.shape[..], x.data.iter().zip(&skip.data).map(|(x, y)| x + y).collect());
     let norm = rms_norm(&sum, weight, epsilon).swap_remove(0);

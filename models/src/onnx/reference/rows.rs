@@ -1,4 +1,4 @@
-//! Choosing rows and elements by index.
+//! Selecting rows and elements by index.
 
 use super::tensor::{Tensor, indices};
 

@@ -1,4 +1,4 @@
-//! Operators that move elements, and those that fold axes into one element.
+//! Operators that move elements, and reductions over axes.
 
 use super::tensor::{Tensor, indices};
 
@@ -83,7 +83,7 @@ pub(super) fn greatest(x: &Tensor, axis: usize) -> Tensor {
     folded(x, &[axis], f64::NEG_INFINITY, f64::max)
 }
 
-/// Elements along some axes folded into one, in their order; the axes stay with size 1.
+/// Reduces the elements along some axes, in their order. The axes stay with size 1.
 fn folded(x: &Tensor, axes: &[usize], first: f64, fold: fn(f64, f64) -> f64) -> Tensor {
     let size = |axis: usize| if axes.contains(&axis) { 1 } else { x.shape[axis] };
     let kept: Vec<usize> = (0..x.shape.len()).map(size).collect();

@@ -19,7 +19,7 @@ impl Tensor {
         Self::new([sizes.len()], sizes.iter().map(|&size| size as f64).collect())
     }
 
-    /// A tensor from its elements by index.
+    /// A tensor whose elements are a function of their index.
     pub(crate) fn from_fn(shape: impl Into<Vec<usize>>, mut element: impl FnMut(&[usize]) -> f64) -> Self {
         let shape = shape.into();
         let data = indices(&shape).map(|index| element(&index)).collect();
@@ -85,7 +85,7 @@ pub(crate) fn indices(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> {
     })
 }
 
-/// The shape of two operands aligned at their last axes.
+/// The broadcast shape of two operands, aligned at their last axes.
 pub(crate) fn joint(a: &[usize], b: &[usize]) -> Vec<usize> {
     let rank = a.len().max(b.len());
     let size =

@@ -1,5 +1,7 @@
-//! Bradley and Terry's model of preferences (arXiv 2203.02155, section 3.5; the margin: arXiv 2307.09288, section 3.2.2; the
-//! centring: arXiv 2312.09244): Σ w · (−log σ(r₁ − r₂ − m) + c · (r₁ + r₂)²), as TRL's `RewardTrainer`.
+//! Reward-model loss by Bradley and Terry, as TRL's `RewardTrainer` (arXiv 2203.02155, section 3.5). The
+//! margin follows arXiv 2307.09288, section 3.2.2, the centring arXiv 2312.09244.
+//!
+//! Σ w · (−log σ(r₁ − r₂ − m) + c · (r₁ + r₂)²)
 
 use crate::error::ModelError;
 use crate::onnx::Graph;

@@ -1,8 +1,10 @@
-//! Direct preference optimisation. With h = (log π(y₁) − log π_ref(y₁)) − (log π(y₂) − log π_ref(y₂)), Σ w · f(h):
+//! Direct preference optimisation, as TRL's `DPOTrainer`: Σ w · f(h), with h = (log π(y₁) − log π_ref(y₁)) −
+//! (log π(y₂) − log π_ref(y₂)).
 //!
-//! - sigmoid: −log σ(β h) (arXiv 2305.18290, equation 7),
-//! - hinge: max(0, 1 − β h) (arXiv 2305.10425),
-//! - IPO: (h − 1/(2β))² (arXiv 2310.12036, equation 17), with mean log-probabilities over tokens in place of sums, as TRL has it.
+//! - sigmoid: f(h) = −log σ(β h) (arXiv 2305.18290, equation 7),
+//! - hinge: f(h) = max(0, 1 − β h) (arXiv 2305.10425),
+//! - IPO: f(h) = (h − 1/(2β))² (arXiv 2310.12036, equation 17), with means of log-probabilities over tokens
+//!   instead of sums, as in TRL.
 
 use dissent_domain::training::DpoLoss;
 
@@ -14,7 +16,7 @@ use super::terms::{LossValue, PAIRS, completion_logprobs, halves, input, present
 use crate::training::forward::{HeadOutputs, dims};
 
 const BETA: &str = "beta";
-/// What IPO draws h to.
+/// The target of h in IPO.
 const TARGET: &str = "target";
 
 pub(super) fn loss(graph: &mut Graph, outputs: &HeadOutputs, kind: DpoLoss) -> Result<LossValue, ModelError> {

@@ -1,7 +1,8 @@
-//! Group-relative policy optimisation (arXiv 2402.03300, equations 3 and 4), token by token:
+//! Group-relative policy optimisation (GRPO, arXiv 2402.03300, equations 3 and 4), token by token, as TRL's
+//! `GRPOTrainer`.
 //!
-//! Σ w · (max(−A ρ, −A clip(ρ, 1 ± ε)) + β (e^d − d − 1)), ρ = π / π_old, d = log π_ref − log π (the estimate k3 of the KL
-//! divergence).
+//! Σ w · (max(−A ρ, −A clip(ρ, 1 ± ε)) + β (e^d − d − 1)), with ρ = π / π_old and d = log π_ref − log π. The
+//! second term is the KL estimator k3.
 
 use crate::error::ModelError;
 use crate::onnx::Graph;

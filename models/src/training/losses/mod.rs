@@ -1,9 +1,10 @@
-//! The losses, each as a graph over what a model's head gives, with its formula and where it comes from.
+//! The losses, as graphs over the outputs of a model's head. Each file states its formula and its source.
 //!
-//! Every weight and normaliser is an input, so that the gradients of several batches add up to the gradient of all of them: a mean
-//! over N pairs is a weight of 1/N for each, wherever the pairs stand. All logarithms are natural.
+//! Weights and normalisers are inputs, so the gradients of micro-batches add up to the gradient of the whole
+//! step. A mean over N pairs is a weight of 1/N per pair. All logarithms are natural.
 //!
-//! Losses of pairs read sequences in this order: the preferred (or less safe) answers of all pairs, then the others, pair by pair.
+//! Losses of pairs read sequences in this order: the preferred (or less safe) completions of all pairs, then
+//! the others, pair by pair.
 
 mod bradley_terry;
 mod cost;
@@ -32,8 +33,8 @@ pub use inputs::LossInputs;
 pub use ppo::{PpoReport, ppo_report};
 pub(super) use terms::LossValue;
 
-/// The log-probability of each completion from those of its tokens, as the loss takes them: sums, or means for IPO (as TRL has
-/// it).
+/// The log-probability of each completion from those of its tokens, in the form of the loss: sums, or means
+/// for IPO (as in TRL).
 #[must_use]
 pub fn sequence_logprobs(loss: Loss, batch: &PackedBatch, logprobs: &[f32]) -> Vec<f32> {
     let of_sequence = |logprobs: &[f32]| {
@@ -46,12 +47,12 @@ pub fn sequence_logprobs(loss: Loss, batch: &PackedBatch, logprobs: &[f32]) -> V
     batch.by_sequence(logprobs).map(of_sequence).collect()
 }
 
-/// Whether the loss works on mean log-probabilities of completions, in place of sums.
+/// Whether the loss uses means of log-probabilities over tokens instead of sums.
 fn takes_means(loss: Loss) -> bool {
     matches!(loss, Loss::Dpo(DpoLoss::Ipo))
 }
 
-/// Adds a loss to a graph, with the inputs it needs.
+/// Adds a loss and its inputs to a graph.
 pub(super) fn loss_value(
     graph: &mut Graph,
     loss: Loss,
@@ -68,10 +69,10 @@ pub(super) fn loss_value(
     }
 }
 
-/// The numbers of the inputs that [`loss_value`] added.
+/// The numbers for the inputs that [`loss_value`] added.
 ///
 /// # Errors
-/// [`ModelError::Invalid`] when they belong to another loss, or their lengths are not the batch's.
+/// [`ModelError::Invalid`] if they belong to another loss, or if their lengths do not match the batch.
 pub(super) fn feeds(loss: Loss, batch: &PackedBatch, inputs: &LossInputs) -> Result<Vec<Feed>, ModelError> {
     let mut feeds = match (loss, inputs) {
         (Loss::Sft, LossInputs::Sft { weights }) => vec![vector("weights", weights)],

@@ -1,6 +1,7 @@
-//! Proximal policy optimisation (arXiv 1707.06347) with a clipped value loss, as TRL's `PPOTrainer`:
+//! Proximal policy optimisation (PPO, arXiv 1707.06347) with a clipped value loss, as TRL's `PPOTrainer`.
 //!
-//! Σ w · (max(−A ρ, −A clip(ρ, 1 ± ε)) + c_v · ½ max((v − R)², (v_old + clip(v − v_old, ± ε_v) − R)²)), ρ = π / π_old.
+//! Σ w · (max(−A ρ, −A clip(ρ, 1 ± ε)) + c_v · ½ max((v − R)², (v_old + clip(v − v_old, ± ε_v) − R)²)), with
+//! ρ = π / π_old.
 
 use crate::error::ModelError;
 use crate::onnx::Graph;
@@ -60,7 +61,7 @@ pub(super) fn feeds(inputs: &LossInputs) -> Vec<Feed> {
     feeds
 }
 
-/// What a PPO (or GRPO) step says of itself; means over completion tokens.
+/// The report of a PPO step: means over completion tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PpoReport {
     /// `loss/policy`: max(−A ρ, −A clip(ρ)).
@@ -69,14 +70,14 @@ pub struct PpoReport {
     pub value_loss: f64,
     /// `policy/approxkl`: ½ (log π − log π_old)².
     pub approx_kl: f64,
-    /// `policy/clipfrac`: the share of tokens whose ratio was clipped to their loss.
+    /// `policy/clipfrac`: the share of tokens whose loss was increased by clipping.
     pub clip_fraction: f64,
     /// `val/ratio`: ρ.
     pub ratio: f64,
 }
 
-/// What to report of a batch: `logprobs` and `values` are those that the step gave, `[selected]`. Zeros for other losses than PPO,
-/// and where there is no token.
+/// The report of a batch; `logprobs` and `values` are the outputs of the step, `[selected]`. All zeros for
+/// other losses than PPO, and for a batch without tokens.
 #[must_use]
 pub fn ppo_report(inputs: &LossInputs, logprobs: &[f32], values: &[f32]) -> PpoReport {
     let mut report =

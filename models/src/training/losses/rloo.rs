@@ -1,5 +1,8 @@
-//! REINFORCE with a leave-one-out baseline (arXiv 2402.14740), with the ratio of whole completions clipped, as TRL's `RLOOTrainer`:
-//! Σ w · max(−A ρ, −A clip(ρ, 1 ± ε)), ρ = π(y | x) / π_old(y | x). The tie to the reference is in the rewards that A comes from.
+//! REINFORCE with a leave-one-out baseline (RLOO, arXiv 2402.14740), as TRL's `RLOOTrainer`: the ratio of
+//! whole completions is clipped.
+//!
+//! Σ w · max(−A ρ, −A clip(ρ, 1 ± ε)), with ρ = π(y | x) / π_old(y | x). The KL penalty is part of the
+//! rewards behind A.
 
 use crate::error::ModelError;
 use crate::onnx::Graph;

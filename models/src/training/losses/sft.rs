@@ -1,5 +1,7 @@
-//! Imitation: Σ −wₜ · log π(yₜ | x, y₍<ₜ₎), over completion tokens only; with wₜ = 1/tokens the mean, as TRL's `SFTTrainer` with
-//! `completion_only_loss`.
+//! Supervised fine-tuning, as TRL's `SFTTrainer` with `completion_only_loss`: the negative log-likelihood of
+//! the completion.
+//!
+//! Σ −wₜ · log π(yₜ | x, y₍<ₜ₎), over completion tokens only. With wₜ = 1/tokens it is the mean.
 
 use crate::error::ModelError;
 use crate::onnx::Graph;

@@ -1,4 +1,4 @@
-//! The terms that several losses share, as parts of a graph.
+//! Terms that several losses share, as parts of a graph.
 
 use crate::error::ModelError;
 use crate::onnx::{Dim, ElementType, Graph, Value};
@@ -9,7 +9,7 @@ use crate::training::forward::dims;
 pub(in crate::training) struct LossValue {
     /// `[]`.
     pub(in crate::training) loss: Value,
-    /// `[sequences]`: log-probabilities of whole completions, where the loss works on them.
+    /// `[sequences]`: log-probabilities of whole completions, if the loss uses them.
     pub(in crate::training) sequence_logprobs: Option<Value>,
 }
 
@@ -50,7 +50,8 @@ pub(super) fn completion_logprobs(graph: &mut Graph, logprobs: Value) -> Result<
     graph.squeeze(sums, -1)
 }
 
-/// max(−A·ρ, −A·clip(ρ, 1 − ε, 1 + ε)) with ρ = exp(log π − log π_old) (arXiv 1707.06347, equation 7, as a loss).
+/// max(−A·ρ, −A·clip(ρ, 1 − ε, 1 + ε)) with ρ = exp(log π − log π_old): equation 7 of arXiv 1707.06347,
+/// negated.
 pub(super) fn clipped_policy_loss(graph: &mut Graph, logprobs: Value, dim: Dim) -> Result<Value, ModelError> {
     let old = input(graph, "old_logprobs", &[dim]);
     let advantages = input(graph, "advantages", &[dim]);

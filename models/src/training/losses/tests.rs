@@ -1,4 +1,4 @@
-//! Worked numbers, through the graphs.
+//! Worked numbers, computed by the graphs.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use super::*;
 use crate::onnx::{Dim, ElementType};
 use crate::training::forward::dims;
 
-/// A batch of completions of these lengths, which a head has read.
+/// A packed batch of completions with these lengths.
 fn batch(loss: Loss, completions: &[usize]) -> PackedBatch {
     let sequence = |&length: &usize| TrainingSequence { ids: vec![0; length + 1], completion_start: 1 };
     let sequences: Vec<TrainingSequence> = completions.iter().map(sequence).collect();
     PackedBatch::new(&sequences, loss.head()).expect("a batch")
 }
 
-/// What the head is taken to have given.
+/// Assumed outputs of the head.
 #[derive(Default)]
 struct Given<'a> {
     scores: &'a [f32],
@@ -57,14 +57,14 @@ fn assert_near(seen: f64, expected: f64) {
 }
 
 #[test]
-fn demonstrations_cost_the_weighted_surprise_of_their_tokens() {
+fn sft_loss_is_the_weighted_negative_log_likelihood() {
     let given = Given { logprobs: &[-1.0, -2.0, -4.0], ..Given::default() };
     let inputs = LossInputs::Sft { weights: vec![0.5, 0.25, 0.0] };
     assert_near(loss_of(Loss::Sft, &[2, 1], &given, &inputs), 1.0);
 }
 
 #[test]
-fn preferences_cost_what_bradley_and_terry_say() {
+fn bradley_terry_loss_has_worked_values() {
     let loss = |scores: &[f32], margin: f32, center: f32| {
         let given = Given { scores, ..Given::default() };
         let inputs = LossInputs::BradleyTerry { margins: vec![margin], weights: vec![1.0], center };
@@ -77,14 +77,14 @@ fn preferences_cost_what_bradley_and_terry_say() {
 }
 
 #[test]
-fn pairs_are_a_half_apart() {
+fn pairs_are_half_a_batch_apart() {
     let given = Given { scores: &[2.0, 1.0, 0.5, 1.0], ..Given::default() };
     let inputs = LossInputs::BradleyTerry { margins: vec![0.5, 0.0], weights: vec![1.0, 10.0], center: 0.0 };
     assert_near(loss_of(Loss::BradleyTerry, &[1, 1, 1, 1], &given, &inputs), 0.313_262 + 10.0 * 2.0_f64.ln());
 }
 
 #[test]
-fn costs_cost_what_safe_rlhf_says() {
+fn cost_loss_has_worked_values() {
     let loss = |scores: &[f32], signs: [f32; 2]| {
         let given = Given { scores, ..Given::default() };
         let inputs = LossInputs::Cost { signs: signs.to_vec(), weights: vec![1.0] };
@@ -95,8 +95,8 @@ fn costs_cost_what_safe_rlhf_says() {
 }
 
 #[test]
-fn direct_preferences_cost_what_their_kinds_say() {
-    // One token less for the second answer: the sums are −10 and −12.
+fn dpo_losses_have_worked_values() {
+    // The second completion has one token less: the sums are −10 and −12.
     let loss = |kind: DpoLoss, completions: [usize; 2], logprobs: &[f32], reference: [f32; 2]| {
         let given = Given { logprobs, ..Given::default() };
         let inputs = LossInputs::Dpo { reference: reference.to_vec(), weights: vec![1.0], beta: 0.1 };
@@ -107,7 +107,7 @@ fn direct_preferences_cost_what_their_kinds_say() {
     assert_near(loss(DpoLoss::Sigmoid, [2, 1], &logprobs, [-10.0, -12.0]), 2.0_f64.ln());
     assert_near(loss(DpoLoss::Hinge, [2, 1], &logprobs, reference), 0.85);
     assert_near(loss(DpoLoss::Ipo, [1, 1], &[-10.0, -12.0], reference), 12.25);
-    // Means over tokens, in place of sums.
+    // Means over tokens instead of sums.
     assert_near(loss(DpoLoss::Ipo, [2, 1], &[-8.0, -12.0, -12.0], reference), 12.25);
 }
 
@@ -135,7 +135,7 @@ fn ppo(
 }
 
 #[test]
-fn the_policy_loss_is_clipped_where_it_would_gain() {
+fn policy_loss_is_clipped_where_it_would_fall() {
     for (ratio, advantage, expected) in
         [(1.5_f32, 1.0, -1.2), (1.5, -1.0, 1.5), (0.5, 1.0, -0.5), (0.5, -1.0, 0.8)]
     {
@@ -150,7 +150,7 @@ fn the_policy_loss_is_clipped_where_it_would_gain() {
 }
 
 #[test]
-fn the_value_loss_is_that_of_the_worse_of_two_values() {
+fn value_loss_takes_the_worse_of_two_values() {
     let (loss, report) = ppo(&[0.0], &[1.0], (&[0.0], &[0.5]), &[0.0], &[0.2]);
     assert_near(loss, 0.32);
     assert_near(report.value_loss, 0.32);
@@ -167,7 +167,7 @@ fn a_report_is_a_mean_over_tokens() {
 }
 
 #[test]
-fn the_tie_to_the_reference_is_the_estimate_k3() {
+fn kl_term_is_the_estimator_k3() {
     for (logprob, reference, expected) in [(-1.0_f32, -1.5, 0.106_531), (-2.0, -1.2, 0.425_541)] {
         let inputs = LossInputs::Grpo {
             old_logprobs: vec![logprob],
@@ -183,8 +183,8 @@ fn the_tie_to_the_reference_is_the_estimate_k3() {
 }
 
 #[test]
-fn rloo_clips_the_ratio_of_the_whole_completion() {
-    // Each token's ratio is within 1 ± 0.2, their product 1.1³ = 1.331 is not.
+fn rloo_clips_the_ratio_of_whole_completions() {
+    // Each token's ratio is within 1 ± 0.2, but their product 1.1³ = 1.331 is not.
     let token = 1.1_f32.ln();
     let inputs = |advantage: f32| LossInputs::Rloo {
         old_logprobs: vec![0.0, 0.0],
@@ -198,7 +198,7 @@ fn rloo_clips_the_ratio_of_the_whole_completion() {
 }
 
 #[test]
-fn references_are_made_as_the_loss_takes_them() {
+fn sequence_log_probabilities_are_sums_or_means_by_loss() {
     let batch = batch(Loss::Rloo, &[2, 1]);
     let logprobs = [-1.0, -2.0, -4.0];
     assert_eq!(sequence_logprobs(Loss::Dpo(DpoLoss::Sigmoid), &batch, &logprobs), [-3.0, -4.0]);

@@ -1,4 +1,5 @@
-//! A policy that can be reckoned by hand: the next token depends on the last one alone, by a table of logits. So does its value.
+//! A policy that can be computed by hand: a table of logits gives the next token from the last one. The value
+//! depends on the last token too.
 
 use dissent_domain::generation::{FinishReason, SamplingParams};
 
@@ -10,7 +11,7 @@ use crate::runtime::CancelFlag;
 use crate::sampling::{SampleRng, Sampler};
 use crate::training::{AdamWStep, BatchOutput, LossInputs, ModelOutputs, TrainingSequence, TrainingState};
 
-/// Tokens; the first one ends an answer.
+/// The number of tokens; token 0 ends a completion.
 pub(super) const VOCABULARY: usize = 5;
 const STOP: u32 = 0;
 
@@ -18,16 +19,16 @@ pub(super) struct Bigram {
     state: TrainingState,
     reference: Vec<f32>,
     gradient: Vec<f32>,
-    /// What is sampled from.
+    /// The parameters of the sampler.
     sampler: Vec<f32>,
-    /// Calls of `step` and `accumulate` that fail, counted from 1.
+    /// The number of the call of `step` or `accumulate` that fails, from 1.
     pub(super) failing_call: Option<u32>,
     calls: u32,
 }
 
 impl Bigram {
     pub(super) fn new() -> Self {
-        // Ends about every sixth answer token, and prefers nothing else.
+        // About every sixth token ends the completion; all other tokens are equally likely.
         let logits =
             (0..VOCABULARY * VOCABULARY).map(|place| if place % VOCABULARY == 0 { -0.2 } else { 0.0 });
         let parameters: Vec<f32> = logits.chain([0.0; VOCABULARY]).collect();
@@ -41,7 +42,7 @@ impl Bigram {
         }
     }
 
-    /// Adds dL/dθ of a micro-batch and says what was seen.
+    /// Adds dL/dθ of a micro-batch and returns its outputs.
     fn learn(
         &mut self,
         sequences: &[TrainingSequence],
@@ -105,14 +106,14 @@ fn outputs(parameters: &[f32], sequences: &[TrainingSequence]) -> ModelOutputs {
     outputs
 }
 
-/// The loss, and its slope in each token's log-probability and value.
+/// The loss, and its derivative by each token's log-probability and value.
 fn slopes(
     inputs: &LossInputs,
     model: &ModelOutputs,
     sequence_logprobs: &[f32],
     lengths: &[usize],
 ) -> (f32, Vec<f32>, Vec<f32>) {
-    // Of w · max(−A ρ, −A clip(ρ)).
+    // Derivative of w · max(−A ρ, −A clip(ρ)).
     let clipped = |logprob: f32, old: f32, advantage: f32, weight: f32, clip: f32| {
         let ratio = (logprob - old).exp();
         let (free, bounded) = (-advantage * ratio, -advantage * ratio.clamp(1.0 - clip, 1.0 + clip));

@@ -1,4 +1,4 @@
-//! A small graph or more for every operator.
+//! At least one small graph per operator.
 
 use crate::error::ModelError;
 use crate::onnx::graph::{AttentionCache, Graph};
@@ -39,7 +39,7 @@ fn forward(name: &'static str, given: Vec<Given>, build: fn(&mut Graph, &[Value]
     Case { name, given, build, smooth: false, runs: true }
 }
 
-/// Operands of every way to be broadcast.
+/// Operands for every kind of broadcast.
 fn operands(low: f64, high: f64) -> Vec<Given> {
     let rows = named("rows", 3);
     vec![
@@ -100,7 +100,7 @@ fn one(low: f64, high: f64) -> Vec<Given> {
 
 fn unary() -> Vec<Case> {
     let cast = Case {
-        // 16 bits are too few to compare a gradient in.
+        // 16 bits are too imprecise to compare a gradient.
         runs: false,
         ..smooth("cast", one(-2.0, 2.0), |graph, x| {
             let [short, shorter] = [ElementType::F16, ElementType::BF16].map(|to| graph.cast(x[0], to));
@@ -328,7 +328,7 @@ fn parts() -> Vec<Case> {
                 Ok(vec![wide, graph.expand(values[1], vec![seq, Dim::Fixed(2)])?])
             },
         ),
-        // Two names that the input does not have: the sizes are taken from the layout.
+        // Two names that the input does not have: the layout gives their sizes.
         smooth(
             "reshape_to_a_shape",
             vec![real("x", &[named("all", 12)], -1.0, 1.0), layout()],

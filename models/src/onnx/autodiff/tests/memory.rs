@@ -1,4 +1,4 @@
-//! What the backward pass keeps, in the order in which ONNX Runtime runs a graph.
+//! Values that the backward pass keeps, in ONNX Runtime's order of execution.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +17,8 @@ const WIDTH: usize = 4;
 const WIDE: usize = 16;
 const ROWS: usize = 40;
 
-/// The nodes in ONNX Runtime's default order: depth first from those that nothing reads, the latest in the file first
-/// (`Graph::ReverseDFSFrom` in onnxruntime/core/graph/graph.cc, as `GraphViewer` calls it).
+/// The nodes in ONNX Runtime's default order: depth-first from the nodes without readers, last in the file
+/// first (`Graph::ReverseDFSFrom` in onnxruntime/core/graph/graph.cc, as called by `GraphViewer`).
 fn run_order(graph: &Graph) -> Vec<usize> {
     let mut producers = BTreeMap::new();
     let mut read = BTreeSet::new();
@@ -42,11 +42,11 @@ fn run_order(graph: &Graph) -> Vec<usize> {
     order
 }
 
-/// The most numbers that are alive at a time, leaving out inputs and constants.
+/// The peak number of live elements, without inputs and constants.
 fn peak(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> usize {
     let run = evaluate(graph, inputs);
     let order = run_order(graph);
-    // What moves nothing shares the memory of what it reads.
+    // An operator that moves no data shares the memory of its operand.
     let mut owner: BTreeMap<Value, Value> = BTreeMap::new();
     for node in graph.nodes() {
         let moves = !matches!(
@@ -83,11 +83,12 @@ fn peak(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> usize {
     most
 }
 
-/// Layers on top of each other, whose matrices, biases and norms are parts of one vector in that order.
+/// Stacked layers whose matrices, biases and norms are slices of one vector, in that order.
 struct Stack {
     layers: usize,
     segments: bool,
-    /// Whether the gradients of all parts are put together from the last to the first, instead of taking the vector's.
+    /// Whether the gradients of all parts are concatenated from last to first, instead of taking the vector's
+    /// gradient.
     reversed: bool,
 }
 
@@ -148,36 +149,37 @@ impl Stack {
 const STACK: Stack = Stack { layers: 6, segments: true, reversed: false };
 
 #[test]
-fn segments_keep_less() {
+fn segments_keep_less_memory() {
     let kept = Stack { segments: false, ..STACK }.peak();
     let computed_again = STACK.peak();
     assert!(2 * computed_again < kept, "{computed_again} numbers against {kept}");
 }
 
 #[test]
-fn another_layer_keeps_its_input_and_its_parameters_and_nothing_else() {
+fn a_further_layer_keeps_only_its_input_and_parameters() {
     let more = Stack { layers: STACK.layers + 4, ..STACK }.peak() - STACK.peak();
-    // The input of the layer; its part of the vector and of the gradients, before and after they are one vector.
+    // The input of the layer; its slice of the vector and of the gradients, before and after they become one
+    // vector.
     let expected = 4 * (ROWS * WIDTH + 3 * (2 * WIDTH * WIDE + WIDE + WIDTH));
     assert!(more <= expected, "{more} numbers instead of {expected}");
 }
 
 #[test]
-fn gradients_in_the_wrong_order_keep_more() {
+fn gradients_in_the_wrong_order_keep_more_memory() {
     let (vector, reversed) = (STACK.peak(), Stack { reversed: true, ..STACK }.peak());
     assert!(vector < reversed, "{vector} numbers against {reversed}");
 }
 
 #[test]
-fn copies_wait_for_the_gradient_that_comes_into_their_segment() {
+fn copies_wait_for_the_incoming_gradient_of_their_segment() {
     let graph = STACK.graph();
     let order = run_order(&graph);
     let at = |wanted: fn(&Op) -> bool| {
         let found = order.iter().enumerate().filter(|&(_, &index)| wanted(&graph.nodes()[index].op));
         found.map(|(time, _)| time).collect::<Vec<_>>()
     };
-    // Each layer's norm runs once forward and once again; the rule of a norm takes a mean of its own, but for the first layer,
-    // below which nothing is trained.
+    // Each layer's norm runs once forward and once recomputed. The rule of a norm takes a mean of its own,
+    // except in the first layer, below which no parameter is trained.
     let norms = at(|op| matches!(op, Op::RmsNorm { .. }));
     let rules = at(|op| matches!(op, Op::ReduceMean { keep: true, .. }));
     let copies = &norms[STACK.layers..];

@@ -1,4 +1,4 @@
-//! The rules against finite differences, and ONNX Runtime against the definitions.
+//! Checks the rules against finite differences, and ONNX Runtime against the reference interpreter.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +17,10 @@ mod memory;
 mod runtime;
 mod whole;
 
-/// Step of the central differences: their own error is of the order of its square.
+/// Step of the central differences. Their own error is of the order of its square.
 const STEP: f64 = 1e-5;
 
-/// How far a gradient may be from the central difference, relative to the greater of 1 and the gradient.
+/// Largest difference from the central difference, relative to the greater of 1 and the gradient.
 const TOLERANCE: f64 = 1e-6;
 
 /// An input of a case.
@@ -34,7 +34,7 @@ struct Given {
 enum Numbers {
     /// Random numbers of this range, rounded to 32 bits.
     Between(f64, f64),
-    /// These.
+    /// Exactly these integers.
     Exactly(Vec<i64>),
 }
 
@@ -45,7 +45,7 @@ struct Case {
     build: fn(&mut Graph, &[Value]) -> Result<Vec<Value>, ModelError>,
     /// Whether it has a gradient.
     smooth: bool,
-    /// Whether 32-bit floats are precise enough for it.
+    /// Whether 32-bit floats are precise enough to compare it in ONNX Runtime.
     runs: bool,
 }
 
@@ -82,8 +82,8 @@ impl Given {
     }
 }
 
-/// A case's graph with its inputs: the results, a loss that weights each of their elements at random, and what the loss can
-/// be differentiated by.
+/// A case's graph with its inputs, its results, and the values to differentiate by. The loss weights each
+/// element of the results at random.
 struct Built {
     graph: Graph,
     inputs: BTreeMap<String, Tensor>,
@@ -153,7 +153,7 @@ impl Built {
     }
 }
 
-/// The kinds of operators, all of them: a new one does not compile until it is listed here, and then needs a case.
+/// All kinds of operators. A new operator does not compile until it is listed here, and then it needs a case.
 macro_rules! kinds {
     ($($kind:ident)*) => {
         const KINDS: &[&str] = &[$(stringify!($kind)),*];
@@ -173,7 +173,7 @@ kinds! {
     LayerNorm Rotary GroupQueryAttention
 }
 
-/// Those that no gradient goes through.
+/// The operators that pass no gradient on.
 const WITHOUT_GRADIENT: [&str; 10] = [
     "Sign",
     "Greater",
@@ -208,7 +208,7 @@ fn every_operator_with_a_gradient_is_checked() {
 }
 
 #[test]
-fn no_gradient_goes_through_what_is_stopped() {
+fn stop_gradient_blocks_the_gradient() {
     let mut graph = Graph::new();
     let x = graph.input("x", ElementType::F32, vec![Dim::Named("rows")]);
     let stopped = graph.stop_gradient(x);
@@ -246,7 +246,7 @@ fn an_operator_without_a_rule_is_named() {
 }
 
 #[test]
-fn a_loss_must_be_one_number_that_depends_on_the_values() {
+fn a_loss_must_be_a_scalar_that_depends_on_the_values() {
     let mut graph = Graph::new();
     let [x, y] = ["x", "y"].map(|name| graph.input(name, ElementType::F32, vec![Dim::Fixed(2)]));
     let error = gradients(&mut graph, x, &[x]).expect_err("two numbers").to_string();

@@ -1,4 +1,4 @@
-//! ONNX Runtime's 32-bit kernels, with the attributes that we write, against the definitions.
+//! Compares ONNX Runtime's 32-bit kernels, with the exported attributes, against the reference interpreter.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::runtime::OnnxRuntime;
 
 use super::{Built, KINDS, between, cases, kinds_in};
 
-/// How far a result may be from the definition, relative to the greatest number of its tensor.
+/// Largest difference from the reference, relative to the greatest element of the tensor.
 const TOLERANCE: f64 = 1e-5;
 
 /// Requires ONNX Runtime.
@@ -43,7 +43,7 @@ fn operand(element: ElementType, tensor: &Tensor) -> DynValue {
     }
 }
 
-/// Runs a graph in ONNX Runtime and gives the outputs.
+/// Runs a graph in ONNX Runtime and returns the outputs.
 fn run(
     runtime: &OnnxRuntime,
     graph: &Graph,
@@ -69,7 +69,7 @@ fn run(
     numbers.collect()
 }
 
-/// Runs a graph in both and compares the outputs.
+/// Runs a graph in ONNX Runtime and in the reference interpreter, and compares the outputs.
 fn compare(name: &str, runtime: &OnnxRuntime, graph: &Graph, inputs: &BTreeMap<String, Tensor>) {
     let expected = evaluate(graph, inputs);
     for level in
@@ -88,7 +88,7 @@ fn compare(name: &str, runtime: &OnnxRuntime, graph: &Graph, inputs: &BTreeMap<S
     }
 }
 
-/// Every case with its gradients, as a graph to run.
+/// Every case with its gradients, as an executable graph.
 fn graphs() -> Vec<(&'static str, Graph, BTreeMap<String, Tensor>)> {
     let cases = cases::all();
     let built = cases.iter().filter(|case| case.runs).map(|case| {
@@ -104,7 +104,7 @@ fn graphs() -> Vec<(&'static str, Graph, BTreeMap<String, Tensor>)> {
 }
 
 #[test]
-fn every_kernel_agrees_with_the_definition() {
+fn every_kernel_agrees_with_the_reference() {
     let Some(runtime) = runtime() else { return };
     for (name, graph, inputs) in graphs() {
         compare(name, runtime, &graph, &inputs);
@@ -112,7 +112,7 @@ fn every_kernel_agrees_with_the_definition() {
 }
 
 #[test]
-fn rows_that_are_chosen_many_times_are_added_up_in_one_order() {
+fn gradients_of_repeated_rows_are_summed_in_one_order() {
     let Some(runtime) = runtime() else { return };
     let mut graph = Graph::new();
     let rows = Dim::Named("rows");

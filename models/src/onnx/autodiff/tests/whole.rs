@@ -1,4 +1,4 @@
-//! Small models as wholes.
+//! Whole small models.
 
 use crate::error::ModelError;
 use crate::onnx::graph::Graph;
@@ -50,7 +50,7 @@ fn perceptron() -> Case {
     })
 }
 
-/// Two sequences, of 3 and 2 tokens, in a layout of 2 × 3.
+/// Two sequences of 3 and 2 tokens, in a layout of 2 × 3.
 fn decoder_inputs() -> Vec<Given> {
     let (tokens, padded, seq) = (named("tokens", 5), named("padded", 6), named("seq", 3));
     let matrix = |name, rows: usize, columns: usize| real(name, &[fixed(rows), fixed(columns)], -0.7, 0.7);
@@ -73,11 +73,11 @@ fn decoder_inputs() -> Vec<Given> {
     ]
 }
 
-/// Two layers with the same weights: packed tokens, two query heads that share one key-value head, a low-rank change of the
-/// query, gated SiLU.
+/// Two layers with shared weights: packed tokens, two query heads with one key-value head, a low-rank change
+/// of the query, gated SiLU.
 fn decoder(graph: &mut Graph, values: &[Value], segments: bool) -> Results {
     let mut x = values[0];
-    // Inputs live as long as the run, so the first layer starts from something made.
+    // Inputs live for the whole run, so the first layer starts from a computed value.
     x = graph.scale(x, 0.5);
     let rotary = tables(graph, 2);
     for _ in 0..2 {

@@ -1,5 +1,5 @@
-//! Deliver-and-acknowledge throughput of the embedded broker over a log in memory, so without any disk: one
-//! consumer on a current-thread runtime. Prints a JSON line a prefetch.
+//! Throughput of the embedded broker for delivery and acknowledgement, over a log in memory and so without
+//! disk, with one consumer on a current-thread runtime. Prints a JSON line for each prefetch.
 //!
 //! `cargo run --release -p dissent-queues --example broker_bench`
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
@@ -20,7 +20,7 @@ use memory_log::{Durability, MemoryLog};
 
 const EVENTS: usize = 200_000;
 
-/// Events a second.
+/// Events per second.
 async fn measure(prefetch: usize) -> f64 {
     let log = MemoryLog::new(Durability::Immediate);
     log.put(EventType::PromptAdmitted, EVENTS);

@@ -1,6 +1,6 @@
-//! Events through RabbitMQ end to end (log → relay → consume → propose → journal's channel → answer), against the same
-//! client's bare publish/confirm and consume/acknowledge on the same node, in alternating runs. Starts a private node.
-//! Prints a JSON line a run and the ratio of the medians.
+//! Throughput of events through RabbitMQ end to end (log → relay → consume → propose → journal → reply). The
+//! baseline is the same client's plain publish/confirm and consume/acknowledge on the same node, in
+//! alternating runs. Starts a private node. Prints a JSON line for each run, and the ratio of the medians.
 //!
 //! `cargo run --release -p dissent-queues --example rabbit_bench`
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
@@ -35,7 +35,7 @@ use node::Node;
 
 const EVENTS: usize = 5_000;
 const RUNS: usize = 5;
-/// As much as an event of the log in memory has as a message.
+/// The size of an event of the log in memory as a message.
 const BODY_BYTES: usize = 120;
 const WINDOW: usize = 256;
 
@@ -44,7 +44,7 @@ fn rate(begun: Instant) -> f64 {
     EVENTS as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// Messages a second: published and confirmed, consumed and acknowledged, each alone.
+/// Messages per second: published and confirmed, consumed and acknowledged, each alone.
 async fn bare(node: &Node, queue: &str) -> (f64, f64) {
     let connection = Connection::connect(&node.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -83,7 +83,7 @@ async fn bare(node: &Node, queue: &str) -> (f64, f64) {
     (published, rate(begun))
 }
 
-/// Events a second, from the log to the journal's answer: a server and a worker.
+/// Events per second, from the log to the journal's reply, with a server and a worker.
 async fn end_to_end(node: &Node, prefix: &str) -> f64 {
     let mut options = RabbitOptions::from_url(&node.url()).unwrap();
     options.prefix = prefix.to_owned();

@@ -1,4 +1,4 @@
-//! The contract that actors are written against, whichever broker carries the messages.
+//! The contract between actors and any broker.
 
 use std::time::Duration;
 
@@ -12,47 +12,44 @@ use crate::proposal::{Proposal, ProposalConsumer, ProposalReply};
 
 /// Longest name of a group, in bytes.
 pub const GROUP_BYTES_MAX: usize = 64;
-/// Most deliveries a consumer may hold unsettled.
+/// Largest prefetch: unsettled deliveries of one consumer.
 pub const PREFETCH_MAX: usize = 128;
 
-/// What a consumer asks for. All consumers of one group share its messages.
+/// The request of a consumer to join a group. All consumers of a group share its messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// The queue's name, for example `generation`: 1 to [`GROUP_BYTES_MAX`] of `[a-z0-9._-]`. Progress is
-    /// remembered under it.
+    /// Name of the queue, for example `generation`: 1 to [`GROUP_BYTES_MAX`] of `[a-z0-9._-]`. Progress is
+    /// stored under it.
     pub group: String,
-    /// Only this experiment's events; none: every experiment's.
+    /// The experiment whose events are delivered; `None` for all experiments.
     pub experiment: Option<ExperimentId>,
-    /// The kinds of event it receives; at least one.
+    /// The event types to deliver, at least one.
     pub kinds: &'static [EventType],
-    /// How many deliveries this consumer may hold unsettled, 1 to [`PREFETCH_MAX`]. With 1 and a single
-    /// consumer, messages come in the order of the log, apart from those that are retried.
+    /// Most unsettled deliveries of this consumer, 1 to [`PREFETCH_MAX`]. With 1 and a single consumer,
+    /// messages come in log order, except for retries.
     pub prefetch: usize,
     /// Failed attempts after which a message is parked, at least 1.
     pub delivery_limit: u32,
-    /// Wait before the second attempt; it doubles with each further one, up to the broker's cap.
+    /// Delay before the second attempt. It doubles with each further attempt, up to the broker's maximum.
     pub retry_delay: Duration,
 }
 
 impl Subscription {
-    /// Checks the limits named at each field.
+    /// Checks the limits of each field.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`], naming the field and what is allowed.
+    /// [`BrokerError::Invalid`], with the field and its allowed values.
     pub fn check(&self) -> Result<(), BrokerError> {
         let invalid = |what: String| Err(BrokerError::Invalid(what));
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
         if self.group.is_empty() || self.group.len() > GROUP_BYTES_MAX || !self.group.chars().all(allowed) {
             return invalid(format!(
-                "{:?} cannot be a group: use 1 to {GROUP_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'",
+                "group name {:?} is not allowed: use 1 to {GROUP_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'",
                 self.group
             ));
         }
         if self.kinds.is_empty() {
-            return invalid(format!(
-                "group {:?} subscribes to no kind of event: name at least one",
-                self.group
-            ));
+            return invalid(format!("group {:?} subscribes to no event type: name at least one", self.group));
         }
         if !(1..=PREFETCH_MAX).contains(&self.prefetch) {
             return invalid(format!(
@@ -67,32 +64,36 @@ impl Subscription {
     }
 }
 
-/// Carries durable events to workers and proposals to the journal. Shared by handle: all methods take
-/// `&self`. The delivery guarantees are in the [crate's description](crate).
+/// Carries durable events to workers and proposals to the journal.
+///
+/// It is shared by handle: all methods take `&self`. The [crate documentation](crate) describes the delivery
+/// guarantees.
 pub trait Broker: Send + Sync + 'static {
-    /// Joins a group. The embedded broker reads one small record of the log here, the first time; over RabbitMQ it returns
-    /// at once, and messages come when the queue is there.
+    /// Joins a group. The embedded broker reads the group's record from the log at the first subscription.
+    /// Over RabbitMQ it returns at once, and messages come when the queue exists.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if the subscription is out of range or contradicts one already made for
-    /// the group; [`BrokerError::Log`] if the group's record cannot be read; [`BrokerError::Closed`].
+    /// [`BrokerError::Invalid`] if the subscription is out of range or contradicts an earlier one of the
+    /// group; [`BrokerError::Log`] if the group's record cannot be read; [`BrokerError::Closed`].
     fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError>;
 
-    /// Worker → journal. Waits while the journal is behind, or RabbitMQ is away. Ok means that the journal has decided it and
-    /// the decision is durable (embedded), or that the proposal itself is ([`ProposalReply::Queued`], RabbitMQ).
+    /// Sends a proposal from a worker to the journal. Waits while the journal is behind or RabbitMQ is away.
     ///
-    /// Dropping the future leaves open whether the proposal is decided: propose again, events are
-    /// recognised by their ids.
+    /// `Ok` means: the journal decided the proposal and the decision is durable (embedded), or the proposal
+    /// itself is durable ([`ProposalReply::Queued`], RabbitMQ).
+    ///
+    /// After the future is dropped, the proposal may or may not be decided. Propose again: the journal
+    /// recognises events by their ids.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the journal is gone, [`BrokerError::Invalid`] if there is no event in it,
+    /// [`BrokerError::Closed`] if the journal is gone; [`BrokerError::Invalid`] if the proposal has no event,
     /// too many, or more bytes than a message may have.
     fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<ProposalReply, BrokerError>> {
         self.propose_in(proposal, MessageContext::new())
     }
 
-    /// [`propose`](Self::propose) in a context that travels with the proposal and, as far as the broker can, with the
-    /// events that come of it.
+    /// Sends a proposal as [`propose`](Self::propose), with a context that travels with it. As far as the
+    /// broker can, the context also travels with the events that follow from the proposal.
     ///
     /// # Errors
     /// As [`propose`](Self::propose).
@@ -102,38 +103,40 @@ pub trait Broker: Send + Sync + 'static {
         context: MessageContext,
     ) -> BoxFuture<'_, Result<ProposalReply, BrokerError>>;
 
-    /// This event, which is about to be proposed, is delivered in this context and not in that of its proposal, as far as the
-    /// broker can: for events that are proposed together and yet begin traces of their own. Only where the journal is.
+    /// Sets the context in which an event is delivered, in place of its proposal's context. Call it before
+    /// the event is proposed. It serves events that are proposed together but begin traces of their own. It
+    /// has an effect only in the journal's process, as far as the broker can.
     fn put_in_context(&self, event: EventId, context: &MessageContext);
 
-    /// The journal's side: takes proposals. There is one journal, so this succeeds once.
+    /// The journal's end: receives proposals. It succeeds once, because there is one journal.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if it was taken before, or on a worker of RabbitMQ, which has no journal.
+    /// [`BrokerError::Invalid`] if it was called before, or on a worker of RabbitMQ, which has no journal.
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError>;
 
-    /// Messages of every group that used up their attempts. Several consumers share them.
+    /// Receives the parked messages of every group. Several consumers share them.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`]; [`BrokerError::Invalid`] on a worker of RabbitMQ: its server takes them.
+    /// [`BrokerError::Closed`]; [`BrokerError::Invalid`] on a worker of RabbitMQ, because its server receives
+    /// them.
     fn parked(&self) -> Result<ParkedConsumer, BrokerError>;
 
-    /// Delivers the event at `position` to `group` once more, with all its attempts before it, whether or
-    /// not its parking was acknowledged. For a person who has repaired what made it fail.
+    /// Redelivers the event at `position` to `group` with all its attempts, whether or not its parking was
+    /// acknowledged. It serves a person who has repaired the cause of the failure.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if nobody subscribed to the group, the event is not of its kinds, not yet
-    /// reached, or still being delivered (over RabbitMQ: in this process); [`BrokerError::Log`];
+    /// [`BrokerError::Invalid`] if the group has no subscription, does not take this event type, has not
+    /// reached the event, or is still delivering it (over RabbitMQ: in this process); [`BrokerError::Log`];
     /// [`BrokerError::Closed`].
     fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// Stops intake: consumers end, deliveries in hand can still be settled and proposals still made.
+    /// Ends all consumers. Deliveries can still be settled, and proposals still be made.
     fn close(&self);
 
-    /// After [`close`](Self::close): waits until nothing is in hand any more and that is durable.
+    /// Waits, after [`close`](Self::close), until every delivery is settled and that is durable.
     ///
     /// # Errors
-    /// [`BrokerError::Log`] or [`BrokerError::Closed`] if it could not be made durable,
+    /// [`BrokerError::Log`] or [`BrokerError::Closed`] if it could not be made durable;
     /// [`BrokerError::Unavailable`] if RabbitMQ did not confirm it in time.
     fn drained(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 }

@@ -1,4 +1,4 @@
-//! In which context events were proposed, for as long as it matters.
+//! The contexts of recently proposed events.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -10,11 +10,11 @@ use dissent_domain::event::EventId;
 
 use crate::delivery::MessageContext;
 
-/// Events whose context is remembered until they are delivered, or relayed.
+/// Most events whose context is kept.
 const CONTEXTS_MAX: usize = 4096;
 
-/// The contexts of events that were proposed lately: an event that follows is delivered with the context in which it was
-/// proposed. In memory only: after a restart a trace is cut, nothing else.
+/// The contexts of recently proposed events: an event is delivered in the context in which it was proposed.
+/// They are in memory only. A restart interrupts traces and nothing else.
 #[derive(Debug)]
 pub(crate) struct Contexts {
     most: usize,
@@ -38,7 +38,7 @@ impl Contexts {
         Self { most, noted: Mutex::default() }
     }
 
-    /// The first context of an event is the one that counts.
+    /// Notes the context of events. The first context of an event stands.
     pub(crate) fn note(&self, events: impl Iterator<Item = EventId>, context: &MessageContext) {
         if context.is_empty() {
             return;
@@ -72,7 +72,7 @@ mod tests {
     use dissent_domain::id::ExperimentId;
 
     #[test]
-    fn an_event_stays_in_the_context_that_it_was_put_in_first() {
+    fn an_event_keeps_its_first_context() {
         let event = EventId::of_experiment(&ExperimentId::new("x").unwrap());
         let contexts = Contexts::new(2);
         let of = |value: &str| MessageContext::from([("a".to_owned(), value.to_owned())]);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_contexts_are_forgotten() {
+    fn the_oldest_contexts_are_dropped() {
         let root = EventId::of_experiment(&ExperimentId::new("x").unwrap());
         let contexts = Contexts::new(2);
         let context: MessageContext = [("a".to_owned(), "b".to_owned())].into_iter().collect();

@@ -1,4 +1,4 @@
-//! The workers' side: consumers, and the deliveries they hold until they settle them.
+//! The workers' side: consumers, and their unsettled deliveries.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,63 +10,65 @@ use dissent_domain::event::Recorded;
 use crate::error::BrokerError;
 use crate::future::BoxFuture;
 
-/// What travels beside a message from process to process, for tracing: names and values, such as `traceparent`. No rule
-/// reads it, and a broker may lose it: what was proposed long before it is delivered has none, nor has what was proposed before
-/// a restart. RabbitMQ carries up to 16 entries with names of up to 64 and values of up to 1024 bytes.
+/// Tracing context beside a message: names and values, such as `traceparent`. No rule reads it.
+///
+/// A broker may lose it: events that were proposed before a restart or long before their delivery have none.
+/// RabbitMQ carries up to 16 entries, with names of up to 64 and values of up to 1024 bytes.
 pub type MessageContext = BTreeMap<String, String>;
 
-/// Where a consumer's deliveries come from. One implementation a broker.
+/// The source of a consumer's deliveries; one implementation for each broker.
 pub(crate) trait Source<T>: Send {
-    /// `Ready(None)` once closed. Taking nothing out of the queue unless it returns it makes
-    /// `next` cancellation-safe.
+    /// Returns `Ready(None)` once closed. It takes a message out of the queue only when it returns it, so
+    /// `next` is cancellation-safe.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<T>>;
-    /// What could be had without waiting.
+    /// Returns a message that is available without waiting.
     fn try_next(&mut self) -> Option<T>;
-    /// Why it ended, if not by a close.
+    /// The error that ended it, if it was not closed.
     fn failure(&self) -> Option<BrokerError>;
 }
 
-/// How a worker is done with a delivery.
+/// The outcome of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Processed: never again.
+    /// Processed: never redelivered.
     Done,
-    /// Failed: again later, or parked.
+    /// Failed: retried later, or parked.
     Failed {
-        /// Why.
+        /// The reason of the failure.
         reason: String,
     },
-    /// Not processed: again, as if it had not been delivered.
+    /// Not processed: redelivered, not counted as an attempt.
     Released,
 }
 
-/// Takes a delivery back. One implementation a broker.
+/// Settles a delivery; one implementation for each broker.
 pub(crate) trait Settle: Send + Sync {
-    /// Done or failed, with the broker's word on it.
+    /// Settles it as done or failed.
     fn settle(self: Box<Self>, outcome: Outcome) -> BoxFuture<'static, Result<(), BrokerError>>;
-    /// Released; never waits, as it is called on drop.
+    /// Releases it. Never waits, because drop calls it.
     fn release(self: Box<Self>);
 }
 
-/// A member of a group. Dropping it leaves the group; deliveries it handed out can still be settled.
+/// A member of a group. Dropping it leaves the group; its deliveries can still be settled.
 pub struct Consumer {
     pub(crate) source: Box<dyn Source<Delivery>>,
 }
 
 impl Consumer {
-    /// The next message of the group; waits while there is none or `prefetch` of them are unsettled. None
-    /// once the broker closed or failed ([`failure`](Self::failure) tells which). Cancellation-safe. Needs
-    /// a tokio runtime with its timer enabled.
+    /// Returns the next message. Waits while there is none, or while `prefetch` deliveries are unsettled.
+    /// Returns `None` once the broker closed or failed; [`failure`](Self::failure) tells which.
+    ///
+    /// Cancellation-safe. Needs a tokio runtime with its timer enabled.
     pub async fn next(&mut self) -> Option<Delivery> {
         poll_fn(|context| self.source.poll_next(context)).await
     }
 
-    /// A message that can be had at once.
+    /// Returns a message that is available without waiting.
     pub fn try_next(&mut self) -> Option<Delivery> {
         self.source.try_next()
     }
 
-    /// Why the messages ended, if they ended by an error and not by a close.
+    /// The error that ended the messages; `None` if the broker closed.
     #[must_use]
     pub fn failure(&self) -> Option<BrokerError> {
         self.source.failure()
@@ -79,17 +81,17 @@ impl fmt::Debug for Consumer {
     }
 }
 
-/// A durable event in a worker's hands. Settle it by [`ack`](Self::ack) or [`retry`](Self::retry);
-/// dropping it gives it back like [`release`](Self::release).
+/// A durable event, delivered to a worker. Settle it by [`ack`](Self::ack) or [`retry`](Self::retry);
+/// dropping it is a [`release`](Self::release).
 pub struct Delivery {
     /// The event.
     pub event: Recorded,
-    /// Which attempt this is: those that failed, as far as the broker remembers, and 1.
+    /// Number of this attempt, from 1: one more than the recorded failures.
     pub attempt: u32,
-    /// It may have been delivered before. False says that it was not, unless a crash hid it: rely on event
-    /// ids, not on this, to do nothing twice.
+    /// Whether it may have been delivered before. A crash can hide an earlier delivery: use event ids to
+    /// process nothing twice.
     pub redelivered: bool,
-    /// The context in which the event was proposed, as far as it is known.
+    /// The context in which the event was proposed, if it is still known.
     pub context: MessageContext,
     settlement: Settlement,
 }
@@ -104,24 +106,24 @@ impl Delivery {
         Self { context, ..self }
     }
 
-    /// Done: call it when everything that follows from the event is durable.
+    /// Acknowledges the message. Call it when everything that follows from the event is durable.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the broker is gone: the event will be delivered again.
+    /// [`BrokerError::Closed`] if the broker is gone: the event will be redelivered.
     pub async fn ack(self) -> Result<(), BrokerError> {
         self.settlement.settle(Outcome::Done).await
     }
 
-    /// A failed attempt. The message comes again after a delay, or is parked with `reason` (cut to about a
-    /// hundred bytes in the durable record) if that was the last attempt.
+    /// Reports a failed attempt. The message is retried after a delay, or parked with `reason` after the last
+    /// attempt. The durable record keeps about a hundred bytes of the reason.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the broker is gone: the event will be delivered again.
+    /// [`BrokerError::Closed`] if the broker is gone: the event will be redelivered.
     pub async fn retry(self, reason: &str) -> Result<(), BrokerError> {
         self.settlement.settle(Outcome::Failed { reason: reason.to_owned() }).await
     }
 
-    /// Gives it back untouched, not counted as an attempt: on shutdown, or when it cannot be taken on now.
+    /// Gives it back, not counted as an attempt: on shutdown, or when it cannot be processed now.
     pub fn release(self) {}
 }
 
@@ -136,7 +138,7 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// The duty to settle; released when dropped.
+/// The obligation to settle; a drop releases.
 struct Settlement(Option<Box<dyn Settle>>);
 
 impl Settlement {
@@ -165,7 +167,7 @@ pub struct Parked {
     pub group: String,
     /// Attempts that failed.
     pub attempts: u32,
-    /// Why the last one failed.
+    /// The reason of the last failure.
     pub reason: String,
 }
 
@@ -175,17 +177,17 @@ pub struct ParkedConsumer {
 }
 
 impl ParkedConsumer {
-    /// The next parked message; none once the broker closed or failed. Cancellation-safe.
+    /// Returns the next parked message; `None` once the broker closed or failed. Cancellation-safe.
     pub async fn next(&mut self) -> Option<ParkedDelivery> {
         poll_fn(|context| self.source.poll_next(context)).await
     }
 
-    /// A parked message that can be had at once.
+    /// Returns a parked message that is available without waiting.
     pub fn try_next(&mut self) -> Option<ParkedDelivery> {
         self.source.try_next()
     }
 
-    /// Why the messages ended, if they ended by an error and not by a close.
+    /// The error that ended the messages; `None` if the broker closed.
     #[must_use]
     pub fn failure(&self) -> Option<BrokerError> {
         self.source.failure()
@@ -198,7 +200,7 @@ impl fmt::Debug for ParkedConsumer {
     }
 }
 
-/// A parked message in the hands of whoever records that it was given up. Dropped, it comes again.
+/// A parked message, delivered to the recorder of its failure. A drop releases it.
 pub struct ParkedDelivery {
     /// The message.
     pub parked: Parked,
@@ -210,11 +212,11 @@ impl ParkedDelivery {
         Self { parked, settlement: Settlement(Some(settle)) }
     }
 
-    /// Taken note of: call it when the event that says so is durable. The message can still be replayed by
-    /// [`Broker::unpark`](crate::Broker::unpark).
+    /// Acknowledges the parking. Call it when the event that records it is durable.
+    /// [`Broker::unpark`](crate::Broker::unpark) can still replay the message.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the broker is gone: it will be delivered again.
+    /// [`BrokerError::Closed`] if the broker is gone: the parked message will be redelivered.
     pub async fn ack(self) -> Result<(), BrokerError> {
         self.settlement.settle(Outcome::Done).await
     }

@@ -1,66 +1,65 @@
-//! The broker: brings durable events to workers, and workers' proposals to the journal.
+//! The broker: delivers durable events to workers, and workers' proposals to the journal.
 //!
 //! Actors see only the [`Broker`] trait. [`EmbeddedBroker`] implements it inside one process, over any
-//! [`EventLog`](dissent_domain::log::EventLog): the messages *are* the log's events, and a queue is a group's
-//! place in the log. [`RabbitBroker`] implements it between processes and hosts, over RabbitMQ; the log stays the truth,
-//! and what was lost there is filled in from it.
+//! [`EventLog`](dissent_domain::log::EventLog). Its messages *are* the log's events, and a queue is a group's
+//! position in the log. [`RabbitBroker`] implements it between processes and hosts, over RabbitMQ. The log
+//! stays authoritative, and lost messages are refilled from it.
 //!
-//! # What a consumer can count on
+//! # Guarantees for consumers
 //!
-//! - **At least once.** Every event of the subscribed kinds is delivered to each group until one of its
-//!   consumers acknowledges it or it is parked. After a crash, or when a worker gives it back, it comes
-//!   again. Nothing is delivered exactly once: be idempotent by event id, and acknowledge only when what
-//!   follows from the event is durable.
-//! - **Only durable events.** What is not yet on disk is not delivered.
-//! - **One worker at a time.** Within a group an event is in at most one pair of hands of a process. There is
-//!   no time limit on holding it; dropping a [`Delivery`] gives it back.
-//! - **Order.** Within a group, first attempts are handed out in the order of the log. With one consumer and
-//!   a prefetch of 1 they are also processed in that order. Retried and returned messages come when they
-//!   can: no order holds between them and the others.
-//! - **Failures are limited, kills are not.** Only [`Delivery::retry`] counts; [`Delivery::release`] does not,
-//!   nor does the end of the process. The delay doubles from failure to failure. After `delivery_limit`
-//!   failures the message is parked: it is handed to [`Broker::parked`] and the others go on.
+//! - **At least once.** Every event of the subscribed types is delivered to each group until a consumer
+//!   acknowledges it or it is parked. After a crash or a release it is redelivered. Nothing is delivered
+//!   exactly once. Be idempotent by event id, and acknowledge only when all consequences of the event are
+//!   durable.
+//! - **Only durable events.** An event is delivered only after it is on disk.
+//! - **One consumer at a time.** Within a group an event is with at most one consumer of a process. There is
+//!   no time limit on a delivery; dropping a [`Delivery`] releases it.
+//! - **Order.** Within a group, first attempts are delivered in log order. With one consumer and a prefetch
+//!   of 1 they are also processed in that order. Retried and released messages have no order among themselves
+//!   or with others.
+//! - **Failures are limited, kills are not.** Only [`Delivery::retry`] counts; [`Delivery::release`] and the
+//!   end of the process do not. The delay doubles with each failure. After `delivery_limit` failures the
+//!   message is parked: it is delivered to [`Broker::parked`], and the other messages continue.
 //!   [`Broker::unpark`] replays it.
-//! - **Groups are independent**; the consumers of one group share its messages.
+//! - **Groups are independent.** The consumers of one group share its messages.
 //!
-//! A group begins at the start of the log. Its kinds may change from one start to the next: the new ones
-//! apply from where it stands, and what it has passed is not delivered again.
+//! A group begins at the start of the log. Its event types may change from one start to the next. New types
+//! apply from the group's position; earlier events are not delivered again.
 //!
-//! What RabbitMQ promises a little differently is said at [`RabbitBroker`].
+//! [`RabbitBroker`] documents where RabbitMQ differs slightly.
 //!
-//! # What the embedded broker remembers, and when
+//! # Durability of the embedded broker's progress
 //!
-//! Each group has one record of at most 8 KiB: how far it has come, which messages up to there are unfinished
-//! after how many failures, and which are parked. The record is handed to the log within
-//! [`record_interval`](EmbeddedOptions::record_interval) of a change, and the log makes it durable with its
-//! next batch, within a bounded time. An acknowledgement therefore returns before it is durable; a crash in
-//! between causes redelivery, never loss, and may forget the failures of those last moments. The record is
-//! durable for certain only after [`close`](Broker::close) and [`drained`](Broker::drained).
+//! Each group has one record of at most 8 KiB: its position, the unfinished messages up to there with their
+//! failures, and the parked messages. A changed record is handed to the log within
+//! [`record_interval`](EmbeddedOptions::record_interval). The log makes it durable with its next batch,
+//! within a bounded time. So an acknowledgement returns before it is durable. A crash in between causes
+//! redelivery, never loss, and may drop the latest failures. The record is certainly durable only after
+//! [`close`](Broker::close) and [`drained`](Broker::drained).
 //!
-//! A start takes up the record as it finds it, whether or not the last process stopped cleanly: what is
-//! unfinished comes again at once, with the failures recorded for it. A process that is killed however often
-//! thus parks nothing. A message that kills the process comes again each time as well, which whoever
-//! supervises the process sees as a crash loop.
+//! A start resumes from the record, whether or not the last process stopped cleanly. Unfinished messages are
+//! redelivered at once, with their recorded failures. So kills alone never park a message. A message that
+//! kills the process is redelivered each time, too, and the process's supervisor sees a crash loop.
 //!
 //! # Limits of the embedded broker
 //!
-//! | what | most | then |
+//! | limited | maximum | beyond it |
 //! |---|---|---|
-//! | consumers of a group | 256 | `subscribe` refuses |
+//! | consumers of a group | 256 | `subscribe` fails |
 //! | unsettled deliveries of a consumer | its prefetch (≤ [`PREFETCH_MAX`]) | `next` waits |
-//! | unfinished messages of a group: in hand, waiting for a retry, given back | 256 | no new ones are begun |
-//! | parked messages of a group that nobody took note of | 32 | further ones wait, counted as unfinished |
+//! | unfinished messages of a group (unsettled, delayed, released) | 256 | no new ones are delivered |
+//! | parked messages of a group, unacknowledged | 32 | further ones stay unfinished |
 //! | events read ahead for a group | 1.5 pages | reading waits |
-//! | undecided proposals | [`proposals_max`](EmbeddedOptions::proposals_max) | `propose` waits |
+//! | undecided proposals | [`EmbeddedOptions::proposals_max`] | `propose` waits |
 //!
-//! However long one message takes, the others go on: the record names the unfinished messages, not those that
-//! were acknowledged around them.
+//! However long one message takes, the others continue: the record names the unfinished messages, not the
+//! acknowledged ones.
 //!
 //! # Stopping
 //!
-//! [`Broker::close`] ends all consumers; workers settle what they hold and may still propose; then
-//! [`Broker::drained`] is ready. Dropping the last handle without that loses nothing either: unsettled
-//! messages come again, as after a crash.
+//! [`Broker::close`] ends all consumers. Workers settle their deliveries and may still propose; then
+//! [`Broker::drained`] returns. Dropping the last handle without that loses nothing: unsettled messages are
+//! redelivered, as after a crash.
 
 mod broker;
 mod context;

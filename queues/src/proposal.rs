@@ -1,4 +1,4 @@
-//! The way from workers to the journal.
+//! The channel from workers to the journal.
 
 use std::fmt;
 
@@ -10,54 +10,57 @@ use crate::delivery::MessageContext;
 use crate::error::BrokerError;
 use crate::future::BoxFuture;
 
-/// Most events in one proposal.
+/// Most events of a proposal.
 pub const PROPOSAL_EVENTS_MAX: usize = 1024;
 
-/// Events that a step wants to be true.
+/// Events that a step proposes to record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proposal {
     /// The experiment they belong to.
     pub experiment: ExperimentId,
-    /// The event that the step worked on.
+    /// The event that the step processed.
     pub cause: Option<EventId>,
-    /// The events, in order, 1 to [`PROPOSAL_EVENTS_MAX`]: all are recorded, or none.
+    /// The events, in order, 1 to [`PROPOSAL_EVENTS_MAX`]. All are recorded, or none.
     pub events: Vec<NewEvent>,
 }
 
-/// What the journal made of a proposal.
+/// The reply to a proposal.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProposalReply {
-    /// They are in the log, durably, as given here (now, or since an earlier proposal of the same ids).
+    /// The events are in the log and durable, as given here. They may stem from an earlier proposal of the
+    /// same ids.
     Recorded(Vec<Recorded>),
-    /// The rules say no. Proposing the same again is pointless.
+    /// The rules reject the proposal. Proposing the same again is pointless.
     Rejected {
-        /// Why, for a person to read.
+        /// The reason, for a person to read.
         reason: String,
     },
     /// The proposal itself is durable; the journal will decide it later.
     Queued,
 }
 
-/// The journal's end of the way. It ends when nobody can propose any more.
+/// The journal's end of the channel. It ends when no handle can propose any more.
 #[derive(Debug)]
 pub struct ProposalConsumer {
     pub(crate) incoming: mpsc::Receiver<ProposalDelivery>,
 }
 
 impl ProposalConsumer {
-    /// The next proposal; none once every handle of the broker is gone. Cancellation-safe.
+    /// Returns the next proposal; `None` once every handle of the broker is gone. Cancellation-safe.
     pub async fn next(&mut self) -> Option<ProposalDelivery> {
         self.incoming.recv().await
     }
 
-    /// A proposal that is already here, so that the journal can decide several in one batch.
+    /// Returns a proposal that is already here, so that the journal can decide several in one batch.
     pub fn try_next(&mut self) -> Option<ProposalDelivery> {
         self.incoming.try_recv().ok()
     }
 }
 
-/// A proposal in the journal's hands. Dropped without an answer, its proposer sees
-/// [`BrokerError::Closed`] and may propose it again; one of another process comes again by itself.
+/// A proposal, delivered to the journal.
+///
+/// If it is dropped without a reply, its proposer gets [`BrokerError::Closed`] and may propose again. A
+/// proposal of another process is redelivered.
 #[derive(Debug)]
 pub struct ProposalDelivery {
     /// The proposal.
@@ -67,11 +70,11 @@ pub struct ProposalDelivery {
     pub(crate) reply: Reply,
 }
 
-/// The way back to the proposer.
+/// The channel back to the proposer.
 pub(crate) enum Reply {
-    /// It waits in this process.
+    /// The proposer waits in this process.
     Local(oneshot::Sender<ProposalReply>),
-    /// It is in another process and does not wait.
+    /// The proposer is in another process and does not wait.
     Remote(Box<dyn RemoteReply>),
 }
 
@@ -84,21 +87,21 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// What becomes of a proposal from another process.
+/// The reply to a proposal from another process.
 pub(crate) trait RemoteReply: Send + Sync {
-    /// Settles it. Dropping gives it back.
+    /// Settles it. A drop releases it.
     fn answer(self: Box<Self>, answer: ProposalReply) -> BoxFuture<'static, Result<(), BrokerError>>;
 }
 
 impl ProposalDelivery {
-    /// Tells the proposer. A proposer that no longer waits is no error: it asks again if it cares.
+    /// Replies to the proposer. A proposer that no longer waits is not an error.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the broker cannot take the answer: the proposal will come again.
+    /// [`BrokerError::Closed`] if the broker cannot take the reply: the proposal will be redelivered.
     pub async fn answer(self, answer: ProposalReply) -> Result<(), BrokerError> {
         match self.reply {
             Reply::Local(reply) => {
-                // The proposer may have been cancelled; the decision stands in the log all the same.
+                // The proposer may be gone. The decision stands in the log all the same.
                 let _gone = reply.send(answer);
                 Ok(())
             }
@@ -113,20 +116,20 @@ pub(crate) struct ProposalSender {
     outgoing: mpsc::Sender<ProposalDelivery>,
 }
 
-/// A bounded way: proposers wait while `capacity` proposals lie undecided before the journal.
+/// A bounded channel: proposers wait while `capacity` proposals are undecided.
 pub(crate) fn proposal_channel(capacity: usize) -> (ProposalSender, ProposalConsumer) {
     let (outgoing, incoming) = mpsc::channel(capacity);
     (ProposalSender { outgoing }, ProposalConsumer { incoming })
 }
 
 impl Proposal {
-    /// Checks the number of its events.
+    /// Checks the number of events.
     pub(crate) fn check(&self) -> Result<(), BrokerError> {
         if (1..=PROPOSAL_EVENTS_MAX).contains(&self.events.len()) {
             return Ok(());
         }
         Err(BrokerError::Invalid(format!(
-            "a proposal of {} events for {}: propose 1 to {PROPOSAL_EVENTS_MAX}",
+            "a proposal of {} events for {} is out of range: propose 1 to {PROPOSAL_EVENTS_MAX}",
             self.events.len(),
             self.experiment
         )))
@@ -134,7 +137,7 @@ impl Proposal {
 }
 
 impl ProposalSender {
-    /// The channel itself, for proposals that come another way.
+    /// The sender, for proposals that come from another process.
     pub(crate) fn outgoing(&self) -> mpsc::Sender<ProposalDelivery> {
         self.outgoing.clone()
     }

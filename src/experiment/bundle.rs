@@ -307,6 +307,6 @@ mod tests {
         let other = ArtifactId::of(b"never put").to_string();
         let weights = ArtifactId::of(b"weights").to_string();
         let said = bench.refused(|text| text.replace(&weights, &other));
-        assert!(said.contains(&format!("there is no artifact {other}")), "{said}");
+        assert!(said.contains(&format!("artifact {other} does not exist")), "{said}");
     }
 }

@@ -1,5 +1,5 @@
-//! Measures the durable log and prints JSON: durable appends against a raw append of the same bytes with a
-//! sync at the same points, in turns on the same disk; scanning; opening.
+//! Measures the durable log and prints JSON: durable appends against a raw append of the same bytes with
+//! syncs at the same points, alternating on the same disk; scanning; opening.
 //!
 //! `cargo run --release -p dissent-storage --example log_bench [EVENTS] [DIRECTORY]`
 
@@ -75,8 +75,8 @@ fn event(n: u32) -> Result<Append, Failure> {
     Ok(Append { experiment, expected: ExpectedVersion::Any, events: vec![event] })
 }
 
-/// Appends 64 at a time, each an append of its own, waiting for all of them; beside it the same bytes
-/// written raw and synced once per 64. The two alternate, so that both meet the same moods of the disk.
+/// Appends batches of 64 single-event appends and waits for each batch. The baseline writes the same bytes
+/// raw and syncs once per 64. The two alternate, so that both see the same variations of the disk.
 fn appends(dir: &Path) -> Result<serde_json::Value, Failure> {
     let log = SledLog::open(dir.join("append"), &SledOptions::default())?;
     let mut raw = File::create(dir.join("raw"))?;
@@ -175,8 +175,8 @@ fn fill(path: &Path, events: u32) -> Result<Filling, Failure> {
     })
 }
 
-/// Events per second, the best of three; by the clock, and by the processor time of this thread, which says
-/// what a busy machine hides.
+/// Events per second, the best of three: by wall-clock time, and by the processor time of this thread, which
+/// a busy machine does not distort.
 fn scan(log: &SledLog, owned: bool) -> Result<serde_json::Value, Failure> {
     let (mut best, mut best_cpu) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..3 {

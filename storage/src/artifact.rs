@@ -1,11 +1,11 @@
-//! Large things, kept in files named by what is in them.
+//! Large files, named by the hash of their content.
 //!
-//! An artifact's name is the BLAKE3 hash of its bytes, so it can be put twice, checked at any time, and
-//! never change. A file is written beside its place, synced, and renamed into it: under its name there is
-//! either nothing or all of it.
+//! The name of an artifact is the BLAKE3 hash of its bytes. So it can be stored twice, can be checked at any
+//! time, and never changes. A file is written under a temporary name, synced, and renamed: under the
+//! artifact's name is either nothing or the whole file.
 //!
-//! The folder may stand before a store that several hosts share: what is put is in both, and what is missing here is fetched
-//! from there, checked against its name.
+//! The folder can be the cache of a store that several hosts share. Artifacts are then written to both. A
+//! missing artifact is fetched from the store and checked against its name.
 
 mod cache;
 mod id;
@@ -23,14 +23,14 @@ use cache::Cache;
 pub use id::{ArtifactId, InvalidArtifactName};
 pub use shared::SharedStore;
 
-/// A directory of artifacts. Any number of processes may use it at once.
+/// A folder of artifacts. Any number of processes may use it at once.
 #[derive(Debug, Clone)]
 pub struct ArtifactStore {
     root: PathBuf,
     shared: Option<Arc<SharedBackend>>,
 }
 
-/// What is backend a directory of artifacts.
+/// The shared store of a folder, for which the folder is a cache.
 #[derive(Debug)]
 struct SharedBackend {
     store: SharedStore,
@@ -38,10 +38,11 @@ struct SharedBackend {
 }
 
 impl ArtifactStore {
-    /// Opens the store in `root`, or makes one there. What processes that were killed had begun to write a day ago is removed.
+    /// Opens the store in `root`; creates it if it does not exist. Removes temporary files that a killed
+    /// process left more than a day ago.
     ///
     /// # Errors
-    /// If the directory cannot be made.
+    /// If the folder cannot be created.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let root = root.into();
         std::fs::create_dir_all(&root).map_err(StorageError::io("create", &root))?;
@@ -49,25 +50,28 @@ impl ArtifactStore {
         Ok(Self { root, shared: None })
     }
 
-    /// The same directory as a cache of a shared store: what has more than `cache_bytes` together goes, the least recently used first
-    /// (none: nothing goes). What the store does not have stays, and so does what [`Self::link`] gave another name, on top of the limit.
+    /// Uses this folder as an LRU cache of at most `cache_bytes` before a shared store; `None` for no limit.
+    ///
+    /// Artifacts that the store does not have are never evicted. Files that [`Self::link`] created do not
+    /// count towards the limit.
     #[must_use]
     pub fn with_shared_store(self, store: SharedStore, cache_bytes: Option<u64>) -> Self {
         let cache = Cache::new(cache_bytes);
         Self { shared: Some(Arc::new(SharedBackend { store, cache })), ..self }
     }
 
-    /// The store backend the directory, if there is one.
+    /// The shared store, if there is one.
     #[must_use]
     pub fn shared(&self) -> Option<&SharedStore> {
         self.shared.as_ref().map(|shared| &shared.store)
     }
 
-    /// Puts what the directory has into the shared store, where it is not there yet: it may have been begun without one.
+    /// Uploads the folder's artifacts that the shared store does not have: the folder may be older than the
+    /// shared store.
     ///
     /// # Errors
-    /// If the directory cannot be read, or the store refuses. One that is damaged here, or cannot be read, is passed over: whoever
-    /// needs it will say so.
+    /// If the folder cannot be read or the store fails. A damaged or unreadable artifact is skipped with a
+    /// warning; its next use reports the error.
     pub fn share_all(&self) -> Result<(), StorageError> {
         let Some(backend) = &self.shared else { return Ok(()) };
         let cached = cache::cached(&self.root).map_err(StorageError::io("list", &self.root))?;
@@ -77,14 +81,16 @@ impl ArtifactStore {
             }
             match self.whole_here(&artifact.id) {
                 Ok(file) => backend.put(&artifact.id, file, &self.path(&artifact.id))?,
-                Err(error) => tracing::warn!(%error, "an artifact is not put into the shared store"),
+                Err(error) => {
+                    tracing::warn!(%error, "failed to read an artifact; it is not uploaded to the shared store")
+                }
             }
         }
         backend.evict(&self.root, None);
         Ok(())
     }
 
-    /// Where an artifact lies, or would lie.
+    /// The path of an artifact, whether it exists or not.
     #[must_use]
     pub fn path(&self, id: &ArtifactId) -> PathBuf {
         let name = id.to_string();
@@ -92,18 +98,18 @@ impl ArtifactStore {
         self.root.join(name.get(..2).unwrap_or_default()).join(name)
     }
 
-    /// Keeps these bytes; durable on return.
+    /// Stores these bytes; durable on return.
     ///
     /// # Errors
-    /// If the disk refuses.
+    /// If a file cannot be written.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<ArtifactId, StorageError> {
         self.put(bytes, &self.root)
     }
 
-    /// Keeps a copy of a file; durable on return. The file is read once, in pieces.
+    /// Stores a copy of a file; durable on return. The file is read once, in pieces.
     ///
     /// # Errors
-    /// If the file cannot be read or the disk refuses.
+    /// If the file cannot be read or the copy cannot be written.
     pub fn put_file(&self, source: &Path) -> Result<ArtifactId, StorageError> {
         let file = File::open(source).map_err(StorageError::io("open", source))?;
         self.put(file, source)
@@ -123,7 +129,7 @@ impl ArtifactStore {
             partial.write_all(piece).map_err(StorageError::io("write", partial.path()))?;
         }
         let id = ArtifactId::from(hasher.finalize());
-        // A copy that is there and whole stays: others may be reading it.
+        // Keep an existing intact copy: others may be reading it.
         let file = match self.whole_here(&id) {
             Ok(file) => file,
             Err(_) => self.persist(partial, &id)?,
@@ -137,7 +143,8 @@ impl ArtifactStore {
         Ok(id)
     }
 
-    /// Brings an artifact from the shared store, if there is one, to its place, and opens it. Nothing is there of one that is not what its name says.
+    /// Downloads an artifact from the shared store, if there is one, and opens it. Bytes that do not match
+    /// the name are discarded.
     fn fetch(&self, id: &ArtifactId) -> Result<File, StorageError> {
         let Some(backend) = &self.shared else { return Err(StorageError::ArtifactMissing(*id)) };
         let mut partial = self.partial()?;
@@ -153,7 +160,7 @@ impl ArtifactStore {
             return Err(StorageError::ArtifactMissing(*id));
         }
         if ArtifactId::from(hasher.finalize()) != *id {
-            let reason = "the shared store has other bytes under this name".to_owned();
+            let reason = "the shared store holds different bytes under this name".to_owned();
             return Err(StorageError::ArtifactDamaged { id: *id, path: self.path(id), reason });
         }
         let file = self.persist(partial, id)?;
@@ -161,21 +168,22 @@ impl ArtifactStore {
         Ok(file)
     }
 
-    /// Gives an artifact another name as well, under which it stays when there is no room for it here any more. What has that name
-    /// already is replaced, unless it is the artifact.
+    /// Links an artifact to a second path, where eviction does not remove it. Replaces an existing file
+    /// there, unless it is the artifact.
     ///
     /// # Errors
-    /// If there is none of this name, here or in the shared store, it is damaged, or the disk refuses.
+    /// If there is no such artifact, here or in the shared store, if it is damaged, or if the link cannot be
+    /// created.
     pub fn link(&self, id: &ArtifactId, to: &Path) -> Result<(), StorageError> {
-        // It may have made room here since: it need not come again.
+        // The artifact may have been evicted since. The link suffices: do not fetch it again.
         if self.is_at(id, to) {
             return Ok(());
         }
-        let mut file = self.healed(id, |store| store.whole(id, store.open_artifact(id)?))?;
+        let mut file = self.with_repair(id, |store| store.whole(id, store.open_artifact(id)?))?;
         let folder = to.parent().unwrap_or(Path::new("."));
         let aside = tempfile::tempdir_in(folder).map_err(StorageError::io("create a folder in", folder))?;
         let (path, linked) = (self.path(id), aside.path().join("artifact"));
-        // Another file system has no links to this one; and another process may have made room in between.
+        // Links do not cross file systems, and another process may have evicted the artifact meanwhile.
         if std::fs::hard_link(&path, &linked).is_err() {
             let copied = File::create(&linked).and_then(|mut copy| io::copy(&mut file, &mut copy));
             copied.map_err(StorageError::io("copy", &path))?;
@@ -183,7 +191,7 @@ impl ArtifactStore {
         std::fs::rename(&linked, to).map_err(StorageError::io("create", to))
     }
 
-    /// Whether an artifact has this name already, which is a use of it.
+    /// Whether the artifact is at this path already. That counts as a use of it.
     fn is_at(&self, id: &ArtifactId, path: &Path) -> bool {
         let file = path.symlink_metadata().is_ok_and(|found| found.is_file()).then(|| File::open(path));
         file.and_then(Result::ok).and_then(|file| self.whole(id, file).ok()).is_some_and(|file| {
@@ -200,7 +208,8 @@ impl ArtifactStore {
             .map_err(StorageError::io("create a file in", &self.root))
     }
 
-    /// Puts an artifact in its place, and opens it: another process may make room at any time.
+    /// Moves a temporary file to its name and opens it. It is opened first, because another process may evict
+    /// it at any time.
     fn persist(&self, partial: NamedTempFile, id: &ArtifactId) -> Result<File, StorageError> {
         let path = self.path(id);
         let shelf = path.parent().unwrap_or(&self.root);
@@ -214,10 +223,11 @@ impl ArtifactStore {
         Ok(file)
     }
 
-    /// Opens an artifact for reading; it is fetched if it is not here. Its bytes are not checked: see [`Self::verify`].
+    /// Opens an artifact for reading; fetches it if it is missing here. Does not check its bytes: see
+    /// [`Self::verify`].
     ///
     /// # Errors
-    /// If there is none of this name, or what lies there is not a file.
+    /// If there is no such artifact, or its path is not a file.
     pub fn open_artifact(&self, id: &ArtifactId) -> Result<File, StorageError> {
         let file = match self.open_here(id) {
             Err(StorageError::ArtifactMissing(_)) => self.fetch(id)?,
@@ -235,29 +245,29 @@ impl ArtifactStore {
 
     fn open_here(&self, id: &ArtifactId) -> Result<File, StorageError> {
         let path = self.path(id);
-        // Not followed: a link could lead anywhere.
+        // Do not follow links: a link could lead anywhere.
         let found = path.symlink_metadata().map(|metadata| metadata.is_file());
         match found.and_then(|is_file| is_file.then(|| File::open(&path)).transpose()) {
             Ok(Some(file)) => Ok(file),
             Ok(None) => {
                 Err(StorageError::ArtifactDamaged { id: *id, path, reason: "it is not a file".to_owned() })
             }
-            // Or another process has just made room.
+            // Or another process has just evicted it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StorageError::ArtifactMissing(*id)),
             Err(error) => Err(StorageError::io("open", &path)(error)),
         }
     }
 
-    /// Whether an artifact is in the directory, checked or not.
+    /// Whether the folder has the artifact. Does not check its bytes.
     #[must_use]
     pub fn contains(&self, id: &ArtifactId) -> bool {
         self.path(id).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
     }
 
-    /// Whether an artifact is here or in the shared store, checked or not. Nothing is fetched.
+    /// Whether the folder or the shared store has the artifact. Fetches and checks nothing.
     ///
     /// # Errors
-    /// If the shared store cannot be asked.
+    /// If the shared store cannot be queried.
     pub fn is_kept(&self, id: &ArtifactId) -> Result<bool, StorageError> {
         match &self.shared {
             Some(shared) if !self.contains(id) => Ok(shared.store.size(&shared_name(id))?.is_some()),
@@ -265,12 +275,13 @@ impl ArtifactStore {
         }
     }
 
-    /// Reads an artifact into memory and checks it. One that is damaged here is fetched again, where there is a shared store.
+    /// Reads an artifact into memory and checks it. A damaged artifact is fetched again from the shared
+    /// store, if there is one.
     ///
     /// # Errors
-    /// If there is none of this name, it has more than `bytes_max` bytes, or it is damaged.
+    /// If there is no such artifact, it has more than `bytes_max` bytes, or it is damaged.
     pub fn read(&self, id: &ArtifactId, bytes_max: u64) -> Result<Vec<u8>, StorageError> {
-        self.healed(id, |store| store.read_once(id, bytes_max))
+        self.with_repair(id, |store| store.read_once(id, bytes_max))
     }
 
     fn read_once(&self, id: &ArtifactId, bytes_max: u64) -> Result<Vec<u8>, StorageError> {
@@ -287,24 +298,24 @@ impl ArtifactStore {
         if ArtifactId::of(&bytes) == *id {
             Ok(bytes)
         } else {
-            Err(damaged("its bytes have another hash".to_owned()))
+            Err(damaged("the hash of its bytes is different".to_owned()))
         }
     }
 
-    /// Reads an artifact and compares it with its name; one that is missing or damaged here is fetched, where there is a shared store.
-    /// Returns its size in bytes.
+    /// Reads an artifact and checks it against its name. A missing or damaged artifact is fetched from the
+    /// shared store, if there is one. Returns its size in bytes.
     ///
     /// # Errors
-    /// If there is none of this name, or it is damaged.
+    /// If there is no such artifact, or it is damaged.
     pub fn verify(&self, id: &ArtifactId) -> Result<u64, StorageError> {
-        self.healed(id, |store| store.verify_file(id, &store.open_artifact(id)?))
+        self.with_repair(id, |store| store.verify_file(id, &store.open_artifact(id)?))
     }
 
     fn whole_here(&self, id: &ArtifactId) -> Result<File, StorageError> {
         self.whole(id, self.open_here(id)?)
     }
 
-    /// The file, at its start, once its bytes are known to be the artifact's.
+    /// Checks the file against the artifact's name; returns it rewound.
     fn whole(&self, id: &ArtifactId, mut file: File) -> Result<File, StorageError> {
         self.verify_file(id, &file)?;
         file.rewind().map_err(StorageError::io("read", &self.path(id)))?;
@@ -318,12 +329,12 @@ impl ArtifactStore {
         if ArtifactId::from(hasher.finalize()) == *id {
             return Ok(hasher.count());
         }
-        let reason = "its bytes have another hash".to_owned();
+        let reason = "the hash of its bytes is different".to_owned();
         Err(StorageError::ArtifactDamaged { id: *id, path, reason })
     }
 
-    /// Does something with an artifact, and once more after it was fetched again if it is damaged here.
-    fn healed<T>(
+    /// Applies `work` to an artifact. If it is damaged here, fetches it again and retries once.
+    fn with_repair<T>(
         &self,
         id: &ArtifactId,
         work: impl Fn(&Self) -> Result<T, StorageError>,
@@ -332,7 +343,7 @@ impl ArtifactStore {
             Err(StorageError::ArtifactDamaged { .. })
                 if self.shared.is_some() && self.whole_here(id).is_err() =>
             {
-                tracing::warn!(artifact = %id, "damaged here: it is fetched again");
+                tracing::warn!(artifact = %id, "fetching a damaged artifact again");
                 drop(self.fetch(id)?);
                 work(self)
             }
@@ -342,7 +353,8 @@ impl ArtifactStore {
 }
 
 impl SharedBackend {
-    /// Whether the store has an artifact of so many bytes. One of another size was damaged there: it is as good as none.
+    /// Whether the store has the artifact with this size. An object of another size is damaged and counts as
+    /// missing.
     fn has(&self, id: &ArtifactId, bytes: u64) -> Result<bool, StorageError> {
         Ok(self.store.size(&shared_name(id))? == Some(bytes))
     }

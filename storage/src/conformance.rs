@@ -10,26 +10,26 @@ use dissent_domain::log::{Append, EventLog, ExpectedVersion, LogError};
 
 use crate::wait;
 
-/// Makes one test per claim. The argument is an expression that makes an empty log and what keeps it alive:
-/// `(impl EventLog, impl Sized)`.
+/// Generates one test for each claim. The argument is an expression that creates an empty log and a guard
+/// that must live as long as the log.
 #[macro_export]
 macro_rules! event_log_conformance {
     ($make:expr) => {
         $crate::event_log_conformance!(
             $make;
             positions_and_versions_have_no_gaps,
-            an_append_that_comes_again_is_answered_with_the_original,
+            a_repeated_append_returns_the_original_events,
             only_the_unknown_events_of_an_append_are_added,
             an_id_twice_in_one_append_is_one_event,
-            an_id_with_another_content_keeps_the_first,
+            an_id_with_different_content_keeps_the_first,
             expected_versions_are_checked,
-            a_known_append_is_answered_whatever_version_it_expects,
-            a_refused_append_adds_nothing,
-            an_append_of_nothing_is_answered_with_nothing,
+            a_known_append_succeeds_with_any_expected_version,
+            a_rejected_append_adds_nothing,
+            an_empty_append_returns_no_events,
             reads_respect_their_limits,
             streams_are_listed_by_name,
-            bodies_of_all_sizes_come_back,
-            what_is_too_large_is_refused,
+            bodies_of_all_sizes_are_read_back,
+            oversized_appends_are_rejected,
             cursors_are_replaced_and_bounded,
             listeners_see_every_position_rise,
             appends_of_many_threads_keep_each_threads_order,
@@ -47,13 +47,13 @@ macro_rules! event_log_conformance {
     };
 }
 
-/// An experiment's name.
+/// An experiment id.
 #[must_use]
 pub fn experiment(name: &str) -> ExperimentId {
     ExperimentId::new(name).unwrap()
 }
 
-/// The `n`-th of a family of events, with a body of `bytes` bytes.
+/// The `n`-th test event, with a body of `bytes` bytes.
 #[must_use]
 pub fn event(family: &str, n: u32, bytes: usize) -> NewEvent {
     let root = EventId::of_experiment(&experiment(family));
@@ -69,10 +69,10 @@ pub fn event(family: &str, n: u32, bytes: usize) -> NewEvent {
     }
 }
 
-/// Appends and waits.
+/// Appends events and waits.
 ///
 /// # Errors
-/// As the log.
+/// As the append.
 pub fn append(
     log: &dyn EventLog,
     stream: &str,
@@ -92,7 +92,7 @@ fn places(recorded: &[Recorded]) -> Vec<(u64, &str, u64)> {
 
 use ExpectedVersion::{Any, Exact, NoStream};
 
-/// See the name.
+/// Positions and versions have no gaps.
 pub fn positions_and_versions_have_no_gaps(log: impl EventLog) {
     append(&log, "a", Any, events("a", 0..2)).unwrap();
     append(&log, "b", Any, events("b", 0..1)).unwrap();
@@ -104,22 +104,22 @@ pub fn positions_and_versions_have_no_gaps(log: impl EventLog) {
     assert_eq!(log.head(), 5);
 }
 
-/// See the name.
-pub fn an_append_that_comes_again_is_answered_with_the_original(log: impl EventLog) {
+/// A repeated append returns the original events.
+pub fn a_repeated_append_returns_the_original_events(log: impl EventLog) {
     let first = append(&log, "a", Any, events("a", 0..3)).unwrap();
     append(&log, "a", Any, events("a", 3..4)).unwrap();
     assert_eq!(append(&log, "a", Any, events("a", 0..3)).unwrap(), first);
     assert_eq!(log.head(), 4);
 }
 
-/// See the name.
+/// Only the unknown events of an append are added.
 pub fn only_the_unknown_events_of_an_append_are_added(log: impl EventLog) {
     append(&log, "a", Any, events("a", 1..3)).unwrap();
     let mixed = append(&log, "a", Any, events("a", 0..4)).unwrap();
     assert_eq!(places(&mixed), [(3, "a", 3), (1, "a", 1), (2, "a", 2), (4, "a", 4)]);
 }
 
-/// See the name.
+/// An id twice in one append is one event.
 pub fn an_id_twice_in_one_append_is_one_event(log: impl EventLog) {
     let twice = vec![event("a", 0, 8), event("a", 1, 8), event("a", 0, 8)];
     let answer = append(&log, "a", NoStream, twice).unwrap();
@@ -127,8 +127,8 @@ pub fn an_id_twice_in_one_append_is_one_event(log: impl EventLog) {
     assert_eq!(log.head(), 2);
 }
 
-/// See the name.
-pub fn an_id_with_another_content_keeps_the_first(log: impl EventLog) {
+/// An id with different content keeps the first.
+pub fn an_id_with_different_content_keeps_the_first(log: impl EventLog) {
     let first = append(&log, "a", Any, vec![event("a", 0, 8)]).unwrap();
     let other = NewEvent { body: vec![1, 2, 3], ..event("a", 0, 8) };
     assert_eq!(append(&log, "a", Any, vec![other.clone()]).unwrap(), first);
@@ -136,7 +136,7 @@ pub fn an_id_with_another_content_keeps_the_first(log: impl EventLog) {
     assert_eq!(log.streams().unwrap(), [(experiment("a"), 1)]);
 }
 
-/// See the name.
+/// Expected versions are checked.
 pub fn expected_versions_are_checked(log: impl EventLog) {
     let wrong =
         |expected, actual| Err(LogError::WrongVersion { experiment: experiment("a"), expected, actual });
@@ -149,15 +149,15 @@ pub fn expected_versions_are_checked(log: impl EventLog) {
     assert_eq!(log.head(), 4);
 }
 
-/// See the name.
-pub fn a_known_append_is_answered_whatever_version_it_expects(log: impl EventLog) {
+/// A known append succeeds with any expected version.
+pub fn a_known_append_succeeds_with_any_expected_version(log: impl EventLog) {
     let first = append(&log, "a", NoStream, events("a", 0..2)).unwrap();
     assert_eq!(append(&log, "a", NoStream, events("a", 0..2)).unwrap(), first);
     assert_eq!(append(&log, "a", Exact(77), events("a", 0..2)).unwrap(), first);
 }
 
-/// See the name.
-pub fn a_refused_append_adds_nothing(log: impl EventLog) {
+/// A rejected append adds nothing.
+pub fn a_rejected_append_adds_nothing(log: impl EventLog) {
     append(&log, "a", Any, events("a", 0..1)).unwrap();
     append(&log, "a", NoStream, events("a", 1..5)).unwrap_err();
     assert_eq!(log.head(), 1);
@@ -166,13 +166,13 @@ pub fn a_refused_append_adds_nothing(log: impl EventLog) {
     assert_eq!(places(&next), [(2, "a", 2)]);
 }
 
-/// See the name.
-pub fn an_append_of_nothing_is_answered_with_nothing(log: impl EventLog) {
+/// An empty append returns no events.
+pub fn an_empty_append_returns_no_events(log: impl EventLog) {
     assert_eq!(append(&log, "a", Exact(9), vec![]).unwrap(), []);
     assert_eq!((log.head(), log.streams().unwrap()), (0, vec![]));
 }
 
-/// See the name.
+/// Reads respect their limits.
 pub fn reads_respect_their_limits(log: impl EventLog) {
     for n in 0..10 {
         append(&log, if n % 2 == 0 { "even" } else { "odd" }, Any, events("x", n..n + 1)).unwrap();
@@ -195,7 +195,7 @@ pub fn reads_respect_their_limits(log: impl EventLog) {
     assert_eq!(log.find(event("x", 3, 0).id).unwrap(), Some(odd(1, 1)[0].clone()));
 }
 
-/// See the name.
+/// Streams are listed by name.
 pub fn streams_are_listed_by_name(log: impl EventLog) {
     for name in ["b", "a", "a-1", "ab", "a.x", "A", "a"] {
         let n = u32::try_from(log.head()).unwrap();
@@ -206,8 +206,8 @@ pub fn streams_are_listed_by_name(log: impl EventLog) {
     assert_eq!(listed, [("A", 1), ("a", 2), ("a-1", 1), ("a.x", 1), ("ab", 1), ("b", 1)]);
 }
 
-/// See the name.
-pub fn bodies_of_all_sizes_come_back(log: impl EventLog) {
+/// Bodies of all sizes are read back.
+pub fn bodies_of_all_sizes_are_read_back(log: impl EventLog) {
     let sizes = [0, 1, 600, 7300, 7400, 7491, 7500, 14_982, 40_000, 300_000, 3 << 20];
     let sent: Vec<_> = (0..).zip(sizes).map(|(n, bytes)| event("a", n, bytes)).collect();
     let recorded = append(&log, "a", Any, sent.clone()).unwrap();
@@ -219,8 +219,8 @@ pub fn bodies_of_all_sizes_come_back(log: impl EventLog) {
     }
 }
 
-/// See the name.
-pub fn what_is_too_large_is_refused(log: impl EventLog) {
+/// Oversized appends are rejected.
+pub fn oversized_appends_are_rejected(log: impl EventLog) {
     let invalid = |events| {
         let error = append(&log, "a", Any, events).unwrap_err();
         assert!(matches!(error, LogError::Invalid(_)), "{error}");
@@ -231,7 +231,7 @@ pub fn what_is_too_large_is_refused(log: impl EventLog) {
     assert_eq!(log.head(), 0);
 }
 
-/// See the name.
+/// Cursors are replaced and bounded.
 pub fn cursors_are_replaced_and_bounded(log: impl EventLog) {
     assert_eq!(log.load_cursor("group").unwrap(), None);
     log.store_cursor("group", vec![1]).unwrap();
@@ -245,7 +245,7 @@ pub fn cursors_are_replaced_and_bounded(log: impl EventLog) {
     assert_eq!(log.load_cursor("group").unwrap(), Some(vec![2; crate::CURSOR_BYTES_MAX]));
 }
 
-/// See the name.
+/// Listeners see every position rise.
 pub fn listeners_see_every_position_rise(log: impl EventLog) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&seen);
@@ -257,7 +257,7 @@ pub fn listeners_see_every_position_rise(log: impl EventLog) {
     assert_eq!(*seen.lock().unwrap(), [3, 4]);
 }
 
-/// See the name.
+/// Appends of many threads keep each thread's order.
 pub fn appends_of_many_threads_keep_each_threads_order(log: impl EventLog) {
     std::thread::scope(|scope| {
         for thread in 0..8 {
@@ -289,7 +289,7 @@ pub fn appends_of_many_threads_keep_each_threads_order(log: impl EventLog) {
     }
 }
 
-/// See the name.
+/// A dropped future does not take the append back.
 pub fn a_dropped_future_does_not_take_the_append_back(log: impl EventLog) {
     drop(log.append(Append { experiment: experiment("a"), expected: Any, events: events("a", 0..2) }));
     log.flush().unwrap();

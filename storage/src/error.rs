@@ -1,4 +1,4 @@
-//! What can go wrong beside the log itself.
+//! Errors of artifact stores, exports and imports.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,53 +10,53 @@ use crate::artifact::{ArtifactId, InvalidArtifactName};
 /// An error of an artifact store, an export or an import.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The log said no.
+    /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The file system said no.
+    /// A file operation failed.
     #[error("failed to {action} {path}")]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// Not a name of an artifact.
     #[error(transparent)]
     ArtifactName(#[from] InvalidArtifactName),
-    /// There is no such artifact.
-    #[error("there is no artifact {0}")]
+    /// The artifact does not exist.
+    #[error("artifact {0} does not exist")]
     ArtifactMissing(ArtifactId),
-    /// An artifact's bytes are not those that were put there.
-    #[error("artifact {id} at {path} is damaged: {reason}; put it again from its source")]
+    /// The artifact's bytes do not match its name.
+    #[error("artifact {id} at {path} is damaged: {reason}; store it again from its source")]
     ArtifactDamaged {
         /// Its name.
         id: ArtifactId,
         /// Its file.
         path: PathBuf,
-        /// What is wrong.
+        /// The kind of damage.
         reason: String,
     },
-    /// Not the address of a shared store.
-    #[error("{url} cannot be the shared store: {reason}")]
+    /// The URL is not valid for a shared store.
+    #[error("invalid URL of a shared store, {url}: {reason}")]
     SharedUrl {
         /// The address, without a password.
         url: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// A shared store said no, or does not answer.
+    /// The shared store failed or did not answer.
     #[error("failed to {action} {name} in {url}: {reason}")]
     Shared {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// With which object.
+        /// The object.
         name: String,
-        /// Of which store.
+        /// URL of the store.
         url: String,
-        /// What it said.
+        /// The store's error with its causes.
         reason: String,
     },
     /// An event cannot be exported.
@@ -64,27 +64,27 @@ pub enum StorageError {
     Export {
         /// Its position.
         position: u64,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A copy is not what it was made from.
+    /// A copy differs from its original.
     #[error("at position {position}: {reason}")]
     Copy {
-        /// Position of the event at fault.
+        /// Position of the first event that differs.
         position: u64,
-        /// What is wrong with it.
+        /// The difference.
         reason: String,
     },
-    /// A line of an import is not as an export would have written it. Nothing was imported.
+    /// A line of an import is invalid. Nothing was imported.
     #[error("{path}, line {line}, {field}: {reason}; nothing was imported")]
     Import {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: u64,
-        /// The field at fault, or `line`.
+        /// The invalid field, or `line`.
         field: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }

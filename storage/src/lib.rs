@@ -1,5 +1,5 @@
-//! Where facts are kept: the durable event log on sled ([`SledLog`]), its in-memory twin ([`MemoryLog`]),
-//! content-addressed files ([`ArtifactStore`]), and ways in and out of a log ([`transfer`]).
+//! Durable storage: the event log on sled ([`SledLog`]), the log in memory ([`MemoryLog`]), content-addressed
+//! files ([`ArtifactStore`]), and export and import of a log ([`transfer`]).
 
 mod artifact;
 mod base64;

@@ -1,4 +1,4 @@
-//! What a log accepts, whichever way it keeps it.
+//! The limits of appends and records, for every implementation of the log.
 
 use dissent_domain::event::NewEvent;
 use dissent_domain::log::{Append, LogError};
@@ -7,8 +7,8 @@ use dissent_domain::log::{Append, LogError};
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 /// Most events in one append.
 pub const APPEND_EVENTS_MAX: usize = 10_000;
-/// Most bytes of bodies in one append: an append is written whole or not at all, so it must fit in memory
-/// several times over.
+/// Most bytes of bodies in one append. An append is written as a whole, so it must fit in memory several
+/// times over.
 pub const APPEND_BYTES_MAX: usize = 128 << 20;
 /// Largest record of a subscription, in bytes.
 pub const CURSOR_BYTES_MAX: usize = 7_490;
@@ -17,12 +17,12 @@ pub(crate) const GROUP_BYTES_MAX: usize = 256;
 /// Longest name of an actor or an event type, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 1024;
 
-/// Whether an append could be written at all.
+/// Checks an append against the limits.
 pub(crate) fn check_append(append: &Append) -> Result<(), LogError> {
     let count = append.events.len();
     if count > APPEND_EVENTS_MAX {
         return Err(LogError::Invalid(format!(
-            "{count} events at once are too many: at most {APPEND_EVENTS_MAX} are allowed"
+            "an append of {count} events is too large: at most {APPEND_EVENTS_MAX} are allowed"
         )));
     }
     let mut total = 0;
@@ -32,7 +32,7 @@ pub(crate) fn check_append(append: &Append) -> Result<(), LogError> {
     }
     if total > APPEND_BYTES_MAX {
         return Err(LogError::Invalid(format!(
-            "{total} bytes at once are too many: at most {APPEND_BYTES_MAX} are allowed"
+            "an append of {total} bytes is too large: at most {APPEND_BYTES_MAX} are allowed"
         )));
     }
     Ok(())
@@ -50,7 +50,7 @@ fn check_event(event: &NewEvent) -> Result<(), LogError> {
     }
     if event.body.len() > BODY_BYTES_MAX {
         return Err(LogError::Invalid(format!(
-            "the body of event {} has {} bytes: at most {BODY_BYTES_MAX} are allowed; keep large data in an \
+            "the body of event {} has {} bytes: at most {BODY_BYTES_MAX} are allowed; store large data as an \
              artifact and name it in the event",
             event.id,
             event.body.len()
@@ -59,11 +59,11 @@ fn check_event(event: &NewEvent) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Whether a subscription's record could be written at all.
+/// Checks a subscription's record against the limits.
 pub(crate) fn check_cursor(group: &str, record: &[u8]) -> Result<(), LogError> {
     if group.is_empty() || group.len() > GROUP_BYTES_MAX {
         return Err(LogError::Invalid(format!(
-            "a subscription's name has 1 to {GROUP_BYTES_MAX} bytes, not {}",
+            "a subscription name of {} bytes is out of range: use 1 to {GROUP_BYTES_MAX}",
             group.len()
         )));
     }

@@ -1,4 +1,4 @@
-//! The log without a disk: for tests, dry runs and as the model that the durable log is tested against.
+//! The log in memory: for tests, dry runs, and as the model of the durable log in tests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use crate::limits::{check_append, check_cursor};
 #[derive(Default)]
 pub struct MemoryLog {
     state: Mutex<State>,
-    /// Held across append and announcement, so that listeners see positions in order.
+    /// Held from the append to the call of the listeners, so that they see positions in order.
     announcing: Mutex<()>,
     listeners: Mutex<Vec<AdvanceListener>>,
 }
@@ -35,7 +35,7 @@ impl MemoryLog {
         Self::default()
     }
 
-    /// Refuses appends from now on.
+    /// Rejects all later appends.
     pub fn close(&self) {
         self.state().closed = true;
     }
@@ -70,7 +70,7 @@ impl State {
         if append.events.iter().any(|event| !self.by_id.contains_key(&event.id)) {
             self.check_version(&append)?;
         }
-        let mut answer = Vec::with_capacity(append.events.len());
+        let mut recorded = Vec::with_capacity(append.events.len());
         for event in append.events {
             let index = if let Some(&known) = self.by_id.get(&event.id) {
                 known
@@ -87,9 +87,9 @@ impl State {
                 });
                 index
             };
-            answer.extend(self.events.get(index).cloned());
+            recorded.extend(self.events.get(index).cloned());
         }
-        Ok(answer)
+        Ok(recorded)
     }
 
     fn check_version(&self, append: &Append) -> Result<(), LogError> {
@@ -98,7 +98,7 @@ impl State {
     }
 }
 
-/// Whether a stream is where the writer believes it to be.
+/// Checks the expected version of an append.
 pub(crate) fn check_version(append: &Append, actual: u64) -> Result<(), LogError> {
     let met = match append.expected {
         ExpectedVersion::Any => true,
@@ -180,7 +180,7 @@ mod tests {
     crate::event_log_conformance!((MemoryLog::new(), ()));
 
     #[test]
-    fn a_closed_log_takes_nothing_more() {
+    fn a_closed_log_rejects_appends() {
         let log = MemoryLog::new();
         log.close();
         let append = Append {

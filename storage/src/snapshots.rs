@@ -1,4 +1,4 @@
-//! Snapshots of experiments, as files that may be deleted at any time.
+//! Snapshots of experiments, in files that may be deleted at any time.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -11,13 +11,13 @@ use dissent_domain::snapshot::Snapshot;
 
 use crate::StorageError;
 
-/// Largest file that is read.
+/// Largest file that is read, in bytes.
 const BYTES_MAX: u64 = 4 << 30;
 /// Bytes of the checksum at the beginning of a file.
 const CHECKSUM_BYTES: usize = blake3::OUT_LEN;
 /// Events read at a time.
 const READ_EVENTS: usize = 256;
-/// Events after which another snapshot is kept: a quarter of a second of folding.
+/// Events after which a new snapshot is saved: a quarter of a second of folding.
 pub const SNAPSHOT_EVENTS: u64 = 50_000;
 
 /// A folder with at most one snapshot of each experiment.
@@ -26,7 +26,7 @@ pub struct Snapshots {
     dir: PathBuf,
 }
 
-/// Why a state cannot be made from a log.
+/// Error of building a state from a log.
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeError {
     /// The log cannot be read.
@@ -38,7 +38,7 @@ pub enum ResumeError {
 }
 
 impl Snapshots {
-    /// Those in this folder, which need not exist.
+    /// Uses this folder, which need not exist.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
@@ -48,10 +48,10 @@ impl Snapshots {
         self.dir.join(format!("{experiment}.snapshot"))
     }
 
-    /// Keeps a snapshot in the place of the one before.
+    /// Saves a snapshot in place of the previous one.
     ///
     /// # Errors
-    /// If it cannot be written; the one before is as it was then.
+    /// If it cannot be written. The previous one is then unchanged.
     pub fn save(&self, snapshot: &Snapshot) -> Result<(), StorageError> {
         let path = self.path(&snapshot.experiment);
         let encoded = snapshot.encode().map_err(std::io::Error::other);
@@ -67,13 +67,14 @@ impl Snapshots {
         written().map(drop).map_err(StorageError::io("write", &path))
     }
 
-    /// The snapshot of an experiment, if there is one that is whole, made by these rules, and of this log's history.
+    /// Loads the snapshot of an experiment, if it is intact, made by the present rules, and of this log's
+    /// history.
     ///
     /// # Errors
-    /// If the log cannot be read. What is wrong with a snapshot is no error: there is none then.
+    /// If the log cannot be read. An unusable snapshot is not an error: it is ignored.
     pub fn load(&self, log: &dyn EventLog, experiment: &ExperimentId) -> Result<Option<Snapshot>, LogError> {
         let ignored = |why: &str| {
-            tracing::warn!(path = %self.path(experiment).display(), why, "a snapshot is ignored");
+            tracing::warn!(path = %self.path(experiment).display(), why, "ignoring a snapshot");
             Ok(None)
         };
         let Some(bytes) = self.read(experiment) else { return Ok(None) };
@@ -83,13 +84,13 @@ impl Snapshots {
             return ignored("it is damaged");
         };
         let Some(snapshot) = Snapshot::decode(body) else {
-            // As after every change of the rules: no reason to worry anybody.
-            tracing::info!(%experiment, "a snapshot of other rules is ignored");
+            // Expected after every change of the rules, so it is not a warning.
+            tracing::info!(%experiment, "ignoring a snapshot of older rules");
             return Ok(None);
         };
         let last = log.read_stream(experiment, snapshot.version.saturating_sub(1), 1)?;
         if !last.first().is_some_and(|last| snapshot.is_after(last)) {
-            return ignored("it is of another history than the log's");
+            return ignored("it belongs to a different history");
         }
         Ok(Some(snapshot))
     }
@@ -115,8 +116,8 @@ impl Snapshots {
         }
     }
 
-    /// The state of an experiment at the end of its stream, from its snapshot on; and a new snapshot, if more than `every` events
-    /// followed the last one. That it cannot be written is only worth a warning.
+    /// Builds the state of an experiment at the end of its stream, starting from its snapshot. Saves a new
+    /// snapshot if more than `every` events followed the last one; a failure to save is a warning.
     ///
     /// # Errors
     /// If the log cannot be read or an event cannot be applied.
@@ -142,7 +143,7 @@ impl Snapshots {
         if let Some(last) = last.filter(|_| replay.version() - from > every) {
             let snapshot = Snapshot::after(&last, replay.experiment().clone());
             if let Err(error) = self.save(&snapshot) {
-                tracing::warn!(%error, %experiment, "a snapshot could not be kept");
+                tracing::warn!(%error, %experiment, "failed to save a snapshot");
             }
         }
         Ok(replay)

@@ -1,9 +1,9 @@
-//! Events as text: a way out of a log that any program can read, and a way back in.
+//! Export of events as text that any program can read, and import.
 //!
-//! An export is JSON, one value a line. The first line says what it is and how many events follow; each
-//! other line is an event: its envelope, its body for reading, and its body as it lies in the log, in
-//! base64. The latter is what an import takes, so that a log comes back to the byte; the former must agree
-//! with it, so that an edit of what people see is not silently ignored.
+//! An export is JSON, one value on each line. The first line gives the format and the number of events. Each
+//! further line is an event: its envelope, its body for reading, and its recorded body in base64. The import
+//! takes the recorded body, so that a log is restored byte for byte. The readable body must agree with it, so
+//! that an edit is not silently ignored.
 
 mod copy;
 
@@ -25,7 +25,7 @@ pub use copy::{copy, same};
 
 /// Format of an export.
 const FORMAT: u32 = 1;
-/// Longest line that is read: more than the largest event makes.
+/// Longest line that is read, larger than the largest event's.
 const LINE_BYTES_MAX: u64 = 512 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -74,19 +74,19 @@ impl Serialize for Body<'_> {
     }
 }
 
-/// What an import did.
+/// The result of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Imported {
     /// Events that are new in the log.
     pub added: u64,
-    /// Events that it already had.
+    /// Events that the log already had.
     pub known: u64,
 }
 
-/// Writes all events that are durable now, or those of one experiment. Returns how many.
+/// Writes all durable events, or those of one experiment. Returns their number.
 ///
 /// # Errors
-/// If the log is damaged, holds an event that this program does not know, or `out` refuses.
+/// If the log is damaged, holds an unknown event, or `out` fails.
 pub fn export(
     log: &dyn EventLog,
     experiment: Option<&ExperimentId>,
@@ -105,7 +105,7 @@ pub fn export(
             Some(name) => log.read_stream(name, after, limit)?,
         };
         if events.is_empty() {
-            let reason = format!("the log ends there, where {end} events were counted");
+            let reason = format!("the log ends there, before its {end} events");
             return Err(StorageError::Export { position: after + 1, reason });
         }
         for recorded in &events {
@@ -117,7 +117,7 @@ pub fn export(
     Ok(end)
 }
 
-/// As [`export`], to a file that appears whole or not at all, durable on return.
+/// Exports to a file that appears atomically; durable on return.
 ///
 /// # Errors
 /// As [`export`], or if the file cannot be written.
@@ -129,10 +129,10 @@ pub fn export_to(
     to_file(path, |out| export(log, experiment, out))
 }
 
-/// Writes the events that were saved from a damaged log, as an export that can be imported. Returns how many.
+/// Writes the salvaged events of a damaged log as an export that can be imported. Returns their number.
 ///
 /// # Errors
-/// If the copy that they are read from has become damaged too, or `out` refuses.
+/// If the copy that holds them became damaged, or `out` fails.
 pub fn export_salvage(salvage: &Salvage, out: &mut dyn Write) -> Result<u64, StorageError> {
     let events = salvage.events();
     write_line(out, &Header { dissent_log_export: FORMAT, events }).map_err(write_error)?;
@@ -143,7 +143,7 @@ pub fn export_salvage(salvage: &Salvage, out: &mut dyn Write) -> Result<u64, Sto
     Ok(events)
 }
 
-/// As [`export_salvage`], to a file that appears whole or not at all, durable on return.
+/// Exports salvaged events to a file that appears atomically; durable on return.
 ///
 /// # Errors
 /// As [`export_salvage`], or if the file cannot be written.
@@ -198,13 +198,13 @@ fn write_line(out: &mut dyn Write, line: &impl Serialize) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Adds the events of an export to a log. Those that it already has stay as they are; streams go on where
-/// they end; positions are given anew, in the order of the file. The whole file is checked, against itself
-/// and against the log, before the first event is added. Blocks.
+/// Adds the events of an export to a log. Events that the log has stay as they are, and streams are
+/// continued. Positions are assigned anew, in the order of the file. The whole file is checked, against
+/// itself and the log, before the first event is added. Blocks.
 ///
 /// # Errors
-/// If a line is not as an export would have written it or contradicts the log (nothing was added then), or
-/// if the log refuses. After an error of the log, importing again goes on where it stopped.
+/// If a line is invalid or contradicts the log (nothing was added then), or if the log fails. After an error
+/// of the log, importing again resumes where it stopped.
 pub fn import(log: &dyn EventLog, path: &Path) -> Result<Imported, StorageError> {
     let file = File::open(path).map_err(StorageError::io("open", path))?;
     let mut lines = Lines::new(path, file)?;
@@ -221,39 +221,39 @@ fn append_all(
     lines: &mut Lines<'_>,
     imported: Imported,
 ) -> Result<Imported, StorageError> {
-    let mut under_way: VecDeque<AppendFuture> = VecDeque::new();
+    let mut in_flight: VecDeque<AppendFuture> = VecDeque::new();
     while let Some(line) = lines.next()? {
         let (experiment, _, event) =
             line.into_event().map_err(|(field, reason)| lines.error(field, reason))?;
-        under_way.push_back(log.append(Append {
+        in_flight.push_back(log.append(Append {
             experiment,
             expected: ExpectedVersion::Any,
             events: vec![event],
         }));
-        if under_way.len() >= APPENDS_IN_FLIGHT {
-            under_way.pop_front().map(wait).transpose()?;
+        if in_flight.len() >= APPENDS_IN_FLIGHT {
+            in_flight.pop_front().map(wait).transpose()?;
         }
     }
-    for append in under_way {
+    for append in in_flight {
         wait(append)?;
     }
     Ok(imported)
 }
 
-/// What is wrong with a line: the field, and why.
+/// An error in a line: the field, and the reason.
 type Fault = (&'static str, String);
 
 impl ReadLine {
-    /// The event, once every field has been checked by itself.
+    /// The event, after a check of every field.
     fn into_event(self) -> Result<(ExperimentId, u64, NewEvent), Fault> {
         let body = base64::decode(&self.body_msgpack)
             .ok_or_else(|| ("body_msgpack", "it is not padded base64".to_owned()))?;
         let event = decode(&self.event_type, self.schema_version, &body)
             .map_err(|error| ("body_msgpack", error.to_string()))?;
-        // Through text, as the line came: a number must not differ by the way it took.
+        // Compare through text, as the line came: numbers must not differ by their path.
         let shown = serde_json::to_vec(&Body(&event)).and_then(|text| serde_json::from_slice::<Value>(&text));
         if shown.map_err(|error| ("body", error.to_string()))? != self.body {
-            return Err(("body", "it is not what body_msgpack says: events are not edited".to_owned()));
+            return Err(("body", "it differs from body_msgpack: do not edit events".to_owned()));
         }
         let event = NewEvent {
             id: self.id,
@@ -271,7 +271,7 @@ impl ReadLine {
 /// Checks lines against each other and against the log.
 struct Check<'a> {
     log: &'a dyn EventLog,
-    /// The last version of each stream in the log, as it will be after the lines so far.
+    /// The last version of each stream in the log, with the lines so far.
     in_log: HashMap<ExperimentId, u64>,
     in_file: HashMap<ExperimentId, u64>,
     ids: HashSet<EventId>,
@@ -312,15 +312,12 @@ impl<'a> Check<'a> {
         if let Some(known) = known {
             let same = known.experiment == experiment && known.version == version && known.event == event;
             self.imported.known += 1;
-            let differs = || ("id", format!("{} is in the log with another content", event.id));
+            let differs = || ("id", format!("{} is in the log with different content", event.id));
             return if same { Ok(()) } else { Err(differs()) };
         }
         let last = self.in_log.entry(experiment).or_default();
         if version != *last + 1 {
-            return Err((
-                "version",
-                format!("the log's stream has {last} events, among them others than these"),
-            ));
+            return Err(("version", format!("the log's stream has {last} events that differ from these")));
         }
         *last = version;
         self.imported.added += 1;
@@ -334,7 +331,7 @@ struct Lines<'a> {
     reader: BufReader<File>,
     line: u64,
     text: Vec<u8>,
-    /// Events that the header promises.
+    /// Events that the header announces.
     promised: u64,
 }
 
@@ -352,7 +349,8 @@ impl<'a> Lines<'a> {
         let header: Header = serde_json::from_slice(&self.text)
             .map_err(|error| self.error("line", format!("it is not the first line of an export: {error}")))?;
         if header.dissent_log_export != FORMAT {
-            let reason = format!("format {} is not known, only {FORMAT}", header.dissent_log_export);
+            let reason =
+                format!("format {} is unknown: only {FORMAT} is supported", header.dissent_log_export);
             return Err(self.error("dissent_log_export", reason));
         }
         self.promised = header.events;
@@ -376,7 +374,7 @@ impl<'a> Lines<'a> {
         }
         if seen == self.promised {
             return Err(
-                self.error("line", format!("the first line promised {seen} events, here is one more"))
+                self.error("line", format!("the file has more than the {seen} events of its first line"))
             );
         }
         let line =

@@ -1,4 +1,4 @@
-//! Waiting for an append from a thread that may block.
+//! Blocking waits for a future.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,8 +13,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Blocks this thread until `future` is ready. For programs without a runtime around them; never call it
-/// from async code.
+/// Blocks the thread until `future` is ready. For programs without a runtime; never call it from async code.
 pub fn wait<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));

@@ -1,7 +1,7 @@
-//! Damage anywhere in a log's files: it is found and named, or the log reads exactly as before; and what is sound is
-//! saved by an export and restored by an import.
+//! Damage anywhere in a log's files: it is found and named, or the log reads exactly as before. An export
+//! salvages the intact events, and an import restores them.
 //!
-//! `DISSENT_DAMAGE_TRIALS` (100) says how often, `DISSENT_DAMAGE_SEED` (1) where the seeds begin.
+//! `DISSENT_DAMAGE_TRIALS` (100) is the number of trials, `DISSENT_DAMAGE_SEED` (1) the first seed.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -27,10 +27,10 @@ use random::Random;
 use tempfile::TempDir;
 
 const EVENTS: u32 = 700;
-/// No trial takes so long unless it hangs.
+/// A trial that takes longer hangs.
 const TRIAL_MAX: Duration = Duration::from_secs(120);
 
-/// A length up to `limit`: of one digit as likely as of six.
+/// A length up to `limit`: one digit is as likely as six.
 fn length_below(limit: usize, random: &mut Random) -> usize {
     let bits = random.below(20);
     1 + random.below((1 << bits).min(limit.max(1)))
@@ -41,7 +41,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn open(dir: &Path) -> Result<SledLog, LogError> {
-    // Some of the ids lie in the tree, some in memory only.
+    // Some ids are in the tree, some in memory only.
     SledLog::open(dir, &SledOptions { run_events: 150, ..SledOptions::default() })
 }
 
@@ -62,13 +62,13 @@ fn append(log: &SledLog, n: u32) {
         NewEvent::new(id, Some(cause), "test", 1_700_000_000_000_000 + u64::from(n), &admitted.into());
     let append = Append { experiment, expected: ExpectedVersion::Any, events: vec![event.unwrap()] };
     let appended = log.append(append);
-    // Most share a commit with others; the end of each hundred is waited for.
+    // Most share a commit with others; the test waits for the end of each hundred.
     if n % 100 >= 95 {
         wait(appended).unwrap();
     }
 }
 
-/// The files of a log at one time of its life, and what it held then.
+/// The files of a log at one time of its life, and its content then.
 struct Image {
     name: &'static str,
     dir: TempDir,
@@ -122,7 +122,7 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// One file, larger ones and the small ones that matter alike.
+/// Any file: large and small ones are equally likely.
 fn any_file(dir: &Path, random: &mut Random) -> PathBuf {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = entries.filter(|path| path.is_file() && !path.ends_with("lock")).collect();
@@ -131,14 +131,14 @@ fn any_file(dir: &Path, random: &mut Random) -> PathBuf {
     if random.below(2) == 0 { db } else { files.swap_remove(random.below(files.len())) }
 }
 
-/// Damages one file; says how.
+/// Damages one file; returns a description.
 fn damage(dir: &Path, random: &mut Random) -> String {
     let path = any_file(dir, random);
     let file = path.file_name().unwrap().to_str().unwrap().to_owned();
     let mut bytes = fs::read(&path).unwrap();
     let length = bytes.len();
     let what = if length == 0 { 0 } else { random.below(12) };
-    // Mostly where something lies: files are made large before they are filled.
+    // Mostly where data lies: files are allocated before they are filled.
     let used = bytes.iter().rposition(|&byte| byte != 0).map_or(1, |last| last + 1);
     let at = random.below(used.max(1));
     let count = length_below(length - at.min(length), random).min(length - at.min(length));
@@ -182,7 +182,7 @@ fn damage(dir: &Path, random: &mut Random) -> String {
     format!("{file} of {length} bytes: {how}")
 }
 
-/// What came of damage.
+/// The effect of damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Harmless,
@@ -217,14 +217,14 @@ fn outcome(image: &Image, dir: &Path) -> Outcome {
         assert!(log.find(recorded.event.id).unwrap().as_ref() == Some(recorded), "an id leads elsewhere");
     }
     for (name, record) in &image.cursors {
-        // A lost one makes its subscription begin again, which harms nothing; a wrong one would pass events over.
+        // A lost cursor restarts its subscription, which is harmless. A wrong one would skip events.
         let cursor = log.load_cursor(name).unwrap();
         assert!(cursor.as_ref().is_none_or(|cursor| cursor == record), "the cursor {name} is {cursor:?}");
     }
     Outcome::Harmless
 }
 
-/// Saves what is sound and restores it into a new log; returns how many events that was.
+/// Salvages the intact events and restores them into a new log; returns their number.
 fn rescued(image: &Image, dir: &Path) -> usize {
     let salvage = match Salvage::of(dir) {
         Err(LogError::Corrupt(what)) if what.contains("nothing can be read") => return 0,
@@ -256,7 +256,7 @@ fn rescued(image: &Image, dir: &Path) -> usize {
 struct Trial {
     how: String,
     outcome: Outcome,
-    /// Share of the events that was saved, where damage was found.
+    /// Share of the events that were salvaged, where damage was found.
     saved: Option<f64>,
 }
 
@@ -275,11 +275,11 @@ fn trial(image: &Image, seed: u64) -> Trial {
 }
 
 #[test]
-fn damage_is_named_or_harmless_and_what_is_sound_is_saved() {
+fn damage_is_reported_or_harmless_and_intact_events_are_salvaged() {
     let (trials, first) = (number("DISSENT_DAMAGE_TRIALS", 100), number("DISSENT_DAMAGE_SEED", 1));
     let images = images();
     let (sender, results) = channel();
-    // On a thread of its own, so that a hang is a failure with a name.
+    // On a thread of its own, so that a hang is a named failure.
     let worker = std::thread::spawn(move || {
         for seed in first..first + trials {
             let image = &images[usize::try_from(seed % images.len() as u64).unwrap()];
@@ -310,6 +310,6 @@ fn damage_is_named_or_harmless_and_what_is_sound_is_saved() {
     }
     let mean = saved.iter().sum::<f64>() / saved.len().max(1) as f64;
     println!(
-        "{trials} trials: {counts:?}; of what was found, {mean:.3} of the events saved, nothing {nothing} times"
+        "{trials} trials: {counts:?}; where damage was found, {mean:.3} of the events salvaged, none {nothing} times"
     );
 }

@@ -1,4 +1,4 @@
-//! Bytes from outside: exports to import, names of artifacts. `PROPTEST_CASES` sets how many.
+//! Bytes from outside: imports and names of artifacts. `PROPTEST_CASES` sets their number.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "../../domain/tests/mutation/mod.rs"]
@@ -35,7 +35,7 @@ fn export() -> Vec<u8> {
     out
 }
 
-/// An import is refused whole, or what it added comes out again.
+/// An import fails completely, or its events can be exported again.
 fn import(bytes: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("export.jsonl");
@@ -54,17 +54,17 @@ proptest! {
     #![proptest_config(cases(150))]
 
     #[test]
-    fn an_export_made_wrong_is_refused_whole_or_imported(mutations in mutations()) {
+    fn importing_a_mutated_export_is_all_or_nothing(mutations in mutations()) {
         import(&mutated(&export(), &mutations));
     }
 
     #[test]
-    fn an_export_of_any_bytes_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn importing_any_bytes_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         import(&bytes);
     }
 
     #[test]
-    fn any_text_is_an_artifacts_name_or_none(name in "([0-9a-f]{60,66}|\\PC*|[./0-9a-fA-F]{60,66})") {
+    fn parsing_an_artifact_name_never_panics(name in "([0-9a-f]{60,66}|\\PC*|[./0-9a-fA-F]{60,66})") {
         if let Ok(id) = ArtifactId::from_str(&name) {
             let folder = tempfile::tempdir().unwrap();
             let store = ArtifactStore::open(folder.path()).unwrap();

@@ -76,7 +76,7 @@ fn workers_on_hosts_of_their_own_fetch_what_they_need() {
     }
     (1..fleet.len()).for_each(|member| fleet.start(member));
     fleet.all_end(PATIENCE);
-    assert!(fleet.said(1).contains("damaged here: it is fetched again"), "{}", fleet.said(1));
+    assert!(fleet.said(1).contains("fetching a damaged artifact again"), "{}", fleet.said(1));
     Outcome::of(&lab, "apart").is_that_of(&Outcome::of(&lab, "embedded"));
 }
 

@@ -14,13 +14,13 @@ use crate::delivery::{Delivery, Outcome, ParkedDelivery, Settle, Source};
 use crate::error::BrokerError;
 use crate::future::BoxFuture;
 
-/// A member's place in its group.
+/// A consumer that is a member of a group.
 pub(super) struct GroupSource {
     shared: Arc<Shared>,
     cell: Arc<GroupCell>,
     member: u64,
     contexts: Arc<Contexts>,
-    /// Runs while the next thing to happen is a retry.
+    /// The timer that wakes this consumer when the next retry is due.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -92,7 +92,7 @@ impl Drop for GroupSource {
     }
 }
 
-/// A message in hand.
+/// The obligation to settle one delivery.
 struct Lease {
     shared: Arc<Shared>,
     cell: Arc<GroupCell>,
@@ -117,7 +117,7 @@ impl Settle for Lease {
     }
 
     fn release(self: Box<Self>) {
-        // After a stop it is given back by the next start.
+        // After a stop, the next start redelivers the message.
         let _stopped = self.take_back(Outcome::Released);
     }
 }
@@ -135,7 +135,7 @@ impl ParkedSource {
 
 impl Source<ParkedDelivery> for ParkedSource {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<ParkedDelivery>> {
-        // First the waker, then the look: a message parked in between wakes it.
+        // Register the waker before checking: a message parked in between then wakes it.
         self.shared.await_parked(context.waker());
         match self.try_next() {
             Some(delivery) => Poll::Ready(Some(delivery)),
@@ -156,7 +156,7 @@ impl Source<ParkedDelivery> for ParkedSource {
     }
 }
 
-/// A parked message in hand.
+/// The obligation to settle one parked message.
 struct ParkedLease {
     shared: Arc<Shared>,
     cell: Arc<GroupCell>,
@@ -179,7 +179,7 @@ impl Settle for ParkedLease {
     }
 
     fn release(self: Box<Self>) {
-        // After a stop it is given back by the next start.
+        // After a stop, the next start redelivers the message.
         let _stopped = self.take_back(false);
     }
 }

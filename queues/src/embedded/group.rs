@@ -1,5 +1,5 @@
-//! The state of one group: which messages are fresh, in hand, failing or parked. Pure: time comes in as an
-//! argument, and all I/O is done by the keeper.
+//! The state of one group: its fresh, delivered, failed and parked messages. Pure: time is an argument, and
+//! the I/O thread does all I/O.
 
 mod parking;
 mod progress;
@@ -19,10 +19,10 @@ use crate::broker::Subscription;
 use crate::delivery::Outcome;
 use crate::error::BrokerError;
 
-/// Most consumers of a group: more could not all hold a message at once.
+/// Most consumers of a group. With more, some could never hold a message.
 const MEMBERS_MAX: usize = OPEN_MAX;
 
-/// What the group's subscriptions agreed on.
+/// The settings that all subscriptions of a group share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rules {
     pub experiment: Option<ExperimentId>,
@@ -43,24 +43,24 @@ impl Rules {
         }
     }
 
-    /// By type name: a body that is not wanted is never decoded.
+    /// Compares type names only: an unwanted body is never decoded.
     pub(super) fn want(&self, event: &Recorded) -> bool {
         let of_experiment = self.experiment.as_ref().is_none_or(|wanted| *wanted == event.experiment);
         of_experiment && self.kinds.iter().any(|kind| kind.name() == event.event.event_type)
     }
 
-    /// The wait after the `failures`-th failure.
+    /// The delay after the `failures`-th failure.
     fn backoff(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.retry_delay.saturating_mul(1 << doublings).min(self.retry_delay_max)
     }
 }
 
-/// A message that was begun.
+/// A message that was delivered at least once and is not done.
 #[derive(Debug)]
 struct Unfinished {
     event: Arc<Recorded>,
-    /// Failed attempts so far. One that ended with the process, or was given back, did not fail.
+    /// Failed attempts so far. A release or the end of the process does not count.
     failures: u32,
     redelivered: bool,
     phase: Phase,
@@ -68,13 +68,13 @@ struct Unfinished {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
-    /// To be delivered.
+    /// Can be delivered now.
     Ready,
-    /// To be delivered from then on.
+    /// Can be delivered at that time.
     Delayed(Instant),
-    /// In hand.
+    /// Delivered and not yet settled.
     Leased,
-    /// Out of attempts, waiting for room among the parked.
+    /// Out of attempts; waits until there is room among the parked messages. Holds the last reason.
     Spent(String),
 }
 
@@ -89,19 +89,19 @@ struct ParkedMessage {
 #[derive(Debug)]
 struct Member {
     prefetch: usize,
-    in_hand: usize,
+    unsettled: usize,
     waker: Option<Waker>,
 }
 
 #[derive(Debug)]
 enum Lifecycle {
     Running,
-    /// No more deliveries; settling goes on.
+    /// Delivers nothing more; deliveries can still be settled.
     Closed,
     Failed(BrokerError),
 }
 
-/// What a consumer gets when it asks.
+/// The answer to a consumer that asks for a message.
 #[derive(Debug)]
 pub(super) enum NextDelivery {
     Deliver {
@@ -109,20 +109,20 @@ pub(super) enum NextDelivery {
         attempt: u32,
         redelivered: bool,
     },
-    /// Nothing now; at that time at the latest there will be something.
+    /// No message now. `until` is the time of the next retry, if one is due.
     Wait {
         until: Option<Instant>,
     },
     Ended,
 }
 
-/// What must follow a change once the group's lock is released: a waker may run code that takes it again.
+/// Work that a change causes, to be done after the group's lock is released: a waker may take the lock.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     pub wakers: Vec<Waker>,
-    /// The keeper has something to do.
+    /// Wake the I/O thread.
     pub io_thread: bool,
-    /// Consumers of parked messages have something to look at.
+    /// Wake the consumers of parked messages.
     pub parked: bool,
 }
 
@@ -132,12 +132,12 @@ pub(super) struct Group {
     name: String,
     rules: Rules,
     lifecycle: Lifecycle,
-    /// Where to start: the keeper has yet to bring the events that it speaks of. Nothing is delivered or
-    /// stored until then.
+    /// The stored record, until the I/O thread has read the events that it names. Nothing is delivered or
+    /// stored before.
     resume_from: Option<Record>,
-    /// Every event up to here was looked at.
+    /// Every event up to here was read.
     read_to: u64,
-    /// Wanted, looked at, not begun; in order, at most two pages.
+    /// Wanted events that were read and not yet delivered, in log order; at most two pages.
     fresh: VecDeque<Arc<Recorded>>,
     fresh_low: usize,
     open: BTreeMap<u64, Unfinished>,
@@ -185,25 +185,25 @@ impl Group {
         }
         let member = self.members_begun;
         self.members_begun += 1;
-        self.members.insert(member, Member { prefetch, in_hand: 0, waker: None });
+        self.members.insert(member, Member { prefetch, unsettled: 0, waker: None });
         Ok(member)
     }
 
     pub(super) fn leave(&mut self, member: u64) {
-        // Wake-ups go to all members, so none is lost with this one.
+        // Every wake-up goes to all members, so none is lost with this member.
         let left = self.members.remove(&member);
         self.effects.wakers.extend(left.and_then(|member| member.waker));
     }
 
-    /// Gives `member` its next message, or remembers its waker.
+    /// Gives `member` its next message, or registers its waker.
     pub(super) fn take(&mut self, member: u64, now: Instant, waker: Option<&Waker>) -> NextDelivery {
         if !matches!(self.lifecycle, Lifecycle::Running) {
             return NextDelivery::Ended;
         }
-        let room = self.members.get(&member).is_some_and(|m| m.in_hand < m.prefetch);
+        let room = self.members.get(&member).is_some_and(|m| m.unsettled < m.prefetch);
         if room && let Some(turn) = self.lease_next(now) {
             if let Some(member) = self.members.get_mut(&member) {
-                member.in_hand += 1;
+                member.unsettled += 1;
             }
             return turn;
         }
@@ -214,7 +214,7 @@ impl Group {
     fn remember_waker(&mut self, member: u64, waker: Option<&Waker>) {
         let (Some(member), Some(waker)) = (self.members.get_mut(&member), waker) else { return };
         if !member.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            // The old one is woken in vain, once, rather than dropped under the lock.
+            // The old waker is woken once in vain. Dropping it here could run foreign code under the lock.
             self.effects.wakers.extend(member.waker.replace(waker.clone()));
         }
     }
@@ -233,7 +233,7 @@ impl Group {
         })
     }
 
-    /// The first begun message that can be delivered.
+    /// The first unfinished message that can be delivered now.
     fn next_open(&self, now: Instant) -> Option<u64> {
         let deliverable = |open: &Unfinished| match open.phase {
             Phase::Ready => true,
@@ -243,7 +243,7 @@ impl Group {
         self.open.iter().find(|(_, open)| deliverable(open)).map(|(&position, _)| position)
     }
 
-    /// Begins the first fresh message, if there is one and room for it.
+    /// Moves the first fresh message to the unfinished ones, if there is room.
     fn begin_next(&mut self) -> Option<u64> {
         if self.open.len() >= OPEN_MAX {
             return None;
@@ -267,10 +267,10 @@ impl Group {
         self.open.values().filter_map(due).min()
     }
 
-    /// Takes back a message in hand.
+    /// Settles a delivery.
     pub(super) fn settle(&mut self, position: u64, member: u64, outcome: Outcome, now: Instant) {
         if let Some(member) = self.members.get_mut(&member) {
-            member.in_hand = member.in_hand.saturating_sub(1);
+            member.unsettled = member.unsettled.saturating_sub(1);
         }
         let Some(open) = self.open.get_mut(&position) else { return };
         open.redelivered = true;
@@ -303,7 +303,7 @@ impl Group {
             checkpoint: self.done_to().min(first_open),
             read_to: self.read_to,
             waiting: self.fresh.len(),
-            in_hand: self.open.values().filter(|open| open.phase == Phase::Leased).count(),
+            unsettled: self.open.values().filter(|open| open.phase == Phase::Leased).count(),
             unfinished: self.open.len(),
             parked: self.parked.len(),
         }
@@ -319,7 +319,7 @@ impl Group {
         self.wake_members();
     }
 
-    /// Ends deliveries by an error.
+    /// Ends deliveries with an error.
     pub(super) fn fail(&mut self, error: BrokerError) {
         self.lifecycle = Lifecycle::Failed(error);
         self.effects.parked = true;
@@ -333,12 +333,12 @@ impl Group {
         }
     }
 
-    /// What must follow the changes since the last call.
+    /// Takes the effects of all changes since the last call.
     pub(super) fn effects(&mut self) -> Effects {
         std::mem::take(&mut self.effects)
     }
 
-    /// The keeper waits for the last message in hand of a closed group.
+    /// Wakes the I/O thread when the last delivery of a closed group is settled.
     fn note_end(&mut self) {
         self.effects.io_thread |= matches!(self.lifecycle, Lifecycle::Closed) && self.is_idle();
     }

@@ -13,16 +13,16 @@ use super::record::Record;
 use super::shared::{GroupCell, Shared, UnparkRequest};
 use crate::error::BrokerError;
 
-/// Starts the keeper; it ends when the shared stops, or by an error that ends all groups.
+/// Starts the I/O thread. It ends when the broker stops, or with an error that ends all groups.
 pub(super) fn spawn(shared: &Arc<Shared>, log: &Arc<dyn EventLog>) -> std::io::Result<JoinHandle<()>> {
     let (shared_of_thread, log_of_thread) = (Arc::clone(shared), Arc::clone(log));
     let mut io_thread =
         IoThread { shared: shared_of_thread, log: log_of_thread, stored_at: None, next_reader: 0 };
     let handle = thread::Builder::new().name("dissent-queues".to_owned()).spawn(move || io_thread.run())?;
     let wakeup = Arc::clone(&shared.wakeup);
-    // It holds the wakeup only: the last handle to the log must not be dropped by the log's own writer.
+    // The listener holds only the wakeup: the log's own writer must not drop the last handle to the log.
     log.on_advance(Box::new(move |_head| wakeup.notify()));
-    // The log may have advanced between the keeper's first look and the listener.
+    // The log may have advanced between the thread's first read and the registration of the listener.
     shared.wake_io_thread();
     Ok(handle)
 }
@@ -31,7 +31,7 @@ struct IoThread {
     shared: Arc<Shared>,
     log: Arc<dyn EventLog>,
     stored_at: Option<Instant>,
-    /// Groups that read different parts of the log take turns.
+    /// Index of the group to read for next: groups at different positions take turns.
     next_reader: usize,
 }
 
@@ -41,7 +41,7 @@ enum Next {
     Stop,
 }
 
-/// Ends the groups when the keeper ends other than by a stop, a panic included.
+/// Ends the groups with an error unless the thread ends by a stop. Covers a panic, too.
 struct Ending {
     shared: Arc<Shared>,
     error: Option<BrokerError>,
@@ -69,7 +69,7 @@ impl IoThread {
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the embedded broker ends: its log failed");
+                    tracing::error!(%error, "stopping the embedded broker: its event log failed");
                     ending.error = Some(error);
                     return;
                 }
@@ -95,7 +95,7 @@ impl IoThread {
         Ok(if read { Next::Again } else { Next::Sleep(rest) })
     }
 
-    /// Bnotified new groups the events that their records speak of.
+    /// Gives new groups the events that their records name.
     fn resume(&self, groups: &[Arc<GroupCell>]) -> Result<(), BrokerError> {
         for cell in groups {
             let Some(record) = cell.lock().resume_from().cloned() else { continue };
@@ -119,7 +119,8 @@ impl IoThread {
         }
     }
 
-    /// Reads one page for a group that wants one; groups at the same place share it. True if there was one.
+    /// Reads one page for a group that wants one; groups at the same position share it. Returns whether a
+    /// page was read.
     fn read_page(&mut self, groups: &[Arc<GroupCell>]) -> Result<bool, BrokerError> {
         let head = self.log.head();
         let turns = (0..groups.len()).map(|n| (self.next_reader + n) % groups.len());
@@ -129,7 +130,7 @@ impl IoThread {
         };
         self.next_reader = at + 1;
         let page = self.log.read(after, self.shared.options.page_events)?;
-        // Nothing above the durable head, whatever the log returns.
+        // Drop anything above the durable head, whatever the log returns.
         let page: Vec<_> =
             page.into_iter().take_while(|event| event.position <= head).map(Arc::new).collect();
         let gapless = page.iter().zip(after + 1..).all(|(event, position)| event.position == position);
@@ -152,7 +153,7 @@ impl IoThread {
         Ok(())
     }
 
-    /// Stores what changed if the last time is long enough ago; otherwise says how long to wait.
+    /// Stores the changed records if `record_interval` has passed. Otherwise returns the remaining delay.
     fn store_when_due(&mut self, groups: &[Arc<GroupCell>]) -> Result<Option<Duration>, BrokerError> {
         if !groups.iter().any(|cell| cell.lock().is_dirty()) {
             return Ok(None);
@@ -178,14 +179,14 @@ impl IoThread {
 
     fn unpark(&self, request: UnparkRequest) {
         let outcome = self.unparked(&request.group, request.position);
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         let _gone = request.done.send(outcome);
     }
 
     fn unparked(&self, name: &str, position: u64) -> Result<(), BrokerError> {
         let groups = self.shared.groups();
         let Some(cell) = groups.iter().find(|cell| cell.name == name) else {
-            return Err(BrokerError::Invalid(format!("nobody has subscribed to group {name:?}")));
+            return Err(BrokerError::Invalid(format!("group {name:?} has no subscription")));
         };
         cell.lock().check_unpark(position)?;
         let event = self.event_at(position)?;

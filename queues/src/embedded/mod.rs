@@ -1,5 +1,5 @@
-//! The broker of a single process: a persistent subscription over the event log. Messages *are* the log's
-//! events; all that a group adds is one small record of its progress.
+//! The broker of a single process: a persistent subscription over the event log. The messages *are* the log's
+//! events. A group adds one small record of its progress.
 
 mod consumer;
 mod group;
@@ -28,8 +28,8 @@ use crate::error::BrokerError;
 use crate::future::BoxFuture;
 use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender, proposal_channel};
 
-/// The broker inside one process. Clones are handles to the same broker; when the last one is dropped it
-/// closes, remembers its progress and ends its thread.
+/// The broker inside one process. Clones are handles to the same broker. When the last handle is dropped, the
+/// broker closes, stores its progress and ends its thread.
 ///
 /// At most one embedded broker may run over a log at a time.
 #[derive(Clone)]
@@ -47,8 +47,8 @@ struct Inner {
 }
 
 impl EmbeddedBroker {
-    /// A broker over `log`, with one thread that reads the log and writes the groups' records. Options out
-    /// of range are brought into it.
+    /// Starts a broker over `log`, with one thread that reads the log and writes the records of the groups.
+    /// Options out of range are clamped.
     #[must_use]
     pub fn new(log: Arc<dyn EventLog>, options: EmbeddedOptions) -> Self {
         let (proposals, proposal_consumer) = proposal_channel(options.proposals_max.max(1));
@@ -69,7 +69,7 @@ impl EmbeddedBroker {
         }
     }
 
-    /// Where each group stands, in the order in which they were first subscribed to.
+    /// The status of each group, in the order of their first subscription.
     #[must_use]
     pub fn status(&self) -> Vec<GroupStatus> {
         self.inner.shared.status()
@@ -153,8 +153,8 @@ impl Drop for Inner {
         if let Ok(io_thread) = io_thread
             && let Some(thread) = io_thread.take()
         {
-            // It ends after at most the read under way and one flush; then the log has the last word on
-            // every group, and another broker may start. A panic of it was reported when it happened.
+            // The thread ends after at most one read and one flush. Then the log holds the last record of
+            // every group, and another broker may start. A panic of the thread was reported when it happened.
             let _panicked = thread.join();
         }
     }

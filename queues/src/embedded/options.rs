@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// How the embedded broker works.
+/// Settings of the embedded broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddedOptions {
-    /// Events read from the log at a time, 1 to 4096. A group holds at most one and a half pages that it
-    /// has not begun.
+    /// Events read from the log at a time, 1 to 4096. A group holds at most one and a half pages of
+    /// undelivered events.
     pub page_events: usize,
-    /// Longest wait between two attempts.
+    /// Longest delay between two attempts.
     pub retry_delay_max: Duration,
-    /// Least time between two stores of a group's record: what is settled in between is written together.
+    /// Shortest time between two stores of a group's record. Changes in between are written together.
     pub record_interval: Duration,
-    /// Proposals that may lie undecided before proposers have to wait, at least 1.
+    /// Most undecided proposals, at least 1. Further proposers wait.
     pub proposals_max: usize,
 }
 

@@ -1,18 +1,18 @@
-//! What a group remembers in the log: one record of at most [`RECORD_BYTES_MAX`].
+//! The record of a group's progress in the log, at most [`RECORD_BYTES_MAX`] bytes.
 //!
-//! "Everything up to `done_to` is done, except `open`; of what is done, `parked` was given up." Naming the
-//! exceptions instead of what was acknowledged keeps the record as small as the number of messages that are
-//! in hand or failing, however far the others have gone ahead.
+//! It says: everything up to `done_to` is done, except `open`; of the done messages, `parked` were given up.
+//! The record names exceptions, not acknowledgements. So it stays as small as the number of unfinished
+//! messages, however far the other messages have advanced.
 
 use serde::{Deserialize, Serialize};
 
-/// Largest record, in bytes: what [`EventLog::store_cursor`](dissent_domain::log::EventLog) takes.
+/// Largest record, in bytes: the limit of [`EventLog::store_cursor`](dissent_domain::log::EventLog).
 pub(super) const RECORD_BYTES_MAX: usize = 7_490;
-/// Most messages of a group that may be in hand, waiting for a retry or for room to be parked.
+/// Most unfinished messages of a group: delivered, waiting for a retry, or waiting for room among the parked.
 pub(super) const OPEN_MAX: usize = 256;
-/// Most parked messages of a group that nobody has taken note of.
+/// Most parked messages of a group whose parking is not yet acknowledged.
 pub(super) const PARKED_MAX: usize = 32;
-/// Most bytes of a reason that survive a restart.
+/// Most bytes of a reason that the record keeps.
 pub(super) const REASON_BYTES_MAX: usize = 96;
 
 // Format byte and lengths; a MessagePack integer of 64 bits takes 9 bytes, one of 32 bits 5.
@@ -31,7 +31,7 @@ pub(super) struct Record {
     pub done_to: u64,
     /// Unfinished messages up to `done_to`, by ascending position.
     pub open: Vec<OpenNote>,
-    /// Given up and not yet taken note of, up to `done_to`, by ascending position.
+    /// Parked messages up to `done_to` whose parking is not acknowledged, by ascending position.
     pub parked: Vec<ParkedNote>,
 }
 
@@ -43,12 +43,12 @@ pub(super) struct OpenNote {
     pub failures: u32,
 }
 
-/// A message that was given up.
+/// A parked message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ParkedNote {
     pub position: u64,
     pub failures: u32,
-    /// Why the last one failed.
+    /// The reason of the last failure.
     pub reason: String,
 }
 
@@ -58,20 +58,20 @@ impl Record {
         let mut bytes = vec![FORMAT];
         rmp_serde::encode::write(&mut bytes, self).map_err(|error| error.to_string())?;
         if bytes.len() > RECORD_BYTES_MAX {
-            return Err(format!("{} bytes are more than {RECORD_BYTES_MAX}", bytes.len()));
+            return Err(format!("it has {} bytes: at most {RECORD_BYTES_MAX} are allowed", bytes.len()));
         }
         Ok(bytes)
     }
 
-    /// Reads stored bytes; they are not trusted.
+    /// Reads stored bytes, which are not trusted.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() > RECORD_BYTES_MAX {
-            return Err(format!("{} bytes are more than {RECORD_BYTES_MAX}", bytes.len()));
+            return Err(format!("it has {} bytes: at most {RECORD_BYTES_MAX} are allowed", bytes.len()));
         }
         let body = match bytes.split_first() {
             Some((&FORMAT, body)) => body,
             Some((other, _)) => {
-                return Err(format!("format {other} is not known to this version of dissent"));
+                return Err(format!("its format {other} is unknown: a newer version of dissent wrote it"));
             }
             None => return Err("it is empty".to_owned()),
         };
@@ -83,7 +83,7 @@ impl Record {
     fn check(&self) -> Result<(), String> {
         if self.open.len() > OPEN_MAX || self.parked.len() > PARKED_MAX {
             return Err(format!(
-                "{} open and {} parked messages are more than {OPEN_MAX} and {PARKED_MAX}",
+                "it has {} open and {} parked messages: at most {OPEN_MAX} and {PARKED_MAX} are allowed",
                 self.open.len(),
                 self.parked.len()
             ));
@@ -101,7 +101,7 @@ impl Record {
     }
 }
 
-/// As much of a reason as a record keeps.
+/// The part of a reason that the record keeps.
 pub(super) fn shortened(reason: &str) -> String {
     reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned()
 }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_format_1_stay_readable() {
+    fn format_1_stays_readable() {
         let golden = [
             1, 0x93, 0xcd, 1, 45, 0x92, 0x92, 3, 2, 0x92, 0xcd, 1, 44, 0, 0x91, 0x93, 5, 4, 0xa2, b'n', b'o',
         ];
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_bytes_are_errors_and_never_panics() {
+    fn decoding_damaged_bytes_never_panics_and_cut_bytes_are_errors() {
         let good = sample().encode().unwrap();
         for cut in 0..good.len() {
             assert!(Record::decode(&good[..cut]).is_err(), "cut at {cut}");
@@ -167,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn positions_out_of_order_are_refused() {
+    fn positions_out_of_order_are_errors() {
         let mut record = sample();
         record.open.reverse();
         assert!(Record::decode(&record.encode().unwrap()).is_err());
     }
 
-    /// What is taken for a record is one, and comes back as it is.
-    fn take(bytes: &[u8]) {
+    /// Bytes that decode as a record encode to the same record.
+    fn assert_decoding_is_stable(bytes: &[u8]) {
         if let Ok(record) = bounded(bytes.len(), || Record::decode(bytes)) {
             assert_eq!(Record::decode(&record.encode().unwrap()).unwrap(), record);
         }
@@ -184,13 +184,13 @@ mod tests {
         #![proptest_config(cases(300))]
 
         #[test]
-        fn a_record_made_wrong_is_refused_or_a_record(mutations in mutations()) {
-            take(&mutated(&sample().encode().unwrap(), &mutations));
+        fn decoding_a_mutated_record_never_panics_and_stays_within_memory(mutations in mutations()) {
+            assert_decoding_is_stable(&mutated(&sample().encode().unwrap(), &mutations));
         }
 
         #[test]
-        fn any_bytes_are_refused_or_a_record(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            take(&[&[FORMAT], &bytes[..]].concat());
+        fn decoding_any_bytes_never_panics_and_stays_within_memory(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            assert_decoding_is_stable(&[&[FORMAT], &bytes[..]].concat());
         }
     }
 }

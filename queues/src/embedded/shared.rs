@@ -1,4 +1,4 @@
-//! What the handles, the consumers and the keeper share.
+//! State that the handles, the consumers and the I/O thread share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,13 +17,13 @@ use crate::delivery::Parked;
 use crate::error::BrokerError;
 use crate::lock::lock;
 
-/// A group behind its lock, which is never held during I/O.
+/// A group behind its lock. The lock is never held during I/O.
 pub(super) struct GroupCell {
     pub name: String,
     state: Mutex<Group>,
 }
 
-/// A request to deliver an event again.
+/// A request to redeliver an event to a group.
 pub(super) struct UnparkRequest {
     pub group: String,
     pub position: u64,
@@ -37,10 +37,10 @@ impl UnparkRequest {
     }
 }
 
-/// Set once: nothing is in hand and that is durable, or why it cannot be.
+/// Set once: everything is settled and durable, or the error that prevents it.
 type Drained = Option<Result<(), BrokerError>>;
 
-/// Not the log itself: a delivery that outlives the broker must not keep the log open.
+/// Does not hold the log: a delivery that outlives the broker must not keep the log open.
 pub(super) struct Shared {
     pub options: EmbeddedOptions,
     groups: Mutex<Vec<Arc<GroupCell>>>,
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     parked_wakers: Mutex<Vec<Waker>>,
     closing: AtomicBool,
     stopping: AtomicBool,
-    /// Shared with the log's listener, which must hold nothing that holds the log.
+    /// Shared with the log's listener, which must not hold the log.
     pub wakeup: Arc<Wakeup>,
     drained: watch::Sender<Drained>,
 }
@@ -73,7 +73,7 @@ impl Shared {
         lock(&self.groups).clone()
     }
 
-    /// Changes a group, then does what must follow, its lock released.
+    /// Changes a group, releases its lock, then performs the effects of the change.
     pub(super) fn with<T>(&self, cell: &GroupCell, change: impl FnOnce(&mut Group) -> T) -> T {
         let mut group = lock(&cell.state);
         let outcome = change(&mut group);
@@ -89,14 +89,14 @@ impl Shared {
         outcome
     }
 
-    /// Joins the subscription's group, read from the log if it is new.
+    /// Joins the subscription's group; reads its record from the log if the group is new.
     pub(super) fn join(
         &self,
         log: &dyn EventLog,
         subscription: &Subscription,
     ) -> Result<(Arc<GroupCell>, u64), BrokerError> {
         let rules = Rules::of(subscription, self.options.retry_delay_max);
-        // Held over the read, so that two first consumers of a group do not both make it.
+        // The lock is held during the read, so that two first consumers do not both create the group.
         let mut groups = lock(&self.groups);
         if self.is_closing() {
             return Err(BrokerError::Closed);
@@ -131,10 +131,10 @@ impl Shared {
         })
     }
 
-    /// Wakes `waker` at the next change among the parked.
+    /// Registers `waker` for the next change of the parked messages.
     pub(super) fn await_parked(&self, waker: &Waker) {
         let mut wakers = lock(&self.parked_wakers);
-        if !wakers.iter().any(|known| known.will_wake(waker)) {
+        if !wakers.iter().any(|registered| registered.will_wake(waker)) {
             wakers.push(waker.clone());
         }
     }
@@ -147,7 +147,8 @@ impl Shared {
     pub(super) fn request_unpark(&self, request: UnparkRequest) {
         lock(&self.unpark_requests).push(request);
         if self.is_stopping() {
-            // The keeper may have looked for the last time: dropped orders are answered.
+            // The I/O thread may have taken requests for the last time. A dropped request is answered as
+            // closed.
             self.take_unpark_requests();
         }
         self.wake_io_thread();
@@ -185,7 +186,7 @@ impl Shared {
         self.wake_io_thread();
     }
 
-    /// Ends every group by an error; what the keeper does last if it cannot go on.
+    /// Ends every group with an error; the last action of an I/O thread that failed.
     pub(super) fn fail(&self, error: &BrokerError) {
         self.closing.store(true, Ordering::Release);
         self.stopping.store(true, Ordering::Release);
@@ -219,7 +220,7 @@ impl Shared {
         outcome.clone().unwrap_or(Err(BrokerError::Closed))
     }
 
-    // ---- the keeper
+    // ---- the I/O thread
 
     pub(super) fn wake_io_thread(&self) {
         self.wakeup.notify();
@@ -236,7 +237,7 @@ fn stored_record(log: &dyn EventLog, group: &str) -> Result<Record, BrokerError>
     let record = Record::decode(&bytes).map_err(corrupt)?;
     let head = log.head();
     if record.done_to > head {
-        let why = format!("it has reached event {}, but the log ends at {head}", record.done_to);
+        let why = format!("it ends at event {}, after the log's last event {head}", record.done_to);
         return Err(corrupt(why));
     }
     Ok(record)

@@ -1,20 +1,20 @@
-//! The status of a group, for people.
+//! The status of a group, for people to read.
 
-/// Where a group stands, for people.
+/// The progress of a group, for people to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStatus {
-    /// Its name.
+    /// Name of the group.
     pub group: String,
-    /// Everything up to this position of the log is done with.
+    /// Every message up to this position of the log is done.
     pub checkpoint: u64,
-    /// Everything up to this position was looked at.
+    /// Every event up to this position was read.
     pub read_to: u64,
-    /// Messages among these that were not begun yet.
+    /// Messages that were read and not yet delivered.
     pub waiting: usize,
-    /// Messages that are in hand now.
-    pub in_hand: usize,
-    /// Messages that are in hand, waiting for another attempt, or given back.
+    /// Messages that are delivered and not yet settled.
+    pub unsettled: usize,
+    /// Messages that are delivered, waiting for another attempt, or released.
     pub unfinished: usize,
-    /// Parked messages that nobody has taken note of.
+    /// Parked messages whose parking is not acknowledged.
     pub parked: usize,
 }

@@ -1,10 +1,11 @@
-//! What wakes the keeper.
+//! The signal that wakes the I/O thread.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// A wakeup that is heard by whoever listens later, too. A thread's own token (`std::thread::park`) would not do: channels that the keeper
-/// waits on, as the log's flush does, take that token, and the keeper would sleep on after it was told to stop.
+/// A signal that is kept until the next wait. The token of `std::thread::park` does not suffice: channels
+/// that the thread blocks on, as in the log's flush, consume the token. The thread would then sleep through a
+/// stop.
 #[derive(Debug, Default)]
 pub(super) struct Wakeup {
     is_notified: Mutex<bool>,
@@ -17,7 +18,7 @@ impl Wakeup {
         self.notified.notify_one();
     }
 
-    /// Returns once it has rung since the last time, or after `longest`.
+    /// Returns once notified since the last wait, or after `longest`.
     pub(super) fn wait(&self, longest: Option<Duration>) {
         let is_notified = self.is_notified.lock().unwrap_or_else(PoisonError::into_inner);
         let is_silent = |is_notified: &mut bool| !*is_notified;

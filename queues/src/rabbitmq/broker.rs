@@ -1,4 +1,4 @@
-//! [`RabbitBroker`]: connecting, the parts that it owns, and the contract of [`Broker`].
+//! [`RabbitBroker`]: its connections, its parts, and the [`Broker`] contract.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -33,57 +33,64 @@ use crate::future::BoxFuture;
 use crate::lock::lock;
 use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender, proposal_channel};
 
-/// Threads for talking to RabbitMQ. Actors' own threads may be busy for seconds, which no heartbeat survives.
+/// Threads that serve the connections. The threads of actors may be busy for seconds, longer than a heartbeat
+/// allows.
 const THREADS: usize = 2;
-/// Longest wait for them to end.
+/// Longest wait for the threads to end.
 const THREADS_END_MAX: Duration = Duration::from_secs(5);
-/// How often a first connection is looked for.
+/// Interval between checks for the first connection.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The broker over RabbitMQ. It owns the threads that talk to it; when it is dropped they end, and what is in hand comes
-/// again, here or elsewhere.
+/// The broker over RabbitMQ. It owns the threads that serve its connections. When it is dropped, the threads
+/// end, and unsettled messages are redelivered, here or elsewhere.
 ///
-/// # Who does what
+/// # Server and workers
 ///
-/// The *server* ([`connect_server`](Self::connect_server)) has the log. It relays the log's events to RabbitMQ, makes the queues,
-/// takes proposals and parked messages. *Workers* ([`connect_worker`](Self::connect_worker)) have no log: they subscribe and
-/// propose. Both reconnect by themselves for as long as they are open.
+/// The *server* ([`connect_server`](Self::connect_server)) has the log. It relays the log's events to
+/// RabbitMQ, declares the queues, and receives proposals and parked messages. *Workers*
+/// ([`connect_worker`](Self::connect_worker)) have no log: they subscribe and propose. Both reconnect by
+/// themselves while they are open.
 ///
 /// # Queues
 ///
-/// Names begin with [`prefix`](RabbitOptions::prefix); all is durable, and every publication is confirmed.
+/// Names begin with [`prefix`](RabbitOptions::prefix). Every queue is durable, and every publication is
+/// confirmed.
 ///
 /// | name | kind | holds |
 /// |---|---|---|
 /// | `dissent.events` | topic exchange | routes events by `<experiment>.<type>` |
-/// | `dissent.<group>` | quorum queue | what a group has yet to process. The groups of actors are `<step>.<experiment>`: with a queue for each step *and* experiment, pausing or cancelling one experiment does not hold up another |
+/// | `dissent.<group>` | quorum queue | events that a group has yet to process |
 /// | `dissent.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
 /// | `dissent.proposals` | quorum queue | proposals of workers that the journal has yet to decide |
 /// | `dissent.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
-/// | `dissent.parked` | quorum queue | messages that used up their attempts, or that RabbitMQ delivered [`redeliveries_max`](RabbitOptions::redeliveries_max) times without an answer, until somebody takes note |
-/// | `dissent.dead` | quorum queue | what cannot be read and proposals that were rejected, with the reason; the oldest go beyond 100 000 |
-/// | `dissent.repair` | exclusive queue, for moments | nothing: whoever has it may replace a queue of retries or of dead letters that never answers again |
+/// | `dissent.parked` | quorum queue | parked messages, until their parking is acknowledged |
+/// | `dissent.dead` | quorum queue | unreadable messages and rejected proposals; at most 100 000 |
+/// | `dissent.repair` | exclusive queue | nothing: its owner may replace an unresponsive queue |
 ///
-/// Where `<experiment>` is the experiment's id in hexadecimal: its name may hold dots.
+/// `<experiment>` is the experiment's id in hexadecimal, because its name may contain dots. Actors use the
+/// groups `<step>.<experiment>`: with one queue for each step *and* experiment, pausing or cancelling one
+/// experiment does not delay another. A message is parked when it used up its attempts, or when RabbitMQ
+/// delivered it [`redeliveries_max`](RabbitOptions::redeliveries_max) times without a settlement.
 ///
-/// Only the server makes the queues of groups and histories, because only it can fill them: a queue that was not there
-/// (a new group, a replaced RabbitMQ, a queue that somebody deleted) is filled with every event of its kinds that the
-/// relay has passed, before it goes on. Each of them is thus delivered at least once, and again if RabbitMQ lost what it
-/// knew of acknowledgements. A worker that subscribes earlier waits until the queue is there.
+/// Only the server declares the queues of groups and histories, because only the server can fill them. A
+/// missing queue (of a new group, on a replaced RabbitMQ, or deleted) is filled with all events of its types
+/// that the relay has passed. Then the relay continues. Each event is thus delivered at least once, and again
+/// if RabbitMQ lost its acknowledgement. A worker that subscribes earlier waits until the queue exists.
 ///
-/// # What differs from the embedded broker
+/// # Differences from the embedded broker
 ///
-/// - A worker's proposal is answered by [`ProposalReply::Queued`]: it is durable, and will be decided. Rejected ones end in
-///   `dissent.dead`.
-/// - "In at most one pair of hands" holds within a process. When a connection is lost, RabbitMQ may deliver to another
-///   process what is still in hand here.
-/// - Settling a message whose connection was lost succeeds. If it was acknowledged, it is acknowledged again as soon as
-///   it comes again to this process; to another process it comes once more.
+/// - The reply to a worker's proposal is [`ProposalReply::Queued`]: the proposal is durable and will be
+///   decided. Rejected proposals end in `dissent.dead`.
+/// - An event is with at most one consumer within a process. When a connection is lost, RabbitMQ may deliver
+///   a message to another process while it is unsettled here.
+/// - Settling a message whose connection was lost succeeds. An acknowledged message is acknowledged again
+///   when it is redelivered to this process; another process receives it once more.
 /// - Acknowledgements are sent together, within 5 ms. A crash before that causes redelivery.
 /// - A message that is released, or whose worker dies, more than
-///   [`redeliveries_max`](RabbitOptions::redeliveries_max) times is parked: RabbitMQ cannot tell the two apart, and such a
-///   message may be what kills the workers.
-/// - RabbitMQ takes back what is not settled within 30 minutes (its `consumer_timeout`): longer work is leased.
+///   [`redeliveries_max`](RabbitOptions::redeliveries_max) times is parked. RabbitMQ cannot distinguish the
+///   two cases, and such a message may be what kills the workers.
+/// - RabbitMQ redelivers a message that is not settled within 30 minutes (its `consumer_timeout`). Longer
+///   work uses leases.
 pub struct RabbitBroker {
     pub(super) shared: Arc<Shared>,
     pub(super) groups: Mutex<BTreeMap<String, Group>>,
@@ -97,11 +104,11 @@ pub struct RabbitBroker {
 /// A group of this process.
 pub(super) struct Group {
     pub(super) subscription: Subscription,
-    /// None while it is only declared, for workers.
+    /// `None` while the group is only declared, for workers.
     consumer: Option<GroupConsumer>,
 }
 
-/// What only the server has.
+/// The parts that only the server has.
 pub(super) struct Server {
     log: Arc<dyn EventLog>,
     commands: mpsc::UnboundedSender<Command>,
@@ -110,7 +117,7 @@ pub(super) struct Server {
     contexts: Arc<Contexts>,
 }
 
-/// The runtime, which must not be dropped where blocking is forbidden.
+/// The runtime. It must not be dropped where blocking is forbidden.
 struct Threads(Option<Runtime>);
 
 impl Threads {
@@ -130,26 +137,27 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         let Some(runtime) = self.0.take() else { return };
-        // Afterwards nothing of ours holds the log any more. A panic of a task was reported when it happened.
+        // After the shutdown no task holds the log. A panic of a task was reported when it happened.
         let _panicked = thread::spawn(move || runtime.shutdown_timeout(THREADS_END_MAX)).join();
     }
 }
 
 impl RabbitBroker {
-    /// Connects as the server: relays `log`, takes proposals and parked messages. One server at a time.
+    /// Connects as the server: relays `log`, receives proposals and parked messages. Run one server at a
+    /// time.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if the options are out of range; [`BrokerError::Log`] if the relay's record cannot be
-    /// read; [`BrokerError::Unavailable`] if there is no connection within
+    /// [`BrokerError::Invalid`] if the options are out of range; [`BrokerError::Log`] if the relay's record
+    /// cannot be read; [`BrokerError::Unavailable`] if there is no connection within
     /// [`start_timeout`](RabbitOptions::start_timeout).
     pub async fn connect_server(
         options: RabbitOptions,
         log: Arc<dyn EventLog>,
     ) -> Result<Arc<Self>, BrokerError> {
         let (shared, threads) = begin(options)?;
-        let (commands, orders) = mpsc::unbounded_channel();
+        let (commands, incoming) = mpsc::unbounded_channel();
         let contexts = Arc::new(Contexts::default());
-        let relay = Relay::new(&shared, Arc::clone(&log), orders, Arc::clone(&contexts))?;
+        let relay = Relay::new(&shared, Arc::clone(&log), incoming, Arc::clone(&contexts))?;
         let (proposals, consumer) = proposal_channel(shared.options.proposals_max);
         let proposal_consumer = Mutex::new(Some(consumer));
         let server = Server { log, commands, proposals, proposal_consumer, contexts };
@@ -161,7 +169,7 @@ impl RabbitBroker {
     /// Connects as a worker: subscribes and proposes.
     ///
     /// # Errors
-    /// As [`connect_server`](Self::connect_server), but for the log.
+    /// As [`connect_server`](Self::connect_server), except for the log.
     pub async fn connect_worker(options: RabbitOptions) -> Result<Arc<Self>, BrokerError> {
         let (shared, threads) = begin(options)?;
         Ok(Arc::new(Self::new(shared, threads, None).await?))
@@ -192,13 +200,14 @@ impl RabbitBroker {
         })
     }
 
-    /// Makes the queues of groups that other processes consume, and fills them. A group of the server's own is made by
-    /// [`subscribe`](Broker::subscribe).
+    /// Declares the queues of groups that other processes consume, and fills them.
+    /// [`subscribe`](Broker::subscribe) declares the server's own groups.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if a subscription is out of range or contradicts an earlier one of its group, or on a
-    /// worker; [`BrokerError::Unavailable`] if it takes longer than
-    /// [`operation_timeout`](RabbitOptions::operation_timeout): it is then done as soon as RabbitMQ is back.
+    /// [`BrokerError::Invalid`] if a subscription is out of range or contradicts an earlier one of its group,
+    /// or on a worker; [`BrokerError::Unavailable`] if it takes longer than
+    /// [`operation_timeout`](RabbitOptions::operation_timeout). The queues are then declared as soon as
+    /// RabbitMQ is back.
     pub async fn declare_groups(&self, subscriptions: &[Subscription]) -> Result<(), BrokerError> {
         self.shared.check_running()?;
         let server = self.server()?;
@@ -207,11 +216,11 @@ impl RabbitBroker {
             event_queues.push(self.event_queue(subscription)?);
             self.note_group(subscription)?;
         }
-        self.order(server, |done| Command::Declare { event_queues: event_queues.clone(), done: Some(done) })
+        self.execute(server, |done| Command::Declare { event_queues: event_queues.clone(), done: Some(done) })
             .await
     }
 
-    /// Makes the stream of an experiment's history, and fills it.
+    /// Declares the stream of an experiment's history, and fills it.
     ///
     /// # Errors
     /// As [`declare_groups`](Self::declare_groups).
@@ -220,15 +229,15 @@ impl RabbitBroker {
         let event_queue =
             EventQueue::of_history(&self.shared.topology, &self.shared.options.prefix, experiment);
         lock(&self.histories).insert(experiment.clone());
-        self.order(self.server()?, |done| Command::Declare {
+        self.execute(self.server()?, |done| Command::Declare {
             event_queues: vec![event_queue.clone()],
             done: Some(done),
         })
         .await
     }
 
-    /// Reads the history of an experiment from its first event on, in any process. It waits until the server publishes
-    /// it.
+    /// Reads the history of an experiment from its first event, in any process. It waits until the server
+    /// publishes the history.
     ///
     /// # Errors
     /// [`BrokerError::Closed`].
@@ -238,27 +247,27 @@ impl RabbitBroker {
         Ok(HistoryConsumer::start(&self.shared, experiment))
     }
 
-    pub(super) async fn order(
+    pub(super) async fn execute(
         &self,
         server: &Server,
         command: impl Fn(oneshot::Sender<Result<(), BrokerError>>) -> Command,
     ) -> Result<(), BrokerError> {
-        let ordered = async {
+        let executed = async {
             loop {
                 let (done, outcome) = oneshot::channel();
                 server.commands.send(command(done)).map_err(|_| BrokerError::Closed)?;
                 match outcome.await {
                     Ok(outcome) => return outcome,
-                    // The connection was lost on the way: it is ordered again.
+                    // The connection was lost before the command was executed: send it again.
                     Err(_) => self.shared.check_running()?,
                 }
             }
         };
         let limit = self.shared.options.operation_timeout;
-        match timeout(limit, ordered).await {
+        match timeout(limit, executed).await {
             Ok(outcome) => outcome,
             Err(_) => Err(BrokerError::Unavailable(format!(
-                "RabbitMQ at {} did not make the queues within {limit:?}",
+                "RabbitMQ at {} did not declare the queues within {limit:?}",
                 self.shared.options.address()
             ))),
         }
@@ -266,9 +275,7 @@ impl RabbitBroker {
 
     pub(super) fn server(&self) -> Result<&Server, BrokerError> {
         self.server.as_ref().ok_or_else(|| {
-            BrokerError::Invalid(
-                "only the server can do this: a worker has neither log nor journal".to_owned(),
-            )
+            BrokerError::Invalid("only the server can do this: a worker has no log and no journal".to_owned())
         })
     }
 
@@ -277,11 +284,11 @@ impl RabbitBroker {
         EventQueue::of_group(&self.shared.topology, &self.shared.options.prefix, subscription)
     }
 
-    /// Remembers what a group's consumers agreed on.
+    /// Notes the settings that the consumers of a group share.
     fn note_group(&self, subscription: &Subscription) -> Result<(), BrokerError> {
         let mut groups = lock(&self.groups);
         match groups.get(&subscription.group) {
-            Some(known) => agree(&known.subscription, subscription),
+            Some(group) => check_same_settings(&group.subscription, subscription),
             None => {
                 let group = Group { subscription: subscription.clone(), consumer: None };
                 groups.insert(subscription.group.clone(), group);
@@ -290,7 +297,7 @@ impl RabbitBroker {
         }
     }
 
-    /// The consumer of a group, which all its consumers of this process share.
+    /// The queue consumer of a group, which all its members in this process share.
     fn consumer(&self, subscription: &Subscription, queue: String) -> Result<GroupConsumer, BrokerError> {
         self.note_group(subscription)?;
         let mut groups = lock(&self.groups);
@@ -301,7 +308,7 @@ impl RabbitBroker {
         ))
     }
 
-    async fn unpark_now(&self, group: &str, position: u64) -> Result<(), BrokerError> {
+    async fn replay(&self, group: &str, position: u64) -> Result<(), BrokerError> {
         self.shared.check_running()?;
         let server = self.server()?;
         let invalid = |why: &str| {
@@ -311,7 +318,7 @@ impl RabbitBroker {
         };
         let (event_queue, consumer) = {
             let groups = lock(&self.groups);
-            let Some(group) = groups.get(group) else { return invalid("nobody subscribed to it") };
+            let Some(group) = groups.get(group) else { return invalid("the group has no subscription") };
             (self.event_queue(&group.subscription)?, group.consumer.clone())
         };
         let relayed = self.status().relayed_to;
@@ -325,12 +332,12 @@ impl RabbitBroker {
             return invalid("the log does not have it");
         };
         if !event_queue.wants(&event) {
-            return invalid("it is not of its kinds");
+            return invalid("the group does not take this event type");
         }
         if consumer.is_some_and(|consumer| consumer.holds(|held| held.event.position == position)) {
             return invalid("it is still being delivered");
         }
-        // An id of its own: it may have been done, and is to be done again.
+        // The message gets a new id: the old one may already be done, and its duplicates are dropped.
         let id = format!("{}/replay/{:016x}", event.event.id, random());
         let message = events::group_message(&event_queue.queue, id, &event, 1, &MessageContext::new())
             .map_err(BrokerError::Invalid)?;
@@ -338,7 +345,7 @@ impl RabbitBroker {
     }
 }
 
-/// The shared parts and the threads, with the links and the publisher running.
+/// Creates the shared parts and the threads, and starts the links and the publisher.
 fn begin(options: RabbitOptions) -> Result<(Arc<Shared>, Threads), BrokerError> {
     options.check()?;
     let threads = Threads::start()?;
@@ -361,7 +368,7 @@ fn begin(options: RabbitOptions) -> Result<(Arc<Shared>, Threads), BrokerError> 
     Ok((Arc::new(shared), threads))
 }
 
-/// What to say when RabbitMQ does not do what it was asked for.
+/// The error when RabbitMQ fails an operation.
 pub(super) fn unavailable(shared: &Shared, what: &str, error: &LinkError) -> BrokerError {
     if let LinkError::Broker(error) = error {
         return error.clone();
@@ -369,7 +376,7 @@ pub(super) fn unavailable(shared: &Shared, what: &str, error: &LinkError) -> Bro
     BrokerError::Unavailable(format!("failed to {what} of RabbitMQ at {}: {error}", shared.options.address()))
 }
 
-fn agree(known: &Subscription, other: &Subscription) -> Result<(), BrokerError> {
+fn check_same_settings(known: &Subscription, other: &Subscription) -> Result<(), BrokerError> {
     if (Subscription { prefetch: known.prefetch, ..other.clone() }) == *known {
         return Ok(());
     }
@@ -390,7 +397,7 @@ impl Broker for RabbitBroker {
         }
         let prefetch = u16::try_from(subscription.prefetch).unwrap_or(u16::MAX);
         let member = consumer.join(prefetch);
-        // A close in between has not seen this member.
+        // A concurrent close has not seen this member.
         self.shared.check_running()?;
         Ok(Consumer { source: Box::new(GroupSource::new(member)) })
     }
@@ -442,13 +449,13 @@ impl Broker for RabbitBroker {
             QueueConsumer::start(&self.shared, self.shared.topology.parked(), decoder)
         };
         let consumer = Arc::clone(lock(&self.parked).get_or_insert_with(start));
-        // Few at a time: several consumers share them.
+        // Prefetch few: several consumers share the messages.
         let member = consumer.join(16);
         Ok(ParkedConsumer { source: Box::new(ParkedSource::new(member)) })
     }
 
     fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>> {
-        Box::pin(self.unpark_now(group, position))
+        Box::pin(self.replay(group, position))
     }
 
     fn close(&self) {

@@ -1,4 +1,4 @@
-//! What travels beside a message, for tracing: a few short strings, in a header of their own.
+//! The tracing context of a message: a few short strings in one header.
 
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
@@ -7,7 +7,8 @@ use super::window::Message;
 use crate::delivery::MessageContext;
 
 const HEADER: &str = "context";
-/// Most entries, and the most bytes of a name and of a value; what is beyond is left out.
+/// Most entries of a context, and most bytes of a name and of a value. Entries beyond these limits are
+/// omitted.
 const ENTRIES_MAX: usize = 16;
 const NAME_BYTES_MAX: usize = 64;
 const VALUE_BYTES_MAX: usize = 1024;
@@ -52,9 +53,9 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Headers are whatever a sender says.
+        /// A sender may set any headers.
         #[test]
-        fn of_any_headers_little_is_taken(
+        fn contexts_of_any_headers_stay_within_the_limits(
             entries in prop::collection::btree_map("[a-z]{0,80}", (any::<bool>(), "\\PC{0,1500}"), 0..40),
         ) {
             let mut table = FieldTable::default();
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_travels_and_what_is_too_long_stays() {
+    fn a_context_is_carried_without_its_oversized_entries() {
         let long = "x".repeat(VALUE_BYTES_MAX + 1);
         let given = [("traceparent", "00-1-2-01"), ("tracestate", long.as_str())];
         let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -1,4 +1,4 @@
-//! Dead letters: what cannot be read, and proposals that the journal rejected, each with the reason.
+//! Dead letters: unreadable messages, rejected proposals and oversized events, each with the reason.
 
 use std::sync::atomic::Ordering;
 
@@ -14,10 +14,10 @@ use super::wire;
 use crate::error::BrokerError;
 use crate::proposal::Proposal;
 
-/// A message on its way to the dead letters.
+/// A message to be published to the dead letters.
 pub(super) struct DeadLetter {
     kind: &'static str,
-    /// The queue it was in.
+    /// The queue that held it.
     queue: String,
     experiment: Option<String>,
     original_id: Option<String>,
@@ -38,7 +38,7 @@ impl DeadLetter {
         }
     }
 
-    /// A proposal that the rules do not allow.
+    /// A proposal that the rules reject.
     pub(super) fn rejected(shared: &Shared, proposal: &Proposal, reason: &str) -> Result<Self, BrokerError> {
         Ok(Self {
             kind: "proposal",
@@ -50,7 +50,7 @@ impl DeadLetter {
         })
     }
 
-    /// An event that no message can hold. It is in the log.
+    /// An event that is too large for a message. It remains in the log.
     pub(super) fn not_relayed(event: &Recorded, reason: &str) -> Self {
         Self {
             kind: "event",
@@ -62,10 +62,10 @@ impl DeadLetter {
         }
     }
 
-    /// Puts it there; it is safe when this returns.
+    /// Publishes it; it is durable on return.
     pub(super) async fn publish(self, shared: &Shared) -> Result<(), BrokerError> {
         let id = format!("{:016x}", random());
-        // A message larger than any that is sent is remembered by its beginning.
+        // Keep the beginning of a message that is larger than any message that is sent.
         let mut body = self.body;
         body.truncate(shared.options.message_bytes_max);
         let mut message = Message::to_queue(&shared.topology.dead(), id, body)

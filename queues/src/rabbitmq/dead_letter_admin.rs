@@ -1,7 +1,7 @@
-//! Looking at dead letters and parked messages, and doing something about them.
+//! Listing, retrying and dropping dead letters and parked messages.
 //!
-//! RabbitMQ has no way to look at a message without taking it: looking takes messages and gives them back. Meanwhile
-//! nobody else gets them.
+//! RabbitMQ shows a message only by delivering it. Listing takes the messages and requeues them; meanwhile
+//! other consumers do not get them.
 
 use std::time::Duration;
 
@@ -22,50 +22,50 @@ use crate::delivery::MessageContext;
 use crate::error::BrokerError;
 use crate::proposal::Proposal;
 
-/// Most messages that are looked at.
+/// Most messages that are listed.
 const LOOK_MAX: usize = 10_000;
-/// Looking at that many takes seconds.
+/// Longest time for listing them; 10 000 messages take seconds.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(120);
-/// How often, and how many times, it is looked whether messages are back.
+/// Interval and number of checks whether the messages are back in their queue.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const LOOKS_MAX: usize = 50;
 
-/// A message that nobody processes any more.
+/// A dead letter or a parked message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadMessage {
-    /// What it is named by here.
+    /// Its message id.
     pub id: String,
-    /// It used up its attempts, and waits for the server to take note of it.
+    /// Whether it is parked: it used up its attempts, and the server has yet to record that.
     pub parked: bool,
     /// `event`, `proposal` or `parked`.
     pub kind: String,
-    /// The queue it was in: that of its group, if it was parked.
+    /// The queue that held it; for a parked message, its group's queue.
     pub queue: String,
-    /// The experiment, if that is known.
+    /// The experiment, if known.
     pub experiment: Option<String>,
-    /// Attempts that failed; 0 if it was never tried.
+    /// Failed attempts; 0 if it was never tried.
     pub attempts: u64,
-    /// Why it is here.
+    /// The reason why it is dead or parked.
     pub reason: String,
-    /// Its size.
+    /// Size of its body, in bytes.
     pub bytes: usize,
-    /// What is in it.
+    /// Its decoded body.
     pub content: DeadContent,
 }
 
-/// What is in a dead message.
+/// The body of a dead letter or parked message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DeadContent {
     /// An event.
     Event(Recorded),
     /// A proposal.
     Proposal(Proposal),
-    /// It cannot be read.
+    /// A body that cannot be decoded.
     Unreadable(Vec<u8>),
 }
 
 impl RabbitBroker {
-    /// The dead and the parked messages, at most `limit` (and never more than 10 000).
+    /// Lists the dead letters and the parked messages, at most `limit` and at most 10 000.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
@@ -76,7 +76,7 @@ impl RabbitBroker {
         Ok(found)
     }
 
-    /// One of them; none if there is none with this id.
+    /// Returns the message with this id, if there is one.
     ///
     /// # Errors
     /// As [`dead_list`](Self::dead_list).
@@ -87,25 +87,29 @@ impl RabbitBroker {
         Ok(found.into_iter().find(|message| message.id == id))
     }
 
-    /// Sends one of them where it came from, as if for the first time; then it is no longer here. False if there is none
-    /// with this id.
+    /// Sends a message back to its queue as a first attempt, and removes it here. Returns false if there is
+    /// no message with this id.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if it has nowhere to go; as [`dead_list`](Self::dead_list).
+    /// [`BrokerError::Invalid`] if its queue is unknown; otherwise as [`dead_list`](Self::dead_list).
     pub async fn dead_retry(&self, id: &str) -> Result<bool, BrokerError> {
         let settling = self.settle_dead(id, |message| async move {
-            let message = self.again(&message)?;
-            // If its queue is gone, nobody takes it.
+            let message = self.message_to_retry(&message)?;
+            // If the queue was deleted, the message is never confirmed.
             let limit = self.shared.options.operation_timeout;
-            let late =
-                || BrokerError::Unavailable("nothing takes it: its queue is gone, or RabbitMQ is".to_owned());
+            let late = || {
+                BrokerError::Unavailable(
+                    "RabbitMQ did not take the message: its queue was deleted, or RabbitMQ is away"
+                        .to_owned(),
+                )
+            };
             timeout(limit, self.shared.publisher.publish(message)).await.map_err(|_| late())??;
             Ok(())
         });
         self.in_time(settling).await
     }
 
-    /// Deletes one of them. False if there is none with this id.
+    /// Deletes a message. Returns false if there is no message with this id.
     ///
     /// # Errors
     /// As [`dead_list`](Self::dead_list).
@@ -122,10 +126,10 @@ impl RabbitBroker {
             Ok(outcome) => outcome,
             Err(_) => Err(LinkError::Late(LOOK_TIME_MAX)),
         };
-        outcome.map_err(|error| unavailable(&self.shared, "look at the dead letters", &error))
+        outcome.map_err(|error| unavailable(&self.shared, "read the dead letters", &error))
     }
 
-    /// Looks at messages until one is the last; all go back with the channel.
+    /// Takes messages up to the last wanted one. All are requeued when the channel closes.
     async fn look(
         &self,
         limit: usize,
@@ -147,7 +151,7 @@ impl RabbitBroker {
         self.put_back(&channel, found).await
     }
 
-    /// Does something with a message, and deletes it if that went well.
+    /// Applies `decide` to a message, and deletes the message if that succeeds.
     async fn settle_dead<D>(&self, id: &str, decide: impl FnOnce(DeadMessage) -> D) -> Result<bool, LinkError>
     where
         D: Future<Output = Result<(), BrokerError>>,
@@ -182,7 +186,7 @@ impl RabbitBroker {
         Ok(self.shared.consuming.within(got).await?.map(|message| message.delivery))
     }
 
-    /// Gives all back with the channel, and waits a bounded time until they can be had again.
+    /// Requeues all messages by closing the channel, and waits a bounded time until they are available again.
     async fn put_back(&self, channel: &Channel, taken: &[DeadMessage]) -> Result<(), LinkError> {
         let link = &self.shared.consuming;
         link.within(channel.close(200, short("looked"))).await?;
@@ -190,7 +194,7 @@ impl RabbitBroker {
         for is_parked in [false, true] {
             let taken = taken.iter().filter(|message| message.parked == is_parked).count();
             let is_back = |(messages, consumers): (u32, u32)| {
-                // Where somebody consumes, they go on from here at once.
+                // A queue with consumers delivers them at once.
                 consumers > 0 || usize::try_from(messages).is_ok_and(|messages| messages >= taken)
             };
             for _ in 0..LOOKS_MAX {
@@ -241,13 +245,13 @@ impl RabbitBroker {
         message
     }
 
-    /// The message that a dead one was.
-    fn again(&self, dead: &DeadMessage) -> Result<Message, BrokerError> {
-        // An id of its own: it may have been taken for done.
+    /// The message to send again for a dead letter.
+    fn message_to_retry(&self, dead: &DeadMessage) -> Result<Message, BrokerError> {
+        // The message gets a new id: duplicates of the old one may be dropped.
         let id = format!("{}/retry/{:016x}", dead.id.chars().take(64).collect::<String>(), random());
-        let nowhere = || BrokerError::Invalid(format!("{} has nowhere to go: drop it", dead.id));
+        let no_queue = || BrokerError::Invalid(format!("{} names no queue to return to: drop it", dead.id));
         if dead.queue.is_empty() || dead.bytes == 0 {
-            return Err(nowhere());
+            return Err(no_queue());
         }
         match &dead.content {
             DeadContent::Event(event) => {

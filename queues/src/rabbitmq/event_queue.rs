@@ -1,4 +1,4 @@
-//! A queue that events go to, and what the log remembers of its filling.
+//! A queue of events, and the record of its filling in the log.
 
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
@@ -13,13 +13,13 @@ const FORMAT: u8 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EventQueue {
     pub queue: String,
-    /// The name of its record in the log.
+    /// Name of its record in the log.
     pub record: String,
     pub experiment: Option<ExperimentId>,
-    /// The names of the kinds it takes; none: all.
+    /// Names of the event types that it holds; `None` for all types.
     kinds: Option<Vec<&'static str>>,
     pub bindings: Vec<String>,
-    /// The history of an experiment.
+    /// Whether it is the stream of an experiment's history.
     pub stream: bool,
 }
 
@@ -60,17 +60,17 @@ impl EventQueue {
     }
 }
 
-/// What the log remembers of a queue.
+/// The record of a queue's filling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FillRecord {
-    /// It has every event that the relay had passed.
+    /// Whether the queue got every event that the relay had passed.
     pub complete: bool,
-    /// What it was bound by.
+    /// The keys by which it was bound.
     pub bindings: Vec<String>,
 }
 
 impl FillRecord {
-    pub(super) fn begun() -> Self {
+    pub(super) fn incomplete() -> Self {
         Self { complete: false, bindings: Vec::new() }
     }
 
@@ -84,14 +84,14 @@ impl FillRecord {
         record
     }
 
-    /// A record that is not understood counts as begun: the queue is filled again, which harms nothing.
+    /// Reads a record. An unknown record counts as incomplete: the queue is filled again, which is harmless.
     pub(super) fn read(record: Option<&[u8]>) -> Self {
         match record {
             Some([FORMAT, 1, bindings @ ..]) => match std::str::from_utf8(bindings) {
                 Ok(bindings) => Self::complete(bindings.lines().map(str::to_owned).collect()),
-                Err(_) => Self::begun(),
+                Err(_) => Self::incomplete(),
             },
-            _ => Self::begun(),
+            _ => Self::incomplete(),
         }
     }
 }
@@ -101,12 +101,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_as_it_was_written_and_anything_else_as_begun() {
+    fn records_read_back_and_unknown_bytes_are_incomplete() {
         let full = FillRecord::complete(vec!["a.b".to_owned(), "*.c".to_owned()]);
         assert_eq!(FillRecord::read(Some(&full.encoded())), full);
-        assert_eq!(FillRecord::read(Some(&FillRecord::begun().encoded())), FillRecord::begun());
+        assert_eq!(FillRecord::read(Some(&FillRecord::incomplete().encoded())), FillRecord::incomplete());
         for other in [None, Some(&[][..]), Some(&[9, 1][..]), Some(&[FORMAT, 1, 0xff][..])] {
-            assert_eq!(FillRecord::read(other), FillRecord::begun(), "{other:?}");
+            assert_eq!(FillRecord::read(other), FillRecord::incomplete(), "{other:?}");
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct EventMessage {
     pub context: MessageContext,
 }
 
-/// What comes out of a group's queue.
+/// Decodes the messages of a group's queue.
 pub(super) struct EventDecoder {
     pub group: String,
     pub delivery_limit: u32,
@@ -59,7 +59,7 @@ impl Decoder for EventDecoder {
     }
 }
 
-/// The message of an event, to whoever is bound for it.
+/// The message of an event, routed to all bound queues.
 pub(super) fn event_message(
     event: &Recorded,
     exchange: String,
@@ -71,7 +71,7 @@ pub(super) fn event_message(
     Ok(with_headers(message, event, 1, context))
 }
 
-/// The message of an event, to one group only; `id` tells it from the others of that event.
+/// The message of an event for one group. `id` distinguishes it from other messages of the event.
 pub(super) fn group_message(
     queue: &str,
     id: String,
@@ -111,8 +111,9 @@ impl GroupSource {
         let EventMessage { event, attempt, context } = message;
         let lease = Lease::new(self.member.consumer(), key);
         let (of_event, of_context) = (event.clone(), context.clone());
-        let held = Held { lease, event, attempt, context };
-        Delivery::new(of_event, attempt, redelivered || attempt > 1, Box::new(held)).with_context(of_context)
+        let unsettled = UnsettledEvent { lease, event, attempt, context };
+        Delivery::new(of_event, attempt, redelivered || attempt > 1, Box::new(unsettled))
+            .with_context(of_context)
     }
 }
 
@@ -130,15 +131,15 @@ impl Source<Delivery> for GroupSource {
     }
 }
 
-/// An event in a worker's hands.
-struct Held {
+/// The obligation to settle one delivery.
+struct UnsettledEvent {
     lease: Lease<EventDecoder>,
     event: Recorded,
     attempt: u32,
     context: MessageContext,
 }
 
-impl Settle for Held {
+impl Settle for UnsettledEvent {
     fn settle(self: Box<Self>, outcome: Outcome) -> BoxFuture<'static, Result<(), BrokerError>> {
         if self.lease.shared().is_stopping() {
             return Box::pin(std::future::ready(Err(BrokerError::Closed)));
@@ -151,40 +152,40 @@ impl Settle for Held {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Dropping the lease does it.
+    /// Dropping the lease releases the message.
     fn release(self: Box<Self>) {}
 }
 
-/// Puts a copy in place of a failed message; only when that is safe is the message itself acknowledged. In a task of
-/// the broker's: whoever reports the failure may be cancelled.
-async fn fail(held: Held, reason: String) -> Result<(), BrokerError> {
+/// Publishes a replacement of a failed message, then acknowledges the message itself. A task of the broker
+/// does it, because the caller may be cancelled.
+async fn fail(unsettled: UnsettledEvent, reason: String) -> Result<(), BrokerError> {
     let (done, outcome) = oneshot::channel();
-    let runtime = held.lease.shared().runtime.clone();
+    let runtime = unsettled.lease.shared().runtime.clone();
     runtime.spawn(async move {
-        let replaced = replace(&held, &reason).await;
+        let replaced = replace(&unsettled, &reason).await;
         if replaced.is_ok() {
-            held.lease.settle(Settled::Replaced);
+            unsettled.lease.settle(Settled::Replaced);
         }
-        // A reporter that no longer waits does not need to know.
+        // The caller may have stopped waiting.
         let _gone = done.send(replaced);
     });
     outcome.await.map_err(|_| BrokerError::Closed)?
 }
 
-async fn replace(held: &Held, reason: &str) -> Result<(), BrokerError> {
-    let (consumer, shared) = (held.lease.consumer(), held.lease.shared());
+async fn replace(unsettled: &UnsettledEvent, reason: &str) -> Result<(), BrokerError> {
+    let (consumer, shared) = (unsettled.lease.consumer(), unsettled.lease.shared());
     let decoder = consumer.decoder();
-    if held.attempt >= decoder.delivery_limit {
-        let message = parked::message(shared, &decoder.group, &held.event, held.attempt, reason)?;
+    if unsettled.attempt >= decoder.delivery_limit {
+        let message = parked::message(shared, &decoder.group, &unsettled.event, unsettled.attempt, reason)?;
         shared.publisher.publish(message).await?;
         shared.counters.parked.fetch_add(1, Ordering::AcqRel);
         return Ok(());
     }
-    let attempt = held.attempt.saturating_add(1);
-    let id = format!("{}/{attempt}", held.event.event.id);
-    let message = group_message(consumer.queue(), id, &held.event, attempt, &held.context)
+    let attempt = unsettled.attempt.saturating_add(1);
+    let id = format!("{}/{attempt}", unsettled.event.event.id);
+    let message = group_message(consumer.queue(), id, &unsettled.event, attempt, &unsettled.context)
         .map_err(BrokerError::Invalid)?;
-    let delay = backoff(decoder.retry_delay, held.attempt).min(shared.options.retry_delay_max);
+    let delay = backoff(decoder.retry_delay, unsettled.attempt).min(shared.options.retry_delay_max);
     match u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) {
         0 => shared.publisher.publish(message).await,
         delay_ms => {
@@ -200,5 +201,5 @@ fn backoff(first: Duration, failures: u32) -> Duration {
     first.saturating_mul(1 << doublings)
 }
 
-/// The consumer of a group.
+/// The queue consumer of a group.
 pub(super) type GroupConsumer = Arc<QueueConsumer<EventDecoder>>;

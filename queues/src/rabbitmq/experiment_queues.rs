@@ -1,4 +1,4 @@
-//! The queues of one experiment, all of them, and how they are taken away when nobody needs them any more.
+//! The queues of one experiment: their names, and their deletion.
 
 use dissent_domain::id::ExperimentId;
 use lapin::options::QueueDeleteOptions;
@@ -10,10 +10,10 @@ use crate::error::BrokerError;
 use crate::lock::lock;
 
 impl RabbitBroker {
-    /// The names of the queues that these groups and the history of an experiment have, there or not.
+    /// The names of the queues of these groups and of an experiment's history, whether they exist or not.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if a group cannot be one.
+    /// [`BrokerError::Invalid`] if a group name is not allowed.
     pub fn queues_of(
         &self,
         experiment: &ExperimentId,
@@ -25,7 +25,7 @@ impl RabbitBroker {
         Ok(names)
     }
 
-    /// How many processes follow the history of an experiment.
+    /// The number of processes that follow the history of an experiment.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
@@ -34,8 +34,9 @@ impl RabbitBroker {
         Ok(self.queue_stats(&[&history]).await?.iter().map(|queue| queue.consumers).sum())
     }
 
-    /// Deletes the history and the queues of an experiment, as far as this server made them since it started, also after
-    /// [`close`](crate::Broker::close). The log keeps everything; a queue that is subscribed to again is filled again.
+    /// Deletes the history and the queues of an experiment that this server declared since its start. Works
+    /// after [`close`](crate::Broker::close), too. The log keeps all events: a queue that is subscribed to
+    /// again is filled again.
     ///
     /// # Errors
     /// As [`declare_groups`](Self::declare_groups).
@@ -46,11 +47,11 @@ impl RabbitBroker {
         let server = self.server()?;
         lock(&self.histories).remove(experiment);
         lock(&self.groups).retain(|_, group| group.subscription.experiment.as_ref() != Some(experiment));
-        self.order(server, |done| Command::Forget { experiment: experiment.clone(), done }).await
+        self.execute(server, |done| Command::Forget { experiment: experiment.clone(), done }).await
     }
 
-    /// Deletes queues by their full names, whoever made them, with all that is in them; gives the names of those that were
-    /// there. A server that is at work makes its own again.
+    /// Deletes queues and their messages by their full names, whoever declared them. Returns the names of the
+    /// queues that existed. A running server declares its own queues again.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
@@ -59,7 +60,7 @@ impl RabbitBroker {
         let deleting = async {
             let mut deleted = Vec::new();
             for name in names {
-                // Asking for what is not there costs the channel.
+                // A query for a missing queue closes the channel.
                 let (_, channel) = link.channel().await?;
                 if link.within(look_at(&channel, name)).await?.is_some() {
                     link.within(channel.queue_delete(short(name), QueueDeleteOptions::default())).await?;
@@ -71,6 +72,6 @@ impl RabbitBroker {
         self.shared
             .bounded(deleting)
             .await
-            .map_err(|error| unavailable(&self.shared, "delete the queues", &error))
+            .map_err(|error| unavailable(&self.shared, "delete queues", &error))
     }
 }

@@ -1,19 +1,19 @@
-//! Headers of messages: their names, and how they are read.
+//! The headers of messages: names and reading.
 
 use lapin::types::{FieldTable, LongString, ShortString};
 
 /// The header that counts attempts, from 1.
 pub(super) const ATTEMPT: &str = "attempt";
-/// Longest reason that travels, in bytes.
+/// Longest reason in a message, in bytes.
 const REASON_BYTES_MAX: usize = 1024;
 
-/// The beginning of a text, whole characters only.
+/// The beginning of a text, in whole characters.
 pub(super) fn cut(text: &str) -> &str {
     let end = (0..=text.len().min(REASON_BYTES_MAX)).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
 }
 
-/// A header that is text; RabbitMQ may hand it back as either kind of string.
+/// A header that is text. RabbitMQ may return either kind of string.
 pub(super) fn text_header(headers: Option<&FieldTable>, name: &str) -> Option<String> {
     let value = headers?.inner().get(name)?;
     let long = value.as_long_string().map(LongString::to_string);
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_cut_at_a_character() {
+    fn a_reason_is_cut_between_characters() {
         let reason = "é".repeat(REASON_BYTES_MAX);
         let cut = cut(&format!("x{reason}")).to_owned();
         assert!(cut.len() <= REASON_BYTES_MAX && cut.len() > REASON_BYTES_MAX - 2, "{}", cut.len());

@@ -1,4 +1,4 @@
-//! The history of an experiment as a stream: what workers without a log build its state from.
+//! The history of an experiment as a stream. Workers without a log build the experiment's state from it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use super::topology::{is_absent, long, short};
 use super::wire;
 use crate::error::BrokerError;
 
-/// Deliveries that RabbitMQ sends ahead, and after how many it is told that they have come.
+/// Prefetch of the stream, and the number of deliveries after which they are acknowledged.
 const AHEAD: u16 = 128;
 const ACK_EVERY: u64 = 32;
-/// Events that are read and not yet taken.
+/// Most events that were read and not yet returned.
 const READY_MAX: usize = 128;
-/// Events that may have come before one that they follow. The relay has no more on their way.
+/// Most events that arrived before a predecessor. The relay never has more unconfirmed events.
 const EARLY_MAX: usize = 8192;
 
-/// An experiment's events in order, from the first on: each once, without gaps, over any number of connections.
+/// The events of an experiment in order, from the first: each once, without gaps, over any number of
+/// connections.
 #[derive(Debug)]
 pub struct HistoryConsumer {
     incoming: mpsc::Receiver<Result<Recorded, BrokerError>>,
@@ -40,10 +41,11 @@ impl HistoryConsumer {
         Self { incoming, reader: shared.runtime.spawn(reader.run()) }
     }
 
-    /// The next event; waits until there is one. None once the broker closed. Cancellation-safe.
+    /// Returns the next event; waits until there is one. Returns `None` once the broker closed.
+    /// Cancellation-safe.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if the stream is not the history that it began as; nothing follows then.
+    /// [`BrokerError::Invalid`] if the stream is not one history. No event follows then.
     pub async fn next(&mut self) -> Result<Option<Recorded>, BrokerError> {
         self.incoming.recv().await.transpose()
     }
@@ -58,7 +60,7 @@ impl Drop for HistoryConsumer {
 /// Puts events in order. Pure.
 struct Sequence {
     experiment: ExperimentId,
-    /// The last that was given out.
+    /// The last event that was returned.
     last: Option<(u64, EventId)>,
     early: BTreeMap<u64, Recorded>,
 }
@@ -68,8 +70,8 @@ impl Sequence {
         Self { experiment, last: None, early: BTreeMap::new() }
     }
 
-    /// Takes an event in; gives those that are next.
-    fn take_in(&mut self, event: Recorded) -> Result<Vec<Recorded>, BrokerError> {
+    /// Adds an event; returns the events that are next.
+    fn add(&mut self, event: Recorded) -> Result<Vec<Recorded>, BrokerError> {
         let mixed = |why: &str| {
             let name = &self.experiment;
             Err(BrokerError::Invalid(format!(
@@ -116,7 +118,7 @@ struct Reader {
 impl Reader {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
-        let mut known_trouble = None;
+        let mut last_trouble = None;
         while !self.shared.is_closing() {
             let shared = Arc::clone(&self.shared);
             let trouble = tokio::select! {
@@ -124,21 +126,21 @@ impl Reader {
                 () = shared.closed() => return,
             };
             if let LinkError::Broker(error) = trouble {
-                // Nobody may be there to hear it.
+                // The consumer may be gone.
                 let _gone = self.outgoing.send(Err(error)).await;
                 return;
             }
             let trouble = trouble.to_string();
-            // Once for each kind of trouble: it may last for hours.
-            if known_trouble.as_ref() != Some(&trouble) {
-                tracing::info!(stream = %self.stream, error = %trouble, "reading the history again soon");
-                known_trouble = Some(trouble);
+            // Log each new error once: an outage may last for hours.
+            if last_trouble.as_ref() != Some(&trouble) {
+                tracing::info!(stream = %self.stream, error = %trouble, "retrying to read the history");
+                last_trouble = Some(trouble);
             }
             backoff.wait().await;
         }
     }
 
-    /// Reads from the first event on, each time: it may be another stream, filled anew.
+    /// Reads from the first event at each connection: the stream may have been filled anew.
     async fn session(&mut self, backoff: &mut Backoff) -> LinkError {
         match self.read(backoff).await {
             Ok(()) => LinkError::Cancelled,
@@ -170,14 +172,14 @@ impl Reader {
             backoff.reset();
             match wire::decode_event(&delivery.data, self.shared.options.message_bytes_max) {
                 Ok(event) => {
-                    for event in self.sequence.take_in(event)? {
+                    for event in self.sequence.add(event)? {
                         if self.outgoing.send(Ok(event)).await.is_err() {
                             return Err(BrokerError::Closed.into());
                         }
                     }
                 }
-                // A sound copy may follow; if none does, the gap is an error in the end.
-                Err(error) => tracing::warn!(stream = %self.stream, %error, "a message cannot be read"),
+                // An intact copy may follow. If none does, the gap becomes an error.
+                Err(error) => tracing::warn!(stream = %self.stream, %error, "skipping an unreadable message"),
             }
             if delivery.delivery_tag.is_multiple_of(ACK_EVERY) {
                 let multiple = BasicAckOptions { multiple: true };
@@ -213,14 +215,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn in_whatever_order_and_however_often_they_come_each_is_given_out_once_in_order(
+        fn events_come_out_once_and_in_order_from_any_order_and_duplicates(
             order in prop::collection::vec(1u64..20, 0..60),
         ) {
             let mut sequence = sequence();
             let mut out = Vec::new();
             let rest = 1..20u64;
             for version in order.into_iter().chain(rest) {
-                let next = sequence.take_in(event(version, u32::try_from(version).unwrap())).unwrap();
+                let next = sequence.add(event(version, u32::try_from(version).unwrap())).unwrap();
                 out.extend(next.into_iter().map(|event| event.version));
             }
             prop_assert_eq!(out, (1..20).collect::<Vec<u64>>());
@@ -230,17 +232,17 @@ mod tests {
     #[test]
     fn two_histories_in_one_stream_are_an_error() {
         let mut sequence = sequence();
-        sequence.take_in(event(1, 1)).unwrap();
-        let error = sequence.take_in(event(1, 2)).unwrap_err().to_string();
+        sequence.add(event(1, 1)).unwrap();
+        let error = sequence.add(event(1, 2)).unwrap_err().to_string();
         assert!(error.contains("two events of version 1"), "{error}");
         let other = Recorded { experiment: ExperimentId::new("y").unwrap(), ..event(2, 2) };
-        assert!(sequence.take_in(other).is_err());
+        assert!(sequence.add(other).is_err());
     }
 
     #[test]
-    fn a_gap_that_is_never_filled_is_an_error_that_names_it() {
+    fn a_lasting_gap_is_an_error_that_names_the_missing_event() {
         let mut sequence = sequence();
-        let error = (2..).find_map(|version| sequence.take_in(event(version, 0)).err()).unwrap();
+        let error = (2..).find_map(|version| sequence.add(event(version, 0)).err()).unwrap();
         assert!(error.to_string().contains("lacks event 1"), "{error}");
     }
 }

@@ -1,12 +1,13 @@
-//! Queues that never answer again.
+//! Queues that lost their leader and never answer again.
 //!
-//! RabbitMQ 3.10, killed within about a second of making a quorum queue, may come back with one that never finds a leader: it can be
-//! looked at, but nothing can be put into it or taken out, for ever. It can be deleted and made anew: by the server, if it is one
-//! that somebody consumes, and by whoever cannot publish into it, if it is one of retries or of dead letters.
+//! RabbitMQ 3.10, killed within about a second of the declaration of a quorum queue, may restart with a queue
+//! that never finds a leader. It can be inspected, but it accepts and delivers no message. It can be deleted
+//! and declared again. The server does that for queues that are consumed; a blocked publisher does it for
+//! queues of retries and of dead letters.
 //!
-//! A queue of events holds nothing that the log does not, and is filled again. What may be lost are proposals, retries and dead
-//! letters that were confirmed in that second. What nothing came of is delivered again once the server has waited for it for long
-//! enough; a dead letter is gone, with what it told.
+//! A queue of events holds nothing that the log lacks, and is filled again. Proposals, retries and dead
+//! letters that were confirmed in that second may be lost. The server redelivers unanswered events after a
+//! time; a dead letter is lost with its reason.
 
 use std::time::Duration;
 
@@ -17,14 +18,14 @@ use tokio::time::{sleep, timeout};
 use super::link::{Link, LinkError};
 use super::topology::{Topology, look_at, short};
 
-/// So many prompt answers of the node, so far apart, in which the queue gives none.
-const LOOKS: u32 = 10;
+/// Number and interval of prompt answers of the node during which the queue does not answer.
+const ANSWERS: u32 = 10;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Deletes a queue, with all that nobody can have of it, if it is there and does not answer while its node does; gives whether
-/// it did.
+/// Deletes a queue, with its unreachable messages, if it exists and does not answer while its node does.
+/// Returns whether it was deleted.
 pub(super) async fn delete(link: &Link, queue: &str) -> Result<bool, LinkError> {
-    // Asking for what is not there costs the channel.
+    // A query for a missing queue closes the channel.
     let (_, asking) = link.channel().await?;
     if link.within(look_at(&asking, queue)).await?.is_none() {
         return Ok(false);
@@ -33,19 +34,20 @@ pub(super) async fn delete(link: &Link, queue: &str) -> Result<bool, LinkError> 
     tokio::select! {
         answer = asking.basic_get(short(queue), BasicGetOptions { no_ack: false }) => {
             answer?;
-            // What was got goes back with the channel.
+            // A message that was taken is requeued when the channel closes.
             link.within(asking.close(200, short("looked"))).await?;
             return Ok(false);
         }
         answers = answers(&looking, queue) => answers?,
     }
-    tracing::warn!(queue, "a queue of RabbitMQ does not answer: it is deleted and made anew");
+    tracing::warn!(queue, "deleting an unresponsive RabbitMQ queue; it will be declared again");
     link.within(looking.queue_delete(short(queue), QueueDeleteOptions::default())).await?;
     Ok(true)
 }
 
-/// The same for a queue that no server looks after. All who find it silent find it out at once: they look one after the other, so
-/// that none deletes what another has made anew and published into. An error where another is at it.
+/// Deletes an unresponsive queue that no server watches. All blocked publishers notice it at once, so they
+/// check one after the other. Otherwise one could delete the queue that another has declared again and
+/// published to. Fails while another is checking.
 pub(super) async fn delete_in_turn(link: &Link, topology: &Topology, queue: &str) -> Result<bool, LinkError> {
     let (_, turn) = link.channel().await?;
     link.within(topology.declare_repair(&turn)).await?;
@@ -54,9 +56,9 @@ pub(super) async fn delete_in_turn(link: &Link, topology: &Topology, queue: &str
     outcome
 }
 
-/// Ready once the node has answered promptly for a while: one that is stopped, or busy, is late.
+/// Returns once the node has answered promptly for a while. A stopped or busy node answers late.
 async fn answers(channel: &Channel, queue: &str) -> Result<(), LinkError> {
-    for _ in 0..LOOKS {
+    for _ in 0..ANSWERS {
         sleep(LOOK_INTERVAL).await;
         let looked = timeout(LOOK_INTERVAL, look_at(channel, queue)).await;
         looked.map_err(|_| LinkError::Late(LOOK_INTERVAL))??;

@@ -1,7 +1,7 @@
-//! One supervised connection: connected again for as long as the broker is open, with growing, jittered waits.
+//! A supervised connection: it reconnects while the broker is open, with growing, jittered delays.
 //!
-//! lapin's own recovery is not used: a new connection has new channels, so that nothing that was delivered on an old one
-//! can be acknowledged on a new one by mistake.
+//! It does not use lapin's own recovery: a new connection has new channels. So a delivery of an old channel
+//! cannot be acknowledged on a new one by mistake.
 
 use std::future::poll_fn;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -20,13 +20,13 @@ use tokio::time::{sleep, timeout};
 use super::options::RabbitOptions;
 use crate::error::BrokerError;
 
-/// First and longest wait between two attempts to connect or to use a connection.
+/// First and longest delay between two attempts to connect or to use a connection.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How often a connection is looked at, besides being told: an event could be missed.
+/// Interval between checks of the connection's status: an event could be missed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What goes wrong on a channel. Whoever sees it opens another one.
+/// An error of a channel. The caller opens another channel.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error("{0}")]
@@ -37,13 +37,13 @@ pub(super) enum LinkError {
     Lost,
     #[error("RabbitMQ ended the consumer")]
     Cancelled,
-    #[error("the queue {0:?} is not there yet: the server declares it")]
+    #[error("the queue {0:?} does not exist yet: the server declares it")]
     NoQueue(String),
     #[error(transparent)]
     Broker(#[from] BrokerError),
 }
 
-/// Waits that double, jittered so that many processes do not come back at once.
+/// Delays that double, jittered so that many processes do not reconnect at once.
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
@@ -70,18 +70,18 @@ impl Backoff {
     }
 }
 
-/// 0 to 1, different each time. The hasher's keys are the standard library's own randomness.
+/// A random number from 0 to 1. The hasher's keys are the standard library's own randomness.
 fn random_fraction() -> f64 {
     let bits = u32::try_from(random() >> 32).unwrap_or(0);
     f64::from(bits) / f64::from(u32::MAX)
 }
 
-/// Bits that differ each time.
+/// Random bits.
 pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// A connection that is up, and which one it is.
+/// An established connection and its number.
 #[derive(Clone)]
 struct Up {
     generation: u64,
@@ -99,9 +99,9 @@ struct LinkState {
     options: RabbitOptions,
     up: watch::Sender<Option<Up>>,
     blocked: AtomicBool,
-    /// Times that it was lost.
+    /// Number of lost connections.
     losses: AtomicU64,
-    /// Why the last attempt failed.
+    /// The error of the last attempt to connect.
     trouble: watch::Sender<Option<String>>,
 }
 
@@ -131,12 +131,13 @@ impl Link {
         self.state.losses.load(Ordering::Acquire)
     }
 
-    /// Why the last attempt to connect failed, if it did.
+    /// The error of the last attempt to connect, if it failed.
     pub(super) fn trouble(&self) -> Option<String> {
         self.state.trouble.borrow().clone()
     }
 
-    /// Waits for a connection and opens a channel on it. Gives the connection's generation, for [`lost`](Self::lost).
+    /// Waits for a connection and opens a channel on it. Also returns the connection's generation, for
+    /// [`lost`](Self::lost).
     pub(super) async fn channel(&self) -> Result<(u64, Channel), LinkError> {
         let mut ups = self.state.up.subscribe();
         let up = match ups.wait_for(Option::is_some).await {
@@ -147,15 +148,15 @@ impl Link {
         Ok((up.generation, channel))
     }
 
-    /// Ready once the connection of this generation is gone.
+    /// Returns once the connection of this generation is lost.
     pub(super) async fn lost(&self, generation: u64) {
         let mut ups = self.state.up.subscribe();
         let is_gone = |up: &Option<Up>| up.as_ref().is_none_or(|up| up.generation != generation);
-        // An error means that the link itself is gone.
+        // An error means that the link itself was dropped.
         let _gone = ups.wait_for(is_gone).await;
     }
 
-    /// An operation, bounded in time.
+    /// Runs an operation with a time limit.
     pub(super) async fn within<T>(
         &self,
         operation: impl Future<Output = lapin::Result<T>>,
@@ -167,7 +168,7 @@ impl Link {
         }
     }
 
-    /// Keeps the link connected; ends only with its task.
+    /// Keeps the link connected. It ends only with its task.
     pub(super) async fn supervise(self) {
         let mut backoff = Backoff::new();
         let (place, connection) = (self.state.options.address(), self.state.name);
@@ -181,12 +182,12 @@ impl Link {
                     self.state.trouble.send_replace(None);
                     let why = self.hold(Up { generation, connection: Arc::new(up) }).await;
                     self.state.losses.fetch_add(1, Ordering::AcqRel);
-                    tracing::warn!(%place, connection, error = %why, "lost RabbitMQ; connecting again");
+                    tracing::warn!(%place, connection, error = %why, "lost the connection to RabbitMQ; reconnecting");
                 }
                 Err(error) => {
-                    // Once, not at every attempt: it may be down for hours.
+                    // Log once and not at every attempt: RabbitMQ may be down for hours.
                     if !was_refused {
-                        tracing::warn!(%place, connection, %error, "failed to connect to RabbitMQ; trying again");
+                        tracing::warn!(%place, connection, %error, "failed to connect to RabbitMQ; retrying");
                     }
                     was_refused = true;
                     self.state.trouble.send_replace(Some(error.to_string()));
@@ -196,7 +197,7 @@ impl Link {
         }
     }
 
-    /// Publishes the connection until it is lost.
+    /// Announces the connection until it is lost; returns the reason.
     async fn hold(&self, up: Up) -> String {
         let connection = Arc::clone(&up.connection);
         let mut events = pin!(connection.events_listener());
@@ -205,20 +206,20 @@ impl Link {
             match timeout(LOOK_INTERVAL, next(&mut events)).await {
                 Ok(Some(Event::ConnectionBlocked(reason))) => {
                     self.state.blocked.store(true, Ordering::Release);
-                    tracing::warn!(connection = self.state.name, %reason, "RabbitMQ takes no messages for now");
+                    tracing::warn!(connection = self.state.name, %reason, "RabbitMQ blocks publishing");
                 }
                 Ok(Some(Event::ConnectionUnblocked)) => {
                     self.state.blocked.store(false, Ordering::Release);
-                    tracing::info!(connection = self.state.name, "RabbitMQ takes messages again");
+                    tracing::info!(connection = self.state.name, "RabbitMQ resumes publishing");
                 }
                 Ok(Some(Event::Error(error))) => {
-                    // Errors of a channel come here, too: the connection decides.
+                    // Errors of channels arrive here, too. Only a closed connection ends the loop.
                     if !connection.status().connected() {
                         break error.to_string();
                     }
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => break "it ended".to_owned(),
+                Ok(None) => break "its events ended".to_owned(),
                 Err(_) => {
                     if !connection.status().connected() {
                         break "it is closed".to_owned();
@@ -272,7 +273,7 @@ fn uri(options: &RabbitOptions) -> AMQPUri {
     }
 }
 
-/// Read again for each connection, so that renewed certificates are taken up.
+/// Reads the files again for each connection, so that renewed certificates take effect.
 fn tls_config(options: &RabbitOptions) -> Result<OwnedTLSConfig, BrokerError> {
     let mut config = OwnedTLSConfig::default();
     let Some(tls) = &options.tls else { return Ok(config) };
@@ -290,7 +291,7 @@ fn tls_config(options: &RabbitOptions) -> Result<OwnedTLSConfig, BrokerError> {
     Ok(config)
 }
 
-/// The next of a stream.
+/// The next item of a stream.
 pub(super) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
     poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
 }

@@ -1,4 +1,4 @@
-//! Where RabbitMQ is, who we are to it, and the limits of dealing with it.
+//! Address and credentials of RabbitMQ, and the limits of its use.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,23 +10,23 @@ use crate::error::BrokerError;
 
 /// Longest prefix of the names of queues and exchanges, in bytes.
 const PREFIX_BYTES_MAX: usize = 64;
-/// Least sensible [`RabbitOptions::message_bytes_max`]: a message without a body has a few hundred bytes.
+/// Smallest sensible [`RabbitOptions::message_bytes_max`]: a message without a body has a few hundred bytes.
 const MESSAGE_BYTES_MIN: usize = 4 << 10;
-/// RabbitMQ takes no larger message than this by default.
+/// RabbitMQ accepts no larger message by default.
 const MESSAGE_BYTES_LIMIT: usize = 128 << 20;
 
-/// A password. Neither its `Debug` nor any error shows it.
+/// A password. Its `Debug` and all errors hide it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps a password from being printed.
+    /// Wraps a password so that it is never printed.
     #[must_use]
     pub fn new(password: impl Into<String>) -> Self {
         Self(password.into())
     }
 
-    /// The password, for whoever must send it.
+    /// The password, for the login.
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
@@ -38,16 +38,16 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How to speak TLS. Needs the Cargo feature `amqps`.
+/// TLS settings. Needs the Cargo feature `amqps`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsOptions {
-    /// Certificates to trust, PEM; none: those of the system.
+    /// Trusted certificates, PEM; `None` for those of the system.
     pub ca_file: Option<PathBuf>,
-    /// Our own certificate and its key, both PEM, if the server asks for one.
+    /// The client certificate and its key, both PEM, if the server requires one.
     pub client: Option<ClientCertificate>,
 }
 
-/// What a client shows to the server.
+/// A client's certificate and key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The certificate, PEM.
@@ -56,7 +56,7 @@ pub struct ClientCertificate {
     pub key_file: PathBuf,
 }
 
-/// How to reach RabbitMQ, and the limits of dealing with it.
+/// Address of RabbitMQ, and the limits of its use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RabbitOptions {
     /// Name or address of the host.
@@ -71,35 +71,36 @@ pub struct RabbitOptions {
     pub password: Secret,
     /// TLS, for `amqps`.
     pub tls: Option<TlsOptions>,
-    /// What the names of all queues and exchanges begin with: 1 to 64 of `[a-z0-9._-]`. Installations that share a
-    /// virtual host need different ones.
+    /// Prefix of the names of all queues and exchanges: 1 to 64 of `[a-z0-9._-]`. Installations that share a
+    /// virtual host need different prefixes.
     pub prefix: String,
-    /// Longest time that one attempt to connect may take.
+    /// Longest time for one attempt to connect.
     pub connect_timeout: Duration,
-    /// How long it is tried at the start, before a RabbitMQ that is not there is an error. Later it is tried for ever.
+    /// Longest time to connect at the start before that is an error. Later attempts never end.
     pub start_timeout: Duration,
-    /// Longest wait for an answer to anything else. After it the channel counts as lost and is opened again.
+    /// Longest wait for the answer to any other operation. Afterwards the channel counts as lost and is
+    /// opened again.
     pub operation_timeout: Duration,
-    /// Silence after which a connection counts as lost, whole seconds, at least 1.
+    /// Silence after which a connection counts as lost, in whole seconds, at least 1.
     pub heartbeat: Duration,
-    /// Largest message that is sent or taken, in bytes, 4 KiB to 128 MiB.
+    /// Largest message that is sent or accepted, in bytes, 4 KiB to 128 MiB.
     pub message_bytes_max: usize,
-    /// Messages that may be on their way unconfirmed, 1 to 4096; then publishing waits.
+    /// Most unconfirmed messages, 1 to 4096; further publications wait.
     pub unconfirmed_max: usize,
-    /// Remote proposals that may lie undecided before the journal, 1 to 1024.
+    /// Most undecided remote proposals, 1 to 1024.
     pub proposals_max: usize,
-    /// How often RabbitMQ delivers a message again, after crashes and releases, before it takes it for one that kills
-    /// its workers and parks it. At least 1.
+    /// Most redeliveries of a message after crashes and releases, at least 1. Then RabbitMQ parks it, because
+    /// it may kill its workers.
     pub redeliveries_max: u32,
-    /// How often the server looks whether its queues are still there, besides after each lost connection, at least
-    /// 100 ms. What somebody deleted is made and filled again.
+    /// Interval between the server's checks that its queues exist, at least 100 ms; it also checks after each
+    /// lost connection. A deleted queue is declared and filled again.
     pub check_interval: Duration,
-    /// Longest wait between two attempts.
+    /// Longest delay between two attempts.
     pub retry_delay_max: Duration,
 }
 
 impl Default for RabbitOptions {
-    /// A local RabbitMQ as it comes.
+    /// A local RabbitMQ with its default settings.
     fn default() -> Self {
         Self {
             host: "127.0.0.1".to_owned(),
@@ -124,20 +125,20 @@ impl Default for RabbitOptions {
 }
 
 impl RabbitOptions {
-    /// Reads `amqp://user:password@host:port/vhost`, each part optional; `/` of a virtual host's name is written `%2f`.
-    /// With the Cargo feature `amqps` also `amqps://`, with `?cacertfile=`, `certfile=` and `keyfile=` naming PEM files.
+    /// Reads `amqp://user:password@host:port/vhost`. Each part is optional; a `/` in the name of a virtual
+    /// host is written `%2f`. With the Cargo feature `amqps` it also reads `amqps://`, with `?cacertfile=`,
+    /// `certfile=` and `keyfile=` for PEM files.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`], naming the part at fault; it never contains the password.
+    /// [`BrokerError::Invalid`], with the invalid part; it never contains the password.
     pub fn from_url(url: &str) -> Result<Self, BrokerError> {
-        // The text itself may hold a password: it is not repeated.
-        let parsed = Url::parse(url.trim()).map_err(|error| {
-            invalid(format!("{error}; it looks like amqp://user:password@host:5672/vhost"))
-        })?;
+        // The URL itself may contain a password: do not repeat it.
+        let parsed = Url::parse(url.trim())
+            .map_err(|error| invalid(format!("{error}; use amqp://user:password@host:5672/vhost")))?;
         let encrypted = match parsed.scheme() {
             "amqp" => false,
             "amqps" => true,
-            other => return Err(invalid(format!("its scheme is {other:?}: use amqp or amqps"))),
+            other => return Err(invalid(format!("the scheme is {other:?}: use amqp or amqps"))),
         };
         let default = Self::default();
         let mut options = Self {
@@ -164,7 +165,7 @@ impl RabbitOptions {
         let (mut certificate, mut key) = (None, None);
         for (name, value) in url.query_pairs() {
             let Some(tls) = &mut self.tls else {
-                return Err(invalid(format!("{name:?} is only for amqps: leave it out")));
+                return Err(invalid(format!("the parameter {name:?} requires amqps: remove it")));
             };
             match &*name {
                 "cacertfile" => tls.ca_file = Some(PathBuf::from(&*value)),
@@ -172,7 +173,7 @@ impl RabbitOptions {
                 "keyfile" => key = Some(PathBuf::from(&*value)),
                 _ => {
                     return Err(invalid(format!(
-                        "{name:?} is not known: use cacertfile, certfile and keyfile"
+                        "unknown parameter {name:?}: use cacertfile, certfile and keyfile"
                     )));
                 }
             }
@@ -187,23 +188,25 @@ impl RabbitOptions {
         }
     }
 
-    /// Checks the limits named at each field.
+    /// Checks the limits of each field.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`], naming the field and what is allowed.
+    /// [`BrokerError::Invalid`], with the field and its allowed values.
     pub fn check(&self) -> Result<(), BrokerError> {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
         let prefix = &self.prefix;
         if prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX || !prefix.chars().all(allowed) {
             return Err(BrokerError::Invalid(format!(
-                "{prefix:?} cannot be the prefix of queues: use 1 to {PREFIX_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'"
+                "queue prefix {prefix:?} is not allowed: use 1 to {PREFIX_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'"
             )));
         }
         let in_range = |name: &str, value: usize, least: usize, most: usize| {
             if (least..=most).contains(&value) {
                 return Ok(());
             }
-            Err(BrokerError::Invalid(format!("{name} of RabbitMQ is {value}: use {least} to {most}")))
+            Err(BrokerError::Invalid(format!(
+                "RabbitMQ option {name} {value} is out of range: use {least} to {most}"
+            )))
         };
         in_range("message_bytes_max", self.message_bytes_max, MESSAGE_BYTES_MIN, MESSAGE_BYTES_LIMIT)?;
         in_range("unconfirmed_max", self.unconfirmed_max, 1, 4096)?;
@@ -216,30 +219,30 @@ impl RabbitOptions {
         )?;
         if self.heartbeat < Duration::from_secs(1) || self.heartbeat > Duration::from_secs(600) {
             return Err(BrokerError::Invalid(
-                "heartbeat of RabbitMQ is out of range: use 1 to 600 s".to_owned(),
+                "RabbitMQ option heartbeat is out of range: use 1 to 600 s".to_owned(),
             ));
         }
         if self.check_interval < Duration::from_millis(100) {
             return Err(BrokerError::Invalid(
-                "check_interval of RabbitMQ is too short: use at least 100 ms".to_owned(),
+                "RabbitMQ option check_interval is too short: use at least 100 ms".to_owned(),
             ));
         }
         if self.tls.is_some() && !cfg!(feature = "amqps") {
             return Err(BrokerError::Invalid(
-                "amqps is not built in: build with the Cargo feature `amqps`, or use amqp".to_owned(),
+                "this build has no amqps: build with the Cargo feature `amqps`, or use amqp".to_owned(),
             ));
         }
         Ok(())
     }
 
-    /// Where it is, for people: nothing secret.
+    /// The address, for people to read; without the password.
     pub(super) fn address(&self) -> String {
         format!("{}:{}, virtual host {:?}", self.host, self.port, self.vhost)
     }
 }
 
 fn invalid(why: impl fmt::Display) -> BrokerError {
-    BrokerError::Invalid(format!("the address of RabbitMQ cannot be used: {why}"))
+    BrokerError::Invalid(format!("invalid RabbitMQ URL: {why}"))
 }
 
 /// Undoes percent-encoding.
@@ -255,12 +258,12 @@ fn decoded(part: &str, text: &str) -> Result<String, BrokerError> {
             |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
             return Err(invalid(format!(
-                "its {part} has a '%' without two hexadecimal digits: write '%' as %25"
+                "the {part} has a '%' without two hexadecimal digits: write '%' as %25"
             )));
         };
         bytes.push(high << 4 | low);
     }
-    String::from_utf8(bytes).map_err(|_| invalid(format!("its {part} is no UTF-8")))
+    String::from_utf8(bytes).map_err(|_| invalid(format!("the {part} is not UTF-8")))
 }
 
 #[cfg(test)]
@@ -268,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_read_in_all_its_parts() {
+    fn all_parts_of_a_url_are_read() {
         let options = RabbitOptions::from_url("amqp://me:p%40ss%2f@rabbit.example:5673/%2fprod").unwrap();
         assert_eq!((options.host.as_str(), options.port), ("rabbit.example", 5673));
         assert_eq!((options.user.as_str(), options.password.reveal()), ("me", "p@ss/"));
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn options_out_of_range_are_refused_by_name() {
+    fn options_out_of_range_are_errors_that_name_them() {
         for (options, hint) in [
             (RabbitOptions { prefix: "No Spaces".to_owned(), ..RabbitOptions::default() }, "prefix"),
             (RabbitOptions { message_bytes_max: 1, ..RabbitOptions::default() }, "message_bytes_max"),
@@ -309,7 +312,7 @@ mod tests {
 
     #[cfg(not(feature = "amqps"))]
     #[test]
-    fn amqps_says_how_to_build_it() {
+    fn amqps_without_its_feature_is_an_error_that_names_the_feature() {
         let error = RabbitOptions::from_url("amqps://host/").unwrap_err().to_string();
         assert!(error.contains("feature `amqps`"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Messages that used up their attempts, in a queue of their own until somebody takes note of them.
+//! Parked messages: they used up their attempts, and stay in a queue until their parking is acknowledged.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,7 +18,7 @@ use crate::delivery::{Outcome, Parked, ParkedDelivery, Settle, Source};
 use crate::error::BrokerError;
 use crate::future::BoxFuture;
 
-/// The message that stands for one that is given up.
+/// The message that parks an event for a group.
 pub(super) fn message(
     shared: &Shared,
     group: &str,
@@ -27,7 +27,7 @@ pub(super) fn message(
     reason: &str,
 ) -> Result<Message, BrokerError> {
     let body = wire::encode_event(event).map_err(BrokerError::Invalid)?;
-    // The same event may be parked by several groups, and again after it was replayed.
+    // Several groups may park the same event, and one group may park it again after a replay.
     let id = format!("{}/{:016x}", event.event.id, random());
     Ok(Message::to_queue(&shared.topology.parked(), id, body)
         .with_text("group", group)
@@ -37,7 +37,7 @@ pub(super) fn message(
         .with_text("reason", cut(reason)))
 }
 
-/// What comes out of the queue of parked messages.
+/// Decodes the messages of the queue of parked messages.
 pub(super) struct ParkedDecoder {
     pub topology: Topology,
     pub bytes_max: usize,
@@ -51,18 +51,18 @@ impl Decoder for ParkedDecoder {
         read(&self.topology, delivery, self.bytes_max)
     }
 
-    /// What RabbitMQ itself gave up on still has the event's id, which several groups share.
+    /// A message that RabbitMQ itself parked still has the event's id, which several groups share.
     fn key(&self, delivery: &AmqpDelivery) -> Option<String> {
         let group = group_of(&self.topology, delivery.properties.headers().as_ref())?;
         Some(format!("{group}/{}", delivery.properties.message_id().as_ref()?))
     }
 }
 
-/// A parked message, ours or one that RabbitMQ itself gave up on.
+/// Reads a parked message, parked by this program or by RabbitMQ itself.
 pub(super) fn read(topology: &Topology, delivery: &AmqpDelivery, bytes_max: usize) -> Result<Parked, String> {
     let event = wire::decode_event(&delivery.data, bytes_max)?;
     let headers = delivery.properties.headers().as_ref();
-    let group = group_of(topology, headers).ok_or("it does not say whose it is")?;
+    let group = group_of(topology, headers).ok_or("it names no group")?;
     let attempts = number_header(headers, ATTEMPT).and_then(|attempts| u32::try_from(attempts).ok());
     let reason = text_header(headers, "reason").unwrap_or_else(|| {
         "it was delivered again and again without an answer: it may kill the workers that take it".to_owned()
@@ -78,7 +78,7 @@ fn group_of(topology: &Topology, headers: Option<&FieldTable>) -> Option<String>
     topology.group_of(&queue).map(str::to_owned)
 }
 
-/// The queue that RabbitMQ's own record of deaths names first.
+/// The first queue in RabbitMQ's own record of dead-lettering.
 fn death_queue(headers: &FieldTable) -> Option<String> {
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
     let AMQPValue::FieldTable(death) = deaths.as_slice().first()? else { return None };
@@ -126,9 +126,9 @@ impl Settle for ParkedLease {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Dropping the lease does it.
+    /// Dropping the lease releases the message.
     fn release(self: Box<Self>) {}
 }
 
-/// The consumer of parked messages.
+/// The queue consumer of parked messages.
 pub(super) type ParkedQueueConsumer = Arc<super::queue_consumer::QueueConsumer<ParkedDecoder>>;

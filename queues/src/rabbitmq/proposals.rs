@@ -1,4 +1,4 @@
-//! Proposals over RabbitMQ: sent by workers, taken by the server's journal beside those of its own process.
+//! Proposals over RabbitMQ: workers send them, and the server's journal receives them with its own.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) struct ProposalMessage {
     context: MessageContext,
 }
 
-/// What comes out of the queue of proposals.
+/// Decodes the messages of the queue of proposals.
 pub(super) struct ProposalDecoder {
     pub bytes_max: usize,
 }
@@ -51,7 +51,7 @@ pub(super) async fn send(
 }
 
 fn message(shared: &Shared, proposal: &Proposal, body: Vec<u8>) -> Message {
-    // The same events may be proposed by several: each proposal is decided.
+    // Several workers may propose the same events: each proposal is decided.
     let id = format!("{:016x}{:016x}", random(), random());
     let message = Message::to_queue(&shared.topology.proposals(), id, body)
         .with_text("experiment", proposal.experiment.as_str());
@@ -61,8 +61,8 @@ fn message(shared: &Shared, proposal: &Proposal, body: Vec<u8>) -> Message {
     }
 }
 
-/// Passes remote proposals on to the journal until the broker closes or the journal is gone. At most
-/// `proposals_max` of them are undecided at a time.
+/// Passes remote proposals to the journal until the broker closes or the journal is gone. At most
+/// `proposals_max` of them are undecided.
 pub(super) async fn receive(
     shared: Arc<Shared>,
     outgoing: mpsc::Sender<ProposalDelivery>,
@@ -89,7 +89,7 @@ pub(super) async fn receive(
     }
 }
 
-/// The answer to a remote proposer, who does not wait for it. Dropped unanswered, the proposal comes again.
+/// The reply to a remote proposer, which does not wait. If it is dropped, the proposal is redelivered.
 struct Remote {
     lease: Lease<ProposalDecoder>,
     proposal: Proposal,

@@ -1,8 +1,9 @@
-//! The task that publishes what is not an event of the log: proposals, retries, parked and dead messages. Whatever is
-//! handed to it is kept until RabbitMQ has confirmed it, over any number of connections.
+//! The task that publishes all messages except the log's events: proposals, retries, parked messages and dead
+//! letters. It keeps each message until RabbitMQ has confirmed it, over any number of connections.
 //!
-//! Messages are let go in the order in which they were sent, so that one whose queue never answers again holds up all. Queues that
-//! somebody consumes are the server's to replace; those of retries and of dead letters are replaced here, by whoever is held up.
+//! Messages are confirmed in the order in which they were sent, so an unresponsive queue blocks all others.
+//! The server replaces unresponsive queues that are consumed. This task replaces those of retries and of dead
+//! letters.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -22,17 +23,17 @@ use super::topology::Topology;
 use super::window::{Message, PublishOutcome, Window};
 use crate::error::BrokerError;
 
-/// Wait before a message is sent again that RabbitMQ had no room or no queue for.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// Delay before a message is sent again that RabbitMQ refused or could not route.
+const RESEND_DELAY: Duration = Duration::from_millis(250);
 
-/// A message and who waits for its confirmation.
+/// The bookkeeping of a message and the caller that waits for its confirmation.
 struct Job {
-    /// The delay queue it goes through, if any: declared before it is used.
+    /// The delay queue that the message passes through, if any. It is declared before its first use.
     delay_ms: Option<u64>,
     done: oneshot::Sender<()>,
 }
 
-/// Hands messages to the task.
+/// The handle that passes messages to the task.
 #[derive(Clone)]
 pub(super) struct Publisher {
     queue: mpsc::Sender<(Message, Job)>,
@@ -40,18 +41,18 @@ pub(super) struct Publisher {
     bytes_max: usize,
 }
 
-/// The task's side.
+/// The task.
 pub(super) struct PublisherTask {
     link: Link,
     topology: Topology,
     incoming: mpsc::Receiver<(Message, Job)>,
-    /// Messages that RabbitMQ did not take, coming back after a while: no more than the window holds.
-    again_out: mpsc::UnboundedSender<(Message, Job)>,
+    /// Refused messages that return after a delay; at most as many as the window holds.
+    resend: mpsc::UnboundedSender<(Message, Job)>,
     again: mpsc::UnboundedReceiver<(Message, Job)>,
     window: Window<Job>,
     window_max: usize,
     patience: Duration,
-    /// Since when the oldest message has been the oldest, on this channel.
+    /// When the oldest message became the oldest, on this channel.
     waiting_since: Instant,
     /// Delay queues declared on this connection.
     delays: HashSet<u64>,
@@ -66,12 +67,12 @@ impl Publisher {
         bytes_max: usize,
     ) -> (Self, PublisherTask) {
         let (queue, incoming) = mpsc::channel(window_max);
-        let (again_out, again) = mpsc::unbounded_channel();
+        let (resend, again) = mpsc::unbounded_channel();
         let task = PublisherTask {
             link: link.clone(),
             topology: topology.clone(),
             incoming,
-            again_out,
+            resend,
             again,
             window: Window::new(),
             window_max,
@@ -82,13 +83,13 @@ impl Publisher {
         (Self { queue, waiting: Arc::default(), bytes_max }, task)
     }
 
-    /// Publishes and waits until it is confirmed, however long RabbitMQ is away. Dropping the future leaves open whether
-    /// it is published.
+    /// Publishes a message and waits until it is confirmed, however long RabbitMQ is away. After the future
+    /// is dropped, the message may or may not be published.
     pub(super) async fn publish(&self, message: Message) -> Result<(), BrokerError> {
         self.publish_through(message, None).await
     }
 
-    /// The same, through a delay queue.
+    /// Publishes as [`publish`](Self::publish), through a delay queue.
     pub(super) async fn publish_delayed(&self, message: Message, delay_ms: u64) -> Result<(), BrokerError> {
         self.publish_through(message, Some(delay_ms)).await
     }
@@ -107,13 +108,13 @@ impl Publisher {
         confirmed.await.map_err(|_| BrokerError::Closed)
     }
 
-    /// Messages handed over and not yet confirmed.
+    /// Messages that are passed to the task and not yet confirmed.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
 }
 
-/// Counts for as long as somebody waits.
+/// Counts a message while its caller waits.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -130,25 +131,25 @@ impl Drop for Counted {
 }
 
 impl PublisherTask {
-    /// Publishes until every handle is gone and all is confirmed.
+    /// Publishes until every handle is dropped and all messages are confirmed.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
             let Err(error) = self.session(&mut backoff).await else { return };
-            tracing::debug!(%error, "the publisher opens another channel");
+            tracing::debug!(%error, "reopening the publisher's channel");
             if matches!(error, LinkError::Late(_))
-                && let Some(queue) = self.unserved()
+                && let Some(queue) = self.unwatched_queue()
                 && let Err(error) = leaderless::delete_in_turn(&self.link, &self.topology, &queue).await
             {
-                tracing::debug!(%error, queue, "failed to look whether a queue answers");
+                tracing::debug!(%error, queue, "failed to check an unresponsive queue");
             }
             backoff.wait().await;
         }
     }
 
-    /// The queue that the oldest message waits for, if nobody but publishers can find out that it does not answer. Once it is
-    /// deleted, the next session makes it anew.
-    fn unserved(&self) -> Option<String> {
+    /// The queue that the oldest message waits for, if only publishers can notice that it does not answer.
+    /// Once it is deleted, the next session declares it again.
+    fn unwatched_queue(&self) -> Option<String> {
         let (message, job) = self.window.oldest()?;
         let dead = self.topology.dead();
         match job.delay_ms {
@@ -172,7 +173,7 @@ impl PublisherTask {
         self.waiting_since = Instant::now();
         loop {
             let room = self.window.len() < self.window_max;
-            // Not from now on: what comes in meanwhile must not put it off.
+            // Measured from the oldest message, so that new messages do not postpone the timeout.
             let patience = self.patience.saturating_sub(self.waiting_since.elapsed());
             let (window, link) = (&mut self.window, &self.link);
             tokio::select! {
@@ -213,7 +214,7 @@ impl PublisherTask {
         if self.window.is_empty() {
             self.waiting_since = Instant::now();
         }
-        // Into the window first, so that it is sent again if the declaration failed.
+        // Push it first, so that it is sent again if the declaration failed.
         self.window.push(channel, message, job);
         declared
     }
@@ -221,28 +222,28 @@ impl PublisherTask {
     fn settled(&mut self, message: Message, job: Job, fate: PublishOutcome) -> Result<(), LinkError> {
         match fate {
             PublishOutcome::Confirmed => {
-                // Whoever no longer waits does not need to know.
+                // The caller may have stopped waiting.
                 let _gone = job.done.send(());
                 Ok(())
             }
-            // Whoever asked has given up.
+            // The caller has stopped waiting.
             PublishOutcome::Unroutable if job.done.is_closed() => Ok(()),
             PublishOutcome::Unroutable | PublishOutcome::Refused => {
-                // The queue of retries that it was to go through may have been deleted, and not by us.
+                // Somebody else may have deleted the queue of retries.
                 if let Some(delay_ms) = job.delay_ms {
                     self.delays.remove(&delay_ms);
                 }
-                tracing::debug!(key = %message.key, ?fate, "RabbitMQ did not take a message; sending it again");
-                let again = self.again_out.clone();
+                tracing::debug!(key = %message.key, ?fate, "resending a message that RabbitMQ did not take");
+                let again = self.resend.clone();
                 tokio::spawn(async move {
-                    sleep(AGAIN_AFTER).await;
-                    // The task is gone with the broker.
+                    sleep(RESEND_DELAY).await;
+                    // The task ends with the broker.
                     let _gone = again.send((message, job));
                 });
                 Ok(())
             }
             PublishOutcome::Lost(error) => {
-                // Back to where it was: it is sent again with the others, before them.
+                // Back to the front: it is sent again before the others.
                 let mut rest = self.window.take_all();
                 rest.insert(0, (message, job));
                 self.window.restore(rest);

@@ -1,9 +1,9 @@
-//! The relay: brings the log's events to RabbitMQ, in order, and makes the queues that they go to.
+//! The relay: publishes the log's events to RabbitMQ, in order, and declares their queues.
 //!
-//! The log is the truth. A cursor in it says how far RabbitMQ has confirmed; after any interruption the relay goes on
-//! from there, so that events may come twice but none is left out. Everything is done by one task, one thing after the
-//! other: a queue that is made is filled with what the relay has passed before the next event is relayed, and so has
-//! every event.
+//! The log is authoritative. A cursor in it holds the position that RabbitMQ has confirmed. After an
+//! interruption the relay resumes there, so an event may come twice but none is missing. One task does
+//! everything in sequence. A new queue is first filled with the events that the relay has passed; then the
+//! next event is relayed. So every queue gets every event.
 
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
@@ -35,9 +35,9 @@ const PAGE: usize = 256;
 /// The cursor's record: a format byte and the position.
 const CURSOR_FORMAT: u8 = 1;
 
-/// Something to do between two events.
+/// A command that is executed between two events.
 pub(super) enum Command {
-    /// Make these queues and fill them.
+    /// Declare these queues and fill them.
     Declare { event_queues: Vec<EventQueue>, done: Option<oneshot::Sender<Result<(), BrokerError>>> },
     /// Delete all queues of an experiment.
     Forget { experiment: ExperimentId, done: oneshot::Sender<Result<(), BrokerError>> },
@@ -48,18 +48,18 @@ pub(super) struct Relay {
     shared: Arc<Shared>,
     log: Arc<dyn EventLog>,
     commands: mpsc::UnboundedReceiver<Command>,
-    /// The log has grown.
+    /// Notified when the log grows.
     advanced: Arc<Notify>,
     contexts: Arc<Contexts>,
     event_queues: BTreeMap<String, EventQueue>,
-    /// RabbitMQ has confirmed everything up to here.
+    /// RabbitMQ has confirmed every event up to this position.
     confirmed_to: u64,
     sent_to: u64,
     window: Window<u64>,
 }
 
 impl Relay {
-    /// Takes up the cursor.
+    /// Reads the cursor.
     pub(super) fn new(
         shared: &Arc<Shared>,
         log: Arc<dyn EventLog>,
@@ -68,7 +68,8 @@ impl Relay {
     ) -> Result<Self, BrokerError> {
         let advanced = Arc::new(Notify::new());
         let listener = Arc::clone(&advanced);
-        // It holds the notification only: the last handle to the log must not be dropped by the log's own writer.
+        // The listener holds only the notification: the log's own writer must not drop the last handle to the
+        // log.
         log.on_advance(Box::new(move |_head| listener.notify_one()));
         let confirmed_to = stored_cursor(&*log, &cursor_name(shared))?;
         shared.counters.relayed.store(confirmed_to, Ordering::Release);
@@ -85,7 +86,7 @@ impl Relay {
         })
     }
 
-    /// Relays until the broker is gone or the log fails.
+    /// Relays until the broker is dropped or the log fails.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new();
         let mut was_reported = false;
@@ -96,13 +97,13 @@ impl Relay {
                 return self.shared.fail(error);
             }
             if matches!(error, LinkError::Late(_)) {
-                // A stream has no leader to lose, and to ask it for a message would cost the connection.
+                // A stream has no leader to lose, and a query for a message would close the connection.
                 let queues = self.event_queues.values().filter(|event_queue| !event_queue.stream);
                 self.shared.suspect(queues.map(|event_queue| event_queue.queue.clone()));
             }
             if !was_reported {
-                // Once for each interruption: it may last for hours.
-                tracing::warn!(%error, position = self.confirmed_to, "the relay is interrupted");
+                // Log once for each interruption: it may last for hours.
+                tracing::warn!(%error, position = self.confirmed_to, "retrying an interrupted relay");
             }
             was_reported = self.confirmed_to == begun_at;
             if !was_reported {
@@ -112,9 +113,9 @@ impl Relay {
         }
     }
 
-    /// One channel's time. Ok once nobody can give commands any more.
+    /// Runs one channel. Returns `Ok` once no sender of commands is left.
     async fn session(&mut self) -> Result<(), LinkError> {
-        // What is unconfirmed is read from the log again.
+        // Unconfirmed events are read from the log again.
         self.window = Window::new();
         self.sent_to = self.confirmed_to;
         let link = self.shared.publishing.clone();
@@ -142,7 +143,7 @@ impl Relay {
                 }
                 () = self.advanced.notified() => {}
                 command = self.commands.recv() => match command {
-                    Some(command) => self.obey(&channel, command).await?,
+                    Some(command) => self.execute(&channel, command).await?,
                     None => return Ok(()),
                 },
                 _ = checks.tick() => {
@@ -159,7 +160,7 @@ impl Relay {
 
     // ---- events
 
-    /// Sends what there is room for.
+    /// Sends as many events as the window has room for.
     async fn send(&mut self, channel: &Channel) -> Result<(), LinkError> {
         while self.sent_to < self.log.head() && self.window.len() < self.shared.options.unconfirmed_max {
             let room = (self.shared.options.unconfirmed_max - self.window.len()).min(PAGE);
@@ -179,7 +180,7 @@ impl Relay {
         Ok(())
     }
 
-    /// An event's message; none if it is too large, of which the dead letters are told.
+    /// The message of an event; `None` if it is too large, which becomes a dead letter.
     async fn message(&mut self, event: &Recorded, exchange: String) -> Result<Option<Message>, LinkError> {
         let context = self.context(event);
         let most = self.shared.options.message_bytes_max;
@@ -192,7 +193,7 @@ impl Relay {
             ),
             Err(why) => why,
         };
-        tracing::error!(position = event.position, error = %why, "an event cannot be relayed");
+        tracing::error!(position = event.position, error = %why, "failed to relay an event; it becomes a dead letter");
         DeadLetter::not_relayed(event, &why).publish(&self.shared).await?;
         Ok(None)
     }
@@ -212,7 +213,7 @@ impl Relay {
                 Err(_) => return Err(LinkError::Late(patience)),
             }
         }
-        // The last events may have been too large to be sent.
+        // The last events may have been too large to send.
         self.confirmed_to = self.sent_to;
         self.store_cursor()?;
         Ok(())
@@ -235,7 +236,7 @@ impl Relay {
         self.shared.counters.relay_unconfirmed.store(unconfirmed, Ordering::Release);
     }
 
-    /// Reads a page where blocking is allowed.
+    /// Reads a page on a thread that may block.
     async fn read(
         &mut self,
         experiment: Option<ExperimentId>,
@@ -252,8 +253,8 @@ impl Relay {
 
     // ---- queues
 
-    async fn obey(&mut self, channel: &Channel, command: Command) -> Result<(), LinkError> {
-        // The relay has passed exactly what is confirmed.
+    async fn execute(&mut self, channel: &Channel, command: Command) -> Result<(), LinkError> {
+        // Everything that the relay has passed is now confirmed.
         self.settle_window().await?;
         match command {
             Command::Declare { event_queues, done } => {
@@ -265,7 +266,7 @@ impl Relay {
                 for name in names {
                     self.ensure(channel, &name).await?;
                 }
-                // Whoever no longer waits does not need to know.
+                // The caller may have stopped waiting.
                 let _gone = done.map(|done| done.send(Ok(())));
             }
             Command::Forget { experiment, done } => {
@@ -276,15 +277,15 @@ impl Relay {
         Ok(())
     }
 
-    /// Deletes queues that will never answer again; gives whether there were any. They are made and filled anew.
+    /// Deletes unresponsive queues; returns whether there were any. They are declared and filled again.
     async fn delete_leaderless(&mut self) -> Result<bool, LinkError> {
         let (mut suspects, mut deleted) = (self.shared.take_suspects(), false);
         while let Some(queue) = suspects.first() {
             match leaderless::delete(&self.shared.publishing, queue).await {
-                Ok(was_leaderless) => deleted |= was_leaderless,
+                Ok(is_deleted) => deleted |= is_deleted,
                 Err(error) => {
-                    // Those that were not looked at yet stay under suspicion. This one too, if the answer is late; if it was
-                    // refused, it would be again, before the others, for ever.
+                    // Unchecked queues stay suspected. So does this one if its answer was late. If it was
+                    // refused, a retry would be refused again and block the others.
                     if !matches!(error, LinkError::Late(_)) {
                         suspects.pop_first();
                     }
@@ -305,25 +306,26 @@ impl Relay {
         Ok(())
     }
 
-    /// Makes sure that a queue is there and has every event that the relay has passed. A queue that is there although
-    /// its filling was not recorded was left half full by a crash: it is filled again.
+    /// Ensures that a queue exists and has every event that the relay has passed. An existing queue whose
+    /// filling is not recorded was interrupted by a crash: it is filled again.
     async fn ensure(&mut self, channel: &Channel, name: &str) -> Result<(), LinkError> {
         let Some(event_queue) = self.event_queues.get(name).cloned() else { return Ok(()) };
         let link = self.shared.publishing.clone();
-        // An absent queue costs the channel that asks.
+        // A query for a missing queue closes the channel.
         let (_, probe) = link.channel().await?;
         let exists = link.within(look_at(&probe, name)).await?.is_some();
         let record = self.log.load_cursor(&event_queue.record).map_err(BrokerError::from)?;
         let filled = FillRecord::read(record.as_deref());
         if !exists || !filled.complete {
             tracing::info!(queue = name, to = self.confirmed_to, "filling a queue from the log");
-            // Durable before the queue is there: if it is there without being full, the record must say so.
+            // Make the record durable before the queue exists: a partly filled queue must be recorded as
+            // incomplete.
             self.log
-                .store_cursor(&event_queue.record, FillRecord::begun().encoded())
+                .store_cursor(&event_queue.record, FillRecord::incomplete().encoded())
                 .map_err(BrokerError::from)?;
             self.flush().await?;
             if exists {
-                // Half full after a crash, or full of another log's events: it begins anew.
+                // Partly filled after a crash, or filled from another log: it starts empty.
                 self.empty(channel, &event_queue).await?;
             }
             let declared = async {
@@ -335,13 +337,14 @@ impl Relay {
                 }
             };
             link.within(declared).await?;
-            // A channel of its own: one that published to a queue of this name before may still mean that one.
+            // Use a new channel: one that published to an earlier queue of this name may still refer to that
+            // queue.
             let (_, filling) = link.channel().await?;
             link.within(filling.confirm_select(ConfirmSelectOptions::default())).await?;
             self.fill(&filling, &event_queue).await?;
         }
         let exchange = self.shared.topology.events();
-        // Idempotent, and they may have been deleted.
+        // Binding is idempotent, and the bindings may have been deleted.
         for key in &event_queue.bindings {
             link.within(bind(channel, name, &exchange, key)).await?;
         }
@@ -355,7 +358,7 @@ impl Relay {
         Ok(())
     }
 
-    /// What consumers have in hand stays there.
+    /// Empties a queue. Delivered messages stay with their consumers.
     async fn empty(&mut self, channel: &Channel, event_queue: &EventQueue) -> Result<(), LinkError> {
         let link = &self.shared.publishing;
         let queue = short(&event_queue.queue);
@@ -368,7 +371,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Sends a queue what the relay has passed.
+    /// Sends a queue all events that the relay has passed.
     async fn fill(&mut self, channel: &Channel, event_queue: &EventQueue) -> Result<(), LinkError> {
         let mut window: Window<u64> = Window::new();
         let (mut after, mut done_to) = (0, 0);
@@ -406,16 +409,16 @@ impl Relay {
     }
 
     async fn forget(&mut self, channel: &Channel, experiment: &ExperimentId) -> Result<(), LinkError> {
-        let of_it: Vec<EventQueue> = self
+        let forgotten: Vec<EventQueue> = self
             .event_queues
             .values()
             .filter(|event_queue| event_queue.experiment.as_ref() == Some(experiment))
             .cloned()
             .collect();
-        for event_queue in of_it {
+        for event_queue in forgotten {
             self.event_queues.remove(&event_queue.queue);
             self.log
-                .store_cursor(&event_queue.record, FillRecord::begun().encoded())
+                .store_cursor(&event_queue.record, FillRecord::incomplete().encoded())
                 .map_err(BrokerError::from)?;
             let delete = channel.queue_delete(short(&event_queue.queue), QueueDeleteOptions::default());
             self.shared.publishing.within(delete).await?;
@@ -430,7 +433,7 @@ impl Relay {
     }
 }
 
-/// Takes out all that is confirmed, in order; ready once there is some.
+/// Takes all confirmed messages out of the window, in order. Ready once there is at least one.
 fn poll_confirmed(
     window: &mut Window<u64>,
     confirmed_to: &mut u64,
@@ -441,7 +444,7 @@ fn poll_confirmed(
         && let Poll::Ready((message, position, fate)) = window.poll_oldest(context)
     {
         match fate {
-            // Nobody subscribed to it: it is in the log for whoever does.
+            // No queue is bound for it: the log keeps it for later subscriptions.
             PublishOutcome::Confirmed | PublishOutcome::Unroutable => *confirmed_to = position,
             PublishOutcome::Lost(error) => return Poll::Ready(Err(error.into())),
             PublishOutcome::Refused => {
@@ -463,13 +466,13 @@ fn stored_cursor(log: &dyn EventLog, name: &str) -> Result<u64, BrokerError> {
     let Some(record) = log.load_cursor(name)? else { return Ok(0) };
     let position = match record.split_first() {
         Some((&CURSOR_FORMAT, position)) => position.try_into().map(u64::from_le_bytes),
-        Some((format, _)) => return Err(corrupt(format!("it is of format {format}, not {CURSOR_FORMAT}"))),
+        Some((format, _)) => return Err(corrupt(format!("its format is {format}, not {CURSOR_FORMAT}"))),
         None => return Err(corrupt("it is empty".to_owned())),
     };
-    let position = position.map_err(|_| corrupt("it is no position".to_owned()))?;
+    let position = position.map_err(|_| corrupt("it is not a position".to_owned()))?;
     let head = log.head();
     if position > head {
-        return Err(corrupt(format!("it has reached event {position}, but the log ends at {head}")));
+        return Err(corrupt(format!("it ends at event {position}, after the log's last event {head}")));
     }
     Ok(position)
 }

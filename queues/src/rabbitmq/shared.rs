@@ -1,4 +1,4 @@
-//! What all parts of the broker share.
+//! State that all parts of the broker share.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,16 +16,16 @@ use super::topology::Topology;
 use crate::error::BrokerError;
 use crate::lock::lock;
 
-/// How often the end is looked for, besides being told.
+/// Interval between checks whether the broker is drained.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Something with deliveries in hand.
+/// A consumer that can be closed and drained.
 pub(super) trait Drainable: Send + Sync {
-    /// No more deliveries; settling goes on.
+    /// Delivers nothing more; deliveries can still be settled.
     fn close(&self);
-    /// Whether nothing is in hand and RabbitMQ was told so.
+    /// Whether every delivery is settled and RabbitMQ has been informed.
     fn is_idle(&self) -> bool;
-    /// Whether it is consuming, with nothing to tell RabbitMQ.
+    /// Whether it consumes and nothing is left to send to RabbitMQ.
     fn is_steady(&self) -> bool;
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Counters {
     pub relay_unconfirmed: AtomicU64,
 }
 
-/// Not the log itself, nor the runtime: a delivery that outlives the broker must not keep them.
+/// Holds neither the log nor the runtime: a delivery that outlives the broker must not keep them.
 pub(super) struct Shared {
     pub options: RabbitOptions,
     pub topology: Topology,
@@ -54,7 +54,7 @@ pub(super) struct Shared {
     failure: Mutex<Option<BrokerError>>,
     /// Queues that did not answer in time.
     suspects: Mutex<BTreeSet<String>>,
-    /// It closes.
+    /// Notified when the broker closes.
     changed: Notify,
 }
 
@@ -117,17 +117,17 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Ready once closing.
+    /// Returns once the broker closes.
     pub(super) async fn closed(&self) {
         let mut closed = std::pin::pin!(self.changed.notified());
-        // First the place in the queue, then the look: a close in between is heard.
+        // Register before checking, so that a close in between is noticed.
         closed.as_mut().enable();
         if !self.is_closing() {
             closed.await;
         }
     }
 
-    /// An operation in several steps, each bounded in time; this bounds the wait for a connection, too.
+    /// Runs an operation of several steps with one time limit. It includes the wait for a connection.
     pub(super) async fn bounded<T>(
         &self,
         operation: impl Future<Output = Result<T, LinkError>>,
@@ -139,7 +139,7 @@ impl Shared {
         }
     }
 
-    /// Takes note of queues that did not answer: the server looks whether they ever will.
+    /// Notes queues that did not answer: the server checks whether they ever will.
     pub(super) fn suspect(&self, queues: impl IntoIterator<Item = String>) {
         lock(&self.suspects).extend(queues);
     }
@@ -153,9 +153,9 @@ impl Shared {
         self.close();
     }
 
-    /// Ends all consumers by an error. The first one stands.
+    /// Ends all consumers with an error. The first error stands.
     pub(super) fn fail(&self, error: BrokerError) {
-        tracing::error!(%error, "the RabbitMQ broker ends");
+        tracing::error!(%error, "stopping the RabbitMQ broker");
         lock(&self.failure).get_or_insert(error);
         self.close();
     }
@@ -164,8 +164,8 @@ impl Shared {
         lock(&self.failure).clone()
     }
 
-    /// Waits until nothing is in hand, and then a bounded time for RabbitMQ to hear of it. While it is away there is
-    /// nothing to wait for: what was settled meanwhile comes again.
+    /// Waits until every delivery is settled, then a bounded time for RabbitMQ to confirm. While RabbitMQ is
+    /// away there is nothing to wait for: messages settled meanwhile are redelivered.
     pub(super) async fn drained(&self) -> Result<(), BrokerError> {
         while !self.drainables().iter().all(|drainable| drainable.is_idle()) {
             if self.is_stopping() {
@@ -182,7 +182,7 @@ impl Shared {
         match timeout(limit, published).await {
             Ok(()) => self.failure().map_or(Ok(()), Err),
             Err(_) => Err(BrokerError::Unavailable(format!(
-                "RabbitMQ at {} did not confirm what was published within {limit:?}",
+                "RabbitMQ at {} did not confirm all messages within {limit:?}",
                 self.options.address()
             ))),
         }

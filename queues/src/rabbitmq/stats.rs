@@ -1,23 +1,23 @@
-//! How many messages lie where.
+//! Message and consumer counts of queues.
 
 use super::broker::{RabbitBroker, unavailable};
 use super::topology::look_at;
 use crate::error::BrokerError;
 use crate::lock::lock;
 
-/// A queue as it is now.
+/// The counts of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Its name, prefix included.
+    /// Name of the queue, with its prefix.
     pub name: String,
-    /// Messages ready to be delivered; those in hand are not among them. A stream counts all it holds.
+    /// Messages ready for delivery, without unsettled ones. For a stream: all messages.
     pub messages: u32,
     /// Consumers, of all processes.
     pub consumers: u32,
 }
 
 impl RabbitBroker {
-    /// The queues that this process knows of: those that are always there, and those of the groups and histories that it
+    /// The queues that this process knows: the permanent ones, and those of the groups and histories that it
     /// declared or subscribed to.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl RabbitBroker {
         self.queue_stats(&names).await
     }
 
-    /// Queues by their full names; those that do not exist are left out.
+    /// The counts of queues by their full names; missing queues are omitted.
     ///
     /// # Errors
     /// As [`queues`](Self::queues).
@@ -47,7 +47,7 @@ impl RabbitBroker {
                     Some((messages, consumers)) => {
                         stats.push(QueueStats { name: name.to_owned(), messages, consumers });
                     }
-                    // Asking for what is not there costs the channel.
+                    // A query for a missing queue closes the channel.
                     None => (_, channel) = link.channel().await?,
                 }
             }
@@ -56,6 +56,6 @@ impl RabbitBroker {
         self.shared
             .bounded(looking)
             .await
-            .map_err(|error| unavailable(&self.shared, "look at the queues", &error))
+            .map_err(|error| unavailable(&self.shared, "read the queues", &error))
     }
 }

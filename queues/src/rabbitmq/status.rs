@@ -1,36 +1,36 @@
-//! How the broker is, for metrics and people.
+//! The status of the broker, for metrics and people.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::broker::RabbitBroker;
 
-/// How a broker over RabbitMQ is. Counters are since its start.
+/// The status of a broker over RabbitMQ. Counters start with the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerStatus {
-    /// Both connections are up.
+    /// Whether both connections are up.
     pub connected: bool,
-    /// RabbitMQ takes no messages for now, for want of memory or disk.
+    /// Whether RabbitMQ blocks publishing, for lack of memory or disk.
     pub blocked: bool,
-    /// Messages sent or to be sent that RabbitMQ has not confirmed.
+    /// Messages that RabbitMQ has not confirmed, sent or not.
     pub unconfirmed: u64,
     /// The server's log is relayed and confirmed up to this position; 0 on a worker.
     pub relayed_to: u64,
-    /// Deliveries that RabbitMQ had made before.
+    /// Deliveries that RabbitMQ marks as redelivered.
     pub redelivered: u64,
-    /// Deliveries that were already here or lately done.
+    /// Deliveries that duplicate a held or recently settled message.
     pub duplicates_dropped: u64,
-    /// Messages put among the dead letters.
+    /// Messages published as dead letters.
     pub dead: u64,
     /// Messages parked after their last attempt.
     pub parked: u64,
-    /// Times that a connection was lost.
+    /// Number of lost connections.
     pub reconnects: u64,
-    /// Every consumer is consuming, and RabbitMQ knows of everything that was settled.
+    /// Whether every consumer is consuming, and RabbitMQ has received every settlement.
     pub steady: bool,
 }
 
 impl RabbitBroker {
-    /// How it is now.
+    /// Returns the current status.
     #[must_use]
     pub fn status(&self) -> BrokerStatus {
         let shared = &self.shared;

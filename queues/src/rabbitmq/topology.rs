@@ -1,4 +1,4 @@
-//! The exchanges and queues, by name and by property. Everything is declared idempotently.
+//! The exchanges and queues: names and properties. Every declaration is idempotent.
 
 use dissent_domain::event::{EventId, Recorded};
 use dissent_domain::id::ExperimentId;
@@ -8,12 +8,12 @@ use lapin::{Channel, ErrorKind, ExchangeKind};
 
 use crate::error::BrokerError;
 
-/// RabbitMQ 4 drops messages of a quorum queue after 20 deliveries unless told otherwise; those of the service queues
-/// may be looked at any number of times.
+/// RabbitMQ 4 drops messages of a quorum queue after 20 deliveries by default. Messages of the service queues
+/// may be listed any number of times.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// Most messages kept in the dead letters: the oldest are dropped first.
+/// Most dead letters kept; above it the oldest are dropped.
 const DEAD_MESSAGES_MAX: i64 = 100_000;
-/// Groups may not be named like the queues that are there anyway.
+/// Group names that would collide with permanent queues.
 const RESERVED: [&str; 5] = ["events", "proposals", "dead", "parked", "repair"];
 
 /// The names, under one prefix.
@@ -22,7 +22,7 @@ pub(super) struct Topology {
     prefix: String,
 }
 
-/// A name for lapin. Ours are far below its 255 bytes: prefix and group have at most 64 each.
+/// A name for lapin, which allows 255 bytes. Prefix and group have at most 64 each.
 pub(super) fn short(name: &str) -> ShortString {
     ShortString::from(name)
 }
@@ -32,17 +32,17 @@ pub(super) fn long(text: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(text.as_bytes()))
 }
 
-/// The experiment's name in routing keys and queues: its name itself may hold dots and be too long.
+/// The experiment's key in routing keys and queue names: its name may contain dots and be too long.
 pub(super) fn experiment_key(experiment: &ExperimentId) -> String {
     EventId::of_experiment(experiment).0.simple().to_string()
 }
 
-/// Where an event goes.
+/// The routing key of an event.
 pub(super) fn routing_key(event: &Recorded) -> String {
     format!("{}.{}", experiment_key(&event.experiment), event.event.event_type)
 }
 
-/// What a group with these wishes is bound by.
+/// The binding key of a group for an event type.
 pub(super) fn binding_key(experiment: Option<&ExperimentId>, kind: &str) -> String {
     match experiment {
         Some(experiment) => format!("{}.{kind}", experiment_key(experiment)),
@@ -89,18 +89,19 @@ impl Topology {
             RESERVED.contains(&group) || group.starts_with("history.") || group.starts_with("retry.");
         if reserved {
             return Err(BrokerError::Invalid(format!(
-                "{group:?} cannot be a group on RabbitMQ: a queue of that name has another use"
+                "group name {group:?} is reserved on RabbitMQ: choose another name"
             )));
         }
         Ok(format!("{}.{group}", self.prefix))
     }
 
-    /// The group of a queue, the other way round.
+    /// The group of a queue: the inverse of [`Self::group`].
     pub(super) fn group_of<'a>(&self, queue: &'a str) -> Option<&'a str> {
         queue.strip_prefix(self.prefix.as_str())?.strip_prefix('.')
     }
 
-    /// What every process declares before it uses it: losing these queues loses no event, so nothing has to be filled.
+    /// Declares the permanent queues; every process does so before their use. Losing them loses no event, so
+    /// nothing has to be filled.
     pub(super) async fn declare_base(&self, channel: &Channel) -> lapin::Result<()> {
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         channel
@@ -123,7 +124,7 @@ impl Topology {
         declare_queue(channel, name, "quorum", limit.iter().chain(more).cloned()).await
     }
 
-    /// The queue of a group. What is delivered too often is parked, at least once.
+    /// Declares the queue of a group. A message that is redelivered too often is parked, at least once.
     pub(super) async fn declare_group(
         &self,
         channel: &Channel,
@@ -140,7 +141,8 @@ impl Topology {
         declare_queue(channel, queue, "quorum", arguments.into_iter()).await
     }
 
-    /// A queue in which messages wait for their next attempt: they expire into the queue that their routing key names.
+    /// Declares a queue in which messages wait for their next attempt: they expire into the queue that their
+    /// routing key names.
     pub(super) async fn declare_retry(&self, channel: &Channel, delay_ms: u64) -> lapin::Result<()> {
         let name = self.retry(delay_ms);
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
@@ -155,13 +157,14 @@ impl Topology {
         bind(channel, &name, &name, "").await
     }
 
-    /// A queue as a lock: one connection at a time has it, and it goes with the connection. It never holds a message.
+    /// Declares a queue as a lock: one connection at a time owns it, and it is deleted with the connection.
+    /// It never holds a message.
     pub(super) async fn declare_repair(&self, channel: &Channel) -> lapin::Result<()> {
         let (name, options) = (short(&self.repair()), QueueDeclareOptions::exclusive());
         channel.queue_declare(name, options, FieldTable::default()).await.map(drop)
     }
 
-    /// The stream of an experiment's history.
+    /// Declares the stream of an experiment's history.
     pub(super) async fn declare_history(&self, channel: &Channel, stream: &str) -> lapin::Result<()> {
         declare_queue(channel, stream, "stream", std::iter::empty()).await
     }
@@ -190,7 +193,7 @@ async fn declare_queue(
     channel.queue_declare(short(name), QueueDeclareOptions::durable(), arguments).await.map(drop)
 }
 
-/// Messages and consumers of a queue, none if there is no such queue. The channel is of no use after a none.
+/// Message and consumer counts of a queue; `None` if it does not exist. The channel is closed after a `None`.
 pub(super) async fn look_at(channel: &Channel, queue: &str) -> lapin::Result<Option<(u32, u32)>> {
     let passive = QueueDeclareOptions::durable().passive();
     match channel.queue_declare(short(queue), passive, FieldTable::default()).await {
@@ -200,7 +203,7 @@ pub(super) async fn look_at(channel: &Channel, queue: &str) -> lapin::Result<Opt
     }
 }
 
-/// Whether an error says that there is no such queue or exchange.
+/// Whether an error means that a queue or exchange does not exist.
 pub(super) fn is_absent(error: &lapin::Error) -> bool {
     const NOT_FOUND: u16 = 404;
     matches!(error.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND)
@@ -211,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_cannot_take_the_name_of_another_queue() {
+    fn reserved_group_names_are_errors() {
         let topology = Topology::new("dissent");
         for reserved in ["dead", "parked", "proposals", "events", "repair", "retry.100", "history.x"] {
             assert!(topology.group(reserved).is_err(), "{reserved}");
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_experiments_events_match_its_bindings_only() {
+    fn events_match_only_the_bindings_of_their_experiment() {
         let (one, other) = (ExperimentId::new("a.b").unwrap(), ExperimentId::new("a").unwrap());
         assert_ne!(binding_key(Some(&one), "x.y"), binding_key(Some(&other), "x.y"));
         assert!(!experiment_key(&one).contains('.'), "one word of a topic");

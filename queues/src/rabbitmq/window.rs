@@ -1,4 +1,5 @@
-//! Messages on their way to RabbitMQ: sent, not yet confirmed. Kept until they are, so that they can be sent again.
+//! The window of sent and unconfirmed messages. It keeps each message until RabbitMQ confirms it, to send it
+//! again if necessary.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -11,25 +12,25 @@ use lapin::{BasicProperties, Channel, Confirmation};
 
 use super::topology::{long, short};
 
-/// RabbitMQ writes it to disk before it confirms.
+/// RabbitMQ writes the message to disk before it confirms.
 const PERSISTENT: u8 = 2;
 
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Message {
-    /// The empty name: straight into the queue that `key` names.
+    /// Empty: direct to the queue that `key` names.
     pub exchange: String,
     pub key: String,
-    /// Told back if there is no queue for it.
+    /// Whether it is returned if no queue takes it.
     pub mandatory: bool,
-    /// What consumers know it by when it comes twice.
+    /// The id by which consumers recognise duplicates.
     pub id: String,
     pub headers: BTreeMap<String, AMQPValue>,
     pub body: Vec<u8>,
 }
 
 impl Message {
-    /// One straight into a queue.
+    /// A message direct to a queue.
     pub(super) fn to_queue(queue: &str, id: String, body: Vec<u8>) -> Self {
         let (exchange, key) = (String::new(), queue.to_owned());
         Self { exchange, key, mandatory: true, id, headers: BTreeMap::new(), body }
@@ -59,30 +60,30 @@ impl Message {
     }
 }
 
-/// What became of a message.
+/// The outcome of a publication.
 #[derive(Debug)]
 pub(super) enum PublishOutcome {
-    /// It is safe in every queue it was routed to.
+    /// It is durable in every queue that it was routed to.
     Confirmed,
-    /// There is no queue for it.
+    /// No queue takes it.
     Unroutable,
     /// RabbitMQ could not keep it: a queue is full or has no majority.
     Refused,
-    /// The channel is of no use any more; it may have arrived or not.
+    /// The channel failed; the message may or may not have arrived.
     Lost(lapin::Error),
 }
 
 type Sending = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
 
 struct InFlight<T> {
-    /// Shared with what sends it: bodies may be large.
+    /// Shared with the sending future: bodies may be large.
     message: Arc<Message>,
     tag: T,
     sending: Option<Sending>,
     fate: Option<PublishOutcome>,
 }
 
-/// Messages in the order in which they were sent, each with what its sender knows it by.
+/// Messages in the order of sending, each with its sender's tag.
 pub(super) struct Window<T> {
     in_flight: VecDeque<InFlight<T>>,
 }
@@ -100,19 +101,19 @@ impl<T> Window<T> {
         self.in_flight.is_empty()
     }
 
-    /// What all others wait behind.
+    /// The oldest message; all others wait behind it.
     pub(super) fn oldest(&self) -> Option<(&Message, &T)> {
         self.in_flight.front().map(|oldest| (&*oldest.message, &oldest.tag))
     }
 
-    /// Sends a message behind those that were sent before.
+    /// Sends a message after the earlier ones.
     pub(super) fn push(&mut self, channel: &Channel, message: Message, tag: T) {
         let message = Arc::new(message);
         let sending = Some(send(channel, &message));
         self.in_flight.push_back(InFlight { message, tag, sending, fate: None });
     }
 
-    /// Takes out all, to be sent again, in order.
+    /// Takes out all messages, in order, to be sent again.
     pub(super) fn take_all(&mut self) -> Vec<(Message, T)> {
         let taken = |InFlight { message, tag, sending, .. }| {
             drop(sending);
@@ -127,7 +128,7 @@ impl<T> Window<T> {
         self.in_flight.extend(messages.into_iter().map(unsent));
     }
 
-    /// The oldest message, once its fate is known; pending too while there is none.
+    /// Returns the oldest message once its outcome is known. Pending while there is none.
     pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<(Message, T, PublishOutcome)> {
         self.poll_all(context);
         if self.in_flight.front().is_some_and(|oldest| oldest.fate.is_some())
@@ -138,8 +139,8 @@ impl<T> Window<T> {
         Poll::Pending
     }
 
-    /// Looks at all before any is let go: lapin hands a returned message to whichever confirmation comes first after
-    /// it, which may be another message's, so each is looked up by its id.
+    /// Polls all messages before any is removed. lapin returns an unroutable message with the next
+    /// confirmation, which may belong to another message; so each is found by its id.
     fn poll_all(&mut self, context: &mut Context<'_>) {
         let mut returned = Vec::new();
         for sent in &mut self.in_flight {
@@ -168,7 +169,7 @@ impl<T> Window<T> {
     }
 }
 
-/// Its frames go out, in the order of these calls, when the future is first polled.
+/// Its frames are sent, in the order of these calls, when the future is first polled.
 fn send(channel: &Channel, message: &Arc<Message>) -> Sending {
     let channel = channel.clone();
     let message = Arc::clone(message);

@@ -1,5 +1,5 @@
-//! What messages look like: a format byte, a checksum, and MessagePack. Whatever arrives is checked before it is
-//! believed; nothing here panics or allocates more than the message is long.
+//! The format of messages: a format byte, a checksum, and MessagePack. Received bytes are not trusted.
+//! Decoding never panics and allocates no more than the message's length.
 
 use dissent_domain::event::{EventId, NewEvent, Recorded};
 use dissent_domain::id::ExperimentId;
@@ -82,7 +82,7 @@ impl<'a> WireEvent<'a> {
     }
 }
 
-/// The body of an event's message.
+/// Encodes the body of an event's message.
 pub(super) fn encode_event(event: &Recorded) -> Result<Vec<u8>, String> {
     sealed(&WireRecorded {
         position: event.position,
@@ -92,11 +92,14 @@ pub(super) fn encode_event(event: &Recorded) -> Result<Vec<u8>, String> {
     })
 }
 
-/// An event, of a message of at most `bytes_max`.
+/// Decodes an event from a message of at most `bytes_max`.
 pub(super) fn decode_event(message: &[u8], bytes_max: usize) -> Result<Recorded, String> {
     let wire: WireRecorded<'_> = unsealed(message, bytes_max)?;
     if wire.position == 0 || wire.version == 0 {
-        return Err(format!("position {} and version {} begin at 1", wire.position, wire.version));
+        return Err(format!(
+            "position {} or version {} is invalid: both begin at 1",
+            wire.position, wire.version
+        ));
     }
     Ok(Recorded {
         position: wire.position,
@@ -106,7 +109,7 @@ pub(super) fn decode_event(message: &[u8], bytes_max: usize) -> Result<Recorded,
     })
 }
 
-/// The body of a proposal's message.
+/// Encodes the body of a proposal's message.
 pub(super) fn encode_proposal(proposal: &Proposal) -> Result<Vec<u8>, String> {
     sealed(&WireProposal {
         experiment: proposal.experiment.as_str(),
@@ -115,7 +118,7 @@ pub(super) fn encode_proposal(proposal: &Proposal) -> Result<Vec<u8>, String> {
     })
 }
 
-/// A proposal, of a message of at most `bytes_max`.
+/// Decodes a proposal from a message of at most `bytes_max`.
 pub(super) fn decode_proposal(message: &[u8], bytes_max: usize) -> Result<Proposal, String> {
     let wire: WireProposal<'_> = unsealed(message, bytes_max)?;
     if wire.events.is_empty() || wire.events.len() > PROPOSAL_EVENTS_MAX {
@@ -151,15 +154,17 @@ fn unsealed<'a, T: Deserialize<'a>>(message: &'a [u8], bytes_max: usize) -> Resu
         return Err(format!("it has {} bytes: it is cut off", message.len()));
     };
     if format != FORMAT {
-        return Err(format!("it is of format {format}, not {FORMAT}: a newer version may have sent it"));
+        return Err(format!(
+            "its format {format} is unknown, not {FORMAT}: a newer version may have sent it"
+        ));
     }
     if crc32c::crc32c(content).to_le_bytes() != *checksum {
-        return Err("its checksum does not match: it was damaged on the way".to_owned());
+        return Err("its checksum does not match: it was damaged in transit".to_owned());
     }
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(content);
-    // Ours nest four deep.
+    // Valid messages nest four deep.
     deserializer.set_max_depth(16);
-    T::deserialize(&mut deserializer).map_err(|error| format!("it is no such message: {error}"))
+    T::deserialize(&mut deserializer).map_err(|error| format!("it is not a valid message: {error}"))
 }
 
 #[cfg(test)]
@@ -195,7 +200,7 @@ mod tests {
         }
     }
 
-    /// With a right checksum, so that the content is looked at.
+    /// Sets the right checksum, so that the content is decoded.
     fn resealed(mut message: Vec<u8>) -> Vec<u8> {
         let checksum = crc32c::crc32c(&message[HEAD_BYTES..]).to_le_bytes();
         message[1..HEAD_BYTES].copy_from_slice(&checksum);
@@ -203,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn encoded_messages_decode() {
         let message = encode_event(&recorded(vec![0xc1; 300])).unwrap();
         assert_eq!(decode_event(&message, MAX).unwrap(), recorded(vec![0xc1; 300]));
         let message = encode_proposal(&proposal(3)).unwrap();
@@ -211,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_errors_that_name_them() {
+    fn exceeded_limits_are_errors_that_name_them() {
         let message = encode_event(&recorded(vec![0; 100])).unwrap();
         assert!(decode_event(&message, 99).unwrap_err().contains("at most 99"));
         assert!(decode_event(&message[..3], MAX).unwrap_err().contains("cut off"));
@@ -227,19 +232,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_are_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn decoding_any_bytes_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             prop_assert!(decode_event(&bytes, MAX).is_err());
             prop_assert!(decode_proposal(&bytes, MAX).is_err());
         }
 
         #[test]
-        fn arbitrary_content_with_a_right_checksum_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn decoding_any_content_under_a_right_checksum_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let message = resealed([vec![FORMAT, 0, 0, 0, 0], bytes].concat());
             let _either = (decode_event(&message, MAX), decode_proposal(&message, MAX));
         }
 
         #[test]
-        fn a_damaged_message_is_never_taken_for_another(at in 0usize..300, flip in 1u8..) {
+        fn a_changed_byte_is_always_an_error(at in 0usize..300, flip in 1u8..) {
             let mut message = encode_event(&recorded(vec![5; 100])).unwrap();
             let at = at % message.len();
             message[at] ^= flip;
@@ -247,8 +252,8 @@ mod tests {
         }
     }
 
-    /// What is read of bytes, in memory that they justify, comes back as it is.
-    fn take(message: &[u8]) {
+    /// Bytes that decode, within bounded memory, encode to the same message.
+    fn assert_decoding_is_stable(message: &[u8]) {
         if let Ok(event) = bounded(message.len(), || decode_event(message, MAX)) {
             assert_eq!(decode_event(&encode_event(&event).unwrap(), MAX).unwrap(), event);
         }
@@ -261,7 +266,7 @@ mod tests {
         #![proptest_config(cases(300))]
 
         #[test]
-        fn messages_made_wrong_under_a_right_checksum_are_refused_or_messages(
+        fn decoding_mutated_content_never_panics_and_stays_within_memory(
             is_proposal: bool,
             mutations in mutations(),
         ) {
@@ -271,7 +276,7 @@ mod tests {
                 encode_event(&recorded(vec![5; 100])).unwrap()
             };
             let (head, content) = whole.split_at(HEAD_BYTES);
-            take(&resealed([head, &mutated(content, &mutations)].concat()));
+            assert_decoding_is_stable(&resealed([head, &mutated(content, &mutations)].concat()));
         }
     }
 }

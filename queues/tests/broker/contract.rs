@@ -1,4 +1,4 @@
-//! What every broker must keep: functions over a [`Harness`], one a claim.
+//! The contract of every broker: functions over a [`Harness`], one for each claim.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,20 +12,20 @@ use tokio::time::Instant;
 
 use crate::memory_log::new_event;
 
-/// The kind that the contract's group subscribes to.
+/// The event type that the contract's group subscribes to.
 pub(crate) const WANTED: EventType = EventType::PromptAdmitted;
-/// A kind that it does not.
+/// An event type that it does not subscribe to.
 pub(crate) const OTHER: EventType = EventType::RoundOpened;
 
-/// A broker and the world around it.
+/// A broker and its environment.
 pub(crate) trait Harness {
-    /// The broker that runs now.
+    /// The current broker.
     fn broker(&self) -> Arc<dyn Broker>;
-    /// Makes events of a kind durable; gives their positions.
+    /// Makes events of a type durable; returns their positions.
     fn publish(&self, kind: EventType, count: usize) -> Vec<u64>;
-    /// Waits until the broker has seen all that was published and settled.
+    /// Waits until the broker has read everything published and settled everything.
     async fn quiesce(&self);
-    /// Kills the broker without a warning and starts another on what was durable.
+    /// Kills the broker without warning and starts another on the durable state.
     async fn crash(&mut self);
 }
 
@@ -57,7 +57,7 @@ async fn take(consumer: &mut Consumer, count: usize) -> Vec<Delivery> {
     taken
 }
 
-pub(crate) async fn what_was_not_acked_comes_again_after_a_crash_which_does_not_count(
+pub(crate) async fn unacknowledged_messages_are_redelivered_after_a_crash_which_does_not_count(
     mut harness: impl Harness,
 ) {
     let sent = harness.publish(WANTED, 5);
@@ -80,7 +80,7 @@ pub(crate) async fn what_was_not_acked_comes_again_after_a_crash_which_does_not_
     assert!(sent[2..].iter().all(|position| seen.contains(position)), "{seen:?}");
 }
 
-pub(crate) async fn prefetch_1_keeps_the_order(harness: impl Harness) {
+pub(crate) async fn prefetch_1_keeps_the_log_order(harness: impl Harness) {
     let sent = harness.publish(WANTED, 40);
     let mut consumer = consumer(&harness, 1);
     for position in sent {
@@ -91,7 +91,7 @@ pub(crate) async fn prefetch_1_keeps_the_order(harness: impl Harness) {
     }
 }
 
-pub(crate) async fn ack_removes(harness: impl Harness) {
+pub(crate) async fn an_acknowledged_message_is_not_redelivered(harness: impl Harness) {
     harness.publish(WANTED, 3);
     let mut first = consumer(&harness, 8);
     for delivery in take(&mut first, 3).await {
@@ -103,7 +103,7 @@ pub(crate) async fn ack_removes(harness: impl Harness) {
     assert!(second.try_next().is_none());
 }
 
-pub(crate) async fn retry_comes_again_later_with_the_next_attempt(harness: impl Harness) {
+pub(crate) async fn a_retry_is_redelivered_later_as_the_next_attempt(harness: impl Harness) {
     let sent = harness.publish(WANTED, 1);
     let mut consumer = consumer(&harness, 4);
     let begun = Instant::now();
@@ -142,7 +142,7 @@ pub(crate) async fn the_limit_parks_and_does_not_block(harness: impl Harness) {
     assert_eq!(message.parked.group, "contract");
     assert_eq!((message.parked.attempts, message.parked.reason.as_str()), (3, "it is poison"));
     drop(message);
-    parked.next().await.expect("a parked message dropped comes again").ack().await.unwrap();
+    parked.next().await.expect("a dropped parked message is redelivered").ack().await.unwrap();
     harness.quiesce().await;
     assert!(parked.try_next().is_none() && consumer.try_next().is_none());
 }
@@ -197,19 +197,19 @@ pub(crate) async fn competing_consumers_share(harness: impl Harness) {
     assert_eq!(seen, sent, "each went to exactly one");
 }
 
-pub(crate) async fn a_consumer_that_leaves_gives_the_rest_to_the_others(harness: impl Harness) {
+pub(crate) async fn a_leaving_consumer_passes_its_messages_to_the_others(harness: impl Harness) {
     let sent = harness.publish(WANTED, 4);
     let (mut left, mut right) = (consumer(&harness, 4), consumer(&harness, 4));
     let held = take(&mut left, 4).await;
     let waiting = tokio::spawn(async move { take(&mut right, 4).await });
     drop((held, left));
-    // Returned messages come in no order.
+    // Released messages have no order.
     let mut rest = positions(&waiting.await.unwrap());
     rest.sort_unstable();
     assert_eq!(rest, sent);
 }
 
-pub(crate) async fn prefetch_bounds_what_is_in_hand(harness: impl Harness) {
+pub(crate) async fn prefetch_bounds_unsettled_deliveries(harness: impl Harness) {
     let sent = harness.publish(WANTED, 10);
     let mut consumer = consumer(&harness, 3);
     let mut held = take(&mut consumer, 3).await;
@@ -219,7 +219,7 @@ pub(crate) async fn prefetch_bounds_what_is_in_hand(harness: impl Harness) {
     assert_eq!(consumer.next().await.unwrap().event.position, sent[3]);
 }
 
-pub(crate) async fn other_kinds_are_not_delivered(harness: impl Harness) {
+pub(crate) async fn other_event_types_are_not_delivered(harness: impl Harness) {
     harness.publish(OTHER, 3);
     let mut sent = harness.publish(WANTED, 1);
     harness.publish(OTHER, 300);
@@ -262,7 +262,7 @@ fn proposal(events: u64) -> Proposal {
     }
 }
 
-pub(crate) async fn a_proposal_gets_the_journals_answer(harness: impl Harness) {
+pub(crate) async fn a_proposer_gets_the_journals_reply(harness: impl Harness) {
     let broker = harness.broker();
     let mut journal = broker.proposals().unwrap();
     assert!(matches!(broker.proposals(), Err(BrokerError::Invalid(_))), "there is one journal");
@@ -277,7 +277,7 @@ pub(crate) async fn a_proposal_gets_the_journals_answer(harness: impl Harness) {
     assert!(matches!(empty, Err(BrokerError::Invalid(_))), "{empty:?}");
 }
 
-pub(crate) async fn close_ends_consumers_and_lets_what_is_in_hand_finish(harness: impl Harness) {
+pub(crate) async fn close_ends_consumers_and_lets_deliveries_finish(harness: impl Harness) {
     harness.publish(WANTED, 3);
     let broker = harness.broker();
     let mut working = consumer(&harness, 1);
@@ -306,7 +306,7 @@ pub(crate) async fn close_ends_consumers_and_lets_what_is_in_hand_finish(harness
     assert_eq!(drained.await.unwrap(), Ok(()));
 }
 
-pub(crate) async fn subscriptions_out_of_range_are_refused(harness: impl Harness) {
+pub(crate) async fn subscriptions_out_of_range_are_errors(harness: impl Harness) {
     let broker = harness.broker();
     let good = subscription(1);
     let _member = broker.subscribe(good.clone()).unwrap();
@@ -327,26 +327,26 @@ pub(crate) async fn subscriptions_out_of_range_are_refused(harness: impl Harness
     }
 }
 
-/// Hands the names of all claims to another macro.
+/// Passes the names of all claims to another macro.
 macro_rules! for_every_claim {
     ($then:ident) => {
         $then! {
-            what_was_not_acked_comes_again_after_a_crash_which_does_not_count
-            prefetch_1_keeps_the_order
-            ack_removes
-            retry_comes_again_later_with_the_next_attempt
+            unacknowledged_messages_are_redelivered_after_a_crash_which_does_not_count
+            prefetch_1_keeps_the_log_order
+            an_acknowledged_message_is_not_redelivered
+            a_retry_is_redelivered_later_as_the_next_attempt
             the_limit_parks_and_does_not_block
             a_parked_message_can_be_replayed
             release_and_drop_do_not_count
             competing_consumers_share
-            a_consumer_that_leaves_gives_the_rest_to_the_others
-            prefetch_bounds_what_is_in_hand
-            other_kinds_are_not_delivered
+            a_leaving_consumer_passes_its_messages_to_the_others
+            prefetch_bounds_unsettled_deliveries
+            other_event_types_are_not_delivered
             another_experiments_events_are_not_delivered
             groups_are_independent
-            a_proposal_gets_the_journals_answer
-            close_ends_consumers_and_lets_what_is_in_hand_finish
-            subscriptions_out_of_range_are_refused
+            a_proposer_gets_the_journals_reply
+            close_ends_consumers_and_lets_deliveries_finish
+            subscriptions_out_of_range_are_errors
         }
     };
 }

@@ -1,4 +1,4 @@
-//! The contract on the embedded broker, and what it alone promises.
+//! The contract on the embedded broker, and the further guarantees of the embedded broker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(crate) struct Embedded {
 }
 
 pub(crate) fn options() -> EmbeddedOptions {
-    // Every change is stored at once: whether a crash loses it is up to the log.
+    // Store every change at once: the log decides whether a crash loses it.
     EmbeddedOptions { record_interval: Duration::ZERO, ..EmbeddedOptions::default() }
 }
 
@@ -35,7 +35,7 @@ impl Embedded {
         self.broker = EmbeddedBroker::new(Arc::clone(&self.log) as Arc<dyn EventLog>, options());
     }
 
-    /// Waits until every group has looked at the whole log, or at as much of it as it has room for.
+    /// Waits until every group has read the whole log, or as much as it has room for.
     pub(crate) async fn all_read(&self) {
         let room = options().page_events / 2;
         let behind = |head| {
@@ -85,7 +85,7 @@ macro_rules! contract_tests {
 for_every_claim!(contract_tests);
 
 #[tokio::test]
-async fn nothing_is_delivered_before_it_is_durable() {
+async fn only_durable_events_are_delivered() {
     let world = Embedded::new(Durability::Manual);
     world.log.put(WANTED, 1);
     world.log.commit();
@@ -101,7 +101,7 @@ async fn nothing_is_delivered_before_it_is_durable() {
 }
 
 #[tokio::test]
-async fn a_clean_restart_goes_on_where_it_stopped() {
+async fn a_clean_restart_resumes_where_it_stopped() {
     let mut world = Embedded::new(Durability::Manual);
     world.log.put(WANTED, 4);
     world.log.commit();
@@ -122,7 +122,7 @@ async fn a_clean_restart_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn dropping_the_last_handle_remembers_what_was_acked() {
+async fn dropping_the_last_handle_stores_acknowledgements() {
     let mut world = Embedded::new(Durability::Manual);
     world.log.put(WANTED, 2);
     world.log.commit();
@@ -151,7 +151,7 @@ async fn deliveries_that_outlive_the_broker_do_not_keep_the_log_open() {
 }
 
 #[tokio::test]
-async fn a_process_killed_a_hundred_times_with_all_in_hand_parks_nothing() {
+async fn a_hundred_kills_with_unsettled_deliveries_park_nothing() {
     let mut world = Embedded::new(Durability::Manual);
     let sent = world.log.put(WANTED, 6);
     world.log.commit();
@@ -165,7 +165,7 @@ async fn a_process_killed_a_hundred_times_with_all_in_hand_parks_nothing() {
             held.push(delivery);
         }
         assert!(parked.try_next().is_none());
-        // As much of the record as the keeper has written by now survives.
+        // The part of the record that is written by now survives.
         world.log.commit();
         world.restart();
     }
@@ -178,7 +178,7 @@ async fn a_process_killed_a_hundred_times_with_all_in_hand_parks_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_parked_survives_a_restart_with_its_reason() {
+async fn parked_messages_survive_a_restart_with_their_reason() {
     let mut world = Embedded::new(Durability::Manual);
     world.log.put(WANTED, 1);
     world.log.commit();
@@ -196,12 +196,12 @@ async fn what_is_parked_survives_a_restart_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_nobody_takes_note_of_the_parked_the_rest_waits_unlost() {
+async fn unacknowledged_parked_messages_block_and_lose_nothing() {
     let world = Embedded::new(Durability::Immediate);
     let sent = world.log.put(WANTED, 400);
     let mut consumer = world.consumer(64, 1);
     let mut failed = 0;
-    // 32 parked and 256 unfinished is all that a record may hold.
+    // A record holds at most 32 parked and 256 unfinished messages.
     while failed < 32 + 256 {
         consumer.next().await.unwrap().retry("no").await.unwrap();
         failed += 1;
@@ -224,7 +224,7 @@ async fn when_nobody_takes_note_of_the_parked_the_rest_waits_unlost() {
 }
 
 #[tokio::test]
-async fn a_long_message_does_not_hold_up_the_others() {
+async fn a_slow_message_does_not_block_others() {
     let world = Embedded::new(Durability::Immediate);
     let sent = world.log.put(WANTED, 5000);
     let mut consumer = world.consumer(2, 3);
@@ -240,7 +240,7 @@ async fn a_long_message_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
-async fn events_of_other_kinds_move_the_checkpoint() {
+async fn events_of_other_types_advance_the_checkpoint() {
     let world = Embedded::new(Durability::Immediate);
     let _consumer = world.consumer(1, 3);
     world.log.put(OTHER, 1000);
@@ -282,7 +282,7 @@ async fn proposers_wait_while_the_journal_is_behind() {
 }
 
 #[tokio::test]
-async fn a_failing_log_ends_the_consumers_and_says_why() {
+async fn a_failed_log_ends_consumers_with_its_error() {
     let world = Embedded::new(Durability::Immediate);
     let mut consumer = world.consumer(1, 3);
     world.all_read().await;
@@ -300,7 +300,7 @@ async fn a_failing_log_ends_the_consumers_and_says_why() {
 async fn a_damaged_or_foreign_record_is_an_error() {
     let world = Embedded::new(Durability::Immediate);
     let ahead = [1, 0x93, 99, 0x90, 0x90];
-    for (bytes, hint) in [(&[9, 9][..], "format 9"), (&ahead[..], "the log ends at 0")] {
+    for (bytes, hint) in [(&[9, 9][..], "format 9"), (&ahead[..], "after the log's last event 0")] {
         world.log.store_cursor("contract", bytes.to_vec()).unwrap();
         world.log.commit();
         let Err(error) = world.broker.subscribe(subscription(1)) else { panic!("{hint}: it was accepted") };
@@ -308,14 +308,15 @@ async fn a_damaged_or_foreign_record_is_an_error() {
     }
 }
 
-/// A log may wait for its disk on a channel, and a channel takes the token by which `unpark` wakes a thread.
+/// A log may block on a channel during a flush, and a channel consumes the token by which `unpark` wakes a
+/// thread.
 #[test]
-fn a_broker_that_is_dropped_while_its_log_is_flushed_ends() {
+fn dropping_the_broker_during_a_flush_ends_its_thread() {
     let Embedded { log, broker } = Embedded::new(Durability::Immediate);
     let (flushing, flushed) = std::sync::mpsc::channel();
     log.at_flush(move || {
         flushing.send(()).unwrap();
-        // Meanwhile the broker is dropped.
+        // The broker is dropped meanwhile.
         std::thread::sleep(Duration::from_millis(200));
         std::thread::park_timeout(Duration::from_millis(1));
     });
@@ -327,5 +328,5 @@ fn a_broker_that_is_dropped_while_its_log_is_flushed_ends() {
         drop(broker);
         dropped.send(()).unwrap();
     });
-    is_dropped.recv_timeout(Duration::from_secs(30)).expect("the keeper sleeps, though it was told to stop");
+    is_dropped.recv_timeout(Duration::from_secs(30)).expect("the I/O thread sleeps through the stop");
 }

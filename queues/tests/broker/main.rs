@@ -1,4 +1,4 @@
-//! What every broker must keep, run on the embedded one, and what only the embedded one promises.
+//! The contract of every broker, run on the embedded one, and the further guarantees of the embedded broker.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod contract;

@@ -1,4 +1,4 @@
-//! A tiny event log in memory, with a disk that survives crashes of the session on it.
+//! A small event log in memory, whose disk survives crashes of its sessions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,14 +17,14 @@ pub(crate) enum Durability {
     Manual,
 }
 
-/// What survives a crash.
+/// The state that survives a crash.
 #[derive(Default)]
 struct Disk {
     events: Vec<Recorded>,
     cursors: HashMap<String, Vec<u8>>,
 }
 
-/// What does not.
+/// The state that a crash loses.
 #[derive(Default)]
 struct Memory {
     alive: bool,
@@ -34,13 +34,13 @@ struct Memory {
     flushes: u64,
 }
 
-/// One session on the disk.
+/// A session on the disk.
 pub(crate) struct MemoryLog {
     durability: Durability,
     disk: Arc<Mutex<Disk>>,
     memory: Mutex<Memory>,
     listeners: Mutex<Vec<AdvanceListener>>,
-    /// What a flush does last.
+    /// Called at the end of each flush.
     at_flush: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
@@ -59,7 +59,7 @@ impl MemoryLog {
         Arc::new(Self { durability, disk, memory, listeners: Mutex::default(), at_flush: Mutex::default() })
     }
 
-    /// Ends this session, losing what is not durable, and starts another.
+    /// Ends this session, loses what is not durable, and starts another.
     pub(crate) fn crash(&self) -> Arc<Self> {
         *lock(&self.memory) = Memory::default();
         Self::on(Arc::clone(&self.disk), self.durability)
@@ -80,17 +80,17 @@ impl MemoryLog {
         lock(&self.listeners).iter().for_each(|listener| listener(head));
     }
 
-    /// Has every flush end with this.
+    /// Calls `act` at the end of each flush.
     pub(crate) fn at_flush(&self, act: impl Fn() + Send + 'static) {
         *lock(&self.at_flush) = Some(Box::new(act));
     }
 
-    /// How often somebody had everything made durable.
+    /// Number of flushes.
     pub(crate) fn flushes(&self) -> u64 {
         lock(&self.memory).flushes
     }
 
-    /// Appends `count` events of a kind, not waiting for their durability; gives their positions.
+    /// Appends `count` events of a type without waiting for their durability; returns their positions.
     pub(crate) fn put(&self, kind: EventType, count: usize) -> Vec<u64> {
         let experiment = ExperimentId::new("contract").unwrap();
         let mut memory = lock(&self.memory);
@@ -112,7 +112,7 @@ impl MemoryLog {
     }
 }
 
-/// An event whose body is nothing: whoever decodes it fails.
+/// An event with an empty body, which cannot be decoded.
 pub(crate) fn new_event(kind: EventType, number: u64) -> NewEvent {
     let root = EventId::of_experiment(&ExperimentId::new("contract").unwrap());
     NewEvent {

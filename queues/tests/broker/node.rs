@@ -1,5 +1,5 @@
-//! A private RabbitMQ node: started by a test, stopped with it, on ports of its own and in a folder of its own. It knows
-//! nothing of the rest of the tests, so that other crates' tests can include it.
+//! A private RabbitMQ node for a test, with its own ports and folder. It depends on no other test code, so
+//! that other crates' tests can include it.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Where Debian has the programs themselves: the wrappers in `/usr/sbin` change the user.
+/// Debian's folder of the programs themselves: the wrappers in `/usr/sbin` change the user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// A node is up in about 6 s on an idle machine.
 const UP_MAX: Duration = Duration::from_secs(120);
-/// Its name server goes with it, within moments.
+/// Its name server ends with it, within moments.
 const GONE_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
@@ -25,22 +25,23 @@ pub(crate) struct Node {
     server: Option<Child>,
 }
 
-/// Ports that are free now. All are held until all are chosen, so that they differ.
+/// Free ports. All are held until all are chosen, so that they differ.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("its address").port())
 }
 
 impl Node {
-    /// Starts a node and waits until it takes connections. An error says that RabbitMQ is not installed.
+    /// Starts a node and waits until it accepts connections. An error says that RabbitMQ is not installed.
     ///
     /// # Panics
-    /// If the node does not come up.
+    /// If the node does not start.
     pub(crate) fn new() -> Result<Self, String> {
         Self::with(|_| String::new())
     }
 
-    /// The same with more settings, in the format of `rabbitmq.conf`; they may name files in the folder given.
+    /// Starts a node with more settings, in the format of `rabbitmq.conf`. They may name files in the given
+    /// folder.
     pub(crate) fn with(settings: impl FnOnce(&Path) -> String) -> Result<Self, String> {
         let server = Path::new(PROGRAMS).join("rabbitmq-server");
         if !server.exists() {
@@ -57,7 +58,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Where it is, with who we are to it.
+    /// Its URL, with user and password.
     pub(crate) fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
@@ -87,7 +88,7 @@ impl Node {
             ("RABBITMQ_LOG_BASE", "log"),
             ("RABBITMQ_PID_FILE", "pid"),
             ("RABBITMQ_ENABLED_PLUGINS_FILE", "plugins"),
-            // Not those of a node that the machine itself runs.
+            // Ignore those of a node that the machine itself runs.
             ("RABBITMQ_CONFIG_FILE", "rabbitmq.conf"),
             ("RABBITMQ_ADVANCED_CONFIG_FILE", "advanced.config"),
         ];
@@ -115,7 +116,7 @@ impl Node {
         }
     }
 
-    /// What it said, for a person to read.
+    /// Its output, for a person to read.
     fn output(&self) -> String {
         fs::read_to_string(self.path("output")).unwrap_or_default()
     }
@@ -123,10 +124,10 @@ impl Node {
     fn signal(&mut self, signal: &str) {
         let Some(mut server) = self.server.take() else { return };
         let pid = fs::read_to_string(self.path("pid")).ok().and_then(|pid| pid.trim().parse::<u32>().ok());
-        // While it starts there is no such file yet: what we started is what we stop.
+        // While the node starts, this file does not exist yet: stop the started process instead.
         let pid = pid.unwrap_or(server.id()).to_string();
         let _status = Command::new("kill").args([signal, &pid]).status();
-        // The script that started it ends with it, and takes note of its end.
+        // The script that started it ends with it, and reaps it.
         let _status = server.wait();
         // It is another process than the one waited for, and may take a moment to end.
         while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
@@ -135,12 +136,12 @@ impl Node {
         let _gone = fs::remove_file(self.path("pid"));
     }
 
-    /// Stops it in good order.
+    /// Stops it cleanly.
     pub(crate) fn stop(&mut self) {
         self.signal("-TERM");
     }
 
-    /// Kills it without a warning.
+    /// Kills it without warning.
     #[allow(dead_code, reason = "not every test that includes this file kills it")]
     pub(crate) fn kill(&mut self) {
         self.signal("-KILL");
@@ -153,7 +154,7 @@ impl Node {
         self.start();
     }
 
-    /// Deletes all that it has stored; only while it is not running.
+    /// Deletes all its data; only while it is stopped.
     #[allow(dead_code, reason = "not every test that includes this file makes it forget")]
     pub(crate) fn forget(&mut self) {
         assert!(self.server.is_none(), "stop it first");
@@ -174,13 +175,13 @@ impl Node {
         self.control(&["close_all_connections", "a test closes it"]);
     }
 
-    /// Makes it believe that it has no memory left, or enough again.
+    /// Raises or clears a memory alarm.
     #[allow(dead_code, reason = "not every test that includes this file disturbs the node")]
     pub(crate) fn set_memory_alarm(&self, on: bool) {
         self.control(&["set_vm_memory_high_watermark", if on { "0.0000001" } else { "0.8" }]);
     }
 
-    /// Makes the leader of a queue of this name fall silent for ever.
+    /// Makes the leader of the queue of this name unresponsive for ever.
     #[allow(dead_code, reason = "not every test that includes this file disturbs the node")]
     pub(crate) fn silence_leader(&self, queue: &str) {
         self.control(&["eval", &format!("sys:suspend(list_to_atom(\"%2F_{queue}\")).")]);
@@ -190,8 +191,8 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.signal("-KILL");
-        // It stays behind otherwise, even after a node that did not start. It refuses while it believes that a node is
-        // alive.
+        // The name server would stay, even after a node that failed to start. It refuses to stop while it
+        // believes that a node runs.
         let port = self.epmd_port.to_string();
         let epmd = |order: &str| {
             let mut command = Command::new("epmd");

@@ -1,6 +1,6 @@
-//! Seeded chaos over the embedded broker: deliveries dropped, failed and forgotten, processes killed with
-//! more or less of their progress on disk. No message may be lost, none that is durably done may return, and
-//! none may be parked but those that fail, after as many failures as are allowed.
+//! Seeded random faults over the embedded broker: deliveries dropped, failed and leaked, processes killed
+//! with more or less of their progress on disk. No message may be lost, and no durably done message may
+//! return. Only failing messages may be parked, after the allowed number of failures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,13 +21,13 @@ const PREFETCH: usize = 4;
 const LIMIT: u32 = 3;
 const STEPS: usize = 400;
 
-/// Messages that fail whenever they are processed; the others never do.
+/// Messages that fail at every attempt; the others never fail.
 fn always_fails(position: u64) -> bool {
     position.is_multiple_of(3)
 }
 
-/// What is known of how often a message failed. A crash may forget failures, but not those before a clean
-/// stop, and never adds any.
+/// Bounds of the failures of a message. A crash may lose failures, but not those before a clean stop, and
+/// never adds any.
 #[derive(Default, Clone, Copy)]
 struct Failures {
     at_least: u32,
@@ -41,9 +41,9 @@ struct World {
     consumers: Vec<Consumer>,
     parked: ParkedConsumer,
     held: Vec<(usize, Delivery)>,
-    /// All that ought to be delivered.
+    /// All messages that must be delivered.
     wanted: BTreeSet<u64>,
-    /// Acked, or taken note of as parked.
+    /// Acknowledged, or parked with an acknowledged parking.
     done: BTreeSet<u64>,
     /// Done since the last start.
     done_now: BTreeSet<u64>,
@@ -108,11 +108,11 @@ impl World {
         self.note_attempt(position, delivery.attempt);
         assert!(
             self.held.iter().all(|(_, held)| held.event.position != position),
-            "{position} twice in hand"
+            "{position} is delivered twice at once"
         );
         self.held.push((member, delivery));
-        let in_hand = self.held.iter().filter(|(of, _)| *of == member).count();
-        assert!(in_hand <= PREFETCH, "{in_hand} in hand");
+        let unsettled = self.held.iter().filter(|(of, _)| *of == member).count();
+        assert!(unsettled <= PREFETCH, "{unsettled} in hand");
     }
 
     async fn settle_one(&mut self) {
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    /// The log forgets what is not durable; the old broker may do as it likes.
+    /// The log loses what is not durable; the old broker may continue.
     fn crash(&mut self) {
         let log = self.embedded.log.crash();
         let head = log.head();
@@ -179,7 +179,7 @@ impl World {
         for failures in self.failures.values_mut() {
             failures.at_least = failures.durable;
         }
-        self.begin_anew(log);
+        self.restart_on(log);
     }
 
     async fn close_cleanly(&mut self) {
@@ -191,19 +191,19 @@ impl World {
             failures.durable = failures.at_least;
         }
         self.embedded.log.commit();
-        self.begin_anew(self.embedded.log.crash());
+        self.restart_on(self.embedded.log.crash());
     }
 
-    fn begin_anew(&mut self, log: Arc<crate::memory_log::MemoryLog>) {
+    fn restart_on(&mut self, log: Arc<crate::memory_log::MemoryLog>) {
         let broker = EmbeddedBroker::new(Arc::clone(&log) as Arc<dyn EventLog>, crate::embedded::options());
         self.embedded = Embedded { log, broker };
         (self.consumers, self.parked) = members(&self.embedded);
         self.done_now.clear();
-        // Workers of the killed process that still act on what they had.
+        // Workers of the killed process that still act on their deliveries.
         self.held.clear();
     }
 
-    /// No more mishaps: everything gets done.
+    /// No more faults: everything gets done.
     async fn finish(&mut self) {
         self.embedded.log.commit();
         while self.embedded.broker.status()[0].checkpoint < self.embedded.log.head()
@@ -237,7 +237,7 @@ async fn run(seed: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_lost_whatever_happens() {
+async fn random_faults_lose_no_message() {
     match std::env::var("DISSENT_SIMULATION_SEED") {
         Ok(seed) => run(seed.parse().unwrap()).await,
         Err(_) => {

@@ -1,4 +1,4 @@
-//! What only the broker over RabbitMQ promises.
+//! The further guarantees of the broker over RabbitMQ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ async fn ack_all(consumer: &mut Consumer, count: usize) -> Vec<u64> {
     positions
 }
 
-/// Publishes bytes that are not of the broker's.
+/// Publishes bytes that the broker did not encode.
 async fn smuggle(channel: &Channel, queue: &str, id: Option<&str>, body: &[u8]) {
     let properties = match id {
         Some(id) => BasicProperties::default().with_message_id(id.into()),
@@ -52,9 +52,9 @@ async fn smuggle(channel: &Channel, queue: &str, id: Option<&str>, body: &[u8]) 
     channel.basic_publish("".into(), queue.into(), options, body, properties).await.unwrap().await.unwrap();
 }
 
-async fn workers_share_what_the_server_declares(world: World) {
+async fn workers_share_queues_that_the_server_declares(world: World) {
     let worker = world.worker().await;
-    // It is there first, and waits.
+    // It waits there first.
     let mut early = worker.subscribe(subscription(4)).unwrap();
     let sent = world.publish(WANTED, 10);
     assert!(early.try_next().is_none());
@@ -86,7 +86,7 @@ async fn a_workers_proposal_is_durable_and_reaches_the_journal(world: World) {
     let taken = journal.next().await.unwrap();
     assert_eq!((&taken.proposal, &taken.context), (&proposal(1), &context));
     drop(taken);
-    let again = journal.next().await.expect("undecided, it comes again");
+    let again = journal.next().await.expect("an undecided proposal is redelivered");
     assert_eq!(again.proposal, proposal(1));
     again.answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
     assert_eq!(worker.propose(proposal(2)).await, Ok(ProposalReply::Queued));
@@ -105,7 +105,7 @@ async fn rejected(delivery: ProposalDelivery) {
     delivery.answer(ProposalReply::Rejected { reason: "the round is closed".to_owned() }).await.unwrap();
 }
 
-async fn a_rejected_proposal_is_a_dead_letter_that_can_be_retried_or_dropped(world: World) {
+async fn a_rejected_proposal_becomes_a_dead_letter_that_can_be_retried_or_dropped(world: World) {
     let worker = world.worker().await;
     worker.propose(proposal(1)).await.unwrap();
     let mut journal = world.server.proposals().unwrap();
@@ -129,7 +129,7 @@ async fn a_rejected_proposal_is_a_dead_letter_that_can_be_retried_or_dropped(wor
     assert_eq!(world.server.status().dead, 2);
 }
 
-async fn what_cannot_be_read_is_a_dead_letter_and_blocks_nobody(world: World) {
+async fn an_unreadable_message_becomes_a_dead_letter_and_blocks_nothing(world: World) {
     let mut consumer = world.server.subscribe(subscription(2)).unwrap();
     let mut journal = world.server.proposals().unwrap();
     world.settled().await;
@@ -151,7 +151,7 @@ async fn what_cannot_be_read_is_a_dead_letter_and_blocks_nobody(world: World) {
     assert_eq!(dead.iter().filter(|letter| letter.queue == queue).count(), 2);
 }
 
-async fn a_group_that_comes_late_gets_everything(world: World) {
+async fn a_late_group_gets_every_event(world: World) {
     let sent = world.publish(WANTED, 700);
     let mut first = world.server.subscribe(subscription(64)).unwrap();
     assert_eq!(ack_all(&mut first, 700).await, sent);
@@ -162,7 +162,7 @@ async fn a_group_that_comes_late_gets_everything(world: World) {
     assert_eq!((ack_all(&mut first, 2).await, ack_all(&mut late, 2).await), (more.clone(), more));
 }
 
-async fn a_restarted_server_goes_on_where_it_stopped(world: World) {
+async fn a_restarted_server_resumes_where_it_stopped(world: World) {
     world.publish(WANTED, 5);
     let mut consumer = world.server.subscribe(subscription(1)).unwrap();
     ack_all(&mut consumer, 4).await;
@@ -177,7 +177,7 @@ async fn a_restarted_server_goes_on_where_it_stopped(world: World) {
     assert!(consumer.try_next().is_none());
 }
 
-async fn a_queue_that_is_gone_or_half_full_is_filled_again(world: World) {
+async fn a_missing_or_partly_filled_queue_is_filled_again(world: World) {
     world.publish(WANTED, 3);
     let mut consumer = world.server.subscribe(subscription(8)).unwrap();
     ack_all(&mut consumer, 3).await;
@@ -191,7 +191,7 @@ async fn a_queue_that_is_gone_or_half_full_is_filled_again(world: World) {
     assert_eq!(ack_all(&mut consumer, 3).await, [1, 2, 3], "it was gone");
     world.settled().await;
     drop(consumer);
-    // A crash while it was being filled left this record.
+    // The record that a crash during the filling leaves.
     world.log.store_cursor(&format!("filled.{queue}"), vec![1, 0]).unwrap();
     let world = world.restart().await;
     let mut consumer = world.server.subscribe(subscription(8)).unwrap();
@@ -200,7 +200,7 @@ async fn a_queue_that_is_gone_or_half_full_is_filled_again(world: World) {
     assert!(consumer.try_next().is_none());
 }
 
-async fn a_queue_deleted_under_its_consumers_is_made_and_filled_again(world: World) {
+async fn a_queue_deleted_under_its_consumers_is_declared_and_filled_again(world: World) {
     let options = RabbitOptions {
         prefix: "deleted".to_owned(),
         check_interval: Duration::from_millis(200),
@@ -208,7 +208,7 @@ async fn a_queue_deleted_under_its_consumers_is_made_and_filled_again(world: Wor
     };
     let world = World::with(options).await;
     let sent = world.publish(WANTED, 3);
-    // Not in one process with the server: that would remember what it did.
+    // Not in the server's process, which would recognise the duplicates.
     let worker = world.worker().await;
     world.server.declare_groups(&[subscription(8)]).await.unwrap();
     let mut consumer = worker.subscribe(subscription(8)).unwrap();
@@ -225,7 +225,7 @@ async fn a_queue_deleted_under_its_consumers_is_made_and_filled_again(world: Wor
     until(|| worker.status().steady).await;
 }
 
-async fn the_kinds_of_a_group_may_change(world: World) {
+async fn the_event_types_of_a_group_may_change(world: World) {
     world.publish(WANTED, 1);
     let mut consumer = world.server.subscribe(subscription(8)).unwrap();
     ack_all(&mut consumer, 1).await;
@@ -241,12 +241,12 @@ async fn the_kinds_of_a_group_may_change(world: World) {
     assert!(consumer.try_next().is_none());
 }
 
-async fn an_event_is_relayed_in_the_context_it_was_proposed_in(world: World) {
+async fn an_event_is_relayed_in_the_context_of_its_proposal(world: World) {
     let context: MessageContext =
         [("traceparent".to_owned(), "00-cc-dd-01".to_owned())].into_iter().collect();
     let mut journal = world.server.proposals().unwrap();
     let mut consumer = world.server.subscribe(subscription(1)).unwrap();
-    // The log in memory gives the next event this number.
+    // The number that the log in memory gives to the next event.
     let proposal = Proposal { events: vec![new_event(WANTED, world.log.head() + 1)], ..proposal(1) };
     world.worker().await.propose_in(proposal, context.clone()).await.unwrap();
     let taken = journal.next().await.unwrap();
@@ -259,7 +259,7 @@ async fn an_event_is_relayed_in_the_context_it_was_proposed_in(world: World) {
     assert_eq!((second.attempt, &second.context), (2, &context), "a retry keeps it");
 }
 
-async fn what_is_delivered_too_often_is_parked_with_the_reason(world: World) {
+async fn a_message_redelivered_too_often_is_parked_with_the_reason(world: World) {
     let options = RabbitOptions { redeliveries_max: 3, prefix: "poison".to_owned(), ..world.options };
     let world = World::with(options).await;
     let sent = world.publish(WANTED, 2);
@@ -286,7 +286,7 @@ async fn what_is_delivered_too_often_is_parked_with_the_reason(world: World) {
     assert_eq!(acked, sent[1..]);
 }
 
-async fn a_parked_message_can_be_looked_at_and_retried(world: World) {
+async fn a_parked_message_can_be_listed_and_retried(world: World) {
     let sent = world.publish(WANTED, 1);
     let once = Subscription { delivery_limit: 1, ..subscription(1) };
     let mut consumer = world.server.subscribe(once).unwrap();
@@ -309,7 +309,7 @@ async fn a_worker_follows_the_history_in_order(world: World) {
     for version in 1..=600 {
         assert_eq!(history.next().await.unwrap().unwrap().version, version);
     }
-    // Forgotten and published again it is another stream with the same events.
+    // Forgotten and published again, it is another stream with the same events.
     world.server.forget(&experiment()).await.unwrap();
     world.publish(WANTED, 2);
     world.server.publish_history(&experiment()).await.unwrap();
@@ -321,7 +321,7 @@ async fn a_worker_follows_the_history_in_order(world: World) {
     for version in 1..=602 {
         assert_eq!(second.next().await.unwrap().unwrap().version, version);
     }
-    // A crash while it was being filled left this record.
+    // The record that a crash during the filling leaves.
     let record = format!(
         "filled.{}.history.{}",
         world.options.prefix,
@@ -360,7 +360,7 @@ async fn closing_gives_back_what_was_not_in_hand(world: World) {
     assert!(staying.try_next().is_none(), "what was settled after the close is settled");
 }
 
-async fn a_delivery_that_outlives_the_broker_keeps_nothing(world: World) {
+async fn a_delivery_that_outlives_the_broker_keeps_no_resources(world: World) {
     world.publish(WANTED, 1);
     let mut consumer = world.server.subscribe(subscription(1)).unwrap();
     let held = next(&mut consumer).await;
@@ -372,7 +372,7 @@ async fn a_delivery_that_outlives_the_broker_keeps_nothing(world: World) {
 }
 
 #[test]
-fn promises_of_rabbitmq_hold() {
+fn rabbitmq_broker_claims_hold() {
     let Some(node) = required(Node::new()) else { return };
     let mut claims = Claims::default();
     macro_rules! attempt_all {
@@ -381,29 +381,29 @@ fn promises_of_rabbitmq_hold() {
         };
     }
     attempt_all! {
-        workers_share_what_the_server_declares
+        workers_share_queues_that_the_server_declares
         a_workers_proposal_is_durable_and_reaches_the_journal
-        a_rejected_proposal_is_a_dead_letter_that_can_be_retried_or_dropped
-        what_cannot_be_read_is_a_dead_letter_and_blocks_nobody
-        a_group_that_comes_late_gets_everything
-        a_restarted_server_goes_on_where_it_stopped
-        a_queue_that_is_gone_or_half_full_is_filled_again
-        a_queue_deleted_under_its_consumers_is_made_and_filled_again
-        the_kinds_of_a_group_may_change
-        an_event_is_relayed_in_the_context_it_was_proposed_in
-        what_is_delivered_too_often_is_parked_with_the_reason
-        a_parked_message_can_be_looked_at_and_retried
+        a_rejected_proposal_becomes_a_dead_letter_that_can_be_retried_or_dropped
+        an_unreadable_message_becomes_a_dead_letter_and_blocks_nothing
+        a_late_group_gets_every_event
+        a_restarted_server_resumes_where_it_stopped
+        a_missing_or_partly_filled_queue_is_filled_again
+        a_queue_deleted_under_its_consumers_is_declared_and_filled_again
+        the_event_types_of_a_group_may_change
+        an_event_is_relayed_in_the_context_of_its_proposal
+        a_message_redelivered_too_often_is_parked_with_the_reason
+        a_parked_message_can_be_listed_and_retried
         a_worker_follows_the_history_in_order
         closing_gives_back_what_was_not_in_hand
-        a_delivery_that_outlives_the_broker_keeps_nothing
+        a_delivery_that_outlives_the_broker_keeps_no_resources
     }
     claims.hold();
 }
 
 #[test]
-fn a_rabbitmq_that_is_not_there_is_an_error_without_the_password() {
+fn an_unreachable_rabbitmq_is_an_error_without_the_password() {
     let outcome = attempt(async {
-        // Nothing listens on the port of discard.
+        // Nothing listens on the discard port.
         let mut options = RabbitOptions::from_url("amqp://me:hunter2@127.0.0.1:9/").unwrap();
         options.start_timeout = Duration::from_millis(300);
         let error = RabbitBroker::connect_worker(options).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! RabbitMQ dies, restarts, cuts connections, runs out of memory and forgets everything, while a server and two workers
-//! are at work. Nothing that was durable may be lost to any group.
+//! RabbitMQ dies, restarts, cuts connections, runs out of memory and loses all data, while a server and two
+//! workers run. No group may lose a durable event.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,10 +22,10 @@ use crate::world::{World, until};
 const GROUPS: [&str; 2] = ["one", "two"];
 /// Longest time for everything to be delivered after a fault.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
-/// Longest time until queues that do not answer are replaced: several waits for an answer, and for a turn.
+/// Longest time until unresponsive queues are replaced: several timeouts, and the wait for a turn.
 const SILENCE_MAX: Duration = Duration::from_secs(150);
 
-/// What was seen, by all.
+/// The observations of all consumers.
 #[derive(Default)]
 struct Seen {
     /// Acknowledged deliveries of each event to each group.
@@ -44,7 +44,7 @@ async fn consume(broker: Arc<RabbitBroker>, group: &'static str, seen: Arc<Seen>
     let mut consumer = broker.subscribe(wish).unwrap();
     while let Some(delivery) = consumer.next().await {
         let key = (group.to_owned(), delivery.event.position);
-        // Some time in hand, so that faults find messages there.
+        // Process slowly, so that faults hit unsettled messages.
         sleep(Duration::from_millis(2)).await;
         delivery.ack().await.unwrap();
         *seen.acked.lock().unwrap().entry(key).or_insert(0) += 1;
@@ -81,7 +81,7 @@ async fn follow(broker: Arc<RabbitBroker>, seen: Arc<Seen>) {
     }
 }
 
-/// Waits until every event has been acknowledged in every group, the history is known to its end, and every durable
+/// Waits until every event is acknowledged in every group, the history is read to its end, and every durable
 /// proposal is decided.
 async fn everything_arrives(world: &World, seen: &Seen, after: &str) {
     let head = world.log.head();
@@ -106,7 +106,7 @@ async fn publish_for(world: &World, count: usize) {
     }
 }
 
-/// A memory alarm stops publishing, is visible, and loses nothing.
+/// A memory alarm blocks publishing, is visible, and loses nothing.
 async fn alarm(node: &Node, world: &World, worker: &RabbitBroker) {
     node.set_memory_alarm(true);
     publish_for(world, 50).await;
@@ -117,7 +117,7 @@ async fn alarm(node: &Node, world: &World, worker: &RabbitBroker) {
 }
 
 #[test]
-fn nothing_is_lost_whatever_happens_to_rabbitmq() {
+fn faults_of_rabbitmq_lose_no_message() {
     let Some(mut node) = required(Node::new()) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(survive(&mut node));
@@ -165,7 +165,7 @@ async fn survive(node: &mut Node) {
 
     seen.stop.store(true, Ordering::Release);
     everything_arrives(&world, &seen, "before it forgets").await;
-    // Another RabbitMQ in its place, which knows nothing: the queues are made and filled again.
+    // A new RabbitMQ without any data: the queues are declared and filled again.
     tokio::task::block_in_place(|| {
         node.kill();
         node.forget();
@@ -177,7 +177,7 @@ async fn survive(node: &mut Node) {
     for group in GROUPS {
         tasks.push(tokio::spawn(consume(Arc::clone(&others), group, Arc::clone(&seen))));
     }
-    // What the old workers remember having done they do not do again; the rest goes to whoever is there.
+    // The old workers skip what they recently did; any consumer gets the rest.
     timeout(RECOVERY_MAX, until(|| seen.history.load(Ordering::Acquire) == world.log.head())).await.unwrap();
     let new: Vec<u64> = (world.log.head() - 49..=world.log.head()).collect();
     let arrived = || {
@@ -196,15 +196,15 @@ async fn survive(node: &mut Node) {
             assert!(error.is_cancelled(), "{error}");
         }
     }
-    // What it was before it is again.
-    contract::prefetch_1_keeps_the_order(World::new(node, "after1").await).await;
+    // The stream has the same content as before.
+    contract::prefetch_1_keeps_the_log_order(World::new(node, "after1").await).await;
     contract::the_limit_parks_and_does_not_block(World::new(node, "after2").await).await;
 }
 
-/// Queues of groups that only workers consume, and that of the proposals, never answer again, as after a kill in the moment after
-/// they were made. The history of the experiment, a stream, lies between them in the order of their names.
+/// Queues of groups that only workers consume, and that of proposals, become unresponsive, as after a kill
+/// right after their declaration. The stream of the experiment's history lies between them in name order.
 #[test]
-fn queues_without_a_leader_are_made_and_filled_anew() {
+fn queues_without_a_leader_are_declared_and_filled_again() {
     let Some(node) = required(Node::new()) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -253,7 +253,7 @@ fn queues_without_a_leader_are_made_and_filled_anew() {
     });
 }
 
-/// Proposes twice a second for as long as the test goes on; each proposal is to be taken in time.
+/// Proposes twice a second until the test ends; each proposal must be accepted in time.
 async fn propose_steadily(worker: Arc<RabbitBroker>, seen: Arc<Seen>) {
     let mut proposing = tokio::task::JoinSet::new();
     for number in 1.. {
@@ -274,7 +274,7 @@ async fn propose_steadily(worker: Arc<RabbitBroker>, seen: Arc<Seen>) {
     }
 }
 
-/// Rejects the first proposal, which makes a dead letter of it, and records the others.
+/// Rejects the first proposal, which becomes a dead letter, and records the others.
 async fn reject_the_first(mut journal: ProposalConsumer) {
     while let Some(delivery) = journal.next().await {
         let answer = match delivery.proposal.events[0].time_us {
@@ -285,10 +285,10 @@ async fn reject_the_first(mut journal: ProposalConsumer) {
     }
 }
 
-/// The queues that nobody consumes, of retries and of dead letters, never answer again. Two workers find it out at once, and the
-/// server. What they were about to put there gets there, and what they publish besides does not wait for ever behind it.
+/// The queues that nobody consumes, of retries and of dead letters, become unresponsive. Two workers and the
+/// server notice it at once. Their messages get there, and other messages are not blocked for ever.
 #[test]
-fn retries_and_dead_letters_without_a_leader_hold_nothing_up() {
+fn retry_and_dead_letter_queues_without_a_leader_block_nothing() {
     let Some(node) = required(Node::new()) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -299,7 +299,7 @@ fn retries_and_dead_letters_without_a_leader_hold_nothing_up() {
         let workers = [world.worker().await, world.worker().await];
         let journal = world.server.proposals().unwrap();
         world.server.declare_groups(&[subscription(1)]).await.unwrap();
-        // The first failure makes the queue of retries.
+        // The first failure declares the queue of retries.
         let mut first = workers[0].subscribe(subscription(1)).unwrap();
         world.publish(WANTED, 1);
         first.next().await.unwrap().retry("a failure").await.unwrap();

@@ -1,5 +1,5 @@
-//! The broker over a real RabbitMQ: the contract of every broker, and what only this one promises. Each test starts a
-//! private node for all that it looks at.
+//! The broker over a real RabbitMQ: the contract of every broker, and the further guarantees of this one.
+//! Each test starts a private node.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "shown when a test fails: what held, and how long it took")]
 
@@ -31,7 +31,7 @@ use crate::world::World;
 /// Longest time for one claim.
 const CLAIM_MAX: Duration = Duration::from_secs(60);
 
-/// Claims looked at one after the other on one node, each with a server of its own.
+/// Claims that are tested one after the other on one node, each with a server of its own.
 #[derive(Default)]
 pub(crate) struct Claims {
     attempts: usize,
@@ -39,7 +39,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Looks at a claim, unless another one was asked for by `DISSENT_CLAIM`.
+    /// Tests a claim, unless `DISSENT_CLAIM` names another one.
     pub(crate) fn attempt<C: Future<Output = ()>>(
         &mut self,
         name: &str,
@@ -56,7 +56,7 @@ impl Claims {
         self.broken.extend(outcome.err().map(|why| format!("{name}: {why}")));
     }
 
-    /// Fails if one did not hold, and names all that did not.
+    /// Fails if a claim did not hold, and names all that did not.
     pub(crate) fn hold(self) {
         assert!(
             self.broken.is_empty(),
@@ -67,7 +67,7 @@ impl Claims {
     }
 }
 
-/// Runs one claim on a runtime of its own; gives what went wrong.
+/// Runs one claim on a runtime of its own; returns the failure.
 pub(crate) fn attempt(claim: impl Future<Output = ()>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let outcome = catch_unwind(AssertUnwindSafe(|| {

@@ -1,4 +1,4 @@
-//! `amqps` with a private authority, and certificates that both sides ask for.
+//! `amqps` with a private certificate authority and certificates on both sides.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +17,7 @@ fn openssl(folder: &Path, arguments: &[&str]) {
     assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority, and a certificate of it for each side.
+/// A certificate authority, and a certificate of it for each side.
 fn certify(folder: &Path) {
     let subject = ["-newkey", "rsa:2048", "-nodes", "-subj"];
     let authority = ["req", "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem"];

@@ -11,17 +11,17 @@ use crate::contract::Harness;
 use crate::memory_log::{Durability, MemoryLog};
 use crate::node::Node;
 
-/// Looks without change after which nothing is on its way any more.
+/// Number of unchanged observations after which nothing is in flight any more.
 const STILL: usize = 10;
 
-/// A server and what is around it.
+/// A server and its environment.
 pub(crate) struct World {
     pub(crate) options: RabbitOptions,
     pub(crate) log: Arc<MemoryLog>,
     pub(crate) server: Arc<RabbitBroker>,
 }
 
-/// Waits for a condition, for as long as the claim may take.
+/// Waits for a condition, at most as long as a claim may take.
 pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     while !holds() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -62,7 +62,7 @@ impl World {
         Self { options, log, server }
     }
 
-    /// A connection that is none of the broker's, to meddle.
+    /// A separate connection, for interfering.
     pub(crate) async fn meddler(&self) -> (lapin::Connection, lapin::Channel) {
         let address = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.options.port);
         let connection = lapin::Connection::connect(&address, lapin::ConnectionProperties::default());
@@ -71,7 +71,8 @@ impl World {
         (connection, channel)
     }
 
-    /// Waits until everything is relayed and settled, and has been for some time: deliveries on their way arrive.
+    /// Waits until everything is relayed and settled, and stays so for some time: deliveries in flight
+    /// arrive.
     pub(crate) async fn settled(&self) {
         let mut still = 0;
         while still < STILL {

@@ -1,4 +1,4 @@
-//! The limit of a folder of artifacts before a shared store: of what is there too, what was not used for longest goes first.
+//! The LRU cache of artifacts before a shared store: eviction of the least recently used.
 
 use std::fs::{self, File, FileTimes};
 use std::io;
@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime};
 use super::id::ArtifactId;
 use crate::StorageError;
 
-/// How the names of files begin that are being written.
+/// Prefix of temporary files.
 pub(super) const PARTIAL: &str = ".partial-";
-/// A file that nobody has written to for so long belongs to a process that is no more.
+/// Age after which a temporary file counts as abandoned by a killed process.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A folder of artifacts with a limit. Several processes may use it at once: a file that is gone is fetched again.
+/// A limit for a folder of artifacts. Several processes may use the folder at once: an evicted file is
+/// fetched again.
 #[derive(Debug)]
 pub(super) struct Cache {
     bytes_max: Option<u64>,
@@ -32,15 +33,16 @@ impl Cache {
         Self { bytes_max }
     }
 
-    /// The most that an artifact may have.
+    /// Largest artifact that the cache accepts, in bytes.
     pub(super) fn bytes_max(&self) -> u64 {
         self.bytes_max.unwrap_or(u64::MAX)
     }
 
-    /// Remembers that an artifact was used now, in the time of access: by the time of change others know a file that did not change.
+    /// Notes that an artifact is used now, in the file's access time. Others tell by the change time whether
+    /// a file changed.
     pub(super) fn used(&self, file: &File) {
         if self.bytes_max.is_some() {
-            // On a folder that cannot be written to nothing is ever removed either.
+            // In a read-only folder nothing is ever evicted, so a failure is harmless.
             #[expect(
                 clippy::disallowed_methods,
                 reason = "a file's time says when it was used, and no rule reads it"
@@ -49,8 +51,9 @@ impl Cache {
         }
     }
 
-    /// Makes room for the artifact that came last, until what is there is within the limit. Only what is in the shared store goes:
-    /// the folder may have been begun without one.
+    /// Evicts the least recently used artifacts until the folder is within its limit, but not `last`, the
+    /// newest. Evicts only artifacts that the shared store has: the folder may be older than the shared
+    /// store.
     pub(super) fn evict(
         &self,
         root: &Path,
@@ -60,10 +63,10 @@ impl Cache {
         let Some(bytes_max) = self.bytes_max else { return };
         let mut cached = match cached(root) {
             Ok(cached) => cached,
-            Err(error) => return tracing::warn!(%error, "the size of the cache of artifacts is not known"),
+            Err(error) => return tracing::warn!(%error, "failed to measure the artifact cache"),
         };
         let mut bytes: u64 = cached.iter().map(|cached| cached.bytes).sum();
-        // Clocks are too coarse to tell which of two came last.
+        // Clocks are too coarse to tell which of two files is the newest.
         cached.retain(|cached| Some(&cached.id) != last);
         cached.sort_by_key(|cached| cached.used);
         for old in cached {
@@ -73,19 +76,23 @@ impl Cache {
             match is_shared(&old.id, old.bytes) {
                 Ok(true) => {}
                 Ok(false) => continue,
-                // It would not answer for the others either.
-                Err(error) => return tracing::warn!(%error, "no room is made in the cache of artifacts"),
+                // The store would fail for the others, too.
+                Err(error) => {
+                    return tracing::warn!(%error, "failed to query the shared store; nothing is evicted from the artifact cache");
+                }
             }
             match fs::remove_file(&old.path) {
                 Ok(()) => bytes -= old.bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => bytes -= old.bytes,
-                Err(error) => tracing::warn!(%error, path = %old.path.display(), "failed to make room"),
+                Err(error) => {
+                    tracing::warn!(%error, path = %old.path.display(), "failed to evict an artifact")
+                }
             }
         }
     }
 }
 
-/// The artifacts of a folder. What is not one is passed over.
+/// The artifacts of a folder. Other files are skipped.
 pub(super) fn cached(root: &Path) -> io::Result<Vec<CachedArtifact>> {
     let mut found = Vec::new();
     for shelf in
@@ -103,16 +110,16 @@ pub(super) fn cached(root: &Path) -> io::Result<Vec<CachedArtifact>> {
     Ok(found)
 }
 
-/// Removes what processes that were killed were writing.
+/// Removes temporary files of killed processes.
 pub(super) fn remove_abandoned(root: &Path) {
-    // What cannot be looked at or removed takes up room, and does no other harm.
+    // A file that cannot be read or removed takes up space and does no other harm.
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let is_partial = entry.file_name().as_encoded_bytes().starts_with(PARTIAL.as_bytes());
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
         let age = modified.ok().and_then(|modified| modified.elapsed().ok());
         if is_partial && age.is_some_and(|age| age > ABANDONED_AFTER) {
             let removed = fs::remove_file(entry.path());
-            tracing::debug!(path = %entry.path().display(), ?removed, "nobody writes this any more");
+            tracing::debug!(path = %entry.path().display(), ?removed, "removing an abandoned temporary file");
         }
     }
 }

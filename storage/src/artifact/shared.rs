@@ -1,7 +1,8 @@
-//! A store that several hosts share: a folder that they all mount, or a bucket of an S3-compatible service.
+//! A store that several hosts share: a folder that all of them mount, or a bucket of an S3-compatible
+//! service.
 //!
-//! The client behind it is asynchronous and lives on a thread of its own, so that every thread can ask, whatever runs on it. What
-//! is read here is not trusted: artifacts are compared with their names by whoever asked for them.
+//! Its asynchronous client runs on a thread of its own, so that any thread can call it. The store is not
+//! trusted: callers check artifacts against their names.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,39 +20,44 @@ use url::Url;
 
 use crate::StorageError;
 
-/// Larger files go up in parts of so many bytes; S3 takes none below 5 MiB.
+/// Part size for uploads of larger files. S3 requires at least 5 MiB.
 const PART_BYTES: usize = 8 << 20;
-/// Parts on their way up at once, and pieces that wait to be written down.
+/// Most parts in flight of an upload, and most received pieces waiting to be written.
 const PARTS_AT_ONCE: usize = 4;
-/// Artifacts come in pieces of so many bytes, each asked for anew: a request, with its retries, may take some minutes in all, and
-/// a model takes longer.
+/// Piece size for downloads; each piece is a request of its own. A request with its retries may take some
+/// minutes, and a model takes longer.
 pub(super) const PIECE_BYTES: u64 = 64 << 20;
 
-/// A shared store, by its address.
+/// A shared store, at a URL.
 pub struct SharedStore {
     url: String,
     store: Arc<dyn ObjectStore>,
     prefix: Key,
-    /// There until it is dropped.
+    /// `None` only during the drop.
     runtime: Option<Runtime>,
 }
 
 impl SharedStore {
-    /// Opens the store at `file:///folder` or `s3://bucket/prefix`. Credentials, region and endpoint of S3 come from the environment
-    /// (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`, …).
+    /// Opens the store at `file:///folder` or `s3://bucket/prefix`. The environment gives credentials, region
+    /// and endpoint of S3 (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`,
+    /// `AWS_ALLOW_HTTP`, …).
     ///
     /// # Errors
-    /// If it is no such address, a folder cannot be made, or this build has no S3.
+    /// If the URL is invalid, the folder cannot be created, or this build has no S3.
     pub fn open(url: &str) -> Result<Self, StorageError> {
         let refused = |reason: String| StorageError::SharedUrl { url: without_password(url), reason };
         let parsed = Url::parse(url).map_err(|error| refused(error.to_string()))?;
         if parsed.password().is_some() || !parsed.username().is_empty() {
-            return Err(refused("credentials belong into the environment".to_owned()));
+            return Err(refused("it contains credentials: set them in the environment".to_owned()));
         }
         let (store, prefix) = match parsed.scheme() {
             "file" => (folder(&parsed).map_err(refused)?, Key::default()),
             "s3" => bucket(&parsed).map_err(refused)?,
-            scheme => return Err(refused(format!("{scheme}: use file:///folder or s3://bucket/prefix"))),
+            scheme => {
+                return Err(refused(format!(
+                    "unknown scheme {scheme}: use file:///folder or s3://bucket/prefix"
+                )));
+            }
         };
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         runtime.worker_threads(1).thread_name("shared-store").enable_all();
@@ -59,35 +65,35 @@ impl SharedStore {
         Ok(Self { url: url.to_owned(), store, prefix, runtime: Some(runtime) })
     }
 
-    /// The bytes of the object of this name; none where there is none.
+    /// The size of an object in bytes; `None` if it does not exist.
     ///
     /// # Errors
-    /// If the store cannot be asked.
+    /// If the store cannot be queried.
     pub fn size(&self, name: &str) -> Result<Option<u64>, StorageError> {
         let (store, key) = (self.store.clone(), self.key(name));
         match self.run(async move { store.head(&key).await }) {
             Ok(found) => Ok(Some(found.size)),
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("look for", name, error)),
+            Err(error) => Err(self.failed("query", name, error)),
         }
     }
 
-    /// Puts an object in the place of what has its name; durable on return.
+    /// Writes an object, replacing an existing one of its name; durable on return.
     ///
     /// # Errors
-    /// If the store refuses.
+    /// If the store fails.
     pub fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
         let (store, key) = (self.store.clone(), self.key(name));
         let put = self.run(async move { store.put(&key, PutPayload::from(bytes)).await });
         put.map(drop).map_err(|error| self.failed("put", name, error))
     }
 
-    /// Puts what is in a file, in parts where it is large; durable on return.
+    /// Writes an object from a file, in parts if it is large; durable on return.
     ///
     /// # Errors
-    /// If the file, which was opened at `path`, cannot be read, or the store refuses.
+    /// If the file, which was opened at `path`, cannot be read, or the store fails.
     pub(super) fn put_file(&self, name: &str, mut file: File, path: &Path) -> Result<(), StorageError> {
-        let bytes = file.metadata().map_err(StorageError::io("look at", path))?.len();
+        let bytes = file.metadata().map_err(StorageError::io("read the size of", path))?.len();
         if bytes <= PART_BYTES as u64 {
             let mut whole = Vec::new();
             file.read_to_end(&mut whole).map_err(StorageError::io("read", path))?;
@@ -100,7 +106,8 @@ impl SharedStore {
             match send(&mut parts, file).await {
                 Ok(()) => parts.finish().await.map(drop),
                 Err(error) => {
-                    // What was sent of it would stay for ever, and be paid for; that it cannot be taken back is no worse.
+                    // Parts that were sent would be stored, and cost money, for ever. A failed abort is no
+                    // worse.
                     let _ = parts.abort().await;
                     Err(error)
                 }
@@ -109,13 +116,13 @@ impl SharedStore {
         sent.map_err(|error| self.failed("put", name, error))
     }
 
-    /// The bytes of a small object; none where there is none.
+    /// The bytes of a small object; `None` if it does not exist.
     ///
     /// # Errors
     /// If the store cannot be read, or the object has more than `bytes_max` bytes.
     pub fn get(&self, name: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, StorageError> {
         let mut whole = Vec::new();
-        // With one request: it may be replaced at any time.
+        // Use one request: the object may be replaced at any time.
         let found = self.receive(name, None, &mut |piece| {
             whole.extend_from_slice(piece);
             if whole.len() as u64 > bytes_max { Err(self.too_large(name, bytes_max)) } else { Ok(()) }
@@ -123,8 +130,8 @@ impl SharedStore {
         Ok(found.map(|()| whole))
     }
 
-    /// Hands the bytes of an object that is not replaced by others to `sink`, asking for `piece_bytes` at a time. Gives their number;
-    /// none where there is no such object.
+    /// Passes the bytes of an immutable object to `sink`, requesting `piece_bytes` at a time. Returns their
+    /// number; `None` if the object does not exist.
     ///
     /// # Errors
     /// If the store cannot be read, the object has more than `bytes_max` bytes, or `sink` fails.
@@ -150,7 +157,7 @@ impl SharedStore {
         Ok(Some(bytes))
     }
 
-    /// Hands the bytes that one request is answered with to `sink`, as they come; none where there is no such object.
+    /// Passes the bytes of one response to `sink`, as they arrive; `None` if the object does not exist.
     fn receive(
         &self,
         name: &str,
@@ -172,7 +179,7 @@ impl SharedStore {
         StorageError::Shared { action: "get", name, url, reason }
     }
 
-    /// What a request is answered with, as it comes; few pieces wait at once.
+    /// Sends a request; returns the pieces of the response as they arrive, with few of them waiting.
     fn requested(&self, name: &str, options: GetOptions) -> Receiver<Result<Vec<u8>, Error>> {
         let (store, key) = (self.store.clone(), self.key(name));
         let (sender, pieces) = sync_channel(PARTS_AT_ONCE);
@@ -182,7 +189,7 @@ impl SharedStore {
                 Err(error) => return drop(sender.send(Err(error))),
             };
             while let Some(piece) = stream.next().await {
-                // A slow disk holds up this thread, and nothing else is asked of the store meanwhile by the same caller.
+                // A slow disk blocks this thread. The caller makes no other request meanwhile.
                 let sent = tokio::task::block_in_place(|| sender.send(piece.map(|piece| piece.to_vec())));
                 if sent.is_err() {
                     return;
@@ -216,7 +223,7 @@ impl SharedStore {
 }
 
 impl Drop for SharedStore {
-    /// It may be dropped where waiting for its thread is not allowed.
+    /// The drop may happen where blocking is forbidden.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -230,7 +237,7 @@ impl std::fmt::Debug for SharedStore {
     }
 }
 
-/// Reads a file on this thread, which is the store's own, and sends it in parts.
+/// Reads a file on the store's own thread, and uploads it in parts.
 async fn send(parts: &mut WriteMultipart, mut file: File) -> Result<(), Error> {
     let unreadable = |error: io::Error| Error::Generic { store: "shared", source: error.into() };
     let mut piece = vec![0; PART_BYTES];
@@ -253,7 +260,7 @@ fn folder(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
 
 #[cfg(feature = "s3")]
 fn bucket(url: &Url) -> Result<(Arc<dyn ObjectStore>, Key), String> {
-    // Variables that are not text are none of its settings.
+    // Variables that are not UTF-8 are not settings of S3.
     let text = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let settings = text.filter(|(name, _)| name.starts_with("AWS_"));
@@ -263,14 +270,14 @@ fn bucket(url: &Url) -> Result<(Arc<dyn ObjectStore>, Key), String> {
 
 #[cfg(not(feature = "s3"))]
 fn bucket(_: &Url) -> Result<(Arc<dyn ObjectStore>, Key), String> {
-    Err("this build has no S3: build it with `--features s3`".to_owned())
+    Err("this build has no S3: build with `--features s3`".to_owned())
 }
 
 fn without_password(url: &str) -> String {
     Url::parse(url).map_or_else(
-        |_| "the address given".to_owned(),
+        |_| "the given address".to_owned(),
         |mut url| {
-            // Addresses without a host have no password.
+            // URLs without a host have no password.
             let _ = (url.set_password(None), url.set_username(""));
             url.to_string()
         },

@@ -1,4 +1,4 @@
-//! A directory of artifacts, alone and before a shared store.
+//! A folder of artifacts, alone and before a shared store.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn store() -> (ArtifactStore, tempfile::TempDir) {
 }
 
 #[test]
-fn what_is_put_comes_back_under_the_name_of_its_content() {
+fn stored_bytes_are_read_back_under_their_hash() {
     let (store, dir) = store();
     let bytes: Vec<u8> = (0..200_000_u32).map(|i| i.to_le_bytes()[1]).collect();
     let id = store.put_bytes(&bytes).unwrap();
@@ -23,7 +23,7 @@ fn what_is_put_comes_back_under_the_name_of_its_content() {
 }
 
 #[test]
-fn nothing_partial_is_left_behind() {
+fn no_partial_file_is_left_behind() {
     let (store, _dir) = store();
     let id = store.put_bytes(b"x").unwrap();
     store.put_bytes(b"x").unwrap();
@@ -33,7 +33,7 @@ fn nothing_partial_is_left_behind() {
 }
 
 #[test]
-fn what_was_half_written_a_day_ago_is_removed_and_what_is_being_written_is_not() {
+fn only_day_old_partial_files_are_removed() {
     let (store, _dir) = store();
     let (old, new) = (store.partial().unwrap(), store.partial().unwrap());
     let beside = store.root.join("notes");
@@ -47,7 +47,7 @@ fn what_was_half_written_a_day_ago_is_removed_and_what_is_being_written_is_not()
 }
 
 #[test]
-fn damage_is_found_and_healed_by_putting_again() {
+fn damage_is_found_and_repaired_by_storing_again() {
     let (store, _dir) = store();
     let id = store.put_bytes(b"weights").unwrap();
     std::fs::write(store.path(&id), b"weighty").unwrap();
@@ -58,7 +58,7 @@ fn damage_is_found_and_healed_by_putting_again() {
 }
 
 #[test]
-fn hostile_names_are_refused() {
+fn invalid_artifact_names_are_errors() {
     let upper = ArtifactId::of(b"x").to_string().to_uppercase();
     let long = "a".repeat(65);
     let dots = "../".repeat(21) + "a";
@@ -71,7 +71,7 @@ fn hostile_names_are_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_link_in_the_place_of_an_artifact_is_not_followed() {
+fn a_symbolic_link_at_an_artifact_path_is_not_followed() {
     let (store, dir) = store();
     let secret = dir.path().join("secret");
     std::fs::write(&secret, b"x").unwrap();
@@ -83,7 +83,7 @@ fn a_link_in_the_place_of_an_artifact_is_not_followed() {
 }
 
 #[test]
-fn a_missing_artifact_is_said_to_be_missing() {
+fn a_missing_artifact_is_reported_as_missing() {
     let (store, _dir) = store();
     let id = ArtifactId::of(b"never put");
     assert!(matches!(store.open_artifact(&id), Err(StorageError::ArtifactMissing(missing)) if missing == id));
@@ -109,9 +109,9 @@ fn in_shared(dir: &tempfile::TempDir, id: &ArtifactId) -> PathBuf {
 }
 
 #[test]
-fn what_one_host_puts_another_reads() {
+fn artifacts_of_one_host_are_read_by_another() {
     let ([one, two], _dir) = hosts(None);
-    // One small, one that goes up in parts.
+    // One small, one that is uploaded in parts.
     for bytes in [b"weights".to_vec(), vec![7; 20 << 20]] {
         let id = one.put_bytes(&bytes).unwrap();
         assert!(!two.contains(&id));
@@ -124,7 +124,7 @@ fn what_one_host_puts_another_reads() {
 }
 
 #[test]
-fn a_shared_store_that_lies_is_found_out_and_nothing_of_it_is_kept() {
+fn wrong_bytes_of_the_shared_store_are_discarded() {
     let ([one, two], dir) = hosts(None);
     let id = one.put_bytes(b"weights").unwrap();
     std::fs::write(in_shared(&dir, &id), b"weighty").unwrap();
@@ -138,7 +138,7 @@ fn a_shared_store_that_lies_is_found_out_and_nothing_of_it_is_kept() {
 }
 
 #[test]
-fn what_is_damaged_here_is_fetched_again() {
+fn a_damaged_local_artifact_is_fetched_again() {
     let ([one, two], _dir) = hosts(None);
     let id = one.put_bytes(b"weights").unwrap();
     two.verify(&id).unwrap();
@@ -151,7 +151,7 @@ fn what_is_damaged_here_is_fetched_again() {
 }
 
 #[test]
-fn what_was_not_used_for_longest_makes_room() {
+fn the_least_recently_used_artifact_is_evicted() {
     let ([one, two], dir) = hosts(Some(250));
     let [first, second, third] = [1, 2, 3].map(|byte| one.put_bytes(&[byte; 100]).unwrap());
     assert!(!one.contains(&first) && one.contains(&third), "the host that put them has a limit too");
@@ -180,7 +180,7 @@ fn what_was_not_used_for_longest_makes_room() {
 }
 
 #[test]
-fn a_file_that_is_used_does_not_look_changed() {
+fn using_a_file_keeps_its_modification_time() {
     let ([one, _], dir) = hosts(Some(250));
     let id = one.put_bytes(b"weights").unwrap();
     let changed = |path: &Path| path.metadata().unwrap().modified().unwrap();
@@ -195,7 +195,7 @@ fn a_file_that_is_used_does_not_look_changed() {
 }
 
 #[test]
-fn what_is_put_makes_room_though_the_store_has_it() {
+fn storing_evicts_even_if_the_shared_store_has_the_artifact() {
     let ([one, two], _dir) = hosts(Some(150));
     for byte in 1..=3 {
         one.put_bytes(&[byte; 100]).unwrap();
@@ -205,7 +205,7 @@ fn what_is_put_makes_room_though_the_store_has_it() {
 }
 
 #[test]
-fn an_artifact_larger_than_the_cache_is_refused() {
+fn an_artifact_larger_than_the_cache_is_an_error() {
     let ([one, _], dir) = hosts(None);
     let id = one.put_bytes(&[1; 300]).unwrap();
     let shared = SharedStore::open(&url(&dir)).unwrap();
@@ -216,7 +216,7 @@ fn an_artifact_larger_than_the_cache_is_refused() {
 }
 
 #[test]
-fn a_folder_that_stood_alone_is_shared_whole() {
+fn a_formerly_unshared_folder_is_uploaded_completely() {
     let (alone, dir) = store();
     let id = alone.put_bytes(b"weights").unwrap();
     let shared = SharedStore::open(&url(&dir)).unwrap();
@@ -227,7 +227,7 @@ fn a_folder_that_stood_alone_is_shared_whole() {
 }
 
 #[test]
-fn what_is_nowhere_else_is_not_taken_away_to_evict() {
+fn artifacts_missing_in_the_shared_store_are_not_evicted() {
     let (alone, dir) = store();
     let ids: Vec<ArtifactId> = (0..3_u8).map(|byte| alone.put_bytes(&[byte; 100]).unwrap()).collect();
     let store = alone.with_shared_store(SharedStore::open(&url(&dir)).unwrap(), Some(150));
@@ -242,7 +242,7 @@ fn what_is_nowhere_else_is_not_taken_away_to_evict() {
 }
 
 #[test]
-fn what_the_store_has_damaged_or_cannot_be_asked_about_is_not_taken_away() {
+fn artifacts_damaged_or_unknown_in_the_shared_store_are_not_evicted() {
     let ([one, _], dir) = hosts(Some(150));
     let first = one.put_bytes(&[1; 100]).unwrap();
     std::fs::write(in_shared(&dir, &first), [1; 99]).unwrap();
@@ -257,7 +257,7 @@ fn what_the_store_has_damaged_or_cannot_be_asked_about_is_not_taken_away() {
 }
 
 #[test]
-fn one_damaged_artifact_does_not_keep_the_others_from_being_shared() {
+fn one_damaged_artifact_does_not_stop_the_upload_of_others() {
     let (alone, dir) = store();
     let ids: Vec<ArtifactId> = (0..5_u8).map(|byte| alone.put_bytes(&[byte; 100]).unwrap()).collect();
     std::fs::write(alone.path(&ids[2]), "damaged").unwrap();
@@ -267,12 +267,12 @@ fn one_damaged_artifact_does_not_keep_the_others_from_being_shared() {
     assert_eq!(shared, [true, true, false, true, true]);
     assert!(
         matches!(store.read(&ids[2], 100), Err(StorageError::ArtifactMissing(_))),
-        "who needs it is told"
+        "its reader gets an error"
     );
 }
 
 #[test]
-fn a_shared_artifact_that_was_cut_short_is_put_again() {
+fn a_truncated_shared_artifact_is_uploaded_again() {
     let (alone, dir) = store();
     let store = alone.with_shared_store(SharedStore::open(&url(&dir)).unwrap(), None);
     let id = store.put_bytes(b"weights").unwrap();
@@ -300,7 +300,7 @@ fn two_processes_fetch_into_one_folder() {
 }
 
 #[test]
-fn what_another_process_takes_away_at_any_moment_is_put_and_linked_all_the_same() {
+fn storing_and_linking_survive_concurrent_eviction() {
     let ([one, _], dir) = hosts(None);
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -320,7 +320,7 @@ fn what_another_process_takes_away_at_any_moment_is_put_and_linked_all_the_same(
 }
 
 #[test]
-fn named_objects_are_put_in_each_others_place_and_limited() {
+fn named_objects_are_replaced_and_limited_in_size() {
     let dir = tempfile::tempdir().unwrap();
     let shared = SharedStore::open(&url(&dir)).unwrap();
     assert_eq!(shared.get("experiments/a.json", 10).unwrap(), None);
@@ -336,7 +336,7 @@ fn named_objects_are_put_in_each_others_place_and_limited() {
 }
 
 #[test]
-fn an_artifact_comes_in_pieces_each_asked_for_anew() {
+fn an_artifact_is_downloaded_in_pieces() {
     let dir = tempfile::tempdir().unwrap();
     let shared = SharedStore::open(&url(&dir)).unwrap();
     for bytes in [0, 1, 99, 100, 101, 300, 350_u64] {
@@ -360,7 +360,7 @@ fn an_artifact_comes_in_pieces_each_asked_for_anew() {
 }
 
 #[test]
-fn an_address_that_cannot_be_a_store_is_refused_in_words() {
+fn invalid_store_urls_are_errors_that_say_why() {
     for (url, reason) in [
         ("nonsense", "relative URL"),
         ("http://host/x", "use file:///folder or s3://bucket/prefix"),
@@ -373,14 +373,14 @@ fn an_address_that_cannot_be_a_store_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn a_store_can_be_asked_and_dropped_within_a_runtime() {
+async fn a_store_can_be_used_and_dropped_within_a_runtime() {
     let ([one, two], _dir) = hosts(None);
     let id = one.put_bytes(b"weights").unwrap();
     assert_eq!(two.read(&id, 100).unwrap(), b"weights");
     drop((one, two));
 }
 
-/// Against a real service, named by `DISSENT_TEST_S3` (`s3://bucket/prefix`, with AWS_* beside it).
+/// Against a real service, named by `DISSENT_TEST_S3` (`s3://bucket/prefix`, with the AWS_* variables).
 #[cfg(feature = "s3")]
 #[test]
 fn a_bucket_is_a_shared_store() {

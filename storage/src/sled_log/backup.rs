@@ -1,4 +1,4 @@
-//! A copy of a log that is in use.
+//! Backup of a log that is in use.
 
 use std::fs::File;
 use std::io;
@@ -13,38 +13,35 @@ use super::error::guarded;
 use super::options::SledOptions;
 use super::{SledLog, keys, open, record, streams};
 
-/// Events and bytes of one write to the copy.
+/// Most events and bytes of one write to the copy.
 const EVENTS_PER_WRITE: usize = 1024;
 const BYTES_PER_WRITE: usize = 4 << 20;
 
 impl SledLog {
-    /// Writes a copy of everything that is durable now to a new directory `to`, while the log goes on.
-    /// The copy is compact, checked as it is read, and opens like any log. Returns its last position.
+    /// Writes a copy of all durable events to a new directory `to`, while the log is in use. The copy is
+    /// compact, is checked while it is read, and opens like any log. Returns its last position.
     ///
     /// # Errors
-    /// If `to` exists, the log is damaged, or the disk refuses; `to` does not exist then.
+    /// If `to` exists, the log is damaged, or the copy cannot be written. Then `to` does not exist.
     pub fn backup(&self, to: &Path) -> Result<u64, LogError> {
         let failed =
             |error: io::Error| LogError::Io(format!("failed to back up to {}: {error}", to.display()));
         if to.try_exists().map_err(failed)? {
-            return Err(LogError::Invalid(format!(
-                "{} exists: a backup needs a new directory",
-                to.display()
-            )));
+            return Err(LogError::Invalid(format!("{} exists: back up to a new directory", to.display())));
         }
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(failed)?;
         let partial = tempfile::Builder::new().prefix(".backup-").tempdir_in(parent).map_err(failed)?;
         let head = self.copy_to(partial.path())?;
         std::fs::rename(partial.path(), to).map_err(failed)?;
-        // It is where it belongs: nothing is left to remove.
+        // The directory was renamed: nothing is left to remove.
         let _moved = partial.keep();
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
         Ok(head)
     }
 
     fn copy_to(&self, dir: &Path) -> Result<u64, LogError> {
-        // Cursors first: they may then lag behind the copied events, never run ahead of them.
+        // Cursors first: they may lag behind the copied events but must not be ahead of them.
         let cursors = self.shared.cursors().records.clone();
         let head = self.head();
         let opened = open::open(dir, &SledOptions::default())?;
@@ -88,7 +85,7 @@ impl Chunk {
         self.events.len() >= EVENTS_PER_WRITE || self.bytes >= BYTES_PER_WRITE
     }
 
-    /// What brings the events into a tree; none are left.
+    /// Takes the events as a batch of writes.
     fn take(&mut self, tree: &Tree) -> Result<Batch, LogError> {
         let events = std::mem::take(self).events;
         let mut batch = Batch::default();

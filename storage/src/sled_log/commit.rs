@@ -1,4 +1,4 @@
-//! Making a commit durable.
+//! Durable commits.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,7 @@ use super::tail::{Mark, Tail};
 /// Writes commits, one after another. See [`super::tail`] for the order of writes and why it is safe.
 pub(super) struct Committer {
     db: Db,
-    /// sled's file, opened once more: its own flush does not reach the device.
+    /// A second handle of sled's file: sled's own flush does not reach the device.
     db_file: File,
     tail: TailThread,
 }
@@ -41,12 +41,12 @@ impl Committer {
         };
         self.tail.begin(mark, redo)?;
         let database = self.write(batch);
-        // Wait for the tail in any case: its answer belongs to this commit.
+        // Wait for the tail in any case: its outcome belongs to this commit.
         let tail = self.tail.finish();
         database.and(tail)
     }
 
-    /// Writes what no mark counts: cursors.
+    /// Writes entries that no mark counts: cursors.
     pub(super) fn write_uncounted(&mut self, batch: Batch) -> Result<(), LogError> {
         self.write(batch).map_err(|error| final_error(&error))
     }
@@ -56,14 +56,14 @@ impl Committer {
             self.db.apply_batch(batch).map_err(read_error)?;
             self.db.flush().map_err(read_error)
         });
-        // It becomes a `LogError` again, with what follows from it.
+        // The caller converts it back into a `LogError`.
         flushed.map_err(|error| {
             if let LogError::Io(what) = error { io::Error::other(what) } else { io::Error::other(error) }
         })?;
         self.db_file.sync_data()
     }
 
-    /// Leaves the log at rest.
+    /// Closes the log with both marks at `position`.
     pub(super) fn close(self, position: u64) -> Result<(), LogError> {
         let settled = self.tail.stop().and_then(|mut tail| tail.settle(Mark { base: position, position }));
         settled.map_err(|error| LogError::Io(format!("failed to close the log: {error}")))
@@ -82,7 +82,7 @@ impl Committer {
     }
 }
 
-/// The tail file on a thread of its own, so that its sync runs beside the database's.
+/// The tail file, on a thread of its own, so that its sync runs beside the database's.
 struct TailThread {
     requests: SyncSender<(Mark, Vec<u8>)>,
     outcomes: Receiver<io::Result<()>>,
@@ -92,10 +92,10 @@ struct TailThread {
 impl TailThread {
     fn spawn(mut tail: Tail) -> io::Result<Self> {
         let (requests, queue) = sync_channel::<(Mark, Vec<u8>)>(1);
-        let (answers, outcomes) = sync_channel(1);
+        let (finished, outcomes) = sync_channel(1);
         let thread = std::thread::Builder::new().name("log-tail".to_owned()).spawn(move || {
             for (mark, redo) in queue {
-                if answers.send(tail.write(mark, &redo)).is_err() {
+                if finished.send(tail.write(mark, &redo)).is_err() {
                     break;
                 }
             }
@@ -118,7 +118,7 @@ impl TailThread {
     }
 }
 
-/// Makes durable what sled has flushed: its own flush does not reach the device.
+/// Syncs what sled has flushed to the device: sled's own flush does not reach it.
 pub(super) fn sync_database(dir: &Path) -> io::Result<()> {
     File::options().write(true).open(dir.join("db"))?.sync_all()
 }
@@ -128,5 +128,5 @@ fn stopped() -> io::Error {
 }
 
 fn final_error(error: &io::Error) -> LogError {
-    LogError::Io(format!("{error}; no more is written until the log is opened again"))
+    LogError::Io(format!("{error}; the log rejects writes until it is opened again"))
 }

@@ -1,4 +1,4 @@
-//! Errors of the log: their making from those of sled and of the system.
+//! Conversion of sled's and the system's errors into errors of the log.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,7 @@ pub(super) fn located(dir: &Path, error: LogError) -> LogError {
     let dir = dir.display();
     match error {
         LogError::Corrupt(what) => LogError::Corrupt(format!(
-            "{dir}: {what}; restore a backup, or save what is sound with log export --salvage and import it into a \
+            "{dir}: {what}; restore a backup, or export the intact events with log export --salvage and import them into a \
                  new log"
         )),
         LogError::Io(what) => LogError::Io(format!("{dir}: {what}")),
@@ -24,17 +24,17 @@ pub(super) fn io_error(error: io::Error) -> LogError {
     LogError::Io(error.to_string())
 }
 
-/// Damage at an event.
+/// The error for damage at an event.
 pub(super) fn damaged(position: u64, what: &str) -> LogError {
     LogError::Corrupt(format!("event {position}: {what}"))
 }
 
-/// What sled says while reading.
+/// Converts an error of sled.
 pub(super) fn read_error(error: sled::Error) -> LogError {
     match error {
-        sled::Error::Io(error) => LogError::Io(said_by(&error)),
+        sled::Error::Io(error) => LogError::Io(system_text(&error)),
         sled::Error::Corruption { .. } => {
-            LogError::Corrupt("the checksum of a part of its database does not fit".to_owned())
+            LogError::Corrupt("a checksum of its database does not match".to_owned())
         }
         sled::Error::CollectionNotFound(_) | sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) => {
             LogError::Corrupt(error.to_string())
@@ -42,19 +42,19 @@ pub(super) fn read_error(error: sled::Error) -> LogError {
     }
 }
 
-/// What the system said; sled may have wrapped it in the form that is meant for programmers.
-pub(super) fn said_by(error: &io::Error) -> String {
+/// The text of a system error. sled may have wrapped it in a debug format.
+pub(super) fn system_text(error: &io::Error) -> String {
     if error.raw_os_error().is_some() { error.to_string() } else { error.kind().to_string() }
 }
 
-/// Runs `work` on sled, which answers some damage with a panic, and makes that an error.
+/// Runs `work` on sled and converts a panic into an error: sled panics on some damage.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, LogError>) -> Result<T, LogError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let said = panic
+        let message = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("nothing");
-        Err(LogError::Corrupt(format!("the database gave up on it, saying {said:?}")))
+            .unwrap_or("no message");
+        Err(LogError::Corrupt(format!("the database panicked: {message:?}")))
     })
 }

@@ -1,4 +1,4 @@
-//! Appends gathered for one commit, and what each will be answered.
+//! The appends of one commit, and their replies.
 
 use std::collections::HashMap;
 
@@ -12,12 +12,12 @@ use super::shared::Shared;
 use super::{record, streams, tail};
 use crate::memory::check_version;
 
-/// Where an append's outcome goes.
+/// The channel for an append's outcome.
 pub(super) type Reply = oneshot::Sender<Result<Vec<Recorded>, LogError>>;
 
-/// One event of an answer.
+/// One event of a reply.
 enum CommitReply {
-    /// The event at this index of the commit.
+    /// The new event at this index of the commit.
     New(usize),
     /// An event that the log already has.
     Existing(Box<Recorded>),
@@ -34,18 +34,18 @@ pub(super) struct Group<'a> {
     base: u64,
     pub(super) records: Vec<Recorded>,
     by_id: HashMap<EventId, usize>,
-    /// Last versions of the streams that this commit adds to.
+    /// Last versions of the streams that this commit extends.
     pub(super) versions: HashMap<ExperimentId, u64>,
     pending: Vec<Pending>,
-    /// Bytes of bodies in `records`.
+    /// Total bytes of bodies in `records`.
     pub(super) body_bytes: usize,
 }
 
-/// A group as it will be written.
+/// The encoded writes of a group.
 pub(super) struct Encoded {
     pub(super) batch: sled::Batch,
     pub(super) mark: tail::Mark,
-    /// The blocks again, for the tail file, since the indices follow from them; none if they do not fit there.
+    /// A copy of the blocks for the tail file; the indices follow from them. `None` if it exceeds the slot.
     pub(super) redo: Option<Vec<u8>>,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Appends gathered, whatever became of them.
+    /// Number of appends, whatever their outcome.
     pub(super) fn appends(&self) -> usize {
         self.pending.len()
     }
@@ -144,7 +144,7 @@ impl<'a> Group<'a> {
         Ok(encoded)
     }
 
-    /// Tells every caller what became of its append.
+    /// Replies to every caller.
     pub(super) fn reply(self, outcome: &Result<(), LogError>) {
         for Pending { reply, replies } in self.pending {
             let recorded = outcome.clone().and(replies).map(|replies| {
@@ -154,7 +154,7 @@ impl<'a> Group<'a> {
                 });
                 recorded.collect()
             });
-            // A caller that no longer listens has the right not to.
+            // The caller may have stopped waiting.
             let _gone = reply.send(recorded);
         }
     }
@@ -171,8 +171,8 @@ impl Encoded {
     }
 }
 
-/// Ids are derived from causes, so the same id with another content is a bug of the caller. The log keeps
-/// what it has: history does not change.
+/// Ids are derived from causes, so different content under the same id is a bug of the caller. The log keeps
+/// the first event: history does not change.
 fn warn_if_different(known: &Recorded, experiment: &ExperimentId, event: &NewEvent) {
     let same = known.experiment == *experiment
         && known.event.event_type == event.event_type
@@ -183,7 +183,7 @@ fn warn_if_different(known: &Recorded, experiment: &ExperimentId, event: &NewEve
             event_seq = known.position,
             experiment_id = %experiment,
             event_type = event.event_type,
-            "an event was appended again with another content; the log keeps the first"
+            "ignoring an appended event whose id exists with different content"
         );
     }
 }

@@ -1,17 +1,18 @@
-//! The index of event ids: at which position an event lies.
+//! The index of event ids: the position of each event.
 //!
-//! Ids are spread evenly, so wherever they are kept in order, each event touches a page of its own; sled then fills its file with
-//! what it replaced, and its memory with the account of that. So here nothing is written twice. The ids of the newest events are
-//! in memory; once there are enough of them ([`super::SledOptions::run_events`]) they are written as a run, in order, which is
-//! never changed. Runs follow from the events, so they are no part of a commit: what a crash keeps from the tree is read from the
-//! events again. (Log-structured merge trees keep an index so: P. O'Neil et al. 1996. Runs are not merged here.)
+//! Ids are distributed evenly. In any ordered index each new event would touch a page of its own. sled's file
+//! would grow with the replaced pages, and its memory with their bookkeeping. So this index writes nothing
+//! twice. The newest ids are in memory. Once there are enough of them ([`super::SledOptions::run_events`]),
+//! they are written in order as a run, which never changes. Runs follow from the events, so they are not part
+//! of a commit: after a crash, missing runs are rebuilt from the events. (Log-structured merge trees keep an
+//! index in this way: P. O'Neil et al. 1996. Runs are not merged here.)
 //!
-//! Whether a run may have an id, a filter in memory tells: a binary fuse filter of 9 bits an event, which errs for one id in 256
-//! (T. M. Graf and D. Lemire 2022, *Binary fuse filters: fast and smaller than xor filters*).
+//! A filter in memory tells whether a run may hold an id: a binary fuse filter of 9 bits an event, wrong for
+//! one id in 256 (T. M. Graf and D. Lemire 2022, *Binary fuse filters: fast and smaller than xor filters*).
 //!
-//! An entry is a u64: a hash of the id, 32 bits, and how far the event lies behind the beginning of its run. The hash says no more
-//! than that the event is worth looking at. A run lies in chunks: frames of [`ENTRIES_PER_CHUNK`] entries in ascending order,
-//! little-endian, under keys that say where the run ends.
+//! An entry is a u64: a 32-bit hash of the id, and the event's offset from the beginning of its run. The hash
+//! only says that the event is a candidate. A run is stored in chunks: frames of [`ENTRIES_PER_CHUNK`]
+//! entries in ascending order, little-endian. The keys of the chunks name the end of the run.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -30,7 +31,7 @@ use super::{keys, record};
 const ENTRIES_PER_CHUNK: usize = 512;
 const ENTRY_BYTES: usize = size_of::<u64>();
 
-/// 32 bits of BLAKE3: nobody can make many ids of one hash, as they could of a checksum.
+/// 32 bits of BLAKE3. With a checksum, an attacker could make many ids of one hash.
 fn hash(id: EventId) -> u32 {
     let [first, second, third, fourth, ..] = *blake3::hash(id.0.as_bytes()).as_bytes();
     u32::from_le_bytes([first, second, third, fourth])
@@ -48,7 +49,7 @@ fn offset_of(entry: u64) -> u64 {
     entry & u64::from(u32::MAX)
 }
 
-/// The index.
+/// The index of event ids.
 pub(super) struct Ids {
     run_events: u64,
     state: RwLock<State>,
@@ -57,7 +58,7 @@ pub(super) struct Ids {
 #[derive(Default)]
 struct State {
     runs: Vec<Run>,
-    /// Entries of the events behind the last run.
+    /// Entries of the events after the last run.
     recent: BTreeSet<u64>,
 }
 
@@ -68,7 +69,7 @@ impl State {
     }
 }
 
-/// What is known of a run without reading it.
+/// The part of a run that is in memory.
 struct Run {
     /// Position before its first event.
     before: u64,
@@ -76,7 +77,7 @@ struct Run {
     end: u64,
     /// The first hash of each chunk.
     firsts: Vec<u32>,
-    /// None if it could not be made: then the run is read.
+    /// `None` if it could not be built: then the run is read.
     filter: Option<BinaryFuse8>,
 }
 
@@ -100,13 +101,13 @@ impl Run {
         }
         let end = self.firsts.partition_point(|first| *first <= hash);
         let begin = self.firsts.partition_point(|first| *first < hash);
-        // Entries of the hash may begin before the first chunk that begins with it.
+        // The entries of the hash may begin in the chunk before.
         begin.saturating_sub(1)..end
     }
 }
 
 impl Ids {
-    /// The index of a log with events up to `head`: its runs as they lie in the tree, the rest from the events.
+    /// Loads the index of a log with events up to `head`: the runs from the tree, the rest from the events.
     ///
     /// # Errors
     /// If a run or an event is damaged or cannot be read.
@@ -114,9 +115,7 @@ impl Ids {
         let state = State { runs: runs(&reader.tree)?, recent: BTreeSet::new() };
         let end = state.end();
         if end > head {
-            return Err(LogError::Corrupt(format!(
-                "the id index reaches to position {end}, the log to {head}"
-            )));
+            return Err(LogError::Corrupt(format!("the id index ends at position {end}, the log at {head}")));
         }
         let ids = Self { run_events: run_events.max(1), state: RwLock::new(state) };
         let mut found = Vec::new();
@@ -131,13 +130,13 @@ impl Ids {
         Ok(ids)
     }
 
-    /// Adds the newest events, which are in the tree; writes a run if they complete it.
+    /// Adds the newest events, which are in the tree. Writes a run if it is complete.
     pub(super) fn add(&self, tree: &Tree, new: impl Iterator<Item = (EventId, u64)>) -> Result<(), LogError> {
         let mut state = self.write();
         let before = state.end();
         for (id, position) in new {
             let offset = u32::try_from(position - before).map_err(|_| {
-                LogError::Invalid("more events are appended at once than the id index holds".to_owned())
+                LogError::Invalid("an append has more events than the id index holds".to_owned())
             })?;
             state.recent.insert(entry(hash(id), offset));
         }
@@ -146,7 +145,7 @@ impl Ids {
             return Ok(());
         }
         drop(state);
-        // Readers go on meanwhile; nobody else writes.
+        // Readers continue meanwhile; there is no other writer.
         let entries: Vec<u64> = self.read().recent.iter().copied().collect();
         let end = before + count;
         write_run(tree, end, &entries)?;
@@ -155,12 +154,12 @@ impl Ids {
         state.runs.push(run);
         let written = std::mem::take(&mut state.recent);
         drop(state);
-        // It takes a while, and readers need not wait for it.
+        // Dropping takes a while; readers need not wait for it.
         drop(written);
         Ok(())
     }
 
-    /// The positions at which an event with this id may lie.
+    /// The positions of candidates for this id.
     pub(super) fn positions(&self, tree: &Tree, id: EventId) -> Result<Vec<u64>, LogError> {
         let hash = hash(id);
         let state = self.read();
@@ -195,7 +194,7 @@ impl Ids {
         Ok(None)
     }
 
-    /// How many events up to `head` the index holds, reading all of it.
+    /// The number of entries up to `head`, reading the whole index.
     pub(super) fn count(&self, tree: &Tree, head: u64) -> Result<u64, LogError> {
         let state = self.read();
         let recent = state.recent.iter().filter(|entry| state.end() + offset_of(**entry) <= head).count();
@@ -226,9 +225,8 @@ fn runs(tree: &Tree) -> Result<Vec<Run>, LogError> {
         let next = tree.range(keys::id_chunk(before + 1, 0)..=keys::id_chunk(u64::MAX, u16::MAX)).next();
         let Some(entry) = next else { return Ok(runs) };
         let (key, _) = entry.map_err(read_error)?;
-        let (end, _) = keys::parse_id_chunk(&key).ok_or_else(|| {
-            LogError::Corrupt(format!("the key of a chunk of ids cannot be read: {key:02x?}"))
-        })?;
+        let (end, _) = keys::parse_id_chunk(&key)
+            .ok_or_else(|| LogError::Corrupt(format!("invalid key of an id chunk: {key:02x?}")))?;
         let entries = read_run(tree, end)?;
         if entries.len() as u64 != end - before {
             let (count, first) = (entries.len(), before + 1);
@@ -314,7 +312,7 @@ mod tests {
         Recorded { position, experiment: ExperimentId::new("a").unwrap(), version: position, event }
     }
 
-    /// A commit: its events, then their ids.
+    /// Commits events, then adds their ids.
     fn add(ids: &Ids, reader: &Reader, positions: std::ops::RangeInclusive<u64>) {
         let events: Vec<_> = positions.map(recorded).collect();
         for (key, value) in record::encode(&events).unwrap() {
@@ -345,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_kept_from_the_tree_is_read_from_the_events() {
+    fn runs_lost_in_a_crash_are_rebuilt_from_the_events() {
         let (reader, ids) = filled(2000);
         assert_eq!(ends(&ids), [700, 1400]);
         for chunk in 0..2 {
@@ -363,18 +361,18 @@ mod tests {
     }
 
     #[test]
-    fn a_count_stops_where_it_is_told_to() {
+    fn a_count_stops_at_the_given_head() {
         let (reader, ids) = filled(2000);
         for head in [0, 1, 700, 701, 1999] {
             assert_eq!(ids.count(&reader.tree, head).unwrap(), head);
         }
     }
 
-    /// What is said of a tree that was tampered with, and how it was.
+    /// A part of the expected error, and the tampering that causes it.
     type Tampering<'a> = (&'a str, &'a dyn Fn(&Tree));
 
     #[test]
-    fn damage_to_a_run_is_named() {
+    fn damaged_runs_are_errors_that_name_the_damage() {
         let cut = |payload: &mut Vec<u8>| payload.truncate(payload.len() - 8);
         let swap = |payload: &mut Vec<u8>| payload.rotate_left(8);
         let tampering: [Tampering<'_>; 5] = [
@@ -393,12 +391,12 @@ mod tests {
         for (expected, tamper) in tampering {
             let (reader, _) = filled(2000);
             tamper(&reader.tree);
-            let said = Ids::load(&reader, 2000, PER_RUN).err().unwrap().to_string();
-            assert!(said.contains("ends at position 1400") && said.contains(expected), "{said}");
+            let message = Ids::load(&reader, 2000, PER_RUN).err().unwrap().to_string();
+            assert!(message.contains("ends at position 1400") && message.contains(expected), "{message}");
         }
         let (reader, _) = filled(2000);
-        let said = Ids::load(&reader, 1000, PER_RUN).err().unwrap().to_string();
-        assert!(said.contains("reaches to position 1400, the log to 1000"), "{said}");
+        let message = Ids::load(&reader, 1000, PER_RUN).err().unwrap().to_string();
+        assert!(message.contains("ends at position 1400, the log at 1000"), "{message}");
     }
 
     fn rewrite(tree: &Tree, key: [u8; keys::NUMBERED_BYTES], change: impl Fn(&mut Vec<u8>)) {
@@ -409,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_one_hash_are_all_found() {
+    fn all_ids_with_equal_hashes_are_found() {
         let entries: Vec<u64> = [(3, 400), (5, 2000), (6, 1), (9, 700)]
             .into_iter()
             .flat_map(|(hash, count)| (0..count).map(move |offset| entry(hash, offset)))
@@ -427,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_spares_most_looks() {
+    fn the_filter_avoids_most_reads() {
         let (_, ids) = filled(1400);
         let looks = |numbers: std::ops::Range<u64>| {
             let state = ids.read();
@@ -435,7 +433,7 @@ mod tests {
             let asked = |run: &Run| hashes.iter().filter(|hash| !run.chunks_of(**hash).is_empty()).count();
             state.runs.iter().map(asked).sum::<usize>()
         };
-        assert!(looks(701..1401) >= 700, "what is there is looked for");
+        assert!(looks(701..1401) >= 700, "existing ids are read");
         assert!(looks(100_000..110_000) < 200, "of 20 000");
     }
 
@@ -443,7 +441,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(16))]
 
         #[test]
-        fn every_id_is_found_however_they_came(commits in prop::collection::vec(1..400_u64, 1..12)) {
+        fn every_id_is_found_after_any_sequence_of_commits(commits in prop::collection::vec(1..400_u64, 1..12)) {
             let reader = reader();
             let ids = Ids::load(&reader, 0, PER_RUN).unwrap();
             let mut events = 0;
@@ -456,7 +454,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused_without_a_panic(bytes: Vec<u8>) {
+        fn parsing_any_bytes_is_an_error(bytes: Vec<u8>) {
             prop_assert!(parse(&keys::id_chunk(1, 0), &bytes).is_err());
         }
     }

@@ -1,4 +1,4 @@
-//! Both indices of the log, checked from an event.
+//! A check of an event against both indices.
 
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
@@ -8,7 +8,7 @@ use super::reader::Reader;
 use super::record::EventView;
 use super::streams;
 
-/// Where the two indices lead from an event: back to it, if all is well.
+/// The positions that the two indices give for an event; both are the event's own if the indices are intact.
 pub(super) fn index_entries(
     reader: &Reader,
     ids: &Ids,

@@ -1,22 +1,22 @@
-//! The key space of the one tree. Everything an append touches lies in it, because sled is atomic within
-//! one tree only.
+//! The keys of the one tree. An append touches keys of this tree only, because sled is atomic within one tree
+//! only.
 //!
 //! | key | value |
 //! |---|---|
 //! | `m` | meta record: format version, identity of the log |
-//! | `e` position:u64 part:u16 | one part of a block: the records of consecutive events, the first at this position |
+//! | `e` position:u64 part:u16 | one part of a block: records of events from this position on |
 //! | `x` last:u64 chunk:u16 | ids of the events of a run, which ends at this position ([`super::ids`]) |
 //! | `t` experiment `\0` chunk:u64 | positions of consecutive events of a stream ([`super::streams`]) |
 //! | `g` subscription | its cursor |
 //!
-//! Numbers in keys are big-endian, so that keys sort as numbers do. `\0` ends an experiment's name: no name
-//! contains it, and it sorts before every character that does occur, so streams sort by name. Every value is a frame
+//! Numbers in keys are big-endian, so that keys sort as numbers do. `\0` ends an experiment's name. No name
+//! contains it, and it sorts before every other character, so streams sort by name. Every value is a frame
 //! ([`super::record`]).
 //!
-//! Keys are few, and most are written once, on purpose: sled puts at most 16 of them into a page, keeps a table of all pages in
-//! memory, and an account of what was replaced in its file. In the first format each event had three keys of its own (`e`, `i` and
-//! its id, `s` and its version): 74 bytes of memory. In the second, ids shared the buckets of a hash table, which are written again
-//! and again: 17 to 23 bytes.
+//! There are few keys, and most are written once. sled puts at most 16 keys into a page, keeps a table of all
+//! pages in memory, and records replaced pages in its file. In the first format each event had three keys of
+//! its own (`e`, `i` and its id, `s` and its version): 74 bytes of memory. In the second format, ids shared
+//! the buckets of a hash table, which were rewritten often: 17 to 23 bytes.
 
 use dissent_domain::id::ExperimentId;
 
@@ -25,10 +25,10 @@ pub(super) const EVENTS: &[u8] = b"e";
 pub(super) const IDS: &[u8] = b"x";
 pub(super) const STREAMS: &[u8] = b"t";
 pub(super) const CURSORS: &[u8] = b"g";
-/// The indices of the first format. Those of the second have the letters of the present ones.
+/// The indices of the first format. Those of the second format use the present letters.
 pub(super) const FIRST_FORMAT_INDICES: [&[u8]; 2] = [b"i", b"s"];
 
-/// What is inserted into the tree.
+/// A key and a value to insert into the tree.
 pub(super) type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// Bytes of a key of one letter and two numbers.
@@ -47,7 +47,7 @@ fn parse_numbered(prefix: &[u8], key: &[u8]) -> Option<(u64, u16)> {
     Some((u64::from_be_bytes(*position), u16::from_be_bytes(part.try_into().ok()?)))
 }
 
-/// Where a part of a block lies.
+/// The key of a part of a block.
 pub(super) fn event(position: u64, part: u16) -> [u8; NUMBERED_BYTES] {
     numbered(EVENTS, position, part)
 }
@@ -57,24 +57,24 @@ pub(super) fn parse_event(key: &[u8]) -> Option<(u64, u16)> {
     parse_numbered(EVENTS, key)
 }
 
-/// Where a chunk lies of the ids of the events up to `last`.
+/// The key of a chunk of the run that ends at `last`.
 pub(super) fn id_chunk(last: u64, chunk: u16) -> [u8; NUMBERED_BYTES] {
     numbered(IDS, last, chunk)
 }
 
-/// The last position and chunk that a key names.
+/// The end of the run and the chunk that a key names.
 pub(super) fn parse_id_chunk(key: &[u8]) -> Option<(u64, u16)> {
     parse_numbered(IDS, key)
 }
 
-/// Where a chunk of a stream lies.
+/// The key of a chunk of a stream.
 pub(super) fn stream(experiment: &ExperimentId, chunk: u64) -> Vec<u8> {
     let mut key = stream_prefix(experiment);
     key.extend_from_slice(&chunk.to_be_bytes());
     key
 }
 
-/// What all keys of one stream begin with.
+/// The prefix of all keys of a stream.
 pub(super) fn stream_prefix(experiment: &ExperimentId) -> Vec<u8> {
     let name = experiment.as_str().as_bytes();
     let mut key = Vec::with_capacity(name.len() + 10);
@@ -96,7 +96,7 @@ pub(super) fn parse_stream(key: &[u8]) -> Option<(ExperimentId, u64)> {
     Some((ExperimentId::new(name).ok()?, u64::from_be_bytes(*chunk)))
 }
 
-/// Where a subscription's cursor lies.
+/// The key of a subscription's cursor.
 pub(super) fn cursor(group: &str) -> Vec<u8> {
     [CURSORS, group.as_bytes()].concat()
 }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_keys_are_refused() {
+    fn invalid_keys_are_not_parsed() {
         for key in [&b""[..], b"e", b"e123", b"x1", b"t", b"t\0", b"t.\0\0\0\0\0\0\0\0\0", b"y12345678"] {
             assert_eq!(parse_event(key), None);
             assert_eq!(parse_stream(key), None);

@@ -6,10 +6,10 @@ use sled::Db;
 use super::error::read_error;
 use super::{keys, record};
 
-/// Version of everything that lies in the directory.
+/// Version of the format of the whole directory.
 pub(super) const FORMAT: u16 = 3;
 
-/// A log's first record.
+/// The first record of a log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Meta {
     pub(super) format: u16,
@@ -24,8 +24,8 @@ pub(super) fn read_meta(db: &Db) -> Result<Option<Meta>, LogError> {
     let format = u16::from_le_bytes(*format);
     if format > FORMAT {
         return Err(LogError::Invalid(format!(
-            "the event log has format {format} and this program knows formats up to {FORMAT}: it was \
-             written by a newer version of dissent"
+            "the event log has format {format} and this program knows formats up to {FORMAT}: a newer \
+             version of dissent wrote it"
         )));
     }
     let log_id = rest.first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;

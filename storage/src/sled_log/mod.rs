@@ -1,10 +1,14 @@
 //! The durable log.
 //!
-//! One thread writes. It gathers what is waiting into a commit: one sled batch in one tree, which sled
-//! applies whole or not at all. A commit is durable when three things are: the batch, by sled's flush and
-//! then — because that flush does not reach the device — our own sync of the database file; and the
-//! high-water mark with a copy of the commit ([`tail`]). Only then are appends acknowledged, listeners
-//! called, and events readable. See [`keys`] and [`record`] for what lies where.
+//! One thread writes. It gathers the waiting appends into a commit: one sled batch in one tree, which sled
+//! applies as a whole or not at all. A commit is durable when three things are durable:
+//!
+//! - the batch, by sled's flush;
+//! - the database file, by a sync of its own, because sled's flush does not reach the device;
+//! - the high-water mark with a copy of the commit ([`tail`]).
+//!
+//! Only then are appends acknowledged, listeners called, and events readable. See [`keys`] and [`record`] for
+//! the layout.
 
 mod backup;
 mod commit;
@@ -49,28 +53,27 @@ use self::shared::Shared;
 use self::writer::Command;
 use crate::limits::{check_append, check_cursor};
 
-/// The durable [`EventLog`]. Dropping it writes what was handed over, then closes it.
+/// The durable [`EventLog`]. Dropping it writes pending appends, then closes it.
 pub struct SledLog {
     dir: PathBuf,
     shared: Arc<Shared>,
     commands: RwLock<Option<SyncSender<Command>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    /// Held as long as the log is open: one process at a time.
+    /// Held while the log is open: one process at a time.
     _lock: File,
 }
 
 impl SledLog {
-    /// Opens the log in `dir`, or makes one there.
+    /// Opens the log in `dir`; creates it if it does not exist.
     ///
     /// # Errors
-    /// If another process has it open (`InUse`) or the disk refuses (`Io`), if it was written by a newer program
-    /// (`Invalid`), or if it is damaged: acknowledged events are missing or its files cannot be read
-    /// (`Corrupt`).
+    /// `InUse` if another process has it open, `Io` if a file operation fails, `Invalid` if a newer program
+    /// wrote it. `Corrupt` if it is damaged: acknowledged events are missing, or its files cannot be read.
     pub fn open(dir: impl AsRef<Path>, options: &SledOptions) -> Result<Self, LogError> {
         Self::open_with(dir.as_ref(), options, |_| ())
     }
 
-    /// Opens a log; `prepare` may make its disk fail, for tests.
+    /// Opens a log. In tests, `prepare` makes its disk fail.
     fn open_with(
         dir: &Path,
         options: &SledOptions,
@@ -91,7 +94,7 @@ impl SledLog {
         })
     }
 
-    /// The directory it lies in.
+    /// The directory of the log.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -103,7 +106,8 @@ impl SledLog {
         matches!(open::lock(dir), Err(LogError::InUse(_)))
     }
 
-    /// Hands every durable event after `after` to `visit`, in order and without copying, until it breaks.
+    /// Passes every durable event after `after` to `visit`, in order and without copying, until `visit`
+    /// breaks.
     ///
     /// # Errors
     /// If the log is damaged or unreadable.
@@ -115,7 +119,7 @@ impl SledLog {
         self.scan_fallible(after, &mut |view| Ok(visit(view)))
     }
 
-    /// As [`Self::scan_views`], with owned events.
+    /// Passes owned events, otherwise as [`Self::scan_views`].
     ///
     /// # Errors
     /// If the log is damaged or unreadable.
@@ -132,7 +136,7 @@ impl SledLog {
         after: u64,
         visit: &mut dyn FnMut(EventView<'_>) -> Result<ControlFlow<()>, LogError>,
     ) -> Result<(), LogError> {
-        // A panic of the visitor is not damage of the log: it goes on behind the guard.
+        // A panic of the visitor is not damage of the log: it is resumed outside the guard.
         let mut panicked = None;
         let outcome = guarded(|| {
             self.shared.reader.scan(after, self.head(), &mut |view| {
@@ -148,7 +152,7 @@ impl SledLog {
         }
     }
 
-    /// Writes what was handed over, then refuses appends. Reads go on.
+    /// Writes pending appends, then rejects new ones. Reads still work.
     ///
     /// # Errors
     /// The error that stopped the writer, if one did.
@@ -159,12 +163,12 @@ impl SledLog {
         if let Some(writer) = writer
             && writer.join().is_err()
         {
-            self.shared.fail(&LogError::Io("the writer stopped unexpectedly".to_owned()));
+            self.shared.fail(&LogError::Io("the writer thread panicked".to_owned()));
         }
         self.shared.failure().map_or(Ok(()), Err)
     }
 
-    /// Gives the writer a command; waits while its queue is full.
+    /// Sends the writer a command; waits while its queue is full.
     fn send(&self, command: Command) -> Result<(), LogError> {
         let commands = self.commands.read().unwrap_or_else(PoisonError::into_inner).clone();
         commands.and_then(|commands| commands.send(command).ok()).ok_or(LogError::Closed)
@@ -174,18 +178,18 @@ impl SledLog {
 impl Drop for SledLog {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::error!(%error, dir = %self.dir.display(), "the event log was not closed cleanly");
+            tracing::error!(%error, dir = %self.dir.display(), "failed to close the event log");
         }
     }
 }
 
 impl EventLog for SledLog {
     fn append(&self, append: Append) -> AppendFuture {
-        let (reply, answer) = oneshot::channel();
+        let (reply, recorded) = oneshot::channel();
         let sent = check_append(&append).and_then(|()| self.send(Command::Append { append, reply }));
         Box::pin(async move {
             sent?;
-            answer.await.unwrap_or(Err(LogError::Closed))
+            recorded.await.unwrap_or(Err(LogError::Closed))
         })
     }
 
@@ -239,8 +243,8 @@ impl EventLog for SledLog {
         let first = cursors.dirty.is_empty();
         cursors.dirty.insert(group.to_owned());
         drop(cursors);
-        // Only the first needs to wake the writer: it takes all that have come by the time it writes. With
-        // a full queue the writer is awake, and takes them with its next commit.
+        // Only the first dirty cursor needs to wake the writer, which writes all of them. If the queue is
+        // full, the writer is awake and writes them with its next commit.
         if first && let Err(TrySendError::Disconnected(_)) = commands.try_send(Command::CursorStored) {
             return Err(LogError::Closed);
         }
@@ -252,9 +256,9 @@ impl EventLog for SledLog {
     }
 
     fn flush(&self) -> Result<(), LogError> {
-        let (reply, answer) = sync_channel(1);
+        let (reply, flushed) = sync_channel(1);
         self.send(Command::Flush(reply))?;
-        answer.recv().unwrap_or(Err(LogError::Closed))
+        flushed.recv().unwrap_or(Err(LogError::Closed))
     }
 }
 

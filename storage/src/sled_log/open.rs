@@ -1,4 +1,4 @@
-//! Opening a log: one process at a time, no version unknown, nothing acknowledged missing.
+//! Opening a log: by one process at a time, only in known formats, only if no acknowledged event is missing.
 
 use std::collections::hash_map::RandomState;
 use std::fs::{File, TryLockError};
@@ -26,9 +26,9 @@ use super::tail::{Found, Mark, Tail};
 use super::upgrade::{rebuild_indices, upgrade};
 use super::{keys, record, streams, tail};
 
-/// Events checked at every open. Damage by a crash is at the end; the rest is for a full check.
+/// Events checked at every open. A crash damages the end; a full check covers the rest.
 const CHECKED_AT_OPEN: u64 = 4096;
-/// How long sled may take to let go of a log that this process has just closed.
+/// Longest wait for sled to release a log that this process has just closed.
 const TEARDOWN_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Opened {
@@ -37,7 +37,7 @@ pub(super) struct Opened {
     pub(super) lock: File,
 }
 
-/// Opens or makes the log in `dir`.
+/// Opens the log in `dir`; creates it if it does not exist.
 pub(super) fn open(dir: &Path, options: &SledOptions) -> Result<Opened, LogError> {
     open_checked(dir, options).map_err(|error| located(dir, error))
 }
@@ -78,7 +78,7 @@ pub(super) fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogErro
     let began = Instant::now();
     loop {
         match guarded(|| Ok(config.open()))? {
-            // Our own lock is held, so this is the last owner in this process, still letting go.
+            // The program holds its own lock, so the last owner is in this process and is closing.
             Err(error) if is_locked(&error) && began.elapsed() < TEARDOWN_MAX => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -87,30 +87,30 @@ pub(super) fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogErro
     }
 }
 
-/// Whether sled's own lock is held. It tells by its words only.
+/// Whether sled's own lock is held. Only the text of the error tells.
 fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
 }
 
-/// Brings database and tail file together; returns the last position.
+/// Reconciles the database and the tail file; returns the last position.
 fn recover(dir: &Path, db: &Db, reader: &Reader, options: &SledOptions) -> Result<(Tail, u64), LogError> {
     let log_id = read_meta(db)?.map(|meta| meta.log_id);
     let last = reader.last_position()?;
-    // First: a commit that is restored adds to the indices.
+    // Upgrade first: a restored commit is added to the indices.
     upgrade(dir, db, reader, last)?;
-    match consult(dir, db, log_id, last) {
+    match reconcile(dir, db, log_id, last) {
         Err(LogError::Corrupt(what)) if options.accept_loss => {
-            tracing::warn!(loss = what, head = last, "the event log is opened in spite of its loss");
-            // The indices may know of events that are gone.
+            tracing::warn!(loss = what, head = last, "opening an event log that lost acknowledged events");
+            // The indices may refer to missing events.
             rebuild_indices(db, reader, last)?;
             Ok((create(dir, db, log_id, last)?, last))
         }
-        consulted => consulted,
+        reconciled => reconciled,
     }
 }
 
-/// Compares what sled holds with what the tail file says it must hold.
-fn consult(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tail, u64), LogError> {
+/// Compares the database with the tail file.
+fn reconcile(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tail, u64), LogError> {
     let tail = Tail::open(&dir.join(tail::FILE_NAME)).map_err(|error| {
         if error.kind() == io::ErrorKind::InvalidData {
             LogError::Corrupt(format!("its tail file cannot be read: {error}"))
@@ -120,12 +120,12 @@ fn consult(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tail,
     })?;
     let found = tail.as_ref().map(|(_, found)| found.mark.position);
     match (log_id, tail) {
-        // Nothing was ever acknowledged here: the tail file is made before the first append.
+        // Nothing was ever acknowledged here: the tail file is created before the first append.
         (_, None) if last == 0 => Ok((create(dir, db, log_id, 0)?, 0)),
         (None, _) if last == 0 && found == Some(0) => Ok((create(dir, db, None, 0)?, 0)),
         (_, None) => Err(LogError::Corrupt("its tail file is missing".to_owned())),
         (None, Some(_)) => Err(LogError::Corrupt(format!(
-            "the database has lost its first record; {} acknowledged events were in it",
+            "the database lost its first record and {} acknowledged events",
             found.unwrap_or(0)
         ))),
         (Some(log_id), Some((_, found))) if found.log_id != log_id => {
@@ -139,7 +139,7 @@ fn consult(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tail,
     }
 }
 
-/// Writes the newest commit again if a crash kept it from the database; returns the last position.
+/// Writes the newest commit again if a crash kept it from the database. Returns the last position.
 fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
     let Mark { base, position } = found.mark;
     if last >= position {
@@ -161,18 +161,19 @@ fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
         batch.insert(key, value);
     }
     db.apply_batch(batch).map_err(read_error)?;
-    tracing::info!(from = last + 1, to = position, "the newest commit was restored from the tail file");
+    tracing::info!(from = last + 1, to = position, "restoring the newest commit from the tail file");
     let reached = Reader { tree: (**db).clone() }.last_position()?;
     if reached == position {
         return Ok(position);
     }
-    Err(LogError::Corrupt(format!("its tail file promises position {position} and holds {reached}")))
+    Err(LogError::Corrupt(format!("its tail file promises position {position} but holds {reached}")))
 }
 
-/// The events of a commit's blocks, as the tail file keeps them: in order, the parts of a block together.
+/// The events in a commit's blocks, as the tail file keeps them: in order, with the parts of a block
+/// together.
 fn events_of(redo: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Recorded>, LogError> {
     let damaged = |what: &str| LogError::Corrupt(format!("the commit in its tail file: {what}"));
-    // The first format kept index entries beside the parts.
+    // The first format had index entries beside the parts.
     let mut parts = redo
         .iter()
         .filter_map(|(key, value)| Some((keys::parse_event(key)?, key.as_slice(), value.as_slice())));
@@ -193,8 +194,8 @@ fn events_of(redo: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Recorded>, LogError> {
     Ok(events)
 }
 
-/// Makes what was found durable, and marks it: a process that was killed may have left events that the
-/// database holds and the device does not, and readers act on what they see.
+/// Makes the recovered events durable and marks them. A killed process may have left events that the database
+/// has and the device has not, and readers act on events.
 fn settle(dir: &Path, db: &Db, tail: &mut Tail, found: &Found, head: u64) -> io::Result<()> {
     if (found.mark == Mark { base: head, position: head }) {
         return Ok(());
@@ -204,7 +205,7 @@ fn settle(dir: &Path, db: &Db, tail: &mut Tail, found: &Found, head: u64) -> io:
     tail.settle(Mark { base: head, position: head })
 }
 
-/// Makes what a log has besides its events, and makes it durable.
+/// Creates the files of a log besides its events, and makes them durable.
 fn create(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<Tail, LogError> {
     let log_id = log_id.unwrap_or_else(new_log_id);
     write_meta(db, Meta { format: FORMAT, log_id })?;
@@ -217,7 +218,7 @@ fn create(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<Tail, L
     durable().map_err(io_error)
 }
 
-/// A number that tells logs apart. It decides nothing else.
+/// A random number that distinguishes logs. It has no other use.
 fn new_log_id() -> u64 {
     RandomState::new().hash_one("log")
 }

@@ -7,21 +7,21 @@ use std::time::Duration;
 pub struct SledOptions {
     /// Memory that sled may use for its pages, in bytes.
     pub cache_bytes: u64,
-    /// Appends that may wait for the writer before `append` blocks.
+    /// Most appends that wait for the writer; further calls of `append` block.
     pub queue_length: usize,
-    /// Most events in one commit; an append of more is a commit of its own.
+    /// Most events in one commit. A larger append is a commit of its own.
     pub commit_events_max: usize,
-    /// Longest time a commit waits for the appends that the last one had beside it. A lone append never
-    /// waits.
+    /// Longest wait of a commit for as many appends as the last commit had. A lone append never waits.
     pub linger_max: Duration,
-    /// Longest time a stored cursor stays undurable while no events come.
+    /// Longest time until a stored cursor is durable while no events come.
     pub cursor_delay_max: Duration,
-    /// Newest events whose ids are kept in memory until they are written together, as a run. More need more memory, 16 bytes
-    /// each, and make the writer pause longer (50 ms for the default); fewer make more runs to ask. Runs of any length are read.
+    /// Most ids in memory; then they are written together as a run. More ids need more memory, 16 bytes each,
+    /// and a longer pause of the writer (50 ms for the default). Fewer make more runs to search. Runs of any
+    /// length can be read.
     pub run_events: u64,
-    /// Reads and checks every event at open, not only the newest: seconds per million events.
+    /// Whether the open reads and checks every event and not only the newest: seconds per million events.
     pub check_all: bool,
-    /// Opens a log that has lost acknowledged events, and forgets them. For rescuing what is left.
+    /// Whether to open a log that has lost acknowledged events, without them. For rescuing the rest.
     pub accept_loss: bool,
 }
 

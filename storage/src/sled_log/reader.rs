@@ -1,4 +1,4 @@
-//! Reading the tree: events by position, stream and id, each checked as it is read.
+//! Reads of the tree: events by position, stream and id, each checked when it is read.
 
 use std::ops::ControlFlow;
 
@@ -11,14 +11,14 @@ use super::error::{damaged, guarded, read_error};
 use super::record::{self, EventView};
 use super::{keys, streams};
 
-/// A view of the tree. It knows nothing of durability: callers bound what they ask for.
+/// A view of the tree. It ignores durability: callers bound their reads.
 #[derive(Clone)]
 pub(super) struct Reader {
     pub(super) tree: Tree,
 }
 
 impl Reader {
-    /// Hands the events after `after` up to `to`, in order, to `visit`.
+    /// Passes the events after `after` up to `to`, in order, to `visit`.
     pub(super) fn scan(
         &self,
         after: u64,
@@ -70,14 +70,15 @@ impl Reader {
         })
     }
 
-    /// Where the last block begins that begins at a position or before it: it holds the event there, if there is one.
+    /// The first position of the last block that begins at or before a position. That block holds the event
+    /// at the position, if it exists.
     fn block_of(&self, position: u64) -> Result<Option<u64>, LogError> {
         let below = keys::event(position.saturating_add(1), 0);
         let Some((key, _)) = self.tree.get_lt(below).map_err(read_error)? else { return Ok(None) };
         Ok(keys::parse_event(&key).map(|(first, _)| first))
     }
 
-    /// Hands the block that begins at `first` to `read`.
+    /// Passes the block that begins at `first` to `read`.
     fn block<T>(&self, first: u64, read: impl FnOnce(&[u8]) -> Result<T, LogError>) -> Result<T, LogError> {
         let part = |part| {
             let value = self.tree.get(keys::event(first, part)).map_err(read_error)?;
@@ -110,7 +111,7 @@ impl Reader {
             let recorded = self.event(position)?;
             if recorded.version != version || recorded.experiment != *experiment {
                 return Err(LogError::Corrupt(format!(
-                    "the index entry of version {version} of {experiment} is wrong"
+                    "wrong index entry for version {version} of {experiment}"
                 )));
             }
             events.push(recorded);
@@ -118,12 +119,12 @@ impl Reader {
         Ok(events)
     }
 
-    /// The last position in the tree; 0 if there is none.
+    /// The last position in the tree; 0 if there is no event.
     pub(super) fn last_position(&self) -> Result<u64, LogError> {
         let Some(entry) = self.tree.scan_prefix(keys::EVENTS).next_back() else { return Ok(0) };
         let (key, _) = entry.map_err(read_error)?;
         let (first, _) = keys::parse_event(&key)
-            .ok_or_else(|| LogError::Corrupt("the last event's key cannot be read".to_owned()))?;
+            .ok_or_else(|| LogError::Corrupt("invalid key of the last event".to_owned()))?;
         self.last_of_block(first)
     }
 
@@ -137,11 +138,11 @@ impl Reader {
         })
     }
 
-    /// The first position after this one in the tree; none if there is none.
+    /// The first position in the tree after `after`, if there is one.
     pub(super) fn next_position(&self, after: u64) -> Result<Option<u64>, LogError> {
         let wanted = after.saturating_add(1);
         if let Some(first) = self.block_of(wanted)? {
-            // A block that cannot be read holds nothing behind its beginning.
+            // An unreadable block counts as its first event only.
             let last = guarded(|| self.last_of_block(first)).unwrap_or(first);
             if last >= wanted {
                 return Ok(Some(wanted));
@@ -151,7 +152,7 @@ impl Reader {
         let Some(entry) = self.tree.range(range).next() else { return Ok(None) };
         let key = entry.map_err(read_error)?.0;
         let found = keys::parse_event(&key)
-            .ok_or_else(|| LogError::Corrupt(format!("an event's key cannot be read: {key:02x?}")))?;
+            .ok_or_else(|| LogError::Corrupt(format!("invalid event key: {key:02x?}")))?;
         Ok(Some(found.0))
     }
 
@@ -170,7 +171,7 @@ impl Reader {
     }
 }
 
-/// The event keys of a range, each of which must be the one expected next.
+/// The entries of a range. Each must be the one that is expected next.
 struct Entries {
     inner: sled::Iter,
 }

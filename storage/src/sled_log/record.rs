@@ -1,8 +1,8 @@
-//! How events lie on disk.
+//! The format of events on disk.
 //!
-//! An event is a record, a byte string. Records that are committed together and fit into one value of at most
-//! [`VALUE_BYTES_MAX`] lie there one after the other, a block; a larger record is a block of its own, cut into parts of that
-//! size. Each part is a frame:
+//! An event is a record, a byte string. Records of one commit that fit into one value of at most
+//! [`VALUE_BYTES_MAX`] are stored one after the other, as a block. A larger record is a block of its own,
+//! split into parts of that size. Each part is a frame:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -11,9 +11,9 @@
 //! | 4 | crc32c over the key, the format, the length and the payload |
 //! | … | payload |
 //!
-//! The crc covers the key, so that an intact frame in the wrong place is damage too. A record is: length of the whole:u32,
-//! version:u64, time:u64, id:16, causation (0, or 1 and the id), schema version:u16, then experiment, event type and actor (each
-//! length:u16 and text), then the body. Numbers are little-endian.
+//! The crc covers the key, so that an intact frame under the wrong key is detected. A record is: length of
+//! the whole:u32, version:u64, time:u64, id:16, causation (0, or 1 and the id), schema version:u16, then
+//! experiment, event type and actor (each length:u16 and text), then the body. Numbers are little-endian.
 
 use std::borrow::Cow;
 
@@ -25,19 +25,19 @@ use uuid::Uuid;
 use super::keys;
 use crate::limits::{BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 
-/// Largest value given to sled. A page holds up to 17 of them for a moment; with their keys they stay below a quarter of sled's segment
-/// of 512 KiB, since it moves a larger page to a file that it never syncs.
+/// Largest value given to sled. A page briefly holds up to 17 of them. With their keys they stay below a
+/// quarter of sled's segment of 512 KiB, because sled moves a larger page to a file that it never syncs.
 pub(super) const VALUE_BYTES_MAX: usize = 7_500;
 /// Bytes of a frame before its payload.
 const FRAME_BYTES: usize = 9;
 pub(super) const PAYLOAD_BYTES_MAX: usize = VALUE_BYTES_MAX - FRAME_BYTES;
-/// More than any record: what stands before the body is a few kilobytes at most.
+/// Larger than any record: the fields before the body have a few kilobytes at most.
 const RECORD_BYTES_MAX: usize = BODY_BYTES_MAX + (16 << 10);
 const FORMAT: u8 = 1;
 
 const _: () = assert!(CURSOR_BYTES_MAX + FRAME_BYTES <= VALUE_BYTES_MAX, "cursors are values, too");
 
-/// An event as it lies in the log, borrowed: what a scan hands out without copying.
+/// A borrowed event of the log, for scans without copying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventView<'a> {
     /// Place in the whole log, from 1.
@@ -46,9 +46,9 @@ pub struct EventView<'a> {
     pub experiment: &'a str,
     /// Place in the experiment's stream, from 1.
     pub version: u64,
-    /// Its identity.
+    /// Id of the event.
     pub id: EventId,
-    /// The event that led to it, if any.
+    /// The event that caused it, if any.
     pub causation: Option<EventId>,
     /// The step that proposed it.
     pub actor: &'a str,
@@ -63,10 +63,10 @@ pub struct EventView<'a> {
 }
 
 impl EventView<'_> {
-    /// The same, owned.
+    /// Copies it into an owned event.
     ///
     /// # Errors
-    /// If the experiment's name could not have been written by this program.
+    /// If the experiment's name is not one that this program writes.
     pub fn to_recorded(&self) -> Result<Recorded, LogError> {
         let experiment = ExperimentId::new(self.experiment)
             .map_err(|error| LogError::Corrupt(format!("event {}: {error}", self.position)))?;
@@ -90,10 +90,10 @@ impl EventView<'_> {
 /// A key and a framed value.
 type Part = ([u8; keys::NUMBERED_BYTES], Vec<u8>);
 
-/// The keys and values under which events with consecutive positions are kept.
+/// Encodes events with consecutive positions into keys and values.
 ///
 /// # Errors
-/// If one exceeds what the format can say.
+/// If an event exceeds the limits of the format.
 pub(super) fn encode(events: &[Recorded]) -> Result<Vec<Part>, LogError> {
     let mut parts = Vec::new();
     let mut block = Vec::new();
@@ -112,7 +112,7 @@ pub(super) fn encode(events: &[Recorded]) -> Result<Vec<Part>, LogError> {
     Ok(parts)
 }
 
-/// Cuts a block into its parts: one, unless it is a large record.
+/// Splits a block into its parts: one, unless it is a large record.
 fn cut(first: u64, block: &[u8], parts: &mut Vec<Part>) -> Result<(), LogError> {
     for (index, payload) in block.chunks(PAYLOAD_BYTES_MAX).enumerate() {
         let part = u16::try_from(index)
@@ -153,11 +153,11 @@ fn too_large(recorded: &Recorded) -> LogError {
     LogError::Invalid(format!("event {} is too large to be recorded", recorded.event.id))
 }
 
-/// A value under `key` that guards itself against damage.
+/// Frames a payload under `key`, with a checksum.
 pub(super) fn frame(key: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(FRAME_BYTES + payload.len());
     out.push(FORMAT);
-    // A payload is at most 7,500 bytes, so that its length fits; were it not, reading it back would say so.
+    // A payload has at most 7,500 bytes, so its length fits. Otherwise reading it back would fail.
     out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
     let crc = frame_crc(key, &out, payload);
     out.extend_from_slice(&crc.to_le_bytes());
@@ -165,14 +165,14 @@ pub(super) fn frame(key: &[u8], payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The payload of a framed value, or what is wrong with it.
+/// The payload of a framed value, or a description of the damage.
 pub(super) fn unframe<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8], String> {
     let (head, payload) =
         value.split_first_chunk::<FRAME_BYTES>().ok_or("its value is shorter than a frame")?;
     let [format, l0, l1, l2, l3, c0, c1, c2, c3] = *head;
     if format != FORMAT {
         return Err(format!(
-            "its format is {format}, this program knows {FORMAT}: it is damaged or from a newer version"
+            "its format is {format} instead of {FORMAT}: it is damaged or from a newer version"
         ));
     }
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
@@ -189,7 +189,7 @@ fn frame_crc(key: &[u8], head: &[u8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), head), payload)
 }
 
-/// The block at `first` from its first payload; `rest` hands out the payloads of later parts.
+/// The block at `first` from its first payload; `rest` returns the payloads of later parts.
 pub(super) fn assemble<'a>(
     first: u64,
     payload: &'a [u8],
@@ -219,7 +219,7 @@ fn record_length(bytes: &[u8]) -> Option<usize> {
     bytes.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)
 }
 
-/// The records of an assembled block, each with its position; an error is the last.
+/// The records of a block, each with its position. An error is the last item.
 pub(super) fn records(first: u64, block: &[u8]) -> impl Iterator<Item = Result<(u64, &[u8]), LogError>> {
     let mut rest = block;
     (first..).map_while(move |position| {
@@ -236,10 +236,10 @@ pub(super) fn records(first: u64, block: &[u8]) -> impl Iterator<Item = Result<(
     })
 }
 
-/// Reads a record.
+/// Decodes a record.
 pub(super) fn decode(position: u64, record: &[u8]) -> Result<EventView<'_>, LogError> {
     view(position, record).ok_or_else(|| {
-        LogError::Corrupt(format!("event {position}: its record passes its checksum but cannot be read"))
+        LogError::Corrupt(format!("event {position}: its record matches its checksum but cannot be decoded"))
     })
 }
 
@@ -325,9 +325,9 @@ mod tests {
         0100000000000000000000000000000022\
         070003006578700900747970652e6661637405006163746f72aabb";
 
-    /// These bytes are on people's disks: a change needs a new format number and a reader for both.
+    /// These bytes are on users' disks. A change needs a new format number and a reader for both.
     #[test]
-    fn the_first_format_stays_readable() {
+    fn format_1_stays_readable() {
         let parts = encode(&[recorded(vec![0xAA, 0xBB])]).unwrap();
         let hex: String = parts[0].1.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(parts[0].0, *b"e\0\0\0\0\0\0\x01\x02\0\0");
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_length_is_not_believed() {
+    fn a_claimed_length_is_not_trusted() {
         let mut payload = u32::MAX.to_le_bytes().to_vec();
         payload.extend_from_slice(&[0; 60]);
         assemble(1, &payload, |_| panic!("nothing may be fetched for it")).unwrap_err();
@@ -347,7 +347,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_come_back(body in prop::collection::vec(any::<u8>(), 0..40_000)) {
+        fn encoded_records_decode(body in prop::collection::vec(any::<u8>(), 0..40_000)) {
             let parts = encode(&[recorded(body.clone())]).unwrap();
             prop_assert!(parts.iter().all(|(_, value)| value.len() <= VALUE_BYTES_MAX));
             prop_assert_eq!(decode_parts(&parts).unwrap(), vec![recorded(body)]);
@@ -377,15 +377,15 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused_without_a_panic(bytes: Vec<u8>) {
+        fn decoding_any_bytes_never_panics(bytes: Vec<u8>) {
             prop_assert!(unframe(b"key", &bytes).is_err());
-            let _refused_or_read = decode(1, &bytes);
+            let _outcome = decode(1, &bytes);
             let most = bytes.len() / 4 + 1;
             prop_assert!(records(1, &bytes).count() <= most);
         }
 
         #[test]
-        fn every_changed_bit_is_noticed(at in 0..130_usize, bit in 0..8_u32) {
+        fn every_changed_bit_is_detected(at in 0..130_usize, bit in 0..8_u32) {
             let mut parts = encode(&[recorded(vec![5; 60])]).unwrap();
             if let Some(byte) = parts[0].1.get_mut(at) {
                 *byte ^= 1_u8 << bit;

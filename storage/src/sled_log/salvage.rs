@@ -1,7 +1,8 @@
-//! What can still be read of a damaged log.
+//! Salvage: reading the intact events of a damaged log.
 //!
-//! sled repairs what it opens, and repairs by forgetting. So only copies are opened here, and when sled gives one up,
-//! a copy of less: without the snapshot and settings that sled can do without, and then without its end.
+//! sled repairs a log when it opens it, and loses data in doing so. So only copies are opened here. If sled
+//! rejects a copy, smaller copies follow: without its snapshot and settings, which sled can do without, and
+//! then without its end.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,13 +22,13 @@ use super::reader::Reader;
 use super::tail::{self, Found, Tail};
 use super::verify::{FINDINGS_MAX, Finding};
 
-/// Where a database is cut that sled cannot read whole.
+/// Granularity in bytes at which an unreadable database is truncated.
 const CUT_BYTES: u64 = 32 << 10;
 
-/// The sound events of a damaged log: of each experiment those from its first on without a gap, since what
-/// follows a gap means nothing without it.
+/// The intact events of a damaged log. Of each experiment these are the events before its first gap, because
+/// later events depend on the missing ones.
 pub struct Salvage {
-    // The order matters: sled closes before its files go.
+    // The field order matters: sled must close before its files are deleted.
     reader: Reader,
     _copy: TempDir,
     positions: Vec<u64>,
@@ -36,34 +37,34 @@ pub struct Salvage {
 }
 
 impl Salvage {
-    /// Reads what it can of the log in `dir`. It works on copies beside the log, which need as much room as the log;
-    /// the log stays as it is. Of a log without damage, that is every event.
+    /// Reads the intact events of the log in `dir`. It works on copies beside the log, which need as much
+    /// space as the log; the log does not change. Of an undamaged log it reads every event.
     ///
     /// # Errors
-    /// If another process has it open, a copy cannot be made, or nothing at all can be read of it (`Corrupt`).
+    /// If another process has it open, a copy cannot be made, or nothing can be read (`Corrupt`).
     pub fn of(dir: &Path) -> Result<Self, LogError> {
         salvage(dir).map_err(|error| located(dir, error))
     }
 
-    /// Events saved.
+    /// Number of salvaged events.
     #[must_use]
     pub fn events(&self) -> u64 {
         self.positions.len() as u64
     }
 
-    /// Events that were acknowledged, if the log still says how many.
+    /// Number of acknowledged events, if the log still says it.
     #[must_use]
     pub fn promised(&self) -> Option<u64> {
         self.promised
     }
 
-    /// Where events could not be read, or are of no use without those; the first hundred.
+    /// Events that could not be read, or that depend on such events; the first hundred.
     #[must_use]
     pub fn lost(&self) -> &[Finding] {
         &self.lost
     }
 
-    /// The events saved, in the order of the log.
+    /// The salvaged events, in log order.
     pub(crate) fn read(&self) -> impl Iterator<Item = Result<Recorded, LogError>> {
         self.positions.iter().map(|&position| guarded(|| self.reader.event(position)))
     }
@@ -75,10 +76,10 @@ impl Salvage {
 
 fn salvage(dir: &Path) -> Result<Salvage, LogError> {
     if !dir.is_dir() {
-        return Err(LogError::Invalid("there is no log".to_owned()));
+        return Err(LogError::Invalid("the directory has no log".to_owned()));
     }
     let _lock = lock(dir)?;
-    // A tail file that cannot be read promises nothing; its commit is in the database as well.
+    // An unreadable tail file promises nothing; its commit is in the database, too.
     let found = Tail::open(&dir.join(tail::FILE_NAME)).ok().flatten().map(|(_, found)| found);
     let mut best: Option<Salvage> = None;
     for without in [&[][..], &["snap."], &["snap.", "conf"]] {
@@ -95,7 +96,7 @@ fn salvage(dir: &Path) -> Result<Salvage, LogError> {
     match best {
         Some(best) => Ok(best),
         None => longest_beginning(dir, found.as_ref())?
-            .ok_or_else(|| LogError::Corrupt("nothing can be read of it".to_owned())),
+            .ok_or_else(|| LogError::Corrupt("none of its events can be read".to_owned())),
     }
 }
 
@@ -115,7 +116,7 @@ fn longest_beginning(dir: &Path, found: Option<&Found>) -> Result<Option<Salvage
     Ok(longest)
 }
 
-/// Copies a log beside itself, without files of these names, and its database up to this length.
+/// Copies a log beside itself, without files of these name prefixes, and its database up to this length.
 fn copy(dir: &Path, without: &[&str], db_bytes: u64) -> io::Result<TempDir> {
     let dir = dir.canonicalize()?;
     let parent = dir.parent().unwrap_or(&dir);
@@ -124,7 +125,7 @@ fn copy(dir: &Path, without: &[&str], db_bytes: u64) -> io::Result<TempDir> {
         let entry = entry?;
         let name = entry.file_name();
         let left_out = without.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
-        // Values are too small for the folder of blobs; the tail file is for opening a log, not for sled.
+        // Values are too small for sled's folder of blobs. The tail file is not part of sled.
         if left_out || name == "lock" || name == tail::FILE_NAME || !entry.file_type()?.is_file() {
             continue;
         }
@@ -154,10 +155,10 @@ fn read_copy(copy: TempDir, found: Option<&Found>) -> Result<Salvage, LogError> 
     Ok(Salvage { reader, _copy: copy, positions, promised, lost })
 }
 
-/// A walk over all events that there are.
+/// A walk over all readable events.
 struct Walk<'a> {
     reader: &'a Reader,
-    /// The last version saved of each stream.
+    /// The last salvaged version of each stream.
     versions: HashMap<ExperimentId, u64>,
     positions: Vec<u64>,
     lost: Vec<Finding>,
@@ -175,18 +176,18 @@ impl Walk<'_> {
         }
     }
 
-    /// The place of the next event. Where the tree cannot be walked, every place that was promised is looked at.
+    /// The position of the next event. If the tree cannot be walked, every promised position is tried.
     fn next(&mut self, after: u64, promised: u64) -> Option<u64> {
         match guarded(|| self.reader.next_position(after)) {
             Ok(Some(next)) => {
                 if next > after + 1 {
-                    self.lose(after + 1, LogError::Corrupt(format!("events up to {} are gone", next - 1)));
+                    self.lose(after + 1, LogError::Corrupt(format!("events up to {} are missing", next - 1)));
                 }
                 Some(next)
             }
             Ok(None) => {
                 if after < promised {
-                    self.lose(after + 1, LogError::Corrupt(format!("events up to {promised} are gone")));
+                    self.lose(after + 1, LogError::Corrupt(format!("events up to {promised} are missing")));
                 }
                 None
             }

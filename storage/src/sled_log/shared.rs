@@ -12,7 +12,7 @@ use super::error::guarded;
 use super::ids::Ids;
 use super::reader::Reader;
 
-/// What readers and the writer have in common.
+/// The state of readers and the writer.
 pub(super) struct Shared {
     pub(super) reader: Reader,
     pub(super) ids: Ids,
@@ -22,14 +22,14 @@ pub(super) struct Shared {
     pub(super) streams: RwLock<BTreeMap<ExperimentId, u64>>,
     pub(super) cursors: Mutex<Cursors>,
     pub(super) listeners: RwLock<Vec<AdvanceListener>>,
-    /// Why nothing can be written any more.
+    /// The error that stopped all writes.
     pub(super) failure: Mutex<Option<LogError>>,
 }
 
 #[derive(Default)]
 pub(super) struct Cursors {
     pub(super) records: BTreeMap<String, Vec<u8>>,
-    /// Names of those that are newer than the disk.
+    /// Names of cursors that are newer than the disk.
     pub(super) dirty: BTreeSet<String>,
 }
 
@@ -52,7 +52,7 @@ impl Shared {
         guarded(|| self.ids.find(&self.reader, id, head))
     }
 
-    /// Shows readers what has become durable.
+    /// Makes durable events visible to readers.
     pub(super) fn advance(&self, head: u64, versions: &HashMap<ExperimentId, u64>) {
         let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
         for (experiment, version) in versions {
@@ -73,7 +73,7 @@ impl Shared {
     }
 
     pub(super) fn fail(&self, error: &LogError) {
-        tracing::error!(%error, "the event log takes no more appends");
+        tracing::error!(%error, "stopping appends to the event log");
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
     }
 }

@@ -1,7 +1,7 @@
-//! The index of streams: at which position each event of an experiment lies.
+//! The index of streams: the position of each event of an experiment.
 //!
-//! A chunk is a frame of the positions of [`VERSIONS_PER_CHUNK`] consecutive versions, each a little-endian u64; the last one of
-//! a stream may hold fewer, and is written again with each commit that adds to it.
+//! A chunk is a frame with the positions of [`VERSIONS_PER_CHUNK`] consecutive versions, each a little-endian
+//! u64. The last chunk of a stream may hold fewer; each commit that extends the stream rewrites it.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,10 +17,10 @@ use super::{keys, record};
 /// Versions of a chunk: a kilobyte.
 const VERSIONS_PER_CHUNK: u64 = 128;
 
-/// The chunk of a version, from 1, and its place in it.
+/// The chunk of a version, from 1, and the index in the chunk.
 fn place(version: u64) -> (u64, usize) {
     let index = version.saturating_sub(1);
-    // Less than the length of a chunk.
+    // It is less than the length of a chunk.
     (index / VERSIONS_PER_CHUNK, usize::try_from(index % VERSIONS_PER_CHUNK).unwrap_or(0))
 }
 
@@ -41,7 +41,7 @@ pub(super) fn positions(
     })
 }
 
-/// An entry of the tree that must be this chunk of a stream.
+/// Parses an entry of the tree, which must be this chunk of the stream.
 fn chunk_of(
     experiment: &ExperimentId,
     expected: u64,
@@ -56,7 +56,7 @@ fn chunk_of(
     }
 }
 
-/// The position of one version; none if the stream has no such event.
+/// The position of one version; `None` if the stream has no such event.
 pub(super) fn position(
     tree: &Tree,
     experiment: &ExperimentId,
@@ -66,9 +66,10 @@ pub(super) fn position(
     Ok(load(tree, experiment, chunk)?.get(place).copied())
 }
 
-/// Every stream with its last version, in order of name: one look-up a stream, not one an event.
+/// Every stream with its last version, in order of name. Costs one look-up for each stream, not for each
+/// event.
 pub(super) fn last_versions(tree: &Tree) -> Result<Vec<(ExperimentId, u64)>, LogError> {
-    let unreadable = |key: &[u8]| LogError::Corrupt(format!("a stream's key cannot be read: {key:02x?}"));
+    let unreadable = |key: &[u8]| LogError::Corrupt(format!("invalid stream key: {key:02x?}"));
     let mut streams = Vec::new();
     let mut from = keys::STREAMS.to_vec();
     let end = [keys::STREAMS[0] + 1];
@@ -88,7 +89,8 @@ pub(super) fn last_versions(tree: &Tree) -> Result<Vec<(ExperimentId, u64)>, Log
     Ok(streams)
 }
 
-/// The keys and values that add events to the index. Each stream's events come in order and follow what it has.
+/// The keys and values that add events to the index. The events of each stream must be in order and follow
+/// its last one.
 pub(super) fn update(tree: &Tree, new: &[Recorded]) -> Result<Vec<keys::KeyValue>, LogError> {
     let mut chunks: BTreeMap<(&ExperimentId, u64), Vec<u64>> = BTreeMap::new();
     for recorded in new {
@@ -103,7 +105,7 @@ pub(super) fn update(tree: &Tree, new: &[Recorded]) -> Result<Vec<keys::KeyValue
             return Err(damaged(
                 experiment,
                 chunk,
-                &format!("version {version} does not follow what it holds"),
+                &format!("version {version} does not follow its last version"),
             ));
         }
         positions.push(recorded.position);
@@ -126,7 +128,7 @@ pub(super) fn all(tree: &Tree) -> impl Iterator<Item = Result<Vec<u64>, LogError
     })
 }
 
-/// A chunk's positions; none where there is no such chunk.
+/// The positions in a chunk; empty if the chunk does not exist.
 fn load(tree: &Tree, experiment: &ExperimentId, chunk: u64) -> Result<Vec<u64>, LogError> {
     let key = keys::stream(experiment, chunk);
     let Some(value) = tree.get(&key).map_err(read_error)? else { return Ok(Vec::new()) };

@@ -1,41 +1,41 @@
-//! The tail file: what the log must hold, kept outside sled.
+//! The tail file: the extent of the log, stored outside sled.
 //!
-//! sled answers a lost page or a zeroed tail with a shorter log and no error. So every commit also writes,
-//! to a file of its own, up to which position the log reaches: the high-water mark. At open, a log that
-//! ends before its mark is damaged.
+//! After the loss of a page or a zeroed tail, sled returns a shorter log and no error. So every commit also
+//! writes the high-water mark, the last position of the log, to a file of its own. If a log ends before its
+//! mark at open, it is damaged.
 //!
 //! # Order of writes
-//! The mark must be durable before an append is acknowledged, or a truncation of the newest commit would go
-//! unseen. Writing it after the database's sync would double the time of a commit. Writing it *beside* the
-//! database's sync, from a second thread, costs next to nothing, but a crash between the two leaves a mark
-//! ahead of the log, which looks like the loss of an acknowledged commit. So the mark carries, besides the
-//! position, the commit itself: its blocks of records, as given to sled; what the indices become follows from
-//! them and from the log before. Whatever a crash leaves behind, the commit is whole in at least one of the two
+//! The mark must be durable before an append is acknowledged. Otherwise a truncation of the newest commit
+//! would be missed. Writing it after the database's sync would double the time of a commit. Writing it
+//! *beside* the database's sync, from a second thread, costs almost nothing. But a crash between the two
+//! leaves a mark ahead of the log, which looks like the loss of an acknowledged commit. So the mark carries
+//! not only the position but the commit itself: its blocks of records, as given to sled. The indices follow
+//! from them and from the log before. After any crash, the commit is complete in at least one of the two
 //! places, and opening writes it to sled again:
 //!
 //! | durable at the crash | at open |
 //! |---|---|
-//! | neither | the mark is that of the commit before: nothing was acknowledged, nothing is missing |
-//! | the database only | the log is ahead of its mark by one commit: it stays |
+//! | neither | the mark is that of the previous commit: nothing was acknowledged, nothing is missing |
+//! | the database only | the log is ahead of its mark by one commit, which is kept |
 //! | the tail only | the log ends where the mark's commit began: the commit is written again |
 //! | both | nothing to do |
 //!
-//! A log that ends *before* the mark's commit began has lost acknowledged events: an error. A commit too
-//! large for its slot ([`REDO_BYTES_MAX`]) goes without the copy, and its mark is written after the
-//! database's sync: the third row cannot occur.
+//! A log that ends *before* the mark's commit began has lost acknowledged events: an error. A commit that
+//! exceeds its slot ([`REDO_BYTES_MAX`]) has no copy, and its mark is written after the database's sync. So
+//! the third row cannot occur.
 //!
 //! # Layout
-//! Two slots of [`SLOT_BYTES`], written in turns, so that a torn write leaves the other whole. The file
-//! never changes its size, so that a sync is one write and one device flush. A slot: magic:8, format:u16,
+//! Two slots of [`SLOT_BYTES`], written alternately, so that a torn write leaves the other intact. The file
+//! never changes its size, so a sync is one write and one device flush. A slot: magic:8, format:u16,
 //! flags:u16, length of the commit:u32, identity of the log:u64, sequence:u64, base:u64, position:u64,
-//! crc32c:u32 over all of this and the commit, then the commit: key length:u16, value length:u32, key,
-//! value, repeated. Numbers are little-endian. Base is the position that the log had before the commit.
+//! crc32c:u32 over all of this and the commit, then the commit: key length:u16, value length:u32, key, value,
+//! repeated. Numbers are little-endian. Base is the position of the log before the commit.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Its name in the log's directory.
+/// File name in the log's directory.
 pub(super) const FILE_NAME: &str = "tail";
 /// Bytes of one slot.
 const SLOT_BYTES: usize = 256 << 10;
@@ -45,7 +45,7 @@ pub(super) const REDO_BYTES_MAX: usize = SLOT_BYTES - HEAD_BYTES;
 const MAGIC: &[u8; 8] = b"DISSTAIL";
 const FORMAT: u16 = 1;
 
-/// How far the log reaches.
+/// The extent of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Mark {
     /// The last position before the newest commit.
@@ -54,12 +54,12 @@ pub(super) struct Mark {
     pub(super) position: u64,
 }
 
-/// What the tail file says at open.
+/// The content of the tail file at open.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) log_id: u64,
     pub(super) mark: Mark,
-    /// Keys and values of the records from `base` to `position`; empty if they were too large.
+    /// Keys and values of the records from `base` to `position`; empty if they exceeded the slot.
     pub(super) redo: Vec<(Vec<u8>, Vec<u8>)>,
     sequence: u64,
 }
@@ -72,8 +72,8 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Makes the file of a new log, which appears whole or not at all: a half-made one would look like damage.
-    /// The caller syncs the directory.
+    /// Creates the file of a new log atomically: a partial file would look like damage. The caller syncs the
+    /// directory.
     pub(super) fn create(path: &Path, log_id: u64, mark: Mark) -> io::Result<Self> {
         let partial = path.with_extension("new");
         let mut file =
@@ -86,10 +86,10 @@ impl Tail {
         Ok(tail)
     }
 
-    /// Reads the file; none if there is none.
+    /// Reads the file; `None` if it does not exist.
     ///
     /// # Errors
-    /// If it cannot be read, or neither slot is whole (`InvalidData`).
+    /// If it cannot be read, or neither slot is intact (`InvalidData`).
     pub(super) fn open(path: &Path) -> io::Result<Option<(Self, Found)>> {
         let mut file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -99,12 +99,12 @@ impl Tail {
         Read::by_ref(&mut file).take(2 * SLOT_BYTES as u64).read_to_end(&mut bytes)?;
         let newest = bytes.chunks(SLOT_BYTES).filter_map(parse).max_by_key(|found| found.sequence);
         let Some(found) = newest else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "neither of its two slots is whole"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "neither of its two slots is intact"));
         };
         Ok(Some((Self { file, log_id: found.log_id, sequence: found.sequence }, found)))
     }
 
-    /// Writes a commit's mark to the older slot and waits for the disk.
+    /// Writes a commit's mark to the older slot and syncs it.
     pub(super) fn write(&mut self, mark: Mark, redo: &[u8]) -> io::Result<()> {
         let sequence = self.sequence + 1;
         let slot = encode(self.log_id, sequence, mark, redo)?;
@@ -116,14 +116,14 @@ impl Tail {
         Ok(())
     }
 
-    /// Writes the mark to both slots, so that damage to either is survived. For a log at rest.
+    /// Writes the mark to both slots, so that the loss of one is survived. For a log at rest.
     pub(super) fn settle(&mut self, mark: Mark) -> io::Result<()> {
         self.write(mark, &[])?;
         self.write(mark, &[])
     }
 }
 
-/// Appends one key and value to a commit's copy.
+/// Appends a key and a value to a commit's copy.
 pub(super) fn push_redo(redo: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     // Keys and values come from this crate's own encoders, far below both limits.
     redo.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes());
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_mark_and_its_commit_are_found() {
+    fn the_newest_mark_and_its_commit_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail");
         assert!(Tail::open(&path).unwrap().is_none());
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_write_leaves_the_mark_before_it() {
+    fn a_torn_write_leaves_the_previous_mark() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail");
         let mut tail = Tail::create(&path, 7, Mark::default()).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error_and_not_an_empty_log() {
+    fn invalid_bytes_are_an_error_and_not_an_empty_log() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tail");
         for bytes in [vec![], vec![0; 2 * SLOT_BYTES], vec![0xff; 3 * SLOT_BYTES]] {

@@ -18,7 +18,7 @@ fn fresh() -> (SledLog, TempDir) {
     (open(dir.path()).unwrap(), dir)
 }
 
-/// Runs of ids so short that a test makes some.
+/// Short runs of ids, so that a test makes some.
 fn options() -> SledOptions {
     SledOptions { run_events: 512, ..SledOptions::default() }
 }
@@ -27,7 +27,7 @@ fn open(dir: &Path) -> Result<SledLog, LogError> {
     SledLog::open(dir, &options())
 }
 
-/// What the disk would hold if the power failed now: every file as it is.
+/// The files as a power failure would leave them now.
 fn crash_image(dir: &Path) -> TempDir {
     let image = tempfile::tempdir().unwrap();
     copy_files(dir, image.path());
@@ -42,7 +42,7 @@ fn copy_files(from: &Path, to: &Path) {
             std::fs::create_dir_all(&target).unwrap();
             copy_files(&entry.path(), &target);
         } else if std::fs::copy(entry.path(), target).is_err() {
-            // sled removes a snapshot when it has written the next.
+            // sled removes a snapshot once it has written the next.
             assert!(!entry.path().exists());
         }
     }
@@ -75,7 +75,7 @@ fn corrupt(opened: Result<SledLog, LogError>) -> String {
 crate::event_log_conformance!(fresh());
 
 #[test]
-fn a_closed_log_opens_with_everything() {
+fn a_closed_log_reopens_with_every_event() {
     let (log, dir) = fresh();
     add(&log, 0..20);
     log.store_cursor("g", vec![7]).unwrap();
@@ -93,7 +93,7 @@ fn a_closed_log_opens_with_everything() {
 }
 
 #[test]
-fn dropping_the_log_writes_what_was_handed_over() {
+fn dropping_the_log_writes_pending_appends() {
     let (log, dir) = fresh();
     for n in 0..300 {
         let append = Append { experiment: experiment("a"), expected: Any, events: vec![event("a", n, 600)] };
@@ -124,7 +124,7 @@ fn an_acknowledged_event_is_durable_and_readable() {
 }
 
 #[test]
-fn appends_that_wait_together_share_commits() {
+fn concurrent_appends_share_commits() {
     let (log, _dir) = fresh();
     let commits = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&commits);
@@ -223,7 +223,7 @@ fn lost_acknowledged_events_are_counted_and_can_be_accepted() {
 }
 
 #[test]
-fn indices_of_a_log_opened_in_spite_of_its_loss_know_nothing_of_what_is_gone() {
+fn indices_of_a_log_opened_with_loss_omit_lost_events() {
     let (log, dir) = fresh();
     append(&log, "a", Any, (0..700).map(|n| event("a", n, 600)).collect()).unwrap();
     assert!(log.shared.reader.tree.scan_prefix(keys::IDS).count() > 0, "ids have been written");
@@ -273,7 +273,7 @@ fn a_lost_database_is_an_error_and_not_an_empty_log() {
 }
 
 #[test]
-fn a_log_of_a_newer_version_is_refused_by_name() {
+fn a_log_of_a_newer_version_is_an_error_that_names_it() {
     let (log, dir) = fresh();
     let tree = log.shared.reader.tree.clone();
     let mut meta = (meta::FORMAT + 1).to_le_bytes().to_vec();
@@ -287,7 +287,7 @@ fn a_log_of_a_newer_version_is_refused_by_name() {
     );
 }
 
-/// The log's tree as the first format had it: a value for each event, and an entry for each id and version.
+/// Rewrites the log's tree in the first format: a value for each event, and an entry for each id and version.
 fn bring_to_first_format(log: &SledLog) {
     let tree = &log.shared.reader.tree;
     let all = log.read(0, usize::MAX).unwrap();
@@ -318,14 +318,14 @@ fn set_format(tree: &sled::Tree, format: u16) {
 }
 
 #[test]
-fn a_log_of_the_second_format_is_brought_to_this_one() {
+fn a_log_of_the_second_format_is_upgraded() {
     let (log, dir) = fresh();
     append(&log, "a", Any, (0..1500).map(|n| event("a", n, 600)).collect()).unwrap();
     let tree = &log.shared.reader.tree;
     for key in tree.scan_prefix(keys::IDS).keys() {
         tree.remove(key.unwrap()).unwrap();
     }
-    // It kept ids in numbered buckets.
+    // The second format kept ids in numbered buckets.
     for bucket in 0..90_u32 {
         tree.insert([b"x", &bucket.to_be_bytes()[..]].concat(), vec![7; 200]).unwrap();
     }
@@ -339,12 +339,12 @@ fn a_log_of_the_second_format_is_brought_to_this_one() {
 }
 
 #[test]
-fn a_log_of_the_first_format_is_brought_to_this_one() {
+fn a_log_of_the_first_format_is_upgraded() {
     let (log, dir) = fresh();
     add(&log, 0..200);
     append(&log, "a", Any, (200..2500).map(|n| event("a", n, 600)).collect()).unwrap();
     bring_to_first_format(&log);
-    // As an upgrade that was interrupted leaves it: new entries there, old ones half gone.
+    // The state after an interrupted upgrade: new entries exist, and half of the old ones are removed.
     let tree = &log.shared.reader.tree;
     tree.insert(keys::id_chunk(512, 0), record::frame(b"x", &[1; 24])).unwrap();
     tree.insert(keys::stream(&experiment("a"), 2), record::frame(b"t", &[])).unwrap();
@@ -367,7 +367,7 @@ fn a_log_of_the_first_format_is_brought_to_this_one() {
 }
 
 #[test]
-fn a_log_of_the_first_format_gets_a_commit_back_that_a_crash_kept_from_it() {
+fn a_log_of_the_first_format_recovers_its_newest_commit() {
     let (before, after) = images_around_a_commit(600);
     let log = open(before.path()).unwrap();
     bring_to_first_format(&log);
@@ -411,7 +411,7 @@ fn cursors_become_durable_with_events_by_flush_by_close_and_by_time() {
 }
 
 #[test]
-fn a_backup_of_a_log_in_use_is_a_whole_log() {
+fn a_backup_of_a_log_in_use_is_complete() {
     let (log, dir) = fresh();
     add(&log, 0..300);
     log.store_cursor("g", vec![9]).unwrap();
@@ -442,9 +442,9 @@ fn a_log_is_counted() {
     assert!(stat.bytes_on_disk > 512 << 10);
 }
 
-/// sled lets go of its files on a thread of its own, some time after it was dropped.
+/// sled releases its files on a thread of its own, some time after its drop.
 #[test]
-fn a_log_that_sled_still_holds_for_a_moment_opens_when_it_lets_go() {
+fn opening_waits_until_sled_releases_the_log() {
     let (log, dir) = fresh();
     drop(log);
     let held = loop {
@@ -498,10 +498,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn the_durable_log_does_what_the_log_in_memory_does(steps in prop::collection::vec(step(), 1..60)) {
+    fn the_durable_log_behaves_like_the_log_in_memory(steps in prop::collection::vec(step(), 1..60)) {
         let (mut log, dir) = fresh();
         let model = MemoryLog::new();
-        // Answers are compared late, so that appends also meet in one commit.
+        // Replies are compared late, so that some appends share a commit.
         let mut open_answers = Vec::new();
         for step in steps {
             match step {
@@ -545,13 +545,13 @@ proptest! {
     }
 }
 
-/// sled rewrites a page as a whole when it has changed often or when its segment is cleared, and moves what is larger than a
-/// quarter of a segment to a file of its own, which it never syncs.
+/// sled rewrites a whole page when it has changed often or when its segment is cleared. It moves a page
+/// larger than a quarter of a segment to a file of its own, which it never syncs.
 #[test]
 fn a_page_of_the_largest_values_stays_in_the_file_that_is_synced() {
     let dir = tempfile::tempdir().unwrap();
     let db = open::open_sled(dir.path(), &options()).unwrap();
-    // As many as sled puts into a page, and again until it has written it anew; then one more.
+    // As many as sled puts into a page, repeated until sled has rewritten the page; then one more.
     for (change, part) in (0..).zip((0..16).chain([15; 12]).chain(16..40)) {
         db.insert(keys::event(1, part), vec![change; record::VALUE_BYTES_MAX]).unwrap();
     }

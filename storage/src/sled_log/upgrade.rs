@@ -1,8 +1,9 @@
-//! Bringing a log of an older format to this one, and making its indices anew.
+//! Upgrades of a log to the present format, and rebuilding of its indices.
 //!
-//! The first format had a value for each event, which is a block of one record and stays as it is, and an index entry for each
-//! event's id and each version, which give way to [`super::ids`] and [`super::streams`]. The second had another index of ids. A
-//! crash on the way leaves the older format's number, so that the next opening begins again.
+//! The first format had one value for each event, which is a block of one record and stays as it is. It also
+//! had an index entry for each event's id and for each version; [`super::ids`] and [`super::streams`] replace
+//! them. The second format had another index of ids. A crash during the upgrade leaves the older format
+//! number, so that the next open starts again.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -18,24 +19,20 @@ use super::meta::{FORMAT, Meta, read_meta, write_meta};
 use super::reader::Reader;
 use super::streams;
 
-/// Events, and keys, of one write.
+/// Events, or keys, of one write.
 const PER_WRITE: usize = 1024;
 
-/// Brings a log with events up to `head` to the present format, if it is not there yet.
+/// Upgrades a log with events up to `head` to the present format, if necessary.
 pub(super) fn upgrade(dir: &Path, db: &Db, reader: &Reader, head: u64) -> Result<(), LogError> {
     let Some(meta) = read_meta(db)?.filter(|meta| meta.format < FORMAT) else { return Ok(()) };
-    tracing::info!(
-        from = meta.format,
-        to = FORMAT,
-        events = head,
-        "the event log is brought to a newer format"
-    );
+    tracing::info!(from = meta.format, to = FORMAT, events = head, "upgrading the event log");
     rebuild_indices(db, reader, head)?;
     write_meta(db, Meta { format: FORMAT, ..meta })?;
     sync_database(dir).map_err(io_error)
 }
 
-/// Makes the index of streams anew from the events, and removes that of ids: it is made anew when it is loaded.
+/// Rebuilds the index of streams from the events, and removes the index of ids, which is rebuilt when it is
+/// loaded.
 pub(super) fn rebuild_indices(db: &Db, reader: &Reader, head: u64) -> Result<(), LogError> {
     for prefix in [keys::IDS, keys::STREAMS].into_iter().chain(keys::FIRST_FORMAT_INDICES) {
         remove_all(db, prefix)?;

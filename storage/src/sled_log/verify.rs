@@ -1,4 +1,4 @@
-//! Checking a whole log, and counting what is in it.
+//! A full check of a log, and its statistics.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -14,33 +14,33 @@ use super::reader::Reader;
 use super::record::EventView;
 use super::{SledLog, streams, tail};
 
-/// Findings after which a check stops: more would say the same again.
+/// Most findings; the check then stops.
 pub(super) const FINDINGS_MAX: usize = 100;
 
-/// Damage, and where.
+/// One damage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The event's position, if the damage is at one.
+    /// Position of the damaged event, if the damage is at an event.
     pub position: Option<u64>,
-    /// What is wrong.
+    /// A description of the damage.
     pub what: String,
 }
 
 /// The outcome of a full check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VerifyReport {
-    /// Events that are whole and in their place.
+    /// Intact events at the right positions.
     pub sound_events: u64,
     /// The last position.
     pub head: u64,
     /// Streams seen.
     pub streams: u64,
-    /// Damage found, in the order of the log; the check stops after the first hundred.
+    /// Damage in log order; the check stops after the first hundred.
     pub findings: Vec<Finding>,
 }
 
 impl VerifyReport {
-    /// Whether nothing was found.
+    /// Whether there is no finding.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.findings.is_empty()
@@ -57,18 +57,18 @@ impl VerifyReport {
     }
 }
 
-/// What is in a log.
+/// Statistics of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogStat {
-    /// Events.
+    /// Number of events.
     pub events: u64,
-    /// Experiments.
+    /// Number of experiments.
     pub streams: u64,
     /// Bytes of all files in its directory.
     pub bytes_on_disk: u64,
     /// Bytes of all bodies.
     pub body_bytes: u64,
-    /// Events of each type.
+    /// Number of events of each type.
     pub events_by_type: BTreeMap<String, u64>,
     /// Earliest time of an event, microseconds since 1970 UTC.
     pub first_time_us: Option<u64>,
@@ -77,8 +77,8 @@ pub struct LogStat {
 }
 
 impl SledLog {
-    /// Reads everything and checks it: every checksum, positions and versions without gaps, both indices
-    /// in both directions, and the high-water mark. The log may be in use meanwhile.
+    /// Checks the whole log: every checksum, gaps in positions and versions, both indices in both directions,
+    /// and the high-water mark. The log may be in use.
     ///
     /// # Errors
     /// If it cannot be read at all. Damage is in the report.
@@ -92,7 +92,7 @@ impl SledLog {
         Ok(check.report)
     }
 
-    /// Counts what is in the log, reading all of it.
+    /// Counts the content of the log, reading all of it.
     ///
     /// # Errors
     /// If the log is damaged or unreadable.
@@ -117,7 +117,7 @@ impl SledLog {
     /// Bytes of all files in its directory.
     ///
     /// # Errors
-    /// If they cannot be looked at.
+    /// If they cannot be read.
     pub fn bytes_on_disk(&self) -> Result<u64, LogError> {
         bytes_in(&self.dir).map_err(|error| LogError::Io(error.to_string()))
     }
@@ -127,7 +127,7 @@ fn bytes_in(dir: &Path) -> io::Result<u64> {
     let mut total = 0;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        // sled removes files of its own meanwhile.
+        // sled removes files meanwhile.
         let Ok(metadata) = entry.metadata() else { continue };
         total += if metadata.is_dir() { bytes_in(&entry.path())? } else { metadata.len() };
     }
@@ -138,7 +138,7 @@ fn bytes_in(dir: &Path) -> io::Result<u64> {
 #[derive(Clone, Copy, Default)]
 struct Seen {
     version: u64,
-    /// Events of the log that had not been readable until then: any since may belong to the stream.
+    /// Unreadable events of the log before it. Each later one may belong to the stream.
     unreadable: u64,
 }
 
@@ -147,7 +147,7 @@ pub(super) struct Check<'a> {
     reader: &'a Reader,
     ids: &'a Ids,
     streams: HashMap<String, Seen>,
-    /// Events so far that could not be read.
+    /// Unreadable events so far.
     unreadable: u64,
     pub(super) report: VerifyReport,
 }
@@ -158,7 +158,7 @@ impl<'a> Check<'a> {
         Self { reader, ids, streams: HashMap::new(), unreadable: 0, report }
     }
 
-    /// Every event, resuming behind each that is damaged.
+    /// Checks every event; resumes after each damaged one.
     fn events(&mut self) -> Result<(), LogError> {
         let mut after = 0;
         while after < self.report.head && !self.report.full() {
@@ -185,7 +185,7 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// One whole event: its version and its two index entries.
+    /// Checks one intact event: its version and its two index entries.
     fn event(&mut self, view: &EventView<'_>) -> Result<(), LogError> {
         let before = self.report.findings.len();
         let seen = self.streams.get(view.experiment).copied().unwrap_or_default();
@@ -211,7 +211,7 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// No index has entries beside those of the events: with the check of each event, both directions.
+    /// Checks that no index has extra entries. With the check of each event this covers both directions.
     fn index_sizes(&mut self) -> Result<(), LogError> {
         for (what, entries) in [("id", self.id_entries()), ("stream", self.stream_entries())] {
             match entries {
@@ -244,7 +244,8 @@ impl<'a> Check<'a> {
     }
 
     fn mark(&mut self, path: &Path) -> Result<(), LogError> {
-        // The writer may be at it: a slot read while it is written looks torn, three times hardly.
+        // The writer may be writing: a slot that is read during a write looks torn, but hardly three times in
+        // a row.
         let mut seen = None;
         for _ in 0..3 {
             match tail::Tail::open(path) {
@@ -258,7 +259,7 @@ impl<'a> Check<'a> {
         self.report.add(
             None,
             match seen {
-                Some(position) => format!("the tail file knows of {position} events, the log holds {head}"),
+                Some(position) => format!("the tail file has {position} events, the log {head}"),
                 None => "the tail file is missing or damaged".to_owned(),
             },
         );

@@ -1,4 +1,4 @@
-//! The one thread that writes.
+//! The writer thread.
 
 use std::io;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use super::options::SledOptions;
 use super::shared::Shared;
 use super::{keys, record};
 
-/// Bodies in one commit: more would only add to everybody's latency.
+/// Most bytes of bodies in one commit. Larger commits would only increase the latency.
 const COMMIT_BYTES_MAX: usize = 4 << 20;
 
-/// What the writer can be asked.
+/// A command to the writer.
 pub(super) enum Command {
     Append {
         append: Append,
@@ -27,7 +27,7 @@ pub(super) enum Command {
     },
     /// A cursor waits to be written.
     CursorStored,
-    /// Answer when everything before is durable, cursors included.
+    /// Reply when everything before is durable, cursors included.
     Flush(SyncSender<Result<(), LogError>>),
 }
 
@@ -56,12 +56,12 @@ struct Writer {
     committer: Committer,
     queue: Receiver<Command>,
     options: SledOptions,
-    /// An append that did not fit the last commit.
+    /// An append that exceeded the last commit.
     held: Option<Command>,
-    /// Appends in the last commit: as many are likely to come again.
+    /// Appends in the last commit: the same number is likely to come again.
     company: usize,
     last_commit: Duration,
-    /// When stored cursors must be written though no events come.
+    /// Time at which stored cursors must be written even if no events come.
     cursors_due: Option<Instant>,
 }
 
@@ -77,7 +77,7 @@ impl Writer {
                     let _gone = reply.send(self.write_cursors());
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    // The error stays with the log: whoever comes next is told.
+                    // The log keeps the error and returns it to the next caller.
                     let _kept = self.write_cursors();
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -96,7 +96,7 @@ impl Writer {
         }
     }
 
-    /// Gathers a commit that begins with this append, writes it and answers.
+    /// Gathers a commit that begins with this append, writes it and replies.
     fn commit_with(&mut self, append: Append, reply: Reply) {
         let shared = Arc::clone(&self.shared);
         let mut group = Group::new(&shared);
@@ -115,8 +115,8 @@ impl Writer {
         }
     }
 
-    /// Adds what is waiting, and waits a little for those who were there last time: their next appends are
-    /// on the way. Returns who asked for a flush meanwhile.
+    /// Adds waiting appends. Lingers for as many as the last commit had: their callers are likely to append
+    /// again. Returns the flush requests that arrived meanwhile.
     fn gather(&mut self, group: &mut Group<'_>) -> Vec<SyncSender<Result<(), LogError>>> {
         let mut flushes = Vec::new();
         let patience = self.options.linger_max.min(self.last_commit);
@@ -156,7 +156,7 @@ impl Writer {
         self.take_cursors(&mut encoded.batch);
         let position = encoded.mark.position;
         self.committer.commit(encoded).inspect_err(|error| self.shared.fail(error))?;
-        // Before the head: who is told of an event finds it.
+        // Index the ids before the head advances, so that readers of an announced event find it.
         let new = group.records.iter().map(|recorded| (recorded.event.id, recorded.position));
         let indexed = guarded(|| self.shared.ids.add(&self.shared.reader.tree, new));
         indexed.inspect_err(|error| self.shared.fail(error))?;

@@ -1,4 +1,4 @@
-//! Whole streams from one log to another, as they are.
+//! Copies of whole streams from one log to another.
 
 use std::collections::VecDeque;
 
@@ -12,17 +12,18 @@ pub(super) const READ_EVENTS: usize = 64;
 /// Appends that are not yet durable, so that the log can commit many at once.
 pub(super) const APPENDS_IN_FLIGHT: usize = 256;
 
-/// Adds the events of these experiments to another log, in the order of this one; positions are given anew. Those that `to`
-/// already has stay as they are, so that a copy that was interrupted is made whole by another. Returns how many there are.
+/// Adds the events of the chosen experiments to another log, in log order; positions are assigned anew.
+/// Events that `to` has stay as they are, so a repeated copy completes an interrupted one. Returns their
+/// number.
 ///
 /// # Errors
-/// If either log refuses.
+/// If either log fails.
 pub fn copy(
     from: &dyn EventLog,
     to: &dyn EventLog,
     chosen: &dyn Fn(&ExperimentId) -> bool,
 ) -> Result<u64, StorageError> {
-    let mut under_way: VecDeque<AppendFuture> = VecDeque::new();
+    let mut in_flight: VecDeque<AppendFuture> = VecDeque::new();
     let (mut after, mut copied) = (0, 0);
     loop {
         let page = from.read(after, READ_EVENTS)?;
@@ -30,24 +31,24 @@ pub fn copy(
         after = last.position;
         for recorded in page.into_iter().filter(|recorded| chosen(&recorded.experiment)) {
             let (experiment, events) = (recorded.experiment, vec![recorded.event]);
-            under_way.push_back(to.append(Append { experiment, expected: ExpectedVersion::Any, events }));
+            in_flight.push_back(to.append(Append { experiment, expected: ExpectedVersion::Any, events }));
             copied += 1;
-            if under_way.len() >= APPENDS_IN_FLIGHT {
-                under_way.pop_front().map(wait).transpose()?;
+            if in_flight.len() >= APPENDS_IN_FLIGHT {
+                in_flight.pop_front().map(wait).transpose()?;
             }
         }
     }
-    for append in under_way {
+    for append in in_flight {
         wait(append)?;
     }
     to.flush()?;
     Ok(copied)
 }
 
-/// Whether another log has exactly the same events in these streams.
+/// Checks that another log has exactly the same events in the chosen streams.
 ///
 /// # Errors
-/// If one cannot be read, or the first event that differs.
+/// If a log cannot be read, or at the first event that differs.
 pub fn same(
     from: &dyn EventLog,
     to: &dyn EventLog,
@@ -61,7 +62,7 @@ pub fn same(
             let differs = here.iter().zip(&there).find(|(here, there)| here.event != there.event);
             let longer = here.get(there.len()).or(there.get(here.len()));
             if let Some(at) = differs.map(|(here, _)| here).or(longer) {
-                let reason = format!("event {} of {experiment} is not the same in the copy", at.version);
+                let reason = format!("event {} of {experiment} differs in the copy", at.version);
                 return Err(StorageError::Copy { position: at.position, reason });
             }
             let Some(last) = here.last() else { break };

@@ -90,7 +90,7 @@ fn import_text(log: &dyn EventLog, text: &str) -> Result<Imported, StorageError>
 }
 
 #[test]
-fn an_export_comes_back_to_the_byte() {
+fn an_export_is_imported_byte_for_byte() {
     let log = sample();
     let dir = tempfile::tempdir().unwrap();
     let copy = SledLog::open(dir.path().join("log"), &SledOptions::default()).unwrap();
@@ -115,7 +115,7 @@ fn importing_again_adds_nothing_and_a_longer_export_adds_the_rest() {
 }
 
 #[test]
-fn one_experiment_goes_into_a_log_of_others() {
+fn one_experiment_is_imported_into_a_log_of_others() {
     let log = sample();
     let mut out = Vec::new();
     assert_eq!(export(&log, Some(&experiment("b")), &mut out).unwrap(), 4);
@@ -129,7 +129,7 @@ fn one_experiment_goes_into_a_log_of_others() {
     assert_eq!(copy.head(), 8);
 }
 
-/// Imports a changed export and expects to be told of this line and field, and that nothing was added.
+/// Imports a changed export. Expects an error at this line and field, and no added event.
 fn refused(change: impl FnOnce(&mut Vec<String>), at_line: u64, at_field: &str) {
     let mut lines: Vec<String> = exported(&sample()).lines().map(str::to_owned).collect();
     change(&mut lines);
@@ -149,7 +149,7 @@ fn edit(line: &mut String, from: &str, to: &str) {
 }
 
 #[test]
-fn a_bad_line_is_named_and_nothing_is_added() {
+fn an_invalid_line_is_named_and_nothing_is_added() {
     refused(|lines| lines.clear(), 1, "line");
     refused(|lines| drop(lines.remove(0)), 1, "line");
     refused(|lines| edit(&mut lines[0], "export\":1", "export\":2"), 1, "dissent_log_export");
@@ -180,7 +180,7 @@ fn a_bad_line_is_named_and_nothing_is_added() {
 }
 
 #[test]
-fn an_import_that_contradicts_the_log_is_refused() {
+fn an_import_that_contradicts_the_log_is_an_error() {
     let text = exported(&sample());
     let other = MemoryLog::new();
     add(&other, "a", "another text", &[1.0]);
@@ -214,7 +214,7 @@ fn an_unknown_event_is_not_exported_as_something_else() {
 }
 
 #[test]
-fn an_import_into_a_closed_log_says_so() {
+fn importing_into_a_closed_log_is_an_error() {
     let log = MemoryLog::new();
     log.close();
     let error = import_text(&log, &exported(&sample())).unwrap_err();
@@ -225,7 +225,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn every_text_and_number_comes_back(text: String, numbers: Vec<f64>) {
+    fn every_text_and_number_is_exported_and_imported(text: String, numbers: Vec<f64>) {
         let log = MemoryLog::new();
         add(&log, "a", &text, &numbers);
         let copy = MemoryLog::new();

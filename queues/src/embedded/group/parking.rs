@@ -1,4 +1,4 @@
-//! Messages out of attempts: set aside until somebody takes note, or replays them.
+//! Parked messages: out of attempts, kept until their parking is acknowledged or they are replayed.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl Group {
         }
     }
 
-    /// Hands out a parked message.
+    /// Delivers a parked message.
     pub(in crate::embedded) fn take_parked(&mut self) -> Option<Parked> {
         if !matches!(self.lifecycle, Lifecycle::Running) {
             return None;
@@ -57,7 +57,7 @@ impl Group {
         self.wake_members();
     }
 
-    /// Whether `position` may be delivered anew.
+    /// Checks whether the event at `position` can be redelivered.
     pub(in crate::embedded) fn check_unpark(&self, position: u64) -> Result<(), BrokerError> {
         let refused = |why: &str| {
             let name = &self.name;
@@ -69,18 +69,18 @@ impl Group {
             Lifecycle::Failed(error) => return Err(error.clone()),
         }
         if position == 0 || position > self.done_to() || self.open.contains_key(&position) {
-            return refused("it is not done with yet");
+            return refused("it is not done yet");
         }
         if self.parked.get(&position).is_some_and(|message| message.leased) {
-            return refused("that it was given up is just being recorded; try again");
+            return refused("its parking is being recorded; try again");
         }
         if self.open.len() >= OPEN_MAX {
-            return refused("too many messages are unfinished");
+            return refused("the group has too many unfinished messages; try again later");
         }
         Ok(())
     }
 
-    /// Opens a done message again, all attempts before it.
+    /// Makes a done message unfinished again, with all its attempts.
     pub(in crate::embedded) fn unpark(&mut self, event: Arc<Recorded>) -> Result<(), BrokerError> {
         let position = event.position;
         self.check_unpark(position)?;

@@ -1,4 +1,5 @@
-//! The keeper's side of a group: resuming from a record, being fed from the log, and the record to store.
+//! The I/O thread's side of a group: resuming from a record, taking events from the log, and the record to
+//! store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,12 +10,12 @@ use super::{Group, Lifecycle, ParkedMessage, Phase, Unfinished};
 use crate::embedded::record::{OpenNote, ParkedNote, Record, shortened};
 
 impl Group {
-    /// The record to resume from, if that is still to be done.
+    /// The record to resume from, if the group has not resumed yet.
     pub(in crate::embedded) fn resume_from(&self) -> Option<&Record> {
         if matches!(self.lifecycle, Lifecycle::Running) { self.resume_from.as_ref() } else { None }
     }
 
-    /// Starts with the events that the record speaks of. What is unfinished comes again, at once.
+    /// Starts with the events that the record names. Unfinished messages are redelivered at once.
     pub(in crate::embedded) fn resume(&mut self, events: &BTreeMap<u64, Arc<Recorded>>) {
         let Some(record) = self.resume_from.take() else { return };
         self.read_to = record.done_to;
@@ -24,7 +25,7 @@ impl Group {
             }
         }
         for OpenNote { position, failures } in record.open {
-            // A kind that is no longer subscribed to is done.
+            // A message of a type that is no longer subscribed to is done.
             if let Some(event) = events.get(&position).filter(|event| self.rules.want(event)).cloned() {
                 let phase = self.resumed_phase(failures);
                 self.open.insert(position, Unfinished { event, failures, redelivered: true, phase });
@@ -39,18 +40,19 @@ impl Group {
         if failures < self.rules.delivery_limit {
             Phase::Ready
         } else {
-            // It waited for room among the parked, or the limit was lowered.
+            // The message waited for room among the parked ones, or the limit was lowered.
             Phase::Spent(format!("it failed {failures} times before a restart, and why was not kept"))
         }
     }
 
-    /// Where to read on, if there is room for a page.
+    /// The position to read from, if there is room for a page.
     pub(in crate::embedded) fn wants_after(&self) -> Option<u64> {
         let running = matches!(self.lifecycle, Lifecycle::Running) && self.resume_from.is_none();
         (running && self.fresh.len() < self.fresh_low.max(1)).then_some(self.read_to)
     }
 
-    /// Offers events of the log, without gaps; those that it has seen or that come too early are ignored.
+    /// Adds a page of events without gaps. Ignores events that the group has read, and pages that leave a
+    /// gap.
     pub(in crate::embedded) fn feed(&mut self, page: &[Arc<Recorded>]) {
         let (Some(first), Some(last)) = (page.first(), page.last()) else { return };
         if self.wants_after().is_none() || first.position > self.read_to + 1 || last.position <= self.read_to
@@ -68,7 +70,7 @@ impl Group {
         self.wake_members();
     }
 
-    /// Everything up to here is done or open.
+    /// Every message up to this position is done or unfinished.
     pub(super) fn done_to(&self) -> u64 {
         self.fresh.front().map_or(self.read_to, |event| event.position - 1)
     }
@@ -92,7 +94,7 @@ impl Group {
         self.dirty
     }
 
-    /// Nothing is in hand.
+    /// Whether no delivery is unsettled.
     pub(in crate::embedded) fn is_idle(&self) -> bool {
         !self.open.values().any(|open| matches!(open.phase, Phase::Leased))
             && !self.parked.values().any(|message| message.leased)

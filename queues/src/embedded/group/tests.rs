@@ -40,7 +40,7 @@ fn page(positions: std::ops::RangeInclusive<u64>) -> Vec<Arc<Recorded>> {
     positions.map(event).collect()
 }
 
-/// A group that runs, fed with `events`, and its only member.
+/// A running group with `events` read, and its only member.
 fn running(delivery_limit: u32, prefetch: usize, events: u64) -> (Group, u64) {
     let mut group = Group::new("g".to_owned(), rules(delivery_limit), Record::default(), PAGE);
     let member = group.join(&rules(delivery_limit), prefetch).unwrap();
@@ -63,7 +63,7 @@ fn the_wait_doubles_up_to_the_cap() {
 }
 
 #[test]
-fn a_page_that_overlaps_is_taken_once_and_one_that_leaves_a_gap_not_at_all() {
+fn overlapping_pages_are_read_once_and_pages_after_a_gap_are_ignored() {
     let (mut group, member) = running(3, 128, 10);
     group.feed(&page(12..=20));
     group.feed(&page(5..=11));
@@ -73,7 +73,7 @@ fn a_page_that_overlaps_is_taken_once_and_one_that_leaves_a_gap_not_at_all() {
 }
 
 #[test]
-fn no_more_is_begun_than_a_record_can_name() {
+fn unfinished_messages_are_limited_to_what_a_record_holds() {
     let (mut group, member) = running(3, 1, PAGE as u64);
     let now = Instant::now();
     group.join(&rules(3), 1).unwrap();
@@ -84,9 +84,9 @@ fn no_more_is_begun_than_a_record_can_name() {
         assert_eq!(taken(&mut group, member, now), Some((begun, 1)));
         group.settle(begun, member, Outcome::Failed { reason: "no".to_owned() }, now);
     }
-    assert_eq!(taken(&mut group, member, now), None, "there are fresh ones, but no room");
+    assert_eq!(taken(&mut group, member, now), None, "there are fresh messages, but no room");
     let later = now + Duration::from_secs(1);
-    assert_eq!(taken(&mut group, member, later), Some((1, 2)), "those begun go on");
+    assert_eq!(taken(&mut group, member, later), Some((1, 2)), "unfinished messages are retried");
     group.settle(1, member, Outcome::Done, later);
     for again in 2..=OPEN_MAX as u64 {
         assert_eq!(taken(&mut group, member, later), Some((again, 2)));
@@ -96,7 +96,7 @@ fn no_more_is_begun_than_a_record_can_name() {
 }
 
 #[test]
-fn the_record_names_what_is_unfinished_and_nothing_else() {
+fn the_record_names_unfinished_messages_only() {
     let (mut group, member) = running(3, 8, 6);
     let now = Instant::now();
     for _ in 0..5 {
@@ -114,7 +114,7 @@ fn the_record_names_what_is_unfinished_and_nothing_else() {
     assert_eq!(group.status().checkpoint, 1);
 }
 
-/// A group that goes on from `record` in a process of its own, and its only member.
+/// A group that a new process resumes from `record`, and its only member.
 fn resumed(delivery_limit: u32, record: Record) -> (Group, u64) {
     let known = page(1..=record.done_to).into_iter().map(|event| (event.position, event)).collect();
     let mut group = Group::new("g".to_owned(), rules(delivery_limit), record, PAGE);
@@ -124,7 +124,7 @@ fn resumed(delivery_limit: u32, record: Record) -> (Group, u64) {
 }
 
 #[test]
-fn crashes_do_not_count_however_many_there_are() {
+fn crashes_never_count_as_failures() {
     let mut record = Record::default();
     for life in 0..100 {
         let (mut group, member) = resumed(1, record.clone());
@@ -150,7 +150,11 @@ fn failures_count_across_crashes_up_to_exactly_the_limit() {
         let (mut group, member) = resumed(3, record);
         group.feed(&page(1..=2));
         assert_eq!(taken(&mut group, member, now), Some((1, failures)));
-        assert_eq!(taken(&mut group, member, now), Some((2, 1)), "innocent, and in hand at every crash");
+        assert_eq!(
+            taken(&mut group, member, now),
+            Some((2, 1)),
+            "it never failed, and was unsettled at every crash"
+        );
         group.settle(1, member, Outcome::Failed { reason: format!("failure {failures}") }, now);
         record = group.changed_record().unwrap();
     }
@@ -162,7 +166,7 @@ fn failures_count_across_crashes_up_to_exactly_the_limit() {
 }
 
 #[test]
-fn a_limit_lowered_below_the_recorded_failures_parks_at_the_next_start() {
+fn a_lowered_limit_parks_at_the_next_start() {
     let open = vec![OpenNote { position: 1, failures: 2 }];
     let (mut group, member) = resumed(2, Record { done_to: 1, open, parked: Vec::new() });
     assert_eq!(taken(&mut group, member, Instant::now()), None);
@@ -170,7 +174,7 @@ fn a_limit_lowered_below_the_recorded_failures_parks_at_the_next_start() {
 }
 
 #[test]
-fn closing_before_the_keeper_resumed_leaves_the_record_alone() {
+fn closing_before_resuming_leaves_the_record_unchanged() {
     let record = Record { done_to: 7, ..Record::default() };
     let mut group = Group::new("g".to_owned(), rules(3), record, PAGE);
     group.close();
@@ -178,13 +182,13 @@ fn closing_before_the_keeper_resumed_leaves_the_record_alone() {
 }
 
 #[test]
-fn a_closed_group_calls_the_keeper_when_its_last_message_is_settled() {
+fn a_closed_group_wakes_the_io_thread_when_its_last_delivery_is_settled() {
     let (mut group, member) = running(3, 1, 1);
     let now = Instant::now();
     taken(&mut group, member, now);
     group.close();
     group.effects();
-    assert!(group.is_dirty(), "a store is due already");
+    assert!(group.is_dirty(), "a store is already due");
     group.settle(1, member, Outcome::Released, now);
     assert!(group.effects().io_thread);
 }

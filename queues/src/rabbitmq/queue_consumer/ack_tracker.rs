@@ -1,21 +1,21 @@
-//! Which deliveries of a channel can be acknowledged, and with how few words.
+//! The acknowledgements of a channel: which deliveries can be acknowledged, in as few frames as possible.
 
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TagState {
-    Open,
+    Unsettled,
     Settled,
-    /// RabbitMQ has been reported.
+    /// Acknowledged or requeued at RabbitMQ.
     Reported,
 }
 
-/// The tags of one channel, which count from 1 without gaps.
+/// The delivery tags of one channel. They count from 1 without gaps.
 #[derive(Debug, Default)]
 pub(in crate::rabbitmq) struct AckTracker {
-    /// RabbitMQ has been reported of every tag up to here.
+    /// Every tag up to here is reported to RabbitMQ.
     reported_to: u64,
-    /// Those above that have been seen.
+    /// The tags above `reported_to` that were delivered.
     tags: BTreeMap<u64, TagState>,
     settled: usize,
 }
@@ -23,45 +23,46 @@ pub(in crate::rabbitmq) struct AckTracker {
 /// Acknowledgements to send.
 #[derive(Debug, PartialEq, Eq, Default)]
 pub(in crate::rabbitmq) struct Acks {
-    /// Everything up to this tag.
+    /// All tags up to this one.
     pub up_to: Option<u64>,
-    /// And these.
+    /// Further tags.
     pub single: Vec<u64>,
 }
 
 impl AckTracker {
-    /// A delivery has come.
+    /// Notes a delivery.
     pub(in crate::rabbitmq) fn seen(&mut self, tag: u64) {
-        self.tags.entry(tag).or_insert(TagState::Open);
+        self.tags.entry(tag).or_insert(TagState::Unsettled);
     }
 
-    /// It is to be acknowledged.
+    /// Marks a delivery to be acknowledged.
     pub(in crate::rabbitmq) fn settle(&mut self, tag: u64) {
-        if self.tags.get(&tag) == Some(&TagState::Open) {
+        if self.tags.get(&tag) == Some(&TagState::Unsettled) {
             self.tags.insert(tag, TagState::Settled);
             self.settled += 1;
         }
     }
 
-    /// It was given back. False if it was settled before.
-    pub(in crate::rabbitmq) fn give_back(&mut self, tag: u64) -> bool {
-        let open = self.tags.get(&tag) == Some(&TagState::Open);
+    /// Marks a delivery as requeued. Returns false if it was settled before.
+    pub(in crate::rabbitmq) fn requeue(&mut self, tag: u64) -> bool {
+        let open = self.tags.get(&tag) == Some(&TagState::Unsettled);
         if open {
             self.tags.insert(tag, TagState::Reported);
         }
         open
     }
 
-    /// How many are to be acknowledged.
+    /// Number of deliveries to be acknowledged.
     pub(in crate::rabbitmq) fn settled(&self) -> usize {
         self.settled
     }
 
-    /// All that can be acknowledged. "Up to" includes no tag that is open, or that has not come yet.
+    /// Takes all acknowledgements that can be sent. `up_to` covers no tag that is unsettled or not yet
+    /// delivered.
     pub(in crate::rabbitmq) fn take(&mut self) -> Acks {
         let mut acks = Acks::default();
         while let Some(&tag) = self.tags.get(&(self.reported_to + 1))
-            && tag != TagState::Open
+            && tag != TagState::Unsettled
         {
             self.reported_to += 1;
             self.tags.remove(&self.reported_to);
@@ -86,7 +87,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_lowest_are_acknowledged_together_and_the_others_one_by_one() {
+    fn the_lowest_tags_are_acknowledged_together_and_others_one_by_one() {
         let mut tracker = AckTracker::default();
         (1..=6).for_each(|tag| tracker.seen(tag));
         [1, 2, 4, 6].into_iter().for_each(|tag| tracker.settle(tag));
@@ -94,14 +95,14 @@ mod tests {
         assert_eq!(tracker.take(), Acks::default());
         tracker.settle(3);
         assert_eq!(tracker.take(), Acks { up_to: Some(3), single: vec![] });
-        assert!(tracker.give_back(5));
+        assert!(tracker.requeue(5));
         tracker.seen(7);
         tracker.settle(7);
         assert_eq!(tracker.take(), Acks { up_to: Some(7), single: vec![] });
     }
 
     #[test]
-    fn what_has_not_come_yet_is_never_acknowledged() {
+    fn undelivered_tags_are_never_acknowledged() {
         let mut tracker = AckTracker::default();
         tracker.seen(2);
         tracker.settle(2);
@@ -134,7 +135,7 @@ mod tests {
                     }
                     _ => {
                         if seen.contains(&tag) && !settled.contains(&tag) && !reported.contains(&tag) {
-                            prop_assert!(tracker.give_back(tag));
+                            prop_assert!(tracker.requeue(tag));
                             reported.insert(tag);
                         }
                     }

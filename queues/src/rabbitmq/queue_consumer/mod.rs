@@ -1,4 +1,5 @@
-//! The consumer of one queue: one channel for all of this process's consumers of it, opened again whenever it is lost.
+//! The consumer of one queue. All members in this process share its channel, which is reopened whenever it is
+//! lost.
 
 mod ack_tracker;
 mod recent_keys;
@@ -28,37 +29,37 @@ use super::shared::{Drainable, Shared};
 use super::topology::{is_absent, short};
 use crate::lock::lock;
 
-/// Acknowledgements are sent together, at the latest at this number and after this time.
+/// Acknowledgements are sent together, after at most this many and at most this delay.
 const ACKS_MAX: usize = 32;
 const ACKS_WAIT: Duration = Duration::from_millis(5);
-/// How often it is looked whether anybody still holds the consumer.
+/// Interval between checks whether the consumer is still in use.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// Longest wait between two looks for a queue that the server has yet to declare.
+/// Longest delay between two attempts to consume a queue that the server has yet to declare.
 const QUEUE_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// What comes out of a queue.
+/// Decodes the messages of a queue.
 pub(super) trait Decoder: Send + Sync + 'static {
     type Message: Clone + Send + 'static;
-    /// What dead letters call it.
+    /// The kind of message, as dead letters name it.
     const NAME: &'static str;
-    /// Takes a delivery for what it is, or says why it cannot be.
+    /// Decodes a delivery, or returns the reason why it is unreadable.
     fn decode(&self, delivery: &Delivery) -> Result<Self::Message, String>;
-    /// What its duplicates are known by.
+    /// The key by which duplicates are recognised.
     fn key(&self, delivery: &Delivery) -> Option<String> {
         delivery.properties.message_id().as_ref().map(ShortString::to_string)
     }
 }
 
-/// A queue's consumer. Its task ends when nobody holds it any more, or with the broker.
+/// The consumer of a queue. Its task ends when no handle is left, or with the broker.
 pub(super) struct QueueConsumer<K: Decoder> {
     shared: Arc<Shared>,
     queue: String,
     decoder: K,
     state: Mutex<State<K::Message>>,
     changed: Notify,
-    /// Acknowledgements are under way.
-    sends_acks: AtomicBool,
-    /// Every member's consumer is there.
+    /// Whether acknowledgements are being sent.
+    acks_pending: AtomicBool,
+    /// Whether every member has its AMQP consumer.
     consuming: AtomicBool,
 }
 
@@ -70,7 +71,7 @@ impl<K: Decoder> QueueConsumer<K> {
             decoder,
             state: Mutex::new(State::new()),
             changed: Notify::new(),
-            sends_acks: AtomicBool::new(false),
+            acks_pending: AtomicBool::new(false),
             consuming: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&consumer);
@@ -124,16 +125,16 @@ impl<K: Decoder> Drainable for QueueConsumer<K> {
     }
 
     fn is_idle(&self) -> bool {
-        lock(&self.state).is_idle() && !self.sends_acks.load(Ordering::Acquire)
+        lock(&self.state).is_idle() && !self.acks_pending.load(Ordering::Acquire)
     }
 
     fn is_steady(&self) -> bool {
-        let sent = !self.sends_acks.load(Ordering::Acquire) && !lock(&self.state).has_commands();
+        let sent = !self.acks_pending.load(Ordering::Acquire) && !lock(&self.state).has_commands();
         sent && self.consuming.load(Ordering::Acquire)
     }
 }
 
-/// A consumer's place. Dropping it leaves.
+/// A member of a queue consumer. Dropping it leaves.
 pub(super) struct Member<K: Decoder> {
     consumer: Arc<QueueConsumer<K>>,
     number: u64,
@@ -167,7 +168,7 @@ impl<K: Decoder> Drop for Member<K> {
     }
 }
 
-/// A message in hand, given back when dropped unsettled.
+/// The obligation to settle one message; a drop releases it.
 pub(super) struct Lease<K: Decoder> {
     consumer: Arc<QueueConsumer<K>>,
     key: Option<String>,
@@ -201,10 +202,10 @@ impl<K: Decoder> Drop for Lease<K> {
     }
 }
 
-/// Consumes for as long as the consumer is held.
+/// Consumes while the consumer has handles.
 async fn run<K: Decoder>(weak: Weak<QueueConsumer<K>>) {
     let mut backoff = Backoff::up_to(QUEUE_WAIT_MAX);
-    let mut known_trouble = None;
+    let mut last_trouble = None;
     while let Some(consumer) = weak.upgrade() {
         if consumer.shared.is_stopping() {
             return;
@@ -212,41 +213,42 @@ async fn run<K: Decoder>(weak: Weak<QueueConsumer<K>>) {
         let mut session = Session::new(&consumer);
         let error = session.run(&weak).await;
         consumer.consuming.store(false, Ordering::Release);
-        consumer.sends_acks.store(false, Ordering::Release);
+        consumer.acks_pending.store(false, Ordering::Release);
         consumer.with(State::begin_epoch);
         let Some(error) = error else { return };
         let consumed = session.consumed;
         drop(session);
         if consumed {
             backoff.reset();
-            known_trouble = None;
+            last_trouble = None;
         }
         if matches!(error, LinkError::Late(_)) {
             consumer.shared.suspect([consumer.queue.clone()]);
         }
         let trouble = error.to_string();
-        // Once for each decoder of trouble: it may last for hours.
-        if known_trouble.as_ref() != Some(&trouble) {
-            tracing::info!(queue = %consumer.queue, error = %trouble, "consuming again soon");
-            known_trouble = Some(trouble);
+        // Log each new error once: an outage may last for hours.
+        if last_trouble.as_ref() != Some(&trouble) {
+            tracing::info!(queue = %consumer.queue, error = %trouble, "retrying to consume");
+            last_trouble = Some(trouble);
         }
         drop(consumer);
         backoff.wait().await;
     }
 }
 
-/// One channel's time.
+/// The state of one channel.
 struct Session<'a, K: Decoder> {
     consumer: &'a Arc<QueueConsumer<K>>,
     epoch: u64,
     tracker: AckTracker,
-    /// Since when there is something to acknowledge.
+    /// Time since the oldest unsent acknowledgement.
     oldest_ack: Option<Instant>,
     consumers: BTreeMap<u64, ShortString>,
     prefetch_total: usize,
     incoming: mpsc::UnboundedReceiver<(u64, Option<Delivery>)>,
     outgoing: mpsc::UnboundedSender<(u64, Option<Delivery>)>,
-    /// Dead letters under way, by tag, that are acknowledged once they are safe.
+    /// Tags of messages that are being published as dead letters. They are acknowledged once those are
+    /// durable.
     dead_letters: (mpsc::UnboundedSender<u64>, mpsc::UnboundedReceiver<u64>),
     consumed: bool,
 }
@@ -269,7 +271,7 @@ impl<'a, K: Decoder> Session<'a, K> {
         }
     }
 
-    /// Until the channel is lost (why), or the consumer is held by nobody but us (none).
+    /// Runs until the channel is lost (returns the error) or no other handle is left (returns `None`).
     async fn run(&mut self, weak: &Weak<QueueConsumer<K>>) -> Option<LinkError> {
         let link = self.consumer.shared.consuming.clone();
         let (generation, channel) = match link.channel().await {
@@ -288,8 +290,8 @@ impl<'a, K: Decoder> Session<'a, K> {
             tokio::select! {
                 biased;
                 delivery = self.incoming.recv() => match delivery {
-                    Some((_, Some(delivery))) => self.take_in(&delivery),
-                    // A consumer that was cancelled by us is no longer among them.
+                    Some((_, Some(delivery))) => self.receive(&delivery),
+                    // A consumer that this process cancelled is no longer in the map.
                     Some((member, None)) if self.consumers.contains_key(&member) => return Some(LinkError::Cancelled),
                     _ => {}
                 },
@@ -305,10 +307,10 @@ impl<'a, K: Decoder> Session<'a, K> {
         }
     }
 
-    /// Tells RabbitMQ what has changed: members, messages given back, acknowledgements when they are due.
+    /// Sends all changes to RabbitMQ: members, requeued messages, and acknowledgements when they are due.
     async fn send_commands(&mut self, channel: &Channel) -> Result<(), LinkError> {
         self.sync_members(channel).await?;
-        self.consumer.sends_acks.store(true, Ordering::Release);
+        self.consumer.acks_pending.store(true, Ordering::Release);
         let link = &self.consumer.shared.consuming;
         for command in self.consumer.with(State::take_commands) {
             match command {
@@ -316,11 +318,11 @@ impl<'a, K: Decoder> Session<'a, K> {
                     self.tracker.settle(tag.number);
                     self.oldest_ack.get_or_insert_with(Instant::now);
                 }
-                AckCommand::Requeue(tag) if tag.epoch == self.epoch && self.tracker.give_back(tag.number) => {
+                AckCommand::Requeue(tag) if tag.epoch == self.epoch && self.tracker.requeue(tag.number) => {
                     let requeue = BasicNackOptions { requeue: true, multiple: false };
                     link.within(channel.basic_nack(tag.number, requeue)).await?;
                 }
-                // Of a channel that is gone.
+                // The tag is of an old channel.
                 AckCommand::Acknowledge(_) | AckCommand::Requeue(_) => {}
             }
         }
@@ -330,7 +332,7 @@ impl<'a, K: Decoder> Session<'a, K> {
             self.acknowledge(channel).await?;
         }
         if self.tracker.settled() == 0 {
-            self.consumer.sends_acks.store(false, Ordering::Release);
+            self.consumer.acks_pending.store(false, Ordering::Release);
         }
         Ok(())
     }
@@ -348,7 +350,7 @@ impl<'a, K: Decoder> Session<'a, K> {
         Ok(())
     }
 
-    /// Starts consumers for members that joined and cancels those of members that left.
+    /// Starts consumers for new members and cancels those of members that left.
     async fn sync_members(&mut self, channel: &Channel) -> Result<(), LinkError> {
         let link = &self.consumer.shared.consuming;
         let wanted: BTreeMap<u64, u16> = lock(&self.consumer.state).wanted().into_iter().collect();
@@ -363,7 +365,7 @@ impl<'a, K: Decoder> Session<'a, K> {
             if self.consumers.contains_key(&member) {
                 continue;
             }
-            // On this channel it is for the consumers that begin from now on, each on its own.
+            // On this channel the prefetch applies to each consumer that starts from now on.
             link.within(channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
             let consuming = channel.basic_consume(
                 short(&self.consumer.queue),
@@ -386,7 +388,7 @@ impl<'a, K: Decoder> Session<'a, K> {
         Ok(())
     }
 
-    fn take_in(&mut self, delivery: &Delivery) {
+    fn receive(&mut self, delivery: &Delivery) {
         let counters = &self.consumer.shared.counters;
         self.tracker.seen(delivery.delivery_tag);
         if delivery.redelivered {
@@ -402,29 +404,31 @@ impl<'a, K: Decoder> Session<'a, K> {
                     counters.duplicates_dropped.fetch_add(1, Ordering::AcqRel);
                 }
             }
-            Err(reason) => self.publish(delivery, reason),
+            Err(reason) => self.publish_dead_letter(delivery, reason),
         }
     }
 
-    /// What cannot be read goes to the dead letters, with the reason; only then is it acknowledged.
-    fn publish(&self, delivery: &Delivery, reason: String) {
-        tracing::warn!(queue = %self.consumer.queue, error = %reason, "a message cannot be read");
+    /// Publishes an unreadable message as a dead letter with the reason; then acknowledges it.
+    fn publish_dead_letter(&self, delivery: &Delivery, reason: String) {
+        tracing::warn!(queue = %self.consumer.queue, error = %reason, "moving an unreadable message to the dead letters");
         let letter = DeadLetter::unreadable(K::NAME, &self.consumer.queue, delivery, &reason);
         let (shared, tag) = (Arc::clone(&self.consumer.shared), delivery.delivery_tag);
         let dead_letters = self.dead_letters.0.clone();
         tokio::spawn(async move {
             match letter.publish(&shared).await {
                 Ok(()) => {
-                    // The channel may be gone: then it comes again, and is dead_letters again.
+                    // If the channel is lost, the message is redelivered and published again.
                     let _gone = dead_letters.send(tag);
                 }
-                Err(error) => tracing::error!(%error, "failed to publish a message; it stays in its queue"),
+                Err(error) => {
+                    tracing::error!(%error, "failed to publish a dead letter; the message stays in its queue")
+                }
             }
         });
     }
 }
 
-/// Passes a consumer's deliveries on until it ends.
+/// Forwards a consumer's deliveries until it ends.
 async fn forward(
     mut consumer: lapin::Consumer,
     member: u64,
@@ -435,6 +439,6 @@ async fn forward(
             return;
         }
     }
-    // The session is gone.
+    // The session ended.
     let _gone = outgoing.send((member, None));
 }

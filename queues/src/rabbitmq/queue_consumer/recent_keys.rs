@@ -1,8 +1,8 @@
-//! What was lately done, so that its duplicates are not done again.
+//! Keys of recently settled messages, so that their duplicates are dropped.
 
 use std::collections::{HashSet, VecDeque};
 
-/// The last so many keys.
+/// A bounded set of the newest keys.
 #[derive(Debug)]
 pub(super) struct RecentKeys {
     most: usize,
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_is_forgotten_first() {
+    fn the_oldest_key_is_dropped_first() {
         let mut recent = RecentKeys::new(2);
         for key in ["a", "b", "a", "c"] {
             recent.insert(key.to_owned());

@@ -1,22 +1,22 @@
-//! What one queue has brought into this process: to be handed out, in hand, or lately done. Pure; the task does the
-//! talking.
+//! The messages of one queue in this process: ready, delivered, or recently done. Pure: the task does the
+//! I/O.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::task::Waker;
 
 use super::recent_keys::RecentKeys;
 
-/// Keys remembered after they were done. A duplicate comes within moments of a lost connection.
+/// Keys kept after their messages are done. A duplicate comes within moments of a lost connection.
 const RECENT_MAX: usize = 8192;
 
-/// A delivery's tag, and the channel it is valid on.
+/// A delivery tag and the epoch of its channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag {
     pub epoch: u64,
     pub number: u64,
 }
 
-/// What RabbitMQ is to be told.
+/// A command to RabbitMQ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AckCommand {
     Acknowledge(Tag),
@@ -25,9 +25,9 @@ pub(super) enum AckCommand {
 
 #[derive(Debug)]
 struct Entry<M> {
-    /// Whose hands it is in.
+    /// The member that holds it, if it is delivered.
     held_by: Option<u64>,
-    /// None: it was delivered on a channel that is gone.
+    /// `None` if it was delivered on a channel that is lost.
     tag: Option<Tag>,
     message: M,
     redelivered: bool,
@@ -36,7 +36,7 @@ struct Entry<M> {
 #[derive(Debug)]
 struct Member {
     prefetch: u16,
-    in_hand: usize,
+    unsettled: usize,
     waker: Option<Waker>,
 }
 
@@ -48,7 +48,7 @@ pub(in crate::rabbitmq) struct Item<M> {
     pub redelivered: bool,
 }
 
-/// What a member gets when it asks.
+/// The answer to a member that asks for a message.
 #[derive(Debug)]
 pub(in crate::rabbitmq) enum NextDelivery<M> {
     Deliver(Item<M>),
@@ -56,18 +56,18 @@ pub(in crate::rabbitmq) enum NextDelivery<M> {
     Ended,
 }
 
-/// How a message in hand is settled.
+/// The settlement of a delivered message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rabbitmq) enum Settled {
     /// Its consequences are durable: duplicates are dropped.
     Done,
-    /// Another message stands for it.
+    /// Another message replaces it.
     Replaced,
-    /// It comes again.
+    /// It is redelivered.
     Released,
 }
 
-/// What became of an arrival.
+/// The result of an arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arrival {
     New,
@@ -79,7 +79,7 @@ pub(super) struct State<M> {
     members: BTreeMap<u64, Member>,
     members_begun: u64,
     entries: HashMap<String, Entry<M>>,
-    /// To be handed to whichever member asks first, in the order in which they came.
+    /// Keys of messages to deliver to the next member that asks, in order of arrival.
     ready: VecDeque<String>,
     recent: RecentKeys,
     commands: Vec<AckCommand>,
@@ -108,11 +108,12 @@ impl<M: Clone> State<M> {
     pub(super) fn join(&mut self, prefetch: u16) -> u64 {
         let member = self.members_begun;
         self.members_begun += 1;
-        self.members.insert(member, Member { prefetch, in_hand: 0, waker: None });
+        self.members.insert(member, Member { prefetch, unsettled: 0, waker: None });
         member
     }
 
-    /// What nobody was handed is for the members that stay, here or elsewhere.
+    /// Messages not yet delivered to a member go to the remaining members or, if there are none, back to
+    /// RabbitMQ.
     pub(super) fn leave(&mut self, member: u64) {
         let left = self.members.remove(&member);
         self.wakers.extend(left.and_then(|member| member.waker));
@@ -122,7 +123,7 @@ impl<M: Clone> State<M> {
         self.wake_members();
     }
 
-    /// The members that there are, with their prefetch; none once closed.
+    /// The members with their prefetch; none once closed.
     pub(super) fn wanted(&self) -> Vec<(u64, u16)> {
         if self.closed {
             return Vec::new();
@@ -135,11 +136,11 @@ impl<M: Clone> State<M> {
             return NextDelivery::Ended;
         }
         let Some(member) = self.members.get_mut(&number) else { return NextDelivery::Ended };
-        if member.in_hand < usize::from(member.prefetch)
+        if member.unsettled < usize::from(member.prefetch)
             && let Some(key) = self.ready.pop_front()
             && let Some(entry) = self.entries.get_mut(&key)
         {
-            member.in_hand += 1;
+            member.unsettled += 1;
             entry.held_by = Some(number);
             return NextDelivery::Deliver(Item {
                 key,
@@ -148,7 +149,7 @@ impl<M: Clone> State<M> {
             });
         }
         if let Some(waker) = waker
-            && !member.waker.as_ref().is_some_and(|known| known.will_wake(waker))
+            && !member.waker.as_ref().is_some_and(|registered| registered.will_wake(waker))
         {
             self.wakers.extend(member.waker.replace(waker.clone()));
         }
@@ -157,7 +158,7 @@ impl<M: Clone> State<M> {
 
     // ---- messages
 
-    /// Takes in a delivery.
+    /// Adds a delivery of RabbitMQ.
     pub(super) fn arrive(&mut self, tag: Tag, key: String, message: M, redelivered: bool) -> Arrival {
         if self.recent.contains(&key) {
             self.commands.push(AckCommand::Acknowledge(tag));
@@ -165,9 +166,9 @@ impl<M: Clone> State<M> {
         }
         if let Some(entry) = self.entries.get_mut(&key) {
             match entry.tag {
-                // The same message twice in the queue: the one that is here already stands for both.
+                // The queue holds the message twice: the copy that is here stands for both.
                 Some(_) => self.commands.push(AckCommand::Acknowledge(tag)),
-                // It came again after its channel was lost: whoever has it in hand settles this one.
+                // Redelivered after its channel was lost: the holder's settlement now applies to the new tag.
                 None => entry.tag = Some(tag),
             }
             return Arrival::Duplicate;
@@ -182,17 +183,17 @@ impl<M: Clone> State<M> {
         Arrival::New
     }
 
-    /// Takes back a message in hand.
+    /// Settles a delivered message.
     pub(super) fn settle(&mut self, key: &str, how: Settled) {
         let Some(entry) = self.entries.remove(key) else { return };
         if let Some(member) = entry.held_by.and_then(|member| self.members.get_mut(&member)) {
-            member.in_hand = member.in_hand.saturating_sub(1);
+            member.unsettled = member.unsettled.saturating_sub(1);
             self.wakers.extend(member.waker.take());
         }
         if how == Settled::Done {
             self.recent.insert(key.to_owned());
         }
-        // Without a tag it comes again by itself; if it is done, it is acknowledged then.
+        // Without a tag it will be redelivered; if it is done, it is acknowledged then.
         if let Some(tag) = entry.tag {
             let acknowledged = how != Settled::Released;
             self.commands.push(if acknowledged {
@@ -215,14 +216,15 @@ impl<M: Clone> State<M> {
         self.wakers.extend(self.members.values_mut().filter_map(|member| member.waker.take()));
     }
 
-    /// Whether a message of this kind is in this process.
+    /// Whether this process holds such a message.
     pub(super) fn holds(&self, mut wanted: impl FnMut(&M) -> bool) -> bool {
         self.entries.values().any(|entry| wanted(&entry.message))
     }
 
     // ---- channels
 
-    /// A new channel: the tags of the old one are void, and what was not in hand comes again.
+    /// Starts the epoch of a new channel. The old tags are void, and undelivered messages will be
+    /// redelivered.
     pub(super) fn begin_epoch(&mut self) -> u64 {
         self.epoch += 1;
         self.commands.clear();
@@ -250,12 +252,12 @@ impl<M: Clone> State<M> {
         !self.commands.is_empty()
     }
 
-    /// Whether nothing is in hand and there is nothing to tell.
+    /// Whether no message is delivered and no command is unsent.
     pub(super) fn is_idle(&self) -> bool {
         self.commands.is_empty() && self.entries.values().all(|entry| entry.held_by.is_none())
     }
 
-    /// Who must be woken, once the lock is released.
+    /// The wakers to wake once the lock is released.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
         std::mem::take(&mut self.wakers)
     }
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_again_while_it_is_in_hand_is_settled_with_it() {
+    fn a_redelivery_of_a_held_message_is_settled_with_it() {
         let mut state = State::new();
         let member = state.join(4);
         let first = state.begin_epoch();
@@ -285,13 +287,13 @@ mod tests {
         let held = taken(&mut state, member);
         let second = state.begin_epoch();
         assert_eq!(state.arrive(tag(second, 7), "a".to_owned(), 1, true), Arrival::Duplicate);
-        assert!(matches!(state.take(member, None), NextDelivery::Wait), "it is in hand");
+        assert!(matches!(state.take(member, None), NextDelivery::Wait), "it is held");
         state.settle(&held.key, Settled::Done);
         assert_eq!(state.take_commands(), [AckCommand::Acknowledge(tag(second, 7))]);
     }
 
     #[test]
-    fn what_was_done_over_a_lost_channel_is_acknowledged_when_it_comes_again() {
+    fn a_message_done_after_a_lost_channel_is_acknowledged_on_redelivery() {
         let mut state = State::new();
         let member = state.join(4);
         let first = state.begin_epoch();
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_released_or_replaced_is_not_taken_for_done() {
+    fn released_and_replaced_messages_are_delivered_again() {
         for how in [Settled::Released, Settled::Replaced] {
             let mut state = State::new();
             let member = state.join(4);
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_channel_forgets_what_was_not_in_hand() {
+    fn a_new_channel_drops_undelivered_messages() {
         let mut state = State::new();
         let member = state.join(4);
         let epoch = state.begin_epoch();
@@ -330,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_member_leaves_is_for_the_others_and_what_the_last_leaves_for_other_processes() {
+    fn undelivered_messages_go_to_remaining_members_or_back_to_the_queue() {
         let mut state = State::new();
         let (left, stays) = (state.join(4), state.join(4));
         let epoch = state.begin_epoch();
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_gives_back_what_was_not_in_hand() {
+    fn closing_requeues_undelivered_messages() {
         let mut state = State::new();
         let member = state.join(4);
         let epoch = state.begin_epoch();
@@ -361,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_prefetch_is_in_hand() {
+    fn a_member_holds_at_most_its_prefetch() {
         let mut state = State::new();
         let member = state.join(1);
         let epoch = state.begin_epoch();
@@ -369,7 +371,7 @@ mod tests {
         let held = taken(&mut state, member);
         let epoch = state.begin_epoch();
         state.arrive(tag(epoch, 1), "b".to_owned(), 2, false);
-        assert!(matches!(state.take(member, None), NextDelivery::Wait), "one is in hand");
+        assert!(matches!(state.take(member, None), NextDelivery::Wait), "one is held");
         state.settle(&held.key, Settled::Done);
         assert_eq!(taken(&mut state, member).key, "b");
     }

@@ -1,4 +1,4 @@
-//! Damage, inside records and to whole files: it is named, or it does no harm; it is never silent.
+//! Damage, inside records and to whole files: it is named or harmless, never silent.
 
 use super::*;
 use crate::random::Random;
@@ -50,7 +50,7 @@ fn a_flipped_byte_in_a_later_part_of_a_record_is_found() {
 }
 
 #[test]
-fn a_record_in_the_place_of_another_is_found() {
+fn a_record_under_the_wrong_key_is_found() {
     let (log, _dir) = tampered(|tree| {
         let value = tree.get(keys::event(5, 0)).unwrap().unwrap();
         tree.insert(keys::event(6, 0), value).unwrap();
@@ -130,7 +130,7 @@ fn a_flipped_byte_in_an_index_is_found() {
 }
 
 #[test]
-fn damage_to_a_block_is_found_at_each_of_its_events_and_nowhere_else() {
+fn damage_to_a_block_is_found_at_exactly_its_events() {
     let (log, dir) = fresh();
     append(&log, "a", Any, (0..40).map(|n| event("a", n, 600)).collect()).unwrap();
     let starts: Vec<u64> = log
@@ -175,7 +175,8 @@ fn damage_older_than_the_newest_events_is_found_by_a_full_check() {
     assert!(corrupt(SledLog::open(dir.path(), &options)).contains("event 1:"));
 }
 
-/// What came of damaging the files of a log: an error that names damage, or every event, whole.
+/// Opens damaged files. Returns whether the log opened; panics unless it has every event or the error names
+/// damage.
 fn survives(image: &Path, what: &str) -> bool {
     match open(image) {
         Err(LogError::Corrupt(_)) => return false,
@@ -198,12 +199,12 @@ fn survives(image: &Path, what: &str) -> bool {
     true
 }
 
-/// The files of a log of [`EVENTS`] events, as a crash or as closing leaves them.
+/// The files of a log of [`EVENTS`] events, after a crash or after closing.
 fn image(closed: bool) -> TempDir {
     let (mut log, dir) = fresh();
     for n in (0..EVENTS).step_by(50) {
         if n == EVENTS / 2 {
-            // From its second start on, sled keeps a snapshot beside its log.
+            // From its second start, sled keeps a snapshot beside its log.
             drop(log);
             log = open(dir.path()).unwrap();
         }
@@ -308,7 +309,7 @@ fn damage_to_the_small_files_is_never_silent() {
 }
 
 #[test]
-fn a_panic_of_a_visitor_is_not_taken_for_damage() {
+fn a_visitors_panic_is_not_reported_as_damage() {
     let (log, _dir) = fresh();
     add(&log, 0..3);
     let panic = catch_unwind(AssertUnwindSafe(|| log.scan_views(0, &mut |_| panic!("the visitor's own"))));

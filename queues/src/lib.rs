@@ -61,6 +61,7 @@
 //! [`Broker::drained`] returns. Dropping the last handle without that loses nothing: unsettled messages are
 //! redelivered, as after a crash.
 
+mod backoff;
 mod broker;
 mod context;
 mod delivery;
@@ -73,6 +74,7 @@ mod lock;
 mod mutation;
 mod proposal;
 mod rabbitmq;
+mod random;
 
 pub use broker::{Broker, GROUP_BYTES_MAX, PREFETCH_MAX, Subscription};
 pub use delivery::{Consumer, Delivery, MessageContext, Parked, ParkedConsumer, ParkedDelivery};

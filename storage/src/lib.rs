@@ -2,7 +2,6 @@
 //! files ([`ArtifactStore`]), and export and import of a log ([`transfer`]).
 
 mod artifact;
-mod base64;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;

@@ -12,13 +12,15 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use dissent_domain::event::{Event, EventId, NewEvent, Recorded, decode};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, AppendFuture, EventLog, ExpectedVersion};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::{Salvage, StorageError, base64, wait};
+use crate::{Salvage, StorageError, wait};
 
 use copy::{APPENDS_IN_FLIGHT, READ_EVENTS};
 pub use copy::{copy, same};
@@ -189,7 +191,7 @@ fn line_of<'a>(recorded: &'a Recorded, body: &'a Event) -> WrittenLine<'a> {
         event_type: &event.event_type,
         schema_version: event.schema_version,
         body: Body(body),
-        body_msgpack: base64::encode(&event.body),
+        body_msgpack: BASE64_STANDARD.encode(&event.body),
     }
 }
 
@@ -246,8 +248,9 @@ type Fault = (&'static str, String);
 impl ReadLine {
     /// The event, after a check of every field.
     fn into_event(self) -> Result<(ExperimentId, u64, NewEvent), Fault> {
-        let body = base64::decode(&self.body_msgpack)
-            .ok_or_else(|| ("body_msgpack", "it is not padded base64".to_owned()))?;
+        let body = BASE64_STANDARD
+            .decode(&self.body_msgpack)
+            .map_err(|error| ("body_msgpack", format!("it is not padded base64: {error}")))?;
         let event = decode(&self.event_type, self.schema_version, &body)
             .map_err(|error| ("body_msgpack", error.to_string()))?;
         // Compare through text, as the line came: numbers must not differ by their path.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::record::{OPEN_MAX, Record};
 use super::status::GroupStatus;
+use crate::backoff::Backoff;
 use crate::broker::Subscription;
 use crate::delivery::Outcome;
 use crate::error::BrokerError;
@@ -28,8 +29,7 @@ pub(super) struct Rules {
     pub experiment: Option<ExperimentId>,
     pub kinds: &'static [EventType],
     pub delivery_limit: u32,
-    pub retry_delay: Duration,
-    pub retry_delay_max: Duration,
+    pub retry_delay: Backoff,
 }
 
 impl Rules {
@@ -38,8 +38,7 @@ impl Rules {
             experiment: subscription.experiment.clone(),
             kinds: subscription.kinds,
             delivery_limit: subscription.delivery_limit,
-            retry_delay: subscription.retry_delay,
-            retry_delay_max,
+            retry_delay: Backoff::new(subscription.retry_delay, retry_delay_max),
         }
     }
 
@@ -47,12 +46,6 @@ impl Rules {
     pub(super) fn want(&self, event: &Recorded) -> bool {
         let of_experiment = self.experiment.as_ref().is_none_or(|wanted| *wanted == event.experiment);
         of_experiment && self.kinds.iter().any(|kind| kind.name() == event.event.event_type)
-    }
-
-    /// The delay after the `failures`-th failure.
-    fn backoff(&self, failures: u32) -> Duration {
-        let doublings = failures.saturating_sub(1).min(31);
-        self.retry_delay.saturating_mul(1 << doublings).min(self.retry_delay_max)
     }
 }
 
@@ -285,7 +278,7 @@ impl Group {
                     open.phase = Phase::Spent(reason);
                     self.park_spent();
                 } else {
-                    open.phase = Phase::Delayed(now + self.rules.backoff(open.failures));
+                    open.phase = Phase::Delayed(now + self.rules.retry_delay.after(open.failures));
                 }
             }
         }

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::event_queue::EventQueue;
 use super::events::{EventDecoder, GroupConsumer, GroupSource};
 use super::history::HistoryConsumer;
-use super::link::{Link, LinkError, random};
+use super::link::{Link, LinkError};
 use super::options::RabbitOptions;
 use super::parked::{ParkedDecoder, ParkedQueueConsumer, ParkedSource};
 use super::publisher::Publisher;
@@ -32,6 +32,7 @@ use crate::error::BrokerError;
 use crate::future::BoxFuture;
 use crate::lock::lock;
 use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender, proposal_channel};
+use crate::random::random;
 
 /// Threads that serve the connections. The threads of actors may be busy for seconds, longer than a heartbeat
 /// allows.

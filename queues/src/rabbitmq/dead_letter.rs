@@ -7,12 +7,12 @@ use lapin::message::Delivery as AmqpDelivery;
 use lapin::types::ShortString;
 
 use super::headers::cut;
-use super::link::random;
 use super::shared::Shared;
 use super::window::Message;
 use super::wire;
 use crate::error::BrokerError;
 use crate::proposal::Proposal;
+use crate::random::random;
 
 /// A message to be published to the dead letters.
 pub(super) struct DeadLetter {

@@ -14,13 +14,14 @@ use tokio::time::{sleep, timeout};
 
 use super::broker::{RabbitBroker, unavailable};
 use super::headers::{ATTEMPT, number_header, text_header};
-use super::link::{LinkError, random};
+use super::link::LinkError;
 use super::topology::{look_at, short};
 use super::window::Message;
 use super::{events, parked, wire};
 use crate::delivery::MessageContext;
 use crate::error::BrokerError;
 use crate::proposal::Proposal;
+use crate::random::random;
 
 /// Most messages that are listed.
 const LOOK_MAX: usize = 10_000;

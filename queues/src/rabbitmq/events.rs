@@ -15,6 +15,7 @@ use super::queue_consumer::{Decoder, Item, Lease, Member, QueueConsumer, Settled
 use super::topology::routing_key;
 use super::window::Message;
 use super::{parked, wire};
+use crate::backoff::Backoff;
 use crate::broker::Subscription;
 use crate::delivery::{Delivery, MessageContext, Outcome, Settle, Source};
 use crate::error::BrokerError;
@@ -185,7 +186,7 @@ async fn replace(unsettled: &UnsettledEvent, reason: &str) -> Result<(), BrokerE
     let id = format!("{}/{attempt}", unsettled.event.event.id);
     let message = group_message(consumer.queue(), id, &unsettled.event, attempt, &unsettled.context)
         .map_err(BrokerError::Invalid)?;
-    let delay = backoff(decoder.retry_delay, unsettled.attempt).min(shared.options.retry_delay_max);
+    let delay = Backoff::new(decoder.retry_delay, shared.options.retry_delay_max).after(unsettled.attempt);
     match u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) {
         0 => shared.publisher.publish(message).await,
         delay_ms => {
@@ -193,12 +194,6 @@ async fn replace(unsettled: &UnsettledEvent, reason: &str) -> Result<(), BrokerE
             shared.publisher.publish_delayed(message, delay_ms).await
         }
     }
-}
-
-/// The wait after the `failures`-th failure.
-fn backoff(first: Duration, failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(31);
-    first.saturating_mul(1 << doublings)
 }
 
 /// The queue consumer of a group.

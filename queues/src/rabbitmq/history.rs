@@ -10,10 +10,11 @@ use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::link::{Backoff, LinkError, next};
+use super::link::{BACKOFF, LinkError, next};
 use super::shared::Shared;
 use super::topology::{is_absent, long, short};
 use super::wire;
+use crate::backoff::Retries;
 use crate::error::BrokerError;
 
 /// Prefetch of the stream, and the number of deliveries after which they are acknowledged.
@@ -117,12 +118,12 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self) {
-        let mut backoff = Backoff::new();
+        let mut retries = Retries::new(BACKOFF);
         let mut last_trouble = None;
         while !self.shared.is_closing() {
             let shared = Arc::clone(&self.shared);
             let trouble = tokio::select! {
-                trouble = self.session(&mut backoff) => trouble,
+                trouble = self.session(&mut retries) => trouble,
                 () = shared.closed() => return,
             };
             if let LinkError::Broker(error) = trouble {
@@ -136,19 +137,19 @@ impl Reader {
                 tracing::info!(stream = %self.stream, error = %trouble, "retrying to read the history");
                 last_trouble = Some(trouble);
             }
-            backoff.wait().await;
+            retries.wait().await;
         }
     }
 
     /// Reads from the first event at each connection: the stream may have been filled anew.
-    async fn session(&mut self, backoff: &mut Backoff) -> LinkError {
-        match self.read(backoff).await {
+    async fn session(&mut self, retries: &mut Retries) -> LinkError {
+        match self.read(retries).await {
             Ok(()) => LinkError::Cancelled,
             Err(error) => error,
         }
     }
 
-    async fn read(&mut self, backoff: &mut Backoff) -> Result<(), LinkError> {
+    async fn read(&mut self, retries: &mut Retries) -> Result<(), LinkError> {
         let link = self.shared.consuming.clone();
         let (generation, channel) = link.channel().await?;
         link.within(channel.basic_qos(AHEAD, BasicQosOptions { global: false })).await?;
@@ -169,7 +170,7 @@ impl Reader {
             };
             let Some(delivery) = delivery else { return Ok(()) };
             let delivery = delivery?;
-            backoff.reset();
+            retries.reset();
             match wire::decode_event(&delivery.data, self.shared.options.message_bytes_max) {
                 Ok(event) => {
                     for event in self.sequence.add(event)? {

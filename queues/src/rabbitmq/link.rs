@@ -4,7 +4,6 @@
 //! cannot be acknowledged on a new one by mistake.
 
 use std::future::poll_fn;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,14 +14,15 @@ use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::options::RabbitOptions;
+use crate::backoff::{Backoff, Retries};
 use crate::error::BrokerError;
 
-/// First and longest delay between two attempts to connect or to use a connection.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Delays between two attempts to connect or to use a connection, and the first of them.
+pub(super) const BACKOFF: Backoff = Backoff::new(BACKOFF_MIN, Duration::from_secs(5));
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Interval between checks of the connection's status: an event could be missed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -41,44 +41,6 @@ pub(super) enum LinkError {
     NoQueue(String),
     #[error(transparent)]
     Broker(#[from] BrokerError),
-}
-
-/// Delays that double, jittered so that many processes do not reconnect at once.
-#[derive(Debug)]
-pub(super) struct Backoff {
-    next: Duration,
-    most: Duration,
-}
-
-impl Backoff {
-    pub(super) fn new() -> Self {
-        Self::up_to(BACKOFF_MAX)
-    }
-
-    pub(super) fn up_to(most: Duration) -> Self {
-        Self { next: BACKOFF_MIN, most }
-    }
-
-    pub(super) fn reset(&mut self) {
-        self.next = BACKOFF_MIN;
-    }
-
-    pub(super) async fn wait(&mut self) {
-        let half = self.next / 2;
-        self.next = (self.next * 2).min(self.most);
-        sleep(half + half.mul_f64(random_fraction())).await;
-    }
-}
-
-/// A random number from 0 to 1. The hasher's keys are the standard library's own randomness.
-fn random_fraction() -> f64 {
-    let bits = u32::try_from(random() >> 32).unwrap_or(0);
-    f64::from(bits) / f64::from(u32::MAX)
-}
-
-/// Random bits.
-pub(super) fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 /// An established connection and its number.
@@ -170,7 +132,7 @@ impl Link {
 
     /// Keeps the link connected. It ends only with its task.
     pub(super) async fn supervise(self) {
-        let mut backoff = Backoff::new();
+        let mut retries = Retries::new(BACKOFF);
         let (place, connection) = (self.state.options.address(), self.state.name);
         let mut was_refused = false;
         for generation in 1u64.. {
@@ -178,7 +140,7 @@ impl Link {
                 Ok(up) => {
                     tracing::info!(%place, connection, "connected to RabbitMQ");
                     was_refused = false;
-                    backoff.reset();
+                    retries.reset();
                     self.state.trouble.send_replace(None);
                     let why = self.hold(Up { generation, connection: Arc::new(up) }).await;
                     self.state.losses.fetch_add(1, Ordering::AcqRel);
@@ -193,7 +155,7 @@ impl Link {
                     self.state.trouble.send_replace(Some(error.to_string()));
                 }
             }
-            backoff.wait().await;
+            retries.wait().await;
         }
     }
 

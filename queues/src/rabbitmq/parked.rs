@@ -8,7 +8,6 @@ use lapin::message::Delivery as AmqpDelivery;
 use lapin::types::{AMQPValue, FieldTable, LongString};
 
 use super::headers::{ATTEMPT, cut, number_header, text_header};
-use super::link::random;
 use super::queue_consumer::{Decoder, Item, Lease, Member, Settled};
 use super::shared::Shared;
 use super::topology::Topology;
@@ -17,6 +16,7 @@ use super::wire;
 use crate::delivery::{Outcome, Parked, ParkedDelivery, Settle, Source};
 use crate::error::BrokerError;
 use crate::future::BoxFuture;
+use crate::random::random;
 
 /// The message that parks an event for a group.
 pub(super) fn message(

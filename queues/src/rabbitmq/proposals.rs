@@ -7,7 +7,6 @@ use tokio::sync::mpsc;
 
 use super::context::{add_context, context_of};
 use super::dead_letter::DeadLetter;
-use super::link::random;
 use super::queue_consumer::{Decoder, Item, Lease, QueueConsumer, Settled};
 use super::shared::Shared;
 use super::window::Message;
@@ -17,6 +16,7 @@ use crate::delivery::MessageContext;
 use crate::error::BrokerError;
 use crate::future::BoxFuture;
 use crate::proposal::{Proposal, ProposalDelivery, ProposalReply, Reply};
+use crate::random::random;
 
 /// A proposal and its context.
 #[derive(Debug, Clone)]

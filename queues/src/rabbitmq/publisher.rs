@@ -18,9 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::leaderless;
-use super::link::{Backoff, Link, LinkError};
+use super::link::{BACKOFF, Link, LinkError};
 use super::topology::Topology;
 use super::window::{Message, PublishOutcome, Window};
+use crate::backoff::Retries;
 use crate::error::BrokerError;
 
 /// Delay before a message is sent again that RabbitMQ refused or could not route.
@@ -133,9 +134,9 @@ impl Drop for Counted {
 impl PublisherTask {
     /// Publishes until every handle is dropped and all messages are confirmed.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::new();
+        let mut retries = Retries::new(BACKOFF);
         loop {
-            let Err(error) = self.session(&mut backoff).await else { return };
+            let Err(error) = self.session(&mut retries).await else { return };
             tracing::debug!(%error, "reopening the publisher's channel");
             if matches!(error, LinkError::Late(_))
                 && let Some(queue) = self.unwatched_queue()
@@ -143,7 +144,7 @@ impl PublisherTask {
             {
                 tracing::debug!(%error, queue, "failed to check an unresponsive queue");
             }
-            backoff.wait().await;
+            retries.wait().await;
         }
     }
 
@@ -158,7 +159,7 @@ impl PublisherTask {
         }
     }
 
-    async fn session(&mut self, backoff: &mut Backoff) -> Result<(), LinkError> {
+    async fn session(&mut self, retries: &mut Retries) -> Result<(), LinkError> {
         let (generation, channel) = self.link.channel().await?;
         self.link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         self.link.within(self.topology.declare_base(&channel)).await?;
@@ -181,7 +182,7 @@ impl PublisherTask {
                     if window.is_empty() { Poll::Pending } else { window.poll_oldest(context) }
                 })) => match settled {
                     Ok((message, job, fate)) => {
-                        backoff.reset();
+                        retries.reset();
                         self.waiting_since = Instant::now();
                         self.settled(message, job, fate)?;
                     }

@@ -22,10 +22,11 @@ use super::dead_letter::DeadLetter;
 use super::event_queue::{EventQueue, FillRecord};
 use super::events::event_message;
 use super::leaderless;
-use super::link::{Backoff, LinkError};
+use super::link::{BACKOFF, LinkError};
 use super::shared::Shared;
 use super::topology::{bind, look_at, short, unbind};
 use super::window::{Message, PublishOutcome, Window};
+use crate::backoff::Retries;
 use crate::context::Contexts;
 use crate::delivery::MessageContext;
 use crate::error::BrokerError;
@@ -88,7 +89,7 @@ impl Relay {
 
     /// Relays until the broker is dropped or the log fails.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::new();
+        let mut retries = Retries::new(BACKOFF);
         let mut was_reported = false;
         loop {
             let begun_at = self.confirmed_to;
@@ -107,9 +108,9 @@ impl Relay {
             }
             was_reported = self.confirmed_to == begun_at;
             if !was_reported {
-                backoff.reset();
+                retries.reset();
             }
-            backoff.wait().await;
+            retries.wait().await;
         }
     }
 

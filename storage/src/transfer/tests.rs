@@ -236,3 +236,48 @@ proptest! {
         prop_assert_eq!(bytes(&copy), bytes(&log));
     }
 }
+
+/// An export has one form only if its base64 has one text for each byte string.
+mod base64_is_strict {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_examples_of_the_rfc_hold() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(BASE64_STANDARD.encode(bytes), text);
+            assert_eq!(BASE64_STANDARD.decode(text).unwrap(), bytes.as_bytes());
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_canonical_is_an_error() {
+        for text in
+            ["Z", "Zg", "Zg=", "Zh==", "Zm9=", "Z===", "====", "=Zg=", "Zm 9", "Zm9v\n", "Zm9-", "Zg==Zg=="]
+        {
+            assert!(BASE64_STANDARD.decode(text).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_string_decodes_from_its_text(bytes: Vec<u8>) {
+            prop_assert_eq!(BASE64_STANDARD.decode(BASE64_STANDARD.encode(&bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn text_that_decodes_is_the_text_of_its_bytes(text in "[A-Za-z0-9+/=]{0,16}") {
+            if let Ok(bytes) = BASE64_STANDARD.decode(&text) {
+                prop_assert_eq!(BASE64_STANDARD.encode(&bytes), text);
+            }
+        }
+    }
+}

@@ -24,9 +24,10 @@ use self::ack_tracker::AckTracker;
 use self::state::{AckCommand, Arrival, State, Tag};
 pub(super) use self::state::{Item, NextDelivery, Settled};
 use super::dead_letter::DeadLetter;
-use super::link::{Backoff, LinkError, next};
+use super::link::{BACKOFF_MIN, LinkError, next};
 use super::shared::{Drainable, Shared};
 use super::topology::{is_absent, short};
+use crate::backoff::{Backoff, Retries};
 use crate::lock::lock;
 
 /// Acknowledgements are sent together, after at most this many and at most this delay.
@@ -204,7 +205,7 @@ impl<K: Decoder> Drop for Lease<K> {
 
 /// Consumes while the consumer has handles.
 async fn run<K: Decoder>(weak: Weak<QueueConsumer<K>>) {
-    let mut backoff = Backoff::up_to(QUEUE_WAIT_MAX);
+    let mut retries = Retries::new(Backoff::new(BACKOFF_MIN, QUEUE_WAIT_MAX));
     let mut last_trouble = None;
     while let Some(consumer) = weak.upgrade() {
         if consumer.shared.is_stopping() {
@@ -219,7 +220,7 @@ async fn run<K: Decoder>(weak: Weak<QueueConsumer<K>>) {
         let consumed = session.consumed;
         drop(session);
         if consumed {
-            backoff.reset();
+            retries.reset();
             last_trouble = None;
         }
         if matches!(error, LinkError::Late(_)) {
@@ -232,7 +233,7 @@ async fn run<K: Decoder>(weak: Weak<QueueConsumer<K>>) {
             last_trouble = Some(trouble);
         }
         drop(consumer);
-        backoff.wait().await;
+        retries.wait().await;
     }
 }
 

@@ -10,6 +10,31 @@ use dissent_domain::log::{AdvanceListener, Append, AppendFuture, EventLog, Expec
 use crate::limits::{check_append, check_cursor};
 
 /// An [`EventLog`] that lives as long as its process. An append is done when `append` returns.
+///
+/// ```
+/// use dissent_domain::event::{EventId, NewEvent, RoundClosed};
+/// use dissent_domain::id::ExperimentId;
+/// use dissent_domain::log::{Append, EventLog, ExpectedVersion, LogError};
+/// use dissent_storage::{MemoryLog, wait};
+///
+/// let log = MemoryLog::new();
+/// let experiment = ExperimentId::new("demo")?;
+/// let id = EventId::of_experiment(&experiment).caused("example", 0);
+/// let event = NewEvent::new(id, None, "example", 0, &RoundClosed { round: 0 }.into())?;
+/// let append = Append { experiment, expected: ExpectedVersion::NoStream, events: vec![event] };
+///
+/// let recorded = wait(log.append(append.clone()))?;
+/// assert_eq!((recorded[0].position, recorded[0].version), (1, 1));
+/// assert_eq!(log.read(0, 10)?, recorded);
+///
+/// // The same events again change nothing: an id is recorded once.
+/// assert_eq!(wait(log.append(append))?, recorded);
+/// assert_eq!(log.head(), 1);
+///
+/// log.close();
+/// assert_eq!(log.store_cursor("reward", vec![1]), Err(LogError::Closed));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Default)]
 pub struct MemoryLog {
     state: Mutex<State>,

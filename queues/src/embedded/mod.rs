@@ -4,6 +4,10 @@
 mod consumer;
 mod group;
 mod io_thread;
+#[cfg(test)]
+#[path = "../../tests/broker/memory_log.rs"]
+#[allow(dead_code, reason = "the tests of this module need only a part of it")]
+mod memory_log;
 mod options;
 mod record;
 mod shared;
@@ -32,6 +36,86 @@ use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender,
 /// broker closes, stores its progress and ends its thread.
 ///
 /// At most one embedded broker may run over a log at a time.
+///
+/// ```
+/// # use dissent_domain::event::{EventId, NewEvent, Recorded, RoundClosed};
+/// # use dissent_domain::id::ExperimentId;
+/// # use dissent_domain::log::{AdvanceListener, Append, AppendFuture, EventLog, LogError};
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use dissent_domain::event::EventType;
+/// use dissent_queues::{Broker, EmbeddedBroker, EmbeddedOptions, Subscription};
+/// #
+/// # /// A log with two events, in memory.
+/// # struct ExampleLog(Vec<Recorded>);
+/// #
+/// # impl EventLog for ExampleLog {
+/// #     fn append(&self, _: Append) -> AppendFuture {
+/// #         Box::pin(std::future::ready(Err(LogError::Closed)))
+/// #     }
+/// #     fn read(&self, after: u64, limit: usize) -> Result<Vec<Recorded>, LogError> {
+/// #         Ok(self.0.iter().filter(|event| event.position > after).take(limit).cloned().collect())
+/// #     }
+/// #     fn read_stream(&self, _: &ExperimentId, after: u64, limit: usize) -> Result<Vec<Recorded>, LogError> {
+/// #         self.read(after, limit)
+/// #     }
+/// #     fn find(&self, id: EventId) -> Result<Option<Recorded>, LogError> {
+/// #         Ok(self.0.iter().find(|event| event.event.id == id).cloned())
+/// #     }
+/// #     fn streams(&self) -> Result<Vec<(ExperimentId, u64)>, LogError> {
+/// #         Ok(Vec::new())
+/// #     }
+/// #     fn head(&self) -> u64 {
+/// #         self.0.len() as u64
+/// #     }
+/// #     fn on_advance(&self, _: AdvanceListener) {}
+/// #     fn store_cursor(&self, _: &str, _: Vec<u8>) -> Result<(), LogError> {
+/// #         Ok(())
+/// #     }
+/// #     fn load_cursor(&self, _: &str) -> Result<Option<Vec<u8>>, LogError> {
+/// #         Ok(None)
+/// #     }
+/// #     fn flush(&self) -> Result<(), LogError> {
+/// #         Ok(())
+/// #     }
+/// # }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let experiment = ExperimentId::new("demo")?;
+/// # let mut events = Vec::new();
+/// # for round in 0..2 {
+/// #     let id = EventId::of_experiment(&experiment).caused("example", round);
+/// #     let event = NewEvent::new(id, None, "example", 0, &RoundClosed { round }.into())?;
+/// #     let position = u64::from(round) + 1;
+/// #     events.push(Recorded { position, experiment: experiment.clone(), version: position, event });
+/// # }
+/// # let log = Arc::new(ExampleLog(events));
+/// // `log` holds two events of the type that the group takes.
+/// let broker = EmbeddedBroker::new(log, EmbeddedOptions::default());
+/// let mut consumer = broker.subscribe(Subscription {
+///     group: "watcher".to_owned(),
+///     experiment: None,
+///     kinds: &[EventType::RoundClosed],
+///     prefetch: 1,
+///     delivery_limit: 3,
+///     retry_delay: Duration::from_secs(1),
+/// })?;
+///
+/// for position in 1..=2 {
+///     let delivery = consumer.next().await.ok_or("the broker closed")?;
+///     assert_eq!((delivery.event.position, delivery.attempt), (position, 1));
+///     // Acknowledge when all consequences of the event are durable.
+///     delivery.ack().await?;
+/// }
+///
+/// broker.close();
+/// assert!(consumer.next().await.is_none());
+/// broker.drained().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct EmbeddedBroker {
     inner: Arc<Inner>,
@@ -159,3 +243,6 @@ impl Drop for Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

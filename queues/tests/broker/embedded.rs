@@ -307,26 +307,3 @@ async fn a_damaged_or_foreign_record_is_an_error() {
         assert!(error.to_string().contains(hint), "{error}");
     }
 }
-
-/// A log may block on a channel during a flush, and a channel consumes the token by which `unpark` wakes a
-/// thread.
-#[test]
-fn dropping_the_broker_during_a_flush_ends_its_thread() {
-    let Embedded { log, broker } = Embedded::new(Durability::Immediate);
-    let (flushing, flushed) = std::sync::mpsc::channel();
-    log.at_flush(move || {
-        flushing.send(()).unwrap();
-        // The broker is dropped meanwhile.
-        std::thread::sleep(Duration::from_millis(200));
-        std::thread::park_timeout(Duration::from_millis(1));
-    });
-    let _consumer = broker.subscribe(subscription(1)).unwrap();
-    broker.close();
-    flushed.recv().unwrap();
-    let (dropped, is_dropped) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        drop(broker);
-        dropped.send(()).unwrap();
-    });
-    is_dropped.recv_timeout(Duration::from_secs(30)).expect("the I/O thread sleeps through the stop");
-}

@@ -81,6 +81,7 @@ impl MemoryLog {
     }
 
     /// Calls `act` at the end of each flush.
+    #[allow(dead_code, reason = "only the unit tests of the embedded broker use it")]
     pub(crate) fn at_flush(&self, act: impl Fn() + Send + 'static) {
         *lock(&self.at_flush) = Some(Box::new(act));
     }

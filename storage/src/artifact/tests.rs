@@ -364,7 +364,7 @@ fn invalid_store_urls_are_errors_that_say_why() {
     for (url, reason) in [
         ("nonsense", "relative URL"),
         ("http://host/x", "use file:///folder or s3://bucket/prefix"),
-        ("s3://key:secret@bucket/x", "credentials belong into the environment"),
+        ("s3://key:secret@bucket/x", "set them in the environment"),
         ("file:///proc/nowhere", "file:///proc/nowhere"),
     ] {
         let said = SharedStore::open(url).unwrap_err().to_string();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use dissent_actors::{LeaseTimes, Pipeline, Resources, subscriptions};
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
-use dissent_domain::event::{CompletionsSampled, Event, Recorded, RewardsScored, Step, follow_from};
+use dissent_domain::event::{CompletionsSampled, Event, Recorded, RewardsScored, StepName, follow_from};
 use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
@@ -127,7 +127,8 @@ async fn experiment(node: &Node, folder: &Path, log: &Arc<SledLog>, plan: &Plan)
     let following =
         actix::spawn(async move { while history.next().await.is_ok_and(|next| next.is_some()) {} });
     let mut standing_in = Vec::new();
-    for (step, answer) in [(Step::Generation, sampled as fn(&Event) -> Option<Event>), (Step::Reward, scored)]
+    for (step, answer) in
+        [(StepName::Generation, sampled as fn(&Event) -> Option<Event>), (StepName::Reward, scored)]
     {
         let consumer = worker.subscribe(of_step(&subscribed, step)?)?;
         standing_in.push(actix::spawn(stand_in(
@@ -150,7 +151,7 @@ async fn experiment(node: &Node, folder: &Path, log: &Arc<SledLog>, plan: &Plan)
     Ok(pipeline.drain().await?)
 }
 
-fn of_step(subscriptions: &[Subscription], step: Step) -> Outcome<Subscription> {
+fn of_step(subscriptions: &[Subscription], step: StepName) -> Outcome<Subscription> {
     let name = format!("{}.", step.name());
     let found = subscriptions.iter().find(|subscription| subscription.group.starts_with(&name));
     let subscription = found.cloned().ok_or("the plan has no such step")?;
@@ -163,7 +164,7 @@ async fn stand_in(
     mut consumer: Consumer,
     broker: Arc<RabbitBroker>,
     experiment: ExperimentId,
-    step: Step,
+    step: StepName,
     answer: fn(&Event) -> Option<Event>,
 ) {
     let mut under_way = tokio::task::JoinSet::new();
@@ -187,7 +188,7 @@ async fn stand_in(
 
 fn consequence(
     recorded: &Recorded,
-    step: Step,
+    step: StepName,
     answer: fn(&Event) -> Option<Event>,
 ) -> Option<Vec<dissent_domain::event::NewEvent>> {
     let event = answer(&recorded.decode().ok()?)?;

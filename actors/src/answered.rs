@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use dissent_domain::event::{Event, EventId, EventType, Step};
+use dissent_domain::event::{Event, EventId, EventType, StepName};
+use dissent_domain::feedback::ORACLE_ANNOTATOR;
 use dissent_domain::log::EventLog;
 
-use crate::feedback::ORACLE;
 use crate::model::fatal;
 use crate::step::{Consequence, Perform, Received, StepError, follows};
 
@@ -44,14 +44,14 @@ pub(crate) fn answers(received: &Received) -> Vec<EventId> {
     } else if let Event::EvaluationRequested(_) = &received.event {
         vec![caused(EventType::PolicyEvaluated)]
     } else if let Event::FeedbackRequested(_) = &received.event {
-        vec![received.id.judged_by(ORACLE)]
+        vec![received.id.judged_by(ORACLE_ANNOTATOR)]
     } else {
         Vec::new()
     }
 }
 
 impl<P: Perform> Perform for Unanswered<P> {
-    const STEP: Step = P::STEP;
+    const STEP: StepName = P::STEP;
     const CONSUMES: &'static [EventType] = P::CONSUMES;
 
     fn batch(&self) -> usize {
@@ -93,7 +93,7 @@ mod tests {
     struct Asked(Vec<u32>);
 
     impl Perform for Asked {
-        const STEP: Step = Step::Evaluation;
+        const STEP: StepName = StepName::Evaluation;
         const CONSUMES: &'static [EventType] = &[EventType::EvaluationRequested];
 
         fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>> {

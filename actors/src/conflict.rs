@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use dissent_domain::conflict::{LogprobKind, Measurer};
-use dissent_domain::event::{ConflictMeasured, Event, EventType, RewardsScored, Step};
+use dissent_domain::event::{ConflictMeasured, Event, EventType, RewardsScored, StepName};
 use dissent_domain::log::EventLog;
 
 use crate::step::{Consequence, Perform, Received, StepError, follows};
@@ -51,7 +51,7 @@ impl Conflict {
 }
 
 impl Perform for Conflict {
-    const STEP: Step = Step::Conflict;
+    const STEP: StepName = StepName::Conflict;
     const CONSUMES: &'static [EventType] = &[EventType::RewardsScored];
 
     fn batch(&self) -> usize {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use dissent_domain::event::Step;
+use dissent_domain::event::StepName;
 use dissent_domain::experiment::Plan;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{FeedbackSource, LearningPlan};
@@ -178,13 +178,13 @@ impl Shop {
 
     fn start_measuring(&self, around: &Surroundings) -> Result<Vec<StepHandle>, PipelineError> {
         let mut steps = Vec::new();
-        if self.roles.contains(Step::Generation) {
+        if self.roles.contains(StepName::Generation) {
             steps.push(step::start(self.unanswered(self.generation()?), around)?);
         }
-        if self.roles.contains(Step::Reward) {
+        if self.roles.contains(StepName::Reward) {
             steps.push(step::start(self.unanswered(self.reward()?), around)?);
         }
-        if self.roles.contains(Step::Conflict) {
+        if self.roles.contains(StepName::Conflict) {
             steps.push(step::start(self.conflict(), around)?);
         }
         Ok(steps)
@@ -199,14 +199,14 @@ impl Shop {
     ) -> Result<(), PipelineError> {
         let LearningResources { held_out, gold, learner, policy, reward, inbox: _ } = resources;
         let gold: Option<SharedGold> = gold.map(|gold| Arc::new(Mutex::new(gold)));
-        if self.roles.contains(Step::Evaluation) {
+        if self.roles.contains(StepName::Evaluation) {
             let evaluation = self.evaluation(learns, held_out, gold.clone())?;
             crew.steps.push(step::start(self.unanswered(evaluation), around)?);
         }
-        if self.roles.contains(Step::Feedback) && learns.feedback.source == FeedbackSource::Oracle {
+        if self.roles.contains(StepName::Feedback) && learns.feedback.source == FeedbackSource::Oracle {
             crew.steps.push(step::start(self.unanswered(self.oracle(gold)?), around)?);
         }
-        if self.roles.contains(Step::Training) {
+        if self.roles.contains(StepName::Training) {
             let learner = learner.ok_or_else(|| lacks("a learner"))?;
             let workshop = self.workshop(learns, learner, [policy, reward]);
             crew.training = Some(worker::start(workshop, self.lease, around)?);

@@ -7,7 +7,7 @@ mod figures;
 
 use std::sync::Arc;
 
-use dissent_domain::event::{EvaluationRequested, Event, EventType, PolicyEvaluated, Step};
+use dissent_domain::event::{EvaluationRequested, Event, EventType, PolicyEvaluated, StepName};
 use dissent_domain::experiment::Plan;
 use dissent_domain::generation::{Completion, SamplingParams, sample_seed};
 use dissent_domain::prompt::Prompt;
@@ -209,7 +209,7 @@ fn or_left_out(scores: Result<Vec<f64>, StepError>) -> Result<Option<Vec<f64>>, 
 }
 
 impl Perform for Evaluation {
-    const STEP: Step = Step::Evaluation;
+    const STEP: StepName = StepName::Evaluation;
     const CONSUMES: &'static [EventType] = &[EventType::EvaluationRequested];
 
     fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>> {

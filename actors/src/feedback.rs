@@ -4,18 +4,15 @@
 
 use std::sync::Arc;
 
-use dissent_domain::event::{Event, EventType, FeedbackReceived, FeedbackRequested, Step};
+use dissent_domain::event::{Event, EventType, FeedbackReceived, FeedbackRequested, StepName};
 use dissent_domain::experiment::Plan;
-use dissent_domain::feedback::Verdict;
+use dissent_domain::feedback::{ORACLE_ANNOTATOR, Verdict};
 use dissent_domain::log::EventLog;
 
 use crate::answers;
 use crate::gold::SharedGold;
 use crate::model::lock;
 use crate::step::{Consequence, Perform, Received, StepError, follows};
-
-/// The name under which the oracle judges.
-pub const ORACLE: &str = "oracle";
 
 /// Judges comparisons by the gold reward.
 pub(crate) struct Oracle {
@@ -47,7 +44,7 @@ impl Oracle {
         Ok(FeedbackReceived {
             round: asked.round,
             comparison: asked.comparison,
-            annotator: ORACLE.to_owned(),
+            annotator: ORACLE_ANNOTATOR.to_owned(),
             verdict,
             is_unsafe: None,
             comment,
@@ -70,7 +67,7 @@ fn verdict(scores: &[f64]) -> Result<Verdict, StepError> {
 }
 
 impl Perform for Oracle {
-    const STEP: Step = Step::Feedback;
+    const STEP: StepName = StepName::Feedback;
     const CONSUMES: &'static [EventType] = &[EventType::FeedbackRequested];
 
     fn batch(&self) -> usize {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dissent_domain::event::{CompletionsSampled, Event, EventType, PromptAdmitted, Step};
+use dissent_domain::event::{CompletionsSampled, Event, EventType, PromptAdmitted, StepName};
 use dissent_domain::experiment::Plan;
 use dissent_domain::generation::{Completion, SamplingParams, sample_seed};
 use dissent_domain::prompt::Prompt;
@@ -198,7 +198,7 @@ fn consequence(
 }
 
 impl Perform for Generation {
-    const STEP: Step = Step::Generation;
+    const STEP: StepName = StepName::Generation;
     const CONSUMES: &'static [EventType] = &[EventType::PromptAdmitted];
 
     fn batch(&self) -> usize {

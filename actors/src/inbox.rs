@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dissent_domain::event::{FeedbackReceived, Step};
+use dissent_domain::event::{FeedbackReceived, StepName};
 use dissent_domain::experiment::Plan;
 use dissent_domain::learning::feedback_requested_id;
 use dissent_queues::BrokerError;
@@ -60,7 +60,7 @@ async fn take(file: &Path, plan: &Plan, around: &Surroundings) -> Result<(), Bro
         let cause = feedback_requested_id(plan, judgement.round, judgement.comparison);
         let consequence = Consequence { cause, events: vec![judgement.into()] };
         // One that is rejected was told of in the log of this process: it came too late, or twice.
-        step::propose(&*around.broker, &around.experiment, Step::Feedback, &consequence).await?;
+        step::propose(&*around.broker, &around.experiment, StepName::Feedback, &consequence).await?;
     }
     // Left where it is, it would be taken in again, and change nothing.
     if let Err(error) = std::fs::remove_file(file) {

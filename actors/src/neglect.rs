@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dissent_domain::event::{EventId, Step};
+use dissent_domain::event::{EventId, StepName};
 use dissent_domain::experiment::Plan;
 use dissent_domain::log::EventLog;
 use dissent_queues::{BrokerError, Subscription};
@@ -40,7 +40,7 @@ pub(crate) fn watch(
     rejections: Rejections,
     around: Surroundings,
 ) -> impl Future<Output = ()> + use<> {
-    let coordinator = step::group(Step::Round, &plan.experiment);
+    let coordinator = step::group(StepName::Round, &plan.experiment);
     let steps = subscriptions(plan, 1).into_iter().filter(|step| step.group != coordinator).collect();
     keep_watch(Neglect { states, log, steps, around }, patience, rejections)
 }

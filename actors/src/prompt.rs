@@ -3,7 +3,7 @@
 //! The prompts lie in an artifact that the plan names by its content, so that every round, on whatever
 //! machine, admits the same ones in the same order.
 
-use dissent_domain::event::{Event, EventType, PromptAdmitted, Step};
+use dissent_domain::event::{Event, EventType, PromptAdmitted, StepName};
 use dissent_domain::prompt::Prompt;
 
 use crate::step::{Consequence, Perform, Received, StepError, follows};
@@ -27,7 +27,7 @@ impl Prompts {
 }
 
 impl Perform for Prompts {
-    const STEP: Step = Step::Prompt;
+    const STEP: StepName = StepName::Prompt;
     const CONSUMES: &'static [EventType] = &[EventType::RoundOpened];
 
     fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dissent_domain::event::{Event, EventType, NewEvent, Recorded, Step, follow_from};
+use dissent_domain::event::{Event, EventType, NewEvent, Recorded, StepName, follow_from};
 use dissent_domain::experiment::Plan;
 use dissent_domain::fork::forked_id;
 use dissent_domain::learning::Stage;
@@ -33,7 +33,7 @@ const PAGE: usize = 1024;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recomputed {
     /// By step, in the order of the pipeline.
-    pub steps: BTreeMap<Step, Tally>,
+    pub steps: BTreeMap<StepName, Tally>,
     /// The results that came out otherwise, in the order of the log.
     pub differences: Vec<Difference>,
 }
@@ -72,9 +72,9 @@ pub enum RecomputeError {
     Resources(#[from] PipelineError),
     /// A step cannot do its work here.
     #[error("the {} step failed: {reason}", step.name())]
-    Step {
+    StepName {
         /// The step.
-        step: Step,
+        step: StepName,
         /// Why.
         reason: StepError,
     },
@@ -207,7 +207,7 @@ impl Recomputing {
                     let said = self.given_up(received)?.filter(|said| said.ends_with(&reason));
                     set_aside(received, name, said.unwrap_or(reason))?
                 }
-                Err(reason) => return Err(RecomputeError::Step { step: name, reason }),
+                Err(reason) => return Err(RecomputeError::StepName { step: name, reason }),
             };
             self.compare(name, &Consequence { cause: received.id, events })?;
         }
@@ -224,20 +224,20 @@ impl Recomputing {
     }
 
     fn train(&mut self, assignment: &Assignment) -> Result<(), RecomputeError> {
-        let failed = |reason| RecomputeError::Step { step: Step::Training, reason };
+        let failed = |reason| RecomputeError::StepName { step: StepName::Training, reason };
         let Some(workshop) = &mut self.workshop else { return Ok(()) };
         let begun = Instant::now();
         let mut watch = Watch::unwatched(self.cancel.clone());
         let learnt = workshop.learn(assignment, &mut watch).map_err(failed)?;
         let bytes = learnt.adapter.to_artifact().map_err(fatal).map_err(failed)?;
         let result = worker::result(assignment, ArtifactId::of(&bytes).to_string(), learnt);
-        self.tally(Step::Training).took += begun.elapsed();
-        self.compare(Step::Training, &Consequence { cause: assignment.requested, events: vec![result] })
+        self.tally(StepName::Training).took += begun.elapsed();
+        self.compare(StepName::Training, &Consequence { cause: assignment.requested, events: vec![result] })
     }
 
     /// Compares what follows now with what was recorded under the same ids.
-    fn compare(&mut self, step: Step, consequence: &Consequence) -> Result<(), RecomputeError> {
-        let unreadable = |error: dissent_domain::event::CodecError| RecomputeError::Step {
+    fn compare(&mut self, step: StepName, consequence: &Consequence) -> Result<(), RecomputeError> {
+        let unreadable = |error: dissent_domain::event::CodecError| RecomputeError::StepName {
             step,
             reason: StepError::Fatal(error.to_string()),
         };
@@ -260,16 +260,16 @@ impl Recomputing {
         Ok(())
     }
 
-    fn tally(&mut self, step: Step) -> &mut Tally {
+    fn tally(&mut self, step: StepName) -> &mut Tally {
         self.done.steps.entry(step).or_default()
     }
 }
 
 /// What comes of an event that a step cannot process; an error if it is of no prompt.
-fn set_aside(received: &Received, step: Step, reason: String) -> Result<Vec<Event>, RecomputeError> {
+fn set_aside(received: &Received, step: StepName, reason: String) -> Result<Vec<Event>, RecomputeError> {
     match step::without_prompt(&received.event, step, &reason) {
         Some(event) => Ok(vec![event]),
-        None => Err(RecomputeError::Step { step, reason: StepError::Fatal(reason) }),
+        None => Err(RecomputeError::StepName { step, reason: StepError::Fatal(reason) }),
     }
 }
 
@@ -321,7 +321,7 @@ mod tests {
     struct Failing;
 
     impl Perform for Failing {
-        const STEP: Step = Step::Generation;
+        const STEP: StepName = StepName::Generation;
         const CONSUMES: &'static [EventType] = &[EventType::PromptAdmitted, EventType::EvaluationRequested];
 
         fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>> {
@@ -340,7 +340,7 @@ mod tests {
         let aside = PromptSetAside {
             round: 0,
             prompt_id: PromptId::new("p").unwrap(),
-            step: Step::Generation,
+            step: StepName::Generation,
             reason: reason.to_owned(),
         };
         let answer = follow_from(start, "generation", 0, &[aside.into()]).unwrap();
@@ -368,9 +368,9 @@ mod tests {
     #[test]
     fn what_fails_as_it_did_when_its_prompt_was_set_aside_comes_out_the_same() {
         let same = again(admitted(), "gave up after 3 attempts: no memory").unwrap();
-        assert_eq!((same.steps[&Step::Generation].same, same.differences.len()), (1, 0));
+        assert_eq!((same.steps[&StepName::Generation].same, same.differences.len()), (1, 0));
         let other = again(admitted(), "gave up after 3 attempts: no disk").unwrap();
-        assert_eq!((other.steps[&Step::Generation].same, other.differences.len()), (0, 1));
+        assert_eq!((other.steps[&StepName::Generation].same, other.differences.len()), (0, 1));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use dissent_domain::event::{CompletionsSampled, Event, EventType, RewardsScored, Step};
+use dissent_domain::event::{CompletionsSampled, Event, EventType, RewardsScored, StepName};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 use dissent_models::ModelError;
@@ -116,7 +116,7 @@ impl Reward {
 }
 
 impl Perform for Reward {
-    const STEP: Step = Step::Reward;
+    const STEP: StepName = StepName::Reward;
     const CONSUMES: &'static [EventType] = &[EventType::CompletionsSampled];
 
     fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>> {

@@ -4,16 +4,22 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use dissent_domain::event::Step;
+use dissent_domain::event::StepName;
 
 /// Steps that a process does. Rounds and prompts are always the journal's own: they are cheap, and they decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Roles(BTreeSet<Step>);
+pub struct Roles(BTreeSet<StepName>);
 
 impl Roles {
     /// The steps that another process than the journal's can do.
-    pub const SHARED: [Step; 6] =
-        [Step::Generation, Step::Reward, Step::Conflict, Step::Feedback, Step::Training, Step::Evaluation];
+    pub const SHARED: [StepName; 6] = [
+        StepName::Generation,
+        StepName::Reward,
+        StepName::Conflict,
+        StepName::Feedback,
+        StepName::Training,
+        StepName::Evaluation,
+    ];
 
     /// Every step.
     #[must_use]
@@ -29,30 +35,30 @@ impl Roles {
 
     /// Whether this process does a step.
     #[must_use]
-    pub fn contains(&self, step: Step) -> bool {
+    pub fn contains(&self, step: StepName) -> bool {
         self.0.contains(&step)
     }
 
     /// Whether a step here runs the policy.
     #[must_use]
     pub fn need_policy(&self) -> bool {
-        [Step::Generation, Step::Evaluation].iter().any(|step| self.contains(*step))
+        [StepName::Generation, StepName::Evaluation].iter().any(|step| self.contains(*step))
     }
 
     /// Whether a step here runs the reward model.
     #[must_use]
     pub fn need_reward_model(&self) -> bool {
-        [Step::Reward, Step::Evaluation].iter().any(|step| self.contains(*step))
+        [StepName::Reward, StepName::Evaluation].iter().any(|step| self.contains(*step))
     }
 
     /// Whether a step here asks the gold reward.
     #[must_use]
     pub fn need_gold(&self) -> bool {
-        [Step::Feedback, Step::Evaluation].iter().any(|step| self.contains(*step))
+        [StepName::Feedback, StepName::Evaluation].iter().any(|step| self.contains(*step))
     }
 
     /// The steps, in the order of the pipeline.
-    pub fn iter(&self) -> impl Iterator<Item = Step> {
+    pub fn iter(&self) -> impl Iterator<Item = StepName> {
         Self::SHARED.into_iter().filter(|step| self.contains(*step))
     }
 }
@@ -68,7 +74,7 @@ impl fmt::Display for Roles {
         if self.0.is_empty() {
             return f.write_str("none");
         }
-        f.write_str(&self.iter().map(Step::name).collect::<Vec<_>>().join(","))
+        f.write_str(&self.iter().map(StepName::name).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -88,7 +94,7 @@ impl FromStr for Roles {
         let role = |name: &str| {
             let found = Self::SHARED.into_iter().find(|step| step.name() == name);
             found.ok_or_else(|| {
-                let known: Vec<&str> = Self::SHARED.into_iter().map(Step::name).collect();
+                let known: Vec<&str> = Self::SHARED.into_iter().map(StepName::name).collect();
                 format!("{name:?} is not a role: use all, none, or some of {}", known.join(","))
             })
         };

@@ -3,7 +3,7 @@
 //! It consumes the events after which something may be due, its own among them (one may make the next due), and asks the
 //! state — never a clock — whether it is. What is due has the same identity whichever event made it so: asking twice changes nothing.
 
-use dissent_domain::event::{EventType, Step};
+use dissent_domain::event::{EventType, StepName};
 use dissent_domain::id::ExperimentId;
 
 use crate::journal::States;
@@ -22,7 +22,7 @@ impl Coordinator {
 }
 
 impl Perform for Coordinator {
-    const STEP: Step = Step::Round;
+    const STEP: StepName = StepName::Round;
     const CONSUMES: &'static [EventType] = &[
         EventType::ExperimentStarted,
         EventType::ExperimentResumed,

@@ -1,6 +1,6 @@
 //! Parked messages → `PromptSetAside`: one prompt that cannot be processed does not hold up the round.
 
-use dissent_domain::event::Step;
+use dissent_domain::event::StepName;
 use dissent_queues::ParkedConsumer;
 
 use crate::step::{self, Consequence, Surroundings};
@@ -30,13 +30,13 @@ pub(crate) async fn run(mut parked: ParkedConsumer, around: Surroundings) {
     }
 }
 
-pub(crate) const STEPS: [Step; 8] = [
-    Step::Prompt,
-    Step::Generation,
-    Step::Reward,
-    Step::Conflict,
-    Step::Round,
-    Step::Feedback,
-    Step::Training,
-    Step::Evaluation,
+pub(crate) const STEPS: [StepName; 8] = [
+    StepName::Prompt,
+    StepName::Generation,
+    StepName::Reward,
+    StepName::Conflict,
+    StepName::Round,
+    StepName::Feedback,
+    StepName::Training,
+    StepName::Evaluation,
 ];

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, AtomicResponse, Context, Handler, Message, WrapFuture};
-use dissent_domain::event::{Event, EventId, EventType, PromptSetAside, Recorded, Step, follow_from};
-use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::event::{Event, EventId, EventType, PromptSetAside, Recorded, StepName, follow_from};
+use dissent_domain::id::ExperimentId;
 use dissent_queues::{Broker, BrokerError, Delivery, Proposal, ProposalReply, Subscription};
 use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -62,7 +62,7 @@ pub struct Received {
 /// What one step does: from events to the events that follow.
 pub trait Perform: Send + 'static {
     /// Which step it is.
-    const STEP: Step;
+    const STEP: StepName;
     /// The events it consumes.
     const CONSUMES: &'static [EventType];
 
@@ -78,14 +78,14 @@ pub trait Perform: Send + 'static {
 
 /// A step, whichever it is.
 pub(crate) trait AnyStep {
-    fn step(&self) -> Step;
+    fn step(&self) -> StepName;
     fn consumes(&self) -> &'static [EventType];
     fn at_once(&self) -> usize;
     fn consequences(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>>;
 }
 
 impl<P: Perform> AnyStep for P {
-    fn step(&self) -> Step {
+    fn step(&self) -> StepName {
         P::STEP
     }
 
@@ -215,7 +215,7 @@ pub(crate) fn subscription<P: Perform>(experiment: &ExperimentId, batch: usize) 
 }
 
 /// The name under which a step's progress on an experiment is remembered.
-pub(crate) fn group(step: Step, experiment: &ExperimentId) -> String {
+pub(crate) fn group(step: StepName, experiment: &ExperimentId) -> String {
     format!("{}.{}", step.name(), EventId::of_experiment(experiment).0.simple())
 }
 
@@ -225,7 +225,7 @@ pub(crate) fn group(step: Step, experiment: &ExperimentId) -> String {
 struct Batch(Vec<Delivery>);
 
 struct StepActor {
-    step: Step,
+    step: StepName,
     compute: ComputeThread,
     around: Surroundings,
 }
@@ -250,7 +250,7 @@ impl Handler<Batch> for StepActor {
 
 /// One batch on its way through a step.
 struct Work {
-    step: Step,
+    step: StepName,
     compute: ComputeThread,
     around: Surroundings,
 }
@@ -368,7 +368,7 @@ pub(crate) enum Decided {
 pub(crate) async fn propose(
     broker: &dyn Broker,
     experiment: &ExperimentId,
-    step: Step,
+    step: StepName,
     consequence: &Consequence,
 ) -> Result<Decided, BrokerError> {
     let events = follow_from(consequence.cause, step.name(), 0, &consequence.events)
@@ -399,47 +399,15 @@ pub(crate) fn receive(recorded: &Recorded) -> Result<Received, String> {
 }
 
 /// The event that lets a round go on without the prompt of this event; none if it has no prompt.
-pub(crate) fn set_aside(recorded: &Recorded, step: Step, reason: &str) -> Option<Event> {
+pub(crate) fn set_aside(recorded: &Recorded, step: StepName, reason: &str) -> Option<Event> {
     without_prompt(&recorded.decode().ok()?, step, reason)
 }
 
 /// As `set_aside`, for an event that was read.
-pub(crate) fn without_prompt(event: &Event, step: Step, reason: &str) -> Option<Event> {
-    let (round, prompt_id) = prompt_of(event)?;
+pub(crate) fn without_prompt(event: &Event, step: StepName, reason: &str) -> Option<Event> {
+    let (round, prompt_id) = event.prompt()?;
+    let prompt_id = prompt_id.clone();
     Some(PromptSetAside { round, prompt_id, step, reason: reason.to_owned() }.into())
-}
-
-fn prompt_of(event: &Event) -> Option<(u32, PromptId)> {
-    match event {
-        Event::PromptAdmitted(e) => Some((e.round, e.prompt.prompt_id.clone())),
-        Event::CompletionsSampled(e) => Some((e.round, e.prompt.prompt_id.clone())),
-        Event::RewardsScored(e) => Some((e.round, e.prompt_id.clone())),
-        Event::ConflictMeasured(_)
-        | Event::PromptSetAside(_)
-        | Event::PairSelected(_)
-        | Event::RoundEvaluated(_)
-        | Event::RoundClosed(_)
-        | Event::RoundOpened(_)
-        | Event::ExperimentStarted(_)
-        | Event::ExperimentForked(_)
-        | Event::ExperimentFinished(_)
-        | Event::FeedbackRequested(_)
-        | Event::FeedbackReceived(_)
-        | Event::FeedbackSettled(_)
-        | Event::TrainingRequested(_)
-        | Event::TrainingStarted(_)
-        | Event::TrainingProgressed(_)
-        | Event::TrainingLeaseExpired(_)
-        | Event::RewardModelRefined(_)
-        | Event::PolicyTuned(_)
-        | Event::EvaluationRequested(_)
-        | Event::PolicyEvaluated(_)
-        | Event::RewardHackingSuspected(_)
-        | Event::StopDecided(_)
-        | Event::ExperimentPaused(_)
-        | Event::ExperimentResumed(_)
-        | Event::ExperimentCancelled(_) => None,
-    }
 }
 
 type Outcomes = Vec<Result<Consequence, StepError>>;

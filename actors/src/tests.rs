@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::Arbiter;
 use dissent_domain::conflict::{LogprobKind, SelectionSettings};
 use dissent_domain::event::{
-    CompletionsSampled, Event, EventId, EventType, ExperimentStarted, NewEvent, Step, follow_from,
+    CompletionsSampled, Event, EventId, EventType, ExperimentStarted, NewEvent, StepName, follow_from,
 };
 use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
@@ -45,7 +45,7 @@ enum Mishap {
 struct StandIn(Mishap);
 
 impl Perform for StandIn {
-    const STEP: Step = Step::Generation;
+    const STEP: StepName = StepName::Generation;
     const CONSUMES: &'static [EventType] = &[EventType::PromptAdmitted];
 
     fn batch(&self) -> usize {
@@ -324,7 +324,7 @@ fn what_happened_does_not_happen_again_under_another_name() {
         let before = bench.events();
         // The rules allow it: the prompt waits for its reward. Only its name gives it away.
         let aside = bench.log.read(0, usize::MAX).unwrap().into_iter().find_map(|recorded| {
-            step::set_aside(&recorded, Step::Reward, "no reason").map(|event| (recorded.event.id, event))
+            step::set_aside(&recorded, StepName::Reward, "no reason").map(|event| (recorded.event.id, event))
         });
         let (cause, event) = aside.unwrap();
         let mut proposed = follow_from(cause, "test", 0, &[event]).unwrap();

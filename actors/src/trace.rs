@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use dissent_domain::event::{NewEvent, Recorded, Step};
+use dissent_domain::event::{NewEvent, Recorded, StepName};
 use dissent_domain::id::ExperimentId;
 use dissent_queues::{Broker, Delivery, MessageContext};
 use opentelemetry::global::get_text_map_propagator;
@@ -15,7 +15,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// The span of a delivery in a step's hands, from its arrival until it is settled.
-pub(crate) fn of_delivery(step: Step, delivery: &Delivery) -> Span {
+pub(crate) fn of_delivery(step: StepName, delivery: &Delivery) -> Span {
     let Recorded { position, experiment, event, .. } = &delivery.event;
     let span = tracing::info_span!(
         parent: None,
@@ -50,17 +50,17 @@ pub(crate) fn of_proposal(experiment: &ExperimentId, events: &[NewEvent], contex
 pub(crate) fn begin(
     broker: &dyn Broker,
     experiment: &ExperimentId,
-    step: Step,
+    step: StepName,
     events: &[NewEvent],
 ) -> Vec<Span> {
     let begins = match step {
-        Step::Prompt | Step::Round => true,
-        Step::Generation
-        | Step::Reward
-        | Step::Conflict
-        | Step::Feedback
-        | Step::Training
-        | Step::Evaluation => false,
+        StepName::Prompt | StepName::Round => true,
+        StepName::Generation
+        | StepName::Reward
+        | StepName::Conflict
+        | StepName::Feedback
+        | StepName::Training
+        | StepName::Evaluation => false,
     };
     let events = if begins { events } else { &[] };
     events.iter().map(|event| beginning(broker, experiment, event)).collect()

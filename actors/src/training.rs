@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
-use dissent_domain::event::{Event, EventId, EventType, Recorded, Step, TrainingRequested, TrainingStarted};
+use dissent_domain::event::{
+    Event, EventId, EventType, Recorded, StepName, TrainingRequested, TrainingStarted,
+};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::learning::{Stage, Training as State, TrainingProgress};
 use dissent_domain::order::Standing;
@@ -148,7 +150,7 @@ impl Training {
 }
 
 impl Perform for Training {
-    const STEP: Step = Step::Training;
+    const STEP: StepName = StepName::Training;
     const CONSUMES: &'static [EventType] = &[EventType::TrainingRequested];
 
     fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>> {

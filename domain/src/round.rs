@@ -8,7 +8,7 @@ use crate::analysis::mean;
 use crate::conflict::{self, Answers, Conflict, Selection};
 use crate::event::{
     CompletionsSampled, ConflictMeasured, Event, FeedbackRequested, PairSelected, PromptAdmitted,
-    PromptSetAside, RewardsScored, RoundClosed, RoundEvaluated, Step,
+    PromptSetAside, RewardsScored, RoundClosed, RoundEvaluated, StepName,
 };
 use crate::experiment::{Due, Plan, round_opened_id};
 use crate::feedback::{self, Opponent};
@@ -113,7 +113,7 @@ pub enum PromptProgress {
         rewards: Vec<f64>,
     },
     /// A step gave up on it.
-    SetAside(Step),
+    SetAside(StepName),
 }
 
 /// How many prompts of a round have come at least this far.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::conflict::Conflict;
 use crate::event::{
-    FeedbackRequested, FeedbackSettled, PolicyEvaluated, RewardHackingSuspected, RoundEvaluated, Step,
+    FeedbackRequested, FeedbackSettled, PolicyEvaluated, RewardHackingSuspected, RoundEvaluated, StepName,
 };
 use crate::experiment::{ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan};
 use crate::feedback::Verdict;
@@ -63,7 +63,7 @@ enum ProgressView<'a> {
     Sampled(u64),
     Scored(&'a [f64]),
     Measured { conflict: &'a Conflict, rewards: &'a [f64] },
-    SetAside(Step),
+    SetAside(StepName),
 }
 
 #[derive(Serialize)]

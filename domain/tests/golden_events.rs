@@ -11,7 +11,7 @@ use dissent_domain::event::{
     ExperimentFinished, ExperimentForked, ExperimentPaused, ExperimentResumed, ExperimentStarted,
     FeedbackReceived, FeedbackRequested, FeedbackSettled, PairSelected, PolicyEvaluated, PolicyTuned,
     PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined, RewardsScored, RoundClosed,
-    RoundEvaluated, RoundOpened, Step, StopDecided, TrainingLeaseExpired, TrainingProgressed,
+    RoundEvaluated, RoundOpened, StepName, StopDecided, TrainingLeaseExpired, TrainingProgressed,
     TrainingRequested, TrainingStarted, decode, encode,
 };
 use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
@@ -105,7 +105,7 @@ fn newest() -> Vec<Event> {
         PromptSetAside {
             round: 1,
             prompt_id: prompt_id.clone(),
-            step: Step::Generation,
+            step: StepName::Generation,
             reason: "the prompt has 9000 tokens".into(),
         }
         .into(),

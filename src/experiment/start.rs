@@ -8,7 +8,7 @@ use dissent_actors::{
     Base, Gold, GoldModel, Learnable, Learner, LearningResources, LeaseTimes, ModelLearner, Policy, Proxy,
     Resources, Roles, StepError,
 };
-use dissent_domain::event::Step;
+use dissent_domain::event::StepName;
 use dissent_domain::log::EventLog;
 use dissent_domain::prompt::Prompt;
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
@@ -127,7 +127,7 @@ impl SessionOpener<'_> {
         let policy = self.models.policy.base(self.runtime, self.options);
         let reward = self.models.reward.base(self.runtime, self.options);
         let learner =
-            if roles.contains(Step::Training) { Some(self.learner(&policy, &reward)?) } else { None };
+            if roles.contains(StepName::Training) { Some(self.learner(&policy, &reward)?) } else { None };
         Ok(LearningResources { held_out, gold, learner, policy, reward, inbox })
     }
 

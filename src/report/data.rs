@@ -1,7 +1,7 @@
 //! What a report says, as data: the JSON form is this, field by field.
 
 use dissent_domain::conflict::{LogprobKind, NullBand};
-use dissent_domain::event::{CodecError, Step};
+use dissent_domain::event::{CodecError, StepName};
 use dissent_domain::experiment::Plan;
 use dissent_domain::generation::FinishReason;
 use dissent_domain::id::{ExperimentId, PromptId};
@@ -389,7 +389,7 @@ pub struct SetAside {
     /// The prompt.
     pub prompt_id: PromptId,
     /// The step.
-    pub step: Step,
+    pub step: StepName,
     /// Why.
     pub reason: String,
 }

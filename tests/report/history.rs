@@ -3,7 +3,7 @@
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
 use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
-    PromptSetAside, Recorded, RewardsScored, Step,
+    PromptSetAside, Recorded, RewardsScored, StepName,
 };
 use dissent_domain::experiment::{ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
@@ -91,7 +91,7 @@ fn case_events(plan: &Plan, case: &Case) -> Vec<Event> {
     let prompt_id = prompt.prompt_id.clone();
     if case.answers.is_empty() {
         let reason = "the prompt is longer than the model's context".to_owned();
-        return vec![PromptSetAside { round: 0, prompt_id, step: Step::Generation, reason }.into()];
+        return vec![PromptSetAside { round: 0, prompt_id, step: StepName::Generation, reason }.into()];
     }
     let rewards: Vec<f64> = case.answers.iter().map(|answer| answer.reward).collect();
     let completions: Vec<Completion> = case.answers.iter().map(|answer| completion(plan, answer)).collect();

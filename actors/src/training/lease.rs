@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use dissent_domain::event::{Step, TrainingLeaseExpired};
+use dissent_domain::event::{StepName, TrainingLeaseExpired};
 use dissent_queues::BrokerError;
 
 use crate::journal::{Lease, States};
@@ -34,5 +34,5 @@ pub(crate) async fn expire(lease: &Lease, around: &Surroundings) -> Result<(), B
     tracing::warn!(round, stage = stage.name(), attempt, "a training was given up: it is requested again");
     let events = vec![TrainingLeaseExpired { round, stage, attempt }.into()];
     let consequence = Consequence { cause: requested, events };
-    step::propose(&*around.broker, &around.experiment, Step::Training, &consequence).await.map(drop)
+    step::propose(&*around.broker, &around.experiment, StepName::Training, &consequence).await.map(drop)
 }

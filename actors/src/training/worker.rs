@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use dissent_domain::event::{Event, PolicyTuned, RewardModelRefined, Step, TrainingProgressed};
+use dissent_domain::event::{Event, PolicyTuned, RewardModelRefined, StepName, TrainingProgressed};
 use dissent_domain::experiment::Plan;
 use dissent_domain::learning::{LearningPlan, Stage};
 use dissent_domain::log::EventLog;
@@ -358,7 +358,7 @@ impl Reporter {
 
     async fn propose(&self, assignment: &Assignment, event: Event) -> Result<Decided, String> {
         let consequence = Consequence { cause: assignment.requested, events: vec![event] };
-        step::propose(&*self.around.broker, &self.around.experiment, Step::Training, &consequence)
+        step::propose(&*self.around.broker, &self.around.experiment, StepName::Training, &consequence)
             .instrument(assignment.span.clone())
             .await
             .map_err(|error| error.to_string())

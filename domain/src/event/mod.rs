@@ -127,7 +127,7 @@ pub struct PromptSetAside {
     /// The prompt.
     pub prompt_id: PromptId,
     /// The step that gave up.
-    pub step: Step,
+    pub step: StepName,
     /// Why, for a person to read.
     pub reason: String,
 }
@@ -178,10 +178,10 @@ pub struct ExperimentFinished {
     pub rounds: u32,
 }
 
-/// A step of the pipeline. The same word names the module, the actor, the queue and the tracing span.
+/// The name of a step of the pipeline. The same word names the module, the actor, the queue and the tracing span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub enum StepName {
     /// Admits prompts.
     Prompt,
     /// Samples completions.
@@ -200,7 +200,19 @@ pub enum Step {
     Evaluation,
 }
 
-impl Step {
+impl StepName {
+    /// Every step.
+    pub const ALL: [Self; 8] = [
+        Self::Prompt,
+        Self::Generation,
+        Self::Reward,
+        Self::Conflict,
+        Self::Round,
+        Self::Feedback,
+        Self::Training,
+        Self::Evaluation,
+    ];
+
     /// The step's word.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -215,6 +227,15 @@ impl Step {
             Self::Evaluation => "evaluation",
         }
     }
+}
+
+/// The body of one type of event.
+pub trait EventBody: Into<Event> + Sized {
+    /// The type of the events with this body.
+    const EVENT_TYPE: EventType;
+
+    /// The body of an event of this type; none if the event is of another type.
+    fn from_event(event: Event) -> Option<Self>;
 }
 
 /// Declares [`Event`] and [`EventType`] from one table, so that a variant cannot lack a name or a version.
@@ -273,6 +294,14 @@ macro_rules! events {
 
         $(impl From<$variant> for Event {
             fn from(body: $variant) -> Self { Self::$variant(body) }
+        }
+
+        impl EventBody for $variant {
+            const EVENT_TYPE: EventType = EventType::$variant;
+
+            fn from_event(event: Event) -> Option<Self> {
+                if let Event::$variant(body) = event { Some(body) } else { None }
+            }
         })*
     };
 }
@@ -313,5 +342,21 @@ impl EventType {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}
+
+impl Event {
+    /// The round and the prompt that a step works on when it receives this event; none if it works on no single prompt.
+    #[must_use]
+    pub fn prompt(&self) -> Option<(u32, &PromptId)> {
+        if let Self::PromptAdmitted(e) = self {
+            Some((e.round, &e.prompt.prompt_id))
+        } else if let Self::CompletionsSampled(e) = self {
+            Some((e.round, &e.prompt.prompt_id))
+        } else if let Self::RewardsScored(e) = self {
+            Some((e.round, &e.prompt_id))
+        } else {
+            None
+        }
     }
 }

@@ -15,6 +15,9 @@ use crate::conflict::tells_apart;
 
 pub use agreement::{Agreement, PairAgreement, cohen_kappa, pair_agreements};
 
+/// The annotator of the judgements that the oracle makes. Ids of events are derived from it.
+pub const ORACLE_ANNOTATOR: &str = "oracle";
+
 /// Which of two answers is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,22 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use dissent_domain::event::{EventType, NewEvent, Step};
+use dissent_domain::event::{EventType, NewEvent, StepName};
 use dissent_domain::id::ExperimentId;
 
 use crate::random::Random;
 
 /// The events that a step consumes, as the actors' steps do.
-pub(crate) fn consumes(step: Step) -> &'static [EventType] {
+pub(crate) fn consumes(step: StepName) -> &'static [EventType] {
     match step {
-        Step::Prompt => &[EventType::RoundOpened],
-        Step::Generation => &[EventType::PromptAdmitted],
-        Step::Reward => &[EventType::CompletionsSampled],
-        Step::Conflict => &[EventType::RewardsScored],
-        Step::Feedback => &[EventType::FeedbackRequested],
-        Step::Training => &[EventType::TrainingRequested],
-        Step::Evaluation => &[EventType::EvaluationRequested],
-        Step::Round => &[
+        StepName::Prompt => &[EventType::RoundOpened],
+        StepName::Generation => &[EventType::PromptAdmitted],
+        StepName::Reward => &[EventType::CompletionsSampled],
+        StepName::Conflict => &[EventType::RewardsScored],
+        StepName::Feedback => &[EventType::FeedbackRequested],
+        StepName::Training => &[EventType::TrainingRequested],
+        StepName::Evaluation => &[EventType::EvaluationRequested],
+        StepName::Round => &[
             EventType::ExperimentStarted,
             EventType::ExperimentResumed,
             EventType::RoundOpened,
@@ -36,15 +36,15 @@ pub(crate) fn consumes(step: Step) -> &'static [EventType] {
     }
 }
 
-pub(crate) const STEPS: [Step; 8] = [
-    Step::Prompt,
-    Step::Generation,
-    Step::Reward,
-    Step::Conflict,
-    Step::Round,
-    Step::Feedback,
-    Step::Training,
-    Step::Evaluation,
+pub(crate) const STEPS: [StepName; 8] = [
+    StepName::Prompt,
+    StepName::Generation,
+    StepName::Reward,
+    StepName::Conflict,
+    StepName::Round,
+    StepName::Feedback,
+    StepName::Training,
+    StepName::Evaluation,
 ];
 
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ impl<T: Clone> Queue<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Broker {
     /// Positions of events.
-    pub(crate) events: BTreeMap<Step, Queue<usize>>,
+    pub(crate) events: BTreeMap<StepName, Queue<usize>>,
     pub(crate) proposals: Queue<Proposal>,
 }
 
@@ -126,7 +126,7 @@ impl Broker {
         }
     }
 
-    pub(crate) fn of(&mut self, step: Step) -> &mut Queue<usize> {
+    pub(crate) fn of(&mut self, step: StepName) -> &mut Queue<usize> {
         self.events.entry(step).or_default()
     }
 

@@ -2,7 +2,7 @@
 
 use dissent_domain::event::{
     Event, EventId, ExperimentCancelled, ExperimentFinished, ExperimentResumed, FeedbackSettled, NewEvent,
-    PairSelected, PromptAdmitted, RoundClosed, RoundOpened, Step, StopDecided, TrainingRequested,
+    PairSelected, PromptAdmitted, RoundClosed, RoundOpened, StepName, StopDecided, TrainingRequested,
     TrainingStarted, follow_from,
 };
 use dissent_domain::experiment::Experiment;
@@ -15,7 +15,7 @@ use crate::models;
 use crate::random::Random;
 
 /// A lie about what truly follows from a cause.
-pub(crate) fn about(step: Step, cause: EventId, truth: &Event, random: &mut Random) -> Proposal {
+pub(crate) fn about(step: StepName, cause: EventId, truth: &Event, random: &mut Random) -> Proposal {
     let wrap = |cause, events: &[Event]| follow_from(cause, step.name(), 0, events).unwrap();
     let elsewhere = cause.caused("elsewhere", u32::try_from(random.below(100)).unwrap());
     let mut experiment = models::experiment();

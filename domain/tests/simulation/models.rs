@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
 use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, FeedbackReceived, FeedbackRequested, PolicyEvaluated,
-    PolicyTuned, PromptAdmitted, PromptSetAside, Recorded, RewardModelRefined, RewardsScored, Step,
+    PolicyTuned, PromptAdmitted, PromptSetAside, Recorded, RewardModelRefined, RewardsScored, StepName,
 };
 use dissent_domain::experiment::{ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::feedback::{Opponent, Verdict};
@@ -104,7 +104,7 @@ pub(crate) fn score(model: &str, sampled: &CompletionsSampled) -> Event {
     let (round, prompt_id) = (sampled.round, sampled.prompt.prompt_id.clone());
     if prompt_id.as_str() == format!("p{}", PROMPTS - 1) {
         let reason = "it does not fit".to_owned();
-        return PromptSetAside { round, prompt_id, step: Step::Reward, reason }.into();
+        return PromptSetAside { round, prompt_id, step: StepName::Reward, reason }.into();
     }
     let reward = |completion: &Completion| 4.0 * share(&["reward", model, &completion.text]) - 2.0;
     let rewards = sampled.completions.iter().map(reward).collect();

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use dissent_domain::event::{
-    Event, EventId, EventType, ExperimentStarted, NewEvent, Recorded, Step, TrainingLeaseExpired, follow_from,
+    Event, EventId, EventType, ExperimentStarted, NewEvent, Recorded, StepName, TrainingLeaseExpired,
+    follow_from,
 };
 use dissent_domain::experiment::round_opened_id;
 use dissent_domain::journal::{Decision, Ledger};
@@ -151,25 +152,25 @@ impl Server {
 
     /// The coordinator: whatever it hears of, it proposes what is due.
     pub(crate) fn coordinate(&mut self, broker: &mut Broker, random: &mut Random) {
-        let Some((tag, _)) = broker.of(Step::Round).take(self.session, random) else { return };
+        let Some((tag, _)) = broker.of(StepName::Round).take(self.session, random) else { return };
         if let Some(due) = self.ledger.experiment().due() {
             // As a long conclusion is proposed, so that it may be paused in its middle.
-            let events = follow_from(due.cause, Step::Round.name(), 0, &due.events).unwrap();
+            let events = follow_from(due.cause, StepName::Round.name(), 0, &due.events).unwrap();
             for events in events.chunks(1 + random.below(8)) {
                 let (experiment, events) = (models::experiment(), events.to_vec());
                 broker.proposals.publish(Proposal { experiment, events });
             }
         }
-        broker.of(Step::Round).ack(tag);
+        broker.of(StepName::Round).ack(tag);
     }
 
     pub(crate) fn admit(&mut self, broker: &mut Broker, random: &mut Random) {
-        let Some((tag, position)) = broker.of(Step::Prompt).take(self.session, random) else { return };
+        let Some((tag, position)) = broker.of(StepName::Prompt).take(self.session, random) else { return };
         if let Event::RoundOpened(opened) = self.disk.events[position].decode().unwrap() {
             let cause = round_opened_id(&models::plan(), opened.round);
-            propose(broker, Step::Prompt, cause, &models::admitted(opened.round));
+            propose(broker, StepName::Prompt, cause, &models::admitted(opened.round));
         }
-        broker.of(Step::Prompt).ack(tag);
+        broker.of(StepName::Prompt).ack(tag);
     }
 
     /// Gives up a training whose worker is silent.
@@ -181,7 +182,7 @@ impl Server {
             if now_ms.saturating_sub(self.sign_of_life_ms) > lease_ms {
                 let (round, attempt) = (round.number(), training.attempt);
                 let expired = TrainingLeaseExpired { round, stage, attempt }.into();
-                propose(broker, Step::Training, training.requested, &[expired]);
+                propose(broker, StepName::Training, training.requested, &[expired]);
             }
         }
     }
@@ -203,7 +204,7 @@ impl Server {
             }
         }
         if let Some(due) = self.ledger.experiment().due() {
-            propose(broker, Step::Round, due.cause, &due.events);
+            propose(broker, StepName::Round, due.cause, &due.events);
         }
     }
 
@@ -231,7 +232,7 @@ impl Server {
     }
 }
 
-pub(crate) fn propose(broker: &mut Broker, step: Step, cause: EventId, events: &[Event]) {
+pub(crate) fn propose(broker: &mut Broker, step: StepName, cause: EventId, events: &[Event]) {
     let events = follow_from(cause, step.name(), 0, events).unwrap();
     broker.proposals.publish(Proposal { experiment: models::experiment(), events });
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dissent_domain::event::{
-    Event, EventId, Recorded, Step, TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
+    Event, EventId, Recorded, StepName, TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
 };
 use dissent_domain::journal::Ledger;
 use dissent_domain::learning::{Stage, Training, TrainingProgress, completions_sampled_id};
@@ -18,7 +18,7 @@ pub(crate) const LEASE_MS: u64 = 2_000;
 pub(crate) struct Worker {
     /// One connection: a lost one gives back what is in hand.
     pub(crate) session: u64,
-    steps: Vec<Step>,
+    steps: Vec<StepName>,
     pub(crate) copy: Ledger,
     pub(crate) hands: Vec<InHand>,
     training: Option<Assignment>,
@@ -28,7 +28,7 @@ pub(crate) struct Worker {
 
 #[derive(Clone)]
 pub(crate) struct InHand {
-    pub(crate) step: Step,
+    pub(crate) step: StepName,
     tag: u64,
     position: usize,
 }
@@ -51,7 +51,7 @@ pub(crate) enum Dies {
 }
 
 impl Worker {
-    pub(crate) fn new(session: u64, steps: Vec<Step>, lies: bool) -> Self {
+    pub(crate) fn new(session: u64, steps: Vec<StepName>, lies: bool) -> Self {
         let (copy, hands) = (Ledger::default(), Vec::new());
         Self { session, steps, copy, hands, training: None, hangs_until_ms: 0, lies }
     }
@@ -109,7 +109,7 @@ impl Worker {
     fn give_up_training(&mut self, broker: &mut Broker) {
         let Some(Assignment { round, stage, attempt, requested, .. }) = self.training.take() else { return };
         let expired = TrainingLeaseExpired { round, stage, attempt }.into();
-        propose(broker, Step::Training, requested, &[expired]);
+        propose(broker, StepName::Training, requested, &[expired]);
     }
 
     /// Unlike any other process that ever was.
@@ -151,7 +151,11 @@ impl Worker {
     }
 
     /// What an honest worker says follows from what is in its hands, without settling it.
-    pub(crate) fn honestly(&self, disk: &[Recorded], random: &mut Random) -> Option<(Step, EventId, Event)> {
+    pub(crate) fn honestly(
+        &self,
+        disk: &[Recorded],
+        random: &mut Random,
+    ) -> Option<(StepName, EventId, Event)> {
         if self.hands.is_empty() {
             return None;
         }
@@ -163,27 +167,27 @@ impl Worker {
         Some((held.step, cause, event))
     }
 
-    fn follows(&self, step: Step, recorded: &Recorded, disk: &[Recorded]) -> Option<(EventId, Event)> {
+    fn follows(&self, step: StepName, recorded: &Recorded, disk: &[Recorded]) -> Option<(EventId, Event)> {
         let known = &disk[..usize::try_from(self.copy.version()).unwrap()];
         let experiment = self.copy.experiment();
         let event = match (step, recorded.decode().unwrap()) {
-            (Step::Generation, Event::PromptAdmitted(admitted)) => {
+            (StepName::Generation, Event::PromptAdmitted(admitted)) => {
                 models::sample(&experiment.policy()?.fingerprint, &admitted)
             }
-            (Step::Reward, Event::CompletionsSampled(sampled)) => {
+            (StepName::Reward, Event::CompletionsSampled(sampled)) => {
                 models::score(&experiment.reward_model()?.fingerprint, &sampled)
             }
-            (Step::Conflict, Event::RewardsScored(scored)) => {
+            (StepName::Conflict, Event::RewardsScored(scored)) => {
                 models::conflict(&models::sampled(known, recorded.event.causation?).unwrap(), &scored)
             }
-            (Step::Feedback, Event::FeedbackRequested(asked)) => {
+            (StepName::Feedback, Event::FeedbackRequested(asked)) => {
                 let id = completions_sampled_id(experiment.plan()?, asked.round, asked.prompt_index);
                 models::judge(&models::sampled(known, id).unwrap(), &asked)
             }
-            (Step::Evaluation, Event::EvaluationRequested(requested)) => {
+            (StepName::Evaluation, Event::EvaluationRequested(requested)) => {
                 models::evaluate(experiment, requested.evaluation)
             }
-            (Step::Training, Event::TrainingRequested(requested)) => {
+            (StepName::Training, Event::TrainingRequested(requested)) => {
                 let (round, stage, attempt) = (requested.round, requested.stage, requested.attempt);
                 let open = experiment.rounds().last().filter(|open| open.number() == round)?;
                 let training = open.learning().training(stage)?;
@@ -207,7 +211,7 @@ impl Worker {
         }
         if step >= models::TRAINING_STEPS {
             let trained = models::trained(self.copy.experiment(), round, stage, attempt);
-            return propose(broker, Step::Training, requested, &[trained]);
+            return propose(broker, StepName::Training, requested, &[trained]);
         }
         let step = step + 1;
         let alive = TrainingProgressed {
@@ -220,7 +224,7 @@ impl Worker {
             checkpoint: Some(models::checkpoint(round, stage, step)),
             metrics: BTreeMap::new(),
         };
-        propose(broker, Step::Training, requested, &[alive.into()]);
+        propose(broker, StepName::Training, requested, &[alive.into()]);
         (training.step, training.sequence) = (step, sequence + 1);
         self.training = Some(training);
     }

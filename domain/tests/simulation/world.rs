@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dissent_domain::event::Step;
+use dissent_domain::event::StepName;
 use dissent_domain::order::Action;
 use dissent_domain::replay::Replay;
 
@@ -37,18 +37,18 @@ pub(crate) struct Outcome {
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let every = vec![
-            Step::Generation,
-            Step::Reward,
-            Step::Conflict,
-            Step::Feedback,
-            Step::Training,
-            Step::Evaluation,
+            StepName::Generation,
+            StepName::Reward,
+            StepName::Conflict,
+            StepName::Feedback,
+            StepName::Training,
+            StepName::Evaluation,
         ];
         let mut broker = Broker::default();
         Server::begin(&mut broker);
         let workers = vec![
             Worker::new(1, every.clone(), false),
-            Worker::new(2, vec![Step::Generation, Step::Reward, Step::Training], false),
+            Worker::new(2, vec![StepName::Generation, StepName::Reward, StepName::Training], false),
             Worker::new(3, every, true),
         ];
         let server = Server::new(Disk::default(), 0, 0);

@@ -5,7 +5,7 @@
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
 use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
-    PromptSetAside, Recorded, RewardsScored, Step, follow_from,
+    PromptSetAside, Recorded, RewardsScored, StepName, follow_from,
 };
 use dissent_domain::experiment::{
     ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan, round_opened_id,
@@ -163,7 +163,7 @@ impl History {
         let sampled_id = self.propose(admitted, &sampled_by(&policy, round, index));
         if set_aside {
             let reason = "does not fit".to_owned();
-            let event = PromptSetAside { round, prompt_id, step: Step::Reward, reason };
+            let event = PromptSetAside { round, prompt_id, step: StepName::Reward, reason };
             self.propose(sampled_id, &event.into());
             return;
         }

@@ -97,7 +97,7 @@ fn bar(events: u64) -> ProgressBar {
 }
 
 fn outcome(experiment: &ExperimentId, done: &Recomputed, seconds: f64) -> Outcome {
-    let step = |(step, tally): (&dissent_domain::event::Step, &Tally)| Step {
+    let step = |(step, tally): (&dissent_domain::event::StepName, &Tally)| Step {
         step: step.name(),
         results: tally.results,
         same: tally.same,

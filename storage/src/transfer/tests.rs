@@ -1,4 +1,4 @@
-use dissent_domain::event::{CompletionsSampled, PromptAdmitted, PromptSetAside, RewardsScored, Step};
+use dissent_domain::event::{CompletionsSampled, PromptAdmitted, PromptSetAside, RewardsScored, StepName};
 use dissent_domain::generation::{Completion, FinishReason};
 use dissent_domain::id::PromptId;
 use dissent_domain::log::LogError;
@@ -42,7 +42,7 @@ fn facts(text: &str, numbers: &[f64]) -> Vec<Event> {
             rewards: numbers.to_vec(),
         }
         .into(),
-        PromptSetAside { round: 0, prompt_id, step: Step::Reward, reason: text.to_owned() }.into(),
+        PromptSetAside { round: 0, prompt_id, step: StepName::Reward, reason: text.to_owned() }.into(),
     ]
 }
 

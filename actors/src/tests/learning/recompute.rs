@@ -1,6 +1,6 @@
 //! Recorded experiments, computed again.
 
-use dissent_domain::event::{NewEvent, RewardsScored, Step};
+use dissent_domain::event::{NewEvent, RewardsScored, StepName};
 use dissent_domain::log::{Append, ExpectedVersion};
 
 use super::*;
@@ -18,7 +18,7 @@ pub(super) fn again(
     recompute(plan, resources, &mut |_, _| ()).unwrap()
 }
 
-fn results(done: &Recomputed) -> Vec<(Step, u64, u64)> {
+fn results(done: &Recomputed) -> Vec<(StepName, u64, u64)> {
     done.steps.iter().map(|(step, tally)| (*step, tally.results, tally.same)).collect()
 }
 
@@ -32,11 +32,11 @@ fn an_experiment_comes_out_the_same_when_it_is_computed_again() {
         assert_eq!(done.differences, []);
         let judged = place.of_kind(EventType::FeedbackReceived).len() as u64;
         let expected = [
-            (Step::Generation, 8, 8),
-            (Step::Reward, 8, 8),
-            (Step::Feedback, judged, judged),
-            (Step::Training, 4, 4),
-            (Step::Evaluation, 3, 3),
+            (StepName::Generation, 8, 8),
+            (StepName::Reward, 8, 8),
+            (StepName::Feedback, judged, judged),
+            (StepName::Training, 4, 4),
+            (StepName::Evaluation, 3, 3),
         ];
         assert_eq!(results(&done), expected);
         assert_eq!(place.recorded(), before, "nothing is written");
@@ -54,7 +54,7 @@ fn a_training_that_was_interrupted_comes_out_the_same_in_one_go() {
         pipeline.drain().await.unwrap();
         assert!(!place.of_kind(EventType::TrainingLeaseExpired).is_empty());
         let done = again(place, &place.log, &plan, place.counting(Mishap::None));
-        assert_eq!((done.steps[&Step::Training].same, done.differences), (2, Vec::new()));
+        assert_eq!((done.steps[&StepName::Training].same, done.differences), (2, Vec::new()));
     });
 }
 
@@ -87,7 +87,7 @@ fn a_result_that_comes_out_otherwise_is_named() {
         let done = again(place, &copy, &plan, place.counting(Mishap::None));
         let named: Vec<_> = done.differences.iter().map(|d| (d.position, d.event_type.as_str())).collect();
         assert_eq!(named, [(position, EventType::RewardsScored.name())]);
-        assert_eq!((done.steps[&Step::Reward].results, done.steps[&Step::Reward].same), (4, 3));
+        assert_eq!((done.steps[&StepName::Reward].results, done.steps[&StepName::Reward].same), (4, 3));
     });
 }
 
@@ -107,6 +107,6 @@ fn what_an_experiment_has_no_result_of_yet_is_not_computed() {
             part.append(Append { experiment, expected, events: vec![recorded.event] }).await.unwrap();
         }
         let done = again(place, &part, &plan, place.counting(Mishap::None));
-        assert_eq!((results(&done), done.differences), (vec![(Step::Generation, 1, 1)], Vec::new()));
+        assert_eq!((results(&done), done.differences), (vec![(StepName::Generation, 1, 1)], Vec::new()));
     });
 }

@@ -44,7 +44,7 @@ impl FailureKind {
 
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let is_unusable_model =
-            matches!(cause.downcast_ref(), Some(ModelError::File { .. } | ModelError::Invalid(_)));
+            matches!(cause.downcast_ref(), Some(ModelError::File { .. } | ModelError::Invalid { .. }));
         if cause.is::<InputError>() || cause.is::<BadInput>() || is_unusable_model {
             Some(Self::BadInput)
         } else if cause.is::<ReplayError>()

@@ -5,7 +5,7 @@ use dissent_domain::generation::{FinishReason, SamplingParams};
 use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::{Head, cache_bytes_per_token};
 use crate::checkpoint::Checkpoint;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::{SampleRng, Sampler};
 use crate::session::{DecoderSession, KvCache, Layout, RunHandle, Step};
@@ -117,7 +117,7 @@ impl Generator {
         cancel: &CancelFlag,
         progress: &mut dyn FnMut(GenerationProgress),
     ) -> Result<Vec<Vec<SampledTokens>>, ModelError> {
-        params.validate().map_err(|error| ModelError::Invalid(error.to_string()))?;
+        params.validate().map_err(|error| ModelError::invalid(InvalidKind::Setting, error.to_string()))?;
         for job in jobs {
             self.session.check_prompt(&job.prompt_ids)?;
         }

@@ -22,4 +22,4 @@ pub mod template;
 pub mod training;
 pub mod tuning;
 
-pub use error::ModelError;
+pub use error::{InvalidKind, ModelError};

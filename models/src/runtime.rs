@@ -13,7 +13,7 @@ use ort::session::{NoSelectedOutputs, RunOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::cache_dir;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// The oldest supported ONNX Runtime, as (major, minor): the version of the C API that the bindings are
 /// compiled against.
@@ -70,7 +70,7 @@ impl OnnxRuntime {
             .build()
             .map_err(|error| failed(error.to_string()))?;
         let version = version.unwrap_or_else(|| "unknown".to_owned());
-        tracing::debug!(path = %path.display(), version, "onnx runtime loaded");
+        tracing::debug!(path = %path.display(), version, "loaded onnx runtime");
         let runtime: &'static Self = Box::leak(Box::new(Self { path, version, environment }));
         *loaded = Some(runtime);
         Ok(runtime)
@@ -112,7 +112,7 @@ fn find(explicit: Option<&Path>) -> Result<PathBuf, ModelError> {
             Ok(real_path(&path))
         } else {
             Err(ModelError::Runtime(format!(
-                "there is no ONNX Runtime library at {} ({origin}): {WAY_OUT}",
+                "no ONNX Runtime library exists at {} ({origin}): {WAY_OUT}",
                 path.display()
             )))
         };
@@ -188,7 +188,7 @@ fn check_version(path: &Path) -> Result<Option<String>, ModelError> {
     if found < VERSION_MIN {
         let (major, minor) = VERSION_MIN;
         return Err(ModelError::Runtime(format!(
-            "the ONNX Runtime at {} is version {version}; {major}.{minor} or newer is needed: {WAY_OUT}",
+            "the ONNX Runtime at {} has version {version}, which is too old ({major}.{minor} or newer is required): {WAY_OUT}",
             path.display()
         )));
     }
@@ -224,7 +224,10 @@ impl FromStr for Provider {
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda),
             "auto" => Ok(Self::Auto),
-            other => Err(ModelError::Invalid(format!("provider {other:?} is not one of cpu, cuda, auto"))),
+            other => Err(ModelError::invalid(
+                InvalidKind::Setting,
+                format!("unknown provider {other:?}: use cpu, cuda or auto"),
+            )),
         }
     }
 }
@@ -282,7 +285,7 @@ impl CancelFlag {
         self.state.cancelled.store(true, Ordering::SeqCst);
         for options in running.iter().filter_map(Weak::upgrade) {
             if let Err(error) = options.terminate() {
-                tracing::warn!(%error, "a run could not be terminated");
+                tracing::warn!(%error, "failed to terminate a model run");
             }
         }
     }

@@ -6,7 +6,7 @@
 use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::Head;
 use crate::checkpoint::Checkpoint;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::LogNormaliser;
 use crate::session::{DecoderSession, KvCache, Layout, RunHandle, Step};
@@ -163,11 +163,14 @@ impl RewardModel {
         let (adapters, head) = (adapters.into(), Head::Score);
         let session = DecoderSession::open(runtime, checkpoint, adapters, head, Layout::InPlace, options)?;
         if session.output_width() != 1 {
-            return Err(ModelError::Invalid(format!(
-                "the score head of {} has {} outputs: a reward model has one",
-                session.name(),
-                session.output_width()
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::ShapeMismatch,
+                format!(
+                    "the score head of {} has {} outputs: a reward model needs exactly one",
+                    session.name(),
+                    session.output_width()
+                ),
+            ));
         }
         Ok(Self { session, cache: None })
     }

@@ -13,7 +13,7 @@ use ort::value::Tensor;
 use crate::adapter::{Adapters, LoraAdapter, LoraSlots, ScoreHead};
 use crate::arch::{self, AdapterPlace, Head, POSITIONS_MAX, cache_bytes_per_token, decoder_graph, names};
 use crate::checkpoint::{Checkpoint, ModelConfig};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::export::{ExportedModel, export};
 use crate::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 
@@ -158,28 +158,34 @@ impl DecoderSession {
     /// head is missing.
     pub(crate) fn set_adapter(&mut self, adapter: Option<&LoraAdapter>) -> Result<(), ModelError> {
         let Some(SwappableAdapters { slots, head, own_score }) = &self.swappable else {
-            return Err(ModelError::Invalid(format!(
-                "the session of {} was not opened for changing its adapter",
-                self.name
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::Unsupported,
+                format!("the session of {} has no swappable adapters", self.name),
+            ));
         };
         let score = match (head, adapter.and_then(|adapter| adapter.score.as_ref()), own_score) {
             (Head::Vocabulary, ..) => None,
             (Head::Score, Some(score), _) | (Head::Score, None, Some(score)) => Some(score.clone()),
             (Head::Score, None, None) => {
-                return Err(ModelError::Invalid(format!(
-                    "neither {} nor the adapter has a score head: a reward model needs one",
-                    self.name
-                )));
+                return Err(ModelError::invalid(
+                    InvalidKind::MissingTensor,
+                    format!(
+                        "neither {} nor the adapter has a score head: a reward model needs one",
+                        self.name
+                    ),
+                ));
             }
         };
         if let Some(score) = &score
             && (score.labels, score.hidden) != (self.output_width, self.config.hidden_size)
         {
-            return Err(ModelError::Invalid(format!(
-                "the adapter does not fit the session: its score head is [{}, {}] and not [{}, {}]",
-                score.labels, score.hidden, self.output_width, self.config.hidden_size
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::ShapeMismatch,
+                format!(
+                    "the adapter does not fit the session: its score head has shape [{}, {}] instead of [{}, {}]",
+                    score.labels, score.hidden, self.output_width, self.config.hidden_size
+                ),
+            ));
         }
         let filled = slots.fill(adapter, score)?;
         self.fixed = adapter_inputs(&filled, AdapterPlace::Inputs, *head)?;
@@ -292,10 +298,13 @@ impl DecoderSession {
         let output = cache.output.as_ref().map_or(&[][..], |tensor| tensor.extract_tensor().1);
         // `all` would stop early and could not be vectorised.
         if !output.iter().fold(true, |finite, number| finite & number.is_finite()) {
-            return Err(ModelError::Invalid(format!(
-                "{} gave an output that is not a finite number: its weights are damaged, or too large for 32-bit floats",
-                self.name
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::NotFinite,
+                format!(
+                    "{} gave an output that is not a finite number: its weights are damaged, or too large for 32-bit floats",
+                    self.name
+                ),
+            ));
         }
         Ok(output)
     }
@@ -362,10 +371,13 @@ impl DecoderSession {
     pub(crate) fn check_prompt(&self, prompt_ids: &[u32]) -> Result<(), ModelError> {
         let (length, max) = (prompt_ids.len(), self.positions_max());
         if length >= max {
-            return Err(ModelError::Invalid(format!(
-                "a prompt of {length} tokens leaves no room for an answer in the {max} tokens of {}'s context",
-                self.name
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::TooLong { tokens: length, max },
+                format!(
+                    "a prompt of {length} tokens leaves no room for an answer in the {max} tokens of {}'s context",
+                    self.name
+                ),
+            ));
         }
         self.check_sequence(prompt_ids, &[])
     }
@@ -378,21 +390,30 @@ impl DecoderSession {
     ) -> Result<(), ModelError> {
         let (prompt, completion, max) = (prompt_ids.len(), completion_ids.len(), self.positions_max());
         if prompt == 0 {
-            return Err(ModelError::Invalid("a prompt without a single token cannot be run".to_owned()));
+            return Err(ModelError::invalid(
+                InvalidKind::Empty,
+                "a prompt without a single token cannot be run",
+            ));
         }
         if prompt.saturating_add(completion) > max {
-            return Err(ModelError::Invalid(format!(
-                "a sequence of {prompt} + {completion} tokens (prompt + completion) is longer than the {max} tokens of {}'s context",
-                self.name
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::TooLong { tokens: prompt.saturating_add(completion), max },
+                format!(
+                    "a sequence of {prompt} + {completion} tokens (prompt + completion) is longer than the {max} tokens of {}'s context",
+                    self.name
+                ),
+            ));
         }
         let vocabulary = self.config.vocab_size;
         match prompt_ids.iter().chain(completion_ids).find(|&&id| id as usize >= vocabulary) {
             None => Ok(()),
-            Some(id) => Err(ModelError::Invalid(format!(
-                "token {id} is outside the vocabulary of {} ({vocabulary} tokens): is the tokenizer another model's?",
-                self.name
-            ))),
+            Some(id) => Err(ModelError::invalid(
+                InvalidKind::UnknownToken { id: *id },
+                format!(
+                    "token {id} is outside the vocabulary of {} ({vocabulary} tokens): is the tokenizer another model's?",
+                    self.name
+                ),
+            )),
         }
     }
 }
@@ -416,8 +437,12 @@ fn adapter_inputs(
     head: Head,
 ) -> Result<Vec<(String, Tensor<f32>)>, ModelError> {
     let tensor = |shape: [usize; 2], data: Vec<f32>| {
-        Tensor::from_array((shape, data))
-            .map_err(|error| ModelError::Invalid(format!("the adapter does not fit its own sizes: {error}")))
+        Tensor::from_array((shape, data)).map_err(|error| {
+            ModelError::invalid(
+                InvalidKind::ShapeMismatch,
+                format!("the lengths of the adapter do not match its sizes: {error}"),
+            )
+        })
     };
     let mut inputs = Vec::new();
     let low_rank = (place == AdapterPlace::Inputs).then_some(&adapter.layers);
@@ -443,11 +468,11 @@ pub(crate) fn start(
         Provider::Cuda => with_cuda(configure(runtime, model, layout, options)?)?,
         Provider::Auto => match configure(runtime, model, layout, options).and_then(with_cuda) {
             Ok(builder) => {
-                tracing::info!(provider = "cuda", "execution provider chosen");
+                tracing::info!(provider = "cuda", "chose execution provider");
                 builder
             }
             Err(reason) => {
-                tracing::info!(provider = "cpu", reason, "execution provider chosen");
+                tracing::info!(provider = "cpu", reason, "chose execution provider");
                 configure(runtime, model, layout, options)?
             }
         },

@@ -12,12 +12,27 @@ use dissent_domain::training::{Dialogue, Message, Role};
 pub use rows::encode_text;
 
 use crate::checkpoint::TextTokenizer;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 const PROMPT: &str = "{prompt}";
 const COMPLETION: &str = "{completion}";
 
 /// The text around a prompt.
+///
+/// # Examples
+/// ```
+/// use dissent_models::InvalidKind;
+/// use dissent_models::template::PromptTemplate;
+///
+/// let template: PromptTemplate = "Question: {prompt}\\nAnswer: {completion}".parse()?;
+/// assert!(template.names_completion());
+/// assert_eq!(template, PromptTemplate::Text("Question: {prompt}\nAnswer: {completion}".to_owned()));
+/// assert_eq!("chat".parse::<PromptTemplate>()?, PromptTemplate::Chat);
+///
+/// let error = "Answer: {completion}".parse::<PromptTemplate>().expect_err("no {prompt}");
+/// assert_eq!(error.invalid_kind(), Some(InvalidKind::Template));
+/// # Ok::<(), dissent_models::ModelError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PromptTemplate {
     /// The model's own chat template, with the prompt as the user's only message.
@@ -56,9 +71,12 @@ impl FromStr for PromptTemplate {
         }
         let text = unescape(text);
         let refuse = |reason: &str| {
-            Err(ModelError::Invalid(format!(
-                "template {text:?} {reason}: give chat, raw, or a text such as 'Question: {PROMPT}\\n\\nAnswer: {COMPLETION}'"
-            )))
+            Err(ModelError::invalid(
+                InvalidKind::Template,
+                format!(
+                    "template {text:?} {reason}: use chat, raw, or a text such as 'Question: {PROMPT}\\n\\nAnswer: {COMPLETION}'"
+                ),
+            ))
         };
         let (head, tail) = text.split_once(COMPLETION).unwrap_or((&text, ""));
         if !head.contains(PROMPT) {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use dissent_domain::generation::SamplingParams;
 use dissent_domain::training::LoraSettings;
+use dissent_models::InvalidKind;
 use dissent_models::adapter::{AdapterTask, Adapters, LoraAdapter, LoraSlots, ValueHead};
 use dissent_models::checkpoint::Checkpoint;
 use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
@@ -94,8 +95,9 @@ fn an_artifact_has_the_fingerprint_of_the_folder() {
         assert_eq!(again.fingerprint, fingerprint, "{name}");
         assert_eq!(again.to_artifact().expect("an artifact"), ours, "{name}");
     }
-    let error = LoraAdapter::from_artifact(b"something else").expect_err("no adapter").to_string();
-    assert!(error.contains("not an adapter"), "{error}");
+    let error = LoraAdapter::from_artifact(b"something else").expect_err("no adapter");
+    assert_eq!(error.invalid_kind(), Some(InvalidKind::Adapter), "{error}");
+    assert!(std::error::Error::source(&error).is_some(), "{error}");
 }
 
 #[test]
@@ -309,15 +311,16 @@ fn an_adapter_that_does_not_fit_the_session_is_refused_by_name() {
     let slots = LoraSlots::of_settings(&checkpoint.config, &narrow).expect("the projection is there");
     let mut scorer = PolicyScorer::open(runtime, &checkpoint, Adapters::Swappable(&slots, None), &options(1))
         .expect("opens");
-    let error = scorer.set_adapter(Some(&adapter("llama-lora"))).expect_err("too much").to_string();
-    assert!(error.contains("layers.0."), "{error}");
+    let error = scorer.set_adapter(Some(&adapter("llama-lora"))).expect_err("too much");
+    assert_eq!(error.invalid_kind(), Some(InvalidKind::ShapeMismatch), "{error}");
+    assert!(error.to_string().contains("layers.0."), "{error}");
     let error = RewardModel::open(runtime, &checkpoint, Adapters::Swappable(&slots, None), &options(1))
         .err()
         .expect("no head");
-    assert!(error.to_string().contains("score head"), "{error}");
+    assert_eq!(error.invalid_kind(), Some(InvalidKind::MissingTensor), "{error}");
     let mut fixed = PolicyScorer::open(runtime, &checkpoint, None, &options(1)).expect("opens");
     assert!(fixed.set_adapter(None).is_err());
     let unknown = LoraSettings { targets: vec!["w_q".to_owned()], ..narrow };
-    let error = LoraSlots::of_settings(&checkpoint.config, &unknown).expect_err("unknown").to_string();
-    assert!(error.contains("w_q") && error.contains("down_proj"), "{error}");
+    let error = LoraSlots::of_settings(&checkpoint.config, &unknown).expect_err("unknown");
+    assert_eq!(error.invalid_kind(), Some(InvalidKind::Setting), "{error}");
 }

@@ -5,11 +5,11 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use dissent_domain::generation::{FinishReason, SamplingParams};
-use dissent_models::ModelError;
 use dissent_models::checkpoint::Checkpoint;
 use dissent_models::generation::{GenerationJob, GenerationProgress, Generator};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
+use dissent_models::{InvalidKind, ModelError};
 use support::required::optional;
 use support::{adapter, golden, open, options, runtime, tiny};
 
@@ -25,30 +25,29 @@ fn generator(checkpoint: &Checkpoint) -> Option<Generator> {
     Some(Generator::open(runtime()?, checkpoint, None, &options(4)).expect("the model opens"))
 }
 
-fn refusal(prompt_ids: Vec<u32>) -> Option<String> {
+fn refusal(prompt_ids: Vec<u32>) -> Option<InvalidKind> {
     let mut generator = generator(&tiny("llama"))?;
     let result = generator.generate(&[job(prompt_ids, 2)], &params(4), &CancelFlag::new(), &mut |_| {});
     let error = result.expect_err("it cannot be run");
-    assert!(matches!(error, ModelError::Invalid(_)), "not the caller's fault: {error}");
-    Some(error.to_string())
+    Some(error.invalid_kind().expect("the input is at fault"))
 }
 
 #[test]
 fn a_prompt_that_fills_the_context_is_refused_with_both_lengths() {
-    let Some(reason) = refusal(vec![5; 96]) else { return };
-    assert!(reason.contains("96 tokens"), "{reason}");
+    let Some(kind) = refusal(vec![5; 96]) else { return };
+    assert_eq!(kind, InvalidKind::TooLong { tokens: 96, max: 96 });
 }
 
 #[test]
 fn a_token_outside_the_vocabulary_is_refused() {
-    let Some(reason) = refusal(vec![5, 160]) else { return };
-    assert!(reason.contains("160"), "{reason}");
+    let Some(kind) = refusal(vec![5, 160]) else { return };
+    assert_eq!(kind, InvalidKind::UnknownToken { id: 160 });
 }
 
 #[test]
 fn an_empty_prompt_is_refused() {
-    let Some(reason) = refusal(Vec::new()) else { return };
-    assert!(reason.contains("prompt"), "{reason}");
+    let Some(kind) = refusal(Vec::new()) else { return };
+    assert_eq!(kind, InvalidKind::Empty);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use dissent_actors::Base;
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::checkpoint::{Checkpoint, OpenOptions, TextTokenizer};
 use dissent_models::runtime::{OnnxRuntime, SessionOptions};
-use dissent_models::{ModelError, cache};
+use dissent_models::{InvalidKind, ModelError, cache};
 
 use crate::config::{Config, GoldConfig, RuntimeConfig};
 
@@ -106,8 +106,9 @@ impl Models {
 /// If there is none.
 pub fn open_options(layers: Option<u32>) -> Result<OpenOptions, ModelError> {
     let cache_dir = cache::cache_dir().ok_or_else(|| {
-        ModelError::Invalid(
-            "there is no cache folder: set DISSENT_CACHE to one that can be written".to_owned(),
+        ModelError::invalid(
+            InvalidKind::Setting,
+            "no cache folder is set: set DISSENT_CACHE to a writable folder",
         )
     })?;
     Ok(OpenOptions { layers, cache_dir })

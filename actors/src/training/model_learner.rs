@@ -355,7 +355,7 @@ fn train(trainer: &mut Trainer, resume: Option<&[u8]>, watch: &mut Watch) -> Res
 /// A checkpoint that is none of this training's is worth nothing; whoever left it must not keep others from training.
 fn went_on(resumed: Result<(), ModelError>) -> Result<(), StepError> {
     match resumed {
-        Err(ModelError::Invalid(reason)) => {
+        Err(ModelError::Invalid { reason, .. }) => {
             tracing::warn!(%reason, "the training begins again");
             Ok(())
         }

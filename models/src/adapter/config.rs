@@ -125,7 +125,7 @@ impl AdapterConfig {
             None => Some(self.r),
         };
         if expected != Some(rank) {
-            return Err(format!("has rank {rank}, which is not what the configuration demands"));
+            return Err(format!("has rank {rank}, which differs from the configuration"));
         }
         let alpha = match matching(self.alpha_pattern.as_ref(), target)? {
             Some(value) => value.as_f64().map(narrow).filter(|alpha| alpha.is_finite()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::ModelConfig;
 use crate::checkpoint::layout::projections;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// The task that an adapter was trained for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,30 @@ pub struct LoraTarget {
 }
 
 /// A LoRA adapter.
+///
+/// # Examples
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use dissent_models::adapter::{AdapterTask, LoraAdapter, LoraPair, LoraTarget};
+///
+/// let target = LoraTarget { layer: 0, module: "self_attn.q_proj".to_owned() };
+/// let pair = LoraPair {
+///     a: vec![1.0, 0.0, 0.0, 1.0], // [rank 1, inputs 4]
+///     b: vec![0.5, -0.5],          // [outputs 2, rank 1]
+///     rank: 1,
+///     inputs: 4,
+///     outputs: 2,
+///     scaling: 8.0, // alpha / rank
+/// };
+/// let layers = BTreeMap::from([(target, pair)]);
+/// let adapter = LoraAdapter::new(1, 8.0, layers, None, AdapterTask::CausalLm, None)?;
+///
+/// // One piece of bytes holds the files of a PEFT folder, and has the same fingerprint.
+/// let artifact = adapter.to_artifact()?;
+/// assert_eq!(LoraAdapter::from_artifact(&artifact)?, adapter);
+/// # Ok::<(), dissent_models::ModelError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraAdapter {
     /// The rank of the configuration. A `rank_pattern` may give single pairs another rank.
@@ -79,8 +103,12 @@ impl LoraAdapter {
     /// # Errors
     /// [`ModelError::Invalid`] that names the first tensor that does not fit.
     pub fn check(&self, config: &ModelConfig) -> Result<(), ModelError> {
-        let misfit =
-            |what: String| Err(ModelError::Invalid(format!("the adapter does not fit the model: {what}")));
+        let misfit = |what: String| {
+            Err(ModelError::invalid(
+                InvalidKind::ShapeMismatch,
+                format!("the adapter does not fit the model: {what}"),
+            ))
+        };
         let known: BTreeMap<_, _> = projections(config).into_iter().collect();
         for (target, pair) in &self.layers {
             let LoraTarget { layer, module } = target;
@@ -99,7 +127,7 @@ impl LoraAdapter {
         }
         match &self.score {
             Some(score) if score.hidden != config.hidden_size => misfit(format!(
-                "its score head is {} wide and the model {}",
+                "its score head has width {}, but the model has width {}",
                 score.hidden, config.hidden_size
             )),
             _ => Ok(()),

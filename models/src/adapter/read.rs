@@ -53,7 +53,7 @@ impl LoraAdapter {
             read_tensors(bytes, &config).map_err(|reason| ModelError::file(path, reason))?;
         let task = config.task(score.is_some());
         if task == AdapterTask::SeqCls && score.is_none() {
-            return Err(ModelError::file(path, "a sequence classifier without its score head"));
+            return Err(ModelError::file(path, "the sequence classifier has no score head"));
         }
         Ok(Self {
             r: config.r,
@@ -93,7 +93,7 @@ pub(super) fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tenso
             }
             None => {
                 return Err(format!(
-                    "tensor {name} is neither half of a LoRA pair of a layer's projection nor a score head: it cannot be applied"
+                    "tensor {name} is neither half of a LoRA pair of a layer's projection nor a score head: it is not supported"
                 ));
             }
         }

@@ -7,7 +7,7 @@ use dissent_domain::training::LoraSettings;
 use super::lora::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead};
 use crate::checkpoint::ModelConfig;
 use crate::checkpoint::layout::projections;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::training::LoraPlan;
 
 /// The projections that the adapters of a session may change, and their highest rank.
@@ -72,16 +72,17 @@ impl LoraSlots {
         for (target, pair) in adapter.iter().flat_map(|adapter| &adapter.layers) {
             let LoraTarget { layer, module } = target;
             let misfit = match self.sizes.get(target) {
-                None => "it is not open to adapters",
+                None => "the session has no slot for it",
                 Some(&(outputs, inputs)) if (outputs, inputs) != (pair.outputs, pair.inputs) => {
-                    "it has other sizes"
+                    "its sizes differ"
                 }
                 Some(_) if pair.rank > self.rank => "the adapter's rank is too high",
                 Some(_) => continue,
             };
-            return Err(ModelError::Invalid(format!(
-                "the adapter does not fit the session: layers.{layer}.{module}: {misfit}"
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::ShapeMismatch,
+                format!("the adapter does not fit the session: layers.{layer}.{module}: {misfit}"),
+            ));
         }
         let pair = |(target, &(outputs, inputs)): (&LoraTarget, &(usize, usize))| {
             let own = adapter.and_then(|adapter| adapter.layers.get(target));

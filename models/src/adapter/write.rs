@@ -13,7 +13,7 @@ use super::lora::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead};
 use super::read::{CONFIG, WEIGHTS, WEIGHTS_BYTES_MAX, WRAPPER, fingerprint};
 use crate::checkpoint::files::{CONFIG_BYTES_MAX, as_bytes, read, write_whole};
 use crate::checkpoint::layout::SCORE_HEAD;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// The two files of an adapter as one artifact.
 #[derive(Serialize, Deserialize)]
@@ -108,8 +108,9 @@ impl LoraAdapter {
 
     /// The bytes of the configuration and of the weights.
     fn files(&self) -> Result<(Vec<u8>, Vec<u8>), ModelError> {
-        self.check_numbers()
-            .map_err(|reason| ModelError::Invalid(format!("not a LoRA adapter: {reason}")))?;
+        self.check_numbers().map_err(|reason| {
+            ModelError::invalid(InvalidKind::Adapter, format!("invalid LoRA adapter: {reason}"))
+        })?;
         let mut config = serde_json::to_vec_pretty(&self.settings()).map_err(unwritable)?;
         config.push(b'\n');
         Ok((config, self.weights()?))
@@ -125,7 +126,7 @@ impl LoraAdapter {
             return Err("it has no LoRA pair".to_owned());
         }
         if self.task == AdapterTask::SeqCls && self.score.is_none() {
-            return Err("a sequence classifier without its score head".to_owned());
+            return Err("the sequence classifier has no score head".to_owned());
         }
         let check = |name: &str, values: &[f32], sizes: [usize; 2]| {
             if sizes.contains(&0) || sizes[0].checked_mul(sizes[1]) != Some(values.len()) {
@@ -290,12 +291,13 @@ fn pack(config: &[u8], weights: &[u8]) -> Result<Vec<u8>, ModelError> {
 }
 
 fn unpack(bytes: &[u8]) -> Result<Artifact<'_>, ModelError> {
-    rmp_serde::from_slice(bytes)
-        .map_err(|error| ModelError::Invalid(format!("these bytes are not an adapter: {error}")))
+    rmp_serde::from_slice(bytes).map_err(|error| {
+        ModelError::invalid_because(InvalidKind::Adapter, "these bytes are not an adapter", error)
+    })
 }
 
-fn unwritable(error: impl std::fmt::Display) -> ModelError {
-    ModelError::Invalid(format!("the adapter cannot be written: {error}"))
+fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
+    ModelError::invalid_because(InvalidKind::Serialisation, "the adapter cannot be written", error)
 }
 
 /// The prefix of `layers.` in the names of the architecture that has this projection.

@@ -4,7 +4,7 @@
 //! A root-mean-square norm before each block (arXiv 1910.07467), a gated SiLU MLP (SwiGLU, arXiv 2002.05202),
 //! grouped-query attention (arXiv 2305.13245) and rotary positions (arXiv 2104.09864).
 
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::Value;
 
 use super::forward::Forward;
@@ -39,7 +39,8 @@ pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
         residual = sum;
         block_output = Some(mlp(forward, layer, &block, normed)?);
     }
-    let output = block_output.ok_or_else(|| ModelError::Invalid("a model needs a layer".to_owned()))?;
+    let output = block_output
+        .ok_or_else(|| ModelError::invalid(InvalidKind::Unsupported, "a model needs at least one layer"))?;
     let weight = forward.weight("model.norm.weight")?;
     let (normed, _) = forward.add_rms_norm(residual, output, weight)?;
     Ok(normed)

@@ -10,7 +10,7 @@ mod llama;
 
 use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
 use crate::checkpoint::{Architecture, Dtype, ModelConfig, Weights};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::graph::AttentionCache;
 use crate::onnx::{Dim, ElementType, Graph, Shape, Value};
 
@@ -165,10 +165,13 @@ impl<'a> Decoder<'a> {
         adapter_place: AdapterPlace,
     ) -> Result<Self, ModelError> {
         if !config.head_dim.is_multiple_of(8) {
-            return Err(ModelError::Invalid(format!(
-                "heads of width {} are not supported: it must be a multiple of 8",
-                config.head_dim
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::Unsupported,
+                format!(
+                    "heads of width {} are not supported: the width must be a multiple of 8",
+                    config.head_dim
+                ),
+            ));
         }
         let mut graph = Graph::new();
         let ids_shape = vec![Dim::Named("batch"), Dim::Named("seq")];
@@ -210,10 +213,10 @@ impl<'a> Decoder<'a> {
             return Ok(self.graph.input(names::SCORE, ElementType::F32, shape));
         }
         if !self.weights.contains(names::SCORE) {
-            return Err(ModelError::Invalid(
+            return Err(ModelError::invalid(
+                InvalidKind::MissingTensor,
                 "neither the checkpoint nor an adapter has a score head (score.weight): \
-                 a reward model needs one"
-                    .to_owned(),
+                 a reward model needs one",
             ));
         }
         self.weight(names::SCORE)

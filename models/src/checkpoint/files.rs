@@ -32,10 +32,7 @@ pub(crate) fn read_optional(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8
         .read_to_end(&mut bytes)
         .map_err(|error| ModelError::file(path, error))?;
     if bytes.len() as u64 > bytes_max {
-        return Err(ModelError::file(
-            path,
-            format!("longer than the {bytes_max} bytes that are read at most"),
-        ));
+        return Err(ModelError::file(path, format!("longer than the limit of {bytes_max} bytes")));
     }
     Ok(Some(bytes))
 }

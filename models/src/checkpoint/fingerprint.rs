@@ -71,7 +71,7 @@ pub(crate) fn of_file(path: &Path, cache_dir: &Path) -> Result<String, ModelErro
         && describe(&real, &metadata, &hash).as_ref() == Some(&remembered)
         && let Err(error) = remember(&note, &remembered)
     {
-        tracing::debug!(path = %note.display(), error = %error, "a file's hash could not be remembered");
+        tracing::debug!(path = %note.display(), error = %error, "failed to cache the hash of a file");
     }
     Ok(hash)
 }

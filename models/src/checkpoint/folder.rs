@@ -134,9 +134,10 @@ fn add_shard(
         }
     }
     match expected.and_then(|expected| expected.difference(&found).next()) {
-        Some(missing) => {
-            Err(ModelError::file(path, format!("the index promises {missing} in it, which it has not")))
-        }
+        Some(missing) => Err(ModelError::file(
+            path,
+            format!("the index lists {missing} for this file, but the file does not have it"),
+        )),
         None => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use super::fingerprint::Fingerprint;
 use super::layout;
 use super::tokenizer::TextTokenizer;
 use super::weights::{StoredTensor, Weights};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// A checkpoint before cutting and checking.
 pub(super) struct Parts {
@@ -70,9 +70,12 @@ impl Parts {
         let there = self.config.layers;
         let kept = usize::try_from(layers).unwrap_or(usize::MAX);
         if kept == 0 || kept > there {
-            return Err(ModelError::Invalid(format!(
-                "cannot keep the first {layers} layers of a model that has {there}: ask for 1 to {there}"
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::Setting,
+                format!(
+                    "cannot keep the first {layers} layers of a model that has {there}: use 1 to {there}"
+                ),
+            ));
         }
         if kept < there {
             self.config.layers = kept;
@@ -116,5 +119,5 @@ fn check_shape(weights: &Weights, name: &str, shape: &[usize]) -> Result<(), Str
     if found == shape {
         return Ok(());
     }
-    Err(format!("tensor {name} has shape {found:?} where the configuration demands {shape:?}"))
+    Err(format!("tensor {name} has shape {found:?} but the configuration requires {shape:?}"))
 }

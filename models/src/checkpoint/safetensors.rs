@@ -67,7 +67,7 @@ pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> 
     let room = file_bytes.saturating_sub(LENGTH_BYTES as u64);
     if header_bytes > room.min(HEADER_BYTES_MAX) {
         return Err(wrong(&format!(
-            "not a safetensors file, or cut short: it claims a header of {header_bytes} bytes and has {room} left"
+            "not a safetensors file, or truncated: it claims a header of {header_bytes} bytes but has {room} left"
         )));
     }
     let mut header = Vec::new();
@@ -77,7 +77,7 @@ pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> 
     let data_bytes = metadata.data_len() as u64;
     if data_bytes != room - header_bytes {
         return Err(wrong(&format!(
-            "its tensors take {data_bytes} bytes and the file has {}: it was cut short or is not whole",
+            "its tensors take {data_bytes} bytes but the file has {}: it is truncated or damaged",
             room - header_bytes
         )));
     }

@@ -36,11 +36,11 @@ pub(super) fn locate(path: &Path) -> Result<Source, ModelError> {
         (1, Some(file)) => Ok(Source::Gguf(file)),
         (0, _) if path.join("adapter_config.json").exists() => Err(ModelError::file(
             path,
-            "an adapter, not a model: give the model that it belongs to, and this as its adapter",
+            "an adapter, not a model: give its base model, and this path as the adapter",
         )),
         (0, _) => Err(ModelError::file(path, "it holds neither config.json nor a .gguf file")),
         (count, _) => {
-            Err(ModelError::file(path, format!("it holds {count} .gguf files: name the one that is meant")))
+            Err(ModelError::file(path, format!("it holds {count} .gguf files: give the path of one of them")))
         }
     }
 }

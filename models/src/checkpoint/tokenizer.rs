@@ -8,7 +8,7 @@ use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 use super::config::ModelConfig;
 use super::files::parse_json;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// A tokenizer with the special-token texts that a chat template needs.
 #[derive(Clone)]
@@ -37,10 +37,9 @@ impl TextTokenizer {
     /// # Errors
     /// [`ModelError::Invalid`] when the tokenizer fails.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, ModelError> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
-            .map_err(|error| ModelError::Invalid(format!("failed to tokenise a text: {error}")))?;
+        let encoding = self.inner.encode_fast(text, add_special).map_err(|error| {
+            ModelError::invalid(InvalidKind::Tokenizer, format!("failed to tokenise a text: {error}"))
+        })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -49,9 +48,12 @@ impl TextTokenizer {
     /// # Errors
     /// [`ModelError::Invalid`] when the tokenizer fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, ModelError> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|error| ModelError::Invalid(format!("failed to turn token ids into text: {error}")))
+        self.inner.decode(ids, skip_special).map_err(|error| {
+            ModelError::invalid(
+                InvalidKind::Tokenizer,
+                format!("failed to turn token ids into text: {error}"),
+            )
+        })
     }
 
     /// The chat template (Jinja), if the model has one.
@@ -80,7 +82,11 @@ impl TextTokenizer {
     /// The tokenizer as files of a Hugging Face folder: name and content of each.
     pub(super) fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, ModelError> {
         let failed = |error: String| {
-            ModelError::Invalid(format!("the tokenizer cannot be written as a file: {error}"))
+            ModelError::invalid_because(
+                InvalidKind::Serialisation,
+                "the tokenizer cannot be serialised",
+                error,
+            )
         };
         let tokenizer = self.inner.to_string(true).map_err(|error| failed(error.to_string()))?;
         let config = json!({

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use safetensors::Dtype as StoredDtype;
 
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// The element types that weights may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +79,17 @@ impl Weights {
     /// [`ModelError::Invalid`] if the checkpoint has no tensor of that name.
     pub fn get(&self, name: &str) -> Result<&TensorRef, ModelError> {
         self.tensors.get(name).ok_or_else(|| {
-            ModelError::Invalid(match self.unusable.get(name) {
-                Some(dtype) => {
-                    format!("tensor {name} has elements of type {dtype}: only F32, F16 and BF16 can be used")
-                }
-                None => format!("the checkpoint has no tensor named {name}"),
-            })
+            ModelError::invalid(
+                InvalidKind::MissingTensor,
+                match self.unusable.get(name) {
+                    Some(dtype) => {
+                        format!(
+                            "tensor {name} has elements of type {dtype}: only F32, F16 and BF16 can be used"
+                        )
+                    }
+                    None => format!("the checkpoint has no tensor named {name}"),
+                },
+            )
         })
     }
 
@@ -101,7 +106,7 @@ impl Weights {
 
     pub(super) fn insert(&mut self, name: String, tensor: TensorRef) -> Result<(), String> {
         match self.tensors.entry(name) {
-            Entry::Occupied(entry) => Err(format!("tensor {} is there twice", entry.key())),
+            Entry::Occupied(entry) => Err(format!("duplicate tensor {}", entry.key())),
             Entry::Vacant(entry) => {
                 entry.insert(tensor);
                 Ok(())

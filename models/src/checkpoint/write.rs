@@ -15,7 +15,7 @@ use super::safetensors::header;
 use super::source::{Source, locate};
 use super::{Checkpoint, Dtype, ModelConfig};
 use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 use config::Purpose;
 pub use fresh::{FreshModel, initialise};
@@ -185,8 +185,13 @@ fn write_companions(
 }
 
 fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>, ModelError> {
-    let mut bytes =
-        serde_json::to_vec_pretty(value).map_err(|error| ModelError::Invalid(error.to_string()))?;
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| {
+        ModelError::invalid_because(
+            InvalidKind::Serialisation,
+            "the configuration cannot be serialised",
+            error,
+        )
+    })?;
     bytes.push(b'\n');
     Ok(bytes)
 }
@@ -218,10 +223,10 @@ fn write_weights(
         for (name, shape) in tensors {
             let values = values(name)?;
             if values.len() != shape.iter().product::<usize>() {
-                return Err(ModelError::Invalid(format!(
-                    "tensor {name} has {} values, not {shape:?}",
-                    values.len()
-                )));
+                return Err(ModelError::invalid(
+                    InvalidKind::ShapeMismatch,
+                    format!("tensor {name} has {} values, not {shape:?}", values.len()),
+                ));
             }
             put(file, WEIGHTS, &encode(name, &values, dtype)?)?;
         }
@@ -254,10 +259,15 @@ fn encode(name: &str, values: &[f32], dtype: Dtype) -> Result<Vec<u8>, ModelErro
     if finite {
         return Ok(bytes);
     }
-    Err(ModelError::Invalid(match dtype {
-        Dtype::F32 | Dtype::BF16 => format!("tensor {name} holds a value that is not a finite number"),
-        Dtype::F16 => format!("tensor {name} holds a value that 16-bit floats cannot: write f32 or bf16"),
-    }))
+    Err(ModelError::invalid(
+        InvalidKind::NotFinite,
+        match dtype {
+            Dtype::F32 | Dtype::BF16 => format!("tensor {name} holds a value that is not a finite number"),
+            Dtype::F16 => {
+                format!("tensor {name} holds a value that is too large for 16-bit floats: write f32 or bf16")
+            }
+        },
+    ))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 
 use crate::checkpoint::TensorRef;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 use super::graph::{Graph, Node};
 use super::op::{Attribute, CONTRIB, Constant};
@@ -73,7 +73,10 @@ pub fn export(graph: &Graph) -> Result<ExportedModel, ModelError> {
 fn check_names(graph: &Graph) -> Result<(), ModelError> {
     let mut names = BTreeSet::new();
     match graph.values().iter().find(|value| !names.insert(value.name.as_str())) {
-        Some(twice) => Err(ModelError::Invalid(format!("two values of a graph are named {}", twice.name))),
+        Some(twice) => Err(ModelError::invalid(
+            InvalidKind::Graph,
+            format!("two values of the graph have the name {}", twice.name),
+        )),
         None => Ok(()),
     }
 }
@@ -151,18 +154,23 @@ fn external_tensor(
     place: &TensorRef,
     weights_dir: &mut Option<PathBuf>,
 ) -> Result<TensorProto, ModelError> {
-    let not_a_file = || ModelError::Invalid(format!("{} is not a file with a name", place.file.display()));
+    let not_a_file = || {
+        ModelError::invalid(InvalidKind::Graph, format!("{} is not a file with a name", place.file.display()))
+    };
     let dir = place.file.parent().unwrap_or_else(|| Path::new("."));
     let location = place.file.file_name().and_then(|name| name.to_str()).ok_or_else(not_a_file)?;
     match weights_dir {
         None => *weights_dir = Some(dir.to_owned()),
         Some(known) if known == dir => {}
         Some(known) => {
-            return Err(ModelError::Invalid(format!(
-                "the weights lie in two folders, {} and {}: put the shards of a checkpoint into one",
-                known.display(),
-                dir.display()
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::Unsupported,
+                format!(
+                    "the weights are in two folders, {} and {}: put the shards of a checkpoint into one",
+                    known.display(),
+                    dir.display()
+                ),
+            ));
         }
     }
     let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
@@ -279,8 +287,8 @@ mod tests {
         let mut graph = Graph::new();
         let x = graph.input("x", ElementType::F32, vec![Dim::Named("rows"), Dim::Fixed(2)]);
         let weight = graph.weight("w", &tensor_at("/m", 0, Dtype::F32));
-        let error = graph.linear(x, weight).expect_err("2 is not 3").to_string();
-        assert!(error.contains('w') && error.contains("linear layer"), "{error}");
+        let error = graph.linear(x, weight).expect_err("2 is not 3");
+        assert_eq!(error.invalid_kind(), Some(InvalidKind::ShapeMismatch), "{error}");
     }
 
     #[test]
@@ -288,8 +296,9 @@ mod tests {
         let (mut graph, y) = linear(&[tensor_at("/m", 0, Dtype::F32)]);
         let other = graph.neg(y);
         graph.output(other, "w0");
-        let error = export(&graph).expect_err("w0 is the weight").to_string();
-        assert!(error.contains("named w0"), "{error}");
+        let error = export(&graph).expect_err("w0 is the weight");
+        assert_eq!(error.invalid_kind(), Some(InvalidKind::Graph), "{error}");
+        assert!(error.to_string().contains("w0"), "{error}");
     }
 
     #[test]

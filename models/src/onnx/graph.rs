@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::checkpoint::TensorRef;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 use super::op::Op;
 use super::value::{Dim, ElementType, Shape, Source, Value, ValueInfo};
@@ -34,6 +34,24 @@ pub struct Node {
 }
 
 /// A graph of operators in topological order.
+///
+/// # Examples
+/// ```
+/// use dissent_models::InvalidKind;
+/// use dissent_models::onnx::{Dim, ElementType, Graph};
+///
+/// let mut graph = Graph::new();
+/// let x = graph.input("x", ElementType::F32, vec![Dim::Named("rows"), Dim::Fixed(2)]);
+/// let weight = graph.constant_f32("weight", &[3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+/// let y = graph.linear(x, weight)?;
+/// graph.output(y, "y");
+/// assert_eq!(graph.info(y).shape, [Dim::Named("rows"), Dim::Fixed(3)]);
+///
+/// // Shapes are checked where the operator is added.
+/// let error = graph.linear(y, weight).expect_err("the weight has 2 columns, y has 3");
+/// assert_eq!(error.invalid_kind(), Some(InvalidKind::ShapeMismatch));
+/// # Ok::<(), dissent_models::ModelError>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
     values: Vec<ValueInfo>,
@@ -251,6 +269,9 @@ impl Graph {
             .iter()
             .map(|&value| format!("{} {:?}", self.info(value).name, self.shape(value)))
             .collect();
-        ModelError::Invalid(format!("the shapes of {what} do not match: {}", shapes.join(", ")))
+        ModelError::invalid(
+            InvalidKind::ShapeMismatch,
+            format!("the shapes of {what} do not match: {}", shapes.join(", ")),
+        )
     }
 }

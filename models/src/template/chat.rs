@@ -9,7 +9,7 @@ use serde::Serialize as _;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use crate::checkpoint::TextTokenizer;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// The largest template that is run, in bytes.
 const SOURCE_BYTES_MAX: usize = 1 << 20;
@@ -22,10 +22,13 @@ pub(super) fn render(
     messages: &[Message],
     add_generation_prompt: bool,
 ) -> Result<String, ModelError> {
-    let invalid = |reason: String| ModelError::Invalid(format!("the model's chat template {reason}"));
+    let invalid = |reason: String| {
+        ModelError::invalid(InvalidKind::Template, format!("the model's chat template {reason}"))
+    };
     let source = tokenizer.chat_template().ok_or_else(|| {
-        ModelError::Invalid(
-            "the model has no chat template: ask for raw, or for a text that names {prompt}".to_owned(),
+        ModelError::invalid(
+            InvalidKind::Template,
+            "the model has no chat template: ask for raw, or for a text that names {prompt}",
         )
     })?;
     if source.len() > SOURCE_BYTES_MAX {

@@ -8,7 +8,7 @@ use super::step::TrainingState;
 use crate::checkpoint::Dtype;
 use crate::checkpoint::files::as_bytes;
 use crate::checkpoint::weights::decode_f32;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// The first bytes of a checkpoint.
 const MAGIC: &[u8; 16] = b"dissent training";
@@ -85,7 +85,11 @@ impl TrainingCheckpoint {
         bytes.extend([0; HASH_BYTES]);
         let mut serialiser = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
         stored.serialize(&mut serialiser).map_err(|error| {
-            ModelError::Invalid(format!("the training checkpoint cannot be written: {error}"))
+            ModelError::invalid_because(
+                InvalidKind::Serialisation,
+                "the training checkpoint cannot be written",
+                error,
+            )
         })?;
         let hash = blake3::hash(bytes.get(start..).unwrap_or_default());
         if let Some(place) = bytes.get_mut(start - HASH_BYTES..start) {
@@ -100,21 +104,25 @@ impl TrainingCheckpoint {
     /// [`ModelError::Invalid`] if the bytes are no checkpoint, have another version, or are damaged.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
         let invalid = |reason: String| {
-            ModelError::Invalid(format!("the training cannot go on from this checkpoint: {reason}"))
+            ModelError::invalid(
+                InvalidKind::Checkpoint,
+                format!("the training cannot resume from this checkpoint: {reason}"),
+            )
         };
         let damaged = || {
             invalid(
-                "its bytes are damaged or cut short; take an earlier one, or begin the training again"
+                "its bytes are damaged or truncated; use an earlier checkpoint, or restart the training"
                     .to_owned(),
             )
         };
-        let rest =
-            bytes.strip_prefix(MAGIC).ok_or_else(|| invalid("it is no training checkpoint".to_owned()))?;
+        let rest = bytes
+            .strip_prefix(MAGIC)
+            .ok_or_else(|| invalid("the bytes are no training checkpoint".to_owned()))?;
         let (version, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
         let version = u32::from_le_bytes(*version);
         if version != VERSION {
             return Err(invalid(format!(
-                "it is of version {version} and this program reads version {VERSION}; begin the training again"
+                "it has version {version}, but this program reads version {VERSION}; restart the training"
             )));
         }
         let (hash, body) = rest.split_first_chunk::<HASH_BYTES>().ok_or_else(damaged)?;
@@ -174,16 +182,18 @@ mod tests {
         }
     }
 
-    fn reason(bytes: &[u8]) -> String {
-        TrainingCheckpoint::from_bytes(bytes).expect_err("refused").to_string()
+    fn refusal(bytes: &[u8]) -> ModelError {
+        TrainingCheckpoint::from_bytes(bytes).expect_err("refused")
     }
 
     #[test]
     fn a_checkpoint_of_another_version_or_kind_is_refused() {
         let mut bytes = checkpoint(vec![1.0]).to_bytes().expect("bytes");
         bytes[MAGIC.len()] = 9;
-        assert!(reason(&bytes).contains("version 9"), "{}", reason(&bytes));
-        assert!(reason(b"PK").contains("no training checkpoint"));
+        let error = refusal(&bytes);
+        assert_eq!(error.invalid_kind(), Some(InvalidKind::Checkpoint), "{error}");
+        assert!(error.to_string().contains("version 9"), "{error}");
+        assert_eq!(refusal(b"PK").invalid_kind(), Some(InvalidKind::Checkpoint));
     }
 
     proptest! {

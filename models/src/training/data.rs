@@ -2,7 +2,7 @@
 
 use super::packing::TrainingSequence;
 use super::spec::{Loss, TrainingHead};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// Two completions of one prompt, each with the prompt before it.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,9 +47,9 @@ impl TrainingData {
     /// # Errors
     /// [`ModelError::Invalid`] that names the example, counted from 1.
     pub(super) fn check(&self, loss: Loss) -> Result<(), ModelError> {
-        let invalid = |reason: String| Err(ModelError::Invalid(reason));
+        let invalid = |reason: String| Err(ModelError::invalid(InvalidKind::Data, reason));
         if self.is_empty() {
-            return invalid("there is not a single example to learn from".to_owned());
+            return invalid("there are no training examples".to_owned());
         }
         match (self, loss) {
             (Self::Demonstrations(_), Loss::Sft) => {}
@@ -57,7 +57,7 @@ impl TrainingData {
             (Self::Pairs(pairs), Loss::Cost) => {
                 if let Some(place) = pairs.iter().position(|pair| pair.is_unsafe.is_none()) {
                     return invalid(format!(
-                        "pair {} does not say which of its answers are unsafe: a cost model needs it",
+                        "pair {} does not say which of its completions are unsafe: a cost model needs is_unsafe",
                         place + 1
                     ));
                 }
@@ -71,7 +71,7 @@ impl TrainingData {
                 | Loss::Ppo
                 | Loss::Grpo
                 | Loss::Rloo,
-            ) => return invalid(format!("{loss:?} cannot learn from examples of this kind")),
+            ) => return invalid(format!("{loss:?} cannot use examples of this kind")),
         }
         if let Self::Pairs(pairs) = self
             && let Some(place) = pairs.iter().position(|pair| !pair.margin.is_finite())
@@ -83,8 +83,8 @@ impl TrainingData {
             let has_both = (1..ids.len()).contains(completion_start);
             if ids.is_empty() || (loss.head() != TrainingHead::Score && !has_both) {
                 return invalid(format!(
-                    "example {place} has {} tokens and its answer begins at token {completion_start}: it needs a token of a \
-                     prompt and one of an answer",
+                    "example {place} has {} tokens and its completion begins at token {completion_start}: it needs at least one \
+                     token of a prompt and one of a completion",
                     ids.len()
                 ));
             }

@@ -3,7 +3,7 @@
 //! The same session serves the policy and its reference: they differ in the vector only.
 
 use crate::checkpoint::{Checkpoint, ModelConfig, Weights};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::Graph;
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 
@@ -120,10 +120,10 @@ impl EvalSession {
             .map_err(|error| ModelError::Runtime(format!("failed to pass the parameters: {error}")))?;
         let outputs = ModelOutputs::take(&mut self.runner.run(batch, vec![parameters], cancel)?);
         if !outputs.is_finite() {
-            return Err(ModelError::Invalid(
-                "the model gave a number that is not finite: its trained numbers have run away; \
-                 go back to a checkpoint and lower the learning rate"
-                    .to_owned(),
+            return Err(ModelError::invalid(
+                InvalidKind::NotFinite,
+                "an output of the model is not finite: the training has diverged; \
+                 return to a checkpoint and lower the learning rate",
             ));
         }
         Ok(outputs)

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::adapter::LoraTarget;
 use crate::arch::{Forward, hidden_states, rotary_tables, vocabulary_head};
 use crate::checkpoint::{ModelConfig, Weights};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::{Dim, ElementType, Graph, Shape, Value};
 
 use super::parameters::{ParameterLayout, Role};
@@ -186,7 +186,9 @@ impl<'a> PackedModel<'a> {
 
     fn trained(&self, role: &Role) -> Result<Value, ModelError> {
         let found = self.layout.position(role).and_then(|index| self.trained.get(index));
-        found.copied().ok_or_else(|| ModelError::Invalid(format!("{role:?} is not among what is trained")))
+        found
+            .copied()
+            .ok_or_else(|| ModelError::invalid(InvalidKind::Graph, format!("{role:?} is not trained")))
     }
 
     fn vocabulary(&mut self, hidden: Value, report: PositionReport) -> Result<HeadOutputs, ModelError> {
@@ -336,7 +338,9 @@ fn entropy(graph: &mut Graph, logprobs: Value) -> Result<Value, ModelError> {
             None => sum,
         });
     }
-    let total = total.ok_or_else(|| ModelError::Invalid("a model needs a vocabulary".to_owned()))?;
+    let total = total.ok_or_else(|| {
+        ModelError::invalid(InvalidKind::Unsupported, "a model needs at least one vocabulary column")
+    })?;
     Ok(graph.neg(total))
 }
 

@@ -8,7 +8,7 @@
 use std::iter::repeat_n;
 
 use crate::checkpoint::ModelConfig;
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 use super::spec::TrainingHead;
 
@@ -47,7 +47,7 @@ impl PackedBatch {
     /// [`ModelError::Invalid`] if there are no sequences, or one is empty or has no prompt or completion.
     pub fn new(sequences: &[TrainingSequence], head: TrainingHead) -> Result<Self, ModelError> {
         if sequences.is_empty() {
-            return Err(ModelError::Invalid("a batch without a single sequence cannot be run".to_owned()));
+            return Err(ModelError::invalid(InvalidKind::Empty, "a batch needs at least one sequence"));
         }
         let mut batch = Self {
             head,
@@ -59,9 +59,9 @@ impl PackedBatch {
             selected_lengths: Vec::with_capacity(sequences.len()),
         };
         for (index, sequence) in sequences.iter().enumerate() {
-            batch
-                .push(sequence)
-                .map_err(|reason| ModelError::Invalid(format!("sequence {index} of a batch {reason}")))?;
+            batch.push(sequence).map_err(|reason| {
+                ModelError::invalid(InvalidKind::Data, format!("sequence {index} of a batch {reason}"))
+            })?;
         }
         Ok(batch)
     }
@@ -78,7 +78,7 @@ impl PackedBatch {
                 if start == 0 || start >= length {
                     return Err(format!(
                         "has {length} tokens and its completion begins at {start}: \
-                         it needs a token of a prompt and one of a completion"
+                         it needs at least one token of a prompt and one of a completion"
                     ));
                 }
                 self.targets.extend(sequence.ids[start..].iter().map(|&id| i64::from(id)));
@@ -158,16 +158,22 @@ impl PackedBatch {
     /// Checks that a model can run the batch.
     pub(super) fn check(&self, config: &ModelConfig, positions_max: usize) -> Result<(), ModelError> {
         if let Some(longest) = self.lengths.iter().find(|&&length| length > positions_max) {
-            return Err(ModelError::Invalid(format!(
-                "a sequence of {longest} tokens is longer than the {positions_max} tokens of the model's context"
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::TooLong { tokens: *longest, max: positions_max },
+                format!(
+                    "a sequence of {longest} tokens is longer than the {positions_max} tokens of the model's context"
+                ),
+            ));
         }
         match self.ids.iter().find(|&&id| usize::try_from(id).is_ok_and(|id| id >= config.vocab_size)) {
             None => Ok(()),
-            Some(id) => Err(ModelError::Invalid(format!(
-                "token {id} is outside the vocabulary ({} tokens): is the tokenizer another model's?",
-                config.vocab_size
-            ))),
+            Some(id) => Err(ModelError::invalid(
+                InvalidKind::UnknownToken { id: u32::try_from(*id).unwrap_or(u32::MAX) },
+                format!(
+                    "token {id} is outside the vocabulary ({} tokens): is the tokenizer another model's?",
+                    config.vocab_size
+                ),
+            )),
         }
     }
 

@@ -10,7 +10,7 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use crate::adapter::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead, ValueHead};
 use crate::checkpoint::layout::{SCORE_HEAD, head, prefix, projections, required};
 use crate::checkpoint::{Checkpoint, ModelConfig, Weights};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 use super::spec::{LoraPlan, Trainable, TrainingHead};
 
@@ -169,13 +169,16 @@ impl ParameterLayout {
                 }
             };
             if numbers.len() != parameter.elements() {
-                return Err(ModelError::Invalid(format!(
-                    "{} has {} numbers to begin with and needs {} ({:?}): the adapter is another model's, or has more than one score",
-                    parameter.name,
-                    numbers.len(),
-                    parameter.elements(),
-                    parameter.shape
-                )));
+                return Err(ModelError::invalid(
+                    InvalidKind::ShapeMismatch,
+                    format!(
+                        "{} has {} initial values but needs {} ({:?}): the adapter belongs to another model, or has more than one score",
+                        parameter.name,
+                        numbers.len(),
+                        parameter.elements(),
+                        parameter.shape
+                    ),
+                ));
             }
             vector.extend(numbers);
         }
@@ -208,8 +211,9 @@ impl ParameterLayout {
     /// finite.
     pub fn adapter(&self, vector: &[f32], base_model: Option<String>) -> Result<LoraAdapter, ModelError> {
         let Trainable::Lora(plan) = &self.trainable else {
-            return Err(ModelError::Invalid(
-                "all weights were trained: the result is a checkpoint, not an adapter".to_owned(),
+            return Err(ModelError::invalid(
+                InvalidKind::Unsupported,
+                "all weights are trained: save the result as a checkpoint, not as an adapter",
             ));
         };
         self.check_length(vector)?;
@@ -244,11 +248,14 @@ impl ParameterLayout {
         if vector.len() == self.elements() {
             return Ok(());
         }
-        Err(ModelError::Invalid(format!(
-            "{} trained numbers were given where the model has {}: they belong to another training",
-            vector.len(),
-            self.elements()
-        )))
+        Err(ModelError::invalid(
+            InvalidKind::ShapeMismatch,
+            format!(
+                "the parameter vector has length {}, but the model needs {}: it belongs to another training",
+                vector.len(),
+                self.elements()
+            ),
+        ))
     }
 }
 
@@ -260,10 +267,13 @@ fn low_rank(config: &ModelConfig, plan: &LoraPlan) -> Result<Vec<Tensor>, ModelE
     for (target, pair) in &plan.pairs {
         let projection = known.get(target.module.as_str()).filter(|_| target.layer < config.layers);
         let Some(projection) = projection else {
-            return Err(ModelError::Invalid(format!(
-                "the adapter changes layers.{}.{}, which this model of {} layers does not have",
-                target.layer, target.module, config.layers
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::ShapeMismatch,
+                format!(
+                    "the adapter changes layers.{}.{}, which this model of {} layers does not have",
+                    target.layer, target.module, config.layers
+                ),
+            ));
         };
         let path = format!("{}layers.{}.{}", prefix(config.architecture), target.layer, target.module);
         let name = |half: &str| format!("base_model.model.{path}.lora_{half}.weight");

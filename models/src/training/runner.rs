@@ -8,7 +8,7 @@ use ort::value::{Tensor, TensorRef};
 
 use crate::arch::POSITIONS_MAX;
 use crate::checkpoint::{Checkpoint, ModelConfig};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::Graph;
 use crate::onnx::export::{ExportedModel, export};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
@@ -70,11 +70,14 @@ impl Runner {
     ) -> Result<Outputs, ModelError> {
         cancel.check()?;
         if batch.head() != self.head {
-            return Err(ModelError::Invalid(format!(
-                "a batch packed for {:?} was given to a session of {:?}",
-                batch.head(),
-                self.head
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::Data,
+                format!(
+                    "the batch is packed for {:?}, but the session has the head {:?}",
+                    batch.head(),
+                    self.head
+                ),
+            ));
         }
         batch.check(&self.config, self.config.context_length.min(POSITIONS_MAX))?;
         let options = cancel.run_options()?;

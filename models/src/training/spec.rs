@@ -7,7 +7,7 @@ use dissent_domain::training::{DpoLoss, LoraSettings};
 use crate::adapter::{LoraAdapter, LoraTarget};
 use crate::checkpoint::layout::{prefix, projections};
 use crate::checkpoint::{Architecture, ModelConfig};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// The trained parameters of a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,11 +31,14 @@ impl Trainable {
                 tuned.rank == pair.rank && tuned.scaling.to_bits() == pair.scaling.to_bits()
             };
             if !plan.pairs.get(target).is_some_and(same) {
-                return Err(ModelError::Invalid(format!(
-                    "the policy cannot be held to an adapter of another shape: it changes layers.{}.{} by rank {} and scaling {}; \
-                     tune with the same projections, rank and alpha",
-                    target.layer, target.module, pair.rank, pair.scaling
-                )));
+                return Err(ModelError::invalid(
+                    InvalidKind::ShapeMismatch,
+                    format!(
+                        "an adapter of another shape cannot be the reference: it changes layers.{}.{} with rank {} and scaling {}; \
+                     train the same projections, rank and alpha",
+                        target.layer, target.module, pair.rank, pair.scaling
+                    ),
+                ));
             }
         }
         Ok(())
@@ -149,9 +152,12 @@ impl LoraPlan {
         #[expect(clippy::cast_possible_truncation, reason = "adapters hold alpha in 32 bits")]
         let alpha = settings.alpha as f32;
         if r == 0 || !alpha.is_finite() {
-            return Err(ModelError::Invalid(format!(
-                "a LoRA of rank {r} with alpha {alpha} cannot be trained: the rank must be at least 1 and alpha finite"
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::Setting,
+                format!(
+                    "a LoRA of rank {r} with alpha {alpha} cannot be trained: the rank must be at least 1 and alpha finite"
+                ),
+            ));
         }
         #[expect(clippy::cast_precision_loss, reason = "a rank is at most 65536")]
         let pair = PairPlan { rank: r, scaling: alpha / r as f32 };
@@ -204,10 +210,10 @@ fn unknown_target(config: &ModelConfig, name: &str) -> ModelError {
     let known = projections(config);
     let known: Vec<&str> =
         known.iter().map(|(module, _)| module.rsplit('.').next().unwrap_or(module)).collect();
-    ModelError::Invalid(format!(
-        "{name:?} is no projection of this model that LoRA could change: it has {}",
-        known.join(", ")
-    ))
+    ModelError::invalid(
+        InvalidKind::Setting,
+        format!("unknown LoRA target {name:?}: the projections of this model are {}", known.join(", ")),
+    )
 }
 
 #[cfg(test)]

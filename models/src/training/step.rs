@@ -3,7 +3,7 @@
 use ort::session::SessionInputValue;
 
 use crate::checkpoint::{Checkpoint, ModelConfig, Weights};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::autodiff::gradients;
 use crate::onnx::{Dim, ElementType, Graph};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
@@ -210,10 +210,12 @@ impl StepSession {
         };
         for (what, number) in [("loss", output.loss), ("gradient's norm", output.gradient_norm)] {
             if !number.is_finite() {
-                return Err(ModelError::Invalid(format!(
-                    "the {what} is {number}, not a finite number: lower the learning rate, or look for an example \
-                     that the model cannot take"
-                )));
+                return Err(ModelError::invalid(
+                    InvalidKind::NotFinite,
+                    format!(
+                        "the {what} is {number}, not a finite number: lower the learning rate, or check the examples"
+                    ),
+                ));
             }
         }
         Ok((output, outputs))

@@ -21,7 +21,7 @@ use super::spec::{LoraPlan, StepSpec, Trainable, TrainingHead};
 use super::step::{StepSession, TrainingState};
 use crate::adapter::LoraAdapter;
 use crate::checkpoint::{Checkpoint, Dtype, write};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 
 /// A training on examples, without its model and its data.
@@ -109,7 +109,7 @@ impl Trainer {
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
         let TrainingSetup { objective, settings, order } = &setup;
-        settings.validate().map_err(|error| ModelError::Invalid(error.to_string()))?;
+        settings.validate().map_err(|error| ModelError::invalid(InvalidKind::Setting, error.to_string()))?;
         data.check(objective.loss())?;
         let trainable = trainable(checkpoint, from, settings)?;
         let spec = StepSpec { trainable, loss: objective.loss(), recompute: settings.recompute };
@@ -170,10 +170,10 @@ impl Trainer {
             || checkpoint.cursor != self.plan.cursor(steps)
             || !(checkpoint.reference.is_empty() || checkpoint.reference.len() == 2 * self.data.len())
         {
-            return Err(ModelError::Invalid(
-                "the checkpoint is of another training: its model, adapter, objective, settings and examples must be the same; \
-                 begin the training again, or give what it was begun with"
-                    .to_owned(),
+            return Err(ModelError::invalid(
+                InvalidKind::Checkpoint,
+                "the checkpoint belongs to another training: model, adapter, objective, settings and examples must be equal; \
+                 restart the training, or use its original inputs",
             ));
         }
         self.session.restore(checkpoint.state)?;
@@ -435,8 +435,9 @@ fn trainable(
         }
         (None, Some(lora)) => Ok(Trainable::Lora(LoraPlan::new(&checkpoint.config, lora)?)),
         (None, None) => Ok(Trainable::Full),
-        (Some(_), None) => Err(ModelError::Invalid(
-            "all weights are to be trained, and an adapter was given to begin with: merge it into the model first".to_owned(),
+        (Some(_), None) => Err(ModelError::invalid(
+            InvalidKind::Unsupported,
+            "training all weights cannot start from an adapter: merge it into the model first",
         )),
     }
 }
@@ -465,7 +466,8 @@ fn fingerprint(
         order: setup.order,
         data: data.fingerprint(),
     };
-    let text = serde_json::to_vec(&identity)
-        .map_err(|error| ModelError::Invalid(format!("the training cannot be identified: {error}")))?;
+    let text = serde_json::to_vec(&identity).map_err(|error| {
+        ModelError::invalid_because(InvalidKind::Serialisation, "the training cannot be identified", error)
+    })?;
     Ok(blake3::hash(&text).to_hex().to_string())
 }

@@ -3,7 +3,7 @@
 use rmp_serde::config::BytesMode;
 use serde::{Deserialize, Serialize};
 
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::training::TrainingState;
 
 /// The format version.
@@ -55,7 +55,13 @@ impl TuningCheckpoint {
         let mut packed = Vec::new();
         stored
             .serialize(&mut rmp_serde::Serializer::new(&mut packed).with_bytes(BytesMode::ForceAll))
-            .map_err(|error| ModelError::Invalid(format!("failed to pack a checkpoint: {error}")))?;
+            .map_err(|error| {
+                ModelError::invalid_because(
+                    InvalidKind::Serialisation,
+                    "the tuning checkpoint cannot be written",
+                    error,
+                )
+            })?;
         Ok(packed)
     }
 
@@ -65,17 +71,23 @@ impl TuningCheckpoint {
     /// [`ModelError::Invalid`] if the bytes are no checkpoint, have another format, or are truncated.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
         let refuse = |reason: String| {
-            Err(ModelError::Invalid(format!("this is no checkpoint of a policy's tuning: {reason}")))
+            Err(ModelError::invalid(
+                InvalidKind::Checkpoint,
+                format!("the bytes are no checkpoint of a policy tuning: {reason}"),
+            ))
         };
         let stored: Stored = match rmp_serde::from_slice(bytes) {
             Ok(stored) => stored,
             Err(error) => return refuse(error.to_string()),
         };
         if stored.version != VERSION {
-            return refuse(format!("it has format {}, and {VERSION} is read", stored.version));
+            return refuse(format!(
+                "it has format {}, but this program reads format {VERSION}",
+                stored.version
+            ));
         }
         if stored.vectors.iter().any(|vector| vector.len() % 4 != 0) {
-            return refuse("its numbers are cut off".to_owned());
+            return refuse("its vectors are truncated".to_owned());
         }
         let [parameters, first_moment, second_moment] = stored
             .vectors
@@ -119,8 +131,8 @@ mod tests {
     fn invalid_checkpoint_bytes_are_refused() {
         let bytes = checkpoint().to_bytes().expect("bytes");
         for wrong in [&bytes[..bytes.len() - 1], b"", b"PK\x03\x04"] {
-            let error = TuningCheckpoint::from_bytes(wrong).expect_err("no checkpoint").to_string();
-            assert!(error.contains("no checkpoint of a policy's tuning"), "{error}");
+            let error = TuningCheckpoint::from_bytes(wrong).expect_err("no checkpoint");
+            assert_eq!(error.invalid_kind(), Some(InvalidKind::Checkpoint), "{error}");
         }
     }
 }

@@ -8,7 +8,7 @@ use super::policy::{EvaluatedModel, TunedPolicy};
 use super::tuner::TuningSettings;
 use crate::adapter::{Adapters, LoraAdapter, LoraSlots, ValueHead};
 use crate::checkpoint::{Checkpoint, TextTokenizer};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::generation::{GenerationJob, Generator, SampledTokens};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::training::{
@@ -69,8 +69,9 @@ impl LoraPolicy {
             (Some(adapter), _) => LoraPlan::of_adapter(adapter),
             (None, Some(lora)) => LoraPlan::new(&checkpoint.config, lora)?,
             (None, None) => {
-                return Err(ModelError::Invalid(
-                    "a policy is tuned by a low-rank change: give the rank of one (lora)".to_owned(),
+                return Err(ModelError::invalid(
+                    InvalidKind::Setting,
+                    "tuning a policy needs a low-rank change: set its rank (lora)",
                 ));
             }
         };

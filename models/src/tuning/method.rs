@@ -7,7 +7,7 @@ use dissent_domain::training::{PolicyMethod, PpoSettings};
 use super::rollout::Rollout;
 use super::rollout_math::{AdvantageEstimate, Means, MicroBatch};
 use super::{grpo, ppo, rloo};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::training::{BatchOutput, Loss, LossInputs};
 
 /// The methods that sample while they train.
@@ -26,10 +26,10 @@ impl TryFrom<PolicyMethod> for Method {
             PolicyMethod::Ppo => Ok(Self::Ppo),
             PolicyMethod::Grpo => Ok(Self::Grpo),
             PolicyMethod::Rloo => Ok(Self::Rloo),
-            PolicyMethod::Dpo | PolicyMethod::Rso => Err(ModelError::Invalid(
-                "dpo and rso learn from pairs that are there beforehand: make pairs of scored completions, and train on them; \
-                 ppo, grpo and rloo sample as they learn"
-                    .to_owned(),
+            PolicyMethod::Dpo | PolicyMethod::Rso => Err(ModelError::invalid(
+                InvalidKind::Unsupported,
+                "dpo and rso train on existing pairs: make pairs of scored completions, and train on them; \
+                 ppo, grpo and rloo sample while they train",
             )),
         }
     }

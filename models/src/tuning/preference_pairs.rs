@@ -2,7 +2,7 @@
 
 use dissent_domain::training::rso::{RankedPair, Ranking, accepted, ranked_pairs};
 
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::training::{TokenPair, TrainingSequence};
 
 /// The rule that turns the completions of a prompt into pairs.
@@ -36,23 +36,26 @@ pub fn preference_pairs(
     seed: [u8; 32],
 ) -> Result<Vec<RankedPair>, ModelError> {
     if token_ids.len() != rewards.len() {
-        return Err(ModelError::Invalid(format!(
-            "there are {} rewards for {} completions: each needs one",
-            rewards.len(),
-            token_ids.len()
-        )));
+        return Err(ModelError::invalid(
+            InvalidKind::Data,
+            format!(
+                "{} rewards do not fit {} completions: each completion needs one",
+                rewards.len(),
+                token_ids.len()
+            ),
+        ));
     }
     if let Some(index) = rewards.iter().position(|reward| !reward.is_finite()) {
-        return Err(ModelError::Invalid(format!(
-            "the reward of completion {index} is {}: it must be a finite number",
-            rewards[index]
-        )));
+        return Err(ModelError::invalid(
+            InvalidKind::NotFinite,
+            format!("the reward of completion {index} is {}: it must be a finite number", rewards[index]),
+        ));
     }
     let mut pairs = match rule {
         PairRule::BestWorst => best_and_worst(rewards).into_iter().collect(),
         PairRule::Rso { beta, kept, ranking } => {
             let kept = accepted(rewards, beta, kept, seed)
-                .map_err(|error| ModelError::Invalid(error.to_string()))?;
+                .map_err(|error| ModelError::invalid(InvalidKind::Setting, error.to_string()))?;
             ranked_pairs(&kept, rewards, ranking, seed)
         }
     };
@@ -146,13 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn invalid_inputs_of_pairs_are_named() {
+    fn invalid_inputs_of_pairs_are_refused() {
         let refusal = |rewards: &[f64], rule| {
-            preference_pairs(&[&[1], &[2]], rewards, rule, SEED).expect_err("refused").to_string()
+            let error = preference_pairs(&[&[1], &[2]], rewards, rule, SEED).expect_err("refused");
+            error.invalid_kind().expect("an invalid input")
         };
-        assert!(refusal(&[1.0], PairRule::BestWorst).contains("1 rewards for 2 completions"));
-        assert!(refusal(&[1.0, f64::NAN], PairRule::BestWorst).contains("completion 1 is NaN"));
+        assert_eq!(refusal(&[1.0], PairRule::BestWorst), InvalidKind::Data);
+        assert_eq!(refusal(&[1.0, f64::NAN], PairRule::BestWorst), InvalidKind::NotFinite);
         let rule = PairRule::Rso { beta: 0.0, kept: 2, ranking: Ranking::FirstRound };
-        assert!(refusal(&[1.0, 2.0], rule).contains("beta"));
+        assert_eq!(refusal(&[1.0, 2.0], rule), InvalidKind::Setting);
     }
 }

@@ -5,7 +5,7 @@ use dissent_domain::training::{Dialogue, Hyperparameters, PpoSettings};
 
 use super::phases::{Phase, PhaseTimer};
 use super::policy::{EvaluatedModel, TunedPolicy};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::generation::{GenerationJob, SampledTokens};
 use crate::runtime::CancelFlag;
 use crate::training::{DataOrder, DataPlan};
@@ -202,18 +202,24 @@ fn score(
         .collect();
     let scores = timer.time(Phase::Scoring, || scorer.score(&completions, cancel))?;
     if scores.len() != rollouts.len() {
-        return Err(ModelError::Invalid(format!(
-            "the scorer gave {} rewards for {} completions: it must give one for each, in order",
-            scores.len(),
-            rollouts.len()
-        )));
+        return Err(ModelError::invalid(
+            InvalidKind::Data,
+            format!(
+                "the scorer returned {} rewards for {} completions: it must return one for each, in order",
+                scores.len(),
+                rollouts.len()
+            ),
+        ));
     }
     for (place, (rollout, score)) in rollouts.iter_mut().zip(scores).enumerate() {
         if !score.is_finite() {
-            return Err(ModelError::Invalid(format!(
-                "the scorer gave {score} for completion {place} (of prompt {}): a reward must be a finite number",
-                rollout.prompt
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::NotFinite,
+                format!(
+                    "the scorer returned {score} for completion {place} (of prompt {}): a reward must be a finite number",
+                    rollout.prompt
+                ),
+            ));
         }
         rollout.score = score;
     }
@@ -236,7 +242,7 @@ fn evaluate(
     let values = if with_values { now.values.len() } else { tokens };
     if [now.logprobs.len(), reference.logprobs.len(), values] != [tokens; 3] {
         return Err(ModelError::Runtime(format!(
-            "the policy gave {} log-probabilities and {values} values, and the reference {}, for {tokens} tokens",
+            "the policy returned {} log-probabilities and {values} values, and the reference {}, for {tokens} tokens",
             now.logprobs.len(),
             reference.logprobs.len()
         )));

@@ -12,7 +12,7 @@ use super::phases::{Phase, PhaseTimer, PhaseTimes};
 use super::policy::TunedPolicy;
 use super::rollout::{Rollout, RolloutPlan, Scorer, TuningPrompt, roll_out};
 use super::rollout_math::{AdvantageEstimate, Means, MicroBatch, divergences, mean};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::runtime::CancelFlag;
 use crate::training::LearningRate;
 use crate::training::{AdamWStep, BatchOutput, LossInputs, TrainingSequence};
@@ -75,7 +75,9 @@ impl<P: TunedPolicy> PolicyTuner<P> {
     /// [`ModelError::Invalid`] for a setting out of range, a method that does not sample, an empty prompt, or
     /// if all prompts are too long.
     pub fn new(policy: P, prompts: Vec<TuningPrompt>, settings: TuningSettings) -> Result<Self, ModelError> {
-        let invalid = |error: dissent_domain::training::SettingError| ModelError::Invalid(error.to_string());
+        let invalid = |error: dissent_domain::training::SettingError| {
+            ModelError::invalid(InvalidKind::Setting, error.to_string())
+        };
         settings.objective.validate().map_err(invalid)?;
         settings.training.validate().map_err(invalid)?;
         let method = Method::try_from(settings.objective.method)?;
@@ -283,10 +285,10 @@ impl<P: TunedPolicy> PolicyTuner<P> {
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), ModelError> {
         let checkpoint = TuningCheckpoint::from_bytes(bytes)?;
         if checkpoint.plan != self.plan()? {
-            return Err(ModelError::Invalid(
-                "the checkpoint belongs to another tuning: go on with the settings, prompts, base model and reference that it \
-                 was begun with, or begin anew"
-                    .to_owned(),
+            return Err(ModelError::invalid(
+                InvalidKind::Checkpoint,
+                "the checkpoint belongs to another tuning: resume with its original settings, prompts, base model and \
+                 reference, or restart",
             ));
         }
         self.policy.restore(checkpoint.state)?;
@@ -298,8 +300,13 @@ impl<P: TunedPolicy> PolicyTuner<P> {
     /// Identifies the tuning: settings, policy and prompts.
     fn plan(&self) -> Result<String, ModelError> {
         let mut hasher = blake3::Hasher::new_derive_key("dissent policy tuning plan 1");
-        let settings = rmp_serde::to_vec_named(&self.settings)
-            .map_err(|error| ModelError::Invalid(format!("failed to pack the settings: {error}")))?;
+        let settings = rmp_serde::to_vec_named(&self.settings).map_err(|error| {
+            ModelError::invalid_because(
+                InvalidKind::Serialisation,
+                "the settings cannot be serialised",
+                error,
+            )
+        })?;
         let policy = self.policy.fingerprint();
         for part in [settings.as_slice(), policy.as_bytes()] {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
@@ -316,17 +323,20 @@ impl<P: TunedPolicy> PolicyTuner<P> {
 
 fn usable_prompts(prompts: &[TuningPrompt], settings: &TuningSettings) -> Result<Vec<usize>, ModelError> {
     if let Some(empty) = prompts.iter().position(|prompt| prompt.ids.is_empty()) {
-        return Err(ModelError::Invalid(format!("prompt {empty} has no token")));
+        return Err(ModelError::invalid(InvalidKind::Empty, format!("prompt {empty} has no token")));
     }
     let (room, answer) = (settings.training.max_length, settings.objective.ppo.max_new_tokens);
     let fits = |ids: &[u32]| ids.len() as u64 + u64::from(answer) <= u64::from(room);
     let usable: Vec<usize> = (0..prompts.len()).filter(|&index| fits(&prompts[index].ids)).collect();
     if usable.is_empty() {
-        return Err(ModelError::Invalid(format!(
-            "none of the {} prompts can be used: with {answer} new tokens (ppo.max_new_tokens), a prompt must leave room within \
+        return Err(ModelError::invalid(
+            InvalidKind::Data,
+            format!(
+                "none of the {} prompts can be used: with {answer} new tokens (ppo.max_new_tokens), a prompt must leave room within \
              {room} tokens (max_length)",
-            prompts.len()
-        )));
+                prompts.len()
+            ),
+        ));
     }
     Ok(usable)
 }

@@ -44,7 +44,7 @@ pub(super) fn dequantised(
     }
     let plan = plan(header, config).map_err(|reason| ModelError::file(path, reason))?;
     let in_cache = |error: std::io::Error| {
-        ModelError::file(&target, format!("the dequantised weights cannot be kept in the cache: {error}"))
+        ModelError::file(&target, format!("failed to write the dequantised weights into the cache: {error}"))
     };
     fs::create_dir_all(&folder).map_err(in_cache)?;
     let lock = File::create(folder.join("lock")).map_err(in_cache)?;
@@ -53,7 +53,7 @@ pub(super) fn dequantised(
         return Ok(target);
     }
     remove_unfinished(&folder).map_err(in_cache)?;
-    tracing::info!(path = %path.display(), "dequantising the weights, once");
+    tracing::info!(path = %path.display(), "dequantising weights into the cache");
     let mut file = unfinished_file(&folder).map_err(in_cache)?;
     let source = File::open(path).map_err(|error| ModelError::file(path, error))?;
     write(&plan, source, BufWriter::new(file.as_file_mut())).map_err(in_cache)?;
@@ -112,7 +112,7 @@ fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<TensorPlan<'
             && shape != info.shape
         {
             return Err(format!(
-                "tensor {from} has shape {:?} where the metadata demand {shape:?}",
+                "tensor {from} has shape {:?} but the metadata require {shape:?}",
                 info.shape
             ));
         }

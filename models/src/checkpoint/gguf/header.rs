@@ -157,12 +157,12 @@ fn place(
     let mut tensors = BTreeMap::new();
     for (name, mut info) in infos {
         if !seen.insert(name.clone()) {
-            return Err(format!("tensor {name} is there twice"));
+            return Err(format!("duplicate tensor {name}"));
         }
         let start = data_start.checked_add(info.offset);
         let end = start.and_then(|start| start.checked_add(info.bytes)).filter(|end| *end <= file_bytes);
         let (Some(start), Some(_)) = (start, end) else {
-            return Err(format!("tensor {name} reaches beyond the end of the file: it was cut short"));
+            return Err(format!("tensor {name} reaches beyond the end of the file: the file is truncated"));
         };
         info.offset = start;
         tensors.insert(name, info);
@@ -199,11 +199,7 @@ impl<R: Read> Reader<R> {
 
     fn count(&mut self, what: &str, most: u64) -> Result<u64, String> {
         let count = self.u64()?;
-        if count > most {
-            Err(format!("{count} {what} are more than the {most} that are read"))
-        } else {
-            Ok(count)
-        }
+        if count > most { Err(format!("{count} {what} exceed the limit of {most}")) } else { Ok(count) }
     }
 
     fn text(&mut self, bytes_max: u64) -> Result<String, String> {
@@ -268,7 +264,7 @@ impl<R: Read> Reader<R> {
             5 => i32::from_le_bytes(self.array()?).into(),
             10 => i64::try_from(u64::from_le_bytes(self.array()?)).map_err(|error| error.to_string())?,
             11 => i64::from_le_bytes(self.array()?),
-            _ => return Err(format!("values of type {kind} are not known")),
+            _ => return Err(format!("unknown value type {kind}")),
         })
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Dtype;
 use crate::checkpoint::config::{Activation, Architecture, ModelConfig, RopeScaling};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// The use of a written model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +84,10 @@ fn rope_scaling(config: &ModelConfig) -> Result<Value, ModelError> {
             })
         }
         Some(RopeScaling::Divisors(_)) => {
-            return Err(ModelError::Invalid(
-                "this GGUF file lists its rotary frequencies one by one, which a Hugging Face configuration cannot: start \
-                 from the model's Hugging Face folder"
-                    .to_owned(),
+            return Err(ModelError::invalid(
+                InvalidKind::Unsupported,
+                "this GGUF file lists its rotary frequencies one by one, which a Hugging Face configuration cannot express: \
+                 use the model's Hugging Face folder",
             ));
         }
     })

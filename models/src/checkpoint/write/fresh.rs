@@ -12,7 +12,7 @@ use crate::checkpoint::config::{Activation, Architecture, ModelConfig, Rope};
 use crate::checkpoint::files::NewFolder;
 use crate::checkpoint::tokenizer::TextTokenizer;
 use crate::checkpoint::{Dtype, layout};
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 /// The standard deviation of initial weights: transformers' `initializer_range`.
 const DEVIATION: f64 = 0.02;
@@ -87,7 +87,11 @@ pub fn initialise(model: &FreshModel<'_>, output: &Path) -> Result<(), ModelErro
 
 fn tokenizer(model: &FreshModel<'_>) -> Result<TextTokenizer, ModelError> {
     let inner = Tokenizer::from_bytes(model.tokenizer_json).map_err(|error| {
-        ModelError::Invalid(format!("the tokenizer of the new model is not valid: {error}"))
+        ModelError::invalid_because(
+            InvalidKind::Tokenizer,
+            "the tokenizer of the new model is not valid",
+            error,
+        )
     })?;
     let text = |token: &str| Some(token.to_owned());
     Ok(TextTokenizer::new(
@@ -99,7 +103,8 @@ fn tokenizer(model: &FreshModel<'_>) -> Result<TextTokenizer, ModelError> {
 }
 
 fn sizes(model: &FreshModel<'_>, tokenizer: &TextTokenizer) -> Result<ModelConfig, ModelError> {
-    let invalid = |reason: String| ModelError::Invalid(format!("the new model cannot be made: {reason}"));
+    let invalid =
+        |reason: String| ModelError::invalid(InvalidKind::Setting, format!("invalid new model: {reason}"));
     let id = |token: &str| {
         tokenizer.token_id(token).ok_or_else(|| invalid(format!("{token:?} is not a token of its tokenizer")))
     };

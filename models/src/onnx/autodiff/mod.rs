@@ -26,7 +26,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 
 use super::graph::{Graph, Node};
 use super::op::Op;
@@ -47,12 +47,37 @@ mod tests;
 
 /// The gradients of a scalar `loss []` with respect to 32-bit float values, each in its value's shape.
 ///
+/// # Examples
+/// The loss Σ (w x)² has the gradient Σ over the rows of 2 w x². Evaluating it needs ONNX Runtime; building and
+/// exporting it does not.
+///
+/// ```
+/// use dissent_models::onnx::autodiff::gradients;
+/// use dissent_models::onnx::export::export;
+/// use dissent_models::onnx::{Dim, ElementType, Graph};
+///
+/// let mut graph = Graph::new();
+/// let x = graph.input("x", ElementType::F32, vec![Dim::Named("rows"), Dim::Fixed(3)]);
+/// let w = graph.input("w", ElementType::F32, vec![Dim::Fixed(3)]);
+/// let y = graph.mul(x, w)?;
+/// let squares = graph.square(y);
+/// let loss = graph.sum_all(squares);
+/// let gradient = gradients(&mut graph, loss, &[w])?[0];
+/// assert_eq!(graph.info(gradient).shape, [Dim::Fixed(3)]);
+///
+/// graph.output(loss, "loss");
+/// graph.output(gradient, "gradient");
+/// let model = export(&graph)?;
+/// assert!(model.weights_dir.is_none(), "the graph has no weights in files");
+/// # Ok::<(), dissent_models::ModelError>(())
+/// ```
+///
 /// # Errors
 /// [`ModelError::Invalid`] if the loss is not a scalar, does not depend on one of the values, or depends on
 /// it through an operator without a gradient. The error names the value or the operator.
 pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Value>, ModelError> {
     if !graph.shape(loss).is_empty() {
-        return Err(graph.mismatch("a loss, which is one number,", &[loss]));
+        return Err(graph.mismatch("a loss, which must be a scalar,", &[loss]));
     }
     graph.end_segment();
     let path = GradientPath::between(graph, wrt, loss);
@@ -82,7 +107,10 @@ pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Va
     let Backward { graph, gradients, .. } = backward;
     let gradient = |value: &Value| {
         gradients.get(value).copied().ok_or_else(|| {
-            ModelError::Invalid(format!("the loss does not depend on {}", graph.info(*value).name))
+            ModelError::invalid(
+                InvalidKind::Graph,
+                format!("the loss does not depend on {}", graph.info(*value).name),
+            )
         })
     };
     wrt.iter().map(gradient).collect()
@@ -183,18 +211,23 @@ struct BackwardNode {
 impl BackwardNode {
     /// The gradient of the first output. A node whose only output has no gradient is skipped.
     fn gradient(&self) -> Result<Value, ModelError> {
-        let missing =
-            || ModelError::Invalid(format!("{:?} has no gradient at its first output", self.node.op));
+        let missing = || {
+            ModelError::invalid(
+                InvalidKind::Graph,
+                format!("{:?} has no gradient at its first output", self.node.op),
+            )
+        };
         self.gradients.first().copied().flatten().ok_or_else(missing)
     }
 
     fn input(&self, slot: usize) -> Result<Value, ModelError> {
-        let missing = || ModelError::Invalid(format!("{:?} has no operand {slot}", self.node.op));
+        let missing =
+            || ModelError::invalid(InvalidKind::Graph, format!("{:?} has no operand {slot}", self.node.op));
         self.node.inputs.get(slot).copied().flatten().ok_or_else(missing)
     }
 
     fn output(&self) -> Result<Value, ModelError> {
-        let missing = || ModelError::Invalid(format!("{:?} has no output", self.node.op));
+        let missing = || ModelError::invalid(InvalidKind::Graph, format!("{:?} has no output", self.node.op));
         self.node.outputs.first().copied().flatten().ok_or_else(missing)
     }
 }
@@ -329,5 +362,8 @@ impl Backward<'_> {
 
 fn no_rule(node: &BackwardNode) -> ModelError {
     let (_, name) = node.node.op.onnx_type();
-    ModelError::Invalid(format!("the operator {name} ({:?}) has no gradient", node.node.op))
+    ModelError::invalid(
+        InvalidKind::Graph,
+        format!("the operator {name} ({:?}) has no gradient", node.node.op),
+    )
 }

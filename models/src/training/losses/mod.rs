@@ -18,7 +18,7 @@ mod terms;
 
 use dissent_domain::training::DpoLoss;
 
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::Graph;
 
 use super::forward::HeadOutputs;
@@ -100,7 +100,10 @@ pub(super) fn feeds(loss: Loss, batch: &PackedBatch, inputs: &LossInputs) -> Res
             Loss::Sft | Loss::BradleyTerry | Loss::Cost | Loss::Dpo(_) | Loss::Ppo | Loss::Grpo | Loss::Rloo,
             _,
         ) => {
-            return Err(ModelError::Invalid(format!("the inputs of another loss were given to {loss:?}")));
+            return Err(ModelError::invalid(
+                InvalidKind::Data,
+                format!("{loss:?} got the inputs of another loss"),
+            ));
         }
     };
     check_lengths(loss, batch, &feeds)?;
@@ -121,7 +124,10 @@ fn works_on_completions(loss: Loss) -> bool {
 fn check_lengths(loss: Loss, batch: &PackedBatch, feeds: &[Feed]) -> Result<(), ModelError> {
     let pairs = batch.sequences() / 2;
     if matches!(loss, Loss::BradleyTerry | Loss::Cost | Loss::Dpo(_)) && batch.sequences() != 2 * pairs {
-        return Err(ModelError::Invalid(format!("{} sequences are not pairs", batch.sequences())));
+        return Err(ModelError::invalid(
+            InvalidKind::Data,
+            format!("{} sequences are not pairs", batch.sequences()),
+        ));
     }
     for Feed { name, shape, numbers } in feeds {
         let expected = match (loss, *name) {
@@ -131,13 +137,13 @@ fn check_lengths(loss: Loss, batch: &PackedBatch, feeds: &[Feed]) -> Result<(), 
             (Loss::Sft | Loss::BradleyTerry | Loss::Ppo | Loss::Grpo, _) => batch.selected(),
         };
         if numbers.len() != expected {
-            return Err(ModelError::Invalid(format!(
-                "{} {name} were given to a batch that needs {expected}",
-                numbers.len()
-            )));
+            return Err(ModelError::invalid(
+                InvalidKind::ShapeMismatch,
+                format!("{} {name} do not fit a batch that needs {expected}", numbers.len()),
+            ));
         }
         if numbers.iter().any(|number| number.is_nan()) {
-            return Err(ModelError::Invalid(format!("a number of {name} is not a number (NaN)")));
+            return Err(ModelError::invalid(InvalidKind::NotFinite, format!("an element of {name} is NaN")));
         }
     }
     Ok(())

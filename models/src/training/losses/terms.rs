@@ -1,6 +1,6 @@
 //! Terms that several losses share, as parts of a graph.
 
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::{Dim, ElementType, Graph, Value};
 use crate::training::forward::dims;
 
@@ -22,7 +22,9 @@ pub(super) fn input(graph: &mut Graph, name: &str, shape: &[Dim]) -> Value {
 }
 
 pub(super) fn present(output: Option<Value>) -> Result<Value, ModelError> {
-    output.ok_or_else(|| ModelError::Invalid("the model's head does not give what the loss needs".to_owned()))
+    output.ok_or_else(|| {
+        ModelError::invalid(InvalidKind::Graph, "the model's head lacks an output that the loss needs")
+    })
 }
 
 /// Σ weight · x over one axis, with the weights as an input.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use crate::onnx::graph::Graph;
 use crate::onnx::op::Op;
 use crate::onnx::reference::tensor::Tensor;
@@ -249,11 +249,11 @@ fn an_operator_without_a_rule_is_named() {
 fn a_loss_must_be_a_scalar_that_depends_on_the_values() {
     let mut graph = Graph::new();
     let [x, y] = ["x", "y"].map(|name| graph.input(name, ElementType::F32, vec![Dim::Fixed(2)]));
-    let error = gradients(&mut graph, x, &[x]).expect_err("two numbers").to_string();
-    assert!(error.contains("loss"), "{error}");
+    let error = gradients(&mut graph, x, &[x]).expect_err("two numbers");
+    assert_eq!(error.invalid_kind(), Some(InvalidKind::ShapeMismatch), "{error}");
     let loss = graph.sum_all(x);
-    let error = gradients(&mut graph, loss, &[x, y]).expect_err("y is not in it").to_string();
-    assert!(error.contains("does not depend on y"), "{error}");
+    let error = gradients(&mut graph, loss, &[x, y]).expect_err("y is not in it");
+    assert_eq!(error.invalid_kind(), Some(InvalidKind::Graph), "{error}");
 }
 
 #[test]

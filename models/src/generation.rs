@@ -107,9 +107,9 @@ impl Generator {
     /// treat all rows alike from two rows on.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for parameters out of range, an empty prompt, a
-    /// token outside the vocabulary, a prompt that fills the model's context, or model outputs that are not
-    /// finite.
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for parameters out of range, model outputs that are not
+    /// finite, or a prompt that
+    /// [`Generator::check_prompt`] refuses.
     pub fn generate(
         &mut self,
         jobs: &[GenerationJob],

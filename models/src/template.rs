@@ -145,7 +145,7 @@ impl PromptTemplate {
         completion: &str,
     ) -> Result<String, ModelError> {
         match self {
-            Self::Chat => chat::render(tokenizer, &[user(prompt), answer(completion)], false),
+            Self::Chat => chat::render(tokenizer, &[user(prompt), assistant(completion)], false),
             Self::Raw => Ok(format!("{prompt}{completion}")),
             Self::Text(text) => {
                 let (head, tail) = head_and_tail(text);
@@ -189,7 +189,7 @@ impl PromptTemplate {
         match (self, dialogue) {
             (_, Dialogue::Text(prompt)) => self.render_with_completion(tokenizer, prompt, completion),
             (Self::Chat, Dialogue::Messages(turns)) => {
-                let turns = [turns.as_slice(), &[answer(completion)]].concat();
+                let turns = [turns.as_slice(), &[assistant(completion)]].concat();
                 chat::render(tokenizer, &turns, false)
             }
             (Self::Raw, Dialogue::Messages(turns)) => {
@@ -260,7 +260,7 @@ fn user(prompt: &str) -> Message {
     Message { role: Role::User, content: prompt.to_owned() }
 }
 
-fn answer(completion: &str) -> Message {
+fn assistant(completion: &str) -> Message {
     Message { role: Role::Assistant, content: completion.to_owned() }
 }
 

@@ -342,7 +342,7 @@ fn smollm2_tokenises_and_renders_chats_as_in_transformers() {
     }
     for chat in model["chats"].as_array().expect("chats") {
         let (prompt, completion) =
-            (chat["prompt"].as_str().expect("prompt"), chat["completion"].as_str().expect("answer"));
+            (chat["prompt"].as_str().expect("prompt"), chat["completion"].as_str().expect("completion"));
         let template = PromptTemplate::Chat;
         assert_eq!(json!(template.render_prompt(&tokenizer, prompt).expect("text")), chat["rendered"]);
         assert_eq!(json!(template.encode_prompt(&tokenizer, prompt).expect("ids")), chat["ids"]);

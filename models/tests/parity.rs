@@ -40,7 +40,7 @@ fn check_greedy(checkpoint: &Checkpoint, prompts: &[Vec<u32>], expected: &[Vec<u
     let longest = expected.iter().map(Vec::len).max().expect("some prompts");
     let params = SamplingParams {
         temperature: 0.0,
-        max_new_tokens: u32::try_from(longest).expect("a short answer"),
+        max_new_tokens: u32::try_from(longest).expect("a short completion"),
         ..SamplingParams::default()
     };
     let job = |ids: &Vec<u32>| GenerationJob { prompt_ids: ids.clone(), seeds: vec![[0; 32]] };
@@ -172,15 +172,15 @@ fn score_fixture() -> Vec<(String, String, Value)> {
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     };
     let text = |value: &Value| value.as_str().expect("text").to_owned();
-    let mut answers = Vec::new();
+    let mut completions = Vec::new();
     for (input, expected) in lines("score-input.jsonl").iter().zip(&lines("score-expected.jsonl")) {
         assert_eq!(input["prompt_id"], expected["prompt_id"]);
         let scores = expected["completions"].as_array().expect("scores");
-        for (completion, scores) in input["completions"].as_array().expect("answers").iter().zip(scores) {
-            answers.push((text(&input["prompt"]), text(&completion["text"]), scores.clone()));
+        for (completion, scores) in input["completions"].as_array().expect("completions").iter().zip(scores) {
+            completions.push((text(&input["prompt"]), text(&completion["text"]), scores.clone()));
         }
     }
-    answers
+    completions
 }
 
 #[test]
@@ -190,18 +190,18 @@ fn the_scoring_fixture_is_reproduced_by_the_policy() {
     let fixture = score_fixture();
     let items: Vec<ScoreItem> = fixture
         .iter()
-        .map(|(prompt, answer, _)| ScoreItem {
+        .map(|(prompt, completion, _)| ScoreItem {
             prompt_ids: encode(&format!("Question: {prompt}\n\nAnswer: ")),
-            completion_ids: encode(answer),
+            completion_ids: encode(completion),
         })
         .collect();
     let mut scorer = PolicyScorer::open(runtime, &checkpoint, None, &options(1)).expect("the model opens");
     let seen = scorer.score(&items, &CancelFlag::new(), &mut |_| {}).expect("log-probabilities");
     for (index, (seen, (.., expected))) in seen.iter().zip(&fixture).enumerate() {
-        assert_eq!(Some(seen.len() as u64), expected["tokens"].as_u64(), "answer {index}");
+        assert_eq!(Some(seen.len() as u64), expected["tokens"].as_u64(), "completion {index}");
         let sum: f64 = seen.iter().map(|&logprob| f64::from(logprob)).sum();
         let expected = expected["logprob"].as_f64().expect("a number");
-        assert!((sum - expected).abs() <= 1e-2, "answer {index}: {sum} against {expected}");
+        assert!((sum - expected).abs() <= 1e-2, "completion {index}: {sum} against {expected}");
     }
 }
 
@@ -212,15 +212,16 @@ fn the_scoring_fixture_is_reproduced_by_the_reward_model() {
     let adapter = LoraAdapter::open(&dir).expect("the adapter opens");
     let encode = |text: &str| checkpoint.tokenizer.encode(text, false).expect("token ids");
     let fixture = score_fixture();
-    let text =
-        |(prompt, answer, _): &(String, String, Value)| format!("Question: {prompt}\n\nAnswer: {answer}");
+    let text = |(prompt, completion, _): &(String, String, Value)| {
+        format!("Question: {prompt}\n\nAnswer: {completion}")
+    };
     let sequences: Vec<Vec<u32>> = fixture.iter().map(|item| encode(&text(item))).collect();
     let mut model =
         RewardModel::open(runtime, &checkpoint, Some(&adapter), &options(1)).expect("the model opens");
     let seen = model.score(&sequences, &CancelFlag::new(), &mut |_| {}).expect("rewards");
     for (index, (&seen, (.., expected))) in seen.iter().zip(&fixture).enumerate() {
         let expected = expected["reward"].as_f64().expect("a number");
-        assert!((f64::from(seen) - expected).abs() <= 1e-3, "answer {index}: {seen} against {expected}");
+        assert!((f64::from(seen) - expected).abs() <= 1e-3, "completion {index}: {seen} against {expected}");
     }
 }
 

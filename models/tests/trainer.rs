@@ -15,7 +15,7 @@ use dissent_models::{InvalidKind, ModelError};
 use support::{open, options, runtime, tiny};
 
 /// A completion after a prompt, of varying lengths. Good completions consist of token 7, others of token 8.
-fn answer(number: u32, is_good: bool) -> TrainingSequence {
+fn sequence(number: u32, is_good: bool) -> TrainingSequence {
     let (prompt, length) = (2 + number % 5, 1 + (number * 3 + u32::from(is_good)) % 6);
     let mut ids: Vec<u32> = (0..prompt).map(|place| 10 + (number * 31 + place * 17) % 150).collect();
     let completion_start = ids.len();
@@ -27,13 +27,13 @@ fn answer(number: u32, is_good: bool) -> TrainingSequence {
 }
 
 fn demonstrations(count: u32) -> TrainingData {
-    TrainingData::Demonstrations((0..count).map(|number| answer(number, true)).collect())
+    TrainingData::Demonstrations((0..count).map(|number| sequence(number, true)).collect())
 }
 
 fn pairs(count: u32) -> TrainingData {
     let pair = |number: u32| TokenPair {
-        chosen: answer(number, true),
-        rejected: answer(number, false),
+        chosen: sequence(number, true),
+        rejected: sequence(number, false),
         margin: if number.is_multiple_of(3) { 0.5 } else { 0.0 },
         is_unsafe: Some([false, number.is_multiple_of(2)]),
     };

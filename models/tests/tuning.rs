@@ -20,12 +20,16 @@ use support::{adapter, options, runtime, tiny};
 struct FirstQuarter;
 
 impl Scorer for FirstQuarter {
-    fn score(&mut self, answers: &[SampledCompletion<'_>], _: &CancelFlag) -> Result<Vec<f64>, ModelError> {
-        let share = |answer: &SampledCompletion<'_>| {
-            let hits = answer.token_ids.iter().filter(|&&id| id < 40).count();
-            hits as f64 / answer.token_ids.len().max(1) as f64
+    fn score(
+        &mut self,
+        completions: &[SampledCompletion<'_>],
+        _: &CancelFlag,
+    ) -> Result<Vec<f64>, ModelError> {
+        let share = |completion: &SampledCompletion<'_>| {
+            let hits = completion.token_ids.iter().filter(|&&id| id < 40).count();
+            hits as f64 / completion.token_ids.len().max(1) as f64
         };
-        Ok(answers.iter().map(share).collect())
+        Ok(completions.iter().map(share).collect())
     }
 }
 
@@ -203,10 +207,11 @@ fn a_reward_scorer_gives_the_scores_of_the_reward_model() {
             .expect("the model opens")
     };
     let dialogue = Dialogue::Text("what is it".to_owned());
-    let answer = SampledCompletion { prompt: 0, dialogue: &dialogue, text: " a thing", token_ids: &[2, 3] };
+    let completion =
+        SampledCompletion { prompt: 0, dialogue: &dialogue, text: " a thing", token_ids: &[2, 3] };
     let tokenizer = checkpoint.tokenizer.clone();
     let mut scorer = RewardScorer::new(open(), tokenizer.clone(), PromptTemplate::Raw);
-    let found = scorer.score(&[answer, answer], &CancelFlag::new()).expect("rewards");
+    let found = scorer.score(&[completion, completion], &CancelFlag::new()).expect("rewards");
     let ids = PromptTemplate::Raw.encode_with_completion(&tokenizer, "what is it", " a thing").expect("ids");
     let expected = open().score(&[ids], &CancelFlag::new(), &mut |_| {}).expect("a reward")[0];
     assert_eq!(found, [f64::from(expected); 2]);

@@ -187,8 +187,8 @@ mod tests {
         let golden: serde_json::Value =
             serde_json::from_str(include_str!("../../tests/golden/chat_templates.json")).expect("golden");
         let user = said(Role::User, golden["prompt"].as_str().expect("prompt"));
-        let answer = said(Role::Assistant, golden["answer"].as_str().expect("answer"));
-        let both = [user.clone(), answer];
+        let completion = said(Role::Assistant, golden["answer"].as_str().expect("completion"));
+        let both = [user.clone(), completion];
         for case in golden["cases"].as_array().expect("cases") {
             let tokenizer = with_both_tokens(case["template"].as_str().expect("template"));
             let name = &case["name"];

@@ -62,13 +62,10 @@ impl PromptTemplate {
         preference: &Preference,
     ) -> Result<TokenPair, ModelError> {
         let Preference { prompt, chosen, rejected, margin, is_unsafe } = preference;
-        let whole = |answer: &str| {
-            let ids = self.encode_dialogue_with_completion(tokenizer, prompt, answer)?;
+        let whole = |completion: &str| {
+            let ids = self.encode_dialogue_with_completion(tokenizer, prompt, completion)?;
             if ids.is_empty() {
-                return Err(ModelError::invalid(
-                    InvalidKind::Empty,
-                    "prompt and answer are without a single token",
-                ));
+                return Err(ModelError::invalid(InvalidKind::Empty, "prompt and completion have no token"));
             }
             Ok(TrainingSequence { ids, completion_start: 0 })
         };
@@ -128,9 +125,9 @@ fn shared(one: &[u32], other: &[u32]) -> usize {
 
 fn sequence(completion_start: usize, ids: Vec<u32>) -> Result<TrainingSequence, ModelError> {
     let missing = if completion_start == 0 {
-        "no token of the prompt stands before the answer: its tokens merge with the answer's, or it has none"
+        "no prompt token precedes the completion: the prompt is empty, or its tokens merge with the completion's"
     } else if completion_start >= ids.len() {
-        "the answer is without a single token"
+        "the completion has no token"
     } else {
         return Ok(TrainingSequence { ids, completion_start });
     };
@@ -161,8 +158,8 @@ mod tests {
         }
     }
 
-    fn answer(value: &Value) -> String {
-        value.as_str().or_else(|| value[0]["content"].as_str()).expect("an answer").to_owned()
+    fn completion(value: &Value) -> String {
+        value.as_str().or_else(|| value[0]["content"].as_str()).expect("a completion").to_owned()
     }
 
     fn ids(value: &Value) -> Vec<u32> {
@@ -172,8 +169,8 @@ mod tests {
     fn preference(row: &Value) -> Preference {
         Preference {
             prompt: dialogue(&row["prompt"]),
-            chosen: answer(&row["chosen"]),
-            rejected: answer(&row["rejected"]),
+            chosen: completion(&row["chosen"]),
+            rejected: completion(&row["rejected"]),
             margin: 0.0,
             is_unsafe: None,
         }
@@ -210,7 +207,7 @@ mod tests {
                     "completion" => {
                         let row = Demonstration {
                             prompt: dialogue(&expected["row"]["prompt"]),
-                            completion: answer(&expected["row"]["completion"]),
+                            completion: completion(&expected["row"]["completion"]),
                         };
                         let sequence = template.encode_demonstration(&tokenizer, &row).expect("a sequence");
                         assert_eq!(sequence.ids, ids(&expected["input_ids"]));

@@ -98,11 +98,9 @@ impl TrainingData {
             Self::Demonstrations(sequences) => {
                 Box::new(sequences.iter().enumerate().map(|(place, sequence)| (place + 1, sequence)))
             }
-            Self::Pairs(pairs) => {
-                Box::new(pairs.iter().enumerate().flat_map(|(place, pair)| {
-                    [&pair.chosen, &pair.rejected].map(|answer| (place + 1, answer))
-                }))
-            }
+            Self::Pairs(pairs) => Box::new(pairs.iter().enumerate().flat_map(|(place, pair)| {
+                [&pair.chosen, &pair.rejected].map(|completion| (place + 1, completion))
+            })),
         }
     }
 

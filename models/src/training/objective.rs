@@ -88,14 +88,14 @@ impl Objective {
             }
             TrainingData::Pairs(all) => {
                 for first in [true, false] {
-                    let answer = |pair: &TokenPair| {
+                    let completion = |pair: &TokenPair| {
                         if first == self.reads_chosen_first() {
                             pair.chosen.clone()
                         } else {
                             pair.rejected.clone()
                         }
                     };
-                    sequences.extend(places.iter().filter_map(|&place| all.get(place)).map(answer));
+                    sequences.extend(places.iter().filter_map(|&place| all.get(place)).map(completion));
                 }
             }
         }
@@ -184,7 +184,7 @@ impl Objective {
             Self::Dpo { loss, beta } => {
                 let reference = places.iter().filter_map(|&place| reference.get(place).copied());
                 let lengths: Vec<_> = pairs(data, places)
-                    .map(|pair| [&pair.chosen, &pair.rejected].map(answer_tokens))
+                    .map(|pair| [&pair.chosen, &pair.rejected].map(completion_tokens))
                     .collect();
                 // As in TRL: sums over whole completions are reported for every loss.
                 let whole = |(numbers, lengths): ([f32; 2], [f32; 2])| match loss {
@@ -239,8 +239,8 @@ fn pairs<'a>(data: &'a TrainingData, places: &'a [usize]) -> impl Iterator<Item 
     places.iter().filter_map(|&place| all.get(place))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "an answer has far fewer than 2²⁴ tokens")]
-fn answer_tokens(sequence: &TrainingSequence) -> f32 {
+#[expect(clippy::cast_precision_loss, reason = "a completion has far fewer than 2²⁴ tokens")]
+fn completion_tokens(sequence: &TrainingSequence) -> f32 {
     sequence.ids.len().saturating_sub(sequence.completion_start) as f32
 }
 

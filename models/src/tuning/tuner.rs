@@ -325,14 +325,14 @@ fn usable_prompts(prompts: &[TuningPrompt], settings: &TuningSettings) -> Result
     if let Some(empty) = prompts.iter().position(|prompt| prompt.ids.is_empty()) {
         return Err(ModelError::invalid(InvalidKind::Empty, format!("prompt {empty} has no token")));
     }
-    let (room, answer) = (settings.training.max_length, settings.objective.ppo.max_new_tokens);
-    let fits = |ids: &[u32]| ids.len() as u64 + u64::from(answer) <= u64::from(room);
+    let (room, new_tokens) = (settings.training.max_length, settings.objective.ppo.max_new_tokens);
+    let fits = |ids: &[u32]| ids.len() as u64 + u64::from(new_tokens) <= u64::from(room);
     let usable: Vec<usize> = (0..prompts.len()).filter(|&index| fits(&prompts[index].ids)).collect();
     if usable.is_empty() {
         return Err(ModelError::invalid(
             InvalidKind::Data,
             format!(
-                "none of the {} prompts can be used: with {answer} new tokens (ppo.max_new_tokens), a prompt must leave room within \
+                "none of the {} prompts can be used: with {new_tokens} new tokens (ppo.max_new_tokens), a prompt must leave room within \
              {room} tokens (max_length)",
                 prompts.len()
             ),

@@ -18,8 +18,8 @@
 //!
 //! # Order
 //! ONNX Runtime runs a graph depth-first from its outputs, and the operand that is last in the file first.
-//! The nodes that make the gradients of parameters therefore stand at the end of the file, in the order in
-//! which the forward pass reads the parameters. The last layer's gradients are then computed first, as soon
+//! The nodes that make the gradients of parameters are therefore last in the file. Their order is the order
+//! in which the forward pass reads the parameters. The last layer's gradients are then computed first, as soon
 //! as the backward pass reaches the layer, and no value is kept for them. This holds for the gradients of
 //! several values, if the nodes that collect them keep the order. It also holds for the gradient of one
 //! vector that is split into all parameters.
@@ -73,8 +73,8 @@ mod tests;
 /// ```
 ///
 /// # Errors
-/// [`ModelError::Invalid`] if the loss is not a scalar, does not depend on one of the values, or depends on
-/// it through an operator without a gradient. The error names the value or the operator.
+/// [`ModelError::Invalid`] if the loss is not a scalar or does not depend on one of the values. Also if it
+/// depends on one through an operator without a gradient. The error names the value or the operator.
 pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Value>, ModelError> {
     if !graph.shape(loss).is_empty() {
         return Err(graph.mismatch("a loss, which must be a scalar,", &[loss]));

@@ -114,7 +114,12 @@ impl Neglect {
             );
             match self.around.broker.unpark(&subscription.group, event.position).await {
                 // It is in somebody's hands after all, or nobody here takes it.
-                Ok(()) | Err(BrokerError::Invalid(_)) => {}
+                Ok(())
+                | Err(
+                    BrokerError::NotReplayable { .. }
+                    | BrokerError::TooLarge { .. }
+                    | BrokerError::Invalid(_),
+                ) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -38,27 +38,23 @@ impl Subscription {
     /// Checks the limits of each field.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`], with the field and its allowed values.
+    /// [`BrokerError::InvalidName`] or [`BrokerError::OutOfRange`].
     pub fn check(&self) -> Result<(), BrokerError> {
-        let invalid = |what: String| Err(BrokerError::Invalid(what));
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
         if self.group.is_empty() || self.group.len() > GROUP_BYTES_MAX || !self.group.chars().all(allowed) {
-            return invalid(format!(
-                "group name {:?} is not allowed: use 1 to {GROUP_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'",
-                self.group
-            ));
+            let allowed = format!("1 to {GROUP_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'");
+            return Err(BrokerError::InvalidName { what: "group name", name: self.group.clone(), allowed });
         }
+        let of_group = |what: &str| format!("{what} of group {:?}", self.group);
         if self.kinds.is_empty() {
-            return invalid(format!("group {:?} subscribes to no event type: name at least one", self.group));
+            return Err(BrokerError::out_of_range(of_group("number of event types"), 0, "at least 1"));
         }
         if !(1..=PREFETCH_MAX).contains(&self.prefetch) {
-            return invalid(format!(
-                "prefetch {} of group {:?} is out of range: use 1 to {PREFETCH_MAX}",
-                self.prefetch, self.group
-            ));
+            let allowed = format!("1 to {PREFETCH_MAX}");
+            return Err(BrokerError::out_of_range(of_group("prefetch"), self.prefetch, allowed));
         }
         if self.delivery_limit == 0 {
-            return invalid(format!("delivery_limit of group {:?} is 0: use at least 1", self.group));
+            return Err(BrokerError::out_of_range(of_group("delivery_limit"), 0, "at least 1"));
         }
         Ok(())
     }
@@ -73,7 +69,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Over RabbitMQ it returns at once, and messages come when the queue exists.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if the subscription is out of range or contradicts an earlier one of the
+    /// As [`Subscription::check`]; [`BrokerError::DifferentSettings`] if it contradicts an earlier one of the
     /// group; [`BrokerError::Log`] if the group's record cannot be read; [`BrokerError::Closed`].
     fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError>;
 
@@ -86,8 +82,8 @@ pub trait Broker: Send + Sync + 'static {
     /// recognises events by their ids.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the journal is gone; [`BrokerError::Invalid`] if the proposal has no event,
-    /// too many, or more bytes than a message may have.
+    /// [`BrokerError::Closed`] if the journal is gone; [`BrokerError::OutOfRange`] if the proposal has no
+    /// event or too many; [`BrokerError::TooLarge`] if it has more bytes than a message may have.
     fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<ProposalReply, BrokerError>> {
         self.propose_in(proposal, MessageContext::new())
     }
@@ -111,23 +107,24 @@ pub trait Broker: Send + Sync + 'static {
     /// The journal's end: receives proposals. It succeeds once, because there is one journal.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if it was called before, or on a worker of RabbitMQ, which has no journal.
+    /// [`BrokerError::ProposalsTaken`] if it was called before; [`BrokerError::ServerOnly`] on a worker of
+    /// RabbitMQ, which has no journal.
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError>;
 
     /// Receives the parked messages of every group. Several consumers share them.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`]; [`BrokerError::Invalid`] on a worker of RabbitMQ, because its server receives
-    /// them.
+    /// [`BrokerError::Closed`]; [`BrokerError::ServerOnly`] on a worker of RabbitMQ, because its server
+    /// receives them.
     fn parked(&self) -> Result<ParkedConsumer, BrokerError>;
 
     /// Redelivers the event at `position` to `group` with all its attempts, whether or not its parking was
     /// acknowledged. It serves a person who has repaired the cause of the failure.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if the group has no subscription, does not take this event type, has not
-    /// reached the event, or is still delivering it (over RabbitMQ: in this process); [`BrokerError::Log`];
-    /// [`BrokerError::Closed`].
+    /// [`BrokerError::NotReplayable`] if the group has no subscription, does not take this event type, has
+    /// not reached the event, or is still delivering it (over RabbitMQ: in this process);
+    /// [`BrokerError::Log`]; [`BrokerError::Closed`].
     fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// Ends all consumers. Deliveries can still be settled, and proposals still be made.

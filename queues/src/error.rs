@@ -1,5 +1,10 @@
 //! Errors between a worker and the broker, by what the caller can do about them.
 
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
 
 /// An error of the broker.
@@ -15,7 +20,112 @@ pub enum BrokerError {
     /// RabbitMQ is away, or did not answer in time. The outcome of the operation is unknown. Try again later.
     #[error("{0}")]
     Unavailable(String),
-    /// The call can never succeed as it is.
+    /// An option, a field or a size is out of range.
+    #[error("{what} {value} is out of range: use {allowed}")]
+    OutOfRange {
+        /// The option or field, and of what.
+        what: String,
+        /// Its value.
+        value: String,
+        /// The allowed values.
+        allowed: String,
+    },
+    /// A name is not allowed.
+    #[error("{what} {name:?} is not allowed: use {allowed}")]
+    InvalidName {
+        /// The kind of name.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The allowed names.
+        allowed: String,
+    },
+    /// The URL of RabbitMQ is invalid.
+    #[error("invalid RabbitMQ URL: {reason}")]
+    InvalidUrl {
+        /// The reason; it never contains the password.
+        reason: String,
+    },
+    /// A subscription differs from an earlier one of its group in more than the prefetch.
+    #[error(
+        "group {group:?} already has consumers with another experiment, event types, limit or delay: use the same"
+    )]
+    DifferentSettings {
+        /// The group.
+        group: String,
+    },
+    /// Only the server can do this: a worker of RabbitMQ has no log and no journal.
+    #[error("only the server can do this: a worker has no log and no journal")]
+    ServerOnly,
+    /// The proposals have a consumer already.
+    #[error("the proposals already have a consumer: there is one journal")]
+    ProposalsTaken,
+    /// An event cannot be replayed to a group now, or at all.
+    #[error("event {position} cannot be replayed to group {group:?}: {reason}")]
+    NotReplayable {
+        /// The group.
+        group: String,
+        /// Position of the event.
+        position: u64,
+        /// The reason.
+        reason: String,
+    },
+    /// A message is larger than RabbitMQ's limit.
+    #[error(
+        "a message of {bytes} bytes is too large for RabbitMQ: at most {bytes_max} are allowed (message_bytes_max)"
+    )]
+    TooLarge {
+        /// Size of its body.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The stream of an experiment is not one history.
+    #[error(
+        "the stream of {experiment} {reason}: forget the experiment on the server and let it publish it again"
+    )]
+    BrokenHistory {
+        /// The experiment.
+        experiment: ExperimentId,
+        /// The contradiction or the gap.
+        reason: String,
+    },
+    /// A file of the TLS settings cannot be read.
+    #[error("failed to read {path}")]
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        source: SystemError,
+    },
+    /// The call can never succeed as it is, for another reason.
     #[error("{0}")]
     Invalid(String),
 }
+
+impl BrokerError {
+    pub(crate) fn out_of_range(
+        what: impl Into<String>,
+        value: impl ToString,
+        allowed: impl Into<String>,
+    ) -> Self {
+        Self::OutOfRange { what: what.into(), value: value.to_string(), allowed: allowed.into() }
+    }
+
+    pub(crate) fn read_file(path: &Path, source: io::Error) -> Self {
+        Self::ReadFile { path: path.to_owned(), source: SystemError(Arc::new(source)) }
+    }
+}
+
+/// A shared error of the system. Two are equal if they are of the same kind and read the same.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct SystemError(Arc<io::Error>);
+
+impl PartialEq for SystemError {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.kind() == other.0.kind() && self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for SystemError {}

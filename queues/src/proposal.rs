@@ -128,11 +128,8 @@ impl Proposal {
         if (1..=PROPOSAL_EVENTS_MAX).contains(&self.events.len()) {
             return Ok(());
         }
-        Err(BrokerError::Invalid(format!(
-            "a proposal of {} events for {} is out of range: propose 1 to {PROPOSAL_EVENTS_MAX}",
-            self.events.len(),
-            self.experiment
-        )))
+        let what = format!("number of events in a proposal for {},", self.experiment);
+        Err(BrokerError::out_of_range(what, self.events.len(), format!("1 to {PROPOSAL_EVENTS_MAX}")))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Randomness for ids of messages and for jitter. The hasher's keys are the standard library's own randomness.
+//! Randomness for ids of messages and for jitter. The hasher's keys are the standard library's own
+//! randomness.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

@@ -165,16 +165,11 @@ impl Group {
 
     pub(super) fn join(&mut self, rules: &Rules, prefetch: usize) -> Result<u64, BrokerError> {
         if *rules != self.rules {
-            return Err(BrokerError::Invalid(format!(
-                "group {:?} already has consumers with another experiment, kinds, limit or delay: give all the same",
-                self.name
-            )));
+            return Err(BrokerError::DifferentSettings { group: self.name.clone() });
         }
         if self.members.len() >= MEMBERS_MAX {
-            return Err(BrokerError::Invalid(format!(
-                "group {:?} already has {MEMBERS_MAX} consumers, the most there can be",
-                self.name
-            )));
+            let what = format!("number of consumers of group {:?},", self.name);
+            return Err(BrokerError::out_of_range(what, MEMBERS_MAX + 1, format!("at most {MEMBERS_MAX}")));
         }
         let member = self.members_begun;
         self.members_begun += 1;

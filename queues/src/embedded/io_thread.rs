@@ -186,7 +186,8 @@ impl IoThread {
     fn unparked(&self, name: &str, position: u64) -> Result<(), BrokerError> {
         let groups = self.shared.groups();
         let Some(cell) = groups.iter().find(|cell| cell.name == name) else {
-            return Err(BrokerError::Invalid(format!("group {name:?} has no subscription")));
+            let reason = "the group has no subscription".to_owned();
+            return Err(BrokerError::NotReplayable { group: name.to_owned(), position, reason });
         };
         cell.lock().check_unpark(position)?;
         let event = self.event_at(position)?;

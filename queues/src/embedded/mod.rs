@@ -57,7 +57,12 @@ use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender,
 /// #     fn read(&self, after: u64, limit: usize) -> Result<Vec<Recorded>, LogError> {
 /// #         Ok(self.0.iter().filter(|event| event.position > after).take(limit).cloned().collect())
 /// #     }
-/// #     fn read_stream(&self, _: &ExperimentId, after: u64, limit: usize) -> Result<Vec<Recorded>, LogError> {
+/// #     fn read_stream(
+/// #         &self,
+/// #         _: &ExperimentId,
+/// #         after: u64,
+/// #         limit: usize,
+/// #     ) -> Result<Vec<Recorded>, LogError> {
 /// #         self.read(after, limit)
 /// #     }
 /// #     fn find(&self, id: EventId) -> Result<Option<Recorded>, LogError> {
@@ -201,9 +206,7 @@ impl Broker for EmbeddedBroker {
 
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError> {
         let mut consumer = self.inner.proposal_consumer.lock().unwrap_or_else(PoisonError::into_inner);
-        consumer.take().ok_or_else(|| {
-            BrokerError::Invalid("the proposals already have a consumer: there is one journal".to_owned())
-        })
+        consumer.take().ok_or(BrokerError::ProposalsTaken)
     }
 
     fn parked(&self) -> Result<ParkedConsumer, BrokerError> {

@@ -10,7 +10,8 @@ use crate::broker::Broker;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A log may block on a channel during a flush, and a channel consumes the token by which `unpark` wakes a thread.
+/// A log may block on a channel during a flush, and a channel consumes the token by which `unpark` wakes a
+/// thread.
 #[test]
 fn dropping_the_broker_during_a_flush_ends_its_thread() {
     let log = MemoryLog::new(Durability::Immediate);

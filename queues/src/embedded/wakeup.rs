@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::lock::lock;
 
-/// A signal that is kept until the next wait. The token of `std::thread::park` does not suffice: channels that
-/// the thread blocks on, as in the log's flush, consume the token. The thread would then sleep through a stop.
+/// A signal that is kept until the next wait. The token of `std::thread::park` does not suffice: channels
+/// that the thread blocks on, as in the log's flush, consume the token. The thread would then sleep through a
+/// stop.
 #[derive(Debug, Default)]
 pub(super) struct Wakeup {
     /// Notifications since the last wait.

@@ -148,8 +148,8 @@ impl RabbitBroker {
     /// time.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if the options are out of range; [`BrokerError::Log`] if the relay's record
-    /// cannot be read; [`BrokerError::Unavailable`] if there is no connection within
+    /// As [`RabbitOptions::check`] if the options are out of range; [`BrokerError::Log`] if the relay's
+    /// record cannot be read; [`BrokerError::Unavailable`] if there is no connection within
     /// [`start_timeout`](RabbitOptions::start_timeout).
     pub async fn connect_server(
         options: RabbitOptions,
@@ -205,8 +205,8 @@ impl RabbitBroker {
     /// [`subscribe`](Broker::subscribe) declares the server's own groups.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if a subscription is out of range or contradicts an earlier one of its group,
-    /// or on a worker; [`BrokerError::Unavailable`] if it takes longer than
+    /// As [`Broker::subscribe`] if a subscription is out of range or contradicts an earlier one of its group;
+    /// [`BrokerError::ServerOnly`] on a worker; [`BrokerError::Unavailable`] if it takes longer than
     /// [`operation_timeout`](RabbitOptions::operation_timeout). The queues are then declared as soon as
     /// RabbitMQ is back.
     pub async fn declare_groups(&self, subscriptions: &[Subscription]) -> Result<(), BrokerError> {
@@ -275,9 +275,7 @@ impl RabbitBroker {
     }
 
     pub(super) fn server(&self) -> Result<&Server, BrokerError> {
-        self.server.as_ref().ok_or_else(|| {
-            BrokerError::Invalid("only the server can do this: a worker has no log and no journal".to_owned())
-        })
+        self.server.as_ref().ok_or(BrokerError::ServerOnly)
     }
 
     fn event_queue(&self, subscription: &Subscription) -> Result<EventQueue, BrokerError> {
@@ -312,10 +310,9 @@ impl RabbitBroker {
     async fn replay(&self, group: &str, position: u64) -> Result<(), BrokerError> {
         self.shared.check_running()?;
         let server = self.server()?;
-        let invalid = |why: &str| {
-            Err(BrokerError::Invalid(format!(
-                "event {position} cannot be replayed for group {group:?}: {why}"
-            )))
+        let invalid = |reason: &str| {
+            let (group, reason) = (group.to_owned(), reason.to_owned());
+            Err(BrokerError::NotReplayable { group, position, reason })
         };
         let (event_queue, consumer) = {
             let groups = lock(&self.groups);
@@ -381,10 +378,7 @@ fn check_same_settings(known: &Subscription, other: &Subscription) -> Result<(),
     if (Subscription { prefetch: known.prefetch, ..other.clone() }) == *known {
         return Ok(());
     }
-    Err(BrokerError::Invalid(format!(
-        "group {:?} already has consumers with another experiment, kinds, limit or delay: give all the same",
-        known.group
-    )))
+    Err(BrokerError::DifferentSettings { group: known.group.clone() })
 }
 
 impl Broker for RabbitBroker {
@@ -431,9 +425,7 @@ impl Broker for RabbitBroker {
 
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError> {
         let server = self.server()?;
-        let consumer = lock(&server.proposal_consumer).take().ok_or_else(|| {
-            BrokerError::Invalid("the proposals already have a consumer: there is one journal".to_owned())
-        })?;
+        let consumer = lock(&server.proposal_consumer).take().ok_or(BrokerError::ProposalsTaken)?;
         let (outgoing, contexts) = (server.proposals.outgoing(), Arc::clone(&server.contexts));
         self.shared.runtime.spawn(proposals::receive(Arc::clone(&self.shared), outgoing, contexts));
         Ok(consumer)

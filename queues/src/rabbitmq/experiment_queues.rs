@@ -13,7 +13,7 @@ impl RabbitBroker {
     /// The names of the queues of these groups and of an experiment's history, whether they exist or not.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if a group name is not allowed.
+    /// [`BrokerError::InvalidName`] if a group name is reserved.
     pub fn queues_of(
         &self,
         experiment: &ExperimentId,

@@ -46,7 +46,7 @@ impl HistoryConsumer {
     /// Cancellation-safe.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if the stream is not one history. No event follows then.
+    /// [`BrokerError::BrokenHistory`] if the stream is not one history. No event follows then.
     pub async fn next(&mut self) -> Result<Option<Recorded>, BrokerError> {
         self.incoming.recv().await.transpose()
     }
@@ -73,18 +73,13 @@ impl Sequence {
 
     /// Adds an event; returns the events that are next.
     fn add(&mut self, event: Recorded) -> Result<Vec<Recorded>, BrokerError> {
-        let mixed = |why: &str| {
-            let name = &self.experiment;
-            Err(BrokerError::Invalid(format!(
-                "the stream of {name} is not one history: {why}; forget the experiment on the server and let it \
-                 publish it again"
-            )))
-        };
+        let broken =
+            |reason: String| Err(BrokerError::BrokenHistory { experiment: self.experiment.clone(), reason });
         if event.experiment != self.experiment {
-            return mixed(&format!("an event of {} is in it", event.experiment));
+            return broken(format!("has an event of {}", event.experiment));
         }
         if self.last.is_some_and(|(version, id)| version == event.version && id != event.event.id) {
-            return mixed(&format!("there are two events of version {}", event.version));
+            return broken(format!("has two events of version {}", event.version));
         }
         let done_to = self.last.map_or(0, |(version, _)| version);
         if event.version <= done_to {
@@ -98,11 +93,10 @@ impl Sequence {
         }
         if self.early.len() > EARLY_MAX {
             let missing = self.last.map_or(0, |(version, _)| version) + 1;
-            return Err(BrokerError::Invalid(format!(
-                "the stream of {} lacks event {missing}: forget the experiment on the server and let it publish it \
-                 again",
-                self.experiment
-            )));
+            return Err(BrokerError::BrokenHistory {
+                experiment: self.experiment.clone(),
+                reason: format!("lacks event {missing}"),
+            });
         }
         Ok(next)
     }
@@ -234,8 +228,8 @@ mod tests {
     fn two_histories_in_one_stream_are_an_error() {
         let mut sequence = sequence();
         sequence.add(event(1, 1)).unwrap();
-        let error = sequence.add(event(1, 2)).unwrap_err().to_string();
-        assert!(error.contains("two events of version 1"), "{error}");
+        let error = sequence.add(event(1, 2)).unwrap_err();
+        assert!(matches!(error, BrokerError::BrokenHistory { .. }), "{error}");
         let other = Recorded { experiment: ExperimentId::new("y").unwrap(), ..event(2, 2) };
         assert!(sequence.add(other).is_err());
     }

@@ -147,12 +147,13 @@ impl Link {
                     tracing::warn!(%place, connection, error = %why, "lost the connection to RabbitMQ; reconnecting");
                 }
                 Err(error) => {
+                    let error = with_causes(&error);
                     // Log once and not at every attempt: RabbitMQ may be down for hours.
                     if !was_refused {
                         tracing::warn!(%place, connection, %error, "failed to connect to RabbitMQ; retrying");
                     }
                     was_refused = true;
-                    self.state.trouble.send_replace(Some(error.to_string()));
+                    self.state.trouble.send_replace(Some(error));
                 }
             }
             retries.wait().await;
@@ -240,8 +241,7 @@ fn tls_config(options: &RabbitOptions) -> Result<OwnedTLSConfig, BrokerError> {
     let mut config = OwnedTLSConfig::default();
     let Some(tls) = &options.tls else { return Ok(config) };
     let read = |path: &std::path::Path| {
-        std::fs::read_to_string(path)
-            .map_err(|error| BrokerError::Invalid(format!("failed to read {}: {error}", path.display())))
+        std::fs::read_to_string(path).map_err(|error| BrokerError::read_file(path, error))
     };
     config.cert_chain = tls.ca_file.as_deref().map(read).transpose()?;
     if let Some(client) = &tls.client {
@@ -251,6 +251,20 @@ fn tls_config(options: &RabbitOptions) -> Result<OwnedTLSConfig, BrokerError> {
         });
     }
     Ok(config)
+}
+
+/// An error with its causes in one line. A cause that the text of the error contains already is not repeated.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// The next item of a stream.

@@ -130,7 +130,8 @@ impl RabbitOptions {
     /// `certfile=` and `keyfile=` for PEM files.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`], with the invalid part; it never contains the password.
+    /// [`BrokerError::InvalidUrl`], with the invalid part and never with the password; otherwise as
+    /// [`check`](Self::check).
     pub fn from_url(url: &str) -> Result<Self, BrokerError> {
         // The URL itself may contain a password: do not repeat it.
         let parsed = Url::parse(url.trim())
@@ -191,22 +192,23 @@ impl RabbitOptions {
     /// Checks the limits of each field.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`], with the field and its allowed values.
+    /// [`BrokerError::InvalidName`] or [`BrokerError::OutOfRange`]; [`BrokerError::Invalid`] if this build
+    /// has no TLS.
     pub fn check(&self) -> Result<(), BrokerError> {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
         let prefix = &self.prefix;
         if prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX || !prefix.chars().all(allowed) {
-            return Err(BrokerError::Invalid(format!(
-                "queue prefix {prefix:?} is not allowed: use 1 to {PREFIX_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'"
-            )));
+            let allowed = format!("1 to {PREFIX_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'");
+            return Err(BrokerError::InvalidName { what: "queue prefix", name: prefix.clone(), allowed });
         }
+        let out_of_range = |name: &str, value: String, allowed: &str| {
+            Err(BrokerError::out_of_range(format!("RabbitMQ option {name}"), value, allowed))
+        };
         let in_range = |name: &str, value: usize, least: usize, most: usize| {
             if (least..=most).contains(&value) {
                 return Ok(());
             }
-            Err(BrokerError::Invalid(format!(
-                "RabbitMQ option {name} {value} is out of range: use {least} to {most}"
-            )))
+            out_of_range(name, value.to_string(), &format!("{least} to {most}"))
         };
         in_range("message_bytes_max", self.message_bytes_max, MESSAGE_BYTES_MIN, MESSAGE_BYTES_LIMIT)?;
         in_range("unconfirmed_max", self.unconfirmed_max, 1, 4096)?;
@@ -218,14 +220,10 @@ impl RabbitOptions {
             1 << 30,
         )?;
         if self.heartbeat < Duration::from_secs(1) || self.heartbeat > Duration::from_secs(600) {
-            return Err(BrokerError::Invalid(
-                "RabbitMQ option heartbeat is out of range: use 1 to 600 s".to_owned(),
-            ));
+            return out_of_range("heartbeat", format!("{:?}", self.heartbeat), "1 to 600 s");
         }
         if self.check_interval < Duration::from_millis(100) {
-            return Err(BrokerError::Invalid(
-                "RabbitMQ option check_interval is too short: use at least 100 ms".to_owned(),
-            ));
+            return out_of_range("check_interval", format!("{:?}", self.check_interval), "at least 100 ms");
         }
         if self.tls.is_some() && !cfg!(feature = "amqps") {
             return Err(BrokerError::Invalid(
@@ -242,7 +240,7 @@ impl RabbitOptions {
 }
 
 fn invalid(why: impl fmt::Display) -> BrokerError {
-    BrokerError::Invalid(format!("invalid RabbitMQ URL: {why}"))
+    BrokerError::InvalidUrl { reason: why.to_string() }
 }
 
 /// Undoes percent-encoding.

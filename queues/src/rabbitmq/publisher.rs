@@ -97,11 +97,7 @@ impl Publisher {
 
     async fn publish_through(&self, message: Message, delay_ms: Option<u64>) -> Result<(), BrokerError> {
         if message.body.len() > self.bytes_max {
-            return Err(BrokerError::Invalid(format!(
-                "a message of {} bytes is too large for RabbitMQ: at most {} are allowed (message_bytes_max)",
-                message.body.len(),
-                self.bytes_max
-            )));
+            return Err(BrokerError::TooLarge { bytes: message.body.len(), bytes_max: self.bytes_max });
         }
         let _counted = Counted::new(&self.waiting);
         let (done, confirmed) = oneshot::channel();

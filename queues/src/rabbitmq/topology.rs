@@ -88,9 +88,9 @@ impl Topology {
         let reserved =
             RESERVED.contains(&group) || group.starts_with("history.") || group.starts_with("retry.");
         if reserved {
-            return Err(BrokerError::Invalid(format!(
-                "group name {group:?} is reserved on RabbitMQ: choose another name"
-            )));
+            let (name, allowed) =
+                (group.to_owned(), "a name that RabbitMQ queues of dissent do not have".to_owned());
+            return Err(BrokerError::InvalidName { what: "group name", name, allowed });
         }
         Ok(format!("{}.{group}", self.prefix))
     }

@@ -159,11 +159,11 @@ pub(crate) async fn a_parked_message_can_be_replayed(harness: impl Harness) {
     let again = consumer.next().await.unwrap();
     assert_eq!((again.event.position, again.attempt), (sent[0], 1));
     let refused = harness.broker().unpark("contract", sent[0]).await;
-    assert!(matches!(refused, Err(BrokerError::Invalid(_))), "in hand: {refused:?}");
+    assert!(matches!(refused, Err(BrokerError::NotReplayable { .. })), "unsettled: {refused:?}");
     again.ack().await.unwrap();
     for (group, position) in [("contract", 0), ("contract", 99), ("nobody", sent[0])] {
         let refused = harness.broker().unpark(group, position).await;
-        assert!(matches!(refused, Err(BrokerError::Invalid(_))), "{group} {position}: {refused:?}");
+        assert!(matches!(refused, Err(BrokerError::NotReplayable { .. })), "{group} {position}: {refused:?}");
     }
 }
 
@@ -265,7 +265,7 @@ fn proposal(events: u64) -> Proposal {
 pub(crate) async fn a_proposer_gets_the_journals_reply(harness: impl Harness) {
     let broker = harness.broker();
     let mut journal = broker.proposals().unwrap();
-    assert!(matches!(broker.proposals(), Err(BrokerError::Invalid(_))), "there is one journal");
+    assert!(matches!(broker.proposals(), Err(BrokerError::ProposalsTaken)), "there is one journal");
     let asked = tokio::spawn(async move { broker.propose(proposal(2)).await });
     let taken = journal.next().await.unwrap();
     assert_eq!(taken.proposal, proposal(2));
@@ -274,7 +274,7 @@ pub(crate) async fn a_proposer_gets_the_journals_reply(harness: impl Harness) {
     let answer = asked.await.unwrap().unwrap();
     assert!(answer == no || answer == ProposalReply::Queued, "{answer:?}");
     let empty = harness.broker().propose(proposal(0)).await;
-    assert!(matches!(empty, Err(BrokerError::Invalid(_))), "{empty:?}");
+    assert!(matches!(empty, Err(BrokerError::OutOfRange { .. })), "{empty:?}");
 }
 
 pub(crate) async fn close_ends_consumers_and_lets_deliveries_finish(harness: impl Harness) {
@@ -310,20 +310,24 @@ pub(crate) async fn subscriptions_out_of_range_are_errors(harness: impl Harness)
     let broker = harness.broker();
     let good = subscription(1);
     let _member = broker.subscribe(good.clone()).unwrap();
-    let bad = [
-        Subscription { group: String::new(), ..good.clone() },
-        Subscription { group: "No Spaces".to_owned(), ..good.clone() },
-        Subscription { group: "long".repeat(17), ..good.clone() },
+    for group in [String::new(), "No Spaces".to_owned(), "long".repeat(17)] {
+        let refused = broker.subscribe(Subscription { group, ..good.clone() });
+        assert!(matches!(refused, Err(BrokerError::InvalidName { .. })), "{refused:?}");
+    }
+    for subscription in [
         Subscription { kinds: &[], ..good.clone() },
         Subscription { prefetch: 0, ..good.clone() },
         Subscription { prefetch: PREFETCH_MAX + 1, ..good.clone() },
         Subscription { delivery_limit: 0, ..good.clone() },
-        Subscription { kinds: &[OTHER], ..good.clone() },
-        Subscription { delivery_limit: 9, ..good },
-    ];
-    for subscription in bad {
-        let refused = broker.subscribe(subscription.clone());
-        assert!(matches!(refused, Err(BrokerError::Invalid(_))), "{subscription:?}");
+    ] {
+        let refused = broker.subscribe(subscription);
+        assert!(matches!(refused, Err(BrokerError::OutOfRange { .. })), "{refused:?}");
+    }
+    let different =
+        [Subscription { kinds: &[OTHER], ..good.clone() }, Subscription { delivery_limit: 9, ..good }];
+    for subscription in different {
+        let refused = broker.subscribe(subscription);
+        assert!(matches!(refused, Err(BrokerError::DifferentSettings { .. })), "{refused:?}");
     }
 }
 

@@ -34,8 +34,8 @@ fn a_killed_process_loses_nothing_acknowledged() {
     println!("{} events acknowledged over {KILLS} kills, none lost", acknowledged.len());
 }
 
-/// Runs the child until it has acknowledged `count` events, and kills it while it continues to write. Returns all
-/// events that it acknowledged.
+/// Runs the child until it has acknowledged `count` events, and kills it while it continues to write. Returns
+/// all events that it acknowledged.
 fn run_and_kill(dir: &Path, count: usize) -> Vec<(u64, u64)> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_append_until_killed"))
         .arg(dir)

@@ -59,10 +59,7 @@ impl Group {
 
     /// Checks whether the event at `position` can be redelivered.
     pub(in crate::embedded) fn check_unpark(&self, position: u64) -> Result<(), BrokerError> {
-        let refused = |why: &str| {
-            let name = &self.name;
-            Err(BrokerError::Invalid(format!("event {position} cannot be replayed to group {name:?}: {why}")))
-        };
+        let refused = |reason: &str| Err(self.not_replayable(position, reason));
         match &self.lifecycle {
             Lifecycle::Running => {}
             Lifecycle::Closed => return Err(BrokerError::Closed),
@@ -80,15 +77,17 @@ impl Group {
         Ok(())
     }
 
+    fn not_replayable(&self, position: u64, reason: &str) -> BrokerError {
+        BrokerError::NotReplayable { group: self.name.clone(), position, reason: reason.to_owned() }
+    }
+
     /// Makes a done message unfinished again, with all its attempts.
     pub(in crate::embedded) fn unpark(&mut self, event: Arc<Recorded>) -> Result<(), BrokerError> {
         let position = event.position;
         self.check_unpark(position)?;
         if !self.rules.want(&event) {
-            return Err(BrokerError::Invalid(format!(
-                "event {position} is a {}, which group {:?} does not subscribe to",
-                event.event.event_type, self.name
-            )));
+            let reason = format!("the group does not take events of type {}", event.event.event_type);
+            return Err(self.not_replayable(position, &reason));
         }
         self.parked.remove(&position);
         self.park_spent();

@@ -45,6 +45,31 @@ pub enum LogError {
     /// The append can never succeed as it is.
     #[error("the append is invalid: {0}")]
     Invalid(String),
+    /// A size, a number of events or the length of a name is out of range.
+    #[error("{what} {value} is out of range: use {allowed}")]
+    OutOfRange {
+        /// The quantity, and of what.
+        what: String,
+        /// Its value.
+        value: u64,
+        /// The allowed values.
+        allowed: String,
+    },
+    /// A newer version of dissent wrote the log.
+    #[error(
+        "the event log {log} has format {format}, this program knows formats up to {known}: a newer version of dissent wrote it"
+    )]
+    NewerFormat {
+        /// Place of the log.
+        log: String,
+        /// Its format.
+        format: u16,
+        /// The newest format that this program knows.
+        known: u16,
+    },
+    /// The target of a backup exists already.
+    #[error("{0} exists: back up to a new directory")]
+    Exists(String),
     /// The log is closing.
     #[error("the event log is closed")]
     Closed,

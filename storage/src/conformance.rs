@@ -223,7 +223,7 @@ pub fn bodies_of_all_sizes_are_read_back(log: impl EventLog) {
 pub fn oversized_appends_are_rejected(log: impl EventLog) {
     let invalid = |events| {
         let error = append(&log, "a", Any, events).unwrap_err();
-        assert!(matches!(error, LogError::Invalid(_)), "{error}");
+        assert!(matches!(error, LogError::OutOfRange { .. }), "{error}");
     };
     invalid(vec![event("a", 0, crate::BODY_BYTES_MAX + 1)]);
     invalid(vec![NewEvent { actor: "x".repeat(70_000), ..event("a", 0, 1) }]);

@@ -19,59 +19,42 @@ pub(crate) const NAME_BYTES_MAX: usize = 1024;
 
 /// Checks an append against the limits.
 pub(crate) fn check_append(append: &Append) -> Result<(), LogError> {
-    let count = append.events.len();
-    if count > APPEND_EVENTS_MAX {
-        return Err(LogError::Invalid(format!(
-            "an append of {count} events is too large: at most {APPEND_EVENTS_MAX} are allowed"
-        )));
-    }
+    at_most("number of events in an append,", append.events.len(), APPEND_EVENTS_MAX)?;
     let mut total = 0;
     for event in &append.events {
         check_event(event)?;
         total += event.body.len();
     }
-    if total > APPEND_BYTES_MAX {
-        return Err(LogError::Invalid(format!(
-            "an append of {total} bytes is too large: at most {APPEND_BYTES_MAX} are allowed"
-        )));
-    }
-    Ok(())
+    at_most("bytes of bodies in an append,", total, APPEND_BYTES_MAX)
 }
 
 fn check_event(event: &NewEvent) -> Result<(), LogError> {
     for (what, name) in [("actor", &event.actor), ("event type", &event.event_type)] {
-        if name.len() > NAME_BYTES_MAX {
-            return Err(LogError::Invalid(format!(
-                "the {what} of event {} has {} bytes: at most {NAME_BYTES_MAX} are allowed",
-                event.id,
-                name.len()
-            )));
-        }
+        at_most(&format!("bytes of the {what} of event {},", event.id), name.len(), NAME_BYTES_MAX)?;
     }
     if event.body.len() > BODY_BYTES_MAX {
-        return Err(LogError::Invalid(format!(
-            "the body of event {} has {} bytes: at most {BODY_BYTES_MAX} are allowed; store large data as an \
-             artifact and name it in the event",
-            event.id,
-            event.body.len()
-        )));
+        let what = format!("bytes of the body of event {},", event.id);
+        let hint = "store large data as an artifact and name it in the event";
+        let allowed = format!("at most {BODY_BYTES_MAX}; {hint}");
+        return Err(LogError::OutOfRange { what, value: event.body.len() as u64, allowed });
     }
     Ok(())
 }
 
 /// Checks a subscription's record against the limits.
 pub(crate) fn check_cursor(group: &str, record: &[u8]) -> Result<(), LogError> {
-    if group.is_empty() || group.len() > GROUP_BYTES_MAX {
-        return Err(LogError::Invalid(format!(
-            "a subscription name of {} bytes is out of range: use 1 to {GROUP_BYTES_MAX}",
-            group.len()
-        )));
+    if group.is_empty() {
+        let what = "bytes of the name of a subscription,".to_owned();
+        return Err(LogError::OutOfRange { what, value: 0, allowed: "at least 1".to_owned() });
     }
-    if record.len() > CURSOR_BYTES_MAX {
-        return Err(LogError::Invalid(format!(
-            "the record of subscription {group:?} has {} bytes: at most {CURSOR_BYTES_MAX} are allowed",
-            record.len()
-        )));
+    at_most("bytes of the name of a subscription,", group.len(), GROUP_BYTES_MAX)?;
+    at_most(&format!("bytes of the record of subscription {group:?},"), record.len(), CURSOR_BYTES_MAX)
+}
+
+fn at_most(what: &str, value: usize, max: usize) -> Result<(), LogError> {
+    if value <= max {
+        return Ok(());
     }
-    Ok(())
+    let (what, value) = (what.to_owned(), value as u64);
+    Err(LogError::OutOfRange { what, value, allowed: format!("at most {max}") })
 }

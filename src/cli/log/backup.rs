@@ -49,8 +49,8 @@ pub(super) fn run(data_dir: &Path, args: &BackupArgs, as_json: bool) -> anyhow::
 fn here(log: &SledLog, data_dir: &Path, to: Option<&Path>) -> anyhow::Result<(u64, PathBuf)> {
     let to = to.map_or_else(|| backups::new_folder(data_dir), Path::to_owned);
     let events = log.backup(&to).map_err(|error| {
-        if let LogError::Invalid(reason) = error {
-            BadInput(reason).into()
+        if matches!(error, LogError::Exists(_)) {
+            BadInput(error.to_string()).into()
         } else {
             anyhow::Error::new(error)
         }

@@ -27,7 +27,7 @@ impl SledLog {
         let failed =
             |error: io::Error| LogError::Io(format!("failed to back up to {}: {error}", to.display()));
         if to.try_exists().map_err(failed)? {
-            return Err(LogError::Invalid(format!("{} exists: back up to a new directory", to.display())));
+            return Err(LogError::Exists(to.display().to_string()));
         }
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(failed)?;

@@ -16,7 +16,13 @@ pub(super) fn located(dir: &Path, error: LogError) -> LogError {
         LogError::Io(what) => LogError::Io(format!("{dir}: {what}")),
         LogError::Invalid(what) => LogError::Invalid(format!("{dir}: {what}")),
         LogError::InUse(_) => LogError::InUse(dir.to_string()),
-        other @ (LogError::WrongVersion { .. } | LogError::Closed) => other,
+        LogError::NewerFormat { format, known, .. } => {
+            LogError::NewerFormat { log: dir.to_string(), format, known }
+        }
+        other @ (LogError::WrongVersion { .. }
+        | LogError::Closed
+        | LogError::OutOfRange { .. }
+        | LogError::Exists(_)) => other,
     }
 }
 

@@ -23,10 +23,8 @@ pub(super) fn read_meta(db: &Db) -> Result<Option<Meta>, LogError> {
     let (format, rest) = payload.split_first_chunk::<2>().ok_or_else(|| damaged("it is cut short"))?;
     let format = u16::from_le_bytes(*format);
     if format > FORMAT {
-        return Err(LogError::Invalid(format!(
-            "the event log has format {format} and this program knows formats up to {FORMAT}: a newer \
-             version of dissent wrote it"
-        )));
+        // `located` adds the place.
+        return Err(LogError::NewerFormat { log: String::new(), format, known: FORMAT });
     }
     let log_id = rest.first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
     Ok(Some(Meta { format, log_id: u64::from_le_bytes(*log_id) }))

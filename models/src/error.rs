@@ -50,7 +50,7 @@ pub enum InvalidKind {
     Setting,
     /// A sequence is longer than the model's context.
     TooLong {
-        /// The length of the sequence, in tokens. For a prompt that fills the context, the length of the prompt.
+        /// The length of the sequence, in tokens. If a prompt fills the context, the length of the prompt.
         tokens: usize,
         /// The model's context, in tokens.
         max: usize,

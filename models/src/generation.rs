@@ -107,9 +107,8 @@ impl Generator {
     /// treat all rows alike from two rows on.
     ///
     /// # Errors
-    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for parameters out of range, model outputs that are not
-    /// finite, or a prompt that
-    /// [`Generator::check_prompt`] refuses.
+    /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for parameters out of range, model outputs that are
+    /// not finite, or a prompt that [`Generator::check_prompt`] refuses.
     pub fn generate(
         &mut self,
         jobs: &[GenerationJob],

@@ -313,12 +313,12 @@ mod tests {
     #[test]
     fn turns_become_a_transcript_without_a_chat_template() {
         let tokenizer = tokenizer(None);
-        let said = |turns: &[(Role, &str)]| {
+        let messages = |turns: &[(Role, &str)]| {
             let turn = |&(role, content): &(Role, &str)| Message { role, content: content.to_owned() };
             Dialogue::Messages(turns.iter().map(turn).collect())
         };
-        let one = said(&[(Role::User, "why?")]);
-        let several = said(&[
+        let one = messages(&[(Role::User, "why?")]);
+        let several = messages(&[
             (Role::System, "Be brief."),
             (Role::User, "why?"),
             (Role::Assistant, "so"),

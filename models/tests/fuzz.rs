@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use mutation::{bounded_beside, cases, mutated, mutations};
 
 /// Memory allowed besides the file, in bytes: a vocabulary and its tables, dequantised weights, graphs.
-const BESIDE: usize = 12 << 20;
+const MEMORY_BESIDES_FILE: usize = 12 << 20;
 /// The time limit of a case, far above the time to read a small file.
 const TIME_MAX: Duration = Duration::from_secs(20);
 
@@ -56,8 +56,9 @@ fn options(cache: &TempDir) -> OpenOptions {
 /// Opens and describes a checkpoint. Also runs the tokenizer and the template of a model that opens.
 fn open(path: &Path, bytes: usize) {
     let cache = tempfile::tempdir().unwrap();
-    let opened = in_time(|| bounded_beside(bytes, BESIDE, || Checkpoint::open(path, &options(&cache))));
-    let _ = in_time(|| bounded_beside(bytes, BESIDE, || inspect(path, &options(&cache))));
+    let opened =
+        in_time(|| bounded_beside(bytes, MEMORY_BESIDES_FILE, || Checkpoint::open(path, &options(&cache))));
+    let _ = in_time(|| bounded_beside(bytes, MEMORY_BESIDES_FILE, || inspect(path, &options(&cache))));
     if let Ok(checkpoint) = opened {
         let ids = checkpoint.tokenizer.encode("why? \u{1F600}", true).unwrap_or_default();
         let _ = checkpoint.tokenizer.decode(&ids, true);
@@ -66,7 +67,7 @@ fn open(path: &Path, bytes: usize) {
 }
 
 fn adapter(path: &Path, bytes: usize) {
-    let _ = in_time(|| bounded_beside(bytes, BESIDE, || LoraAdapter::open(path)));
+    let _ = in_time(|| bounded_beside(bytes, MEMORY_BESIDES_FILE, || LoraAdapter::open(path)));
 }
 
 fn bytes_in(folder: &Path) -> usize {
@@ -183,7 +184,7 @@ proptest! {
     fn reading_a_mutated_artifact_never_panics_and_stays_bounded(mutations in mutations()) {
         let whole = LoraAdapter::artifact_of_folder(&golden("llama-lora")).unwrap();
         let bytes = mutated(&whole, &mutations);
-        let _ = in_time(|| bounded_beside(bytes.len(), BESIDE, || LoraAdapter::from_artifact(&bytes)));
+        let _ = in_time(|| bounded_beside(bytes.len(), MEMORY_BESIDES_FILE, || LoraAdapter::from_artifact(&bytes)));
     }
 
     #[test]
@@ -210,13 +211,13 @@ proptest! {
         let start = hash.unwrap();
         let body = mutated(&whole[start + BODY..], &mutations);
         let bytes = [&whole[..start], blake3::hash(&body).as_bytes(), &body].concat();
-        let _ = bounded_beside(bytes.len(), BESIDE, || TrainingCheckpoint::from_bytes(&bytes));
+        let _ = bounded_beside(bytes.len(), MEMORY_BESIDES_FILE, || TrainingCheckpoint::from_bytes(&bytes));
     }
 
     #[test]
     fn reading_a_mutated_tuning_checkpoint_never_panics_and_stays_bounded(mutations in mutations()) {
         let bytes = mutated(&tuning().to_bytes().unwrap(), &mutations);
-        if let Ok(read) = bounded_beside(bytes.len(), BESIDE, || TuningCheckpoint::from_bytes(&bytes)) {
+        if let Ok(read) = bounded_beside(bytes.len(), MEMORY_BESIDES_FILE, || TuningCheckpoint::from_bytes(&bytes)) {
             prop_assert!(TuningCheckpoint::from_bytes(&read.to_bytes().unwrap()).is_ok());
         }
     }
@@ -233,7 +234,7 @@ proptest! {
         let cache = tempfile::tempdir().unwrap();
         if let Ok(checkpoint) = Checkpoint::open(folder.path(), &options(&cache)) {
             let render = || PromptTemplate::Chat.render_prompt(&checkpoint.tokenizer, "why?");
-            let _ = in_time(|| bounded_beside(config.len(), BESIDE, render));
+            let _ = in_time(|| bounded_beside(config.len(), MEMORY_BESIDES_FILE, render));
         }
     }
 }

@@ -41,7 +41,7 @@ impl Fingerprint {
 
 /// The cached hash of a file.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Remembered {
+struct CachedHash {
     path: PathBuf,
     bytes: u64,
     modified_ns: u128,
@@ -58,8 +58,8 @@ pub(crate) fn of_file(path: &Path, cache_dir: &Path) -> Result<String, ModelErro
     let real = path.canonicalize().map_err(wrong)?;
     let file = File::open(&real).map_err(wrong)?;
     let metadata = file.metadata().map_err(wrong)?;
-    let note = note_path(cache_dir, &real);
-    if let Some(hash) = recall(&note, &real, &metadata) {
+    let entry_path = entry_path_of(cache_dir, &real);
+    if let Some(hash) = look_up(&entry_path, &real, &metadata) {
         return Ok(hash);
     }
     let mut hasher = blake3::Hasher::new();
@@ -67,23 +67,23 @@ pub(crate) fn of_file(path: &Path, cache_dir: &Path) -> Result<String, ModelErro
     let hash = hasher.finalize().to_hex().to_string();
     // A file that changes meanwhile is not cached: the entry would hold the hash of a part.
     let after = file.metadata().map_err(wrong)?;
-    if let Some(remembered) = describe(&real, &after, &hash)
-        && describe(&real, &metadata, &hash).as_ref() == Some(&remembered)
-        && let Err(error) = remember(&note, &remembered)
+    if let Some(entry) = describe(&real, &after, &hash)
+        && describe(&real, &metadata, &hash).as_ref() == Some(&entry)
+        && let Err(error) = store(&entry_path, &entry)
     {
-        tracing::debug!(path = %note.display(), error = %error, "failed to cache the hash of a file");
+        tracing::debug!(path = %entry_path.display(), error = %error, "failed to cache the hash of a file");
     }
     Ok(hash)
 }
 
-fn note_path(cache_dir: &Path, real: &Path) -> PathBuf {
+fn entry_path_of(cache_dir: &Path, real: &Path) -> PathBuf {
     let name = blake3::hash(real.as_os_str().as_encoded_bytes()).to_hex();
     fingerprints_dir(cache_dir).join(format!("{name}.json"))
 }
 
-fn describe(path: &Path, metadata: &Metadata, hash: &str) -> Option<Remembered> {
+fn describe(path: &Path, metadata: &Metadata, hash: &str) -> Option<CachedHash> {
     let modified_ns = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
-    Some(Remembered {
+    Some(CachedHash {
         path: path.to_owned(),
         bytes: metadata.len(),
         modified_ns,
@@ -102,19 +102,19 @@ fn inode(_: &Metadata) -> u64 {
     0
 }
 
-fn recall(note: &Path, path: &Path, metadata: &Metadata) -> Option<String> {
-    let remembered: Remembered = serde_json::from_slice(&fs::read(note).ok()?).ok()?;
-    let now = describe(path, metadata, &remembered.blake3)?;
-    (now == remembered).then_some(remembered.blake3)
+fn look_up(entry_path: &Path, path: &Path, metadata: &Metadata) -> Option<String> {
+    let entry: CachedHash = serde_json::from_slice(&fs::read(entry_path).ok()?).ok()?;
+    let now = describe(path, metadata, &entry.blake3)?;
+    (now == entry).then_some(entry.blake3)
 }
 
 /// Writes a cache entry under a temporary name and renames it, so that a reader never sees half an entry.
-fn remember(note: &Path, remembered: &Remembered) -> std::io::Result<()> {
-    let folder = note.parent().unwrap_or(Path::new("."));
+fn store(entry_path: &Path, entry: &CachedHash) -> std::io::Result<()> {
+    let folder = entry_path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(&serde_json::to_vec(remembered)?)?;
-    file.persist(note)?;
+    file.write_all(&serde_json::to_vec(entry)?)?;
+    file.persist(entry_path)?;
     Ok(())
 }
 
@@ -131,10 +131,10 @@ mod tests {
         let one = of_file(&path, &cache).expect("hash");
         assert_eq!(one, blake3::hash(b"one").to_hex().to_string());
 
-        let note = note_path(&cache, &path.canonicalize().expect("real"));
-        let planted = fs::read_to_string(&note).expect("note").replace(&one, "remembered");
-        fs::write(&note, planted).expect("plant");
-        assert_eq!(of_file(&path, &cache).expect("hash"), "remembered");
+        let entry_path = entry_path_of(&cache, &path.canonicalize().expect("real"));
+        let planted = fs::read_to_string(&entry_path).expect("entry_path").replace(&one, "entry");
+        fs::write(&entry_path, planted).expect("plant");
+        assert_eq!(of_file(&path, &cache).expect("hash"), "entry");
 
         fs::write(&path, "other").expect("write");
         assert_eq!(of_file(&path, &cache).expect("hash"), blake3::hash(b"other").to_hex().to_string());

@@ -163,7 +163,7 @@ impl TokenizerFiles<'_> {
         }
         // As in transformers: these settings of the configuration replace the tokenizer's own rule.
         tokenizer
-            .surround(raw.add_bos_token.unwrap_or(false), raw.add_eos_token.unwrap_or(false))
+            .with_special_tokens(raw.add_bos_token.unwrap_or(false), raw.add_eos_token.unwrap_or(false))
             .map_err(|reason| ModelError::file(&config_path, reason))
     }
 }
@@ -184,7 +184,7 @@ impl TextTokenizer {
     }
 
     /// Makes `add_special` add the beginning and end tokens, and nothing else.
-    pub(super) fn surround(mut self, bos: bool, eos: bool) -> Result<Self, String> {
+    pub(super) fn with_special_tokens(mut self, bos: bool, eos: bool) -> Result<Self, String> {
         let mut special_tokens = serde_json::Map::new();
         let mut special = |wanted: bool, token: &Option<String>| -> Result<Vec<Value>, String> {
             // As in transformers: a token that the tokenizer does not have is not added.
@@ -311,7 +311,7 @@ pub(crate) mod tests {
 
     #[test]
     fn special_tokens_are_added_only_on_request() {
-        let with = tokenizer(None).surround(true, true).expect("surrounded");
+        let with = tokenizer(None).with_special_tokens(true, true).expect("a tokenizer");
         assert_eq!(with.encode("a b", true).expect("ids"), [0, 2, 3]);
         assert_eq!(with.encode("a b", false).expect("ids"), [2, 3]);
     }

@@ -78,14 +78,14 @@ pub(crate) fn evaluate(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Run 
     Run { values }
 }
 
-fn check_shape(name: &str, said: &[Dim], found: &[usize], sizes: &mut BTreeMap<&'static str, usize>) {
-    assert_eq!(said.len(), found.len(), "{name} {said:?} is {found:?}");
-    for (dim, &size) in said.iter().zip(found) {
+fn check_shape(name: &str, declared: &[Dim], found: &[usize], sizes: &mut BTreeMap<&'static str, usize>) {
+    assert_eq!(declared.len(), found.len(), "{name} {declared:?} is {found:?}");
+    for (dim, &size) in declared.iter().zip(found) {
         let known = match dim {
             Dim::Fixed(known) => *known,
             Dim::Named(dim) => *sizes.entry(dim).or_insert(size),
         };
-        assert_eq!(known, size, "{name} {said:?} is {found:?}");
+        assert_eq!(known, size, "{name} {declared:?} is {found:?}");
     }
 }
 

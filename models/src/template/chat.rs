@@ -170,12 +170,12 @@ mod tests {
     use super::*;
     use crate::checkpoint::tokenizer::tests::{tokenizer, with_both_tokens};
 
-    fn said(role: Role, content: &str) -> Message {
+    fn message(role: Role, content: &str) -> Message {
         Message { role, content: content.to_owned() }
     }
 
     fn run(template: &str) -> Result<String, ModelError> {
-        render(&tokenizer(Some(template)), &[said(Role::User, "say \"<hi>\"")], true)
+        render(&tokenizer(Some(template)), &[message(Role::User, "say \"<hi>\"")], true)
     }
 
     fn refusal(template: &str) -> String {
@@ -186,8 +186,8 @@ mod tests {
     fn templates_render_as_in_transformers() {
         let golden: serde_json::Value =
             serde_json::from_str(include_str!("../../tests/golden/chat_templates.json")).expect("golden");
-        let user = said(Role::User, golden["prompt"].as_str().expect("prompt"));
-        let completion = said(Role::Assistant, golden["answer"].as_str().expect("completion"));
+        let user = message(Role::User, golden["prompt"].as_str().expect("prompt"));
+        let completion = message(Role::Assistant, golden["answer"].as_str().expect("completion"));
         let both = [user.clone(), completion];
         for case in golden["cases"].as_array().expect("cases") {
             let tokenizer = with_both_tokens(case["template"].as_str().expect("template"));

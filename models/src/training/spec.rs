@@ -163,7 +163,8 @@ impl LoraPlan {
         let pair = PairPlan { rank: r, scaling: alpha / r as f32 };
         let mut pairs = BTreeMap::new();
         for name in targets(config, &settings.targets) {
-            let found = modules(config).filter(|target| is_meant(config, target, name)).collect::<Vec<_>>();
+            let found =
+                modules(config).filter(|target| matches_name(config, target, name)).collect::<Vec<_>>();
             if found.is_empty() {
                 return Err(unknown_target(config, name));
             }
@@ -201,7 +202,7 @@ fn modules(config: &ModelConfig) -> impl Iterator<Item = LoraTarget> {
     })
 }
 
-fn is_meant(config: &ModelConfig, target: &LoraTarget, name: &str) -> bool {
+fn matches_name(config: &ModelConfig, target: &LoraTarget, name: &str) -> bool {
     let path = format!("{}layers.{}.{}", prefix(config.architecture), target.layer, target.module);
     path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

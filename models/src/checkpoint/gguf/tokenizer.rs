@@ -36,7 +36,7 @@ pub(super) fn build(header: &Header, architecture: Architecture) -> Result<TextT
     let chat_template = header.text("tokenizer.chat_template").map(str::to_owned);
     let bos = header.bool("tokenizer.ggml.add_bos_token").unwrap_or(add_bos);
     let eos = header.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
-    TextTokenizer::new(inner, chat_template, text_of("bos"), text_of("eos")).surround(bos, eos)
+    TextTokenizer::new(inner, chat_template, text_of("bos"), text_of("eos")).with_special_tokens(bos, eos)
 }
 
 /// Tokens that are matched whole in a text: control tokens (special) and added tokens.

@@ -19,9 +19,9 @@
 //! # Order
 //! ONNX Runtime runs a graph depth-first from its outputs, and the operand that is last in the file first.
 //! The nodes that make the gradients of parameters are therefore last in the file. Their order is the order
-//! in which the forward pass reads the parameters. The last layer's gradients are then computed first, as soon
-//! as the backward pass reaches the layer, and no value is kept for them. This holds for the gradients of
-//! several values, if the nodes that collect them keep the order. It also holds for the gradient of one
+//! in which the forward pass reads the parameters. The last layer's gradients are then computed first, as
+//! soon as the backward pass reaches the layer, and no value is kept for them. This holds for the gradients
+//! of several values, if the nodes that collect them keep the order. It also holds for the gradient of one
 //! vector that is split into all parameters.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,8 +48,8 @@ mod tests;
 /// The gradients of a scalar `loss []` with respect to 32-bit float values, each in its value's shape.
 ///
 /// # Examples
-/// The loss Σ (w x)² has the gradient Σ over the rows of 2 w x². Evaluating it needs ONNX Runtime; building and
-/// exporting it does not.
+/// The loss Σ (w x)² has the gradient 2 w Σ x², summed over the rows. Building and exporting a graph needs no
+/// ONNX Runtime.
 ///
 /// ```
 /// use dissent_models::onnx::autodiff::gradients;
@@ -241,7 +241,7 @@ impl Backward<'_> {
             .map(|output| output.and_then(|output| self.gradients.get(&output).copied()))
             .collect();
         let Some(incoming) = gradients.iter().flatten().next() else { return Ok(()) };
-        self.recomputation.enter(index, *incoming);
+        self.recomputation.record_incoming(index, *incoming);
         let node = BackwardNode { index, node, gradients };
         match &node.node.op {
             Op::Add => self.add(&node),

@@ -64,7 +64,7 @@ impl Recomputation {
     }
 
     /// Records that the backward pass reaches a node with this gradient.
-    pub(super) fn enter(&mut self, node: usize, gradient: Value) {
+    pub(super) fn record_incoming(&mut self, node: usize, gradient: Value) {
         if let Some(segment) = self.segment(node) {
             self.incoming.entry(segment).or_insert(gradient);
         }

@@ -19,14 +19,14 @@ fn batch(loss: Loss, completions: &[usize]) -> PackedBatch {
 
 /// Assumed outputs of the head.
 #[derive(Default)]
-struct Given<'a> {
+struct AssumedOutputs<'a> {
     scores: &'a [f32],
     logprobs: &'a [f32],
     values: &'a [f32],
 }
 
 /// The loss of a batch, in 64 bits.
-fn loss_of(loss: Loss, completions: &[usize], given: &Given<'_>, inputs: &LossInputs) -> f64 {
+fn loss_of(loss: Loss, completions: &[usize], assumed: &AssumedOutputs<'_>, inputs: &LossInputs) -> f64 {
     let batch = batch(loss, completions);
     let mut graph = Graph::new();
     let mut tensors = BTreeMap::new();
@@ -39,9 +39,9 @@ fn loss_of(loss: Loss, completions: &[usize], given: &Given<'_>, inputs: &LossIn
         Some(graph.input(name, ElementType::F32, vec![dim]))
     };
     let outputs = HeadOutputs {
-        scores: head("scores", dims::SEQUENCES, given.scores),
-        logprobs: head("logprobs", dims::SELECTED, given.logprobs),
-        values: head("values", dims::SELECTED, given.values),
+        scores: head("scores", dims::SEQUENCES, assumed.scores),
+        logprobs: head("logprobs", dims::SELECTED, assumed.logprobs),
+        values: head("values", dims::SELECTED, assumed.values),
         ..HeadOutputs::default()
     };
     let value = loss_value(&mut graph, loss, &outputs).expect("a loss");
@@ -58,17 +58,17 @@ fn assert_near(seen: f64, expected: f64) {
 
 #[test]
 fn sft_loss_is_the_weighted_negative_log_likelihood() {
-    let given = Given { logprobs: &[-1.0, -2.0, -4.0], ..Given::default() };
+    let assumed = AssumedOutputs { logprobs: &[-1.0, -2.0, -4.0], ..AssumedOutputs::default() };
     let inputs = LossInputs::Sft { weights: vec![0.5, 0.25, 0.0] };
-    assert_near(loss_of(Loss::Sft, &[2, 1], &given, &inputs), 1.0);
+    assert_near(loss_of(Loss::Sft, &[2, 1], &assumed, &inputs), 1.0);
 }
 
 #[test]
 fn bradley_terry_loss_has_worked_values() {
     let loss = |scores: &[f32], margin: f32, center: f32| {
-        let given = Given { scores, ..Given::default() };
+        let assumed = AssumedOutputs { scores, ..AssumedOutputs::default() };
         let inputs = LossInputs::BradleyTerry { margins: vec![margin], weights: vec![1.0], center };
-        loss_of(Loss::BradleyTerry, &[1, 1], &given, &inputs)
+        loss_of(Loss::BradleyTerry, &[1, 1], &assumed, &inputs)
     };
     assert_near(loss(&[2.0, 0.5], 0.0, 0.0), 0.201_413);
     assert_near(loss(&[2.0, 0.5], 0.5, 0.0), 0.313_262);
@@ -78,17 +78,20 @@ fn bradley_terry_loss_has_worked_values() {
 
 #[test]
 fn pairs_are_half_a_batch_apart() {
-    let given = Given { scores: &[2.0, 1.0, 0.5, 1.0], ..Given::default() };
+    let assumed = AssumedOutputs { scores: &[2.0, 1.0, 0.5, 1.0], ..AssumedOutputs::default() };
     let inputs = LossInputs::BradleyTerry { margins: vec![0.5, 0.0], weights: vec![1.0, 10.0], center: 0.0 };
-    assert_near(loss_of(Loss::BradleyTerry, &[1, 1, 1, 1], &given, &inputs), 0.313_262 + 10.0 * 2.0_f64.ln());
+    assert_near(
+        loss_of(Loss::BradleyTerry, &[1, 1, 1, 1], &assumed, &inputs),
+        0.313_262 + 10.0 * 2.0_f64.ln(),
+    );
 }
 
 #[test]
 fn cost_loss_has_worked_values() {
     let loss = |scores: &[f32], signs: [f32; 2]| {
-        let given = Given { scores, ..Given::default() };
+        let assumed = AssumedOutputs { scores, ..AssumedOutputs::default() };
         let inputs = LossInputs::Cost { signs: signs.to_vec(), weights: vec![1.0] };
-        loss_of(Loss::Cost, &[1, 1], &given, &inputs)
+        loss_of(Loss::Cost, &[1, 1], &assumed, &inputs)
     };
     assert_near(loss(&[1.2, -0.7], [1.0, -1.0]), 0.805_855);
     assert_near(loss(&[1.2, 0.3], [1.0, 1.0]), 1.158_792);
@@ -98,9 +101,9 @@ fn cost_loss_has_worked_values() {
 fn dpo_losses_have_worked_values() {
     // The second completion has one token less: the sums are −10 and −12.
     let loss = |kind: DpoLoss, completions: [usize; 2], logprobs: &[f32], reference: [f32; 2]| {
-        let given = Given { logprobs, ..Given::default() };
+        let assumed = AssumedOutputs { logprobs, ..AssumedOutputs::default() };
         let inputs = LossInputs::Dpo { reference: reference.to_vec(), weights: vec![1.0], beta: 0.1 };
-        loss_of(Loss::Dpo(kind), &completions, &given, &inputs)
+        loss_of(Loss::Dpo(kind), &completions, &assumed, &inputs)
     };
     let (logprobs, reference) = ([-4.0, -6.0, -12.0], [-11.0, -11.5]);
     assert_near(loss(DpoLoss::Sigmoid, [2, 1], &logprobs, reference), 0.620_957);
@@ -129,8 +132,8 @@ fn ppo(
         value_clip: 0.2,
         value_coefficient: 1.0,
     };
-    let given = Given { logprobs, values, ..Given::default() };
-    let loss = loss_of(Loss::Ppo, &[tokens], &given, &inputs);
+    let assumed = AssumedOutputs { logprobs, values, ..AssumedOutputs::default() };
+    let loss = loss_of(Loss::Ppo, &[tokens], &assumed, &inputs);
     (loss, ppo_report(&inputs, logprobs, values))
 }
 
@@ -177,8 +180,8 @@ fn kl_term_is_the_estimator_k3() {
             clip: 0.2,
             kl_coefficient: 1.0,
         };
-        let given = Given { logprobs: &[logprob], ..Given::default() };
-        assert_near(loss_of(Loss::Grpo, &[1], &given, &inputs), expected);
+        let assumed = AssumedOutputs { logprobs: &[logprob], ..AssumedOutputs::default() };
+        assert_near(loss_of(Loss::Grpo, &[1], &assumed, &inputs), expected);
     }
 }
 
@@ -192,9 +195,9 @@ fn rloo_clips_the_ratio_of_whole_completions() {
         weights: vec![1.0, 1.0],
         clip: 0.2,
     };
-    let given = Given { logprobs: &[token, token, token, 0.0], ..Given::default() };
-    assert_near(loss_of(Loss::Rloo, &[3, 1], &given, &inputs(1.0)), -1.2 - 0.5);
-    assert_near(loss_of(Loss::Rloo, &[3, 1], &given, &inputs(-1.0)), 1.331 - 0.5);
+    let assumed = AssumedOutputs { logprobs: &[token, token, token, 0.0], ..AssumedOutputs::default() };
+    assert_near(loss_of(Loss::Rloo, &[3, 1], &assumed, &inputs(1.0)), -1.2 - 0.5);
+    assert_near(loss_of(Loss::Rloo, &[3, 1], &assumed, &inputs(-1.0)), 1.331 - 0.5);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::onnx::graph::{AttentionCache, Graph};
 use crate::onnx::op::Op;
 use crate::onnx::value::{Dim, ElementType, Value};
 
-use super::{Case, Given, fixed, ids, named, real, whole};
+use super::{Case, CaseInput, fixed, ids, named, real, whole};
 
 pub(super) type Built = Result<Vec<Value>, ModelError>;
 
@@ -29,18 +29,18 @@ pub(super) fn all() -> Vec<Case> {
 
 pub(super) fn smooth(
     name: &'static str,
-    given: Vec<Given>,
+    inputs: Vec<CaseInput>,
     build: fn(&mut Graph, &[Value]) -> Built,
 ) -> Case {
-    Case { name, given, build, smooth: true, runs: true }
+    Case { name, inputs, build, smooth: true, runs: true }
 }
 
-fn forward(name: &'static str, given: Vec<Given>, build: fn(&mut Graph, &[Value]) -> Built) -> Case {
-    Case { name, given, build, smooth: false, runs: true }
+fn forward(name: &'static str, inputs: Vec<CaseInput>, build: fn(&mut Graph, &[Value]) -> Built) -> Case {
+    Case { name, inputs, build, smooth: false, runs: true }
 }
 
 /// Operands for every kind of broadcast.
-fn operands(low: f64, high: f64) -> Vec<Given> {
+fn operands(low: f64, high: f64) -> Vec<CaseInput> {
     let rows = named("rows", 3);
     vec![
         real("x", &[rows, fixed(4)], low, high),
@@ -94,7 +94,7 @@ fn elementwise() -> Vec<Case> {
     ]
 }
 
-fn one(low: f64, high: f64) -> Vec<Given> {
+fn one(low: f64, high: f64) -> Vec<CaseInput> {
     vec![real("x", &[named("rows", 5), fixed(3)], low, high)]
 }
 
@@ -348,7 +348,7 @@ fn parts() -> Vec<Case> {
 
 fn reductions() -> Vec<Case> {
     let (batch, seq) = (named("batch", 2), named("seq", 3));
-    let given = || vec![real("x", &[batch, seq, fixed(4)], -1.0, 1.0)];
+    let inputs = || vec![real("x", &[batch, seq, fixed(4)], -1.0, 1.0)];
     vec![
         forward(
             "greatest",
@@ -362,13 +362,13 @@ fn reductions() -> Vec<Case> {
                 Ok(vec![greatest, graph.less_or_equal(greatest, chosen)?])
             },
         ),
-        smooth("sum", given(), |graph, x| {
+        smooth("sum", inputs(), |graph, x| {
             let square = graph.square(x[0]);
             let kept = graph.sum(square, &[-1], true)?;
             let inner = graph.sum(square, &[1], false)?;
             Ok(vec![kept, inner, graph.sum(square, &[0, 2], false)?, graph.sum_all(square)])
         }),
-        smooth("mean", given(), |graph, x| {
+        smooth("mean", inputs(), |graph, x| {
             let square = graph.square(x[0]);
             let kept = graph.mean(square, &[2], true)?;
             let inner = graph.mean(square, &[1], false)?;
@@ -379,7 +379,7 @@ fn reductions() -> Vec<Case> {
 
 fn norms() -> Vec<Case> {
     let tokens = named("tokens", 3);
-    let given = |low: f64, high: f64| {
+    let inputs = |low: f64, high: f64| {
         vec![
             real("x", &[tokens, fixed(5)], low, high),
             real("weight", &[fixed(5)], 0.5, 1.5),
@@ -389,22 +389,22 @@ fn norms() -> Vec<Case> {
     };
     let sequences = [named("batch", 2), tokens, fixed(8)];
     vec![
-        smooth("softmax", given(-2.0, 2.0), |graph, values| {
+        smooth("softmax", inputs(-2.0, 2.0), |graph, values| {
             let added = graph.add(values[0], values[1])?;
             let scaled = graph.mul(values[3], values[2])?;
             Ok(vec![graph.softmax(added), graph.softmax(scaled)])
         }),
-        smooth("log_softmax", given(-2.0, 2.0), |graph, values| {
+        smooth("log_softmax", inputs(-2.0, 2.0), |graph, values| {
             let added = graph.add(values[0], values[1])?;
             let scaled = graph.mul(values[3], values[2])?;
             Ok(vec![graph.log_softmax(added), graph.log_softmax(scaled)])
         }),
-        smooth("rms_norm", given(-2.0, 2.0), |graph, values| {
+        smooth("rms_norm", inputs(-2.0, 2.0), |graph, values| {
             let flat = graph.rms_norm(values[0], values[1], 1e-5);
             let shifted = graph.add(values[3], values[2])?;
             Ok(vec![flat, graph.rms_norm(shifted, values[1], 0.1)])
         }),
-        smooth("layer_norm", given(-2.0, 2.0), |graph, values| {
+        smooth("layer_norm", inputs(-2.0, 2.0), |graph, values| {
             let flat = graph.layer_norm(values[0], values[1], values[2], 1e-5);
             Ok(vec![flat, graph.layer_norm(values[3], values[1], values[2], 0.1)])
         }),
@@ -437,8 +437,10 @@ pub(super) fn tables(graph: &mut Graph, pairs: usize) -> (Value, Value) {
 
 fn attention() -> Vec<Case> {
     let (batch, seq) = (named("batch", 2), named("seq", 3));
-    let integers =
-        |name, shape: &[_], numbers: &[i64]| Given { element: ElementType::I32, ..ids(name, shape, numbers) };
+    let integers = |name, shape: &[_], numbers: &[i64]| CaseInput {
+        element: ElementType::I32,
+        ..ids(name, shape, numbers)
+    };
     let cache = |name| real(name, &[batch, fixed(2), fixed(4), fixed(16)], -1.0, 1.0);
     vec![
         smooth(

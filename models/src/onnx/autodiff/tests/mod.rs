@@ -24,7 +24,7 @@ const STEP: f64 = 1e-5;
 const TOLERANCE: f64 = 1e-6;
 
 /// An input of a case.
-struct Given {
+struct CaseInput {
     name: &'static str,
     element: ElementType,
     dims: Vec<(Dim, usize)>,
@@ -41,7 +41,7 @@ enum Numbers {
 /// A small graph.
 struct Case {
     name: &'static str,
-    given: Vec<Given>,
+    inputs: Vec<CaseInput>,
     build: fn(&mut Graph, &[Value]) -> Result<Vec<Value>, ModelError>,
     /// Whether it has a gradient.
     smooth: bool,
@@ -57,12 +57,17 @@ fn named(name: &'static str, size: usize) -> (Dim, usize) {
     (Dim::Named(name), size)
 }
 
-fn real(name: &'static str, dims: &[(Dim, usize)], low: f64, high: f64) -> Given {
-    Given { name, element: ElementType::F32, dims: dims.to_vec(), numbers: Numbers::Between(low, high) }
+fn real(name: &'static str, dims: &[(Dim, usize)], low: f64, high: f64) -> CaseInput {
+    CaseInput { name, element: ElementType::F32, dims: dims.to_vec(), numbers: Numbers::Between(low, high) }
 }
 
-fn ids(name: &'static str, dims: &[(Dim, usize)], ids: &[i64]) -> Given {
-    Given { name, element: ElementType::I64, dims: dims.to_vec(), numbers: Numbers::Exactly(ids.to_vec()) }
+fn ids(name: &'static str, dims: &[(Dim, usize)], ids: &[i64]) -> CaseInput {
+    CaseInput {
+        name,
+        element: ElementType::I64,
+        dims: dims.to_vec(),
+        numbers: Numbers::Exactly(ids.to_vec()),
+    }
 }
 
 /// A random number of a range, rounded to 32 bits.
@@ -71,7 +76,7 @@ fn between(random: &mut Random, low: f64, high: f64) -> f64 {
     f64::from((low + random.unit() * (high - low)) as f32)
 }
 
-impl Given {
+impl CaseInput {
     #[expect(clippy::cast_precision_loss, reason = "ids are small")]
     fn tensor(&self, random: &mut Random) -> Tensor {
         let shape: Vec<usize> = self.dims.iter().map(|(_, size)| *size).collect();
@@ -96,10 +101,10 @@ impl Built {
     fn of(case: &Case) -> Self {
         let mut random = Random::new(7);
         let (mut graph, mut inputs, mut values) = (Graph::new(), BTreeMap::new(), Vec::new());
-        for given in &case.given {
-            let shape = given.dims.iter().map(|(dim, _)| *dim).collect();
-            values.push(graph.input(given.name, given.element, shape));
-            inputs.insert(given.name.to_owned(), given.tensor(&mut random));
+        for input in &case.inputs {
+            let shape = input.dims.iter().map(|(dim, _)| *dim).collect();
+            values.push(graph.input(input.name, input.element, shape));
+            inputs.insert(input.name.to_owned(), input.tensor(&mut random));
         }
         let results =
             (case.build)(&mut graph, &values).unwrap_or_else(|error| panic!("{}: {error}", case.name));

@@ -55,13 +55,13 @@ fn run(
         .and_then(|builder| Ok(builder.with_optimization_level(level)?))
         .and_then(|mut builder| builder.commit_from_memory(&model.bytes))
         .unwrap_or_else(|error| panic!("{error}"));
-    let given: Vec<(String, DynValue)> = graph
+    let inputs: Vec<(String, DynValue)> = graph
         .values()
         .iter()
         .filter(|value| value.source == Source::Input)
         .map(|value| (value.name.clone(), operand(value.element, &inputs[&value.name])))
         .collect();
-    let outputs = session.run(given).unwrap_or_else(|error| panic!("{error}"));
+    let outputs = session.run(inputs).unwrap_or_else(|error| panic!("{error}"));
     let numbers = graph.outputs().iter().map(|&output| {
         let name = &graph.info(output).name;
         outputs[name.as_str()].try_extract_tensor::<f32>().expect("32-bit floats").1.to_vec()

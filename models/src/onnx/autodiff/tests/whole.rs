@@ -6,7 +6,7 @@ use crate::onnx::reference::evaluate;
 use crate::onnx::value::{Dim, ElementType, Value};
 
 use super::cases::{Built as Results, smooth, tables};
-use super::{Built, Case, Given, fixed, ids, named, real};
+use super::{Built, Case, CaseInput, fixed, ids, named, real};
 
 pub(super) fn all() -> Vec<Case> {
     vec![
@@ -19,7 +19,7 @@ pub(super) fn all() -> Vec<Case> {
 /// An embedding, two layers with norms, and the mean negative log-likelihood of some targets.
 fn perceptron() -> Case {
     let rows = named("rows", 5);
-    let given = vec![
+    let inputs = vec![
         ids("ids", &[rows], &[2, 0, 5, 2, 1]),
         ids("targets", &[rows, fixed(1)], &[0, 5, 2, 1, 1]),
         real("table", &[fixed(6), fixed(4)], -1.0, 1.0),
@@ -30,7 +30,7 @@ fn perceptron() -> Case {
         real("down", &[fixed(4), fixed(7)], -1.0, 1.0),
         real("last_norm", &[fixed(4)], 0.5, 1.5),
     ];
-    smooth("perceptron", given, |graph, values| {
+    smooth("perceptron", inputs, |graph, values| {
         let [ids, targets, table, norm, norm_bias, up, up_bias, down, last_norm] = values[..] else {
             unreachable!("nine are given")
         };
@@ -51,7 +51,7 @@ fn perceptron() -> Case {
 }
 
 /// Two sequences of 3 and 2 tokens, in a layout of 2 × 3.
-fn decoder_inputs() -> Vec<Given> {
+fn decoder_inputs() -> Vec<CaseInput> {
     let (tokens, padded, seq) = (named("tokens", 5), named("padded", 6), named("seq", 3));
     let matrix = |name, rows: usize, columns: usize| real(name, &[fixed(rows), fixed(columns)], -0.7, 0.7);
     vec![

@@ -1,6 +1,7 @@
 //! The program as its users meet it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod book;
 mod crash;
 mod dataset;
 mod detect;

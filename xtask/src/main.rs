@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod bench;
+mod book;
 mod cache;
 mod demo;
 mod faults;
@@ -39,6 +40,8 @@ enum Task {
     Faults(faults::FaultsOptions),
     /// Measure against reference implementations and show figures, ratios and targets
     Bench(bench::BenchOptions),
+    /// Check the links of all pages and build the book; run its commands if asked
+    Book(book::BookOptions),
     /// Make the golden files of the tests again, with the reference Python
     Golden,
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Faults(options) => faults::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Book(options) => book::run(&options),
         Task::Golden => golden::run(),
     };
     match outcome {

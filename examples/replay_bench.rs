@@ -14,10 +14,11 @@ use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
     RewardsScored, follow_from,
 };
-use dissent_domain::experiment::{ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan};
+use dissent_domain::experiment::Experiment;
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
+use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::replay::Replay;
 use dissent_domain::reward::RewardKind;

@@ -6,8 +6,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use dissent_domain::event::{Event, FeedbackReceived, Recorded};
-use dissent_domain::experiment::Plan;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 use dissent_storage::{SledLog, SledOptions};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -184,7 +184,7 @@ fn a_judgement_is_recorded_whole_under_its_own_identity() {
     assert_eq!((received[0].annotator.as_str(), received[0].is_unsafe), ("ann", Some([true, false])));
     assert_eq!(received[0].comment.as_deref(), Some("rude"));
     let recorded = desk.events().pop().unwrap();
-    let requested = dissent_domain::learning::feedback_requested_id(&plan, 0, 2);
+    let requested = dissent_domain::event_ids::feedback_requested_id(&plan, 0, 2);
     assert_eq!((recorded.event.id, recorded.event.causation), (requested.judged_by("ann"), Some(requested)));
 }
 

@@ -11,8 +11,8 @@ use std::task::{Context, Waker};
 use dissent::report::{self, ReportData, ReportError, Status, TOP_DEFAULT, Verdict};
 use dissent_domain::conflict::Rule;
 use dissent_domain::event::{Event, Recorded};
-use dissent_domain::experiment::Plan;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
+use dissent_domain::plan::Plan;
 use dissent_storage::{MemoryLog, SledLog, SledOptions};
 use history::{Answer, Case, history, plan};
 

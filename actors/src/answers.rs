@@ -1,9 +1,9 @@
 //! The answers of a round, looked up in the log by their identity.
 
 use dissent_domain::event::{CompletionsSampled, Event};
-use dissent_domain::experiment::Plan;
-use dissent_domain::learning::completions_sampled_id;
+use dissent_domain::event_ids::completions_sampled_id;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 
 use crate::model::fatal;
 use crate::step::StepError;

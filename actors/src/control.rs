@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use actix::Addr;
+use dissent_domain::decision::Rejection;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
-use dissent_domain::order::{Order, Standing};
-use dissent_domain::round::Rejection;
+use dissent_domain::operator::{Order, Standing};
 use tokio::sync::Mutex;
 
 use crate::journal::{Bystanders, Command, Journal, LoadError, States};

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use dissent_domain::event::StepName;
-use dissent_domain::experiment::Plan;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::learning::{FeedbackSource, LearningPlan};
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::{FeedbackSource, LearningPlan, Plan};
 use dissent_domain::prompt::Prompt;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Broker, Subscription};

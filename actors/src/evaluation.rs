@@ -8,8 +8,8 @@ mod figures;
 use std::sync::Arc;
 
 use dissent_domain::event::{EvaluationRequested, Event, EventType, PolicyEvaluated, StepName};
-use dissent_domain::experiment::Plan;
 use dissent_domain::generation::{Completion, SamplingParams, sample_seed};
+use dissent_domain::plan::Plan;
 use dissent_domain::prompt::Prompt;
 use dissent_models::ModelError;
 use dissent_models::generation::GenerationJob;

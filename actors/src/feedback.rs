@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use dissent_domain::event::{Event, EventType, FeedbackReceived, FeedbackRequested, StepName};
-use dissent_domain::experiment::Plan;
 use dissent_domain::feedback::{ORACLE_ANNOTATOR, Verdict};
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 
 use crate::answers;
 use crate::gold::SharedGold;

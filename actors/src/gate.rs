@@ -1,6 +1,6 @@
 //! The gate before every step: while an experiment is paused nothing is taken up, and what is in hand is finished.
 
-use dissent_domain::order::Standing;
+use dissent_domain::operator::Standing;
 use tokio::sync::watch;
 
 use crate::progress::Progress;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dissent_domain::event::{CompletionsSampled, Event, EventType, PromptAdmitted, StepName};
-use dissent_domain::experiment::Plan;
 use dissent_domain::generation::{Completion, SamplingParams, sample_seed};
+use dissent_domain::plan::Plan;
 use dissent_domain::prompt::Prompt;
 use dissent_models::ModelError;
 use dissent_models::checkpoint::TextTokenizer;

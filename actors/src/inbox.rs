@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dissent_domain::event::{FeedbackReceived, StepName};
-use dissent_domain::experiment::Plan;
-use dissent_domain::learning::feedback_requested_id;
+use dissent_domain::event_ids::feedback_requested_id;
+use dissent_domain::plan::Plan;
 use dissent_queues::BrokerError;
 
 use crate::step::{self, Consequence, Surroundings};

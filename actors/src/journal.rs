@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use actix::dev::SendError;
 use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture};
-use dissent_domain::event::{Event, EventId, EventType, NewEvent, Recorded};
-use dissent_domain::experiment::{Due, Experiment};
+use dissent_domain::decision::Due;
+use dissent_domain::event::{Event, EventId, EventType, NewEvent, Recorded, Stage};
+use dissent_domain::experiment::Experiment;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::journal::{Accepted, Decision, Ledger};
-use dissent_domain::learning::{ModelVersion, Stage, Training, TrainingProgress};
+use dissent_domain::learning::{ModelVersion, Training, TrainingProgress};
 use dissent_domain::log::{Append, EventLog, LogError};
-use dissent_domain::order::{Order, Standing};
+use dissent_domain::operator::{Order, Standing};
 use dissent_domain::replay::{Replay, ReplayError};
 use dissent_queues::{Broker, BrokerError, Proposal, ProposalDelivery, ProposalReply};
 use dissent_storage::{ResumeError, SNAPSHOT_EVENTS, Snapshots};

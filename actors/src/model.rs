@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dissent_domain::event::Stage;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::learning::{ModelVersion, Stage};
+use dissent_domain::learning::ModelVersion;
 use dissent_models::ModelError;
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::checkpoint::{Checkpoint, TextTokenizer};

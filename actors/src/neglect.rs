@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dissent_domain::event::{EventId, StepName};
-use dissent_domain::experiment::Plan;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 use dissent_queues::{BrokerError, Subscription};
 use tokio::time::Instant;
 

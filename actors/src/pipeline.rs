@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use actix::Arbiter;
 use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
-use dissent_domain::experiment::Plan;
-use dissent_domain::learning::FeedbackSource;
 use dissent_domain::log::{EventLog, LogError};
-use dissent_domain::order::Standing;
+use dissent_domain::operator::Standing;
+use dissent_domain::plan::{FeedbackSource, Plan};
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Broker, BrokerError, Proposal, ProposalReply};
 use dissent_storage::SNAPSHOT_EVENTS;

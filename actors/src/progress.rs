@@ -1,8 +1,9 @@
 //! How far an experiment has come: what a person is shown while it runs.
 
+use dissent_domain::event::Stage;
 use dissent_domain::experiment::Experiment;
-use dissent_domain::learning::{Learning, Stage, Training, TrainingProgress};
-use dissent_domain::order::Standing;
+use dissent_domain::learning::{Learning, Training, TrainingProgress};
+use dissent_domain::operator::Standing;
 use dissent_domain::round::{Round, RoundCounts};
 
 /// What a round is at.

@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dissent_domain::event::{Event, EventType, NewEvent, Recorded, StepName, follow_from};
-use dissent_domain::experiment::Plan;
-use dissent_domain::fork::forked_id;
-use dissent_domain::learning::Stage;
+use dissent_domain::event::{Event, EventType, NewEvent, Recorded, Stage, StepName, follow_from};
+use dissent_domain::event_ids::forked_id;
 use dissent_domain::log::{EventLog, LogError};
+use dissent_domain::plan::Plan;
 use dissent_domain::replay::ReplayError;
 use dissent_models::runtime::CancelFlag;
 use dissent_storage::ArtifactId;

@@ -10,10 +10,10 @@ use dissent_domain::conflict::{LogprobKind, SelectionSettings};
 use dissent_domain::event::{
     CompletionsSampled, Event, EventId, EventType, ExperimentStarted, NewEvent, StepName, follow_from,
 };
-use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 use dissent_queues::{Broker, EmbeddedBroker, EmbeddedOptions, Proposal, ProposalReply};

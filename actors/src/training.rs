@@ -16,11 +16,11 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
 use dissent_domain::event::{
-    Event, EventId, EventType, Recorded, StepName, TrainingRequested, TrainingStarted,
+    Event, EventId, EventType, Recorded, Stage, StepName, TrainingRequested, TrainingStarted,
 };
 use dissent_domain::experiment::Experiment;
-use dissent_domain::learning::{Stage, Training as State, TrainingProgress};
-use dissent_domain::order::Standing;
+use dissent_domain::learning::{Training as State, TrainingProgress};
+use dissent_domain::operator::Standing;
 use tracing::Span;
 
 pub use learner::{Learner, Learnt, Refinement, Tuning, Watch};

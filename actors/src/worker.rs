@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use dissent_domain::event::Recorded;
-use dissent_domain::experiment::Plan;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
+use dissent_domain::plan::Plan;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::Broker;
 use tokio::sync::watch;

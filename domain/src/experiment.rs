@@ -5,84 +5,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::conflict::{LogprobKind, SelectionSettings};
+use crate::decision::{Due, Rejection};
 use crate::event::{
-    EvaluationRequested, Event, EventId, EventType, ExperimentCancelled, ExperimentFinished,
-    ExperimentPaused, FeedbackSettled, PolicyEvaluated, RewardHackingSuspected, RoundClosed, RoundOpened,
-    StopDecided, TrainingRequested,
+    EvaluationRequested, Event, EventId, ExperimentCancelled, ExperimentFinished, ExperimentPaused,
+    FeedbackSettled, PolicyEvaluated, RewardHackingSuspected, RoundClosed, RoundOpened, StopDecided,
+    TrainingRequested,
 };
-use crate::generation::SamplingParams;
-use crate::id::ExperimentId;
-use crate::learning::{FeedbackSource, LearningPlan, ModelVersion, reward_hacking_signs, stop_reason};
-use crate::reward::RewardKind;
-use crate::round::{Rejection, Round};
-
-/// Everything that determines an experiment. Models and prompts are named by what is in them, not by
-/// where they lie, so that a moved file is no change and a changed file is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
-    /// Its name.
-    pub experiment: ExperimentId,
-    /// The seed of every random choice.
-    pub seed: u64,
-    /// Rounds to do, ≥ 1.
-    pub rounds: u32,
-    /// The prompts.
-    pub prompts: PromptSource,
-    /// The policy π.
-    pub policy: PolicyPlan,
-    /// The proxy reward r.
-    pub reward: RewardPlan,
-    /// How completions are sampled.
-    pub sampling: SamplingParams,
-    /// How conflict is measured, and what is selected.
-    pub conflict: ConflictPlan,
-    /// What is learnt from it; none: conflicts are found and reported, and that is all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub learning: Option<Box<LearningPlan>>,
-}
-
-/// The prompts of an experiment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PromptSource {
-    /// BLAKE3 (hex) of the artifact that holds them, as JSON lines.
-    pub artifact: String,
-    /// How many there are.
-    pub count: u32,
-}
-
-/// Which policy answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyPlan {
-    /// A name for people.
-    pub name: String,
-    /// Fingerprint of checkpoint and adapter.
-    pub fingerprint: String,
-    /// How a prompt is put to it: `chat`, `raw`, or a text naming `{prompt}`.
-    pub template: String,
-}
-
-/// Which reward model scores.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RewardPlan {
-    /// A name for people.
-    pub name: String,
-    /// Fingerprint of checkpoint, kept layers and adapter.
-    pub fingerprint: String,
-    /// How prompt and completion are put to it: `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
-    pub template: String,
-    /// Whether its score is a reward or a cost.
-    pub kind: RewardKind,
-}
-
-/// How conflict is measured and selected.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ConflictPlan {
-    /// Which log-probability is compared with the reward.
-    pub logprob: LogprobKind,
-    /// Which pairs are chosen for feedback.
-    pub selection: SelectionSettings,
-}
+use crate::event_ids::{next_round_opened_id, round_closed_id, round_opened_id};
+use crate::learning::{ModelVersion, reward_hacking_signs, stop_reason};
+use crate::plan::{FeedbackSource, LearningPlan, Plan};
+use crate::round::Round;
 
 /// The state of an experiment.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -107,7 +39,11 @@ pub struct Experiment {
 impl Experiment {
     /// Makes a state that was read usable.
     pub(crate) fn index(&mut self) {
-        self.rounds.iter_mut().for_each(Round::index);
+        let mut rounds = std::mem::take(&mut self.rounds);
+        for mut round in rounds.drain(..) {
+            round.index(self.opened_id(round.number()));
+            self.rounds.push(round);
+        }
     }
 
     /// Its plan; none before it started.
@@ -337,6 +273,15 @@ impl Experiment {
         self.rounds.last().map_or(0, |round| round.number() + 1)
     }
 
+    /// The id of the event that opens this round, after the rounds so far.
+    fn opened_id(&self, round: u32) -> EventId {
+        match (self.rounds.last(), &self.plan) {
+            (Some(last), _) if last.number() + 1 == round => next_round_opened_id(last.opened()),
+            (_, Some(plan)) => round_opened_id(plan, round),
+            (_, None) => EventId(uuid::Uuid::nil()),
+        }
+    }
+
     /// Applies an event that happened. Facts are facts: one that does not fit changes nothing.
     pub fn evolve(&mut self, event: &Event) {
         match event {
@@ -352,7 +297,9 @@ impl Experiment {
             }
             Event::ExperimentResumed(_) => self.paused = None,
             Event::ExperimentCancelled(e) => self.cancelled = Some(e.clone()),
-            Event::RoundOpened(e) => self.rounds.push(Round::open(e.round, e.prompts)),
+            Event::RoundOpened(e) => {
+                self.rounds.push(Round::open(self.opened_id(e.round), e.round, e.prompts))
+            }
             Event::ExperimentFinished(_) => self.finished = true,
             Event::EvaluationRequested(e) => self.evaluations_requested = e.evaluation + 1,
             Event::PolicyEvaluated(e) => self.evaluations.push(e.clone()),
@@ -385,8 +332,8 @@ impl Experiment {
     }
 
     fn evolve_round(&mut self, event: &Event) {
-        if let (Some(plan), Some(round)) = (&self.plan, self.rounds.last_mut()) {
-            round.evolve(plan, event);
+        if let (Some(_), Some(round)) = (&self.plan, self.rounds.last_mut()) {
+            round.evolve(event);
         }
     }
 
@@ -398,7 +345,7 @@ impl Experiment {
             Some(round) if !round.is_closed() => self.due_in_round(plan, round),
             last => {
                 let cause = match last {
-                    Some(round) => round_closed_id(plan, round.number()),
+                    Some(round) => round_closed_id(round.opened()),
                     None => EventId::of_experiment(&plan.experiment),
                 };
                 let round = self.next_round();
@@ -425,10 +372,7 @@ impl Experiment {
         }
         let evaluated = self.evaluations.len() == wanted as usize;
         let learning = plan.learning.as_ref().filter(|_| evaluated)?;
-        Some(Due {
-            cause: round_opened_id(plan, round.number()),
-            events: self.close(round.number(), learning),
-        })
+        Some(Due { cause: round.opened(), events: self.close(round.number(), learning) })
     }
 
     /// The end of a round that learnt: warnings, the decision to go no further, the close.
@@ -448,32 +392,4 @@ impl Experiment {
 
 fn version(fingerprint: &str, adapter: &str) -> ModelVersion {
     ModelVersion { fingerprint: fingerprint.to_owned(), adapter: Some(adapter.to_owned()) }
-}
-
-/// Events that the coordinator has to propose together.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Due {
-    /// What they follow from: the same whatever the order in which a round's prompts were done.
-    pub cause: EventId,
-    /// The events.
-    pub events: Vec<Event>,
-}
-
-/// The id of the event that opens this round.
-#[must_use]
-pub fn round_opened_id(plan: &Plan, round: u32) -> EventId {
-    (0..round).fold(
-        EventId::of_experiment(&plan.experiment).caused(EventType::RoundOpened.name(), 0),
-        |opened, _| opened.caused(EventType::RoundClosed.name(), 0).caused(EventType::RoundOpened.name(), 0),
-    )
-}
-
-/// The id of the event that finishes the experiment after so many rounds.
-#[must_use]
-pub fn finished_id(plan: &Plan, rounds: u32) -> EventId {
-    round_closed_id(plan, rounds.saturating_sub(1)).caused(EventType::ExperimentFinished.name(), 0)
-}
-
-fn round_closed_id(plan: &Plan, round: u32) -> EventId {
-    round_opened_id(plan, round).caused(EventType::RoundClosed.name(), 0)
 }

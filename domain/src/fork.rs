@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 
-use crate::event::{CodecError, Event, EventId, EventType, ExperimentForked, NewEvent, Recorded};
-use crate::experiment::{Experiment, Plan};
+use crate::decision::Rejection;
+use crate::event::{CodecError, Event, EventId, ExperimentForked, NewEvent, Recorded, Stage};
+use crate::event_ids::forked_id;
+use crate::experiment::Experiment;
 use crate::id::ExperimentId;
-use crate::learning::{LearningPlan, Stage};
+use crate::plan::{LearningPlan, Plan};
 use crate::replay::{Numbering, Replay, ReplayError, derived_id};
-use crate::round::{Rejection, Round};
+use crate::round::Round;
 
 /// The step that a fork's own event names as its actor.
 const ACTOR: &str = "fork";
@@ -120,12 +122,6 @@ impl Forking {
         let cause = EventId::of_experiment(&self.name);
         Ok(NewEvent::new(id, Some(cause), ACTOR, time_us, &forked.into())?)
     }
-}
-
-/// The id of the event by which an experiment became a fork: of its `generation`-th, from 0, where a fork was forked again.
-#[must_use]
-pub fn forked_id(experiment: &ExperimentId, generation: u32) -> EventId {
-    EventId::of_experiment(experiment).caused(EventType::ExperimentForked.name(), generation)
 }
 
 /// An event as it is in the stream of another name.

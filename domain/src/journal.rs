@@ -11,10 +11,12 @@ mod origin;
 
 use std::collections::HashSet;
 
+use crate::decision::Rejection;
 use crate::event::{Event, EventId, NewEvent, Recorded, decode, follow_from};
 use crate::experiment::Experiment;
 use crate::id::ExperimentId;
 use crate::log::{Append, ExpectedVersion};
+use crate::operator::{Order, recorded_as};
 use crate::replay::{Replay, ReplayError};
 
 /// Ids of decided events that are remembered before it is looked up which of them are durable.
@@ -134,6 +136,22 @@ impl Ledger {
         Ok(Decision::Accepted(Accepted { append, fresh }))
     }
 
+    /// Decides an operator's order. What it gives is to be appended now: the ledger counts on it. None: it is so already, and
+    /// nothing is to be done.
+    ///
+    /// # Errors
+    /// Why it cannot be followed; nothing has changed then.
+    pub fn order(&mut self, order: &Order, time_us: u64) -> Result<Option<Append>, Rejection> {
+        let Some(event) = self.experiment().ordered(order)? else { return Ok(None) };
+        let plan = self.experiment().plan().ok_or(Rejection::NotStarted)?;
+        let experiment = plan.experiment.clone();
+        let new = recorded_as(EventId::of_experiment(&experiment), &event, time_us)
+            .map_err(|_| Rejection::Order("its words cannot be written"))?;
+        let expected = ExpectedVersion::Exact(self.version());
+        self.take_command(new.id, &event);
+        Ok(Some(Append { experiment, expected, events: vec![new] }))
+    }
+
     /// Whether an event may happen, and is where it belongs.
     fn check(&self, experiment: &ExperimentId, new: &NewEvent) -> Result<Event, String> {
         let event = decode(&new.event_type, new.schema_version, &new.body).map_err(|e| e.to_string())?;
@@ -191,7 +209,7 @@ impl Ledger {
     }
 
     /// Counts on an order that was decided.
-    pub(crate) fn take_order(&mut self, id: EventId, event: &Event) {
+    fn take_command(&mut self, id: EventId, event: &Event) {
         self.version += 1;
         self.undurable.insert(id);
         self.experiment.evolve(event);

@@ -4,11 +4,13 @@
 //! [`training`], inside a [`round`] of an [`experiment`]; [`learning`] is the part of a round that follows the conflict. What happens is an [`event`]; where events are kept is a [`log`];
 //! whether a history is what the rules would have made it is checked by [`replay`], what it would have asked under other settings is
 //! said by [`what_if`], and how another one goes on from it by [`fork`]. What may be
-//! added to it is decided by the [`journal`]; what people ask of it from outside is an [`order`].
+//! added to it is decided by the [`journal`]; what people ask of it from outside is an [`operator`] command.
 
 pub mod analysis;
 pub mod conflict;
+pub mod decision;
 pub mod event;
+pub mod event_ids;
 pub mod experiment;
 pub mod feedback;
 pub mod fork;
@@ -17,7 +19,8 @@ pub mod id;
 pub mod journal;
 pub mod learning;
 pub mod log;
-pub mod order;
+pub mod operator;
+pub mod plan;
 pub mod prompt;
 #[cfg(test)]
 #[path = "../../tests/support/random.rs"]

@@ -7,7 +7,6 @@ use crate::conflict;
 use crate::event::{CodecError, ConflictMeasured, Event, EventId, Recorded};
 use crate::experiment::Experiment;
 use crate::id::{ExperimentId, PromptId};
-use crate::order;
 use crate::snapshot::Snapshot;
 
 /// Something in a history that the rules would not have made so.
@@ -170,7 +169,7 @@ impl Numbering {
             e.comparison
         } else if let Event::TrainingProgressed(e) = event {
             e.sequence
-        } else if let Some(number) = order::number(event) {
+        } else if let Some(number) = event.pause_number() {
             number
         } else if matches!(event, Event::PairSelected(_)) {
             self.pairs += 1;
@@ -256,7 +255,7 @@ impl Verifier {
     }
 
     fn check_decided(&self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
-        let decided = if order::is_order(event.event_type()) {
+        let decided = if event.event_type().is_operator_command() {
             // It may come in the middle of a decision of the coordinator, which goes on after it.
             if recorded.event.causation != Some(EventId::of_experiment(&recorded.experiment)) {
                 return Err("an operator's order follows from the experiment's start alone".to_owned());

@@ -6,95 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::mean;
 use crate::conflict::{self, Answers, Conflict, Selection};
+use crate::decision::{Due, Rejection};
 use crate::event::{
-    CompletionsSampled, ConflictMeasured, Event, FeedbackRequested, PairSelected, PromptAdmitted,
+    CompletionsSampled, ConflictMeasured, Event, EventId, FeedbackRequested, PairSelected, PromptAdmitted,
     PromptSetAside, RewardsScored, RoundClosed, RoundEvaluated, StepName,
 };
-use crate::experiment::{Due, Plan, round_opened_id};
 use crate::feedback::{self, Opponent};
 use crate::id::PromptId;
-use crate::learning::{Learning, Stage};
-
-/// Why a proposed event may not happen.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// There is no experiment yet.
-    #[error("the experiment has not started")]
-    NotStarted,
-    /// There is one already.
-    #[error("the experiment has already started")]
-    AlreadyStarted,
-    /// It is over.
-    #[error("the experiment is finished")]
-    Finished,
-    /// The round is not in a state for this.
-    #[error("round {round}: {reason}")]
-    Round {
-        /// The round.
-        round: u32,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// The prompt is not in a state for this.
-    #[error("prompt {prompt_id}: {reason}")]
-    Prompt {
-        /// The prompt.
-        prompt_id: PromptId,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// The comparison is not in a state for this.
-    #[error("comparison {comparison} of round {round}: {reason}")]
-    Comparison {
-        /// The round.
-        round: u32,
-        /// The comparison.
-        comparison: u32,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// The evaluation is not in a state for this.
-    #[error("evaluation {evaluation}: {reason}")]
-    Evaluation {
-        /// Its number.
-        evaluation: u32,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// A fork's setting contradicts the past that it shares.
-    #[error("{key} cannot be changed by a fork from there: {reason}")]
-    Fork {
-        /// The setting, as in the configuration.
-        key: &'static str,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// A fork is no event that a running experiment could have.
-    #[error("a running experiment does not become a fork")]
-    NotAFork,
-    /// It is paused, and this would begin something new.
-    #[error("the experiment is paused")]
-    Paused,
-    /// It was given up.
-    #[error("the experiment was cancelled")]
-    Cancelled,
-    /// No step proposes an operator's order.
-    #[error("only an operator orders this, and no step proposes it")]
-    NotAStep,
-    /// An operator's order does not fit.
-    #[error("{0}")]
-    Order(&'static str),
-    /// The training is not in a state for this.
-    #[error("the training of the {} in round {round}: {reason}", stage.name())]
-    Training {
-        /// The round.
-        round: u32,
-        /// What is trained.
-        stage: Stage,
-        /// Why not.
-        reason: &'static str,
-    },
-}
+use crate::learning::Learning;
+use crate::plan::Plan;
 
 /// How far a prompt has come in a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,6 +63,9 @@ pub struct RoundCounts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     number: u32,
+    /// The id of the event that opened it. Not part of a snapshot: [`Experiment`](crate::experiment::Experiment) restores it.
+    #[serde(skip, default = "unknown_id")]
+    opened: EventId,
     /// By place in the prompt file, so that selection breaks ties the same way whatever the order of arrival.
     prompts: Vec<Option<(PromptId, PromptProgress)>>,
     #[serde(skip)]
@@ -157,11 +80,12 @@ pub struct Round {
 pub const PROMPTS_MAX: u32 = 10_000_000;
 
 impl Round {
-    /// A new round that expects this many prompts.
+    /// A new round that expects this many prompts; `opened` is the id of the event that opened it.
     #[must_use]
-    pub fn open(number: u32, expected: u32) -> Self {
+    pub fn open(opened: EventId, number: u32, expected: u32) -> Self {
         Self {
             number,
+            opened,
             prompts: Vec::new(),
             places: HashMap::new(),
             counts: RoundCounts { expected, ..RoundCounts::default() },
@@ -171,8 +95,9 @@ impl Round {
         }
     }
 
-    /// Finds prompts by name again, in a round that was read.
-    pub(crate) fn index(&mut self) {
+    /// Restores the fields that a snapshot leaves out.
+    pub(crate) fn index(&mut self, opened: EventId) {
+        self.opened = opened;
         let named = self.prompts.iter().enumerate();
         self.places = named.filter_map(|(place, prompt)| Some((prompt.as_ref()?.0.clone(), place))).collect();
     }
@@ -181,6 +106,11 @@ impl Round {
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// The id of the event that opened it.
+    pub(crate) fn opened(&self) -> EventId {
+        self.opened
     }
 
     /// Whether it ended.
@@ -343,7 +273,7 @@ impl Round {
         }
     }
 
-    pub(crate) fn evolve(&mut self, plan: &Plan, event: &Event) {
+    pub(crate) fn evolve(&mut self, event: &Event) {
         match event {
             Event::PromptAdmitted(e) => self.admit(e),
             Event::CompletionsSampled(e) => {
@@ -367,15 +297,18 @@ impl Round {
             Event::PairSelected(_) => self.counts.selected += 1,
             Event::RoundEvaluated(e) => self.evaluated = Some(e.clone()),
             Event::RoundClosed(_) => self.closed = true,
-            Event::FeedbackRequested(_)
-            | Event::FeedbackReceived(_)
+            Event::FeedbackRequested(e) => {
+                let rewards = [e.first, e.second].map(|completion| self.reward(&e.prompt_id, completion));
+                self.learning.request_comparison(e, rewards);
+            }
+            Event::FeedbackReceived(_)
             | Event::FeedbackSettled(_)
             | Event::TrainingRequested(_)
             | Event::TrainingStarted(_)
             | Event::TrainingProgressed(_)
             | Event::TrainingLeaseExpired(_)
             | Event::RewardModelRefined(_)
-            | Event::PolicyTuned(_) => self.learn(plan, event),
+            | Event::PolicyTuned(_) => self.learning.evolve(self.opened, event),
             Event::ExperimentStarted(_)
             | Event::ExperimentForked(_)
             | Event::RoundOpened(_)
@@ -390,17 +323,12 @@ impl Round {
         }
     }
 
-    fn learn(&mut self, plan: &Plan, event: &Event) {
-        let mut learning = std::mem::take(&mut self.learning);
-        let rewards = |prompt_id: &PromptId, completion: u32| match self.progress(prompt_id)? {
-            PromptProgress::Measured { rewards, .. } => rewards.get(completion as usize).copied(),
-            PromptProgress::Admitted
-            | PromptProgress::Sampled(_)
-            | PromptProgress::Scored(_)
-            | PromptProgress::SetAside(_) => None,
+    /// The reward of a measured completion; NaN where there is none.
+    fn reward(&self, prompt_id: &PromptId, completion: u32) -> f64 {
+        let Some(PromptProgress::Measured { rewards, .. }) = self.progress(prompt_id) else {
+            return f64::NAN;
         };
-        learning.evolve(plan, self.number, rewards, event);
-        self.learning = learning;
+        rewards.get(completion as usize).copied().unwrap_or(f64::NAN)
     }
 
     fn measure(&mut self, e: &ConflictMeasured) {
@@ -437,10 +365,8 @@ impl Round {
             return None;
         }
         match (&self.evaluated, &plan.learning) {
-            (Some(_), Some(learning)) => self.learning.due(plan, learning, self.number),
-            (None, Some(_)) | (_, None) => {
-                Some(Due { cause: round_opened_id(plan, self.number), events: self.conclude(plan) })
-            }
+            (Some(_), Some(learning)) => self.learning.due(learning, self.number, self.opened),
+            (None, Some(_)) | (_, None) => Some(Due { cause: self.opened, events: self.conclude(plan) }),
         }
     }
 
@@ -570,6 +496,10 @@ struct Measured<'a> {
     prompt_id: &'a PromptId,
     conflict: &'a Conflict,
     rewards: &'a [f64],
+}
+
+fn unknown_id() -> EventId {
+    EventId(uuid::Uuid::nil())
 }
 
 fn rejection(prompt_id: &PromptId, reason: &'static str) -> Result<(), Rejection> {

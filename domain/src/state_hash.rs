@@ -7,13 +7,15 @@ use serde::Serialize;
 
 use crate::conflict::Conflict;
 use crate::event::{
-    FeedbackRequested, FeedbackSettled, PolicyEvaluated, RewardHackingSuspected, RoundEvaluated, StepName,
+    FeedbackRequested, FeedbackSettled, PolicyEvaluated, RewardHackingSuspected, RoundEvaluated, Stage,
+    StepName, StopReason,
 };
-use crate::experiment::{ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan};
+use crate::experiment::Experiment;
 use crate::feedback::Verdict;
 use crate::generation::SamplingParams;
 use crate::id::PromptId;
-use crate::learning::{LearningPlan, ModelVersion, Stage, StopReason, TrainingProgress};
+use crate::learning::{ModelVersion, TrainingProgress};
+use crate::plan::{ConflictPlan, LearningPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use crate::round::{PromptProgress, Round};
 
 #[derive(Serialize)]

@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use crate::conflict::{self, ConflictError};
 use crate::event::{ConflictMeasured, Event, FeedbackRequested};
-use crate::experiment::Plan;
+use crate::event_ids::round_opened_id;
 use crate::feedback::Opponent;
 use crate::id::PromptId;
+use crate::plan::Plan;
 use crate::round::{PromptProgress, Round};
 
 /// How two selections of the same things overlap.
@@ -192,9 +193,10 @@ impl WhatIf {
     /// If recorded scores cannot be measured again.
     pub fn apply(&mut self, event: &Event) -> Result<(), ConflictError> {
         if let Event::RoundOpened(e) = event {
+            let round = Round::open(round_opened_id(&self.recorded, e.round), e.round, e.prompts);
             self.rounds.push(RoundHistory {
-                recorded: Round::open(e.round, e.prompts),
-                changed: Round::open(e.round, e.prompts),
+                recorded: round.clone(),
+                changed: round,
                 selected: BTreeSet::new(),
                 asked: Vec::new(),
                 decided: false,
@@ -202,7 +204,7 @@ impl WhatIf {
             return Ok(());
         }
         let Some(round) = self.rounds.last_mut() else { return Ok(()) };
-        round.recorded.evolve(&self.recorded, event);
+        round.recorded.evolve(event);
         match event {
             Event::CompletionsSampled(e) => {
                 let kind = self.changed.conflict.logprob;
@@ -210,11 +212,11 @@ impl WhatIf {
                     let logprobs = e.completions.iter().map(|completion| completion.logprob_as(kind));
                     self.logprobs.insert(e.prompt.prompt_id.clone(), logprobs.collect());
                 }
-                round.changed.evolve(&self.changed, event);
+                round.changed.evolve(event);
             }
             Event::ConflictMeasured(e) => {
                 let again = measured_again(&round.recorded, self.logprobs.remove(&e.prompt_id), e)?;
-                round.changed.evolve(&self.changed, &again.into());
+                round.changed.evolve(&again.into());
             }
             Event::PairSelected(e) => drop(round.selected.insert((e.prompt_id.clone(), e.completion))),
             Event::FeedbackRequested(e) => round.asked.push((e.prompt_id.clone(), unordered(e), 0)),
@@ -225,7 +227,7 @@ impl WhatIf {
             }
             Event::RoundEvaluated(_) => round.decided = true,
             Event::PromptAdmitted(_) | Event::RewardsScored(_) | Event::PromptSetAside(_) => {
-                round.changed.evolve(&self.changed, event);
+                round.changed.evolve(event);
             }
             Event::ExperimentStarted(_)
             | Event::ExperimentForked(_)

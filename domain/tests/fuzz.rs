@@ -6,12 +6,11 @@ mod support;
 
 use dissent_domain::event::{
     Event, EventType, ExperimentStarted, FeedbackReceived, FeedbackRequested, PolicyTuned, PromptAdmitted,
-    TrainingProgressed, decode, encode,
+    Stage, TrainingProgressed, decode, encode,
 };
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::Verdict;
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_domain::learning::Stage;
 use proptest::prelude::*;
 
 use mutation::{bounded, cases, mutated, mutations};

@@ -11,14 +11,13 @@ use dissent_domain::event::{
     ExperimentFinished, ExperimentForked, ExperimentPaused, ExperimentResumed, ExperimentStarted,
     FeedbackReceived, FeedbackRequested, FeedbackSettled, PairSelected, PolicyEvaluated, PolicyTuned,
     PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined, RewardsScored, RoundClosed,
-    RoundEvaluated, RoundOpened, StepName, StopDecided, TrainingLeaseExpired, TrainingProgressed,
-    TrainingRequested, TrainingStarted, decode, encode,
+    RoundEvaluated, RoundOpened, Stage, StepName, StopDecided, StopReason, TrainingLeaseExpired,
+    TrainingProgressed, TrainingRequested, TrainingStarted, decode, encode,
 };
-use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::feedback::{Agreement, Verdict};
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_domain::learning::{Stage, StopReason};
+use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use dissent_domain::event::{
     Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted, RewardsScored, follow_from,
 };
-use dissent_domain::experiment::round_opened_id;
+use dissent_domain::event_ids::round_opened_id;
 use dissent_domain::journal::{Accepted, Decision, Ledger};
 
 use support::{plan, prompt, sampled, scores};

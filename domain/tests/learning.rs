@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use dissent_domain::event::{
     Event, EventId, EventType, FeedbackReceived, NewEvent, PolicyEvaluated, PolicyTuned, RewardModelRefined,
-    TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
+    Stage, StopReason, TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
 };
-use dissent_domain::experiment::{Plan, PromptSource};
+use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::feedback::{Opponent, Verdict};
-use dissent_domain::learning::{
-    EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, RefinementPlan, Stage, StopReason,
-    TuningPlan, feedback_requested_id,
+use dissent_domain::plan::{
+    EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan, PromptSource,
+    RefinementPlan, TuningPlan,
 };
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
 use proptest::prelude::*;

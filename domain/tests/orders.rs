@@ -11,7 +11,7 @@ use dissent_domain::event::{
 use dissent_domain::fork::Forking;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::journal::{Decision, Ledger};
-use dissent_domain::order::{Action, BY_BYTES_MAX, Order, REASON_BYTES_MAX, Standing, created};
+use dissent_domain::operator::{Action, BY_BYTES_MAX, Order, REASON_BYTES_MAX, Standing, created};
 use dissent_domain::replay::Replay;
 
 use support::{History, plan, replayed};

@@ -9,7 +9,7 @@ mod show;
 use std::path::Path;
 
 use dissent_domain::id::ExperimentId;
-use dissent_domain::order::Action;
+use dissent_domain::operator::Action;
 
 use crate::cli::paths;
 use crate::log_access::open;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use dissent_domain::feedback::Opponent;
-use dissent_domain::learning::{FeedbackPlan, FeedbackSource, GuardPlan};
+use dissent_domain::plan::{FeedbackPlan, FeedbackSource, GuardPlan};
 use dissent_domain::reward::RewardKind;
 use dissent_domain::training::{
     DpoLoss, Hyperparameters, LoraSettings, PolicyMethod, PolicyObjective, PpoSettings,

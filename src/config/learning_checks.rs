@@ -1,6 +1,6 @@
 //! Checks across the sections about learning: which of them go together, and their values against each other.
 
-use dissent_domain::learning::{FeedbackSource, GuardPlan};
+use dissent_domain::plan::{FeedbackSource, GuardPlan};
 
 use super::{Config, GoldConfig, LearningConfig, RefinementConfig, check_reward_template, template};
 

@@ -16,7 +16,7 @@ mod worker;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use dissent_domain::learning::GuardPlan;
+use dissent_domain::plan::GuardPlan;
 use serde::Deserialize;
 
 use crate::error::BadInput;

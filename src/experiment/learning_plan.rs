@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use dissent_domain::id::PromptId;
-use dissent_domain::learning::{
+use dissent_domain::plan::{
     EvaluationPlan, GoldPlan, LearningPlan, PreferenceSource, RefinementPlan, TuningPlan,
 };
 use dissent_domain::prompt::Prompt;

@@ -1,6 +1,6 @@
 //! From a configuration to the plan of an experiment: paths become fingerprints, prompts become an artifact.
 
-use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, RewardPlan};
+use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_storage::ArtifactStore;
 

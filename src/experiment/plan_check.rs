@@ -1,10 +1,10 @@
 //! The plan of a configuration against the recorded plan of the same experiment.
 
 use dissent_domain::event::Event;
-use dissent_domain::experiment::Plan;
-use dissent_domain::fork::forked_id;
+use dissent_domain::event_ids::forked_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 
 use crate::error::BadInput;
 
@@ -94,7 +94,7 @@ fn named_difference(key: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use dissent_domain::experiment::Plan;
+    use dissent_domain::plan::Plan;
     use serde_json::{Value, json};
 
     use super::*;

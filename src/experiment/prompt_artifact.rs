@@ -1,6 +1,6 @@
 //! The prompts of a plan as an artifact.
 
-use dissent_domain::experiment::PromptSource;
+use dissent_domain::plan::PromptSource;
 use dissent_domain::prompt::Prompt;
 use dissent_storage::ArtifactStore;
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use dissent_actors::journal::States;
 use dissent_actors::{Ending, LeaseTimes, Pipeline, PipelineError, Resources, Roles, control};
-use dissent_domain::experiment::{Plan, finished_id};
+use dissent_domain::event_ids::finished_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
-use dissent_domain::order::{Action, Order, Standing};
+use dissent_domain::operator::{Action, Order, Standing};
+use dissent_domain::plan::Plan;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{Snapshots, wait};

@@ -1,11 +1,11 @@
 //! Where an experiment stands, in a few figures.
 
-use dissent_domain::event::{Event, Recorded};
+use dissent_domain::event::{Event, Recorded, Stage};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::learning::{Stage, TrainingProgress};
+use dissent_domain::learning::TrainingProgress;
 use dissent_domain::log::EventLog;
-use dissent_domain::order::Standing;
+use dissent_domain::operator::Standing;
 use dissent_domain::replay::Replay;
 use dissent_domain::round::Round;
 use serde::Serialize;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use dissent_domain::experiment::Plan;
+use dissent_domain::plan::Plan;
 use serde_json::Value;
 
 use crate::error::BadInput;

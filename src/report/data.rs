@@ -2,10 +2,10 @@
 
 use dissent_domain::conflict::{LogprobKind, NullBand};
 use dissent_domain::event::{CodecError, StepName};
-use dissent_domain::experiment::Plan;
 use dissent_domain::generation::FinishReason;
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::LogError;
+use dissent_domain::plan::Plan;
 use serde::Serialize;
 
 use super::learning::LearningFigures;

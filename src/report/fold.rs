@@ -9,10 +9,10 @@ use dissent_domain::conflict::{Conflict, z_scores};
 use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, PairSelected, Recorded, RewardsScored,
 };
-use dissent_domain::experiment::Plan;
 use dissent_domain::generation::Completion;
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 use dissent_domain::round::PROMPTS_MAX;
 
 use super::data::{AnswerFigures, PromptFigures, PromptState, ReportError, SelectedPair, SetAside};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use dissent_domain::experiment::Plan;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 use dissent_queues::{
     Broker, BrokerError, BrokerStatus, EmbeddedBroker, EmbeddedOptions, GroupStatus, QueueStats, RabbitBroker,
 };

@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use dissent_actors::{Control, OrderError, Ordered};
 use dissent_domain::id::ExperimentId;
-use dissent_domain::order::{Action, Order};
+use dissent_domain::operator::{Action, Order};
 use dissent_storage::SledLog;
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dissent_actors::{Ending, Pipeline, Progress, Roles, Vitals, Worker};
 use dissent_domain::log::EventLog;
-use dissent_domain::order::Standing;
+use dissent_domain::operator::Standing;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::RabbitBroker;
 use dissent_storage::{ArtifactStore, MemoryLog, Snapshots};

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use dissent_domain::event::{Event, Recorded};
-use dissent_domain::experiment::Plan;
+use dissent_domain::plan::Plan;
 use dissent_queues::{BoxFuture, HistoryConsumer};
 
 use crate::experiment::plan_check::refuse_difference;

@@ -1,12 +1,11 @@
 //! Experiments that share the past of another one.
 
-use dissent_domain::event::Event;
+use dissent_domain::event::{Event, Stage};
 use dissent_domain::log::EventLog;
 use serde_json::json;
 
 use super::made::{Shelf, asking, in_order, judge_all, learning_plan, measured, plan, train};
 use crate::support::{Lab, Setup, succeeded};
-use dissent_domain::learning::Stage;
 
 /// A shelf with `history`, and the position at which its only round is measured.
 fn shelf() -> (Shelf, String) {

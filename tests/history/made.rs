@@ -6,16 +6,16 @@ use std::process::{Command, Output};
 
 use dissent_domain::event::{
     Event, EventId, EventType, FeedbackReceived, NewEvent, PolicyEvaluated, PolicyTuned, Recorded,
-    RewardModelRefined, TrainingStarted,
+    RewardModelRefined, Stage, TrainingStarted,
 };
-use dissent_domain::experiment::{Plan, PromptSource};
+use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::feedback::{Opponent, Verdict};
 use dissent_domain::id::ExperimentId;
-use dissent_domain::learning::{
-    EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, RefinementPlan, Stage, TuningPlan,
-    feedback_requested_id,
-};
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
+use dissent_domain::plan::{
+    EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan, PromptSource,
+    RefinementPlan, TuningPlan,
+};
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
 use dissent_storage::{SledLog, SledOptions, wait};
 use tempfile::TempDir;

@@ -5,10 +5,11 @@ use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
     PromptSetAside, Recorded, RewardsScored, StepName,
 };
-use dissent_domain::experiment::{ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan};
+use dissent_domain::event_ids::{completions_sampled_id, feedback_requested_id};
+use dissent_domain::experiment::Experiment;
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_domain::learning::{completions_sampled_id, feedback_requested_id};
+use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use dissent::report::{self, Figure, ReportData, Status};
 use dissent_domain::conflict::{Rule, SelectionSettings};
 use dissent_domain::event::{
-    Event, FeedbackReceived, PolicyEvaluated, PolicyTuned, RewardModelRefined, TrainingProgressed,
+    Event, FeedbackReceived, PolicyEvaluated, PolicyTuned, RewardModelRefined, Stage, TrainingProgressed,
     TrainingStarted,
 };
-use dissent_domain::experiment::{Plan, PromptSource};
 use dissent_domain::feedback::{Opponent, Verdict};
-use dissent_domain::learning::{
-    EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan, RefinementPlan, Stage,
-    TuningPlan,
+use dissent_domain::plan::{
+    EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan, Plan, PromptSource,
+    RefinementPlan, TuningPlan,
 };
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
 

@@ -13,15 +13,14 @@ use std::time::Duration;
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
 use dissent_domain::event::{Event, EventType, FeedbackReceived, Recorded};
-use dissent_domain::experiment::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::feedback::{Opponent, Verdict};
 use dissent_domain::generation::SamplingParams;
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_domain::learning::{
-    EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan, RefinementPlan,
-    TuningPlan,
-};
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::{
+    ConflictPlan, EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan, Plan,
+    PolicyPlan, PromptSource, RefinementPlan, RewardPlan, TuningPlan,
+};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::replay::Replay;
 use dissent_domain::reward::RewardKind;

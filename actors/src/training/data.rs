@@ -2,10 +2,10 @@
 //! artifacts that the log names.
 
 use dissent_domain::event::CompletionsSampled;
-use dissent_domain::experiment::{Experiment, Plan};
+use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::Verdict;
-use dissent_domain::learning::PreferenceSource;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::{Plan, PreferenceSource};
 use dissent_domain::training::{Dialogue, Preference};
 
 use crate::answers;

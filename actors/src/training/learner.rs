@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dissent_domain::event::CompletionsSampled;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::learning::TuningPlan;
+use dissent_domain::plan::TuningPlan;
 use dissent_domain::training::{Hyperparameters, Preference};
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::runtime::CancelFlag;

@@ -10,10 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use dissent_domain::event::{Event, PolicyTuned, RewardModelRefined, StepName, TrainingProgressed};
-use dissent_domain::experiment::Plan;
-use dissent_domain::learning::{LearningPlan, Stage};
+use dissent_domain::event::{Event, PolicyTuned, RewardModelRefined, Stage, StepName, TrainingProgressed};
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::{LearningPlan, Plan};
 use dissent_domain::training::Hyperparameters;
 use dissent_models::runtime::CancelFlag;
 use dissent_storage::StorageError;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::learning::StopReason;
+use super::stop_reason::StopReason;
 
 /// An evaluation became due: number 0 is of the policy that the experiment began with, number k of the one after k rounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

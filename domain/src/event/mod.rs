@@ -8,7 +8,9 @@ pub mod codec;
 pub mod envelope;
 mod evaluation;
 mod feedback;
-mod order;
+mod operator;
+mod stage;
+mod stop_reason;
 mod training;
 mod upcast;
 
@@ -18,16 +20,18 @@ pub use codec::{CodecError, decode, encode};
 pub use envelope::{EventId, NewEvent, Recorded, follow_from};
 pub use evaluation::{EvaluationRequested, PolicyEvaluated, RewardHackingSuspected, StopDecided};
 pub use feedback::{FeedbackReceived, FeedbackRequested, FeedbackSettled};
-pub use order::{ExperimentCancelled, ExperimentPaused, ExperimentResumed};
+pub use operator::{ExperimentCancelled, ExperimentPaused, ExperimentResumed};
+pub use stage::Stage;
+pub use stop_reason::StopReason;
 pub use training::{
     PolicyTuned, RewardModelRefined, TrainingLeaseExpired, TrainingProgressed, TrainingRequested,
     TrainingStarted,
 };
 
 use crate::conflict::Conflict;
-use crate::experiment::Plan;
 use crate::generation::Completion;
 use crate::id::{ExperimentId, PromptId};
+use crate::plan::Plan;
 use crate::prompt::Prompt;
 
 /// An experiment began: its whole plan, so that nothing outside the log decides what it does.
@@ -342,6 +346,24 @@ impl EventType {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// Whether an event of this kind records an operator command.
+    pub(crate) const fn is_operator_command(self) -> bool {
+        matches!(self, Self::ExperimentPaused | Self::ExperimentResumed | Self::ExperimentCancelled)
+    }
+}
+
+impl Event {
+    /// The number of the pause that this event begins or ends.
+    pub(crate) fn pause_number(&self) -> Option<u32> {
+        if let Self::ExperimentPaused(e) = self {
+            Some(e.number)
+        } else if let Self::ExperimentResumed(e) = self {
+            Some(e.number)
+        } else {
+            None
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::learning::Stage;
+use super::stage::Stage;
 
 /// A training became due. The reward model or the policy is trained on what the log holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

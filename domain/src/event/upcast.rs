@@ -5,7 +5,7 @@
 use serde::Deserialize;
 
 use super::{Event, EventType, ExperimentStarted};
-use crate::experiment::Plan;
+use crate::plan::Plan;
 
 /// `experiment.started` before it said which program began the experiment.
 #[derive(Deserialize)]

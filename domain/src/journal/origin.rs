@@ -1,12 +1,14 @@
 //! Where an event belongs: the one event that it can follow from, and the id that it has because of it. Others look it up there.
 
-use crate::event::{Event, EventId, EventType, NewEvent};
-use crate::experiment::{Experiment, Plan, round_opened_id};
-use crate::id::{ExperimentId, PromptId};
-use crate::learning::{
-    FeedbackSource, Stage, TrainingProgress, completions_sampled_id, feedback_requested_id, trained_id,
+use crate::event::{Event, EventId, NewEvent, Stage};
+use crate::event_ids::{
+    admitted_id, comparison_id, evaluation_requested_id, sampled_id, scored_id, trained_id,
 };
-use crate::order::Standing;
+use crate::experiment::Experiment;
+use crate::id::{ExperimentId, PromptId};
+use crate::learning::TrainingProgress;
+use crate::operator::Standing;
+use crate::plan::FeedbackSource;
 use crate::round::{PromptProgress, Round};
 
 /// Whether an event that the rules allow follows from what it says, under the right id.
@@ -47,20 +49,20 @@ fn index(event: &Event) -> u32 {
 }
 
 fn cause(state: &Experiment, event: &Event) -> Option<EventId> {
-    let (plan, round) = (state.plan()?, state.rounds().last()?);
+    let round = state.rounds().last()?;
     match event {
-        Event::PromptAdmitted(e) => Some(round_opened_id(plan, e.round)),
-        Event::CompletionsSampled(e) => last_of_prompt(plan, round, &e.prompt.prompt_id),
-        Event::RewardsScored(e) => last_of_prompt(plan, round, &e.prompt_id),
-        Event::ConflictMeasured(e) => last_of_prompt(plan, round, &e.prompt_id),
-        Event::PromptSetAside(e) => last_of_prompt(plan, round, &e.prompt_id),
-        Event::FeedbackReceived(e) => Some(feedback_requested_id(plan, e.round, e.comparison)),
+        Event::PromptAdmitted(_) => Some(round.opened()),
+        Event::CompletionsSampled(e) => last_of_prompt(round, &e.prompt.prompt_id),
+        Event::RewardsScored(e) => last_of_prompt(round, &e.prompt_id),
+        Event::ConflictMeasured(e) => last_of_prompt(round, &e.prompt_id),
+        Event::PromptSetAside(e) => last_of_prompt(round, &e.prompt_id),
+        Event::FeedbackReceived(e) => Some(comparison_id(round.opened(), e.comparison)),
         Event::TrainingStarted(e) => requested(round, e.stage),
         Event::TrainingProgressed(e) => requested(round, e.stage),
         Event::TrainingLeaseExpired(e) => requested(round, e.stage),
         Event::RewardModelRefined(_) => requested(round, Stage::Reward),
         Event::PolicyTuned(_) => requested(round, Stage::Policy),
-        Event::PolicyEvaluated(e) => evaluation_requested(state, plan, e.evaluation),
+        Event::PolicyEvaluated(e) => evaluation_requested(state, e.evaluation),
         Event::ExperimentStarted(_)
         | Event::ExperimentForked(_)
         | Event::RoundOpened(_)
@@ -81,14 +83,14 @@ fn cause(state: &Experiment, event: &Event) -> Option<EventId> {
 }
 
 /// The request of an evaluation: of the first policy, or of the one that was tuned in the round before.
-fn evaluation_requested(state: &Experiment, plan: &Plan, evaluation: u32) -> Option<EventId> {
+fn evaluation_requested(state: &Experiment, evaluation: u32) -> Option<EventId> {
     let cause = match evaluation.checked_sub(1) {
-        None => round_opened_id(plan, 0),
+        None => state.rounds().first()?.opened(),
         Some(round) => {
             trained_id(requested(state.rounds().get(round as usize)?, Stage::Policy)?, Stage::Policy)
         }
     };
-    Some(cause.caused(EventType::EvaluationRequested.name(), 0))
+    Some(evaluation_requested_id(cause))
 }
 
 /// The events of the open round that wait for what a step makes of them, the coordinator's aside. While nobody may go on, none does.
@@ -97,21 +99,21 @@ pub(super) fn unanswered(state: &Experiment) -> Vec<EventId> {
         state.rounds().last().filter(|round| !round.is_closed() && state.standing() == Standing::Going);
     let Some((plan, round)) = state.plan().zip(open) else { return Vec::new() };
     let counts = round.counts();
-    let opened = (counts.admitted < counts.expected).then(|| round_opened_id(plan, round.number()));
-    let prompts = round.prompts().filter_map(|(prompt_id, _)| last_of_prompt(plan, round, prompt_id));
+    let opened = (counts.admitted < counts.expected).then(|| round.opened());
+    let prompts = round.prompts().filter_map(|(prompt_id, _)| last_of_prompt(round, prompt_id));
     let trainings = [Stage::Reward, Stage::Policy].into_iter().filter_map(|stage| {
         let training = round.learning().training(stage)?;
         (training.progress == TrainingProgress::Requested).then_some(training.requested)
     });
     let evaluation =
-        state.evaluation_awaited().and_then(|evaluation| evaluation_requested(state, plan, evaluation));
+        state.evaluation_awaited().and_then(|evaluation| evaluation_requested(state, evaluation));
     let asked = plan.learning.iter().flat_map(|learning| {
         let feedback = &learning.feedback;
         let waits =
             feedback.source == FeedbackSource::Oracle && round.learning().waits_for_feedback(feedback);
         let asked = if waits { round.learning().asked() } else { &[] };
         let open = asked.iter().filter(|asked| asked.judgements.len() < feedback.overlap as usize);
-        open.map(|asked| feedback_requested_id(plan, round.number(), asked.request.comparison))
+        open.map(|asked| comparison_id(round.opened(), asked.request.comparison))
     });
     opened.into_iter().chain(prompts).chain(asked).chain(trainings).chain(evaluation).collect()
 }
@@ -121,16 +123,12 @@ fn requested(round: &Round, stage: Stage) -> Option<EventId> {
 }
 
 /// The last event of a prompt that is on its way, which its next one follows from.
-fn last_of_prompt(plan: &Plan, round: &Round, prompt_id: &PromptId) -> Option<EventId> {
+fn last_of_prompt(round: &Round, prompt_id: &PromptId) -> Option<EventId> {
     let (index, progress) = round.prompt(prompt_id)?;
-    let sampled = completions_sampled_id(plan, round.number(), index);
     match progress {
-        PromptProgress::Admitted => {
-            let opened = round_opened_id(plan, round.number());
-            Some(opened.caused(EventType::PromptAdmitted.name(), index))
-        }
-        PromptProgress::Sampled(_) => Some(sampled),
-        PromptProgress::Scored(_) => Some(sampled.caused(EventType::RewardsScored.name(), 0)),
+        PromptProgress::Admitted => Some(admitted_id(round.opened(), index)),
+        PromptProgress::Sampled(_) => Some(sampled_id(round.opened(), index)),
+        PromptProgress::Scored(_) => Some(scored_id(round.opened(), index)),
         PromptProgress::Measured { .. } | PromptProgress::SetAside(_) => None,
     }
 }

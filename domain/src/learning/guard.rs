@@ -1,21 +1,7 @@
 //! Signs that a policy learns to please the reward model instead of people, and reasons to stop.
 
-use serde::{Deserialize, Serialize};
-
-use super::plan::GuardPlan;
-use crate::event::PolicyEvaluated;
-
-/// Why an experiment ends before its last round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopReason {
-    /// The policy is too far from where it began.
-    Kl,
-    /// The gold reward no longer grows.
-    GoldReward,
-    /// Reward hacking is suspected.
-    RewardHacking,
-}
+use crate::event::{PolicyEvaluated, StopReason};
+use crate::plan::GuardPlan;
 
 /// The signs of reward hacking between the last two evaluations, for a person to read; none of them: empty.
 #[must_use]

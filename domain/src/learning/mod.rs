@@ -5,50 +5,21 @@
 //! lease has expired is a fact that someone with a clock proposes.
 
 mod guard;
-mod ids;
-mod plan;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use guard::{StopReason, reward_hacking_signs, stop_reason};
-pub(crate) use ids::trained_id;
-pub use ids::{completions_sampled_id, feedback_requested_id};
-pub use plan::{
-    EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan, PreferenceSource,
-    RefinementPlan, TuningPlan,
-};
+pub use guard::{reward_hacking_signs, stop_reason};
 
+use crate::decision::{Due, Rejection};
 use crate::event::{
     EvaluationRequested, Event, EventId, FeedbackReceived, FeedbackRequested, FeedbackSettled, PolicyTuned,
-    RewardModelRefined, TrainingLeaseExpired, TrainingProgressed, TrainingRequested, TrainingStarted,
+    RewardModelRefined, Stage, TrainingLeaseExpired, TrainingProgressed, TrainingRequested, TrainingStarted,
 };
-use crate::experiment::{Due, Plan};
+use crate::event_ids as ids;
 use crate::feedback::{Agreement, Judgement, Judgements, Verdict};
-use crate::id::PromptId;
-use crate::round::Rejection;
-
-/// What a training trains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// The reward model, on preferences.
-    Reward,
-    /// The policy, against the reward model.
-    Policy,
-}
-
-impl Stage {
-    /// Its word.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Reward => "reward",
-            Self::Policy => "policy",
-        }
-    }
-}
+use crate::plan::{FeedbackPlan, LearningPlan};
 
 /// A version of a model in the course of an experiment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -248,23 +219,17 @@ impl Learning {
         }
     }
 
-    /// Applies an event of this part of the round; `plan` and `round` are for identities.
-    pub(crate) fn evolve(
-        &mut self,
-        plan: &Plan,
-        round: u32,
-        rewards: impl Fn(&PromptId, u32) -> Option<f64>,
-        event: &Event,
-    ) {
+    /// Records a comparison; `rewards` are those of its first and second completion.
+    pub(crate) fn request_comparison(&mut self, e: &FeedbackRequested, rewards: [f64; 2]) {
+        self.asked.push(Asked { request: e.clone(), rewards, judgements: Judgements::default() });
+    }
+
+    /// Applies an event of this part of the round; `opened` is the id of the event that opened the round.
+    pub(crate) fn evolve(&mut self, opened: EventId, event: &Event) {
         match event {
-            Event::FeedbackRequested(e) => {
-                let reward = |completion| rewards(&e.prompt_id, completion).unwrap_or(f64::NAN);
-                let rewards = [reward(e.first), reward(e.second)];
-                self.asked.push(Asked { request: e.clone(), rewards, judgements: Judgements::default() });
-            }
             Event::FeedbackReceived(e) => self.receive(e),
             Event::FeedbackSettled(e) => self.settled = Some(e.clone()),
-            Event::TrainingRequested(e) => self.request(plan, round, e),
+            Event::TrainingRequested(e) => self.request(opened, e),
             Event::TrainingStarted(e) => {
                 self.advance(e.stage, TrainingProgress::Running { lease_ms: e.lease_ms, step: 0, steps: 0 });
             }
@@ -277,6 +242,7 @@ impl Learning {
             Event::ExperimentStarted(_)
             | Event::ExperimentForked(_)
             | Event::RoundOpened(_)
+            | Event::FeedbackRequested(_)
             | Event::PromptAdmitted(_)
             | Event::CompletionsSampled(_)
             | Event::RewardsScored(_)
@@ -303,10 +269,10 @@ impl Learning {
         }
     }
 
-    fn request(&mut self, plan: &Plan, round: u32, e: &TrainingRequested) {
+    fn request(&mut self, opened: EventId, e: &TrainingRequested) {
         let cause = match e.stage {
-            Stage::Reward => ids::feedback_settled_id(plan, round),
-            Stage::Policy => self.tuning_cause(plan, round),
+            Stage::Reward => ids::feedback_settled_id(opened),
+            Stage::Policy => self.tuning_cause(opened),
         };
         let training = Training {
             stage: e.stage,
@@ -338,19 +304,19 @@ impl Learning {
     }
 
     /// What the tuning of the policy follows from: the refined reward model, or the feedback if there was nothing to learn from it.
-    fn tuning_cause(&self, plan: &Plan, round: u32) -> EventId {
+    fn tuning_cause(&self, opened: EventId) -> EventId {
         match &self.reward {
             Some(reward) => ids::trained_id(reward.requested, Stage::Reward),
-            None => ids::feedback_settled_id(plan, round),
+            None => ids::feedback_settled_id(opened),
         }
     }
 
     /// What is due from the feedback to the evaluation of the tuned policy; none while something is awaited.
-    pub(crate) fn due(&self, plan: &Plan, learning: &LearningPlan, round: u32) -> Option<Due> {
+    pub(crate) fn due(&self, learning: &LearningPlan, round: u32, opened: EventId) -> Option<Due> {
         let one = |cause, event: Event| Some(Due { cause, events: vec![event] });
         let Some(settled) = &self.settled else {
             let enough = self.has_enough(&learning.feedback);
-            let cause = ids::round_evaluated_id(plan, round);
+            let cause = ids::round_evaluated_id(opened);
             return if enough { one(cause, self.settle(round).into()) } else { None };
         };
         let first = |stage| TrainingRequested { round, stage, attempt: 0, resume_from: None }.into();
@@ -367,10 +333,10 @@ impl Learning {
         }
         match (&self.reward, &self.policy) {
             (None, None) if settled.preferences > 0 => {
-                one(ids::feedback_settled_id(plan, round), first(Stage::Reward))
+                one(ids::feedback_settled_id(opened), first(Stage::Reward))
             }
             (Some(reward), None) if reward.progress != TrainingProgress::Done => None,
-            (_, None) => one(self.tuning_cause(plan, round), first(Stage::Policy)),
+            (_, None) => one(self.tuning_cause(opened), first(Stage::Policy)),
             (_, Some(policy)) if policy.progress == TrainingProgress::Done => {
                 let cause = ids::trained_id(policy.requested, Stage::Policy);
                 one(cause, EvaluationRequested { evaluation: round + 1 }.into())

@@ -2,13 +2,12 @@
 
 use dissent_domain::event::{
     Event, EventId, ExperimentCancelled, ExperimentFinished, ExperimentResumed, FeedbackSettled, NewEvent,
-    PairSelected, PromptAdmitted, RoundClosed, RoundOpened, StepName, StopDecided, TrainingRequested,
-    TrainingStarted, follow_from,
+    PairSelected, PromptAdmitted, RoundClosed, RoundOpened, Stage, StepName, StopDecided, StopReason,
+    TrainingRequested, TrainingStarted, follow_from,
 };
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::Agreement;
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_domain::learning::{Stage, StopReason};
 
 use crate::broker::Proposal;
 use crate::models;

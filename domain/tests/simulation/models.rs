@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
 use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, FeedbackReceived, FeedbackRequested, PolicyEvaluated,
-    PolicyTuned, PromptAdmitted, PromptSetAside, Recorded, RewardModelRefined, RewardsScored, StepName,
+    PolicyTuned, PromptAdmitted, PromptSetAside, Recorded, RewardModelRefined, RewardsScored, Stage,
+    StepName,
 };
-use dissent_domain::experiment::{ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan};
+use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::{Opponent, Verdict};
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_domain::learning::{
-    EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, RefinementPlan, Stage, TuningPlan,
+use dissent_domain::plan::{
+    ConflictPlan, EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan, PolicyPlan,
+    PromptSource, RefinementPlan, RewardPlan, TuningPlan,
 };
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;

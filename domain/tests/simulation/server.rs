@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use dissent_domain::event::{
-    Event, EventId, EventType, ExperimentStarted, NewEvent, Recorded, StepName, TrainingLeaseExpired,
+    Event, EventId, EventType, ExperimentStarted, NewEvent, Recorded, Stage, StepName, TrainingLeaseExpired,
     follow_from,
 };
-use dissent_domain::experiment::round_opened_id;
+use dissent_domain::event_ids::round_opened_id;
 use dissent_domain::journal::{Decision, Ledger};
-use dissent_domain::learning::{Stage, TrainingProgress};
+use dissent_domain::learning::TrainingProgress;
 use dissent_domain::log::{Append, ExpectedVersion};
-use dissent_domain::order::{Action, Order};
+use dissent_domain::operator::{Action, Order};
 use dissent_domain::replay::Replay;
 
 use crate::broker::{Broker, Proposal};

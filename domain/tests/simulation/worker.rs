@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use dissent_domain::event::{
-    Event, EventId, Recorded, StepName, TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
+    Event, EventId, Recorded, Stage, StepName, TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
 };
+use dissent_domain::event_ids::completions_sampled_id;
 use dissent_domain::journal::Ledger;
-use dissent_domain::learning::{Stage, Training, TrainingProgress, completions_sampled_id};
+use dissent_domain::learning::{Training, TrainingProgress};
 
 use crate::broker::Broker;
 use crate::models;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dissent_domain::event::StepName;
-use dissent_domain::order::Action;
+use dissent_domain::operator::Action;
 use dissent_domain::replay::Replay;
 
 use crate::broker::{Broker, STEPS};

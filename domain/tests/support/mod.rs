@@ -7,11 +7,11 @@ use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
     PromptSetAside, Recorded, RewardsScored, StepName, follow_from,
 };
-use dissent_domain::experiment::{
-    ConflictPlan, Experiment, Plan, PolicyPlan, PromptSource, RewardPlan, round_opened_id,
-};
+use dissent_domain::event_ids::round_opened_id;
+use dissent_domain::experiment::Experiment;
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::replay::{Replay, ReplayError};
 use dissent_domain::reward::RewardKind;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
-use dissent_domain::experiment::Plan;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
-use dissent_domain::order::{BY_BYTES_MAX, created};
+use dissent_domain::operator::{BY_BYTES_MAX, created};
+use dissent_domain::plan::Plan;
 use dissent_models::template::PromptTemplate;
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, wait};
 use serde_json::json;

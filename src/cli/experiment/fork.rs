@@ -4,10 +4,10 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 use dissent_domain::event::{NewEvent, Recorded};
-use dissent_domain::experiment::Plan;
 use dissent_domain::fork::{ForkError, Forking};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
+use dissent_domain::plan::Plan;
 use dissent_storage::wait;
 use serde_json::json;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dissent_actors::{OrderError, Ordered, control};
 use dissent_domain::id::ExperimentId;
-use dissent_domain::order::{Action, BY_BYTES_MAX, Order, REASON_BYTES_MAX, Standing};
+use dissent_domain::operator::{Action, BY_BYTES_MAX, Order, REASON_BYTES_MAX, Standing};
 use dissent_storage::{SledLog, wait};
 use serde::Deserialize as _;
 use serde_json::json;

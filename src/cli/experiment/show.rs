@@ -3,9 +3,9 @@
 use std::io::Write as _;
 
 use anyhow::Context as _;
-use dissent_domain::experiment::Plan;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 use serde::Serialize;
 
 use crate::history::overview::{CommandedBy, ExperimentHistory, Overview};

@@ -2,10 +2,11 @@
 
 use anyhow::Context as _;
 use dissent_domain::event::{CompletionsSampled, Event, FeedbackRequested};
-use dissent_domain::experiment::Plan;
+use dissent_domain::event_ids::completions_sampled_id;
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_domain::learning::{Asked, completions_sampled_id};
+use dissent_domain::learning::Asked;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 use dissent_storage::SledLog;
 use serde::Serialize;
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use dissent_domain::experiment::Plan;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{ANNOTATOR_BYTES_MAX, Asked};
+use dissent_domain::plan::Plan;
 use dissent_storage::SledLog;
 
 use super::assignment::assign;

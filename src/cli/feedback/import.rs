@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use dissent_domain::event::{Event, FeedbackReceived, NewEvent};
+use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::Judgement;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::learning::feedback_requested_id;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion, LogError};
 use dissent_storage::{APPEND_EVENTS_MAX, SledLog};
 use serde::Serialize;

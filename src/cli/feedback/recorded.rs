@@ -1,9 +1,10 @@
 //! The experiment that people give feedback on, as the log has it.
 
 use anyhow::Context as _;
-use dissent_domain::experiment::{Experiment, Plan};
+use dissent_domain::experiment::Experiment;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 use dissent_domain::replay::Replay;
 use dissent_domain::round::Round;
 

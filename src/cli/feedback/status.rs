@@ -7,7 +7,8 @@ use std::path::Path;
 
 use dissent_domain::feedback::{Agreement, PairAgreement, Verdict, pair_agreements};
 use dissent_domain::id::ExperimentId;
-use dissent_domain::learning::{Asked, FeedbackSource};
+use dissent_domain::learning::Asked;
+use dissent_domain::plan::FeedbackSource;
 use serde::Serialize;
 
 use super::recorded::RecordedExperiment;

@@ -87,7 +87,7 @@ mod tests {
     use dissent_actors::control;
     use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
     use dissent_domain::log::{Append, EventLog as _, ExpectedVersion};
-    use dissent_domain::order::{Action, Order};
+    use dissent_domain::operator::{Action, Order};
     use dissent_storage::{SledLog, SledOptions, wait};
     use serde_json::json;
 

@@ -3,9 +3,9 @@
 use std::io::Write as _;
 
 use anyhow::Context as _;
-use dissent_domain::experiment::Plan;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::Plan;
 use dissent_domain::what_if::{
     Compared, Cost, Overlap, PromptCompared, RoundCompared, WhatIf, WhatIfOutcome,
 };
@@ -40,8 +40,8 @@ struct Outcome<'a> {
 /// What decides a selection.
 #[derive(Serialize)]
 struct Settings<'a> {
-    conflict: &'a dissent_domain::experiment::ConflictPlan,
-    feedback: Option<&'a dissent_domain::learning::FeedbackPlan>,
+    conflict: &'a dissent_domain::plan::ConflictPlan,
+    feedback: Option<&'a dissent_domain::plan::FeedbackPlan>,
 }
 
 impl<'a> Settings<'a> {

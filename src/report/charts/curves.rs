@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use dissent_domain::event::PolicyEvaluated;
-use dissent_domain::learning::Stage;
+use dissent_domain::event::{PolicyEvaluated, Stage};
 use plotters::prelude::*;
 
 use super::canvas::{Chart, Drawn, WIDTH, draw, role, styled};

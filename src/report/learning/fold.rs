@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dissent_domain::event::{Event, PolicyEvaluated, TrainingProgressed};
-use dissent_domain::experiment::{Experiment, Plan};
+use dissent_domain::event::{Event, PolicyEvaluated, Stage, TrainingProgressed};
+use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::{Agreement, Verdict, pair_agreements};
-use dissent_domain::learning::{Asked, LearningPlan, Stage, TrainingProgress};
+use dissent_domain::learning::{Asked, TrainingProgress};
+use dissent_domain::plan::{LearningPlan, Plan};
 use dissent_domain::round::Round;
 
 use super::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};

@@ -3,9 +3,9 @@
 mod fold;
 mod words;
 
-use dissent_domain::event::{PolicyEvaluated, RewardHackingSuspected, StopDecided};
+use dissent_domain::event::{PolicyEvaluated, RewardHackingSuspected, Stage, StopDecided};
 use dissent_domain::feedback::{Agreement, PairAgreement};
-use dissent_domain::learning::{FeedbackSource, Stage};
+use dissent_domain::plan::FeedbackSource;
 use serde::Serialize;
 
 pub(super) use fold::LearningFold;

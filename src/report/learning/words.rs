@@ -1,6 +1,7 @@
 //! What was learnt, in words: the same ones on pages, in Markdown and in the terminal.
 
-use dissent_domain::learning::{FeedbackSource, LearningPlan, Stage, StopReason};
+use dissent_domain::event::{Stage, StopReason};
+use dissent_domain::plan::{FeedbackSource, LearningPlan};
 use dissent_domain::training::{Hyperparameters, PolicyMethod};
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! Rounds in which the tiny models themselves learn, by each method.
 
-use dissent_domain::event::{PolicyTuned, RewardModelRefined};
-use dissent_domain::learning::{Asked, Stage};
+use dissent_domain::event::{PolicyTuned, RewardModelRefined, Stage};
+use dissent_domain::learning::Asked;
 use dissent_domain::training::{PolicyMethod, PpoSettings};
 
 use super::*;

@@ -1,6 +1,6 @@
 //! Experiments that are paused, resumed and cancelled while they run.
 
-use dissent_domain::order::{Action, Order, Standing};
+use dissent_domain::operator::{Action, Order, Standing};
 
 use super::worker::{journal, results, worker};
 use super::*;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::PromptSource;
+use super::source::{PreferenceSource, PromptSource};
 use crate::feedback::Opponent;
 use crate::training::{Hyperparameters, PolicyObjective};
 
@@ -60,15 +60,6 @@ pub struct RefinementPlan {
     pub original: Option<PreferenceSource>,
     /// How it is trained.
     pub hyperparameters: Hyperparameters,
-}
-
-/// Preferences, as an artifact.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PreferenceSource {
-    /// BLAKE3 (hex) of the artifact that holds them, as JSON lines of [`Preference`](crate::training::Preference).
-    pub artifact: String,
-    /// How many there are.
-    pub count: u32,
 }
 
 /// How the policy is tuned.

@@ -6,13 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{
-    Event, EventId, EventType, ExperimentCancelled, ExperimentPaused, ExperimentResumed, NewEvent,
-};
-use crate::experiment::{Experiment, Plan};
-use crate::journal::Ledger;
-use crate::log::{Append, ExpectedVersion};
-use crate::round::Rejection;
+use crate::decision::Rejection;
+use crate::event::{Event, EventId, ExperimentCancelled, ExperimentPaused, ExperimentResumed, NewEvent};
+use crate::experiment::Experiment;
+use crate::plan::Plan;
 
 /// Longest name of an operator, in bytes.
 pub const BY_BYTES_MAX: usize = 256;
@@ -87,25 +84,6 @@ impl Standing {
     }
 }
 
-/// Whether an event is an operator's order.
-pub(crate) fn is_order(kind: EventType) -> bool {
-    matches!(
-        kind,
-        EventType::ExperimentPaused | EventType::ExperimentResumed | EventType::ExperimentCancelled
-    )
-}
-
-/// The number of an order among those of its kind.
-pub(crate) fn number(event: &Event) -> Option<u32> {
-    if let Event::ExperimentPaused(e) = event {
-        Some(e.number)
-    } else if let Event::ExperimentResumed(e) = event {
-        Some(e.number)
-    } else {
-        None
-    }
-}
-
 /// The pause with which an experiment of this plan is created, to be appended right after its start.
 ///
 /// # Errors
@@ -115,8 +93,12 @@ pub fn created(plan: &Plan, by: String, time_us: u64) -> Result<NewEvent, crate:
     recorded_as(EventId::of_experiment(&plan.experiment), &paused.into(), time_us)
 }
 
-fn recorded_as(start: EventId, event: &Event, time_us: u64) -> Result<NewEvent, crate::event::CodecError> {
-    let id = start.caused(event.event_type().name(), number(event).unwrap_or(0));
+pub(crate) fn recorded_as(
+    start: EventId,
+    event: &Event,
+    time_us: u64,
+) -> Result<NewEvent, crate::event::CodecError> {
+    let id = start.caused(event.event_type().name(), event.pause_number().unwrap_or(0));
     NewEvent::new(id, Some(start), ACTOR, time_us, event)
 }
 
@@ -195,23 +177,5 @@ impl Experiment {
             return Err(Rejection::Order("the reason is longer than 2 KiB"));
         }
         Ok(())
-    }
-}
-
-impl Ledger {
-    /// Decides an operator's order. What it gives is to be appended now: the ledger counts on it. None: it is so already, and
-    /// nothing is to be done.
-    ///
-    /// # Errors
-    /// Why it cannot be followed; nothing has changed then.
-    pub fn order(&mut self, order: &Order, time_us: u64) -> Result<Option<Append>, Rejection> {
-        let Some(event) = self.experiment().ordered(order)? else { return Ok(None) };
-        let plan = self.experiment().plan().ok_or(Rejection::NotStarted)?;
-        let experiment = plan.experiment.clone();
-        let new = recorded_as(EventId::of_experiment(&experiment), &event, time_us)
-            .map_err(|_| Rejection::Order("its words cannot be written"))?;
-        let expected = ExpectedVersion::Exact(self.version());
-        self.take_order(new.id, &event);
-        Ok(Some(Append { experiment, expected, events: vec![new] }))
     }
 }

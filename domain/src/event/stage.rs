@@ -1,0 +1,24 @@
+//! The two trainings of a round.
+
+use serde::{Deserialize, Serialize};
+
+/// What a training trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The reward model, on preferences.
+    Reward,
+    /// The policy, against the reward model.
+    Policy,
+}
+
+impl Stage {
+    /// Its word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reward => "reward",
+            Self::Policy => "policy",
+        }
+    }
+}

@@ -6,7 +6,7 @@ use actix::Addr;
 use dissent_domain::decision::Rejection;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
-use dissent_domain::operator::{Order, Standing};
+use dissent_domain::operator::{ExperimentStatus, OperatorCommand};
 use tokio::sync::Mutex;
 
 use crate::journal::{Bystanders, Command, Journal, LoadError, States};
@@ -15,7 +15,7 @@ use crate::journal::{Bystanders, Command, Journal, LoadError, States};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ordered {
     /// How the experiment stands now.
-    pub standing: Standing,
+    pub standing: ExperimentStatus,
     /// Whether anything had to be changed for that.
     pub changed: bool,
 }
@@ -63,7 +63,11 @@ impl Control {
     ///
     /// # Errors
     /// If there is no such experiment, the rules say no, or the log refuses.
-    pub async fn order(&self, experiment: ExperimentId, order: Order) -> Result<Ordered, OrderError> {
+    pub async fn order(
+        &self,
+        experiment: ExperimentId,
+        order: OperatorCommand,
+    ) -> Result<Ordered, OrderError> {
         let Self { journal, bystanders, turn } = self.clone();
         // Whoever asked may go away: an order that was given keeps its turn until it is decided.
         let told = tokio::spawn(async move {
@@ -85,7 +89,7 @@ impl Control {
 pub async fn order(
     log: &dyn EventLog,
     experiment: &ExperimentId,
-    order: &Order,
+    order: &OperatorCommand,
 ) -> Result<Ordered, OrderError> {
     let states = States::default();
     states.load_existing(log, experiment)?;

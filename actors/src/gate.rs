@@ -1,6 +1,6 @@
 //! The gate before every step: while an experiment is paused nothing is taken up, and what is in hand is finished.
 
-use dissent_domain::operator::Standing;
+use dissent_domain::operator::ExperimentStatus;
 use tokio::sync::watch;
 
 use crate::progress::Progress;
@@ -22,7 +22,7 @@ impl Gate {
 
     /// Whether the experiment was given up, so that nothing is worth doing any more.
     pub(crate) fn is_for_nothing(&self) -> bool {
-        self.0.borrow().standing == Standing::Cancelled
+        self.0.borrow().standing == ExperimentStatus::Cancelled
     }
 
     /// Waits until it is closed. Cancellation-safe.

@@ -18,7 +18,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::journal::{Accepted, Decision, Ledger};
 use dissent_domain::learning::{ModelVersion, Training, TrainingProgress};
 use dissent_domain::log::{Append, EventLog, LogError};
-use dissent_domain::operator::{Order, Standing};
+use dissent_domain::operator::{ExperimentStatus, OperatorCommand};
 use dissent_domain::replay::{Replay, ReplayError};
 use dissent_queues::{Broker, BrokerError, Proposal, ProposalDelivery, ProposalReply};
 use dissent_storage::{ResumeError, SNAPSHOT_EVENTS, Snapshots};
@@ -121,22 +121,22 @@ impl States {
     pub(crate) fn order(
         &self,
         experiment: &ExperimentId,
-        order: &Order,
+        order: &OperatorCommand,
     ) -> Result<(Option<Append>, Ordered), OrderError> {
         let mut states = self.lock();
         let state = states.get_mut(experiment).ok_or_else(|| OrderError::Unknown(experiment.clone()))?;
         let append = state
             .ledger
-            .order(order, now_us())
+            .command(order, now_us())
             .map_err(|rejection| OrderError::Rejected { experiment: experiment.clone(), rejection })?;
-        let ordered = Ordered { standing: state.ledger.experiment().standing(), changed: append.is_some() };
+        let ordered = Ordered { standing: state.ledger.experiment().status(), changed: append.is_some() };
         Ok((append, ordered))
     }
 
     /// Whether an experiment may go on.
     #[must_use]
-    pub fn standing(&self, experiment: &ExperimentId) -> Standing {
-        self.look(experiment, Experiment::standing).unwrap_or_default()
+    pub fn standing(&self, experiment: &ExperimentId) -> ExperimentStatus {
+        self.look(experiment, Experiment::status).unwrap_or_default()
     }
 
     /// Takes up the next event of an experiment, where another process writes its history.
@@ -390,7 +390,7 @@ fn tell(progress: &watch::Sender<Progress>, now: Progress) {
 #[rtype(result = "Result<Ordered, OrderError>")]
 pub(crate) struct Command {
     pub(crate) experiment: ExperimentId,
-    pub(crate) order: Order,
+    pub(crate) order: OperatorCommand,
 }
 
 impl Handler<Command> for Journal {
@@ -422,7 +422,7 @@ impl Journal {
     }
 
     /// Decides an order, and says what is then to be told of the experiment whose steps are at work here.
-    fn order(&self, experiment: &ExperimentId, order: &Order) -> Result<Decree, OrderError> {
+    fn order(&self, experiment: &ExperimentId, order: &OperatorCommand) -> Result<Decree, OrderError> {
         if self.states.version(experiment) > 0 {
             let (append, ordered) = self.states.order(experiment, order)?;
             return Ok((append, ordered, Some(self.states.progress(experiment))));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use actix::Arbiter;
 use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
 use dissent_domain::log::{EventLog, LogError};
-use dissent_domain::operator::Standing;
+use dissent_domain::operator::ExperimentStatus;
 use dissent_domain::plan::{FeedbackSource, Plan};
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Broker, BrokerError, Proposal, ProposalReply};
@@ -194,7 +194,7 @@ impl Pipeline {
         let has_inbox = self.has_inbox;
         let ending = |progress: &Progress| match progress {
             Progress { finished: true, .. } => Some(Ending::Finished),
-            Progress { standing: Standing::Cancelled, .. } => Some(Ending::Cancelled),
+            Progress { standing: ExperimentStatus::Cancelled, .. } => Some(Ending::Cancelled),
             Progress { waits_for_people: true, .. } if !has_inbox => Some(Ending::WaitsForPeople),
             _ => None,
         };

@@ -3,7 +3,7 @@
 use dissent_domain::event::Stage;
 use dissent_domain::experiment::Experiment;
 use dissent_domain::learning::{Learning, Training, TrainingProgress};
-use dissent_domain::operator::Standing;
+use dissent_domain::operator::ExperimentStatus;
 use dissent_domain::round::{Round, RoundCounts};
 
 /// What a round is at.
@@ -48,7 +48,7 @@ pub struct Progress {
     /// Whether everything planned is done.
     pub finished: bool,
     /// Whether it may go on, as far as operators are concerned.
-    pub standing: Standing,
+    pub standing: ExperimentStatus,
     /// Events so far.
     pub events: u64,
 }
@@ -57,7 +57,7 @@ impl Progress {
     /// Whether nothing can happen any more.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        matches!(self.standing, Standing::Finished | Standing::Cancelled)
+        matches!(self.standing, ExperimentStatus::Finished | ExperimentStatus::Cancelled)
     }
 
     pub(crate) fn of(experiment: &Experiment, events: u64) -> Self {
@@ -67,7 +67,7 @@ impl Progress {
             evaluations,
             waits_for_people: experiment.waits_for_people(),
             finished: experiment.is_finished(),
-            standing: experiment.standing(),
+            standing: experiment.status(),
             events,
             ..Self::default()
         };
@@ -82,7 +82,7 @@ impl Progress {
     fn take_learning(&mut self, experiment: &Experiment, round: &Round) {
         let plan = experiment.plan().and_then(|plan| plan.learning.as_ref());
         let (Some(plan), learning) = (plan, round.learning()) else { return };
-        let asked = learning.asked().len();
+        let asked = learning.comparisons().len();
         self.comparisons = u32::try_from(asked).unwrap_or(u32::MAX);
         self.judgements = learning.judgements();
         let overlap = asked as u64 * u64::from(plan.feedback.overlap);

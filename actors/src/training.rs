@@ -20,7 +20,7 @@ use dissent_domain::event::{
 };
 use dissent_domain::experiment::Experiment;
 use dissent_domain::learning::{Training as State, TrainingProgress};
-use dissent_domain::operator::Standing;
+use dissent_domain::operator::ExperimentStatus;
 use tracing::Span;
 
 pub use learner::{Learner, Learnt, Refinement, Tuning, Watch};
@@ -71,7 +71,7 @@ impl Assignment {
     fn is_current(&self, versions: &Versions) -> bool {
         let state = state(versions, self.round, self.stage, self.attempt);
         // Nothing counts in an experiment that was given up.
-        let is_over = versions.states.standing(&versions.experiment) == Standing::Cancelled;
+        let is_over = versions.states.standing(&versions.experiment) == ExperimentStatus::Cancelled;
         !is_over && state.is_some_and(|state| matches!(state.progress, TrainingProgress::Running { .. }))
     }
 }
@@ -107,7 +107,7 @@ impl Intake {
             return Ok(());
         }
         // Taken up while the pause was on its way: it is given up again, and requested anew when the pause ends.
-        let goes_on = self.versions.states.standing(&self.versions.experiment) == Standing::Going;
+        let goes_on = self.versions.states.standing(&self.versions.experiment) == ExperimentStatus::Running;
         let ends = Arc::new(AtomicBool::new(!goes_on));
         let mut assignments = lock(&self.assignments);
         if let Some(before) = assignments.current.replace(ends.clone()) {

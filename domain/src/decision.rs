@@ -71,7 +71,7 @@ pub enum Rejection {
     NotAStep,
     /// An operator's order does not fit.
     #[error("{0}")]
-    Order(&'static str),
+    Command(&'static str),
     /// The training is not in a state for this.
     #[error("the training of the {} in round {round}: {reason}", stage.name())]
     Training {

@@ -166,7 +166,7 @@ impl Experiment {
             Event::ExperimentStarted(_) => Err(Rejection::AlreadyStarted),
             // No step proposes it: see `decide_fork`.
             Event::ExperimentForked(_) => Err(Rejection::NotAFork),
-            // Nor these: see `decide_order`.
+            // Nor these: see `decide_command`.
             Event::ExperimentPaused(_) | Event::ExperimentResumed(_) | Event::ExperimentCancelled(_) => {
                 Err(Rejection::NotAStep)
             }

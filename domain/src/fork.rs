@@ -50,7 +50,7 @@ pub enum ForkError {
 
 /// A fork in the making: takes the shared past in, event by event.
 #[derive(Debug)]
-pub struct Forking {
+pub struct ForkBuilder {
     name: ExperimentId,
     replay: Replay,
     /// From the ids of the origin's events to those of the fork's.
@@ -59,7 +59,7 @@ pub struct Forking {
     position: u64,
 }
 
-impl Forking {
+impl ForkBuilder {
     /// A fork of this name with nothing in it yet.
     #[must_use]
     pub fn new(name: ExperimentId) -> Self {

@@ -16,7 +16,7 @@ use crate::event::{Event, EventId, NewEvent, Recorded, decode, follow_from};
 use crate::experiment::Experiment;
 use crate::id::ExperimentId;
 use crate::log::{Append, ExpectedVersion};
-use crate::operator::{Order, recorded_as};
+use crate::operator::{OperatorCommand, recorded_as};
 use crate::replay::{Replay, ReplayError};
 
 /// Ids of decided events that are remembered before it is looked up which of them are durable.
@@ -141,12 +141,12 @@ impl Ledger {
     ///
     /// # Errors
     /// Why it cannot be followed; nothing has changed then.
-    pub fn order(&mut self, order: &Order, time_us: u64) -> Result<Option<Append>, Rejection> {
-        let Some(event) = self.experiment().ordered(order)? else { return Ok(None) };
+    pub fn command(&mut self, command: &OperatorCommand, time_us: u64) -> Result<Option<Append>, Rejection> {
+        let Some(event) = self.experiment().command_event(command)? else { return Ok(None) };
         let plan = self.experiment().plan().ok_or(Rejection::NotStarted)?;
         let experiment = plan.experiment.clone();
         let new = recorded_as(EventId::of_experiment(&experiment), &event, time_us)
-            .map_err(|_| Rejection::Order("its words cannot be written"))?;
+            .map_err(|_| Rejection::Command("its words cannot be written"))?;
         let expected = ExpectedVersion::Exact(self.version());
         self.take_command(new.id, &event);
         Ok(Some(Append { experiment, expected, events: vec![new] }))

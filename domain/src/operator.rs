@@ -50,7 +50,7 @@ impl Action {
 
 /// Something asked for by somebody.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
+pub struct OperatorCommand {
     /// What.
     pub action: Action,
     /// Who asks, for people to read; at most [`BY_BYTES_MAX`].
@@ -62,10 +62,11 @@ pub struct Order {
 /// Whether an experiment may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum ExperimentStatus {
     /// It goes on by itself, as far as its steps can.
     #[default]
-    Going,
+    #[serde(rename = "going")]
+    Running,
     /// It waits for its start: it was paused before anything happened in it.
     Created,
     /// It waits until it is resumed.
@@ -76,7 +77,7 @@ pub enum Standing {
     Finished,
 }
 
-impl Standing {
+impl ExperimentStatus {
     /// Whether it waits for an operator.
     #[must_use]
     pub const fn is_paused(self) -> bool {
@@ -105,17 +106,17 @@ pub(crate) fn recorded_as(
 impl Experiment {
     /// Whether it may go on.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub fn status(&self) -> ExperimentStatus {
         if self.cancelled().is_some() {
-            Standing::Cancelled
+            ExperimentStatus::Cancelled
         } else if self.is_finished() {
-            Standing::Finished
+            ExperimentStatus::Finished
         } else if self.paused().is_none() {
-            Standing::Going
+            ExperimentStatus::Running
         } else if self.rounds().is_empty() {
-            Standing::Created
+            ExperimentStatus::Created
         } else {
-            Standing::Paused
+            ExperimentStatus::Paused
         }
     }
 
@@ -123,14 +124,14 @@ impl Experiment {
     ///
     /// # Errors
     /// Why it cannot be followed.
-    pub fn ordered(&self, order: &Order) -> Result<Option<Event>, Rejection> {
-        let Order { action, by, reason } = order.clone();
-        let event: Event = match (action, self.standing()) {
-            (Action::Cancel, Standing::Cancelled)
-            | (Action::Pause, Standing::Paused | Standing::Created)
-            | (Action::Start | Action::Resume, Standing::Going) => return Ok(None),
-            (Action::Start, Standing::Paused) => {
-                return Err(Rejection::Order("it was started before, and is paused: resume it"));
+    pub fn command_event(&self, command: &OperatorCommand) -> Result<Option<Event>, Rejection> {
+        let OperatorCommand { action, by, reason } = command.clone();
+        let event: Event = match (action, self.status()) {
+            (Action::Cancel, ExperimentStatus::Cancelled)
+            | (Action::Pause, ExperimentStatus::Paused | ExperimentStatus::Created)
+            | (Action::Start | Action::Resume, ExperimentStatus::Running) => return Ok(None),
+            (Action::Start, ExperimentStatus::Paused) => {
+                return Err(Rejection::Command("it was started before, and is paused: resume it"));
             }
             (Action::Cancel, _) => ExperimentCancelled { by, reason }.into(),
             (Action::Pause, _) => ExperimentPaused { number: self.pauses(), by, reason }.into(),
@@ -138,7 +139,7 @@ impl Experiment {
                 ExperimentResumed { number: self.pauses().saturating_sub(1), by, reason }.into()
             }
         };
-        self.decide_order(&event)?;
+        self.decide_command(&event)?;
         Ok(Some(event))
     }
 
@@ -146,35 +147,35 @@ impl Experiment {
     ///
     /// # Errors
     /// Why it may not.
-    pub fn decide_order(&self, event: &Event) -> Result<(), Rejection> {
+    pub fn decide_command(&self, event: &Event) -> Result<(), Rejection> {
         if self.plan().is_none() {
             return Err(Rejection::NotStarted);
         }
-        match self.standing() {
-            Standing::Cancelled => return Err(Rejection::Cancelled),
-            Standing::Finished => return Err(Rejection::Finished),
-            Standing::Going | Standing::Created | Standing::Paused => {}
+        match self.status() {
+            ExperimentStatus::Cancelled => return Err(Rejection::Cancelled),
+            ExperimentStatus::Finished => return Err(Rejection::Finished),
+            ExperimentStatus::Running | ExperimentStatus::Created | ExperimentStatus::Paused => {}
         }
         let (by, reason) = if let Event::ExperimentPaused(e) = event {
             if self.paused().is_some() || e.number != self.pauses() {
-                return Err(Rejection::Order("it is paused, or that pause is over"));
+                return Err(Rejection::Command("it is paused, or that pause is over"));
             }
             (&e.by, &e.reason)
         } else if let Event::ExperimentResumed(e) = event {
             if self.paused().is_none_or(|paused| paused.number != e.number) {
-                return Err(Rejection::Order("that pause does not hold"));
+                return Err(Rejection::Command("that pause does not hold"));
             }
             (&e.by, &e.reason)
         } else if let Event::ExperimentCancelled(e) = event {
             (&e.by, &e.reason)
         } else {
-            return Err(Rejection::Order("no operator orders this"));
+            return Err(Rejection::Command("no operator orders this"));
         };
         if by.len() > BY_BYTES_MAX {
-            return Err(Rejection::Order("the operator's name is longer than 256 bytes"));
+            return Err(Rejection::Command("the operator's name is longer than 256 bytes"));
         }
         if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
-            return Err(Rejection::Order("the reason is longer than 2 KiB"));
+            return Err(Rejection::Command("the reason is longer than 2 KiB"));
         }
         Ok(())
     }

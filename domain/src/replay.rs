@@ -260,7 +260,7 @@ impl Verifier {
             if recorded.event.causation != Some(EventId::of_experiment(&recorded.experiment)) {
                 return Err("an operator's order follows from the experiment's start alone".to_owned());
             }
-            state.decide_order(event)
+            state.decide_command(event)
         } else if !self.due.is_empty() {
             if state.cancelled().is_some() {
                 return Err("the rules reject it: the experiment was cancelled".to_owned());

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::mean;
-use crate::conflict::{self, Answers, Conflict, Selection};
+use crate::conflict::{self, Conflict, ScoredCompletions, Selection};
 use crate::decision::{Due, Rejection};
 use crate::event::{
     CompletionsSampled, ConflictMeasured, Event, EventId, FeedbackRequested, PairSelected, PromptAdmitted,
@@ -252,7 +252,7 @@ impl Round {
     pub(crate) fn decide_asked(&self, e: &FeedbackRequested) -> Result<(), Rejection> {
         self.decide_complete()?;
         let reject = |reason| Err(Rejection::Comparison { round: e.round, comparison: e.comparison, reason });
-        if self.evaluated.is_some() || (e.comparison as usize) < self.learning.asked().len() {
+        if self.evaluated.is_some() || (e.comparison as usize) < self.learning.comparisons().len() {
             return reject("it was put up already");
         }
         match self.progress(&e.prompt_id) {
@@ -412,9 +412,9 @@ impl Round {
 
     /// What is selected of each measured prompt.
     fn select(&self, plan: &Plan, measured: &[Measured<'_>]) -> Selection {
-        let answers: Vec<Answers<'_>> = measured
+        let answers: Vec<ScoredCompletions<'_>> = measured
             .iter()
-            .map(|prompt| Answers { conflict: prompt.conflict, rewards: prompt.rewards })
+            .map(|prompt| ScoredCompletions { conflict: prompt.conflict, rewards: prompt.rewards })
             .collect();
         conflict::select(&plan.conflict.selection, &answers, self.seed(plan))
     }

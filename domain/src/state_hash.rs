@@ -117,7 +117,7 @@ impl<'a> RoundView<'a> {
         let (counts, learning) = (round.counts(), round.learning());
         let trained =
             |stage| learning.training(stage).map(|training| training.progress == TrainingProgress::Done);
-        let asked = learning.asked().iter().map(|asked| AskedView {
+        let asked = learning.comparisons().iter().map(|asked| AskedView {
             request: &asked.request,
             judgements: asked
                 .judgements

@@ -177,7 +177,7 @@ struct RoundHistory {
     decided: bool,
 }
 
-type Answer = (PromptId, u32);
+type SelectedPair = (PromptId, u32);
 type Pair = (PromptId, [u32; 2]);
 
 impl WhatIf {
@@ -286,7 +286,7 @@ fn unordered(e: &FeedbackRequested) -> [u32; 2] {
 
 /// What a plan has selected and asked.
 struct Chosen {
-    answers: BTreeSet<Answer>,
+    answers: BTreeSet<SelectedPair>,
     pairs: BTreeSet<Pair>,
 }
 

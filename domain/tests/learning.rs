@@ -130,7 +130,7 @@ fn judge(history: &mut History, received: FeedbackReceived) {
 fn judge_all(history: &mut History, verdict: Verdict) {
     let round = history.round();
     for comparison in
-        0..u32::try_from(history.experiment.rounds().last().unwrap().learning().asked().len()).unwrap()
+        0..u32::try_from(history.experiment.rounds().last().unwrap().learning().comparisons().len()).unwrap()
     {
         judge(history, FeedbackReceived { round, ..judgement(comparison, "ann", verdict) });
     }
@@ -194,7 +194,7 @@ fn a_round_learns_and_the_next_one_works_with_what_it_learnt() {
 #[test]
 fn a_comparison_is_put_up_for_every_selected_answer_at_most_once() {
     let history = asked(learning_plan(1));
-    let asked = history.experiment.rounds()[0].learning().asked().to_vec();
+    let asked = history.experiment.rounds()[0].learning().comparisons().to_vec();
     assert!(!asked.is_empty() && asked.len() <= 5, "{}", asked.len());
     for (number, one) in asked.iter().enumerate() {
         let pair = |e: &dissent_domain::event::FeedbackRequested| {
@@ -208,7 +208,7 @@ fn a_comparison_is_put_up_for_every_selected_answer_at_most_once() {
 #[test]
 fn nothing_is_trained_before_every_comparison_is_judged() {
     let mut history = asked(learning_plan(1));
-    let comparisons = u32::try_from(history.experiment.rounds()[0].learning().asked().len()).unwrap();
+    let comparisons = u32::try_from(history.experiment.rounds()[0].learning().comparisons().len()).unwrap();
     assert!(history.experiment.waits_for_people());
     for comparison in (0..comparisons).rev() {
         assert_eq!(count(&history, EventType::TrainingRequested), 0);
@@ -241,7 +241,7 @@ fn an_annotator_judges_a_comparison_once_and_late_judgements_are_refused() {
 }
 
 fn judge_all_by(history: &mut History, annotators: &[&str]) {
-    let comparisons = u32::try_from(history.experiment.rounds()[0].learning().asked().len()).unwrap();
+    let comparisons = u32::try_from(history.experiment.rounds()[0].learning().comparisons().len()).unwrap();
     for comparison in 0..comparisons {
         for annotator in annotators {
             let received = judgement(comparison, annotator, Verdict::First);
@@ -383,7 +383,7 @@ proptest! {
     ) {
         let settled = |order: &[usize]| {
             let mut history = asked(changed(1, |learning| learning.feedback.overlap = 3));
-            let comparisons = history.experiment.rounds()[0].learning().asked().len();
+            let comparisons = history.experiment.rounds()[0].learning().comparisons().len();
             for &at in order {
                 let (comparison, annotator) = (at / 3, ["ann", "ben", "cyd"][at % 3]);
                 if comparison < comparisons {

@@ -8,10 +8,12 @@ use std::convert::Infallible;
 use dissent_domain::event::{
     Event, EventId, ExperimentCancelled, ExperimentStarted, NewEvent, Recorded, follow_from,
 };
-use dissent_domain::fork::Forking;
+use dissent_domain::fork::ForkBuilder;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::journal::{Decision, Ledger};
-use dissent_domain::operator::{Action, BY_BYTES_MAX, Order, REASON_BYTES_MAX, Standing, created};
+use dissent_domain::operator::{
+    Action, BY_BYTES_MAX, ExperimentStatus, OperatorCommand, REASON_BYTES_MAX, created,
+};
 use dissent_domain::replay::Replay;
 
 use support::{History, plan, replayed};
@@ -25,8 +27,8 @@ struct Desk {
     recorded: Vec<Recorded>,
 }
 
-fn order(action: Action) -> Order {
-    Order { action, by: "ann".into(), reason: None }
+fn order(action: Action) -> OperatorCommand {
+    OperatorCommand { action, by: "ann".into(), reason: None }
 }
 
 impl Desk {
@@ -62,7 +64,7 @@ impl Desk {
 
     /// Whether anything came of an order.
     fn order(&mut self, action: Action) -> Result<bool, String> {
-        let append = self.ledger.order(&order(action), 0).map_err(|rejection| rejection.to_string())?;
+        let append = self.ledger.command(&order(action), 0).map_err(|rejection| rejection.to_string())?;
         let is_new = append.is_some();
         self.record(append.map_or_else(Vec::new, |append| append.events));
         Ok(is_new)
@@ -73,8 +75,8 @@ impl Desk {
         self.propose(follow_from(due.cause, "round", 0, &due.events).unwrap())
     }
 
-    fn standing(&self) -> Standing {
-        self.ledger.experiment().standing()
+    fn status(&self) -> ExperimentStatus {
+        self.ledger.experiment().status()
     }
 }
 
@@ -116,7 +118,7 @@ fn what_was_in_hand_is_recorded_while_it_is_paused() {
     while desk.ledger.experiment().due().is_some() {
         desk.conclude().unwrap();
     }
-    assert_eq!(desk.standing(), Standing::Finished);
+    assert_eq!(desk.status(), ExperimentStatus::Finished);
     assert_eq!(desk.ledger.experiment().state_hash(), calm.experiment.state_hash());
     replayed(&desk.recorded).unwrap();
 }
@@ -148,11 +150,11 @@ fn orders_that_are_followed_already_change_nothing_and_those_that_do_not_fit_are
     assert!(desk.order(Action::Start).unwrap_err().contains("resume it"));
     let mut long = order(Action::Cancel);
     long.by = "x".repeat(BY_BYTES_MAX + 1);
-    assert!(desk.ledger.order(&long, 0).is_err());
-    long = Order { reason: Some("x".repeat(REASON_BYTES_MAX + 1)), ..order(Action::Cancel) };
-    assert!(desk.ledger.order(&long, 0).is_err());
-    assert_eq!(desk.standing(), Standing::Paused);
-    assert!(Ledger::default().order(&order(Action::Pause), 0).is_err(), "nothing was started");
+    assert!(desk.ledger.command(&long, 0).is_err());
+    long = OperatorCommand { reason: Some("x".repeat(REASON_BYTES_MAX + 1)), ..order(Action::Cancel) };
+    assert!(desk.ledger.command(&long, 0).is_err());
+    assert_eq!(desk.status(), ExperimentStatus::Paused);
+    assert!(Ledger::default().command(&order(Action::Pause), 0).is_err(), "nothing was started");
 }
 
 #[test]
@@ -162,7 +164,7 @@ fn no_step_gives_orders() {
     let start = EventId::of_experiment(&plan(PROMPTS).experiment);
     let events = follow_from(start, "generation", 0, &[cancelled.into()]).unwrap();
     assert!(desk.propose(events).unwrap_err().contains("only an operator"));
-    assert_eq!(desk.standing(), Standing::Going);
+    assert_eq!(desk.status(), ExperimentStatus::Running);
 }
 
 #[test]
@@ -171,10 +173,10 @@ fn what_is_created_waits_for_its_start() {
     let pause = created(&plan(PROMPTS), "ann".into(), 0).unwrap();
     desk.record(vec![pause]);
     desk.ledger = replayed(&desk.recorded).unwrap().into();
-    assert_eq!((desk.standing(), desk.ledger.experiment().due()), (Standing::Created, None));
+    assert_eq!((desk.status(), desk.ledger.experiment().due()), (ExperimentStatus::Created, None));
     assert!(desk.order(Action::Start).unwrap());
     desk.conclude().unwrap();
-    assert_eq!(desk.standing(), Standing::Going);
+    assert_eq!(desk.status(), ExperimentStatus::Running);
     replayed(&desk.recorded).unwrap();
 }
 
@@ -202,7 +204,7 @@ fn a_fork_of_a_paused_experiment_is_not_paused_and_one_of_a_cancelled_one_shares
     let mut desk = Desk::started();
     desk.order(Action::Pause).unwrap();
     let name = ExperimentId::new("fork").unwrap();
-    let (mut forking, mut replay) = (Forking::new(name.clone()), Replay::verifying());
+    let (mut forking, mut replay) = (ForkBuilder::new(name.clone()), Replay::verifying());
     let mut events: Vec<NewEvent> = Vec::new();
     for recorded in &desk.recorded {
         events.push(forking.share(recorded).unwrap());
@@ -213,14 +215,14 @@ fn a_fork_of_a_paused_experiment_is_not_paused_and_one_of_a_cancelled_one_shares
     for (version, event) in (1..).zip(events) {
         replay.apply(&Recorded { position: version, experiment: name.clone(), version, event }).unwrap();
     }
-    assert_eq!(replay.experiment().standing(), Standing::Going);
+    assert_eq!(replay.experiment().status(), ExperimentStatus::Running);
     // Its own pauses have other ids than the one that it shares.
     let mut ledger = Ledger::from(replay);
-    assert!(ledger.order(&order(Action::Pause), 0).unwrap().is_some());
+    assert!(ledger.command(&order(Action::Pause), 0).unwrap().is_some());
     assert_eq!(ledger.experiment().paused().unwrap().number, 1);
 
     desk.order(Action::Cancel).unwrap();
-    let mut forking = Forking::new(name);
+    let mut forking = ForkBuilder::new(name);
     desk.recorded.iter().for_each(|recorded| drop(forking.share(recorded).unwrap()));
     let refused = forking.fork(plan(PROMPTS).experiment, forked, 0).unwrap_err().to_string();
     assert_eq!(refused, "the experiment was cancelled");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dissent_domain::conflict::{
-    Answers, Conflict, LogprobKind, Measurer, Rule, Selection, SelectionSettings, select,
+    Conflict, LogprobKind, Measurer, Rule, ScoredCompletions, Selection, SelectionSettings, select,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -110,9 +110,9 @@ pub(super) fn run(args: &DetectArgs) -> anyhow::Result<()> {
     settings.validate()?;
     let prompts = measure_all(&args.input, args.logprob)?;
     let conflicts: Vec<&Conflict> = prompts.iter().map(|prompt| &prompt.conflict).collect();
-    let answers: Vec<Answers<'_>> = prompts
+    let answers: Vec<ScoredCompletions<'_>> = prompts
         .iter()
-        .map(|prompt| Answers { conflict: &prompt.conflict, rewards: &prompt.rewards })
+        .map(|prompt| ScoredCompletions { conflict: &prompt.conflict, rewards: &prompt.rewards })
         .collect();
     let selection = select(&settings, &answers, args.seed);
     match write_all(&args.output, &prompts, &selection) {

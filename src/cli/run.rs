@@ -110,7 +110,7 @@ fn say_what_people_can_do(
     for recorded in log.read_stream(experiment, 0, usize::MAX)? {
         replay.apply(&recorded)?;
     }
-    let asked = replay.experiment().rounds().last().map_or(0, |round| round.learning().asked().len());
+    let asked = replay.experiment().rounds().last().map_or(0, |round| round.learning().comparisons().len());
     let option = paths::data_option(data_dir);
     let mut out = std::io::stdout().lock();
     writeln!(

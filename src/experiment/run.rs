@@ -9,7 +9,7 @@ use dissent_actors::{Ending, LeaseTimes, Pipeline, PipelineError, Resources, Rol
 use dissent_domain::event_ids::finished_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
-use dissent_domain::operator::{Action, Order, Standing};
+use dissent_domain::operator::{Action, ExperimentStatus, OperatorCommand};
 use dissent_domain::plan::Plan;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
@@ -63,10 +63,10 @@ pub(crate) fn run_experiment(
     let run = |ending| Run { ending, experiment: experiment.clone(), log: log.clone() };
     let snapshots = Snapshots::new(start::snapshots_folder(data_dir));
     match standing(&*log, &experiment, &snapshots)? {
-        Standing::Paused => return Ok(run(Ending::Paused)),
-        Standing::Cancelled => return Ok(run(Ending::Cancelled)),
-        Standing::Created => start(&*log, &experiment)?,
-        Standing::Going | Standing::Finished => {}
+        ExperimentStatus::Paused => return Ok(run(Ending::Paused)),
+        ExperimentStatus::Cancelled => return Ok(run(Ending::Cancelled)),
+        ExperimentStatus::Created => start(&*log, &experiment)?,
+        ExperimentStatus::Running | ExperimentStatus::Finished => {}
     }
     view.say("starting the policy and the proxy reward model");
     let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
@@ -85,7 +85,7 @@ fn standing(
     log: &dyn EventLog,
     experiment: &ExperimentId,
     snapshots: &Snapshots,
-) -> anyhow::Result<Standing> {
+) -> anyhow::Result<ExperimentStatus> {
     let states = States::default();
     states.load(log, experiment, Some(snapshots))?;
     Ok(states.standing(experiment))
@@ -93,7 +93,8 @@ fn standing(
 
 /// Whoever runs what was created wants it to start.
 fn start(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<()> {
-    let order = Order { action: Action::Start, by: String::new(), reason: Some("dissent run".to_owned()) };
+    let order =
+        OperatorCommand { action: Action::Start, by: String::new(), reason: Some("dissent run".to_owned()) };
     wait(control::order(log, experiment, &order))?;
     Ok(())
 }

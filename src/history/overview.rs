@@ -5,7 +5,7 @@ use dissent_domain::experiment::Experiment;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::TrainingProgress;
 use dissent_domain::log::EventLog;
-use dissent_domain::operator::Standing;
+use dissent_domain::operator::ExperimentStatus;
 use dissent_domain::replay::Replay;
 use dissent_domain::round::Round;
 use serde::Serialize;
@@ -32,14 +32,14 @@ pub(crate) enum State {
 
 impl State {
     fn of(experiment: &Experiment) -> Self {
-        match experiment.standing() {
-            Standing::Finished if experiment.stopped().is_some() => Self::Stopped,
-            Standing::Finished => Self::Finished,
-            Standing::Created => Self::Created,
-            Standing::Paused => Self::Paused,
-            Standing::Cancelled => Self::Cancelled,
-            Standing::Going if experiment.waits_for_people() => Self::WaitsForPeople,
-            Standing::Going => Self::InProgress,
+        match experiment.status() {
+            ExperimentStatus::Finished if experiment.stopped().is_some() => Self::Stopped,
+            ExperimentStatus::Finished => Self::Finished,
+            ExperimentStatus::Created => Self::Created,
+            ExperimentStatus::Paused => Self::Paused,
+            ExperimentStatus::Cancelled => Self::Cancelled,
+            ExperimentStatus::Running if experiment.waits_for_people() => Self::WaitsForPeople,
+            ExperimentStatus::Running => Self::InProgress,
         }
     }
 
@@ -126,7 +126,7 @@ impl RoundRow {
             selected: counts.selected,
             mean_abs_pacs: evaluation.and_then(|evaluation| evaluation.mean_abs_pacs),
             kendall_tau: evaluation.and_then(|evaluation| evaluation.kendall_tau),
-            comparisons: learning.asked().len() as u64,
+            comparisons: learning.comparisons().len() as u64,
             judgements: learning.judgements(),
             at: at(round),
         }

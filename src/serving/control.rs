@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use dissent_actors::{Control, OrderError, Ordered};
 use dissent_domain::id::ExperimentId;
-use dissent_domain::operator::{Action, Order};
+use dissent_domain::operator::{Action, OperatorCommand};
 use dissent_storage::SledLog;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ async fn order(
     let experiment =
         ExperimentId::new(name).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     tracing::info!(experiment_id = %experiment, order = action.name(), by, "an order over HTTP");
-    let ordered = control_api.control.order(experiment.clone(), Order { action, by, reason }).await;
+    let ordered = control_api.control.order(experiment.clone(), OperatorCommand { action, by, reason }).await;
     let Ordered { standing, changed } = ordered.map_err(refused)?;
     Ok(answer(&json!({ "experiment": experiment, "state": standing, "changed": changed })))
 }

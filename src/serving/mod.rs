@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dissent_actors::{Ending, Pipeline, Progress, Roles, Vitals, Worker};
 use dissent_domain::log::EventLog;
-use dissent_domain::operator::Standing;
+use dissent_domain::operator::ExperimentStatus;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::RabbitBroker;
 use dissent_storage::{ArtifactStore, MemoryLog, Snapshots};
@@ -217,12 +217,14 @@ impl RunningService {
 /// Says why nothing happens, where nothing may.
 fn tell_what_it_waits_for(vitals: &Vitals) {
     match vitals.progress.borrow().standing {
-        Standing::Created => {
+        ExperimentStatus::Created => {
             tracing::warn!("the experiment waits for its start: dissent experiment start NAME")
         }
-        Standing::Paused => tracing::warn!("the experiment is paused: dissent experiment resume NAME"),
-        Standing::Cancelled => tracing::warn!("the experiment was cancelled: nothing is done"),
-        Standing::Going | Standing::Finished => {}
+        ExperimentStatus::Paused => {
+            tracing::warn!("the experiment is paused: dissent experiment resume NAME")
+        }
+        ExperimentStatus::Cancelled => tracing::warn!("the experiment was cancelled: nothing is done"),
+        ExperimentStatus::Running | ExperimentStatus::Finished => {}
     }
 }
 
@@ -249,11 +251,11 @@ mod tests {
     #[test]
     fn a_server_that_is_stopped_takes_the_queues_of_what_is_over_along() {
         for (standing, is_over) in [
-            (Standing::Going, false),
-            (Standing::Created, false),
-            (Standing::Paused, false),
-            (Standing::Cancelled, true),
-            (Standing::Finished, true),
+            (ExperimentStatus::Running, false),
+            (ExperimentStatus::Created, false),
+            (ExperimentStatus::Paused, false),
+            (ExperimentStatus::Cancelled, true),
+            (ExperimentStatus::Finished, true),
         ] {
             let progress = Progress { standing, ..Progress::default() };
             assert_eq!(takes_queues_along(&progress, false), is_over, "{standing:?}");

@@ -7,7 +7,7 @@ mod run;
 
 use std::collections::BTreeMap;
 
-use dissent_domain::analysis::{Interval, Standing, t_interval};
+use dissent_domain::analysis::{ComparisonResult, Interval, t_interval};
 use dissent_domain::conflict::Rule;
 use serde::Serialize;
 
@@ -52,11 +52,11 @@ pub struct RuleComparison {
     /// By how much its gold reward is higher.
     pub gold: Option<Interval>,
     /// By that interval.
-    pub gold_standing: Option<Standing>,
+    pub gold_standing: Option<ComparisonResult>,
     /// By how much its share of held-out errors is higher.
     pub errors: Option<Interval>,
     /// By that interval: fewer errors win.
-    pub errors_standing: Option<Standing>,
+    pub errors_standing: Option<ComparisonResult>,
 }
 
 /// What the experiments came to.
@@ -203,9 +203,9 @@ fn contests(
                 over,
                 budget,
                 gold,
-                gold_standing: gold.map(|gold| Standing::of(&gold)),
+                gold_standing: gold.map(|gold| ComparisonResult::of(&gold)),
                 errors,
-                errors_standing: errors.map(|errors| Standing::of(&fewer(errors))),
+                errors_standing: errors.map(|errors| ComparisonResult::of(&fewer(errors))),
             });
         }
     }

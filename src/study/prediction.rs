@@ -1,9 +1,12 @@
 //! How well each rule predicts where the proxy is wrong: on pairs of answers whose true order is known.
 
 use dissent_domain::analysis::{
-    Interval, Standing, at_budgets, auroc, bootstrap_intervals, mean_precision, stratified_auroc, t_interval,
+    ComparisonResult, Interval, at_budgets, auroc, bootstrap_intervals, mean_precision, stratified_auroc,
+    t_interval,
 };
-use dissent_domain::conflict::{Answers, LogprobKind, Pair, PairScore, margin_strata, measure, pair_scores};
+use dissent_domain::conflict::{
+    LogprobKind, Pair, PairScore, ScoredCompletions, margin_strata, measure, pair_scores,
+};
 use serde::Serialize;
 
 /// What puts pairs in an order, the most suspicious first.
@@ -120,10 +123,10 @@ impl Sample {
             prompts.iter().map(of).collect::<Result<Vec<_>, _>>()
         };
         let conflicts = [measured(LogprobKind::Sum)?, measured(LogprobKind::Mean)?];
-        let answers = |kind: LogprobKind| -> Vec<Answers<'_>> {
+        let answers = |kind: LogprobKind| -> Vec<ScoredCompletions<'_>> {
             let conflicts = &conflicts[usize::from(kind == LogprobKind::Mean)];
             let both = conflicts.iter().zip(prompts);
-            both.map(|(conflict, prompt)| Answers { conflict, rewards: &prompt.rewards }).collect()
+            both.map(|(conflict, prompt)| ScoredCompletions { conflict, rewards: &prompt.rewards }).collect()
         };
         let has_conflict = |judged: &&LabelledPair| conflicts.iter().all(|of| !of[judged.prompt].degenerate);
         let judged: Vec<&LabelledPair> = judged.iter().filter(has_conflict).collect();
@@ -293,7 +296,7 @@ pub struct Advantage {
     /// AUROC of the one less that of the other, on the same pairs.
     pub auroc: Interval,
     /// By that interval.
-    pub standing: Standing,
+    pub standing: ComparisonResult,
 }
 
 /// Where intervals come from.
@@ -364,7 +367,7 @@ pub fn evaluate(
             rule: predictors[one].name(kind),
             over: predictors[other].name(kind),
             auroc,
-            standing: Standing::of(&auroc),
+            standing: ComparisonResult::of(&auroc),
         })
     };
     Predictions {

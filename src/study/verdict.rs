@@ -1,6 +1,6 @@
 //! Who won, in sentences: said from the intervals, never from the means.
 
-use dissent_domain::analysis::{Interval, Standing};
+use dissent_domain::analysis::{ComparisonResult, Interval};
 
 use super::prediction::{Advantage, Predictions};
 
@@ -40,7 +40,7 @@ const CONFLICT: &str = "conflict";
 fn combinations(predictions: &Predictions) -> Vec<&str> {
     let beats = |rule: &str, other: &str| {
         predictions.advantages.iter().any(|advantage| {
-            advantage.rule == rule && advantage.over == other && advantage.standing == Standing::Won
+            advantage.rule == rule && advantage.over == other && advantage.standing == ComparisonResult::Won
         })
     };
     let names = predictions.rules.iter().map(|prediction| prediction.rule.as_str());
@@ -49,9 +49,9 @@ fn combinations(predictions: &Predictions) -> Vec<&str> {
 
 fn standing(advantage: &Advantage) -> String {
     match advantage.standing {
-        Standing::Won => format!("won against {}", advantage.over),
-        Standing::Lost => format!("lost to {}", advantage.over),
-        Standing::Tied => format!("tied with {}", advantage.over),
+        ComparisonResult::Won => format!("won against {}", advantage.over),
+        ComparisonResult::Lost => format!("lost to {}", advantage.over),
+        ComparisonResult::Tied => format!("tied with {}", advantage.over),
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
             rule: rule.to_owned(),
             over: over.to_owned(),
             auroc,
-            standing: Standing::of(&auroc),
+            standing: ComparisonResult::of(&auroc),
         };
         Predictions {
             pairs: 10.0,

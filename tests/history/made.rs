@@ -126,7 +126,7 @@ fn evaluate(history: &mut History) {
 
 pub(crate) fn judge_all(history: &mut History) {
     let round = history.round();
-    let comparisons = history.experiment.rounds().last().unwrap().learning().asked().len();
+    let comparisons = history.experiment.rounds().last().unwrap().learning().comparisons().len();
     for comparison in 0..u32::try_from(comparisons).unwrap() {
         let received = FeedbackReceived {
             round,

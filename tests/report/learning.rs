@@ -79,7 +79,7 @@ fn evaluation(run: &Run<'_>, evaluation: u32, gold: [f64; 2], proxy: [f64; 2], k
 
 /// Everybody prefers the first answer, but for the last comparison.
 fn judge(run: &mut Run<'_>, annotators: &[&str]) {
-    let asked = run.experiment.rounds()[0].learning().asked().len();
+    let asked = run.experiment.rounds()[0].learning().comparisons().len();
     for comparison in 0..u32::try_from(asked).unwrap() {
         for (index, annotator) in annotators.iter().enumerate() {
             let is_last = comparison as usize + 1 == asked;

@@ -386,7 +386,7 @@ fn a_round_closes_the_loop_and_replay_finds_every_decision_right() {
         assert!(after.kl != 0.0, "{after:?}");
         assert!((after.proxy_reward[0] - after.refined_reward[0]).abs() > 1e-9, "{after:?}");
         assert!(after.gold_reward.is_some() && after.refined_agreement.is_some());
-        let asked = experiment.rounds()[0].learning().asked();
+        let asked = experiment.rounds()[0].learning().comparisons();
         assert!(!asked.is_empty() && asked.iter().all(|asked| asked.judgements.of("oracle").is_some()));
         let Event::RewardModelRefined(e) = &place.of_kind(EventType::RewardModelRefined)[0] else { panic!() };
         assert_eq!(e.preferences, experiment.rounds()[0].learning().settled().unwrap().preferences);

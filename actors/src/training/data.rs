@@ -39,7 +39,7 @@ fn settled(experiment: &Experiment, last: u32) -> Vec<Settled> {
     let rounds = experiment.rounds().iter().filter(|round| round.number() <= last);
     let asked = rounds
         .filter(|round| round.learning().settled().is_some())
-        .flat_map(|round| round.learning().asked().iter().map(|asked| (round.number(), asked)));
+        .flat_map(|round| round.learning().comparisons().iter().map(|asked| (round.number(), asked)));
     asked
         .filter_map(|(round, asked)| {
             let request = &asked.request;

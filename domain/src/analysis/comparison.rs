@@ -7,7 +7,7 @@ use super::interval::Interval;
 /// How one thing stands to another, by the 95 % interval of its advantage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum ComparisonResult {
     /// The whole interval lies above 0.
     Won,
     /// The whole interval lies below 0.
@@ -16,7 +16,7 @@ pub enum Standing {
     Tied,
 }
 
-impl Standing {
+impl ComparisonResult {
     /// By the interval of an advantage: positive where the first of the two is better.
     #[must_use]
     pub fn of(advantage: &Interval) -> Self {

@@ -13,7 +13,7 @@ mod ranks;
 pub use auroc::{auroc, stratified_auroc};
 pub use budget::{AtBudget, at_budgets, mean_precision};
 pub use calibration::{Calibration, ReliabilityBin, calibration, pairwise_accuracy};
-pub use comparison::Standing;
+pub use comparison::ComparisonResult;
 pub use interval::{Interval, bootstrap_interval, bootstrap_intervals, student_t_quantile, t_interval};
 pub use mean::mean;
 pub use ranks::{midranks, strata};

@@ -195,10 +195,10 @@ proptest! {
     #[test]
     fn the_standing_is_that_of_the_interval(low in -1.0..1.0_f64, width in 0.0..1.0_f64) {
         let interval = Interval { mean: low + width / 2.0, low, high: low + width, n: 3 };
-        let expected = match Standing::of(&interval) {
-            Standing::Won => interval.low > 0.0,
-            Standing::Lost => interval.high < 0.0,
-            Standing::Tied => interval.low <= 0.0 && interval.high >= 0.0,
+        let expected = match ComparisonResult::of(&interval) {
+            ComparisonResult::Won => interval.low > 0.0,
+            ComparisonResult::Lost => interval.high < 0.0,
+            ComparisonResult::Tied => interval.low <= 0.0 && interval.high >= 0.0,
         };
         prop_assert!(expected);
     }

@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 pub use kendall_tau::{KendallTau, kendall_tau};
 pub use null_band::{NullBand, null_band};
 pub use pacs::{MIN_SIGMA, pacs, z_scores};
-pub use pairs::{Answers, MARGIN_STRATA, Pair, PairScore, margin_strata, pair_scores, pairs, tells_apart};
+pub use pairs::{
+    MARGIN_STRATA, Pair, PairScore, ScoredCompletions, margin_strata, pair_scores, pairs, tells_apart,
+};
 pub use quantiles::{Quantiles, quantile};
 pub use selection::{Rule, Selection, SelectionError, SelectionSettings, select};
 

@@ -7,7 +7,7 @@ use crate::analysis::{midranks, strata};
 
 /// What a rule may know of a prompt's answers.
 #[derive(Debug, Clone, Copy)]
-pub struct Answers<'a> {
+pub struct ScoredCompletions<'a> {
     /// The conflict that was measured on them.
     pub conflict: &'a Conflict,
     /// Their rewards by the proxy, shape `[N]`.
@@ -66,7 +66,7 @@ pub const MARGIN_STRATA: u32 = 10;
 /// All pairs of answers of the prompts that are not degenerate, in prompt order. Answers that neither the proxy nor the policy tells
 /// apart make no pair: they are one answer, sampled twice, and to ask about them would be to ask about nothing.
 #[must_use]
-pub fn pairs(prompts: &[Answers<'_>]) -> Vec<Pair> {
+pub fn pairs(prompts: &[ScoredCompletions<'_>]) -> Vec<Pair> {
     let kept = prompts.iter().enumerate().filter(|(_, answers)| !answers.conflict.degenerate);
     kept.flat_map(|(prompt, answers)| {
         let completions = answers.conflict.completions();
@@ -87,7 +87,7 @@ pub fn tells_apart(pacs: &[f64], rewards: &[f64], first: usize, second: usize) -
 /// The score of each pair, larger for the more doubtful; only the order of scores of one call has a meaning. Pairs must be of
 /// the prompts given.
 #[must_use]
-pub fn pair_scores(score: PairScore, prompts: &[Answers<'_>], pairs: &[Pair]) -> Vec<f64> {
+pub fn pair_scores(score: PairScore, prompts: &[ScoredCompletions<'_>], pairs: &[Pair]) -> Vec<f64> {
     match score {
         PairScore::GapAndMargin => {
             let ranks = [PairScore::Gap, PairScore::Margin]
@@ -113,7 +113,7 @@ pub fn pair_scores(score: PairScore, prompts: &[Answers<'_>], pairs: &[Pair]) ->
 
 /// The group of each pair by its margin |Δr|, of [`MARGIN_STRATA`], smallest margins first.
 #[must_use]
-pub fn margin_strata(prompts: &[Answers<'_>], pairs: &[Pair]) -> Vec<u32> {
+pub fn margin_strata(prompts: &[ScoredCompletions<'_>], pairs: &[Pair]) -> Vec<u32> {
     let margins: Vec<f64> =
         pair_scores(PairScore::Margin, prompts, pairs).into_iter().map(|score| -score).collect();
     strata(&margins, MARGIN_STRATA)
@@ -121,12 +121,12 @@ pub fn margin_strata(prompts: &[Answers<'_>], pairs: &[Pair]) -> Vec<u32> {
 
 /// Whether policy and proxy put the two answers in opposite orders.
 #[must_use]
-pub(super) fn is_discordant(answers: &Answers<'_>, z_rewards: &[f64], pair: Pair) -> bool {
+pub(super) fn is_discordant(answers: &ScoredCompletions<'_>, z_rewards: &[f64], pair: Pair) -> bool {
     of_pair(PairScore::Opposition, answers, z_rewards, pair) > 0.0
         && answers.rewards[pair.first].total_cmp(&answers.rewards[pair.second]).is_ne()
 }
 
-fn of_pair(score: PairScore, answers: &Answers<'_>, z_rewards: &[f64], pair: Pair) -> f64 {
+fn of_pair(score: PairScore, answers: &ScoredCompletions<'_>, z_rewards: &[f64], pair: Pair) -> f64 {
     let Pair { first, second, .. } = pair;
     let pacs = &answers.conflict.pacs;
     let gap = pacs[first] - pacs[second];
@@ -171,7 +171,7 @@ mod tests {
     /// The third of the worked examples of the method, and a prompt whose rewards do not vary.
     fn scored(score: PairScore, rewards: &[f64], logprobs: &[f64]) -> Vec<f64> {
         let conflict = measure(rewards, logprobs).unwrap();
-        let prompts = [Answers { conflict: &conflict, rewards }];
+        let prompts = [ScoredCompletions { conflict: &conflict, rewards }];
         pair_scores(score, &prompts, &pairs(&prompts))
     }
 
@@ -225,7 +225,7 @@ mod tests {
         let rewards: Vec<f64> = (0..21).map(|answer| f64::from(answer * answer)).collect();
         let logprobs: Vec<f64> = (0..21).map(|answer| f64::from((answer * 7) % 21)).collect();
         let conflict = measure(&rewards, &logprobs).unwrap();
-        let prompts = [Answers { conflict: &conflict, rewards: &rewards }];
+        let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }];
         let pairs = pairs(&prompts);
         let shares = pair_scores(PairScore::EqualMargin, &prompts, &pairs);
         let stratum = margin_strata(&prompts, &pairs);
@@ -261,7 +261,7 @@ mod tests {
             let (rewards, logprobs): (Vec<f64>, Vec<f64>) = scores.into_iter().unzip();
             let conflict = measure(&rewards, &logprobs).unwrap();
             prop_assume!(!conflict.degenerate);
-            let prompts = [Answers { conflict: &conflict, rewards: &rewards }];
+            let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }];
             let z = z_scores(&rewards).unwrap();
             for pair in pairs(&prompts) {
                 let of = |score| of_pair(score, &prompts[0], &z, pair);

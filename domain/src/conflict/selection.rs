@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::pairs::{Answers, Pair, PairScore, is_discordant, pair_scores, pairs};
+use super::pairs::{Pair, PairScore, ScoredCompletions, is_discordant, pair_scores, pairs};
 use super::{Conflict, quantile, z_scores};
 use crate::training::rso;
 
@@ -329,7 +329,7 @@ impl Selection {
 /// `random` and `rso` use `seed`; the same seed and the same prompts give the same selection. Settings should have passed
 /// [`SelectionSettings::validate`]; a missing budget is no limit.
 #[must_use]
-pub fn select(settings: &SelectionSettings, prompts: &[Answers<'_>], seed: u64) -> Selection {
+pub fn select(settings: &SelectionSettings, prompts: &[ScoredCompletions<'_>], seed: u64) -> Selection {
     let budget = settings.budget.map_or(usize::MAX, |budget| usize::try_from(budget).unwrap_or(usize::MAX));
     match (settings.rule, settings.rule.pair_score()) {
         (Rule::Rso, _) => {
@@ -348,7 +348,11 @@ pub fn select(settings: &SelectionSettings, prompts: &[Answers<'_>], seed: u64) 
 }
 
 /// The pairs that the thresholds leave, by falling score; equal scores stay in prompt order.
-fn ranked_pairs(settings: &SelectionSettings, score: PairScore, prompts: &[Answers<'_>]) -> Vec<Pair> {
+fn ranked_pairs(
+    settings: &SelectionSettings,
+    score: PairScore,
+    prompts: &[ScoredCompletions<'_>],
+) -> Vec<Pair> {
     let all = pairs(prompts);
     let scores = pair_scores(score, prompts, &all);
     let (delta, tau) = (settings.effective_delta(), settings.effective_tau());
@@ -372,7 +376,7 @@ const RSO_BETA: f64 = 0.5;
 
 /// Answers in the order in which rejection sampling keeps them, two and two: the first pair of every prompt, in an order drawn
 /// among the prompts, then the second of every prompt, and so on.
-fn kept_pairs(prompts: &[Answers<'_>], seed: u64) -> Vec<Pair> {
+fn kept_pairs(prompts: &[ScoredCompletions<'_>], seed: u64) -> Vec<Pair> {
     let mut found = Vec::new();
     let eligible: Vec<Candidate> = (0..prompts.len())
         .filter(|&prompt| !prompts[prompt].conflict.degenerate)

@@ -7,7 +7,7 @@ use crate::event_ids::{
 use crate::experiment::Experiment;
 use crate::id::{ExperimentId, PromptId};
 use crate::learning::TrainingProgress;
-use crate::operator::Standing;
+use crate::operator::ExperimentStatus;
 use crate::plan::FeedbackSource;
 use crate::round::{PromptProgress, Round};
 
@@ -95,8 +95,10 @@ fn evaluation_requested(state: &Experiment, evaluation: u32) -> Option<EventId> 
 
 /// The events of the open round that wait for what a step makes of them, the coordinator's aside. While nobody may go on, none does.
 pub(super) fn unanswered(state: &Experiment) -> Vec<EventId> {
-    let open =
-        state.rounds().last().filter(|round| !round.is_closed() && state.standing() == Standing::Going);
+    let open = state
+        .rounds()
+        .last()
+        .filter(|round| !round.is_closed() && state.status() == ExperimentStatus::Running);
     let Some((plan, round)) = state.plan().zip(open) else { return Vec::new() };
     let counts = round.counts();
     let opened = (counts.admitted < counts.expected).then(|| round.opened());
@@ -111,7 +113,7 @@ pub(super) fn unanswered(state: &Experiment) -> Vec<EventId> {
         let feedback = &learning.feedback;
         let waits =
             feedback.source == FeedbackSource::Oracle && round.learning().waits_for_feedback(feedback);
-        let asked = if waits { round.learning().asked() } else { &[] };
+        let asked = if waits { round.learning().comparisons() } else { &[] };
         let open = asked.iter().filter(|asked| asked.judgements.len() < feedback.overlap as usize);
         open.map(|asked| comparison_id(round.opened(), asked.request.comparison))
     });

@@ -39,7 +39,7 @@ pub const LEASE_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 /// A comparison with what was said about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct RequestedComparison {
     /// What was asked.
     pub request: FeedbackRequested,
     /// The rewards of the first and of the second answer, by the reward model of the round.
@@ -86,7 +86,7 @@ pub enum TrainingProgress {
 /// The state of a round from its conflicts on.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Learning {
-    asked: Vec<Asked>,
+    asked: Vec<RequestedComparison>,
     judgements: u64,
     settled: Option<FeedbackSettled>,
     reward: Option<Training>,
@@ -96,7 +96,7 @@ pub struct Learning {
 impl Learning {
     /// The comparisons, with what was said about each.
     #[must_use]
-    pub fn asked(&self) -> &[Asked] {
+    pub fn comparisons(&self) -> &[RequestedComparison] {
         &self.asked
     }
 
@@ -221,7 +221,11 @@ impl Learning {
 
     /// Records a comparison; `rewards` are those of its first and second completion.
     pub(crate) fn request_comparison(&mut self, e: &FeedbackRequested, rewards: [f64; 2]) {
-        self.asked.push(Asked { request: e.clone(), rewards, judgements: Judgements::default() });
+        self.asked.push(RequestedComparison {
+            request: e.clone(),
+            rewards,
+            judgements: Judgements::default(),
+        });
     }
 
     /// Applies an event of this part of the round; `opened` is the id of the event that opened the round.
@@ -348,8 +352,9 @@ impl Learning {
     fn settle(&self, round: u32) -> FeedbackSettled {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let verdicts = || self.asked.iter().filter_map(|asked| Some((asked, asked.judgements.majority()?)));
-        let labels =
-            |asked: &Asked| asked.judgements.iter().map(|(_, judgement)| judgement.verdict).collect();
+        let labels = |asked: &RequestedComparison| {
+            asked.judgements.iter().map(|(_, judgement)| judgement.verdict).collect()
+        };
         let labels: Vec<Vec<Verdict>> = self.asked.iter().map(labels).collect();
         FeedbackSettled {
             round,

@@ -166,8 +166,11 @@ pub(crate) fn checkpoint_step(checkpoint: &str) -> u64 {
 /// The result of a training: of the model it began with and of all that people said, not of who did it or how often.
 pub(crate) fn trained(experiment: &Experiment, round: u32, stage: Stage, attempt: u32) -> Event {
     let learning = experiment.rounds()[round as usize].learning();
-    let data: Vec<String> =
-        learning.asked().iter().map(|asked| format!("{:?} {:?}", asked.request, asked.judgements)).collect();
+    let data: Vec<String> = learning
+        .comparisons()
+        .iter()
+        .map(|asked| format!("{:?} {:?}", asked.request, asked.judgements))
+        .collect();
     let [policy, reward] = [experiment.policy(), experiment.reward_model()].map(Option::unwrap);
     let digest =
         hash(&[stage.name(), &round.to_string(), &policy.fingerprint, &reward.fingerprint, &data.join("\n")]);
@@ -203,7 +206,7 @@ pub(crate) fn summary(experiment: &Experiment) -> String {
             round.counts(),
             round.evaluation(),
             round.prompts().collect::<Vec<_>>(),
-            learning.asked(),
+            learning.comparisons(),
             learning.settled(),
             training(Stage::Reward),
             training(Stage::Policy),

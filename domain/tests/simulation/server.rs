@@ -12,7 +12,7 @@ use dissent_domain::event_ids::round_opened_id;
 use dissent_domain::journal::{Decision, Ledger};
 use dissent_domain::learning::TrainingProgress;
 use dissent_domain::log::{Append, ExpectedVersion};
-use dissent_domain::operator::{Action, Order};
+use dissent_domain::operator::{Action, OperatorCommand};
 use dissent_domain::replay::Replay;
 
 use crate::broker::{Broker, Proposal};
@@ -210,9 +210,9 @@ impl Server {
 
     /// The operator: orders go to the journal itself.
     pub(crate) fn order(&mut self, action: Action, now_ms: u64) {
-        let order = Order { action, by: "operator".into(), reason: None };
+        let order = OperatorCommand { action, by: "operator".into(), reason: None };
         // An order that no longer makes sense is refused: the operator is told, and nothing else comes of it.
-        if let Ok(Some(append)) = self.ledger.order(&order, now_ms * 1000) {
+        if let Ok(Some(append)) = self.ledger.command(&order, now_ms * 1000) {
             self.append(None, append);
         }
     }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 use dissent_domain::event::{NewEvent, Recorded};
-use dissent_domain::fork::{ForkError, Forking};
+use dissent_domain::fork::{ForkBuilder, ForkError};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::plan::Plan;
@@ -72,7 +72,7 @@ pub(super) fn run(log: &dyn EventLog, args: &ForkArgs, as_json: bool) -> anyhow:
 
 /// Goes over the whole past before anything is written: the event that ends it, and the fork's plan.
 fn prepare(log: &dyn EventLog, args: &ForkArgs, known: u64) -> anyhow::Result<(NewEvent, Plan)> {
-    let mut forking = Forking::new(args.name.clone());
+    let mut forking = ForkBuilder::new(args.name.clone());
     let mut last = None;
     each(log, args, &mut |recorded| {
         let shared = forking.share(recorded).map_err(refused)?;
@@ -105,7 +105,7 @@ fn prepare(log: &dyn EventLog, args: &ForkArgs, known: u64) -> anyhow::Result<(N
 }
 
 fn append_shared(log: &dyn EventLog, args: &ForkArgs) -> anyhow::Result<u64> {
-    let mut forking = Forking::new(args.name.clone());
+    let mut forking = ForkBuilder::new(args.name.clone());
     let mut events = Vec::with_capacity(APPEND_EVENTS);
     each(log, args, &mut |recorded| {
         events.push(forking.share(recorded).map_err(refused)?);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dissent_actors::{OrderError, Ordered, control};
 use dissent_domain::id::ExperimentId;
-use dissent_domain::operator::{Action, BY_BYTES_MAX, Order, REASON_BYTES_MAX, Standing};
+use dissent_domain::operator::{Action, BY_BYTES_MAX, ExperimentStatus, OperatorCommand, REASON_BYTES_MAX};
 use dissent_storage::{SledLog, wait};
 use serde::Deserialize as _;
 use serde_json::json;
@@ -62,7 +62,7 @@ pub(super) fn run(data_dir: &Path, action: Action, args: &OperatorArgs, as_json:
     }
     let already = if changed { "" } else { " already" };
     writeln!(out, "{name} {}", said(standing, already))?;
-    if changed && standing == Standing::Paused {
+    if changed && standing == ExperimentStatus::Paused {
         let option = args.server.option().unwrap_or_else(|| paths::data_option(data_dir));
         writeln!(out, "to go on: dissent experiment resume {name}{option}")?;
     }
@@ -77,20 +77,20 @@ pub(super) fn check_length(option: &str, words: &str, bytes_max: usize) -> Resul
     Ok(())
 }
 
-fn said(standing: Standing, already: &str) -> String {
+fn said(standing: ExperimentStatus, already: &str) -> String {
     match standing {
-        Standing::Going => format!("goes on{already}"),
-        Standing::Created => format!("is{already} waiting for its start"),
-        Standing::Paused => format!("is{already} paused"),
-        Standing::Cancelled => format!("is{already} cancelled"),
-        Standing::Finished => format!("is{already} finished"),
+        ExperimentStatus::Running => format!("goes on{already}"),
+        ExperimentStatus::Created => format!("is{already} waiting for its start"),
+        ExperimentStatus::Paused => format!("is{already} paused"),
+        ExperimentStatus::Cancelled => format!("is{already} cancelled"),
+        ExperimentStatus::Finished => format!("is{already} finished"),
     }
 }
 
 fn here(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Result<Ordered> {
     let OperatorArgs { experiment, by, reason, .. } = args;
     open::require_experiment(log, experiment)?;
-    let order = Order { action, by: by.clone(), reason: reason.clone() };
+    let order = OperatorCommand { action, by: by.clone(), reason: reason.clone() };
     wait(control::order(log, experiment, &order)).map_err(|error| match error {
         OrderError::Rejected { .. } | OrderError::Unknown(_) => BadInput(error.to_string()).into(),
         OrderError::Load(_) | OrderError::Log(_) | OrderError::Gone => error.into(),
@@ -100,6 +100,7 @@ fn here(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Result<Or
 fn there(server: &Server, action: Action, args: &OperatorArgs) -> anyhow::Result<Ordered> {
     let path = format!("/experiments/{}/{}", args.experiment, action.name());
     let said = server.post(&path, json!({ "by": args.by, "reason": args.reason }), PATIENCE)?;
-    let standing = Standing::deserialize(&said["state"]).context("the server's answer cannot be read")?;
+    let standing =
+        ExperimentStatus::deserialize(&said["state"]).context("the server's answer cannot be read")?;
     Ok(Ordered { standing, changed: said["changed"].as_bool().unwrap_or_default() })
 }

@@ -1,16 +1,16 @@
 //! Assigns the open comparisons to annotators.
 
-use dissent_domain::learning::Asked;
+use dissent_domain::learning::RequestedComparison;
 
 /// Assigns each comparison to as many annotators as it still needs judgements from. Annotators with the fewest assigned
 /// comparisons come first; those who have judged the comparison are left out. Ties are broken by a hash, so that every two
 /// annotators share comparisons: agreement is measured on these. Returns one assignment for each annotator, in order. The
 /// same inputs give the same assignments.
 pub(super) fn assign<'a>(
-    open: &[&'a Asked],
+    open: &[&'a RequestedComparison],
     overlap: usize,
     annotators: &[impl AsRef<str>],
-) -> Vec<Vec<&'a Asked>> {
+) -> Vec<Vec<&'a RequestedComparison>> {
     let mut assignments = vec![Vec::new(); annotators.len()];
     for &asked in open {
         let missing = overlap.saturating_sub(asked.judgements.len());
@@ -44,7 +44,7 @@ mod tests {
     const NAMES: [&str; 5] = ["ann", "ben", "cy", "dee", "eve"];
 
     /// A comparison that the named have judged.
-    fn asked(comparison: usize, judged_by: &[&str]) -> Asked {
+    fn asked(comparison: usize, judged_by: &[&str]) -> RequestedComparison {
         let judgement = serde_json::json!({ "verdict": "tie", "is_unsafe": null });
         let judgements: serde_json::Map<_, _> =
             judged_by.iter().map(|name| ((*name).to_owned(), judgement.clone())).collect();
@@ -64,7 +64,7 @@ mod tests {
             judged in prop::collection::vec(prop::sample::subsequence(NAMES.to_vec(), 0..3), 0..30),
         ) {
             let annotators = &NAMES[..count];
-            let all: Vec<Asked> = judged.iter().enumerate().map(|(at, by)| asked(at, by)).collect();
+            let all: Vec<RequestedComparison> = judged.iter().enumerate().map(|(at, by)| asked(at, by)).collect();
             let assignments = assign(&all.iter().collect::<Vec<_>>(), overlap, annotators);
             for (asked, by) in all.iter().zip(&judged) {
                 let given: Vec<&str> = (assignments.iter().zip(annotators))
@@ -82,7 +82,7 @@ mod tests {
 
         #[test]
         fn where_nothing_is_judged_yet_hands_are_equal(overlap in 1..4_usize, comparisons in 0..40_usize) {
-            let all: Vec<Asked> = (0..comparisons).map(|at| asked(at, &[])).collect();
+            let all: Vec<RequestedComparison> = (0..comparisons).map(|at| asked(at, &[])).collect();
             let assignments = assign(&all.iter().collect::<Vec<_>>(), overlap, &NAMES);
             let sizes: Vec<usize> = assignments.iter().map(Vec::len).collect();
             prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{:?}", sizes);
@@ -91,9 +91,9 @@ mod tests {
 
     #[test]
     fn everyone_judges_something_together_with_everyone_else() {
-        let all: Vec<Asked> = (0..60).map(|at| asked(at, &[])).collect();
+        let all: Vec<RequestedComparison> = (0..60).map(|at| asked(at, &[])).collect();
         let assignments = assign(&all.iter().collect::<Vec<_>>(), 2, &NAMES[..4]);
-        let of = |assignment: &Vec<&Asked>| {
+        let of = |assignment: &Vec<&RequestedComparison>| {
             assignment.iter().map(|assigned| assigned.request.comparison).collect::<BTreeSet<_>>()
         };
         for (at, one) in assignments.iter().enumerate() {

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use dissent_domain::event::{CompletionsSampled, Event, FeedbackRequested};
 use dissent_domain::event_ids::completions_sampled_id;
 use dissent_domain::id::{ExperimentId, PromptId};
-use dissent_domain::learning::Asked;
+use dissent_domain::learning::RequestedComparison;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
 use dissent_storage::SledLog;
@@ -33,7 +33,7 @@ pub(super) struct Row<'a> {
 pub(super) fn each(
     log: &SledLog,
     plan: &Plan,
-    wanted: &[&Asked],
+    wanted: &[&RequestedComparison],
     annotator: Option<&str>,
     mut write: impl FnMut(&Row<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

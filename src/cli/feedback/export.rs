@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::learning::{ANNOTATOR_BYTES_MAX, Asked};
+use dissent_domain::learning::{ANNOTATOR_BYTES_MAX, RequestedComparison};
 use dissent_domain::plan::Plan;
 use dissent_storage::SledLog;
 
@@ -66,8 +66,9 @@ pub(super) fn run(data_dir: &Path, args: &ExportArgs) -> anyhow::Result<()> {
     let (plan, round) = (known.plan()?, known.asking()?);
     let overlap = plan.learning.as_ref().map_or(1, |learning| learning.feedback.overlap) as usize;
     let is_settled = round.learning().settled().is_some();
-    let is_open = |asked: &&Asked| args.all || !(is_settled || asked.judgements.len() >= overlap);
-    let open: Vec<&Asked> = round.learning().asked().iter().filter(is_open).collect();
+    let is_open =
+        |asked: &&RequestedComparison| args.all || !(is_settled || asked.judgements.len() >= overlap);
+    let open: Vec<&RequestedComparison> = round.learning().comparisons().iter().filter(is_open).collect();
     let assignments = assignments(args, &open, overlap);
     let state = if is_settled { "; the feedback of this round is settled" } else { "" };
     for (annotator, assignment) in &assignments {
@@ -89,13 +90,13 @@ pub(super) fn run(data_dir: &Path, args: &ExportArgs) -> anyhow::Result<()> {
 /// Who gets which of the open comparisons.
 fn assignments<'a>(
     args: &'a ExportArgs,
-    open: &[&'a Asked],
+    open: &[&'a RequestedComparison],
     overlap: usize,
-) -> Vec<(Option<&'a str>, Vec<&'a Asked>)> {
+) -> Vec<(Option<&'a str>, Vec<&'a RequestedComparison>)> {
     match args.annotators.as_slice() {
         [] => vec![(None, open.to_vec())],
         [only] => {
-            let wanted = |asked: &&&Asked| args.all || asked.judgements.of(only).is_none();
+            let wanted = |asked: &&&RequestedComparison| args.all || asked.judgements.of(only).is_none();
             vec![(Some(only), open.iter().filter(wanted).copied().collect())]
         }
         several => {
@@ -156,7 +157,7 @@ fn written(
     plan: &Plan,
     round: u32,
     annotator: Option<&str>,
-    wanted: &[&Asked],
+    wanted: &[&RequestedComparison],
     format: Format,
 ) -> anyhow::Result<Vec<u8>> {
     let mut out = Vec::new();

@@ -129,7 +129,7 @@ fn decided(
         let round = experiment.rounds().get(received.round as usize).ok_or_else(|| {
             refuse("round", format!("there is no round {} yet: {rounds} began", received.round))
         })?;
-        let asked = round.learning().asked();
+        let asked = round.learning().comparisons();
         let comparison = asked.get(received.comparison as usize).ok_or_else(|| {
             let put_up = count(asked.len() as u64, "comparison");
             refuse("comparison", format!("round {} has {put_up}, counted from 0", received.round))

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use dissent_domain::feedback::{Agreement, PairAgreement, Verdict, pair_agreements};
 use dissent_domain::id::ExperimentId;
-use dissent_domain::learning::Asked;
+use dissent_domain::learning::RequestedComparison;
 use dissent_domain::plan::FeedbackSource;
 use serde::Serialize;
 
@@ -68,9 +68,9 @@ impl Status {
             anyhow::bail!("the experiment asks nobody")
         };
         let learning = round.learning();
-        let asked = learning.asked();
+        let asked = learning.comparisons();
         let settled = learning.settled().is_some();
-        let is_open = |asked: &&Asked| asked.judgements.len() < feedback.overlap as usize;
+        let is_open = |asked: &&RequestedComparison| asked.judgements.len() < feedback.overlap as usize;
         let mut annotators = BTreeMap::new();
         for (name, _) in asked.iter().flat_map(|asked| asked.judgements.iter()) {
             *annotators.entry(name.to_owned()).or_insert(0) += 1;

@@ -87,7 +87,7 @@ mod tests {
     use dissent_actors::control;
     use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
     use dissent_domain::log::{Append, EventLog as _, ExpectedVersion};
-    use dissent_domain::operator::{Action, Order};
+    use dissent_domain::operator::{Action, OperatorCommand};
     use dissent_storage::{SledLog, SledOptions, wait};
     use serde_json::json;
 
@@ -121,7 +121,7 @@ mod tests {
         let refused = require_over(folder.path(), &experiment).unwrap_err();
         assert!(refused.to_string().contains("e is not finished, nor cancelled"), "{refused}");
         with_log(&|log| {
-            let order = Order { action: Action::Cancel, by: String::new(), reason: None };
+            let order = OperatorCommand { action: Action::Cancel, by: String::new(), reason: None };
             wait(control::order(log, &experiment, &order)).unwrap();
         });
         require_over(folder.path(), &experiment).unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dissent_domain::event::{Event, PolicyEvaluated, Stage, TrainingProgressed};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::{Agreement, Verdict, pair_agreements};
-use dissent_domain::learning::{Asked, TrainingProgress};
+use dissent_domain::learning::{RequestedComparison, TrainingProgress};
 use dissent_domain::plan::{LearningPlan, Plan};
 use dissent_domain::round::Round;
 
@@ -142,8 +142,11 @@ fn stage(round: &Round, plan: &LearningPlan) -> String {
         return "conflicts are being measured".to_owned();
     }
     if learning.settled().is_none() {
-        let open = open(learning.asked(), plan);
-        return format!("waits for feedback: {open} of {} comparisons are open", learning.asked().len());
+        let open = open(learning.comparisons(), plan);
+        return format!(
+            "waits for feedback: {open} of {} comparisons are open",
+            learning.comparisons().len()
+        );
     }
     for (stage, what) in [(Stage::Policy, "the policy"), (Stage::Reward, "the reward model")] {
         let Some(training) = learning.training(stage) else { continue };
@@ -161,7 +164,7 @@ fn stage(round: &Round, plan: &LearningPlan) -> String {
     if tuned { "the tuned policy is evaluated" } else { "the first policy is evaluated" }.to_owned()
 }
 
-fn open(asked: &[Asked], plan: &LearningPlan) -> usize {
+fn open(asked: &[RequestedComparison], plan: &LearningPlan) -> usize {
     asked.iter().filter(|asked| asked.judgements.len() < plan.feedback.overlap as usize).count()
 }
 
@@ -170,7 +173,7 @@ fn feedback(round: &Round, plan: &LearningPlan) -> Option<FeedbackFigures> {
     round.evaluation()?;
     let mut annotators: BTreeMap<&str, u64> = BTreeMap::new();
     let mut verdicts: Vec<Vec<Verdict>> = Vec::new();
-    for asked in learning.asked() {
+    for asked in learning.comparisons() {
         verdicts.push(asked.judgements.iter().map(|(_, judgement)| judgement.verdict).collect());
         asked.judgements.iter().for_each(|(name, _)| *annotators.entry(name).or_default() += 1);
     }
@@ -179,15 +182,15 @@ fn feedback(round: &Round, plan: &LearningPlan) -> Option<FeedbackFigures> {
     Some(FeedbackFigures {
         round: round.number(),
         source: plan.feedback.source,
-        comparisons: small(learning.asked().len()),
-        open: if settled.is_some() { 0 } else { small(open(learning.asked(), plan)) },
+        comparisons: small(learning.comparisons().len()),
+        open: if settled.is_some() { 0 } else { small(open(learning.comparisons(), plan)) },
         judgements: learning.judgements(),
         annotators: annotators.into_iter().map(|(name, judged)| (name.to_owned(), judged)).collect(),
         preferences: settled.map(|settled| settled.preferences),
         ties: settled.map(|settled| settled.ties),
         contradicted: settled.map(|settled| settled.contradicted),
         agreement: settled.map_or_else(|| Agreement::of(&verdicts), |settled| settled.agreement),
-        pairs: pair_agreements(learning.asked().iter().map(|asked| &asked.judgements)),
+        pairs: pair_agreements(learning.comparisons().iter().map(|asked| &asked.judgements)),
     })
 }
 

@@ -46,10 +46,10 @@ fn rules_are_compared_seed_by_seed() {
     assert_eq!(result.points.len(), 3);
     assert!((result.points[0].precision.unwrap().mean - 0.4).abs() < 1e-12);
     let over_random = result.contests.iter().find(|contest| contest.over == Rule::Random).unwrap();
-    assert_eq!(over_random.gold_standing, Some(Standing::Won));
-    assert_eq!(over_random.errors_standing, Some(Standing::Tied));
+    assert_eq!(over_random.gold_standing, Some(ComparisonResult::Won));
+    assert_eq!(over_random.errors_standing, Some(ComparisonResult::Tied));
     let over_none = result.contests.iter().find(|contest| contest.over == Rule::None).unwrap();
-    assert_eq!(over_none.errors_standing, Some(Standing::Won), "fewer errors win");
+    assert_eq!(over_none.errors_standing, Some(ComparisonResult::Won), "fewer errors win");
     let verdict = result.verdict();
     assert!(
         verdict[0].starts_with("Against random by gold reward, SHF-CAS won (gap at 40: +0.102"),

@@ -1,7 +1,7 @@
 //! Rounds in which the tiny models themselves learn, by each method.
 
 use dissent_domain::event::{PolicyTuned, RewardModelRefined, Stage};
-use dissent_domain::learning::Asked;
+use dissent_domain::learning::RequestedComparison;
 use dissent_domain::training::{PolicyMethod, PpoSettings};
 
 use super::*;
@@ -126,7 +126,7 @@ fn a_cost_model_learns_that_what_is_preferred_costs_less() {
         place.finish(&plan, learner(place, RewardKind::Cost)).await;
         let replay = place.verified();
         // What was preferred should cost less. Before the first step, that is what the proxy said.
-        let ahead = |asked: &Asked| {
+        let ahead = |asked: &RequestedComparison| {
             let [first, second] = asked.rewards;
             match asked.judgements.majority()? {
                 Verdict::First => Some(first - second),
@@ -135,7 +135,7 @@ fn a_cost_model_learns_that_what_is_preferred_costs_less() {
             }
         };
         let ahead: Vec<f64> =
-            replay.experiment().rounds()[0].learning().asked().iter().filter_map(ahead).collect();
+            replay.experiment().rounds()[0].learning().comparisons().iter().filter_map(ahead).collect();
         let margins = reported(place, Stage::Reward, 0, "margin");
         let expected = ahead.iter().sum::<f64>() / ahead.len() as f64;
         assert!((margins[0] - expected).abs() < 1e-4, "{margins:?} {expected}");

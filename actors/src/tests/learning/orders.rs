@@ -1,16 +1,16 @@
 //! Experiments that are paused, resumed and cancelled while they run.
 
-use dissent_domain::operator::{Action, Order, Standing};
+use dissent_domain::operator::{Action, ExperimentStatus, OperatorCommand};
 
 use super::worker::{journal, results, worker};
 use super::*;
 use crate::{Control, OrderError, Progress};
 
-fn order(action: Action) -> Order {
-    Order { action, by: "ann".to_owned(), reason: Some("the machine is needed".to_owned()) }
+fn order(action: Action) -> OperatorCommand {
+    OperatorCommand { action, by: "ann".to_owned(), reason: Some("the machine is needed".to_owned()) }
 }
 
-async fn give(control: &Control, plan: &Plan, action: Action) -> Standing {
+async fn give(control: &Control, plan: &Plan, action: Action) -> ExperimentStatus {
     let ordered = control.order(plan.experiment.clone(), order(action)).await.unwrap();
     assert!(ordered.changed);
     ordered.standing
@@ -45,15 +45,15 @@ fn a_training_that_is_paused_gives_its_lease_up_and_goes_on_from_its_checkpoint_
     with_place(async |place| {
         let pipeline = place.start(&plan, place.counting(Mishap::Stuck(4)), None).await;
         until(&pipeline, |now| now.training.is_some_and(|(step, _)| step == 4)).await;
-        assert_eq!(give(&pipeline.control(), &plan, Action::Pause).await, Standing::Paused);
+        assert_eq!(give(&pipeline.control(), &plan, Action::Pause).await, ExperimentStatus::Paused);
         until(&pipeline, |now| now.training.is_none()).await;
         // A server that is stopped and started meanwhile changes nothing.
         pipeline.drain().await.unwrap();
         let requested = place.of_kind(EventType::TrainingRequested).len();
         let mut pipeline = place.start(&plan, place.counting(Mishap::None), None).await;
-        assert_eq!(pipeline.progress().borrow().standing, Standing::Paused);
+        assert_eq!(pipeline.progress().borrow().standing, ExperimentStatus::Paused);
         assert_eq!(place.of_kind(EventType::TrainingRequested).len(), requested);
-        assert_eq!(give(&pipeline.control(), &plan, Action::Resume).await, Standing::Going);
+        assert_eq!(give(&pipeline.control(), &plan, Action::Resume).await, ExperimentStatus::Running);
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
         let Event::TrainingRequested(again) = &place.of_kind(EventType::TrainingRequested)[1] else {
@@ -133,7 +133,7 @@ fn a_cancelled_experiment_ends_in_the_middle_of_a_training_and_stays_so() {
         let mut pipeline = place.start(&plan, place.counting(Mishap::Stuck(4)), None).await;
         until(&pipeline, |now| now.training.is_some_and(|(step, _)| step == 4)).await;
         let control = pipeline.control();
-        assert_eq!(give(&control, &plan, Action::Cancel).await, Standing::Cancelled);
+        assert_eq!(give(&control, &plan, Action::Cancel).await, ExperimentStatus::Cancelled);
         assert_eq!(ended(&mut pipeline).await, Ending::Cancelled);
         let refused = control.order(plan.experiment.clone(), order(Action::Resume)).await.unwrap_err();
         assert_eq!(refused.to_string(), "learning: the experiment was cancelled");
@@ -157,7 +157,7 @@ fn experiments_of_the_log_that_are_not_at_work_take_orders_too() {
         place.start(&other, place.counting(Mishap::None), None).await.drain().await.unwrap();
         let plan = place.plan(1, FeedbackSource::Oracle);
         let mut pipeline = place.start(&plan, place.counting(Mishap::None), None).await;
-        assert_eq!(give(&pipeline.control(), &other, Action::Cancel).await, Standing::Cancelled);
+        assert_eq!(give(&pipeline.control(), &other, Action::Cancel).await, ExperimentStatus::Cancelled);
         let nobody = ExperimentId::new("nobody").unwrap();
         let refused = pipeline.control().order(nobody, order(Action::Pause)).await.unwrap_err();
         assert!(matches!(refused, OrderError::Unknown(_)), "{refused}");
@@ -165,6 +165,6 @@ fn experiments_of_the_log_that_are_not_at_work_take_orders_too() {
         pipeline.drain().await.unwrap();
         let again =
             crate::control::order(&*place.log, &other.experiment, &order(Action::Cancel)).await.unwrap();
-        assert_eq!(again, crate::Ordered { standing: Standing::Cancelled, changed: false });
+        assert_eq!(again, crate::Ordered { standing: ExperimentStatus::Cancelled, changed: false });
     });
 }

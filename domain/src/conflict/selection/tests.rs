@@ -165,8 +165,11 @@ const SCORED: [([f64; 3], [f64; 3]); 3] = [
 fn pairs_of(settings: &SelectionSettings, seed: u64) -> Vec<Vec<[usize; 2]>> {
     settings.validate().unwrap();
     let conflicts = SCORED.map(|(rewards, logprobs)| measure(&rewards, &logprobs).unwrap());
-    let answers: Vec<Answers<'_>> =
-        conflicts.iter().zip(&SCORED).map(|(conflict, (rewards, _))| Answers { conflict, rewards }).collect();
+    let answers: Vec<ScoredCompletions<'_>> = conflicts
+        .iter()
+        .zip(&SCORED)
+        .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards })
+        .collect();
     select(settings, &answers, seed).pairs.unwrap()
 }
 
@@ -213,7 +216,7 @@ fn rso_takes_a_pair_of_every_prompt_before_a_second_one() {
     let rewards: Vec<f64> = (0..6).map(f64::from).collect();
     let logprobs: Vec<f64> = (0..6).map(|answer| f64::from(answer * answer % 5)).collect();
     let conflict = measure(&rewards, &logprobs).unwrap();
-    let prompts = [Answers { conflict: &conflict, rewards: &rewards }; 5];
+    let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }; 5];
     let taken = |budget, seed| select(&of_budget(Rule::Rso, budget), &prompts, seed).pairs.unwrap();
     assert!(taken(5, 1).iter().all(|pairs| pairs.len() == 1));
     assert_eq!(taken(100, 1).concat().len(), 15, "an answer is kept once");
@@ -243,8 +246,11 @@ fn any_scores() -> impl Strategy<Value = Vec<Scores>> {
 /// What a rule selects, pairs as well as answers.
 fn select_from(settings: &SelectionSettings, scores: &[Scores], seed: u64) -> Selection {
     let conflicts = measured(scores);
-    let answers: Vec<Answers<'_>> =
-        conflicts.iter().zip(scores).map(|(conflict, (rewards, _))| Answers { conflict, rewards }).collect();
+    let answers: Vec<ScoredCompletions<'_>> = conflicts
+        .iter()
+        .zip(scores)
+        .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards })
+        .collect();
     select(settings, &answers, seed)
 }
 

@@ -1,11 +1,13 @@
-//! `cargo xtask`: what a newcomer and CI run. `fetch` fills the cache, `test` runs the whole suite, `demo` finds the
-//! conflicts of 24 prompts, `faults` disturbs experiments on RabbitMQ, `bench` measures against reference implementations.
+//! `cargo xtask`: the commands of developers and CI. `fetch` fills the cache, `test` runs the whole suite, `ci` runs
+//! everything that must hold before a merge. `cargo xtask --help` lists all commands with an example each.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod bench;
 mod book;
 mod cache;
+mod checks;
+mod ci;
 mod demo;
 mod faults;
 mod fetch;
@@ -19,8 +21,25 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// An example for every command, shown below the list of commands.
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask fetch                        download ONNX Runtime and SmolLM2 into the cache folder
+  cargo xtask test                         run every test
+  cargo xtask lint --only circles          look for import circles between files
+  cargo xtask doc                          build the documentation; a warning is an error
+  cargo xtask book                         check every link and build the book
+  cargo xtask ci                           run everything that must hold before a merge
+  cargo xtask demo --fresh                 run the demo from the start and open its report
+  cargo xtask faults --rounds 5 --seed 7   run five rounds of the fault campaign
+  cargo xtask bench --only log             measure durable appends
+  cargo xtask golden                       make the golden files again
+  cargo xtask deny                         check licences, bans and sources of dependencies
+  cargo xtask msrv                         compile with the oldest supported Rust
+  cargo xtask features                     compile without default features, and with s3,amqps";
+
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "What a newcomer and CI run", version)]
+#[command(name = "cargo xtask", about = "The commands of developers and CI", version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -28,22 +47,32 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Fill the cache folder: ONNX Runtime and SmolLM2, by pinned checksums
+    /// Download ONNX Runtime and SmolLM2 into the cache folder, and check their checksums
     Fetch,
     /// Set up and run the whole test suite, documentation tests included
     Test(suite::TestOptions),
-    /// Check formatting, comments, import circles, workflows and clippy's lints
+    /// Check formatting, comment width, import circles, workflows and clippy's lints
     Lint(lint::LintOptions),
+    /// Build the documentation of all crates; a warning is an error
+    Doc,
+    /// Check the links of all pages and build the book; run its commands if asked
+    Book(book::BookOptions),
+    /// Run lint, doc, book and test, as CI does
+    Ci,
     /// Run one round on 24 prompts, with a real policy, a real reward model and an oracle, and open the report
     Demo(demo::DemoOptions),
-    /// Run the fault campaign: experiments on RabbitMQ to which everything happens
+    /// Run the fault campaign: experiments on RabbitMQ under injected faults
     Faults(faults::FaultsOptions),
     /// Measure against reference implementations and show figures, ratios and targets
     Bench(bench::BenchOptions),
-    /// Check the links of all pages and build the book; run its commands if asked
-    Book(book::BookOptions),
     /// Make the golden files of the tests again, with the reference Python
     Golden,
+    /// Check licences, bans and sources of all dependencies with cargo-deny
+    Deny(checks::DenyOptions),
+    /// Compile the workspace with the oldest supported Rust (`rust-version` in Cargo.toml)
+    Msrv,
+    /// Compile the program without default features, and with s3 and amqps
+    Features,
 }
 
 fn main() -> ExitCode {
@@ -56,6 +85,11 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Book(options) => book::run(&options),
         Task::Golden => golden::run(),
+        Task::Doc => checks::doc(),
+        Task::Ci => ci::run(),
+        Task::Deny(options) => checks::deny(&options),
+        Task::Msrv => checks::msrv(),
+        Task::Features => checks::features(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,7 +27,7 @@ const TAGS: [(&str, &str); 6] = [
 /// # Errors
 /// If a block of commands has no tag, fails, or prints something else than the book says.
 pub(super) fn run(workspace: &Path, program: &Path) -> Result<()> {
-    let chapters = workspace.join(super::BOOK).join("src");
+    let chapters = workspace.join(super::page::BOOK).join("src");
     let read = |name: &str| {
         std::fs::read_to_string(chapters.join(name)).with_context(|| format!("failed to read {name}"))
     };

@@ -118,7 +118,7 @@ fn is_source_path(workspace: &Path, span: &str) -> bool {
 
 /// Pages of the book that its table of contents leaves out: mdBook builds none of them.
 fn unlisted_chapters(workspace: &Path, pages: &Pages) -> Vec<String> {
-    let chapters = workspace.join(super::BOOK).join("src");
+    let chapters = workspace.join(super::page::BOOK).join("src");
     let Some(summary) = pages.get(&chapters.join("SUMMARY.md")) else { return Vec::new() };
     let listed: Vec<PathBuf> =
         summary.links().into_iter().map(|(_, target)| normal(&chapters.join(target))).collect();

@@ -11,13 +11,12 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use self::page::BOOK;
 use crate::cache::{target_dir, workspace_dir};
 use crate::process::{cargo, complete, output_of};
 
 /// The version of mdBook that builds the book.
 const MDBOOK_VERSION: &str = "0.5.4";
-/// The book, below the workspace.
-const BOOK: &str = "docs/book";
 
 #[derive(Args)]
 pub(crate) struct BookOptions {
@@ -56,6 +55,12 @@ pub(crate) fn run(options: &BookOptions) -> Result<()> {
         commands::run(&workspace_dir(), &program)?;
     }
     Ok(())
+}
+
+/// Checks the links of all pages and builds the book.
+pub(crate) fn build_checked() -> Result<()> {
+    links::check(&workspace_dir())?;
+    build()
 }
 
 fn build() -> Result<()> {

@@ -1,5 +1,8 @@
 //! A Markdown page as its checks see it: fenced blocks, prose lines, links, code spans and heading ids.
 
+/// The book, below the workspace.
+pub(super) const BOOK: &str = "docs/book";
+
 /// A fenced code block.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fence {

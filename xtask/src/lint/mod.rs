@@ -50,6 +50,11 @@ impl Check {
 pub(crate) fn run(options: &LintOptions) -> Result<()> {
     match options.only {
         Some(check) => check.run(),
-        None => Check::value_variants().iter().try_for_each(|check| check.run()),
+        None => all(),
     }
+}
+
+/// Runs every check.
+pub(crate) fn all() -> Result<()> {
+    Check::value_variants().iter().try_for_each(|check| check.run())
 }

@@ -3,91 +3,91 @@
 use crate::event::{Event, EventId, Stage};
 use crate::id::PromptId;
 
-/// Why a proposed event may not happen.
+/// Reason why a proposed event may not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// There is no experiment yet.
+    /// The experiment has not started.
     #[error("the experiment has not started")]
     NotStarted,
-    /// There is one already.
+    /// The experiment has already started.
     #[error("the experiment has already started")]
     AlreadyStarted,
-    /// It is over.
+    /// The experiment is finished.
     #[error("the experiment is finished")]
     Finished,
-    /// The round is not in a state for this.
+    /// The state of the round does not allow the event.
     #[error("round {round}: {reason}")]
     Round {
         /// The round.
         round: u32,
-        /// Why not.
+        /// The reason, for a person to read.
         reason: &'static str,
     },
-    /// The prompt is not in a state for this.
+    /// The state of the prompt does not allow the event.
     #[error("prompt {prompt_id}: {reason}")]
     Prompt {
         /// The prompt.
         prompt_id: PromptId,
-        /// Why not.
+        /// The reason, for a person to read.
         reason: &'static str,
     },
-    /// The comparison is not in a state for this.
+    /// The state of the comparison does not allow the event.
     #[error("comparison {comparison} of round {round}: {reason}")]
     Comparison {
         /// The round.
         round: u32,
         /// The comparison.
         comparison: u32,
-        /// Why not.
+        /// The reason, for a person to read.
         reason: &'static str,
     },
-    /// The evaluation is not in a state for this.
+    /// The state of the evaluation does not allow the event.
     #[error("evaluation {evaluation}: {reason}")]
     Evaluation {
         /// Its number.
         evaluation: u32,
-        /// Why not.
+        /// The reason, for a person to read.
         reason: &'static str,
     },
-    /// A fork's setting contradicts the past that it shares.
-    #[error("{key} cannot be changed by a fork from there: {reason}")]
+    /// A setting of a fork contradicts the shared history.
+    #[error("a fork at this position cannot change {key}: {reason}")]
     Fork {
         /// The setting, as in the configuration.
         key: &'static str,
-        /// Why not.
+        /// The reason, for a person to read.
         reason: &'static str,
     },
-    /// A fork is no event that a running experiment could have.
-    #[error("a running experiment does not become a fork")]
+    /// A running experiment cannot become a fork.
+    #[error("a running experiment cannot become a fork")]
     NotAFork,
-    /// It is paused, and this would begin something new.
+    /// The experiment is paused, and the event would begin new work.
     #[error("the experiment is paused")]
     Paused,
-    /// It was given up.
+    /// The experiment was cancelled.
     #[error("the experiment was cancelled")]
     Cancelled,
-    /// No step proposes an operator's order.
-    #[error("only an operator orders this, and no step proposes it")]
+    /// Only operators cause this event; a step proposed it.
+    #[error("only an operator command causes this event, not a step")]
     NotAStep,
-    /// An operator's order does not fit.
+    /// The state does not allow the operator command.
     #[error("{0}")]
     Command(&'static str),
-    /// The training is not in a state for this.
+    /// The state of the training does not allow the event.
     #[error("the training of the {} in round {round}: {reason}", stage.name())]
     Training {
         /// The round.
         round: u32,
         /// What is trained.
         stage: Stage,
-        /// Why not.
+        /// The reason, for a person to read.
         reason: &'static str,
     },
 }
 
-/// Events that the coordinator has to propose together.
+/// Events that the round step proposes together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Due {
-    /// What they follow from: the same whatever the order in which a round's prompts were done.
+    /// Their cause. It does not depend on the order in which a round's prompts were done.
     pub cause: EventId,
     /// The events.
     pub events: Vec<Event>,

@@ -1,6 +1,7 @@
 //! Derived identities of events. Each is a function of the plan and of the number of expired leases.
 //!
-//! A round's events derive from the event that opened it, so the functions inside this crate start from that id.
+//! A round's events derive from the event that opened it, so the functions inside this crate start from that
+//! id.
 
 use crate::event::{EventId, EventType, Stage};
 use crate::id::ExperimentId;
@@ -33,7 +34,8 @@ pub fn completions_sampled_id(plan: &Plan, round: u32, prompt_index: u32) -> Eve
     sampled_id(round_opened_id(plan, round), prompt_index)
 }
 
-/// The id of the event that makes an experiment a fork. `generation` counts from 0; it grows where a fork is forked again.
+/// The id of the event that makes an experiment a fork. `generation` counts from 0; it grows where a fork is
+/// forked again.
 #[must_use]
 pub fn forked_id(experiment: &ExperimentId, generation: u32) -> EventId {
     EventId::of_experiment(experiment).caused(EventType::ExperimentForked.name(), generation)

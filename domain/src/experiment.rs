@@ -1,7 +1,8 @@
 //! An experiment: its plan, and its state as a fold of its events.
 //!
-//! [`Experiment::decide`] says whether a proposed event may happen, [`Experiment::evolve`] makes it so and
-//! cannot fail, [`Experiment::due`] says what the coordinator has to propose next. All three are pure.
+//! [`Experiment::decide`] checks whether a proposed event may happen. [`Experiment::evolve`] applies an event
+//! and cannot fail. [`Experiment::due`] returns the events that the round step proposes next. All three are
+//! pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,7 @@ use crate::round::Round;
 pub struct Experiment {
     plan: Option<Plan>,
     rounds: Vec<Round>,
-    /// The model of each kind after the trainings so far; none: the plan's.
+    /// The current reward model and policy, after the trainings so far; `None`: those of the plan.
     refined: Option<ModelVersion>,
     tuned: Option<ModelVersion>,
     evaluations_requested: u32,
@@ -29,15 +30,15 @@ pub struct Experiment {
     warnings: Vec<RewardHackingSuspected>,
     stopped: Option<StopDecided>,
     finished: bool,
-    /// Pauses so far, the one that holds included.
+    /// Number of pauses so far, the current one included.
     pauses: u32,
-    /// The pause that holds.
+    /// The current pause.
     paused: Option<ExperimentPaused>,
     cancelled: Option<ExperimentCancelled>,
 }
 
 impl Experiment {
-    /// Makes a state that was read usable.
+    /// Restores the fields that a snapshot leaves out.
     pub(crate) fn index(&mut self) {
         let mut rounds = std::mem::take(&mut self.rounds);
         for mut round in rounds.drain(..) {
@@ -46,19 +47,19 @@ impl Experiment {
         }
     }
 
-    /// Its plan; none before it started.
+    /// The plan; `None` before the start.
     #[must_use]
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
-    /// Its rounds so far.
+    /// The rounds so far.
     #[must_use]
     pub fn rounds(&self) -> &[Round] {
         &self.rounds
     }
 
-    /// The policy that answers now.
+    /// The current policy.
     #[must_use]
     pub fn policy(&self) -> Option<ModelVersion> {
         let planned =
@@ -66,7 +67,7 @@ impl Experiment {
         self.tuned.clone().or_else(|| self.plan.as_ref().map(planned))
     }
 
-    /// The reward model that scores now.
+    /// The current reward model.
     #[must_use]
     pub fn reward_model(&self) -> Option<ModelVersion> {
         let planned =
@@ -80,77 +81,77 @@ impl Experiment {
         &self.evaluations
     }
 
-    /// Whether policies are evaluated, or will be by what is requested.
+    /// Whether an evaluation was ever requested.
     pub(crate) fn evaluation_is_requested(&self) -> bool {
         self.evaluations_requested > 0
     }
 
-    /// The number of the evaluation that is requested and not made yet.
+    /// The number of the evaluation that is requested and not done.
     pub(crate) fn evaluation_awaited(&self) -> Option<u32> {
         let made = u32::try_from(self.evaluations.len()).ok()?;
         (made < self.evaluations_requested).then_some(made)
     }
 
-    /// The signs of reward hacking so far.
+    /// The warnings of reward hacking so far.
     #[must_use]
     pub fn warnings(&self) -> &[RewardHackingSuspected] {
         &self.warnings
     }
 
-    /// Why it ends before its last round, if it does.
+    /// The decision to end before the last round, if there is one.
     #[must_use]
     pub fn stopped(&self) -> Option<StopDecided> {
         self.stopped
     }
 
-    /// The pause that holds, if one does.
+    /// The current pause; `None` while the experiment is not paused.
     #[must_use]
     pub fn paused(&self) -> Option<&ExperimentPaused> {
         self.paused.as_ref()
     }
 
-    /// Pauses so far, the one that holds included.
+    /// Number of pauses so far, the current one included.
     pub(crate) fn pauses(&self) -> u32 {
         self.pauses
     }
 
-    /// Who gave it up, and why, if it was.
+    /// The cancellation, with operator and reason.
     #[must_use]
     pub fn cancelled(&self) -> Option<&ExperimentCancelled> {
         self.cancelled.as_ref()
     }
 
-    /// Whether nothing can happen in it any more: it did everything it planned, or was given up.
+    /// Whether the experiment is finished or cancelled: no event can follow.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.finished || self.cancelled.is_some()
     }
 
-    /// Whether it has nothing to do until people have judged comparisons.
+    /// Whether the experiment waits for judgements of people and for nothing else.
     #[must_use]
     pub fn waits_for_people(&self) -> bool {
         let learning = self.plan.as_ref().and_then(|plan| plan.learning.as_ref());
         let people =
             learning.map(|learning| &learning.feedback).filter(|f| f.source == FeedbackSource::People);
         let open = self.rounds.last().filter(|round| !round.is_closed());
-        // The evaluation of the first policy goes on while people think.
+        // The evaluation of the first policy runs while people judge.
         let idle = self.evaluations.len() == self.evaluations_requested as usize;
         let goes_on = self.paused.is_none() && self.cancelled.is_none();
         idle && goes_on
             && people.zip(open).is_some_and(|(plan, round)| round.learning().waits_for_feedback(plan))
     }
 
-    /// Whether it did everything it planned.
+    /// Whether the experiment did all its rounds.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished
     }
 
-    /// Whether this event may happen now. Several events proposed together are each decided against the
-    /// state before all of them.
+    /// Checks whether this event may happen now. Of several events proposed together, each is checked against
+    /// the state before all of them.
     ///
     /// # Errors
-    /// Why it may not.
+    /// The reason why the event may not happen.
     pub fn decide(&self, event: &Event) -> Result<(), Rejection> {
         let Some(plan) = &self.plan else {
             let starts = matches!(event, Event::ExperimentStarted(_));
@@ -164,9 +165,9 @@ impl Experiment {
         }
         match event {
             Event::ExperimentStarted(_) => Err(Rejection::AlreadyStarted),
-            // No step proposes it: see `decide_fork`.
+            // No step proposes a fork: see `decide_fork`.
             Event::ExperimentForked(_) => Err(Rejection::NotAFork),
-            // Nor these: see `decide_command`.
+            // No step proposes an operator command: see `decide_command`.
             Event::ExperimentPaused(_) | Event::ExperimentResumed(_) | Event::ExperimentCancelled(_) => {
                 Err(Rejection::NotAStep)
             }
@@ -194,7 +195,7 @@ impl Experiment {
             Event::RewardModelRefined(e) => self.open_round(e.round)?.learning().decide_refined(e),
             Event::PolicyTuned(e) => self.open_round(e.round)?.learning().decide_tuned(e),
             Event::PolicyEvaluated(e) => self.decide_evaluated(e),
-            // The coordinator's own conclusions may happen exactly when they are due.
+            // Conclusions of the round step may happen exactly when they are due.
             Event::FeedbackSettled(FeedbackSettled { round, .. })
             | Event::TrainingRequested(TrainingRequested { round, .. })
             | Event::RewardHackingSuspected(RewardHackingSuspected { round, .. })
@@ -205,7 +206,7 @@ impl Experiment {
         }
     }
 
-    /// Whether the coordinator may conclude anything: what begins something new waits while the experiment is paused.
+    /// Checks whether the round step may propose conclusions: they wait while the experiment is paused.
     pub(crate) fn decide_conclusion(&self) -> Result<(), Rejection> {
         if self.paused.is_some() { Err(Rejection::Paused) } else { Ok(()) }
     }
@@ -221,13 +222,13 @@ impl Experiment {
         {
             Ok(())
         } else {
-            Err(Rejection::Round { round: opened.round, reason: "it is not the next one to open" })
+            Err(Rejection::Round { round: opened.round, reason: "it is not the next round to open" })
         }
     }
 
     fn decide_due(&self, round: u32, event: &Event) -> Result<(), Rejection> {
         let due = self.due().is_some_and(|due| due.events.contains(event));
-        if due { Ok(()) } else { Err(Rejection::Round { round, reason: "it is not due" }) }
+        if due { Ok(()) } else { Err(Rejection::Round { round, reason: "the event is not due" }) }
     }
 
     fn decide_evaluated(&self, e: &PolicyEvaluated) -> Result<(), Rejection> {
@@ -236,11 +237,11 @@ impl Experiment {
             version.is_some_and(|version| version.fingerprint == fingerprint)
         };
         if e.evaluation as usize != self.evaluations.len() || e.evaluation >= self.evaluations_requested {
-            return reject("it is not awaited");
+            return reject("no evaluation with this number is pending");
         }
-        // The policy that the experiment began with is evaluated while nothing is trained yet.
+        // The initial policy is evaluated before any training.
         if !current(self.policy(), &e.policy) || !current(self.reward_model(), &e.reward_model) {
-            return reject("it is of other models than the current ones");
+            return reject("its models are other models than the current ones");
         }
         let figures = [e.proxy_reward, e.refined_reward, [e.kl, e.response_tokens], [e.stopped, 0.0]];
         let optional = [e.proxy_agreement, e.refined_agreement, e.mean_abs_pacs, e.kendall_tau];
@@ -282,13 +283,13 @@ impl Experiment {
         }
     }
 
-    /// Applies an event that happened. Facts are facts: one that does not fit changes nothing.
+    /// Applies a recorded event. An event that does not fit the state changes nothing.
     pub fn evolve(&mut self, event: &Event) {
         match event {
             Event::ExperimentStarted(e) => self.plan = Some(e.plan.clone()),
             Event::ExperimentForked(e) => {
                 self.plan = Some(e.plan.clone());
-                // Its origin was paused; whoever forks it wants to go on.
+                // The origin may be paused; a fork starts unpaused.
                 self.paused = None;
             }
             Event::ExperimentPaused(e) => {
@@ -337,7 +338,8 @@ impl Experiment {
         }
     }
 
-    /// What the coordinator proposes next, all together; none while there is nothing to do, something is awaited, or it is paused.
+    /// Returns the events that the round step proposes next, all together. `None` while the experiment is
+    /// over, paused, or waits for a step.
     #[must_use]
     pub fn due(&self) -> Option<Due> {
         let plan = self.plan.as_ref().filter(|_| !self.is_over() && self.paused.is_none())?;
@@ -366,7 +368,7 @@ impl Experiment {
         }
         let wanted = round.number() + 2;
         if self.evaluations_requested < wanted {
-            // Training changes the models that a first evaluation is still being made with.
+            // Training would change the models that the first evaluation still uses.
             let waits = round.learning().settled().is_some() && self.evaluations.len() < wanted as usize - 1;
             return round.due(plan).filter(|_| !waits);
         }
@@ -375,7 +377,7 @@ impl Experiment {
         Some(Due { cause: round.opened(), events: self.close(round.number(), learning) })
     }
 
-    /// The end of a round that learnt: warnings, the decision to go no further, the close.
+    /// The last events of a round with learning: warnings, the decision to stop, the close.
     fn close(&self, round: u32, learning: &LearningPlan) -> Vec<Event> {
         let mut events = Vec::new();
         let signs = reward_hacking_signs(&learning.guards, &self.evaluations);

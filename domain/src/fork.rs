@@ -1,8 +1,8 @@
-//! A fork: a new experiment that shares the past of another one and goes on with other settings.
+//! A fork: a new experiment that shares the history of another one and continues with other settings.
 //!
-//! Its stream stands by itself. It begins as the origin did, under the fork's name: every shared event is recorded again, with
-//! an id derived from its new causes. Then comes [`ExperimentForked`], which says where the past is from and gives the plan that
-//! holds from there on. What was decided before it was decided by the origin's plan, and is checked against that.
+//! The stream of a fork is complete. It repeats every shared event under the fork's name, with ids derived
+//! from the new causes. Then [`ExperimentForked`] names the origin and the plan that applies from there on.
+//! Decisions before it are checked against the origin's plan.
 
 use std::collections::HashMap;
 
@@ -15,17 +15,17 @@ use crate::plan::{LearningPlan, Plan};
 use crate::replay::{Numbering, Replay, ReplayError, derived_id};
 use crate::round::Round;
 
-/// The step that a fork's own event names as its actor.
+/// The actor that `experiment.forked` names.
 const ACTOR: &str = "fork";
 
-/// A fork that cannot be made.
+/// Reason why a fork is impossible.
 #[derive(Debug, thiserror::Error)]
 pub enum ForkError {
-    /// The past is not one that the rules would have made.
-    #[error("the past cannot be shared: {0}")]
+    /// The shared history contradicts the rules.
+    #[error("cannot share the history: {0}")]
     Past(#[from] ReplayError),
-    /// An event follows from one that is not in the past.
-    #[error("the past cannot be shared: event {position} follows from an event that is not in it")]
+    /// The cause of an event is not in the shared history.
+    #[error("cannot share the history: the cause of event {position} is not in it")]
     Cause {
         /// Its position in the log.
         position: u64,
@@ -33,22 +33,22 @@ pub enum ForkError {
     /// A body cannot be read or written.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// The position lies between events that are one decision.
+    /// The position is inside a decision of several events.
     #[error(
-        "position {position} lies within a decision: {left} more of its events follow; fork before it or after it"
+        "position {position} is inside a decision: {left} of its events follow; fork before or after the decision"
     )]
     WithinDecision {
         /// The position.
         position: u64,
-        /// Events that are left of the decision.
+        /// Number of events of the decision after the position.
         left: usize,
     },
-    /// The plan contradicts the past.
+    /// The plan contradicts the shared history.
     #[error(transparent)]
     Rejected(#[from] Rejection),
 }
 
-/// A fork in the making: takes the shared past in, event by event.
+/// Builds a fork from the shared events, one by one.
 #[derive(Debug)]
 pub struct ForkBuilder {
     name: ExperimentId,
@@ -60,17 +60,17 @@ pub struct ForkBuilder {
 }
 
 impl ForkBuilder {
-    /// A fork of this name with nothing in it yet.
+    /// An empty fork of this name.
     #[must_use]
     pub fn new(name: ExperimentId) -> Self {
         let numbering = Numbering::default();
         Self { name, replay: Replay::verifying(), ids: HashMap::new(), numbering, position: 0 }
     }
 
-    /// The next event of the origin's stream as the fork records it.
+    /// Returns the next event of the origin's stream as the fork records it.
     ///
     /// # Errors
-    /// If the rules would not have made it so.
+    /// If the event contradicts the rules, or its cause is not shared.
     pub fn share(&mut self, recorded: &Recorded) -> Result<NewEvent, ForkError> {
         let event = renamed(recorded.decode()?, &self.name);
         let cause = match recorded.event.causation {
@@ -94,22 +94,22 @@ impl ForkBuilder {
         Ok(shared)
     }
 
-    /// The state at the end of the shared past.
+    /// The state after the shared events.
     #[must_use]
     pub fn experiment(&self) -> &Experiment {
         self.replay.experiment()
     }
 
-    /// Events shared so far.
+    /// Number of shared events so far.
     #[must_use]
     pub fn shared(&self) -> u64 {
         self.replay.version()
     }
 
-    /// The event that ends the shared past: from there on `plan` holds, which names the fork.
+    /// Returns the event after the shared ones, from which `plan` applies. The plan names the fork.
     ///
     /// # Errors
-    /// If the past ends within a decision, or the plan contradicts it.
+    /// If the shared history ends inside a decision, or the plan contradicts it.
     pub fn fork(self, origin: ExperimentId, plan: Plan, time_us: u64) -> Result<NewEvent, ForkError> {
         let left = self.replay.undecided();
         if left > 0 {
@@ -124,7 +124,7 @@ impl ForkBuilder {
     }
 }
 
-/// An event as it is in the stream of another name.
+/// Puts the fork's name into an event.
 fn renamed(mut event: Event, name: &ExperimentId) -> Event {
     if let Event::ExperimentStarted(e) = &mut event {
         e.plan.experiment = name.clone();
@@ -135,10 +135,10 @@ fn renamed(mut event: Event, name: &ExperimentId) -> Event {
 }
 
 impl Experiment {
-    /// Whether another plan may hold from here on. It may say nothing else about what is already recorded.
+    /// Checks whether another plan may apply from here on. It must agree with everything recorded.
     ///
     /// # Errors
-    /// The first setting that contradicts what is recorded, and why.
+    /// The first setting that contradicts the history, and the reason.
     pub fn decide_fork(&self, e: &ExperimentForked) -> Result<(), Rejection> {
         let plan = self.plan().ok_or(Rejection::NotStarted)?;
         if self.cancelled().is_some() {
@@ -150,7 +150,7 @@ impl Experiment {
         let open = self.rounds().last().filter(|round| !round.is_closed());
         let rounds = self.rounds().len();
         let (was, now) = (plan, &e.plan);
-        let always = Some("it belongs to the past that is shared");
+        let always = Some("the shared history depends on it");
         let sampled = open
             .filter(|round| round.counts().sampled > 0)
             .map(|_| "completions of the open round are recorded");
@@ -163,7 +163,7 @@ impl Experiment {
             ("policy", was.policy != now.policy, always),
             ("reward", was.reward != now.reward, always),
             ("feedback", was.learning.is_some() != now.learning.is_some(), always),
-            ("experiment.rounds", fewer, Some("more rounds than that were opened")),
+            ("experiment.rounds", fewer, Some("the history has more rounds")),
             ("experiment.seed", was.seed != now.seed, sampled),
             ("generation", was.sampling != now.sampling, sampled),
             ("conflict.logprob", was.conflict.logprob != now.conflict.logprob, sampled),
@@ -191,7 +191,7 @@ impl Experiment {
             .map(|_| "the feedback of the open round is settled");
         let evaluated = self
             .evaluation_is_requested()
-            .then_some("policies were evaluated by it, and later ones are compared with them");
+            .then_some("recorded evaluations used it, and later ones are compared with them");
         first_fixed(&[
             ("feedback.opponent", asked.opponent != asks.opponent, selected),
             ("feedback.source", asked.source != asks.source, selected),
@@ -200,15 +200,20 @@ impl Experiment {
             (
                 "refinement",
                 was.refinement != now.refinement,
-                trained(Stage::Reward, "the reward model is trained by it"),
+                trained(Stage::Reward, "the training of the reward model uses it"),
             ),
-            ("tuning", was.tuning != now.tuning, trained(Stage::Policy, "the policy is trained by it")),
+            (
+                "tuning",
+                was.tuning != now.tuning,
+                trained(Stage::Policy, "the training of the policy uses it"),
+            ),
             ("evaluation", was.evaluation != now.evaluation, evaluated),
         ])
     }
 }
 
-/// Settings: key, whether it differs, and why it may not.
+/// Rejects the first setting that differs and is fixed. Each entry: key, whether it differs, reason why it is
+/// fixed.
 fn first_fixed(settings: &[(&'static str, bool, Option<&'static str>)]) -> Result<(), Rejection> {
     let refused =
         settings.iter().find_map(|(key, differs, why)| why.filter(|_| *differs).map(|why| (*key, why)));

@@ -1,4 +1,4 @@
-//! The generation step: how completions are sampled, and what one sampled completion is.
+//! The generation step: sampling parameters and sampled completions.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::conflict::LogprobKind;
 use crate::id::{ExperimentId, PromptId};
 
-/// How the policy's next-token distribution is turned into completions.
+/// Parameters of sampling from the policy's next-token distribution.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamplingParams {
@@ -72,7 +72,7 @@ impl SamplingParams {
     }
 }
 
-/// Why a completion ended.
+/// Reason why a completion ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
@@ -82,7 +82,7 @@ pub enum FinishReason {
     Length,
 }
 
-/// One sampled answer to a prompt.
+/// One completion of a prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// The token ids that the policy produced, the stop token included. Never re-encoded from `text`.
@@ -91,7 +91,7 @@ pub struct Completion {
     pub text: String,
     /// log π(y|x) in nats, the sum over response tokens, from the raw (untempered) logits.
     pub logprob: f64,
-    /// Why it ended.
+    /// The reason why it ended.
     pub finish_reason: FinishReason,
 }
 
@@ -112,8 +112,8 @@ impl Completion {
     }
 }
 
-/// The seed of one completion: everything that names it goes in, nothing else does, so that a
-/// completion does not depend on which batch it was sampled in or on how often a run was restarted.
+/// Returns the seed of one completion. It depends only on the completion's identity: batches and restarts do
+/// not change the completion.
 #[must_use]
 pub fn sample_seed(
     experiment: &ExperimentId,

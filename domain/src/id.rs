@@ -1,4 +1,4 @@
-//! Names of things: experiments and prompts.
+//! Names of experiments and prompts.
 
 use std::fmt;
 
@@ -19,13 +19,13 @@ pub enum IdError {
     /// The name holds a character that is not allowed.
     #[error("{name:?} cannot be the {kind}: {found:?} is not allowed ({allowed})")]
     Character {
-        /// What was being named.
+        /// The kind of name.
         kind: &'static str,
         /// The name.
         name: String,
         /// The character.
         found: char,
-        /// What is allowed instead.
+        /// The allowed characters.
         allowed: &'static str,
     },
 }

@@ -1,11 +1,11 @@
-//! The one decision over every proposal: which of its events are new, whether they may happen, and the state after them.
+//! The decision on proposals: which events are new, whether they may happen, and the state after them.
 //!
-//! A [`Ledger`] is ahead of the disk: it holds what was decided, durable or not. Whoever writes the log drops it when a write
-//! fails, and rebuilds it from the log.
+//! A [`Ledger`] is ahead of the disk: its state has every accepted event, durable or not. The writer of the
+//! log drops the ledger when a write fails, and rebuilds it from the log.
 //!
-//! Proposals come from processes that nobody vouches for. What is in an event is checked by the rules; that it is where it
-//! belongs — of the one cause that it can have, under the one id, in the one order — is checked here, so that what is accepted
-//! is what a replay accepts. What cannot be checked is a plausible figure that is wrong.
+//! Proposals come from untrusted processes. The rules of [`experiment`](crate::experiment) check the content
+//! of an event. The ledger checks its cause, its id and its place in the sequence, so that every accepted
+//! history passes a replay. A plausible but wrong figure cannot be detected.
 
 mod origin;
 
@@ -19,37 +19,38 @@ use crate::log::{Append, ExpectedVersion};
 use crate::operator::{OperatorCommand, recorded_as};
 use crate::replay::{Replay, ReplayError};
 
-/// Ids of decided events that are remembered before it is looked up which of them are durable.
+/// Number of remembered ids at which the ledger looks up which of them are durable.
 const UNDURABLE_MIN: usize = 4096;
 
-/// The state of an experiment as its journal decided it.
+/// The state of an experiment with every event that its journal has accepted.
 #[derive(Debug, Default)]
 pub struct Ledger {
     experiment: Experiment,
     version: u64,
-    /// Decided here and possibly not yet durable: the log does not know them, and they are not to be decided again.
+    /// Accepted and possibly not durable: the log may not have them, and the ledger does not decide them
+    /// again.
     undurable: HashSet<EventId>,
-    /// How many of those are remembered before they are looked up again.
+    /// Number of those ids at which the ledger looks them up again.
     undurable_max: usize,
-    /// What the coordinator has to propose, with ids, while nothing else has changed.
+    /// The due events with their ids, valid until the state changes.
     conclusion: Option<Vec<(EventId, Event)>>,
 }
 
-/// What became of a proposal.
+/// The decision on a proposal.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// It may happen, and the ledger counts on it: to be appended now.
+    /// The proposal is accepted, and the ledger's state includes it. Append it now.
     Accepted(Accepted),
-    /// The rules say no, and nothing has changed: why, for a person to read.
+    /// The proposal is rejected, and the state is unchanged. The reason is for a person to read.
     Rejected(String),
 }
 
 /// An accepted proposal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
-    /// All its events, those that the log has already among them: it answers with those.
+    /// All events of the proposal. The log answers with the recorded event for each that it already has.
     pub append: Append,
-    /// What is new in it.
+    /// The new events.
     pub fresh: Vec<Event>,
 }
 
@@ -64,30 +65,30 @@ impl From<Replay> for Ledger {
 }
 
 impl Ledger {
-    /// The state, with all that was decided.
+    /// The state, with every accepted event.
     #[must_use]
     pub fn experiment(&self) -> &Experiment {
         &self.experiment
     }
 
-    /// The version of the last event that was decided; 0 before the first.
+    /// The version of the last accepted event; 0 before the first.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// The events that wait for what a step makes of them, people and the coordinator aside. Where nothing has happened for
-    /// longer than any step takes, whoever had them in hand acknowledged them and said nothing that the rules accept: they
-    /// are to be delivered again.
+    /// Returns the events that wait for a step, without those that wait for people or for the round step.
+    /// After an idle time longer than any step takes, their deliveries were acknowledged without an accepted
+    /// result: redeliver them.
     #[must_use]
     pub fn unanswered(&self) -> Vec<EventId> {
         origin::unanswered(&self.experiment)
     }
 
-    /// Takes up the next event of a history that is written elsewhere.
+    /// Applies the next event of a history that another process writes.
     ///
     /// # Errors
-    /// If it does not follow what is known, or cannot be read.
+    /// If the event's version is not the next one, or its body cannot be read.
     pub fn follow(&mut self, recorded: &Recorded) -> Result<(), ReplayError> {
         let (position, previous, found) = (recorded.position, self.version, recorded.version);
         if found != previous + 1 {
@@ -100,11 +101,27 @@ impl Ledger {
         Ok(())
     }
 
-    /// Decides events that were proposed together: all of them are accepted, or none. `is_known` says whether the log
-    /// has an event of this id, durably; `time_us` is stamped on them.
+    /// Decides events that were proposed together: all of them are accepted, or none. `is_known` returns
+    /// whether the log durably has an event of this id. `time_us` becomes the time of the events.
     ///
     /// # Errors
     /// As `is_known`.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use dissent_domain::event::{EventId, NewEvent, RoundOpened};
+    /// use dissent_domain::id::ExperimentId;
+    /// use dissent_domain::journal::{Decision, Ledger};
+    ///
+    /// let experiment = ExperimentId::new("demo").unwrap();
+    /// let opened = RoundOpened { round: 0, prompts: 10 }.into();
+    /// let id = EventId::of_experiment(&experiment);
+    /// let proposed = [NewEvent::new(id, None, "round", 0, &opened).unwrap()];
+    /// let Ok(decision) =
+    ///     Ledger::default().decide(&experiment, &proposed, 0, |_| Ok::<_, Infallible>(false));
+    /// assert_eq!(decision, Decision::Rejected("the experiment has not started".to_owned()));
+    /// ```
     pub fn decide<E>(
         &mut self,
         experiment: &ExperimentId,
@@ -136,23 +153,23 @@ impl Ledger {
         Ok(Decision::Accepted(Accepted { append, fresh }))
     }
 
-    /// Decides an operator's order. What it gives is to be appended now: the ledger counts on it. None: it is so already, and
-    /// nothing is to be done.
+    /// Decides an operator command. Append the result now: the ledger's state includes it. `None`: the
+    /// experiment already has that status.
     ///
     /// # Errors
-    /// Why it cannot be followed; nothing has changed then.
+    /// The reason why the state does not allow the command; the state is unchanged.
     pub fn command(&mut self, command: &OperatorCommand, time_us: u64) -> Result<Option<Append>, Rejection> {
         let Some(event) = self.experiment().command_event(command)? else { return Ok(None) };
         let plan = self.experiment().plan().ok_or(Rejection::NotStarted)?;
         let experiment = plan.experiment.clone();
         let new = recorded_as(EventId::of_experiment(&experiment), &event, time_us)
-            .map_err(|_| Rejection::Command("its words cannot be written"))?;
+            .map_err(|_| Rejection::Command("the command cannot be encoded"))?;
         let expected = ExpectedVersion::Exact(self.version());
         self.take_command(new.id, &event);
         Ok(Some(Append { experiment, expected, events: vec![new] }))
     }
 
-    /// Whether an event may happen, and is where it belongs.
+    /// Checks whether an event may happen, with this cause and id.
     fn check(&self, experiment: &ExperimentId, new: &NewEvent) -> Result<Event, String> {
         let event = decode(&new.event_type, new.schema_version, &new.body).map_err(|e| e.to_string())?;
         self.experiment.decide(&event).map_err(|rejection| rejection.to_string())?;
@@ -164,7 +181,7 @@ impl Ledger {
         Ok(event)
     }
 
-    /// Whether the coordinator's conclusions are those that are due, from the first that is missing on.
+    /// Checks that conclusions are those that are due, from the first missing one on.
     fn fits_conclusion<E>(
         &mut self,
         fresh: &[Fresh],
@@ -179,17 +196,17 @@ impl Ledger {
         let due = self.conclusion.as_deref().unwrap_or_default();
         let first = fresh.first().map(|(id, _)| id);
         let Some(at) = due.iter().position(|(id, _)| Some(id) == first) else {
-            return Ok(Err("it is not what is due"));
+            return Ok(Err("the events are not those that are due"));
         };
         if !due.get(at..).is_some_and(|rest| rest.starts_with(fresh)) {
-            return Ok(Err("it is not what is due"));
+            return Ok(Err("the events are not those that are due"));
         }
         let before = at.checked_sub(1).and_then(|before| due.get(before));
         let in_order = match before {
             Some((id, _)) => self.undurable.contains(id) || is_known(*id)?,
             None => true,
         };
-        Ok(if in_order { Ok(()) } else { Err("something else is due before it") })
+        Ok(if in_order { Ok(()) } else { Err("another event is due first") })
     }
 
     fn accept(&mut self, fresh: Vec<Fresh>, concludes: bool) -> Vec<Event> {
@@ -208,7 +225,7 @@ impl Ledger {
         events
     }
 
-    /// Counts on an order that was decided.
+    /// Applies the event of an accepted operator command.
     fn take_command(&mut self, id: EventId, event: &Event) {
         self.version += 1;
         self.undurable.insert(id);
@@ -223,28 +240,28 @@ impl Ledger {
                     self.undurable.remove(&id);
                 }
             }
-            // Where the disk is far behind, it is looked up less often.
+            // Looks up less often while the disk is far behind.
             self.undurable_max = 2 * self.undurable.len();
         }
         Ok(())
     }
 }
 
-/// Whether events that no conclusion is among may be proposed together. Each was decided against the state before all
-/// of them, so no two may be about the same.
+/// Checks that events other than conclusions may be proposed together. Each was checked against the state
+/// before all of them, so no two may concern the same prompt.
 fn fit_together(fresh: &[Fresh]) -> Result<(), &'static str> {
     if fresh.len() < 2 {
         return Ok(());
     }
     let mut prompts = HashSet::with_capacity(fresh.len());
-    // Their places differ, or their ids would not.
+    // Their ids differ, so their indices differ too.
     let differ = fresh.iter().all(|(_, event)| {
         if let Event::PromptAdmitted(e) = event { prompts.insert(&e.prompt.prompt_id) } else { false }
     });
-    if differ { Ok(()) } else { Err("only prompts, each once, are proposed several at a time") }
+    if differ { Ok(()) } else { Err("only distinct prompts may be proposed together") }
 }
 
-/// Whether only the coordinator comes to it, from the state alone.
+/// Whether the event is a conclusion: the round step derives it from the state alone.
 fn is_conclusion(event: &Event) -> bool {
     match event {
         Event::RoundOpened(_)

@@ -1,10 +1,13 @@
 //! The rules of conflict-aware alignment, pure: no clock, no thread, no file, no network, no ONNX.
 //!
-//! Read in the order of the pipeline: [`prompt`] → [`generation`] → [`reward`] → [`conflict`] → [`feedback`] →
-//! [`training`], inside a [`round`] of an [`experiment`]; [`learning`] is the part of a round that follows the conflict. What happens is an [`event`]; where events are kept is a [`log`];
-//! whether a history is what the rules would have made it is checked by [`replay`], what it would have asked under other settings is
-//! said by [`what_if`], and how another one goes on from it by [`fork`]. What may be
-//! added to it is decided by the [`journal`]; what people ask of it from outside is an [`operator`] command.
+//! Read in the order of the pipeline: [`prompt`] → [`generation`] → [`reward`] → [`conflict`] → [`feedback`]
+//! → [`training`], inside a [`round`] of an [`experiment`]. [`learning`] is the part of a round after the
+//! conflict step.
+//!
+//! An [`event`] is a fact of an experiment, and a [`log`] stores events. The [`journal`] decides which events
+//! may be appended. [`replay`] checks a history against the rules. [`what_if`] selects again under other
+//! settings, and [`fork`] continues a history under another name. An [`operator`] command starts, pauses,
+//! resumes or cancels.
 
 pub mod analysis;
 pub mod conflict;

@@ -1,5 +1,5 @@
-//! What the rest of the system asks of an event log. `storage` implements it; `queues` builds the embedded
-//! broker on it; neither knows the other.
+//! The interface of an event log. `storage` implements it, and the embedded broker of `queues` uses it. The
+//! two crates do not depend on each other.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,14 +7,14 @@ use std::pin::Pin;
 use crate::event::{EventId, NewEvent, Recorded};
 use crate::id::ExperimentId;
 
-/// What the writer believes about an experiment's stream.
+/// The writer's expectation of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectedVersion {
-    /// Nothing.
+    /// No expectation.
     Any,
-    /// That it has no event yet.
+    /// The stream has no event.
     NoStream,
-    /// That its last event has this version.
+    /// The last event of the stream has this version.
     Exact(u64),
 }
 
@@ -23,7 +23,7 @@ pub enum ExpectedVersion {
 pub struct Append {
     /// The stream.
     pub experiment: ExperimentId,
-    /// What must be true of the stream; checked only if at least one event is new.
+    /// The expected version; checked only if at least one event is new.
     pub expected: ExpectedVersion,
     /// The events, in order.
     pub events: Vec<NewEvent>,
@@ -37,12 +37,12 @@ pub enum LogError {
     WrongVersion {
         /// The stream.
         experiment: ExperimentId,
-        /// What the writer believed.
+        /// The expected version.
         expected: ExpectedVersion,
         /// The last version in the stream (0: no event).
         actual: u64,
     },
-    /// The append can never succeed as it is.
+    /// The append is invalid; a retry cannot succeed.
     #[error("the append is invalid: {0}")]
     Invalid(String),
     /// A size, a number of events or the length of a name is out of range.
@@ -76,16 +76,16 @@ pub enum LogError {
     /// Another process has the log open: wait until it is done.
     #[error("the event log {0} is in use by another process; stop that one first")]
     InUse(String),
-    /// The disk said no. Nothing of the append was acknowledged; the log must be opened again.
+    /// The disk failed. No event of the append was acknowledged; open the log again.
     #[error("the event log cannot be used: {0}")]
     Io(String),
-    /// The log is damaged: what and where.
+    /// The log is damaged; the text names the damage and its place.
     #[error("the event log is damaged: {0}")]
     Corrupt(String),
 }
 
-/// The outcome of an append, once durable: the events as recorded. An event whose id was already in the log
-/// comes back as it was recorded then.
+/// The recorded events of an append, once durable. For an id that the log already has, the earlier event is
+/// returned.
 pub type AppendFuture = Pin<Box<dyn Future<Output = Result<Vec<Recorded>, LogError>> + Send>>;
 
 /// Called with the last durable position whenever it grows.

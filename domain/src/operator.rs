@@ -1,8 +1,9 @@
-//! What an operator may ask of an experiment from outside: to start, to pause, to go on, to be given up.
+//! Operator commands: start, pause, resume or cancel an experiment.
 //!
-//! An order is no step's proposal: nothing in the history leads to it. It follows from the experiment's start, and pauses are
-//! numbered, so that it has one id however often it is given. A paused experiment begins nothing new (nothing is *due* in it, and steps
-//! take nothing up), yet whatever is in hand may still be recorded: the results are those of a run that was never paused.
+//! No step proposes an operator command. Its event has the experiment's start as its cause, and pauses are
+//! numbered, so that a repeated command has the same id. A paused experiment begins no new work: no event is
+//! *due*, and steps handle no deliveries. Work in progress is still recorded, so the results equal those of a
+//! run without a pause.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,27 +17,27 @@ pub const BY_BYTES_MAX: usize = 256;
 /// Longest reason, in bytes.
 pub const REASON_BYTES_MAX: usize = 2048;
 
-/// The step that an order's event names as its actor.
+/// The actor that an operator command's event names.
 const ACTOR: &str = "operator";
-/// The reason of the pause that an experiment is created with.
+/// The reason of the pause in which an experiment is created.
 const CREATED: &str = "created, to be started later";
 
-/// What may be asked for.
+/// An action of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Begin what was created.
+    /// Start a created experiment.
     Start,
-    /// Begin nothing new.
+    /// Begin no new work.
     Pause,
-    /// Go on.
+    /// End the pause.
     Resume,
-    /// Give it up for good.
+    /// End the experiment for good.
     Cancel,
 }
 
 impl Action {
-    /// Its word.
+    /// The name of the action.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,47 +49,47 @@ impl Action {
     }
 }
 
-/// Something asked for by somebody.
+/// A command of an operator to an experiment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorCommand {
-    /// What.
+    /// The action.
     pub action: Action,
-    /// Who asks, for people to read; at most [`BY_BYTES_MAX`].
+    /// The operator, for people to read; at most [`BY_BYTES_MAX`].
     pub by: String,
-    /// Why, for people to read; at most [`REASON_BYTES_MAX`].
+    /// The reason, for people to read; at most [`REASON_BYTES_MAX`].
     pub reason: Option<String>,
 }
 
-/// Whether an experiment may go on.
+/// Status of an experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExperimentStatus {
-    /// It goes on by itself, as far as its steps can.
+    /// The experiment runs.
     #[default]
     #[serde(rename = "going")]
     Running,
-    /// It waits for its start: it was paused before anything happened in it.
+    /// The experiment waits for its start: it was paused before its first round.
     Created,
-    /// It waits until it is resumed.
+    /// The experiment waits until it is resumed.
     Paused,
-    /// It was given up.
+    /// The experiment was cancelled.
     Cancelled,
-    /// It did all that it planned.
+    /// The experiment did all its rounds.
     Finished,
 }
 
 impl ExperimentStatus {
-    /// Whether it waits for an operator.
+    /// Whether the experiment waits for an operator.
     #[must_use]
     pub const fn is_paused(self) -> bool {
         matches!(self, Self::Created | Self::Paused)
     }
 }
 
-/// The pause with which an experiment of this plan is created, to be appended right after its start.
+/// Returns the pause in which an experiment of this plan is created. Append it right after the start.
 ///
 /// # Errors
-/// If it cannot be encoded.
+/// If the event cannot be encoded.
 pub fn created(plan: &Plan, by: String, time_us: u64) -> Result<NewEvent, crate::event::CodecError> {
     let paused = ExperimentPaused { number: 0, by, reason: Some(CREATED.to_owned()) };
     recorded_as(EventId::of_experiment(&plan.experiment), &paused.into(), time_us)
@@ -104,7 +105,7 @@ pub(crate) fn recorded_as(
 }
 
 impl Experiment {
-    /// Whether it may go on.
+    /// The status of the experiment.
     #[must_use]
     pub fn status(&self) -> ExperimentStatus {
         if self.cancelled().is_some() {
@@ -120,10 +121,10 @@ impl Experiment {
         }
     }
 
-    /// The event that an order comes to; none if it is so already.
+    /// Returns the event that an operator command causes; `None` if the experiment already has that status.
     ///
     /// # Errors
-    /// Why it cannot be followed.
+    /// The reason why the state does not allow the command.
     pub fn command_event(&self, command: &OperatorCommand) -> Result<Option<Event>, Rejection> {
         let OperatorCommand { action, by, reason } = command.clone();
         let event: Event = match (action, self.status()) {
@@ -131,7 +132,7 @@ impl Experiment {
             | (Action::Pause, ExperimentStatus::Paused | ExperimentStatus::Created)
             | (Action::Start | Action::Resume, ExperimentStatus::Running) => return Ok(None),
             (Action::Start, ExperimentStatus::Paused) => {
-                return Err(Rejection::Command("it was started before, and is paused: resume it"));
+                return Err(Rejection::Command("the experiment was started before and is paused: resume it"));
             }
             (Action::Cancel, _) => ExperimentCancelled { by, reason }.into(),
             (Action::Pause, _) => ExperimentPaused { number: self.pauses(), by, reason }.into(),
@@ -143,10 +144,10 @@ impl Experiment {
         Ok(Some(event))
     }
 
-    /// Whether an operator's order may be followed now.
+    /// Checks whether the event of an operator command may happen now.
     ///
     /// # Errors
-    /// Why it may not.
+    /// The reason why it may not.
     pub fn decide_command(&self, event: &Event) -> Result<(), Rejection> {
         if self.plan().is_none() {
             return Err(Rejection::NotStarted);
@@ -158,18 +159,18 @@ impl Experiment {
         }
         let (by, reason) = if let Event::ExperimentPaused(e) = event {
             if self.paused().is_some() || e.number != self.pauses() {
-                return Err(Rejection::Command("it is paused, or that pause is over"));
+                return Err(Rejection::Command("the experiment is already paused, or this pause is over"));
             }
             (&e.by, &e.reason)
         } else if let Event::ExperimentResumed(e) = event {
             if self.paused().is_none_or(|paused| paused.number != e.number) {
-                return Err(Rejection::Command("that pause does not hold"));
+                return Err(Rejection::Command("this pause is not the current one"));
             }
             (&e.by, &e.reason)
         } else if let Event::ExperimentCancelled(e) = event {
             (&e.by, &e.reason)
         } else {
-            return Err(Rejection::Command("no operator orders this"));
+            return Err(Rejection::Command("no operator command causes this event"));
         };
         if by.len() > BY_BYTES_MAX {
             return Err(Rejection::Command("the operator's name is longer than 256 bytes"));

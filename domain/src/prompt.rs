@@ -1,13 +1,13 @@
-//! The prompt step: what may enter a round.
+//! The prompt step: the prompts of a round.
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::PromptId;
 
-/// A question put to the policy.
+/// A prompt for the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
-    /// Its name, unique within the experiment.
+    /// The id, unique within the experiment.
     pub prompt_id: PromptId,
     /// The text, before any template.
     pub text: String,

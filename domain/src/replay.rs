@@ -1,5 +1,5 @@
-//! Rebuilding an experiment from its events alone, and checking that every pure decision among them is
-//! what the rules decide from the recorded inputs.
+//! Rebuilds an experiment from its events, and checks every pure decision against the rules and the recorded
+//! inputs.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -9,7 +9,7 @@ use crate::experiment::Experiment;
 use crate::id::{ExperimentId, PromptId};
 use crate::snapshot::Snapshot;
 
-/// Something in a history that the rules would not have made so.
+/// A contradiction between a history and the rules.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// A body cannot be read.
@@ -17,7 +17,7 @@ pub enum ReplayError {
     Body {
         /// Its position in the log.
         position: u64,
-        /// What is wrong with it.
+        /// The error of the decoder.
         source: CodecError,
     },
     /// A stream's versions have a gap.
@@ -30,14 +30,14 @@ pub enum ReplayError {
         /// Its version.
         found: u64,
     },
-    /// A decision differs when made again.
+    /// A recorded decision differs from the rules' decision.
     #[error("event {position} ({event_type}): {reason}")]
     Differs {
         /// Its position in the log.
         position: u64,
         /// Its type.
         event_type: String,
-        /// What was expected.
+        /// The difference.
         reason: String,
     },
 }
@@ -54,7 +54,7 @@ impl ReplayError {
     }
 }
 
-/// Folds a stream into its state; with `verify`, makes every pure decision again and compares.
+/// Folds a stream into its state. When verifying, decides again and compares.
 #[derive(Debug, Default)]
 pub struct Replay {
     experiment: Experiment,
@@ -63,19 +63,19 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Only rebuilds the state.
+    /// A replay that only rebuilds the state.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Rebuilds the state and checks every decision.
+    /// A replay that rebuilds the state and checks every decision.
     #[must_use]
     pub fn verifying() -> Self {
         Self { verifier: Some(Verifier::default()), ..Self::default() }
     }
 
-    /// Goes on from a snapshot, without checking.
+    /// A replay that resumes after a snapshot, without checks.
     #[must_use]
     pub fn resuming(snapshot: Snapshot) -> Self {
         Self { version: snapshot.version, experiment: snapshot.into_state(), verifier: None }
@@ -84,7 +84,7 @@ impl Replay {
     /// Applies the next event of the stream.
     ///
     /// # Errors
-    /// If it cannot be read, does not follow, or (verifying) is not what the rules decide.
+    /// If the event cannot be read, is not the next one, or (when verifying) contradicts the rules.
     pub fn apply(&mut self, recorded: &Recorded) -> Result<(), ReplayError> {
         if recorded.version != self.version + 1 {
             return Err(ReplayError::Gap {
@@ -113,7 +113,7 @@ impl Replay {
         &self.experiment
     }
 
-    /// The state, taken out.
+    /// Returns the state.
     #[must_use]
     pub fn into_experiment(self) -> Experiment {
         self.experiment
@@ -125,34 +125,34 @@ impl Replay {
         self.version
     }
 
-    /// Events of the decision under way that have not come yet; 0 if not verifying.
+    /// Number of events still missing from the current decision; 0 if not verifying.
     #[must_use]
     pub fn undecided(&self) -> usize {
         self.verifier.as_ref().map_or(0, |verifier| verifier.due.len())
     }
 
-    /// Decisions checked so far; 0 if not verifying.
+    /// Number of events checked so far; 0 if not verifying.
     #[must_use]
     pub fn checked(&self) -> u64 {
         self.verifier.as_ref().map_or(0, |verifier| verifier.checked)
     }
 }
 
-/// What the checks need of the past: the inputs of prompts that are still on their way.
+/// State of the checks: the inputs of unfinished prompts, and the pending decision.
 #[derive(Debug, Default)]
 struct Verifier {
     logprobs: HashMap<PromptId, Vec<f64>>,
     rewards: HashMap<PromptId, Vec<f64>>,
-    /// What is left of the coordinator's last decision.
+    /// The rest of the round step's last decision.
     due: VecDeque<Event>,
     numbering: Numbering,
-    /// Every event so far: what follows from one that never was is made up.
+    /// Every event so far: a cause must be among them.
     seen: HashSet<EventId>,
     position: u64,
     checked: u64,
 }
 
-/// Numbers events among those of their type with the same cause.
+/// Numbers the events of one type with the same cause.
 #[derive(Debug, Default)]
 pub(crate) struct Numbering {
     /// Pairs selected so far in the open round.
@@ -191,7 +191,7 @@ impl Numbering {
     }
 }
 
-/// The id that an event of this stream has by its cause and its number.
+/// Derives the id of an event from its cause and its number.
 pub(crate) fn derived_id(
     experiment: &ExperimentId,
     cause: Option<EventId>,
@@ -212,7 +212,7 @@ impl Verifier {
         self.check_decided(state, recorded, event)?;
         match event {
             Event::CompletionsSampled(e) => {
-                let kind = state.plan().ok_or("there is no plan before it")?.conflict.logprob;
+                let kind = state.plan().ok_or("the history has no plan before it")?.conflict.logprob;
                 let logprobs = e.completions.iter().map(|completion| completion.logprob_as(kind)).collect();
                 self.logprobs.insert(e.prompt.prompt_id.clone(), logprobs);
             }
@@ -235,7 +235,7 @@ impl Verifier {
                 self.logprobs.remove(&e.prompt_id);
                 self.rewards.remove(&e.prompt_id);
             }
-            // What the world outside said or made: that it was allowed is all that can be checked.
+            // Results from outside: only their admissibility can be checked.
             Event::ExperimentStarted(_)
             | Event::ExperimentForked(_)
             | Event::ExperimentPaused(_)
@@ -256,17 +256,17 @@ impl Verifier {
 
     fn check_decided(&self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
         let decided = if event.event_type().is_operator_command() {
-            // It may come in the middle of a decision of the coordinator, which goes on after it.
+            // A command may interrupt a decision of the round step, which continues after it.
             if recorded.event.causation != Some(EventId::of_experiment(&recorded.experiment)) {
-                return Err("an operator's order follows from the experiment's start alone".to_owned());
+                return Err("an operator command must have the experiment's start as its cause".to_owned());
             }
             state.decide_command(event)
         } else if !self.due.is_empty() {
             if state.cancelled().is_some() {
-                return Err("the rules reject it: the experiment was cancelled".to_owned());
+                return Err("the rules reject the event: the experiment was cancelled".to_owned());
             }
             if state.paused().is_some() && self.due.front() == Some(event) {
-                return Err("the rules reject it: the experiment is paused".to_owned());
+                return Err("the rules reject the event: the experiment is paused".to_owned());
             }
             Ok(())
         } else if let Event::ExperimentForked(e) = event {
@@ -274,43 +274,46 @@ impl Verifier {
         } else {
             state.decide(event)
         };
-        decided.map_err(|rejection| format!("the rules reject it: {rejection}"))
+        decided.map_err(|rejection| format!("the rules reject the event: {rejection}"))
     }
 
-    /// Positions grow, and nothing follows from what comes later or never was.
+    /// Checks that positions grow and that the cause precedes the event.
     fn check_place(&mut self, recorded: &Recorded) -> Result<(), String> {
         if recorded.position <= self.position {
-            return Err(format!("it comes after position {} in its stream", self.position));
+            return Err(format!(
+                "its position does not exceed the previous position {} of its stream",
+                self.position
+            ));
         }
         self.position = recorded.position;
         if let Some(cause) = recorded.event.causation
             && !self.seen.contains(&cause)
         {
-            return Err(format!("it follows from event {cause}, which is not in its stream before it"));
+            return Err(format!("its cause {cause} is not in its stream before it"));
         }
         self.seen.insert(recorded.event.id);
         Ok(())
     }
 
-    /// An id is a function of its cause: one that is not was not proposed by a step of the pipeline.
+    /// Checks that the id derives from the cause.
     fn check_id(&mut self, recorded: &Recorded, event: &Event) -> Result<(), String> {
         let index = self.numbering.index(event);
         let expected = derived_id(&recorded.experiment, recorded.event.causation, event, index);
         if expected == recorded.event.id {
             Ok(())
         } else {
-            Err(format!("its id is {}, and its cause makes it {expected}", recorded.event.id))
+            Err(format!("its id is {}, but its cause implies {expected}", recorded.event.id))
         }
     }
 
     fn check_conflict(&mut self, e: &ConflictMeasured) -> Result<(), String> {
-        let logprobs = self.logprobs.remove(&e.prompt_id).ok_or("no completions were sampled before it")?;
-        let rewards = self.rewards.remove(&e.prompt_id).ok_or("no rewards were scored before it")?;
+        let logprobs = self.logprobs.remove(&e.prompt_id).ok_or("no completions are recorded before it")?;
+        let rewards = self.rewards.remove(&e.prompt_id).ok_or("no rewards are recorded before it")?;
         let again = conflict::measure(&rewards, &logprobs).map_err(|error| error.to_string())?;
         if again == e.conflict {
             Ok(())
         } else {
-            Err(format!("measured again, its conflict is {again:?}, not {:?}", e.conflict))
+            Err(format!("its conflict must be {again:?}, not {:?}", e.conflict))
         }
     }
 
@@ -320,8 +323,8 @@ impl Verifier {
         }
         match self.due.pop_front() {
             Some(expected) if expected == *event => Ok(()),
-            Some(expected) => Err(format!("decided again, it is {expected:?}, not {event:?}")),
-            None => Err("nothing was due".to_owned()),
+            Some(expected) => Err(format!("the due event is {expected:?}, not {event:?}")),
+            None => Err("no event was due".to_owned()),
         }
     }
 }

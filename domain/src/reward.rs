@@ -1,8 +1,8 @@
-//! The reward step: what a reward model's raw score means.
+//! The reward step: the meaning of a reward model's raw score.
 
 use serde::{Deserialize, Serialize};
 
-/// What the scoring model was trained to say.
+/// The meaning of a larger score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardKind {

@@ -16,34 +16,34 @@ use crate::id::PromptId;
 use crate::learning::Learning;
 use crate::plan::Plan;
 
-/// How far a prompt has come in a round.
+/// Progress of a prompt in a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum PromptProgress {
-    /// It waits for completions.
+    /// The prompt waits for completions.
     Admitted,
-    /// It has this many completions and waits for rewards.
+    /// The prompt has this many completions and waits for rewards.
     Sampled(usize),
-    /// It has these rewards and waits for its conflict.
+    /// The prompt has these rewards and waits for its conflict.
     Scored(Vec<f64>),
-    /// Its conflict is known.
+    /// The conflict of the prompt is measured.
     Measured {
-        /// What was measured.
+        /// The conflict.
         conflict: Conflict,
-        /// The rewards that it was measured on.
+        /// The rewards from which it was measured.
         rewards: Vec<f64>,
     },
-    /// A step gave up on it.
+    /// This step set the prompt aside.
     SetAside(StepName),
 }
 
-/// How many prompts of a round have come at least this far.
+/// Numbers of prompts of a round that have reached each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RoundCounts {
     /// Prompts the round will have.
     pub expected: u32,
     /// Admitted.
     pub admitted: u32,
-    /// Answered by the policy.
+    /// Prompts with sampled completions.
     pub sampled: u32,
     /// Scored by the reward model.
     pub scored: u32,
@@ -63,10 +63,11 @@ pub struct RoundCounts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     number: u32,
-    /// The id of the event that opened it. Not part of a snapshot: [`Experiment`](crate::experiment::Experiment) restores it.
+    /// The id of the event that opened it. Not part of a snapshot:
+    /// [`Experiment`](crate::experiment::Experiment) restores it.
     #[serde(skip, default = "unknown_id")]
     opened: EventId,
-    /// By place in the prompt file, so that selection breaks ties the same way whatever the order of arrival.
+    /// By place in the prompt file, so that selection breaks ties alike for every order of arrival.
     prompts: Vec<Option<(PromptId, PromptProgress)>>,
     #[serde(skip)]
     places: HashMap<PromptId, usize>,
@@ -76,7 +77,7 @@ pub struct Round {
     closed: bool,
 }
 
-/// No prompt file may have more prompts than this.
+/// Largest number of prompts in a prompt file.
 pub const PROMPTS_MAX: u32 = 10_000_000;
 
 impl Round {
@@ -102,7 +103,7 @@ impl Round {
         self.places = named.filter_map(|(place, prompt)| Some((prompt.as_ref()?.0.clone(), place))).collect();
     }
 
-    /// Its number, from 0.
+    /// The number of the round, from 0.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
@@ -113,31 +114,31 @@ impl Round {
         self.opened
     }
 
-    /// Whether it ended.
+    /// Whether the round is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// How far it has come.
+    /// Numbers of prompts by progress.
     #[must_use]
     pub fn counts(&self) -> RoundCounts {
         self.counts
     }
 
-    /// Its figures, once evaluated.
+    /// The figures of the round; `None` before its evaluation.
     #[must_use]
     pub fn evaluation(&self) -> Option<&RoundEvaluated> {
         self.evaluated.as_ref()
     }
 
-    /// What followed from its conflicts.
+    /// Feedback and trainings of the round.
     #[must_use]
     pub fn learning(&self) -> &Learning {
         &self.learning
     }
 
-    /// Its prompts in the order of the prompt file.
+    /// The prompts, in the order of the prompt file.
     pub fn prompts(&self) -> impl Iterator<Item = &(PromptId, PromptProgress)> {
         self.prompts.iter().flatten()
     }
@@ -148,7 +149,7 @@ impl Round {
         self.counts.measured + self.counts.set_aside == self.counts.expected
     }
 
-    /// A prompt's place in the prompt file, and how far it has come.
+    /// Returns a prompt's place in the prompt file, and its progress.
     pub(crate) fn prompt(&self, prompt_id: &PromptId) -> Option<(u32, &PromptProgress)> {
         let place = u32::try_from(*self.places.get(prompt_id)?).ok()?;
         Some((place, self.progress(prompt_id)?))
@@ -162,13 +163,13 @@ impl Round {
     pub(crate) fn decide_admit(&self, e: &PromptAdmitted) -> Result<(), Rejection> {
         let reject = |reason| rejection(&e.prompt.prompt_id, reason);
         if e.index >= self.counts.expected {
-            return reject("its place lies beyond the round's prompts");
+            return reject("its index is beyond the prompts of the round");
         }
         if self.places.contains_key(&e.prompt.prompt_id) {
-            return reject("it is already in the round");
+            return reject("the round already has it");
         }
         match self.prompts.get(e.index as usize) {
-            Some(Some(_)) => reject("its place is taken"),
+            Some(Some(_)) => reject("another prompt has its index"),
             _ => Ok(()),
         }
     }
@@ -181,13 +182,13 @@ impl Round {
     ) -> Result<(), Rejection> {
         let reject = |reason| rejection(&e.prompt.prompt_id, reason);
         if self.progress(&e.prompt.prompt_id) != Some(&PromptProgress::Admitted) {
-            return reject("it does not wait for completions");
+            return reject("no completions are pending");
         }
         if e.completions.len() != plan.sampling.samples as usize {
-            return reject("it needs exactly the planned number of completions");
+            return reject("the number of completions differs from the plan");
         }
         if e.policy != policy {
-            return reject("its completions come from another policy than planned");
+            return reject("the completions come from another policy than the current one");
         }
         if e.completions.iter().any(|completion| !completion.logprob.is_finite()) {
             return reject("a log-probability is not finite");
@@ -199,11 +200,13 @@ impl Round {
         let reject = |reason| rejection(&e.prompt_id, reason);
         match self.progress(&e.prompt_id) {
             Some(PromptProgress::Sampled(n)) if *n == e.rewards.len() => {}
-            Some(PromptProgress::Sampled(_)) => return reject("it needs one reward for each completion"),
-            _ => return reject("it does not wait for rewards"),
+            Some(PromptProgress::Sampled(_)) => {
+                return reject("the number of rewards differs from the number of completions");
+            }
+            _ => return reject("no rewards are pending"),
         }
         if e.reward_model != reward_model {
-            return reject("its rewards come from another reward model than planned");
+            return reject("the rewards come from another reward model than the current one");
         }
         if e.rewards.iter().any(|reward| !reward.is_finite()) {
             return reject("a reward is not finite");
@@ -217,21 +220,21 @@ impl Round {
                 if e.conflict.is_finite() {
                     Ok(())
                 } else {
-                    rejection(&e.prompt_id, "a figure of its conflict is not finite")
+                    rejection(&e.prompt_id, "a figure of the conflict is not finite")
                 }
             }
             Some(PromptProgress::Scored(_)) => {
-                rejection(&e.prompt_id, "it needs one PACS for each completion")
+                rejection(&e.prompt_id, "the number of PACS differs from the number of completions")
             }
-            _ => rejection(&e.prompt_id, "it does not wait for its conflict"),
+            _ => rejection(&e.prompt_id, "no conflict is pending"),
         }
     }
 
     pub(crate) fn decide_set_aside(&self, e: &PromptSetAside) -> Result<(), Rejection> {
         match self.progress(&e.prompt_id) {
-            None => rejection(&e.prompt_id, "it is not in the round"),
+            None => rejection(&e.prompt_id, "the round does not have it"),
             Some(PromptProgress::Measured { .. } | PromptProgress::SetAside(_)) => {
-                rejection(&e.prompt_id, "it is already done")
+                rejection(&e.prompt_id, "it is already measured or set aside")
             }
             Some(_) => Ok(()),
         }
@@ -245,7 +248,7 @@ impl Round {
             {
                 Ok(())
             }
-            _ => rejection(&e.prompt_id, "it has no such measured completion"),
+            _ => rejection(&e.prompt_id, "no measured completion has this number"),
         }
     }
 
@@ -253,7 +256,7 @@ impl Round {
         self.decide_complete()?;
         let reject = |reason| Err(Rejection::Comparison { round: e.round, comparison: e.comparison, reason });
         if self.evaluated.is_some() || (e.comparison as usize) < self.learning.comparisons().len() {
-            return reject("it was put up already");
+            return reject("it was already requested");
         }
         match self.progress(&e.prompt_id) {
             Some(PromptProgress::Measured { rewards, .. })
@@ -261,7 +264,7 @@ impl Round {
             {
                 Ok(())
             }
-            _ => reject("it is not of two measured completions"),
+            _ => reject("it does not name two measured completions"),
         }
     }
 
@@ -269,7 +272,10 @@ impl Round {
         if self.is_complete() {
             Ok(())
         } else {
-            Err(Rejection::Round { round: self.number, reason: "prompts are neither measured nor set aside" })
+            Err(Rejection::Round {
+                round: self.number,
+                reason: "some prompts are neither measured nor set aside",
+            })
         }
     }
 
@@ -359,7 +365,8 @@ impl Round {
         }
     }
 
-    /// What is due in this round, all together; none while prompts are on their way, or something else is awaited.
+    /// Returns the events that are due in this round, all together. `None` while prompts or other results are
+    /// pending.
     pub(crate) fn due(&self, plan: &Plan) -> Option<Due> {
         if !self.is_complete() || self.closed {
             return None;
@@ -370,8 +377,8 @@ impl Round {
         }
     }
 
-    /// What ends the measuring: the selection, what people are asked about it, the figures; and the round's end, if it learns
-    /// nothing from them.
+    /// The events after the last measured prompt: selection, comparisons, figures. Without learning, the
+    /// close too.
     fn conclude(&self, plan: &Plan) -> Vec<Event> {
         let measured: Vec<Measured<'_>> = self.measured().collect();
         let selection = self.select(plan, &measured);
@@ -389,8 +396,8 @@ impl Round {
         events
     }
 
-    /// What the plan selects of the prompts measured so far, and what it asks about it.
-    pub(crate) fn would_ask(
+    /// Returns the pairs and the comparisons that the plan selects from the prompts measured so far.
+    pub(crate) fn selection_with(
         &self,
         plan: &Plan,
         opponent: Opponent,
@@ -410,7 +417,7 @@ impl Round {
         })
     }
 
-    /// What is selected of each measured prompt.
+    /// Selects from the measured prompts.
     fn select(&self, plan: &Plan, measured: &[Measured<'_>]) -> Selection {
         let answers: Vec<ScoredCompletions<'_>> = measured
             .iter()
@@ -419,7 +426,7 @@ impl Round {
         conflict::select(&plan.conflict.selection, &answers, self.seed(plan))
     }
 
-    /// Every round draws its own random baseline, from the one seed of the experiment.
+    /// The seed of this round's random choices, from the seed of the experiment.
     fn seed(&self, plan: &Plan) -> u64 {
         plan.seed.wrapping_add(u64::from(self.number))
     }
@@ -448,7 +455,7 @@ impl Round {
     ) -> impl Iterator<Item = FeedbackRequested> + 'a {
         let seed = self.seed(plan);
         let of_prompt = move |(place, prompt): (usize, &'a Measured<'a>)| {
-            // Each prompt draws by itself: what is asked of one does not depend on the others.
+            // Each prompt has its own seed: its comparisons do not depend on other prompts.
             let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(prompt.index));
             let asked = match &selection.pairs {
                 Some(pairs) => feedback::shown(&pairs[place], seed),
@@ -490,7 +497,7 @@ impl Round {
     }
 }
 
-/// A prompt whose conflict is known.
+/// A prompt with a measured conflict.
 struct Measured<'a> {
     index: u32,
     prompt_id: &'a PromptId,

@@ -1,7 +1,7 @@
-//! The state of an experiment at one of its events, kept so that a long history need not be folded from its beginning.
+//! A snapshot: the state of an experiment after one of its events. It saves the replay of a long history.
 //!
-//! A snapshot is disposable, and never trusted over the log: it is used only if it was made by the very rules that would use it
-//! ([`SCHEMA`]), and if the log has the event that it says it follows.
+//! A snapshot is disposable, and the log has priority. A snapshot is used only if the same rules made it
+//! ([`SCHEMA`]), and if the log has the event after which it was made.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,21 +9,21 @@ use crate::event::{EventId, Recorded};
 use crate::experiment::Experiment;
 use crate::id::ExperimentId;
 
-/// Names the source of the rules by which states are made: any change of it makes older snapshots useless.
+/// Hash of the source of the rules. Every change of the rules invalidates older snapshots.
 pub const SCHEMA: &str = env!("DISSENT_STATE_SCHEMA");
 
-/// A state, and what it is the state of.
+/// A state, with the identity of its last event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     schema: String,
     /// The experiment.
     pub experiment: ExperimentId,
-    /// The version of the last event in it.
+    /// The version of the last event.
     pub version: u64,
     /// The id of that event.
     pub last: EventId,
-    /// When it was recorded. Ids say what an event is about, not what it says: where an older log was restored and the work done
-    /// again, it is another history with the same ids.
+    /// The time of that event. Ids do not depend on the content: after the restore of an older log, repeated
+    /// work makes another history with the same ids, at other times.
     pub time_us: u64,
     state: Experiment,
 }
@@ -43,7 +43,7 @@ impl Snapshot {
         }
     }
 
-    /// Whether it is the state after this event.
+    /// Whether this is the state after this event.
     #[must_use]
     pub fn is_after(&self, recorded: &Recorded) -> bool {
         let of_last = (&self.experiment, self.version, self.last, self.time_us);
@@ -56,7 +56,7 @@ impl Snapshot {
         &self.state
     }
 
-    /// The state, taken out.
+    /// Returns the state.
     #[must_use]
     pub fn into_state(self) -> Experiment {
         self.state
@@ -70,7 +70,7 @@ impl Snapshot {
         rmp_serde::to_vec(self)
     }
 
-    /// Reads bytes; none if they are not a snapshot, or one by other rules.
+    /// Decodes a snapshot; `None` if the bytes are not a snapshot of the current rules.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut snapshot: Self = rmp_serde::from_slice(bytes).ok()?;

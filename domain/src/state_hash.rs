@@ -1,7 +1,7 @@
-//! One hash of what an experiment has come to.
+//! The state hash: one hash of an experiment's results.
 //!
-//! It is the same for two histories that came to the same, whatever the order in which workers were done, however often a
-//! training was taken up, how often it was paused, and under whatever name: these are not part of it.
+//! Equal results have equal hashes. The hash leaves out the order of arrival, the attempts of trainings,
+//! pauses, and the name of the experiment.
 
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ struct State<'a> {
     cancelled: bool,
 }
 
-/// A plan but for its name.
+/// A plan without the experiment's name.
 #[derive(Serialize)]
 struct PlanView<'a> {
     seed: u64,
@@ -75,11 +75,11 @@ struct AskedView<'a> {
 }
 
 impl Experiment {
-    /// BLAKE3 (hex) of the state, without what differs between two runs of the same plan: arrival order, attempts, the name.
+    /// Returns BLAKE3 (hex) of the state, without arrival order, attempts, pauses and the name.
     #[must_use]
     pub fn state_hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        // A hasher takes every byte, and no map of the view has keys that could not be written.
+        // Writing cannot fail: a hasher accepts every byte, and every key of the view is serialisable.
         let written = rmp_serde::encode::write_named(&mut hasher, &State::of(self));
         debug_assert!(written.is_ok(), "{written:?}");
         hasher.finalize().to_hex().to_string()

@@ -1,6 +1,5 @@
-//! What would have been asked about under other settings: the selection of each round, made again from the recorded scores
-//! by the rule that made it. No model is run, so from the second round on the scores are those of models that learnt from what
-//! was really asked.
+//! Selection under other settings: selects each round again from the recorded scores. No model runs, so from
+//! the second round on the scores come from models that learnt from the recorded feedback.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,16 +13,16 @@ use crate::id::PromptId;
 use crate::plan::Plan;
 use crate::round::{PromptProgress, Round};
 
-/// How two selections of the same things overlap.
+/// Overlap of two selections.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Overlap {
-    /// In both.
+    /// Number in both.
     pub kept: u64,
-    /// Only in the one under the changed settings.
+    /// Number only under the changed settings.
     pub new: u64,
-    /// Only in the recorded one.
+    /// Number only in the recorded selection.
     pub dropped: u64,
-    /// kept / (kept + new + dropped), in [0, 1]; 1 where there is nothing in either.
+    /// kept / (kept + new + dropped), in [0, 1]; 1 where both are empty.
     pub jaccard: f64,
 }
 
@@ -44,16 +43,16 @@ impl Overlap {
     }
 }
 
-/// What a selection asks for, and what that costs.
+/// Size of a selection and of the feedback that it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Cost {
-    /// Answers selected.
+    /// Selected completions.
     pub answers: u64,
-    /// Prompts that have a selected answer.
+    /// Prompts with a selected completion.
     pub prompts: u64,
-    /// Comparisons put up; without feedback, those that its default opponent would make.
+    /// Comparisons; without feedback, those with the default opponent.
     pub comparisons: u64,
-    /// Judgements that they need: the overlap of each, within the budget of a round.
+    /// Judgements that they need: the overlap of each, at most the budget of a round.
     pub labels: u64,
 }
 
@@ -68,18 +67,18 @@ impl Cost {
     }
 }
 
-/// Two selections beside each other.
+/// Comparison of two selections.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Compared {
-    /// As it was.
+    /// The recorded selection.
     pub recorded: Cost,
-    /// As it would be.
+    /// The selection under the changed settings.
     pub changed: Cost,
-    /// Judgements of `changed` that the log does not hold yet.
+    /// Judgements of `changed` that the log does not have.
     pub labels_missing: u64,
-    /// Of the selected answers.
+    /// Overlap of the selected completions.
     pub answers: Overlap,
-    /// Of the comparisons, whichever answer is shown first.
+    /// Overlap of the comparisons, in either order of display.
     pub comparisons: Overlap,
 }
 
@@ -111,22 +110,22 @@ impl Compared {
 pub struct PromptCompared {
     /// The prompt.
     pub prompt_id: PromptId,
-    /// Its mean|PACS| under the changed settings.
+    /// The mean|PACS| under the changed settings.
     pub mean_abs_pacs: f64,
-    /// Its Kendall-tau distance under the changed settings; none if degenerate.
+    /// The Kendall-tau distance under the changed settings; `None` if degenerate.
     pub kendall_tau_distance: Option<f64>,
-    /// Completions that were selected, ascending.
+    /// Selected completions as recorded, ascending.
     pub recorded: Vec<u32>,
-    /// Completions that would be selected, ascending.
+    /// Selected completions under the changed settings, ascending.
     pub changed: Vec<u32>,
-    /// Comparisons that were put up, each with the lower completion first.
+    /// Comparisons as recorded, each with the lower completion first.
     pub recorded_comparisons: Vec<[u32; 2]>,
-    /// Comparisons that would be put up.
+    /// Comparisons under the changed settings, each with the lower completion first.
     pub changed_comparisons: Vec<[u32; 2]>,
 }
 
 impl PromptCompared {
-    /// Whether the settings make no difference to it.
+    /// Whether both settings select the same from this prompt.
     #[must_use]
     pub fn is_same(&self) -> bool {
         self.recorded == self.changed && self.recorded_comparisons == self.changed_comparisons
@@ -140,39 +139,39 @@ pub struct RoundCompared {
     pub round: u32,
     /// Counts and overlaps.
     pub compared: Compared,
-    /// The prompts from which anything is selected under either settings, in the order of the prompt file.
+    /// The prompts with a selection under either settings, in the order of the prompt file.
     pub prompts: Vec<PromptCompared>,
 }
 
 /// Rounds under both settings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WhatIfOutcome {
-    /// The rounds that made their selection, in order.
+    /// The rounds with a recorded selection, in order.
     pub rounds: Vec<RoundCompared>,
-    /// Rounds that have not made it yet: nothing is said about them.
+    /// Rounds without a selection so far. They are not compared.
     pub undecided: Vec<u32>,
-    /// All of `rounds` together.
+    /// Totals over `rounds`.
     pub total: Compared,
 }
 
-/// Folds a history under two plans: the one that it was made with, and another.
+/// Folds a history under two plans: the recorded one and a changed one.
 #[derive(Debug)]
 pub struct WhatIf {
     recorded: Plan,
     changed: Plan,
-    /// Log-probabilities as the changed plan compares them, of prompts whose conflict is still to come; empty if it compares them
-    /// as the recorded one does.
+    /// Log-probabilities by the changed plan's kind, of prompts without a measured conflict. Empty if both
+    /// plans have the same kind.
     logprobs: HashMap<PromptId, Vec<f64>>,
     rounds: Vec<RoundHistory>,
 }
 
-/// A round, with its conflicts as they were measured and as they would be, and what was asked.
+/// A round under both plans, with its recorded comparisons.
 #[derive(Debug)]
 struct RoundHistory {
     recorded: Round,
     changed: Round,
     selected: BTreeSet<(PromptId, u32)>,
-    /// Judgements so far of each comparison, by its number.
+    /// The comparisons by number, each with its number of judgements.
     asked: Vec<(PromptId, [u32; 2], u64)>,
     decided: bool,
 }
@@ -181,16 +180,16 @@ type SelectedPair = (PromptId, u32);
 type Pair = (PromptId, [u32; 2]);
 
 impl WhatIf {
-    /// Of an experiment with the plan `recorded`, if its conflicts had been measured and selected as in `changed`.
+    /// A fold for an experiment with the plan `recorded`, which measures and selects as in `changed`.
     #[must_use]
     pub fn new(recorded: Plan, changed: Plan) -> Self {
         Self { recorded, changed, logprobs: HashMap::new(), rounds: Vec::new() }
     }
 
-    /// Takes the next event in.
+    /// Applies the next event.
     ///
     /// # Errors
-    /// If recorded scores cannot be measured again.
+    /// If conflict cannot be measured on recorded scores.
     pub fn apply(&mut self, event: &Event) -> Result<(), ConflictError> {
         if let Event::RoundOpened(e) = event {
             let round = Round::open(round_opened_id(&self.recorded, e.round), e.round, e.prompts);
@@ -252,7 +251,7 @@ impl WhatIf {
         Ok(())
     }
 
-    /// What differs.
+    /// Returns the comparison of the two plans.
     #[must_use]
     pub fn outcome(&self) -> WhatIfOutcome {
         let (decided, undecided): (Vec<_>, Vec<_>) = self.rounds.iter().partition(|round| round.decided);
@@ -266,7 +265,7 @@ impl WhatIf {
     }
 }
 
-/// The conflict as it would be measured; as it was, where the log-probabilities are compared alike.
+/// Measures the conflict by the changed plan; returns the recorded one where both plans have the same kind.
 fn measured_again(
     round: &Round,
     logprobs: Option<Vec<f64>>,
@@ -284,7 +283,7 @@ fn unordered(e: &FeedbackRequested) -> [u32; 2] {
     [e.first.min(e.second), e.first.max(e.second)]
 }
 
-/// What a plan has selected and asked.
+/// Selected completions and comparisons of a plan.
 struct Chosen {
     answers: BTreeSet<SelectedPair>,
     pairs: BTreeSet<Pair>,
@@ -293,7 +292,7 @@ struct Chosen {
 impl Chosen {
     fn of(round: &Round, plan: &Plan) -> Self {
         let opponent = opponent(plan);
-        let (selected, asked) = round.would_ask(plan, opponent);
+        let (selected, asked) = round.selection_with(plan, opponent);
         Self {
             answers: selected.into_iter().map(|e| (e.prompt_id, e.completion)).collect(),
             pairs: asked.iter().map(|e| (e.prompt_id.clone(), unordered(e))).collect(),
@@ -317,7 +316,7 @@ fn opponent(plan: &Plan) -> Opponent {
     plan.learning.as_ref().map_or_else(Opponent::default, |learning| learning.feedback.opponent)
 }
 
-/// Judgements that each comparison needs, and the most that a round takes.
+/// Judgements that each comparison needs, and the budget of a round.
 fn asking(plan: &Plan) -> (u64, u64) {
     let feedback = plan.learning.as_ref().map(|learning| &learning.feedback);
     feedback
@@ -331,7 +330,7 @@ impl RoundHistory {
         let was = if recorded.learning.is_some() {
             Chosen { answers: self.selected.clone(), pairs }
         } else {
-            // Nobody was asked: what would have been put up is the measure of both.
+            // Without feedback, both sides count the comparisons that the rule would request.
             Chosen { answers: self.selected.clone(), ..Chosen::of(&self.recorded, recorded) }
         };
         let would = Chosen::of(&self.changed, changed);
@@ -353,8 +352,8 @@ impl RoundHistory {
             .map(|(prompt_id, pair, judgements)| ((prompt_id, *pair), *judgements))
             .collect();
         let of = |(prompt_id, pair): &Pair| known.get(&(prompt_id, *pair)).copied().unwrap_or(0).min(overlap);
-        let in_hand: u64 = would.pairs.iter().map(of).sum();
-        (would.pairs.len() as u64 * overlap).min(budget).saturating_sub(in_hand)
+        let recorded: u64 = would.pairs.iter().map(of).sum();
+        (would.pairs.len() as u64 * overlap).min(budget).saturating_sub(recorded)
     }
 
     fn prompts(&self, was: &Chosen, would: &Chosen) -> Vec<PromptCompared> {

@@ -78,7 +78,7 @@ proptest! {
     #![proptest_config(cases(200))]
 
     #[test]
-    fn a_body_of_any_bytes_is_an_error_or_an_event(
+    fn decoding_any_bytes_never_panics_and_bounds_memory(
         kind in prop::sample::select(EventType::ALL.to_vec()),
         body in prop::collection::vec(any::<u8>(), 0..300),
     ) {
@@ -86,7 +86,7 @@ proptest! {
     }
 
     #[test]
-    fn a_body_made_wrong_is_an_error_or_an_event(
+    fn decoding_a_corrupted_body_never_panics(
         event in prop::sample::select(events()), mutations in mutations(),
     ) {
         let body = mutated(&encode(&event).unwrap(), &mutations);
@@ -94,14 +94,14 @@ proptest! {
     }
 
     #[test]
-    fn a_body_of_another_type_is_an_error_or_an_event(
+    fn decoding_a_body_of_another_type_never_panics(
         event in prop::sample::select(events()), kind in prop::sample::select(EventType::ALL.to_vec()),
     ) {
         take(kind, &encode(&event).unwrap());
     }
 
     #[test]
-    fn judgements_from_an_inbox_are_errors_or_judgements(mutations in mutations()) {
+    fn decoding_judgements_from_an_inbox_never_panics(mutations in mutations()) {
         let line = br#"{"round":0,"comparison":12,"annotator":"ann","verdict":"second","is_unsafe":[true,false],"comment":"no"}"#;
         let line = mutated(line, &mutations);
         let _ = bounded(line.len(), || serde_json::from_slice::<FeedbackReceived>(&line));
@@ -115,7 +115,7 @@ proptest! {
 }
 
 #[test]
-fn a_body_that_claims_more_than_it_has_or_nests_without_end_is_refused() {
+fn bodies_with_false_lengths_or_endless_nesting_are_rejected() {
     for kind in EventType::ALL {
         for claim in [
             &[0xdf, 0xff, 0xff, 0xff, 0xff][..],
@@ -132,7 +132,7 @@ fn a_body_that_claims_more_than_it_has_or_nests_without_end_is_refused() {
 }
 
 #[test]
-fn memory_beyond_the_input_is_noticed() {
+fn the_allocator_counts_memory_beyond_the_input() {
     let greedy = || bounded(1000, || std::hint::black_box(vec![1_u8; 32 << 20]).len());
     assert!(std::panic::catch_unwind(greedy).is_err());
 }

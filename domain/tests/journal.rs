@@ -112,7 +112,7 @@ fn first_admitted() -> EventId {
 }
 
 #[test]
-fn what_is_decided_and_not_yet_durable_is_not_decided_again() {
+fn an_accepted_event_is_not_decided_again_before_it_is_durable() {
     let mut desk = Desk::admitted();
     let events = following(first_admitted(), sampled(0));
     assert_eq!(desk.accept(&events).fresh.len(), 1);
@@ -133,26 +133,26 @@ fn an_event_that_occurs_twice_in_a_proposal_happens_once() {
 }
 
 #[test]
-fn a_fact_is_not_told_twice_in_one_breath() {
+fn one_proposal_cannot_state_a_fact_twice() {
     let mut desk = Desk::admitted();
     let twice = follow_from(first_admitted(), "test", 0, &[sampled(0), sampled(0)]).unwrap();
-    desk.reject(&twice, "makes its id");
+    desk.reject(&twice, "and the id");
     let mut prompts = Desk::default();
     prompts.accept(&[started()]);
     let opened = prompts.due();
     prompts.accept(&opened);
     let same = PromptAdmitted { round: 0, index: 1, prompt: prompt(0) }.into();
     let events = follow_from(round_opened_id(&plan(PROMPTS), 0), "prompt", 0, &[admit(0), same]).unwrap();
-    prompts.reject(&events, "each once");
+    prompts.reject(&events, "only distinct prompts");
 }
 
 #[test]
-fn an_event_follows_from_the_one_cause_that_it_can_have() {
+fn an_event_needs_its_one_possible_cause() {
     let mut desk = Desk::admitted();
-    desk.reject(&following(EventId::of_experiment(&plan(1).experiment), sampled(0)), "follows from");
+    desk.reject(&following(EventId::of_experiment(&plan(1).experiment), sampled(0)), "must have the cause");
     let mut events = following(first_admitted(), sampled(0));
     events[0].causation = None;
-    desk.reject(&events, "follows from");
+    desk.reject(&events, "must have the cause");
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn an_experiment_is_started_under_its_own_name() {
 }
 
 #[test]
-fn figures_that_are_no_numbers_are_refused() {
+fn figures_that_are_not_finite_are_rejected() {
     let mut desk = Desk::admitted();
     let completions = following(first_admitted(), sampled(0));
     desk.accept(&completions);
@@ -177,7 +177,7 @@ fn figures_that_are_no_numbers_are_refused() {
 }
 
 #[test]
-fn what_waits_for_a_step_is_known() {
+fn the_ledger_lists_unanswered_events() {
     let mut desk = Desk::default();
     assert_eq!(desk.ledger.unanswered(), []);
     desk.accept(&[started()]);
@@ -195,16 +195,16 @@ fn what_waits_for_a_step_is_known() {
 }
 
 #[test]
-fn conclusions_are_those_that_are_due_in_their_order() {
+fn conclusions_must_be_the_due_events_in_sequence() {
     let mut desk = Desk::measured();
     let due = desk.due();
     assert!(due.len() > 3, "{}", due.len());
     let (first, rest) = due.split_at(2);
-    desk.reject(rest, "something else is due before it");
-    desk.reject(&[due[0].clone(), due[2].clone()], "not what is due");
+    desk.reject(rest, "another event is due first");
+    desk.reject(&[due[0].clone(), due[2].clone()], "not those that are due");
     desk.reject(
         &[NewEvent { id: first_admitted().caused("elsewhere", 0), ..due[0].clone() }],
-        "not what is due",
+        "not those that are due",
     );
     assert_eq!(desk.accept(first).fresh.len(), 2);
     assert_eq!(desk.accept(first).fresh.len(), 0);

@@ -81,7 +81,7 @@ impl Desk {
 }
 
 #[test]
-fn a_paused_experiment_concludes_nothing_and_goes_on_where_it_was() {
+fn a_paused_experiment_concludes_nothing_and_resumes_where_it_was() {
     let mut desk = Desk::started();
     let due = desk.ledger.experiment().due().unwrap();
     let opens = follow_from(due.cause, "round", 0, &due.events).unwrap();
@@ -97,7 +97,7 @@ fn a_paused_experiment_concludes_nothing_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_was_in_hand_is_recorded_while_it_is_paused() {
+fn work_in_progress_is_recorded_during_a_pause() {
     let mut calm = History::start(PROMPTS);
     let admitted = calm.admit_all(PROMPTS);
     (0..PROMPTS).for_each(|index| calm.process(index, admitted[index as usize], false));
@@ -124,7 +124,7 @@ fn what_was_in_hand_is_recorded_while_it_is_paused() {
 }
 
 #[test]
-fn a_cancelled_experiment_takes_nothing_more_and_says_why() {
+fn a_cancelled_experiment_rejects_every_event() {
     let mut desk = Desk::started();
     let due = desk.ledger.experiment().due().unwrap();
     let before = desk.ledger.experiment().state_hash();
@@ -141,7 +141,7 @@ fn a_cancelled_experiment_takes_nothing_more_and_says_why() {
 }
 
 #[test]
-fn orders_that_are_followed_already_change_nothing_and_those_that_do_not_fit_are_refused() {
+fn repeated_commands_change_nothing_and_unfitting_ones_are_rejected() {
     let mut desk = Desk::started();
     assert!(!desk.order(Action::Start).unwrap() && !desk.order(Action::Resume).unwrap());
     desk.conclude().unwrap();
@@ -158,17 +158,17 @@ fn orders_that_are_followed_already_change_nothing_and_those_that_do_not_fit_are
 }
 
 #[test]
-fn no_step_gives_orders() {
+fn steps_cannot_propose_operator_commands() {
     let mut desk = Desk::started();
     let cancelled = ExperimentCancelled { by: "a worker".into(), reason: None };
     let start = EventId::of_experiment(&plan(PROMPTS).experiment);
     let events = follow_from(start, "generation", 0, &[cancelled.into()]).unwrap();
-    assert!(desk.propose(events).unwrap_err().contains("only an operator"));
+    assert!(desk.propose(events).unwrap_err().contains("only an operator command"));
     assert_eq!(desk.status(), ExperimentStatus::Running);
 }
 
 #[test]
-fn what_is_created_waits_for_its_start() {
+fn a_created_experiment_waits_for_its_start() {
     let mut desk = Desk::started();
     let pause = created(&plan(PROMPTS), "ann".into(), 0).unwrap();
     desk.record(vec![pause]);
@@ -181,7 +181,7 @@ fn what_is_created_waits_for_its_start() {
 }
 
 #[test]
-fn an_order_that_the_history_does_not_allow_is_found_by_a_replay() {
+fn a_replay_finds_a_command_that_the_history_does_not_allow() {
     let mut desk = Desk::started();
     desk.order(Action::Pause).unwrap();
     desk.order(Action::Resume).unwrap();
@@ -189,14 +189,14 @@ fn an_order_that_the_history_does_not_allow_is_found_by_a_replay() {
     twice.remove(1);
     twice[1].version = 2;
     let error = replayed(&twice).unwrap_err().to_string();
-    assert!(error.contains("that pause does not hold"), "{error}");
+    assert!(error.contains("not the current one"), "{error}");
     let mut made_up = desk.recorded.clone();
     let event = Event::from(ExperimentCancelled { by: String::new(), reason: None });
     let cause = made_up[1].event.id;
     let new = follow_from(cause, "operator", 0, &[event]).unwrap().remove(0);
     made_up.push(Recorded { position: 4, version: 4, event: new, ..made_up[0].clone() });
     let error = replayed(&made_up).unwrap_err().to_string();
-    assert!(error.contains("from the experiment's start alone"), "{error}");
+    assert!(error.contains("the experiment's start as its cause"), "{error}");
 }
 
 #[test]

@@ -111,9 +111,11 @@ fn what_a_training_was_made_by_stays_and_what_comes_later_may_change() {
     let fork = |name: &str, setting: &str, code| {
         shelf.says("data", &["experiment", "fork", "loop", "--as", name, "--set", setting], code)
     };
-    assert!(fork("a", "refinement.learning_rate=0.1", 2).contains("the reward model is trained by it"));
+    assert!(
+        fork("a", "refinement.learning_rate=0.1", 2).contains("the training of the reward model uses it")
+    );
     // The tuning is requested as soon as the refinement is done, and by the plan of then.
-    assert!(fork("b", "tuning.beta=0.2", 2).contains("the policy is trained by it"));
+    assert!(fork("b", "tuning.beta=0.2", 2).contains("the training of the policy uses it"));
     assert!(fork("c", "feedback.overlap=3", 2).contains("is settled"));
     assert!(fork("d", "evaluation.samples=9", 2).contains("policies were evaluated by it"));
     fork("e", "guards.kl_max=5", 0);

@@ -2,17 +2,18 @@
 
 use super::ranks::midranks;
 
-/// The area under the ROC curve in [0, 1]: the probability that a random positive has a higher score than a random negative,
-/// ties counting half (Mann and Whitney's U over the number of such pairs, as `sklearn.metrics.roc_auc_score`). None without a
-/// positive or without a negative; items beyond the shorter list are not looked at.
+/// The area under the ROC curve in [0, 1]: the probability that a random positive has a higher score than a
+/// random negative, ties counting half (Mann and Whitney's U over the number of such pairs, as
+/// `sklearn.metrics.roc_auc_score`). None without a positive or without a negative; items beyond the shorter
+/// list are not looked at.
 #[must_use]
 pub fn auroc(scores: &[f64], positive: &[bool]) -> Option<f64> {
     let (wins, pairs) = mann_whitney(scores, positive);
     (pairs > 0.0).then(|| wins / pairs)
 }
 
-/// The area under the ROC curve with a third quantity held equal: only positives and negatives of the same stratum are compared,
-/// and every such pair counts the same. None if no stratum has both.
+/// The area under the ROC curve with a third quantity held equal: only positives and negatives of the same
+/// stratum are compared, and every such pair counts the same. None if no stratum has both.
 #[must_use]
 pub fn stratified_auroc(scores: &[f64], positive: &[bool], stratum: &[u32]) -> Option<f64> {
     let strata = stratum.iter().max().map_or(0, |&most| most + 1);

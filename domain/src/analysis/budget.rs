@@ -1,13 +1,13 @@
-//! What a rule finds within a budget.
+//! Precision and recall of a rule within a budget.
 
 use serde::{Deserialize, Serialize};
 
 use super::ranks::{ascending, compare};
 
-/// What is found among the items with the highest scores.
+/// Precision and recall among the items with the highest scores.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct AtBudget {
-    /// Items looked at.
+    /// Number of items within the budget.
     pub budget: usize,
     /// Share of them that are positive, in [0, 1].
     pub precision: f64,
@@ -15,9 +15,10 @@ pub struct AtBudget {
     pub recall: f64,
 }
 
-/// Precision and recall among the `budget` items with the highest scores, for each budget. Where items with equal scores
-/// straddle a budget, it is what a draw among them finds on average, so that the order of the items says nothing. A budget
-/// beyond the number of items, or of 0, has no entry; without any positive there is none at all.
+/// Precision and recall among the `budget` items with the highest scores, for each budget. Where items with
+/// equal scores straddle a budget, it is what a draw among them finds on average, so that the order of the
+/// items says nothing. A budget beyond the number of items, or of 0, has no entry; without any positive there
+/// is none at all.
 #[must_use]
 pub fn at_budgets(scores: &[f64], positive: &[bool], budgets: &[usize]) -> Vec<AtBudget> {
     let found = expected_found(scores, positive);
@@ -29,8 +30,9 @@ pub fn at_budgets(scores: &[f64], positive: &[bool], budgets: &[usize]) -> Vec<A
     budgets.iter().filter_map(entry).collect()
 }
 
-/// The mean of the precision over all budgets from 1 to the number of items: one figure for how soon positives are found. How
-/// large it can be depends on the share of positives, so compare rules on the same items only. None without an item.
+/// The mean of the precision over all budgets from 1 to the number of items: one figure for how soon
+/// positives are found. How large it can be depends on the share of positives, so compare rules on the same
+/// items only. None without an item.
 #[must_use]
 pub fn mean_precision(scores: &[f64], positive: &[bool]) -> Option<f64> {
     let found = expected_found(scores, positive);

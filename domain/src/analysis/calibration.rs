@@ -1,4 +1,4 @@
-//! How often a reward model orders pairs right, and whether it is as sure as it is right.
+//! Accuracy and calibration of a reward model on pairs.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,14 +25,15 @@ pub struct ReliabilityBin {
 /// How well the confidence σ(|margin|) of a Bradley–Terry model agrees with how often it is right.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Expected calibration error: the mean over pairs of |accuracy − confidence| of their bin (arXiv 1706.04599), in [0, 0.5].
+    /// Expected calibration error: the mean over pairs of |accuracy − confidence| of their bin (arXiv
+    /// 1706.04599), in [0, 0.5].
     pub expected_error: f64,
     /// Bins of equal width over [0.5, 1].
     pub bins: Vec<ReliabilityBin>,
 }
 
-/// The calibration of pairs by their margins, each the reward of the chosen answer less that of the other, in `bins` ≥ 1 bins.
-/// None for no pair.
+/// The calibration of pairs by their margins, each the reward of the chosen answer less that of the other, in
+/// `bins` ≥ 1 bins. None for no pair.
 #[must_use]
 pub fn calibration(margins: &[f64], bins: usize) -> Option<Calibration> {
     if margins.is_empty() || bins == 0 {
@@ -69,7 +70,8 @@ pub fn calibration(margins: &[f64], bins: usize) -> Option<Calibration> {
     Some(Calibration { expected_error, bins: sums.into_iter().enumerate().map(bin).collect() })
 }
 
-/// The share of pairs with a positive margin, ties counting half, with its 95 % interval after Wilson (1927). None for no pair.
+/// The share of pairs with a positive margin, ties counting half, with its 95 % interval after Wilson (1927).
+/// None for no pair.
 #[must_use]
 pub fn pairwise_accuracy(margins: &[f64]) -> Option<Interval> {
     if margins.is_empty() {
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_as_sure_as_it_is_right_has_no_calibration_error() {
+    fn a_calibrated_model_has_no_calibration_error() {
         // σ(ln 3) = 0.75, and three of four are right.
         let margin = 3.0_f64.ln();
         let calibrated = calibration(&[margin, margin, margin, -margin], 5).unwrap();

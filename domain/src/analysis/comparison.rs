@@ -1,10 +1,10 @@
-//! Won, lost or tied: said from an interval, never from a mean.
+//! Won, lost or tied: decided by an interval, never by a mean.
 
 use serde::{Deserialize, Serialize};
 
 use super::interval::Interval;
 
-/// How one thing stands to another, by the 95 % interval of its advantage.
+/// Result of a comparison, by the 95 % interval of the advantage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComparisonResult {
@@ -17,7 +17,7 @@ pub enum ComparisonResult {
 }
 
 impl ComparisonResult {
-    /// By the interval of an advantage: positive where the first of the two is better.
+    /// Decides by the interval of an advantage, positive where the first of the two is better.
     #[must_use]
     pub fn of(advantage: &Interval) -> Self {
         if advantage.low > 0.0 {

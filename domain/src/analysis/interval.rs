@@ -1,4 +1,4 @@
-//! How sure a figure is.
+//! Confidence intervals.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -15,12 +15,12 @@ pub struct Interval {
     pub low: f64,
     /// The upper end.
     pub high: f64,
-    /// Observations that it rests on: seeds, or groups of items.
+    /// Number of observations: seeds, or groups of items.
     pub n: usize,
 }
 
-/// The mean of independent observations with its 95 % interval by Student's t with n − 1 degrees of freedom. None for fewer than
-/// two: one observation says nothing about its spread.
+/// The mean of independent observations with its 95 % interval by Student's t with n − 1 degrees of freedom.
+/// None for fewer than two: one observation says nothing about its spread.
 #[must_use]
 pub fn t_interval(observations: &[f64]) -> Option<Interval> {
     let n = observations.len();
@@ -32,10 +32,10 @@ pub fn t_interval(observations: &[f64]) -> Option<Interval> {
     Some(Interval { mean, low: mean - reach, high: mean + reach, n })
 }
 
-/// The 95 % interval of a statistic of `groups` that were drawn independently, such as prompts with all their pairs: the 2.5 %
-/// and 97.5 % quantiles over `resamples` draws of as many groups with replacement (the percentile bootstrap). The statistic is
-/// given the indices of the groups; draws for which it is undefined are left out. None if it is undefined for the groups
-/// themselves, or for more than half of the draws.
+/// The 95 % interval of a statistic of `groups` that were drawn independently, such as prompts with all their
+/// pairs: the 2.5 % and 97.5 % quantiles over `resamples` draws of as many groups with replacement (the
+/// percentile bootstrap). The statistic is given the indices of the groups; draws for which it is undefined
+/// are left out. None if it is undefined for the groups themselves, or for more than half of the draws.
 #[must_use]
 pub fn bootstrap_interval(
     groups: usize,
@@ -47,7 +47,8 @@ pub fn bootstrap_interval(
     one.into_iter().next().flatten()
 }
 
-/// [`bootstrap_interval`] of several statistics on the same draws; `statistics` gives as many values for every draw.
+/// [`bootstrap_interval`] of several statistics on the same draws; `statistics` gives as many values for
+/// every draw.
 #[must_use]
 pub fn bootstrap_intervals(
     groups: usize,
@@ -76,15 +77,16 @@ pub fn bootstrap_intervals(
     estimates.into_iter().zip(values).map(interval).collect()
 }
 
-/// Uniform in 0..count. The remainder of 64 bits is uneven by less than 2⁻⁴⁰ for any number of groups that fits in memory.
+/// Uniform in 0..count. The remainder of 64 bits is uneven by less than 2⁻⁴⁰ for any number of groups that
+/// fits in memory.
 fn below(count: usize, rng: &mut ChaCha8Rng) -> usize {
     usize::try_from(rng.next_u64() % count.max(1) as u64).unwrap_or(0)
 }
 
 /// The `p` quantile, 0.5 ≤ p < 1, of Student's t distribution with so many degrees of freedom (≥ 1).
 ///
-/// By bisection on the distribution function, which for whole degrees of freedom is a finite sum (Abramowitz and Stegun,
-/// 26.7.3 and 26.7.4).
+/// By bisection on the distribution function, which for whole degrees of freedom is a finite sum (Abramowitz
+/// and Stegun, 26.7.3 and 26.7.4).
 #[must_use]
 pub fn student_t_quantile(p: f64, degrees: u32) -> f64 {
     let (mut low, mut high) = (0.0, 2.0);

@@ -1,6 +1,6 @@
-//! How well a rule finds what it looks for, and how sure that is: AUROC, precision and recall at a budget, intervals.
+//! Statistics of selection rules: AUROC, precision and recall at a budget, intervals.
 //!
-//! For studies: everything here compares with a truth that no selection rule may see.
+//! For studies: these figures compare with a truth that no selection rule may see.
 
 mod auroc;
 mod budget;

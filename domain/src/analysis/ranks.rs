@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-/// The rank of each value from 1, ascending; equal values share the mean of their ranks (`scipy.stats.rankdata`).
+/// The rank of each value from 1, ascending; equal values share the mean of their ranks
+/// (`scipy.stats.rankdata`).
 #[must_use]
 pub fn midranks(values: &[f64]) -> Vec<f64> {
     let order = ascending(values);
@@ -17,8 +18,8 @@ pub fn midranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Cuts values into `count` strata (≥ 1) of about equal size by rank: the stratum of each, from 0 for the smallest values.
-/// Equal values share a stratum.
+/// Cuts values into `count` strata (≥ 1) of about equal size by rank: the stratum of each, from 0 for the
+/// smallest values. Equal values share a stratum.
 #[must_use]
 pub fn strata(values: &[f64], count: u32) -> Vec<u32> {
     let n = values.len().max(1) as f64;

@@ -49,7 +49,8 @@ fn a_stratified_auroc_compares_within_strata_only() {
     let stratum = [0, 0, 0, 1, 1, 0, 1, 1, 1, 0];
     // (.5 of 4 pairs + .8333 of 6 pairs) / 10.
     near(stratified_auroc(&SCORES, &POSITIVE, &stratum).unwrap(), 0.7);
-    // A score that only says which stratum an item is in, and strata with more or fewer positives: nothing is left of it.
+    // A score that only says which stratum an item is in, and strata with more or fewer positives: nothing is
+    // left of it.
     let by_stratum = stratum.map(f64::from);
     assert!(auroc(&by_stratum, &POSITIVE).unwrap() > 0.6);
     near(stratified_auroc(&by_stratum, &POSITIVE, &stratum).unwrap(), 0.5);

@@ -24,8 +24,18 @@ impl KendallTau {
     }
 }
 
-/// Tau-b and pair counts of two scorings of the same items, `a[i]` and `b[i]` being of item i. If one is longer,
-/// its rest is ignored. −0 ties with 0; a NaN ranks beyond the infinities.
+/// Tau-b and pair counts of two scorings of the same items, `a[i]` and `b[i]` being of item i. If one is
+/// longer, its rest is ignored. −0 ties with 0; a NaN ranks beyond the infinities.
+///
+/// ```
+/// use dissent_domain::conflict::kendall_tau;
+///
+/// let (rewards, logprobs) = ([1.0, 1.0, 2.0, 3.0], [-1.0, -2.0, -2.0, -4.0]);
+/// let agreement = kendall_tau(&rewards, &logprobs);
+/// assert_eq!((agreement.concordant, agreement.discordant, agreement.tied), (0, 4, 2));
+/// assert_eq!(agreement.tau, Some(-0.8));
+/// assert_eq!(agreement.distance(), Some(0.9));
+/// ```
 #[must_use]
 pub fn kendall_tau(a: &[f64], b: &[f64]) -> KendallTau {
     RankScratch::default().kendall_tau(a, b)

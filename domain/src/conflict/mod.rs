@@ -1,11 +1,10 @@
-//! The conflict step: how far the policy and the proxy reward disagree about the completions of a
-//! prompt, and which question–answer pairs are worth a person's time because of it.
+//! The conflict step: measures the disagreement of policy and proxy on the completions of a prompt, and
+//! selects the pairs for feedback.
 //!
 //! Definitions follow "Targeting Misalignment: A Conflict-Aware Framework for Reward-Model-based LLM
 //! Alignment" (arXiv 2512.09212): [PACS](pacs()) compares the two within a prompt as z-scores,
-//! [Kendall's tau](kendall_tau()) compares their rankings, [selection](select) says by them what people are asked, and the
-//! [null band](null_band()) says what both would look like if reward and log-probability had nothing
-//! to do with each other.
+//! [Kendall's tau](kendall_tau()) compares their rankings, [selection](select) chooses pairs by them, and the
+//! [null band](null_band()) gives their distribution if reward and log-probability were independent.
 
 mod kendall_tau;
 mod null_band;
@@ -31,11 +30,11 @@ pub use selection::{Rule, Selection, SelectionError, SelectionSettings, select};
 use kendall_tau::RankScratch;
 use pacs::standardise;
 
-/// Which log-probability of a completion is compared with its reward.
+/// The log-probability of a completion that is compared with its reward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogprobKind {
-    /// log π(y|x), summed over response tokens: the paper's. Dominated by length where lengths differ.
+    /// log π(y|x), summed over response tokens, as in the paper. Length dominates it where lengths differ.
     #[default]
     Sum,
     /// log π(y|x) per response token.
@@ -43,7 +42,7 @@ pub enum LogprobKind {
 }
 
 impl LogprobKind {
-    /// Both kinds, in the order in which they are listed to people.
+    /// Both kinds, in the order of help texts.
     pub const ALL: [Self; 2] = [Self::Sum, Self::Mean];
 
     /// The kind's name, as in configuration files, in events and on the command line.
@@ -76,14 +75,14 @@ impl FromStr for LogprobKind {
 #[error("unknown log-probability `{0}`: use sum or mean")]
 pub struct UnknownLogprobKind(pub String);
 
-/// What was measured on the N completions of one prompt.
+/// The conflict of the N completions of one prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Conflict {
     /// Rewards or log-probabilities do not vary (N < 2, or a standard deviation below [`MIN_SIGMA`]), so
     /// that there is nothing to compare: every PACS is 0, tau is undefined, and nothing is selected.
     pub degenerate: bool,
     /// The Proxy-Policy Alignment Conflict Score of each completion, shape `[N]`, each within
-    /// ±2·√(N−1), summing to 0. Positive: the proxy loves what the policy finds unlikely.
+    /// ±2·√(N−1), summing to 0. Positive: the proxy rates the completion high, the policy finds it unlikely.
     pub pacs: Vec<f64>,
     /// The mean of |PACS| over the prompt's completions, in [0, 2].
     pub mean_abs_pacs: f64,
@@ -100,7 +99,7 @@ pub struct Conflict {
 }
 
 impl Conflict {
-    /// Whether all its figures are numbers.
+    /// Whether all figures are finite.
     pub(crate) fn is_finite(&self) -> bool {
         let means = [Some(self.mean_abs_pacs), self.kendall_tau, self.kendall_tau_distance];
         self.pacs.iter().chain(means.iter().flatten()).all(|figure| figure.is_finite())
@@ -113,10 +112,10 @@ impl Conflict {
     }
 }
 
-/// Scores that no conflict can be measured on.
+/// Scores on which conflict cannot be measured.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConflictError {
-    /// No completion at all.
+    /// There is no completion.
     #[error("a prompt needs at least one completion to measure conflict on")]
     Empty,
     /// A reward without a log-probability, or the other way round.
@@ -148,7 +147,7 @@ pub fn measure(rewards: &[f64], logprobs: &[f64]) -> Result<Conflict, ConflictEr
     Measurer::default().measure(rewards, logprobs)
 }
 
-/// [`measure`] for many prompts: keeps its working memory from one prompt to the next.
+/// [`measure`] for many prompts; reuses its working memory.
 #[derive(Debug, Default)]
 pub struct Measurer {
     z_rewards: Vec<f64>,
@@ -157,7 +156,7 @@ pub struct Measurer {
 }
 
 impl Measurer {
-    /// As the function [`measure`].
+    /// Measures one prompt, as the function [`measure`] does.
     ///
     /// # Errors
     /// If there are no completions, if the lengths differ, or if a score is not finite.

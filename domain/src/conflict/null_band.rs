@@ -1,7 +1,7 @@
-//! What conflict looks like when there is none to find: reward and log-probability drawn independently.
+//! The null band: the distribution of conflict for independent rewards and log-probabilities.
 //!
-//! With N = 8, mean|PACS| of pure noise has mean 1.145 and exceeds 1.0 in 72 % of prompts, so a threshold says
-//! nothing until it is read against this band.
+//! With N = 8, mean|PACS| of pure noise has mean 1.145 and exceeds 1.0 in 72 % of prompts, so a threshold is
+//! meaningful only against this band.
 
 use std::f64::consts::TAU;
 
@@ -25,8 +25,9 @@ const EXACT_MAX: usize = 128;
 /// Rotations of the one sample against the other that are measured, per pair of samples drawn.
 const ROTATIONS_MAX: usize = 8;
 
-/// The distributions of mean|PACS| and of the Kendall-tau distance over prompts of N completions whose rewards
-/// and log-probabilities are independent normal. (Any continuous distribution gives the same for tau.)
+/// The distributions of mean|PACS| and of the Kendall-tau distance over prompts of N completions whose
+/// rewards and log-probabilities are independent normal. (Any continuous distribution gives the same for
+/// tau.)
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NullBand {
     /// Completions per prompt, N ≥ 2.
@@ -95,8 +96,8 @@ fn mean_abs_pacs_draws(completions: usize, seed: u64) -> Vec<f64> {
             normals(&mut rng, n, &mut sample);
             standardise(&sample, z);
         }
-        // Normals are expensive, and each rotation or mirroring of the one sample is as good a partner for the
-        // other; the mirrored pairs also cancel much of the error.
+        // Normals are expensive, and each rotation or mirroring of the one sample is as good a partner for
+        // the other; the mirrored pairs also cancel much of the error.
         for rotation in 0..n.min(ROTATIONS_MAX) {
             let rotated = second[rotation..].iter().chain(&second[..rotation]);
             let (mut minus, mut plus) = (0.0, 0.0);

@@ -15,6 +15,16 @@ const fn power_of_two(exponent: i64) -> f64 {
 
 /// PACS of each completion of a prompt: z(reward) − z(log-probability), shape `[N]`. All zeros if either
 /// does not vary ([`MIN_SIGMA`]) or if the lengths differ. Scores must be finite.
+///
+/// ```
+/// use dissent_domain::conflict::pacs;
+///
+/// let (rewards, logprobs) = ([1.0, 1.0, 2.0, 3.0], [-1.0, -2.0, -2.0, -4.0]);
+/// let expected = [-2.051613, -1.13395, 0.072096, 3.113467];
+/// for (pacs, expected) in pacs(&rewards, &logprobs).iter().zip(expected) {
+///     assert!((pacs - expected).abs() < 1e-6);
+/// }
+/// ```
 #[must_use]
 pub fn pacs(rewards: &[f64], logprobs: &[f64]) -> Vec<f64> {
     match (z_scores(rewards), z_scores(logprobs)) {

@@ -1,49 +1,51 @@
-//! Pairs of answers to one prompt, by how doubtful it is that the proxy orders them as people would.
+//! Pairs of completions of one prompt, scored by the doubt that the proxy orders them as people would.
 //!
-//! Everything here knows rewards and log-probabilities only: never what people, or a gold reward, say.
+//! The scores use rewards and log-probabilities only, never judgements or a gold reward.
 
 use super::{Conflict, z_scores};
 use crate::analysis::{midranks, strata};
 
-/// What a rule may know of a prompt's answers.
+/// The scores of a prompt's completions: the input of a selection rule.
 #[derive(Debug, Clone, Copy)]
 pub struct ScoredCompletions<'a> {
-    /// The conflict that was measured on them.
+    /// Their conflict.
     pub conflict: &'a Conflict,
     /// Their rewards by the proxy, shape `[N]`.
     pub rewards: &'a [f64],
 }
 
-/// Two answers to one prompt.
+/// Two completions of one prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pair {
     /// The prompt, by position.
     pub prompt: usize,
-    /// The answer with the lower index.
+    /// The completion with the lower index.
     pub first: usize,
-    /// The other answer.
+    /// The other completion.
     pub second: usize,
 }
 
-/// What makes a pair doubtful.
+/// Score by which pairs are ranked.
 ///
-/// With Δr, Δz_r and Δz_l the differences of reward, of its z-score and of the log-probability's z-score between the answer
-/// that the proxy puts higher and the other one, so that Δr ≥ 0.
+/// With Δr, Δz_r and Δz_l the differences of reward, of its z-score and of the log-probability's z-score
+/// between the completion with the higher reward and the other one, so that Δr ≥ 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PairScore {
-    /// −Δr: the proxy hardly tells the two apart.
+    /// −Δr: the two rewards are close.
     Margin,
     /// |Δz_r − Δz_l|, the difference of the two PACS.
     Gap,
     /// The larger |PACS| of the two.
     LargestPacs,
-    /// −Δz_l: the policy prefers the other answer, and by how much.
+    /// −Δz_l: the strength of the policy's preference for the other completion.
     Opposition,
-    /// −(Δz_r + Δz_l): what the policy says against the proxy's order, less what the proxy says for it.
+    /// −(Δz_r + Δz_l): the policy's preference against the proxy's order, less the proxy's preference for it.
     Doubt,
-    /// The sum of a pair's ranks by `Gap` and by `Margin`, over all pairs, as a share of the largest possible.
+    /// The sum of a pair's ranks by `Gap` and by `Margin`, over all pairs, as a share of the largest
+    /// possible.
     GapAndMargin,
-    /// The rank by `Gap` among the pairs of about the same margin, as a share: conflict with the margin held equal.
+    /// The rank by `Gap` among the pairs of about the same margin, as a share: conflict with the margin held
+    /// equal.
     EqualMargin,
 }
 
@@ -60,11 +62,11 @@ impl PairScore {
     ];
 }
 
-/// Pairs of about the same margin are those in the same of so many groups of equal size.
+/// Number of equal-sized groups into which pairs are divided by margin.
 pub const MARGIN_STRATA: u32 = 10;
 
-/// All pairs of answers of the prompts that are not degenerate, in prompt order. Answers that neither the proxy nor the policy tells
-/// apart make no pair: they are one answer, sampled twice, and to ask about them would be to ask about nothing.
+/// Returns all pairs of completions of non-degenerate prompts, in prompt order. Completions with the same
+/// reward and the same PACS make no pair: they are one text, sampled twice.
 #[must_use]
 pub fn pairs(prompts: &[ScoredCompletions<'_>]) -> Vec<Pair> {
     let kept = prompts.iter().enumerate().filter(|(_, answers)| !answers.conflict.degenerate);
@@ -77,15 +79,15 @@ pub fn pairs(prompts: &[ScoredCompletions<'_>]) -> Vec<Pair> {
     .collect()
 }
 
-/// Whether two answers differ in their reward or in their PACS.
+/// Whether two completions differ in reward or in PACS.
 #[must_use]
 pub fn tells_apart(pacs: &[f64], rewards: &[f64], first: usize, second: usize) -> bool {
     let differ = |scores: &[f64]| scores[first].total_cmp(&scores[second]).is_ne();
     differ(rewards) || differ(pacs)
 }
 
-/// The score of each pair, larger for the more doubtful; only the order of scores of one call has a meaning. Pairs must be of
-/// the prompts given.
+/// The score of each pair, larger for the more doubtful; only the order of scores of one call has a meaning.
+/// Pairs must be of the prompts given.
 #[must_use]
 pub fn pair_scores(score: PairScore, prompts: &[ScoredCompletions<'_>], pairs: &[Pair]) -> Vec<f64> {
     match score {
@@ -119,7 +121,7 @@ pub fn margin_strata(prompts: &[ScoredCompletions<'_>], pairs: &[Pair]) -> Vec<u
     strata(&margins, MARGIN_STRATA)
 }
 
-/// Whether policy and proxy put the two answers in opposite orders.
+/// Whether policy and proxy order the two completions oppositely.
 #[must_use]
 pub(super) fn is_discordant(answers: &ScoredCompletions<'_>, z_rewards: &[f64], pair: Pair) -> bool {
     of_pair(PairScore::Opposition, answers, z_rewards, pair) > 0.0
@@ -136,7 +138,7 @@ fn of_pair(score: PairScore, answers: &ScoredCompletions<'_>, z_rewards: &[f64],
     let towards_the_higher = |difference: f64| match z_reward.total_cmp(&0.0) {
         std::cmp::Ordering::Greater => difference,
         std::cmp::Ordering::Less => -difference,
-        // The proxy prefers neither, and whatever the policy prefers is against it.
+        // The proxy prefers neither, so every preference of the policy counts against it.
         std::cmp::Ordering::Equal => -difference.abs(),
     };
     match score {
@@ -195,7 +197,7 @@ mod tests {
             &scored(PairScore::LargestPacs, &rewards, &logprobs),
             &[2.051613, 2.051613, 3.113467, 1.13395, 3.113467, 3.113467],
         );
-        // The policy puts answer 0 first, 1 and 2 level, 3 last; the proxy the other way round.
+        // The policy ranks completion 0 first, 1 and 2 equal, 3 last; the proxy ranks them in reverse.
         near(
             &scored(PairScore::Opposition, &rewards, &logprobs),
             &[0.917663, 0.917663, 2.752989, 0.0, 1.835326, 1.835326],
@@ -208,7 +210,8 @@ mod tests {
 
     #[test]
     fn ranks_are_added_over_all_pairs() {
-        // Gaps 1 2 3 in the order of the pairs 0–1, 1–2, 0–2 of a prompt in which only conflict varies with the margin.
+        // Gaps 1 2 3 in the order of the pairs 0–1, 1–2, 0–2 of a prompt in which only conflict varies with
+        // the margin.
         let found = scored(PairScore::GapAndMargin, &[0.0, 1.0, 3.0], &[0.0, -1.0, -3.0]);
         // Gap ranks 1, 3, 2; margin ranks 3, 1, 2: every pair has 4 of 6.
         near(&found, &[4.0 / 6.0; 3]);
@@ -237,7 +240,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_of_answers_says_nothing(
+        fn the_order_of_completions_does_not_change_scores(
             scores in prop::collection::vec((-3.0..3.0_f64, -50.0..0.0_f64), 2..7),
         ) {
             let reversed: Vec<(f64, f64)> = scores.iter().rev().copied().collect();

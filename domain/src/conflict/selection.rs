@@ -1,5 +1,5 @@
-//! What goes to people: the most conflicted answers, by threshold, quantile or budget; pairs of answers by how doubtful their
-//! order is; and the baselines that a rule must beat.
+//! Selection for feedback: the most conflicted completions by threshold, quantile or budget, pairs of
+//! completions by their scores, and the baselines.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,35 +12,36 @@ use super::pairs::{Pair, PairScore, ScoredCompletions, is_discordant, pair_score
 use super::{Conflict, quantile, z_scores};
 use crate::training::rso;
 
-/// How question–answer pairs are selected: `paper` to `random` select answers, each of which is then compared with an opponent;
-/// the others select the pairs that are compared.
+/// Selection rule. `paper` to `random` select completions, each of which is then compared with an opponent.
+/// The other rules select the pairs that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// The paper's: in prompts with Kendall-tau distance ≥ τ, the answers with |PACS| ≥ δ.
+    /// The paper's: in prompts with Kendall-tau distance ≥ τ, the completions with |PACS| ≥ δ.
     #[default]
     Paper,
-    /// The authors' code: every answer of the prompts with mean|PACS| > δ.
+    /// The authors' code: every completion of the prompts with mean|PACS| > δ.
     Mean,
-    /// The `budget` answers with the largest |PACS|.
+    /// The `budget` completions with the largest |PACS|.
     Budget,
-    /// The answers whose |PACS| is at or above the `quantile` of all |PACS|.
+    /// The completions whose |PACS| is at or above the `quantile` of all |PACS|.
     Quantile,
-    /// `budget` answers drawn uniformly: the fair baseline for the others.
+    /// `budget` completions, drawn uniformly: the baseline.
     Random,
     /// The `budget` pairs with the smallest reward margin |r₁ − r₂|.
     Margin,
     /// The `budget` pairs with the largest difference of PACS.
     Gap,
-    /// The pairs that policy and proxy put in opposite orders, the largest difference of PACS first.
+    /// The pairs that policy and proxy order oppositely, the largest difference of PACS first.
     Discordant,
     /// The `budget` pairs with the largest difference of PACS among those of about the same margin.
     EqualMargin,
     /// The `budget` pairs first by the sum of two ranks: large difference of PACS, small margin.
     GapAndMargin,
-    /// The `budget` pairs in which the policy's preference for one answer most outweighs the proxy's for the other.
+    /// The `budget` pairs in which the policy's preference most outweighs the opposite preference of the
+    /// proxy.
     Doubt,
-    /// Pairs of answers kept by rejection sampling from the proxy (arXiv 2309.06657).
+    /// Pairs of completions kept by rejection sampling from the proxy (arXiv 2309.06657).
     Rso,
     /// Every pair: full feedback.
     All,
@@ -49,7 +50,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// Every rule, in the order in which they are listed to people.
+    /// Every rule, in the order of help texts.
     pub const ALL: [Self; 14] = [
         Self::Paper,
         Self::Mean,
@@ -88,7 +89,8 @@ impl Rule {
         }
     }
 
-    /// The score by which the rule puts pairs in order; none for the rules that select answers, draw, or select nothing.
+    /// The score by which the rule ranks pairs; `None` for rules that select completions, draw, or select
+    /// nothing.
     #[must_use]
     pub fn pair_score(self) -> Option<PairScore> {
         match self {
@@ -107,7 +109,7 @@ impl Rule {
         }
     }
 
-    /// Whether it selects pairs that are compared as they are, rather than answers.
+    /// Whether the rule selects pairs rather than completions.
     #[must_use]
     pub fn selects_pairs(self) -> bool {
         match self {
@@ -124,13 +126,13 @@ impl Rule {
         }
     }
 
-    /// What it selects, in the plural.
+    /// The unit of selection, in the plural.
     #[must_use]
     pub fn unit(self) -> &'static str {
         if self.selects_pairs() { "pairs" } else { "answers" }
     }
 
-    /// Whether it means nothing without a budget.
+    /// Whether the rule needs a budget.
     #[must_use]
     pub fn needs_budget(self) -> bool {
         match self {
@@ -151,7 +153,7 @@ impl Rule {
         }
     }
 
-    /// Whether it is a baseline, which conflict has no say in: thresholds do not apply to it.
+    /// Whether the rule is a baseline without conflict: thresholds do not apply to it.
     #[must_use]
     pub fn is_baseline(self) -> bool {
         match self {
@@ -188,7 +190,7 @@ fn known_rules() -> String {
     Rule::ALL.map(Rule::name).join(", ")
 }
 
-/// Settings under which nothing can be selected.
+/// Invalid selection settings.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SelectionError {
     /// Not the name of a rule.
@@ -204,27 +206,26 @@ pub enum SelectionError {
         /// The range it must lie in.
         range: &'static str,
     },
-    /// A rule that selects a number of answers or pairs was not told how many.
+    /// A rule needs a budget and has none.
     #[error("the rule `{0}` needs a budget: the number of {unit} to select", unit = .0.unit())]
     NoBudget(Rule),
 }
 
-/// The rule and its numbers. A threshold that is set applies whatever the rule, but for the baselines (`random`, `margin`, `rso`,
-/// `all`, `none`); one that is not set takes the rule's default.
+/// The rule and its parameters. A set threshold applies to every rule but the baselines (`random`, `margin`,
+/// `rso`, `all`, `none`); an unset one has the rule's default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectionSettings {
     /// The rule.
     pub rule: Rule,
-    /// δ ≥ 0: the least |PACS| of a selected answer, or of the more conflicted one of a selected pair; for `mean`, what the
-    /// prompt's mean|PACS| must exceed. Unset: 1 for `paper` and `mean`, 0 for the others.
+    /// δ ≥ 0: the least |PACS| of a selected completion, or of the more conflicted one of a pair. For `mean`,
+    /// the prompt's mean|PACS| must exceed it. Unset: 1 for `paper` and `mean`, 0 for the others.
     pub delta: Option<f64>,
     /// τ in [0, 1]: the least Kendall-tau distance of a prompt to select from. Unset: 0.5 for `paper`, 0 for
     /// the others.
     pub tau: Option<f64>,
-    /// The most answers to select, over all prompts, or the most pairs, for rules that select pairs: needed by those that mean
-    /// nothing without ([`Rule::needs_budget`]), and caps every other rule, which then keeps the first of what it would have
-    /// selected: the largest |PACS|, or difference of PACS.
+    /// Largest number of completions or pairs to select, over all prompts. Some rules need it
+    /// ([`Rule::needs_budget`]). Others then keep those with the largest |PACS| or difference of PACS.
     pub budget: Option<u64>,
     /// Q in [0, 1] of the rule `quantile`: select from this quantile of |PACS| upwards.
     pub quantile: f64,
@@ -237,10 +238,10 @@ impl Default for SelectionSettings {
 }
 
 impl SelectionSettings {
-    /// Checks every setting against its range, and that the rule has what it needs.
+    /// Checks every setting against its range, and that a needed budget is set.
     ///
     /// # Errors
-    /// The first setting at fault.
+    /// The first invalid setting.
     pub fn validate(&self) -> Result<(), SelectionError> {
         let check = |ok: bool, name, value, range| {
             if ok { Ok(()) } else { Err(SelectionError::OutOfRange { name, value, range }) }
@@ -299,13 +300,13 @@ impl SelectionSettings {
     }
 }
 
-/// What is selected of each prompt.
+/// The selection from each prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
     /// The selected completion indices per prompt, ascending.
     pub answers: Vec<Vec<usize>>,
-    /// The pairs to compare per prompt, in the order of the rule, of a rule that selects pairs: `answers` are those in them. None
-    /// of a rule that selects answers, whose opponents are yet to be found.
+    /// The pairs to compare per prompt, in the order of the rule, of a rule that selects pairs: `answers` are
+    /// those in them. `None` for a rule that selects completions; their opponents are chosen later.
     pub pairs: Option<Vec<Vec<[usize; 2]>>>,
 }
 
@@ -325,9 +326,20 @@ impl Selection {
     }
 }
 
-/// Selects from prompts given in prompt order, which breaks ties. Degenerate prompts are never selected from. Only the rules
-/// `random` and `rso` use `seed`; the same seed and the same prompts give the same selection. Settings should have passed
-/// [`SelectionSettings::validate`]; a missing budget is no limit.
+/// Selects from prompts given in prompt order, which breaks ties. Degenerate prompts are never selected from.
+/// Only the rules `random` and `rso` use `seed`; the same seed and the same prompts give the same selection.
+/// Settings should have passed [`SelectionSettings::validate`]; a missing budget is no limit.
+///
+/// ```
+/// use dissent_domain::conflict::{Rule, ScoredCompletions, SelectionSettings, measure, select};
+///
+/// let (rewards, logprobs) = ([1.0, 1.0, 2.0, 3.0], [-1.0, -2.0, -2.0, -4.0]);
+/// let conflict = measure(&rewards, &logprobs).unwrap();
+/// let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }];
+/// let settings = SelectionSettings { rule: Rule::Budget, budget: Some(2), ..SelectionSettings::default() };
+/// // |PACS| is largest for the completions 3 (3.11) and 0 (2.05).
+/// assert_eq!(select(&settings, &prompts, 0).answers, [[0, 3]]);
+/// ```
 #[must_use]
 pub fn select(settings: &SelectionSettings, prompts: &[ScoredCompletions<'_>], seed: u64) -> Selection {
     let budget = settings.budget.map_or(usize::MAX, |budget| usize::try_from(budget).unwrap_or(usize::MAX));
@@ -347,7 +359,7 @@ pub fn select(settings: &SelectionSettings, prompts: &[ScoredCompletions<'_>], s
     }
 }
 
-/// The pairs that the thresholds leave, by falling score; equal scores stay in prompt order.
+/// Returns the pairs that pass the thresholds, by descending score; equal scores stay in prompt order.
 fn ranked_pairs(
     settings: &SelectionSettings,
     score: PairScore,
@@ -370,12 +382,12 @@ fn ranked_pairs(
     ranked.into_iter().map(|(_, pair)| pair).collect()
 }
 
-/// β of rejection sampling, as in its paper; here in standard deviations of a prompt's rewards, since a reward model's scale has
-/// no meaning of its own.
+/// β of rejection sampling, in standard deviations of a prompt's rewards: the scale of a reward model is
+/// arbitrary.
 const RSO_BETA: f64 = 0.5;
 
-/// Answers in the order in which rejection sampling keeps them, two and two: the first pair of every prompt, in an order drawn
-/// among the prompts, then the second of every prompt, and so on.
+/// Returns pairs of completions in the order in which rejection sampling keeps them. First comes the first
+/// pair of every prompt, in a random order of prompts, then the second of every prompt, and so on.
 fn kept_pairs(prompts: &[ScoredCompletions<'_>], seed: u64) -> Vec<Pair> {
     let mut found = Vec::new();
     let eligible: Vec<Candidate> = (0..prompts.len())
@@ -439,14 +451,14 @@ fn select_answers(settings: &SelectionSettings, conflicts: &[&Conflict], seed: u
     selected
 }
 
-/// One answer that may be selected, by position.
+/// A completion that may be selected, by position.
 struct Candidate {
     prompt: usize,
     completion: usize,
     abs_pacs: f64,
 }
 
-/// All answers of the prompts that pass `keep` and are not degenerate, in prompt order.
+/// Returns all completions of non-degenerate prompts that pass `keep`, in prompt order.
 fn answers(conflicts: &[&Conflict], keep: impl Fn(&Conflict) -> bool) -> Vec<Candidate> {
     let kept = conflicts.iter().enumerate().filter(|(_, conflict)| !conflict.degenerate && keep(conflict));
     kept.flat_map(|(prompt, conflict)| {
@@ -467,7 +479,7 @@ fn above_thresholds(settings: &SelectionSettings, conflicts: &[&Conflict]) -> Ve
     let tau = settings.effective_tau();
     let mut delta = settings.effective_delta();
     if settings.rule == Rule::Quantile {
-        // The quantile is of everything that was measured, not of what τ leaves.
+        // The quantile is over everything measured, not only over prompts that pass τ.
         let mut all: Vec<f64> = answers(conflicts, |_| true).iter().map(|answer| answer.abs_pacs).collect();
         all.sort_unstable_by(f64::total_cmp);
         delta = delta.max(quantile(&all, settings.quantile).unwrap_or(0.0));
@@ -477,8 +489,8 @@ fn above_thresholds(settings: &SelectionSettings, conflicts: &[&Conflict]) -> Ve
     candidates
 }
 
-/// In an order drawn from `seed`: by one random 64-bit key each, which only needs the generator's stream to be
-/// stable, not a library's notion of shuffling.
+/// Shuffles by one random 64-bit key each, drawn from `seed`. It needs a stable stream of the generator, not
+/// a stable library shuffle.
 fn shuffled(candidates: Vec<Candidate>, seed: u64) -> Vec<Candidate> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut keyed: Vec<_> = candidates.into_iter().map(|candidate| (rng.next_u64(), candidate)).collect();

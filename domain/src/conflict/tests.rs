@@ -33,7 +33,8 @@ fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
 
 #[track_caller]
 fn assert_close(found: f64, expected: f64, what: &str) {
-    // Relative to the score's natural size, 1, where it is smaller: a PACS near 0 is a difference of z-scores.
+    // Relative to the score's natural size, 1, where it is smaller: a PACS near 0 is a difference of
+    // z-scores.
     let tolerance = 1e-9 * expected.abs().max(1e-3);
     assert!((found - expected).abs() <= tolerance, "{what}: {found}, expected {expected}");
 }

@@ -1,11 +1,11 @@
-//! One way in and one way out for event bodies, for live processing and replay alike.
+//! Encodes and decodes event bodies, for live processing and replay alike.
 
 use super::{Event, EventType, upcast};
 
-/// A body that cannot be written or read.
+/// A body that cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// The type is not in the vocabulary: the log was written by a newer program.
+    /// The event type is unknown: a newer program wrote the log.
     #[error("unknown event type {0:?}: this log was written by a newer version of dissent")]
     UnknownType(String),
     /// The type is known, the version is not.
@@ -25,20 +25,20 @@ pub enum CodecError {
         event_type: &'static str,
         /// The version.
         version: u16,
-        /// What the decoder said.
+        /// The error of the decoder.
         reason: String,
     },
-    /// The body cannot be written.
+    /// The body cannot be encoded.
     #[error("failed to encode a {event_type} body: {reason}")]
     Encode {
         /// The type.
         event_type: &'static str,
-        /// What the encoder said.
+        /// The error of the encoder.
         reason: String,
     },
 }
 
-/// The body as MessagePack with named fields, in the newest version of its type.
+/// Encodes a body as MessagePack with named fields, in the newest version of its type.
 ///
 /// # Errors
 /// If a value cannot be represented.
@@ -49,7 +49,7 @@ pub fn encode(event: &Event) -> Result<Vec<u8>, CodecError> {
     })
 }
 
-/// Reads a body of any version ever written, upcast to the newest.
+/// Decodes a body of any version, upcast to the newest.
 ///
 /// # Errors
 /// If the type or version is unknown, or the bytes are not such a body.

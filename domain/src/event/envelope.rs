@@ -1,4 +1,4 @@
-//! What travels around an event's body: identity, order, time and cause.
+//! The envelope of an event's body: id, position, time and cause.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::{CodecError, Event, codec};
 use crate::id::ExperimentId;
 
-/// Identity of an event. Derived from its cause, never drawn at random: a step that is run twice on the
-/// same message proposes the same ids, and the log answers with what it already holds.
+/// Id of an event. It derives from the event's cause and is never random: a step that runs twice on the same
+/// message proposes the same ids, and the log answers with the recorded events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(pub Uuid);
@@ -31,7 +31,8 @@ impl EventId {
         Self(Uuid::new_v5(&self.0, &name))
     }
 
-    /// The id of an annotator's judgement of the comparison that `self` requested: there is one, however often it is sent.
+    /// The id of an annotator's judgement of the comparison that `self` requested. A repeated judgement has
+    /// the same id.
     #[must_use]
     pub fn judged_by(self, annotator: &str) -> Self {
         Self(Uuid::new_v5(&self.0, annotator.as_bytes()))
@@ -46,22 +47,22 @@ impl fmt::Display for EventId {
 
 const EXPERIMENT_NAMESPACE: Uuid = Uuid::from_u128(0x0c4c_1a52_7c3f_4e6f_8f5e_1c0b_9d2a_7e31);
 
-/// An event that wants to be appended.
+/// An event to append.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
-    /// Its identity: appending the same id again changes nothing.
+    /// Its id. Appending the same id again changes nothing.
     pub id: EventId,
-    /// The event that led to it, if any.
+    /// The id of its cause; `None` for the first event of a stream.
     pub causation: Option<EventId>,
-    /// The step that proposes it, for people.
+    /// The step that proposes it, for people to read.
     pub actor: String,
-    /// Wall-clock time of the proposal, microseconds since 1970 UTC. For people: no rule reads it.
+    /// Wall-clock time of the proposal, microseconds since 1970 UTC, for people to read. No rule uses it.
     pub time_us: u64,
-    /// Name of its type.
+    /// Name of its event type.
     pub event_type: String,
     /// Schema version of its body.
     pub schema_version: u16,
-    /// MessagePack.
+    /// The body as MessagePack.
     pub body: Vec<u8>,
 }
 
@@ -90,8 +91,8 @@ impl NewEvent {
     }
 }
 
-/// Wraps events that follow from one cause, so that proposing them again proposes the same ids: a judgement is known by its
-/// annotator, a training's sign of life by its number, anything else is counted by type from 0.
+/// Wraps events with one cause. Their ids are the same at every proposal: a judgement's id derives from its
+/// annotator, a heartbeat's from its number. Other events are counted by type from 0.
 ///
 /// # Errors
 /// If a body cannot be encoded.
@@ -120,21 +121,21 @@ pub fn follow_from(
         .collect()
 }
 
-/// An event as the log holds it.
+/// A recorded event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recorded {
-    /// Place in the whole log, from 1, without gaps.
+    /// Position in the whole log, from 1, without gaps.
     pub position: u64,
-    /// The experiment whose stream it belongs to. All events of an experiment correlate by it.
+    /// The experiment, which is the stream of the event.
     pub experiment: ExperimentId,
-    /// Place in the experiment's stream, from 1, without gaps.
+    /// Version: the place in the experiment's stream, from 1, without gaps.
     pub version: u64,
     /// The event as it was proposed.
     pub event: NewEvent,
 }
 
 impl Recorded {
-    /// The body, decoded.
+    /// Decodes the body.
     ///
     /// # Errors
     /// If its type or version is unknown, or its bytes are not such a body.

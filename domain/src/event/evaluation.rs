@@ -1,10 +1,10 @@
-//! How good a policy is on prompts that it was never tuned on.
+//! Events of the evaluation step: the quality of a policy on held-out prompts.
 
 use serde::{Deserialize, Serialize};
 
 use super::stop_reason::StopReason;
 
-/// An evaluation became due: number 0 is of the policy that the experiment began with, number k of the one after k rounds.
+/// An evaluation was requested: number 0 of the initial policy, number k of the policy after k rounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvaluationRequested {
     /// Its number.
@@ -24,21 +24,22 @@ pub struct PolicyEvaluated {
     pub prompts: u32,
     /// Completions sampled.
     pub completions: u32,
-    /// Mean gold reward of a completion, and the standard error of that mean over prompts; none without a gold reward.
+    /// Mean gold reward of a completion, and the standard error of that mean over prompts; `None` without a
+    /// gold reward.
     pub gold_reward: Option<[f64; 2]>,
-    /// Mean reward by the proxy that the experiment began with, and its standard error.
+    /// Mean reward by the initial proxy, and its standard error.
     pub proxy_reward: [f64; 2],
     /// Mean reward by the current reward model, and its standard error.
     pub refined_reward: [f64; 2],
-    /// Share of the pairs of a prompt's completions that the first proxy orders as the gold reward does; gold ties are left out.
+    /// Share of completion pairs that the initial proxy orders as the gold reward does, without gold ties.
     pub proxy_agreement: Option<f64>,
-    /// The same of the current reward model.
+    /// The same for the current reward model.
     pub refined_agreement: Option<f64>,
     /// Mean over prompts of mean|PACS| between policy and current reward model; none if undefined everywhere.
     pub mean_abs_pacs: Option<f64>,
     /// Mean over prompts of Kendall's tau between the same; none if undefined everywhere.
     pub kendall_tau: Option<f64>,
-    /// KL divergence from the policy that the experiment began with, in nats a completion: the mean of log π − log π_ref (k1).
+    /// KL divergence from the initial policy, in nats per completion: the mean of log π − log π_ref (k1).
     pub kl: f64,
     /// Mean length of a completion, in tokens.
     pub response_tokens: f64,
@@ -46,7 +47,7 @@ pub struct PolicyEvaluated {
     pub stopped: f64,
 }
 
-/// The reward went up while what it stands for went down.
+/// Evaluations show signs of reward hacking.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RewardHackingSuspected {
     /// The round.
@@ -55,7 +56,7 @@ pub struct RewardHackingSuspected {
     pub signs: Vec<String>,
 }
 
-/// The experiment ends before its last round.
+/// The experiment was stopped before its last round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopDecided {
     /// The last round.

@@ -1,11 +1,11 @@
-//! What people (or an oracle in their place) are asked, and what they say.
+//! Events of the feedback step: requested comparisons, and the judgements of people or of an oracle.
 
 use serde::{Deserialize, Serialize};
 
 use crate::feedback::{Agreement, Verdict};
 use crate::id::PromptId;
 
-/// Two answers to a prompt were put up for comparison.
+/// A comparison of two completions was requested.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeedbackRequested {
     /// The round.
@@ -16,26 +16,26 @@ pub struct FeedbackRequested {
     pub prompt_id: PromptId,
     /// The prompt's place in the prompt file, from 0.
     pub prompt_index: u32,
-    /// The completion that is shown first: drawn, so that place says nothing.
+    /// The completion that is shown first. The order is random.
     pub first: u32,
     /// The completion that is shown second.
     pub second: u32,
 }
 
-/// Someone judged a comparison.
+/// An annotator judged a comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeedbackReceived {
     /// The round.
     pub round: u32,
     /// The comparison.
     pub comparison: u32,
-    /// Who judged; an annotator judges a comparison once.
+    /// The annotator, who judges a comparison once.
     pub annotator: String,
-    /// Which answer is better.
+    /// The better completion.
     pub verdict: Verdict,
-    /// Whether each answer, `[first, second]`, is unsafe, where that was asked.
+    /// Whether each completion, `[first, second]`, is unsafe; `None` if this was not asked.
     pub is_unsafe: Option<[bool; 2]>,
-    /// What the annotator had to say about it.
+    /// The annotator's comment.
     pub comment: Option<String>,
 }
 
@@ -44,16 +44,16 @@ pub struct FeedbackReceived {
 pub struct FeedbackSettled {
     /// The round.
     pub round: u32,
-    /// Comparisons that were put up.
+    /// Number of requested comparisons.
     pub comparisons: u32,
-    /// Judgements that came.
+    /// Number of judgements.
     pub judgements: u64,
-    /// Comparisons with a majority for one answer: what is learnt from.
+    /// Comparisons with a majority for one completion. The reward model learns from these.
     pub preferences: u32,
     /// Comparisons judged without such a majority.
     pub ties: u32,
-    /// Preferences that the reward model contradicts: it rated the other answer at least as high.
+    /// Preferences that the reward model contradicts: it rated the other completion at least as high.
     pub contradicted: u32,
-    /// How far annotators agree.
+    /// Agreement of the annotators.
     pub agreement: Agreement,
 }

@@ -1,8 +1,8 @@
-//! The vocabulary: everything that can happen in an experiment.
+//! The events of an experiment.
 //!
-//! An event is a fact with one meaning. Its type and schema version travel beside it in the
-//! [`envelope`]; its body is MessagePack with named fields. A change of meaning is a new version with an
-//! upcast from the old one, on the one way by which [`codec`] reads, never a re-reading of old bytes.
+//! An event is a fact with one meaning. The [`envelope`] carries its type and schema version; its body is
+//! MessagePack with named fields. A change of meaning is a new version, with an upcast from the old one in
+//! [`codec`].
 
 pub mod codec;
 pub mod envelope;
@@ -34,42 +34,43 @@ use crate::id::{ExperimentId, PromptId};
 use crate::plan::Plan;
 use crate::prompt::Prompt;
 
-/// An experiment began: its whole plan, so that nothing outside the log decides what it does.
+/// An experiment started. The event has the whole plan, so that only the log determines the experiment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExperimentStarted {
-    /// What will be done, with which models, prompts and seeds.
+    /// The plan.
     pub plan: Plan,
-    /// Version of the program that began it; none where an event of version 1 did not say so.
+    /// Version of the program that started it; `None` in events of version 1.
     pub program: Option<String>,
 }
 
 impl ExperimentStarted {
-    /// The beginning of an experiment by this program.
+    /// The start of an experiment by this program.
     #[must_use]
     pub fn new(plan: Plan) -> Self {
         Self { plan, program: Some(env!("CARGO_PKG_VERSION").to_owned()) }
     }
 }
 
-/// An experiment became a fork: the events before this one were shared with its origin, and from here on another plan holds.
+/// An experiment became a fork. The events before this one are shared with its origin; from here on another
+/// plan applies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExperimentForked {
-    /// The experiment whose past it shares.
+    /// The experiment whose history it shares.
     pub origin: ExperimentId,
-    /// The position of the last shared event in the log that it was forked in.
+    /// The position of the last shared event, in the log of the fork's creation.
     pub position: u64,
-    /// Events shared.
+    /// Number of shared events.
     pub shared: u64,
-    /// What will be done from here on.
+    /// The plan that applies from here on.
     pub plan: Plan,
 }
 
-/// A round began.
+/// A round opened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundOpened {
     /// The round, from 0.
     pub round: u32,
-    /// How many prompts it will have: the round is complete when each of them is measured or set aside.
+    /// Number of prompts. The round is complete when each of them is measured or set aside.
     pub prompts: u32,
 }
 
@@ -84,18 +85,18 @@ pub struct PromptAdmitted {
     pub prompt: Prompt,
 }
 
-/// The policy answered a prompt N times.
+/// The policy sampled N completions of a prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CompletionsSampled {
     /// The round.
     pub round: u32,
-    /// The prompt, whole: the reward step needs its text, and a worker has no other way to it.
+    /// The whole prompt: a worker of the reward step needs its text and has no other source.
     pub prompt: Prompt,
     /// Fingerprint of the policy, its adapter included.
     pub policy: String,
     /// Token ids of the rendered prompt, as the policy saw them.
     pub prompt_token_ids: Vec<u32>,
-    /// The answers, by sample index.
+    /// The completions, by sample index.
     pub completions: Vec<Completion>,
 }
 
@@ -108,7 +109,7 @@ pub struct RewardsScored {
     pub prompt_id: PromptId,
     /// Fingerprint of the reward model, its adapter included.
     pub reward_model: String,
-    /// One reward a completion, larger is better: a cost model's scores are already negated.
+    /// One reward per completion; larger is better. The scores of a cost model are already negated.
     pub rewards: Vec<f64>,
 }
 
@@ -119,37 +120,37 @@ pub struct ConflictMeasured {
     pub round: u32,
     /// The prompt.
     pub prompt_id: PromptId,
-    /// PACS, Kendall's tau and what they were counted from.
+    /// PACS, Kendall's tau and the pair counts.
     pub conflict: Conflict,
 }
 
-/// A step gave up on a prompt; the round goes on without it.
+/// A step set a prompt aside; the round continues without it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PromptSetAside {
     /// The round.
     pub round: u32,
     /// The prompt.
     pub prompt_id: PromptId,
-    /// The step that gave up.
+    /// The step.
     pub step: StepName,
-    /// Why, for a person to read.
+    /// The reason, for a person to read.
     pub reason: String,
 }
 
-/// A question–answer pair was chosen for feedback.
+/// A pair (a prompt and one completion) was selected for feedback.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PairSelected {
     /// The round.
     pub round: u32,
     /// The prompt.
     pub prompt_id: PromptId,
-    /// Which of its completions.
+    /// The index of the completion.
     pub completion: u32,
-    /// Its PACS.
+    /// The PACS of the completion.
     pub pacs: f64,
 }
 
-/// A round's figures, over all its measured prompts.
+/// The figures of a round, over all its measured prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundEvaluated {
     /// The round.
@@ -162,13 +163,13 @@ pub struct RoundEvaluated {
     pub set_aside: u32,
     /// Pairs selected.
     pub selected: u32,
-    /// Mean over non-degenerate prompts of mean|PACS|; none if there is no such prompt.
+    /// Mean over non-degenerate prompts of mean|PACS|; `None` if there is no such prompt.
     pub mean_abs_pacs: Option<f64>,
-    /// Mean over prompts with a defined tau of Kendall's tau; none if there is no such prompt.
+    /// Mean over prompts with a defined tau of Kendall's tau; `None` if there is no such prompt.
     pub kendall_tau: Option<f64>,
 }
 
-/// A round ended.
+/// A round closed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundClosed {
     /// The round.
@@ -178,11 +179,12 @@ pub struct RoundClosed {
 /// The experiment did all its rounds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExperimentFinished {
-    /// Rounds done.
+    /// Number of rounds.
     pub rounds: u32,
 }
 
-/// The name of a step of the pipeline. The same word names the module, the actor, the queue and the tracing span.
+/// The name of a step of the pipeline. The same word names the module, the actor, the queue and the tracing
+/// span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepName {
@@ -196,7 +198,7 @@ pub enum StepName {
     Conflict,
     /// Opens, closes and evaluates rounds.
     Round,
-    /// Puts comparisons to people, or to an oracle.
+    /// Collects judgements from people or from an oracle.
     Feedback,
     /// Fine-tunes the reward model and the policy.
     Training,
@@ -217,7 +219,7 @@ impl StepName {
         Self::Evaluation,
     ];
 
-    /// The step's word.
+    /// The name of the step.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -245,27 +247,27 @@ pub trait EventBody: Into<Event> + Sized {
 /// Declares [`Event`] and [`EventType`] from one table, so that a variant cannot lack a name or a version.
 macro_rules! events {
     ($($variant:ident = $name:literal, version $version:literal;)*) => {
-        /// Something that happened in an experiment.
+        /// An event of an experiment.
         #[derive(Debug, Clone, PartialEq)]
         #[expect(missing_docs, reason = "each variant is its struct, documented there")]
         pub enum Event { $($variant($variant),)* }
 
-        /// The kind of an event: what subscriptions filter by.
+        /// The type of an event, by which subscriptions filter.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[expect(missing_docs, reason = "each variant is documented at its event")]
         pub enum EventType { $($variant,)* }
 
         impl EventType {
-            /// Every kind.
+            /// Every event type.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The name under which it is stored and routed, `step.fact`.
+            /// The stored name and routing key, `step.fact`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// The schema version that is written today.
+            /// The current schema version.
             #[must_use]
             pub const fn version(self) -> u16 {
                 match self { $(Self::$variant => $version,)* }
@@ -273,7 +275,7 @@ macro_rules! events {
         }
 
         impl Event {
-            /// Its kind.
+            /// The event type.
             #[must_use]
             pub const fn event_type(&self) -> EventType {
                 match self { $(Self::$variant(_) => EventType::$variant,)* }
@@ -287,10 +289,10 @@ macro_rules! events {
                 match kind { $(EventType::$variant => rmp_serde::from_slice(body).map(Self::$variant),)* }
             }
 
-            /// The body as a serialisable value, for exports and people.
+            /// Serialises the body, for exports and people.
             ///
             /// # Errors
-            /// As the serializer.
+            /// The error of the serializer.
             pub fn serialize_body<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 match self { $(Self::$variant(body) => body.serialize(serializer),)* }
             }
@@ -342,7 +344,7 @@ events! {
 }
 
 impl EventType {
-    /// The kind with this stored name.
+    /// Returns the event type with this stored name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
@@ -368,7 +370,8 @@ impl Event {
 }
 
 impl Event {
-    /// The round and the prompt that a step works on when it receives this event; none if it works on no single prompt.
+    /// The round and the prompt that a step works on when it receives this event; none if it works on no
+    /// single prompt.
     #[must_use]
     pub fn prompt(&self) -> Option<(u32, &PromptId)> {
         if let Self::PromptAdmitted(e) = self {

@@ -1,15 +1,15 @@
-//! What an operator ordered. Who and why are for people to read: no rule does.
+//! Events of operator commands. Operator and reason are for people to read; no rule uses them.
 
 use serde::{Deserialize, Serialize};
 
-/// An experiment was paused: nothing new is begun until it is resumed, what was in hand is finished.
+/// An experiment was paused. No new work begins until it is resumed; work in progress is finished.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExperimentPaused {
-    /// Which of its pauses, from 0.
+    /// The number of the pause, from 0.
     pub number: u32,
-    /// Who asked for it.
+    /// The operator.
     pub by: String,
-    /// Why.
+    /// The reason.
     pub reason: Option<String>,
 }
 
@@ -18,17 +18,17 @@ pub struct ExperimentPaused {
 pub struct ExperimentResumed {
     /// The number of the pause that ended.
     pub number: u32,
-    /// Who asked for it.
+    /// The operator.
     pub by: String,
-    /// Why.
+    /// The reason.
     pub reason: Option<String>,
 }
 
-/// An experiment was given up: nothing happens in it any more.
+/// An experiment was cancelled. No event follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExperimentCancelled {
-    /// Who asked for it.
+    /// The operator.
     pub by: String,
-    /// Why.
+    /// The reason.
     pub reason: Option<String>,
 }

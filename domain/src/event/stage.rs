@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a training trains.
+/// The model that a training changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -13,7 +13,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Its word.
+    /// The name of the stage.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Why an experiment ends before its last round.
+/// Reason to end before the last round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
-    /// The policy is too far from where it began.
+    /// The KL divergence from the initial policy is too large.
     Kl,
-    /// The gold reward no longer grows.
+    /// The gold reward no longer increases.
     GoldReward,
     /// Reward hacking is suspected.
     RewardHacking,

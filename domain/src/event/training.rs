@@ -1,4 +1,4 @@
-//! Fine-tuning, as it goes.
+//! Events of the training step.
 
 use std::collections::BTreeMap;
 
@@ -6,48 +6,48 @@ use serde::{Deserialize, Serialize};
 
 use super::stage::Stage;
 
-/// A training became due. The reward model or the policy is trained on what the log holds.
+/// A training of the reward model or the policy was requested. Its data are the events of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainingRequested {
     /// The round.
     pub round: u32,
-    /// What is trained.
+    /// The trained model.
     pub stage: Stage,
-    /// From 0; counts the leases that expired.
+    /// The attempt, from 0: the number of expired leases.
     pub attempt: u32,
-    /// BLAKE3 of the checkpoint artifact to go on from; none: from the beginning.
+    /// BLAKE3 of the checkpoint artifact to resume from; `None`: start anew.
     pub resume_from: Option<String>,
 }
 
-/// A worker took a training up.
+/// A worker started a training.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainingStarted {
     /// The round.
     pub round: u32,
-    /// What is trained.
+    /// The trained model.
     pub stage: Stage,
     /// The attempt.
     pub attempt: u32,
-    /// Who trains, for people.
+    /// The worker, for people to read.
     pub worker: String,
-    /// The lease, in milliseconds: without a sign of life for so long the training is requested again.
+    /// The lease, in milliseconds. Without a heartbeat for this time the training is requested again.
     pub lease_ms: u64,
 }
 
-/// A training is this far: a sign of life, and with a checkpoint a point to go on from.
+/// A heartbeat of a training, with its progress. A checkpoint allows another attempt to resume.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingProgressed {
     /// The round.
     pub round: u32,
-    /// What is trained.
+    /// The trained model.
     pub stage: Stage,
     /// The attempt.
     pub attempt: u32,
-    /// Its number among the attempt's signs of life, from 0.
+    /// The number of the heartbeat in its attempt, from 0.
     pub sequence: u32,
     /// Optimiser steps (or iterations, where policies sample as they learn) done.
     pub step: u64,
-    /// Of how many.
+    /// Number of steps in all.
     pub steps: u64,
     /// BLAKE3 of the checkpoint artifact.
     pub checkpoint: Option<String>,
@@ -55,23 +55,23 @@ pub struct TrainingProgressed {
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// A training gave no sign of life for the length of its lease.
+/// The lease of a training expired without a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainingLeaseExpired {
     /// The round.
     pub round: u32,
-    /// What was trained.
+    /// The trained model.
     pub stage: Stage,
-    /// The attempt that is given up.
+    /// The attempt that expired.
     pub attempt: u32,
 }
 
-/// The reward model learnt from the feedback.
+/// The reward model was refined on the feedback.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RewardModelRefined {
     /// The round.
     pub round: u32,
-    /// The attempt that did it.
+    /// The attempt.
     pub attempt: u32,
     /// BLAKE3 of the adapter artifact.
     pub adapter: String,
@@ -90,21 +90,22 @@ pub struct RewardModelRefined {
 pub struct PolicyTuned {
     /// The round.
     pub round: u32,
-    /// The attempt that did it.
+    /// The attempt.
     pub attempt: u32,
     /// BLAKE3 of the adapter artifact.
     pub adapter: String,
     /// Fingerprint of the tuned policy, the adapter included.
     pub fingerprint: String,
-    /// Final figures, named as in TRL; where it learns from pairs of answers, their number under [`PolicyTuned::PAIRS`].
+    /// Final figures, named as in TRL; a method that learns from pairs has their number under
+    /// [`PolicyTuned::PAIRS`].
     pub metrics: BTreeMap<String, f64>,
 }
 
 impl PolicyTuned {
-    /// The metric that says from how many pairs of its answers a policy learnt.
+    /// The metric with the number of pairs from which a policy learnt.
     pub const PAIRS: &str = "pairs";
 
-    /// Whether there was nothing to learn from, so that the policy stayed as it was.
+    /// Whether there were no pairs to learn from, so that the policy is unchanged.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         self.metrics.get(Self::PAIRS).is_some_and(|&pairs| pairs <= 0.0)

@@ -1,20 +1,20 @@
-//! Bodies of versions that are no longer written, read as what they say in the newest.
+//! Upcasts bodies of old versions to the newest version.
 //!
-//! A version stays here for ever, with golden bytes in the tests: logs are kept longer than programs.
+//! A version stays here for ever, with golden bytes in the tests: logs outlive programs.
 
 use serde::Deserialize;
 
 use super::{Event, EventType, ExperimentStarted};
 use crate::plan::Plan;
 
-/// `experiment.started` before it said which program began the experiment.
+/// `experiment.started` before it had the program's version.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExperimentStartedV1 {
     plan: Plan,
 }
 
-/// Reads a body of an older version; none if there never was such a version.
+/// Decodes a body of an older version; `None` if this version never existed.
 pub(super) fn older(
     kind: EventType,
     version: u16,

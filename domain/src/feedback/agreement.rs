@@ -1,4 +1,4 @@
-//! How far annotators agree beyond chance.
+//! Agreement of annotators, corrected for chance.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Judgements, Verdict};
 
-/// Agreement among annotators over the comparisons that several judged; each none where it is undefined.
+/// Agreement among annotators on comparisons with several judgements. A figure is `None` where it is
+/// undefined.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Agreement {
     /// Share of the pairs of judgements of the same comparison that are equal.
@@ -18,7 +19,7 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Of the labels that each item was given, whoever gave them. Items with fewer than two labels say nothing.
+    /// Computes the agreement from the labels of each item. Items with fewer than two labels do not count.
     #[must_use]
     pub fn of<L: Copy + Ord>(items: &[Vec<L>]) -> Self {
         let mut counts: Vec<Vec<f64>> = Vec::new();
@@ -67,7 +68,8 @@ fn fleiss_kappa(counts: &[Vec<f64>]) -> Option<f64> {
     beyond(observed(counts), chance)
 }
 
-/// Krippendorff (2011), nominal: 1 − Dₒ / Dₑ, from the coincidence matrix; undefined where only one label was ever given.
+/// Krippendorff (2011), nominal: 1 − Dₒ / Dₑ, from the coincidence matrix; undefined where only one label was
+/// ever given.
 fn krippendorff_alpha(counts: &[Vec<f64>]) -> Option<f64> {
     let judgements: f64 = counts.iter().map(|item| total(item)).sum();
     let agreeing: f64 = counts.iter().map(|item| equal_pairs(item) / (total(item) - 1.0)).sum();
@@ -86,8 +88,8 @@ fn beyond(observed: f64, chance: f64) -> Option<f64> {
     (chance < 1.0).then(|| (observed - chance) / (1.0 - chance))
 }
 
-/// Cohen's κ (1960) of two annotators, from the labels that each gave to the items that both judged; none where it is
-/// undefined: without such items, or where both gave one and the same label throughout.
+/// Cohen's κ (1960) of two annotators, from the labels that each gave to the items that both judged; none
+/// where it is undefined: without such items, or where both gave one and the same label throughout.
 #[must_use]
 pub fn cohen_kappa<L: Copy + Ord>(pairs: &[(L, L)]) -> Option<f64> {
     let items = pairs.len() as f64;
@@ -100,10 +102,10 @@ pub fn cohen_kappa<L: Copy + Ord>(pairs: &[(L, L)]) -> Option<f64> {
     if pairs.is_empty() { None } else { beyond(share(&|(one, other)| one == other), chance) }
 }
 
-/// How far two annotators agree on the comparisons that both judged.
+/// Agreement of two annotators on the comparisons that both judged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PairAgreement {
-    /// The two, in the order of their names.
+    /// The annotators, in the order of names.
     pub annotators: [String; 2],
     /// Comparisons that both judged, ≥ 1.
     pub comparisons: u32,
@@ -111,7 +113,7 @@ pub struct PairAgreement {
     pub cohen_kappa: Option<f64>,
 }
 
-/// Every pair of annotators that judged a comparison in common, in the order of names.
+/// Returns every pair of annotators with a common comparison, in the order of names.
 #[must_use]
 pub fn pair_agreements<'a>(comparisons: impl IntoIterator<Item = &'a Judgements>) -> Vec<PairAgreement> {
     let mut pairs: BTreeMap<[&str; 2], Vec<(Verdict, Verdict)>> = BTreeMap::new();

@@ -1,7 +1,7 @@
-//! The feedback step: which answers are compared, what a judgement is, and what judgements add up to.
+//! The feedback step: comparisons, judgements and their majority.
 //!
-//! A selected answer is set against another answer of its prompt. Judgements may come from several annotators, in any order,
-//! and more than once; an annotator judges a comparison once. What they add up to is the majority.
+//! A selected completion is compared with another completion of its prompt. Judgements come from several
+//! annotators, in any order. An annotator judges a comparison once; repeated judgements have no effect.
 
 mod agreement;
 
@@ -18,32 +18,33 @@ pub use agreement::{Agreement, PairAgreement, cohen_kappa, pair_agreements};
 /// The annotator of the judgements that the oracle makes. Ids of events are derived from it.
 pub const ORACLE_ANNOTATOR: &str = "oracle";
 
-/// Which of two answers is better.
+/// The better of two completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The one shown first.
+    /// The completion shown first.
     First,
-    /// The one shown second.
+    /// The completion shown second.
     Second,
     /// Neither.
     Tie,
 }
 
-/// What a selected answer is compared with.
+/// Rule that chooses the opponent of a selected completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Opponent {
-    /// The answer of the same prompt whose PACS is farthest from its own: the pair on which policy and proxy differ most.
+    /// The completion of the same prompt with the farthest PACS: the pair on which policy and proxy differ
+    /// most.
     #[default]
     Conflict,
-    /// The answer whose reward is nearest to its own.
+    /// The completion with the nearest reward.
     Margin,
-    /// Any other answer, drawn.
+    /// A random other completion.
     Random,
 }
 
-/// Two answers of a prompt, in the order in which they are shown.
+/// Two completions of a prompt, in the order of display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Comparison {
     /// Index of the completion that is shown first.
@@ -52,8 +53,9 @@ pub struct Comparison {
     pub second: usize,
 }
 
-/// The comparisons of one prompt: each of its selected completions with an opponent, no two answers twice, and none with an answer that
-/// neither reward nor PACS tells from it. Equal distances go to the lower index. The order in which two answers are shown is drawn from `seed`, as are random opponents.
+/// Returns the comparisons of one prompt: each selected completion with an opponent, no pair twice.
+/// Completions with the same reward and the same PACS are never compared. Of equal distances the lower index
+/// wins. The order of display and random opponents are drawn from `seed`.
 #[must_use]
 pub fn comparisons(
     opponent: Opponent,
@@ -64,11 +66,11 @@ pub fn comparisons(
 ) -> Vec<Comparison> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut found: Vec<Comparison> = Vec::with_capacity(selected.len());
-    for &answer in selected {
+    for &completion in selected {
         let others: Vec<usize> =
-            (0..pacs.len()).filter(|&other| tells_apart(pacs, rewards, answer, other)).collect();
+            (0..pacs.len()).filter(|&other| tells_apart(pacs, rewards, completion, other)).collect();
         let farthest = |scores: &[f64], sign: f64| {
-            let distance = |other: usize| sign * (scores[answer] - scores[other]).abs();
+            let distance = |other: usize| sign * (scores[completion] - scores[other]).abs();
             let farther = |best, other| if distance(other) > distance(best) { other } else { best };
             others.iter().copied().reduce(farther)
         };
@@ -79,17 +81,19 @@ pub fn comparisons(
         };
         let Some(other) = other else { continue };
         let known = |pair: &Comparison| {
-            (pair.first, pair.second) == (answer, other) || (pair.first, pair.second) == (other, answer)
+            (pair.first, pair.second) == (completion, other)
+                || (pair.first, pair.second) == (other, completion)
         };
         if !found.iter().any(known) {
-            let (first, second) = if rng.next_u32() & 1 == 0 { (answer, other) } else { (other, answer) };
+            let (first, second) =
+                if rng.next_u32() & 1 == 0 { (completion, other) } else { (other, completion) };
             found.push(Comparison { first, second });
         }
     }
     found
 }
 
-/// Pairs that a rule selected as they are, each in an order that is drawn from `seed`.
+/// Returns the comparisons of pairs that a rule selected. The order of display is drawn from `seed`.
 #[must_use]
 pub fn shown(pairs: &[[usize; 2]], seed: u64) -> Vec<Comparison> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -105,49 +109,50 @@ fn drawn(others: &[usize], rng: &mut ChaCha8Rng) -> Option<usize> {
     others.get(usize::try_from(place).ok()?).copied()
 }
 
-/// What the judgements of one comparison add up to.
+/// The judgements of one comparison, by annotator.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Judgements(BTreeMap<String, Judgement>);
 
 /// One annotator's judgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
-    /// Which answer is better.
+    /// The better completion.
     pub verdict: Verdict,
-    /// Whether each answer, `[first, second]`, is unsafe, where that was asked.
+    /// Whether each completion, `[first, second]`, is unsafe; `None` if this was not asked.
     pub is_unsafe: Option<[bool; 2]>,
 }
 
 impl Judgements {
-    /// How many there are.
+    /// Number of judgements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no judgements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What an annotator said.
+    /// The judgement of an annotator.
     #[must_use]
     pub fn of(&self, annotator: &str) -> Option<&Judgement> {
         self.0.get(annotator)
     }
 
-    /// Every annotator with what was said, in the order of names.
+    /// Every annotator with the judgement, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Judgement)> {
         self.0.iter().map(|(annotator, judgement)| (annotator.as_str(), judgement))
     }
 
-    /// Takes a judgement in; the first of an annotator stays.
+    /// Adds a judgement. The first judgement of an annotator stays.
     pub(crate) fn insert(&mut self, annotator: &str, judgement: Judgement) {
         self.0.entry(annotator.to_owned()).or_insert(judgement);
     }
 
-    /// The verdict that more annotators gave for one answer than for the other; a tie if as many did, none without judgements.
+    /// The verdict of the majority; a tie where equal numbers prefer each completion, `None` without
+    /// judgements.
     #[must_use]
     pub fn majority(&self) -> Option<Verdict> {
         let votes = |verdict| self.0.values().filter(|judgement| judgement.verdict == verdict).count();
@@ -161,7 +166,7 @@ impl Judgements {
         })
     }
 
-    /// Whether more annotators than not find each answer unsafe; none where nobody was asked.
+    /// Whether a majority finds each completion unsafe; `None` if no annotator was asked.
     #[must_use]
     pub fn is_unsafe(&self) -> Option<[bool; 2]> {
         let asked: Vec<[bool; 2]> = self.0.values().filter_map(|judgement| judgement.is_unsafe).collect();
@@ -175,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_never_compared_with_its_own_copy() {
+    fn equal_completions_are_never_compared() {
         let (pacs, rewards) = ([2.0, 2.0, -4.0], [1.0, 1.0, 0.5]);
         for opponent in [Opponent::Conflict, Opponent::Margin, Opponent::Random] {
             for seed in 0..20 {

@@ -1,4 +1,4 @@
-//! Where an event belongs: the one event that it can follow from, and the id that it has because of it. Others look it up there.
+//! The origin of an event: its one possible cause, and the id derived from that cause.
 
 use crate::event::{Event, EventId, NewEvent, Stage};
 use crate::event_ids::{
@@ -11,7 +11,7 @@ use crate::operator::ExperimentStatus;
 use crate::plan::FeedbackSource;
 use crate::round::{PromptProgress, Round};
 
-/// Whether an event that the rules allow follows from what it says, under the right id.
+/// Checks the cause and the id of an event that the rules allow.
 pub(super) fn check(
     state: &Experiment,
     experiment: &ExperimentId,
@@ -21,10 +21,14 @@ pub(super) fn check(
     if let Event::ExperimentStarted(e) = event {
         let is_its_own = e.plan.experiment == *experiment;
         let is_first = new.causation.is_none() && new.id == EventId::of_experiment(experiment);
-        return if is_its_own && is_first { Ok(()) } else { Err("it starts another experiment".to_owned()) };
+        return if is_its_own && is_first {
+            Ok(())
+        } else {
+            Err("the event starts another experiment".to_owned())
+        };
     }
     let name = event.event_type().name();
-    let cause = cause(state, event).ok_or_else(|| format!("nothing leads to this {name}"))?;
+    let cause = cause(state, event).ok_or_else(|| format!("{name} has no cause in the current state"))?;
     let id = if let Event::FeedbackReceived(e) = event {
         cause.judged_by(&e.annotator)
     } else {
@@ -33,7 +37,7 @@ pub(super) fn check(
     if new.causation == Some(cause) && new.id == id {
         Ok(())
     } else {
-        Err(format!("this {name} follows from {cause}, which makes its id {id}, not {}", new.id))
+        Err(format!("{name} must have the cause {cause} and the id {id}, not the id {}", new.id))
     }
 }
 
@@ -82,7 +86,8 @@ fn cause(state: &Experiment, event: &Event) -> Option<EventId> {
     }
 }
 
-/// The request of an evaluation: of the first policy, or of the one that was tuned in the round before.
+/// Returns the id of an evaluation's request: of the initial policy, or of the policy tuned in the round
+/// before.
 fn evaluation_requested(state: &Experiment, evaluation: u32) -> Option<EventId> {
     let cause = match evaluation.checked_sub(1) {
         None => state.rounds().first()?.opened(),
@@ -93,7 +98,8 @@ fn evaluation_requested(state: &Experiment, evaluation: u32) -> Option<EventId> 
     Some(evaluation_requested_id(cause))
 }
 
-/// The events of the open round that wait for what a step makes of them, the coordinator's aside. While nobody may go on, none does.
+/// Returns the events of the open round that wait for a step other than the round step; none unless the
+/// experiment runs.
 pub(super) fn unanswered(state: &Experiment) -> Vec<EventId> {
     let open = state
         .rounds()
@@ -124,7 +130,7 @@ fn requested(round: &Round, stage: Stage) -> Option<EventId> {
     round.learning().training(stage).map(|training| training.requested)
 }
 
-/// The last event of a prompt that is on its way, which its next one follows from.
+/// Returns the last event of an unfinished prompt, the cause of its next event.
 fn last_of_prompt(round: &Round, prompt_id: &PromptId) -> Option<EventId> {
     let (index, progress) = round.prompt(prompt_id)?;
     match progress {

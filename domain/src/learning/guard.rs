@@ -1,15 +1,15 @@
-//! Signs that a policy learns to please the reward model instead of people, and reasons to stop.
+//! Signs of reward hacking (the policy pleases the reward model instead of people), and reasons to stop.
 
 use crate::event::{PolicyEvaluated, StopReason};
 use crate::plan::GuardPlan;
 
-/// The signs of reward hacking between the last two evaluations, for a person to read; none of them: empty.
+/// Returns the signs of reward hacking between the last two evaluations, for a person to read.
 #[must_use]
 pub fn reward_hacking_signs(guards: &GuardPlan, evaluations: &[PolicyEvaluated]) -> Vec<String> {
     let [.., before, after] = evaluations else { return Vec::new() };
     let mut signs = Vec::new();
     if let (Some([gold_before, _]), Some([gold, error])) = (before.gold_reward, after.gold_reward) {
-        // A fall within the standard error is no fall.
+        // A fall within the standard error does not count.
         let fell = gold < gold_before - error;
         for (name, from, to) in [
             ("proxy", before.proxy_reward[0], after.proxy_reward[0]),
@@ -34,7 +34,7 @@ pub fn reward_hacking_signs(guards: &GuardPlan, evaluations: &[PolicyEvaluated])
     signs
 }
 
-/// Whether to end now, given every evaluation so far, number 0 first.
+/// Returns the reason to end now, if there is one. `evaluations` are all evaluations so far, number 0 first.
 #[must_use]
 pub fn stop_reason(guards: &GuardPlan, evaluations: &[PolicyEvaluated]) -> Option<StopReason> {
     let last = evaluations.last()?;

@@ -1,8 +1,8 @@
-//! What a round does once its conflicts are measured: feedback on the selection, refinement of the reward model, tuning
-//! of the policy against it, and evaluation on held-out prompts.
+//! The part of a round after the conflict step: feedback on the selection, refinement of the reward model,
+//! tuning of the policy, and evaluation on held-out prompts.
 //!
-//! [`Learning`] is that part of a round's state. It says what may happen, and what is due next; it never knows the time: that a
-//! lease has expired is a fact that someone with a clock proposes.
+//! [`Learning`] is the state of that part. It checks events and returns the next ones. It does not know the
+//! time: the training step has the clock and proposes the expiry of a lease.
 
 mod guard;
 
@@ -24,9 +24,9 @@ use crate::plan::{FeedbackPlan, LearningPlan};
 /// A version of a model in the course of an experiment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ModelVersion {
-    /// Fingerprint of all that it computes with.
+    /// Fingerprint of the model, its adapter included.
     pub fingerprint: String,
-    /// BLAKE3 of the adapter artifact; none: the model as the plan names it.
+    /// BLAKE3 of the adapter artifact; `None`: the model of the plan.
     pub adapter: Option<String>,
 }
 
@@ -34,56 +34,56 @@ pub struct ModelVersion {
 pub const ANNOTATOR_BYTES_MAX: usize = 256;
 /// Longest comment on a judgement, in bytes.
 pub const COMMENT_BYTES_MAX: usize = 16 << 10;
-/// Longest lease on a training, in milliseconds: a worker that dies holds a training up for no longer. A day.
+/// Longest lease on a training, in milliseconds (a day). It bounds the delay that a dead worker can cause.
 pub const LEASE_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
-/// A comparison with what was said about it.
+/// A requested comparison and its judgements.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RequestedComparison {
-    /// What was asked.
+    /// The request.
     pub request: FeedbackRequested,
-    /// The rewards of the first and of the second answer, by the reward model of the round.
+    /// The rewards of the first and of the second completion, by the reward model of the round.
     pub rewards: [f64; 2],
-    /// What was said.
+    /// The judgements so far.
     pub judgements: Judgements,
 }
 
-/// A training as far as it has come.
+/// The state of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
-    /// What is trained.
+    /// The trained model.
     pub stage: Stage,
     /// The attempt, from 0.
     pub attempt: u32,
     /// The id of its request.
     pub requested: EventId,
-    /// How it goes.
+    /// The progress.
     pub progress: TrainingProgress,
-    /// The last checkpoint of any attempt.
+    /// The last checkpoint of all attempts.
     pub checkpoint: Option<String>,
 }
 
-/// How a training goes.
+/// Progress of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TrainingProgress {
-    /// Nobody has taken it up.
+    /// No worker has started it.
     Requested,
-    /// A worker is at it: steps done, of how many.
+    /// A worker runs it.
     Running {
         /// The lease, in milliseconds.
         lease_ms: u64,
         /// Steps done.
         step: u64,
-        /// Steps to do; 0 before the first sign of life.
+        /// Steps in all; 0 before the first heartbeat.
         steps: u64,
     },
-    /// Its worker gave no sign of life.
+    /// Its lease expired without a heartbeat.
     Expired,
-    /// It has its result.
+    /// Its result is recorded.
     Done,
 }
 
-/// The state of a round from its conflicts on.
+/// The state of a round after its conflict step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Learning {
     asked: Vec<RequestedComparison>,
@@ -94,19 +94,19 @@ pub struct Learning {
 }
 
 impl Learning {
-    /// The comparisons, with what was said about each.
+    /// The requested comparisons, with their judgements.
     #[must_use]
     pub fn comparisons(&self) -> &[RequestedComparison] {
         &self.asked
     }
 
-    /// Judgements so far.
+    /// Number of judgements so far.
     #[must_use]
     pub fn judgements(&self) -> u64 {
         self.judgements
     }
 
-    /// What the feedback came to, once it is settled.
+    /// The summary of the feedback; `None` before it is settled.
     #[must_use]
     pub fn settled(&self) -> Option<&FeedbackSettled> {
         self.settled.as_ref()
@@ -141,18 +141,18 @@ impl Learning {
 
     pub(crate) fn decide_received(&self, e: &FeedbackReceived) -> Result<(), Rejection> {
         let reject = |reason| Err(Rejection::Comparison { round: e.round, comparison: e.comparison, reason });
-        let Some(asked) = self.asked.get(e.comparison as usize) else { return reject("it was never put up") };
+        let Some(asked) = self.asked.get(e.comparison as usize) else { return reject("it is unknown") };
         if self.settled.is_some() {
-            return reject("the feedback of its round is settled");
+            return reject("the feedback of the round is settled");
         }
         if e.annotator.trim().is_empty() || e.annotator.len() > ANNOTATOR_BYTES_MAX {
-            return reject("its annotator needs a name of 1 to 256 bytes");
+            return reject("the annotator's name must have 1 to 256 bytes");
         }
         if e.comment.as_ref().is_some_and(|comment| comment.len() > COMMENT_BYTES_MAX) {
-            return reject("its comment is longer than 16 KiB");
+            return reject("the comment is longer than 16 KiB");
         }
         if asked.judgements.of(&e.annotator).is_some() {
-            return reject("its annotator has judged it already");
+            return reject("the annotator has already judged it");
         }
         Ok(())
     }
@@ -160,10 +160,10 @@ impl Learning {
     pub(crate) fn decide_started(&self, e: &TrainingStarted) -> Result<(), Rejection> {
         let training = self.current(e.round, e.stage, e.attempt)?;
         if e.lease_ms > LEASE_MS_MAX {
-            return Err(rejected(e.round, e.stage, "its lease is longer than a day"));
+            return Err(rejected(e.round, e.stage, "the lease is longer than a day"));
         }
         let waits = training.progress == TrainingProgress::Requested;
-        if waits { Ok(()) } else { Err(rejected(e.round, e.stage, "it is not waiting for a worker")) }
+        if waits { Ok(()) } else { Err(rejected(e.round, e.stage, "no worker is needed")) }
     }
 
     pub(crate) fn decide_progressed(&self, e: &TrainingProgressed) -> Result<(), Rejection> {
@@ -171,12 +171,14 @@ impl Learning {
         let reject = |reason| Err(rejected(e.round, e.stage, reason));
         match training.progress {
             TrainingProgress::Running { step, .. } if e.step < step => {
-                reject("it has come farther than that")
+                reject("it is already at a later step")
             }
-            TrainingProgress::Running { .. } if e.step > e.steps => reject("it has more steps than it needs"),
+            TrainingProgress::Running { .. } if e.step > e.steps => {
+                reject("the step is beyond the number of steps")
+            }
             TrainingProgress::Running { .. } => finite(e.round, e.stage, &e.metrics),
             TrainingProgress::Requested | TrainingProgress::Expired | TrainingProgress::Done => {
-                reject("it is not under way")
+                reject("it is not running")
             }
         }
     }
@@ -184,7 +186,7 @@ impl Learning {
     pub(crate) fn decide_expired(&self, e: &TrainingLeaseExpired) -> Result<(), Rejection> {
         let training = self.current(e.round, e.stage, e.attempt)?;
         let running = matches!(training.progress, TrainingProgress::Running { .. });
-        if running { Ok(()) } else { Err(rejected(e.round, e.stage, "nobody holds a lease on it")) }
+        if running { Ok(()) } else { Err(rejected(e.round, e.stage, "no worker has a lease on it")) }
     }
 
     pub(crate) fn decide_refined(&self, e: &RewardModelRefined) -> Result<(), Rejection> {
@@ -204,7 +206,7 @@ impl Learning {
     ) -> Result<(), Rejection> {
         let training = self.current(round, stage, attempt)?;
         if !matches!(training.progress, TrainingProgress::Running { .. }) {
-            return Err(rejected(round, stage, "it is not under way"));
+            return Err(rejected(round, stage, "it is not running"));
         }
         finite(round, stage, metrics)
     }
@@ -212,11 +214,7 @@ impl Learning {
     fn current(&self, round: u32, stage: Stage, attempt: u32) -> Result<&Training, Rejection> {
         let training = self.training(stage).ok_or_else(|| rejected(round, stage, "it was not requested"))?;
         let current = training.attempt == attempt;
-        if current {
-            Ok(training)
-        } else {
-            Err(rejected(round, stage, "another attempt has taken its place"))
-        }
+        if current { Ok(training) } else { Err(rejected(round, stage, "another attempt replaced this one")) }
     }
 
     /// Records a comparison; `rewards` are those of its first and second completion.
@@ -307,7 +305,8 @@ impl Learning {
         }
     }
 
-    /// What the tuning of the policy follows from: the refined reward model, or the feedback if there was nothing to learn from it.
+    /// The cause of the policy's tuning: the refined reward model or, without preferences, the settled
+    /// feedback.
     fn tuning_cause(&self, opened: EventId) -> EventId {
         match &self.reward {
             Some(reward) => ids::trained_id(reward.requested, Stage::Reward),
@@ -315,7 +314,7 @@ impl Learning {
         }
     }
 
-    /// What is due from the feedback to the evaluation of the tuned policy; none while something is awaited.
+    /// Returns the events that are due between feedback and evaluation; `None` while a result is pending.
     pub(crate) fn due(&self, learning: &LearningPlan, round: u32, opened: EventId) -> Option<Due> {
         let one = |cause, event: Event| Some(Due { cause, events: vec![event] });
         let Some(settled) = &self.settled else {
@@ -370,7 +369,7 @@ impl Learning {
     }
 }
 
-/// Whether rewards rate the answer that was not preferred at least as high.
+/// Whether the rewards rate the completion that was not preferred at least as high.
 fn contradicts([first, second]: [f64; 2], verdict: Verdict) -> bool {
     match verdict {
         Verdict::First => second >= first,
@@ -381,7 +380,7 @@ fn contradicts([first, second]: [f64; 2], verdict: Verdict) -> bool {
 
 fn finite(round: u32, stage: Stage, metrics: &BTreeMap<String, f64>) -> Result<(), Rejection> {
     let all = metrics.values().all(|figure| figure.is_finite());
-    if all { Ok(()) } else { Err(rejected(round, stage, "a figure of it is not finite")) }
+    if all { Ok(()) } else { Err(rejected(round, stage, "a metric is not finite")) }
 }
 
 fn rejected(round: u32, stage: Stage, reason: &'static str) -> Rejection {

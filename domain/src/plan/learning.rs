@@ -1,4 +1,4 @@
-//! What an experiment does with the conflicts that it found. All of it determines the result, so all of it is in the log.
+//! The part of a plan after the conflict step. All of it determines the result, so all of it is in the log.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,31 +6,32 @@ use super::source::{PreferenceSource, PromptSource};
 use crate::feedback::Opponent;
 use crate::training::{Hyperparameters, PolicyObjective};
 
-/// Feedback, refinement of the reward model, tuning of the policy, and their evaluation.
+/// Feedback, refinement of the reward model, tuning of the policy, and evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LearningPlan {
-    /// Who is asked, and what.
+    /// Who judges, and which comparisons.
     pub feedback: FeedbackPlan,
     /// How the reward model is refined.
     pub refinement: RefinementPlan,
     /// How the policy is tuned.
     pub tuning: TuningPlan,
-    /// On what policies are evaluated.
+    /// How policies are evaluated.
     pub evaluation: EvaluationPlan,
-    /// When to warn, and when to end before the last round.
+    /// Limits at which to warn or to end early.
     pub guards: GuardPlan,
 }
 
-/// Who is asked, and what.
+/// Who judges, and which comparisons.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeedbackPlan {
-    /// Who answers.
+    /// Who judges.
     pub source: FeedbackSource,
-    /// What a selected answer is compared with.
+    /// The opponent of a selected completion.
     pub opponent: Opponent,
     /// Judgements that each comparison needs, ≥ 1.
     pub overlap: u32,
-    /// Judgements of a round after which nobody is asked any more; none: until every comparison has its overlap.
+    /// Number of judgements at which the feedback of a round ends; `None`: when every comparison has its
+    /// overlap.
     pub budget: Option<u64>,
 }
 
@@ -38,25 +39,25 @@ pub struct FeedbackPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedbackSource {
-    /// The gold reward: the answer that it rates higher is better.
+    /// The gold reward: the completion with the higher gold reward is better.
     Oracle,
-    /// People, whenever they come to it.
+    /// People.
     People,
 }
 
-/// Where the reward that stands for the truth comes from. It is used by the oracle and by evaluations, never by a selection.
+/// Source of the gold reward. The oracle and evaluations use it; selection never does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoldPlan {
     /// A name for people.
     pub name: String,
-    /// Fingerprint of the model, or of the file or rule that takes its place.
+    /// Fingerprint of the model, file or rule.
     pub fingerprint: String,
 }
 
 /// How the reward model is refined: on the original preferences and on all feedback so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RefinementPlan {
-    /// The preferences that the reward model was first trained on; none: it learns from the feedback alone.
+    /// The preferences of its first training; `None`: it learns from the feedback alone.
     pub original: Option<PreferenceSource>,
     /// How it is trained.
     pub hyperparameters: Hyperparameters,
@@ -65,34 +66,34 @@ pub struct RefinementPlan {
 /// How the policy is tuned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TuningPlan {
-    /// What it aims at.
+    /// The objective.
     pub objective: PolicyObjective,
     /// How it is trained.
     pub hyperparameters: Hyperparameters,
 }
 
-/// On what policies are evaluated.
+/// How policies are evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvaluationPlan {
-    /// Prompts that no policy is tuned on.
+    /// Held-out prompts.
     pub prompts: PromptSource,
-    /// Completions of each.
+    /// Completions per prompt.
     pub samples: u32,
-    /// What stands for the truth; none: only what proxy and policy say is reported.
+    /// The gold reward; `None`: evaluations report only proxy and policy.
     pub gold: Option<GoldPlan>,
 }
 
-/// When to warn, and when to end before the last round.
+/// Limits at which to warn or to end early.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GuardPlan {
-    /// End once the policy is farther than this from where it began, in nats a completion.
+    /// End when the KL divergence from the initial policy exceeds this, in nats per completion.
     pub kl_max: Option<f64>,
-    /// End after so many rounds in which the gold reward did not exceed the best so far.
+    /// End after this number of rounds without a new best gold reward.
     pub gold_patience: Option<u32>,
-    /// End as soon as reward hacking is suspected, instead of only saying so.
+    /// End when reward hacking is suspected, instead of only warning.
     pub stop_on_reward_hacking: bool,
-    /// How far the agreement of the reward model with the gold reward may fall, as a share of pairs, without being a sign.
+    /// Largest fall in agreement between reward model and gold reward (a share of pairs) that is no sign.
     pub agreement_drop: f64,
 }
 

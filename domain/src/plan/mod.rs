@@ -16,15 +16,15 @@ use crate::generation::SamplingParams;
 use crate::id::ExperimentId;
 use crate::reward::RewardKind;
 
-/// Everything that determines an experiment. Models and prompts are named by what is in them, not by
-/// where they lie, so that a moved file is no change and a changed file is.
+/// Every setting that determines an experiment. Hashes of their content name models and prompts, so that a
+/// changed file changes the plan and a moved file does not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Its name.
+    /// The name of the experiment.
     pub experiment: ExperimentId,
     /// The seed of every random choice.
     pub seed: u64,
-    /// Rounds to do, ≥ 1.
+    /// Number of rounds, ≥ 1.
     pub rounds: u32,
     /// The prompts.
     pub prompts: PromptSource,
@@ -34,32 +34,32 @@ pub struct Plan {
     pub reward: RewardPlan,
     /// How completions are sampled.
     pub sampling: SamplingParams,
-    /// How conflict is measured, and what is selected.
+    /// How conflict is measured and pairs are selected.
     pub conflict: ConflictPlan,
-    /// What is learnt from it; none: conflicts are found and reported, and that is all.
+    /// Feedback and trainings; `None`: conflicts are only measured and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning: Option<Box<LearningPlan>>,
 }
 
-/// Which policy answers.
+/// The policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyPlan {
     /// A name for people.
     pub name: String,
     /// Fingerprint of checkpoint and adapter.
     pub fingerprint: String,
-    /// How a prompt is put to it: `chat`, `raw`, or a text naming `{prompt}`.
+    /// The prompt template: `chat`, `raw`, or a text with `{prompt}`.
     pub template: String,
 }
 
-/// Which reward model scores.
+/// The reward model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RewardPlan {
     /// A name for people.
     pub name: String,
-    /// Fingerprint of checkpoint, kept layers and adapter.
+    /// Fingerprint of checkpoint, retained layers and adapter.
     pub fingerprint: String,
-    /// How prompt and completion are put to it: `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
+    /// The template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     pub template: String,
     /// Whether its score is a reward or a cost.
     pub kind: RewardKind,
@@ -70,6 +70,6 @@ pub struct RewardPlan {
 pub struct ConflictPlan {
     /// Which log-probability is compared with the reward.
     pub logprob: LogprobKind,
-    /// Which pairs are chosen for feedback.
+    /// Which pairs are selected for feedback.
     pub selection: SelectionSettings,
 }

@@ -1,7 +1,8 @@
-//! Advantages of completions: generalised advantage estimation, whitening, group-relative and leave-one-out baselines.
+//! Advantages of completions: generalised advantage estimation, whitening, group-relative and leave-one-out
+//! baselines.
 //!
-//! Everything here is given response tokens only: what lies before the response or after its stop token has no reward, no
-//! value and no advantage, so no mask is needed.
+//! Everything here is given response tokens only: what lies before the response or after its stop token has
+//! no reward, no value and no advantage, so no mask is needed.
 
 /// Keeps the whitening of equal advantages from dividing by zero, as TRL does.
 const VARIANCE_MIN: f64 = 1e-8;
@@ -16,8 +17,8 @@ pub fn penalised_score(score: f64, stopped: bool, missing_eos_penalty: Option<f6
 
 /// The reward of each response token, shape `[T]`: −β·klₜ, and the score added on the last one.
 ///
-/// `kl` are the per-token estimates of the divergence from the reference (nats). A completion without a token has no
-/// place for its score: the result is empty.
+/// `kl` are the per-token estimates of the divergence from the reference (nats). A completion without a token
+/// has no place for its score: the result is empty.
 #[must_use]
 pub fn token_rewards(kl: &[f64], kl_coefficient: f64, score: f64) -> Vec<f64> {
     let mut rewards: Vec<f64> = kl.iter().map(|kl| -kl_coefficient * kl).collect();
@@ -32,15 +33,16 @@ pub fn token_rewards(kl: &[f64], kl_coefficient: f64, score: f64) -> Vec<f64> {
 pub struct Estimate {
     /// The advantage of each token, shape `[T]`; not whitened.
     pub advantages: Vec<f64>,
-    /// Advantage + value of each token, shape `[T]`: what the value head learns. Taken before any whitening, which would
-    /// take the scale of the rewards out of it.
+    /// Advantage + value of each token, shape `[T]`: what the value head learns. Taken before any whitening,
+    /// which would take the scale of the rewards out of it.
     pub returns: Vec<f64>,
 }
 
 /// Generalised advantage estimation (arXiv 1506.02438) over the response tokens of one completion.
 ///
-/// δₜ = rₜ + γ·Vₜ₊₁ − Vₜ with V past the end 0, and Aₜ = δₜ + γλ·Aₜ₊₁. `rewards` and `values` are one number per token;
-/// `gamma` and `lambda` in [0, 1]. With λ = 1 the advantage is the discounted return less the value, with λ = 0 it is δ.
+/// δₜ = rₜ + γ·Vₜ₊₁ − Vₜ with V past the end 0, and Aₜ = δₜ + γλ·Aₜ₊₁. `rewards` and `values` are one number
+/// per token; `gamma` and `lambda` in [0, 1]. With λ = 1 the advantage is the discounted return less the
+/// value, with λ = 0 it is δ.
 #[must_use]
 pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Estimate {
     debug_assert_eq!(rewards.len(), values.len(), "one reward and one value per response token");
@@ -79,8 +81,8 @@ pub fn group_relative(rewards: &[f64]) -> Vec<f64> {
     rewards.iter().map(|reward| (reward - mean) / deviation).collect()
 }
 
-/// Leave-one-out advantages of the completions of one prompt (RLOO, arXiv 2402.14740): each reward less the mean of the
-/// others.
+/// Leave-one-out advantages of the completions of one prompt (RLOO, arXiv 2402.14740): each reward less the
+/// mean of the others.
 ///
 /// Fewer than two completions cannot be compared: their advantages are 0.
 #[must_use]

@@ -1,4 +1,4 @@
-//! How far a policy is from its reference: estimates of the KL divergence, and the controller that keeps it near a target.
+//! Estimates of the KL divergence from a reference, and the controller that keeps it near a target.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +8,9 @@ use super::settings::{KlEstimator, PpoSettings};
 const ERROR_MAX: f64 = 0.2;
 
 impl KlEstimator {
-    /// The estimate of KL(π ‖ π_ref) from one token drawn from π, in nats: its log-probability under the policy and under the
-    /// reference. The average over draws is what estimates; see <http://joschu.net/blog/kl-approx.html>.
+    /// The estimate of KL(π ‖ π_ref) from one token drawn from π, in nats: its log-probability under the
+    /// policy and under the reference. The average over draws is what estimates; see
+    /// <http://joschu.net/blog/kl-approx.html>.
     #[must_use]
     pub fn estimate(self, logprob: f64, reference_logprob: f64) -> f64 {
         let difference = logprob - reference_logprob;
@@ -35,8 +36,8 @@ impl KlEstimator {
 
 /// The weight of the KL divergence, and how it follows the divergence that is seen.
 ///
-/// Fixed, or adapted as in arXiv 1909.08593, section 2.2: after `n` completions whose divergence was `kl` (nats per completion),
-/// β ← β·(1 + clip(kl/target − 1, ±0.2)·n/horizon).
+/// Fixed, or adapted as in arXiv 1909.08593, section 2.2: after `n` completions whose divergence was `kl`
+/// (nats per completion), β ← β·(1 + clip(kl/target − 1, ±0.2)·n/horizon).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct KlController {
     coefficient: f64,
@@ -67,7 +68,8 @@ impl KlController {
         self.coefficient
     }
 
-    /// Takes in the mean divergence per completion (nats) of `completions` completions. Does nothing where there is no target.
+    /// Takes in the mean divergence per completion (nats) of `completions` completions. Does nothing where
+    /// there is no target.
     pub fn update(&mut self, kl: f64, completions: usize) {
         let Some(target) = self.target else { return };
         let error = (kl / target - 1.0).clamp(-ERROR_MAX, ERROR_MAX);

@@ -1,7 +1,7 @@
-//! The training step: what the reward model and the policy learn from, and how.
+//! The training step: settings, data, and the arithmetic around the model (advantages, KL estimates,
+//! acceptance).
 //!
-//! Here are the settings and the data, and the arithmetic around the model: advantages, KL estimates, acceptance. The
-//! losses themselves are graphs, built and differentiated where the models are.
+//! The losses are graphs, which the crate `models` builds and differentiates.
 
 pub mod advantage;
 pub mod kl;

@@ -1,8 +1,8 @@
-//! What is learnt from: dialogues, demonstrations and preferences, before any tokenizer has seen them.
+//! Training data as text: dialogues, demonstrations and preferences.
 
 use serde::{Deserialize, Serialize};
 
-/// Who speaks.
+/// The speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -17,13 +17,13 @@ pub enum Role {
 /// One turn of a dialogue.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks.
+    /// The speaker.
     pub role: Role,
-    /// What is said.
+    /// The text.
     pub content: String,
 }
 
-/// What a model is asked.
+/// The input of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dialogue {
@@ -33,26 +33,26 @@ pub enum Dialogue {
     Messages(Vec<Message>),
 }
 
-/// A prompt with an answer to imitate.
+/// A prompt with a completion to imitate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Demonstration {
-    /// What is asked.
+    /// The prompt.
     pub prompt: Dialogue,
-    /// The answer.
+    /// The completion.
     pub completion: String,
 }
 
-/// Two answers to one prompt, one of which is preferred.
+/// Two completions of one prompt, one of which is preferred.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Preference {
-    /// What is asked.
+    /// The prompt.
     pub prompt: Dialogue,
-    /// The preferred answer.
+    /// The preferred completion.
     pub chosen: String,
     /// The other one.
     pub rejected: String,
     /// By how much the reward of the chosen answer should exceed the other's at least, ≥ 0.
     pub margin: f32,
-    /// Whether each answer is unsafe, `[chosen, rejected]`, where someone judged it.
+    /// Whether each completion is unsafe, `[chosen, rejected]`; `None` where it was not judged.
     pub is_unsafe: Option<[bool; 2]>,
 }

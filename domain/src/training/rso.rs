@@ -1,7 +1,8 @@
-//! Rejection sampling towards the optimal policy (RSO, arXiv 2309.06657): which completions are kept, and how the kept ones
-//! become preference pairs.
+//! Rejection sampling towards the optimal policy (RSO, arXiv 2309.06657): which completions are kept, and how
+//! the kept ones become preference pairs.
 //!
-//! Completions are known by their index. Two completions of a prompt may well have the same text, and are still two.
+//! Completions are known by their index. Two completions of a prompt may well have the same text, and are
+//! still two.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
@@ -53,12 +54,12 @@ pub fn acceptance(rewards: &[f64], beta: f64) -> Result<Vec<f64>, RsoError> {
     Ok(rewards.iter().map(|reward| ((reward - max) / beta).exp()).collect())
 }
 
-/// Keeps up to `wanted` completions of a prompt, by the paper's algorithm 1: candidates are taken in turn and accepted with the
-/// probability of [`acceptance`]; those accepted are no longer candidates, and passes go on, each with the best of the
-/// remaining ones as its maximum, until there are `wanted` or none is left.
+/// Keeps up to `wanted` completions of a prompt, by the paper's algorithm 1: candidates are taken in turn and
+/// accepted with the probability of [`acceptance`]; those accepted are no longer candidates, and passes go
+/// on, each with the best of the remaining ones as its maximum, until there are `wanted` or none is left.
 ///
-/// Returns their indices in the order of acceptance. The result depends on the rewards, β and the seed alone. Every pass
-/// accepts at least the best, so there are at most N of them.
+/// Returns their indices in the order of acceptance. The result depends on the rewards, β and the seed alone.
+/// Every pass accepts at least the best, so there are at most N of them.
 ///
 /// # Errors
 /// As [`acceptance`].
@@ -80,9 +81,10 @@ pub fn accepted(rewards: &[f64], beta: f64, wanted: usize, seed: [u8; 32]) -> Re
     Ok(kept)
 }
 
-/// Pairs of kept completions, the one with the higher reward chosen. `kept` are indices into `rewards`; who meets whom is drawn
-/// from the seed. Completions of equal reward say nothing about each other and give no pair; in a tournament the first of them
-/// goes on. With an odd number, the last one has no partner, and goes on.
+/// Pairs of kept completions, the one with the higher reward chosen. `kept` are indices into `rewards`; who
+/// meets whom is drawn from the seed. Completions of equal reward say nothing about each other and give no
+/// pair; in a tournament the first of them goes on. With an odd number, the last one has no partner, and goes
+/// on.
 #[must_use]
 pub fn ranked_pairs(kept: &[usize], rewards: &[f64], ranking: Ranking, seed: [u8; 32]) -> Vec<RankedPair> {
     let mut rng = ChaCha8Rng::from_seed(seed);
@@ -128,7 +130,8 @@ fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Fisher and Yates's shuffle. The remainder of 64 bits is uneven by less than 2⁻⁵⁰ for any group that fits in memory.
+/// Fisher and Yates's shuffle. The remainder of 64 bits is uneven by less than 2⁻⁵⁰ for any group that fits
+/// in memory.
 fn shuffle(items: &mut [usize], rng: &mut ChaCha8Rng) {
     for last in (1..items.len()).rev() {
         let among = last as u64 + 1;

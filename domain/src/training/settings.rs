@@ -1,4 +1,5 @@
-//! How a model is fine-tuned. Every field determines the result, so all of it is part of an experiment's plan.
+//! How a model is fine-tuned. Every field determines the result, so all of it is part of an experiment's
+//! plan.
 
 use serde::{Deserialize, Serialize};
 
@@ -55,8 +56,8 @@ pub struct LoraSettings {
     pub r: u32,
     /// The change is scaled by alpha / r.
     pub alpha: f64,
-    /// Names of projections, such as `q_proj` (Llama) or `query_key_value` (GPT-NeoX); empty: the query and value projections
-    /// (or the fused one), as PEFT chooses for these architectures.
+    /// Names of projections, such as `q_proj` (Llama) or `query_key_value` (GPT-NeoX); empty: the query and
+    /// value projections (or the fused one), as PEFT chooses for these architectures.
     pub targets: Vec<String>,
 }
 
@@ -96,7 +97,8 @@ pub struct Hyperparameters {
     pub adam_epsilon: f64,
     /// The low-rank change that is trained; none: all weights.
     pub lora: Option<LoraSettings>,
-    /// Whether each layer's inner values are computed again for the gradient: less memory, more time, the same result.
+    /// Whether each layer's inner values are computed again for the gradient: less memory, more time, the
+    /// same result.
     pub recompute: bool,
     /// The seed of initial values and of the order of the data.
     pub seed: u64,
@@ -219,8 +221,8 @@ pub enum KlEstimator {
     K3,
 }
 
-/// What tuning a policy aims at: the method, how strongly it is held to its reference, and the knobs of the methods that
-/// sample as they learn. Defaults are TRL's.
+/// What tuning a policy aims at: the method, how strongly it is held to its reference, and the knobs of the
+/// methods that sample as they learn. Defaults are TRL's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyObjective {

@@ -13,10 +13,11 @@ static MEMORY: PeakAlloc = PeakAlloc;
 /// Memory is counted for the whole process: one reading at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Bytes that reading may take for each byte of input: a number of one digit becomes a value of 32 bytes, in a list that
-/// doubles, and some of it is kept twice.
+/// Bytes that reading may take for each byte of input: a number of one digit becomes a value of 32 bytes, in
+/// a list that doubles, and some of it is kept twice.
 const BYTES_PER_BYTE: usize = 40;
-/// Bytes that reading may take beside that: buffers, and what deserialisers set aside for a claimed length (serde: 1 MiB).
+/// Bytes that reading may take beside that: buffers, and what deserialisers set aside for a claimed length
+/// (serde: 1 MiB).
 const BYTES_BESIDE: usize = 3 << 20;
 
 /// Runs a reader of `input` bytes; it may not take more memory than that justifies.

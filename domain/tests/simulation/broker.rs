@@ -1,4 +1,5 @@
-//! A broker that delivers at least once, in any order, as RabbitMQ does: a queue for each step, one for proposals.
+//! A broker that delivers at least once, in any order, as RabbitMQ does: a queue for each step, one for
+//! proposals.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,10 @@
-//! A whole experiment of two rounds that learn, by the real rules and the real journal's decision, over a log that forgets
-//! what is not synced, a broker that delivers at least once and in any order, workers that die, hang and lie, and an
-//! operator who pauses and resumes: no threads, no sockets, no clock. However it went, it ends as the calm run does.
+//! A whole experiment of two rounds that learn, by the real rules and the real journal's decision, over a log
+//! that forgets what is not synced, a broker that delivers at least once and in any order, workers that die,
+//! hang and lie, and an operator who pauses and resumes: no threads, no sockets, no clock. However it went,
+//! it ends as the calm run does.
 //!
-//! `DISSENT_SIMULATION_SEEDS` (500) says how many seeds are run, `DISSENT_SIMULATION_FIRST` (0) where they begin.
+//! `DISSENT_SIMULATION_SEEDS` (500) says how many seeds are run, `DISSENT_SIMULATION_FIRST` (0) where they
+//! begin.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -32,7 +34,7 @@ fn troubled_actions(seed: u64) -> usize {
 }
 
 #[test]
-fn a_troubled_run_ends_as_a_calm_one_does() {
+fn a_run_with_faults_ends_as_a_run_without() {
     let (seeds, first) = (number("DISSENT_SIMULATION_SEEDS", 500), number("DISSENT_SIMULATION_FIRST", 0));
     let calm = World::new(0).run(0);
     assert!(calm.summary.contains("true"), "{}", calm.summary);
@@ -64,7 +66,7 @@ fn a_troubled_run_ends_as_a_calm_one_does() {
 }
 
 #[test]
-fn after_it_is_cancelled_nothing_happens_any_more() {
+fn no_event_follows_a_cancellation() {
     let (seeds, first) =
         (number("DISSENT_SIMULATION_SEEDS", 500) / 10 + 1, number("DISSENT_SIMULATION_FIRST", 0));
     let mut rejected = std::collections::BTreeSet::new();

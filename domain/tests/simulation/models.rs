@@ -1,4 +1,5 @@
-//! The experiment, and what stand-in models make of its events: functions of their inputs, and of nothing else.
+//! The experiment, and what stand-in models make of its events: functions of their inputs, and of nothing
+//! else.
 
 use std::collections::BTreeMap;
 
@@ -163,7 +164,8 @@ pub(crate) fn checkpoint_step(checkpoint: &str) -> u64 {
     checkpoint.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// The result of a training: of the model it began with and of all that people said, not of who did it or how often.
+/// The result of a training: of the model it began with and of all that people said, not of who did it or how
+/// often.
 pub(crate) fn trained(experiment: &Experiment, round: u32, stage: Stage, attempt: u32) -> Event {
     let learning = experiment.rounds()[round as usize].learning();
     let data: Vec<String> = learning

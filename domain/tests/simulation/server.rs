@@ -1,5 +1,5 @@
-//! The process that writes history: a log on a simulated disk, the journal's [`Ledger`], the outbox, the coordinator, the
-//! admission of prompts, and the watch over leases.
+//! The process that writes history: a log on a simulated disk, the journal's [`Ledger`], the outbox, the
+//! coordinator, the admission of prompts, and the watch over leases.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -187,7 +187,8 @@ impl Server {
         }
     }
 
-    /// Where nothing happens any more, somebody acknowledged what he did nothing about: it is delivered again.
+    /// Where nothing happens any more, somebody acknowledged what he did nothing about: it is delivered
+    /// again.
     pub(crate) fn watch_standstill(&mut self, broker: &mut Broker, now_ms: u64) {
         let version = self.ledger.version();
         if self.moved.0 != version {

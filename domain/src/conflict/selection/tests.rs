@@ -109,7 +109,8 @@ fn random_repeats_under_a_seed_and_ignores_thresholds() {
     assert_eq!(selected(&strict), selected(&random));
 }
 
-/// Experiments in the log name a seed and expect its answers: a new version of the generator must not move them.
+/// Experiments in the log name a seed and expect its answers: a new version of the generator must not move
+/// them.
 #[test]
 fn the_answers_of_a_seed_are_frozen() {
     let conflict = conflict(&[1.0; 20], 0.5);

@@ -1,8 +1,9 @@
-//! Measures how fast an experiment's state is rebuilt from its events: `replay_bench [PROMPTS]`, one JSON object on
-//! standard output.
+//! Measures how fast an experiment's state is rebuilt from its events: `replay_bench [PROMPTS]`, one JSON
+//! object on standard output.
 //!
-//! Writes a whole round into a durable log — eight answers of 64 tokens for each prompt, with texts of a realistic
-//! length — opens the log again, and folds the stream from the disk. `verify` makes every pure decision again too.
+//! Writes a whole round into a durable log — eight answers of 64 tokens for each prompt, with texts of a
+//! realistic length — opens the log again, and folds the stream from the disk. `verify` makes every pure
+//! decision again too.
 
 use std::error::Error;
 use std::io::Write as _;

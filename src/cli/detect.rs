@@ -27,10 +27,11 @@ Examples:
 
 /// Measure conflict on answers that have log-probabilities and rewards, and select the worst.
 ///
-/// For each prompt, PACS is the z-score of an answer's reward minus the z-score of its log-probability, and Kendall's
-/// tau compares the two rankings. Writes one JSON line a prompt, in input order, and a summary on stderr that sets
-/// what was found beside what pure noise would give. A prompt whose rewards or log-probabilities do not vary is
-/// degenerate: its PACS are 0, its tau is null, and nothing of it is selected.
+/// For each prompt, PACS is the z-score of an answer's reward minus the z-score of its log-probability, and
+/// Kendall's tau compares the two rankings. Writes one JSON line a prompt, in input order, and a summary on
+/// stderr that sets what was found beside what pure noise would give. A prompt whose rewards or
+/// log-probabilities do not vary is degenerate: its PACS are 0, its tau is null, and nothing of it is
+/// selected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DetectArgs {
@@ -42,14 +43,15 @@ pub(super) struct DetectArgs {
     output: PathBuf,
     /// How answers are selected.
     ///
-    /// paper: |PACS| at least delta in prompts with a Kendall-tau distance of at least tau. mean: whole prompts with
-    /// mean|PACS| above delta. budget: the N largest |PACS|. quantile: |PACS| at or above its Q quantile. random: N
-    /// answers drawn uniformly, the fair baseline.
+    /// paper: |PACS| at least delta in prompts with a Kendall-tau distance of at least tau. mean: whole
+    /// prompts with mean|PACS| above delta. budget: the N largest |PACS|. quantile: |PACS| at or above its Q
+    /// quantile. random: N answers drawn uniformly, the fair baseline.
     ///
-    /// Others select pairs of answers. margin: the N smallest differences of reward. gap: the N largest differences of PACS.
-    /// discordant: pairs that policy and proxy order oppositely. equal_margin: by gap among pairs of about the same margin.
-    /// gap_and_margin: by the sum of both ranks. doubt: where the policy's preference most outweighs the proxy's. rso: kept
-    /// by rejection sampling from the proxy. all: every pair. none: nothing.
+    /// Others select pairs of answers. margin: the N smallest differences of reward. gap: the N largest
+    /// differences of PACS. discordant: pairs that policy and proxy order oppositely. equal_margin: by gap
+    /// among pairs of about the same margin. gap_and_margin: by the sum of both ranks. doubt: where the
+    /// policy's preference most outweighs the proxy's. rso: kept by rejection sampling from the proxy. all:
+    /// every pair. none: nothing.
     #[arg(long, default_value_t, hide_possible_values = true, value_name = "RULE",
         value_parser = PossibleValuesParser::new(Rule::ALL.map(Rule::name)).try_map(|name| name.parse::<Rule>()))]
     rule: Rule,
@@ -59,7 +61,8 @@ pub(super) struct DetectArgs {
     /// Threshold on the Kendall-tau distance of a prompt, 0 to 1 [default: 0.5 for paper, else none].
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = fraction)]
     tau: Option<f64>,
-    /// Most answers (or pairs, of a rule that selects pairs) to select, over all prompts; caps any rule, the worst first.
+    /// Most answers (or pairs, of a rule that selects pairs) to select, over all prompts; caps any rule, the
+    /// worst first.
     #[arg(long, value_name = "N", required_if_eq_any(Rule::ALL.into_iter().filter(|rule| rule.needs_budget())
         .map(|rule| ("rule", rule.name()))))]
     budget: Option<u64>,
@@ -103,8 +106,8 @@ fn fraction(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("must be between 0 and 1".to_owned()) }
 }
 
-/// Reads everything, measures, selects, writes. Selection needs every prompt, so nothing is written before the last
-/// line has been read and found good.
+/// Reads everything, measures, selects, writes. Selection needs every prompt, so nothing is written before
+/// the last line has been read and found good.
 pub(super) fn run(args: &DetectArgs) -> anyhow::Result<()> {
     let settings = args.selection();
     settings.validate()?;

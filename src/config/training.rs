@@ -3,8 +3,8 @@
 use dissent_domain::training::{Hyperparameters, LoraSettings, Schedule, Warmup};
 use serde::Deserialize;
 
-/// Declares a section with the keys of a training beside its own, so that all of them stand in one table of the file, and a
-/// misspelt one is found with its line.
+/// Declares a section with the keys of a training beside its own, so that all of them stand in one table of
+/// the file, and a misspelt one is found with its line.
 macro_rules! training_section {
     ($(#[$about:meta])* $section:ident { $($(#[$key_about:meta])* $key:ident: $kind:ty,)* }) => {
         $(#[$about])*
@@ -76,7 +76,8 @@ macro_rules! training_section {
 }
 pub(super) use training_section;
 
-/// `[refinement.lora]` and `[tuning.lora]`. What is left out is taken from the model's adapter, if it has one.
+/// `[refinement.lora]` and `[tuning.lora]`. What is left out is taken from the model's adapter, if it has
+/// one.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {

@@ -77,7 +77,8 @@ impl Columns {
         Ok(Shape { format, conversational: telling == Kind::List })
     }
 
-    /// The format with the most telling fields first: data sets carry columns beside those that are learnt from.
+    /// The format with the most telling fields first: data sets carry columns beside those that are learnt
+    /// from.
     fn recognise(&self) -> Result<Format, String> {
         if self.response_0.is_there() && self.response_1.is_there() {
             return Ok(Format::SafeRlhf);
@@ -102,7 +103,8 @@ impl Columns {
     }
 
     fn recognise_preference(&self) -> Format {
-        // Some data sets repeat the prompt as a plain column beside whole dialogues (as TRL's maybe_extract_prompt).
+        // Some data sets repeat the prompt as a plain column beside whole dialogues (as TRL's
+        // maybe_extract_prompt).
         let prompt_is_repeated = self.chosen == Kind::List && self.prompt != Kind::List;
         if self.prompt.is_there() && !prompt_is_repeated {
             Format::Preference

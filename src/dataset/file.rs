@@ -36,7 +36,8 @@ pub(super) fn unpack(mut reader: impl BufRead + 'static, limit: u64) -> io::Resu
     Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, Limited { inner: reader, left: limit, limit })))
 }
 
-/// Fails, rather than ends, where there is more to read than the limit: an end would look like the end of the rows.
+/// Fails, rather than ends, where there is more to read than the limit: an end would look like the end of the
+/// rows.
 struct Limited<R> {
     inner: R,
     left: u64,

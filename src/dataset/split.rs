@@ -2,8 +2,9 @@
 
 use super::rows::Row;
 
-/// Parts rows into those that are learnt from and those that are held back, about `share` of them, both in the order of the
-/// file. Rows with the same prompt stay together: a model is not examined on what it was taught.
+/// Parts rows into those that are learnt from and those that are held back, about `share` of them, both in
+/// the order of the file. Rows with the same prompt stay together: a model is not examined on what it was
+/// taught.
 ///
 /// `share` is in (0, 1); which prompts are held back depends on the seed and on the prompts alone.
 #[must_use]

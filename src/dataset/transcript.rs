@@ -9,11 +9,11 @@ pub(super) fn is_one(text: &str) -> bool {
     text.starts_with(MARKERS[0].0)
 }
 
-/// The turns of a transcript, in order, speakers taking turns. What is said is kept as it is, less the one space
-/// after the colon.
+/// The turns of a transcript, in order, speakers taking turns. What is said is kept as it is, less the one
+/// space after the colon.
 ///
-/// A marker of the one who is speaking already is part of what is said: answers of real data contain them, and no
-/// one answers himself.
+/// A marker of the one who is speaking already is part of what is said: answers of real data contain them,
+/// and no one answers himself.
 pub(super) fn turns(text: &str) -> Result<Vec<Message>, String> {
     if !is_one(text) {
         return Err("must begin with \"\\n\\nHuman:\"".to_owned());

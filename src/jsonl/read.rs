@@ -50,7 +50,8 @@ pub enum InputError {
     },
 }
 
-/// What is wrong with a line. Columns count bytes, from 1; a `field` is a path such as `completions[3].reward`.
+/// What is wrong with a line. Columns count bytes, from 1; a `field` is a path such as
+/// `completions[3].reward`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// Not JSON.
@@ -94,8 +95,8 @@ fn prefix(field: &str) -> String {
     if field.is_empty() { String::new() } else { format!("{field}: ") }
 }
 
-/// A JSON Lines file or stream, read value by value as `(line number, value)`; lines count from 1. Blank lines and
-/// a byte order mark are skipped. After an error the rest should not be read.
+/// A JSON Lines file or stream, read value by value as `(line number, value)`; lines count from 1. Blank
+/// lines and a byte order mark are skipped. After an error the rest should not be read.
 pub struct JsonLines<T> {
     reader: Box<dyn BufRead>,
     file: String,
@@ -267,8 +268,8 @@ fn explain<T: DeserializeOwned>(text: &str) -> Fault {
     }
 }
 
-/// The number-like word around `column` (in bytes, from 1) if it is one that other languages write into JSON for a
-/// NaN or an infinity, or a number too large for a double.
+/// The number-like word around `column` (in bytes, from 1) if it is one that other languages write into JSON
+/// for a NaN or an infinity, or a number too large for a double.
 fn non_finite_token(text: &str, column: usize) -> Option<&str> {
     let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     let bytes = text.as_bytes();
@@ -296,8 +297,8 @@ pub fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Erro
     deserializer.deserialize_f64(FiniteVisitor)
 }
 
-/// For `#[serde(default, deserialize_with = "finite_if_present")]`: a finite number, or no such key. A `null`, which
-/// is what some write for NaN, is an error.
+/// For `#[serde(default, deserialize_with = "finite_if_present")]`: a finite number, or no such key. A
+/// `null`, which is what some write for NaN, is an error.
 ///
 /// # Errors
 /// If there is a value and it is not a finite number.

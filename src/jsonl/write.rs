@@ -19,8 +19,8 @@ pub struct OutputError {
 }
 
 /// Writes one JSON value a line. A file is written beside its target and renamed onto it by
-/// [`finish`](Self::finish): until then, and if that is never reached, the target is as it was. Stdout (`-`), pipes
-/// and devices cannot be taken back: they get each line as it comes.
+/// [`finish`](Self::finish): until then, and if that is never reached, the target is as it was. Stdout (`-`),
+/// pipes and devices cannot be taken back: they get each line as it comes.
 pub struct JsonLinesWriter {
     sink: Sink,
     file: String,

@@ -1,7 +1,8 @@
 //! From events to figures.
 //!
 //! Two passes over the history: the first keeps numbers only, the second fetches the texts of the few
-//! answers that the figures have singled out. So memory grows with the number of answers, not with their length.
+//! answers that the figures have singled out. So memory grows with the number of answers, not with their
+//! length.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! Lets connections in: a bounded number at once, and none that only waits. Whoever can reach the port could otherwise use up the file
-//! descriptors that the event log and the broker need.
+//! Lets connections in: a bounded number at once, and none that only waits. Whoever can reach the port could
+//! otherwise use up the file descriptors that the event log and the broker need.
 
 use std::io;
 use std::sync::Arc;
@@ -44,7 +44,8 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, limits: Limits)
     }
 }
 
-/// The next connection. Where there can be none, as without file descriptors, it is tried again and again, and said once.
+/// The next connection. Where there can be none, as without file descriptors, it is tried again and again,
+/// and said once.
 async fn next<T, F>(mut accept: impl FnMut() -> F, pause: Duration) -> T
 where
     F: Future<Output = io::Result<T>>,
@@ -92,7 +93,8 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
     const ASKING: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
-    /// Where connections wait until they are served: what they say before that is there in time, however busy this machine is.
+    /// Where connections wait until they are served: what they say before that is there in time, however busy
+    /// this machine is.
     struct Door {
         runtime: Runtime,
         listener: TcpListener,

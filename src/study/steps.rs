@@ -1,4 +1,5 @@
-//! The steps of a study, each done once: a step's result lies in a folder that is named by everything that determines it.
+//! The steps of a study, each done once: a step's result lies in a folder that is named by everything that
+//! determines it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
@@ -21,10 +22,11 @@ impl Steps {
         Self { folder: data_dir.join("steps") }
     }
 
-    /// The folder of a step: made by `make` the first time, found ever after. `inputs` is all that determines the result.
+    /// The folder of a step: made by `make` the first time, found ever after. `inputs` is all that determines
+    /// the result.
     ///
-    /// `make` is given the folder's future path, which does not exist yet; what it writes elsewhere is its own affair, but for a
-    /// checkpoint ([`Steps::checkpoint_of`]), which is gone once the step is done.
+    /// `make` is given the folder's future path, which does not exist yet; what it writes elsewhere is its
+    /// own affair, but for a checkpoint ([`Steps::checkpoint_of`]), which is gone once the step is done.
     ///
     /// # Errors
     /// As `make`, or if the folder cannot be written.
@@ -61,8 +63,9 @@ impl Steps {
         folder.with_extension("checkpoint")
     }
 
-    /// The rows of a step, one after the other in the order of their numbers: `row` is asked for those that no earlier run has
-    /// made. A row is on the disk before the next is begun, so that a step that is killed goes on where it was.
+    /// The rows of a step, one after the other in the order of their numbers: `row` is asked for those that
+    /// no earlier run has made. A row is on the disk before the next is begun, so that a step that is killed
+    /// goes on where it was.
     ///
     /// # Errors
     /// As `row`, or if the file cannot be read or written.

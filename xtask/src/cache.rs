@@ -1,12 +1,13 @@
-//! The product's cache folder. The rule is the one of `dissent_models::cache_dir`; it is written again here because
-//! depending on that crate would make a newcomer's first command compile the whole model stack before it can say
-//! anything.
+//! The product's cache folder. The rule is the one of `dissent_models::cache_dir`; it is written again here
+//! because depending on that crate would make a newcomer's first command compile the whole model stack before
+//! it can say anything.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-/// `$DISSENT_CACHE`, else `$XDG_CACHE_HOME/dissent`, else `~/.cache/dissent`, made absolute, and created if missing.
+/// `$DISSENT_CACHE`, else `$XDG_CACHE_HOME/dissent`, else `~/.cache/dissent`, made absolute, and created if
+/// missing.
 pub(crate) fn cache_dir() -> Result<PathBuf> {
     let folder =
         from_variables(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))

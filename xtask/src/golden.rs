@@ -9,7 +9,8 @@ use crate::bench::reference_python;
 use crate::cache::workspace_dir;
 use crate::process::complete;
 
-/// Runs every `tests/golden/*.py`, of the workspace and of each crate, each with the paths of SmolLM2 and of the proxy reward's adapter.
+/// Runs every `tests/golden/*.py`, of the workspace and of each crate, each with the paths of SmolLM2 and of
+/// the proxy reward's adapter.
 pub(crate) fn run() -> Result<()> {
     crate::fetch::fetch_all()?;
     let models = [crate::fetch::smollm2_path()?, workspace_dir().join("models/tests/golden/proxy-reward")];

@@ -14,7 +14,8 @@ pub(crate) fn complete(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns its standard output; its standard error is shown if it fails, and thrown away if not.
+/// Runs a command and returns its standard output; its standard error is shown if it fails, and thrown away
+/// if not.
 pub(crate) fn output_of(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("failed to start {}", shown(command)))?;
     if !output.status.success() {
@@ -39,8 +40,8 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(crate::cache::workspace_dir());
-    // `cargo xtask` itself runs under `cargo run`, which leaves these behind; a build script that reads them would
-    // be rebuilt for nothing on the next plain `cargo build`.
+    // `cargo xtask` itself runs under `cargo run`, which leaves these behind; a build script that reads them
+    // would be rebuilt for nothing on the next plain `cargo build`.
     for variable in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
         command.env_remove(variable);
     }

@@ -8,8 +8,8 @@ use dissent_domain::conflict::{
 };
 use serde::Serialize;
 
-/// Numbers of completions, the most frequent, that are compared with their null bands: each takes a simulation, and
-/// a table that nobody would read to its end.
+/// Numbers of completions, the most frequent, that are compared with their null bands: each takes a
+/// simulation, and a table that nobody would read to its end.
 const SIZES_MAX: usize = 6;
 /// The null band is the same whatever is measured.
 const NULL_BAND_SEED: u64 = 0;

@@ -10,8 +10,8 @@ use dissent_domain::plan::Plan;
 use dissent_storage::SledLog;
 use serde::Serialize;
 
-/// What an annotator gets to see. Nothing in it says what policy or reward model make of the answers: who knows that
-/// judges otherwise.
+/// What an annotator gets to see. Nothing in it says what policy or reward model make of the answers: who
+/// knows that judges otherwise.
 #[derive(Debug, Serialize)]
 pub(super) struct Row<'a> {
     pub(super) experiment: &'a ExperimentId,

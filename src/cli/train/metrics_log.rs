@@ -28,8 +28,8 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// The lines of a log whose `step` is at most `steps`: what was reported before the checkpoint that a training goes on
-    /// from. A line that broke off with the process ends them.
+    /// The lines of a log whose `step` is at most `steps`: what was reported before the checkpoint that a
+    /// training goes on from. A line that broke off with the process ends them.
     pub(super) fn reported(path: &Path, steps: u64) -> anyhow::Result<Vec<Map<String, Value>>> {
         let file = match File::open(path) {
             Ok(file) => BufReader::new(file),

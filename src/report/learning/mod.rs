@@ -1,4 +1,5 @@
-//! What an experiment learnt: before and after, the feedback, the trainings, and the signs that something went wrong.
+//! What an experiment learnt: before and after, the feedback, the trainings, and the signs that something
+//! went wrong.
 
 mod fold;
 mod words;
@@ -41,8 +42,8 @@ pub struct Change {
     pub before: Option<Measured>,
     /// Of the last evaluation.
     pub after: Option<Measured>,
-    /// After less before; its standard error is that of two independent means, which is too wide where the same prompts vary
-    /// alike.
+    /// After less before; its standard error is that of two independent means, which is too wide where the
+    /// same prompts vary alike.
     pub difference: Option<Measured>,
 }
 

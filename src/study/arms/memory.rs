@@ -8,7 +8,8 @@ const OPENED: Duration = Duration::from_secs(20);
 /// What is left to everything else, as a share of what an experiment takes.
 const RESERVE: f64 = 0.25;
 
-/// What the experiments of a study take, as far as it was seen: they differ in what is selected, and in little else.
+/// What the experiments of a study take, as far as it was seen: they differ in what is selected, and in
+/// little else.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// The most that one of them took, in KiB.

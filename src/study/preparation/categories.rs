@@ -1,8 +1,9 @@
 //! Ten topics of questions and answers with a known rule.
 //!
-//! A question names a topic and two of its things; each thing has a word, drawn by the seed, and the right answer is the words of
-//! the two. Each topic has things of its own, so that one topic says nothing about another. A question is answered by what was
-//! learnt of its things in other questions, so that held-out questions can be answered.
+//! A question names a topic and two of its things; each thing has a word, drawn by the seed, and the right
+//! answer is the words of the two. Each topic has things of its own, so that one topic says nothing about
+//! another. A question is answered by what was learnt of its things in other questions, so that held-out
+//! questions can be answered.
 
 use std::fs;
 use std::io::Write as _;
@@ -116,7 +117,8 @@ impl World {
         question.things.map(|thing| WORDS[self.rules[question.topic][thing]])
     }
 
-    /// Questions of these topics that no prompt asks, with answers whose words are right with this probability.
+    /// Questions of these topics that no prompt asks, with answers whose words are right with this
+    /// probability.
     fn demonstrations(
         &self,
         config: &CategoriesConfig,

@@ -15,7 +15,8 @@ use crate::process::output_of;
 /// The name of the demo's experiment.
 const DEMO: &str = "tone-demo";
 
-/// Events a second through RabbitMQ, from the log to the journal's answer, beside what the same client does bare.
+/// Events a second through RabbitMQ, from the log to the journal's answer, beside what the same client does
+/// bare.
 pub(super) fn rabbitmq() -> Result<Vec<Figure>> {
     crate::packages::ensure_rabbitmq();
     let report = json_of(&mut Command::new(example("dissent-queues", "rabbit_bench")?))?;
@@ -30,7 +31,8 @@ pub(super) fn rabbitmq() -> Result<Vec<Figure>> {
     ])
 }
 
-/// Seconds of the demo's experiment, beside those of its model runs alone: no journal, no broker, nothing written.
+/// Seconds of the demo's experiment, beside those of its model runs alone: no journal, no broker, nothing
+/// written.
 pub(super) fn overhead(pairs: u32) -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let dissent = crate::demo::build_dissent()?;

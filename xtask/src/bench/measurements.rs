@@ -49,7 +49,8 @@ pub(super) fn generation(pairs: u32) -> Result<Vec<Figure>> {
 
 /// Durable appends a second, beside a raw file; and scanning them.
 pub(super) fn log() -> Result<Vec<Figure>> {
-    // On the disk that the build is on: a temporary folder is often in memory, where durability costs nothing.
+    // On the disk that the build is on: a temporary folder is often in memory, where durability costs
+    // nothing.
     let folder = target_dir().join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
     let report = json_of(Command::new(example("dissent-storage", "log_bench")?).arg("200000").arg(&folder))?;
@@ -194,7 +195,8 @@ fn peak_resident_mib(command: &mut Command) -> Result<f64> {
     let status_file = PathBuf::from(format!("/proc/{}/status", child.id()));
     let mut peak_kib: f64 = 0.0;
     loop {
-        // The kernel keeps the high-water mark: the last look before the end is off by 20 ms of growth at most.
+        // The kernel keeps the high-water mark: the last look before the end is off by 20 ms of growth at
+        // most.
         peak_kib = peak_kib.max(high_water_kib(&std::fs::read_to_string(&status_file).unwrap_or_default()));
         if let Some(status) = child.try_wait().context("failed to wait for the program")? {
             if !status.success() {

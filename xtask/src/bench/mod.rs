@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: how fast, beside what, and how fast it should be.
 //!
-//! Machines differ and neighbours disturb, so a comparison is made of alternating runs and judged by the median of
-//! their ratios. A figure that misses its target is shown as missed; only a measurement that could not be made is an
-//! error.
+//! Machines differ and neighbours disturb, so a comparison is made of alternating runs and judged by the
+//! median of their ratios. A figure that misses its target is shown as missed; only a measurement that could
+//! not be made is an error.
 
 mod carrying;
 mod figure;

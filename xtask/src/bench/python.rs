@@ -12,7 +12,8 @@ use crate::process::{complete, python_with_pip, succeeds};
 /// An interpreter to use as it is, instead of a virtual environment of ours.
 const OVERRIDE: &str = "DISSENT_BENCH_PYTHON";
 
-/// `$DISSENT_BENCH_PYTHON`, else the interpreter of a virtual environment with `bench/requirements.txt`, kept in the cache.
+/// `$DISSENT_BENCH_PYTHON`, else the interpreter of a virtual environment with `bench/requirements.txt`, kept
+/// in the cache.
 pub(crate) fn reference_python() -> Result<PathBuf> {
     if let Some(python) = std::env::var_os(OVERRIDE).filter(|value| !value.is_empty()).map(PathBuf::from) {
         if !succeeds(Command::new(&python).args(["-c", "import torch, transformers"])) {
@@ -23,8 +24,8 @@ pub(crate) fn reference_python() -> Result<PathBuf> {
     environment(&workspace_dir().join("bench/requirements.txt"))
 }
 
-/// The environment is named by what is required of it, so changed requirements make a new one; a marker, written
-/// last, tells a whole environment from one whose making was interrupted.
+/// The environment is named by what is required of it, so changed requirements make a new one; a marker,
+/// written last, tells a whole environment from one whose making was interrupted.
 fn environment(requirements: &Path) -> Result<PathBuf> {
     let wanted =
         std::fs::read(requirements).with_context(|| format!("failed to read {}", requirements.display()))?;

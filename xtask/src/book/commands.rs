@@ -1,7 +1,9 @@
-//! The book's commands: blocks marked `sh,runnable` run as a reader would run them, each chapter in a folder of its own.
+//! The book's commands: blocks marked `sh,runnable` run as a reader would run them, each chapter in a folder
+//! of its own.
 //!
-//! The folder holds a copy of `examples`. A block `text,output` lists lines that the block before it must print. A comment
-//! `<!-- run: COMMAND -->` is a command that readers do not see: it makes an example small enough for a check.
+//! The folder holds a copy of `examples`. A block `text,output` lists lines that the block before it must
+//! print. A comment `<!-- run: COMMAND -->` is a command that readers do not see: it makes an example small
+//! enough for a check.
 
 use std::ffi::OsString;
 use std::path::Path;

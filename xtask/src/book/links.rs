@@ -1,4 +1,5 @@
-//! The link check: every relative link, anchor and source path in the Markdown pages leads to something that exists.
+//! The link check: every relative link, anchor and source path in the Markdown pages leads to something that
+//! exists.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};

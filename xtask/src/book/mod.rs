@@ -1,4 +1,5 @@
-//! `cargo xtask book`: checks the links of every Markdown page, builds the book, and runs its commands when asked.
+//! `cargo xtask book`: checks the links of every Markdown page, builds the book, and runs its commands when
+//! asked.
 
 mod commands;
 mod links;

@@ -1,4 +1,5 @@
-//! Source files that the book links to: copied beside the built pages, so that the book is whole wherever it lies.
+//! Source files that the book links to: copied beside the built pages, so that the book is whole wherever it
+//! lies.
 
 use std::path::Path;
 
@@ -10,7 +11,8 @@ use super::page::Page;
 /// The way from a chapter to the workspace.
 const TO_WORKSPACE: &str = "../../../";
 
-/// Copies each source file that a chapter links to, as text, and points the built pages to the copies. Returns how many.
+/// Copies each source file that a chapter links to, as text, and points the built pages to the copies.
+/// Returns how many.
 ///
 /// # Errors
 /// If a page or a source file cannot be read or written.

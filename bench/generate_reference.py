@@ -1,8 +1,8 @@
 """Times `generate` of transformers on the weights of a GGUF file, dequantised to float32, and prints one line of JSON.
 
-Made fair to the reference: all cores, no gradients, no stop token to check for, a warm-up run that is not counted, the
-loading not counted, and the attention implementation is the caller's choice (the benchmark tries both and keeps the
-faster). The prompt is given as token ids, so that both sides see the same.
+The comparison is fair to the reference: all cores, no gradients, no check for a stop token. The warm-up run and the
+loading do not count. The caller chooses the attention implementation; the benchmark tries both and keeps the faster.
+The prompt is a list of token ids, so that both sides see the same.
 """
 
 import argparse

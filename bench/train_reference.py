@@ -1,9 +1,9 @@
-"""Times training steps of PyTorch and PEFT on the weights of a GGUF file, dequantised to float32, and prints one line of JSON.
+"""Times training steps of PyTorch and PEFT on the float32 weights of a GGUF file, and prints one line of JSON.
 
-A LoRA (r 8, alpha 32, on query and value projections) learns preferences between sequences of the same length, by the loss of
-Bradley and Terry on a score head that is trained in full, with gradient clipping and AdamW. Made fair to the reference: no padding
-and no attention mask to look at, a warm-up step that is not counted, the loading not counted, and the attention implementation is
-the caller's choice.
+A LoRA (r 8, alpha 32, on query and value projections) learns preferences between sequences of the same length. The
+Bradley-Terry loss acts on a score head that is trained in full, with gradient clipping and AdamW. The comparison is
+fair to the reference: no padding and no attention mask. The warm-up step and the loading do not count. The caller
+chooses the attention implementation.
 """
 
 import argparse

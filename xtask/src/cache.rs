@@ -24,7 +24,7 @@ fn from_variables(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf>
         .or_else(|| Some(variable("HOME")?.join(".cache").join("dissent")))
 }
 
-/// The root of the workspace: where `cargo xtask` runs its commands, wherever it was typed.
+/// The root of the workspace, in which `cargo xtask` runs its commands.
 pub(crate) fn workspace_dir() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let xtask = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));

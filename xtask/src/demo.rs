@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: from nothing to a report, in one command.
+//! `cargo xtask demo`: builds the program, runs an experiment and opens its report.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,12 +12,12 @@ use crate::process::{cargo, complete};
 /// The demo's configuration, below the workspace.
 const CONFIG: &str = "examples/demo/demo.toml";
 
-/// The variable that would move the demo's data away from where its configuration puts it.
+/// The variable that overrides the data folder of the demo's configuration.
 pub(crate) const DATA_VARIABLE: &str = "DISSENT_DATA";
 
 #[derive(Args)]
 pub(crate) struct DemoOptions {
-    /// Forget the last demo and start over
+    /// Delete the data of the last demo and start over
     #[arg(long)]
     fresh: bool,
     /// Do not open the report in a browser
@@ -25,7 +25,7 @@ pub(crate) struct DemoOptions {
     no_open: bool,
 }
 
-/// Fetches, builds, runs the demo's experiment (or continues it) and shows its report.
+/// Downloads the models, builds, runs or continues the demo's experiment, and opens its report.
 pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     crate::fetch::fetch_all()?;
     let dissent = build_dissent()?;
@@ -43,15 +43,15 @@ pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     Ok(())
 }
 
-/// Builds the program as its users have it, with cargo's own progress, and returns its path.
+/// Builds the program in release mode and returns its path.
 pub(crate) fn build_dissent() -> Result<PathBuf> {
     crate::packages::ensure_make();
-    println!("building dissent (minutes the first time, nothing after that)");
+    println!("building dissent (minutes the first time)");
     complete(cargo().args(["build", "--release", "--package", "dissent", "--bin", "dissent"]))?;
     Ok(target_dir().join("release/dissent"))
 }
 
-/// The report that was written last below a folder.
+/// The newest report below a folder.
 fn newest_html(folder: &Path) -> Option<PathBuf> {
     let mut reports = Vec::new();
     collect_html(folder, &mut reports);
@@ -69,7 +69,7 @@ fn collect_html(folder: &Path, reports: &mut Vec<PathBuf>) {
     }
 }
 
-/// Opens a file in a browser where there is a display; a demo does not fail because there is none.
+/// Opens a file in a browser if there is a display; without one the demo still succeeds.
 fn open(path: &Path) {
     let opener = match std::env::consts::OS {
         "macos" => Some("open"),

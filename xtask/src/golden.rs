@@ -1,4 +1,4 @@
-//! `cargo xtask golden`: makes the golden files again, each with the script beside it.
+//! `cargo xtask golden`: regenerates the golden files, each with the script beside it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +19,7 @@ pub(crate) fn run() -> Result<()> {
         println!("running {}", script.display());
         let folder = script.parent().with_context(|| format!("{} has no folder", script.display()))?;
         let mut run = Command::new(&python);
-        // peft writes sets in the order of their hashes, which would differ from run to run.
+        // peft writes sets in hash order, which differs between runs without a fixed seed.
         run.arg(&script).args(&models).current_dir(folder).env("PYTHONHASHSEED", "0");
         complete(&mut run)?;
     }

@@ -1,25 +1,25 @@
-//! What building and testing need besides Rust: installed where we may, asked for where we may not.
+//! Debian packages that building and testing need: installed as root, asked for otherwise.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::process::{complete, output_of, succeeds};
 
-/// What builds the C code of some dependencies.
+/// Installs make, which builds the C code of some dependencies.
 pub(crate) fn ensure_make() {
     let is_here = succeeds(Command::new("make").arg("--version"));
     install("building", &[("make", is_here)]);
 }
 
-/// RabbitMQ for the tests, which start private nodes, and what makes clocks jump. Where they are missing, the tests of RabbitMQ fail
-/// and say so, and clocks do not jump.
+/// Installs RabbitMQ, whose private nodes the tests start, and libfaketime, which makes clocks jump. Without
+/// RabbitMQ its tests fail; without libfaketime clocks do not jump.
 pub(crate) fn ensure_rabbitmq() {
-    install("tests of RabbitMQ", &[("rabbitmq-server", has_rabbitmq()), ("faketime", has_faketime())]);
+    install("testing with RabbitMQ", &[("rabbitmq-server", has_rabbitmq()), ("faketime", has_faketime())]);
 }
 
-/// Node.js, in which a test runs the script of the judging page.
+/// Installs Node.js, in which a test runs the script of the judging page.
 pub(crate) fn ensure_node() {
-    install("a test of the judging page", &[("nodejs", succeeds(Command::new("node").arg("--version")))]);
+    install("testing the judging page", &[("nodejs", succeeds(Command::new("node").arg("--version")))]);
 }
 
 fn has_rabbitmq() -> bool {
@@ -31,7 +31,7 @@ fn has_faketime() -> bool {
     folders.into_iter().any(|folder| folder.path().join("faketime/libfaketimeMT.so.1").is_file())
 }
 
-/// Installs the packages that are not here, by Debian's names, or says why not.
+/// Installs the missing packages, by Debian's names, or prints why it cannot.
 fn install(needed_for: &str, packages: &[(&str, bool)]) {
     let missing: Vec<&str> =
         packages.iter().filter(|(_, is_here)| !is_here).map(|(package, _)| *package).collect();
@@ -39,14 +39,14 @@ fn install(needed_for: &str, packages: &[(&str, bool)]) {
         return;
     }
     let missing = missing.join(" ");
-    let said = |why: &str| {
-        println!("what {needed_for} takes is missing, and {why}; apt-get install {missing}");
+    let report = |why: &str| {
+        println!("{needed_for} needs missing packages, and {why}: apt-get install {missing}");
     };
     if !succeeds(Command::new("apt-get").arg("--version")) {
-        return said("there is no apt-get to install it with");
+        return report("apt-get is not available");
     }
     if output_of(Command::new("id").arg("-u")).ok().as_deref().map(str::trim) != Some("0") {
-        return said("only root may install it");
+        return report("only root can install them");
     }
     println!("installing {missing}");
     let apt = || {
@@ -54,11 +54,11 @@ fn install(needed_for: &str, packages: &[(&str, bool)]) {
         apt.env("DEBIAN_FRONTEND", "noninteractive");
         apt
     };
-    // What is known of the packages may be good enough, and there may be no way to renew it.
+    // The present list of packages may be recent enough, and there may be no way to update it.
     let _as_it_is = complete(apt().args(["update", "--quiet"]));
     let mut install = apt();
     install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(missing.split(' '));
     if let Err(error) = complete(&mut install) {
-        said(&format!("installing it failed ({error:#})"));
+        report(&format!("the installation failed ({error:#})"));
     }
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// Runs a command with its output on ours; an error names the command and its exit status.
+/// Runs a command and lets it print; an error names the command and its exit status.
 pub(crate) fn complete(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("failed to start {}", shown(command)))?;
     if !status.success() {
@@ -19,24 +19,24 @@ pub(crate) fn complete(command: &mut Command) -> Result<()> {
 pub(crate) fn output_of(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("failed to start {}", shown(command)))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{} failed ({}); it said:\n{}", shown(command), output.status, last_lines(&said, 12));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("{} failed ({}):\n{}", shown(command), output.status, last_lines(&errors, 12));
     }
     String::from_utf8(output.stdout).with_context(|| format!("{} printed invalid UTF-8", shown(command)))
 }
 
-/// The end of what a program said.
+/// The last `count` lines of a text.
 pub(crate) fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// Whether a command starts and succeeds; what it prints is thrown away.
+/// Whether a command starts and succeeds; its output is discarded.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// The cargo that runs us, in the workspace's root.
+/// The cargo that started this program, in the root of the workspace.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(crate::cache::workspace_dir());

@@ -1,4 +1,4 @@
-//! What it costs to carry and keep events.
+//! Measurements of the broker and the event log.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,8 +15,8 @@ use crate::process::output_of;
 /// The name of the demo's experiment.
 const DEMO: &str = "tone-demo";
 
-/// Events a second through RabbitMQ, from the log to the journal's answer, beside what the same client does
-/// bare.
+/// Events per second through RabbitMQ, from the log to the journal's reply, beside the same client without the
+/// broker's rules.
 pub(super) fn rabbitmq() -> Result<Vec<Figure>> {
     crate::packages::ensure_rabbitmq();
     let report = json_of(&mut Command::new(example("dissent-queues", "rabbit_bench")?))?;
@@ -31,8 +31,7 @@ pub(super) fn rabbitmq() -> Result<Vec<Figure>> {
     ])
 }
 
-/// Seconds of the demo's experiment, beside those of its model runs alone: no journal, no broker, nothing
-/// written.
+/// Seconds of the demo's experiment, beside its model runs alone: no journal, no broker, no writes.
 pub(super) fn overhead(pairs: u32) -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let dissent = crate::demo::build_dissent()?;
@@ -46,7 +45,7 @@ pub(super) fn overhead(pairs: u32) -> Result<Vec<Figure>> {
     };
     let recompute =
         || seconds(dissent_on(&dissent, &data).args(["replay", DEMO, "--recompute"]).arg(&config));
-    // There must be something to compute again, whichever comes first.
+    // A recomputation needs a finished run, and either side may be first.
     run()?;
     let compared = alternate(pairs, &mut || run(), &mut || recompute())?;
     Ok(vec![

@@ -1,22 +1,22 @@
-//! One measured figure, its reference and its target; and the table of them.
+//! A measured figure with its reference and target, and the table of all figures.
 
 use serde::Serialize;
 
-/// Something measured.
+/// A measured figure.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figure {
-    /// What was measured, with its sizes.
+    /// Name of the measurement, with its sizes.
     pub(crate) name: String,
     pub(crate) value: f64,
     pub(crate) unit: &'static str,
-    /// What the figure was measured beside.
+    /// The reference measurement, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reference: Option<Reference>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<Target>,
 }
 
-/// The same work done by something else, and how the two compare.
+/// The same work done by a reference implementation, and the ratio of both.
 #[derive(Debug, Serialize)]
 pub(crate) struct Reference {
     pub(crate) name: String,
@@ -25,7 +25,7 @@ pub(crate) struct Reference {
     pub(crate) ratio: f64,
 }
 
-/// What a figure should be.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Target {
@@ -105,7 +105,7 @@ fn shown(value: f64) -> String {
     grouped
 }
 
-/// The figures, a line each, in aligned columns.
+/// The figures, one per line, in aligned columns.
 pub(crate) fn table(figures: &[Figure]) -> String {
     let header = ["measured", "figure", "reference", "ratio", "target"].map(str::to_owned);
     let rows: Vec<[String; 5]> = std::iter::once(header).chain(figures.iter().map(Figure::cells)).collect();
@@ -121,7 +121,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
     text
 }
 
-/// The middle value; the mean of the two middle ones where there is an even number. `None` of nothing.
+/// The median; the mean of the two middle values of an even number. `None` without values.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

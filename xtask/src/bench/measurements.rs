@@ -17,10 +17,10 @@ const SAMPLES: u32 = 8;
 const NEW_TOKENS: u32 = 64;
 /// Tokens of the prompt, whose ids are those of the example `generate_bench`.
 const PROMPT_TOKENS: u32 = 43;
-/// How often a running program's memory is looked at.
+/// Interval between two samples of a running program's memory.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Tokens per second of sampling, ours and transformers' in turn.
+/// Tokens per second of sampling, ours and transformers' alternating.
 pub(super) fn generation(pairs: u32) -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let model = crate::fetch::smollm2_path()?;
@@ -47,10 +47,9 @@ pub(super) fn generation(pairs: u32) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Durable appends a second, beside a raw file; and scanning them.
+/// Durable appends per second beside a raw file, and scans.
 pub(super) fn log() -> Result<Vec<Figure>> {
-    // On the disk that the build is on: a temporary folder is often in memory, where durability costs
-    // nothing.
+    // On the disk of the build: a temporary folder is often in memory, where durability costs nothing.
     let folder = target_dir().join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
     let report = json_of(Command::new(example("dissent-storage", "log_bench")?).arg("200000").arg(&folder))?;
@@ -75,7 +74,7 @@ pub(super) fn log() -> Result<Vec<Figure>> {
     ])
 }
 
-/// Events a second of rebuilding an experiment's state.
+/// Events per second when an experiment's state is rebuilt.
 pub(super) fn replay() -> Result<Vec<Figure>> {
     let report = json_of(&mut Command::new(example("dissent", "replay_bench")?))?;
     Ok(vec![
@@ -129,13 +128,13 @@ pub(super) fn example(package: &str, name: &str) -> Result<PathBuf> {
     Ok(target_dir().join("release/examples").join(name))
 }
 
-/// Two rates measured in turn.
+/// Two rates, measured in alternating runs.
 pub(super) struct Compared {
     /// Median rate of ours.
     pub(super) ours: f64,
     /// Median rate of the reference.
     pub(super) reference: f64,
-    /// Median of the ratios within a pair: what a slow minute of the machine does to both cancels out.
+    /// Median of the ratios within a pair: a slow minute of the machine affects both sides and cancels out.
     pub(super) ratio: f64,
 }
 
@@ -146,7 +145,7 @@ pub(super) fn alternate(
 ) -> Result<Compared> {
     let (mut our_rates, mut reference_rates, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..pairs {
-        // Turn about, so that neither always runs on the machine as the other left it.
+        // The order alternates, so that neither side always runs second.
         let (our, their) = if pair % 2 == 0 {
             let our = ours()?;
             (our, reference()?)
@@ -163,7 +162,7 @@ pub(super) fn alternate(
     Ok(Compared { ours: middle(&our_rates)?, reference: middle(&reference_rates)?, ratio: middle(&ratios)? })
 }
 
-/// The rate that a generation benchmark prints; an error if it did other work than asked for.
+/// The rate that a generation benchmark prints; an error if its work differs from the request.
 fn tokens_per_second(command: &mut Command) -> Result<f64> {
     let report = json_of(command)?;
     for (key, asked) in [("prompt_tokens", PROMPT_TOKENS), ("samples", SAMPLES), ("new_tokens", NEW_TOKENS)] {
@@ -189,14 +188,13 @@ pub(super) fn number(report: &Value, path: &str) -> Result<f64> {
     value.with_context(|| format!("no number {path} in {report}"))
 }
 
-/// Runs a program to its end and returns the largest resident memory that was seen, in MiB.
+/// Runs a program to its end and returns its peak resident memory, in MiB.
 fn peak_resident_mib(command: &mut Command) -> Result<f64> {
     let mut child = command.current_dir(workspace_dir()).spawn().context("failed to start the program")?;
     let status_file = PathBuf::from(format!("/proc/{}/status", child.id()));
     let mut peak_kib: f64 = 0.0;
     loop {
-        // The kernel keeps the high-water mark: the last look before the end is off by 20 ms of growth at
-        // most.
+        // The kernel keeps the high-water mark, so the last sample misses at most 20 ms of growth.
         peak_kib = peak_kib.max(high_water_kib(&std::fs::read_to_string(&status_file).unwrap_or_default()));
         if let Some(status) = child.try_wait().context("failed to wait for the program")? {
             if !status.success() {

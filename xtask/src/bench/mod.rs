@@ -1,8 +1,7 @@
-//! `cargo xtask bench`: how fast, beside what, and how fast it should be.
+//! `cargo xtask bench`: measures the speed, compares it with a reference and with a target.
 //!
-//! Machines differ and neighbours disturb, so a comparison is made of alternating runs and judged by the
-//! median of their ratios. A figure that misses its target is shown as missed; only a measurement that could
-//! not be made is an error.
+//! Machines differ and other load disturbs, so a comparison alternates the runs of both sides and reports the median
+//! of their ratios. A figure that misses its target is marked; only a failed measurement is an error.
 
 mod carrying;
 mod figure;
@@ -21,7 +20,7 @@ use crate::cache::target_dir;
 
 #[derive(Args)]
 pub(crate) struct BenchOptions {
-    /// Measure one thing only
+    /// Run one benchmark only
     #[arg(long, value_name = "NAME")]
     only: Option<Benchmark>,
     /// Where to write the figures [default: target/bench/figures.json]
@@ -38,9 +37,9 @@ enum Benchmark {
     Generation,
     /// Training steps of 8 × 128 tokens, against PyTorch and PEFT on the same weights
     Training,
-    /// Where an iteration of PPO spends its time
+    /// Parts of the time of a PPO iteration
     Ppo,
-    /// Durable appends, against a raw file with an fdatasync a group
+    /// Durable appends, against a raw file with one fdatasync per group
     Log,
     /// Rebuilding an experiment's state from its events
     Replay,
@@ -52,7 +51,7 @@ enum Benchmark {
     Overhead,
     /// Events through RabbitMQ end to end, against the same client's bare rate
     Rabbitmq,
-    /// Memory over twenty minutes at full rate; only where it is named
+    /// Memory over twenty minutes at full rate; runs only if named
     Soak,
 }
 

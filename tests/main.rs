@@ -12,6 +12,7 @@ mod filters;
 mod history;
 mod layering;
 mod orders;
+mod past;
 mod people;
 mod pipeline;
 mod report;

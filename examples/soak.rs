@@ -1,6 +1,7 @@
-//! Experiments one after another, at full rate, through everything that carries events: a durable log, the journal, the relay, a
-//! private RabbitMQ, and a worker with stand-ins for its models. `soak [MINUTES] [PROMPTS]` says what rate it keeps and whether memory
-//! stays flat: a JSON line now and then, and one at the end with the slope of resident memory over the second half.
+//! Experiments one after another, at full rate, through everything that carries events: a durable log, the
+//! journal, the relay, a private RabbitMQ, and a worker with stand-ins for its models.
+//! `soak [MINUTES] [PROMPTS]` says what rate it keeps and whether memory stays flat: a JSON line now and
+//! then, and one at the end with the slope of resident memory over the second half.
 //!
 //! `cargo run --release --example soak -- 20`
 

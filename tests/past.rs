@@ -1,4 +1,5 @@
-//! What version 0.1 wrote still opens, verifies, replays to the same states and goes on: `tests/fixtures/past`.
+//! What version 0.1 wrote still opens, verifies, replays to the same states and goes on:
+//! `tests/fixtures/past`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! `dissent experiment`: what is in a log, new experiments from old ones, and orders to those that are under way.
+//! `dissent experiment`: what is in a log, new experiments from old ones, and orders to those that are under
+//! way.
 
 mod create;
 mod fork;

@@ -99,7 +99,8 @@ enum LogCommand {
         #[arg(value_name = "DIR")]
         from: PathBuf,
     },
-    /// Copy the log to a new folder, even while a server is at work on it; `restore` makes it the log of a data folder
+    /// Copy the log to a new folder, even while a server is at work on it; `restore` makes it the log of a
+    /// data folder
     Backup(backup::BackupArgs),
 }
 

@@ -1,4 +1,5 @@
-//! `dissent queue` and `dissent dead`: what lies in RabbitMQ's queues, and what is to become of the messages that were given up.
+//! `dissent queue` and `dissent dead`: what lies in RabbitMQ's queues, and what is to become of the messages
+//! that were given up.
 
 mod connection;
 mod forget;

@@ -1,5 +1,5 @@
-//! `dissent replay`: rebuilds experiments from their events alone, checks every decision in them, computes every result again, and
-//! asks what other settings would have done.
+//! `dissent replay`: rebuilds experiments from their events alone, checks every decision in them, computes
+//! every result again, and asks what other settings would have done.
 
 mod recompute;
 mod verify;

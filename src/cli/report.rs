@@ -33,7 +33,8 @@ pub(crate) struct ReportArgs {
     /// A self-contained page, a text, or every number.
     #[arg(long, value_enum, default_value_t = Format::Html)]
     format: Format,
-    /// Where to write it; `-` for stdout [default: reports/EXPERIMENT.html in the data folder for html, else stdout]
+    /// Where to write it; `-` for stdout [default: reports/EXPERIMENT.html in the data folder for html, else
+    /// stdout]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Most conflicting answers of either type, and prompts, to list with their text.

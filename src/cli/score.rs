@@ -52,7 +52,8 @@ pub(crate) struct ScoreArgs {
     /// What the reward model's score means: `reward`, or `cost` to negate it.
     #[arg(long, default_value = "reward", value_parser = reward_kind)]
     reward_kind: RewardKind,
-    /// How prompt and completion are put to the models: `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
+    /// How prompt and completion are put to the models: `chat`, `raw`, or a text naming `{prompt}` and
+    /// `{completion}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Another template for the reward model.

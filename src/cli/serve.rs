@@ -43,7 +43,8 @@ pub(crate) struct ServeArgs {
     /// Where it answers for its health, and takes orders.
     #[arg(long, value_name = "ADDRESS", default_value = super::server::DEFAULT_ADDRESS)]
     listen: SocketAddr,
-    /// A file that holds the token by which orders are taken from elsewhere; DISSENT_CONTROL_TOKEN comes first.
+    /// A file that holds the token by which orders are taken from elsewhere; DISSENT_CONTROL_TOKEN comes
+    /// first.
     #[arg(long, env = "DISSENT_CONTROL_TOKEN_FILE", value_name = "FILE")]
     control_token_file: Option<PathBuf>,
 }

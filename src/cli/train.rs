@@ -88,8 +88,8 @@ struct RewardArgs {
     /// How strongly rewards are drawn to a sum of 0 (TRL's center_rewards_coefficient).
     #[arg(long, value_name = "COEFFICIENT", default_value_t = 0.0, value_parser = not_negative)]
     center: f32,
-    /// End plain texts with the end-of-sequence token, as TRL does. The template that the model must then be used with
-    /// is in training.json.
+    /// End plain texts with the end-of-sequence token, as TRL does. The template that the model must then be
+    /// used with is in training.json.
     #[arg(long)]
     append_eos: bool,
 }
@@ -106,8 +106,8 @@ struct CostArgs {
     length: LengthOptions,
     #[command(flatten)]
     optimiser: OptimiserOptions,
-    /// End plain texts with the end-of-sequence token, as TRL does. The template that the model must then be used with
-    /// is in training.json.
+    /// End plain texts with the end-of-sequence token, as TRL does. The template that the model must then be
+    /// used with is in training.json.
     #[arg(long)]
     append_eos: bool,
 }

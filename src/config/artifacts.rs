@@ -9,7 +9,8 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArtifactsConfig {
-    /// A store that server and workers share: `file:///folder` or `s3://bucket/prefix`; none: the data folder alone.
+    /// A store that server and workers share: `file:///folder` or `s3://bucket/prefix`; none: the data folder
+    /// alone.
     #[serde(default)]
     pub url: Option<String>,
     /// Most that the data folder keeps of it, in GiB; none: all that was ever needed.

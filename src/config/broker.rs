@@ -37,7 +37,8 @@ pub struct EmbeddedConfig {}
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RabbitConfig {
-    /// A file that holds its address, `amqp://user:password@host:5672/vhost`; the environment variable comes first.
+    /// A file that holds its address, `amqp://user:password@host:5672/vhost`; the environment variable comes
+    /// first.
     #[serde(default)]
     pub url_file: Option<PathBuf>,
     /// What the names of its exchanges and queues begin with.
@@ -46,7 +47,8 @@ pub struct RabbitConfig {
     /// After so many seconds without a sign of life a training is given to another worker, 2 to 3600.
     #[serde(default = "lease_seconds")]
     pub lease_seconds: u64,
-    /// So many seconds a server or worker that is started tries to reach RabbitMQ, 1 to 86,400; once it was there, it tries for ever.
+    /// So many seconds a server or worker that is started tries to reach RabbitMQ, 1 to 86,400; once it was
+    /// there, it tries for ever.
     #[serde(default = "connect_seconds")]
     pub connect_seconds: u64,
     /// After so many seconds of silence a connection counts as lost, 1 to 600.
@@ -55,7 +57,8 @@ pub struct RabbitConfig {
     /// The largest message that is sent or taken, in MiB, 1 to 128; RabbitMQ's own limit may be lower.
     #[serde(default = "message_mib_max")]
     pub message_mib_max: usize,
-    /// So often RabbitMQ delivers what was in the hands of workers that died, before it is put among the dead letters; at least 1.
+    /// So often RabbitMQ delivers what was in the hands of workers that died, before it is put among the dead
+    /// letters; at least 1.
     #[serde(default = "redeliveries_max")]
     pub redeliveries_max: u32,
 }

@@ -1,4 +1,5 @@
-//! The sections about learning from the conflicts: feedback, refinement, tuning, evaluation. `[feedback]` turns it on.
+//! The sections about learning from the conflicts: feedback, refinement, tuning, evaluation. `[feedback]`
+//! turns it on.
 
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -145,7 +146,8 @@ impl RefinementConfig {
         Ok(ReadOptions { format, preferred, ..ReadOptions::default() })
     }
 
-    /// The whole of the settings; `adapter` is what the reward model's adapter was trained with, if it has one.
+    /// The whole of the settings; `adapter` is what the reward model's adapter was trained with, if it has
+    /// one.
     #[must_use]
     pub fn hyperparameters(&self, experiment_seed: u64, adapter: Option<&LoraSettings>) -> Hyperparameters {
         self.keys().hyperparameters(&Self::defaults(experiment_seed, adapter))

@@ -1,5 +1,5 @@
-//! The configuration of a worker that fetches its experiment from a shared store: which one, and how it runs here. The server's own
-//! file will do.
+//! The configuration of a worker that fetches its experiment from a shared store: which one, and how it runs
+//! here. The server's own file will do.
 
 use std::path::Path;
 

@@ -131,8 +131,9 @@ fn implicit(raw: RawPreference) -> Result<Compared, Refusal> {
     }
 }
 
-/// The longest common beginning of both texts is the prompt, less a space at its end, as TRL's `extract_prompt` has it
-/// (where one text is the beginning of the other, the last character of the shorter one is still an answer).
+/// The longest common beginning of both texts is the prompt, less a space at its end, as TRL's
+/// `extract_prompt` has it (where one text is the beginning of the other, the last character of the shorter
+/// one is still an answer).
 fn shared_beginning(chosen: &str, rejected: &str) -> Result<Compared, Refusal> {
     let differs = chosen.chars().zip(rejected.chars()).position(|(one, other)| one != other);
     let shorter = chosen.chars().count().min(rejected.chars().count());

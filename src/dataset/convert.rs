@@ -46,8 +46,8 @@ pub enum ImitationRows {
 }
 
 impl Dataset {
-    /// The rows as preferences. Unpaired rows are put together: each good answer with each bad one to the same prompt, in
-    /// the order of the file; a row without a counterpart is left.
+    /// The rows as preferences. Unpaired rows are put together: each good answer with each bad one to the
+    /// same prompt, in the order of the file; a row without a counterpart is left.
     ///
     /// # Errors
     /// If the rows are of another kind.

@@ -1,7 +1,7 @@
 //! Data sets: JSON Lines, plain or gzipped, in the formats that people already have.
 //!
-//! The format is recognised from the fields of the first line, or given; every other line must have the same. A line that
-//! cannot be used is an error that names file, line and field: nothing is dropped in silence.
+//! The format is recognised from the fields of the first line, or given; every other line must have the same.
+//! A line that cannot be used is an error that names file, line and field: nothing is dropped in silence.
 
 mod columns;
 mod compared;

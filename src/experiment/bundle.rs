@@ -1,9 +1,10 @@
-//! An experiment for hosts that have nothing: the server's configuration with every file that it names, by content, in the shared
-//! store. A worker fetches it, checks each file against its hash, and plans from it as the server does; that the plan is the
-//! experiment's it sees in the history.
+//! An experiment for hosts that have nothing: the server's configuration with every file that it names, by
+//! content, in the shared store. A worker fetches it, checks each file against its hash, and plans from it as
+//! the server does; that the plan is the experiment's it sees in the history.
 //!
-//! What it laid out in `inputs` of the data folder stays there, whatever there is room for in its cache: another worker of this host may
-//! be reading it. It lies there by content, once for all experiments; who removes it while no worker runs loses nothing but time.
+//! What it laid out in `inputs` of the data folder stays there, whatever there is room for in its cache:
+//! another worker of this host may be reading it. It lies there by content, once for all experiments; who
+//! removes it while no worker runs loses nothing but time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,8 @@ use crate::error::BadInput;
 
 /// Longest bundle that is read: file names and hashes, and a configuration.
 const BYTES_MAX: u64 = 16 << 20;
-/// How often a worker asks for an experiment that is not there yet, and after how many times it says so again.
+/// How often a worker asks for an experiment that is not there yet, and after how many times it says so
+/// again.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 const SAID_EVERY: u32 = 60;
 /// What model folders hold besides that is of use: weights in other formats are not.
@@ -100,8 +102,8 @@ fn is_of_use(file: &Path) -> bool {
         && extension.is_some_and(|extension| EXTENSIONS.contains(&extension) || extension == "gguf")
 }
 
-/// The server's configuration of a worker's experiment, with everything that it names in the worker's data folder; what is the
-/// worker's own there is as its own configuration says.
+/// The server's configuration of a worker's experiment, with everything that it names in the worker's data
+/// folder; what is the worker's own there is as its own configuration says.
 ///
 /// # Errors
 /// If there is no such experiment in the store, it or a file of it is damaged, or the disk refuses.

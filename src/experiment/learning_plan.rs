@@ -1,4 +1,5 @@
-//! The learning part of a plan: data and held-out prompts become artifacts, the gold reward gets a fingerprint.
+//! The learning part of a plan: data and held-out prompts become artifacts, the gold reward gets a
+//! fingerprint.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What stands for the truth where no model does: how positive an answer sounds, or answers that people wrote.
+//! What stands for the truth where no model does: how positive an answer sounds, or answers that people
+//! wrote.
 //!
 //! The reward of a model is the third kind; it is opened with the other models.
 

@@ -18,9 +18,9 @@ struct Line {
 
 /// The reference answers of a file, by prompt.
 ///
-/// Answers are compared as SQuAD compares them: in lower case, without punctuation and without the words *a*, *an* and
-/// *the*. An answer in which a reference stands word for word gets 1; any other the token F1 of the reference that it comes
-/// nearest to, which lies in [0, 1].
+/// Answers are compared as SQuAD compares them: in lower case, without punctuation and without the words *a*,
+/// *an* and *the*. An answer in which a reference stands word for word gets 1; any other the token F1 of the
+/// reference that it comes nearest to, which lies in [0, 1].
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReferenceAnswers {
     name: String,

@@ -1,8 +1,9 @@
 //! Where two histories differ: in what order, in what, and by how much.
 //!
-//! Workers finish in any order, so events are matched by what they are about (the completions of a prompt in a round, the third
-//! comparison, the judgement of an annotator), not by their place. The names of the experiments are no difference, nor are
-//! the version of the program and what only an envelope says: times, ids, actors.
+//! Workers finish in any order, so events are matched by what they are about (the completions of a prompt in
+//! a round, the third comparison, the judgement of an annotator), not by their place. The names of the
+//! experiments are no difference, nor are the version of the program and what only an envelope says: times,
+//! ids, actors.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -297,7 +298,8 @@ fn differing(
     Ok(first.unwrap_or_else(|| "its bytes differ, what they say does not".to_owned()))
 }
 
-/// Collects the paths at which two values differ, items of a list under one path, with the largest difference of numbers.
+/// Collects the paths at which two values differ, items of a list under one path, with the largest difference
+/// of numbers.
 fn compare(
     path: &str,
     a: &Value,

@@ -1,4 +1,5 @@
-//! The past of experiments, questioned: what a command over a recorded log needs besides the rules of the domain.
+//! The past of experiments, questioned: what a command over a recorded log needs besides the rules of the
+//! domain.
 
 pub(crate) mod difference;
 pub(crate) mod overview;
@@ -12,7 +13,8 @@ use dissent_domain::log::EventLog;
 /// Events read at a time: each may hold all the answers to a prompt.
 const PAGE_EVENTS: usize = 256;
 
-/// Hands every event of a stream up to a position of the log to `visit`, in order and a page at a time. Returns how many.
+/// Hands every event of a stream up to a position of the log to `visit`, in order and a page at a time.
+/// Returns how many.
 ///
 /// # Errors
 /// If the log cannot be read, or as `visit`.

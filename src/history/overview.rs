@@ -94,7 +94,8 @@ pub(crate) struct RoundRow {
     pub(crate) round: u32,
     /// Position of the event that opened it.
     pub(crate) opened_at: u64,
-    /// Position of the event by which its last prompt was measured or set aside: a fork from there selects anew.
+    /// Position of the event by which its last prompt was measured or set aside: a fork from there selects
+    /// anew.
     pub(crate) measured_at: Option<u64>,
     pub(crate) prompts: u32,
     pub(crate) measured: u32,

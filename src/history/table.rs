@@ -1,8 +1,9 @@
-//! Recorded events as flat tables: one row a record, the same columns in every row, scalars or lists of scalars only, so that
-//! data frames and columnar stores take them as they are.
+//! Recorded events as flat tables: one row a record, the same columns in every row, scalars or lists of
+//! scalars only, so that data frames and columnar stores take them as they are.
 //!
-//! Every row has `position` and `time_us` (microseconds since 1970 UTC) of the event that it is from, and `experiment`. A text
-//! or number that there is none of is null. Rows come in the order of the log, and are made from one event at a time.
+//! Every row has `position` and `time_us` (microseconds since 1970 UTC) of the event that it is from, and
+//! `experiment`. A text or number that there is none of is null. Rows come in the order of the log, and are
+//! made from one event at a time.
 
 use std::collections::BTreeMap;
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use dissent_domain::event::FeedbackReceived;
 use dissent_domain::id::ExperimentId;
 
-/// Where the judgements for an experiment wait. Each file ending in `.jsonl` holds one [`FeedbackReceived`] a line, and
-/// appears whole; other files are not finished.
+/// Where the judgements for an experiment wait. Each file ending in `.jsonl` holds one [`FeedbackReceived`] a
+/// line, and appears whole; other files are not finished.
 #[must_use]
 pub(crate) fn folder(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
     data_dir.join("feedback-inbox").join(experiment.as_str())

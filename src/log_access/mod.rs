@@ -1,4 +1,5 @@
-//! Access to the data folder: who may open its event log, and what a command does while another process has it open.
+//! Access to the data folder: who may open its event log, and what a command does while another process has
+//! it open.
 
 pub(crate) mod backups;
 pub(crate) mod copies;

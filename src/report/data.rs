@@ -150,7 +150,8 @@ pub struct Figures {
     pub mean_abs_pacs: Option<AgainstNoise>,
     /// The mean over prompts of Kendall's tau-b.
     pub kendall_tau: Option<AgainstNoise>,
-    /// The share of prompts whose mean|PACS| is above the null band's 95 % quantile, in [0, 1]: .05 for noise.
+    /// The share of prompts whose mean|PACS| is above the null band's 95 % quantile, in [0, 1]: .05 for
+    /// noise.
     pub above_noise_95: Option<f64>,
     /// Of all pairs of answers to one prompt that both models order, the share that they order oppositely,
     /// in [0, 1]: .5 for noise.

@@ -15,8 +15,8 @@ const SHOWN: usize = 2;
 const EXCERPT_CHARS: usize = 60;
 const SET_ASIDE_CHARS: usize = 240;
 
-/// A report in 10 to 15 lines of at most about 100 columns (but for the reason why a prompt was set aside), safe
-/// for a terminal; without a final line feed.
+/// A report in 10 to 15 lines of at most about 100 columns (but for the reason why a prompt was set aside),
+/// safe for a terminal; without a final line feed.
 #[must_use]
 pub fn summary(data: &ReportData) -> String {
     let counts = &data.counts;

@@ -1,8 +1,9 @@
 //! Who may give orders over HTTP. Whoever can reach the port could otherwise pause or cancel experiments.
 //!
 //! - With a control token: whoever sends it.
-//! - Without one, where only this host can connect: whoever is on this host, but for pages in a browser. A page of any site may send requests
-//!   there; it cannot leave out its `Origin`, and where it tricks the name service into its own name for this host, that name is the `Host`.
+//! - Without one, where only this host can connect: whoever is on this host, but for pages in a browser. A
+//!   page of any site may send requests there; it cannot leave out its `Origin`, and where it tricks the name
+//!   service into its own name for this host, that name is the `Host`.
 //! - Without one, where others can connect: nobody.
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +16,8 @@ use crate::serving::control_token::{ControlToken, VARIABLE};
 /// Decides who may give orders.
 #[derive(Debug)]
 pub(super) struct AccessCheck {
-    /// Hash of what a request has to prove itself with: comparing hashes takes the same time wherever they differ.
+    /// Hash of what a request has to prove itself with: comparing hashes takes the same time wherever they
+    /// differ.
     token: Option<blake3::Hash>,
     /// Only this host can connect.
     is_local: bool,

@@ -51,8 +51,8 @@ impl BrokerHandle {
         }
     }
 
-    /// Makes ready for workers elsewhere: the queues of every step, and the history that they follow. If RabbitMQ goes away meanwhile,
-    /// it is done when it is back.
+    /// Makes ready for workers elsewhere: the queues of every step, and the history that they follow. If
+    /// RabbitMQ goes away meanwhile, it is done when it is back.
     ///
     /// # Errors
     /// If RabbitMQ refuses.
@@ -62,8 +62,8 @@ impl BrokerHandle {
         later(broker.publish_history(&plan.experiment).await)
     }
 
-    /// Takes away the queues of an experiment that is over, once no worker follows its history any more. What cannot be taken
-    /// away is only worth a warning: the log has it all.
+    /// Takes away the queues of an experiment that is over, once no worker follows its history any more. What
+    /// cannot be taken away is only worth a warning: the log has it all.
     pub(super) async fn forget(&self, experiment: &ExperimentId) {
         let Self::Rabbit(broker) = self else { return };
         match leave(broker, experiment).await {
@@ -113,7 +113,8 @@ fn later(ordered: Result<(), BrokerError>) -> Result<(), BrokerError> {
     }
 }
 
-/// Waits a while for workers to leave an experiment, and deletes its queues if they do; gives how many did not.
+/// Waits a while for workers to leave an experiment, and deletes its queues if they do; gives how many did
+/// not.
 async fn leave(broker: &RabbitBroker, experiment: &ExperimentId) -> Result<u32, BrokerError> {
     let begun = Instant::now();
     loop {

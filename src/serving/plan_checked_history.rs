@@ -12,8 +12,8 @@ use crate::experiment::plan_check::refuse_difference;
 /// Longest silence of a history that still has recorded events to deliver.
 const PAST_MAX: Duration = Duration::from_secs(10);
 
-/// Withholds a history until its plan is the worker's. The history of a fork begins with the plan of its origin; the
-/// worker does not work on the events before the fork.
+/// Withholds a history until its plan is the worker's. The history of a fork begins with the plan of its
+/// origin; the worker does not work on the events before the fork.
 pub(super) struct PlanCheckedHistory {
     history: HistoryConsumer,
     plan: Plan,

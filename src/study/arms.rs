@@ -34,7 +34,8 @@ pub struct Point {
     pub gold: Option<Interval>,
     /// The share of held-out pairs that the refined proxy orders wrongly.
     pub proxy_error: Option<Interval>,
-    /// The share of the preferences asked for in which the first proxy was wrong; none where nothing was asked.
+    /// The share of the preferences asked for in which the first proxy was wrong; none where nothing was
+    /// asked.
     pub precision: Option<Interval>,
     /// KL divergence from the policy that it began with, in nats a completion.
     pub kl: Option<Interval>,

@@ -131,7 +131,8 @@ fn section<T: for<'de> Deserialize<'de>>(table: &mut Table, name: &str) -> anyho
     Ok(value.map_err(|error| named(name, &error))?)
 }
 
-/// The experiments' configurations lie elsewhere than the study's, so their paths must not depend on where they are read.
+/// The experiments' configurations lie elsewhere than the study's, so their paths must not depend on where
+/// they are read.
 fn absolute_paths(base: &mut Table, folder: &Path) -> anyhow::Result<()> {
     for (section, key) in PATHS {
         let Some(Value::String(path)) = base.get_mut(section).and_then(|section| section.get_mut(key)) else {

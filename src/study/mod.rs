@@ -1,8 +1,9 @@
 //! `dissent study`: the same question asked of several rules and seeds, and the answer in one report.
 //!
-//! Two kinds of study: on [given answers](labelled) that people have compared, rules are judged by how soon they find the
-//! proxy's errors; [experiments](arms) that differ in nothing but their rule, budget and seed are judged by what becomes of
-//! policy and proxy. Everything that a study has done is kept in its data folder, and found when it is run again.
+//! Two kinds of study: on [given answers](labelled) that people have compared, rules are judged by how soon
+//! they find the proxy's errors; [experiments](arms) that differ in nothing but their rule, budget and seed
+//! are judged by what becomes of policy and proxy. Everything that a study has done is kept in its data
+//! folder, and found when it is run again.
 
 pub mod arms;
 pub mod config;
@@ -72,7 +73,8 @@ pub fn run(
     })
 }
 
-/// How well the rules predict the proxy's errors, from the arms that asked about every pair; none without such an arm.
+/// How well the rules predict the proxy's errors, from the arms that asked about every pair; none without
+/// such an arm.
 fn predictions(
     outcomes: &[(Arm, ArmOutcome)],
     config: &ArmsConfig,

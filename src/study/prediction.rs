@@ -239,8 +239,8 @@ fn budget(share: f64, pairs: usize) -> usize {
     budget.max(1)
 }
 
-/// The standard deviation, over the members of an ensemble, of the difference between the two answers' rewards; each member's
-/// rewards are taken as z-scores within the prompt, since each has a scale of its own.
+/// The standard deviation, over the members of an ensemble, of the difference between the two answers'
+/// rewards; each member's rewards are taken as z-scores within the prompt, since each has a scale of its own.
 fn disagreement(ensemble: &[Vec<f64>], pair: Pair) -> f64 {
     let differences: Vec<f64> = ensemble
         .iter()
@@ -304,7 +304,8 @@ pub struct Advantage {
 pub enum Spread {
     /// Each sample is of a seed of its own: Student's t over samples.
     OverSamples,
-    /// The samples are of the same prompts, such as several proxies: the mean over samples, and a bootstrap over prompts.
+    /// The samples are of the same prompts, such as several proxies: the mean over samples, and a bootstrap
+    /// over prompts.
     OverPrompts,
 }
 
@@ -416,7 +417,8 @@ fn over_prompts(
     })
 }
 
-/// Who is compared with whom: conflict with every baseline, and every other use of conflict with conflict and with the margin.
+/// Who is compared with whom: conflict with every baseline, and every other use of conflict with conflict and
+/// with the margin.
 fn contests(predictors: &[Predictor], kind: LogprobKind) -> Vec<(usize, usize)> {
     let find = |wanted: Predictor| predictors.iter().position(|predictor| *predictor == wanted);
     let conflict = find(Predictor::Score(PairScore::Gap, kind));

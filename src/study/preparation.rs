@@ -1,6 +1,8 @@
-//! What a study makes before its experiments: data with a known rule, a pre-trained policy, a proxy that saw a part of it.
+//! What a study makes before its experiments: data with a known rule, a pre-trained policy, a proxy that saw
+//! a part of it.
 //!
-//! Each seed has a preparation of its own, so that experiments with another seed are another draw of all of it.
+//! Each seed has a preparation of its own, so that experiments with another seed are another draw of all of
+//! it.
 
 mod categories;
 mod config;

@@ -55,9 +55,9 @@ pub struct StudyTraining<'a> {
 }
 
 impl ModelRuntime {
-    /// Trains a model and writes what came of it: a PEFT folder, or a whole checkpoint where all weights are trained. Examples
-    /// longer than the settings allow are left out; a study in which that is more than a tenth is refused. Goes on from the
-    /// checkpoint beside `output`, if an earlier run was interrupted.
+    /// Trains a model and writes what came of it: a PEFT folder, or a whole checkpoint where all weights are
+    /// trained. Examples longer than the settings allow are left out; a study in which that is more than a
+    /// tenth is refused. Goes on from the checkpoint beside `output`, if an earlier run was interrupted.
     ///
     /// # Errors
     /// If an example cannot be encoded, the training fails, or the folder cannot be written.

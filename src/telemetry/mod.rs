@@ -28,8 +28,8 @@ pub(crate) struct Settings<'a> {
     /// What is logged, such as `info` or `dissent_actors=debug`.
     pub(crate) filter: &'a str,
     pub(crate) format: LogFormat,
-    /// What this process calls itself where the environment gives it no name; none: it is not traced, whatever the
-    /// environment says.
+    /// What this process calls itself where the environment gives it no name; none: it is not traced,
+    /// whatever the environment says.
     pub(crate) traced_as: Option<&'static str>,
 }
 
@@ -91,7 +91,8 @@ where
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        // The fields of the event beside its message; those of the spans around it in `spans`, outermost first.
+        // The fields of the event beside its message; those of the spans around it in `spans`, outermost
+        // first.
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     }
 }

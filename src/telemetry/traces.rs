@@ -35,8 +35,8 @@ pub(super) struct Traces {
 }
 
 impl Traces {
-    /// Starts sending, from a thread of its own; none if the environment does not ask for it. `name` is what the process
-    /// calls itself if the environment does not say.
+    /// Starts sending, from a thread of its own; none if the environment does not ask for it. `name` is what
+    /// the process calls itself if the environment does not say.
     ///
     /// # Errors
     /// If the environment asks for what there is not, such as another protocol.
@@ -91,7 +91,8 @@ fn first_set(variables: &[&'static str]) -> Option<(&'static str, String)> {
     variables.iter().find_map(|variable| Some((*variable, set(variable)?)))
 }
 
-/// An address without its user and password. What is no proper address may have them anywhere: all before the last `@` is left out.
+/// An address without its user and password. What is no proper address may have them anywhere: all before the
+/// last `@` is left out.
 fn without_password(endpoint: &str) -> String {
     let (scheme, rest) = endpoint.split_once("://").map_or(("", endpoint), |(scheme, rest)| (scheme, rest));
     match rest.rsplit_once('@') {
@@ -123,7 +124,8 @@ fn timeout() -> Result<Duration, BadInput> {
     Ok(Duration::from_millis(milliseconds))
 }
 
-/// What the spans are of: as `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say, with this process beside it.
+/// What the spans are of: as `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say, with this process beside
+/// it.
 fn resource(name: &'static str) -> Resource {
     let described = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))

@@ -4,7 +4,8 @@
 pub(crate) fn utc(time_us: u64) -> String {
     let seconds = time_us / 1_000_000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date of the Gregorian calendar, whose cycle of 400 years has 146 097 days; years begin in March.
+    // Days to a date of the Gregorian calendar, whose cycle of 400 years has 146 097 days; years begin in
+    // March.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

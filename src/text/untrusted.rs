@@ -32,8 +32,8 @@ pub(crate) fn visible(text: &str) -> String {
     out
 }
 
-/// JSON on one line with every treacherous character as an escape: it can only stand within a string there, so
-/// the document means the same.
+/// JSON on one line with every treacherous character as an escape: it can only stand within a string there,
+/// so the document means the same.
 pub(crate) fn ascii_controls(json: String) -> String {
     if !json.contains(is_treacherous) {
         return json;

@@ -1,5 +1,6 @@
-//! `cargo xtask`: the commands of developers and CI. `fetch` fills the cache, `test` runs the whole suite, `ci` runs
-//! everything that must hold before a merge. `cargo xtask --help` lists all commands with an example each.
+//! `cargo xtask`: the commands of developers and CI. `fetch` fills the cache, `test` runs the whole suite,
+//! `ci` runs everything that must hold before a merge. `cargo xtask --help` lists all commands with an
+//! example each.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
@@ -59,7 +60,8 @@ enum Task {
     Book(book::BookOptions),
     /// Run lint, doc, book and test, as CI does
     Ci,
-    /// Run one round on 24 prompts, with a real policy, a real reward model and an oracle, and open the report
+    /// Run one round on 24 prompts, with a real policy, a real reward model and an oracle, and open the
+    /// report
     Demo(demo::DemoOptions),
     /// Run the fault campaign: experiments on RabbitMQ under injected faults
     Faults(faults::FaultsOptions),

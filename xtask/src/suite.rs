@@ -34,7 +34,8 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
     crate::packages::ensure_make();
     crate::packages::ensure_rabbitmq();
     crate::packages::ensure_node();
-    // Documentation tests first: cargo-nextest cannot run them, and its own summary should be the last thing read.
+    // Documentation tests first: cargo-nextest cannot run them, and its own summary should be the last thing
+    // read.
     let documentation = complete(cargo().args(["test", "--workspace", "--doc", "--quiet"]));
     if documentation.is_err() && !options.ci {
         return documentation;

@@ -1,5 +1,5 @@
-//! `dissent eval policy`: what a policy answers is worth, how far it is from its reference, and where it is in conflict
-//! with the reward model.
+//! `dissent eval policy`: what a policy answers is worth, how far it is from its reference, and where it is
+//! in conflict with the reward model.
 
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,8 @@ pub(crate) struct PolicyArgs {
     reference_adapter: Option<PathBuf>,
     #[command(flatten)]
     judge: RewardModelOptions,
-    /// How prompt and answer are put to the models: `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
+    /// How prompt and answer are put to the models: `chat`, `raw`, or a text naming `{prompt}` and
+    /// `{completion}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Prompts as JSON lines, in any format of data that has them; each is taken once.

@@ -40,7 +40,8 @@ pub(crate) struct RewardArgs {
     /// A PEFT LoRA folder (SEQ_CLS, with its score head).
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// How prompt and answer are put to the model: `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
+    /// How prompt and answer are put to the model: `chat`, `raw`, or a text naming `{prompt}` and
+    /// `{completion}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// What the model's score means: `reward`, or `cost` to negate it.

@@ -2,10 +2,10 @@
 
 use dissent_domain::learning::RequestedComparison;
 
-/// Assigns each comparison to as many annotators as it still needs judgements from. Annotators with the fewest assigned
-/// comparisons come first; those who have judged the comparison are left out. Ties are broken by a hash, so that every two
-/// annotators share comparisons: agreement is measured on these. Returns one assignment for each annotator, in order. The
-/// same inputs give the same assignments.
+/// Assigns each comparison to as many annotators as it still needs judgements from. Annotators with the
+/// fewest assigned comparisons come first; those who have judged the comparison are left out. Ties are broken
+/// by a hash, so that every two annotators share comparisons: agreement is measured on these. Returns one
+/// assignment for each annotator, in order. The same inputs give the same assignments.
 pub(super) fn assign<'a>(
     open: &[&'a RequestedComparison],
     overlap: usize,

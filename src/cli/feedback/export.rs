@@ -31,8 +31,9 @@ pub(super) struct ExportArgs {
     /// Where to write; `-` is stdout. `{annotator}` in it stands for the annotator's name.
     #[arg(long, short, default_value = "-", value_name = "FILE")]
     output: FileOrStream,
-    /// For whom: leaves out what this annotator has judged, and names the annotator on every line. Given several times, the open
-    /// comparisons are shared out among them, each to as many as it needs, in a file for each.
+    /// For whom: leaves out what this annotator has judged, and names the annotator on every line. Given
+    /// several times, the open comparisons are shared out among them, each to as many as it needs, in a file
+    /// for each.
     #[arg(long = "annotator", value_name = "NAME", value_parser = annotator)]
     annotators: Vec<String>,
     /// All comparisons of the round, judged ones too.
@@ -136,7 +137,8 @@ fn check(args: &ExportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The path of an annotator's file. Of the name only letters and digits are taken: it must not lead elsewhere.
+/// The path of an annotator's file. Of the name only letters and digits are taken: it must not lead
+/// elsewhere.
 fn output(pattern: &Path, annotator: Option<&str>) -> PathBuf {
     let Some(text) = pattern.to_str().filter(|text| text.contains(PLACE)) else { return pattern.to_owned() };
     let name: String =

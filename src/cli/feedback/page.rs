@@ -1,5 +1,5 @@
-//! A page to judge on: one HTML file that needs nothing else, neither a server nor a network, and saves what was judged as a file for
-//! `dissent feedback import`.
+//! A page to judge on: one HTML file that needs nothing else, neither a server nor a network, and saves what
+//! was judged as a file for `dissent feedback import`.
 
 use anyhow::Context as _;
 use dissent_domain::id::ExperimentId;
@@ -72,7 +72,8 @@ impl<'a> Task<'a> {
             experiment => self.experiment.as_str(),
             round => self.round,
             comparisons => text::count(self.comparisons.len() as u64, "comparison"),
-            // Only these scripts run, whatever an answer holds. It follows from the content: who writes an answer does not know it.
+            // Only these scripts run, whatever an answer holds. It follows from the content: who writes an
+            // answer does not know it.
             nonce => blake3::hash(data.as_bytes()).to_hex().as_str(),
             data => Value::from_safe_string(data),
             judging => Value::from_safe_string(JUDGING.to_owned()),
@@ -92,7 +93,8 @@ fn fingerprint(texts: &[&str; 3]) -> String {
     hasher.finalize().to_hex().chars().take(FINGERPRINT_CHARS).collect()
 }
 
-/// JSON that no reader of HTML takes for the end of its script: `<` can only stand within a string there, and stands as an escape.
+/// JSON that no reader of HTML takes for the end of its script: `<` can only stand within a string there, and
+/// stands as an escape.
 fn in_script(json: &str) -> String {
     text::ascii_controls(json.replace('<', "\\u003c"))
 }

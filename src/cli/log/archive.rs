@@ -1,4 +1,5 @@
-//! `dissent log archive` and `dissent log restore`: retention by rotating whole folders, since a log never shrinks.
+//! `dissent log archive` and `dissent log restore`: retention by rotating whole folders, since a log never
+//! shrinks.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -79,7 +80,8 @@ fn verify(log: &dyn EventLog, experiment: &ExperimentId, finished: bool) -> anyh
     Ok(())
 }
 
-/// Copies streams to the log in a folder, and checks them there: the bytes, every decision, every event against its original.
+/// Copies streams to the log in a folder, and checks them there: the bytes, every decision, every event
+/// against its original.
 fn copied(
     log: &dyn EventLog,
     target: &Path,
@@ -100,7 +102,8 @@ fn copied(
     Ok(events)
 }
 
-/// Puts a log that has only the chosen streams in the place of this one. Returns its events, and where the old one is.
+/// Puts a log that has only the chosen streams in the place of this one. Returns its events, and where the
+/// old one is.
 fn rotate(
     data_dir: &Path,
     log: SledLog,

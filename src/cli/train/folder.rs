@@ -1,8 +1,9 @@
 //! The output folder of a training: whose it is, what may be done with it, and what is kept in it.
 //!
-//! While a training runs, the folder holds `training.json` (what is trained, unfinished), the last checkpoint and the
-//! metrics. When it is done, it holds the result, and `training.json` says so. Every file is written aside, synced and
-//! renamed, so that a kill at any moment leaves a folder that the same command goes on with.
+//! While a training runs, the folder holds `training.json` (what is trained, unfinished), the last checkpoint
+//! and the metrics. When it is done, it holds the result, and `training.json` says so. Every file is written
+//! aside, synced and renamed, so that a kill at any moment leaves a folder that the same command goes on
+//! with.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -187,7 +188,8 @@ impl OutputFolder {
         self.write(CHECKPOINT, bytes)
     }
 
-    /// Lets `save` write a result into a folder that is not there yet, and moves its files up: the configuration last.
+    /// Lets `save` write a result into a folder that is not there yet, and moves its files up: the
+    /// configuration last.
     pub(super) fn put_result(&self, save: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let partial = self.path(RESULT);
         if partial.is_dir() {

@@ -23,7 +23,8 @@ pub(crate) struct ModelOptions {
     /// A PEFT LoRA folder to go on training, instead of a fresh change.
     #[arg(long, value_name = "DIR")]
     pub(super) adapter: Option<PathBuf>,
-    /// How prompt and answer are put to the model: `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
+    /// How prompt and answer are put to the model: `chat`, `raw`, or a text naming `{prompt}` and
+    /// `{completion}`.
     #[arg(long, default_value = "chat")]
     pub(super) template: PromptTemplate,
     /// Folder for the result; while training, for checkpoints too.
@@ -38,7 +39,8 @@ pub(crate) struct ModelOptions {
     /// Metrics, a JSON object for each step, named as in TRL [default: metrics.jsonl in the output folder]
     #[arg(long, value_name = "FILE")]
     pub(super) log: Option<PathBuf>,
-    /// Steps (iterations of ppo, grpo and rloo) from one checkpoint to the next [default: 20, or every iteration]
+    /// Steps (iterations of ppo, grpo and rloo) from one checkpoint to the next [default: 20, or every
+    /// iteration]
     #[arg(long, value_name = "K")]
     pub(super) checkpoint_every: Option<u32>,
     /// Print the final figures as JSON.
@@ -60,8 +62,8 @@ pub(crate) struct DataOptions {
     /// Examples as JSON lines, gzipped or not; `-` is stdin. The format is recognised.
     #[arg(long, value_name = "FILE")]
     pub(super) data: PathBuf,
-    /// The format, instead of recognising it: preference, implicit-preference, hh-rlhf, safe-rlhf, prompt-completion,
-    /// unpaired, messages, text or prompt-only.
+    /// The format, instead of recognising it: preference, implicit-preference, hh-rlhf, safe-rlhf,
+    /// prompt-completion, unpaired, messages, text or prompt-only.
     #[arg(long)]
     format: Option<Format>,
     /// Examples that the result is evaluated on.

@@ -33,7 +33,8 @@ pub struct ArmConfig {
     /// Its budgets; empty for a rule that needs none.
     #[serde(default)]
     pub budgets: Vec<u64>,
-    /// What selected answers are compared with; for rules over answers. Unset: `random` for `random`, `conflict` for the others.
+    /// What selected answers are compared with; for rules over answers. Unset: `random` for `random`,
+    /// `conflict` for the others.
     pub opponent: Option<Opponent>,
 }
 
@@ -48,8 +49,8 @@ pub struct Arm {
     pub seed: u64,
     /// Its name among the arms.
     pub name: String,
-    /// The experiment's name: all arms of a seed have the same, each in a log of its own, so that they begin with the same
-    /// answers and every draw that a rule has no part in is the same.
+    /// The experiment's name: all arms of a seed have the same, each in a log of its own, so that they begin
+    /// with the same answers and every draw that a rule has no part in is the same.
     pub experiment: String,
     /// Its configuration, for `dissent run`.
     pub config: String,
@@ -64,7 +65,8 @@ impl ArmsConfig {
         name.and_then(|name| name.parse().ok()).unwrap_or_default()
     }
 
-    /// Every experiment, all arms of a seed before those of the next: what is known after a part of a study is a smaller study.
+    /// Every experiment, all arms of a seed before those of the next: what is known after a part of a study
+    /// is a smaller study.
     ///
     /// # Errors
     /// If an arm lacks a budget or is given twice, or a path names something that was not prepared.

@@ -1,5 +1,5 @@
-//! Running the experiments of a study, as many at a time as are wanted and memory allows, each as a process of its own: their memory is then their own, and one
-//! that fails takes no other with it.
+//! Running the experiments of a study, as many at a time as are wanted and memory allows, each as a process
+//! of its own: their memory is then their own, and one that fails takes no other with it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -19,11 +19,12 @@ use super::{Arm, ArmOutcome};
 /// How often it is looked whether an experiment has ended.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Runs what is not done yet and gives what each came to, in the order of `arms`. An experiment that was begun goes on where it
-/// stopped.
+/// Runs what is not done yet and gives what each came to, in the order of `arms`. An experiment that was
+/// begun goes on where it stopped.
 ///
 /// # Errors
-/// If an experiment fails (the others that run are ended; run the study again to go on), or the user asks to stop.
+/// If an experiment fails (the others that run are ended; run the study again to go on), or the user asks to
+/// stop.
 pub fn run(
     arms: &[Arm],
     data_dir: &Path,
@@ -104,7 +105,8 @@ impl Drop for RunningArms {
     }
 }
 
-/// Where an experiment of a study lies: named by its configuration, so that another one is another experiment.
+/// Where an experiment of a study lies: named by its configuration, so that another one is another
+/// experiment.
 struct ArmFolder {
     folder: PathBuf,
     config: PathBuf,

@@ -25,7 +25,8 @@ pub(super) const SOURCE: &str =
 pub(super) struct Question {
     /// What was asked.
     pub(super) question: String,
-    /// What the answers were to be taken from: title and sentences of each passage, two line feeds between them.
+    /// What the answers were to be taken from: title and sentences of each passage, two line feeds between
+    /// them.
     pub(super) passages: String,
     /// The answers.
     pub(super) answers: Vec<String>,

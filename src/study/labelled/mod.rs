@@ -1,7 +1,8 @@
-//! A study on given answers that people have compared: does conflict find the proxy's errors sooner than the baselines do?
+//! A study on given answers that people have compared: does conflict find the proxy's errors sooner than the
+//! baselines do?
 //!
-//! The questions are divided: proxies learn from the preferences of some, and are put to the test on those of the others. No
-//! predictor sees a preference of the questions that it is tested on.
+//! The questions are divided: proxies learn from the preferences of some, and are put to the test on those of
+//! the others. No predictor sees a preference of the questions that it is tested on.
 
 mod data;
 
@@ -76,7 +77,8 @@ pub struct ProxyConfig {
     pub template: String,
     /// What the proxy is told was asked: a text naming `{question}` and, if it is to see them, `{passages}`.
     pub prompt: String,
-    /// Proxies trained with other seeds on other draws. Each is put to the test, and together they are the ensemble.
+    /// Proxies trained with other seeds on other draws. Each is put to the test, and together they are the
+    /// ensemble.
     #[serde(default = "one")]
     pub members: u32,
     /// Preferences that each learns from, drawn from those of the questions that are not held out.
@@ -142,7 +144,8 @@ pub struct LabelledResult {
     pub predictions: Predictions,
 }
 
-/// Runs the study: trains the proxies, scores the held-out answers, and compares. Whatever an earlier run has done is found.
+/// Runs the study: trains the proxies, scores the held-out answers, and compares. Whatever an earlier run has
+/// done is found.
 ///
 /// # Errors
 /// If the data or a model cannot be used, or a step fails.
@@ -284,7 +287,8 @@ fn score_by_proxies(
     Ok(rewards)
 }
 
-/// What is there, or what `open` gives the first time it is needed: a step that was done before needs no model.
+/// What is there, or what `open` gives the first time it is needed: a step that was done before needs no
+/// model.
 fn opened<T, E>(slot: &mut Option<T>, open: impl FnOnce() -> Result<T, E>) -> Result<&mut T, E> {
     if slot.is_none() {
         *slot = Some(open()?);

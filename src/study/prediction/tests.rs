@@ -25,7 +25,8 @@ impl Draws {
     }
 }
 
-/// Prompts whose answers have a true worth, a proxy that knows it with an error, and a policy that knows `knowledge` of it.
+/// Prompts whose answers have a true worth, a proxy that knows it with an error, and a policy that knows
+/// `knowledge` of it.
 fn world(prompts: usize, knowledge: f64, seed: u64) -> (Vec<ScoredPrompt>, Vec<LabelledPair>) {
     let mut draws = Draws(ChaCha8Rng::seed_from_u64(seed));
     let (mut scored, mut judged) = (Vec::new(), Vec::new());

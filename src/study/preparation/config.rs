@@ -3,8 +3,8 @@
 use dissent_domain::training::Hyperparameters;
 use serde::{Deserialize, Serialize};
 
-/// `[categories]`: ten topics of generated questions with a known rule each: two known to policy and proxy, three to the policy
-/// only, three to the proxy only, two to neither.
+/// `[categories]`: ten topics of generated questions with a known rule each: two known to policy and proxy,
+/// three to the policy only, three to the proxy only, two to neither.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CategoriesConfig {

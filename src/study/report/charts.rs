@@ -21,7 +21,8 @@ pub(super) enum Scale {
     Plain,
     /// Shares, written as percentages; nothing lies outside of 0 and 1.
     Share,
-    /// Counts, whose logarithms (of one more) are equally far apart: few are of interest, and some rules have very many.
+    /// Counts, whose logarithms (of one more) are equally far apart: few are of interest, and some rules have
+    /// very many.
     Count,
 }
 
@@ -133,7 +134,8 @@ pub(super) struct LineChart<'a> {
     pub(super) lines: &'a [Line],
 }
 
-/// Lines with bars for their intervals, a little apart so that bars do not hide each other. None without a point.
+/// Lines with bars for their intervals, a little apart so that bars do not hide each other. None without a
+/// point.
 pub(super) fn lines(chart: &LineChart<'_>) -> anyhow::Result<Option<Chart>> {
     let points = || chart.lines.iter().flat_map(|line| &line.points);
     if points().next().is_none() {

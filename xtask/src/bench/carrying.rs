@@ -15,8 +15,8 @@ use crate::process::output_of;
 /// The name of the demo's experiment.
 const DEMO: &str = "tone-demo";
 
-/// Events per second through RabbitMQ, from the log to the journal's reply, beside the same client without the
-/// broker's rules.
+/// Events per second through RabbitMQ, from the log to the journal's reply, beside the same client without
+/// the broker's rules.
 pub(super) fn rabbitmq() -> Result<Vec<Figure>> {
     crate::packages::ensure_rabbitmq();
     let report = json_of(&mut Command::new(example("dissent-queues", "rabbit_bench")?))?;

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: measures the speed, compares it with a reference and with a target.
 //!
-//! Machines differ and other load disturbs, so a comparison alternates the runs of both sides and reports the median
-//! of their ratios. A figure that misses its target is marked; only a failed measurement is an error.
+//! Machines differ and other load disturbs, so a comparison alternates the runs of both sides and reports the
+//! median of their ratios. A figure that misses its target is marked; only a failed measurement is an error.
 
 mod carrying;
 mod figure;

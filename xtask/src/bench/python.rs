@@ -24,8 +24,8 @@ pub(crate) fn reference_python() -> Result<PathBuf> {
     environment(&workspace_dir().join("bench/requirements.txt"))
 }
 
-/// The name of the environment is derived from its requirements, so changed requirements make a new one. A marker,
-/// written last, marks a complete environment.
+/// The name of the environment is derived from its requirements, so changed requirements make a new one. A
+/// marker, written last, marks a complete environment.
 fn environment(requirements: &Path) -> Result<PathBuf> {
     let wanted =
         std::fs::read(requirements).with_context(|| format!("failed to read {}", requirements.display()))?;

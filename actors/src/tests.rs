@@ -1,4 +1,4 @@
-//! Steps at work on a real log and broker, with a stand-in for what they compute.
+//! Running steps on a real log and broker, with a stand-in for the policy.
 
 mod learning;
 
@@ -8,7 +8,8 @@ use std::time::Duration;
 use actix::Arbiter;
 use dissent_domain::conflict::{LogprobKind, SelectionSettings};
 use dissent_domain::event::{
-    CompletionsSampled, Event, EventId, EventType, ExperimentStarted, NewEvent, StepName, follow_from,
+    CompletionsSampled, Event, EventBody as _, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
+    RoundClosed, StepName, follow_from,
 };
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
@@ -20,22 +21,28 @@ use dissent_queues::{Broker, EmbeddedBroker, EmbeddedOptions, Proposal, Proposal
 use dissent_storage::MemoryLog;
 use tokio::sync::watch;
 
-use crate::gate::Gate;
-use crate::journal::{self, Journal, States};
-use crate::neglect;
-use crate::progress::Progress;
-use crate::prompt::Prompts;
-use crate::round::Coordinator;
-use crate::set_aside;
-use crate::step::{self, Consequence, Failure, Known, Perform, Received, StepError, Surroundings, follows};
+use crate::error::StepError;
+use crate::journal::{self, Journal};
+use crate::process::step_set::subscriptions;
+use crate::runner::context::StepContext;
+use crate::runner::failure::Failure;
+use crate::runner::gate::Gate;
+use crate::runner::known::KnownHistory;
+use crate::runner::step::{AnyStep, Consequence, Received, Step};
+use crate::runner::{self, propose, redelivery, set_aside};
+use crate::state::States;
+use crate::state::progress::Progress;
+use crate::steps::PIPELINE;
+use crate::steps::prompt::PromptStep;
+use crate::steps::round::RoundStep;
 
-/// What the stand-in policy does with the prompt `p1`; `p0` it always answers.
+/// The fault of the stand-in policy for the prompt `p1`; for `p0` it always works.
 #[derive(Clone, Copy)]
 enum Mishap {
     None,
-    /// Its first answer is against the rules.
+    /// Its first completions break the rules.
     Nonsense,
-    /// It has no answer at first.
+    /// It first returns no event.
     Silence,
     Retry,
     SetAside,
@@ -44,22 +51,22 @@ enum Mishap {
 
 struct StandIn(Mishap);
 
-impl Perform for StandIn {
-    const STEP: StepName = StepName::Generation;
-    const CONSUMES: &'static [EventType] = &[EventType::PromptAdmitted];
+impl Step for StandIn {
+    const NAME: StepName = StepName::Generation;
+    type Input = PromptAdmitted;
 
     fn batch(&self) -> usize {
         2
     }
 
-    fn perform(&mut self, batch: &[Received]) -> Vec<Result<Consequence, StepError>> {
-        batch.iter().map(|received| self.answer(received)).collect()
+    fn handle(&mut self, received: &Received<PromptAdmitted>) -> Result<Consequence, StepError> {
+        self.sample(received)
     }
 }
 
 impl StandIn {
-    fn answer(&mut self, received: &Received) -> Result<Consequence, StepError> {
-        let Event::PromptAdmitted(admitted) = &received.event else { return Ok(follows(received, [])) };
+    fn sample(&mut self, received: &Received<PromptAdmitted>) -> Result<Consequence, StepError> {
+        let admitted = &received.event;
         let mut logprob = -1.0;
         match self.0 {
             _ if admitted.prompt.prompt_id.as_str() == "p0" => {}
@@ -70,7 +77,7 @@ impl StandIn {
             }
             Mishap::Silence => {
                 self.0 = Mishap::None;
-                return Ok(follows(received, []));
+                return Ok(received.leads_to([]));
             }
             Mishap::Retry => return Err(StepError::Retry("no memory".into())),
             Mishap::SetAside => return Err(StepError::SetAside("too long".into())),
@@ -85,7 +92,7 @@ impl StandIn {
             prompt_token_ids: vec![1],
             completions: vec![completion; 2],
         };
-        Ok(follows(received, [sampled.into()]))
+        Ok(received.leads_to([sampled.into()]))
     }
 }
 
@@ -114,7 +121,7 @@ fn plan() -> Plan {
     }
 }
 
-/// Journal, coordinator, prompt step and stand-in over one log.
+/// Journal, round step, prompt step and stand-in over one log.
 struct Bench {
     log: Arc<MemoryLog>,
     broker: Arc<EmbeddedBroker>,
@@ -126,7 +133,7 @@ struct Bench {
 
 impl Bench {
     fn start(mishap: Mishap) -> Self {
-        Self::with_patience(mishap, neglect::PATIENCE)
+        Self::with_patience(mishap, redelivery::PATIENCE)
     }
 
     fn with_patience(mishap: Mishap, patience: Duration) -> Self {
@@ -138,23 +145,25 @@ impl Bench {
         let (failure, failed) = Failure::new();
         let (sender, progress) = watch::channel(Progress::default());
         let arbiter = Arbiter::new();
-        let (journal, rejections) = Journal::new(log.clone(), states.clone(), sender, failure.clone(), None);
+        let mut journal = Journal::new(log.clone(), states.clone(), failure.clone());
+        let rejections = journal.host(experiment.clone(), sender, None);
         journal::start(journal, &*broker, &arbiter.handle()).unwrap();
-        let (known, gate) = (Known::all(), Gate::of(progress.clone()));
-        let around =
-            Surroundings { experiment: experiment.clone(), broker: broker.clone(), failure, known, gate };
-        actix::spawn(set_aside::run(broker.parked().unwrap(), around.clone()));
-        actix::spawn(neglect::watch(
-            states.clone(),
-            log.clone(),
-            &plan(),
-            patience,
-            rejections,
-            around.clone(),
-        ));
-        step::start(Coordinator::new(states.clone(), experiment), &around).unwrap();
-        step::start(Prompts::new(prompts()), &around).unwrap();
-        step::start(StandIn(mishap), &around).unwrap();
+        let context = StepContext {
+            experiment: experiment.clone(),
+            broker: broker.clone(),
+            failure,
+            known: KnownHistory::all(),
+            gate: Gate::of(progress.clone()),
+            pipeline: &PIPELINE,
+        };
+        actix::spawn(set_aside::run(broker.parked().unwrap(), context.clone()));
+        let round = crate::runner::context::group(StepName::Round, &experiment);
+        let steps = subscriptions(&plan(), 1).into_iter().filter(|step| step.group != round).collect();
+        let (states_seen, log_read) = (states.clone(), log.clone());
+        actix::spawn(redelivery::watch(states_seen, log_read, steps, patience, rejections, context.clone()));
+        runner::start(RoundStep::new(states.clone(), experiment), &context).unwrap();
+        runner::start(PromptStep::new(prompts()), &context).unwrap();
+        runner::start(StandIn(mishap), &context).unwrap();
         Self { log, broker, states, progress, failed, _arbiter: arbiter }
     }
 
@@ -190,7 +199,7 @@ impl Bench {
 }
 
 #[test]
-fn prompts_are_admitted_and_answered() {
+fn prompts_are_admitted_and_sampled() {
     actix::System::new().block_on(async {
         let mut bench = Bench::start(Mishap::None);
         bench.begin().await;
@@ -200,7 +209,7 @@ fn prompts_are_admitted_and_answered() {
 }
 
 #[test]
-fn a_prompt_that_always_fails_is_tried_again_and_then_set_aside() {
+fn a_prompt_that_always_fails_is_retried_and_then_set_aside() {
     actix::System::new().block_on(async {
         let mut bench = Bench::start(Mishap::Retry);
         bench.begin().await;
@@ -213,7 +222,7 @@ fn a_prompt_that_always_fails_is_tried_again_and_then_set_aside() {
 }
 
 #[test]
-fn a_prompt_that_can_never_work_is_set_aside_at_once() {
+fn a_prompt_that_does_not_fit_is_set_aside_at_once() {
     actix::System::new().block_on(async {
         let mut bench = Bench::start(Mishap::SetAside);
         bench.begin().await;
@@ -223,7 +232,7 @@ fn a_prompt_that_can_never_work_is_set_aside_at_once() {
 }
 
 #[test]
-fn an_event_whose_answer_was_against_the_rules_is_delivered_again() {
+fn the_cause_of_a_rejected_proposal_is_redelivered() {
     actix::System::new().block_on(async {
         let mut bench = Bench::start(Mishap::Nonsense);
         bench.begin().await;
@@ -233,7 +242,7 @@ fn an_event_whose_answer_was_against_the_rules_is_delivered_again() {
 }
 
 #[test]
-fn an_event_that_nothing_came_of_is_delivered_again_after_a_while() {
+fn an_unanswered_event_is_redelivered_after_a_while() {
     actix::System::new().block_on(async {
         let mut bench = Bench::with_patience(Mishap::Silence, Duration::from_millis(400));
         bench.begin().await;
@@ -243,7 +252,7 @@ fn an_event_that_nothing_came_of_is_delivered_again_after_a_while() {
 }
 
 #[test]
-fn a_panic_in_a_step_stops_the_pipeline_and_says_where() {
+fn a_panic_stops_the_pipeline_and_the_failure_names_the_step() {
     actix::System::new().block_on(async {
         let mut bench = Bench::start(Mishap::Panic);
         bench.begin().await;
@@ -254,7 +263,7 @@ fn a_panic_in_a_step_stops_the_pipeline_and_says_where() {
 }
 
 #[test]
-fn proposals_that_wait_when_the_journal_starts_are_all_answered() {
+fn proposals_beyond_the_mailbox_of_a_starting_journal_are_all_answered() {
     actix::System::new().block_on(async {
         let log = Arc::new(MemoryLog::default());
         let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
@@ -276,13 +285,24 @@ fn proposals_that_wait_when_the_journal_starts_are_all_answered() {
             .collect();
         tokio::task::yield_now().await;
         let arbiter = Arbiter::new();
-        arbiter.spawn_fn(|| std::thread::sleep(Duration::from_millis(200)));
+        // The journal cannot run before its intake has taken more proposals than its mailbox holds.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        arbiter.spawn_fn(move || held.recv().unwrap_or_default());
         let (failure, failed) = Failure::new();
         let (progress, _) = watch::channel(Progress::default());
         let states = States::default();
         states.load(&*log, &plan().experiment, None).unwrap();
-        let (journal, _) = Journal::new(log, states, progress, failure, None);
-        journal::start(journal, &*broker, &arbiter.handle()).unwrap();
+        let mut journal = Journal::new(log, states, failure);
+        let _rejections = journal.host(plan().experiment, progress, None);
+        let in_flight = Arc::new(tokio::sync::Semaphore::new(64));
+        journal::start_bounded(journal, &*broker, &arbiter.handle(), in_flight.clone()).unwrap();
+        let full = async {
+            while in_flight.available_permits() > 64 - 17 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), full).await.expect("the mailbox fills up");
+        release.send(()).unwrap();
         for answered in waiting {
             let answer = tokio::time::timeout(Duration::from_secs(30), answered).await.unwrap().unwrap();
             assert!(matches!(answer, Ok(ProposalReply::Recorded(_))), "{answer:?}, {:?}", failed.borrow());
@@ -291,7 +311,7 @@ fn proposals_that_wait_when_the_journal_starts_are_all_answered() {
 }
 
 #[test]
-fn the_same_proposal_twice_is_recorded_once_and_answered_with_the_original() {
+fn a_repeated_proposal_is_recorded_once_and_answered_with_the_original() {
     actix::System::new().block_on(async {
         let bench = Bench::start(Mishap::None);
         let (first, second) = (bench.begin().await, bench.begin().await);
@@ -301,13 +321,13 @@ fn the_same_proposal_twice_is_recorded_once_and_answered_with_the_original() {
 }
 
 #[test]
-fn a_proposal_against_the_rules_is_rejected_and_changes_nothing() {
+fn a_rejected_proposal_changes_nothing() {
     actix::System::new().block_on(async {
         let mut bench = Bench::start(Mishap::None);
         bench.begin().await;
         bench.until(|progress| progress.counts.sampled == 2).await;
         let before = bench.events();
-        let closed = dissent_domain::event::RoundClosed { round: 0 }.into();
+        let closed = RoundClosed { round: 0 }.into();
         let cause = EventId::of_experiment(&plan().experiment);
         let answer = bench.propose(follow_from(cause, "test", 0, &[closed]).unwrap()).await;
         assert!(matches!(answer, ProposalReply::Rejected { .. }), "{answer:?}");
@@ -316,7 +336,7 @@ fn a_proposal_against_the_rules_is_rejected_and_changes_nothing() {
 }
 
 #[test]
-fn what_happened_does_not_happen_again_under_another_name() {
+fn an_event_with_a_foreign_id_is_rejected() {
     actix::System::new().block_on(async {
         let mut bench = Bench::start(Mishap::None);
         bench.begin().await;
@@ -324,7 +344,8 @@ fn what_happened_does_not_happen_again_under_another_name() {
         let before = bench.events();
         // The rules allow it: the prompt waits for its reward. Only its name gives it away.
         let aside = bench.log.read(0, usize::MAX).unwrap().into_iter().find_map(|recorded| {
-            step::set_aside(&recorded, StepName::Reward, "no reason").map(|event| (recorded.event.id, event))
+            propose::set_aside(&recorded, StepName::Reward, "no reason")
+                .map(|event| (recorded.event.id, event))
         });
         let (cause, event) = aside.unwrap();
         let mut proposed = follow_from(cause, "test", 0, &[event]).unwrap();
@@ -335,4 +356,17 @@ fn what_happened_does_not_happen_again_under_another_name() {
         assert!(reason.contains("which makes its id"), "{reason}");
         assert_eq!(before, bench.events());
     });
+}
+
+#[test]
+fn a_wrong_event_is_fatal_and_names_event_and_step() {
+    let id = EventId::of_experiment(&plan().experiment);
+    let wrong = Received { id, causation: None, event: RoundClosed { round: 0 }.into() };
+    let outcomes = StandIn(Mishap::None).handle_events(vec![wrong.clone(), wrong]);
+    let [Err(StepError::Fatal(reason)), Err(StepError::Fatal(_))] = &outcomes[..] else {
+        panic!("{outcomes:?}")
+    };
+    for named in ["generation", "round.closed", PromptAdmitted::EVENT_TYPE.name(), &id.to_string()] {
+        assert!(reason.contains(named), "{reason}");
+    }
 }

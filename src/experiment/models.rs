@@ -42,7 +42,7 @@ impl Model {
         let adapter = LoraAdapter::open(adapter_dir)?;
         adapter.check(&checkpoint.config)?;
         Ok(Self {
-            fingerprint: dissent_actors::model::fingerprint(&checkpoint, Some(&adapter)),
+            fingerprint: dissent_actors::fingerprint(&checkpoint, Some(&adapter)),
             name: format!("{name} + {}", file_name(adapter_dir)),
             checkpoint,
             adapter: Some(adapter),

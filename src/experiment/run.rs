@@ -4,8 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dissent_actors::journal::States;
-use dissent_actors::{Ending, LeaseTimes, Pipeline, PipelineError, Resources, Roles, control};
+use dissent_actors::{Ending, LeaseTimes, Pipeline, PipelineError, Resources, Roles, States, command_in_log};
 use dissent_domain::event_ids::finished_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
@@ -95,7 +94,7 @@ fn standing(
 fn start(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<()> {
     let order =
         OperatorCommand { action: Action::Start, by: String::new(), reason: Some("dissent run".to_owned()) };
-    wait(control::order(log, experiment, &order))?;
+    wait(command_in_log(log, experiment, &order))?;
     Ok(())
 }
 

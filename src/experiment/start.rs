@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use dissent_actors::{
-    Base, Gold, GoldModel, Learnable, Learner, LearningResources, LeaseTimes, ModelLearner, Policy, Proxy,
-    Resources, Roles, StepError,
+    Base, Gold, GoldModel, LearningResources, LeaseTimes, OnnxTrainer, Policy, Proxy, Resources, Roles,
+    StepError, TrainableModel, Trainer,
 };
 use dissent_domain::event::StepName;
 use dissent_domain::log::EventLog;
@@ -126,15 +126,15 @@ impl SessionOpener<'_> {
         let gold = if roles.need_gold() { self.gold()? } else { None };
         let policy = self.models.policy.base(self.runtime, self.options);
         let reward = self.models.reward.base(self.runtime, self.options);
-        let learner =
-            if roles.contains(StepName::Training) { Some(self.learner(&policy, &reward)?) } else { None };
-        Ok(LearningResources { held_out, gold, learner, policy, reward, inbox })
+        let trainer =
+            if roles.contains(StepName::Training) { Some(self.trainer(&policy, &reward)?) } else { None };
+        Ok(LearningResources { held_out, gold, trainer, policy, reward, inbox })
     }
 
-    fn learner(&self, policy: &Base, reward: &Base) -> anyhow::Result<Box<dyn Learner>> {
-        Ok(Box::new(ModelLearner {
-            policy: Learnable { base: policy.clone(), template: self.config.policy.template.parse()? },
-            reward: Learnable { base: reward.clone(), template: self.config.reward.template.parse()? },
+    fn trainer(&self, policy: &Base, reward: &Base) -> anyhow::Result<Box<dyn Trainer>> {
+        Ok(Box::new(OnnxTrainer {
+            policy: TrainableModel { base: policy.clone(), template: self.config.policy.template.parse()? },
+            reward: TrainableModel { base: reward.clone(), template: self.config.reward.template.parse()? },
             kind: self.config.reward.kind,
         }))
     }

@@ -19,7 +19,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use dissent_actors::{Control, OrderError, Ordered};
+use dissent_actors::{CommandError, CommandOutcome, Control};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::operator::{Action, OperatorCommand};
 use dissent_storage::SledLog;
@@ -76,8 +76,9 @@ async fn order(
     let experiment =
         ExperimentId::new(name).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     tracing::info!(experiment_id = %experiment, order = action.name(), by, "an order over HTTP");
-    let ordered = control_api.control.order(experiment.clone(), OperatorCommand { action, by, reason }).await;
-    let Ordered { standing, changed } = ordered.map_err(refused)?;
+    let ordered =
+        control_api.control.command(experiment.clone(), OperatorCommand { action, by, reason }).await;
+    let CommandOutcome { standing, changed } = ordered.map_err(refused)?;
     Ok(answer(&json!({ "experiment": experiment, "state": standing, "changed": changed })))
 }
 
@@ -140,12 +141,12 @@ impl ControlApi {
     }
 }
 
-fn refused(error: OrderError) -> Problem {
+fn refused(error: CommandError) -> Problem {
     match error {
-        OrderError::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
-        OrderError::Rejected { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
-        OrderError::Gone => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
-        OrderError::Load(_) | OrderError::Log(_) => Problem::internal(error),
+        CommandError::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
+        CommandError::Rejected { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
+        CommandError::Gone => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
+        CommandError::Load(_) | CommandError::Log(_) => Problem::internal(error),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dissent_actors::Vitals;
+use dissent_actors::ProcessHealth;
 use dissent_queues::BrokerStatus;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -31,7 +31,7 @@ pub(super) async fn text(status: &ServiceStatus) -> Result<String, std::fmt::Err
     let queues = status.broker.queues().await;
     let mut registry = Registry::with_prefix("dissent");
     experiment(&mut registry, status);
-    waits(&mut registry, status.vitals.clone()).await;
+    waits(&mut registry, status.health.clone()).await;
     if let Some(status) = status.broker.status() {
         broker(&mut registry, &status);
     }
@@ -58,8 +58,8 @@ fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
 }
 
 fn experiment(registry: &mut Registry, status: &ServiceStatus) {
-    let vitals = &status.vitals;
-    let progress = vitals.progress.borrow().clone();
+    let health = &status.health;
+    let progress = health.progress.borrow().clone();
     let prompts = Family::<Labelled, Gauge>::default();
     let counts = progress.counts;
     for (state, count) in [
@@ -94,7 +94,7 @@ fn experiment(registry: &mut Registry, status: &ServiceStatus) {
     let (step, steps) = progress.training.unwrap_or_default();
     gauge(registry, "training_step", "Steps done of the training under way", step);
     gauge(registry, "training_steps", "Its steps in all", steps);
-    if let Some(age) = vitals.lease_age() {
+    if let Some(age) = health.lease_age() {
         let seconds = ConstGauge::new(age.as_secs_f64());
         registry.register_with_unit(
             "lease_age",
@@ -104,16 +104,16 @@ fn experiment(registry: &mut Registry, status: &ServiceStatus) {
         );
     }
     counter(registry, "events", "Events of the experiment that this process knows", progress.events);
-    counter(registry, "tokens_sampled", "Response tokens sampled by this process", vitals.meter.tokens());
-    if let Some(appends) = &vitals.appends {
+    counter(registry, "tokens_sampled", "Response tokens sampled by this process", health.meter.tokens());
+    if let Some(appends) = &health.appends {
         let help = "From a decision to its being durable";
         registry.register_with_unit("append", help, Unit::Seconds, appends.clone());
     }
 }
 
 /// How long the oldest of what lies in the queues has waited.
-async fn waits(registry: &mut Registry, vitals: Vitals) {
-    let waited = tokio::task::spawn_blocking(move || vitals.longest_wait()).await;
+async fn waits(registry: &mut Registry, health: ProcessHealth) {
+    let waited = tokio::task::spawn_blocking(move || health.longest_wait()).await;
     // A log that cannot be read is reported where history is written.
     let Ok(Ok(waited)) = waited else { return };
     let seconds = ConstGauge::new(waited.unwrap_or_default().as_secs_f64());

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dissent_actors::{Ending, Pipeline, Progress, Roles, Vitals, Worker};
+use dissent_actors::{Ending, Pipeline, ProcessHealth, Progress, Roles, Worker};
 use dissent_domain::log::EventLog;
 use dissent_domain::operator::ExperimentStatus;
 use dissent_models::runtime::CancelFlag;
@@ -94,7 +94,7 @@ pub(crate) fn serve(
             access: AccessCheck::new(listen, token),
             backing_up: Arc::default(),
         });
-        let served = RunningService::begin(pipeline.vitals(), broker.clone(), serving, control_api).await?;
+        let served = RunningService::begin(pipeline.health(), broker.clone(), serving, control_api).await?;
         let (cancel, failure) =
             (pipeline.cancel_handle(), async { pipeline.finished().await.map(|_: Ending| ()) });
         let outcome = served.until_stopped(failure, cancel).await;
@@ -145,7 +145,7 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &ServeOpt
         let history = PlanCheckedHistory::new(history, plan.clone());
         let mut worker = Worker::start(&plan, resources, Box::new(history))?;
         let served =
-            RunningService::begin(worker.vitals(), BrokerHandle::Rabbit(broker), serving, None).await?;
+            RunningService::begin(worker.health(), BrokerHandle::Rabbit(broker), serving, None).await?;
         let cancel = worker.cancel_handle();
         let outcome = served.until_stopped(async { worker.finished().await }, cancel).await;
         let drained = worker.drain().await;
@@ -161,13 +161,13 @@ struct RunningService {
 
 impl RunningService {
     async fn begin(
-        vitals: Vitals,
+        health: ProcessHealth,
         broker: BrokerHandle,
         serving: &ServeOptions,
         control_api: Option<ControlApi>,
     ) -> anyhow::Result<Self> {
-        tell_what_it_waits_for(&vitals);
-        let status = Arc::new(ServiceStatus::new(vitals, broker));
+        tell_what_it_waits_for(&health);
+        let status = Arc::new(ServiceStatus::new(health, broker));
         if let Some(address) = serving.listen {
             let address = http::listen(address, status.clone(), control_api).await?;
             tracing::info!(%address, "listening");
@@ -190,7 +190,7 @@ impl RunningService {
         let mut terminate = signal(SignalKind::terminate())?;
         let ended = async {
             finished.await?;
-            let standing = self.status.vitals.progress.borrow().standing;
+            let standing = self.status.health.progress.borrow().standing;
             tracing::info!(?standing, "the experiment is over");
             if !self.until_finished {
                 std::future::pending::<()>().await;
@@ -215,8 +215,8 @@ impl RunningService {
 }
 
 /// Says why nothing happens, where nothing may.
-fn tell_what_it_waits_for(vitals: &Vitals) {
-    match vitals.progress.borrow().standing {
+fn tell_what_it_waits_for(health: &ProcessHealth) {
+    match health.progress.borrow().standing {
         ExperimentStatus::Created => {
             tracing::warn!("the experiment waits for its start: dissent experiment start NAME")
         }

@@ -2,20 +2,20 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dissent_actors::Vitals;
+use dissent_actors::ProcessHealth;
 
 use super::broker_handle::BrokerHandle;
 
 /// A running process, as its health checks and metrics see it.
 pub(super) struct ServiceStatus {
-    pub(super) vitals: Vitals,
+    pub(super) health: ProcessHealth,
     pub(super) broker: BrokerHandle,
     draining: AtomicBool,
 }
 
 impl ServiceStatus {
-    pub(super) fn new(vitals: Vitals, broker: BrokerHandle) -> Self {
-        Self { vitals, broker, draining: AtomicBool::new(false) }
+    pub(super) fn new(health: ProcessHealth, broker: BrokerHandle) -> Self {
+        Self { health, broker, draining: AtomicBool::new(false) }
     }
 
     /// From now on it takes on nothing more.

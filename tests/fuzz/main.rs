@@ -11,7 +11,7 @@ use dissent::config::Config;
 use dissent::dataset::prompts;
 use dissent::dataset::{Dataset, Format, ReadOptions};
 use dissent::study::config::StudyConfig;
-use dissent_actors::inbox;
+use dissent_actors::read_judgements;
 use proptest::prelude::*;
 
 use mutation::{bounded, cases, mutated, mutations};
@@ -88,7 +88,7 @@ proptest! {
     fn judgements_made_wrong_are_an_error_or_judgements(copies in 1..4_usize, mutations in mutations()) {
         let bytes = mutated(format!("{JUDGEMENT}\n").repeat(copies).as_bytes(), &mutations);
         let lines = bytes.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        if let Ok(judgements) = written("inbox.jsonl", &bytes, inbox::read) {
+        if let Ok(judgements) = written("inbox.jsonl", &bytes, read_judgements) {
             prop_assert!(judgements.len() <= lines);
         }
     }

@@ -34,25 +34,21 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{ArtifactStore, MemoryLog, Snapshots};
 use tempfile::TempDir;
 
-use crate::crew::{LearningResources, Resources};
-use crate::gold::Gold;
-use crate::model::{self, Base};
-use crate::pipeline::{Ending, Pipeline};
 use crate::required::required;
-use crate::roles::Roles;
-use crate::training::worker::LeaseTimes;
-use crate::training::{Learner, Learnt, Refinement, Tuning, Watch};
-use crate::{Policy, Proxy, StepError};
+use crate::{
+    Base, Ending, Gold, LearningResources, LeaseTimes, Pipeline, Policy, Proxy, Refinement, Resources, Roles,
+    StepError, TrainedAdapter, Trainer, TrainingWatch, Tuning, fingerprint,
+};
 
 const PROMPTS: u32 = 4;
 const STEPS: u64 = 6;
 
-/// The longer answer is the better one.
+/// The longer completion is the better one.
 struct Longest;
 
 impl Gold for Longest {
-    fn score(&mut self, _: &Prompt, answers: &[String]) -> Result<Vec<f64>, StepError> {
-        Ok(answers.iter().map(|answer| answer.len() as f64).collect())
+    fn score(&mut self, _: &Prompt, completions: &[String]) -> Result<Vec<f64>, StepError> {
+        Ok(completions.iter().map(|completion| completion.len() as f64).collect())
     }
 }
 
@@ -76,7 +72,7 @@ enum Mishap {
 }
 
 impl Counting {
-    fn count(&self, seed: u64, resume: Option<&[u8]>, watch: &mut Watch) -> Result<u64, StepError> {
+    fn count(&self, seed: u64, resume: Option<&[u8]>, watch: &mut TrainingWatch) -> Result<u64, StepError> {
         let (mut step, mut sum) = match resume {
             Some(bytes) => {
                 let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -113,7 +109,7 @@ impl Counting {
     }
 
     /// An adapter that differs with the number.
-    fn learnt(&self, base: &Base, like: &LoraAdapter, sum: u64, preferences: [usize; 2]) -> Learnt {
+    fn trained(&self, base: &Base, like: &LoraAdapter, sum: u64, preferences: [usize; 2]) -> TrainedAdapter {
         let mut layers = like.layers.clone();
         layers.values_mut().next().unwrap().a[0] += (sum % 1000) as f32 / 1e4;
         let (score, task) = (like.score.clone(), like.task);
@@ -121,23 +117,23 @@ impl Counting {
         let [preferences, rehearsed] = preferences.map(|count| u32::try_from(count).unwrap());
         let lies = matches!(&self.mishap, Mishap::Lie(first) if first.swap(false, Ordering::SeqCst));
         let said = if lies { like } else { &adapter };
-        let fingerprint = model::fingerprint(&base.checkpoint, Some(said));
-        Learnt { adapter, fingerprint, preferences, rehearsed, metrics: BTreeMap::new() }
+        let fingerprint = fingerprint(&base.checkpoint, Some(said));
+        TrainedAdapter { adapter, fingerprint, preferences, rehearsed, metrics: BTreeMap::new() }
     }
 }
 
-impl Learner for Counting {
-    fn refine(&mut self, task: Refinement, watch: &mut Watch) -> Result<Learnt, StepError> {
+impl Trainer for Counting {
+    fn refine(&mut self, task: Refinement, watch: &mut TrainingWatch) -> Result<TrainedAdapter, StepError> {
         let seed = task.feedback.iter().map(|pair| pair.chosen.len() as u64).sum();
         let sum = self.count(seed, task.resume.as_deref(), watch)?;
         let like = task.adapter.expect("the reward model has an adapter");
-        Ok(self.learnt(&self.reward, &like, sum, [task.feedback.len(), task.original.len()]))
+        Ok(self.trained(&self.reward, &like, sum, [task.feedback.len(), task.original.len()]))
     }
 
-    fn tune(&mut self, task: Tuning, watch: &mut Watch) -> Result<Learnt, StepError> {
-        let sum = self.count(task.answered.len() as u64, task.resume.as_deref(), watch)?;
+    fn tune(&mut self, task: Tuning, watch: &mut TrainingWatch) -> Result<TrainedAdapter, StepError> {
+        let sum = self.count(task.completions.len() as u64, task.resume.as_deref(), watch)?;
         let first = LoraAdapter::open(&golden("llama-lora")).unwrap();
-        Ok(self.learnt(&self.policy, task.policy.as_deref().unwrap_or(&first), sum, [0, 0]))
+        Ok(self.trained(&self.policy, task.policy.as_deref().unwrap_or(&first), sum, [0, 0]))
     }
 }
 
@@ -236,7 +232,7 @@ impl Place {
         }
     }
 
-    fn counting(&self, mishap: Mishap) -> Box<dyn Learner> {
+    fn counting(&self, mishap: Mishap) -> Box<dyn Trainer> {
         Box::new(Counting { policy: self.policy.clone(), reward: self.reward.clone(), mishap })
     }
 
@@ -248,7 +244,7 @@ impl Place {
     async fn judge_when_asked(
         &self,
         plan: &Plan,
-        [first, second]: [Box<dyn Learner>; 2],
+        [first, second]: [Box<dyn Trainer>; 2],
         is_unsafe: Option<[bool; 2]>,
     ) {
         let mut pipeline = self.start(plan, first, None).await;
@@ -274,19 +270,19 @@ impl Place {
         std::fs::rename(self.inbox().join("partial"), self.inbox().join("ann.jsonl")).unwrap();
     }
 
-    async fn start(&self, plan: &Plan, learner: Box<dyn Learner>, inbox: Option<PathBuf>) -> Pipeline {
-        self.start_with(plan, learner, inbox, LeaseTimes::default()).await
+    async fn start(&self, plan: &Plan, trainer: Box<dyn Trainer>, inbox: Option<PathBuf>) -> Pipeline {
+        self.start_with(plan, trainer, inbox, LeaseTimes::default()).await
     }
 
     async fn start_with(
         &self,
         plan: &Plan,
-        learner: Box<dyn Learner>,
+        trainer: Box<dyn Trainer>,
         inbox: Option<PathBuf>,
         times: LeaseTimes,
     ) -> Pipeline {
         let broker = Arc::new(EmbeddedBroker::new(self.log.clone(), EmbeddedOptions::default()));
-        let mut resources = self.resources(self.log.clone(), broker, Roles::all(), learner, inbox);
+        let mut resources = self.resources(self.log.clone(), broker, Roles::all(), trainer, inbox);
         let [_, scored] = templates();
         resources.proxy = Some(Proxy::open(self.reward.clone(), scored, plan.reward.kind).unwrap());
         resources.lease = times;
@@ -298,14 +294,14 @@ impl Place {
         log: Arc<MemoryLog>,
         broker: Arc<EmbeddedBroker>,
         roles: Roles,
-        learner: Box<dyn Learner>,
+        trainer: Box<dyn Trainer>,
         inbox: Option<PathBuf>,
     ) -> Resources {
         let [raw, scored] = templates();
         let gold: Box<dyn Gold> = Box::new(Longest);
         let (policy, reward) = (self.policy.clone(), self.reward.clone());
-        let (held_out, gold, learner) = (prompts("held", 3), Some(gold), Some(learner));
-        let learning = LearningResources { held_out, gold, learner, policy, reward, inbox };
+        let (held_out, gold, trainer) = (prompts("held", 3), Some(gold), Some(trainer));
+        let learning = LearningResources { held_out, gold, trainer, policy, reward, inbox };
         Resources {
             log,
             broker,
@@ -322,8 +318,8 @@ impl Place {
         }
     }
 
-    async fn finish(&self, plan: &Plan, learner: Box<dyn Learner>) {
-        let mut pipeline = self.start(plan, learner, None).await;
+    async fn finish(&self, plan: &Plan, trainer: Box<dyn Trainer>) {
+        let mut pipeline = self.start(plan, trainer, None).await;
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dissent_actors::{OrderError, Ordered, control};
+use dissent_actors::{CommandError, CommandOutcome, command_in_log};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::operator::{Action, BY_BYTES_MAX, ExperimentStatus, OperatorCommand, REASON_BYTES_MAX};
 use dissent_storage::{SledLog, wait};
@@ -47,7 +47,7 @@ pub(super) struct OperatorArgs {
 pub(super) fn run(data_dir: &Path, action: Action, args: &OperatorArgs, as_json: bool) -> anyhow::Result<()> {
     check_length("--by", &args.by, BY_BYTES_MAX)?;
     check_length("--reason", args.reason.as_deref().unwrap_or_default(), REASON_BYTES_MAX)?;
-    let Ordered { standing, changed } = match args.server.log_access(data_dir)? {
+    let CommandOutcome { standing, changed } = match args.server.log_access(data_dir)? {
         LogAccess::Here(log) => here(&log, action, args)?,
         LogAccess::Server(server) => there(&server, action, args)?,
     };
@@ -87,20 +87,20 @@ fn said(standing: ExperimentStatus, already: &str) -> String {
     }
 }
 
-fn here(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Result<Ordered> {
+fn here(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {
     let OperatorArgs { experiment, by, reason, .. } = args;
     open::require_experiment(log, experiment)?;
     let order = OperatorCommand { action, by: by.clone(), reason: reason.clone() };
-    wait(control::order(log, experiment, &order)).map_err(|error| match error {
-        OrderError::Rejected { .. } | OrderError::Unknown(_) => BadInput(error.to_string()).into(),
-        OrderError::Load(_) | OrderError::Log(_) | OrderError::Gone => error.into(),
+    wait(command_in_log(log, experiment, &order)).map_err(|error| match error {
+        CommandError::Rejected { .. } | CommandError::Unknown(_) => BadInput(error.to_string()).into(),
+        CommandError::Load(_) | CommandError::Log(_) | CommandError::Gone => error.into(),
     })
 }
 
-fn there(server: &Server, action: Action, args: &OperatorArgs) -> anyhow::Result<Ordered> {
+fn there(server: &Server, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {
     let path = format!("/experiments/{}/{}", args.experiment, action.name());
     let said = server.post(&path, json!({ "by": args.by, "reason": args.reason }), PATIENCE)?;
     let standing =
         ExperimentStatus::deserialize(&said["state"]).context("the server's answer cannot be read")?;
-    Ok(Ordered { standing, changed: said["changed"].as_bool().unwrap_or_default() })
+    Ok(CommandOutcome { standing, changed: said["changed"].as_bool().unwrap_or_default() })
 }

@@ -84,7 +84,7 @@ async fn require_unheard(broker: &RabbitBroker, names: &[String]) -> anyhow::Res
 
 #[cfg(test)]
 mod tests {
-    use dissent_actors::control;
+    use dissent_actors::command_in_log;
     use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
     use dissent_domain::log::{Append, EventLog as _, ExpectedVersion};
     use dissent_domain::operator::{Action, OperatorCommand};
@@ -122,7 +122,7 @@ mod tests {
         assert!(refused.to_string().contains("e is not finished, nor cancelled"), "{refused}");
         with_log(&|log| {
             let order = OperatorCommand { action: Action::Cancel, by: String::new(), reason: None };
-            wait(control::order(log, &experiment, &order)).unwrap();
+            wait(command_in_log(log, &experiment, &order)).unwrap();
         });
         require_over(folder.path(), &experiment).unwrap();
     }

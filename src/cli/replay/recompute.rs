@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dissent_actors::recompute::{Difference, Recomputed, Tally};
+use dissent_actors::{Difference, Recomputed, Tally};
 use dissent_actors::{LeaseTimes, Roles, recompute};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;

@@ -5,13 +5,13 @@ use dissent_domain::learning::RequestedComparison;
 use dissent_domain::training::{PolicyMethod, PpoSettings};
 
 use super::*;
-use crate::training::{Learnable, ModelLearner};
+use crate::{OnnxTrainer, TrainableModel};
 
-fn learner(place: &Place, kind: RewardKind) -> Box<dyn Learner> {
+fn trainer(place: &Place, kind: RewardKind) -> Box<dyn Trainer> {
     let [raw, scored] = templates();
-    Box::new(ModelLearner {
-        policy: Learnable { base: place.policy.clone(), template: raw },
-        reward: Learnable { base: place.reward.clone(), template: scored },
+    Box::new(OnnxTrainer {
+        policy: TrainableModel { base: place.policy.clone(), template: raw },
+        reward: TrainableModel { base: place.reward.clone(), template: scored },
         kind,
     })
 }
@@ -59,12 +59,12 @@ fn reported(place: &Place, stage: Stage, round: u32, metric: &str) -> Vec<f64> {
 fn models_learn(method: PolicyMethod, check: impl FnOnce(&Place)) {
     with_place(async |place| {
         let plan = plan(place, 2, method);
-        place.finish(&plan, learner(place, RewardKind::Reward)).await;
+        place.finish(&plan, trainer(place, RewardKind::Reward)).await;
         let replay = place.verified();
         let [first, .., last] = replay.experiment().evaluations() else { panic!() };
         assert!(first.kl == 0.0 && last.kl != 0.0, "{last:?}");
         check(place);
-        let again = recompute::again(place, &place.log, &plan, learner(place, RewardKind::Reward));
+        let again = recompute::again(place, &place.log, &plan, trainer(place, RewardKind::Reward));
         assert_eq!(again.differences, [], "computed again it is the same");
     });
 }
@@ -123,7 +123,7 @@ fn cost_plan(place: &Place, source: FeedbackSource) -> Plan {
 fn a_cost_model_learns_that_what_is_preferred_costs_less() {
     with_place(async |place| {
         let plan = cost_plan(place, FeedbackSource::Oracle);
-        place.finish(&plan, learner(place, RewardKind::Cost)).await;
+        place.finish(&plan, trainer(place, RewardKind::Cost)).await;
         let replay = place.verified();
         // What was preferred should cost less. Before the first step, that is what the proxy said.
         let ahead = |asked: &RequestedComparison| {
@@ -148,8 +148,8 @@ fn a_cost_model_learns_the_signs_of_safe_and_unsafe_answers() {
     with_place(async |place| {
         let plan = cost_plan(place, FeedbackSource::People);
         // The second answer is preferred, the first one unsafe.
-        let learners = [(); 2].map(|()| learner(place, RewardKind::Cost));
-        place.judge_when_asked(&plan, learners, Some([true, false])).await;
+        let trainers = [(); 2].map(|()| trainer(place, RewardKind::Cost));
+        place.judge_when_asked(&plan, trainers, Some([true, false])).await;
         place.verified();
         let [refined] = &refined(place)[..] else { panic!() };
         assert!(refined.metrics["sign_accuracy"] > 0.5 && refined.metrics["margin"] > 0.0, "{refined:?}");
@@ -159,7 +159,7 @@ fn a_cost_model_learns_the_signs_of_safe_and_unsafe_answers() {
 #[test]
 fn a_policy_with_an_adapter_of_its_own_is_held_to_it_by_ppo() {
     within(Place::with_policy(Some("llama-lora")), async |place| {
-        place.finish(&plan(place, 2, PolicyMethod::Ppo), learner(place, RewardKind::Reward)).await;
+        place.finish(&plan(place, 2, PolicyMethod::Ppo), trainer(place, RewardKind::Reward)).await;
         place.verified();
         // What is sampled first comes from the policy that it is held to; in the second round it has moved away.
         let [first, second] = [0, 1].map(|round| reported(place, Stage::Policy, round, "objective/kl"));
@@ -170,7 +170,7 @@ fn a_policy_with_an_adapter_of_its_own_is_held_to_it_by_ppo() {
 #[test]
 fn a_policy_with_an_adapter_of_its_own_is_held_to_it_by_dpo() {
     within(Place::with_policy(Some("llama-lora")), async |place| {
-        place.finish(&plan(place, 2, PolicyMethod::Dpo), learner(place, RewardKind::Reward)).await;
+        place.finish(&plan(place, 2, PolicyMethod::Dpo), trainer(place, RewardKind::Reward)).await;
         let replay = place.verified();
         let kl = replay.experiment().evaluations()[0].kl;
         assert!(kl.abs() < 1e-12, "KL is that from the policy with its adapter: {kl}");
@@ -181,7 +181,7 @@ fn a_policy_with_an_adapter_of_its_own_is_held_to_it_by_dpo() {
 
 /// Stops a run once its training of so many steps has begun.
 async fn stop_in_training(place: &Place, plan: &Plan, steps: u64) {
-    let pipeline = place.start(plan, learner(place, RewardKind::Reward), None).await;
+    let pipeline = place.start(plan, trainer(place, RewardKind::Reward), None).await;
     let mut progress = pipeline.progress();
     let begun = progress.wait_for(|now| now.training.is_some_and(|(done, of)| of == steps && done > 0));
     tokio::time::timeout(Duration::from_secs(120), begun).await.expect("it begins").unwrap();
@@ -196,11 +196,11 @@ fn models_that_were_stopped_in_training_go_on_from_their_checkpoints_to_the_same
     let mut plan = plan(&undisturbed, 1, PolicyMethod::Ppo);
     learning(&mut plan).refinement.hyperparameters.steps = Some(refinement);
     learning(&mut plan).tuning.objective.ppo.iterations = tuning;
-    actix::System::new().block_on(undisturbed.finish(&plan, learner(&undisturbed, RewardKind::Reward)));
+    actix::System::new().block_on(undisturbed.finish(&plan, trainer(&undisturbed, RewardKind::Reward)));
     with_place(async |place| {
         stop_in_training(place, &plan, refinement).await;
         stop_in_training(place, &plan, u64::from(tuning)).await;
-        place.finish(&plan, learner(place, RewardKind::Reward)).await;
+        place.finish(&plan, trainer(place, RewardKind::Reward)).await;
         let resumed = place.of_kind(EventType::TrainingRequested).into_iter().filter_map(|event| {
             let Event::TrainingRequested(e) = event else { return None };
             e.resume_from.map(|_| e.stage)
@@ -217,7 +217,7 @@ fn a_policy_whose_answers_are_all_alike_stays_as_it_is_and_the_round_goes_on() {
         within(Place::with_policy(adapter), async |place| {
             let mut plan = plan(place, 1, PolicyMethod::Dpo);
             plan.sampling.temperature = 0.0;
-            place.finish(&plan, learner(place, RewardKind::Reward)).await;
+            place.finish(&plan, trainer(place, RewardKind::Reward)).await;
             let replay = place.verified();
             assert!(replay.experiment().is_finished());
             let [before, after] = replay.experiment().evaluations() else { panic!() };
@@ -229,7 +229,7 @@ fn a_policy_whose_answers_are_all_alike_stays_as_it_is_and_the_round_goes_on() {
             let kept = ArtifactStore::open(place.folder.path().join("artifacts")).unwrap();
             let kept = kept.read(&tuned.adapter.parse().unwrap(), u64::MAX).unwrap();
             let kept = LoraAdapter::from_artifact(&kept).unwrap();
-            assert_eq!(tuned.fingerprint, model::fingerprint(&place.policy.checkpoint, Some(&kept)));
+            assert_eq!(tuned.fingerprint, fingerprint(&place.policy.checkpoint, Some(&kept)));
             assert!(refined(place).is_empty(), "nor was there anything to ask");
         });
     }
@@ -246,7 +246,7 @@ fn examples_that_are_all_too_long_are_an_error_that_names_the_key() {
                 false => &mut learning.tuning.hyperparameters,
             };
             shortened.max_length = 3;
-            let mut pipeline = place.start(&plan, learner(place, RewardKind::Reward), None).await;
+            let mut pipeline = place.start(&plan, trainer(place, RewardKind::Reward), None).await;
             let failed = tokio::time::timeout(Duration::from_secs(60), pipeline.finished()).await.unwrap();
             let reason = failed.unwrap_err().to_string();
             assert!(reason.contains(&format!("longer than {section}.max_length, 3 tokens")), "{reason}");

@@ -4,14 +4,14 @@ use dissent_domain::operator::{Action, ExperimentStatus, OperatorCommand};
 
 use super::worker::{journal, results, worker};
 use super::*;
-use crate::{Control, OrderError, Progress};
+use crate::{CommandError, Control, Progress};
 
 fn order(action: Action) -> OperatorCommand {
     OperatorCommand { action, by: "ann".to_owned(), reason: Some("the machine is needed".to_owned()) }
 }
 
 async fn give(control: &Control, plan: &Plan, action: Action) -> ExperimentStatus {
-    let ordered = control.order(plan.experiment.clone(), order(action)).await.unwrap();
+    let ordered = control.command(plan.experiment.clone(), order(action)).await.unwrap();
     assert!(ordered.changed);
     ordered.standing
 }
@@ -78,7 +78,7 @@ fn workers_pause_and_go_on_as_the_journal_is_told() {
         let roles = ["generation,reward,conflict", "feedback,evaluation,training"];
         let workers = roles.map(|roles| worker(place, &plan, &broker, roles, Mishap::Stuck(4)));
         for worker in &workers {
-            let mut told = worker.vitals().progress;
+            let mut told = worker.health().progress;
             let hears = told.wait_for(|now| now.standing.is_paused());
             tokio::time::timeout(Duration::from_secs(60), hears).await.unwrap().unwrap();
         }
@@ -135,11 +135,11 @@ fn a_cancelled_experiment_ends_in_the_middle_of_a_training_and_stays_so() {
         let control = pipeline.control();
         assert_eq!(give(&control, &plan, Action::Cancel).await, ExperimentStatus::Cancelled);
         assert_eq!(ended(&mut pipeline).await, Ending::Cancelled);
-        let refused = control.order(plan.experiment.clone(), order(Action::Resume)).await.unwrap_err();
+        let refused = control.command(plan.experiment.clone(), order(Action::Resume)).await.unwrap_err();
         assert_eq!(refused.to_string(), "learning: the experiment was cancelled");
         pipeline.drain().await.unwrap();
-        let refused = control.order(plan.experiment.clone(), order(Action::Pause)).await.unwrap_err();
-        assert!(matches!(refused, OrderError::Gone), "{refused}");
+        let refused = control.command(plan.experiment.clone(), order(Action::Pause)).await.unwrap_err();
+        assert!(matches!(refused, CommandError::Gone), "{refused}");
         let last = place.recorded().pop().unwrap().decode().unwrap();
         assert!(matches!(last, Event::ExperimentCancelled(_)), "{last:?}");
         let mut pipeline = place.start(&plan, place.counting(Mishap::None), None).await;
@@ -159,12 +159,12 @@ fn experiments_of_the_log_that_are_not_at_work_take_orders_too() {
         let mut pipeline = place.start(&plan, place.counting(Mishap::None), None).await;
         assert_eq!(give(&pipeline.control(), &other, Action::Cancel).await, ExperimentStatus::Cancelled);
         let nobody = ExperimentId::new("nobody").unwrap();
-        let refused = pipeline.control().order(nobody, order(Action::Pause)).await.unwrap_err();
-        assert!(matches!(refused, OrderError::Unknown(_)), "{refused}");
+        let refused = pipeline.control().command(nobody, order(Action::Pause)).await.unwrap_err();
+        assert!(matches!(refused, CommandError::Unknown(_)), "{refused}");
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
         let again =
-            crate::control::order(&*place.log, &other.experiment, &order(Action::Cancel)).await.unwrap();
-        assert_eq!(again, crate::Ordered { standing: ExperimentStatus::Cancelled, changed: false });
+            crate::command_in_log(&*place.log, &other.experiment, &order(Action::Cancel)).await.unwrap();
+        assert_eq!(again, crate::CommandOutcome { standing: ExperimentStatus::Cancelled, changed: false });
     });
 }

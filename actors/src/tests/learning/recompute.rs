@@ -4,17 +4,17 @@ use dissent_domain::event::{NewEvent, RewardsScored, StepName};
 use dissent_domain::log::{Append, ExpectedVersion};
 
 use super::*;
-use crate::recompute::{Recomputed, recompute};
+use crate::{Recomputed, recompute};
 
 /// Computes what is in a log again, with models that are opened anew.
 pub(super) fn again(
     place: &Place,
     log: &Arc<MemoryLog>,
     plan: &Plan,
-    learner: Box<dyn Learner>,
+    trainer: Box<dyn Trainer>,
 ) -> Recomputed {
     let broker = Arc::new(EmbeddedBroker::new(Arc::new(MemoryLog::new()), EmbeddedOptions::default()));
-    let resources = place.resources(log.clone(), broker, Roles::all(), learner, None);
+    let resources = place.resources(log.clone(), broker, Roles::all(), trainer, None);
     recompute(plan, resources, &mut |_, _| ()).unwrap()
 }
 

@@ -31,8 +31,8 @@ pub(super) fn worker(
 }
 
 pub(super) async fn journal(place: &Place, plan: &Plan, broker: &Arc<EmbeddedBroker>) -> Pipeline {
-    let learner = place.counting(Mishap::None);
-    let resources = place.resources(place.log.clone(), broker.clone(), Roles::none(), learner, None);
+    let trainer = place.counting(Mishap::None);
+    let resources = place.resources(place.log.clone(), broker.clone(), Roles::none(), trainer, None);
     Pipeline::start(plan, resources).await.unwrap()
 }
 
@@ -54,7 +54,7 @@ fn workers_come_to_the_same_result_as_one_process() {
         for worker in &mut workers {
             let heard = tokio::time::timeout(Duration::from_secs(60), worker.finished()).await;
             heard.expect("it hears of the end").unwrap();
-            assert_eq!(worker.vitals().progress.borrow().events, place.recorded().len() as u64);
+            assert_eq!(worker.health().progress.borrow().events, place.recorded().len() as u64);
         }
         for worker in workers {
             worker.drain().await.unwrap();
@@ -116,8 +116,8 @@ fn a_worker_that_lies_about_what_it_trained_is_not_believed_and_another_does_its
         let liar = Mishap::Lie(Arc::new(AtomicBool::new(true)));
         let history = LogHistory::after(place.log.clone(), plan.experiment.clone(), 0);
         let roles = "training".parse().unwrap();
-        let learner = place.counting(liar);
-        let mut resources = place.resources(Arc::default(), broker.clone(), roles, learner, None);
+        let trainer = place.counting(liar);
+        let mut resources = place.resources(Arc::default(), broker.clone(), roles, trainer, None);
         resources.lease = LeaseTimes::of(Duration::from_secs(2));
         let trainer = Worker::start(&plan, resources, Box::new(history)).unwrap();
         assert_eq!(ended(&mut journal).await, Ending::Finished);
@@ -156,8 +156,8 @@ fn a_training_is_given_up_at_the_start_only_where_no_other_process_can_be_at_it(
         for shared in [true, false] {
             let log = copied(&place.log).await;
             let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
-            let learner = place.counting(Mishap::None);
-            let resources = place.resources(log.clone(), broker, Roles::none(), learner, None);
+            let trainer = place.counting(Mishap::None);
+            let resources = place.resources(log.clone(), broker, Roles::none(), trainer, None);
             let again = Pipeline::start(&plan, Resources { shared, ..resources }).await.unwrap();
             let expired =
                 |recorded: &Recorded| recorded.event.event_type == EventType::TrainingLeaseExpired.name();

@@ -1,0 +1,445 @@
+//! The journal: the one writer of history. It decides each proposal against the state of its experiment, appends the accepted
+//! events, and replies once they are durable.
+//!
+//! Proposals are decided one after another, on a state that already includes events on their way to the disk; so many proposals
+//! become durable in one group commit. If a write fails, nothing more is accepted.
+//!
+//! The thread of the journal never opens an artifact: a store may take minutes to answer. A proposal that names artifacts and
+//! that the rules would accept is checked on another thread and then decided again. Later proposals of the same experiment wait
+//! in order; those of other experiments, and operator commands, do not.
+
+pub(crate) mod artifact_check;
+pub(crate) mod operator;
+pub(crate) mod snapshots;
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::dev::SendError;
+use actix::{
+    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture,
+    WrapFuture as _,
+};
+use dissent_domain::event::{Event, EventId};
+use dissent_domain::experiment::Experiment;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::journal::{Accepted, Decision};
+use dissent_domain::log::{Append, EventLog, LogError};
+use dissent_domain::operator::OperatorCommand;
+use dissent_queues::{Broker, BrokerError, Proposal, ProposalDelivery, ProposalReply};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tracing::{Instrument as _, Span};
+
+use crate::error::{CommandError, chain};
+use crate::runner::failure::Failure;
+use crate::runner::redelivery::Rejections;
+use crate::runner::trace;
+use crate::state::clock::now_us;
+use crate::state::progress::Progress;
+use crate::state::{CommandOutcome, States, is_heartbeat};
+use artifact_check::{ArtifactCheck, named_artifacts};
+
+/// Proposals decided but not yet durable. More would only lengthen the wait: a group commit takes 256 events.
+const IN_FLIGHT_MAX: usize = 256;
+/// Capacity of the channel of rejected causes. On overflow a cause is dropped; the periodic scan finds it.
+const REJECTIONS_MAX: usize = 64;
+/// Artifact checks at once, of all experiments; each takes a thread and an adapter in memory. An experiment has one at a time.
+const CHECKS_MAX: usize = 8;
+/// Time that a shutdown leaves to running checks. A store that does not answer until then contradicts no worker.
+const CHECK_GRACE: Duration = Duration::from_secs(5);
+
+/// The part of the journal that belongs to one experiment whose steps run in this process.
+struct Hosted {
+    progress: Arc<watch::Sender<Progress>>,
+    /// Causes of rejected proposals, to be redelivered at once.
+    rejected: mpsc::Sender<EventId>,
+    /// Checks the artifacts that trainings name; none where the plan does not learn.
+    check: Option<Arc<ArtifactCheck>>,
+    /// Whether a check runs.
+    is_checking: bool,
+    /// Proposals that arrived while a check ran, in order. Few: a step waits for the reply before it proposes again.
+    held: VecDeque<Pending>,
+}
+
+/// Decides and appends.
+pub(crate) struct Journal {
+    log: Arc<dyn EventLog>,
+    /// The experiments whose steps run in this process.
+    states: States,
+    hosted: HashMap<ExperimentId, Hosted>,
+    /// The other experiments of the log that received an operator command.
+    idle: States,
+    failure: Failure,
+    appends: Histogram,
+    checks: Arc<Semaphore>,
+    /// Raised when checks that still run must not be waited for.
+    abandon_checks: Arc<watch::Sender<bool>>,
+}
+
+impl Journal {
+    /// A journal without experiments.
+    pub(crate) fn new(log: Arc<dyn EventLog>, states: States, failure: Failure) -> Self {
+        Self {
+            log,
+            states,
+            hosted: HashMap::new(),
+            idle: States::default(),
+            failure,
+            appends: append_seconds(),
+            checks: Arc::new(Semaphore::new(CHECKS_MAX)),
+            abandon_checks: Arc::new(watch::channel(false).0),
+        }
+    }
+
+    /// Adds an experiment whose state is loaded.
+    pub(crate) fn host(
+        &mut self,
+        experiment: ExperimentId,
+        progress: watch::Sender<Progress>,
+        check: Option<ArtifactCheck>,
+    ) -> Rejections {
+        let (rejected, rejections) = mpsc::channel(REJECTIONS_MAX);
+        let (progress, check) = (Arc::new(progress), check.map(Arc::new));
+        let hosted = Hosted { progress, rejected, check, is_checking: false, held: VecDeque::new() };
+        self.hosted.insert(experiment, hosted);
+        rejections
+    }
+
+    /// Seconds from a decision to its durability.
+    pub(crate) fn appends(&self) -> Histogram {
+        self.appends.clone()
+    }
+
+    /// Ends the wait for artifact checks.
+    pub(crate) fn check_limit(&self) -> CheckLimit {
+        CheckLimit(self.abandon_checks.clone())
+    }
+
+    /// Loads experiments whose steps do not run here, for operator commands.
+    pub(crate) fn idle_experiments(&self) -> IdleExperiments {
+        let (log, hosted, idle) = (self.log.clone(), self.states.clone(), self.idle.clone());
+        IdleExperiments { log, hosted, idle }
+    }
+
+    /// Decides a proposal. On acceptance the state is evolved, and the caller must append at once.
+    fn decide(&self, proposal: &Proposal) -> Result<Decided, LogError> {
+        let mut states = self.states.lock();
+        let Some(state) = states.get_mut(&proposal.experiment) else {
+            return Ok(Err(format!("{} is not an experiment of this journal", proposal.experiment)));
+        };
+        let is_known = |id| self.log.find(id).map(|known| known.is_some());
+        match state.ledger.decide(&proposal.experiment, &proposal.events, now_us(), is_known)? {
+            Decision::Rejected(reason) => Ok(Err(reason)),
+            Decision::Accepted(Accepted { append, fresh }) => {
+                // A repeated event is no heartbeat.
+                if fresh.iter().any(|event| is_heartbeat(event.event_type())) {
+                    state.last_heartbeat = Some(Instant::now());
+                }
+                Ok(Ok((append, state.progress())))
+            }
+        }
+    }
+
+    /// The events of a proposal whose artifacts must be checked first: recorded ones were checked before, and those that the
+    /// rules reject need no check.
+    fn unchecked(&self, proposal: &Proposal) -> Vec<Event> {
+        let may_happen = |id: EventId, event: &Event| {
+            let allowed = |experiment: &Experiment| experiment.decide(event).is_ok();
+            self.states.look(&proposal.experiment, allowed).unwrap_or(false)
+                && matches!(self.log.find(id), Ok(None))
+        };
+        named_artifacts(&proposal.events, may_happen)
+    }
+
+    /// Decides a proposal, or begins the check of its artifacts; whether a check began.
+    fn begin(&mut self, pending: Pending, context: &mut Context<Self>) -> bool {
+        let proposal = &pending.delivery.proposal;
+        let check = self.hosted.get(&proposal.experiment).and_then(|hosted| hosted.check.clone());
+        let Some(check) = check else {
+            self.settle(pending, None);
+            return false;
+        };
+        let unchecked = self.unchecked(proposal);
+        if unchecked.is_empty() {
+            self.settle(pending, None);
+            return false;
+        }
+        if let Some(hosted) = self.hosted.get_mut(&proposal.experiment) {
+            hosted.is_checking = true;
+        }
+        let checking = checked(check, unchecked, self.checks.clone(), self.abandon_checks.subscribe());
+        let checking = checking.instrument(pending.span.clone());
+        let after = |doubt, journal: &mut Self, context: &mut Context<Self>| {
+            journal.end_check(pending, doubt, context);
+        };
+        context.spawn(checking.into_actor(self).map(after));
+        true
+    }
+
+    /// Settles a proposal whose artifacts were checked, and continues with those that waited for it.
+    fn end_check(&mut self, pending: Pending, doubt: Option<String>, context: &mut Context<Self>) {
+        let experiment = pending.delivery.proposal.experiment.clone();
+        self.settle(pending, doubt);
+        loop {
+            let Some(hosted) = self.hosted.get_mut(&experiment) else { return };
+            hosted.is_checking = false;
+            let Some(next) = hosted.held.pop_front() else { return };
+            if self.begin(next, context) {
+                return;
+            }
+        }
+    }
+
+    /// Decides a proposal and replies once the decision is durable. A doubt rejects it.
+    fn settle(&self, Pending { delivery, permit, span }: Pending, doubt: Option<String>) {
+        let experiment = &delivery.proposal.experiment;
+        let decision = match doubt {
+            Some(reason) => Ok(Err(reason)),
+            None => span.in_scope(|| self.decide(&delivery.proposal)),
+        };
+        let hosted = self.hosted.get(experiment);
+        let appended = match decision {
+            Ok(Ok((append, progress))) => Ok((self.log.append(append), progress)),
+            Ok(Err(reason)) => {
+                if let (Some(cause), Some(hosted)) = (delivery.proposal.cause, hosted) {
+                    hosted.rejected.try_send(cause).ok();
+                }
+                Err(ProposalReply::Rejected { reason })
+            }
+            Err(error) => return self.failure.report(chain(&error)),
+        };
+        let progress = hosted.map(|hosted| hosted.progress.clone());
+        let (failure, appends, begun) = (self.failure.clone(), self.appends.clone(), Instant::now());
+        let replying = async move {
+            let reply = match appended {
+                Err(rejected) => rejected,
+                Ok((append, now)) => match append.await {
+                    Ok(recorded) => {
+                        appends.observe(begun.elapsed().as_secs_f64());
+                        progress.iter().for_each(|progress| publish(progress, now.clone()));
+                        ProposalReply::Recorded(recorded)
+                    }
+                    // Without a reply, the proposer does not acknowledge the cause.
+                    Err(error) => return failure.report(chain(&error)),
+                },
+            };
+            if let Err(error) = delivery.answer(reply).await {
+                tracing::warn!(%error, "failed to reply to a proposal");
+            }
+            drop(permit);
+        };
+        actix::spawn(replying.instrument(span));
+    }
+
+    /// Decides an operator command. With it comes the progress to publish, if the steps of the experiment run here.
+    fn command(
+        &self,
+        experiment: &ExperimentId,
+        command: &OperatorCommand,
+    ) -> Result<DecidedCommand, CommandError> {
+        if self.states.version(experiment) > 0 {
+            let (append, outcome) = self.states.command(experiment, command)?;
+            return Ok((append, outcome, Some(self.states.progress(experiment))));
+        }
+        let (append, outcome) = self.idle.command(experiment, command)?;
+        Ok((append, outcome, None))
+    }
+}
+
+/// Seconds from a tenth of a millisecond to a few seconds.
+fn append_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(1e-4, 2.0, 16))
+}
+
+/// Checks the artifacts of events on a thread of its own. None: nothing speaks against the events.
+async fn checked(
+    check: Arc<ArtifactCheck>,
+    events: Vec<Event>,
+    checks: Arc<Semaphore>,
+    mut abandon: watch::Receiver<bool>,
+) -> Option<String> {
+    let checking = async {
+        let permit = checks.acquire_owned().await.ok();
+        let (reply, verdict) = oneshot::channel();
+        // Not of the runtime's pool: a store that never answers would hold up the end of the process.
+        let thread = std::thread::Builder::new().name("artifact-check".to_owned()).spawn(move || {
+            // Without a receiver the check was abandoned.
+            let _ = reply.send(check.contradicts(&events));
+            drop(permit);
+        });
+        match thread {
+            Ok(_) => verdict.await.unwrap_or_else(|_| Some("its artifact makes the check panic".to_owned())),
+            Err(error) => {
+                tracing::warn!(%error, "failed to start an artifact check");
+                None
+            }
+        }
+    };
+    tokio::select! {
+        verdict = checking => verdict,
+        Ok(_) = abandon.wait_for(|abandon| *abandon) => {
+            tracing::warn!("abandoned an artifact check: the store did not answer before the shutdown");
+            None
+        }
+    }
+}
+
+/// Bounds the wait of a shutdown for artifact checks.
+pub(crate) struct CheckLimit(Arc<watch::Sender<bool>>);
+
+impl CheckLimit {
+    /// Abandons running and later checks after a grace period, unless it is dropped before.
+    pub(crate) async fn expire(&self) {
+        tokio::time::sleep(CHECK_GRACE).await;
+        self.0.send_replace(true);
+    }
+}
+
+/// An append to make and the progress once it is durable, or the rejection.
+type Decided = Result<(Append, Progress), String>;
+
+/// An append to make, the outcome, and the progress once it is durable.
+type DecidedCommand = (Option<Append>, CommandOutcome, Option<Progress>);
+
+impl Actor for Journal {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // The intake holds a permit for each proposal in the mailbox, and operator commands come one at a time: it is never full.
+        ctx.set_mailbox_capacity(IN_FLIGHT_MAX + 1);
+    }
+}
+
+/// A proposal to decide.
+struct Pending {
+    delivery: ProposalDelivery,
+    /// Bounds the proposals in flight; none for a proposal that waited for a check, which must not hold up others.
+    permit: Option<OwnedSemaphorePermit>,
+    span: Span,
+}
+
+/// A proposal to decide, with the permit that bounds how many are in flight.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Decide(ProposalDelivery, OwnedSemaphorePermit);
+
+impl Handler<Decide> for Journal {
+    type Result = ();
+
+    fn handle(&mut self, Decide(delivery, permit): Decide, context: &mut Self::Context) {
+        let Proposal { experiment, events, .. } = &delivery.proposal;
+        let span = trace::of_proposal(experiment, events, &delivery.context);
+        let hosted = self.hosted.get_mut(experiment).filter(|hosted| hosted.is_checking);
+        if let Some(hosted) = hosted {
+            hosted.held.push_back(Pending { delivery, permit: None, span });
+        } else {
+            self.begin(Pending { delivery, permit: Some(permit), span }, context);
+        }
+    }
+}
+
+/// Publishes a progress, unless a later one is known: appends that became durable together are reported in any order.
+fn publish(progress: &watch::Sender<Progress>, now: Progress) {
+    progress.send_if_modified(|known| {
+        let is_newer = now.events >= known.events;
+        if is_newer {
+            *known = now;
+        }
+        is_newer
+    });
+}
+
+/// An operator command.
+#[derive(Message)]
+#[rtype(result = "Result<CommandOutcome, CommandError>")]
+struct Command {
+    experiment: ExperimentId,
+    command: OperatorCommand,
+}
+
+impl Handler<Command> for Journal {
+    type Result = ResponseFuture<Result<CommandOutcome, CommandError>>;
+
+    fn handle(&mut self, Command { experiment, command }: Command, _: &mut Self::Context) -> Self::Result {
+        let (append, outcome, now) = match self.command(&experiment, &command) {
+            Ok((Some(append), outcome, now)) => (self.log.append(append), outcome, now),
+            Ok((None, outcome, _)) => return Box::pin(std::future::ready(Ok(outcome))),
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        let progress = self.hosted.get(&experiment).map(|hosted| hosted.progress.clone());
+        let failure = self.failure.clone();
+        Box::pin(async move {
+            if let Err(error) = append.await {
+                failure.report(chain(&error));
+                return Err(error.into());
+            }
+            if let (Some(progress), Some(now)) = (progress, now) {
+                publish(&progress, now);
+            }
+            Ok(outcome)
+        })
+    }
+}
+
+/// The experiments of a log whose steps do not run here.
+#[derive(Clone)]
+pub(crate) struct IdleExperiments {
+    log: Arc<dyn EventLog>,
+    hosted: States,
+    idle: States,
+}
+
+impl fmt::Debug for IdleExperiments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdleExperiments").field("idle", &self.idle).finish_non_exhaustive()
+    }
+}
+
+impl IdleExperiments {
+    /// Rebuilds the state of an experiment that has none yet, so that the journal can decide at once. Reads the log, and blocks.
+    fn load(&self, experiment: &ExperimentId) -> Result<(), CommandError> {
+        if self.hosted.version(experiment) > 0 || self.idle.version(experiment) > 0 {
+            return Ok(());
+        }
+        self.idle.load_existing(&*self.log, experiment)
+    }
+}
+
+/// Starts the journal on an arbiter of its own: it reads the log, and reading blocks.
+pub(crate) fn start(
+    journal: Journal,
+    broker: &dyn Broker,
+    arbiter: &actix::ArbiterHandle,
+) -> Result<Addr<Journal>, BrokerError> {
+    start_bounded(journal, broker, arbiter, Arc::new(Semaphore::new(IN_FLIGHT_MAX)))
+}
+
+/// As [`start`], with the permits of proposals in flight, at most [`IN_FLIGHT_MAX`].
+pub(crate) fn start_bounded(
+    journal: Journal,
+    broker: &dyn Broker,
+    arbiter: &actix::ArbiterHandle,
+    in_flight: Arc<Semaphore>,
+) -> Result<Addr<Journal>, BrokerError> {
+    let mut proposals = broker.proposals()?;
+    let failure = journal.failure.clone();
+    let addr = Journal::start_in_arbiter(arbiter, |_| journal);
+    let journal = addr.clone();
+    actix::spawn(async move {
+        while let Some(delivery) = proposals.next().await {
+            let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
+            let handed_over = match addr.try_send(Decide(delivery, permit)) {
+                // Until the journal runs its mailbox takes 16, and more may wait after a server was away.
+                Err(SendError::Full(decide)) => addr.send(decide).await.is_ok(),
+                sent => sent.is_ok(),
+            };
+            if !handed_over {
+                return failure.report("the journal is gone".to_owned());
+            }
+        }
+    });
+    Ok(journal)
+}

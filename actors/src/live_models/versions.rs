@@ -1,0 +1,145 @@
+//! The versions of the models of an experiment: which one is current, and sessions with its adapter.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dissent_domain::event::Stage;
+use dissent_domain::id::ExperimentId;
+use dissent_domain::learning::ModelVersion;
+use dissent_models::ModelError;
+use dissent_models::adapter::LoraAdapter;
+use dissent_models::checkpoint::{Checkpoint, TextTokenizer};
+use dissent_models::generation::Generator;
+use dissent_models::runtime::{OnnxRuntime, SessionOptions};
+use dissent_models::scoring::{PolicyScorer, RewardModel};
+use dissent_storage::{ArtifactId, ArtifactStore};
+
+use crate::error::StepError;
+use crate::state::States;
+
+/// Largest adapter artifact, in bytes: adapters are held in memory.
+pub(crate) const ADAPTER_BYTES_MAX: u64 = 4 << 30;
+
+/// The base of the sessions of a model: a checkpoint, and the adapter that the experiment began with.
+#[derive(Clone)]
+pub struct Base {
+    /// The runtime of its sessions.
+    pub runtime: &'static OnnxRuntime,
+    /// The checkpoint.
+    pub checkpoint: Arc<Checkpoint>,
+    /// The adapter of the plan; later versions replace it.
+    pub adapter: Option<Arc<LoraAdapter>>,
+    /// Options of its sessions.
+    pub options: SessionOptions,
+}
+
+/// The fingerprint of a checkpoint together with an adapter.
+#[must_use]
+pub fn fingerprint(checkpoint: &Checkpoint, adapter: Option<&LoraAdapter>) -> String {
+    let Some(adapter) = adapter else { return checkpoint.fingerprint.clone() };
+    let both = format!("{}+{}", checkpoint.fingerprint, adapter.fingerprint);
+    blake3::hash(both.as_bytes()).to_hex().to_string()
+}
+
+impl Base {
+    /// Fingerprint of the model that the experiment began with.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.checkpoint, self.adapter.as_deref())
+    }
+
+    /// Its tokenizer, shared.
+    #[must_use]
+    pub fn tokenizer(&self) -> Arc<TextTokenizer> {
+        Arc::new(self.checkpoint.tokenizer.clone())
+    }
+
+    pub(crate) fn generator(&self, adapter: Option<&LoraAdapter>) -> Result<Generator, ModelError> {
+        // Not a session that switches adapters: its completions would depend on the other rows of a batch.
+        Generator::open(self.runtime, &self.checkpoint, adapter, &self.options)
+    }
+
+    pub(crate) fn scorer(&self, adapter: Option<&LoraAdapter>) -> Result<PolicyScorer, ModelError> {
+        PolicyScorer::open(self.runtime, &self.checkpoint, adapter, &self.options)
+    }
+
+    pub(crate) fn reward_model(&self, adapter: Option<&LoraAdapter>) -> Result<RewardModel, ModelError> {
+        RewardModel::open(self.runtime, &self.checkpoint, adapter, &self.options)
+    }
+}
+
+/// The current versions of the models of an experiment, and the store of their adapters.
+#[derive(Clone)]
+pub(crate) struct Versions {
+    pub(crate) states: States,
+    pub(crate) experiment: ExperimentId,
+    pub(crate) artifacts: ArtifactStore,
+}
+
+impl Versions {
+    /// The current policy.
+    pub(crate) fn policy(&self) -> Result<ModelVersion, StepError> {
+        self.states.policy(&self.experiment).ok_or_else(not_started)
+    }
+
+    /// The current reward model.
+    pub(crate) fn reward_model(&self) -> Result<ModelVersion, StepError> {
+        self.states.reward_model(&self.experiment).ok_or_else(not_started)
+    }
+
+    /// The adapter of a version; an error if it does not make the model that the log names.
+    pub(crate) fn adapter(
+        &self,
+        base: &Base,
+        version: &ModelVersion,
+    ) -> Result<Option<Arc<LoraAdapter>>, StepError> {
+        let adapter = match &version.adapter {
+            None => base.adapter.clone(),
+            Some(artifact) => Some(Arc::new(self.read_adapter(artifact)?)),
+        };
+        let found = fingerprint(&base.checkpoint, adapter.as_deref());
+        if found == version.fingerprint {
+            return Ok(adapter);
+        }
+        Err(StepError::Fatal(format!(
+            "the opened model is {found}, but the log continues with {}: open the model that the experiment began with",
+            version.fingerprint
+        )))
+    }
+
+    /// The adapter of the current model of a stage; none if that model has none.
+    pub(crate) fn current_adapter(
+        &self,
+        stage: Stage,
+        base: &Base,
+    ) -> Result<Option<Arc<LoraAdapter>>, StepError> {
+        let version = match stage {
+            Stage::Reward => self.reward_model()?,
+            Stage::Policy => self.policy()?,
+        };
+        self.adapter(base, &version)
+    }
+
+    fn read_adapter(&self, artifact: &str) -> Result<LoraAdapter, StepError> {
+        let bytes = self.read(artifact, ADAPTER_BYTES_MAX)?;
+        LoraAdapter::from_artifact(&bytes)
+            .map_err(|error| StepError::Fatal(format!("the adapter in artifact {artifact}: {error}")))
+    }
+
+    /// The bytes of an artifact, after their hash is checked.
+    pub(crate) fn read(&self, artifact: &str, bytes_max: u64) -> Result<Vec<u8>, StepError> {
+        let id: ArtifactId = artifact.parse().map_err(StepError::fatal)?;
+        self.artifacts.read(&id, bytes_max).map_err(StepError::fatal)
+    }
+}
+
+fn not_started() -> StepError {
+    StepError::Fatal("the experiment has not started".to_owned())
+}
+
+/// A model that several steps share.
+pub(crate) type Shared<T> = Arc<Mutex<T>>;
+
+/// Locks a shared model. A step that panics stops the pipeline, so that no other step sees a model in a broken state.
+pub(crate) fn lock<T: ?Sized>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,213 @@
+//! One experiment in the process of the journal: its steps, its watches, its failure and its health.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dissent_domain::event::{EventId, ExperimentStarted, NewEvent, StepName};
+use dissent_domain::log::EventLog;
+use dissent_domain::operator::ExperimentStatus;
+use dissent_domain::plan::{FeedbackSource, Plan};
+use dissent_models::runtime::CancelFlag;
+use dissent_queues::{Broker, BrokerError, Proposal, ProposalReply};
+use dissent_storage::SNAPSHOT_EVENTS;
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::ending::Ending;
+use super::health::ProcessHealth;
+use super::history::{History as _, LogHistory};
+use super::resources::Resources;
+use super::step_set::{self, RunningSteps, subscriptions};
+use crate::error::PipelineError;
+use crate::journal::snapshots::SnapshotWriter;
+use crate::runner::context::{StepContext, group};
+use crate::runner::failure::Failure;
+use crate::runner::gate::Gate;
+use crate::runner::known::KnownHistory;
+use crate::runner::redelivery::{self, Rejections};
+use crate::runner::{self, set_aside};
+use crate::state::States;
+use crate::state::progress::Progress;
+use crate::steps::PIPELINE;
+use crate::steps::feedback::inbox;
+use crate::steps::prompt::PromptStep;
+use crate::steps::round::RoundStep;
+use crate::steps::training::assignment::TrainingIntake;
+use crate::steps::training::lease;
+
+/// An experiment whose steps run in this process.
+pub(super) struct RunningExperiment {
+    running: RunningSteps,
+    /// Tasks that watch clocks and folders.
+    watches: Vec<JoinHandle<()>>,
+    set_aside: JoinHandle<()>,
+    failure: watch::Receiver<Option<String>>,
+    pub(super) cancel: CancelFlag,
+    pub(super) health: ProcessHealth,
+    has_inbox: bool,
+    snapshots: Option<SnapshotWriter>,
+}
+
+/// The parts of an experiment that its journal knows before its steps start.
+pub(super) struct Hosting {
+    pub(super) states: States,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) rejections: Rejections,
+    pub(super) failure: Failure,
+    pub(super) failed: watch::Receiver<Option<String>>,
+    pub(super) appends: Histogram,
+}
+
+impl RunningExperiment {
+    /// Starts every step where the experiment stopped, or from its beginning.
+    pub(super) async fn start(
+        plan: &Plan,
+        resources: Resources,
+        hosting: Hosting,
+    ) -> Result<Self, PipelineError> {
+        let Hosting { states, progress, rejections, failure, failed, appends } = hosting;
+        let (log, broker, cancel) =
+            (resources.log.clone(), resources.broker.clone(), resources.cancel.clone());
+        let experiment = plan.experiment.clone();
+        let snapshots = resources.snapshots.clone().map(|snapshots| SnapshotWriter {
+            snapshots,
+            log: log.clone(),
+            experiment: experiment.clone(),
+        });
+        let context = StepContext {
+            experiment: experiment.clone(),
+            broker: broker.clone(),
+            failure,
+            known: KnownHistory::all(),
+            gate: Gate::of(progress.clone()),
+            pipeline: &PIPELINE,
+        };
+        if !resources.shared {
+            expire_old_lease(&states, &context).await?;
+        }
+        let set_aside = actix::spawn(set_aside::run(broker.parked()?, context.clone()));
+        let history = LogHistory::after(log.clone(), experiment.clone(), states.version(&experiment));
+        let (builder, prompts, learning) = step_set::split(plan, resources, &states);
+        let inbox = learning.as_ref().and_then(|learning| learning.inbox.clone());
+        let has_inbox = inbox.is_some();
+        let mut running = builder.start(learning, &context)?;
+        running.steps.push(runner::start(RoundStep::new(states.clone(), experiment.clone()), &context)?);
+        running.steps.push(runner::start(PromptStep::new(prompts), &context)?);
+        let health = ProcessHealth {
+            progress,
+            meter: builder.meter,
+            appends: Some(appends),
+            states: states.clone(),
+            experiment,
+            log: log.clone(),
+        };
+        let redelivery = redelivery_of(plan, states.clone(), log, rejections, &context);
+        let mut watches = Watches { states, history, intake: running.intake(), inbox }.start(plan, &context);
+        watches.push(actix::spawn(redelivery));
+        if let Some(writer) = snapshots.clone() {
+            watches.push(actix::spawn(writer.run(health.progress.clone(), SNAPSHOT_EVENTS)));
+        }
+        begin(&*broker, plan).await?;
+        Ok(Self { running, watches, set_aside, failure: failed, cancel, health, has_inbox, snapshots })
+    }
+
+    /// Waits for the end of the experiment, or, without an inbox, until it waits for judgements of people.
+    pub(super) async fn finished(&mut self) -> Result<Ending, PipelineError> {
+        let gone = || PipelineError::Failed("the journal is gone".to_owned());
+        let has_inbox = self.has_inbox;
+        let ending = |progress: &Progress| match progress {
+            Progress { finished: true, .. } => Some(Ending::Finished),
+            Progress { standing: ExperimentStatus::Cancelled, .. } => Some(Ending::Cancelled),
+            Progress { waits_for_people: true, .. } if !has_inbox => Some(Ending::WaitsForPeople),
+            _ => None,
+        };
+        tokio::select! {
+            finished = self.health.progress.wait_for(|progress| ending(progress).is_some()) => {
+                let progress = finished.map_err(|_| gone())?;
+                ending(&progress).ok_or_else(gone)
+            }
+            failed = self.failure.wait_for(Option::is_some) => {
+                let reason = failed.map_err(|_| gone())?.clone().unwrap_or_default();
+                Err(PipelineError::Failed(reason))
+            }
+        }
+    }
+
+    /// Stops the watches and waits until the steps have finished, after the broker was closed.
+    pub(super) async fn drained(self) -> Option<SnapshotWriter> {
+        self.watches.iter().for_each(JoinHandle::abort);
+        self.running.drained().await;
+        let _ = self.set_aside.await;
+        self.snapshots
+    }
+}
+
+/// Redelivers the events of every step but the round step, whose events are answered together.
+fn redelivery_of(
+    plan: &Plan,
+    states: States,
+    log: Arc<dyn EventLog>,
+    rejections: Rejections,
+    context: &StepContext,
+) -> impl Future<Output = ()> + use<> {
+    let round = group(StepName::Round, &plan.experiment);
+    let steps = subscriptions(plan, 1).into_iter().filter(|step| step.group != round).collect();
+    redelivery::watch(states, log, steps, redelivery::PATIENCE, rejections, context.clone())
+}
+
+/// The watches of an experiment beside its steps: clocks, folders, and the history.
+struct Watches {
+    states: States,
+    history: LogHistory,
+    intake: Option<Arc<TrainingIntake>>,
+    inbox: Option<PathBuf>,
+}
+
+impl Watches {
+    fn start(self, plan: &Plan, context: &StepContext) -> Vec<JoinHandle<()>> {
+        let Some(learns) = &plan.learning else { return Vec::new() };
+        let mut watches = vec![actix::spawn(lease::watch(self.states, context.clone()))];
+        if let Some(intake) = self.intake {
+            watches.push(actix::spawn(begin_trainings(self.history, intake, context.failure.clone())));
+        }
+        if let (FeedbackSource::People, Some(inbox)) = (learns.feedback.source, self.inbox) {
+            watches.push(actix::spawn(inbox::watch(inbox, Arc::new(plan.clone()), context.clone())));
+        }
+        watches
+    }
+}
+
+/// Begins trainings once their start is durable.
+async fn begin_trainings(mut history: LogHistory, intake: Arc<TrainingIntake>, failure: Failure) {
+    loop {
+        let begun = match history.next().await {
+            Ok(Some(recorded)) => intake.observe(&recorded).map_err(|error| error.to_string()),
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
+        if let Err(reason) = begun {
+            return failure.report(format!("the training step failed: {reason}"));
+        }
+    }
+}
+
+/// One process at a time has the log open: without workers elsewhere, the holder of an old lease is gone.
+async fn expire_old_lease(states: &States, context: &StepContext) -> Result<(), BrokerError> {
+    match states.lease(&context.experiment) {
+        Some(lease) => lease::expire(&lease, context).await,
+        None => Ok(()),
+    }
+}
+
+/// Proposes the start of the experiment; a repeated start is answered with the recorded one.
+async fn begin(broker: &dyn Broker, plan: &Plan) -> Result<(), PipelineError> {
+    let started = ExperimentStarted::new(plan.clone());
+    let id = EventId::of_experiment(&plan.experiment);
+    let event = NewEvent::new(id, None, "cli", 0, &started.into())?;
+    let proposal = Proposal { experiment: plan.experiment.clone(), cause: None, events: vec![event] };
+    match broker.propose(proposal).await? {
+        ProposalReply::Recorded(_) | ProposalReply::Queued => Ok(()),
+        ProposalReply::Rejected { reason } => Err(PipelineError::Rejected(reason)),
+    }
+}

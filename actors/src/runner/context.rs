@@ -1,0 +1,59 @@
+//! The part of an experiment that all its steps share.
+
+use std::sync::Arc;
+
+use dissent_domain::event::{EventId, EventType, StepName};
+use dissent_domain::id::ExperimentId;
+use dissent_queues::{Broker, Subscription};
+use std::time::Duration;
+
+use super::failure::Failure;
+use super::gate::Gate;
+use super::known::KnownHistory;
+use super::spec::{self, Pipeline, StepSpec};
+
+/// Attempts before a message is parked. Only failures count: a killed process is not the message's fault.
+const DELIVERY_LIMIT: u32 = 4;
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+
+/// What every step of an experiment works with.
+#[derive(Clone)]
+pub(crate) struct StepContext {
+    pub(crate) experiment: ExperimentId,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) failure: Failure,
+    pub(crate) known: KnownHistory,
+    pub(crate) gate: Gate,
+    /// The table of the pipeline.
+    pub(crate) pipeline: &'static Pipeline,
+}
+
+impl StepContext {
+    /// The row of a step in the table of the pipeline; none if the table lacks it.
+    pub(crate) fn spec(&self, step: StepName) -> Option<&'static StepSpec> {
+        spec::row(self.pipeline, step)
+    }
+}
+
+/// The subscription of a step to the events of an experiment.
+pub(crate) fn subscription(
+    step: StepName,
+    consumes: &'static [EventType],
+    experiment: &ExperimentId,
+    batch: usize,
+) -> Subscription {
+    Subscription {
+        group: group(step, experiment),
+        experiment: Some(experiment.clone()),
+        kinds: consumes,
+        // The next batch waits ready while one is handled.
+        prefetch: (2 * batch).min(dissent_queues::PREFETCH_MAX),
+        delivery_limit: DELIVERY_LIMIT,
+        retry_delay: RETRY_DELAY,
+    }
+}
+
+/// The broker's name of the group that consumes the events of a step and an experiment.
+pub(crate) fn group(step: StepName, experiment: &ExperimentId) -> String {
+    format!("{}.{}", step.name(), EventId::of_experiment(experiment).0.simple())
+}

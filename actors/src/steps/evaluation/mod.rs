@@ -1,0 +1,216 @@
+//! The evaluation step: `EvaluationRequested` → `PolicyEvaluated`, on held-out prompts.
+//!
+//! Every evaluation of an experiment samples with the same seeds, which no round uses: two evaluations differ only in their
+//! models.
+
+mod figures;
+
+use std::sync::Arc;
+
+use dissent_domain::event::{EvaluationRequested, PolicyEvaluated, StepName};
+use dissent_domain::generation::{Completion, SamplingParams, sample_seed};
+use dissent_domain::plan::Plan;
+use dissent_domain::prompt::Prompt;
+use dissent_models::ModelError;
+use dissent_models::generation::GenerationJob;
+use dissent_models::runtime::CancelFlag;
+use dissent_models::scoring::ScoreItem;
+
+use crate::error::StepError;
+use crate::live_models::gold::SharedGold;
+use crate::live_models::policy::Policy;
+use crate::live_models::proxy::Proxy;
+use crate::live_models::run_failure::RunFailures;
+use crate::live_models::token_meter::TokenMeter;
+use crate::live_models::versions::{Shared, Versions, lock};
+use crate::runner::step::{Consequence, Received, Step};
+use figures::{Measured, Subject};
+
+/// The number that stands for the round in the seeds of evaluations: no round has it.
+const EVALUATION_ROUND: u32 = u32::MAX;
+
+/// Evaluates policies.
+pub(crate) struct EvaluationStep {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) versions: Versions,
+    pub(crate) policy: Shared<Policy>,
+    pub(crate) proxy: Shared<Proxy>,
+    pub(crate) gold: Option<SharedGold>,
+    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) samples: u32,
+    pub(crate) cancel: CancelFlag,
+    pub(crate) meter: TokenMeter,
+    pub(crate) failures: RunFailures,
+}
+
+/// A held-out prompt with its completions.
+struct SampledPrompt {
+    prompt: Prompt,
+    prompt_ids: Vec<u32>,
+    completions: Vec<Completion>,
+}
+
+impl EvaluationStep {
+    fn evaluate(&mut self, requested: &EvaluationRequested) -> Result<PolicyEvaluated, StepError> {
+        let (policy, reward_model) = (self.versions.policy()?, self.versions.reward_model()?);
+        let sampled = self.sample()?;
+        let reference = self.reference(&policy.fingerprint, &sampled)?;
+        let refined = self.refined(&sampled)?;
+        let proxy = self.first_proxy(&reward_model.fingerprint, &sampled, &refined)?;
+        let gold = self.gold(&sampled)?;
+        let left_out = self.prompts.len();
+        let measured: Vec<Measured> = sampled
+            .into_iter()
+            .enumerate()
+            .filter_map(|(place, sampled)| {
+                Some(Measured {
+                    completions: sampled.completions,
+                    proxy: proxy[place].clone()?,
+                    refined: refined[place].clone()?,
+                    gold: match &gold {
+                        Some(gold) => Some(gold[place].clone()?),
+                        None => None,
+                    },
+                    reference: reference.as_ref().map(|reference| reference[place].clone()),
+                })
+            })
+            .collect();
+        if measured.len() < left_out {
+            let left_out = left_out - measured.len();
+            tracing::warn!(left_out, "leaving held-out prompts that do not fit a model out of an evaluation");
+        }
+        if measured.is_empty() {
+            return Err(StepError::Fatal("no held-out prompt can be sampled and scored".to_owned()));
+        }
+        let subject = Subject {
+            evaluation: requested.evaluation,
+            policy: policy.fingerprint,
+            reward_model: reward_model.fingerprint,
+            logprob: self.plan.conflict.logprob,
+        };
+        Ok(figures::evaluated(subject, &measured))
+    }
+
+    /// Samples the held-out prompts with the current policy; those that do not fit it are left out.
+    fn sample(&mut self) -> Result<Vec<SampledPrompt>, StepError> {
+        let sampling = SamplingParams { samples: self.samples, ..self.plan.sampling.clone() };
+        let together = lock(&self.policy).batch_prompts.max(1);
+        let mut sampled = Vec::with_capacity(self.prompts.len());
+        for prompts in self.prompts.chunks(together) {
+            // Locked for each batch: the first evaluation shares the policy with the first round.
+            let policy = &mut *lock(&self.policy);
+            policy.follow(&self.versions)?;
+            let seed = |prompt: &Prompt, sample| {
+                let (experiment, prompt_id) = (&self.plan.experiment, &prompt.prompt_id);
+                sample_seed(experiment, self.plan.seed, EVALUATION_ROUND, prompt_id, sample)
+            };
+            let jobs: Vec<(&Prompt, GenerationJob)> = prompts
+                .iter()
+                .filter_map(|prompt| {
+                    Some((prompt, policy.job(prompt, self.samples, |sample| seed(prompt, sample)).ok()?))
+                })
+                .collect();
+            let all: Vec<GenerationJob> = jobs.iter().map(|(_, job)| job.clone()).collect();
+            let generated = policy.generate(&all, &sampling, &self.cancel, &self.meter);
+            for ((prompt, job), tokens) in jobs.into_iter().zip(self.failures.classify_one(generated)?) {
+                let completions = tokens.into_iter().map(|tokens| policy.completion(tokens));
+                sampled.push(SampledPrompt {
+                    prompt: prompt.clone(),
+                    prompt_ids: job.prompt_ids,
+                    completions: completions.collect::<Result<_, ModelError>>().map_err(StepError::fatal)?,
+                });
+            }
+        }
+        Ok(sampled)
+    }
+
+    /// log π_ref of each completion by the policy that the experiment began with; none if it is the current one.
+    fn reference(
+        &mut self,
+        current: &str,
+        sampled: &[SampledPrompt],
+    ) -> Result<Option<Vec<Vec<f64>>>, StepError> {
+        if current == self.plan.policy.fingerprint {
+            return Ok(None);
+        }
+        let base = lock(&self.policy).base.clone();
+        let mut scorer = base.scorer(base.adapter.as_deref()).map_err(StepError::fatal)?;
+        let mut reference = Vec::with_capacity(sampled.len());
+        for SampledPrompt { prompt_ids, completions, .. } in sampled {
+            let items: Vec<ScoreItem> = completions
+                .iter()
+                .map(|completion| ScoreItem {
+                    prompt_ids: prompt_ids.clone(),
+                    completion_ids: completion.token_ids.clone(),
+                })
+                .collect();
+            let scores = self.failures.classify_one(scorer.score(&items, &self.cancel, &mut |_| ()))?;
+            let sum = |tokens: &Vec<f32>| tokens.iter().map(|&logprob| f64::from(logprob)).sum();
+            reference.push(scores.iter().map(sum).collect());
+        }
+        Ok(Some(reference))
+    }
+
+    /// Rewards by the current reward model; none for prompts with a completion that it can never score.
+    fn refined(&mut self, sampled: &[SampledPrompt]) -> Result<Vec<Option<Vec<f64>>>, StepError> {
+        let shared = self.proxy.clone();
+        sampled
+            .iter()
+            .map(|sampled| {
+                let proxy = &mut *lock(&shared);
+                proxy.follow(&self.versions)?;
+                self.rewards(proxy, sampled)
+            })
+            .collect()
+    }
+
+    /// Rewards by the proxy that the experiment began with.
+    fn first_proxy(
+        &mut self,
+        current: &str,
+        sampled: &[SampledPrompt],
+        refined: &[Option<Vec<f64>>],
+    ) -> Result<Vec<Option<Vec<f64>>>, StepError> {
+        if current == self.plan.reward.fingerprint {
+            return Ok(refined.to_vec());
+        }
+        let mut proxy = {
+            let current = lock(&self.proxy);
+            Proxy::open(current.base.clone(), current.template.clone(), current.kind)
+                .map_err(StepError::fatal)?
+        };
+        sampled.iter().map(|sampled| self.rewards(&mut proxy, sampled)).collect()
+    }
+
+    fn rewards(&mut self, proxy: &mut Proxy, sampled: &SampledPrompt) -> Result<Option<Vec<f64>>, StepError> {
+        let texts = sampled.completions.iter().map(|completion| completion.text.as_str());
+        or_left_out(proxy.score(&sampled.prompt, texts, &mut self.failures, &self.cancel))
+    }
+
+    fn gold(&self, sampled: &[SampledPrompt]) -> Result<Option<Vec<Option<Vec<f64>>>>, StepError> {
+        let Some(gold) = &self.gold else { return Ok(None) };
+        let score = |sampled: &SampledPrompt| {
+            let texts: Vec<String> = sampled.completions.iter().map(|c| c.text.clone()).collect();
+            or_left_out(lock(gold).score(&sampled.prompt, &texts))
+        };
+        sampled.iter().map(score).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+/// Completions that can never be scored are left out; other errors stay errors.
+fn or_left_out(scores: Result<Vec<f64>, StepError>) -> Result<Option<Vec<f64>>, StepError> {
+    match scores {
+        Ok(scores) => Ok(Some(scores)),
+        Err(StepError::SetAside(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Step for EvaluationStep {
+    const NAME: StepName = StepName::Evaluation;
+    type Input = EvaluationRequested;
+
+    fn handle(&mut self, received: &Received<EvaluationRequested>) -> Result<Consequence, StepError> {
+        self.evaluate(&received.event).map(|evaluated| received.leads_to([evaluated.into()]))
+    }
+}

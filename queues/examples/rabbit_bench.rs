@@ -105,22 +105,22 @@ async fn end_to_end(node: &Node, prefix: &str) -> f64 {
     let begun = Instant::now();
     log.put(EventType::PromptAdmitted, EVENTS);
     let working = tokio::spawn(async move {
-        let mut under_way = tokio::task::JoinSet::new();
+        let mut in_flight = tokio::task::JoinSet::new();
         for number in 0..EVENTS {
             let delivery = consumer.next().await.unwrap();
             let worker = Arc::clone(&worker);
-            under_way.spawn(async move {
+            in_flight.spawn(async move {
                 let experiment = ExperimentId::new("contract").unwrap();
                 let events = vec![new_event(EventType::RoundOpened, number as u64)];
                 let proposal = Proposal { experiment, cause: Some(delivery.event.event.id), events };
                 worker.propose(proposal).await.unwrap();
                 delivery.ack().await.unwrap();
             });
-            while under_way.len() > 64 {
-                under_way.join_next().await.unwrap().unwrap();
+            while in_flight.len() > 64 {
+                in_flight.join_next().await.unwrap().unwrap();
             }
         }
-        under_way.join_all().await;
+        in_flight.join_all().await;
     });
     for _ in 0..EVENTS {
         journal.next().await.unwrap().answer(ProposalReply::Recorded(Vec::new())).await.unwrap();

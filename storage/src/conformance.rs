@@ -1,4 +1,4 @@
-//! What every [`EventLog`] must do. One suite for all of them: [`event_log_conformance!`] makes a test of
+//! The contract of every [`EventLog`]. One suite for all of them: [`event_log_conformance!`] makes a test of
 //! each claim.
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test suite: failing is a panic")]
 

@@ -201,7 +201,7 @@ fn write_line(out: &mut dyn Write, line: &impl Serialize) -> io::Result<()> {
 }
 
 /// Adds the events of an export to a log. Events that the log has stay as they are, and streams are
-/// continued. Positions are assigned anew, in the order of the file. The whole file is checked, against
+/// continued. New positions are assigned, in file order. The whole file is checked, against
 /// itself and the log, before the first event is added. Blocks.
 ///
 /// # Errors

@@ -2,12 +2,7 @@
 //! salvages the intact events, and an import restores them.
 //!
 //! `DISSENT_DAMAGE_TRIALS` (100) is the number of trials, `DISSENT_DAMAGE_SEED` (1) the first seed.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 #[path = "../../tests/support/random.rs"]
 mod random;

@@ -1,5 +1,5 @@
 //! Bytes from outside: imports and names of artifacts. `PROPTEST_CASES` sets their number.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../domain/tests/mutation/mod.rs"]
 mod mutation;

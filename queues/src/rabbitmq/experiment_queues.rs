@@ -50,8 +50,8 @@ impl RabbitBroker {
         self.execute(server, |done| Command::Forget { experiment: experiment.clone(), done }).await
     }
 
-    /// Deletes queues and their messages by their full names, whoever declared them. Returns the names of the
-    /// queues that existed. A running server declares its own queues again.
+    /// Deletes queues and their messages by their full names, also those of other processes. Returns the
+    /// names of the queues that existed. A running server declares its own queues again.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.

@@ -135,7 +135,7 @@ impl Reader {
         }
     }
 
-    /// Reads from the first event at each connection: the stream may have been filled anew.
+    /// Reads from the first event at each connection: the stream may have been filled again.
     async fn session(&mut self, retries: &mut Retries) -> LinkError {
         match self.read(retries).await {
             Ok(()) => LinkError::Cancelled,

@@ -214,7 +214,7 @@ pub(crate) async fn prefetch_bounds_unsettled_deliveries(harness: impl Harness) 
     let mut consumer = consumer(&harness, 3);
     let mut held = take(&mut consumer, 3).await;
     harness.quiesce().await;
-    assert!(consumer.try_next().is_none(), "three are in hand");
+    assert!(consumer.try_next().is_none(), "three are unsettled");
     held.pop().unwrap().ack().await.unwrap();
     assert_eq!(consumer.next().await.unwrap().event.position, sent[3]);
 }

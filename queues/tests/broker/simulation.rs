@@ -112,7 +112,7 @@ impl World {
         );
         self.held.push((member, delivery));
         let unsettled = self.held.iter().filter(|(of, _)| *of == member).count();
-        assert!(unsettled <= PREFETCH, "{unsettled} in hand");
+        assert!(unsettled <= PREFETCH, "{unsettled} unsettled");
     }
 
     async fn settle_one(&mut self) {

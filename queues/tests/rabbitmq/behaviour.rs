@@ -188,7 +188,7 @@ async fn a_missing_or_partly_filled_queue_is_filled_again(world: World) {
     channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let world = world.restart().await;
     let mut consumer = world.server.subscribe(subscription(8)).unwrap();
-    assert_eq!(ack_all(&mut consumer, 3).await, [1, 2, 3], "it was gone");
+    assert_eq!(ack_all(&mut consumer, 3).await, [1, 2, 3], "the queue was deleted");
     world.settled().await;
     drop(consumer);
     // The record that a crash during the filling leaves.
@@ -221,7 +221,7 @@ async fn a_queue_deleted_under_its_consumers_is_declared_and_filled_again(world:
     }
     held.ack().await.unwrap();
     let more = world.publish(WANTED, 1);
-    assert_eq!(ack_all(&mut consumer, 1).await, more, "what was in hand was settled when it came again");
+    assert_eq!(ack_all(&mut consumer, 1).await, more, "held messages were settled on their redelivery");
     until(|| worker.status().steady).await;
 }
 
@@ -357,7 +357,7 @@ async fn closing_gives_back_what_was_not_in_hand(world: World) {
     worker.drained().await.unwrap();
     world.settled().await;
     drop(worker);
-    assert!(staying.try_next().is_none(), "what was settled after the close is settled");
+    assert!(staying.try_next().is_none(), "a settlement after the close counts");
 }
 
 async fn a_delivery_that_outlives_the_broker_keeps_no_resources(world: World) {

@@ -65,7 +65,7 @@ fn there(server: &Server, to: Option<&Path>) -> anyhow::Result<(u64, PathBuf)> {
             return Err(BadInput(reason.to_owned()).into());
         }
         if to.exists() {
-            return Err(BadInput(format!("{} exists: a backup needs a new directory", to.display())).into());
+            return Err(BadInput(format!("{} exists: back up to a new directory", to.display())).into());
         }
     }
     let said = server.post("/backup", json!({}), PATIENCE)?;

@@ -169,11 +169,11 @@ fn the_least_recently_used_artifact_is_evicted() {
     two.verify(&third).unwrap();
     assert!(two.contains(&first) && !two.contains(&second), "used again, it is young again");
     age(&first);
-    assert_eq!(two.read(&second, 100).unwrap(), [2; 100], "what is gone comes again");
+    assert_eq!(two.read(&second, 100).unwrap(), [2; 100], "an evicted artifact is fetched again");
     assert!(!two.contains(&first));
     assert_eq!(std::fs::read(&linked).unwrap(), [1; 100], "under another name it stays");
     two.link(&first, &linked).unwrap();
-    assert!(!two.contains(&first), "and need not come again");
+    assert!(!two.contains(&first), "it is not fetched again");
     std::fs::write(&linked, "damaged").unwrap();
     two.link(&first, &linked).unwrap();
     assert_eq!(std::fs::read(linked).unwrap(), [1; 100]);
@@ -356,7 +356,7 @@ fn an_artifact_is_downloaded_in_pieces() {
         std::fs::remove_file(dir.path().join("shared/large")).unwrap();
         Ok(())
     });
-    assert!(matches!(gone, Ok(None)), "the second piece is asked for: {gone:?}");
+    assert!(matches!(gone, Ok(None)), "the second piece is requested: {gone:?}");
 }
 
 #[test]

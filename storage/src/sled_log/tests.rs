@@ -234,7 +234,7 @@ fn indices_of_a_log_opened_with_loss_omit_lost_events() {
     corrupt(open(dir.path()));
     let log = SledLog::open(dir.path(), &SledOptions { accept_loss: true, ..options() }).unwrap();
     let head = u32::try_from(log.head()).unwrap();
-    assert!((399..=412).contains(&head), "{head}: what is left ends with the block of event 399");
+    assert!((399..=412).contains(&head), "{head}: the rest ends with the block of event 399");
     assert_eq!(log.find(event("a", head, 0).id).unwrap(), None);
     append(&log, "a", Any, (head..1500).map(|n| event("a", n, 600)).collect()).unwrap();
     assert_whole(&log, 1500);

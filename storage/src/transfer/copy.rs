@@ -12,7 +12,7 @@ pub(super) const READ_EVENTS: usize = 64;
 /// Appends that are not yet durable, so that the log can commit many at once.
 pub(super) const APPENDS_IN_FLIGHT: usize = 256;
 
-/// Adds the events of the chosen experiments to another log, in log order; positions are assigned anew.
+/// Adds the events of the chosen experiments to another log, in log order; new positions are assigned.
 /// Events that `to` has stay as they are, so a repeated copy completes an interrupted one. Returns their
 /// number.
 ///

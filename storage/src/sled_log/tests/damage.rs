@@ -96,7 +96,7 @@ fn missing_surplus_and_wrong_entries_of_ids_are_found() {
     assert!(corrupt(open(dir.path())).contains("it has 511 entries for the events 1 to 512"));
 
     let (log, dir) = long_tampered(|tree| rewrite(tree, &IDS, |entries| entries.extend([0xff; 8])));
-    assert!(log.verify().unwrap().is_sound(), "an entry beyond the events harms nobody");
+    assert!(log.verify().unwrap().is_sound(), "an entry beyond the events is harmless");
     drop(log);
     assert!(corrupt(open(dir.path())).contains("it has 513 entries for the events 1 to 512"));
 

@@ -1,4 +1,4 @@
-//! kill -9 at any moment loses nothing, doubles nothing, and changes no result.
+//! `kill -9` at any moment neither loses nor duplicates events, and changes no result.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -14,14 +14,14 @@ const KILLS: u32 = 50;
 /// Type and body of each event, by its id.
 type History = BTreeMap<String, (String, Vec<u8>)>;
 
-/// An experiment that is killed again and again, each time checked for what it lost.
+/// An experiment that is killed repeatedly, with a check of its log after each kill.
 struct Victim<'a> {
     lab: &'a Lab,
     data: String,
-    /// What its log held after the last kill.
+    /// Events in its log after the last kill.
     events: Vec<Recorded>,
     kills: u32,
-    /// How many of its lives added to the log.
+    /// Number of lives that added to the log.
     advances: u32,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Victim<'a> {
         Self { lab, data: format!("killed-{number}"), events: Vec::new(), kills: 0, advances: 0 }
     }
 
-    /// Runs the experiment and kills it after `moment`; true if it finished before that.
+    /// Runs the experiment and kills it after `moment`; true if it finishes first.
     fn finishes_within(&mut self, moment: Duration) -> bool {
         let config = self.lab.config();
         let mut child = self
@@ -55,7 +55,7 @@ impl<'a> Victim<'a> {
         false
     }
 
-    /// What was in the log is still there: the same events at the same positions.
+    /// Checks that the events of the last check are still in the log, at the same positions.
     fn look(&mut self) {
         if !self.lab.data_dir(&self.data).join("log").is_dir() {
             return;
@@ -67,7 +67,7 @@ impl<'a> Victim<'a> {
         self.events = after;
     }
 
-    /// Lets it finish, if it has not, and compares the end with that of a run that nobody killed.
+    /// Lets it finish and compares its history with that of an uninterrupted run.
     fn ends_as(mut self, reference: &History) {
         self.lab.run(&self.data);
         self.look();
@@ -78,14 +78,14 @@ impl<'a> Victim<'a> {
     }
 }
 
-/// The types of the events that only one of two histories has, or that have different bodies.
+/// Types of the events that only one of two histories has, or that have different bodies.
 fn differing<'a>(one: &'a History, other: &'a History) -> Vec<&'a str> {
     let in_one = one.iter().filter(|(id, event)| other.get(*id) != Some(event));
     let missing = other.iter().filter(|(id, _)| !one.contains_key(*id));
     in_one.chain(missing).map(|(_, (event_type, _))| event_type.as_str()).collect()
 }
 
-/// The history of a run that nobody killed, and how long it took.
+/// The history and the duration of an uninterrupted run.
 fn uninterrupted(lab: &Lab) -> (History, Duration) {
     let begun = Instant::now();
     lab.run("reference");
@@ -94,7 +94,7 @@ fn uninterrupted(lab: &Lab) -> (History, Duration) {
 }
 
 #[test]
-fn runs_killed_at_moments_from_start_to_end_end_as_an_uninterrupted_one() {
+fn runs_killed_at_random_moments_equal_an_uninterrupted_run() {
     let Some(lab) = Lab::new(&Setup { prompts: 24, batch_prompts: 2, ..Setup::default() }) else { return };
     let (reference, whole_run) = uninterrupted(&lab);
     let mut moments = Random::new(20_251_209);
@@ -109,10 +109,10 @@ fn runs_killed_at_moments_from_start_to_end_end_as_an_uninterrupted_one() {
     eprintln!("{kills} kills over {experiments} experiments, a whole run takes {whole_run:?}");
 }
 
-/// A machine that is taken away every few moments: most lives are too short for any progress, so that the
-/// same prompts are in hand at one kill after the other. None of them may be given up for that.
+/// Most lives are too short for any progress, so that consecutive kills hit the same prompts. No prompt may
+/// be set aside for that.
 #[test]
-fn a_run_killed_fifty_times_before_it_may_finish_ends_as_an_uninterrupted_one() {
+fn a_run_killed_50_times_before_its_end_equals_an_uninterrupted_run() {
     let setup = Setup { prompts: 40, samples: 16, max_new_tokens: 64, batch_prompts: 4, ..Setup::default() };
     let Some(lab) = Lab::new(&setup) else { return };
     let (reference, whole_run) = uninterrupted(&lab);
@@ -129,7 +129,7 @@ fn a_run_killed_fifty_times_before_it_may_finish_ends_as_an_uninterrupted_one() 
             longest_life = longest_life.mul_f64(0.5);
             continue;
         }
-        // Lives are kept so short, on a machine of any speed, that about one in eight gets anywhere.
+        // On a machine of any speed, about one life in eight makes progress.
         let advanced = victim.advances > advances;
         longest_life = longest_life.mul_f64(if advanced { 0.7 } else { 1.05 });
     }

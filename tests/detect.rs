@@ -1,4 +1,4 @@
-//! `dissent detect`, from outside.
+//! `dissent detect` as a command.
 
 use std::fs;
 use std::io::Write as _;
@@ -17,11 +17,11 @@ fn with_stdin(mut command: Command, input: &[u8]) -> Output {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().expect("dissent starts");
     let mut stdin = child.stdin.take().expect("stdin is piped");
-    // A thread, so that neither side waits for the other to read.
+    // On a thread, so that neither side blocks on a full pipe.
     let input = input.to_vec();
     let writer = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().expect("dissent ends");
-    // A closed pipe is no failure here: dissent stops reading at an error.
+    // dissent stops reading at an error, which closes the pipe.
     let _ = writer.join().expect("the writer does not panic");
     output
 }
@@ -53,7 +53,7 @@ fn assert_close(found: &Value, expected: &Value, what: &str) {
 }
 
 #[test]
-fn the_fixtures_come_out_exactly() {
+fn detect_reproduces_the_fixtures() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("conflict.jsonl");
     let output = detect()
@@ -123,7 +123,7 @@ fn keys_keep_their_order_and_undefined_values_are_null() {
 }
 
 #[test]
-fn a_bad_line_is_named_and_leaves_no_output() {
+fn detect_names_a_bad_line_and_writes_no_output() {
     let good = r#"{"prompt_id":"good","completions":[{"logprob":-1,"reward":1},{"logprob":-2,"reward":3}]}"#;
     let cases: [(&[u8], &str); 14] = [
         (b"hello", "not JSON: expected value at column 1"),
@@ -186,7 +186,7 @@ fn an_error_on_stdin_writes_nothing_to_stdout() {
 }
 
 #[test]
-fn a_missing_file_and_bad_options_exit_with_two_and_a_way_out() {
+fn a_missing_file_and_bad_options_exit_with_2_and_name_the_problem() {
     for (args, expected) in [
         (&["--input", "no/such.jsonl"][..], "failed to open no/such.jsonl"),
         (&["--rule", "budget"], "--budget"),
@@ -205,14 +205,14 @@ fn a_missing_file_and_bad_options_exit_with_two_and_a_way_out() {
 }
 
 #[test]
-fn mean_logprobs_are_read_or_made_from_token_counts() {
+fn mean_logprobs_are_read_or_computed_from_token_counts() {
     let run = |completions: &str, kind: &str| {
         let mut command = detect();
         command.args(["--logprob", kind]);
         let line = format!("{{\"prompt_id\":\"p\",\"completions\":[{completions}]}}");
         with_stdin(command, line.as_bytes())
     };
-    // Sums rank the second answer last, means rank it first.
+    // Sums rank the second completion last, means rank it first.
     let given = r#"{"logprob":-4,"logprob_mean":-2,"reward":1},{"logprob":-9,"logprob_mean":-1,"reward":2}"#;
     let counted =
         r#"{"logprob":-4,"tokens":2,"reward":1},{"logprob":-9,"token_ids":[1,2,3,4,5,6,7,8,9],"reward":2}"#;
@@ -239,7 +239,7 @@ fn selected(args: &[&str]) -> Vec<Vec<u64>> {
 }
 
 #[test]
-fn rules_and_their_options_reach_the_selection() {
+fn selection_rules_and_their_options_take_effect() {
     let total = |args: &[&str]| selected(args).concat().len();
     assert_eq!(total(&["--rule", "budget", "--budget", "17"]), 17);
     assert_eq!(total(&["--rule", "random", "--budget", "17"]), 17);
@@ -254,7 +254,7 @@ fn rules_and_their_options_reach_the_selection() {
 }
 
 #[test]
-fn the_summary_sets_what_was_found_beside_noise() {
+fn the_summary_compares_the_findings_with_noise() {
     let output = detect().arg("--input").arg(fixture("conflict-input.jsonl")).output().unwrap();
     let summary = stderr(&output);
     for expected in [
@@ -276,7 +276,7 @@ fn the_summary_sets_what_was_found_beside_noise() {
 }
 
 #[test]
-fn empty_input_is_an_error_because_a_pipe_may_have_broken_before_it() {
+fn empty_input_is_an_error() {
     let output = with_stdin(detect(), b"\n");
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("there is no line in the input"));

@@ -1,4 +1,4 @@
-//! The same seed gives the same events, to the byte, however the work is cut up.
+//! One seed gives the same events, byte by byte, for any batch size.
 
 use crate::support::{Lab, Setup, history};
 

@@ -1,4 +1,4 @@
-//! Comparisons to people and judgements back, through the program and a log on disk.
+//! `dissent feedback` exports comparisons to annotators and imports their judgements.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -18,11 +18,11 @@ use crate::report::learning::{cases, learning_plan};
 use crate::support::required::required;
 
 /// A data folder with a round that waits for two judgements of each of four comparisons.
-struct Desk {
+struct FeedbackLab {
     folder: TempDir,
 }
 
-impl Desk {
+impl FeedbackLab {
     fn new() -> Self {
         Self::of(cases())
     }
@@ -33,10 +33,10 @@ impl Desk {
     }
 
     fn with(plan: &Plan, cases: &[Case]) -> Self {
-        let desk = Self { folder: tempfile::tempdir().unwrap() };
+        let lab = Self { folder: tempfile::tempdir().unwrap() };
         let run = measured(plan, cases);
-        append(&desk.log(), plan, &run.events);
-        desk
+        append(&lab.log(), plan, &run.events);
+        lab
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -68,14 +68,14 @@ impl Desk {
         child.wait_with_output().unwrap()
     }
 
-    /// Standard output of a command that works.
+    /// Standard output of a command that succeeds.
     fn said(&self, args: &[&str], stdin: &str) -> String {
         let output = self.feedback(args, stdin);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The reason of a command that refuses, with nothing changed.
+    /// The error of an import that is refused and changes nothing.
     fn refused(&self, stdin: &str) -> String {
         let before = self.events().len();
         let output = self.feedback(&["import", "-"], stdin);
@@ -90,6 +90,12 @@ impl Desk {
     }
 }
 
+/// The numbers in the first line of what an import prints: recorded, already there, too late, without a verdict.
+fn counts(said: &str) -> Vec<u32> {
+    let words = said.lines().next().unwrap_or_default().split(' ');
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
 fn plan(cases: &[Case]) -> Plan {
     learning_plan("desk", cases, 1)
 }
@@ -101,16 +107,16 @@ fn line(comparison: u32, annotator: &str, verdict: &str) -> String {
     )
 }
 
-/// Comments and texts may hold anything; the keys of a line are few.
+/// A line of the row with a verdict.
 fn judged(mut row: Value, verdict: &str) -> String {
     row["verdict"] = verdict.into();
     format!("{row}\n")
 }
 
 #[test]
-fn annotators_see_the_texts_and_nothing_of_what_the_models_think() {
-    let desk = Desk::new();
-    let rows = desk.rows(&["--annotator", "ann"]);
+fn annotators_see_texts_without_rewards_or_conflict() {
+    let lab = FeedbackLab::new();
+    let rows = lab.rows(&["--annotator", "ann"]);
     assert_eq!(rows.len(), 4);
     for row in &rows {
         let keys: Vec<&String> = row.as_object().unwrap().keys().collect();
@@ -141,112 +147,104 @@ fn annotators_see_the_texts_and_nothing_of_what_the_models_think() {
 }
 
 #[test]
-fn judgements_come_back_in_any_order_and_once() {
-    let desk = Desk::new();
-    let rows = desk.rows(&[]);
+fn judgements_are_imported_once_and_in_any_order() {
+    let lab = FeedbackLab::new();
+    let rows = lab.rows(&[]);
     let of_ann: String = rows.iter().rev().map(|row| judged(row.clone(), "first")).collect();
-    let said = desk.said(&["import", "-", "--annotator", "ann"], &of_ann);
-    assert!(said.starts_with("4 judgements taken in\n"), "{said}");
-    assert!(said.contains("4 comparisons, 4 open; waits for people"), "{said}");
+    let said = lab.said(&["import", "-", "--annotator", "ann"], &of_ann);
+    assert_eq!(counts(&said), [4], "{said}");
     // The same file again, and a line of bob's twice.
-    let said = desk.said(&["import", "-", "--annotator", "ann"], &of_ann);
-    assert!(said.starts_with("0 judgements taken in; 4 already there\n"), "{said}");
-    assert_eq!(desk.rows(&["--annotator", "ann"]).len(), 0, "ann has judged all");
-    assert_eq!(desk.rows(&["--annotator", "bob"]).len(), 4);
+    let said = lab.said(&["import", "-", "--annotator", "ann"], &of_ann);
+    assert_eq!(counts(&said), [0, 4], "{said}");
+    assert_eq!(lab.rows(&["--annotator", "ann"]).len(), 0, "ann has judged all");
+    assert_eq!(lab.rows(&["--annotator", "bob"]).len(), 4);
     let of_bob = line(0, "bob", "first")
         + &line(0, "bob", "first")
         + &line(1, "bob", "Second ")
         + &line(2, "bob", "tie");
-    let said = desk.said(&["import", "-"], &of_bob);
-    assert!(said.starts_with("3 judgements taken in; 1 already there\n"), "{said}");
-    assert_eq!(desk.rows(&[]).len(), 1, "one comparison has one judgement only");
-    assert_eq!(desk.rows(&["--all"]).len(), 4);
-    assert_eq!(desk.received().len(), 7);
-    let status: Value = serde_json::from_str(&desk.said(&["status", "desk", "--json"], "")).unwrap();
+    let said = lab.said(&["import", "-"], &of_bob);
+    assert_eq!(counts(&said), [3, 1], "{said}");
+    assert_eq!(lab.rows(&[]).len(), 1, "one comparison has one judgement only");
+    assert_eq!(lab.rows(&["--all"]).len(), 4);
+    assert_eq!(lab.received().len(), 7);
+    let status: Value = serde_json::from_str(&lab.said(&["status", "desk", "--json"], "")).unwrap();
     assert_eq!(status["open"], 1);
     assert_eq!(status["annotators"], serde_json::json!({"ann": 4, "bob": 3}));
     assert_eq!(status["pairs"][0]["comparisons"], 3);
-    // Three pairs of judgements, of which one agrees.
+    // One of three pairs of judgements agrees.
     assert!((status["agreement"]["observed"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-12);
-    let said = desk.said(&["import", "-"], &line(3, "bob", "second"));
-    assert!(said.contains("has the judgements it needs: `dissent run` goes on"), "{said}");
+    lab.said(&["import", "-"], &line(3, "bob", "second"));
+    assert!(lab.rows(&[]).is_empty(), "every comparison has its judgements");
 }
 
 #[test]
-fn a_judgement_is_recorded_whole_under_its_own_identity() {
-    let desk = Desk::new();
+fn a_judgement_is_recorded_in_full_under_an_id_of_comparison_and_annotator() {
+    let lab = FeedbackLab::new();
     let text = "{\"experiment\": \"desk\", \"round\": 0, \"comparison\": 2, \"annotator\": \" ann \", \"verdict\": \"second\", \
                 \"first_unsafe\": true, \"second_unsafe\": false, \"comment\": \"rude\"}";
-    desk.said(&["import", "-"], text);
-    let received = desk.received();
+    lab.said(&["import", "-"], text);
+    let received = lab.received();
     let cases = cases();
     let plan = plan(&cases);
     assert_eq!((received[0].annotator.as_str(), received[0].is_unsafe), ("ann", Some([true, false])));
     assert_eq!(received[0].comment.as_deref(), Some("rude"));
-    let recorded = desk.events().pop().unwrap();
+    let recorded = lab.events().pop().unwrap();
     let requested = dissent_domain::event_ids::feedback_requested_id(&plan, 0, 2);
     assert_eq!((recorded.event.id, recorded.event.causation), (requested.judged_by("ann"), Some(requested)));
 }
 
 #[test]
-fn a_bad_line_is_named_and_nothing_of_its_file_is_taken_in() {
-    let desk = Desk::new();
+fn an_import_with_a_bad_line_names_it_and_records_nothing() {
+    let lab = FeedbackLab::new();
     let good = line(0, "ann", "first");
     for (bad, expected) in [
-        (line(1, "ann", "left"), "stdin:2: verdict: must be first, second or tie, found \"left\""),
-        (line(9, "ann", "tie"), "stdin:2: comparison: round 0 has 4 comparisons, counted from 0"),
-        (line(1, "", "tie"), "stdin:2: annotator: missing"),
-        (
-            line(1, "ann", "tie").replace("\"round\": 0", "\"round\": 5"),
-            "stdin:2: round: there is no round 5 yet",
-        ),
-        (line(1, "ann", "tie").replace("desk", "chair"), "stdin:2: experiment: there is no experiment chair"),
+        (line(1, "ann", "left"), "stdin:2: verdict:"),
+        (line(9, "ann", "tie"), "stdin:2: comparison:"),
+        (line(1, "", "tie"), "stdin:2: annotator:"),
+        (line(1, "ann", "tie").replace("\"round\": 0", "\"round\": 5"), "stdin:2: round:"),
+        (line(1, "ann", "tie").replace("desk", "chair"), "stdin:2: experiment:"),
         (line(1, "ann", "tie").replace("desk", "../x"), "stdin:2: experiment:"),
         (line(1, "ann", "tie").replace("0,", "-1,"), "stdin:2: round:"),
-        (line(0, "ann", "second"), "stdin:2: verdict: ann judged this comparison otherwise in line 1"),
-        (line(1, "ann", "tie").replace("}", ", \"first_unsafe\": true}"), "stdin:2: second_unsafe: missing"),
-        (line(1, &"x".repeat(300), "tie"), "stdin:2: annotator: a name has 1 to 256 bytes"),
+        (line(0, "ann", "second"), "stdin:2: verdict:"),
+        (line(1, "ann", "tie").replace("}", ", \"first_unsafe\": true}"), "stdin:2: second_unsafe:"),
+        (line(1, &"x".repeat(300), "tie"), "stdin:2: annotator:"),
         ("{\"experiment\": \"desk\"\n".to_owned(), "stdin:2: "),
     ] {
-        let message = desk.refused(&format!("{good}{bad}"));
+        let message = lab.refused(&format!("{good}{bad}"));
         assert!(message.contains(expected), "{expected}: {message}");
     }
-    desk.said(&["import", "-"], &good);
-    let message = desk.refused(&(line(1, "ann", "tie") + &line(0, "ann", "second")));
-    assert!(
-        message.contains("stdin:2: verdict: ann has judged this comparison already, as first"),
-        "{message}"
-    );
-    assert!(desk.refused("").contains("no judgement in the file"));
-    assert!(desk.refused("a,b\n1,2\n").contains("neither JSON lines nor a table with a column experiment"));
+    lab.said(&["import", "-"], &good);
+    let message = lab.refused(&(line(1, "ann", "tie") + &line(0, "ann", "second")));
+    assert!(message.contains("stdin:2: verdict:"), "{message}");
+    lab.refused("");
+    lab.refused("a,b\n1,2\n");
 }
 
 #[test]
-fn late_judgements_are_counted_and_not_taken_in() {
-    let desk = Desk::new();
+fn late_judgements_are_counted_and_not_recorded() {
+    let lab = FeedbackLab::new();
     let all: String =
         ["ann", "bob"].iter().flat_map(|name| (0..4).map(move |at| line(at, name, "first"))).collect();
-    desk.said(&["import", "-"], &all);
-    // What the coordinator of a run would do next.
+    lab.said(&["import", "-"], &all);
+    // The next events of a run.
     let cases = cases();
     let plan = plan(&cases);
     let mut run = measured(&plan, &cases);
     let had = run.events.len();
-    for received in desk.received() {
+    for received in lab.received() {
         run.happen(received.into());
     }
     while run.conclude() {}
-    append(&desk.log(), &plan, &run.events[had + 8..]);
-    let events = desk.events().len();
-    let said = desk.said(&["import", "-"], &(line(0, "cy", "tie") + &line(0, "ann", "first")));
-    assert!(said.starts_with("0 judgements taken in; 1 already there; 1 too late"), "{said}");
-    assert!(said.contains("settled: what comes now is too late"), "{said}");
-    assert_eq!(desk.events().len(), events);
-    assert_eq!(desk.rows(&[]).len(), 0, "nothing is open any more");
+    append(&lab.log(), &plan, &run.events[had + 8..]);
+    let events = lab.events().len();
+    let said = lab.said(&["import", "-"], &(line(0, "cy", "tie") + &line(0, "ann", "first")));
+    assert_eq!(counts(&said), [0, 1, 1], "{said}");
+    assert_eq!(lab.events().len(), events);
+    assert_eq!(lab.rows(&[]).len(), 0, "nothing is open any more");
 }
 
 #[test]
-fn a_table_goes_out_without_formulas_and_comes_back() {
+fn a_table_is_exported_without_formulas_and_imported_again() {
     let mut cases = cases();
     for case in &mut cases {
         case.prompt = format!("=HYPERLINK(\"http://x\",\"{}\")", case.prompt_id);
@@ -254,10 +252,10 @@ fn a_table_goes_out_without_formulas_and_comes_back() {
             answer.text = format!("@SUM(A1) \"quoted\", a\nline, \u{1b}[31m\u{202E}{}", answer.logprob);
         });
     }
-    let desk = Desk::of(cases);
-    let path = desk.path("ann.csv");
+    let lab = FeedbackLab::of(cases);
+    let path = lab.path("ann.csv");
     let output = path.to_str().unwrap();
-    desk.said(&["export", "desk", "--format", "csv", "--output", output, "--annotator", "ann"], "");
+    lab.said(&["export", "desk", "--format", "csv", "--output", output, "--annotator", "ann"], "");
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("\u{FEFF}experiment,round,comparison,"), "{text}");
     assert!(
@@ -265,30 +263,30 @@ fn a_table_goes_out_without_formulas_and_comes_back() {
             && text.contains("\"'@SUM(A1) \"\"quoted\"\", a\nline, ␛[31m⟨U+202E⟩")
     );
     assert!(!text.contains(",=") && !text.contains("\"=") && !text.contains("\"@") && !text.contains(",@"));
-    // Untouched: nothing is judged. Then as a spreadsheet of another country writes it.
-    let said = desk.said(&["import", output], "");
-    assert!(said.contains("0 judgements taken in; 4 without a verdict"), "{said}");
+    // First without verdicts, then in the dialect of a European spreadsheet.
+    let said = lab.said(&["import", output], "");
+    assert_eq!(counts(&said), [0, 4], "{said}");
     let table = "experiment;round;comparison;annotator;verdict;first_unsafe;second_unsafe;comment\n\
                  desk;0;0;ann;FIRST;no;yes;\"'=1+1; really\"\n\
                  ;;;;;;;\n\
                  desk;0;1;ann;;;;\n";
-    let said = desk.said(&["import", "-"], table);
-    assert!(said.starts_with("1 judgement taken in; 1 without a verdict\n"), "{said}");
-    let received = desk.received();
+    let said = lab.said(&["import", "-"], table);
+    assert_eq!(counts(&said), [1, 1], "{said}");
+    let received = lab.received();
     assert_eq!(received[0].comment.as_deref(), Some("=1+1; really"));
     assert_eq!(received[0].is_unsafe, Some([false, true]));
     let message =
-        desk.refused("experiment,round,comparison,annotator,verdict\ndesk,0,0,bob,tie\ndesk,0,x,bob,tie\n");
-    assert!(message.contains("stdin:3: comparison: must be a whole number, found \"x\""), "{message}");
+        lab.refused("experiment,round,comparison,annotator,verdict\ndesk,0,0,bob,tie\ndesk,0,x,bob,tie\n");
+    assert!(message.contains("stdin:3: comparison:"), "{message}");
 }
 
-/// What stands between two marks.
+/// The text between two marks.
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
     text.split_once(begin).unwrap().1.split_once(end).unwrap().0
 }
 
 #[test]
-fn a_page_to_judge_on_shows_the_texts_and_lets_none_of_them_act() {
+fn the_judging_page_shows_hostile_texts_and_executes_none() {
     let mut cases = cases();
     for case in &mut cases {
         case.answers.iter_mut().for_each(|answer| {
@@ -296,8 +294,8 @@ fn a_page_to_judge_on_shows_the_texts_and_lets_none_of_them_act() {
                 format!("</script><script>alert(1)</script>\u{202E}\u{2028}<!-- {}", answer.logprob);
         });
     }
-    let desk = Desk::of(cases);
-    let page = desk.said(&["export", "desk", "--format", "html"], "");
+    let lab = FeedbackLab::of(cases);
+    let page = lab.said(&["export", "desk", "--format", "html"], "");
     assert_eq!(page.matches("<script").count(), 3, "the task and the two scripts of the page");
     assert!(!page.contains("<!--") && !page.contains('\u{202E}') && !page.contains('\u{2028}'));
     let nonce = between(&page, "script-src 'nonce-", "'");
@@ -312,7 +310,7 @@ fn a_page_to_judge_on_shows_the_texts_and_lets_none_of_them_act() {
         (&"desk".into(), &0.into(), &Value::Null)
     );
     let shown = task["comparisons"].as_array().unwrap();
-    let rows = desk.rows(&[]);
+    let rows = lab.rows(&[]);
     assert_eq!(shown.len(), rows.len());
     for (shown, row) in shown.iter().zip(&rows) {
         let keys: Vec<&String> = shown.as_object().unwrap().keys().collect();
@@ -328,7 +326,7 @@ fn a_page_to_judge_on_shows_the_texts_and_lets_none_of_them_act() {
     }
 }
 
-/// What the page's own script makes of judgements: it keeps them, reads them again and writes them as lines.
+/// Runs the script of the judging page: keeps judgements, reads them again and writes them as lines.
 const JUDGE: &str = r#"
 const before = new Judgements(task, null);
 const open = [before.nextOpen(0)];
@@ -347,9 +345,9 @@ console.log(JSON.stringify({ open, counts: kept.map((judgements) => judgements.c
 "#;
 
 #[test]
-fn what_is_judged_on_a_page_is_taken_in() {
-    let desk = Desk::new();
-    let page = desk.said(&["export", "desk", "--format", "html"], "");
+fn judgements_of_the_judging_page_can_be_imported() {
+    let lab = FeedbackLab::new();
+    let page = lab.said(&["export", "desk", "--format", "html"], "");
     let data = between(&page, "<script type=\"application/json\" id=\"task\" nonce=\"", "</script>");
     let data = data.split_once('>').unwrap().1;
     let script = between(&page, "\"use strict\";", "</script>");
@@ -361,78 +359,74 @@ fn what_is_judged_on_a_page_is_taken_in() {
     let said: Value = serde_json::from_slice(&node.stdout).unwrap();
     assert_eq!(said["open"], serde_json::json!([0, 1, 3, -1]));
     assert_eq!(said["counts"], serde_json::json!([2, 1, 0, 0]));
-    let taken = desk.said(&["import", "-"], said["lines"].as_str().unwrap());
-    assert!(taken.starts_with("2 judgements taken in\n"), "{taken}");
-    let received = desk.received();
+    let taken = lab.said(&["import", "-"], said["lines"].as_str().unwrap());
+    assert_eq!(counts(&taken), [2], "{taken}");
+    let received = lab.received();
     let of = |at: usize| (received[at].comparison, received[at].annotator.as_str(), received[at].is_unsafe);
     assert_eq!((of(0), of(1)), ((0, "ann é", None), (2, "ann é", Some([false, true]))));
     assert_eq!(received[0].comment.as_deref(), Some("rude"));
-    assert_eq!(desk.rows(&["--annotator", "ann é"]).len(), 2);
+    assert_eq!(lab.rows(&["--annotator", "ann é"]).len(), 2);
 }
 
 #[test]
-fn comparisons_are_shared_out_among_annotators() {
-    let desk = Desk::new();
-    desk.said(&["import", "-"], &line(0, "ann", "first"));
-    let pattern = desk.path("judge-{annotator}.jsonl");
+fn comparisons_are_assigned_to_annotators_in_files_of_their_own() {
+    let lab = FeedbackLab::new();
+    lab.said(&["import", "-"], &line(0, "ann", "first"));
+    let pattern = lab.path("judge-{annotator}.jsonl");
     let names = ["--annotator", "ann", "--annotator", "ben ../", "--annotator", "cy"];
     let to = ["export", "desk", "--output", pattern.to_str().unwrap()];
-    let output = desk.feedback(&[&to[..], &names[..]].concat(), "");
+    let output = lab.feedback(&[&to[..], &names[..]].concat(), "");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut lines = String::new();
     for (file, name) in [("judge-ann", "ann"), ("judge-ben----", "ben ../"), ("judge-cy", "cy")] {
-        let text = std::fs::read_to_string(desk.path(&format!("{file}.jsonl"))).unwrap();
+        let text = std::fs::read_to_string(lab.path(&format!("{file}.jsonl"))).unwrap();
         let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!((2..=3).contains(&rows.len()), "{name}: {text}");
         assert!(rows.iter().all(|row| row["annotator"] == name), "{text}");
         rows.into_iter().for_each(|row| lines += &judged(row, "tie"));
     }
     assert_eq!(lines.lines().count(), 7, "four comparisons twice, of which one judgement is there");
-    let said = desk.said(&["import", "-"], &lines);
-    assert!(said.contains("has the judgements it needs"), "{said}");
-    for (path, names, expected) in [
-        (
-            "judge.jsonl",
-            ["ann", "ben"],
-            "the files of ann and ben would be one: write {annotator} into --output",
-        ),
-        ("{annotator}.jsonl", ["a b", "a/b"], "the files of a b and a/b would be one"),
-        ("{annotator}.jsonl", ["ann", "ann"], "--annotator ann is given twice"),
-        ("-", ["ann", "ben"], "would be one"),
+    lab.said(&["import", "-"], &lines);
+    assert!(lab.rows(&[]).is_empty(), "every comparison has its judgements");
+    for (path, names) in [
+        ("judge.jsonl", ["ann", "ben"]),
+        ("{annotator}.jsonl", ["a b", "a/b"]),
+        ("{annotator}.jsonl", ["ann", "ann"]),
+        ("-", ["ann", "ben"]),
     ] {
         let [one, other] = names;
         let args = ["export", "desk", "--output", path, "--annotator", one, "--annotator", other];
-        let refused = desk.feedback(&args, "");
+        let refused = lab.feedback(&args, "");
         let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(refused.status.code() == Some(2) && words.contains(expected), "{words}");
+        assert!(refused.status.code() == Some(2) && words.contains(one), "{words}");
     }
 }
 
 #[test]
-fn annotators_who_are_too_few_are_said_to_be() {
+fn an_export_to_too_few_annotators_warns_of_missing_judgements() {
     let cases = cases();
     let mut plan = plan(&cases);
     plan.learning.as_mut().unwrap().feedback.overlap = 3;
-    let desk = Desk::with(&plan, &cases);
-    let pattern = desk.path("{annotator}.csv");
+    let lab = FeedbackLab::with(&plan, &cases);
+    let pattern = lab.path("{annotator}.csv");
     let args =
         ["export", "desk", "--output", pattern.to_str().unwrap(), "--annotator", "ann", "--annotator", "ben"];
-    let said = |desk: &Desk| String::from_utf8(desk.feedback(&args, "").stderr).unwrap();
-    assert!(said(&desk).contains("4 judgements will be missing"));
-    desk.said(&["import", "-"], &(0..4).map(|at| line(at, "cy", "tie")).collect::<String>());
-    assert!(!said(&desk).contains("missing"));
+    let said = |lab: &FeedbackLab| String::from_utf8(lab.feedback(&args, "").stderr).unwrap();
+    assert!(said(&lab).contains("missing"));
+    lab.said(&["import", "-"], &(0..4).map(|at| line(at, "cy", "tie")).collect::<String>());
+    assert!(!said(&lab).contains("missing"));
 }
 
 #[test]
-fn what_comes_while_a_run_has_the_log_open_waits_in_the_inbox() {
-    let desk = Desk::new();
-    let log = desk.log();
+fn judgements_imported_during_a_run_wait_in_the_inbox() {
+    let lab = FeedbackLab::new();
+    let log = lab.log();
     let lines = line(0, "ann", "first") + &line(1, "ann", "tie");
     for _ in 0..2 {
-        let said = desk.said(&["import", "-"], &lines);
-        assert!(said.starts_with("2 judgements handed to the run that has the event log open"), "{said}");
+        let said = lab.said(&["import", "-"], &lines);
+        assert_eq!(counts(&said), [2], "{said}");
     }
-    let files: Vec<_> = std::fs::read_dir(desk.path("data/feedback-inbox/desk"))
+    let files: Vec<_> = std::fs::read_dir(lab.path("data/feedback-inbox/desk"))
         .unwrap()
         .map(|file| file.unwrap().path())
         .collect();
@@ -440,25 +434,20 @@ fn what_comes_while_a_run_has_the_log_open_waits_in_the_inbox() {
     assert_eq!(files[0].extension().unwrap(), "jsonl");
     let waiting: Vec<FeedbackReceived> = read(&files[0]);
     assert_eq!(waiting.iter().map(|received| received.comparison).collect::<Vec<_>>(), [0, 1]);
-    let bad = desk.feedback(&["import", "-"], &line(0, "ann", "left"));
+    let bad = lab.feedback(&["import", "-"], &line(0, "ann", "left"));
     assert_eq!(bad.status.code(), Some(2));
-    // Whoever only wants to look is not answered by just anybody who has the log, and does not wait for ever.
+    // This process holds the log without answering requests for copies: a reader gives up in time.
     let begun = Instant::now();
-    let output = desk.feedback(&["status", "desk"], "");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        said.contains("gave no copy to read within 10 s") && said.contains("in use by another process"),
-        "{said}"
-    );
-    assert_eq!(output.status.code(), Some(1));
+    let output = lab.feedback(&["status", "desk"], "");
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(begun.elapsed() < Duration::from_secs(60));
     assert_eq!(
-        std::fs::read_dir(desk.path("data/log-copies")).unwrap().count(),
+        std::fs::read_dir(lab.path("data/log-copies")).unwrap().count(),
         0,
         "its request is taken back"
     );
     drop(log);
-    assert!(desk.received().is_empty());
+    assert!(lab.received().is_empty());
 }
 
 fn read(path: &Path) -> Vec<FeedbackReceived> {
@@ -467,13 +456,13 @@ fn read(path: &Path) -> Vec<FeedbackReceived> {
 }
 
 #[test]
-fn an_experiment_that_asks_nobody_says_so() {
-    let desk = Desk { folder: tempfile::tempdir().unwrap() };
+fn exporting_comparisons_of_an_experiment_without_feedback_is_an_error() {
+    let lab = FeedbackLab { folder: tempfile::tempdir().unwrap() };
     let cases = cases();
     let mut plan = plan(&cases);
     plan.learning = None;
-    append(&desk.log(), &plan, &crate::report::history::history(&plan, &cases));
-    let output = desk.feedback(&["export", "desk"], "");
+    append(&lab.log(), &plan, &crate::report::history::history(&plan, &cases));
+    let output = lab.feedback(&["export", "desk"], "");
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("begun without [feedback]"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("[feedback]"));
 }

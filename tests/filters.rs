@@ -1,4 +1,4 @@
-//! `dissent generate` and `dissent score`: the steps as filters over JSON lines.
+//! `dissent generate` and `dissent score`, filters over JSON lines.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ fn generate(lab: &Lab, output: &Path, more: &[&str]) -> Vec<Value> {
 }
 
 #[test]
-fn scoring_what_was_generated_finds_the_same_log_probabilities() {
+fn score_reproduces_the_log_probabilities_of_generate() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let (sampled, scored) = (lab.data_dir("sampled.jsonl"), lab.data_dir("scored.jsonl"));
     let before = generate(&lab, &sampled, &[]);
@@ -80,7 +80,7 @@ fn scoring_what_was_generated_finds_the_same_log_probabilities() {
 }
 
 #[test]
-fn the_seed_alone_decides_what_is_sampled() {
+fn samples_depend_on_the_seed_and_not_on_threads() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let first = generate(&lab, &lab.data_dir("1.jsonl"), &[]);
     assert_eq!(first, generate(&lab, &lab.data_dir("2.jsonl"), &["--threads", "1"]));
@@ -88,7 +88,7 @@ fn the_seed_alone_decides_what_is_sampled() {
 }
 
 #[test]
-fn a_bad_line_is_named_and_leaves_no_output_behind() {
+fn generate_and_score_name_a_bad_line_and_write_no_output() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let output = lab.data_dir("out.jsonl");
     let cases = [
@@ -134,7 +134,7 @@ fn a_bad_line_is_named_and_leaves_no_output_behind() {
 }
 
 #[test]
-fn what_the_model_cannot_take_is_bad_input_too() {
+fn input_that_the_model_cannot_process_is_bad_input() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let (input, output) = (lab.data_dir("in.jsonl"), lab.data_dir("out.jsonl"));
     let cases = [
@@ -168,7 +168,7 @@ fn what_the_model_cannot_take_is_bad_input_too() {
 }
 
 #[test]
-fn an_answer_without_a_token_has_a_log_probability_of_plain_zero() {
+fn an_empty_completion_has_a_log_probability_of_positive_zero() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let (input, output) = (lab.data_dir("in.jsonl"), lab.data_dir("out.jsonl"));
     std::fs::write(&input, r#"{"prompt_id": "a", "prompt": "w1", "completions": [{"text": ""}]}"#).unwrap();
@@ -183,7 +183,7 @@ fn an_answer_without_a_token_has_a_log_probability_of_plain_zero() {
 }
 
 #[test]
-fn a_cost_is_a_reward_negated() {
+fn a_cost_is_the_negated_reward() {
     let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
     let sampled = lab.data_dir("sampled.jsonl");
     generate(&lab, &sampled, &[]);
@@ -214,12 +214,12 @@ fn a_cost_is_a_reward_negated() {
 }
 
 #[test]
-fn the_scoring_fixture_comes_out_as_transformers_and_peft_scored_it() {
+fn score_agrees_with_transformers_and_peft_on_the_fixture() {
     let model = cache::cache_dir().unwrap().join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
     let model = file(model).map_err(|reason| format!("{reason}: run `cargo xtask fetch`"));
     let Some(model) = required(model) else { return };
     let Some(lab) = Lab::new(&Setup::default()) else { return };
-    // A few of its prompts: the whole of it is scored by the models' own tests.
+    // A few of its prompts: the tests of `dissent-models` score all of them.
     let input = lab.data_dir("input.jsonl");
     let fixture = std::fs::read_to_string(golden("score-input.jsonl")).unwrap();
     std::fs::write(&input, fixture.lines().take(3).map(|line| format!("{line}\n")).collect::<String>())

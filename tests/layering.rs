@@ -44,7 +44,7 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn crates_depend_on_each_other_as_the_architecture_says() {
+fn crate_dependencies_match_the_architecture_document() {
     let actual: BTreeMap<String, BTreeSet<String>> = packages()
         .iter()
         .filter_map(|package| {
@@ -56,7 +56,7 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
 }
 
 #[test]
-fn heavy_dependencies_stay_in_their_crate() {
+fn heavy_dependencies_are_used_in_their_crate_only() {
     for package in packages() {
         let Some(here) = folder(&package.name) else { continue };
         for (dependency, homes) in HOME_OF {

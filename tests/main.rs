@@ -1,4 +1,4 @@
-//! The program as its users meet it.
+//! Tests of the program from outside, by its commands.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod book;

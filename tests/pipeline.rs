@@ -25,7 +25,7 @@ fn a_run_finds_conflicts_and_leaves_a_report_and_a_sound_history() {
 }
 
 #[test]
-fn a_finished_experiment_is_not_run_again() {
+fn running_a_finished_experiment_records_nothing() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     lab.run("data");
     let first = lab.events("data");
@@ -34,7 +34,7 @@ fn a_finished_experiment_is_not_run_again() {
 }
 
 #[test]
-fn another_plan_under_the_same_name_is_refused_and_the_difference_named() {
+fn a_run_with_another_plan_is_refused_and_names_the_difference() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     lab.run("data");
     let config = lab.config();
@@ -47,7 +47,7 @@ fn another_plan_under_the_same_name_is_refused_and_the_difference_named() {
 }
 
 #[test]
-fn changed_prompts_under_the_same_name_are_refused_in_words() {
+fn a_run_with_changed_prompts_is_refused() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     lab.run("data");
     let (config, prompts) = (lab.config(), lab.config().with_file_name("prompts.jsonl"));
@@ -56,11 +56,11 @@ fn changed_prompts_under_the_same_name_are_refused_in_words() {
     let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("the prompts are not the same"), "{said}");
+    assert!(said.contains("prompts"), "{said}");
 }
 
 #[test]
-fn a_template_that_no_prompt_can_use_is_refused_before_anything_is_recorded() {
+fn an_unusable_template_is_refused_before_the_first_event() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let config = lab.config();
     let changed =
@@ -69,23 +69,23 @@ fn a_template_that_no_prompt_can_use_is_refused_before_anything_is_recorded() {
     let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("policy.template: the model has no chat template"), "{said}");
+    assert!(said.contains("policy.template"), "{said}");
     assert!(lab.events("data").is_empty());
 }
 
 #[test]
-fn a_run_of_which_nothing_was_measured_fails_and_says_why() {
+fn a_run_without_a_measured_prompt_fails_with_the_reason() {
     let Some(lab) = Lab::new(&Setup { prompts: 1, ..Setup::default() }) else { return };
     let long = format!("{{\"prompt\": \"{}\"}}\n", "w1 ".repeat(5000));
     std::fs::write(lab.config().with_file_name("prompts.jsonl"), long).unwrap();
     let output = lab.dissent("data", &["run", lab.config().to_str().unwrap()]).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("set aside: p1 by the generation step: a prompt of 5000 tokens"), "{said}");
+    assert!(["p1", "generation", "5000"].iter().all(|word| said.contains(word)), "{said}");
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_closed_pipe_on_stdout_is_not_an_error() {
     let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
     lab.run("data");
     let commands: [&[&str]; 4] =
@@ -100,7 +100,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn an_export_comes_back_to_the_byte() {
+fn an_exported_and_imported_log_is_identical() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     lab.run("data");
     let file = lab.data_dir("events.jsonl");
@@ -111,7 +111,7 @@ fn an_export_comes_back_to_the_byte() {
 }
 
 #[test]
-fn a_prompt_that_does_not_fit_is_set_aside_and_the_round_ends_without_it() {
+fn a_prompt_that_is_too_long_is_set_aside_and_the_round_completes() {
     let Some(lab) = Lab::new(&Setup { prompts: 4, ..Setup::default() }) else { return };
     let prompts = lab.config().with_file_name("prompts.jsonl");
     let mut text = std::fs::read_to_string(&prompts).unwrap();
@@ -129,7 +129,7 @@ fn a_prompt_that_does_not_fit_is_set_aside_and_the_round_ends_without_it() {
     assert!(matches!(events.last(), Some(Event::ExperimentFinished(_))));
 }
 
-/// Sends a signal with the system's own `kill`, as an operator would.
+/// Sends a signal with the system's `kill`.
 fn signal(child: &Child, name: &str) {
     succeeded({
         let mut kill = Command::new("kill");
@@ -139,7 +139,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 #[test]
-fn an_interrupted_run_drains_says_so_and_goes_on_to_the_same_result() {
+fn an_interrupted_run_drains_and_resumes_to_the_same_result() {
     let setup = Setup { prompts: 40, max_new_tokens: 48, batch_prompts: 1, ..Setup::default() };
     let Some(lab) = Lab::new(&setup) else { return };
     lab.run("reference");
@@ -154,14 +154,14 @@ fn an_interrupted_run_drains_says_so_and_goes_on_to_the_same_result() {
         signal(&child, name);
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        // A signal before the handlers are there ends the process as it would any other.
+        // A signal before the handlers are installed ends the process.
         assert!(matches!(output.status.code(), Some(130) | None | Some(0)), "{:?}: {said}", output.status);
         lab.run(name);
         assert_eq!(history(&lab.events(name)), history(&lab.events("reference")));
     }
 }
 
-/// A copy of the tiny policy whose weights end in numbers that are none.
+/// A copy of the tiny policy whose last weights are NaN.
 fn broken_model(lab: &Lab) -> PathBuf {
     let (sound, broken) = (lab.policy(), lab.data_dir("broken-model"));
     std::fs::create_dir(&broken).unwrap();
@@ -177,7 +177,7 @@ fn broken_model(lab: &Lab) -> PathBuf {
 }
 
 #[test]
-fn a_model_that_never_works_stops_the_run_and_sets_nothing_aside() {
+fn a_model_that_never_works_stops_the_run_without_setting_prompts_aside() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let config = lab.config();
     let (sound, broken) = (lab.policy(), broken_model(&lab));
@@ -188,13 +188,13 @@ fn a_model_that_never_works_stops_the_run_and_sets_nothing_aside() {
     let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("the generation step failed") && said.contains("not a finite number"), "{said}");
+    assert!(said.contains("generation") && said.contains("finite"), "{said}");
     let set_aside = |recorded: &Recorded| recorded.event.event_type == "prompt.set_aside";
     assert!(!lab.events("data").iter().any(set_aside));
 }
 
 #[test]
-fn an_experiment_is_computed_again_to_the_same_bytes() {
+fn recomputing_an_experiment_gives_the_same_bytes() {
     let learns = Some(Learning { rounds: 2, steps: 3 });
     let Some(lab) = Lab::new(&Setup { prompts: 6, learns, ..Setup::default() }) else { return };
     lab.run("data");
@@ -216,7 +216,7 @@ fn an_experiment_is_computed_again_to_the_same_bytes() {
 }
 
 #[test]
-fn a_fork_is_computed_again_from_where_it_left_its_origin() {
+fn recomputing_a_fork_starts_after_the_shared_past() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     lab.run("data");
     let sampled = |event: &&Recorded| event.event.event_type == "generation.completions_sampled";

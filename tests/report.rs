@@ -1,4 +1,4 @@
-//! What a report says of a history, and what it refuses to let a completion do to its reader.
+//! Reports of fixed histories, and their escaping of hostile text.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -31,7 +31,7 @@ pub(crate) fn case(name: &str, category: Option<&str>, scores: &[(f64, f64, u32)
     }
 }
 
-/// Opposed, agreeing, degenerate, set aside.
+/// Prompts with opposed, agreeing and degenerate scores, and one that is set aside.
 fn cases() -> Vec<Case> {
     vec![
         case(
@@ -57,7 +57,7 @@ fn fixed() -> (Plan, Vec<Recorded>) {
     (plan, events)
 }
 
-/// Numbers to six digits: the last ones differ from one mathematics library to the next.
+/// Rounds numbers to six digits: further ones depend on the mathematics library.
 pub(crate) fn rounded(value: &serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match value {
@@ -74,13 +74,13 @@ pub(crate) fn rounded(value: &serde_json::Value) -> serde_json::Value {
 }
 
 #[test]
-fn markdown_of_a_fixed_history_is_this() {
+fn markdown_of_a_fixed_history_matches_the_snapshot() {
     let (plan, events) = fixed();
     insta::assert_snapshot!(report::markdown(&reported(&plan, &events)).unwrap());
 }
 
 #[test]
-fn json_of_a_fixed_history_is_this() {
+fn json_of_a_fixed_history_matches_the_snapshot() {
     let (plan, events) = fixed();
     let json = report::json(&reported(&plan, &events)).unwrap();
     let value = serde_json::from_str(&json).unwrap();
@@ -97,7 +97,7 @@ fn the_summary_fits_a_terminal() {
 }
 
 #[test]
-fn figures_are_those_that_the_round_was_evaluated_with() {
+fn report_figures_equal_those_of_the_round_evaluation() {
     let (plan, events) = fixed();
     let data = reported(&plan, &events);
     let evaluated = events.iter().find_map(|recorded| {
@@ -120,7 +120,7 @@ fn figures_are_those_that_the_round_was_evaluated_with() {
 }
 
 #[test]
-fn an_answer_stands_beside_the_one_that_the_other_model_prefers() {
+fn a_case_shows_the_completion_that_the_other_model_prefers() {
     let (plan, events) = fixed();
     let data = reported(&plan, &events);
     let top = &data.proxy_favours[0];
@@ -138,7 +138,7 @@ fn an_answer_stands_beside_the_one_that_the_other_model_prefers() {
 }
 
 #[test]
-fn prompts_come_in_the_order_of_their_file() {
+fn prompts_are_reported_in_file_order() {
     let (plan, events) = fixed();
     let names: Vec<String> =
         reported(&plan, &events).prompts.iter().map(|prompt| prompt.prompt_id.to_string()).collect();
@@ -146,7 +146,7 @@ fn prompts_come_in_the_order_of_their_file() {
 }
 
 #[test]
-fn every_beginning_of_a_history_has_a_report() {
+fn every_prefix_of_a_history_has_a_report() {
     let (plan, events) = fixed();
     for end in 1..=events.len() {
         let data = reported(&plan, &events[..end]);
@@ -163,7 +163,7 @@ fn every_beginning_of_a_history_has_a_report() {
 }
 
 #[test]
-fn one_answer_a_prompt_leaves_nothing_to_measure() {
+fn a_single_completion_a_prompt_has_no_conflict_to_measure() {
     let cases = vec![case("single", None, &[(1.0, -1.0, 3)])];
     let plan = plan("single", &cases);
     let data = reported(&plan, &history(&plan, &cases));
@@ -173,7 +173,7 @@ fn one_answer_a_prompt_leaves_nothing_to_measure() {
     assert!(report::markdown(&data).unwrap().contains("No prompt has a conflict to measure"));
 }
 
-/// Answers to twenty prompts that oppose, or agree with, their rewards.
+/// Twenty prompts whose log-probabilities oppose their rewards (`sign` −1) or agree with them (1).
 fn sided(sign: f64) -> ReportData {
     let cases: Vec<Case> = (0..20)
         .map(|index| {
@@ -232,7 +232,7 @@ pub(crate) fn acts_on_its_reader(c: char) -> bool {
 }
 
 #[test]
-fn a_page_shows_hostile_text_and_does_nothing_that_it_says() {
+fn the_html_report_escapes_hostile_text() {
     let (_, page) = hostile();
     for forbidden in ["<script", "<img", "<b>policy", "</desc><", "{{", "{%", " src=", " href=", "<!--"] {
         let found = page.find(forbidden).map(|at| page[at..].chars().take(80).collect::<String>());
@@ -251,10 +251,10 @@ fn a_page_shows_hostile_text_and_does_nothing_that_it_says() {
 }
 
 #[test]
-fn markdown_and_the_terminal_show_hostile_text_and_do_nothing_that_it_says() {
+fn markdown_and_the_summary_escape_hostile_text() {
     let (data, _) = hostile();
     let text = report::markdown(&data).unwrap();
-    // What is left when every escaped character is taken out.
+    // The text without escaped characters.
     let unescaped: String = text
         .split('\\')
         .enumerate()
@@ -272,7 +272,7 @@ fn markdown_and_the_terminal_show_hostile_text_and_do_nothing_that_it_says() {
 }
 
 #[test]
-fn json_keeps_hostile_text_as_it_is_and_shows_no_control() {
+fn json_keeps_hostile_text_and_escapes_control_characters() {
     let (data, _) = hostile();
     let json = report::json(&data).unwrap();
     assert_eq!(json.chars().find(|c| acts_on_its_reader(*c)), None);
@@ -289,7 +289,7 @@ pub(crate) fn append(log: &dyn EventLog, plan: &Plan, events: &[Recorded]) {
         };
         let mut appended = log.append(append);
         let mut context = Context::from_waker(Waker::noop());
-        // Blocks until durable, which a poll may not be yet; flush waits for it.
+        // One poll may precede durability; flush waits for it.
         if appended.as_mut().poll(&mut context).is_pending() {
             log.flush().unwrap();
         }
@@ -314,7 +314,7 @@ fn many() -> (Plan, Vec<Recorded>) {
 }
 
 #[test]
-fn a_log_is_read_to_its_end_page_by_page() {
+fn a_report_reads_a_log_of_several_pages() {
     let (plan, events) = many();
     let log = MemoryLog::new();
     append(&log, &plan, &events);
@@ -326,7 +326,7 @@ fn a_log_is_read_to_its_end_page_by_page() {
 }
 
 #[test]
-fn what_is_not_there_is_named_with_what_is() {
+fn an_unknown_experiment_or_round_is_named_with_the_existing_ones() {
     let (plan, events) = fixed();
     let log = MemoryLog::new();
     append(&log, &plan, &events);
@@ -345,7 +345,7 @@ fn dissent(data_dir: &std::path::Path, args: &[&str]) -> Output {
 }
 
 #[test]
-fn the_command_writes_the_page_and_prints_the_rest() {
+fn report_writes_html_to_a_file_and_prints_other_formats() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, events) = fixed();
     let log = SledLog::open(folder.path().join("log"), &SledOptions::default()).unwrap();
@@ -370,7 +370,7 @@ fn the_command_writes_the_page_and_prints_the_rest() {
 }
 
 #[test]
-fn the_command_makes_no_log_and_refuses_what_is_not_there() {
+fn report_refuses_a_missing_log_and_creates_none() {
     let folder = tempfile::tempdir().unwrap();
     let output = dissent(folder.path(), &["fixed"]);
     assert_eq!(output.status.code(), Some(2));

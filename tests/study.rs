@@ -1,4 +1,4 @@
-//! Studies as their users meet them: on tiny models, from end to end, stopped and gone on with.
+//! `dissent study` on tiny models, also killed and resumed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -55,7 +55,7 @@ impl Study {
         serde_json::from_str(&self.report(name, "json")).unwrap()
     }
 
-    /// Every file below a folder of the data folder, with the time at which it was last written.
+    /// Modification times of the files below a folder of the data folder.
     fn written(&self, below: &str) -> BTreeMap<PathBuf, SystemTime> {
         let mut found = BTreeMap::new();
         let mut folders = vec![self.data_dir().join(below)];
@@ -77,7 +77,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden").join(name)
 }
 
-/// Questions with four answers each, compared by a rule: the answer with more of the word `w5` is better.
+/// Questions with four completions each: the one with more of the word `w5` is preferred.
 fn labelled(questions: usize) -> String {
     let entry = |question: usize| {
         let worth = |answer: usize| (question * 7 + answer * 3) % 5;
@@ -132,7 +132,7 @@ fn labelled_study() -> Option<Study> {
     Study::new(&config, &[("labelled.json", labelled(30))])
 }
 
-/// The sentence that a standing makes of an interval is checked against the interval itself.
+/// Checks that the standing follows from the interval.
 fn assert_standing_follows(interval: &Value, standing: &str) {
     let (low, high) = (interval["low"].as_f64().unwrap(), interval["high"].as_f64().unwrap());
     let expected = if low > 0.0 {
@@ -146,7 +146,7 @@ fn assert_standing_follows(interval: &Value, standing: &str) {
 }
 
 #[test]
-fn a_study_on_given_answers_judges_every_rule_by_what_people_said() {
+fn a_labelled_study_compares_every_rule_with_the_judgements() {
     let Some(study) = labelled_study() else { return };
     let output = String::from_utf8(study.run().stdout).unwrap();
     let report = study.json("labelled");
@@ -173,14 +173,14 @@ fn a_study_on_given_answers_judges_every_rule_by_what_people_said() {
 }
 
 #[test]
-fn a_study_goes_on_where_it_was_killed_and_comes_to_the_same() {
+fn a_killed_study_resumes_to_the_same_report() {
     let Some(study) = labelled_study() else { return };
     study.run();
     let (report, steps) = (study.report("labelled", "json"), study.written("steps"));
     study.run();
     assert_eq!(study.report("labelled", "json"), report);
     assert_eq!(study.written("steps"), steps, "nothing is done again");
-    // As a kill in the middle of the policy's scores leaves it.
+    // A kill during the policy's scoring leaves such a file.
     let scores = steps.keys().find(|path| path.to_string_lossy().contains("logprobs")).unwrap();
     let text = std::fs::read_to_string(scores).unwrap();
     let kept: usize = text.lines().take(5).map(|line| line.len() + 1).sum();
@@ -191,7 +191,7 @@ fn a_study_goes_on_where_it_was_killed_and_comes_to_the_same() {
 }
 
 #[test]
-fn labelled_answers_that_are_not_there_are_asked_for_with_their_source() {
+fn a_study_without_its_labelled_data_names_their_source() {
     let Some(study) = labelled_study() else { return };
     std::fs::remove_file(study.folder.path().join("labelled.json")).unwrap();
     let output = study.command().output().unwrap();
@@ -292,7 +292,7 @@ fn two_rules_and_two_seeds_make_four_experiments_and_one_report() {
         assert_eq!((point["rule"].as_str(), point["seeds"].as_u64()), (Some(rule), Some(2)));
         assert!(point["gold"]["mean"].as_f64().is_some(), "{point}");
     }
-    // Every pair of three answers to six prompts, unless a prompt is degenerate; four answers against one other each.
+    // All pairs of three completions of six prompts, unless degenerate; four pairs of the budget.
     assert!(points[0]["labels"].as_f64().unwrap() > 9.0 && points[0]["labels"].as_f64().unwrap() <= 18.0);
     assert!(points[1]["labels"].as_f64().unwrap() <= 4.0);
     let before = &report["arms"]["before"][0];
@@ -315,7 +315,7 @@ fn two_rules_and_two_seeds_make_four_experiments_and_one_report() {
 }
 
 #[test]
-fn finished_experiments_are_not_repeated_and_lost_ones_are() {
+fn a_study_repeats_lost_experiments_only() {
     let Some(study) = arms_study() else { return };
     study.run();
     let (report, arms) = (study.report("arms", "json"), study.written("arms"));

@@ -1,4 +1,4 @@
-//! What the program says of itself while it runs.
+//! Logs and traces of the program.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{Lab, Setup, succeeded};
 
-/// What a command says on stderr, which must be JSON objects only.
+/// The JSON objects that a command writes to stderr.
 fn said_as_json(mut command: Command) -> Vec<Value> {
     let output = command.env("DISSENT_LOG_FORMAT", "json").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -19,7 +19,7 @@ fn said_as_json(mut command: Command) -> Vec<Value> {
 }
 
 #[test]
-fn a_log_in_json_has_an_object_on_each_line_with_the_fields_of_its_spans() {
+fn json_log_lines_are_objects_with_the_fields_of_their_spans() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let config = lab.config();
     let arguments = ["run", config.to_str().unwrap(), "--log-filter", "dissent=debug,dissent_actors=debug"];
@@ -34,7 +34,7 @@ fn a_log_in_json_has_an_object_on_each_line_with_the_fields_of_its_spans() {
 }
 
 #[test]
-fn a_failure_is_told_in_the_format_of_the_log() {
+fn a_failure_is_printed_in_the_log_format() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_dissent"));
     command.arg("--data-dir").arg(folder.path()).args(["report", "nothing", "--log-format", "json"]);
@@ -45,11 +45,11 @@ fn a_failure_is_told_in_the_format_of_the_log() {
 }
 
 #[test]
-fn a_collector_that_is_away_costs_a_warning_and_nothing_else() {
+fn an_unreachable_collector_costs_one_warning() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let config = lab.config();
     let mut command = lab.dissent("data", &["run", config.to_str().unwrap()]);
-    // A port that nobody listens on, asked often.
+    // A port without a listener, and frequent exports.
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").env("OTEL_BSP_SCHEDULE_DELAY", "20");
     let output = succeeded(command);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -58,7 +58,7 @@ fn a_collector_that_is_away_costs_a_warning_and_nothing_else() {
 }
 
 #[test]
-fn traces_that_cannot_be_sent_as_asked_are_refused_in_words() {
+fn unsupported_trace_settings_are_refused() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let config = lab.config();
     for (name, value) in
@@ -77,7 +77,7 @@ fn traces_that_cannot_be_sent_as_asked_are_refused_in_words() {
 }
 
 #[test]
-fn the_password_of_a_collector_is_never_shown() {
+fn the_password_of_a_collector_is_never_printed() {
     let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
     let config = lab.config();
     for (endpoint, told) in [

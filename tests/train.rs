@@ -1,4 +1,4 @@
-//! `dissent train`, `eval` and `model merge`: from a file of examples to a model that the other commands use.
+//! `dissent train`, `eval` and `model merge`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::random::Random;
 use crate::support::{Lab, Setup, succeeded};
 
-/// Where a test's files are.
+/// A folder with the files of a test.
 pub(crate) struct Bench {
     pub(crate) lab: Lab,
 }
@@ -27,7 +27,7 @@ impl Bench {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Words that the tiny tokenizer knows; a pair's better answer says `w7`, the other `w30`.
+    /// Writes pairs of words of the tiny tokenizer: the chosen completion says `w7`, the rejected one `w30`.
     fn write_pairs(&self, rows: usize) -> String {
         let row = |index: usize| {
             let prompt = format!("w{} w{} ", 40 + index % 50, 91 + index % 7);
@@ -45,7 +45,7 @@ impl Bench {
         self.lab.dissent("unused", arguments)
     }
 
-    /// A training of the tiny Llama into the folder `output`.
+    /// Trains the tiny Llama into the folder `output`.
     pub(crate) fn train(&self, task: &str, output: &str, more: &[&str]) -> Command {
         let (base, output) = (self.lab.policy(), self.text(output));
         let mut arguments = vec!["train", task, "--base", base.to_str().unwrap(), "--output", &output];
@@ -62,7 +62,7 @@ impl Bench {
         parsed(&std::fs::read_to_string(self.path(output).join("training.json")).unwrap())
     }
 
-    /// What a command prints with `--json`.
+    /// The JSON that a command prints.
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         parsed(&String::from_utf8(succeeded(self.command(arguments)).stdout).unwrap())
     }
@@ -72,7 +72,7 @@ fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// The whole lines of a file; none where there is no file.
+/// The complete lines of a file; none of a missing file.
 pub(crate) fn lines(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.split_inclusive('\n')
@@ -120,13 +120,13 @@ fn a_reward_model_is_trained_evaluated_merged_and_used() {
     assert!(number(&apart["accuracy"], "mean") > 0.95 && number(&apart["accuracy"], "low") > 0.85, "{apart}");
     let difference = number(&apart["margin"], "mean") - number(&whole["margin"], "mean");
     assert!(difference.abs() < 1e-3, "{apart} {whole}");
-    // A cost is a reward turned round.
+    // A cost is a negated reward.
     let costs = evaluated(&[base, "--adapter", &adapter, "--kind", "cost"]);
     assert!(number(&costs["accuracy"], "mean") < 0.05, "{costs}");
 }
 
 #[test]
-fn costs_preferences_and_imitation_are_learnt() {
+fn cost_models_and_policies_are_trained_by_every_loss() {
     let Some(bench) = Bench::new() else { return };
     let data = bench.write_pairs(32);
     let more = ["--data", &data, "--epochs", "4", "--lr", "1e-2", "--batch-size", "8", "--recompute"];
@@ -161,7 +161,7 @@ fn costs_preferences_and_imitation_are_learnt() {
     assert!(number(&metrics[39], "loss") < number(&metrics[0], "loss") / 4.0, "{}", metrics[39]);
     assert!(number(&metrics[39], "mean_token_accuracy") > 0.999, "{}", metrics[39]);
     assert!(number(&metrics[39], "entropy") < number(&metrics[0], "entropy") / 2.0, "{}", metrics[39]);
-    // The policy says what it was shown, and stops where the demonstrations did.
+    // The policy repeats the demonstration and stops at its end.
     let (prompts, answers) = (bench.path("one.jsonl"), bench.text("answers.jsonl"));
     std::fs::write(&prompts, "{\"prompt\": \"w9 w10 \"}\n").unwrap();
     let (base, adapter) = (bench.lab.policy(), bench.text("policy"));
@@ -193,7 +193,7 @@ fn all_weights_can_be_trained() {
 }
 
 #[test]
-fn a_folder_with_another_training_is_refused_and_a_finished_one_left_alone() {
+fn train_refuses_a_folder_with_another_or_a_finished_training() {
     let Some(bench) = Bench::new() else { return };
     let data = bench.write_pairs(8);
     let more = ["--data", &data, "--steps", "2"];
@@ -206,7 +206,7 @@ fn a_folder_with_another_training_is_refused_and_a_finished_one_left_alone() {
     };
     let adapter = || std::fs::read(bench.path("reward").join("adapter_model.safetensors")).unwrap();
     let before = adapter();
-    refused(&more, "holds this training, finished");
+    refused(&more, "finished");
     refused(&[more.as_slice(), &["--seed", "7"]].concat(), "(training.seed was 0, now 7)");
     assert_eq!(adapter(), before);
     succeeded(bench.train("reward", "reward", &[more.as_slice(), &["--seed", "7", "--overwrite"]].concat()));
@@ -214,17 +214,18 @@ fn a_folder_with_another_training_is_refused_and_a_finished_one_left_alone() {
     std::fs::create_dir(bench.path("mine")).unwrap();
     std::fs::write(bench.path("mine").join("thesis.txt"), "years").unwrap();
     let ran = bench.train("reward", "mine", &more).output().unwrap();
-    assert!(String::from_utf8_lossy(&ran.stderr).contains("name a new folder"));
+    assert_eq!(ran.status.code(), Some(2), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(bench.path("mine").join("thesis.txt").is_file());
 }
 
 const EVERY: u64 = 5;
 
-/// Steps in the log so far.
+/// Number of steps in the metrics file.
 fn steps(path: &Path) -> u64 {
     lines(path).len() as u64
 }
 
-/// Waits until the log has so many steps, or the process ends.
+/// Waits until the metrics have `wanted` steps; false if the process ends first.
 pub(crate) fn wait_for_steps(child: &mut Child, log: &Path, wanted: u64) -> bool {
     let begun = Instant::now();
     loop {
@@ -240,7 +241,7 @@ pub(crate) fn wait_for_steps(child: &mut Child, log: &Path, wanted: u64) -> bool
 }
 
 #[test]
-fn a_training_that_is_killed_again_and_again_ends_as_if_it_never_was() {
+fn a_training_killed_12_times_equals_an_uninterrupted_one() {
     let Some(bench) = Bench::new() else { return };
     let data = bench.write_pairs(48);
     let total = 260;
@@ -270,7 +271,7 @@ fn a_training_that_is_killed_again_and_again_ends_as_if_it_never_was() {
             .unwrap();
         let is_last = kills >= 12;
         if kills % 4 == 3 {
-            // In the middle of starting up, of which nothing may come to harm.
+            // During start-up, which must not damage anything.
             std::thread::sleep(Duration::from_millis(random.below(60) as u64));
         } else {
             let reach = (before.len() + 1 + random.below(25)) as u64;
@@ -298,15 +299,15 @@ fn a_training_that_is_killed_again_and_again_ends_as_if_it_never_was() {
     check_same_result(&bench, total);
 }
 
-/// A training that went on took no step again that was before its checkpoint, and lost no more than the steps since. Gives
-/// the step that it went on after, 0 if it began.
+/// Checks that a resumed training repeats only steps after its checkpoint, at most those since the last one.
+/// Returns the step of the checkpoint, 0 without one.
 fn check_resumed(said: &str, before: &[String], after: &[String]) -> u64 {
     let resumed = said.lines().find_map(|line| line.strip_prefix("going on after step "));
     let resumed: u64 = resumed.map_or(0, |rest| rest.split(' ').next().unwrap().parse().unwrap());
     if resumed > 0 {
         let lost = (before.len() as u64).saturating_sub(resumed);
         assert!(lost <= EVERY, "{lost} steps were lost: more than since a checkpoint");
-        // With the time that they took: they were not taken again.
+        // Including their durations: they were not repeated.
         let kept = usize::try_from(resumed).unwrap().min(after.len());
         assert_eq!(after.get(..kept), before.get(..kept));
     }
@@ -333,7 +334,7 @@ pub(crate) fn check_same_result(bench: &Bench, steps: u64) {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on() {
+fn an_interrupted_training_keeps_a_checkpoint_and_resumes_from_it() {
     let Some(bench) = Bench::new() else { return };
     let data = bench.write_pairs(48);
     let more = ["--data", &data, "--steps", "200", "--batch-size", "2", "--checkpoint-every", "1000"];
@@ -349,7 +350,7 @@ fn ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on() {
     assert!((7..200).contains(&taken), "{taken}");
     let output = succeeded(bench.train("dpo", "stopped", &[more.as_slice(), &["--resume"]].concat()));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains(&format!("going on after step {taken} of 200")), "{said}");
+    assert!(said.contains(&format!("step {taken} of 200")), "{said}");
     let adapter = |output: &str| std::fs::read(bench.path(output).join("adapter_model.safetensors")).unwrap();
     assert_eq!(adapter("stopped"), adapter("whole"));
 }

@@ -1,4 +1,5 @@
-//! `dissent train ppo`, `grpo` and `rloo`: policies that are tuned against a reward model by sampling from them.
+//! `dissent train ppo`, `grpo` and `rloo`: policies that are tuned against a reward model by sampling from
+//! them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,15 +7,15 @@ use std::process::{Command, Stdio};
 use crate::support::succeeded;
 use crate::train::{Bench, check_same_result, lines, number, wait_for_steps};
 
-/// What the tunings of a test have in common.
-struct Judged {
+/// A base model, a reward model and prompts for tunings.
+struct TuningBench {
     bench: Bench,
     base: String,
     reward: String,
     prompts: String,
 }
 
-impl Judged {
+impl TuningBench {
     fn new() -> Option<Self> {
         let bench = Bench::new()?;
         let rows: String = (0..6).map(|index| format!("{{\"prompt\": \"w{} w5\"}}\n", 20 + index)).collect();
@@ -33,7 +34,7 @@ impl Judged {
         [a, b, c, d, e, f, "--prompts", prompts]
     }
 
-    /// A tuning of so many iterations into the folder `output`.
+    /// Tunes for `iterations` into the folder `output`.
     fn tune(&self, method: &str, iterations: &str, output: &str) -> Command {
         let samples = if method == "ppo" { "1" } else { "3" };
         let mut more = self.options().to_vec();
@@ -45,7 +46,7 @@ impl Judged {
 
 #[test]
 fn policies_are_tuned_against_a_reward_model_and_evaluated() {
-    let Some(judged) = Judged::new() else { return };
+    let Some(judged) = TuningBench::new() else { return };
     let bench = &judged.bench;
     let methods = [
         ("ppo", ["objective/kl", "objective/scores", "loss/value_avg"]),
@@ -72,10 +73,10 @@ fn policies_are_tuned_against_a_reward_model_and_evaluated() {
     assert!(bench.path("ppo").join("training.json").is_file());
 }
 
-/// Kills a tuning after its first iteration and again after a later one, and lets it come to its end.
+/// Kills a tuning after its first and after a later iteration, then lets it finish.
 fn killed_and_resumed(method: &str) {
     const ITERATIONS: &str = "8";
-    let Some(judged) = Judged::new() else { return };
+    let Some(judged) = TuningBench::new() else { return };
     succeeded(judged.tune(method, ITERATIONS, "whole"));
     let log = judged.bench.path("killed").join("metrics.jsonl");
     let mut before = Vec::new();
@@ -91,7 +92,7 @@ fn killed_and_resumed(method: &str) {
         let status = child.wait().unwrap();
         assert!(reached && status.code().is_none(), "it ended before it was killed: {status}");
         let after = lines(&log);
-        // A checkpoint after each iteration: at most the one in hand was done again, with other times.
+        // Each iteration has a checkpoint: at most the current one was repeated, with other times.
         let kept = before.len().saturating_sub(1);
         assert_eq!(after.get(..kept), before.get(..kept));
         before = after;
@@ -104,16 +105,16 @@ fn killed_and_resumed(method: &str) {
 }
 
 #[test]
-fn ppo_that_is_killed_ends_as_if_it_never_was() {
+fn ppo_killed_and_resumed_equals_an_uninterrupted_run() {
     killed_and_resumed("ppo");
 }
 
 #[test]
-fn grpo_that_is_killed_ends_as_if_it_never_was() {
+fn grpo_killed_and_resumed_equals_an_uninterrupted_run() {
     killed_and_resumed("grpo");
 }
 
 #[test]
-fn rloo_that_is_killed_ends_as_if_it_never_was() {
+fn rloo_killed_and_resumed_equals_an_uninterrupted_run() {
     killed_and_resumed("rloo");
 }

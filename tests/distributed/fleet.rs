@@ -9,64 +9,64 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Lab, succeeded};
 
-/// The server, among the processes of a fleet.
+/// Index of the server among the processes of a fleet.
 pub(crate) const SERVER: usize = 0;
-/// Longest wait for a process to do what it was started or told to do.
+/// Longest wait for a process to start or to react.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
-/// What a fleet is made of.
-pub(crate) struct Order<'a> {
-    /// Names its data folder and its queues.
+/// Settings of a fleet.
+pub(crate) struct FleetPlan<'a> {
+    /// Name of its data folder and prefix of its queues.
     pub(crate) name: String,
-    /// Where RabbitMQ is.
+    /// URL of RabbitMQ.
     pub(crate) url: String,
     /// The steps of the server, then of each worker.
     pub(crate) roles: &'a [&'a str],
-    /// How long a training may be silent.
+    /// Lease of a training.
     pub(crate) lease_seconds: u64,
-    /// What makes clocks jump, if anything does.
+    /// The library for clock jumps.
     pub(crate) clocks: Option<PathBuf>,
-    /// Whether workers are on hosts of their own: they know the name of the experiment and where to fetch it from.
+    /// Whether workers run as on other hosts: they know the name of the experiment and the shared store only.
     pub(crate) apart: bool,
 }
 
 /// Processes that work on one experiment.
 pub(crate) struct Fleet<'a> {
     lab: &'a Lab,
-    order: Order<'a>,
+    plan: FleetPlan<'a>,
     config: PathBuf,
-    /// What every process finds in its environment beside the rest.
+    /// Additional environment variables of every process.
     environment: Vec<(String, String)>,
     members: Vec<Member>,
 }
 
 struct Member {
     child: Option<Child>,
-    /// How often it was started.
+    /// Number of starts.
     lives: u32,
 }
 
 impl<'a> Fleet<'a> {
-    /// Writes its configuration; nothing runs yet.
-    pub(crate) fn new(lab: &'a Lab, order: Order<'a>) -> Self {
-        let config = lab.config().with_file_name(format!("{}.toml", order.name));
-        let Order { name, lease_seconds, .. } = &order;
+    /// Writes the configuration; starts nothing.
+    pub(crate) fn new(lab: &'a Lab, plan: FleetPlan<'a>) -> Self {
+        let config = lab.config().with_file_name(format!("{}.toml", plan.name));
+        let FleetPlan { name, lease_seconds, .. } = &plan;
         let broker = format!(
             "\n[broker]\nkind = \"rabbitmq\"\nprefix = \"{name}\"\nlease_seconds = {lease_seconds}\n"
         );
         let store =
             format!("\n[artifacts]\nurl = \"file://{}\"\n", lab.data_dir(&format!("{name}-store")).display());
-        let shared = if order.apart { broker + &store } else { broker };
+        let shared = if plan.apart { broker + &store } else { broker };
         std::fs::write(&config, std::fs::read_to_string(lab.config()).unwrap() + &shared).unwrap();
         let runs = "[experiment]\nname = \"lab\"\n[runtime]\nprovider = \"cpu\"\nthreads = 1\n";
         std::fs::write(config.with_extension("worker.toml"), runs.to_owned() + &shared).unwrap();
         std::fs::create_dir_all(lab.data_dir(name)).unwrap();
-        let members = order.roles.iter().map(|_| Member { child: None, lives: 0 }).collect();
-        Self { lab, order, config, environment: Vec::new(), members }
+        let members = plan.roles.iter().map(|_| Member { child: None, lives: 0 }).collect();
+        Self { lab, plan, config, environment: Vec::new(), members }
     }
 
-    /// Sets a variable of every process that is started from now on.
+    /// Sets an environment variable of every process started later.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
@@ -80,18 +80,18 @@ impl<'a> Fleet<'a> {
     }
 
     fn path(&self, name: String) -> PathBuf {
-        self.lab.data_dir(&self.order.name).join(name)
+        self.lab.data_dir(&self.plan.name).join(name)
     }
 
-    /// Where the clock of a process is set.
+    /// The file that sets the clock of a process.
     pub(crate) fn clock(&self, member: usize) -> PathBuf {
         self.path(format!("{member}.clock"))
     }
 
     /// The configuration and the data folder of a process.
     pub(crate) fn place(&self, member: usize) -> (PathBuf, String) {
-        let name = &self.order.name;
-        if self.order.apart && member != SERVER {
+        let name = &self.plan.name;
+        if self.plan.apart && member != SERVER {
             (self.config.with_extension("worker.toml"), format!("{name}-{member}"))
         } else {
             (self.config.clone(), name.clone())
@@ -102,7 +102,7 @@ impl<'a> Fleet<'a> {
         self.path(format!("{member}.{}.log", self.members[member].lives))
     }
 
-    /// What a process of this life said.
+    /// Output of a process since its last start.
     pub(crate) fn said(&self, member: usize) -> String {
         std::fs::read_to_string(self.output(member)).unwrap_or_default()
     }
@@ -113,17 +113,17 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Starts a process with what a worker or server is told; `more` is added.
+    /// Starts a process with additional arguments.
     pub(crate) fn start_with(&mut self, member: usize, more: &[&str]) {
         let command = if member == SERVER { "serve" } else { "worker" };
         let (config, data) = self.place(member);
         let mut arguments = vec![command, config.to_str().unwrap()];
-        arguments.extend(["--roles", self.order.roles[member], "--listen", "127.0.0.1:0"]);
+        arguments.extend(["--roles", self.plan.roles[member], "--listen", "127.0.0.1:0"]);
         arguments.extend(more);
         let mut command = self.lab.dissent(&data, &arguments);
-        command.env("DISSENT_RABBITMQ_URL", &self.order.url).env("DISSENT_LOG", "info,lapin=error");
+        command.env("DISSENT_RABBITMQ_URL", &self.plan.url).env("DISSENT_LOG", "info,lapin=error");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        if let Some(library) = &self.order.clocks {
+        if let Some(library) = &self.plan.clocks {
             self.set_clock(member, 0);
             command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.clock(member));
             command.env("FAKETIME_CACHE_DURATION", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
@@ -139,14 +139,14 @@ impl<'a> Fleet<'a> {
         self.start_with(member, &["--until-finished"]);
     }
 
-    /// Lets the clock of a process be so many seconds wrong, where clocks jump.
+    /// Sets the clock of a process wrong by `seconds`.
     pub(crate) fn set_clock(&self, member: usize, seconds: i64) {
         let (clock, new) = (self.clock(member), self.path(format!("{member}.clock.new")));
         std::fs::write(&new, format!("{seconds:+}\n")).unwrap();
         std::fs::rename(new, clock).unwrap();
     }
 
-    /// Sends a signal with the system's own `kill`; false if the process has ended.
+    /// Sends a signal with the system's `kill`; false if the process has ended.
     pub(crate) fn signal(&mut self, member: usize, name: &str) -> bool {
         if !self.runs(member) {
             return false;
@@ -158,18 +158,18 @@ impl<'a> Fleet<'a> {
         true
     }
 
-    /// Whether a process is there and has not ended.
+    /// Whether a process is running.
     pub(crate) fn runs(&mut self, member: usize) -> bool {
         self.members[member].child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
-    /// Kills a process without a warning; false if it has ended before.
+    /// Kills a process with SIGKILL; false if it has ended before.
     pub(crate) fn kill(&mut self, member: usize) -> bool {
         let ran = self.runs(member);
         if let Some(mut child) = self.members[member].child.take() {
             let _ended = child.kill();
             child.wait().unwrap();
-            // What makes clocks jump leaves these behind in a process that is killed.
+            // The library for clock jumps leaves these files after a kill.
             for left in ["faketime_shm_", "sem.faketime_sem_"] {
                 let _none = std::fs::remove_file(format!("/dev/shm/{left}{}", child.id()));
             }
@@ -177,7 +177,7 @@ impl<'a> Fleet<'a> {
         ran
     }
 
-    /// Waits until a process ends by itself.
+    /// Waits until a process exits, and returns its status.
     pub(crate) fn ended(&mut self, member: usize, within: Duration) -> ExitStatus {
         let begun = Instant::now();
         loop {
@@ -190,7 +190,7 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Waits until all have ended by themselves, and in order.
+    /// Waits until all processes exit with success.
     pub(crate) fn all_end(&mut self, within: Duration) {
         let begun = Instant::now();
         while (0..self.len()).any(|member| self.runs(member)) {
@@ -201,7 +201,7 @@ impl<'a> Fleet<'a> {
         self.no_one_failed();
     }
 
-    /// Nobody may end by itself but when the experiment is finished.
+    /// Fails if a process has exited with an error.
     pub(crate) fn no_one_failed(&mut self) {
         for member in 0..self.len() {
             let status = self.members[member].child.as_mut().and_then(|child| child.try_wait().unwrap());
@@ -212,10 +212,10 @@ impl<'a> Fleet<'a> {
 
     fn name(&self, member: usize) -> String {
         let kind = if member == SERVER { "the server" } else { "a worker" };
-        format!("{kind} of {}", self.order.roles[member])
+        format!("{kind} of {}", self.plan.roles[member])
     }
 
-    /// The ends of what all said.
+    /// The last lines of the output of all processes.
     pub(crate) fn report(&self) -> String {
         let end = |member| {
             let said = self.said(member);
@@ -226,7 +226,7 @@ impl<'a> Fleet<'a> {
         (0..self.len()).map(end).collect()
     }
 
-    /// Waits until a process has said this.
+    /// Waits until the output of a process contains `text`, and returns the line.
     pub(crate) fn has_said(&mut self, member: usize, text: &str) -> String {
         let begun = Instant::now();
         loop {
@@ -240,13 +240,13 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Where a process answers over HTTP.
+    /// The HTTP address of a process.
     pub(crate) fn address(&mut self, member: usize) -> String {
         let line = self.has_said(member, "listening address=");
         line.split("address=").nth(1).unwrap().trim().to_owned()
     }
 
-    /// Asks a process over HTTP; gives the status and the body.
+    /// Sends a GET request; returns the status and the body.
     pub(crate) fn get(&mut self, member: usize, path: &str) -> (u16, String) {
         let address = self.address(member);
         let mut stream = TcpStream::connect(&address).unwrap();

@@ -1,4 +1,4 @@
-//! One experiment on RabbitMQ, in one process and in several: the same history, whoever does the steps.
+//! Experiments on RabbitMQ give the same history in one process and in several.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod dead;
@@ -14,7 +14,7 @@ mod verdict;
 
 use std::time::Duration;
 
-use fleet::{Fleet, Order, SERVER};
+use fleet::{Fleet, FleetPlan, SERVER};
 use node::Node;
 use support::required::required;
 use support::{Lab, Learning, Setup, succeeded};
@@ -22,7 +22,7 @@ use verdict::Outcome;
 
 const LEARNS: Option<Learning> = Some(Learning { rounds: 2, steps: 4 });
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Each step but one has two workers or more.
+/// Most steps have two workers.
 const MIXED: [&str; 4] = [
     "none",
     "generation,reward,training",
@@ -30,18 +30,18 @@ const MIXED: [&str; 4] = [
     "reward,conflict,evaluation",
 ];
 
-fn order<'a>(node: &Node, name: &str, roles: &'a [&'a str]) -> Order<'a> {
-    Order { name: name.to_owned(), url: node.url(), roles, lease_seconds: 60, clocks: None, apart: false }
+fn fleet_plan<'a>(node: &Node, name: &str, roles: &'a [&'a str]) -> FleetPlan<'a> {
+    FleetPlan { name: name.to_owned(), url: node.url(), roles, lease_seconds: 60, clocks: None, apart: false }
 }
 
 #[test]
-fn in_one_process_or_in_many_an_experiment_comes_to_the_same_end() {
+fn an_experiment_ends_the_same_in_one_process_and_in_many() {
     let Some(lab) = Lab::new(&Setup { learns: LEARNS, ..Setup::default() }) else { return };
     let Some(node) = required(Node::new()) else { return };
     lab.run("embedded");
     let embedded = Outcome::of(&lab, "embedded");
     for (name, roles) in [("alone", &["all"][..]), ("shared", &MIXED[..])] {
-        let mut fleet = Fleet::new(&lab, order(&node, name, roles));
+        let mut fleet = Fleet::new(&lab, fleet_plan(&node, name, roles));
         fleet.start_all();
         fleet.all_end(PATIENCE);
         Outcome::of(&lab, name).is_that_of(&embedded);
@@ -49,22 +49,22 @@ fn in_one_process_or_in_many_an_experiment_comes_to_the_same_end() {
     }
 }
 
-/// Workers that know a name and a store fetch the rest by its hash, and again what was damaged since.
+/// Workers that know a name and a store fetch artifacts by hash, and fetch damaged ones again.
 #[test]
-fn workers_on_hosts_of_their_own_fetch_what_they_need() {
+fn workers_on_other_hosts_fetch_missing_and_damaged_artifacts() {
     let Some(lab) = Lab::new(&Setup { learns: LEARNS, ..Setup::default() }) else { return };
     let Some(node) = required(Node::new()) else { return };
     lab.run("embedded");
-    let mut fleet = Fleet::new(&lab, Order { apart: true, ..order(&node, "apart", &MIXED) });
+    let mut fleet = Fleet::new(&lab, FleetPlan { apart: true, ..fleet_plan(&node, "apart", &MIXED) });
     let damaged = lab.data_dir(&fleet.place(1).1);
-    // The artifacts, and the names under which the models find them.
+    // The artifacts, and the links by which models find them.
     let fetched = || {
         let mut found = below(&damaged.join("artifacts"));
         found.extend(below(&damaged.join("inputs")));
         found.retain(|path| path.metadata().unwrap().len() > 1 << 16);
         found
     };
-    // The first life of a worker ends when it has its models.
+    // The worker is killed once it has its models.
     fleet.start(SERVER);
     fleet.start(1);
     fleet.has_said(1, "at work");
@@ -86,7 +86,7 @@ fn below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     paths.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
 }
 
-/// Waits until the server's metrics are so.
+/// Waits until the metrics of the server satisfy `reached`.
 fn until(fleet: &mut Fleet<'_>, what: &str, reached: impl Fn(&str) -> bool) {
     let begun = std::time::Instant::now();
     loop {
@@ -100,14 +100,14 @@ fn until(fleet: &mut Fleet<'_>, what: &str, reached: impl Fn(&str) -> bool) {
     }
 }
 
-/// A paused experiment stands still for as long as it takes, and RabbitMQ lets nobody hold a message for that long.
+/// A pause may take longer than RabbitMQ allows a consumer to hold a message.
 #[test]
-fn workers_lay_down_what_they_hold_while_it_is_paused_and_come_to_the_same_end() {
+fn workers_release_their_messages_while_an_experiment_is_paused() {
     let learns = Some(Learning { rounds: 1, steps: 60 });
     let Some(lab) = Lab::new(&Setup { learns, ..Setup::default() }) else { return };
     let Some(node) = required(Node::new()) else { return };
     lab.run("embedded");
-    let mut fleet = Fleet::new(&lab, order(&node, "paused", &MIXED));
+    let mut fleet = Fleet::new(&lab, fleet_plan(&node, "paused", &MIXED));
     fleet.start_all();
     let url = format!("http://{}", fleet.address(SERVER));
     let give = |action: &str| {
@@ -139,12 +139,12 @@ fn workers_lay_down_what_they_hold_while_it_is_paused_and_come_to_the_same_end()
 }
 
 #[test]
-fn processes_answer_for_their_health_refuse_another_plan_and_stop_in_order() {
-    // So long that it is stopped in the middle of its work.
+fn processes_report_health_refuse_another_plan_and_stop_gracefully() {
+    // Long enough to be stopped during the training.
     let learns = Some(Learning { rounds: 2, steps: 20_000 });
     let Some(lab) = Lab::new(&Setup { learns, ..Setup::default() }) else { return };
     let Some(node) = required(Node::new()) else { return };
-    let mut fleet = Fleet::new(&lab, order(&node, "health", &["none", "all"]));
+    let mut fleet = Fleet::new(&lab, fleet_plan(&node, "health", &["none", "all"]));
     for member in 0..fleet.len() {
         fleet.start_with(member, &[]);
         fleet.has_said(member, "at work");
@@ -160,7 +160,7 @@ fn processes_answer_for_their_health_refuse_another_plan_and_stop_in_order() {
     stopped_in_order(&lab, &mut fleet);
 }
 
-/// A worker with another plan than the server's says so, and ends.
+/// A worker with another plan than the server's exits with the difference.
 fn another_plan_is_refused(lab: &Lab, node: &Node, config: &std::path::Path) {
     let other = config.with_file_name("other.toml");
     let text = std::fs::read_to_string(config).unwrap().replace("seed = 3", "seed = 4");
@@ -169,10 +169,10 @@ fn another_plan_is_refused(lab: &Lab, node: &Node, config: &std::path::Path) {
     let output = worker.env("DISSENT_RABBITMQ_URL", node.url()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("was begun with another plan (seed was 3, now 4)"), "{said}");
+    assert!(said.contains("seed was 3, now 4"), "{said}");
 }
 
-/// A worker that is told to stop in the middle of a training gives it to another at once; the server stops in order too.
+/// A worker stopped during a training gives its lease back at once; the server stops gracefully too.
 fn stopped_in_order(lab: &Lab, fleet: &mut Fleet<'_>) {
     let held = |fleet: &mut Fleet<'_>| fleet.get(SERVER, "/metrics").1.contains("dissent_lease_age_seconds");
     while !held(fleet) {

@@ -1,4 +1,4 @@
-//! What a collector is told of an experiment: the spans of one prompt are one trace, whichever processes did its steps.
+//! Spans sent to a collector: those of one prompt form one trace, across processes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,19 +18,19 @@ use crate::fleet::Fleet;
 use crate::node::Node;
 use crate::support::required::required;
 use crate::support::{Lab, Setup};
-use crate::{PATIENCE, order};
+use crate::{PATIENCE, fleet_plan};
 
 const HEADER: (&str, &str) = ("x-tenant", "lab");
 
-type Spans = Arc<Mutex<Vec<Told>>>;
+type Spans = Arc<Mutex<Vec<ReceivedSpan>>>;
 
-/// A span, and the service that told of it.
-struct Told {
+/// A span, and the service that sent it.
+struct ReceivedSpan {
     service: String,
     span: Span,
 }
 
-/// A collector that keeps what it is told.
+/// A collector that keeps the spans it receives.
 struct Collector {
     url: String,
     spans: Spans,
@@ -59,7 +59,7 @@ async fn take(State(spans): State<Spans>, headers: HeaderMap, body: Bytes) -> St
         let attributes = of_service.resource.unwrap_or_default().attributes;
         let service = text(&attributes, "service.name").unwrap_or_default();
         let told = of_service.scope_spans.into_iter().flat_map(|scope| scope.spans);
-        spans.lock().unwrap().extend(told.map(|span| Told { service: service.clone(), span }));
+        spans.lock().unwrap().extend(told.map(|span| ReceivedSpan { service: service.clone(), span }));
     }
     StatusCode::OK
 }
@@ -78,13 +78,14 @@ fn the_spans_of_a_prompt_are_one_trace_across_processes() {
     let Some(lab) = Lab::new(&setup) else { return };
     let Some(node) = required(Node::new()) else { return };
     let collector = Collector::start();
-    let mut fleet = Fleet::new(&lab, order(&node, "traced", &["conflict", "generation,reward"]));
+    let mut fleet = Fleet::new(&lab, fleet_plan(&node, "traced", &["conflict", "generation,reward"]));
     fleet.set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
     fleet.set("OTEL_EXPORTER_OTLP_HEADERS", &format!("{}={}", HEADER.0, HEADER.1));
     fleet.start_all();
     fleet.all_end(PATIENCE);
     let spans = collector.spans.lock().unwrap();
-    let by_id: BTreeMap<&[u8], &Told> = spans.iter().map(|told| (&told.span.span_id[..], told)).collect();
+    let by_id: BTreeMap<&[u8], &ReceivedSpan> =
+        spans.iter().map(|told| (&told.span.span_id[..], told)).collect();
     let measured = spans.iter().filter(|told| told.span.name == "conflict");
     let mut prompts = 0;
     for conflict in measured {

@@ -1,4 +1,4 @@
-//! Whether an experiment came to the end that it should, and what its log says about how.
+//! Compares the outcomes of experiments.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use dissent_domain::replay::Replay;
 
 use crate::support::{Lab, history};
 
-/// How an experiment ended, whoever did it and however often something was tried.
+/// The outcome of an experiment, without its attempts at trainings.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Outcome {
     /// The hash of its final state.
     pub(crate) state: String,
-    /// How often each event is there, but for those that tell of attempts at a training.
+    /// Number of occurrences of each event, except events of attempts.
     pub(crate) events: BTreeMap<(String, Vec<u8>), u32>,
 }
 
 impl Outcome {
-    /// The outcome in a data folder, whose history is checked in full: every event follows from the rules, and is there once.
+    /// The outcome in a data folder. Verifies that every event follows from the rules and occurs once.
     pub(crate) fn of(lab: &Lab, data: &str) -> Self {
         Self::of_events(&lab.events(data))
     }
@@ -37,7 +37,7 @@ impl Outcome {
         Self { state: experiment.state_hash(), events }
     }
 
-    /// Fails with the kinds of events that differ.
+    /// Fails with the types of the differing events.
     pub(crate) fn is_that_of(&self, other: &Self) {
         let differ = |one: &Self, other: &Self| -> Vec<String> {
             let differing =
@@ -50,7 +50,7 @@ impl Outcome {
     }
 }
 
-/// Events that are others when a training was taken up again, or the experiment was paused.
+/// Whether events of this type depend on retries of trainings or on pauses.
 fn tells_of_attempts(kind: &str) -> bool {
     kind.starts_with("training.") || ["experiment.paused", "experiment.resumed"].contains(&kind)
 }

@@ -1,18 +1,18 @@
-//! A small disk for the log, which can be full.
+//! A small file system for the log, which can be filled.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Room for the log of a round, several times over.
+/// Several times the size of the log of a round.
 const BYTES: &str = "64m";
 
-/// A file system in memory, there as long as this is.
+/// A file system in memory, unmounted on drop.
 pub(crate) struct Disk(PathBuf);
 
 impl Disk {
-    /// Puts one in a folder; none where that is not allowed.
+    /// Mounts one on a folder; `None` without the right to mount.
     pub(crate) fn mount(folder: &Path) -> Option<Self> {
         std::fs::create_dir_all(folder).unwrap();
         let mut mount = Command::new("mount");
@@ -24,7 +24,7 @@ impl Disk {
         self.0.join("filler")
     }
 
-    /// Fills it to the last byte.
+    /// Fills the file system to its last byte.
     pub(crate) fn fill(&self) {
         let mut filler = File::create(self.filler()).unwrap();
         for bytes in [64 << 10, 4 << 10, 1] {
@@ -33,7 +33,7 @@ impl Disk {
         }
     }
 
-    /// Makes room again.
+    /// Frees the space.
     pub(crate) fn clear(&self) {
         let _none = std::fs::remove_file(self.filler());
     }

@@ -1,8 +1,8 @@
-//! The faults, and which come when.
+//! The faults and their sequence.
 
 use crate::support::random::Random;
 
-/// What happens to an experiment.
+/// A fault of the campaign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// kill -9 of the server.
@@ -13,27 +13,27 @@ pub(crate) enum Fault {
     TerminateWorker,
     /// SIGSTOP of a worker until its lease is over.
     StopWorker,
-    /// RabbitMQ is stopped in order, and started again.
+    /// RabbitMQ stops gracefully and starts again.
     RestartBroker,
-    /// RabbitMQ is killed with -9, and started again.
+    /// RabbitMQ is killed with -9 and starts again.
     KillBroker,
     /// All connections to RabbitMQ are closed.
     CloseConnections,
-    /// RabbitMQ takes no messages for a while.
+    /// RabbitMQ accepts no messages for a second.
     MemoryAlarm,
-    /// Messages come again: events to their groups, and proposals of what is in the log.
+    /// Events are published to their groups again, and recorded events proposed again.
     Duplicates,
-    /// Messages come again in another order, and to groups that they are not for.
+    /// Events are published again in another order and to wrong groups.
     Reordered,
-    /// Damaged messages and nonsense come, and proposals against the rules.
+    /// Damaged messages, random bytes, and proposals against the rules.
     Corrupted,
-    /// The disk with the log is full; there is space again when the server has stopped.
+    /// The disk of the log is full until the server has stopped.
     FullDisk,
-    /// A process's clock jumps by an hour or a day, forwards or back.
+    /// The clock of a process jumps by an hour or a day, forwards or back.
     ClockJump,
 }
 
-/// What a pack of faults holds: those that pass quickly more often.
+/// A pack of faults: brief ones occur more often.
 const PACK: [Fault; 21] = [
     Fault::KillServer,
     Fault::KillServer,
@@ -58,10 +58,11 @@ const PACK: [Fault; 21] = [
     Fault::ClockJump,
 ];
 
-/// Faults of a round.
+/// Number of faults in a round.
 pub(crate) const PER_ROUND: usize = 7;
 
-/// The faults of a round, which depend on its seed alone. Three rounds in a row, from a multiple of three on, have a whole pack.
+/// The faults of a round, which depend on its seed alone. Three consecutive seeds, the first a multiple of
+/// three, share a whole pack.
 pub(crate) fn of_round(seed: u64) -> Vec<Fault> {
     let rounds = u64::try_from(PACK.len() / PER_ROUND).unwrap();
     let mut pack = PACK;

@@ -1,8 +1,8 @@
-//! The fault campaign: an experiment on RabbitMQ, by a server and three workers, to which everything happens that happens to
-//! programs. It must come to the very end of a calm one, with every event once.
+//! The fault campaign: experiments on RabbitMQ, by a server and three workers, with injected faults. Each
+//! must end with the events and the state of an undisturbed run.
 //!
-//! `DISSENT_FAULTS_ROUNDS` and `DISSENT_FAULTS_SEED` say how many rounds there are and which is the first; every round depends on its
-//! seed alone, but for the moments at which things happen.
+//! `DISSENT_FAULTS_ROUNDS` sets the number of rounds, `DISSENT_FAULTS_SEED` the first seed. A round depends
+//! on its seed alone, except for the moments of its faults.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -33,16 +33,16 @@ use std::time::Instant;
 use disk::Disk;
 use kind::Fault;
 use node::Node;
-use round::Field;
+use round::Campaign;
 use support::required::required;
 use support::{Lab, Learning, Setup};
 use verdict::Outcome;
 
-/// Rounds where nothing else is asked for: a whole pack of faults.
+/// Default number of rounds: a whole pack of faults.
 const ROUNDS: u64 = 3;
-/// About long enough for the faults of a round.
+/// Takes about as long as the faults of a round.
 const LEARNING: Learning = Learning { rounds: 6, steps: 800 };
-/// What makes clocks jump, where Debian has it.
+/// The library for clock jumps, below the library folder of an architecture.
 const CLOCKS: &str = "faketime/libfaketimeMT.so.1";
 
 fn number(variable: &str, usual: u64) -> u64 {
@@ -52,7 +52,7 @@ fn number(variable: &str, usual: u64) -> u64 {
     }
 }
 
-/// The library that makes clocks jump, if it is installed.
+/// Finds the library for clock jumps.
 fn clocks() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
     folders.map(|folder| folder.join(CLOCKS)).find(|library| library.is_file())
@@ -64,7 +64,7 @@ fn can_mount(lab: &Lab) -> bool {
 }
 
 #[test]
-fn whatever_happens_the_experiment_comes_to_the_same_end() {
+fn an_experiment_with_injected_faults_ends_like_one_without() {
     let setup = Setup { prompts: 24, batch_prompts: 2, learns: Some(LEARNING), ..Setup::default() };
     let Some(lab) = Lab::new(&setup) else { return };
     let begun = Instant::now();
@@ -80,21 +80,21 @@ fn whatever_happens_the_experiment_comes_to_the_same_end() {
         eprintln!("no full disks: they need the right to mount a file system");
     }
     let has_clocks = clocks.is_some();
-    let mut field = Field { lab: &lab, node: &mut node, clocks, disks };
+    let mut campaign = Campaign { lab: &lab, node: &mut node, clocks, disks };
     let (first, rounds) = (number("DISSENT_FAULTS_SEED", 0), number("DISSENT_FAULTS_ROUNDS", ROUNDS));
     let mut counts: BTreeMap<Fault, [u32; 2]> = BTreeMap::new();
     let mut failed = Vec::new();
     for seed in first..first + rounds {
         let begun = Instant::now();
         eprintln!("round of seed {seed}: {:?}", kind::of_round(seed));
-        let outcome = catch_unwind(AssertUnwindSafe(|| round::run(&mut field, seed, &calm)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| round::run(&mut campaign, seed, &calm)));
         let Ok(tally) = outcome else {
             eprintln!("it fails; again: cargo xtask faults --rounds 1 --seed {seed}");
             failed.push(seed);
-            // Whatever state it is in, the next round is not to suffer from it.
-            field.node.kill();
-            field.node.start();
-            field.node.set_memory_alarm(false);
+            // The next round starts with a node in a known state.
+            campaign.node.kill();
+            campaign.node.start();
+            campaign.node.set_memory_alarm(false);
             continue;
         };
         eprintln!("  the end of a calm run after {} faults and {:?}", tally.survived.len(), begun.elapsed());

@@ -1,4 +1,4 @@
-//! Someone who puts messages into the experiment's queues that nobody sent.
+//! Publishes duplicate, reordered and damaged messages to the queues of an experiment.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,17 +16,17 @@ use tokio::time::Instant;
 
 use crate::support::random::Random;
 
-/// The groups of the steps.
+/// Groups of the steps.
 const STEPS: [&str; 8] =
     ["prompt", "generation", "reward", "conflict", "round", "feedback", "training", "evaluation"];
-/// Messages of one fault.
+/// Messages a fault.
 const MESSAGES: usize = 24;
-/// So long the history is read: what comes later is for the next time.
+/// Time to read the history.
 const READ: Duration = Duration::from_millis(500);
-/// Between two looks for a stream that is not there yet.
+/// Pause between two attempts to find a stream.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The way to the queues of one experiment.
+/// Access to the queues of one experiment.
 pub(crate) struct Meddler {
     url: String,
     prefix: String,
@@ -54,7 +54,8 @@ impl Meddler {
         done.expect("RabbitMQ takes it within a minute")
     }
 
-    /// A channel on which the history can be read: after a crash RabbitMQ listens before its streams are back.
+    /// Opens a channel once the stream of the history is available: after a crash RabbitMQ accepts
+    /// connections earlier.
     async fn channel(&self) -> (Connection, Channel) {
         let stream = self.queue("history");
         loop {
@@ -68,7 +69,7 @@ impl Meddler {
         }
     }
 
-    /// Sends events to their groups again, and proposes again what is in the log.
+    /// Publishes events to their groups again, and proposes recorded events again.
     pub(crate) fn duplicate(&self, random: &mut Random) {
         self.run(async {
             let (_connection, channel) = self.channel().await;
@@ -77,7 +78,7 @@ impl Meddler {
                 let event = random.one_of(&events);
                 let (exchange, key) = (event.exchange.as_str(), event.routing_key.as_str());
                 let events = format!("{}.events", self.prefix);
-                // Those that filled the stream came to it without the exchange.
+                // Events that filled the stream were published without the exchange.
                 let exchange = if exchange.is_empty() { &events } else { exchange };
                 publish(&channel, exchange, key, &event.data, event.properties.clone()).await;
             }
@@ -85,7 +86,7 @@ impl Meddler {
         });
     }
 
-    /// Sends events again in another order, half of them to a group that they are not for, as messages of their own.
+    /// Publishes events again in another order, to random groups, as new messages.
     pub(crate) fn reorder(&self, random: &mut Random) {
         self.run(async {
             let (_connection, channel) = self.channel().await;
@@ -99,7 +100,7 @@ impl Meddler {
         });
     }
 
-    /// Sends damaged events and nonsense to every queue there is, and proposes what the rules forbid.
+    /// Publishes damaged events and random bytes to every queue, and proposes events that the rules forbid.
     pub(crate) fn corrupt(&self, random: &mut Random) {
         self.run(async {
             let (_connection, channel) = self.channel().await;
@@ -127,13 +128,13 @@ impl Meddler {
                 let queue = random.one_of(&queues).clone();
                 publish(&channel, "", &queue, &body, BasicProperties::default().with_delivery_mode(2)).await;
             }
-            // Under a new name: what has happened does not happen again, and what cannot be read never did.
+            // Under new ids: a repeated event and an unreadable one are both against the rules.
             self.propose(|recorded| renamed(recorded.event), random).await;
             self.propose(|recorded| NewEvent { body: vec![0xc1], ..renamed(recorded.event) }, random).await;
         });
     }
 
-    /// Proposes some of what has happened, in a way.
+    /// Proposes some events of the history, each changed by `as_event`.
     async fn propose(&self, as_event: impl Fn(Recorded) -> NewEvent, random: &mut Random) {
         let mut options = RabbitOptions::from_url(&self.url).unwrap();
         options.prefix.clone_from(&self.prefix);
@@ -146,7 +147,7 @@ impl Meddler {
         }
         for _ in 0..MESSAGES.min(events.len()) {
             let recorded = random.one_of(&events).clone();
-            // Another sign of life is no lie.
+            // Another heartbeat is not against the rules.
             if recorded.event.event_type == "training.progressed" {
                 continue;
             }
@@ -156,7 +157,7 @@ impl Meddler {
         }
     }
 
-    /// The experiment's history as messages, as far as it has come; none before there is one.
+    /// Messages of the experiment's history so far.
     async fn history(&self, channel: &Channel) -> Vec<Delivery> {
         channel.basic_qos(100, BasicQosOptions::default()).await.unwrap();
         let mut first = FieldTable::default();
@@ -178,7 +179,7 @@ impl Meddler {
     }
 }
 
-/// The same under a name that the log does not have.
+/// The event under an id that is not in the log.
 fn renamed(event: NewEvent) -> NewEvent {
     NewEvent { id: event.id.caused("meddler", 0), ..event }
 }

@@ -1,4 +1,4 @@
-//! A round of the campaign: one experiment, and what happens to it.
+//! A round of the campaign: experiments with injected faults.
 
 use std::collections::VecDeque;
 use std::thread::sleep;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dissent_domain::event::Recorded;
 
 use crate::disk::Disk;
-use crate::fleet::{Fleet, Order, SERVER};
+use crate::fleet::{Fleet, FleetPlan, SERVER};
 use crate::kind::{self, Fault};
 use crate::meddler::Meddler;
 use crate::node::Node;
@@ -15,15 +15,16 @@ use crate::support::Lab;
 use crate::support::random::Random;
 use crate::verdict::Outcome;
 
-/// How long a training may be silent.
+/// Lease of a training.
 const LEASE: Duration = Duration::from_secs(3);
-/// RabbitMQ 3.10, killed within a second of making a quorum queue, comes back in about one of ten cases with one that never finds
-/// a leader. The server finds that out, deletes it and makes it anew, but only after a minute or two of waiting for answers: longer
-/// than a round should take, so it is killed later. `queues/tests/rabbitmq/faults.rs` tries it.
+/// RabbitMQ 3.10 is not killed before. Within a second of declaring a quorum queue, about one kill in ten
+/// leaves a queue that never finds a leader. The server detects it, deletes it and declares it again, but
+/// only after a minute or two, longer than a round should take. `queues/tests/rabbitmq/faults.rs` tests that
+/// case.
 const QUEUES_SAFE: Duration = Duration::from_secs(4);
-/// Longest time from the last fault to the end.
+/// Longest time from the last fault to the end of the experiment.
 const END_MAX: Duration = Duration::from_secs(150);
-/// Longest wait for a process that is to end.
+/// Longest wait for a process to exit.
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// Each step has two workers, and trainings have three.
 const ROLES: [&str; 4] = [
@@ -33,57 +34,57 @@ const ROLES: [&str; 4] = [
     "generation,conflict,feedback,evaluation,training",
 ];
 
-/// What a campaign works with.
-pub(crate) struct Field<'a> {
+/// Resources of a campaign.
+pub(crate) struct Campaign<'a> {
     pub(crate) lab: &'a Lab,
     pub(crate) node: &'a mut Node,
-    /// What makes clocks jump, where it is installed.
+    /// The library for clock jumps, if installed.
     pub(crate) clocks: Option<std::path::PathBuf>,
-    /// Whether a small disk can be put where the log is.
+    /// Whether a file system can be mounted for the log.
     pub(crate) disks: bool,
 }
 
-/// An experiment under way.
+/// A running experiment.
 struct Round<'a, 'b> {
-    field: &'b mut Field<'a>,
+    campaign: &'b mut Campaign<'a>,
     fleet: Fleet<'b>,
     meddler: Meddler,
     disk: Option<Disk>,
     random: Random,
     data: String,
     begun: Instant,
-    /// What the log held when it was last looked at.
+    /// Events in the log at the last check.
     known: Vec<Recorded>,
 }
 
-/// What became of the faults of a round.
+/// Outcomes of the faults of a round.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) survived: Vec<Fault>,
-    /// Those that cannot happen on this machine.
+    /// Faults that cannot be injected on this machine.
     pub(crate) impossible: Vec<Fault>,
 }
 
-/// What became of a fault.
+/// Outcome of one fault.
 #[derive(Debug, PartialEq)]
 enum Fate {
     Happened,
-    /// The experiment was finished before it: it is for the next.
+    /// The experiment finished first: the next one gets the fault.
     TooLate,
-    /// It cannot happen on this machine.
+    /// It cannot be injected on this machine.
     Impossible,
 }
 
-/// Lets the faults of a seed happen to an experiment, which must come to the end of a calm one; where it comes to it before all have
-/// happened, the others happen to another.
-pub(crate) fn run(field: &mut Field<'_>, seed: u64, calm: &Outcome) -> Tally {
+/// Injects the faults of a seed into an experiment, which must end like an undisturbed one. If it finishes
+/// early, the remaining faults are injected into another experiment.
+pub(crate) fn run(campaign: &mut Campaign<'_>, seed: u64, calm: &Outcome) -> Tally {
     let (mut faults, mut tally) = (VecDeque::from(kind::of_round(seed)), Tally::default());
     let mut random = Random::new(seed);
     for part in 0.. {
         let name = format!("round{seed}-{part}");
-        let lab = field.lab;
+        let lab = campaign.lab;
         random = {
-            let mut round = Round::new(field, name.clone(), random);
+            let mut round = Round::new(campaign, name.clone(), random);
             round.disturbed(&mut faults, &mut tally);
             Outcome::of(lab, &name).is_that_of(calm);
             round.look();
@@ -97,16 +98,16 @@ pub(crate) fn run(field: &mut Field<'_>, seed: u64, calm: &Outcome) -> Tally {
 }
 
 impl<'a, 'b> Round<'a, 'b> {
-    fn new(field: &'b mut Field<'a>, name: String, random: Random) -> Self {
-        let (lab, url, clocks) = (field.lab, field.node.url(), field.clocks.clone());
+    fn new(campaign: &'b mut Campaign<'a>, name: String, random: Random) -> Self {
+        let (lab, url, clocks) = (campaign.lab, campaign.node.url(), campaign.clocks.clone());
         let log = lab.data_dir(&name).join("log");
-        let disk = field.disks.then(|| Disk::mount(&log)).flatten();
+        let disk = campaign.disks.then(|| Disk::mount(&log)).flatten();
         let meddler = Meddler::new(url.clone(), name.clone());
         let lease_seconds = LEASE.as_secs();
-        let order = Order { name: name.clone(), url, roles: &ROLES, lease_seconds, clocks, apart: true };
+        let plan = FleetPlan { name: name.clone(), url, roles: &ROLES, lease_seconds, clocks, apart: true };
         Self {
-            field,
-            fleet: Fleet::new(lab, order),
+            campaign,
+            fleet: Fleet::new(lab, plan),
             meddler,
             disk,
             random,
@@ -135,7 +136,7 @@ impl<'a, 'b> Round<'a, 'b> {
         self.fleet.all_end(END_MAX);
     }
 
-    /// Lets a fault happen, and puts right what somebody would put right.
+    /// Injects a fault, and repairs what an operator would repair.
     fn inject(&mut self, fault: Fault) -> Fate {
         let worker = 1 + self.random.below(self.fleet.len() - 1);
         match fault {
@@ -161,7 +162,7 @@ impl<'a, 'b> Round<'a, 'b> {
     }
 
     fn with_node(&mut self, deed: impl FnOnce(&mut Node)) -> Fate {
-        deed(self.field.node);
+        deed(self.campaign.node);
         Fate::Happened
     }
 
@@ -190,16 +191,16 @@ impl<'a, 'b> Round<'a, 'b> {
         if self.fleet.kill(worker) { self.started(worker) } else { Fate::TooLate }
     }
 
-    /// What was in the log is still there: the same events at the same positions.
+    /// Checks that the events of the last check are still in the log, at the same positions.
     fn look(&mut self) {
-        let events = self.field.lab.events(&self.data);
+        let events = self.campaign.lab.events(&self.data);
         assert!(events.len() >= self.known.len(), "{} events became {}", self.known.len(), events.len());
         assert_eq!(self.known, events[..self.known.len()], "events changed");
         self.known = events;
     }
 
     fn terminate(&mut self, worker: usize) -> Fate {
-        // One that has just been started is not yet listening for signals.
+        // A process handles signals once it says so.
         self.fleet.has_said(worker, "at work");
         if !self.fleet.signal(worker, "TERM") {
             return Fate::TooLate;
@@ -219,20 +220,20 @@ impl<'a, 'b> Round<'a, 'b> {
     }
 
     fn alarm(&mut self) -> Fate {
-        self.field.node.set_memory_alarm(true);
+        self.campaign.node.set_memory_alarm(true);
         sleep(Duration::from_millis(1000));
-        self.field.node.set_memory_alarm(false);
+        self.campaign.node.set_memory_alarm(false);
         Fate::Happened
     }
 
-    /// The server ends when it cannot write, says why, and goes on when there is room again.
+    /// A server that cannot write exits with the reason, and resumes once there is space.
     fn full_disk(&mut self) -> Fate {
         let Some(disk) = &self.disk else { return Fate::Impossible };
         disk.fill();
         let status = self.fleet.ended(SERVER, STOP_MAX);
         disk.clear();
         if status.success() {
-            // It was finished before it had to write.
+            // The experiment finished before the server had to write.
             return Fate::TooLate;
         }
         let said = self.fleet.said(SERVER);
@@ -242,13 +243,13 @@ impl<'a, 'b> Round<'a, 'b> {
     }
 
     fn jump(&mut self) -> Fate {
-        if self.field.clocks.is_none() {
+        if self.campaign.clocks.is_none() {
             return Fate::Impossible;
         }
         let seconds = *self.random.one_of(&[-86_400, -3_600, 3_600, 86_400]);
         let member = self.random.below(self.fleet.len());
         self.fleet.set_clock(member, seconds);
-        // Until it has been looked at, and a heartbeat and a look at the lease have come after it.
+        // Long enough for the process to read the clock, and for a heartbeat and a lease check after that.
         sleep(Duration::from_millis(1700));
         Fate::Happened
     }

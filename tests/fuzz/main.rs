@@ -1,4 +1,5 @@
-//! Bytes from outside: configurations, prompts, data sets, judgements, JSON lines; arbitrary and made wrong. `PROPTEST_CASES` sets how many.
+//! Fuzzing of untrusted input: configurations, prompts, data sets, judgements. Each reader runs within the
+//! memory bound of `mutation::bounded`. `PROPTEST_CASES` sets the number of cases.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "../../domain/tests/mutation/mod.rs"]
@@ -53,7 +54,7 @@ proptest! {
     #![proptest_config(cases(200))]
 
     #[test]
-    fn a_configuration_made_wrong_is_refused_or_valid(mutations in mutations()) {
+    fn loading_a_mutated_configuration_stays_bounded_and_yields_only_valid_ones(mutations in mutations()) {
         let bytes = mutated(&example("demo/demo.toml"), &mutations);
         if let Ok(config) = written("run.toml", &bytes, Config::load) {
             prop_assert!(config.validate().is_ok());
@@ -61,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn a_study_made_wrong_is_refused_or_a_study(
+    fn loading_a_mutated_study_never_panics_and_stays_bounded(
         name in prop::sample::select(vec!["study-tone.toml", "study-categories.toml", "study-humans.toml"]),
         mutations in mutations(),
     ) {
@@ -69,12 +70,12 @@ proptest! {
     }
 
     #[test]
-    fn a_configuration_of_any_text_is_refused(text in "(\\PC|[\\[\\]={}\"'\n.,0-9]){0,80}") {
+    fn loading_arbitrary_text_as_a_configuration_is_an_error(text in "(\\PC|[\\[\\]={}\"'\n.,0-9]){0,80}") {
         prop_assert!(written("run.toml", text.as_bytes(), Config::load).is_err());
     }
 
     #[test]
-    fn rows_made_wrong_are_errors_or_rows(
+    fn reading_mutated_rows_never_panics_and_stays_bounded(
         row in prop::sample::select(ROWS.to_vec()),
         copies in 1..4_usize,
         mutations in mutations(),
@@ -85,7 +86,7 @@ proptest! {
     }
 
     #[test]
-    fn judgements_made_wrong_are_an_error_or_judgements(copies in 1..4_usize, mutations in mutations()) {
+    fn reading_mutated_judgements_yields_at_most_one_a_line(copies in 1..4_usize, mutations in mutations()) {
         let bytes = mutated(format!("{JUDGEMENT}\n").repeat(copies).as_bytes(), &mutations);
         let lines = bytes.iter().filter(|&&byte| byte == b'\n').count() + 1;
         if let Ok(judgements) = written("inbox.jsonl", &bytes, read_judgements) {
@@ -94,13 +95,13 @@ proptest! {
     }
 
     #[test]
-    fn rows_of_any_bytes_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn reading_arbitrary_bytes_as_rows_never_panics_and_stays_bounded(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         take_rows(&bytes, None);
     }
 }
 
 #[test]
-fn what_nests_without_end_is_refused() {
+fn deeply_nested_input_neither_overflows_the_stack_nor_loads() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let row = format!("{{\"prompt\":{}1{}}}", open.repeat(50_000), close.repeat(50_000));
         take_rows(row.as_bytes(), None);

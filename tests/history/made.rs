@@ -1,4 +1,4 @@
-//! Experiments made by the rules alone, in a log on disk: what runs would leave behind, without models.
+//! Histories of experiments made by the rules of the domain, without models, in a log on disk.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub(crate) fn learning_plan(name: &str) -> Plan {
     Plan { rounds: 2, learning: Some(Box::new(learning)), ..plan(name) }
 }
 
-/// A whole experiment that measures; prompts are done in this order.
+/// A finished experiment without learning, whose prompts are processed in this order.
 pub(crate) fn measured(plan: Plan, order: &[u32], shift: f64) -> History {
     let mut history = History { shift, ..History::begin(plan) };
     measure(&mut history, order);
@@ -70,7 +70,7 @@ fn measure(history: &mut History, order: &[u32]) {
     history.coordinate();
 }
 
-/// An experiment that learns, up to the comparisons of its first round.
+/// A learning experiment up to the comparisons of its first round.
 pub(crate) fn asking(plan: Plan) -> History {
     let mut history = History::begin(plan);
     evaluate(&mut history);
@@ -78,7 +78,7 @@ pub(crate) fn asking(plan: Plan) -> History {
     history
 }
 
-/// The same to its end.
+/// A finished learning experiment.
 pub(crate) fn learnt(plan: Plan) -> History {
     let rounds = plan.rounds;
     let mut history = asking(plan);
@@ -160,7 +160,7 @@ pub(crate) fn train(history: &mut History, stage: Stage) {
     history.coordinate();
 }
 
-/// A folder with data folders in it.
+/// A folder of data folders.
 pub(crate) struct Shelf(TempDir);
 
 impl Shelf {
@@ -192,7 +192,7 @@ impl Shelf {
         command
     }
 
-    /// What a command prints that ends with this code.
+    /// Runs a command that exits with `code`, and returns what it prints.
     pub(crate) fn says(&self, data: &str, arguments: &[&str], code: i32) -> String {
         let output = self.dissent(data, arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));

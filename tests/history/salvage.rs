@@ -1,4 +1,4 @@
-//! A log with damage: what is sound of it comes out, and makes a log.
+//! `dissent log export --salvage` on a damaged log.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ fn streams(events: &[Recorded]) -> BTreeMap<&str, Vec<&NewEvent>> {
 }
 
 #[test]
-fn what_is_sound_of_a_log_with_a_flipped_bit_is_exported_and_makes_a_log() {
+fn salvage_exports_the_sound_events_of_a_log_with_a_flipped_bit() {
     let shelf = Shelf::new();
     let measured = measured(plan("measured"), &in_order(), 0.0);
     let learnt = learnt(learning_plan("learnt"));
@@ -36,7 +36,7 @@ fn what_is_sound_of_a_log_with_a_flipped_bit_is_exported_and_makes_a_log() {
         copy.arg("-r").arg(shelf.path("whole")).arg(shelf.path(&data));
         assert!(copy.status().unwrap().success());
         let mut damaged = database.clone();
-        // Where events lie, not in the room that is kept ready behind them.
+        // Within the events, not in the preallocated space after them.
         let used = damaged.iter().rposition(|&byte| byte != 0).unwrap() + 1;
         let at = random.below(used);
         damaged[at] ^= 1 << random.below(8);

@@ -1,4 +1,4 @@
-//! Snapshots: faster, disposable, and never trusted over the log.
+//! Snapshots are disposable, and the log takes precedence over them.
 
 use dissent_domain::event::{NewEvent, Recorded};
 use dissent_domain::log::EventLog;
@@ -9,7 +9,7 @@ use dissent_storage::{MemoryLog, Snapshots, wait};
 use super::made::{Shelf, in_order, learning_plan, learnt, measured, plan};
 use crate::rules::History;
 
-/// The state of a history after so many events, as a snapshot.
+/// A snapshot of a history after `events` events.
 fn after(history: &History, events: usize) -> Snapshot {
     let mut replay = Replay::new();
     history.recorded[..events].iter().for_each(|recorded| replay.apply(recorded).unwrap());
@@ -27,7 +27,7 @@ fn memory(history: &History) -> MemoryLog {
 }
 
 #[test]
-fn from_a_snapshot_after_any_event_the_rest_leads_to_the_same_state() {
+fn replay_from_a_snapshot_after_any_event_reaches_the_same_state() {
     let history = learnt(learning_plan("loop"));
     let name = "loop".parse().unwrap();
     let (log, folder) = (memory(&history), tempfile::tempdir().unwrap());
@@ -42,7 +42,7 @@ fn from_a_snapshot_after_any_event_the_rest_leads_to_the_same_state() {
 }
 
 #[test]
-fn a_snapshot_that_is_damaged_or_of_another_history_is_as_none() {
+fn a_damaged_or_foreign_snapshot_is_ignored() {
     let history = measured(plan("history"), &in_order(), 0.0);
     let name = "history".parse().unwrap();
     let (log, folder) = (memory(&history), tempfile::tempdir().unwrap());
@@ -75,7 +75,7 @@ fn a_snapshot_that_is_damaged_or_of_another_history_is_as_none() {
 }
 
 #[test]
-fn a_snapshot_of_other_rules_is_as_none() {
+fn a_snapshot_of_another_schema_is_ignored() {
     let history = measured(plan("history"), &in_order(), 0.0);
     let name = "history".parse().unwrap();
     let (log, folder) = (memory(&history), tempfile::tempdir().unwrap());
@@ -94,7 +94,7 @@ fn a_snapshot_of_other_rules_is_as_none() {
 }
 
 #[test]
-fn a_snapshot_that_the_events_do_not_lead_to_is_named_by_verify_and_deleted() {
+fn verify_reports_and_deletes_a_snapshot_that_contradicts_the_log() {
     let shelf = Shelf::new();
     let history = measured(plan("history"), &in_order(), 0.0);
     shelf.keep("data", &history.recorded);
@@ -102,7 +102,7 @@ fn a_snapshot_that_the_events_do_not_lead_to_is_named_by_verify_and_deleted() {
     let right = after(&history, 9);
     snapshots.save(&right).unwrap();
     assert_eq!(shelf.json("data", &["replay", "--verify"], 0)["sound"], true);
-    // Whole and of this history, but of an earlier state than it says.
+    // A snapshot of this history that claims a later event than its state includes.
     let wrong = Snapshot::after(&history.recorded[8], after(&history, 8).into_state());
     snapshots.save(&wrong).unwrap();
     assert_ne!(

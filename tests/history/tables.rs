@@ -24,7 +24,7 @@ fn shelf() -> (Shelf, usize) {
 }
 
 #[test]
-fn every_row_of_a_table_has_the_same_columns_and_nothing_nested() {
+fn rows_of_a_table_have_the_same_flat_columns() {
     let (shelf, events) = shelf();
     let mut counts = BTreeMap::new();
     for table in TABLES {
@@ -46,12 +46,12 @@ fn every_row_of_a_table_has_the_same_columns_and_nothing_nested() {
     assert_eq!((counts["completions"], counts["scores"]), (4 * 2 * PROMPTS as usize, 4 * measured));
     assert_eq!((counts["conflicts"], counts["evaluations"]), (measured, 3));
     assert_eq!(counts["comparisons"], counts["feedback"]);
-    // Of two trainings in each of two rounds: requested, started, done.
+    // Two rounds of two trainings each: requested, started, done.
     assert_eq!(counts["trainings"], 12);
 }
 
 #[test]
-fn documented_columns_are_those_that_are_written() {
+fn written_columns_are_the_documented_ones() {
     let (shelf, _) = shelf();
     let help = shelf.says("data", &["log", "export", "--help"], 0);
     let documented = help.split_once("Tables (").unwrap().1.replace("\n               ", " ");
@@ -68,11 +68,11 @@ fn documented_columns_are_those_that_are_written() {
 }
 
 #[test]
-fn a_table_of_one_experiment_goes_to_stdout_and_an_unknown_one_is_refused() {
+fn a_table_of_one_experiment_goes_to_stdout_and_an_unknown_table_is_refused() {
     let (shelf, _) = shelf();
     let said = shelf.says("data", &["log", "export", "--table", "scores", "--experiment", "loop"], 0);
     let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
     assert_eq!((&first["experiment"], &first["completion"]), (&"loop".into(), &0.into()));
     assert!(first["reward"].is_f64());
-    assert!(shelf.says("data", &["log", "export", "--table", "rewards"], 2).contains("possible values"));
+    shelf.says("data", &["log", "export", "--table", "rewards"], 2);
 }

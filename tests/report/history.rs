@@ -1,4 +1,4 @@
-//! Histories to report on, made by the rules of the domain from answers and scores.
+//! Histories for reports, made by the rules of the domain from completions and scores.
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
 use dissent_domain::event::{
@@ -13,7 +13,7 @@ use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardP
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 
-/// A prompt with its answers; without answers it is set aside.
+/// A prompt with its completions; one without completions is set aside.
 pub(crate) struct Case {
     pub(crate) prompt_id: String,
     pub(crate) prompt: String,
@@ -58,12 +58,12 @@ pub(crate) fn plan(name: &str, cases: &[Case]) -> Plan {
     }
 }
 
-/// The whole history of an experiment that does what the rules say, in the order in which workers might.
+/// The history of an experiment by the rules, in an order in which workers may finish.
 pub(crate) fn history(plan: &Plan, cases: &[Case]) -> Vec<Recorded> {
     measured(plan, cases).events
 }
 
-/// The same, to go on from.
+/// The same as a [`Run`], to continue.
 pub(crate) fn measured<'a>(plan: &'a Plan, cases: &[Case]) -> Run<'a> {
     let mut run = Run { plan, experiment: Experiment::default(), events: Vec::new() };
     run.happen(ExperimentStarted::new(plan.clone()).into());
@@ -71,7 +71,7 @@ pub(crate) fn measured<'a>(plan: &'a Plan, cases: &[Case]) -> Run<'a> {
     for (index, case) in (0..).zip(cases) {
         run.happen(PromptAdmitted { round: 0, index, prompt: prompt(case) }.into());
     }
-    // Workers finish in another order than prompts come in.
+    // Workers finish in another order than the file has.
     for case in cases.iter().rev() {
         case_events(plan, case).into_iter().for_each(|event| run.happen(event));
     }
@@ -142,7 +142,7 @@ impl Run<'_> {
         self.record(&event);
     }
 
-    /// Lets the coordinator do what is due; says whether there was anything.
+    /// Records the events that are due; returns whether there were any.
     pub(crate) fn conclude(&mut self) -> bool {
         let due = self.experiment.due().map(|due| due.events).unwrap_or_default();
         due.iter().for_each(|event| self.record(event));
@@ -161,7 +161,7 @@ impl Run<'_> {
         });
     }
 
-    /// The ids by which others find an event are the real ones.
+    /// Ids are the real ones where other events refer to them.
     fn id(&self, event: &Event, position: u64) -> EventId {
         if let Event::CompletionsSampled(e) = event {
             let round = &self.experiment.rounds()[e.round as usize];

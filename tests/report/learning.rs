@@ -1,4 +1,4 @@
-//! What a report says of an experiment that learns.
+//! The report of an experiment that learns.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use dissent_domain::training::{Hyperparameters, PolicyObjective};
 use super::history::{Case, Run, measured, plan};
 use super::{HOSTILE, acts_on_its_reader, case, reported, rounded};
 
-/// Three prompts of four answers each, of which four pairs are compared.
+/// Three prompts of four completions each, with four comparisons.
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("opposed", None, &[(1.0, -10.0, 4), (2.0, -20.0, 8), (3.0, -30.0, 12), (4.0, -40.0, 16)]),
@@ -77,7 +77,7 @@ fn evaluation(run: &Run<'_>, evaluation: u32, gold: [f64; 2], proxy: [f64; 2], k
     .into()
 }
 
-/// Everybody prefers the first answer, but for the last comparison.
+/// All annotators prefer the first completion, except the second annotator in the last comparison.
 fn judge(run: &mut Run<'_>, annotators: &[&str]) {
     let asked = run.experiment.rounds()[0].learning().comparisons().len();
     for comparison in 0..u32::try_from(asked).unwrap() {
@@ -108,7 +108,7 @@ fn train(run: &mut Run<'_>, stage: Stage) {
         let progressed =
             TrainingProgressed { round: 0, stage, attempt: 0, sequence, step, steps, checkpoint, metrics };
         run.happen(progressed.clone().into());
-        // A checkpoint of the same step says nothing of its figures.
+        // A checkpoint of the same step has no metrics.
         let metrics = BTreeMap::new();
         let checkpoint = Some("c".repeat(64));
         run.happen(TrainingProgressed { sequence: sequence + 1, checkpoint, metrics, ..progressed }.into());
@@ -131,7 +131,7 @@ fn train(run: &mut Run<'_>, stage: Stage) {
     while run.conclude() {}
 }
 
-/// A whole round, whose last evaluation has this gold reward.
+/// A finished round whose last evaluation has this gold reward.
 fn learnt<'a>(plan: &'a Plan, cases: &[Case], annotators: &[&str], gold: f64) -> Run<'a> {
     let mut run = measured(plan, cases);
     let first = evaluation(&run, 0, [0.25, 0.02], [1.0, 0.1], 0.0);
@@ -147,7 +147,7 @@ fn learnt<'a>(plan: &'a Plan, cases: &[Case], annotators: &[&str], gold: f64) ->
 }
 
 #[test]
-fn a_policy_that_had_nothing_to_learn_from_is_said_to_be_as_it_was() {
+fn a_report_says_that_a_tuning_without_pairs_was_left_out() {
     let cases = cases();
     let plan = learning_plan("learnt", &cases, 2);
     let mut run = measured(&plan, &cases);
@@ -178,12 +178,12 @@ fn reported_round(plan: &Plan, run: &Run<'_>) -> ReportData {
 }
 
 #[test]
-fn markdown_of_a_round_that_learnt_is_this() {
+fn markdown_of_a_learning_round_matches_the_snapshot() {
     insta::assert_snapshot!(report::markdown(&fixed(0.5).1).unwrap());
 }
 
 #[test]
-fn json_of_what_was_learnt_is_this() {
+fn json_of_a_learning_round_matches_the_snapshot() {
     let json = report::json(&fixed(0.5).1).unwrap();
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     insta::assert_snapshot!(serde_json::to_string_pretty(&rounded(&value["learning"])).unwrap());
@@ -197,7 +197,7 @@ fn the_summary_shows_before_and_after() {
 }
 
 #[test]
-fn before_and_after_are_the_first_and_the_last_evaluation_with_their_difference() {
+fn changes_compare_the_first_evaluation_with_the_last() {
     let learning = fixed(0.5).1.learning.unwrap();
     let change = |figure| learning.changes.iter().find(|change| change.figure == figure);
     let gold = change(Figure::GoldReward).unwrap();
@@ -231,7 +231,7 @@ fn a_page_shows_the_trainings_and_the_rounds_as_lines() {
 }
 
 #[test]
-fn reward_hacking_and_the_end_that_follows_are_said_plainly_everywhere() {
+fn every_format_reports_suspected_reward_hacking_and_the_early_stop() {
     let (_, data) = fixed(0.1);
     for shown in [report::html(&data).unwrap(), report::markdown(&data).unwrap()] {
         assert!(shown.contains("Reward hacking is suspected"), "{shown}");
@@ -242,7 +242,7 @@ fn reward_hacking_and_the_end_that_follows_are_said_plainly_everywhere() {
 }
 
 #[test]
-fn a_round_that_waits_says_for_what() {
+fn a_report_says_what_a_round_waits_for() {
     let cases = cases();
     let plan = learning_plan("waiting", &cases, 1);
     let mut run = measured(&plan, &cases);
@@ -263,7 +263,7 @@ fn a_round_that_waits_says_for_what() {
 }
 
 #[test]
-fn hostile_names_of_annotators_and_metrics_do_nothing() {
+fn hostile_names_of_annotators_are_escaped() {
     let cases = cases();
     let plan = learning_plan("hostile", &cases, 2);
     let name: String = HOSTILE.chars().take(80).collect();

@@ -1,4 +1,4 @@
-//! A place to run the program in: tiny models, a configuration, a data folder of its own.
+//! A folder to run the program in, with tiny models and a configuration.
 
 pub(crate) mod random;
 pub(crate) mod required;
@@ -15,21 +15,21 @@ use tempfile::TempDir;
 
 use required::required;
 
-/// What a test changes in the configuration.
+/// Settings of the configuration that tests change.
 pub(crate) struct Setup {
     pub(crate) prompts: u32,
     pub(crate) samples: u32,
     pub(crate) max_new_tokens: u32,
     pub(crate) batch_prompts: u32,
-    /// Rounds in which both models learn; none: conflicts are found, and that is all.
+    /// Whether both models learn.
     pub(crate) learns: Option<Learning>,
 }
 
-/// How much is learnt.
+/// Length of the learning.
 #[derive(Clone, Copy)]
 pub(crate) struct Learning {
     pub(crate) rounds: u32,
-    /// Of each training.
+    /// Steps of each training.
     pub(crate) steps: u32,
 }
 
@@ -102,7 +102,8 @@ impl Lab {
         std::fs::write(self.config(), text).unwrap();
     }
 
-    /// The sections of an experiment that learns. The oracle prefers what the reward model likes least: there is much to learn.
+    /// The sections of an experiment that learns. The oracle prefers the completions of least reward, so that
+    /// much is to learn.
     fn learning(&self, learning: Learning) -> String {
         format!(
             r#"
@@ -142,7 +143,7 @@ impl Lab {
         self.folder.path().join("lab.toml")
     }
 
-    /// A data folder of this name; several of one lab run the same experiment apart.
+    /// A data folder; each name is a separate run of the same experiment.
     pub(crate) fn data_dir(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -176,7 +177,7 @@ pub(crate) fn succeeded(mut command: Command) -> Output {
     output
 }
 
-/// What happened, whenever and in whatever order it did: type and body by id. Panics if an id appears twice.
+/// Type and body of each event by its id, without order and times. Panics if an id occurs twice.
 pub(crate) fn history(events: &[Recorded]) -> BTreeMap<String, (String, Vec<u8>)> {
     let mut history = BTreeMap::new();
     for recorded in events {

@@ -1,5 +1,6 @@
-//! The random numbers of tests: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-//! The tests of every crate include this file. One seed gives the same numbers on every machine; seeds may be consecutive.
+//! The random numbers of tests: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+//! generators", 2014). The tests of every crate include this file. One seed gives the same numbers on every
+//! machine; seeds may be consecutive.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 

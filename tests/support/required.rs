@@ -1,8 +1,10 @@
-//! Programs, models and data that a test needs and a machine may lack. The tests of every crate include this file.
+//! Programs, models and data that a test needs and a machine may lack. The tests of every crate include this
+//! file.
 //!
-//! A missing requirement fails its test, so that a pass always says that something ran. `DISSENT_TESTS_MAY_SKIP=1` skips
-//! such tests instead. Skipped tests print `skipped: reason` past the harness, which hides the output of passing tests,
-//! and append the reason to the file named by `DISSENT_TESTS_SKIPPED`, where `cargo xtask test` counts them.
+//! A missing requirement fails its test, so that a pass always says that something ran.
+//! `DISSENT_TESTS_MAY_SKIP=1` skips such tests instead. Skipped tests print `skipped: reason` past the
+//! harness, which hides the output of passing tests, and append the reason to the file named by
+//! `DISSENT_TESTS_SKIPPED`, where `cargo xtask test` counts them.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::panic, reason = "a missing requirement fails its test")]
@@ -31,8 +33,8 @@ pub(crate) fn required<T, E: Display>(found: Result<T, E>) -> Option<T> {
     }
 }
 
-/// Returns something that nobody can be asked to provide: data that this project may not pass on, a certain machine. The
-/// test skips without it.
+/// Returns something that nobody can be asked to provide: data that this project may not pass on, a certain
+/// machine. The test skips without it.
 pub(crate) fn optional<T, E: Display>(found: Result<T, E>) -> Option<T> {
     found.map_or_else(|reason| skip(&reason), Some)
 }

@@ -1,9 +1,16 @@
 //! How positive a text sounds: VADER's compound score (Hutto & Gilbert, ICWSM 2014).
 //!
-//! The lexicon is that of the crate `vader_sentiment`. The rules are written out here, as the reference implementation in
-//! Python applies them, because the crates that port them score half of all answers differently.
+//! The lexicon is the unchanged data of `vaderSentiment` 3.3.2, the reference implementation in Python: see
+//! `src/gold/vader/README.md`. The rules are written out here as the reference applies them, because the crates that
+//! port them score half of all completions differently.
 
 use std::collections::HashMap;
+
+/// Lines of a word, its valence, and two columns that are not used, separated by tabs.
+const LEXICON: &str = include_str!("vader/vader_lexicon.txt");
+
+/// Lines of an emoji and its description, separated by a tab.
+const EMOJI: &str = include_str!("vader/emoji_utf8_lexicon.txt");
 
 /// Names the rules: another version would be another gold reward.
 pub const SENTIMENT_FINGERPRINT: &str = "sentiment/1";
@@ -31,9 +38,6 @@ const DAMPENERS: &str = "almost barely hardly kinda kindof kind-of less little m
 /// Dampeners of two words.
 const DAMPENING_PAIRS: [&str; 3] = ["just enough", "kind of", "sort of"];
 
-/// Words that the crate's lexicon, which is an older one, lacks or has otherwise.
-const NEWER_WORDS: [(&str, f64); 3] = [("heart", 3.2), ("hearts", 3.3), (":p", 1.0)];
-
 /// Phrases that say something else than their words.
 const PHRASES: [(&str, f64); 9] = [
     ("the shit", 3.0),
@@ -49,7 +53,7 @@ const PHRASES: [(&str, f64); 9] = [
 
 /// VADER, ready to score.
 pub struct Sentiment {
-    lexicon: HashMap<String, f64>,
+    lexicon: HashMap<&'static str, f64>,
     emoji: HashMap<char, &'static str>,
     modifiers: HashMap<&'static str, f64>,
 }
@@ -69,19 +73,18 @@ impl Sentiment {
     /// Reads the lexicon.
     #[must_use]
     pub fn new() -> Self {
-        // Words are looked up in lower case: those that are listed in another are never found.
-        let lexicon = vader_sentiment::LEXICON.iter().filter(|(word, _)| word.to_lowercase() == ***word);
-        let lexicon = lexicon.map(|(word, valence)| ((*word).to_string(), *valence));
-        let newer = NEWER_WORDS.map(|(word, valence)| (word.to_owned(), valence));
-        // Only emoji of one character are ever found, as texts are gone through by character.
-        let emoji = vader_sentiment::EMOJI_LEXICON.iter().filter_map(|(emoji, description)| {
+        // Words are looked up in lower case: the reference never finds those that are listed otherwise.
+        let lexicon = entries(LEXICON).filter(|(word, _)| word.to_lowercase() == **word);
+        let lexicon = lexicon.filter_map(|(word, valence)| Some((word, valence.parse().ok()?)));
+        // The reference goes through texts by character: it finds only emoji of one character.
+        let emoji = entries(EMOJI).filter_map(|(emoji, description)| {
             let mut characters = emoji.chars();
-            characters.next().filter(|_| characters.next().is_none()).zip(Some(description.trim()))
+            characters.next().filter(|_| characters.next().is_none()).zip(Some(description))
         });
         let boosters = BOOSTERS.split_whitespace().map(|word| (word, BOOST));
         let dampeners = DAMPENERS.split_whitespace().map(|word| (word, -BOOST));
         Self {
-            lexicon: lexicon.chain(newer).collect(),
+            lexicon: lexicon.collect(),
             emoji: emoji.collect(),
             modifiers: boosters.chain(dampeners).collect(),
         }
@@ -138,7 +141,8 @@ impl Sentiment {
             return 0.0;
         }
         let Some(&listed) = self.lexicon.get(lower(at)) else { return 0.0 };
-        let next_is_listed = words.get(at + 1).is_some_and(|next| self.lexicon.contains_key(&next.lower));
+        let next_is_listed =
+            words.get(at + 1).is_some_and(|next| self.lexicon.contains_key(next.lower.as_str()));
         let mut valence = if lower(at) == "no" && next_is_listed { 0.0 } else { listed };
         let far_no = before(3) == Some("no") && matches!(before(1), Some("or" | "nor"));
         if before(1) == Some("no") || before(2) == Some("no") || far_no {
@@ -173,6 +177,14 @@ impl Sentiment {
             (true, false) => scalar - CAPITALS,
         }
     }
+}
+
+/// The first two columns of each line.
+fn entries(text: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    text.lines().filter_map(|line| {
+        let mut columns = line.trim().split('\t');
+        columns.next().zip(columns.next())
+    })
 }
 
 /// A word without the punctuation around it; whatever is then as short as an emoticon keeps it.
@@ -266,6 +278,16 @@ mod tests {
     struct Case {
         text: String,
         compound: f64,
+    }
+
+    #[test]
+    fn every_line_of_the_lexicon_has_a_valence() {
+        let words: Vec<_> = entries(LEXICON).collect();
+        assert_eq!(words.len(), LEXICON.lines().count());
+        assert!(
+            words.iter().all(|(_, valence)| valence.parse::<f64>().is_ok_and(|valence| valence.abs() <= 4.0))
+        );
+        assert_eq!(entries(EMOJI).count(), EMOJI.lines().count());
     }
 
     #[test]

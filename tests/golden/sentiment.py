@@ -2,6 +2,7 @@
 the gold reward `sentiment`. Every rule is met at least once."""
 
 import json
+import random
 
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
@@ -74,11 +75,37 @@ SENTENCES = [
     "1. **Safety first**: check the brakes.\n2. **Comfort**: try the saddle, it should not hurt.\n3. Have fun!",
 ]
 
+# Phrases drawn from the lexicon and from the words that the rules know.
+DRAWN = 400
+SEED = 14
+CONTEXT = (
+    "not never isn't wasn't without doubt no nor or very extremely VERY barely kind of sort just enough so this least at "
+    "most but BUT the a cake was answers it and is , ! ? !! ?? ... twelve to die for yeah right bad ass"
+).split()
+
+
+def drawn(analyzer):
+    draw = random.Random(SEED)
+    words = sorted(analyzer.lexicon)
+    emoji = sorted(analyzer.emojis)
+    for _ in range(DRAWN):
+        phrase = []
+        for _ in range(draw.randint(1, 14)):
+            kind = draw.random()
+            if kind < 0.35:
+                word = draw.choice(words)
+                phrase.append(draw.choice([word, word, word.upper(), word + "!", "(" + word + ")"]))
+            elif kind < 0.38:
+                phrase.append(draw.choice(emoji))
+            else:
+                phrase.append(draw.choice(CONTEXT))
+        yield " ".join(phrase)
+
 
 def main():
     analyzer = SentimentIntensityAnalyzer()
     with open("sentiment.jsonl", "w", encoding="utf-8") as out:
-        for text in SENTENCES:
+        for text in [*SENTENCES, *drawn(analyzer)]:
             compound = analyzer.polarity_scores(text)["compound"]
             out.write(json.dumps({"text": text, "compound": compound}, ensure_ascii=False) + "\n")
 

@@ -1,4 +1,4 @@
-//! Output files that appear whole or not at all.
+//! Output files that appear whole or not at all, and the space that a disk has left for them.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -33,4 +33,28 @@ fn write_whole(content: &[u8], path: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(&target)?;
     Ok(())
+}
+
+/// The bytes that an unprivileged process can still write to the file system of a path.
+///
+/// # Errors
+/// If the path does not exist, or the file system does not tell.
+pub(crate) fn available_space(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_space_is_known_of_existing_paths_only() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(available_space(folder.path()).unwrap() > 0);
+        assert_eq!(
+            available_space(&folder.path().join("missing")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
 }

@@ -8,6 +8,7 @@ use dissent_models::runtime::OnnxRuntime;
 use serde::Serialize;
 
 use crate::config::resolve;
+use crate::files;
 
 /// Check that everything a run needs is here
 #[derive(Debug, clap::Args)]
@@ -79,7 +80,7 @@ fn writable(path: &Path) -> std::io::Result<()> {
 
 fn free_space(path: &Path) -> String {
     let existing = path.ancestors().find(|parent| parent.is_dir()).unwrap_or(Path::new("."));
-    match fs4::available_space(existing) {
+    match files::available_space(existing) {
         Ok(bytes) => format!("{:.1} GiB free", bytes as f64 / f64::from(1 << 30)),
         Err(error) => format!("free space unknown: {error}"),
     }

@@ -21,6 +21,7 @@ use anyhow::Context as _;
 use dissent_domain::log::{EventLog, LogError};
 use dissent_storage::{SledLog, SledOptions};
 
+use crate::files;
 use crate::text::visible;
 
 /// Below the data folder.
@@ -283,7 +284,7 @@ fn answer(log: &SledLog, folder: &Path, copy: &Path) {
 fn has_room(log: &SledLog, folder: &Path) -> anyhow::Result<()> {
     let copies = entries(folder).filter(|entry| entry.path().is_dir()).count();
     anyhow::ensure!(copies < COPIES_MAX, "there are {copies} in {} already", folder.display());
-    let (needed, free) = (log.bytes_on_disk()?, fs4::available_space(folder)?);
+    let (needed, free) = (log.bytes_on_disk()?, files::available_space(folder)?);
     let mib = |bytes: u64| bytes >> 20;
     anyhow::ensure!(
         needed <= free / 2,

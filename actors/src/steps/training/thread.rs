@@ -107,8 +107,8 @@ pub(crate) fn start(
 
 /// A unique name of this process: a process id or a time alone may repeat on a host, hardly both.
 fn process_name() -> String {
-    let host = gethostname::gethostname();
-    format!("process {} of {} on {}", std::process::id(), now_us(), host.to_string_lossy())
+    let system = rustix::system::uname();
+    format!("process {} of {} on {}", std::process::id(), now_us(), system.nodename().to_string_lossy())
 }
 
 struct TrainerThread {

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http_body_util::Full;
+use hyper::Request;
 
-use super::server::exchange;
+use super::http_client::{self, Endpoint};
 
 /// Longest wait for the answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,10 +26,11 @@ pub(crate) struct HealthArgs {
 
 pub(crate) fn run(args: &HealthArgs) -> anyhow::Result<()> {
     let address = args.address;
-    let request = format!("GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let (status, body) =
-        exchange(address, &request, TIMEOUT).with_context(|| format!("failed to ask {address}"))?;
-    anyhow::ensure!(status == 200, "not ready: {}", body.trim());
+    let request = Request::get("/ready").body(Full::default())?;
+    let response = http_client::send(&Endpoint::Tcp(address.to_string()), request, TIMEOUT)
+        .with_context(|| format!("failed to ask {address}"))?;
+    let body = String::from_utf8_lossy(&response.body);
+    anyhow::ensure!(response.status.is_success(), "not ready: {}", body.trim());
     writeln!(std::io::stdout(), "{}", body.trim())?;
     Ok(())
 }

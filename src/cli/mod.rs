@@ -8,6 +8,7 @@ mod experiment;
 mod feedback;
 mod generate;
 mod health;
+mod http_client;
 mod interrupt;
 mod log;
 mod model;

@@ -14,6 +14,8 @@ use axum::routing::get;
 use super::accept::{self, Limits};
 use super::control::{self, ControlApi};
 use super::metrics;
+use super::problem::Problem;
+use super::request_id;
 use super::status::ServiceStatus;
 
 /// What Prometheus reads.
@@ -49,7 +51,7 @@ pub(super) async fn listen(
         }
         None => routes,
     };
-    tokio::spawn(accept::serve(listener, routes, Limits::default()));
+    tokio::spawn(accept::serve(listener, request_id::layered(routes), Limits::default()));
     Ok(address)
 }
 
@@ -61,11 +63,7 @@ async fn ready(State(status): State<Arc<ServiceStatus>>) -> impl IntoResponse {
     }
 }
 
-async fn scrape(State(status): State<Arc<ServiceStatus>>) -> impl IntoResponse {
-    match metrics::text(&status).await {
-        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, OPENMETRICS)], text),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string())
-        }
-    }
+async fn scrape(State(status): State<Arc<ServiceStatus>>) -> Result<impl IntoResponse, Problem> {
+    let text = metrics::text(&status).await.map_err(Problem::internal)?;
+    Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text))
 }

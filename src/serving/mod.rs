@@ -9,6 +9,7 @@ mod http;
 mod metrics;
 mod plan_checked_history;
 mod problem;
+mod request_id;
 mod status;
 
 use std::net::SocketAddr;

@@ -1,10 +1,12 @@
-//! What is said over HTTP when a request is not followed: problem details (RFC 9457).
+//! HTTP errors as problem details (RFC 9457), with the id of the request.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// Why a request is not followed.
+use super::request_id;
+
+/// Why a request is refused or failed.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
@@ -24,11 +26,13 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, detail)
     }
 
-    /// A fault of this process: what it is goes to its log, and not to whoever asks.
+    /// A fault of this process. Its log has the causes, with the id of the request; the client gets the id alone.
     pub(super) fn internal(error: impl Into<anyhow::Error>) -> Self {
         let error = error.into();
-        tracing::error!(error = format!("{error:#}"), "a request failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "it failed: the server's log says why")
+        let id = request_id::current().unwrap_or_default();
+        tracing::error!(request_id = %id, error = format!("{error:#}"), "failed to handle a request");
+        let detail = format!("internal error: see the server's log for request id {id}");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 
     #[cfg(test)]
@@ -41,7 +45,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Self { status, detail } = self;
         let title = status.canonical_reason().unwrap_or("failed");
-        let body = json!({ "title": title, "status": status.as_u16(), "detail": detail }).to_string();
+        let mut body = json!({ "title": title, "status": status.as_u16(), "detail": detail });
+        if let Some(id) = request_id::current() {
+            body["request_id"] = id.to_string().into();
+        }
+        let body = body.to_string();
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (status, kind, body).into_response();
         if status == StatusCode::UNAUTHORIZED {
@@ -57,17 +65,48 @@ impl IntoResponse for Problem {
 mod tests {
     use std::sync::Arc;
 
+    use axum::Router;
+    use axum::routing::get;
+    use http_body_util::BodyExt as _;
+    use hyper_util::service::TowerToHyperService;
+
     use super::*;
 
+    async fn failing() -> Result<(), Problem> {
+        Err(Problem::internal(anyhow::anyhow!("the disk is full").context("failed to back up")))
+    }
+
     #[test]
-    fn the_log_has_the_causes_of_a_failure_and_who_asked_is_told_none_of_them() {
+    fn a_failure_has_a_request_id_in_header_body_and_log_and_its_causes_in_the_log_alone() {
+        use hyper::service::Service as _;
+
         let written = tempfile::NamedTempFile::new().unwrap();
         let writer = Arc::new(written.reopen().unwrap());
         let log = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
-        let error = anyhow::anyhow!("the disk is full").context("failed to back up");
-        let problem = tracing::subscriber::with_default(log, || Problem::internal(error));
-        assert_eq!(problem.detail, "it failed: the server's log says why");
+        let routes = request_id::layered(Router::new().route("/", get(failing)));
+        let service = TowerToHyperService::new(routes);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (header, body) = tracing::subscriber::with_default(log, || {
+            runtime.block_on(async {
+                let request = hyper::Request::get("/").body(axum::body::Body::empty()).unwrap();
+                let response = service.call(request).await.unwrap();
+                assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+                assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+                let id = response.headers()[request_id::HEADER].to_str().unwrap().to_owned();
+                let body = response.into_body().collect().await.unwrap().to_bytes();
+                (id, serde_json::from_slice::<serde_json::Value>(&body).unwrap())
+            })
+        });
+        assert_eq!(body["request_id"], header);
+        let detail = body["detail"].as_str().unwrap();
+        assert!(detail.ends_with(&header) && !detail.contains("disk"), "{detail}");
         let logged = std::fs::read_to_string(written.path()).unwrap();
-        assert!(logged.contains("failed to back up: the disk is full"), "{logged}");
+        let id = format!("request_id={header}");
+        assert!(logged.contains("failed to back up: the disk is full") && logged.contains(&id), "{logged}");
+    }
+
+    #[test]
+    fn ids_of_requests_differ() {
+        assert_ne!(request_id::RequestId::new(), request_id::RequestId::new());
     }
 }

@@ -1,0 +1,60 @@
+//! The id of an HTTP request: in the header of its response, in its problem details and in the log.
+
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+
+/// The header of every response.
+pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+tokio::task_local! {
+    static CURRENT: RequestId;
+}
+
+/// Names a request among all that servers of this program handle: a random number of the process, and a count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct RequestId {
+    process: u32,
+    count: u32,
+}
+
+impl RequestId {
+    pub(super) fn new() -> Self {
+        static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let process = u32::try_from(*PROCESS >> 32).unwrap_or_default();
+        Self { process, count: COUNT.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}{:08x}", self.process, self.count)
+    }
+}
+
+/// The id of the request that this task handles; none outside a request.
+pub(super) fn current() -> Option<RequestId> {
+    CURRENT.try_with(|id| *id).ok()
+}
+
+/// The routes, with an id for each request.
+pub(super) fn layered(routes: Router) -> Router {
+    routes.layer(from_fn(handle))
+}
+
+async fn handle(request: Request, next: Next) -> Response {
+    let id = RequestId::new();
+    let mut response = CURRENT.scope(id, next.run(request)).await;
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert(HEADER, value);
+    }
+    response
+}

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Writes a file, whole or not at all, making its folder if there is none. What is there and no ordinary file, such
-/// as a pipe or a device, is written to as it is.
+/// Writes a file, whole or not at all, making its folder if there is none. What is there and no ordinary
+/// file, such as a pipe or a device, is written to as it is.
 pub(crate) fn write(content: impl AsRef<[u8]>, path: &Path) -> anyhow::Result<()> {
     write_whole(content.as_ref(), path).with_context(|| format!("failed to write {}", path.display()))
 }

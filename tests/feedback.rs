@@ -90,7 +90,8 @@ impl FeedbackLab {
     }
 }
 
-/// The numbers in the first line of what an import prints: recorded, already there, too late, without a verdict.
+/// The numbers in the first line of what an import prints: recorded, already there, too late, without a
+/// verdict.
 fn counts(said: &str) -> Vec<u32> {
     let words = said.lines().next().unwrap_or_default().split(' ');
     words.filter_map(|word| word.parse().ok()).collect()

@@ -8,8 +8,9 @@
 //!            └────────┴─────── proposals ───┴──────────┴──────▶ journal ─── decide, append
 //! ```
 //!
-//! A step consumes events of one type and proposes the events that follow from each. The table in `steps/mod.rs` says which; the
-//! head of each file in `steps/` says why. The folders, from top to bottom; each uses only those below it:
+//! A step consumes events of one type and proposes the events that follow from each. The table in
+//! `steps/mod.rs` says which; the head of each file in `steps/` says why. The folders, from top to bottom;
+//! each uses only those below it:
 //!
 //! | folder | content |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! `dissent health`: is the process on this host ready? For health checks of containers, which have no other client.
+//! `dissent health`: is the process on this host ready? For health checks of containers, which have no other
+//! client.
 
 use std::io::Write as _;
 use std::net::SocketAddr;

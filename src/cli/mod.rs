@@ -51,7 +51,8 @@ Exit codes:
   130  interrupted: `run`, `study` and `train` keep what was done and go on from there the next time; others leave
        no file behind";
 
-/// Find the answers on which a policy and its reward model disagree, and learn from what people say about them.
+/// Find the answers on which a policy and its reward model disagree, and learn from what people say about
+/// them.
 #[derive(Debug, Parser)]
 #[command(name = "dissent", version, after_help = AFTER_HELP, propagate_version = true)]
 struct Cli {

@@ -36,8 +36,9 @@ pub(crate) struct Run {
     pub(crate) log: Arc<dyn EventLog>,
 }
 
-/// Runs an experiment, or goes on with it, until it is finished or waits for people; with `waits`, it is people that it waits for, and
-/// their judgements come through the inbox. One that is paused or cancelled is left as it is.
+/// Runs an experiment, or goes on with it, until it is finished or waits for people; with `waits`, it is
+/// people that it waits for, and their judgements come through the inbox. One that is paused or cancelled is
+/// left as it is.
 ///
 /// # Errors
 /// If configuration, data or models cannot be used, a step fails, or the user interrupts.
@@ -108,7 +109,8 @@ fn is_finished(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// Runs the pipeline until the experiment is finished, waits for people, fails, or is interrupted; always drains.
+/// Runs the pipeline until the experiment is finished, waits for people, fails, or is interrupted; always
+/// drains.
 async fn drive(plan: &Plan, resources: Resources, view: &ProgressView) -> anyhow::Result<Ending> {
     let mut pipeline = Pipeline::start(plan, resources).await?;
     let cancel = pipeline.cancel_handle();

@@ -1,11 +1,13 @@
 //! Reading a log that another process has open.
 //!
-//! One process at a time has a log, and a run keeps it for as long as it waits for people. Whoever only wants to read meanwhile asks
-//! for a copy: it leaves an empty file `log-copies/ID.wanted` in the data folder. Whoever has the log looks there, removes that file, and
-//! puts a copy of everything that is durable beside it as `log-copies/ID`, or the reason why not as `log-copies/ID.failed`. The reader
-//! deletes what it got; what a killed one has left, its age gives away.
+//! One process at a time has a log, and a run keeps it for as long as it waits for people. Whoever only wants
+//! to read meanwhile asks for a copy: it leaves an empty file `log-copies/ID.wanted` in the data folder.
+//! Whoever has the log looks there, removes that file, and puts a copy of everything that is durable beside
+//! it as `log-copies/ID`, or the reason why not as `log-copies/ID.failed`. The reader deletes what it got;
+//! what a killed one has left, its age gives away.
 //!
-//! A request is a name of letters and digits, and nothing in it is read: what is written for it is new, and in `log-copies`.
+//! A request is a name of letters and digits, and nothing in it is read: what is written for it is new, and
+//! in `log-copies`.
 
 use std::fs::{self, DirEntry, File};
 use std::io::{self, Read as _, Write as _};
@@ -215,13 +217,15 @@ impl Drop for Copier {
     }
 }
 
-/// Takes requests up as they come, however long the copy takes that is being made: their readers see that somebody is there.
+/// Takes requests up as they come, however long the copy takes that is being made: their readers see that
+/// somebody is there.
 fn look(log: &SledLog, folder: &Path, stop: &AtomicBool) {
     let (taken_up, queue) = sync_channel(COPIES_MAX);
     std::thread::scope(|scope| {
         scope.spawn(move || copy_one_by_one(log, folder, &queue, stop));
         while !stop.load(Ordering::Acquire) {
-            // One that cannot be removed would be taken up again and again; one that is gone is not wanted any more.
+            // One that cannot be removed would be taken up again and again; one that is gone is not wanted
+            // any more.
             let wanted = requests(folder).into_iter().filter(|wanted| fs::remove_file(wanted).is_ok());
             for wanted in wanted {
                 let _ = taken_up.send(wanted.with_extension(""));

@@ -1,12 +1,13 @@
-//! Orders over HTTP: while a server holds the event log, nobody else can open it, so it is the server that is asked.
+//! Orders over HTTP: while a server holds the event log, nobody else can open it, so it is the server that is
+//! asked.
 //!
 //! | request | what it does |
 //! |---|---|
-//! | `POST /experiments/NAME/start`, `/pause`, `/resume`, `/cancel` | as `dissent experiment` of the same word |
+//! | `POST /experiments/NAME/start`, `/pause`, `/resume`, `/cancel` | `dissent experiment start` … |
 //! | `POST /backup` | copies the log to a new folder below the data folder that the server chooses |
 //!
-//! Bodies are JSON objects, `{"by"?, "reason"?, "data"?}`; `data` is the data folder that is meant, where whoever asks cannot
-//! know whether it is this server's.
+//! Bodies are JSON objects, `{"by"?, "reason"?, "data"?}`; `data` is the data folder that is meant, where
+//! whoever asks cannot know whether it is this server's.
 
 use std::path::PathBuf;
 use std::sync::Arc;

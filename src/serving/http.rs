@@ -1,5 +1,5 @@
-//! What a running process says of itself over HTTP: is it alive, is it ready, how is it; and, where history is written, the orders that
-//! it takes.
+//! What a running process says of itself over HTTP: is it alive, is it ready, how is it; and, where history
+//! is written, the orders that it takes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use super::status::ServiceStatus;
 /// What Prometheus reads.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves until dropped with the runtime it runs on. Gives the address that it listens on, which tells the port where 0 was asked
-/// for.
+/// Serves until dropped with the runtime it runs on. Gives the address that it listens on, which tells the
+/// port where 0 was asked for.
 ///
 /// # Errors
 /// If the address cannot be listened on.

@@ -109,8 +109,8 @@ pub(crate) fn serve(
     })
 }
 
-/// Whether the queues of an experiment go with the server. One that ends by itself ends with the experiment: workers may be yet to hear of
-/// it, or to come.
+/// Whether the queues of an experiment go with the server. One that ends by itself ends with the experiment:
+/// workers may be yet to hear of it, or to come.
 fn takes_queues_along(progress: &Progress, until_finished: bool) -> bool {
     progress.is_over() && !until_finished
 }

@@ -1,9 +1,9 @@
 //! Checks the artifacts that a training names before history relies on them.
 //!
-//! Rules see figures and names, not the artifact behind a name. An adapter that is missing, damaged or of another model would end
-//! the experiment for everyone who opens it next. So the journal has it opened first: a worker that lies, or whose disk fails, is
-//! contradicted, and its lease expires. An adapter that fits but learnt something else cannot be detected. A store that does not
-//! answer contradicts no worker.
+//! Rules see figures and names, not the artifact behind a name. An adapter that is missing, damaged or of
+//! another model would end the experiment for everyone who opens it next. So the journal has it opened first:
+//! a worker that lies, or whose disk fails, is contradicted, and its lease expires. An adapter that fits but
+//! learnt something else cannot be detected. A store that does not answer contradicts no worker.
 
 use std::sync::Arc;
 
@@ -33,7 +33,8 @@ impl Initial {
     }
 }
 
-/// The events among these that name artifacts, as far as they may happen. Undecodable ones are left to the rules.
+/// The events among these that name artifacts, as far as they may happen. Undecodable ones are left to the
+/// rules.
 pub(super) fn named_artifacts(
     proposed: &[NewEvent],
     may_happen: impl Fn(EventId, &Event) -> bool,
@@ -51,7 +52,8 @@ impl ArtifactCheck {
         Self { artifacts, policy: Initial::of(policy), reward: Initial::of(reward) }
     }
 
-    /// The first reason to contradict one of these events; none: nothing speaks against them. It reads artifacts, and blocks.
+    /// The first reason to contradict one of these events; none: nothing speaks against them. It reads
+    /// artifacts, and blocks.
     pub(super) fn contradicts(&self, events: &[Event]) -> Option<String> {
         events.iter().find_map(|event| self.check(event).err())
     }
@@ -69,7 +71,8 @@ impl ArtifactCheck {
         }
     }
 
-    /// A checkpoint is in the store. Its content is checked by the training that resumes from it, which starts anew otherwise.
+    /// A checkpoint is in the store. Its content is checked by the training that resumes from it, which
+    /// starts anew otherwise.
     fn is_kept(&self, checkpoint: &str) -> Result<(), String> {
         let id: ArtifactId = checkpoint.parse().map_err(|error| format!("its checkpoint: {error}"))?;
         match self.artifacts.is_kept(&id) {
@@ -78,7 +81,8 @@ impl ArtifactCheck {
         }
     }
 
-    /// An adapter exists, fits the model, and makes the model with this fingerprint. None if the store cannot be read now.
+    /// An adapter exists, fits the model, and makes the model with this fingerprint. None if the store cannot
+    /// be read now.
     fn makes(&self, base: &Initial, adapter: &str, claimed: &str) -> Result<Option<LoraAdapter>, String> {
         let wrong = |reason: String| format!("its adapter: {reason}");
         let id: ArtifactId =
@@ -119,7 +123,8 @@ fn scores(base: &Initial, adapter: &LoraAdapter) -> Result<(), String> {
     if labels == Some(1) { Ok(()) } else { Err("its adapter has no score head of one output".to_owned()) }
 }
 
-/// Whether an adapter changes the same projections, by matrices of the same rank and scaling, as the one it was trained from.
+/// Whether an adapter changes the same projections, by matrices of the same rank and scaling, as the one it
+/// was trained from.
 fn has_shape_of(adapter: &LoraAdapter, first: &LoraAdapter) -> bool {
     let same = |a: &LoraPair, b: &LoraPair| a.rank == b.rank && a.scaling.to_bits() == b.scaling.to_bits();
     let is_like = |other: &LoraAdapter| {

@@ -1,12 +1,12 @@
-//! The journal: the one writer of history. It decides each proposal against the state of its experiment, appends the accepted
-//! events, and replies once they are durable.
+//! The journal: the one writer of history. It decides each proposal against the state of its experiment,
+//! appends the accepted events, and replies once they are durable.
 //!
-//! Proposals are decided one after another, on a state that already includes events on their way to the disk; so many proposals
-//! become durable in one group commit. If a write fails, nothing more is accepted.
+//! Proposals are decided one after another, on a state that already includes events on their way to the disk;
+//! so many proposals become durable in one group commit. If a write fails, nothing more is accepted.
 //!
-//! The thread of the journal never opens an artifact: a store may take minutes to answer. A proposal that names artifacts and
-//! that the rules would accept is checked on another thread and then decided again. Later proposals of the same experiment wait
-//! in order; those of other experiments, and operator commands, do not.
+//! The thread of the journal never opens an artifact: a store may take minutes to answer. A proposal that
+//! names artifacts and that the rules would accept is checked on another thread and then decided again. Later
+//! proposals of the same experiment wait in order; those of other experiments, and operator commands, do not.
 
 pub(crate) mod artifact_check;
 pub(crate) mod operator;
@@ -46,9 +46,11 @@ use artifact_check::{ArtifactCheck, named_artifacts};
 const IN_FLIGHT_MAX: usize = 256;
 /// Capacity of the channel of rejected causes. On overflow a cause is dropped; the periodic scan finds it.
 const REJECTIONS_MAX: usize = 64;
-/// Artifact checks at once, of all experiments; each takes a thread and an adapter in memory. An experiment has one at a time.
+/// Artifact checks at once, of all experiments; each takes a thread and an adapter in memory. An experiment
+/// has one at a time.
 const CHECKS_MAX: usize = 8;
-/// Time that a shutdown leaves to running checks. A store that does not answer until then contradicts no worker.
+/// Time that a shutdown leaves to running checks. A store that does not answer until then contradicts no
+/// worker.
 const CHECK_GRACE: Duration = Duration::from_secs(5);
 
 /// The part of the journal that belongs to one experiment whose steps run in this process.
@@ -60,7 +62,8 @@ struct Hosted {
     check: Option<Arc<ArtifactCheck>>,
     /// Whether a check runs.
     is_checking: bool,
-    /// Proposals that arrived while a check ran, in order. Few: a step waits for the reply before it proposes again.
+    /// Proposals that arrived while a check ran, in order. Few: a step waits for the reply before it proposes
+    /// again.
     held: VecDeque<Pending>,
 }
 
@@ -143,8 +146,8 @@ impl Journal {
         }
     }
 
-    /// The events of a proposal whose artifacts must be checked first: recorded ones were checked before, and those that the
-    /// rules reject need no check.
+    /// The events of a proposal whose artifacts must be checked first: recorded ones were checked before, and
+    /// those that the rules reject need no check.
     fn unchecked(&self, proposal: &Proposal) -> Vec<Event> {
         let may_happen = |id: EventId, event: &Event| {
             let allowed = |experiment: &Experiment| experiment.decide(event).is_ok();
@@ -234,7 +237,8 @@ impl Journal {
         actix::spawn(replying.instrument(span));
     }
 
-    /// Decides an operator command. With it comes the progress to publish, if the steps of the experiment run here.
+    /// Decides an operator command. With it comes the progress to publish, if the steps of the experiment run
+    /// here.
     fn command(
         &self,
         experiment: &ExperimentId,
@@ -308,7 +312,8 @@ impl Actor for Journal {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // The intake holds a permit for each proposal in the mailbox, and operator commands come one at a time: it is never full.
+        // The intake holds a permit for each proposal in the mailbox, and operator commands come one at a
+        // time: it is never full.
         ctx.set_mailbox_capacity(IN_FLIGHT_MAX + 1);
     }
 }
@@ -316,7 +321,8 @@ impl Actor for Journal {
 /// A proposal to decide.
 struct Pending {
     delivery: ProposalDelivery,
-    /// Bounds the proposals in flight; none for a proposal that waited for a check, which must not hold up others.
+    /// Bounds the proposals in flight; none for a proposal that waited for a check, which must not hold up
+    /// others.
     permit: Option<OwnedSemaphorePermit>,
     span: Span,
 }
@@ -341,7 +347,8 @@ impl Handler<Decide> for Journal {
     }
 }
 
-/// Publishes a progress, unless a later one is known: appends that became durable together are reported in any order.
+/// Publishes a progress, unless a later one is known: appends that became durable together are reported in
+/// any order.
 fn publish(progress: &watch::Sender<Progress>, now: Progress) {
     progress.send_if_modified(|known| {
         let is_newer = now.events >= known.events;
@@ -399,7 +406,8 @@ impl fmt::Debug for IdleExperiments {
 }
 
 impl IdleExperiments {
-    /// Rebuilds the state of an experiment that has none yet, so that the journal can decide at once. Reads the log, and blocks.
+    /// Rebuilds the state of an experiment that has none yet, so that the journal can decide at once. Reads
+    /// the log, and blocks.
     fn load(&self, experiment: &ExperimentId) -> Result<(), CommandError> {
         if self.hosted.version(experiment) > 0 || self.idle.version(experiment) > 0 {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Snapshots as the history grows and at the end of a run, so that the next start need not fold all of it.
 //!
-//! They are made from the log, not from the state of the journal: that may be ahead of the disk, and copying it would delay
-//! decisions.
+//! They are made from the log, not from the state of the journal: that may be ahead of the disk, and copying
+//! it would delay decisions.
 
 use std::sync::Arc;
 
@@ -40,8 +40,8 @@ impl SnapshotWriter {
         }
     }
 
-    /// Writes a snapshot of all durable events, if any follow the last snapshot. A failure is only logged: the next start then
-    /// takes longer.
+    /// Writes a snapshot of all durable events, if any follow the last snapshot. A failure is only logged:
+    /// the next start then takes longer.
     pub(crate) async fn write(&self) {
         let Self { snapshots, log, experiment } = self.clone();
         let kept =

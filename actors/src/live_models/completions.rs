@@ -7,7 +7,8 @@ use dissent_domain::plan::Plan;
 
 use crate::error::StepError;
 
-/// The completions of a prompt in a round, by its place in the prompt file; an error if they are not in the log.
+/// The completions of a prompt in a round, by its place in the prompt file; an error if they are not in the
+/// log.
 pub(crate) fn sampled(
     log: &dyn EventLog,
     plan: &Plan,

@@ -1,4 +1,5 @@
-//! The gold reward, which stands for the truth. The oracle judges by it and evaluations report it; no selection sees it.
+//! The gold reward, which stands for the truth. The oracle judges by it and evaluations report it; no
+//! selection sees it.
 
 use dissent_domain::prompt::Prompt;
 use dissent_models::runtime::CancelFlag;
@@ -13,8 +14,8 @@ pub trait Gold: Send {
     /// One finite reward for each completion, in order; larger is better.
     ///
     /// # Errors
-    /// [`StepError::SetAside`] if a completion can never be scored, [`StepError::Cancelled`], and [`StepError::Retry`] or
-    /// [`StepError::Fatal`] for a failure of the scorer.
+    /// [`StepError::SetAside`] if a completion can never be scored, [`StepError::Cancelled`], and
+    /// [`StepError::Retry`] or [`StepError::Fatal`] for a failure of the scorer.
     fn score(&mut self, prompt: &Prompt, completions: &[String]) -> Result<Vec<f64>, StepError>;
 }
 

@@ -139,7 +139,8 @@ fn not_started() -> StepError {
 /// A model that several steps share.
 pub(crate) type Shared<T> = Arc<Mutex<T>>;
 
-/// Locks a shared model. A step that panics stops the pipeline, so that no other step sees a model in a broken state.
+/// Locks a shared model. A step that panics stops the pipeline, so that no other step sees a model in a
+/// broken state.
 pub(crate) fn lock<T: ?Sized>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

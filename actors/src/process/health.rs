@@ -49,7 +49,8 @@ impl ProcessHealth {
         self.states.lease(&self.experiment).map(|lease| lease.silent)
     }
 
-    /// Age of the oldest unanswered event, by the clock of its recorder; none if there is none. It reads the log, and blocks.
+    /// Age of the oldest unanswered event, by the clock of its recorder; none if there is none. It reads the
+    /// log, and blocks.
     ///
     /// # Errors
     /// If the log cannot be read.

@@ -1,8 +1,8 @@
-//! Recomputes a recorded experiment: repeats every model run in the order of the log, without broker and journal, and compares
-//! each result with the recorded one, byte for byte.
+//! Recomputes a recorded experiment: repeats every model run in the order of the log, without broker and
+//! journal, and compares each result with the recorded one, byte for byte.
 //!
-//! It shows whether a machine reproduces an experiment, and the cost of the model runs alone. A training runs in one go from its
-//! first step, even if it was interrupted when it was recorded.
+//! It shows whether a machine reproduces an experiment, and the cost of the model runs alone. A training runs
+//! in one go from its first step, even if it was interrupted when it was recorded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,8 +82,8 @@ pub enum RecomputeError {
     },
 }
 
-/// Recomputes every recorded result of an experiment, and calls `watch` after each event of its stream. A fork is recomputed from
-/// its own first event: the shared ones were sampled under the name of the origin.
+/// Recomputes every recorded result of an experiment, and calls `watch` after each event of its stream. A
+/// fork is recomputed from its own first event: the shared ones were sampled under the name of the origin.
 ///
 /// # Errors
 /// If the log cannot be read, a step fails, or `resources` lack something that a step needs.
@@ -217,7 +217,8 @@ impl Recomputing {
         Ok(())
     }
 
-    /// The recorded reason for setting aside the prompt of an event, if it was; it begins with the number of attempts.
+    /// The recorded reason for setting aside the prompt of an event, if it was; it begins with the number of
+    /// attempts.
     fn given_up(&self, received: &Received) -> Result<Option<String>, RecomputeError> {
         let id = received.id.caused(EventType::PromptSetAside.name(), 0);
         let Some(recorded) = self.log.find(id)? else { return Ok(None) };

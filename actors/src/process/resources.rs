@@ -17,7 +17,8 @@ use crate::live_models::versions::Base;
 use crate::steps::training::report::LeaseTimes;
 use crate::steps::training::trainer::Trainer;
 
-/// The resources of a process. Models and the gold reward are needed only where a role of the process uses them.
+/// The resources of a process. Models and the gold reward are needed only where a role of the process uses
+/// them.
 pub struct Resources {
     /// The history: the log itself where the journal is, a copy in memory elsewhere.
     pub log: Arc<dyn EventLog>,
@@ -25,7 +26,8 @@ pub struct Resources {
     pub broker: Arc<dyn Broker>,
     /// Adapters, checkpoints and data that the log names.
     pub artifacts: ArtifactStore,
-    /// The store of snapshots; none: the whole history is folded at every start. Only the process of the journal uses it.
+    /// The store of snapshots; none: the whole history is folded at every start. Only the process of the
+    /// journal uses it.
     pub snapshots: Option<Snapshots>,
     /// The steps that run here.
     pub roles: Roles,
@@ -57,6 +59,7 @@ pub struct LearningResources {
     pub policy: Base,
     /// The reward model that the experiment began with.
     pub reward: Base,
-    /// The folder that receives judgements of people while the pipeline runs; none: the run ends instead of waiting for people.
+    /// The folder that receives judgements of people while the pipeline runs; none: the run ends instead of
+    /// waiting for people.
     pub inbox: Option<PathBuf>,
 }

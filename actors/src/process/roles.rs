@@ -8,7 +8,8 @@ use dissent_domain::event::StepName;
 
 use crate::steps::PIPELINE;
 
-/// The steps that a process runs. The round and prompt steps always run beside the journal: they are cheap, and they decide.
+/// The steps that a process runs. The round and prompt steps always run beside the journal: they are cheap,
+/// and they decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles(BTreeSet<StepName>);
 

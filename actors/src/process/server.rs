@@ -36,7 +36,8 @@ impl Pipeline {
     /// Starts every step of an experiment where it stopped, or from its beginning.
     ///
     /// # Errors
-    /// If its history cannot be rebuilt, log or broker fail, or the resources lack something that the plan needs.
+    /// If its history cannot be rebuilt, log or broker fail, or the resources lack something that the plan
+    /// needs.
     pub async fn start(plan: &Plan, resources: Resources) -> Result<Self, PipelineError> {
         let (log, broker) = (resources.log.clone(), resources.broker.clone());
         let (failure, failed) = Failure::new();
@@ -78,8 +79,8 @@ impl Pipeline {
         self.control.clone()
     }
 
-    /// Waits for the end of the experiment, or, without an inbox, until it waits for judgements of people. A paused experiment is
-    /// waited for: it may be resumed at any time.
+    /// Waits for the end of the experiment, or, without an inbox, until it waits for judgements of people. A
+    /// paused experiment is waited for: it may be resumed at any time.
     ///
     /// # Errors
     /// If a step fails.
@@ -92,8 +93,9 @@ impl Pipeline {
         self.experiment.cancel.clone()
     }
 
-    /// Stops in order: close the broker, finish running batches, make everything durable, stop. A training ends at its next step,
-    /// with a checkpoint to resume from. An artifact check that hangs is abandoned after a few seconds.
+    /// Stops in order: close the broker, finish running batches, make everything durable, stop. A training
+    /// ends at its next step, with a checkpoint to resume from. An artifact check that hangs is abandoned
+    /// after a few seconds.
     ///
     /// # Errors
     /// If the log cannot be made durable.

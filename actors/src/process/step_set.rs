@@ -43,7 +43,8 @@ pub(crate) struct RunningSteps {
 }
 
 impl RunningSteps {
-    /// Ends the training at its next step, and waits until all steps have finished, after the broker was closed.
+    /// Ends the training at its next step, and waits until all steps have finished, after the broker was
+    /// closed.
     pub(crate) async fn drained(self) {
         if let Some(training) = &self.training {
             training.stop();
@@ -121,7 +122,8 @@ impl StepBuilder {
         Ok(running)
     }
 
-    /// Starts a step, if it is a role of this process. Its row in the table says whether it skips recorded results.
+    /// Starts a step, if it is a role of this process. Its row in the table says whether it skips recorded
+    /// results.
     fn start_step<S: AnyStep>(
         &self,
         build: impl FnOnce() -> Result<S, PipelineError>,

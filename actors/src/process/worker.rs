@@ -1,8 +1,8 @@
-//! A worker: the steps of some roles, in a process without a log. It keeps a copy of the experiment's history in memory, and
-//! proposes its results to the journal.
+//! A worker: the steps of some roles, in a process without a log. It keeps a copy of the experiment's history
+//! in memory, and proposes its results to the journal.
 //!
-//! A worker decides nothing. The journal checks its proposals against the rules. If a worker dies, hangs or falls behind, another
-//! one receives its deliveries.
+//! A worker decides nothing. The journal checks its proposals against the rules. If a worker dies, hangs or
+//! falls behind, another one receives its deliveries.
 
 use std::sync::Arc;
 
@@ -39,8 +39,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the steps of `resources.roles` on an experiment. `history` begins at its first event; `resources.log` receives the
-    /// copy, and must be empty.
+    /// Starts the steps of `resources.roles` on an experiment. `history` begins at its first event;
+    /// `resources.log` receives the copy, and must be empty.
     ///
     /// # Errors
     /// If the broker refuses, or the resources lack something that a role needs.
@@ -107,8 +107,8 @@ impl Worker {
         }
     }
 
-    /// Stops in order: close the broker, finish running batches, send their proposals. A training ends at its next step, with a
-    /// checkpoint to resume from.
+    /// Stops in order: close the broker, finish running batches, send their proposals. A training ends at its
+    /// next step, with a checkpoint to resume from.
     ///
     /// # Errors
     /// If the broker fails.

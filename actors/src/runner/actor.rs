@@ -111,8 +111,8 @@ impl Work {
         self.context.failure.report(format!("the {} step failed: {reason}", self.spec.name.name()));
     }
 
-    /// Proposes the consequence of a delivery, then settles the delivery: nothing is acknowledged before its consequence is
-    /// durable.
+    /// Proposes the consequence of a delivery, then settles the delivery: nothing is acknowledged before its
+    /// consequence is durable.
     async fn conclude(
         &self,
         delivery: Delivery,

@@ -45,8 +45,9 @@ impl Feeder {
         }
     }
 
-    /// Feeds until the broker is closed, something fails, or the experiment is paused. On a pause the consumer is dropped with
-    /// its prefetched deliveries: RabbitMQ does not let a consumer hold a message for as long as a pause may take.
+    /// Feeds until the broker is closed, something fails, or the experiment is paused. On a pause the
+    /// consumer is dropped with its prefetched deliveries: RabbitMQ does not let a consumer hold a message
+    /// for as long as a pause may take.
     async fn feed(&self, mut consumer: Consumer, gate: &mut Gate) -> Fed {
         let failure = &self.context.failure;
         loop {

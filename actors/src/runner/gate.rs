@@ -1,4 +1,5 @@
-//! The gate before every step: while an experiment is paused no batch begins, and the current one is finished.
+//! The gate before every step: while an experiment is paused no batch begins, and the current one is
+//! finished.
 
 use dissent_domain::operator::ExperimentStatus;
 use tokio::sync::watch;

@@ -2,7 +2,8 @@
 
 use tokio::sync::watch;
 
-/// The version up to which this process has the history. A step handles an event only once the history reaches it.
+/// The version up to which this process has the history. A step handles an event only once the history
+/// reaches it.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownHistory(Option<watch::Receiver<u64>>);
 

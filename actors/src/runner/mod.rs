@@ -1,5 +1,5 @@
-//! How any step runs: take a batch of deliveries, compute on the thread of the step, propose the consequences, and acknowledge
-//! once they are durable.
+//! How any step runs: take a batch of deliveries, compute on the thread of the step, propose the
+//! consequences, and acknowledge once they are durable.
 //!
 //! Nothing here knows the purpose of a step; nothing in a step knows of brokers, threads or acknowledgements.
 

@@ -1,9 +1,10 @@
 //! Redelivery of unanswered events: events that are acknowledged although their consequences are missing.
 //!
-//! A step acknowledges an event once its proposal is on its way. If the rules then reject the proposal (a reward that is not a
-//! number, say), or a worker never sends it, the experiment would stand still for good. Rules know which consequences the
-//! experiment waits for; this watch has a clock, and has their causes delivered again. The cause of a rejected proposal is
-//! redelivered at once, but only a few times, so that a broken worker does not keep the experiment busy.
+//! A step acknowledges an event once its proposal is on its way. If the rules then reject the proposal (a
+//! reward that is not a number, say), or a worker never sends it, the experiment would stand still for good.
+//! Rules know which consequences the experiment waits for; this watch has a clock, and has their causes
+//! delivered again. The cause of a rejected proposal is redelivered at once, but only a few times, so that a
+//! broken worker does not keep the experiment busy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,14 +26,16 @@ pub(crate) type Rejections = mpsc::Receiver<EventId>;
 const AT_ONCE_MAX: u32 = 3;
 /// Most events whose redeliveries are counted.
 const REMEMBERED_MAX: usize = 4096;
-/// Time for the proposer to learn of the rejection and to release the event, which cannot be redelivered before.
+/// Time for the proposer to learn of the rejection and to release the event, which cannot be redelivered
+/// before.
 const REDELIVERY_GRACE: Duration = Duration::from_secs(1);
 
-/// Time without any event after which unanswered events are redelivered. RabbitMQ takes back deliveries that are not settled in
-/// this time: no step can still hold them.
+/// Time without any event after which unanswered events are redelivered. RabbitMQ takes back deliveries that
+/// are not settled in this time: no step can still hold them.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// Redelivers unanswered events until it is aborted. `steps` are the subscriptions of the steps whose events it redelivers.
+/// Redelivers unanswered events until it is aborted. `steps` are the subscriptions of the steps whose events
+/// it redelivers.
 pub(crate) fn watch(
     states: States,
     log: Arc<dyn EventLog>,

@@ -1,7 +1,8 @@
 //! A step around another one that skips events whose results are in the log.
 //!
-//! Events come again: after a crash, where a broker starts afresh with a log that was imported, restored or rotated, and where
-//! an experiment shares the past of another. The journal would recognise the result by its id; but it may take hours to compute.
+//! Events come again: after a crash, where a broker starts afresh with a log that was imported, restored or
+//! rotated, and where an experiment shares the past of another. The journal would recognise the result by its
+//! id; but it may take hours to compute.
 
 use std::sync::Arc;
 
@@ -26,7 +27,8 @@ impl<S: AnyStep> SkipRecorded<S> {
 
     fn is_unanswered(&self, received: &Received) -> Result<bool, StepError> {
         for id in self.spec.result_ids(received.id) {
-            // Only durable events are found: a decided one may still be lost, and its cause must not be acknowledged.
+            // Only durable events are found: a decided one may still be lost, and its cause must not be
+            // acknowledged.
             if self.log.find(id).map_err(StepError::fatal)?.is_some() {
                 return Ok(false);
             }

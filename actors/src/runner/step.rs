@@ -55,7 +55,8 @@ impl Received {
     }
 }
 
-/// A step of the pipeline that consumes one type of event. Its row in the table of the pipeline says which events it emits.
+/// A step of the pipeline that consumes one type of event. Its row in the table of the pipeline says which
+/// events it emits.
 pub trait Step: Send + 'static {
     /// The name of the step.
     const NAME: StepName;

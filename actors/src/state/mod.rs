@@ -41,8 +41,8 @@ pub struct States(Arc<Mutex<HashMap<ExperimentId, State>>>);
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) ledger: Ledger,
-    /// When this process last saw a heartbeat of a training. No rule reads it, only the watch on leases does. The time in the
-    /// event does not serve: clocks jump, and differ between hosts.
+    /// When this process last saw a heartbeat of a training. No rule reads it, only the watch on leases does.
+    /// The time in the event does not serve: clocks jump, and differ between hosts.
     pub(crate) last_heartbeat: Option<Instant>,
 }
 
@@ -74,7 +74,8 @@ impl States {
             Some(snapshots) => snapshots.resume(log, experiment, SNAPSHOT_EVENTS)?,
             None => replayed(log, experiment)?,
         };
-        // Heartbeats that a worker sent while no journal ran are still on their way: the worker gets its whole lease.
+        // Heartbeats that a worker sent while no journal ran are still on their way: the worker gets its
+        // whole lease.
         let state = State { ledger: replay.into(), last_heartbeat: Some(Instant::now()) };
         self.lock().insert(experiment.clone(), state);
         Ok(())

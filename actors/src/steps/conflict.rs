@@ -1,7 +1,7 @@
 //! The conflict step: `RewardsScored` → `ConflictMeasured`.
 //!
-//! Rewards do not carry the log-probabilities of the completions, so the step looks up the event that the rewards followed
-//! from. It therefore runs where the log or a copy of it is.
+//! Rewards do not carry the log-probabilities of the completions, so the step looks up the event that the
+//! rewards followed from. It therefore runs where the log or a copy of it is.
 
 use std::sync::Arc;
 

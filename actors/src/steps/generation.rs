@@ -1,7 +1,7 @@
 //! The generation step: `PromptAdmitted` → `CompletionsSampled`.
 //!
-//! By far the slowest step, so it samples several prompts at once. A completion depends on its seed alone (experiment, round,
-//! prompt, sample), never on the prompts that share its batch or on the attempt.
+//! By far the slowest step, so it samples several prompts at once. A completion depends on its seed alone
+//! (experiment, round, prompt, sample), never on the prompts that share its batch or on the attempt.
 
 use dissent_domain::event::{CompletionsSampled, PromptAdmitted, StepName};
 use dissent_domain::generation::{SamplingParams, sample_seed};
@@ -48,7 +48,8 @@ impl Sample for PolicySampler<'_> {
     }
 }
 
-/// One outcome for each job. The jobs of a batch that fails are retried one by one: one prompt must not fail the others.
+/// One outcome for each job. The jobs of a batch that fails are retried one by one: one prompt must not fail
+/// the others.
 fn sample_each(
     sampler: &mut impl Sample,
     jobs: &[GenerationJob],

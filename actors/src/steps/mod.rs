@@ -1,7 +1,7 @@
 //! The pipeline: its steps, and nothing else.
 //!
-//! [`PIPELINE`] is the one table of the pipeline. Subscriptions, roles, parked messages, traces, the skipping of recorded results
-//! and the picture in ARCHITECTURE.md are derived from it.
+//! [`PIPELINE`] is the one table of the pipeline. Subscriptions, roles, parked messages, traces, the skipping
+//! of recorded results and the picture in ARCHITECTURE.md are derived from it.
 
 pub(crate) mod conflict;
 pub(crate) mod evaluation;
@@ -130,8 +130,8 @@ pub(crate) const fn spec(name: StepName) -> &'static StepSpec {
     &PIPELINE[name as usize]
 }
 
-/// The table as a picture: each step with the events that it consumes (→) and emits. Commands of operators and judgements of
-/// people come from outside.
+/// The table as a picture: each step with the events that it consumes (→) and emits. Commands of operators
+/// and judgements of people come from outside.
 #[cfg(test)]
 fn pipeline_diagram() -> String {
     let mut picture = String::new();

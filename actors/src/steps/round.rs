@@ -1,7 +1,8 @@
 //! The round step: opens rounds, concludes their phases and finishes the experiment.
 //!
-//! It consumes the events after which something may be due, including its own: one conclusion may make the next due. It asks the
-//! state, never a clock, what is due. A due event has the same identity whichever event made it due: asking twice changes nothing.
+//! It consumes the events after which something may be due, including its own: one conclusion may make the
+//! next due. It asks the state, never a clock, what is due. A due event has the same identity whichever event
+//! made it due: asking twice changes nothing.
 
 use dissent_domain::event::StepName;
 use dissent_domain::id::ExperimentId;

@@ -1,4 +1,5 @@
-//! Whole rounds that learn, on tiny models; where training itself is beside the point, a stand-in counts in its place.
+//! Whole rounds that learn, on tiny models; where training itself is beside the point, a stand-in counts in
+//! its place.
 
 mod models;
 mod orders;

@@ -1,4 +1,5 @@
-//! `dissent experiment start | pause | resume | cancel`: orders to an experiment, whether or not a server is at work on it.
+//! `dissent experiment start | pause | resume | cancel`: orders to an experiment, whether or not a server is
+//! at work on it.
 
 use std::io::Write as _;
 use std::path::Path;

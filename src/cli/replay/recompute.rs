@@ -1,4 +1,5 @@
-//! `dissent replay --recompute`: every model run of an experiment done again, and each result compared with the recorded one.
+//! `dissent replay --recompute`: every model run of an experiment done again, and each result compared with
+//! the recorded one.
 
 use std::io::Write as _;
 use std::path::Path;

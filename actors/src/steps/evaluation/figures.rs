@@ -13,7 +13,8 @@ pub(crate) struct Measured {
     /// By the current reward model.
     pub(crate) refined: Vec<f64>,
     pub(crate) gold: Option<Vec<f64>>,
-    /// log π_ref(y|x) in nats, by the policy that the experiment began with; none while that is the current one.
+    /// log π_ref(y|x) in nats, by the policy that the experiment began with; none while that is the current
+    /// one.
     pub(crate) reference: Option<Vec<f64>>,
 }
 
@@ -86,8 +87,8 @@ fn mean_and_error(rewards: &[&[f64]]) -> [f64; 2] {
     [all, (variance / prompts).sqrt()]
 }
 
-/// The share of the pairs of a prompt's completions that `rewards` orders as `gold` does; none if gold orders none. A pair that
-/// only `rewards` finds equal is not ordered as gold orders it.
+/// The share of the pairs of a prompt's completions that `rewards` orders as `gold` does; none if gold orders
+/// none. A pair that only `rewards` finds equal is not ordered as gold orders it.
 fn agreement(rewards: &[&[f64]], gold: &[&[f64]]) -> Option<f64> {
     let (mut ordered, mut agreed) = (0_u64, 0_u64);
     for (rewards, gold) in rewards.iter().zip(gold) {
@@ -159,14 +160,16 @@ mod tests {
         close(e.refined_reward[1], 1.5);
         close(e.gold_reward.unwrap()[0], 0.375);
         close(e.gold_reward.unwrap()[1], 0.125);
-        // Proxy: wrong on the first prompt, right on the second. Refined: right, and a tie where gold sees none.
+        // Proxy: wrong on the first prompt, right on the second. Refined: right, and a tie where gold sees
+        // none.
         close(e.proxy_agreement.unwrap(), 0.5);
         close(e.refined_agreement.unwrap(), 0.5);
         // 0.5, 0.5, 0, −1.
         close(e.kl, 0.0);
         close(e.response_tokens, 3.0);
         close(e.stopped, 0.75);
-        // The second prompt's rewards are equal: only the first defines conflict, and rewards and log-probabilities agree.
+        // The second prompt's rewards are equal: only the first defines conflict, and rewards and
+        // log-probabilities agree.
         close(e.mean_abs_pacs.unwrap(), 0.0);
         close(e.kendall_tau.unwrap(), 1.0);
     }

@@ -1,7 +1,7 @@
 //! The evaluation step: `EvaluationRequested` → `PolicyEvaluated`, on held-out prompts.
 //!
-//! Every evaluation of an experiment samples with the same seeds, which no round uses: two evaluations differ only in their
-//! models.
+//! Every evaluation of an experiment samples with the same seeds, which no round uses: two evaluations differ
+//! only in their models.
 
 mod figures;
 
@@ -124,7 +124,8 @@ impl EvaluationStep {
         Ok(sampled)
     }
 
-    /// log π_ref of each completion by the policy that the experiment began with; none if it is the current one.
+    /// log π_ref of each completion by the policy that the experiment began with; none if it is the current
+    /// one.
     fn reference(
         &mut self,
         current: &str,

@@ -1,8 +1,8 @@
 //! The inbox: judgements of people that arrive while this process has the log open.
 //!
-//! Other processes move files of JSON lines into a folder; each line has the fields of a `FeedbackReceived`. About once a second
-//! the files are read in the order of their names, and removed once all their judgements are decided. An unreadable file is
-//! renamed, so that it is neither lost nor read again.
+//! Other processes move files of JSON lines into a folder; each line has the fields of a `FeedbackReceived`.
+//! About once a second the files are read in the order of their names, and removed once all their judgements
+//! are decided. An unreadable file is renamed, so that it is neither lost nor read again.
 
 use std::io;
 use std::path::{Path, PathBuf};

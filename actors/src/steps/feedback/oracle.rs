@@ -1,7 +1,7 @@
 //! The feedback step with an oracle in place of people: `FeedbackRequested` → `FeedbackReceived`.
 //!
-//! The oracle prefers the completion with the higher gold reward. It looks up the completions in the log, as the conflict step
-//! does.
+//! The oracle prefers the completion with the higher gold reward. It looks up the completions in the log, as
+//! the conflict step does.
 
 use std::sync::Arc;
 

@@ -23,7 +23,8 @@ pub(crate) struct Assignment {
     pub(crate) requested: EventId,
     /// The checkpoint to resume from.
     pub(crate) checkpoint: Option<String>,
-    /// Raised when the training must end: another attempt replaced it, or the experiment was paused or cancelled.
+    /// Raised when the training must end: another attempt replaced it, or the experiment was paused or
+    /// cancelled.
     pub(crate) ends: Arc<AtomicBool>,
     /// Lasts as long as the training, which has a trace of its own.
     pub(crate) span: Span,
@@ -58,8 +59,8 @@ impl TrainingIntake {
         Self { versions, worker, assignments: Mutex::new(Assignments { sender, current: None }) }
     }
 
-    /// Begins a training when this process reads its own `TrainingStarted`; ends it when the experiment is paused or cancelled.
-    /// Ignores other events and the trainings of other processes.
+    /// Begins a training when this process reads its own `TrainingStarted`; ends it when the experiment is
+    /// paused or cancelled. Ignores other events and the trainings of other processes.
     pub(crate) fn observe(&self, recorded: &Recorded) -> Result<(), StepError> {
         match EventType::from_name(&recorded.event.event_type) {
             Some(EventType::TrainingStarted) => self.begin(recorded),

@@ -1,5 +1,5 @@
-//! The data of trainings: the settled feedback, the original preferences, the completions of a round. All of it is in the log,
-//! or in artifacts that the log names.
+//! The data of trainings: the settled feedback, the original preferences, the completions of a round. All of
+//! it is in the log, or in artifacts that the log names.
 
 use dissent_domain::event::CompletionsSampled;
 use dissent_domain::experiment::Experiment;

@@ -1,7 +1,7 @@
 //! Lease expiry: a training without heartbeats is requested again.
 //!
-//! Rules know no time. This watch has a clock: it compares the time since the last heartbeat with the lease, and proposes that
-//! the lease has expired. The rules decide the consequences.
+//! Rules know no time. This watch has a clock: it compares the time since the last heartbeat with the lease,
+//! and proposes that the lease has expired. The rules decide the consequences.
 
 use std::time::Duration;
 

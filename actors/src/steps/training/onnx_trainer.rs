@@ -1,8 +1,8 @@
 //! Trains with the training graphs of the models crate.
 //!
-//! The reward model is refined on preferences. The policy is tuned on pairs of its own completions, ranked by the refined reward
-//! model (DPO, RSO), or by sampling from it during the training (PPO, GRPO, RLOO). Both penalise the divergence from the policy
-//! that the experiment began with.
+//! The reward model is refined on preferences. The policy is tuned on pairs of its own completions, ranked by
+//! the refined reward model (DPO, RSO), or by sampling from it during the training (PPO, GRPO, RLOO). Both
+//! penalise the divergence from the policy that the experiment began with.
 
 use std::collections::BTreeMap;
 
@@ -111,8 +111,8 @@ impl OnnxTrainer {
         Ok(short_enough(pairs, settings))
     }
 
-    /// The objective of the reward model. A cost model also learns the safety labels where all pairs have them; without labels it
-    /// learns the pairs reversed: the worse completion should score higher.
+    /// The objective of the reward model. A cost model also learns the safety labels where all pairs have
+    /// them; without labels it learns the pairs reversed: the worse completion should score higher.
     fn reward_objective(&self, pairs: &mut [TokenPair]) -> Objective {
         match self.kind {
             RewardKind::Reward => Objective::Reward { center: 0.0 },
@@ -158,8 +158,8 @@ impl OnnxTrainer {
         trained(base, trainer.adapter(None).map_err(failed)?, metrics, [0, 0])
     }
 
-    /// The unchanged policy, where the reward model scores all completions of each prompt equally: this round has no pair to learn
-    /// from, but the next one may.
+    /// The unchanged policy, where the reward model scores all completions of each prompt equally: this round
+    /// has no pair to learn from, but the next one may.
     fn unchanged(&self, task: &Tuning) -> Result<TrainedAdapter, StepError> {
         tracing::warn!(
             round = task.round,
@@ -177,7 +177,8 @@ impl OnnxTrainer {
         trained(base, adapter, BTreeMap::from([(PolicyTuned::PAIRS.to_owned(), 0.0)]), [0, 0])
     }
 
-    /// Pairs of the policy's own completions, ranked by the current reward model. Token ids are the sampled ones.
+    /// Pairs of the policy's own completions, ranked by the current reward model. Token ids are the sampled
+    /// ones.
     fn ranked(&self, task: &Tuning, watch: &TrainingWatch) -> Result<Vec<TokenPair>, StepError> {
         let mut scorer = self.scorer(task.reward.as_deref())?;
         let mut pairs = Vec::new();
@@ -301,7 +302,8 @@ impl Scorer for RewardScorer {
     }
 }
 
-/// DPO learns from the best and the worst completion of a prompt; RSO from pairs of the better half that rejection sampling keeps.
+/// DPO learns from the best and the worst completion of a prompt; RSO from pairs of the better half that
+/// rejection sampling keeps.
 fn pair_rule(objective: &PolicyObjective, completions: usize) -> PairRule {
     match objective.method {
         PolicyMethod::Rso => PairRule::Rso {

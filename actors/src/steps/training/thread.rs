@@ -1,7 +1,7 @@
 //! The trainer thread, and the task beside it that reports to the log.
 //!
-//! The task sends heartbeats well within the lease even when the thread reports nothing: a single step may take long, and its
-//! lease must not expire meanwhile.
+//! The task sends heartbeats well within the lease even when the thread reports nothing: a single step may
+//! take long, and its lease must not expire meanwhile.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -298,7 +298,8 @@ impl LeaseReporter {
                 None => Ok(()),
             },
             Report::Failed(reason) => {
-                // The failure of an attempt without a lease no longer counts; one that ends for a pause has failed all the same.
+                // The failure of an attempt without a lease no longer counts; one that ends for a pause has
+                // failed all the same.
                 let superseded =
                     self.current.take().is_some_and(|it| !it.assignment.is_current(&self.versions));
                 if superseded { Ok(()) } else { Err(reason) }

@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 use super::report::Report;
 use crate::error::StepError;
 
-/// Trains models. The same task has the same result, whether it is trained in one go or resumed from a checkpoint.
+/// Trains models. The same task has the same result, whether it is trained in one go or resumed from a
+/// checkpoint.
 pub trait Trainer: Send {
     /// Refines the reward model on preferences.
     ///
@@ -131,7 +132,8 @@ impl TrainingWatch {
         self.report(Report::Progressed { step, steps, checkpoint: None, metrics })
     }
 
-    /// Stores a checkpoint taken after `step` steps, if there is a store. It is durable on return, and its id soon in the log.
+    /// Stores a checkpoint taken after `step` steps, if there is a store. It is durable on return, and its id
+    /// soon in the log.
     ///
     /// # Errors
     /// If it cannot be stored, or the receiver has ended.

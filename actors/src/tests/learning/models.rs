@@ -161,7 +161,8 @@ fn a_policy_with_an_adapter_of_its_own_is_held_to_it_by_ppo() {
     within(Place::with_policy(Some("llama-lora")), async |place| {
         place.finish(&plan(place, 2, PolicyMethod::Ppo), trainer(place, RewardKind::Reward)).await;
         place.verified();
-        // What is sampled first comes from the policy that it is held to; in the second round it has moved away.
+        // What is sampled first comes from the policy that it is held to; in the second round it has moved
+        // away.
         let [first, second] = [0, 1].map(|round| reported(place, Stage::Policy, round, "objective/kl"));
         assert!(first[0].abs() < 1e-4 && second[0].abs() > 1e-3, "{first:?} {second:?}");
     });
@@ -191,7 +192,8 @@ async fn stop_in_training(place: &Place, plan: &Plan, steps: u64) {
 #[test]
 fn models_that_were_stopped_in_training_go_on_from_their_checkpoints_to_the_same_result() {
     let Some(undisturbed) = Place::new() else { return };
-    // More than the reports that may be on their way: a training cannot be done before the test hears that it has begun.
+    // More than the reports that may be on their way: a training cannot be done before the test hears that it
+    // has begun.
     let (refinement, tuning) = (100, 24);
     let mut plan = plan(&undisturbed, 1, PolicyMethod::Ppo);
     learning(&mut plan).refinement.hyperparameters.steps = Some(refinement);

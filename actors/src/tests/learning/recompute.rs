@@ -100,7 +100,8 @@ fn what_an_experiment_has_no_result_of_yet_is_not_computed() {
         let sampled = |recorded: &Recorded| is(recorded, EventType::CompletionsSampled);
         let first = place.recorded().iter().position(sampled).unwrap();
         let part = Arc::new(MemoryLog::new());
-        // The first policy is evaluated while prompts are sampled: its result may stand before or after the first sample.
+        // The first policy is evaluated while prompts are sampled: its result may stand before or after the
+        // first sample.
         let evaluated = |recorded: &Recorded| is(recorded, EventType::PolicyEvaluated);
         for recorded in place.recorded().into_iter().take(first + 1).filter(|recorded| !evaluated(recorded)) {
             let (experiment, expected) = (recorded.experiment, ExpectedVersion::Any);

@@ -1,6 +1,7 @@
 //! HTTP/1.1 to a server of this program, over TCP or a Unix socket.
 //!
-//! Every request has a connection of its own. The whole exchange has a time limit, and the body of the response a size limit.
+//! Every request has a connection of its own. The whole exchange has a time limit, and the body of the
+//! response a size limit.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

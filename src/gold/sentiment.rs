@@ -1,8 +1,8 @@
 //! How positive a text sounds: VADER's compound score (Hutto & Gilbert, ICWSM 2014).
 //!
 //! The lexicon is the unchanged data of `vaderSentiment` 3.3.2, the reference implementation in Python: see
-//! `src/gold/vader/README.md`. The rules are written out here as the reference applies them, because the crates that
-//! port them score half of all completions differently.
+//! `src/gold/vader/README.md`. The rules are written out here as the reference applies them, because the
+//! crates that port them score half of all completions differently.
 
 use std::collections::HashMap;
 
@@ -240,8 +240,8 @@ fn idiom(words: &[Word], at: usize, valence: f64) -> f64 {
     valence - BOOST * dampened as f64
 }
 
-/// What stands before the first "but" counts half, what stands after it half as much again. As the reference does, each
-/// value is changed where it first occurs.
+/// What stands before the first "but" counts half, what stands after it half as much again. As the reference
+/// does, each value is changed where it first occurs.
 fn weigh_around_but(words: &[Word], valences: &mut [f64]) {
     let Some(but) = words.iter().position(|word| word.lower == "but") else { return };
     for place in 0..valences.len() {

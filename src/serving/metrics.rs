@@ -124,7 +124,8 @@ fn append_seconds(registry: &mut Registry, appends: Histogram) {
     registry.register_with_unit("append", "From a decision to its being durable", Unit::Seconds, appends);
 }
 
-/// How long the oldest unanswered event has waited. A log that cannot be read is reported where history is written.
+/// How long the oldest unanswered event has waited. A log that cannot be read is reported where history is
+/// written.
 async fn waited(health: ProcessHealth) -> Option<Duration> {
     let waited = tokio::task::spawn_blocking(move || health.longest_wait()).await;
     Some(waited.ok()?.ok()?.unwrap_or_default())
@@ -167,8 +168,8 @@ fn process(registry: &mut Registry) {
     registry.register_with_unit("cpu", "Processor time used", Unit::Seconds, used);
 }
 
-/// The metrics that Prometheus' own clients give of every process, under their names. One that the system does not
-/// tell is left out.
+/// The metrics that Prometheus' own clients give of every process, under their names. One that the system
+/// does not tell is left out.
 fn standard_process(registry: &mut Registry) {
     let cpu = ConstCounter::new(cpu_seconds());
     registry.register_with_unit("process_cpu", "Total user and system CPU time spent", Unit::Seconds, cpu);

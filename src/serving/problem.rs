@@ -26,7 +26,8 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, detail)
     }
 
-    /// A fault of this process. Its log has the causes, with the id of the request; the client gets the id alone.
+    /// A fault of this process. Its log has the causes, with the id of the request; the client gets the id
+    /// alone.
     pub(super) fn internal(error: impl Into<anyhow::Error>) -> Self {
         let error = error.into();
         let id = request_id::current().unwrap_or_default();

@@ -18,7 +18,8 @@ tokio::task_local! {
     static CURRENT: RequestId;
 }
 
-/// Names a request among all that servers of this program handle: a random number of the process, and a count.
+/// Names a request among all that servers of this program handle: a random number of the process, and a
+/// count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RequestId {
     process: u32,

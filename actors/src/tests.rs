@@ -353,7 +353,7 @@ fn an_event_with_a_foreign_id_is_rejected() {
         let ProposalReply::Rejected { reason } = bench.propose(proposed).await else {
             panic!("it is accepted")
         };
-        assert!(reason.contains("which makes its id"), "{reason}");
+        assert!(reason.contains("must have the cause") && reason.contains("not the id"), "{reason}");
         assert_eq!(before, bench.events());
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! In this order: [`models`] opens the models on disk, [`plan`] makes the recorded plan, `plan_check`
 //! compares it with the log, `start` opens the sessions of the models, and `run` drives the pipeline to its
-//! end in this process. The other way to drive it is [`crate::serving`]. `bundle` hands an experiment to
+//! end in this process. The other way to drive it is `serving`. `bundle` hands an experiment to
 //! workers on other hosts.
 
 pub(crate) mod bundle;

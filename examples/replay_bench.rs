@@ -1,9 +1,8 @@
-//! Measures how fast an experiment's state is rebuilt from its events: `replay_bench [PROMPTS]`, one JSON
-//! object on standard output.
+//! Measures the speed of replay: `replay_bench [PROMPTS]` prints one JSON object.
 //!
-//! Writes a whole round into a durable log — eight answers of 64 tokens for each prompt, with texts of a
-//! realistic length — opens the log again, and folds the stream from the disk. `verify` makes every pure
-//! decision again too.
+//! The program writes a round into a durable log, with eight completions of 64 tokens for each prompt and
+//! texts of realistic length. Then it opens the log again and folds the stream from the disk. `verify` also
+//! makes every decision again.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -63,7 +62,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Seconds that it takes to keep a snapshot of the whole history and to start from it, and its size.
+/// Returns the seconds to write a snapshot of the history and to start from it, and its size in bytes.
 fn from_snapshot(log: &SledLog, plan: &Plan) -> Outcome<(f64, f64, u64)> {
     let folder = tempfile::tempdir()?;
     let snapshots = Snapshots::new(folder.path());
@@ -74,13 +73,13 @@ fn from_snapshot(log: &SledLog, plan: &Plan) -> Outcome<(f64, f64, u64)> {
     let resumed = snapshots.resume(log, &plan.experiment, 0)?;
     let resumed_seconds = started.elapsed().as_secs_f64();
     if resumed.experiment() != folded.experiment() {
-        return Err("the snapshot is of another state".into());
+        return Err("the snapshot has another state".into());
     }
     let bytes = std::fs::metadata(folder.path().join(format!("{}.snapshot", plan.experiment)))?.len();
     Ok((kept_seconds, resumed_seconds, bytes))
 }
 
-/// The best of three: a first pass also pays for cold pages.
+/// Returns the best of three times, because the first pass also reads cold pages.
 fn events_per_second(log: &SledLog, plan: &Plan, replay: fn() -> Replay) -> Outcome<f64> {
     let mut best: f64 = 0.0;
     for _ in 0..3 {
@@ -130,7 +129,7 @@ fn plan(prompts: u32) -> Outcome<Plan> {
     })
 }
 
-/// Writes the experiment from start to finish, as its actors would.
+/// Writes the events of the experiment from start to finish, in the order of a real run.
 fn write_round(folder: &Path, plan: &Plan) -> Outcome<()> {
     let log = SledLog::open(folder, &SledOptions::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
@@ -159,7 +158,7 @@ fn write_round(folder: &Path, plan: &Plan) -> Outcome<()> {
     Ok(())
 }
 
-/// Does what the coordinator has to do next; returns the id of the first event.
+/// Appends the events that the coordinator would propose next. Returns the id of the first.
 fn conclude(
     state: &mut Experiment,
     append: &mut impl FnMut(Vec<NewEvent>) -> Outcome<()>,
@@ -175,7 +174,7 @@ fn conclude(
     Ok(first)
 }
 
-/// One prompt's way through the round.
+/// Appends the events of one prompt in the round.
 fn prompt_events(plan: &Plan, state: &mut Experiment, opened: EventId, index: u32) -> Outcome<Vec<NewEvent>> {
     let prompt = Prompt {
         prompt_id: PromptId::new(format!("prompt-{index}"))?,
@@ -225,7 +224,7 @@ fn completion(index: u32, sample: u32) -> Completion {
     }
 }
 
-/// A number in [0, 1) that looks random and is the same in every run.
+/// Returns a repeatable pseudo-random number in [0, 1).
 fn noise(index: u32, sample: u32, stream: u32) -> f64 {
     let mixed =
         (index.wrapping_mul(2_654_435_761) ^ sample.wrapping_mul(40_503) ^ stream.wrapping_mul(97_531))

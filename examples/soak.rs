@@ -1,7 +1,8 @@
-//! Experiments one after another, at full rate, through everything that carries events: a durable log, the
-//! journal, the relay, a private RabbitMQ, and a worker with stand-ins for its models.
-//! `soak [MINUTES] [PROMPTS]` says what rate it keeps and whether memory stays flat: a JSON line now and
-//! then, and one at the end with the slope of resident memory over the second half.
+//! The soak test: experiments at full rate, one after another, with stand-ins for the models of a worker.
+//! Events pass a durable log, the journal, the relay and a private RabbitMQ.
+//!
+//! `soak [MINUTES] [PROMPTS]` prints a JSON line with rate and memory at intervals. The last line has the
+//! slope of resident memory over the second half.
 //!
 //! `cargo run --release --example soak -- 20`
 
@@ -28,15 +29,15 @@ use dissent_queues::{Broker, Consumer, Proposal, RabbitBroker, RabbitOptions, Su
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, Snapshots};
 use node::Node;
 
-/// As the program has it.
+/// The allocator of the program.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Completions per prompt, and their tokens.
+/// Completions per prompt, and tokens per completion.
 const SAMPLES: u32 = 8;
 const TOKENS: u32 = 64;
-/// Prompts that a stand-in works on at once.
+/// Prompts that a stand-in processes at once.
 const AT_ONCE: usize = 64;
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -45,7 +46,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 fn main() -> Outcome<()> {
     let minutes: f64 = std::env::args().nth(1).map_or(Ok(20.0), |text| text.parse())?;
     let prompts: u32 = std::env::args().nth(2).map_or(Ok(5_000), |text| text.parse())?;
-    // Beside the program: a temporary folder is often in memory, where durability costs nothing.
+    // The folder is beside the program, because system folders for temporary files are often in memory.
     let here = std::env::current_exe()?;
     let folder = tempfile::tempdir_in(here.parent().unwrap_or(Path::new(".")))?;
     let node = Node::new().map_err(anyhow::Error::msg)?;
@@ -82,7 +83,7 @@ async fn soak(node: &Node, folder: &Path, length: Duration, prompts: u32) -> Out
     Ok(writeln!(std::io::stdout().lock(), "{report}")?)
 }
 
-/// Looks at the memory of this process from time to time.
+/// Samples the memory of this process at intervals.
 async fn look(begun: Instant, looks: Arc<Mutex<Vec<(f64, f64)>>>, log: Arc<SledLog>) {
     let mut ticks = tokio::time::interval(LOOK);
     loop {
@@ -95,7 +96,7 @@ async fn look(begun: Instant, looks: Arc<Mutex<Vec<(f64, f64)>>>, log: Arc<SledL
         let line = serde_json::json!({
             "seconds": seconds.round(), "resident_mib": resident, "events": log.head(),
         });
-        // Whoever reads this may have gone; the end is told as an error then.
+        // A closed pipe is reported as an error at the end.
         let _ = writeln!(std::io::stdout().lock(), "{line}");
     }
 }
@@ -106,7 +107,7 @@ fn resident_mib() -> Option<f64> {
     line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
 }
 
-/// Least squares: how much y grows with x.
+/// Returns the slope of y over x, by least squares.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
@@ -116,7 +117,7 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     covariance / variance
 }
 
-/// One experiment from its start to its end, and nothing of it left in RabbitMQ.
+/// Runs one experiment to its end, and deletes its queues from RabbitMQ.
 async fn experiment(node: &Node, folder: &Path, log: &Arc<SledLog>, plan: &Plan) -> Outcome<()> {
     let options = RabbitOptions::from_url(&node.url())?;
     let server = RabbitBroker::connect_server(options.clone(), log.clone() as Arc<dyn EventLog>).await?;
@@ -155,12 +156,12 @@ async fn experiment(node: &Node, folder: &Path, log: &Arc<SledLog>, plan: &Plan)
 fn of_step(subscriptions: &[Subscription], step: StepName) -> Outcome<Subscription> {
     let name = format!("{}.", step.name());
     let found = subscriptions.iter().find(|subscription| subscription.group.starts_with(&name));
-    let subscription = found.cloned().ok_or("the plan has no such step")?;
-    // A model works on a few at a time; what only stands in for one is not to be what holds events up.
+    let subscription = found.cloned().ok_or("the plan lacks the step")?;
+    // A larger prefetch than that of a model, so that the stand-in is never the bottleneck.
     Ok(Subscription { prefetch: 2 * AT_ONCE, ..subscription })
 }
 
-/// Answers what a step is given, many at once, as fast as it can.
+/// Proposes the results of a step in batches, at full speed.
 async fn stand_in(
     mut consumer: Consumer,
     broker: Arc<RabbitBroker>,
@@ -175,7 +176,7 @@ async fn stand_in(
             if let Some(events) = consequence(&delivery.event, step, answer) {
                 let proposal = Proposal { experiment, cause: Some(delivery.event.event.id), events };
                 if broker.propose(proposal).await.is_ok() {
-                    // If it is not settled it comes again, and is answered again with the same.
+                    // After a failed acknowledgement, the redelivered event gets the same results.
                     let _ = delivery.ack().await;
                 }
             }

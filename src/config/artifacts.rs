@@ -1,4 +1,4 @@
-//! `[artifacts]`: where adapters, checkpoints and data are, that processes on several hosts pass each other.
+//! `[artifacts]`: the store by which hosts exchange adapters, checkpoints and data.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArtifactsConfig {
-    /// A store that server and workers share: `file:///folder` or `s3://bucket/prefix`; none: the data folder
-    /// alone.
+    /// The store that server and workers share, `file:///folder` or `s3://bucket/prefix`. Without it,
+    /// artifacts are in the data folder only.
     #[serde(default)]
     pub url: Option<String>,
-    /// Most that the data folder keeps of it, in GiB; none: all that was ever needed.
+    /// Most that the data folder caches of the store, in GiB. Without it, nothing is evicted.
     #[serde(default)]
     pub cache_gib: Option<f64>,
 }
@@ -27,17 +27,17 @@ impl ArtifactsConfig {
                 Err(format!("artifacts.cache_gib = {gib}: use more than 0 and at most 1000000"))
             }
             Some(_) if self.url.is_none() => Err(
-                "artifacts.cache_gib: without artifacts.url the data folder is no cache, but all there is"
+                "artifacts.cache_gib: the data folder is a cache only with artifacts.url; set it, or leave cache_gib out"
                     .to_owned(),
             ),
             _ => Ok(()),
         }
     }
 
-    /// The artifacts of a data folder, before the shared store if there is one.
+    /// Opens the artifacts of a data folder, as a cache of the shared store if one is configured.
     ///
     /// # Errors
-    /// If the folder cannot be made, or there can be no such store.
+    /// If the folder cannot be created, or the URL names no usable store.
     pub(crate) fn open(&self, data_dir: &Path) -> anyhow::Result<ArtifactStore> {
         let store = ArtifactStore::open(data_dir.join("artifacts"))?;
         let Some(url) = &self.url else { return Ok(store) };

@@ -1,4 +1,4 @@
-//! `[broker]`: what carries messages between the processes of an experiment.
+//! `[broker]`: the message broker between the processes of an experiment.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,56 +9,55 @@ use serde::Deserialize;
 
 use crate::error::BadInput;
 
-/// Where the address of RabbitMQ is looked for first: it holds a password.
+/// The variable with the address of RabbitMQ, which contains a password. It precedes `broker.url_file`.
 const URL_VARIABLE: &str = "DISSENT_RABBITMQ_URL";
-/// Longest file with an address, in bytes.
+/// Largest `broker.url_file`, in bytes.
 const URL_BYTES_MAX: u64 = 4096;
-/// Longest lease of a training: nobody waits longer for one that is gone.
+/// Longest lease of a training, in seconds. It delays the restart of a training whose worker died.
 const LEASE_SECONDS_MAX: u64 = 3600;
-/// Longest wait for RabbitMQ at the start: a day.
+/// Longest wait for RabbitMQ at the start, in seconds: a day.
 const CONNECT_SECONDS_MAX: u64 = 86_400;
 
 /// `[broker]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum BrokerConfig {
-    /// Inside the one process that does everything.
+    /// The broker inside the process, for one process.
     Embedded(EmbeddedConfig),
-    /// A RabbitMQ, for several processes.
+    /// RabbitMQ, for several processes.
     Rabbitmq(RabbitConfig),
 }
 
-/// The embedded broker has nothing to set.
+/// The settings of the embedded broker: none.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbeddedConfig {}
 
-/// A RabbitMQ.
+/// The settings of RabbitMQ.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RabbitConfig {
-    /// A file that holds its address, `amqp://user:password@host:5672/vhost`; the environment variable comes
-    /// first.
+    /// The file with the address, `amqp://user:password@host:5672/vhost`. The environment variable
+    /// `DISSENT_RABBITMQ_URL` precedes it.
     #[serde(default)]
     pub url_file: Option<PathBuf>,
-    /// What the names of its exchanges and queues begin with.
+    /// The prefix of the names of exchanges and queues.
     #[serde(default = "prefix")]
     pub prefix: String,
-    /// After so many seconds without a sign of life a training is given to another worker, 2 to 3600.
+    /// Seconds without a heartbeat until the lease of a training expires, 2 to 3600.
     #[serde(default = "lease_seconds")]
     pub lease_seconds: u64,
-    /// So many seconds a server or worker that is started tries to reach RabbitMQ, 1 to 86,400; once it was
-    /// there, it tries for ever.
+    /// Seconds that a server or worker waits for RabbitMQ at its start, 1 to 86,400. After the first
+    /// connection, it reconnects without a limit.
     #[serde(default = "connect_seconds")]
     pub connect_seconds: u64,
-    /// After so many seconds of silence a connection counts as lost, 1 to 600.
+    /// Seconds without traffic until a connection counts as lost, 1 to 600.
     #[serde(default = "heartbeat_seconds")]
     pub heartbeat_seconds: u64,
-    /// The largest message that is sent or taken, in MiB, 1 to 128; RabbitMQ's own limit may be lower.
+    /// Largest message, in MiB, 1 to 128. RabbitMQ's own limit may be lower.
     #[serde(default = "message_mib_max")]
     pub message_mib_max: usize,
-    /// So often RabbitMQ delivers what was in the hands of workers that died, before it is put among the dead
-    /// letters; at least 1.
+    /// Redeliveries of a message whose workers died, before it becomes a dead letter; at least 1.
     #[serde(default = "redeliveries_max")]
     pub redeliveries_max: u32,
 }
@@ -67,7 +66,7 @@ fn lease_seconds() -> u64 {
     60
 }
 
-/// Long enough for a RabbitMQ that is started at the same time.
+/// Long enough for a RabbitMQ that starts at the same time.
 fn connect_seconds() -> u64 {
     60
 }
@@ -122,7 +121,7 @@ impl BrokerConfig {
         Ok(())
     }
 
-    /// How long a training may be silent.
+    /// Returns the lease times of trainings.
     pub(crate) fn lease(&self) -> LeaseTimes {
         match self {
             Self::Embedded(_) => LeaseTimes::default(),
@@ -130,20 +129,20 @@ impl BrokerConfig {
         }
     }
 
-    /// Whether several processes can do the steps of an experiment.
+    /// Returns whether several processes can run the steps of an experiment.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self, Self::Rabbitmq(_))
     }
 }
 
 impl RabbitConfig {
-    /// How to reach it. The address is read here, and never kept or shown.
+    /// Returns the connection options. They contain the address, which `self` never holds and no error shows.
     ///
     /// # Errors
-    /// If there is no address, or it is none.
+    /// If no address is configured, or it cannot be read or parsed.
     pub fn options(&self) -> anyhow::Result<RabbitOptions> {
         let mut options = RabbitOptions::from_url(self.url()?.trim())
-            .map_err(|error| BadInput(format!("the address of RabbitMQ: {error}")))?;
+            .map_err(|error| BadInput(format!("invalid address of RabbitMQ: {error}")))?;
         options.prefix.clone_from(&self.prefix);
         options.heartbeat = Duration::from_secs(self.heartbeat_seconds);
         options.message_bytes_max = self.message_mib_max << 20;
@@ -151,7 +150,7 @@ impl RabbitConfig {
         Ok(options)
     }
 
-    /// As [`options`](Self::options), for a service: it may be started before its RabbitMQ.
+    /// Returns [`options`](Self::options) for a service, which may start before RabbitMQ.
     ///
     /// # Errors
     /// As [`options`](Self::options).
@@ -165,15 +164,15 @@ impl RabbitConfig {
         }
         let Some(path) = &self.url_file else {
             return Err(BadInput(format!(
-                "there is no address of RabbitMQ: set {URL_VARIABLE} to amqp://user:password@host:5672/vhost, or \
-                 broker.url_file to a file that holds it"
+                "no address of RabbitMQ is set: set {URL_VARIABLE} to amqp://user:password@host:5672/vhost, or \
+                 broker.url_file to a file that contains it"
             ))
             .into());
         };
         let unusable = |reason: String| BadInput(format!("broker.url_file {}: {reason}", path.display()));
         let bytes = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?.len();
         if bytes > URL_BYTES_MAX {
-            return Err(unusable(format!("{bytes} bytes are too many for an address")).into());
+            return Err(unusable(format!("{bytes} bytes exceed the limit of {URL_BYTES_MAX}")).into());
         }
         Ok(std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?)
     }

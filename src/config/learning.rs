@@ -1,5 +1,5 @@
-//! The sections about learning from the conflicts: feedback, refinement, tuning, evaluation. `[feedback]`
-//! turns it on.
+//! The sections about learning: feedback, gold, refinement, tuning, evaluation. `[feedback]` turns learning
+//! on.
 
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -16,19 +16,19 @@ use super::measurement::chat;
 use super::training::{TrainingDefaults, training_section};
 use crate::dataset::{Format, Preferred, ReadOptions};
 
-/// `[feedback]`: who is asked, and what.
+/// `[feedback]`: the source of judgements and the choice of comparisons.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeedbackConfig {
-    /// `oracle`: the gold reward answers; `people`: they do, through `dissent feedback`.
+    /// `oracle`: the gold reward judges. `people`: annotators judge, through `dissent feedback`.
     pub source: FeedbackSource,
-    /// What a selected answer is compared with: `conflict`, `margin` or `random`.
+    /// The choice of the completion that a selected one is compared with: `conflict`, `margin` or `random`.
     #[serde(default)]
     pub opponent: Opponent,
-    /// Judgements that each comparison needs.
+    /// Judgements per comparison.
     #[serde(default = "one")]
     pub overlap: u32,
-    /// Judgements of a round after which nobody is asked any more.
+    /// Most judgements of a round; no limit if omitted.
     pub budget: Option<u64>,
 }
 
@@ -37,7 +37,7 @@ fn one() -> u32 {
 }
 
 impl FeedbackConfig {
-    /// As it is recorded.
+    /// Returns the settings as the plan records them.
     #[must_use]
     pub fn plan(&self) -> FeedbackPlan {
         FeedbackPlan {
@@ -49,37 +49,37 @@ impl FeedbackConfig {
     }
 }
 
-/// `[gold]`: what stands for the truth.
+/// `[gold]`: the gold reward.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum GoldConfig {
     /// A reward model.
     Model(GoldModelConfig),
-    /// How positive an answer sounds.
+    /// The sentiment of a completion.
     Sentiment(GoldSentimentConfig),
-    /// Reference answers.
+    /// The similarity of a completion to reference answers.
     Answers(GoldAnswersConfig),
 }
 
-/// `[gold]` with `kind = "model"`: as `[reward]`, but for the kind of score.
+/// `[gold]` with `kind = "model"`. The keys are those of `[reward]`, with `score` in place of `kind`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldModelConfig {
     /// A Hugging Face folder or a GGUF file.
     pub path: PathBuf,
-    /// Keep the first K layers only.
+    /// Number of first layers to keep; all if omitted.
     pub layers: Option<u32>,
-    /// A PEFT LoRA folder (SEQ_CLS, with its score head).
+    /// A PEFT LoRA folder (SEQ_CLS, with a score head).
     pub adapter: Option<PathBuf>,
-    /// `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
+    /// `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     #[serde(default = "chat")]
     pub template: String,
-    /// `reward`, or `cost` for a model whose score is to be negated.
+    /// `reward`, or `cost` if the model's score must be negated.
     #[serde(default)]
     pub score: RewardKind,
 }
 
-/// `[gold]` with `kind = "sentiment"`: nothing else.
+/// `[gold]` with `kind = "sentiment"`. It has no further keys.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldSentimentConfig {}
@@ -93,23 +93,23 @@ pub struct GoldAnswersConfig {
 }
 
 training_section! {
-    /// `[refinement]`: how the reward model learns from the feedback.
+    /// `[refinement]`: the training of the reward model on feedback.
     RefinementConfig {
-        /// The preferences that it was first trained on.
+        /// The file of preferences that the reward model was first trained on.
         data: Option<PathBuf>,
-        /// Their format; recognised from the first line where it is left out.
+        /// The format of that file; recognised from its first line if omitted.
         format: Option<String>,
-        /// Of PKU-SafeRLHF: `better` or `safer`.
+        /// The preferred response of PKU-SafeRLHF rows: `better` or `safer`.
         preferred: Option<String>,
     }
 }
 
 training_section! {
-    /// `[tuning]`: how the policy is tuned against the refined reward.
+    /// `[tuning]`: the training of the policy against the refined reward model.
     TuningConfig {
         /// `dpo`, `rso`, `ppo`, `grpo` or `rloo`.
         method: PolicyMethod,
-        /// DPO and RSO: the strength of the tie to the first policy.
+        /// DPO and RSO: strength of the penalty on the distance to the reference policy.
         beta: Option<f64>,
         /// DPO and RSO: `sigmoid`, `ipo` or `hinge`.
         loss: DpoLoss,
@@ -118,21 +118,21 @@ training_section! {
     }
 }
 
-/// `[evaluation]`: on what policies are measured.
+/// `[evaluation]`: the measurement of policies.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationConfig {
-    /// Prompts that no policy is tuned on, as those of `[prompts]`.
+    /// The file of held-out prompts, in the format of `[prompts]`. No policy is tuned on them.
     pub prompts: PathBuf,
-    /// Completions of each; as many as `[generation]` samples where it is left out.
+    /// Completions per prompt; `generation.samples` if omitted.
     pub samples: Option<u32>,
 }
 
 impl RefinementConfig {
-    /// How the preferences are read.
+    /// Returns the options for reading the preferences.
     ///
     /// # Errors
-    /// If a key has a value that it cannot have.
+    /// If `format` or `preferred` has an unknown value.
     pub fn read_options(&self) -> Result<ReadOptions, String> {
         let format = self.format.as_deref().map(Format::from_str).transpose();
         let preferred = match self.preferred.as_deref() {
@@ -146,8 +146,7 @@ impl RefinementConfig {
         Ok(ReadOptions { format, preferred, ..ReadOptions::default() })
     }
 
-    /// The whole of the settings; `adapter` is what the reward model's adapter was trained with, if it has
-    /// one.
+    /// Returns the complete settings. `adapter` has those of the reward model's adapter, if one exists.
     #[must_use]
     pub fn hyperparameters(&self, experiment_seed: u64, adapter: Option<&LoraSettings>) -> Hyperparameters {
         self.keys().hyperparameters(&Self::defaults(experiment_seed, adapter))
@@ -162,14 +161,14 @@ impl RefinementConfig {
     pub(super) fn validate(&self) -> Result<(), String> {
         let options = self.read_options()?;
         if self.data.is_none() && (options.format.is_some() || self.preferred.is_some()) {
-            return Err("refinement.data is missing: the format is that of a file".to_owned());
+            return Err("refinement.data is missing: format and preferred describe that file".to_owned());
         }
         self.keys().validate("refinement", &Self::defaults(0, None))
     }
 }
 
 impl TuningConfig {
-    /// What tuning aims at.
+    /// Returns the objective of the tuning.
     #[must_use]
     pub fn objective(&self) -> PolicyObjective {
         let usual = PolicyObjective::default();
@@ -181,13 +180,13 @@ impl TuningConfig {
         }
     }
 
-    /// The whole of the settings; `adapter` is what the policy's adapter was trained with, if it has one.
+    /// Returns the complete settings. `adapter` has those of the policy's adapter, if one exists.
     #[must_use]
     pub fn hyperparameters(&self, experiment_seed: u64, adapter: Option<&LoraSettings>) -> Hyperparameters {
         self.keys().hyperparameters(&Self::defaults(experiment_seed, adapter))
     }
 
-    /// The learning rates are TRL's for PPO.
+    /// Returns the defaults, with TRL's learning rates for PPO.
     fn defaults(seed: u64, adapter: Option<&LoraSettings>) -> TrainingDefaults {
         let usual = LoraSettings { r: 16, alpha: 32.0, targets: Vec::new() };
         let lora = adapter.cloned().unwrap_or(usual);
@@ -196,37 +195,36 @@ impl TuningConfig {
 
     pub(super) fn validate(&self) -> Result<(), String> {
         self.objective().validate().map_err(|error| format!("tuning.{error}"))?;
-        let knobs_for_nothing = match self.method {
-            PolicyMethod::Dpo | PolicyMethod::Rso => {
-                (self.ppo != PpoSettings::default()).then_some("tuning.ppo is for ppo, grpo and rloo")
-            }
+        let unused = match self.method {
+            PolicyMethod::Dpo | PolicyMethod::Rso => (self.ppo != PpoSettings::default())
+                .then_some("tuning.ppo applies to ppo, grpo and rloo only"),
             PolicyMethod::Ppo | PolicyMethod::Grpo | PolicyMethod::Rloo => {
                 let given = self.beta.is_some() || self.loss != DpoLoss::default();
-                given.then_some("tuning.beta and tuning.loss are for dpo and rso")
+                given.then_some("tuning.beta and tuning.loss apply to dpo and rso only")
             }
         };
-        if let Some(knobs) = knobs_for_nothing {
-            return Err(format!("{knobs}: tuning.method is another; leave them out"));
+        if let Some(unused) = unused {
+            return Err(format!("{unused}: leave out the unused keys, or change tuning.method"));
         }
         self.keys().validate("tuning", &Self::defaults(0, None))
     }
 }
 
-/// What a configuration says about learning, where it says that there is any.
+/// The learning part of a configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct LearningConfig<'a> {
-    /// Who is asked.
+    /// The source of judgements.
     pub feedback: &'a FeedbackConfig,
-    /// What stands for the truth.
+    /// The gold reward.
     pub gold: Option<&'a GoldConfig>,
-    /// How the reward model learns.
+    /// The training of the reward model.
     pub refinement: &'a RefinementConfig,
-    /// How the policy learns.
+    /// The training of the policy.
     pub tuning: &'a TuningConfig,
-    /// On what policies are measured.
+    /// The measurement of policies.
     pub evaluation: &'a EvaluationConfig,
-    /// Completions of each held-out prompt.
+    /// Completions per held-out prompt.
     pub evaluation_samples: u32,
-    /// When to warn, and when to end.
+    /// Conditions for warnings and for an early end.
     pub guards: GuardPlan,
 }

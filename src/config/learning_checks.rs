@@ -1,11 +1,11 @@
-//! Checks across the sections about learning: which of them go together, and their values against each other.
+//! Checks of the learning sections: required combinations and consistent values.
 
 use dissent_domain::plan::{FeedbackSource, GuardPlan};
 
 use super::{Config, GoldConfig, LearningConfig, RefinementConfig, check_reward_template, template};
 
 impl Config {
-    /// The learning part of the configuration; none where it has no `[feedback]`.
+    /// Returns the learning part of the configuration; `None` without `[feedback]`.
     #[must_use]
     pub fn learning(&self) -> Option<LearningConfig<'_>> {
         let (tuning, evaluation) = self.tuning.as_ref().zip(self.evaluation.as_ref())?;
@@ -31,19 +31,18 @@ impl Config {
         let of_oracle = feedback.source == FeedbackSource::Oracle;
         if of_oracle && self.gold.is_none() {
             return Err(
-                "feedback.source = \"oracle\" needs [gold]: the oracle says what the gold reward says"
-                    .to_owned(),
+                "feedback.source = \"oracle\" needs [gold]: the oracle judges by the gold reward".to_owned()
             );
         }
         if of_oracle && feedback.overlap > 1 {
             return Err(format!(
-                "feedback.overlap = {}: an oracle judges a comparison once; use 1",
+                "feedback.overlap = {}: the oracle judges a comparison once; use 1",
                 feedback.overlap
             ));
         }
         if self.generation.samples < 2 {
             return Err(format!(
-                "generation.samples = {}: a comparison needs two answers; use at least 2",
+                "generation.samples = {}: a comparison needs two completions; use at least 2",
                 self.generation.samples
             ));
         }
@@ -53,18 +52,17 @@ impl Config {
         }
         self.refinement.validate()?;
         let missing = |section: &str, what: &str| {
-            format!("[{section}] is missing: [feedback] leads to {what}, see `dissent run --help`")
+            format!("[{section}] is missing: [feedback] needs {what}; see `dissent run --help`")
         };
-        self.tuning.as_ref().ok_or_else(|| missing("tuning", "a tuned policy"))?.validate()?;
-        let evaluation =
-            self.evaluation.as_ref().ok_or_else(|| missing("evaluation", "policies to evaluate"))?;
+        self.tuning.as_ref().ok_or_else(|| missing("tuning", "a training of the policy"))?.validate()?;
+        let evaluation = self.evaluation.as_ref().ok_or_else(|| missing("evaluation", "held-out prompts"))?;
         if evaluation.samples.is_some_and(|samples| !(1..=1024).contains(&samples)) {
-            return Err("evaluation.samples is out of range: it must be between 1 and 1024".to_owned());
+            return Err("evaluation.samples is out of range: use 1 to 1024".to_owned());
         }
         check_guards(&self.guards, self.gold.is_some())
     }
 
-    /// A section that would not be used is a misunderstanding.
+    /// Rejects sections that would have no effect: they show a misunderstanding.
     fn without_feedback(&self) -> Result<(), String> {
         let given = [
             ("gold", self.gold.is_some()),
@@ -95,13 +93,16 @@ fn check_guards(guards: &GuardPlan, has_gold: bool) -> Result<(), String> {
     match guards.gold_patience {
         Some(0) => return Err("guards.gold_patience = 0: use at least 1".to_owned()),
         Some(_) if !has_gold => {
-            return Err("guards.gold_patience needs [gold]: there is no gold reward to grow".to_owned());
+            return Err(
+                "guards.gold_patience needs [gold]: it limits the rounds without a growing gold reward"
+                    .to_owned(),
+            );
         }
         Some(_) | None => {}
     }
     if guards.stop_on_reward_hacking && !has_gold {
         return Err(
-            "guards.stop_on_reward_hacking needs [gold]: without it there is no sign of it".to_owned()
+            "guards.stop_on_reward_hacking needs [gold]: the gold reward reveals reward hacking".to_owned()
         );
     }
     if !(0.0..=1.0).contains(&guards.agreement_drop) {

@@ -1,4 +1,4 @@
-//! The sections about finding conflicts: what a run without feedback needs.
+//! The sections about measuring conflict, which suffice for a run without feedback.
 
 use std::path::PathBuf;
 
@@ -13,15 +13,15 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExperimentConfig {
-    /// Its name: the same name goes on where it stopped.
+    /// The name. A second run with the same name continues the experiment.
     pub name: ExperimentId,
     /// The seed of every random choice.
     #[serde(default)]
     pub seed: u64,
-    /// Rounds to do.
+    /// Number of rounds.
     #[serde(default = "one")]
     pub rounds: u32,
-    /// Folder of the event log and the artifacts.
+    /// The folder of the event log and the artifacts.
     #[serde(default)]
     pub data_dir: Option<PathBuf>,
 }
@@ -34,7 +34,7 @@ fn one() -> u32 {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptsConfig {
-    /// JSON lines: `{"prompt_id"?, "prompt", "category"?}`.
+    /// JSON Lines of `{"prompt_id"?, "prompt", "category"?}`.
     pub path: PathBuf,
 }
 
@@ -46,7 +46,7 @@ pub struct PolicyConfig {
     pub path: PathBuf,
     /// A PEFT LoRA folder.
     pub adapter: Option<PathBuf>,
-    /// `chat`, `raw`, or a text naming `{prompt}`.
+    /// `chat`, `raw`, or a text with `{prompt}`.
     #[serde(default = "chat")]
     pub template: String,
 }
@@ -57,14 +57,14 @@ pub struct PolicyConfig {
 pub struct RewardConfig {
     /// A Hugging Face folder or a GGUF file.
     pub path: PathBuf,
-    /// Keep the first K layers only.
+    /// Number of first layers to keep; all if omitted.
     pub layers: Option<u32>,
-    /// A PEFT LoRA folder (SEQ_CLS, with its score head).
+    /// A PEFT LoRA folder (SEQ_CLS, with a score head).
     pub adapter: Option<PathBuf>,
-    /// `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
+    /// `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     #[serde(default = "chat")]
     pub template: String,
-    /// `reward`, or `cost` for a model whose score is to be negated.
+    /// `reward`, or `cost` if the model's score must be negated.
     #[serde(default)]
     pub kind: RewardKind,
 }
@@ -79,15 +79,15 @@ pub(super) fn chat() -> String {
 pub struct GenerationConfig {
     /// Completions per prompt.
     pub samples: u32,
-    /// 0 is greedy.
+    /// Sampling temperature; 0 is greedy.
     pub temperature: f64,
-    /// Nucleus.
+    /// Probability mass of nucleus sampling, in (0, 1].
     pub top_p: f64,
-    /// 0 keeps all.
+    /// Number of most likely tokens to sample from; 0 keeps all.
     pub top_k: u32,
-    /// Most new tokens.
+    /// Most new tokens in a completion.
     pub max_new_tokens: u32,
-    /// Prompts worked on at once: speed only, the result is the same.
+    /// Prompts per batch, 1 to 64. It changes speed, not results.
     pub batch_prompts: usize,
 }
 
@@ -99,7 +99,7 @@ impl Default for GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// The part that determines what is sampled.
+    /// Returns the settings that determine the completions.
     #[must_use]
     pub fn sampling(&self) -> SamplingParams {
         SamplingParams {
@@ -112,7 +112,7 @@ impl GenerationConfig {
     }
 }
 
-/// `[conflict]`: which log-probability is compared with the reward, and what is selected.
+/// `[conflict]`: the log-probability to compare with the reward, and the selection rule.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConflictConfig {
@@ -138,7 +138,7 @@ impl Default for ConflictConfig {
 }
 
 impl ConflictConfig {
-    /// What is chosen for feedback.
+    /// Returns the settings of the selection.
     #[must_use]
     pub fn selection(&self) -> SelectionSettings {
         let Self { rule, delta, tau, budget, quantile, .. } = *self;
@@ -146,14 +146,14 @@ impl ConflictConfig {
     }
 }
 
-/// `[runtime]`: on what it runs; none of it changes a result.
+/// `[runtime]`: device, threads and library. No setting changes a result.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeConfig {
     /// `cpu`, `cuda` or `auto`.
     pub provider: Provider,
-    /// Threads of one model run; 0: one for each physical core.
+    /// Threads of one model run; 0 uses one per physical core.
     pub threads: usize,
-    /// The ONNX Runtime library; found by itself where it is installed.
+    /// The path of the ONNX Runtime library; searched for if omitted.
     pub onnxruntime: Option<PathBuf>,
 }

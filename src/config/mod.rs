@@ -1,7 +1,7 @@
-//! The configuration of an experiment: a TOML file, checked whole before anything starts.
+//! The configuration of an experiment: a TOML file, checked completely before anything starts.
 //!
-//! Relative paths are taken from the file's folder; `cache:` names the product's cache folder, `~/` the home
-//! folder. Unknown keys are errors: a misspelt key would otherwise be a silent default.
+//! Relative paths start at the folder of the file. `cache:` is the cache folder of Dissent, `~/` the home
+//! folder. Unknown keys are errors, because a misspelt key would otherwise silently become a default.
 
 mod artifacts;
 mod broker;
@@ -36,63 +36,63 @@ pub(crate) use template::check_reward_template;
 pub use training::LoraConfig;
 pub(crate) use worker::WorkerConfig;
 
-/// `dissent run CONFIG.toml`.
+/// A configuration file, as `dissent run CONFIG.toml` reads it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// What is done.
+    /// Name, seed, rounds and data folder.
     pub experiment: ExperimentConfig,
-    /// On which prompts.
+    /// The prompts of the experiment.
     pub prompts: PromptsConfig,
-    /// Who answers.
+    /// The model that is tuned.
     pub policy: PolicyConfig,
-    /// Who scores.
+    /// The proxy reward model.
     pub reward: RewardConfig,
-    /// How answers are sampled.
+    /// Sampling of completions.
     #[serde(default)]
     pub generation: GenerationConfig,
-    /// How conflict is measured and selected.
+    /// Measurement of conflict and selection of pairs.
     #[serde(default)]
     pub conflict: ConflictConfig,
-    /// Who is asked about the selection; none: conflicts are found and reported, and that is all.
+    /// The source of judgements. Without it, the experiment measures and reports conflict only.
     pub feedback: Option<FeedbackConfig>,
-    /// What stands for the truth.
+    /// The gold reward.
     pub gold: Option<GoldConfig>,
-    /// How the reward model learns from feedback.
+    /// Refinement of the reward model on feedback.
     #[serde(default)]
     pub refinement: RefinementConfig,
-    /// How the policy is tuned against it.
+    /// Tuning of the policy against the refined reward model.
     pub tuning: Option<TuningConfig>,
-    /// On what policies are measured.
+    /// Evaluation on held-out prompts.
     pub evaluation: Option<EvaluationConfig>,
-    /// When to warn, and when to end before the last round.
+    /// Conditions for warnings and for an end before the last round.
     #[serde(default)]
     pub guards: GuardPlan,
-    /// On what it runs.
+    /// Device, threads and library of ONNX Runtime.
     #[serde(default)]
     pub runtime: RuntimeConfig,
-    /// What carries messages between processes.
+    /// The message broker between processes.
     #[serde(default)]
     pub broker: BrokerConfig,
-    /// Where artifacts are that processes pass each other.
+    /// The artifact store that processes share.
     #[serde(default)]
     pub artifacts: ArtifactsConfig,
 }
 
-/// Most prompts worked on at once.
+/// Largest `generation.batch_prompts`.
 const BATCH_PROMPTS_MAX: usize = 64;
 
-/// Most rounds: far more than a policy stands without forgetting where it began.
+/// Most rounds. A policy drifts far from its start long before that.
 pub(crate) const ROUNDS_MAX: u32 = 1000;
 
-/// Most threads of one model run: far more than there are cores, they would take minutes to start.
+/// Most threads of one model run. Far more threads than cores would take minutes to start.
 pub(crate) const THREADS_MAX: usize = 256;
 
 impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// If it cannot be read, is not TOML, or has an unknown key or a value out of range: exit code 2.
+    /// If the file cannot be read, is not TOML, or has an unknown key or a value out of range.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             BadInput(format!("failed to read the configuration {}: {error}", path.display()))
@@ -109,10 +109,10 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks a text whole, and leaves its paths as they are written.
+    /// Parses and checks a text, and keeps its paths as written.
     ///
     /// # Errors
-    /// If it is not TOML, or has an unknown key or a value out of range.
+    /// If the text is not TOML, or has an unknown key or a value out of range.
     pub(crate) fn unresolved(text: &str) -> anyhow::Result<Self> {
         let config: Self =
             toml::from_str(text).map_err(|error| BadInput(error.to_string().trim_end().to_owned()))?;
@@ -123,7 +123,7 @@ impl Config {
     /// Checks every value against its range.
     ///
     /// # Errors
-    /// The first key at fault, and what it may be.
+    /// The first invalid key, with its allowed values.
     pub fn validate(&self) -> Result<(), String> {
         if self.experiment.rounds == 0 {
             return Err("experiment.rounds = 0: use at least 1".to_owned());
@@ -154,14 +154,14 @@ impl Config {
         for path in self.inputs_mut() {
             *path = resolve(path, folder)?;
         }
-        let places = [&mut self.experiment.data_dir, &mut self.runtime.onnxruntime];
-        for path in places.into_iter().flatten().chain(self.broker.url_file_mut()) {
+        let local = [&mut self.experiment.data_dir, &mut self.runtime.onnxruntime];
+        for path in local.into_iter().flatten().chain(self.broker.url_file_mut()) {
             *path = resolve(path, folder)?;
         }
         Ok(())
     }
 
-    /// The files and folders that an experiment is made of: models, adapters, prompts, data.
+    /// Returns the paths of all inputs of the experiment: models, adapters, prompts, data.
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut PathBuf> {
         let gold = match &mut self.gold {
             Some(GoldConfig::Model(gold)) => [Some(&mut gold.path), gold.adapter.as_mut()],
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_takes_the_papers_defaults() {
+    fn omitted_settings_take_the_defaults_of_the_paper() {
         let config = Config::parse(SMALLEST, Path::new("folder")).unwrap();
         assert_eq!(config.generation.sampling(), SamplingParams::default());
         assert_eq!(config.conflict.selection(), SelectionSettings::default());
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_taken_from_the_files_folder_unless_they_say_otherwise() {
+    fn relative_paths_start_at_the_folder_of_the_file() {
         let config = Config::parse(SMALLEST, Path::new("folder")).unwrap();
         assert_eq!(config.prompts.path, Path::new("folder/prompts.jsonl"));
         assert_eq!(config.policy.path, Path::new("/models/policy.gguf"));
@@ -222,13 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_key_is_named_with_its_line() {
+    fn an_unknown_key_is_named_with_its_line() {
         let message = refused(|text| text.replace("name =", "nmae ="));
         assert!(message.contains("nmae") && message.contains("line 3"), "{message}");
     }
 
     #[test]
-    fn values_out_of_range_are_named_with_what_is_allowed() {
+    fn values_out_of_range_are_named_with_the_allowed_values() {
         let of = |section: &str| refused(|text| format!("{text}\n{section}"));
         assert!(of("[generation]\ntop_p = 1.5").contains("generation.top_p = 1.5"));
         assert!(of("[generation]\nbatch_prompts = 0").contains("use 1 to 64"));
@@ -238,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_cannot_work_is_named_by_its_key() {
+    fn an_unusable_template_is_named_by_its_key() {
         let of = |section: &str, template: &str| {
             refused(|text| text.replace(section, &format!("{section}\ntemplate = \"{template}\"")))
         };
-        assert!(of("[policy]", "answer").contains("policy.template"), "it names no {{prompt}}");
-        assert!(of("[reward]", "answer").contains("reward.template"), "it names no {{prompt}}");
-        assert!(of("[reward]", "{prompt}").contains("must name {completion}"));
+        assert!(of("[policy]", "answer").contains("policy.template"), "{{prompt}} is missing");
+        assert!(of("[reward]", "answer").contains("reward.template"), "{{prompt}} is missing");
+        assert!(of("[reward]", "{prompt}").contains("lacks {completion}"));
     }
 
     const LOOP: &str = r#"
@@ -261,14 +261,14 @@ mod tests {
         Config::parse(&format!("{SMALLEST}\n{text}"), Path::new("folder")).unwrap()
     }
 
-    /// The message for a loop in which `from` is replaced by `to`.
+    /// Returns the error for the learning sections with `from` replaced by `to`.
     fn refused_loop(from: &str, to: &str) -> String {
         assert!(LOOP.contains(from), "{from}");
         refused(|text| format!("{text}\n{}", LOOP.replace(from, to)))
     }
 
     #[test]
-    fn a_loop_with_nothing_said_about_training_takes_the_documented_defaults() {
+    fn omitted_training_settings_take_the_documented_defaults() {
         let config = learning(LOOP);
         let learning = config.learning().unwrap();
         let refinement = learning.refinement.hyperparameters(7, None);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_about_training_counts_and_the_adapters_own_settings_fill_the_rest() {
+    fn training_settings_override_those_of_the_adapter() {
         let text = LOOP.replace(
             "[tuning]",
             "[refinement]\ndata = \"pairs.jsonl\"\nlearning_rate = 2e-4\nwarmup_ratio = 0.1\nsteps = 5\nseed = 9\n\
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_that_do_not_go_together_are_named() {
+    fn incompatible_sections_are_named() {
         assert!(refused_loop("[gold]\n        kind = \"sentiment\"", "").contains("needs [gold]"));
         assert!(refused_loop("[tuning]", "").contains("[tuning] is missing"));
         let no_evaluation = refused_loop("[evaluation]\n        prompts = \"held-out.jsonl\"", "");
@@ -330,14 +330,14 @@ mod tests {
             refused_loop("source = \"oracle\"", "source = \"oracle\"\noverlap = 2")
                 .contains("feedback.overlap = 2")
         );
-        let one_answer = refused_loop("[tuning]", "[generation]\nsamples = 1\n[tuning]");
-        assert!(one_answer.contains("generation.samples = 1"), "{one_answer}");
+        let one_sample = refused_loop("[tuning]", "[generation]\nsamples = 1\n[tuning]");
+        assert!(one_sample.contains("generation.samples = 1"), "{one_sample}");
         let patience = "[feedback]\nsource = \"people\"\n[tuning]\n[evaluation]\nprompts = \"h\"\n[guards]\ngold_patience = 2";
         assert!(refused(|text| format!("{text}\n{patience}")).contains("guards.gold_patience needs [gold]"));
     }
 
     #[test]
-    fn each_key_of_a_training_is_named_when_it_is_out_of_range() {
+    fn each_invalid_key_of_a_training_is_named() {
         let of = |key: &str, section: &str, value: &str| {
             let section = if section == "tuning" {
                 format!("[tuning]\n{value}")
@@ -363,8 +363,8 @@ mod tests {
         of("tuning.batch_size = 0", "tuning", "batch_size = 0");
         of("tuning.steps and tuning.epochs", "tuning", "steps = 1\nepochs = 2.0");
         of("tuning.ppo.samples = 1", "tuning", "method = \"grpo\"");
-        of("tuning.ppo is for ppo", "tuning", "ppo.samples = 2");
-        of("tuning.beta and tuning.loss are for dpo", "tuning", "method = \"ppo\"\nbeta = 0.2");
+        of("tuning.ppo applies to ppo", "tuning", "ppo.samples = 2");
+        of("tuning.beta and tuning.loss apply to dpo", "tuning", "method = \"ppo\"\nbeta = 0.2");
         of("learning_rte", "tuning", "learning_rte = 0.1");
         of("epochs_max", "tuning", "method = \"ppo\"\nppo.epochs_max = 1");
     }

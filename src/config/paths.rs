@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::BadInput;
 
-/// Where a path in a configuration or an option points to.
+/// Resolves `cache:`, `~/` and relative paths, which start at `folder`.
 ///
 /// # Errors
-/// If it names the cache or home folder and there is none.
+/// If the path starts at the cache or home folder, which is not set.
 pub fn resolve(path: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
     let none =
-        |what: &str, set: &str| BadInput(format!("{}: there is no {what} folder; set {set}", path.display()));
+        |what: &str, set: &str| BadInput(format!("{}: no {what} folder is set; set {set}", path.display()));
     let text = path.to_string_lossy();
     if let Some(rest) = text.strip_prefix("cache:") {
         let cache = dissent_models::cache::cache_dir().ok_or_else(|| none("cache", "DISSENT_CACHE"))?;

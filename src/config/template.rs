@@ -5,19 +5,20 @@ use dissent_models::template::PromptTemplate;
 /// Parses the template of a section.
 ///
 /// # Errors
-/// The key, and what is wrong with the template.
+/// If the template is invalid; the error names the key.
 pub(super) fn parse(section: &str, text: &str) -> Result<PromptTemplate, String> {
     text.parse().map_err(|error| format!("{section}.template: {error}"))
 }
 
-/// Refuses a template of a reward model that leaves out the answer.
+/// Checks that the template of a reward model contains the completion.
 ///
 /// # Errors
-/// What it must name, and why.
+/// If `{completion}` is missing.
 pub(crate) fn check_reward_template(template: &PromptTemplate) -> Result<(), String> {
     if template.names_completion() {
         Ok(())
     } else {
-        Err("the template of a reward model must name {completion}: what it scores is the answer".to_owned())
+        Err("the template of a reward model lacks {completion}: add it, because the completion is scored"
+            .to_owned())
     }
 }

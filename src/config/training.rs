@@ -1,10 +1,10 @@
-//! The keys that every training has: the same in `[refinement]` and `[tuning]`, beside those of its own.
+//! The keys that `[refinement]` and `[tuning]` share.
 
 use dissent_domain::training::{Hyperparameters, LoraSettings, Schedule, Warmup};
 use serde::Deserialize;
 
-/// Declares a section with the keys of a training beside its own, so that all of them stand in one table of
-/// the file, and a misspelt one is found with its line.
+/// Declares a section with its own keys and the shared keys of a training. One table of the file holds both,
+/// so that a misspelt key is reported with its line.
 macro_rules! training_section {
     ($(#[$about:meta])* $section:ident { $($(#[$key_about:meta])* $key:ident: $kind:ty,)* }) => {
         $(#[$about])*
@@ -12,13 +12,13 @@ macro_rules! training_section {
         #[serde(deny_unknown_fields, default)]
         pub struct $section {
             $($(#[$key_about])* pub $key: $kind,)*
-            /// Peak learning rate.
+            /// The peak learning rate.
             pub learning_rate: Option<f64>,
             /// `linear`, `cosine` or `constant`.
             pub schedule: dissent_domain::training::Schedule,
-            /// Steps in which the learning rate rises from 0.
+            /// Optimiser steps in which the learning rate rises from 0.
             pub warmup_steps: Option<u64>,
-            /// The same as a share of all steps.
+            /// Warmup as a share of all steps, instead of `warmup_steps`.
             pub warmup_ratio: Option<f64>,
             /// Passes over the data.
             pub epochs: Option<f64>,
@@ -26,30 +26,30 @@ macro_rules! training_section {
             pub steps: Option<u64>,
             /// Examples in a micro-batch.
             pub batch_size: Option<u32>,
-            /// Micro-batches of a step.
+            /// Micro-batches per optimiser step.
             pub gradient_accumulation: Option<u32>,
             /// Longest example, in tokens.
             pub max_length: Option<u32>,
-            /// Of AdamW.
+            /// AdamW's weight decay.
             pub weight_decay: Option<f64>,
-            /// Gradients are scaled down to this norm; 0: never.
+            /// Largest global norm of the gradients; 0 disables clipping.
             pub max_grad_norm: Option<f64>,
-            /// Of AdamW.
+            /// AdamW's β₁ and β₂.
             pub adam_betas: Option<[f64; 2]>,
-            /// Of AdamW.
+            /// AdamW's ε.
             pub adam_epsilon: Option<f64>,
-            /// The low-rank change that is trained.
+            /// The LoRA settings.
             pub lora: Option<super::training::LoraConfig>,
-            /// Train all weights instead.
+            /// Trains all weights instead of a LoRA adapter.
             pub full: bool,
-            /// Less memory for more time.
+            /// Recomputes activations in the backward pass: less memory, more time.
             pub recompute: bool,
-            /// Of initial values and of the order of the data; the experiment's where it is left out.
+            /// The seed of initial values and of the data order; the experiment's seed if omitted.
             pub seed: Option<u64>,
         }
 
         impl $section {
-            /// The keys that it shares with other trainings.
+            /// Returns the keys that trainings share.
             pub(super) fn keys(&self) -> super::training::TrainingKeys {
                 super::training::TrainingKeys {
                     learning_rate: self.learning_rate,
@@ -76,21 +76,20 @@ macro_rules! training_section {
 }
 pub(super) use training_section;
 
-/// `[refinement.lora]` and `[tuning.lora]`. What is left out is taken from the model's adapter, if it has
-/// one.
+/// `[refinement.lora]` and `[tuning.lora]`. Omitted keys come from the model's adapter, if one exists.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
-    /// The rank of each change.
+    /// The rank of the adapter.
     pub r: Option<u32>,
-    /// The change is scaled by alpha / r.
+    /// The adapter is scaled by alpha / r.
     pub alpha: Option<f64>,
-    /// Names of projections; empty: the query and value projections.
+    /// Names of the adapted projections; an empty list means the query and value projections.
     pub targets: Option<Vec<String>>,
 }
 
 impl LoraConfig {
-    /// With these settings where it says nothing.
+    /// Returns the settings, with those of `otherwise` for omitted keys.
     #[must_use]
     pub fn or(&self, otherwise: &LoraSettings) -> LoraSettings {
         LoraSettings {
@@ -101,7 +100,7 @@ impl LoraConfig {
     }
 }
 
-/// The keys that trainings share, as they stand in the file.
+/// The keys that trainings share, as the file has them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TrainingKeys {
     pub(super) learning_rate: Option<f64>,
@@ -123,19 +122,19 @@ pub(super) struct TrainingKeys {
     pub(super) seed: Option<u64>,
 }
 
-/// What a training takes where its section says nothing.
+/// The values of omitted keys.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TrainingDefaults {
-    /// With a low-rank change.
+    /// The learning rate with LoRA.
     pub(super) learning_rate_lora: f64,
-    /// With all weights.
+    /// The learning rate with all weights.
     pub(super) learning_rate_full: f64,
     pub(super) lora: LoraSettings,
     pub(super) seed: u64,
 }
 
 impl TrainingKeys {
-    /// The whole of the settings, not yet checked.
+    /// Returns the complete settings, not yet checked.
     pub(super) fn hyperparameters(&self, otherwise: &TrainingDefaults) -> Hyperparameters {
         let usual = Hyperparameters::default();
         let lora =
@@ -165,21 +164,23 @@ impl TrainingKeys {
         }
     }
 
-    /// Checks the keys against one another and against their ranges.
+    /// Checks the keys against each other and against their ranges.
     pub(super) fn validate(&self, section: &str, otherwise: &TrainingDefaults) -> Result<(), String> {
         if self.warmup_steps.is_some() && self.warmup_ratio.is_some() {
-            return Err(format!("{section}.warmup_steps and {section}.warmup_ratio: give one of them"));
+            return Err(format!(
+                "{section}.warmup_steps and {section}.warmup_ratio exclude each other: set one of them"
+            ));
         }
         if self.full && self.lora.is_some() {
             return Err(format!(
-                "{section}.full trains all weights, {section}.lora a change to them: give one of them"
+                "{section}.full and {section}.lora exclude each other: train all weights or an adapter"
             ));
         }
         if self.steps.is_some() && self.epochs.is_some() {
-            return Err(format!("{section}.steps and {section}.epochs: give one of them"));
+            return Err(format!("{section}.steps and {section}.epochs exclude each other: set one of them"));
         }
         self.hyperparameters(otherwise).validate().map_err(|error| {
-            // The file says a share and a number of steps by two names.
+            // The file has two keys for the warmup.
             let error = error.to_string();
             format!("{section}.{}", error.replacen("warmup = ", "warmup_ratio = ", 1))
         })

@@ -1,29 +1,29 @@
-//! The configuration of a worker that fetches its experiment from a shared store: which one, and how it runs
-//! here. The server's own file will do.
+//! The configuration of a worker that fetches its experiment from a shared store: the experiment's name and
+//! the settings of this host. The server's file works too.
 
 use std::path::Path;
 
 use anyhow::Context as _;
-use serde::de::value::Error as NothingToRead;
+use serde::de::value::Error as NoValue;
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 
 use super::{ArtifactsConfig, BrokerConfig, Config, ExperimentConfig, RuntimeConfig, resolve};
 use crate::error::BadInput;
 
-/// What a worker has to be told.
+/// The sections that a worker reads.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WorkerConfig {
-    /// Which experiment; its settings are the server's.
+    /// The name of the experiment and the data folder; the server has the other settings.
     pub(crate) experiment: ExperimentConfig,
-    /// What carries messages.
+    /// The message broker.
     #[serde(default)]
     pub(crate) broker: BrokerConfig,
-    /// Where the experiment is fetched from.
+    /// The store of the experiment.
     #[serde(default)]
     pub(crate) artifacts: ArtifactsConfig,
-    /// On what it runs.
+    /// Device, threads and library of ONNX Runtime.
     #[serde(default)]
     pub(crate) runtime: RuntimeConfig,
 }
@@ -32,7 +32,7 @@ impl WorkerConfig {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// If it cannot be read, is not TOML, or has an unknown key or a value out of range: exit code 2.
+    /// If the file cannot be read, is not TOML, or has an unknown key or a value out of range.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             BadInput(format!("failed to read the configuration {}: {error}", path.display()))
@@ -45,31 +45,31 @@ impl WorkerConfig {
         let bad = |error: toml::de::Error| BadInput(error.to_string().trim_end().to_owned());
         let mut sections: toml::Table = text.parse().map_err(bad)?;
         let (of_all, own) = (fields::<Config>(), fields::<Self>());
-        // What is the server's alone; what nobody knows is refused below.
+        // Sections for the server only; unknown sections are rejected below.
         sections.retain(|name, _| own.contains(&name) || !of_all.contains(&name));
         let mut worker: Self = sections.try_into().map_err(bad)?;
         worker.broker.validate().map_err(BadInput)?;
         worker.artifacts.validate().map_err(BadInput)?;
-        let places = [&mut worker.experiment.data_dir, &mut worker.runtime.onnxruntime];
-        for path in places.into_iter().flatten().chain(worker.broker.url_file_mut()) {
+        let local = [&mut worker.experiment.data_dir, &mut worker.runtime.onnxruntime];
+        for path in local.into_iter().flatten().chain(worker.broker.url_file_mut()) {
             *path = resolve(path, folder)?;
         }
         Ok(worker)
     }
 }
 
-/// The names of a structure's fields, as they stand in a file.
+/// Returns the names of a structure's fields, as in a file.
 fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut fields: &[&str] = &[];
     let _nothing = T::deserialize(Fields(&mut fields));
     fields
 }
 
-/// Keeps the names that a structure asks for, and has nothing to give it.
+/// A deserialiser without values that records the field names of a structure.
 struct Fields<'a>(&'a mut &'static [&'static str]);
 
 impl<'de> Deserializer<'de> for Fields<'_> {
-    type Error = NothingToRead;
+    type Error = NoValue;
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
@@ -78,11 +78,11 @@ impl<'de> Deserializer<'de> for Fields<'_> {
         _visitor: V,
     ) -> Result<V::Value, Self::Error> {
         *self.0 = fields;
-        Err(NothingToRead::custom("there is nothing to read"))
+        Err(NoValue::custom("no value"))
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
-        Err(NothingToRead::custom("there is nothing to read"))
+        Err(NoValue::custom("no value"))
     }
 
     forward_to_deserialize_any! {
@@ -102,21 +102,21 @@ mod tests {
     }
 
     #[test]
-    fn a_servers_file_will_do_whatever_sections_it_has() {
+    fn a_worker_reads_a_file_with_all_sections_of_a_server() {
         let sections = fields::<Config>();
         assert!(sections.contains(&"experiment") && sections.contains(&"guards"), "{sections:?}");
         for own in fields::<WorkerConfig>() {
-            assert!(sections.contains(own), "{own} is no section of the server's");
+            assert!(sections.contains(own), "a server does not read [{own}]");
         }
         let others = sections.iter().filter(|section| !SMALLEST.contains(*section));
-        // A broker is empty by no default.
+        // `[broker]` needs a kind.
         let others = others.filter(|section| **section != "broker");
         let more: String = others.map(|section| format!("[{section}]\n")).collect();
         parsed(&more).unwrap();
     }
 
     #[test]
-    fn a_misspelt_section_is_named() {
+    fn an_unknown_section_is_named() {
         let message = format!("{:#}", parsed("[artefacts]\n").unwrap_err());
         assert!(message.contains("artefacts"), "{message}");
     }

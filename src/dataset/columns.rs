@@ -1,4 +1,4 @@
-//! What a line shows of itself before it is read as a row: which fields it has, and of what kind they are.
+//! The fields of a line and the kinds of their values, from which the format is recognised.
 
 use std::fmt;
 
@@ -8,48 +8,48 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use super::format::Format;
 use super::transcript;
 
-/// What stands in a field.
+/// The kind of a field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Kind {
-    /// Nothing, or `null`, which is what tables write where a row has no such value.
+pub(super) enum FieldKind {
+    /// No value, or `null`, which tables write for a missing value.
     #[default]
     Absent,
     /// A text.
     Text,
-    /// A text that begins as an HH-RLHF transcript does.
+    /// A text that begins like an HH-RLHF transcript.
     Transcript,
-    /// A list: a dialogue, most likely.
+    /// A list, which is usually a dialogue.
     List,
-    /// Anything else.
+    /// Any other value.
     Other,
 }
 
-impl Kind {
-    fn is_there(self) -> bool {
+impl FieldKind {
+    fn is_present(self) -> bool {
         self != Self::Absent
     }
 }
 
-/// The fields of a line that tell its format.
+/// The fields by which formats differ.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Columns {
-    prompt: Kind,
-    chosen: Kind,
-    rejected: Kind,
-    completion: Kind,
-    label: Kind,
-    messages: Kind,
-    text: Kind,
-    response_0: Kind,
-    response_1: Kind,
+    prompt: FieldKind,
+    chosen: FieldKind,
+    rejected: FieldKind,
+    completion: FieldKind,
+    label: FieldKind,
+    messages: FieldKind,
+    text: FieldKind,
+    response_0: FieldKind,
+    response_1: FieldKind,
 }
 
-/// A format, and whether its texts are dialogues.
+/// A format, with the form of its texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) format: Format,
-    /// Lists of `{role, content}` rather than plain texts.
+    /// Whether texts are lists of `{role, content}`.
     pub(super) conversational: bool,
 }
 
@@ -61,54 +61,54 @@ impl fmt::Display for Shape {
 }
 
 impl Columns {
-    /// The shape of the line, its format being given or recognised; or what is wrong with its fields.
+    /// Returns the shape of the line, for the given format or the recognised one.
     pub(super) fn shape(&self, given: Option<Format>) -> Result<Shape, String> {
         let format = match given {
             Some(format) => format,
             None => self.recognise()?,
         };
-        let telling = match format {
+        let main_field = match format {
             Format::Preference | Format::ImplicitPreference => self.chosen,
             Format::PromptCompletion | Format::Unpaired => self.completion,
             Format::PromptOnly => self.prompt,
-            Format::Messages => Kind::List,
-            Format::HhRlhf | Format::SafeRlhf | Format::Text => Kind::Text,
+            Format::Messages => FieldKind::List,
+            Format::HhRlhf | Format::SafeRlhf | Format::Text => FieldKind::Text,
         };
-        Ok(Shape { format, conversational: telling == Kind::List })
+        Ok(Shape { format, conversational: main_field == FieldKind::List })
     }
 
-    /// The format with the most telling fields first: data sets carry columns beside those that are learnt
-    /// from.
+    /// Recognises the format. Formats with more specific fields come first, because data sets have
+    /// additional columns.
     fn recognise(&self) -> Result<Format, String> {
-        if self.response_0.is_there() && self.response_1.is_there() {
+        if self.response_0.is_present() && self.response_1.is_present() {
             return Ok(Format::SafeRlhf);
         }
-        if self.chosen.is_there() && self.rejected.is_there() {
+        if self.chosen.is_present() && self.rejected.is_present() {
             return Ok(self.recognise_preference());
         }
-        if self.prompt.is_there() && self.completion.is_there() {
-            return Ok(if self.label.is_there() { Format::Unpaired } else { Format::PromptCompletion });
+        if self.prompt.is_present() && self.completion.is_present() {
+            return Ok(if self.label.is_present() { Format::Unpaired } else { Format::PromptCompletion });
         }
-        if self.messages.is_there() {
+        if self.messages.is_present() {
             Ok(Format::Messages)
-        } else if self.text.is_there() {
+        } else if self.text.is_present() {
             Ok(Format::Text)
-        } else if self.prompt.is_there() {
+        } else if self.prompt.is_present() {
             Ok(Format::PromptOnly)
         } else {
             let known: Vec<String> =
                 Format::ALL.iter().map(|format| format!("{format} ({})", format.fields())).collect();
-            Err(format!("has the fields of no known format: {}", known.join("; ")))
+            Err(format!("no known format has these fields: use one of {}", known.join("; ")))
         }
     }
 
     fn recognise_preference(&self) -> Format {
-        // Some data sets repeat the prompt as a plain column beside whole dialogues (as TRL's
-        // maybe_extract_prompt).
-        let prompt_is_repeated = self.chosen == Kind::List && self.prompt != Kind::List;
-        if self.prompt.is_there() && !prompt_is_repeated {
+        // Some data sets repeat the prompt as a plain column beside whole dialogues. TRL's
+        // maybe_extract_prompt ignores that column too.
+        let prompt_is_repeated = self.chosen == FieldKind::List && self.prompt != FieldKind::List;
+        if self.prompt.is_present() && !prompt_is_repeated {
             Format::Preference
-        } else if self.chosen == Kind::Transcript {
+        } else if self.chosen == FieldKind::Transcript {
             Format::HhRlhf
         } else {
             Format::ImplicitPreference
@@ -116,52 +116,52 @@ impl Columns {
     }
 }
 
-impl<'de> Deserialize<'de> for Kind {
+impl<'de> Deserialize<'de> for FieldKind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(KindVisitor)
+        deserializer.deserialize_any(FieldKindVisitor)
     }
 }
 
-struct KindVisitor;
+struct FieldKindVisitor;
 
-impl<'de> Visitor<'de> for KindVisitor {
-    type Value = Kind;
+impl<'de> Visitor<'de> for FieldKindVisitor {
+    type Value = FieldKind;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Kind, E> {
-        Ok(Kind::Absent)
+    fn visit_unit<E>(self) -> Result<FieldKind, E> {
+        Ok(FieldKind::Absent)
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Kind, E> {
-        Ok(if transcript::is_one(text) { Kind::Transcript } else { Kind::Text })
+    fn visit_str<E>(self, text: &str) -> Result<FieldKind, E> {
+        Ok(if transcript::is_transcript(text) { FieldKind::Transcript } else { FieldKind::Text })
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
-        Ok(Kind::Other)
+    fn visit_bool<E>(self, _: bool) -> Result<FieldKind, E> {
+        Ok(FieldKind::Other)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Kind, E> {
-        Ok(Kind::Other)
+    fn visit_i64<E>(self, _: i64) -> Result<FieldKind, E> {
+        Ok(FieldKind::Other)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
-        Ok(Kind::Other)
+    fn visit_u64<E>(self, _: u64) -> Result<FieldKind, E> {
+        Ok(FieldKind::Other)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Kind, E> {
-        Ok(Kind::Other)
+    fn visit_f64<E>(self, _: f64) -> Result<FieldKind, E> {
+        Ok(FieldKind::Other)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Kind, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<FieldKind, A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Kind::List)
+        Ok(FieldKind::List)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Kind, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<FieldKind, A::Error> {
         while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Kind::Other)
+        Ok(FieldKind::Other)
     }
 }

@@ -1,4 +1,4 @@
-//! From the rows that a file has to those that a training learns from.
+//! Conversion of a file's rows into training rows.
 
 use std::collections::HashMap;
 
@@ -8,26 +8,26 @@ use super::rows::{Row, Rows, TextRow, Unpaired};
 use super::{Dataset, Format, row_error};
 use crate::jsonl::InputError;
 
-/// Preferences, and what of the file is none.
+/// Preferences, and the number of rows without one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreferenceRows {
     /// The preferences.
     pub rows: Vec<Row<Preference>>,
-    /// What was left.
-    pub left: SkippedRows,
+    /// Unpaired rows without a counterpart.
+    pub skipped: SkippedRows,
 }
 
-/// Rows of a file that a training has no use for.
+/// Rows of a file that a training does not use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SkippedRows {
-    /// How many.
+    /// Number of rows.
     pub rows: usize,
-    /// The line of the first of them; 0 where there is none.
+    /// The first skipped line, from 1; 0 if no row was skipped.
     pub first_line: u64,
 }
 
 impl SkippedRows {
-    /// Counts one more.
+    /// Counts a skipped row.
     pub fn add(&mut self, line: u64) {
         if self.rows == 0 {
             self.first_line = line;
@@ -36,25 +36,25 @@ impl SkippedRows {
     }
 }
 
-/// What supervised fine-tuning learns from.
+/// The rows of supervised fine-tuning.
 #[derive(Debug, Clone, PartialEq)]
-pub enum ImitationRows {
-    /// Answers to prompts.
+pub enum SftRows {
+    /// Prompts with completions.
     Demonstrations(Vec<Row<Demonstration>>),
-    /// Whole texts.
+    /// Texts without prompts.
     Texts(Vec<Row<TextRow>>),
 }
 
 impl Dataset {
-    /// The rows as preferences. Unpaired rows are put together: each good answer with each bad one to the
-    /// same prompt, in the order of the file; a row without a counterpart is left.
+    /// Returns the rows as preferences. Unpaired rows are combined: each good completion with each bad one of
+    /// the same prompt, in the order of the file. Rows without a counterpart are skipped.
     ///
     /// # Errors
-    /// If the rows are of another kind.
+    /// If the format has no preferences.
     pub fn preferences(self) -> Result<PreferenceRows, InputError> {
         match self.rows {
-            Rows::Preferences(rows) => Ok(PreferenceRows { rows, left: SkippedRows::default() }),
-            Rows::Unpaired(rows) => Ok(paired(rows)),
+            Rows::Preferences(rows) => Ok(PreferenceRows { rows, skipped: SkippedRows::default() }),
+            Rows::Unpaired(rows) => Ok(pair_up(rows)),
             Rows::Demonstrations(_) | Rows::Texts(_) | Rows::Prompts(_) => Err(self.unsuitable(
                 "preferences",
                 &[
@@ -68,38 +68,38 @@ impl Dataset {
         }
     }
 
-    /// The rows as answers to imitate; of unpaired rows the good ones, the others are left.
+    /// Returns the rows for supervised fine-tuning. Bad unpaired rows are skipped.
     ///
     /// # Errors
-    /// If the rows are of another kind.
-    pub fn imitated(self) -> Result<(ImitationRows, SkippedRows), InputError> {
+    /// If the format has no demonstrations or texts.
+    pub fn sft_rows(self) -> Result<(SftRows, SkippedRows), InputError> {
         match self.rows {
-            Rows::Demonstrations(rows) => Ok((ImitationRows::Demonstrations(rows), SkippedRows::default())),
-            Rows::Texts(rows) => Ok((ImitationRows::Texts(rows), SkippedRows::default())),
+            Rows::Demonstrations(rows) => Ok((SftRows::Demonstrations(rows), SkippedRows::default())),
+            Rows::Texts(rows) => Ok((SftRows::Texts(rows), SkippedRows::default())),
             Rows::Unpaired(rows) => {
-                let mut left = SkippedRows::default();
+                let mut skipped = SkippedRows::default();
                 let mut good = Vec::new();
                 for Row { line, value } in rows {
                     if value.label {
                         let Unpaired { prompt, completion, .. } = value;
                         good.push(Row { line, value: Demonstration { prompt, completion } });
                     } else {
-                        left.add(line);
+                        skipped.add(line);
                     }
                 }
-                Ok((ImitationRows::Demonstrations(good), left))
+                Ok((SftRows::Demonstrations(good), skipped))
             }
             Rows::Preferences(_) | Rows::Prompts(_) => Err(self.unsuitable(
-                "answers to imitate",
+                "demonstrations or texts",
                 &[Format::PromptCompletion, Format::Messages, Format::Text, Format::Unpaired],
             )),
         }
     }
 
-    /// The prompts of the rows, each once, in the order in which they first appear.
+    /// Returns the distinct prompts of the rows, in the order of their first appearance.
     ///
     /// # Errors
-    /// If the rows have none.
+    /// If the format has no prompts.
     pub fn prompts(self) -> Result<Vec<Row<Dialogue>>, InputError> {
         let prompts: Vec<Row<Dialogue>> = match self.rows {
             Rows::Preferences(rows) => rows.into_iter().map(|row| row.map(|value| value.prompt)).collect(),
@@ -116,7 +116,7 @@ impl Dataset {
         let formats: Vec<String> =
             formats.iter().map(|format| format!("{format} ({})", format.fields())).collect();
         let reason = format!(
-            "the rows are {} ({}), and {wanted} are needed: {}",
+            "the format is {} ({}), without {wanted}: use one of {}",
             self.format,
             self.format.fields(),
             formats.join("; ")
@@ -126,24 +126,24 @@ impl Dataset {
 }
 
 impl<T> Row<T> {
-    /// The same line with another value.
+    /// Converts the value and keeps the line.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Row<U> {
         Row { line: self.line, value: change(self.value) }
     }
 }
 
-fn paired(rows: Vec<Row<Unpaired>>) -> PreferenceRows {
+fn pair_up(rows: Vec<Row<Unpaired>>) -> PreferenceRows {
     let mut by_prompt: HashMap<Dialogue, [Vec<usize>; 2]> = HashMap::new();
     for (index, row) in rows.iter().enumerate() {
         let sides = by_prompt.entry(row.value.prompt.clone()).or_default();
         sides[usize::from(row.value.label)].push(index);
     }
     let mut preferences = Vec::new();
-    let mut left = SkippedRows::default();
+    let mut skipped = SkippedRows::default();
     for row in &rows {
         let Some([bad, good]) = by_prompt.get(&row.value.prompt) else { continue };
         if bad.is_empty() || good.is_empty() {
-            left.add(row.line);
+            skipped.add(row.line);
         } else if row.value.label {
             preferences.extend(bad.iter().map(|&bad| Row {
                 line: row.line,
@@ -157,5 +157,5 @@ fn paired(rows: Vec<Row<Unpaired>>) -> PreferenceRows {
             }));
         }
     }
-    PreferenceRows { rows: preferences, left }
+    PreferenceRows { rows: preferences, skipped }
 }

@@ -1,4 +1,4 @@
-//! Opening a file of rows, and unpacking it with a limit.
+//! Opening and decompressing data sets, within a size limit.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -9,8 +9,9 @@ use flate2::bufread::MultiGzDecoder;
 use super::columns::Columns;
 use crate::jsonl::{InputError, JsonLines};
 
-/// Most bytes of a data set, unpacked: all rows are held in memory, and a small file may unpack to anything.
-pub(super) const UNPACKED_BYTES_MAX: u64 = 4 << 30;
+/// Largest data set, in decompressed bytes: memory holds all rows, and a small file may decompress to any
+/// size.
+pub(super) const DECOMPRESSED_BYTES_MAX: u64 = 4 << 30;
 
 const BUFFER_BYTES: usize = 1 << 16;
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
@@ -23,21 +24,20 @@ pub(super) fn open(path: &Path, name: String) -> Result<JsonLines<Columns>, Inpu
         Box::new(File::open(path).map_err(unreadable)?)
     };
     let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-    let unpacked = unpack(reader, UNPACKED_BYTES_MAX).map_err(unreadable)?;
-    Ok(JsonLines::new(name, unpacked))
+    let decompressed = decompress(reader, DECOMPRESSED_BYTES_MAX).map_err(unreadable)?;
+    Ok(JsonLines::new(name, decompressed))
 }
 
-/// What a gzipped file says itself to be counts, not its name: it may come through a pipe.
-pub(super) fn unpack(mut reader: impl BufRead + 'static, limit: u64) -> io::Result<Box<dyn BufRead>> {
+/// Decompresses gzip, which is recognised from its first bytes, because a pipe has no file name.
+pub(super) fn decompress(mut reader: impl BufRead + 'static, limit: u64) -> io::Result<Box<dyn BufRead>> {
     if reader.fill_buf()?.starts_with(GZIP_MAGIC) {
-        let unpacked = Limited { inner: MultiGzDecoder::new(reader), left: limit, limit };
-        return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, unpacked)));
+        let decompressed = Limited { inner: MultiGzDecoder::new(reader), left: limit, limit };
+        return Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, decompressed)));
     }
     Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, Limited { inner: reader, left: limit, limit })))
 }
 
-/// Fails, rather than ends, where there is more to read than the limit: an end would look like the end of the
-/// rows.
+/// A reader that fails beyond a limit. If it ended there, the remaining rows would be lost silently.
 struct Limited<R> {
     inner: R,
     left: u64,
@@ -48,7 +48,10 @@ impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
-            io::Error::other(format!("it holds more than {} bytes: split it into several", self.limit))
+            io::Error::other(format!(
+                "the data set exceeds {} bytes: split it into several files",
+                self.limit
+            ))
         })?;
         Ok(read)
     }
@@ -63,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    fn packed(bytes: &[u8]) -> Vec<u8> {
+    fn gzipped(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
@@ -71,34 +74,34 @@ mod tests {
 
     fn read(bytes: Vec<u8>, limit: u64) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
-        unpack(io::Cursor::new(bytes), limit)?.read_to_end(&mut all)?;
+        decompress(io::Cursor::new(bytes), limit)?.read_to_end(&mut all)?;
         Ok(all)
     }
 
     #[test]
-    fn packed_and_plain_files_read_the_same() {
+    fn compressed_and_plain_files_have_the_same_content() {
         let text = b"{\"prompt\": \"a\"}\n".repeat(1000);
         assert_eq!(read(text.clone(), 1 << 20).unwrap(), text);
-        assert_eq!(read(packed(&text), 1 << 20).unwrap(), text);
-        // Files that were packed in parts and put together.
-        let two = [packed(b"one"), packed(b"two")].concat();
+        assert_eq!(read(gzipped(&text), 1 << 20).unwrap(), text);
+        // Concatenated gzip files.
+        let two = [gzipped(b"one"), gzipped(b"two")].concat();
         assert_eq!(read(two, 1 << 20).unwrap(), b"onetwo");
         assert_eq!(read(Vec::new(), 1).unwrap(), b"");
     }
 
     #[test]
-    fn a_small_file_that_unpacks_to_a_large_one_is_an_error() {
-        let bomb = packed(&vec![b' '; 1 << 20]);
+    fn a_small_file_that_decompresses_beyond_the_limit_is_an_error() {
+        let bomb = gzipped(&vec![b' '; 1 << 20]);
         assert!(bomb.len() < 1 << 12);
         let error = read(bomb, 1 << 16).unwrap_err();
-        assert!(error.to_string().contains("more than 65536 bytes"), "{error}");
+        assert!(error.to_string().contains("exceeds 65536 bytes"), "{error}");
         assert!(read(vec![b'x'; 65_537], 1 << 16).is_err());
         assert!(read(vec![b'x'; 65_536], 1 << 16).is_ok());
     }
 
     #[test]
-    fn a_packed_file_that_breaks_off_is_an_error() {
-        let whole = packed(&b"{\"prompt\": \"a\"}\n".repeat(100));
+    fn a_truncated_gzip_file_is_an_error() {
+        let whole = gzipped(&b"{\"prompt\": \"a\"}\n".repeat(100));
         for length in 2..whole.len() {
             assert!(read(whole[..length].to_vec(), 1 << 20).is_err(), "{length}");
         }

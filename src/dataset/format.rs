@@ -1,24 +1,24 @@
-//! The formats, by the names that they are asked for by.
+//! The formats of data sets and their names.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How the rows of a file say what is learnt. Names and fields as in TRL, where it has the format.
+/// The format of a file's rows. Names and fields are those of TRL, if TRL has the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// `prompt`, `chosen`, `rejected`; plain texts, or lists of `{role, content}`.
+    /// `prompt`, `chosen`, `rejected`: plain texts, or lists of `{role, content}`.
     Preference,
-    /// `chosen`, `rejected`, which begin alike: what they share is the prompt.
+    /// `chosen`, `rejected`: their common prefix is the prompt.
     ImplicitPreference,
     /// `chosen`, `rejected`: transcripts of `\n\nHuman: …\n\nAssistant: …` (Anthropic's HH-RLHF).
     HhRlhf,
-    /// `prompt`, `response_0`, `response_1` and judgements of both (PKU-SafeRLHF).
+    /// `prompt`, `response_0`, `response_1` and their judgements (PKU-SafeRLHF).
     SafeRlhf,
     /// `prompt`, `completion`.
     PromptCompletion,
-    /// `prompt`, `completion`, `label`: whether the answer is good.
+    /// `prompt`, `completion`, `label`: whether the completion is good.
     Unpaired,
-    /// `messages`: a dialogue whose last turn is the answer.
+    /// `messages`: a dialogue with the completion as its last turn.
     Messages,
     /// `text`: a text without a prompt.
     Text,
@@ -27,7 +27,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 9] = [
         Self::Preference,
         Self::ImplicitPreference,
@@ -40,7 +40,7 @@ impl Format {
         Self::PromptOnly,
     ];
 
-    /// Its name on the command line.
+    /// Returns the name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl Format {
         }
     }
 
-    /// The fields that it is recognised by.
+    /// Returns the fields by which the format is recognised.
     #[must_use]
     pub fn fields(self) -> &'static str {
         match self {
@@ -83,7 +83,7 @@ impl FromStr for Format {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let named = Self::ALL.into_iter().find(|format| format.name() == text);
-        named.ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::name).join(", ")))
+        let found = Self::ALL.into_iter().find(|format| format.name() == text);
+        found.ok_or_else(|| format!("use one of {}", Self::ALL.map(Self::name).join(", ")))
     }
 }

@@ -1,21 +1,21 @@
-//! Data sets: JSON Lines, plain or gzipped, in the formats that people already have.
+//! Data sets: JSON Lines, plain or gzipped, in common formats.
 //!
-//! The format is recognised from the fields of the first line, or given; every other line must have the same.
-//! A line that cannot be used is an error that names file, line and field: nothing is dropped in silence.
+//! The format is given or recognised from the fields of the first line. All lines must have the same format.
+//! An unusable line is an error with file, line and field; no line is dropped silently.
 
 mod columns;
-mod compared;
 mod convert;
 mod file;
 mod format;
 mod options;
+mod preferences;
 pub mod prompts;
 mod rows;
 mod split;
 mod text_or_turns;
 mod transcript;
 
-pub use convert::{ImitationRows, PreferenceRows, SkippedRows};
+pub use convert::{PreferenceRows, SftRows, SkippedRows};
 pub use format::Format;
 pub use options::{Margins, Preferred, ReadOptions};
 pub use rows::{PromptRow, Row, Rows, TextRow, Unpaired};
@@ -32,19 +32,19 @@ pub const ROWS_MAX: usize = 10_000_000;
 /// The rows of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
-    /// The file, as it was given.
+    /// The file, as given.
     pub file: String,
-    /// The format it has.
+    /// The format of all rows.
     pub format: Format,
     /// At least one row.
     pub rows: Rows,
 }
 
 impl Dataset {
-    /// Reads a file, gzipped or not (`-`: stdin).
+    /// Reads a plain or gzipped file, or standard input for `-`.
     ///
     /// # Errors
-    /// The first line that cannot be used: file, line and field.
+    /// The first unusable line, with file, line and field.
     pub fn read(path: &Path, options: &ReadOptions) -> Result<Self, InputError> {
         let file = if path == Path::new("-") { "stdin".to_owned() } else { path.display().to_string() };
         Self::from_lines(file.clone(), file::open(path, file)?, options)
@@ -62,30 +62,31 @@ impl Dataset {
             let shape = columns.shape(options.format).map_err(|reason| lines.error(number, "", reason))?;
             let (first_line, first_shape) = *first.get_or_insert((number, shape));
             if shape != first_shape {
-                let reason =
-                    format!("{shape}, but line {first_line} is {first_shape}: a file has one format");
+                let reason = format!(
+                    "the format is {shape}, but line {first_line} has {first_shape}: use one format per file"
+                );
                 return Err(lines.error(number, "", reason));
             }
-            let rows = rows.get_or_insert_with(|| Rows::none_yet(shape.format));
+            let rows = rows.get_or_insert_with(|| Rows::empty(shape.format));
             if rows.len() >= ROWS_MAX {
-                return Err(lines.error(number, "", format!("more than {ROWS_MAX} rows")));
+                return Err(lines.error(number, "", format!("more than {ROWS_MAX} rows: split the file")));
             }
             rows.push(number, &lines, shape, options)?;
         }
         match (first, rows) {
             (Some((_, shape)), Some(rows)) => Ok(Self { file, format: shape.format, rows }),
-            _ => Err(lines.error(1, "", "there is no row in the file")),
+            _ => Err(lines.error(1, "", "the file has no rows")),
         }
     }
 
-    /// Names the content: the hash of all rows, whatever file they came in.
+    /// Returns the hash of all rows, which does not depend on the file.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         self.rows.fingerprint()
     }
 }
 
-/// An error about one row of a file.
+/// Returns an error about a field of one row.
 #[must_use]
 pub fn row_error(file: &str, line: u64, field: &str, reason: impl Into<String>) -> InputError {
     let fault = Fault::Field { field: field.to_owned(), reason: reason.into() };

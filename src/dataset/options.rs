@@ -1,8 +1,8 @@
-//! How a data set is read.
+//! Options for reading a data set.
 
 use super::format::Format;
 
-/// Which answer counts as the preferred one where a data set asked two questions (PKU-SafeRLHF).
+/// The judgement that decides the preferred completion, for data sets with two judgements (PKU-SafeRLHF).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Preferred {
     /// The more helpful one: `better_response_id`.
@@ -12,25 +12,25 @@ pub enum Preferred {
     Safer,
 }
 
-/// By how much the reward of the preferred answer should exceed the other's.
+/// The source of the margin by which the chosen completion's reward should exceed the rejected one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Margins {
-    /// By the column `margin`, where there is one, as TRL takes it.
+    /// The column `margin`, as in TRL; 0 for rows without it.
     #[default]
     Column,
-    /// By `score_chosen` − `score_rejected`.
+    /// `score_chosen` − `score_rejected`.
     Scores,
-    /// By nothing in particular.
+    /// 0 for all rows.
     Zero,
 }
 
-/// How a file is read.
+/// Options for reading a data set.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReadOptions {
-    /// The format; none: recognised from the first line.
+    /// The format; recognised from the first line if `None`.
     pub format: Option<Format>,
-    /// Which answer is the preferred one.
+    /// The judgement that decides the preferred completion.
     pub preferred: Preferred,
-    /// Where margins come from.
+    /// The source of margins.
     pub margins: Margins,
 }

@@ -1,4 +1,4 @@
-//! Reading prompts: JSON lines of `{"prompt_id"?, "prompt", "category"?}`.
+//! Reading prompts: JSON Lines of `{"prompt_id"?, "prompt", "category"?}`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,10 +10,10 @@ use serde::Deserialize;
 
 use crate::jsonl::{InputError, JsonLines};
 
-/// Longest prompt, in bytes: far beyond any model's context.
+/// Longest prompt, in bytes; far beyond any model's context.
 const PROMPT_BYTES_MAX: usize = 1 << 20;
 
-/// One line. Other fields are ignored: prompt files carry whatever their makers needed.
+/// One line. Other fields are ignored, because prompt files often have more.
 #[derive(Debug, Deserialize)]
 struct Line {
     prompt_id: Option<String>,
@@ -21,10 +21,11 @@ struct Line {
     category: Option<String>,
 }
 
-/// Reads all prompts of a file (`-`: stdin). A prompt without an id is called `p` and its line number.
+/// Reads all prompts of a file, or of standard input for `-`. The default id of a prompt is `p` and its line
+/// number.
 ///
 /// # Errors
-/// The first bad line: file, line and field.
+/// The first unusable line, with file, line and field.
 pub fn read(path: &Path) -> Result<Vec<Prompt>, InputError> {
     let mut lines = JsonLines::<Line>::open(path)?;
     let mut prompts = Vec::new();
@@ -33,16 +34,20 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>, InputError> {
         let (number, line) = line?;
         let prompt = admit(line, number).map_err(|(field, reason)| lines.error(number, field, reason))?;
         if let Some(first) = seen.insert(prompt.prompt_id.clone(), number) {
-            let reason = format!("{} was already used in line {first}", prompt.prompt_id);
+            let reason = format!("{} is already used in line {first}: use distinct ids", prompt.prompt_id);
             return Err(lines.error(number, "prompt_id", reason));
         }
         if prompts.len() >= PROMPTS_MAX as usize {
-            return Err(lines.error(number, "prompt", format!("more than {PROMPTS_MAX} prompts")));
+            return Err(lines.error(
+                number,
+                "prompt",
+                format!("more than {PROMPTS_MAX} prompts: split the file"),
+            ));
         }
         prompts.push(prompt);
     }
     if prompts.is_empty() {
-        return Err(lines.error(1, "prompt", "there is no prompt in the file"));
+        return Err(lines.error(1, "prompt", "the file has no prompts"));
     }
     Ok(prompts)
 }
@@ -54,7 +59,7 @@ fn admit(line: Line, number: u64) -> Result<Prompt, (&'static str, String)> {
         return Err(("prompt", "must not be empty".to_owned()));
     }
     if line.prompt.len() > PROMPT_BYTES_MAX {
-        return Err(("prompt", format!("longer than {PROMPT_BYTES_MAX} bytes")));
+        return Err(("prompt", format!("longer than {PROMPT_BYTES_MAX} bytes: shorten it")));
     }
     Ok(Prompt { prompt_id, text: line.prompt, category: line.category })
 }

@@ -1,44 +1,44 @@
-//! Rows of each format, read and checked.
+//! Reading and checking the rows of each format.
 
 use dissent_domain::training::{Demonstration, Dialogue, Message, Preference};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::columns::{Columns, Shape};
-use super::compared::{RawPreference, RawSafeRlhf, safe_rlhf};
 use super::format::Format;
 use super::options::ReadOptions;
+use super::preferences::{RawPreference, RawSafeRlhf, safe_rlhf};
 use super::text_or_turns::{
-    RawTurn, Refusal, TextOrTurns, checked_turns, dialogue, last_answer, prompt_and_completion, refusal,
+    RawTurn, Refusal, TextOrTurns, checked_turns, dialogue, prompt_and_completion, refusal, split_completion,
 };
 use crate::jsonl::{InputError, JsonLines, Object};
 
-/// A row, and the line that it stands in, from 1.
+/// A row with its line number.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row<T> {
-    /// The line. Not part of what the row says.
+    /// The line, from 1. It is not part of the fingerprint.
     #[serde(skip)]
     pub line: u64,
-    /// What it says.
+    /// The content of the row.
     #[serde(flatten)]
     pub value: T,
 }
 
-/// An answer that someone found good or bad by itself.
+/// A completion that was judged alone, as good or bad.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Unpaired {
-    /// What is asked.
+    /// The prompt.
     pub prompt: Dialogue,
-    /// The answer.
+    /// The judged completion.
     pub completion: String,
-    /// Whether it is good.
+    /// Whether the completion is good.
     pub label: bool,
 }
 
 /// The prompt of a prompt-only row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PromptRow {
-    /// What is asked.
+    /// The prompt.
     pub prompt: Dialogue,
 }
 
@@ -49,24 +49,24 @@ pub struct TextRow {
     pub text: String,
 }
 
-/// All rows of a file: they are of one kind.
+/// All rows of a file, which have one kind.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rows {
-    /// Two answers, one of them preferred.
+    /// Prompts with a chosen and a rejected completion.
     Preferences(Vec<Row<Preference>>),
-    /// Answers to imitate.
+    /// Prompts with a completion to imitate.
     Demonstrations(Vec<Row<Demonstration>>),
-    /// Answers that are good or bad.
+    /// Completions that are labelled good or bad.
     Unpaired(Vec<Row<Unpaired>>),
-    /// Texts to imitate from their beginning.
+    /// Texts without prompts.
     Texts(Vec<Row<TextRow>>),
-    /// Questions without answers.
+    /// Prompts without completions.
     Prompts(Vec<Row<PromptRow>>),
 }
 
 impl Rows {
-    pub(super) fn none_yet(format: Format) -> Self {
+    pub(super) fn empty(format: Format) -> Self {
         match format {
             Format::Preference | Format::ImplicitPreference | Format::HhRlhf | Format::SafeRlhf => {
                 Self::Preferences(Vec::new())
@@ -78,7 +78,7 @@ impl Rows {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -90,21 +90,21 @@ impl Rows {
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The hash of what all rows say, in their order.
+    /// Returns the hash of the contents of all rows, in order.
     pub(super) fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        // Hashing cannot fail, nor can plain data fail to be written as JSON.
+        // Neither hashing nor writing plain data as JSON can fail.
         let _ = serde_json::to_writer(&mut hasher, self);
         hasher.finalize().to_hex().to_string()
     }
 
-    /// Reads the line that was read last as a row.
+    /// Parses the current line as a row.
     pub(super) fn push(
         &mut self,
         line: u64,
@@ -112,13 +112,13 @@ impl Rows {
         shape: Shape,
         options: &ReadOptions,
     ) -> Result<(), InputError> {
-        let read = Reading { line, lines, shape };
+        let current = CurrentLine { line, lines, shape };
         match self {
-            Self::Preferences(rows) => rows.push(Row { line, value: read.preference(options)? }),
-            Self::Demonstrations(rows) => rows.push(Row { line, value: read.demonstration()? }),
-            Self::Unpaired(rows) => rows.push(Row { line, value: read.unpaired()? }),
-            Self::Texts(rows) => rows.push(Row { line, value: read.text()? }),
-            Self::Prompts(rows) => rows.push(Row { line, value: read.prompt_row()? }),
+            Self::Preferences(rows) => rows.push(Row { line, value: current.preference(options)? }),
+            Self::Demonstrations(rows) => rows.push(Row { line, value: current.demonstration()? }),
+            Self::Unpaired(rows) => rows.push(Row { line, value: current.unpaired()? }),
+            Self::Texts(rows) => rows.push(Row { line, value: current.text()? }),
+            Self::Prompts(rows) => rows.push(Row { line, value: current.prompt_row()? }),
         }
         Ok(())
     }
@@ -152,19 +152,19 @@ struct RawPrompt {
     prompt: TextOrTurns,
 }
 
-/// The line that was read last.
-struct Reading<'a> {
+/// The current line.
+struct CurrentLine<'a> {
     line: u64,
     lines: &'a JsonLines<Columns>,
     shape: Shape,
 }
 
-impl Reading<'_> {
+impl CurrentLine<'_> {
     fn parsed<T: DeserializeOwned, U>(
         &self,
         check: impl FnOnce(T) -> Result<U, Refusal>,
     ) -> Result<U, InputError> {
-        check(self.lines.again()?).map_err(|(field, reason)| self.lines.error(self.line, field, reason))
+        check(self.lines.reparse()?).map_err(|(field, reason)| self.lines.error(self.line, field, reason))
     }
 
     fn preference(&self, options: &ReadOptions) -> Result<Preference, InputError> {
@@ -178,7 +178,7 @@ impl Reading<'_> {
         if self.shape.format == Format::Messages {
             return self.parsed(|raw: RawMessages| {
                 let turns = raw.messages.into_iter().map(Message::from).collect();
-                let (prompt, completion) = last_answer(turns, "messages")?;
+                let (prompt, completion) = split_completion(turns, "messages")?;
                 Ok(Demonstration { prompt: checked_turns(prompt, "messages")?, completion })
             });
         }

@@ -1,12 +1,11 @@
-//! Holding rows back for evaluation.
+//! The split of rows into training and evaluation.
 
 use super::rows::Row;
 
-/// Parts rows into those that are learnt from and those that are held back, about `share` of them, both in
-/// the order of the file. Rows with the same prompt stay together: a model is not examined on what it was
-/// taught.
+/// Splits rows into training rows and about `share` held-out rows, both in the order of the file.
 ///
-/// `share` is in (0, 1); which prompts are held back depends on the seed and on the prompts alone.
+/// Rows with the same prompt stay together, so that no prompt of the training is evaluated. `share` is in
+/// (0, 1). The choice depends on the seed and the prompts only.
 #[must_use]
 pub fn hold_back<T>(
     rows: Vec<Row<T>>,
@@ -47,7 +46,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_row_lands_on_one_side_and_a_prompt_on_one_only(
+        fn rows_are_split_completely_and_prompts_are_never_divided(
             prompts in prop::collection::vec(0u8..30, 1..60),
             share in 0.01..0.99f64,
             seed in 0u64..50,
@@ -62,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_is_kept_where_prompts_differ_and_the_seed_decides_which() {
+    fn the_share_of_distinct_prompts_is_kept_and_the_seed_chooses_them() {
         let prompts: Vec<u8> = (0..200).collect();
         let held = |seed| hold_back(rows(&prompts), 0.1, seed, u8::to_string).1;
         assert_eq!(held(1).len(), 20);

@@ -34,15 +34,15 @@ fn turns(turns: &[(Role, &str)]) -> Dialogue {
     Dialogue::Messages(turns.iter().map(message).collect())
 }
 
-fn compared(prompt: Dialogue, chosen: &str, rejected: &str) -> Preference {
+fn preference_of(prompt: Dialogue, chosen: &str, rejected: &str) -> Preference {
     let (chosen, rejected) = (chosen.to_owned(), rejected.to_owned());
     Preference { prompt, chosen, rejected, margin: 0.0, is_unsafe: None }
 }
 
 #[test]
-fn an_explicit_prompt_is_taken_as_it_is() {
+fn an_explicit_prompt_is_kept() {
     let row = json!({"prompt": "The sky is ", "chosen": "blue.", "rejected": "green.", "margin": 0.5, "extra": [1]});
-    let expected = compared(text("The sky is "), "blue.", "green.");
+    let expected = preference_of(text("The sky is "), "blue.", "green.");
     assert_eq!(preference(&row), Preference { margin: 0.5, ..expected });
     let row = json!({
         "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Sky?"}],
@@ -50,12 +50,12 @@ fn an_explicit_prompt_is_taken_as_it_is() {
         "rejected": [{"role": "assistant", "content": "Green."}],
     });
     let prompt = turns(&[(Role::System, "Be brief."), (Role::User, "Sky?")]);
-    assert_eq!(preference(&row), compared(prompt, "Blue.", "Green."));
+    assert_eq!(preference(&row), preference_of(prompt, "Blue.", "Green."));
 }
 
-/// What `trl.extract_prompt` (1.16) gives for the same rows.
+/// The expected prompts are those of `trl.extract_prompt` (1.16).
 #[test]
-fn an_implicit_prompt_is_what_trl_extracts() {
+fn an_implicit_prompt_equals_that_of_trl() {
     for (chosen, rejected, prompt, rest) in [
         ("The sky is blue.", "The sky is green.", "The sky is", [" blue.", " green."]),
         ("The sky is blue.", "The skin is.", "The sk", ["y is blue.", "in is."]),
@@ -64,22 +64,22 @@ fn an_implicit_prompt_is_what_trl_extracts() {
         ("abc", "abc", "ab", ["c", "c"]),
     ] {
         let row = json!({"chosen": chosen, "rejected": rejected});
-        assert_eq!(preference(&row), compared(text(prompt), rest[0], rest[1]), "{chosen}");
+        assert_eq!(preference(&row), preference_of(text(prompt), rest[0], rest[1]), "{chosen}");
     }
-    assert!(error(json!({"chosen": "a", "rejected": "b"}).to_string()).contains("there is no prompt"));
+    assert!(error(json!({"chosen": "a", "rejected": "b"}).to_string()).contains("the prompt is missing"));
 }
 
 #[test]
-fn an_implicit_prompt_of_dialogues_is_all_but_the_last_turn() {
+fn an_implicit_prompt_of_dialogues_is_everything_before_the_last_turn() {
     let user = json!({"role": "user", "content": "Sky?"});
     let row = json!({
-        // As in UltraFeedback: the prompt is repeated, and there are columns that are formats of their own.
+        // Like UltraFeedback: a repeated prompt, and columns that other formats have.
         "prompt": "Sky?", "messages": [user],
         "chosen": [user, {"role": "assistant", "content": "Blue."}],
         "rejected": [user, {"role": "assistant", "content": "Green."}],
         "score_chosen": 8.0, "score_rejected": 5.5,
     });
-    let expected = compared(turns(&[(Role::User, "Sky?")]), "Blue.", "Green.");
+    let expected = preference_of(turns(&[(Role::User, "Sky?")]), "Blue.", "Green.");
     assert_eq!(preference(&row), expected);
     let scores = ReadOptions { margins: Margins::Scores, ..ReadOptions::default() };
     let rows = read_with(row.to_string(), &scores).unwrap().preferences().unwrap().rows;
@@ -93,30 +93,30 @@ fn transcripts_are_split_into_turns() {
         "rejected": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Sky?\n\nAssistant: Green.\n\nAssistant: No.",
     });
     let prompt = turns(&[(Role::User, "Hi"), (Role::Assistant, "Hello."), (Role::User, "Sky?")]);
-    assert_eq!(preference(&row), compared(prompt, "Blue.", "Green.\n\nAssistant: No."));
+    assert_eq!(preference(&row), preference_of(prompt, "Blue.", "Green.\n\nAssistant: No."));
 }
 
 #[test]
-fn safe_rlhf_columns_become_a_preference_and_signs() {
+fn safe_rlhf_columns_become_a_preference_with_safety_labels() {
     let row = json!({
         "prompt": "How?", "response_0": "So.", "response_1": "I will not say.",
         "better_response_id": 0, "safer_response_id": 1, "is_response_0_safe": false, "is_response_1_safe": true,
     });
-    let better = compared(text("How?"), "So.", "I will not say.");
+    let better = preference_of(text("How?"), "So.", "I will not say.");
     assert_eq!(preference(&row), Preference { is_unsafe: Some([true, false]), ..better });
     let safer = ReadOptions { preferred: Preferred::Safer, ..ReadOptions::default() };
     let rows = read_with(row.to_string(), &safer).unwrap().preferences().unwrap().rows;
-    let expected = compared(text("How?"), "I will not say.", "So.");
+    let expected = preference_of(text("How?"), "I will not say.", "So.");
     assert_eq!(rows[0].value, Preference { is_unsafe: Some([false, true]), ..expected });
 }
 
 #[test]
-fn demonstrations_come_from_completions_dialogues_and_good_answers() {
-    let demonstrations = |input: String| match read(input).imitated().unwrap() {
-        (ImitationRows::Demonstrations(rows), left) => {
-            (rows.into_iter().map(|row| row.value).collect(), left)
+fn completions_dialogues_and_good_unpaired_rows_become_demonstrations() {
+    let demonstrations = |input: String| match read(input).sft_rows().unwrap() {
+        (SftRows::Demonstrations(rows), skipped) => {
+            (rows.into_iter().map(|row| row.value).collect(), skipped)
         }
-        (ImitationRows::Texts(rows), _) => panic!("{rows:?}"),
+        (SftRows::Texts(rows), _) => panic!("{rows:?}"),
     };
     let expected = |prompt: Dialogue| vec![Demonstration { prompt, completion: "Blue.".to_owned() }];
     let row = json!({"prompt": "Sky?", "completion": "Blue."});
@@ -131,28 +131,27 @@ fn demonstrations_come_from_completions_dialogues_and_good_answers() {
     ];
     let input = labelled.map(|row| row.to_string()).join("\n");
     assert_eq!(demonstrations(input), (expected(text("Sky?")), SkippedRows { rows: 1, first_line: 1 }));
-    let (ImitationRows::Texts(rows), _) = read(json!({"text": "Once."}).to_string()).imitated().unwrap()
-    else {
+    let (SftRows::Texts(rows), _) = read(json!({"text": "Once."}).to_string()).sft_rows().unwrap() else {
         panic!("a text");
     };
     assert_eq!(rows[0].value.text, "Once.");
 }
 
 #[test]
-fn unpaired_answers_to_one_prompt_make_pairs_and_others_are_counted() {
+fn unpaired_completions_of_one_prompt_are_paired_and_others_counted() {
     let rows = [("a", "1", true), ("a", "2", false), ("b", "3", true), ("a", "4", false), ("a", "5", true)];
     let lines = rows.map(|(prompt, completion, label)| {
         json!({"prompt": prompt, "completion": completion, "label": label}).to_string()
     });
-    let PreferenceRows { rows, left } = read(lines.join("\n")).preferences().unwrap();
+    let PreferenceRows { rows, skipped } = read(lines.join("\n")).preferences().unwrap();
     let pairs: Vec<_> =
         rows.iter().map(|row| (row.line, row.value.chosen.as_str(), row.value.rejected.as_str())).collect();
     assert_eq!(pairs, [(1, "1", "2"), (1, "1", "4"), (5, "5", "2"), (5, "5", "4")]);
-    assert_eq!(left, SkippedRows { rows: 1, first_line: 3 });
+    assert_eq!(skipped, SkippedRows { rows: 1, first_line: 3 });
 }
 
 #[test]
-fn prompts_come_from_any_format_that_has_them_each_once() {
+fn prompts_of_any_format_are_listed_once() {
     let input = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"prompt_id\": \"x\"}\n{\"prompt\": \"a\"}";
     let prompts = read(input).prompts().unwrap();
     assert_eq!(prompts.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 2]);
@@ -161,17 +160,17 @@ fn prompts_come_from_any_format_that_has_them_each_once() {
 }
 
 #[test]
-fn rows_of_a_kind_that_is_not_wanted_are_refused_with_those_that_are() {
+fn an_unsuitable_format_is_rejected_with_the_suitable_ones() {
     let refused = read("{\"prompt\": \"a\"}").preferences().unwrap_err().to_string();
     assert!(
-        refused.starts_with("in.jsonl:1: the rows are prompt-only (prompt), and preferences"),
+        refused.starts_with("in.jsonl:1: the format is prompt-only (prompt), without preferences"),
         "{refused}"
     );
     assert!(refused.contains("safe-rlhf (prompt, response_0, response_1)"), "{refused}");
 }
 
 #[test]
-fn bad_rows_are_named_by_line_and_field() {
+fn unusable_rows_are_named_by_line_and_field() {
     let ok = r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#;
     for (row, expected) in [
         (r#"{"prompt": "", "chosen": "b", "rejected": "c"}"#, "prompt: must not be empty"),
@@ -181,7 +180,7 @@ fn bad_rows_are_named_by_line_and_field() {
         ),
         (
             r#"{"prompt": "a", "chosen": "b", "rejected": [{"role": "assistant", "content": "c"}]}"#,
-            "rejected: must be a text, as the prompt is",
+            "rejected: must be a text, like the prompt",
         ),
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}"#, "margin: must be 0 or more"),
         (
@@ -190,7 +189,7 @@ fn bad_rows_are_named_by_line_and_field() {
         ),
         (
             r#"{"prompt": "a", "chosen": "b", "rejected": "c", "is_chosen_safe": true}"#,
-            "is_rejected_safe: missing, and is_chosen_safe is there",
+            "is_rejected_safe: missing beside is_chosen_safe",
         ),
         (r#"["a"]"#, "must be a JSON object"),
         (r#"{"prompt": "a", "chosen": "b""#, "not JSON"),
@@ -202,21 +201,21 @@ fn bad_rows_are_named_by_line_and_field() {
         (r#"{"prompt": [{"role": "tool", "content": "b"}]}"#, "prompt[0].role: unknown variant `tool`"),
         (r#"{"prompt": [{"role": "user"}]}"#, "prompt[0].content: missing"),
         (r#"{"prompt": [["user", "hi"]]}"#, "prompt[0]: invalid type"),
-        (r#"{"prompt": []}"#, "prompt: must have a turn before the answer"),
+        (r#"{"prompt": []}"#, "prompt: must have a turn before the completion"),
         (
             r#"{"prompt": [{"role": "assistant", "content": "b"}]}"#,
-            "prompt: must not have the assistant speak last",
+            "prompt: must end with a turn of the user or system",
         ),
         (
             r#"{"messages": [{"role": "user", "content": "b"}]}"#,
-            "messages: must end with the assistant's turn",
+            "messages: must end with a turn of the assistant",
         ),
         (r#"{"messages": []}"#, "messages: must not be empty"),
         (r#"{"text": ""}"#, "text: must not be empty"),
         (r#"{"prompt": "a", "completion": "b", "label": 1}"#, "label: invalid type: integer `1`"),
         (
             r#"{"prompt": "a", "response_0": "b", "response_1": "c"}"#,
-            "better_response_id: missing: --prefer safer",
+            "better_response_id: missing: use --prefer safer",
         ),
         (
             r#"{"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 2}"#,
@@ -224,37 +223,37 @@ fn bad_rows_are_named_by_line_and_field() {
         ),
         (
             r#"{"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: b"}"#,
-            "rejected: turn 1 is not that of chosen",
+            "rejected: turn 1 differs from that of chosen",
         ),
         (r#"{"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "x"}"#, "rejected: must begin with"),
         (
             r#"{"question": "a"}"#,
-            "has the fields of no known format: preference (prompt, chosen, rejected); implicit",
+            "no known format has these fields: use one of preference (prompt, chosen, rejected); implicit",
         ),
     ] {
         let message = error(row);
         assert!(message.starts_with("in.jsonl:1: ") && message.contains(expected), "{row}: {message}");
     }
-    assert_eq!(error("\n"), "in.jsonl:1: there is no row in the file");
+    assert_eq!(error("\n"), "in.jsonl:1: the file has no rows");
 }
 
 #[test]
-fn a_file_of_two_formats_is_refused_at_the_first_line_that_differs() {
+fn a_file_of_two_formats_is_rejected_at_the_first_differing_line() {
     let first = "{\"prompt\": \"a\", \"completion\": \"b\"}";
     let message = error(format!("{first}\n{first}\n{{\"prompt\": \"a\"}}"));
     assert_eq!(
         message,
-        "in.jsonl:3: prompt-only (prompt), but line 1 is prompt-completion (prompt, completion): a file has one format"
+        "in.jsonl:3: the format is prompt-only (prompt), but line 1 has prompt-completion (prompt, completion): use one format per file"
     );
     let dialogue = "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}]}";
     assert!(
         error(format!("{{\"prompt\": \"a\"}}\n{dialogue}"))
-            .contains("in.jsonl:2: prompt-only (prompt, conversational)")
+            .contains("in.jsonl:2: the format is prompt-only (prompt, conversational)")
     );
 }
 
 #[test]
-fn a_format_that_is_asked_for_is_not_guessed() {
+fn a_given_format_is_not_recognised_from_the_rows() {
     let options = ReadOptions { format: Some(Format::PromptOnly), ..ReadOptions::default() };
     let input = "{\"prompt\": \"a\", \"completion\": 7}\n{\"prompt\": \"b\"}";
     assert_eq!(read_with(input, &options).unwrap().rows.len(), 2);
@@ -268,13 +267,13 @@ fn a_format_that_is_asked_for_is_not_guessed() {
 }
 
 #[test]
-fn the_fingerprint_is_of_what_rows_say_not_of_the_file() {
+fn the_fingerprint_depends_on_rows_and_not_on_the_file() {
     let one = read("{\"prompt\": \"a\", \"completion\": \"b\"}").fingerprint();
     assert_eq!(read("\n{\"completion\": \"b\", \"id\": 7, \"prompt\": \"a\"}\n").fingerprint(), one);
     assert_ne!(read("{\"prompt\": \"a\", \"completion\": \"c\"}").fingerprint(), one);
 }
 
-/// Real transcripts: every row is read, and put together again to the same text.
+/// Reads real transcripts and restores the same texts from the rows.
 #[test]
 fn the_hh_rlhf_rows_are_read_without_loss() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hh-rlhf/test.jsonl.gz");
@@ -286,7 +285,7 @@ fn the_hh_rlhf_rows_are_read_without_loss() {
     let mut lines = file::open(&path, "hh".to_owned()).unwrap();
     for row in rows {
         let (line, _) = lines.next().unwrap().unwrap();
-        let raw: serde_json::Value = lines.again().unwrap();
+        let raw: serde_json::Value = lines.reparse().unwrap();
         assert_eq!(line, row.line);
         let Dialogue::Messages(prompt) = &row.value.prompt else { panic!("a dialogue") };
         for (field, answer) in [("chosen", &row.value.chosen), ("rejected", &row.value.rejected)] {
@@ -301,7 +300,7 @@ fn the_hh_rlhf_rows_are_read_without_loss() {
     }
 }
 
-/// JSON values with the names that formats know, of any kind.
+/// JSON values of any kind, with field names of the formats.
 fn any_value() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(serde_json::Value::Null),
@@ -324,7 +323,7 @@ fn any_value() -> impl Strategy<Value = serde_json::Value> {
 
 proptest! {
     #[test]
-    fn no_line_of_json_makes_it_panic(
+    fn reading_any_json_lines_never_panics(
         rows in prop::collection::vec(prop::collection::hash_map(
             "prompt|chosen|rejected|completion|label|messages|text|response_0|response_1|better_response_id|margin",
             any_value(), 0..6), 0..3),
@@ -333,17 +332,17 @@ proptest! {
         let lines: Vec<String> = rows.iter().map(|row| json!(row).to_string()).collect();
         let options = ReadOptions { format, ..ReadOptions::default() };
         if let Ok(dataset) = read_with(lines.join("\n"), &options) {
-            let _ = (dataset.clone().preferences(), dataset.clone().imitated(), dataset.prompts());
+            let _ = (dataset.clone().preferences(), dataset.clone().sft_rows(), dataset.prompts());
         }
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn reading_any_bytes_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = read_with(bytes, &ReadOptions::default());
     }
 
     #[test]
-    fn no_transcript_makes_it_panic(text in "(\n\n|Human:|Assistant:| |é|x){0,20}") {
+    fn reading_any_transcript_never_panics(text in "(\n\n|Human:|Assistant:| |é|x){0,20}") {
         let _ = read_with(json!({"chosen": format!("\n\nHuman:{text}"), "rejected": text}).to_string(), &ReadOptions::default());
     }
 }

@@ -1,4 +1,4 @@
-//! What is said: a text, or turns of a dialogue; and the rules that every prompt and answer keeps.
+//! Plain texts and dialogues, with the rules for prompts and completions.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 
 use crate::jsonl::Object;
 
-/// A field and what is wrong with it.
+/// A field, and the reason why its value is rejected.
 pub(super) type Refusal = (String, String);
 
 pub(super) fn refusal<T>(field: &str, reason: impl Into<String>) -> Result<T, Refusal> {
@@ -60,11 +60,14 @@ impl<'de> Deserialize<'de> for TextOrTurns {
     }
 }
 
-/// Takes the last turn off, which must be the model's.
-pub(super) fn last_answer(mut turns: Vec<Message>, field: &str) -> Result<(Vec<Message>, String), Refusal> {
+/// Splits the last turn off a dialogue. It is the completion, so its speaker must be the assistant.
+pub(super) fn split_completion(
+    mut turns: Vec<Message>,
+    field: &str,
+) -> Result<(Vec<Message>, String), Refusal> {
     match turns.pop() {
         Some(Message { role: Role::Assistant, content }) => Ok((turns, content)),
-        Some(_) => refusal(field, "must end with the assistant's turn"),
+        Some(_) => refusal(field, "must end with a turn of the assistant"),
         None => refusal(field, "must not be empty"),
     }
 }
@@ -76,18 +79,18 @@ pub(super) fn prompt_and_completion(
 ) -> Result<(Dialogue, String), Refusal> {
     let prompt = dialogue(prompt)?;
     let conversational = matches!(prompt, Dialogue::Messages(_));
-    Ok((prompt, answer(completion, field, conversational)?))
+    Ok((prompt, self::completion(completion, field, conversational)?))
 }
 
-/// A completion: a text where the prompt is one, else one turn of the assistant.
-pub(super) fn answer(spoken: TextOrTurns, field: &str, conversational: bool) -> Result<String, Refusal> {
-    match spoken {
+/// Returns a completion: a text after a plain prompt, one turn of the assistant after a dialogue.
+pub(super) fn completion(value: TextOrTurns, field: &str, conversational: bool) -> Result<String, Refusal> {
+    match value {
         TextOrTurns::Text(text) if !conversational => Ok(text),
-        TextOrTurns::Text(_) => refusal(field, "must be a list of {role, content}, as the prompt is"),
-        TextOrTurns::Turns(_) if !conversational => refusal(field, "must be a text, as the prompt is"),
+        TextOrTurns::Text(_) => refusal(field, "must be a list of {role, content}, like the prompt"),
+        TextOrTurns::Turns(_) if !conversational => refusal(field, "must be a text, like the prompt"),
         TextOrTurns::Turns(turns) => match <[Message; 1]>::try_from(turns) {
             Ok([Message { role: Role::Assistant, content }]) => Ok(content),
-            Ok(_) | Err(_) => refusal(field, "must be one turn, the assistant's"),
+            Ok(_) | Err(_) => refusal(field, "must be one turn of the assistant"),
         },
     }
 }
@@ -102,9 +105,9 @@ pub(super) fn dialogue(prompt: TextOrTurns) -> Result<Dialogue, Refusal> {
 
 pub(super) fn checked_turns(turns: Vec<Message>, field: &str) -> Result<Dialogue, Refusal> {
     match turns.last() {
-        None => refusal(field, "must have a turn before the answer"),
+        None => refusal(field, "must have a turn before the completion"),
         Some(Message { role: Role::Assistant, .. }) => {
-            refusal(field, "must not have the assistant speak last before the answer")
+            refusal(field, "must end with a turn of the user or system, not of the assistant")
         }
         Some(_) => Ok(Dialogue::Messages(turns)),
     }

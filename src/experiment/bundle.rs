@@ -1,10 +1,10 @@
-//! An experiment for hosts that have nothing: the server's configuration with every file that it names, by
-//! content, in the shared store. A worker fetches it, checks each file against its hash, and plans from it as
-//! the server does; that the plan is the experiment's it sees in the history.
+//! The bundle of an experiment in the shared store: the server's configuration, and the hash of every file
+//! that it names. A worker on another host fetches the bundle and checks each file against its hash. It
+//! derives the plan like the server, and compares it with the history.
 //!
-//! What it laid out in `inputs` of the data folder stays there, whatever there is room for in its cache:
-//! another worker of this host may be reading it. It lies there by content, once for all experiments; who
-//! removes it while no worker runs loses nothing but time.
+//! Workers link the files into `inputs` of the data folder, under the hash of their content, once for all
+//! experiments. The cache never evicts these links, because another worker of the host may read the files. It
+//! is safe to delete the folder while no worker runs: the next start fetches the files again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,22 +19,22 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, Config, WorkerConfig};
 use crate::error::BadInput;
 
-/// Longest bundle that is read: file names and hashes, and a configuration.
-const BYTES_MAX: u64 = 16 << 20;
-/// How often a worker asks for an experiment that is not there yet, and after how many times it says so
-/// again.
-const ASKED_EVERY: Duration = Duration::from_secs(1);
-const SAID_EVERY: u32 = 60;
-/// What model folders hold besides that is of use: weights in other formats are not.
+/// Largest bundle, in bytes: a configuration, file names and hashes.
+const BUNDLE_BYTES_MAX: u64 = 16 << 20;
+/// Interval at which a worker looks for an experiment that is not published yet.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Number of polls after which the warning is repeated.
+const POLLS_PER_WARNING: u32 = 60;
+/// Extensions of the files of a model folder, besides GGUF. Weights in other formats are left out.
 const EXTENSIONS: [&str; 5] = ["safetensors", "json", "jinja", "model", "txt"];
 
-/// A configuration, and what it names.
+/// A configuration with the hashes of its files.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Bundle {
     /// The text of the configuration.
     config: String,
-    /// Files and folders, by the paths as they are written there.
+    /// Files and folders, by their paths as written in the configuration.
     inputs: BTreeMap<String, Input>,
 }
 
@@ -42,9 +42,9 @@ struct Bundle {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Input {
-    /// Its name, for people.
+    /// The file or folder name, shown to people.
     name: String,
-    /// The names of a folder's files with their content; of a file only its own.
+    /// The name and hash of each file: one for a file, all for a folder.
     files: BTreeMap<String, ArtifactId>,
     is_folder: bool,
 }
@@ -53,10 +53,11 @@ fn name_of(experiment: &ExperimentId) -> String {
     format!("experiments/{experiment}.json")
 }
 
-/// Puts an experiment into the shared store, where there is one; what is there already is not sent again.
+/// Publishes an experiment to the shared store, if one is configured. Files that the store has are not sent
+/// again.
 ///
 /// # Errors
-/// If a file cannot be read, or the store refuses.
+/// If a file cannot be read, or the store fails.
 pub(crate) fn publish(config_path: &Path, artifacts: &ArtifactStore) -> anyhow::Result<()> {
     let Some(shared) = artifacts.shared() else { return Ok(()) };
     artifacts.share_all()?;
@@ -75,7 +76,7 @@ pub(crate) fn publish(config_path: &Path, artifacts: &ArtifactStore) -> anyhow::
     let experiment = config.experiment.name.clone();
     let bundle = Bundle { config: text, inputs };
     shared.put(&name_of(&experiment), serde_json::to_vec_pretty(&bundle)?)?;
-    tracing::info!(%experiment, "workers can fetch it");
+    tracing::info!(%experiment, "published the experiment for workers");
     Ok(())
 }
 
@@ -89,30 +90,30 @@ fn input(path: &Path, artifacts: &ArtifactStore) -> anyhow::Result<Input> {
     let unreadable = || format!("failed to read the folder {}", path.display());
     for entry in fs::read_dir(path).with_context(unreadable)? {
         let file = entry.with_context(unreadable)?.path();
-        if let Some(name) = file.file_name().and_then(|name| name.to_str()).filter(|_| is_of_use(&file)) {
+        if let Some(name) = file.file_name().and_then(|name| name.to_str()).filter(|_| is_model_file(&file)) {
             files.insert(name.to_owned(), artifacts.put_file(&file)?);
         }
     }
     Ok(Input { name, files, is_folder: true })
 }
 
-fn is_of_use(file: &Path) -> bool {
+fn is_model_file(file: &Path) -> bool {
     let extension = file.extension().and_then(|extension| extension.to_str());
     file.is_file()
         && extension.is_some_and(|extension| EXTENSIONS.contains(&extension) || extension == "gguf")
 }
 
-/// The server's configuration of a worker's experiment, with everything that it names in the worker's data
-/// folder; what is the worker's own there is as its own configuration says.
+/// Fetches the server's configuration of a worker's experiment, and its files into the worker's data folder.
+/// Broker, artifacts and runtime settings are those of the worker.
 ///
 /// # Errors
-/// If there is no such experiment in the store, it or a file of it is damaged, or the disk refuses.
+/// If the bundle or a file is damaged, or the store or the disk fails.
 pub(crate) fn fetch(
     worker: WorkerConfig,
     data_dir: &Path,
     artifacts: &ArtifactStore,
 ) -> anyhow::Result<Config> {
-    let shared = artifacts.shared().context("a worker fetches from a shared store, and there is none")?;
+    let shared = artifacts.shared().context("no shared store is configured: set artifacts.url")?;
     let experiment = &worker.experiment.name;
     let bytes = read(shared, experiment)?;
     let damaged = || format!("{} of the shared store", name_of(experiment));
@@ -122,11 +123,11 @@ pub(crate) fn fetch(
     for written in config.inputs_mut() {
         let input = written.to_str().and_then(|written| bundle.inputs.get(written));
         let input =
-            input.with_context(|| format!("{} names no content of {}", damaged(), written.display()))?;
-        *written = input.lay_out(&folder, artifacts).with_context(damaged)?;
+            input.with_context(|| format!("{} lacks the content of {}", damaged(), written.display()))?;
+        *written = input.link_into(&folder, artifacts).with_context(damaged)?;
     }
     if config.experiment.name != *experiment {
-        return Err(BadInput(format!("{} is another experiment", damaged())).into());
+        return Err(BadInput(format!("{} contains another experiment", damaged())).into());
     }
     config.experiment.data_dir = None;
     let WorkerConfig { broker, artifacts, runtime, .. } = worker;
@@ -135,46 +136,46 @@ pub(crate) fn fetch(
     Ok(config)
 }
 
-/// Waits for the server, which may be started after its workers.
+/// Reads the bundle. Waits until the server publishes it, because workers may start first.
 fn read(shared: &SharedStore, experiment: &ExperimentId) -> anyhow::Result<Vec<u8>> {
-    let mut asked = 0_u32;
+    let mut polls = 0_u32;
     loop {
-        if let Some(bytes) = shared.get(&name_of(experiment), BYTES_MAX)? {
+        if let Some(bytes) = shared.get(&name_of(experiment), BUNDLE_BYTES_MAX)? {
             return Ok(bytes);
         }
-        if asked.is_multiple_of(SAID_EVERY) {
+        if polls.is_multiple_of(POLLS_PER_WARNING) {
             tracing::warn!(
                 %experiment,
-                "waiting for the experiment: `dissent serve` with the same artifacts.url puts it into the shared store"
+                "waiting for the experiment: start `dissent serve` with the same artifacts.url"
             );
         }
-        asked = asked.wrapping_add(1);
-        std::thread::sleep(ASKED_EVERY);
+        polls = polls.wrapping_add(1);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
 impl Input {
-    /// Puts the files under their names below `folder`, and says where the whole is.
-    fn lay_out(&self, folder: &Path, artifacts: &ArtifactStore) -> anyhow::Result<PathBuf> {
-        // By content: two models may have the same name, and one may be in many experiments.
+    /// Links the files below `folder` under their names. Returns the path of the file or folder.
+    fn link_into(&self, folder: &Path, artifacts: &ArtifactStore) -> anyhow::Result<PathBuf> {
+        // The hash separates models with the same name, and many experiments share one model.
         let content = serde_json::to_vec(&(self.is_folder, &self.files))?;
-        let place = folder.join(ArtifactId::of(&content).to_string());
-        let whole = place.join(plain(&self.name)?);
-        let within = if self.is_folder { &whole } else { &place };
-        fs::create_dir_all(within).with_context(|| format!("failed to create {}", within.display()))?;
+        let unique = folder.join(ArtifactId::of(&content).to_string());
+        let path = unique.join(plain_name(&self.name)?);
+        let parent = if self.is_folder { &path } else { &unique };
+        fs::create_dir_all(parent).with_context(|| format!("failed to create {}", parent.display()))?;
         for (name, id) in &self.files {
-            artifacts.link(id, &within.join(plain(name)?))?;
+            artifacts.link(id, &parent.join(plain_name(name)?))?;
         }
-        Ok(whole)
+        Ok(path)
     }
 }
 
-/// A name that leads nowhere else.
-fn plain(name: &str) -> anyhow::Result<&str> {
+/// Returns a name that is one file name, without a path to another folder.
+fn plain_name(name: &str) -> anyhow::Result<&str> {
     let mut components = Path::new(name).components();
     match (components.next(), components.next()) {
         (Some(Component::Normal(only)), None) if only == name => Ok(name),
-        _ => Err(BadInput(format!("{name:?} is not the name of a file")).into()),
+        _ => Err(BadInput(format!("{name:?} is not a plain file name")).into()),
     }
 }
 
@@ -186,11 +187,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_bundle_names_its_files_they_stay_in_their_folder(name in "(\\PC|[./\\\\\0]){0,12}") {
+        fn files_of_a_bundle_with_any_names_stay_in_their_folder(name in "(\\PC|[./\\\\\0]){0,12}") {
             let folder = Path::new("folder");
-            if let Ok(plain) = plain(&name) {
-                let within = folder.join(plain);
-                prop_assert_eq!(within.parent(), Some(folder));
+            if let Ok(plain) = plain_name(&name) {
+                let path = folder.join(plain);
+                prop_assert_eq!(path.parent(), Some(folder));
             }
         }
     }
@@ -200,7 +201,7 @@ mod tests {
     }
 
     impl Bench {
-        /// A server's configuration, with a model folder, prompts and a store.
+        /// Creates a server's configuration with a model folder, prompts and a store.
         fn new() -> Self {
             let bench = Self { folder: tempfile::tempdir().unwrap() };
             fs::create_dir(bench.path("model")).unwrap();
@@ -237,11 +238,11 @@ mod tests {
             fetch(worker, &self.path("worker"), &artifacts)
         }
 
-        /// Fetches what was published after a change to it.
+        /// Publishes, changes the bundle, and returns the error of fetching it.
         fn refused(&self, change: impl Fn(String) -> String) -> String {
             let store = self.published();
-            let text =
-                String::from_utf8(store.get("experiments/e.json", BYTES_MAX).unwrap().unwrap()).unwrap();
+            let text = String::from_utf8(store.get("experiments/e.json", BUNDLE_BYTES_MAX).unwrap().unwrap())
+                .unwrap();
             let changed = change(text.clone());
             assert_ne!(text, changed);
             store.put("experiments/e.json", changed.into()).unwrap();
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_has_the_servers_experiment_and_its_own_machine() {
+    fn a_worker_fetches_the_experiment_and_keeps_its_runtime_settings() {
         let bench = Bench::new();
         bench.published();
         let config = bench.fetched().unwrap();
@@ -262,11 +263,15 @@ mod tests {
         assert_eq!(fs::read(config.policy.path.join("model.safetensors")).unwrap(), b"weights");
         assert!(!config.policy.path.join("optimizer.pt").exists());
         assert_eq!(fs::read(config.prompts.path).unwrap(), b"{\"prompt\": \"why?\"}\n");
-        assert_eq!(bench.fetched().unwrap().policy.path, config.policy.path, "a second time it is there");
+        assert_eq!(
+            bench.fetched().unwrap().policy.path,
+            config.policy.path,
+            "a second fetch gives the same path"
+        );
     }
 
     #[test]
-    fn what_two_experiments_have_in_common_is_laid_out_once() {
+    fn experiments_share_the_links_of_equal_files() {
         let bench = Bench::new();
         bench.published();
         let before = bench.fetched().unwrap();
@@ -280,12 +285,12 @@ mod tests {
         assert_eq!(
             fs::read(before.prompts.path).unwrap(),
             b"{\"prompt\": \"why?\"}\n",
-            "a worker may read it"
+            "the old prompts stay, a worker may read them"
         );
     }
 
     #[test]
-    fn the_servers_own_file_is_a_workers_configuration_too() {
+    fn a_worker_accepts_the_configuration_of_the_server() {
         let bench = Bench::new();
         let worker = WorkerConfig::load(&bench.path("server.toml")).unwrap();
         assert_eq!(worker.runtime.threads, 3);
@@ -295,17 +300,17 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_that_was_tampered_with_is_refused_in_words() {
+    fn a_modified_bundle_is_rejected_with_the_reason() {
         let bench = Bench::new();
         let said =
             bench.refused(|text| text.replace("\"model.safetensors\":", "\"../../model.safetensors\":"));
-        assert!(said.contains("\"../../model.safetensors\" is not the name of a file"), "{said}");
+        assert!(said.contains("\"../../model.safetensors\" is not a plain file name"), "{said}");
         let said = bench.refused(|text| text.replace("\"name\": \"model\"", "\"name\": \"/etc\""));
-        assert!(said.contains("\"/etc\" is not the name of a file"), "{said}");
+        assert!(said.contains("\"/etc\" is not a plain file name"), "{said}");
         let said = bench.refused(|text| text.replace("name = \\\"e\\\"", "name = \\\"f\\\""));
-        assert!(said.contains("is another experiment"), "{said}");
+        assert!(said.contains("contains another experiment"), "{said}");
         let said = bench.refused(|text| text.replace("\"prompts.jsonl\":", "\"else.jsonl\":"));
-        assert!(said.contains("names no content of prompts.jsonl"), "{said}");
+        assert!(said.contains("lacks the content of prompts.jsonl"), "{said}");
         let other = ArtifactId::of(b"never put").to_string();
         let weights = ArtifactId::of(b"weights").to_string();
         let said = bench.refused(|text| text.replace(&weights, &other));

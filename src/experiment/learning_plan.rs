@@ -1,4 +1,4 @@
-//! The learning part of a plan: data and held-out prompts become artifacts, the gold reward gets a
+//! The learning part of a plan. Data and held-out prompts become artifacts, and the gold reward a
 //! fingerprint.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use crate::dataset::prompts;
 use crate::error::BadInput;
 use crate::gold::ReferenceAnswers;
 
-/// The learning part of a plan, with the held-out prompts; none where nothing is learnt.
+/// Derives the learning part of a plan, with the held-out prompts; `None` without learning.
 pub(super) fn plan(
     config: &Config,
     models: &Models,
@@ -38,14 +38,14 @@ pub(super) fn plan(
         feedback: learning.feedback.plan(),
         refinement: RefinementPlan {
             original: original(learning.refinement, artifacts)?,
-            hyperparameters: trained("refinement", "reward", &models.reward, refined)?,
+            hyperparameters: training_settings("refinement", "reward", &models.reward, refined)?,
         },
         tuning: TuningPlan {
             objective: learning.tuning.objective(),
-            hyperparameters: trained("tuning", "policy", &models.policy, tuned)?,
+            hyperparameters: training_settings("tuning", "policy", &models.policy, tuned)?,
         },
         evaluation: EvaluationPlan {
-            prompts: prompt_artifact::keep(&held_out, artifacts)?,
+            prompts: prompt_artifact::store(&held_out, artifacts)?,
             samples: learning.evaluation_samples,
             gold: gold(&learning, models, prompts, &held_out)?,
         },
@@ -54,20 +54,20 @@ pub(super) fn plan(
     Ok(Some((plan, held_out)))
 }
 
-/// A policy that is examined on what it was tuned on shows nothing.
+/// Reads the held-out prompts, and rejects those that the policy is tuned on.
 fn held_out(
     evaluation: &EvaluationConfig,
     prompts_path: &Path,
     prompts: &[Prompt],
 ) -> anyhow::Result<Vec<Prompt>> {
     let held_out = prompts::read(&evaluation.prompts).context("evaluation.prompts")?;
-    let known: HashMap<&str, &PromptId> =
+    let tuned_on: HashMap<&str, &PromptId> =
         prompts.iter().map(|prompt| (prompt.text.trim(), &prompt.prompt_id)).collect();
-    let shared = held_out.iter().find_map(|held| Some((held, *known.get(held.text.trim())?)));
+    let shared = held_out.iter().find_map(|held| Some((held, *tuned_on.get(held.text.trim())?)));
     match shared {
         None => Ok(held_out),
-        Some((held, trained_on)) => Err(BadInput(format!(
-            "evaluation.prompts: {} of {} is also in {}, as {trained_on}: hold out prompts that no policy is tuned on",
+        Some((held, duplicate)) => Err(BadInput(format!(
+            "evaluation.prompts: {} of {} is also in {}, as {duplicate}: remove it from one of the files",
             held.prompt_id,
             evaluation.prompts.display(),
             prompts_path.display(),
@@ -76,7 +76,7 @@ fn held_out(
     }
 }
 
-/// The original preferences, kept as they are read today: the file may move or change.
+/// Stores the original preferences as an artifact, because the file may move or change.
 fn original(
     refinement: &RefinementConfig,
     artifacts: &ArtifactStore,
@@ -86,7 +86,7 @@ fn original(
     let preferences =
         Dataset::read(path, &options).and_then(Dataset::preferences).context("refinement.data")?;
     if preferences.rows.is_empty() {
-        return Err(BadInput(format!("refinement.data: there is no preference in {}", path.display())).into());
+        return Err(BadInput(format!("refinement.data: {} has no preferences", path.display())).into());
     }
     let mut lines = Vec::new();
     for row in &preferences.rows {
@@ -97,8 +97,8 @@ fn original(
     Ok(Some(PreferenceSource { artifact, count: u32::try_from(preferences.rows.len())? }))
 }
 
-/// The settings of a training, which goes on from the model's adapter where it has one.
-fn trained(
+/// Returns the settings of a training, which continues from the model's adapter if one exists.
+fn training_settings(
     section: &str,
     of: &str,
     model: &Model,
@@ -107,15 +107,15 @@ fn trained(
     let adapter = model.adapter.as_ref();
     let own = adapter.map(lora_settings);
     let hyperparameters = settings(own.as_ref());
-    let merge = format!("merge it first with `dissent model merge`, and name the result as {of}.path");
-    let refused = |reason: String| Err(BadInput(format!("{section}: {reason}: {merge}")).into());
+    let merge = format!("merge it with `dissent model merge`, and set {of}.path to the result");
+    let rejected = |reason: String| Err(BadInput(format!("{section}: {reason}: {merge}")).into());
     match (&hyperparameters.lora, adapter) {
-        (Some(lora), Some(adapter)) if !goes_on(model, adapter, lora)? => refused(format!(
+        (Some(lora), Some(adapter)) if !can_continue(model, adapter, lora)? => rejected(format!(
             "{of}.adapter cannot be trained further with lora r = {}, alpha = {}, targets = {:?}: it has r = {}, \
              alpha = {}",
             lora.r, lora.alpha, lora.targets, adapter.r, adapter.alpha
         )),
-        (None, Some(_)) => refused(format!("full trains all weights, and {of}.adapter is beside them")),
+        (None, Some(_)) => rejected(format!("full = true does not train {of}.adapter")),
         (Some(lora), None) => {
             LoraSlots::of_settings(&model.checkpoint.config, lora)
                 .with_context(|| format!("{section}.lora"))?;
@@ -125,16 +125,16 @@ fn trained(
     }
 }
 
-/// Whether an adapter has just the shape and the scaling that a training with these settings has.
-fn goes_on(model: &Model, adapter: &LoraAdapter, lora: &LoraSettings) -> anyhow::Result<bool> {
+/// Returns whether a training with these settings can continue from the adapter: shape and scaling are equal.
+fn can_continue(model: &Model, adapter: &LoraAdapter, lora: &LoraSettings) -> anyhow::Result<bool> {
     let same_shape =
         LoraSlots::of_settings(&model.checkpoint.config, lora)? == LoraSlots::of_adapter(adapter);
     let scaling = lora.alpha / f64::from(lora.r);
-    let same_scaling = |of_pair: f32| (f64::from(of_pair) - scaling).abs() <= 1e-6 * scaling.abs();
+    let same_scaling = |pair_scaling: f32| (f64::from(pair_scaling) - scaling).abs() <= 1e-6 * scaling.abs();
     Ok(same_shape && adapter.layers.values().all(|pair| same_scaling(pair.scaling)))
 }
 
-/// The settings that an adapter says it was trained with.
+/// Returns the settings that the adapter was trained with.
 fn lora_settings(adapter: &LoraAdapter) -> LoraSettings {
     let name = |module: &str| module.rsplit('.').next().unwrap_or(module).to_owned();
     let mut targets: Vec<String> = adapter.layers.keys().map(|target| name(&target.module)).collect();
@@ -161,16 +161,16 @@ fn gold(
             Some(GoldPlan { name: answers.name().to_owned(), fingerprint: answers.fingerprint().to_owned() })
         }
         Some(GoldConfig::Model(gold)) => {
-            let model = models.gold.as_ref().context("the gold reward model is not open")?;
-            // What is put to the model, and how its score is read, are part of what it says.
+            let model = models.gold.as_ref().context("the gold reward model was not opened")?;
+            // The template and the kind of score change the gold reward.
             let kind = match gold.score {
                 dissent_domain::reward::RewardKind::Reward => "reward",
                 dissent_domain::reward::RewardKind::Cost => "cost",
             };
-            let whole = format!("{}\n{kind}\n{}", model.fingerprint, gold.template);
+            let identity = format!("{}\n{kind}\n{}", model.fingerprint, gold.template);
             Some(GoldPlan {
                 name: model.name.clone(),
-                fingerprint: blake3::hash(whole.as_bytes()).to_hex().to_string(),
+                fingerprint: blake3::hash(identity.as_bytes()).to_hex().to_string(),
             })
         }
     })
@@ -232,7 +232,7 @@ mod tests {
     const SENTIMENT: &str = "kind = \"sentiment\"";
 
     #[test]
-    fn a_plan_names_its_data_by_content_and_goes_on_from_the_adapter_that_there_is() {
+    fn a_plan_has_hashes_of_its_data_and_the_settings_of_the_adapter() {
         let bench = Bench::new();
         let planned = bench.planned("data = \"pairs.jsonl\"", SENTIMENT).unwrap();
         let learning = planned.plan.learning.unwrap();
@@ -251,17 +251,17 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_of_another_shape_has_to_be_merged_first() {
+    fn an_adapter_of_another_shape_must_be_merged() {
         let bench = Bench::new();
         for settings in ["lora.r = 3", "lora.alpha = 7", "full = true"] {
             let message = bench.refused(settings, SENTIMENT);
             assert!(message.starts_with("refinement: "), "{settings}: {message}");
-            assert!(message.contains("merge it first with `dissent model merge`"), "{settings}: {message}");
+            assert!(message.contains("merge it with `dissent model merge`"), "{settings}: {message}");
         }
     }
 
     #[test]
-    fn held_out_prompts_that_are_trained_on_are_named() {
+    fn held_out_prompts_that_are_tuned_on_are_named() {
         let bench = Bench::new();
         bench.write("held-out.jsonl", "{\"prompt\": \"when?\"}\n{\"prompt\": \" why? \"}\n");
         let message = bench.refused("", SENTIMENT);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn reference_answers_must_be_there_and_clear() {
+    fn missing_and_ambiguous_reference_answers_are_rejected() {
         let bench = Bench::new();
         bench.write("answers.jsonl", "{\"prompt_id\": \"p1\", \"answer\": \"x\"}\n");
         let gold = "kind = \"answers\"\npath = \"answers.jsonl\"";
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_gold_model_is_asked_is_part_of_what_it_is() {
+    fn the_fingerprint_of_a_gold_model_includes_template_and_kind_of_score() {
         let bench = Bench::new();
         let fingerprint = |rest: &str| {
             let model = format!(

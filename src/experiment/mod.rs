@@ -1,9 +1,8 @@
 //! One experiment, from its configuration to a running pipeline.
 //!
-//! In this order: [`models`] opens the models on disk, [`plan`] makes the recorded plan, `plan_check`
-//! compares it with the log, `start` opens the sessions of the models, and `run` drives the pipeline to its
-//! end in this process. The other way to drive it is `serving`. `bundle` hands an experiment to
-//! workers on other hosts.
+//! [`models`] opens the models on disk, [`plan`] derives the plan, and `plan_check` compares it with the log.
+//! Then `start` opens the sessions of the models, and `run` runs the pipeline to its end in this process.
+//! `serving` runs the pipeline as a service instead. `bundle` passes an experiment to workers on other hosts.
 
 pub(crate) mod bundle;
 mod learning_plan;

@@ -1,4 +1,4 @@
-//! Opening models as configuration and options name them.
+//! Opening the models of a configuration or of options.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use dissent_models::{InvalidKind, ModelError, cache};
 
 use crate::config::{Config, GoldConfig, RuntimeConfig};
 
-/// A checkpoint with its adapter, not yet running.
+/// An opened checkpoint with its adapter, without a session.
 pub struct Model {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// The adapter, if any.
     pub adapter: Option<LoraAdapter>,
-    /// For people: the file or folder name, and the adapter's.
+    /// The names of checkpoint and adapter, shown to people.
     pub name: String,
-    /// Of what it computes: weights, kept layers, adapter.
+    /// The hash of weights, kept layers and adapter.
     pub fingerprint: String,
 }
 
 impl Model {
-    /// Opens a checkpoint (a GGUF file is dequantised the first time) and its adapter.
+    /// Opens a checkpoint and its adapter. The first time, a GGUF file is dequantised into the cache folder.
     ///
     /// # Errors
-    /// If either cannot be read, or they do not fit together.
+    /// If either cannot be read, or their shapes differ.
     pub fn open(path: &Path, layers: Option<u32>, adapter: Option<&Path>) -> Result<Self, ModelError> {
         let checkpoint = Checkpoint::open(path, &open_options(layers)?)?;
         let mut name = file_name(path);
@@ -49,7 +49,7 @@ impl Model {
         })
     }
 
-    /// What its sessions are opened of.
+    /// Returns the parts from which sessions of the model are opened.
     #[must_use]
     pub fn base(&self, runtime: &'static OnnxRuntime, options: &SessionOptions) -> Base {
         Base {
@@ -60,50 +60,51 @@ impl Model {
         }
     }
 
-    /// Its tokenizer, shared.
+    /// Returns a shared tokenizer.
     #[must_use]
     pub fn tokenizer(&self) -> Arc<TextTokenizer> {
         Arc::new(self.checkpoint.tokenizer.clone())
     }
 }
 
-/// The models of an experiment, opened but not running.
+/// The opened models of an experiment, without sessions.
 pub struct Models {
     /// The policy.
     pub policy: Model,
     /// The proxy reward model.
     pub reward: Model,
-    /// The model whose reward stands for the truth, if one does.
+    /// The gold reward model, if the gold reward is a model.
     pub gold: Option<Model>,
 }
 
 impl Models {
-    /// Opens them.
+    /// Opens the models of a configuration.
     ///
     /// # Errors
-    /// If one cannot be read.
+    /// If a model cannot be read.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
         let (policy, reward) = (&config.policy, &config.reward);
         let gold = match &config.gold {
             Some(GoldConfig::Model(gold)) => {
                 let opened = Model::open(&gold.path, gold.layers, gold.adapter.as_deref());
-                Some(opened.context("the gold reward model")?)
+                Some(opened.context("failed to open the gold reward model")?)
             }
             Some(GoldConfig::Sentiment(_) | GoldConfig::Answers(_)) | None => None,
         };
         Ok(Self {
             gold,
-            policy: Model::open(&policy.path, None, policy.adapter.as_deref()).context("the policy")?,
+            policy: Model::open(&policy.path, None, policy.adapter.as_deref())
+                .context("failed to open the policy")?,
             reward: Model::open(&reward.path, reward.layers, reward.adapter.as_deref())
-                .context("the reward model")?,
+                .context("failed to open the reward model")?,
         })
     }
 }
 
-/// How checkpoints are opened: in the product's cache folder.
+/// Returns the options for opening a checkpoint, with the cache folder.
 ///
 /// # Errors
-/// If there is none.
+/// If no cache folder is set.
 pub fn open_options(layers: Option<u32>) -> Result<OpenOptions, ModelError> {
     let cache_dir = cache::cache_dir().ok_or_else(|| {
         ModelError::invalid(
@@ -118,10 +119,10 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// ONNX Runtime, and how sessions run on it.
+/// Loads ONNX Runtime. Returns it with the options of sessions.
 ///
 /// # Errors
-/// If the library is missing or unusable: the message says what was searched and the way out.
+/// If the library is missing or unusable; the message has the searched paths and the way out.
 pub fn runtime(
     config: &RuntimeConfig,
     rows: usize,

@@ -1,4 +1,5 @@
-//! From a configuration to the plan of an experiment: paths become fingerprints, prompts become an artifact.
+//! The plan of an experiment, derived from its configuration. Paths become fingerprints, and prompts an
+//! artifact.
 
 use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, RewardPlan};
 use dissent_domain::prompt::Prompt;
@@ -9,20 +10,20 @@ use super::{learning_plan, prompt_artifact};
 use crate::config::Config;
 use crate::dataset::prompts;
 
-/// A plan, with the prompts that it names, which are kept as artifacts from here on.
+/// A plan with its prompts, which are stored as artifacts.
 pub struct PlannedExperiment {
-    /// What will be done.
+    /// The plan to record or to compare.
     pub plan: Plan,
-    /// The prompts that conflicts are looked for on.
+    /// The prompts on which conflict is measured.
     pub prompts: Vec<Prompt>,
-    /// The prompts that policies are evaluated on; empty where nothing is learnt.
+    /// The prompts on which policies are evaluated; empty without learning.
     pub held_out: Vec<Prompt>,
 }
 
-/// The plan of a configuration.
+/// Derives the plan of a configuration.
 ///
 /// # Errors
-/// If prompts or data cannot be read, do not go together, or an artifact cannot be written.
+/// If prompts or data are unreadable or inconsistent, or an artifact cannot be written.
 pub fn plan(
     config: &Config,
     models: &Models,
@@ -34,7 +35,7 @@ pub fn plan(
         experiment: config.experiment.name.clone(),
         seed: config.experiment.seed,
         rounds: config.experiment.rounds,
-        prompts: prompt_artifact::keep(&prompts, artifacts)?,
+        prompts: prompt_artifact::store(&prompts, artifacts)?,
         policy: PolicyPlan {
             name: models.policy.name.clone(),
             fingerprint: models.policy.fingerprint.clone(),

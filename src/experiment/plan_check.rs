@@ -1,4 +1,4 @@
-//! The plan of a configuration against the recorded plan of the same experiment.
+//! The check of a configuration's plan against the recorded plan of the experiment.
 
 use dissent_domain::event::Event;
 use dissent_domain::event_ids::forked_id;
@@ -8,35 +8,36 @@ use dissent_domain::plan::Plan;
 
 use crate::error::BadInput;
 
-/// A recorded experiment is never continued with other settings: its results would be of neither.
-pub(crate) fn refuse_another_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<()> {
+/// Rejects a plan that differs from the recorded one. An experiment never continues with other settings,
+/// because its results would belong to neither plan.
+pub(crate) fn check_recorded_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<()> {
     if let Some(recorded) = forked_plan(log, &plan.experiment)? {
-        return refuse_difference(&recorded, plan);
+        return check_same_plan(&recorded, plan);
     }
     let Some(first) = log.read_stream(&plan.experiment, 0, 1)?.pop() else { return Ok(()) };
     let Event::ExperimentStarted(started) = first.decode()? else {
-        anyhow::bail!("the stream of {} does not begin with its start", plan.experiment)
+        anyhow::bail!("the stream of {} does not begin with experiment.started", plan.experiment)
     };
-    refuse_difference(&started.plan, plan)
+    check_same_plan(&started.plan, plan)
 }
 
-/// Refuses a plan that is not the recorded one, and says where they differ.
-pub(crate) fn refuse_difference(recorded: &Plan, plan: &Plan) -> anyhow::Result<()> {
+/// Rejects a plan that differs from the recorded one; the error names the first difference.
+pub(crate) fn check_same_plan(recorded: &Plan, plan: &Plan) -> anyhow::Result<()> {
     match difference(recorded, plan) {
         None => Ok(()),
         Some(difference) => Err(BadInput(format!(
-            "the experiment {} was begun with another plan ({difference}): give the new one another name, or \
-             restore the old configuration to go on",
+            "the experiment {} has another recorded plan ({difference}): use another name, or restore the old \
+             configuration",
             plan.experiment
         ))
         .into()),
     }
 }
 
-/// The plan of a fork; none of an experiment that is none.
+/// Returns the plan of a fork; `None` if the experiment is not a fork.
 fn forked_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
     let mut plan = None;
-    // A fork may have been forked again: the last one counts.
+    // A fork of a fork has several such events; the last one counts.
     for generation in 0.. {
         let Some(recorded) = log.find(forked_id(experiment, generation))? else { break };
         if let Event::ExperimentForked(forked) = recorded.decode()? {
@@ -46,7 +47,7 @@ fn forked_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<
     Ok(plan)
 }
 
-/// The first difference between two plans, for a person to read; none if they are the same.
+/// Describes the first difference between two plans; `None` if they are equal.
 fn difference(recorded: &Plan, wanted: &Plan) -> Option<String> {
     if recorded == wanted {
         return None;
@@ -59,7 +60,7 @@ fn first_difference(key: &str, recorded: &serde_json::Value, wanted: &serde_json
     const NULL: serde_json::Value = serde_json::Value::Null;
     match (recorded.as_object(), wanted.as_object()) {
         (Some(recorded), Some(wanted)) => {
-            // What is left out where there is nothing to say may be in either.
+            // Keys with default values are omitted, in either plan.
             let added = wanted.keys().filter(|name| !recorded.contains_key(*name));
             recorded.keys().chain(added).find_map(|name| {
                 let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
@@ -69,25 +70,23 @@ fn first_difference(key: &str, recorded: &serde_json::Value, wanted: &serde_json
         }
         _ if recorded == wanted => None,
         _ => Some(match (key, recorded.is_null(), wanted.is_null()) {
-            ("learning", true, _) => "it did not learn from feedback, now it would".to_owned(),
-            ("learning", _, true) => "it learnt from feedback, now it would not".to_owned(),
-            (key, ..) => named_difference(key).map_or_else(
-                || format!("{key} was {recorded}, now {wanted}"),
-                |what| format!("{what} not the same"),
-            ),
+            ("learning", true, _) => "learning was off, now on".to_owned(),
+            ("learning", _, true) => "learning was on, now off".to_owned(),
+            (key, ..) => named_difference(key)
+                .map_or_else(|| format!("{key} was {recorded}, now {wanted}"), str::to_owned),
         }),
     }
 }
 
-/// What differs where hashes do, which say nothing to a person.
+/// Describes a difference of hashes, which are meaningless to people.
 fn named_difference(key: &str) -> Option<&'static str> {
     Some(match key {
-        "prompts.artifact" => "the prompts are",
-        "policy.fingerprint" => "the policy's weights or adapter are",
-        "reward.fingerprint" => "the reward model's weights, layers or adapter are",
-        "learning.refinement.original.artifact" => "the original preferences are",
-        "learning.evaluation.prompts.artifact" => "the held-out prompts are",
-        "learning.evaluation.gold.fingerprint" => "the gold reward is",
+        "prompts.artifact" => "the prompts differ",
+        "policy.fingerprint" => "the policy's weights or adapter differ",
+        "reward.fingerprint" => "the reward model's weights, layers or adapter differ",
+        "learning.refinement.original.artifact" => "the original preferences differ",
+        "learning.evaluation.prompts.artifact" => "the held-out prompts differ",
+        "learning.evaluation.gold.fingerprint" => "the gold reward differs",
         _ => return None,
     })
 }
@@ -113,17 +112,17 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_between_two_plans_is_said_in_words() {
+    fn the_first_difference_between_two_plans_is_described() {
         let recorded = plan(|_| ());
         assert_eq!(difference(&recorded, &recorded), None);
         let seed = difference(&recorded, &plan(|plan| plan["seed"] = 3.into()));
         assert_eq!(seed.unwrap(), "seed was 0, now 3");
         let weights = difference(&recorded, &plan(|plan| plan["policy"]["fingerprint"] = "h".into()));
-        assert_eq!(weights.unwrap(), "the policy's weights or adapter are not the same");
+        assert_eq!(weights.unwrap(), "the policy's weights or adapter differ");
     }
 
     #[test]
-    fn learning_that_is_in_one_plan_only_is_a_difference() {
+    fn learning_in_one_plan_only_is_a_difference() {
         let learning = json!({
             "feedback": {"source": "people", "opponent": "conflict", "overlap": 1, "budget": null},
             "refinement": {"original": null, "hyperparameters": {}},
@@ -132,12 +131,12 @@ mod tests {
             "guards": {},
         });
         let (without, with) = (plan(|_| ()), plan(|plan| plan["learning"] = learning.clone()));
-        assert!(difference(&without, &with).unwrap().contains("it did not learn from feedback"));
-        assert!(difference(&with, &without).unwrap().contains("it learnt from feedback"));
+        assert!(difference(&without, &with).unwrap().contains("learning was off, now on"));
+        assert!(difference(&with, &without).unwrap().contains("learning was on, now off"));
         let other = plan(|plan| {
             plan["learning"] = learning.clone();
             plan["learning"]["evaluation"]["prompts"]["artifact"] = "i".into();
         });
-        assert_eq!(difference(&with, &other).unwrap(), "the held-out prompts are not the same");
+        assert_eq!(difference(&with, &other).unwrap(), "the held-out prompts differ");
     }
 }

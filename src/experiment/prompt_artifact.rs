@@ -4,8 +4,8 @@ use dissent_domain::plan::PromptSource;
 use dissent_domain::prompt::Prompt;
 use dissent_storage::ArtifactStore;
 
-/// Keeps prompts as an artifact, as JSON lines.
-pub(super) fn keep(prompts: &[Prompt], artifacts: &ArtifactStore) -> anyhow::Result<PromptSource> {
+/// Stores prompts as an artifact of JSON Lines.
+pub(super) fn store(prompts: &[Prompt], artifacts: &ArtifactStore) -> anyhow::Result<PromptSource> {
     let mut lines = Vec::new();
     for prompt in prompts {
         serde_json::to_writer(&mut lines, prompt)?;

@@ -1,4 +1,4 @@
-//! Running an experiment in this process: from a configuration to its end, or to where it waits for people.
+//! Running an experiment in this process, until it finishes or waits for people.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::plan_check::refuse_another_plan;
+use super::plan_check::check_recorded_plan;
 use crate::config::Config;
 use crate::error::Interrupted;
 use crate::experiment::models::Models;
@@ -25,44 +25,44 @@ use crate::log_access::copies::{self, Copier};
 use crate::log_access::inbox;
 use crate::progress::ProgressView;
 
-/// How long what is in hand may take after the first signal.
+/// Time for work in progress to finish after the first signal.
 const GRACE: Duration = Duration::from_secs(8);
-const GO_ON: &str = "run the same command again to go on";
+const CONTINUE_HINT: &str = "run the same command again to continue";
 
-/// A run that came to its end, with the log that holds it.
+/// A run after its end, with its log.
 pub(crate) struct Run {
     pub(crate) ending: Ending,
     pub(crate) experiment: ExperimentId,
     pub(crate) log: Arc<dyn EventLog>,
 }
 
-/// Runs an experiment, or goes on with it, until it is finished or waits for people; with `waits`, it is
-/// people that it waits for, and their judgements come through the inbox. One that is paused or cancelled is
-/// left as it is.
+/// Starts or continues an experiment, and runs it until it finishes or waits for people. With
+/// `waits_for_people`, the run continues and takes judgements from the inbox. A paused or cancelled
+/// experiment is not run.
 ///
 /// # Errors
-/// If configuration, data or models cannot be used, a step fails, or the user interrupts.
+/// If configuration, data or models are unusable, a step fails, or the user interrupts.
 pub(crate) fn run_experiment(
     config: &Config,
     data_dir: &Path,
-    waits: bool,
+    waits_for_people: bool,
     view: &ProgressView,
 ) -> anyhow::Result<Run> {
-    let held = Arc::new(copies::to_write(&data_dir.join("log"))?);
-    let _copier = Copier::start(held.clone(), data_dir)?;
-    let log: Arc<dyn EventLog> = held;
+    let owned = Arc::new(copies::to_write(&data_dir.join("log"))?);
+    let _copier = Copier::start(owned.clone(), data_dir)?;
+    let log: Arc<dyn EventLog> = owned;
     let artifacts = config.artifacts.open(data_dir)?;
     view.say("opening the models");
     let models = Models::open(config)?;
     let planned = plan::plan(config, &models, &artifacts)?;
-    refuse_another_plan(&*log, &planned.plan)?;
+    check_recorded_plan(&*log, &planned.plan)?;
     let experiment = planned.plan.experiment.clone();
     if is_finished(&*log, &planned.plan)? {
         return Ok(Run { ending: Ending::Finished, experiment, log });
     }
     let run = |ending| Run { ending, experiment: experiment.clone(), log: log.clone() };
     let snapshots = Snapshots::new(start::snapshots_folder(data_dir));
-    match standing(&*log, &experiment, &snapshots)? {
+    match status(&*log, &experiment, &snapshots)? {
         ExperimentStatus::Paused => return Ok(run(Ending::Paused)),
         ExperimentStatus::Cancelled => return Ok(run(Ending::Cancelled)),
         ExperimentStatus::Created => start(&*log, &experiment)?,
@@ -70,7 +70,7 @@ pub(crate) fn run_experiment(
     }
     view.say("starting the policy and the proxy reward model");
     let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
-    let inbox = waits.then(|| inbox::folder(data_dir, &experiment));
+    let inbox = waits_for_people.then(|| inbox::folder(data_dir, &experiment));
     let lease = LeaseTimes::default();
     let snapshots = Some(snapshots);
     let backends = Backends { log: log.clone(), broker, artifacts, snapshots, inbox, lease, shared: false };
@@ -80,8 +80,8 @@ pub(crate) fn run_experiment(
     Ok(Run { ending, experiment, log })
 }
 
-/// Whether an experiment may go on, as far as operators are concerned.
-fn standing(
+/// Returns the status of an experiment after all operator commands.
+fn status(
     log: &dyn EventLog,
     experiment: &ExperimentId,
     snapshots: &Snapshots,
@@ -91,15 +91,15 @@ fn standing(
     Ok(states.standing(experiment))
 }
 
-/// Whoever runs what was created wants it to start.
+/// Starts a created experiment: `dissent run` implies the start command.
 fn start(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<()> {
-    let order =
+    let command =
         OperatorCommand { action: Action::Start, by: String::new(), reason: Some("dissent run".to_owned()) };
-    wait(command_in_log(log, experiment, &order))?;
+    wait(command_in_log(log, experiment, &command))?;
     Ok(())
 }
 
-/// Whether the experiment did all its rounds, or decided to go no further.
+/// Returns whether the experiment has finished, after all rounds or fewer.
 fn is_finished(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<bool> {
     for rounds in 1..=plan.rounds {
         if log.find(finished_id(plan, rounds))?.is_some() {
@@ -109,25 +109,25 @@ fn is_finished(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// Runs the pipeline until the experiment is finished, waits for people, fails, or is interrupted; always
-/// drains.
+/// Runs the pipeline until the experiment finishes, waits for people, fails or is interrupted. The pipeline
+/// is drained in every case.
 async fn drive(plan: &Plan, resources: Resources, view: &ProgressView) -> anyhow::Result<Ending> {
     let mut pipeline = Pipeline::start(plan, resources).await?;
     let cancel = pipeline.cancel_handle();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let showing = actix::spawn(view.follow(pipeline.progress(), pipeline.meter()));
+    let display = actix::spawn(view.follow(pipeline.progress(), pipeline.meter()));
     let outcome: Result<Ending, anyhow::Error> = tokio::select! {
         finished = pipeline.finished() => finished.map_err(Into::into),
-        _ = interrupt.recv() => Err(Interrupted(GO_ON).into()),
-        _ = terminate.recv() => Err(Interrupted(GO_ON).into()),
+        _ = interrupt.recv() => Err(Interrupted(CONTINUE_HINT).into()),
+        _ = terminate.recv() => Err(Interrupted(CONTINUE_HINT).into()),
     };
-    showing.abort();
+    display.abort();
     if outcome.is_err() {
-        view.say("stopping: finishing what is in hand (press Ctrl-C again to give it up)");
+        view.say("stopping after the work in progress (press Ctrl-C again to abandon it)");
         let failed =
             matches!(outcome.as_ref().map_err(|e| e.downcast_ref()), Err(Some(PipelineError::Failed(_))));
-        actix::spawn(give_up(cancel, interrupt, if failed { Duration::ZERO } else { GRACE }));
+        actix::spawn(cancel_after(cancel, interrupt, if failed { Duration::ZERO } else { GRACE }));
     }
     let drained = pipeline.drain().await;
     let ending = outcome?;
@@ -135,8 +135,8 @@ async fn drive(plan: &Plan, resources: Resources, view: &ProgressView) -> anyhow
     Ok(ending)
 }
 
-/// Gives up what is being computed on a second Ctrl-C, or when the grace is over.
-async fn give_up(cancel: CancelFlag, mut interrupt: Signal, grace: Duration) {
+/// Cancels running computations on a second Ctrl-C or after `grace`.
+async fn cancel_after(cancel: CancelFlag, mut interrupt: Signal, grace: Duration) {
     let _ = tokio::time::timeout(grace, interrupt.recv()).await;
     cancel.cancel();
 }

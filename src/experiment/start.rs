@@ -1,4 +1,4 @@
-//! From a configuration to models that run: only those that the roles of this process use.
+//! Opening the sessions of models, for the roles of this process only.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,33 +21,34 @@ use crate::experiment::models::Models;
 use crate::experiment::plan::PlannedExperiment;
 use crate::gold::{ReferenceAnswers, Sentiment};
 
-/// Beyond this many rows a step is bound by computing, not by reading the weights, and more rows gain little.
+/// Largest number of rows of a model run. More rows gain little, because computation becomes the bottleneck
+/// instead of reading weights.
 const ROWS_MAX: usize = 32;
 
-/// Where a process reads and writes.
+/// The storage and messaging of a process.
 pub(crate) struct Backends {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) artifacts: ArtifactStore,
-    /// Where snapshots are kept; none where there is no log.
+    /// The store of snapshots; `None` without a log.
     pub(crate) snapshots: Option<Snapshots>,
-    /// The folder into which people's judgements come; none: they are not waited for.
+    /// The folder of incoming judgements; `None` if the process does not wait for people.
     pub(crate) inbox: Option<PathBuf>,
-    /// How long a training may be silent.
+    /// The lease times of trainings.
     pub(crate) lease: LeaseTimes,
-    /// Whether other processes may do steps too.
+    /// Whether other processes may run steps too.
     pub(crate) shared: bool,
 }
 
-/// Where the snapshots of a data folder are.
+/// Returns the folder of snapshots in a data folder.
 pub(crate) fn snapshots_folder(data_dir: &Path) -> PathBuf {
     data_dir.join("snapshots")
 }
 
-/// Starts what the roles of this process need.
+/// Opens the sessions that the roles of this process need.
 ///
 /// # Errors
-/// If a model or the gold reward cannot be used.
+/// If a model or the gold reward is unusable.
 pub(crate) fn open(
     config: &Config,
     models: &Models,
@@ -56,16 +57,16 @@ pub(crate) fn open(
     backends: Backends,
 ) -> anyhow::Result<Resources> {
     let (runtime, options) = crate::experiment::models::runtime(&config.runtime, rows(config))?;
-    let opening = SessionOpener { config, models, runtime, options: &options, cancel: CancelFlag::new() };
+    let opener = SessionOpener { config, models, runtime, options: &options, cancel: CancelFlag::new() };
     let PlannedExperiment { plan, prompts, held_out } = planned;
     let Backends { log, broker, artifacts, snapshots, inbox, lease, shared } = backends;
     let learning = match &plan.learning {
-        Some(_) => Some(opening.learning(&roles, held_out, inbox)?),
+        Some(_) => Some(opener.learning(&roles, held_out, inbox)?),
         None => None,
     };
-    let policy = roles.need_policy().then(|| opening.policy()).transpose()?;
-    let proxy = roles.need_reward_model().then(|| opening.proxy()).transpose()?;
-    let cancel = opening.cancel;
+    let policy = roles.need_policy().then(|| opener.policy()).transpose()?;
+    let proxy = roles.need_reward_model().then(|| opener.proxy()).transpose()?;
+    let cancel = opener.cancel;
     Ok(Resources {
         log,
         broker,
@@ -82,12 +83,12 @@ pub(crate) fn open(
     })
 }
 
-/// Completions decoded together: all of a batch.
+/// Returns the rows of a model run: the completions of a batch, up to the maximum.
 fn rows(config: &Config) -> usize {
     config.generation.batch_prompts.saturating_mul(config.generation.samples as usize).min(ROWS_MAX)
 }
 
-/// From models on disk to models that run.
+/// Opens sessions of models.
 struct SessionOpener<'a> {
     config: &'a Config,
     models: &'a Models,
@@ -100,7 +101,7 @@ impl SessionOpener<'_> {
     fn policy(&self) -> anyhow::Result<Policy> {
         let model = &self.models.policy;
         let template: PromptTemplate = self.config.policy.template.parse()?;
-        // What fails for every prompt is a mistake in the configuration, not in the prompts.
+        // An error with any prompt is an error of the configuration.
         template.render_prompt(&model.checkpoint.tokenizer, "prompt").context("policy.template")?;
         let base = model.base(self.runtime, self.options);
         Policy::open(base, template, self.config.generation.batch_prompts)
@@ -139,7 +140,7 @@ impl SessionOpener<'_> {
         }))
     }
 
-    /// What stands for the truth, if anything does.
+    /// Opens the gold reward, if one is configured.
     fn gold(&self) -> anyhow::Result<Option<Box<dyn Gold>>> {
         Ok(match (&self.config.gold, &self.models.gold) {
             (Some(GoldConfig::Model(gold)), Some(model)) => {
@@ -160,22 +161,22 @@ impl SessionOpener<'_> {
     }
 }
 
-/// How positive an answer sounds.
+/// The sentiment of completions.
 struct GoldSentiment(Sentiment);
 
 impl Gold for GoldSentiment {
-    fn score(&mut self, _: &Prompt, answers: &[String]) -> Result<Vec<f64>, StepError> {
-        Ok(answers.iter().map(|answer| self.0.score(answer)).collect())
+    fn score(&mut self, _: &Prompt, completions: &[String]) -> Result<Vec<f64>, StepError> {
+        Ok(completions.iter().map(|completion| self.0.score(completion)).collect())
     }
 }
 
-/// How near an answer comes to those that people wrote.
+/// The similarity of completions to reference answers.
 struct GoldAnswers(ReferenceAnswers);
 
 impl Gold for GoldAnswers {
-    fn score(&mut self, prompt: &Prompt, answers: &[String]) -> Result<Vec<f64>, StepError> {
+    fn score(&mut self, prompt: &Prompt, completions: &[String]) -> Result<Vec<f64>, StepError> {
         let missing =
             || StepError::SetAside(format!("{} has no answer for {}", self.0.name(), prompt.prompt_id));
-        answers.iter().map(|answer| self.0.score(&prompt.prompt_id, answer).ok_or_else(missing)).collect()
+        completions.iter().map(|text| self.0.score(&prompt.prompt_id, text).ok_or_else(missing)).collect()
     }
 }

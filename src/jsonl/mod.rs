@@ -1,5 +1,5 @@
-//! JSON Lines in and out: the commands' input is untrusted and its errors name file, line and field; their
-//! output appears whole or not at all.
+//! Reading and writing JSON Lines. Input is untrusted, and its errors name file, line and field. Output
+//! appears completely or not at all.
 
 mod read;
 mod write;

@@ -11,79 +11,78 @@ use serde::de::{self, DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_path_to_error::Segment;
 
-/// Longest line read, in bytes: bounds the memory that one line may take.
+/// Longest line, in bytes. It bounds the memory of one line.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
 
-/// Most bytes of the input's own text that an error message quotes.
+/// Most bytes of input text that an error message quotes.
 const QUOTED_BYTES_MAX: usize = 160;
 
-/// Input that cannot be used.
+/// Unusable input.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// The file is missing or cannot be opened.
     #[error("failed to open {file}")]
     Open {
-        /// The file, as it was given.
+        /// The file, as given.
         file: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Reading failed part of the way.
+    /// Reading failed after a part of the file.
     #[error("failed to read {file} after line {line}")]
     Read {
-        /// The file, as it was given.
+        /// The file, as given.
         file: String,
-        /// Lines read before.
+        /// Number of lines read before.
         line: u64,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// One line is at fault.
+    /// One line is unusable.
     #[error("{file}:{line}: {fault}")]
     Line {
-        /// The file, as it was given, or `stdin`.
+        /// The file, as given, or `stdin`.
         file: String,
-        /// The line, counted from 1.
+        /// The line, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// The problem of the line.
         fault: Fault,
     },
 }
 
-/// What is wrong with a line. Columns count bytes, from 1; a `field` is a path such as
-/// `completions[3].reward`.
+/// A problem of one line. Columns count bytes, from 1. A `field` is a path such as `completions[3].reward`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Not JSON.
+    /// The line is not JSON.
     #[error("{}not JSON: {reason} at column {column}", prefix(field))]
     NotJson {
-        /// Where in the object the parser was; empty if outside any field.
+        /// The field at which the parser stopped; empty outside fields.
         field: String,
-        /// Where it stopped.
+        /// The column at which the parser stopped.
         column: usize,
-        /// What it met.
+        /// The parser's message.
         reason: String,
     },
-    /// JSON, but one value in it cannot be used.
+    /// One value of the object is unusable.
     #[error("{}{reason}", prefix(field))]
     Field {
-        /// The value at fault.
+        /// The field of the value.
         field: String,
-        /// What it must be, and what it is.
+        /// The required and the found value.
         reason: String,
     },
-    /// Not a JSON object.
+    /// The line is not a JSON object.
     #[error("must be a JSON object, such as {{\"prompt_id\": \"p1\", …}}")]
     NotAnObject,
-    /// Not UTF-8.
+    /// The line is not UTF-8.
     #[error("{}not UTF-8 at column {column}", prefix(field))]
     NotUtf8 {
-        /// The value at fault; empty if outside any field.
+        /// The field with the invalid bytes; empty outside fields.
         field: String,
-        /// The first byte at fault.
+        /// The first invalid byte.
         column: usize,
     },
-    /// Longer than [`LINE_BYTES_MAX`].
+    /// The line is longer than [`LINE_BYTES_MAX`].
     #[error("longer than {limit} bytes")]
     TooLong {
         /// The limit, in bytes.
@@ -95,8 +94,10 @@ fn prefix(field: &str) -> String {
     if field.is_empty() { String::new() } else { format!("{field}: ") }
 }
 
-/// A JSON Lines file or stream, read value by value as `(line number, value)`; lines count from 1. Blank
-/// lines and a byte order mark are skipped. After an error the rest should not be read.
+/// Iterator over the values of a JSON Lines file or stream, as `(line number, value)`.
+///
+/// Lines count from 1. Blank lines and a byte order mark are skipped. After an error the iterator should not
+/// be used.
 pub struct JsonLines<T> {
     reader: Box<dyn BufRead>,
     file: String,
@@ -107,7 +108,7 @@ pub struct JsonLines<T> {
 }
 
 impl<T: DeserializeOwned> JsonLines<T> {
-    /// Opens a file, or stdin for `-`.
+    /// Opens a file, or standard input for `-`.
     ///
     /// # Errors
     /// If the file cannot be opened.
@@ -122,7 +123,7 @@ impl<T: DeserializeOwned> JsonLines<T> {
         }
     }
 
-    /// Reads from `reader`; errors call it `file`.
+    /// Reads from `reader`. Errors name it `file`.
     pub fn new(file: impl Into<String>, reader: impl BufRead + 'static) -> Self {
         Self {
             reader: Box::new(reader),
@@ -134,22 +135,22 @@ impl<T: DeserializeOwned> JsonLines<T> {
         }
     }
 
-    /// The error for a value that parsed but breaks a rule, at `field` of line `line`.
+    /// Returns the error for a parsed value that breaks a rule, at `field` of line `line`.
     #[must_use]
     pub fn error(&self, line: u64, field: impl Into<String>, reason: impl Into<String>) -> InputError {
         let fault = Fault::Field { field: field.into(), reason: reason.into() };
         InputError::Line { file: self.file.clone(), line, fault }
     }
 
-    /// The line read last, read again as another type: for lines that say themselves what they are.
+    /// Parses the current line again, as another type. Some fields decide the type of their line.
     ///
     /// # Errors
-    /// If the line is not such a value.
-    pub fn again<U: DeserializeOwned>(&self) -> Result<U, InputError> {
-        parse(&self.bytes).map_err(|fault| self.at_fault(fault))
+    /// If the line is not a value of that type.
+    pub fn reparse<U: DeserializeOwned>(&self) -> Result<U, InputError> {
+        parse(&self.bytes).map_err(|fault| self.line_error(fault))
     }
 
-    /// Reads the next line into `self.bytes`, without its end; false at the end of the input.
+    /// Reads the next line into `self.bytes`, without its line end. Returns `false` at the end of the input.
     fn read_line(&mut self) -> Result<bool, InputError> {
         self.bytes.clear();
         let limit = self.line_bytes_max;
@@ -167,7 +168,7 @@ impl<T: DeserializeOwned> JsonLines<T> {
             self.bytes.pop();
         }
         if self.bytes.len() > limit {
-            return Err(self.at_fault(Fault::TooLong { limit }));
+            return Err(self.line_error(Fault::TooLong { limit }));
         }
         if self.line == 1 && self.bytes.starts_with(b"\xef\xbb\xbf") {
             self.bytes.drain(..3);
@@ -175,7 +176,7 @@ impl<T: DeserializeOwned> JsonLines<T> {
         Ok(true)
     }
 
-    fn at_fault(&self, fault: Fault) -> InputError {
+    fn line_error(&self, fault: Fault) -> InputError {
         InputError::Line { file: self.file.clone(), line: self.line, fault }
     }
 }
@@ -189,7 +190,7 @@ impl<T: DeserializeOwned> Iterator for JsonLines<T> {
                 Ok(false) => return None,
                 Ok(true) if self.bytes.trim_ascii().is_empty() => {}
                 Ok(true) => {
-                    let value = parse(&self.bytes).map_err(|fault| self.at_fault(fault));
+                    let value = parse(&self.bytes).map_err(|fault| self.line_error(fault));
                     return Some(value.map(|value| (self.line, value)));
                 }
                 Err(error) => return Some(Err(error)),
@@ -200,7 +201,7 @@ impl<T: DeserializeOwned> Iterator for JsonLines<T> {
 
 fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, Fault> {
     let text = std::str::from_utf8(line).map_err(|error| not_utf8::<T>(line, error.valid_up_to()))?;
-    // A struct would also be read from an array, by position; no format of ours means that.
+    // Serde would also read a struct from an array, by position. No format here has such lines.
     let is_object = text.trim_start().starts_with('{');
     match serde_json::from_str(text) {
         Ok(value) if is_object => Ok(value),
@@ -210,7 +211,7 @@ fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, Fault> {
     }
 }
 
-/// Follows where in `text` the parser is when it gives up: slower than just parsing, so for bad lines only.
+/// Finds the field at which parsing fails. Slower than parsing, so for invalid lines only.
 fn locate<T: DeserializeOwned>(text: &str) -> Option<(String, serde_json::Error)> {
     let mut json = serde_json::Deserializer::from_str(text);
     match serde_path_to_error::deserialize::<_, T>(&mut json) {
@@ -219,7 +220,7 @@ fn locate<T: DeserializeOwned>(text: &str) -> Option<(String, serde_json::Error)
     }
 }
 
-/// As `completions[3].reward`, up to the last key that was read whole. Keys are the input's own text.
+/// Formats a path as `completions[3].reward`, up to the last complete key. Keys are escaped input text.
 fn field_path(path: &serde_path_to_error::Path) -> String {
     let mut field = String::new();
     for segment in path {
@@ -238,7 +239,7 @@ fn field_path(path: &serde_path_to_error::Path) -> String {
 }
 
 fn not_utf8<T: DeserializeOwned>(line: &[u8], valid: usize) -> Fault {
-    // The text up to there breaks off inside the field at fault.
+    // The valid text ends inside the field with the invalid byte.
     let text = line.get(..valid).and_then(|line| std::str::from_utf8(line).ok());
     let field = text.and_then(locate::<T>).map_or_else(String::new, |(field, _)| field);
     Fault::NotUtf8 { field, column: valid + 1 }
@@ -246,7 +247,7 @@ fn not_utf8<T: DeserializeOwned>(line: &[u8], valid: usize) -> Fault {
 
 fn explain<T: DeserializeOwned>(text: &str) -> Fault {
     let Some((field, error)) = locate::<T>(text) else {
-        // Not reached: the line was bad a moment ago.
+        // Unreachable: parsing this line failed before.
         return Fault::NotJson { field: String::new(), column: 1, reason: "unreadable".to_owned() };
     };
     let message = error.to_string();
@@ -268,8 +269,8 @@ fn explain<T: DeserializeOwned>(text: &str) -> Fault {
     }
 }
 
-/// The number-like word around `column` (in bytes, from 1) if it is one that other languages write into JSON
-/// for a NaN or an infinity, or a number too large for a double.
+/// Returns the word around `column` (in bytes, from 1) if it is a NaN, an infinity or a number too large for
+/// a double. Other languages write such words into JSON.
 fn non_finite_token(text: &str, column: usize) -> Option<&str> {
     let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     let bytes = text.as_bytes();
@@ -277,7 +278,7 @@ fn non_finite_token(text: &str, column: usize) -> Option<&str> {
     let start = at - bytes[..at].iter().rev().take_while(|byte| is_word(byte)).count();
     let end = at + bytes[at..].iter().take_while(|byte| is_word(byte)).count();
     let token = text.get(start..end)?;
-    // Rust reads `nan`, `inf` and `infinity` in any case, and 1e999 as infinite.
+    // Rust parses `nan`, `inf` and `infinity` in any case, and 1e999 as infinite.
     token.parse::<f64>().is_ok_and(|number| !number.is_finite()).then_some(token)
 }
 
@@ -289,19 +290,19 @@ fn shortened(text: &str) -> String {
     format!("{}…", &text[..end])
 }
 
-/// For `#[serde(deserialize_with = "finite")]`: a number that is neither NaN nor infinite.
+/// Deserialises a number that is neither NaN nor infinite, for `#[serde(deserialize_with = "finite")]`.
 ///
 /// # Errors
-/// If the value is anything else.
+/// If the value is not a finite number.
 pub fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     deserializer.deserialize_f64(FiniteVisitor)
 }
 
-/// For `#[serde(default, deserialize_with = "finite_if_present")]`: a finite number, or no such key. A
-/// `null`, which is what some write for NaN, is an error.
+/// Deserialises an optional finite number, for `#[serde(default, deserialize_with = "finite_if_present")]`. A
+/// `null`, which some programs write for NaN, is an error.
 ///
 /// # Errors
-/// If there is a value and it is not a finite number.
+/// If the key is present and its value is not a finite number.
 pub fn finite_if_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     finite(deserializer).map(Some)
 }
@@ -332,7 +333,7 @@ impl Visitor<'_> for FiniteVisitor {
     }
 }
 
-/// A `T` read from a JSON object only: a struct alone would also be read from an array, by position.
+/// Reads a `T` from a JSON object only. Serde alone would also read a struct from an array, by position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object<T>(pub T);
 

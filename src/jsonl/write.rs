@@ -1,4 +1,4 @@
-//! Writing JSON Lines, whole or not at all.
+//! Writing JSON Lines, completely or not at all.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -7,20 +7,22 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-/// Output that could not be written.
+/// A failure to write output.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to write {file}")]
 pub struct OutputError {
-    /// The file, as it was given, or `stdout`.
+    /// The file, as given, or `stdout`.
     pub file: String,
-    /// Why.
+    /// The cause.
     #[source]
     pub source: io::Error,
 }
 
-/// Writes one JSON value a line. A file is written beside its target and renamed onto it by
-/// [`finish`](Self::finish): until then, and if that is never reached, the target is as it was. Stdout (`-`),
-/// pipes and devices cannot be taken back: they get each line as it comes.
+/// Writes one JSON value per line.
+///
+/// The lines go to a temporary file beside the target, and [`finish`](Self::finish) renames it onto the
+/// target. Without `finish` the target does not change. Standard output (`-`), pipes and devices receive
+/// lines directly.
 pub struct JsonLinesWriter {
     sink: Sink,
     file: String,
@@ -32,10 +34,10 @@ enum Sink {
 }
 
 impl JsonLinesWriter {
-    /// Prepares to write to a file, or to stdout for `-`.
+    /// Prepares writing to a file, or to standard output for `-`.
     ///
     /// # Errors
-    /// If nothing can be written there.
+    /// If the target cannot be written.
     pub fn create(path: &Path) -> Result<Self, OutputError> {
         if path == Path::new("-") {
             let sink = Sink::Stream(BufWriter::new(Box::new(io::stdout())));
@@ -51,7 +53,7 @@ impl JsonLinesWriter {
     /// Writes one line.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the line cannot be written.
     pub fn write(&mut self, value: &impl Serialize) -> Result<(), OutputError> {
         let written = match &mut self.sink {
             Sink::Stream(stream) => write_line(stream, value),
@@ -60,10 +62,10 @@ impl JsonLinesWriter {
         written.map_err(|source| OutputError { file: self.file.clone(), source })
     }
 
-    /// Makes what was written visible and durable.
+    /// Makes the written lines visible and durable.
     ///
     /// # Errors
-    /// If it cannot be written or moved into place.
+    /// If the lines cannot be written or the file cannot be renamed.
     pub fn finish(self) -> Result<(), OutputError> {
         let finished = match self.sink {
             Sink::Stream(mut stream) => stream.flush(),
@@ -74,7 +76,7 @@ impl JsonLinesWriter {
 }
 
 fn create_sink(path: &Path) -> io::Result<Sink> {
-    // Renaming onto a link would replace the link, and onto a device the device.
+    // Renaming onto a link or device would replace it.
     let target = match fs::canonicalize(path) {
         Ok(target) => target,
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
@@ -93,7 +95,7 @@ fn create_sink(path: &Path) -> io::Result<Sink> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        // As any new file, less the umask; a temporary file is otherwise its owner's alone.
+        // The permissions of any new file, minus the umask. The default of temporary files is owner only.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
     let temporary = BufWriter::with_capacity(1 << 16, builder.tempfile_in(folder(&target))?);
@@ -113,7 +115,7 @@ fn persist(temporary: BufWriter<NamedTempFile>, target: &Path) -> io::Result<()>
     let temporary = temporary.into_inner().map_err(io::IntoInnerError::into_error)?;
     temporary.as_file().sync_all()?;
     temporary.persist(target).map_err(|error| error.error)?;
-    // The rename is durable once the folder is; where folders cannot be opened, that is the system's affair.
+    // The rename is durable after the folder is synced. Some systems cannot open folders.
     if let Ok(folder) = File::open(folder(target)) {
         folder.sync_all()?;
     }
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_appears_whole_when_it_is_finished_and_not_before() {
+    fn a_file_appears_completely_on_finish() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out.jsonl");
         fs::write(&target, "before").unwrap();
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_behind_by_a_writer_that_is_dropped() {
+    fn a_dropped_writer_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = JsonLinesWriter::create(&folder.path().join("out.jsonl")).unwrap();
         writer.write(&1).unwrap();
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_cannot_be_written_is_an_error_naming_the_file() {
+    fn a_value_without_json_is_an_error_with_the_file() {
         struct Broken;
         impl Serialize for Broken {
             fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_cannot_be_written_is_refused_at_once() {
+    fn an_unwritable_target_is_rejected_on_creation() {
         let folder = tempfile::tempdir().unwrap();
         assert!(JsonLinesWriter::create(folder.path()).is_err(), "a folder");
         assert!(JsonLinesWriter::create(&folder.path().join("missing/out.jsonl")).is_err());
@@ -190,7 +192,7 @@ mod tests {
         writer.finish().unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&target).unwrap(), "1\n");
-        assert_ne!(fs::metadata(&target).unwrap().mode() & 0o040, 0, "readable as any new file is");
+        assert_ne!(fs::metadata(&target).unwrap().mode() & 0o040, 0, "readable like any new file");
 
         let mut writer = JsonLinesWriter::create(Path::new("/dev/null")).unwrap();
         writer.write(&1).unwrap();

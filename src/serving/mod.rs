@@ -32,7 +32,7 @@ use crate::error::BadInput;
 use crate::experiment::bundle;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::refuse_another_plan;
+use crate::experiment::plan_check::check_recorded_plan;
 use crate::experiment::start::{self, Backends};
 use crate::log_access::copies::{self, Copier};
 use crate::log_access::inbox;
@@ -76,7 +76,7 @@ pub(crate) fn serve(
     let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(config)?;
     let planned = plan::plan(config, &models, &artifacts)?;
-    refuse_another_plan(&*log, &planned.plan)?;
+    check_recorded_plan(&*log, &planned.plan)?;
     bundle::publish(config_path, &artifacts)?;
     let plan = planned.plan.clone();
     actix::System::new().block_on(async {

@@ -7,7 +7,7 @@ use dissent_domain::event::{Event, Recorded};
 use dissent_domain::plan::Plan;
 use dissent_queues::{BoxFuture, HistoryConsumer};
 
-use crate::experiment::plan_check::refuse_difference;
+use crate::experiment::plan_check::check_same_plan;
 
 /// Longest silence of a history that still has recorded events to deliver.
 const PAST_MAX: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ impl PlanCheckedHistory {
                 None => self.read().await?,
                 Some(other) => match tokio::time::timeout(PAST_MAX, self.read()).await {
                     Ok(next) => next?,
-                    Err(_) => return refuse_difference(&other, &self.plan),
+                    Err(_) => return check_same_plan(&other, &self.plan),
                 },
             };
             let Some(recorded) = next else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Text for people: untrusted text made safe, numbers, and times.
+//! Text for people: escaped untrusted text, numbers and times.
 
 mod numbers;
 mod time;

@@ -1,11 +1,10 @@
-//! Times as people read them.
+//! Times formatted for people.
 
-/// A time in microseconds since 1970 as `2026-01-31 23:59:59Z`.
+/// Formats a time, in microseconds since 1970, as `2026-01-31 23:59:59Z`.
 pub(crate) fn utc(time_us: u64) -> String {
     let seconds = time_us / 1_000_000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date of the Gregorian calendar, whose cycle of 400 years has 146 097 days; years begin in
-    // March.
+    // The Gregorian calendar repeats every 400 years, or 146 097 days. Years begin in March here.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -23,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_shown_by_the_gregorian_calendar() {
+    fn times_follow_the_gregorian_calendar() {
         for (seconds, shown) in [
             (0, "1970-01-01 00:00:00Z"),
             (951_782_399, "2000-02-28 23:59:59Z"),

@@ -1,6 +1,6 @@
 //! Fuzzing of untrusted input: configurations, prompts, data sets, judgements. Each reader runs within the
 //! memory bound of `mutation::bounded`. `PROPTEST_CASES` sets the number of cases.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../domain/tests/mutation/mod.rs"]
 mod mutation;
@@ -44,7 +44,7 @@ fn take_rows(bytes: &[u8], format: Option<Format>) {
         let options = ReadOptions { format, ..ReadOptions::default() };
         if let Ok(dataset) = Dataset::read(path, &options) {
             let _ = dataset.fingerprint();
-            let _ = (dataset.clone().preferences(), dataset.clone().imitated(), dataset.prompts());
+            let _ = (dataset.clone().preferences(), dataset.clone().sft_rows(), dataset.prompts());
         }
     });
     let _ = written("prompts.jsonl", bytes, prompts::read);

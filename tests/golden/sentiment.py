@@ -1,5 +1,5 @@
-"""VADER's compound score of sentences, by the reference implementation (pip install vaderSentiment), as golden numbers for
-the gold reward `sentiment`. Every rule is met at least once."""
+"""Writes VADER's compound scores of sentences, by the reference implementation (pip install vaderSentiment). They are golden
+numbers for the gold reward `sentiment`. The sentences apply every rule at least once."""
 
 import json
 import random
@@ -75,7 +75,7 @@ SENTENCES = [
     "1. **Safety first**: check the brakes.\n2. **Comfort**: try the saddle, it should not hurt.\n3. Have fun!",
 ]
 
-# Phrases drawn from the lexicon and from the words that the rules know.
+# Number of phrases drawn from the lexicon and from the words of the rules.
 DRAWN = 400
 SEED = 14
 CONTEXT = (

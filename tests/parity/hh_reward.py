@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Trains a reward model on HH-RLHF rows with TRL and with dissent, with the same settings, and compares what both reach on
+"""Trains a reward model on HH-RLHF rows with TRL and with dissent, with the same settings. Compares the accuracies on
 held-out pairs.
 
     python3 tests/parity/hh_reward.py --data hh-rlhf/test.jsonl.gz
     python3 tests/parity/hh_reward.py --data hh-rlhf/test.jsonl.gz --order tone --steps 150 --lr 5e-4 --max-length 96
 
 The data (MIT licence) are at github.com/anthropics/hh-rlhf and are not part of this project. Both sides begin with the same
-adapter and see the same pairs in the same order. By default the pairs are ordered as people ordered them: TRL gets each
-transcript as turns, dissent gets it as it is. With `--order tone` the two last answers are ordered by how positive they sound
-(VADER), and both sides get the same plain text: this is how examples/proxy-reward was made.
+adapter and see the same pairs in the same order. By default people's judgements decide the chosen completion: TRL gets each
+transcript as turns, dissent gets the transcript itself. With `--order tone` the more positive last completion (VADER) is
+chosen, and both sides get the same plain text. examples/proxy-reward was trained in this way.
 """
 
 import argparse
@@ -22,30 +22,30 @@ import parity
 
 MARKS = {"\n\nHuman:": "user", "\n\nAssistant:": "assistant"}
 POINTS = 2.0
-# VADER scores that are nearer to each other than this say nothing about which answer is the more positive.
+# Pairs with a smaller difference of VADER scores are left out.
 TONE_MARGIN = 0.1
-# Texts that peft looks at together.
-EVALUATED_TOGETHER = 16
-# What the tone model reads; TRL ends plain texts with the token that ends a turn.
+# Texts in a batch of peft.
+EVALUATION_BATCH = 16
+# The input of the tone model. TRL ends plain texts with the end-of-turn token.
 TONE_TEXT = "Question: {prompt}\n\nAnswer: {completion}"
 
 
 def turns(transcript: str) -> list[dict]:
-    """A transcript as messages, as dissent reads it: what is said is kept, less the one space after the colon, and a mark of the one
-    who is speaking already is part of it."""
+    """Splits a transcript into messages like dissent: contents are kept, except for the one space after the colon. A marker
+    of the current speaker is part of the content."""
     messages, rest = [], transcript
     while rest:
         mark = next(mark for mark in MARKS if rest.startswith(mark))
-        said = rest[len(mark) :]
-        ends = [place for other in MARKS if other != mark and (place := said.find(other)) >= 0]
-        end = min(ends, default=len(said))
-        messages.append({"role": MARKS[mark], "content": said[:end].removeprefix(" ")})
-        rest = said[end:]
+        text = rest[len(mark) :]
+        ends = [position for other in MARKS if other != mark and (position := text.find(other)) >= 0]
+        end = min(ends, default=len(text))
+        messages.append({"role": MARKS[mark], "content": text[:end].removeprefix(" ")})
+        rest = text[end:]
     return messages
 
 
 def usable(row: dict) -> bool:
-    """Both answers follow the same question, and both say something."""
+    """Returns whether both completions follow the same prompt and are not empty."""
     chosen, rejected = turns(row["chosen"]), turns(row["rejected"])
     return (
         len(chosen) == len(rejected) > 1
@@ -62,20 +62,20 @@ def conversation(row: dict) -> dict:
 
 
 def accuracy(base: Path, adapter: Path, rows: list[dict]) -> float:
-    """Share of pairs whose chosen answer has the higher reward, by peft."""
+    """Returns the percentage of pairs whose chosen completion has the higher reward, by peft."""
     import peft
     import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(base, padding_side="right")
     model = peft.PeftModel.from_pretrained(parity.load_base("reward", base), adapter).eval()
-    # Pairs of like length share a batch, with little padding.
+    # Pairs of similar length share a batch, with little padding.
     rows = sorted(rows, key=lambda row: tokens(tokenizer, row))
     texts = [rendered(tokenizer, row, side) for row in rows for side in ("chosen", "rejected")]
     rewards = []
-    for start in range(0, len(texts), EVALUATED_TOGETHER):
+    for start in range(0, len(texts), EVALUATION_BATCH):
         batch = tokenizer(
-            texts[start : start + EVALUATED_TOGETHER], add_special_tokens=False, padding=True, return_tensors="pt"
+            texts[start : start + EVALUATION_BATCH], add_special_tokens=False, padding=True, return_tensors="pt"
         )
         with torch.no_grad():
             rewards += model(**batch).logits[:, 0].tolist()
@@ -84,13 +84,13 @@ def accuracy(base: Path, adapter: Path, rows: list[dict]) -> float:
 
 
 def by_people(rows: list[dict]) -> tuple[list[dict], list[dict]]:
-    """The rows as dissent reads them, and as TRL does."""
+    """Returns the rows for dissent, and those for TRL."""
     kept = [row for row in rows if usable(row)]
     return kept, [conversation(row) for row in kept]
 
 
 def by_tone(rows: list[dict]) -> tuple[list[dict], list[dict]]:
-    """The two last answers of each row, the more positive one chosen: as dissent reads them, and the text that TRL does."""
+    """Returns pairs whose more positive last completion is chosen: the rows for dissent, and the texts for TRL."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     tone = SentimentIntensityAnalyzer().polarity_scores
@@ -108,7 +108,7 @@ def by_tone(rows: list[dict]) -> tuple[list[dict], list[dict]]:
 
 
 def rendered(tokenizer, row: dict, side: str) -> str:
-    """What the model reads of one side of a row."""
+    """Returns the model's input for one side of a row."""
     if isinstance(row[side], str):
         return row[side] + tokenizer.eos_token
     return tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False)
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--max-length", type=int, default=256)
-    parser.add_argument("--dissent", type=Path, help="the program; built in release mode if left out")
+    parser.add_argument("--dissent", type=Path, help="the program; built in release mode if omitted")
     arguments = parser.parse_args()
     parity.WORK.mkdir(parents=True, exist_ok=True)
     parity.own_environment(__file__)
@@ -143,7 +143,7 @@ def main() -> None:
     random.Random(0).shuffle(both)
     held_out, train = both[: arguments.held_out], both[arguments.held_out :]
     print(f"{len(train)} pairs to train on, {len(held_out)} held out", flush=True)
-    seen = [train[place % len(train)] for place in range(arguments.steps * arguments.batch_size)]
+    seen = [train[index % len(train)] for index in range(arguments.steps * arguments.batch_size)]
     as_text = ["--template", TONE_TEXT + tokenizer.eos_token] if arguments.order == "tone" else []
 
     adapter = parity.first_adapter("reward", base)
@@ -160,7 +160,7 @@ def main() -> None:
     of_theirs = accuracy(base, parity.WORK / "hh-trl", rows)
     of_ours = accuracy(base, output, rows)
     print(f"last losses: TRL {sum(theirs[-10:]) / 10:.4f}, dissent {sum(mine[-10:]) / 10:.4f}")
-    print(f"dissent eval reward says: {said.strip()}")
+    print(f"output of dissent eval reward: {said.strip()}")
     print(f"held-out pairwise accuracy by peft: adapter of TRL {of_theirs:.2f} %, of dissent {of_ours:.2f} %")
     sys.exit(0 if of_ours >= of_theirs - POINTS else 1)
 

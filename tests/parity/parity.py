@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Trains the same models with TRL and with dissent, on the same rows in the same order from the same adapters, and compares.
+"""Trains the same models with TRL and with dissent, and compares losses and rewards. Both sides see the same rows in the same
+order and begin with the same adapters.
 
     python3 tests/parity/parity.py            # reward model, DPO and SFT: 50 steps each, then rewards by peft
 
-Makes its own virtual environment (requirements.txt beside this file) under `target/parity`, builds dissent, and needs the
-small model that `cargo xtask fetch` brings. Exits with 1 where a figure is farther apart than it may be. By hand or nightly:
-it takes several minutes.
+Creates a virtual environment (requirements.txt beside this file) under `target/parity`, and builds dissent. Needs the small
+model that `cargo xtask fetch` downloads. Exits with 1 if a difference exceeds its tolerance. Takes several minutes, so it
+runs by hand or nightly.
 """
 
 import argparse
@@ -27,7 +28,7 @@ KINDS = ["reward", "dpo", "sft"]
 
 
 def own_environment(script: str = __file__) -> None:
-    """Goes on with a script in an environment that has what requirements.txt names."""
+    """Restarts a script in a virtual environment with the packages of requirements.txt."""
     if os.environ.get("DISSENT_PARITY_PYTHON") == "here":
         return
     folder = WORK / "venv"
@@ -43,20 +44,20 @@ def own_environment(script: str = __file__) -> None:
 
 
 def run(*command: object) -> str:
-    """What a command printed; its failure is ours."""
+    """Runs a command and returns its standard output. Fails if the command fails."""
     print("$", " ".join(map(str, command)), file=sys.stderr, flush=True)
     done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout
 
 
 def built() -> Path:
-    """The program, made from this source."""
+    """Builds the program from this source and returns its path."""
     run("cargo", "build", "--release", "--manifest-path", ROOT / "Cargo.toml")
     return ROOT / "target" / "release" / "dissent"
 
 
 def rows(count: int, seed: int) -> list[dict]:
-    """Preferences in several lengths: chosen answers are kind, rejected ones are not."""
+    """Returns preferences of several lengths with kind chosen and unkind rejected completions."""
     draw = random.Random(seed)
     things = ["a garden", "my first bicycle", "an old radio", "the harbour", "a sourdough starter", "two cats", "the night sky"]
     asks = ["Tell me about {}.", "Why do people like {}?", "How would you look after {}?", "What is difficult about {}?"]
@@ -84,7 +85,7 @@ def write(path: Path, lines: list[dict]) -> Path:
 
 
 def base_model(layers: int) -> Path:
-    """The first layers of the fetched model as a Hugging Face folder, which both sides read."""
+    """Saves the first layers of the fetched model as a Hugging Face folder, which both sides read."""
     import torch
     import transformers
 
@@ -94,17 +95,17 @@ def base_model(layers: int) -> Path:
     cache = Path(os.environ.get("DISSENT_CACHE", Path.home() / ".cache" / "dissent")) / "models"
     found = sorted(cache.glob("SmolLM2-135M-Instruct*.gguf"))
     if not found:
-        raise SystemExit(f"there is no SmolLM2-135M-Instruct in {cache}: run cargo xtask fetch")
+        raise SystemExit(f"SmolLM2-135M-Instruct is missing in {cache}: run cargo xtask fetch")
     gguf = found[0]
     load = dict(gguf_file=gguf.name, dtype=torch.float32)
     whole = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **load)
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # What was read from a GGUF file is not saved as it is: its weights go into a model made afresh.
+    # A model loaded from a GGUF file cannot be saved directly, so its weights are copied into a new model.
     config = transformers.LlamaConfig(**{
         key: value for key, value in whole.config.to_dict().items() if key != "quantization_config"
     })
     config.num_hidden_layers = layers
-    # A classifier scores the last token that is no padding: the end of a turn must not be taken for padding.
+    # A classifier scores the last token before the padding, so the end-of-turn token must not be the padding.
     tokenizer.pad_token = tokenizer.unk_token
     config.pad_token_id = tokenizer.pad_token_id
     model = transformers.LlamaForCausalLM(config)
@@ -127,13 +128,13 @@ def load_base(kind: str, base: Path):
     options = dict(num_labels=1) if kind == "reward" else {}
     model = model_class(kind).from_pretrained(base, dtype=torch.float32, attn_implementation="eager", **options)
     if kind == "reward":
-        # Classifiers are told apart from their bases by nothing but this head, which the adapter replaces.
+        # A classifier differs from its base only in this head, which the adapter replaces.
         torch.nn.init.zeros_(model.score.weight)
     return model
 
 
 def first_adapter(kind: str, base: Path) -> Path:
-    """An adapter as peft initialises it, from which both sides begin."""
+    """Saves an adapter initialised by peft, with which both sides begin."""
     import peft
     import torch
 
@@ -156,7 +157,7 @@ def first_adapter(kind: str, base: Path) -> Path:
 
 
 def trainer_of(kind: str, base: Path, adapter: Path, data: list[dict], arguments: argparse.Namespace):
-    """TRL's trainer, with the rows in the order of the file and the loss of every step kept."""
+    """Returns TRL's trainer, which keeps the row order of the file, and the list of its losses per step."""
     import datasets
     import peft
     import torch
@@ -207,7 +208,7 @@ def trainer_of(kind: str, base: Path, adapter: Path, data: list[dict], arguments
 def ours(
     kind: str, dissent: Path, base: Path, adapter: Path, data: Path, arguments: argparse.Namespace, options: tuple | list = ()
 ) -> tuple[list[float], Path]:
-    """The same training by dissent: the loss of every step, and the folder of its adapter."""
+    """Runs the same training with dissent. Returns the losses per step and the folder of the adapter."""
     output, log = WORK / f"{kind}-ours", WORK / f"{kind}-ours.jsonl"
     log.unlink(missing_ok=True)
     run(
@@ -234,7 +235,7 @@ def compare_training(kind: str, dissent: Path, base: Path, arguments: argparse.N
     trainer.train()
     mine, output = ours(kind, dissent, base, adapter, write(WORK / f"{kind}.jsonl", data), arguments)
     if len(theirs) != arguments.steps or len(mine) != arguments.steps:
-        raise SystemExit(f"{kind}: {len(theirs)} steps of TRL, {len(mine)} of dissent, {arguments.steps} wanted")
+        raise SystemExit(f"{kind}: {len(theirs)} steps of TRL, {len(mine)} of dissent, {arguments.steps} expected")
     differences = [abs(x - y) for x, y in zip(theirs, mine)]
     worst = max(range(len(differences)), key=differences.__getitem__)
     fine = differences[worst] <= LOSS_TOLERANCE
@@ -247,7 +248,7 @@ def compare_training(kind: str, dissent: Path, base: Path, arguments: argparse.N
 
 
 def compare_rewards(dissent: Path, base: Path, adapter: Path) -> bool:
-    """peft loads the adapter that dissent trained, and gives the rewards that dissent gives."""
+    """Compares the rewards of dissent and of peft with the adapter that dissent trained."""
     import peft
     import torch
     import transformers
@@ -290,8 +291,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=6, help="how many layers of the small model are trained")
-    parser.add_argument("--dissent", type=Path, help="the program; built in release mode if left out")
+    parser.add_argument("--layers", type=int, default=6, help="number of layers of the small model to train")
+    parser.add_argument("--dissent", type=Path, help="the program; built in release mode if omitted")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     own_environment()

@@ -107,7 +107,7 @@ pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let rewards: Vec<[f64; 2]> =
         rewards.iter().map(|pair| pair.map(|score| args.kind.reward(f64::from(score)))).collect();
-    let Some(figures) = figures(&rewards, too_long, pairs.left) else {
+    let Some(figures) = figures(&rewards, too_long, pairs.skipped) else {
         let reason = format!("{file}: not one pair fits into {longest} tokens");
         return Err(BadInput(reason).into());
     };

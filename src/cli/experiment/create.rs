@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::error::BadInput;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::refuse_another_plan;
+use crate::experiment::plan_check::check_recorded_plan;
 use crate::log_access::open;
 
 #[derive(Debug, clap::Args)]
@@ -49,7 +49,7 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     let log = SledLog::open(open::log_dir(&data_dir), &SledOptions::default())?;
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
     let plan = plan::plan(&config, &models, &artifacts)?.plan;
-    refuse_another_plan(&log, &plan)?;
+    check_recorded_plan(&log, &plan)?;
     let name = plan.experiment.clone();
     if !log.read_stream(&name, 0, 1)?.is_empty() {
         return Err(

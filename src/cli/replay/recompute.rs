@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::error::{BadInput, Differs};
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::refuse_another_plan;
+use crate::experiment::plan_check::check_recorded_plan;
 use crate::experiment::start::{self, Backends};
 
 /// Differences that are listed.
@@ -65,7 +65,7 @@ pub(super) fn run(
     let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(&config)?;
     let planned = plan::plan(&config, &models, &artifacts)?;
-    refuse_another_plan(&*log, &planned.plan)?;
+    check_recorded_plan(&*log, &planned.plan)?;
     let plan = planned.plan.clone();
     // Nothing goes through it.
     let broker = Arc::new(EmbeddedBroker::new(Arc::new(MemoryLog::new()), EmbeddedOptions::default()));

@@ -8,7 +8,7 @@ use dissent_models::template::{PromptTemplate, encode_text};
 use dissent_models::training::{TokenPair, TrainingData, TrainingSequence};
 use serde_json::{Value, json};
 
-use crate::dataset::{Dataset, ImitationRows, Row, SkippedRows, TextRow, row_error};
+use crate::dataset::{Dataset, Row, SftRows, SkippedRows, TextRow, row_error};
 use crate::error::BadInput;
 
 /// What a training wants of its rows.
@@ -92,9 +92,9 @@ impl TrainingRows {
 /// Takes what is wanted from a data set.
 pub(super) fn wanted(dataset: Dataset, wanted: RowKind) -> anyhow::Result<(TrainingRows, SkippedRows)> {
     match wanted {
-        RowKind::Imitation => Ok(match dataset.imitated()? {
-            (ImitationRows::Demonstrations(rows), left) => (TrainingRows::Demonstrations(rows), left),
-            (ImitationRows::Texts(rows), left) => (TrainingRows::Texts(rows), left),
+        RowKind::Imitation => Ok(match dataset.sft_rows()? {
+            (SftRows::Demonstrations(rows), left) => (TrainingRows::Demonstrations(rows), left),
+            (SftRows::Texts(rows), left) => (TrainingRows::Texts(rows), left),
         }),
         RowKind::Scores | RowKind::Preferences | RowKind::Costs => {
             let file = dataset.file.clone();
@@ -106,7 +106,7 @@ pub(super) fn wanted(dataset: Dataset, wanted: RowKind) -> anyhow::Result<(Train
                               is_response_1_safe, or is_chosen_safe and is_rejected_safe";
                 return Err(row_error(&file, row.line, "is_response_0_safe", reason).into());
             }
-            Ok((TrainingRows::Pairs(pairs.rows), pairs.left))
+            Ok((TrainingRows::Pairs(pairs.rows), pairs.skipped))
         }
     }
 }

@@ -35,7 +35,7 @@ fn names(input: impl AsRef<[u8]>) -> Vec<(u64, String)> {
 }
 
 #[test]
-fn lines_are_numbered_from_one_and_blank_ones_count_but_are_skipped() {
+fn lines_are_numbered_from_one_and_blank_lines_count_and_are_skipped() {
     let input = "\n{\"name\":\"a\"}\r\n  \t\n\r\n{\"name\":\"b\",\"unknown\":[{}]}";
     assert_eq!(names(input), [(2, "a".to_owned()), (5, "b".to_owned())]);
     assert_eq!(names(""), []);
@@ -61,7 +61,7 @@ fn numbers_that_are_not_finite_are_named_with_their_field() {
 }
 
 #[test]
-fn null_is_not_a_missing_number() {
+fn null_is_not_an_absent_number() {
     assert_eq!(lines("{\"name\":\"a\"}").next().unwrap().unwrap().1.weight, None);
     assert_eq!(
         error("{\"name\":\"a\",\"weight\":null}"),
@@ -92,7 +92,7 @@ fn an_array_is_not_read_as_an_object_by_position() {
 }
 
 #[test]
-fn what_is_not_json_is_named_with_its_column() {
+fn invalid_json_is_named_with_its_column() {
     assert_eq!(error("hello"), "in.jsonl:1: not JSON: expected value at column 1");
     assert_eq!(error("{\"name\":\"a\"} x"), "in.jsonl:1: not JSON: trailing characters at column 14");
     assert_eq!(
@@ -104,13 +104,13 @@ fn what_is_not_json_is_named_with_its_column() {
 }
 
 #[test]
-fn what_is_not_utf8_is_named_with_its_field_and_column() {
+fn invalid_utf8_is_named_with_its_field_and_column() {
     assert_eq!(error(b"{\"name\":\"a\xff\"}"), "in.jsonl:1: name: not UTF-8 at column 11");
     assert_eq!(error(b"\xff\xfe{\0"), "in.jsonl:1: not UTF-8 at column 1");
 }
 
 #[test]
-fn a_long_line_is_refused_without_being_read_to_its_end() {
+fn a_line_beyond_the_limit_is_rejected_before_its_end_is_read() {
     let read = |line: &str| {
         let mut lines = JsonLines::<Prompt> { line_bytes_max: 12, ..lines(line) };
         let result = lines.next().unwrap().map(|(_, prompt)| prompt.name);
@@ -120,7 +120,7 @@ fn a_long_line_is_refused_without_being_read_to_its_end() {
     assert_eq!(
         read("{\"name\":\"a\"}\n{\"name\":\"b\"}"),
         Ok("a".to_owned()),
-        "12 bytes, its end not counted"
+        "12 bytes without the line end"
     );
     assert_eq!(read("{\"name\":\"a\"}"), Ok("a".to_owned()));
     assert_eq!(read("{\"name\":\"aa\"}\n"), Err("in.jsonl:1: longer than 12 bytes".to_owned()));
@@ -128,27 +128,27 @@ fn a_long_line_is_refused_without_being_read_to_its_end() {
 }
 
 #[test]
-fn a_message_quotes_little_of_a_long_value() {
+fn a_message_quotes_a_short_part_of_a_long_value() {
     let message = error(format!("{{\"name\":\"a\",\"weight\":\"{}\"}}", "é".repeat(100_000)));
     assert!(message.len() < 300 && message.ends_with('…'), "{message}");
 }
 
 #[test]
-fn a_message_escapes_the_keys_it_quotes() {
+fn a_message_escapes_quoted_keys() {
     let message = error("{\"name\":\"a\",\"\\u001b[31m\":NaN}");
     assert_eq!(message, "in.jsonl:1: \\u{1b}[31m: must be a finite number, found NaN");
 }
 
 #[test]
-fn a_file_that_is_missing_is_named() {
+fn a_missing_file_is_named() {
     let error = JsonLines::<Prompt>::open(Path::new("no/such.jsonl")).err().unwrap();
     assert_eq!(error.to_string(), "failed to open no/such.jsonl");
 }
 
 #[test]
-fn reading_a_folder_is_an_error_and_not_an_endless_stream() {
+fn reading_a_folder_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    // Some systems refuse to open it, others to read it.
+    // Some systems fail on opening a folder, others on reading it.
     if let Ok(mut lines) = JsonLines::<Prompt>::open(folder.path()) {
         assert!(matches!(lines.next(), Some(Err(InputError::Read { line: 0, .. }))));
     }
@@ -156,14 +156,14 @@ fn reading_a_folder_is_an_error_and_not_an_endless_stream() {
 
 proptest! {
     #[test]
-    fn any_bytes_give_values_or_an_error_and_never_a_panic(
+    fn reading_any_bytes_never_panics(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
     ) {
         lines(&bytes).take(300).for_each(drop);
     }
 
     #[test]
-    fn json_like_text_gives_values_or_an_error_that_names_its_line(
+    fn errors_of_json_like_text_name_the_line(
         input in "(\\PC|[{}\\[\\]\":,\n0-9eE.+\\-]|\"name\":|\"weight\":|\"answers\":|\"score\":|NaN|null|\\\\u12){0,40}",
     ) {
         for read in lines(&input).take(300) {
@@ -175,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn damaging_one_byte_of_a_good_line_never_reads_a_number_that_is_not_finite(
+    fn a_line_with_one_damaged_byte_never_yields_a_non_finite_number(
         at in 0..60_usize, byte: u8,
     ) {
         let mut line = b"{\"name\":\"prompt\",\"weight\":-12.5e3,\"answers\":[{\"score\":1.0}]}".to_vec();
@@ -187,7 +187,7 @@ proptest! {
     }
 
     #[test]
-    fn doubles_are_read_to_the_last_bit(weight in prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL) {
+    fn doubles_are_read_exactly(weight in prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL) {
         let line = serde_json::json!({ "name": "a", "weight": weight }).to_string();
         let read = lines(line).next().unwrap().unwrap().1.weight.unwrap();
         prop_assert_eq!(read.to_bits(), weight.to_bits());

@@ -1,4 +1,4 @@
-//! Rows of two answers: which is preferred, and what both are answers to.
+//! Preference rows: a prompt with a chosen and a rejected completion.
 
 use dissent_domain::training::{Dialogue, Message, Preference};
 use serde::Deserialize;
@@ -6,7 +6,8 @@ use serde::Deserialize;
 use super::format::Format;
 use super::options::{Margins, Preferred};
 use super::text_or_turns::{
-    Refusal, TextOrTurns, answer, checked_turns, dialogue, last_answer, prompt_and_completion, refusal,
+    Refusal, TextOrTurns, checked_turns, completion, dialogue, prompt_and_completion, refusal,
+    split_completion,
 };
 use super::transcript;
 use crate::jsonl::finite_if_present;
@@ -38,11 +39,11 @@ pub(super) struct RawSafeRlhf {
 }
 
 impl RawPreference {
-    /// The preference that the row states in this format.
+    /// Converts the row, which has this format.
     pub(super) fn checked(self, format: Format, margins: Margins) -> Result<Preference, Refusal> {
         let (margin, is_unsafe) = (self.margin(margins)?, self.is_unsafe()?);
         let (prompt, chosen, rejected) = match format {
-            Format::HhRlhf => compared_transcripts(self)?,
+            Format::HhRlhf => from_transcripts(self)?,
             Format::ImplicitPreference => implicit(self)?,
             Format::Preference
             | Format::SafeRlhf
@@ -71,7 +72,9 @@ impl RawPreference {
             return refusal(
                 field,
                 match margins {
-                    Margins::Scores => "must be at least score_rejected: the chosen answer is the better one",
+                    Margins::Scores => {
+                        "must be at least score_rejected: the chosen completion is the better one"
+                    }
                     Margins::Column | Margins::Zero => "must be 0 or more",
                 },
             );
@@ -83,8 +86,8 @@ impl RawPreference {
         match (self.is_chosen_safe, self.is_rejected_safe) {
             (Some(chosen), Some(rejected)) => Ok(Some([!chosen, !rejected])),
             (None, None) => Ok(None),
-            (Some(_), None) => refusal("is_rejected_safe", "missing, and is_chosen_safe is there"),
-            (None, Some(_)) => refusal("is_chosen_safe", "missing, and is_rejected_safe is there"),
+            (Some(_), None) => refusal("is_rejected_safe", "missing beside is_chosen_safe"),
+            (None, Some(_)) => refusal("is_chosen_safe", "missing beside is_rejected_safe"),
         }
     }
 }
@@ -95,13 +98,13 @@ pub(super) fn safe_rlhf(raw: RawSafeRlhf, preferred: Preferred) -> Result<Prefer
         Preferred::Safer => ("safer_response_id", raw.safer_response_id, "better"),
     };
     let Some(id) = id else {
-        return refusal(field, format!("missing: --prefer {other} goes by {other}_response_id"));
+        return refusal(field, format!("missing: use --prefer {other}, which reads {other}_response_id"));
     };
     let is_unsafe = match (raw.is_response_0_safe, raw.is_response_1_safe) {
         (Some(first), Some(second)) => Some([!first, !second]),
         (None, None) => None,
-        (None, Some(_)) => return refusal("is_response_0_safe", "missing, and is_response_1_safe is there"),
-        (Some(_), None) => return refusal("is_response_1_safe", "missing, and is_response_0_safe is there"),
+        (None, Some(_)) => return refusal("is_response_0_safe", "missing beside is_response_1_safe"),
+        (Some(_), None) => return refusal("is_response_1_safe", "missing beside is_response_0_safe"),
     };
     let prompt = dialogue(TextOrTurns::Text(raw.prompt))?;
     let (chosen, rejected, is_unsafe) = match id {
@@ -112,29 +115,29 @@ pub(super) fn safe_rlhf(raw: RawSafeRlhf, preferred: Preferred) -> Result<Prefer
     Ok(Preference { prompt, chosen, rejected, margin: 0.0, is_unsafe })
 }
 
-/// Prompt, chosen and rejected answer.
-type Compared = (Dialogue, String, String);
+/// Prompt, chosen completion, rejected completion.
+type PreferenceTexts = (Dialogue, String, String);
 
-fn explicit(raw: RawPreference) -> Result<Compared, Refusal> {
+fn explicit(raw: RawPreference) -> Result<PreferenceTexts, Refusal> {
     let Some(prompt) = raw.prompt else { return refusal("prompt", "missing") };
     let (prompt, chosen) = prompt_and_completion(prompt, raw.chosen, "chosen")?;
     let conversational = matches!(prompt, Dialogue::Messages(_));
-    Ok((prompt, chosen, answer(raw.rejected, "rejected", conversational)?))
+    Ok((prompt, chosen, completion(raw.rejected, "rejected", conversational)?))
 }
 
-fn implicit(raw: RawPreference) -> Result<Compared, Refusal> {
+fn implicit(raw: RawPreference) -> Result<PreferenceTexts, Refusal> {
     match (raw.chosen, raw.rejected) {
-        (TextOrTurns::Text(chosen), TextOrTurns::Text(rejected)) => shared_beginning(&chosen, &rejected),
-        (TextOrTurns::Turns(chosen), TextOrTurns::Turns(rejected)) => compared_turns(chosen, rejected),
-        (TextOrTurns::Text(_), TextOrTurns::Turns(_)) => refusal("rejected", "must be a text, as chosen is"),
-        (TextOrTurns::Turns(_), TextOrTurns::Text(_)) => refusal("rejected", "must be a list, as chosen is"),
+        (TextOrTurns::Text(chosen), TextOrTurns::Text(rejected)) => split_common_prefix(&chosen, &rejected),
+        (TextOrTurns::Turns(chosen), TextOrTurns::Turns(rejected)) => from_turns(chosen, rejected),
+        (TextOrTurns::Text(_), TextOrTurns::Turns(_)) => refusal("rejected", "must be a text, like chosen"),
+        (TextOrTurns::Turns(_), TextOrTurns::Text(_)) => refusal("rejected", "must be a list, like chosen"),
     }
 }
 
-/// The longest common beginning of both texts is the prompt, less a space at its end, as TRL's
-/// `extract_prompt` has it (where one text is the beginning of the other, the last character of the shorter
-/// one is still an answer).
-fn shared_beginning(chosen: &str, rejected: &str) -> Result<Compared, Refusal> {
+/// Splits both texts after their longest common prefix, which is the prompt. A space at its end belongs to
+/// the completions. If one text is a prefix of the other, the last character of the shorter one is a
+/// completion. TRL's `extract_prompt` has the same rules.
+fn split_common_prefix(chosen: &str, rejected: &str) -> Result<PreferenceTexts, Refusal> {
     let differs = chosen.chars().zip(rejected.chars()).position(|(one, other)| one != other);
     let shorter = chosen.chars().count().min(rejected.chars().count());
     let mut shared = differs.unwrap_or(shorter.saturating_sub(1));
@@ -144,30 +147,30 @@ fn shared_beginning(chosen: &str, rejected: &str) -> Result<Compared, Refusal> {
     let bytes = chosen.chars().take(shared).map(char::len_utf8).sum();
     let prompt = &chosen[..bytes];
     if prompt.trim().is_empty() {
-        return refusal("chosen", "shares no beginning with rejected: there is no prompt");
+        return refusal(
+            "chosen",
+            "shares no beginning with rejected, so the prompt is missing: add a field prompt",
+        );
     }
     Ok((Dialogue::Text(prompt.to_owned()), chosen[bytes..].to_owned(), rejected[bytes..].to_owned()))
 }
 
-fn compared_transcripts(raw: RawPreference) -> Result<Compared, Refusal> {
-    let turns = |spoken, field: &str| match spoken {
+fn from_transcripts(raw: RawPreference) -> Result<PreferenceTexts, Refusal> {
+    let turns = |value, field: &str| match value {
         TextOrTurns::Text(text) => transcript::turns(&text).map_err(|reason| (field.to_owned(), reason)),
-        TextOrTurns::Turns(_) => refusal(field, "must be a transcript in one text"),
+        TextOrTurns::Turns(_) => refusal(field, "must be a transcript in one text, not a list"),
     };
-    compared_turns(turns(raw.chosen, "chosen")?, turns(raw.rejected, "rejected")?)
+    from_turns(turns(raw.chosen, "chosen")?, turns(raw.rejected, "rejected")?)
 }
 
-/// Two dialogues that differ in their last turn, the model's, at most.
-fn compared_turns(chosen: Vec<Message>, rejected: Vec<Message>) -> Result<Compared, Refusal> {
-    let (chosen_prompt, chosen) = last_answer(chosen, "chosen")?;
-    let (rejected_prompt, rejected) = last_answer(rejected, "rejected")?;
+/// Converts two dialogues, which may differ only in their last turn, the assistant's.
+fn from_turns(chosen: Vec<Message>, rejected: Vec<Message>) -> Result<PreferenceTexts, Refusal> {
+    let (chosen_prompt, chosen) = split_completion(chosen, "chosen")?;
+    let (rejected_prompt, rejected) = split_completion(rejected, "rejected")?;
     if chosen_prompt != rejected_prompt {
         let differs = chosen_prompt.iter().zip(&rejected_prompt).position(|(one, other)| one != other);
         let turn = differs.unwrap_or(chosen_prompt.len().min(rejected_prompt.len()));
-        let reason = format!(
-            "turn {} is not that of chosen: both must be one dialogue up to the last answer",
-            turn + 1
-        );
+        let reason = format!("turn {} differs from that of chosen: only the last turns may differ", turn + 1);
         return refusal("rejected", reason);
     }
     Ok((checked_turns(chosen_prompt, "chosen")?, chosen, rejected))

@@ -233,9 +233,9 @@ fn late_judgements_are_counted_and_not_recorded() {
     let mut run = measured(&plan, &cases);
     let had = run.events.len();
     for received in lab.received() {
-        run.happen(received.into());
+        run.propose(received.into());
     }
-    while run.conclude() {}
+    while run.record_due() {}
     append(&lab.log(), &plan, &run.events[had + 8..]);
     let events = lab.events().len();
     let said = lab.said(&["import", "-"], &(line(0, "cy", "tie") + &line(0, "ann", "first")));
@@ -249,7 +249,7 @@ fn a_table_is_exported_without_formulas_and_imported_again() {
     let mut cases = cases();
     for case in &mut cases {
         case.prompt = format!("=HYPERLINK(\"http://x\",\"{}\")", case.prompt_id);
-        case.answers.iter_mut().for_each(|answer| {
+        case.completions.iter_mut().for_each(|answer| {
             answer.text = format!("@SUM(A1) \"quoted\", a\nline, \u{1b}[31m\u{202E}{}", answer.logprob);
         });
     }
@@ -290,7 +290,7 @@ fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
 fn the_judging_page_shows_hostile_texts_and_executes_none() {
     let mut cases = cases();
     for case in &mut cases {
-        case.answers.iter_mut().for_each(|answer| {
+        case.completions.iter_mut().for_each(|answer| {
             answer.text =
                 format!("</script><script>alert(1)</script>\u{202E}\u{2028}<!-- {}", answer.logprob);
         });

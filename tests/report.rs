@@ -1,6 +1,6 @@
 //! Reports of fixed histories, and their escaping of hostile text.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub(crate) mod history;
 pub(crate) mod learning;
@@ -14,10 +14,10 @@ use dissent_domain::event::{Event, Recorded};
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::plan::Plan;
 use dissent_storage::{MemoryLog, SledLog, SledOptions};
-use history::{Answer, Case, history, plan};
+use history::{Case, ScoredCompletion, history, plan};
 
 pub(crate) fn case(name: &str, category: Option<&str>, scores: &[(f64, f64, u32)]) -> Case {
-    let answers = scores.iter().enumerate().map(|(index, &(reward, logprob, tokens))| Answer {
+    let completions = scores.iter().enumerate().map(|(index, &(reward, logprob, tokens))| ScoredCompletion {
         text: format!("answer {index} to {name}"),
         logprob,
         tokens,
@@ -27,7 +27,7 @@ pub(crate) fn case(name: &str, category: Option<&str>, scores: &[(f64, f64, u32)
         prompt_id: name.to_owned(),
         prompt: format!("What is {name}?"),
         category: category.map(str::to_owned),
-        answers: answers.collect(),
+        completions: completions.collect(),
     }
 }
 
@@ -114,7 +114,7 @@ fn report_figures_equal_those_of_the_round_evaluation() {
     assert!(near(data.figures.mean_abs_pacs.unwrap().mean, evaluated.mean_abs_pacs));
     assert!(near(data.figures.kendall_tau.unwrap().mean, evaluated.kendall_tau));
     let selected: usize =
-        data.prompts.iter().flat_map(|prompt| &prompt.answers).filter(|a| a.selected).count();
+        data.prompts.iter().flat_map(|prompt| &prompt.completions).filter(|a| a.selected).count();
     assert_eq!(selected, counts.selected as usize);
     assert_eq!(data.status, Status::Complete);
 }
@@ -125,16 +125,16 @@ fn a_case_shows_the_completion_that_the_other_model_prefers() {
     let data = reported(&plan, &events);
     let top = &data.proxy_favours[0];
     let preferred = top.preferred.as_ref().unwrap();
-    assert_eq!((top.prompt_id.as_str(), top.answer.completion, preferred.completion), ("opposed", 3, 0));
-    assert_eq!((top.answer.reward_rank, top.answer.logprob_rank), (1, 4));
+    assert_eq!((top.prompt_id.as_str(), top.completion.sample, preferred.sample), ("opposed", 3, 0));
+    assert_eq!((top.completion.reward_rank, top.completion.logprob_rank), (1, 4));
     assert_eq!((preferred.reward_rank, preferred.logprob_rank), (4, 1));
-    assert_eq!(top.answer.text, "answer 3 to opposed");
+    assert_eq!(top.completion.text, "answer 3 to opposed");
     assert_eq!(preferred.text, "answer 0 to opposed");
     let top = &data.policy_favours[0];
-    assert_eq!((top.prompt_id.as_str(), top.answer.completion), ("mixed", 3));
-    assert_eq!(top.preferred.as_ref().unwrap().completion, 2);
-    let twins: Vec<_> = data.proxy_favours.iter().filter(|case| case.answer.times == 2).collect();
-    assert_eq!(twins.len(), 1, "an answer drawn twice is listed once");
+    assert_eq!((top.prompt_id.as_str(), top.completion.sample), ("mixed", 3));
+    assert_eq!(top.preferred.as_ref().unwrap().sample, 2);
+    let repeated: Vec<_> = data.proxy_favours.iter().filter(|case| case.completion.times == 2).collect();
+    assert_eq!(repeated.len(), 1, "a repeated sample is listed once");
 }
 
 #[test]
@@ -163,14 +163,14 @@ fn every_prefix_of_a_history_has_a_report() {
 }
 
 #[test]
-fn a_single_completion_a_prompt_has_no_conflict_to_measure() {
+fn conflict_of_a_single_completion_is_undefined() {
     let cases = vec![case("single", None, &[(1.0, -1.0, 3)])];
     let plan = plan("single", &cases);
     let data = reported(&plan, &history(&plan, &cases));
     assert_eq!(data.null_band, None);
     assert_eq!(data.figures.mean_abs_pacs, None);
-    assert!(report::html(&data).unwrap().contains("No prompt has a conflict to measure"));
-    assert!(report::markdown(&data).unwrap().contains("No prompt has a conflict to measure"));
+    assert!(report::html(&data).unwrap().contains("Conflict is undefined on every prompt"));
+    assert!(report::markdown(&data).unwrap().contains("Conflict is undefined on every prompt"));
 }
 
 /// Twenty prompts whose log-probabilities oppose their rewards (`sign` −1) or agree with them (1).
@@ -178,8 +178,8 @@ fn sided(sign: f64) -> ReportData {
     let cases: Vec<Case> = (0..20)
         .map(|index| {
             let scores: Vec<(f64, f64, u32)> = (0..6)
-                .map(|answer| {
-                    let x = f64::from((answer * 7 + index * 3) % 11);
+                .map(|sample| {
+                    let x = f64::from((sample * 7 + index * 3) % 11);
                     (sign * x, x * 10.0 - 200.0, 20)
                 })
                 .collect();
@@ -197,8 +197,8 @@ fn opposition_is_above_noise_and_agreement_below() {
     };
     assert_eq!(verdicts(&sided(-1.0)), (Verdict::Above, Verdict::Below));
     assert_eq!(verdicts(&sided(1.0)), (Verdict::Below, Verdict::Above));
-    assert!(report::summary(&sided(-1.0)).contains("More conflict than two unrelated scores would show"));
-    assert!(report::summary(&sided(1.0)).contains("Less conflict than two unrelated scores would show"));
+    assert!(report::summary(&sided(-1.0)).contains("More conflict than between unrelated scores"));
+    assert!(report::summary(&sided(1.0)).contains("Less conflict than between unrelated scores"));
 }
 
 pub(crate) const HOSTILE: &str = "<script>alert('x')</script><img src=x onerror=\"alert(1)\">\u{1b}[31mred\u{1b}]8;;http://evil\u{7}\0 \
@@ -211,7 +211,7 @@ fn hostile() -> (ReportData, String) {
     cases[0].prompt_id = "\"><script>id".to_owned();
     for case in &mut cases {
         case.category = Some("</desc><script>category".to_owned());
-        case.answers.iter_mut().for_each(|answer| answer.text = HOSTILE.to_owned());
+        case.completions.iter_mut().for_each(|completion| completion.text = HOSTILE.to_owned());
     }
     let mut plan = plan("hostile", &cases);
     plan.policy.name = "<b>policy</b>".to_owned();
@@ -332,9 +332,10 @@ fn an_unknown_experiment_or_round_is_named_with_the_existing_ones() {
     append(&log, &plan, &events);
     let absent = "absent".to_owned().try_into().unwrap();
     let error = ReportData::from_log(&log, &absent, None).unwrap_err();
-    assert_eq!(error.to_string(), "there is no experiment absent in the event log: it has fixed");
+    assert_eq!(error.to_string(), "unknown experiment absent: the event log has fixed");
     let error = ReportData::from_log(&log, &plan.experiment, Some(3)).unwrap_err();
     assert!(matches!(error, ReportError::UnknownRound { round: 3, opened: 1, .. }), "{error}");
+    assert!(error.to_string().ends_with("use 0, the only opened round"), "{error}");
     let empty = ReportData::from_log(&MemoryLog::new(), &absent, None).unwrap_err();
     assert!(empty.to_string().contains("dissent run"), "{empty}");
 }
@@ -383,5 +384,5 @@ fn report_refuses_a_missing_log_and_creates_none() {
     drop(log);
     let output = dissent(folder.path(), &["other"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("it has fixed"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the event log has fixed"));
 }

@@ -18,7 +18,7 @@ struct Study {
 }
 
 impl Study {
-    /// A folder with a study. Requires ONNX Runtime.
+    /// Returns a folder with a study. Requires ONNX Runtime.
     fn new(config: &str, files: &[(&str, String)]) -> Option<Self> {
         required(OnnxRuntime::load(None))?;
         let study = Self { folder: tempfile::tempdir().unwrap() };
@@ -80,12 +80,12 @@ fn golden(name: &str) -> PathBuf {
 /// Questions with four completions each: the one with more of the word `w5` is preferred.
 fn labelled(questions: usize) -> String {
     let entry = |question: usize| {
-        let worth = |answer: usize| (question * 7 + answer * 3) % 5;
-        let text = |answer: usize| {
-            let filler = 10 + (question * 11 + answer * 17) % 80;
-            format!("{} w{filler} w{}", "w5 ".repeat(worth(answer)), filler + 1)
+        let count = |completion: usize| (question * 7 + completion * 3) % 5;
+        let text = |completion: usize| {
+            let filler = 10 + (question * 11 + completion * 17) % 80;
+            format!("{} w{filler} w{}", "w5 ".repeat(count(completion)), filler + 1)
         };
-        let preference = |(first, second): (usize, usize)| match worth(first).cmp(&worth(second)) {
+        let preference = |(first, second): (usize, usize)| match count(first).cmp(&count(second)) {
             std::cmp::Ordering::Greater => 1,
             std::cmp::Ordering::Less => 2,
             std::cmp::Ordering::Equal => 0,
@@ -132,8 +132,8 @@ fn labelled_study() -> Option<Study> {
     Study::new(&config, &[("labelled.json", labelled(30))])
 }
 
-/// Checks that the standing follows from the interval.
-fn assert_standing_follows(interval: &Value, standing: &str) {
+/// Checks that the result follows from the interval.
+fn assert_result_follows(interval: &Value, result: &str) {
     let (low, high) = (interval["low"].as_f64().unwrap(), interval["high"].as_f64().unwrap());
     let expected = if low > 0.0 {
         "won"
@@ -142,7 +142,7 @@ fn assert_standing_follows(interval: &Value, standing: &str) {
     } else {
         "tied"
     };
-    assert_eq!(standing, expected, "{interval}");
+    assert_eq!(result, expected, "{interval}");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_labelled_study_compares_every_rule_with_the_judgements() {
     assert_eq!(predictions["samples"], 2);
     assert!(predictions["pairs"].as_f64().unwrap() > 20.0);
     for advantage in predictions["advantages"].as_array().unwrap() {
-        assert_standing_follows(&advantage["auroc"], advantage["standing"].as_str().unwrap());
+        assert_result_follows(&advantage["auroc"], advantage["standing"].as_str().unwrap());
     }
     let verdict = report["verdict"][0].as_str().unwrap();
     assert!(verdict.starts_with("At finding the proxy's errors, conflict (SHF-CAS) "), "{verdict}");
@@ -179,7 +179,7 @@ fn a_killed_study_resumes_to_the_same_report() {
     let (report, steps) = (study.report("labelled", "json"), study.written("steps"));
     study.run();
     assert_eq!(study.report("labelled", "json"), report);
-    assert_eq!(study.written("steps"), steps, "nothing is done again");
+    assert_eq!(study.written("steps"), steps, "no step is repeated");
     // A kill during the policy's scoring leaves such a file.
     let scores = steps.keys().find(|path| path.to_string_lossy().contains("logprobs")).unwrap();
     let text = std::fs::read_to_string(scores).unwrap();
@@ -308,9 +308,9 @@ fn two_rules_and_two_seeds_make_four_experiments_and_one_report() {
         };
         of_rule.map(gold).collect()
     };
-    assert_eq!(first_gold("all"), first_gold("random"), "the arms of a seed begin with the same answers");
+    assert_eq!(first_gold("all"), first_gold("random"), "the arms of a seed begin with the same completions");
     let predictions = &report["arms"]["predictions"];
-    assert_eq!(predictions["samples"], 2, "one for each seed of the arm that asked about every pair");
+    assert_eq!(predictions["samples"], 2, "one for each seed of the arm that judges every pair");
     assert!(study.report("arms", "html").contains("<svg"));
 }
 
@@ -325,7 +325,7 @@ fn a_study_repeats_lost_experiments_only() {
     let lost = arms.keys().find(|path| path.ends_with("outcome.json")).unwrap();
     std::fs::remove_dir_all(lost.parent().unwrap()).unwrap();
     study.run();
-    assert_eq!(study.report("arms", "json"), report, "the same experiment comes to the same");
+    assert_eq!(study.report("arms", "json"), report, "a repeated experiment has the same outcome");
     let others = |written: &BTreeMap<PathBuf, SystemTime>| -> BTreeMap<PathBuf, SystemTime> {
         let kept = written.iter().filter(|(path, _)| path.parent() != lost.parent());
         kept.filter(|(path, _)| path.ends_with("outcome.json"))

@@ -1,4 +1,5 @@
-//! From figures to the report: what stands out, and how it compares with noise.
+//! Builds the report from the figures of a round: the most conflicting completions, and the comparison with
+//! noise.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -9,22 +10,24 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 
 use super::data::{
-    AgainstNoise, AnswerFigures, CategoryFigures, ConflictingAnswer, ConflictingPrompt, Counts, Excerpt,
-    Figures, LISTED_MAX, PromptFigures, PromptState, RankedAnswer, ReportData, ReportError, SCHEMA, Status,
-    TOP_DEFAULT,
+    AgainstNoise, CategoryFigures, CompletionFigures, ConflictingCompletion, ConflictingPrompt, Counts,
+    Excerpt, Figures, LISTED_MAX, PromptFigures, PromptState, RankedCompletion, ReportData, ReportError,
+    SCHEMA, Status, TOP_DEFAULT,
 };
 use super::fold::{History, RoundNumbers, Stream, Texts};
 use crate::text::excerpt;
 
-/// Characters of a prompt or an answer in a table.
+/// Characters of a prompt or a completion in a table.
 const EXCERPT_CHARS: usize = 160;
 
 impl ReportData {
-    /// Folds the events of an experiment, those of `round` or of its last round, and keeps the texts of the
-    /// [`TOP_DEFAULT`] most conflicting answers of either type.
+    /// Folds the events of `round`, or of the last round, of an experiment.
+    ///
+    /// Keeps the texts of the [`TOP_DEFAULT`] completions that the proxy favours most, and of as many that
+    /// the policy favours most.
     ///
     /// # Errors
-    /// If there is no such experiment or round, or the log cannot be read.
+    /// If the experiment or the round does not exist, or the log cannot be read.
     pub fn from_log(
         log: &dyn EventLog,
         experiment: &ExperimentId,
@@ -33,10 +36,10 @@ impl ReportData {
         Self::from_log_with_top(log, experiment, round, TOP_DEFAULT)
     }
 
-    /// As [`ReportData::from_log`], with the texts of the `top` most conflicting answers of either type.
+    /// As [`ReportData::from_log`], with `top` instead of [`TOP_DEFAULT`].
     ///
     /// # Errors
-    /// If there is no such experiment or round, or the log cannot be read.
+    /// If the experiment or the round does not exist, or the log cannot be read.
     pub fn from_log_with_top(
         log: &dyn EventLog,
         experiment: &ExperimentId,
@@ -53,7 +56,7 @@ impl ReportData {
     /// As [`ReportData::from_log_with_top`], from the events of one stream.
     ///
     /// # Errors
-    /// If there is no such round, or an event cannot be read.
+    /// If the round does not exist, or an event cannot be decoded.
     pub fn from_events(
         events: &[Recorded],
         experiment: &ExperimentId,
@@ -77,7 +80,7 @@ fn build(
         return Err(ReportError::UnknownRound { experiment: experiment.clone(), round, opened });
     }
     let round = numbers.round.unwrap_or(0);
-    // Events come in the order in which workers were done; people know the order of the prompt file.
+    // Events are in the order in which workers finished; readers expect the order of the prompt file.
     numbers.prompts.sort_by_key(|prompt| prompt.index);
     let prompts = &numbers.prompts;
     let null_band = null_band(plan.sampling.samples as usize, plan.seed);
@@ -87,23 +90,25 @@ fn build(
     let policy_top = most_conflicting(prompts, top, |pacs| -pacs);
     let prompt_top = most_conflicting_prompts(prompts, top);
     let mut texts = Texts::default();
-    for &(prompt, answer) in proxy_top.iter().chain(&policy_top) {
-        for answer in preferred_by_other(prompt, answer, kind).into_iter().chain([answer]) {
-            texts.want(&prompt.prompt_id, place(answer));
+    for &(prompt, completion) in proxy_top.iter().chain(&policy_top) {
+        for completion in preferred_by_other(prompt, completion, kind).into_iter().chain([completion]) {
+            texts.request(&prompt.prompt_id, to_u32(completion));
         }
     }
-    prompt_top.iter().for_each(|prompt| texts.want_prompt(&prompt.prompt_id));
-    numbers.selected.iter().take(LISTED_MAX).for_each(|pair| texts.want(&pair.prompt_id, pair.completion));
+    prompt_top.iter().for_each(|prompt| texts.request_prompt(&prompt.prompt_id));
+    numbers.selected.iter().take(LISTED_MAX).for_each(|pair| texts.request(&pair.prompt_id, pair.completion));
     texts.fetch(history, round)?;
 
     for pair in numbers.selected.iter_mut().take(LISTED_MAX) {
         pair.excerpt = Some(Excerpt {
             prompt: excerpt(texts.prompt(&pair.prompt_id), EXCERPT_CHARS),
-            answer: excerpt(texts.answer(&pair.prompt_id, pair.completion), EXCERPT_CHARS),
+            completion: excerpt(texts.completion(&pair.prompt_id, pair.completion), EXCERPT_CHARS),
         });
     }
-    let listed = |top: &[(&PromptFigures, usize)]| -> Vec<ConflictingAnswer> {
-        top.iter().map(|&(prompt, answer)| conflicting_answer(prompt, answer, kind, &texts)).collect()
+    let listed = |top: &[(&PromptFigures, usize)]| -> Vec<ConflictingCompletion> {
+        top.iter()
+            .map(|&(prompt, completion)| conflicting_completion(prompt, completion, kind, &texts))
+            .collect()
     };
     let learning = std::mem::take(&mut numbers.learning).figures(&plan, round);
     Ok(ReportData {
@@ -133,22 +138,22 @@ fn build(
 fn counts(numbers: &RoundNumbers, planned: u32) -> Counts {
     let mut counts = Counts {
         prompts: if numbers.round.is_some() { numbers.expected } else { planned },
-        set_aside: small(numbers.set_aside.len()),
-        selected: small(numbers.selected.len()),
-        selected_prompts: small(
+        set_aside: to_u32(numbers.set_aside.len()),
+        selected: to_u32(numbers.selected.len()),
+        selected_prompts: to_u32(
             numbers.selected.iter().map(|pair| &pair.prompt_id).collect::<HashSet<_>>().len(),
         ),
         ..Counts::default()
     };
     for prompt in &numbers.prompts {
-        counts.sampled += u32::from(!prompt.answers.is_empty());
-        counts.scored += u32::from(prompt.answers.iter().any(|answer| answer.reward.is_some()));
+        counts.sampled += u32::from(!prompt.completions.is_empty());
+        counts.scored += u32::from(prompt.completions.iter().any(|completion| completion.reward.is_some()));
         counts.measured += u32::from(prompt.state == PromptState::Measured);
         counts.degenerate += u32::from(prompt.degenerate);
-        for answer in &prompt.answers {
+        for completion in &prompt.completions {
             counts.completions += 1;
-            counts.tokens += u64::from(answer.tokens);
-            counts.truncated += u64::from(answer.finish_reason == FinishReason::Length);
+            counts.tokens += u64::from(completion.tokens);
+            counts.truncated += u64::from(completion.finish_reason == FinishReason::Length);
         }
     }
     counts
@@ -175,7 +180,7 @@ fn figures(prompts: &[PromptFigures], band: Option<&NullBand>) -> Figures {
     }
 }
 
-/// The mean of some values and how many they are; none if there are none.
+/// Returns the mean and the number of values; `None` without values.
 fn mean(values: impl Iterator<Item = f64>) -> Option<(f64, u32)> {
     let (count, sum) = values.fold((0_u32, 0.0), |(count, sum), value| (count + 1, sum + value));
     (count > 0).then(|| (sum / f64::from(count), count))
@@ -196,18 +201,18 @@ fn categories(prompts: &[PromptFigures]) -> Vec<CategoryFigures> {
             prompts: count,
             mean_abs_pacs,
             kendall_tau: mean(prompts.iter().filter_map(|prompt| prompt.kendall_tau)).map(|(tau, _)| tau),
-            selected: prompts.iter().map(|prompt| selected_answers(prompt)).sum(),
+            selected: prompts.iter().map(|prompt| selected_completions(prompt)).sum(),
         })
     });
     figures.collect()
 }
 
-fn selected_answers(prompt: &PromptFigures) -> u32 {
-    small(prompt.answers.iter().filter(|answer| answer.selected).count())
+fn selected_completions(prompt: &PromptFigures) -> u32 {
+    to_u32(prompt.completions.iter().filter(|completion| completion.selected).count())
 }
 
-/// The `top` answers with the largest positive `conflict(pacs)`, each told apart by its numbers only once;
-/// equal ones in prompt order.
+/// Returns the `top` completions with the largest positive `conflict(pacs)`; equal values in prompt order.
+/// Repeated samples of a prompt are listed once.
 fn most_conflicting(
     prompts: &[PromptFigures],
     top: usize,
@@ -215,8 +220,8 @@ fn most_conflicting(
 ) -> Vec<(&PromptFigures, usize)> {
     let mut candidates: Vec<(f64, &PromptFigures, usize)> = Vec::new();
     for prompt in prompts {
-        for (index, answer) in prompt.answers.iter().enumerate() {
-            candidates.push((conflict(answer.pacs.unwrap_or(0.0)), prompt, index));
+        for (index, completion) in prompt.completions.iter().enumerate() {
+            candidates.push((conflict(completion.pacs.unwrap_or(0.0)), prompt, index));
         }
     }
     candidates.retain(|(value, ..)| *value > 0.0);
@@ -227,7 +232,7 @@ fn most_conflicting(
             break;
         }
         let repeats = |&(other, earlier): &(&PromptFigures, usize)| {
-            std::ptr::eq(other, prompt) && is_same(&other.answers[earlier], &prompt.answers[index])
+            std::ptr::eq(other, prompt) && is_same(&other.completions[earlier], &prompt.completions[index])
         };
         if !listed.iter().any(repeats) {
             listed.push((prompt, index));
@@ -236,10 +241,11 @@ fn most_conflicting(
     listed
 }
 
-/// Whether two answers to a prompt have the same numbers, as the same tokens do.
-fn is_same(a: &AnswerFigures, b: &AnswerFigures) -> bool {
-    let bits =
-        |answer: &AnswerFigures| (answer.logprob.to_bits(), answer.reward.map(f64::to_bits), answer.tokens);
+/// Whether two completions of a prompt have the same figures, as repeated samples have.
+fn is_same(a: &CompletionFigures, b: &CompletionFigures) -> bool {
+    let bits = |completion: &CompletionFigures| {
+        (completion.logprob.to_bits(), completion.reward.map(f64::to_bits), completion.tokens)
+    };
     bits(a) == bits(b)
 }
 
@@ -253,48 +259,59 @@ fn most_conflicting_prompts(prompts: &[PromptFigures], top: usize) -> Vec<&Promp
     ranked.into_iter().take(top).map(|(_, _, prompt)| prompt).collect()
 }
 
-/// The answer to the same prompt that the model on the losing side puts highest: the policy where the proxy
-/// favours `answer`, the proxy where the policy does.
-fn preferred_by_other(prompt: &PromptFigures, answer: usize, kind: LogprobKind) -> Option<usize> {
-    let favoured_by_proxy = prompt.answers.get(answer)?.pacs? > 0.0;
-    let score = |answer: &AnswerFigures| {
-        if favoured_by_proxy { answer.logprob_as(kind) } else { answer.reward.unwrap_or(f64::NEG_INFINITY) }
+/// Returns the completion of the prompt that the other model rates highest; `None` if it is `completion`.
+///
+/// The other model is the policy if the proxy favours `completion`, and the proxy otherwise.
+fn preferred_by_other(prompt: &PromptFigures, completion: usize, kind: LogprobKind) -> Option<usize> {
+    let favoured_by_proxy = prompt.completions.get(completion)?.pacs? > 0.0;
+    let score = |completion: &CompletionFigures| {
+        if favoured_by_proxy {
+            completion.logprob_as(kind)
+        } else {
+            completion.reward.unwrap_or(f64::NEG_INFINITY)
+        }
     };
-    let best = prompt.answers.iter().enumerate().max_by(|a, b| {
-        // The first of equals.
+    let best = prompt.completions.iter().enumerate().max_by(|a, b| {
+        // Of equal scores, the first counts.
         score(a.1).total_cmp(&score(b.1)).then(b.0.cmp(&a.0))
     });
-    best.map(|(index, _)| index).filter(|&index| index != answer)
+    best.map(|(index, _)| index).filter(|&index| index != completion)
 }
 
-fn conflicting_answer(
+fn conflicting_completion(
     prompt: &PromptFigures,
-    answer: usize,
+    completion: usize,
     kind: LogprobKind,
     texts: &Texts,
-) -> ConflictingAnswer {
-    let preferred = preferred_by_other(prompt, answer, kind);
-    ConflictingAnswer {
+) -> ConflictingCompletion {
+    let preferred = preferred_by_other(prompt, completion, kind);
+    ConflictingCompletion {
         prompt_id: prompt.prompt_id.clone(),
         category: prompt.category.clone(),
         prompt: texts.prompt(&prompt.prompt_id).to_owned(),
         kendall_tau: prompt.kendall_tau,
         mean_abs_pacs: prompt.mean_abs_pacs,
-        answer: ranked_answer(prompt, answer, kind, texts),
-        preferred: preferred.map(|preferred| ranked_answer(prompt, preferred, kind, texts)),
+        completion: ranked_completion(prompt, completion, kind, texts),
+        preferred: preferred.map(|preferred| ranked_completion(prompt, preferred, kind, texts)),
     }
 }
 
-fn ranked_answer(prompt: &PromptFigures, answer: usize, kind: LogprobKind, texts: &Texts) -> RankedAnswer {
-    let figures = &prompt.answers[answer];
-    let count = |is: &dyn Fn(&AnswerFigures) -> bool| small(prompt.answers.iter().filter(|a| is(a)).count());
-    RankedAnswer {
-        completion: place(answer),
+fn ranked_completion(
+    prompt: &PromptFigures,
+    completion: usize,
+    kind: LogprobKind,
+    texts: &Texts,
+) -> RankedCompletion {
+    let figures = &prompt.completions[completion];
+    let count =
+        |is: &dyn Fn(&CompletionFigures) -> bool| to_u32(prompt.completions.iter().filter(|a| is(a)).count());
+    RankedCompletion {
+        sample: to_u32(completion),
         times: count(&|other| is_same(other, figures)),
-        text: texts.answer(&prompt.prompt_id, place(answer)).to_owned(),
+        text: texts.completion(&prompt.prompt_id, to_u32(completion)).to_owned(),
         reward_rank: 1 + count(&|other| other.reward > figures.reward),
         logprob_rank: 1 + count(&|other| other.logprob_as(kind) > figures.logprob_as(kind)),
-        of: small(prompt.answers.len()),
+        of: to_u32(prompt.completions.len()),
         figures: figures.clone(),
     }
 }
@@ -313,15 +330,11 @@ fn conflicting_prompt(
         kendall_tau: prompt.kendall_tau?,
         mean_abs_pacs: prompt.mean_abs_pacs?,
         noise_at_least: band.map(|band| band.distance_at_least(kendall_tau_distance)),
-        selected: selected_answers(prompt),
+        selected: selected_completions(prompt),
     })
 }
 
-fn place(index: usize) -> u32 {
-    small(index)
-}
-
-/// A count within the limits on prompts and samples.
-fn small(count: usize) -> u32 {
+/// Converts a count or an index; the limits on prompts and samples keep it below 2³².
+fn to_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! What a report says, as data: the JSON form is this, field by field.
+//! The data of a report. The JSON form has the same fields.
 
 use dissent_domain::conflict::{LogprobKind, NullBand};
 use dissent_domain::event::{CodecError, StepName};
@@ -10,42 +10,42 @@ use serde::Serialize;
 
 use super::learning::LearningFigures;
 
-/// The version of the JSON form: a field may be added under the same name, nothing else changes.
+/// The version of the JSON form. Under the same version, fields are added but never changed.
 pub const SCHEMA: &str = "dissent.report/1";
 
-/// Answers and prompts listed with their text, unless asked otherwise.
+/// The default number of completions and prompts that are listed with their text.
 pub const TOP_DEFAULT: usize = 10;
 
-/// A report that cannot be made.
+/// The reason why a report cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// The log has no such experiment.
-    #[error("there is no experiment {experiment} in the event log: {}", known_experiments(.known))]
+    #[error("unknown experiment {experiment}: {}", known_experiments(.known))]
     UnknownExperiment {
-        /// The experiment asked for.
+        /// The requested experiment.
         experiment: ExperimentId,
-        /// Those there are.
+        /// The experiments of the log.
         known: Vec<ExperimentId>,
     },
-    /// The experiment has not come to this round, or has no such round.
-    #[error("experiment {experiment} has no round {round} yet: it has opened {opened} (they count from 0)")]
+    /// The experiment has not opened this round.
+    #[error("experiment {experiment} has no round {round}: {}", opened_rounds(*.opened))]
     UnknownRound {
         /// The experiment.
         experiment: ExperimentId,
-        /// The round asked for.
+        /// The requested round.
         round: u32,
-        /// How many there are.
+        /// The number of opened rounds.
         opened: u32,
     },
-    /// A stream that does not begin with its plan.
-    #[error("the events of experiment {0} do not begin with its plan")]
+    /// The stream does not begin with the plan.
+    #[error("the stream of experiment {0} does not begin with a plan: check it with `dissent log verify`")]
     NoPlan(ExperimentId),
     /// An event's body cannot be read.
     #[error("failed to read event {position}")]
     Body {
         /// Its position in the log.
         position: u64,
-        /// What is wrong with it.
+        /// The error of the decoder.
         source: CodecError,
     },
     /// The log cannot be read.
@@ -54,129 +54,136 @@ pub enum ReportError {
 }
 
 fn known_experiments(known: &[ExperimentId]) -> String {
-    /// So that a log of thousands does not flood the terminal.
+    /// Experiments that the message lists: a log may have thousands.
     const LISTED_MAX: usize = 20;
     if known.is_empty() {
-        return "it has none yet, start one with `dissent run CONFIG.toml`".to_owned();
+        return "the event log is empty; start an experiment with `dissent run CONFIG.toml`".to_owned();
     }
     let listed: Vec<&str> = known.iter().take(LISTED_MAX).map(ExperimentId::as_str).collect();
     let more = known.len() - listed.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("it has {}{more}", listed.join(", "))
+    format!("the event log has {}{more}", listed.join(", "))
 }
 
-/// One round of an experiment, measured and compared with noise.
+fn opened_rounds(opened: u32) -> String {
+    match opened {
+        0 => "no round is opened yet".to_owned(),
+        1 => "use 0, the only opened round".to_owned(),
+        opened => format!("use 0 to {}", opened - 1),
+    }
+}
+
+/// The figures of one round, compared with noise.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReportData {
     /// [`SCHEMA`].
     pub schema: &'static str,
     /// The experiment.
     pub experiment: ExperimentId,
-    /// The round reported, from 0.
+    /// The reported round, from 0.
     pub round: u32,
-    /// Rounds opened so far.
+    /// Opened rounds.
     pub rounds_opened: u32,
-    /// How far the round has come.
+    /// The progress of the round.
     pub status: Status,
-    /// Everything that determines the experiment.
+    /// The plan of the experiment.
     pub plan: Plan,
-    /// How many of what.
+    /// The counts of the round.
     pub counts: Counts,
-    /// The round's figures against those of noise.
+    /// The figures of the round, against those of noise.
     pub figures: Figures,
-    /// What a prompt of N answers shows when reward and log-probability have nothing to do with each other;
-    /// none if N < 2.
+    /// The distribution of conflict if reward and log-probability are unrelated; `None` if N < 2.
     pub null_band: Option<NullBand>,
-    /// By category, in order of name; empty if no prompt has one. Prompts without one are under none.
+    /// The figures by category, sorted by name; empty if no prompt has a category.
     pub categories: Vec<CategoryFigures>,
-    /// The answers with the largest PACS: the proxy loves what the policy finds unlikely.
-    pub proxy_favours: Vec<ConflictingAnswer>,
-    /// The answers with the smallest PACS: the policy favours what the proxy dislikes.
-    pub policy_favours: Vec<ConflictingAnswer>,
-    /// The prompts with the largest Kendall-tau distance, then mean|PACS|.
+    /// The completions with the largest PACS: the proxy rates them higher than the policy does.
+    pub proxy_favours: Vec<ConflictingCompletion>,
+    /// The completions with the smallest PACS: the policy rates them higher than the proxy does.
+    pub policy_favours: Vec<ConflictingCompletion>,
+    /// The prompts with the largest Kendall-tau distance; equal ones by mean|PACS|.
     pub most_conflicting_prompts: Vec<ConflictingPrompt>,
-    /// The pairs selected for feedback, in prompt order; empty before the round closes.
+    /// The pairs selected for feedback, in prompt order; empty before the selection.
     pub selected: Vec<SelectedPair>,
-    /// The prompts that a step gave up on.
+    /// The prompts that were set aside.
     pub set_aside: Vec<SetAside>,
-    /// Every prompt admitted, in the order of the prompt file.
+    /// Every admitted prompt, in the order of the prompt file.
     pub prompts: Vec<PromptFigures>,
-    /// What was learnt from the conflicts; none where nothing is.
+    /// The figures of feedback, training and evaluation; `None` if the plan has no learning part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning: Option<LearningFigures>,
 }
 
-/// How far a round has come.
+/// The progress of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Prompts are on their way, and nothing is selected yet.
+    /// Prompts are in progress, and the selection is pending.
     InProgress,
-    /// Its prompts are done, and the selection is made.
+    /// All prompts are done, and the selection is made.
     Complete,
 }
 
-/// How many of what a round has.
+/// The counts of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counts {
-    /// Prompts planned.
+    /// Planned prompts.
     pub prompts: u32,
-    /// Prompts answered by the policy.
+    /// Prompts with completions.
     pub sampled: u32,
-    /// Prompts scored by the proxy.
+    /// Prompts with rewards.
     pub scored: u32,
-    /// Prompts whose conflict is measured, degenerate ones included.
+    /// Prompts with a measured conflict, degenerate ones included.
     pub measured: u32,
     /// Prompts on which conflict is undefined.
     pub degenerate: u32,
-    /// Prompts that a step gave up on.
+    /// Prompts that were set aside.
     pub set_aside: u32,
-    /// Completions sampled.
+    /// Sampled completions.
     pub completions: u64,
-    /// Response tokens sampled.
+    /// Sampled tokens.
     pub tokens: u64,
-    /// Completions cut off by the token limit.
+    /// Completions that the token limit cut off.
     pub truncated: u64,
-    /// Pairs selected.
+    /// Selected pairs.
     pub selected: u32,
-    /// Prompts that have a selected pair.
+    /// Prompts with a selected pair.
     pub selected_prompts: u32,
 }
 
-/// A round's figures. None where no prompt defines them.
+/// The figures of a round; `None` if no prompt defines the figure.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Figures {
     /// The mean over prompts of mean|PACS|.
     pub mean_abs_pacs: Option<AgainstNoise>,
     /// The mean over prompts of Kendall's tau-b.
     pub kendall_tau: Option<AgainstNoise>,
-    /// The share of prompts whose mean|PACS| is above the null band's 95 % quantile, in [0, 1]: .05 for
-    /// noise.
+    /// The share of prompts whose mean|PACS| exceeds the null band's 95 % quantile, in [0, 1]. Noise gives
+    /// 0.05.
     pub above_noise_95: Option<f64>,
-    /// Of all pairs of answers to one prompt that both models order, the share that they order oppositely,
-    /// in [0, 1]: .5 for noise.
+    /// The share of ordered pairs that the two models order oppositely, in [0, 1]. Noise gives 0.5. An
+    /// ordered pair is two completions of one prompt without a tie in either model.
     pub opposed_pairs: Option<f64>,
 }
 
-/// A mean over prompts, and where it would lie if there were nothing but noise.
+/// A mean over prompts, beside its expectation under noise.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct AgainstNoise {
     /// The mean.
     pub mean: f64,
-    /// Prompts it is over.
+    /// The number of prompts.
     pub prompts: u32,
-    /// Its expectation under noise.
+    /// The expectation of the mean under noise.
     pub noise_mean: f64,
-    /// With noise, the mean over this many prompts lies above this in 97.5 % of experiments (normal limit).
+    /// The lower end of the 95 % interval of the mean under noise, in the normal limit.
     pub noise_low: f64,
-    /// With noise, it lies below this in 97.5 % of experiments.
+    /// The upper end of that interval.
     pub noise_high: f64,
-    /// Where it lies.
+    /// The place of the mean relative to the interval.
     pub verdict: Verdict,
 }
 
 impl AgainstNoise {
-    /// Compares a mean over `prompts` with noise of this mean and standard deviation per prompt.
+    /// Compares a mean over `prompts` with noise. `noise_mean` and `noise_sd` are those of one prompt.
     #[must_use]
     pub fn new(mean: f64, prompts: u32, noise_mean: f64, noise_sd: f64) -> Self {
         const NORMAL_975: f64 = 1.959_964;
@@ -193,103 +200,104 @@ impl AgainstNoise {
     }
 }
 
-/// Where a figure lies against the 95 % interval of noise.
+/// The place of a figure relative to the 95 % interval of noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Below it.
+    /// Below the interval.
     Below,
-    /// In it.
+    /// In the interval.
     Within,
-    /// Above it.
+    /// Above the interval.
     Above,
 }
 
 /// The figures of the prompts of one category.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CategoryFigures {
-    /// The category; none for prompts without one.
+    /// The category; `None` for the prompts without a category.
     pub category: Option<String>,
-    /// Prompts measured that are not degenerate.
+    /// Measured prompts that are not degenerate.
     pub prompts: u32,
-    /// The mean over them of mean|PACS|.
+    /// The mean of mean|PACS| over these prompts.
     pub mean_abs_pacs: f64,
-    /// The mean over them of Kendall's tau-b.
+    /// The mean of Kendall's tau-b over these prompts.
     pub kendall_tau: Option<f64>,
-    /// Pairs selected.
+    /// Selected pairs.
     pub selected: u32,
 }
 
-/// The step that a prompt has passed last.
+/// The last step that a prompt has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptState {
-    /// It waits for answers.
+    /// The prompt waits for completions.
     Admitted,
-    /// It waits for rewards.
+    /// The prompt waits for rewards.
     Sampled,
-    /// It waits for its conflict.
+    /// The prompt waits for the measurement of its conflict.
     Scored,
-    /// Its conflict is known.
+    /// The conflict is measured.
     Measured,
-    /// A step gave up on it.
+    /// The prompt was set aside.
     SetAside,
 }
 
-/// The numbers of one prompt.
+/// The figures of one prompt.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PromptFigures {
     /// The prompt.
     pub prompt_id: PromptId,
-    /// Its place in the prompt file, from 0.
+    /// Its index in the prompt file, from 0.
     pub index: u32,
     /// Its category.
     pub category: Option<String>,
-    /// How far it has come.
+    /// The last step that it has passed.
     pub state: PromptState,
-    /// Whether it is measured, but rewards or log-probabilities do not vary.
+    /// Whether it is measured, but its rewards or log-probabilities are all equal.
     pub degenerate: bool,
-    /// mean|PACS|; none if not measured or degenerate.
+    /// mean|PACS|; `None` if not measured or degenerate.
     pub mean_abs_pacs: Option<f64>,
-    /// Kendall's tau-b; none if not measured or degenerate.
+    /// Kendall's tau-b; `None` if not measured or degenerate.
     pub kendall_tau: Option<f64>,
-    /// (1 − tau-b)/2; none if not measured or degenerate.
+    /// (1 − tau-b)/2; `None` if not measured or degenerate.
     pub kendall_tau_distance: Option<f64>,
-    /// Pairs of answers that both order alike.
+    /// Pairs of completions that policy and proxy order alike.
     pub concordant: u64,
-    /// Pairs of answers that they order oppositely.
+    /// Pairs of completions that policy and proxy order oppositely.
     pub discordant: u64,
-    /// Pairs of answers tied in either.
+    /// Pairs of completions that policy or proxy does not order.
     pub tied: u64,
-    /// Its answers, by sample index.
-    pub answers: Vec<AnswerFigures>,
+    /// Its completions, by sample index.
+    #[serde(rename = "answers")]
+    pub completions: Vec<CompletionFigures>,
 }
 
-/// The numbers of one answer.
+/// The figures of one completion.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct AnswerFigures {
-    /// log π(y|x) in nats, the sum over response tokens.
+pub struct CompletionFigures {
+    /// log π(completion | prompt) in nats, the sum over the completion's tokens.
     pub logprob: f64,
-    /// The same per token.
+    /// The mean log-probability of a token, in nats.
     pub logprob_mean: f64,
-    /// Response tokens.
+    /// The completion's tokens.
     pub tokens: u32,
-    /// Why it ended.
+    /// The reason why sampling ended.
     pub finish_reason: FinishReason,
-    /// The reward, once scored.
+    /// The reward; `None` before it is scored.
     pub reward: Option<f64>,
-    /// Standard deviations of the log-probability compared above the prompt's mean; none as PACS.
+    /// The z-score of the log-probability within the prompt; `None` if not measured or degenerate.
     pub z_logprob: Option<f64>,
-    /// Standard deviations of the reward above the prompt's mean; none as PACS.
+    /// The z-score of the reward within the prompt; `None` if not measured or degenerate.
     pub z_reward: Option<f64>,
-    /// `z_reward − z_logprob`; none if not measured or degenerate.
+    /// `z_reward − z_logprob`; `None` if not measured or degenerate.
     pub pacs: Option<f64>,
     /// Whether it is selected for feedback.
     pub selected: bool,
 }
 
-impl AnswerFigures {
-    /// The log-probability that conflict is measured on.
+impl CompletionFigures {
+    /// Returns the log-probability of this kind.
     #[must_use]
     pub fn logprob_as(&self, kind: LogprobKind) -> f64 {
         match kind {
@@ -299,53 +307,55 @@ impl AnswerFigures {
     }
 }
 
-/// An answer on which the two disagree, and the one that the other model would rather have.
+/// A completion on which the two models disagree, beside the favourite of the other model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ConflictingAnswer {
+pub struct ConflictingCompletion {
     /// The prompt.
     pub prompt_id: PromptId,
     /// Its category.
     pub category: Option<String>,
-    /// Its text.
+    /// The text of the prompt.
     pub prompt: String,
-    /// The prompt's Kendall's tau-b.
+    /// Kendall's tau-b of the prompt.
     pub kendall_tau: Option<f64>,
-    /// The prompt's mean|PACS|.
+    /// mean|PACS| of the prompt.
     pub mean_abs_pacs: Option<f64>,
-    /// The answer.
-    pub answer: RankedAnswer,
-    /// The answer to the same prompt that the other model puts highest (the policy, if the proxy favours
-    /// `answer`); none if that is `answer` itself.
-    pub preferred: Option<RankedAnswer>,
+    /// The completion.
+    #[serde(rename = "answer")]
+    pub completion: RankedCompletion,
+    /// The completion of the same prompt that the other model rates highest; `None` if it is `completion`.
+    /// The other model is the policy if the proxy favours `completion`, and the proxy otherwise.
+    pub preferred: Option<RankedCompletion>,
 }
 
-/// An answer with its place among the N of its prompt.
+/// A completion with its ranks among the N completions of its prompt.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RankedAnswer {
+pub struct RankedCompletion {
     /// Its sample index.
-    pub completion: u32,
-    /// How many of the N answers are this one, word for word.
+    #[serde(rename = "completion")]
+    pub sample: u32,
+    /// The number of samples with these tokens.
     pub times: u32,
     /// Its text.
     pub text: String,
-    /// Its place by reward, 1 for the highest; equal rewards share the better place.
+    /// Its rank by reward, 1 for the highest; equal rewards share the better rank.
     pub reward_rank: u32,
-    /// Its place by log-probability, 1 for the likeliest.
+    /// Its rank by log-probability, 1 for the likeliest.
     pub logprob_rank: u32,
     /// N.
     pub of: u32,
-    /// Its numbers.
-    pub figures: AnswerFigures,
+    /// Its figures.
+    pub figures: CompletionFigures,
 }
 
-/// A prompt on which the two disagree.
+/// A prompt on which the two models disagree.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConflictingPrompt {
     /// The prompt.
     pub prompt_id: PromptId,
     /// Its category.
     pub category: Option<String>,
-    /// The beginning of its text.
+    /// The beginning of the prompt's text.
     pub excerpt: String,
     /// (1 − tau-b)/2.
     pub kendall_tau_distance: f64,
@@ -353,44 +363,45 @@ pub struct ConflictingPrompt {
     pub kendall_tau: f64,
     /// mean|PACS|.
     pub mean_abs_pacs: f64,
-    /// The probability that noise has a Kendall-tau distance at least this large.
+    /// The probability of a Kendall-tau distance at least this large under noise.
     pub noise_at_least: Option<f64>,
-    /// Pairs selected of it.
+    /// Selected pairs of the prompt.
     pub selected: u32,
 }
 
-/// A question–answer pair selected for feedback.
+/// A pair selected for feedback.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SelectedPair {
     /// The prompt.
     pub prompt_id: PromptId,
-    /// Which of its completions.
+    /// The index of the completion.
     pub completion: u32,
-    /// Its PACS.
+    /// The PACS of the completion.
     pub pacs: f64,
-    /// The beginnings of its texts, for the first [`LISTED_MAX`] pairs.
+    /// The beginnings of the two texts, for the first [`LISTED_MAX`] pairs.
     pub excerpt: Option<Excerpt>,
 }
 
 /// The beginnings of a pair's texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Excerpt {
-    /// Of the prompt.
+    /// The beginning of the prompt.
     pub prompt: String,
-    /// Of the answer.
-    pub answer: String,
+    /// The beginning of the completion.
+    #[serde(rename = "answer")]
+    pub completion: String,
 }
 
-/// Selected pairs, and prompts set aside, that pages list: beyond, only the JSON form has them.
+/// Limit of the lists of selected pairs and of prompts set aside, except in the JSON form.
 pub const LISTED_MAX: usize = 1000;
 
-/// A prompt that a step gave up on.
+/// A prompt that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SetAside {
     /// The prompt.
     pub prompt_id: PromptId,
-    /// The step.
+    /// The step that set it aside.
     pub step: StepName,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }

@@ -1,8 +1,7 @@
-//! From events to figures.
+//! Folds events into the figures of a round.
 //!
-//! Two passes over the history: the first keeps numbers only, the second fetches the texts of the few
-//! answers that the figures have singled out. So memory grows with the number of answers, not with their
-//! length.
+//! The history is read twice. The first pass keeps numbers only; the second reads the texts of the few
+//! completions that the report shows. Memory grows with the number of completions, not with their length.
 
 use std::collections::HashMap;
 
@@ -16,10 +15,10 @@ use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
 use dissent_domain::round::PROMPTS_MAX;
 
-use super::data::{AnswerFigures, PromptFigures, PromptState, ReportError, SelectedPair, SetAside};
+use super::data::{CompletionFigures, PromptFigures, PromptState, ReportError, SelectedPair, SetAside};
 use super::learning::LearningFold;
 
-/// Events read at a time: a page of them, each with all the texts of a prompt, must fit in memory.
+/// Events read at a time. A page must fit in memory, and each event may hold all texts of a prompt.
 const PAGE_EVENTS: usize = 64;
 
 /// A history that can be read more than once.
@@ -58,27 +57,28 @@ pub(super) fn decode(recorded: &Recorded) -> Result<Event, ReportError> {
     recorded.decode().map_err(|source| ReportError::Body { position: recorded.position, source })
 }
 
-/// The numbers of one round: the one asked for, or the last one opened.
+/// The numbers of one round: the requested round, or the last opened one.
 #[derive(Default)]
 pub(super) struct RoundNumbers {
-    pub(super) wanted: Option<u32>,
+    pub(super) requested: Option<u32>,
     pub(super) plan: Option<Plan>,
-    /// The round that the rest is of.
+    /// The round of the fields below.
     pub(super) round: Option<u32>,
     pub(super) rounds_opened: u32,
     pub(super) expected: u32,
     pub(super) closed: bool,
     /// In the order of admission.
     pub(super) prompts: Vec<PromptFigures>,
-    places: HashMap<PromptId, usize>,
+    /// Indices into `prompts`.
+    indices: HashMap<PromptId, usize>,
     pub(super) selected: Vec<SelectedPair>,
     pub(super) set_aside: Vec<SetAside>,
     pub(super) learning: LearningFold,
 }
 
 impl RoundNumbers {
-    pub(super) fn of(history: &(impl History + ?Sized), wanted: Option<u32>) -> Result<Self, ReportError> {
-        let mut numbers = Self { wanted, ..Self::default() };
+    pub(super) fn of(history: &(impl History + ?Sized), requested: Option<u32>) -> Result<Self, ReportError> {
+        let mut numbers = Self { requested, ..Self::default() };
         history.visit(&mut |recorded| {
             let event = decode(recorded)?;
             numbers.learning.apply(&event);
@@ -94,12 +94,12 @@ impl RoundNumbers {
             Event::ExperimentForked(e) => self.plan = Some(e.plan),
             Event::RoundOpened(e) => {
                 self.rounds_opened += 1;
-                if self.wanted.is_none_or(|wanted| wanted == e.round) {
+                if self.requested.is_none_or(|requested| requested == e.round) {
                     self.open(e.round, e.prompts);
                 }
             }
             Event::PromptAdmitted(e) if self.is_open(e.round) && e.index < PROMPTS_MAX => {
-                self.places.insert(e.prompt.prompt_id.clone(), self.prompts.len());
+                self.indices.insert(e.prompt.prompt_id.clone(), self.prompts.len());
                 self.prompts.push(admitted(e.prompt.prompt_id, e.index, e.prompt.category));
             }
             Event::CompletionsSampled(e) if self.is_open(e.round) => self.sampled(&e),
@@ -112,7 +112,7 @@ impl RoundNumbers {
                 self.set_aside.push(SetAside { prompt_id: e.prompt_id, step: e.step, reason: e.reason });
             }
             Event::PairSelected(e) if self.is_open(e.round) => self.select(e),
-            // What is learnt from a selection comes between it and the end of the round.
+            // Without a learning part the round is not complete before it closes.
             Event::RoundEvaluated(e) if self.is_open(e.round) => {
                 self.closed = self.plan.as_ref().is_some_and(|plan| plan.learning.is_some());
             }
@@ -146,10 +146,10 @@ impl RoundNumbers {
     }
 
     fn open(&mut self, round: u32, expected: u32) {
-        let (wanted, plan, rounds_opened) = (self.wanted, self.plan.take(), self.rounds_opened);
+        let (requested, plan, rounds_opened) = (self.requested, self.plan.take(), self.rounds_opened);
         let learning = std::mem::take(&mut self.learning);
         let round = Some(round);
-        *self = Self { wanted, plan, rounds_opened, round, expected, learning, ..Self::default() };
+        *self = Self { requested, plan, rounds_opened, round, expected, learning, ..Self::default() };
     }
 
     fn is_open(&self, round: u32) -> bool {
@@ -157,28 +157,28 @@ impl RoundNumbers {
     }
 
     fn prompt(&mut self, prompt_id: &PromptId) -> Option<&mut PromptFigures> {
-        let place = *self.places.get(prompt_id)?;
-        self.prompts.get_mut(place)
+        let index = *self.indices.get(prompt_id)?;
+        self.prompts.get_mut(index)
     }
 
     fn sampled(&mut self, e: &CompletionsSampled) {
         if let Some(prompt) = self.prompt(&e.prompt.prompt_id) {
             prompt.state = PromptState::Sampled;
-            prompt.answers = e.completions.iter().map(sampled_answer).collect();
+            prompt.completions = e.completions.iter().map(sampled_completion).collect();
         }
     }
 
     fn scored(&mut self, e: &RewardsScored) {
         if let Some(prompt) = self.prompt(&e.prompt_id) {
             prompt.state = PromptState::Scored;
-            for (answer, reward) in prompt.answers.iter_mut().zip(&e.rewards) {
-                answer.reward = Some(*reward);
+            for (completion, reward) in prompt.completions.iter_mut().zip(&e.rewards) {
+                completion.reward = Some(*reward);
             }
         }
     }
 
     fn measured(&mut self, e: &ConflictMeasured) {
-        let per_token = self.plan.as_ref().map(|plan| plan.conflict.logprob).unwrap_or_default();
+        let kind = self.plan.as_ref().map(|plan| plan.conflict.logprob).unwrap_or_default();
         let Some(prompt) = self.prompt(&e.prompt_id) else { return };
         prompt.state = PromptState::Measured;
         let Conflict { degenerate, concordant, discordant, tied, .. } = e.conflict;
@@ -190,21 +190,25 @@ impl RoundNumbers {
         prompt.mean_abs_pacs = Some(e.conflict.mean_abs_pacs);
         prompt.kendall_tau = e.conflict.kendall_tau;
         prompt.kendall_tau_distance = e.conflict.kendall_tau_distance;
-        let rewards: Vec<f64> = prompt.answers.iter().filter_map(|answer| answer.reward).collect();
-        let logprobs: Vec<f64> = prompt.answers.iter().map(|answer| answer.logprob_as(per_token)).collect();
+        let rewards: Vec<f64> =
+            prompt.completions.iter().filter_map(|completion| completion.reward).collect();
+        let logprobs: Vec<f64> =
+            prompt.completions.iter().map(|completion| completion.logprob_as(kind)).collect();
         let z_rewards = z_scores(&rewards).unwrap_or_default();
         let z_logprobs = z_scores(&logprobs).unwrap_or_default();
-        for (index, (answer, pacs)) in prompt.answers.iter_mut().zip(&e.conflict.pacs).enumerate() {
-            answer.pacs = Some(*pacs);
-            answer.z_reward = z_rewards.get(index).copied();
-            answer.z_logprob = z_logprobs.get(index).copied();
+        for (index, (completion, pacs)) in prompt.completions.iter_mut().zip(&e.conflict.pacs).enumerate() {
+            completion.pacs = Some(*pacs);
+            completion.z_reward = z_rewards.get(index).copied();
+            completion.z_logprob = z_logprobs.get(index).copied();
         }
     }
 
     fn select(&mut self, e: PairSelected) {
-        let place = usize::try_from(e.completion).unwrap_or(usize::MAX);
-        if let Some(answer) = self.prompt(&e.prompt_id).and_then(|prompt| prompt.answers.get_mut(place)) {
-            answer.selected = true;
+        let index = usize::try_from(e.completion).unwrap_or(usize::MAX);
+        if let Some(completion) =
+            self.prompt(&e.prompt_id).and_then(|prompt| prompt.completions.get_mut(index))
+        {
+            completion.selected = true;
         }
         let PairSelected { prompt_id, completion, pacs, .. } = e;
         self.selected.push(SelectedPair { prompt_id, completion, pacs, excerpt: None });
@@ -224,12 +228,12 @@ fn admitted(prompt_id: PromptId, index: u32, category: Option<String>) -> Prompt
         concordant: 0,
         discordant: 0,
         tied: 0,
-        answers: Vec::new(),
+        completions: Vec::new(),
     }
 }
 
-fn sampled_answer(completion: &Completion) -> AnswerFigures {
-    AnswerFigures {
+fn sampled_completion(completion: &Completion) -> CompletionFigures {
+    CompletionFigures {
         logprob: completion.logprob,
         logprob_mean: completion.logprob_mean(),
         tokens: u32::try_from(completion.token_ids.len()).unwrap_or(u32::MAX),
@@ -242,61 +246,64 @@ fn sampled_answer(completion: &Completion) -> AnswerFigures {
     }
 }
 
-/// Texts of a round, asked for by prompt and completion.
+/// Requested texts of a round.
 #[derive(Default)]
 pub(super) struct Texts {
-    wanted: HashMap<PromptId, PromptTexts>,
+    requested: HashMap<PromptId, PromptTexts>,
 }
 
 #[derive(Default)]
 struct PromptTexts {
     prompt: String,
-    answers: HashMap<u32, String>,
+    completions: HashMap<u32, String>,
 }
 
 impl Texts {
-    /// Asks for the text of a prompt.
-    pub(super) fn want_prompt(&mut self, prompt_id: &PromptId) {
-        self.wanted.entry(prompt_id.clone()).or_default();
+    /// Requests the text of a prompt.
+    pub(super) fn request_prompt(&mut self, prompt_id: &PromptId) {
+        self.requested.entry(prompt_id.clone()).or_default();
     }
 
-    /// Asks for the texts of a prompt and of one of its completions.
-    pub(super) fn want(&mut self, prompt_id: &PromptId, completion: u32) {
-        self.wanted.entry(prompt_id.clone()).or_default().answers.entry(completion).or_default();
+    /// Requests the texts of a prompt and of one of its completions.
+    pub(super) fn request(&mut self, prompt_id: &PromptId, completion: u32) {
+        self.requested.entry(prompt_id.clone()).or_default().completions.entry(completion).or_default();
     }
 
-    /// Reads what was asked for.
+    /// Reads the requested texts.
     pub(super) fn fetch(&mut self, history: &(impl History + ?Sized), round: u32) -> Result<(), ReportError> {
-        if self.wanted.is_empty() {
+        if self.requested.is_empty() {
             return Ok(());
         }
         history.visit(&mut |recorded| {
             if let Event::CompletionsSampled(e) = decode(recorded)?
                 && e.round == round
             {
-                self.take(e);
+                self.keep(e);
             }
             Ok(())
         })
     }
 
-    fn take(&mut self, e: CompletionsSampled) {
-        let Some(texts) = self.wanted.get_mut(&e.prompt.prompt_id) else { return };
+    fn keep(&mut self, e: CompletionsSampled) {
+        let Some(texts) = self.requested.get_mut(&e.prompt.prompt_id) else { return };
         texts.prompt = e.prompt.text;
         for (index, completion) in (0_u32..).zip(e.completions) {
-            if let Some(text) = texts.answers.get_mut(&index) {
+            if let Some(text) = texts.completions.get_mut(&index) {
                 *text = completion.text;
             }
         }
     }
 
-    /// The text of a prompt; empty if it was not asked for.
+    /// Returns the text of a prompt; empty if it was not requested.
     pub(super) fn prompt(&self, prompt_id: &PromptId) -> &str {
-        self.wanted.get(prompt_id).map_or("", |texts| &texts.prompt)
+        self.requested.get(prompt_id).map_or("", |texts| &texts.prompt)
     }
 
-    /// The text of an answer; empty if it was not asked for.
-    pub(super) fn answer(&self, prompt_id: &PromptId, completion: u32) -> &str {
-        self.wanted.get(prompt_id).and_then(|texts| texts.answers.get(&completion)).map_or("", String::as_str)
+    /// Returns the text of a completion; empty if it was not requested.
+    pub(super) fn completion(&self, prompt_id: &PromptId, completion: u32) -> &str {
+        self.requested
+            .get(prompt_id)
+            .and_then(|texts| texts.completions.get(&completion))
+            .map_or("", String::as_str)
     }
 }

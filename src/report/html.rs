@@ -1,4 +1,4 @@
-//! The report as one HTML file that needs nothing else, and runs nothing.
+//! The report as one self-contained HTML file without scripts.
 
 use minijinja::value::Serde;
 
@@ -8,15 +8,15 @@ use super::page::{Page, html_environment};
 
 const TEMPLATE: &str = include_str!("template.html");
 
-/// The report as a page.
+/// Returns the report as an HTML page.
 ///
 /// # Errors
-/// If the template or a chart fails, which is a fault of the program.
+/// If the template or a chart fails, which is a bug.
 pub fn html(data: &ReportData) -> anyhow::Result<String> {
     let charts = charts(data)?;
     let mut environment = html_environment()?;
     environment.add_template("report", TEMPLATE)?;
     let page = environment.get_template("report")?.render(Serde(Page::new(data, &charts)))?;
-    // The lines of the macros before the document.
+    // The macros leave empty lines before the document.
     Ok(page.trim_start().to_owned())
 }

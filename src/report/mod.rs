@@ -1,8 +1,8 @@
-//! What an experiment found, for people: as HTML, Markdown or JSON, and in a few lines for a terminal.
+//! The report of an experiment as HTML, Markdown or JSON, and its summary for a terminal.
 //!
-//! [`ReportData`] folds the recorded events of one round; everything else is a view of it. Its JSON form
-//! ([`json`], [`SCHEMA`]) is the struct field by field: numbers of every prompt and answer, texts of the most
-//! conflicting ones only.
+//! [`ReportData`] folds the recorded events of one round; all formats are views of it. The JSON form
+//! ([`json`], [`SCHEMA`]) has the fields of the struct. It holds the figures of every prompt and completion,
+//! but only the texts of the most conflicting ones.
 
 mod build;
 pub(crate) mod charts;
@@ -13,7 +13,7 @@ mod learning;
 mod markdown;
 pub(crate) mod page;
 mod summary;
-mod words;
+mod wording;
 
 use std::path::Path;
 
@@ -25,15 +25,15 @@ pub use summary::{summary, summary_json};
 
 use crate::{files, text};
 
-/// The report as JSON on one line, without characters that could act on a terminal.
+/// Returns the report as JSON on one line, with control characters escaped.
 ///
 /// # Errors
-/// If a number cannot be represented; none that was recorded can fail to be.
+/// If a number has no JSON form. Recorded numbers always have one.
 pub fn json(data: &ReportData) -> anyhow::Result<String> {
     Ok(text::ascii_controls(serde_json::to_string(data)?) + "\n")
 }
 
-/// Writes the report as a page, whole or not at all, making the folder if there is none.
+/// Writes the report as an HTML page, atomically. Creates the folder if it does not exist.
 ///
 /// # Errors
 /// If the folder or the file cannot be written.

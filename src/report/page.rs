@@ -1,4 +1,4 @@
-//! What both templates see of a report, and the filters with which they write it.
+//! The data and the filters of both report templates.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, HtmlEscape, UndefinedBehavior, escape_formatter};
@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::charts::Charts;
 use super::data::{
-    CategoryFigures, ConflictingAnswer, ConflictingPrompt, Counts, Figures, LISTED_MAX, ReportData,
+    CategoryFigures, ConflictingCompletion, ConflictingPrompt, Counts, Figures, LISTED_MAX, ReportData,
     SelectedPair, SetAside, Status,
 };
 use super::learning::{self, LearningPage};
-use super::words::{self, Headline, Setting};
+use super::wording::{self, Headline, Setting};
 use crate::text;
 
-/// A report as the templates see it: everything but the numbers of every single prompt.
+/// The data of a template: the report without the figures of single prompts.
 #[derive(Serialize)]
 pub(super) struct Page<'a> {
     experiment: &'a str,
@@ -34,12 +34,12 @@ pub(super) struct Page<'a> {
     measured: String,
     nothing_measured: &'static str,
     categories: &'a [CategoryFigures],
-    proxy_favours: &'a [ConflictingAnswer],
-    policy_favours: &'a [ConflictingAnswer],
+    proxy_favours: &'a [ConflictingCompletion],
+    policy_favours: &'a [ConflictingCompletion],
     most_conflicting_prompts: &'a [ConflictingPrompt],
     selected: &'a [SelectedPair],
     set_aside: &'a [SetAside],
-    /// Rows that a page lists at most, of the two lists above.
+    /// Limit of the two lists above, in rows.
     listed_max: usize,
     charts: &'a Charts,
     learning: Option<LearningPage>,
@@ -51,7 +51,7 @@ impl<'a> Page<'a> {
             experiment: data.experiment.as_str(),
             round: data.round,
             rounds: data.plan.rounds,
-            status: words::status(data),
+            status: wording::status(data),
             is_complete: data.status == Status::Complete,
             policy: &data.plan.policy.name,
             proxy: &data.plan.reward.name,
@@ -59,12 +59,12 @@ impl<'a> Page<'a> {
             counts: data.counts,
             figures: &data.figures,
             noise_mean_abs_pacs: data.null_band.as_ref().map(|band| band.mean_abs_pacs.mean),
-            headlines: words::headlines(data),
+            headlines: wording::headlines(data),
             settings: settings(data),
-            rule: words::rule(&data.plan.conflict.selection),
-            selected_count: words::selected(data),
-            measured: words::measured(data),
-            nothing_measured: words::nothing_measured(data),
+            rule: wording::rule(&data.plan.conflict.selection),
+            selected_count: wording::selected(data),
+            measured: wording::measured(data),
+            nothing_measured: wording::nothing_measured(data),
             categories: &data.categories,
             proxy_favours: &data.proxy_favours,
             policy_favours: &data.policy_favours,
@@ -78,14 +78,14 @@ impl<'a> Page<'a> {
     }
 }
 
-/// The settings of the experiment, those of its learning part last.
+/// Returns the settings of the experiment; those of the learning part come last.
 fn settings(data: &ReportData) -> Vec<Setting> {
-    let mut settings = words::settings(data);
+    let mut settings = wording::settings(data);
     settings.extend(data.plan.learning.iter().flat_map(|plan| learning::settings(plan)));
     settings
 }
 
-/// A template engine for pages: every text is untrusted unless the template says otherwise.
+/// Returns a template engine for HTML. It escapes every text that the template does not mark as safe.
 ///
 /// # Errors
 /// As [`environment`].
@@ -102,7 +102,7 @@ pub(crate) fn html_environment() -> Result<Environment<'static>, minijinja::Erro
     Ok(environment)
 }
 
-/// A template engine for CommonMark with tables: every text is untrusted unless the template says otherwise.
+/// Returns a template engine for CommonMark. It escapes every text that the template does not mark as safe.
 ///
 /// # Errors
 /// As [`environment`].
@@ -118,10 +118,10 @@ pub(crate) fn markdown_environment() -> Result<Environment<'static>, minijinja::
     Ok(environment)
 }
 
-/// A template engine that knows how the report writes numbers, and refuses a name that it does not know.
+/// Returns a template engine with the report's number formats. An undefined name is an error.
 ///
 /// # Errors
-/// None: the syntax is the default one, with blocks on lines of their own.
+/// Never: the syntax is the default one, with trimmed blocks.
 fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -135,9 +135,10 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     Ok(environment)
 }
 
-/// Where a z-score among `of` values lies on a line from the least to the largest possible, in percent.
+/// Returns the place of a z-score between the smallest and the largest possible z-score of `of` values, in
+/// percent.
 fn gauge(z: f64, of: u32) -> String {
-    // No z-score can be beyond ±√(N−1).
+    // A z-score of N values lies within ±√(N−1).
     let reach = f64::from(of.saturating_sub(1)).sqrt().max(1.0);
     format!("{:.1}%", (50.0 + 50.0 * z / reach).clamp(0.0, 100.0))
 }

@@ -1,33 +1,34 @@
-//! The report in a few lines, for the end of a run.
+//! The summary of a report, for the end of a run.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::data::{ConflictingAnswer, ReportData, SetAside, Status};
+use super::data::{ConflictingCompletion, ReportData, SetAside, Status};
 use super::learning::{LearningFigures, table};
-use super::words;
+use super::wording;
 use crate::text::{self, excerpt, visible};
 
-/// Answers shown of either type.
+/// Completions shown of each direction of conflict.
 const SHOWN: usize = 2;
 const EXCERPT_CHARS: usize = 60;
 const SET_ASIDE_CHARS: usize = 240;
 
-/// A report in 10 to 15 lines of at most about 100 columns (but for the reason why a prompt was set aside),
-/// safe for a terminal; without a final line feed.
+/// Returns a report in 10 to 15 lines, with control characters escaped and without a final newline.
+///
+/// Lines have at most 110 columns, except the reason why a prompt was set aside.
 #[must_use]
 pub fn summary(data: &ReportData) -> String {
     let counts = &data.counts;
-    let mut out = format!("{} · round {} · {}\n", data.experiment, data.round, words::status(data));
+    let mut out = format!("{} · round {} · {}\n", data.experiment, data.round, wording::status(data));
     let mut line = |text: String| {
         out.push_str(text.trim_end());
         out.push('\n');
     };
     line(format!(
         "  {} from {}, {}; {} degenerate, {} set aside",
-        text::count(counts.completions, "answer"),
+        text::count(counts.completions, "completion"),
         text::count(counts.sampled.into(), "prompt"),
         text::count(counts.tokens, "token"),
         text::grouped(counts.degenerate.into()),
@@ -37,7 +38,7 @@ pub fn summary(data: &ReportData) -> String {
         let first = format!("set aside: {prompt_id} by the {} step: {reason}", step.name());
         line(format!("  {}", excerpt(&visible(&first), SET_ASIDE_CHARS)));
     }
-    let headlines = words::headlines(data);
+    let headlines = wording::headlines(data);
     for headline in &headlines {
         line(format!("  {:<31} {:>6}   ({})", headline.term, headline.value, headline.noise));
     }
@@ -45,32 +46,31 @@ pub fn summary(data: &ReportData) -> String {
         line(format!("  {}", first.meaning));
     }
     if data.status == Status::Complete && data.counts.measured > 0 && headlines.is_empty() {
-        line(format!("  {}", words::nothing_measured(data)));
+        line(format!("  {}", wording::nothing_measured(data)));
     }
-    line(format!("  selected: {}", words::selected(data)));
+    line(format!("  selected: {}", wording::selected(data)));
     if let Some(learning) = &data.learning {
-        learnt(learning).into_iter().for_each(&mut line);
+        learning_lines(learning).into_iter().for_each(&mut line);
     }
-    for (title, answers) in [
-        ("The proxy loves what the policy finds unlikely:", &data.proxy_favours),
-        ("The policy favours what the proxy dislikes:", &data.policy_favours),
+    for (title, completions) in [
+        ("Completions that the proxy favours:", &data.proxy_favours),
+        ("Completions that the policy favours:", &data.policy_favours),
     ] {
-        if !answers.is_empty() {
+        if !completions.is_empty() {
             line(format!("  {title}"));
         }
-        answers.iter().take(SHOWN).for_each(|answer| line(case(answer)));
+        completions.iter().take(SHOWN).for_each(|completion| line(completion_line(completion)));
     }
     out.truncate(out.trim_end().len());
     out
 }
 
-/// Before and after, and what to be wary of.
-fn learnt(learning: &LearningFigures) -> Vec<String> {
+/// Feedback, the figures before and after, and the warnings.
+fn learning_lines(learning: &LearningFigures) -> Vec<String> {
     let mut lines = Vec::new();
     for feedback in &learning.feedback {
-        let contradicted = feedback
-            .contradicted
-            .map(|contradicted| format!(", {contradicted} of them against the reward model"));
+        let contradicted =
+            feedback.contradicted.map(|contradicted| format!(", {contradicted} against the reward model"));
         lines.push(format!(
             "  feedback of round {}: {} of {}; {}{}",
             feedback.round,
@@ -83,12 +83,12 @@ fn learnt(learning: &LearningFigures) -> Vec<String> {
     let rows = table(learning);
     if !rows.is_empty() {
         lines.push(format!(
-            "  {:<33} {:>17} {:>17} {:>19}",
+            "  {:<36} {:>17} {:>17} {:>19}",
             "on held-out prompts", "before", "after", "difference"
         ));
     }
     for row in rows {
-        lines.push(format!("  {:<33} {:>17} {:>17} {:>19}", row.name, row.before, row.after, row.difference));
+        lines.push(format!("  {:<36} {:>17} {:>17} {:>19}", row.name, row.before, row.after, row.difference));
     }
     for warning in &learning.warnings {
         lines.push(format!("  reward hacking is suspected: {}", warning.signs.join("; ")));
@@ -96,7 +96,8 @@ fn learnt(learning: &LearningFigures) -> Vec<String> {
     lines
 }
 
-/// The same for machines: the figures of [`json`](super::json) without its lists, and where the page is.
+/// Returns the summary as JSON: the figures of [`json`](super::json) without its lists, and the path of the
+/// page.
 #[must_use]
 pub fn summary_json(data: &ReportData, page: &Path) -> Value {
     json!({
@@ -111,11 +112,12 @@ pub fn summary_json(data: &ReportData, page: &Path) -> Value {
     })
 }
 
-fn case(case: &ConflictingAnswer) -> String {
-    let mut out = format!("    PACS {}  ", text::signed(case.answer.figures.pacs.unwrap_or(0.0), 2));
+fn completion_line(shown: &ConflictingCompletion) -> String {
+    let completion = &shown.completion;
+    let mut out = format!("    PACS {}  ", text::signed(completion.figures.pacs.unwrap_or(0.0), 2));
     // Writing to a string cannot fail.
-    let _ = write!(out, "{}#{}", visible(case.prompt_id.as_str()), case.answer.completion);
-    let text = excerpt(&visible(&case.answer.text), EXCERPT_CHARS);
+    let _ = write!(out, "{}#{}", visible(shown.prompt_id.as_str()), completion.sample);
+    let text = excerpt(&visible(&completion.text), EXCERPT_CHARS);
     let _ = write!(out, "  “{text}”");
     out
 }

@@ -1,4 +1,4 @@
-//! Experiments that differ in their selection rule, their budget and their seed, and in nothing else.
+//! Studies of experiments that differ in selection rule, budget and seed only.
 
 mod memory;
 mod outcome;
@@ -16,76 +16,78 @@ pub use plan::{Arm, ArmConfig, ArmsConfig};
 pub use run::run;
 
 use super::prediction::Predictions;
-use super::report::Line;
+use super::report::line::Line;
 use super::verdict::{interval, listed};
 
-/// What a rule did at a budget, over all seeds.
+/// The figures of a rule at a budget, over all seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Point {
     /// The rule.
     pub rule: Rule,
-    /// Its budget; none of `none` and `all`.
+    /// The budget; `None` for the rules `none` and `all`.
     pub budget: Option<u64>,
-    /// Seeds.
+    /// The number of seeds.
     pub seeds: usize,
-    /// Labels that were asked for, the mean over seeds.
+    /// Judgements, the mean over seeds.
     pub labels: f64,
     /// The gold reward of the tuned policy on held-out prompts.
     pub gold: Option<Interval>,
-    /// The share of held-out pairs that the refined proxy orders wrongly.
+    /// The share of held-out pairs of completions that the refined proxy orders wrongly.
     pub proxy_error: Option<Interval>,
-    /// The share of the preferences asked for in which the first proxy was wrong; none where nothing was
-    /// asked.
+    /// The share of preferences that contradict the first proxy; `None` without preferences.
     pub precision: Option<Interval>,
-    /// KL divergence from the policy that it began with, in nats a completion.
+    /// KL divergence from the first policy, in nats per completion.
     pub kl: Option<Interval>,
 }
 
-/// A rule against another at the same budget: the differences of the same seeds.
+/// The differences between two rules at the same budget, paired by seed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RuleComparison {
-    /// The one.
+    /// The rule.
     pub rule: Rule,
-    /// The other.
+    /// The baseline.
     pub over: Rule,
-    /// The budget of both; none against `none` or `all`.
+    /// The budget of both; `None` against `none` or `all`.
     pub budget: Option<u64>,
-    /// By how much its gold reward is higher.
+    /// The gold reward of the rule minus that of the baseline.
     pub gold: Option<Interval>,
-    /// By that interval.
-    pub gold_standing: Option<ComparisonResult>,
-    /// By how much its share of held-out errors is higher.
+    /// The result by gold reward.
+    #[serde(rename = "gold_standing")]
+    pub gold_result: Option<ComparisonResult>,
+    /// The share of held-out errors of the rule minus that of the baseline.
     pub errors: Option<Interval>,
-    /// By that interval: fewer errors win.
-    pub errors_standing: Option<ComparisonResult>,
+    /// The result by errors: fewer errors win.
+    #[serde(rename = "errors_standing")]
+    pub errors_result: Option<ComparisonResult>,
 }
 
-/// What the experiments came to.
+/// The result of all experiments.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ArmsResult {
-    /// Before anything was learnt, over seeds: the gold reward of the policy, and the errors of the proxy.
+    /// The gold reward of the first policy and the errors of the first proxy, over seeds.
     pub before: [Option<Interval>; 2],
-    /// Every rule at every budget, as the configuration lists them.
+    /// Every rule at every budget, in the order of the configuration.
     pub points: Vec<Point>,
-    /// Every use of conflict against every baseline at the same budget.
-    pub contests: Vec<RuleComparison>,
-    /// How well rules predict the proxy's errors, where an arm asked about every pair.
+    /// Every conflict rule against every baseline at the same budget.
+    #[serde(rename = "contests")]
+    pub comparisons: Vec<RuleComparison>,
+    /// How well the rules predict the proxy's errors; `None` unless an arm judged every pair of completions.
     pub predictions: Option<Predictions>,
 }
 
 impl ArmsResult {
-    /// From the outcomes of all arms, in the order of the configuration.
+    /// Computes the result from the outcomes of all arms, in the order of the configuration.
     #[must_use]
     pub fn of(outcomes: &[(Arm, ArmOutcome)], predictions: Option<Predictions>) -> Self {
         let mut order: Vec<(Rule, Option<u64>)> = Vec::new();
         let mut by_arm: BTreeMap<usize, Vec<&(Arm, ArmOutcome)>> = BTreeMap::new();
         for outcome in outcomes {
             let key = (outcome.0.rule, outcome.0.budget);
-            let place = order.iter().position(|known| *known == key).unwrap_or_else(|| {
+            let index = order.iter().position(|other| *other == key).unwrap_or_else(|| {
                 order.push(key);
                 order.len() - 1
             });
-            by_arm.entry(place).or_default().push(outcome);
+            by_arm.entry(index).or_default().push(outcome);
         }
         let points = by_arm.values().map(|of| point(of)).collect();
         let first = by_arm.values().next();
@@ -94,22 +96,22 @@ impl ArmsResult {
         Self {
             before: [before(|outcome| outcome.gold_before), before(|outcome| outcome.proxy_error_before)],
             points,
-            contests: contests(&order, &by_arm),
+            comparisons: comparisons(&order, &by_arm),
             predictions,
         }
     }
 
-    /// A line for every rule: what `of` says of each of its points against the labels.
-    pub(super) fn lines(&self, of: impl Fn(&Point) -> Option<Interval>) -> Vec<Line> {
+    /// Returns a line for every rule: a figure of each of its points, by labels.
+    pub(super) fn lines(&self, figure: impl Fn(&Point) -> Option<Interval>) -> Vec<Line> {
         let mut lines: Vec<Line> = Vec::new();
         for point in &self.points {
-            let Some(interval) = of(point) else { continue };
+            let Some(interval) = figure(point) else { continue };
             let name = point.rule.name();
-            let place = lines.iter().position(|line| line.name == name).unwrap_or_else(|| {
+            let index = lines.iter().position(|line| line.name == name).unwrap_or_else(|| {
                 lines.push(Line { name: name.to_owned(), points: Vec::new() });
                 lines.len() - 1
             });
-            lines[place].points.push((point.labels, interval));
+            lines[index].points.push((point.labels, interval));
         }
         for line in &mut lines {
             line.points.sort_by(|(x, _), (y, _)| x.total_cmp(y));
@@ -117,22 +119,22 @@ impl ArmsResult {
         lines
     }
 
-    /// Whether SHF-CAS won, lost or tied, in sentences: the answer first.
+    /// States whether SHF-CAS won, lost or tied, one sentence per baseline and figure.
     #[must_use]
     pub fn verdict(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         for over in [Rule::Random, Rule::Margin] {
             let against: Vec<&RuleComparison> = self
-                .contests
+                .comparisons
                 .iter()
-                .filter(|contest| is_shf_cas(contest.rule) && contest.over == over)
+                .filter(|comparison| is_shf_cas(comparison.rule) && comparison.over == over)
                 .collect();
-            let named = [("gold reward", 0), ("held-out errors of the proxy", 1)];
-            for (what, which) in named {
-                let standings: Vec<String> =
-                    against.iter().filter_map(|contest| contest.sentence(which)).collect();
-                if !standings.is_empty() {
-                    sentences.push(format!("Against {over} by {what}, SHF-CAS {}.", listed(&standings)));
+            for criterion in [Criterion::GoldReward, Criterion::Errors] {
+                let results: Vec<String> =
+                    against.iter().filter_map(|comparison| comparison.describe(criterion)).collect();
+                if !results.is_empty() {
+                    let criterion = criterion.name();
+                    sentences.push(format!("Against {over} by {criterion}, SHF-CAS {}.", listed(&results)));
                 }
             }
         }
@@ -140,21 +142,36 @@ impl ArmsResult {
     }
 }
 
-/// The rules that are SHF-CAS's own.
+/// The figure by which two rules are compared.
+#[derive(Clone, Copy)]
+enum Criterion {
+    GoldReward,
+    Errors,
+}
+
+impl Criterion {
+    fn name(self) -> &'static str {
+        match self {
+            Self::GoldReward => "gold reward",
+            Self::Errors => "held-out errors of the proxy",
+        }
+    }
+}
+
+/// Whether a rule is one of SHF-CAS.
 fn is_shf_cas(rule: Rule) -> bool {
     matches!(rule, Rule::Paper | Rule::Mean | Rule::Budget | Rule::Quantile | Rule::Gap)
 }
 
 impl RuleComparison {
-    /// Of the gold reward (0) or of the errors (1); none where there is no interval.
-    fn sentence(&self, which: usize) -> Option<String> {
-        let (difference, standing) = if which == 0 {
-            (self.gold?, self.gold_standing?)
-        } else {
-            (self.errors?, self.errors_standing?)
+    /// Describes the result by a criterion; `None` without an interval.
+    fn describe(&self, criterion: Criterion) -> Option<String> {
+        let (difference, result) = match criterion {
+            Criterion::GoldReward => (self.gold?, self.gold_result?),
+            Criterion::Errors => (self.errors?, self.errors_result?),
         };
         let budget = self.budget.map(|budget| format!(" at {budget}")).unwrap_or_default();
-        Some(format!("{} ({}{budget}: {})", standing.name(), self.rule, interval(&difference)))
+        Some(format!("{} ({}{budget}: {})", result.name(), self.rule, interval(&difference)))
     }
 }
 
@@ -175,21 +192,21 @@ fn point(of: &[&(Arm, ArmOutcome)]) -> Point {
     }
 }
 
-/// None if a seed has no figure, or there is but one.
+/// Returns the interval over seeds; `None` with a single seed or if a seed lacks the figure.
 fn over_seeds(values: impl Iterator<Item = Option<f64>>) -> Option<Interval> {
     t_interval(&values.collect::<Option<Vec<f64>>>()?)
 }
 
-fn contests(
+fn comparisons(
     order: &[(Rule, Option<u64>)],
     by_arm: &BTreeMap<usize, Vec<&(Arm, ArmOutcome)>>,
 ) -> Vec<RuleComparison> {
     let mut found = Vec::new();
-    for (place, &(rule, budget)) in order.iter().enumerate().filter(|(_, (rule, _))| !rule.is_baseline()) {
+    for (index, &(rule, budget)) in order.iter().enumerate().filter(|(_, (rule, _))| !rule.is_baseline()) {
         for (other, &(over, _)) in order.iter().enumerate().filter(|(_, (over, of))| {
             over.is_baseline() && (*of == budget || of.is_none() || budget.is_none())
         }) {
-            let (Some(one), Some(other)) = (by_arm.get(&place), by_arm.get(&other)) else { continue };
+            let (Some(one), Some(other)) = (by_arm.get(&index), by_arm.get(&other)) else { continue };
             let difference = |of: fn(&ArmOutcome) -> Option<f64>| paired(one, other, of);
             let gold = difference(|outcome| outcome.gold);
             let errors = difference(|outcome| outcome.proxy_error);
@@ -204,16 +221,16 @@ fn contests(
                 over,
                 budget,
                 gold,
-                gold_standing: gold.map(|gold| ComparisonResult::of(&gold)),
+                gold_result: gold.map(|gold| ComparisonResult::of(&gold)),
                 errors,
-                errors_standing: errors.map(|errors| ComparisonResult::of(&fewer(errors))),
+                errors_result: errors.map(|errors| ComparisonResult::of(&fewer(errors))),
             });
         }
     }
     found
 }
 
-/// The differences of the seeds that both have.
+/// Returns the interval of the differences, paired by seed.
 fn paired(
     one: &[&(Arm, ArmOutcome)],
     other: &[&(Arm, ArmOutcome)],

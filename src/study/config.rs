@@ -1,4 +1,4 @@
-//! The configuration of a study: a TOML file, checked whole before anything starts.
+//! The configuration of a study: a TOML file, checked completely before the study starts.
 
 use std::path::{Path, PathBuf};
 
@@ -14,16 +14,16 @@ use super::preparation::{CategoriesConfig, PREPARED};
 use crate::config::{RuntimeConfig, resolve};
 use crate::error::BadInput;
 
-/// `dissent study CONFIG.toml`.
+/// The configuration of `dissent study`.
 #[derive(Debug, Clone)]
 pub struct StudyConfig {
     /// `[study]`.
     pub study: StudySection,
     /// `[runtime]`.
     pub runtime: RuntimeConfig,
-    /// What is studied.
+    /// The sections of the kind of study.
     pub subject: Subject,
-    /// The file's text.
+    /// The text of the file.
     pub text: String,
 }
 
@@ -31,18 +31,18 @@ pub struct StudyConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudySection {
-    /// Its name.
+    /// The name of the study.
     pub name: ExperimentId,
-    /// The seed of every draw that is not an experiment's own.
+    /// The seed of the draws outside experiments.
     #[serde(default)]
     pub seed: u64,
     /// The seeds of the experiments.
     #[serde(default)]
     pub seeds: Vec<u64>,
-    /// Most experiments that run at the same time; fewer where memory is short.
+    /// Limit of experiments at the same time; fewer run if memory is short.
     #[serde(default = "one")]
     pub parallel: usize,
-    /// Folder of everything that the study makes.
+    /// The data folder of the study.
     pub data_dir: Option<PathBuf>,
 }
 
@@ -50,23 +50,23 @@ fn one() -> usize {
     1
 }
 
-/// What is studied.
+/// The kind of a study, with its sections.
 #[derive(Debug, Clone)]
 pub enum Subject {
-    /// Given answers that people have compared.
+    /// A study on labelled completions.
     Labelled(Box<LabelledConfig>),
-    /// Experiments under several rules.
+    /// A study of experiments under several rules.
     Arms(Box<ArmsConfig>),
 }
 
-/// Most experiments at the same time.
+/// Limit of experiments at the same time.
 const PARALLEL_MAX: usize = 64;
 
 impl StudyConfig {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// If it cannot be read, is not TOML, or has an unknown key or a value out of range: exit code 2.
+    /// If the file cannot be read, is not TOML, or has an unknown key or a value out of range: exit code 2.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| BadInput(format!("failed to read the study {}: {error}", path.display())))?;
@@ -75,15 +75,17 @@ impl StudyConfig {
     }
 
     fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
-        // The whole file once for its lines, then its sections one by one.
+        // Parsing the whole file first gives errors with line numbers.
         let mut rest: Table =
             toml::from_str(text).map_err(|error| BadInput(error.to_string().trim_end().to_owned()))?;
         let study: Option<StudySection> = section(&mut rest, "study")?;
-        let mut study = study.ok_or_else(|| BadInput("[study] is missing: it needs a name".to_owned()))?;
+        let mut study = study.ok_or_else(|| BadInput("[study] is missing: add it with a name".to_owned()))?;
         if !(1..=PARALLEL_MAX).contains(&study.parallel) {
-            return Err(
-                BadInput(format!("study.parallel = {}: use 1 to {PARALLEL_MAX}", study.parallel)).into()
-            );
+            return Err(BadInput(format!(
+                "study.parallel = {} is out of range: use 1 to {PARALLEL_MAX}",
+                study.parallel
+            ))
+            .into());
         }
         if let Some(data_dir) = &mut study.data_dir {
             *data_dir = resolve(data_dir, folder)?;
@@ -101,13 +103,14 @@ impl StudyConfig {
             let arms: Option<Vec<ArmConfig>> = section(&mut rest, "arm")?;
             let arms = arms.ok_or_else(|| {
                 BadInput(
-                    "give [labelled] for a study on given answers, or [[arm]] for one of experiments"
+                    "[labelled] or [[arm]] is missing: add [labelled] for a study on labelled completions, or [[arm]] for \
+                     a study of experiments"
                         .to_owned(),
                 )
             })?;
             if study.seeds.is_empty() {
                 return Err(BadInput(
-                    "study.seeds is missing: give at least three, such as [1, 2, 3]".to_owned(),
+                    "study.seeds is missing: use at least three seeds, such as [1, 2, 3]".to_owned(),
                 )
                 .into());
             }
@@ -131,8 +134,7 @@ fn section<T: for<'de> Deserialize<'de>>(table: &mut Table, name: &str) -> anyho
     Ok(value.map_err(|error| named(name, &error))?)
 }
 
-/// The experiments' configurations lie elsewhere than the study's, so their paths must not depend on where
-/// they are read.
+/// Makes paths absolute, because the configurations of the experiments are in other folders than the study's.
 fn absolute_paths(base: &mut Table, folder: &Path) -> anyhow::Result<()> {
     for (section, key) in PATHS {
         let Some(Value::String(path)) = base.get_mut(section).and_then(|section| section.get_mut(key)) else {

@@ -1,6 +1,6 @@
-//! The configuration keys that hold paths.
+//! Configuration keys with paths.
 
-/// The keys of `dissent run` that are paths, by section.
+/// The keys of `dissent run` whose values are paths, with their sections.
 pub(super) const PATHS: [(&str, &str); 11] = [
     ("prompts", "path"),
     ("policy", "path"),

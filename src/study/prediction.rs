@@ -1,4 +1,4 @@
-//! How well each rule predicts where the proxy is wrong: on pairs of answers whose true order is known.
+//! Evaluates how well each rule predicts the proxy's errors, on pairs of completions with a true order.
 
 use dissent_domain::analysis::{
     ComparisonResult, Interval, at_budgets, auroc, bootstrap_intervals, mean_precision, stratified_auroc,
@@ -9,46 +9,50 @@ use dissent_domain::conflict::{
 };
 use serde::Serialize;
 
-/// What puts pairs in an order, the most suspicious first.
+/// A rule that ranks pairs of completions by suspicion of a proxy error, the most suspicious first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Predictor {
-    /// No order at all: what any order must beat.
+    /// No ranking: the baseline of every other rule.
     Random,
-    /// How far the members of an ensemble of proxies differ about the two answers.
+    /// The disagreement of an ensemble of proxies about the two completions.
     Ensemble,
-    /// A score of what proxy and policy say, with the log-probability of this kind.
+    /// A score from rewards and log-probabilities of this kind.
     Score(PairScore, LogprobKind),
 }
 
 impl Predictor {
-    /// Its name in tables; `of` is the kind of log-probability that goes without saying.
+    /// Returns the name in tables, which omits the kind of log-probability if it is `default`.
     #[must_use]
-    pub fn name(self, of: LogprobKind) -> String {
+    pub fn name(self, default: LogprobKind) -> String {
         let (name, kind) = match self {
             Self::Random => return "random".to_owned(),
             Self::Ensemble => return "ensemble variance".to_owned(),
             Self::Score(PairScore::Margin, _) => return "margin".to_owned(),
             Self::Score(score, kind) => (score_name(score), kind),
         };
-        if kind == of { name.to_owned() } else { format!("{name}, log-probability {kind}") }
+        if kind == default { name.to_owned() } else { format!("{name}, log-probability {kind}") }
     }
 
-    /// What it looks at, for people.
+    /// Returns the ranking in words.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::Random => "pairs in any order",
-            Self::Ensemble => "proxies trained with other seeds differ most about the pair",
+            Self::Random => "a random order",
+            Self::Ensemble => "the largest disagreement of proxies with different seeds first",
             Self::Score(PairScore::Margin, _) => "the smallest difference of reward first",
             Self::Score(PairScore::Gap, _) => "SHF-CAS on pairs: the largest difference of PACS first",
             Self::Score(PairScore::LargestPacs, _) => {
-                "SHF-CAS on answers: the largest |PACS| of the two first"
+                "SHF-CAS on completions: the largest |PACS| of the two first"
             }
             Self::Score(PairScore::Opposition, _) => {
-                "the policy most prefers the answer that the proxy puts lower"
+                "the strongest preference of the policy for the completion with the lower reward first"
             }
-            Self::Score(PairScore::Doubt, _) => "the policy's preference most outweighs the proxy's",
-            Self::Score(PairScore::GapAndMargin, _) => "the sum of the ranks by conflict and by small margin",
+            Self::Score(PairScore::Doubt, _) => {
+                "the largest excess of the policy's preference over the proxy's first"
+            }
+            Self::Score(PairScore::GapAndMargin, _) => {
+                "the smallest sum of the ranks by conflict and by margin first"
+            }
             Self::Score(PairScore::EqualMargin, _) => "conflict among the pairs of about the same margin",
         }
     }
@@ -66,53 +70,54 @@ fn score_name(score: PairScore) -> &'static str {
     }
 }
 
-/// The answers to one prompt, as proxy and policy see them.
+/// The scores of the completions of one prompt by proxy and policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoredPrompt {
     /// The proxy's rewards, shape `[N]`.
     pub rewards: Vec<f64>,
-    /// log π of each answer in nats, shape `[N]`, summed over its tokens.
+    /// The log-probability of each completion in nats, shape `[N]`, the sum over its tokens.
     pub logprobs: Vec<f64>,
-    /// The same per token.
+    /// The mean log-probability of a token in nats, shape `[N]`.
     pub logprob_means: Vec<f64>,
-    /// Rewards of every member of an ensemble, shape `[members][N]`; empty without one.
+    /// The rewards by every member of an ensemble, shape `[members][N]`; empty without an ensemble.
     pub ensemble: Vec<Vec<f64>>,
 }
 
-/// A pair of answers whose true order is known.
+/// A pair of completions with a true order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LabelledPair {
-    /// The prompt, by position.
+    /// The index of the prompt.
     pub prompt: usize,
-    /// The better answer.
+    /// The index of the better completion.
     pub better: usize,
-    /// The other one.
+    /// The index of the other completion.
     pub worse: usize,
 }
 
-/// Judged pairs with what each predictor makes of them; the predictors have not seen the truth.
+/// Labelled pairs with the scores of each predictor. The predictors do not see the true order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Whether the proxy orders each pair wrongly, or not at all.
+    /// Whether the proxy fails to order each pair correctly; a tie counts as an error.
     wrong: Vec<bool>,
     /// The prompt of each pair: pairs of one prompt are not independent.
     prompt: Vec<usize>,
     /// The margin group of each pair.
     stratum: Vec<u32>,
-    /// What each predictor gives each pair, in the order of the predictors.
+    /// The scores of the pairs, by predictor.
     scores: Vec<Vec<f64>>,
-    /// The pairs of each predictor by ascending score, so that what is drawn from them comes sorted.
+    /// The indices of the pairs in ascending order of score, by predictor. A bootstrap draw is then sorted,
+    /// too.
     order: Vec<Vec<usize>>,
 }
 
 impl Sample {
-    /// Scores the judged pairs. Pairs of a prompt without a conflict to measure are left out.
+    /// Scores the labelled pairs. Excludes pairs of prompts on which conflict is undefined.
     ///
     /// # Errors
     /// If scores are missing or not finite.
     pub fn new(
         prompts: &[ScoredPrompt],
-        judged: &[LabelledPair],
+        labelled: &[LabelledPair],
         predictors: &[Predictor],
     ) -> anyhow::Result<Self> {
         let measured = |kind: LogprobKind| {
@@ -123,19 +128,19 @@ impl Sample {
             prompts.iter().map(of).collect::<Result<Vec<_>, _>>()
         };
         let conflicts = [measured(LogprobKind::Sum)?, measured(LogprobKind::Mean)?];
-        let answers = |kind: LogprobKind| -> Vec<ScoredCompletions<'_>> {
+        let completions = |kind: LogprobKind| -> Vec<ScoredCompletions<'_>> {
             let conflicts = &conflicts[usize::from(kind == LogprobKind::Mean)];
             let both = conflicts.iter().zip(prompts);
             both.map(|(conflict, prompt)| ScoredCompletions { conflict, rewards: &prompt.rewards }).collect()
         };
-        let has_conflict = |judged: &&LabelledPair| conflicts.iter().all(|of| !of[judged.prompt].degenerate);
-        let judged: Vec<&LabelledPair> = judged.iter().filter(has_conflict).collect();
-        let pairs: Vec<Pair> = judged
+        let has_conflict = |pair: &&LabelledPair| conflicts.iter().all(|of| !of[pair.prompt].degenerate);
+        let labelled: Vec<&LabelledPair> = labelled.iter().filter(has_conflict).collect();
+        let pairs: Vec<Pair> = labelled
             .iter()
-            .map(|judged| Pair {
-                prompt: judged.prompt,
-                first: judged.better.min(judged.worse),
-                second: judged.better.max(judged.worse),
+            .map(|pair| Pair {
+                prompt: pair.prompt,
+                first: pair.better.min(pair.worse),
+                second: pair.better.max(pair.worse),
             })
             .collect();
         let score = |predictor: &Predictor| match predictor {
@@ -143,41 +148,41 @@ impl Sample {
             Predictor::Ensemble => {
                 pairs.iter().map(|pair| disagreement(&prompts[pair.prompt].ensemble, *pair)).collect()
             }
-            Predictor::Score(score, kind) => pair_scores(*score, &answers(*kind), &pairs),
+            Predictor::Score(score, kind) => pair_scores(*score, &completions(*kind), &pairs),
         };
-        let is_wrong = |judged: &&LabelledPair| {
-            let rewards = &prompts[judged.prompt].rewards;
-            rewards[judged.better] <= rewards[judged.worse]
+        let is_wrong = |pair: &&LabelledPair| {
+            let rewards = &prompts[pair.prompt].rewards;
+            rewards[pair.better] <= rewards[pair.worse]
         };
         let scores: Vec<Vec<f64>> = predictors.iter().map(score).collect();
         Ok(Self {
-            wrong: judged.iter().map(is_wrong).collect(),
-            prompt: judged.iter().map(|judged| judged.prompt).collect(),
-            stratum: margin_strata(&answers(LogprobKind::Sum), &pairs),
+            wrong: labelled.iter().map(is_wrong).collect(),
+            prompt: labelled.iter().map(|pair| pair.prompt).collect(),
+            stratum: margin_strata(&completions(LogprobKind::Sum), &pairs),
             order: scores.iter().map(|scores| ascending(scores)).collect(),
             scores,
         })
     }
 
-    /// Judged pairs.
+    /// Returns the number of pairs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.wrong.len()
     }
 
-    /// Whether there are none.
+    /// Whether the sample has no pair.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.wrong.is_empty()
     }
 
-    /// The share of pairs that the proxy orders wrongly, in [0, 1].
+    /// Returns the share of pairs that the proxy orders wrongly, in [0, 1].
     #[must_use]
     pub fn error_rate(&self) -> f64 {
         self.wrong.iter().filter(|wrong| **wrong).count() as f64 / self.len().max(1) as f64
     }
 
-    /// Every figure of one predictor, in the order of [`FIGURES`], with each pair taken so many times.
+    /// Returns the [`FIGURES`] figures of one predictor, with each pair repeated `times`.
     fn figures(&self, predictor: usize, times: &[usize]) -> [Option<f64>; FIGURES] {
         let (mut scores, mut wrong, mut stratum) = (Vec::new(), Vec::new(), Vec::new());
         for &pair in &self.order[predictor] {
@@ -199,8 +204,9 @@ impl Sample {
         figures
     }
 
-    /// Every figure of every predictor, the differences in AUROC of the contests, and the share of errors.
-    fn columns(&self, times: &[usize], contests: &[(usize, usize)]) -> Vec<Option<f64>> {
+    /// Returns the figures of every predictor, the AUROC differences of the comparisons, and the share of
+    /// errors.
+    fn columns(&self, times: &[usize], comparisons: &[(usize, usize)]) -> Vec<Option<f64>> {
         let of_predictors: Vec<[Option<f64>; FIGURES]> =
             (0..self.scores.len()).map(|predictor| self.figures(predictor, times)).collect();
         let difference =
@@ -210,11 +216,11 @@ impl Sample {
             times.iter().zip(&self.wrong).filter(|(_, wrong)| **wrong).map(|(times, _)| times).sum();
         let errors = (all > 0).then(|| wrong as f64 / all as f64);
         let figures = of_predictors.iter().flatten().copied();
-        figures.chain(contests.iter().map(difference)).chain([errors]).collect()
+        figures.chain(comparisons.iter().map(difference)).chain([errors]).collect()
     }
 }
 
-/// Where each figure of a predictor stands among them.
+// Indices of the figures of a predictor, and their number.
 const AUROC: usize = 0;
 const AT_EQUAL_MARGIN: usize = 1;
 const MEAN_PRECISION: usize = 2;
@@ -228,7 +234,7 @@ fn ascending(scores: &[f64]) -> Vec<usize> {
     order
 }
 
-/// The pairs that a share of all makes, at least one.
+/// Returns the number of pairs of a share, at least one.
 fn budget(share: f64, pairs: usize) -> usize {
     #[expect(
         clippy::cast_possible_truncation,
@@ -239,8 +245,8 @@ fn budget(share: f64, pairs: usize) -> usize {
     budget.max(1)
 }
 
-/// The standard deviation, over the members of an ensemble, of the difference between the two answers'
-/// rewards; each member's rewards are taken as z-scores within the prompt, since each has a scale of its own.
+/// Returns the standard deviation, over the members of an ensemble, of the difference of the two rewards. The
+/// rewards of a member are z-scores within the prompt, because each member has its own scale.
 fn disagreement(ensemble: &[Vec<f64>], pair: Pair) -> f64 {
     let differences: Vec<f64> = ensemble
         .iter()
@@ -252,22 +258,22 @@ fn disagreement(ensemble: &[Vec<f64>], pair: Pair) -> f64 {
     (differences.iter().map(|difference| (difference - mean).powi(2)).sum::<f64>() / n).sqrt()
 }
 
-/// Shares of all pairs at which precision and recall are given.
+/// Budgets for precision and recall, as shares of all pairs.
 pub const BUDGET_SHARES: [f64; 8] = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75];
 
-/// Draws of a bootstrap interval.
+/// Resamples of a bootstrap interval.
 const RESAMPLES: usize = 1000;
 
 /// How well one predictor finds the proxy's errors.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prediction {
-    /// The predictor.
+    /// The name of the predictor.
     pub rule: String,
-    /// What it looks at.
+    /// The ranking in words.
     pub meaning: &'static str,
-    /// The probability that an error comes before a pair that is no error.
+    /// The probability that the predictor ranks an error before a correct pair.
     pub auroc: Option<Interval>,
-    /// The same among pairs of about the same margin.
+    /// The same probability among pairs of about the same margin.
     pub auroc_at_equal_margin: Option<Interval>,
     /// The mean precision over all budgets.
     pub mean_precision: Option<Interval>,
@@ -278,70 +284,72 @@ pub struct Prediction {
 /// Precision and recall at a budget.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AtShare {
-    /// Share of all pairs that are looked at.
+    /// The budget as a share of all pairs.
     pub share: f64,
-    /// Share of them that are errors.
+    /// The share of errors among the first pairs.
     pub precision: Option<Interval>,
-    /// Share of all errors that are among them.
+    /// The share of all errors that are among the first pairs.
     pub recall: Option<Interval>,
 }
 
-/// One predictor against another, by AUROC.
+/// The difference of two predictors by AUROC.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Advantage {
-    /// The one.
+pub struct AurocComparison {
+    /// The name of the predictor.
     pub rule: String,
-    /// The other.
+    /// The name of the predictor that it is compared with.
     pub over: String,
-    /// AUROC of the one less that of the other, on the same pairs.
+    /// The AUROC of `rule` minus that of `over`, on the same pairs.
     pub auroc: Interval,
-    /// By that interval.
-    pub standing: ComparisonResult,
+    /// The result by this interval.
+    #[serde(rename = "standing")]
+    pub result: ComparisonResult,
 }
 
-/// Where intervals come from.
+/// The method of the intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spread {
-    /// Each sample is of a seed of its own: Student's t over samples.
-    OverSamples,
-    /// The samples are of the same prompts, such as several proxies: the mean over samples, and a bootstrap
-    /// over prompts.
-    OverPrompts,
+pub enum IntervalMethod {
+    /// Student's t over samples, which have different seeds.
+    StudentT,
+    /// A bootstrap over prompts of the mean over samples, which have the same prompts, such as several
+    /// proxies.
+    Bootstrap,
 }
 
-/// What a study says about its predictors.
+/// The evaluation of the predictors of a study.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Predictions {
-    /// Judged pairs of a sample, on average.
+    /// The mean number of pairs of a sample.
     pub pairs: f64,
-    /// Prompts that they are of.
+    /// The number of prompts of these pairs.
     pub prompts: usize,
-    /// Samples: proxies, or seeds.
+    /// The number of samples: proxies or seeds.
     pub samples: usize,
     /// The share of pairs that the proxy orders wrongly.
     pub error_rate: Option<Interval>,
-    /// Every predictor.
+    /// The predictions of every predictor.
     pub rules: Vec<Prediction>,
-    /// Conflict and its combinations against the baselines, and the combinations against conflict.
-    pub advantages: Vec<Advantage>,
+    /// Comparisons of conflict with the baselines, and of its combinations with conflict and with the margin.
+    #[serde(rename = "advantages")]
+    pub comparisons: Vec<AurocComparison>,
 }
 
-/// Evaluates the predictors that the samples were scored by.
+/// Evaluates the predictors with which the samples were scored.
 #[must_use]
 pub fn evaluate(
     samples: &[Sample],
     predictors: &[Predictor],
     kind: LogprobKind,
-    spread: Spread,
+    method: IntervalMethod,
     seed: u64,
 ) -> Predictions {
-    let contests = contests(predictors, kind);
+    let comparisons = comparisons(predictors, kind);
     let mut prompts: Vec<usize> = samples.iter().flat_map(|sample| sample.prompt.iter().copied()).collect();
     prompts.sort_unstable();
     prompts.dedup();
-    let columns = match spread {
-        Spread::OverSamples => over_samples(samples, &contests),
-        Spread::OverPrompts => over_prompts(samples, &contests, &prompts, seed),
+    let columns = match method {
+        IntervalMethod::StudentT => student_t_columns(samples, &comparisons),
+        IntervalMethod::Bootstrap => bootstrap_columns(samples, &comparisons, &prompts, seed),
     };
     let column = |column: usize| columns.get(column).copied().flatten();
     let rules = predictors.iter().enumerate().map(|(index, predictor)| {
@@ -361,30 +369,30 @@ pub fn evaluate(
                 .collect(),
         }
     });
-    let first_contest = predictors.len() * FIGURES;
-    let advantage = |(place, &(one, other)): (usize, &(usize, usize))| {
-        let auroc = column(first_contest + place)?;
-        Some(Advantage {
+    let first_comparison = predictors.len() * FIGURES;
+    let auroc_comparison = |(index, &(one, other)): (usize, &(usize, usize))| {
+        let auroc = column(first_comparison + index)?;
+        Some(AurocComparison {
             rule: predictors[one].name(kind),
             over: predictors[other].name(kind),
             auroc,
-            standing: ComparisonResult::of(&auroc),
+            result: ComparisonResult::of(&auroc),
         })
     };
     Predictions {
         pairs: samples.iter().map(|sample| sample.len() as f64).sum::<f64>() / samples.len().max(1) as f64,
         prompts: prompts.len(),
         samples: samples.len(),
-        error_rate: column(first_contest + contests.len()),
+        error_rate: column(first_comparison + comparisons.len()),
         rules: rules.collect(),
-        advantages: contests.iter().enumerate().filter_map(advantage).collect(),
+        comparisons: comparisons.iter().enumerate().filter_map(auroc_comparison).collect(),
     }
 }
 
-/// Every column's mean over samples, by Student's t.
-fn over_samples(samples: &[Sample], contests: &[(usize, usize)]) -> Vec<Option<Interval>> {
+/// Returns the mean of every column over samples, with Student's t intervals.
+fn student_t_columns(samples: &[Sample], comparisons: &[(usize, usize)]) -> Vec<Option<Interval>> {
     let each: Vec<Vec<Option<f64>>> =
-        samples.iter().map(|sample| sample.columns(&vec![1; sample.len()], contests)).collect();
+        samples.iter().map(|sample| sample.columns(&vec![1; sample.len()], comparisons)).collect();
     let width = each.first().map_or(0, Vec::len);
     let interval = |column: usize| {
         let values: Option<Vec<f64>> = each.iter().map(|columns| columns[column]).collect();
@@ -393,10 +401,10 @@ fn over_samples(samples: &[Sample], contests: &[(usize, usize)]) -> Vec<Option<I
     (0..width).map(interval).collect()
 }
 
-/// Every column's mean over samples, by a bootstrap over prompts.
-fn over_prompts(
+/// Returns the mean of every column over samples, with bootstrap intervals over prompts.
+fn bootstrap_columns(
     samples: &[Sample],
-    contests: &[(usize, usize)],
+    comparisons: &[(usize, usize)],
     prompts: &[usize],
     seed: u64,
 ) -> Vec<Option<Interval>> {
@@ -404,8 +412,8 @@ fn over_prompts(
         let mut times = vec![0; prompts.len()];
         drawn.iter().for_each(|&prompt| times[prompt] += 1);
         let of_sample = |sample: &Sample| {
-            let of_pair = |prompt: &usize| prompts.binary_search(prompt).map_or(0, |place| times[place]);
-            sample.columns(&sample.prompt.iter().map(of_pair).collect::<Vec<usize>>(), contests)
+            let of_pair = |prompt: &usize| prompts.binary_search(prompt).map_or(0, |index| times[index]);
+            sample.columns(&sample.prompt.iter().map(of_pair).collect::<Vec<usize>>(), comparisons)
         };
         let each: Vec<Vec<Option<f64>>> = samples.iter().map(of_sample).collect();
         let width = each.first().map_or(0, Vec::len);
@@ -417,10 +425,10 @@ fn over_prompts(
     })
 }
 
-/// Who is compared with whom: conflict with every baseline, and every other use of conflict with conflict and
-/// with the margin.
-fn contests(predictors: &[Predictor], kind: LogprobKind) -> Vec<(usize, usize)> {
-    let find = |wanted: Predictor| predictors.iter().position(|predictor| *predictor == wanted);
+/// Returns the compared predictors: conflict with every baseline, and its combinations with conflict and with
+/// the margin.
+fn comparisons(predictors: &[Predictor], kind: LogprobKind) -> Vec<(usize, usize)> {
+    let find = |target: Predictor| predictors.iter().position(|predictor| *predictor == target);
     let conflict = find(Predictor::Score(PairScore::Gap, kind));
     let margin = predictors.iter().position(|p| matches!(p, Predictor::Score(PairScore::Margin, _)));
     let baselines = [find(Predictor::Random), margin, find(Predictor::Ensemble)];

@@ -1,8 +1,6 @@
-//! What a study makes before its experiments: data with a known rule, a pre-trained policy, a proxy that saw
-//! a part of it.
+//! Prepares data with a known rule, a policy and a proxy before the experiments of a study.
 //!
-//! Each seed has a preparation of its own, so that experiments with another seed are another draw of all of
-//! it.
+//! Each seed has its own preparation, so data and models of two seeds are independent.
 
 mod categories;
 mod config;
@@ -15,25 +13,25 @@ use dissent_models::checkpoint::write::{FreshModel, initialise};
 use dissent_models::template::PromptTemplate;
 use serde::Deserialize;
 
-use super::steps::Steps;
+use super::step_cache::StepCache;
 use super::training::{ModelRuntime, StudyTraining, TrainingExamples};
 use crate::error::BadInput;
 use crate::experiment::models::Model;
 use crate::jsonl::JsonLines;
-use categories::{BEGIN, END, World};
+use categories::{BEGIN, END, TopicRules};
 pub use config::{CategoriesConfig, ModelSizes};
 
-/// What stands before the paths of what a study prepared: `prepared:policy` is the policy's folder.
+/// The prefix of paths to prepared folders: `prepared:policy` is the policy's folder.
 pub const PREPARED: &str = "prepared:";
 
-/// How prompt and answer stand together in generated text.
+/// The template of prompt and completion in the generated data.
 const TEMPLATE: &str = "{prompt} {completion}";
 
 impl CategoriesConfig {
     /// Checks every value against its range.
     ///
     /// # Errors
-    /// The first key at fault, and what it may be.
+    /// If a value is out of range; the message names the key and the range.
     pub fn validate(&self) -> Result<(), BadInput> {
         for (key, count) in [
             ("prompts", self.prompts),
@@ -43,13 +41,14 @@ impl CategoriesConfig {
             ("preferences", self.preferences),
         ] {
             if count == 0 {
-                return Err(BadInput(format!("categories.{key} = 0: use at least 1")));
+                return Err(BadInput(format!("categories.{key} = 0 is out of range: use at least 1")));
             }
         }
-        if self.prompts + self.held_out > World::QUESTIONS {
-            let most = World::QUESTIONS;
+        let questions = self.prompts + self.held_out;
+        if questions > TopicRules::QUESTIONS {
             return Err(BadInput(format!(
-                "categories.prompts and held_out: a topic has {most} questions in all"
+                "categories.prompts + held_out = {questions} is out of range: use at most {}, the questions of a topic",
+                TopicRules::QUESTIONS
             )));
         }
         for (key, share, most) in [
@@ -57,7 +56,7 @@ impl CategoriesConfig {
             ("preference_noise", self.preference_noise, 0.5),
         ] {
             if !(0.0..=most).contains(&share) {
-                return Err(BadInput(format!("categories.{key} = {share}: use 0 to {most}")));
+                return Err(BadInput(format!("categories.{key} = {share} is out of range: use 0 to {most}")));
             }
         }
         for (key, settings) in
@@ -69,7 +68,7 @@ impl CategoriesConfig {
     }
 }
 
-/// The folders that a preparation made.
+/// The folders of a preparation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
     data: PathBuf,
@@ -79,10 +78,10 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Where `prepared:…` points to.
+    /// Returns the path behind `prepared:…`.
     ///
     /// # Errors
-    /// If there is nothing of that name.
+    /// If the name is unknown.
     pub fn resolve(&self, path: &str) -> anyhow::Result<PathBuf> {
         let (name, rest) = path.split_once('/').unwrap_or((path, ""));
         let folder = match name {
@@ -91,7 +90,8 @@ impl Prepared {
             "policy" => &self.policy,
             "proxy" => &self.proxy,
             _ => {
-                let reason = format!("{PREPARED}{path}: there is {PREPARED}data, base, policy and proxy");
+                let reason =
+                    format!("unknown path {PREPARED}{path}: use {PREPARED}data, base, policy or proxy");
                 return Err(BadInput(reason).into());
             }
         };
@@ -100,50 +100,51 @@ impl Prepared {
     }
 }
 
-/// Prepares a seed; what an earlier run has made is found.
+/// Prepares a seed. Finished steps of an earlier run are not repeated.
 ///
 /// # Errors
-/// If a model cannot be trained or a folder not written.
+/// If a model cannot be trained, or a folder cannot be written.
 pub fn prepare(
     config: &CategoriesConfig,
     seed: u64,
-    steps: &Steps,
-    workshop: &ModelRuntime,
-    say: &dyn Fn(&str),
+    steps: &StepCache,
+    models: &ModelRuntime,
+    progress: &dyn Fn(&str),
 ) -> anyhow::Result<Prepared> {
-    let world = World::new(seed);
+    let topics = TopicRules::new(seed);
     let counts = (
         (config.prompts, config.held_out, config.texts),
         (config.demonstrations, config.demonstration_accuracy),
         (config.preferences, config.preference_noise),
     );
-    let data = steps.folder("data", &(seed, counts), |folder| world.write(config, folder))?;
+    let data = steps.folder("data", &(seed, counts), |folder| topics.write(config, folder))?;
     let seeded = |settings: &Hyperparameters| Hyperparameters { seed, lora: None, ..settings.clone() };
-    let fresh =
-        steps.folder("fresh", &(seed, &config.model, counts), |folder| make(config, seed, &data, folder))?;
+    let fresh = steps.folder("fresh", &(seed, &config.model, counts), |folder| {
+        initialise_model(config, seed, &data, folder)
+    })?;
     let template: PromptTemplate = TEMPLATE.parse()?;
     let train = |name: &str, from: &Path, rows: &str, settings: &Hyperparameters| {
         let settings = seeded(settings);
         let model = Model::open(from, None, None)?;
         let inputs = (&model.fingerprint, rows, seed, counts, &settings);
         steps.folder(name, &inputs, |folder| {
-            say(&format!("seed {seed}: training the {name}"));
+            progress(&format!("seed {seed}: training the {name}"));
             let rows = data.join(rows);
             let preferences: Vec<Preference>;
             let demonstrations: Vec<Demonstration>;
-            let lessons = if name == "proxy" {
+            let examples = if name == "proxy" {
                 preferences = read(&rows)?;
                 TrainingExamples::Preferences(&preferences)
             } else {
                 demonstrations = read(&rows)?;
                 TrainingExamples::Demonstrations(&demonstrations)
             };
-            workshop.train(
+            models.train(
                 &StudyTraining {
                     name,
                     checkpoint: &model.checkpoint,
                     template: &template,
-                    lessons,
+                    examples,
                     settings: &settings,
                 },
                 folder,
@@ -156,7 +157,7 @@ pub fn prepare(
     Ok(Prepared { data, base, policy, proxy })
 }
 
-fn make(config: &CategoriesConfig, seed: u64, data: &Path, folder: &Path) -> anyhow::Result<()> {
+fn initialise_model(config: &CategoriesConfig, seed: u64, data: &Path, folder: &Path) -> anyhow::Result<()> {
     let tokenizer_json = std::fs::read(data.join("tokenizer.json"))?;
     let model = FreshModel {
         hidden_size: config.model.hidden_size,
@@ -164,7 +165,7 @@ fn make(config: &CategoriesConfig, seed: u64, data: &Path, folder: &Path) -> any
         layers: config.model.layers,
         heads: config.model.heads,
         kv_heads: config.model.heads,
-        vocab_size: World::vocabulary().len(),
+        vocab_size: TopicRules::vocabulary().len(),
         context_length: 64,
         rope_theta: 10_000.0,
         tied_embeddings: true,
@@ -177,7 +178,7 @@ fn make(config: &CategoriesConfig, seed: u64, data: &Path, folder: &Path) -> any
     Ok(initialise(&model, folder)?)
 }
 
-/// Rows that this program wrote.
+/// Reads the rows of a generated file.
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<Vec<T>> {
     let rows: Result<Vec<T>, _> =
         JsonLines::<T>::open(path)?.map(|row| row.map(|(_, value)| value)).collect();

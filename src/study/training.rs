@@ -1,4 +1,4 @@
-//! Training the models of a study: the library's trainer, with a bar.
+//! Trains the models of a study, with a progress bar.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,25 +16,25 @@ use dissent_models::training::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::steps::Steps;
+use super::step_cache::StepCache;
 
-/// Steps between two checkpoints.
+/// StepCache between two checkpoints.
 const CHECKPOINT_EVERY: u64 = 20;
 
-/// On what the models of a study run.
+/// The runtime of the models of a study.
 #[derive(Clone)]
 pub struct ModelRuntime {
     /// ONNX Runtime.
     pub runtime: &'static OnnxRuntime,
-    /// How sessions run on it.
+    /// The options of sessions.
     pub options: SessionOptions,
-    /// Raised when the user asks to stop.
+    /// The flag that an interrupt by the user sets.
     pub cancel: CancelFlag,
 }
 
-/// What is learnt from.
+/// The examples of a training.
 pub enum TrainingExamples<'a> {
-    /// Answers to imitate.
+    /// Demonstrations, for a policy.
     Demonstrations(&'a [Demonstration]),
     /// Preferences, for a reward model.
     Preferences(&'a [Preference]),
@@ -42,95 +42,97 @@ pub enum TrainingExamples<'a> {
 
 /// A training of a study.
 pub struct StudyTraining<'a> {
-    /// What is trained, for people.
+    /// The name of the trained model, for the progress bar.
     pub name: &'a str,
-    /// The model that it begins with.
+    /// The initial model.
     pub checkpoint: &'a Checkpoint,
-    /// How prompt and answer stand together.
+    /// The template of prompt and completion.
     pub template: &'a PromptTemplate,
-    /// What is learnt from.
-    pub lessons: TrainingExamples<'a>,
-    /// How it is trained.
+    /// The examples.
+    pub examples: TrainingExamples<'a>,
+    /// The settings.
     pub settings: &'a Hyperparameters,
 }
 
 impl ModelRuntime {
-    /// Trains a model and writes what came of it: a PEFT folder, or a whole checkpoint where all weights are
-    /// trained. Examples longer than the settings allow are left out; a study in which that is more than a
-    /// tenth is refused. Goes on from the checkpoint beside `output`, if an earlier run was interrupted.
+    /// Trains a model and writes a PEFT folder, or a checkpoint if all weights are trained.
+    ///
+    /// Excludes examples longer than `max_length`, up to a tenth of them. Resumes from the checkpoint beside
+    /// `output` after an interruption.
     ///
     /// # Errors
-    /// If an example cannot be encoded, the training fails, or the folder cannot be written.
+    /// If an example cannot be encoded, more than a tenth of them are too long, the training fails, or the
+    /// folder cannot be written.
     pub fn train(&self, training: &StudyTraining<'_>, output: &Path) -> anyhow::Result<()> {
-        let keep = Steps::checkpoint_of(output);
-        let mut trainer = self.open(training, &keep)?;
+        let saved = StepCache::checkpoint_of(output);
+        let mut trainer = self.open(training, &saved)?;
         let bar = ProgressBar::new(trainer.steps()).with_position(trainer.steps_done());
         bar.set_style(ProgressStyle::with_template("{msg} {bar:24} {pos}/{len} steps, {eta} left")?);
         bar.set_message(training.name.to_owned());
-        trainer.run(CHECKPOINT_EVERY, &mut TrainingRecorder { bar: &bar, keep: &keep }, &self.cancel)?;
+        trainer.run(CHECKPOINT_EVERY, &mut TrainingRecorder { bar: &bar, saved: &saved }, &self.cancel)?;
         bar.finish_and_clear();
         Ok(trainer.save(None, output)?)
     }
 
-    /// The training where its checkpoint left it, or at its beginning.
-    fn open(&self, training: &StudyTraining<'_>, keep: &Path) -> anyhow::Result<Trainer> {
-        let StudyTraining { checkpoint, template, lessons, settings, .. } = training;
-        let (data, objective) = encoded(checkpoint, template, lessons, settings)?;
+    /// Opens a training, and resumes it if a checkpoint is saved.
+    fn open(&self, training: &StudyTraining<'_>, saved: &Path) -> anyhow::Result<Trainer> {
+        let StudyTraining { checkpoint, template, examples, settings, .. } = training;
+        let (data, objective) = encoded(checkpoint, template, examples, settings)?;
         let setup = TrainingSetup { objective, settings: (*settings).clone(), order: DataOrder::default() };
         let mut trainer = Trainer::open(self.runtime, checkpoint, None, setup, data, &self.options)?;
-        match fs::read(keep) {
+        match fs::read(saved) {
             Ok(bytes) => match trainer.resume(&bytes) {
-                Ok(()) => tracing::info!(step = trainer.steps_done(), "the training goes on"),
-                // Nothing is lost but time: a checkpoint of another version, or half of one.
-                Err(error) => tracing::warn!(%error, "the training begins again"),
+                Ok(()) => tracing::info!(step = trainer.steps_done(), "resuming training from checkpoint"),
+                // The checkpoint is incomplete or of another version; the training starts again.
+                Err(error) => tracing::warn!(%error, "ignoring unusable checkpoint"),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("failed to read {}", keep.display())),
+            Err(error) => return Err(error).with_context(|| format!("failed to read {}", saved.display())),
         }
         Ok(trainer)
     }
 }
 
-/// The share of examples that may be too long.
-const LEFT_OUT_MAX: f64 = 0.1;
+/// Limit of the share of examples that are too long.
+const TOO_LONG_MAX: f64 = 0.1;
 
 fn encoded(
     checkpoint: &Checkpoint,
     template: &PromptTemplate,
-    lessons: &TrainingExamples<'_>,
+    examples: &TrainingExamples<'_>,
     settings: &Hyperparameters,
 ) -> anyhow::Result<(TrainingData, Objective)> {
     let tokenizer = &checkpoint.tokenizer;
     let fits = |sequence: &TrainingSequence| sequence.ids.len() <= settings.max_length as usize;
-    let (given, data, objective) = match lessons {
+    let (given, data, objective) = match examples {
         TrainingExamples::Demonstrations(rows) => {
             let sequences: Result<Vec<TrainingSequence>, ModelError> =
                 rows.iter().map(|row| template.encode_demonstration(tokenizer, row)).collect();
-            let mut sequences = sequences.context("a demonstration")?;
+            let mut sequences = sequences.context("failed to encode a demonstration")?;
             sequences.retain(fits);
             (rows.len(), TrainingData::Demonstrations(sequences), Objective::Sft)
         }
         TrainingExamples::Preferences(rows) => {
             let pairs: Result<Vec<TokenPair>, ModelError> =
                 rows.iter().map(|row| template.encode_comparison(tokenizer, row)).collect();
-            let mut pairs = pairs.context("a preference")?;
+            let mut pairs = pairs.context("failed to encode a preference")?;
             pairs.retain(|pair| fits(&pair.chosen) && fits(&pair.rejected));
             (rows.len(), TrainingData::Pairs(pairs), Objective::Reward { center: 0.0 })
         }
     };
-    let left_out = given - data.len();
+    let too_long = given - data.len();
     anyhow::ensure!(
-        left_out as f64 <= LEFT_OUT_MAX * given as f64,
-        "{left_out} of {given} examples are longer than max_length = {}: raise it",
+        too_long as f64 <= TOO_LONG_MAX * given as f64,
+        "{too_long} of {given} examples are longer than max_length = {}: increase max_length",
         settings.max_length
     );
     Ok((data, objective))
 }
 
-/// Shows steps, and keeps checkpoints.
+/// Updates the progress bar and saves checkpoints.
 struct TrainingRecorder<'a> {
     bar: &'a ProgressBar,
-    keep: &'a Path,
+    saved: &'a Path,
 }
 
 impl TrainingObserver for TrainingRecorder<'_> {
@@ -141,10 +143,10 @@ impl TrainingObserver for TrainingRecorder<'_> {
     }
 
     fn on_checkpoint(&mut self, _step: u64, bytes: Vec<u8>) -> Result<(), ModelError> {
-        let written = self.keep.with_extension("partial");
-        fs::write(&written, bytes)
-            .and_then(|()| fs::rename(&written, self.keep))
-            .map_err(|error| ModelError::Write { path: self.keep.to_owned(), reason: error.to_string() })
+        let partial = self.saved.with_extension("partial");
+        fs::write(&partial, bytes)
+            .and_then(|()| fs::rename(&partial, self.saved))
+            .map_err(|error| ModelError::Write { path: self.saved.to_owned(), reason: error.to_string() })
     }
 }
 
@@ -158,13 +160,13 @@ mod tests {
     use crate::required::required;
 
     #[test]
-    fn a_training_goes_on_from_its_checkpoint_to_the_same_result() {
+    fn a_training_resumes_from_its_checkpoint_to_the_same_result() {
         let Some(runtime) = required(OnnxRuntime::load(None)) else { return };
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tests/golden/llama");
         let (model, folder) = (Model::open(&golden, None, None).unwrap(), tempfile::tempdir().unwrap());
-        let row = |place: usize| Demonstration {
-            prompt: Dialogue::Text(format!("w{}", 5 + place % 7)),
-            completion: format!("w{} w{}", 20 + place, 21 + place % 5),
+        let row = |index: usize| Demonstration {
+            prompt: Dialogue::Text(format!("w{}", 5 + index % 7)),
+            completion: format!("w{} w{}", 20 + index, 21 + index % 5),
         };
         let rows: Vec<Demonstration> = (0..64).map(row).collect();
         let settings = Hyperparameters { batch_size: 2, ..Hyperparameters::default() };
@@ -172,21 +174,21 @@ mod tests {
             name: "policy",
             checkpoint: &model.checkpoint,
             template: &"{prompt} {completion}".parse().unwrap(),
-            lessons: TrainingExamples::Demonstrations(&rows),
+            examples: TrainingExamples::Demonstrations(&rows),
             settings: &settings,
         };
         let options = SessionOptions { provider: Provider::Cpu, threads: 1, ..SessionOptions::default() };
-        let workshop = ModelRuntime { runtime, options, cancel: CancelFlag::default() };
-        let (calm, killed) = (folder.path().join("calm.begun"), folder.path().join("killed.begun"));
-        workshop.train(&training, &calm).unwrap();
-        // The checkpoint is Steps' to remove; here it is what a kill in the last steps leaves.
-        fs::rename(Steps::checkpoint_of(&calm), Steps::checkpoint_of(&killed)).unwrap();
-        let done = workshop.open(&training, &Steps::checkpoint_of(&killed)).unwrap().steps_done();
+        let models = ModelRuntime { runtime, options, cancel: CancelFlag::default() };
+        let (whole, killed) = (folder.path().join("whole.begun"), folder.path().join("killed.begun"));
+        models.train(&training, &whole).unwrap();
+        // A kill in the last steps leaves such a checkpoint.
+        fs::rename(StepCache::checkpoint_of(&whole), StepCache::checkpoint_of(&killed)).unwrap();
+        let done = models.open(&training, &StepCache::checkpoint_of(&killed)).unwrap().steps_done();
         assert!(done > 0 && done.is_multiple_of(CHECKPOINT_EVERY), "{done}");
-        workshop.train(&training, &killed).unwrap();
+        models.train(&training, &killed).unwrap();
         let adapter = |folder: &Path| fs::read(folder.join("adapter_model.safetensors")).unwrap();
-        assert_eq!(adapter(&killed), adapter(&calm));
-        fs::write(Steps::checkpoint_of(&killed), b"half").unwrap();
-        assert_eq!(workshop.open(&training, &Steps::checkpoint_of(&killed)).unwrap().steps_done(), 0);
+        assert_eq!(adapter(&killed), adapter(&whole));
+        fs::write(StepCache::checkpoint_of(&killed), b"half").unwrap();
+        assert_eq!(models.open(&training, &StepCache::checkpoint_of(&killed)).unwrap().steps_done(), 0);
     }
 }

@@ -1,82 +1,82 @@
-//! Who won, in sentences: said from the intervals, never from the means.
+//! The verdict of a study in sentences, derived from intervals and never from means.
 
 use dissent_domain::analysis::{ComparisonResult, Interval};
 
-use super::prediction::{Advantage, Predictions};
+use super::prediction::{AurocComparison, Predictions};
 
-/// What the study says, the answer to its question first.
+/// Returns the verdict in sentences, the comparison of conflict with the baselines first.
 #[must_use]
 pub fn of_predictions(predictions: &Predictions) -> Vec<String> {
-    let of_conflict: Vec<&Advantage> =
-        predictions.advantages.iter().filter(|advantage| advantage.rule == CONFLICT).collect();
+    let of_conflict: Vec<&AurocComparison> =
+        predictions.comparisons.iter().filter(|comparison| comparison.rule == CONFLICT).collect();
     let mut sentences = Vec::new();
     if !of_conflict.is_empty() {
-        let standings: Vec<String> = of_conflict.iter().map(|advantage| standing(advantage)).collect();
-        sentences.push(format!("At finding the proxy's errors, conflict (SHF-CAS) {}.", listed(&standings)));
+        let results: Vec<String> = of_conflict.iter().map(|comparison| result(comparison)).collect();
+        sentences.push(format!("At finding the proxy's errors, conflict (SHF-CAS) {}.", listed(&results)));
     }
     if let Some(errors) = predictions.error_rate.filter(|errors| errors.high >= 0.5) {
         sentences.push(format!(
-            "A proxy that is no better than chance has no errors to point at, and here it may be that: it orders {:.1} % of pairs \
-             wrongly (95 % {:.1} to {:.1}).",
+            "The proxy may be no better than chance: it orders {:.1} % of pairs wrongly (95 % {:.1} to {:.1}). No rule can then \
+             find its errors.",
             100.0 * errors.mean,
             100.0 * errors.low,
             100.0 * errors.high
         ));
     }
-    sentences.extend(of_conflict.iter().map(|advantage| detail(predictions, advantage)));
+    sentences.extend(of_conflict.iter().map(|comparison| detail(predictions, comparison)));
     let best: Vec<&str> = combinations(predictions);
     sentences.push(if best.is_empty() {
-        "No combination of conflict and margin did better than both of them alone.".to_owned()
+        "No combination of conflict and margin was better than both of them alone.".to_owned()
     } else {
         format!("Better than conflict and than margin alone, by intervals without 0: {}.", best.join(", "))
     });
     sentences
 }
 
-/// The name of the rule that is SHF-CAS's.
+/// The name of the SHF-CAS rule.
 const CONFLICT: &str = "conflict";
 
-/// The rules that won against conflict and against the margin.
+/// Returns the rules that won against conflict and against the margin.
 fn combinations(predictions: &Predictions) -> Vec<&str> {
     let beats = |rule: &str, other: &str| {
-        predictions.advantages.iter().any(|advantage| {
-            advantage.rule == rule && advantage.over == other && advantage.standing == ComparisonResult::Won
+        predictions.comparisons.iter().any(|comparison| {
+            comparison.rule == rule && comparison.over == other && comparison.result == ComparisonResult::Won
         })
     };
     let names = predictions.rules.iter().map(|prediction| prediction.rule.as_str());
     names.filter(|rule| beats(rule, CONFLICT) && beats(rule, "margin")).collect()
 }
 
-fn standing(advantage: &Advantage) -> String {
-    match advantage.standing {
-        ComparisonResult::Won => format!("won against {}", advantage.over),
-        ComparisonResult::Lost => format!("lost to {}", advantage.over),
-        ComparisonResult::Tied => format!("tied with {}", advantage.over),
+fn result(comparison: &AurocComparison) -> String {
+    match comparison.result {
+        ComparisonResult::Won => format!("won against {}", comparison.over),
+        ComparisonResult::Lost => format!("lost to {}", comparison.over),
+        ComparisonResult::Tied => format!("tied with {}", comparison.over),
     }
 }
 
-fn detail(predictions: &Predictions, advantage: &Advantage) -> String {
+fn detail(predictions: &Predictions, comparison: &AurocComparison) -> String {
     let auroc = |rule: &str| {
         let found = predictions.rules.iter().find(|prediction| prediction.rule == rule);
         found.and_then(|prediction| prediction.auroc).map_or(f64::NAN, |auroc| auroc.mean)
     };
     format!(
-        "{} {} at AUROC: {:.3} against {:.3}, a difference of {}.",
-        capitalised(&advantage.rule),
-        standing(advantage),
-        auroc(&advantage.rule),
-        auroc(&advantage.over),
-        interval(&advantage.auroc)
+        "{} {} by AUROC: {:.3} against {:.3}, a difference of {}.",
+        capitalised(&comparison.rule),
+        result(comparison),
+        auroc(&comparison.rule),
+        auroc(&comparison.over),
+        interval(&comparison.auroc)
     )
 }
 
-/// An advantage with its interval.
+/// Formats a difference with its interval.
 #[must_use]
 pub fn interval(interval: &Interval) -> String {
     format!("{:+.3} (95 % {:+.3} to {:+.3})", interval.mean, interval.low, interval.high)
 }
 
-/// Items as a sentence lists them.
+/// Joins items as in a sentence, with "and" before the last one.
 #[must_use]
 pub fn listed(items: &[String]) -> String {
     match items {
@@ -98,7 +98,7 @@ mod tests {
     use super::super::prediction::Prediction;
     use super::*;
 
-    fn predictions(advantages: Vec<(&str, &str, Interval)>) -> Predictions {
+    fn predictions(comparisons: Vec<(&str, &str, Interval)>) -> Predictions {
         let rule = |rule: &str| Prediction {
             rule: rule.to_owned(),
             meaning: "",
@@ -107,11 +107,11 @@ mod tests {
             mean_precision: None,
             at: Vec::new(),
         };
-        let advantage = |(rule, over, auroc): (&str, &str, Interval)| Advantage {
+        let comparison = |(rule, over, auroc): (&str, &str, Interval)| AurocComparison {
             rule: rule.to_owned(),
             over: over.to_owned(),
             auroc,
-            standing: ComparisonResult::of(&auroc),
+            result: ComparisonResult::of(&auroc),
         };
         Predictions {
             pairs: 10.0,
@@ -119,7 +119,7 @@ mod tests {
             samples: 1,
             error_rate: None,
             rules: ["random", "margin", "conflict", "doubt"].map(rule).to_vec(),
-            advantages: advantages.into_iter().map(advantage).collect(),
+            comparisons: comparisons.into_iter().map(comparison).collect(),
         }
     }
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_sentence_is_the_answer() {
+    fn the_first_sentence_compares_conflict_with_the_baselines() {
         let found = of_predictions(&predictions(vec![
             ("conflict", "random", of(0.01, 0.2)),
             ("conflict", "margin", of(-0.2, -0.1)),
@@ -141,12 +141,12 @@ mod tests {
         assert!(found[2].contains("-0.150 (95 % -0.200 to -0.100)"), "{}", found[2]);
         assert_eq!(
             found.last().unwrap(),
-            "No combination of conflict and margin did better than both of them alone."
+            "No combination of conflict and margin was better than both of them alone."
         );
     }
 
     #[test]
-    fn a_combination_must_beat_both() {
+    fn a_combination_must_beat_conflict_and_margin() {
         let beats = |over_margin: Interval| {
             of_predictions(&predictions(vec![
                 ("doubt", "conflict", of(0.1, 0.2)),
@@ -158,13 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_at_chance_is_said_to_be_one() {
-        let says = |errors: Interval| {
+    fn the_verdict_warns_of_a_proxy_at_chance() {
+        let warns = |errors: Interval| {
             let found = Predictions { error_rate: Some(errors), ..predictions(Vec::new()) };
             of_predictions(&found).iter().any(|sentence| sentence.contains("no better than chance"))
         };
-        assert!(says(of(0.47, 0.52)));
-        assert!(!says(of(0.3, 0.4)));
+        assert!(warns(of(0.47, 0.52)));
+        assert!(!warns(of(0.3, 0.4)));
     }
 
     proptest! {

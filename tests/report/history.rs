@@ -1,4 +1,4 @@
-//! Histories for reports, made by the rules of the domain from completions and scores.
+//! Histories for reports, which the rules of the domain make from completions and scores.
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
 use dissent_domain::event::{
@@ -18,10 +18,10 @@ pub(crate) struct Case {
     pub(crate) prompt_id: String,
     pub(crate) prompt: String,
     pub(crate) category: Option<String>,
-    pub(crate) answers: Vec<Answer>,
+    pub(crate) completions: Vec<ScoredCompletion>,
 }
 
-pub(crate) struct Answer {
+pub(crate) struct ScoredCompletion {
     pub(crate) text: String,
     pub(crate) logprob: f64,
     pub(crate) tokens: u32,
@@ -29,7 +29,7 @@ pub(crate) struct Answer {
 }
 
 pub(crate) fn plan(name: &str, cases: &[Case]) -> Plan {
-    let samples = cases.iter().map(|case| case.answers.len()).max().unwrap_or(0);
+    let samples = cases.iter().map(|case| case.completions.len()).max().unwrap_or(0);
     Plan {
         experiment: ExperimentId::new(name).unwrap(),
         seed: 42,
@@ -58,24 +58,24 @@ pub(crate) fn plan(name: &str, cases: &[Case]) -> Plan {
     }
 }
 
-/// The history of an experiment by the rules, in an order in which workers may finish.
+/// Returns the history of an experiment, in an order in which workers may finish.
 pub(crate) fn history(plan: &Plan, cases: &[Case]) -> Vec<Recorded> {
     measured(plan, cases).events
 }
 
-/// The same as a [`Run`], to continue.
+/// Returns the same history as a [`Run`], to continue it.
 pub(crate) fn measured<'a>(plan: &'a Plan, cases: &[Case]) -> Run<'a> {
     let mut run = Run { plan, experiment: Experiment::default(), events: Vec::new() };
-    run.happen(ExperimentStarted::new(plan.clone()).into());
-    run.conclude();
+    run.propose(ExperimentStarted::new(plan.clone()).into());
+    run.record_due();
     for (index, case) in (0..).zip(cases) {
-        run.happen(PromptAdmitted { round: 0, index, prompt: prompt(case) }.into());
+        run.propose(PromptAdmitted { round: 0, index, prompt: prompt(case) }.into());
     }
-    // Workers finish in another order than the file has.
+    // Workers finish in another order than that of the file.
     for case in cases.iter().rev() {
-        case_events(plan, case).into_iter().for_each(|event| run.happen(event));
+        case_events(plan, case).into_iter().for_each(|event| run.propose(event));
     }
-    while run.conclude() {}
+    while run.record_due() {}
     run
 }
 
@@ -90,12 +90,13 @@ fn prompt(case: &Case) -> Prompt {
 fn case_events(plan: &Plan, case: &Case) -> Vec<Event> {
     let prompt = prompt(case);
     let prompt_id = prompt.prompt_id.clone();
-    if case.answers.is_empty() {
+    if case.completions.is_empty() {
         let reason = "the prompt is longer than the model's context".to_owned();
         return vec![PromptSetAside { round: 0, prompt_id, step: StepName::Generation, reason }.into()];
     }
-    let rewards: Vec<f64> = case.answers.iter().map(|answer| answer.reward).collect();
-    let completions: Vec<Completion> = case.answers.iter().map(|answer| completion(plan, answer)).collect();
+    let rewards: Vec<f64> = case.completions.iter().map(|scored| scored.reward).collect();
+    let completions: Vec<Completion> =
+        case.completions.iter().map(|scored| completion(plan, scored)).collect();
     let logprobs: Vec<f64> =
         completions.iter().map(|completion| completion.logprob_as(plan.conflict.logprob)).collect();
     let conflict = measure(&rewards, &logprobs).unwrap();
@@ -119,17 +120,17 @@ fn case_events(plan: &Plan, case: &Case) -> Vec<Event> {
     ]
 }
 
-fn completion(plan: &Plan, answer: &Answer) -> Completion {
-    let is_full = answer.tokens >= plan.sampling.max_new_tokens;
+fn completion(plan: &Plan, scored: &ScoredCompletion) -> Completion {
+    let is_full = scored.tokens >= plan.sampling.max_new_tokens;
     Completion {
-        token_ids: vec![7; answer.tokens as usize],
-        text: answer.text.clone(),
-        logprob: answer.logprob,
+        token_ids: vec![7; scored.tokens as usize],
+        text: scored.text.clone(),
+        logprob: scored.logprob,
         finish_reason: if is_full { FinishReason::Length } else { FinishReason::Stop },
     }
 }
 
-/// A journal in miniature.
+/// A minimal journal: decides and records events.
 pub(crate) struct Run<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) experiment: Experiment,
@@ -137,13 +138,13 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    pub(crate) fn happen(&mut self, event: Event) {
+    pub(crate) fn propose(&mut self, event: Event) {
         self.experiment.decide(&event).unwrap();
         self.record(&event);
     }
 
-    /// Records the events that are due; returns whether there were any.
-    pub(crate) fn conclude(&mut self) -> bool {
+    /// Records the due events. Returns whether any were due.
+    pub(crate) fn record_due(&mut self) -> bool {
         let due = self.experiment.due().map(|due| due.events).unwrap_or_default();
         due.iter().for_each(|event| self.record(event));
         !due.is_empty()
@@ -161,7 +162,7 @@ impl Run<'_> {
         });
     }
 
-    /// Ids are the real ones where other events refer to them.
+    /// Returns the id of an event: the real one if other events refer to it.
     fn id(&self, event: &Event, position: u64) -> EventId {
         if let Event::CompletionsSampled(e) = event {
             let round = &self.experiment.rounds()[e.round as usize];

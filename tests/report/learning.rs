@@ -27,7 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A plan that learns from two judgements of each comparison.
+/// Returns a plan that learns from two judgements of each comparison.
 pub(crate) fn learning_plan(name: &str, cases: &[Case], rounds: u32) -> Plan {
     let learning = LearningPlan {
         feedback: FeedbackPlan {
@@ -85,7 +85,7 @@ fn judge(run: &mut Run<'_>, annotators: &[&str]) {
             let is_last = comparison as usize + 1 == asked;
             let verdict = if is_last && index == 1 { Verdict::Second } else { Verdict::First };
             let (annotator, comment) = ((*annotator).to_owned(), None);
-            run.happen(
+            run.propose(
                 FeedbackReceived { round: 0, comparison, annotator, verdict, is_unsafe: None, comment }
                     .into(),
             );
@@ -94,7 +94,7 @@ fn judge(run: &mut Run<'_>, annotators: &[&str]) {
 }
 
 fn train(run: &mut Run<'_>, stage: Stage) {
-    run.happen(
+    run.propose(
         TrainingStarted { round: 0, stage, attempt: 0, worker: "w".to_owned(), lease_ms: 1000 }.into(),
     );
     for step in 1..=5_u32 {
@@ -107,15 +107,15 @@ fn train(run: &mut Run<'_>, stage: Stage) {
         let checkpoint = None;
         let progressed =
             TrainingProgressed { round: 0, stage, attempt: 0, sequence, step, steps, checkpoint, metrics };
-        run.happen(progressed.clone().into());
+        run.propose(progressed.clone().into());
         // A checkpoint of the same step has no metrics.
         let metrics = BTreeMap::new();
         let checkpoint = Some("c".repeat(64));
-        run.happen(TrainingProgressed { sequence: sequence + 1, checkpoint, metrics, ..progressed }.into());
+        run.propose(TrainingProgressed { sequence: sequence + 1, checkpoint, metrics, ..progressed }.into());
     }
     let (adapter, metrics) = ("a".repeat(64), BTreeMap::new());
     let fingerprint = format!("{}-new", stage.name());
-    run.happen(match stage {
+    run.propose(match stage {
         Stage::Reward => RewardModelRefined {
             round: 0,
             attempt: 0,
@@ -128,42 +128,42 @@ fn train(run: &mut Run<'_>, stage: Stage) {
         .into(),
         Stage::Policy => PolicyTuned { round: 0, attempt: 0, adapter, fingerprint, metrics }.into(),
     });
-    while run.conclude() {}
+    while run.record_due() {}
 }
 
-/// A finished round whose last evaluation has this gold reward.
+/// Returns a finished round whose last evaluation has this gold reward.
 fn learnt<'a>(plan: &'a Plan, cases: &[Case], annotators: &[&str], gold: f64) -> Run<'a> {
     let mut run = measured(plan, cases);
     let first = evaluation(&run, 0, [0.25, 0.02], [1.0, 0.1], 0.0);
-    run.happen(first);
+    run.propose(first);
     judge(&mut run, annotators);
-    while run.conclude() {}
+    while run.record_due() {}
     train(&mut run, Stage::Reward);
     train(&mut run, Stage::Policy);
     let last = evaluation(&run, 1, [gold, 0.02], [1.75, 0.1], 3.5);
-    run.happen(last);
-    while run.conclude() {}
+    run.propose(last);
+    while run.record_due() {}
     run
 }
 
 #[test]
-fn a_report_says_that_a_tuning_without_pairs_was_left_out() {
+fn a_report_states_that_a_tuning_without_pairs_was_skipped() {
     let cases = cases();
     let plan = learning_plan("learnt", &cases, 2);
     let mut run = measured(&plan, &cases);
     let first = evaluation(&run, 0, [0.25, 0.02], [1.0, 0.1], 0.0);
-    run.happen(first);
+    run.propose(first);
     judge(&mut run, &["ann", "bob"]);
-    while run.conclude() {}
+    while run.record_due() {}
     train(&mut run, Stage::Reward);
     let (round, stage, attempt) = (0, Stage::Policy, 0);
     let worker = "test".to_owned();
-    run.happen(TrainingStarted { round, stage, attempt, worker, lease_ms: 60_000 }.into());
+    run.propose(TrainingStarted { round, stage, attempt, worker, lease_ms: 60_000 }.into());
     let metrics = BTreeMap::from([(PolicyTuned::PAIRS.to_owned(), 0.0)]);
     let (adapter, fingerprint) = ("a".repeat(64), "policy-new".to_owned());
-    run.happen(PolicyTuned { round, attempt, adapter, fingerprint, metrics }.into());
+    run.propose(PolicyTuned { round, attempt, adapter, fingerprint, metrics }.into());
     let said = report::markdown(&reported_round(&plan, &run)).unwrap();
-    assert!(said.contains("Tuning of the policy: left out, since the reward model found"), "{said}");
+    assert!(said.contains("Tuning of the policy: skipped, because the reward model rates"), "{said}");
 }
 
 fn fixed(gold: f64) -> (Plan, ReportData) {
@@ -222,7 +222,7 @@ fn a_page_shows_the_trainings_and_the_rounds_as_lines() {
         "Loss of the reward model",
         "Accuracy of the reward model",
         "KL from the first policy, nats of the policy",
-        "on 3 preferences from feedback and 200 of the original data",
+        "on 3 preferences from feedback and 200 from the original data",
     ] {
         assert!(page.contains(shown), "{shown}");
     }
@@ -236,26 +236,26 @@ fn every_format_reports_suspected_reward_hacking_and_the_early_stop() {
     for shown in [report::html(&data).unwrap(), report::markdown(&data).unwrap()] {
         assert!(shown.contains("Reward hacking is suspected"), "{shown}");
         assert!(shown.contains("the proxy reward rose from 1.000 to 1.750 while the gold reward fell"));
-        assert!(shown.contains("guards.stop") && shown.contains("ended before its last round"));
+        assert!(shown.contains("guards.stop") && shown.contains("stopped before its last round"));
     }
     assert!(report::summary(&data).contains("reward hacking is suspected"));
 }
 
 #[test]
-fn a_report_says_what_a_round_waits_for() {
+fn a_report_states_the_progress_of_a_round() {
     let cases = cases();
     let plan = learning_plan("waiting", &cases, 1);
     let mut run = measured(&plan, &cases);
     let data = reported(&plan, &run.events);
     assert_eq!(data.status, Status::Complete, "the selection is made");
-    let waits = "waits for feedback: 4 of 4 comparisons are open";
-    assert_eq!(data.learning.as_ref().unwrap().stage, waits);
-    assert!(report::summary(&data).contains(waits));
+    let stage = "waits for feedback: 4 of 4 comparisons are open";
+    assert_eq!(data.learning.as_ref().unwrap().stage, stage);
+    assert!(report::summary(&data).contains(stage));
     assert!(report::html(&data).unwrap().contains("No policy is evaluated yet"));
     let first = evaluation(&run, 0, [0.25, 0.02], [1.0, 0.1], 0.0);
-    run.happen(first);
+    run.propose(first);
     judge(&mut run, &["ann", "bob"]);
-    while run.conclude() {}
+    while run.record_due() {}
     assert_eq!(
         reported(&plan, &run.events).learning.unwrap().stage,
         "the reward model is about to be trained"

@@ -1,4 +1,4 @@
-//! What all charts share: the canvas, its sizes, the colours by role, and the look of axes.
+//! The common parts of all charts: canvas, sizes, colours by role, and the style of axes.
 
 use std::error::Error;
 
@@ -16,11 +16,11 @@ pub(crate) struct Chart {
     pub(crate) svg: String,
 }
 
-pub(crate) type Drawn = Result<(), Box<dyn Error>>;
+pub(crate) type DrawResult = Result<(), Box<dyn Error>>;
 pub(crate) type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Colours by role. Plotters knows colours and not CSS, so each role is drawn in a colour of its own that
-/// nothing else has, and becomes the page's custom property afterwards: the page decides, dark or light.
+/// Colours by role. Plotters has no CSS colours, so each role is drawn in a unique colour. [`draw`] replaces
+/// that colour by a custom property of the page, which has a light and a dark scheme.
 pub(crate) mod role {
     use plotters::style::RGBColor;
 
@@ -49,18 +49,18 @@ pub(crate) mod role {
     ];
 }
 
-/// Units of the drawing: twice the pixels of the page's column, since plotters only has whole ones.
+/// Sizes in units of the drawing: half a pixel of the page's column, because plotters has whole units only.
 pub(crate) const WIDTH: u32 = 1080;
 pub(crate) const HEIGHT: u32 = 640;
 pub(crate) const TEXT: i32 = 34;
 pub(crate) const SMALL: i32 = 31;
 
-/// Draws on a canvas of this size and makes the result an element with a name for those who cannot see it.
+/// Draws on a canvas of this size. Returns an SVG element with a title and a description for screen readers.
 pub(crate) fn draw(
     size: (u32, u32),
     title: &str,
     description: &str,
-    paint: impl FnOnce(&Canvas<'_>) -> Drawn,
+    paint: impl FnOnce(&Canvas<'_>) -> DrawResult,
 ) -> anyhow::Result<Chart> {
     let mut drawn = String::new();
     {
@@ -82,8 +82,8 @@ pub(crate) fn draw(
     Ok(Chart { svg })
 }
 
-/// The look of every chart's axes: quiet lines and numbers, and what the axis is in the colour of text.
-pub(crate) fn styled<'a, 'b, X: Ranged, Y: Ranged, DB: DrawingBackend>(
+/// Applies the common style of axes: grey lines and numbers, titles in the text colour.
+pub(crate) fn style_axes<'a, 'b, X: Ranged, Y: Ranged, DB: DrawingBackend>(
     mut mesh: MeshStyle<'a, 'b, X, Y, DB>,
 ) -> MeshStyle<'a, 'b, X, Y, DB> {
     mesh.bold_line_style(role::GRID)
@@ -98,7 +98,12 @@ pub(crate) fn label(size: i32, colour: RGBColor) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&colour)
 }
 
-pub(crate) fn anchored(size: i32, colour: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+pub(crate) fn anchored_text(
+    size: i32,
+    colour: RGBColor,
+    horizontal: HPos,
+    vertical: VPos,
+) -> TextStyle<'static> {
     label(size, colour).pos(Pos::new(horizontal, vertical))
 }
 
@@ -107,8 +112,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chart_has_a_name_and_no_colour_of_its_own() {
-        let chart = draw((100, 100), "Name", "What it shows", |canvas| {
+    fn a_chart_has_a_title_a_description_and_no_fixed_colour() {
+        let chart = draw((100, 100), "Name", "A description", |canvas| {
             for (colour, _) in role::PROPERTIES {
                 canvas.draw(&Circle::new((50, 50), 10, colour.filled()))?;
             }
@@ -116,7 +121,7 @@ mod tests {
         });
         let svg = chart.unwrap().svg;
         assert!(svg.starts_with("<svg class=\"chart\" viewBox=\"0 0 100 100\" role=\"img\""));
-        assert!(svg.contains("<title>Name</title><desc>What it shows</desc>"));
+        assert!(svg.contains("<title>Name</title><desc>A description</desc>"));
         assert!(!svg.contains("\"#"), "{svg}");
         assert!(svg.trim_end().ends_with("</svg>"));
     }

@@ -1,15 +1,15 @@
-//! mean|PACS| by category, beside noise.
+//! A bar chart of mean|PACS| by category, with the interval of noise.
 
 use dissent_domain::conflict::NullBand;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
+use super::canvas::{Canvas, Chart, DrawResult, SMALL, WIDTH, anchored_text, draw, role, style_axes};
 use crate::report::data::CategoryFigures;
 use crate::text;
 use crate::text::{excerpt, visible};
 
-/// Categories drawn at most: the ones with the largest figures.
+/// Limit of drawn categories, those with the largest mean|PACS|.
 const CATEGORIES_MAX: usize = 16;
 
 pub(super) fn chart(categories: &[CategoryFigures], band: &NullBand) -> anyhow::Result<Chart> {
@@ -19,7 +19,7 @@ pub(super) fn chart(categories: &[CategoryFigures], band: &NullBand) -> anyhow::
     let height = 150 + 62 * u32::try_from(shown.len()).unwrap_or(0);
     let noise = band.mean_abs_pacs.mean;
     let description = format!(
-        "Mean |PACS| by category, against {noise:.2} for noise: {}.",
+        "Mean |PACS| by category, against {noise:.2} under noise: {}.",
         shown
             .iter()
             .map(|category| format!("{} {:.2}", name(category), category.mean_abs_pacs))
@@ -34,7 +34,7 @@ fn name(category: &CategoryFigures) -> String {
     category.category.as_deref().map_or_else(|| "(none)".to_owned(), |name| excerpt(&visible(name), 24))
 }
 
-fn paint(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: &NullBand) -> Drawn {
+fn paint(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: &NullBand) -> DrawResult {
     let count = categories.len() as f64;
     let noise = &band.mean_abs_pacs;
     let largest = categories.iter().map(|category| category.mean_abs_pacs).fold(noise.q95, f64::max) * 1.2;
@@ -44,7 +44,7 @@ fn paint(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: &NullBand) 
         .x_label_area_size(104)
         .y_label_area_size(330)
         .build_cartesian_2d(0.0..largest, 0.0..count)?;
-    styled(chart.configure_mesh())
+    style_axes(chart.configure_mesh())
         .disable_y_mesh()
         .disable_y_axis()
         .x_desc("mean |PACS|")
@@ -55,14 +55,14 @@ fn paint(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: &NullBand) 
         let middle = count - index as f64 - 0.5;
         let bar = [(0.0, middle - 0.26), (category.mean_abs_pacs, middle + 0.26)];
         chart.draw_series([Rectangle::new(bar, role::BAR.filled())])?;
-        // 95 % of means over this many prompts of noise.
+        // The 95 % interval of a mean over this many prompts under noise.
         let half = 1.96 * noise.sd / f64::from(category.prompts.max(1)).sqrt();
         let interval = [(noise.mean - half, middle - 0.42), (noise.mean + half, middle + 0.42)];
         chart.draw_series([Rectangle::new(interval, role::NOISE.mix(0.3).filled())])?;
         let name = format!("{} ({})", name(category), text::grouped(category.prompts.into()));
         let mean = format!("{:.2}", category.mean_abs_pacs);
         for (x, offset, text, colour) in [(0.0, -12, name, role::INK), (largest, -4, mean, role::MEAN)] {
-            let style = anchored(SMALL, colour, HPos::Right, VPos::Center);
+            let style = anchored_text(SMALL, colour, HPos::Right, VPos::Center);
             chart.draw_series([EmptyElement::at((x, middle)) + Text::new(text, (offset, 0), style)])?;
         }
     }

@@ -1,11 +1,11 @@
-//! Lines: rewards over rounds, metrics over the steps of a training.
+//! Line charts: rewards over rounds, metrics over the steps of a training.
 
 use std::ops::Range;
 
 use dissent_domain::event::{PolicyEvaluated, Stage};
 use plotters::prelude::*;
 
-use super::canvas::{Chart, Drawn, WIDTH, draw, role, styled};
+use super::canvas::{Chart, DrawResult, WIDTH, draw, role, style_axes};
 use crate::report::learning::{LearningFigures, TrainingFigures};
 
 const LINES_HEIGHT: u32 = 520;
@@ -17,13 +17,13 @@ pub(crate) struct MetricChart {
     pub(crate) chart: Chart,
 }
 
-/// A line with the standard errors of its points.
+/// A line with the standard errors of its points: `(x, y, error)`.
 struct Line {
     points: Vec<(f64, f64, f64)>,
     colour: RGBColor,
 }
 
-/// The gold reward over rounds; none without one, or before the second evaluation.
+/// Draws the gold reward over rounds; `None` without a gold reward or before the second evaluation.
 pub(super) fn gold(figures: &LearningFigures) -> anyhow::Result<Option<Chart>> {
     let line = line(figures, role::MEAN, |e| e.gold_reward);
     if line.points.len() < 2 {
@@ -32,7 +32,7 @@ pub(super) fn gold(figures: &LearningFigures) -> anyhow::Result<Option<Chart>> {
     over_rounds("Gold reward over rounds", "mean gold reward", &[line]).map(Some)
 }
 
-/// The rewards by the models over rounds.
+/// Draws the rewards of the models over rounds; `None` before the second evaluation.
 pub(super) fn rewards(figures: &LearningFigures) -> anyhow::Result<Option<Chart>> {
     if figures.evaluations.len() < 2 {
         return Ok(None);
@@ -55,13 +55,13 @@ fn over_rounds(title: &str, y: &str, lines: &[Line]) -> anyhow::Result<Chart> {
     let values: Vec<String> =
         lines.iter().flat_map(|line| &line.points).map(|(x, y, _)| format!("{x}: {y:.3}")).collect();
     let rounds = lines.iter().flat_map(|line| &line.points).map(|(x, ..)| *x).fold(1.0, f64::max);
-    let description = format!("{y} by the number of rounds done: {}.", values.join(", "));
+    let description = format!("{y} by finished rounds: {}.", values.join(", "));
     let labels = if rounds < 12.0 { rounds + 1.0 } else { 8.0 };
-    let axes = Axes { x: "rounds done", y, x_range: -0.15..rounds + 0.15, x_labels: labels };
+    let axes = Axes { x: "finished rounds", y, x_range: -0.15..rounds + 0.15, x_labels: labels };
     painted(title, &description, &axes, lines)
 }
 
-/// The metrics that say how a training went, of those it has, in this order.
+/// The drawn metrics of a training, in this order, with their titles.
 const METRICS: [(&str, &str); 6] = [
     ("loss", "Loss"),
     ("accuracy", "Accuracy"),
@@ -71,7 +71,7 @@ const METRICS: [(&str, &str); 6] = [
     ("objective/kl", "KL from the first policy, nats"),
 ];
 
-/// Charts of one training.
+/// Draws the metrics of one training.
 pub(super) fn metrics(figures: &TrainingFigures) -> anyhow::Result<Vec<MetricChart>> {
     let of = match figures.stage {
         Stage::Reward => "reward model",
@@ -85,7 +85,7 @@ pub(super) fn metrics(figures: &TrainingFigures) -> anyhow::Result<Vec<MetricCha
         let points: Vec<_> = curve.points.iter().map(|&(step, value)| (step as f64, value, 0.0)).collect();
         let (from, to) = (points[0].0, points[points.len() - 1].0);
         let description = format!(
-            "{name} of the {of} over {} steps: {:.4} at first, {:.4} at last.",
+            "{name} of the {of} over {} steps: from {:.4} to {:.4}.",
             to,
             points[0].1,
             points[points.len() - 1].1
@@ -112,10 +112,10 @@ fn painted(title: &str, description: &str, axes: &Axes<'_>, lines: &[Line]) -> a
             .margin_right(40)
             .x_label_area_size(100)
             .y_label_area_size(150)
-            .build_cartesian_2d(axes.x_range.clone(), reach(lines))?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a handful of labels")]
+            .build_cartesian_2d(axes.x_range.clone(), y_range(lines))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 12 labels")]
         let x_labels = axes.x_labels as usize;
-        styled(chart.configure_mesh())
+        style_axes(chart.configure_mesh())
             .disable_x_mesh()
             .x_desc(axes.x)
             .y_desc(axes.y)
@@ -133,12 +133,12 @@ fn painted(title: &str, description: &str, axes: &Axes<'_>, lines: &[Line]) -> a
                 chart.draw_series([Circle::new((x, y), 9, line.colour.filled())])?;
             }
         }
-        Drawn::Ok(())
+        DrawResult::Ok(())
     })
 }
 
-/// The values with some room above and below.
-fn reach(lines: &[Line]) -> Range<f64> {
+/// Returns the range of the values with a margin above and below.
+fn y_range(lines: &[Line]) -> Range<f64> {
     let ends = || lines.iter().flat_map(|line| &line.points).flat_map(|(_, y, error)| [y - error, y + error]);
     let (low, high) = (ends().fold(f64::INFINITY, f64::min), ends().fold(f64::NEG_INFINITY, f64::max));
     let room = if high > low { 0.08 * (high - low) } else { 0.1 * high.abs().max(1.0) };

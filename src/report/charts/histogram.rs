@@ -1,13 +1,13 @@
-//! How a figure is distributed over prompts, beside how noise would distribute it.
+//! Histograms of a figure over prompts, with its distribution under noise.
 
 use dissent_domain::conflict::NullBand;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Canvas, Chart, Drawn, HEIGHT, TEXT, WIDTH, anchored, draw, role, styled};
+use super::canvas::{Canvas, Chart, DrawResult, HEIGHT, TEXT, WIDTH, anchored_text, draw, role, style_axes};
 use crate::report::data::PromptFigures;
 
-/// What the two histograms have in common: bars, and what noise would give in each bin.
+/// A histogram with the expected counts under noise.
 struct Histogram<'a> {
     title: &'a str,
     description: String,
@@ -16,7 +16,7 @@ struct Histogram<'a> {
     edges: Vec<f64>,
     /// Prompts in each bin.
     observed: Vec<u32>,
-    /// Prompts that noise would put there.
+    /// Expected prompts in each bin under noise.
     expected: Vec<f64>,
     /// The 5 % and 95 % quantiles of noise.
     band: (f64, f64),
@@ -29,7 +29,7 @@ impl Histogram<'_> {
         draw((WIDTH, HEIGHT), self.title, &self.description, |canvas| self.paint(canvas))
     }
 
-    fn paint(&self, canvas: &Canvas<'_>) -> Drawn {
+    fn paint(&self, canvas: &Canvas<'_>) -> DrawResult {
         let (Some(&low), Some(&high)) = (self.edges.first(), self.edges.last()) else { return Ok(()) };
         let tallest =
             self.observed.iter().map(|count| f64::from(*count)).chain(self.expected.iter().copied());
@@ -45,7 +45,7 @@ impl Histogram<'_> {
             [(band_low, 0.0), (band_high, top)],
             role::NOISE.mix(0.22).filled(),
         )])?;
-        styled(chart.configure_mesh())
+        style_axes(chart.configure_mesh())
             .disable_x_mesh()
             .x_desc(self.x_title)
             .y_desc("prompts")
@@ -73,22 +73,21 @@ impl Histogram<'_> {
         chart.draw_series(LineSeries::new([(mean, 0.0), (mean, top * 0.93)], role::MEAN.stroke_width(6)))?;
         let side = if mean > low + (high - low) * 0.75 { HPos::Right } else { HPos::Left };
         let offset = if matches!(side, HPos::Right) { -10 } else { 10 };
-        let style = anchored(TEXT, role::MEAN, side, VPos::Center);
+        let style = anchored_text(TEXT, role::MEAN, side, VPos::Center);
         let text = Text::new(format!("mean {:.2}", self.mean), (offset, 0), style);
         chart.draw_series([EmptyElement::at((mean, top * 0.94)) + text])?;
         Ok(())
     }
 }
 
-/// The number of bins that shows the shape of a sample of this size.
+/// Returns the number of bins for a sample of this size: its square root, between 12 and 32.
 fn bins(sample: usize) -> usize {
-    // The square root of the sample, as is usual, between what is coarse and what is ragged.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
     let root = (sample as f64).sqrt() as usize;
     root.clamp(12, 32)
 }
 
-/// Counts a sample into bins; values beyond the outer edges go to the outer bins.
+/// Counts the values in each bin. Values beyond the outer edges count in the outer bins.
 fn binned(edges: &[f64], sample: impl Iterator<Item = f64>) -> Vec<u32> {
     let mut counts = vec![0; edges.len().saturating_sub(1)];
     let last = counts.len().saturating_sub(1);
@@ -103,7 +102,7 @@ fn binned(edges: &[f64], sample: impl Iterator<Item = f64>) -> Vec<u32> {
 
 pub(super) fn pacs(prompts: &[&PromptFigures], band: &NullBand) -> anyhow::Result<Chart> {
     let sample: Vec<f64> = prompts.iter().filter_map(|prompt| prompt.mean_abs_pacs).collect();
-    // mean|PACS| lies in [0, 2]; the empty ends of that range are left out.
+    // mean|PACS| lies in [0, 2]; the axis omits the empty ends.
     let low = sample.iter().copied().fold(band.mean_abs_pacs.q01, f64::min);
     let high = sample.iter().copied().fold(band.mean_abs_pacs.q99, f64::max);
     let low = ((low - 0.1) * 10.0).floor().max(0.0) / 10.0;
@@ -123,8 +122,8 @@ pub(super) fn pacs(prompts: &[&PromptFigures], band: &NullBand) -> anyhow::Resul
     Histogram {
         title: "Conflict per prompt, against noise",
         description: format!(
-            "Histogram of mean |PACS| over {total} prompts, mean {mean:.2}. Under noise alone, 90 % of prompts \
-             would lie between {:.2} and {:.2}, with a median of {:.2}.",
+            "Histogram of mean |PACS| over {total} prompts, mean {mean:.2}. Under noise, 90 % of prompts lie between \
+             {:.2} and {:.2}, with a median of {:.2}.",
             noise.q05, noise.q95, noise.q50
         ),
         x_title: "mean |PACS| of a prompt",
@@ -151,10 +150,10 @@ pub(super) fn distance(prompts: &[&PromptFigures], band: &NullBand) -> anyhow::R
     let mean = sample.iter().sum::<f64>() / total.max(1.0);
     let noise = &band.kendall_tau_distance;
     Histogram {
-        title: "How differently the two rank the answers of a prompt, against noise",
+        title: "Kendall-tau distance per prompt, against noise",
         description: format!(
-            "Histogram of the Kendall-tau distance over {total} prompts, mean {mean:.2}. Under noise alone, 90 % \
-             of prompts would lie between {:.2} and {:.2}, with a mean of 0.50.",
+            "Histogram of the Kendall-tau distance over {total} prompts, mean {mean:.2}. Under noise, 90 % of prompts \
+             lie between {:.2} and {:.2}, with a mean of 0.50.",
             noise.q05, noise.q95
         ),
         x_title: "Kendall-tau distance (0 same order, 1 opposite order)",
@@ -167,17 +166,17 @@ pub(super) fn distance(prompts: &[&PromptFigures], band: &NullBand) -> anyhow::R
     .draw()
 }
 
-/// Edges halfway between the values that the distance can take, so that no bin gets more of them than its
-/// neighbour and looks taller for that alone.
+/// Returns edges halfway between the possible values of the distance. Each bin holds the same number of
+/// values, so no bin is taller for that reason.
 fn distance_edges(completions: usize, bins: usize) -> Vec<f64> {
     let pairs = completions.saturating_mul(completions.saturating_sub(1)) / 2;
     let values = pairs + 1;
-    let together = values.div_ceil(bins.max(1));
-    let count = values.div_ceil(together);
-    // Centred: the outermost bins may reach beyond what is possible, alike on both sides.
-    let beyond = (count * together - values) as f64 / 2.0;
+    let per_bin = values.div_ceil(bins.max(1));
+    let count = values.div_ceil(per_bin);
+    // Centred: the outermost bins exceed the possible values by the same amount on both sides.
+    let excess = (count * per_bin - values) as f64 / 2.0;
     let pairs = pairs as f64;
-    (0..=count).map(|edge| ((edge * together) as f64 - 0.5 - beyond) / pairs).collect()
+    (0..=count).map(|edge| ((edge * per_bin) as f64 - 0.5 - excess) / pairs).collect()
 }
 
 #[cfg(test)]
@@ -187,14 +186,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_falls_in_one_bin_and_those_beyond_in_the_outer_ones() {
+    fn every_value_counts_in_one_bin_and_outliers_in_the_outer_bins() {
         let edges = [0.0, 1.0, 2.0, 3.0];
         assert_eq!(binned(&edges, [-1.0, 0.0, 0.99, 1.0, 2.5, 3.0, 9.0].into_iter()), [3, 1, 3]);
         assert_eq!(binned(&[], [1.0].into_iter()), [0_u32; 0]);
     }
 
     #[test]
-    fn bins_of_the_distance_share_its_values_evenly_and_miss_none() {
+    fn bins_of_the_distance_hold_equal_numbers_of_its_values() {
         for (completions, bins) in [(2, 12), (4, 12), (8, 12), (8, 32), (16, 20), (64, 32)] {
             let edges = distance_edges(completions, bins);
             let pairs = completions * (completions - 1) / 2;
@@ -208,7 +207,7 @@ mod tests {
                 .windows(2)
                 .map(|edges| band.distance_at_least(edges[0]) - band.distance_at_least(edges[1]))
                 .sum();
-            assert!((noise - 1.0).abs() < 1e-9, "all of noise is drawn");
+            assert!((noise - 1.0).abs() < 1e-9, "the bins cover the distribution of noise");
         }
     }
 }

@@ -1,43 +1,43 @@
-//! The charts of a report, as SVG that takes its colours from the page it stands in.
+//! The charts of a report, as SVG in the colours of the page.
 
-mod answers;
 mod canvas;
 mod categories;
+mod completions;
 mod curves;
-mod cut;
 mod histogram;
+mod selection;
 
 use serde::Serialize;
 
 use super::data::{PromptFigures, ReportData};
-pub(crate) use canvas::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
+pub(crate) use canvas::{Canvas, Chart, DrawResult, SMALL, WIDTH, anchored_text, draw, role, style_axes};
 use curves::MetricChart;
 
-/// The charts of a report; none where there is nothing to draw.
+/// The charts of a report; `None` for a chart without data.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub(super) struct Charts {
-    /// z-scores of every answer: reward against log-probability.
-    pub(super) answers: Option<Chart>,
-    /// How mean|PACS| is distributed over prompts.
+    /// The z-scores of every completion: reward against log-probability.
+    pub(super) completions: Option<Chart>,
+    /// The distribution of mean|PACS| over prompts.
     pub(super) pacs: Option<Chart>,
-    /// How the Kendall-tau distance is.
+    /// The distribution of the Kendall-tau distance over prompts.
     pub(super) distance: Option<Chart>,
     /// mean|PACS| by category.
     pub(super) categories: Option<Chart>,
-    /// Every |PACS|, descending.
-    pub(super) cut: Option<Chart>,
+    /// |PACS| of every completion, descending, with the selected ones marked.
+    pub(super) selection: Option<Chart>,
     /// The gold reward over rounds.
     pub(super) gold: Option<Chart>,
-    /// The rewards by the models over rounds.
+    /// The rewards of the models over rounds.
     pub(super) rewards: Option<Chart>,
-    /// How the trainings went.
+    /// The metrics of the trainings.
     pub(super) trainings: Vec<MetricChart>,
 }
 
-/// Draws what there is to draw.
+/// Draws the charts of a report.
 ///
 /// # Errors
-/// As the drawing library; writing to memory gives it no reason to.
+/// If the drawing library fails, which it does not when it writes to memory.
 pub(super) fn charts(data: &ReportData) -> anyhow::Result<Charts> {
     let mut charts = conflict_charts(data)?;
     if let Some(learning) = &data.learning {
@@ -60,11 +60,11 @@ fn conflict_charts(data: &ReportData) -> anyhow::Result<Charts> {
     let delta = data.plan.conflict.selection.effective_delta();
     let by_category = &data.categories;
     Ok(Charts {
-        answers: Some(answers::chart(&prompts)?),
+        completions: Some(completions::chart(&prompts)?),
         pacs: Some(histogram::pacs(&prompts, band)?),
         distance: Some(histogram::distance(&prompts, band)?),
         categories: if by_category.is_empty() { None } else { Some(categories::chart(by_category, band)?) },
-        cut: Some(cut::chart(&prompts, delta)?),
+        selection: Some(selection::chart(&prompts, delta)?),
         ..Charts::default()
     })
 }

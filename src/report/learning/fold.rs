@@ -1,4 +1,4 @@
-//! From events to what was learnt.
+//! Folds events into the figures of the learning part.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,17 +11,18 @@ use dissent_domain::round::Round;
 
 use super::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
 
-/// Points of a metric that are kept: an SVG needs no more.
+/// Limit of the points of a metric; an SVG shows no more.
 const POINTS_MAX: usize = 2000;
 
-/// Folds what follows from conflicts. The state is the domain's own, without the numbers of single prompts.
+/// Folds the events after the selection. The state is that of the domain, without events of single prompts.
 #[derive(Default)]
 pub(in crate::report) struct LearningFold {
     experiment: Experiment,
-    /// By round and stage, steps of later attempts in the place of the same steps of earlier ones.
+    /// Progress by round, stage and step. A later attempt replaces the same step of an earlier one.
     progress: BTreeMap<(u32, Stage), BTreeMap<u64, TrainingProgressed>>,
-    learnt_from: BTreeMap<u32, [u32; 2]>,
-    /// The rounds in which the policy found nothing to learn from.
+    /// Preferences of each refinement, from feedback and from the original data.
+    preferences: BTreeMap<u32, [u32; 2]>,
+    /// The rounds whose tuning found no pair to learn from.
     unchanged: BTreeSet<u32>,
 }
 
@@ -36,13 +37,13 @@ impl LearningFold {
             | Event::PairSelected(_) => return,
             Event::TrainingProgressed(e) => {
                 let steps = self.progress.entry((e.round, e.stage)).or_default();
-                // A checkpoint, or a mere sign of life, has no figures of its own: those of its step stand.
+                // A checkpoint or a heartbeat may have no metrics: it keeps those of its step.
                 if !e.metrics.is_empty() || !steps.contains_key(&e.step) {
                     steps.insert(e.step, e.clone());
                 }
             }
             Event::RewardModelRefined(e) => {
-                self.learnt_from.insert(e.round, [e.preferences, e.rehearsed]);
+                self.preferences.insert(e.round, [e.preferences, e.rehearsed]);
             }
             Event::PolicyTuned(e) => {
                 if e.is_unchanged() {
@@ -72,7 +73,7 @@ impl LearningFold {
         self.experiment.evolve(event);
     }
 
-    /// The figures up to a round; none for an experiment that learns nothing.
+    /// Returns the figures up to a round; `None` if the plan has no learning part.
     pub(in crate::report) fn figures(self, plan: &Plan, round: u32) -> Option<LearningFigures> {
         let learning = plan.learning.as_ref()?;
         let rounds: Vec<&Round> =
@@ -110,7 +111,7 @@ impl LearningFold {
             steps: last.map_or(0, |last| last.steps),
             is_done: training.progress == TrainingProgress::Done,
             is_unchanged: !is_reward && self.unchanged.contains(&round.number()),
-            learnt_from: self.learnt_from.get(&round.number()).copied().filter(|_| is_reward),
+            preferences: self.preferences.get(&round.number()).copied().filter(|_| is_reward),
             curves: progress.map(curves).unwrap_or_default(),
         })
     }
@@ -148,15 +149,15 @@ fn stage(round: &Round, plan: &LearningPlan) -> String {
             learning.comparisons().len()
         );
     }
-    for (stage, what) in [(Stage::Policy, "the policy"), (Stage::Reward, "the reward model")] {
+    for (stage, model) in [(Stage::Policy, "the policy"), (Stage::Reward, "the reward model")] {
         let Some(training) = learning.training(stage) else { continue };
         match training.progress {
             TrainingProgress::Done => break,
             TrainingProgress::Running { step, steps, .. } if steps > 0 => {
-                return format!("{what} is being trained: step {step} of {steps}");
+                return format!("{model} is being trained: step {step} of {steps}");
             }
             TrainingProgress::Running { .. } | TrainingProgress::Requested | TrainingProgress::Expired => {
-                return format!("{what} is about to be trained");
+                return format!("{model} is about to be trained");
             }
         }
     }
@@ -164,8 +165,9 @@ fn stage(round: &Round, plan: &LearningPlan) -> String {
     if tuned { "the tuned policy is evaluated" } else { "the first policy is evaluated" }.to_owned()
 }
 
-fn open(asked: &[RequestedComparison], plan: &LearningPlan) -> usize {
-    asked.iter().filter(|asked| asked.judgements.len() < plan.feedback.overlap as usize).count()
+/// Returns the number of comparisons that lack judgements.
+fn open(comparisons: &[RequestedComparison], plan: &LearningPlan) -> usize {
+    comparisons.iter().filter(|requested| requested.judgements.len() < plan.feedback.overlap as usize).count()
 }
 
 fn feedback(round: &Round, plan: &LearningPlan) -> Option<FeedbackFigures> {
@@ -173,24 +175,24 @@ fn feedback(round: &Round, plan: &LearningPlan) -> Option<FeedbackFigures> {
     round.evaluation()?;
     let mut annotators: BTreeMap<&str, u64> = BTreeMap::new();
     let mut verdicts: Vec<Vec<Verdict>> = Vec::new();
-    for asked in learning.comparisons() {
-        verdicts.push(asked.judgements.iter().map(|(_, judgement)| judgement.verdict).collect());
-        asked.judgements.iter().for_each(|(name, _)| *annotators.entry(name).or_default() += 1);
+    for requested in learning.comparisons() {
+        verdicts.push(requested.judgements.iter().map(|(_, judgement)| judgement.verdict).collect());
+        requested.judgements.iter().for_each(|(name, _)| *annotators.entry(name).or_default() += 1);
     }
     let settled = learning.settled();
-    let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let to_u32 = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Some(FeedbackFigures {
         round: round.number(),
         source: plan.feedback.source,
-        comparisons: small(learning.comparisons().len()),
-        open: if settled.is_some() { 0 } else { small(open(learning.comparisons(), plan)) },
+        comparisons: to_u32(learning.comparisons().len()),
+        open: if settled.is_some() { 0 } else { to_u32(open(learning.comparisons(), plan)) },
         judgements: learning.judgements(),
         annotators: annotators.into_iter().map(|(name, judged)| (name.to_owned(), judged)).collect(),
         preferences: settled.map(|settled| settled.preferences),
         ties: settled.map(|settled| settled.ties),
         contradicted: settled.map(|settled| settled.contradicted),
         agreement: settled.map_or_else(|| Agreement::of(&verdicts), |settled| settled.agreement),
-        pairs: pair_agreements(learning.comparisons().iter().map(|asked| &asked.judgements)),
+        pairs: pair_agreements(learning.comparisons().iter().map(|requested| &requested.judgements)),
     })
 }
 
@@ -218,7 +220,7 @@ fn changes(evaluations: &[PolicyEvaluated]) -> Vec<Change> {
         });
         Change { figure, before, after, difference }
     };
-    // A figure that no evaluation has, such as a gold reward, is no row.
+    // A figure that both evaluations lack, such as a gold reward, has no row.
     FIGURES
         .into_iter()
         .map(change)

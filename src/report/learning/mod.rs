@@ -1,8 +1,7 @@
-//! What an experiment learnt: before and after, the feedback, the trainings, and the signs that something
-//! went wrong.
+//! The learning part of a report: evaluations, feedback, trainings, and signs of reward hacking.
 
 mod fold;
-mod words;
+mod wording;
 
 use dissent_domain::event::{PolicyEvaluated, RewardHackingSuspected, Stage, StopDecided};
 use dissent_domain::feedback::{Agreement, PairAgreement};
@@ -10,49 +9,49 @@ use dissent_domain::plan::FeedbackSource;
 use serde::Serialize;
 
 pub(super) use fold::LearningFold;
-pub(super) use words::{LearningPage, settings, table};
+pub(super) use wording::{LearningPage, settings, table};
 
-/// The learning part of a report, up to the round reported.
+/// The learning part of a report, up to the reported round.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LearningFigures {
-    /// Where the round is, for people.
+    /// The progress of the round, as text.
     pub stage: String,
     /// Whether the round is closed.
     pub is_closed: bool,
-    /// The evaluations, number 0 (before any training) first.
+    /// The evaluations by number; number 0 precedes every training.
     pub evaluations: Vec<PolicyEvaluated>,
-    /// The first evaluation beside the last.
+    /// The differences between the first and the last evaluation.
     pub changes: Vec<Change>,
     /// The feedback of each round.
     pub feedback: Vec<FeedbackFigures>,
-    /// The trainings of the round reported.
+    /// The trainings of the reported round.
     pub trainings: Vec<TrainingFigures>,
     /// Signs of reward hacking.
     pub warnings: Vec<RewardHackingSuspected>,
-    /// Why the experiment ended before its last round, if it did.
+    /// The reason of an early stop.
     pub stopped: Option<StopDecided>,
 }
 
-/// A figure before any training and after the last. None where it is undefined or not measured yet.
+/// A figure of the first and of the last evaluation; `None` if it is undefined or not measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Change {
-    /// Which figure.
+    /// The figure.
     pub figure: Figure,
-    /// Of evaluation 0.
+    /// The value of evaluation 0.
     pub before: Option<Measured>,
-    /// Of the last evaluation.
+    /// The value of the last evaluation.
     pub after: Option<Measured>,
-    /// After less before; its standard error is that of two independent means, which is too wide where the
-    /// same prompts vary alike.
+    /// `after` − `before`. The standard error is that of two independent means. It is too large if the values
+    /// of a prompt are correlated.
     pub difference: Option<Measured>,
 }
 
-/// A number with its standard error, where it has one.
+/// A number, with its standard error if it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Measured {
     /// The number.
     pub value: f64,
-    /// Its standard error over prompts.
+    /// The standard error over prompts.
     pub standard_error: Option<f64>,
 }
 
@@ -64,71 +63,72 @@ pub enum Figure {
     GoldReward,
     /// Mean reward by the first proxy.
     ProxyReward,
-    /// Mean reward by the reward model of the time.
+    /// Mean reward by the current reward model.
     RefinedReward,
-    /// Share of pairs that the first proxy orders as the gold reward does.
+    /// Share of pairs of completions that the first proxy orders as the gold reward does.
     ProxyAgreement,
-    /// The same of the reward model of the time.
+    /// The same share for the current reward model.
     RefinedAgreement,
     /// Mean over prompts of mean|PACS|.
     MeanAbsPacs,
     /// Mean over prompts of Kendall's tau.
     KendallTau,
-    /// KL from the first policy, in nats a completion.
+    /// KL from the first policy, in nats per completion.
     Kl,
-    /// Mean length, in tokens.
+    /// Mean length of a completion, in tokens.
     ResponseTokens,
-    /// Share of completions that ended by themselves.
+    /// Share of completions that the token limit did not cut off.
     Stopped,
 }
 
-/// What one round's feedback came to.
+/// The feedback of one round.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FeedbackFigures {
     /// The round.
     pub round: u32,
-    /// Who was asked.
+    /// The source of the judgements.
     pub source: FeedbackSource,
-    /// Comparisons put up.
+    /// Requested comparisons.
     pub comparisons: u32,
-    /// Comparisons that have not the judgements they need.
+    /// Comparisons that lack judgements.
     pub open: u32,
-    /// Judgements so far.
+    /// Received judgements.
     pub judgements: u64,
-    /// Who judged how many, in the order of names.
+    /// Annotators with their number of judgements, sorted by name.
     pub annotators: Vec<(String, u64)>,
-    /// Comparisons with a majority for one answer; none before the feedback is settled.
+    /// Comparisons with a majority for one completion; `None` before the feedback is settled.
     pub preferences: Option<u32>,
-    /// Comparisons without one.
+    /// Comparisons without a majority; `None` before the feedback is settled.
     pub ties: Option<u32>,
-    /// Preferences that the reward model contradicted.
+    /// Preferences that the reward model contradicted; `None` before the feedback is settled.
     pub contradicted: Option<u32>,
-    /// How far annotators agree.
+    /// The agreement of all annotators.
     pub agreement: Agreement,
-    /// How far each two of them do.
+    /// The agreement of each two annotators.
     pub pairs: Vec<PairAgreement>,
 }
 
-/// A training, as far as it came.
+/// The progress or the result of a training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TrainingFigures {
     /// The round.
     pub round: u32,
-    /// What was trained.
+    /// The trained model.
     pub stage: Stage,
     /// Attempts, ≥ 1.
     pub attempts: u32,
-    /// Steps done.
+    /// Finished steps.
     pub step: u64,
-    /// Of how many; 0 before the first sign of life.
+    /// All steps; 0 before the first heartbeat.
     pub steps: u64,
-    /// Whether it has its result.
+    /// Whether the result is recorded.
     pub is_done: bool,
-    /// Whether there was nothing to learn from, so that the model stayed as it was.
+    /// Whether the model is unchanged because no pair was found to learn from.
     pub is_unchanged: bool,
-    /// Preferences from feedback, and original ones beside them; none for a policy, or before the end.
-    pub learnt_from: Option<[u32; 2]>,
-    /// Each metric that was reported, by step, named as in TRL.
+    /// Preferences from feedback and from the original data; `None` for a policy or before the end.
+    #[serde(rename = "learnt_from")]
+    pub preferences: Option<[u32; 2]>,
+    /// The reported metrics by step, under TRL's names.
     pub curves: Vec<Curve>,
 }
 
@@ -137,6 +137,6 @@ pub struct TrainingFigures {
 pub struct Curve {
     /// Its name.
     pub metric: String,
-    /// `[step, value]`, in order.
+    /// `[step, value]`, by step.
     pub points: Vec<(u64, f64)>,
 }

@@ -1,30 +1,30 @@
-//! Whether there is memory for another experiment beside those that run.
+//! Checks the available memory before another experiment of a study starts.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// By then an experiment has its models open, and shows what it takes.
+/// Time after which an experiment has opened its models and uses its typical memory.
 const OPENED: Duration = Duration::from_secs(20);
-/// What is left to everything else, as a share of what an experiment takes.
+/// Memory left to other processes, as a share of the peak of an experiment.
 const RESERVE: f64 = 0.25;
 
-/// What the experiments of a study take, as far as it was seen: they differ in what is selected, and in
-/// little else.
+/// The observed memory of the experiments of a study. They differ in the selection only, so their peaks are
+/// similar.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    /// The most that one of them took, in KiB.
+pub(super) struct MemoryBudget {
+    /// The largest peak of one experiment, in KiB.
     peak: u64,
-    /// What those that run may still come to take, in KiB.
+    /// Memory that the running experiments may still allocate, in KiB.
     outstanding: u64,
-    /// When the last was started.
+    /// The time of the last start.
     started: Option<Instant>,
-    /// One ended: what it takes is known.
+    /// Whether an experiment has ended, so that the peak is reliable.
     ended: bool,
 }
 
-impl Memory {
-    /// Looks at the processes that run.
-    pub(super) fn watch(&mut self, running: impl Iterator<Item = u32>) {
+impl MemoryBudget {
+    /// Measures the running processes.
+    pub(super) fn measure(&mut self, running: impl Iterator<Item = u32>) {
         let statuses: Vec<String> =
             running.filter_map(|id| fs::read_to_string(format!("/proc/{id}/status")).ok()).collect();
         let peaks = statuses.iter().filter_map(|status| kib(status, "VmHWM:"));
@@ -33,25 +33,27 @@ impl Memory {
         self.outstanding = resident.map(|resident| self.peak.saturating_sub(resident)).sum();
     }
 
-    pub(super) fn started(&mut self) {
+    /// Notes that an experiment has started.
+    pub(super) fn on_start(&mut self) {
         self.started = Some(Instant::now());
-        // Another may be started before this one is looked at.
+        // Another experiment may start before this one is measured.
         self.outstanding += self.peak;
     }
 
-    pub(super) fn ended(&mut self) {
+    /// Notes that an experiment has ended.
+    pub(super) fn on_end(&mut self) {
         self.ended = true;
     }
 
-    /// Whether another fits beside those that run. Where the system does not tell, it does.
+    /// Whether another experiment fits. Always true on systems without `/proc/meminfo`.
     pub(super) fn has_room(&self) -> bool {
         let Some(available) =
             fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib(&text, "MemAvailable:"))
         else {
             return true;
         };
-        let is_known = self.ended || self.started.is_none_or(|started| started.elapsed() >= OPENED);
-        is_known && fits(available, self.peak, self.outstanding)
+        let is_reliable = self.ended || self.started.is_none_or(|started| started.elapsed() >= OPENED);
+        is_reliable && fits(available, self.peak, self.outstanding)
     }
 }
 
@@ -59,7 +61,7 @@ fn fits(available: u64, peak: u64, outstanding: u64) -> bool {
     available.saturating_sub(outstanding) as f64 >= peak as f64 * (1.0 + RESERVE)
 }
 
-/// The number after a name, in KiB.
+/// Parses the number after a name, in KiB.
 fn kib(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_fits_where_it_and_those_that_grow_leave_a_reserve() {
+    fn an_experiment_fits_if_a_reserve_remains_after_all_have_grown() {
         assert!(fits(1000, 800, 0));
         assert!(!fits(999, 800, 0));
         assert!(!fits(1000, 800, 1));
@@ -77,14 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn processes_show_what_they_take() {
-        let mut memory = Memory::default();
-        memory.watch([std::process::id()].into_iter());
-        assert!(memory.peak > 0, "a process has some memory");
+    fn a_started_experiment_counts_with_the_peak_of_the_others() {
+        let mut memory = MemoryBudget::default();
+        memory.measure([std::process::id()].into_iter());
+        assert!(memory.peak > 0, "this process uses memory");
         assert!(memory.outstanding < memory.peak);
         let outstanding = memory.outstanding;
-        memory.started();
-        assert_eq!(memory.outstanding, outstanding + memory.peak, "it may take as much as the others");
-        assert!(!memory.has_room(), "the first has only just been started, and may grow");
+        memory.on_start();
+        assert_eq!(memory.outstanding, outstanding + memory.peak, "another peak is outstanding");
+        assert!(!memory.has_room(), "the peak of a young process is not reliable");
     }
 }

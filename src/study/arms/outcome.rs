@@ -1,4 +1,4 @@
-//! What the log of an experiment says about it.
+//! The outcome of one experiment of a study, read from its log.
 
 use std::collections::HashMap;
 
@@ -9,55 +9,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::study::prediction::{LabelledPair, ScoredPrompt};
 
-/// What an arm came to.
+/// The outcome of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArmOutcome {
-    /// Judgements, of all rounds.
+    /// Judgements of all rounds.
     pub labels: u64,
-    /// Preferences that they came to.
+    /// Preferences of all rounds.
     pub preferences: u64,
-    /// Those in which the reward model of the round was wrong.
+    /// Preferences that the reward model of the round contradicted.
     pub contradicted: u64,
     /// The gold reward of the first policy on held-out prompts.
     pub gold_before: Option<f64>,
-    /// The gold reward of the last policy.
+    /// The gold reward of the last policy on held-out prompts.
     pub gold: Option<f64>,
-    /// The share of held-out pairs that the first proxy orders wrongly, on the first policy's answers.
+    /// The share of pairs that the first proxy orders wrongly, among held-out completions of the first
+    /// policy.
     pub proxy_error_before: Option<f64>,
-    /// The share that the last reward model orders wrongly, on the last policy's answers.
+    /// The share of pairs that the last reward model orders wrongly, among held-out completions of the last
+    /// policy.
     pub proxy_error: Option<f64>,
-    /// KL divergence of the last policy from the first.
+    /// KL divergence of the last policy from the first, in nats per completion.
     pub kl: Option<f64>,
-    /// The first round, where every pair of it was judged.
+    /// The first round, if every pair of its completions was judged.
     pub judged: Option<JudgedRound>,
 }
 
 /// A round with its judgements.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JudgedRound {
-    /// By prompt: rewards, log-probabilities, and tokens of each answer.
+    /// The rewards, log-probabilities and token counts of the completions of each prompt.
     prompts: Vec<(Vec<f64>, Vec<f64>, Vec<usize>)>,
-    /// Prompt, better and other answer.
+    /// Indices of the prompt, of the preferred completion and of the other one.
     pairs: Vec<(usize, usize, usize)>,
 }
 
 impl ArmOutcome {
-    /// The share of preferences in which the reward model was wrong; none without any.
+    /// Returns the share of preferences that the reward model contradicted; `None` without preferences.
     #[must_use]
     pub fn precision(&self) -> Option<f64> {
         (self.preferences > 0).then(|| self.contradicted as f64 / self.preferences as f64)
     }
 
-    /// From the events of a finished experiment; `keep_round` keeps the first round with its judgements.
+    /// Folds the events of a finished experiment. `keep_round` keeps the first round with its judgements.
     ///
     /// # Errors
-    /// If the experiment is not finished, or an event cannot be read.
+    /// If the experiment is not finished, or an event cannot be decoded.
     pub fn of(events: &[Recorded], keep_round: bool) -> anyhow::Result<Self> {
         let mut fold = Fold::default();
         for recorded in events {
-            fold.take(recorded.decode()?);
+            fold.apply(recorded.decode()?);
         }
-        anyhow::ensure!(fold.is_finished, "the experiment is not finished");
+        anyhow::ensure!(fold.is_finished, "the experiment is not finished: run the study again");
         let (first, last) = (fold.evaluations.first(), fold.evaluations.last());
         let error = |agreement: Option<f64>| agreement.map(|agreement| 1.0 - agreement);
         Ok(Self {
@@ -81,9 +83,11 @@ struct Fold {
     contradicted: u64,
     evaluations: Vec<PolicyEvaluated>,
     is_finished: bool,
-    /// Of the first round, by prompt.
-    answers: HashMap<PromptId, Scores>,
-    asked: Vec<FeedbackRequested>,
+    /// The scores of the first round, by prompt.
+    scores: HashMap<PromptId, Scores>,
+    /// The comparisons of the first round.
+    comparisons: Vec<FeedbackRequested>,
+    /// The judgements of the first round, with the number of their comparison.
     verdicts: Vec<(u32, Verdict)>,
 }
 
@@ -95,17 +99,17 @@ struct Scores {
 }
 
 impl Fold {
-    fn take(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         match event {
             Event::CompletionsSampled(e) if e.round == 0 => {
-                let scores = self.answers.entry(e.prompt.prompt_id).or_default();
+                let scores = self.scores.entry(e.prompt.prompt_id).or_default();
                 scores.logprobs = e.completions.iter().map(|completion| completion.logprob).collect();
                 scores.tokens = e.completions.iter().map(|completion| completion.token_ids.len()).collect();
             }
             Event::RewardsScored(e) if e.round == 0 => {
-                self.answers.entry(e.prompt_id).or_default().rewards = e.rewards;
+                self.scores.entry(e.prompt_id).or_default().rewards = e.rewards;
             }
-            Event::FeedbackRequested(e) if e.round == 0 => self.asked.push(e),
+            Event::FeedbackRequested(e) if e.round == 0 => self.comparisons.push(e),
             Event::FeedbackReceived(e) if e.round == 0 => self.verdicts.push((e.comparison, e.verdict)),
             Event::FeedbackSettled(e) => {
                 self.labels += e.judgements;
@@ -143,19 +147,19 @@ impl Fold {
     }
 
     fn judged_round(&self) -> JudgedRound {
-        let mut places: Vec<&PromptId> = self.asked.iter().map(|asked| &asked.prompt_id).collect();
-        places.sort_unstable();
-        places.dedup();
+        let mut prompts: Vec<&PromptId> = self.comparisons.iter().map(|e| &e.prompt_id).collect();
+        prompts.sort_unstable();
+        prompts.dedup();
         let scores = |prompt: &&PromptId| {
-            let scores = self.answers.get(*prompt);
+            let scores = self.scores.get(*prompt);
             scores.map_or_else(Default::default, |of| {
                 (of.rewards.clone(), of.logprobs.clone(), of.tokens.clone())
             })
         };
         let pair = |(comparison, verdict): &(u32, Verdict)| {
-            let asked = self.asked.iter().find(|asked| asked.comparison == *comparison)?;
-            let prompt = places.binary_search(&&asked.prompt_id).ok()?;
-            let (first, second) = (asked.first as usize, asked.second as usize);
+            let requested = self.comparisons.iter().find(|e| e.comparison == *comparison)?;
+            let prompt = prompts.binary_search(&&requested.prompt_id).ok()?;
+            let (first, second) = (requested.first as usize, requested.second as usize);
             match verdict {
                 Verdict::First => Some((prompt, first, second)),
                 Verdict::Second => Some((prompt, second, first)),
@@ -163,14 +167,14 @@ impl Fold {
             }
         };
         JudgedRound {
-            prompts: places.iter().map(scores).collect(),
+            prompts: prompts.iter().map(scores).collect(),
             pairs: self.verdicts.iter().filter_map(pair).collect(),
         }
     }
 }
 
 impl JudgedRound {
-    /// The answers as proxy and policy see them.
+    /// Returns the scores of the completions of each prompt.
     #[must_use]
     pub fn prompts(&self) -> Vec<ScoredPrompt> {
         let scored = |(rewards, logprobs, tokens): &(Vec<f64>, Vec<f64>, Vec<usize>)| ScoredPrompt {
@@ -182,9 +186,9 @@ impl JudgedRound {
         self.prompts.iter().map(scored).collect()
     }
 
-    /// The pairs with a better answer.
+    /// Returns the pairs of completions with a preference.
     #[must_use]
-    pub fn judged(&self) -> Vec<LabelledPair> {
+    pub fn pairs(&self) -> Vec<LabelledPair> {
         self.pairs.iter().map(|&(prompt, better, worse)| LabelledPair { prompt, better, worse }).collect()
     }
 }

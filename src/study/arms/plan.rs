@@ -1,4 +1,4 @@
-//! Which experiments a study is made of.
+//! The experiments of a study and their configurations.
 
 use std::collections::BTreeMap;
 
@@ -11,30 +11,30 @@ use crate::error::BadInput;
 use crate::study::path_keys::PATHS;
 use crate::study::preparation::{CategoriesConfig, PREPARED, Prepared};
 
-/// A study of experiments, as its file says it: what all have in common, and what each differs in.
+/// The configuration of a study of experiments: the common sections, and the arms.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ArmsConfig {
     /// `[[arm]]`, in their order.
     pub arms: Vec<ArmConfig>,
     /// The seeds of every arm.
     pub seeds: Vec<u64>,
-    /// The other sections, those of `dissent run`.
+    /// The sections of `dissent run`, common to all experiments.
     pub base: Table,
-    /// `[categories]`: what is prepared for every seed.
+    /// `[categories]`: the data and models that the study prepares for every seed.
     pub categories: Option<CategoriesConfig>,
 }
 
-/// `[[arm]]`: a rule at some budgets.
+/// `[[arm]]`: a rule with its budgets.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArmConfig {
     /// The rule.
     pub rule: Rule,
-    /// Its budgets; empty for a rule that needs none.
+    /// The budgets; empty for a rule without a budget.
     #[serde(default)]
     pub budgets: Vec<u64>,
-    /// What selected answers are compared with; for rules over answers. Unset: `random` for `random`,
-    /// `conflict` for the others.
+    /// The opponent of a selected completion in its comparison. Default: `random` for the rule `random`,
+    /// `conflict` for the others. Rules that select pairs of completions ignore it.
     pub opponent: Option<Opponent>,
 }
 
@@ -43,21 +43,21 @@ pub struct ArmConfig {
 pub struct Arm {
     /// The rule.
     pub rule: Rule,
-    /// Its budget.
+    /// The budget.
     pub budget: Option<u64>,
     /// The seed.
     pub seed: u64,
-    /// Its name among the arms.
+    /// The unique name of the arm.
     pub name: String,
-    /// The experiment's name: all arms of a seed have the same, each in a log of its own, so that they begin
-    /// with the same answers and every draw that a rule has no part in is the same.
+    /// The name of the experiment. All arms of a seed share it, each in a separate log. So they begin with
+    /// the same completions and share all draws outside the rule.
     pub experiment: String,
-    /// Its configuration, for `dissent run`.
+    /// The configuration for `dissent run`.
     pub config: String,
 }
 
 impl ArmsConfig {
-    /// Which log-probability PACS is made of.
+    /// Returns the kind of log-probability that PACS uses.
     #[must_use]
     pub fn logprob(&self) -> LogprobKind {
         let name =
@@ -65,19 +65,19 @@ impl ArmsConfig {
         name.and_then(|name| name.parse().ok()).unwrap_or_default()
     }
 
-    /// Every experiment, all arms of a seed before those of the next: what is known after a part of a study
-    /// is a smaller study.
+    /// Returns every experiment, all arms of a seed before those of the next seed. An interrupted study is
+    /// then a smaller study.
     ///
     /// # Errors
-    /// If an arm lacks a budget or is given twice, or a path names something that was not prepared.
+    /// If an arm lacks a budget or occurs twice, or a path names an unknown prepared folder.
     pub fn arms(&self, study: &str, prepared: &BTreeMap<u64, Prepared>) -> anyhow::Result<Vec<Arm>> {
         let mut found: Vec<Arm> = Vec::new();
         for &seed in &self.seeds {
-            let base = with_paths(self.base.clone(), prepared.get(&seed))?;
+            let base = with_prepared_paths(self.base.clone(), prepared.get(&seed))?;
             for arm in &self.arms {
                 if arm.budgets.is_empty() && arm.rule.needs_budget() {
                     return refuse(format!(
-                        "the arm {} needs budgets, such as budgets = [50, 100]",
+                        "arm {} has no budgets: add them, such as budgets = [50, 100]",
                         arm.rule
                     ));
                 }
@@ -87,8 +87,8 @@ impl ArmsConfig {
                 };
                 for budget in budgets {
                     let arm = experiment(&base, study, arm, budget, seed)?;
-                    if found.iter().any(|known| known.name == arm.name) {
-                        return refuse(format!("the arm {} is given twice", arm.name));
+                    if found.iter().any(|other| other.name == arm.name) {
+                        return refuse(format!("arm {} occurs twice: remove one", arm.name));
                     }
                     found.push(arm);
                 }
@@ -98,7 +98,7 @@ impl ArmsConfig {
     }
 }
 
-/// One experiment, from what all of its seed have in common.
+/// Makes the configuration of one experiment from the common sections.
 fn experiment(
     base: &Table,
     study: &str,
@@ -119,22 +119,22 @@ fn experiment(
         conflict.insert("budget".to_owned(), Value::Integer(i64::try_from(budget)?));
     }
     if !arm.rule.selects_pairs() && config.contains_key("feedback") {
-        let usual = if arm.rule == Rule::Random { Opponent::Random } else { Opponent::Conflict };
-        let opponent = Value::try_from(arm.opponent.unwrap_or(usual))?;
+        let default = if arm.rule == Rule::Random { Opponent::Random } else { Opponent::Conflict };
+        let opponent = Value::try_from(arm.opponent.unwrap_or(default))?;
         section(&mut config, "feedback")?.insert("opponent".to_owned(), opponent);
     }
     Ok(Arm { rule: arm.rule, budget, seed, name, experiment: common, config: toml::to_string(&config)? })
 }
 
-/// With the paths of what was prepared.
-fn with_paths(mut base: Table, prepared: Option<&Prepared>) -> anyhow::Result<Table> {
+/// Replaces `prepared:…` by the paths of the prepared folders.
+fn with_prepared_paths(mut base: Table, prepared: Option<&Prepared>) -> anyhow::Result<Table> {
     for (section, key) in PATHS {
         let Some(Value::String(path)) = base.get_mut(section).and_then(|section| section.get_mut(key)) else {
             continue;
         };
         let Some(name) = path.strip_prefix(PREPARED) else { continue };
         let Some(prepared) = prepared else {
-            return refuse(format!("{section}.{key} = {path:?}: nothing is prepared without [categories]"));
+            return refuse(format!("{section}.{key} = {path:?} needs a prepared folder: add [categories]"));
         };
         *path = prepared.resolve(name)?.to_string_lossy().into_owned();
     }
@@ -147,5 +147,5 @@ fn refuse<T>(reason: String) -> anyhow::Result<T> {
 
 fn section<'a>(config: &'a mut Table, name: &str) -> anyhow::Result<&'a mut Table> {
     let section = config.entry(name).or_insert_with(|| Value::Table(Table::new()));
-    section.as_table_mut().ok_or_else(|| BadInput(format!("{name}: must be a section")).into())
+    section.as_table_mut().ok_or_else(|| BadInput(format!("{name} is not a section: write [{name}]")).into())
 }

@@ -1,5 +1,6 @@
-//! Running the experiments of a study, as many at a time as are wanted and memory allows, each as a process
-//! of its own: their memory is then their own, and one that fails takes no other with it.
+//! Runs the experiments of a study, limited by `parallel` and by the available memory.
+//!
+//! Each experiment is a process, so it has its own memory and its failure does not affect the others.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -13,78 +14,77 @@ use dissent_domain::log::EventLog as _;
 use dissent_models::runtime::CancelFlag;
 use dissent_storage::{SledLog, SledOptions};
 
-use super::memory::Memory;
+use super::memory::MemoryBudget;
 use super::{Arm, ArmOutcome};
 
-/// How often it is looked whether an experiment has ended.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval of the checks for finished experiments.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Runs what is not done yet and gives what each came to, in the order of `arms`. An experiment that was
-/// begun goes on where it stopped.
+/// Runs the unfinished experiments and resumes interrupted ones. Returns the outcomes in the order of `arms`.
 ///
 /// # Errors
-/// If an experiment fails (the others that run are ended; run the study again to go on), or the user asks to
-/// stop.
+/// If an experiment fails, or the user interrupts. The running experiments are then killed; a repeated run of
+/// the study resumes them.
 pub fn run(
     arms: &[Arm],
     data_dir: &Path,
     parallel: usize,
     cancel: &CancelFlag,
-    say: &dyn Fn(&str),
+    progress: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<(Arm, ArmOutcome)>> {
     let folder = data_dir.join("arms");
-    fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
-    let places: Vec<ArmFolder> = arms.iter().map(|arm| ArmFolder::of(arm, &folder)).collect();
+    fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
+    let folders: Vec<ArmFolder> = arms.iter().map(|arm| ArmFolder::of(arm, &folder)).collect();
     let mut waiting: VecDeque<usize> =
-        (0..arms.len()).filter(|&arm| !places[arm].outcome.is_file()).collect();
-    let known = arms.len() - waiting.len();
+        (0..arms.len()).filter(|&arm| !folders[arm].outcome.is_file()).collect();
+    let done_before = arms.len() - waiting.len();
     let mut running = RunningArms(Vec::new());
-    let mut memory = Memory::default();
-    let mut done = known;
-    let begun = Instant::now();
+    let mut memory = MemoryBudget::default();
+    let mut done = done_before;
+    let start = Instant::now();
     while !waiting.is_empty() || !running.0.is_empty() {
         anyhow::ensure!(!cancel.is_cancelled(), dissent_models::ModelError::Cancelled);
-        memory.watch(running.0.iter().map(|(_, child)| child.id()));
+        memory.measure(running.0.iter().map(|(_, child)| child.id()));
         while running.0.len() < parallel.max(1)
             && (running.0.is_empty() || memory.has_room())
             && let Some(next) = waiting.pop_front()
         {
-            let child = places[next].start(&arms[next])?;
-            memory.started();
+            let child = folders[next].start(&arms[next])?;
+            memory.on_start();
             running.0.push((next, child));
         }
-        let Some(ended) = running.ended()? else {
-            std::thread::sleep(LOOK);
+        let Some(ended) = running.take_ended()? else {
+            std::thread::sleep(POLL_INTERVAL);
             continue;
         };
         let (arm, succeeded) = ended;
-        memory.ended();
+        memory.on_end();
         anyhow::ensure!(
             succeeded,
-            "the experiment {} failed: {}",
+            "experiment {} failed: {}",
             arms[arm].name,
-            places[arm].last_words().unwrap_or_default()
+            folders[arm].last_output_line().unwrap_or_default()
         );
-        places[arm].conclude(&arms[arm])?;
+        folders[arm].save_outcome(&arms[arm])?;
         done += 1;
-        let left = arms.len() - done;
-        let each = begun.elapsed().as_secs_f64() / (done - known) as f64;
-        say(&format!(
+        let remaining = arms.len() - done;
+        let seconds_each = start.elapsed().as_secs_f64() / (done - done_before) as f64;
+        progress(&format!(
             "{done} of {} experiments done ({}); about {:.0} min left",
             arms.len(),
             arms[arm].name,
-            (each * left as f64 / 60.0).ceil()
+            (seconds_each * remaining as f64 / 60.0).ceil()
         ));
     }
-    arms.iter().zip(&places).map(|(arm, place)| Ok((arm.clone(), place.read()?))).collect()
+    arms.iter().zip(&folders).map(|(arm, folder)| Ok((arm.clone(), folder.read_outcome()?))).collect()
 }
 
-/// Experiments that run: ended when this is dropped.
+/// Running experiments with their index. The drop kills them.
 struct RunningArms(Vec<(usize, Child)>);
 
 impl RunningArms {
-    /// One that has ended, and whether it succeeded.
-    fn ended(&mut self) -> anyhow::Result<Option<(usize, bool)>> {
+    /// Removes and returns an experiment that has ended, with its success.
+    fn take_ended(&mut self) -> anyhow::Result<Option<(usize, bool)>> {
         for index in 0..self.0.len() {
             if let Some(status) = self.0[index].1.try_wait()? {
                 let (arm, _) = self.0.swap_remove(index);
@@ -98,15 +98,15 @@ impl RunningArms {
 impl Drop for RunningArms {
     fn drop(&mut self) {
         for (_, child) in &mut self.0 {
-            // What it has done is in its log; nothing can be done about one that has just ended by itself.
+            // Finished work is in the log. An error means that the process has just ended.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// Where an experiment of a study lies: named by its configuration, so that another one is another
-/// experiment.
+/// The folder of an experiment. Its name contains a hash of the configuration, so a changed configuration is
+/// another experiment.
 struct ArmFolder {
     folder: PathBuf,
     config: PathBuf,
@@ -130,7 +130,7 @@ impl ArmFolder {
         fs::create_dir_all(&self.folder)?;
         fs::write(&self.config, &arm.config)?;
         let output = fs::File::create(&self.output)?;
-        let program = std::env::current_exe().context("failed to find this program")?;
+        let program = std::env::current_exe().context("failed to find the path of this program")?;
         let child = Command::new(program)
             .arg("--data-dir")
             .arg(&self.folder)
@@ -140,25 +140,25 @@ impl ArmFolder {
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn();
-        child.with_context(|| format!("failed to start the experiment {}", arm.name))
+        child.with_context(|| format!("failed to start experiment {}", arm.name))
     }
 
-    /// The end of what a failed experiment said.
-    fn last_words(&self) -> Option<String> {
+    /// Returns the last line of a failed experiment's output, and the path of the output.
+    fn last_output_line(&self) -> Option<String> {
         let text = fs::read_to_string(&self.output).ok()?;
         let last = text.lines().rfind(|line| !line.trim().is_empty())?;
-        Some(format!("{last} (all of it is in {})", self.output.display()))
+        Some(format!("{last} (full output: {})", self.output.display()))
     }
 
-    fn conclude(&self, arm: &Arm) -> anyhow::Result<()> {
+    fn save_outcome(&self, arm: &Arm) -> anyhow::Result<()> {
         let log = SledLog::open(self.folder.join("log"), &SledOptions::default())?;
         let events = log.read_stream(&arm.experiment.parse()?, 0, usize::MAX)?;
         let outcome = ArmOutcome::of(&events, arm.rule == Rule::All)
-            .with_context(|| format!("the experiment {}", arm.name))?;
+            .with_context(|| format!("failed to evaluate experiment {}", arm.name))?;
         crate::files::write(&(serde_json::to_string(&outcome)? + "\n"), &self.outcome)
     }
 
-    fn read(&self) -> anyhow::Result<ArmOutcome> {
+    fn read_outcome(&self) -> anyhow::Result<ArmOutcome> {
         let text = fs::read_to_string(&self.outcome)?;
         serde_json::from_str(&text).with_context(|| format!("failed to read {}", self.outcome.display()))
     }

@@ -1,4 +1,4 @@
-//! Figures over seeds, and what is said from them.
+//! Tests of the figures over seeds and of the verdict.
 
 use proptest::prelude::*;
 
@@ -36,7 +36,7 @@ fn rules_are_compared_seed_by_seed() {
         .flat_map(|(seed, gold)| {
             [
                 (arm(Rule::Random, Some(40), seed), outcome(gold, 0.3)),
-                // Better by about .1 on every seed, however much the seeds differ.
+                // Better by about 0.1 on every seed, although the seeds differ much.
                 (arm(Rule::Gap, Some(40), seed), outcome(gold + 0.1 + 0.001 * seed as f64, 0.3)),
                 (arm(Rule::None, None, seed), outcome(gold, 0.35)),
             ]
@@ -45,11 +45,11 @@ fn rules_are_compared_seed_by_seed() {
     let result = ArmsResult::of(&outcomes, None);
     assert_eq!(result.points.len(), 3);
     assert!((result.points[0].precision.unwrap().mean - 0.4).abs() < 1e-12);
-    let over_random = result.contests.iter().find(|contest| contest.over == Rule::Random).unwrap();
-    assert_eq!(over_random.gold_standing, Some(ComparisonResult::Won));
-    assert_eq!(over_random.errors_standing, Some(ComparisonResult::Tied));
-    let over_none = result.contests.iter().find(|contest| contest.over == Rule::None).unwrap();
-    assert_eq!(over_none.errors_standing, Some(ComparisonResult::Won), "fewer errors win");
+    let over_random = result.comparisons.iter().find(|found| found.over == Rule::Random).unwrap();
+    assert_eq!(over_random.gold_result, Some(ComparisonResult::Won));
+    assert_eq!(over_random.errors_result, Some(ComparisonResult::Tied));
+    let over_none = result.comparisons.iter().find(|found| found.over == Rule::None).unwrap();
+    assert_eq!(over_none.errors_result, Some(ComparisonResult::Won), "fewer errors win");
     let verdict = result.verdict();
     assert!(
         verdict[0].starts_with("Against random by gold reward, SHF-CAS won (gap at 40: +0.102"),
@@ -58,7 +58,7 @@ fn rules_are_compared_seed_by_seed() {
 }
 
 #[test]
-fn one_seed_says_nothing() {
+fn a_single_seed_has_no_interval_and_no_verdict() {
     let outcomes = [
         (arm(Rule::Random, Some(40), 1), outcome(0.1, 0.3)),
         (arm(Rule::Gap, Some(40), 1), outcome(0.9, 0.1)),

@@ -1,4 +1,4 @@
-//! Answers that people have compared: the human feedback of Fine-Grained RLHF (arXiv 2306.01693).
+//! Completions with human preferences: the feedback of Fine-Grained RLHF (arXiv 2306.01693).
 
 use std::path::Path;
 
@@ -8,29 +8,29 @@ use serde::Deserialize;
 use crate::error::BadInput;
 use crate::study::prediction::LabelledPair;
 
-/// Answers to each question.
+/// Completions of each question.
 #[cfg(test)]
-const ANSWERS: usize = 4;
-/// The pairs that people compared, in the order of the file.
+const COMPLETIONS: usize = 4;
+/// The compared pairs of completions, in the order of the file.
 const COMPARED: [(usize, usize); 6] = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)];
-/// Largest file that is read.
+/// Limit of the file, in bytes.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// Where the file comes from.
+/// The published source of the file.
 pub(super) const SOURCE: &str =
     "tasks/qa_feedback/data/dev_feedback.json of github.com/allenai/FineGrainedRLHF (Apache-2.0)";
 
-/// A question with its answers and what people say about them.
+/// A question with its completions and their human preferences.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Question {
-    /// What was asked.
+    /// The question.
     pub(super) question: String,
-    /// What the answers were to be taken from: title and sentences of each passage, two line feeds between
-    /// them.
+    /// The source passages of the completions, with two newlines between them. Each has a title and
+    /// sentences.
     pub(super) passages: String,
-    /// The answers.
-    pub(super) answers: Vec<String>,
-    /// For each pair of answers with a preference: the better one, the other one. Ties are not among them.
+    /// The completions.
+    pub(super) completions: Vec<String>,
+    /// The preferred and the other completion of each compared pair, without ties.
     pub(super) preferred: Vec<(usize, usize)>,
 }
 
@@ -49,19 +49,21 @@ struct Entry {
     preference: Vec<u8>,
 }
 
-/// Reads a file as it was published.
+/// Reads the published file.
 ///
 /// # Errors
-/// If it is not there (the message says where to get it), is too large, or has an entry that cannot be used.
+/// If the file cannot be read, exceeds [`FILE_BYTES_MAX`], or has an invalid entry. The message names the
+/// source.
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Question>> {
     let metadata = std::fs::metadata(path).map_err(|error| {
         BadInput(format!(
-            "failed to read the labelled answers {}: {error}; they are {SOURCE}: download them there, or name the file with --labelled",
+            "failed to read the labelled completions {}: {error}; download {SOURCE}, or name the file with --labelled",
             path.display()
         ))
     })?;
     if metadata.len() > FILE_BYTES_MAX {
-        return Err(BadInput(format!("{}: larger than {FILE_BYTES_MAX} bytes", path.display())).into());
+        let (path, bytes) = (path.display(), metadata.len());
+        return Err(BadInput(format!("{path} has {bytes} bytes: use at most {FILE_BYTES_MAX}")).into());
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
     let entries: Vec<Entry> =
@@ -74,7 +76,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Question>> {
 fn question((index, entry): (usize, Entry)) -> Result<Question, String> {
     if entry.preference.len() != COMPARED.len() {
         let found = entry.preference.len();
-        return Err(format!("[{index}].preference: {found} entries, expected {}", COMPARED.len()));
+        return Err(format!("[{index}].preference has {found} entries: use {}", COMPARED.len()));
     }
     let mut preferred = Vec::new();
     for (&(first, second), preference) in COMPARED.iter().zip(&entry.preference) {
@@ -82,7 +84,9 @@ fn question((index, entry): (usize, Entry)) -> Result<Question, String> {
             0 => {}
             1 => preferred.push((first, second)),
             2 => preferred.push((second, first)),
-            other => return Err(format!("[{index}].preference: {other}, expected 0, 1 or 2")),
+            other => {
+                return Err(format!("[{index}].preference has the unknown value {other}: use 0, 1 or 2"));
+            }
         }
     }
     let passage = |passage: Vec<String>| match passage.split_first() {
@@ -92,18 +96,18 @@ fn question((index, entry): (usize, Entry)) -> Result<Question, String> {
         }
         None => String::new(),
     };
-    let answers = [entry.first, entry.second, entry.third, entry.fourth];
+    let completions = [entry.first, entry.second, entry.third, entry.fourth];
     Ok(Question {
         question: entry.question.trim().to_owned(),
         passages: entry.passages.into_iter().map(passage).collect::<Vec<_>>().join("\n\n"),
-        answers: answers.map(|answer| answer.trim().to_owned()).to_vec(),
+        completions: completions.map(|completion| completion.trim().to_owned()).to_vec(),
         preferred,
     })
 }
 
-/// The preferences of some questions, by position among them.
+/// Returns the preferences of the questions. A prompt is the index of a question.
 #[must_use]
-pub(super) fn judged(questions: &[&Question]) -> Vec<LabelledPair> {
+pub(super) fn labelled_pairs(questions: &[&Question]) -> Vec<LabelledPair> {
     let of = |(prompt, question): (usize, &&Question)| {
         question
             .preferred
@@ -132,22 +136,23 @@ mod tests {
     }
 
     #[test]
-    fn a_preference_names_the_better_answer_and_ties_are_left_out() {
-        // 1vs2, 1vs3, 1vs4, 2vs3, 2vs4, 3vs4: 1 is the first, 2 the second, 0 neither.
+    fn preferences_are_read_without_ties() {
+        // 1vs2, 1vs3, 1vs4, 2vs3, 2vs4, 3vs4: 1 prefers the first, 2 the second, 0 is a tie.
         let questions = read_text(&entry("[0, 1, 2, 1, 0, 2]")).unwrap();
         assert_eq!(questions[0].preferred, [(0, 2), (3, 0), (1, 2), (3, 2)]);
         assert_eq!(questions[0].question, "why?");
         assert_eq!(questions[0].passages, "T: One. Two.\n\nU: Three.");
-        assert_eq!(questions[0].answers, ["a", "b", "c", "d"]);
-        assert_eq!(questions[0].answers.len(), ANSWERS);
-        assert_eq!(judged(&[&questions[0]])[1], LabelledPair { prompt: 0, better: 3, worse: 0 });
+        assert_eq!(questions[0].completions, ["a", "b", "c", "d"]);
+        assert_eq!(questions[0].completions.len(), COMPLETIONS);
+        assert_eq!(labelled_pairs(&[&questions[0]])[1], LabelledPair { prompt: 0, better: 3, worse: 0 });
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn an_error_names_the_invalid_entry_or_the_source_of_a_missing_file() {
         let message = |text: &str| format!("{:#}", read_text(text).unwrap_err());
-        assert!(message(&entry("[0, 1]")).contains("[0].preference: 2 entries, expected 6"));
-        assert!(message(&entry("[0, 1, 2, 3, 0, 0]")).contains("[0].preference: 3, expected 0, 1 or 2"));
+        assert!(message(&entry("[0, 1]")).contains("[0].preference has 2 entries: use 6"));
+        let unknown = message(&entry("[0, 1, 2, 3, 0, 0]"));
+        assert!(unknown.contains("[0].preference has the unknown value 3"), "{unknown}");
         assert!(message(r#"[{"question": 1}]"#).contains("[0].question"));
         let missing = format!("{:#}", read(Path::new("no/such/file.json")).unwrap_err());
         assert!(missing.contains("allenai/FineGrainedRLHF") && missing.contains("--labelled"), "{missing}");

@@ -1,8 +1,7 @@
-//! A study on given answers that people have compared: does conflict find the proxy's errors sooner than the
-//! baselines do?
+//! A study on labelled completions: does conflict find the proxy's errors earlier than the baselines?
 //!
-//! The questions are divided: proxies learn from the preferences of some, and are put to the test on those of
-//! the others. No predictor sees a preference of the questions that it is tested on.
+//! The questions are split. Proxies are trained on the preferences of one part and tested on the held-out
+//! part. No predictor sees a held-out preference.
 
 mod data;
 
@@ -15,36 +14,36 @@ use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
 use dissent_models::template::PromptTemplate;
 use serde::{Deserialize, Serialize};
 
-use super::draw::shuffled;
-use super::prediction::{Predictions, Predictor, Sample, ScoredPrompt, Spread, evaluate};
-use super::steps::Steps;
+use super::prediction::{IntervalMethod, Predictions, Predictor, Sample, ScoredPrompt, evaluate};
+use super::shuffle::shuffled;
+use super::step_cache::StepCache;
 use super::training::{ModelRuntime, StudyTraining, TrainingExamples};
 use crate::config::{check_reward_template, resolve};
 use crate::error::BadInput;
 use crate::experiment::models::Model;
 use data::Question;
 
-/// `[labelled]`, `[policy]` and `[proxy]` of a study on given answers.
+/// `[labelled]`, `[policy]` and `[proxy]` of a study on labelled completions.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelledConfig {
-    /// The answers and what people say about them.
-    pub labelled: AnswersConfig,
-    /// Who says how likely an answer is.
+    /// The completions and their human preferences.
+    pub labelled: LabelledSection,
+    /// The policy that gives the log-probabilities.
     pub policy: PolicyConfig,
-    /// Whose errors are looked for.
+    /// The proxy under test.
     pub proxy: ProxyConfig,
 }
 
 /// `[labelled]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AnswersConfig {
+pub struct LabelledSection {
     /// The published file.
     pub path: PathBuf,
-    /// Questions, drawn, that no proxy learns from.
+    /// The number of held-out questions, which are drawn by the seed.
     pub held_out: usize,
-    /// Which log-probability PACS is made of: `sum` (the paper's) or `mean`. The other is reported beside it.
+    /// The kind of log-probability in PACS: `sum` (as in the paper) or `mean`. The report shows both.
     #[serde(default)]
     pub logprob: LogprobKind,
 }
@@ -57,9 +56,9 @@ pub struct PolicyConfig {
     pub path: PathBuf,
     /// A PEFT LoRA folder.
     pub adapter: Option<PathBuf>,
-    /// `chat`, `raw`, or a text naming `{prompt}`.
+    /// `chat`, `raw`, or a text with `{prompt}`.
     pub template: String,
-    /// What the policy is asked: a text naming `{question}` and, if it is to see them, `{passages}`.
+    /// The policy's prompt: a text with `{question}` and, optionally, `{passages}`.
     pub prompt: String,
 }
 
@@ -69,22 +68,22 @@ pub struct PolicyConfig {
 pub struct ProxyConfig {
     /// A Hugging Face folder or a GGUF file.
     pub path: PathBuf,
-    /// Keep the first K layers only.
+    /// The number of first layers to keep; `None` keeps all layers.
     pub layers: Option<u32>,
-    /// A trained proxy, a PEFT LoRA folder: then none is trained, and there is no ensemble.
+    /// A trained proxy as a PEFT LoRA folder. The study then trains no proxy and has no ensemble.
     pub adapter: Option<PathBuf>,
-    /// `chat`, `raw`, or a text naming `{prompt}` and `{completion}`.
+    /// `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     pub template: String,
-    /// What the proxy is told was asked: a text naming `{question}` and, if it is to see them, `{passages}`.
+    /// The proxy's prompt: a text with `{question}` and, optionally, `{passages}`.
     pub prompt: String,
-    /// Proxies trained with other seeds on other draws. Each is put to the test, and together they are the
+    /// The number of trained proxies, each with another seed. Each is tested, and together they form the
     /// ensemble.
     #[serde(default = "one")]
     pub members: u32,
-    /// Preferences that each learns from, drawn from those of the questions that are not held out.
+    /// The number of preferences for each proxy, drawn from the questions that are not held out.
     #[serde(default)]
     pub pairs: usize,
-    /// How they are trained.
+    /// The settings of the training.
     #[serde(default)]
     pub training: Hyperparameters,
 }
@@ -94,15 +93,15 @@ fn one() -> u32 {
 }
 
 impl LabelledConfig {
-    /// Checks every value, and takes paths from this folder.
+    /// Checks every value, and resolves paths relative to this folder.
     ///
     /// # Errors
-    /// The first key at fault, and what it may be.
+    /// If a value is invalid; the message names the key and the valid values.
     pub fn resolve(&mut self, folder: &std::path::Path) -> anyhow::Result<()> {
         let refuse = |reason: String| Err(anyhow::Error::new(BadInput(reason)));
         for (key, text) in [("policy.prompt", &self.policy.prompt), ("proxy.prompt", &self.proxy.prompt)] {
             if !text.contains("{question}") {
-                return refuse(format!("{key} = {text:?}: it must name {{question}}"));
+                return refuse(format!("{key} = {text:?} lacks {{question}}: add it"));
             }
         }
         let template = |key: &str, text: &str| {
@@ -112,10 +111,14 @@ impl LabelledConfig {
         check_reward_template(&template("proxy.template", &self.proxy.template)?)
             .map_err(|reason| BadInput(format!("proxy.template: {reason}")))?;
         if self.labelled.held_out < 2 {
-            return refuse("labelled.held_out: use at least 2".to_owned());
+            let held_out = self.labelled.held_out;
+            return refuse(format!("labelled.held_out = {held_out} is out of range: use at least 2"));
         }
         if self.proxy.adapter.is_none() && (self.proxy.pairs == 0 || self.proxy.members == 0) {
-            return refuse("proxy.pairs and proxy.members: use at least 1, or name an adapter".to_owned());
+            return refuse(format!(
+                "proxy.pairs = {}, proxy.members = {}: use at least 1 of each, or set proxy.adapter",
+                self.proxy.pairs, self.proxy.members
+            ));
         }
         self.proxy.training.validate().map_err(|error| BadInput(format!("proxy.training.{error}")))?;
         let required = [&mut self.labelled.path, &mut self.policy.path, &mut self.proxy.path];
@@ -127,55 +130,56 @@ impl LabelledConfig {
     }
 }
 
-/// What the study found.
+/// The result of the study.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LabelledResult {
-    /// Where the answers come from.
+    /// The source of the completions.
     pub source: &'static str,
-    /// All questions of the file.
+    /// The number of questions in the file.
     pub questions: usize,
-    /// Those that were held out.
+    /// The number of held-out questions.
     pub held_out: usize,
-    /// Preferences that each proxy learnt from; 0 for a proxy that was given.
-    pub learnt_from: usize,
-    /// Which log-probability goes without saying.
+    /// Training preferences of each proxy; 0 for a trained proxy of the configuration.
+    #[serde(rename = "learnt_from")]
+    pub preferences: usize,
+    /// The default kind of log-probability in PACS.
     pub logprob: LogprobKind,
     /// How well the rules predict the proxies' errors.
     pub predictions: Predictions,
 }
 
-/// Runs the study: trains the proxies, scores the held-out answers, and compares. Whatever an earlier run has
-/// done is found.
+/// Runs the study: trains the proxies, scores the held-out completions, and evaluates the rules. Finished
+/// steps of an earlier run are not repeated.
 ///
 /// # Errors
 /// If the data or a model cannot be used, or a step fails.
 pub fn run(
     config: &LabelledConfig,
     seed: u64,
-    steps: &Steps,
-    workshop: &ModelRuntime,
-    say: &dyn Fn(&str),
+    steps: &StepCache,
+    models: &ModelRuntime,
+    progress: &dyn Fn(&str),
 ) -> anyhow::Result<LabelledResult> {
     let questions = data::read(&config.labelled.path)?;
     let held_out = config.labelled.held_out;
     if held_out >= questions.len() {
         let reason = format!(
-            "labelled.held_out = {held_out}: the file has {} questions, leave some to learn from",
+            "labelled.held_out = {held_out} leaves no question for training: use less than {}, the number of questions",
             questions.len()
         );
         return Err(BadInput(reason).into());
     }
     let order = shuffled(questions.len(), seed);
-    let of = |places: &[usize]| places.iter().map(|&place| &questions[place]).collect::<Vec<&Question>>();
-    let (tested, learnt) = (of(&order[..held_out]), of(&order[held_out..]));
-    let rewards = score_by_proxies(config, seed, &learnt, &tested, steps, workshop, say)?;
-    say("log-probabilities of the policy");
-    let logprobs = score_by_policy(&config.policy, &tested, steps, workshop, say)?;
+    let of = |indices: &[usize]| indices.iter().map(|&index| &questions[index]).collect::<Vec<&Question>>();
+    let (tested, training) = (of(&order[..held_out]), of(&order[held_out..]));
+    let rewards = score_by_proxies(config, seed, &training, &tested, steps, models, progress)?;
+    progress("scoring with the policy");
+    let logprobs = score_by_policy(&config.policy, &tested, steps, models, progress)?;
     let members = rewards.len();
     let prompts = |member: usize| -> Vec<ScoredPrompt> {
         let of_question = |question: usize| ScoredPrompt {
             rewards: rewards[member][question].clone(),
-            logprobs: logprobs[question].iter().map(|answer| answer.sum).collect(),
+            logprobs: logprobs[question].iter().map(|completion| completion.sum).collect(),
             logprob_means: logprobs[question].iter().map(Logprob::mean).collect(),
             ensemble: rewards.iter().map(|of| of[question].clone()).collect(),
         };
@@ -183,17 +187,17 @@ pub fn run(
     };
     let kind = config.labelled.logprob;
     let predictors = predictors(kind, members > 1);
-    let judged = data::judged(&tested);
+    let pairs = data::labelled_pairs(&tested);
     let samples: anyhow::Result<Vec<Sample>> =
-        (0..members).map(|member| Sample::new(&prompts(member), &judged, &predictors)).collect();
-    say("comparing");
+        (0..members).map(|member| Sample::new(&prompts(member), &pairs, &predictors)).collect();
+    progress("evaluating the rules");
     Ok(LabelledResult {
         source: data::SOURCE,
         questions: questions.len(),
         held_out,
-        learnt_from: if config.proxy.adapter.is_some() { 0 } else { config.proxy.pairs },
+        preferences: if config.proxy.adapter.is_some() { 0 } else { config.proxy.pairs },
         logprob: kind,
-        predictions: evaluate(&samples?, &predictors, kind, Spread::OverPrompts, seed),
+        predictions: evaluate(&samples?, &predictors, kind, IntervalMethod::Bootstrap, seed),
     })
 }
 
@@ -208,8 +212,9 @@ fn predictors(kind: LogprobKind, has_ensemble: bool) -> Vec<Predictor> {
     found
 }
 
+/// Fills a prompt with the question and its passages.
 fn fill(text: &str, question: &Question) -> String {
-    // Passages may hold anything, so they are put in last and not looked through.
+    // Passages may contain `{question}`, so they are inserted last.
     match text.split_once("{passages}") {
         Some((before, after)) => [before, after]
             .map(|part| part.replace("{question}", &question.question))
@@ -218,31 +223,32 @@ fn fill(text: &str, question: &Question) -> String {
     }
 }
 
-/// Rewards of the tested answers, `[members][questions][answers]`.
+/// Returns the rewards of the tested completions, `[members][questions][completions]`.
 fn score_by_proxies(
     config: &LabelledConfig,
     seed: u64,
-    learnt: &[&Question],
+    training: &[&Question],
     tested: &[&Question],
-    steps: &Steps,
-    workshop: &ModelRuntime,
-    say: &dyn Fn(&str),
+    steps: &StepCache,
+    models: &ModelRuntime,
+    progress: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<Vec<Vec<f64>>>> {
     let proxy = &config.proxy;
     let template: PromptTemplate = proxy.template.parse()?;
-    let base = Model::open(&proxy.path, proxy.layers, None).context("the proxy's base model")?;
-    let all = preferences(learnt, &proxy.prompt);
+    let base =
+        Model::open(&proxy.path, proxy.layers, None).context("failed to open the proxy's base model")?;
+    let all = preferences(training, &proxy.prompt);
     let mut rewards = Vec::new();
     let members = if proxy.adapter.is_some() { 1 } else { proxy.members };
     for member in 0..members {
         let adapter = match &proxy.adapter {
             Some(adapter) => adapter.clone(),
             None => {
-                say(&format!("proxy {} of {members}", member + 1));
+                progress(&format!("training proxy {} of {members}", member + 1));
                 let drawn: Vec<Preference> = shuffled(all.len(), seed + 1 + u64::from(member))
                     .into_iter()
                     .take(proxy.pairs)
-                    .map(|place| all[place].clone())
+                    .map(|index| all[index].clone())
                     .collect();
                 let settings = Hyperparameters { seed: seed + u64::from(member), ..proxy.training.clone() };
                 let inputs = (&base.fingerprint, &proxy.template, &drawn, &settings);
@@ -252,60 +258,56 @@ fn score_by_proxies(
                         name: &name,
                         checkpoint: &base.checkpoint,
                         template: &template,
-                        lessons: TrainingExamples::Preferences(&drawn),
+                        examples: TrainingExamples::Preferences(&drawn),
                         settings: &settings,
                     };
-                    workshop.train(&training, output)
+                    models.train(&training, output)
                 })?
             }
         };
-        let model = Model::open(&proxy.path, proxy.layers, Some(&adapter)).context("the proxy")?;
-        let asked: Vec<(String, &Vec<String>)> =
-            tested.iter().map(|question| (fill(&proxy.prompt, question), &question.answers)).collect();
-        let inputs = (&model.fingerprint, &proxy.template, &asked);
-        let mut running: Option<RewardModel> = None;
-        say(&format!("rewards of proxy {} of {members}", member + 1));
-        rewards.push(steps.rows("rewards", &inputs, asked.len(), |row| {
-            let running = opened(&mut running, || {
-                RewardModel::open(
-                    workshop.runtime,
-                    &model.checkpoint,
-                    model.adapter.as_ref(),
-                    &workshop.options,
-                )
+        let model =
+            Model::open(&proxy.path, proxy.layers, Some(&adapter)).context("failed to open the proxy")?;
+        let prompts: Vec<(String, &Vec<String>)> =
+            tested.iter().map(|question| (fill(&proxy.prompt, question), &question.completions)).collect();
+        let inputs = (&model.fingerprint, &proxy.template, &prompts);
+        let mut scorer: Option<RewardModel> = None;
+        progress(&format!("scoring with proxy {} of {members}", member + 1));
+        rewards.push(steps.rows("rewards", &inputs, prompts.len(), |row| {
+            let scorer = get_or_open(&mut scorer, || {
+                RewardModel::open(models.runtime, &model.checkpoint, model.adapter.as_ref(), &models.options)
             })?;
-            let (prompt, answers) = &asked[row];
+            let (prompt, completions) = &prompts[row];
             let tokenizer = &model.checkpoint.tokenizer;
-            let sequences: Result<Vec<Vec<u32>>, _> = answers
+            let sequences: Result<Vec<Vec<u32>>, _> = completions
                 .iter()
-                .map(|answer| template.encode_with_completion(tokenizer, prompt, answer))
+                .map(|completion| template.encode_with_completion(tokenizer, prompt, completion))
                 .collect();
-            let scores = running.score(&sequences?, &workshop.cancel, &mut |_| ())?;
+            let scores = scorer.score(&sequences?, &models.cancel, &mut |_| ())?;
             Ok(scores.into_iter().map(f64::from).collect::<Vec<f64>>())
         })?);
     }
     Ok(rewards)
 }
 
-/// What is there, or what `open` gives the first time it is needed: a step that was done before needs no
+/// Returns the content of the slot, and fills it first with `open` if it is empty. A finished step opens no
 /// model.
-fn opened<T, E>(slot: &mut Option<T>, open: impl FnOnce() -> Result<T, E>) -> Result<&mut T, E> {
+fn get_or_open<T, E>(slot: &mut Option<T>, open: impl FnOnce() -> Result<T, E>) -> Result<&mut T, E> {
     if slot.is_none() {
         *slot = Some(open()?);
     }
     match slot {
         Some(opened) => Ok(opened),
-        None => unreachable!("it was just opened"),
+        None => unreachable!("the slot was just filled"),
     }
 }
 
 fn preferences(questions: &[&Question], prompt: &str) -> Vec<Preference> {
     let of = |question: &&Question| {
-        let asked = Dialogue::Text(fill(prompt, question));
+        let prompt = Dialogue::Text(fill(prompt, question));
         let preference = |&(better, worse): &(usize, usize)| Preference {
-            prompt: asked.clone(),
-            chosen: question.answers[better].clone(),
-            rejected: question.answers[worse].clone(),
+            prompt: prompt.clone(),
+            chosen: question.completions[better].clone(),
+            rejected: question.completions[worse].clone(),
             margin: 0.0,
             is_unsafe: None,
         };
@@ -314,7 +316,7 @@ fn preferences(questions: &[&Question], prompt: &str) -> Vec<Preference> {
     questions.iter().flat_map(of).collect()
 }
 
-/// How likely the policy finds an answer.
+/// The log-probability of a completion by the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Logprob {
     /// Nats.
@@ -331,31 +333,35 @@ impl Logprob {
 fn score_by_policy(
     policy: &PolicyConfig,
     tested: &[&Question],
-    steps: &Steps,
-    workshop: &ModelRuntime,
-    say: &dyn Fn(&str),
+    steps: &StepCache,
+    models: &ModelRuntime,
+    progress: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<Vec<Logprob>>> {
     let template: PromptTemplate = policy.template.parse()?;
-    let model = Model::open(&policy.path, None, policy.adapter.as_deref()).context("the policy")?;
-    let asked: Vec<(String, &Vec<String>)> =
-        tested.iter().map(|question| (fill(&policy.prompt, question), &question.answers)).collect();
-    let inputs = (&model.fingerprint, &policy.template, &asked);
-    let mut running: Option<PolicyScorer> = None;
+    let model =
+        Model::open(&policy.path, None, policy.adapter.as_deref()).context("failed to open the policy")?;
+    let prompts: Vec<(String, &Vec<String>)> =
+        tested.iter().map(|question| (fill(&policy.prompt, question), &question.completions)).collect();
+    let inputs = (&model.fingerprint, &policy.template, &prompts);
+    let mut scorer: Option<PolicyScorer> = None;
     let tokenizer = &model.checkpoint.tokenizer;
-    steps.rows("logprobs", &inputs, asked.len(), |row| {
+    steps.rows("logprobs", &inputs, prompts.len(), |row| {
         if row % 10 == 0 {
-            say(&format!("log-probabilities of the policy: {row} of {} questions", asked.len()));
+            progress(&format!("scoring with the policy: {row} of {} questions", prompts.len()));
         }
-        let running = opened(&mut running, || {
-            PolicyScorer::open(workshop.runtime, &model.checkpoint, model.adapter.as_ref(), &workshop.options)
+        let scorer = get_or_open(&mut scorer, || {
+            PolicyScorer::open(models.runtime, &model.checkpoint, model.adapter.as_ref(), &models.options)
         })?;
-        let (prompt, answers) = &asked[row];
+        let (prompt, completions) = &prompts[row];
         let prompt_ids = template.encode_prompt(tokenizer, prompt)?;
-        let item = |answer: &String| {
-            Ok(ScoreItem { prompt_ids: prompt_ids.clone(), completion_ids: tokenizer.encode(answer, false)? })
+        let item = |completion: &String| {
+            Ok(ScoreItem {
+                prompt_ids: prompt_ids.clone(),
+                completion_ids: tokenizer.encode(completion, false)?,
+            })
         };
-        let items: anyhow::Result<Vec<ScoreItem>> = answers.iter().map(item).collect();
-        let scores = running.score(&items?, &workshop.cancel, &mut |_| ())?;
+        let items: anyhow::Result<Vec<ScoreItem>> = completions.iter().map(item).collect();
+        let scores = scorer.score(&items?, &models.cancel, &mut |_| ())?;
         let logprob = |tokens: Vec<f32>| Logprob {
             sum: tokens.iter().copied().map(f64::from).sum(),
             tokens: tokens.len(),

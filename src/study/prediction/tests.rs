@@ -1,4 +1,4 @@
-//! Predictors on samples whose truth is known by construction.
+//! Tests of predictors on samples with a constructed true order.
 
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
@@ -10,38 +10,38 @@ const KIND: LogprobKind = LogprobKind::Sum;
 const CONFLICT: Predictor = Predictor::Score(PairScore::Gap, KIND);
 const MARGIN: Predictor = Predictor::Score(PairScore::Margin, KIND);
 
-/// Random numbers of a test's world.
-struct Draws(ChaCha8Rng);
+/// A seeded generator.
+struct SeededRng(ChaCha8Rng);
 
-impl Draws {
+impl SeededRng {
     /// Uniform in [0, 1).
     fn next(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// About normal, variance 1.
+    /// Approximately normal with variance 1.
     fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.next()).sum::<f64>() - 6.0
     }
 }
 
-/// Prompts whose answers have a true worth, a proxy that knows it with an error, and a policy that knows
-/// `knowledge` of it.
-fn world(prompts: usize, knowledge: f64, seed: u64) -> (Vec<ScoredPrompt>, Vec<LabelledPair>) {
-    let mut draws = Draws(ChaCha8Rng::seed_from_u64(seed));
+/// Returns scored prompts and labelled pairs. Each completion has a true value. The rewards are this value
+/// plus noise; the log-probabilities are `correlation` times the value plus noise.
+fn generated(prompts: usize, correlation: f64, seed: u64) -> (Vec<ScoredPrompt>, Vec<LabelledPair>) {
+    let mut rng = SeededRng(ChaCha8Rng::seed_from_u64(seed));
     let (mut scored, mut judged) = (Vec::new(), Vec::new());
     for prompt in 0..prompts {
-        let worth: Vec<f64> = (0..4).map(|_| draws.normal()).collect();
-        let noisy = |draws: &mut Draws, share: f64| -> Vec<f64> {
-            worth.iter().map(|worth| share * worth + draws.normal()).collect()
+        let values: Vec<f64> = (0..4).map(|_| rng.normal()).collect();
+        let noisy = |rng: &mut SeededRng, share: f64| -> Vec<f64> {
+            values.iter().map(|value| share * value + rng.normal()).collect()
         };
-        let rewards = noisy(&mut draws, 1.0);
-        let logprobs = noisy(&mut draws, knowledge);
-        let ensemble = vec![rewards.clone(), noisy(&mut draws, 1.0), noisy(&mut draws, 1.0)];
+        let rewards = noisy(&mut rng, 1.0);
+        let logprobs = noisy(&mut rng, correlation);
+        let ensemble = vec![rewards.clone(), noisy(&mut rng, 1.0), noisy(&mut rng, 1.0)];
         scored.push(ScoredPrompt { rewards, logprob_means: logprobs.clone(), logprobs, ensemble });
         for first in 0..4 {
             for second in first + 1..4 {
-                let is_first = worth[first] > worth[second];
+                let is_first = values[first] > values[second];
                 let (better, worse) = if is_first { (first, second) } else { (second, first) };
                 judged.push(LabelledPair { prompt, better, worse });
             }
@@ -50,7 +50,7 @@ fn world(prompts: usize, knowledge: f64, seed: u64) -> (Vec<ScoredPrompt>, Vec<L
     (scored, judged)
 }
 
-fn evaluated(knowledge: f64) -> Predictions {
+fn evaluated(correlation: f64) -> Predictions {
     let predictors: Vec<Predictor> = [Predictor::Random, MARGIN, Predictor::Ensemble]
         .into_iter()
         .chain(PairScore::ALL.into_iter().map(|score| Predictor::Score(score, KIND)))
@@ -63,9 +63,9 @@ fn evaluated(knowledge: f64) -> Predictions {
             }
         })
         .collect();
-    let (prompts, judged) = world(200, knowledge, 11);
+    let (prompts, judged) = generated(200, correlation, 11);
     let sample = Sample::new(&prompts, &judged, &predictors).unwrap();
-    evaluate(&[sample], &predictors, KIND, Spread::OverPrompts, 0)
+    evaluate(&[sample], &predictors, KIND, IntervalMethod::Bootstrap, 0)
 }
 
 fn auroc_of(predictions: &Predictions, rule: &str) -> Interval {
@@ -73,7 +73,7 @@ fn auroc_of(predictions: &Predictions, rule: &str) -> Interval {
 }
 
 #[test]
-fn a_random_order_finds_nothing_sooner() {
+fn a_random_order_has_auroc_one_half() {
     let predictions = evaluated(1.0);
     let random = auroc_of(&predictions, "random");
     assert!((random.mean - 0.5).abs() < 1e-12 && (random.high - random.low).abs() < 1e-12);
@@ -83,18 +83,18 @@ fn a_random_order_finds_nothing_sooner() {
 }
 
 #[test]
-fn a_policy_that_knows_the_goal_points_at_the_errors_and_one_that_does_not_cannot() {
-    let (knows, ignorant) = (evaluated(1.0), evaluated(0.0));
-    assert!(auroc_of(&knows, "opposition").low > 0.6);
-    assert!(auroc_of(&knows, "doubt").low > auroc_of(&knows, "margin").mean, "two raters know more than one");
-    let opposition = auroc_of(&ignorant, "opposition");
+fn opposition_predicts_errors_only_if_the_policy_correlates_with_the_true_value() {
+    let (correlated, independent) = (evaluated(1.0), evaluated(0.0));
+    assert!(auroc_of(&correlated, "opposition").low > 0.6);
+    assert!(auroc_of(&correlated, "doubt").low > auroc_of(&correlated, "margin").mean, "two scores beat one");
+    let opposition = auroc_of(&independent, "opposition");
     assert!((opposition.mean - 0.5).abs() < 0.05, "{opposition:?}");
-    // A large margin makes a large difference of PACS, and is more often right.
-    assert!(auroc_of(&ignorant, "conflict").high < 0.5);
+    // A large margin makes a large difference of PACS, and is more often correct.
+    assert!(auroc_of(&independent, "conflict").high < 0.5);
 }
 
 #[test]
-fn at_equal_margin_the_margin_says_next_to_nothing() {
+fn the_margin_at_equal_margin_has_auroc_near_one_half() {
     let predictions = evaluated(1.0);
     let of = |rule: &str| predictions.rules.iter().find(|p| p.rule == rule).unwrap();
     let margin = of("margin");
@@ -107,10 +107,10 @@ fn at_equal_margin_the_margin_says_next_to_nothing() {
 fn every_baseline_is_compared_with_conflict() {
     let predictions = evaluated(1.0);
     let against: Vec<&str> = predictions
-        .advantages
+        .comparisons
         .iter()
-        .filter(|advantage| advantage.rule == "conflict")
-        .map(|advantage| advantage.over.as_str())
+        .filter(|comparison| comparison.rule == "conflict")
+        .map(|comparison| comparison.over.as_str())
         .collect();
     assert_eq!(against, ["random", "margin", "ensemble variance"]);
 }
@@ -130,14 +130,14 @@ fn a_proxy_that_rates_two_answers_alike_does_not_order_them() {
 }
 
 #[test]
-fn seeds_are_observations_of_their_own() {
+fn seeds_are_independent_observations() {
     let sample = |seed| {
-        let (prompts, judged) = world(40, 1.0, seed);
+        let (prompts, judged) = generated(40, 1.0, seed);
         Sample::new(&prompts, &judged, &[Predictor::Random, MARGIN, CONFLICT]).unwrap()
     };
     let samples = [sample(1), sample(2), sample(3)];
     let predictors = [Predictor::Random, MARGIN, CONFLICT];
-    let predictions = evaluate(&samples, &predictors, KIND, Spread::OverSamples, 0);
+    let predictions = evaluate(&samples, &predictors, KIND, IntervalMethod::StudentT, 0);
     let each: Vec<f64> =
         samples.iter().map(|sample| sample.figures(1, &vec![1; sample.len()])[AUROC].unwrap()).collect();
     assert_eq!(predictions.rules[1].auroc, t_interval(&each));
@@ -146,7 +146,7 @@ fn seeds_are_observations_of_their_own() {
 proptest! {
     #[test]
     fn a_pair_that_is_drawn_twice_counts_twice(seed: u64, drawn in prop::collection::vec(0..3_usize, 30)) {
-        let (prompts, judged) = world(5, 0.5, seed);
+        let (prompts, judged) = generated(5, 0.5, seed);
         let sample = Sample::new(&prompts, &judged, &[MARGIN, CONFLICT]).unwrap();
         prop_assume!(sample.len() == drawn.len());
         let (mut scores, mut wrong) = (Vec::new(), Vec::new());
@@ -160,9 +160,9 @@ proptest! {
     }
 
     #[test]
-    fn no_predictor_sees_the_truth(seed: u64) {
-        let (prompts, judged) = world(5, 0.5, seed);
-        let turned: Vec<LabelledPair> = judged
+    fn no_predictor_sees_the_true_order(seed: u64) {
+        let (prompts, judged) = generated(5, 0.5, seed);
+        let reversed: Vec<LabelledPair> = judged
             .iter()
             .map(|judged| LabelledPair { better: judged.worse, worse: judged.better, ..*judged })
             .collect();
@@ -172,7 +172,7 @@ proptest! {
             .chain([Predictor::Random, Predictor::Ensemble])
             .collect();
         let found = Sample::new(&prompts, &judged, &predictors).unwrap();
-        let other = Sample::new(&prompts, &turned, &predictors).unwrap();
+        let other = Sample::new(&prompts, &reversed, &predictors).unwrap();
         prop_assert_eq!(found.scores, other.scores);
         prop_assert_eq!(found.stratum, other.stratum);
     }

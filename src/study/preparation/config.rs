@@ -1,10 +1,12 @@
-//! The section `[categories]` of a study.
+//! The configuration section `[categories]`.
 
 use dissent_domain::training::Hyperparameters;
 use serde::{Deserialize, Serialize};
 
-/// `[categories]`: ten topics of generated questions with a known rule each: two known to policy and proxy,
-/// three to the policy only, three to the proxy only, two to neither.
+/// `[categories]`: generated questions on ten topics, each with its own rule.
+///
+/// Policy and proxy are both trained on two topics. The policy alone is trained on three others, the proxy
+/// alone on three others, and neither on the last two.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CategoriesConfig {
@@ -12,23 +14,23 @@ pub struct CategoriesConfig {
     pub prompts: usize,
     /// Held-out prompts of each topic.
     pub held_out: usize,
-    /// Texts to learn the language from, of all topics; their answers are random, and teach no rule.
+    /// Texts for pretraining, of all topics. Their answers are random and contain no rule.
     pub texts: usize,
-    /// Demonstrations of the topics that the policy knows.
+    /// Demonstrations of the policy's topics.
     pub demonstrations: usize,
-    /// How likely each word of a demonstration is right, in [0, 1]; the others are random.
+    /// The probability that a word of a demonstration is correct, in [0, 1]. Other words are random.
     pub demonstration_accuracy: f64,
-    /// Preferences of the topics that the proxy knows.
+    /// Preferences of the proxy's topics.
     pub preferences: usize,
-    /// How likely a preference is the wrong way round, in [0, 0.5].
+    /// The probability that a preference is reversed, in [0, 0.5].
     pub preference_noise: f64,
-    /// The model that is made.
+    /// The sizes of the model.
     pub model: ModelSizes,
-    /// How it learns the language, all weights.
+    /// The pretraining of all weights.
     pub pretraining: Hyperparameters,
-    /// How the policy learns from the demonstrations, all weights.
+    /// The training of the policy on the demonstrations, all weights.
     pub imitation: Hyperparameters,
-    /// How the proxy learns from the preferences, all weights.
+    /// The training of the proxy on the preferences, all weights.
     pub proxy: Hyperparameters,
 }
 
@@ -42,6 +44,6 @@ pub struct ModelSizes {
     pub intermediate_size: usize,
     /// Transformer layers.
     pub layers: usize,
-    /// Heads.
+    /// Attention heads.
     pub heads: usize,
 }

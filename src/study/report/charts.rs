@@ -1,4 +1,4 @@
-//! The charts of a study, drawn as those of an experiment.
+//! The charts of a study, in the style of those of an experiment.
 
 use std::ops::Range;
 
@@ -8,64 +8,64 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::line::Line;
-use crate::report::charts::{Canvas, Chart, Drawn, SMALL, WIDTH, anchored, draw, role, styled};
+use crate::report::charts::{Canvas, Chart, DrawResult, SMALL, WIDTH, anchored_text, draw, role, style_axes};
 
 /// Colours of lines, in the order of the lines.
 const COLOURS: [RGBColor; 7] =
     [role::MUTED, role::POLICY, role::MEAN, role::PROXY, role::PICK, role::BAR, role::INK];
 
-/// What stands on an axis, and how it is written.
+/// The scale of an axis and the format of its numbers.
 #[derive(Clone, Copy)]
 pub(super) enum Scale {
-    /// Numbers as they are.
-    Plain,
-    /// Shares, written as percentages; nothing lies outside of 0 and 1.
+    /// A linear scale.
+    Linear,
+    /// A linear scale of shares in [0, 1], as percentages.
     Share,
-    /// Counts, whose logarithms (of one more) are equally far apart: few are of interest, and some rules have
-    /// very many.
+    /// A logarithmic scale of counts, log(1 + n): small counts matter, and some rules have large ones.
     Count,
 }
 
 impl Scale {
-    /// Where a number stands.
-    fn place(self, value: f64) -> f64 {
+    /// Maps a value to its coordinate on the axis.
+    fn coordinate(self, value: f64) -> f64 {
         match self {
-            Self::Plain => value,
+            Self::Linear => value,
             Self::Share => value.clamp(0.0, 1.0),
             Self::Count => value.max(0.0).ln_1p(),
         }
     }
 
-    fn written(self, place: f64) -> String {
+    /// Formats the value at a coordinate.
+    fn format(self, coordinate: f64) -> String {
         match self {
-            Self::Plain => number(place),
-            Self::Share => format!("{:.0} %", 100.0 * place),
-            Self::Count => number(place.exp_m1().round()),
+            Self::Linear => number(coordinate),
+            Self::Share => format!("{:.0} %", 100.0 * coordinate),
+            Self::Count => number(coordinate.exp_m1().round()),
         }
     }
 
-    /// The numbers that are written on an axis between two places, far enough apart.
-    fn marks(self, (low, high): (f64, f64)) -> Vec<f64> {
+    /// Returns the coordinates of the tick marks of an axis, without crowding.
+    fn ticks(self, (low, high): (f64, f64)) -> Vec<f64> {
         let step = match self {
-            Self::Plain => nice((high - low) / 6.0),
+            Self::Linear => round_step((high - low) / 6.0),
             Self::Share => {
                 if high - low > 0.5 {
                     0.2
                 } else {
-                    nice((high - low) / 6.0)
+                    round_step((high - low) / 6.0)
                 }
             }
             Self::Count => {
                 let decades = (0..9).map(|exponent| 10_f64.powi(exponent));
                 let round = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * decade));
-                let mut marks: Vec<f64> = Vec::new();
-                for place in [0.0].into_iter().chain(round).map(|count| self.place(count)) {
-                    let is_apart = marks.last().is_none_or(|last| place - last >= (high - low) / 9.0);
-                    if (low..=high).contains(&place) && is_apart {
-                        marks.push(place);
+                let mut ticks: Vec<f64> = Vec::new();
+                for tick in [0.0].into_iter().chain(round).map(|count| self.coordinate(count)) {
+                    let is_apart = ticks.last().is_none_or(|last| tick - last >= (high - low) / 9.0);
+                    if (low..=high).contains(&tick) && is_apart {
+                        ticks.push(tick);
                     }
                 }
-                return marks;
+                return ticks;
             }
         };
         let (first, last) = ((low / step).ceil(), (high / step).floor());
@@ -77,7 +77,7 @@ impl Scale {
     }
 }
 
-/// An axis from one place of a scale to another.
+/// An axis between two coordinates of a scale.
 struct Axis {
     scale: Scale,
     ends: (f64, f64),
@@ -87,16 +87,16 @@ impl Ranged for Axis {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
 
-    fn map(&self, place: &f64, (first, last): (i32, i32)) -> i32 {
+    fn map(&self, coordinate: &f64, (first, last): (i32, i32)) -> i32 {
         let (low, high) = self.ends;
-        let share = (place - low) / (high - low);
+        let share = (coordinate - low) / (high - low);
         #[expect(clippy::cast_possible_truncation, reason = "pixels of a drawing")]
         let pixels = (share * f64::from(last - first)).round() as i32;
         first + pixels
     }
 
     fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        self.scale.marks(self.ends)
+        self.scale.ticks(self.ends)
     }
 
     fn range(&self) -> Range<f64> {
@@ -105,37 +105,37 @@ impl Ranged for Axis {
 }
 
 impl ValueFormatter<f64> for Axis {
-    fn format(place: &f64) -> String {
-        number(*place)
+    fn format(coordinate: &f64) -> String {
+        number(*coordinate)
     }
 
-    fn format_ext(&self, place: &f64) -> String {
-        self.scale.written(*place)
+    fn format_ext(&self, coordinate: &f64) -> String {
+        self.scale.format(*coordinate)
     }
 }
 
-/// 1, 2 or 5 times a power of ten: the smallest that is no less.
-fn nice(step: f64) -> f64 {
+/// Rounds a step up to 1, 2 or 5 times a power of ten.
+fn round_step(step: f64) -> f64 {
     let decade = 10_f64.powf(step.max(1e-9).log10().floor());
     [1.0, 2.0, 5.0]
         .map(|digit| digit * decade)
         .into_iter()
-        .find(|nice| *nice >= step)
+        .find(|round| *round >= step)
         .unwrap_or(10.0 * decade)
 }
 
-/// What lines show.
+/// The content of a line chart.
 pub(super) struct LineChart<'a> {
     pub(super) title: &'a str,
     pub(super) x: &'a str,
     pub(super) y: &'a str,
-    /// Of both axes.
+    /// The scales of x and y.
     pub(super) scales: [Scale; 2],
     pub(super) lines: &'a [Line],
 }
 
-/// Lines with bars for their intervals, a little apart so that bars do not hide each other. None without a
-/// point.
+/// Draws lines with bars for their intervals; `None` without points. Lines are shifted horizontally, so that
+/// bars do not overlap.
 pub(super) fn lines(chart: &LineChart<'_>) -> anyhow::Result<Option<Chart>> {
     let points = || chart.lines.iter().flat_map(|line| &line.points);
     if points().next().is_none() {
@@ -147,12 +147,13 @@ pub(super) fn lines(chart: &LineChart<'_>) -> anyhow::Result<Option<Chart>> {
         let room = ((high - low) * 0.06).max(1e-3);
         (low - room, high + room)
     };
-    let [across, up] = chart.scales;
-    let x = range(&mut points().map(|(x, _)| across.place(*x)));
-    let y = range(&mut points().flat_map(|(_, interval)| [interval.low, interval.high].map(|y| up.place(y))));
+    let [x_scale, y_scale] = chart.scales;
+    let x = range(&mut points().map(|(x, _)| x_scale.coordinate(*x)));
+    let ends = |interval: &Interval| [interval.low, interval.high].map(|y| y_scale.coordinate(y));
+    let y = range(&mut points().flat_map(|(_, interval)| ends(interval)));
     let names: Vec<&str> = chart.lines.iter().map(|line| line.name.as_str()).collect();
     let description = format!(
-        "{} against {}, a line for each of: {}. Bars are 95 % intervals.",
+        "{} by {}, one line each for: {}. Bars are 95 % intervals.",
         chart.y,
         chart.x,
         names.join(", ")
@@ -162,8 +163,8 @@ pub(super) fn lines(chart: &LineChart<'_>) -> anyhow::Result<Option<Chart>> {
     drawn.map(Some)
 }
 
-fn paint(canvas: &Canvas<'_>, of: &LineChart<'_>, x: (f64, f64), y: (f64, f64)) -> Drawn {
-    let [across, up] = of.scales;
+fn paint(canvas: &Canvas<'_>, of: &LineChart<'_>, x: (f64, f64), y: (f64, f64)) -> DrawResult {
+    let [x_scale, y_scale] = of.scales;
     let legend = 44 * i32::try_from(of.lines.len().div_ceil(2)).unwrap_or(0);
     let (top, below) = canvas.split_vertically(legend);
     for (index, line) in (0_i32..).zip(of.lines) {
@@ -173,7 +174,7 @@ fn paint(canvas: &Canvas<'_>, of: &LineChart<'_>, x: (f64, f64), y: (f64, f64)) 
         top.draw(&Text::new(
             line.name.clone(),
             (left + 62, row),
-            anchored(SMALL, role::INK, HPos::Left, VPos::Center),
+            anchored_text(SMALL, role::INK, HPos::Left, VPos::Center),
         ))?;
     }
     let mut chart = ChartBuilder::on(&below)
@@ -181,20 +182,22 @@ fn paint(canvas: &Canvas<'_>, of: &LineChart<'_>, x: (f64, f64), y: (f64, f64)) 
         .margin_right(32)
         .x_label_area_size(104)
         .y_label_area_size(160)
-        .build_cartesian_2d(Axis { scale: across, ends: x }, Axis { scale: up, ends: y })?;
-    styled(chart.configure_mesh()).x_desc(of.x).y_desc(of.y).draw()?;
+        .build_cartesian_2d(Axis { scale: x_scale, ends: x }, Axis { scale: y_scale, ends: y })?;
+    style_axes(chart.configure_mesh()).x_desc(of.x).y_desc(of.y).draw()?;
     let apart = (x.1 - x.0) * 0.004;
     for (index, line) in (0_i32..).zip(of.lines) {
         let shift = apart * (f64::from(index) - of.lines.len() as f64 / 2.0);
         let colour = colour(index);
         let bars = line.points.iter().map(|(at, interval)| {
-            let at = across.place(*at) + shift;
-            let ends = [interval.low, interval.high].map(|y| (at, up.place(y)));
+            let at = x_scale.coordinate(*at) + shift;
+            let ends = [interval.low, interval.high].map(|y| (at, y_scale.coordinate(y)));
             PathElement::new(ends, colour.mix(0.45).stroke_width(3))
         });
         chart.draw_series(bars)?;
-        let place = |(at, interval): &(f64, Interval)| (across.place(*at) + shift, up.place(interval.mean));
-        let means = || line.points.iter().map(place);
+        let mean = |(at, interval): &(f64, Interval)| {
+            (x_scale.coordinate(*at) + shift, y_scale.coordinate(interval.mean))
+        };
+        let means = || line.points.iter().map(mean);
         chart.draw_series(LineSeries::new(means(), colour.stroke_width(5)))?;
         chart.draw_series(means().map(|point| Circle::new(point, 7, colour.filled())))?;
     }
@@ -206,16 +209,18 @@ fn colour(index: i32) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
-/// A row of a forest plot: a name, a figure, and the same figure with something held equal.
+/// A row of a forest plot.
 pub(super) struct Row {
     pub(super) name: String,
-    pub(super) plain: Option<Interval>,
-    pub(super) held: Option<Interval>,
+    /// The figure over all pairs.
+    pub(super) all: Option<Interval>,
+    /// The figure among pairs of about the same margin.
+    pub(super) at_equal_margin: Option<Interval>,
 }
 
-/// Intervals under each other, against the line of no effect at `null`.
+/// Draws a forest plot with the line of no effect at `null`; `None` without intervals.
 pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::Result<Option<Chart>> {
-    let intervals = || rows.iter().flat_map(|row| [row.plain, row.held]).flatten();
+    let intervals = || rows.iter().flat_map(|row| [row.all, row.at_equal_margin]).flatten();
     let Some(first) = intervals().next() else { return Ok(None) };
     let (low, high) = intervals()
         .fold((null.min(first.low), null.max(first.high)), |(low, high), interval| {
@@ -225,7 +230,7 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
     let range = (low - room)..(high + room);
     let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
     let description = format!(
-        "{x} of each rule with its 95 % interval; in a paler colour the same among pairs of about the same margin."
+        "{x} of each rule with its 95 % interval. The paler colour shows the same among pairs of about the same margin."
     );
     draw((WIDTH, 130 + 62 * count), title, &description, |canvas| {
         let bottom = f64::from(count);
@@ -235,7 +240,7 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
             .x_label_area_size(96)
             .y_label_area_size(400)
             .build_cartesian_2d(range, bottom..0.0)?;
-        styled(chart.configure_mesh())
+        style_axes(chart.configure_mesh())
             .disable_y_mesh()
             .x_desc(x)
             .y_labels(0)
@@ -243,9 +248,9 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
             .x_label_formatter(&|value| format!("{value:.2}"))
             .draw()?;
         chart.draw_series(LineSeries::new([(null, 0.0), (null, bottom)], role::INK.stroke_width(2)))?;
-        for (row, place) in rows.iter().zip(0_u32..) {
-            let middle = f64::from(place) + 0.5;
-            let each = [(row.plain, middle - 0.14, 1.0), (row.held, middle + 0.2, 0.4)];
+        for (row, index) in rows.iter().zip(0_u32..) {
+            let middle = f64::from(index) + 0.5;
+            let each = [(row.all, middle - 0.14, 1.0), (row.at_equal_margin, middle + 0.2, 0.4)];
             for (interval, at, strength) in each {
                 let Some(interval) = interval else { continue };
                 let colour = role::PROXY.mix(strength);
@@ -254,7 +259,7 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
                 chart.draw_series([Circle::new((interval.mean, at), 8, colour.filled())])?;
             }
             let (_, pixel) = chart.backend_coord(&(null, middle));
-            let style = anchored(SMALL, role::INK, HPos::Right, VPos::Center);
+            let style = anchored_text(SMALL, role::INK, HPos::Right, VPos::Center);
             canvas.draw(&Text::new(row.name.clone(), (396, pixel), style))?;
         }
         Ok(())
@@ -262,7 +267,7 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
     .map(Some)
 }
 
-/// A number on an axis, without digits that it does not need.
+/// Formats a number with at most three decimals and without trailing zeros.
 fn number(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').replace('-', "−")
@@ -272,16 +277,17 @@ fn number(value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn written(scale: Scale, low: f64, high: f64) -> Vec<String> {
-        scale.marks((scale.place(low), scale.place(high))).into_iter().map(|at| scale.written(at)).collect()
+    fn labels(scale: Scale, low: f64, high: f64) -> Vec<String> {
+        let ticks = scale.ticks((scale.coordinate(low), scale.coordinate(high)));
+        ticks.into_iter().map(|at| scale.format(at)).collect()
     }
 
     #[test]
-    fn marks_are_round_numbers_that_do_not_crowd() {
-        assert_eq!(written(Scale::Count, 0.0, 96.0), ["0", "1", "5", "10", "20", "50"]);
-        assert_eq!(written(Scale::Count, 0.0, 4000.0), ["0", "2", "10", "50", "200", "1000"]);
-        assert_eq!(written(Scale::Share, -0.2, 1.3), ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]);
-        assert_eq!(written(Scale::Plain, -0.013, 0.021), ["−0.01", "0", "0.01", "0.02"]);
-        assert_eq!(written(Scale::Plain, 3.0, 3.0), ["3"]);
+    fn ticks_are_round_numbers_that_do_not_crowd() {
+        assert_eq!(labels(Scale::Count, 0.0, 96.0), ["0", "1", "5", "10", "20", "50"]);
+        assert_eq!(labels(Scale::Count, 0.0, 4000.0), ["0", "2", "10", "50", "200", "1000"]);
+        assert_eq!(labels(Scale::Share, -0.2, 1.3), ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]);
+        assert_eq!(labels(Scale::Linear, -0.013, 0.021), ["−0.01", "0", "0.01", "0.02"]);
+        assert_eq!(labels(Scale::Linear, 3.0, 3.0), ["3"]);
     }
 }

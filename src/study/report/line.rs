@@ -1,10 +1,10 @@
-//! A line of a chart.
+//! Lines of charts.
 
 use dissent_domain::analysis::Interval;
 
-/// A line with an interval at each of its points.
+/// A line of a chart with an interval at each point.
 pub(in crate::study) struct Line {
     pub(in crate::study) name: String,
-    /// Where, ascending, and what.
+    /// `(x, interval)`, by ascending x.
     pub(in crate::study) points: Vec<(f64, Interval)>,
 }

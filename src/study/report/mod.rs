@@ -1,7 +1,7 @@
-//! What a study found, for people (HTML, Markdown) and for machines (JSON).
+//! The report of a study as HTML, Markdown and JSON.
 
 mod charts;
-mod line;
+pub(super) mod line;
 
 use std::path::Path;
 
@@ -17,36 +17,36 @@ use crate::report::charts::Chart;
 use crate::report::page;
 use crate::text;
 use charts::{LineChart, Row, Scale};
-pub(super) use line::Line;
+use line::Line;
 
-/// The version of the JSON form: a field may be added under the same name, nothing else changes.
+/// The version of the JSON form. Under the same version, fields are added but never changed.
 pub const SCHEMA: &str = "dissent.study/1";
 
 const HTML: &str = include_str!("template.html");
 const MARKDOWN: &str = include_str!("template.md");
 
-/// A whole study.
+/// The result of a study with its method and configuration.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StudyReport {
     /// [`SCHEMA`].
     pub schema: &'static str,
-    /// The study's name.
+    /// The name of the study.
     pub study: String,
-    /// Its seed.
+    /// The seed of the study.
     pub seed: u64,
-    /// What it says, the answer to its question first.
+    /// The conclusions in sentences, the most important one first.
     pub verdict: Vec<String>,
-    /// What was done, in sentences.
+    /// The method in sentences.
     pub method: Vec<String>,
-    /// The result on given answers.
+    /// The result on labelled completions.
     pub labelled: Option<LabelledResult>,
     /// The result of experiments.
     pub arms: Option<ArmsResult>,
-    /// The configuration, as it was given.
+    /// The text of the configuration file.
     pub configuration: String,
 }
 
-/// What the templates see.
+/// The data of the templates.
 #[derive(Serialize)]
 struct Page<'a> {
     report: &'a StudyReport,
@@ -76,14 +76,14 @@ impl<'a> Page<'a> {
 fn auroc_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
     let row = |prediction: &super::prediction::Prediction| Row {
         name: prediction.rule.clone(),
-        plain: prediction.auroc,
-        held: prediction.auroc_at_equal_margin,
+        all: prediction.auroc,
+        at_equal_margin: prediction.auroc_at_equal_margin,
     };
     let rows: Vec<Row> = predictions.rules.iter().map(row).collect();
     charts::forest("How well each rule predicts the proxy's errors", "AUROC", 0.5, &rows)
 }
 
-/// Lines drawn at most: more cannot be told apart.
+/// Limit of the lines of a chart: more are hard to distinguish.
 const LINES_MAX: usize = 7;
 
 fn recall_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
@@ -94,8 +94,8 @@ fn recall_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
     let lines: Vec<Line> = predictions.rules.iter().take(LINES_MAX).map(line).collect();
     charts::lines(&LineChart {
         title: "Errors found by budget",
-        x: "pairs looked at",
-        y: "errors found",
+        x: "checked pairs",
+        y: "found errors",
         scales: [Scale::Share; 2],
         lines: &lines,
     })
@@ -107,7 +107,7 @@ fn gold_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
         title: "Gold reward of the tuned policy by labels",
         x: "labels",
         y: "gold reward on held-out prompts",
-        scales: [Scale::Count, Scale::Plain],
+        scales: [Scale::Count, Scale::Linear],
         lines: &lines,
     };
     charts::lines(&chart)
@@ -118,25 +118,25 @@ fn error_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
     let chart = LineChart {
         title: "Errors of the refined proxy by labels",
         x: "labels",
-        y: "held-out pairs ordered wrongly",
+        y: "wrongly ordered held-out pairs",
         scales: [Scale::Count, Scale::Share],
         lines: &lines,
     };
     charts::lines(&chart)
 }
 
-/// The report as JSON on one line, without characters that could act on a terminal.
+/// Returns the report as JSON on one line, with control characters escaped.
 ///
 /// # Errors
-/// If a number cannot be represented.
+/// If a number has no JSON form.
 pub fn json(report: &StudyReport) -> anyhow::Result<String> {
     Ok(text::ascii_controls(serde_json::to_string(report)?) + "\n")
 }
 
-/// The report as one HTML file that needs nothing else, and runs nothing.
+/// Returns the report as one self-contained HTML file without scripts.
 ///
 /// # Errors
-/// If the template or a chart fails, which is a fault of the program.
+/// If the template or a chart fails, which is a bug.
 pub fn html(report: &StudyReport) -> anyhow::Result<String> {
     let mut environment = with_filters(page::html_environment()?);
     environment.add_template("study", HTML)?;
@@ -144,10 +144,10 @@ pub fn html(report: &StudyReport) -> anyhow::Result<String> {
     Ok(page.trim_start().to_owned())
 }
 
-/// The report as CommonMark with tables.
+/// Returns the report as CommonMark with tables.
 ///
 /// # Errors
-/// If the template fails, which is a fault of the program.
+/// If the template fails, which is a bug.
 pub fn markdown(report: &StudyReport) -> anyhow::Result<String> {
     let mut environment = with_filters(page::markdown_environment()?);
     environment.add_template("study", MARKDOWN)?;
@@ -155,34 +155,34 @@ pub fn markdown(report: &StudyReport) -> anyhow::Result<String> {
     Ok(page.trim_start().to_owned())
 }
 
-/// With what only a study writes.
+/// Adds the filters that only the report of a study uses.
 fn with_filters(mut environment: Environment<'static>) -> Environment<'static> {
     environment.add_filter("code", |text: &str| Value::from_safe_string(fenced(text)));
-    environment.add_filter("interval", |value: Value, digits: usize| written(value, digits));
+    environment.add_filter("interval", |value: Value, digits: usize| mean_and_ends(value, digits));
     environment.add_filter("ends", |value: Value, digits: usize| ends(value, digits));
     environment.add_filter("mean", |value: Value, digits: usize| mean(value, digits));
     environment.add_filter("amount", amount);
     environment
 }
 
-/// A block of code: indented, so that no fence in the text can end it.
+/// Returns an indented code block, which no fence in the text can end.
 fn fenced(text: &str) -> String {
     text::visible(text).lines().map(|line| format!("    {line}\n")).collect()
 }
 
-/// A figure with its interval; a dash where there is none.
-fn written(value: Value, digits: usize) -> Result<String, minijinja::Error> {
+/// Formats a figure with its interval; a dash if it is undefined.
+fn mean_and_ends(value: Value, digits: usize) -> Result<String, minijinja::Error> {
     let ends = ends(value.clone(), digits)?;
     let mean = mean(value, digits)?;
     Ok(if ends.is_empty() { mean } else { format!("{mean} ({ends})") })
 }
 
-/// A figure; a dash where there is none.
+/// Formats a figure; a dash if it is undefined.
 fn mean(value: Value, digits: usize) -> Result<String, minijinja::Error> {
     if value.is_none() { Ok("–".to_owned()) } else { member(&value, "mean", digits) }
 }
 
-/// The interval of a figure; nothing where there is none.
+/// Formats the interval of a figure; empty if it is undefined.
 fn ends(value: Value, digits: usize) -> Result<String, minijinja::Error> {
     if value.is_none() {
         return Ok(String::new());
@@ -190,23 +190,23 @@ fn ends(value: Value, digits: usize) -> Result<String, minijinja::Error> {
     Ok(format!("{} to {}", member(&value, "low", digits)?, member(&value, "high", digits)?))
 }
 
-/// With a minus that cannot be taken for a hyphen, and none before a zero.
+/// Formats a field of an interval, with a true minus sign and without a negative zero.
 fn member(value: &Value, name: &str, digits: usize) -> Result<String, minijinja::Error> {
     let text = format!("{:.digits$}", value.get_attr(name).and_then(f64::try_from)?);
     let is_zero = text.bytes().all(|byte| matches!(byte, b'-' | b'0' | b'.'));
     Ok(if is_zero { text.replace('-', "") } else { text.replace('-', "−") })
 }
 
-/// A mean of counts: with a digit behind the point where it is no whole number.
+/// Formats a mean of counts with one decimal, or without decimals if it is an integer.
 fn amount(count: f64) -> String {
     let text = format!("{count:.1}");
     text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }
 
-/// Writes all three forms into a folder, each whole or not at all; the path of the page.
+/// Writes all three formats into a folder, each atomically. Returns the path of the HTML page.
 ///
 /// # Errors
-/// If a form cannot be made or written.
+/// If a format cannot be made or written.
 pub fn write(report: &StudyReport, folder: &Path) -> anyhow::Result<std::path::PathBuf> {
     let path = |extension: &str| folder.join(format!("{}.{extension}", report.study));
     crate::files::write(&json(report)?, &path("json"))?;
@@ -216,13 +216,13 @@ pub fn write(report: &StudyReport, folder: &Path) -> anyhow::Result<std::path::P
     Ok(page)
 }
 
-/// The answer in a few lines, for a terminal.
+/// Returns the verdict, for a terminal.
 #[must_use]
 pub fn summary(report: &StudyReport) -> String {
     report.verdict.join("\n")
 }
 
-/// What a study says.
+/// Returns the conclusions of a study in sentences.
 #[must_use]
 pub fn verdict_of(labelled: Option<&LabelledResult>, arms: Option<&ArmsResult>) -> Vec<String> {
     let mut sentences = arms.map(ArmsResult::verdict).unwrap_or_default();

@@ -1,10 +1,10 @@
-//! Random orders, from a seed.
+//! Seeded random permutations.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
-/// 0..count in an order drawn from the seed: by one random 64-bit key each, which only needs the generator's
-/// stream to be stable.
+/// Returns a permutation of 0..count, drawn from the seed. It sorts by random 64-bit keys, so it depends only
+/// on the stable stream of the generator.
 #[must_use]
 pub(super) fn shuffled(count: usize, seed: u64) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -1,4 +1,4 @@
-//! What was learnt, in words: the same ones on pages, in Markdown and in the terminal.
+//! The sentences of the learning part, shared by HTML, Markdown and the summary.
 
 use dissent_domain::event::{Stage, StopReason};
 use dissent_domain::plan::{FeedbackSource, LearningPlan};
@@ -6,13 +6,13 @@ use dissent_domain::training::{Hyperparameters, PolicyMethod};
 use serde::Serialize;
 
 use super::{Change, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
-use crate::report::words::Setting;
+use crate::report::wording::Setting;
 use crate::text::{count, fingerprint, grouped, percent, signed};
 
 /// Pairs of annotators that pages list.
 const PAIRS_LISTED_MAX: usize = 20;
 
-/// A row of the table of before and after.
+/// A row of the table that compares the first and the last evaluation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(in crate::report) struct Row {
     pub(in crate::report) name: &'static str,
@@ -24,7 +24,7 @@ pub(in crate::report) struct Row {
     pub(in crate::report) is_clear: bool,
 }
 
-/// The learning part of a report as the templates see it.
+/// The data of the learning part for the templates.
 #[derive(Debug, Serialize)]
 pub(in crate::report) struct LearningPage {
     rows: Vec<Row>,
@@ -53,9 +53,10 @@ struct TrainingRow {
     text: String,
 }
 
-const NOTHING: &str = "–";
+/// A figure that is undefined or not measured.
+const DASH: &str = "–";
 
-/// How it was learnt, for the end of the report.
+/// Returns the settings of the learning part, for the end of the report.
 pub(in crate::report) fn settings(plan: &LearningPlan) -> Vec<Setting> {
     let setting = |name, value| Setting { name, value };
     let feedback = &plan.feedback;
@@ -72,7 +73,7 @@ pub(in crate::report) fn settings(plan: &LearningPlan) -> Vec<Setting> {
         },
     );
     let objective = &plan.tuning.objective;
-    let (method, knob) = match objective.method {
+    let (method, parameter) = match objective.method {
         PolicyMethod::Dpo => ("DPO", format!("β {}", objective.beta)),
         PolicyMethod::Rso => ("RSO", format!("β {}", objective.beta)),
         PolicyMethod::Ppo => ("PPO", format!("KL coefficient {}", objective.ppo.kl_coefficient)),
@@ -85,19 +86,22 @@ pub(in crate::report) fn settings(plan: &LearningPlan) -> Vec<Setting> {
             "Feedback",
             format!(
                 "{}, {} of each comparison{}",
-                source_words(feedback.source),
+                source_text(feedback.source),
                 count(feedback.overlap.into(), "judgement"),
                 budget.unwrap_or_default()
             ),
         ),
         setting("Gold reward", gold),
-        setting("Refinement", format!("{original}; {}", training_words(&plan.refinement.hyperparameters))),
-        setting("Tuning", format!("{method}, {knob}; {}", training_words(&plan.tuning.hyperparameters))),
+        setting("Refinement", format!("{original}; {}", hyperparameters(&plan.refinement.hyperparameters))),
+        setting(
+            "Tuning",
+            format!("{method}, {parameter}; {}", hyperparameters(&plan.tuning.hyperparameters)),
+        ),
         setting(
             "Evaluation",
             format!(
-                "{} of each of {} ({})",
-                count(evaluation.samples.into(), "answer"),
+                "{} for each of {} ({})",
+                count(evaluation.samples.into(), "completion"),
                 count(evaluation.prompts.count.into(), "held-out prompt"),
                 fingerprint(&evaluation.prompts.artifact)
             ),
@@ -105,16 +109,16 @@ pub(in crate::report) fn settings(plan: &LearningPlan) -> Vec<Setting> {
     ]
 }
 
-fn training_words(of: &Hyperparameters) -> String {
-    let what = of
+fn hyperparameters(of: &Hyperparameters) -> String {
+    let weights = of
         .lora
         .as_ref()
         .map_or_else(|| "all weights".to_owned(), |lora| format!("LoRA r {}, α {}", lora.r, lora.alpha));
     let length = of.steps.map_or_else(|| format!("{} epochs", of.epochs), |steps| count(steps, "step"));
-    format!("{what}, learning rate {:e}, {length}, batches of {}", of.learning_rate, of.batch_size)
+    format!("{weights}, learning rate {:e}, {length}, batches of {}", of.learning_rate, of.batch_size)
 }
 
-fn source_words(source: FeedbackSource) -> &'static str {
+fn source_text(source: FeedbackSource) -> &'static str {
     match source {
         FeedbackSource::Oracle => "oracle (the gold reward)",
         FeedbackSource::People => "people",
@@ -127,12 +131,12 @@ impl LearningPage {
         Self {
             rows: table(figures),
             held_out: last.map_or_else(
-                || "No policy is evaluated yet.".to_owned(),
+                || "No policy is evaluated yet".to_owned(),
                 |e| {
                     format!(
-                        "{} that no policy was tuned on, {} in all",
+                        "{} that no training used, with {}",
                         count(e.prompts.into(), "held-out prompt"),
-                        count(e.completions.into(), "answer")
+                        count(e.completions.into(), "completion")
                     )
                 },
             ),
@@ -144,58 +148,54 @@ impl LearningPage {
                 .iter()
                 .map(|warning| format!("Round {}: {}.", warning.round, warning.signs.join("; ")))
                 .collect(),
-            stopped: figures.stopped.map(|stopped| stop_words(stopped.reason)),
+            stopped: figures.stopped.map(|stopped| stop_text(stopped.reason)),
         }
     }
 }
 
-fn stop_words(reason: StopReason) -> &'static str {
+fn stop_text(reason: StopReason) -> &'static str {
     match reason {
         StopReason::Kl => {
-            "The experiment ended before its last round: the policy is farther from where it began than guards.kl_max \
-             allows."
+            "The experiment stopped before its last round: the KL from the first policy exceeds guards.kl_max."
         }
         StopReason::GoldReward => {
-            "The experiment ended before its last round: the gold reward has not grown for as many rounds as \
-             guards.gold_patience allows."
+            "The experiment stopped before its last round: the gold reward did not rise for guards.gold_patience rounds."
         }
         StopReason::RewardHacking => {
-            "The experiment ended before its last round: reward hacking is suspected, and guards.stop_on_reward_hacking \
-             ends it then."
+            "The experiment stopped before its last round: reward hacking is suspected, and \
+             guards.stop_on_reward_hacking is set."
         }
     }
 }
 
-/// The table of before and after.
+/// Returns the rows that compare the first and the last evaluation.
 pub(in crate::report) fn table(figures: &LearningFigures) -> Vec<Row> {
     figures.changes.iter().map(row).collect()
 }
 
 fn row(change: &Change) -> Row {
     let Change { figure, before, after, difference } = change;
-    let written = |measured: &Option<Measured>| {
-        measured.map_or_else(
-            || NOTHING.to_owned(),
-            |measured| with_error(measured, |value| figure.written(value)),
-        )
+    let formatted = |measured: &Option<Measured>| {
+        measured
+            .map_or_else(|| DASH.to_owned(), |measured| with_error(measured, |value| figure.format(value)))
     };
     let is_clear = difference.is_some_and(|difference| {
         difference.standard_error.is_some_and(|error| difference.value.abs() > 2.0 * error)
     });
-    let change = |difference: Measured| with_error(difference, |value| figure.changed(value));
+    let change = |difference: Measured| with_error(difference, |value| figure.format_difference(value));
     Row {
         name: figure.name(),
         meaning: figure.meaning(),
-        before: written(before),
-        after: written(after),
-        difference: difference.map_or_else(|| NOTHING.to_owned(), change),
+        before: formatted(before),
+        after: formatted(after),
+        difference: difference.map_or_else(|| DASH.to_owned(), change),
         is_clear,
     }
 }
 
-fn with_error(measured: Measured, written: impl Fn(f64) -> String) -> String {
+fn with_error(measured: Measured, format: impl Fn(f64) -> String) -> String {
     let error = measured.standard_error.map(|error| format!(" ± {error:.3}")).unwrap_or_default();
-    format!("{}{error}", written(measured.value))
+    format!("{}{error}", format(measured.value))
 }
 
 impl Figure {
@@ -203,29 +203,29 @@ impl Figure {
         match self {
             Self::GoldReward => "Gold reward",
             Self::ProxyReward => "Proxy reward",
-            Self::RefinedReward => "Reward by the model of the time",
-            Self::ProxyAgreement => "First proxy orders as gold",
-            Self::RefinedAgreement => "Model of the time orders as gold",
+            Self::RefinedReward => "Reward by the current model",
+            Self::ProxyAgreement => "Agreement of first proxy and gold",
+            Self::RefinedAgreement => "Agreement of current model and gold",
             Self::MeanAbsPacs => "mean |PACS|",
             Self::KendallTau => "Kendall’s tau",
             Self::Kl => "KL from the first policy",
-            Self::ResponseTokens => "Answer length",
-            Self::Stopped => "Ended by itself",
+            Self::ResponseTokens => "Completion length",
+            Self::Stopped => "Completions not cut off",
         }
     }
 
     fn meaning(self) -> &'static str {
         match self {
-            Self::GoldReward => "what stands for the truth: the figure that counts",
-            Self::ProxyReward => "by the reward model that the experiment began with",
-            Self::RefinedReward => "before: the proxy; after: refined. Another model may have another scale",
-            Self::ProxyAgreement => "share of pairs of answers to one prompt, on this policy’s answers",
-            Self::RefinedAgreement => "the same, of the reward model as refined",
-            Self::MeanAbsPacs => "conflict between policy and the reward model of the time",
-            Self::KendallTau => "agreement of their rankings",
-            Self::Kl => "nats an answer: how far training moved the policy",
+            Self::GoldReward => "the reward that stands for the truth",
+            Self::ProxyReward => "by the first reward model of the experiment",
+            Self::RefinedReward => "before: the proxy; after: the refined model. Their scales may differ",
+            Self::ProxyAgreement => "share of pairs of completions that both order alike",
+            Self::RefinedAgreement => "share of pairs of completions that both order alike",
+            Self::MeanAbsPacs => "conflict between the policy and the current reward model",
+            Self::KendallTau => "agreement of the rankings by policy and current reward model",
+            Self::Kl => "nats per completion: the distance that training moved the policy",
             Self::ResponseTokens => "tokens",
-            Self::Stopped => "answers that were not cut off",
+            Self::Stopped => "share of completions that end before the token limit",
         }
     }
 
@@ -240,7 +240,7 @@ impl Figure {
         }
     }
 
-    fn written(self, value: f64) -> String {
+    fn format(self, value: f64) -> String {
         match self.unit() {
             Unit::Share => percent(value),
             Unit::Size => format!("{value:.3}"),
@@ -249,7 +249,7 @@ impl Figure {
         }
     }
 
-    fn changed(self, value: f64) -> String {
+    fn format_difference(self, value: f64) -> String {
         match self.unit() {
             Unit::Share => format!("{} points", signed(100.0 * value, 1)),
             Unit::Tokens => signed(value, 1),
@@ -258,7 +258,7 @@ impl Figure {
     }
 }
 
-/// How a figure is written.
+/// The number format of a figure.
 enum Unit {
     Share,
     Size,
@@ -267,11 +267,11 @@ enum Unit {
 }
 
 fn feedback_row(figures: &FeedbackFigures) -> FeedbackRow {
-    let number = |value: Option<u32>| value.map_or_else(|| NOTHING.to_owned(), |value| grouped(value.into()));
+    let number = |value: Option<u32>| value.map_or_else(|| DASH.to_owned(), |value| grouped(value.into()));
     let share = figures.preferences.zip(figures.contradicted).filter(|(preferences, _)| *preferences > 0);
     FeedbackRow {
         round: figures.round,
-        source: source_words(figures.source),
+        source: source_text(figures.source),
         comparisons: match figures.open {
             0 => grouped(figures.comparisons.into()),
             open => format!("{}, {open} open", grouped(figures.comparisons.into())),
@@ -280,7 +280,7 @@ fn feedback_row(figures: &FeedbackFigures) -> FeedbackRow {
         preferences: number(figures.preferences),
         ties: number(figures.ties),
         contradicted: share.map_or_else(
-            || NOTHING.to_owned(),
+            || DASH.to_owned(),
             |(preferences, contradicted)| {
                 format!("{contradicted} ({})", percent(f64::from(contradicted) / f64::from(preferences)))
             },
@@ -288,7 +288,7 @@ fn feedback_row(figures: &FeedbackFigures) -> FeedbackRow {
     }
 }
 
-/// How far annotators agree, a sentence each; none where nobody judged what another did.
+/// Returns sentences about the agreement of annotators; empty if no comparison has two annotators.
 fn agreement(figures: &FeedbackFigures) -> Vec<String> {
     if figures.pairs.is_empty() {
         return Vec::new();
@@ -299,8 +299,8 @@ fn agreement(figures: &FeedbackFigures) -> Vec<String> {
     let annotators = count(figures.annotators.len() as u64, "annotator");
     let observed = figures.agreement.observed.map_or_else(|| "undefined".to_owned(), percent);
     let mut lines = vec![format!(
-        "Round {}: {annotators}; {observed} of the pairs of judgements of a comparison agree (Krippendorff’s α {}, Fleiss’ \
-         κ {}; 0 is chance, 1 is full agreement).",
+        "Round {}: {annotators}. Of two judgements of a comparison, {observed} agree. Krippendorff’s α is {}, Fleiss’ κ {} \
+         (0 is chance, 1 is full agreement).",
         figures.round,
         figure(figures.agreement.krippendorff_alpha),
         figure(figures.agreement.fleiss_kappa),
@@ -320,20 +320,19 @@ fn training_row(figures: &TrainingFigures) -> TrainingRow {
     };
     let mut text = match (figures.is_done, figures.steps) {
         (true, _) if figures.is_unchanged => {
-            "left out, since the reward model found the answers of each prompt equally good; the policy stays as it was"
-                .to_owned()
+            "skipped, because the reward model rates all completions of a prompt alike; the policy is unchanged".to_owned()
         }
         (true, 0) => "done".to_owned(),
         (true, steps) => format!("done in {}", count(steps, "step")),
-        (false, 0) => "about to begin".to_owned(),
+        (false, 0) => "not started".to_owned(),
         (false, steps) => format!("step {} of {}", grouped(figures.step), grouped(steps)),
     };
     if figures.attempts > 1 {
-        text += &format!("; taken up again {}", count(u64::from(figures.attempts - 1), "time"));
+        text += &format!("; resumed {}", count(u64::from(figures.attempts - 1), "time"));
     }
-    if let Some([preferences, rehearsed]) = figures.learnt_from {
+    if let Some([preferences, rehearsed]) = figures.preferences {
         text += &format!(
-            "; on {} from feedback and {} of the original data",
+            "; on {} from feedback and {} from the original data",
             count(preferences.into(), "preference"),
             grouped(rehearsed.into())
         );

@@ -1,33 +1,33 @@
-//! Every answer by its |PACS|, and which of them are selected.
+//! The |PACS| of every completion in descending order, with the selected completions marked.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Canvas, Chart, Drawn, HEIGHT, TEXT, WIDTH, anchored, draw, role, styled};
+use super::canvas::{Canvas, Chart, DrawResult, HEIGHT, TEXT, WIDTH, anchored_text, draw, role, style_axes};
 use crate::report::data::PromptFigures;
 
-/// Columns of the strip of all |PACS|.
+/// Limit of drawn columns; a column then shows the mean of several completions.
 const COLUMNS_MAX: usize = 300;
 
 pub(super) fn chart(prompts: &[&PromptFigures], delta: f64) -> anyhow::Result<Chart> {
     let mut sorted: Vec<(f64, bool)> = prompts
         .iter()
-        .flat_map(|prompt| &prompt.answers)
-        .filter_map(|answer| Some((answer.pacs?.abs(), answer.selected)))
+        .flat_map(|prompt| &prompt.completions)
+        .filter_map(|completion| Some((completion.pacs?.abs(), completion.selected)))
         .collect();
     sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
     let selected = sorted.iter().filter(|(_, selected)| *selected).count();
     let description = format!(
-        "|PACS| of {} answers in descending order, from {:.2}; {selected} of them are selected.",
+        "|PACS| of {} completions in descending order, from {:.2}; {selected} of them are selected.",
         sorted.len(),
         sorted.first().map_or(0.0, |(largest, _)| *largest)
     );
-    draw((WIDTH, HEIGHT), "Every answer by its conflict, and what is selected", &description, |canvas| {
+    draw((WIDTH, HEIGHT), "Every completion by its conflict, and the selection", &description, |canvas| {
         paint(canvas, &sorted, delta)
     })
 }
 
-fn paint(canvas: &Canvas<'_>, sorted: &[(f64, bool)], delta: f64) -> Drawn {
+fn paint(canvas: &Canvas<'_>, sorted: &[(f64, bool)], delta: f64) -> DrawResult {
     let count = sorted.len();
     let top = sorted.first().map_or(1.0, |(largest, _)| largest.max(delta)) * 1.1;
     let mut chart = ChartBuilder::on(canvas)
@@ -36,13 +36,13 @@ fn paint(canvas: &Canvas<'_>, sorted: &[(f64, bool)], delta: f64) -> Drawn {
         .x_label_area_size(104)
         .y_label_area_size(104)
         .build_cartesian_2d(0.0..count as f64, 0.0..top.max(0.1))?;
-    styled(chart.configure_mesh())
+    style_axes(chart.configure_mesh())
         .disable_x_mesh()
-        .x_desc("answers, the most conflicting first")
+        .x_desc("completions, the most conflicting first")
         .y_desc("|PACS|")
         .x_labels(7)
         .y_labels(6)
-        .x_label_formatter(&|place| format!("{place:.0}"))
+        .x_label_formatter(&|rank| format!("{rank:.0}"))
         .draw()?;
     let width = count.div_ceil(COLUMNS_MAX).max(1);
     for (index, column) in sorted.chunks(width).enumerate() {
@@ -60,7 +60,7 @@ fn paint(canvas: &Canvas<'_>, sorted: &[(f64, bool)], delta: f64) -> Drawn {
     if delta > 0.0 {
         chart
             .draw_series(LineSeries::new([(0.0, delta), (count as f64, delta)], role::INK.stroke_width(2)))?;
-        let style = anchored(TEXT, role::INK, HPos::Right, VPos::Bottom);
+        let style = anchored_text(TEXT, role::INK, HPos::Right, VPos::Bottom);
         let text = Text::new(format!("δ = {delta}"), (-8, -6), style);
         chart.draw_series([EmptyElement::at((count as f64, delta)) + text])?;
     }

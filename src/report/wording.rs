@@ -1,4 +1,4 @@
-//! What the figures mean, in sentences: the same ones on pages, in Markdown and in the terminal.
+//! The sentences that explain the figures, shared by HTML, Markdown and the summary.
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
 use dissent_domain::reward::RewardKind;
@@ -7,19 +7,19 @@ use serde::Serialize;
 use super::data::{AgainstNoise, ReportData, Status, Verdict};
 use crate::text::{count, fingerprint, grouped, percent, short, signed};
 
-/// A headline figure: a name, a number, and what to make of it.
+/// A headline figure with its explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Headline {
-    /// What it is, for everybody.
+    /// The plain name.
     pub(super) label: &'static str,
-    /// Its name in the field.
+    /// The technical term.
     pub(super) term: &'static str,
     pub(super) value: String,
-    /// What noise would give.
+    /// The interval of the figure under noise.
     pub(super) noise: String,
-    /// What that says.
+    /// The conclusion from the two.
     pub(super) meaning: &'static str,
-    /// `above`, `within` or `below`, for a colour.
+    /// The colour class: `above`, `within`, `below` or `plain`.
     pub(super) verdict: &'static str,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Setting {
     pub(super) value: String,
 }
 
-/// The headline figures; empty while nothing is measured.
+/// Returns the headline figures; empty before the first measurement.
 pub(super) fn headlines(data: &ReportData) -> Vec<Headline> {
     let figures = &data.figures;
     let pacs = figures.mean_abs_pacs.map(|pacs| Headline {
@@ -40,12 +40,12 @@ pub(super) fn headlines(data: &ReportData) -> Vec<Headline> {
         noise: noise_interval(&pacs),
         meaning: match pacs.verdict {
             Verdict::Above => {
-                "More conflict than two unrelated scores would show: the two tend to oppose each other."
+                "More conflict than between unrelated scores: policy and proxy tend to oppose each other."
             }
             Verdict::Within => {
-                "What two unrelated scores would show: no sign that the two agree or oppose each other."
+                "As much conflict as between unrelated scores: policy and proxy show neither agreement nor opposition."
             }
-            Verdict::Below => "Less conflict than two unrelated scores would show: the two partly agree.",
+            Verdict::Below => "Less conflict than between unrelated scores: policy and proxy partly agree.",
         },
         verdict: verdict(pacs.verdict),
     });
@@ -55,9 +55,9 @@ pub(super) fn headlines(data: &ReportData) -> Vec<Headline> {
         value: signed(tau.mean, 2),
         noise: noise_interval(&tau),
         meaning: match tau.verdict {
-            Verdict::Above => "Their rankings agree more often than chance would have it.",
-            Verdict::Within => "No sign that their rankings have anything to do with each other.",
-            Verdict::Below => "Their rankings oppose each other more often than chance would have it.",
+            Verdict::Above => "The rankings of policy and proxy agree more often than by chance.",
+            Verdict::Within => "The rankings of policy and proxy show no relation.",
+            Verdict::Below => "The rankings of policy and proxy oppose each other more often than by chance.",
         },
         // Agreement above noise is conflict below it.
         verdict: verdict(match tau.verdict {
@@ -71,7 +71,7 @@ pub(super) fn headlines(data: &ReportData) -> Vec<Headline> {
         term: "mean |PACS| above noise’s 95 %",
         value: percent(share),
         noise: "noise alone: 5 %".to_owned(),
-        meaning: "The share of prompts whose conflict noise would reach only once in twenty.",
+        meaning: "The share of prompts whose conflict exceeds the 95 % quantile of noise.",
         verdict: "plain",
     });
     pacs.into_iter().chain(tau).chain(extreme).collect()
@@ -94,7 +94,7 @@ fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
-/// How far the round has come.
+/// Returns the progress of the round.
 pub(super) fn status(data: &ReportData) -> String {
     let counts = &data.counts;
     match data.status {
@@ -115,7 +115,7 @@ pub(super) fn status(data: &ReportData) -> String {
     }
 }
 
-/// Which answers are selected, as a sentence without its end.
+/// Describes the selection as the object of a sentence, without a full stop.
 pub(super) fn rule(settings: &SelectionSettings) -> String {
     let (delta, tau) = (settings.effective_delta(), settings.effective_tau());
     let large =
@@ -123,45 +123,58 @@ pub(super) fn rule(settings: &SelectionSettings) -> String {
     let distance = format!("a Kendall-tau distance of at least {}", short(tau));
     let distant = if tau > 0.0 { format!(" in the prompts with {distance}") } else { String::new() };
     let budget = settings.budget.map(grouped).unwrap_or_default();
-    let capped = if settings.budget.is_some() { format!(", at most {budget} in all") } else { String::new() };
+    let capped = if settings.budget.is_some() { format!(", at most {budget}") } else { String::new() };
     match settings.rule {
-        Rule::Paper => format!("the answers{large}{distant}{capped}"),
+        Rule::Paper => format!("the completions{large}{distant}{capped}"),
         Rule::Mean => {
             let distant = if tau > 0.0 { format!(" and {distance}") } else { String::new() };
-            format!("every answer of the prompts with mean |PACS| above {}{distant}{capped}", short(delta))
+            format!(
+                "every completion of the prompts with mean |PACS| above {}{distant}{capped}",
+                short(delta)
+            )
         }
         Rule::Budget => {
             let large =
                 if delta > 0.0 { format!(", if it is at least {}", short(delta)) } else { String::new() };
-            format!("the {budget} answers with the largest |PACS|{large}{distant}")
+            format!("the {budget} completions with the largest |PACS|{large}{distant}")
         }
         Rule::Quantile => {
             let top = percent(1.0 - settings.quantile);
             let large = if large.is_empty() { large } else { format!(" and{large}") };
-            format!("the answers in the top {top} of |PACS|{large}{distant}{capped}")
+            format!("the completions in the top {top} of |PACS|{large}{distant}{capped}")
         }
-        Rule::Random => format!("{budget} answers drawn at random, as a baseline"),
-        Rule::Margin => format!("the {budget} pairs with the smallest difference of reward, as a baseline"),
-        Rule::Gap => format!("the {budget} pairs with the largest difference of PACS{distant}"),
-        Rule::Discordant => format!("the pairs that policy and proxy order oppositely{distant}{capped}"),
+        Rule::Random => format!("{budget} completions drawn at random, as a baseline"),
+        Rule::Margin => {
+            format!("the {budget} comparisons with the smallest difference of reward, as a baseline")
+        }
+        Rule::Gap => format!("the {budget} comparisons with the largest difference of PACS{distant}"),
+        Rule::Discordant => {
+            format!("the comparisons that policy and proxy order oppositely{distant}{capped}")
+        }
         Rule::EqualMargin => {
             format!(
-                "the {budget} pairs with the largest difference of PACS among those of about the same difference of reward{distant}"
+                "the {budget} comparisons with the largest difference of PACS at about the same difference of reward{distant}"
             )
         }
         Rule::GapAndMargin => {
-            format!("the {budget} pairs with a large difference of PACS and a small one of reward{distant}")
+            format!(
+                "the {budget} comparisons with a large difference of PACS and a small difference of reward{distant}"
+            )
         }
         Rule::Doubt => {
-            format!("the {budget} pairs in which the policy's preference most outweighs the proxy's{distant}")
+            format!(
+                "the {budget} comparisons in which the policy's preference most exceeds the proxy's{distant}"
+            )
         }
-        Rule::Rso => format!("pairs kept by rejection sampling from the proxy, as a baseline{capped}"),
-        Rule::All => format!("every pair{capped}"),
+        Rule::Rso => {
+            format!("comparisons by rejection sampling from the proxy, as a baseline{capped}")
+        }
+        Rule::All => format!("every comparison{capped}"),
         Rule::None => "nothing".to_owned(),
     }
 }
 
-/// What was run, for the end of the report.
+/// Returns the settings of the experiment, for the end of the report.
 pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
     let (plan, counts) = (&data.plan, &data.counts);
     let sampling = &plan.sampling;
@@ -174,8 +187,8 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
         RewardKind::Cost => "a cost, negated: larger is better",
     };
     let logprob = match plan.conflict.logprob {
-        LogprobKind::Sum => "summed over the tokens of the answer (shorter answers tend to be likelier)",
-        LogprobKind::Mean => "per token of the answer",
+        LogprobKind::Sum => "sum over the tokens of a completion (shorter completions tend to be likelier)",
+        LogprobKind::Mean => "mean over the tokens of a completion",
     };
     vec![
         setting("Policy", format!("{} ({})", plan.policy.name, fingerprint(&plan.policy.fingerprint))),
@@ -188,7 +201,7 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
             "Sampling",
             format!(
                 "{} per prompt, temperature {}{nucleus}{top_k}, at most {} new tokens",
-                count(sampling.samples.into(), "answer"),
+                count(sampling.samples.into(), "completion"),
                 short(sampling.temperature),
                 grouped(sampling.max_new_tokens.into()),
             ),
@@ -201,7 +214,7 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
         ),
         setting("Measured", measured(data)),
         setting(
-            "Answers",
+            "Completions",
             format!(
                 "{} ({} cut off by the token limit), {} tokens",
                 grouped(counts.completions),
@@ -213,7 +226,7 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
     ]
 }
 
-/// How many prompts were measured, and why not all.
+/// Returns the number of measured prompts, and the reasons why others are missing.
 pub(super) fn measured(data: &ReportData) -> String {
     let counts = &data.counts;
     let mut out =
@@ -221,7 +234,7 @@ pub(super) fn measured(data: &ReportData) -> String {
     if counts.degenerate > 0 {
         let degenerate = grouped(counts.degenerate.into());
         out += &format!(
-            ", {degenerate} of them without a conflict to measure (their answers do not differ in reward or in log-probability)"
+            ", {degenerate} of them degenerate (all completions have the same reward or log-probability)"
         );
     }
     if counts.set_aside > 0 {
@@ -230,23 +243,23 @@ pub(super) fn measured(data: &ReportData) -> String {
     out
 }
 
-/// Why a complete round has nothing to show.
+/// Returns the reason why a complete round has no figures.
 pub(super) fn nothing_measured(data: &ReportData) -> &'static str {
     if data.counts.measured == 0 {
-        "Nothing was measured: every prompt was set aside, for the reasons below."
+        "No conflict is measured: every prompt was set aside. The reasons are below."
     } else {
-        "No prompt has a conflict to measure: either each has a single answer, or all its answers were scored alike."
+        "Conflict is undefined on every prompt: a prompt has one completion only, or all its completions have the same score."
     }
 }
 
-/// How many answers were selected.
+/// Returns the number of selected completions.
 pub(super) fn selected(data: &ReportData) -> String {
     match data.status {
-        Status::InProgress => "nothing yet: it is decided when the round ends".to_owned(),
+        Status::InProgress => "pending until all prompts are done".to_owned(),
         Status::Complete => {
             let counts = &data.counts;
             let prompts = count(counts.selected_prompts.into(), "prompt");
-            format!("{} of {prompts}", count(counts.selected.into(), "answer"))
+            format!("{} of {prompts}", count(counts.selected.into(), "completion"))
         }
     }
 }
@@ -256,33 +269,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_reads_as_a_sentence() {
+    fn a_rule_is_described_with_its_settings() {
         let settings = |rule, budget| SelectionSettings { rule, budget, ..SelectionSettings::default() };
         for (settings, expected) in [
             (
                 settings(Rule::Paper, None),
-                "the answers with |PACS| of at least 1 in the prompts with a Kendall-tau distance of at least 0.5",
+                "the completions with |PACS| of at least 1 in the prompts with a Kendall-tau distance of at least 0.5",
             ),
             (
                 SelectionSettings { tau: Some(0.0), ..settings(Rule::Paper, Some(1500)) },
-                "the answers with |PACS| of at least 1, at most 1,500 in all",
+                "the completions with |PACS| of at least 1, at most 1,500",
             ),
-            (settings(Rule::Mean, None), "every answer of the prompts with mean |PACS| above 1"),
+            (settings(Rule::Mean, None), "every completion of the prompts with mean |PACS| above 1"),
             (
                 SelectionSettings { tau: Some(0.6), ..settings(Rule::Mean, None) },
-                "every answer of the prompts with mean |PACS| above 1 and a Kendall-tau distance of at least 0.6",
+                "every completion of the prompts with mean |PACS| above 1 and a Kendall-tau distance of at least 0.6",
             ),
-            (settings(Rule::Budget, Some(20)), "the 20 answers with the largest |PACS|"),
+            (settings(Rule::Budget, Some(20)), "the 20 completions with the largest |PACS|"),
             (
                 SelectionSettings { delta: Some(1.5), ..settings(Rule::Budget, Some(20)) },
-                "the 20 answers with the largest |PACS|, if it is at least 1.5",
+                "the 20 completions with the largest |PACS|, if it is at least 1.5",
             ),
-            (settings(Rule::Quantile, None), "the answers in the top 10 % of |PACS|"),
+            (settings(Rule::Quantile, None), "the completions in the top 10 % of |PACS|"),
             (
                 SelectionSettings { delta: Some(1.5), ..settings(Rule::Quantile, None) },
-                "the answers in the top 10 % of |PACS| and with |PACS| of at least 1.5",
+                "the completions in the top 10 % of |PACS| and with |PACS| of at least 1.5",
             ),
-            (settings(Rule::Random, Some(20)), "20 answers drawn at random, as a baseline"),
+            (settings(Rule::Random, Some(20)), "20 completions drawn at random, as a baseline"),
         ] {
             assert_eq!(rule(&settings), expected);
         }

@@ -1,5 +1,4 @@
-//! The steps of a study, each done once: a step's result lies in a folder that is named by everything that
-//! determines it.
+//! A cache of the steps of a study. The name of a step's folder is a hash of the step's inputs.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
@@ -9,24 +8,24 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The results of a study's steps, in a folder of its data folder.
+/// The results of a study's steps, in the folder `steps` of its data folder.
 #[derive(Debug, Clone)]
-pub struct Steps {
+pub struct StepCache {
     folder: PathBuf,
 }
 
-impl Steps {
-    /// In this data folder.
+impl StepCache {
+    /// Creates the cache of a data folder.
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
         Self { folder: data_dir.join("steps") }
     }
 
-    /// The folder of a step: made by `make` the first time, found ever after. `inputs` is all that determines
-    /// the result.
+    /// Returns the folder of a step. Calls `make` unless an earlier run has finished the step. `inputs` must
+    /// determine the result.
     ///
-    /// `make` is given the folder's future path, which does not exist yet; what it writes elsewhere is its
-    /// own affair, but for a checkpoint ([`Steps::checkpoint_of`]), which is gone once the step is done.
+    /// `make` receives the path of a folder that does not exist. The checkpoint
+    /// ([`StepCache::checkpoint_of`]) of that path is deleted after the step.
     ///
     /// # Errors
     /// As `make`, or if the folder cannot be written.
@@ -41,31 +40,33 @@ impl Steps {
             return Ok(done);
         }
         fs::create_dir_all(&self.folder)
-            .with_context(|| format!("failed to make {}", self.folder.display()))?;
-        let begun = done.with_extension("begun");
-        if begun.exists() {
-            // What was left by a step that was killed; it begins again.
-            fs::remove_dir_all(&begun).with_context(|| format!("failed to remove {}", begun.display()))?;
+            .with_context(|| format!("failed to create {}", self.folder.display()))?;
+        let unfinished = done.with_extension("begun");
+        if unfinished.exists() {
+            // A killed step left this folder; the step starts again.
+            fs::remove_dir_all(&unfinished)
+                .with_context(|| format!("failed to delete {}", unfinished.display()))?;
         }
-        make(&begun).with_context(|| format!("the step {name} failed"))?;
-        fs::rename(&begun, &done).with_context(|| format!("failed to keep {}", done.display()))?;
-        match fs::remove_file(Self::checkpoint_of(&begun)) {
+        make(&unfinished).with_context(|| format!("step {name} failed"))?;
+        fs::rename(&unfinished, &done)
+            .with_context(|| format!("failed to rename {} to {}", unfinished.display(), done.display()))?;
+        let checkpoint = Self::checkpoint_of(&unfinished);
+        match fs::remove_file(&checkpoint) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).context("failed to remove a checkpoint")
+                Err(error).with_context(|| format!("failed to delete checkpoint {}", checkpoint.display()))
             }
             _ => Ok(done),
         }
     }
 
-    /// Where a step that takes long keeps its checkpoint until the folder that it was given is made.
+    /// Returns the path of a step's checkpoint while `folder` is unfinished.
     #[must_use]
     pub fn checkpoint_of(folder: &Path) -> PathBuf {
         folder.with_extension("checkpoint")
     }
 
-    /// The rows of a step, one after the other in the order of their numbers: `row` is asked for those that
-    /// no earlier run has made. A row is on the disk before the next is begun, so that a step that is killed
-    /// goes on where it was.
+    /// Returns the rows 0..count of a step. Calls `row` for rows that no earlier run has made. Each row is
+    /// synced to disk before the next one begins, so a killed step resumes.
     ///
     /// # Errors
     /// As `row`, or if the file cannot be read or written.
@@ -78,8 +79,8 @@ impl Steps {
     ) -> anyhow::Result<Vec<T>> {
         let path = self.path(name, inputs)?.with_extension("jsonl");
         fs::create_dir_all(&self.folder)
-            .with_context(|| format!("failed to make {}", self.folder.display()))?;
-        let mut rows: Vec<T> = whole_rows(&path)?;
+            .with_context(|| format!("failed to create {}", self.folder.display()))?;
+        let mut rows: Vec<T> = complete_rows(&path)?;
         rows.truncate(count);
         if rows.len() == count {
             return Ok(rows);
@@ -90,7 +91,7 @@ impl Steps {
             writeln!(file, "{}", serde_json::to_string(row)?)?;
         }
         for index in rows.len()..count {
-            let made = row(index).with_context(|| format!("the step {name} failed at row {index}"))?;
+            let made = row(index).with_context(|| format!("step {name} failed at row {index}"))?;
             writeln!(file, "{}", serde_json::to_string(&made)?)?;
             file.sync_data()?;
             rows.push(made);
@@ -104,8 +105,8 @@ impl Steps {
     }
 }
 
-/// The rows up to the first that is not whole: a run was killed while it wrote that one.
-fn whole_rows<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<T>> {
+/// Reads the rows before the first incomplete one, which a killed run may leave.
+fn complete_rows<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<T>> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn a_step_is_made_once_for_its_inputs() {
         let folder = tempfile::tempdir().unwrap();
-        let steps = Steps::new(folder.path());
+        let steps = StepCache::new(folder.path());
         let mut made = 0;
         let mut make = |inputs: &str| {
             steps.folder("step", &inputs, |path| {
@@ -145,9 +146,9 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_failed_is_made_again_from_nothing() {
+    fn a_failed_step_is_made_again_from_the_start() {
         let folder = tempfile::tempdir().unwrap();
-        let steps = Steps::new(folder.path());
+        let steps = StepCache::new(folder.path());
         let failed = steps.folder("step", &1, |path| {
             fs::create_dir_all(path)?;
             fs::write(path.join("half"), "")?;
@@ -159,24 +160,24 @@ mod tests {
     }
 
     #[test]
-    fn rows_go_on_after_the_last_whole_one() {
+    fn rows_resume_after_the_last_complete_one() {
         let folder = tempfile::tempdir().unwrap();
-        let steps = Steps::new(folder.path());
-        let mut asked = Vec::new();
+        let steps = StepCache::new(folder.path());
+        let mut made = Vec::new();
         let mut rows = |until: usize| {
             steps.rows("rows", &"inputs", 4, |index| {
                 anyhow::ensure!(index < until, "killed");
-                asked.push(index);
+                made.push(index);
                 Ok(index * 10)
             })
         };
         assert!(rows(2).is_err());
         let path = fs::read_dir(folder.path().join("steps")).unwrap().next().unwrap().unwrap().path();
         let mut file = fs::File::options().append(true).open(path).unwrap();
-        // Half a row, as a kill leaves it.
+        // A kill may leave half a row.
         file.write_all(b"[").unwrap();
         assert_eq!(rows(9).unwrap(), [0, 10, 20, 30]);
         assert_eq!(rows(0).unwrap(), [0, 10, 20, 30]);
-        assert_eq!(asked, [0, 1, 2, 3]);
+        assert_eq!(made, [0, 1, 2, 3]);
     }
 }

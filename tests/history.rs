@@ -1,7 +1,7 @@
 //! Commands on the history of experiments: what-if, diff, tables, forks, archives.
 
 mod forks;
-pub(crate) mod made;
+pub(crate) mod histories;
 mod rotation;
 mod salvage;
 mod snapshots;
@@ -10,18 +10,18 @@ mod tables;
 use dissent_domain::event::Event;
 use serde_json::{Value, json};
 
-use made::{Shelf, asking, in_order, learning_plan, learnt, measured, plan};
+use histories::{DataFolders, awaiting_judgements, in_order, learning_plan, learnt, measured, plan};
 
-/// A shelf with the measured experiment `history`, which selected five completions by budget.
-fn shelf() -> Shelf {
-    let shelf = Shelf::new();
-    shelf.keep("data", &measured(plan("history"), &in_order(), 0.0).recorded);
-    shelf
+/// Returns a data folder with the measured experiment `history`, which selected five completions by budget.
+fn folders() -> DataFolders {
+    let folders = DataFolders::new();
+    folders.append("data", &measured(plan("history"), &in_order(), 0.0).recorded);
+    folders
 }
 
 #[test]
 fn what_if_with_the_recorded_settings_selects_the_recorded_pairs() {
-    let found = shelf().json("data", &["replay", "history", "--what-if", "conflict.budget=5"], 0);
+    let found = folders().json("data", &["replay", "history", "--what-if", "conflict.budget=5"], 0);
     let total = &found["total"];
     assert_eq!(total["recorded"]["answers"], 5);
     assert_eq!(total["recorded"], total["changed"]);
@@ -31,9 +31,9 @@ fn what_if_with_the_recorded_settings_selects_the_recorded_pairs() {
 
 #[test]
 fn what_if_with_a_smaller_budget_keeps_the_pairs_of_most_conflict() {
-    let shelf = shelf();
+    let folders = folders();
     let arguments = ["replay", "history", "--what-if", "selection.budget=2"];
-    let found = shelf.json("data", &arguments, 0);
+    let found = folders.json("data", &arguments, 0);
     assert_eq!(found["total"]["answers"], json!({"kept": 2, "new": 0, "dropped": 3, "jaccard": 0.4}));
     assert_eq!(found["changed"]["conflict"]["selection"]["budget"], 2);
     assert_eq!(found["recorded"]["conflict"]["selection"]["budget"], 5);
@@ -48,10 +48,10 @@ fn what_if_with_a_smaller_budget_keeps_the_pairs_of_most_conflict() {
 
 #[test]
 fn what_if_accepts_thresholds_and_rules_of_pairs() {
-    let shelf = shelf();
-    let none = shelf.json("data", &["replay", "history", "--what-if", "conflict.delta=100"], 0);
+    let folders = folders();
+    let none = folders.json("data", &["replay", "history", "--what-if", "conflict.delta=100"], 0);
     assert_eq!(none["total"]["changed"], json!({"answers": 0, "prompts": 0, "comparisons": 0, "labels": 0}));
-    let all = shelf.json(
+    let all = folders.json(
         "data",
         &["replay", "history", "--what-if", "conflict.rule=all", "--what-if", "conflict.budget="],
         0,
@@ -62,7 +62,7 @@ fn what_if_accepts_thresholds_and_rules_of_pairs() {
 
 #[test]
 fn what_if_with_mean_logprobs_measures_conflict_again() {
-    let found = shelf().json("data", &["replay", "history", "--what-if", "conflict.logprob=mean"], 0);
+    let found = folders().json("data", &["replay", "history", "--what-if", "conflict.logprob=mean"], 0);
     // All completions have the same length: the mean orders them like the sum, except for the rounding of a
     // tie.
     assert_eq!(found["total"]["changed"]["answers"], 5);
@@ -72,22 +72,22 @@ fn what_if_with_mean_logprobs_measures_conflict_again() {
 
 #[test]
 fn what_if_counts_recorded_labels_once() {
-    let shelf = Shelf::new();
-    shelf.keep("data", &learnt(learning_plan("loop")).recorded);
-    let found = shelf.json("data", &["replay", "loop", "--what-if", "feedback.overlap=2"], 0);
+    let folders = DataFolders::new();
+    folders.append("data", &learnt(learning_plan("loop")).recorded);
+    let found = folders.json("data", &["replay", "loop", "--what-if", "feedback.overlap=2"], 0);
     assert_eq!(found["rounds"].as_array().unwrap().len(), 2);
     let total = &found["total"];
     let comparisons = total["recorded"]["comparisons"].as_u64().unwrap();
     assert!(comparisons > 0, "{total}");
     assert_eq!(total["recorded"]["labels"], comparisons);
     assert_eq!(total["changed"]["labels"], 2 * comparisons);
-    assert_eq!(total["labels_missing"], comparisons, "one judgement of each is there");
+    assert_eq!(total["labels_missing"], comparisons, "one judgement of each is recorded");
 }
 
 #[test]
 fn what_if_refuses_unknown_and_invalid_settings() {
-    let shelf = shelf();
-    let refused = |setting: &str| shelf.says("data", &["replay", "history", "--what-if", setting], 2);
+    let folders = folders();
+    let refused = |setting: &str| folders.output("data", &["replay", "history", "--what-if", setting], 2);
     let unknown = refused("conflict.dleta=1");
     assert!(unknown.contains("conflict.dleta") && unknown.contains("conflict.delta"), "{unknown}");
     refused("generation.samples=2");
@@ -100,33 +100,33 @@ fn what_if_refuses_unknown_and_invalid_settings() {
 
 #[test]
 fn what_if_lists_rounds_without_a_selection_as_undecided() {
-    let shelf = shelf();
+    let folders = folders();
     let arguments = ["replay", "history", "--at", "9", "--what-if", "conflict.budget=2"];
-    let found = shelf.json("data", &arguments, 0);
+    let found = folders.json("data", &arguments, 0);
     assert_eq!((&found["rounds"], &found["undecided"]), (&json!([]), &json!([0])));
 }
 
 #[test]
 fn experiments_are_listed_with_their_state_and_shown_with_their_plan() {
-    let shelf = shelf();
-    let asked = asking(learning_plan("loop"));
-    shelf.keep("data", &asked.recorded);
-    let listed = shelf.json("data", &["experiment", "list"], 0);
+    let folders = folders();
+    let waiting = awaiting_judgements(learning_plan("loop"));
+    folders.append("data", &waiting.recorded);
+    let listed = folders.json("data", &["experiment", "list"], 0);
     let of =
         |key: &str| -> Vec<Value> { listed.as_array().unwrap().iter().map(|e| e[key].clone()).collect() };
     assert_eq!(of("experiment"), ["history", "loop"]);
     assert_eq!(of("state"), ["finished", "waits_for_people"]);
-    assert_eq!(of("events")[1], asked.recorded.len());
-    let said = shelf.says("data", &["experiment", "list"], 0);
+    assert_eq!(of("events")[1], waiting.recorded.len());
+    let said = folders.output("data", &["experiment", "list"], 0);
     assert!(said.contains("loop") && said.contains("0/"), "{said}");
 
-    let shown = shelf.json("data", &["experiment", "show", "history"], 0);
+    let shown = folders.json("data", &["experiment", "show", "history"], 0);
     assert_eq!(shown["plan"]["conflict"]["selection"]["budget"], 5);
     assert_eq!(shown["overview"]["rounds"][0]["measured"], 5);
     assert_eq!(shown["overview"]["rounds"][0]["set_aside"], 1);
-    let said = shelf.says("data", &["experiment", "show", "history"], 0);
+    let said = folders.output("data", &["experiment", "show", "history"], 0);
     assert!(said.contains("conflict.selection.budget") && said.contains("closed"), "{said}");
-    let early = shelf.json("data", &["experiment", "show", "history", "--at", "3"], 0);
+    let early = folders.json("data", &["experiment", "show", "history", "--at", "3"], 0);
     assert_eq!(
         (&early["overview"]["events"], &early["overview"]["state"]),
         (&json!(3), &json!("in_progress"))
@@ -135,10 +135,10 @@ fn experiments_are_listed_with_their_state_and_shown_with_their_plan() {
 
 #[test]
 fn diff_finds_runs_equal_if_they_differ_in_order_only() {
-    let shelf = shelf();
+    let folders = folders();
     let other = measured(plan("again"), &[5, 3, 4, 0, 2, 1], 0.0);
-    shelf.keep("data", &other.recorded);
-    let found = shelf.json("data", &["log", "diff", "history", "again"], 0);
+    folders.append("data", &other.recorded);
+    let found = folders.json("data", &["log", "diff", "history", "again"], 0);
     assert_eq!((&found["same"], &found["same_order"]), (&json!(true), &json!(false)));
     assert_eq!(found["state_hashes"][0], found["state_hashes"][1]);
     assert_eq!(found["state_hashes"][0], other.experiment.state_hash());
@@ -147,11 +147,12 @@ fn diff_finds_runs_equal_if_they_differ_in_order_only() {
 
 #[test]
 fn diff_names_a_differing_score_and_its_consequences() {
-    let shelf = shelf();
-    shelf.keep("there", &measured(plan("history"), &in_order(), 0.25).recorded);
-    let (here, there) = (shelf.path("data"), shelf.path("there"));
-    let (a, b) = (format!("{}:history", made::utf8(&here)), format!("{}:history", made::utf8(&there)));
-    let found = shelf.json("data", &["log", "diff", &a, &b], 1);
+    let folders = folders();
+    folders.append("there", &measured(plan("history"), &in_order(), 0.25).recorded);
+    let (here, there) = (folders.path("data"), folders.path("there"));
+    let (a, b) =
+        (format!("{}:history", histories::utf8(&here)), format!("{}:history", histories::utf8(&there)));
+    let found = folders.json("data", &["log", "diff", &a, &b], 1);
     let kinds = &found["kinds"];
     assert_eq!(kinds["generation.completions_sampled"]["different"], 0);
     assert_eq!(kinds["reward.rewards_scored"]["different"], 1);
@@ -163,38 +164,38 @@ fn diff_names_a_differing_score_and_its_consequences() {
 
 #[test]
 fn diff_counts_events_of_one_run_only() {
-    let shelf = shelf();
+    let folders = folders();
     let whole = measured(plan("short"), &in_order(), 0.0);
-    shelf.keep("data", &whole.recorded[..whole.recorded.len() - 1]);
-    let found = shelf.json("data", &["log", "diff", "history", "short"], 1);
+    folders.append("data", &whole.recorded[..whole.recorded.len() - 1]);
+    let found = folders.json("data", &["log", "diff", "history", "short"], 1);
     assert_eq!(found["kinds"]["experiment.finished"]["only_a"], 1);
     assert_eq!(found["parting"]["b"], Value::Null);
-    let found = shelf.json("data", &["log", "diff", "short", "history"], 1);
+    let found = folders.json("data", &["log", "diff", "short", "history"], 1);
     assert_eq!(found["kinds"]["experiment.finished"]["only_b"], 1);
-    assert_eq!(found["first"]["what"], "only B has it");
+    assert_eq!(found["first"]["what"], "missing in A");
 }
 
 #[test]
 fn verify_checks_every_experiment_of_a_log() {
-    let shelf = shelf();
-    shelf.keep("data", &learnt(learning_plan("loop")).recorded);
-    let found = shelf.json("data", &["replay", "--verify"], 0);
+    let folders = folders();
+    folders.append("data", &learnt(learning_plan("loop")).recorded);
+    let found = folders.json("data", &["replay", "--verify"], 0);
     assert_eq!(found["sound"], true);
     assert_eq!(found["experiments"].as_array().unwrap().len(), 2);
-    shelf.says("data", &["replay"], 2);
+    folders.output("data", &["replay"], 2);
 }
 
 #[test]
-fn verify_names_the_first_fault_of_each_experiment() {
-    let shelf = Shelf::new();
+fn verify_reports_the_first_fault_of_each_experiment() {
+    let folders = DataFolders::new();
     let mut bad = measured(plan("bad"), &in_order(), 0.0).recorded;
     let place = bad.iter().position(|e| e.event.event_type == "conflict.measured").unwrap();
     let Event::ConflictMeasured(mut e) = bad[place].decode().unwrap() else { unreachable!() };
     e.conflict.pacs[0] += 1e-9;
     bad[place].event.body = dissent_domain::event::encode(&e.into()).unwrap();
-    shelf.keep("data", &bad);
-    shelf.keep("data", &measured(plan("good"), &in_order(), 0.0).recorded);
-    let found = shelf.json("data", &["replay", "--verify"], 3);
+    folders.append("data", &bad);
+    folders.append("data", &measured(plan("good"), &in_order(), 0.0).recorded);
+    let found = folders.json("data", &["replay", "--verify"], 3);
     let [bad, good] = found["experiments"].as_array().unwrap().as_slice() else { panic!("{found}") };
     assert_eq!((&bad["sound"], &good["sound"]), (&json!(false), &json!(true)));
     assert_eq!(bad["fault"]["position"], place + 1);
@@ -203,15 +204,15 @@ fn verify_names_the_first_fault_of_each_experiment() {
 
 #[test]
 fn verify_reports_an_event_without_a_cause_in_its_stream() {
-    let shelf = Shelf::new();
+    let folders = DataFolders::new();
     let mut events = measured(plan("history"), &in_order(), 0.0).recorded;
     let place = events.iter().position(|e| e.event.event_type == "generation.completions_sampled").unwrap();
     // A cause outside the stream, and the id that follows from it.
     let cause = dissent_domain::event::EventId::of_experiment(&plan("elsewhere").experiment);
     events[place].event.causation = Some(cause);
     events[place].event.id = cause.caused("generation.completions_sampled", 0);
-    shelf.keep("data", &events);
-    let found = shelf.json("data", &["replay", "--verify"], 3);
+    folders.append("data", &events);
+    let found = folders.json("data", &["replay", "--verify"], 3);
     let fault = &found["experiments"][0]["fault"];
     assert_eq!(fault["position"], place + 1);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::history::made::{Shelf, asking as asking_history, learning_plan};
+use crate::history::histories::{DataFolders, awaiting_judgements as asking_history, learning_plan};
 use crate::support::{Lab, Learning, Setup, succeeded};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -312,34 +312,34 @@ fn create_prints_a_command_that_starts_the_experiment() {
 
 #[test]
 fn operator_commands_work_without_a_server_and_cancelled_experiments_can_be_archived() {
-    let shelf = Shelf::new();
-    shelf.keep("data", &asking_history(learning_plan("loop")).recorded);
-    let archive = shelf.path("archive");
+    let folders = DataFolders::new();
+    folders.append("data", &asking_history(learning_plan("loop")).recorded);
+    let archive = folders.path("archive");
     let archiving = ["log", "archive", "loop", "--to", archive.to_str().unwrap()];
-    shelf.says("data", &archiving, 2);
-    let state = || shelf.json("data", &["experiment", "show", "loop"], 0)["overview"].clone();
+    folders.output("data", &archiving, 2);
+    let state = || folders.json("data", &["experiment", "show", "loop"], 0)["overview"].clone();
     let before = state();
     assert_eq!(before["state"], "waits_for_people");
     let pause = ["experiment", "pause", "loop", "--by", "ann", "--reason", "lunch"];
-    shelf.says("data", &pause, 0);
+    folders.output("data", &pause, 0);
     assert_eq!(state()["ordered"], json!({ "by": "ann", "reason": "lunch" }));
     assert_eq!((&state()["state"], &state()["state_hash"]), (&json!("paused"), &before["state_hash"]));
-    shelf.says("data", &["experiment", "start", "loop"], 2);
-    shelf.says("data", &["experiment", "resume", "loop"], 0);
+    folders.output("data", &["experiment", "start", "loop"], 2);
+    folders.output("data", &["experiment", "resume", "loop"], 0);
     let much = "x".repeat(9000);
     for server in [&[][..], &["--server", "http://127.0.0.1:9"]] {
         let pause = [&["experiment", "pause", "loop", "--reason", &much], server].concat();
-        assert!(shelf.says("data", &pause, 2).contains("--reason"), "{server:?}");
+        assert!(folders.output("data", &pause, 2).contains("--reason"), "{server:?}");
     }
-    assert!(shelf.says("data", &["experiment", "cancel", "nobody"], 2).contains("nobody"));
-    shelf.says("data", &["experiment", "cancel", "loop"], 0);
-    shelf.says("data", &["experiment", "cancel", "loop"], 0);
-    shelf.says("data", &["experiment", "resume", "loop"], 2);
-    assert!(shelf.says("data", &["experiment", "list"], 0).contains("cancelled"));
-    shelf.says("data", &["experiment", "fork", "loop", "--as", "on"], 2);
-    shelf.says("data", &archiving, 0);
-    shelf.says("data", &["replay", "--verify"], 0);
-    assert!(shelf.says("data", &["log", "backup"], 0).contains("backups"));
+    assert!(folders.output("data", &["experiment", "cancel", "nobody"], 2).contains("nobody"));
+    folders.output("data", &["experiment", "cancel", "loop"], 0);
+    folders.output("data", &["experiment", "cancel", "loop"], 0);
+    folders.output("data", &["experiment", "resume", "loop"], 2);
+    assert!(folders.output("data", &["experiment", "list"], 0).contains("cancelled"));
+    folders.output("data", &["experiment", "fork", "loop", "--as", "on"], 2);
+    folders.output("data", &archiving, 0);
+    folders.output("data", &["replay", "--verify"], 0);
+    assert!(folders.output("data", &["log", "backup"], 0).contains("backups"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What version 0.1 wrote still opens, verifies, replays to the same states and goes on:
-//! `tests/fixtures/past`.
+//! Compatibility with data of version 0.1 (`tests/fixtures/past`): it verifies, replays to the same states
+//! and continues.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,10 +32,10 @@ fn exported(file: &str) -> String {
     std::fs::read_to_string(fixture().join("exports").join(file)).unwrap()
 }
 
-/// A copy of the fixture that may be changed.
-struct Past(TempDir);
+/// A writable copy of the fixture.
+struct FixtureCopy(TempDir);
 
-impl Past {
+impl FixtureCopy {
     fn new() -> Self {
         let past = Self(tempfile::tempdir().unwrap());
         copy(&fixture(), past.0.path());
@@ -87,22 +87,22 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The fields of `now` that `then` has too: later versions may add fields, and may not change any.
-fn as_then(then: &Value, now: &Value) -> Value {
+/// Returns the fields of `now` that `then` has, too. Later versions may add fields but change none.
+fn common_fields(then: &Value, now: &Value) -> Value {
     match (then, now) {
         (Value::Object(then), Value::Object(now)) => {
-            let of = |(key, value)| Some((String::clone(key), as_then(value, now.get(key)?)));
+            let of = |(key, value)| Some((String::clone(key), common_fields(value, now.get(key)?)));
             Value::Object(then.iter().filter_map(of).collect())
         }
         (Value::Array(then), Value::Array(now)) if then.len() == now.len() => {
-            Value::Array(then.iter().zip(now).map(|(then, now)| as_then(then, now)).collect())
+            Value::Array(then.iter().zip(now).map(|(then, now)| common_fields(then, now)).collect())
         }
         _ => now.clone(),
     }
 }
 
 #[test]
-fn the_past_holds_every_event_type() {
+fn the_fixture_of_version_0_1_has_every_event_type() {
     let log = exported("events.jsonl");
     for kind in EventType::ALL.iter().filter(|kind| kind.version() <= 2) {
         assert!(log.contains(&format!("\"event_type\":\"{}\"", kind.name())), "{}", kind.name());
@@ -110,15 +110,15 @@ fn the_past_holds_every_event_type() {
 }
 
 #[test]
-fn the_past_verifies_and_replays_to_the_same_states() {
-    let past = Past::new();
+fn data_of_version_0_1_verifies_and_replays_to_the_same_states() {
+    let past = FixtureCopy::new();
     past.dissent(&["log", "verify"]);
     let verified = past.json(&["replay", "--verify", "--json"]);
     assert_eq!(verified["experiments"].as_array().unwrap().len(), EXPERIMENTS.len());
     for experiment in EXPERIMENTS {
         let then: Value = serde_json::from_str(&exported(&format!("{experiment}.json"))).unwrap();
         let now = past.json(&["experiment", "--json", "show", experiment]);
-        assert_eq!(as_then(&then, &now), then, "{experiment}");
+        assert_eq!(common_fields(&then, &now), then, "{experiment}");
         let sound =
             verified["experiments"].as_array().unwrap().iter().find(|it| it["experiment"] == experiment);
         assert_eq!(sound.unwrap()["sound"], true, "{experiment}");
@@ -127,8 +127,8 @@ fn the_past_verifies_and_replays_to_the_same_states() {
 }
 
 #[test]
-fn the_past_exports_the_same_bytes_and_comes_back_from_its_export() {
-    let past = Past::new();
+fn data_of_version_0_1_exports_and_imports_the_same_bytes() {
+    let past = FixtureCopy::new();
     assert!(past.dissent(&["log", "export"]) == exported("events.jsonl"), "the export of the log changed");
     let tables =
         ["completions", "scores", "conflicts", "comparisons", "feedback", "trainings", "evaluations"];
@@ -148,21 +148,21 @@ fn the_past_exports_the_same_bytes_and_comes_back_from_its_export() {
 }
 
 #[test]
-fn the_past_is_reported_as_it_was() {
-    let past = Past::new();
+fn reports_of_version_0_1_keep_their_fields_and_values() {
+    let past = FixtureCopy::new();
     for experiment in EXPERIMENTS {
         let then: Value = serde_json::from_str(&exported(&format!("{experiment}-report.json"))).unwrap();
         let now = past.json(&["report", experiment, "--format", "json", "--output", "-"]);
-        assert_eq!(as_then(&then, &now), then, "{experiment}");
+        assert_eq!(common_fields(&then, &now), then, "{experiment}");
     }
 }
 
 #[test]
-fn what_was_left_half_way_goes_on_to_its_end() {
+fn unfinished_experiments_of_version_0_1_continue_to_their_end() {
     if required(OnnxRuntime::load(None)).is_none() {
         return;
     }
-    let past = Past::new();
+    let past = FixtureCopy::new();
     let before = past.states();
     past.run("half-way");
     past.run("forked");
@@ -170,14 +170,15 @@ fn what_was_left_half_way_goes_on_to_its_end() {
     past.run("created");
     past.dissent(&["experiment", "resume", "paused"]);
     for experiment in ["paused", "people"] {
-        let asked = past.dissent(&["feedback", "export", experiment, "--format", "jsonl", "--output", "-"]);
+        let exported =
+            past.dissent(&["feedback", "export", experiment, "--format", "jsonl", "--output", "-"]);
         let judge = |line: &str| {
             let mut line: Value = serde_json::from_str(line).unwrap();
             line["annotator"] = json!("ben");
             line["verdict"] = json!("second");
             format!("{line}\n")
         };
-        std::fs::write(past.0.path().join("judged.jsonl"), asked.lines().map(judge).collect::<String>())
+        std::fs::write(past.0.path().join("judged.jsonl"), exported.lines().map(judge).collect::<String>())
             .unwrap();
         past.dissent(&["feedback", "import", "judged.jsonl"]);
         past.run(experiment);
@@ -195,7 +196,7 @@ fn what_was_left_half_way_goes_on_to_its_end() {
             assert_eq!((state, events), (state_before, events_before), "{experiment}");
         }
     }
-    // What was there is there still, byte for byte, and the rest came after it.
+    // The recorded events are unchanged; new events follow them.
     let then = exported("events.jsonl");
     let now = past.dissent(&["log", "export"]);
     let events = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();

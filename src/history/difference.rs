@@ -1,9 +1,9 @@
-//! Where two histories differ: in what order, in what, and by how much.
+//! Compares two histories: their order, their events, and the size of each difference.
 //!
-//! Workers finish in any order, so events are matched by what they are about (the completions of a prompt in
-//! a round, the third comparison, the judgement of an annotator), not by their place. The names of the
-//! experiments are no difference, nor are the version of the program and what only an envelope says: times,
-//! ids, actors.
+//! Workers finish in any order, so events are matched by subject and not by version. A subject is, for
+//! example, the completions of a prompt in a round, or the judgement of an annotator. The comparison ignores
+//! the names of the experiments, the version of the program, and the envelopes with their times, ids and
+//! actors.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::overview::ExperimentHistory;
 
-/// Fields of differing events that are reported for each kind.
+/// Limit of the reported fields of a kind of event.
 const FIELDS_MAX: usize = 12;
 
 /// A stream to compare.
@@ -24,51 +24,52 @@ pub(crate) struct Side<'a> {
     pub(crate) experiment: ExperimentId,
 }
 
-/// What the comparison found.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Difference {
-    /// Whether everything but the order is the same.
+    /// Whether both streams have the same events, in any order.
     pub(crate) same: bool,
-    /// Whether the order is, too.
+    /// Whether both streams have the same events in the same order.
     pub(crate) same_order: bool,
-    /// Events at the beginning that are the same, in the same order.
+    /// Equal events at the beginning of both streams.
     pub(crate) common: u64,
-    /// The first place at which the streams part; none if they do not.
+    /// The first version at which the streams diverge; `None` if they do not.
     pub(crate) parting: Option<Divergence>,
-    /// The first event of A, in A's order, that B has not or has otherwise; none if there is none.
+    /// The first event of A that B lacks or that differs in B; if A has no such event, the first one of B.
     pub(crate) first: Option<FirstDifference>,
-    /// By kind of event, in order of name.
+    /// Differences by kind of event, sorted by name.
     pub(crate) kinds: BTreeMap<String, KindDifference>,
     pub(crate) state_hashes: [String; 2],
 }
 
-/// What each stream has where they part.
+/// The two events at the version where the streams diverge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Divergence {
     pub(crate) version: u64,
-    /// None: the stream ends before.
+    /// The subject of the event of A; `None` if the stream ends before.
     pub(crate) a: Option<String>,
+    /// The subject of the event of B; `None` if the stream ends before.
     pub(crate) b: Option<String>,
 }
 
 /// An event that differs, or that one stream lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct FirstDifference {
-    /// Its position in the log of A, or of B if A has no such event.
+    /// The position in the log of A, or of B if A lacks the event.
     pub(crate) position: u64,
     pub(crate) subject: String,
-    /// How it differs, for a person to read.
+    /// The difference as text.
     pub(crate) what: String,
 }
 
-/// The events of one kind.
+/// The counts of one kind of event.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub(crate) struct KindDifference {
     pub(crate) same: u64,
     pub(crate) different: u64,
     pub(crate) only_a: u64,
     pub(crate) only_b: u64,
-    /// Of the events that differ, by field: in how many events, and the largest difference of a number.
+    /// The differing fields of `different` events.
     pub(crate) fields: BTreeMap<String, FieldDifference>,
 }
 
@@ -78,13 +79,16 @@ impl KindDifference {
     }
 }
 
+/// A differing field.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub(crate) struct FieldDifference {
+    /// Events in which the field differs.
     pub(crate) events: u64,
+    /// The largest absolute difference; `None` if the field is no number.
     pub(crate) largest: Option<f64>,
 }
 
-/// One event of a stream, by what it is about.
+/// One event of a stream, without its body.
 struct EventSummary {
     position: u64,
     version: u64,
@@ -92,74 +96,77 @@ struct EventSummary {
     hash: blake3::Hash,
 }
 
-/// The events of B that A has not met yet, by the hash of what they are about.
+/// The events of B without a match in A, by the hash of their subject.
 type Unmatched = HashMap<blake3::Hash, EventSummary>;
 
 /// Compares two streams up to their ends.
 ///
 /// # Errors
-/// If one cannot be read, or has an event that this program does not know.
+/// If a log cannot be read, or an event cannot be decoded.
 pub(crate) fn between(a: &Side<'_>, b: &Side<'_>) -> anyhow::Result<Difference> {
-    let mut unmet = Unmatched::new();
+    let mut unmatched = Unmatched::new();
     let mut order: Vec<blake3::Hash> = Vec::new();
     super::each(b.log, &b.experiment, None, &mut |recorded| {
-        let (subject, event) = named(recorded)?;
+        let (subject, event) = subject_and_event(recorded)?;
         let hash = hash(&event)?;
-        order.push(place_hash(&subject, hash));
+        order.push(subject_and_body_hash(&subject, hash));
         let kind = event.event_type().name();
-        let met = EventSummary { position: recorded.position, version: recorded.version, kind, hash };
-        unmet.insert(blake3::hash(subject.as_bytes()), met);
+        let summary = EventSummary { position: recorded.position, version: recorded.version, kind, hash };
+        unmatched.insert(blake3::hash(subject.as_bytes()), summary);
         Ok(())
     })?;
-    let mut walk = Comparison { b, unmet, order, found: Findings::default() };
-    super::each(a.log, &a.experiment, None, &mut |recorded| walk.next(recorded))?;
-    walk.finish(a)
+    let mut comparison = Comparison { b, unmatched, order, found: Findings::default() };
+    super::each(a.log, &a.experiment, None, &mut |recorded| comparison.next(recorded))?;
+    comparison.finish(a)
 }
 
 #[derive(Default)]
 struct Findings {
     common: u64,
-    seen: u64,
-    parted: Option<(u64, Option<String>)>,
+    /// Events of A that are compared.
+    compared: u64,
+    /// The version at which the streams diverge, and the subject there in A.
+    divergence: Option<(u64, Option<String>)>,
     first: Option<FirstDifference>,
     kinds: BTreeMap<String, KindDifference>,
 }
 
-/// A walk through A, with B at hand.
+/// Compares the events of A, one by one, with those of B.
 struct Comparison<'a> {
     b: &'a Side<'a>,
-    unmet: Unmatched,
+    unmatched: Unmatched,
+    /// Hashes of the events of B, in order.
     order: Vec<blake3::Hash>,
     found: Findings,
 }
 
 impl Comparison<'_> {
     fn next(&mut self, recorded: &Recorded) -> anyhow::Result<()> {
-        let (subject, event) = named(recorded)?;
+        let (subject, event) = subject_and_event(recorded)?;
         let hash = hash(&event)?;
         let found = &mut self.found;
-        if found.parted.is_none() {
-            let place = usize::try_from(found.seen)?;
-            if self.order.get(place) == Some(&place_hash(&subject, hash)) {
+        if found.divergence.is_none() {
+            let index = usize::try_from(found.compared)?;
+            if self.order.get(index) == Some(&subject_and_body_hash(&subject, hash)) {
                 found.common += 1;
             } else {
-                found.parted = Some((recorded.version, Some(subject.clone())));
+                found.divergence = Some((recorded.version, Some(subject.clone())));
             }
         }
-        found.seen += 1;
+        found.compared += 1;
         let kind = found.kinds.entry(event.event_type().name().to_owned()).or_default();
-        let what = match self.unmet.remove(&blake3::hash(subject.as_bytes())) {
-            Some(met) if met.hash == hash => {
+        let what = match self.unmatched.remove(&blake3::hash(subject.as_bytes())) {
+            Some(other) if other.hash == hash => {
                 kind.same += 1;
                 return Ok(());
             }
-            Some(met) => {
+            Some(other) => {
                 kind.different += 1;
-                differing(self.b, &met, &event, kind)?
+                count_fields(self.b, &other, &event, kind)?
             }
             None => {
                 kind.only_a += 1;
-                "only A has it".to_owned()
+                "missing in B".to_owned()
             }
         };
         found.first.get_or_insert(FirstDifference { position: recorded.position, subject, what });
@@ -167,18 +174,19 @@ impl Comparison<'_> {
     }
 
     fn finish(mut self, a: &Side<'_>) -> anyhow::Result<Difference> {
-        for met in self.unmet.values() {
-            self.found.kinds.entry(met.kind.to_owned()).or_default().only_b += 1;
+        for unmatched in self.unmatched.values() {
+            self.found.kinds.entry(unmatched.kind.to_owned()).or_default().only_b += 1;
         }
-        let left = self.unmet.into_values().min_by_key(|met| met.version);
-        if let Some(met) = left.filter(|_| self.found.first.is_none()) {
-            let subject = subject_at(self.b, met.version)?.unwrap_or_default();
-            let what = "only B has it".to_owned();
-            self.found.first = Some(FirstDifference { position: met.position, subject, what });
+        let first_unmatched = self.unmatched.into_values().min_by_key(|event| event.version);
+        if let Some(event) = first_unmatched.filter(|_| self.found.first.is_none()) {
+            let subject = subject_at(self.b, event.version)?.unwrap_or_default();
+            let what = "missing in A".to_owned();
+            self.found.first = Some(FirstDifference { position: event.position, subject, what });
         }
-        let Findings { common, seen, parted, first, kinds } = self.found;
-        let parted = parted.or_else(|| (self.order.len() as u64 > seen).then_some((seen + 1, None)));
-        let parting = match parted {
+        let Findings { common, compared, divergence, first, kinds } = self.found;
+        let b_is_longer = self.order.len() as u64 > compared;
+        let divergence = divergence.or_else(|| b_is_longer.then_some((compared + 1, None)));
+        let parting = match divergence {
             Some((version, in_a)) => Some(Divergence { version, a: in_a, b: subject_at(self.b, version)? }),
             None => None,
         };
@@ -199,11 +207,11 @@ impl Comparison<'_> {
 
 fn subject_at(side: &Side<'_>, version: u64) -> anyhow::Result<Option<String>> {
     let page = side.log.read_stream(&side.experiment, version.saturating_sub(1), 1)?;
-    page.first().map(|recorded| Ok(named(recorded)?.0)).transpose()
+    page.first().map(|recorded| Ok(subject_and_event(recorded)?.0)).transpose()
 }
 
-/// What an event is about, and the event but for the experiment's name.
-fn named(recorded: &Recorded) -> anyhow::Result<(String, Event)> {
+/// Returns the subject of an event, and the event without the experiment's name and the program's version.
+fn subject_and_event(recorded: &Recorded) -> anyhow::Result<(String, Event)> {
     let mut event = recorded.decode()?;
     let name = || ExperimentId::new("experiment");
     if let Event::ExperimentStarted(e) = &mut event {
@@ -215,9 +223,9 @@ fn named(recorded: &Recorded) -> anyhow::Result<(String, Event)> {
     Ok((subject(&event), event))
 }
 
-/// What an event is about: no stream has two events with the same subject.
+/// Returns the subject of an event. No stream has two events with the same subject.
 fn subject(event: &Event) -> String {
-    let about = match event {
+    let detail = match event {
         Event::ExperimentStarted(_) | Event::ExperimentFinished(_) => String::new(),
         Event::ExperimentForked(e) => format!(" after {} events", e.shared),
         Event::ExperimentCancelled(_) => String::new(),
@@ -230,7 +238,7 @@ fn subject(event: &Event) -> String {
         Event::ConflictMeasured(e) => format!(" round {} prompt {}", e.round, e.prompt_id),
         Event::PromptSetAside(e) => format!(" round {} prompt {}", e.round, e.prompt_id),
         Event::PairSelected(e) => {
-            format!(" round {} prompt {} answer {}", e.round, e.prompt_id, e.completion)
+            format!(" round {} prompt {} completion {}", e.round, e.prompt_id, e.completion)
         }
         Event::RoundEvaluated(e) => format!(" round {}", e.round),
         Event::RoundClosed(e) => format!(" round {}", e.round),
@@ -239,12 +247,12 @@ fn subject(event: &Event) -> String {
             format!(" round {} comparison {} by {}", e.round, e.comparison, e.annotator)
         }
         Event::FeedbackSettled(e) => format!(" round {}", e.round),
-        Event::TrainingRequested(e) => trained(e.round, e.stage.name(), e.attempt),
-        Event::TrainingStarted(e) => trained(e.round, e.stage.name(), e.attempt),
+        Event::TrainingRequested(e) => attempt(e.round, e.stage.name(), e.attempt),
+        Event::TrainingStarted(e) => attempt(e.round, e.stage.name(), e.attempt),
         Event::TrainingProgressed(e) => {
-            format!("{} sign {}", trained(e.round, e.stage.name(), e.attempt), e.sequence)
+            format!("{} heartbeat {}", attempt(e.round, e.stage.name(), e.attempt), e.sequence)
         }
-        Event::TrainingLeaseExpired(e) => trained(e.round, e.stage.name(), e.attempt),
+        Event::TrainingLeaseExpired(e) => attempt(e.round, e.stage.name(), e.attempt),
         Event::RewardModelRefined(e) => format!(" round {}", e.round),
         Event::PolicyTuned(e) => format!(" round {}", e.round),
         Event::EvaluationRequested(e) => format!(" {}", e.evaluation),
@@ -252,10 +260,10 @@ fn subject(event: &Event) -> String {
         Event::RewardHackingSuspected(e) => format!(" round {}", e.round),
         Event::StopDecided(e) => format!(" round {}", e.round),
     };
-    format!("{}{about}", event.event_type().name())
+    format!("{}{detail}", event.event_type().name())
 }
 
-fn trained(round: u32, stage: &str, attempt: u32) -> String {
+fn attempt(round: u32, stage: &str, attempt: u32) -> String {
     format!(" round {round} {stage} attempt {attempt}")
 }
 
@@ -263,23 +271,25 @@ fn hash(event: &Event) -> anyhow::Result<blake3::Hash> {
     Ok(blake3::hash(&dissent_domain::event::encode(event)?))
 }
 
-fn place_hash(subject: &str, body: blake3::Hash) -> blake3::Hash {
+fn subject_and_body_hash(subject: &str, body: blake3::Hash) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(subject.as_bytes());
     hasher.update(body.as_bytes());
     hasher.finalize()
 }
 
-/// Counts the fields in which an event of A differs from that of B, and puts the first into words.
-fn differing(
+/// Counts the fields in which an event of A differs from that of B. Returns the first difference as text.
+fn count_fields(
     b: &Side<'_>,
-    met: &EventSummary,
+    summary: &EventSummary,
     event: &Event,
     kind: &mut KindDifference,
 ) -> anyhow::Result<String> {
-    let other = b.log.read_stream(&b.experiment, met.version - 1, 1)?;
-    let Some(other) = other.first() else { anyhow::bail!("event {} of B is gone", met.position) };
-    let (_, other) = named(other)?;
+    let other = b.log.read_stream(&b.experiment, summary.version - 1, 1)?;
+    let Some(other) = other.first() else {
+        anyhow::bail!("event {} of B disappeared during the comparison: compare again", summary.position)
+    };
+    let (_, other) = subject_and_event(other)?;
     let value = |event: &Event| event.serialize_body(serde_json::value::Serializer);
     let mut fields = BTreeMap::new();
     let mut first = None;
@@ -288,18 +298,18 @@ fn differing(
         if kind.fields.len() >= FIELDS_MAX && !kind.fields.contains_key(&field) {
             continue;
         }
-        let known = kind.fields.entry(field).or_default();
-        known.events += 1;
-        known.largest = match (known.largest, largest) {
+        let counted = kind.fields.entry(field).or_default();
+        counted.events += 1;
+        counted.largest = match (counted.largest, largest) {
             (Some(one), Some(other)) => Some(f64::max(one, other)),
             (one, other) => one.or(other),
         };
     }
-    Ok(first.unwrap_or_else(|| "its bytes differ, what they say does not".to_owned()))
+    Ok(first.unwrap_or_else(|| "different bytes of the same content".to_owned()))
 }
 
-/// Collects the paths at which two values differ, items of a list under one path, with the largest difference
-/// of numbers.
+/// Collects the paths at which two values differ, with the largest difference of numbers. All items of a list
+/// share one path.
 fn compare(
     path: &str,
     a: &Value,
@@ -325,16 +335,16 @@ fn compare(
             }
         }
         _ => {
-            let apart = a.as_f64().zip(b.as_f64()).map(|(a, b)| (a - b).abs());
-            let known = fields.entry(path.to_owned()).or_insert(apart);
-            *known = known.zip(apart).map(|(one, other)| one.max(other)).or(*known).or(apart);
-            first.get_or_insert_with(|| format!("{path} is {} in A, {} in B", short(a), short(b)));
+            let difference = a.as_f64().zip(b.as_f64()).map(|(a, b)| (a - b).abs());
+            let largest = fields.entry(path.to_owned()).or_insert(difference);
+            *largest = largest.zip(difference).map(|(one, other)| one.max(other)).or(*largest).or(difference);
+            first.get_or_insert_with(|| format!("{path} is {} in A, {} in B", shortened(a), shortened(b)));
         }
     }
 }
 
-/// A value, cut to what a line holds.
-fn short(value: &Value) -> String {
+/// Returns a value, cut off at 60 characters.
+fn shortened(value: &Value) -> String {
     const CHARS_MAX: usize = 60;
     let text = crate::text::ascii_controls(value.to_string());
     match text.char_indices().nth(CHARS_MAX) {

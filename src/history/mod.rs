@@ -1,5 +1,4 @@
-//! The past of experiments, questioned: what a command over a recorded log needs besides the rules of the
-//! domain.
+//! Queries on the recorded history of experiments: comparison, overview, changed settings, tables.
 
 pub(crate) mod difference;
 pub(crate) mod overview;
@@ -10,11 +9,11 @@ use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 
-/// Events read at a time: each may hold all the answers to a prompt.
+/// Events read at a time. Each may hold all completions of a prompt.
 const PAGE_EVENTS: usize = 256;
 
-/// Hands every event of a stream up to a position of the log to `visit`, in order and a page at a time.
-/// Returns how many.
+/// Passes the events of a stream to `visit`, in order, up to the position `last` of the log. Reads them page
+/// by page. Returns the number of events.
 ///
 /// # Errors
 /// If the log cannot be read, or as `visit`.

@@ -1,4 +1,4 @@
-//! Where an experiment stands, in a few figures.
+//! The overview of an experiment: its state, its rounds and its counts.
 
 use dissent_domain::event::{Event, Recorded, Stage};
 use dissent_domain::experiment::Experiment;
@@ -10,23 +10,23 @@ use dissent_domain::replay::Replay;
 use dissent_domain::round::Round;
 use serde::Serialize;
 
-/// How far an experiment has come.
+/// The state of an experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
-    /// Something is left to do.
+    /// Events are due.
     InProgress,
-    /// It goes on once people have judged comparisons.
+    /// Judgements of annotators are due.
     WaitsForPeople,
-    /// It did all its rounds.
+    /// All rounds are closed.
     Finished,
-    /// It decided to go no further before its last round.
+    /// A guard stopped the experiment before its last round.
     Stopped,
-    /// It waits for its start.
+    /// The command to start is due.
     Created,
-    /// It waits until it is resumed.
+    /// The command to resume is due.
     Paused,
-    /// It was given up.
+    /// An operator cancelled the experiment.
     Cancelled,
 }
 
@@ -43,6 +43,7 @@ impl State {
         }
     }
 
+    /// Returns the state as text.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::InProgress => "in progress",
@@ -56,7 +57,7 @@ impl State {
     }
 }
 
-/// Who ordered what holds now.
+/// The operator and the reason of a pause or a cancellation that is in effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct CommandedBy {
     pub(crate) by: String,
@@ -70,32 +71,32 @@ impl CommandedBy {
         Some(Self { by: by.clone(), reason: reason.clone() })
     }
 
-    /// In a few words; none if nothing was said.
+    /// Returns the operator and the reason as text; `None` if neither is recorded.
     pub(crate) fn words(&self) -> Option<String> {
         let by = (!self.by.is_empty()).then(|| format!("by {}", self.by));
-        let said: Vec<String> = by.into_iter().chain(self.reason.clone()).collect();
-        (!said.is_empty()).then(|| crate::text::visible(&said.join(": ")).to_string())
+        let parts: Vec<String> = by.into_iter().chain(self.reason.clone()).collect();
+        (!parts.is_empty()).then(|| crate::text::visible(&parts.join(": ")).to_string())
     }
 }
 
-/// Where the past of a fork is from.
+/// The origin of a fork.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Origin {
     pub(crate) experiment: ExperimentId,
-    /// The last position shared.
+    /// The last shared position.
     pub(crate) position: u64,
-    /// Events shared.
+    /// The number of shared events.
     pub(crate) shared: u64,
 }
 
-/// One round in figures.
+/// The figures of one round.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct RoundRow {
     pub(crate) round: u32,
-    /// Position of the event that opened it.
+    /// The position of the event that opened the round.
     pub(crate) opened_at: u64,
-    /// Position of the event by which its last prompt was measured or set aside: a fork from there selects
-    /// anew.
+    /// The position of the event that measured its last prompt or set it aside. A fork from this position
+    /// makes a new selection.
     pub(crate) measured_at: Option<u64>,
     pub(crate) prompts: u32,
     pub(crate) measured: u32,
@@ -107,18 +108,18 @@ pub(crate) struct RoundRow {
     pub(crate) kendall_tau: Option<f64>,
     pub(crate) comparisons: u64,
     pub(crate) judgements: u64,
-    /// What it is at; `closed` once it is over.
+    /// The current step, or `closed`.
     pub(crate) at: &'static str,
 }
 
 impl RoundRow {
-    fn of(round: &Round, places: RoundPositions) -> Self {
+    fn of(round: &Round, positions: RoundPositions) -> Self {
         let (counts, learning) = (round.counts(), round.learning());
         let evaluation = round.evaluation();
         Self {
             round: round.number(),
-            opened_at: places.opened_at,
-            measured_at: places.measured_at,
+            opened_at: positions.opened_at,
+            measured_at: positions.measured_at,
             prompts: counts.expected,
             measured: counts.measured,
             set_aside: counts.set_aside,
@@ -129,13 +130,13 @@ impl RoundRow {
             kendall_tau: evaluation.and_then(|evaluation| evaluation.kendall_tau),
             comparisons: learning.comparisons().len() as u64,
             judgements: learning.judgements(),
-            at: at(round),
+            at: current_step(round),
         }
     }
 }
 
-/// What a round is at, by the words of the steps.
-fn at(round: &Round) -> &'static str {
+/// Returns the name of the current step, or `closed`.
+fn current_step(round: &Round) -> &'static str {
     let learning = round.learning();
     let done = |stage| learning.training(stage).map(|training| training.progress == TrainingProgress::Done);
     if round.is_closed() {
@@ -151,12 +152,12 @@ fn at(round: &Round) -> &'static str {
     }
 }
 
-/// An experiment in figures.
+/// The figures of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Overview {
     pub(crate) experiment: ExperimentId,
     pub(crate) state: State,
-    /// Who paused or cancelled it, and why, where it is so.
+    /// The operator command in effect, if the experiment is paused or cancelled.
     pub(crate) ordered: Option<CommandedBy>,
     pub(crate) origin: Option<Origin>,
     pub(crate) rounds_planned: u32,
@@ -165,44 +166,44 @@ pub(crate) struct Overview {
     pub(crate) judgements: u64,
     pub(crate) evaluations: u64,
     pub(crate) events: u64,
-    /// When it was started, microseconds since 1970 UTC.
+    /// The time of the first event, in microseconds since 1970 UTC.
     pub(crate) started_us: u64,
-    /// When its last event was recorded, microseconds since 1970 UTC.
+    /// The time of the last event, in microseconds since 1970 UTC.
     pub(crate) last_us: u64,
     pub(crate) rounds: Vec<RoundRow>,
     pub(crate) state_hash: String,
 }
 
-/// Where a round lies in the log.
+/// Positions of a round in the log.
 #[derive(Debug, Clone, Copy, Default)]
 struct RoundPositions {
     opened_at: u64,
     measured_at: Option<u64>,
 }
 
-/// An experiment as the log has it, with what only its envelopes say.
+/// The replayed history of an experiment, with positions and times from the envelopes.
 pub(crate) struct ExperimentHistory {
     pub(crate) replay: Replay,
     origin: Option<Origin>,
-    places: Vec<RoundPositions>,
+    positions: Vec<RoundPositions>,
     started_us: u64,
     last_us: u64,
 }
 
 impl ExperimentHistory {
-    /// Reads a stream up to a position of the log.
+    /// Reads a stream up to the position `last` of the log.
     ///
     /// # Errors
-    /// If it cannot be read, or an event cannot be applied.
+    /// If the log cannot be read, or an event cannot be applied.
     pub(crate) fn read(
         log: &dyn EventLog,
         experiment: &ExperimentId,
         last: Option<u64>,
     ) -> anyhow::Result<Self> {
-        let (replay, places) = (Replay::new(), Vec::new());
-        let mut past = Self { replay, origin: None, places, started_us: 0, last_us: 0 };
-        super::each(log, experiment, last, &mut |recorded| past.apply(recorded))?;
-        Ok(past)
+        let (replay, positions) = (Replay::new(), Vec::new());
+        let mut history = Self { replay, origin: None, positions, started_us: 0, last_us: 0 };
+        super::each(log, experiment, last, &mut |recorded| history.apply(recorded))?;
+        Ok(history)
     }
 
     fn apply(&mut self, recorded: &Recorded) -> anyhow::Result<()> {
@@ -216,20 +217,20 @@ impl ExperimentHistory {
             self.origin = Some(Origin { experiment: e.origin, position: e.position, shared: e.shared });
         }
         self.replay.apply(recorded)?;
-        self.place(recorded);
+        self.note_positions(recorded);
         Ok(())
     }
 
-    fn place(&mut self, recorded: &Recorded) {
+    fn note_positions(&mut self, recorded: &Recorded) {
         let rounds = self.replay.experiment().rounds();
-        if rounds.len() > self.places.len() {
-            self.places.push(RoundPositions { opened_at: recorded.position, measured_at: None });
+        if rounds.len() > self.positions.len() {
+            self.positions.push(RoundPositions { opened_at: recorded.position, measured_at: None });
         }
-        if let (Some(round), Some(places)) = (rounds.last(), self.places.last_mut())
-            && places.measured_at.is_none()
+        if let (Some(round), Some(positions)) = (rounds.last(), self.positions.last_mut())
+            && positions.measured_at.is_none()
             && round.is_complete()
         {
-            places.measured_at = Some(recorded.position);
+            positions.measured_at = Some(recorded.position);
         }
     }
 
@@ -237,15 +238,14 @@ impl ExperimentHistory {
         self.replay.experiment()
     }
 
-    /// The figures of an experiment of this name.
+    /// Returns the figures of the experiment, under this name.
     pub(crate) fn overview(&self, name: &ExperimentId) -> Overview {
         let experiment = self.experiment();
-        let places = self.places.iter().copied();
         let rounds: Vec<RoundRow> = experiment
             .rounds()
             .iter()
-            .zip(places)
-            .map(|(round, places)| RoundRow::of(round, places))
+            .zip(&self.positions)
+            .map(|(round, positions)| RoundRow::of(round, *positions))
             .collect();
         let closed = experiment.rounds().iter().filter(|round| round.is_closed()).count();
         Overview {

@@ -1,4 +1,4 @@
-//! Settings of a recorded plan, changed by the keys of the configuration.
+//! Changes settings of a recorded plan by their configuration keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,17 +8,17 @@ use serde_json::Value;
 
 use crate::error::BadInput;
 
-/// A key of the configuration, and where its value is in a plan.
+/// A configuration key with the JSON pointer of its value in a plan.
 struct Key {
     name: &'static str,
-    plan: &'static str,
+    pointer: &'static str,
 }
 
-const fn key(name: &'static str, plan: &'static str) -> Key {
-    Key { name, plan }
+const fn key(name: &'static str, pointer: &'static str) -> Key {
+    Key { name, pointer }
 }
 
-/// What a selection is made by: `selection.*` is another name of `conflict.*`.
+/// The keys of the selection. `selection.*` is an alias of `conflict.*`.
 const SELECTION: &[Key] = &[
     key("conflict.rule", "/conflict/selection/rule"),
     key("conflict.delta", "/conflict/selection/delta"),
@@ -31,7 +31,7 @@ const SELECTION: &[Key] = &[
     key("feedback.budget", "/learning/feedback/budget"),
 ];
 
-/// What else a fork may change.
+/// The other keys that a fork may change.
 const OTHERS: &[Key] = &[
     key("experiment.rounds", "/rounds"),
     key("experiment.seed", "/seed"),
@@ -82,18 +82,20 @@ impl FromStr for Setting {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (key, value) = text.split_once('=').ok_or_else(|| {
-            format!("`{text}` is no KEY=VALUE: write it as in conflict.delta=1.5, and KEY= to unset it")
+            format!(
+                "setting `{text}` lacks `=`: write KEY=VALUE, such as conflict.delta=1.5, or KEY= to unset it"
+            )
         })?;
         Ok(Self { key: key.trim().to_owned(), value: value.trim().to_owned() })
     }
 }
 
-/// Which keys may be changed.
+/// The keys that may be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Those that decide what is asked.
+    /// The keys of the selection and of the requested feedback.
     Selection,
-    /// Those, and all that a fork may change.
+    /// The keys of the selection, and the others that a fork may change.
     Fork,
 }
 
@@ -104,28 +106,32 @@ impl Scope {
     }
 
     fn find(self, name: &str) -> Result<&'static Key, BadInput> {
-        let canonical = name.strip_prefix("selection.").map(|rest| format!("conflict.{rest}"));
-        let wanted = canonical.as_deref().unwrap_or(name);
-        self.keys().find(|key| key.name == wanted).ok_or_else(|| {
-            let known: Vec<&str> = self.keys().map(|key| key.name).collect();
-            BadInput(format!("there is no setting `{name}` to change here: use one of {}", known.join(", ")))
+        let resolved = name.strip_prefix("selection.").map(|rest| format!("conflict.{rest}"));
+        let canonical = resolved.as_deref().unwrap_or(name);
+        self.keys().find(|key| key.name == canonical).ok_or_else(|| {
+            let allowed: Vec<&str> = self.keys().map(|key| key.name).collect();
+            BadInput(format!("setting `{name}` cannot be changed here: use {}", allowed.join(", ")))
         })
     }
 }
 
-/// The plan with these settings changed, and each value checked against its range.
+/// Returns the plan with these settings changed. Checks every value against its range.
 ///
 /// # Errors
-/// The first key that is unknown, that the plan has no place for, or whose value it cannot have.
+/// If a key is unknown, the plan lacks the key's section, or a value is invalid.
 pub(crate) fn changed(plan: &Plan, settings: &[Setting], scope: Scope) -> anyhow::Result<Plan> {
     let mut changed = plan.clone();
     for Setting { key: name, value } in settings {
         let key = scope.find(name)?;
         let mut json = serde_json::to_value(&changed)?;
-        let place = json.pointer_mut(key.plan).ok_or_else(|| {
-            BadInput(format!("{name}: the experiment {} has no [{}]", plan.experiment, section(key.name)))
+        let target = json.pointer_mut(key.pointer).ok_or_else(|| {
+            BadInput(format!(
+                "setting {name} does not apply: experiment {} has no section [{}]",
+                plan.experiment,
+                section(key.name)
+            ))
         })?;
-        *place = parsed(value);
+        *target = parsed(value);
         changed =
             serde_json::from_value(json).map_err(|error| BadInput(format!("{name} = {value}: {error}")))?;
     }
@@ -137,7 +143,7 @@ fn section(key: &str) -> &str {
     key.split_once('.').map_or(key, |(section, _)| section)
 }
 
-/// A value as TOML has it; a word needs no quotes, and nothing is no value.
+/// Parses a value as TOML. A bare word is a string; an empty text unsets the value.
 fn parsed(text: &str) -> Value {
     if text.is_empty() {
         return Value::Null;
@@ -150,19 +156,26 @@ fn parsed(text: &str) -> Value {
 
 fn validate(plan: &Plan) -> Result<(), String> {
     if plan.rounds == 0 || plan.rounds > crate::config::ROUNDS_MAX {
-        return Err(format!("experiment.rounds = {}: use 1 to {}", plan.rounds, crate::config::ROUNDS_MAX));
+        return Err(format!(
+            "experiment.rounds = {} is out of range: use 1 to {}",
+            plan.rounds,
+            crate::config::ROUNDS_MAX
+        ));
     }
     plan.sampling.validate().map_err(|error| format!("generation.{error}"))?;
     plan.conflict.selection.validate().map_err(|error| format!("conflict: {error}"))?;
     let Some(learning) = &plan.learning else { return Ok(()) };
     if learning.feedback.overlap == 0 {
-        return Err("feedback.overlap = 0: use at least 1".to_owned());
+        return Err("feedback.overlap = 0 is out of range: use at least 1".to_owned());
     }
     if learning.feedback.budget == Some(0) {
-        return Err("feedback.budget = 0: use at least 1".to_owned());
+        return Err("feedback.budget = 0 is out of range: use at least 1".to_owned());
     }
     if !(1..=1024).contains(&learning.evaluation.samples) {
-        return Err(format!("evaluation.samples = {}: use 1 to 1024", learning.evaluation.samples));
+        return Err(format!(
+            "evaluation.samples = {} is out of range: use 1 to 1024",
+            learning.evaluation.samples
+        ));
     }
     learning.refinement.hyperparameters.validate().map_err(|error| format!("refinement.{error}"))?;
     learning.tuning.hyperparameters.validate().map_err(|error| format!("tuning.{error}"))?;

@@ -1,9 +1,9 @@
-//! Recorded events as flat tables: one row a record, the same columns in every row, scalars or lists of
-//! scalars only, so that data frames and columnar stores take them as they are.
+//! Exports recorded events as flat tables.
 //!
-//! Every row has `position` and `time_us` (microseconds since 1970 UTC) of the event that it is from, and
-//! `experiment`. A text or number that there is none of is null. Rows come in the order of the log, and are
-//! made from one event at a time.
+//! All rows of a table have the same columns. A value is a scalar or a list of scalars, as data frames and
+//! columnar stores expect it. Every row begins with the `position` and `time_us` (microseconds since 1970
+//! UTC) of its event, and with `experiment`. A missing text or number is null. Rows are in the order of the
+//! log.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::jsonl::{JsonLinesWriter, OutputError};
 
-/// Which records are written.
+/// The table to export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Table {
     /// Every event: its envelope, and its body as JSON text.
@@ -29,11 +29,11 @@ pub(crate) enum Table {
     Scores,
     /// The conflict of every prompt.
     Conflicts,
-    /// Every comparison put up.
+    /// Every requested comparison.
     Comparisons,
     /// Every judgement.
     Feedback,
-    /// Every event of a training, its final figures among them.
+    /// Every event of a training, with its metrics.
     Trainings,
     /// Every evaluation of a policy.
     Evaluations,
@@ -56,10 +56,10 @@ Tables (every row begins with position, time_us, experiment):
                kendall_tau, kl, response_tokens, stopped";
 
 impl Table {
-    /// Writes the rows that an event has in this table. Returns how many.
+    /// Writes the rows of an event in this table. Returns their number.
     ///
     /// # Errors
-    /// If the event cannot be read or a row cannot be written.
+    /// If the event cannot be decoded or a row cannot be written.
     pub(crate) fn write(self, recorded: &Recorded, out: &mut JsonLinesWriter) -> anyhow::Result<u64> {
         let event = recorded.decode()?;
         let rows = Rows { of: RowOrigin::new(recorded), out };
@@ -85,7 +85,7 @@ impl Table {
     }
 }
 
-/// Where a row is from.
+/// The origin of a row.
 #[derive(Clone, Copy, Serialize)]
 struct RowOrigin<'a> {
     position: u64,
@@ -100,7 +100,7 @@ impl<'a> RowOrigin<'a> {
     }
 }
 
-/// A row: where it is from, then its own columns.
+/// A row: its origin, then the columns of its table.
 #[derive(Serialize)]
 struct Row<'a, T> {
     #[serde(flatten)]
@@ -311,48 +311,48 @@ struct TrainingRow<'a> {
 }
 
 impl<'a> TrainingRow<'a> {
-    /// The row of an event of a training; none of another event.
+    /// Returns the row of an event of a training; `None` for other events.
     fn of(event: &'a Event) -> Option<Self> {
-        let named = |event, round, stage, attempt| Self { event, round, stage, attempt, ..Self::default() };
+        let row = |event, round, stage, attempt| Self { event, round, stage, attempt, ..Self::default() };
         if let Event::TrainingRequested(e) = event {
             let resume_from = e.resume_from.as_deref();
-            Some(Self { resume_from, ..named("requested", e.round, e.stage.name(), e.attempt) })
+            Some(Self { resume_from, ..row("requested", e.round, e.stage.name(), e.attempt) })
         } else if let Event::TrainingStarted(e) = event {
             let (worker, lease_ms) = (Some(e.worker.as_str()), Some(e.lease_ms));
-            Some(Self { worker, lease_ms, ..named("started", e.round, e.stage.name(), e.attempt) })
+            Some(Self { worker, lease_ms, ..row("started", e.round, e.stage.name(), e.attempt) })
         } else if let Event::TrainingProgressed(e) = event {
             let row = Self {
                 sequence: Some(e.sequence),
                 step: Some(e.step),
                 steps: Some(e.steps),
                 checkpoint: e.checkpoint.as_deref(),
-                ..named("progressed", e.round, e.stage.name(), e.attempt)
+                ..row("progressed", e.round, e.stage.name(), e.attempt)
             };
-            Some(row.with(&e.metrics))
+            Some(row.with_metrics(&e.metrics))
         } else if let Event::TrainingLeaseExpired(e) = event {
-            Some(named("lease_expired", e.round, e.stage.name(), e.attempt))
+            Some(row("lease_expired", e.round, e.stage.name(), e.attempt))
         } else if let Event::RewardModelRefined(e) = event {
             let row = Self {
                 adapter: Some(&e.adapter),
                 fingerprint: Some(&e.fingerprint),
                 preferences: Some(e.preferences),
                 rehearsed: Some(e.rehearsed),
-                ..named("reward_model_refined", e.round, "reward", e.attempt)
+                ..row("reward_model_refined", e.round, "reward", e.attempt)
             };
-            Some(row.with(&e.metrics))
+            Some(row.with_metrics(&e.metrics))
         } else if let Event::PolicyTuned(e) = event {
             let row = Self {
                 adapter: Some(&e.adapter),
                 fingerprint: Some(&e.fingerprint),
-                ..named("policy_tuned", e.round, "policy", e.attempt)
+                ..row("policy_tuned", e.round, "policy", e.attempt)
             };
-            Some(row.with(&e.metrics))
+            Some(row.with_metrics(&e.metrics))
         } else {
             None
         }
     }
 
-    fn with(self, metrics: &'a BTreeMap<String, f64>) -> Self {
+    fn with_metrics(self, metrics: &'a BTreeMap<String, f64>) -> Self {
         let metric_names = metrics.keys().map(String::as_str).collect();
         Self { metric_names, metric_values: metrics.values().copied().collect(), ..self }
     }

@@ -1,31 +1,33 @@
-//! Forks: experiments that share the past of another one.
+//! Forks: experiments that share the beginning of another experiment's history.
 
 use dissent_domain::event::{Event, Stage};
 use dissent_domain::log::EventLog;
 use serde_json::json;
 
-use super::made::{Shelf, asking, in_order, judge_all, learning_plan, measured, plan, train};
+use super::histories::{
+    DataFolders, awaiting_judgements, in_order, judge_all, learning_plan, measured, plan, train,
+};
 use crate::support::{Lab, Setup, succeeded};
 
-/// A shelf with `history`, and the position at which its only round is measured.
-fn shelf() -> (Shelf, String) {
-    let shelf = Shelf::new();
-    shelf.keep("data", &measured(plan("history"), &in_order(), 0.0).recorded);
-    let shown = shelf.json("data", &["experiment", "show", "history"], 0);
+/// Returns a data folder with `history`, and the position at which its only round is measured.
+fn folders() -> (DataFolders, String) {
+    let folders = DataFolders::new();
+    folders.append("data", &measured(plan("history"), &in_order(), 0.0).recorded);
+    let shown = folders.json("data", &["experiment", "show", "history"], 0);
     let at = shown["overview"]["rounds"][0]["measured_at"].to_string();
-    (shelf, at)
+    (folders, at)
 }
 
 #[test]
 fn a_fork_copies_the_shared_past_under_its_own_name_and_verifies() {
-    let (shelf, at) = shelf();
+    let (folders, at) = folders();
     let arguments =
         ["experiment", "fork", "history", "--at", &at, "--as", "less", "--set", "conflict.budget=2"];
-    let said = shelf.says("data", &arguments, 0);
+    let said = folders.output("data", &arguments, 0);
     assert!(said.contains("conflict.budget=2"), "{said}");
-    shelf.says("data", &["replay", "--verify"], 0);
+    folders.output("data", &["replay", "--verify"], 0);
 
-    let shown = shelf.json("data", &["experiment", "show", "less"], 0);
+    let shown = folders.json("data", &["experiment", "show", "less"], 0);
     let shared: u64 = at.parse().unwrap();
     assert_eq!(
         shown["overview"]["origin"],
@@ -38,7 +40,7 @@ fn a_fork_copies_the_shared_past_under_its_own_name_and_verifies() {
         (&json!("in_progress"), &json!(shared + 1))
     );
 
-    let log = shelf.log("data");
+    let log = folders.log("data");
     let [past, fork] =
         ["history", "less"].map(|name| log.read_stream(&name.parse().unwrap(), 0, 1000).unwrap());
     for (past, fork) in past.iter().zip(&fork).skip(1).take(usize::try_from(shared).unwrap() - 1) {
@@ -53,27 +55,27 @@ fn a_fork_copies_the_shared_past_under_its_own_name_and_verifies() {
 
 #[test]
 fn a_fork_verifies_without_its_origin_and_can_be_forked() {
-    let (shelf, at) = shelf();
-    shelf.says("data", &["experiment", "fork", "history", "--at", &at, "--as", "one"], 0);
-    shelf.says("data", &["experiment", "fork", "one", "--as", "two", "--set", "conflict.delta=1.25"], 0);
-    let file = shelf.path("two.jsonl");
+    let (folders, at) = folders();
+    folders.output("data", &["experiment", "fork", "history", "--at", &at, "--as", "one"], 0);
+    folders.output("data", &["experiment", "fork", "one", "--as", "two", "--set", "conflict.delta=1.25"], 0);
+    let file = folders.path("two.jsonl");
     let file = file.to_str().unwrap();
-    shelf.says("data", &["log", "export", "--experiment", "two", "--output", file], 0);
-    shelf.says("alone", &["log", "import", file], 0);
-    let verified = shelf.json("alone", &["replay", "--verify"], 0);
+    folders.output("data", &["log", "export", "--experiment", "two", "--output", file], 0);
+    folders.output("alone", &["log", "import", file], 0);
+    let verified = folders.json("alone", &["replay", "--verify"], 0);
     assert_eq!(verified["experiments"][0]["sound"], true);
-    let shown = shelf.json("alone", &["experiment", "show", "two"], 0);
+    let shown = folders.json("alone", &["experiment", "show", "two"], 0);
     assert_eq!(shown["overview"]["origin"]["experiment"], "one");
     assert_eq!(shown["plan"]["conflict"]["selection"]["delta"], 1.25);
 }
 
 #[test]
 fn a_fork_refuses_settings_that_contradict_the_shared_past() {
-    let (shelf, at) = shelf();
-    let before = shelf.log("data").head();
+    let (folders, at) = folders();
+    let before = folders.log("data").head();
     let refused = |at: &str, setting: &str| {
         let arguments = ["experiment", "fork", "history", "--at", at, "--as", "less", "--set", setting];
-        shelf.says("data", &arguments, 2)
+        folders.output("data", &arguments, 2)
     };
     let sampled = refused(&at, "generation.samples=2");
     assert!(sampled.contains("generation"), "{sampled}");
@@ -85,29 +87,29 @@ fn a_fork_refuses_settings_that_contradict_the_shared_past() {
     refused(&(round + 1).to_string(), "conflict.budget=2");
     refused("1000", "conflict.budget=2");
     refused("0", "conflict.budget=2");
-    assert_eq!(shelf.log("data").head(), before, "nothing was written");
+    assert_eq!(folders.log("data").head(), before, "nothing was written");
 }
 
 #[test]
 fn a_fork_before_the_first_sample_may_change_every_setting() {
-    let (shelf, _) = shelf();
+    let (folders, _) = folders();
     let arguments =
         ["experiment", "fork", "history", "--at", "2", "--as", "warm", "--set", "generation.temperature=1.5"];
-    shelf.says("data", &arguments, 0);
-    let shown = shelf.json("data", &["experiment", "show", "warm"], 0);
+    folders.output("data", &arguments, 0);
+    let shown = folders.json("data", &["experiment", "show", "warm"], 0);
     assert_eq!(shown["plan"]["sampling"]["temperature"], 1.5);
-    shelf.says("data", &["replay", "--verify"], 0);
+    folders.output("data", &["replay", "--verify"], 0);
 }
 
 #[test]
 fn a_fork_may_change_settings_of_later_steps_only() {
-    let shelf = Shelf::new();
-    let mut history = asking(learning_plan("loop"));
+    let folders = DataFolders::new();
+    let mut history = awaiting_judgements(learning_plan("loop"));
     judge_all(&mut history);
     train(&mut history, Stage::Reward);
-    shelf.keep("data", &history.recorded);
+    folders.append("data", &history.recorded);
     let fork = |name: &str, setting: &str, code| {
-        shelf.says("data", &["experiment", "fork", "loop", "--as", name, "--set", setting], code)
+        folders.output("data", &["experiment", "fork", "loop", "--as", name, "--set", setting], code)
     };
     fork("a", "refinement.learning_rate=0.1", 2);
     // The tuning is requested at the end of the refinement, with the plan of that time.
@@ -116,28 +118,28 @@ fn a_fork_may_change_settings_of_later_steps_only() {
     fork("d", "evaluation.samples=9", 2);
     fork("e", "guards.kl_max=5", 0);
     fork("f", "experiment.rounds=5", 0);
-    shelf.says("data", &["replay", "--verify"], 0);
+    folders.output("data", &["replay", "--verify"], 0);
 }
 
 #[test]
 fn a_fork_never_overwrites_an_experiment_and_completes_an_interrupted_fork() {
-    let (shelf, at) = shelf();
+    let (folders, at) = folders();
     let fork = |name: &str, code| {
-        shelf.says("data", &["experiment", "fork", "history", "--at", &at, "--as", name], code)
+        folders.output("data", &["experiment", "fork", "history", "--at", &at, "--as", name], code)
     };
     fork("history", 2);
-    shelf.keep("data", &measured(plan("other"), &in_order(), 0.5).recorded);
+    folders.append("data", &measured(plan("other"), &in_order(), 0.5).recorded);
     fork("other", 2);
     fork("whole", 0);
     fork("whole", 2);
 
     // A fork that is killed halfway leaves its first events.
-    let half: Vec<_> = shelf.log("data").read_stream(&"whole".parse().unwrap(), 0, 7).unwrap();
-    let halves = Shelf::new();
-    halves.keep("data", &measured(plan("history"), &in_order(), 0.0).recorded);
-    halves.keep("data", &half);
-    halves.says("data", &["experiment", "fork", "history", "--at", &at, "--as", "whole"], 0);
-    let a = format!("{}:whole", shelf.path("data").display());
+    let half: Vec<_> = folders.log("data").read_stream(&"whole".parse().unwrap(), 0, 7).unwrap();
+    let halves = DataFolders::new();
+    halves.append("data", &measured(plan("history"), &in_order(), 0.0).recorded);
+    halves.append("data", &half);
+    halves.output("data", &["experiment", "fork", "history", "--at", &at, "--as", "whole"], 0);
+    let a = format!("{}:whole", folders.path("data").display());
     let b = format!("{}:whole", halves.path("data").display());
     assert_eq!(halves.json("data", &["log", "diff", &a, &b], 0)["same_order"], true);
 }
@@ -172,5 +174,5 @@ fn a_run_continues_a_fork() {
     assert_eq!(of_fork.last().unwrap().event.event_type, "experiment.finished");
     let what_if = succeeded(lab.dissent("data", &["replay", "lab", "--what-if", setting, "--json"])).stdout;
     let what_if: serde_json::Value = serde_json::from_slice(&what_if).unwrap();
-    assert_eq!(what_if["total"]["changed"]["answers"], 3, "the fork did what was foretold");
+    assert_eq!(what_if["total"]["changed"]["answers"], 3, "the fork selects as the what-if predicted");
 }

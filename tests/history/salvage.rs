@@ -7,11 +7,11 @@ use dissent_domain::log::EventLog;
 
 use crate::support::random::Random;
 
-use super::made::{Shelf, in_order, learning_plan, learnt, measured, plan, utf8};
+use super::histories::{DataFolders, in_order, learning_plan, learnt, measured, plan, utf8};
 
 const SEEDS: u64 = 8;
 
-/// The events of each stream, in order.
+/// Returns the events of each stream, in order.
 fn streams(events: &[Recorded]) -> BTreeMap<&str, Vec<&NewEvent>> {
     let mut streams: BTreeMap<&str, Vec<&NewEvent>> = BTreeMap::new();
     for recorded in events {
@@ -22,37 +22,37 @@ fn streams(events: &[Recorded]) -> BTreeMap<&str, Vec<&NewEvent>> {
 
 #[test]
 fn salvage_exports_the_sound_events_of_a_log_with_a_flipped_bit() {
-    let shelf = Shelf::new();
+    let folders = DataFolders::new();
     let measured = measured(plan("measured"), &in_order(), 0.0);
     let learnt = learnt(learning_plan("learnt"));
-    shelf.keep("whole", &measured.recorded);
-    shelf.keep("whole", &learnt.recorded);
-    let all = shelf.log("whole").read(0, usize::MAX).unwrap();
-    let database = std::fs::read(shelf.path("whole").join("log/db")).unwrap();
+    folders.append("whole", &measured.recorded);
+    folders.append("whole", &learnt.recorded);
+    let all = folders.log("whole").read(0, usize::MAX).unwrap();
+    let database = std::fs::read(folders.path("whole").join("log/db")).unwrap();
     let mut lost_some = 0;
     for seed in 0..SEEDS {
         let (data, mut random) = (format!("damaged {seed}"), Random::new(seed));
         let mut copy = std::process::Command::new("cp");
-        copy.arg("-r").arg(shelf.path("whole")).arg(shelf.path(&data));
+        copy.arg("-r").arg(folders.path("whole")).arg(folders.path(&data));
         assert!(copy.status().unwrap().success());
         let mut damaged = database.clone();
         // Within the events, not in the preallocated space after them.
         let used = damaged.iter().rposition(|&byte| byte != 0).unwrap() + 1;
         let at = random.below(used);
         damaged[at] ^= 1 << random.below(8);
-        std::fs::write(shelf.path(&data).join("log/db"), &damaged).unwrap();
+        std::fs::write(folders.path(&data).join("log/db"), &damaged).unwrap();
 
-        let saved = shelf.path(&format!("{seed}.jsonl"));
-        shelf.says(&data, &["log", "export", "--salvage", "--output", utf8(&saved)], 0);
+        let saved = folders.path(&format!("{seed}.jsonl"));
+        folders.output(&data, &["log", "export", "--salvage", "--output", utf8(&saved)], 0);
         let again = format!("again {seed}");
-        shelf.says(&again, &["log", "import", utf8(&saved)], 0);
-        let kept = shelf.log(&again).read(0, usize::MAX).unwrap();
+        folders.output(&again, &["log", "import", utf8(&saved)], 0);
+        let kept = folders.log(&again).read(0, usize::MAX).unwrap();
         let (before, after) = (streams(&all), streams(&kept));
         for (experiment, events) in &after {
-            assert!(before[experiment].starts_with(events), "seed {seed}: {experiment} is not as it was");
+            assert!(before[experiment].starts_with(events), "seed {seed}: {experiment} changed");
         }
         lost_some += u32::from(kept.len() < all.len());
-        assert!(!kept.is_empty(), "seed {seed}: nothing was saved");
+        assert!(!kept.is_empty(), "seed {seed}: no event was salvaged");
     }
-    assert!(lost_some > 0, "no flip did any damage");
+    assert!(lost_some > 0, "no flip damaged an event");
 }

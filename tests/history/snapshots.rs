@@ -6,10 +6,10 @@ use dissent_domain::replay::Replay;
 use dissent_domain::snapshot::{SCHEMA, Snapshot};
 use dissent_storage::{MemoryLog, Snapshots, wait};
 
-use super::made::{Shelf, in_order, learning_plan, learnt, measured, plan};
+use super::histories::{DataFolders, in_order, learning_plan, learnt, measured, plan};
 use crate::rules::History;
 
-/// A snapshot of a history after `events` events.
+/// Returns a snapshot of a history after `events` events.
 fn after(history: &History, events: usize) -> Snapshot {
     let mut replay = Replay::new();
     history.recorded[..events].iter().for_each(|recorded| replay.apply(recorded).unwrap());
@@ -50,7 +50,7 @@ fn a_damaged_or_foreign_snapshot_is_ignored() {
     assert_eq!(snapshots.resume(&log, &name, 5).unwrap().experiment(), &history.experiment);
     let file = folder.path().join("history.snapshot");
     let whole = std::fs::read(&file).unwrap();
-    assert!(snapshots.load(&log, &name).unwrap().is_some(), "it was kept on the way");
+    assert!(snapshots.load(&log, &name).unwrap().is_some(), "a resumed replay saves a snapshot");
     for place in (0..whole.len()).step_by(7) {
         let mut flipped = whole.clone();
         flipped[place] ^= 1;
@@ -95,26 +95,26 @@ fn a_snapshot_of_another_schema_is_ignored() {
 
 #[test]
 fn verify_reports_and_deletes_a_snapshot_that_contradicts_the_log() {
-    let shelf = Shelf::new();
+    let folders = DataFolders::new();
     let history = measured(plan("history"), &in_order(), 0.0);
-    shelf.keep("data", &history.recorded);
-    let snapshots = Snapshots::new(shelf.path("data").join("snapshots"));
+    folders.append("data", &history.recorded);
+    let snapshots = Snapshots::new(folders.path("data").join("snapshots"));
     let right = after(&history, 9);
     snapshots.save(&right).unwrap();
-    assert_eq!(shelf.json("data", &["replay", "--verify"], 0)["sound"], true);
+    assert_eq!(folders.json("data", &["replay", "--verify"], 0)["sound"], true);
     // A snapshot of this history that claims a later event than its state includes.
     let wrong = Snapshot::after(&history.recorded[8], after(&history, 8).into_state());
     snapshots.save(&wrong).unwrap();
     assert_ne!(
-        shelf.json("data", &["replay", "history"], 0)["state_hash"],
+        folders.json("data", &["replay", "history"], 0)["state_hash"],
         history.experiment.state_hash(),
-        "it is what a replay goes on from"
+        "a replay resumes from the snapshot"
     );
-    let found = shelf.json("data", &["replay", "--verify"], 3);
+    let found = folders.json("data", &["replay", "--verify"], 3);
     let fault = &found["experiments"][0]["fault"];
     assert_eq!(fault["position"], 9);
     assert!(fault["what"].as_str().unwrap().contains("snapshot"), "{fault}");
-    shelf.says("data", &["replay", "history", "--verify"], 0);
-    let replayed = shelf.json("data", &["replay", "history"], 0);
+    folders.output("data", &["replay", "history", "--verify"], 0);
+    let replayed = folders.json("data", &["replay", "history"], 0);
     assert_eq!(replayed["state_hash"], history.experiment.state_hash());
 }

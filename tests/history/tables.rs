@@ -4,31 +4,31 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::made::{PROMPTS, Shelf, learning_plan, learnt};
+use super::histories::{DataFolders, PROMPTS, learning_plan, learnt};
 
 const TABLES: [&str; 8] =
     ["events", "completions", "scores", "conflicts", "comparisons", "feedback", "trainings", "evaluations"];
 
-fn rows(shelf: &Shelf, table: &str) -> Vec<serde_json::Map<String, Value>> {
-    let file = shelf.path(&format!("{table}.jsonl"));
-    shelf.says("data", &["log", "export", "--table", table, file.to_str().unwrap()], 0);
+fn rows(folders: &DataFolders, table: &str) -> Vec<serde_json::Map<String, Value>> {
+    let file = folders.path(&format!("{table}.jsonl"));
+    folders.output("data", &["log", "export", "--table", table, file.to_str().unwrap()], 0);
     let text = std::fs::read_to_string(file).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn shelf() -> (Shelf, usize) {
-    let shelf = Shelf::new();
+fn folders() -> (DataFolders, usize) {
+    let folders = DataFolders::new();
     let history = learnt(learning_plan("loop"));
-    shelf.keep("data", &history.recorded);
-    (shelf, history.recorded.len())
+    folders.append("data", &history.recorded);
+    (folders, history.recorded.len())
 }
 
 #[test]
 fn rows_of_a_table_have_the_same_flat_columns() {
-    let (shelf, events) = shelf();
+    let (folders, events) = folders();
     let mut counts = BTreeMap::new();
     for table in TABLES {
-        let rows = rows(&shelf, table);
+        let rows = rows(&folders, table);
         let columns: Vec<&String> = rows[0].keys().collect();
         assert_eq!(&columns[..3], ["position", "time_us", "experiment"], "{table}");
         for row in &rows {
@@ -52,8 +52,8 @@ fn rows_of_a_table_have_the_same_flat_columns() {
 
 #[test]
 fn written_columns_are_the_documented_ones() {
-    let (shelf, _) = shelf();
-    let help = shelf.says("data", &["log", "export", "--help"], 0);
+    let (folders, _) = folders();
+    let help = folders.output("data", &["log", "export", "--help"], 0);
     let documented = help.split_once("Tables (").unwrap().1.replace("\n               ", " ");
     for table in TABLES {
         let line = documented.lines().find(|line| line.trim_start().starts_with(table)).unwrap();
@@ -61,7 +61,7 @@ fn written_columns_are_the_documented_ones() {
             line.replace(" (a list, by completion)", "").replace(" (two lists)", "").replace(" and ", ", ");
         let named: Vec<&str> =
             line.trim_start().strip_prefix(table).unwrap().split(',').map(str::trim).collect();
-        let written = rows(&shelf, table);
+        let written = rows(&folders, table);
         let columns: Vec<&str> = written[0].keys().skip(3).map(String::as_str).collect();
         assert_eq!(named, columns, "{table}");
     }
@@ -69,10 +69,10 @@ fn written_columns_are_the_documented_ones() {
 
 #[test]
 fn a_table_of_one_experiment_goes_to_stdout_and_an_unknown_table_is_refused() {
-    let (shelf, _) = shelf();
-    let said = shelf.says("data", &["log", "export", "--table", "scores", "--experiment", "loop"], 0);
+    let (folders, _) = folders();
+    let said = folders.output("data", &["log", "export", "--table", "scores", "--experiment", "loop"], 0);
     let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
     assert_eq!((&first["experiment"], &first["completion"]), (&"loop".into(), &0.into()));
     assert!(first["reward"].is_f64());
-    shelf.says("data", &["log", "export", "--table", "rewards"], 2);
+    folders.output("data", &["log", "export", "--table", "rewards"], 2);
 }

@@ -1,4 +1,4 @@
-//! Histories of experiments made by the rules of the domain, without models, in a log on disk.
+//! Histories in a log on disk, which the rules of the domain make without models.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub(crate) fn learning_plan(name: &str) -> Plan {
     Plan { rounds: 2, learning: Some(Box::new(learning)), ..plan(name) }
 }
 
-/// A finished experiment without learning, whose prompts are processed in this order.
+/// Returns a finished experiment without a learning part. Its prompts are processed in this order.
 pub(crate) fn measured(plan: Plan, order: &[u32], shift: f64) -> History {
     let mut history = History { shift, ..History::begin(plan) };
     measure(&mut history, order);
@@ -70,18 +70,18 @@ fn measure(history: &mut History, order: &[u32]) {
     history.coordinate();
 }
 
-/// A learning experiment up to the comparisons of its first round.
-pub(crate) fn asking(plan: Plan) -> History {
+/// Returns a learning experiment up to the comparisons of its first round.
+pub(crate) fn awaiting_judgements(plan: Plan) -> History {
     let mut history = History::begin(plan);
     evaluate(&mut history);
     measure(&mut history, &in_order());
     history
 }
 
-/// A finished learning experiment.
+/// Returns a finished learning experiment.
 pub(crate) fn learnt(plan: Plan) -> History {
     let rounds = plan.rounds;
-    let mut history = asking(plan);
+    let mut history = awaiting_judgements(plan);
     for round in 0..rounds {
         if round > 0 {
             measure(&mut history, &in_order());
@@ -160,10 +160,10 @@ pub(crate) fn train(history: &mut History, stage: Stage) {
     history.coordinate();
 }
 
-/// A folder of data folders.
-pub(crate) struct Shelf(TempDir);
+/// A temporary folder with data folders.
+pub(crate) struct DataFolders(TempDir);
 
-impl Shelf {
+impl DataFolders {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -172,8 +172,8 @@ impl Shelf {
         self.0.path().join(name)
     }
 
-    /// Adds the events of a history to the log of a data folder.
-    pub(crate) fn keep(&self, data: &str, events: &[Recorded]) {
+    /// Appends the events of a history to the log of a data folder.
+    pub(crate) fn append(&self, data: &str, events: &[Recorded]) {
         let log = self.log(data);
         for recorded in events {
             let experiment = recorded.experiment.clone();
@@ -192,21 +192,21 @@ impl Shelf {
         command
     }
 
-    /// Runs a command that exits with `code`, and returns what it prints.
-    pub(crate) fn says(&self, data: &str, arguments: &[&str], code: i32) -> String {
+    /// Runs a command that exits with `code`. Returns its stdout and stderr.
+    pub(crate) fn output(&self, data: &str, arguments: &[&str], code: i32) -> String {
         let output = self.dissent(data, arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
-        said(&output)
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text_of(&output));
+        text_of(&output)
     }
 
     pub(crate) fn json(&self, data: &str, arguments: &[&str], code: i32) -> serde_json::Value {
         let output = self.dissent(data, arguments).arg("--json").output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text_of(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 
-fn said(output: &Output) -> String {
+fn text_of(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 

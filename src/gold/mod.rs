@@ -1,7 +1,6 @@
-//! What stands for the truth where no model does: how positive an answer sounds, or answers that people
-//! wrote.
+//! Gold rewards without a model: sentiment, and likeness to reference answers.
 //!
-//! The reward of a model is the third kind; it is opened with the other models.
+//! The third kind is the reward of a model, which is opened with the other models.
 
 mod reference_answers;
 mod sentiment;

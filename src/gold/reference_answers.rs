@@ -1,4 +1,4 @@
-//! Reference answers, and how near an answer comes to them.
+//! A gold reward by likeness to reference answers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::jsonl::{InputError, JsonLines};
 
-/// One line. Several lines of one prompt are several answers, each as good as the others.
+/// One line of the file. Several lines of a prompt are alternative answers.
 #[derive(Debug, Deserialize)]
 struct Line {
     prompt_id: String,
@@ -18,14 +18,14 @@ struct Line {
 
 /// The reference answers of a file, by prompt.
 ///
-/// Answers are compared as SQuAD compares them: in lower case, without punctuation and without the words *a*,
-/// *an* and *the*. An answer in which a reference stands word for word gets 1; any other the token F1 of the
-/// reference that it comes nearest to, which lies in [0, 1].
+/// Texts are compared as in SQuAD: in lower case, without punctuation and without the words *a*, *an* and
+/// *the*. A completion that contains a reference word for word scores 1. Any other completion scores its best
+/// token F1 with a reference, in [0, 1].
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReferenceAnswers {
     name: String,
     fingerprint: String,
-    /// The words of each reference.
+    /// The normalised words of each reference, by prompt.
     answers: HashMap<PromptId, Vec<Vec<String>>>,
 }
 
@@ -33,7 +33,7 @@ impl ReferenceAnswers {
     /// Reads a file of JSON lines `{"prompt_id", "answer"}`.
     ///
     /// # Errors
-    /// The first bad line: file, line and field.
+    /// If a line is invalid: file, line and field.
     pub fn open(path: &Path) -> Result<Self, InputError> {
         let mut lines = JsonLines::<Line>::open(path)?;
         let mut answers: HashMap<PromptId, Vec<Vec<String>>> = HashMap::new();
@@ -42,9 +42,9 @@ impl ReferenceAnswers {
             let (number, Line { prompt_id, answer }) = line?;
             let prompt_id = PromptId::new(prompt_id)
                 .map_err(|error| lines.error(number, "prompt_id", error.to_string()))?;
-            let words = words(&answer);
+            let words = normalised_words(&answer);
             if words.is_empty() {
-                return Err(lines.error(number, "answer", "must have a word to compare with"));
+                return Err(lines.error(number, "answer", "has no word: add one that is not a, an or the"));
             }
             for text in [prompt_id.as_str(), &answer] {
                 hasher.update(&(text.len() as u64).to_le_bytes());
@@ -53,39 +53,45 @@ impl ReferenceAnswers {
             answers.entry(prompt_id).or_default().push(words);
         }
         if answers.is_empty() {
-            return Err(lines.error(1, "answer", "there is no answer in the file"));
+            return Err(lines.error(
+                1,
+                "answer",
+                "the file is empty: add a line {\"prompt_id\", \"answer\"}",
+            ));
         }
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Ok(Self { name, fingerprint: hasher.finalize().to_hex().to_string(), answers })
     }
 
-    /// For people: the name of the file.
+    /// Returns the name of the file.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// BLAKE3 (hex) of all prompts and answers, in the order of the file.
+    /// BLAKE3 (hex) of all prompt ids and answers, in the order of the file.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Whether every prompt has an answer, and every id means one prompt.
+    /// Checks that every prompt has an answer and that every id belongs to one prompt.
     ///
     /// # Errors
-    /// The first prompt that has none, or that shares its id with another one.
+    /// If a prompt has no answer, or shares its id with a different prompt.
     pub fn check(&self, prompts: &[Prompt], held_out: &[Prompt]) -> Result<(), String> {
         let mut texts: BTreeMap<&PromptId, &str> = BTreeMap::new();
         for prompt in prompts.iter().chain(held_out) {
             if !self.answers.contains_key(&prompt.prompt_id) {
-                return Err(format!("{} has no answer for the prompt {}", self.name, prompt.prompt_id));
+                return Err(format!(
+                    "{} has no answer for the prompt {}: add a line",
+                    self.name, prompt.prompt_id
+                ));
             }
             let other = texts.insert(&prompt.prompt_id, &prompt.text);
             if other.is_some_and(|other| other != prompt.text) {
                 return Err(format!(
-                    "{} is the prompt_id of two prompts, of prompts.path and of evaluation.prompts: its answer cannot \
-                     be told",
+                    "prompt_id {} belongs to two different prompts in prompts.path and evaluation.prompts: rename one",
                     prompt.prompt_id
                 ));
             }
@@ -93,39 +99,40 @@ impl ReferenceAnswers {
         Ok(())
     }
 
-    /// How near an answer comes to the references of a prompt, in [0, 1]; none for a prompt without any.
+    /// Returns the likeness of a completion to the references of a prompt, in [0, 1]; `None` without a
+    /// reference.
     #[must_use]
-    pub fn score(&self, prompt: &PromptId, answer: &str) -> Option<f64> {
-        let given = words(answer);
-        let scores = self.answers.get(prompt)?.iter().map(|reference| likeness(reference, &given));
+    pub fn score(&self, prompt: &PromptId, completion: &str) -> Option<f64> {
+        let words = normalised_words(completion);
+        let scores = self.answers.get(prompt)?.iter().map(|reference| likeness(reference, &words));
         scores.reduce(f64::max)
     }
 }
 
-/// The words of a text as SQuAD compares them.
-fn words(text: &str) -> Vec<String> {
+/// Returns the words of a text, normalised as in SQuAD.
+fn normalised_words(text: &str) -> Vec<String> {
     let bare: String =
         text.to_lowercase().chars().filter(|c| c.is_alphanumeric() || c.is_whitespace()).collect();
     bare.split_whitespace().filter(|word| !matches!(*word, "a" | "an" | "the")).map(str::to_owned).collect()
 }
 
-fn likeness(reference: &[String], given: &[String]) -> f64 {
-    if given.windows(reference.len()).any(|run| run == reference) {
+fn likeness(reference: &[String], words: &[String]) -> f64 {
+    if words.windows(reference.len()).any(|run| run == reference) {
         return 1.0;
     }
-    let mut left: HashMap<&str, u32> = HashMap::new();
+    let mut unmatched: HashMap<&str, u32> = HashMap::new();
     for word in reference {
-        *left.entry(word).or_default() += 1;
+        *unmatched.entry(word).or_default() += 1;
     }
     let mut shared = 0_u32;
-    for word in given {
-        if let Some(count) = left.get_mut(word.as_str()).filter(|count| **count > 0) {
+    for word in words {
+        if let Some(count) = unmatched.get_mut(word.as_str()).filter(|count| **count > 0) {
             *count -= 1;
             shared += 1;
         }
     }
-    // F1 = 2·shared / (|reference| + |given|); the reference has words.
-    2.0 * f64::from(shared) / (reference.len() + given.len()) as f64
+    // F1 = 2·shared / (|reference| + |words|); the reference is never empty.
+    2.0 * f64::from(shared) / (reference.len() + words.len()) as f64
 }
 
 #[cfg(test)]
@@ -144,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_says_the_reference_is_right_however_it_is_wrapped() {
+    fn a_completion_scores_1_if_it_contains_the_reference_and_else_its_token_f1() {
         let gold = answers("{\"prompt_id\": \"p\", \"answer\": \"The Eiffel Tower\"}\n").unwrap();
         let id = PromptId::new("p").unwrap();
         let score = |text| gold.score(&id, text).unwrap();
         assert_eq!(score("It is the EIFFEL tower, of course.").to_bits(), 1.0_f64.to_bits());
         // Shared: tower; 2·1 / (2 + 3).
         assert!((score("a tall tower there") - 0.4).abs() < 1e-12);
-        // Both words, but not in a row: 2·2 / (2 + 4).
+        // Both words, but not adjacent: 2·2 / (2 + 4).
         assert!((score("tower that Eiffel built") - 4.0 / 6.0).abs() < 1e-12);
         // A word counts as often as the reference has it.
         assert!((score("tower tower") - 0.5).abs() < 1e-12);
@@ -160,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_of_several_references_counts() {
+    fn the_best_of_several_references_counts() {
         let gold = answers(
             "{\"prompt_id\": \"p\", \"answer\": \"four\"}\n{\"prompt_id\": \"p\", \"answer\": \"4\"}\n",
         );
@@ -168,17 +175,18 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_without_an_answer_and_an_ambiguous_id_are_refused() {
+    fn check_refuses_a_prompt_without_an_answer_and_an_ambiguous_id() {
         let gold = answers("{\"prompt_id\": \"p1\", \"answer\": \"x\"}\n").unwrap();
         assert_eq!(gold.check(&[prompt("p1", "?")], &[]), Ok(()));
         assert!(gold.check(&[prompt("p1", "?")], &[prompt("p2", "?")]).unwrap_err().contains("prompt p2"));
-        assert!(gold.check(&[prompt("p1", "?")], &[prompt("p1", "!")]).unwrap_err().contains("two prompts"));
+        let ambiguous = gold.check(&[prompt("p1", "?")], &[prompt("p1", "!")]).unwrap_err();
+        assert!(ambiguous.contains("two different prompts"), "{ambiguous}");
     }
 
     #[test]
-    fn a_bad_line_is_named() {
+    fn an_error_names_the_invalid_line() {
         let error = answers("{\"prompt_id\": \"p\", \"answer\": \"the.\"}\n").unwrap_err().to_string();
-        assert!(error.ends_with("answers.jsonl:1: answer: must have a word to compare with"), "{error}");
-        assert!(answers("").unwrap_err().to_string().contains("no answer in the file"));
+        assert!(error.contains("answers.jsonl:1: answer: has no word"), "{error}");
+        assert!(answers("").unwrap_err().to_string().contains("the file is empty"));
     }
 }

@@ -1,25 +1,25 @@
-//! How positive a text sounds: VADER's compound score (Hutto & Gilbert, ICWSM 2014).
+//! A gold reward by sentiment: VADER's compound score (Hutto & Gilbert, ICWSM 2014).
 //!
-//! The lexicon is the unchanged data of `vaderSentiment` 3.3.2, the reference implementation in Python: see
-//! `src/gold/vader/README.md`. The rules are written out here as the reference applies them, because the
-//! crates that port them score half of all completions differently.
+//! The lexicon is the unchanged data of `vaderSentiment` 3.3.2, the reference implementation in Python (see
+//! `src/gold/vader/README.md`). The rules follow that implementation. Existing ports to Rust score half of
+//! all completions differently.
 
 use std::collections::HashMap;
 
-/// Lines of a word, its valence, and two columns that are not used, separated by tabs.
+/// Lines of a word, its valence, and two unused columns, separated by tabs.
 const LEXICON: &str = include_str!("vader/vader_lexicon.txt");
 
 /// Lines of an emoji and its description, separated by a tab.
 const EMOJI: &str = include_str!("vader/emoji_utf8_lexicon.txt");
 
-/// Names the rules: another version would be another gold reward.
+/// The version of the rules. Another version is another gold reward.
 pub const SENTIMENT_FINGERPRINT: &str = "sentiment/1";
 
-/// A word that strengthens what follows by this.
+/// Valence that a booster adds to the next word.
 const BOOST: f64 = 0.293;
-/// A word in capitals among others that are not.
+/// Valence that capitals add, if other words are not in capitals.
 const CAPITALS: f64 = 0.733;
-/// A negated word counts for so much of the opposite.
+/// Factor of the valence of a negated word.
 const NEGATION: f64 = -0.74;
 
 const NEGATIONS: &str = "aint arent cannot cant couldnt darent didnt doesnt dont hadnt hasnt havent isnt mightnt mustnt \
@@ -38,7 +38,7 @@ const DAMPENERS: &str = "almost barely hardly kinda kindof kind-of less little m
 /// Dampeners of two words.
 const DAMPENING_PAIRS: [&str; 3] = ["just enough", "kind of", "sort of"];
 
-/// Phrases that say something else than their words.
+/// Idioms with their valence.
 const PHRASES: [(&str, f64); 9] = [
     ("the shit", 3.0),
     ("the bomb", 3.0),
@@ -51,7 +51,7 @@ const PHRASES: [(&str, f64); 9] = [
     ("beating heart", 3.5),
 ];
 
-/// VADER, ready to score.
+/// The scorer with its lexicon.
 pub struct Sentiment {
     lexicon: HashMap<&'static str, f64>,
     emoji: HashMap<char, &'static str>,
@@ -70,13 +70,13 @@ impl Default for Sentiment {
 }
 
 impl Sentiment {
-    /// Reads the lexicon.
+    /// Parses the lexicon.
     #[must_use]
     pub fn new() -> Self {
-        // Words are looked up in lower case: the reference never finds those that are listed otherwise.
+        // The reference looks words up in lower case, so it never finds entries with capitals.
         let lexicon = entries(LEXICON).filter(|(word, _)| word.to_lowercase() == **word);
         let lexicon = lexicon.filter_map(|(word, valence)| Some((word, valence.parse().ok()?)));
-        // The reference goes through texts by character: it finds only emoji of one character.
+        // The reference scans texts by character, so it finds only emoji of one character.
         let emoji = entries(EMOJI).filter_map(|(emoji, description)| {
             let mut characters = emoji.chars();
             characters.next().filter(|_| characters.next().is_none()).zip(Some(description))
@@ -90,10 +90,10 @@ impl Sentiment {
         }
     }
 
-    /// The compound score of a text, in [−1, 1]: 0 for one without words of the lexicon.
+    /// Returns the compound score of a text, in [−1, 1]; 0 without words of the lexicon.
     #[must_use]
     pub fn score(&self, text: &str) -> f64 {
-        let text = self.described(text);
+        let text = self.describe_emoji(text);
         let words: Vec<Word> = text.split_whitespace().map(word).collect();
         let capitals = words.iter().filter(|word| word.is_upper).count();
         let is_mixed = capitals > 0 && capitals < words.len();
@@ -110,8 +110,8 @@ impl Sentiment {
         sum / (sum * sum + 15.0).sqrt()
     }
 
-    /// With emoji as their descriptions.
-    fn described(&self, text: &str) -> String {
+    /// Replaces emoji by their descriptions.
+    fn describe_emoji(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut after_space = true;
         for c in text.chars() {
@@ -132,9 +132,9 @@ impl Sentiment {
         out
     }
 
-    /// What the word at this place adds.
+    /// Returns the valence of the word at this index in its context.
     fn valence(&self, words: &[Word], at: usize, is_mixed: bool) -> f64 {
-        let lower = |place: usize| words[place].lower.as_str();
+        let lower = |index: usize| words[index].lower.as_str();
         let before = |back: usize| at.checked_sub(back).map(lower);
         let is_kind_of = lower(at) == "kind" && words.get(at + 1).is_some_and(|next| next.lower == "of");
         if self.modifiers.contains_key(lower(at)) || is_kind_of {
@@ -152,22 +152,22 @@ impl Sentiment {
             valence += if valence > 0.0 { CAPITALS } else { -CAPITALS };
         }
         for (back, weight) in [(1, 1.0), (2, 0.95), (3, 0.9)] {
-            let Some(place) = at.checked_sub(back) else { break };
-            if self.lexicon.contains_key(lower(place)) {
+            let Some(index) = at.checked_sub(back) else { break };
+            if self.lexicon.contains_key(lower(index)) {
                 continue;
             }
-            valence += weight * self.modification(&words[place], valence, is_mixed);
+            valence += weight * self.modification(&words[index], valence, is_mixed);
             valence = negate(words, at, back, valence);
             if back == 3 {
                 valence = idiom(words, at, valence);
             }
         }
-        // "least" is no word of the lexicon.
+        // "least" is not in the lexicon.
         let is_least = before(1) == Some("least") && !matches!(before(2), Some("at" | "very"));
         if is_least { valence * NEGATION } else { valence }
     }
 
-    /// By how much a word before a listed one changes its valence.
+    /// Returns the change of valence by a booster or a dampener before the word.
     fn modification(&self, word: &Word, valence: f64, is_mixed: bool) -> f64 {
         let Some(&scalar) = self.modifiers.get(word.lower.as_str()) else { return 0.0 };
         let scalar = if valence < 0.0 { -scalar } else { scalar };
@@ -179,7 +179,7 @@ impl Sentiment {
     }
 }
 
-/// The first two columns of each line.
+/// Returns the first two columns of each line.
 fn entries(text: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
     text.lines().filter_map(|line| {
         let mut columns = line.trim().split('\t');
@@ -187,7 +187,7 @@ fn entries(text: &'static str) -> impl Iterator<Item = (&'static str, &'static s
     })
 }
 
-/// A word without the punctuation around it; whatever is then as short as an emoticon keeps it.
+/// Strips the punctuation around a word, except if two characters or fewer remain, as of an emoticon.
 fn word(token: &str) -> Word {
     let stripped = token.trim_matches(|c: char| c.is_ascii_punctuation());
     let text = if stripped.chars().count() <= 2 { token } else { stripped };
@@ -199,7 +199,7 @@ fn is_negation(word: &str) -> bool {
     word.contains("n't") || NEGATIONS.split_whitespace().any(|negation| negation == word)
 }
 
-/// Negates a valence for the word `back` places before it.
+/// Applies a negation by the word `back` words before.
 fn negate(words: &[Word], at: usize, back: usize, valence: f64) -> f64 {
     let lower = |back: usize| words[at - back].lower.as_str();
     let is_so = |back: usize| matches!(lower(back), "so" | "this");
@@ -220,7 +220,7 @@ fn negate(words: &[Word], at: usize, back: usize, valence: f64) -> f64 {
     }
 }
 
-/// Phrases around a word that has three others before it.
+/// Applies the idioms and dampening pairs around a word with three words before it.
 fn idiom(words: &[Word], at: usize, valence: f64) -> f64 {
     let joined = |from: usize, to: usize| -> Option<String> {
         let run: Vec<&str> = words.get(from..=to)?.iter().map(|word| word.lower.as_str()).collect();
@@ -240,13 +240,13 @@ fn idiom(words: &[Word], at: usize, valence: f64) -> f64 {
     valence - BOOST * dampened as f64
 }
 
-/// What stands before the first "but" counts half, what stands after it half as much again. As the reference
-/// does, each value is changed where it first occurs.
+/// Multiplies valences before the first "but" by 0.5 and those after it by 1.5. Like the reference, it
+/// changes the first occurrence of each value.
 fn weigh_around_but(words: &[Word], valences: &mut [f64]) {
     let Some(but) = words.iter().position(|word| word.lower == "but") else { return };
-    for place in 0..valences.len() {
-        let value = valences[place];
-        let first = valences.iter().position(|other| other.total_cmp(&value).is_eq()).unwrap_or(place);
+    for index in 0..valences.len() {
+        let value = valences[index];
+        let first = valences.iter().position(|other| other.total_cmp(&value).is_eq()).unwrap_or(index);
         match first.cmp(&but) {
             std::cmp::Ordering::Less => valences[first] *= 0.5,
             std::cmp::Ordering::Greater => valences[first] *= 1.5,
@@ -255,7 +255,7 @@ fn weigh_around_but(words: &[Word], valences: &mut [f64]) {
     }
 }
 
-/// What exclamation and question marks add.
+/// Returns the amount that exclamation and question marks add.
 fn emphasis(text: &str) -> f64 {
     let count = |mark| text.chars().filter(|c| *c == mark).count();
     let exclaimed = 0.292 * count('!').min(4) as f64;
@@ -271,7 +271,7 @@ fn emphasis(text: &str) -> f64 {
 mod tests {
     use super::*;
 
-    /// Made by `tests/golden/sentiment.py` with the reference implementation.
+    /// Scores of the reference implementation, made by `tests/golden/sentiment.py`.
     const GOLDEN: &str = include_str!("../../tests/golden/sentiment.jsonl");
 
     #[derive(serde::Deserialize)]
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_those_of_the_reference_implementation() {
+    fn scores_equal_those_of_the_reference_implementation() {
         let sentiment = Sentiment::new();
         let cases: Vec<Case> = GOLDEN.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(cases.len() >= 50);

@@ -18,7 +18,7 @@ impl Backoff {
         Self { first, max }
     }
 
-    /// The delay after the `failures`-th failure.
+    /// Returns the delay after the `failures`-th failure.
     pub(crate) fn after(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.first.saturating_mul(1 << doublings).min(self.max)

@@ -62,34 +62,38 @@ impl Subscription {
 
 /// Carries durable events to workers and proposals to the journal.
 ///
-/// It is shared by handle: all methods take `&self`. The [crate documentation](crate) describes the delivery
-/// guarantees.
+/// All methods take `&self`, so a broker is shared by handle. The [crate documentation](crate) describes the
+/// delivery guarantees.
 pub trait Broker: Send + Sync + 'static {
     /// Joins a group. The embedded broker reads the group's record from the log at the first subscription.
-    /// Over RabbitMQ it returns at once, and messages come when the queue exists.
+    /// Over RabbitMQ the call returns at once, and messages come when the queue exists.
     ///
     /// # Errors
-    /// As [`Subscription::check`]; [`BrokerError::DifferentSettings`] if it contradicts an earlier one of the
-    /// group; [`BrokerError::Log`] if the group's record cannot be read; [`BrokerError::Closed`].
+    /// - As [`Subscription::check`].
+    /// - [`BrokerError::DifferentSettings`] if the group has other settings.
+    /// - [`BrokerError::Log`] if the group's record cannot be read.
+    /// - [`BrokerError::Closed`].
     fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError>;
 
-    /// Sends a proposal from a worker to the journal. Waits while the journal is behind or RabbitMQ is away.
+    /// Sends a proposal from a worker to the journal. Waits while the journal is behind or RabbitMQ is
+    /// unavailable.
     ///
-    /// `Ok` means: the journal decided the proposal and the decision is durable (embedded), or the proposal
-    /// itself is durable ([`ProposalReply::Queued`], RabbitMQ).
+    /// After `Ok`, the decision of the journal is durable (embedded), or the proposal is durable
+    /// ([`ProposalReply::Queued`], RabbitMQ).
     ///
     /// After the future is dropped, the proposal may or may not be decided. Propose again: the journal
     /// recognises events by their ids.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the journal is gone; [`BrokerError::OutOfRange`] if the proposal has no
-    /// event or too many; [`BrokerError::TooLarge`] if it has more bytes than a message may have.
+    /// - [`BrokerError::Closed`] if the journal is gone.
+    /// - [`BrokerError::OutOfRange`] if the proposal has no event or too many.
+    /// - [`BrokerError::TooLarge`] if the proposal exceeds the size of a message.
     fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<ProposalReply, BrokerError>> {
         self.propose_in(proposal, MessageContext::new())
     }
 
-    /// Sends a proposal as [`propose`](Self::propose), with a context that travels with it. As far as the
-    /// broker can, the context also travels with the events that follow from the proposal.
+    /// Sends a proposal as [`propose`](Self::propose), with its context. If the broker can, it also attaches
+    /// the context to the events that follow from the proposal.
     ///
     /// # Errors
     /// As [`propose`](Self::propose).
@@ -100,40 +104,41 @@ pub trait Broker: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<ProposalReply, BrokerError>>;
 
     /// Sets the context in which an event is delivered, in place of its proposal's context. Call it before
-    /// the event is proposed. It serves events that are proposed together but begin traces of their own. It
-    /// has an effect only in the journal's process, as far as the broker can.
+    /// the event is proposed. Events that are proposed together can thus begin separate traces. The call has
+    /// an effect only in the journal's process and if the broker can.
     fn put_in_context(&self, event: EventId, context: &MessageContext);
 
-    /// The journal's end: receives proposals. It succeeds once, because there is one journal.
+    /// Returns the receiver of proposals for the journal. The call succeeds once, because there is one
+    /// journal.
     ///
     /// # Errors
-    /// [`BrokerError::ProposalsTaken`] if it was called before; [`BrokerError::ServerOnly`] on a worker of
-    /// RabbitMQ, which has no journal.
+    /// - [`BrokerError::ProposalsTaken`] if it was called before.
+    /// - [`BrokerError::ServerOnly`] on a worker of RabbitMQ, which has no journal.
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError>;
 
-    /// Receives the parked messages of every group. Several consumers share them.
+    /// Returns a consumer of the parked messages of every group. Several consumers share them.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`]; [`BrokerError::ServerOnly`] on a worker of RabbitMQ, because its server
-    /// receives them.
+    /// - [`BrokerError::Closed`].
+    /// - [`BrokerError::ServerOnly`] on a worker of RabbitMQ, because the server receives them.
     fn parked(&self) -> Result<ParkedConsumer, BrokerError>;
 
     /// Redelivers the event at `position` to `group` with all its attempts, whether or not its parking was
-    /// acknowledged. It serves a person who has repaired the cause of the failure.
+    /// acknowledged. An operator calls it after the cause of the failure is repaired.
     ///
     /// # Errors
-    /// [`BrokerError::NotReplayable`] if the group has no subscription, does not take this event type, has
-    /// not reached the event, or is still delivering it (over RabbitMQ: in this process);
-    /// [`BrokerError::Log`]; [`BrokerError::Closed`].
+    /// - [`BrokerError::NotReplayable`] if the group has no subscription to the event type, has not reached
+    ///   the event, or has an unsettled delivery of it. Over RabbitMQ, only deliveries of this process count.
+    /// - [`BrokerError::Log`] or [`BrokerError::Closed`].
     fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// Ends all consumers. Deliveries can still be settled, and proposals still be made.
+    /// Ends all consumers. Deliveries can still be settled, and proposals can still be sent.
     fn close(&self);
 
-    /// Waits, after [`close`](Self::close), until every delivery is settled and that is durable.
+    /// Waits, after [`close`](Self::close), until every delivery is settled and every settlement is durable.
     ///
     /// # Errors
-    /// [`BrokerError::Log`] or [`BrokerError::Closed`] if it could not be made durable;
-    /// [`BrokerError::Unavailable`] if RabbitMQ did not confirm it in time.
+    /// - [`BrokerError::Log`] or [`BrokerError::Closed`] if a settlement could not be made durable.
+    /// - [`BrokerError::Unavailable`] if RabbitMQ did not confirm in time.
     fn drained(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 }

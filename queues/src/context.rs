@@ -14,7 +14,7 @@ use crate::delivery::MessageContext;
 const CONTEXTS_MAX: usize = 4096;
 
 /// The contexts of recently proposed events: an event is delivered in the context in which it was proposed.
-/// They are in memory only. A restart interrupts traces and nothing else.
+/// They are in memory only. A restart interrupts traces only.
 #[derive(Debug)]
 pub(crate) struct Contexts {
     most: usize,

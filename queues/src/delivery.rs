@@ -23,7 +23,7 @@ pub(crate) trait Source<T>: Send {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<T>>;
     /// Returns a message that is available without waiting.
     fn try_next(&mut self) -> Option<T>;
-    /// The error that ended it, if it was not closed.
+    /// Returns the error that ended the source; `None` if it was closed.
     fn failure(&self) -> Option<BrokerError>;
 }
 
@@ -43,9 +43,9 @@ pub(crate) enum Outcome {
 
 /// Settles a delivery; one implementation for each broker.
 pub(crate) trait Settle: Send + Sync {
-    /// Settles it as done or failed.
+    /// Settles the delivery as done or failed.
     fn settle(self: Box<Self>, outcome: Outcome) -> BoxFuture<'static, Result<(), BrokerError>>;
-    /// Releases it. Never waits, because drop calls it.
+    /// Releases the delivery. Never waits, because drop calls it.
     fn release(self: Box<Self>);
 }
 
@@ -55,8 +55,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Returns the next message. Waits while there is none, or while `prefetch` deliveries are unsettled.
-    /// Returns `None` once the broker closed or failed; [`failure`](Self::failure) tells which.
+    /// Returns the next message. Waits while the queue is empty or `prefetch` deliveries are unsettled.
+    /// Returns `None` after the broker closed or failed; [`failure`](Self::failure) distinguishes the two.
     ///
     /// Cancellation-safe. Needs a tokio runtime with its timer enabled.
     pub async fn next(&mut self) -> Option<Delivery> {
@@ -68,7 +68,7 @@ impl Consumer {
         self.source.try_next()
     }
 
-    /// The error that ended the messages; `None` if the broker closed.
+    /// Returns the error that ended the messages; `None` if the broker closed.
     #[must_use]
     pub fn failure(&self) -> Option<BrokerError> {
         self.source.failure()
@@ -91,7 +91,7 @@ pub struct Delivery {
     /// Whether it may have been delivered before. A crash can hide an earlier delivery: use event ids to
     /// process nothing twice.
     pub redelivered: bool,
-    /// The context in which the event was proposed, if it is still known.
+    /// The context in which the event was proposed, if the broker still has it.
     pub context: MessageContext,
     settlement: Settlement,
 }
@@ -187,7 +187,7 @@ impl ParkedConsumer {
         self.source.try_next()
     }
 
-    /// The error that ended the messages; `None` if the broker closed.
+    /// Returns the error that ended the messages; `None` if the broker closed.
     #[must_use]
     pub fn failure(&self) -> Option<BrokerError> {
         self.source.failure()

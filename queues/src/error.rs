@@ -1,4 +1,4 @@
-//! Errors between a worker and the broker, by what the caller can do about them.
+//! Errors between a worker and the broker, split by the caller's reaction.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,21 @@ use dissent_domain::log::LogError;
 /// An error of the broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
-    /// The broker, or the journal behind it, is closed or closing. Nothing was settled or decided: unsettled
-    /// messages will be redelivered, and a proposal may be repeated after a restart.
+    /// The broker or its journal is closed or closing. Nothing was settled or decided: unsettled messages
+    /// will be redelivered, and a proposal may be repeated after a restart.
     #[error("the broker is closed")]
     Closed,
-    /// The log under the broker failed. The log's error says whether opening it again can help.
+    /// The log under the broker failed. The error of the log states whether a reopened log can help.
     #[error("the broker's event log failed: {0}")]
     Log(#[from] LogError),
-    /// RabbitMQ is away, or did not answer in time. The outcome of the operation is unknown. Try again later.
+    /// RabbitMQ is unavailable or did not answer in time. The outcome of the operation is unknown. Try again
+    /// later.
     #[error("{0}")]
     Unavailable(String),
     /// An option, a field or a size is out of range.
     #[error("{what} {value} is out of range: use {allowed}")]
     OutOfRange {
-        /// The option or field, and of what.
+        /// The option or field, with its owner.
         what: String,
         /// Its value.
         value: String,
@@ -48,19 +49,19 @@ pub enum BrokerError {
     },
     /// A subscription differs from an earlier one of its group in more than the prefetch.
     #[error(
-        "group {group:?} already has consumers with another experiment, event types, limit or delay: use the same"
+        "settings differ from those of group {group:?}: use the same experiment, event types, limit and delay"
     )]
     DifferentSettings {
         /// The group.
         group: String,
     },
-    /// Only the server can do this: a worker of RabbitMQ has no log and no journal.
-    #[error("only the server can do this: a worker has no log and no journal")]
+    /// The operation needs the server: a worker of RabbitMQ has no log and no journal.
+    #[error("the operation needs the server: a worker has no log and no journal")]
     ServerOnly,
     /// The proposals have a consumer already.
-    #[error("the proposals already have a consumer: there is one journal")]
+    #[error("the proposals already have a consumer: use one journal")]
     ProposalsTaken,
-    /// An event cannot be replayed to a group now, or at all.
+    /// An event cannot be replayed to a group. `reason` states whether a retry can help.
     #[error("event {position} cannot be replayed to group {group:?}: {reason}")]
     NotReplayable {
         /// The group.
@@ -72,17 +73,17 @@ pub enum BrokerError {
     },
     /// A message is larger than RabbitMQ's limit.
     #[error(
-        "a message of {bytes} bytes is too large for RabbitMQ: at most {bytes_max} are allowed (message_bytes_max)"
+        "message of {bytes} bytes is too large for RabbitMQ: use at most {bytes_max} or raise message_bytes_max"
     )]
     TooLarge {
-        /// Size of its body.
+        /// The size of its body.
         bytes: usize,
         /// The limit.
         bytes_max: usize,
     },
     /// The stream of an experiment is not one history.
     #[error(
-        "the stream of {experiment} {reason}: forget the experiment on the server and let it publish it again"
+        "invalid history stream of {experiment}: {reason}; delete it on the server with `dissent queue forget` and restart"
     )]
     BrokenHistory {
         /// The experiment.
@@ -98,7 +99,7 @@ pub enum BrokerError {
         /// The error of the system.
         source: SystemError,
     },
-    /// The call can never succeed as it is, for another reason.
+    /// The call is invalid for another reason; a retry cannot help.
     #[error("{0}")]
     Invalid(String),
 }
@@ -117,7 +118,7 @@ impl BrokerError {
     }
 }
 
-/// A shared error of the system. Two are equal if they are of the same kind and read the same.
+/// A shared error of the system. Two errors are equal if their kind and their text are equal.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct SystemError(Arc<io::Error>);

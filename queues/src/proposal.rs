@@ -27,12 +27,12 @@ pub struct Proposal {
 /// The reply to a proposal.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProposalReply {
-    /// The events are in the log and durable, as given here. They may stem from an earlier proposal of the
-    /// same ids.
+    /// The events are durable in the log, as given here. They may stem from an earlier proposal of the same
+    /// ids.
     Recorded(Vec<Recorded>),
     /// The rules reject the proposal. Proposing the same again is pointless.
     Rejected {
-        /// The reason, for a person to read.
+        /// The reason as text.
         reason: String,
     },
     /// The proposal itself is durable; the journal will decide it later.
@@ -51,7 +51,7 @@ impl ProposalConsumer {
         self.incoming.recv().await
     }
 
-    /// Returns a proposal that is already here, so that the journal can decide several in one batch.
+    /// Returns a waiting proposal, so that the journal can decide several in one batch.
     pub fn try_next(&mut self) -> Option<ProposalDelivery> {
         self.incoming.try_recv().ok()
     }
@@ -116,7 +116,7 @@ pub(crate) struct ProposalSender {
     outgoing: mpsc::Sender<ProposalDelivery>,
 }
 
-/// A bounded channel: proposers wait while `capacity` proposals are undecided.
+/// Returns a bounded channel: proposers wait while `capacity` proposals are undecided.
 pub(crate) fn proposal_channel(capacity: usize) -> (ProposalSender, ProposalConsumer) {
     let (outgoing, incoming) = mpsc::channel(capacity);
     (ProposalSender { outgoing }, ProposalConsumer { incoming })
@@ -134,7 +134,7 @@ impl Proposal {
 }
 
 impl ProposalSender {
-    /// The sender, for proposals that come from another process.
+    /// Returns the sender, for proposals that come from another process.
     pub(crate) fn outgoing(&self) -> mpsc::Sender<ProposalDelivery> {
         self.outgoing.clone()
     }

@@ -8,7 +8,7 @@ pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// A random number from 0 to 1.
+/// Returns a random number from 0 to 1.
 pub(crate) fn random_fraction() -> f64 {
     let bits = u32::try_from(random() >> 32).unwrap_or(0);
     f64::from(bits) / f64::from(u32::MAX)

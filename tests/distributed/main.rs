@@ -12,7 +12,7 @@ mod support;
 mod traces;
 mod verdict;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet::{Fleet, FleetPlan, SERVER};
 use node::Node;
@@ -86,16 +86,17 @@ fn below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     paths.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
 }
 
-/// Waits until the metrics of the server satisfy `reached`.
-fn until(fleet: &mut Fleet<'_>, what: &str, reached: impl Fn(&str) -> bool) {
-    let begun = std::time::Instant::now();
+/// Waits until the metrics of the server satisfy `reached`. Fails after [`PATIENCE`] with the `goal`.
+fn until(fleet: &mut Fleet<'_>, goal: &str, reached: impl Fn(&str) -> bool) {
+    let begun = Instant::now();
     loop {
         let (_, metrics) = fleet.get(SERVER, "/metrics");
         if reached(&metrics) {
             return;
         }
         fleet.no_one_failed();
-        assert!(begun.elapsed() < PATIENCE, "{what} never comes: {metrics}{}", fleet.report());
+        let report = fleet.report();
+        assert!(begun.elapsed() < PATIENCE, "no {goal} after {PATIENCE:?}: {metrics}{report}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -119,7 +120,7 @@ fn workers_release_their_messages_while_an_experiment_is_paused() {
             found.is_some_and(|count| count > 0)
         });
         give("pause");
-        until(&mut fleet, "the end of consuming", |metrics| {
+        until(&mut fleet, "end of the consumers", |metrics| {
             let of_step =
                 |line: &&str| line.starts_with("dissent_queue_consumers{queue=\"paused.generation.");
             let consumers: Vec<&str> = metrics.lines().filter(of_step).collect();
@@ -172,24 +173,19 @@ fn another_plan_is_refused(lab: &Lab, node: &Node, config: &std::path::Path) {
     assert!(said.contains("seed was 3, now 4"), "{said}");
 }
 
-/// A worker stopped during a training gives its lease back at once; the server stops gracefully too.
+/// A worker that is stopped during a training gives its lease up at once. The server stops gracefully, too.
 fn stopped_in_order(lab: &Lab, fleet: &mut Fleet<'_>) {
-    let held = |fleet: &mut Fleet<'_>| fleet.get(SERVER, "/metrics").1.contains("dissent_lease_age_seconds");
-    while !held(fleet) {
-        fleet.no_one_failed();
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let is_held = |metrics: &str| metrics.contains("dissent_lease_age_seconds");
+    until(fleet, "training lease", is_held);
     for member in (0..fleet.len()).rev() {
         assert!(fleet.signal(member, "TERM"));
         let status = fleet.ended(member, PATIENCE);
         assert!(status.success(), "{status}: {}", fleet.report());
         if member != SERVER {
-            while held(fleet) {
-                std::thread::sleep(Duration::from_millis(50));
-            }
+            until(fleet, "release of the training lease", |metrics| !is_held(metrics));
         }
     }
     let events = lab.events("health");
     let expired = |kind: &str| events.iter().filter(|recorded| recorded.event.event_type == kind).count();
-    assert_eq!(expired("training.lease_expired"), 1, "long before the lease of a minute is over");
+    assert_eq!(expired("training.lease_expired"), 1, "the worker gives the lease up long before it expires");
 }

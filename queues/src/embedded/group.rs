@@ -42,7 +42,7 @@ impl Rules {
         }
     }
 
-    /// Compares type names only: an unwanted body is never decoded.
+    /// Compares type names only: bodies of other types are never decoded.
     pub(super) fn want(&self, event: &Recorded) -> bool {
         let of_experiment = self.experiment.as_ref().is_none_or(|wanted| *wanted == event.experiment);
         of_experiment && self.kinds.iter().any(|kind| kind.name() == event.event.event_type)
@@ -53,7 +53,7 @@ impl Rules {
 #[derive(Debug)]
 struct Unfinished {
     event: Arc<Recorded>,
-    /// Failed attempts so far. A release or the end of the process does not count.
+    /// Failed attempts. A release or the end of the process does not count.
     failures: u32,
     redelivered: bool,
     phase: Phase,
@@ -221,7 +221,7 @@ impl Group {
         })
     }
 
-    /// The first unfinished message that can be delivered now.
+    /// Returns the first unfinished message that can be delivered now.
     fn next_open(&self, now: Instant) -> Option<u64> {
         let deliverable = |open: &Unfinished| match open.phase {
             Phase::Ready => true,

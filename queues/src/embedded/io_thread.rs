@@ -69,7 +69,7 @@ impl IoThread {
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "stopping the embedded broker: its event log failed");
+                    tracing::error!(%error, "stopping embedded broker after event log failure");
                     ending.error = Some(error);
                     return;
                 }
@@ -95,7 +95,7 @@ impl IoThread {
         Ok(if read { Next::Again } else { Next::Sleep(rest) })
     }
 
-    /// Gives new groups the events that their records name.
+    /// Loads the events that the records of new groups name.
     fn resume(&self, groups: &[Arc<GroupCell>]) -> Result<(), BrokerError> {
         for cell in groups {
             let Some(record) = cell.lock().resume_from().cloned() else { continue };
@@ -119,7 +119,7 @@ impl IoThread {
         }
     }
 
-    /// Reads one page for a group that wants one; groups at the same position share it. Returns whether a
+    /// Reads one page for a group with room; groups at the same position share it. Returns whether a
     /// page was read.
     fn read_page(&mut self, groups: &[Arc<GroupCell>]) -> Result<bool, BrokerError> {
         let head = self.log.head();
@@ -130,12 +130,12 @@ impl IoThread {
         };
         self.next_reader = at + 1;
         let page = self.log.read(after, self.shared.options.page_events)?;
-        // Drop anything above the durable head, whatever the log returns.
+        // Events above the durable head are dropped.
         let page: Vec<_> =
             page.into_iter().take_while(|event| event.position <= head).map(Arc::new).collect();
         let gapless = page.iter().zip(after + 1..).all(|(event, position)| event.position == position);
         if page.is_empty() || !gapless {
-            return Err(LogError::Corrupt(format!("events are missing after {after}, head is {head}")).into());
+            return Err(LogError::Corrupt(format!("events {} to {head} have gaps", after + 1)).into());
         }
         for cell in groups {
             self.shared.with(cell, |group| group.feed(&page));

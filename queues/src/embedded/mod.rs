@@ -144,7 +144,7 @@ impl EmbeddedBroker {
         let options = EmbeddedOptions { page_events: options.page_events.clamp(1, 4096), ..options };
         let shared = Arc::new(Shared::new(options));
         let io_thread = io_thread::spawn(&shared, &log).map(Some).map_err(|error| {
-            BrokerError::Log(LogError::Io(format!("failed to start the thread that reads it: {error}")))
+            BrokerError::Log(LogError::Io(format!("failed to start the reader thread: {error}")))
         });
         Self {
             inner: Arc::new(Inner {
@@ -158,7 +158,7 @@ impl EmbeddedBroker {
         }
     }
 
-    /// The status of each group, in the order of their first subscription.
+    /// Returns the status of each group, in the order of their first subscription.
     #[must_use]
     pub fn status(&self) -> Vec<GroupStatus> {
         self.inner.shared.status()

@@ -1,6 +1,6 @@
 //! The record of a group's progress in the log, at most [`RECORD_BYTES_MAX`] bytes.
 //!
-//! It says: everything up to `done_to` is done, except `open`; of the done messages, `parked` were given up.
+//! Everything up to `done_to` is done, except `open`; of the done messages, `parked` were given up.
 //! The record names exceptions, not acknowledgements. So it stays as small as the number of unfinished
 //! messages, however far the other messages have advanced.
 
@@ -39,7 +39,7 @@ pub(super) struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OpenNote {
     pub position: u64,
-    /// Failed attempts so far.
+    /// Failed attempts.
     pub failures: u32,
 }
 
@@ -53,12 +53,12 @@ pub(super) struct ParkedNote {
 }
 
 impl Record {
-    /// The bytes to store: a format byte, then MessagePack arrays.
+    /// Returns the bytes to store: a format byte, then MessagePack arrays.
     pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
         let mut bytes = vec![FORMAT];
         rmp_serde::encode::write(&mut bytes, self).map_err(|error| error.to_string())?;
         if bytes.len() > RECORD_BYTES_MAX {
-            return Err(format!("it has {} bytes: at most {RECORD_BYTES_MAX} are allowed", bytes.len()));
+            return Err(format!("the record has {} bytes, the limit is {RECORD_BYTES_MAX}", bytes.len()));
         }
         Ok(bytes)
     }
@@ -66,14 +66,14 @@ impl Record {
     /// Reads stored bytes, which are not trusted.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() > RECORD_BYTES_MAX {
-            return Err(format!("it has {} bytes: at most {RECORD_BYTES_MAX} are allowed", bytes.len()));
+            return Err(format!("the record has {} bytes, the limit is {RECORD_BYTES_MAX}", bytes.len()));
         }
         let body = match bytes.split_first() {
             Some((&FORMAT, body)) => body,
             Some((other, _)) => {
-                return Err(format!("its format {other} is unknown: a newer version of dissent wrote it"));
+                return Err(format!("unknown format {other}: use the version of dissent that wrote it"));
             }
-            None => return Err("it is empty".to_owned()),
+            None => return Err("the record is empty".to_owned()),
         };
         let record: Self = rmp_serde::from_slice(body).map_err(|error| error.to_string())?;
         record.check()?;
@@ -83,7 +83,7 @@ impl Record {
     fn check(&self) -> Result<(), String> {
         if self.open.len() > OPEN_MAX || self.parked.len() > PARKED_MAX {
             return Err(format!(
-                "it has {} open and {} parked messages: at most {OPEN_MAX} and {PARKED_MAX} are allowed",
+                "{} open and {} parked messages, the limits are {OPEN_MAX} and {PARKED_MAX}",
                 self.open.len(),
                 self.parked.len()
             ));
@@ -94,14 +94,14 @@ impl Record {
             let ascending = positions.is_sorted_by(|a, b| a < b);
             let in_range = positions.iter().all(|position| (1..=self.done_to).contains(position));
             if !(ascending && in_range) {
-                return Err(format!("its positions are not in ascending order from 1 to {}", self.done_to));
+                return Err(format!("the positions do not ascend from 1 to {}", self.done_to));
             }
         }
         Ok(())
     }
 }
 
-/// The part of a reason that the record keeps.
+/// Returns the part of a reason that the record keeps.
 pub(super) fn shortened(reason: &str) -> String {
     reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned()
 }
@@ -184,12 +184,12 @@ mod tests {
         #![proptest_config(cases(300))]
 
         #[test]
-        fn decoding_a_mutated_record_never_panics_and_stays_within_memory(mutations in mutations()) {
+        fn decoding_a_mutated_record_is_stable_and_bounded_in_memory(mutations in mutations()) {
             assert_decoding_is_stable(&mutated(&sample().encode().unwrap(), &mutations));
         }
 
         #[test]
-        fn decoding_any_bytes_never_panics_and_stays_within_memory(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn decoding_any_bytes_is_stable_and_bounded_in_memory(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             assert_decoding_is_stable(&[&[FORMAT], &bytes[..]].concat());
         }
     }

@@ -40,7 +40,7 @@ impl UnparkRequest {
 /// Set once: everything is settled and durable, or the error that prevents it.
 type Drained = Option<Result<(), BrokerError>>;
 
-/// Does not hold the log: a delivery that outlives the broker must not keep the log open.
+/// Holds no handle of the log: a delivery that outlives the broker must not keep the log open.
 pub(super) struct Shared {
     pub options: EmbeddedOptions,
     groups: Mutex<Vec<Arc<GroupCell>>>,
@@ -147,8 +147,7 @@ impl Shared {
     pub(super) fn request_unpark(&self, request: UnparkRequest) {
         lock(&self.unpark_requests).push(request);
         if self.is_stopping() {
-            // The I/O thread may have taken requests for the last time. A dropped request is answered as
-            // closed.
+            // The I/O thread may not poll again. The caller of a dropped request receives `Closed`.
             self.take_unpark_requests();
         }
         self.wake_io_thread();
@@ -228,8 +227,8 @@ impl Shared {
 }
 
 fn stored_record(log: &dyn EventLog, group: &str) -> Result<Record, BrokerError> {
-    let corrupt = |why: String| {
-        BrokerError::Log(LogError::Corrupt(format!("the record of subscription {group:?}: {why}")))
+    let corrupt = |reason: String| {
+        BrokerError::Log(LogError::Corrupt(format!("invalid record of subscription {group:?}: {reason}")))
     };
     let Some(bytes) = log.load_cursor(group)? else {
         return Ok(Record::default());
@@ -237,8 +236,8 @@ fn stored_record(log: &dyn EventLog, group: &str) -> Result<Record, BrokerError>
     let record = Record::decode(&bytes).map_err(corrupt)?;
     let head = log.head();
     if record.done_to > head {
-        let why = format!("it ends at event {}, after the log's last event {head}", record.done_to);
-        return Err(corrupt(why));
+        let reason = format!("the position {} is after the log's last event {head}", record.done_to);
+        return Err(corrupt(reason));
     }
     Ok(record)
 }

@@ -1,6 +1,6 @@
-//! The status of a group, for people to read.
+//! The status of a group, for operators.
 
-/// The progress of a group, for people to read.
+/// The progress of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStatus {
     /// Name of the group.

@@ -60,9 +60,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// | name | kind | holds |
 /// |---|---|---|
 /// | `dissent.events` | topic exchange | routes events by `<experiment>.<type>` |
-/// | `dissent.<group>` | quorum queue | events that a group has yet to process |
+/// | `dissent.<group>` | quorum queue | unprocessed events of a group |
 /// | `dissent.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
-/// | `dissent.proposals` | quorum queue | proposals of workers that the journal has yet to decide |
+/// | `dissent.proposals` | quorum queue | undecided proposals of workers |
 /// | `dissent.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
 /// | `dissent.parked` | quorum queue | parked messages, until their parking is acknowledged |
 /// | `dissent.dead` | quorum queue | unreadable messages and rejected proposals; at most 100 000 |
@@ -74,9 +74,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// delivered it [`redeliveries_max`](RabbitOptions::redeliveries_max) times without a settlement.
 ///
 /// Only the server declares the queues of groups and histories, because only the server can fill them. A
-/// missing queue (of a new group, on a replaced RabbitMQ, or deleted) is filled with all events of its types
-/// that the relay has passed. Then the relay continues. Each event is thus delivered at least once, and again
-/// if RabbitMQ lost its acknowledgement. A worker that subscribes earlier waits until the queue exists.
+/// queue is missing for a new group, on a replaced RabbitMQ, or after a deletion. It is then filled with all
+/// events of its types that the relay has passed, and the relay continues. Each event is thus delivered at
+/// least once, and again if RabbitMQ lost its acknowledgement. A worker that subscribes earlier waits until
+/// the queue exists.
 ///
 /// # Differences from the embedded broker
 ///
@@ -85,11 +86,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// - An event is with at most one consumer within a process. When a connection is lost, RabbitMQ may deliver
 ///   a message to another process while it is unsettled here.
 /// - Settling a message whose connection was lost succeeds. An acknowledged message is acknowledged again
-///   when it is redelivered to this process; another process receives it once more.
+///   when it is redelivered to this process. Another process receives it again.
 /// - Acknowledgements are sent together, within 5 ms. A crash before that causes redelivery.
 /// - A message that is released, or whose worker dies, more than
 ///   [`redeliveries_max`](RabbitOptions::redeliveries_max) times is parked. RabbitMQ cannot distinguish the
-///   two cases, and such a message may be what kills the workers.
+///   two cases, and such a message may kill its workers.
 /// - RabbitMQ redelivers a message that is not settled within 30 minutes (its `consumer_timeout`). Longer
 ///   work uses leases.
 pub struct RabbitBroker {
@@ -188,7 +189,7 @@ impl RabbitBroker {
             return Err(BrokerError::Unavailable(format!(
                 "failed to connect to RabbitMQ at {} within {limit:?}: {}",
                 shared.options.address(),
-                trouble.as_deref().unwrap_or("it does not answer")
+                trouble.as_deref().unwrap_or("no answer")
             )));
         }
         Ok(Self {
@@ -205,10 +206,10 @@ impl RabbitBroker {
     /// [`subscribe`](Broker::subscribe) declares the server's own groups.
     ///
     /// # Errors
-    /// As [`Broker::subscribe`] if a subscription is out of range or contradicts an earlier one of its group;
-    /// [`BrokerError::ServerOnly`] on a worker; [`BrokerError::Unavailable`] if it takes longer than
-    /// [`operation_timeout`](RabbitOptions::operation_timeout). The queues are then declared as soon as
-    /// RabbitMQ is back.
+    /// - As [`Broker::subscribe`] if a subscription is invalid.
+    /// - [`BrokerError::ServerOnly`] on a worker.
+    /// - [`BrokerError::Unavailable`] after [`operation_timeout`](RabbitOptions::operation_timeout). The
+    ///   queues are then declared as soon as RabbitMQ is available.
     pub async fn declare_groups(&self, subscriptions: &[Subscription]) -> Result<(), BrokerError> {
         self.shared.check_running()?;
         let server = self.server()?;
@@ -237,7 +238,7 @@ impl RabbitBroker {
         .await
     }
 
-    /// Reads the history of an experiment from its first event, in any process. It waits until the server
+    /// Reads the history of an experiment from its first event, in any process. Waits until the server
     /// publishes the history.
     ///
     /// # Errors
@@ -296,7 +297,7 @@ impl RabbitBroker {
         }
     }
 
-    /// The queue consumer of a group, which all its members in this process share.
+    /// Returns the queue consumer of a group, which all its members in this process share.
     fn consumer(&self, subscription: &Subscription, queue: String) -> Result<GroupConsumer, BrokerError> {
         self.note_group(subscription)?;
         let mut groups = lock(&self.groups);
@@ -321,19 +322,19 @@ impl RabbitBroker {
         };
         let relayed = self.status().relayed_to;
         if position == 0 || position > relayed {
-            return invalid(&format!("the relay has reached event {relayed}"));
+            return invalid(&format!("the relay has only reached event {relayed}; try again later"));
         }
         let log = Arc::clone(&server.log);
         let read = self.shared.runtime.spawn_blocking(move || log.read(position - 1, 1));
         let page = read.await.map_err(|_| BrokerError::Closed)??;
         let Some(event) = page.into_iter().find(|event| event.position == position) else {
-            return invalid("the log does not have it");
+            return invalid("the log has no such event");
         };
         if !event_queue.wants(&event) {
-            return invalid("the group does not take this event type");
+            return invalid("the group has no subscription to this event type");
         }
         if consumer.is_some_and(|consumer| consumer.holds(|held| held.event.position == position)) {
-            return invalid("it is still being delivered");
+            return invalid("a delivery is unsettled; try again later");
         }
         // The message gets a new id: the old one may already be done, and its duplicates are dropped.
         let id = format!("{}/replay/{:016x}", event.event.id, random());
@@ -366,7 +367,7 @@ fn begin(options: RabbitOptions) -> Result<(Arc<Shared>, Threads), BrokerError> 
     Ok((Arc::new(shared), threads))
 }
 
-/// The error when RabbitMQ fails an operation.
+/// Returns the error when RabbitMQ fails an operation.
 pub(super) fn unavailable(shared: &Shared, what: &str, error: &LinkError) -> BrokerError {
     if let LinkError::Broker(error) = error {
         return error.clone();

@@ -29,7 +29,7 @@ pub(super) fn add_context(mut message: Message, context: &MessageContext) -> Mes
     message
 }
 
-/// The context of a message; empty if it has none.
+/// Returns the context of a message; empty if it has none.
 pub(super) fn context_of(headers: Option<&FieldTable>) -> MessageContext {
     let Some(AMQPValue::FieldTable(table)) = headers.and_then(|headers| headers.inner().get(HEADER)) else {
         return MessageContext::new();

@@ -26,7 +26,7 @@ pub(super) struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// A message that cannot be read.
+    /// Returns a message that cannot be read.
     pub(super) fn unreadable(kind: &'static str, queue: &str, delivery: &AmqpDelivery, reason: &str) -> Self {
         Self {
             kind,
@@ -38,7 +38,7 @@ impl DeadLetter {
         }
     }
 
-    /// A proposal that the rules reject.
+    /// Returns a proposal that the rules reject.
     pub(super) fn rejected(shared: &Shared, proposal: &Proposal, reason: &str) -> Result<Self, BrokerError> {
         Ok(Self {
             kind: "proposal",
@@ -50,7 +50,7 @@ impl DeadLetter {
         })
     }
 
-    /// An event that is too large for a message. It remains in the log.
+    /// Returns an event that is too large for a message. It remains in the log.
     pub(super) fn not_relayed(event: &Recorded, reason: &str) -> Self {
         Self {
             kind: "event",
@@ -62,10 +62,10 @@ impl DeadLetter {
         }
     }
 
-    /// Publishes it; it is durable on return.
+    /// Publishes the dead letter and waits until it is durable.
     pub(super) async fn publish(self, shared: &Shared) -> Result<(), BrokerError> {
         let id = format!("{:016x}", random());
-        // Keep the beginning of a message that is larger than any message that is sent.
+        // A received message may exceed the limit of sent ones: keep its beginning.
         let mut body = self.body;
         body.truncate(shared.options.message_bytes_max);
         let mut message = Message::to_queue(&shared.topology.dead(), id, body)

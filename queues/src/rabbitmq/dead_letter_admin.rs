@@ -36,7 +36,7 @@ const LOOKS_MAX: usize = 50;
 pub struct DeadMessage {
     /// Its message id.
     pub id: String,
-    /// Whether it is parked: it used up its attempts, and the server has yet to record that.
+    /// Whether it is parked: it used up its attempts, and the server has not recorded that.
     pub parked: bool,
     /// `event`, `proposal` or `parked`.
     pub kind: String,
@@ -69,7 +69,7 @@ impl RabbitBroker {
     /// Lists the dead letters and the parked messages, at most `limit` and at most 10 000.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
+    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not answer in time.
     pub async fn dead_list(&self, limit: usize) -> Result<Vec<DeadMessage>, BrokerError> {
         let mut found = Vec::new();
         let looking = self.look(limit.min(LOOK_MAX), |_| false, &mut found);
@@ -100,7 +100,7 @@ impl RabbitBroker {
             let limit = self.shared.options.operation_timeout;
             let late = || {
                 BrokerError::Unavailable(
-                    "RabbitMQ did not take the message: its queue was deleted, or RabbitMQ is away"
+                    "RabbitMQ did not confirm the message: its queue is deleted or RabbitMQ is unavailable; try again"
                         .to_owned(),
                 )
             };
@@ -246,7 +246,7 @@ impl RabbitBroker {
         message
     }
 
-    /// The message to send again for a dead letter.
+    /// Returns the message to send again for a dead letter.
     fn message_to_retry(&self, dead: &DeadMessage) -> Result<Message, BrokerError> {
         // The message gets a new id: duplicates of the old one may be dropped.
         let id = format!("{}/retry/{:016x}", dead.id.chars().take(64).collect::<String>(), random());

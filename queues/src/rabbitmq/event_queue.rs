@@ -13,13 +13,13 @@ const FORMAT: u8 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EventQueue {
     pub queue: String,
-    /// Name of its record in the log.
+    /// Name of the queue's record in the log.
     pub record: String,
     pub experiment: Option<ExperimentId>,
-    /// Names of the event types that it holds; `None` for all types.
+    /// Names of the event types in the queue; `None` for all types.
     kinds: Option<Vec<&'static str>>,
     pub bindings: Vec<String>,
-    /// Whether it is the stream of an experiment's history.
+    /// Whether the queue is the stream of an experiment's history.
     pub stream: bool,
 }
 

@@ -60,7 +60,7 @@ impl Decoder for EventDecoder {
     }
 }
 
-/// The message of an event, routed to all bound queues.
+/// Returns the message of an event, routed to all bound queues.
 pub(super) fn event_message(
     event: &Recorded,
     exchange: String,
@@ -72,7 +72,7 @@ pub(super) fn event_message(
     Ok(with_headers(message, event, 1, context))
 }
 
-/// The message of an event for one group. `id` distinguishes it from other messages of the event.
+/// Returns the message of an event for one group. `id` distinguishes it from other messages of the event.
 pub(super) fn group_message(
     queue: &str,
     id: String,

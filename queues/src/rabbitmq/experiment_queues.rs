@@ -10,7 +10,8 @@ use crate::error::BrokerError;
 use crate::lock::lock;
 
 impl RabbitBroker {
-    /// The names of the queues of these groups and of an experiment's history, whether they exist or not.
+    /// Returns the names of the queues of these groups and of an experiment's history, whether they exist or
+    /// not.
     ///
     /// # Errors
     /// [`BrokerError::InvalidName`] if a group name is reserved.
@@ -25,10 +26,10 @@ impl RabbitBroker {
         Ok(names)
     }
 
-    /// The number of processes that follow the history of an experiment.
+    /// Returns the number of processes that follow the history of an experiment.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
+    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not answer in time.
     pub async fn followers(&self, experiment: &ExperimentId) -> Result<u32, BrokerError> {
         let history = self.shared.topology.history(experiment);
         Ok(self.queue_stats(&[&history]).await?.iter().map(|queue| queue.consumers).sum())
@@ -54,7 +55,7 @@ impl RabbitBroker {
     /// names of the queues that existed. A running server declares its own queues again.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
+    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not answer in time.
     pub async fn delete_queues(&self, names: &[String]) -> Result<Vec<String>, BrokerError> {
         let link = &self.shared.publishing;
         let deleting = async {

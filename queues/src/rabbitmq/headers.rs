@@ -7,20 +7,20 @@ pub(super) const ATTEMPT: &str = "attempt";
 /// Longest reason in a message, in bytes.
 const REASON_BYTES_MAX: usize = 1024;
 
-/// The beginning of a text, in whole characters.
+/// Returns the beginning of a text, in whole characters.
 pub(super) fn cut(text: &str) -> &str {
     let end = (0..=text.len().min(REASON_BYTES_MAX)).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
 }
 
-/// A header that is text. RabbitMQ may return either kind of string.
+/// Returns a header that is text. RabbitMQ may return either kind of string.
 pub(super) fn text_header(headers: Option<&FieldTable>, name: &str) -> Option<String> {
     let value = headers?.inner().get(name)?;
     let long = value.as_long_string().map(LongString::to_string);
     long.or_else(|| value.as_short_string().map(ShortString::to_string))
 }
 
-/// A header that is a number ≥ 0.
+/// Returns a header that is a number ≥ 0.
 pub(super) fn number_header(headers: Option<&FieldTable>, name: &str) -> Option<u64> {
     let value = headers?.inner().get(name)?;
     let number = value.as_long_long_int().or_else(|| value.as_long_int().map(i64::from));

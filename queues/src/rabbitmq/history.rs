@@ -76,10 +76,10 @@ impl Sequence {
         let broken =
             |reason: String| Err(BrokerError::BrokenHistory { experiment: self.experiment.clone(), reason });
         if event.experiment != self.experiment {
-            return broken(format!("has an event of {}", event.experiment));
+            return broken(format!("an event belongs to experiment {}", event.experiment));
         }
         if self.last.is_some_and(|(version, id)| version == event.version && id != event.event.id) {
-            return broken(format!("has two events of version {}", event.version));
+            return broken(format!("two events have version {}", event.version));
         }
         let done_to = self.last.map_or(0, |(version, _)| version);
         if event.version <= done_to {
@@ -95,7 +95,7 @@ impl Sequence {
             let missing = self.last.map_or(0, |(version, _)| version) + 1;
             return Err(BrokerError::BrokenHistory {
                 experiment: self.experiment.clone(),
-                reason: format!("lacks event {missing}"),
+                reason: format!("event {missing} is missing"),
             });
         }
         Ok(next)

@@ -93,7 +93,7 @@ impl Link {
         self.state.losses.load(Ordering::Acquire)
     }
 
-    /// The error of the last attempt to connect, if it failed.
+    /// Returns the error of the last attempt to connect, if it failed.
     pub(super) fn trouble(&self) -> Option<String> {
         self.state.trouble.borrow().clone()
     }
@@ -253,7 +253,8 @@ fn tls_config(options: &RabbitOptions) -> Result<OwnedTLSConfig, BrokerError> {
     Ok(config)
 }
 
-/// An error with its causes in one line. A cause that the text of the error contains already is not repeated.
+/// Returns an error with its causes in one line. A cause that the text of the error contains already is not
+/// repeated.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -267,7 +268,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The next item of a stream.
+/// Returns the next item of a stream.
 pub(super) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
     poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
 }

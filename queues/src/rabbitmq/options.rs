@@ -26,7 +26,7 @@ impl Secret {
         Self(password.into())
     }
 
-    /// The password, for the login.
+    /// Returns the password, for the login.
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
@@ -100,7 +100,7 @@ pub struct RabbitOptions {
 }
 
 impl Default for RabbitOptions {
-    /// A local RabbitMQ with its default settings.
+    /// Returns a local RabbitMQ with its default settings.
     fn default() -> Self {
         Self {
             host: "127.0.0.1".to_owned(),
@@ -139,7 +139,7 @@ impl RabbitOptions {
         let encrypted = match parsed.scheme() {
             "amqp" => false,
             "amqps" => true,
-            other => return Err(invalid(format!("the scheme is {other:?}: use amqp or amqps"))),
+            other => return Err(invalid(format!("unknown scheme {other:?}: use amqp or amqps"))),
         };
         let default = Self::default();
         let mut options = Self {
@@ -166,7 +166,7 @@ impl RabbitOptions {
         let (mut certificate, mut key) = (None, None);
         for (name, value) in url.query_pairs() {
             let Some(tls) = &mut self.tls else {
-                return Err(invalid(format!("the parameter {name:?} requires amqps: remove it")));
+                return Err(invalid(format!("parameter {name:?} needs amqps: remove it or use amqps")));
             };
             match &*name {
                 "cacertfile" => tls.ca_file = Some(PathBuf::from(&*value)),
@@ -185,7 +185,7 @@ impl RabbitOptions {
                 Ok(())
             }
             (None, None, _) => Ok(()),
-            _ => Err(invalid("certfile and keyfile go together: give both or neither")),
+            _ => Err(invalid("certfile or keyfile is missing: use both or neither")),
         }
     }
 
@@ -227,13 +227,13 @@ impl RabbitOptions {
         }
         if self.tls.is_some() && !cfg!(feature = "amqps") {
             return Err(BrokerError::Invalid(
-                "this build has no amqps: build with the Cargo feature `amqps`, or use amqp".to_owned(),
+                "amqps is not in this build: build with the Cargo feature `amqps`, or use amqp".to_owned(),
             ));
         }
         Ok(())
     }
 
-    /// The address, for people to read; without the password.
+    /// Returns the address for messages, without the password.
     pub(super) fn address(&self) -> String {
         format!("{}:{}, virtual host {:?}", self.host, self.port, self.vhost)
     }
@@ -256,12 +256,12 @@ fn decoded(part: &str, text: &str) -> Result<String, BrokerError> {
             |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
             return Err(invalid(format!(
-                "the {part} has a '%' without two hexadecimal digits: write '%' as %25"
+                "{part} has a '%' without two hexadecimal digits: write '%' as %25"
             )));
         };
         bytes.push(high << 4 | low);
     }
-    String::from_utf8(bytes).map_err(|_| invalid(format!("the {part} is not UTF-8")))
+    String::from_utf8(bytes).map_err(|_| invalid(format!("{part} is not UTF-8: encode it as UTF-8")))
 }
 
 #[cfg(test)]

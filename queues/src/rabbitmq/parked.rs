@@ -18,7 +18,7 @@ use crate::error::BrokerError;
 use crate::future::BoxFuture;
 use crate::random::random;
 
-/// The message that parks an event for a group.
+/// Returns the message that parks an event for a group.
 pub(super) fn message(
     shared: &Shared,
     group: &str,
@@ -62,7 +62,7 @@ impl Decoder for ParkedDecoder {
 pub(super) fn read(topology: &Topology, delivery: &AmqpDelivery, bytes_max: usize) -> Result<Parked, String> {
     let event = wire::decode_event(&delivery.data, bytes_max)?;
     let headers = delivery.properties.headers().as_ref();
-    let group = group_of(topology, headers).ok_or("it names no group")?;
+    let group = group_of(topology, headers).ok_or("the message names no group")?;
     let attempts = number_header(headers, ATTEMPT).and_then(|attempts| u32::try_from(attempts).ok());
     let reason = text_header(headers, "reason").unwrap_or_else(|| {
         "it was delivered again and again without an answer: it may kill the workers that take it".to_owned()
@@ -78,7 +78,7 @@ fn group_of(topology: &Topology, headers: Option<&FieldTable>) -> Option<String>
     topology.group_of(&queue).map(str::to_owned)
 }
 
-/// The first queue in RabbitMQ's own record of dead-lettering.
+/// Returns the first queue in RabbitMQ's own record of dead-lettering.
 fn death_queue(headers: &FieldTable) -> Option<String> {
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
     let AMQPValue::FieldTable(death) = deaths.as_slice().first()? else { return None };

@@ -47,7 +47,7 @@ pub(super) struct PublisherTask {
     link: Link,
     topology: Topology,
     incoming: mpsc::Receiver<(Message, Job)>,
-    /// Refused messages that return after a delay; at most as many as the window holds.
+    /// Refused messages that return after a delay; at most the size of the window.
     resend: mpsc::UnboundedSender<(Message, Job)>,
     again: mpsc::UnboundedReceiver<(Message, Job)>,
     window: Window<Job>,
@@ -84,7 +84,7 @@ impl Publisher {
         (Self { queue, waiting: Arc::default(), bytes_max }, task)
     }
 
-    /// Publishes a message and waits until it is confirmed, however long RabbitMQ is away. After the future
+    /// Publishes a message and waits without limit until RabbitMQ confirms it. After the future
     /// is dropped, the message may or may not be published.
     pub(super) async fn publish(&self, message: Message) -> Result<(), BrokerError> {
         self.publish_through(message, None).await
@@ -144,8 +144,8 @@ impl PublisherTask {
         }
     }
 
-    /// The queue that the oldest message waits for, if only publishers can notice that it does not answer.
-    /// Once it is deleted, the next session declares it again.
+    /// Returns the queue that the oldest message waits for, if only publishers can notice that it does not
+    /// answer. Once it is deleted, the next session declares it again.
     fn unwatched_queue(&self) -> Option<String> {
         let (message, job) = self.window.oldest()?;
         let dead = self.topology.dead();
@@ -177,10 +177,10 @@ impl PublisherTask {
                 settled = timeout(patience, poll_fn(|context| {
                     if window.is_empty() { Poll::Pending } else { window.poll_oldest(context) }
                 })) => match settled {
-                    Ok((message, job, fate)) => {
+                    Ok((message, job, outcome)) => {
                         retries.reset();
                         self.waiting_since = Instant::now();
-                        self.settled(message, job, fate)?;
+                        self.settled(message, job, outcome)?;
                     }
                     Err(_) if self.window.is_empty() || self.link.is_blocked() => self.waiting_since = Instant::now(),
                     Err(_) => return Err(LinkError::Late(self.patience)),
@@ -216,8 +216,8 @@ impl PublisherTask {
         declared
     }
 
-    fn settled(&mut self, message: Message, job: Job, fate: PublishOutcome) -> Result<(), LinkError> {
-        match fate {
+    fn settled(&mut self, message: Message, job: Job, outcome: PublishOutcome) -> Result<(), LinkError> {
+        match outcome {
             PublishOutcome::Confirmed => {
                 // The caller may have stopped waiting.
                 let _gone = job.done.send(());
@@ -226,11 +226,11 @@ impl PublisherTask {
             // The caller has stopped waiting.
             PublishOutcome::Unroutable if job.done.is_closed() => Ok(()),
             PublishOutcome::Unroutable | PublishOutcome::Refused => {
-                // Somebody else may have deleted the queue of retries.
+                // Another process may have deleted the queue of retries.
                 if let Some(delay_ms) = job.delay_ms {
                     self.delays.remove(&delay_ms);
                 }
-                tracing::debug!(key = %message.key, ?fate, "resending a message that RabbitMQ did not take");
+                tracing::debug!(key = %message.key, ?outcome, "resending a message that RabbitMQ did not take");
                 let again = self.resend.clone();
                 tokio::spawn(async move {
                     sleep(RESEND_DELAY).await;

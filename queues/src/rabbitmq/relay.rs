@@ -181,21 +181,21 @@ impl Relay {
         Ok(())
     }
 
-    /// The message of an event; `None` if it is too large, which becomes a dead letter.
+    /// Returns the message of an event; `None` if it is too large, which becomes a dead letter.
     async fn message(&mut self, event: &Recorded, exchange: String) -> Result<Option<Message>, LinkError> {
         let context = self.context(event);
         let most = self.shared.options.message_bytes_max;
-        let why = match event_message(event, exchange, &context) {
+        let reason = match event_message(event, exchange, &context) {
             Ok(message) if message.body.len() <= most => return Ok(Some(message)),
             Ok(message) => format!(
-                "event {} has {} bytes as a message: at most {most} are allowed (message_bytes_max)",
+                "event {} has {} bytes as a message: raise message_bytes_max above {most}",
                 event.position,
                 message.body.len()
             ),
-            Err(why) => why,
+            Err(reason) => reason,
         };
-        tracing::error!(position = event.position, error = %why, "failed to relay an event; it becomes a dead letter");
-        DeadLetter::not_relayed(event, &why).publish(&self.shared).await?;
+        tracing::error!(position = event.position, error = %reason, "moving event to dead letters");
+        DeadLetter::not_relayed(event, &reason).publish(&self.shared).await?;
         Ok(None)
     }
 
@@ -442,15 +442,15 @@ fn poll_confirmed(
 ) -> Poll<Result<(), LinkError>> {
     let mut some = false;
     while !window.is_empty()
-        && let Poll::Ready((message, position, fate)) = window.poll_oldest(context)
+        && let Poll::Ready((message, position, outcome)) = window.poll_oldest(context)
     {
-        match fate {
+        match outcome {
             // No queue is bound for it: the log keeps it for later subscriptions.
             PublishOutcome::Confirmed | PublishOutcome::Unroutable => *confirmed_to = position,
             PublishOutcome::Lost(error) => return Poll::Ready(Err(error.into())),
             PublishOutcome::Refused => {
-                let why = format!("RabbitMQ did not keep event {position} for {:?}", message.key);
-                return Poll::Ready(Err(BrokerError::Unavailable(why).into()));
+                let reason = format!("RabbitMQ refused event {position} for {:?}", message.key);
+                return Poll::Ready(Err(BrokerError::Unavailable(reason).into()));
             }
         }
         some = true;
@@ -463,17 +463,20 @@ fn cursor_name(shared: &Shared) -> String {
 }
 
 fn stored_cursor(log: &dyn EventLog, name: &str) -> Result<u64, BrokerError> {
-    let corrupt = |why: String| BrokerError::Log(LogError::Corrupt(format!("the record of {name:?}: {why}")));
+    let corrupt =
+        |reason: String| BrokerError::Log(LogError::Corrupt(format!("invalid record {name:?}: {reason}")));
     let Some(record) = log.load_cursor(name)? else { return Ok(0) };
     let position = match record.split_first() {
         Some((&CURSOR_FORMAT, position)) => position.try_into().map(u64::from_le_bytes),
-        Some((format, _)) => return Err(corrupt(format!("its format is {format}, not {CURSOR_FORMAT}"))),
-        None => return Err(corrupt("it is empty".to_owned())),
+        Some((format, _)) => {
+            return Err(corrupt(format!("unknown format {format}, expected {CURSOR_FORMAT}")));
+        }
+        None => return Err(corrupt("the record is empty".to_owned())),
     };
-    let position = position.map_err(|_| corrupt("it is not a position".to_owned()))?;
+    let position = position.map_err(|_| corrupt("the position is damaged".to_owned()))?;
     let head = log.head();
     if position > head {
-        return Err(corrupt(format!("it ends at event {position}, after the log's last event {head}")));
+        return Err(corrupt(format!("the position {position} is after the log's last event {head}")));
     }
     Ok(position)
 }

@@ -25,7 +25,7 @@ pub(super) trait Drainable: Send + Sync {
     fn close(&self);
     /// Whether every delivery is settled and RabbitMQ has been informed.
     fn is_idle(&self) -> bool;
-    /// Whether it consumes and nothing is left to send to RabbitMQ.
+    /// Whether every member consumes and every settlement is sent to RabbitMQ.
     fn is_steady(&self) -> bool;
 }
 
@@ -165,7 +165,7 @@ impl Shared {
     }
 
     /// Waits until every delivery is settled, then a bounded time for RabbitMQ to confirm. While RabbitMQ is
-    /// away there is nothing to wait for: messages settled meanwhile are redelivered.
+    /// unavailable it does not wait: messages settled meanwhile are redelivered.
     pub(super) async fn drained(&self) -> Result<(), BrokerError> {
         while !self.drainables().iter().all(|drainable| drainable.is_idle()) {
             if self.is_stopping() {

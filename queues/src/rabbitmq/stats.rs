@@ -17,11 +17,11 @@ pub struct QueueStats {
 }
 
 impl RabbitBroker {
-    /// The queues that this process knows: the permanent ones, and those of the groups and histories that it
-    /// declared or subscribed to.
+    /// Returns the counts of the permanent queues, and of the groups and histories that this process declared
+    /// or subscribed to.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is away or does not answer in time.
+    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not answer in time.
     pub async fn queues(&self) -> Result<Vec<QueueStats>, BrokerError> {
         let topology = &self.shared.topology;
         let mut names = vec![topology.proposals(), topology.parked(), topology.dead()];
@@ -33,7 +33,7 @@ impl RabbitBroker {
         self.queue_stats(&names).await
     }
 
-    /// The counts of queues by their full names; missing queues are omitted.
+    /// Returns the counts of queues by their full names; missing queues are omitted.
     ///
     /// # Errors
     /// As [`queues`](Self::queues).

@@ -22,27 +22,27 @@ pub(super) struct Topology {
     prefix: String,
 }
 
-/// A name for lapin, which allows 255 bytes. Prefix and group have at most 64 each.
+/// Returns a name for lapin, which allows 255 bytes. Prefix and group have at most 64 each.
 pub(super) fn short(name: &str) -> ShortString {
     ShortString::from(name)
 }
 
-/// An argument or header that is text.
+/// Returns an argument or header that is text.
 pub(super) fn long(text: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(text.as_bytes()))
 }
 
-/// The experiment's key in routing keys and queue names: its name may contain dots and be too long.
+/// Returns the experiment's key in routing keys and queue names: its name may contain dots and be too long.
 pub(super) fn experiment_key(experiment: &ExperimentId) -> String {
     EventId::of_experiment(experiment).0.simple().to_string()
 }
 
-/// The routing key of an event.
+/// Returns the routing key of an event.
 pub(super) fn routing_key(event: &Recorded) -> String {
     format!("{}.{}", experiment_key(&event.experiment), event.event.event_type)
 }
 
-/// The binding key of a group for an event type.
+/// Returns the binding key of a group for an event type.
 pub(super) fn binding_key(experiment: Option<&ExperimentId>, kind: &str) -> String {
     match experiment {
         Some(experiment) => format!("{}.{kind}", experiment_key(experiment)),
@@ -83,7 +83,7 @@ impl Topology {
         format!("{}.repair", self.prefix)
     }
 
-    /// The queue of a group.
+    /// Returns the queue of a group.
     pub(super) fn group(&self, group: &str) -> Result<String, BrokerError> {
         let reserved =
             RESERVED.contains(&group) || group.starts_with("history.") || group.starts_with("retry.");
@@ -95,7 +95,7 @@ impl Topology {
         Ok(format!("{}.{group}", self.prefix))
     }
 
-    /// The group of a queue: the inverse of [`Self::group`].
+    /// Returns the group of a queue: the inverse of [`Self::group`].
     pub(super) fn group_of<'a>(&self, queue: &'a str) -> Option<&'a str> {
         queue.strip_prefix(self.prefix.as_str())?.strip_prefix('.')
     }

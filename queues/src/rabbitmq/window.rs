@@ -30,7 +30,7 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// A message direct to a queue.
+    /// Returns a message direct to a queue.
     pub(super) fn to_queue(queue: &str, id: String, body: Vec<u8>) -> Self {
         let (exchange, key) = (String::new(), queue.to_owned());
         Self { exchange, key, mandatory: true, id, headers: BTreeMap::new(), body }
@@ -80,7 +80,7 @@ struct InFlight<T> {
     message: Arc<Message>,
     tag: T,
     sending: Option<Sending>,
-    fate: Option<PublishOutcome>,
+    outcome: Option<PublishOutcome>,
 }
 
 /// Messages in the order of sending, each with its sender's tag.
@@ -101,7 +101,7 @@ impl<T> Window<T> {
         self.in_flight.is_empty()
     }
 
-    /// The oldest message; all others wait behind it.
+    /// Returns the oldest message; all others wait behind it.
     pub(super) fn oldest(&self) -> Option<(&Message, &T)> {
         self.in_flight.front().map(|oldest| (&*oldest.message, &oldest.tag))
     }
@@ -110,7 +110,7 @@ impl<T> Window<T> {
     pub(super) fn push(&mut self, channel: &Channel, message: Message, tag: T) {
         let message = Arc::new(message);
         let sending = Some(send(channel, &message));
-        self.in_flight.push_back(InFlight { message, tag, sending, fate: None });
+        self.in_flight.push_back(InFlight { message, tag, sending, outcome: None });
     }
 
     /// Takes out all messages, in order, to be sent again.
@@ -124,36 +124,37 @@ impl<T> Window<T> {
 
     /// Puts back messages that were taken out, unsent.
     pub(super) fn restore(&mut self, messages: Vec<(Message, T)>) {
-        let unsent = |(message, tag)| InFlight { message: Arc::new(message), tag, sending: None, fate: None };
+        let unsent =
+            |(message, tag)| InFlight { message: Arc::new(message), tag, sending: None, outcome: None };
         self.in_flight.extend(messages.into_iter().map(unsent));
     }
 
-    /// Returns the oldest message once its outcome is known. Pending while there is none.
+    /// Returns the oldest message with its outcome. Pending while the window is empty or the outcome is open.
     pub(super) fn poll_oldest(&mut self, context: &mut Context<'_>) -> Poll<(Message, T, PublishOutcome)> {
         self.poll_all(context);
-        if self.in_flight.front().is_some_and(|oldest| oldest.fate.is_some())
-            && let Some(InFlight { message, tag, fate: Some(fate), .. }) = self.in_flight.pop_front()
+        if self.in_flight.front().is_some_and(|oldest| oldest.outcome.is_some())
+            && let Some(InFlight { message, tag, outcome: Some(outcome), .. }) = self.in_flight.pop_front()
         {
-            return Poll::Ready((Arc::unwrap_or_clone(message), tag, fate));
+            return Poll::Ready((Arc::unwrap_or_clone(message), tag, outcome));
         }
         Poll::Pending
     }
 
     /// Polls all messages before any is removed. lapin returns an unroutable message with the next
-    /// confirmation, which may belong to another message; so each is found by its id.
+    /// confirmation, which may belong to another message. So each returned message is matched by its id.
     fn poll_all(&mut self, context: &mut Context<'_>) {
         let mut returned = Vec::new();
         for sent in &mut self.in_flight {
             let Some(sending) = &mut sent.sending else { continue };
             let Poll::Ready(outcome) = sending.as_mut().poll(context) else { continue };
             sent.sending = None;
-            let (fate, back) = match outcome {
+            let (outcome, back) = match outcome {
                 Ok(Confirmation::Ack(back)) => (PublishOutcome::Confirmed, back),
                 Ok(Confirmation::Nack(back)) => (PublishOutcome::Refused, back),
                 Ok(Confirmation::NotRequested) => (PublishOutcome::Refused, None),
                 Err(error) => (PublishOutcome::Lost(error), None),
             };
-            sent.fate = Some(fate);
+            sent.outcome = Some(outcome);
             returned.extend(back.and_then(|message| message.delivery.properties.message_id().clone()));
         }
         for id in returned {
@@ -162,7 +163,7 @@ impl<T> Window<T> {
                 .iter_mut()
                 .find(|sent| sent.message.mandatory && sent.message.id == id.as_str());
             if let Some(sent) = of {
-                sent.fate = Some(PublishOutcome::Unroutable);
+                sent.outcome = Some(PublishOutcome::Unroutable);
                 sent.sending = None;
             }
         }

@@ -1,5 +1,5 @@
 //! The format of messages: a format byte, a checksum, and MessagePack. Received bytes are not trusted.
-//! Decoding never panics and allocates no more than the message's length.
+//! Decoding never panics and allocates at most the message's length.
 
 use dissent_domain::event::{EventId, NewEvent, Recorded};
 use dissent_domain::id::ExperimentId;
@@ -64,10 +64,7 @@ impl<'a> WireEvent<'a> {
     fn into_event(self) -> Result<NewEvent, String> {
         for (what, name) in [("actor", self.actor), ("event type", self.event_type)] {
             if name.len() > NAME_BYTES_MAX {
-                return Err(format!(
-                    "its {what} has {} bytes: at most {NAME_BYTES_MAX} are allowed",
-                    name.len()
-                ));
+                return Err(format!("the {what} has {} bytes, the limit is {NAME_BYTES_MAX}", name.len()));
             }
         }
         Ok(NewEvent {
@@ -123,7 +120,7 @@ pub(super) fn decode_proposal(message: &[u8], bytes_max: usize) -> Result<Propos
     let wire: WireProposal<'_> = unsealed(message, bytes_max)?;
     if wire.events.is_empty() || wire.events.len() > PROPOSAL_EVENTS_MAX {
         return Err(format!(
-            "it proposes {} events: 1 to {PROPOSAL_EVENTS_MAX} are allowed",
+            "the proposal has {} events, the limits are 1 and {PROPOSAL_EVENTS_MAX}",
             wire.events.len()
         ));
     }
@@ -148,23 +145,23 @@ fn sealed(content: &impl Serialize) -> Result<Vec<u8>, String> {
 
 fn unsealed<'a, T: Deserialize<'a>>(message: &'a [u8], bytes_max: usize) -> Result<T, String> {
     if message.len() > bytes_max {
-        return Err(format!("it has {} bytes: at most {bytes_max} are allowed", message.len()));
+        return Err(format!("the message has {} bytes, the limit is {bytes_max}", message.len()));
     }
     let Some((&[format, ref checksum @ ..], content)) = message.split_first_chunk::<HEAD_BYTES>() else {
-        return Err(format!("it has {} bytes: it is cut off", message.len()));
+        return Err(format!("the message is cut off after {} bytes", message.len()));
     };
     if format != FORMAT {
         return Err(format!(
-            "its format {format} is unknown, not {FORMAT}: a newer version may have sent it"
+            "unknown format {format}, expected {FORMAT}: use the same version of dissent everywhere"
         ));
     }
     if crc32c::crc32c(content).to_le_bytes() != *checksum {
-        return Err("its checksum does not match: it was damaged in transit".to_owned());
+        return Err("the checksum does not match: the message is damaged".to_owned());
     }
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(content);
     // Valid messages nest four deep.
     deserializer.set_max_depth(16);
-    T::deserialize(&mut deserializer).map_err(|error| format!("it is not a valid message: {error}"))
+    T::deserialize(&mut deserializer).map_err(|error| format!("invalid message: {error}"))
 }
 
 #[cfg(test)]
@@ -200,7 +197,7 @@ mod tests {
         }
     }
 
-    /// Sets the right checksum, so that the content is decoded.
+    /// Sets the correct checksum, so that the content is decoded.
     fn resealed(mut message: Vec<u8>) -> Vec<u8> {
         let checksum = crc32c::crc32c(&message[HEAD_BYTES..]).to_le_bytes();
         message[1..HEAD_BYTES].copy_from_slice(&checksum);
@@ -252,7 +249,7 @@ mod tests {
         }
     }
 
-    /// Bytes that decode, within bounded memory, encode to the same message.
+    /// Checks that a decoded message encodes and decodes to the same message, within bounded memory.
     fn assert_decoding_is_stable(message: &[u8]) {
         if let Ok(event) = bounded(message.len(), || decode_event(message, MAX)) {
             assert_eq!(decode_event(&encode_event(&event).unwrap(), MAX).unwrap(), event);
@@ -266,7 +263,7 @@ mod tests {
         #![proptest_config(cases(300))]
 
         #[test]
-        fn decoding_mutated_content_never_panics_and_stays_within_memory(
+        fn decoding_mutated_content_is_stable_and_bounded_in_memory(
             is_proposal: bool,
             mutations in mutations(),
         ) {

@@ -19,7 +19,7 @@ pub(crate) const OTHER: EventType = EventType::RoundOpened;
 
 /// A broker and its environment.
 pub(crate) trait Harness {
-    /// The current broker.
+    /// Returns the current broker.
     fn broker(&self) -> Arc<dyn Broker>;
     /// Makes events of a type durable; returns their positions.
     fn publish(&self, kind: EventType, count: usize) -> Vec<u64>;
@@ -29,7 +29,7 @@ pub(crate) trait Harness {
     async fn crash(&mut self);
 }
 
-/// The contract's subscription: limit 3, 1 s of delay.
+/// Returns the contract's subscription: limit 3, 1 s of delay.
 pub(crate) fn subscription(prefetch: usize) -> Subscription {
     Subscription {
         group: "contract".to_owned(),
@@ -297,7 +297,7 @@ pub(crate) async fn close_ends_consumers_and_lets_deliveries_finish(harness: imp
         tokio::spawn(async move { broker.propose(proposal(1)).await })
     };
     journal.next().await.unwrap().answer(ProposalReply::Queued).await.unwrap();
-    assert_eq!(proposing.await.unwrap(), Ok(ProposalReply::Queued), "workers can still say what they found");
+    assert_eq!(proposing.await.unwrap(), Ok(ProposalReply::Queued), "workers can still propose");
     let drained = {
         let broker = Arc::clone(&broker);
         tokio::spawn(async move { broker.drained().await })

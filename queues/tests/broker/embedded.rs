@@ -35,7 +35,7 @@ impl Embedded {
         self.broker = EmbeddedBroker::new(Arc::clone(&self.log) as Arc<dyn EventLog>, options());
     }
 
-    /// Waits until every group has read the whole log, or as much as it has room for.
+    /// Waits until every group has read the whole log or is full.
     pub(crate) async fn all_read(&self) {
         let room = options().page_events / 2;
         let behind = |head| {

@@ -49,7 +49,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl MemoryLog {
-    /// A log on an empty disk.
+    /// Returns a log on an empty disk.
     pub(crate) fn new(durability: Durability) -> Arc<Self> {
         Self::on(Arc::default(), durability)
     }
@@ -59,13 +59,13 @@ impl MemoryLog {
         Arc::new(Self { durability, disk, memory, listeners: Mutex::default(), at_flush: Mutex::default() })
     }
 
-    /// Ends this session, loses what is not durable, and starts another.
+    /// Ends this session, loses all state that is not durable, and starts another session.
     pub(crate) fn crash(&self) -> Arc<Self> {
         *lock(&self.memory) = Memory::default();
         Self::on(Arc::clone(&self.disk), self.durability)
     }
 
-    /// Makes everything so far durable.
+    /// Makes all appended events durable.
     pub(crate) fn commit(&self) {
         let mut memory = lock(&self.memory);
         let mut disk = lock(&self.disk);
@@ -86,7 +86,7 @@ impl MemoryLog {
         *lock(&self.at_flush) = Some(Box::new(act));
     }
 
-    /// Number of flushes.
+    /// Returns the number of flushes.
     pub(crate) fn flushes(&self) -> u64 {
         lock(&self.memory).flushes
     }
@@ -113,7 +113,7 @@ impl MemoryLog {
     }
 }
 
-/// An event with an empty body, which cannot be decoded.
+/// Returns an event with an empty body, which cannot be decoded.
 pub(crate) fn new_event(kind: EventType, number: u64) -> NewEvent {
     let root = EventId::of_experiment(&ExperimentId::new("contract").unwrap());
     NewEvent {

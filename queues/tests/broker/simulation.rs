@@ -139,7 +139,7 @@ impl World {
         }
     }
 
-    /// The attempt is one more than the failures so far.
+    /// Checks that the attempt is the number of failures plus one.
     fn note_attempt(&mut self, position: u64, attempt: u32) {
         let failures = self.failures.entry(position).or_default();
         let allowed = failures.at_least..=failures.at_most.min(LIMIT - 1);
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    /// The log loses what is not durable; the old broker may continue.
+    /// Loses all events that are not durable. The old broker may continue.
     fn crash(&mut self) {
         let log = self.embedded.log.crash();
         let head = log.head();

@@ -20,7 +20,7 @@ use crate::required::required;
 use crate::world::{World, until};
 
 const GROUPS: [&str; 2] = ["one", "two"];
-/// Longest time for everything to be delivered after a fault.
+/// Longest time until all messages are delivered after a fault.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
 /// Longest time until unresponsive queues are replaced: several timeouts, and the wait for a turn.
 const SILENCE_MAX: Duration = Duration::from_secs(150);
@@ -168,7 +168,7 @@ async fn survive(node: &mut Node) {
     // A new RabbitMQ without any data: the queues are declared and filled again.
     tokio::task::block_in_place(|| {
         node.kill();
-        node.forget();
+        node.delete_data();
     });
     seen.acked.lock().unwrap().clear();
     tokio::task::block_in_place(|| node.start());
@@ -177,7 +177,7 @@ async fn survive(node: &mut Node) {
     for group in GROUPS {
         tasks.push(tokio::spawn(consume(Arc::clone(&others), group, Arc::clone(&seen))));
     }
-    // The old workers skip what they recently did; any consumer gets the rest.
+    // The old workers skip recently settled messages; any consumer receives the others.
     timeout(RECOVERY_MAX, until(|| seen.history.load(Ordering::Acquire) == world.log.head())).await.unwrap();
     let new: Vec<u64> = (world.log.head() - 49..=world.log.head()).collect();
     let arrived = || {
@@ -221,9 +221,9 @@ fn queues_without_a_leader_are_declared_and_filled_again() {
         let mut journal = world.server.proposals().unwrap();
         world.settled().await;
         tokio::task::block_in_place(|| {
-            node.silence_leader("silent.contract");
-            node.silence_leader("silent.late");
-            node.silence_leader("silent.proposals");
+            node.suspend_leader("silent.contract");
+            node.suspend_leader("silent.late");
+            node.suspend_leader("silent.proposals");
             node.close_all_connections();
         });
         let mut consumers = [worker.subscribe(subscription(32)).unwrap(), worker.subscribe(late).unwrap()];
@@ -285,8 +285,8 @@ async fn reject_the_first(mut journal: ProposalConsumer) {
     }
 }
 
-/// The queues that nobody consumes, of retries and of dead letters, become unresponsive. Two workers and the
-/// server notice it at once. Their messages get there, and other messages are not blocked for ever.
+/// The queues of retries and of dead letters, which have no consumer, become unresponsive. Two workers and
+/// the server notice it at once. Their messages arrive, and other messages are blocked for a limited time.
 #[test]
 fn retry_and_dead_letter_queues_without_a_leader_block_nothing() {
     let Some(node) = required(Node::new()) else { return };
@@ -306,8 +306,8 @@ fn retry_and_dead_letter_queues_without_a_leader_block_nothing() {
         first.next().await.unwrap().ack().await.unwrap();
         world.settled().await;
         tokio::task::block_in_place(|| {
-            node.silence_leader("mute.retry.1000");
-            node.silence_leader("mute.dead");
+            node.suspend_leader("mute.retry.1000");
+            node.suspend_leader("mute.dead");
             node.close_all_connections();
         });
 

@@ -6,7 +6,7 @@
 #[path = "../broker/contract.rs"]
 mod contract;
 #[path = "../broker/memory_log.rs"]
-#[expect(dead_code, reason = "some of it is for the tests of the embedded broker")]
+#[expect(dead_code, reason = "the tests of the embedded broker use the rest")]
 mod memory_log;
 #[path = "../broker/node.rs"]
 mod node;

@@ -46,7 +46,7 @@ impl World {
         RabbitBroker::connect_server(options.clone(), Arc::clone(log) as Arc<dyn EventLog>).await.unwrap()
     }
 
-    /// A worker beside the server.
+    /// Returns a worker beside the server.
     pub(crate) async fn worker(&self) -> Arc<RabbitBroker> {
         RabbitBroker::connect_worker(self.options.clone()).await.unwrap()
     }
@@ -62,7 +62,7 @@ impl World {
         Self { options, log, server }
     }
 
-    /// A separate connection, for interfering.
+    /// Returns a separate connection, for interfering.
     pub(crate) async fn meddler(&self) -> (lapin::Connection, lapin::Channel) {
         let address = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.options.port);
         let connection = lapin::Connection::connect(&address, lapin::ConnectionProperties::default());

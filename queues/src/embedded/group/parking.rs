@@ -66,10 +66,10 @@ impl Group {
             Lifecycle::Failed(error) => return Err(error.clone()),
         }
         if position == 0 || position > self.done_to() || self.open.contains_key(&position) {
-            return refused("it is not done yet");
+            return refused("the message is unfinished; wait until it is done or parked");
         }
         if self.parked.get(&position).is_some_and(|message| message.leased) {
-            return refused("its parking is being recorded; try again");
+            return refused("the parking is being recorded; try again");
         }
         if self.open.len() >= OPEN_MAX {
             return refused("the group has too many unfinished messages; try again later");
@@ -86,7 +86,8 @@ impl Group {
         let position = event.position;
         self.check_unpark(position)?;
         if !self.rules.want(&event) {
-            let reason = format!("the group does not take events of type {}", event.event.event_type);
+            let reason =
+                format!("the group has no subscription to the event type {}", event.event.event_type);
             return Err(self.not_replayable(position, &reason));
         }
         self.parked.remove(&position);

@@ -10,7 +10,7 @@ use super::{Group, Lifecycle, ParkedMessage, Phase, Unfinished};
 use crate::embedded::record::{OpenNote, ParkedNote, Record, shortened};
 
 impl Group {
-    /// The record to resume from, if the group has not resumed yet.
+    /// Returns the record to resume from, if the group has not resumed yet.
     pub(in crate::embedded) fn resume_from(&self) -> Option<&Record> {
         if matches!(self.lifecycle, Lifecycle::Running) { self.resume_from.as_ref() } else { None }
     }
@@ -40,12 +40,12 @@ impl Group {
         if failures < self.rules.delivery_limit {
             Phase::Ready
         } else {
-            // The message waited for room among the parked ones, or the limit was lowered.
+            // The parked messages were full, or the limit was lowered.
             Phase::Spent(format!("it failed {failures} times before a restart, and why was not kept"))
         }
     }
 
-    /// The position to read from, if there is room for a page.
+    /// Returns the position to read from, if there is room for a page.
     pub(in crate::embedded) fn wants_after(&self) -> Option<u64> {
         let running = matches!(self.lifecycle, Lifecycle::Running) && self.resume_from.is_none();
         (running && self.fresh.len() < self.fresh_low.max(1)).then_some(self.read_to)
@@ -75,7 +75,7 @@ impl Group {
         self.fresh.front().map_or(self.read_to, |event| event.position - 1)
     }
 
-    /// The record to store, if it changed since the last call.
+    /// Returns the record to store, if it changed since the last call.
     pub(in crate::embedded) fn changed_record(&mut self) -> Option<Record> {
         std::mem::take(&mut self.dirty).then(|| self.record())
     }

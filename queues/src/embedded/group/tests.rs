@@ -40,7 +40,7 @@ fn page(positions: std::ops::RangeInclusive<u64>) -> Vec<Arc<Recorded>> {
     positions.map(event).collect()
 }
 
-/// A running group with `events` read, and its only member.
+/// Returns a running group with `events` read, and its only member.
 fn running(delivery_limit: u32, prefetch: usize, events: u64) -> (Group, u64) {
     let mut group = Group::new("g".to_owned(), rules(delivery_limit), Record::default(), PAGE);
     let member = group.join(&rules(delivery_limit), prefetch).unwrap();
@@ -108,7 +108,7 @@ fn the_record_names_unfinished_messages_only() {
     assert_eq!(group.status().checkpoint, 1);
 }
 
-/// A group that a new process resumes from `record`, and its only member.
+/// Returns a group that a new process resumes from `record`, and its only member.
 fn resumed(delivery_limit: u32, record: Record) -> (Group, u64) {
     let known = page(1..=record.done_to).into_iter().map(|event| (event.position, event)).collect();
     let mut group = Group::new("g".to_owned(), rules(delivery_limit), record, PAGE);

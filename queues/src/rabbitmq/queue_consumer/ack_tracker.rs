@@ -52,7 +52,7 @@ impl AckTracker {
         open
     }
 
-    /// Number of deliveries to be acknowledged.
+    /// Returns the number of deliveries to be acknowledged.
     pub(in crate::rabbitmq) fn settled(&self) -> usize {
         self.settled
     }

@@ -35,7 +35,7 @@ const ACKS_MAX: usize = 32;
 const ACKS_WAIT: Duration = Duration::from_millis(5);
 /// Interval between checks whether the consumer is still in use.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// Longest delay between two attempts to consume a queue that the server has yet to declare.
+/// Longest delay between two attempts to consume a queue that does not exist.
 const QUEUE_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Decodes the messages of a queue.
@@ -45,7 +45,7 @@ pub(super) trait Decoder: Send + Sync + 'static {
     const NAME: &'static str;
     /// Decodes a delivery, or returns the reason why it is unreadable.
     fn decode(&self, delivery: &Delivery) -> Result<Self::Message, String>;
-    /// The key by which duplicates are recognised.
+    /// Returns the key by which duplicates are recognised.
     fn key(&self, delivery: &Delivery) -> Option<String> {
         delivery.properties.message_id().as_ref().map(ShortString::to_string)
     }
@@ -256,7 +256,7 @@ struct Session<'a, K: Decoder> {
 
 impl<'a, K: Decoder> Session<'a, K> {
     fn new(consumer: &'a Arc<QueueConsumer<K>>) -> Self {
-        // Unbounded, but RabbitMQ sends no more than the prefetch.
+        // Unbounded, but RabbitMQ sends at most the prefetch.
         let (outgoing, incoming) = mpsc::unbounded_channel();
         Self {
             consumer,
@@ -395,7 +395,7 @@ impl<'a, K: Decoder> Session<'a, K> {
         if delivery.redelivered {
             counters.redelivered.fetch_add(1, Ordering::AcqRel);
         }
-        let key = self.consumer.decoder.key(delivery).ok_or_else(|| "it has no message id".to_owned());
+        let key = self.consumer.decoder.key(delivery).ok_or_else(|| "the message has no id".to_owned());
         match key.and_then(|key| Ok((key, self.consumer.decoder.decode(delivery)?))) {
             Ok((key, message)) => {
                 let tag = Tag { epoch: self.epoch, number: delivery.delivery_tag };

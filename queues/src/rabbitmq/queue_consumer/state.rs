@@ -123,7 +123,7 @@ impl<M: Clone> State<M> {
         self.wake_members();
     }
 
-    /// The members with their prefetch; none once closed.
+    /// Returns the members with their prefetch; none once closed.
     pub(super) fn wanted(&self) -> Vec<(u64, u16)> {
         if self.closed {
             return Vec::new();
@@ -166,7 +166,7 @@ impl<M: Clone> State<M> {
         }
         if let Some(entry) = self.entries.get_mut(&key) {
             match entry.tag {
-                // The queue holds the message twice: the copy that is here stands for both.
+                // The queue holds the message twice: the copy in this process replaces both.
                 Some(_) => self.commands.push(AckCommand::Acknowledge(tag)),
                 // Redelivered after its channel was lost: the holder's settlement now applies to the new tag.
                 None => entry.tag = Some(tag),
@@ -257,7 +257,7 @@ impl<M: Clone> State<M> {
         self.commands.is_empty() && self.entries.values().all(|entry| entry.held_by.is_none())
     }
 
-    /// The wakers to wake once the lock is released.
+    /// Returns the wakers to wake once the lock is released.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
         std::mem::take(&mut self.wakers)
     }

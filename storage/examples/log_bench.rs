@@ -1,5 +1,7 @@
-//! Measures the durable log and prints JSON: durable appends against a raw append of the same bytes with
-//! syncs at the same points, alternating on the same disk; scanning; opening.
+//! Measures appends, scans and opening of the durable log, and prints JSON.
+//!
+//! The baseline of appends writes the same bytes raw, with syncs at the same points. Both alternate on the
+//! same disk.
 //!
 //! `cargo run --release -p dissent-storage --example log_bench [EVENTS] [DIRECTORY]`
 
@@ -118,7 +120,7 @@ fn appends(dir: &Path) -> Result<serde_json::Value, Failure> {
     }))
 }
 
-/// One append at a time, each awaited: the latency that a single caller sees.
+/// One append at a time, each awaited: the latency for a single caller.
 fn lone_appends(dir: &Path) -> Result<serde_json::Value, Failure> {
     let log = SledLog::open(dir.join("lone"), &SledOptions::default())?;
     let mut raw = File::create(dir.join("lone-raw"))?;

@@ -60,7 +60,7 @@ impl ArtifactStore {
         Self { shared: Some(Arc::new(SharedBackend { store, cache })), ..self }
     }
 
-    /// The shared store, if there is one.
+    /// Returns the shared store, if there is one.
     #[must_use]
     pub fn shared(&self) -> Option<&SharedStore> {
         self.shared.as_ref().map(|shared| &shared.store)
@@ -82,7 +82,7 @@ impl ArtifactStore {
             match self.whole_here(&artifact.id) {
                 Ok(file) => backend.put(&artifact.id, file, &self.path(&artifact.id))?,
                 Err(error) => {
-                    tracing::warn!(%error, "failed to read an artifact; it is not uploaded to the shared store")
+                    tracing::warn!(%error, "failed to read artifact; skipping upload")
                 }
             }
         }
@@ -90,7 +90,7 @@ impl ArtifactStore {
         Ok(())
     }
 
-    /// The path of an artifact, whether it exists or not.
+    /// Returns the path of an artifact, whether it exists or not.
     #[must_use]
     pub fn path(&self, id: &ArtifactId) -> PathBuf {
         let name = id.to_string();
@@ -249,9 +249,11 @@ impl ArtifactStore {
         let found = path.symlink_metadata().map(|metadata| metadata.is_file());
         match found.and_then(|is_file| is_file.then(|| File::open(&path)).transpose()) {
             Ok(Some(file)) => Ok(file),
-            Ok(None) => {
-                Err(StorageError::ArtifactDamaged { id: *id, path, reason: "it is not a file".to_owned() })
-            }
+            Ok(None) => Err(StorageError::ArtifactDamaged {
+                id: *id,
+                path,
+                reason: "the path is not a file".to_owned(),
+            }),
             // Or another process has just evicted it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StorageError::ArtifactMissing(*id)),
             Err(error) => Err(StorageError::io("open", &path)(error)),
@@ -293,7 +295,7 @@ impl ArtifactStore {
             .map_err(StorageError::io("read", &path))?;
         let damaged = |reason| StorageError::ArtifactDamaged { id: *id, path, reason };
         if bytes.len() as u64 > bytes_max {
-            return Err(damaged(format!("it has more than {bytes_max} bytes")));
+            return Err(damaged(format!("more than {bytes_max} bytes")));
         }
         if ArtifactId::of(&bytes) == *id {
             Ok(bytes)
@@ -368,7 +370,7 @@ impl SharedBackend {
     }
 }
 
-/// The name of an artifact in a shared store.
+/// Returns the name of an artifact in a shared store.
 fn shared_name(id: &ArtifactId) -> String {
     let name = id.to_string();
     format!("artifacts/{}/{name}", name.get(..2).unwrap_or_default())

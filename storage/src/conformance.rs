@@ -47,13 +47,13 @@ macro_rules! event_log_conformance {
     };
 }
 
-/// An experiment id.
+/// Returns an experiment id.
 #[must_use]
 pub fn experiment(name: &str) -> ExperimentId {
     ExperimentId::new(name).unwrap()
 }
 
-/// The `n`-th test event, with a body of `bytes` bytes.
+/// Returns the `n`-th test event, with a body of `bytes` bytes.
 #[must_use]
 pub fn event(family: &str, n: u32, bytes: usize) -> NewEvent {
     let root = EventId::of_experiment(&experiment(family));

@@ -54,7 +54,7 @@ struct State {
 }
 
 impl MemoryLog {
-    /// An empty log.
+    /// Returns an empty log.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -90,7 +90,7 @@ impl Snapshots {
         };
         let last = log.read_stream(experiment, snapshot.version.saturating_sub(1), 1)?;
         if !last.first().is_some_and(|last| snapshot.is_after(last)) {
-            return ignored("it belongs to a different history");
+            return ignored("the snapshot belongs to a different history");
         }
         Ok(Some(snapshot))
     }

@@ -246,17 +246,17 @@ fn append_all(
 type Fault = (&'static str, String);
 
 impl ReadLine {
-    /// The event, after a check of every field.
+    /// Returns the event, after a check of every field.
     fn into_event(self) -> Result<(ExperimentId, u64, NewEvent), Fault> {
         let body = BASE64_STANDARD
             .decode(&self.body_msgpack)
-            .map_err(|error| ("body_msgpack", format!("it is not padded base64: {error}")))?;
+            .map_err(|error| ("body_msgpack", format!("not padded base64: {error}")))?;
         let event = decode(&self.event_type, self.schema_version, &body)
             .map_err(|error| ("body_msgpack", error.to_string()))?;
         // Compare through text, as the line came: numbers must not differ by their path.
         let shown = serde_json::to_vec(&Body(&event)).and_then(|text| serde_json::from_slice::<Value>(&text));
         if shown.map_err(|error| ("body", error.to_string()))? != self.body {
-            return Err(("body", "it differs from body_msgpack: do not edit events".to_owned()));
+            return Err(("body", "differs from body_msgpack: edited events cannot be imported".to_owned()));
         }
         let event = NewEvent {
             id: self.id,
@@ -350,10 +350,9 @@ impl<'a> Lines<'a> {
             return Err(self.error("line", "the file is empty".to_owned()));
         }
         let header: Header = serde_json::from_slice(&self.text)
-            .map_err(|error| self.error("line", format!("it is not the first line of an export: {error}")))?;
+            .map_err(|error| self.error("line", format!("not the header of an export: {error}")))?;
         if header.dissent_log_export != FORMAT {
-            let reason =
-                format!("format {} is unknown: only {FORMAT} is supported", header.dissent_log_export);
+            let reason = format!("unknown format {}: use {FORMAT}", header.dissent_log_export);
             return Err(self.error("dissent_log_export", reason));
         }
         self.promised = header.events;
@@ -392,7 +391,7 @@ impl<'a> Lines<'a> {
         let mut bounded = Read::by_ref(&mut self.reader).take(LINE_BYTES_MAX);
         bounded.read_until(b'\n', &mut self.text).map_err(StorageError::io("read", self.path))?;
         if self.text.len() as u64 >= LINE_BYTES_MAX {
-            return Err(self.error("line", format!("it has more than {LINE_BYTES_MAX} bytes")));
+            return Err(self.error("line", format!("longer than {LINE_BYTES_MAX} bytes")));
         }
         Ok(!self.text.is_empty())
     }

@@ -22,10 +22,10 @@ use random::Random;
 use tempfile::TempDir;
 
 const EVENTS: u32 = 700;
-/// A trial that takes longer hangs.
+/// Limit of a trial; a longer one hangs.
 const TRIAL_MAX: Duration = Duration::from_secs(120);
 
-/// A length up to `limit`: one digit is as likely as six.
+/// Returns a length up to `limit`: one digit is as likely as six.
 fn length_below(limit: usize, random: &mut Random) -> usize {
     let bits = random.below(20);
     1 + random.below((1 << bits).min(limit.max(1)))
@@ -77,7 +77,7 @@ fn image(name: &'static str, log: &SledLog, cursors: &BTreeMap<&'static str, Vec
     Image { name, dir, events: log.read(0, usize::MAX).unwrap(), cursors: cursors.clone() }
 }
 
-/// A log killed in its first life, closed, and killed in its second life, where sled has a snapshot.
+/// Returns a log killed in its first life, closed, and killed in its second life, where sled has a snapshot.
 fn images() -> Vec<Image> {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path()).unwrap();
@@ -189,10 +189,10 @@ enum Outcome {
 fn outcome(image: &Image, dir: &Path) -> Outcome {
     let log = match open(dir) {
         Err(LogError::Corrupt(what)) => {
-            assert!(what.contains(dir.to_str().unwrap()), "it does not say where: {what}");
+            assert!(what.contains(dir.to_str().unwrap()), "no directory in the error: {what}");
             return Outcome::FoundAtOpen;
         }
-        Err(error) => panic!("not called damage: {error}"),
+        Err(error) => panic!("no damage in the error: {error}"),
         Ok(log) => log,
     };
     let report = match log.verify() {
@@ -202,14 +202,14 @@ fn outcome(image: &Image, dir: &Path) -> Outcome {
     if !report.is_sound() {
         return Outcome::FoundByVerify;
     }
-    assert!(log.read(0, usize::MAX).unwrap() == image.events, "it reads otherwise than before");
+    assert!(log.read(0, usize::MAX).unwrap() == image.events, "the events differ from before");
     for (stream, versions) in log.streams().unwrap() {
         let of_stream: Vec<_> = image.events.iter().filter(|e| e.experiment == stream).cloned().collect();
         assert_eq!(versions, of_stream.len() as u64);
         assert!(log.read_stream(&stream, 0, usize::MAX).unwrap() == of_stream, "{stream} reads otherwise");
     }
     for recorded in &image.events {
-        assert!(log.find(recorded.event.id).unwrap().as_ref() == Some(recorded), "an id leads elsewhere");
+        assert!(log.find(recorded.event.id).unwrap().as_ref() == Some(recorded), "an id leads to another event");
     }
     for (name, record) in &image.cursors {
         // A lost cursor restarts its subscription, which is harmless. A wrong one would skip events.
@@ -229,7 +229,7 @@ fn rescued(image: &Image, dir: &Path) -> usize {
     let export = work.path().join("saved.jsonl");
     let saved = transfer::export_salvage_to(&salvage, &export).unwrap();
     let whole = saved == image.events.len() as u64;
-    assert!(whole || !salvage.lost().is_empty(), "{saved} events saved, and nothing said of the others");
+    assert!(whole || !salvage.lost().is_empty(), "{saved} events saved, and no finding for the others");
     drop(salvage);
     let restored = open(&work.path().join("log")).unwrap();
     assert_eq!(transfer::import(&restored, &export).unwrap().added, saved);
@@ -292,14 +292,14 @@ fn damage_is_reported_or_harmless_and_intact_events_are_salvaged() {
                     saved.push(share);
                     if share == 0.0 {
                         nothing += 1;
-                        println!("seed {seed}: nothing saved: {}", trial.how);
+                        println!("seed {seed}: no event saved: {}", trial.how);
                     }
                 }
             }
             Err(RecvTimeoutError::Timeout) => panic!("seed {seed} hangs; {again}"),
             Err(RecvTimeoutError::Disconnected) => {
                 worker.join().unwrap_or_else(|_| panic!("seed {seed} failed, see above; {again}"));
-                unreachable!("the worker ends only after its last trial");
+                unreachable!("the worker ends after its last trial");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Bytes from outside: imports and names of artifacts. `PROPTEST_CASES` sets their number.
+//! Fuzzes untrusted input: imports and names of artifacts. `PROPTEST_CASES` sets the number of cases.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../domain/tests/mutation/mod.rs"]
@@ -59,12 +59,12 @@ proptest! {
     }
 
     #[test]
-    fn importing_any_bytes_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn importing_arbitrary_bytes_is_all_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         import(&bytes);
     }
 
     #[test]
-    fn parsing_an_artifact_name_never_panics(name in "([0-9a-f]{60,66}|\\PC*|[./0-9a-fA-F]{60,66})") {
+    fn the_path_of_a_parsed_artifact_name_stays_in_the_folder(name in "([0-9a-f]{60,66}|\\PC*|[./0-9a-fA-F]{60,66})") {
         if let Ok(id) = ArtifactId::from_str(&name) {
             let folder = tempfile::tempdir().unwrap();
             let store = ArtifactStore::open(folder.path()).unwrap();

@@ -78,7 +78,7 @@ impl Cache {
                 Ok(false) => continue,
                 // The store would fail for the others, too.
                 Err(error) => {
-                    return tracing::warn!(%error, "failed to query the shared store; nothing is evicted from the artifact cache");
+                    return tracing::warn!(%error, "failed to query shared store; skipping eviction");
                 }
             }
             match fs::remove_file(&old.path) {
@@ -92,7 +92,7 @@ impl Cache {
     }
 }
 
-/// The artifacts of a folder. Other files are skipped.
+/// Returns the artifacts of a folder. Other files are skipped.
 pub(super) fn cached(root: &Path) -> io::Result<Vec<CachedArtifact>> {
     let mut found = Vec::new();
     for shelf in

@@ -16,7 +16,7 @@ pub struct InvalidArtifactName(pub String);
 pub struct ArtifactId(blake3::Hash);
 
 impl ArtifactId {
-    /// The name that these bytes have.
+    /// Returns the name that these bytes have.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(blake3::hash(bytes))

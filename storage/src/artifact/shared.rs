@@ -48,7 +48,7 @@ impl SharedStore {
         let refused = |reason: String| StorageError::SharedUrl { url: without_password(url), reason };
         let parsed = Url::parse(url).map_err(|error| refused(error.to_string()))?;
         if parsed.password().is_some() || !parsed.username().is_empty() {
-            return Err(refused("it contains credentials: set them in the environment".to_owned()));
+            return Err(refused("the URL contains credentials: set them in the environment".to_owned()));
         }
         let (store, prefix) = match parsed.scheme() {
             "file" => (folder(&parsed).map_err(refused)?, Key::default()),
@@ -65,7 +65,7 @@ impl SharedStore {
         Ok(Self { url: url.to_owned(), store, prefix, runtime: Some(runtime) })
     }
 
-    /// The size of an object in bytes; `None` if it does not exist.
+    /// Returns the size of an object in bytes; `None` if it does not exist.
     ///
     /// # Errors
     /// If the store cannot be queried.
@@ -116,7 +116,7 @@ impl SharedStore {
         sent.map_err(|error| self.failed("put", name, error))
     }
 
-    /// The bytes of a small object; `None` if it does not exist.
+    /// Returns the bytes of a small object; `None` if it does not exist.
     ///
     /// # Errors
     /// If the store cannot be read, or the object has more than `bytes_max` bytes.
@@ -175,7 +175,7 @@ impl SharedStore {
 
     fn too_large(&self, name: &str, bytes_max: u64) -> StorageError {
         let (name, url) = (name.to_owned(), self.url.clone());
-        let reason = format!("it has more than {bytes_max} bytes");
+        let reason = format!("more than {bytes_max} bytes");
         StorageError::Shared { action: "get", name, url, reason }
     }
 
@@ -206,7 +206,8 @@ impl SharedStore {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        let gone = || Error::Generic { store: "shared", source: "its thread is gone".into() };
+        let gone =
+            || Error::Generic { store: "shared", source: "the thread of the store has stopped".into() };
         let (done, outcome) = channel();
         self.runtime.as_ref().ok_or_else(gone)?.spawn(async move { done.send(work.await) });
         outcome.recv().map_err(|_| gone())?
@@ -270,7 +271,7 @@ fn bucket(url: &Url) -> Result<(Arc<dyn ObjectStore>, Key), String> {
 
 #[cfg(not(feature = "s3"))]
 fn bucket(_: &Url) -> Result<(Arc<dyn ObjectStore>, Key), String> {
-    Err("this build has no S3: build with `--features s3`".to_owned())
+    Err("S3 is not in this build: build with `--features s3`".to_owned())
 }
 
 fn without_password(url: &str) -> String {

@@ -103,7 +103,7 @@ fn url(dir: &tempfile::TempDir) -> String {
     format!("file://{}", dir.path().join("shared").display())
 }
 
-/// The file of an artifact in the shared store.
+/// Returns the file of an artifact in the shared store.
 fn in_shared(dir: &tempfile::TempDir, id: &ArtifactId) -> PathBuf {
     dir.path().join("shared").join(shared_name(id))
 }
@@ -142,7 +142,7 @@ fn a_damaged_local_artifact_is_fetched_again() {
     let ([one, two], _dir) = hosts(None);
     let id = one.put_bytes(b"weights").unwrap();
     two.verify(&id).unwrap();
-    for damage in ["weighty", "", "more than it was"] {
+    for damage in ["weighty", "", "weights and more"] {
         std::fs::write(two.path(&id), damage).unwrap();
         assert_eq!(two.read(&id, 100).unwrap(), b"weights");
         std::fs::write(two.path(&id), damage).unwrap();
@@ -154,7 +154,7 @@ fn a_damaged_local_artifact_is_fetched_again() {
 fn the_least_recently_used_artifact_is_evicted() {
     let ([one, two], dir) = hosts(Some(250));
     let [first, second, third] = [1, 2, 3].map(|byte| one.put_bytes(&[byte; 100]).unwrap());
-    assert!(!one.contains(&first) && one.contains(&third), "the host that put them has a limit too");
+    assert!(!one.contains(&first) && one.contains(&third), "the cache of the uploading host is limited, too");
     let age = |id: &ArtifactId| {
         let file = File::options().append(true).open(two.path(id)).unwrap();
         let epoch = std::time::UNIX_EPOCH;
@@ -167,13 +167,13 @@ fn the_least_recently_used_artifact_is_evicted() {
     age(&second);
     two.read(&first, 100).unwrap();
     two.verify(&third).unwrap();
-    assert!(two.contains(&first) && !two.contains(&second), "used again, it is young again");
+    assert!(two.contains(&first) && !two.contains(&second), "a use renews an artifact");
     age(&first);
     assert_eq!(two.read(&second, 100).unwrap(), [2; 100], "an evicted artifact is fetched again");
     assert!(!two.contains(&first));
-    assert_eq!(std::fs::read(&linked).unwrap(), [1; 100], "under another name it stays");
+    assert_eq!(std::fs::read(&linked).unwrap(), [1; 100], "a linked artifact stays");
     two.link(&first, &linked).unwrap();
-    assert!(!two.contains(&first), "it is not fetched again");
+    assert!(!two.contains(&first), "no second download");
     std::fs::write(&linked, "damaged").unwrap();
     two.link(&first, &linked).unwrap();
     assert_eq!(std::fs::read(linked).unwrap(), [1; 100]);
@@ -232,13 +232,13 @@ fn artifacts_missing_in_the_shared_store_are_not_evicted() {
     let ids: Vec<ArtifactId> = (0..3_u8).map(|byte| alone.put_bytes(&[byte; 100]).unwrap()).collect();
     let store = alone.with_shared_store(SharedStore::open(&url(&dir)).unwrap(), Some(150));
     let last = store.put_bytes(&[9; 100]).unwrap();
-    assert!(ids.iter().all(|id| store.contains(id)), "they are in no store yet");
+    assert!(ids.iter().all(|id| store.contains(id)), "artifacts without a stored copy stay");
     store.share_all().unwrap();
     for id in ids.iter().chain([&last]) {
         assert_eq!(std::fs::read(in_shared(&dir, id)).unwrap().len(), 100);
     }
     let kept = ids.iter().chain([&last]).filter(|id| store.contains(id)).count();
-    assert_eq!(kept, 1, "now there is room");
+    assert_eq!(kept, 1, "uploaded artifacts are evicted");
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn one_damaged_artifact_does_not_stop_the_upload_of_others() {
     assert_eq!(shared, [true, true, false, true, true]);
     assert!(
         matches!(store.read(&ids[2], 100), Err(StorageError::ArtifactMissing(_))),
-        "its reader gets an error"
+        "the reader gets an error"
     );
 }
 

@@ -19,7 +19,7 @@ const BYTES_PER_WRITE: usize = 4 << 20;
 
 impl SledLog {
     /// Writes a copy of all durable events to a new directory `to`, while the log is in use. The copy is
-    /// compact, is checked while it is read, and opens like any log. Returns its last position.
+    /// compact, is checked while it is read, and opens as any log. Returns its last position.
     ///
     /// # Errors
     /// If `to` exists, the log is damaged, or the copy cannot be written. Then `to` does not exist.

@@ -118,7 +118,7 @@ impl TailThread {
     }
 }
 
-/// Syncs what sled has flushed to the device: sled's own flush does not reach it.
+/// Syncs sled's file to the device, because sled's own flush does not reach the device.
 pub(super) fn sync_database(dir: &Path) -> io::Result<()> {
     File::options().write(true).open(dir.join("db"))?.sync_all()
 }

@@ -30,7 +30,7 @@ pub(super) fn io_error(error: io::Error) -> LogError {
     LogError::Io(error.to_string())
 }
 
-/// The error for damage at an event.
+/// Returns the error for damage at an event.
 pub(super) fn damaged(position: u64, what: &str) -> LogError {
     LogError::Corrupt(format!("event {position}: {what}"))
 }
@@ -40,7 +40,7 @@ pub(super) fn read_error(error: sled::Error) -> LogError {
     match error {
         sled::Error::Io(error) => LogError::Io(system_text(&error)),
         sled::Error::Corruption { .. } => {
-            LogError::Corrupt("a checksum of its database does not match".to_owned())
+            LogError::Corrupt("a checksum of the database does not match".to_owned())
         }
         sled::Error::CollectionNotFound(_) | sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) => {
             LogError::Corrupt(error.to_string())
@@ -48,7 +48,7 @@ pub(super) fn read_error(error: sled::Error) -> LogError {
     }
 }
 
-/// The text of a system error. sled may have wrapped it in a debug format.
+/// Returns the text of a system error. sled may have wrapped it in a debug format.
 pub(super) fn system_text(error: &io::Error) -> String {
     if error.raw_os_error().is_some() { error.to_string() } else { error.kind().to_string() }
 }

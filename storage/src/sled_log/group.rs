@@ -62,7 +62,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Number of appends, whatever their outcome.
+    /// Returns the number of appends, whatever their outcome.
     pub(super) fn appends(&self) -> usize {
         self.pending.len()
     }
@@ -127,7 +127,7 @@ impl<'a> Group<'a> {
         index
     }
 
-    /// The keys and values to write.
+    /// Returns the keys and values to write.
     pub(super) fn encode(&self) -> Result<Encoded, LogError> {
         let mut encoded = Encoded {
             batch: sled::Batch::default(),

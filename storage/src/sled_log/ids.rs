@@ -1,18 +1,19 @@
 //! The index of event ids: the position of each event.
 //!
-//! Ids are distributed evenly. In any ordered index each new event would touch a page of its own. sled's file
-//! would grow with the replaced pages, and its memory with their bookkeeping. So this index writes nothing
-//! twice. The newest ids are in memory. Once there are enough of them ([`super::SledOptions::run_events`]),
-//! they are written in order as a run, which never changes. Runs follow from the events, so they are not part
-//! of a commit: after a crash, missing runs are rebuilt from the events. (Log-structured merge trees keep an
-//! index in this way: P. O'Neil et al. 1996. Runs are not merged here.)
+//! Ids are distributed evenly. In an ordered index each new event would touch another page. sled's file would
+//! grow with the replaced pages, and its memory with their bookkeeping. So this index writes each entry once.
 //!
-//! A filter in memory tells whether a run may hold an id: a binary fuse filter of 9 bits an event, wrong for
-//! one id in 256 (T. M. Graf and D. Lemire 2022, *Binary fuse filters: fast and smaller than xor filters*).
+//! The newest ids are in memory. When their number reaches [`super::SledOptions::run_events`], they are
+//! written in order as a run, which never changes. Runs follow from the events and are not part of a commit.
+//! After a crash, missing runs are rebuilt from the events. Log-structured merge trees keep an index in this
+//! way (P. O'Neil et al. 1996), but runs are not merged here.
 //!
-//! An entry is a u64: a 32-bit hash of the id, and the event's offset from the beginning of its run. The hash
-//! only says that the event is a candidate. A run is stored in chunks: frames of [`ENTRIES_PER_CHUNK`]
-//! entries in ascending order, little-endian. The keys of the chunks name the end of the run.
+//! A filter in memory shows whether a run may hold an id. It is a binary fuse filter of 9 bits per event (T.
+//! M. Graf and D. Lemire 2022). Its answer is wrong for one id in 256.
+//!
+//! An entry is a u64: a 32-bit hash of the id, and the event's offset from the beginning of its run. An equal
+//! hash makes the event a candidate only. A run is stored in chunks: frames of [`ENTRIES_PER_CHUNK`] entries
+//! in ascending order, little-endian. The keys of the chunks name the end of the run.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -63,7 +64,7 @@ struct State {
 }
 
 impl State {
-    /// The last position of the last run.
+    /// Returns the last position of the last run.
     fn end(&self) -> u64 {
         self.runs.last().map_or(0, |run| run.end)
     }
@@ -94,7 +95,7 @@ impl Run {
         }
     }
 
-    /// The chunks that may hold an id of this hash.
+    /// Returns the chunks that may hold an id of this hash.
     fn chunks_of(&self, hash: u32) -> std::ops::Range<usize> {
         if self.filter.as_ref().is_some_and(|filter| !filter.contains(&u64::from(hash))) {
             return 0..0;
@@ -159,7 +160,7 @@ impl Ids {
         Ok(())
     }
 
-    /// The positions of candidates for this id.
+    /// Returns the positions of candidates for this id.
     pub(super) fn positions(&self, tree: &Tree, id: EventId) -> Result<Vec<u64>, LogError> {
         let hash = hash(id);
         let state = self.read();
@@ -180,7 +181,7 @@ impl Ids {
         Ok(found)
     }
 
-    /// The event with this id, if its position is at most `head`.
+    /// Returns the event with this id, if its position is at most `head`.
     pub(super) fn find(&self, reader: &Reader, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
         for position in self.positions(&reader.tree, id)? {
             if position > head {
@@ -194,7 +195,7 @@ impl Ids {
         Ok(None)
     }
 
-    /// The number of entries up to `head`, reading the whole index.
+    /// Returns the number of entries up to `head`, reading the whole index.
     pub(super) fn count(&self, tree: &Tree, head: u64) -> Result<u64, LogError> {
         let state = self.read();
         let recent = state.recent.iter().filter(|entry| state.end() + offset_of(**entry) <= head).count();
@@ -217,7 +218,7 @@ impl Ids {
     }
 }
 
-/// The runs of a tree, in order.
+/// Returns the runs of a tree, in order.
 fn runs(tree: &Tree) -> Result<Vec<Run>, LogError> {
     let mut runs: Vec<Run> = Vec::new();
     loop {
@@ -230,28 +231,28 @@ fn runs(tree: &Tree) -> Result<Vec<Run>, LogError> {
         let entries = read_run(tree, end)?;
         if entries.len() as u64 != end - before {
             let (count, first) = (entries.len(), before + 1);
-            return Err(damaged(end, &format!("it has {count} entries for the events {first} to {end}")));
+            return Err(damaged(end, &format!("{count} entries for the events {first} to {end}")));
         }
         runs.push(Run::new(before, end, &entries));
     }
 }
 
-/// The entries of a run, in order.
+/// Returns the entries of a run, in order.
 fn read_run(tree: &Tree, end: u64) -> Result<Vec<u64>, LogError> {
     let mut entries = Vec::new();
     for (expected, chunk) in tree.range(keys::id_chunk(end, 0)..=keys::id_chunk(end, u16::MAX)).enumerate() {
         let (key, value) = chunk.map_err(read_error)?;
         if keys::parse_id_chunk(&key).is_none_or(|(_, found)| usize::from(found) != expected) {
-            return Err(damaged(end, &format!("its chunk {expected} is missing")));
+            return Err(damaged(end, &format!("chunk {expected} is missing")));
         }
         let chunk = parse(&key, &value).map_err(|what| damaged(end, &format!("chunk {expected}: {what}")))?;
         entries.extend(chunk);
     }
-    if entries.is_sorted() { Ok(entries) } else { Err(damaged(end, "its chunks are not in order")) }
+    if entries.is_sorted() { Ok(entries) } else { Err(damaged(end, "the chunks are not in order")) }
 }
 
 fn load_chunk(tree: &Tree, end: u64, chunk: usize) -> Result<Vec<u64>, LogError> {
-    let missing = || damaged(end, &format!("its chunk {chunk} is missing"));
+    let missing = || damaged(end, &format!("chunk {chunk} is missing"));
     let key = keys::id_chunk(end, u16::try_from(chunk).map_err(|_| missing())?);
     let value = tree.get(key).map_err(read_error)?.ok_or_else(missing)?;
     parse(&key, &value).map_err(|what| damaged(end, &format!("chunk {chunk}: {what}")))
@@ -271,7 +272,7 @@ fn parse(key: &[u8], value: &[u8]) -> Result<Vec<u64>, String> {
     let payload = record::unframe(key, value)?;
     let (entries, rest) = payload.as_chunks::<ENTRY_BYTES>();
     if !rest.is_empty() || entries.is_empty() {
-        return Err("its length is wrong".to_owned());
+        return Err("the length is wrong".to_owned());
     }
     Ok(entries.iter().map(|entry| u64::from_le_bytes(*entry)).collect())
 }
@@ -354,7 +355,7 @@ mod tests {
             assert_whole(&ids, &reader, 2000);
         }
         let ids = Ids::load(&reader, 2000, PER_RUN).unwrap();
-        assert_eq!(ends(&ids), [700, 1400, 1700, 2000], "runs of any length are taken as they are");
+        assert_eq!(ends(&ids), [700, 1400, 1700, 2000], "runs of any length are read");
         add(&ids, &reader, 2001..=2700);
         assert_eq!(ends(&ids).last(), Some(&2700));
         assert_whole(&ids, &reader, 2700);
@@ -376,13 +377,13 @@ mod tests {
         let cut = |payload: &mut Vec<u8>| payload.truncate(payload.len() - 8);
         let swap = |payload: &mut Vec<u8>| payload.rotate_left(8);
         let tampering: [Tampering<'_>; 5] = [
-            ("its chunk 0 is missing", &|tree| drop(tree.remove(keys::id_chunk(1400, 0)).unwrap())),
-            ("it has 512 entries for the events 701 to 1400", &|tree| {
+            ("chunk 0 is missing", &|tree| drop(tree.remove(keys::id_chunk(1400, 0)).unwrap())),
+            ("512 entries for the events 701 to 1400", &|tree| {
                 drop(tree.remove(keys::id_chunk(1400, 1)).unwrap());
             }),
-            ("it has 699 entries", &|tree| rewrite(tree, keys::id_chunk(1400, 1), cut)),
-            ("its chunks are not in order", &|tree| rewrite(tree, keys::id_chunk(1400, 0), swap)),
-            ("chunk 1: its checksum", &|tree| {
+            ("699 entries", &|tree| rewrite(tree, keys::id_chunk(1400, 1), cut)),
+            ("the chunks are not in order", &|tree| rewrite(tree, keys::id_chunk(1400, 0), swap)),
+            ("chunk 1: the checksum", &|tree| {
                 let mut value = tree.get(keys::id_chunk(1400, 1)).unwrap().unwrap().to_vec();
                 value[50] ^= 1;
                 tree.insert(keys::id_chunk(1400, 1), value).unwrap();

@@ -8,7 +8,8 @@ use super::reader::Reader;
 use super::record::EventView;
 use super::streams;
 
-/// The positions that the two indices give for an event; both are the event's own if the indices are intact.
+/// Returns the positions that the two indices give for an event; both are the event's own if the indices are
+/// intact.
 pub(super) fn index_entries(
     reader: &Reader,
     ids: &Ids,

@@ -1,5 +1,4 @@
-//! The keys of the one tree. An append touches keys of this tree only, because sled is atomic within one tree
-//! only.
+//! The keys of the only tree. All keys are in one tree, because sled is atomic within one tree only.
 //!
 //! | key | value |
 //! |---|---|
@@ -13,10 +12,12 @@
 //! contains it, and it sorts before every other character, so streams sort by name. Every value is a frame
 //! ([`super::record`]).
 //!
-//! There are few keys, and most are written once. sled puts at most 16 keys into a page, keeps a table of all
-//! pages in memory, and records replaced pages in its file. In the first format each event had three keys of
-//! its own (`e`, `i` and its id, `s` and its version): 74 bytes of memory. In the second format, ids shared
-//! the buckets of a hash table, which were rewritten often: 17 to 23 bytes.
+//! The number of keys is small, and most are written once. A page of sled holds at most 16 keys. All pages
+//! have an entry in a table in memory, and replaced pages are recorded in the file.
+//!
+//! In the first format each event had three keys (`e`, `i` and its id, `s` and its version), or 74 bytes of
+//! memory. In the second format, ids shared the buckets of a hash table, which were rewritten often: 17 to 23
+//! bytes.
 
 use dissent_domain::id::ExperimentId;
 
@@ -47,34 +48,34 @@ fn parse_numbered(prefix: &[u8], key: &[u8]) -> Option<(u64, u16)> {
     Some((u64::from_be_bytes(*position), u16::from_be_bytes(part.try_into().ok()?)))
 }
 
-/// The key of a part of a block.
+/// Returns the key of a part of a block.
 pub(super) fn event(position: u64, part: u16) -> [u8; NUMBERED_BYTES] {
     numbered(EVENTS, position, part)
 }
 
-/// The position and part that an event key names.
+/// Returns the position and part that an event key names.
 pub(super) fn parse_event(key: &[u8]) -> Option<(u64, u16)> {
     parse_numbered(EVENTS, key)
 }
 
-/// The key of a chunk of the run that ends at `last`.
+/// Returns the key of a chunk of the run that ends at `last`.
 pub(super) fn id_chunk(last: u64, chunk: u16) -> [u8; NUMBERED_BYTES] {
     numbered(IDS, last, chunk)
 }
 
-/// The end of the run and the chunk that a key names.
+/// Returns the end of the run and the chunk that a key names.
 pub(super) fn parse_id_chunk(key: &[u8]) -> Option<(u64, u16)> {
     parse_numbered(IDS, key)
 }
 
-/// The key of a chunk of a stream.
+/// Returns the key of a chunk of a stream.
 pub(super) fn stream(experiment: &ExperimentId, chunk: u64) -> Vec<u8> {
     let mut key = stream_prefix(experiment);
     key.extend_from_slice(&chunk.to_be_bytes());
     key
 }
 
-/// The prefix of all keys of a stream.
+/// Returns the prefix of all keys of a stream.
 pub(super) fn stream_prefix(experiment: &ExperimentId) -> Vec<u8> {
     let name = experiment.as_str().as_bytes();
     let mut key = Vec::with_capacity(name.len() + 10);
@@ -84,7 +85,7 @@ pub(super) fn stream_prefix(experiment: &ExperimentId) -> Vec<u8> {
     key
 }
 
-/// The experiment and chunk that a stream key names.
+/// Returns the experiment and chunk that a stream key names.
 pub(super) fn parse_stream(key: &[u8]) -> Option<(ExperimentId, u64)> {
     let rest = key.strip_prefix(STREAMS)?;
     let (rest, chunk) = rest.split_last_chunk::<8>()?;
@@ -96,7 +97,7 @@ pub(super) fn parse_stream(key: &[u8]) -> Option<(ExperimentId, u64)> {
     Some((ExperimentId::new(name).ok()?, u64::from_be_bytes(*chunk)))
 }
 
-/// The key of a subscription's cursor.
+/// Returns the key of a subscription's cursor.
 pub(super) fn cursor(group: &str) -> Vec<u8> {
     [CURSORS, group.as_bytes()].concat()
 }

@@ -18,15 +18,15 @@ pub(super) struct Meta {
 
 pub(super) fn read_meta(db: &Db) -> Result<Option<Meta>, LogError> {
     let Some(value) = db.get(keys::META).map_err(read_error)? else { return Ok(None) };
-    let damaged = |what: &str| LogError::Corrupt(format!("the log's first record: {what}"));
+    let damaged = |what: &str| LogError::Corrupt(format!("the first record of the log: {what}"));
     let payload = record::unframe(keys::META, &value).map_err(|what| damaged(&what))?;
-    let (format, rest) = payload.split_first_chunk::<2>().ok_or_else(|| damaged("it is cut short"))?;
+    let (format, rest) = payload.split_first_chunk::<2>().ok_or_else(|| damaged("cut short"))?;
     let format = u16::from_le_bytes(*format);
     if format > FORMAT {
         // `located` adds the place.
         return Err(LogError::NewerFormat { log: String::new(), format, known: FORMAT });
     }
-    let log_id = rest.first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
+    let log_id = rest.first_chunk::<8>().ok_or_else(|| damaged("cut short"))?;
     Ok(Some(Meta { format, log_id: u64::from_le_bytes(*log_id) }))
 }
 

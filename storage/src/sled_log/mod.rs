@@ -94,7 +94,7 @@ impl SledLog {
         })
     }
 
-    /// The directory of the log.
+    /// Returns the directory of the log.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -66,9 +66,9 @@ pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
 }
 
 pub(super) fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogError> {
-    // Every commit flushes, so a timer of sled's own would only add writes. Compression would need a C
-    // library and save little on MessagePack of this size. The high-throughput mode made no difference to
-    // appends, scans or the size of a log that only grows, so the mode is the one that saves space.
+    // Every commit flushes, so sled's flush timer would only add writes. Compression would need a C library
+    // and save little on MessagePack of this size. The high-throughput mode made no difference to appends,
+    // scans or size. So the mode is the one that saves space.
     let config = sled::Config::new()
         .path(dir)
         .cache_capacity(options.cache_bytes)
@@ -87,7 +87,7 @@ pub(super) fn open_sled(dir: &Path, options: &SledOptions) -> Result<Db, LogErro
     }
 }
 
-/// Whether sled's own lock is held. Only the text of the error tells.
+/// Whether sled's own lock is held. sled shows that in the text of the error only.
 fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
 }
@@ -113,7 +113,7 @@ fn recover(dir: &Path, db: &Db, reader: &Reader, options: &SledOptions) -> Resul
 fn reconcile(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tail, u64), LogError> {
     let tail = Tail::open(&dir.join(tail::FILE_NAME)).map_err(|error| {
         if error.kind() == io::ErrorKind::InvalidData {
-            LogError::Corrupt(format!("its tail file cannot be read: {error}"))
+            LogError::Corrupt(format!("the tail file cannot be read: {error}"))
         } else {
             io_error(error)
         }
@@ -123,13 +123,13 @@ fn reconcile(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tai
         // Nothing was ever acknowledged here: the tail file is created before the first append.
         (_, None) if last == 0 => Ok((create(dir, db, log_id, 0)?, 0)),
         (None, _) if last == 0 && found == Some(0) => Ok((create(dir, db, None, 0)?, 0)),
-        (_, None) => Err(LogError::Corrupt("its tail file is missing".to_owned())),
+        (_, None) => Err(LogError::Corrupt("the tail file is missing".to_owned())),
         (None, Some(_)) => Err(LogError::Corrupt(format!(
             "the database lost its first record and {} acknowledged events",
             found.unwrap_or(0)
         ))),
         (Some(log_id), Some((_, found))) if found.log_id != log_id => {
-            Err(LogError::Corrupt("its tail file belongs to another log".to_owned()))
+            Err(LogError::Corrupt("the tail file belongs to another log".to_owned()))
         }
         (Some(_), Some((mut tail, found))) => {
             let head = complete(db, &found, last)?;
@@ -166,13 +166,13 @@ fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
     if reached == position {
         return Ok(position);
     }
-    Err(LogError::Corrupt(format!("its tail file promises position {position} but holds {reached}")))
+    Err(LogError::Corrupt(format!("the tail file marks position {position} but holds {reached}")))
 }
 
-/// The events in a commit's blocks, as the tail file keeps them: in order, with the parts of a block
+/// Returns the events in a commit's blocks, as the tail file keeps them: in order, with the parts of a block
 /// together.
 fn events_of(redo: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Recorded>, LogError> {
-    let damaged = |what: &str| LogError::Corrupt(format!("the commit in its tail file: {what}"));
+    let damaged = |what: &str| LogError::Corrupt(format!("the commit in the tail file: {what}"));
     // The first format had index entries beside the parts.
     let mut parts = redo
         .iter()
@@ -218,7 +218,7 @@ fn create(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<Tail, L
     durable().map_err(io_error)
 }
 
-/// A random number that distinguishes logs. It has no other use.
+/// Returns a random number that distinguishes logs. It has no other use.
 fn new_log_id() -> u64 {
     RandomState::new().hash_one("log")
 }
@@ -240,9 +240,7 @@ fn check(reader: &Reader, ids: &Ids, head: u64, options: &SledOptions) -> Result
             let entries = index_entries(reader, ids, &view)?;
             match entries.iter().find(|(_, position)| *position != Some(view.position)) {
                 None => Ok(ControlFlow::Continue(())),
-                Some((what, _)) => {
-                    Err(damaged(view.position, &format!("it is missing from the {what} index")))
-                }
+                Some((what, _)) => Err(damaged(view.position, &format!("missing from the {what} index"))),
             }
         })
     })
@@ -253,7 +251,7 @@ fn load(reader: Reader, ids: Ids, head: u64) -> Result<Shared, LogError> {
     let events: u64 = streams.iter().map(|(_, version)| version).sum();
     if events != head {
         return Err(LogError::Corrupt(format!(
-            "its streams hold {events} events, the log holds {head}: run a full check"
+            "the streams hold {events} events, the log holds {head}: run `dissent log verify`"
         )));
     }
     let cursors = Cursors { records: reader.cursors()?.into_iter().collect(), ..Cursors::default() };

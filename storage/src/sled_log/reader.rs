@@ -49,15 +49,15 @@ impl Reader {
                 }
             }
             if next == first || next <= after {
-                return Err(damaged(next.max(after + 1), "its record is missing"));
+                return Err(damaged(next.max(after + 1), "the record is missing"));
             }
         }
         Ok(())
     }
 
-    /// The event at `position`.
+    /// Returns the event at `position`.
     pub(super) fn event(&self, position: u64) -> Result<Recorded, LogError> {
-        let missing = || damaged(position, "its record is missing");
+        let missing = || damaged(position, "the record is missing");
         let first = self.block_of(position)?.ok_or_else(missing)?;
         self.block(first, |block| {
             for record in record::records(first, block) {
@@ -70,8 +70,8 @@ impl Reader {
         })
     }
 
-    /// The first position of the last block that begins at or before a position. That block holds the event
-    /// at the position, if it exists.
+    /// Returns the first position of the last block that begins at or before a position. That block holds the
+    /// event at the position, if it exists.
     fn block_of(&self, position: u64) -> Result<Option<u64>, LogError> {
         let below = keys::event(position.saturating_add(1), 0);
         let Some((key, _)) = self.tree.get_lt(below).map_err(read_error)? else { return Ok(None) };
@@ -82,7 +82,7 @@ impl Reader {
     fn block<T>(&self, first: u64, read: impl FnOnce(&[u8]) -> Result<T, LogError>) -> Result<T, LogError> {
         let part = |part| {
             let value = self.tree.get(keys::event(first, part)).map_err(read_error)?;
-            value.ok_or_else(|| damaged(first, &format!("part {part} of its record is missing")))
+            value.ok_or_else(|| damaged(first, &format!("part {part} of the record is missing")))
         };
         let value = part(0)?;
         let block = record::assemble(first, unframe(first, 0, &value)?, |index| {
@@ -119,7 +119,7 @@ impl Reader {
         Ok(events)
     }
 
-    /// The last position in the tree; 0 if there is no event.
+    /// Returns the last position in the tree; 0 if there is no event.
     pub(super) fn last_position(&self) -> Result<u64, LogError> {
         let Some(entry) = self.tree.scan_prefix(keys::EVENTS).next_back() else { return Ok(0) };
         let (key, _) = entry.map_err(read_error)?;
@@ -138,7 +138,7 @@ impl Reader {
         })
     }
 
-    /// The first position in the tree after `after`, if there is one.
+    /// Returns the first position in the tree after `after`, if there is one.
     pub(super) fn next_position(&self, after: u64) -> Result<Option<u64>, LogError> {
         let wanted = after.saturating_add(1);
         if let Some(first) = self.block_of(wanted)? {
@@ -156,7 +156,7 @@ impl Reader {
         Ok(Some(found.0))
     }
 
-    /// Every subscription's cursor.
+    /// Returns every subscription's cursor.
     pub(super) fn cursors(&self) -> Result<Vec<(String, Vec<u8>)>, LogError> {
         let mut cursors = Vec::new();
         for entry in self.tree.scan_prefix(keys::CURSORS) {
@@ -178,7 +178,7 @@ struct Entries {
 
 impl Entries {
     fn part(&mut self, position: u64, part: u16) -> Result<IVec, LogError> {
-        let missing = || damaged(position, &format!("part {part} of its record is missing"));
+        let missing = || damaged(position, &format!("part {part} of the record is missing"));
         let (key, value) = self.inner.next().ok_or_else(missing)?.map_err(read_error)?;
         match keys::parse_event(&key) {
             Some(found) if found == (position, part) => Ok(value),
@@ -189,5 +189,5 @@ impl Entries {
 
 fn unframe(position: u64, part: u16, value: &[u8]) -> Result<&[u8], LogError> {
     record::unframe(&keys::event(position, part), value)
-        .map_err(|what| damaged(position, &format!("part {part} of its record: {what}")))
+        .map_err(|what| damaged(position, &format!("part {part} of the record: {what}")))
 }

@@ -11,9 +11,19 @@
 //! | 4 | crc32c over the key, the format, the length and the payload |
 //! | … | payload |
 //!
-//! The crc covers the key, so that an intact frame under the wrong key is detected. A record is: length of
-//! the whole:u32, version:u64, time:u64, id:16, causation (0, or 1 and the id), schema version:u16, then
-//! experiment, event type and actor (each length:u16 and text), then the body. Numbers are little-endian.
+//! The crc covers the key, so that an intact frame under the wrong key is detected. A record has these
+//! fields, with little-endian numbers:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 4 | length of the record |
+//! | 8 | version |
+//! | 8 | time |
+//! | 16 | id |
+//! | 1 or 17 | causation: 0, or 1 and the id |
+//! | 2 | schema version |
+//! | … | experiment, event type and actor, each a u16 length and the text |
+//! | … | body |
 
 use std::borrow::Cow;
 
@@ -25,8 +35,8 @@ use uuid::Uuid;
 use super::keys;
 use crate::limits::{BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 
-/// Largest value given to sled. A page briefly holds up to 17 of them. With their keys they stay below a
-/// quarter of sled's segment of 512 KiB, because sled moves a larger page to a file that it never syncs.
+/// Largest value given to sled. A page briefly holds up to 17 values. With their keys they must stay below a
+/// quarter of a segment (512 KiB). A larger page is moved to a file that sled never syncs.
 pub(super) const VALUE_BYTES_MAX: usize = 7_500;
 /// Bytes of a frame before its payload.
 const FRAME_BYTES: usize = 9;
@@ -165,22 +175,20 @@ pub(super) fn frame(key: &[u8], payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The payload of a framed value, or a description of the damage.
+/// Returns the payload of a framed value, or a description of the damage.
 pub(super) fn unframe<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8], String> {
     let (head, payload) =
-        value.split_first_chunk::<FRAME_BYTES>().ok_or("its value is shorter than a frame")?;
+        value.split_first_chunk::<FRAME_BYTES>().ok_or("the value is shorter than a frame")?;
     let [format, l0, l1, l2, l3, c0, c1, c2, c3] = *head;
     if format != FORMAT {
-        return Err(format!(
-            "its format is {format} instead of {FORMAT}: it is damaged or from a newer version"
-        ));
+        return Err(format!("the format is {format} instead of {FORMAT}: damaged or from a newer version"));
     }
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     if length != payload.len() {
-        return Err(format!("it has {} bytes where {length} were written", payload.len()));
+        return Err(format!("{} bytes instead of {length}", payload.len()));
     }
     if u32::from_le_bytes([c0, c1, c2, c3]) != frame_crc(key, &head[..5], payload) {
-        return Err("its checksum does not match".to_owned());
+        return Err("the checksum does not match".to_owned());
     }
     Ok(payload)
 }
@@ -189,16 +197,16 @@ fn frame_crc(key: &[u8], head: &[u8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), head), payload)
 }
 
-/// The block at `first` from its first payload; `rest` returns the payloads of later parts.
+/// Returns the block at `first` from its first payload; `rest` returns the payloads of later parts.
 pub(super) fn assemble<'a>(
     first: u64,
     payload: &'a [u8],
     mut rest: impl FnMut(u16) -> Result<Vec<u8>, LogError>,
 ) -> Result<Cow<'a, [u8]>, LogError> {
     let damaged = |what: String| LogError::Corrupt(format!("event {first}: {what}"));
-    let length = record_length(payload).ok_or_else(|| damaged("its record is cut short".to_owned()))?;
+    let length = record_length(payload).ok_or_else(|| damaged("the record is cut short".to_owned()))?;
     if length > RECORD_BYTES_MAX {
-        return Err(damaged(format!("its record claims {length} bytes")));
+        return Err(damaged(format!("the record claims {length} bytes")));
     }
     if length <= payload.len() {
         return Ok(Cow::Borrowed(payload));
@@ -206,11 +214,11 @@ pub(super) fn assemble<'a>(
     let mut record = payload.to_vec();
     let mut part = 0_u16;
     while record.len() < length {
-        part = part.checked_add(1).ok_or_else(|| damaged("it has too many parts".to_owned()))?;
+        part = part.checked_add(1).ok_or_else(|| damaged("the record has too many parts".to_owned()))?;
         record.extend_from_slice(&rest(part)?);
     }
     if record.len() != length {
-        return Err(damaged(format!("its record has {} bytes where {length} were written", record.len())));
+        return Err(damaged(format!("the record has {} bytes instead of {length}", record.len())));
     }
     Ok(Cow::Owned(record))
 }
@@ -219,7 +227,7 @@ fn record_length(bytes: &[u8]) -> Option<usize> {
     bytes.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)
 }
 
-/// The records of a block, each with its position. An error is the last item.
+/// Returns the records of a block, each with its position. An error is the last item.
 pub(super) fn records(first: u64, block: &[u8]) -> impl Iterator<Item = Result<(u64, &[u8]), LogError>> {
     let mut rest = block;
     (first..).map_while(move |position| {
@@ -229,7 +237,7 @@ pub(super) fn records(first: u64, block: &[u8]) -> impl Iterator<Item = Result<(
         let length = record_length(rest).filter(|length| *length >= 4);
         let Some((record, behind)) = length.and_then(|length| rest.split_at_checked(length)) else {
             rest = &[];
-            return Some(Err(LogError::Corrupt(format!("event {position}: its record is cut short"))));
+            return Some(Err(LogError::Corrupt(format!("event {position}: the record is cut short"))));
         };
         rest = behind;
         Some(Ok((position, record)))
@@ -239,7 +247,7 @@ pub(super) fn records(first: u64, block: &[u8]) -> impl Iterator<Item = Result<(
 /// Decodes a record.
 pub(super) fn decode(position: u64, record: &[u8]) -> Result<EventView<'_>, LogError> {
     view(position, record).ok_or_else(|| {
-        LogError::Corrupt(format!("event {position}: its record matches its checksum but cannot be decoded"))
+        LogError::Corrupt(format!("event {position}: the record has a valid checksum but cannot be decoded"))
     })
 }
 
@@ -307,7 +315,7 @@ mod tests {
         }
     }
 
-    /// The events of a block.
+    /// Returns the events of a block.
     fn decode_parts(parts: &[Part]) -> Result<Vec<Recorded>, LogError> {
         let payload = |index: usize| {
             let (key, value) = parts.get(index).ok_or(LogError::Corrupt("no more parts".to_owned()))?;
@@ -377,7 +385,7 @@ mod tests {
         }
 
         #[test]
-        fn decoding_any_bytes_never_panics(bytes: Vec<u8>) {
+        fn decoding_any_bytes_never_panics_and_yields_a_bounded_number_of_records(bytes: Vec<u8>) {
             prop_assert!(unframe(b"key", &bytes).is_err());
             let _outcome = decode(1, &bytes);
             let most = bytes.len() / 4 + 1;

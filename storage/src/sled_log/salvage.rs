@@ -46,13 +46,13 @@ impl Salvage {
         salvage(dir).map_err(|error| located(dir, error))
     }
 
-    /// Number of salvaged events.
+    /// Returns the number of salvaged events.
     #[must_use]
     pub fn events(&self) -> u64 {
         self.positions.len() as u64
     }
 
-    /// Number of acknowledged events, if the log still says it.
+    /// Returns the number of acknowledged events, if the log still says it.
     #[must_use]
     pub fn promised(&self) -> Option<u64> {
         self.promised
@@ -64,7 +64,7 @@ impl Salvage {
         &self.lost
     }
 
-    /// The salvaged events, in log order.
+    /// Returns the salvaged events, in log order.
     pub(crate) fn read(&self) -> impl Iterator<Item = Result<Recorded, LogError>> {
         self.positions.iter().map(|&position| guarded(|| self.reader.event(position)))
     }
@@ -96,11 +96,11 @@ fn salvage(dir: &Path) -> Result<Salvage, LogError> {
     match best {
         Some(best) => Ok(best),
         None => longest_beginning(dir, found.as_ref())?
-            .ok_or_else(|| LogError::Corrupt("none of its events can be read".to_owned())),
+            .ok_or_else(|| LogError::Corrupt("no event can be read".to_owned())),
     }
 }
 
-/// The longest beginning of the database that sled can read.
+/// Returns the longest beginning of the database that sled can read.
 fn longest_beginning(dir: &Path, found: Option<&Found>) -> Result<Option<Salvage>, LogError> {
     let Ok(db) = std::fs::metadata(dir.join("db")) else { return Ok(None) };
     let (mut reads, mut fails) = (0, db.len().div_ceil(CUT_BYTES));
@@ -150,7 +150,7 @@ fn read_copy(copy: TempDir, found: Option<&Found>) -> Result<Salvage, LogError> 
     walk.all(promised.unwrap_or(0));
     let Walk { positions, lost, .. } = walk;
     if positions.is_empty() && promised != Some(0) {
-        return Err(LogError::Corrupt("none of its events can be read".to_owned()));
+        return Err(LogError::Corrupt("no event can be read".to_owned()));
     }
     Ok(Salvage { reader, _copy: copy, positions, promised, lost })
 }
@@ -176,7 +176,8 @@ impl Walk<'_> {
         }
     }
 
-    /// The position of the next event. If the tree cannot be walked, every promised position is tried.
+    /// Returns the position of the next event. If the tree cannot be walked, every promised position is
+    /// tried.
     fn next(&mut self, after: u64, promised: u64) -> Option<u64> {
         match guarded(|| self.reader.next_position(after)) {
             Ok(Some(next)) => {
@@ -200,7 +201,7 @@ impl Walk<'_> {
         recorded.decode().map_err(|error| damaged(at, &error.to_string()))?;
         let version = self.versions.entry(recorded.experiment).or_default();
         if recorded.version != *version + 1 {
-            return Err(damaged(at, &format!("it is version {} after version {version}", recorded.version)));
+            return Err(damaged(at, &format!("version {} follows version {version}", recorded.version)));
         }
         *version = recorded.version;
         Ok(())

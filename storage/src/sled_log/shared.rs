@@ -47,7 +47,7 @@ impl Shared {
         streams.get(experiment).copied().unwrap_or(0)
     }
 
-    /// The event with this id, if its position is at most `head`.
+    /// Returns the event with this id, if its position is at most `head`.
     pub(super) fn find(&self, id: EventId, head: u64) -> Result<Option<Recorded>, LogError> {
         guarded(|| self.ids.find(&self.reader, id, head))
     }

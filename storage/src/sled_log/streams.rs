@@ -17,14 +17,14 @@ use super::{keys, record};
 /// Versions of a chunk: a kilobyte.
 const VERSIONS_PER_CHUNK: u64 = 128;
 
-/// The chunk of a version, from 1, and the index in the chunk.
+/// Returns the chunk of a version, from 1, and the index in the chunk.
 fn place(version: u64) -> (u64, usize) {
     let index = version.saturating_sub(1);
     // It is less than the length of a chunk.
     (index / VERSIONS_PER_CHUNK, usize::try_from(index % VERSIONS_PER_CHUNK).unwrap_or(0))
 }
 
-/// The positions of a stream's events from version `first` on.
+/// Returns the positions of a stream's events from version `first` on.
 pub(super) fn positions(
     tree: &Tree,
     experiment: &ExperimentId,
@@ -56,7 +56,7 @@ fn chunk_of(
     }
 }
 
-/// The position of one version; `None` if the stream has no such event.
+/// Returns the position of one version; `None` if the stream has no such event.
 pub(super) fn position(
     tree: &Tree,
     experiment: &ExperimentId,
@@ -66,8 +66,8 @@ pub(super) fn position(
     Ok(load(tree, experiment, chunk)?.get(place).copied())
 }
 
-/// Every stream with its last version, in order of name. Costs one look-up for each stream, not for each
-/// event.
+/// Returns every stream with its last version, in order of name. Costs one look-up for each stream, not for
+/// each event.
 pub(super) fn last_versions(tree: &Tree) -> Result<Vec<(ExperimentId, u64)>, LogError> {
     let unreadable = |key: &[u8]| LogError::Corrupt(format!("invalid stream key: {key:02x?}"));
     let mut streams = Vec::new();
@@ -89,8 +89,8 @@ pub(super) fn last_versions(tree: &Tree) -> Result<Vec<(ExperimentId, u64)>, Log
     Ok(streams)
 }
 
-/// The keys and values that add events to the index. The events of each stream must be in order and follow
-/// its last one.
+/// Returns the keys and values that add events to the index. The events of each stream must be in order and
+/// follow its last one.
 pub(super) fn update(tree: &Tree, new: &[Recorded]) -> Result<Vec<keys::KeyValue>, LogError> {
     let mut chunks: BTreeMap<(&ExperimentId, u64), Vec<u64>> = BTreeMap::new();
     for recorded in new {
@@ -119,7 +119,7 @@ pub(super) fn update(tree: &Tree, new: &[Recorded]) -> Result<Vec<keys::KeyValue
     Ok(encoded.collect())
 }
 
-/// All positions of the index.
+/// Returns all positions of the index.
 pub(super) fn all(tree: &Tree) -> impl Iterator<Item = Result<Vec<u64>, LogError>> {
     tree.scan_prefix(keys::STREAMS).map(|chunk| {
         let (key, value) = chunk.map_err(read_error)?;
@@ -128,7 +128,7 @@ pub(super) fn all(tree: &Tree) -> impl Iterator<Item = Result<Vec<u64>, LogError
     })
 }
 
-/// The positions in a chunk; empty if the chunk does not exist.
+/// Returns the positions in a chunk; empty if the chunk does not exist.
 fn load(tree: &Tree, experiment: &ExperimentId, chunk: u64) -> Result<Vec<u64>, LogError> {
     let key = keys::stream(experiment, chunk);
     let Some(value) = tree.get(&key).map_err(read_error)? else { return Ok(Vec::new()) };
@@ -139,7 +139,7 @@ fn parse(key: &[u8], value: &[u8]) -> Result<Vec<u64>, String> {
     let payload = record::unframe(key, value)?;
     let (positions, rest) = payload.as_chunks::<8>();
     if !rest.is_empty() || positions.len() as u64 > VERSIONS_PER_CHUNK {
-        return Err("its length is wrong".to_owned());
+        return Err("the length is wrong".to_owned());
     }
     Ok(positions.iter().map(|position| u64::from_le_bytes(*position)).collect())
 }

@@ -8,10 +8,10 @@
 //! The mark must be durable before an append is acknowledged. Otherwise a truncation of the newest commit
 //! would be missed. Writing it after the database's sync would double the time of a commit. Writing it
 //! *beside* the database's sync, from a second thread, costs almost nothing. But a crash between the two
-//! leaves a mark ahead of the log, which looks like the loss of an acknowledged commit. So the mark carries
-//! not only the position but the commit itself: its blocks of records, as given to sled. The indices follow
-//! from them and from the log before. After any crash, the commit is complete in at least one of the two
-//! places, and opening writes it to sled again:
+//! leaves a mark ahead of the log, as the loss of an acknowledged commit does. So the mark carries the commit
+//! itself, too: its blocks of records, as given to sled. The indices follow from them and from the log
+//! before. After any crash, the commit is complete in at least one of the two places, and opening restores
+//! it:
 //!
 //! | durable at the crash | at open |
 //! |---|---|
@@ -26,10 +26,21 @@
 //!
 //! # Layout
 //! Two slots of [`SLOT_BYTES`], written alternately, so that a torn write leaves the other intact. The file
-//! never changes its size, so a sync is one write and one device flush. A slot: magic:8, format:u16,
-//! flags:u16, length of the commit:u32, identity of the log:u64, sequence:u64, base:u64, position:u64,
-//! crc32c:u32 over all of this and the commit, then the commit: key length:u16, value length:u32, key, value,
-//! repeated. Numbers are little-endian. Base is the position of the log before the commit.
+//! never changes its size, so a sync is one write and one device flush. A slot has these fields, with
+//! little-endian numbers:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 8 | magic |
+//! | 2 | format |
+//! | 2 | flags |
+//! | 4 | length of the commit |
+//! | 8 | identity of the log |
+//! | 8 | sequence |
+//! | 8 | base: the position of the log before the commit |
+//! | 8 | position |
+//! | 4 | crc32c over the fields above and the commit |
+//! | … | commit: repeated key length (u16), value length (u32), key and value |
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

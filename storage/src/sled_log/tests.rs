@@ -27,7 +27,7 @@ fn open(dir: &Path) -> Result<SledLog, LogError> {
     SledLog::open(dir, &options())
 }
 
-/// The files as a power failure would leave them now.
+/// Returns the files as a power failure would leave them now.
 fn crash_image(dir: &Path) -> TempDir {
     let image = tempfile::tempdir().unwrap();
     copy_files(dir, image.path());
@@ -400,7 +400,7 @@ fn cursors_become_durable_with_events_by_flush_by_close_and_by_time() {
     log.store_cursor("g", vec![3]).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while stored(dir.path()) != Some(vec![3]) {
-        assert!(Instant::now() < deadline, "the cursor was never written");
+        assert!(Instant::now() < deadline, "no cursor was written");
     }
     log.store_cursor("g", vec![4]).unwrap();
     log.close().unwrap();
@@ -548,7 +548,7 @@ proptest! {
 fn a_page_of_the_largest_values_stays_in_the_file_that_is_synced() {
     let dir = tempfile::tempdir().unwrap();
     let db = open::open_sled(dir.path(), &options()).unwrap();
-    // As many as sled puts into a page, repeated until sled has rewritten the page; then one more.
+    // Fills a page until sled has rewritten it; then writes one more value.
     for (change, part) in (0..).zip((0..16).chain([15; 12]).chain(16..40)) {
         db.insert(keys::event(1, part), vec![change; record::VALUE_BYTES_MAX]).unwrap();
     }

@@ -192,7 +192,7 @@ impl<'a> Check<'a> {
         let first = seen.version + 1;
         if !(first..=first + self.unreadable - seen.unreadable).contains(&view.version) {
             let what =
-                format!("it is version {} of {}, after {}", view.version, view.experiment, seen.version);
+                format!("version {} of {} follows version {}", view.version, view.experiment, seen.version);
             self.report.add(view.position, what);
         }
         let now = Seen { version: view.version, unreadable: self.unreadable };

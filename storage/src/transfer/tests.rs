@@ -58,7 +58,7 @@ fn add(log: &dyn EventLog, name: &str, text: &str, numbers: &[f64]) {
     }
 }
 
-/// A log of two experiments, interleaved.
+/// Returns a log of two experiments, interleaved.
 fn sample() -> MemoryLog {
     let log = MemoryLog::new();
     let text = "line\nbreak \"quote\" \u{1F600} \u{2028}";

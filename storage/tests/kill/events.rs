@@ -4,7 +4,7 @@ use dissent_domain::event::{EventId, NewEvent};
 use dissent_domain::id::ExperimentId;
 use dissent_storage::SledOptions;
 
-/// The `n`-th event, from 0.
+/// Returns the `n`-th event, from 0.
 pub(crate) fn event(n: u32) -> NewEvent {
     let root = EventId::of_experiment(&ExperimentId::new("kill").unwrap());
     // Some bodies have several parts, and some exceed the copy in the tail file.

@@ -5,7 +5,7 @@ use crate::random::Random;
 
 const EVENTS: u32 = 1500;
 
-/// A log whose records and indices were tampered with, below its own checks.
+/// Returns a log whose records and indices were tampered with, below its own checks.
 fn tampered(tamper: impl FnOnce(&sled::Tree)) -> (SledLog, TempDir) {
     let (log, dir) = fresh();
     add(&log, 0..10);
@@ -63,7 +63,7 @@ fn a_missing_record_is_found() {
     let (log, dir) = tampered(|tree| drop(tree.remove(keys::event(6, 0)).unwrap()));
     assert_eq!(only_finding(&log).0, Some(6));
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("event 6: part 0 of its record is missing"));
+    assert!(corrupt(open(dir.path())).contains("event 6: part 0 of the record is missing"));
 }
 
 /// Changes the payload of a framed value.
@@ -93,17 +93,17 @@ fn missing_surplus_and_wrong_entries_of_ids_are_found() {
     assert_eq!(findings.len(), 2, "{findings:?}");
     assert!(findings[0].position.is_some() && findings[1].what.contains("599 entries for 600 events"));
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("it has 511 entries for the events 1 to 512"));
+    assert!(corrupt(open(dir.path())).contains("511 entries for the events 1 to 512"));
 
     let (log, dir) = long_tampered(|tree| rewrite(tree, &IDS, |entries| entries.extend([0xff; 8])));
     assert!(log.verify().unwrap().is_sound(), "an entry beyond the events is harmless");
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("it has 513 entries for the events 1 to 512"));
+    assert!(corrupt(open(dir.path())).contains("513 entries for the events 1 to 512"));
 
     let (log, dir) = long_tampered(|tree| rewrite(tree, &IDS, |entries| entries[0] ^= 1));
     assert_eq!(log.verify().unwrap().findings.len(), 1);
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("it is missing from the id index"));
+    assert!(corrupt(open(dir.path())).contains("missing from the id index"));
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn missing_and_wrong_entries_of_streams_are_found() {
     let (log, dir) = tampered(|tree| rewrite(tree, &chunk, |positions| positions.truncate(10 * 8)));
     assert_eq!(log.verify().unwrap().findings[0].position, Some(11));
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("event 11: it is missing from the stream index"));
+    assert!(corrupt(open(dir.path())).contains("event 11: missing from the stream index"));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_flipped_byte_in_an_index_is_found() {
         let (log, dir) = long_tampered(|tree| flip(tree, &key, 20));
         assert!(!log.verify().unwrap().is_sound());
         drop(log);
-        assert!(corrupt(open(dir.path())).contains("its checksum does not match"));
+        assert!(corrupt(open(dir.path())).contains("the checksum does not match"));
     }
 }
 
@@ -185,7 +185,7 @@ fn survives(image: &Path, what: &str) -> bool {
             Err(LogError::Corrupt(_)) => return false,
             Err(error) => panic!("{what}: {error}"),
             Ok(events) => {
-                assert_eq!(events.len(), EVENTS as usize, "{what}: events are missing, and nothing was said");
+                assert_eq!(events.len(), EVENTS as usize, "{what}: events are missing without an error");
                 let report = log.verify().unwrap();
                 if !report.is_sound() {
                     return false;
@@ -199,7 +199,7 @@ fn survives(image: &Path, what: &str) -> bool {
     true
 }
 
-/// The files of a log of [`EVENTS`] events, after a crash or after closing.
+/// Returns the files of a log of [`EVENTS`] events, after a crash or after closing.
 fn image(closed: bool) -> TempDir {
     let (mut log, dir) = fresh();
     for n in (0..EVENTS).step_by(50) {
@@ -229,7 +229,7 @@ fn damaged_often(name: &str, closed: bool, damage: impl Fn(&mut Vec<u8>, &mut Ra
         std::fs::write(case.path().join("db"), &bytes).unwrap();
         whole_again += u32::from(survives(case.path(), &format!("{name}, seed 42, round {round}")));
     }
-    println!("{name}: {whole_again} of 12 did no harm");
+    println!("{name}: {whole_again} of 12 were harmless");
 }
 
 fn truncate(bytes: &mut Vec<u8>, random: &mut Random) {

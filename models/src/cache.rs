@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The cache folder: `$DISSENT_CACHE`, else `$XDG_CACHE_HOME/dissent`, else `~/.cache/dissent`.
+/// Returns the cache folder: `$DISSENT_CACHE`, else `$XDG_CACHE_HOME/dissent`, else `~/.cache/dissent`.
 ///
 /// `None` if neither these variables nor `HOME` are set. The folder need not exist. It holds
 /// `onnxruntime/VERSION/` (the runtime), `models/` (fetched models), `dequantised/` (weights of quantised
@@ -18,19 +18,19 @@ fn from_variables(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf>
         .or_else(|| Some(variable("HOME")?.join(".cache").join("dissent")))
 }
 
-/// The folder of fetched models.
+/// Returns the folder of fetched models.
 #[must_use]
 pub fn models_dir(cache: &Path) -> PathBuf {
     cache.join("models")
 }
 
-/// The folder of the dequantised weights of GGUF files.
+/// Returns the folder of the dequantised weights of GGUF files.
 #[must_use]
 pub fn dequantised_dir(cache: &Path) -> PathBuf {
     cache.join("dequantised")
 }
 
-/// The folder of the hashes of large files.
+/// Returns the folder of the hashes of large files.
 #[must_use]
 pub fn fingerprints_dir(cache: &Path) -> PathBuf {
     cache.join("fingerprints")

@@ -87,12 +87,12 @@ pub enum InvalidKind {
 }
 
 impl ModelError {
-    /// A [`ModelError::Invalid`] of this kind.
+    /// Returns a [`ModelError::Invalid`] of this kind.
     pub fn invalid(kind: InvalidKind, reason: impl Into<String>) -> Self {
         Self::Invalid { kind, reason: reason.into(), source: None }
     }
 
-    /// A [`ModelError::Invalid`] of this kind, caused by another error.
+    /// Returns a [`ModelError::Invalid`] of this kind, caused by another error.
     pub(crate) fn invalid_because(
         kind: InvalidKind,
         reason: impl Into<String>,
@@ -101,7 +101,7 @@ impl ModelError {
         Self::Invalid { kind, reason: reason.into(), source: Some(source.into()) }
     }
 
-    /// The kind of a [`ModelError::Invalid`]; `None` for other errors.
+    /// Returns the kind of a [`ModelError::Invalid`]; `None` for other errors.
     #[must_use]
     pub const fn invalid_kind(&self) -> Option<InvalidKind> {
         match self {
@@ -110,12 +110,12 @@ impl ModelError {
         }
     }
 
-    /// A [`ModelError::File`] at `path`.
+    /// Returns a [`ModelError::File`] at `path`.
     pub(crate) fn file(path: &Path, reason: impl std::fmt::Display) -> Self {
         Self::File { path: path.to_owned(), reason: reason.to_string() }
     }
 
-    /// A [`ModelError::Write`] at `path`.
+    /// Returns a [`ModelError::Write`] at `path`.
     pub(crate) fn write(path: &Path, reason: impl std::fmt::Display) -> Self {
         Self::Write { path: path.to_owned(), reason: reason.to_string() }
     }

@@ -76,8 +76,8 @@ impl OnnxRuntime {
         Ok(runtime)
     }
 
-    /// The execution providers that this library supports. Whether CUDA works is known only when a session is
-    /// opened with it.
+    /// Returns the execution providers that this library supports. Whether CUDA works is known only when a
+    /// session is opened with it.
     #[must_use]
     pub fn providers(&self) -> Vec<&'static str> {
         use ort::ep::{CUDA, ExecutionProvider as _};
@@ -128,7 +128,7 @@ fn find(explicit: Option<&Path>) -> Result<PathBuf, ModelError> {
     })
 }
 
-/// The searched folders, in order of preference.
+/// Returns the searched folders, in order of preference.
 fn search_folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     if let Some(cache) = cache_dir() {
@@ -159,7 +159,7 @@ fn version_numbers(name: &std::ffi::OsStr) -> Option<Vec<u32>> {
     Some(numbers.split('.').map_while(|part| part.parse().ok()).collect())
 }
 
-/// The ONNX Runtime libraries of a folder, each with the version in its name.
+/// Returns the ONNX Runtime libraries of a folder, each with the version in its name.
 fn libraries_in(folder: &Path) -> Vec<(Vec<u32>, PathBuf)> {
     let is_library = |name: &str| {
         name.starts_with("libonnxruntime.so")
@@ -195,7 +195,7 @@ fn check_version(path: &Path) -> Result<Option<String>, ModelError> {
     Ok(Some(version))
 }
 
-/// The version in an ELF library's symbol version, `VERS_1.32.0`.
+/// Returns the version in an ELF library's symbol version, `VERS_1.32.0`.
 fn version_tag(library: &[u8]) -> Option<String> {
     const TAG: &[u8] = b"VERS_1.";
     let start = library.windows(TAG.len()).position(|window| window == TAG)? + "VERS_".len();
@@ -273,7 +273,7 @@ struct CancelState {
 }
 
 impl CancelFlag {
-    /// A flag without a request.
+    /// Returns a flag without a request.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -137,7 +137,7 @@ fn collect(into: &mut Vec<u32>, weights: &[f32], keep: impl Fn(f32) -> bool) {
     into.extend((0_u32..).zip(weights).filter(|&(_, &weight)| keep(weight)).map(|(id, _)| id));
 }
 
-/// The first index at which the running sum exceeds the target.
+/// Returns the first index at which the running sum exceeds the target.
 fn index_at(weights: impl Iterator<Item = f32>, target: f64) -> Option<usize> {
     let mut sum = 0.0;
     weights.enumerate().find_map(|(index, weight)| {
@@ -230,7 +230,7 @@ mod tests {
         SamplingParams { samples: 1, temperature, top_p, top_k, max_new_tokens: 1 }
     }
 
-    /// The share of each token among `draws` draws.
+    /// Returns the share of each token among `draws` draws.
     fn frequencies(logits: &[f32], params: &SamplingParams, draws: u64) -> Vec<f64> {
         let mut sampler = Sampler::new(params);
         let mut counts = vec![0_u32; logits.len()];

@@ -89,7 +89,7 @@ impl PolicyScorer {
         Ok(scores)
     }
 
-    /// The logits after every token of a sequence, `[tokens, vocabulary]`, row-major.
+    /// Returns the logits after every token of a sequence, `[tokens, vocabulary]`, row-major.
     ///
     /// # Errors
     /// As [`PolicyScorer::score`].
@@ -196,7 +196,7 @@ impl RewardModel {
         self.session.check_sequence(sequence, &[])
     }
 
-    /// The reward of each sequence, in order: the raw output of the score head at its last token.
+    /// Returns the reward of each sequence, in order: the raw output of the score head at its last token.
     ///
     /// `progress` receives the number of sequences done.
     ///

@@ -33,7 +33,7 @@ pub(crate) enum Layout {
 }
 
 impl Layout {
-    /// The place of adapter weights in the graph.
+    /// Returns the place of adapter weights in the graph.
     ///
     /// Packed products give a row the same bits for any number of rows. Products with inputs do not: a single
     /// row takes another code path, and the split of sums depends on the number of threads.
@@ -79,7 +79,7 @@ pub(crate) struct KvCache {
 }
 
 impl KvCache {
-    /// The number of tokens that a row can hold.
+    /// Returns the number of tokens that a row can hold.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
@@ -235,12 +235,12 @@ impl DecoderSession {
         self.output_width
     }
 
-    /// The longest sequence that can be run, in tokens.
+    /// Returns the longest sequence that can be run, in tokens.
     pub(crate) fn positions_max(&self) -> usize {
         self.config.context_length.min(POSITIONS_MAX)
     }
 
-    /// An empty cache.
+    /// Returns an empty cache.
     pub(crate) fn cache(&self, rows: usize, capacity: usize) -> Result<KvCache, ModelError> {
         self.new_cache(rows, capacity).map_err(|error| {
             let mebibytes = (rows * capacity * cache_bytes_per_token(&self.config)) >> 20;
@@ -430,7 +430,7 @@ impl RunHandle {
     }
 }
 
-/// The adapter's weights as inputs.
+/// Returns the adapter's weights as inputs.
 fn adapter_inputs(
     adapter: &LoraAdapter,
     place: AdapterPlace,
@@ -485,8 +485,7 @@ fn with_cuda(builder: SessionBuilder) -> Result<SessionBuilder, String> {
     let cuda = CUDA::default();
     if !CUDA::is_available().unwrap_or(false) {
         return Err(
-            "this ONNX Runtime was built without CUDA: install onnxruntime-gpu and name its library, \
-                    or choose provider cpu"
+            "this ONNX Runtime has no CUDA: install onnxruntime-gpu and name its library, or use provider cpu"
                 .to_owned(),
         );
     }

@@ -120,8 +120,8 @@ impl PromptTemplate {
         !matches!(self, Self::Text(text) if !text.contains(COMPLETION))
     }
 
-    /// The text that a policy completes. Of a text template, the part before `{completion}`; of a chat,
-    /// everything up to and including the beginning of the assistant's turn.
+    /// Returns the text that a policy completes. Of a text template, the part before `{completion}`; of a
+    /// chat, everything up to and including the beginning of the assistant's turn.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if the model has no chat template but one is needed, or if it fails.
@@ -133,8 +133,8 @@ impl PromptTemplate {
         }
     }
 
-    /// The text of a prompt and its completion, as a reward model sees it. A chat ends with the end of the
-    /// assistant's turn as the template writes it.
+    /// Returns the text of a prompt and its completion, as a reward model sees it. A chat ends with the end
+    /// of the assistant's turn as the template writes it.
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`].

@@ -18,7 +18,7 @@ use support::{adapter, golden, options, runtime, tiny};
 
 const ADAPTERS: [&str; 4] = ["llama-lora", "neox-lora", "llama-reward", "neox-reward"];
 
-/// All parts of an adapter except its fingerprint.
+/// Returns all parts of an adapter except its fingerprint.
 fn numbers(adapter: &LoraAdapter) -> impl PartialEq + std::fmt::Debug {
     let LoraAdapter { r, alpha, scaling, layers, score, task, base_model, fingerprint: _ } = adapter.clone();
     (r, alpha, scaling, layers, score, task, base_model)

@@ -47,7 +47,7 @@ fn tensors() -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
-/// A safetensors file. The elements of each tensor count up from 0.
+/// Returns a safetensors file. The elements of each tensor count up from 0.
 fn file(tensors: &[(String, Vec<usize>)]) -> Vec<u8> {
     let data: Vec<Vec<u8>> = tensors
         .iter()
@@ -64,7 +64,7 @@ fn file(tensors: &[(String, Vec<usize>)]) -> Vec<u8> {
 struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// A folder without weights.
+    /// Returns a folder without weights.
     fn new() -> Self {
         let folder = Self(tempfile::tempdir().expect("folder"));
         folder.put("config.json", config().to_string());

@@ -110,7 +110,8 @@ fn completions_of_smollm2_do_not_depend_on_the_batch() {
     check_batches(&checkpoint, None, 4, &[(3, 4), (16, 4)]);
 }
 
-/// An adapter of rank 40 on every attention projection: wide enough for threads to share its products.
+/// Returns an adapter of rank 40 on every attention projection: wide enough for threads to share its
+/// products.
 fn wide_adapter(checkpoint: &Checkpoint) -> LoraAdapter {
     let config = &checkpoint.config;
     let (rank, kv_width) = (40, config.kv_heads * config.head_dim);

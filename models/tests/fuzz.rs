@@ -1,6 +1,6 @@
 //! Fuzzes untrusted bytes: checkpoints, adapters, GGUF files, chat templates, training checkpoints. The bytes
 //! are arbitrary or mutated. `PROPTEST_CASES` sets the number of cases.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../domain/tests/mutation/mod.rs"]
 mod mutation;
@@ -29,7 +29,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// A copy of a folder with one file changed.
+/// Returns a copy of a folder with one file changed.
 fn folder(name: &str, change: Option<(&str, &[u8])>) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(golden(name)).unwrap() {
@@ -45,7 +45,7 @@ fn folder(name: &str, change: Option<(&str, &[u8])>) -> TempDir {
 fn in_time<T>(read: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let outcome = read();
-    assert!(began.elapsed() < TIME_MAX, "it took {:?}", began.elapsed());
+    assert!(began.elapsed() < TIME_MAX, "the read took {:?}", began.elapsed());
     outcome
 }
 
@@ -97,7 +97,7 @@ fn tuning() -> TuningCheckpoint {
     TuningCheckpoint { plan, iteration: 3, steps: 24, kl_coefficient: 0.05, state }
 }
 
-/// A GGUF file with an architecture, a vocabulary and one tensor.
+/// Returns a GGUF file with an architecture, a vocabulary and one tensor.
 fn gguf() -> Vec<u8> {
     let mut out = b"GGUF".to_vec();
     let text = |out: &mut Vec<u8>, text: &str| {
@@ -169,7 +169,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_are_an_error_and_stay_bounded(
+    fn opening_a_model_with_a_file_of_arbitrary_bytes_never_panics_and_stays_bounded(
         file in prop::sample::select(MODEL_FILES.to_vec()), bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let folder = folder("llama", Some((file, &bytes)));
@@ -199,7 +199,7 @@ proptest! {
         open(&path, bytes.len());
     }
 
-    /// The checksum matches, as an attacker would make it.
+    /// The checksum matches, as in a file by an attacker.
     #[test]
     fn reading_a_mutated_training_checkpoint_never_panics_and_stays_bounded(mutations in mutations()) {
         const BODY: usize = 32;
@@ -224,7 +224,7 @@ proptest! {
 
     /// Templates are programs. They must neither run forever nor exhaust memory.
     #[test]
-    fn arbitrary_chat_templates_terminate(
+    fn arbitrary_chat_templates_terminate_in_bounded_memory(
         template in "(\\{% for m in messages %\\}|\\{% for i in range\\(99999999\\) %\\}|\\{% endfor %\\}|\\{\\{ m.content \\}\\}|\
             \\{\\{ 'x' \\* 999999999 \\}\\}|\\{% if loop.first %\\}|\\{% endif %\\}|\\{% set x = x ~ x ~ 'y' %\\}|\\{\\{ x \\}\\}|\
             \\{% macro f\\(\\) %\\}\\{\\{ f\\(\\) \\}\\}\\{% endmacro %\\}\\{\\{ f\\(\\) \\}\\}|\\{\\{ messages\\|tojson \\}\\}|[a-z{}% ]){0,8}",

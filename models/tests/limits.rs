@@ -115,7 +115,7 @@ fn cancelled_scoring_returns_cancelled() {
     assert!(matches!(scorer.score(&[item.clone(), item], &cancel, &mut stop), Err(ModelError::Cancelled)));
 }
 
-/// A copy of a tiny model with one infinite element in a tensor.
+/// Returns a copy of a tiny model with one infinite element in a tensor.
 fn damaged(name: &str, tensor: &str, dir: &Path) -> PathBuf {
     let place = tiny(name).weights.get(tensor).expect("the tensor").clone();
     for entry in golden(name).read_dir().expect("the model").flatten() {

@@ -165,7 +165,8 @@ fn smollm2_greedy_tokens_agree_on_20_prompts() {
     check_greedy(&checkpoint, &prompts, &expected);
 }
 
-/// The pairs of completions and reference scores of the scoring fixture, as (prompt, completion, scores).
+/// Returns the pairs of completions and reference scores of the scoring fixture, as (prompt, completion,
+/// scores).
 fn score_fixture() -> Vec<(String, String, Value)> {
     let lines = |name: &str| -> Vec<Value> {
         let text = std::fs::read_to_string(golden(name)).expect("the fixture");

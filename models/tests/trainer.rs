@@ -14,7 +14,8 @@ use dissent_models::training::{
 use dissent_models::{InvalidKind, ModelError};
 use support::{open, options, runtime, tiny};
 
-/// A completion after a prompt, of varying lengths. Good completions consist of token 7, others of token 8.
+/// Returns a completion after a prompt, of varying lengths. Good completions consist of token 7, others of
+/// token 8.
 fn sequence(number: u32, is_good: bool) -> TrainingSequence {
     let (prompt, length) = (2 + number % 5, 1 + (number * 3 + u32::from(is_good)) % 6);
     let mut ids: Vec<u32> = (0..prompt).map(|place| 10 + (number * 31 + place * 17) % 150).collect();
@@ -71,7 +72,7 @@ fn data(objective: Objective, count: u32) -> TrainingData {
     }
 }
 
-/// A training of a tiny model, or `None` where there is no runtime.
+/// Returns a training of a tiny model, or `None` where there is no runtime.
 fn trainer(
     base: &str,
     objective: Objective,
@@ -131,7 +132,7 @@ fn every_objective_reduces_its_loss() {
     }
 }
 
-/// The metrics without their time.
+/// Returns the metrics without their time.
 fn timeless(metrics: &[StepMetrics]) -> Vec<StepMetrics> {
     metrics.iter().map(|metrics| StepMetrics { tokens_per_second: 0.0, ..metrics.clone() }).collect()
 }

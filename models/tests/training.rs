@@ -98,7 +98,7 @@ impl Figures {
         self.input(name)[0]
     }
 
-    /// A vector in the order of the layout.
+    /// Returns a vector in the order of the layout.
     fn vector(&self, kind: &str, layout: &ParameterLayout) -> Vec<f32> {
         let of = |parameter: &Parameter| self.get(&format!("{kind}.{}", parameter.name)).to_vec();
         layout.parameters().iter().flat_map(of).collect()

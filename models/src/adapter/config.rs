@@ -57,14 +57,14 @@ const MUST_BE_OFF: [&str; 12] = [
 impl AdapterConfig {
     pub(super) fn check(&self) -> Result<(), String> {
         if self.peft_type != "LORA" {
-            return Err(format!("adapters of type {} are not supported: only LORA is", self.peft_type));
+            return Err(format!("adapter type {} is not supported: use LORA", self.peft_type));
         }
         if let Some(task) = self.task_type.as_deref().filter(|task| !matches!(*task, "CAUSAL_LM" | "SEQ_CLS"))
         {
-            return Err(format!("task_type {task} is not supported: CAUSAL_LM and SEQ_CLS are"));
+            return Err(format!("task_type {task} is not supported: use CAUSAL_LM or SEQ_CLS"));
         }
         if let Some(bias) = self.bias.as_deref().filter(|bias| *bias != "none") {
-            return Err(format!("bias {bias:?} is not supported: only \"none\" is"));
+            return Err(format!("bias {bias:?} is not supported: use \"none\""));
         }
         for key in MUST_BE_OFF {
             if self.others.get(key).is_some_and(is_on) {
@@ -73,10 +73,10 @@ impl AdapterConfig {
         }
         self.check_whole_modules()?;
         if !(1..=RANK_MAX).contains(&self.r) {
-            return Err(format!("r is {}, not between 1 and {RANK_MAX}", self.r));
+            return Err(format!("r {} is out of range: use 1 to {RANK_MAX}", self.r));
         }
         if !self.lora_alpha.is_finite() {
-            return Err("lora_alpha is not finite".to_owned());
+            return Err("lora_alpha is not finite: use a number".to_owned());
         }
         Ok(())
     }
@@ -88,9 +88,7 @@ impl AdapterConfig {
             return Ok(());
         };
         match modules.iter().find(|module| !matches!(module.as_str(), Some("score" | "classifier"))) {
-            Some(module) => {
-                Err(format!("modules_to_save names {module}: only the score head can be replaced whole"))
-            }
+            Some(module) => Err(format!("modules_to_save names {module}: use the score head only")),
             None => Ok(()),
         }
     }
@@ -153,7 +151,7 @@ fn narrow(alpha: f64) -> f32 {
     alpha as f32
 }
 
-/// The value of the first pattern that matches the end of a target's full name.
+/// Returns the value of the first pattern that matches the end of a target's full name.
 ///
 /// PEFT treats patterns as regular expressions that must match the end of the name, from a dot on. Plain
 /// names mean the same here; other patterns are refused.

@@ -113,21 +113,24 @@ impl LoraAdapter {
         for (target, pair) in &self.layers {
             let LoraTarget { layer, module } = target;
             if *layer >= config.layers {
-                return misfit(format!("it changes layer {layer} of a model with {} layers", config.layers));
+                return misfit(format!(
+                    "layer {layer} does not exist in a model of {} layers",
+                    config.layers
+                ));
             }
             let Some(projection) = known.get(module.as_str()) else {
                 return misfit(format!("layer {layer} has no projection {module}"));
             };
             if (pair.outputs, pair.inputs) != (projection.outputs, projection.inputs) {
                 return misfit(format!(
-                    "it changes layers.{layer}.{module} as [{}, {}] where the model has [{}, {}]",
+                    "layers.{layer}.{module} has shape [{}, {}], the model has [{}, {}]",
                     pair.outputs, pair.inputs, projection.outputs, projection.inputs
                 ));
             }
         }
         match &self.score {
             Some(score) if score.hidden != config.hidden_size => misfit(format!(
-                "its score head has width {}, but the model has width {}",
+                "the score head has width {}, the model has width {}",
                 score.hidden, config.hidden_size
             )),
             _ => Ok(()),

@@ -68,7 +68,7 @@ impl LoraAdapter {
     }
 }
 
-/// The fingerprint of an adapter that consists of these files.
+/// Returns the fingerprint of an adapter that consists of these files.
 pub(super) fn fingerprint(config: &[u8], weights: &[u8]) -> String {
     let mut fingerprint = Fingerprint::new();
     fingerprint.add_bytes(CONFIG, config);
@@ -93,7 +93,7 @@ pub(super) fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tenso
             }
             None => {
                 return Err(format!(
-                    "tensor {name} is neither half of a LoRA pair of a layer's projection nor a score head: it is not supported"
+                    "tensor {name} is neither half of a LoRA pair of a layer's projection nor a score head, and not supported"
                 ));
             }
         }
@@ -108,7 +108,7 @@ pub(super) fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tenso
         layers.insert(target, pair);
     }
     if layers.is_empty() {
-        return Err("it holds no LoRA pair".to_owned());
+        return Err("the file has no LoRA pair".to_owned());
     }
     Ok((layers, score))
 }
@@ -136,7 +136,7 @@ enum Place {
     Score,
 }
 
-/// The target of a tensor of the file, by its name.
+/// Returns the target of a tensor of the file, by its name.
 fn place(name: &str) -> Option<Place> {
     let name = name.strip_prefix(WRAPPER)?;
     // Older versions of PEFT include the wrapper's name in the name of a head that is saved whole.

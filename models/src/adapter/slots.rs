@@ -59,8 +59,8 @@ impl LoraSlots {
         }
     }
 
-    /// The adapter's weights in the shape of the slots. Projections that the adapter does not change are
-    /// zero; without an adapter all are.
+    /// Returns the adapter's weights in the shape of the slots. Projections that the adapter does not change
+    /// are zero; without an adapter all are.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if the adapter changes other projections or has a higher rank.
@@ -72,11 +72,11 @@ impl LoraSlots {
         for (target, pair) in adapter.iter().flat_map(|adapter| &adapter.layers) {
             let LoraTarget { layer, module } = target;
             let misfit = match self.sizes.get(target) {
-                None => "the session has no slot for it",
+                None => "the session has no slot for this projection",
                 Some(&(outputs, inputs)) if (outputs, inputs) != (pair.outputs, pair.inputs) => {
                     "its sizes differ"
                 }
-                Some(_) if pair.rank > self.rank => "the adapter's rank is too high",
+                Some(_) if pair.rank > self.rank => "the rank of the adapter exceeds that of the slot",
                 Some(_) => continue,
             };
             return Err(ModelError::invalid(
@@ -101,7 +101,7 @@ impl LoraSlots {
     }
 }
 
-/// A pair, padded with zeros to a higher rank.
+/// Returns a pair, padded with zeros to a higher rank.
 fn padded(pair: Option<&LoraPair>, outputs: usize, inputs: usize, rank: usize) -> LoraPair {
     let (mut a, mut b) = (vec![0.0; rank * inputs], vec![0.0; outputs * rank]);
     if let Some(pair) = pair {

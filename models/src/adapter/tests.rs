@@ -87,7 +87,7 @@ fn with(key: &str, value: Value) -> Value {
 }
 
 fn refusal(settings: &Value, weights: &[u8]) -> String {
-    Folder::new(settings, weights).open().expect_err("it must be refused").to_string()
+    Folder::new(settings, weights).open().expect_err("the value must be refused").to_string()
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl ValueHead {
         let weight = || -> Result<Vec<f32>, String> {
             let file = SafeTensors::deserialize(&bytes)
                 .map_err(|error| format!("not a safetensors file: {error}"))?;
-            let view = file.tensor(WEIGHT).map_err(|_| format!("it has no tensor {WEIGHT}"))?;
+            let view = file.tensor(WEIGHT).map_err(|_| format!("tensor {WEIGHT} is missing"))?;
             let matrix = matrix(&view).map_err(|reason| format!("tensor {WEIGHT} {reason}"))?;
             if matrix.rows == 1 {
                 Ok(matrix.values)

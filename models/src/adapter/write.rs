@@ -66,7 +66,7 @@ impl LoraAdapter {
         Ok(fingerprint(&config, &weights))
     }
 
-    /// The files that [`LoraAdapter::save`] writes, as one artifact (MessagePack).
+    /// Returns the files that [`LoraAdapter::save`] writes, as one artifact (MessagePack).
     ///
     /// # Errors
     /// As [`LoraAdapter::new`].
@@ -75,8 +75,8 @@ impl LoraAdapter {
         pack(&config, &weights)
     }
 
-    /// The files of a PEFT folder, unchanged, as one artifact. The artifact has the folder's fingerprint,
-    /// also for folders written by other programs.
+    /// Returns the files of a PEFT folder, unchanged, as one artifact. The artifact has the folder's
+    /// fingerprint, also for folders written by other programs.
     ///
     /// # Errors
     /// As [`LoraAdapter::open`].
@@ -106,7 +106,7 @@ impl LoraAdapter {
         write_files(dir, config, weights)
     }
 
-    /// The bytes of the configuration and of the weights.
+    /// Returns the bytes of the configuration and of the weights.
     fn files(&self) -> Result<(Vec<u8>, Vec<u8>), ModelError> {
         self.check_numbers().map_err(|reason| {
             ModelError::invalid(InvalidKind::Adapter, format!("invalid LoRA adapter: {reason}"))
@@ -123,7 +123,7 @@ impl LoraAdapter {
     /// The problem, as text for a person.
     pub fn check_numbers(&self) -> Result<(), String> {
         if self.layers.is_empty() {
-            return Err("it has no LoRA pair".to_owned());
+            return Err("the adapter has no LoRA pair".to_owned());
         }
         if self.task == AdapterTask::SeqCls && self.score.is_none() {
             return Err("the sequence classifier has no score head".to_owned());
@@ -219,8 +219,8 @@ impl LoraAdapter {
         (ranks, alphas)
     }
 
-    /// The changed modules: short names such as `q_proj` if the first layers all change the same modules,
-    /// else full names.
+    /// Returns the changed modules: short names such as `q_proj` if the first layers all change the same
+    /// modules, else full names.
     fn target_modules(&self) -> BTreeSet<String> {
         let mut by_layer: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
         for LoraTarget { layer, module } in self.layers.keys() {
@@ -256,7 +256,7 @@ impl LoraAdapter {
     }
 }
 
-/// A safetensors file of 32-bit floats, with the metadata that PyTorch's libraries write.
+/// Returns a safetensors file of 32-bit floats, with the metadata that PyTorch's libraries write.
 pub(super) fn serialise(tensors: &[(String, [usize; 2], &[f32])]) -> Result<Vec<u8>, ModelError> {
     let data: Vec<Vec<u8>> = tensors
         .iter()
@@ -300,7 +300,7 @@ fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> ModelErr
     ModelError::invalid_because(InvalidKind::Serialisation, "the adapter cannot be written", error)
 }
 
-/// The prefix of `layers.` in the names of the architecture that has this projection.
+/// Returns the prefix of `layers.` in the names of the architecture that has this projection.
 fn prefix(module: &str) -> Option<&'static str> {
     match module {
         "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" | "self_attn.o_proj"
@@ -317,7 +317,7 @@ fn scaling(alpha: f32, rank: usize, root: bool) -> f32 {
     if root { alpha / (rank as f32).sqrt() } else { alpha / rank as f32 }
 }
 
-/// A number in its shortest form: 8 instead of 8.0, and 0.1 instead of 0.10000000149011612.
+/// Returns a number in its shortest form: 8 instead of 8.0, and 0.1 instead of 0.10000000149011612.
 fn plain_number(number: f32) -> Value {
     let text = number.to_string();
     text.parse::<i64>()

@@ -13,20 +13,20 @@ pub(crate) trait Forward {
 
     fn graph(&mut self) -> &mut Graph;
 
-    /// The dimensions of the token ids. They precede the width in every hidden state.
+    /// Returns the dimensions of the token ids. They precede the width in every hidden state.
     fn token_shape(&self) -> Shape;
 
-    /// A tensor of the model, by its name in the checkpoint.
+    /// Returns a tensor of the model, by its name in the checkpoint.
     fn weight(&mut self, name: &str) -> Result<Value, ModelError>;
 
-    /// The embeddings of the tokens.
+    /// Returns the embeddings of the tokens.
     fn embedding(&mut self, table: &str) -> Result<Value, ModelError>;
 
     /// A and B of the low-rank change of a projection, `[rank, in]` and `[out, rank]`, with B already scaled;
     /// `None` if it has none.
     fn low_rank(&mut self, target: LoraTarget) -> Result<Option<(Value, Value)>, ModelError>;
 
-    /// The linear layer `{block}.{module}` of a layer, with its low-rank change if it has one.
+    /// Returns the linear layer `{block}.{module}` of a layer, with its low-rank change if it has one.
     fn linear(
         &mut self,
         layer: usize,
@@ -61,7 +61,7 @@ pub(crate) trait Forward {
     /// x + y, and the root-mean-square norm of the sum: `(norm, sum)`.
     fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value) -> Result<(Value, Value), ModelError>;
 
-    /// The rows for which the head is computed, `[selected, width]`.
+    /// Returns the rows for which the head is computed, `[selected, width]`.
     ///
     /// The last layer selects them right after attention. Its other products are then computed for these rows
     /// only, which saves 3 % of the work of a model with 30 layers.
@@ -70,7 +70,7 @@ pub(crate) trait Forward {
     /// Marks the beginning of a layer.
     fn begin_layer(&mut self, _layer: usize) {}
 
-    /// The activation function of the MLP.
+    /// Returns the activation function of the MLP.
     fn activation(&mut self, x: Value) -> Value {
         match self.config().activation {
             Activation::Silu => self.graph().silu(x),

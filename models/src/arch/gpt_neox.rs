@@ -10,7 +10,7 @@ use crate::onnx::{Dim, Value};
 
 use super::forward::Forward;
 
-/// The final norm's output at the selected positions, `[selected, hidden]`.
+/// Returns the final norm's output at the selected positions, `[selected, hidden]`.
 pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {
     let layers = forward.config().layers;
     let mut residual = forward.embedding("gpt_neox.embed_in.weight")?;
@@ -41,7 +41,7 @@ fn layer_norm(forward: &mut impl Forward, name: &str, x: Value) -> Result<Value,
     Ok(forward.graph().layer_norm(x, weight, bias, epsilon))
 }
 
-/// The output of causal self-attention, before its output projection.
+/// Returns the output of causal self-attention, before its output projection.
 fn causal_self_attention(
     forward: &mut impl Forward,
     layer: usize,

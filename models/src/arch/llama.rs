@@ -9,7 +9,7 @@ use crate::onnx::Value;
 
 use super::forward::Forward;
 
-/// The final norm's output at the selected positions, `[selected, hidden]`.
+/// Returns the final norm's output at the selected positions, `[selected, hidden]`.
 pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {
     let epsilon = forward.config().norm_eps;
     let layers = forward.config().layers;
@@ -46,7 +46,7 @@ pub(super) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
     Ok(normed)
 }
 
-/// The output of causal self-attention, before its output projection.
+/// Returns the output of causal self-attention, before its output projection.
 fn causal_self_attention(
     forward: &mut impl Forward,
     layer: usize,

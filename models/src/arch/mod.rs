@@ -43,7 +43,7 @@ pub mod names {
         [format!("past.{layer}.key"), format!("past.{layer}.value")]
     }
 
-    /// The cache after the run, in the shape of [`past`].
+    /// Returns the cache after the run, in the shape of [`past`].
     #[must_use]
     pub fn present(layer: usize) -> [String; 2] {
         [format!("present.{layer}.key"), format!("present.{layer}.value")]
@@ -123,7 +123,7 @@ pub fn decoder_graph(
     Ok(DecoderGraph { graph: decoder.graph, needs_positions, output_width })
 }
 
-/// The final norm's output at the selected positions, `[selected, hidden]`.
+/// Returns the final norm's output at the selected positions, `[selected, hidden]`.
 pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {
     match forward.config().architecture {
         Architecture::Llama => llama::hidden_states(forward),
@@ -131,7 +131,7 @@ pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
     }
 }
 
-/// The name of the tensor of the vocabulary head.
+/// Returns the name of the tensor of the vocabulary head.
 pub(crate) fn vocabulary_head(config: &ModelConfig, weights: &Weights) -> &'static str {
     let (table, head) = match config.architecture {
         Architecture::Llama => ("model.embed_tokens.weight", "lm_head.weight"),
@@ -307,7 +307,7 @@ impl Forward for Decoder<'_> {
     }
 }
 
-/// The cosines and sines of all positions, `[positions, rotary_dims / 2]`, computed in 64 bits.
+/// Returns the cosines and sines of all positions, `[positions, rotary_dims / 2]`, computed in 64 bits.
 pub(crate) fn rotary_tables(graph: &mut Graph, config: &ModelConfig) -> (Value, Value) {
     let frequencies = config.rope.inverse_frequencies();
     let positions = config.context_length.min(POSITIONS_MAX);

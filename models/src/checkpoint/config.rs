@@ -87,7 +87,7 @@ impl ModelConfig {
             ("context length", self.context_length, CONTEXT_MAX),
         ] {
             if value == 0 || value > most {
-                return Err(format!("the {name} is {value}, not between 1 and {most}"));
+                return Err(format!("the {name} {value} is out of range: 1 to {most} are supported"));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -100,7 +100,7 @@ impl ModelConfig {
             return Err(format!("{} heads do not divide a hidden size of {}", self.heads, self.hidden_size));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
-            return Err(format!("the epsilon of the norms is {}, not positive", self.norm_eps));
+            return Err(format!("the epsilon {} of the norms is not positive", self.norm_eps));
         }
         self.rope.validate(self.head_dim)?;
         if self.architecture == Architecture::Llama && self.rope.rotary_dims != self.head_dim {
@@ -151,7 +151,7 @@ pub enum RopeScaling {
 impl Rope {
     fn validate(&self, head_dim: usize) -> Result<(), String> {
         if !(self.theta.is_finite() && self.theta > 0.0) {
-            return Err(format!("the rotary base is {}, not positive", self.theta));
+            return Err(format!("the rotary base {} is not positive", self.theta));
         }
         if self.rotary_dims == 0 || !self.rotary_dims.is_multiple_of(2) || self.rotary_dims > head_dim {
             return Err(format!(
@@ -162,7 +162,8 @@ impl Rope {
         Ok(())
     }
 
-    /// The angular frequencies after scaling, in radians per token: `rotary_dims / 2` of them, falling.
+    /// Returns the angular frequencies after scaling, in radians per token: `rotary_dims / 2` of them,
+    /// falling.
     ///
     /// Frequency i is theta^(−2i / rotary_dims), as in RoFormer (arXiv 2104.09864, section 3.2.2). The
     /// scaling is the one of Hugging Face transformers.

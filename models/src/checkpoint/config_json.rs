@@ -149,7 +149,7 @@ impl RawConfig {
             (kind, class) => Err(ModelError::file(
                 path,
                 format!(
-                    "model_type {:?} is not supported: llama and gpt_neox are",
+                    "model_type {:?} is not supported: use llama or gpt_neox",
                     kind.or(class).unwrap_or("(missing)")
                 ),
             )),
@@ -208,7 +208,7 @@ impl RawConfig {
             })),
             other => Err(ModelError::file(
                 path,
-                format!("rope scaling {other:?} is not supported: default, linear and llama3 are"),
+                format!("rope scaling {other:?} is not supported: use default, linear or llama3"),
             )),
         }
     }
@@ -251,7 +251,7 @@ mod tests {
     }
 
     fn refusal(base: &str, rest: &str) -> String {
-        config(base, rest).expect_err("it must be refused").to_string()
+        config(base, rest).expect_err("the value must be refused").to_string()
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Fingerprint {
         self.add(role, blake3::hash(bytes).to_hex().as_str());
     }
 
-    /// The fingerprint in hex.
+    /// Returns the fingerprint in hex.
     pub(crate) fn finish(&self) -> String {
         self.hasher.finalize().to_hex().to_string()
     }
@@ -49,7 +49,7 @@ struct CachedHash {
     blake3: String,
 }
 
-/// The BLAKE3 hash of a file, in hex.
+/// Returns the BLAKE3 hash of a file, in hex.
 ///
 /// The hash is cached by real path, size, modification time and inode, because hashing gigabytes at every
 /// start takes seconds. A cache that cannot be read or written costs time, not correctness.

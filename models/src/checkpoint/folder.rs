@@ -76,7 +76,8 @@ fn open_tokenizer(
     TokenizerFiles { folder, tokenizer, config: config_file, chat_template }.open(config)
 }
 
-/// The files that hold the weights. For a sharded model, each with the tensors that the index lists for it.
+/// Returns the files that hold the weights. For a sharded model, each with the tensors that the index lists
+/// for it.
 fn shards(folder: &Path) -> Result<BTreeMap<PathBuf, Option<BTreeSet<String>>>, ModelError> {
     #[derive(Deserialize)]
     struct Index {
@@ -93,7 +94,7 @@ fn shards(folder: &Path) -> Result<BTreeMap<PathBuf, Option<BTreeSet<String>>>, 
         } else {
             ""
         };
-        return Err(ModelError::file(folder, format!("it has neither {SINGLE} nor {INDEX}{hint}")));
+        return Err(ModelError::file(folder, format!("neither {SINGLE} nor {INDEX} exists{hint}")));
     };
     let index: Index = parse_json(&path, &bytes)?;
     let mut shards: BTreeMap<PathBuf, Option<BTreeSet<String>>> = BTreeMap::new();
@@ -102,13 +103,13 @@ fn shards(folder: &Path) -> Result<BTreeMap<PathBuf, Option<BTreeSet<String>>>, 
         if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
             return Err(ModelError::file(
                 &path,
-                format!("tensor {tensor} lies in {}, which is not a file of this folder", file.display()),
+                format!("tensor {tensor} is in {}, which is not a file of this folder", file.display()),
             ));
         }
         shards.entry(file).or_default().get_or_insert_default().insert(tensor);
     }
     if shards.is_empty() {
-        return Err(ModelError::file(&path, "its weight_map is empty"));
+        return Err(ModelError::file(&path, "the weight_map is empty"));
     }
     Ok(shards)
 }
@@ -142,7 +143,7 @@ fn add_shard(
     }
 }
 
-/// The full name of a tensor. A model that was saved without its head lacks the prefix.
+/// Returns the full name of a tensor. A model that was saved without its head lacks the prefix.
 fn full_name(architecture: Architecture, name: &str) -> String {
     let prefix = layout::prefix(architecture);
     let whole = name.starts_with(prefix) || name == layout::head(architecture) || name == layout::SCORE_HEAD;

@@ -43,17 +43,17 @@ fn names(architecture: Architecture) -> &'static Names {
     }
 }
 
-/// The prefix of the tensors of a headless model in a model with a head: `model.` or `gpt_neox.`.
+/// Returns the prefix of the tensors of a headless model in a model with a head: `model.` or `gpt_neox.`.
 pub(crate) fn prefix(architecture: Architecture) -> &'static str {
     names(architecture).prefix
 }
 
-/// The name of the output head's weight, for a model with untied embeddings.
+/// Returns the name of the output head's weight, for a model with untied embeddings.
 pub(crate) fn head(architecture: Architecture) -> &'static str {
     names(architecture).head
 }
 
-/// The layer of a tensor, if it belongs to one.
+/// Returns the layer of a tensor, if it belongs to one.
 pub(crate) fn layer_of(architecture: Architecture, name: &str) -> Option<usize> {
     let rest = name.strip_prefix(prefix(architecture))?.strip_prefix("layers.")?;
     rest.split_once('.')?.0.parse().ok()
@@ -70,7 +70,7 @@ pub(crate) struct Projection {
     pub bias: bool,
 }
 
-/// The linear projections of a layer, by their names within the layer.
+/// Returns the linear projections of a layer, by their names within the layer.
 pub(crate) fn projections(config: &ModelConfig) -> Vec<(&'static str, Projection)> {
     let hidden = config.hidden_size;
     let inner = config.intermediate_size;
@@ -97,8 +97,8 @@ pub(crate) fn projections(config: &ModelConfig) -> Vec<(&'static str, Projection
     }
 }
 
-/// All tensors of the model with their shapes, without the heads: the required head depends on the use of the
-/// model.
+/// Returns all tensors of the model with their shapes, without the heads: the required head depends on the
+/// use of the model.
 pub(crate) fn required(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
     let names = names(config.architecture);
     let hidden = config.hidden_size;

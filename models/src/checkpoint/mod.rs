@@ -68,7 +68,7 @@ impl Checkpoint {
         Self::from_parts(parts, path, options.layers)
     }
 
-    /// The checkpoint that was read from `source`, cut to its first layers and checked.
+    /// Returns the checkpoint that was read from `source`, cut to its first layers and checked.
     fn from_parts(mut parts: Parts, source: &Path, layers: Option<u32>) -> Result<Self, ModelError> {
         if let Some(layers) = layers {
             parts.keep_layers(layers)?;

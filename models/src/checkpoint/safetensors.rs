@@ -17,8 +17,8 @@ const LENGTH_BYTES: usize = 8;
 /// The alignment of the data in written files, in bytes, for memory maps.
 const DATA_ALIGNMENT: usize = 64;
 
-/// The header of a file with these tensors, marked as written by PyTorch. The tensors' elements follow in the
-/// same order.
+/// Returns the header of a file with these tensors, marked as written by PyTorch. The tensors' elements
+/// follow in the same order.
 pub(super) fn header(
     tensors: impl IntoIterator<Item = (String, StoredDtype, Vec<usize>)>,
 ) -> std::io::Result<Vec<u8>> {
@@ -51,7 +51,7 @@ pub(super) enum Located {
     Unusable(String),
 }
 
-/// The tensors of a file, in the order of their offsets.
+/// Returns the tensors of a file, in the order of their offsets.
 ///
 /// The header is checked against the length of the file. The tensors must follow one another without gap or
 /// overlap up to the end, with the length that shape and type require.
@@ -67,17 +67,17 @@ pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> 
     let room = file_bytes.saturating_sub(LENGTH_BYTES as u64);
     if header_bytes > room.min(HEADER_BYTES_MAX) {
         return Err(wrong(&format!(
-            "not a safetensors file, or truncated: it claims a header of {header_bytes} bytes but has {room} left"
+            "not a safetensors file, or truncated: the header claims {header_bytes} bytes, {room} are left"
         )));
     }
     let mut header = Vec::new();
     file.take(header_bytes).read_to_end(&mut header).map_err(|error| wrong(&error))?;
     let metadata: Metadata = serde_json::from_slice(&header)
-        .map_err(|error| wrong(&format!("its safetensors header is not valid: {error}")))?;
+        .map_err(|error| wrong(&format!("invalid safetensors header: {error}")))?;
     let data_bytes = metadata.data_len() as u64;
     if data_bytes != room - header_bytes {
         return Err(wrong(&format!(
-            "its tensors take {data_bytes} bytes but the file has {}: it is truncated or damaged",
+            "truncated or damaged: the tensors take {data_bytes} bytes, the file has {}",
             room - header_bytes
         )));
     }

@@ -36,11 +36,12 @@ pub(super) fn locate(path: &Path) -> Result<Source, ModelError> {
         (1, Some(file)) => Ok(Source::Gguf(file)),
         (0, _) if path.join("adapter_config.json").exists() => Err(ModelError::file(
             path,
-            "an adapter, not a model: give its base model, and this path as the adapter",
+            "an adapter, not a model: use the base model as the model and this path as the adapter",
         )),
-        (0, _) => Err(ModelError::file(path, "it holds neither config.json nor a .gguf file")),
-        (count, _) => {
-            Err(ModelError::file(path, format!("it holds {count} .gguf files: give the path of one of them")))
-        }
+        (0, _) => Err(ModelError::file(path, "the folder has neither config.json nor a .gguf file")),
+        (count, _) => Err(ModelError::file(
+            path,
+            format!("the folder has {count} .gguf files: use the path of one of them"),
+        )),
     }
 }

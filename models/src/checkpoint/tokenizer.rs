@@ -56,30 +56,30 @@ impl TextTokenizer {
         })
     }
 
-    /// The chat template (Jinja), if the model has one.
+    /// Returns the chat template (Jinja), if the model has one.
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
     }
 
-    /// The text of the beginning-of-sequence token, if there is one.
+    /// Returns the text of the beginning-of-sequence token, if there is one.
     #[must_use]
     pub fn bos_token(&self) -> Option<&str> {
         self.bos_token.as_deref()
     }
 
-    /// The text of the end-of-sequence token, if there is one.
+    /// Returns the text of the end-of-sequence token, if there is one.
     #[must_use]
     pub fn eos_token(&self) -> Option<&str> {
         self.eos_token.as_deref()
     }
 
-    /// The id of a token with this text.
+    /// Returns the id of a token with this text.
     pub(super) fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The tokenizer as files of a Hugging Face folder: name and content of each.
+    /// Returns the tokenizer as files of a Hugging Face folder: name and content of each.
     pub(super) fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, ModelError> {
         let failed = |error: String| {
             ModelError::invalid_because(
@@ -105,7 +105,7 @@ impl TextTokenizer {
         Ok(files)
     }
 
-    /// The number of tokens, including added tokens.
+    /// Returns the number of tokens, including added tokens.
     #[must_use]
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -219,10 +219,7 @@ impl TextTokenizer {
 fn read_tokenizer(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ModelError> {
     let description: Value = parse_json(path, bytes)?;
     if description.get("normalizer").is_some_and(has_compiled_map) {
-        return Err(ModelError::file(
-            path,
-            "its normalizer has a precompiled_charsmap, which is not supported",
-        ));
+        return Err(ModelError::file(path, "a normalizer with a precompiled_charsmap is not supported"));
     }
     drop(description);
     Tokenizer::from_bytes(bytes).map_err(|error| ModelError::file(path, error))
@@ -237,12 +234,12 @@ fn has_compiled_map(normalizer: &Value) -> bool {
             .is_some_and(|parts| parts.iter().any(has_compiled_map))
 }
 
-/// The text of a token, which is stored as a string or as an object with its text as `content`.
+/// Returns the text of a token, which is stored as a string or as an object with its text as `content`.
 fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
 
-/// A single template, or the entry `default` of a list of named templates.
+/// Returns a single template, or the entry `default` of a list of named templates.
 fn default_template(value: &Value) -> Option<String> {
     if let Some(template) = value.as_str() {
         return Some(template.to_owned());
@@ -264,13 +261,14 @@ pub(crate) mod tests {
         {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null, "model": {"type": "WordLevel",
         "vocab": {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "?": 4}, "unk_token": "?"}}"#;
 
-    /// The tokenizer with five words, with `<s>` as its beginning-of-sequence token, and a chat template.
+    /// Returns the tokenizer with five words, with `<s>` as its beginning-of-sequence token, and a chat
+    /// template.
     pub(crate) fn tokenizer(chat_template: Option<&str>) -> TextTokenizer {
         let inner = Tokenizer::from_bytes(WORDS).expect("a tokenizer");
         TextTokenizer::new(inner, chat_template.map(str::to_owned), Some("<s>".to_owned()), None)
     }
 
-    /// A tokenizer from the text of its file and the additions of a configuration.
+    /// Returns a tokenizer from the text of its file and the additions of a configuration.
     pub(crate) fn from_parts(
         file: &str,
         chat_template: Option<&str>,
@@ -282,7 +280,7 @@ pub(crate) mod tests {
         TextTokenizer::new(inner, owned(chat_template), owned(bos), owned(eos))
     }
 
-    /// A tokenizer with the usual names for both special tokens, and a chat template.
+    /// Returns a tokenizer with the usual names for both special tokens, and a chat template.
     pub(crate) fn with_both_tokens(chat_template: &str) -> TextTokenizer {
         let inner = Tokenizer::from_bytes(WORDS).expect("a tokenizer");
         TextTokenizer::new(

@@ -22,7 +22,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The type of a safetensors tensor, if weights may have it.
+    /// Returns the type of a safetensors tensor, if weights may have it.
     pub(crate) fn of_stored(stored: StoredDtype) -> Option<Self> {
         let known =
             [(StoredDtype::F32, Self::F32), (StoredDtype::F16, Self::F16), (StoredDtype::BF16, Self::BF16)];
@@ -73,7 +73,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// The location of a tensor.
+    /// Returns the location of a tensor.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if the checkpoint has no tensor of that name.
@@ -99,7 +99,7 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
-    /// All tensors, sorted by name.
+    /// Returns all tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorRef)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }

@@ -111,7 +111,7 @@ fn has_own_head(checkpoint: &Checkpoint) -> bool {
         && checkpoint.weights.contains(layout::head(checkpoint.config.architecture))
 }
 
-/// A tensor of the checkpoint, with the adapter's change if it has one.
+/// Returns a tensor of the checkpoint, with the adapter's change if it has one.
 fn merged(
     checkpoint: &Checkpoint,
     adapter: Option<&LoraAdapter>,

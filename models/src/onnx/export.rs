@@ -241,7 +241,7 @@ mod tests {
     }
 
     fn decoded(graph: &Graph) -> GraphProto {
-        let model = export(graph).expect("it can be exported");
+        let model = export(graph).expect("the graph can be exported");
         ModelProto::decode(model.bytes.as_slice()).expect("a model").graph.expect("a graph")
     }
 

@@ -67,31 +67,31 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty graph.
+    /// Returns an empty graph.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The name, element type, shape and source of a value.
+    /// Returns the name, element type, shape and source of a value.
     #[must_use]
     pub fn info(&self, value: Value) -> &ValueInfo {
         &self.values[value.index()]
     }
 
-    /// All values, in the order of creation.
+    /// Returns all values, in the order of creation.
     #[must_use]
     pub fn values(&self) -> &[ValueInfo] {
         &self.values
     }
 
-    /// All nodes, in topological order.
+    /// Returns all nodes, in topological order.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// The outputs of the graph.
+    /// Returns the outputs of the graph.
     #[must_use]
     pub fn outputs(&self) -> &[Value] {
         &self.outputs
@@ -132,7 +132,7 @@ impl Graph {
         })
     }
 
-    /// The constant scalar `[]`; equal scalars share a value.
+    /// Returns the constant scalar `[]`; equal scalars share a value.
     pub fn constant_scalar(&mut self, number: f32) -> Value {
         if let Some(&known) = self.scalars.get(&number.to_bits()) {
             return known;
@@ -143,7 +143,7 @@ impl Graph {
         value
     }
 
-    /// A vector of constant 64-bit integers.
+    /// Returns a vector of constant 64-bit integers.
     fn constant_integers(&mut self, numbers: &[i64]) -> Value {
         self.push(ValueInfo {
             name: format!("integers_{}", self.values.len()),
@@ -180,7 +180,7 @@ impl Graph {
         &self.info(value).shape
     }
 
-    /// The nodes of each finished segment.
+    /// Returns the nodes of each finished segment.
     pub(in crate::onnx) fn segments(&self) -> &[Range<usize>] {
         &self.segments
     }
@@ -204,7 +204,7 @@ impl Graph {
         self.nodes.extend(order.iter().filter_map(|&index| nodes[index - first].take()));
     }
 
-    /// An optional output of a node. The node makes it from now on.
+    /// Returns an optional output of a node. The node makes it from now on.
     pub(in crate::onnx) fn optional_output(&mut self, node: usize, slot: usize, shape: Shape) -> Value {
         if let Some(&Some(known)) = self.nodes[node].outputs.get(slot) {
             return known;

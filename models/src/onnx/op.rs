@@ -259,7 +259,7 @@ fn flag(value: bool) -> Attribute {
 }
 
 impl Op {
-    /// The domain and the name of the operator in ONNX.
+    /// Returns the domain and the name of the operator in ONNX.
     #[must_use]
     pub fn onnx_type(&self) -> (&'static str, &'static str) {
         match self {
@@ -316,7 +316,7 @@ impl Op {
         }
     }
 
-    /// The attributes, by their ONNX names.
+    /// Returns the attributes, by their ONNX names.
     #[must_use]
     pub fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         match self {
@@ -373,7 +373,7 @@ impl Op {
         }
     }
 
-    /// The operands that ONNX takes as constant tensors after the others, by name.
+    /// Returns the operands that ONNX takes as constant tensors after the others, by name.
     #[must_use]
     pub fn constants(&self) -> Vec<(&'static str, Constant)> {
         let axis_of = |axis: &usize| vec![("axes", Constant::Ints(vec![integer(*axis)]))];

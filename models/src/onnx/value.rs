@@ -7,7 +7,7 @@ use crate::checkpoint::{Dtype, TensorRef};
 pub struct Value(usize);
 
 impl Value {
-    /// The value with this index among [`Graph::values`](super::Graph::values).
+    /// Returns the value with this index among [`Graph::values`](super::Graph::values).
     pub(super) const fn new(index: usize) -> Self {
         Self(index)
     }
@@ -36,7 +36,7 @@ pub enum ElementType {
 }
 
 impl ElementType {
-    /// The code of the type in ONNX.
+    /// Returns the code of the type in ONNX.
     #[must_use]
     pub const fn onnx_code(self) -> i32 {
         match self {

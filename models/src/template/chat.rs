@@ -28,7 +28,7 @@ pub(super) fn render(
     let source = tokenizer.chat_template().ok_or_else(|| {
         ModelError::invalid(
             InvalidKind::Template,
-            "the model has no chat template: ask for raw, or for a text that names {prompt}",
+            "the model has no chat template: use raw, or a text with {prompt}",
         )
     })?;
     if source.len() > SOURCE_BYTES_MAX {
@@ -66,8 +66,8 @@ fn special(token: Option<&str>) -> Value {
     token.map_or(Value::UNDEFINED, Value::from)
 }
 
-/// The Jinja environment of transformers, without `strftime_now`: a prompt must not depend on the date.
-/// Templates that use it check first whether it exists.
+/// Returns the Jinja environment of transformers, without `strftime_now`: a prompt must not depend on the
+/// date. Templates that use it check first whether it exists.
 fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -85,7 +85,7 @@ fn describe(error: &Error) -> String {
     let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
     let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
     let hint = if error.kind() == ErrorKind::UnknownFunction && detail.contains("strftime_now") {
-        "; it demands today's date, which would make runs differ: ask for a text that names {prompt}"
+        "; it uses the current date, so runs would differ: use a text with {prompt}"
     } else {
         ""
     };
@@ -237,7 +237,7 @@ mod tests {
     fn raising_and_broken_templates_are_errors() {
         assert!(refusal("{{ raise_exception('no system role') }}").contains("no system role"));
         assert!(refusal("{% if %}").contains("line 1"));
-        assert!(refusal("{{ strftime_now('%d') }}").contains("today's date"));
+        assert!(refusal("{{ strftime_now('%d') }}").contains("current date"));
         assert!(run("{{ strftime_now is defined }}").expect("text").contains("False"));
     }
 

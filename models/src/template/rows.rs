@@ -15,7 +15,7 @@ use crate::training::data::TokenPair;
 use crate::training::packing::TrainingSequence;
 
 impl PromptTemplate {
-    /// A demonstration after its prompt (TRL's `SFTTrainer` on `prompt`, `completion`).
+    /// Returns a demonstration after its prompt (TRL's `SFTTrainer` on `prompt`, `completion`).
     ///
     /// # Errors
     /// As [`PromptTemplate::render_prompt`], and [`ModelError::Invalid`] if the prompt or the completion has
@@ -31,8 +31,8 @@ impl PromptTemplate {
         sequence(shared(&asked, &ids), ids)
     }
 
-    /// The chosen and the rejected completion, each after the prompt, for comparing log-probabilities (TRL's
-    /// `DPOTrainer`). Both completions begin at the same place.
+    /// Returns the chosen and the rejected completion, each after the prompt, for comparing log-probabilities
+    /// (TRL's `DPOTrainer`). Both completions begin at the same place.
     ///
     /// # Errors
     /// As [`PromptTemplate::encode_demonstration`].
@@ -50,7 +50,7 @@ impl PromptTemplate {
         Ok(TokenPair { chosen, rejected, margin: *margin, is_unsafe: *is_unsafe })
     }
 
-    /// The chosen and the rejected completion as a reward model scores them: exactly as
+    /// Returns the chosen and the rejected completion as a reward model scores them: exactly as
     /// [`PromptTemplate::encode_dialogue_with_completion`], so training and scoring see the same tokens. No
     /// token is appended; see [`PromptTemplate::with_end_of_sequence`].
     ///
@@ -73,9 +73,9 @@ impl PromptTemplate {
         Ok(TokenPair { chosen, rejected, margin: *margin, is_unsafe: *is_unsafe })
     }
 
-    /// The template with the end-of-sequence token written out after the completion, if it does not mark the
-    /// end itself. TRL's `RewardTrainer` appends this token to plain texts. A reward model must be used with
-    /// the template that it was trained with.
+    /// Returns the template with the end-of-sequence token written out after the completion, if it does not
+    /// mark the end itself. TRL's `RewardTrainer` appends this token to plain texts. A reward model must be
+    /// used with the template that it was trained with.
     #[must_use]
     pub fn with_end_of_sequence(&self, tokenizer: &TextTokenizer) -> Self {
         let Some(end) = tokenizer.eos_token() else { return self.clone() };
@@ -103,7 +103,7 @@ impl PromptTemplate {
     }
 }
 
-/// A text to imitate from its second token on (TRL's `SFTTrainer` on `text`), for any template.
+/// Returns a text to imitate from its second token on (TRL's `SFTTrainer` on `text`), for any template.
 ///
 /// # Errors
 /// [`ModelError::Invalid`] if the tokenizer fails or returns fewer than two tokens.
@@ -118,7 +118,7 @@ fn with_end(mut text: String, tokenizer: &TextTokenizer) -> String {
     text
 }
 
-/// The length of the common prefix, in tokens.
+/// Returns the length of the common prefix, in tokens.
 fn shared(one: &[u32], other: &[u32]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }

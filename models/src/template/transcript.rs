@@ -6,12 +6,13 @@
 
 use dissent_domain::training::{Message, Role};
 
-/// The turns, followed by the beginning of the assistant's next turn.
+/// Returns the turns, followed by the beginning of the assistant's next turn.
 pub(super) fn with_generation_prompt(turns: &[Message]) -> String {
     format!("{}\n\nAssistant:", transcript(turns))
 }
 
-/// The turns as the prompt of a template with its own frame. A single turn of the user is used unchanged.
+/// Returns the turns as the prompt of a template with its own frame. A single turn of the user is used
+/// unchanged.
 pub(super) fn for_template(turns: &[Message]) -> String {
     match turns {
         [Message { role: Role::User, content }] => content.clone(),
@@ -22,8 +23,8 @@ pub(super) fn for_template(turns: &[Message]) -> String {
     }
 }
 
-/// The transcript of the turns. System messages have no prefix, because the format has no name for their
-/// author.
+/// Returns the transcript of the turns. System messages have no prefix, because the format has no name for
+/// their author.
 fn transcript(turns: &[Message]) -> String {
     let mut text = String::new();
     for Message { role, content } in turns {

@@ -58,7 +58,7 @@ struct Stored<'a> {
 }
 
 impl TrainingCheckpoint {
-    /// The checkpoint as bytes, with a checksum (BLAKE3).
+    /// Returns the checkpoint as bytes, with a checksum (BLAKE3).
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if it cannot be serialised.
@@ -111,18 +111,18 @@ impl TrainingCheckpoint {
         };
         let damaged = || {
             invalid(
-                "its bytes are damaged or truncated; use an earlier checkpoint, or restart the training"
+                "the bytes are damaged or truncated; use an earlier checkpoint, or restart the training"
                     .to_owned(),
             )
         };
         let rest = bytes
             .strip_prefix(MAGIC)
-            .ok_or_else(|| invalid("the bytes are no training checkpoint".to_owned()))?;
+            .ok_or_else(|| invalid("the bytes are not a training checkpoint".to_owned()))?;
         let (version, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
         let version = u32::from_le_bytes(*version);
         if version != VERSION {
             return Err(invalid(format!(
-                "it has version {version}, but this program reads version {VERSION}; restart the training"
+                "version {version} is not supported, this program reads version {VERSION}; restart the training"
             )));
         }
         let (hash, body) = rest.split_first_chunk::<HASH_BYTES>().ok_or_else(damaged)?;

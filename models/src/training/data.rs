@@ -27,7 +27,7 @@ pub enum TrainingData {
 }
 
 impl TrainingData {
-    /// The number of examples; a pair is one example.
+    /// Returns the number of examples; a pair is one example.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -56,10 +56,7 @@ impl TrainingData {
             (Self::Pairs(_), Loss::BradleyTerry | Loss::Dpo(_)) => {}
             (Self::Pairs(pairs), Loss::Cost) => {
                 if let Some(place) = pairs.iter().position(|pair| pair.is_unsafe.is_none()) {
-                    return invalid(format!(
-                        "pair {} does not say which of its completions are unsafe: a cost model needs is_unsafe",
-                        place + 1
-                    ));
+                    return invalid(format!("pair {} has no is_unsafe: add it for a cost model", place + 1));
                 }
             }
             (
@@ -83,7 +80,7 @@ impl TrainingData {
             let has_both = (1..ids.len()).contains(completion_start);
             if ids.is_empty() || (loss.head() != TrainingHead::Score && !has_both) {
                 return invalid(format!(
-                    "example {place} has {} tokens and its completion begins at token {completion_start}: it needs at least one \
+                    "example {place} has {} tokens and its completion begins at token {completion_start}: use at least one \
                      token of a prompt and one of a completion",
                     ids.len()
                 ));
@@ -92,7 +89,7 @@ impl TrainingData {
         Ok(())
     }
 
-    /// All sequences, each with the number of its example, from 1.
+    /// Returns all sequences, each with the number of its example, from 1.
     fn sequences(&self) -> Box<dyn Iterator<Item = (usize, &TrainingSequence)> + '_> {
         match self {
             Self::Demonstrations(sequences) => {

@@ -41,7 +41,7 @@ pub struct DataPlan {
 }
 
 impl DataPlan {
-    /// The plan for this number of examples, at least one.
+    /// Returns the plan for this number of examples, at least one.
     #[must_use]
     pub fn new(examples: usize, settings: &Hyperparameters, order: DataOrder) -> Self {
         let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX).max(1);
@@ -63,20 +63,20 @@ impl DataPlan {
         settings.steps.unwrap_or_else(of_epochs)
     }
 
-    /// The position at which the step with this number, from 0, begins.
+    /// Returns the position at which the step with this number, from 0, begins.
     #[must_use]
     pub fn cursor(&self, step: u64) -> DataCursor {
         let steps = self.steps_per_epoch().max(1);
         DataCursor { epoch: step / steps, position: (step % steps) * self.step_size as u64 }
     }
 
-    /// The passes done after this number of steps, as a fraction.
+    /// Returns the passes done after this number of steps, as a fraction.
     #[must_use]
     pub fn epochs_after(&self, steps: u64) -> f64 {
         steps as f64 / self.steps_per_epoch().max(1) as f64
     }
 
-    /// The micro-batches of a step: the indices of their examples in the file.
+    /// Returns the micro-batches of a step: the indices of their examples in the file.
     #[must_use]
     pub fn micro_batches(&self, step: u64) -> Vec<Vec<usize>> {
         let DataCursor { epoch, position } = self.cursor(step);
@@ -86,7 +86,7 @@ impl DataPlan {
         of_step.chunks(self.batch_size).map(<[usize]>::to_vec).collect()
     }
 
-    /// The order of one pass (Fisher–Yates shuffle).
+    /// Returns the order of one pass (Fisher–Yates shuffle).
     fn epoch(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.examples).collect();
         if self.order == DataOrder::AsGiven {

@@ -97,14 +97,14 @@ impl EvalSession {
         Ok(Self { runner, layout })
     }
 
-    /// The layout of the parameter vector.
+    /// Returns the layout of the parameter vector.
     #[must_use]
     pub fn layout(&self) -> &ParameterLayout {
         &self.layout
     }
 
-    /// The outputs of the model for a batch under these parameters. (For the model without any low-rank
-    /// change, see [`ParameterLayout::without_change`].)
+    /// Returns the outputs of the model for a batch under these parameters. (For the model without any
+    /// low-rank change, see [`ParameterLayout::without_change`].)
     ///
     /// # Errors
     /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for a vector of another length, a batch that the

@@ -300,7 +300,7 @@ impl Forward for PackedModel<'_> {
     }
 }
 
-/// The outputs per target from logits `[selected, vocabulary]`.
+/// Returns the outputs per target from logits `[selected, vocabulary]`.
 fn token_outputs(
     graph: &mut Graph,
     logits: Value,
@@ -352,7 +352,7 @@ fn hits(graph: &mut Graph, logprobs: Value, of_targets: Value) -> Result<Value, 
     graph.squeeze(hits, -1)
 }
 
-/// The tensors of the parameter vector, in the order of the layout and each in its shape, with B of a
+/// Returns the tensors of the parameter vector, in the order of the layout and each in its shape, with B of a
 /// low-rank change scaled.
 fn trained_tensors(
     graph: &mut Graph,

@@ -82,7 +82,7 @@ pub struct PreferenceMetrics {
 }
 
 impl StepMetrics {
-    /// The metrics as one JSON object, under TRL's names (`loss`, `grad_norm`, `rewards/chosen`, …).
+    /// Returns the metrics as one JSON object, under TRL's names (`loss`, `grad_norm`, `rewards/chosen`, …).
     #[must_use]
     pub fn log_line(&self) -> Map<String, Value> {
         let mut line = Map::new();
@@ -187,7 +187,7 @@ fn share(is_so: bool) -> f64 {
     if is_so { 1.0 } else { 0.0 }
 }
 
-/// The mean; 0 for no numbers.
+/// Returns the mean; 0 for no numbers.
 pub(crate) fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
     analysis::mean(numbers).unwrap_or(0.0)
 }

@@ -60,7 +60,7 @@ impl Observed {
 }
 
 impl Objective {
-    /// The loss of its steps.
+    /// Returns the loss of its steps.
     #[must_use]
     pub const fn loss(&self) -> Loss {
         match self {
@@ -79,7 +79,7 @@ impl Objective {
         }
     }
 
-    /// The sequences of some examples, in the order in which the loss reads them.
+    /// Returns the sequences of some examples, in the order in which the loss reads them.
     pub(super) fn batch(&self, data: &TrainingData, places: &[usize]) -> Result<PackedBatch, ModelError> {
         let mut sequences: Vec<TrainingSequence> = Vec::with_capacity(2 * places.len());
         match data {
@@ -110,7 +110,7 @@ impl Objective {
         }
     }
 
-    /// The number of units over which the loss of a batch is a mean: completion tokens, or pairs.
+    /// Returns the number of units over which the loss of a batch is a mean: completion tokens, or pairs.
     pub(super) fn units(&self, batch: &PackedBatch) -> usize {
         match self {
             Self::Sft => batch.selected(),
@@ -118,7 +118,7 @@ impl Objective {
         }
     }
 
-    /// The inputs of the loss, if all batches of its step together have `units` units.
+    /// Returns the inputs of the loss, if all batches of its step together have `units` units.
     pub(super) fn inputs(
         &self,
         data: &TrainingData,
@@ -151,8 +151,8 @@ impl Objective {
         }
     }
 
-    /// The outputs for each pair of a batch, `[chosen, rejected]`: scores, or log-probabilities of whole
-    /// completions in the form of the loss. Empty for demonstrations.
+    /// Returns the outputs for each pair of a batch, `[chosen, rejected]`: scores, or log-probabilities of
+    /// whole completions in the form of the loss. Empty for demonstrations.
     pub(super) fn pair_outputs(&self, batch: &PackedBatch, outputs: &ModelOutputs) -> Vec<[f32; 2]> {
         let of_sequences = match self {
             Self::Sft => return Vec::new(),
@@ -165,7 +165,7 @@ impl Objective {
         first.iter().zip(second).map(ordered).collect()
     }
 
-    /// The metrics of these examples.
+    /// Returns the metrics of these examples.
     pub(super) fn details(
         &self,
         data: &TrainingData,
@@ -199,8 +199,8 @@ impl Objective {
         }
     }
 
-    /// The loss of one pair from the model's outputs, in 64 bits; 0 for demonstrations, which have no pairs.
-    /// The formulas are those of [`super::losses`].
+    /// Returns the loss of one pair from the model's outputs, in 64 bits; 0 for demonstrations, which have no
+    /// pairs. The formulas are those of [`super::losses`].
     pub(super) fn pair_loss(&self, pair: &TokenPair, outputs: [f32; 2], reference: Option<&[f32; 2]>) -> f64 {
         let [chosen, rejected] = outputs.map(f64::from);
         match *self {

@@ -39,7 +39,7 @@ pub struct AdamWStep {
 }
 
 impl AdamWStep {
-    /// The settings of step `step`, from 1, at this learning rate.
+    /// Returns the settings of step `step`, from 1, at this learning rate.
     #[must_use]
     pub fn new(settings: &Hyperparameters, learning_rate: f64, step: u64) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl AdamWStep {
         }
     }
 
-    /// The optimiser's inputs: the scalars that do not depend on the gradient, computed in 64 bits.
+    /// Returns the optimiser's inputs: the scalars that do not depend on the gradient, computed in 64 bits.
     pub(super) fn scalars(&self) -> [(&'static str, f32); 8] {
         let [beta_1, beta_2] = self.betas;
         let steps = i32::try_from(self.step).unwrap_or(i32::MAX);
@@ -121,7 +121,7 @@ pub(super) fn update(
     Ok(Update { gradient_norm, parameters, first_moment, second_moment })
 }
 
-/// The norm of a gradient, and the gradient times min(1, max / (norm + 1e-6)), as
+/// Returns the norm of a gradient, and the gradient times min(1, max / (norm + 1e-6)), as
 /// `torch.nn.utils.clip_grad_norm_`.
 fn clipped(graph: &mut Graph, gradient: Value) -> Result<(Value, Value), ModelError> {
     let square = graph.square(gradient);
@@ -135,7 +135,7 @@ fn clipped(graph: &mut Graph, gradient: Value) -> Result<(Value, Value), ModelEr
     Ok((norm, graph.mul(gradient, factor)?))
 }
 
-/// The parameters after weight decay. Biases and norms do not decay.
+/// Returns the parameters after weight decay. Biases and norms do not decay.
 fn decayed(graph: &mut Graph, layout: &ParameterLayout, parameters: Value) -> Result<Value, ModelError> {
     let decay = scalar(graph, names::DECAY);
     let spared = layout.elements() - layout.decayed();

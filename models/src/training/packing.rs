@@ -78,7 +78,7 @@ impl PackedBatch {
                 if start == 0 || start >= length {
                     return Err(format!(
                         "has {length} tokens and its completion begins at {start}: \
-                         it needs at least one token of a prompt and one of a completion"
+                         use at least one token of a prompt and one of a completion"
                     ));
                 }
                 self.targets.extend(sequence.ids[start..].iter().map(|&id| i64::from(id)));
@@ -93,25 +93,25 @@ impl PackedBatch {
         Ok(())
     }
 
-    /// The head for which the batch was packed.
+    /// Returns the head for which the batch was packed.
     #[must_use]
     pub fn head(&self) -> TrainingHead {
         self.head
     }
 
-    /// The number of sequences.
+    /// Returns the number of sequences.
     #[must_use]
     pub fn sequences(&self) -> usize {
         self.lengths.len()
     }
 
-    /// The number of tokens.
+    /// Returns the number of tokens.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
 
-    /// The number of tokens that the head reads: completion tokens, or one per sequence.
+    /// Returns the number of tokens that the head reads: completion tokens, or one per sequence.
     #[must_use]
     pub fn selected(&self) -> usize {
         self.selected.len()
@@ -177,7 +177,7 @@ impl PackedBatch {
         }
     }
 
-    /// The indices by which attention finds each head.
+    /// Returns the indices by which attention finds each head.
     pub(super) fn attention(&self, heads: usize, kv_heads: usize) -> AttentionPlaces {
         let group = heads / kv_heads.max(1);
         let longest = self.longest();
@@ -192,7 +192,7 @@ impl PackedBatch {
         AttentionPlaces { query_index, query_inverse, key_index, key_inverse, mask }
     }
 
-    /// The longest sequence, in tokens.
+    /// Returns the longest sequence, in tokens.
     pub(super) fn longest(&self) -> usize {
         self.lengths.iter().copied().max().unwrap_or(0)
     }

@@ -49,7 +49,7 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    /// The number of its elements.
+    /// Returns the number of its elements.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -71,7 +71,7 @@ pub struct ParameterLayout {
 }
 
 impl ParameterLayout {
-    /// The layout for the trained parameters of a model with a head.
+    /// Returns the layout for the trained parameters of a model with a head.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if a low-rank change names a projection that the model does not have.
@@ -106,26 +106,26 @@ impl ParameterLayout {
         Ok(Self { parameters, decayed, trainable: trainable.clone() })
     }
 
-    /// The tensors in the order of the vector.
+    /// Returns the tensors in the order of the vector.
     #[must_use]
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// The length of the vector.
+    /// Returns the length of the vector.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.parameters.last().map_or(0, |last| last.range().end)
     }
 
-    /// The number of leading elements to which weight decay applies: matrices, but no biases or norms, as in
-    /// transformers.
+    /// Returns the number of leading elements to which weight decay applies: matrices, but no biases or
+    /// norms, as in transformers.
     #[must_use]
     pub fn decayed(&self) -> usize {
         self.decayed
     }
 
-    /// The scaling of a low-rank change.
+    /// Returns the scaling of a low-rank change.
     pub(super) fn scaling(&self, target: &LoraTarget) -> Option<f32> {
         match &self.trainable {
             Trainable::Lora(plan) => plan.pairs.get(target).map(|pair| pair.scaling),
@@ -133,13 +133,13 @@ impl ParameterLayout {
         }
     }
 
-    /// The index of the tensor with that role.
+    /// Returns the index of the tensor with that role.
     pub(super) fn position(&self, role: &Role) -> Option<usize> {
         self.parameters.iter().position(|parameter| parameter.role == *role)
     }
 
-    /// The initial parameters: weights of the checkpoint, values of the adapter if one is given, and new
-    /// values elsewhere.
+    /// Returns the initial parameters: weights of the checkpoint, values of the adapter if one is given, and
+    /// new values elsewhere.
     ///
     /// As in PEFT, a new A is uniform in ±1/√in and a new B is zero. As in transformers, a new score head is
     /// normal with deviation 0.02. A new value head is zero. Each tensor's values depend on the seed and its
@@ -185,8 +185,8 @@ impl ParameterLayout {
         Ok(vector)
     }
 
-    /// The vector with all low-rank changes removed (B = 0): the model before any training of the adapter.
-    /// Without low-rank changes it is the vector itself.
+    /// Returns the vector with all low-rank changes removed (B = 0): the model before any training of the
+    /// adapter. Without low-rank changes it is the vector itself.
     #[must_use]
     pub fn without_change(&self, vector: &[f32]) -> Vec<f32> {
         let mut base = vector.to_vec();
@@ -198,13 +198,13 @@ impl ParameterLayout {
         base
     }
 
-    /// The elements of one tensor; empty if the vector is too short.
+    /// Returns the elements of one tensor; empty if the vector is too short.
     #[must_use]
     pub fn numbers<'v>(&self, vector: &'v [f32], role: &Role) -> Option<&'v [f32]> {
         vector.get(self.parameters.get(self.position(role)?)?.range())
     }
 
-    /// The vector as an adapter; with a score head, as a sequence classifier.
+    /// Returns the vector as an adapter; with a score head, as a sequence classifier.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if all weights are trained, the vector has another length, or a number is not
@@ -234,7 +234,7 @@ impl ParameterLayout {
         LoraAdapter::new(plan.r, plan.alpha, layers, score, task, base_model)
     }
 
-    /// The value head of a vector, if it has one.
+    /// Returns the value head of a vector, if it has one.
     #[must_use]
     pub fn value_head(&self, vector: &[f32]) -> Option<ValueHead> {
         Some(ValueHead { weight: self.numbers(vector, &Role::ValueHead)?.to_vec() })

@@ -146,7 +146,7 @@ fn batch_inputs(batch: &PackedBatch, config: &ModelConfig) -> ort::Result<Inputs
     Ok(inputs)
 }
 
-/// An input of 32-bit floats.
+/// Returns an input of 32-bit floats.
 pub(super) fn numbers(
     name: &str,
     shape: &[usize],
@@ -155,12 +155,12 @@ pub(super) fn numbers(
     Ok((name.to_owned(), Tensor::from_array((shape.to_vec(), numbers))?.into()))
 }
 
-/// An input that borrows a vector.
+/// Returns an input that borrows a vector.
 pub(super) fn vector<'v>(name: &str, numbers: &'v [f32]) -> ort::Result<(String, SessionInputValue<'v>)> {
     Ok((name.to_owned(), TensorRef::from_array_view(([numbers.len()], numbers))?.into()))
 }
 
-/// The numbers of an output; empty if there is no such output.
+/// Returns the numbers of an output; empty if there is no such output.
 pub(super) fn take(outputs: &mut Outputs, name: &str) -> Vec<f32> {
     outputs.remove(name).map(|tensor| tensor.extract_tensor().1.to_vec()).unwrap_or_default()
 }

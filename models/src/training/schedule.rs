@@ -14,7 +14,7 @@ pub struct LearningRate {
 }
 
 impl LearningRate {
-    /// The learning rates of a training with this number of steps.
+    /// Returns the learning rates of a training with this number of steps.
     #[must_use]
     pub fn new(settings: &Hyperparameters, steps: u64) -> Self {
         let warmup_steps = match settings.warmup {
@@ -24,7 +24,8 @@ impl LearningRate {
         Self { peak: settings.learning_rate, schedule: settings.schedule, warmup_steps, steps }
     }
 
-    /// The learning rate of the step with this number, from 0. The first step of a warm-up has the rate 0.
+    /// Returns the learning rate of the step with this number, from 0. The first step of a warm-up has the
+    /// rate 0.
     #[must_use]
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {

@@ -34,9 +34,9 @@ impl Trainable {
                 return Err(ModelError::invalid(
                     InvalidKind::ShapeMismatch,
                     format!(
-                        "an adapter of another shape cannot be the reference: it changes layers.{}.{} with rank {} and scaling {}; \
+                        "the reference adapter has another shape: rank {} and scaling {} at layers.{}.{}; \
                      train the same projections, rank and alpha",
-                        target.layer, target.module, pair.rank, pair.scaling
+                        pair.rank, pair.scaling, target.layer, target.module
                     ),
                 ));
             }
@@ -96,7 +96,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The head that the loss reads.
+    /// Returns the head that the loss reads.
     #[must_use]
     pub const fn head(self) -> TrainingHead {
         match self {
@@ -106,7 +106,7 @@ impl Loss {
         }
     }
 
-    /// The additional outputs of a step per completion token.
+    /// Returns the additional outputs of a step per completion token.
     #[must_use]
     pub const fn report(self) -> PositionReport {
         match self {
@@ -140,9 +140,9 @@ pub struct StepSpec {
 }
 
 impl LoraPlan {
-    /// The changes that the settings ask for. A target is a name that PEFT accepts: the end of a module's
-    /// path, such as `q_proj`, `self_attn.q_proj` or `model.layers.3.self_attn.q_proj`. Without targets,
-    /// PEFT's defaults for the architecture are used.
+    /// Returns the changes that the settings ask for. A target is a name that PEFT accepts: the end of a
+    /// module's path, such as `q_proj`, `self_attn.q_proj` or `model.layers.3.self_attn.q_proj`. Without
+    /// targets, PEFT's defaults for the architecture are used.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] for a rank of 0, an alpha that is not finite, or a target that is no
@@ -173,7 +173,7 @@ impl LoraPlan {
         Ok(Self { r, alpha, pairs })
     }
 
-    /// The changes of an adapter that is trained further.
+    /// Returns the changes of an adapter that is trained further.
     #[must_use]
     pub fn of_adapter(adapter: &LoraAdapter) -> Self {
         let plan = |(target, pair): (&LoraTarget, &crate::adapter::LoraPair)| {
@@ -183,7 +183,7 @@ impl LoraPlan {
     }
 }
 
-/// The requested names, or those of PEFT's `TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING`.
+/// Returns the requested names, or those of PEFT's `TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING`.
 fn targets<'a>(config: &ModelConfig, asked: &'a [String]) -> Vec<&'a str> {
     if !asked.is_empty() {
         return asked.iter().map(String::as_str).collect();

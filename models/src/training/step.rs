@@ -38,7 +38,7 @@ pub struct TrainingState {
 }
 
 impl TrainingState {
-    /// The state before the first step.
+    /// Returns the state before the first step.
     #[must_use]
     pub fn new(parameters: Vec<f32>) -> Self {
         let zeros = vec![0.0; parameters.len()];
@@ -93,25 +93,25 @@ impl StepSession {
         Ok(Self { runner, spec: spec.clone(), layout, state, accumulated })
     }
 
-    /// The layout of the vectors.
+    /// Returns the layout of the vectors.
     #[must_use]
     pub fn layout(&self) -> &ParameterLayout {
         &self.layout
     }
 
-    /// The trained parameters and the loss.
+    /// Returns the trained parameters and the loss.
     #[must_use]
     pub fn spec(&self) -> &StepSpec {
         &self.spec
     }
 
-    /// The trained parameters and the moments, after the last step.
+    /// Returns the trained parameters and the moments, after the last step.
     #[must_use]
     pub fn state(&self) -> &TrainingState {
         &self.state
     }
 
-    /// The accumulated gradient of the micro-batches since the last step.
+    /// Returns the accumulated gradient of the micro-batches since the last step.
     #[must_use]
     pub fn gradient(&self) -> &[f32] {
         &self.accumulated

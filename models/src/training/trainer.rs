@@ -184,7 +184,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// A checkpoint of the current state.
+    /// Returns a checkpoint of the current state.
     ///
     /// # Errors
     /// As [`TrainingCheckpoint::to_bytes`].
@@ -209,13 +209,13 @@ impl Trainer {
         self.metrics.len() as u64
     }
 
-    /// The number of steps of the whole training.
+    /// Returns the number of steps of the whole training.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// The reports of all steps so far, including those before a resume.
+    /// Returns the reports of all steps so far, including those before a resume.
     #[must_use]
     pub fn metrics(&self) -> &[StepMetrics] {
         &self.metrics
@@ -384,7 +384,8 @@ impl Trainer {
         self.evaluation.as_mut().ok_or_else(|| ModelError::Runtime("no evaluation session".to_owned()))
     }
 
-    /// The current result as an adapter. `base_model` is the name of the base model in its configuration.
+    /// Returns the current result as an adapter. `base_model` is the name of the base model in its
+    /// configuration.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if all weights are trained.
@@ -411,7 +412,7 @@ impl Trainer {
     }
 }
 
-/// The initial adapter of a training with these settings; it changes nothing.
+/// Returns the initial adapter of a training with these settings; it changes nothing.
 ///
 /// # Errors
 /// [`ModelError::Invalid`] if the settings have no low-rank change, or one of a projection that the model
@@ -422,7 +423,7 @@ pub fn fresh_adapter(checkpoint: &Checkpoint, settings: &Hyperparameters) -> Res
     layout.adapter(&layout.initial(checkpoint, None, None, settings.seed)?, None)
 }
 
-/// The trained parameters: those of the given adapter, those of the settings, or all weights.
+/// Returns the trained parameters: those of the given adapter, those of the settings, or all weights.
 fn trainable(
     checkpoint: &Checkpoint,
     from: Option<&LoraAdapter>,

@@ -37,7 +37,7 @@ struct Stored {
 }
 
 impl TuningCheckpoint {
-    /// The checkpoint as bytes.
+    /// Returns the checkpoint as bytes.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if it cannot be serialised.
@@ -73,7 +73,7 @@ impl TuningCheckpoint {
         let refuse = |reason: String| {
             Err(ModelError::invalid(
                 InvalidKind::Checkpoint,
-                format!("the bytes are no checkpoint of a policy tuning: {reason}"),
+                format!("the bytes are not a tuning checkpoint: {reason}"),
             ))
         };
         let stored: Stored = match rmp_serde::from_slice(bytes) {
@@ -82,12 +82,12 @@ impl TuningCheckpoint {
         };
         if stored.version != VERSION {
             return refuse(format!(
-                "it has format {}, but this program reads format {VERSION}",
+                "format {} is not supported, this program reads format {VERSION}",
                 stored.version
             ));
         }
         if stored.vectors.iter().any(|vector| vector.len() % 4 != 0) {
-            return refuse("its vectors are truncated".to_owned());
+            return refuse("the vectors are truncated".to_owned());
         }
         let [parameters, first_moment, second_moment] = stored
             .vectors
@@ -131,7 +131,7 @@ mod tests {
     fn invalid_checkpoint_bytes_are_refused() {
         let bytes = checkpoint().to_bytes().expect("bytes");
         for wrong in [&bytes[..bytes.len() - 1], b"", b"PK\x03\x04"] {
-            let error = TuningCheckpoint::from_bytes(wrong).expect_err("no checkpoint");
+            let error = TuningCheckpoint::from_bytes(wrong).expect_err("not a tuning checkpoint");
             assert_eq!(error.invalid_kind(), Some(InvalidKind::Checkpoint), "{error}");
         }
     }

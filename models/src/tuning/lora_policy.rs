@@ -100,7 +100,7 @@ impl LoraPolicy {
         Ok(Self { training, evaluation, generator, reference, head: loss.head(), tokenizer, fingerprint })
     }
 
-    /// The current adapter. `base_model` is the name of the base model in its configuration.
+    /// Returns the current adapter. `base_model` is the name of the base model in its configuration.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if a number is not finite.
@@ -108,7 +108,7 @@ impl LoraPolicy {
         self.training.layout().adapter(&self.training.state().parameters, base_model)
     }
 
-    /// The current value head; PPO only.
+    /// Returns the current value head; PPO only.
     #[must_use]
     pub fn value_head(&self) -> Option<ValueHead> {
         self.training.layout().value_head(&self.training.state().parameters)

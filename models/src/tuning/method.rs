@@ -44,7 +44,7 @@ impl Method {
         }
     }
 
-    /// The advantages of each rollout. Adds the metrics of the rollouts.
+    /// Returns the advantages of each rollout. Adds the metrics of the rollouts.
     pub(super) fn advantages(
         self,
         rollouts: &[Rollout],

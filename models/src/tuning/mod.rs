@@ -1,10 +1,15 @@
 //! Tuning a policy against a reward, by PPO, GRPO or RLOO.
 //!
 //! [`PolicyTuner`] runs the iterations over a [`TunedPolicy`], for models a [`LoraPolicy`]. A [`Scorer`]
-//! rewards the completions, for example a [`RewardScorer`]. The order of an iteration is TRL's: draw prompts
-//! → sample → cut at the stop token → score the text → log-probabilities of policy and reference → advantages
-//! → epochs of steps over shuffled completions. Token ids are kept from end to end, so a policy is trained on
-//! exactly the sampled tokens.
+//! rewards the completions, for example a [`RewardScorer`]. Token ids are kept from end to end, so a policy
+//! is trained on exactly the sampled tokens.
+//!
+//! An iteration follows the order of TRL:
+//!
+//! 1. draw prompts and sample completions,
+//! 2. cut the completions at the stop token and score their text,
+//! 3. compute log-probabilities by policy and reference, and advantages,
+//! 4. take epochs of steps over shuffled completions.
 //!
 //! [`preference_pairs`] makes pairs of scored completions, for methods that train on pairs (DPO, RSO).
 

@@ -27,13 +27,13 @@ pub struct PhaseTimes {
 }
 
 impl PhaseTimes {
-    /// The whole time of the iteration.
+    /// Returns the whole time of the iteration.
     #[must_use]
     pub fn total(&self) -> Duration {
         self.sampling + self.scoring + self.forward + self.training + self.other
     }
 
-    /// The share of the time outside the models, in [0, 1]; 0 if the total is 0.
+    /// Returns the share of the time outside the models, in [0, 1]; 0 if the total is 0.
     #[must_use]
     pub fn overhead(&self) -> f64 {
         let total = self.total().as_secs_f64();
@@ -66,7 +66,7 @@ impl PhaseTimer {
         result
     }
 
-    /// The measured times. The rest of the time since the beginning is `other`.
+    /// Returns the measured times. The rest of the time since the beginning is `other`.
     pub(super) fn end(self) -> PhaseTimes {
         let counted = self.times.total();
         PhaseTimes { other: self.begin.elapsed().saturating_sub(counted), ..self.times }

@@ -39,7 +39,7 @@ pub trait TunedPolicy {
         cancel: &CancelFlag,
     ) -> Result<Vec<Vec<SampledTokens>>, ModelError>;
 
-    /// The text of completion tokens, without special tokens.
+    /// Returns the text of completion tokens, without special tokens.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the tokenizer fails.
@@ -81,7 +81,7 @@ pub trait TunedPolicy {
         cancel: &CancelFlag,
     ) -> Result<BatchOutput, ModelError>;
 
-    /// The state after the last step: parameters and moments.
+    /// Returns the state after the last step: parameters and moments.
     fn state(&self) -> &TrainingState;
 
     /// Restores a state. The accumulated gradient is discarded.

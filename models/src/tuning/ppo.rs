@@ -98,7 +98,7 @@ pub(super) fn observe(inputs: &LossInputs, output: &BatchOutput, means: &mut Mea
     }
 }
 
-/// The share of tokens whose value loss was increased by clipping.
+/// Returns the share of tokens whose value loss was increased by clipping.
 fn value_clip_fraction(inputs: &LossInputs, values: &[f32]) -> f64 {
     let LossInputs::Ppo { old_values, returns, value_clip, .. } = inputs else { return 0.0 };
     let is_clipped = |((value, old), target): ((&f32, &f32), &f32)| {

@@ -63,7 +63,7 @@ pub fn preference_pairs(
     Ok(pairs)
 }
 
-/// The pairs of [`preference_pairs`] as training examples without a margin, with the sampled tokens.
+/// Returns the pairs of [`preference_pairs`] as training examples without a margin, with the sampled tokens.
 ///
 /// # Errors
 /// As [`preference_pairs`].
@@ -88,7 +88,7 @@ pub fn token_pairs(
     Ok(pairs.into_iter().map(example).collect())
 }
 
-/// The first of the best and the first of the worst; `None` if all rewards are equal.
+/// Returns the first of the best and the first of the worst; `None` if all rewards are equal.
 fn best_and_worst(rewards: &[f64]) -> Option<RankedPair> {
     let first = |better: fn(f64, f64) -> bool| {
         (0..rewards.len())

@@ -18,7 +18,7 @@ pub struct RewardScorer {
 }
 
 impl RewardScorer {
-    /// A scorer for a reward model.
+    /// Returns a scorer for a reward model.
     #[must_use]
     pub fn new(model: RewardModel, tokenizer: TextTokenizer, template: PromptTemplate) -> Self {
         Self { model, tokenizer, template }

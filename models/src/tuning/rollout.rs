@@ -120,8 +120,8 @@ pub(super) fn roll_out(
 }
 
 impl RolloutPlan<'_> {
-    /// The draws of an iteration: their numbers, counted over all iterations, and their prompts. All prompts
-    /// are drawn once, in an order given by the seed, then again in another order.
+    /// Returns the draws of an iteration: their numbers, counted over all iterations, and their prompts. All
+    /// prompts are drawn once, in an order given by the seed, then again in another order.
     fn draw(&self, iteration: u32) -> Vec<(u64, usize)> {
         let one_by_one = Hyperparameters { batch_size: 1, gradient_accumulation: 1, ..self.training.clone() };
         let order = DataPlan::new(self.usable.len(), &one_by_one, DataOrder::Shuffled);
@@ -134,7 +134,7 @@ impl RolloutPlan<'_> {
         (first..first + each).flat_map(prompts).collect()
     }
 
-    /// The completions of a draw, each with its own seed.
+    /// Returns the completions of a draw, each with its own seed.
     fn job(&self, draw: u64, prompt: usize) -> GenerationJob {
         let seed = |sample| sample_seed(self.training.seed, draw, prompt, sample);
         GenerationJob {
@@ -144,7 +144,8 @@ impl RolloutPlan<'_> {
     }
 }
 
-/// The seed of one completion, derived from all its coordinates. `draw` counts prompts over all iterations.
+/// Returns the seed of one completion, derived from all its coordinates. `draw` counts prompts over all
+/// iterations.
 fn sample_seed(seed: u64, draw: u64, prompt: usize, sample: u32) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("dissent policy tuning sample 1");
     for name in [seed, draw, prompt as u64, u64::from(sample)] {
@@ -178,7 +179,7 @@ fn begin(
     })
 }
 
-/// The completion, cut at its stop token.
+/// Returns the completion, cut at its stop token.
 fn completion_ids(sequence: &TrainingSequence, stopped: bool) -> &[u32] {
     let end = sequence.ids.len() - usize::from(stopped);
     sequence.ids.get(sequence.completion_start..end).unwrap_or(&[])

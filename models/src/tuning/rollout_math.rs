@@ -27,13 +27,14 @@ pub(super) struct MicroBatch<'a> {
     pub(super) step_completions: usize,
 }
 
-/// The rewards of completions, after the penalty for a missing stop token.
+/// Returns the rewards of completions, after the penalty for a missing stop token.
 pub(super) fn rewards(rollouts: &[Rollout], settings: &PpoSettings) -> Vec<f64> {
     let penalty = settings.missing_eos_penalty;
     rollouts.iter().map(|rollout| penalised_score(rollout.score, rollout.stopped, penalty)).collect()
 }
 
-/// The estimated KL divergence of each completion from the reference: the sum over its tokens, in nats.
+/// Returns the estimated KL divergence of each completion from the reference: the sum over its tokens, in
+/// nats.
 pub(super) fn divergences(rollouts: &[Rollout], settings: &PpoSettings) -> Vec<f64> {
     let estimator = settings.kl_estimator;
     let sum = |rollout: &Rollout| {
@@ -42,8 +43,8 @@ pub(super) fn divergences(rollouts: &[Rollout], settings: &PpoSettings) -> Vec<f
     rollouts.iter().map(sum).collect()
 }
 
-/// The metrics that GRPO and RLOO share, under TRL's names: mean and standard deviation (ddof 1) of all
-/// rewards of the iteration, and the mean length of completions in tokens.
+/// Adds the metrics that GRPO and RLOO share, under TRL's names. They are mean and standard deviation (ddof
+/// 1) of the iteration's rewards, and the mean length of completions in tokens.
 pub(super) fn report_rewards(rollouts: &[Rollout], rewards: &[f64], metrics: &mut BTreeMap<String, f64>) {
     let (count, average) = (rewards.len() as f64, mean(rewards.iter().copied()));
     let squares: f64 = rewards.iter().map(|reward| (reward - average).powi(2)).sum();
@@ -56,7 +57,7 @@ pub(super) fn report_rewards(rollouts: &[Rollout], rewards: &[f64], metrics: &mu
     }
 }
 
-/// The advantages of completions relative to their prompt's group: one per completion.
+/// Returns the advantages of completions relative to their prompt's group: one per completion.
 pub(super) fn by_group(
     rewards: &[f64],
     settings: &PpoSettings,
@@ -67,7 +68,7 @@ pub(super) fn by_group(
     rewards.chunks(samples).flat_map(advantages).map(estimate).collect()
 }
 
-/// The share of ratios outside the range on the side to which their advantage pushes (TRL's
+/// Returns the share of ratios outside the range on the side to which their advantage pushes (TRL's
 /// `clip_ratio/region_mean`).
 pub(super) fn clip_ratio(logprobs: &[f32], old_logprobs: &[f32], advantages: &[f32], clip: f32) -> f64 {
     let is_clipped = |((&logprob, &old), &advantage): ((&f32, &f32), &f32)| {

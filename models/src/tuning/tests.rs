@@ -291,7 +291,7 @@ fn prompts_without_room_for_a_completion_are_skipped() {
     iterate(&mut tuner(settings.clone()));
     settings.training.max_length = 12;
     let error = PolicyTuner::new(Bigram::new(), prompts(), settings).err().expect("no prompt").to_string();
-    assert!(error.contains("none of the 3 prompts") && error.contains("max_new_tokens"), "{error}");
+    assert!(error.contains("all 3 prompts are too long") && error.contains("max_new_tokens"), "{error}");
 }
 
 #[test]

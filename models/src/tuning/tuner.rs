@@ -102,7 +102,8 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         })
     }
 
-    /// The number of prompts that are skipped because their longest completion would exceed `max_length`.
+    /// Returns the number of prompts that are skipped because their longest completion would exceed
+    /// `max_length`.
     #[must_use]
     pub fn skipped_prompts(&self) -> usize {
         self.prompts.len() - self.usable.len()
@@ -120,7 +121,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         self.iteration >= self.settings.objective.ppo.iterations
     }
 
-    /// The current policy.
+    /// Returns the current policy.
     #[must_use]
     pub fn policy(&self) -> &P {
         &self.policy
@@ -263,7 +264,7 @@ impl<P: TunedPolicy> PolicyTuner<P> {
         Ok((inputs, output))
     }
 
-    /// A checkpoint for [`PolicyTuner::restore`], between two iterations.
+    /// Returns a checkpoint for [`PolicyTuner::restore`], between two iterations.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if it cannot be serialised.
@@ -332,8 +333,8 @@ fn usable_prompts(prompts: &[TuningPrompt], settings: &TuningSettings) -> Result
         return Err(ModelError::invalid(
             InvalidKind::Data,
             format!(
-                "none of the {} prompts can be used: with {new_tokens} new tokens (ppo.max_new_tokens), a prompt must leave room within \
-             {room} tokens (max_length)",
+                "all {} prompts are too long: a prompt and {new_tokens} new tokens (ppo.max_new_tokens) must fit into \
+                 {room} tokens (max_length)",
                 prompts.len()
             ),
         ));

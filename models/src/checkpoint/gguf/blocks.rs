@@ -25,7 +25,7 @@ pub(crate) enum BlockType {
 }
 
 impl BlockType {
-    /// The type with this code in a file. The error names an unsupported type.
+    /// Returns the type with this code in a file. The error names an unsupported type.
     pub(super) fn from_code(code: u32) -> Result<Self, String> {
         let name = match code {
             0 => return Ok(Self::F32),
@@ -49,8 +49,8 @@ impl BlockType {
             _ => "unknown",
         };
         Err(format!(
-            "its element type {code} ({name}) is not supported: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and \
-             Q6_K are"
+            "element type {code} ({name}) is not supported: use F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or \
+             Q6_K"
         ))
     }
 
@@ -109,7 +109,7 @@ impl BlockType {
                     .is_some()
             })
             .map(|bytes| bytes as u64)
-            .ok_or_else(|| format!("its shape {shape:?} is too large"))
+            .ok_or_else(|| format!("the shape {shape:?} is too large"))
     }
 
     /// Dequantises whole blocks and appends the floats to `out`.
@@ -142,7 +142,7 @@ fn half_at<const N: usize>(block: &[u8; N], offset: usize) -> f32 {
     f16::from_le_bytes([block[offset], block[offset + 1]]).to_f32()
 }
 
-/// A byte's low four bits, then its high four.
+/// Returns a byte's low four bits, then its high four.
 fn nibble(byte: u8, high: bool) -> u8 {
     if high { byte >> 4 } else { byte & 0x0f }
 }
@@ -164,7 +164,7 @@ fn q4_1(block: &[u8; 20], out: &mut Vec<f32>) {
     }
 }
 
-/// The five-bit numbers of a block: 32 fifth bits, then nibbles.
+/// Returns the five-bit numbers of a block: 32 fifth bits, then nibbles.
 fn five_bits(fifths: [u8; 4], nibbles: &[u8]) -> impl Iterator<Item = f32> {
     let fifths = u32::from_le_bytes(fifths);
     let low = nibbles.iter().map(|&byte| byte & 0x0f).chain(nibbles.iter().map(|&byte| byte >> 4));
@@ -194,10 +194,10 @@ fn q8_0(block: &[u8; 34], out: &mut Vec<f32>) {
     out.extend(block[2..].iter().map(|&byte| scale * f32::from(byte.cast_signed())));
 }
 
-/// The eight six-bit scales and minima that K-quants pack into twelve bytes.
+/// Returns the eight six-bit scales and minima that K-quants pack into twelve bytes.
 ///
-/// Bytes 0 to 3 are four scales, bytes 4 to 7 four minima. The last four bytes are the low nibbles of the
-/// other four of each; their upper bits are the top bits of the first eight bytes.
+/// Bytes 0 to 3 are four scales, bytes 4 to 7 four minima. The last four bytes hold the low nibbles of the
+/// other four scales and minima. The top bits of the first eight bytes are their upper bits.
 fn scales_and_minima(packed: &[u8]) -> [(f32, f32); 8] {
     std::array::from_fn(|group| {
         let (scale, minimum) = if group < 4 {

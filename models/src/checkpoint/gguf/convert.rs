@@ -23,8 +23,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// The name prefix of unfinished files.
 const UNFINISHED: &str = "unfinished-";
 
-/// The dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash`. They are converted if
-/// they are not in the cache.
+/// Returns the dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash`. They are
+/// converted if they are not in the cache.
 ///
 /// The file is written under a temporary name, synced and renamed, under a lock. A process that dies leaves
 /// no partial file under the final name. Of several processes that start together, one converts and the
@@ -70,12 +70,12 @@ fn is_whole(target: &Path, cache_dir: &Path) -> bool {
     locate(target).is_ok() && of_file(target, cache_dir).is_ok_and(|now| now == written)
 }
 
-/// The checksum file of a cached file: its BLAKE3 hash, in hex.
+/// Returns the checksum file of a cached file: its BLAKE3 hash, in hex.
 fn checksum_path(target: &Path) -> PathBuf {
     target.with_extension("blake3")
 }
 
-/// A temporary file whose permissions follow the umask: a cache may be shared.
+/// Returns a temporary file whose permissions follow the umask: a cache may be shared.
 fn unfinished_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(UNFINISHED);
@@ -102,7 +102,7 @@ struct TensorPlan<'a> {
     order: RowOrder,
 }
 
-/// The tensors to write, in the order of the source file.
+/// Returns the tensors to write, in the order of the source file.
 fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<TensorPlan<'a>>, String> {
     let mut missing = layout::required(config);
     let mut steps = Vec::new();
@@ -121,7 +121,7 @@ fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<TensorPlan<'
         steps.push(tensor);
     }
     if let Some((name, _)) = missing.first_key_value() {
-        return Err(format!("it has no tensor for {name}"));
+        return Err(format!("no tensor exists for {name}"));
     }
     steps.sort_by_key(|tensor| tensor.info.offset);
     Ok(steps)

@@ -117,7 +117,7 @@ pub(super) fn parse(source: impl Read, file_bytes: u64) -> Result<Header, String
     let version = reader.u32()?;
     if !(2..=3).contains(&version) {
         return Err(format!(
-            "GGUF version {version} (or byte order) is not supported: little-endian 2 and 3 are"
+            "GGUF version {version} (or byte order) is not supported: use little-endian 2 or 3"
         ));
     }
     let tensor_count = reader.count("tensors", ENTRIES_MAX)?;
@@ -268,7 +268,7 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// A tensor's entry. Its offset is still relative to the data.
+    /// Returns a tensor's entry. Its offset is still relative to the data.
     fn tensor_info(&mut self) -> Result<TensorInfo, String> {
         let dimensions = self.u32()?;
         if !(1..=DIMENSIONS_MAX).contains(&dimensions) {

@@ -14,7 +14,7 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, String
     let architecture = match family {
         "llama" => Architecture::Llama,
         "gptneox" => Architecture::GptNeoX,
-        other => return Err(format!("architecture {other:?} is not supported: llama and gptneox are")),
+        other => return Err(format!("architecture {other:?} is not supported: use llama or gptneox")),
     };
     let keys = Keys { header, family };
     if keys.integer("expert_count")?.is_some_and(|count| count > 0) {
@@ -61,7 +61,7 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, String
     Ok(config)
 }
 
-/// The end-of-sequence, end-of-turn and end-of-message tokens that the file names.
+/// Returns the end-of-sequence, end-of-turn and end-of-message tokens that the file names.
 fn stop_tokens(header: &Header) -> Vec<u32> {
     let mut ids = Vec::new();
     for id in ["eos", "eot", "eom"].into_iter().filter_map(|name| token_id(header, name)) {
@@ -72,7 +72,7 @@ fn stop_tokens(header: &Header) -> Vec<u32> {
     ids
 }
 
-/// The id of a special token in the metadata.
+/// Returns the id of a special token in the metadata.
 pub(super) fn token_id(header: &Header, name: &str) -> Option<u32> {
     u32::try_from(header.integer(&format!("tokenizer.ggml.{name}_token_id"))?).ok()
 }
@@ -90,7 +90,7 @@ fn rope(path: &Path, keys: &Keys<'_>, head_dim: usize) -> Result<Rope, String> {
                 factor: factor.ok_or("rope.scaling.factor is not a positive number")?,
             })
         }
-        other => return Err(format!("rope scaling {other:?} is not supported: none and linear are")),
+        other => return Err(format!("rope scaling {other:?} is not supported: use none or linear")),
     };
     Ok(Rope { theta, rotary_dims, scaling })
 }

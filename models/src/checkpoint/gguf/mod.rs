@@ -48,7 +48,7 @@ pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<Stor
     Ok((parts, inventory))
 }
 
-/// A file's header, its configuration and tokenizer without weights, and its BLAKE3 hash.
+/// Returns a file's header, its configuration and tokenizer without weights, and its BLAKE3 hash.
 fn read(path: &Path, cache_dir: &Path) -> Result<(Header, Parts, String), ModelError> {
     let wrong = |reason: String| ModelError::file(path, reason);
     let header = header::read(path)?;

@@ -30,7 +30,7 @@ pub(super) enum RowOrder {
 /// The divisors of the rotary frequencies; llama.cpp stores them as a tensor.
 pub(super) const ROTARY_DIVISORS: &str = "rope_freqs.weight";
 
-/// The destination of a tensor. An error if the architecture has no such tensor.
+/// Returns the destination of a tensor. An error if the architecture has no such tensor.
 pub(super) fn destination(name: &str, config: &ModelConfig) -> Result<Destination, String> {
     if name == ROTARY_DIVISORS {
         return Ok(Destination::Configuration);
@@ -39,7 +39,7 @@ pub(super) fn destination(name: &str, config: &ModelConfig) -> Result<Destinatio
         Architecture::Llama => llama(name, config),
         Architecture::GptNeoX => neox(name, config),
     };
-    let (name, rows) = found.ok_or_else(|| format!("tensor {name} has no place in this architecture"))?;
+    let (name, rows) = found.ok_or_else(|| format!("tensor {name} does not belong to this architecture"))?;
     Ok(Destination::Tensor { name, rows })
 }
 
@@ -103,7 +103,7 @@ fn neox(name: &str, config: &ModelConfig) -> Option<(String, RowOrder)> {
 }
 
 impl RowOrder {
-    /// The number of rows that are restored at a time. A tensor must have a multiple of it.
+    /// Returns the number of rows that are restored at a time. A tensor must have a multiple of it.
     pub(super) fn piece_rows(self) -> Option<usize> {
         match self {
             Self::Same => None,
@@ -111,7 +111,7 @@ impl RowOrder {
         }
     }
 
-    /// The first row, in the file, of the `piece`-th piece of the restored tensor.
+    /// Returns the first row, in the file, of the `piece`-th piece of the restored tensor.
     pub(super) fn source_row(self, piece: usize) -> usize {
         match self {
             Self::Same => 0,
@@ -120,7 +120,7 @@ impl RowOrder {
         }
     }
 
-    /// The row of the file's piece that becomes row `row` of the restored piece.
+    /// Returns the row of the file's piece that becomes row `row` of the restored piece.
     pub(super) fn within(self, row: usize) -> usize {
         match self {
             Self::Same | Self::QueriesKeysValues { .. } => row,

@@ -75,7 +75,7 @@ impl Writer {
         self
     }
 
-    /// A tensor of row-major shape whose elements count up from `first`.
+    /// Returns a tensor of row-major shape whose elements count up from `first`.
     fn counting(&mut self, name: &str, shape: &[usize], first: f32) -> &mut Self {
         let count = shape.iter().product::<usize>();
         let bytes: Vec<u8> = (0..count).flat_map(|index| (first + index as f32).to_le_bytes()).collect();
@@ -196,11 +196,11 @@ impl Place {
     }
 
     fn refusal(&self) -> String {
-        self.open().expect_err("it must be refused").to_string()
+        self.open().expect_err("the value must be refused").to_string()
     }
 }
 
-/// The rows of a matrix of 8 columns whose elements counted up from 0, by number.
+/// Returns the rows of a matrix of 8 columns whose elements counted up from 0, by number.
 fn rows(values: &[f32]) -> Vec<usize> {
     values.as_chunks::<8>().0.iter().map(|row| row[0] as usize / 8).collect()
 }

@@ -27,11 +27,10 @@ pub(super) fn build(header: &Header, architecture: Architecture) -> Result<TextT
     let (description, add_bos) = match family {
         "gpt2" => byte_level(header, tokens, architecture)?,
         "llama" => (sentence_piece(header, tokens)?, true),
-        other => return Err(format!("tokenizer {other:?} is not supported: gpt2 and llama are")),
+        other => return Err(format!("tokenizer {other:?} is not supported: use gpt2 or llama")),
     };
     let bytes = serde_json::to_vec(&description).map_err(|error| error.to_string())?;
-    let inner =
-        Tokenizer::from_bytes(bytes).map_err(|error| format!("its tokenizer is not valid: {error}"))?;
+    let inner = Tokenizer::from_bytes(bytes).map_err(|error| format!("invalid tokenizer: {error}"))?;
     let text_of = |name: &str| tokens.get(usize::try_from(token_id(header, name)?).ok()?).cloned();
     let chat_template = header.text("tokenizer.chat_template").map(str::to_owned);
     let bos = header.bool("tokenizer.ggml.add_bos_token").unwrap_or(add_bos);
@@ -182,8 +181,8 @@ fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
 /// The longest token for which merges are computed, in characters; SentencePiece's own limit is 16.
 const PIECE_CHARACTERS_MAX: usize = 64;
 
-/// All ways to join two tokens into a third, highest score first. Ties go to the longer left part, then to
-/// the longer right part, then by id, as in transformers.
+/// Returns all ways to join two tokens into a third, highest score first. Ties go to the longer left part,
+/// then to the longer right part, then by id, as in transformers.
 fn merges_of<'a>(tokens: &'a [String], scores: &[f64]) -> Vec<(&'a str, &'a str)> {
     let ids: BTreeMap<&str, usize> =
         tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();

@@ -16,7 +16,7 @@ pub(super) enum Purpose {
     Classifier { labels: usize },
 }
 
-/// The configuration of a model that has no `config.json`, without its heads.
+/// Returns the configuration of a model that has no `config.json`, without its heads.
 ///
 /// # Errors
 /// [`ModelError::Invalid`] for a rotary embedding that the format cannot express.
@@ -86,8 +86,8 @@ fn rope_scaling(config: &ModelConfig) -> Result<Value, ModelError> {
         Some(RopeScaling::Divisors(_)) => {
             return Err(ModelError::invalid(
                 InvalidKind::Unsupported,
-                "this GGUF file lists its rotary frequencies one by one, which a Hugging Face configuration cannot express: \
-                 use the model's Hugging Face folder",
+                "a Hugging Face configuration cannot express the rotary frequencies of this GGUF file: use the model's \
+                 Hugging Face folder",
             ));
         }
     })
@@ -136,8 +136,8 @@ pub(super) fn for_purpose(
     settings
 }
 
-/// The padding token. transformers reads the score at the last token that is not padding, so a token that
-/// ends texts is avoided if possible.
+/// Returns the padding token, which does not end texts if possible: transformers reads the score at the last
+/// token that is not padding.
 fn padding(config: &ModelConfig) -> u32 {
     let bos = config.bos_token_id.filter(|id| !config.eos_token_ids.contains(id));
     bos.or(config.eos_token_ids.first().copied()).unwrap_or(0)

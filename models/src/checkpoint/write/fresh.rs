@@ -87,11 +87,7 @@ pub fn initialise(model: &FreshModel<'_>, output: &Path) -> Result<(), ModelErro
 
 fn tokenizer(model: &FreshModel<'_>) -> Result<TextTokenizer, ModelError> {
     let inner = Tokenizer::from_bytes(model.tokenizer_json).map_err(|error| {
-        ModelError::invalid_because(
-            InvalidKind::Tokenizer,
-            "the tokenizer of the new model is not valid",
-            error,
-        )
+        ModelError::invalid_because(InvalidKind::Tokenizer, "invalid tokenizer of the new model", error)
     })?;
     let text = |token: &str| Some(token.to_owned());
     Ok(TextTokenizer::new(
@@ -118,7 +114,7 @@ fn sizes(model: &FreshModel<'_>, tokenizer: &TextTokenizer) -> Result<ModelConfi
     let tokens = tokenizer.vocabulary_size();
     if model.vocab_size < tokens {
         return Err(invalid(format!(
-            "its vocabulary of {} is smaller than its tokenizer's {tokens}",
+            "the vocabulary of {} is smaller than the tokenizer's {tokens}",
             model.vocab_size
         )));
     }

@@ -30,7 +30,7 @@ impl GradientOrder {
         preparations: &BTreeSet<usize>,
     ) -> Self {
         let pass = first..graph.nodes().len();
-        let (values, nodes) = places(graph, readers, preparations);
+        let (values, nodes) = ranks(graph, readers, preparations);
         let mut producers = BTreeMap::new();
         let mut read: BTreeSet<Value> = BTreeSet::new();
         for index in pass.clone() {
@@ -46,7 +46,7 @@ impl GradientOrder {
         Self { makers: makers.collect(), preparations: in_order(graph, nodes), made: Vec::new(), pass }
     }
 
-    /// The nodes that prepare parameters, each after its readers, with their ranks.
+    /// Returns the nodes that prepare parameters, each after its readers, with their ranks.
     pub(super) fn preparations(&mut self) -> Vec<(usize, usize)> {
         std::mem::take(&mut self.preparations)
     }
@@ -72,12 +72,12 @@ impl GradientOrder {
     }
 }
 
-/// The rank of each value that depends on parameters only: the first node that reads it, or a value made from
-/// it, together with other values.
+/// Returns the rank of each value that depends on parameters only, and of each node that makes such a value.
 ///
-/// Also the rank of each node that makes such a value: the last rank of its results, since the rule needs the
-/// gradients of all of them.
-fn places(
+/// The rank of a value is the first node that reads the value, or a value made from it, together with other
+/// values. The rank of a node is the last rank of its results, because its rule needs the gradients of all
+/// results.
+fn ranks(
     graph: &Graph,
     readers: &[usize],
     preparations: &BTreeSet<usize>,

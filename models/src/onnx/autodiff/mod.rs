@@ -45,7 +45,8 @@ mod shapes;
 #[cfg(test)]
 mod tests;
 
-/// The gradients of a scalar `loss []` with respect to 32-bit float values, each in its value's shape.
+/// Returns the gradients of a scalar `loss []` with respect to 32-bit float values, each in its value's
+/// shape.
 ///
 /// # Examples
 /// The loss Σ (w x)² has the gradient 2 w Σ x², summed over the rows. Building and exporting a graph needs no
@@ -209,7 +210,7 @@ struct BackwardNode {
 }
 
 impl BackwardNode {
-    /// The gradient of the first output. A node whose only output has no gradient is skipped.
+    /// Returns the gradient of the first output. A node whose only output has no gradient is skipped.
     fn gradient(&self) -> Result<Value, ModelError> {
         let missing = || {
             ModelError::invalid(
@@ -307,18 +308,18 @@ impl Backward<'_> {
         self.depends.get(value.index()).copied().unwrap_or(false)
     }
 
-    /// The values whose gradient is needed and known, with their gradients.
+    /// Returns the values whose gradient is needed and known, with their gradients.
     fn required_gradients(&self) -> Vec<(Value, Value)> {
         let wanted = self.gradients.iter().filter(|&(&value, _)| self.requires_gradient(value));
         wanted.map(|(&value, &gradient)| (value, gradient)).collect()
     }
 
-    /// A value of the forward pass, or its recomputed copy.
+    /// Returns a value of the forward pass, or its recomputed copy.
     fn forward_value(&mut self, value: Value) -> Value {
         self.recomputation.forward_value(self.graph, value)
     }
 
-    /// An optional output of the node, or of its copy.
+    /// Returns an optional output of the node, or of its copy.
     fn saved(&mut self, node: &BackwardNode, slot: usize, shape: Shape) -> Value {
         let node = self.recomputation.node(self.graph, node.index);
         self.graph.optional_output(node, slot, shape)
@@ -349,7 +350,7 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// A gradient summed over the axes along which `value` was broadcast.
+    /// Returns a gradient summed over the axes along which `value` was broadcast.
     fn summed_to(&mut self, gradient: Value, value: Value) -> Result<Value, ModelError> {
         let (wide, narrow) = (self.graph.shape(gradient).clone(), self.graph.shape(value).clone());
         let outer = wide.len().saturating_sub(narrow.len());

@@ -55,8 +55,9 @@ impl Backward<'_> {
         self.accumulate(input, dx)
     }
 
-    /// With n = (x − mean) r, r = 1/√(var + ε) and g = ȳ w: y = n w + b, w̄ = Σ ȳ n and b̄ = Σ ȳ over the
-    /// rows, and x̄ = r (g − mean(g) − n mean(g n)).
+    /// With n = (x − mean) r, r = 1/√(var + ε) and g = ȳ w: y = n w + b.
+    ///
+    /// Over the rows, w̄ = Σ ȳ n and b̄ = Σ ȳ. x̄ = r (g − mean(g) − n mean(g n)).
     pub(super) fn layer_norm(&mut self, node: &BackwardNode) -> Result<(), ModelError> {
         let (input, weight, bias) = (node.input(0)?, node.input(1)?, node.input(2)?);
         let dy = node.gradient()?;
@@ -88,7 +89,7 @@ impl Backward<'_> {
         self.accumulate(input, dx)
     }
 
-    /// The shape with one number per row of a value.
+    /// Returns the shape with one number per row of a value.
     fn per_row(&self, value: Value) -> Shape {
         let mut shape = self.graph.shape(value).clone();
         if let Some(last) = shape.last_mut() {

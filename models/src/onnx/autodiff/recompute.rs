@@ -57,7 +57,7 @@ impl Recomputation {
         this
     }
 
-    /// The first node of the segment that contains a node.
+    /// Returns the first node of the segment that contains a node.
     fn segment(&self, node: usize) -> Option<usize> {
         let place = self.segments.partition_point(|segment| segment.end <= node);
         self.segments.get(place).filter(|segment| segment.contains(&node)).map(|segment| segment.start)
@@ -70,14 +70,14 @@ impl Recomputation {
         }
     }
 
-    /// A value, or its copy if it is not kept.
+    /// Returns a value, or its copy if it is not kept.
     pub(super) fn forward_value(&mut self, graph: &mut Graph, value: Value) -> Value {
         let Some(&producer) = self.producers.get(&value) else { return value };
         self.copy(graph, producer);
         self.values.get(&value).copied().unwrap_or(value)
     }
 
-    /// A node, or its copy if it is in a segment.
+    /// Returns a node, or its copy if it is in a segment.
     pub(super) fn node(&mut self, graph: &mut Graph, node: usize) -> usize {
         if self.segment(node).is_some() { self.copy(graph, node) } else { node }
     }
@@ -105,8 +105,8 @@ impl Recomputation {
         copy
     }
 
-    /// An operand from outside a segment, tied to the segment's incoming gradient: it is computed after that
-    /// gradient.
+    /// Returns an operand from outside a segment, tied to the segment's incoming gradient: it is computed
+    /// after that gradient.
     fn tied(&mut self, graph: &mut Graph, node: usize, value: Value) -> Value {
         let Some(segment) = self.segment(node) else { return value };
         let Some(&incoming) = self.incoming.get(&segment) else { return value };

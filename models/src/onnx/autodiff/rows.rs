@@ -89,7 +89,7 @@ impl Backward<'_> {
         self.accumulate(logits, dz)
     }
 
-    /// A rotation by −angle: the same operator with −sin.
+    /// Returns a rotation by −angle: the same operator with −sin.
     pub(super) fn rotary(
         &mut self,
         node: &BackwardNode,

@@ -40,7 +40,8 @@ impl Graph {
         self.binary("a division", Op::Div, x, y)
     }
 
-    /// The lesser of x and y, broadcast as in [`Graph::add`]; where they are equal, the gradient is shared.
+    /// Returns the lesser of x and y, broadcast as in [`Graph::add`]; where they are equal, the gradient is
+    /// shared.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -48,7 +49,8 @@ impl Graph {
         self.binary("a minimum", Op::Min, x, y)
     }
 
-    /// The greater of x and y, broadcast as in [`Graph::add`]; where they are equal, the gradient is shared.
+    /// Returns the greater of x and y, broadcast as in [`Graph::add`]; where they are equal, the gradient is
+    /// shared.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -111,7 +113,7 @@ impl Graph {
         self.same_shape(Op::Exp, &[x])
     }
 
-    /// The natural logarithm of x.
+    /// Returns the natural logarithm of x.
     pub fn log(&mut self, x: Value) -> Value {
         self.same_shape(Op::Log, &[x])
     }
@@ -151,7 +153,7 @@ impl Graph {
         self.same_shape(Op::Sign, &[x])
     }
 
-    /// The error function, 2/√π ∫₀ˣ e^(−t²) dt.
+    /// Returns the error function, 2/√π ∫₀ˣ e^(−t²) dt.
     pub fn erf(&mut self, x: Value) -> Value {
         self.same_shape(Op::Erf, &[x])
     }
@@ -205,7 +207,7 @@ impl Graph {
     }
 }
 
-/// The broadcast shape of two operands, aligned at their last axes; `None` if they do not match.
+/// Returns the broadcast shape of two operands, aligned at their last axes; `None` if they do not match.
 pub(in crate::onnx) fn joint(a: &[Dim], b: &[Dim]) -> Option<Shape> {
     let (long, short) = if a.len() >= b.len() { (a, b) } else { (b, a) };
     let outer = long.len() - short.len();

@@ -7,7 +7,7 @@ use super::Graph;
 use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
 impl Graph {
-    /// The sum over some axes. They stay with size 1 if `keep`; −1 is the last axis.
+    /// Returns the sum over some axes. They stay with size 1 if `keep`; −1 is the last axis.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when x has no such axis.
@@ -16,7 +16,7 @@ impl Graph {
         Ok(self.reduced_sum(x, axes, keep))
     }
 
-    /// The mean over some axes. They stay with size 1 if `keep`; −1 is the last axis.
+    /// Returns the mean over some axes. They stay with size 1 if `keep`; −1 is the last axis.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when x has no such axis.
@@ -29,7 +29,7 @@ impl Graph {
         Ok(self.node(Op::ReduceMean { axes, keep }, &[x], ElementType::F32, shape))
     }
 
-    /// The maximum over the last axis, which stays with size 1. No gradient passes through it.
+    /// Returns the maximum over the last axis, which stays with size 1. No gradient passes through it.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when x is a scalar.
@@ -39,13 +39,13 @@ impl Graph {
         Ok(self.node(Op::ReduceMax { axis }, &[x], ElementType::F32, shape))
     }
 
-    /// The sum of all elements, `[]`.
+    /// Returns the sum of all elements, `[]`.
     pub fn sum_all(&mut self, x: Value) -> Value {
         let axes = (0..self.shape(x).len()).collect();
         self.reduced_sum(x, axes, false)
     }
 
-    /// The mean of all elements, `[]`.
+    /// Returns the mean of all elements, `[]`.
     pub fn mean_all(&mut self, x: Value) -> Value {
         let axes: Vec<usize> = (0..self.shape(x).len()).collect();
         if axes.is_empty() {
@@ -54,7 +54,7 @@ impl Graph {
         self.node(Op::ReduceMean { axes, keep: false }, &[x], ElementType::F32, Shape::new())
     }
 
-    /// The sum over existing axes, in ascending order.
+    /// Returns the sum over existing axes, in ascending order.
     pub(in crate::onnx) fn reduced_sum(&mut self, x: Value, axes: Vec<usize>, keep: bool) -> Value {
         if axes.is_empty() {
             return x;

@@ -22,8 +22,8 @@ impl Graph {
         self.gather_as(Op::GatherPaired { inverse, covers: false }, x, index)
     }
 
-    /// The opposite of [`Graph::gather_paired`]: gathers rows of x `[n, ..]` by `index [m]`. Every row of x
-    /// must be among them, at the places `inverse [n]`.
+    /// Returns the opposite of [`Graph::gather_paired`]: gathers rows of x `[n, ..]` by `index [m]`. Every
+    /// row of x must be among them, at the places `inverse [n]`.
     ///
     /// The other rows are padding; an index of −1 fills them with the last row. They must not reach the loss,
     /// since the gradient ignores them.

@@ -146,7 +146,7 @@ impl Graph {
         }
     }
 
-    /// The elements `start..end` along the last axis.
+    /// Returns the elements `start..end` along the last axis.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] if the range exceeds the axis.
@@ -162,7 +162,7 @@ impl Graph {
         Ok(self.slice(x, axis, start, end))
     }
 
-    /// The elements `start..end` along an axis, which must contain them.
+    /// Returns the elements `start..end` along an axis, which must contain them.
     pub(in crate::onnx) fn slice(&mut self, x: Value, axis: usize, start: usize, end: usize) -> Value {
         let mut shape = self.shape(x).clone();
         shape[axis] = Dim::Fixed(end - start);
@@ -176,7 +176,7 @@ impl Graph {
         self.node(Op::ReshapeTo, &[x, sizes], element, shape)
     }
 
-    /// The shape of x as a vector of 64-bit integers.
+    /// Returns the shape of x as a vector of 64-bit integers.
     pub(in crate::onnx) fn shape_of(&mut self, x: Value) -> Value {
         let rank = self.shape(x).len();
         self.node(Op::ShapeOf, &[x], ElementType::I64, vec![Dim::Fixed(rank)])
@@ -199,7 +199,7 @@ impl Graph {
         Ok(self.node(Op::Expand, &[x, sizes], element, shape))
     }
 
-    /// A shape as a vector of 64-bit integers.
+    /// Returns a shape as a vector of 64-bit integers.
     pub(in crate::onnx) fn shape_value(&mut self, shape: &[Dim]) -> Result<Value, ModelError> {
         let mut parts: Vec<Value> = Vec::new();
         let mut fixed: Vec<i64> = Vec::new();
@@ -222,7 +222,7 @@ impl Graph {
         self.concat(&parts, 0)
     }
 
-    /// The size of a named dimension, `[1]`, a 64-bit integer.
+    /// Returns the size of a named dimension, `[1]`, a 64-bit integer.
     pub(in crate::onnx) fn size(&mut self, name: &'static str) -> Result<Value, ModelError> {
         if let Some(&known) = self.sizes.get(name) {
             return Ok(known);
@@ -241,13 +241,13 @@ impl Graph {
         Ok(size)
     }
 
-    /// The size of one axis of a value, `[1]`, a 64-bit integer.
+    /// Returns the size of one axis of a value, `[1]`, a 64-bit integer.
     pub(in crate::onnx) fn size_of(&mut self, value: Value, axis: usize) -> Value {
         self.node(Op::Size { axis }, &[value], ElementType::I64, vec![Dim::Fixed(1)])
     }
 }
 
-/// The number of elements of a shape; `None` if a dimension is not fixed.
+/// Returns the number of elements of a shape; `None` if a dimension is not fixed.
 fn elements(shape: &[Dim]) -> Option<usize> {
     let size = |dim: &Dim| match dim {
         Dim::Fixed(size) => Some(*size),

@@ -74,7 +74,7 @@ pub(super) fn attend(operands: &[Option<&Tensor>], heads: usize, kv_heads: usize
     vec![Tensor::new(&query.shape[..], output), keys, values]
 }
 
-/// The values of the first `count` positions, weighted by the softmax of their scores.
+/// Returns the values of the first `count` positions, weighted by the softmax of their scores.
 #[expect(clippy::cast_precision_loss, reason = "sizes of tensors in tests are small")]
 fn weighted(
     query: &[f64],

@@ -26,7 +26,7 @@ fn mean(row: impl Iterator<Item = f64>, width: usize) -> f64 {
     row.sum::<f64>() / width as f64
 }
 
-/// The norm and 1 / √(mean x² + ε).
+/// Returns the norm and 1 / √(mean x² + ε).
 pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Vec<Tensor> {
     let inverse: Vec<f64> =
         x.rows().map(|row| (mean(row.iter().map(|x| x * x), x.width()) + epsilon).sqrt().recip()).collect();
@@ -35,7 +35,7 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Vec<Tensor>
     vec![Tensor::new(&x.shape[..], data), per_row(x, inverse)]
 }
 
-/// The norm, two omitted outputs, and the sum.
+/// Returns the norm, two omitted outputs, and the sum.
 pub(super) fn add_rms_norm(x: &Tensor, skip: &Tensor, weight: &Tensor, epsilon: f64) -> Vec<Tensor> {
     let sum = Tensor::new(&x.shape[..], x.data.iter().zip(&skip.data).map(|(x, y)| x + y).collect());
     let norm = rms_norm(&sum, weight, epsilon).swap_remove(0);
@@ -43,7 +43,7 @@ pub(super) fn add_rms_norm(x: &Tensor, skip: &Tensor, weight: &Tensor, epsilon: 
     vec![norm, nothing(), nothing(), sum]
 }
 
-/// The norm, the mean and 1 / √(var + ε).
+/// Returns the norm, the mean and 1 / √(var + ε).
 pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Vec<Tensor> {
     let (mut data, mut means, mut inverses) = (Vec::new(), Vec::new(), Vec::new());
     for row in x.rows() {

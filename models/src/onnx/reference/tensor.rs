@@ -19,7 +19,7 @@ impl Tensor {
         Self::new([sizes.len()], sizes.iter().map(|&size| size as f64).collect())
     }
 
-    /// A tensor whose elements are a function of their index.
+    /// Returns a tensor whose elements are a function of their index.
     pub(crate) fn from_fn(shape: impl Into<Vec<usize>>, mut element: impl FnMut(&[usize]) -> f64) -> Self {
         let shape = shape.into();
         let data = indices(&shape).map(|index| element(&index)).collect();
@@ -63,7 +63,7 @@ impl Tensor {
         })
     }
 
-    /// The rows along the last axis.
+    /// Returns the rows along the last axis.
     pub(crate) fn rows(&self) -> std::slice::ChunksExact<'_, f64> {
         self.data.chunks_exact(self.width())
     }
@@ -73,7 +73,7 @@ impl Tensor {
     }
 }
 
-/// Every index into a shape, in row-major order.
+/// Returns every index into a shape, in row-major order.
 pub(crate) fn indices(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> {
     let shape = shape.to_vec();
     (0..shape.iter().product::<usize>()).map(move |mut flat| {
@@ -85,7 +85,7 @@ pub(crate) fn indices(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> {
     })
 }
 
-/// The broadcast shape of two operands, aligned at their last axes.
+/// Returns the broadcast shape of two operands, aligned at their last axes.
 pub(crate) fn joint(a: &[usize], b: &[usize]) -> Vec<usize> {
     let rank = a.len().max(b.len());
     let size =

@@ -1,7 +1,9 @@
 //! Cost-model loss of Safe-RLHF (arXiv 2310.12773, equation 6).
 //!
-//! Σ w · (−log σ(c₁ − c₂) − log σ(s₁ c₁) − log σ(s₂ c₂)), where completion 1 is the less safe one. s is +1
-//! for an unsafe and −1 for a safe completion. A cost above 0 means unsafe.
+//! Σ w · (−log σ(c₁ − c₂) − log σ(s₁ c₁) − log σ(s₂ c₂)).
+//!
+//! Completion 1 is the less safe one. s is +1 for an unsafe and −1 for a safe completion. A cost above 0
+//! means unsafe.
 
 use crate::error::ModelError;
 use crate::onnx::Graph;

@@ -104,7 +104,7 @@ pub(super) fn scalar(name: &'static str, number: f32) -> Feed {
     Feed { name, shape: Vec::new(), numbers: vec![number] }
 }
 
-/// The bounds of a ratio, 1 − clip and 1 + clip.
+/// Returns the bounds of a ratio, 1 − clip and 1 + clip.
 pub(super) fn clip_range(clip: f32) -> [Feed; 2] {
     [scalar("ratio_min", 1.0 - clip), scalar("ratio_max", 1.0 + clip)]
 }

@@ -33,8 +33,8 @@ pub use inputs::LossInputs;
 pub use ppo::{PpoReport, ppo_report};
 pub(super) use terms::LossValue;
 
-/// The log-probability of each completion from those of its tokens, in the form of the loss: sums, or means
-/// for IPO (as in TRL).
+/// Returns the log-probability of each completion from those of its tokens, in the form of the loss: sums, or
+/// means for IPO (as in TRL).
 #[must_use]
 pub fn sequence_logprobs(loss: Loss, batch: &PackedBatch, logprobs: &[f32]) -> Vec<f32> {
     let of_sequence = |logprobs: &[f32]| {
@@ -69,7 +69,7 @@ pub(super) fn loss_value(
     }
 }
 
-/// The numbers for the inputs that [`loss_value`] added.
+/// Returns the numbers for the inputs that [`loss_value`] added.
 ///
 /// # Errors
 /// [`ModelError::Invalid`] if they belong to another loss, or if their lengths do not match the batch.

@@ -76,8 +76,8 @@ pub struct PpoReport {
     pub ratio: f64,
 }
 
-/// The report of a batch; `logprobs` and `values` are the outputs of the step, `[selected]`. All zeros for
-/// other losses than PPO, and for a batch without tokens.
+/// Returns the report of a batch; `logprobs` and `values` are the outputs of the step, `[selected]`. All
+/// zeros for other losses than PPO, and for a batch without tokens.
 #[must_use]
 pub fn ppo_report(inputs: &LossInputs, logprobs: &[f32], values: &[f32]) -> PpoReport {
     let mut report =

@@ -34,7 +34,7 @@ pub(super) fn weighted_sum(graph: &mut Graph, x: Value, dim: Dim) -> Result<Valu
     Ok(graph.sum_all(weighted))
 }
 
-/// The first and the second halves of `[sequences]`, `[pairs]` each.
+/// Returns the first and the second halves of `[sequences]`, `[pairs]` each.
 pub(super) fn halves(graph: &mut Graph, x: Value) -> Result<(Value, Value), ModelError> {
     let rows = graph.reshape(x, vec![Dim::Fixed(2), PAIRS])?;
     let mut halves = Vec::with_capacity(2);

@@ -10,7 +10,7 @@ use super::*;
 use crate::onnx::{Dim, ElementType};
 use crate::training::forward::dims;
 
-/// A packed batch of completions with these lengths.
+/// Returns a packed batch of completions with these lengths.
 fn batch(loss: Loss, completions: &[usize]) -> PackedBatch {
     let sequence = |&length: &usize| TrainingSequence { ids: vec![0; length + 1], completion_start: 1 };
     let sequences: Vec<TrainingSequence> = completions.iter().map(sequence).collect();
@@ -25,7 +25,7 @@ struct AssumedOutputs<'a> {
     values: &'a [f32],
 }
 
-/// The loss of a batch, in 64 bits.
+/// Returns the loss of a batch, in 64 bits.
 fn loss_of(loss: Loss, completions: &[usize], assumed: &AssumedOutputs<'_>, inputs: &LossInputs) -> f64 {
     let batch = batch(loss, completions);
     let mut graph = Graph::new();

@@ -106,7 +106,7 @@ fn outputs(parameters: &[f32], sequences: &[TrainingSequence]) -> ModelOutputs {
     outputs
 }
 
-/// The loss, and its derivative by each token's log-probability and value.
+/// Returns the loss, and its derivative by each token's log-probability and value.
 fn slopes(
     inputs: &LossInputs,
     model: &ModelOutputs,

@@ -17,8 +17,8 @@ const WIDTH: usize = 4;
 const WIDE: usize = 16;
 const ROWS: usize = 40;
 
-/// The nodes in ONNX Runtime's default order: depth-first from the nodes without readers, last in the file
-/// first (`Graph::ReverseDFSFrom` in onnxruntime/core/graph/graph.cc, as called by `GraphViewer`).
+/// Returns the nodes in ONNX Runtime's default order: depth-first from the nodes without readers, last in the
+/// file first. See `Graph::ReverseDFSFrom` in onnxruntime/core/graph/graph.cc, as called by `GraphViewer`.
 fn run_order(graph: &Graph) -> Vec<usize> {
     let mut producers = BTreeMap::new();
     let mut read = BTreeSet::new();
@@ -42,7 +42,7 @@ fn run_order(graph: &Graph) -> Vec<usize> {
     order
 }
 
-/// The peak number of live elements, without inputs and constants.
+/// Returns the peak number of live elements, without inputs and constants.
 fn peak(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> usize {
     let run = evaluate(graph, inputs);
     let order = run_order(graph);

@@ -70,7 +70,7 @@ fn ids(name: &'static str, dims: &[(Dim, usize)], ids: &[i64]) -> CaseInput {
     }
 }
 
-/// A random number of a range, rounded to 32 bits.
+/// Returns a random number of a range, rounded to 32 bits.
 #[expect(clippy::cast_possible_truncation, reason = "rounding is wanted")]
 fn between(random: &mut Random, low: f64, high: f64) -> f64 {
     f64::from((low + random.unit() * (high - low)) as f32)
@@ -127,7 +127,7 @@ impl Built {
         evaluate(&self.graph, inputs).get(self.loss).data[0]
     }
 
-    /// The graph with its gradients.
+    /// Returns the graph with its gradients.
     fn differentiated(&self) -> (Graph, Vec<Value>) {
         let mut graph = self.graph.clone();
         let found = gradients(&mut graph, self.loss, &self.wrt).unwrap_or_else(|error| panic!("{error}"));

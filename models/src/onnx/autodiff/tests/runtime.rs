@@ -50,7 +50,7 @@ fn run(
     inputs: &BTreeMap<String, Tensor>,
     level: GraphOptimizationLevel,
 ) -> Vec<Vec<f32>> {
-    let model = export(graph).expect("it can be exported");
+    let model = export(graph).expect("the graph can be exported");
     let mut session = Session::builder(runtime.environment())
         .and_then(|builder| Ok(builder.with_optimization_level(level)?))
         .and_then(|mut builder| builder.commit_from_memory(&model.bytes))
@@ -88,7 +88,7 @@ fn compare(name: &str, runtime: &OnnxRuntime, graph: &Graph, inputs: &BTreeMap<S
     }
 }
 
-/// Every case with its gradients, as an executable graph.
+/// Returns every case with its gradients, as an executable graph.
 fn graphs() -> Vec<(&'static str, Graph, BTreeMap<String, Tensor>)> {
     let cases = cases::all();
     let built = cases.iter().filter(|case| case.runs).map(|case| {

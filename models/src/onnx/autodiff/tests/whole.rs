@@ -16,7 +16,7 @@ pub(super) fn all() -> Vec<Case> {
     ]
 }
 
-/// An embedding, two layers with norms, and the mean negative log-likelihood of some targets.
+/// Returns an embedding, two layers with norms, and the mean negative log-likelihood of some targets.
 fn perceptron() -> Case {
     let rows = named("rows", 5);
     let inputs = vec![

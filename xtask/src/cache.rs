@@ -1,6 +1,5 @@
-//! The product's cache folder. The rule is the one of `dissent_models::cache_dir`; it is written again here
-//! because depending on that crate would make a newcomer's first command compile the whole model stack before
-//! it can say anything.
+//! The product's cache folder, by the same rule as `dissent_models::cache_dir`. A dependency on that crate
+//! would make a newcomer's first command compile the whole model stack.
 
 use std::path::PathBuf;
 
@@ -24,7 +23,7 @@ fn from_variables(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf>
         .or_else(|| Some(variable("HOME")?.join(".cache").join("dissent")))
 }
 
-/// The root of the workspace, in which `cargo xtask` runs its commands.
+/// Returns the root of the workspace, in which `cargo xtask` runs its commands.
 pub(crate) fn workspace_dir() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let xtask = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));

@@ -56,7 +56,7 @@ pub(crate) fn msrv() -> Result<()> {
     complete(check.current_dir(workspace_dir()))
 }
 
-/// The value of `rust-version` in a manifest.
+/// Returns the value of `rust-version` in a manifest.
 fn rust_version(manifest: &str) -> Option<&str> {
     let value = manifest.lines().find_map(|line| line.strip_prefix("rust-version = "))?;
     Some(value.trim().trim_matches('"'))

@@ -51,7 +51,7 @@ pub(crate) fn build_dissent() -> Result<PathBuf> {
     Ok(target_dir().join("release/dissent"))
 }
 
-/// The newest report below a folder.
+/// Returns the newest report below a folder.
 fn newest_html(folder: &Path) -> Option<PathBuf> {
     let mut reports = Vec::new();
     collect_html(folder, &mut reports);
@@ -81,7 +81,7 @@ fn open(path: &Path) {
     if let Some(opener) = opener {
         let started = Command::new(opener).arg(path).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         if started.is_err() {
-            println!("no {opener} here: open the report in a browser yourself");
+            println!("{opener} is not installed: open the report in a browser");
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// The scripts of the workspace and of all its crates, in order of their paths.
+/// Returns the scripts of the workspace and of all its crates, in order of their paths.
 fn scripts(workspace: &Path) -> Result<Vec<PathBuf>> {
     let crates = std::fs::read_dir(workspace)
         .with_context(|| format!("failed to list {}", workspace.display()))?

@@ -56,7 +56,7 @@ enum Task {
     Lint(lint::LintOptions),
     /// Build the documentation of all crates; a warning is an error
     Doc,
-    /// Check the links of all pages and build the book; run its commands if asked
+    /// Check the links of all pages and build the book; run its commands on request
     Book(book::BookOptions),
     /// Run lint, doc, book and test, as CI does
     Ci,

@@ -1,4 +1,4 @@
-//! Debian packages that building and testing need: installed as root, asked for otherwise.
+//! Installs the Debian packages for building and testing, or prints the command if the user is not root.
 
 use std::path::Path;
 use std::process::Command;
@@ -40,13 +40,13 @@ fn install(needed_for: &str, packages: &[(&str, bool)]) {
     }
     let missing = missing.join(" ");
     let report = |why: &str| {
-        println!("{needed_for} needs missing packages, and {why}: apt-get install {missing}");
+        println!("{needed_for} needs missing packages ({why}): run apt-get install {missing}");
     };
     if !succeeds(Command::new("apt-get").arg("--version")) {
         return report("apt-get is not available");
     }
     if output_of(Command::new("id").arg("-u")).ok().as_deref().map(str::trim) != Some("0") {
-        return report("only root can install them");
+        return report("only root can install packages");
     }
     println!("installing {missing}");
     let apt = || {
@@ -54,8 +54,8 @@ fn install(needed_for: &str, packages: &[(&str, bool)]) {
         apt.env("DEBIAN_FRONTEND", "noninteractive");
         apt
     };
-    // The present list of packages may be recent enough, and there may be no way to update it.
-    let _as_it_is = complete(apt().args(["update", "--quiet"]));
+    // Without an update, the present list of packages may still be recent enough.
+    let _update = complete(apt().args(["update", "--quiet"]));
     let mut install = apt();
     install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(missing.split(' '));
     if let Err(error) = complete(&mut install) {

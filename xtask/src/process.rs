@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// Runs a command and lets it print; an error names the command and its exit status.
+/// Runs a command with inherited output. An error names the command and its exit status.
 pub(crate) fn complete(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("failed to start {}", shown(command)))?;
     if !status.success() {
@@ -25,7 +25,7 @@ pub(crate) fn output_of(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{} printed invalid UTF-8", shown(command)))
 }
 
-/// The last `count` lines of a text.
+/// Returns the last `count` lines of a text.
 pub(crate) fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
@@ -36,26 +36,26 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// The cargo that started this program, in the root of the workspace.
+/// Returns the cargo that started this program, in the root of the workspace.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(crate::cache::workspace_dir());
-    // `cargo xtask` itself runs under `cargo run`, which leaves these behind; a build script that reads them
-    // would be rebuilt for nothing on the next plain `cargo build`.
+    // `cargo run`, which starts `cargo xtask`, sets these variables. A build script that reads them would be
+    // rebuilt by the next plain `cargo build`.
     for variable in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
         command.env_remove(variable);
     }
     command
 }
 
-/// A Python 3 that has `pip`: `python3`, else `python`.
+/// Returns a Python 3 that has `pip`: `python3`, else `python`.
 pub(crate) fn python_with_pip() -> Result<PathBuf> {
     let found = ["python3", "python"].map(Path::new).into_iter().find(|python| {
         succeeds(Command::new(python).args(["-c", "import sys; sys.exit(sys.version_info < (3, 8))"]))
     });
     let python = found.context(
         "no Python 3.8 or newer found: install python3 with pip (Debian: apt install python3-pip; macOS: xcode-select \
-         --install), or fill the cache folder on another machine with `cargo xtask fetch` and copy it",
+         --install). Or copy the cache folder from another machine",
     )?;
     if !succeeds(Command::new(python).args(["-m", "pip", "--version"])) {
         bail!(

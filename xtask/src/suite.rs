@@ -1,4 +1,4 @@
-//! `cargo xtask test`: the whole suite, set up.
+//! `cargo xtask test`: sets up and runs the whole suite.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -12,7 +12,7 @@ use clap::Args;
 use crate::cache::{target_dir, workspace_dir};
 use crate::process::{cargo, complete, succeeds};
 
-/// Names the file to which tests append why they skip (`tests/support/required.rs`).
+/// The variable with the file to which tests append the reasons of skips (`tests/support/required.rs`).
 const SKIPPED: &str = "DISSENT_TESTS_SKIPPED";
 
 #[derive(Args)]

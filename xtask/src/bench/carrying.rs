@@ -31,7 +31,8 @@ pub(super) fn rabbitmq() -> Result<Vec<Figure>> {
     ])
 }
 
-/// Seconds of the demo's experiment, beside its model runs alone: no journal, no broker, no writes.
+/// Measures the demo's experiment, in seconds. The reference is its model runs without journal, broker and
+/// writes.
 pub(super) fn overhead(pairs: u32) -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let dissent = crate::demo::build_dissent()?;
@@ -50,7 +51,7 @@ pub(super) fn overhead(pairs: u32) -> Result<Vec<Figure>> {
     let compared = alternate(pairs, &mut || run(), &mut || recompute())?;
     Ok(vec![
         Figure::plain("the demo's experiment", compared.ours, "s")
-            .beside("its model runs alone", compared.reference, compared.ratio)
+            .beside("model runs alone", compared.reference, compared.ratio)
             .with_target(Target::RatioAtMost(1.05)),
     ])
 }
@@ -75,6 +76,6 @@ pub(super) fn soak() -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::plain("events of whole experiments, for 20 minutes", of("events_per_second")?, "events/s"),
         Figure::plain("resident memory at the end", of("resident_mib")?, "MiB"),
-        Figure::plain("its slope over the second half", of("slope_mib_per_hour")?, "MiB/h"),
+        Figure::plain("memory growth over the second half", of("slope_mib_per_hour")?, "MiB/h"),
     ])
 }

@@ -40,7 +40,7 @@ pub(crate) enum Target {
 }
 
 impl Figure {
-    /// A figure with neither reference nor target.
+    /// Returns a figure with neither reference nor target.
     pub(crate) fn plain(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
         Self { name: name.into(), value, unit, reference: None, target: None }
     }
@@ -105,7 +105,7 @@ fn shown(value: f64) -> String {
     grouped
 }
 
-/// The figures, one per line, in aligned columns.
+/// Returns the figures, one per line, in aligned columns.
 pub(crate) fn table(figures: &[Figure]) -> String {
     let header = ["measured", "figure", "reference", "ratio", "target"].map(str::to_owned);
     let rows: Vec<[String; 5]> = std::iter::once(header).chain(figures.iter().map(Figure::cells)).collect();
@@ -121,7 +121,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
     text
 }
 
-/// The median; the mean of the two middle values of an even number. `None` without values.
+/// Returns the median; the mean of the two middle values of an even number. `None` without values.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -95,7 +95,7 @@ pub(super) fn conflict() -> Result<Vec<Figure>> {
     Ok(vec![Figure::plain("PACS and tau, 100 000 prompts × 8", ms, "ms").with_target(Target::AtMost(100.0))])
 }
 
-/// The peak resident memory of the demo's experiment, run from the start on a copy.
+/// Returns the peak resident memory of the demo's experiment, run from the start on a copy.
 pub(super) fn memory() -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let dissent = crate::demo::build_dissent()?;
@@ -109,7 +109,7 @@ pub(super) fn memory() -> Result<Vec<Figure>> {
     ])
 }
 
-/// The demo's configuration in a fresh copy of its folder, so that it runs from the start.
+/// Returns the demo's configuration in a fresh copy of its folder, so that it runs from the start.
 pub(super) fn demo_copy() -> Result<PathBuf> {
     let copy = target_dir().join("bench/demo");
     if copy.exists() {
@@ -162,7 +162,7 @@ pub(super) fn alternate(
     Ok(Compared { ours: middle(&our_rates)?, reference: middle(&reference_rates)?, ratio: middle(&ratios)? })
 }
 
-/// The rate that a generation benchmark prints; an error if its work differs from the request.
+/// Returns the rate that a generation benchmark prints; an error if its work differs from the request.
 fn tokens_per_second(command: &mut Command) -> Result<f64> {
     let report = json_of(command)?;
     for (key, asked) in [("prompt_tokens", PROMPT_TOKENS), ("samples", SAMPLES), ("new_tokens", NEW_TOKENS)] {
@@ -173,7 +173,7 @@ fn tokens_per_second(command: &mut Command) -> Result<f64> {
     number(&report, "tokens_per_second")
 }
 
-/// The JSON object that a program prints: all of its output, or its last line.
+/// Returns the JSON object that a program prints: all of its output, or its last line.
 pub(super) fn json_of(command: &mut Command) -> Result<Value> {
     let text = output_of(command.current_dir(workspace_dir()))?;
     let last = text.trim_end().lines().next_back().unwrap_or_default();
@@ -182,7 +182,7 @@ pub(super) fn json_of(command: &mut Command) -> Result<Value> {
         .with_context(|| format!("neither the output nor its last line is JSON: {last:?}"))
 }
 
-/// The number at a path of keys, such as `durable_append/ratio_median`.
+/// Returns the number at a path of keys, such as `durable_append/ratio_median`.
 pub(super) fn number(report: &Value, path: &str) -> Result<f64> {
     let value = report.pointer(&format!("/{path}")).and_then(Value::as_f64).filter(|value| value.is_finite());
     value.with_context(|| format!("no number {path} in {report}"))

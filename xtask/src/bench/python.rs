@@ -35,7 +35,7 @@ fn environment(requirements: &Path) -> Result<PathBuf> {
     if marker.exists() {
         return Ok(python);
     }
-    println!("making a Python environment in {} (2 GB or more, once)", folder.display());
+    println!("creating a Python environment in {} (2 GB or more, once)", folder.display());
     if folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| format!("failed to remove {}", folder.display()))?;
     }

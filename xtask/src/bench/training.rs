@@ -54,13 +54,13 @@ pub(super) fn step(pairs: u32) -> Result<Vec<Figure>> {
         Figure::plain(name, speed.ours, "steps/s")
             .beside(&beside, speed.reference, speed.ratio)
             .with_target(Target::RatioAtLeast(1.1)),
-        Figure::plain("peak memory of that", memory, "MiB")
+        Figure::plain("peak memory of the LoRA step", memory, "MiB")
             .beside(&beside, reference_memory, memory / reference_memory)
             .with_target(Target::RatioAtMost(0.8)),
     ])
 }
 
-/// The share of a PPO iteration in which no model runs.
+/// Returns the share of a PPO iteration in which no model runs.
 pub(super) fn ppo() -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let model = crate::fetch::smollm2_path()?;

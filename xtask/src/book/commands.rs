@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use super::page::{Fence, Page};
 use crate::process::{complete, last_lines};
 
-/// Tags of a block of commands, and what each says: it is run here, or what it needs beside the program.
+/// Tags of a block of commands, with their meaning.
 const TAGS: [(&str, &str); 6] = [
     ("runnable", "is run by `cargo xtask book --only commands`"),
     ("repository", "is a command of the repository, such as `cargo xtask demo`"),
@@ -27,7 +27,7 @@ const TAGS: [(&str, &str); 6] = [
 /// Runs the runnable commands of every chapter, in the order of the table of contents.
 ///
 /// # Errors
-/// If a block of commands has no tag, fails, or prints something else than the book says.
+/// If a block of commands has no tag, fails, or lacks an expected line.
 pub(super) fn run(workspace: &Path, program: &Path) -> Result<()> {
     let chapters = workspace.join(super::page::BOOK).join("src");
     let read = |name: &str| {
@@ -64,7 +64,7 @@ fn run_chapter(name: &str, text: &str, workspace: &Path, program: &Path) -> Resu
     Ok(count)
 }
 
-/// A block of commands, and what it must print.
+/// A block of commands with its expected output.
 struct Step {
     line: usize,
     script: String,
@@ -97,7 +97,7 @@ impl Step {
     }
 }
 
-/// The steps of a chapter in the order of its lines.
+/// Returns the steps of a chapter in the order of its lines.
 fn steps(name: &str, page: &Page) -> Result<Vec<Step>> {
     let hidden = page.prose.iter().filter_map(|(line, text)| {
         let command = text.trim().strip_prefix("<!-- run:")?.strip_suffix("-->")?;
@@ -120,7 +120,7 @@ fn steps(name: &str, page: &Page) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// A block of commands says whether it is run, or what it needs.
+/// Checks that a block of commands has a tag.
 fn check_tag(name: &str, fence: &Fence) -> Result<()> {
     if fence.has("sh") && !TAGS.iter().any(|(tag, _)| fence.has(tag)) {
         let tags: Vec<String> = TAGS.iter().map(|(tag, meaning)| format!("  {tag}: {meaning}")).collect();

@@ -1,5 +1,4 @@
-//! The link check: every relative link, anchor and source path in the Markdown pages leads to something that
-//! exists.
+//! Checks that the targets of all relative links, anchors and source paths in the Markdown pages exist.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -16,7 +15,7 @@ const PATH_ENDS: [&str; 8] = [".rs", ".md", ".toml", ".yaml", ".yml", ".py", ".h
 /// Checks every page below the workspace.
 ///
 /// # Errors
-/// If a page cannot be read, or a link, an anchor or a path leads nowhere; all of them are named.
+/// If a page cannot be read, or a target does not exist; the error names all missing targets.
 pub(super) fn check(workspace: &Path) -> Result<()> {
     let pages = read_pages(workspace)?;
     let mut faults = Vec::new();
@@ -42,7 +41,7 @@ pub(super) fn check(workspace: &Path) -> Result<()> {
     if !faults.is_empty() {
         bail!("{} dead links:\n{}", faults.len(), faults.join("\n"));
     }
-    println!("links: {checked} links and paths in {} pages lead somewhere", pages.len());
+    println!("links: {checked} links and paths in {} pages are valid", pages.len());
     Ok(())
 }
 
@@ -90,7 +89,7 @@ fn follow(page: &Path, target: &str, pages: &Pages) -> Result<(), String> {
     }
 }
 
-/// The path without `.` and `..`, taken by its words.
+/// Returns the path without `.` and `..`, taken by its words.
 pub(super) fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {

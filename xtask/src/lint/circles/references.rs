@@ -55,7 +55,7 @@ pub(super) fn of(item: &Item) -> Found {
     found
 }
 
-/// The names that an item defines in its module.
+/// Returns the names that an item defines in its module.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other items define no name that a path can lead to")]
 pub(super) fn defined(item: &Item) -> Option<&Ident> {
     match item {
@@ -73,7 +73,7 @@ pub(super) fn defined(item: &Item) -> Option<&Ident> {
     }
 }
 
-/// The attributes of an item.
+/// Returns the attributes of an item.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the remaining items have none that decide about tests")]
 pub(super) fn attributes(item: &Item) -> &[Attribute] {
     match item {
@@ -137,7 +137,7 @@ fn combined(values: impl Iterator<Item = Option<bool>>, decisive: bool) -> Optio
     result
 }
 
-/// The tokens between commas.
+/// Returns the tokens between commas.
 fn split(tokens: TokenStream) -> Vec<TokenStream> {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     tokens

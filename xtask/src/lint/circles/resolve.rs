@@ -6,7 +6,7 @@ use super::graph::Imports;
 use super::references::{Kind, Reference};
 use super::tree::{Binding, Tree};
 
-/// What a path leads to.
+/// The target of a path.
 #[derive(Clone)]
 enum Target {
     Module(usize),
@@ -19,7 +19,7 @@ enum Target {
 /// The bindings that a resolution has followed: module, name, index among the name's bindings.
 type Followed = HashSet<(usize, String, usize)>;
 
-/// The imports between the files of a crate.
+/// Returns the imports between the files of a crate.
 pub(super) fn imports(tree: &Tree) -> Imports {
     let mut imports = Imports::new();
     for (index, module) in tree.modules.iter().enumerate() {
@@ -38,7 +38,7 @@ pub(super) fn imports(tree: &Tree) -> Imports {
 }
 
 impl Tree {
-    /// The files that a reference imports from, each with the name of the item.
+    /// Returns the files that a reference imports from, each with the name of the item.
     fn targets(&self, module: usize, reference: &Reference) -> Vec<(usize, String)> {
         let mut targets = self.resolve(module, &reference.path, &Followed::new());
         if let (true, Kind::Macro, [name]) = (targets.is_empty(), reference.kind, reference.path.as_slice()) {
@@ -75,8 +75,8 @@ impl Tree {
             || self.modules[module].parent.is_some_and(|parent| self.is_below(parent, ancestor))
     }
 
-    /// The targets of a path that is written in a module; none if it leads out of the crate or to a local
-    /// name.
+    /// Returns the targets of a path that is written in a module; none if it leads out of the crate or to a
+    /// local name.
     fn resolve(&self, module: usize, path: &[String], followed: &Followed) -> Vec<Target> {
         let mut base = module;
         let mut rest = path;
@@ -99,8 +99,8 @@ impl Tree {
         targets
     }
 
-    /// Follows a path by one segment. A name that a module must have and does not show comes out of a macro
-    /// of it.
+    /// Follows a path by one segment. A name that a module must have but does not define stems from one of
+    /// its macros.
     fn step(&self, from: Vec<Target>, name: &str, is_anchored: bool, followed: &Followed) -> Vec<Target> {
         let mut targets = Vec::new();
         for target in from {
@@ -117,7 +117,7 @@ impl Tree {
         targets
     }
 
-    /// The meanings of a name in a module; none if the module does not know it.
+    /// Returns the meanings of a name in a module; empty if the module has no such name.
     fn look_up(&self, module: usize, name: &str, followed: &Followed) -> Vec<Target> {
         let mut targets = Vec::new();
         for (index, binding) in self.modules[module].names.get(name).into_iter().flatten().enumerate() {
@@ -149,8 +149,8 @@ impl Tree {
     }
 }
 
-/// The followed bindings and one more, or nothing if that one was followed before: imports may lead in a
-/// ring.
+/// Returns the followed bindings with one more; `None` if that one was followed before, because imports may
+/// form a ring.
 fn one_further(followed: &Followed, module: usize, name: &str, index: usize) -> Option<Followed> {
     let mut further = followed.clone();
     further.insert((module, name.to_owned(), index)).then_some(further)

@@ -66,7 +66,7 @@ proptest! {
         name in prop::sample::select(vec!["study-tone.toml", "study-categories.toml", "study-humans.toml"]),
         mutations in mutations(),
     ) {
-        let _refused_or_not = written("study.toml", &mutated(&example(name), &mutations), StudyConfig::load);
+        let _outcome = written("study.toml", &mutated(&example(name), &mutations), StudyConfig::load);
     }
 
     #[test]
@@ -101,7 +101,7 @@ proptest! {
 }
 
 #[test]
-fn deeply_nested_input_neither_overflows_the_stack_nor_loads() {
+fn deeply_nested_input_does_not_overflow_the_stack_and_is_no_configuration() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let row = format!("{{\"prompt\":{}1{}}}", open.repeat(50_000), close.repeat(50_000));
         take_rows(row.as_bytes(), None);

@@ -278,7 +278,7 @@ mod tests {
             "answers.jsonl",
             "{\"prompt_id\": \"p1\", \"answer\": \"x\"}\n{\"prompt_id\": \"p2\", \"answer\": \"y\"}\n",
         );
-        assert!(bench.refused("", gold).contains("p1 is the prompt_id of two prompts"));
+        assert!(bench.refused("", gold).contains("prompt_id p1 belongs to two different prompts"));
         bench.write("held-out.jsonl", "{\"prompt_id\": \"p2\", \"prompt\": \"how? \"}\n");
         bench.write("pairs.jsonl", "{\"prompt\": \"a\"}\n");
         let message = bench.refused("data = \"pairs.jsonl\"", SENTIMENT);

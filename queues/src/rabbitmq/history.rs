@@ -238,6 +238,6 @@ mod tests {
     fn a_lasting_gap_is_an_error_that_names_the_missing_event() {
         let mut sequence = sequence();
         let error = (2..).find_map(|version| sequence.add(event(version, 0)).err()).unwrap();
-        assert!(error.to_string().contains("lacks event 1"), "{error}");
+        assert!(error.to_string().contains("event 1 is missing"), "{error}");
     }
 }

@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn exceeded_limits_are_errors_that_name_them() {
         let message = encode_event(&recorded(vec![0; 100])).unwrap();
-        assert!(decode_event(&message, 99).unwrap_err().contains("at most 99"));
+        assert!(decode_event(&message, 99).unwrap_err().contains("the limit is 99"));
         assert!(decode_event(&message[..3], MAX).unwrap_err().contains("cut off"));
         let many = encode_proposal(&proposal(PROPOSAL_EVENTS_MAX + 1)).unwrap();
         assert!(decode_proposal(&many, MAX).unwrap_err().contains("1025 events"));
@@ -229,13 +229,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_any_bytes_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn decoding_arbitrary_bytes_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             prop_assert!(decode_event(&bytes, MAX).is_err());
             prop_assert!(decode_proposal(&bytes, MAX).is_err());
         }
 
         #[test]
-        fn decoding_any_content_under_a_right_checksum_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn decoding_arbitrary_content_with_a_right_checksum_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let message = resealed([vec![FORMAT, 0, 0, 0, 0], bytes].concat());
             let _either = (decode_event(&message, MAX), decode_proposal(&message, MAX));
         }

@@ -209,7 +209,10 @@ fn outcome(image: &Image, dir: &Path) -> Outcome {
         assert!(log.read_stream(&stream, 0, usize::MAX).unwrap() == of_stream, "{stream} reads otherwise");
     }
     for recorded in &image.events {
-        assert!(log.find(recorded.event.id).unwrap().as_ref() == Some(recorded), "an id leads to another event");
+        assert!(
+            log.find(recorded.event.id).unwrap().as_ref() == Some(recorded),
+            "an id leads to another event"
+        );
     }
     for (name, record) in &image.cursors {
         // A lost cursor restarts its subscription, which is harmless. A wrong one would skip events.

@@ -1,6 +1,7 @@
-//! Running steps on a real log and broker, with a stand-in for the policy.
+//! Steps on a real log and broker, with a fake generation step.
 
 mod learning;
+pub(crate) mod stalling_store;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,22 +37,22 @@ use crate::steps::PIPELINE;
 use crate::steps::prompt::PromptStep;
 use crate::steps::round::RoundStep;
 
-/// The fault of the stand-in policy for the prompt `p1`; for `p0` it always works.
+/// The fault of the fake generation step for the prompt `p1`; the prompt `p0` always works.
 #[derive(Clone, Copy)]
-enum Mishap {
+enum Fault {
     None,
-    /// Its first completions break the rules.
-    Nonsense,
-    /// It first returns no event.
-    Silence,
+    /// The first completions break the rules.
+    InvalidCompletions,
+    /// The first attempt returns no event.
+    NoEvent,
     Retry,
     SetAside,
     Panic,
 }
 
-struct StandIn(Mishap);
+struct FakeGeneration(Fault);
 
-impl Step for StandIn {
+impl Step for FakeGeneration {
     const NAME: StepName = StepName::Generation;
     type Input = PromptAdmitted;
 
@@ -64,24 +65,24 @@ impl Step for StandIn {
     }
 }
 
-impl StandIn {
+impl FakeGeneration {
     fn sample(&mut self, received: &Received<PromptAdmitted>) -> Result<Consequence, StepError> {
         let admitted = &received.event;
         let mut logprob = -1.0;
         match self.0 {
             _ if admitted.prompt.prompt_id.as_str() == "p0" => {}
-            Mishap::None => {}
-            Mishap::Nonsense => {
-                self.0 = Mishap::None;
+            Fault::None => {}
+            Fault::InvalidCompletions => {
+                self.0 = Fault::None;
                 logprob = f64::NAN;
             }
-            Mishap::Silence => {
-                self.0 = Mishap::None;
+            Fault::NoEvent => {
+                self.0 = Fault::None;
                 return Ok(received.leads_to([]));
             }
-            Mishap::Retry => return Err(StepError::Retry("no memory".into())),
-            Mishap::SetAside => return Err(StepError::SetAside("too long".into())),
-            Mishap::Panic => panic!("a bug"),
+            Fault::Retry => return Err(StepError::Retry("no memory".into())),
+            Fault::SetAside => return Err(StepError::SetAside("too long".into())),
+            Fault::Panic => panic!("a bug"),
         }
         let completion =
             Completion { token_ids: vec![1], text: "yes".into(), logprob, finish_reason: FinishReason::Stop };
@@ -121,7 +122,7 @@ fn plan() -> Plan {
     }
 }
 
-/// Journal, round step, prompt step and stand-in over one log.
+/// The journal, the round step, the prompt step and the fake generation step over one log.
 struct Bench {
     log: Arc<MemoryLog>,
     broker: Arc<EmbeddedBroker>,
@@ -132,11 +133,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(mishap: Mishap) -> Self {
-        Self::with_patience(mishap, redelivery::PATIENCE)
+    fn start(fault: Fault) -> Self {
+        Self::with_patience(fault, redelivery::PATIENCE)
     }
 
-    fn with_patience(mishap: Mishap, patience: Duration) -> Self {
+    fn with_patience(fault: Fault, patience: Duration) -> Self {
         let log = Arc::new(MemoryLog::default());
         let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
         let states = States::default();
@@ -163,7 +164,7 @@ impl Bench {
         actix::spawn(redelivery::watch(states_seen, log_read, steps, patience, rejections, context.clone()));
         runner::start(RoundStep::new(states.clone(), experiment), &context).unwrap();
         runner::start(PromptStep::new(prompts()), &context).unwrap();
-        runner::start(StandIn(mishap), &context).unwrap();
+        runner::start(FakeGeneration(fault), &context).unwrap();
         Self { log, broker, states, progress, failed, _arbiter: arbiter }
     }
 
@@ -181,7 +182,7 @@ impl Bench {
     async fn until(&mut self, reached: impl Fn(&Progress) -> bool) {
         let waited =
             tokio::time::timeout(Duration::from_secs(30), self.progress.wait_for(|now| reached(now)));
-        waited.await.expect("the pipeline gets there").unwrap();
+        waited.await.expect("the pipeline gets there in time").unwrap();
     }
 
     fn events(&self) -> Vec<Event> {
@@ -201,7 +202,7 @@ impl Bench {
 #[test]
 fn prompts_are_admitted_and_sampled() {
     actix::System::new().block_on(async {
-        let mut bench = Bench::start(Mishap::None);
+        let mut bench = Bench::start(Fault::None);
         bench.begin().await;
         bench.until(|progress| progress.counts.sampled == 2).await;
         assert_eq!(bench.states.progress(&plan().experiment).counts.completions, 4);
@@ -211,7 +212,7 @@ fn prompts_are_admitted_and_sampled() {
 #[test]
 fn a_prompt_that_always_fails_is_retried_and_then_set_aside() {
     actix::System::new().block_on(async {
-        let mut bench = Bench::start(Mishap::Retry);
+        let mut bench = Bench::start(Fault::Retry);
         bench.begin().await;
         bench.until(|progress| progress.counts.set_aside == 1).await;
         let set_aside = bench.set_aside();
@@ -224,7 +225,7 @@ fn a_prompt_that_always_fails_is_retried_and_then_set_aside() {
 #[test]
 fn a_prompt_that_does_not_fit_is_set_aside_at_once() {
     actix::System::new().block_on(async {
-        let mut bench = Bench::start(Mishap::SetAside);
+        let mut bench = Bench::start(Fault::SetAside);
         bench.begin().await;
         bench.until(|progress| progress.counts.set_aside == 1).await;
         assert_eq!(bench.set_aside(), [("p1".to_owned(), "too long".to_owned())]);
@@ -234,7 +235,7 @@ fn a_prompt_that_does_not_fit_is_set_aside_at_once() {
 #[test]
 fn the_cause_of_a_rejected_proposal_is_redelivered() {
     actix::System::new().block_on(async {
-        let mut bench = Bench::start(Mishap::Nonsense);
+        let mut bench = Bench::start(Fault::InvalidCompletions);
         bench.begin().await;
         bench.until(|progress| progress.counts.sampled == 2).await;
         assert!(bench.set_aside().is_empty());
@@ -244,7 +245,7 @@ fn the_cause_of_a_rejected_proposal_is_redelivered() {
 #[test]
 fn an_unanswered_event_is_redelivered_after_a_while() {
     actix::System::new().block_on(async {
-        let mut bench = Bench::with_patience(Mishap::Silence, Duration::from_millis(400));
+        let mut bench = Bench::with_patience(Fault::NoEvent, Duration::from_millis(400));
         bench.begin().await;
         bench.until(|progress| progress.counts.sampled == 2).await;
         assert!(bench.set_aside().is_empty());
@@ -254,7 +255,7 @@ fn an_unanswered_event_is_redelivered_after_a_while() {
 #[test]
 fn a_panic_stops_the_pipeline_and_the_failure_names_the_step() {
     actix::System::new().block_on(async {
-        let mut bench = Bench::start(Mishap::Panic);
+        let mut bench = Bench::start(Fault::Panic);
         bench.begin().await;
         let failed = tokio::time::timeout(Duration::from_secs(30), bench.failed.wait_for(Option::is_some));
         let reason = failed.await.expect("it fails").unwrap().clone().unwrap();
@@ -276,7 +277,7 @@ fn proposals_beyond_the_mailbox_of_a_starting_journal_are_all_answered() {
         );
         let proposal =
             Proposal { experiment: plan().experiment, cause: None, events: vec![started.unwrap()] };
-        // More than an actor's mailbox takes before the actor runs.
+        // More than the mailbox of an actor holds before the actor runs.
         let waiting: Vec<_> = (0..64)
             .map(|_| {
                 let (broker, proposal) = (broker.clone(), proposal.clone());
@@ -285,7 +286,7 @@ fn proposals_beyond_the_mailbox_of_a_starting_journal_are_all_answered() {
             .collect();
         tokio::task::yield_now().await;
         let arbiter = Arbiter::new();
-        // The journal cannot run before its intake has taken more proposals than its mailbox holds.
+        // The journal cannot run before its intake has received more proposals than its mailbox holds.
         let (release, held) = std::sync::mpsc::channel::<()>();
         arbiter.spawn_fn(move || held.recv().unwrap_or_default());
         let (failure, failed) = Failure::new();
@@ -313,7 +314,7 @@ fn proposals_beyond_the_mailbox_of_a_starting_journal_are_all_answered() {
 #[test]
 fn a_repeated_proposal_is_recorded_once_and_answered_with_the_original() {
     actix::System::new().block_on(async {
-        let bench = Bench::start(Mishap::None);
+        let bench = Bench::start(Fault::None);
         let (first, second) = (bench.begin().await, bench.begin().await);
         assert!(matches!(first, ProposalReply::Recorded(_)));
         assert_eq!(first, second);
@@ -323,7 +324,7 @@ fn a_repeated_proposal_is_recorded_once_and_answered_with_the_original() {
 #[test]
 fn a_rejected_proposal_changes_nothing() {
     actix::System::new().block_on(async {
-        let mut bench = Bench::start(Mishap::None);
+        let mut bench = Bench::start(Fault::None);
         bench.begin().await;
         bench.until(|progress| progress.counts.sampled == 2).await;
         let before = bench.events();
@@ -338,11 +339,11 @@ fn a_rejected_proposal_changes_nothing() {
 #[test]
 fn an_event_with_a_foreign_id_is_rejected() {
     actix::System::new().block_on(async {
-        let mut bench = Bench::start(Mishap::None);
+        let mut bench = Bench::start(Fault::None);
         bench.begin().await;
         bench.until(|progress| progress.counts.sampled == 2).await;
         let before = bench.events();
-        // The rules allow it: the prompt waits for its reward. Only its name gives it away.
+        // The rules allow the event, because the prompt waits for its reward. Only its id is wrong.
         let aside = bench.log.read(0, usize::MAX).unwrap().into_iter().find_map(|recorded| {
             propose::set_aside(&recorded, StepName::Reward, "no reason")
                 .map(|event| (recorded.event.id, event))
@@ -362,7 +363,7 @@ fn an_event_with_a_foreign_id_is_rejected() {
 fn a_wrong_event_is_fatal_and_names_event_and_step() {
     let id = EventId::of_experiment(&plan().experiment);
     let wrong = Received { id, causation: None, event: RoundClosed { round: 0 }.into() };
-    let outcomes = StandIn(Mishap::None).handle_events(vec![wrong.clone(), wrong]);
+    let outcomes = FakeGeneration(Fault::None).handle_events(vec![wrong.clone(), wrong]);
     let [Err(StepError::Fatal(reason)), Err(StepError::Fatal(_))] = &outcomes[..] else {
         panic!("{outcomes:?}")
     };

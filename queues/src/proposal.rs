@@ -37,6 +37,10 @@ pub enum ProposalReply {
     },
     /// The proposal itself is durable; the journal will decide it later.
     Queued,
+    /// The journal holds too many proposals of the experiment and decided nothing: propose the same again
+    /// after a moment. A proposer in another process never gets this reply, because the broker delivers its
+    /// proposal again after a delay.
+    RetryLater,
 }
 
 /// The journal's end of the channel. It ends when no handle can propose any more.

@@ -88,7 +88,7 @@ fn status(
 ) -> anyhow::Result<ExperimentStatus> {
     let states = States::default();
     states.load(log, experiment, Some(snapshots))?;
-    Ok(states.standing(experiment))
+    Ok(states.status(experiment))
 }
 
 /// Starts a created experiment: `dissent run` implies the start command.

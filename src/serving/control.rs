@@ -79,8 +79,8 @@ async fn order(
     tracing::info!(experiment_id = %experiment, order = action.name(), by, "an order over HTTP");
     let ordered =
         control_api.control.command(experiment.clone(), OperatorCommand { action, by, reason }).await;
-    let CommandOutcome { standing, changed } = ordered.map_err(refused)?;
-    Ok(answer(&json!({ "experiment": experiment, "state": standing, "changed": changed })))
+    let CommandOutcome { status, changed } = ordered.map_err(refused)?;
+    Ok(answer(&json!({ "experiment": experiment, "state": status, "changed": changed })))
 }
 
 async fn back_up(

@@ -101,7 +101,7 @@ fn experiment(registry: &mut Registry, progress: &Progress) {
         registry,
         "paused",
         "1 while an operator has to start or resume it",
-        progress.standing.is_paused().into(),
+        progress.status.is_paused().into(),
     );
     gauge(registry, "finished", "1 once everything planned is done", progress.finished.into());
     let (step, steps) = progress.training.unwrap_or_default();

@@ -191,8 +191,8 @@ impl RunningService {
         let mut terminate = signal(SignalKind::terminate())?;
         let ended = async {
             finished.await?;
-            let standing = self.status.health.progress.borrow().standing;
-            tracing::info!(?standing, "the experiment is over");
+            let status = self.status.health.progress.borrow().status;
+            tracing::info!(?status, "the experiment is over");
             if !self.until_finished {
                 std::future::pending::<()>().await;
             }
@@ -217,7 +217,7 @@ impl RunningService {
 
 /// Says why nothing happens, where nothing may.
 fn tell_what_it_waits_for(health: &ProcessHealth) {
-    match health.progress.borrow().standing {
+    match health.progress.borrow().status {
         ExperimentStatus::Created => {
             tracing::warn!("the experiment waits for its start: dissent experiment start NAME")
         }
@@ -251,16 +251,16 @@ mod tests {
 
     #[test]
     fn a_server_that_is_stopped_takes_the_queues_of_what_is_over_along() {
-        for (standing, is_over) in [
+        for (status, is_over) in [
             (ExperimentStatus::Running, false),
             (ExperimentStatus::Created, false),
             (ExperimentStatus::Paused, false),
             (ExperimentStatus::Cancelled, true),
             (ExperimentStatus::Finished, true),
         ] {
-            let progress = Progress { standing, ..Progress::default() };
-            assert_eq!(takes_queues_along(&progress, false), is_over, "{standing:?}");
-            assert!(!takes_queues_along(&progress, true), "{standing:?}: workers may be yet to hear of it");
+            let progress = Progress { status, ..Progress::default() };
+            assert_eq!(takes_queues_along(&progress, false), is_over, "{status:?}");
+            assert!(!takes_queues_along(&progress, true), "{status:?}: workers may be yet to hear of it");
         }
     }
 }

@@ -1,30 +1,93 @@
 //! Checks the artifacts that a training names before history relies on them.
 //!
-//! Rules see figures and names, not the artifact behind a name. An adapter that is missing, damaged or of
-//! another model would end the experiment for everyone who opens it next. So the journal has it opened first:
-//! a worker that lies, or whose disk fails, is contradicted, and its lease expires. An adapter that fits but
-//! learnt something else cannot be detected. A store that does not answer contradicts no worker.
+//! The rules see figures and names, not the artifact behind a name. An adapter that is missing, damaged or of
+//! another model would end the experiment for every process that opens it later. So the journal checks the
+//! adapter first: a worker that lies, or whose disk fails, is contradicted, and its lease expires. An adapter
+//! that fits but learnt something else cannot be detected. A store that does not answer contradicts no
+//! worker.
 
 use std::sync::Arc;
 
 use dissent_domain::event::{Event, EventId, EventType, NewEvent, decode};
+use dissent_models::ModelError;
 use dissent_models::adapter::{LoraAdapter, LoraPair};
 use dissent_models::checkpoint::Checkpoint;
 use dissent_storage::{ArtifactId, ArtifactStore, InvalidArtifactName, StorageError};
 
+use crate::error::chain;
 use crate::live_models::versions::{ADAPTER_BYTES_MAX, Base, fingerprint};
+
+/// The part of an artifact store that a check uses. Both calls may block for as long as the store stalls.
+pub(crate) trait ReadArtifacts: Send + Sync {
+    fn is_kept(&self, id: &ArtifactId) -> Result<bool, StorageError>;
+    fn read(&self, id: &ArtifactId, bytes_max: u64) -> Result<Vec<u8>, StorageError>;
+}
+
+impl ReadArtifacts for ArtifactStore {
+    fn is_kept(&self, id: &ArtifactId) -> Result<bool, StorageError> {
+        Self::is_kept(self, id)
+    }
+
+    fn read(&self, id: &ArtifactId, bytes_max: u64) -> Result<Vec<u8>, StorageError> {
+        Self::read(self, id, bytes_max)
+    }
+}
+
+/// Why an event about a training is not believed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Contradiction {
+    /// The name of the checkpoint is malformed.
+    #[error("the name of the checkpoint is invalid")]
+    CheckpointName(#[source] InvalidArtifactName),
+    /// The checkpoint is in neither store.
+    #[error("the checkpoint {0} is in no store")]
+    CheckpointMissing(ArtifactId),
+    /// The name of the adapter is malformed.
+    #[error("the name of the adapter is invalid")]
+    AdapterName(#[source] InvalidArtifactName),
+    /// The adapter is missing or damaged.
+    #[error("the adapter cannot be read")]
+    AdapterUnreadable(#[source] StorageError),
+    /// The artifact holds no adapter.
+    #[error("the artifact holds no adapter")]
+    NotAnAdapter(#[source] ModelError),
+    /// The adapter changes a module that no known architecture has, or its numbers are not usable.
+    #[error("the adapter is invalid: {0}")]
+    AdapterInvalid(String),
+    /// The adapter belongs to another model.
+    #[error("the adapter belongs to another model")]
+    OtherModel(#[source] ModelError),
+    /// The adapter does not continue the adapter that the model began with.
+    #[error("the shape of the adapter differs from the adapter that the model began with")]
+    OtherShape,
+    /// The fingerprint in the event is wrong.
+    #[error("the adapter makes the model {made}, not {claimed}")]
+    OtherFingerprint {
+        /// The fingerprint of the model with the adapter.
+        made: String,
+        /// The fingerprint in the event.
+        claimed: String,
+    },
+    /// The adapter of a reward model does not score.
+    #[error("the adapter has no score head of one output")]
+    NoScoreHead,
+    /// The check panicked.
+    #[error("the check of the artifact failed: {0}")]
+    Panicked(String),
+}
 
 /// Checks the artifacts of one experiment.
 pub(crate) struct ArtifactCheck {
-    artifacts: ArtifactStore,
+    artifacts: Arc<dyn ReadArtifacts>,
     policy: Initial,
     reward: Initial,
 }
 
 /// The model that the experiment began with.
-struct Initial {
-    checkpoint: Arc<Checkpoint>,
-    adapter: Option<Arc<LoraAdapter>>,
+#[derive(Clone)]
+pub(super) struct Initial {
+    pub(super) checkpoint: Arc<Checkpoint>,
+    pub(super) adapter: Option<Arc<LoraAdapter>>,
 }
 
 impl Initial {
@@ -33,32 +96,53 @@ impl Initial {
     }
 }
 
-/// The events among these that name artifacts, as far as they may happen. Undecodable ones are left to the
-/// rules.
+/// The decoded events among these that name artifacts and that the rules allow. The rules reject undecodable
+/// events.
 pub(super) fn named_artifacts(
     proposed: &[NewEvent],
     may_happen: impl Fn(EventId, &Event) -> bool,
 ) -> Vec<Event> {
     let decoded = proposed.iter().filter(|new| names_artifacts(new)).filter_map(|new| {
         let event = decode(&new.event_type, new.schema_version, &new.body).ok()?;
-        may_happen(new.id, &event).then_some(event)
+        (artifact(&event).is_some() && may_happen(new.id, &event)).then_some(event)
     });
     decoded.collect()
 }
 
+fn names_artifacts(new: &NewEvent) -> bool {
+    let kinds = [EventType::TrainingProgressed, EventType::RewardModelRefined, EventType::PolicyTuned];
+    EventType::from_name(&new.event_type).is_some_and(|kind| kinds.contains(&kind))
+}
+
+/// The name of the artifact on which an event relies.
+pub(super) fn artifact(event: &Event) -> Option<&str> {
+    if let Event::TrainingProgressed(e) = event {
+        e.checkpoint.as_deref()
+    } else if let Event::RewardModelRefined(e) = event {
+        Some(&e.adapter)
+    } else if let Event::PolicyTuned(e) = event {
+        Some(&e.adapter)
+    } else {
+        None
+    }
+}
+
 impl ArtifactCheck {
     /// A check against the models that the experiment began with.
-    pub(crate) fn new(artifacts: ArtifactStore, policy: &Base, reward: &Base) -> Self {
-        Self { artifacts, policy: Initial::of(policy), reward: Initial::of(reward) }
+    pub(crate) fn new(artifacts: Arc<dyn ReadArtifacts>, policy: &Base, reward: &Base) -> Self {
+        Self::of(artifacts, Initial::of(policy), Initial::of(reward))
     }
 
-    /// The first reason to contradict one of these events; none: nothing speaks against them. It reads
-    /// artifacts, and blocks.
-    pub(super) fn contradicts(&self, events: &[Event]) -> Option<String> {
+    pub(super) fn of(artifacts: Arc<dyn ReadArtifacts>, policy: Initial, reward: Initial) -> Self {
+        Self { artifacts, policy, reward }
+    }
+
+    /// The first reason to contradict one of these events, if there is one. Reads artifacts, and blocks.
+    pub(super) fn contradicts(&self, events: &[Event]) -> Option<Contradiction> {
         events.iter().find_map(|event| self.check(event).err())
     }
 
-    fn check(&self, event: &Event) -> Result<(), String> {
+    fn check(&self, event: &Event) -> Result<(), Contradiction> {
         if let Event::TrainingProgressed(e) = event {
             e.checkpoint.as_ref().map_or(Ok(()), |checkpoint| self.is_kept(checkpoint))
         } else if let Event::RewardModelRefined(e) = event {
@@ -71,56 +155,58 @@ impl ArtifactCheck {
         }
     }
 
-    /// A checkpoint is in the store. Its content is checked by the training that resumes from it, which
-    /// starts anew otherwise.
-    fn is_kept(&self, checkpoint: &str) -> Result<(), String> {
-        let id: ArtifactId = checkpoint.parse().map_err(|error| format!("its checkpoint: {error}"))?;
+    /// Checks that a checkpoint is in the store. The training that resumes from the checkpoint checks its
+    /// content, and starts from its first step if the content is invalid.
+    fn is_kept(&self, checkpoint: &str) -> Result<(), Contradiction> {
+        let id: ArtifactId = checkpoint.parse().map_err(Contradiction::CheckpointName)?;
         match self.artifacts.is_kept(&id) {
-            Ok(false) => Err(format!("its checkpoint {id} is in no store")),
-            Ok(true) | Err(_) => Ok(()),
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Contradiction::CheckpointMissing(id)),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), artifact = %id, "failed to look up a checkpoint");
+                Ok(())
+            }
         }
     }
 
-    /// An adapter exists, fits the model, and makes the model with this fingerprint. None if the store cannot
-    /// be read now.
-    fn makes(&self, base: &Initial, adapter: &str, claimed: &str) -> Result<Option<LoraAdapter>, String> {
-        let wrong = |reason: String| format!("its adapter: {reason}");
-        let id: ArtifactId =
-            adapter.parse().map_err(|error: InvalidArtifactName| wrong(error.to_string()))?;
+    /// Checks that an adapter exists, fits the model, and makes the model with this fingerprint. Returns the
+    /// adapter; none if the store cannot be read now.
+    fn makes(
+        &self,
+        base: &Initial,
+        adapter: &str,
+        claimed: &str,
+    ) -> Result<Option<LoraAdapter>, Contradiction> {
+        let id: ArtifactId = adapter.parse().map_err(Contradiction::AdapterName)?;
         let bytes = match self.artifacts.read(&id, ADAPTER_BYTES_MAX) {
             Err(error @ (StorageError::ArtifactMissing(_) | StorageError::ArtifactDamaged { .. })) => {
-                return Err(wrong(error.to_string()));
+                return Err(Contradiction::AdapterUnreadable(error));
             }
             Err(error) => {
-                tracing::warn!(%error, "failed to check an adapter");
+                tracing::warn!(error = %chain(&error), artifact = %id, "failed to read an adapter");
                 return Ok(None);
             }
             Ok(bytes) => bytes,
         };
-        let adapter = LoraAdapter::from_artifact(&bytes).map_err(|error| wrong(error.to_string()))?;
-        adapter.check_numbers().map_err(wrong)?;
-        adapter.check(&base.checkpoint.config).map_err(|error| wrong(error.to_string()))?;
+        let adapter = LoraAdapter::from_artifact(&bytes).map_err(Contradiction::NotAnAdapter)?;
+        adapter.check_numbers().map_err(Contradiction::AdapterInvalid)?;
+        adapter.check(&base.checkpoint.config).map_err(Contradiction::OtherModel)?;
         if base.adapter.as_deref().is_some_and(|first| !has_shape_of(&adapter, first)) {
-            return Err(wrong("its shape differs from the adapter that the model began with".to_owned()));
+            return Err(Contradiction::OtherShape);
         }
         let made = fingerprint(&base.checkpoint, Some(&adapter));
         if made == claimed {
             Ok(Some(adapter))
         } else {
-            Err(wrong(format!("it makes the model {made}, not {claimed}")))
+            Err(Contradiction::OtherFingerprint { made, claimed: claimed.to_owned() })
         }
     }
 }
 
-fn names_artifacts(new: &NewEvent) -> bool {
-    let kinds = [EventType::TrainingProgressed, EventType::RewardModelRefined, EventType::PolicyTuned];
-    EventType::from_name(&new.event_type).is_some_and(|kind| kinds.contains(&kind))
-}
-
-/// A reward model has one output.
-fn scores(base: &Initial, adapter: &LoraAdapter) -> Result<(), String> {
+/// Checks that the reward model has one output.
+fn scores(base: &Initial, adapter: &LoraAdapter) -> Result<(), Contradiction> {
     let labels = adapter.score.as_ref().map(|score| score.labels).or(base.checkpoint.config.num_labels);
-    if labels == Some(1) { Ok(()) } else { Err("its adapter has no score head of one output".to_owned()) }
+    if labels == Some(1) { Ok(()) } else { Err(Contradiction::NoScoreHead) }
 }
 
 /// Whether an adapter changes the same projections, by matrices of the same rank and scaling, as the one it
@@ -132,3 +218,6 @@ fn has_shape_of(adapter: &LoraAdapter, first: &LoraAdapter) -> bool {
     };
     adapter.layers.len() == first.layers.len() && is_like(first)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

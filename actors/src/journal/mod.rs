@@ -9,13 +9,16 @@
 //! proposals of the same experiment wait in order; those of other experiments, and operator commands, do not.
 
 pub(crate) mod artifact_check;
+mod checks;
 pub(crate) mod operator;
 pub(crate) mod snapshots;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::dev::SendError;
 use actix::{
@@ -30,7 +33,7 @@ use dissent_domain::log::{Append, EventLog, LogError};
 use dissent_domain::operator::OperatorCommand;
 use dissent_queues::{Broker, BrokerError, Proposal, ProposalDelivery, ProposalReply};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tracing::{Instrument as _, Span};
 
 use crate::error::{CommandError, chain};
@@ -40,18 +43,18 @@ use crate::runner::trace;
 use crate::state::clock::now_us;
 use crate::state::progress::Progress;
 use crate::state::{CommandOutcome, States, is_heartbeat};
-use artifact_check::{ArtifactCheck, named_artifacts};
+use artifact_check::{ArtifactCheck, Contradiction, named_artifacts};
+pub(crate) use checks::CheckLimit;
+use checks::Checks;
 
 /// Proposals decided but not yet durable. More would only lengthen the wait: a group commit takes 256 events.
 const IN_FLIGHT_MAX: usize = 256;
 /// Capacity of the channel of rejected causes. On overflow a cause is dropped; the periodic scan finds it.
 const REJECTIONS_MAX: usize = 64;
-/// Artifact checks at once, of all experiments; each takes a thread and an adapter in memory. An experiment
-/// has one at a time.
-const CHECKS_MAX: usize = 8;
-/// Time that a shutdown leaves to running checks. A store that does not answer until then contradicts no
-/// worker.
-const CHECK_GRACE: Duration = Duration::from_secs(5);
+/// Most proposals of an experiment that wait for its artifact check. The journal answers further ones with
+/// [`ProposalReply::RetryLater`], so that a stalled store cannot fill the memory, nor the broker's window of
+/// undecided proposals, which all experiments share.
+const HELD_MAX: usize = 16;
 
 /// The part of the journal that belongs to one experiment whose steps run in this process.
 struct Hosted {
@@ -62,8 +65,7 @@ struct Hosted {
     check: Option<Arc<ArtifactCheck>>,
     /// Whether a check runs.
     is_checking: bool,
-    /// Proposals that arrived while a check ran, in order. Few: a step waits for the reply before it proposes
-    /// again.
+    /// Proposals that arrived while a check ran, in order; at most [`HELD_MAX`].
     held: VecDeque<Pending>,
 }
 
@@ -77,9 +79,7 @@ pub(crate) struct Journal {
     idle: States,
     failure: Failure,
     appends: Histogram,
-    checks: Arc<Semaphore>,
-    /// Raised when checks that still run must not be waited for.
-    abandon_checks: Arc<watch::Sender<bool>>,
+    checks: Checks,
 }
 
 impl Journal {
@@ -92,8 +92,7 @@ impl Journal {
             idle: States::default(),
             failure,
             appends: append_seconds(),
-            checks: Arc::new(Semaphore::new(CHECKS_MAX)),
-            abandon_checks: Arc::new(watch::channel(false).0),
+            checks: Checks::new(),
         }
     }
 
@@ -116,9 +115,9 @@ impl Journal {
         self.appends.clone()
     }
 
-    /// Ends the wait for artifact checks.
+    /// Bounds the wait of a shutdown for artifact checks.
     pub(crate) fn check_limit(&self) -> CheckLimit {
-        CheckLimit(self.abandon_checks.clone())
+        self.checks.limit()
     }
 
     /// Loads experiments whose steps do not run here, for operator commands.
@@ -157,7 +156,7 @@ impl Journal {
         named_artifacts(&proposal.events, may_happen)
     }
 
-    /// Decides a proposal, or begins the check of its artifacts; whether a check began.
+    /// Decides a proposal, or begins the check of its artifacts. Returns whether a check began.
     fn begin(&mut self, pending: Pending, context: &mut Context<Self>) -> bool {
         let proposal = &pending.delivery.proposal;
         let check = self.hosted.get(&proposal.experiment).and_then(|hosted| hosted.check.clone());
@@ -170,11 +169,11 @@ impl Journal {
             self.settle(pending, None);
             return false;
         }
-        if let Some(hosted) = self.hosted.get_mut(&proposal.experiment) {
-            hosted.is_checking = true;
-        }
-        let checking = checked(check, unchecked, self.checks.clone(), self.abandon_checks.subscribe());
-        let checking = checking.instrument(pending.span.clone());
+        let experiment = proposal.experiment.clone();
+        self.set_checking(&experiment, true);
+        let checking = self.checks.run(experiment, check, unchecked).instrument(pending.span.clone());
+        // A stalled store must not take the permits of other experiments.
+        let pending = Pending { permit: None, ..pending };
         let after = |doubt, journal: &mut Self, context: &mut Context<Self>| {
             journal.end_check(pending, doubt, context);
         };
@@ -182,25 +181,39 @@ impl Journal {
         true
     }
 
+    fn set_checking(&mut self, experiment: &ExperimentId, is_checking: bool) {
+        self.states.set_checking(experiment, is_checking);
+        if let Some(hosted) = self.hosted.get_mut(experiment) {
+            hosted.is_checking = is_checking;
+        }
+    }
+
     /// Settles a proposal whose artifacts were checked, and continues with those that waited for it.
-    fn end_check(&mut self, pending: Pending, doubt: Option<String>, context: &mut Context<Self>) {
+    fn end_check(&mut self, pending: Pending, doubt: Option<Contradiction>, context: &mut Context<Self>) {
         let experiment = pending.delivery.proposal.experiment.clone();
         self.settle(pending, doubt);
-        loop {
-            let Some(hosted) = self.hosted.get_mut(&experiment) else { return };
-            hosted.is_checking = false;
-            let Some(next) = hosted.held.pop_front() else { return };
+        self.set_checking(&experiment, false);
+        while let Some(next) = self.hosted.get_mut(&experiment).and_then(|hosted| hosted.held.pop_front()) {
             if self.begin(next, context) {
                 return;
             }
         }
     }
 
+    /// Keeps a proposal until the check of its experiment ends, or returns it if too many wait.
+    fn hold(hosted: &mut Hosted, pending: Pending) -> Result<(), Pending> {
+        if hosted.held.len() >= HELD_MAX {
+            return Err(pending);
+        }
+        hosted.held.push_back(Pending { permit: None, ..pending });
+        Ok(())
+    }
+
     /// Decides a proposal and replies once the decision is durable. A doubt rejects it.
-    fn settle(&self, Pending { delivery, permit, span }: Pending, doubt: Option<String>) {
+    fn settle(&self, Pending { delivery, permit, span }: Pending, doubt: Option<Contradiction>) {
         let experiment = &delivery.proposal.experiment;
         let decision = match doubt {
-            Some(reason) => Ok(Err(reason)),
+            Some(doubt) => Ok(Err(chain(&doubt))),
             None => span.in_scope(|| self.decide(&delivery.proposal)),
         };
         let hosted = self.hosted.get(experiment);
@@ -217,7 +230,7 @@ impl Journal {
         let progress = hosted.map(|hosted| hosted.progress.clone());
         let (failure, appends, begun) = (self.failure.clone(), self.appends.clone(), Instant::now());
         let replying = async move {
-            let reply = match appended {
+            let decided = match appended {
                 Err(rejected) => rejected,
                 Ok((append, now)) => match append.await {
                     Ok(recorded) => {
@@ -229,10 +242,7 @@ impl Journal {
                     Err(error) => return failure.report(chain(&error)),
                 },
             };
-            if let Err(error) = delivery.answer(reply).await {
-                tracing::warn!(%error, "failed to reply to a proposal");
-            }
-            drop(permit);
+            reply(delivery, decided, permit).await;
         };
         actix::spawn(replying.instrument(span));
     }
@@ -258,50 +268,6 @@ fn append_seconds() -> Histogram {
     Histogram::new(exponential_buckets(1e-4, 2.0, 16))
 }
 
-/// Checks the artifacts of events on a thread of its own. None: nothing speaks against the events.
-async fn checked(
-    check: Arc<ArtifactCheck>,
-    events: Vec<Event>,
-    checks: Arc<Semaphore>,
-    mut abandon: watch::Receiver<bool>,
-) -> Option<String> {
-    let checking = async {
-        let permit = checks.acquire_owned().await.ok();
-        let (reply, verdict) = oneshot::channel();
-        // Not of the runtime's pool: a store that never answers would hold up the end of the process.
-        let thread = std::thread::Builder::new().name("artifact-check".to_owned()).spawn(move || {
-            // Without a receiver the check was abandoned.
-            let _ = reply.send(check.contradicts(&events));
-            drop(permit);
-        });
-        match thread {
-            Ok(_) => verdict.await.unwrap_or_else(|_| Some("its artifact makes the check panic".to_owned())),
-            Err(error) => {
-                tracing::warn!(%error, "failed to start an artifact check");
-                None
-            }
-        }
-    };
-    tokio::select! {
-        verdict = checking => verdict,
-        Ok(_) = abandon.wait_for(|abandon| *abandon) => {
-            tracing::warn!("abandoned an artifact check: the store did not answer before the shutdown");
-            None
-        }
-    }
-}
-
-/// Bounds the wait of a shutdown for artifact checks.
-pub(crate) struct CheckLimit(Arc<watch::Sender<bool>>);
-
-impl CheckLimit {
-    /// Abandons running and later checks after a grace period, unless it is dropped before.
-    pub(crate) async fn expire(&self) {
-        tokio::time::sleep(CHECK_GRACE).await;
-        self.0.send_replace(true);
-    }
-}
-
 /// An append to make and the progress once it is durable, or the rejection.
 type Decided = Result<(Append, Progress), String>;
 
@@ -321,8 +287,8 @@ impl Actor for Journal {
 /// A proposal to decide.
 struct Pending {
     delivery: ProposalDelivery,
-    /// Bounds the proposals in flight; none for a proposal that waited for a check, which must not hold up
-    /// others.
+    /// Bounds the proposals in flight; none for a proposal that waits for a check, because others must not
+    /// wait for it.
     permit: Option<OwnedSemaphorePermit>,
     span: Span,
 }
@@ -339,12 +305,23 @@ impl Handler<Decide> for Journal {
         let Proposal { experiment, events, .. } = &delivery.proposal;
         let span = trace::of_proposal(experiment, events, &delivery.context);
         let hosted = self.hosted.get_mut(experiment).filter(|hosted| hosted.is_checking);
-        if let Some(hosted) = hosted {
-            hosted.held.push_back(Pending { delivery, permit: None, span });
-        } else {
-            self.begin(Pending { delivery, permit: Some(permit), span }, context);
+        let pending = Pending { delivery, permit: Some(permit), span };
+        let Some(hosted) = hosted else {
+            self.begin(pending, context);
+            return;
+        };
+        if let Err(Pending { delivery, permit, span }) = Self::hold(hosted, pending) {
+            actix::spawn(reply(delivery, ProposalReply::RetryLater, permit).instrument(span));
         }
     }
+}
+
+/// Replies to a proposal, then releases its permit.
+async fn reply(delivery: ProposalDelivery, reply: ProposalReply, permit: Option<OwnedSemaphorePermit>) {
+    if let Err(error) = delivery.answer(reply).await {
+        tracing::warn!(error = %chain(&error), "failed to reply to a proposal");
+    }
+    drop(permit);
 }
 
 /// Publishes a progress, unless a later one is known: appends that became durable together are reported in

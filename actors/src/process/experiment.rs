@@ -8,7 +8,7 @@ use dissent_domain::log::EventLog;
 use dissent_domain::operator::ExperimentStatus;
 use dissent_domain::plan::{FeedbackSource, Plan};
 use dissent_models::runtime::CancelFlag;
-use dissent_queues::{Broker, BrokerError, Proposal, ProposalReply};
+use dissent_queues::{Broker, BrokerError, MessageContext, Proposal};
 use dissent_storage::SNAPSHOT_EVENTS;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use crate::runner::context::{StepContext, group};
 use crate::runner::failure::Failure;
 use crate::runner::gate::Gate;
 use crate::runner::known::KnownHistory;
+use crate::runner::propose::decision;
 use crate::runner::redelivery::{self, Rejections};
 use crate::runner::{self, set_aside};
 use crate::state::States;
@@ -118,7 +119,7 @@ impl RunningExperiment {
         let has_inbox = self.has_inbox;
         let ending = |progress: &Progress| match progress {
             Progress { finished: true, .. } => Some(Ending::Finished),
-            Progress { standing: ExperimentStatus::Cancelled, .. } => Some(Ending::Cancelled),
+            Progress { status: ExperimentStatus::Cancelled, .. } => Some(Ending::Cancelled),
             Progress { waits_for_people: true, .. } if !has_inbox => Some(Ending::WaitsForPeople),
             _ => None,
         };
@@ -205,9 +206,8 @@ async fn begin(broker: &dyn Broker, plan: &Plan) -> Result<(), PipelineError> {
     let started = ExperimentStarted::new(plan.clone());
     let id = EventId::of_experiment(&plan.experiment);
     let event = NewEvent::new(id, None, "cli", 0, &started.into())?;
-    let proposal = Proposal { experiment: plan.experiment.clone(), cause: None, events: vec![event] };
-    match broker.propose(proposal).await? {
-        ProposalReply::Recorded(_) | ProposalReply::Queued => Ok(()),
-        ProposalReply::Rejected { reason } => Err(PipelineError::Rejected(reason)),
-    }
+    let events = vec![event];
+    let proposal =
+        || Proposal { experiment: plan.experiment.clone(), cause: None, events: events.clone() };
+    decision(broker, proposal, &MessageContext::new()).await?.map_err(PipelineError::Rejected)
 }

@@ -39,13 +39,23 @@ impl Pipeline {
     /// If its history cannot be rebuilt, log or broker fail, or the resources lack something that the plan
     /// needs.
     pub async fn start(plan: &Plan, resources: Resources) -> Result<Self, PipelineError> {
+        let check = artifact_check(&resources);
+        Self::start_with_check(plan, resources, check).await
+    }
+
+    /// As [`start`](Self::start), with this check of the artifacts that trainings name.
+    pub(crate) async fn start_with_check(
+        plan: &Plan,
+        resources: Resources,
+        check: Option<ArtifactCheck>,
+    ) -> Result<Self, PipelineError> {
         let (log, broker) = (resources.log.clone(), resources.broker.clone());
         let (failure, failed) = Failure::new();
         let states = States::default();
         states.load(&*log, &plan.experiment, resources.snapshots.as_ref())?;
         let (sender, progress) = watch::channel(states.progress(&plan.experiment));
         let mut journal = Journal::new(log.clone(), states.clone(), failure.clone());
-        let rejections = journal.host(plan.experiment.clone(), sender, artifact_check(&resources));
+        let rejections = journal.host(plan.experiment.clone(), sender, check);
         let (appends, idle, check_limit) =
             (journal.appends(), journal.idle_experiments(), journal.check_limit());
         let journal_arbiter = Arbiter::new();
@@ -120,5 +130,6 @@ impl Pipeline {
 /// The check of the artifacts that trainings name; none where the plan does not learn.
 fn artifact_check(resources: &Resources) -> Option<ArtifactCheck> {
     let learning = resources.learning.as_ref()?;
-    Some(ArtifactCheck::new(resources.artifacts.clone(), &learning.policy, &learning.reward))
+    let artifacts = Arc::new(resources.artifacts.clone());
+    Some(ArtifactCheck::new(artifacts, &learning.policy, &learning.reward))
 }

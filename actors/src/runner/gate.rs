@@ -18,17 +18,17 @@ impl Gate {
 
     /// Whether the experiment is paused.
     pub(crate) fn is_closed(&self) -> bool {
-        self.0.borrow().standing.is_paused()
+        self.0.borrow().status.is_paused()
     }
 
     /// Whether the experiment is cancelled.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.borrow().standing == ExperimentStatus::Cancelled
+        self.0.borrow().status == ExperimentStatus::Cancelled
     }
 
     /// Waits until the experiment is paused. Cancellation-safe.
     pub(crate) async fn closes(&mut self) {
-        if self.0.wait_for(|progress| progress.standing.is_paused()).await.is_err() {
+        if self.0.wait_for(|progress| progress.status.is_paused()).await.is_err() {
             // The progress has ended: the gate stays as it is.
             std::future::pending().await
         }
@@ -36,6 +36,6 @@ impl Gate {
 
     /// Waits until the experiment is not paused; false if its progress has ended. Cancellation-safe.
     pub(crate) async fn opens(&mut self) -> bool {
-        self.0.wait_for(|progress| !progress.standing.is_paused()).await.is_ok()
+        self.0.wait_for(|progress| !progress.status.is_paused()).await.is_ok()
     }
 }

@@ -1,7 +1,9 @@
 //! Proposals of steps: the consequences of an event, decided by the journal.
 
+use std::time::Duration;
+
 use dissent_domain::event::{Event, PromptSetAside, Recorded, StepName, follow_from};
-use dissent_queues::{BrokerError, Proposal, ProposalReply};
+use dissent_queues::{Broker, BrokerError, MessageContext, Proposal, ProposalReply};
 use tracing::Span;
 
 use super::context::StepContext;
@@ -10,6 +12,8 @@ use super::trace;
 
 /// Most events in one proposal of a step that emits many: small enough for one group commit.
 const PROPOSAL_EVENTS: usize = 256;
+/// Delay before a proposal is repeated that the journal could not take.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// The journal's decision on a consequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +22,22 @@ pub(crate) enum Decided {
     Recorded,
     /// The rules reject it, or part of it.
     Rejected,
+}
+
+/// Makes a proposal, and repeats it while the journal cannot take it. Returns the reason if the rules reject
+/// it.
+pub(crate) async fn decision(
+    broker: &dyn Broker,
+    proposal: impl Fn() -> Proposal,
+    context: &MessageContext,
+) -> Result<Result<(), String>, BrokerError> {
+    loop {
+        match broker.propose_in(proposal(), context.clone()).await? {
+            ProposalReply::Recorded(_) | ProposalReply::Queued => return Ok(Ok(())),
+            ProposalReply::Rejected { reason } => return Ok(Err(reason)),
+            ProposalReply::RetryLater => tokio::time::sleep(RETRY_DELAY).await,
+        }
+    }
 }
 
 /// Proposes a consequence and waits for the decision.
@@ -33,14 +53,14 @@ pub(crate) async fn propose(
     // A crash between two chunks is harmless: the same events are proposed again, and the recorded ones are
     // recognised by their ids.
     for events in events.chunks(PROPOSAL_EVENTS) {
-        let proposal = Proposal {
+        let proposal = || Proposal {
             experiment: experiment.clone(),
             cause: Some(consequence.cause),
             events: events.to_vec(),
         };
         let _begun = if begins_trace { trace::begin(&**broker, experiment, events) } else { Vec::new() };
         let carried = trace::context_of(&Span::current());
-        if let ProposalReply::Rejected { reason } = broker.propose_in(proposal, carried).await? {
+        if let Err(reason) = decision(&**broker, proposal, &carried).await? {
             // Another worker was faster, or the round moved on: nothing is left to do here.
             tracing::warn!(experiment_id = %experiment, step = step.name(), %reason, "proposal rejected");
             return Ok(Decided::Rejected);

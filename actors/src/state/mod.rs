@@ -29,7 +29,7 @@ const PAGE: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommandOutcome {
     /// The status of the experiment now.
-    pub standing: ExperimentStatus,
+    pub status: ExperimentStatus,
     /// Whether the command changed the status.
     pub changed: bool,
 }
@@ -44,6 +44,8 @@ pub(crate) struct State {
     /// When this process last saw a heartbeat of a training. No rule reads it, only the watch on leases does.
     /// The time in the event does not serve: clocks jump, and differ between hosts.
     pub(crate) last_heartbeat: Option<Instant>,
+    /// Whether an event of the running training waits for its artifact check. No rule reads it either.
+    is_checking: bool,
 }
 
 /// The lease of a training that runs.
@@ -57,6 +59,15 @@ pub(crate) struct Lease {
     pub(crate) lease_ms: u64,
     /// Time since this process last saw a heartbeat.
     pub(crate) silent: Duration,
+    /// Whether an event of the training waits for its artifact check: the worker is not silent, the store is.
+    pub(crate) is_checking: bool,
+}
+
+impl Lease {
+    /// Whether the lease has run out without a heartbeat.
+    pub(crate) fn has_expired(&self) -> bool {
+        !self.is_checking && self.silent > Duration::from_millis(self.lease_ms)
+    }
 }
 
 impl States {
@@ -76,7 +87,8 @@ impl States {
         };
         // Heartbeats that a worker sent while no journal ran are still on their way: the worker gets its
         // whole lease.
-        let state = State { ledger: replay.into(), last_heartbeat: Some(Instant::now()) };
+        let state =
+            State { ledger: replay.into(), last_heartbeat: Some(Instant::now()), is_checking: false };
         self.lock().insert(experiment.clone(), state);
         Ok(())
     }
@@ -97,22 +109,22 @@ impl States {
     pub(crate) fn command(
         &self,
         experiment: &ExperimentId,
-        order: &OperatorCommand,
+        command: &OperatorCommand,
     ) -> Result<(Option<Append>, CommandOutcome), CommandError> {
         let mut states = self.lock();
         let state = states.get_mut(experiment).ok_or_else(|| CommandError::Unknown(experiment.clone()))?;
         let append = state
             .ledger
-            .command(order, now_us())
+            .command(command, now_us())
             .map_err(|rejection| CommandError::Rejected { experiment: experiment.clone(), rejection })?;
-        let ordered =
-            CommandOutcome { standing: state.ledger.experiment().status(), changed: append.is_some() };
-        Ok((append, ordered))
+        let status = state.ledger.experiment().status();
+        let outcome = CommandOutcome { status, changed: append.is_some() };
+        Ok((append, outcome))
     }
 
     /// The status of an experiment: running, paused, cancelled or finished.
     #[must_use]
-    pub fn standing(&self, experiment: &ExperimentId) -> ExperimentStatus {
+    pub fn status(&self, experiment: &ExperimentId) -> ExperimentStatus {
         self.look(experiment, Experiment::status).unwrap_or_default()
     }
 
@@ -166,8 +178,16 @@ impl States {
             let TrainingProgress::Running { lease_ms, .. } = *progress else { return None };
             let (round, attempt, requested) = (round.number(), *attempt, *requested);
             let silent = state.last_heartbeat.map(|seen| seen.elapsed()).unwrap_or_default();
-            Some(Lease { round, stage, attempt, requested, lease_ms, silent })
+            let is_checking = state.is_checking;
+            Some(Lease { round, stage, attempt, requested, lease_ms, silent, is_checking })
         })
+    }
+
+    /// Notes whether an event of the running training waits for its artifact check.
+    pub(crate) fn set_checking(&self, experiment: &ExperimentId, is_checking: bool) {
+        if let Some(state) = self.lock().get_mut(experiment) {
+            state.is_checking = is_checking;
+        }
     }
 
     /// Events whose consequences are still missing, each the latest of its kind.

@@ -48,7 +48,7 @@ pub struct Progress {
     /// Whether all rounds are done.
     pub finished: bool,
     /// The status of the experiment.
-    pub standing: ExperimentStatus,
+    pub status: ExperimentStatus,
     /// Events recorded.
     pub events: u64,
 }
@@ -57,7 +57,7 @@ impl Progress {
     /// Whether the experiment is finished or cancelled.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        matches!(self.standing, ExperimentStatus::Finished | ExperimentStatus::Cancelled)
+        matches!(self.status, ExperimentStatus::Finished | ExperimentStatus::Cancelled)
     }
 
     pub(crate) fn of(experiment: &Experiment, events: u64) -> Self {
@@ -67,7 +67,7 @@ impl Progress {
             evaluations,
             waits_for_people: experiment.waits_for_people(),
             finished: experiment.is_finished(),
-            standing: experiment.status(),
+            status: experiment.status(),
             events,
             ..Self::default()
         };

@@ -1,9 +1,9 @@
-//! Whole rounds that learn, on tiny models; where training itself is beside the point, a stand-in counts in
-//! its place.
+//! Whole rounds that learn, on tiny models. Where training itself is not tested, a fake trainer replaces it.
 
 mod models;
-mod orders;
+mod operator_commands;
 mod recompute;
+mod stall;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ use crate::{
 const PROMPTS: u32 = 4;
 const STEPS: u64 = 6;
 
-/// The longer completion is the better one.
+/// A gold reward that prefers the longer completion.
 struct Longest;
 
 impl Gold for Longest {
@@ -53,26 +53,26 @@ impl Gold for Longest {
     }
 }
 
-/// Counts in the place of training: its result depends on the task and on every step.
-struct Counting {
+/// A fake trainer that counts: its result depends on the task and on every step.
+struct CountingTrainer {
     policy: Base,
     reward: Base,
-    mishap: Mishap,
+    fault: Fault,
 }
 
 #[derive(Clone)]
-enum Mishap {
+enum Fault {
     None,
-    /// Goes no further than this step until it is stopped.
-    Stuck(u64),
-    /// The first attempt says nothing until it is stopped.
+    /// Every attempt waits at this step until it is stopped.
+    StuckAt(u64),
+    /// The first attempt reports nothing until it is stopped.
     Silent(Arc<AtomicBool>),
     Error,
-    /// The first attempt says that its adapter makes another model than it does.
-    Lie(Arc<AtomicBool>),
+    /// The first attempt reports the fingerprint of another adapter.
+    WrongFingerprint(Arc<AtomicBool>),
 }
 
-impl Counting {
+impl CountingTrainer {
     fn count(&self, seed: u64, resume: Option<&[u8]>, watch: &mut TrainingWatch) -> Result<u64, StepError> {
         let (mut step, mut sum) = match resume {
             Some(bytes) => {
@@ -81,7 +81,7 @@ impl Counting {
             }
             None => (0, seed),
         };
-        if let Mishap::Silent(first) = &self.mishap
+        if let Fault::Silent(first) = &self.fault
             && first.swap(false, Ordering::SeqCst)
         {
             while !watch.should_stop() {
@@ -89,14 +89,14 @@ impl Counting {
             }
             return Err(StepError::Cancelled);
         }
-        if matches!(self.mishap, Mishap::Error) {
+        if matches!(self.fault, Fault::Error) {
             return Err(StepError::Fatal("the loss is not finite".to_owned()));
         }
         while step < STEPS {
             step += 1;
             sum = sum.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(step);
             watch.progressed(step, STEPS, BTreeMap::from([("loss".to_owned(), 1.0 / step as f64)]))?;
-            while matches!(self.mishap, Mishap::Stuck(at) if at == step) && !watch.should_stop() {
+            while matches!(self.fault, Fault::StuckAt(at) if at == step) && !watch.should_stop() {
                 std::thread::yield_now();
             }
             if step < STEPS && (step == 2 || watch.should_stop()) {
@@ -109,21 +109,22 @@ impl Counting {
         Ok(sum)
     }
 
-    /// An adapter that differs with the number.
+    /// An adapter that differs for each sum.
     fn trained(&self, base: &Base, like: &LoraAdapter, sum: u64, preferences: [usize; 2]) -> TrainedAdapter {
         let mut layers = like.layers.clone();
         layers.values_mut().next().unwrap().a[0] += (sum % 1000) as f32 / 1e4;
         let (score, task) = (like.score.clone(), like.task);
         let adapter = LoraAdapter::new(like.r, like.alpha, layers, score, task, None).unwrap();
         let [preferences, rehearsed] = preferences.map(|count| u32::try_from(count).unwrap());
-        let lies = matches!(&self.mishap, Mishap::Lie(first) if first.swap(false, Ordering::SeqCst));
-        let said = if lies { like } else { &adapter };
-        let fingerprint = fingerprint(&base.checkpoint, Some(said));
+        let is_wrong =
+            matches!(&self.fault, Fault::WrongFingerprint(first) if first.swap(false, Ordering::SeqCst));
+        let reported = if is_wrong { like } else { &adapter };
+        let fingerprint = fingerprint(&base.checkpoint, Some(reported));
         TrainedAdapter { adapter, fingerprint, preferences, rehearsed, metrics: BTreeMap::new() }
     }
 }
 
-impl Trainer for Counting {
+impl Trainer for CountingTrainer {
     fn refine(&mut self, task: Refinement, watch: &mut TrainingWatch) -> Result<TrainedAdapter, StepError> {
         let seed = task.feedback.iter().map(|pair| pair.chosen.len() as u64).sum();
         let sum = self.count(seed, task.resume.as_deref(), watch)?;
@@ -163,15 +164,15 @@ fn templates() -> [PromptTemplate; 2] {
     ["raw", "{prompt} {completion}"].map(|text| text.parse().unwrap())
 }
 
-/// A log with artifacts, and the models that experiments on it use.
-struct Place {
+/// A log, artifacts, and the models of the experiments in the log.
+struct Fixture {
     log: Arc<MemoryLog>,
     folder: TempDir,
     policy: Base,
     reward: Base,
 }
 
-impl Place {
+impl Fixture {
     /// Requires ONNX Runtime.
     fn new() -> Option<Self> {
         Self::with_policy(None)
@@ -233,16 +234,16 @@ impl Place {
         }
     }
 
-    fn counting(&self, mishap: Mishap) -> Box<dyn Trainer> {
-        Box::new(Counting { policy: self.policy.clone(), reward: self.reward.clone(), mishap })
+    fn trainer(&self, fault: Fault) -> Box<dyn Trainer> {
+        Box::new(CountingTrainer { policy: self.policy.clone(), reward: self.reward.clone(), fault })
     }
 
     fn inbox(&self) -> PathBuf {
         self.folder.path().join("inbox")
     }
 
-    /// Runs a plan until it waits for people, and again while they judge, to its end.
-    async fn judge_when_asked(
+    /// Runs a plan until it waits for people, then runs it to its end with their judgements.
+    async fn finish_with_people(
         &self,
         plan: &Plan,
         [first, second]: [Box<dyn Trainer>; 2],
@@ -258,7 +259,7 @@ impl Place {
         pipeline.drain().await.unwrap();
     }
 
-    /// Puts a judgement of each comparison so far into the inbox.
+    /// Puts a judgement of each requested comparison into the inbox.
     fn judge_all(&self, verdict: Verdict, is_unsafe: Option<[bool; 2]>) {
         let mut lines = String::new();
         for comparison in 0..u32::try_from(self.of_kind(EventType::FeedbackRequested).len()).unwrap() {
@@ -282,12 +283,23 @@ impl Place {
         inbox: Option<PathBuf>,
         times: LeaseTimes,
     ) -> Pipeline {
+        Pipeline::start(plan, self.own_resources(plan, trainer, inbox, times)).await.unwrap()
+    }
+
+    /// The resources of one process that runs every step.
+    fn own_resources(
+        &self,
+        plan: &Plan,
+        trainer: Box<dyn Trainer>,
+        inbox: Option<PathBuf>,
+        times: LeaseTimes,
+    ) -> Resources {
         let broker = Arc::new(EmbeddedBroker::new(self.log.clone(), EmbeddedOptions::default()));
         let mut resources = self.resources(self.log.clone(), broker, Roles::all(), trainer, inbox);
         let [_, scored] = templates();
         resources.proxy = Some(Proxy::open(self.reward.clone(), scored, plan.reward.kind).unwrap());
         resources.lease = times;
-        Pipeline::start(plan, resources).await.unwrap()
+        resources
     }
 
     fn resources(
@@ -334,7 +346,7 @@ impl Place {
         self.recorded().iter().filter(|e| of_kind(e)).map(|e| e.decode().unwrap()).collect()
     }
 
-    /// The fingerprints of the models that came of it, in order.
+    /// The fingerprints of the trained models, in order.
     fn results(&self) -> Vec<String> {
         let events = self.recorded().into_iter().map(|recorded| recorded.decode().unwrap());
         events
@@ -358,23 +370,23 @@ impl Place {
 
 async fn ended(pipeline: &mut Pipeline) -> Ending {
     let ended = tokio::time::timeout(Duration::from_secs(120), pipeline.finished()).await;
-    ended.expect("it comes to an end").unwrap()
+    ended.expect("the run ends in time").unwrap()
 }
 
-fn with_place(test: impl AsyncFnOnce(&Place)) {
-    within(Place::new(), test);
+fn with_fixture(test: impl AsyncFnOnce(&Fixture)) {
+    run_with(Fixture::new(), test);
 }
 
-fn within(place: Option<Place>, test: impl AsyncFnOnce(&Place)) {
-    let Some(place) = place else { return };
-    actix::System::new().block_on(test(&place));
+fn run_with(fixture: Option<Fixture>, test: impl AsyncFnOnce(&Fixture)) {
+    let Some(fixture) = fixture else { return };
+    actix::System::new().block_on(test(&fixture));
 }
 
 #[test]
-fn a_round_closes_the_loop_and_replay_finds_every_decision_right() {
-    with_place(async |place| {
-        place.finish(&place.plan(1, FeedbackSource::Oracle), place.counting(Mishap::None)).await;
-        let replay = place.verified();
+fn a_round_that_learns_passes_a_verifying_replay() {
+    with_fixture(async |fixture| {
+        fixture.finish(&fixture.plan(1, FeedbackSource::Oracle), fixture.trainer(Fault::None)).await;
+        let replay = fixture.verified();
         let experiment = replay.experiment();
         assert!(experiment.is_finished());
         let [before, after] = experiment.evaluations() else { panic!("{:?}", experiment.evaluations()) };
@@ -385,20 +397,20 @@ fn a_round_closes_the_loop_and_replay_finds_every_decision_right() {
         assert!(after.gold_reward.is_some() && after.refined_agreement.is_some());
         let asked = experiment.rounds()[0].learning().comparisons();
         assert!(!asked.is_empty() && asked.iter().all(|asked| asked.judgements.of("oracle").is_some()));
-        let Event::RewardModelRefined(e) = &place.of_kind(EventType::RewardModelRefined)[0] else { panic!() };
+        let Event::RewardModelRefined(e) = &fixture.of_kind(EventType::RewardModelRefined)[0] else { panic!() };
         assert_eq!(e.preferences, experiment.rounds()[0].learning().settled().unwrap().preferences);
     });
 }
 
 #[test]
-fn the_second_round_is_worked_on_by_the_models_of_the_first() {
-    with_place(async |place| {
-        place.finish(&place.plan(2, FeedbackSource::Oracle), place.counting(Mishap::None)).await;
-        let replay = place.verified();
+fn the_second_round_uses_the_models_that_the_first_one_trained() {
+    with_fixture(async |fixture| {
+        fixture.finish(&fixture.plan(2, FeedbackSource::Oracle), fixture.trainer(Fault::None)).await;
+        let replay = fixture.verified();
         assert_eq!(replay.experiment().evaluations().len(), 3);
-        let results = place.results();
+        let results = fixture.results();
         assert_eq!(results.len(), 4);
-        let sampled = place.of_kind(EventType::CompletionsSampled);
+        let sampled = fixture.of_kind(EventType::CompletionsSampled);
         let policies = |round| {
             let of_round = sampled.iter().filter_map(move |event| {
                 let Event::CompletionsSampled(e) = event else { return None };
@@ -406,55 +418,55 @@ fn the_second_round_is_worked_on_by_the_models_of_the_first() {
             });
             of_round.collect::<Vec<_>>()
         };
-        assert_eq!(policies(0), vec![place.policy.fingerprint(); PROMPTS as usize]);
+        assert_eq!(policies(0), vec![fixture.policy.fingerprint(); PROMPTS as usize]);
         assert_eq!(policies(1), vec![results[1].clone(); PROMPTS as usize]);
-        let scored = place.of_kind(EventType::RewardsScored);
+        let scored = fixture.of_kind(EventType::RewardsScored);
         assert!(scored.iter().any(|e| matches!(e, Event::RewardsScored(e) if e.reward_model == results[0])));
     });
 }
 
 #[test]
-fn a_training_that_was_stopped_goes_on_from_its_checkpoint_to_the_same_result() {
-    let Some(undisturbed) = Place::new() else { return };
+fn a_stopped_training_resumes_from_its_checkpoint_with_the_same_result() {
+    let Some(undisturbed) = Fixture::new() else { return };
     let plan = undisturbed.plan(1, FeedbackSource::Oracle);
-    actix::System::new().block_on(undisturbed.finish(&plan, undisturbed.counting(Mishap::None)));
-    with_place(async |place| {
-        let pipeline = place.start(&plan, place.counting(Mishap::Stuck(4)), None).await;
+    actix::System::new().block_on(undisturbed.finish(&plan, undisturbed.trainer(Fault::None)));
+    with_fixture(async |fixture| {
+        let pipeline = fixture.start(&plan, fixture.trainer(Fault::StuckAt(4)), None).await;
         let mut progress = pipeline.progress();
         let reached = progress.wait_for(|now| now.training.is_some_and(|(step, _)| step == 4));
         tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap().unwrap();
         assert!(!progress.borrow().finished);
         pipeline.drain().await.unwrap();
-        place.finish(&plan, place.counting(Mishap::None)).await;
-        let requested = place.of_kind(EventType::TrainingRequested);
+        fixture.finish(&plan, fixture.trainer(Fault::None)).await;
+        let requested = fixture.of_kind(EventType::TrainingRequested);
         let Event::TrainingRequested(again) = &requested[1] else { panic!("{requested:?}") };
         assert_eq!((again.attempt, again.resume_from.is_some()), (1, true));
-        assert_eq!(place.results(), undisturbed.results());
-        place.verified();
+        assert_eq!(fixture.results(), undisturbed.results());
+        fixture.verified();
     });
 }
 
 #[test]
-fn a_silent_training_is_taken_over_when_its_lease_expires() {
-    with_place(async |place| {
+fn a_training_without_heartbeats_is_requested_again_when_its_lease_expires() {
+    with_fixture(async |fixture| {
         let times = LeaseTimes { lease: Duration::from_millis(300), heartbeat: Duration::from_secs(3600) };
-        let silent = Mishap::Silent(Arc::new(AtomicBool::new(true)));
-        let plan = place.plan(1, FeedbackSource::Oracle);
-        let mut pipeline = place.start_with(&plan, place.counting(silent), None, times).await;
+        let silent = Fault::Silent(Arc::new(AtomicBool::new(true)));
+        let plan = fixture.plan(1, FeedbackSource::Oracle);
+        let mut pipeline = fixture.start_with(&plan, fixture.trainer(silent), None, times).await;
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
-        assert!(!place.of_kind(EventType::TrainingLeaseExpired).is_empty());
-        let Event::RewardModelRefined(e) = &place.of_kind(EventType::RewardModelRefined)[0] else { panic!() };
+        assert!(!fixture.of_kind(EventType::TrainingLeaseExpired).is_empty());
+        let Event::RewardModelRefined(e) = &fixture.of_kind(EventType::RewardModelRefined)[0] else { panic!() };
         assert!(e.attempt >= 1);
-        place.verified();
+        fixture.verified();
     });
 }
 
 #[test]
-fn a_training_that_fails_stops_the_run_and_says_why() {
-    with_place(async |place| {
-        let plan = place.plan(1, FeedbackSource::Oracle);
-        let mut pipeline = place.start(&plan, place.counting(Mishap::Error), None).await;
+fn a_failed_training_stops_the_run_with_its_reason() {
+    with_fixture(async |fixture| {
+        let plan = fixture.plan(1, FeedbackSource::Oracle);
+        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::Error), None).await;
         let failed = tokio::time::timeout(Duration::from_secs(60), pipeline.finished()).await.unwrap();
         let reason = failed.unwrap_err().to_string();
         assert!(reason.contains("training") && reason.contains("the loss is not finite"), "{reason}");
@@ -463,13 +475,13 @@ fn a_training_that_fails_stops_the_run_and_says_why() {
 }
 
 #[test]
-fn people_are_waited_for_and_heard_while_the_pipeline_runs() {
-    with_place(async |place| {
-        let plan = place.plan(1, FeedbackSource::People);
-        place
-            .judge_when_asked(&plan, [place.counting(Mishap::None), place.counting(Mishap::None)], None)
+fn a_run_with_people_waits_and_reads_judgements_from_its_inbox() {
+    with_fixture(async |fixture| {
+        let plan = fixture.plan(1, FeedbackSource::People);
+        fixture
+            .finish_with_people(&plan, [fixture.trainer(Fault::None), fixture.trainer(Fault::None)], None)
             .await;
-        place.verified();
-        assert_eq!(std::fs::read_dir(place.inbox()).unwrap().count(), 0);
+        fixture.verified();
+        assert_eq!(std::fs::read_dir(fixture.inbox()).unwrap().count(), 0);
     });
 }

@@ -18,6 +18,9 @@ use crate::future::BoxFuture;
 use crate::proposal::{Proposal, ProposalDelivery, ProposalReply, Reply};
 use crate::random::random;
 
+/// Delay after which a proposal is delivered again that the journal could not take, in milliseconds.
+const RETRY_LATER_MS: u64 = 1000;
+
 /// A proposal and its context.
 #[derive(Debug, Clone)]
 pub(super) struct ProposalMessage {
@@ -80,7 +83,8 @@ pub(super) async fn receive(
         let Some(Item { key, message, .. }) = item else { return };
         let ProposalMessage { proposal, context } = message;
         contexts.note(proposal.events.iter().map(|event| event.id), &context);
-        let remote = Remote { lease: Lease::new(&consumer, key), proposal: proposal.clone() };
+        let lease = Lease::new(&consumer, key);
+        let remote = Remote { lease, proposal: proposal.clone(), context: context.clone() };
         let reply = Reply::Remote(Box::new(remote));
         let delivery = ProposalDelivery { proposal, context, reply };
         if outgoing.send(delivery).await.is_err() {
@@ -93,6 +97,21 @@ pub(super) async fn receive(
 struct Remote {
     lease: Lease<ProposalDecoder>,
     proposal: Proposal,
+    context: MessageContext,
+}
+
+impl Remote {
+    /// Moves the proposal to the end of its queue, after a delay. The copy is durable before the original is
+    /// acknowledged.
+    async fn deliver_later(self) -> Result<(), BrokerError> {
+        let shared = self.lease.shared();
+        let body = wire::encode_proposal(&self.proposal).map_err(BrokerError::Invalid)?;
+        let copy = add_context(message(shared, &self.proposal, body), &self.context);
+        let copy = Message { exchange: shared.topology.retry(RETRY_LATER_MS), ..copy };
+        shared.publisher.publish_delayed(copy, RETRY_LATER_MS).await?;
+        self.lease.settle(Settled::Replaced);
+        Ok(())
+    }
 }
 
 impl crate::proposal::RemoteReply for Remote {
@@ -101,9 +120,13 @@ impl crate::proposal::RemoteReply for Remote {
             if self.lease.shared().is_stopping() {
                 return Err(BrokerError::Closed);
             }
-            if let ProposalReply::Rejected { reason } = &answer {
-                let letter = DeadLetter::rejected(self.lease.shared(), &self.proposal, reason)?;
-                letter.publish(self.lease.shared()).await?;
+            match &answer {
+                ProposalReply::RetryLater => return self.deliver_later().await,
+                ProposalReply::Rejected { reason } => {
+                    let letter = DeadLetter::rejected(self.lease.shared(), &self.proposal, reason)?;
+                    letter.publish(self.lease.shared()).await?;
+                }
+                ProposalReply::Recorded(_) | ProposalReply::Queued => {}
             }
             self.lease.settle(Settled::Done);
             Ok(())

@@ -101,6 +101,23 @@ async fn a_workers_proposal_is_durable_and_reaches_the_journal(world: World) {
     assert!(matches!(empty, Err(BrokerError::OutOfRange { .. })), "{empty:?}");
 }
 
+async fn a_proposal_that_the_journal_cannot_take_is_delivered_again_after_the_others(world: World) {
+    let worker = world.worker().await;
+    let context: MessageContext =
+        [("traceparent".to_owned(), "00-aa-bb-01".to_owned())].into_iter().collect();
+    worker.propose_in(proposal(1), context.clone()).await.unwrap();
+    let mut journal = world.server.proposals().unwrap();
+    journal.next().await.unwrap().answer(ProposalReply::RetryLater).await.unwrap();
+    worker.propose(proposal(2)).await.unwrap();
+    let other = journal.next().await.unwrap();
+    assert_eq!(other.proposal, proposal(2), "the delayed one blocks no other");
+    other.answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
+    let again = journal.next().await.unwrap();
+    assert_eq!((&again.proposal, &again.context), (&proposal(1), &context));
+    again.answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
+    assert!(worker.dead_list(10).await.unwrap().is_empty());
+}
+
 async fn rejected(delivery: ProposalDelivery) {
     delivery.answer(ProposalReply::Rejected { reason: "the round is closed".to_owned() }).await.unwrap();
 }
@@ -383,6 +400,7 @@ fn rabbitmq_broker_claims_hold() {
     attempt_all! {
         workers_share_queues_that_the_server_declares
         a_workers_proposal_is_durable_and_reaches_the_journal
+        a_proposal_that_the_journal_cannot_take_is_delivered_again_after_the_others
         a_rejected_proposal_becomes_a_dead_letter_that_can_be_retried_or_dropped
         an_unreadable_message_becomes_a_dead_letter_and_blocks_nothing
         a_late_group_gets_every_event

@@ -48,7 +48,7 @@ pub(super) struct OperatorArgs {
 pub(super) fn run(data_dir: &Path, action: Action, args: &OperatorArgs, as_json: bool) -> anyhow::Result<()> {
     check_length("--by", &args.by, BY_BYTES_MAX)?;
     check_length("--reason", args.reason.as_deref().unwrap_or_default(), REASON_BYTES_MAX)?;
-    let CommandOutcome { standing, changed } = match args.server.log_access(data_dir)? {
+    let CommandOutcome { status, changed } = match args.server.log_access(data_dir)? {
         LogAccess::Here(log) => here(&log, action, args)?,
         LogAccess::Server(server) => there(&server, action, args)?,
     };
@@ -58,12 +58,12 @@ pub(super) fn run(data_dir: &Path, action: Action, args: &OperatorArgs, as_json:
         return Ok(writeln!(
             out,
             "{}",
-            json!({ "experiment": name, "state": standing, "changed": changed })
+            json!({ "experiment": name, "state": status, "changed": changed })
         )?);
     }
     let already = if changed { "" } else { " already" };
-    writeln!(out, "{name} {}", said(standing, already))?;
-    if changed && standing == ExperimentStatus::Paused {
+    writeln!(out, "{name} {}", said(status, already))?;
+    if changed && status == ExperimentStatus::Paused {
         let option = args.server.option().unwrap_or_else(|| paths::data_option(data_dir));
         writeln!(out, "to go on: dissent experiment resume {name}{option}")?;
     }
@@ -78,8 +78,8 @@ pub(super) fn check_length(option: &str, words: &str, bytes_max: usize) -> Resul
     Ok(())
 }
 
-fn said(standing: ExperimentStatus, already: &str) -> String {
-    match standing {
+fn said(status: ExperimentStatus, already: &str) -> String {
+    match status {
         ExperimentStatus::Running => format!("goes on{already}"),
         ExperimentStatus::Created => format!("is{already} waiting for its start"),
         ExperimentStatus::Paused => format!("is{already} paused"),
@@ -101,7 +101,7 @@ fn here(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Result<Co
 fn there(server: &Server, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {
     let path = format!("/experiments/{}/{}", args.experiment, action.name());
     let said = server.post(&path, json!({ "by": args.by, "reason": args.reason }), PATIENCE)?;
-    let standing =
+    let status =
         ExperimentStatus::deserialize(&said["state"]).context("the server's answer cannot be read")?;
-    Ok(CommandOutcome { standing, changed: said["changed"].as_bool().unwrap_or_default() })
+    Ok(CommandOutcome { status, changed: said["changed"].as_bool().unwrap_or_default() })
 }

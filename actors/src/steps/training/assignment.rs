@@ -49,7 +49,7 @@ impl Assignment {
     pub(super) fn is_current(&self, versions: &Versions) -> bool {
         let state = state(versions, self.round, self.stage, self.attempt);
         // A cancelled experiment has no use for it.
-        let is_over = versions.states.standing(&versions.experiment) == ExperimentStatus::Cancelled;
+        let is_over = versions.states.status(&versions.experiment) == ExperimentStatus::Cancelled;
         !is_over && state.is_some_and(|state| matches!(state.progress, TrainingProgress::Running { .. }))
     }
 }
@@ -86,9 +86,9 @@ impl TrainingIntake {
         if !matches!(state.progress, TrainingProgress::Running { .. }) {
             return Ok(());
         }
-        // The pause overtook the start: the training ends at once, and is requested again after the pause.
-        let goes_on = self.versions.states.standing(&self.versions.experiment) == ExperimentStatus::Running;
-        let ends = Arc::new(AtomicBool::new(!goes_on));
+        // A pause may precede the start: the training ends at once, and is requested again after the pause.
+        let is_running = self.versions.states.status(&self.versions.experiment) == ExperimentStatus::Running;
+        let ends = Arc::new(AtomicBool::new(!is_running));
         let mut assignments = lock(&self.assignments);
         if let Some(before) = assignments.current.replace(ends.clone()) {
             before.store(true, Ordering::Relaxed);

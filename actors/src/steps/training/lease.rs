@@ -21,7 +21,7 @@ pub(crate) async fn watch(states: States, context: StepContext) {
     loop {
         ticks.tick().await;
         let Some(lease) = states.lease(&context.experiment) else { continue };
-        if lease.silent <= Duration::from_millis(lease.lease_ms) {
+        if !lease.has_expired() {
             continue;
         }
         if let Err(error) = expire(&lease, &context).await {

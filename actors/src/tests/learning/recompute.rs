@@ -1,4 +1,4 @@
-//! Recorded experiments, computed again.
+//! Recorded experiments that are recomputed.
 
 use dissent_domain::event::{NewEvent, RewardsScored, StepName};
 use dissent_domain::log::{Append, ExpectedVersion};
@@ -6,15 +6,15 @@ use dissent_domain::log::{Append, ExpectedVersion};
 use super::*;
 use crate::{Recomputed, recompute};
 
-/// Computes what is in a log again, with models that are opened anew.
-pub(super) fn again(
-    place: &Place,
+/// Recomputes the experiment of a log, with newly opened models.
+pub(super) fn recomputed(
+    fixture: &Fixture,
     log: &Arc<MemoryLog>,
     plan: &Plan,
     trainer: Box<dyn Trainer>,
 ) -> Recomputed {
     let broker = Arc::new(EmbeddedBroker::new(Arc::new(MemoryLog::new()), EmbeddedOptions::default()));
-    let resources = place.resources(log.clone(), broker, Roles::all(), trainer, None);
+    let resources = fixture.resources(log.clone(), broker, Roles::all(), trainer, None);
     recompute(plan, resources, &mut |_, _| ()).unwrap()
 }
 
@@ -23,14 +23,14 @@ fn results(done: &Recomputed) -> Vec<(StepName, u64, u64)> {
 }
 
 #[test]
-fn an_experiment_comes_out_the_same_when_it_is_computed_again() {
-    with_place(async |place| {
-        let plan = place.plan(2, FeedbackSource::Oracle);
-        place.finish(&plan, place.counting(Mishap::None)).await;
-        let before = place.recorded();
-        let done = again(place, &place.log, &plan, place.counting(Mishap::None));
+fn recomputing_an_experiment_reproduces_every_result() {
+    with_fixture(async |fixture| {
+        let plan = fixture.plan(2, FeedbackSource::Oracle);
+        fixture.finish(&plan, fixture.trainer(Fault::None)).await;
+        let before = fixture.recorded();
+        let done = recomputed(fixture, &fixture.log, &plan, fixture.trainer(Fault::None));
         assert_eq!(done.differences, []);
-        let judged = place.of_kind(EventType::FeedbackReceived).len() as u64;
+        let judged = fixture.of_kind(EventType::FeedbackReceived).len() as u64;
         let expected = [
             (StepName::Generation, 8, 8),
             (StepName::Reward, 8, 8),
@@ -39,26 +39,26 @@ fn an_experiment_comes_out_the_same_when_it_is_computed_again() {
             (StepName::Evaluation, 3, 3),
         ];
         assert_eq!(results(&done), expected);
-        assert_eq!(place.recorded(), before, "nothing is written");
+        assert_eq!(fixture.recorded(), before, "the log is unchanged");
     });
 }
 
 #[test]
-fn a_training_that_was_interrupted_comes_out_the_same_in_one_go() {
-    with_place(async |place| {
-        let plan = place.plan(1, FeedbackSource::Oracle);
-        let silent = Mishap::Silent(Arc::new(AtomicBool::new(true)));
+fn an_interrupted_training_is_reproduced_without_the_interruption() {
+    with_fixture(async |fixture| {
+        let plan = fixture.plan(1, FeedbackSource::Oracle);
+        let silent = Fault::Silent(Arc::new(AtomicBool::new(true)));
         let times = LeaseTimes { lease: Duration::from_millis(300), heartbeat: Duration::from_secs(3600) };
-        let mut pipeline = place.start_with(&plan, place.counting(silent), None, times).await;
+        let mut pipeline = fixture.start_with(&plan, fixture.trainer(silent), None, times).await;
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
-        assert!(!place.of_kind(EventType::TrainingLeaseExpired).is_empty());
-        let done = again(place, &place.log, &plan, place.counting(Mishap::None));
+        assert!(!fixture.of_kind(EventType::TrainingLeaseExpired).is_empty());
+        let done = recomputed(fixture, &fixture.log, &plan, fixture.trainer(Fault::None));
         assert_eq!((done.steps[&StepName::Training].same, done.differences), (2, Vec::new()));
     });
 }
 
-/// The same history with another reward in one of its events, and the position of that.
+/// A copy of the history with a different reward in one event, and the position of that event.
 async fn altered(log: &MemoryLog) -> (Arc<MemoryLog>, u64) {
     let (copy, mut at) = (Arc::new(MemoryLog::new()), 0);
     for recorded in log.read(0, usize::MAX).unwrap() {
@@ -79,12 +79,12 @@ async fn altered(log: &MemoryLog) -> (Arc<MemoryLog>, u64) {
 }
 
 #[test]
-fn a_result_that_comes_out_otherwise_is_named() {
-    with_place(async |place| {
-        let plan = place.plan(1, FeedbackSource::Oracle);
-        place.finish(&plan, place.counting(Mishap::None)).await;
-        let (copy, position) = altered(&place.log).await;
-        let done = again(place, &copy, &plan, place.counting(Mishap::None));
+fn a_result_that_differs_is_reported_with_its_position() {
+    with_fixture(async |fixture| {
+        let plan = fixture.plan(1, FeedbackSource::Oracle);
+        fixture.finish(&plan, fixture.trainer(Fault::None)).await;
+        let (copy, position) = altered(&fixture.log).await;
+        let done = recomputed(fixture, &copy, &plan, fixture.trainer(Fault::None));
         let named: Vec<_> = done.differences.iter().map(|d| (d.position, d.event_type.as_str())).collect();
         assert_eq!(named, [(position, EventType::RewardsScored.name())]);
         assert_eq!((done.steps[&StepName::Reward].results, done.steps[&StepName::Reward].same), (4, 3));
@@ -92,22 +92,22 @@ fn a_result_that_comes_out_otherwise_is_named() {
 }
 
 #[test]
-fn what_an_experiment_has_no_result_of_yet_is_not_computed() {
-    with_place(async |place| {
-        let plan = place.plan(1, FeedbackSource::Oracle);
-        place.finish(&plan, place.counting(Mishap::None)).await;
+fn events_without_a_recorded_result_are_not_recomputed() {
+    with_fixture(async |fixture| {
+        let plan = fixture.plan(1, FeedbackSource::Oracle);
+        fixture.finish(&plan, fixture.trainer(Fault::None)).await;
         let is = |recorded: &Recorded, kind: EventType| recorded.event.event_type == kind.name();
         let sampled = |recorded: &Recorded| is(recorded, EventType::CompletionsSampled);
-        let first = place.recorded().iter().position(sampled).unwrap();
+        let first = fixture.recorded().iter().position(sampled).unwrap();
         let part = Arc::new(MemoryLog::new());
-        // The first policy is evaluated while prompts are sampled: its result may stand before or after the
-        // first sample.
+        // The evaluation of the first policy runs beside the sampling: its result may come before or after the
+        // first completions.
         let evaluated = |recorded: &Recorded| is(recorded, EventType::PolicyEvaluated);
-        for recorded in place.recorded().into_iter().take(first + 1).filter(|recorded| !evaluated(recorded)) {
+        for recorded in fixture.recorded().into_iter().take(first + 1).filter(|recorded| !evaluated(recorded)) {
             let (experiment, expected) = (recorded.experiment, ExpectedVersion::Any);
             part.append(Append { experiment, expected, events: vec![recorded.event] }).await.unwrap();
         }
-        let done = again(place, &part, &plan, place.counting(Mishap::None));
+        let done = recomputed(fixture, &part, &plan, fixture.trainer(Fault::None));
         assert_eq!((results(&done), done.differences), (vec![(StepName::Generation, 1, 1)], Vec::new()));
     });
 }

@@ -118,9 +118,8 @@ async fn on_thread(
         let verdict = catch_unwind(AssertUnwindSafe(|| check.contradicts(&events)));
         drop(slot);
         // Without a receiver the check was abandoned.
-        let _ = reply.send(verdict.unwrap_or_else(|panic| {
-            Some(Contradiction::Panicked(panic_message(&*panic)))
-        }));
+        let _ =
+            reply.send(verdict.unwrap_or_else(|panic| Some(Contradiction::Panicked(panic_message(&*panic)))));
     });
     match thread {
         Ok(_) => verdict.await.unwrap_or_default(),

@@ -200,15 +200,6 @@ impl Journal {
         }
     }
 
-    /// Keeps a proposal until the check of its experiment ends, or returns it if too many wait.
-    fn hold(hosted: &mut Hosted, pending: Pending) -> Result<(), Pending> {
-        if hosted.held.len() >= HELD_MAX {
-            return Err(pending);
-        }
-        hosted.held.push_back(Pending { permit: None, ..pending });
-        Ok(())
-    }
-
     /// Decides a proposal and replies once the decision is durable. A doubt rejects it.
     fn settle(&self, Pending { delivery, permit, span }: Pending, doubt: Option<Contradiction>) {
         let experiment = &delivery.proposal.experiment;
@@ -305,13 +296,14 @@ impl Handler<Decide> for Journal {
         let Proposal { experiment, events, .. } = &delivery.proposal;
         let span = trace::of_proposal(experiment, events, &delivery.context);
         let hosted = self.hosted.get_mut(experiment).filter(|hosted| hosted.is_checking);
-        let pending = Pending { delivery, permit: Some(permit), span };
         let Some(hosted) = hosted else {
-            self.begin(pending, context);
+            self.begin(Pending { delivery, permit: Some(permit), span }, context);
             return;
         };
-        if let Err(Pending { delivery, permit, span }) = Self::hold(hosted, pending) {
-            actix::spawn(reply(delivery, ProposalReply::RetryLater, permit).instrument(span));
+        if hosted.held.len() < HELD_MAX {
+            hosted.held.push_back(Pending { delivery, permit: None, span });
+        } else {
+            actix::spawn(reply(delivery, ProposalReply::RetryLater, Some(permit)).instrument(span));
         }
     }
 }

@@ -207,7 +207,6 @@ async fn begin(broker: &dyn Broker, plan: &Plan) -> Result<(), PipelineError> {
     let id = EventId::of_experiment(&plan.experiment);
     let event = NewEvent::new(id, None, "cli", 0, &started.into())?;
     let events = vec![event];
-    let proposal =
-        || Proposal { experiment: plan.experiment.clone(), cause: None, events: events.clone() };
+    let proposal = || Proposal { experiment: plan.experiment.clone(), cause: None, events: events.clone() };
     decision(broker, proposal, &MessageContext::new()).await?.map_err(PipelineError::Rejected)
 }

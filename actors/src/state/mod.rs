@@ -87,8 +87,7 @@ impl States {
         };
         // Heartbeats that a worker sent while no journal ran are still on their way: the worker gets its
         // whole lease.
-        let state =
-            State { ledger: replay.into(), last_heartbeat: Some(Instant::now()), is_checking: false };
+        let state = State { ledger: replay.into(), last_heartbeat: Some(Instant::now()), is_checking: false };
         self.lock().insert(experiment.clone(), state);
         Ok(())
     }

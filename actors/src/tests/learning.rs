@@ -397,7 +397,9 @@ fn a_round_that_learns_passes_a_verifying_replay() {
         assert!(after.gold_reward.is_some() && after.refined_agreement.is_some());
         let asked = experiment.rounds()[0].learning().comparisons();
         assert!(!asked.is_empty() && asked.iter().all(|asked| asked.judgements.of("oracle").is_some()));
-        let Event::RewardModelRefined(e) = &fixture.of_kind(EventType::RewardModelRefined)[0] else { panic!() };
+        let Event::RewardModelRefined(e) = &fixture.of_kind(EventType::RewardModelRefined)[0] else {
+            panic!()
+        };
         assert_eq!(e.preferences, experiment.rounds()[0].learning().settled().unwrap().preferences);
     });
 }
@@ -456,7 +458,9 @@ fn a_training_without_heartbeats_is_requested_again_when_its_lease_expires() {
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
         assert!(!fixture.of_kind(EventType::TrainingLeaseExpired).is_empty());
-        let Event::RewardModelRefined(e) = &fixture.of_kind(EventType::RewardModelRefined)[0] else { panic!() };
+        let Event::RewardModelRefined(e) = &fixture.of_kind(EventType::RewardModelRefined)[0] else {
+            panic!()
+        };
         assert!(e.attempt >= 1);
         fixture.verified();
     });

@@ -55,11 +55,7 @@ pub(super) fn run(data_dir: &Path, action: Action, args: &OperatorArgs, as_json:
     let mut out = std::io::stdout().lock();
     let name = &args.experiment;
     if as_json {
-        return Ok(writeln!(
-            out,
-            "{}",
-            json!({ "experiment": name, "state": status, "changed": changed })
-        )?);
+        return Ok(writeln!(out, "{}", json!({ "experiment": name, "state": status, "changed": changed }))?);
     }
     let already = if changed { "" } else { " already" };
     writeln!(out, "{name} {}", said(status, already))?;

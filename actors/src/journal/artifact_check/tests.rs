@@ -134,7 +134,9 @@ fn an_adapter_with_an_invalid_name_is_a_contradiction() {
 fn an_adapter_that_no_store_has_is_a_contradiction() {
     let missing = ArtifactId::of(b"never stored");
     let found = Bench::new().check(tuned(&missing.to_string(), "p")).unwrap_err();
-    let Contradiction::AdapterUnreadable(StorageError::ArtifactMissing(id)) = found else { panic!("{found:?}") };
+    let Contradiction::AdapterUnreadable(StorageError::ArtifactMissing(id)) = found else {
+        panic!("{found:?}")
+    };
     assert_eq!(id, missing);
 }
 
@@ -144,8 +146,7 @@ fn a_damaged_adapter_is_a_contradiction() {
     let event = bench.tuned(&adapter("llama-lora"));
     std::fs::write(bench.store.path(&event.adapter.parse().unwrap()), "other bytes").unwrap();
     let found = bench.check(event).unwrap_err();
-    let is_damaged =
-        matches!(found, Contradiction::AdapterUnreadable(StorageError::ArtifactDamaged { .. }));
+    let is_damaged = matches!(found, Contradiction::AdapterUnreadable(StorageError::ArtifactDamaged { .. }));
     assert!(is_damaged, "{found:?}");
 }
 

@@ -313,7 +313,15 @@ impl LeaseReporter {
             return Ok(());
         }
         let &Assignment { round, stage, attempt, requested, .. } = assignment;
-        let lease = Lease { round, stage, attempt, requested, lease_ms: 0, silent: Duration::ZERO, is_checking: false };
+        let lease = Lease {
+            round,
+            stage,
+            attempt,
+            requested,
+            lease_ms: 0,
+            silent: Duration::ZERO,
+            is_checking: false,
+        };
         lease::expire(&lease, &self.context).await.map_err(|error| chain(&error))
     }
 

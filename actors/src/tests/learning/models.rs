@@ -91,7 +91,9 @@ fn models_learn_from_the_feedback_by_dpo() {
 
 #[test]
 fn models_learn_from_the_feedback_by_rso() {
-    models_learn(PolicyMethod::Rso, |fixture| assert_figures(fixture, &["rewards/margins", PolicyTuned::PAIRS]));
+    models_learn(PolicyMethod::Rso, |fixture| {
+        assert_figures(fixture, &["rewards/margins", PolicyTuned::PAIRS])
+    });
 }
 
 #[test]

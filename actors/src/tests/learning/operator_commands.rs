@@ -61,8 +61,14 @@ fn a_paused_training_releases_its_lease_and_resumes_from_its_checkpoint() {
             panic!()
         };
         assert_eq!((again.attempt, again.resume_from.is_some()), (1, true));
-        assert_eq!((fixture.results(), stable_events(&fixture.log)), (undisturbed.results(), stable_events(&undisturbed.log)));
-        assert_eq!(fixture.verified().experiment().state_hash(), undisturbed.verified().experiment().state_hash());
+        assert_eq!(
+            (fixture.results(), stable_events(&fixture.log)),
+            (undisturbed.results(), stable_events(&undisturbed.log))
+        );
+        assert_eq!(
+            fixture.verified().experiment().state_hash(),
+            undisturbed.verified().experiment().state_hash()
+        );
     });
 }
 
@@ -101,8 +107,14 @@ fn workers_pause_and_resume_with_the_journal() {
             worker.drain().await.unwrap();
         }
         journal.drain().await.unwrap();
-        assert_eq!((fixture.results(), stable_events(&fixture.log)), (undisturbed.results(), stable_events(&undisturbed.log)));
-        assert_eq!(fixture.verified().experiment().state_hash(), undisturbed.verified().experiment().state_hash());
+        assert_eq!(
+            (fixture.results(), stable_events(&fixture.log)),
+            (undisturbed.results(), stable_events(&undisturbed.log))
+        );
+        assert_eq!(
+            fixture.verified().experiment().state_hash(),
+            undisturbed.verified().experiment().state_hash()
+        );
     });
 }
 

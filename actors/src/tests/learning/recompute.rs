@@ -100,10 +100,11 @@ fn events_without_a_recorded_result_are_not_recomputed() {
         let sampled = |recorded: &Recorded| is(recorded, EventType::CompletionsSampled);
         let first = fixture.recorded().iter().position(sampled).unwrap();
         let part = Arc::new(MemoryLog::new());
-        // The evaluation of the first policy runs beside the sampling: its result may come before or after the
-        // first completions.
+        // The evaluation of the first policy runs beside the sampling: its result may come before or after
+        // the first completions.
         let evaluated = |recorded: &Recorded| is(recorded, EventType::PolicyEvaluated);
-        for recorded in fixture.recorded().into_iter().take(first + 1).filter(|recorded| !evaluated(recorded)) {
+        for recorded in fixture.recorded().into_iter().take(first + 1).filter(|recorded| !evaluated(recorded))
+        {
             let (experiment, expected) = (recorded.experiment, ExpectedVersion::Any);
             part.append(Append { experiment, expected, events: vec![recorded.event] }).await.unwrap();
         }

@@ -125,7 +125,10 @@ fn a_worker_with_a_wrong_fingerprint_is_contradicted_and_another_one_replaces_it
             worker.drain().await.unwrap();
         }
         journal.drain().await.unwrap();
-        assert!(!fixture.of_kind(EventType::TrainingLeaseExpired).is_empty(), "the lease of the contradicted worker expired");
+        assert!(
+            !fixture.of_kind(EventType::TrainingLeaseExpired).is_empty(),
+            "the lease of the contradicted worker expired"
+        );
         assert_eq!(fixture.of_kind(EventType::RewardModelRefined).len(), 1);
         let versions = |fixture: &Fixture| {
             let replay = fixture.verified();

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use dissent_actors::{LeaseTimes, Pipeline, Resources, subscriptions};
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
-use dissent_domain::event::{CompletionsSampled, Event, Recorded, RewardsScored, StepName, follow_from};
+use dissent_domain::event::{
+    CompletionsSampled, Event, PromptAdmitted, Recorded, RewardsScored, StepName, follow_from,
+};
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::EventLog;
@@ -198,7 +200,7 @@ fn consequence(
 }
 
 fn sampled(event: &Event) -> Option<Event> {
-    let Event::PromptAdmitted(admitted) = event else { return None };
+    let admitted: &PromptAdmitted = event.body()?;
     let completion = |sample: u32| Completion {
         token_ids: (0..TOKENS)
             .map(|token| (admitted.index * 31 + sample * 7 + token * 613) % 49_152)
@@ -214,7 +216,7 @@ fn sampled(event: &Event) -> Option<Event> {
 }
 
 fn scored(event: &Event) -> Option<Event> {
-    let Event::CompletionsSampled(sampled) = event else { return None };
+    let sampled: &CompletionsSampled = event.body()?;
     let rewards = sampled.completions.iter().map(|completion| (completion.logprob * 7.0).sin()).collect();
     let (round, prompt_id) = (sampled.round, sampled.prompt.prompt_id.clone());
     Some(RewardsScored { round, prompt_id, reward_model: "2".repeat(64), rewards }.into())

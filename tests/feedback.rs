@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use dissent_domain::event::{Event, FeedbackReceived, Recorded};
+use dissent_domain::event::{FeedbackReceived, Recorded};
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
 use dissent_storage::{SledLog, SledOptions};
@@ -52,10 +52,10 @@ impl FeedbackLab {
     }
 
     fn received(&self) -> Vec<FeedbackReceived> {
-        let received = self.events().into_iter().filter_map(|recorded| {
-            let event = recorded.decode().unwrap();
-            if let Event::FeedbackReceived(received) = event { Some(received) } else { None }
-        });
+        let received = self
+            .events()
+            .into_iter()
+            .filter_map(|recorded| FeedbackReceived::try_from(recorded.decode().unwrap()).ok());
         received.collect()
     }
 

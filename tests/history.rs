@@ -7,7 +7,7 @@ mod salvage;
 mod snapshots;
 mod tables;
 
-use dissent_domain::event::Event;
+use dissent_domain::event::ConflictMeasured;
 use serde_json::{Value, json};
 
 use histories::{DataFolders, awaiting_judgements, in_order, learning_plan, learnt, measured, plan};
@@ -190,7 +190,7 @@ fn verify_reports_the_first_fault_of_each_experiment() {
     let folders = DataFolders::new();
     let mut bad = measured(plan("bad"), &in_order(), 0.0).recorded;
     let place = bad.iter().position(|e| e.event.event_type == "conflict.measured").unwrap();
-    let Event::ConflictMeasured(mut e) = bad[place].decode().unwrap() else { unreachable!() };
+    let mut e = ConflictMeasured::try_from(bad[place].decode().unwrap()).unwrap();
     e.conflict.pacs[0] += 1e-9;
     bad[place].event.body = dissent_domain::event::encode(&e.into()).unwrap();
     folders.append("data", &bad);

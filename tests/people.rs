@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dissent_domain::event::{Event, FeedbackReceived};
+use dissent_domain::event::{Event, EventType, FeedbackReceived, RewardModelRefined};
 use dissent_domain::replay::Replay;
 use serde_json::Value;
 
@@ -80,14 +80,11 @@ fn a_waiting_run_resumes_with_imported_judgements_and_finishes() {
     assert!(printed.contains("lab.html"), "{printed}");
 
     let events: Vec<Event> = lab.events("data").iter().map(|recorded| recorded.decode().unwrap()).collect();
-    let received: Vec<&FeedbackReceived> = events
-        .iter()
-        .filter_map(|event| if let Event::FeedbackReceived(e) = event { Some(e) } else { None })
-        .collect();
+    let received: Vec<&FeedbackReceived> = events.iter().filter_map(Event::body).collect();
     assert_eq!(received.len(), rows.len(), "each judgement once");
     assert_eq!(received.iter().filter(|e| e.annotator == "ann").count(), 1);
-    assert!(events.iter().any(|event| matches!(event, Event::RewardModelRefined(e) if e.preferences > 0)));
-    assert!(matches!(events.last(), Some(Event::ExperimentFinished(_))));
+    assert!(events.iter().filter_map(Event::body).any(|e: &RewardModelRefined| e.preferences > 0));
+    assert_eq!(events.last().unwrap().event_type(), EventType::ExperimentFinished);
     succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
 }
 

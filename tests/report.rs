@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 
 use dissent::report::{self, ReportData, ReportError, Status, TOP_DEFAULT, Verdict};
 use dissent_domain::conflict::Rule;
-use dissent_domain::event::{Event, Recorded};
+use dissent_domain::event::{Recorded, RoundEvaluated};
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::plan::Plan;
 use dissent_storage::{MemoryLog, SledLog, SledOptions};
@@ -100,10 +100,8 @@ fn the_summary_fits_a_terminal() {
 fn report_figures_equal_those_of_the_round_evaluation() {
     let (plan, events) = fixed();
     let data = reported(&plan, &events);
-    let evaluated = events.iter().find_map(|recorded| {
-        let event = recorded.decode().unwrap();
-        if let Event::RoundEvaluated(evaluated) = event { Some(evaluated) } else { None }
-    });
+    let evaluated =
+        events.iter().find_map(|recorded| RoundEvaluated::try_from(recorded.decode().unwrap()).ok());
     let evaluated = evaluated.unwrap();
     let counts = data.counts;
     assert_eq!(

@@ -10,7 +10,7 @@ use actix::Arbiter;
 use dissent_domain::conflict::{LogprobKind, SelectionSettings};
 use dissent_domain::event::{
     CompletionsSampled, Event, EventBody as _, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
-    RoundClosed, StepName, follow_from,
+    PromptSetAside, RoundClosed, StepName, follow_from,
 };
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
@@ -192,7 +192,7 @@ impl Bench {
     fn set_aside(&self) -> Vec<(String, String)> {
         let events = self.events();
         let reasons = events.iter().filter_map(|event| {
-            let Event::PromptSetAside(e) = event else { return None };
+            let e = event.body::<PromptSetAside>()?;
             Some((e.prompt_id.to_string(), e.reason.clone()))
         });
         reasons.collect()

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::{Due, Rejection};
 use crate::event::{
-    EvaluationRequested, Event, EventId, ExperimentCancelled, ExperimentFinished, ExperimentPaused,
-    FeedbackSettled, PolicyEvaluated, RewardHackingSuspected, RoundClosed, RoundOpened, StopDecided,
-    TrainingRequested,
+    EvaluationEvent, EvaluationRequested, Event, EventId, ExperimentCancelled, ExperimentEvent,
+    ExperimentFinished, ExperimentPaused, ExperimentStarted, FeedbackEvent, OperatorEvent, PolicyEvaluated,
+    PromptEvent, RewardHackingSuspected, RoundClosed, RoundEvent, RoundOpened, StopDecided, TrainingEvent,
 };
 use crate::event_ids::{next_round_opened_id, round_closed_id, round_opened_id};
 use crate::learning::{ModelVersion, reward_hacking_signs, stop_reason};
@@ -154,7 +154,7 @@ impl Experiment {
     /// The reason why the event may not happen.
     pub fn decide(&self, event: &Event) -> Result<(), Rejection> {
         let Some(plan) = &self.plan else {
-            let starts = matches!(event, Event::ExperimentStarted(_));
+            let starts = event.body::<ExperimentStarted>().is_some();
             return if starts { Ok(()) } else { Err(Rejection::NotStarted) };
         };
         if self.cancelled.is_some() {
@@ -164,45 +164,68 @@ impl Experiment {
             return Err(Rejection::Finished);
         }
         match event {
-            Event::ExperimentStarted(_) => Err(Rejection::AlreadyStarted),
-            // No step proposes a fork: see `decide_fork`.
-            Event::ExperimentForked(_) => Err(Rejection::NotAFork),
+            Event::Experiment(e) => match e {
+                ExperimentEvent::Started(_) => Err(Rejection::AlreadyStarted),
+                // No step proposes a fork: see `decide_fork`.
+                ExperimentEvent::Forked(_) => Err(Rejection::NotAFork),
+                ExperimentEvent::Finished(e) => self.decide_finish(plan, e),
+            },
             // No step proposes an operator command: see `decide_command`.
-            Event::ExperimentPaused(_) | Event::ExperimentResumed(_) | Event::ExperimentCancelled(_) => {
-                Err(Rejection::NotAStep)
+            Event::Operator(_) => Err(Rejection::NotAStep),
+            Event::Round(e) => self.decide_round(plan, e, event),
+            Event::Prompt(e) => self.decide_prompt(plan, e),
+            Event::Feedback(e) => match e {
+                FeedbackEvent::Requested(e) => self.open_round(e.round)?.decide_asked(e),
+                FeedbackEvent::Received(e) => self.open_round(e.round)?.learning().decide_received(e),
+                FeedbackEvent::Settled(e) => self.decide_due(e.round, event),
+            },
+            Event::Training(e) => self.decide_training(e, event),
+            Event::Evaluation(e) => match e {
+                EvaluationEvent::Requested(_) => self.decide_due(self.next_round().saturating_sub(1), event),
+                EvaluationEvent::PolicyEvaluated(e) => self.decide_evaluated(e),
+            },
+        }
+    }
+
+    fn decide_round(&self, plan: &Plan, e: &RoundEvent, event: &Event) -> Result<(), Rejection> {
+        match e {
+            RoundEvent::Opened(e) => self.decide_open(plan, e),
+            RoundEvent::PairSelected(e) => self.open_round(e.round)?.decide_selected(e),
+            RoundEvent::Evaluated(e) => self.open_round(e.round)?.decide_complete(),
+            RoundEvent::Closed(e) if plan.learning.is_none() => self.open_round(e.round)?.decide_complete(),
+            // These conclusions may happen exactly when they are due.
+            RoundEvent::Closed(_) | RoundEvent::RewardHackingSuspected(_) | RoundEvent::StopDecided(_) => {
+                self.decide_due(e.round(), event)
             }
-            Event::RoundOpened(opened) => self.decide_open(plan, opened),
-            Event::PromptAdmitted(e) => self.open_round(e.round)?.decide_admit(e),
-            Event::CompletionsSampled(e) => {
+        }
+    }
+
+    fn decide_prompt(&self, plan: &Plan, e: &PromptEvent) -> Result<(), Rejection> {
+        let round = self.open_round(e.round())?;
+        match e {
+            PromptEvent::Admitted(e) => round.decide_admit(e),
+            PromptEvent::Sampled(e) => {
                 let policy = self.tuned.as_ref().map_or(&plan.policy.fingerprint, |tuned| &tuned.fingerprint);
-                self.open_round(e.round)?.decide_sampled(plan, policy, e)
+                round.decide_sampled(plan, policy, e)
             }
-            Event::RewardsScored(e) => {
+            PromptEvent::Scored(e) => {
                 let model =
                     self.refined.as_ref().map_or(&plan.reward.fingerprint, |refined| &refined.fingerprint);
-                self.open_round(e.round)?.decide_scored(model, e)
+                round.decide_scored(model, e)
             }
-            Event::ConflictMeasured(e) => self.open_round(e.round)?.decide_measured(e),
-            Event::PromptSetAside(e) => self.open_round(e.round)?.decide_set_aside(e),
-            Event::PairSelected(e) => self.open_round(e.round)?.decide_selected(e),
-            Event::RoundEvaluated(e) => self.open_round(e.round)?.decide_complete(),
-            Event::ExperimentFinished(e) => self.decide_finish(plan, e),
-            Event::FeedbackRequested(e) => self.open_round(e.round)?.decide_asked(e),
-            Event::FeedbackReceived(e) => self.open_round(e.round)?.learning().decide_received(e),
-            Event::TrainingStarted(e) => self.open_round(e.round)?.learning().decide_started(e),
-            Event::TrainingProgressed(e) => self.open_round(e.round)?.learning().decide_progressed(e),
-            Event::TrainingLeaseExpired(e) => self.open_round(e.round)?.learning().decide_expired(e),
-            Event::RewardModelRefined(e) => self.open_round(e.round)?.learning().decide_refined(e),
-            Event::PolicyTuned(e) => self.open_round(e.round)?.learning().decide_tuned(e),
-            Event::PolicyEvaluated(e) => self.decide_evaluated(e),
-            // Conclusions of the round step may happen exactly when they are due.
-            Event::FeedbackSettled(FeedbackSettled { round, .. })
-            | Event::TrainingRequested(TrainingRequested { round, .. })
-            | Event::RewardHackingSuspected(RewardHackingSuspected { round, .. })
-            | Event::StopDecided(StopDecided { round, .. }) => self.decide_due(*round, event),
-            Event::RoundClosed(e) if plan.learning.is_some() => self.decide_due(e.round, event),
-            Event::RoundClosed(e) => self.open_round(e.round)?.decide_complete(),
-            Event::EvaluationRequested(_) => self.decide_due(self.next_round().saturating_sub(1), event),
+            PromptEvent::Measured(e) => round.decide_measured(e),
+            PromptEvent::SetAside(e) => round.decide_set_aside(e),
+        }
+    }
+
+    fn decide_training(&self, e: &TrainingEvent, event: &Event) -> Result<(), Rejection> {
+        match e {
+            TrainingEvent::Requested(e) => self.decide_due(e.round, event),
+            TrainingEvent::Started(e) => self.open_round(e.round)?.learning().decide_started(e),
+            TrainingEvent::Progressed(e) => self.open_round(e.round)?.learning().decide_progressed(e),
+            TrainingEvent::LeaseExpired(e) => self.open_round(e.round)?.learning().decide_expired(e),
+            TrainingEvent::RewardModelRefined(e) => self.open_round(e.round)?.learning().decide_refined(e),
+            TrainingEvent::PolicyTuned(e) => self.open_round(e.round)?.learning().decide_tuned(e),
         }
     }
 
@@ -286,55 +309,62 @@ impl Experiment {
     /// Applies a recorded event. An event that does not fit the state changes nothing.
     pub fn evolve(&mut self, event: &Event) {
         match event {
-            Event::ExperimentStarted(e) => self.plan = Some(e.plan.clone()),
-            Event::ExperimentForked(e) => {
-                self.plan = Some(e.plan.clone());
-                // The origin may be paused; a fork starts unpaused.
-                self.paused = None;
-            }
-            Event::ExperimentPaused(e) => {
-                self.pauses = e.number.saturating_add(1);
-                self.paused = Some(e.clone());
-            }
-            Event::ExperimentResumed(_) => self.paused = None,
-            Event::ExperimentCancelled(e) => self.cancelled = Some(e.clone()),
-            Event::RoundOpened(e) => {
-                self.rounds.push(Round::open(self.opened_id(e.round), e.round, e.prompts))
-            }
-            Event::ExperimentFinished(_) => self.finished = true,
-            Event::EvaluationRequested(e) => self.evaluations_requested = e.evaluation + 1,
-            Event::PolicyEvaluated(e) => self.evaluations.push(e.clone()),
-            Event::RewardHackingSuspected(e) => self.warnings.push(e.clone()),
-            Event::StopDecided(e) => self.stopped = Some(*e),
-            Event::RewardModelRefined(e) => {
-                self.refined = Some(version(&e.fingerprint, &e.adapter));
-                self.evolve_round(event);
-            }
-            Event::PolicyTuned(e) => {
-                self.tuned = Some(version(&e.fingerprint, &e.adapter));
-                self.evolve_round(event);
-            }
-            Event::PromptAdmitted(_)
-            | Event::CompletionsSampled(_)
-            | Event::RewardsScored(_)
-            | Event::ConflictMeasured(_)
-            | Event::PromptSetAside(_)
-            | Event::PairSelected(_)
-            | Event::RoundEvaluated(_)
-            | Event::RoundClosed(_)
-            | Event::FeedbackRequested(_)
-            | Event::FeedbackReceived(_)
-            | Event::FeedbackSettled(_)
-            | Event::TrainingRequested(_)
-            | Event::TrainingStarted(_)
-            | Event::TrainingProgressed(_)
-            | Event::TrainingLeaseExpired(_) => self.evolve_round(event),
+            Event::Experiment(e) => match e {
+                ExperimentEvent::Started(e) => self.plan = Some(e.plan.clone()),
+                ExperimentEvent::Forked(e) => {
+                    self.plan = Some(e.plan.clone());
+                    // The origin may be paused; a fork starts unpaused.
+                    self.paused = None;
+                }
+                ExperimentEvent::Finished(_) => self.finished = true,
+            },
+            Event::Operator(e) => match e {
+                OperatorEvent::Paused(e) => {
+                    self.pauses = e.number.saturating_add(1);
+                    self.paused = Some(e.clone());
+                }
+                OperatorEvent::Resumed(_) => self.paused = None,
+                OperatorEvent::Cancelled(e) => self.cancelled = Some(e.clone()),
+            },
+            Event::Round(e) => self.evolve_round(e),
+            Event::Prompt(e) => self.evolve_last(|round| round.evolve_prompt(e)),
+            Event::Feedback(e) => self.evolve_last(|round| round.evolve_feedback(e)),
+            Event::Training(e) => self.evolve_training(e),
+            Event::Evaluation(e) => match e {
+                EvaluationEvent::Requested(e) => self.evaluations_requested = e.evaluation + 1,
+                EvaluationEvent::PolicyEvaluated(e) => self.evaluations.push(e.clone()),
+            },
         }
     }
 
-    fn evolve_round(&mut self, event: &Event) {
+    fn evolve_round(&mut self, event: &RoundEvent) {
+        match event {
+            RoundEvent::Opened(e) => {
+                self.rounds.push(Round::open(self.opened_id(e.round), e.round, e.prompts))
+            }
+            RoundEvent::RewardHackingSuspected(e) => self.warnings.push(e.clone()),
+            RoundEvent::StopDecided(e) => self.stopped = Some(*e),
+            RoundEvent::PairSelected(_) | RoundEvent::Evaluated(_) | RoundEvent::Closed(_) => {
+                self.evolve_last(|round| round.evolve_round(event));
+            }
+        }
+    }
+
+    fn evolve_training(&mut self, event: &TrainingEvent) {
+        match event {
+            TrainingEvent::RewardModelRefined(e) => self.refined = Some(version(&e.fingerprint, &e.adapter)),
+            TrainingEvent::PolicyTuned(e) => self.tuned = Some(version(&e.fingerprint, &e.adapter)),
+            TrainingEvent::Requested(_)
+            | TrainingEvent::Started(_)
+            | TrainingEvent::Progressed(_)
+            | TrainingEvent::LeaseExpired(_) => {}
+        }
+        self.evolve_last(|round| round.evolve_training(event));
+    }
+
+    fn evolve_last(&mut self, evolve: impl FnOnce(&mut Round)) {
         if let (Some(_), Some(round)) = (&self.plan, self.rounds.last_mut()) {
-            round.evolve(event);
+            evolve(round);
         }
     }
 

@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 
 use crate::decision::Rejection;
-use crate::event::{CodecError, Event, EventId, ExperimentForked, NewEvent, Recorded, Stage};
+use crate::event::{
+    CodecError, Event, EventId, ExperimentEvent, ExperimentForked, NewEvent, Recorded, Stage,
+};
 use crate::event_ids::forked_id;
 use crate::experiment::Experiment;
 use crate::id::ExperimentId;
@@ -126,10 +128,12 @@ impl ForkBuilder {
 
 /// Puts the fork's name into an event.
 fn renamed(mut event: Event, name: &ExperimentId) -> Event {
-    if let Event::ExperimentStarted(e) = &mut event {
-        e.plan.experiment = name.clone();
-    } else if let Event::ExperimentForked(e) = &mut event {
-        e.plan.experiment = name.clone();
+    if let Event::Experiment(e) = &mut event {
+        match e {
+            ExperimentEvent::Started(e) => e.plan.experiment = name.clone(),
+            ExperimentEvent::Forked(e) => e.plan.experiment = name.clone(),
+            ExperimentEvent::Finished(_) => {}
+        }
     }
     event
 }

@@ -12,7 +12,7 @@ mod origin;
 use std::collections::HashSet;
 
 use crate::decision::Rejection;
-use crate::event::{Event, EventId, NewEvent, Recorded, decode, follow_from};
+use crate::event::{Event, EventId, NewEvent, PromptAdmitted, Recorded, decode, follow_from};
 use crate::experiment::Experiment;
 use crate::id::ExperimentId;
 use crate::log::{Append, ExpectedVersion};
@@ -140,7 +140,7 @@ impl Ledger {
                 Err(reason) => return Ok(Decision::Rejected(reason)),
             }
         }
-        let concludes = fresh.iter().any(|(_, event)| is_conclusion(event));
+        let concludes = fresh.iter().any(|(_, event)| event.is_conclusion());
         let fits = if concludes { self.fits_conclusion(&fresh, &is_known)? } else { fit_together(&fresh) };
         if let Err(reason) = fits {
             return Ok(Decision::Rejected(reason.to_owned()));
@@ -162,10 +162,10 @@ impl Ledger {
         let Some(event) = self.experiment().command_event(command)? else { return Ok(None) };
         let plan = self.experiment().plan().ok_or(Rejection::NotStarted)?;
         let experiment = plan.experiment.clone();
-        let new = recorded_as(EventId::of_experiment(&experiment), &event, time_us)
+        let new = recorded_as(EventId::of_experiment(&experiment), event.clone(), time_us)
             .map_err(|_| Rejection::Command("the command cannot be encoded"))?;
         let expected = ExpectedVersion::Exact(self.version());
-        self.take_command(new.id, &event);
+        self.take_command(new.id, &event.into());
         Ok(Some(Append { experiment, expected, events: vec![new] }))
     }
 
@@ -173,7 +173,7 @@ impl Ledger {
     fn check(&self, experiment: &ExperimentId, new: &NewEvent) -> Result<Event, String> {
         let event = decode(&new.event_type, new.schema_version, &new.body).map_err(|e| e.to_string())?;
         self.experiment.decide(&event).map_err(|rejection| rejection.to_string())?;
-        if is_conclusion(&event) {
+        if event.is_conclusion() {
             self.experiment.decide_conclusion().map_err(|rejection| rejection.to_string())?;
         } else {
             origin::check(&self.experiment, experiment, new, &event)?;
@@ -256,41 +256,7 @@ fn fit_together(fresh: &[Fresh]) -> Result<(), &'static str> {
     let mut prompts = HashSet::with_capacity(fresh.len());
     // Their ids differ, so their indices differ too.
     let differ = fresh.iter().all(|(_, event)| {
-        if let Event::PromptAdmitted(e) = event { prompts.insert(&e.prompt.prompt_id) } else { false }
+        event.body::<PromptAdmitted>().is_some_and(|e| prompts.insert(&e.prompt.prompt_id))
     });
     if differ { Ok(()) } else { Err("only distinct prompts may be proposed together") }
-}
-
-/// Whether the event is a conclusion: the round step derives it from the state alone.
-fn is_conclusion(event: &Event) -> bool {
-    match event {
-        Event::RoundOpened(_)
-        | Event::PairSelected(_)
-        | Event::FeedbackRequested(_)
-        | Event::RoundEvaluated(_)
-        | Event::FeedbackSettled(_)
-        | Event::TrainingRequested(_)
-        | Event::EvaluationRequested(_)
-        | Event::RewardHackingSuspected(_)
-        | Event::StopDecided(_)
-        | Event::RoundClosed(_)
-        | Event::ExperimentFinished(_) => true,
-        Event::ExperimentStarted(_)
-        | Event::ExperimentForked(_)
-        | Event::ExperimentPaused(_)
-        | Event::ExperimentResumed(_)
-        | Event::ExperimentCancelled(_)
-        | Event::PromptAdmitted(_)
-        | Event::CompletionsSampled(_)
-        | Event::RewardsScored(_)
-        | Event::ConflictMeasured(_)
-        | Event::PromptSetAside(_)
-        | Event::FeedbackReceived(_)
-        | Event::TrainingStarted(_)
-        | Event::TrainingProgressed(_)
-        | Event::TrainingLeaseExpired(_)
-        | Event::RewardModelRefined(_)
-        | Event::PolicyTuned(_)
-        | Event::PolicyEvaluated(_) => false,
-    }
 }

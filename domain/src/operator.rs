@@ -8,7 +8,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decision::Rejection;
-use crate::event::{Event, EventId, ExperimentCancelled, ExperimentPaused, ExperimentResumed, NewEvent};
+use crate::event::{
+    EventId, ExperimentCancelled, ExperimentPaused, ExperimentResumed, NewEvent, OperatorEvent,
+};
 use crate::experiment::Experiment;
 use crate::plan::Plan;
 
@@ -92,16 +94,16 @@ impl ExperimentStatus {
 /// If the event cannot be encoded.
 pub fn created(plan: &Plan, by: String, time_us: u64) -> Result<NewEvent, crate::event::CodecError> {
     let paused = ExperimentPaused { number: 0, by, reason: Some(CREATED.to_owned()) };
-    recorded_as(EventId::of_experiment(&plan.experiment), &paused.into(), time_us)
+    recorded_as(EventId::of_experiment(&plan.experiment), OperatorEvent::Paused(paused), time_us)
 }
 
 pub(crate) fn recorded_as(
     start: EventId,
-    event: &Event,
+    event: OperatorEvent,
     time_us: u64,
 ) -> Result<NewEvent, crate::event::CodecError> {
-    let id = start.caused(event.event_type().name(), event.pause_number().unwrap_or(0));
-    NewEvent::new(id, Some(start), ACTOR, time_us, event)
+    let id = start.caused(event.event_type().name(), event.pause().unwrap_or(0));
+    NewEvent::new(id, Some(start), ACTOR, time_us, &event.into())
 }
 
 impl Experiment {
@@ -125,19 +127,22 @@ impl Experiment {
     ///
     /// # Errors
     /// The reason why the state does not allow the command.
-    pub fn command_event(&self, command: &OperatorCommand) -> Result<Option<Event>, Rejection> {
+    pub fn command_event(&self, command: &OperatorCommand) -> Result<Option<OperatorEvent>, Rejection> {
         let OperatorCommand { action, by, reason } = command.clone();
-        let event: Event = match (action, self.status()) {
+        let event = match (action, self.status()) {
             (Action::Cancel, ExperimentStatus::Cancelled)
             | (Action::Pause, ExperimentStatus::Paused | ExperimentStatus::Created)
             | (Action::Start | Action::Resume, ExperimentStatus::Running) => return Ok(None),
             (Action::Start, ExperimentStatus::Paused) => {
                 return Err(Rejection::Command("the experiment was started before and is paused: resume it"));
             }
-            (Action::Cancel, _) => ExperimentCancelled { by, reason }.into(),
-            (Action::Pause, _) => ExperimentPaused { number: self.pauses(), by, reason }.into(),
+            (Action::Cancel, _) => OperatorEvent::Cancelled(ExperimentCancelled { by, reason }),
+            (Action::Pause, _) => {
+                OperatorEvent::Paused(ExperimentPaused { number: self.pauses(), by, reason })
+            }
             (Action::Start | Action::Resume, _) => {
-                ExperimentResumed { number: self.pauses().saturating_sub(1), by, reason }.into()
+                let number = self.pauses().saturating_sub(1);
+                OperatorEvent::Resumed(ExperimentResumed { number, by, reason })
             }
         };
         self.decide_command(&event)?;
@@ -148,7 +153,7 @@ impl Experiment {
     ///
     /// # Errors
     /// The reason why it may not.
-    pub fn decide_command(&self, event: &Event) -> Result<(), Rejection> {
+    pub fn decide_command(&self, event: &OperatorEvent) -> Result<(), Rejection> {
         if self.plan().is_none() {
             return Err(Rejection::NotStarted);
         }
@@ -157,20 +162,22 @@ impl Experiment {
             ExperimentStatus::Finished => return Err(Rejection::Finished),
             ExperimentStatus::Running | ExperimentStatus::Created | ExperimentStatus::Paused => {}
         }
-        let (by, reason) = if let Event::ExperimentPaused(e) = event {
-            if self.paused().is_some() || e.number != self.pauses() {
-                return Err(Rejection::Command("the experiment is already paused, or this pause is over"));
+        let (by, reason) = match event {
+            OperatorEvent::Paused(e) => {
+                if self.paused().is_some() || e.number != self.pauses() {
+                    return Err(Rejection::Command(
+                        "the experiment is already paused, or this pause is over",
+                    ));
+                }
+                (&e.by, &e.reason)
             }
-            (&e.by, &e.reason)
-        } else if let Event::ExperimentResumed(e) = event {
-            if self.paused().is_none_or(|paused| paused.number != e.number) {
-                return Err(Rejection::Command("this pause is not the current one"));
+            OperatorEvent::Resumed(e) => {
+                if self.paused().is_none_or(|paused| paused.number != e.number) {
+                    return Err(Rejection::Command("this pause is not the current one"));
+                }
+                (&e.by, &e.reason)
             }
-            (&e.by, &e.reason)
-        } else if let Event::ExperimentCancelled(e) = event {
-            (&e.by, &e.reason)
-        } else {
-            return Err(Rejection::Command("no operator command causes this event"));
+            OperatorEvent::Cancelled(e) => (&e.by, &e.reason),
         };
         if by.len() > BY_BYTES_MAX {
             return Err(Rejection::Command("the operator's name is longer than 256 bytes"));

@@ -4,7 +4,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::conflict;
-use crate::event::{CodecError, ConflictMeasured, Event, EventId, Recorded};
+use crate::event::{
+    CodecError, ConflictMeasured, Event, EventId, ExperimentEvent, ExperimentForked, FeedbackEvent,
+    PromptEvent, Recorded, RoundEvent, TrainingEvent,
+};
 use crate::experiment::Experiment;
 use crate::id::{ExperimentId, PromptId};
 use crate::snapshot::Snapshot;
@@ -163,25 +166,29 @@ pub(crate) struct Numbering {
 impl Numbering {
     /// The number of the next event of a stream.
     pub(crate) fn index(&mut self, event: &Event) -> u32 {
-        if let Event::PromptAdmitted(e) = event {
-            e.index
-        } else if let Event::FeedbackRequested(e) = event {
-            e.comparison
-        } else if let Event::TrainingProgressed(e) = event {
-            e.sequence
-        } else if let Some(number) = event.pause_number() {
-            number
-        } else if matches!(event, Event::PairSelected(_)) {
-            self.pairs += 1;
-            self.pairs - 1
-        } else if matches!(event, Event::ExperimentForked(_)) {
-            self.forks += 1;
-            self.forks - 1
-        } else {
-            if matches!(event, Event::RoundOpened(_)) {
-                self.pairs = 0;
+        match event {
+            Event::Experiment(ExperimentEvent::Forked(_)) => {
+                self.forks += 1;
+                self.forks - 1
             }
-            0
+            Event::Operator(e) => e.pause().unwrap_or(0),
+            Event::Round(RoundEvent::Opened(_)) => {
+                self.pairs = 0;
+                0
+            }
+            Event::Round(RoundEvent::PairSelected(_)) => {
+                self.pairs += 1;
+                self.pairs - 1
+            }
+            Event::Prompt(PromptEvent::Admitted(e)) => e.index,
+            Event::Feedback(FeedbackEvent::Requested(e)) => e.comparison,
+            Event::Training(TrainingEvent::Progressed(e)) => e.sequence,
+            Event::Experiment(_)
+            | Event::Round(_)
+            | Event::Prompt(_)
+            | Event::Feedback(_)
+            | Event::Training(_)
+            | Event::Evaluation(_) => 0,
         }
     }
 
@@ -200,7 +207,7 @@ pub(crate) fn derived_id(
 ) -> EventId {
     match (cause, event) {
         (None, _) => EventId::of_experiment(experiment),
-        (Some(cause), Event::FeedbackReceived(e)) => cause.judged_by(&e.annotator),
+        (Some(cause), Event::Feedback(FeedbackEvent::Received(e))) => cause.judged_by(&e.annotator),
         (Some(cause), _) => cause.caused(event.event_type().name(), index),
     }
 }
@@ -210,57 +217,42 @@ impl Verifier {
         self.check_place(recorded)?;
         self.check_id(recorded, event)?;
         self.check_decided(state, recorded, event)?;
-        match event {
-            Event::CompletionsSampled(e) => {
-                let kind = state.plan().ok_or("the history has no plan before it")?.conflict.logprob;
-                let logprobs = e.completions.iter().map(|completion| completion.logprob_as(kind)).collect();
-                self.logprobs.insert(e.prompt.prompt_id.clone(), logprobs);
-            }
-            Event::RewardsScored(e) => {
-                self.rewards.insert(e.prompt_id.clone(), e.rewards.clone());
-            }
-            Event::ConflictMeasured(e) => self.check_conflict(e)?,
-            Event::RoundOpened(_)
-            | Event::PairSelected(_)
-            | Event::RoundEvaluated(_)
-            | Event::RoundClosed(_)
-            | Event::FeedbackRequested(_)
-            | Event::FeedbackSettled(_)
-            | Event::TrainingRequested(_)
-            | Event::EvaluationRequested(_)
-            | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_)
-            | Event::ExperimentFinished(_) => self.check_due(state, event)?,
-            Event::PromptSetAside(e) => {
-                self.logprobs.remove(&e.prompt_id);
-                self.rewards.remove(&e.prompt_id);
-            }
-            // Results from outside: only their admissibility can be checked.
-            Event::ExperimentStarted(_)
-            | Event::ExperimentForked(_)
-            | Event::ExperimentPaused(_)
-            | Event::ExperimentResumed(_)
-            | Event::ExperimentCancelled(_)
-            | Event::PromptAdmitted(_)
-            | Event::FeedbackReceived(_)
-            | Event::TrainingStarted(_)
-            | Event::TrainingProgressed(_)
-            | Event::TrainingLeaseExpired(_)
-            | Event::RewardModelRefined(_)
-            | Event::PolicyTuned(_)
-            | Event::PolicyEvaluated(_) => {}
+        if event.is_conclusion() {
+            self.check_due(state, event)?;
+        } else if let Event::Prompt(e) = event {
+            self.check_prompt(state, e)?;
         }
+        // Other results come from outside: only their admissibility can be checked.
         self.checked += 1;
         Ok(())
     }
 
+    /// Keeps the inputs of a conflict, and measures it again.
+    fn check_prompt(&mut self, state: &Experiment, event: &PromptEvent) -> Result<(), String> {
+        match event {
+            PromptEvent::Admitted(_) => {}
+            PromptEvent::Sampled(e) => {
+                let kind = state.plan().ok_or("the history has no plan before it")?.conflict.logprob;
+                let logprobs = e.completions.iter().map(|completion| completion.logprob_as(kind)).collect();
+                self.logprobs.insert(e.prompt.prompt_id.clone(), logprobs);
+            }
+            PromptEvent::Scored(e) => drop(self.rewards.insert(e.prompt_id.clone(), e.rewards.clone())),
+            PromptEvent::Measured(e) => self.check_conflict(e)?,
+            PromptEvent::SetAside(e) => {
+                self.logprobs.remove(&e.prompt_id);
+                self.rewards.remove(&e.prompt_id);
+            }
+        }
+        Ok(())
+    }
+
     fn check_decided(&self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
-        let decided = if event.event_type().is_operator_command() {
+        let decided = if let Event::Operator(command) = event {
             // A command may interrupt a decision of the round step, which continues after it.
             if recorded.event.causation != Some(EventId::of_experiment(&recorded.experiment)) {
                 return Err("an operator command must have the experiment's start as its cause".to_owned());
             }
-            state.decide_command(event)
+            state.decide_command(command)
         } else if !self.due.is_empty() {
             if state.cancelled().is_some() {
                 return Err("the rules reject the event: the experiment was cancelled".to_owned());
@@ -269,7 +261,7 @@ impl Verifier {
                 return Err("the rules reject the event: the experiment is paused".to_owned());
             }
             Ok(())
-        } else if let Event::ExperimentForked(e) = event {
+        } else if let Some(e) = event.body::<ExperimentForked>() {
             state.decide_fork(e)
         } else {
             state.decide(event)

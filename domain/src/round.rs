@@ -8,8 +8,9 @@ use crate::analysis::mean;
 use crate::conflict::{self, Conflict, ScoredCompletions, Selection};
 use crate::decision::{Due, Rejection};
 use crate::event::{
-    CompletionsSampled, ConflictMeasured, Event, EventId, FeedbackRequested, PairSelected, PromptAdmitted,
-    PromptSetAside, RewardsScored, RoundClosed, RoundEvaluated, StepName,
+    CompletionsSampled, ConflictMeasured, Event, EventId, FeedbackEvent, FeedbackRequested, PairSelected,
+    PromptAdmitted, PromptEvent, PromptSetAside, RewardsScored, RoundClosed, RoundEvaluated, RoundEvent,
+    StepName, TrainingEvent,
 };
 use crate::feedback::{self, Opponent};
 use crate::id::PromptId;
@@ -279,54 +280,57 @@ impl Round {
         }
     }
 
-    pub(crate) fn evolve(&mut self, event: &Event) {
+    /// Applies an event of one prompt.
+    pub(crate) fn evolve_prompt(&mut self, event: &PromptEvent) {
         match event {
-            Event::PromptAdmitted(e) => self.admit(e),
-            Event::CompletionsSampled(e) => {
+            PromptEvent::Admitted(e) => self.admit(e),
+            PromptEvent::Sampled(e) => {
                 self.counts.sampled += 1;
                 self.counts.completions += e.completions.len() as u64;
                 self.counts.tokens += e.completions.iter().map(|c| c.token_ids.len() as u64).sum::<u64>();
                 self.advance(&e.prompt.prompt_id, PromptProgress::Sampled(e.completions.len()));
             }
-            Event::RewardsScored(e) => {
+            PromptEvent::Scored(e) => {
                 self.counts.scored += 1;
                 self.advance(&e.prompt_id, PromptProgress::Scored(e.rewards.clone()));
             }
-            Event::ConflictMeasured(e) => {
+            PromptEvent::Measured(e) => {
                 self.counts.measured += 1;
                 self.measure(e);
             }
-            Event::PromptSetAside(e) => {
+            PromptEvent::SetAside(e) => {
                 self.counts.set_aside += 1;
                 self.advance(&e.prompt_id, PromptProgress::SetAside(e.step));
             }
-            Event::PairSelected(_) => self.counts.selected += 1,
-            Event::RoundEvaluated(e) => self.evaluated = Some(e.clone()),
-            Event::RoundClosed(_) => self.closed = true,
-            Event::FeedbackRequested(e) => {
+        }
+    }
+
+    /// Applies an event of the round itself.
+    pub(crate) fn evolve_round(&mut self, event: &RoundEvent) {
+        match event {
+            RoundEvent::PairSelected(_) => self.counts.selected += 1,
+            RoundEvent::Evaluated(e) => self.evaluated = Some(e.clone()),
+            RoundEvent::Closed(_) => self.closed = true,
+            // The experiment keeps these.
+            RoundEvent::Opened(_) | RoundEvent::RewardHackingSuspected(_) | RoundEvent::StopDecided(_) => {}
+        }
+    }
+
+    /// Applies an event of the round's feedback.
+    pub(crate) fn evolve_feedback(&mut self, event: &FeedbackEvent) {
+        match event {
+            FeedbackEvent::Requested(e) => {
                 let rewards = [e.first, e.second].map(|completion| self.reward(&e.prompt_id, completion));
                 self.learning.request_comparison(e, rewards);
             }
-            Event::FeedbackReceived(_)
-            | Event::FeedbackSettled(_)
-            | Event::TrainingRequested(_)
-            | Event::TrainingStarted(_)
-            | Event::TrainingProgressed(_)
-            | Event::TrainingLeaseExpired(_)
-            | Event::RewardModelRefined(_)
-            | Event::PolicyTuned(_) => self.learning.evolve(self.opened, event),
-            Event::ExperimentStarted(_)
-            | Event::ExperimentForked(_)
-            | Event::RoundOpened(_)
-            | Event::ExperimentFinished(_)
-            | Event::EvaluationRequested(_)
-            | Event::PolicyEvaluated(_)
-            | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_)
-            | Event::ExperimentPaused(_)
-            | Event::ExperimentResumed(_)
-            | Event::ExperimentCancelled(_) => {}
+            FeedbackEvent::Received(e) => self.learning.receive(e),
+            FeedbackEvent::Settled(e) => self.learning.settle_as(e),
         }
+    }
+
+    /// Applies an event of one of the round's trainings.
+    pub(crate) fn evolve_training(&mut self, event: &TrainingEvent) {
+        self.learning.evolve_training(self.opened, event);
     }
 
     /// The reward of a measured completion; NaN where there is none.
@@ -382,12 +386,11 @@ impl Round {
     fn conclude(&self, plan: &Plan) -> Vec<Event> {
         let measured: Vec<Measured<'_>> = self.measured().collect();
         let selection = self.select(plan, &measured);
-        let mut events: Vec<Event> =
-            self.pairs(&measured, &selection.answers).map(Event::PairSelected).collect();
+        let mut events: Vec<Event> = self.pairs(&measured, &selection.answers).map(Event::from).collect();
         let pairs = u32::try_from(events.len()).unwrap_or(u32::MAX);
         if let Some(learning) = &plan.learning {
             let opponent = learning.feedback.opponent;
-            events.extend(self.ask(plan, opponent, &measured, &selection).map(Event::FeedbackRequested));
+            events.extend(self.ask(plan, opponent, &measured, &selection).map(Event::from));
         }
         events.push(self.evaluate(&measured, pairs).into());
         if plan.learning.is_none() {

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::Serialize;
 
 use crate::conflict::{self, ConflictError};
-use crate::event::{ConflictMeasured, Event, FeedbackRequested};
+use crate::event::{
+    ConflictMeasured, Event, FeedbackEvent, FeedbackRequested, PromptEvent, RoundEvent, RoundOpened,
+};
 use crate::event_ids::round_opened_id;
 use crate::feedback::Opponent;
 use crate::id::PromptId;
@@ -191,7 +193,7 @@ impl WhatIf {
     /// # Errors
     /// If conflict cannot be measured on recorded scores.
     pub fn apply(&mut self, event: &Event) -> Result<(), ConflictError> {
-        if let Event::RoundOpened(e) = event {
+        if let Some(e) = event.body::<RoundOpened>() {
             let round = Round::open(round_opened_id(&self.recorded, e.round), e.round, e.prompts);
             self.rounds.push(RoundHistory {
                 recorded: round.clone(),
@@ -203,50 +205,35 @@ impl WhatIf {
             return Ok(());
         }
         let Some(round) = self.rounds.last_mut() else { return Ok(()) };
-        round.recorded.evolve(event);
         match event {
-            Event::CompletionsSampled(e) => {
+            Event::Prompt(e) => self.apply_to_prompt(e)?,
+            Event::Round(e) => round.select(e),
+            Event::Feedback(e) => round.ask(e),
+            // The models of the recorded history stay.
+            Event::Experiment(_) | Event::Operator(_) | Event::Training(_) | Event::Evaluation(_) => {}
+        }
+        Ok(())
+    }
+
+    fn apply_to_prompt(&mut self, event: &PromptEvent) -> Result<(), ConflictError> {
+        let Some(round) = self.rounds.last_mut() else { return Ok(()) };
+        round.recorded.evolve_prompt(event);
+        match event {
+            PromptEvent::Sampled(e) => {
                 let kind = self.changed.conflict.logprob;
                 if kind != self.recorded.conflict.logprob {
                     let logprobs = e.completions.iter().map(|completion| completion.logprob_as(kind));
                     self.logprobs.insert(e.prompt.prompt_id.clone(), logprobs.collect());
                 }
-                round.changed.evolve(event);
+                round.changed.evolve_prompt(event);
             }
-            Event::ConflictMeasured(e) => {
+            PromptEvent::Measured(e) => {
                 let again = measured_again(&round.recorded, self.logprobs.remove(&e.prompt_id), e)?;
-                round.changed.evolve(&again.into());
+                round.changed.evolve_prompt(&PromptEvent::Measured(again));
             }
-            Event::PairSelected(e) => drop(round.selected.insert((e.prompt_id.clone(), e.completion))),
-            Event::FeedbackRequested(e) => round.asked.push((e.prompt_id.clone(), unordered(e), 0)),
-            Event::FeedbackReceived(e) => {
-                if let Some((.., judgements)) = round.asked.get_mut(e.comparison as usize) {
-                    *judgements += 1;
-                }
+            PromptEvent::Admitted(_) | PromptEvent::Scored(_) | PromptEvent::SetAside(_) => {
+                round.changed.evolve_prompt(event);
             }
-            Event::RoundEvaluated(_) => round.decided = true,
-            Event::PromptAdmitted(_) | Event::RewardsScored(_) | Event::PromptSetAside(_) => {
-                round.changed.evolve(event);
-            }
-            Event::ExperimentStarted(_)
-            | Event::ExperimentForked(_)
-            | Event::RoundOpened(_)
-            | Event::RoundClosed(_)
-            | Event::ExperimentFinished(_)
-            | Event::FeedbackSettled(_)
-            | Event::TrainingRequested(_)
-            | Event::TrainingStarted(_)
-            | Event::TrainingProgressed(_)
-            | Event::TrainingLeaseExpired(_)
-            | Event::RewardModelRefined(_)
-            | Event::PolicyTuned(_)
-            | Event::EvaluationRequested(_)
-            | Event::PolicyEvaluated(_)
-            | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_)
-            | Event::ExperimentPaused(_)
-            | Event::ExperimentResumed(_)
-            | Event::ExperimentCancelled(_) => {}
         }
         Ok(())
     }
@@ -324,6 +311,29 @@ fn asking(plan: &Plan) -> (u64, u64) {
 }
 
 impl RoundHistory {
+    fn select(&mut self, event: &RoundEvent) {
+        match event {
+            RoundEvent::PairSelected(e) => drop(self.selected.insert((e.prompt_id.clone(), e.completion))),
+            RoundEvent::Evaluated(_) => self.decided = true,
+            RoundEvent::Opened(_)
+            | RoundEvent::RewardHackingSuspected(_)
+            | RoundEvent::StopDecided(_)
+            | RoundEvent::Closed(_) => {}
+        }
+    }
+
+    fn ask(&mut self, event: &FeedbackEvent) {
+        match event {
+            FeedbackEvent::Requested(e) => self.asked.push((e.prompt_id.clone(), unordered(e), 0)),
+            FeedbackEvent::Received(e) => {
+                if let Some((.., judgements)) = self.asked.get_mut(e.comparison as usize) {
+                    *judgements += 1;
+                }
+            }
+            FeedbackEvent::Settled(_) => {}
+        }
+    }
+
     fn compared(&self, recorded: &Plan, changed: &Plan) -> RoundCompared {
         let pairs: BTreeSet<Pair> =
             self.asked.iter().map(|(prompt_id, pair, _)| (prompt_id.clone(), *pair)).collect();

@@ -3,7 +3,9 @@
 
 mod support;
 
-use dissent_domain::event::{Event, EventId, RewardsScored};
+use dissent_domain::event::{
+    CompletionsSampled, ConflictMeasured, Event, EventId, PairSelected, RewardsScored, RoundEvaluated,
+};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::replay::ReplayError;
 use proptest::prelude::*;
@@ -63,7 +65,7 @@ fn tampered(event_type: &str, change: impl Fn(Event) -> Event) {
 #[test]
 fn a_changed_conflict_is_found() {
     tampered("conflict.measured", |event| {
-        let Event::ConflictMeasured(mut e) = event else { unreachable!() };
+        let mut e = ConflictMeasured::try_from(event).unwrap();
         e.conflict.pacs[0] += 1e-9;
         e.into()
     });
@@ -72,7 +74,7 @@ fn a_changed_conflict_is_found() {
 #[test]
 fn a_changed_selection_is_found() {
     tampered("conflict.pair_selected", |event| {
-        let Event::PairSelected(mut e) = event else { unreachable!() };
+        let mut e = PairSelected::try_from(event).unwrap();
         e.completion = (e.completion + 1) % SAMPLES;
         e.into()
     });
@@ -81,7 +83,7 @@ fn a_changed_selection_is_found() {
 #[test]
 fn a_changed_evaluation_is_found() {
     tampered("round.evaluated", |event| {
-        let Event::RoundEvaluated(mut e) = event else { unreachable!() };
+        let mut e = RoundEvaluated::try_from(event).unwrap();
         e.selected += 1;
         e.into()
     });
@@ -116,7 +118,7 @@ fn work_on_a_prompt_that_is_done_is_rejected() {
 fn completions_of_another_policy_are_rejected() {
     let mut history = History::start(1);
     history.admit_all(1);
-    let Event::CompletionsSampled(mut event) = sampled(0) else { unreachable!() };
+    let mut event = CompletionsSampled::try_from(sampled(0)).unwrap();
     event.policy = "another".into();
     assert!(history.experiment.decide(&event.into()).is_err());
 }
@@ -125,7 +127,7 @@ fn completions_of_another_policy_are_rejected() {
 fn scores_that_are_not_finite_are_rejected() {
     let mut history = History::start(1);
     let admitted = history.admit_all(1);
-    let Event::CompletionsSampled(mut event) = sampled(0) else { unreachable!() };
+    let mut event = CompletionsSampled::try_from(sampled(0)).unwrap();
     event.completions[1].logprob = f64::NAN;
     assert!(history.experiment.decide(&event.into()).is_err());
     history.propose(admitted[0], &sampled(0));

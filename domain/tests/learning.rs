@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use dissent_domain::event::{
     Event, EventId, EventType, FeedbackReceived, NewEvent, PolicyEvaluated, PolicyTuned, RewardModelRefined,
-    Stage, StopReason, TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
+    Stage, StopReason, TrainingLeaseExpired, TrainingProgressed, TrainingRequested, TrainingStarted,
 };
 use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::feedback::{Opponent, Verdict};
@@ -272,8 +272,7 @@ fn a_training_whose_lease_expired_is_requested_again_from_its_last_checkpoint() 
     history.propose(cause, &progressed(0, Stage::Reward, 0, 5).into());
     history.propose(cause, &TrainingLeaseExpired { round: 0, stage: Stage::Reward, attempt: 0 }.into());
     history.coordinate();
-    let requested = history.recorded.last().unwrap().decode().unwrap();
-    let Event::TrainingRequested(requested) = requested else { panic!("{requested:?}") };
+    let requested = TrainingRequested::try_from(history.recorded.last().unwrap().decode().unwrap()).unwrap();
     assert_eq!((requested.attempt, requested.resume_from.as_deref()), (1, Some("checkpoint 5")));
     let late = history.experiment.decide(&progressed(0, Stage::Reward, 0, 6).into());
     assert!(late.unwrap_err().to_string().contains("another attempt"));
@@ -361,15 +360,8 @@ fn an_evaluation_of_other_models_is_rejected() {
     judge_all(&mut history, Verdict::First);
     train(&mut history, Stage::Reward, 0);
     train(&mut history, Stage::Policy, 0);
-    let Event::PolicyEvaluated(mut e) = history
-        .recorded
-        .iter()
-        .map(|recorded| recorded.decode().unwrap())
-        .find(|event| matches!(event, Event::PolicyEvaluated(_)))
-        .unwrap()
-    else {
-        unreachable!()
-    };
+    let decoded = history.recorded.iter().map(|recorded| recorded.decode().unwrap());
+    let mut e = decoded.map(PolicyEvaluated::try_from).find_map(Result::ok).unwrap();
     e.evaluation = 1;
     assert!(history.experiment.decide(&e.into()).unwrap_err().to_string().contains("other models"));
 }

@@ -1,6 +1,6 @@
 //! The check of a configuration's plan against the recorded plan of the experiment.
 
-use dissent_domain::event::Event;
+use dissent_domain::event::{ExperimentForked, ExperimentStarted};
 use dissent_domain::event_ids::forked_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
@@ -15,7 +15,7 @@ pub(crate) fn check_recorded_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Re
         return check_same_plan(&recorded, plan);
     }
     let Some(first) = log.read_stream(&plan.experiment, 0, 1)?.pop() else { return Ok(()) };
-    let Event::ExperimentStarted(started) = first.decode()? else {
+    let Ok(started) = ExperimentStarted::try_from(first.decode()?) else {
         anyhow::bail!("the stream of {} does not begin with experiment.started", plan.experiment)
     };
     check_same_plan(&started.plan, plan)
@@ -40,7 +40,7 @@ fn forked_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<
     // A fork of a fork has several such events; the last one counts.
     for generation in 0.. {
         let Some(recorded) = log.find(forked_id(experiment, generation))? else { break };
-        if let Event::ExperimentForked(forked) = recorded.decode()? {
+        if let Ok(forked) = ExperimentForked::try_from(recorded.decode()?) {
             plan = Some(forked.plan);
         }
     }

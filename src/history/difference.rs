@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use dissent_domain::event::{Event, Recorded};
+use dissent_domain::event::{
+    Event, ExperimentEvent, FeedbackEvent, OperatorEvent, Recorded, RoundEvent, TrainingEvent,
+};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use serde::Serialize;
@@ -214,11 +216,15 @@ fn subject_at(side: &Side<'_>, version: u64) -> anyhow::Result<Option<String>> {
 fn subject_and_event(recorded: &Recorded) -> anyhow::Result<(String, Event)> {
     let mut event = recorded.decode()?;
     let name = || ExperimentId::new("experiment");
-    if let Event::ExperimentStarted(e) = &mut event {
-        e.plan.experiment = name()?;
-        e.program = None;
-    } else if let Event::ExperimentForked(e) = &mut event {
-        e.plan.experiment = name()?;
+    if let Event::Experiment(e) = &mut event {
+        match e {
+            ExperimentEvent::Started(e) => {
+                e.plan.experiment = name()?;
+                e.program = None;
+            }
+            ExperimentEvent::Forked(e) => e.plan.experiment = name()?,
+            ExperimentEvent::Finished(_) => {}
+        }
     }
     Ok((subject(&event), event))
 }
@@ -226,41 +232,44 @@ fn subject_and_event(recorded: &Recorded) -> anyhow::Result<(String, Event)> {
 /// Returns the subject of an event. No stream has two events with the same subject.
 fn subject(event: &Event) -> String {
     let detail = match event {
-        Event::ExperimentStarted(_) | Event::ExperimentFinished(_) => String::new(),
-        Event::ExperimentForked(e) => format!(" after {} events", e.shared),
-        Event::ExperimentCancelled(_) => String::new(),
-        Event::ExperimentPaused(e) => format!(" pause {}", e.number),
-        Event::ExperimentResumed(e) => format!(" pause {}", e.number),
-        Event::RoundOpened(e) => format!(" round {}", e.round),
-        Event::PromptAdmitted(e) => format!(" round {} prompt {}", e.round, e.prompt.prompt_id),
-        Event::CompletionsSampled(e) => format!(" round {} prompt {}", e.round, e.prompt.prompt_id),
-        Event::RewardsScored(e) => format!(" round {} prompt {}", e.round, e.prompt_id),
-        Event::ConflictMeasured(e) => format!(" round {} prompt {}", e.round, e.prompt_id),
-        Event::PromptSetAside(e) => format!(" round {} prompt {}", e.round, e.prompt_id),
-        Event::PairSelected(e) => {
+        Event::Experiment(e) => match e {
+            ExperimentEvent::Forked(e) => format!(" after {} events", e.shared),
+            ExperimentEvent::Started(_) | ExperimentEvent::Finished(_) => String::new(),
+        },
+        Event::Operator(e) => match e {
+            OperatorEvent::Paused(e) => format!(" pause {}", e.number),
+            OperatorEvent::Resumed(e) => format!(" pause {}", e.number),
+            OperatorEvent::Cancelled(_) => String::new(),
+        },
+        Event::Round(RoundEvent::PairSelected(e)) => {
             format!(" round {} prompt {} completion {}", e.round, e.prompt_id, e.completion)
         }
-        Event::RoundEvaluated(e) => format!(" round {}", e.round),
-        Event::RoundClosed(e) => format!(" round {}", e.round),
-        Event::FeedbackRequested(e) => format!(" round {} comparison {}", e.round, e.comparison),
-        Event::FeedbackReceived(e) => {
-            format!(" round {} comparison {} by {}", e.round, e.comparison, e.annotator)
-        }
-        Event::FeedbackSettled(e) => format!(" round {}", e.round),
-        Event::TrainingRequested(e) => attempt(e.round, e.stage.name(), e.attempt),
-        Event::TrainingStarted(e) => attempt(e.round, e.stage.name(), e.attempt),
-        Event::TrainingProgressed(e) => {
-            format!("{} heartbeat {}", attempt(e.round, e.stage.name(), e.attempt), e.sequence)
-        }
-        Event::TrainingLeaseExpired(e) => attempt(e.round, e.stage.name(), e.attempt),
-        Event::RewardModelRefined(e) => format!(" round {}", e.round),
-        Event::PolicyTuned(e) => format!(" round {}", e.round),
-        Event::EvaluationRequested(e) => format!(" {}", e.evaluation),
-        Event::PolicyEvaluated(e) => format!(" {}", e.evaluation),
-        Event::RewardHackingSuspected(e) => format!(" round {}", e.round),
-        Event::StopDecided(e) => format!(" round {}", e.round),
+        Event::Round(e) => format!(" round {}", e.round()),
+        Event::Prompt(e) => format!(" round {} prompt {}", e.round(), e.prompt_id()),
+        Event::Feedback(e) => match e {
+            FeedbackEvent::Requested(e) => format!(" round {} comparison {}", e.round, e.comparison),
+            FeedbackEvent::Received(e) => {
+                format!(" round {} comparison {} by {}", e.round, e.comparison, e.annotator)
+            }
+            FeedbackEvent::Settled(e) => format!(" round {}", e.round),
+        },
+        Event::Training(e) => training_subject(e),
+        Event::Evaluation(e) => format!(" {}", e.evaluation()),
     };
     format!("{}{detail}", event.event_type().name())
+}
+
+fn training_subject(event: &TrainingEvent) -> String {
+    match event {
+        TrainingEvent::Requested(e) => attempt(e.round, e.stage.name(), e.attempt),
+        TrainingEvent::Started(e) => attempt(e.round, e.stage.name(), e.attempt),
+        TrainingEvent::Progressed(e) => {
+            format!("{} heartbeat {}", attempt(e.round, e.stage.name(), e.attempt), e.sequence)
+        }
+        TrainingEvent::LeaseExpired(e) => attempt(e.round, e.stage.name(), e.attempt),
+        TrainingEvent::RewardModelRefined(e) => format!(" round {}", e.round),
+        TrainingEvent::PolicyTuned(e) => format!(" round {}", e.round),
+    }
 }
 
 fn attempt(round: u32, stage: &str, attempt: u32) -> String {

@@ -1,6 +1,6 @@
 //! The overview of an experiment: its state, its rounds and its counts.
 
-use dissent_domain::event::{Event, Recorded, Stage};
+use dissent_domain::event::{ExperimentForked, Recorded, Stage};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::TrainingProgress;
@@ -212,7 +212,7 @@ impl ExperimentHistory {
         }
         self.last_us = self.last_us.max(recorded.event.time_us);
         if recorded.event.event_type == FORKED
-            && let Event::ExperimentForked(e) = recorded.decode()?
+            && let Ok(e) = ExperimentForked::try_from(recorded.decode()?)
         {
             self.origin = Some(Origin { experiment: e.origin, position: e.position, shared: e.shared });
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, FeedbackReceived, FeedbackRequested, PolicyEvaluated,
-    Recorded, RewardsScored,
+    Recorded, RewardsScored, TrainingEvent,
 };
 use dissent_domain::feedback::Verdict;
 use dissent_domain::generation::FinishReason;
@@ -63,24 +63,23 @@ impl Table {
     pub(crate) fn write(self, recorded: &Recorded, out: &mut JsonLinesWriter) -> anyhow::Result<u64> {
         let event = recorded.decode()?;
         let rows = Rows { of: RowOrigin::new(recorded), out };
-        Ok(match (self, &event) {
-            (Self::Events, _) => rows.event(recorded, &event)?,
-            (Self::Completions, Event::CompletionsSampled(e)) => rows.completions(e)?,
-            (Self::Scores, Event::RewardsScored(e)) => rows.scores(e)?,
-            (Self::Conflicts, Event::ConflictMeasured(e)) => rows.conflict(e)?,
-            (Self::Comparisons, Event::FeedbackRequested(e)) => rows.comparison(e)?,
-            (Self::Feedback, Event::FeedbackReceived(e)) => rows.judgement(e)?,
-            (Self::Evaluations, Event::PolicyEvaluated(e)) => rows.evaluation(e)?,
-            (Self::Trainings, _) => rows.training(&event)?,
-            (
-                Self::Completions
-                | Self::Scores
-                | Self::Conflicts
-                | Self::Comparisons
-                | Self::Feedback
-                | Self::Evaluations,
-                _,
-            ) => 0,
+        Ok(match self {
+            Self::Events => rows.event(recorded, &event)?,
+            Self::Completions => event.body().map_or(Ok(0), |e| rows.completions(e))?,
+            Self::Scores => event.body().map_or(Ok(0), |e| rows.scores(e))?,
+            Self::Conflicts => event.body().map_or(Ok(0), |e| rows.conflict(e))?,
+            Self::Comparisons => event.body().map_or(Ok(0), |e| rows.comparison(e))?,
+            Self::Feedback => event.body().map_or(Ok(0), |e| rows.judgement(e))?,
+            Self::Evaluations => event.body().map_or(Ok(0), |e| rows.evaluation(e))?,
+            Self::Trainings => match &event {
+                Event::Training(e) => rows.training(e)?,
+                Event::Experiment(_)
+                | Event::Operator(_)
+                | Event::Round(_)
+                | Event::Prompt(_)
+                | Event::Feedback(_)
+                | Event::Evaluation(_) => 0,
+            },
         })
     }
 }
@@ -197,9 +196,8 @@ impl Rows<'_, '_> {
         Ok(1)
     }
 
-    fn training(mut self, event: &Event) -> Result<u64, OutputError> {
-        let Some(row) = TrainingRow::of(event) else { return Ok(0) };
-        self.write(row)?;
+    fn training(mut self, event: &TrainingEvent) -> Result<u64, OutputError> {
+        self.write(TrainingRow::of(event))?;
         Ok(1)
     }
 
@@ -311,44 +309,47 @@ struct TrainingRow<'a> {
 }
 
 impl<'a> TrainingRow<'a> {
-    /// Returns the row of an event of a training; `None` for other events.
-    fn of(event: &'a Event) -> Option<Self> {
+    /// Returns the row of an event of a training.
+    fn of(event: &'a TrainingEvent) -> Self {
         let row = |event, round, stage, attempt| Self { event, round, stage, attempt, ..Self::default() };
-        if let Event::TrainingRequested(e) = event {
-            let resume_from = e.resume_from.as_deref();
-            Some(Self { resume_from, ..row("requested", e.round, e.stage.name(), e.attempt) })
-        } else if let Event::TrainingStarted(e) = event {
-            let (worker, lease_ms) = (Some(e.worker.as_str()), Some(e.lease_ms));
-            Some(Self { worker, lease_ms, ..row("started", e.round, e.stage.name(), e.attempt) })
-        } else if let Event::TrainingProgressed(e) = event {
-            let row = Self {
-                sequence: Some(e.sequence),
-                step: Some(e.step),
-                steps: Some(e.steps),
-                checkpoint: e.checkpoint.as_deref(),
-                ..row("progressed", e.round, e.stage.name(), e.attempt)
-            };
-            Some(row.with_metrics(&e.metrics))
-        } else if let Event::TrainingLeaseExpired(e) = event {
-            Some(row("lease_expired", e.round, e.stage.name(), e.attempt))
-        } else if let Event::RewardModelRefined(e) = event {
-            let row = Self {
-                adapter: Some(&e.adapter),
-                fingerprint: Some(&e.fingerprint),
-                preferences: Some(e.preferences),
-                rehearsed: Some(e.rehearsed),
-                ..row("reward_model_refined", e.round, "reward", e.attempt)
-            };
-            Some(row.with_metrics(&e.metrics))
-        } else if let Event::PolicyTuned(e) = event {
-            let row = Self {
-                adapter: Some(&e.adapter),
-                fingerprint: Some(&e.fingerprint),
-                ..row("policy_tuned", e.round, "policy", e.attempt)
-            };
-            Some(row.with_metrics(&e.metrics))
-        } else {
-            None
+        match event {
+            TrainingEvent::Requested(e) => {
+                let resume_from = e.resume_from.as_deref();
+                Self { resume_from, ..row("requested", e.round, e.stage.name(), e.attempt) }
+            }
+            TrainingEvent::Started(e) => {
+                let (worker, lease_ms) = (Some(e.worker.as_str()), Some(e.lease_ms));
+                Self { worker, lease_ms, ..row("started", e.round, e.stage.name(), e.attempt) }
+            }
+            TrainingEvent::Progressed(e) => {
+                let row = Self {
+                    sequence: Some(e.sequence),
+                    step: Some(e.step),
+                    steps: Some(e.steps),
+                    checkpoint: e.checkpoint.as_deref(),
+                    ..row("progressed", e.round, e.stage.name(), e.attempt)
+                };
+                row.with_metrics(&e.metrics)
+            }
+            TrainingEvent::LeaseExpired(e) => row("lease_expired", e.round, e.stage.name(), e.attempt),
+            TrainingEvent::RewardModelRefined(e) => {
+                let row = Self {
+                    adapter: Some(&e.adapter),
+                    fingerprint: Some(&e.fingerprint),
+                    preferences: Some(e.preferences),
+                    rehearsed: Some(e.rehearsed),
+                    ..row("reward_model_refined", e.round, "reward", e.attempt)
+                };
+                row.with_metrics(&e.metrics)
+            }
+            TrainingEvent::PolicyTuned(e) => {
+                let row = Self {
+                    adapter: Some(&e.adapter),
+                    fingerprint: Some(&e.fingerprint),
+                    ..row("policy_tuned", e.round, "policy", e.attempt)
+                };
+                row.with_metrics(&e.metrics)
+            }
         }
     }
 

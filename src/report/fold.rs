@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use dissent_domain::conflict::{Conflict, z_scores};
 use dissent_domain::event::{
-    CompletionsSampled, ConflictMeasured, Event, PairSelected, Recorded, RewardsScored,
+    CompletionsSampled, ConflictMeasured, Event, ExperimentEvent, PairSelected, PromptEvent, Recorded,
+    RewardsScored, RoundEvent,
 };
 use dissent_domain::generation::Completion;
 use dissent_domain::id::{ExperimentId, PromptId};
@@ -90,58 +91,60 @@ impl RoundNumbers {
 
     fn apply(&mut self, event: Event) {
         match event {
-            Event::ExperimentStarted(e) => self.plan = Some(e.plan),
-            Event::ExperimentForked(e) => self.plan = Some(e.plan),
-            Event::RoundOpened(e) => {
+            Event::Experiment(e) => match e {
+                ExperimentEvent::Started(e) => self.plan = Some(e.plan),
+                ExperimentEvent::Forked(e) => self.plan = Some(e.plan),
+                ExperimentEvent::Finished(_) => {}
+            },
+            Event::Round(e) => self.apply_to_round(e),
+            Event::Prompt(e) if self.is_open(e.round()) => self.apply_to_prompt(e),
+            Event::Prompt(_)
+            | Event::Operator(_)
+            | Event::Feedback(_)
+            | Event::Training(_)
+            | Event::Evaluation(_) => {}
+        }
+    }
+
+    fn apply_to_round(&mut self, event: RoundEvent) {
+        let is_open = self.is_open(event.round());
+        match event {
+            RoundEvent::Opened(e) => {
                 self.rounds_opened += 1;
                 if self.requested.is_none_or(|requested| requested == e.round) {
                     self.open(e.round, e.prompts);
                 }
             }
-            Event::PromptAdmitted(e) if self.is_open(e.round) && e.index < PROMPTS_MAX => {
+            RoundEvent::PairSelected(e) if is_open => self.select(e),
+            // Without a learning part the round is not complete before it closes.
+            RoundEvent::Evaluated(_) if is_open => {
+                self.closed = self.plan.as_ref().is_some_and(|plan| plan.learning.is_some());
+            }
+            RoundEvent::Closed(_) if is_open => self.closed = true,
+            RoundEvent::PairSelected(_)
+            | RoundEvent::Evaluated(_)
+            | RoundEvent::Closed(_)
+            | RoundEvent::RewardHackingSuspected(_)
+            | RoundEvent::StopDecided(_) => {}
+        }
+    }
+
+    fn apply_to_prompt(&mut self, event: PromptEvent) {
+        match event {
+            PromptEvent::Admitted(e) if e.index < PROMPTS_MAX => {
                 self.indices.insert(e.prompt.prompt_id.clone(), self.prompts.len());
                 self.prompts.push(admitted(e.prompt.prompt_id, e.index, e.prompt.category));
             }
-            Event::CompletionsSampled(e) if self.is_open(e.round) => self.sampled(&e),
-            Event::RewardsScored(e) if self.is_open(e.round) => self.scored(&e),
-            Event::ConflictMeasured(e) if self.is_open(e.round) => self.measured(&e),
-            Event::PromptSetAside(e) if self.is_open(e.round) => {
+            PromptEvent::Admitted(_) => {}
+            PromptEvent::Sampled(e) => self.sampled(&e),
+            PromptEvent::Scored(e) => self.scored(&e),
+            PromptEvent::Measured(e) => self.measured(&e),
+            PromptEvent::SetAside(e) => {
                 if let Some(prompt) = self.prompt(&e.prompt_id) {
                     prompt.state = PromptState::SetAside;
                 }
                 self.set_aside.push(SetAside { prompt_id: e.prompt_id, step: e.step, reason: e.reason });
             }
-            Event::PairSelected(e) if self.is_open(e.round) => self.select(e),
-            // Without a learning part the round is not complete before it closes.
-            Event::RoundEvaluated(e) if self.is_open(e.round) => {
-                self.closed = self.plan.as_ref().is_some_and(|plan| plan.learning.is_some());
-            }
-            Event::RoundClosed(e) if self.is_open(e.round) => self.closed = true,
-            Event::PromptAdmitted(_)
-            | Event::CompletionsSampled(_)
-            | Event::RewardsScored(_)
-            | Event::ConflictMeasured(_)
-            | Event::PromptSetAside(_)
-            | Event::PairSelected(_)
-            | Event::RoundEvaluated(_)
-            | Event::RoundClosed(_)
-            | Event::ExperimentFinished(_)
-            | Event::FeedbackRequested(_)
-            | Event::FeedbackReceived(_)
-            | Event::FeedbackSettled(_)
-            | Event::TrainingRequested(_)
-            | Event::TrainingStarted(_)
-            | Event::TrainingProgressed(_)
-            | Event::TrainingLeaseExpired(_)
-            | Event::RewardModelRefined(_)
-            | Event::PolicyTuned(_)
-            | Event::EvaluationRequested(_)
-            | Event::PolicyEvaluated(_)
-            | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_)
-            | Event::ExperimentPaused(_)
-            | Event::ExperimentResumed(_)
-            | Event::ExperimentCancelled(_) => {}
         }
     }
 
@@ -275,7 +278,7 @@ impl Texts {
             return Ok(());
         }
         history.visit(&mut |recorded| {
-            if let Event::CompletionsSampled(e) = decode(recorded)?
+            if let Ok(e) = CompletionsSampled::try_from(decode(recorded)?)
                 && e.round == round
             {
                 self.keep(e);

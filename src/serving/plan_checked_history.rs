@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use dissent_domain::event::{Event, Recorded};
+use dissent_domain::event::{Event, ExperimentEvent, Recorded};
 use dissent_domain::plan::Plan;
 use dissent_queues::{BoxFuture, HistoryConsumer};
 
@@ -60,11 +60,17 @@ impl PlanCheckedHistory {
 
 /// The plan that an event puts in force, if it does.
 fn plan_of(recorded: &Recorded) -> anyhow::Result<Option<Plan>> {
-    let event = recorded.decode()?;
-    if let Event::ExperimentStarted(started) = event {
-        return Ok(Some(started.plan));
-    }
-    Ok(if let Event::ExperimentForked(forked) = event { Some(forked.plan) } else { None })
+    Ok(match recorded.decode()? {
+        Event::Experiment(ExperimentEvent::Started(started)) => Some(started.plan),
+        Event::Experiment(ExperimentEvent::Forked(forked)) => Some(forked.plan),
+        Event::Experiment(ExperimentEvent::Finished(_))
+        | Event::Operator(_)
+        | Event::Round(_)
+        | Event::Prompt(_)
+        | Event::Feedback(_)
+        | Event::Training(_)
+        | Event::Evaluation(_) => None,
+    })
 }
 
 impl dissent_actors::History for PlanCheckedHistory {

@@ -2,8 +2,8 @@
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
 use dissent_domain::event::{
-    CompletionsSampled, ConflictMeasured, Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
-    PromptSetAside, Recorded, RewardsScored, StepName,
+    CompletionsSampled, ConflictMeasured, Event, EventId, ExperimentStarted, FeedbackReceived,
+    FeedbackRequested, NewEvent, PromptAdmitted, PromptSetAside, Recorded, RewardsScored, StepName,
 };
 use dissent_domain::event_ids::{completions_sampled_id, feedback_requested_id};
 use dissent_domain::experiment::Experiment;
@@ -164,13 +164,13 @@ impl Run<'_> {
 
     /// Returns the id of an event: the real one if other events refer to it.
     fn id(&self, event: &Event, position: u64) -> EventId {
-        if let Event::CompletionsSampled(e) = event {
+        if let Some(e) = event.body::<CompletionsSampled>() {
             let round = &self.experiment.rounds()[e.round as usize];
             let place = round.prompts().position(|(id, _)| *id == e.prompt.prompt_id).unwrap();
             completions_sampled_id(self.plan, e.round, u32::try_from(place).unwrap())
-        } else if let Event::FeedbackRequested(e) = event {
+        } else if let Some(e) = event.body::<FeedbackRequested>() {
             feedback_requested_id(self.plan, e.round, e.comparison)
-        } else if let Event::FeedbackReceived(e) = event {
+        } else if let Some(e) = event.body::<FeedbackReceived>() {
             feedback_requested_id(self.plan, e.round, e.comparison).judged_by(&e.annotator)
         } else {
             let experiment = EventId::of_experiment(&self.plan.experiment);

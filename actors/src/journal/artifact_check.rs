@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use dissent_domain::event::{Event, EventId, EventType, NewEvent, decode};
+use dissent_domain::event::{Event, EventId, EventType, NewEvent, TrainingEvent, decode};
 use dissent_models::ModelError;
 use dissent_models::adapter::{LoraAdapter, LoraPair};
 use dissent_models::checkpoint::Checkpoint;
@@ -116,14 +116,12 @@ fn names_artifacts(new: &NewEvent) -> bool {
 
 /// The name of the artifact on which an event relies.
 pub(super) fn artifact(event: &Event) -> Option<&str> {
-    if let Event::TrainingProgressed(e) = event {
-        e.checkpoint.as_deref()
-    } else if let Event::RewardModelRefined(e) = event {
-        Some(&e.adapter)
-    } else if let Event::PolicyTuned(e) = event {
-        Some(&e.adapter)
-    } else {
-        None
+    let Event::Training(event) = event else { return None };
+    match event {
+        TrainingEvent::Progressed(e) => e.checkpoint.as_deref(),
+        TrainingEvent::RewardModelRefined(e) => Some(&e.adapter),
+        TrainingEvent::PolicyTuned(e) => Some(&e.adapter),
+        TrainingEvent::Requested(_) | TrainingEvent::Started(_) | TrainingEvent::LeaseExpired(_) => None,
     }
 }
 
@@ -143,15 +141,19 @@ impl ArtifactCheck {
     }
 
     fn check(&self, event: &Event) -> Result<(), Contradiction> {
-        if let Event::TrainingProgressed(e) = event {
-            e.checkpoint.as_ref().map_or(Ok(()), |checkpoint| self.is_kept(checkpoint))
-        } else if let Event::RewardModelRefined(e) = event {
-            let adapter = self.makes(&self.reward, &e.adapter, &e.fingerprint)?;
-            adapter.map_or(Ok(()), |adapter| scores(&self.reward, &adapter))
-        } else if let Event::PolicyTuned(e) = event {
-            self.makes(&self.policy, &e.adapter, &e.fingerprint).map(drop)
-        } else {
-            Ok(())
+        let Event::Training(event) = event else { return Ok(()) };
+        match event {
+            TrainingEvent::Progressed(e) => {
+                e.checkpoint.as_ref().map_or(Ok(()), |checkpoint| self.is_kept(checkpoint))
+            }
+            TrainingEvent::RewardModelRefined(e) => {
+                let adapter = self.makes(&self.reward, &e.adapter, &e.fingerprint)?;
+                adapter.map_or(Ok(()), |adapter| scores(&self.reward, &adapter))
+            }
+            TrainingEvent::PolicyTuned(e) => self.makes(&self.policy, &e.adapter, &e.fingerprint).map(drop),
+            TrainingEvent::Requested(_) | TrainingEvent::Started(_) | TrainingEvent::LeaseExpired(_) => {
+                Ok(())
+            }
         }
     }
 

@@ -226,8 +226,8 @@ impl Bench {
     fn heartbeats(&self, name: &str) -> Vec<u32> {
         let events = self.log.read_stream(&id(name), 0, usize::MAX).unwrap();
         let sequence = |recorded: &dissent_domain::event::Recorded| {
-            let Event::TrainingProgressed(e) = recorded.decode().unwrap() else { return None };
-            Some(e.sequence)
+            let event = recorded.decode().unwrap();
+            event.body().map(|e: &TrainingProgressed| e.sequence)
         };
         events.iter().filter_map(sequence).collect()
     }

@@ -1,6 +1,6 @@
 //! The completions of a round, looked up in the log by their identity.
 
-use dissent_domain::event::{CompletionsSampled, Event};
+use dissent_domain::event::CompletionsSampled;
 use dissent_domain::event_ids::completions_sampled_id;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
@@ -30,10 +30,8 @@ pub(crate) fn find(
     let id = completions_sampled_id(plan, round, prompt_index);
     let Some(recorded) = log.find(id).map_err(StepError::fatal)? else { return Ok(None) };
     let event = recorded.decode().map_err(StepError::fatal)?;
-    let name = event.event_type().name();
-    if let Event::CompletionsSampled(e) = event {
-        Ok(Some(e))
-    } else {
-        Err(StepError::Fatal(format!("event {id} is {name}, not completions")))
+    match CompletionsSampled::try_from(event) {
+        Ok(e) => Ok(Some(e)),
+        Err(other) => Err(StepError::Fatal(format!("event {id} is {}, not completions", other.found.name()))),
     }
 }

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dissent_domain::event::{Event, EventType, NewEvent, Recorded, Stage, StepName, follow_from};
+use dissent_domain::event::{
+    Event, EventType, NewEvent, PolicyTuned, PromptSetAside, Recorded, RewardModelRefined, Stage, StepName,
+    follow_from,
+};
 use dissent_domain::event_ids::forked_id;
 use dissent_domain::log::{EventLog, LogError};
 use dissent_domain::plan::Plan;
@@ -224,7 +227,7 @@ impl Recomputing {
         let Some(recorded) = self.log.find(id)? else { return Ok(None) };
         let event =
             recorded.decode().map_err(|source| ReplayError::Body { position: recorded.position, source })?;
-        Ok(if let Event::PromptSetAside(aside) = event { Some(aside.reason) } else { None })
+        Ok(PromptSetAside::try_from(event).ok().map(|aside| aside.reason))
     }
 
     fn train(&mut self, assignment: &Assignment) -> Result<(), RecomputeError> {
@@ -291,13 +294,9 @@ fn written_today(recorded: &Recorded) -> Result<NewEvent, dissent_domain::event:
 
 /// The training of a result, from its first step.
 fn assignment(result: &Received) -> Option<Assignment> {
-    let (round, stage, attempt) = if let Event::RewardModelRefined(e) = &result.event {
-        (e.round, Stage::Reward, e.attempt)
-    } else if let Event::PolicyTuned(e) = &result.event {
-        (e.round, Stage::Policy, e.attempt)
-    } else {
-        return None;
-    };
+    let refined = result.event.body().map(|e: &RewardModelRefined| (e.round, Stage::Reward, e.attempt));
+    let tuned = || result.event.body().map(|e: &PolicyTuned| (e.round, Stage::Policy, e.attempt));
+    let (round, stage, attempt) = refined.or_else(tuned)?;
     let requested = result.causation?;
     Some(Assignment {
         round,
@@ -312,7 +311,7 @@ fn assignment(result: &Received) -> Option<Assignment> {
 
 #[cfg(test)]
 mod tests {
-    use dissent_domain::event::{EvaluationRequested, EventId, PromptAdmitted, PromptSetAside};
+    use dissent_domain::event::{EvaluationRequested, EventId, PromptAdmitted};
     use dissent_domain::id::{ExperimentId, PromptId};
     use dissent_domain::log::{Append, ExpectedVersion};
     use dissent_domain::prompt::Prompt;

@@ -42,12 +42,11 @@ impl Received {
     /// The same event as the input of a step.
     fn typed<T: EventBody>(self, step: StepName) -> Result<Received<T>, StepError> {
         let Self { id, causation, event } = self;
-        let received = event.event_type();
-        let event = T::from_event(event).ok_or_else(|| {
+        let event = T::try_from(event).map_err(|other| {
             StepError::Fatal(format!(
                 "the {} step received the event {id} of type {}: it handles {} only",
                 step.name(),
-                received.name(),
+                other.found.name(),
                 T::EVENT_TYPE.name()
             ))
         })?;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use dissent_domain::conflict::{LogprobKind, Measurer};
-use dissent_domain::event::{ConflictMeasured, Event, RewardsScored, StepName};
+use dissent_domain::event::{CompletionsSampled, ConflictMeasured, RewardsScored, StepName};
 use dissent_domain::log::EventLog;
 
 use crate::error::StepError;
@@ -41,7 +41,7 @@ impl ConflictStep {
         let sampled = self.log.find(cause).map_err(StepError::fatal)?.ok_or_else(|| {
             fatal(format!("event {cause}, which the rewards follow from, is not in the log"))
         })?;
-        let Event::CompletionsSampled(e) = sampled.decode().map_err(StepError::fatal)? else {
+        let Ok(e) = CompletionsSampled::try_from(sampled.decode().map_err(StepError::fatal)?) else {
             return Err(fatal(format!("rewards follow from {}", sampled.event.event_type)));
         };
         Ok(e.completions.iter().map(|completion| completion.logprob_as(self.logprob)).collect())

@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
-use dissent_domain::event::{Event, EventType, FeedbackReceived, Recorded};
+use dissent_domain::event::{
+    CompletionsSampled, Event, EventType, FeedbackReceived, PolicyTuned, Recorded, RewardModelRefined,
+    RewardsScored, TrainingRequested,
+};
 use dissent_domain::feedback::{Opponent, Verdict};
 use dissent_domain::generation::SamplingParams;
 use dissent_domain::id::{ExperimentId, PromptId};
@@ -351,10 +354,8 @@ impl Fixture {
         let events = self.recorded().into_iter().map(|recorded| recorded.decode().unwrap());
         events
             .filter_map(|event| {
-                if let Event::RewardModelRefined(e) = &event {
-                    return Some(e.fingerprint.clone());
-                }
-                if let Event::PolicyTuned(e) = &event { Some(e.fingerprint.clone()) } else { None }
+                let refined = event.body().map(|e: &RewardModelRefined| e.fingerprint.clone());
+                refined.or_else(|| event.body().map(|e: &PolicyTuned| e.fingerprint.clone()))
             })
             .collect()
     }
@@ -397,9 +398,8 @@ fn a_round_that_learns_passes_a_verifying_replay() {
         assert!(after.gold_reward.is_some() && after.refined_agreement.is_some());
         let asked = experiment.rounds()[0].learning().comparisons();
         assert!(!asked.is_empty() && asked.iter().all(|asked| asked.judgements.of("oracle").is_some()));
-        let Event::RewardModelRefined(e) = &fixture.of_kind(EventType::RewardModelRefined)[0] else {
-            panic!()
-        };
+        let refined = fixture.of_kind(EventType::RewardModelRefined);
+        let e: &RewardModelRefined = refined[0].body().unwrap();
         assert_eq!(e.preferences, experiment.rounds()[0].learning().settled().unwrap().preferences);
     });
 }
@@ -415,7 +415,7 @@ fn the_second_round_uses_the_models_that_the_first_one_trained() {
         let sampled = fixture.of_kind(EventType::CompletionsSampled);
         let policies = |round| {
             let of_round = sampled.iter().filter_map(move |event| {
-                let Event::CompletionsSampled(e) = event else { return None };
+                let e = event.body::<CompletionsSampled>()?;
                 (e.round == round).then(|| e.policy.clone())
             });
             of_round.collect::<Vec<_>>()
@@ -423,7 +423,8 @@ fn the_second_round_uses_the_models_that_the_first_one_trained() {
         assert_eq!(policies(0), vec![fixture.policy.fingerprint(); PROMPTS as usize]);
         assert_eq!(policies(1), vec![results[1].clone(); PROMPTS as usize]);
         let scored = fixture.of_kind(EventType::RewardsScored);
-        assert!(scored.iter().any(|e| matches!(e, Event::RewardsScored(e) if e.reward_model == results[0])));
+        let by_refined = |e: &RewardsScored| e.reward_model == results[0];
+        assert!(scored.iter().filter_map(Event::body).any(by_refined));
     });
 }
 
@@ -441,7 +442,7 @@ fn a_stopped_training_resumes_from_its_checkpoint_with_the_same_result() {
         pipeline.drain().await.unwrap();
         fixture.finish(&plan, fixture.trainer(Fault::None)).await;
         let requested = fixture.of_kind(EventType::TrainingRequested);
-        let Event::TrainingRequested(again) = &requested[1] else { panic!("{requested:?}") };
+        let again: &TrainingRequested = requested[1].body().unwrap();
         assert_eq!((again.attempt, again.resume_from.is_some()), (1, true));
         assert_eq!(fixture.results(), undisturbed.results());
         fixture.verified();
@@ -458,9 +459,8 @@ fn a_training_without_heartbeats_is_requested_again_when_its_lease_expires() {
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
         assert!(!fixture.of_kind(EventType::TrainingLeaseExpired).is_empty());
-        let Event::RewardModelRefined(e) = &fixture.of_kind(EventType::RewardModelRefined)[0] else {
-            panic!()
-        };
+        let refined = fixture.of_kind(EventType::RewardModelRefined);
+        let e: &RewardModelRefined = refined[0].body().unwrap();
         assert!(e.attempt >= 1);
         fixture.verified();
     });

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{CodecError, Event, codec};
+use super::{CodecError, Event, FeedbackEvent, TrainingEvent, codec};
 use crate::id::ExperimentId;
 
 /// Id of an event. It derives from the event's cause and is never random: a step that runs twice on the same
@@ -107,9 +107,9 @@ pub fn follow_from(
         .iter()
         .map(|event| {
             let name = event.event_type().name();
-            let id = if let Event::FeedbackReceived(e) = event {
+            let id = if let Event::Feedback(FeedbackEvent::Received(e)) = event {
                 cause.judged_by(&e.annotator)
-            } else if let Event::TrainingProgressed(e) = event {
+            } else if let Event::Training(TrainingEvent::Progressed(e)) = event {
                 cause.caused(name, e.sequence)
             } else {
                 let counter = counted.entry(name).or_insert(0);

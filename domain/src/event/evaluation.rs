@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::stop_reason::StopReason;
-
 /// An evaluation was requested: number 0 of the initial policy, number k of the policy after k rounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvaluationRequested {
@@ -45,22 +43,4 @@ pub struct PolicyEvaluated {
     pub response_tokens: f64,
     /// Share of the completions that ended with a stop token.
     pub stopped: f64,
-}
-
-/// Evaluations show signs of reward hacking.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RewardHackingSuspected {
-    /// The round.
-    pub round: u32,
-    /// The signs, for a person to read.
-    pub signs: Vec<String>,
-}
-
-/// The experiment was stopped before its last round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StopDecided {
-    /// The last round.
-    pub round: u32,
-    /// Why.
-    pub reason: StopReason,
 }

@@ -3,274 +3,96 @@
 //! An event is a fact with one meaning. The [`envelope`] carries its type and schema version; its body is
 //! MessagePack with named fields. A change of meaning is a new version, with an upcast from the old one in
 //! [`codec`].
+//!
+//! Events come in families: [`Event::Prompt`] has the events of one prompt, [`Event::Training`] those of a
+//! training. A fold matches the families, and every event of each family that it reads.
 
 pub mod codec;
 pub mod envelope;
 mod evaluation;
+mod experiment;
+mod families;
 mod feedback;
 mod operator;
+mod prompt;
+mod round;
 mod stage;
+mod step_name;
 mod stop_reason;
 mod training;
 mod upcast;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize as _;
 
 pub use codec::{CodecError, decode, encode};
 pub use envelope::{EventId, NewEvent, Recorded, follow_from};
-pub use evaluation::{EvaluationRequested, PolicyEvaluated, RewardHackingSuspected, StopDecided};
+pub use evaluation::{EvaluationRequested, PolicyEvaluated};
+pub use experiment::{ExperimentFinished, ExperimentForked, ExperimentStarted};
 pub use feedback::{FeedbackReceived, FeedbackRequested, FeedbackSettled};
 pub use operator::{ExperimentCancelled, ExperimentPaused, ExperimentResumed};
+pub use prompt::{CompletionsSampled, ConflictMeasured, PromptAdmitted, PromptSetAside, RewardsScored};
+pub use round::{
+    PairSelected, RewardHackingSuspected, RoundClosed, RoundEvaluated, RoundOpened, StopDecided,
+};
 pub use stage::Stage;
+pub use step_name::StepName;
 pub use stop_reason::StopReason;
 pub use training::{
     PolicyTuned, RewardModelRefined, TrainingLeaseExpired, TrainingProgressed, TrainingRequested,
     TrainingStarted,
 };
 
-use crate::conflict::Conflict;
-use crate::generation::Completion;
-use crate::id::{ExperimentId, PromptId};
-use crate::plan::Plan;
-use crate::prompt::Prompt;
-
-/// An experiment started. The event has the whole plan, so that only the log determines the experiment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ExperimentStarted {
-    /// The plan.
-    pub plan: Plan,
-    /// Version of the program that started it; `None` in events of version 1.
-    pub program: Option<String>,
-}
-
-impl ExperimentStarted {
-    /// The start of an experiment by this program.
-    #[must_use]
-    pub fn new(plan: Plan) -> Self {
-        Self { plan, program: Some(env!("CARGO_PKG_VERSION").to_owned()) }
-    }
-}
-
-/// An experiment became a fork. The events before this one are shared with its origin; from here on another
-/// plan applies.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ExperimentForked {
-    /// The experiment whose history it shares.
-    pub origin: ExperimentId,
-    /// The position of the last shared event, in the log of the fork's creation.
-    pub position: u64,
-    /// Number of shared events.
-    pub shared: u64,
-    /// The plan that applies from here on.
-    pub plan: Plan,
-}
-
-/// A round opened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RoundOpened {
-    /// The round, from 0.
-    pub round: u32,
-    /// Number of prompts. The round is complete when each of them is measured or set aside.
-    pub prompts: u32,
-}
-
-/// A prompt entered a round.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PromptAdmitted {
-    /// The round.
-    pub round: u32,
-    /// Its place in the prompt file, from 0.
-    pub index: u32,
-    /// The prompt.
-    pub prompt: Prompt,
-}
-
-/// The policy sampled N completions of a prompt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CompletionsSampled {
-    /// The round.
-    pub round: u32,
-    /// The whole prompt: a worker of the reward step needs its text and has no other source.
-    pub prompt: Prompt,
-    /// Fingerprint of the policy, its adapter included.
-    pub policy: String,
-    /// Token ids of the rendered prompt, as the policy saw them.
-    pub prompt_token_ids: Vec<u32>,
-    /// The completions, by sample index.
-    pub completions: Vec<Completion>,
-}
-
-/// The proxy reward model scored a prompt's completions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RewardsScored {
-    /// The round.
-    pub round: u32,
-    /// The prompt.
-    pub prompt_id: PromptId,
-    /// Fingerprint of the reward model, its adapter included.
-    pub reward_model: String,
-    /// One reward per completion; larger is better. The scores of a cost model are already negated.
-    pub rewards: Vec<f64>,
-}
-
-/// The disagreement between policy and proxy on one prompt was measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ConflictMeasured {
-    /// The round.
-    pub round: u32,
-    /// The prompt.
-    pub prompt_id: PromptId,
-    /// PACS, Kendall's tau and the pair counts.
-    pub conflict: Conflict,
-}
-
-/// A step set a prompt aside; the round continues without it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PromptSetAside {
-    /// The round.
-    pub round: u32,
-    /// The prompt.
-    pub prompt_id: PromptId,
-    /// The step.
-    pub step: StepName,
-    /// The reason, for a person to read.
-    pub reason: String,
-}
-
-/// A pair (a prompt and one completion) was selected for feedback.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PairSelected {
-    /// The round.
-    pub round: u32,
-    /// The prompt.
-    pub prompt_id: PromptId,
-    /// The index of the completion.
-    pub completion: u32,
-    /// The PACS of the completion.
-    pub pacs: f64,
-}
-
-/// The figures of a round, over all its measured prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RoundEvaluated {
-    /// The round.
-    pub round: u32,
-    /// Prompts measured, degenerate ones included.
-    pub measured: u32,
-    /// Prompts on which conflict is undefined (constant rewards or log-probabilities, or N < 2).
-    pub degenerate: u32,
-    /// Prompts set aside.
-    pub set_aside: u32,
-    /// Pairs selected.
-    pub selected: u32,
-    /// Mean over non-degenerate prompts of mean|PACS|; `None` if there is no such prompt.
-    pub mean_abs_pacs: Option<f64>,
-    /// Mean over prompts with a defined tau of Kendall's tau; `None` if there is no such prompt.
-    pub kendall_tau: Option<f64>,
-}
-
-/// A round closed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RoundClosed {
-    /// The round.
-    pub round: u32,
-}
-
-/// The experiment did all its rounds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ExperimentFinished {
-    /// Number of rounds.
-    pub rounds: u32,
-}
-
-/// The name of a step of the pipeline. The same word names the module, the actor, the queue and the tracing
-/// span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepName {
-    /// Admits prompts.
-    Prompt,
-    /// Samples completions.
-    Generation,
-    /// Scores completions.
-    Reward,
-    /// Measures conflict.
-    Conflict,
-    /// Opens, closes and evaluates rounds.
-    Round,
-    /// Collects judgements from people or from an oracle.
-    Feedback,
-    /// Fine-tunes the reward model and the policy.
-    Training,
-    /// Measures a policy on held-out prompts.
-    Evaluation,
-}
-
-impl StepName {
-    /// Every step.
-    pub const ALL: [Self; 8] = [
-        Self::Prompt,
-        Self::Generation,
-        Self::Reward,
-        Self::Conflict,
-        Self::Round,
-        Self::Feedback,
-        Self::Training,
-        Self::Evaluation,
-    ];
-
-    /// The name of the step.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Prompt => "prompt",
-            Self::Generation => "generation",
-            Self::Reward => "reward",
-            Self::Conflict => "conflict",
-            Self::Round => "round",
-            Self::Feedback => "feedback",
-            Self::Training => "training",
-            Self::Evaluation => "evaluation",
-        }
-    }
-}
-
 /// The body of one type of event.
-pub trait EventBody: Into<Event> + Sized {
+pub trait EventBody: Into<Event> + TryFrom<Event, Error = UnexpectedType> {
     /// The type of the events with this body.
     const EVENT_TYPE: EventType;
 
-    /// The body of an event of this type; none if the event is of another type.
-    fn from_event(event: Event) -> Option<Self>;
+    /// Borrows the body of an event of this type; `None` if the event is of another type.
+    fn of(event: &Event) -> Option<&Self>;
 }
 
-/// Declares [`Event`] and [`EventType`] from one table, so that a variant cannot lack a name or a version.
+/// An event of another type than the expected one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected an event of type {}, not {}", expected.name(), found.name())]
+pub struct UnexpectedType {
+    /// The expected type.
+    pub expected: EventType,
+    /// The type of the event.
+    pub found: EventType,
+}
+
+/// Declares [`Event`], its families and [`EventType`] from one table: a variant cannot lack a name or a
+/// version.
 macro_rules! events {
-    ($($variant:ident = $name:literal, version $version:literal;)*) => {
-        /// An event of an experiment.
+    ($(
+        $(#[doc = $doc:literal])*
+        $family:ident($events:ident) {
+            $($variant:ident($body:ident) = $name:literal, version $version:literal;)*
+        }
+    )*) => {
+        /// An event of an experiment, by family.
         #[derive(Debug, Clone, PartialEq)]
-        #[expect(missing_docs, reason = "each variant is its struct, documented there")]
-        pub enum Event { $($variant($variant),)* }
+        pub enum Event { $($(#[doc = $doc])* $family($events),)* }
 
         /// The type of an event, by which subscriptions filter.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[expect(missing_docs, reason = "each variant is documented at its event")]
-        pub enum EventType { $($variant,)* }
+        pub enum EventType { $($($body,)*)* }
 
         impl EventType {
             /// Every event type.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const ALL: &'static [Self] = &[$($(Self::$body,)*)*];
 
             /// The stored name and routing key, `step.fact`.
             #[must_use]
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
+                match self { $($(Self::$body => $name,)*)* }
             }
 
             /// The current schema version.
             #[must_use]
             pub const fn version(self) -> u16 {
-                match self { $(Self::$variant => $version,)* }
+                match self { $($(Self::$body => $version,)*)* }
             }
         }
 
@@ -278,15 +100,15 @@ macro_rules! events {
             /// The event type.
             #[must_use]
             pub const fn event_type(&self) -> EventType {
-                match self { $(Self::$variant(_) => EventType::$variant,)* }
+                match self { $(Self::$family(event) => event.event_type(),)* }
             }
 
             pub(crate) fn to_msgpack(&self) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-                match self { $(Self::$variant(body) => rmp_serde::to_vec_named(body),)* }
+                match self { $($(Self::$family($events::$variant(body)) => rmp_serde::to_vec_named(body),)*)* }
             }
 
             pub(crate) fn from_msgpack(kind: EventType, body: &[u8]) -> Result<Self, rmp_serde::decode::Error> {
-                match kind { $(EventType::$variant => rmp_serde::from_slice(body).map(Self::$variant),)* }
+                match kind { $($(EventType::$body => rmp_serde::from_slice::<$body>(body).map(Self::from),)*)* }
             }
 
             /// Serialises the body, for exports and people.
@@ -294,53 +116,108 @@ macro_rules! events {
             /// # Errors
             /// The error of the serializer.
             pub fn serialize_body<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                match self { $(Self::$variant(body) => body.serialize(serializer),)* }
+                match self { $($(Self::$family($events::$variant(body)) => body.serialize(serializer),)*)* }
             }
         }
 
-        $(impl From<$variant> for Event {
-            fn from(body: $variant) -> Self { Self::$variant(body) }
-        }
+        $(
+            $(#[doc = $doc])*
+            #[derive(Debug, Clone, PartialEq)]
+            #[expect(missing_docs, reason = "each variant is its body, documented there")]
+            pub enum $events { $($variant($body),)* }
 
-        impl EventBody for $variant {
-            const EVENT_TYPE: EventType = EventType::$variant;
-
-            fn from_event(event: Event) -> Option<Self> {
-                if let Event::$variant(body) = event { Some(body) } else { None }
+            impl $events {
+                /// The event type.
+                #[must_use]
+                pub const fn event_type(&self) -> EventType {
+                    match self { $(Self::$variant(_) => EventType::$body,)* }
+                }
             }
-        })*
+
+            impl From<$events> for Event {
+                fn from(event: $events) -> Self { Self::$family(event) }
+            }
+
+            $(
+                impl From<$body> for Event {
+                    fn from(body: $body) -> Self { Self::$family($events::$variant(body)) }
+                }
+
+                impl TryFrom<Event> for $body {
+                    type Error = UnexpectedType;
+
+                    fn try_from(event: Event) -> Result<Self, UnexpectedType> {
+                        let found = event.event_type();
+                        if let Event::$family($events::$variant(body)) = event {
+                            Ok(body)
+                        } else {
+                            Err(UnexpectedType { expected: Self::EVENT_TYPE, found })
+                        }
+                    }
+                }
+
+                impl EventBody for $body {
+                    const EVENT_TYPE: EventType = EventType::$body;
+
+                    fn of(event: &Event) -> Option<&Self> {
+                        if let Event::$family($events::$variant(body)) = event { Some(body) } else { None }
+                    }
+                }
+            )*
+        )*
     };
 }
 
 events! {
-    ExperimentStarted = "experiment.started", version 2;
-    ExperimentForked = "experiment.forked", version 1;
-    RoundOpened = "round.opened", version 1;
-    PromptAdmitted = "prompt.admitted", version 1;
-    CompletionsSampled = "generation.completions_sampled", version 1;
-    RewardsScored = "reward.rewards_scored", version 1;
-    ConflictMeasured = "conflict.measured", version 1;
-    PromptSetAside = "prompt.set_aside", version 1;
-    PairSelected = "conflict.pair_selected", version 1;
-    RoundEvaluated = "round.evaluated", version 1;
-    RoundClosed = "round.closed", version 1;
-    ExperimentFinished = "experiment.finished", version 1;
-    FeedbackRequested = "feedback.requested", version 1;
-    FeedbackReceived = "feedback.received", version 1;
-    FeedbackSettled = "feedback.settled", version 1;
-    TrainingRequested = "training.requested", version 1;
-    TrainingStarted = "training.started", version 1;
-    TrainingProgressed = "training.progressed", version 1;
-    TrainingLeaseExpired = "training.lease_expired", version 1;
-    RewardModelRefined = "training.reward_model_refined", version 1;
-    PolicyTuned = "training.policy_tuned", version 1;
-    EvaluationRequested = "evaluation.requested", version 1;
-    PolicyEvaluated = "evaluation.policy_evaluated", version 1;
-    RewardHackingSuspected = "round.reward_hacking_suspected", version 1;
-    StopDecided = "round.stop_decided", version 1;
-    ExperimentPaused = "experiment.paused", version 1;
-    ExperimentResumed = "experiment.resumed", version 1;
-    ExperimentCancelled = "experiment.cancelled", version 1;
+    /// The experiment as a whole: its start, its fork, its end.
+    Experiment(ExperimentEvent) {
+        Started(ExperimentStarted) = "experiment.started", version 2;
+        Forked(ExperimentForked) = "experiment.forked", version 1;
+        Finished(ExperimentFinished) = "experiment.finished", version 1;
+    }
+    /// Operator commands.
+    Operator(OperatorEvent) {
+        Paused(ExperimentPaused) = "experiment.paused", version 1;
+        Resumed(ExperimentResumed) = "experiment.resumed", version 1;
+        Cancelled(ExperimentCancelled) = "experiment.cancelled", version 1;
+    }
+    /// A round: its opening, its selection and figures, warnings, its close.
+    Round(RoundEvent) {
+        Opened(RoundOpened) = "round.opened", version 1;
+        PairSelected(PairSelected) = "conflict.pair_selected", version 1;
+        Evaluated(RoundEvaluated) = "round.evaluated", version 1;
+        RewardHackingSuspected(RewardHackingSuspected) = "round.reward_hacking_suspected", version 1;
+        StopDecided(StopDecided) = "round.stop_decided", version 1;
+        Closed(RoundClosed) = "round.closed", version 1;
+    }
+    /// One prompt in a round, from its admission to its conflict.
+    Prompt(PromptEvent) {
+        Admitted(PromptAdmitted) = "prompt.admitted", version 1;
+        Sampled(CompletionsSampled) = "generation.completions_sampled", version 1;
+        Scored(RewardsScored) = "reward.rewards_scored", version 1;
+        Measured(ConflictMeasured) = "conflict.measured", version 1;
+        SetAside(PromptSetAside) = "prompt.set_aside", version 1;
+    }
+    /// Comparisons and their judgements.
+    Feedback(FeedbackEvent) {
+        Requested(FeedbackRequested) = "feedback.requested", version 1;
+        Received(FeedbackReceived) = "feedback.received", version 1;
+        Settled(FeedbackSettled) = "feedback.settled", version 1;
+    }
+    /// Trainings of the reward model and of the policy.
+    Training(TrainingEvent) {
+        Requested(TrainingRequested) = "training.requested", version 1;
+        Started(TrainingStarted) = "training.started", version 1;
+        Progressed(TrainingProgressed) = "training.progressed", version 1;
+        LeaseExpired(TrainingLeaseExpired) = "training.lease_expired", version 1;
+        RewardModelRefined(RewardModelRefined) = "training.reward_model_refined", version 1;
+        PolicyTuned(PolicyTuned) = "training.policy_tuned", version 1;
+    }
+    /// Evaluations on held-out prompts.
+    Evaluation(EvaluationEvent) {
+        Requested(EvaluationRequested) = "evaluation.requested", version 1;
+        PolicyEvaluated(PolicyEvaluated) = "evaluation.policy_evaluated", version 1;
+    }
 }
 
 impl EventType {
@@ -349,39 +226,12 @@ impl EventType {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
     }
-
-    /// Whether an event of this kind records an operator command.
-    pub(crate) const fn is_operator_command(self) -> bool {
-        matches!(self, Self::ExperimentPaused | Self::ExperimentResumed | Self::ExperimentCancelled)
-    }
 }
 
 impl Event {
-    /// The number of the pause that this event begins or ends.
-    pub(crate) fn pause_number(&self) -> Option<u32> {
-        if let Self::ExperimentPaused(e) = self {
-            Some(e.number)
-        } else if let Self::ExperimentResumed(e) = self {
-            Some(e.number)
-        } else {
-            None
-        }
-    }
-}
-
-impl Event {
-    /// The round and the prompt that a step works on when it receives this event; none if it works on no
-    /// single prompt.
+    /// Borrows the body; `None` if the event is of another type.
     #[must_use]
-    pub fn prompt(&self) -> Option<(u32, &PromptId)> {
-        if let Self::PromptAdmitted(e) = self {
-            Some((e.round, &e.prompt.prompt_id))
-        } else if let Self::CompletionsSampled(e) = self {
-            Some((e.round, &e.prompt.prompt_id))
-        } else if let Self::RewardsScored(e) = self {
-            Some((e.round, &e.prompt_id))
-        } else {
-            None
-        }
+    pub fn body<B: EventBody>(&self) -> Option<&B> {
+        B::of(self)
     }
 }

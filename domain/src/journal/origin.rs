@@ -1,6 +1,9 @@
 //! The origin of an event: its one possible cause, and the id derived from that cause.
 
-use crate::event::{Event, EventId, NewEvent, Stage};
+use crate::event::{
+    EvaluationEvent, Event, EventId, ExperimentStarted, FeedbackEvent, FeedbackReceived, NewEvent,
+    PromptAdmitted, PromptEvent, Stage, TrainingEvent, TrainingProgressed,
+};
 use crate::event_ids::{
     admitted_id, comparison_id, evaluation_requested_id, sampled_id, scored_id, trained_id,
 };
@@ -18,7 +21,7 @@ pub(super) fn check(
     new: &NewEvent,
     event: &Event,
 ) -> Result<(), String> {
-    if let Event::ExperimentStarted(e) = event {
+    if let Some(e) = event.body::<ExperimentStarted>() {
         let is_its_own = e.plan.experiment == *experiment;
         let is_first = new.causation.is_none() && new.id == EventId::of_experiment(experiment);
         return if is_its_own && is_first {
@@ -29,7 +32,7 @@ pub(super) fn check(
     }
     let name = event.event_type().name();
     let cause = cause(state, event).ok_or_else(|| format!("{name} has no cause in the current state"))?;
-    let id = if let Event::FeedbackReceived(e) = event {
+    let id = if let Some(e) = event.body::<FeedbackReceived>() {
         cause.judged_by(&e.annotator)
     } else {
         cause.caused(name, index(event))
@@ -43,9 +46,9 @@ pub(super) fn check(
 
 /// The event's number among those of its type with the same cause.
 fn index(event: &Event) -> u32 {
-    if let Event::PromptAdmitted(e) = event {
+    if let Some(e) = event.body::<PromptAdmitted>() {
         e.index
-    } else if let Event::TrainingProgressed(e) = event {
+    } else if let Some(e) = event.body::<TrainingProgressed>() {
         e.sequence
     } else {
         0
@@ -55,34 +58,25 @@ fn index(event: &Event) -> u32 {
 fn cause(state: &Experiment, event: &Event) -> Option<EventId> {
     let round = state.rounds().last()?;
     match event {
-        Event::PromptAdmitted(_) => Some(round.opened()),
-        Event::CompletionsSampled(e) => last_of_prompt(round, &e.prompt.prompt_id),
-        Event::RewardsScored(e) => last_of_prompt(round, &e.prompt_id),
-        Event::ConflictMeasured(e) => last_of_prompt(round, &e.prompt_id),
-        Event::PromptSetAside(e) => last_of_prompt(round, &e.prompt_id),
-        Event::FeedbackReceived(e) => Some(comparison_id(round.opened(), e.comparison)),
-        Event::TrainingStarted(e) => requested(round, e.stage),
-        Event::TrainingProgressed(e) => requested(round, e.stage),
-        Event::TrainingLeaseExpired(e) => requested(round, e.stage),
-        Event::RewardModelRefined(_) => requested(round, Stage::Reward),
-        Event::PolicyTuned(_) => requested(round, Stage::Policy),
-        Event::PolicyEvaluated(e) => evaluation_requested(state, e.evaluation),
-        Event::ExperimentStarted(_)
-        | Event::ExperimentForked(_)
-        | Event::RoundOpened(_)
-        | Event::PairSelected(_)
-        | Event::RoundEvaluated(_)
-        | Event::RoundClosed(_)
-        | Event::ExperimentFinished(_)
-        | Event::FeedbackRequested(_)
-        | Event::FeedbackSettled(_)
-        | Event::TrainingRequested(_)
-        | Event::EvaluationRequested(_)
-        | Event::RewardHackingSuspected(_)
-        | Event::StopDecided(_)
-        | Event::ExperimentPaused(_)
-        | Event::ExperimentResumed(_)
-        | Event::ExperimentCancelled(_) => None,
+        Event::Prompt(PromptEvent::Admitted(_)) => Some(round.opened()),
+        Event::Prompt(e) => last_of_prompt(round, e.prompt_id()),
+        Event::Feedback(e) => match e {
+            FeedbackEvent::Received(e) => Some(comparison_id(round.opened(), e.comparison)),
+            FeedbackEvent::Requested(_) | FeedbackEvent::Settled(_) => None,
+        },
+        Event::Training(e) => match e {
+            TrainingEvent::Requested(_) => None,
+            TrainingEvent::Started(e) => requested(round, e.stage),
+            TrainingEvent::Progressed(e) => requested(round, e.stage),
+            TrainingEvent::LeaseExpired(e) => requested(round, e.stage),
+            TrainingEvent::RewardModelRefined(_) => requested(round, Stage::Reward),
+            TrainingEvent::PolicyTuned(_) => requested(round, Stage::Policy),
+        },
+        Event::Evaluation(e) => match e {
+            EvaluationEvent::Requested(_) => None,
+            EvaluationEvent::PolicyEvaluated(e) => evaluation_requested(state, e.evaluation),
+        },
+        Event::Experiment(_) | Event::Operator(_) | Event::Round(_) => None,
     }
 }
 

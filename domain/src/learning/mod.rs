@@ -15,7 +15,8 @@ pub use guard::{reward_hacking_signs, stop_reason};
 use crate::decision::{Due, Rejection};
 use crate::event::{
     EvaluationRequested, Event, EventId, FeedbackReceived, FeedbackRequested, FeedbackSettled, PolicyTuned,
-    RewardModelRefined, Stage, TrainingLeaseExpired, TrainingProgressed, TrainingRequested, TrainingStarted,
+    RewardModelRefined, Stage, TrainingEvent, TrainingLeaseExpired, TrainingProgressed, TrainingRequested,
+    TrainingStarted,
 };
 use crate::event_ids as ids;
 use crate::feedback::{Agreement, Judgement, Judgements, Verdict};
@@ -226,49 +227,29 @@ impl Learning {
         });
     }
 
-    /// Applies an event of this part of the round; `opened` is the id of the event that opened the round.
-    pub(crate) fn evolve(&mut self, opened: EventId, event: &Event) {
+    /// Applies an event of a training; `opened` is the id of the event that opened the round.
+    pub(crate) fn evolve_training(&mut self, opened: EventId, event: &TrainingEvent) {
         match event {
-            Event::FeedbackReceived(e) => self.receive(e),
-            Event::FeedbackSettled(e) => self.settled = Some(e.clone()),
-            Event::TrainingRequested(e) => self.request(opened, e),
-            Event::TrainingStarted(e) => {
+            TrainingEvent::Requested(e) => self.request(opened, e),
+            TrainingEvent::Started(e) => {
                 self.advance(e.stage, TrainingProgress::Running { lease_ms: e.lease_ms, step: 0, steps: 0 });
             }
-            Event::TrainingProgressed(e) => self.progress(e),
-            Event::TrainingLeaseExpired(e) => self.advance(e.stage, TrainingProgress::Expired),
-            Event::RewardModelRefined(RewardModelRefined { .. }) => {
-                self.advance(Stage::Reward, TrainingProgress::Done)
-            }
-            Event::PolicyTuned(PolicyTuned { .. }) => self.advance(Stage::Policy, TrainingProgress::Done),
-            Event::ExperimentStarted(_)
-            | Event::ExperimentForked(_)
-            | Event::RoundOpened(_)
-            | Event::FeedbackRequested(_)
-            | Event::PromptAdmitted(_)
-            | Event::CompletionsSampled(_)
-            | Event::RewardsScored(_)
-            | Event::ConflictMeasured(_)
-            | Event::PromptSetAside(_)
-            | Event::PairSelected(_)
-            | Event::RoundEvaluated(_)
-            | Event::RoundClosed(_)
-            | Event::ExperimentFinished(_)
-            | Event::EvaluationRequested(_)
-            | Event::PolicyEvaluated(_)
-            | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_)
-            | Event::ExperimentPaused(_)
-            | Event::ExperimentResumed(_)
-            | Event::ExperimentCancelled(_) => {}
+            TrainingEvent::Progressed(e) => self.progress(e),
+            TrainingEvent::LeaseExpired(e) => self.advance(e.stage, TrainingProgress::Expired),
+            TrainingEvent::RewardModelRefined(_) => self.advance(Stage::Reward, TrainingProgress::Done),
+            TrainingEvent::PolicyTuned(_) => self.advance(Stage::Policy, TrainingProgress::Done),
         }
     }
 
-    fn receive(&mut self, e: &FeedbackReceived) {
+    pub(crate) fn receive(&mut self, e: &FeedbackReceived) {
         if let Some(asked) = self.asked.get_mut(e.comparison as usize) {
             asked.judgements.insert(&e.annotator, Judgement { verdict: e.verdict, is_unsafe: e.is_unsafe });
             self.judgements += 1;
         }
+    }
+
+    pub(crate) fn settle_as(&mut self, e: &FeedbackSettled) {
+        self.settled = Some(e.clone());
     }
 
     fn request(&mut self, opened: EventId, e: &TrainingRequested) {

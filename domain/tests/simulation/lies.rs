@@ -1,9 +1,10 @@
 //! What a broken or hostile worker proposes: never true, never to be accepted, or accepted without harm.
 
 use dissent_domain::event::{
-    Event, EventId, ExperimentCancelled, ExperimentFinished, ExperimentResumed, FeedbackSettled, NewEvent,
-    PairSelected, PromptAdmitted, RoundClosed, RoundOpened, Stage, StepName, StopDecided, StopReason,
-    TrainingRequested, TrainingStarted, follow_from,
+    EvaluationEvent, Event, EventId, ExperimentCancelled, ExperimentFinished, ExperimentResumed,
+    FeedbackEvent, FeedbackSettled, NewEvent, PairSelected, PromptAdmitted, PromptEvent, RoundClosed,
+    RoundOpened, Stage, StepName, StopDecided, StopReason, TrainingEvent, TrainingRequested, TrainingStarted,
+    follow_from,
 };
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::Agreement;
@@ -57,7 +58,7 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
     let not_a_number = [f64::NAN, f64::INFINITY][random.below(2)];
     let other = random.percent(50);
     match truth.clone() {
-        Event::CompletionsSampled(mut e) => {
+        Event::Prompt(PromptEvent::Sampled(mut e)) => {
             match random.below(3) {
                 0 => e.policy = "another".to_owned(),
                 1 => e.completions[0].logprob = not_a_number,
@@ -65,7 +66,7 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
             }
             e.into()
         }
-        Event::RewardsScored(mut e) => {
+        Event::Prompt(PromptEvent::Scored(mut e)) => {
             match random.below(3) {
                 0 => e.reward_model = "another".to_owned(),
                 1 => e.rewards[1] = not_a_number,
@@ -73,7 +74,7 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
             }
             e.into()
         }
-        Event::ConflictMeasured(mut e) => {
+        Event::Prompt(PromptEvent::Measured(mut e)) => {
             match random.below(3) {
                 0 => e.conflict.pacs[0] = not_a_number,
                 1 => e.conflict.mean_abs_pacs = not_a_number,
@@ -81,7 +82,7 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
             }
             e.into()
         }
-        Event::PolicyEvaluated(mut e) => {
+        Event::Evaluation(EvaluationEvent::PolicyEvaluated(mut e)) => {
             match random.below(5) {
                 0 => e.policy = "another".to_owned(),
                 1 => e.reward_model = "another".to_owned(),
@@ -91,7 +92,7 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
             }
             e.into()
         }
-        Event::TrainingStarted(mut e) => {
+        Event::Training(TrainingEvent::Started(mut e)) => {
             if other {
                 e.attempt += 1
             } else {
@@ -99,7 +100,7 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
             }
             e.into()
         }
-        Event::FeedbackReceived(mut e) => {
+        Event::Feedback(FeedbackEvent::Received(mut e)) => {
             if other {
                 e.annotator = String::new()
             } else {
@@ -107,7 +108,7 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
             }
             e.into()
         }
-        Event::PromptSetAside(mut e) => {
+        Event::Prompt(PromptEvent::SetAside(mut e)) => {
             e.prompt_id = PromptId::new("unheard of").unwrap();
             e.into()
         }
@@ -143,7 +144,7 @@ pub(crate) fn beyond_its_station(experiment: &Experiment, random: &mut Random) -
             TrainingStarted { round: number, stage: Stage::Reward, attempt: 0, worker, lease_ms }.into()
         }
         8 => {
-            let Event::PromptAdmitted(truth) = models::admitted(number).remove(0) else { return None };
+            let truth = PromptAdmitted::try_from(models::admitted(number).remove(0)).ok()?;
             let prompt_id = PromptId::new("usurper").unwrap();
             let prompt = dissent_domain::prompt::Prompt { prompt_id, ..truth.prompt };
             PromptAdmitted { prompt, ..truth }.into()

@@ -220,5 +220,5 @@ pub(crate) fn summary(experiment: &Experiment) -> String {
 /// The completions that an event of a known history names.
 pub(crate) fn sampled(known: &[Recorded], id: dissent_domain::event::EventId) -> Option<CompletionsSampled> {
     let found = known.iter().find(|recorded| recorded.event.id == id)?;
-    if let Event::CompletionsSampled(sampled) = found.decode().unwrap() { Some(sampled) } else { None }
+    CompletionsSampled::try_from(found.decode().unwrap()).ok()
 }

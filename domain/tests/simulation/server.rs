@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use dissent_domain::event::{
-    Event, EventId, EventType, ExperimentStarted, NewEvent, Recorded, Stage, StepName, TrainingLeaseExpired,
-    follow_from,
+    Event, EventId, EventType, ExperimentStarted, NewEvent, Recorded, RoundOpened, Stage, StepName,
+    TrainingLeaseExpired, follow_from,
 };
 use dissent_domain::event_ids::round_opened_id;
 use dissent_domain::journal::{Decision, Ledger};
@@ -166,7 +166,7 @@ impl Server {
 
     pub(crate) fn admit(&mut self, broker: &mut Broker, random: &mut Random) {
         let Some((tag, position)) = broker.of(StepName::Prompt).take(self.session, random) else { return };
-        if let Event::RoundOpened(opened) = self.disk.events[position].decode().unwrap() {
+        if let Ok(opened) = RoundOpened::try_from(self.disk.events[position].decode().unwrap()) {
             let cause = round_opened_id(&models::plan(), opened.round);
             propose(broker, StepName::Prompt, cause, &models::admitted(opened.round));
         }

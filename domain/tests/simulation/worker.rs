@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use dissent_domain::event::{
-    Event, EventId, Recorded, Stage, StepName, TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
+    EvaluationEvent, Event, EventId, FeedbackEvent, OperatorEvent, PromptEvent, Recorded, Stage, StepName,
+    TrainingEvent, TrainingLeaseExpired, TrainingProgressed, TrainingStarted,
 };
 use dissent_domain::event_ids::completions_sampled_id;
 use dissent_domain::journal::Ledger;
@@ -88,8 +89,8 @@ impl Worker {
             let Some(recorded) = disk.get(known) else { return };
             self.copy.follow(recorded).unwrap();
             match recorded.decode().unwrap() {
-                Event::TrainingStarted(started) => self.begin_training(&started),
-                Event::ExperimentPaused(_) => self.give_up_training(broker),
+                Event::Training(TrainingEvent::Started(started)) => self.begin_training(&started),
+                Event::Operator(OperatorEvent::Paused(_)) => self.give_up_training(broker),
                 _ => {}
             }
         }
@@ -172,23 +173,23 @@ impl Worker {
         let known = &disk[..usize::try_from(self.copy.version()).unwrap()];
         let experiment = self.copy.experiment();
         let event = match (step, recorded.decode().unwrap()) {
-            (StepName::Generation, Event::PromptAdmitted(admitted)) => {
+            (StepName::Generation, Event::Prompt(PromptEvent::Admitted(admitted))) => {
                 models::sample(&experiment.policy()?.fingerprint, &admitted)
             }
-            (StepName::Reward, Event::CompletionsSampled(sampled)) => {
+            (StepName::Reward, Event::Prompt(PromptEvent::Sampled(sampled))) => {
                 models::score(&experiment.reward_model()?.fingerprint, &sampled)
             }
-            (StepName::Conflict, Event::RewardsScored(scored)) => {
+            (StepName::Conflict, Event::Prompt(PromptEvent::Scored(scored))) => {
                 models::conflict(&models::sampled(known, recorded.event.causation?).unwrap(), &scored)
             }
-            (StepName::Feedback, Event::FeedbackRequested(asked)) => {
+            (StepName::Feedback, Event::Feedback(FeedbackEvent::Requested(asked))) => {
                 let id = completions_sampled_id(experiment.plan()?, asked.round, asked.prompt_index);
                 models::judge(&models::sampled(known, id).unwrap(), &asked)
             }
-            (StepName::Evaluation, Event::EvaluationRequested(requested)) => {
+            (StepName::Evaluation, Event::Evaluation(EvaluationEvent::Requested(requested))) => {
                 models::evaluate(experiment, requested.evaluation)
             }
-            (StepName::Training, Event::TrainingRequested(requested)) => {
+            (StepName::Training, Event::Training(TrainingEvent::Requested(requested))) => {
                 let (round, stage, attempt) = (requested.round, requested.stage, requested.attempt);
                 let open = experiment.rounds().last().filter(|open| open.number() == round)?;
                 let training = open.learning().training(stage)?;

@@ -1,7 +1,7 @@
 //! Comparisons as annotators get to see them.
 
 use anyhow::Context as _;
-use dissent_domain::event::{CompletionsSampled, Event, FeedbackRequested};
+use dissent_domain::event::{CompletionsSampled, FeedbackRequested};
 use dissent_domain::event_ids::completions_sampled_id;
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::learning::RequestedComparison;
@@ -76,7 +76,7 @@ fn completions(
     let id = completions_sampled_id(plan, request.round, request.prompt_index);
     let recorded =
         log.find(id)?.with_context(|| format!("the answers to {} are not in the log", request.prompt_id))?;
-    let Event::CompletionsSampled(sampled) = recorded.decode()? else {
+    let Ok(sampled) = CompletionsSampled::try_from(recorded.decode()?) else {
         anyhow::bail!("event {} is not of the answers to {}", recorded.position, request.prompt_id)
     };
     Ok(sampled)

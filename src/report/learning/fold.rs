@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dissent_domain::event::{Event, PolicyEvaluated, Stage, TrainingProgressed};
+use dissent_domain::event::{Event, PolicyEvaluated, RoundEvent, Stage, TrainingEvent, TrainingProgressed};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::{Agreement, Verdict, pair_agreements};
 use dissent_domain::learning::{RequestedComparison, TrainingProgress};
@@ -29,48 +29,40 @@ pub(in crate::report) struct LearningFold {
 impl LearningFold {
     pub(in crate::report) fn apply(&mut self, event: &Event) {
         match event {
-            Event::PromptAdmitted(_)
-            | Event::CompletionsSampled(_)
-            | Event::RewardsScored(_)
-            | Event::ConflictMeasured(_)
-            | Event::PromptSetAside(_)
-            | Event::PairSelected(_) => return,
-            Event::TrainingProgressed(e) => {
+            Event::Prompt(_) => return,
+            Event::Round(e) => match e {
+                RoundEvent::PairSelected(_) => return,
+                RoundEvent::Opened(_)
+                | RoundEvent::Evaluated(_)
+                | RoundEvent::RewardHackingSuspected(_)
+                | RoundEvent::StopDecided(_)
+                | RoundEvent::Closed(_) => {}
+            },
+            Event::Training(e) => self.apply_to_training(e),
+            Event::Experiment(_) | Event::Operator(_) | Event::Feedback(_) | Event::Evaluation(_) => {}
+        }
+        self.experiment.evolve(event);
+    }
+
+    fn apply_to_training(&mut self, event: &TrainingEvent) {
+        match event {
+            TrainingEvent::Progressed(e) => {
                 let steps = self.progress.entry((e.round, e.stage)).or_default();
                 // A checkpoint or a heartbeat may have no metrics: it keeps those of its step.
                 if !e.metrics.is_empty() || !steps.contains_key(&e.step) {
                     steps.insert(e.step, e.clone());
                 }
             }
-            Event::RewardModelRefined(e) => {
+            TrainingEvent::RewardModelRefined(e) => {
                 self.preferences.insert(e.round, [e.preferences, e.rehearsed]);
             }
-            Event::PolicyTuned(e) => {
+            TrainingEvent::PolicyTuned(e) => {
                 if e.is_unchanged() {
                     self.unchanged.insert(e.round);
                 }
             }
-            Event::ExperimentStarted(_)
-            | Event::ExperimentForked(_)
-            | Event::RoundOpened(_)
-            | Event::RoundEvaluated(_)
-            | Event::RoundClosed(_)
-            | Event::ExperimentFinished(_)
-            | Event::FeedbackRequested(_)
-            | Event::FeedbackReceived(_)
-            | Event::FeedbackSettled(_)
-            | Event::TrainingRequested(_)
-            | Event::TrainingStarted(_)
-            | Event::TrainingLeaseExpired(_)
-            | Event::EvaluationRequested(_)
-            | Event::PolicyEvaluated(_)
-            | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_)
-            | Event::ExperimentPaused(_)
-            | Event::ExperimentResumed(_)
-            | Event::ExperimentCancelled(_) => {}
+            TrainingEvent::Requested(_) | TrainingEvent::Started(_) | TrainingEvent::LeaseExpired(_) => {}
         }
-        self.experiment.evolve(event);
     }
 
     /// Returns the figures up to a round; `None` if the plan has no learning part.

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use dissent_domain::event::{Event, FeedbackRequested, PolicyEvaluated, Recorded};
+use dissent_domain::event::{
+    EvaluationEvent, Event, ExperimentEvent, FeedbackEvent, FeedbackRequested, PolicyEvaluated, PromptEvent,
+    Recorded,
+};
 use dissent_domain::feedback::Verdict;
 use dissent_domain::id::PromptId;
 use serde::{Deserialize, Serialize};
@@ -101,48 +104,45 @@ struct Scores {
 impl Fold {
     fn apply(&mut self, event: Event) {
         match event {
-            Event::CompletionsSampled(e) if e.round == 0 => {
+            Event::Prompt(e) if e.round() == 0 => self.apply_to_prompt(e),
+            Event::Feedback(e) => self.apply_to_feedback(e),
+            Event::Evaluation(e) => match e {
+                EvaluationEvent::PolicyEvaluated(e) => self.evaluations.push(e),
+                EvaluationEvent::Requested(_) => {}
+            },
+            Event::Experiment(e) => match e {
+                ExperimentEvent::Finished(_) => self.is_finished = true,
+                ExperimentEvent::Started(_) | ExperimentEvent::Forked(_) => {}
+            },
+            Event::Prompt(_) | Event::Operator(_) | Event::Round(_) | Event::Training(_) => {}
+        }
+    }
+
+    /// Keeps the scores of the first round.
+    fn apply_to_prompt(&mut self, event: PromptEvent) {
+        match event {
+            PromptEvent::Sampled(e) => {
                 let scores = self.scores.entry(e.prompt.prompt_id).or_default();
                 scores.logprobs = e.completions.iter().map(|completion| completion.logprob).collect();
                 scores.tokens = e.completions.iter().map(|completion| completion.token_ids.len()).collect();
             }
-            Event::RewardsScored(e) if e.round == 0 => {
-                self.scores.entry(e.prompt_id).or_default().rewards = e.rewards;
-            }
-            Event::FeedbackRequested(e) if e.round == 0 => self.comparisons.push(e),
-            Event::FeedbackReceived(e) if e.round == 0 => self.verdicts.push((e.comparison, e.verdict)),
-            Event::FeedbackSettled(e) => {
+            PromptEvent::Scored(e) => self.scores.entry(e.prompt_id).or_default().rewards = e.rewards,
+            PromptEvent::Admitted(_) | PromptEvent::Measured(_) | PromptEvent::SetAside(_) => {}
+        }
+    }
+
+    /// Counts the judgements, and keeps those of the first round.
+    fn apply_to_feedback(&mut self, event: FeedbackEvent) {
+        let is_first = event.round() == 0;
+        match event {
+            FeedbackEvent::Requested(e) if is_first => self.comparisons.push(e),
+            FeedbackEvent::Received(e) if is_first => self.verdicts.push((e.comparison, e.verdict)),
+            FeedbackEvent::Settled(e) => {
                 self.labels += e.judgements;
                 self.preferences += u64::from(e.preferences);
                 self.contradicted += u64::from(e.contradicted);
             }
-            Event::PolicyEvaluated(e) => self.evaluations.push(e),
-            Event::ExperimentFinished(_) => self.is_finished = true,
-            Event::CompletionsSampled(_)
-            | Event::RewardsScored(_)
-            | Event::FeedbackRequested(_)
-            | Event::FeedbackReceived(_)
-            | Event::ExperimentStarted(_)
-            | Event::ExperimentForked(_)
-            | Event::RoundOpened(_)
-            | Event::PromptAdmitted(_)
-            | Event::ConflictMeasured(_)
-            | Event::PromptSetAside(_)
-            | Event::PairSelected(_)
-            | Event::RoundEvaluated(_)
-            | Event::RoundClosed(_)
-            | Event::TrainingRequested(_)
-            | Event::TrainingStarted(_)
-            | Event::TrainingProgressed(_)
-            | Event::TrainingLeaseExpired(_)
-            | Event::RewardModelRefined(_)
-            | Event::PolicyTuned(_)
-            | Event::EvaluationRequested(_)
-            | Event::RewardHackingSuspected(_)
-            | Event::StopDecided(_)
-            | Event::ExperimentPaused(_)
-            | Event::ExperimentResumed(_)
-            | Event::ExperimentCancelled(_) => {}
+            FeedbackEvent::Requested(_) | FeedbackEvent::Received(_) => {}
         }
     }
 

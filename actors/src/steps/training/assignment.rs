@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
-use dissent_domain::event::{Event, EventId, EventType, Recorded, Stage, TrainingStarted};
+use dissent_domain::event::{EventId, EventType, Recorded, Stage, TrainingStarted};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::learning::{Training as State, TrainingProgress};
 use dissent_domain::operator::ExperimentStatus;
@@ -75,9 +75,8 @@ impl TrainingIntake {
     }
 
     fn begin(&self, recorded: &Recorded) -> Result<(), StepError> {
-        let Event::TrainingStarted(started) = recorded.decode().map_err(StepError::fatal)? else {
-            return Ok(());
-        };
+        let event = recorded.decode().map_err(StepError::fatal)?;
+        let Ok(started) = TrainingStarted::try_from(event) else { return Ok(()) };
         let TrainingStarted { round, stage, attempt, worker, .. } = started;
         let Some(state) = state(&self.versions, round, stage, attempt).filter(|_| worker == self.worker)
         else {

@@ -1,6 +1,6 @@
 //! Rounds in which the tiny models are trained, by each method.
 
-use dissent_domain::event::{PolicyTuned, RewardModelRefined, Stage};
+use dissent_domain::event::{PolicyTuned, RewardModelRefined, Stage, TrainingProgressed, TrainingRequested};
 use dissent_domain::learning::RequestedComparison;
 use dissent_domain::training::{PolicyMethod, PpoSettings};
 
@@ -38,19 +38,17 @@ fn learning(plan: &mut Plan) -> &mut LearningPlan {
 }
 
 fn refined(fixture: &Fixture) -> Vec<RewardModelRefined> {
-    let of = |event| if let Event::RewardModelRefined(e) = event { e } else { panic!("{event:?}") };
-    fixture.of_kind(EventType::RewardModelRefined).into_iter().map(of).collect()
+    fixture.of_kind(EventType::RewardModelRefined).into_iter().map(|e| e.try_into().unwrap()).collect()
 }
 
 fn tuned(fixture: &Fixture) -> Vec<PolicyTuned> {
-    let of = |event| if let Event::PolicyTuned(e) = event { e } else { panic!("{event:?}") };
-    fixture.of_kind(EventType::PolicyTuned).into_iter().map(of).collect()
+    fixture.of_kind(EventType::PolicyTuned).into_iter().map(|e| e.try_into().unwrap()).collect()
 }
 
 /// The values of a metric in the trainings of a stage, in the order of their steps.
 fn reported(fixture: &Fixture, stage: Stage, round: u32, metric: &str) -> Vec<f64> {
-    let figure = |event| {
-        let Event::TrainingProgressed(e) = event else { return None };
+    let figure = |event: Event| {
+        let e = event.body::<TrainingProgressed>()?;
         if (e.stage, e.round) == (stage, round) { e.metrics.get(metric).copied() } else { None }
     };
     fixture.of_kind(EventType::TrainingProgressed).into_iter().filter_map(figure).collect()
@@ -83,7 +81,7 @@ fn models_learn_from_the_feedback_by_dpo() {
         assert!(first.metrics["loss"] > 0.0 && first.preferences > 0, "{first:?}");
         assert!(second.preferences > first.preferences, "the feedback of all rounds counts");
         let steps = fixture.of_kind(EventType::TrainingProgressed);
-        assert!(steps.iter().any(|e| matches!(e, Event::TrainingProgressed(e) if e.step == 3)));
+        assert!(steps.iter().filter_map(Event::body).any(|e: &TrainingProgressed| e.step == 3));
         assert_figures(fixture, &["rewards/margins", PolicyTuned::PAIRS]);
         assert!(tuned(fixture).iter().all(|tuned| !tuned.is_unchanged()));
     });
@@ -204,7 +202,7 @@ fn stopped_trainings_of_models_resume_from_their_checkpoints_with_the_same_resul
         stop_in_training(fixture, &plan, u64::from(tuning)).await;
         fixture.finish(&plan, trainer(fixture, RewardKind::Reward)).await;
         let resumed = fixture.of_kind(EventType::TrainingRequested).into_iter().filter_map(|event| {
-            let Event::TrainingRequested(e) = event else { return None };
+            let e = TrainingRequested::try_from(event).ok()?;
             e.resume_from.map(|_| e.stage)
         });
         assert_eq!(resumed.collect::<Vec<_>>(), [Stage::Reward, Stage::Policy]);

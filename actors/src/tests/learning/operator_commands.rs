@@ -57,9 +57,8 @@ fn a_paused_training_releases_its_lease_and_resumes_from_its_checkpoint() {
         assert_eq!(give(&pipeline.control(), &plan, Action::Resume).await, ExperimentStatus::Running);
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
-        let Event::TrainingRequested(again) = &fixture.of_kind(EventType::TrainingRequested)[1] else {
-            panic!()
-        };
+        let requested = fixture.of_kind(EventType::TrainingRequested);
+        let again: &TrainingRequested = requested[1].body().unwrap();
         assert_eq!((again.attempt, again.resume_from.is_some()), (1, true));
         assert_eq!(
             (fixture.results(), stable_events(&fixture.log)),
@@ -154,7 +153,7 @@ fn a_cancelled_experiment_ends_during_a_training_and_stays_cancelled() {
         let refused = control.command(plan.experiment.clone(), command(Action::Pause)).await.unwrap_err();
         assert!(matches!(refused, CommandError::Gone), "{refused}");
         let last = fixture.recorded().pop().unwrap().decode().unwrap();
-        assert!(matches!(last, Event::ExperimentCancelled(_)), "{last:?}");
+        assert_eq!(last.event_type(), EventType::ExperimentCancelled);
         let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::None), None).await;
         assert_eq!(ended(&mut pipeline).await, Ending::Cancelled);
         pipeline.drain().await.unwrap();

@@ -63,7 +63,7 @@ async fn altered(log: &MemoryLog) -> (Arc<MemoryLog>, u64) {
     let (copy, mut at) = (Arc::new(MemoryLog::new()), 0);
     for recorded in log.read(0, usize::MAX).unwrap() {
         let mut event = recorded.event.clone();
-        if let Event::RewardsScored(scored) = recorded.decode().unwrap()
+        if let Ok(scored) = RewardsScored::try_from(recorded.decode().unwrap())
             && at == 0
         {
             at = recorded.position;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use dissent_domain::event::TrainingStarted;
 use dissent_domain::log::{Append, ExpectedVersion};
 
 use super::*;
@@ -80,7 +81,7 @@ fn a_failed_worker_reports_its_reason_and_another_one_replaces_it() {
         drop(failing);
         // The lease would expire after a minute.
         let of_last = fixture.recorded().into_iter().rev().find_map(|recorded| {
-            let Event::TrainingStarted(e) = recorded.decode().unwrap() else { return None };
+            let e = TrainingStarted::try_from(recorded.decode().unwrap()).ok()?;
             Some((recorded.event.causation.unwrap(), e))
         });
         let (requested, started) = of_last.unwrap();

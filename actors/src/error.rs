@@ -1,9 +1,9 @@
 //! The errors of this crate, by what the caller can do about them.
 
-use dissent_domain::decision::Rejection;
 use dissent_domain::event::CodecError;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
+use dissent_domain::rejection::Rejection;
 use dissent_domain::replay::ReplayError;
 use dissent_queues::BrokerError;
 use dissent_storage::ResumeError;

@@ -2,20 +2,24 @@
 //!
 //! [`Experiment::decide`] checks whether a proposed event may happen. [`Experiment::evolve`] applies an event
 //! and cannot fail. [`Experiment::due`] returns the events that the round step proposes next. All three are
-//! pure.
+//! pure. Each family of events has its rules in one file: prompts and selection in [`round`](crate::round),
+//! feedback, trainings and evaluations in [`learning`](crate::learning).
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::{Due, Rejection};
+use crate::due::Due;
 use crate::event::{
-    EvaluationEvent, EvaluationRequested, Event, EventId, ExperimentCancelled, ExperimentEvent,
-    ExperimentFinished, ExperimentPaused, ExperimentStarted, FeedbackEvent, OperatorEvent, PolicyEvaluated,
+    EvaluationEvent, Event, EventId, ExperimentCancelled, ExperimentEvent, ExperimentFinished,
+    ExperimentPaused, ExperimentStarted, FeedbackEvent, FeedbackReceived, OperatorEvent, PolicyEvaluated,
     PromptEvent, RewardHackingSuspected, RoundClosed, RoundEvent, RoundOpened, StopDecided, TrainingEvent,
 };
-use crate::event_ids::{next_round_opened_id, round_closed_id, round_opened_id};
-use crate::learning::{ModelVersion, reward_hacking_signs, stop_reason};
+use crate::learning::evaluation::{self, Evaluations};
+use crate::learning::{ModelVersion, feedback, reward_hacking_signs, stop_reason};
 use crate::plan::{FeedbackSource, LearningPlan, Plan};
+use crate::rejection::Rejection;
 use crate::round::Round;
+use crate::round::ids::{closed_id, first_opened_id, next_opened_id};
+use crate::round::prompts::ExpectedModels;
 
 /// The state of an experiment.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -25,8 +29,7 @@ pub struct Experiment {
     /// The current reward model and policy, after the trainings so far; `None`: those of the plan.
     refined: Option<ModelVersion>,
     tuned: Option<ModelVersion>,
-    evaluations_requested: u32,
-    evaluations: Vec<PolicyEvaluated>,
+    evaluations: Evaluations,
     warnings: Vec<RewardHackingSuspected>,
     stopped: Option<StopDecided>,
     finished: bool,
@@ -40,10 +43,11 @@ pub struct Experiment {
 impl Experiment {
     /// Restores the fields that a snapshot leaves out.
     pub(crate) fn index(&mut self) {
-        let mut rounds = std::mem::take(&mut self.rounds);
-        for mut round in rounds.drain(..) {
-            round.index(self.opened_id(round.number()));
-            self.rounds.push(round);
+        let Some(plan) = &self.plan else { return };
+        let mut opened = first_opened_id(&plan.experiment);
+        for round in &mut self.rounds {
+            round.index(opened);
+            opened = next_opened_id(opened);
         }
     }
 
@@ -78,18 +82,12 @@ impl Experiment {
     /// The evaluations so far, number 0 first.
     #[must_use]
     pub fn evaluations(&self) -> &[PolicyEvaluated] {
-        &self.evaluations
+        self.evaluations.done()
     }
 
     /// Whether an evaluation was ever requested.
     pub(crate) fn evaluation_is_requested(&self) -> bool {
-        self.evaluations_requested > 0
-    }
-
-    /// The number of the evaluation that is requested and not done.
-    pub(crate) fn evaluation_awaited(&self) -> Option<u32> {
-        let made = u32::try_from(self.evaluations.len()).ok()?;
-        (made < self.evaluations_requested).then_some(made)
+        self.evaluations.requested() > 0
     }
 
     /// The warnings of reward hacking so far.
@@ -135,9 +133,10 @@ impl Experiment {
             learning.map(|learning| &learning.feedback).filter(|f| f.source == FeedbackSource::People);
         let open = self.rounds.last().filter(|round| !round.is_closed());
         // The evaluation of the first policy runs while people judge.
-        let idle = self.evaluations.len() == self.evaluations_requested as usize;
-        let goes_on = self.paused.is_none() && self.cancelled.is_none();
-        idle && goes_on
+        let is_idle = self.evaluations.pending().is_none();
+        let is_running = self.paused.is_none() && self.cancelled.is_none();
+        is_idle
+            && is_running
             && people.zip(open).is_some_and(|(plan, round)| round.learning().waits_for_feedback(plan))
     }
 
@@ -153,157 +152,105 @@ impl Experiment {
     /// # Errors
     /// The reason why the event may not happen.
     pub fn decide(&self, event: &Event) -> Result<(), Rejection> {
-        let Some(plan) = &self.plan else {
-            let starts = event.body::<ExperimentStarted>().is_some();
-            return if starts { Ok(()) } else { Err(Rejection::NotStarted) };
-        };
-        if self.cancelled.is_some() {
-            return Err(Rejection::Cancelled);
+        if self.plan.is_none() && event.body::<ExperimentStarted>().is_some() {
+            return Ok(());
         }
-        if self.finished {
-            return Err(Rejection::Finished);
-        }
+        let plan = self.running()?;
         match event {
             Event::Experiment(e) => match e {
                 ExperimentEvent::Started(_) => Err(Rejection::AlreadyStarted),
                 // No step proposes a fork: see `decide_fork`.
                 ExperimentEvent::Forked(_) => Err(Rejection::NotAFork),
-                ExperimentEvent::Finished(e) => self.decide_finish(plan, e),
+                ExperimentEvent::Finished(_) => self.decide_due(event),
             },
             // No step proposes an operator command: see `decide_command`.
             Event::Operator(_) => Err(Rejection::NotAStep),
-            Event::Round(e) => self.decide_round(plan, e, event),
+            Event::Round(_) => self.decide_due(event),
             Event::Prompt(e) => self.decide_prompt(plan, e),
             Event::Feedback(e) => match e {
-                FeedbackEvent::Requested(e) => self.open_round(e.round)?.decide_asked(e),
-                FeedbackEvent::Received(e) => self.open_round(e.round)?.learning().decide_received(e),
-                FeedbackEvent::Settled(e) => self.decide_due(e.round, event),
+                FeedbackEvent::Requested(_) | FeedbackEvent::Settled(_) => self.decide_due(event),
+                FeedbackEvent::Received(e) => self.decide_received(e),
             },
             Event::Training(e) => self.decide_training(e, event),
             Event::Evaluation(e) => match e {
-                EvaluationEvent::Requested(_) => self.decide_due(self.next_round().saturating_sub(1), event),
-                EvaluationEvent::PolicyEvaluated(e) => self.decide_evaluated(e),
+                EvaluationEvent::Requested(_) => self.decide_due(event),
+                EvaluationEvent::PolicyEvaluated(e) => self.decide_evaluated(plan, e),
             },
         }
     }
 
-    fn decide_round(&self, plan: &Plan, e: &RoundEvent, event: &Event) -> Result<(), Rejection> {
-        match e {
-            RoundEvent::Opened(e) => self.decide_open(plan, e),
-            RoundEvent::PairSelected(e) => self.open_round(e.round)?.decide_selected(e),
-            RoundEvent::Evaluated(e) => self.open_round(e.round)?.decide_complete(),
-            RoundEvent::Closed(e) if plan.learning.is_none() => self.open_round(e.round)?.decide_complete(),
-            // These conclusions may happen exactly when they are due.
-            RoundEvent::Closed(_) | RoundEvent::RewardHackingSuspected(_) | RoundEvent::StopDecided(_) => {
-                self.decide_due(e.round(), event)
-            }
+    /// Checks whether the round step may propose conclusions: not while the experiment is paused or over. They
+    /// must be those that are [`due`](Self::due).
+    pub(crate) fn decide_conclusion(&self) -> Result<(), Rejection> {
+        self.running()?;
+        if self.paused.is_some() { Err(Rejection::Paused) } else { Ok(()) }
+    }
+
+    fn decide_due(&self, event: &Event) -> Result<(), Rejection> {
+        self.decide_conclusion()?;
+        let is_due = self.due().is_some_and(|due| due.events.contains(event));
+        if is_due { Ok(()) } else { Err(Rejection::NotDue) }
+    }
+
+    /// The plan, if the experiment has started and is not over.
+    fn running(&self) -> Result<&Plan, Rejection> {
+        let plan = self.plan.as_ref().ok_or(Rejection::NotStarted)?;
+        if self.cancelled.is_some() {
+            Err(Rejection::Cancelled)
+        } else if self.finished {
+            Err(Rejection::Finished)
+        } else {
+            Ok(plan)
         }
     }
 
     fn decide_prompt(&self, plan: &Plan, e: &PromptEvent) -> Result<(), Rejection> {
-        let round = self.open_round(e.round())?;
-        match e {
-            PromptEvent::Admitted(e) => round.decide_admit(e),
-            PromptEvent::Sampled(e) => {
-                let policy = self.tuned.as_ref().map_or(&plan.policy.fingerprint, |tuned| &tuned.fingerprint);
-                round.decide_sampled(plan, policy, e)
-            }
-            PromptEvent::Scored(e) => {
-                let model =
-                    self.refined.as_ref().map_or(&plan.reward.fingerprint, |refined| &refined.fingerprint);
-                round.decide_scored(model, e)
-            }
-            PromptEvent::Measured(e) => round.decide_measured(e),
-            PromptEvent::SetAside(e) => round.decide_set_aside(e),
-        }
+        let expected = ExpectedModels {
+            samples: plan.sampling.samples,
+            policy: self.policy_fingerprint(plan),
+            reward_model: self.reward_model_fingerprint(plan),
+        };
+        let decided = self.open_round(e.round())?.prompt_states().decide(expected, e);
+        decided.map_err(|reason| Rejection::Prompt { prompt_id: e.prompt_id().clone(), reason })
+    }
+
+    fn decide_received(&self, e: &FeedbackReceived) -> Result<(), Rejection> {
+        let decided = self.open_round(e.round)?.learning().feedback().decide_received(e);
+        decided.map_err(|reason| Rejection::Comparison { round: e.round, comparison: e.comparison, reason })
     }
 
     fn decide_training(&self, e: &TrainingEvent, event: &Event) -> Result<(), Rejection> {
-        match e {
-            TrainingEvent::Requested(e) => self.decide_due(e.round, event),
-            TrainingEvent::Started(e) => self.open_round(e.round)?.learning().decide_started(e),
-            TrainingEvent::Progressed(e) => self.open_round(e.round)?.learning().decide_progressed(e),
-            TrainingEvent::LeaseExpired(e) => self.open_round(e.round)?.learning().decide_expired(e),
-            TrainingEvent::RewardModelRefined(e) => self.open_round(e.round)?.learning().decide_refined(e),
-            TrainingEvent::PolicyTuned(e) => self.open_round(e.round)?.learning().decide_tuned(e),
+        if event.is_conclusion() {
+            return self.decide_due(event);
         }
+        let (round, stage) = (e.round(), e.stage());
+        let decided = self.open_round(round)?.learning().trainings().decide(e);
+        decided.map_err(|reason| Rejection::Training { round, stage, reason })
     }
 
-    /// Checks whether the round step may propose conclusions: they wait while the experiment is paused.
-    pub(crate) fn decide_conclusion(&self) -> Result<(), Rejection> {
-        if self.paused.is_some() { Err(Rejection::Paused) } else { Ok(()) }
+    fn decide_evaluated(&self, plan: &Plan, e: &PolicyEvaluated) -> Result<(), Rejection> {
+        let (policy, reward_model) = (self.policy_fingerprint(plan), self.reward_model_fingerprint(plan));
+        let decided = self.evaluations.decide_evaluated(policy, reward_model, e);
+        decided.map_err(|reason| Rejection::Evaluation { evaluation: e.evaluation, reason })
     }
 
-    fn decide_open(&self, plan: &Plan, opened: &RoundOpened) -> Result<(), Rejection> {
-        let next = self.next_round();
-        let previous_closed = self.rounds.last().is_none_or(Round::is_closed);
-        if opened.round == next
-            && previous_closed
-            && self.stopped.is_none()
-            && next < plan.rounds
-            && opened.prompts == plan.prompts.count
-        {
-            Ok(())
-        } else {
-            Err(Rejection::Round { round: opened.round, reason: "it is not the next round to open" })
-        }
+    fn policy_fingerprint<'a>(&'a self, plan: &'a Plan) -> &'a str {
+        self.tuned.as_ref().map_or(&plan.policy.fingerprint, |tuned| &tuned.fingerprint)
     }
 
-    fn decide_due(&self, round: u32, event: &Event) -> Result<(), Rejection> {
-        let due = self.due().is_some_and(|due| due.events.contains(event));
-        if due { Ok(()) } else { Err(Rejection::Round { round, reason: "the event is not due" }) }
-    }
-
-    fn decide_evaluated(&self, e: &PolicyEvaluated) -> Result<(), Rejection> {
-        let reject = |reason| Err(Rejection::Evaluation { evaluation: e.evaluation, reason });
-        let current = |version: Option<ModelVersion>, fingerprint: &str| {
-            version.is_some_and(|version| version.fingerprint == fingerprint)
-        };
-        if e.evaluation as usize != self.evaluations.len() || e.evaluation >= self.evaluations_requested {
-            return reject("no evaluation with this number is pending");
-        }
-        // The initial policy is evaluated before any training.
-        if !current(self.policy(), &e.policy) || !current(self.reward_model(), &e.reward_model) {
-            return reject("its models are other models than the current ones");
-        }
-        let figures = [e.proxy_reward, e.refined_reward, [e.kl, e.response_tokens], [e.stopped, 0.0]];
-        let optional = [e.proxy_agreement, e.refined_agreement, e.mean_abs_pacs, e.kendall_tau];
-        let mut figures =
-            figures.iter().flatten().chain(e.gold_reward.iter().flatten()).chain(optional.iter().flatten());
-        if figures.any(|figure| !figure.is_finite()) {
-            return reject("a figure is not finite");
-        }
-        Ok(())
-    }
-
-    fn decide_finish(&self, plan: &Plan, finished: &ExperimentFinished) -> Result<(), Rejection> {
-        let all_closed = self.rounds.last().is_some_and(Round::is_closed);
-        let done = self.next_round();
-        if all_closed && (done == plan.rounds || self.stopped.is_some()) && finished.rounds == done {
-            Ok(())
-        } else {
-            Err(Rejection::Round { round: finished.rounds, reason: "rounds are left to do" })
-        }
+    fn reward_model_fingerprint<'a>(&'a self, plan: &'a Plan) -> &'a str {
+        self.refined.as_ref().map_or(&plan.reward.fingerprint, |refined| &refined.fingerprint)
     }
 
     fn open_round(&self, round: u32) -> Result<&Round, Rejection> {
         match self.rounds.last() {
             Some(open) if open.number() == round && !open.is_closed() => Ok(open),
-            _ => Err(Rejection::Round { round, reason: "it is not the open round" }),
+            _ => Err(Rejection::RoundNotOpen { round }),
         }
     }
 
     fn next_round(&self) -> u32 {
         self.rounds.last().map_or(0, |round| round.number() + 1)
-    }
-
-    /// The id of the event that opens this round, after the rounds so far.
-    fn opened_id(&self, round: u32) -> EventId {
-        match (self.rounds.last(), &self.plan) {
-            (Some(last), _) if last.number() + 1 == round => next_round_opened_id(last.opened()),
-            (_, Some(plan)) => round_opened_id(plan, round),
-            (_, None) => EventId(uuid::Uuid::nil()),
-        }
     }
 
     /// Applies a recorded event. An event that does not fit the state changes nothing.
@@ -330,17 +277,19 @@ impl Experiment {
             Event::Prompt(e) => self.evolve_last(|round| round.evolve_prompt(e)),
             Event::Feedback(e) => self.evolve_last(|round| round.evolve_feedback(e)),
             Event::Training(e) => self.evolve_training(e),
-            Event::Evaluation(e) => match e {
-                EvaluationEvent::Requested(e) => self.evaluations_requested = e.evaluation + 1,
-                EvaluationEvent::PolicyEvaluated(e) => self.evaluations.push(e.clone()),
-            },
+            Event::Evaluation(e) => self.evaluations.evolve(e),
         }
     }
 
     fn evolve_round(&mut self, event: &RoundEvent) {
         match event {
             RoundEvent::Opened(e) => {
-                self.rounds.push(Round::open(self.opened_id(e.round), e.round, e.prompts))
+                let opened = match (self.rounds.last(), &self.plan) {
+                    (Some(last), _) => next_opened_id(last.opened()),
+                    (None, Some(plan)) => first_opened_id(&plan.experiment),
+                    (None, None) => return,
+                };
+                self.rounds.push(Round::open(opened, e.round, e.prompts));
             }
             RoundEvent::RewardHackingSuspected(e) => self.warnings.push(e.clone()),
             RoundEvent::StopDecided(e) => self.stopped = Some(*e),
@@ -377,7 +326,7 @@ impl Experiment {
             Some(round) if !round.is_closed() => self.due_in_round(plan, round),
             last => {
                 let cause = match last {
-                    Some(round) => round_closed_id(round.opened()),
+                    Some(round) => closed_id(round.opened()),
                     None => EventId::of_experiment(&plan.experiment),
                 };
                 let round = self.next_round();
@@ -392,17 +341,17 @@ impl Experiment {
     }
 
     fn due_in_round(&self, plan: &Plan, round: &Round) -> Option<Due> {
-        if plan.learning.is_some() && self.evaluations_requested == 0 {
-            let first = EvaluationRequested { evaluation: 0 }.into();
-            return Some(Due { cause: round_opened_id(plan, 0), events: vec![first] });
+        if plan.learning.is_some() && self.evaluations.requested() == 0 {
+            return Some(evaluation::due(first_opened_id(&plan.experiment), 0));
         }
         let wanted = round.number() + 2;
-        if self.evaluations_requested < wanted {
+        let evaluated = self.evaluations.done().len();
+        if self.evaluations.requested() < wanted {
             // Training would change the models that the first evaluation still uses.
-            let waits = round.learning().settled().is_some() && self.evaluations.len() < wanted as usize - 1;
+            let waits = round.learning().settled().is_some() && evaluated < wanted as usize - 1;
             return round.due(plan).filter(|_| !waits);
         }
-        let evaluated = self.evaluations.len() == wanted as usize;
+        let evaluated = evaluated == wanted as usize;
         let learning = plan.learning.as_ref().filter(|_| evaluated)?;
         Some(Due { cause: round.opened(), events: self.close(round.number(), learning) })
     }
@@ -410,15 +359,57 @@ impl Experiment {
     /// The last events of a round with learning: warnings, the decision to stop, the close.
     fn close(&self, round: u32, learning: &LearningPlan) -> Vec<Event> {
         let mut events = Vec::new();
-        let signs = reward_hacking_signs(&learning.guards, &self.evaluations);
+        let signs = reward_hacking_signs(&learning.guards, self.evaluations.done());
         if !signs.is_empty() {
             events.push(RewardHackingSuspected { round, signs }.into());
         }
-        if let Some(reason) = stop_reason(&learning.guards, &self.evaluations) {
+        if let Some(reason) = stop_reason(&learning.guards, self.evaluations.done()) {
             events.push(StopDecided { round, reason }.into());
         }
         events.push(RoundClosed { round }.into());
         events
+    }
+
+    /// Returns the one possible cause of an event that is no conclusion; `None` if the state has none.
+    pub(crate) fn cause(&self, event: &Event) -> Option<EventId> {
+        let round = self.rounds.last()?;
+        match event {
+            Event::Prompt(e) => round.prompt_states().cause(round.opened(), e),
+            Event::Feedback(e) => match e {
+                FeedbackEvent::Received(e) => Some(feedback::requested_id(round.opened(), e.comparison)),
+                FeedbackEvent::Requested(_) | FeedbackEvent::Settled(_) => None,
+            },
+            Event::Training(e) => round.learning().trainings().cause(e),
+            Event::Evaluation(e) => match e {
+                EvaluationEvent::PolicyEvaluated(e) => self.evaluation_request(e.evaluation),
+                EvaluationEvent::Requested(_) => None,
+            },
+            Event::Experiment(_) | Event::Operator(_) | Event::Round(_) => None,
+        }
+    }
+
+    /// The id of an evaluation's request: of the initial policy, or of the policy tuned in the round before.
+    fn evaluation_request(&self, evaluation: u32) -> Option<EventId> {
+        let cause = match evaluation.checked_sub(1) {
+            None => self.rounds.first()?.opened(),
+            Some(round) => self.rounds.get(round as usize)?.learning().trainings().tuned()?,
+        };
+        Some(evaluation::requested_id(cause))
+    }
+
+    /// Returns the events of the open round that wait for a step other than the round step; none unless the
+    /// experiment runs.
+    pub(crate) fn unanswered(&self) -> Vec<EventId> {
+        let open =
+            self.rounds.last().filter(|round| !round.is_closed() && !self.is_over() && self.paused.is_none());
+        let Some((plan, round)) = self.plan.as_ref().zip(open) else { return Vec::new() };
+        let (opened, learning) = (round.opened(), round.learning());
+        let comparisons =
+            plan.learning.iter().flat_map(|plan| learning.feedback().unanswered(&plan.feedback, opened));
+        let evaluation =
+            self.evaluations.pending().and_then(|evaluation| self.evaluation_request(evaluation));
+        let prompts = round.prompt_states().unanswered(opened);
+        prompts.chain(comparisons).chain(learning.trainings().unanswered()).chain(evaluation).collect()
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 
-use crate::decision::Rejection;
 use crate::event::{
     CodecError, Event, EventId, ExperimentEvent, ExperimentForked, NewEvent, Recorded, Stage,
 };
@@ -14,6 +13,7 @@ use crate::event_ids::forked_id;
 use crate::experiment::Experiment;
 use crate::id::ExperimentId;
 use crate::plan::{LearningPlan, Plan};
+use crate::rejection::{ForkRejection, Rejection};
 use crate::replay::{Numbering, Replay, ReplayError, derived_id};
 use crate::round::Round;
 
@@ -154,12 +154,9 @@ impl Experiment {
         let open = self.rounds().last().filter(|round| !round.is_closed());
         let rounds = self.rounds().len();
         let (was, now) = (plan, &e.plan);
-        let always = Some("the shared history depends on it");
-        let sampled = open
-            .filter(|round| round.counts().sampled > 0)
-            .map(|_| "completions of the open round are recorded");
-        let selected =
-            open.and_then(Round::evaluation).map(|_| "the selection of the open round is recorded");
+        let always = Some(ForkRejection::Always);
+        let sampled = open.filter(|round| round.counts().sampled > 0).map(|_| ForkRejection::Sampled);
+        let selected = open.and_then(Round::evaluation).map(|_| ForkRejection::Selected);
         let fewer = (now.rounds as usize) < rounds;
         let fixed = [
             ("experiment.name", was.experiment != now.experiment, always),
@@ -167,7 +164,7 @@ impl Experiment {
             ("policy", was.policy != now.policy, always),
             ("reward", was.reward != now.reward, always),
             ("feedback", was.learning.is_some() != now.learning.is_some(), always),
-            ("experiment.rounds", fewer, Some("the history has more rounds")),
+            ("experiment.rounds", fewer, Some(ForkRejection::FewerRounds)),
             ("experiment.seed", was.seed != now.seed, sampled),
             ("generation", was.sampling != now.sampling, sampled),
             ("conflict.logprob", was.conflict.logprob != now.conflict.logprob, sampled),
@@ -187,15 +184,13 @@ impl Experiment {
         open: Option<&Round>,
     ) -> Result<(), Rejection> {
         let (asked, asks) = (&was.feedback, &now.feedback);
-        let trained = |stage, reason| open.and_then(|round| round.learning().training(stage)).map(|_| reason);
-        let selected =
-            open.and_then(Round::evaluation).map(|_| "the comparisons of the open round are recorded");
-        let settled = open
-            .and_then(|round| round.learning().settled())
-            .map(|_| "the feedback of the open round is settled");
-        let evaluated = self
-            .evaluation_is_requested()
-            .then_some("recorded evaluations used it, and later ones are compared with them");
+        let trained = |stage, reason: ForkRejection| {
+            open.and_then(|round| round.learning().training(stage)).map(|_| reason)
+        };
+        let selected = open.and_then(Round::evaluation).map(|_| ForkRejection::ComparisonsRequested);
+        let settled =
+            open.and_then(|round| round.learning().settled()).map(|_| ForkRejection::FeedbackSettled);
+        let evaluated = self.evaluation_is_requested().then_some(ForkRejection::Evaluated);
         first_fixed(&[
             ("feedback.opponent", asked.opponent != asks.opponent, selected),
             ("feedback.source", asked.source != asks.source, selected),
@@ -204,13 +199,9 @@ impl Experiment {
             (
                 "refinement",
                 was.refinement != now.refinement,
-                trained(Stage::Reward, "the training of the reward model uses it"),
+                trained(Stage::Reward, ForkRejection::RewardModelTrained),
             ),
-            (
-                "tuning",
-                was.tuning != now.tuning,
-                trained(Stage::Policy, "the training of the policy uses it"),
-            ),
+            ("tuning", was.tuning != now.tuning, trained(Stage::Policy, ForkRejection::PolicyTrained)),
             ("evaluation", was.evaluation != now.evaluation, evaluated),
         ])
     }
@@ -218,7 +209,7 @@ impl Experiment {
 
 /// Rejects the first setting that differs and is fixed. Each entry: key, whether it differs, reason why it is
 /// fixed.
-fn first_fixed(settings: &[(&'static str, bool, Option<&'static str>)]) -> Result<(), Rejection> {
+fn first_fixed(settings: &[(&'static str, bool, Option<ForkRejection>)]) -> Result<(), Rejection> {
     let refused =
         settings.iter().find_map(|(key, differs, why)| why.filter(|_| *differs).map(|why| (*key, why)));
     refused.map_or(Ok(()), |(key, reason)| Err(Rejection::Fork { key, reason }))

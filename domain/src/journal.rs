@@ -7,16 +7,16 @@
 //! of an event. The ledger checks its cause, its id and its place in the sequence, so that every accepted
 //! history passes a replay. A plausible but wrong figure cannot be detected.
 
-mod origin;
-
 use std::collections::HashSet;
 
-use crate::decision::Rejection;
-use crate::event::{Event, EventId, NewEvent, PromptAdmitted, Recorded, decode, follow_from};
+use crate::event::{
+    Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted, Recorded, decode, follow_from,
+};
 use crate::experiment::Experiment;
 use crate::id::ExperimentId;
 use crate::log::{Append, ExpectedVersion};
 use crate::operator::{OperatorCommand, recorded_as};
+use crate::rejection::{CommandRejection, Rejection};
 use crate::replay::{Replay, ReplayError};
 
 /// Number of remembered ids at which the ledger looks up which of them are durable.
@@ -41,8 +41,8 @@ pub struct Ledger {
 pub enum Decision {
     /// The proposal is accepted, and the ledger's state includes it. Append it now.
     Accepted(Accepted),
-    /// The proposal is rejected, and the state is unchanged. The reason is for a person to read.
-    Rejected(String),
+    /// The proposal is rejected, and the state is unchanged.
+    Rejected(Rejection),
 }
 
 /// An accepted proposal.
@@ -82,7 +82,7 @@ impl Ledger {
     /// result: redeliver them.
     #[must_use]
     pub fn unanswered(&self) -> Vec<EventId> {
-        origin::unanswered(&self.experiment)
+        self.experiment.unanswered()
     }
 
     /// Applies the next event of a history that another process writes.
@@ -113,6 +113,7 @@ impl Ledger {
     /// use dissent_domain::event::{EventId, NewEvent, RoundOpened};
     /// use dissent_domain::id::ExperimentId;
     /// use dissent_domain::journal::{Decision, Ledger};
+    /// use dissent_domain::rejection::Rejection;
     ///
     /// let experiment = ExperimentId::new("demo").unwrap();
     /// let opened = RoundOpened { round: 0, prompts: 10 }.into();
@@ -120,7 +121,7 @@ impl Ledger {
     /// let proposed = [NewEvent::new(id, None, "round", 0, &opened).unwrap()];
     /// let Ok(decision) =
     ///     Ledger::default().decide(&experiment, &proposed, 0, |_| Ok::<_, Infallible>(false));
-    /// assert_eq!(decision, Decision::Rejected("the experiment has not started".to_owned()));
+    /// assert_eq!(decision, Decision::Rejected(Rejection::NotStarted));
     /// ```
     pub fn decide<E>(
         &mut self,
@@ -143,7 +144,7 @@ impl Ledger {
         let concludes = fresh.iter().any(|(_, event)| event.is_conclusion());
         let fits = if concludes { self.fits_conclusion(&fresh, &is_known)? } else { fit_together(&fresh) };
         if let Err(reason) = fits {
-            return Ok(Decision::Rejected(reason.to_owned()));
+            return Ok(Decision::Rejected(reason));
         }
         self.forget_durable(&is_known)?;
         let expected = ExpectedVersion::Exact(self.version);
@@ -163,22 +164,45 @@ impl Ledger {
         let plan = self.experiment().plan().ok_or(Rejection::NotStarted)?;
         let experiment = plan.experiment.clone();
         let new = recorded_as(EventId::of_experiment(&experiment), event.clone(), time_us)
-            .map_err(|_| Rejection::Command("the command cannot be encoded"))?;
+            .map_err(|_| CommandRejection::NotEncodable)?;
         let expected = ExpectedVersion::Exact(self.version());
         self.take_command(new.id, &event.into());
         Ok(Some(Append { experiment, expected, events: vec![new] }))
     }
 
     /// Checks whether an event may happen, with this cause and id.
-    fn check(&self, experiment: &ExperimentId, new: &NewEvent) -> Result<Event, String> {
-        let event = decode(&new.event_type, new.schema_version, &new.body).map_err(|e| e.to_string())?;
-        self.experiment.decide(&event).map_err(|rejection| rejection.to_string())?;
+    fn check(&self, experiment: &ExperimentId, new: &NewEvent) -> Result<Event, Rejection> {
+        let event = decode(&new.event_type, new.schema_version, &new.body)?;
         if event.is_conclusion() {
-            self.experiment.decide_conclusion().map_err(|rejection| rejection.to_string())?;
+            // All conclusions of the proposal are compared with the due events: see `fits_conclusion`.
+            self.experiment.decide_conclusion()?;
         } else {
-            origin::check(&self.experiment, experiment, new, &event)?;
+            self.experiment.decide(&event)?;
+            self.check_origin(experiment, new, &event)?;
         }
         Ok(event)
+    }
+
+    /// Checks the cause and the id of an event that the rules allow.
+    fn check_origin(
+        &self,
+        experiment: &ExperimentId,
+        new: &NewEvent,
+        event: &Event,
+    ) -> Result<(), Rejection> {
+        if let Some(e) = event.body::<ExperimentStarted>() {
+            let is_its_own = e.plan.experiment == *experiment;
+            let is_first = new.causation.is_none() && new.id == EventId::of_experiment(experiment);
+            return if is_its_own && is_first { Ok(()) } else { Err(Rejection::OtherExperiment) };
+        }
+        let event_type = event.event_type();
+        let cause = self.experiment.cause(event).ok_or(Rejection::NoCause { event_type })?;
+        let id = cause.causing(event, event.number().unwrap_or(0));
+        if new.causation == Some(cause) && new.id == id {
+            Ok(())
+        } else {
+            Err(Rejection::WrongCause { event_type, cause, id, found: new.id })
+        }
     }
 
     /// Checks that conclusions are those that are due, from the first missing one on.
@@ -186,7 +210,7 @@ impl Ledger {
         &mut self,
         fresh: &[Fresh],
         is_known: impl Fn(EventId) -> Result<bool, E>,
-    ) -> Result<Result<(), &'static str>, E> {
+    ) -> Result<Result<(), Rejection>, E> {
         if self.conclusion.is_none() {
             self.conclusion = self.experiment.due().map(|due| {
                 let events = follow_from(due.cause, "", 0, &due.events).unwrap_or_default();
@@ -195,18 +219,15 @@ impl Ledger {
         }
         let due = self.conclusion.as_deref().unwrap_or_default();
         let first = fresh.first().map(|(id, _)| id);
-        let Some(at) = due.iter().position(|(id, _)| Some(id) == first) else {
-            return Ok(Err("the events are not those that are due"));
-        };
-        if !due.get(at..).is_some_and(|rest| rest.starts_with(fresh)) {
-            return Ok(Err("the events are not those that are due"));
-        }
+        let place = due.iter().position(|(id, _)| Some(id) == first);
+        let place = place.filter(|&at| due.get(at..).is_some_and(|rest| rest.starts_with(fresh)));
+        let Some(at) = place else { return Ok(Err(Rejection::NotDue)) };
         let before = at.checked_sub(1).and_then(|before| due.get(before));
         let in_order = match before {
             Some((id, _)) => self.undurable.contains(id) || is_known(*id)?,
             None => true,
         };
-        Ok(if in_order { Ok(()) } else { Err("another event is due first") })
+        Ok(if in_order { Ok(()) } else { Err(Rejection::NotNext) })
     }
 
     fn accept(&mut self, fresh: Vec<Fresh>, concludes: bool) -> Vec<Event> {
@@ -249,7 +270,7 @@ impl Ledger {
 
 /// Checks that events other than conclusions may be proposed together. Each was checked against the state
 /// before all of them, so no two may concern the same prompt.
-fn fit_together(fresh: &[Fresh]) -> Result<(), &'static str> {
+fn fit_together(fresh: &[Fresh]) -> Result<(), Rejection> {
     if fresh.len() < 2 {
         return Ok(());
     }
@@ -258,5 +279,5 @@ fn fit_together(fresh: &[Fresh]) -> Result<(), &'static str> {
     let differ = fresh.iter().all(|(_, event)| {
         event.body::<PromptAdmitted>().is_some_and(|e| prompts.insert(&e.prompt.prompt_id))
     });
-    if differ { Ok(()) } else { Err("only distinct prompts may be proposed together") }
+    if differ { Ok(()) } else { Err(Rejection::NotTogether) }
 }

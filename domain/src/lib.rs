@@ -11,7 +11,7 @@
 
 pub mod analysis;
 pub mod conflict;
-pub mod decision;
+pub mod due;
 pub mod event;
 pub mod event_ids;
 pub mod experiment;
@@ -28,6 +28,7 @@ pub mod prompt;
 #[cfg(test)]
 #[path = "../../tests/support/random.rs"]
 mod random;
+pub mod rejection;
 pub mod replay;
 #[cfg(test)]
 #[path = "../../tests/support/required.rs"]

@@ -7,12 +7,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::Rejection;
 use crate::event::{
     EventId, ExperimentCancelled, ExperimentPaused, ExperimentResumed, NewEvent, OperatorEvent,
 };
 use crate::experiment::Experiment;
 use crate::plan::Plan;
+use crate::rejection::{CommandRejection, Rejection};
 
 /// Longest name of an operator, in bytes.
 pub const BY_BYTES_MAX: usize = 256;
@@ -134,7 +134,7 @@ impl Experiment {
             | (Action::Pause, ExperimentStatus::Paused | ExperimentStatus::Created)
             | (Action::Start | Action::Resume, ExperimentStatus::Running) => return Ok(None),
             (Action::Start, ExperimentStatus::Paused) => {
-                return Err(Rejection::Command("the experiment was started before and is paused: resume it"));
+                return Err(CommandRejection::StartedBefore.into());
             }
             (Action::Cancel, _) => OperatorEvent::Cancelled(ExperimentCancelled { by, reason }),
             (Action::Pause, _) => {
@@ -165,25 +165,23 @@ impl Experiment {
         let (by, reason) = match event {
             OperatorEvent::Paused(e) => {
                 if self.paused().is_some() || e.number != self.pauses() {
-                    return Err(Rejection::Command(
-                        "the experiment is already paused, or this pause is over",
-                    ));
+                    return Err(CommandRejection::AlreadyPaused.into());
                 }
                 (&e.by, &e.reason)
             }
             OperatorEvent::Resumed(e) => {
                 if self.paused().is_none_or(|paused| paused.number != e.number) {
-                    return Err(Rejection::Command("this pause is not the current one"));
+                    return Err(CommandRejection::OtherPause.into());
                 }
                 (&e.by, &e.reason)
             }
             OperatorEvent::Cancelled(e) => (&e.by, &e.reason),
         };
         if by.len() > BY_BYTES_MAX {
-            return Err(Rejection::Command("the operator's name is longer than 256 bytes"));
+            return Err(CommandRejection::OperatorTooLong.into());
         }
         if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
-            return Err(Rejection::Command("the reason is longer than 2 KiB"));
+            return Err(CommandRejection::ReasonTooLong.into());
         }
         Ok(())
     }

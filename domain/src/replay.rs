@@ -5,8 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::conflict;
 use crate::event::{
-    CodecError, ConflictMeasured, Event, EventId, ExperimentEvent, ExperimentForked, FeedbackEvent,
-    PromptEvent, Recorded, RoundEvent, TrainingEvent,
+    CodecError, ConflictMeasured, Event, EventId, ExperimentForked, PromptEvent, Recorded, RoundOpened,
 };
 use crate::experiment::Experiment;
 use crate::id::{ExperimentId, PromptId};
@@ -166,30 +165,15 @@ pub(crate) struct Numbering {
 impl Numbering {
     /// The number of the next event of a stream.
     pub(crate) fn index(&mut self, event: &Event) -> u32 {
-        match event {
-            Event::Experiment(ExperimentEvent::Forked(_)) => {
-                self.forks += 1;
-                self.forks - 1
-            }
-            Event::Operator(e) => e.pause().unwrap_or(0),
-            Event::Round(RoundEvent::Opened(_)) => {
-                self.pairs = 0;
-                0
-            }
-            Event::Round(RoundEvent::PairSelected(_)) => {
-                self.pairs += 1;
-                self.pairs - 1
-            }
-            Event::Prompt(PromptEvent::Admitted(e)) => e.index,
-            Event::Feedback(FeedbackEvent::Requested(e)) => e.comparison,
-            Event::Training(TrainingEvent::Progressed(e)) => e.sequence,
-            Event::Experiment(_)
-            | Event::Round(_)
-            | Event::Prompt(_)
-            | Event::Feedback(_)
-            | Event::Training(_)
-            | Event::Evaluation(_) => 0,
+        if event.body::<RoundOpened>().is_some() {
+            self.pairs = 0;
         }
+        event.number().unwrap_or_else(|| {
+            let is_fork = event.body::<ExperimentForked>().is_some();
+            let counter = if is_fork { &mut self.forks } else { &mut self.pairs };
+            *counter += 1;
+            *counter - 1
+        })
     }
 
     /// Forks so far.
@@ -205,10 +189,9 @@ pub(crate) fn derived_id(
     event: &Event,
     index: u32,
 ) -> EventId {
-    match (cause, event) {
-        (None, _) => EventId::of_experiment(experiment),
-        (Some(cause), Event::Feedback(FeedbackEvent::Received(e))) => cause.judged_by(&e.annotator),
-        (Some(cause), _) => cause.caused(event.event_type().name(), index),
+    match cause {
+        None => EventId::of_experiment(experiment),
+        Some(cause) => cause.causing(event, index),
     }
 }
 
@@ -216,7 +199,7 @@ impl Verifier {
     fn check(&mut self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
         self.check_place(recorded)?;
         self.check_id(recorded, event)?;
-        self.check_decided(state, recorded, event)?;
+        Self::check_decided(state, recorded, event)?;
         if event.is_conclusion() {
             self.check_due(state, event)?;
         } else if let Event::Prompt(e) = event {
@@ -246,21 +229,16 @@ impl Verifier {
         Ok(())
     }
 
-    fn check_decided(&self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
+    fn check_decided(state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
         let decided = if let Event::Operator(command) = event {
             // A command may interrupt a decision of the round step, which continues after it.
             if recorded.event.causation != Some(EventId::of_experiment(&recorded.experiment)) {
                 return Err("an operator command must have the experiment's start as its cause".to_owned());
             }
             state.decide_command(command)
-        } else if !self.due.is_empty() {
-            if state.cancelled().is_some() {
-                return Err("the rules reject the event: the experiment was cancelled".to_owned());
-            }
-            if state.paused().is_some() && self.due.front() == Some(event) {
-                return Err("the rules reject the event: the experiment is paused".to_owned());
-            }
-            Ok(())
+        } else if event.is_conclusion() {
+            // `check_due` compares it with the due events.
+            state.decide_conclusion()
         } else if let Some(e) = event.body::<ExperimentForked>() {
             state.decide_fork(e)
         } else {

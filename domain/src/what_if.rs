@@ -9,11 +9,12 @@ use crate::conflict::{self, ConflictError};
 use crate::event::{
     ConflictMeasured, Event, FeedbackEvent, FeedbackRequested, PromptEvent, RoundEvent, RoundOpened,
 };
-use crate::event_ids::round_opened_id;
 use crate::feedback::Opponent;
 use crate::id::PromptId;
 use crate::plan::Plan;
-use crate::round::{PromptProgress, Round};
+use crate::round::PromptProgress;
+use crate::round::prompts::Prompts;
+use crate::round::selection::RoundSelection;
 
 /// Overlap of two selections.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -170,8 +171,9 @@ pub struct WhatIf {
 /// A round under both plans, with its recorded comparisons.
 #[derive(Debug)]
 struct RoundHistory {
-    recorded: Round,
-    changed: Round,
+    number: u32,
+    recorded: Prompts,
+    changed: Prompts,
     selected: BTreeSet<(PromptId, u32)>,
     /// The comparisons by number, each with its number of judgements.
     asked: Vec<(PromptId, [u32; 2], u64)>,
@@ -194,10 +196,10 @@ impl WhatIf {
     /// If conflict cannot be measured on recorded scores.
     pub fn apply(&mut self, event: &Event) -> Result<(), ConflictError> {
         if let Some(e) = event.body::<RoundOpened>() {
-            let round = Round::open(round_opened_id(&self.recorded, e.round), e.round, e.prompts);
             self.rounds.push(RoundHistory {
-                recorded: round.clone(),
-                changed: round,
+                number: e.round,
+                recorded: Prompts::new(e.prompts),
+                changed: Prompts::new(e.prompts),
                 selected: BTreeSet::new(),
                 asked: Vec::new(),
                 decided: false,
@@ -217,7 +219,7 @@ impl WhatIf {
 
     fn apply_to_prompt(&mut self, event: &PromptEvent) -> Result<(), ConflictError> {
         let Some(round) = self.rounds.last_mut() else { return Ok(()) };
-        round.recorded.evolve_prompt(event);
+        round.recorded.evolve(event);
         match event {
             PromptEvent::Sampled(e) => {
                 let kind = self.changed.conflict.logprob;
@@ -225,14 +227,14 @@ impl WhatIf {
                     let logprobs = e.completions.iter().map(|completion| completion.logprob_as(kind));
                     self.logprobs.insert(e.prompt.prompt_id.clone(), logprobs.collect());
                 }
-                round.changed.evolve_prompt(event);
+                round.changed.evolve(event);
             }
             PromptEvent::Measured(e) => {
                 let again = measured_again(&round.recorded, self.logprobs.remove(&e.prompt_id), e)?;
-                round.changed.evolve_prompt(&PromptEvent::Measured(again));
+                round.changed.evolve(&PromptEvent::Measured(again));
             }
             PromptEvent::Admitted(_) | PromptEvent::Scored(_) | PromptEvent::SetAside(_) => {
-                round.changed.evolve_prompt(event);
+                round.changed.evolve(event);
             }
         }
         Ok(())
@@ -247,18 +249,18 @@ impl WhatIf {
         WhatIfOutcome {
             total: rounds.iter().fold(Compared::none(), |total, round| total.plus(&round.compared)),
             rounds,
-            undecided: undecided.into_iter().map(|round| round.recorded.number()).collect(),
+            undecided: undecided.into_iter().map(|round| round.number).collect(),
         }
     }
 }
 
 /// Measures the conflict by the changed plan; returns the recorded one where both plans have the same kind.
 fn measured_again(
-    round: &Round,
+    prompts: &Prompts,
     logprobs: Option<Vec<f64>>,
     e: &ConflictMeasured,
 ) -> Result<ConflictMeasured, ConflictError> {
-    match (logprobs, round.progress(&e.prompt_id)) {
+    match (logprobs, prompts.progress(&e.prompt_id)) {
         (Some(logprobs), Some(PromptProgress::Measured { rewards, .. })) => {
             Ok(ConflictMeasured { conflict: conflict::measure(rewards, &logprobs)?, ..e.clone() })
         }
@@ -277,12 +279,14 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn of(round: &Round, plan: &Plan) -> Self {
-        let opponent = opponent(plan);
-        let (selected, asked) = round.selection_with(plan, opponent);
+    fn of(round: u32, prompts: &Prompts, plan: &Plan) -> Self {
+        let selection = RoundSelection::of(plan, round, prompts);
         Self {
-            answers: selected.into_iter().map(|e| (e.prompt_id, e.completion)).collect(),
-            pairs: asked.iter().map(|e| (e.prompt_id.clone(), unordered(e))).collect(),
+            answers: selection.pairs().map(|e| (e.prompt_id, e.completion)).collect(),
+            pairs: selection
+                .comparisons(opponent(plan))
+                .map(|e| (e.prompt_id.clone(), unordered(&e)))
+                .collect(),
         }
     }
 
@@ -341,9 +345,9 @@ impl RoundHistory {
             Chosen { answers: self.selected.clone(), pairs }
         } else {
             // Without feedback, both sides count the comparisons that the rule would request.
-            Chosen { answers: self.selected.clone(), ..Chosen::of(&self.recorded, recorded) }
+            Chosen { answers: self.selected.clone(), ..Chosen::of(self.number, &self.recorded, recorded) }
         };
-        let would = Chosen::of(&self.changed, changed);
+        let would = Chosen::of(self.number, &self.changed, changed);
         let compared = Compared {
             recorded: was.cost(recorded),
             changed: would.cost(changed),
@@ -351,7 +355,7 @@ impl RoundHistory {
             answers: Overlap::of(&was.answers, &would.answers),
             comparisons: Overlap::of(&was.pairs, &would.pairs),
         };
-        RoundCompared { round: self.recorded.number(), compared, prompts: self.prompts(&was, &would) }
+        RoundCompared { round: self.number, compared, prompts: self.prompts(&was, &would) }
     }
 
     fn labels_missing(&self, would: &Chosen, changed: &Plan) -> u64 {
@@ -369,7 +373,7 @@ impl RoundHistory {
     fn prompts(&self, was: &Chosen, would: &Chosen) -> Vec<PromptCompared> {
         let (recorded, changed) = (by_prompt(&was.answers), by_prompt(&would.answers));
         let (recorded_pairs, changed_pairs) = (by_prompt(&was.pairs), by_prompt(&would.pairs));
-        let prompts = self.changed.prompts().filter_map(|(prompt_id, progress)| {
+        let prompts = self.changed.iter().filter_map(|(prompt_id, progress)| {
             let PromptProgress::Measured { conflict, .. } = progress else { return None };
             let compared = PromptCompared {
                 prompt_id: prompt_id.clone(),

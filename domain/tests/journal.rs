@@ -7,10 +7,13 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use dissent_domain::event::{
-    Event, EventId, ExperimentStarted, NewEvent, PromptAdmitted, RewardsScored, follow_from,
+    ConflictMeasured, Event, EventId, EventType, ExperimentStarted, NewEvent, PromptAdmitted, RewardsScored,
+    follow_from,
 };
 use dissent_domain::event_ids::round_opened_id;
 use dissent_domain::journal::{Accepted, Decision, Ledger};
+use dissent_domain::rejection::Rejection;
+use dissent_domain::round::PromptRejection;
 
 use support::{plan, prompt, sampled, scores};
 
@@ -41,13 +44,14 @@ impl Desk {
     }
 
     #[track_caller]
-    fn reject(&mut self, events: &[NewEvent], why: &str) {
+    fn reject(&mut self, events: &[NewEvent]) -> Rejection {
         let version = self.ledger.version();
-        match self.decide(events) {
-            Decision::Rejected(reason) => assert!(reason.contains(why), "{reason}"),
+        let rejection = match self.decide(events) {
+            Decision::Rejected(rejection) => rejection,
             Decision::Accepted(accepted) => panic!("accepted: {:?}", accepted.fresh),
-        }
+        };
         assert_eq!(self.ledger.version(), version);
+        rejection
     }
 
     fn due(&self) -> Vec<NewEvent> {
@@ -74,7 +78,7 @@ impl Desk {
             let scored = following(sampled[0].id, scored(index));
             let conflict = dissent_domain::conflict::measure(&scores(index, 2), &scores(index, 1)).unwrap();
             let prompt_id = prompt(index).prompt_id;
-            let measured = dissent_domain::event::ConflictMeasured { round: 0, prompt_id, conflict };
+            let measured = ConflictMeasured { round: 0, prompt_id, conflict };
             for events in [&sampled, &scored, &following(scored[0].id, measured.into())] {
                 desk.accept(events);
             }
@@ -136,30 +140,39 @@ fn an_event_that_occurs_twice_in_a_proposal_happens_once() {
 fn one_proposal_cannot_state_a_fact_twice() {
     let mut desk = Desk::admitted();
     let twice = follow_from(first_admitted(), "test", 0, &[sampled(0), sampled(0)]).unwrap();
-    desk.reject(&twice, "and the id");
+    assert!(matches!(desk.reject(&twice), Rejection::WrongCause { .. }));
     let mut prompts = Desk::default();
     prompts.accept(&[started()]);
     let opened = prompts.due();
     prompts.accept(&opened);
     let same = PromptAdmitted { round: 0, index: 1, prompt: prompt(0) }.into();
     let events = follow_from(round_opened_id(&plan(PROMPTS), 0), "prompt", 0, &[admit(0), same]).unwrap();
-    prompts.reject(&events, "only distinct prompts");
+    assert_eq!(prompts.reject(&events), Rejection::NotTogether);
 }
 
 #[test]
 fn an_event_needs_its_one_possible_cause() {
     let mut desk = Desk::admitted();
-    desk.reject(&following(EventId::of_experiment(&plan(1).experiment), sampled(0)), "must have the cause");
+    let other = following(EventId::of_experiment(&plan(1).experiment), sampled(0));
+    assert!(matches!(desk.reject(&other), Rejection::WrongCause { .. }));
     let mut events = following(first_admitted(), sampled(0));
     events[0].causation = None;
-    desk.reject(&events, "must have the cause");
+    let cause = first_admitted();
+    let id = events[0].id;
+    let event_type = EventType::CompletionsSampled;
+    let rejection = desk.reject(&events);
+    assert_eq!(rejection, Rejection::WrongCause { event_type, cause, id, found: id });
+    let text = format!(
+        "generation.completions_sampled must have the cause {cause} and the id {id}, not the id {id}"
+    );
+    assert_eq!(rejection.to_string(), text);
 }
 
 #[test]
 fn an_experiment_is_started_under_its_own_name() {
     let mut desk = Desk::default();
     let other = NewEvent { id: first_admitted(), ..started() };
-    desk.reject(&[other], "another experiment");
+    assert_eq!(desk.reject(&[other]), Rejection::OtherExperiment);
 }
 
 #[test]
@@ -172,8 +185,9 @@ fn figures_that_are_not_finite_are_rejected() {
     let mut conflict = dissent_domain::conflict::measure(&scores(0, 2), &scores(0, 1)).unwrap();
     conflict.pacs[1] = f64::NAN;
     let prompt_id = prompt(0).prompt_id;
-    let measured = dissent_domain::event::ConflictMeasured { round: 0, prompt_id, conflict };
-    desk.reject(&following(rewards[0].id, measured.into()), "not finite");
+    let measured = ConflictMeasured { round: 0, prompt_id: prompt_id.clone(), conflict };
+    let rejection = desk.reject(&following(rewards[0].id, measured.into()));
+    assert_eq!(rejection, Rejection::Prompt { prompt_id, reason: PromptRejection::ConflictNotFinite });
 }
 
 #[test]
@@ -200,12 +214,10 @@ fn conclusions_must_be_the_due_events_in_sequence() {
     let due = desk.due();
     assert!(due.len() > 3, "{}", due.len());
     let (first, rest) = due.split_at(2);
-    desk.reject(rest, "another event is due first");
-    desk.reject(&[due[0].clone(), due[2].clone()], "not those that are due");
-    desk.reject(
-        &[NewEvent { id: first_admitted().caused("elsewhere", 0), ..due[0].clone() }],
-        "not those that are due",
-    );
+    assert_eq!(desk.reject(rest), Rejection::NotNext);
+    assert_eq!(desk.reject(&[due[0].clone(), due[2].clone()]), Rejection::NotDue);
+    let elsewhere = NewEvent { id: first_admitted().caused("elsewhere", 0), ..due[0].clone() };
+    assert_eq!(desk.reject(&[elsewhere]), Rejection::NotDue);
     assert_eq!(desk.accept(first).fresh.len(), 2);
     assert_eq!(desk.accept(first).fresh.len(), 0);
     assert_eq!(desk.accept(rest).fresh.len(), rest.len());

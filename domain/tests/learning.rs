@@ -11,10 +11,12 @@ use dissent_domain::event::{
 };
 use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::feedback::{Opponent, Verdict};
+use dissent_domain::learning::{ComparisonRejection, EvaluationRejection, TrainingRejection};
 use dissent_domain::plan::{
     EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan, PromptSource,
     RefinementPlan, TuningPlan,
 };
+use dissent_domain::rejection::Rejection;
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
 use proptest::prelude::*;
 
@@ -232,12 +234,13 @@ fn an_annotator_judges_a_comparison_once_and_late_judgements_are_rejected() {
     let mut history = asked(changed(1, |learning| learning.feedback.overlap = 2));
     judge(&mut history, judgement(0, "ann", Verdict::First));
     let again = history.experiment.decide(&judgement(0, "ann", Verdict::Second).into());
-    assert!(again.unwrap_err().to_string().contains("already judged it"));
+    let rejected = |comparison, reason| Err(Rejection::Comparison { round: 0, comparison, reason });
+    assert_eq!(again, rejected(0, ComparisonRejection::AlreadyJudged));
     let unknown = history.experiment.decide(&judgement(99, "ann", Verdict::First).into());
-    assert!(unknown.unwrap_err().to_string().contains("unknown"));
+    assert_eq!(unknown, rejected(99, ComparisonRejection::Unknown));
     judge_all_by(&mut history, &["ben", "cyd"]);
     let late = history.experiment.decide(&judgement(0, "dan", Verdict::First).into());
-    assert!(late.unwrap_err().to_string().contains("settled"));
+    assert_eq!(late, rejected(0, ComparisonRejection::Settled));
 }
 
 fn judge_all_by(history: &mut History, annotators: &[&str]) {
@@ -275,7 +278,8 @@ fn a_training_whose_lease_expired_is_requested_again_from_its_last_checkpoint() 
     let requested = TrainingRequested::try_from(history.recorded.last().unwrap().decode().unwrap()).unwrap();
     assert_eq!((requested.attempt, requested.resume_from.as_deref()), (1, Some("checkpoint 5")));
     let late = history.experiment.decide(&progressed(0, Stage::Reward, 0, 6).into());
-    assert!(late.unwrap_err().to_string().contains("another attempt"));
+    let (round, stage, reason) = (0, Stage::Reward, TrainingRejection::OtherAttempt);
+    assert_eq!(late, Err(Rejection::Training { round, stage, reason }));
     train(&mut history, Stage::Reward, 1);
     train(&mut history, Stage::Policy, 0);
     evaluate(&mut history, 2.0, 0.1);
@@ -314,8 +318,8 @@ fn a_training_has_finite_figures() {
         metrics,
     };
     for event in [Event::from(progress), refined.into()] {
-        let refused = history.experiment.decide(&event).unwrap_err().to_string();
-        assert!(refused.contains("not finite"), "{refused}");
+        let (round, stage, reason) = (0, Stage::Reward, TrainingRejection::MetricNotFinite);
+        assert_eq!(history.experiment.decide(&event), Err(Rejection::Training { round, stage, reason }));
     }
 }
 
@@ -363,7 +367,8 @@ fn an_evaluation_of_other_models_is_rejected() {
     let decoded = history.recorded.iter().map(|recorded| recorded.decode().unwrap());
     let mut e = decoded.map(PolicyEvaluated::try_from).find_map(Result::ok).unwrap();
     e.evaluation = 1;
-    assert!(history.experiment.decide(&e.into()).unwrap_err().to_string().contains("other models"));
+    let rejection = Rejection::Evaluation { evaluation: 1, reason: EvaluationRejection::OtherModels };
+    assert_eq!(history.experiment.decide(&e.into()), Err(rejection));
 }
 
 proptest! {

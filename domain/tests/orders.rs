@@ -8,12 +8,13 @@ use std::convert::Infallible;
 use dissent_domain::event::{
     Event, EventId, ExperimentCancelled, ExperimentStarted, NewEvent, Recorded, follow_from,
 };
-use dissent_domain::fork::ForkBuilder;
+use dissent_domain::fork::{ForkBuilder, ForkError};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::journal::{Decision, Ledger};
 use dissent_domain::operator::{
     Action, BY_BYTES_MAX, ExperimentStatus, OperatorCommand, REASON_BYTES_MAX, created,
 };
+use dissent_domain::rejection::{CommandRejection, Rejection};
 use dissent_domain::replay::Replay;
 
 use support::{History, plan, replayed};
@@ -50,7 +51,7 @@ impl Desk {
         }
     }
 
-    fn propose(&mut self, events: Vec<NewEvent>) -> Result<(), String> {
+    fn propose(&mut self, events: Vec<NewEvent>) -> Result<(), Rejection> {
         let is_known = |id| Ok::<_, Infallible>(self.recorded.iter().any(|recorded| recorded.event.id == id));
         let Ok(decision) = self.ledger.decide(&plan(PROMPTS).experiment, &events, 0, is_known);
         match decision {
@@ -63,14 +64,14 @@ impl Desk {
     }
 
     /// Whether anything came of an order.
-    fn order(&mut self, action: Action) -> Result<bool, String> {
-        let append = self.ledger.command(&order(action), 0).map_err(|rejection| rejection.to_string())?;
+    fn order(&mut self, action: Action) -> Result<bool, Rejection> {
+        let append = self.ledger.command(&order(action), 0)?;
         let is_new = append.is_some();
         self.record(append.map_or_else(Vec::new, |append| append.events));
         Ok(is_new)
     }
 
-    fn conclude(&mut self) -> Result<(), String> {
+    fn conclude(&mut self) -> Result<(), Rejection> {
         let due = self.ledger.experiment().due().unwrap();
         self.propose(follow_from(due.cause, "round", 0, &due.events).unwrap())
     }
@@ -87,7 +88,7 @@ fn a_paused_experiment_concludes_nothing_and_resumes_where_it_was() {
     let opens = follow_from(due.cause, "round", 0, &due.events).unwrap();
     assert!(desk.order(Action::Pause).unwrap());
     assert_eq!(desk.ledger.experiment().due(), None);
-    assert_eq!(desk.propose(opens.clone()).unwrap_err(), "the experiment is paused");
+    assert_eq!(desk.propose(opens.clone()), Err(Rejection::Paused));
     assert!(desk.order(Action::Resume).unwrap());
     desk.propose(opens).unwrap();
     // Again, and under other ids.
@@ -132,10 +133,10 @@ fn a_cancelled_experiment_rejects_every_event() {
     assert!(desk.ledger.experiment().is_over() && desk.ledger.experiment().due().is_none());
     assert_ne!(desk.ledger.experiment().state_hash(), before);
     let opens = follow_from(due.cause, "round", 0, &due.events).unwrap();
-    assert_eq!(desk.propose(opens).unwrap_err(), "the experiment was cancelled");
+    assert_eq!(desk.propose(opens), Err(Rejection::Cancelled));
     assert!(!desk.order(Action::Cancel).unwrap(), "it is cancelled already");
     for action in [Action::Start, Action::Pause, Action::Resume] {
-        assert_eq!(desk.order(action).unwrap_err(), "the experiment was cancelled");
+        assert_eq!(desk.order(action), Err(Rejection::Cancelled));
     }
     replayed(&desk.recorded).unwrap();
 }
@@ -147,14 +148,14 @@ fn repeated_commands_change_nothing_and_unfitting_ones_are_rejected() {
     desk.conclude().unwrap();
     assert!(desk.order(Action::Pause).unwrap());
     assert!(!desk.order(Action::Pause).unwrap());
-    assert!(desk.order(Action::Start).unwrap_err().contains("resume it"));
+    assert_eq!(desk.order(Action::Start), Err(CommandRejection::StartedBefore.into()));
     let mut long = order(Action::Cancel);
     long.by = "x".repeat(BY_BYTES_MAX + 1);
-    assert!(desk.ledger.command(&long, 0).is_err());
+    assert_eq!(desk.ledger.command(&long, 0), Err(CommandRejection::OperatorTooLong.into()));
     long = OperatorCommand { reason: Some("x".repeat(REASON_BYTES_MAX + 1)), ..order(Action::Cancel) };
-    assert!(desk.ledger.command(&long, 0).is_err());
+    assert_eq!(desk.ledger.command(&long, 0), Err(CommandRejection::ReasonTooLong.into()));
     assert_eq!(desk.status(), ExperimentStatus::Paused);
-    assert!(Ledger::default().command(&order(Action::Pause), 0).is_err(), "nothing was started");
+    assert_eq!(Ledger::default().command(&order(Action::Pause), 0), Err(Rejection::NotStarted));
 }
 
 #[test]
@@ -163,7 +164,7 @@ fn steps_cannot_propose_operator_commands() {
     let cancelled = ExperimentCancelled { by: "a worker".into(), reason: None };
     let start = EventId::of_experiment(&plan(PROMPTS).experiment);
     let events = follow_from(start, "generation", 0, &[cancelled.into()]).unwrap();
-    assert!(desk.propose(events).unwrap_err().contains("only an operator command"));
+    assert_eq!(desk.propose(events), Err(Rejection::NotAStep));
     assert_eq!(desk.status(), ExperimentStatus::Running);
 }
 
@@ -224,6 +225,6 @@ fn a_fork_of_a_paused_experiment_is_not_paused_and_one_of_a_cancelled_one_shares
     desk.order(Action::Cancel).unwrap();
     let mut forking = ForkBuilder::new(name);
     desk.recorded.iter().for_each(|recorded| drop(forking.share(recorded).unwrap()));
-    let refused = forking.fork(plan(PROMPTS).experiment, forked, 0).unwrap_err().to_string();
-    assert_eq!(refused, "the experiment was cancelled");
+    let refused = forking.fork(plan(PROMPTS).experiment, forked, 0).unwrap_err();
+    assert!(matches!(refused, ForkError::Rejected(Rejection::Cancelled)), "{refused}");
 }

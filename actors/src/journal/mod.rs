@@ -134,7 +134,7 @@ impl Journal {
         };
         let is_known = |id| self.log.find(id).map(|known| known.is_some());
         match state.ledger.decide(&proposal.experiment, &proposal.events, now_us(), is_known)? {
-            Decision::Rejected(reason) => Ok(Err(reason)),
+            Decision::Rejected(reason) => Ok(Err(reason.to_string())),
             Decision::Accepted(Accepted { append, fresh }) => {
                 // A repeated event is no heartbeat.
                 if fresh.iter().any(|event| is_heartbeat(event.event_type())) {

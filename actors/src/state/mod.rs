@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dissent_domain::decision::Due;
+use dissent_domain::due::Due;
 use dissent_domain::event::{EventId, EventType, Recorded, Stage};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::id::ExperimentId;

@@ -3,7 +3,7 @@
 use super::{Event, EventType, upcast};
 
 /// A body that cannot be encoded or decoded.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// The event type is unknown: a newer program wrote the log.
     #[error("unknown event type {0:?}: this log was written by a newer version of dissent")]

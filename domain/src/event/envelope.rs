@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{CodecError, Event, FeedbackEvent, TrainingEvent, codec};
+use super::{CodecError, Event, FeedbackReceived, TrainingProgressed, codec};
 use crate::id::ExperimentId;
 
 /// Id of an event. It derives from the event's cause and is never random: a step that runs twice on the same
@@ -36,6 +36,14 @@ impl EventId {
     #[must_use]
     pub fn judged_by(self, annotator: &str) -> Self {
         Self(Uuid::new_v5(&self.0, annotator.as_bytes()))
+    }
+
+    /// The id of an event that `self` causes; `number` is its number among those of its type.
+    pub(crate) fn causing(self, event: &Event, number: u32) -> Self {
+        match event.body::<FeedbackReceived>() {
+            Some(judgement) => self.judged_by(&judgement.annotator),
+            None => self.caused(event.event_type().name(), number),
+        }
     }
 }
 
@@ -107,16 +115,15 @@ pub fn follow_from(
         .iter()
         .map(|event| {
             let name = event.event_type().name();
-            let id = if let Event::Feedback(FeedbackEvent::Received(e)) = event {
-                cause.judged_by(&e.annotator)
-            } else if let Event::Training(TrainingEvent::Progressed(e)) = event {
-                cause.caused(name, e.sequence)
-            } else {
-                let counter = counted.entry(name).or_insert(0);
-                *counter += 1;
-                cause.caused(name, *counter - 1)
+            let number = match event.body::<TrainingProgressed>() {
+                Some(heartbeat) => heartbeat.sequence,
+                None => {
+                    let counter = counted.entry(name).or_insert(0);
+                    *counter += 1;
+                    *counter - 1
+                }
             };
-            NewEvent::new(id, Some(cause), actor, time_us, event)
+            NewEvent::new(cause.causing(event, number), Some(cause), actor, time_us, event)
         })
         .collect()
 }

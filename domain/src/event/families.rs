@@ -1,5 +1,6 @@
 //! Fields that all events of a family have, and numbers that distinguish events of one type.
 
+use super::stage::Stage;
 use super::{
     EvaluationEvent, Event, ExperimentEvent, FeedbackEvent, OperatorEvent, PromptEvent, RoundEvent,
     TrainingEvent,
@@ -72,6 +73,19 @@ impl TrainingEvent {
             Self::PolicyTuned(e) => e.round,
         }
     }
+
+    /// The trained model.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Requested(e) => e.stage,
+            Self::Started(e) => e.stage,
+            Self::Progressed(e) => e.stage,
+            Self::LeaseExpired(e) => e.stage,
+            Self::RewardModelRefined(_) => Stage::Reward,
+            Self::PolicyTuned(_) => Stage::Policy,
+        }
+    }
 }
 
 impl EvaluationEvent {
@@ -114,6 +128,24 @@ impl Event {
             | Self::Feedback(_)
             | Self::Training(_)
             | Self::Evaluation(_) => None,
+        }
+    }
+
+    /// The number of the event among those of its type with the same cause. `None`: such events are counted in
+    /// the order of the stream.
+    pub(crate) fn number(&self) -> Option<u32> {
+        match self {
+            Self::Experiment(ExperimentEvent::Forked(_)) | Self::Round(RoundEvent::PairSelected(_)) => None,
+            Self::Operator(e) => Some(e.pause().unwrap_or(0)),
+            Self::Prompt(PromptEvent::Admitted(e)) => Some(e.index),
+            Self::Feedback(FeedbackEvent::Requested(e)) => Some(e.comparison),
+            Self::Training(TrainingEvent::Progressed(e)) => Some(e.sequence),
+            Self::Experiment(_)
+            | Self::Round(_)
+            | Self::Prompt(_)
+            | Self::Feedback(_)
+            | Self::Training(_)
+            | Self::Evaluation(_) => Some(0),
         }
     }
 

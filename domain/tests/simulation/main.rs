@@ -22,6 +22,7 @@ mod world;
 
 use std::panic::catch_unwind;
 
+use dissent_domain::rejection::Rejection;
 use random::Random;
 use world::World;
 
@@ -77,6 +78,6 @@ fn no_event_follows_a_cancellation() {
             Err(_) => panic!("seed {seed} failed"),
         }
     }
-    let refused = rejected.contains("the experiment was cancelled");
+    let refused = rejected.contains(&Rejection::Cancelled.to_string());
     assert!(refused, "what workers still say is refused, with the reason: {rejected:?}");
 }

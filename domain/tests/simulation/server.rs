@@ -96,7 +96,7 @@ impl Server {
             self.ledger.decide(&proposal.experiment, &proposal.events, now_ms * 1000, is_known);
         match decision {
             Decision::Rejected(reason) => {
-                self.rejected.insert(reason);
+                self.rejected.insert(reason.to_string());
                 broker.proposals.ack(tag);
             }
             Decision::Accepted(accepted) => {

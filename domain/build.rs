@@ -1,4 +1,4 @@
-//! Names the rules that a state is made by: a snapshot made by others is not used.
+//! Hashes the source of the rules. A snapshot with another hash is not used.
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! Times the conflict measurement on one core and prints JSON:
-//! `cargo run --release -p dissent-domain --example conflict_bench [prompts] [completions]`.
+//! Measures the time of the conflict measurement on one core and prints JSON: `cargo run --release -p
+//! dissent-domain --example conflict_bench [prompts] [completions]`.
 
 use std::hint::black_box;
 use std::io::Write;

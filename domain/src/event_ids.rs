@@ -8,8 +8,8 @@ use crate::learning::feedback;
 use crate::plan::Plan;
 use crate::round::{ids, prompts};
 
-/// The id of the event that opens this round. Takes time in proportion to `round`: a
-/// [`Round`](crate::round::Round) keeps its own.
+/// The id of the event that opens this round. Takes time in proportion to `round`; a
+/// [`Round`](crate::round::Round) stores its own.
 #[must_use]
 pub fn round_opened_id(plan: &Plan, round: u32) -> EventId {
     let first = ids::first_opened_id(&plan.experiment);

@@ -55,7 +55,7 @@ pub enum ForkError {
 pub struct ForkBuilder {
     name: ExperimentId,
     replay: Replay,
-    /// From the ids of the origin's events to those of the fork's.
+    /// The fork's id of each shared event, by its id in the origin.
     ids: HashMap<EventId, EventId>,
     numbering: Numbering,
     position: u64,
@@ -207,8 +207,8 @@ impl Experiment {
     }
 }
 
-/// Rejects the first setting that differs and is fixed. Each entry: key, whether it differs, reason why it is
-/// fixed.
+/// Rejects the first setting that differs and is fixed. An entry has the key, whether the setting differs,
+/// and the reason why it is fixed.
 fn first_fixed(settings: &[(&'static str, bool, Option<ForkRejection>)]) -> Result<(), Rejection> {
     let refused =
         settings.iter().find_map(|(key, differs, why)| why.filter(|_| *differs).map(|why| (*key, why)));

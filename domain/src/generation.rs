@@ -12,14 +12,15 @@ use crate::id::{ExperimentId, PromptId};
 pub struct SamplingParams {
     /// Completions per prompt, N ≥ 1. Conflict is only defined for N ≥ 2.
     pub samples: u32,
-    /// Logits are divided by this before sampling; 0 means greedy. Log-probabilities that are
-    /// reported are always those of the untempered model, whatever the temperature.
+    /// Logits are divided by this before sampling; 0 means greedy. Reported log-probabilities are always
+    /// those of the untempered model.
     pub temperature: f64,
-    /// Nucleus sampling: keep the smallest set of tokens whose tempered probability reaches this, in (0, 1].
+    /// Nucleus sampling, in (0, 1]: only the smallest set of tokens whose tempered probability reaches this
+    /// is sampled.
     pub top_p: f64,
-    /// Keep only the k most likely tokens; 0 keeps all.
+    /// Only the k most likely tokens are sampled; 0: all tokens.
     pub top_k: u32,
-    /// Most new tokens in a completion, the stop token included.
+    /// Largest number of new tokens in a completion, the stop token included.
     pub max_new_tokens: u32,
 }
 
@@ -35,9 +36,9 @@ impl Default for SamplingParams {
 pub struct SamplingParamError {
     /// The parameter's name, as in the configuration file.
     pub name: &'static str,
-    /// The value given.
+    /// The value found.
     pub value: f64,
-    /// The range it must lie in.
+    /// The allowed range.
     pub range: &'static str,
 }
 
@@ -102,7 +103,7 @@ impl Completion {
         if self.token_ids.is_empty() { 0.0 } else { self.logprob / self.token_ids.len() as f64 }
     }
 
-    /// The log-probability that conflict is measured on, in nats (or nats per token).
+    /// The log-probability of this kind, in nats or nats per token.
     #[must_use]
     pub fn logprob_as(&self, kind: LogprobKind) -> f64 {
         match kind {
@@ -112,8 +113,8 @@ impl Completion {
     }
 }
 
-/// Returns the seed of one completion. It depends only on the completion's identity: batches and restarts do
-/// not change the completion.
+/// Returns the seed of one completion. It depends only on the identity of the completion, so batches and
+/// restarts do not change the completion.
 #[must_use]
 pub fn sample_seed(
     experiment: &ExperimentId,

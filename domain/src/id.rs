@@ -16,7 +16,7 @@ pub enum IdError {
     /// The name is longer than [`ID_BYTES_MAX`].
     #[error("the {0} of {1} bytes is too long: at most {ID_BYTES_MAX} are allowed")]
     TooLong(&'static str, usize),
-    /// The name holds a character that is not allowed.
+    /// The name has a character that is not allowed.
     #[error("{name:?} cannot be the {kind}: {found:?} is not allowed ({allowed})")]
     Character {
         /// The kind of name.
@@ -30,8 +30,8 @@ pub enum IdError {
     },
 }
 
-/// The name of an experiment: letters, digits, `-`, `_` and `.`, not starting with a dot, so that it is
-/// safe as a file name and readable in a routing key.
+/// The name of an experiment: letters, digits, `-`, `_` and `.`, without a leading dot. It is safe as a file
+/// name and readable in a routing key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ExperimentId(String);
@@ -40,7 +40,7 @@ impl ExperimentId {
     /// Checks a name.
     ///
     /// # Errors
-    /// If it is empty, too long, or has a character outside `[A-Za-z0-9._-]`, or starts with a dot.
+    /// If it is empty or too long, has a character outside `[A-Za-z0-9._-]`, or starts with a dot.
     pub fn new(name: impl Into<String>) -> Result<Self, IdError> {
         const KIND: &str = "experiment name";
         let name = checked_length(KIND, name.into())?;

@@ -7,10 +7,10 @@ use std::pin::Pin;
 use crate::event::{EventId, NewEvent, Recorded};
 use crate::id::ExperimentId;
 
-/// The writer's expectation of a stream.
+/// Condition of an append on the stream's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectedVersion {
-    /// No expectation.
+    /// No condition.
     Any,
     /// The stream has no event.
     NoStream,
@@ -48,7 +48,7 @@ pub enum LogError {
     /// A size, a number of events or the length of a name is out of range.
     #[error("{what} {value} is out of range: use {allowed}")]
     OutOfRange {
-        /// The quantity, and of what.
+        /// The quantity.
         what: String,
         /// Its value.
         value: u64,
@@ -60,7 +60,7 @@ pub enum LogError {
         "the event log {log} has format {format}, this program knows formats up to {known}: a newer version of dissent wrote it"
     )]
     NewerFormat {
-        /// Place of the log.
+        /// Path of the log.
         log: String,
         /// Its format.
         format: u16,
@@ -95,17 +95,18 @@ pub type AdvanceListener = Box<dyn Fn(u64) + Send + Sync>;
 ///
 /// Reads see durable events only. All methods may be called from any thread; reads block on the disk.
 pub trait EventLog: Send + Sync + 'static {
-    /// Hands events to the writer. The future is ready when they are durable; dropping it does not take
-    /// the append back. Blocks while the writer's queue is full (back-pressure).
+    /// Passes events to the writer. The future is ready when they are durable; dropping it does not cancel
+    /// the append. Blocks while the writer's queue is full (back-pressure).
     fn append(&self, append: Append) -> AppendFuture;
 
-    /// Events after `position` (0: from the start), in order, at most `limit`. Fewer only at the end.
+    /// Reads the events after `position` (0: from the start), in order, at most `limit`. Returns fewer only
+    /// at the end of the log.
     ///
     /// # Errors
     /// If the log is damaged or unreadable.
     fn read(&self, after: u64, limit: usize) -> Result<Vec<Recorded>, LogError>;
 
-    /// Events of one stream with a version above `after`, in order, at most `limit`.
+    /// Reads the events of one stream with a version above `after`, in order, at most `limit`.
     ///
     /// # Errors
     /// If the log is damaged or unreadable.
@@ -116,40 +117,40 @@ pub trait EventLog: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Recorded>, LogError>;
 
-    /// The event with this id, if the log has it.
+    /// Returns the event with this id; `None` if the log lacks it.
     ///
     /// # Errors
     /// If the log is damaged or unreadable.
     fn find(&self, id: EventId) -> Result<Option<Recorded>, LogError>;
 
-    /// The streams there are, with the last version of each, in order of name.
+    /// Returns every stream with its last version, in the order of names.
     ///
     /// # Errors
     /// If the log is damaged or unreadable.
     fn streams(&self) -> Result<Vec<(ExperimentId, u64)>, LogError>;
 
-    /// The last durable position; 0 if the log is empty.
+    /// Returns the last durable position; 0 if the log is empty.
     fn head(&self) -> u64;
 
     /// Registers a listener, called from the writer's thread: it must not block and must not append.
     fn on_advance(&self, listener: AdvanceListener);
 
-    /// Remembers a small record (≤ 8 KiB) of a subscription. It becomes durable with the next batch of
-    /// events, or within a bounded time: losing the newest one only causes redelivery.
+    /// Stores a small record (≤ 8 KiB) of a subscription. It becomes durable with the next batch of events,
+    /// or within a bounded time. The loss of the newest record only causes redelivery.
     ///
     /// # Errors
     /// If the record is too large or the log is closed.
     fn store_cursor(&self, group: &str, record: Vec<u8>) -> Result<(), LogError>;
 
-    /// The last record stored for this subscription.
+    /// Returns the last record stored for this subscription.
     ///
     /// # Errors
     /// If the log is unreadable.
     fn load_cursor(&self, group: &str) -> Result<Option<Vec<u8>>, LogError>;
 
-    /// Makes everything handed over so far durable, cursors included. Blocks.
+    /// Makes all earlier appends and cursors durable. Blocks.
     ///
     /// # Errors
-    /// As a write.
+    /// If the disk fails or the log is closed.
     fn flush(&self) -> Result<(), LogError>;
 }

@@ -1,6 +1,6 @@
 //! Operator commands: start, pause, resume or cancel an experiment.
 //!
-//! No step proposes an operator command. Its event has the experiment's start as its cause, and pauses are
+//! No step proposes an operator command. Its event has the experiment's start as its cause. Pauses are
 //! numbered, so that a repeated command has the same id. A paused experiment begins no new work: no event is
 //! *due*, and steps handle no deliveries. Work in progress is still recorded, so the results equal those of a
 //! run without a pause.

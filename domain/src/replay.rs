@@ -27,7 +27,7 @@ pub enum ReplayError {
     Gap {
         /// Its position in the log.
         position: u64,
-        /// The version before it.
+        /// The previous version.
         previous: u64,
         /// Its version.
         found: u64,
@@ -45,7 +45,7 @@ pub enum ReplayError {
 }
 
 impl ReplayError {
-    /// The position of the event at fault.
+    /// The position of the contradicting event.
     #[must_use]
     pub fn position(&self) -> u64 {
         match self {
@@ -145,7 +145,7 @@ impl Replay {
 struct Verifier {
     logprobs: HashMap<PromptId, Vec<f64>>,
     rewards: HashMap<PromptId, Vec<f64>>,
-    /// The rest of the round step's last decision.
+    /// The missing events of the current decision.
     due: VecDeque<Event>,
     numbering: Numbering,
     /// Every event so far: a cause must be among them.
@@ -154,7 +154,7 @@ struct Verifier {
     checked: u64,
 }
 
-/// Numbers the events of one type with the same cause.
+/// Numbers of events of one type with the same cause.
 #[derive(Debug, Default)]
 pub(crate) struct Numbering {
     /// Pairs selected so far in the open round.
@@ -205,7 +205,7 @@ impl Verifier {
         } else if let Event::Prompt(e) = event {
             self.check_prompt(state, e)?;
         }
-        // Other results come from outside: only their admissibility can be checked.
+        // Other events are results from outside: only the rules can check them, not a second computation.
         self.checked += 1;
         Ok(())
     }

@@ -9,12 +9,12 @@ pub enum RewardKind {
     /// Larger is better.
     #[default]
     Reward,
-    /// Larger is worse, as in Safe-RLHF's cost models: negated before anything else sees it.
+    /// Larger is worse, as in the cost models of Safe-RLHF. The reward step negates it.
     Cost,
 }
 
 impl RewardKind {
-    /// The reward for a raw model score: always "larger is better".
+    /// Returns the reward for a raw score of the model: larger is better.
     #[must_use]
     pub fn reward(self, score: f64) -> f64 {
         match self {

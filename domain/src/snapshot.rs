@@ -23,7 +23,7 @@ pub struct Snapshot {
     /// The id of that event.
     pub last: EventId,
     /// The time of that event. Ids do not depend on the content: after the restore of an older log, repeated
-    /// work makes another history with the same ids, at other times.
+    /// work makes another history with the same ids and other times.
     pub time_us: u64,
     state: Experiment,
 }

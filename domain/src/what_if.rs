@@ -1,5 +1,5 @@
-//! Selection under other settings: selects each round again from the recorded scores. No model runs, so from
-//! the second round on the scores come from models that learnt from the recorded feedback.
+//! Selection under other settings: selects each round again from the recorded scores. No model runs. From the
+//! second round on, the scores come from models that learnt from the recorded feedback.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

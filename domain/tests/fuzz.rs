@@ -1,4 +1,5 @@
-//! Bytes from outside: event bodies and judgements, arbitrary and made wrong. `PROPTEST_CASES` sets how many.
+//! Untrusted bytes: event bodies and judgements, arbitrary and mutated. `PROPTEST_CASES` sets the number of
+//! cases.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod mutation;
@@ -16,7 +17,7 @@ use proptest::prelude::*;
 use mutation::{bounded, cases, mutated, mutations};
 use support::{plan, prompt, sampled};
 
-/// One of each shape of body: nested, with texts, lists, maps, options.
+/// Events with every kind of value: nested structs, texts, lists, maps, options.
 fn events() -> Vec<Event> {
     let judged = FeedbackReceived {
         round: 0,
@@ -62,8 +63,8 @@ fn events() -> Vec<Event> {
     ]
 }
 
-/// What can be read can be written, decided and applied.
-fn take(kind: EventType, body: &[u8]) {
+/// Decodes a body in bounded memory. A decoded event is then encoded, decided and applied.
+fn decode_and_apply(kind: EventType, body: &[u8]) {
     let Ok(event) = bounded(body.len(), || decode(kind.name(), kind.version(), body)) else { return };
     encode(&event).unwrap();
     let mut experiment = Experiment::default();
@@ -82,7 +83,7 @@ proptest! {
         kind in prop::sample::select(EventType::ALL.to_vec()),
         body in prop::collection::vec(any::<u8>(), 0..300),
     ) {
-        take(kind, &body);
+        decode_and_apply(kind, &body);
     }
 
     #[test]
@@ -90,14 +91,14 @@ proptest! {
         event in prop::sample::select(events()), mutations in mutations(),
     ) {
         let body = mutated(&encode(&event).unwrap(), &mutations);
-        take(event.event_type(), &body);
+        decode_and_apply(event.event_type(), &body);
     }
 
     #[test]
     fn decoding_a_body_of_another_type_never_panics(
         event in prop::sample::select(events()), kind in prop::sample::select(EventType::ALL.to_vec()),
     ) {
-        take(kind, &encode(&event).unwrap());
+        decode_and_apply(kind, &encode(&event).unwrap());
     }
 
     #[test]
@@ -108,7 +109,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_name_or_none(name: String, type_name: String, version: u16) {
+    fn any_text_is_a_name_or_an_error_without_panic(name: String, type_name: String, version: u16) {
         let _ = (ExperimentId::new(name.clone()), PromptId::new(name));
         prop_assert!(decode(&type_name, version, &[]).is_err());
     }
@@ -124,7 +125,7 @@ fn bodies_with_false_lengths_or_endless_nesting_are_rejected() {
         ] {
             assert!(bounded(claim.len(), || decode(kind.name(), kind.version(), claim)).is_err());
         }
-        // A map with an unknown key, whose value is an array in an array in an array.
+        // A map with an unknown key and deeply nested arrays as its value.
         let mut nested = vec![0x81, 0xa1, b'x'];
         nested.resize(200_000, 0x91);
         assert!(bounded(nested.len(), || decode(kind.name(), kind.version(), &nested)).is_err());

@@ -1,5 +1,5 @@
-//! The bytes of every event version ever written, decoded for ever. A test that fails here says that old logs
-//! could no longer be read: add a version and an upcast, never change these files.
+//! Golden bytes of every event version. A failing test means that this program cannot read old logs: add a
+//! version and an upcast, and never change these files.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
@@ -257,7 +257,7 @@ fn every_event_type_has_golden_bytes() {
 }
 
 #[test]
-fn the_newest_version_is_read_as_it_was_written() {
+fn the_newest_version_decodes_to_the_encoded_event() {
     for event in newest() {
         let kind = event.event_type();
         let path = golden_path(kind, kind.version());
@@ -268,20 +268,20 @@ fn the_newest_version_is_read_as_it_was_written() {
     }
 }
 
-/// What a program makes of golden bytes.
+/// Decodes the golden bytes of a version.
 fn decoded(kind: EventType, version: u16) -> Event {
     let golden = std::fs::read_to_string(golden_path(kind, version)).unwrap();
     decode(kind.name(), version, &bytes(golden.trim())).unwrap()
 }
 
 #[test]
-fn version_1_of_a_start_is_one_that_does_not_say_by_which_program() {
+fn version_1_of_a_start_names_no_program() {
     let started = ExperimentStarted { program: None, ..started() };
     assert_eq!(decoded(EventType::ExperimentStarted, 1), started.into());
 }
 
 #[test]
-fn every_version_that_was_ever_written_has_golden_bytes() {
+fn every_version_has_golden_bytes() {
     for kind in EventType::ALL {
         for version in 1..=kind.version() {
             assert!(golden_path(*kind, version).is_file(), "{} v{version}", kind.name());
@@ -291,7 +291,7 @@ fn every_version_that_was_ever_written_has_golden_bytes() {
 }
 
 #[test]
-fn a_version_says_no_more_than_it_could_then() {
+fn an_old_version_rejects_newer_fields() {
     let body = encode(&started().into()).unwrap();
     assert!(decode("experiment.started", 1, &body).is_err(), "version 1 named no program");
 }
@@ -306,7 +306,7 @@ fn an_unknown_type_or_version_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_body_cut_anywhere_is_an_error_and_no_panic() {
+fn a_truncated_body_is_an_error_without_panic() {
     for event in newest() {
         let body = encode(&event).unwrap();
         for end in 0..body.len() {

@@ -1,4 +1,4 @@
-//! Whole histories, made by the rules alone: what a pipeline would do, without models.
+//! Whole histories, made by the rules without models.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
@@ -37,7 +37,7 @@ fn a_round_closes_only_when_its_last_prompt_is_done() {
 }
 
 #[test]
-fn a_prompt_set_aside_does_not_hold_up_the_round() {
+fn a_round_closes_although_a_prompt_is_set_aside() {
     let history = run_in_order(&[0, 1, 2], &[1]);
     let counts = history.experiment.rounds()[0].counts();
     assert!(history.experiment.is_finished());
@@ -45,14 +45,14 @@ fn a_prompt_set_aside_does_not_hold_up_the_round() {
 }
 
 #[test]
-fn replaying_a_history_gives_its_state_and_finds_every_decision_right() {
+fn a_replay_gives_the_state_and_confirms_every_decision() {
     let history = run_in_order(&[2, 0, 1], &[]);
     let replay = replayed(&history.recorded).unwrap();
     assert_eq!(replay.experiment(), &history.experiment);
     assert_eq!(replay.checked(), history.recorded.len() as u64);
 }
 
-/// Replaces the body of the first event of a type, and expects the replay to name its position.
+/// Changes the first event of a type. The replay must name its position.
 fn tampered(event_type: &str, change: impl Fn(Event) -> Event) {
     let mut history = run_in_order(&[0, 1, 2], &[]);
     let place = history.recorded.iter().position(|e| e.event.event_type == event_type).unwrap();
@@ -90,7 +90,7 @@ fn a_changed_evaluation_is_found() {
 }
 
 #[test]
-fn an_event_that_does_not_follow_from_its_cause_is_found() {
+fn an_event_with_an_id_of_another_cause_is_found() {
     let mut history = run_in_order(&[0, 1], &[]);
     let last = history.recorded.len() - 1;
     history.recorded[last].event.id = EventId::of_experiment(&ExperimentId::new("other").unwrap());
@@ -106,7 +106,7 @@ fn a_missing_event_is_found() {
 }
 
 #[test]
-fn work_on_a_prompt_that_is_done_is_rejected() {
+fn a_second_result_for_a_finished_prompt_is_rejected() {
     let mut history = History::start(2);
     let admitted = history.admit_all(2);
     history.process(0, admitted[0], false);
@@ -141,7 +141,7 @@ fn scores_that_are_not_finite_are_rejected() {
 }
 
 proptest! {
-    /// Whatever the order in which prompts are done, the round concludes with the same events.
+    /// For every order of finished prompts, the round concludes with the same events.
     #[test]
     fn the_order_of_arrival_does_not_change_the_conclusion(
         order in Just((0..12_u32).collect::<Vec<_>>()).prop_shuffle(),

@@ -1,4 +1,4 @@
-//! What a journal accepts, of proposers that nobody vouches for.
+//! Decisions on proposals of untrusted processes.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod support;
@@ -59,7 +59,7 @@ impl Desk {
         follow_from(due.cause, "round", 0, &due.events).unwrap()
     }
 
-    /// An experiment with its first round open and its prompts admitted.
+    /// An experiment with an open round and admitted prompts.
     fn admitted() -> Self {
         let mut desk = Self::default();
         desk.accept(&[started()]);
@@ -69,7 +69,7 @@ impl Desk {
         desk
     }
 
-    /// And with everything measured, so that the round's conclusion is due.
+    /// An experiment with measured prompts: the conclusion of the round is due.
     fn measured() -> Self {
         let mut desk = Self::admitted();
         for index in 0..PROMPTS {
@@ -128,7 +128,7 @@ fn an_accepted_event_is_not_decided_again_before_it_is_durable() {
 }
 
 #[test]
-fn an_event_that_occurs_twice_in_a_proposal_happens_once() {
+fn an_event_repeated_in_a_proposal_is_recorded_once() {
     let mut desk = Desk::admitted();
     let events = following(first_admitted(), sampled(0));
     let accepted = desk.accept(&[events.clone(), events].concat());
@@ -137,7 +137,7 @@ fn an_event_that_occurs_twice_in_a_proposal_happens_once() {
 }
 
 #[test]
-fn one_proposal_cannot_state_a_fact_twice() {
+fn two_events_for_one_prompt_in_a_proposal_are_rejected() {
     let mut desk = Desk::admitted();
     let twice = follow_from(first_admitted(), "test", 0, &[sampled(0), sampled(0)]).unwrap();
     assert!(matches!(desk.reject(&twice), Rejection::WrongCause { .. }));

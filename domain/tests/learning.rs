@@ -1,4 +1,5 @@
-//! Rounds that learn, made by the rules alone: feedback, refinement, tuning, evaluation, and the next round.
+//! Rounds with learning, made by the rules without models: feedback, refinement, tuning, evaluation, and the
+//! next round.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
@@ -53,7 +54,7 @@ fn changed(rounds: u32, change: impl Fn(&mut LearningPlan)) -> Plan {
     plan
 }
 
-/// A round measured and put up for feedback, the first policy evaluated.
+/// A round with requested comparisons, and an evaluation of the initial policy.
 fn asked(plan: Plan) -> History {
     let mut history = History::begin(plan);
     evaluate(&mut history, 1.0, 0.0);
@@ -175,7 +176,7 @@ fn train(history: &mut History, stage: Stage, attempt: u32) {
 }
 
 #[test]
-fn a_round_learns_and_the_next_one_works_with_what_it_learnt() {
+fn the_next_round_uses_the_models_that_a_round_trained() {
     let mut history = asked(learning_plan(2));
     for round in 0..2 {
         judge_all(&mut history, Verdict::First);
@@ -288,7 +289,7 @@ fn a_training_whose_lease_expired_is_requested_again_from_its_last_checkpoint() 
 }
 
 #[test]
-fn a_training_never_goes_back() {
+fn a_heartbeat_with_an_earlier_step_is_rejected() {
     let mut history = asked(learning_plan(1));
     judge_all(&mut history, Verdict::First);
     start(&mut history, Stage::Reward, 0);
@@ -300,7 +301,7 @@ fn a_training_never_goes_back() {
 }
 
 #[test]
-fn a_training_has_finite_figures() {
+fn training_metrics_that_are_not_finite_are_rejected() {
     let mut history = asked(learning_plan(1));
     judge_all(&mut history, Verdict::First);
     start(&mut history, Stage::Reward, 0);
@@ -323,7 +324,7 @@ fn a_training_has_finite_figures() {
     }
 }
 
-/// A round from its feedback to its end.
+/// Runs a round from its feedback to its end.
 fn finish(history: &mut History, change: impl Fn(&mut PolicyEvaluated)) {
     judge_all(history, Verdict::First);
     train(history, Stage::Reward, 0);
@@ -332,7 +333,7 @@ fn finish(history: &mut History, change: impl Fn(&mut PolicyEvaluated)) {
 }
 
 #[test]
-fn too_large_a_kl_divergence_ends_the_experiment() {
+fn a_kl_divergence_above_the_limit_ends_the_experiment() {
     let mut history = asked(changed(3, |learning| learning.guards.kl_max = Some(2.0)));
     finish(&mut history, |e| e.kl = 2.5);
     assert_eq!(history.experiment.stopped().unwrap().reason, StopReason::Kl);
@@ -341,7 +342,7 @@ fn too_large_a_kl_divergence_ends_the_experiment() {
 }
 
 #[test]
-fn a_reward_that_rises_while_gold_falls_is_a_warning_and_stops_only_if_asked() {
+fn a_reward_that_rises_while_gold_falls_warns_and_stops_only_if_configured() {
     for stop in [false, true] {
         let mut history = asked(changed(2, |learning| learning.guards.stop_on_reward_hacking = stop));
         finish(&mut history, |e| e.gold_reward = Some([0.5, 0.01]));
@@ -372,7 +373,7 @@ fn an_evaluation_of_other_models_is_rejected() {
 }
 
 proptest! {
-    /// However judgements are interleaved, what they add up to is the same.
+    /// For every order of judgements, the summary of the feedback is the same.
     #[test]
     fn the_order_of_judgements_does_not_change_the_result(
         order in Just((0..15_usize).collect::<Vec<_>>()).prop_shuffle(),

@@ -1,4 +1,4 @@
-//! What an operator may order, and what it does to an experiment.
+//! Operator commands and their effect on an experiment.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
@@ -21,7 +21,7 @@ use support::{History, plan, replayed};
 
 const PROMPTS: u32 = 3;
 
-/// A ledger with the history that it decided.
+/// A ledger and its recorded history.
 #[derive(Default)]
 struct Desk {
     ledger: Ledger,
@@ -63,7 +63,7 @@ impl Desk {
         }
     }
 
-    /// Whether anything came of an order.
+    /// Gives a command. Returns whether it caused an event.
     fn order(&mut self, action: Action) -> Result<bool, Rejection> {
         let append = self.ledger.command(&order(action), 0)?;
         let is_new = append.is_some();
@@ -82,7 +82,7 @@ impl Desk {
 }
 
 #[test]
-fn a_paused_experiment_concludes_nothing_and_resumes_where_it_was() {
+fn a_paused_experiment_has_no_conclusions_until_it_resumes() {
     let mut desk = Desk::started();
     let due = desk.ledger.experiment().due().unwrap();
     let opens = follow_from(due.cause, "round", 0, &due.events).unwrap();
@@ -91,7 +91,7 @@ fn a_paused_experiment_concludes_nothing_and_resumes_where_it_was() {
     assert_eq!(desk.propose(opens.clone()), Err(Rejection::Paused));
     assert!(desk.order(Action::Resume).unwrap());
     desk.propose(opens).unwrap();
-    // Again, and under other ids.
+    // A second pause, with other ids.
     assert!(desk.order(Action::Pause).unwrap() && desk.order(Action::Resume).unwrap());
     assert_eq!(replayed(&desk.recorded).unwrap().experiment(), desk.ledger.experiment());
     assert_eq!(desk.recorded.len(), 6);
@@ -134,7 +134,7 @@ fn a_cancelled_experiment_rejects_every_event() {
     assert_ne!(desk.ledger.experiment().state_hash(), before);
     let opens = follow_from(due.cause, "round", 0, &due.events).unwrap();
     assert_eq!(desk.propose(opens), Err(Rejection::Cancelled));
-    assert!(!desk.order(Action::Cancel).unwrap(), "it is cancelled already");
+    assert!(!desk.order(Action::Cancel).unwrap(), "it is already cancelled");
     for action in [Action::Start, Action::Pause, Action::Resume] {
         assert_eq!(desk.order(action), Err(Rejection::Cancelled));
     }
@@ -142,7 +142,7 @@ fn a_cancelled_experiment_rejects_every_event() {
 }
 
 #[test]
-fn repeated_commands_change_nothing_and_unfitting_ones_are_rejected() {
+fn repeated_commands_have_no_effect_and_impossible_ones_are_rejected() {
     let mut desk = Desk::started();
     assert!(!desk.order(Action::Start).unwrap() && !desk.order(Action::Resume).unwrap());
     desk.conclude().unwrap();
@@ -201,7 +201,7 @@ fn a_replay_finds_a_command_that_the_history_does_not_allow() {
 }
 
 #[test]
-fn a_fork_of_a_paused_experiment_is_not_paused_and_one_of_a_cancelled_one_shares_less() {
+fn a_fork_of_a_paused_experiment_runs_and_a_fork_after_a_cancellation_is_rejected() {
     let mut desk = Desk::started();
     desk.order(Action::Pause).unwrap();
     let name = ExperimentId::new("fork").unwrap();
@@ -217,7 +217,7 @@ fn a_fork_of_a_paused_experiment_is_not_paused_and_one_of_a_cancelled_one_shares
         replay.apply(&Recorded { position: version, experiment: name.clone(), version, event }).unwrap();
     }
     assert_eq!(replay.experiment().status(), ExperimentStatus::Running);
-    // Its own pauses have other ids than the one that it shares.
+    // A new pause of the fork has another id than the shared pause.
     let mut ledger = Ledger::from(replay);
     assert!(ledger.command(&order(Action::Pause), 0).unwrap().is_some());
     assert_eq!(ledger.experiment().paused().unwrap().number, 1);

@@ -2,18 +2,19 @@
 
 use super::ranks::midranks;
 
-/// The area under the ROC curve in [0, 1]: the probability that a random positive has a higher score than a
-/// random negative, ties counting half (Mann and Whitney's U over the number of such pairs, as
-/// `sklearn.metrics.roc_auc_score`). None without a positive or without a negative; items beyond the shorter
-/// list are not looked at.
+/// Returns the area under the ROC curve, in [0, 1]: the probability that a random positive has a higher score
+/// than a random negative. A tie counts half.
+///
+/// Computed as Mann and Whitney's U over the number of such pairs, like `sklearn.metrics.roc_auc_score`.
+/// Items beyond the shorter list are ignored. `None` without a positive or without a negative.
 #[must_use]
 pub fn auroc(scores: &[f64], positive: &[bool]) -> Option<f64> {
     let (wins, pairs) = mann_whitney(scores, positive);
     (pairs > 0.0).then(|| wins / pairs)
 }
 
-/// The area under the ROC curve with a third quantity held equal: only positives and negatives of the same
-/// stratum are compared, and every such pair counts the same. None if no stratum has both.
+/// Returns the area under the ROC curve with a third quantity held equal. Only a positive and a negative of
+/// the same stratum are compared, and all such pairs have the same weight. `None` if no stratum has both.
 #[must_use]
 pub fn stratified_auroc(scores: &[f64], positive: &[bool], stratum: &[u32]) -> Option<f64> {
     let strata = stratum.iter().max().map_or(0, |&most| most + 1);
@@ -29,7 +30,8 @@ pub fn stratified_auroc(scores: &[f64], positive: &[bool], stratum: &[u32]) -> O
     (pairs > 0.0).then(|| wins / pairs)
 }
 
-/// Pairs of a positive and a negative in which the positive is scored higher, ties half; and all such pairs.
+/// Returns the number of pairs of a positive and a negative in which the positive has the higher score, and
+/// the number of all such pairs. A tie counts half.
 fn mann_whitney(scores: &[f64], positive: &[bool]) -> (f64, f64) {
     let of = scores.len().min(positive.len());
     let ranks = midranks(&scores[..of]);

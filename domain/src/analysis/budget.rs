@@ -15,10 +15,11 @@ pub struct AtBudget {
     pub recall: f64,
 }
 
-/// Precision and recall among the `budget` items with the highest scores, for each budget. Where items with
-/// equal scores straddle a budget, it is what a draw among them finds on average, so that the order of the
-/// items says nothing. A budget beyond the number of items, or of 0, has no entry; without any positive there
-/// is none at all.
+/// Returns precision and recall among the `budget` items with the highest scores, for each budget.
+///
+/// Where the scores at a budget's end are equal, the figures are the mean over random draws of these items,
+/// so the order of the items has no effect. A budget of 0 or above the number of items has no entry. Without
+/// a positive the list is empty.
 #[must_use]
 pub fn at_budgets(scores: &[f64], positive: &[bool], budgets: &[usize]) -> Vec<AtBudget> {
     let found = expected_found(scores, positive);
@@ -30,9 +31,9 @@ pub fn at_budgets(scores: &[f64], positive: &[bool], budgets: &[usize]) -> Vec<A
     budgets.iter().filter_map(entry).collect()
 }
 
-/// The mean of the precision over all budgets from 1 to the number of items: one figure for how soon
-/// positives are found. How large it can be depends on the share of positives, so compare rules on the same
-/// items only. None without an item.
+/// Returns the mean precision over all budgets from 1 to the number of items. It is high where the positives
+/// have the highest scores. Its maximum depends on the share of positives, so compare rules on the same items
+/// only. `None` without items.
 #[must_use]
 pub fn mean_precision(scores: &[f64], positive: &[bool]) -> Option<f64> {
     let found = expected_found(scores, positive);
@@ -40,7 +41,8 @@ pub fn mean_precision(scores: &[f64], positive: &[bool]) -> Option<f64> {
     (!found.is_empty()).then(|| sum / found.len() as f64)
 }
 
-/// How many positives are among the first 1, 2, … items by descending score, ties averaged over their orders.
+/// Returns the number of positives among the first 1, 2, … items by descending score. Items with equal scores
+/// count with their mean over all orders.
 fn expected_found(scores: &[f64], positive: &[bool]) -> Vec<f64> {
     let of = scores.len().min(positive.len());
     let mut order = ascending(&scores[..of]);

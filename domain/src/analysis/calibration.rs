@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::interval::Interval;
 
-/// The normal distribution's 97.5 % quantile.
+/// The 97.5 % quantile of the standard normal distribution.
 const Z: f64 = 1.959_963_984_540_054;
 
 /// Pairs whose confidence lies in one range.
@@ -14,26 +14,26 @@ pub struct ReliabilityBin {
     pub from: f64,
     /// The greatest confidence; included in the last bin only.
     pub to: f64,
-    /// Pairs.
+    /// Number of pairs.
     pub pairs: usize,
-    /// Their mean confidence; 0 for no pair.
+    /// Their mean confidence; 0 without pairs.
     pub confidence: f64,
-    /// The share of them that is ordered right, a tie counting half; 0 for no pair.
+    /// The share of them in the right order, where a tie counts half; 0 without pairs.
     pub accuracy: f64,
 }
 
-/// How well the confidence σ(|margin|) of a Bradley–Terry model agrees with how often it is right.
+/// Agreement between the confidence σ(|margin|) of a Bradley–Terry model and its accuracy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Expected calibration error: the mean over pairs of |accuracy − confidence| of their bin (arXiv
-    /// 1706.04599), in [0, 0.5].
+    /// Expected calibration error (arXiv 1706.04599), in [0, 0.5]: the mean over pairs of |accuracy −
+    /// confidence| of their bin.
     pub expected_error: f64,
     /// Bins of equal width over [0.5, 1].
     pub bins: Vec<ReliabilityBin>,
 }
 
-/// The calibration of pairs by their margins, each the reward of the chosen answer less that of the other, in
-/// `bins` ≥ 1 bins. None for no pair.
+/// Returns the calibration of pairs in `bins` ≥ 1 bins. A margin is the reward of the chosen completion minus
+/// that of the other. `None` without pairs.
 #[must_use]
 pub fn calibration(margins: &[f64], bins: usize) -> Option<Calibration> {
     if margins.is_empty() || bins == 0 {
@@ -70,8 +70,8 @@ pub fn calibration(margins: &[f64], bins: usize) -> Option<Calibration> {
     Some(Calibration { expected_error, bins: sums.into_iter().enumerate().map(bin).collect() })
 }
 
-/// The share of pairs with a positive margin, ties counting half, with its 95 % interval after Wilson (1927).
-/// None for no pair.
+/// Returns the share of pairs with a positive margin, with its 95 % interval after Wilson (1927). A tie
+/// counts half. `None` without pairs.
 #[must_use]
 pub fn pairwise_accuracy(margins: &[f64]) -> Option<Interval> {
     if margins.is_empty() {
@@ -103,9 +103,9 @@ mod tests {
         assert!((seen - expected).abs() < 1e-6, "{seen} is not {expected}");
     }
 
-    /// scipy: `binomtest(7, 10).proportion_ci(method="wilson")`, and of 50 of 50.
+    /// Source: scipy, `binomtest(7, 10).proportion_ci(method="wilson")`, and the same for 50 of 50.
     #[test]
-    fn accuracies_have_wilson_s_interval() {
+    fn accuracy_has_the_wilson_interval() {
         let margins: Vec<f64> = (0..10).map(|pair| if pair < 7 { 1.0 } else { -1.0 }).collect();
         let accuracy = pairwise_accuracy(&margins).unwrap();
         near(accuracy.mean, 0.7);
@@ -128,7 +128,7 @@ mod tests {
         let sure = calibration(&[20.0, -20.0], 5).unwrap();
         near(sure.expected_error, 0.5);
         assert_eq!((sure.bins[4].pairs, sure.bins[4].to), (2, 1.0));
-        // A tie is a coin's throw, and is taken for one.
+        // A tie has confidence 0.5 and counts half.
         near(calibration(&[0.0], 1).unwrap().expected_error, 0.0);
         assert_eq!(calibration(&[], 5), None);
     }

@@ -1,4 +1,4 @@
-//! Won, lost or tied: decided by an interval, never by a mean.
+//! Won, lost or tied: the interval decides, never the mean.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,12 +12,13 @@ pub enum ComparisonResult {
     Won,
     /// The whole interval lies below 0.
     Lost,
-    /// The interval holds 0.
+    /// The interval contains 0.
     Tied,
 }
 
 impl ComparisonResult {
-    /// Decides by the interval of an advantage, positive where the first of the two is better.
+    /// Decides by the interval of an advantage. The advantage is positive where the first of the two is
+    /// better.
     #[must_use]
     pub fn of(advantage: &Interval) -> Self {
         if advantage.low > 0.0 {
@@ -29,7 +30,7 @@ impl ComparisonResult {
         }
     }
 
-    /// The verb.
+    /// The name of the result, as in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@ use crate::conflict::quantile;
 /// A figure with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
-    /// The estimate.
+    /// The estimate, a mean or another statistic.
     pub mean: f64,
     /// The lower end.
     pub low: f64,
@@ -19,8 +19,8 @@ pub struct Interval {
     pub n: usize,
 }
 
-/// The mean of independent observations with its 95 % interval by Student's t with n − 1 degrees of freedom.
-/// None for fewer than two: one observation says nothing about its spread.
+/// Returns the mean of n independent observations with its 95 % interval, by Student's t distribution with
+/// n − 1 degrees of freedom. `None` for fewer than two: a single observation has no spread.
 #[must_use]
 pub fn t_interval(observations: &[f64]) -> Option<Interval> {
     let n = observations.len();
@@ -32,10 +32,12 @@ pub fn t_interval(observations: &[f64]) -> Option<Interval> {
     Some(Interval { mean, low: mean - reach, high: mean + reach, n })
 }
 
-/// The 95 % interval of a statistic of `groups` that were drawn independently, such as prompts with all their
-/// pairs: the 2.5 % and 97.5 % quantiles over `resamples` draws of as many groups with replacement (the
-/// percentile bootstrap). The statistic is given the indices of the groups; draws for which it is undefined
-/// are left out. None if it is undefined for the groups themselves, or for more than half of the draws.
+/// Returns the 95 % interval of a statistic over independent groups, such as prompts with all their pairs.
+///
+/// The method is the percentile bootstrap: the 2.5 % and 97.5 % quantiles over `resamples` draws. Each draw
+/// takes as many groups, with replacement. The statistic receives the indices of the groups; draws for which
+/// it is undefined are left out. `None` if it is undefined for the groups themselves or for more than half of
+/// the draws.
 #[must_use]
 pub fn bootstrap_interval(
     groups: usize,
@@ -47,8 +49,8 @@ pub fn bootstrap_interval(
     one.into_iter().next().flatten()
 }
 
-/// [`bootstrap_interval`] of several statistics on the same draws; `statistics` gives as many values for
-/// every draw.
+/// Returns the [`bootstrap_interval`] of several statistics on the same draws. `statistics` returns the same
+/// number of values for each draw.
 #[must_use]
 pub fn bootstrap_intervals(
     groups: usize,
@@ -77,15 +79,16 @@ pub fn bootstrap_intervals(
     estimates.into_iter().zip(values).map(interval).collect()
 }
 
-/// Uniform in 0..count. The remainder of 64 bits is uneven by less than 2⁻⁴⁰ for any number of groups that
+/// Draws a uniform number in 0..count. The bias of the remainder is below 2⁻⁴⁰ for any number of groups that
 /// fits in memory.
 fn below(count: usize, rng: &mut ChaCha8Rng) -> usize {
     usize::try_from(rng.next_u64() % count.max(1) as u64).unwrap_or(0)
 }
 
-/// The `p` quantile, 0.5 ≤ p < 1, of Student's t distribution with so many degrees of freedom (≥ 1).
+/// Returns the `p` quantile of Student's t distribution, for 0.5 ≤ `p` < 1 and `degrees` ≥ 1 degrees of
+/// freedom.
 ///
-/// By bisection on the distribution function, which for whole degrees of freedom is a finite sum (Abramowitz
+/// Bisects the distribution function. For whole degrees of freedom that function is a finite sum (Abramowitz
 /// and Stegun, 26.7.3 and 26.7.4).
 #[must_use]
 pub fn student_t_quantile(p: f64, degrees: u32) -> f64 {
@@ -93,7 +96,7 @@ pub fn student_t_quantile(p: f64, degrees: u32) -> f64 {
     while student_t_cdf(high, degrees) < p && high < 1e12 {
         high *= 2.0;
     }
-    // Each step halves the range; 100 leave none between neighbouring numbers.
+    // Each step halves the range. After 100 steps its ends are neighbouring numbers.
     for _ in 0..100 {
         let middle = f64::midpoint(low, high);
         if student_t_cdf(middle, degrees) < p { low = middle } else { high = middle }
@@ -107,7 +110,7 @@ fn student_t_cdf(t: f64, degrees: u32) -> f64 {
     let theta = (t / nu.sqrt()).atan();
     let cos2 = theta.cos().powi(2);
     let is_odd = degrees % 2 == 1;
-    // Terms cosᵏ θ · (2·4·…)/(3·5·…), k odd, or (1·3·…)/(2·4·…), k even.
+    // The terms: cosᵏ θ · (2·4·…)/(3·5·…) for odd k, cosᵏ θ · (1·3·…)/(2·4·…) for even k.
     let mut term = if is_odd { theta.cos() } else { 1.0 };
     let mut sum = if degrees == 1 { 0.0 } else { term };
     let mut k = if is_odd { 2 } else { 1 };

@@ -1,6 +1,6 @@
 //! The arithmetic mean.
 
-/// Returns the mean, added up from first to last; none of no values.
+/// Returns the mean, summed from first to last; `None` without values.
 #[must_use]
 pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (count, sum) = values.fold((0_u64, 0.0), |(count, sum), value| (count + 1, sum + value));

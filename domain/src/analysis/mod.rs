@@ -1,6 +1,6 @@
 //! Statistics of selection rules: AUROC, precision and recall at a budget, intervals.
 //!
-//! For studies: these figures compare with a truth that no selection rule may see.
+//! For studies only: these figures need the true preference, which no selection rule may see.
 
 mod auroc;
 mod budget;

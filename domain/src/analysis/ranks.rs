@@ -1,9 +1,8 @@
-//! Ranks, with ties sharing the mean of theirs.
+//! Ranks. Equal values share the mean of their ranks.
 
 use std::cmp::Ordering;
 
-/// The rank of each value from 1, ascending; equal values share the mean of their ranks
-/// (`scipy.stats.rankdata`).
+/// Returns the rank of each value, from 1 for the smallest, like `scipy.stats.rankdata`.
 #[must_use]
 pub fn midranks(values: &[f64]) -> Vec<f64> {
     let order = ascending(values);
@@ -18,8 +17,8 @@ pub fn midranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Cuts values into `count` strata (≥ 1) of about equal size by rank: the stratum of each, from 0 for the
-/// smallest values. Equal values share a stratum.
+/// Divides values by rank into `count` ≥ 1 strata of about equal size. Returns the stratum of each value,
+/// from 0 for the smallest. Equal values share a stratum.
 #[must_use]
 pub fn strata(values: &[f64], count: u32) -> Vec<u32> {
     let n = values.len().max(1) as f64;
@@ -38,14 +37,14 @@ pub fn strata(values: &[f64], count: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The indices of values in ascending order, equal ones in their own order.
+/// Returns the indices of the values in ascending order; the sort is stable.
 pub(super) fn ascending(values: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| compare(values[a], values[b]));
     order
 }
 
-/// A total order in which zeros of either sign are equal: the sum of two zeros is the positive one.
+/// Compares in a total order in which 0 and −0 are equal: adding 0 turns −0 into 0.
 pub(super) fn compare(a: f64, b: f64) -> Ordering {
     (a + 0.0).total_cmp(&(b + 0.0))
 }

@@ -1,4 +1,4 @@
-//! Figures against scipy's, and what must hold of any.
+//! Compares figures with those of scipy, and checks properties of any input.
 
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ fn ranks_are_those_of_scipy() {
 #[test]
 fn auroc_is_the_mann_whitney_statistic_of_scipy_over_all_pairs() {
     near(auroc(&SCORES, &POSITIVE).unwrap(), 0.770_833_333_333_333_4);
-    // 500 items of few distinct scores, from a linear congruential generator that the reference used as well.
+    // 500 items with few distinct scores, from the linear congruential generator that the reference used.
     let (mut state, mut scores, mut positive) = (12_345_u64, Vec::new(), Vec::new());
     let mut next = || {
         state = (state * 1_103_515_245 + 12_345) % (1 << 31);
@@ -49,8 +49,8 @@ fn a_stratified_auroc_compares_within_strata_only() {
     let stratum = [0, 0, 0, 1, 1, 0, 1, 1, 1, 0];
     // (.5 of 4 pairs + .8333 of 6 pairs) / 10.
     near(stratified_auroc(&SCORES, &POSITIVE, &stratum).unwrap(), 0.7);
-    // A score that only says which stratum an item is in, and strata with more or fewer positives: nothing is
-    // left of it.
+    // A score that only tells the stratum, where strata have different shares of positives: within strata the
+    // score is worthless.
     let by_stratum = stratum.map(f64::from);
     assert!(auroc(&by_stratum, &POSITIVE).unwrap() > 0.6);
     near(stratified_auroc(&by_stratum, &POSITIVE, &stratum).unwrap(), 0.5);
@@ -76,7 +76,7 @@ fn precision_and_recall_are_counted_at_each_budget() {
 }
 
 #[test]
-fn tied_scores_find_what_a_draw_among_them_would() {
+fn tied_scores_give_the_mean_over_random_draws() {
     let found = at_budgets(&[1.0; 4], &[true, false, false, false], &[1, 2, 4]);
     let recalls: Vec<f64> = found.iter().map(|at| at.recall).collect();
     assert_eq!(recalls, [0.25, 0.5, 1.0]);
@@ -116,8 +116,8 @@ fn a_t_interval_is_that_of_scipy() {
 }
 
 #[test]
-fn a_bootstrap_interval_of_a_mean_is_about_that_of_the_normal_law() {
-    // 400 groups, mean .5, standard deviation .5: the error of the mean is .025.
+fn a_bootstrap_interval_of_a_mean_is_near_the_normal_interval() {
+    // 400 groups with mean .5 and standard deviation .5: the standard error of the mean is .025.
     let values: Vec<f64> = (0..400).map(|group| f64::from(group % 2)).collect();
     let mean =
         |groups: &[usize]| Some(groups.iter().map(|&group| values[group]).sum::<f64>() / groups.len() as f64);
@@ -128,17 +128,17 @@ fn a_bootstrap_interval_of_a_mean_is_about_that_of_the_normal_law() {
     assert_eq!(bootstrap_interval(3, 10, 0, |_| None), None);
 }
 
-/// Over many samples of a known law, about 95 of 100 intervals hold the truth.
+/// Over many samples of a known distribution, about 95 of 100 intervals contain the true mean.
 #[test]
-fn intervals_cover_the_truth_as_often_as_they_say() {
+fn intervals_contain_the_true_mean_at_their_nominal_rate() {
     let (mut random, mut covered) = (Random::new(7), 0);
     for _ in 0..2000 {
-        // Sums of 12 uniforms are near enough to normal; their mean is 6.
+        // A sum of 12 uniform numbers is nearly normal, with mean 6.
         let sample: Vec<f64> = (0..5).map(|_| (0..12).map(|_| random.unit()).sum()).collect();
         let interval = t_interval(&sample).unwrap();
         covered += u32::from((interval.low..=interval.high).contains(&6.0));
     }
-    // 1900 expected, standard deviation 10.
+    // The expected number is 1900, with standard deviation 10.
     assert!((1860..=1940).contains(&covered), "{covered}");
 }
 
@@ -164,7 +164,7 @@ proptest! {
     }
 
     #[test]
-    fn turning_scores_or_labels_round_turns_auroc_round((scores, positive) in labelled()) {
+    fn negated_scores_or_labels_give_the_complement_of_auroc((scores, positive) in labelled()) {
         let Some(found) = auroc(&scores, &positive) else { return Ok(()) };
         let negated: Vec<f64> = scores.iter().map(|score| -score).collect();
         let others: Vec<bool> = positive.iter().map(|positive| !positive).collect();
@@ -175,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn one_stratum_is_no_stratum((scores, positive) in labelled()) {
+    fn a_single_stratum_gives_the_plain_auroc((scores, positive) in labelled()) {
         prop_assert_eq!(
             stratified_auroc(&scores, &positive, &vec![0; scores.len()]), auroc(&scores, &positive)
         );
@@ -194,7 +194,7 @@ proptest! {
     }
 
     #[test]
-    fn the_standing_is_that_of_the_interval(low in -1.0..1.0_f64, width in 0.0..1.0_f64) {
+    fn the_interval_decides_the_result(low in -1.0..1.0_f64, width in 0.0..1.0_f64) {
         let interval = Interval { mean: low + width / 2.0, low, high: low + width, n: 3 };
         let expected = match ComparisonResult::of(&interval) {
             ComparisonResult::Won => interval.low > 0.0,

@@ -1,31 +1,32 @@
-//! Kendall's tau-b between two scorings of the same completions, in O(N log N).
+//! Kendall's tau-b between two scores of the same completions, in O(N log N).
 //!
-//! Knight's algorithm: sort by one score, then count the swaps that a merge sort by the other needs; each
-//! swap is a discordant pair. Ties are treated as in `scipy.stats.kendalltau` (variant b).
+//! Knight's algorithm sorts by one score, then counts the swaps of a merge sort by the other. Each swap is a
+//! discordant pair. Ties count as in `scipy.stats.kendalltau` (variant b).
 
-/// How two scorings of the same N completions rank them.
+/// Agreement of two rankings of the same N completions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KendallTau {
-    /// Tau-b, in [−1, 1]; none if either scoring ties every pair (always so for N < 2).
+    /// Tau-b, in [−1, 1]; `None` if either score ties every pair, as it always does for N < 2.
     pub tau: Option<f64>,
-    /// Pairs in the same order in both.
+    /// Pairs with the same order in both.
     pub concordant: u64,
-    /// Pairs in opposite orders.
+    /// Pairs with opposite orders.
     pub discordant: u64,
     /// Pairs tied in either.
     pub tied: u64,
 }
 
 impl KendallTau {
-    /// The Kendall-tau distance (1 − tau-b)/2, in [0, 1]; 1 for fully opposed rankings.
+    /// The Kendall-tau distance (1 − tau-b)/2, in [0, 1]; 1 for opposite rankings.
     #[must_use]
     pub fn distance(&self) -> Option<f64> {
         self.tau.map(|tau| (1.0 - tau) / 2.0)
     }
 }
 
-/// Tau-b and pair counts of two scorings of the same items, `a[i]` and `b[i]` being of item i. If one is
-/// longer, its rest is ignored. −0 ties with 0; a NaN ranks beyond the infinities.
+/// Returns tau-b and the pair counts of two scores of the same items: `a[i]` and `b[i]` belong to item i.
+///
+/// The end of the longer list is ignored. −0 ties with 0, and a NaN ranks beyond the infinities.
 ///
 /// ```
 /// use dissent_domain::conflict::kendall_tau;
@@ -41,7 +42,7 @@ pub fn kendall_tau(a: &[f64], b: &[f64]) -> KendallTau {
     RankScratch::default().kendall_tau(a, b)
 }
 
-/// Working memory, kept from one prompt to the next.
+/// Working memory, reused for each prompt.
 #[derive(Debug, Default)]
 pub(super) struct RankScratch {
     pairs: Vec<(f64, f64)>,
@@ -52,7 +53,7 @@ pub(super) struct RankScratch {
 impl RankScratch {
     pub(super) fn kendall_tau(&mut self, a: &[f64], b: &[f64]) -> KendallTau {
         self.pairs.clear();
-        // Adding 0 turns −0 into 0, which `total_cmp` would otherwise rank apart.
+        // Adding 0 turns −0 into 0; `total_cmp` ranks them differently.
         self.pairs.extend(a.iter().zip(b).map(|(a, b)| (a + 0.0, b + 0.0)));
         self.pairs.sort_unstable_by(|x, y| x.0.total_cmp(&y.0).then(x.1.total_cmp(&y.1)));
         let tied_a = tied_pairs(&self.pairs, |x, y| same(x.0, y.0));
@@ -74,12 +75,12 @@ impl RankScratch {
     }
 }
 
-/// `untied_a`, `untied_b`: pairs that the one scoring, the other scoring, tells apart.
+/// Computes tau-b. `untied_a` and `untied_b` count the pairs that each score does not tie.
 fn tau_b(concordant: u64, discordant: u64, untied_a: u64, untied_b: u64) -> Option<f64> {
     if untied_a == 0 || untied_b == 0 {
         return None;
     }
-    // One root of the product, so that a perfect ranking gives exactly ±1.
+    // The root of the product, not the product of roots: a perfect ranking gives exactly ±1.
     let most = (untied_a as f64 * untied_b as f64).sqrt();
     Some(((concordant as f64 - discordant as f64) / most).clamp(-1.0, 1.0))
 }
@@ -92,12 +93,12 @@ fn same(x: f64, y: f64) -> bool {
     x.total_cmp(&y).is_eq()
 }
 
-/// Pairs of equal items in a sorted slice.
+/// Counts the pairs of equal items in a sorted slice.
 fn tied_pairs<T>(sorted: &[T], equal: impl Fn(&T, &T) -> bool) -> u64 {
     sorted.chunk_by(equal).map(|run| pairs_among(run.len() as u64)).sum()
 }
 
-/// Sorts ascending, bottom up, and counts the pairs that stood in strictly descending order.
+/// Sorts ascending, bottom up. Returns the number of pairs that were in strictly descending order.
 fn sort_counting_swaps(values: &mut Vec<f64>, merged: &mut Vec<f64>) -> u64 {
     let mut swaps = 0;
     let mut width = 1;
@@ -120,7 +121,7 @@ fn merge_counting_swaps(mut left: &[f64], mut right: &[f64], merged: &mut Vec<f6
             merged.push(*first_left);
             left = rest_left;
         } else {
-            // It jumps over everything that is left on the left.
+            // It passes all remaining items of the left half.
             swaps += left.len() as u64;
             merged.push(*first_right);
             right = rest_right;
@@ -137,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// Every pair compared: the definition.
+    /// The definition: compares every pair.
     fn by_definition(a: &[f64], b: &[f64]) -> KendallTau {
         let (mut concordant, mut discordant, mut tied_a, mut tied_b, mut tied) = (0, 0, 0, 0, 0);
         for i in 0..a.len() {

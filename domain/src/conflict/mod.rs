@@ -2,9 +2,9 @@
 //! selects the pairs for feedback.
 //!
 //! Definitions follow "Targeting Misalignment: A Conflict-Aware Framework for Reward-Model-based LLM
-//! Alignment" (arXiv 2512.09212): [PACS](pacs()) compares the two within a prompt as z-scores,
-//! [Kendall's tau](kendall_tau()) compares their rankings, [selection](select) chooses pairs by them, and the
-//! [null band](null_band()) gives their distribution if reward and log-probability were independent.
+//! Alignment" (arXiv 2512.09212). [PACS](pacs()) compares the z-scores of the two within a prompt, and
+//! [Kendall's tau](kendall_tau()) their rankings. A [selection](select) chooses pairs by these figures. The
+//! [null band](null_band()) is their distribution for independent rewards and log-probabilities.
 
 mod kendall_tau;
 mod null_band;
@@ -34,7 +34,8 @@ use pacs::standardise;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogprobKind {
-    /// log π(y|x), summed over response tokens, as in the paper. Length dominates it where lengths differ.
+    /// log π(y|x), summed over response tokens, as in the paper. It depends mostly on the length where
+    /// lengths differ.
     #[default]
     Sum,
     /// log π(y|x) per response token.
@@ -45,7 +46,7 @@ impl LogprobKind {
     /// Both kinds, in the order of help texts.
     pub const ALL: [Self; 2] = [Self::Sum, Self::Mean];
 
-    /// The kind's name, as in configuration files, in events and on the command line.
+    /// The name of the kind in configuration files, in events and on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -70,7 +71,7 @@ impl FromStr for LogprobKind {
     }
 }
 
-/// Not the name of a [`LogprobKind`].
+/// A name of no [`LogprobKind`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown log-probability `{0}`: use sum or mean")]
 pub struct UnknownLogprobKind(pub String);
@@ -78,23 +79,23 @@ pub struct UnknownLogprobKind(pub String);
 /// The conflict of the N completions of one prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Conflict {
-    /// Rewards or log-probabilities do not vary (N < 2, or a standard deviation below [`MIN_SIGMA`]), so
-    /// that there is nothing to compare: every PACS is 0, tau is undefined, and nothing is selected.
+    /// Whether rewards or log-probabilities do not vary: N < 2, or a standard deviation below [`MIN_SIGMA`].
+    /// Then every PACS is 0, tau is undefined, and no rule selects from the prompt.
     pub degenerate: bool,
-    /// The Proxy-Policy Alignment Conflict Score of each completion, shape `[N]`, each within
-    /// ±2·√(N−1), summing to 0. Positive: the proxy rates the completion high, the policy finds it unlikely.
+    /// The Proxy-Policy Alignment Conflict Score of each completion, shape `[N]`. Each is within ±2·√(N−1),
+    /// and their sum is 0. Positive: the proxy rates the completion high, and the policy finds it unlikely.
     pub pacs: Vec<f64>,
     /// The mean of |PACS| over the prompt's completions, in [0, 2].
     pub mean_abs_pacs: f64,
-    /// Kendall's tau-b between rewards and log-probabilities, in [−1, 1]; none if degenerate.
+    /// Kendall's tau-b between rewards and log-probabilities, in [−1, 1]; `None` if degenerate.
     pub kendall_tau: Option<f64>,
-    /// (1 − tau-b)/2, in [0, 1]; 1 for fully opposed rankings; none if degenerate.
+    /// (1 − tau-b)/2, in [0, 1]; 1 for opposite rankings; `None` if degenerate.
     pub kendall_tau_distance: Option<f64>,
-    /// Pairs of completions that rewards and log-probabilities put in the same order.
+    /// Pairs of completions with the same order by reward and by log-probability.
     pub concordant: u64,
-    /// Pairs of completions that they put in opposite orders.
+    /// Pairs of completions with opposite orders.
     pub discordant: u64,
-    /// Pairs tied in either, so that the three counts add up to N·(N−1)/2.
+    /// Pairs tied in either. The three counts add up to N·(N−1)/2.
     pub tied: u64,
 }
 
@@ -105,7 +106,7 @@ impl Conflict {
         self.pacs.iter().chain(means.iter().flatten()).all(|figure| figure.is_finite())
     }
 
-    /// Completions measured, N.
+    /// Number of completions, N.
     #[must_use]
     pub fn completions(&self) -> usize {
         self.pacs.len()
@@ -118,28 +119,28 @@ pub enum ConflictError {
     /// There is no completion.
     #[error("a prompt needs at least one completion to measure conflict on")]
     Empty,
-    /// A reward without a log-probability, or the other way round.
+    /// The numbers of rewards and log-probabilities differ.
     #[error("{rewards} rewards for {logprobs} log-probabilities: there must be one of each per completion")]
     Lengths {
-        /// Rewards given.
+        /// Number of rewards.
         rewards: usize,
-        /// Log-probabilities given.
+        /// Number of log-probabilities.
         logprobs: usize,
     },
-    /// A NaN or an infinity.
+    /// A score is NaN or infinite.
     #[error("completions[{index}].{score}: must be a finite number, found {value}")]
     NotFinite {
         /// `reward` or `logprob`.
         score: &'static str,
-        /// The completion at fault, counted from 0.
+        /// The completion, from 0.
         index: usize,
         /// The value found.
         value: f64,
     },
 }
 
-/// Measures the conflict of one prompt from its completions' rewards and log-probabilities (nats), both
-/// of shape `[N]` and in the same order.
+/// Measures the conflict of one prompt from the rewards and the log-probabilities (nats) of its completions,
+/// both of shape `[N]` and in the same order.
 ///
 /// # Errors
 /// If there are none, if the lengths differ, or if a score is not finite.
@@ -147,7 +148,7 @@ pub fn measure(rewards: &[f64], logprobs: &[f64]) -> Result<Conflict, ConflictEr
     Measurer::default().measure(rewards, logprobs)
 }
 
-/// [`measure`] for many prompts; reuses its working memory.
+/// Measures the conflict of many prompts with one working memory.
 #[derive(Debug, Default)]
 pub struct Measurer {
     z_rewards: Vec<f64>,
@@ -156,7 +157,7 @@ pub struct Measurer {
 }
 
 impl Measurer {
-    /// Measures one prompt, as the function [`measure`] does.
+    /// Measures one prompt, as [`measure`] does.
     ///
     /// # Errors
     /// If there are no completions, if the lengths differ, or if a score is not finite.

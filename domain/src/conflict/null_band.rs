@@ -1,7 +1,7 @@
 //! The null band: the distribution of conflict for independent rewards and log-probabilities.
 //!
-//! With N = 8, mean|PACS| of pure noise has mean 1.145 and exceeds 1.0 in 72 % of prompts, so a threshold is
-//! meaningful only against this band.
+//! For N = 8, mean|PACS| of pure noise has mean 1.145 and exceeds 1.0 in 72 % of prompts. A threshold is
+//! meaningful only relative to this band.
 
 use std::f64::consts::TAU;
 
@@ -12,35 +12,35 @@ use serde::Serialize;
 use super::pacs::standardise;
 use super::{Quantiles, quantile};
 
-/// |differences| computed in all: bounds the time whatever N. The smaller N, the wider the band, and the more
-/// draws it gets.
+/// Number of |differences| computed in all: it bounds the time for every N. A smaller N has a wider band and
+/// gets more draws.
 const WORK: usize = 1_600_000;
 const DRAWS_MIN: usize = 400;
 const DRAWS_MAX: usize = 200_000;
-/// Beyond this many completions the band of this many is narrowed as 1/√N, its limit being normal.
+/// Largest number of completions that is simulated. For more, this band is narrowed as 1/√N, because the
+/// limit is normal.
 const SIMULATED_MAX: usize = 4096;
-/// Beyond this many completions the exact distribution of tau of this many, by then normal to within .001, is
-/// narrowed to the standard deviation of tau at N.
+/// Largest number of completions with an exact distribution of tau. It is then normal to within .001. For
+/// more, it is narrowed to the standard deviation of tau at N.
 const EXACT_MAX: usize = 128;
-/// Rotations of the one sample against the other that are measured, per pair of samples drawn.
+/// Number of measured rotations of one sample against the other, per pair of samples.
 const ROTATIONS_MAX: usize = 8;
 
-/// The distributions of mean|PACS| and of the Kendall-tau distance over prompts of N completions whose
-/// rewards and log-probabilities are independent normal. (Any continuous distribution gives the same for
-/// tau.)
+/// The distributions of mean|PACS| and of the Kendall-tau distance over prompts of N completions. Rewards and
+/// log-probabilities are independent and normal; tau has the same distribution for any continuous law.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NullBand {
     /// Completions per prompt, N ≥ 2.
     pub completions: usize,
-    /// Of mean|PACS|: by Monte Carlo, to about ±.005.
+    /// Quantiles of mean|PACS|, by Monte Carlo, to about ±.005.
     pub mean_abs_pacs: Quantiles,
-    /// Of the Kendall-tau distance: exact up to N = 128 (a quantile is the least value that has at least
-    /// that much at or below it), the normal limit beyond.
+    /// Quantiles of the Kendall-tau distance: exact up to N = 128, then the normal limit. An exact quantile
+    /// is the smallest distance with at least that probability at or below it.
     pub kendall_tau_distance: Quantiles,
     /// Draws of mean|PACS|, ascending.
     #[serde(skip)]
     draws: Vec<f64>,
-    /// Each possible distance, ascending, and the probability of at most that.
+    /// Each possible distance, ascending, and the probability of at most this distance.
     #[serde(skip)]
     cumulative: Vec<(f64, f64)>,
 }
@@ -67,8 +67,8 @@ impl NullBand {
     }
 }
 
-/// The null band for prompts of `completions` completions; none below 2, where nothing can conflict. The same
-/// `seed` gives the same band. Takes tens of milliseconds: keep it.
+/// Returns the null band for prompts of `completions` completions; `None` below 2, where no conflict is
+/// possible. The same `seed` gives the same band. It takes tens of milliseconds: keep the result.
 #[must_use]
 pub fn null_band(completions: usize, seed: u64) -> Option<NullBand> {
     if completions < 2 {
@@ -96,8 +96,8 @@ fn mean_abs_pacs_draws(completions: usize, seed: u64) -> Vec<f64> {
             normals(&mut rng, n, &mut sample);
             standardise(&sample, z);
         }
-        // Normals are expensive, and each rotation or mirroring of the one sample is as good a partner for
-        // the other; the mirrored pairs also cancel much of the error.
+        // Normal deviates are expensive. Each rotation and each mirror image of one sample is an equally good
+        // partner for the other, and mirrored pairs cancel much of the error.
         for rotation in 0..n.min(ROTATIONS_MAX) {
             let rotated = second[rotation..].iter().chain(&second[..rotation]);
             let (mut minus, mut plus) = (0.0, 0.0);
@@ -128,12 +128,13 @@ fn normals(rng: &mut ChaCha8Rng, n: usize, sample: &mut Vec<f64>) {
     sample.truncate(n);
 }
 
-/// Uniform in (0, 1]: never 0, whose logarithm is not finite.
+/// Draws uniformly from (0, 1]: the logarithm of 0 is not finite.
 fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     ((rng.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64
 }
 
-/// Each possible Kendall-tau distance and the probability of at most that, over random rankings.
+/// Returns each possible Kendall-tau distance and the probability of at most this distance, over random
+/// rankings.
 fn distance_distribution(completions: usize) -> Vec<(f64, f64)> {
     let n = completions.min(EXACT_MAX);
     let probabilities = inversion_probabilities(n);
@@ -147,8 +148,8 @@ fn distance_distribution(completions: usize) -> Vec<(f64, f64)> {
     cumulative.collect()
 }
 
-/// The probability of each number of inversions of a random permutation of `n` (Mahonian numbers over n!):
-/// the item inserted m-th adds 0 to m − 1 inversions, each equally likely.
+/// Returns the probability of each number of inversions of a random permutation of `n`: Mahonian numbers over
+/// n!. The item inserted m-th adds 0 to m − 1 inversions with equal probabilities.
 fn inversion_probabilities(n: usize) -> Vec<f64> {
     let mut probabilities = vec![1.0];
     for m in 2..=n {
@@ -166,14 +167,14 @@ fn inversion_probabilities(n: usize) -> Vec<f64> {
     probabilities
 }
 
-/// The standard deviation of the distance over random rankings: half that of tau.
+/// Returns the standard deviation of the distance over random rankings: half that of tau.
 fn distance_sd(completions: usize) -> f64 {
     let n = completions as f64;
     (2.0 * (2.0 * n + 5.0) / (9.0 * n * (n - 1.0))).sqrt() / 2.0
 }
 
 fn distance_quantiles(completions: usize, cumulative: &[(f64, f64)]) -> Option<Quantiles> {
-    // A sum of rounded probabilities may fall short of p by a hair.
+    // A sum of rounded probabilities may be slightly below p.
     let quantile = |p: f64| {
         let index = cumulative.partition_point(|&(_, at_most)| at_most < p - 1e-12);
         cumulative.get(index).or(cumulative.last()).map(|&(distance, _)| distance)

@@ -1,20 +1,20 @@
 //! The Proxy-Policy Alignment Conflict Score: z-scored reward minus z-scored log-probability.
 
-/// The population standard deviation, in the scores' own unit, below which a prompt's rewards or
-/// log-probabilities count as constant.
+/// Smallest population standard deviation, in the unit of the scores. Below it, the rewards or
+/// log-probabilities of a prompt count as constant.
 pub const MIN_SIGMA: f64 = 1e-6;
 
-/// Magnitudes above this would overflow when squared and summed, so they are shrunk first.
+/// Largest magnitude whose sum of squares cannot overflow. Larger ones are shrunk first.
 const LARGE: f64 = power_of_two(480);
-/// A power of two, so that shrinking by it rounds nothing.
+/// Factor of the shrinking: a power of two, so that no value is rounded.
 const SHRINK: f64 = power_of_two(-600);
 
 const fn power_of_two(exponent: i64) -> f64 {
     f64::from_bits((1023 + exponent).cast_unsigned() << 52)
 }
 
-/// PACS of each completion of a prompt: z(reward) − z(log-probability), shape `[N]`. All zeros if either
-/// does not vary ([`MIN_SIGMA`]) or if the lengths differ. Scores must be finite.
+/// Returns the PACS of each completion of a prompt, shape `[N]`: z(reward) − z(log-probability). All are 0 if
+/// either does not vary ([`MIN_SIGMA`]) or if the lengths differ. Scores must be finite.
 ///
 /// ```
 /// use dissent_domain::conflict::pacs;
@@ -35,21 +35,23 @@ pub fn pacs(rewards: &[f64], logprobs: &[f64]) -> Vec<f64> {
     }
 }
 
-/// How many population standard deviations each value lies above the mean, shape `[N]`; none if N < 2 or if
-/// the standard deviation is below [`MIN_SIGMA`]. Values must be finite; their size does not matter.
+/// Returns the z-score of each value, shape `[N]`: its distance from the mean in population standard
+/// deviations. `None` if N < 2 or if the standard deviation is below [`MIN_SIGMA`]. Values must be finite and
+/// may be of any size.
 #[must_use]
 pub fn z_scores(values: &[f64]) -> Option<Vec<f64>> {
     let mut z = Vec::new();
     standardise(values, &mut z).then_some(z)
 }
 
-/// [`z_scores`] into a buffer; says whether the values vary. If not, the buffer's content means nothing.
+/// Writes the [`z_scores`] into a buffer. Returns whether the values vary; if not, the content of the buffer
+/// is undefined.
 pub(super) fn standardise(values: &[f64], z: &mut Vec<f64>) -> bool {
     z.clear();
     let largest = values.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
     let scale = if largest > LARGE { SHRINK } else { 1.0 };
     let n = values.len() as f64;
-    // Relative to the first value, so that a huge common offset costs no digits and equal values have a
+    // Deviations from the first value: a large common offset costs no precision, and equal values have a
     // standard deviation of exactly 0.
     let Some(origin) = values.first().map(|first| first * scale) else { return false };
     z.extend(values.iter().map(|value| value * scale - origin));

@@ -5,7 +5,7 @@
 use super::{Conflict, z_scores};
 use crate::analysis::{midranks, strata};
 
-/// The scores of a prompt's completions: the input of a selection rule.
+/// The scores of a prompt's completions, the input of a selection rule.
 #[derive(Debug, Clone, Copy)]
 pub struct ScoredCompletions<'a> {
     /// Their conflict.
@@ -27,8 +27,8 @@ pub struct Pair {
 
 /// Score by which pairs are ranked.
 ///
-/// With Δr, Δz_r and Δz_l the differences of reward, of its z-score and of the log-probability's z-score
-/// between the completion with the higher reward and the other one, so that Δr ≥ 0.
+/// Δr, Δz_r and Δz_l are differences of the reward, of its z-score and of the z-score of the log-probability.
+/// Each is the completion with the higher reward minus the other, so Δr ≥ 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PairScore {
     /// −Δr: the two rewards are close.
@@ -39,13 +39,13 @@ pub enum PairScore {
     LargestPacs,
     /// −Δz_l: the strength of the policy's preference for the other completion.
     Opposition,
-    /// −(Δz_r + Δz_l): the policy's preference against the proxy's order, less the proxy's preference for it.
+    /// −(Δz_r + Δz_l): the strength of the policy's preference for the other completion, minus that of the
+    /// proxy's preference against it.
     Doubt,
-    /// The sum of a pair's ranks by `Gap` and by `Margin`, over all pairs, as a share of the largest
-    /// possible.
+    /// The sum of the pair's ranks by `Gap` and by `Margin` among all pairs, as a share of its maximum.
     GapAndMargin,
-    /// The rank by `Gap` among the pairs of about the same margin, as a share: conflict with the margin held
-    /// equal.
+    /// The rank by `Gap` among the pairs of about the same margin, as a share. It is the conflict with the
+    /// margin held equal.
     EqualMargin,
 }
 
@@ -66,7 +66,7 @@ impl PairScore {
 pub const MARGIN_STRATA: u32 = 10;
 
 /// Returns all pairs of completions of non-degenerate prompts, in prompt order. Completions with the same
-/// reward and the same PACS make no pair: they are one text, sampled twice.
+/// reward and the same PACS make no pair: they are the same text, sampled twice.
 #[must_use]
 pub fn pairs(prompts: &[ScoredCompletions<'_>]) -> Vec<Pair> {
     let kept = prompts.iter().enumerate().filter(|(_, answers)| !answers.conflict.degenerate);
@@ -86,8 +86,8 @@ pub fn tells_apart(pacs: &[f64], rewards: &[f64], first: usize, second: usize) -
     differ(rewards) || differ(pacs)
 }
 
-/// The score of each pair, larger for the more doubtful; only the order of scores of one call has a meaning.
-/// Pairs must be of the prompts given.
+/// Returns the score of each pair: the higher, the more doubtful its order. Scores are comparable within one
+/// call only. The pairs must be of these prompts.
 #[must_use]
 pub fn pair_scores(score: PairScore, prompts: &[ScoredCompletions<'_>], pairs: &[Pair]) -> Vec<f64> {
     match score {
@@ -113,7 +113,8 @@ pub fn pair_scores(score: PairScore, prompts: &[ScoredCompletions<'_>], pairs: &
     }
 }
 
-/// The group of each pair by its margin |Δr|, of [`MARGIN_STRATA`], smallest margins first.
+/// Returns the group of each pair by its margin |Δr|: one of [`MARGIN_STRATA`], from 0 for the smallest
+/// margins.
 #[must_use]
 pub fn margin_strata(prompts: &[ScoredCompletions<'_>], pairs: &[Pair]) -> Vec<u32> {
     let margins: Vec<f64> =
@@ -133,12 +134,12 @@ fn of_pair(score: PairScore, answers: &ScoredCompletions<'_>, z_rewards: &[f64],
     let pacs = &answers.conflict.pacs;
     let gap = pacs[first] - pacs[second];
     let z_reward = z_rewards.get(first).zip(z_rewards.get(second)).map_or(0.0, |(a, b)| a - b);
-    // PACS is the reward's z-score less the log-probability's.
+    // PACS is z(reward) − z(log-probability).
     let z_logprob = z_reward - gap;
     let towards_the_higher = |difference: f64| match z_reward.total_cmp(&0.0) {
         std::cmp::Ordering::Greater => difference,
         std::cmp::Ordering::Less => -difference,
-        // The proxy prefers neither, so every preference of the policy counts against it.
+        // The proxy prefers neither completion, so every preference of the policy is a conflict.
         std::cmp::Ordering::Equal => -difference.abs(),
     };
     match score {
@@ -150,7 +151,7 @@ fn of_pair(score: PairScore, answers: &ScoredCompletions<'_>, z_rewards: &[f64],
     }
 }
 
-/// The rank of each score among those of its group, as a share in (0, 1].
+/// Returns the rank of each score within its group, as a share in (0, 1].
 fn shares_within(scores: &[f64], groups: &[u32]) -> Vec<f64> {
     let mut shares = vec![0.0; scores.len()];
     for group in 0..MARGIN_STRATA {
@@ -170,7 +171,7 @@ mod tests {
     use super::super::measure;
     use super::*;
 
-    /// The third of the worked examples of the method, and a prompt whose rewards do not vary.
+    /// The third worked example of the method, and a prompt with constant rewards.
     fn scored(score: PairScore, rewards: &[f64], logprobs: &[f64]) -> Vec<f64> {
         let conflict = measure(rewards, logprobs).unwrap();
         let prompts = [ScoredCompletions { conflict: &conflict, rewards }];
@@ -210,8 +211,8 @@ mod tests {
 
     #[test]
     fn ranks_are_added_over_all_pairs() {
-        // Gaps 1 2 3 in the order of the pairs 0–1, 1–2, 0–2 of a prompt in which only conflict varies with
-        // the margin.
+        // Gaps 1, 2, 3 in the order of the pairs 0–1, 1–2, 0–2 of a prompt in which only the conflict varies
+        // with the margin.
         let found = scored(PairScore::GapAndMargin, &[0.0, 1.0, 3.0], &[0.0, -1.0, -3.0]);
         // Gap ranks 1, 3, 2; margin ranks 3, 1, 2: every pair has 4 of 6.
         near(&found, &[4.0 / 6.0; 3]);

@@ -22,7 +22,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of a sample in any order; none if it is empty.
+    /// Computes the quantiles of a sample in any order; `None` if it is empty.
     #[must_use]
     pub fn of(sample: &[f64]) -> Option<Self> {
         let mut sorted = sample.to_vec();
@@ -30,7 +30,7 @@ impl Quantiles {
         Self::of_sorted(&sorted)
     }
 
-    /// Of a sample in ascending order; none if it is empty.
+    /// Computes the quantiles of a sample in ascending order; `None` if it is empty.
     #[must_use]
     pub fn of_sorted(sorted: &[f64]) -> Option<Self> {
         let n = sorted.len() as f64;
@@ -48,8 +48,8 @@ impl Quantiles {
     }
 }
 
-/// The `p` quantile of an ascending sample, interpolated linearly between its neighbours (numpy's default);
-/// `p` is clamped to [0, 1]. None if the sample is empty.
+/// Returns the `p` quantile of an ascending sample, by linear interpolation between neighbours (the default
+/// of numpy). `p` is clamped to [0, 1]. `None` if the sample is empty.
 #[must_use]
 pub fn quantile(sorted: &[f64], p: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;

@@ -1,4 +1,4 @@
-//! Selection for feedback: the most conflicted completions by threshold, quantile or budget, pairs of
+//! Selection for feedback: completions by threshold, quantile or budget of their conflict, pairs of
 //! completions by their scores, and the baselines.
 
 use std::fmt;
@@ -12,31 +12,31 @@ use super::pairs::{Pair, PairScore, ScoredCompletions, is_discordant, pair_score
 use super::{Conflict, quantile, z_scores};
 use crate::training::rso;
 
-/// Selection rule. `paper` to `random` select completions, each of which is then compared with an opponent.
-/// The other rules select the pairs that are compared.
+/// Selection rule. The rules `paper` to `random` select completions, and each selected completion is compared
+/// with an opponent. The other rules select the pairs to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// The paper's: in prompts with Kendall-tau distance ≥ τ, the completions with |PACS| ≥ δ.
+    /// The rule of the paper: the completions with |PACS| ≥ δ of prompts with a Kendall-tau distance ≥ τ.
     #[default]
     Paper,
-    /// The authors' code: every completion of the prompts with mean|PACS| > δ.
+    /// The rule of the authors' code: every completion of the prompts with mean|PACS| > δ.
     Mean,
     /// The `budget` completions with the largest |PACS|.
     Budget,
     /// The completions whose |PACS| is at or above the `quantile` of all |PACS|.
     Quantile,
-    /// `budget` completions, drawn uniformly: the baseline.
+    /// The baseline: `budget` completions, drawn uniformly.
     Random,
     /// The `budget` pairs with the smallest reward margin |r₁ − r₂|.
     Margin,
     /// The `budget` pairs with the largest difference of PACS.
     Gap,
-    /// The pairs that policy and proxy order oppositely, the largest difference of PACS first.
+    /// The pairs with opposite orders by policy and proxy, by descending difference of PACS.
     Discordant,
     /// The `budget` pairs with the largest difference of PACS among those of about the same margin.
     EqualMargin,
-    /// The `budget` pairs first by the sum of two ranks: large difference of PACS, small margin.
+    /// The `budget` pairs with the highest sum of two ranks: by difference of PACS, and by small margin.
     GapAndMargin,
     /// The `budget` pairs in which the policy's preference most outweighs the opposite preference of the
     /// proxy.
@@ -68,7 +68,7 @@ impl Rule {
         Self::None,
     ];
 
-    /// The rule's name, as in configuration files, in events and on the command line.
+    /// The name of the rule in configuration files, in events and on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -89,8 +89,8 @@ impl Rule {
         }
     }
 
-    /// The score by which the rule ranks pairs; `None` for rules that select completions, draw, or select
-    /// nothing.
+    /// The score by which the rule ranks pairs. `None` for rules that select completions, draw at random, or
+    /// select nothing.
     #[must_use]
     pub fn pair_score(self) -> Option<PairScore> {
         match self {
@@ -193,10 +193,10 @@ fn known_rules() -> String {
 /// Invalid selection settings.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SelectionError {
-    /// Not the name of a rule.
+    /// A name of no rule.
     #[error("unknown selection rule `{0}`: use one of {rules}", rules = known_rules())]
     UnknownRule(String),
-    /// A setting outside its range.
+    /// A setting is outside its range.
     #[error("{name} = {value} is out of range: it must be {range}")]
     OutOfRange {
         /// The setting's name.
@@ -211,23 +211,24 @@ pub enum SelectionError {
     NoBudget(Rule),
 }
 
-/// The rule and its parameters. A set threshold applies to every rule but the baselines (`random`, `margin`,
-/// `rso`, `all`, `none`); an unset one has the rule's default.
+/// The rule and its parameters. A threshold that is set applies to every rule except the baselines (`random`,
+/// `margin`, `rso`, `all`, `none`). One that is unset has the default of the rule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectionSettings {
     /// The rule.
     pub rule: Rule,
-    /// δ ≥ 0: the least |PACS| of a selected completion, or of the more conflicted one of a pair. For `mean`,
-    /// the prompt's mean|PACS| must exceed it. Unset: 1 for `paper` and `mean`, 0 for the others.
+    /// δ ≥ 0: the smallest |PACS| of a selected completion, or of the more conflicted one of a pair. For
+    /// `mean`, mean|PACS| of the prompt must exceed it. Unset: 1 for `paper` and `mean`, 0 for the others.
     pub delta: Option<f64>,
-    /// τ in [0, 1]: the least Kendall-tau distance of a prompt to select from. Unset: 0.5 for `paper`, 0 for
-    /// the others.
+    /// τ in [0, 1]: the smallest Kendall-tau distance of a prompt to select from. Unset: 0.5 for `paper`, 0
+    /// for the others.
     pub tau: Option<f64>,
     /// Largest number of completions or pairs to select, over all prompts. Some rules need it
     /// ([`Rule::needs_budget`]). Others then keep those with the largest |PACS| or difference of PACS.
     pub budget: Option<u64>,
-    /// Q in [0, 1] of the rule `quantile`: select from this quantile of |PACS| upwards.
+    /// Q in [0, 1], for the rule `quantile`: the smallest |PACS| of a selected completion is this quantile of
+    /// all |PACS|.
     pub quantile: f64,
 }
 
@@ -238,7 +239,7 @@ impl Default for SelectionSettings {
 }
 
 impl SelectionSettings {
-    /// Checks every setting against its range, and that a needed budget is set.
+    /// Checks the range of every setting, and that a needed budget is set.
     ///
     /// # Errors
     /// The first invalid setting.
@@ -258,7 +259,7 @@ impl SelectionSettings {
         if lacks_budget { Err(SelectionError::NoBudget(self.rule)) } else { Ok(()) }
     }
 
-    /// The δ in force.
+    /// The effective δ.
     #[must_use]
     pub fn effective_delta(&self) -> f64 {
         self.delta.unwrap_or(match self.rule {
@@ -278,7 +279,7 @@ impl SelectionSettings {
         })
     }
 
-    /// The τ in force.
+    /// The effective τ.
     #[must_use]
     pub fn effective_tau(&self) -> f64 {
         self.tau.unwrap_or(match self.rule {
@@ -305,8 +306,8 @@ impl SelectionSettings {
 pub struct Selection {
     /// The selected completion indices per prompt, ascending.
     pub answers: Vec<Vec<usize>>,
-    /// The pairs to compare per prompt, in the order of the rule, of a rule that selects pairs: `answers` are
-    /// those in them. `None` for a rule that selects completions; their opponents are chosen later.
+    /// The pairs to compare per prompt, in the order of the rule; `completions` are those of the pairs.
+    /// `None` for a rule that selects completions: their opponents are chosen later.
     pub pairs: Option<Vec<Vec<[usize; 2]>>>,
 }
 
@@ -326,9 +327,9 @@ impl Selection {
     }
 }
 
-/// Selects from prompts given in prompt order, which breaks ties. Degenerate prompts are never selected from.
-/// Only the rules `random` and `rso` use `seed`; the same seed and the same prompts give the same selection.
-/// Settings should have passed [`SelectionSettings::validate`]; a missing budget is no limit.
+/// Selects from prompts in prompt order, which breaks ties. Nothing is selected from degenerate prompts. Only
+/// the rules `random` and `rso` use `seed`; the same seed and the same prompts give the same selection.
+/// Validate the settings first ([`SelectionSettings::validate`]); a missing budget is no limit.
 ///
 /// ```
 /// use dissent_domain::conflict::{Rule, ScoredCompletions, SelectionSettings, measure, select};
@@ -382,12 +383,12 @@ fn ranked_pairs(
     ranked.into_iter().map(|(_, pair)| pair).collect()
 }
 
-/// β of rejection sampling, in standard deviations of a prompt's rewards: the scale of a reward model is
-/// arbitrary.
+/// β of rejection sampling, in standard deviations of the rewards of a prompt, because the scale of a reward
+/// model is arbitrary.
 const RSO_BETA: f64 = 0.5;
 
-/// Returns pairs of completions in the order in which rejection sampling keeps them. First comes the first
-/// pair of every prompt, in a random order of prompts, then the second of every prompt, and so on.
+/// Returns pairs of completions in the order in which rejection sampling keeps them. The first pair of every
+/// prompt comes first, with the prompts in random order; then the second of every prompt, and so on.
 fn kept_pairs(prompts: &[ScoredCompletions<'_>], seed: u64) -> Vec<Pair> {
     let mut found = Vec::new();
     let eligible: Vec<Candidate> = (0..prompts.len())
@@ -399,18 +400,18 @@ fn kept_pairs(prompts: &[ScoredCompletions<'_>], seed: u64) -> Vec<Pair> {
         let mut draws = [0; 32];
         draws[..8].copy_from_slice(&seed.to_le_bytes());
         draws[8..16].copy_from_slice(&(prompt as u64).to_le_bytes());
-        // Only rewards that are not finite could fail, and a conflict was measured on these.
+        // Sampling fails only for rewards that are not finite; these have a measured conflict.
         let kept = rso::accepted(&z, RSO_BETA, z.len(), draws).unwrap_or_default();
         found.extend(kept.chunks_exact(2).enumerate().map(|(turn, two)| {
             (turn, Pair { prompt, first: two[0].min(two[1]), second: two[0].max(two[1]) })
         }));
     }
-    // Stable: within a turn, prompts stay in the order drawn.
+    // A stable sort: within a turn, prompts stay in their random order.
     found.sort_by_key(|(turn, _)| *turn);
     found.into_iter().map(|(_, pair)| pair).collect()
 }
 
-/// The selected completion indices per prompt, ascending, by a rule over answers.
+/// Returns the selected completion indices per prompt, ascending, by a rule that selects completions.
 fn select_answers(settings: &SelectionSettings, conflicts: &[&Conflict], seed: u64) -> Vec<Vec<usize>> {
     let mut candidates = match settings.rule {
         Rule::Random => shuffled(answers(conflicts, |_| true), seed),
@@ -434,7 +435,7 @@ fn select_answers(settings: &SelectionSettings, conflicts: &[&Conflict], seed: u
     if let Some(budget) = settings.budget {
         let budget = usize::try_from(budget).unwrap_or(usize::MAX);
         if settings.rule != Rule::Random && budget < candidates.len() {
-            // Stable: equal |PACS| stay in prompt order.
+            // A stable sort: equal |PACS| stay in prompt order.
             candidates.sort_by(|x, y| y.abs_pacs.total_cmp(&x.abs_pacs));
         }
         candidates.truncate(budget);
@@ -479,7 +480,7 @@ fn above_thresholds(settings: &SelectionSettings, conflicts: &[&Conflict]) -> Ve
     let tau = settings.effective_tau();
     let mut delta = settings.effective_delta();
     if settings.rule == Rule::Quantile {
-        // The quantile is over everything measured, not only over prompts that pass τ.
+        // The quantile of all measured completions, not only of prompts that pass τ.
         let mut all: Vec<f64> = answers(conflicts, |_| true).iter().map(|answer| answer.abs_pacs).collect();
         all.sort_unstable_by(f64::total_cmp);
         delta = delta.max(quantile(&all, settings.quantile).unwrap_or(0.0));
@@ -489,8 +490,8 @@ fn above_thresholds(settings: &SelectionSettings, conflicts: &[&Conflict]) -> Ve
     candidates
 }
 
-/// Shuffles by one random 64-bit key each, drawn from `seed`. It needs a stable stream of the generator, not
-/// a stable library shuffle.
+/// Shuffles by a random 64-bit key for each item, drawn from `seed`. The result depends on the stream of the
+/// generator alone, not on the version of a library shuffle.
 fn shuffled(candidates: Vec<Candidate>, seed: u64) -> Vec<Candidate> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut keyed: Vec<_> = candidates.into_iter().map(|candidate| (rng.next_u64(), candidate)).collect();

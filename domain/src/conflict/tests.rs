@@ -33,8 +33,7 @@ fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
 
 #[track_caller]
 fn assert_close(found: f64, expected: f64, what: &str) {
-    // Relative to the score's natural size, 1, where it is smaller: a PACS near 0 is a difference of
-    // z-scores.
+    // The tolerance is absolute below 1: a PACS near 0 is a difference of z-scores of size 1.
     let tolerance = 1e-9 * expected.abs().max(1e-3);
     assert!((found - expected).abs() <= tolerance, "{what}: {found}, expected {expected}");
 }
@@ -133,7 +132,7 @@ fn scores_near_the_largest_float_are_measured_without_overflow() {
 }
 
 #[test]
-fn a_huge_common_offset_costs_no_digits() {
+fn a_large_common_offset_costs_no_precision() {
     let rewards = [1e8, 1e8 + 0.25, 1e8 + 0.5, 1e8 + 1.0];
     let shifted = rewards.map(|reward| reward - 1e8);
     let logprobs = [-4.0, -1.0, -3.0, -2.0];
@@ -144,7 +143,7 @@ fn a_huge_common_offset_costs_no_digits() {
 }
 
 #[test]
-fn unusable_scores_are_named() {
+fn errors_name_the_invalid_scores() {
     let message = |rewards: &[f64], logprobs: &[f64]| measure(rewards, logprobs).unwrap_err().to_string();
     assert_eq!(measure(&[], &[]), Err(ConflictError::Empty));
     assert_eq!(measure(&[1.0, 2.0], &[1.0]), Err(ConflictError::Lengths { rewards: 2, logprobs: 1 }));
@@ -159,7 +158,7 @@ fn unusable_scores_are_named() {
 }
 
 #[test]
-fn a_conflict_survives_json_with_its_undefined_tau() {
+fn a_conflict_with_undefined_tau_round_trips_through_json() {
     let conflict = measure(&[1.0, 1.0], &[1.0, 2.0]).unwrap();
     let json = serde_json::to_string(&conflict).unwrap();
     assert!(json.contains(r#""kendall_tau":null,"kendall_tau_distance":null"#), "{json}");
@@ -167,7 +166,7 @@ fn a_conflict_survives_json_with_its_undefined_tau() {
 }
 
 #[test]
-fn kinds_of_logprob_read_and_print_by_one_name() {
+fn names_of_logprob_kinds_round_trip() {
     for kind in LogprobKind::ALL {
         assert_eq!(kind.to_string().parse(), Ok(kind));
         assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
@@ -175,7 +174,7 @@ fn kinds_of_logprob_read_and_print_by_one_name() {
     assert_eq!(LogprobKind::default(), LogprobKind::Sum);
 }
 
-/// Scores of one prompt: continuous, or few distinct values so that many tie.
+/// Scores of one prompt: continuous, or with few distinct values, so that many tie.
 fn scores() -> impl Strategy<Value = (Vec<f64>, Vec<f64>)> {
     let score = prop_oneof![-100.0..100.0_f64, (-3..3_i8).prop_map(f64::from)];
     prop::collection::vec((score.clone(), score), 1..65).prop_map(|pairs| pairs.into_iter().unzip())
@@ -230,11 +229,11 @@ proptest! {
     fn scale_and_offset_change_nothing(
         (rewards, logprobs) in scores(),
         scale in 0.01..1e6_f64,
-        // A power of two times an integer keeps the ranks exactly; the scores themselves may round.
+        // An integer times a power of two keeps the ranks exactly, although scores may round.
         offset in -1000..1000_i32,
     ) {
         let before = measure(&rewards, &logprobs).unwrap();
-        // Near the limit of degeneracy, scale does matter.
+        // Near the limit of degeneracy the scale matters.
         prop_assume!([&rewards, &logprobs].iter().all(|scores| {
             z_scores(scores).is_none() == z_scores(&scores.iter().map(|score| score * scale).collect::<Vec<_>>()).is_none()
         }));
@@ -258,7 +257,7 @@ proptest! {
     }
 
     #[test]
-    fn no_finite_scores_give_a_score_that_is_not(
+    fn finite_scores_give_finite_figures(
         pairs in prop::collection::vec((prop::num::f64::NORMAL, prop::num::f64::ANY), 1..20),
     ) {
         let (rewards, logprobs): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();

@@ -8,14 +8,14 @@ pub enum CodecError {
     /// The event type is unknown: a newer program wrote the log.
     #[error("unknown event type {0:?}: this log was written by a newer version of dissent")]
     UnknownType(String),
-    /// The type is known, the version is not.
+    /// The type has no such version.
     #[error("event type {event_type} has no version {version}: this program knows up to {newest}")]
     UnknownVersion {
         /// The type.
         event_type: &'static str,
         /// The version found.
         version: u16,
-        /// The newest version known.
+        /// The newest known version.
         newest: u16,
     },
     /// The bytes are not a body of that type.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{CodecError, Event, FeedbackReceived, TrainingProgressed, codec};
 use crate::id::ExperimentId;
 
-/// Id of an event. It derives from the event's cause and is never random: a step that runs twice on the same
+/// Id of an event. It derives from the event's cause and is never random. A step that runs twice on the same
 /// message proposes the same ids, and the log answers with the recorded events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -31,11 +31,11 @@ pub struct PolicyEvaluated {
     pub refined_reward: [f64; 2],
     /// Share of completion pairs that the initial proxy orders as the gold reward does, without gold ties.
     pub proxy_agreement: Option<f64>,
-    /// The same for the current reward model.
+    /// The same share for the current reward model.
     pub refined_agreement: Option<f64>,
-    /// Mean over prompts of mean|PACS| between policy and current reward model; none if undefined everywhere.
+    /// Mean over prompts of mean|PACS| between policy and current reward model; `None` if no prompt has one.
     pub mean_abs_pacs: Option<f64>,
-    /// Mean over prompts of Kendall's tau between the same; none if undefined everywhere.
+    /// Mean over prompts of Kendall's tau between the same; `None` if no prompt has one.
     pub kendall_tau: Option<f64>,
     /// KL divergence from the initial policy, in nats per completion: the mean of log π − log π_ref (k1).
     pub kl: f64,

@@ -131,8 +131,8 @@ impl Event {
         }
     }
 
-    /// The number of the event among those of its type with the same cause. `None`: such events are counted in
-    /// the order of the stream.
+    /// The number of the event among those of its type with the same cause. `None`: such events are counted
+    /// in the order of the stream.
     pub(crate) fn number(&self) -> Option<u32> {
         match self {
             Self::Experiment(ExperimentEvent::Forked(_)) | Self::Round(RoundEvent::PairSelected(_)) => None,

@@ -66,7 +66,7 @@ pub struct UnexpectedType {
 macro_rules! events {
     ($(
         $(#[doc = $doc:literal])*
-        $family:ident($events:ident) {
+        $family:ident($(#[$attribute:meta])* $events:ident) {
             $($variant:ident($body:ident) = $name:literal, version $version:literal;)*
         }
     )*) => {
@@ -122,6 +122,7 @@ macro_rules! events {
 
         $(
             $(#[doc = $doc])*
+            $(#[$attribute])*
             #[derive(Debug, Clone, PartialEq)]
             #[expect(missing_docs, reason = "each variant is its body, documented there")]
             pub enum $events { $($variant($body),)* }
@@ -214,7 +215,10 @@ events! {
         PolicyTuned(PolicyTuned) = "training.policy_tuned", version 1;
     }
     /// Evaluations on held-out prompts.
-    Evaluation(EvaluationEvent) {
+    Evaluation(
+        #[expect(clippy::large_enum_variant, reason = "events are decoded one by one, and few are evaluations")]
+        EvaluationEvent
+    ) {
         Requested(EvaluationRequested) = "evaluation.requested", version 1;
         PolicyEvaluated(PolicyEvaluated) = "evaluation.policy_evaluated", version 1;
     }

@@ -45,9 +45,9 @@ pub struct TrainingProgressed {
     pub attempt: u32,
     /// The number of the heartbeat in its attempt, from 0.
     pub sequence: u32,
-    /// Optimiser steps (or iterations, where policies sample as they learn) done.
+    /// Number of optimiser steps done, or of iterations for methods that sample as they learn.
     pub step: u64,
-    /// Number of steps in all.
+    /// Total number of steps.
     pub steps: u64,
     /// BLAKE3 of the checkpoint artifact.
     pub checkpoint: Option<String>,
@@ -77,9 +77,9 @@ pub struct RewardModelRefined {
     pub adapter: String,
     /// Fingerprint of the refined model, the adapter included.
     pub fingerprint: String,
-    /// Preferences from feedback that it was trained on, of all rounds so far.
+    /// Number of preferences from the feedback of all rounds so far in its training data.
     pub preferences: u32,
-    /// Preferences of the original data that it was trained on beside them.
+    /// Number of original preferences in its training data.
     pub rehearsed: u32,
     /// Final figures, named as in TRL.
     pub metrics: BTreeMap<String, f64>,
@@ -96,16 +96,16 @@ pub struct PolicyTuned {
     pub adapter: String,
     /// Fingerprint of the tuned policy, the adapter included.
     pub fingerprint: String,
-    /// Final figures, named as in TRL; a method that learns from pairs has their number under
+    /// Final figures, named as in TRL. A method that learns from pairs has their number under
     /// [`PolicyTuned::PAIRS`].
     pub metrics: BTreeMap<String, f64>,
 }
 
 impl PolicyTuned {
-    /// The metric with the number of pairs from which a policy learnt.
+    /// Name of the metric with the number of training pairs.
     pub const PAIRS: &str = "pairs";
 
-    /// Whether there were no pairs to learn from, so that the policy is unchanged.
+    /// Whether the training had no pairs, so that the policy is unchanged.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         self.metrics.get(Self::PAIRS).is_some_and(|&pairs| pairs <= 0.0)

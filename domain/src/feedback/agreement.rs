@@ -51,7 +51,7 @@ fn same(x: f64, y: f64) -> bool {
     (x - y).abs() < 0.5
 }
 
-/// Ordered pairs of equal labels in an item.
+/// Number of ordered pairs of equal labels in an item.
 fn equal_pairs(item: &[f64]) -> f64 {
     item.iter().map(|count| count * (count - 1.0)).sum()
 }
@@ -61,15 +61,14 @@ fn observed(counts: &[Vec<f64>]) -> f64 {
     counts.iter().map(|item| equal_pairs(item)).sum::<f64>() / all
 }
 
-/// Fleiss (1971): (P̄ − P̄ₑ) / (1 − P̄ₑ); undefined where only one label was ever given.
+/// Fleiss (1971): (P̄ − P̄ₑ) / (1 − P̄ₑ). Undefined if all labels are equal.
 fn fleiss_kappa(counts: &[Vec<f64>]) -> Option<f64> {
     let judgements: f64 = counts.iter().map(|item| total(item)).sum();
     let chance: f64 = shares(counts, judgements).map(|share| share * share).sum();
     beyond(observed(counts), chance)
 }
 
-/// Krippendorff (2011), nominal: 1 − Dₒ / Dₑ, from the coincidence matrix; undefined where only one label was
-/// ever given.
+/// Krippendorff (2011), nominal: 1 − Dₒ / Dₑ, from the coincidence matrix. Undefined if all labels are equal.
 fn krippendorff_alpha(counts: &[Vec<f64>]) -> Option<f64> {
     let judgements: f64 = counts.iter().map(|item| total(item)).sum();
     let agreeing: f64 = counts.iter().map(|item| equal_pairs(item) / (total(item) - 1.0)).sum();
@@ -88,8 +87,8 @@ fn beyond(observed: f64, chance: f64) -> Option<f64> {
     (chance < 1.0).then(|| (observed - chance) / (1.0 - chance))
 }
 
-/// Cohen's κ (1960) of two annotators, from the labels that each gave to the items that both judged; none
-/// where it is undefined: without such items, or where both gave one and the same label throughout.
+/// Returns Cohen's κ (1960) of two annotators, from their labels of the items that both judged. `None`
+/// without such items, or if all labels are equal.
 #[must_use]
 pub fn cohen_kappa<L: Copy + Ord>(pairs: &[(L, L)]) -> Option<f64> {
     let items = pairs.len() as f64;
@@ -109,7 +108,7 @@ pub struct PairAgreement {
     pub annotators: [String; 2],
     /// Comparisons that both judged, ≥ 1.
     pub comparisons: u32,
-    /// Cohen's κ; none where it is undefined.
+    /// Cohen's κ; `None` where it is undefined.
     pub cohen_kappa: Option<f64>,
 }
 
@@ -188,7 +187,7 @@ mod tests {
         assert_near(agreed.fleiss_kappa, 1.0);
         assert_near(agreed.krippendorff_alpha, 1.0);
         assert_near(cohen_kappa(&[(1, 1), (2, 2)]), 1.0);
-        // One label throughout leaves nothing to tell apart.
+        // Equal labels have no disagreement by chance, so κ is undefined.
         let alike = Agreement::of(&[vec![1, 1], vec![1, 1]]);
         assert_eq!((alike.observed, alike.fleiss_kappa, alike.krippendorff_alpha), (Some(1.0), None, None));
         assert_eq!(cohen_kappa(&[(1, 1)]), None);

@@ -54,8 +54,8 @@ pub struct Comparison {
 }
 
 /// Returns the comparisons of one prompt: each selected completion with an opponent, no pair twice.
-/// Completions with the same reward and the same PACS are never compared. Of equal distances the lower index
-/// wins. The order of display and random opponents are drawn from `seed`.
+/// Completions with the same reward and the same PACS are never compared. At equal distances the lower index
+/// wins. `seed` determines the order of display and the random opponents.
 #[must_use]
 pub fn comparisons(
     opponent: Opponent,
@@ -93,7 +93,7 @@ pub fn comparisons(
     found
 }
 
-/// Returns the comparisons of pairs that a rule selected. The order of display is drawn from `seed`.
+/// Returns the comparisons of pairs that a rule selected. `seed` determines the order of display.
 #[must_use]
 pub fn shown(pairs: &[[usize; 2]], seed: u64) -> Vec<Comparison> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -146,13 +146,12 @@ impl Judgements {
         self.0.iter().map(|(annotator, judgement)| (annotator.as_str(), judgement))
     }
 
-    /// Adds a judgement. The first judgement of an annotator stays.
+    /// Adds a judgement. Later judgements of the same annotator have no effect.
     pub(crate) fn insert(&mut self, annotator: &str, judgement: Judgement) {
         self.0.entry(annotator.to_owned()).or_insert(judgement);
     }
 
-    /// The verdict of the majority; a tie where equal numbers prefer each completion, `None` without
-    /// judgements.
+    /// The verdict of the majority: a tie if equal numbers prefer each completion. `None` without judgements.
     #[must_use]
     pub fn majority(&self) -> Option<Verdict> {
         let votes = |verdict| self.0.values().filter(|judgement| judgement.verdict == verdict).count();

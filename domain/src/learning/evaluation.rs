@@ -44,8 +44,8 @@ impl Evaluations {
         (done < self.requested).then_some(done)
     }
 
-    /// Checks whether an evaluation may happen. `policy` and `reward_model` are the fingerprints of the current
-    /// models.
+    /// Checks whether an evaluation may happen. `policy` and `reward_model` are the fingerprints of the
+    /// current models.
     pub(crate) fn decide_evaluated(
         &self,
         policy: &str,

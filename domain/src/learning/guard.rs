@@ -1,4 +1,5 @@
-//! Signs of reward hacking (the policy pleases the reward model instead of people), and reasons to stop.
+//! Signs of reward hacking, and reasons to stop. In reward hacking, the reward rises while the true quality
+//! falls.
 
 use crate::event::{PolicyEvaluated, StopReason};
 use crate::plan::GuardPlan;

@@ -41,7 +41,7 @@ pub enum TrainingProgress {
         lease_ms: u64,
         /// Steps done.
         step: u64,
-        /// Steps in all; 0 before the first heartbeat.
+        /// Total number of steps; 0 before the first heartbeat.
         steps: u64,
     },
     /// Its lease expired without a heartbeat.
@@ -74,7 +74,7 @@ pub enum TrainingRejection {
     /// A heartbeat reports more steps than there are.
     #[error("the step is beyond the number of steps")]
     StepOutOfRange,
-    /// A lease that nobody has cannot expire.
+    /// No worker has a lease that could expire.
     #[error("no worker has a lease on it")]
     NoLease,
     /// A metric is NaN or infinite.

@@ -9,22 +9,22 @@ use crate::training::{Hyperparameters, PolicyObjective};
 /// Feedback, refinement of the reward model, tuning of the policy, and evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LearningPlan {
-    /// Who judges, and which comparisons.
+    /// The feedback.
     pub feedback: FeedbackPlan,
-    /// How the reward model is refined.
+    /// The refinement of the reward model.
     pub refinement: RefinementPlan,
-    /// How the policy is tuned.
+    /// The tuning of the policy.
     pub tuning: TuningPlan,
-    /// How policies are evaluated.
+    /// The evaluation of policies.
     pub evaluation: EvaluationPlan,
-    /// Limits at which to warn or to end early.
+    /// Limits for warnings and for an early end.
     pub guards: GuardPlan,
 }
 
-/// Who judges, and which comparisons.
+/// The feedback: the source of judgements, and the requested comparisons.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeedbackPlan {
-    /// Who judges.
+    /// The source of the judgements.
     pub source: FeedbackSource,
     /// The opponent of a selected completion.
     pub opponent: Opponent,
@@ -35,7 +35,7 @@ pub struct FeedbackPlan {
     pub budget: Option<u64>,
 }
 
-/// Who judges.
+/// Source of judgements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedbackSource {
@@ -54,25 +54,25 @@ pub struct GoldPlan {
     pub fingerprint: String,
 }
 
-/// How the reward model is refined: on the original preferences and on all feedback so far.
+/// Refinement of the reward model, on its original preferences and on all feedback so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RefinementPlan {
-    /// The preferences of its first training; `None`: it learns from the feedback alone.
+    /// The preferences of its original training; `None`: it learns from the feedback alone.
     pub original: Option<PreferenceSource>,
-    /// How it is trained.
+    /// Settings of the training.
     pub hyperparameters: Hyperparameters,
 }
 
-/// How the policy is tuned.
+/// Tuning of the policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TuningPlan {
-    /// The objective.
+    /// The method and its settings.
     pub objective: PolicyObjective,
-    /// How it is trained.
+    /// Settings of the training.
     pub hyperparameters: Hyperparameters,
 }
 
-/// How policies are evaluated.
+/// Evaluation of policies on held-out prompts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvaluationPlan {
     /// Held-out prompts.
@@ -83,17 +83,19 @@ pub struct EvaluationPlan {
     pub gold: Option<GoldPlan>,
 }
 
-/// Limits at which to warn or to end early.
+/// Limits for warnings and for an early end.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GuardPlan {
-    /// End when the KL divergence from the initial policy exceeds this, in nats per completion.
+    /// The experiment ends when the KL divergence from the initial policy exceeds this, in nats per
+    /// completion.
     pub kl_max: Option<f64>,
-    /// End after this number of rounds without a new best gold reward.
+    /// The experiment ends after this number of rounds without a new best gold reward.
     pub gold_patience: Option<u32>,
-    /// End when reward hacking is suspected, instead of only warning.
+    /// Whether a suspicion of reward hacking ends the experiment, instead of only a warning.
     pub stop_on_reward_hacking: bool,
-    /// Largest fall in agreement between reward model and gold reward (a share of pairs) that is no sign.
+    /// Largest fall in agreement between reward model and gold reward that is no sign of reward hacking, as a
+    /// share of pairs.
     pub agreement_drop: f64,
 }
 

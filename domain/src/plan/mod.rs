@@ -16,8 +16,8 @@ use crate::generation::SamplingParams;
 use crate::id::ExperimentId;
 use crate::reward::RewardKind;
 
-/// Every setting that determines an experiment. Hashes of their content name models and prompts, so that a
-/// changed file changes the plan and a moved file does not.
+/// Every setting that determines an experiment. Models and prompts are named by hashes of their content: a
+/// changed file changes the plan, and a moved file does not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The name of the experiment.
@@ -32,9 +32,9 @@ pub struct Plan {
     pub policy: PolicyPlan,
     /// The proxy reward r.
     pub reward: RewardPlan,
-    /// How completions are sampled.
+    /// Settings of the sampling.
     pub sampling: SamplingParams,
-    /// How conflict is measured and pairs are selected.
+    /// Settings of the measurement of conflict and of the selection.
     pub conflict: ConflictPlan,
     /// Feedback and trainings; `None`: conflicts are only measured and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,11 +65,11 @@ pub struct RewardPlan {
     pub kind: RewardKind,
 }
 
-/// How conflict is measured and selected.
+/// Measurement of conflict, and selection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConflictPlan {
-    /// Which log-probability is compared with the reward.
+    /// The log-probability that is compared with the reward.
     pub logprob: LogprobKind,
-    /// Which pairs are selected for feedback.
+    /// The rule that selects pairs for feedback.
     pub selection: SelectionSettings,
 }

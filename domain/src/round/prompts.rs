@@ -37,23 +37,23 @@ pub enum PromptProgress {
 /// Numbers of prompts of a round that have reached each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RoundCounts {
-    /// Prompts the round will have.
+    /// Number of prompts in the round.
     pub expected: u32,
-    /// Admitted.
+    /// Admitted prompts.
     pub admitted: u32,
     /// Prompts with sampled completions.
     pub sampled: u32,
-    /// Scored by the reward model.
+    /// Prompts with rewards.
     pub scored: u32,
-    /// Conflict measured.
+    /// Prompts with a measured conflict.
     pub measured: u32,
-    /// Set aside.
+    /// Prompts that were set aside.
     pub set_aside: u32,
-    /// Completions sampled.
+    /// Sampled completions.
     pub completions: u64,
-    /// Response tokens sampled.
+    /// Sampled response tokens.
     pub tokens: u64,
-    /// Pairs selected.
+    /// Selected pairs.
     pub selected: u32,
 }
 
@@ -63,7 +63,7 @@ pub enum PromptRejection {
     /// The index is too large.
     #[error("its index is beyond the prompts of the round")]
     IndexOutOfRange,
-    /// The prompt was admitted before.
+    /// The prompt was already admitted.
     #[error("the round already has it")]
     AlreadyAdmitted,
     /// Two prompts have the same index.
@@ -110,7 +110,7 @@ pub enum PromptRejection {
     AlreadyDone,
 }
 
-/// What the plan and the current models allow completions and rewards to be.
+/// The plan and the current models, with which completions and rewards must agree.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpectedModels<'a> {
     /// Completions per prompt.
@@ -133,7 +133,7 @@ pub(crate) struct MeasuredPrompt<'a> {
 /// The prompts of a round, with their progress.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Prompts {
-    /// By place in the prompt file, so that selection breaks ties alike for every order of arrival.
+    /// By place in the prompt file: selection then breaks ties alike for every order of arrival.
     entries: Vec<Option<(PromptId, PromptProgress)>>,
     /// Not part of a snapshot.
     #[serde(skip)]
@@ -337,8 +337,8 @@ impl Prompts {
         }
     }
 
-    /// Returns the events that wait for a step: the event that opened the round while prompts are missing, and
-    /// the last event of each unfinished prompt.
+    /// Returns the events that wait for a step: the event that opened the round while prompts are missing,
+    /// and the last event of each unfinished prompt.
     pub(crate) fn unanswered(&self, opened: EventId) -> impl Iterator<Item = EventId> {
         let entries = self.entries.iter().enumerate();
         let prompts = entries.filter_map(move |(place, entry)| last_id(opened, place, &entry.as_ref()?.1));

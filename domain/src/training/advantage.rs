@@ -1,24 +1,24 @@
 //! Advantages of completions: generalised advantage estimation, whitening, group-relative and leave-one-out
 //! baselines.
 //!
-//! Everything here is given response tokens only: what lies before the response or after its stop token has
-//! no reward, no value and no advantage, so no mask is needed.
+//! All inputs are response tokens only, so no mask is needed. Tokens before the response or after its stop
+//! token have no reward, value or advantage.
 
-/// Keeps the whitening of equal advantages from dividing by zero, as TRL does.
+/// Added to the variance when whitening, as in TRL: equal advantages then cause no division by 0.
 const VARIANCE_MIN: f64 = 1e-8;
-/// Keeps the group-relative advantage of equal rewards from dividing by zero, as TRL does.
+/// Added to the standard deviation of a group, as in TRL: equal rewards then cause no division by 0.
 const DEVIATION_MIN: f64 = 1e-4;
 
-/// The score that a completion is rewarded with: less `missing_eos_penalty` if it never stopped by itself.
+/// Returns the score of a completion, minus `missing_eos_penalty` if the completion has no stop token.
 #[must_use]
 pub fn penalised_score(score: f64, stopped: bool, missing_eos_penalty: Option<f64>) -> f64 {
     if stopped { score } else { score - missing_eos_penalty.unwrap_or(0.0) }
 }
 
-/// The reward of each response token, shape `[T]`: −β·klₜ, and the score added on the last one.
+/// Returns the reward of each response token, shape `[T]`: −β·klₜ, plus the score for the last token.
 ///
-/// `kl` are the per-token estimates of the divergence from the reference (nats). A completion without a token
-/// has no place for its score: the result is empty.
+/// `kl` has the estimated divergence from the reference for each token, in nats. Without tokens the result is
+/// empty, and the score is lost.
 #[must_use]
 pub fn token_rewards(kl: &[f64], kl_coefficient: f64, score: f64) -> Vec<f64> {
     let mut rewards: Vec<f64> = kl.iter().map(|kl| -kl_coefficient * kl).collect();
@@ -28,21 +28,22 @@ pub fn token_rewards(kl: &[f64], kl_coefficient: f64, score: f64) -> Vec<f64> {
     rewards
 }
 
-/// How much better than expected the tokens of one completion were, and what their values should have been.
+/// The advantages of the tokens of one completion, and the targets of the value head.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Estimate {
-    /// The advantage of each token, shape `[T]`; not whitened.
+    /// The advantage of each token, shape `[T]`, before whitening.
     pub advantages: Vec<f64>,
-    /// Advantage + value of each token, shape `[T]`: what the value head learns. Taken before any whitening,
-    /// which would take the scale of the rewards out of it.
+    /// The target of the value head for each token, shape `[T]`: advantage + value. The advantage is not
+    /// whitened, because whitening removes the scale of the rewards.
     pub returns: Vec<f64>,
 }
 
-/// Generalised advantage estimation (arXiv 1506.02438) over the response tokens of one completion.
+/// Estimates the advantages of the response tokens of one completion (generalised advantage estimation, arXiv
+/// 1506.02438).
 ///
-/// δₜ = rₜ + γ·Vₜ₊₁ − Vₜ with V past the end 0, and Aₜ = δₜ + γλ·Aₜ₊₁. `rewards` and `values` are one number
-/// per token; `gamma` and `lambda` in [0, 1]. With λ = 1 the advantage is the discounted return less the
-/// value, with λ = 0 it is δ.
+/// δₜ = rₜ + γ·Vₜ₊₁ − Vₜ, where V is 0 after the end, and Aₜ = δₜ + γλ·Aₜ₊₁. `rewards` and `values` have one
+/// number per token; `gamma` and `lambda` are in [0, 1]. For λ = 1 the advantage is the discounted return
+/// minus the value, for λ = 0 it is δ.
 #[must_use]
 pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Estimate {
     debug_assert_eq!(rewards.len(), values.len(), "one reward and one value per response token");
@@ -59,10 +60,10 @@ pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Estimate
     Estimate { advantages, returns }
 }
 
-/// Shifts and scales the advantages of all response tokens of a batch to mean 0 and variance 1:
-/// (A − mean) / √(variance + 1e-8), with the unbiased variance (ddof 1), as TRL's `masked_whiten`.
+/// Returns the advantages of all response tokens of a batch, shifted and scaled to mean 0 and variance 1: (A
+/// − mean) / √(variance + 1e-8). The variance is unbiased (ddof 1), as in `masked_whiten` of TRL.
 ///
-/// Fewer than two advantages have no variance: they become 0.
+/// Fewer than two advantages have no variance: the result is 0.
 #[must_use]
 pub fn whitened(advantages: &[f64]) -> Vec<f64> {
     let Some((mean, variance)) = mean_and_variance(advantages) else { return vec![0.0; advantages.len()] };
@@ -70,8 +71,8 @@ pub fn whitened(advantages: &[f64]) -> Vec<f64> {
     advantages.iter().map(|advantage| (advantage - mean) * scale).collect()
 }
 
-/// Group-relative advantages of the completions of one prompt (GRPO, arXiv 2402.03300):
-/// (r − mean) / (standard deviation + 1e-4), with ddof 1, as TRL computes them.
+/// Returns the group-relative advantages of the completions of one prompt (GRPO, arXiv 2402.03300): (r −
+/// mean) / (standard deviation + 1e-4). The standard deviation is unbiased (ddof 1), as in TRL.
 ///
 /// Fewer than two completions cannot be compared: their advantages are 0.
 #[must_use]
@@ -81,19 +82,19 @@ pub fn group_relative(rewards: &[f64]) -> Vec<f64> {
     rewards.iter().map(|reward| (reward - mean) / deviation).collect()
 }
 
-/// Leave-one-out advantages of the completions of one prompt (RLOO, arXiv 2402.14740): each reward less the
-/// mean of the others.
+/// Returns the leave-one-out advantages of the completions of one prompt (RLOO, arXiv 2402.14740): each
+/// reward minus the mean of the others.
 ///
 /// Fewer than two completions cannot be compared: their advantages are 0.
 #[must_use]
 pub fn leave_one_out(rewards: &[f64]) -> Vec<f64> {
     let Some((mean, _)) = mean_and_variance(rewards) else { return vec![0.0; rewards.len()] };
-    // r − (Σ − r)/(N − 1) = (r − mean)·N/(N − 1), which does not subtract two large sums.
+    // r − (Σ − r)/(N − 1) = (r − mean)·N/(N − 1). The right side subtracts no large sums.
     let n = rewards.len() as f64;
     rewards.iter().map(|reward| (reward - mean) * (n / (n - 1.0))).collect()
 }
 
-/// The mean and the unbiased variance; none of fewer than two numbers.
+/// Returns the mean and the unbiased variance; `None` for fewer than two numbers.
 fn mean_and_variance(numbers: &[f64]) -> Option<(f64, f64)> {
     let n = numbers.len() as f64;
     if numbers.len() < 2 {
@@ -138,20 +139,20 @@ mod tests {
     }
 
     #[test]
-    fn the_score_falls_on_the_last_response_token() {
+    fn the_last_response_token_gets_the_score() {
         assert_rounded(&token_rewards(&[0.0, 2.0, -2.0], 0.05, 1.0), &[0.0, -0.1, 1.1]);
         assert_eq!(token_rewards(&[], 0.05, 1.0), Vec::<f64>::new());
     }
 
     #[test]
-    fn only_a_completion_that_never_stopped_is_penalised() {
+    fn only_a_completion_without_a_stop_token_is_penalised() {
         assert_rounded(&[penalised_score(1.0, true, Some(2.5))], &[1.0]);
         assert_rounded(&[penalised_score(1.0, false, Some(2.5))], &[-1.5]);
         assert_rounded(&[penalised_score(1.0, false, None)], &[1.0]);
     }
 
     #[test]
-    fn what_cannot_be_compared_has_no_advantage() {
+    fn incomparable_completions_have_no_advantage() {
         for advantages in [group_relative, leave_one_out, whitened] {
             assert_eq!(advantages(&[]), Vec::<f64>::new());
             assert_eq!(advantages(&[7.0]), [0.0]);
@@ -174,7 +175,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn with_lambda_one_the_advantage_is_the_discounted_return_less_the_value(
+        fn with_lambda_one_the_advantage_is_the_discounted_return_minus_the_value(
             (rewards, values) in tokens(), gamma in 0.0..=1.0_f64,
         ) {
             let found = gae(&rewards, &values, gamma, 1.0);
@@ -230,7 +231,7 @@ mod tests {
         }
 
         #[test]
-        fn a_leave_one_out_advantage_is_the_reward_less_the_mean_of_the_others(rewards in numbers(2..64)) {
+        fn a_leave_one_out_advantage_is_the_reward_minus_the_mean_of_the_others(rewards in numbers(2..64)) {
             for (index, advantage) in leave_one_out(&rewards).iter().enumerate() {
                 let others: f64 = rewards.iter().sum::<f64>() - rewards[index];
                 let expected = rewards[index] - others / (rewards.len() as f64 - 1.0);
@@ -266,7 +267,7 @@ mod tests {
         }
 
         #[test]
-        fn token_rewards_sum_to_the_score_less_the_weighted_divergence(
+        fn token_rewards_sum_to_the_score_minus_the_weighted_divergence(
             kl in numbers(1..64), coefficient in 0.0..2.0_f64, score in -10.0..10.0_f64,
         ) {
             let sum: f64 = token_rewards(&kl, coefficient, score).iter().sum();

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{KlEstimator, PpoSettings};
 
-/// The farthest from its target, as a share of it, that a divergence counts for at once (arXiv 1909.08593).
+/// Largest relative distance from the target that one update uses (arXiv 1909.08593).
 const ERROR_MAX: f64 = 0.2;
 
 impl KlEstimator {
-    /// The estimate of KL(π ‖ π_ref) from one token drawn from π, in nats: its log-probability under the
-    /// policy and under the reference. The average over draws is what estimates; see
+    /// Estimates KL(π ‖ π_ref) in nats from one token drawn from π, by its log-probabilities under the policy
+    /// and the reference. The mean over draws converges to the divergence, for k2 with a bias; see
     /// <http://joschu.net/blog/kl-approx.html>.
     #[must_use]
     pub fn estimate(self, logprob: f64, reference_logprob: f64) -> f64 {
@@ -17,12 +17,12 @@ impl KlEstimator {
         match self {
             Self::K1 => difference,
             Self::K2 => 0.5 * difference * difference,
-            // exp(−x) − 1, without cancelling near 0.
+            // exp(−x) − 1, exact near 0.
             Self::K3 => (-difference).exp_m1() + difference,
         }
     }
 
-    /// [`KlEstimator::estimate`] of each token of a completion, shape `[T]`.
+    /// Returns the [`KlEstimator::estimate`] of each token of a completion, shape `[T]`.
     #[must_use]
     pub fn estimates(self, logprobs: &[f64], reference_logprobs: &[f64]) -> Vec<f64> {
         debug_assert_eq!(logprobs.len(), reference_logprobs.len(), "one log-probability per token and model");
@@ -34,10 +34,10 @@ impl KlEstimator {
     }
 }
 
-/// The weight of the KL divergence, and how it follows the divergence that is seen.
+/// The weight β of the KL divergence, fixed or adapted to the measured divergence.
 ///
-/// Fixed, or adapted as in arXiv 1909.08593, section 2.2: after `n` completions whose divergence was `kl`
-/// (nats per completion), β ← β·(1 + clip(kl/target − 1, ±0.2)·n/horizon).
+/// The adaptation is that of arXiv 1909.08593, section 2.2. After `n` completions with a mean divergence of
+/// `kl` nats: β ← β·(1 + clip(kl/target − 1, ±0.2)·n/horizon).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct KlController {
     coefficient: f64,
@@ -46,7 +46,7 @@ pub struct KlController {
 }
 
 impl KlController {
-    /// The controller that the settings ask for.
+    /// A controller with these settings.
     #[must_use]
     pub fn new(settings: &PpoSettings) -> Self {
         Self {
@@ -56,24 +56,24 @@ impl KlController {
         }
     }
 
-    /// A controller as it was after some updates: with the coefficient it had then.
+    /// A controller that resumes with this coefficient, after earlier updates.
     #[must_use]
     pub fn resumed(settings: &PpoSettings, coefficient: f64) -> Self {
         Self { coefficient, ..Self::new(settings) }
     }
 
-    /// β, the weight of the divergence from now on.
+    /// The current weight β of the divergence.
     #[must_use]
     pub fn coefficient(&self) -> f64 {
         self.coefficient
     }
 
-    /// Takes in the mean divergence per completion (nats) of `completions` completions. Does nothing where
-    /// there is no target.
+    /// Adapts the weight to the mean divergence of `completions` completions, in nats per completion. Without
+    /// a target it has no effect.
     pub fn update(&mut self, kl: f64, completions: usize) {
         let Some(target) = self.target else { return };
         let error = (kl / target - 1.0).clamp(-ERROR_MAX, ERROR_MAX);
-        // A batch larger than five horizons would turn the weight negative.
+        // A batch of more than five horizons would make the weight negative.
         self.coefficient *= (1.0 + error * completions as f64 / self.horizon).max(0.0);
     }
 }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_controller_goes_on_from_its_coefficient() {
+    fn a_resumed_controller_continues_from_its_coefficient() {
         let settings = PpoSettings { kl_coefficient: 0.2, kl_target: Some(6.0), ..PpoSettings::default() };
         let mut whole = KlController::new(&settings);
         whole.update(9.0, 256);
@@ -161,7 +161,7 @@ mod tests {
         }
 
         #[test]
-        fn small_differences_keep_their_digits_in_k3(difference in -1e-5..1e-5_f64) {
+        fn k3_of_small_differences_keeps_its_precision(difference in -1e-5..1e-5_f64) {
             let series = difference * difference / 2.0 - difference.powi(3) / 6.0;
             let found = KlEstimator::K3.estimate(difference, 0.0);
             prop_assert!((found - series).abs() <= 1e-20 + 1e-8 * series.abs(), "{found} {series}");

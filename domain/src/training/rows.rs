@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Instructions that hold for the whole dialogue.
+    /// Instructions for the whole dialogue.
     System,
     /// The person.
     User,
@@ -29,7 +29,7 @@ pub struct Message {
 pub enum Dialogue {
     /// One text, as a person would type it.
     Text(String),
-    /// Turns, the last of them not the model's.
+    /// Turns. The last one is not of the model.
     Messages(Vec<Message>),
 }
 
@@ -49,9 +49,9 @@ pub struct Preference {
     pub prompt: Dialogue,
     /// The preferred completion.
     pub chosen: String,
-    /// The other one.
+    /// The other completion.
     pub rejected: String,
-    /// By how much the reward of the chosen answer should exceed the other's at least, ≥ 0.
+    /// Smallest difference that the rewards of the two completions should have, ≥ 0.
     pub margin: f32,
     /// Whether each completion is unsafe, `[chosen, rejected]`; `None` where it was not judged.
     pub is_unsafe: Option<[bool; 2]>,

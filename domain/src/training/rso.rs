@@ -1,8 +1,7 @@
-//! Rejection sampling towards the optimal policy (RSO, arXiv 2309.06657): which completions are kept, and how
-//! the kept ones become preference pairs.
+//! Statistical rejection sampling optimisation (RSO, arXiv 2309.06657): keeps completions of a prompt and
+//! makes preference pairs of them.
 //!
-//! Completions are known by their index. Two completions of a prompt may well have the same text, and are
-//! still two.
+//! Completions are identified by index: two completions with the same text are two completions.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
@@ -17,49 +16,53 @@ pub enum RsoError {
     /// A reward is not a finite number.
     #[error("rewards[{index}]: must be a finite number, found {value}")]
     NotFinite {
-        /// Which one.
+        /// The completion, from 0.
         index: usize,
-        /// What it is.
+        /// The value found.
         value: f64,
     },
 }
 
-/// How kept completions are compared with each other (section 3.3 of the paper).
+/// Rule that makes pairs of the kept completions (section 3.3 of the paper).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ranking {
-    /// Random pairs, once: K kept completions give K/2 pairs.
+    /// One round of random pairs: K kept completions give K/2 pairs.
     #[default]
     FirstRound,
-    /// The better one of each pair goes on to the next round: K kept completions give K − 1 pairs.
+    /// The better completion of each pair enters the next round: K kept completions give K − 1 pairs.
     Tournament,
 }
 
-/// Two completions of a prompt by index, the first better than the second.
+/// Two completions of a prompt, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RankedPair {
-    /// The one with the higher reward.
+    /// The completion with the higher reward.
     pub chosen: usize,
-    /// The other one.
+    /// The other completion.
     pub rejected: usize,
 }
 
-/// The probability with which each completion is accepted, shape `[N]`: exp((r − max r) / β), 1 for the best.
+/// Returns the probability of acceptance of each completion, shape `[N]`: exp((r − max r) / β), 1 for the
+/// best.
 ///
 /// # Errors
-/// [`RsoError`] for a β that is not above 0 or a reward that is not finite.
+/// If β is not a finite number above 0, or a reward is not finite.
 pub fn acceptance(rewards: &[f64], beta: f64) -> Result<Vec<f64>, RsoError> {
     check(rewards, beta)?;
     let max = rewards.iter().fold(f64::NEG_INFINITY, |max, &reward| max.max(reward));
     Ok(rewards.iter().map(|reward| ((reward - max) / beta).exp()).collect())
 }
 
-/// Keeps up to `wanted` completions of a prompt, by the paper's algorithm 1: candidates are taken in turn and
-/// accepted with the probability of [`acceptance`]; those accepted are no longer candidates, and passes go
-/// on, each with the best of the remaining ones as its maximum, until there are `wanted` or none is left.
+/// Keeps up to `wanted` completions of a prompt, by algorithm 1 of the paper. Returns their indices in the
+/// order of acceptance.
 ///
-/// Returns their indices in the order of acceptance. The result depends on the rewards, β and the seed alone.
-/// Every pass accepts at least the best, so there are at most N of them.
+/// A pass takes the candidates in turn and accepts each with the probability of [`acceptance`], relative to
+/// the best remaining candidate. Accepted ones are no longer candidates. Passes end when `wanted` completions
+/// are accepted or no candidate is left.
+///
+/// The result depends on the rewards, β and the seed alone. Every pass accepts at least the best candidate,
+/// so there are at most N passes.
 ///
 /// # Errors
 /// As [`acceptance`].
@@ -81,23 +84,24 @@ pub fn accepted(rewards: &[f64], beta: f64, wanted: usize, seed: [u8; 32]) -> Re
     Ok(kept)
 }
 
-/// Pairs of kept completions, the one with the higher reward chosen. `kept` are indices into `rewards`; who
-/// meets whom is drawn from the seed. Completions of equal reward say nothing about each other and give no
-/// pair; in a tournament the first of them goes on. With an odd number, the last one has no partner, and goes
-/// on.
+/// Makes pairs of kept completions; the completion with the higher reward is the chosen one. `kept` are
+/// indices into `rewards`, and the seed determines the pairing.
+///
+/// Completions of equal reward give no pair; in a tournament the first of them enters the next round. Of an
+/// odd number, the last has no partner and enters the next round.
 #[must_use]
 pub fn ranked_pairs(kept: &[usize], rewards: &[f64], ranking: Ranking, seed: [u8; 32]) -> Vec<RankedPair> {
     let mut rng = ChaCha8Rng::from_seed(seed);
-    // The order of acceptance favours the better ones.
+    // A separate stream, and a shuffle: the order of acceptance favours high rewards.
     rng.set_stream(1);
-    let mut standing: Vec<usize> = kept.iter().copied().filter(|&index| index < rewards.len()).collect();
+    let mut remaining: Vec<usize> = kept.iter().copied().filter(|&index| index < rewards.len()).collect();
     let mut pairs = Vec::new();
-    while standing.len() >= 2 {
-        shuffle(&mut standing, &mut rng);
-        let mut winners = Vec::with_capacity(standing.len().div_ceil(2));
-        for meeting in standing.chunks(2) {
-            let &[first, second] = meeting else {
-                winners.extend_from_slice(meeting);
+    while remaining.len() >= 2 {
+        shuffle(&mut remaining, &mut rng);
+        let mut winners = Vec::with_capacity(remaining.len().div_ceil(2));
+        for pair in remaining.chunks(2) {
+            let &[first, second] = pair else {
+                winners.extend_from_slice(pair);
                 continue;
             };
             let second_wins = rewards[second] > rewards[first];
@@ -109,7 +113,7 @@ pub fn ranked_pairs(kept: &[usize], rewards: &[f64], ranking: Ranking, seed: [u8
         }
         match ranking {
             Ranking::FirstRound => break,
-            Ranking::Tournament => standing = winners,
+            Ranking::Tournament => remaining = winners,
         }
     }
     pairs
@@ -125,13 +129,13 @@ fn check(rewards: &[f64], beta: f64) -> Result<(), RsoError> {
     }
 }
 
-/// Uniform in [0, 1): never 1, which the best candidate's probability must exceed.
+/// Draws uniformly from [0, 1): the probability 1 of the best candidate must exceed every draw.
 fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Fisher and Yates's shuffle. The remainder of 64 bits is uneven by less than 2⁻⁵⁰ for any group that fits
-/// in memory.
+/// Shuffles by the method of Fisher and Yates. The bias of the remainder is below 2⁻⁵⁰ for any group that
+/// fits in memory.
 fn shuffle(items: &mut [usize], rng: &mut ChaCha8Rng) {
     for last in (1..items.len()).rev() {
         let among = last as u64 + 1;
@@ -161,8 +165,9 @@ mod tests {
     }
 
     #[test]
-    fn the_first_one_kept_follows_the_acceptance_probabilities() {
-        // Of [0, 1, 2] the first pass keeps 0 with .018316, else 1 with .135335, else 2.
+    fn the_first_kept_completion_follows_the_acceptance_probabilities() {
+        // For rewards 0, 1, 2 the first pass keeps 0 with probability .018316. If not, it keeps 1 with
+        // .135335, and if not, 2.
         let runs = 20_000_u32;
         let mut first = [0_u32; 3];
         for run in 0..runs {
@@ -176,19 +181,19 @@ mod tests {
     }
 
     #[test]
-    fn a_small_beta_keeps_the_best_and_a_large_one_anything() {
+    fn a_small_beta_keeps_the_best_and_a_large_beta_any_completion() {
         let rewards = [0.3, 0.9, 0.1, 0.8];
         assert_eq!(accepted(&rewards, 1e-6, 2, seed(1)).unwrap(), [1, 3]);
         assert_eq!(accepted(&rewards, 1e9, 2, seed(1)).unwrap(), [0, 1]);
     }
 
     #[test]
-    fn equal_texts_are_two_completions() {
+    fn completions_with_equal_texts_are_distinct() {
         assert_eq!(accepted(&[1.0, 1.0, 1.0], 0.5, 3, seed(0)).unwrap(), [0, 1, 2]);
     }
 
     #[test]
-    fn a_tournament_gives_one_pair_less_than_there_are_completions() {
+    fn a_tournament_of_n_completions_gives_n_minus_one_pairs() {
         let rewards: Vec<f64> = (0..8).map(f64::from).collect();
         let kept: Vec<usize> = (0..8).collect();
         assert_eq!(ranked_pairs(&kept, &rewards, Ranking::FirstRound, seed(3)).len(), 4);
@@ -204,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sampled_from_is_named() {
+    fn errors_name_the_invalid_beta_or_reward() {
         let message = |rewards: &[f64], beta| accepted(rewards, beta, 1, seed(0)).unwrap_err().to_string();
         assert_eq!(message(&[1.0], 0.0), "beta = 0 is out of range: it must be above 0");
         assert_eq!(message(&[1.0, f64::NAN], 0.5), "rewards[1]: must be a finite number, found NaN");
@@ -212,13 +217,13 @@ mod tests {
     }
 
     fn rewards() -> impl Strategy<Value = Vec<f64>> {
-        // Few distinct values among them, so that many tie.
+        // Few distinct values, so that many tie.
         prop::collection::vec(prop_oneof![-5.0..5.0_f64, (-2..3_i8).prop_map(f64::from)], 0..24)
     }
 
     proptest! {
         #[test]
-        fn as_many_as_wanted_are_kept_once_each(
+        fn the_wanted_number_of_distinct_completions_is_kept(
             rewards in rewards(), beta in 0.01..10.0_f64, wanted in 0_usize..30, number: u32,
         ) {
             let kept = accepted(&rewards, beta, wanted, seed(number)).unwrap();
@@ -230,7 +235,7 @@ mod tests {
         }
 
         #[test]
-        fn an_offset_of_all_rewards_keeps_the_same_ones(
+        fn an_offset_of_all_rewards_keeps_the_same_completions(
             rewards in prop::collection::vec((-8..8_i8).prop_map(f64::from), 1..24), number: u32,
         ) {
             let moved: Vec<f64> = rewards.iter().map(|reward| reward + 1024.0).collect();

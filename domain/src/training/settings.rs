@@ -1,5 +1,4 @@
-//! How a model is fine-tuned. Every field determines the result, so all of it is part of an experiment's
-//! plan.
+//! Settings of a training. Every field determines the result, so the experiment's plan has all of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,11 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{name} = {value} is out of range: it must be {range}")]
 pub struct SettingError {
-    /// Its name, as in the configuration file.
+    /// The setting's name, as in the configuration file.
     pub name: &'static str,
-    /// The value given.
+    /// The value found.
     pub value: f64,
-    /// The range it must lie in.
+    /// The allowed range.
     pub range: &'static str,
 }
 
@@ -19,26 +18,26 @@ fn check(ok: bool, name: &'static str, value: f64, range: &'static str) -> Resul
     if ok { Ok(()) } else { Err(SettingError { name, value, range }) }
 }
 
-/// How the learning rate changes over a training, as the schedules of the same names in transformers.
+/// Schedule of the learning rate, like the schedule of the same name in transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// It stays, after the warm-up.
+    /// Constant after the warm-up.
     Constant,
-    /// It falls to 0 in a line.
+    /// Linear, down to 0.
     #[default]
     Linear,
-    /// It falls to 0 along half a cosine.
+    /// Half a cosine, down to 0.
     Cosine,
 }
 
-/// How long the learning rate rises from 0 to its full value.
+/// Length of the warm-up, in which the learning rate rises from 0 to its peak.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Warmup {
     /// A number of steps.
     Steps(u64),
-    /// A share of all steps, in [0, 1]; rounded up.
+    /// A share of all steps, in [0, 1], rounded up.
     Ratio(f64),
 }
 
@@ -48,16 +47,16 @@ impl Default for Warmup {
     }
 }
 
-/// Low-rank adaptation (arXiv 2106.09685): which projections are changed, and by how much at most.
+/// Low-rank adaptation (arXiv 2106.09685).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraSettings {
-    /// The rank of each change, ≥ 1.
+    /// The rank r of each change, ≥ 1.
     pub r: u32,
-    /// The change is scaled by alpha / r.
+    /// The scale of the change: it is multiplied by alpha / r.
     pub alpha: f64,
-    /// Names of projections, such as `q_proj` (Llama) or `query_key_value` (GPT-NeoX); empty: the query and
-    /// value projections (or the fused one), as PEFT chooses for these architectures.
+    /// Names of the adapted projections, such as `q_proj` (Llama) or `query_key_value` (GPT-NeoX). Empty: the
+    /// query and value projections, or the fused one, as in PEFT for these architectures.
     pub targets: Vec<String>,
 }
 
@@ -67,40 +66,40 @@ impl Default for LoraSettings {
     }
 }
 
-/// What all trainings have in common.
+/// The settings of every training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Hyperparameters {
     /// Peak learning rate, > 0.
     pub learning_rate: f64,
-    /// How it changes.
+    /// The schedule of the learning rate.
     pub schedule: Schedule,
-    /// How it rises at first.
+    /// The warm-up of the learning rate.
     pub warmup: Warmup,
     /// Passes over the data, > 0; fractions are allowed.
     pub epochs: f64,
-    /// Optimiser steps; where given, it overrides `epochs`.
+    /// Number of optimiser steps; if set, it overrides `epochs`.
     pub steps: Option<u64>,
-    /// Examples (pairs, where the data are pairs) in one micro-batch, ≥ 1.
+    /// Examples in one micro-batch, ≥ 1. In preference data an example is a pair.
     pub batch_size: u32,
-    /// Micro-batches whose gradients make one step, ≥ 1.
+    /// Micro-batches whose gradients are accumulated for one step, ≥ 1.
     pub gradient_accumulation: u32,
-    /// Longest example, in tokens; longer ones are left out, counted and reported.
+    /// Longest example, in tokens. Longer ones are left out, and the report has their number.
     pub max_length: u32,
     /// Decoupled weight decay of AdamW, ≥ 0.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this global norm; 0: never.
+    /// Largest global norm of the gradients, which are scaled down to it; 0: no clipping.
     pub max_grad_norm: f64,
-    /// AdamW's decay rates of the first and second moment, each in [0, 1).
+    /// Decay rates of the first and second moment of AdamW, each in [0, 1).
     pub adam_betas: [f64; 2],
     /// AdamW's ε, > 0.
     pub adam_epsilon: f64,
-    /// The low-rank change that is trained; none: all weights.
+    /// The low-rank adaptation; `None`: all weights are trained.
     pub lora: Option<LoraSettings>,
-    /// Whether each layer's inner values are computed again for the gradient: less memory, more time, the
-    /// same result.
+    /// Whether activations within a layer are recomputed for the gradient: less memory, more time, the same
+    /// result.
     pub recompute: bool,
-    /// The seed of initial values and of the order of the data.
+    /// The seed of the initial values and of the data order.
     pub seed: u64,
 }
 
@@ -191,14 +190,15 @@ pub enum DpoLoss {
     Hinge,
 }
 
-/// How a policy is tuned against a reward.
+/// Method that tunes a policy against a reward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyMethod {
-    /// Direct preference optimisation on the round's own completions, ranked by the refined reward.
+    /// Direct preference optimisation on pairs of the round's completions, ranked by the refined reward
+    /// model.
     #[default]
     Dpo,
-    /// As `dpo`, on pairs of completions kept by rejection sampling (arXiv 2309.06657).
+    /// Like `dpo`, on pairs of completions kept by rejection sampling (arXiv 2309.06657).
     Rso,
     /// Proximal policy optimisation (arXiv 1707.06347).
     Ppo,
@@ -208,21 +208,21 @@ pub enum PolicyMethod {
     Rloo,
 }
 
-/// Which per-token estimate of the KL divergence from the reference is used (as TRL's `kl_estimator`).
+/// Estimator of the KL divergence from the reference, per token, like `kl_estimator` of TRL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KlEstimator {
     /// log π − log π_ref: unbiased, may be negative.
     #[default]
     K1,
-    /// Half the square of k1: biased, never negative, low variance.
+    /// k1² / 2: biased, never negative, low variance.
     K2,
     /// exp(−k1) − 1 + k1: unbiased, never negative.
     K3,
 }
 
-/// What tuning a policy aims at: the method, how strongly it is held to its reference, and the knobs of the
-/// methods that sample as they learn. Defaults are TRL's.
+/// Settings of the tuning of a policy: the method, its tie to the reference, and the settings of the methods
+/// that sample as they learn. Defaults are those of TRL.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyObjective {
@@ -232,7 +232,7 @@ pub struct PolicyObjective {
     pub beta: f64,
     /// DPO and RSO: the loss.
     pub loss: DpoLoss,
-    /// PPO, GRPO and RLOO.
+    /// Settings of PPO, GRPO and RLOO.
     pub ppo: PpoSettings,
 }
 
@@ -242,41 +242,41 @@ impl Default for PolicyObjective {
     }
 }
 
-/// The knobs of the methods that sample as they learn (PPO, GRPO, RLOO).
+/// Settings of the methods that sample as they learn: PPO, GRPO and RLOO.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PpoSettings {
     /// Prompts sampled for one iteration, ≥ 1.
     pub prompts: u32,
-    /// Completions of each prompt: 1 for PPO, ≥ 2 for GRPO and RLOO.
+    /// Completions per prompt: 1 for PPO, ≥ 2 for GRPO and RLOO.
     pub samples: u32,
-    /// Iterations of sample, score, learn, ≥ 1.
+    /// Number of iterations, ≥ 1. Each samples, scores and learns.
     pub iterations: u32,
-    /// Passes over an iteration's completions, ≥ 1.
+    /// Passes over the completions of an iteration, ≥ 1.
     pub epochs: u32,
-    /// Most new tokens of a completion.
+    /// Largest number of new tokens of a completion.
     pub max_new_tokens: u32,
     /// Sampling temperature, > 0. Log-probabilities are those of the untempered model.
     pub temperature: f64,
-    /// How far the probability ratio may move before it is clipped, in (0, 1).
+    /// Largest distance of the probability ratio from 1 before it is clipped, in (0, 1).
     pub clip: f64,
-    /// PPO: how far a value may move before it is clipped, > 0.
+    /// PPO: largest change of a value before it is clipped, > 0.
     pub value_clip: f64,
     /// PPO: the weight of the value loss, ≥ 0.
     pub value_coefficient: f64,
     /// The weight of the KL divergence from the reference, ≥ 0.
     pub kl_coefficient: f64,
-    /// The estimate of that divergence.
+    /// The estimator of that divergence.
     pub kl_estimator: KlEstimator,
-    /// Where given, the coefficient is adapted to keep the KL per completion near this (nats).
+    /// Target of the KL divergence, in nats per completion. If set, the coefficient is adapted to it.
     pub kl_target: Option<f64>,
-    /// Adaptive coefficient: over how many completions it may change by its full factor.
+    /// Horizon of the adaptive coefficient, in completions: a smaller horizon adapts faster.
     pub kl_horizon: f64,
     /// Discount γ of GAE, in [0, 1].
     pub gamma: f64,
     /// λ of GAE, in [0, 1].
     pub lambda: f64,
-    /// What is taken off the score of a completion that never stopped; none: nothing.
+    /// Subtracted from the score of a completion without a stop token; `None`: 0.
     pub missing_eos_penalty: Option<f64>,
     /// PPO: whether advantages are whitened.
     pub whiten_advantages: bool,

@@ -1,4 +1,4 @@
-//! For every crate's fuzzing: valid bytes made wrong, and a bound on the memory that reading them takes.
+//! For the fuzz tests of every crate: mutations of valid bytes, and a bound on the memory of a reader.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::sync::{Mutex, PoisonError};
@@ -10,22 +10,22 @@ use proptest::sample::Index;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Memory is counted for the whole process: one reading at a time.
+/// Serialises the readers, because the allocator counts the memory of the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Bytes that reading may take for each byte of input: a number of one digit becomes a value of 32 bytes, in
-/// a list that doubles, and some of it is kept twice.
+/// Memory that a reader may use for each byte of input. A number of one digit becomes a value of 32 bytes, in
+/// a list that doubles, and some values are stored twice.
 const BYTES_PER_BYTE: usize = 40;
-/// Bytes that reading may take beside that: buffers, and what deserialisers set aside for a claimed length
-/// (serde: 1 MiB).
+/// Memory that a reader may use in addition: buffers, and the capacity that deserialisers reserve for a
+/// claimed length (serde: 1 MiB).
 const BYTES_BESIDE: usize = 3 << 20;
 
-/// Runs a reader of `input` bytes; it may not take more memory than that justifies.
+/// Runs a reader of `input` bytes. Panics if it uses more memory than the input justifies.
 pub(crate) fn bounded<T>(input: usize, read: impl FnOnce() -> T) -> T {
     bounded_beside(input, BYTES_BESIDE, read)
 }
 
-/// As [`bounded`], for a reader that needs so many bytes whatever the input is.
+/// As [`bounded`], for a reader that needs `beside` bytes for any input.
 pub(crate) fn bounded_beside<T>(input: usize, beside: usize, read: impl FnOnce() -> T) -> T {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = MEMORY.current_usage();
@@ -36,7 +36,7 @@ pub(crate) fn bounded_beside<T>(input: usize, beside: usize, read: impl FnOnce()
     outcome
 }
 
-/// So many cases, or as many as `PROPTEST_CASES` says.
+/// A configuration with `few` cases, or with `PROPTEST_CASES` cases if it is set.
 pub(crate) fn cases(few: u32) -> ProptestConfig {
     let given = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     ProptestConfig { cases: given.unwrap_or(few), failure_persistence: None, ..ProptestConfig::default() }
@@ -50,11 +50,11 @@ pub(crate) enum Mutation {
     Insert(Index, Vec<u8>),
     Truncate(Index),
     Repeat(Index, usize),
-    /// Little-endian numbers as they stand in headers, made huge.
+    /// Replaces the little-endian numbers of a header by huge ones.
     Huge(Index, usize),
-    /// A number written in digits, made another.
+    /// Replaces a decimal number.
     Number(Index, &'static str),
-    /// What is between two quotes, made something else.
+    /// Replaces the text between two quotes.
     Word(Index, String),
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
     prop::collection::vec(one, 1..5)
 }
 
-/// Mostly near the beginning, where headers are.
+/// Chooses a place, mostly near the beginning, where headers are.
 fn place(at: Index, length: usize) -> usize {
     let at = at.index(2 * length.max(1));
     if at < length { at } else { (at - length) % length.clamp(1, 256) }
@@ -120,7 +120,7 @@ pub(crate) fn mutated(whole: &[u8], mutations: &[Mutation]) -> Vec<u8> {
                 let at = place(*at, length);
                 let to = end(at, *width);
                 bytes[at..to].fill(0xff);
-                // Not always negative, where it has a sign.
+                // Not always negative as a signed number.
                 bytes[to - 1] = 0x7f;
             }
             Mutation::Number(at, to) => replace(&mut bytes, *at, |byte| byte.is_ascii_digit(), to.as_bytes()),
@@ -132,7 +132,7 @@ pub(crate) fn mutated(whole: &[u8], mutations: &[Mutation]) -> Vec<u8> {
     bytes
 }
 
-/// Puts something else in the place of a run of such bytes.
+/// Replaces a run of such bytes.
 fn replace(bytes: &mut Vec<u8>, at: Index, is: impl Fn(u8) -> bool, to: &[u8]) {
     let from = place(at, bytes.len());
     let Some(start) = (from..bytes.len()).find(|&place| is(bytes[place])) else { return };

@@ -1,5 +1,5 @@
-//! A broker that delivers at least once, in any order, as RabbitMQ does: a queue for each step, one for
-//! proposals.
+//! A broker that delivers at least once and in any order, like RabbitMQ. It has a queue for each step and a
+//! queue of proposals.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +54,7 @@ pub(crate) struct Proposal {
     pub(crate) events: Vec<NewEvent>,
 }
 
-/// A queue: what waits, and what is in whose hands. A session is one connection of one process.
+/// A queue: ready messages, and messages held by a session. A session is one connection of one process.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     ready: Vec<T>,
@@ -73,7 +73,7 @@ impl<T: Clone> Queue<T> {
         self.ready.push(message);
     }
 
-    /// Takes one of the first few.
+    /// Delivers one of the first few messages.
     pub(crate) fn take(&mut self, session: u64, random: &mut Random) -> Option<(u64, T)> {
         if self.ready.is_empty() {
             return None;
@@ -84,7 +84,7 @@ impl<T: Clone> Queue<T> {
         Some((self.tags, message))
     }
 
-    /// Nothing happens if the message is in other hands by now.
+    /// Has no effect if another session holds the message by now.
     pub(crate) fn ack(&mut self, tag: u64) {
         self.taken.remove(&tag);
     }
@@ -93,7 +93,7 @@ impl<T: Clone> Queue<T> {
         self.ready.extend(self.taken.remove(&tag).map(|(_, message)| message));
     }
 
-    /// A session ended: what it held is delivered again.
+    /// Ends a session: its messages are redelivered.
     pub(crate) fn end(&mut self, session: u64) {
         let (ended, held): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.taken).into_iter().partition(|(_, (of, _))| *of == session);
@@ -101,7 +101,7 @@ impl<T: Clone> Queue<T> {
         self.ready.extend(ended.into_values().map(|(_, message)| message));
     }
 
-    /// Delivers something twice that waits.
+    /// Duplicates a ready message.
     pub(crate) fn duplicate(&mut self, random: &mut Random) {
         if !self.ready.is_empty() {
             let message = self.ready[random.below(self.ready.len())].clone();
@@ -112,13 +112,13 @@ impl<T: Clone> Queue<T> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Broker {
-    /// Positions of events.
+    /// Queues of positions of events.
     pub(crate) events: BTreeMap<StepName, Queue<usize>>,
     pub(crate) proposals: Queue<Proposal>,
 }
 
 impl Broker {
-    /// The outbox: an event goes to every step that consumes its kind.
+    /// Publishes an event to every step that consumes its type.
     pub(crate) fn relay(&mut self, position: usize, event_type: &str) {
         for step in STEPS {
             if consumes(step).iter().any(|kind| kind.name() == event_type) {

@@ -1,5 +1,5 @@
-//! The experiment, and what stand-in models make of its events: functions of their inputs, and of nothing
-//! else.
+//! The plan of the experiment, and stand-ins for its models. Their results are functions of their inputs
+//! alone.
 
 use std::collections::BTreeMap;
 
@@ -25,14 +25,14 @@ use crate::random::{hash, share};
 
 pub(crate) const PROMPTS: u32 = 4;
 const SAMPLES: u32 = 3;
-/// Steps of a training, with a checkpoint after each.
+/// Steps of a training. Each ends with a checkpoint.
 pub(crate) const TRAINING_STEPS: u64 = 3;
 
 pub(crate) fn experiment() -> ExperimentId {
     ExperimentId::new("simulation").unwrap()
 }
 
-/// Two rounds that learn.
+/// The plan of two rounds with learning.
 pub(crate) fn plan() -> Plan {
     let learning = LearningPlan {
         feedback: FeedbackPlan {
@@ -102,7 +102,7 @@ pub(crate) fn sample(policy: &str, admitted: &PromptAdmitted) -> Event {
     .into()
 }
 
-/// The last prompt of a round can never be scored.
+/// Scores completions. The last prompt of a round is always set aside.
 pub(crate) fn score(model: &str, sampled: &CompletionsSampled) -> Event {
     let (round, prompt_id) = (sampled.round, sampled.prompt.prompt_id.clone());
     if prompt_id.as_str() == format!("p{}", PROMPTS - 1) {
@@ -159,13 +159,13 @@ pub(crate) fn checkpoint(round: u32, stage: Stage, step: u64) -> String {
     format!("{round} {} {step}", stage.name())
 }
 
-/// The step after which a checkpoint was taken.
+/// Returns the step of a checkpoint.
 pub(crate) fn checkpoint_step(checkpoint: &str) -> u64 {
     checkpoint.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// The result of a training: of the model it began with and of all that people said, not of who did it or how
-/// often.
+/// Returns the result of a training. It depends on the initial model and on the judgements, not on the worker
+/// or the attempts.
 pub(crate) fn trained(experiment: &Experiment, round: u32, stage: Stage, attempt: u32) -> Event {
     let learning = experiment.rounds()[round as usize].learning();
     let data: Vec<String> = learning
@@ -188,7 +188,7 @@ pub(crate) fn trained(experiment: &Experiment, round: u32, stage: Stage, attempt
     }
 }
 
-/// What must be the same however a run went. Attempts are not: they count the leases that expired.
+/// Describes the results, which must not depend on faults. Attempts are left out: they count expired leases.
 pub(crate) fn summary(experiment: &Experiment) -> String {
     let mut out = format!(
         "{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n",
@@ -217,7 +217,7 @@ pub(crate) fn summary(experiment: &Experiment) -> String {
     out
 }
 
-/// The completions that an event of a known history names.
+/// Returns the completions of the event with this id.
 pub(crate) fn sampled(known: &[Recorded], id: dissent_domain::event::EventId) -> Option<CompletionsSampled> {
     let found = known.iter().find(|recorded| recorded.event.id == id)?;
     CompletionsSampled::try_from(found.decode().unwrap()).ok()

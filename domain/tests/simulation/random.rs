@@ -1,4 +1,4 @@
-//! All chance of a run comes from its seed.
+//! The random numbers of a run, all from its seed.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -10,7 +10,7 @@ impl Random {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
-    /// A number below `limit`, which is not 0.
+    /// Draws a number below `limit` > 0.
     pub(crate) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.0.next_u64() % limit as u64).unwrap()
     }
@@ -20,7 +20,7 @@ impl Random {
     }
 }
 
-/// A number that depends on everything given, and on nothing else: what stand-in models compute with.
+/// Hashes texts to a number, the computation of the stand-in models.
 pub(crate) fn hash(parts: &[&str]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
     let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -31,7 +31,7 @@ pub(crate) fn hash(parts: &[&str]) -> u64 {
     hash ^ (hash >> 32)
 }
 
-/// The same as a number in [0, 1).
+/// Hashes texts to a number in [0, 1).
 pub(crate) fn share(parts: &[&str]) -> f64 {
     f64::from(u32::try_from(hash(parts) >> 32).unwrap()) / (f64::from(u32::MAX) + 1.0)
 }

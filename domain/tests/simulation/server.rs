@@ -1,4 +1,4 @@
-//! The process that writes history: a log on a simulated disk, the journal's [`Ledger`], the outbox, the
+//! The process that has the log: a log on a simulated disk, the [`Ledger`] of the journal, the relay, the
 //! coordinator, the admission of prompts, and the watch over leases.
 
 use std::collections::BTreeSet;
@@ -20,14 +20,14 @@ use crate::models;
 use crate::random::Random;
 use crate::worker::LEASE_MS;
 
-/// Longer than any step of a worker takes.
-const STANDSTILL_MS: u64 = 3 * LEASE_MS;
+/// Idle time before redelivery, longer than any step of a worker.
+const IDLE_MS: u64 = 3 * LEASE_MS;
 
-/// What survives a crash.
+/// The state that survives a crash.
 #[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) events: Vec<Recorded>,
-    /// Events that the outbox is known to have sent.
+    /// Durable cursor of the relay: number of events known to be published.
     relayed: usize,
 }
 
@@ -35,15 +35,15 @@ pub(crate) struct Server {
     pub(crate) disk: Disk,
     pub(crate) session: u64,
     pub(crate) ledger: Ledger,
-    /// Appended, not synced.
+    /// Appended events that are not synced.
     pending: Vec<Recorded>,
     /// Accepted proposals that are acknowledged once they are durable.
     waiting: Vec<(Option<u64>, Vec<EventId>)>,
     relayed: usize,
-    sign_of_life_ms: u64,
-    /// The version reached, and when it was.
-    moved: (u64, u64),
-    /// Ids of events that someone was told are recorded.
+    heartbeat_ms: u64,
+    /// The version, and the time at which it was reached.
+    progressed: (u64, u64),
+    /// Ids of acknowledged events.
     pub(crate) acknowledged: BTreeSet<EventId>,
     pub(crate) rejected: BTreeSet<String>,
 }
@@ -60,23 +60,23 @@ impl Server {
             pending: Vec::new(),
             waiting: Vec::new(),
             relayed,
-            sign_of_life_ms: now_ms,
-            moved: (0, now_ms),
+            heartbeat_ms: now_ms,
+            progressed: (0, now_ms),
             acknowledged: BTreeSet::new(),
             rejected: BTreeSet::new(),
         }
     }
 
-    /// Dies, losing what is not synced, and starts anew.
+    /// Crashes, which loses the events that are not synced, and restarts.
     pub(crate) fn crash(&mut self, broker: &mut Broker, now_ms: u64) {
         broker.end(self.session);
-        let told = (std::mem::take(&mut self.acknowledged), std::mem::take(&mut self.rejected));
+        let kept = (std::mem::take(&mut self.acknowledged), std::mem::take(&mut self.rejected));
         *self = Self::new(std::mem::take(&mut self.disk), self.session, now_ms);
-        (self.acknowledged, self.rejected) = told;
+        (self.acknowledged, self.rejected) = kept;
         Self::begin(broker);
     }
 
-    /// Proposes the start of the experiment; a second time changes nothing.
+    /// Proposes the start of the experiment. A second proposal has no effect.
     pub(crate) fn begin(broker: &mut Broker) {
         let plan = models::plan();
         let id = EventId::of_experiment(&plan.experiment);
@@ -100,16 +100,16 @@ impl Server {
                 broker.proposals.ack(tag);
             }
             Decision::Accepted(accepted) => {
-                let signs = [EventType::TrainingStarted, EventType::TrainingProgressed];
-                if accepted.fresh.iter().any(|event| signs.contains(&event.event_type())) {
-                    self.sign_of_life_ms = now_ms;
+                let heartbeats = [EventType::TrainingStarted, EventType::TrainingProgressed];
+                if accepted.fresh.iter().any(|event| heartbeats.contains(&event.event_type())) {
+                    self.heartbeat_ms = now_ms;
                 }
                 self.append(Some(tag), accepted.append);
             }
         }
     }
 
-    /// Appends as an event log does: known ids once, versions as expected.
+    /// Appends like an event log: each id once, at the expected version.
     fn append(&mut self, tag: Option<u64>, append: Append) {
         let version = self.disk.events.len() + self.pending.len();
         let ids = append.events.iter().map(|event| event.id).collect();
@@ -126,7 +126,7 @@ impl Server {
         self.waiting.push((tag, ids));
     }
 
-    /// Makes what was appended durable, and acknowledges it unless the process dies first.
+    /// Makes appended events durable. Acknowledges them, unless the process crashes first.
     pub(crate) fn sync(&mut self, broker: &mut Broker, dies: bool, now_ms: u64) {
         self.disk.events.append(&mut self.pending);
         if dies {
@@ -138,7 +138,7 @@ impl Server {
         }
     }
 
-    /// Sends a few durable events on, and may remember that it did.
+    /// Publishes a few durable events, and sometimes stores the cursor.
     pub(crate) fn relay(&mut self, broker: &mut Broker, random: &mut Random) {
         for _ in 0..=random.below(6) {
             let Some(recorded) = self.disk.events.get(self.relayed) else { break };
@@ -150,11 +150,11 @@ impl Server {
         }
     }
 
-    /// The coordinator: whatever it hears of, it proposes what is due.
+    /// The coordinator: proposes the due events after any event.
     pub(crate) fn coordinate(&mut self, broker: &mut Broker, random: &mut Random) {
         let Some((tag, _)) = broker.of(StepName::Round).take(self.session, random) else { return };
         if let Some(due) = self.ledger.experiment().due() {
-            // As a long conclusion is proposed, so that it may be paused in its middle.
+            // A long conclusion is proposed in parts, so that a pause may interrupt it.
             let events = follow_from(due.cause, StepName::Round.name(), 0, &due.events).unwrap();
             for events in events.chunks(1 + random.below(8)) {
                 let (experiment, events) = (models::experiment(), events.to_vec());
@@ -173,13 +173,13 @@ impl Server {
         broker.of(StepName::Prompt).ack(tag);
     }
 
-    /// Gives up a training whose worker is silent.
+    /// Expires the lease of a training without heartbeats.
     pub(crate) fn watch_leases(&mut self, broker: &mut Broker, now_ms: u64) {
         let Some(round) = self.ledger.experiment().rounds().last() else { return };
         for stage in [Stage::Reward, Stage::Policy] {
             let Some(training) = round.learning().training(stage) else { continue };
             let TrainingProgress::Running { lease_ms, .. } = training.progress else { continue };
-            if now_ms.saturating_sub(self.sign_of_life_ms) > lease_ms {
+            if now_ms.saturating_sub(self.heartbeat_ms) > lease_ms {
                 let (round, attempt) = (round.number(), training.attempt);
                 let expired = TrainingLeaseExpired { round, stage, attempt }.into();
                 propose(broker, StepName::Training, training.requested, &[expired]);
@@ -187,17 +187,16 @@ impl Server {
         }
     }
 
-    /// Where nothing happens any more, somebody acknowledged what he did nothing about: it is delivered
-    /// again.
-    pub(crate) fn watch_standstill(&mut self, broker: &mut Broker, now_ms: u64) {
+    /// Redelivers unanswered events after an idle time: a worker has acknowledged them without a result.
+    pub(crate) fn redeliver_unanswered(&mut self, broker: &mut Broker, now_ms: u64) {
         let version = self.ledger.version();
-        if self.moved.0 != version {
-            self.moved = (version, now_ms);
+        if self.progressed.0 != version {
+            self.progressed = (version, now_ms);
         }
-        if now_ms.saturating_sub(self.moved.1) <= STANDSTILL_MS {
+        if now_ms.saturating_sub(self.progressed.1) <= IDLE_MS {
             return;
         }
-        self.moved.1 = now_ms;
+        self.progressed.1 = now_ms;
         let waiting = self.ledger.unanswered();
         for (position, recorded) in self.disk.events.iter().enumerate() {
             if waiting.contains(&recorded.event.id) {
@@ -209,16 +208,16 @@ impl Server {
         }
     }
 
-    /// The operator: orders go to the journal itself.
-    pub(crate) fn order(&mut self, action: Action, now_ms: u64) {
-        let order = OperatorCommand { action, by: "operator".into(), reason: None };
-        // An order that no longer makes sense is refused: the operator is told, and nothing else comes of it.
-        if let Ok(Some(append)) = self.ledger.command(&order, now_ms * 1000) {
+    /// Gives an operator command to the journal.
+    pub(crate) fn command(&mut self, action: Action, now_ms: u64) {
+        let command = OperatorCommand { action, by: "operator".into(), reason: None };
+        // A rejected command has no other effect.
+        if let Ok(Some(append)) = self.ledger.command(&command, now_ms * 1000) {
             self.append(None, append);
         }
     }
 
-    /// How far it has come, for a person to read.
+    /// Describes the progress, for a failed assertion.
     pub(crate) fn summary(&self) -> String {
         let last = self.disk.events.last().map(|recorded| &recorded.event.event_type);
         format!(

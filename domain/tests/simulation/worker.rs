@@ -1,4 +1,4 @@
-//! A worker: some steps, a copy of the history that lags behind, deliveries in hand, a training under way.
+//! A worker: its steps, a copy of the history that may lag behind, its deliveries, and its training.
 
 use std::collections::BTreeMap;
 
@@ -18,18 +18,18 @@ use crate::server::propose;
 pub(crate) const LEASE_MS: u64 = 2_000;
 
 pub(crate) struct Worker {
-    /// One connection: a lost one gives back what is in hand.
+    /// The connection. When it is lost, its deliveries are redelivered.
     pub(crate) session: u64,
     steps: Vec<StepName>,
-    pub(crate) copy: Ledger,
-    pub(crate) hands: Vec<InHand>,
+    pub(crate) history: Ledger,
+    pub(crate) deliveries: Vec<Delivery>,
     training: Option<Assignment>,
     pub(crate) hangs_until_ms: u64,
-    pub(crate) lies: bool,
+    pub(crate) is_faulty: bool,
 }
 
 #[derive(Clone)]
-pub(crate) struct InHand {
+pub(crate) struct Delivery {
     pub(crate) step: StepName,
     tag: u64,
     position: usize,
@@ -44,27 +44,27 @@ struct Assignment {
     step: u64,
 }
 
-/// Where a worker dies while it settles a delivery.
+/// Point at which a worker crashes while it handles a delivery.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dies {
-    Not,
+pub(crate) enum CrashPoint {
+    None,
     BeforeProposing,
     BeforeAcknowledging,
 }
 
 impl Worker {
-    pub(crate) fn new(session: u64, steps: Vec<StepName>, lies: bool) -> Self {
-        let (copy, hands) = (Ledger::default(), Vec::new());
-        Self { session, steps, copy, hands, training: None, hangs_until_ms: 0, lies }
+    pub(crate) fn new(session: u64, steps: Vec<StepName>, is_faulty: bool) -> Self {
+        let (history, deliveries) = (Ledger::default(), Vec::new());
+        Self { session, steps, history, deliveries, training: None, hangs_until_ms: 0, is_faulty }
     }
 
-    /// Its process was killed: another begins, knowing nothing.
+    /// Crashes. A new process begins without history or deliveries.
     pub(crate) fn crash(&mut self, broker: &mut Broker, session: u64) {
         broker.end(self.session);
-        *self = Self::new(session, std::mem::take(&mut self.steps), self.lies);
+        *self = Self::new(session, std::mem::take(&mut self.steps), self.is_faulty);
     }
 
-    /// Its connection broke: others get what it still believes to have in hand.
+    /// Loses the connection. Its deliveries are redelivered, although the worker still has them.
     pub(crate) fn disconnect(&mut self, broker: &mut Broker, session: u64) {
         broker.end(self.session);
         self.session = session;
@@ -72,22 +72,22 @@ impl Worker {
 
     pub(crate) fn take(&mut self, broker: &mut Broker, random: &mut Random) {
         let step = self.steps[random.below(self.steps.len())];
-        if self.copy.experiment().paused().is_some() {
+        if self.history.experiment().paused().is_some() {
             return;
         }
-        if self.hands.len() < 4
+        if self.deliveries.len() < 4
             && let Some((tag, position)) = broker.of(step).take(self.session, random)
         {
-            self.hands.push(InHand { step, tag, position });
+            self.deliveries.push(Delivery { step, tag, position });
         }
     }
 
-    /// Hears of some more of the history; a training that it took up begins.
+    /// Receives some more events of the history, and begins a training whose start is recorded.
     pub(crate) fn follow(&mut self, broker: &mut Broker, disk: &[Recorded], random: &mut Random) {
         for _ in 0..=random.below(12) {
-            let known = usize::try_from(self.copy.version()).unwrap();
+            let known = usize::try_from(self.history.version()).unwrap();
             let Some(recorded) = disk.get(known) else { return };
-            self.copy.follow(recorded).unwrap();
+            self.history.follow(recorded).unwrap();
             match recorded.decode().unwrap() {
                 Event::Training(TrainingEvent::Started(started)) => self.begin_training(&started),
                 Event::Operator(OperatorEvent::Paused(_)) => self.give_up_training(broker),
@@ -107,71 +107,78 @@ impl Worker {
         }
     }
 
-    /// Where it is paused, a training goes on later, and perhaps elsewhere.
+    /// Ends the lease at a pause. The training resumes later, perhaps on another worker.
     fn give_up_training(&mut self, broker: &mut Broker) {
         let Some(Assignment { round, stage, attempt, requested, .. }) = self.training.take() else { return };
         let expired = TrainingLeaseExpired { round, stage, attempt }.into();
         propose(broker, StepName::Training, requested, &[expired]);
     }
 
-    /// Unlike any other process that ever was.
+    /// A name that no other process has had.
     fn name(&self) -> String {
         format!("worker {}", self.session)
     }
 
-    /// The attempt, if history still counts on it.
+    /// Returns the training, if this attempt is running.
     fn current(&self, round: u32, stage: Stage, attempt: u32) -> Option<Training> {
-        let open = self.copy.experiment().rounds().last().filter(|open| open.number() == round)?;
+        let open = self.history.experiment().rounds().last().filter(|open| open.number() == round)?;
         let training = open.learning().training(stage).filter(|training| training.attempt == attempt)?;
         matches!(training.progress, TrainingProgress::Running { .. }).then(|| training.clone())
     }
 
-    /// Works on one of its deliveries, if it knows what led to it, and settles it.
-    pub(crate) fn work(&mut self, broker: &mut Broker, disk: &[Recorded], random: &mut Random, dies: Dies) {
-        if self.hands.is_empty() || dies == Dies::BeforeProposing {
+    /// Handles one of its deliveries: proposes the result and acknowledges. Releases it if the history lags
+    /// behind.
+    pub(crate) fn work(
+        &mut self,
+        broker: &mut Broker,
+        disk: &[Recorded],
+        random: &mut Random,
+        crash: CrashPoint,
+    ) {
+        if self.deliveries.is_empty() || crash == CrashPoint::BeforeProposing {
             return;
         }
-        let held = self.hands.swap_remove(random.below(self.hands.len()));
-        if usize::try_from(self.copy.version()).unwrap() <= held.position {
+        let held = self.deliveries.swap_remove(random.below(self.deliveries.len()));
+        if usize::try_from(self.history.version()).unwrap() <= held.position {
             return broker.of(held.step).release(held.tag);
         }
         let recorded = &disk[held.position];
-        if let Some((cause, event)) = self.follows(held.step, recorded, disk) {
+        if let Some((cause, event)) = self.result_of(held.step, recorded, disk) {
             propose(broker, held.step, cause, &[event]);
         }
-        if dies != Dies::BeforeAcknowledging {
+        if crash != CrashPoint::BeforeAcknowledging {
             broker.of(held.step).ack(held.tag);
         }
     }
 
-    /// Acknowledges a delivery that it did nothing about.
-    pub(crate) fn neglect(&mut self, broker: &mut Broker, random: &mut Random) {
-        if !self.hands.is_empty() {
-            let held = self.hands.swap_remove(random.below(self.hands.len()));
+    /// Acknowledges a delivery without a result.
+    pub(crate) fn acknowledge_unanswered(&mut self, broker: &mut Broker, random: &mut Random) {
+        if !self.deliveries.is_empty() {
+            let held = self.deliveries.swap_remove(random.below(self.deliveries.len()));
             broker.of(held.step).ack(held.tag);
         }
     }
 
-    /// What an honest worker says follows from what is in its hands, without settling it.
-    pub(crate) fn honestly(
+    /// Returns the valid result of one of its deliveries, without acknowledging it.
+    pub(crate) fn valid_result(
         &self,
         disk: &[Recorded],
         random: &mut Random,
     ) -> Option<(StepName, EventId, Event)> {
-        if self.hands.is_empty() {
+        if self.deliveries.is_empty() {
             return None;
         }
-        let held = &self.hands[random.below(self.hands.len())];
-        if usize::try_from(self.copy.version()).unwrap() <= held.position {
+        let held = &self.deliveries[random.below(self.deliveries.len())];
+        if usize::try_from(self.history.version()).unwrap() <= held.position {
             return None;
         }
-        let (cause, event) = self.follows(held.step, &disk[held.position], disk)?;
+        let (cause, event) = self.result_of(held.step, &disk[held.position], disk)?;
         Some((held.step, cause, event))
     }
 
-    fn follows(&self, step: StepName, recorded: &Recorded, disk: &[Recorded]) -> Option<(EventId, Event)> {
-        let known = &disk[..usize::try_from(self.copy.version()).unwrap()];
-        let experiment = self.copy.experiment();
+    fn result_of(&self, step: StepName, recorded: &Recorded, disk: &[Recorded]) -> Option<(EventId, Event)> {
+        let known = &disk[..usize::try_from(self.history.version()).unwrap()];
+        let experiment = self.history.experiment();
         let event = match (step, recorded.decode().unwrap()) {
             (StepName::Generation, Event::Prompt(PromptEvent::Admitted(admitted))) => {
                 models::sample(&experiment.policy()?.fingerprint, &admitted)
@@ -204,7 +211,7 @@ impl Worker {
         Some((recorded.event.id, event))
     }
 
-    /// One step of its training, or its end.
+    /// Runs one step of its training, or finishes the training.
     pub(crate) fn train(&mut self, broker: &mut Broker) {
         let Some(mut training) = self.training.take() else { return };
         let Assignment { round, stage, attempt, requested, sequence, step } = training;
@@ -212,7 +219,7 @@ impl Worker {
             return;
         }
         if step >= models::TRAINING_STEPS {
-            let trained = models::trained(self.copy.experiment(), round, stage, attempt);
+            let trained = models::trained(self.history.experiment(), round, stage, attempt);
             return propose(broker, StepName::Training, requested, &[trained]);
         }
         let step = step + 1;

@@ -1,4 +1,4 @@
-//! Server, broker and workers under one scheduler that a seed drives, on virtual time.
+//! Server, broker and workers under one scheduler, driven by a seed, on virtual time.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +7,14 @@ use dissent_domain::operator::Action;
 use dissent_domain::replay::Replay;
 
 use crate::broker::{Broker, STEPS};
-use crate::lies;
+use crate::invalid_proposals;
 use crate::models;
 use crate::random::Random;
 use crate::server::{Disk, Server};
-use crate::worker::{Dies, LEASE_MS, Worker};
+use crate::worker::{CrashPoint, LEASE_MS, Worker};
 
-/// More than any run needs once nothing goes wrong any more.
-const CALM_ACTIONS_MAX: usize = 60_000;
+/// More actions than any run needs after its last fault.
+const QUIET_ACTIONS_MAX: usize = 60_000;
 
 pub(crate) struct World {
     random: Random,
@@ -25,12 +25,12 @@ pub(crate) struct World {
     workers: Vec<Worker>,
 }
 
-/// What a run came to.
+/// The result of a run.
 pub(crate) struct Outcome {
-    /// The final state, but for what may differ.
+    /// The results in the final state.
     pub(crate) summary: String,
     pub(crate) faults: u64,
-    /// Why proposals were rejected.
+    /// Reasons of rejected proposals.
     pub(crate) rejected: BTreeSet<String>,
 }
 
@@ -55,42 +55,42 @@ impl World {
         Self { random: Random::new(seed), now_ms: 0, sessions: 3, broker, server, workers }
     }
 
-    /// Things go wrong for so many actions, then no more, until the experiment is finished.
-    pub(crate) fn run(mut self, troubled_actions: usize) -> Outcome {
+    /// Runs so many actions with faults, then actions without faults until the experiment is finished.
+    pub(crate) fn run(mut self, faulty_actions: usize) -> Outcome {
         let mut faults = 0;
-        for _ in 0..troubled_actions {
+        for _ in 0..faulty_actions {
             if self.random.percent(6) {
                 self.fault();
                 faults += 1;
             }
             self.act();
         }
-        self.calm_down();
-        let calm = (0..CALM_ACTIONS_MAX).find(|_| {
+        self.stop_faults();
+        let finished = (0..QUIET_ACTIONS_MAX).find(|_| {
             self.act();
             self.server.is_over()
         });
-        assert!(calm.is_some(), "the experiment does not finish: {}", self.server.summary());
+        assert!(finished.is_some(), "the experiment does not finish: {}", self.server.summary());
         self.check();
         let rejected = std::mem::take(&mut self.server.rejected);
         Outcome { summary: models::summary(self.server.ledger.experiment()), faults, rejected }
     }
 
-    /// As `run`, but that it is given up after the trouble: nothing happens after that.
-    pub(crate) fn run_until_cancelled(mut self, troubled_actions: usize) -> Outcome {
-        for _ in 0..troubled_actions {
+    /// Runs so many actions with faults, then cancels the experiment. No event may follow.
+    pub(crate) fn run_until_cancelled(mut self, faulty_actions: usize) -> Outcome {
+        for _ in 0..faulty_actions {
             if self.random.percent(6) {
                 self.fault();
             }
             self.act();
         }
         let finished = self.server.ledger.experiment().is_finished();
-        self.server.order(Action::Cancel, self.now_ms);
+        self.server.command(Action::Cancel, self.now_ms);
         self.server.sync(&mut self.broker, false, self.now_ms);
         let last = self.server.disk.events.len();
-        self.calm_down();
-        (0..troubled_actions).for_each(|_| self.act());
-        assert_eq!(self.server.disk.events.len(), last, "something happened after the end");
+        self.stop_faults();
+        (0..faulty_actions).for_each(|_| self.act());
+        assert_eq!(self.server.disk.events.len(), last, "an event follows the cancellation");
         assert_eq!(self.server.ledger.experiment().cancelled().is_some(), !finished);
         assert!(self.server.is_over() && self.server.ledger.unanswered().is_empty());
         self.check();
@@ -98,10 +98,10 @@ impl World {
         Outcome { summary: models::summary(self.server.ledger.experiment()), faults: 0, rejected }
     }
 
-    /// Nobody hangs, and nothing is paused any more.
-    fn calm_down(&mut self) {
+    /// Ends hangs and pauses.
+    fn stop_faults(&mut self) {
         self.workers.iter_mut().for_each(|worker| worker.hangs_until_ms = 0);
-        self.server.order(Action::Resume, self.now_ms);
+        self.server.command(Action::Resume, self.now_ms);
     }
 
     fn act(&mut self) {
@@ -115,16 +115,16 @@ impl World {
             48..50 => self.server.admit(broker, random),
             50..51 => {
                 self.server.watch_leases(broker, now);
-                self.server.watch_standstill(broker, now);
+                self.server.redeliver_unanswered(broker, now);
             }
             _ => {
                 let at = random.below(self.workers.len());
-                self.let_work(at, Dies::Not);
+                self.run_worker(at, CrashPoint::None);
             }
         }
     }
 
-    fn let_work(&mut self, at: usize, dies: Dies) {
+    fn run_worker(&mut self, at: usize, crash: CrashPoint) {
         let (broker, random, disk) = (&mut self.broker, &mut self.random, &self.server.disk.events);
         let worker = &mut self.workers[at];
         if worker.hangs_until_ms > self.now_ms {
@@ -133,7 +133,7 @@ impl World {
         match random.below(4) {
             0 => worker.take(broker, random),
             1 => worker.follow(broker, disk, random),
-            2 => worker.work(broker, disk, random, dies),
+            2 => worker.work(broker, disk, random, crash),
             _ => worker.train(broker),
         }
     }
@@ -145,15 +145,16 @@ impl World {
             1 => self.server.sync(&mut self.broker, true, self.now_ms),
             2 => self.crash(at),
             3 => {
-                let dies = [Dies::BeforeProposing, Dies::BeforeAcknowledging][self.random.below(2)];
-                self.let_work(at, dies);
+                let crash =
+                    [CrashPoint::BeforeProposing, CrashPoint::BeforeAcknowledging][self.random.below(2)];
+                self.run_worker(at, crash);
                 self.crash(at);
             }
             4 | 5 => self.disconnect(at),
             6 => {
                 let hangs_ms = self.random.below(usize::try_from(3 * LEASE_MS).unwrap()) as u64;
                 self.workers[at].hangs_until_ms = self.now_ms + hangs_ms;
-                // The broker waits for nobody for ever.
+                // The broker may close the connection of a worker that hangs.
                 if self.random.percent(50) {
                     self.disconnect(at);
                 }
@@ -164,9 +165,9 @@ impl World {
                 let step = STEPS[self.random.below(STEPS.len())];
                 self.broker.of(step).duplicate(&mut self.random);
             }
-            10 => self.server.order(Action::Pause, self.now_ms),
-            11 => self.server.order(Action::Resume, self.now_ms),
-            _ => self.lie(at),
+            10 => self.server.command(Action::Pause, self.now_ms),
+            11 => self.server.command(Action::Resume, self.now_ms),
+            _ => self.propose_invalid(at),
         }
     }
 
@@ -180,31 +181,32 @@ impl World {
         self.workers[at].disconnect(&mut self.broker, self.sessions);
     }
 
-    fn lie(&mut self, at: usize) {
+    fn propose_invalid(&mut self, at: usize) {
         let worker = &self.workers[at];
-        if !worker.lies {
+        if !worker.is_faulty {
             return;
         }
-        let lie = if self.random.percent(60) {
-            worker
-                .honestly(&self.server.disk.events, &mut self.random)
-                .map(|(step, cause, truth)| lies::about(step, cause, &truth, &mut self.random))
+        let invalid = if self.random.percent(60) {
+            worker.valid_result(&self.server.disk.events, &mut self.random).map(|(step, cause, truth)| {
+                invalid_proposals::invalid_result(step, cause, &truth, &mut self.random)
+            })
         } else {
-            lies::beyond_its_station(worker.copy.experiment(), &mut self.random)
+            invalid_proposals::unauthorised(worker.history.experiment(), &mut self.random)
         };
-        lie.into_iter().for_each(|lie| self.broker.proposals.publish(lie));
+        invalid.into_iter().for_each(|proposal| self.broker.proposals.publish(proposal));
         if self.random.percent(30) {
-            self.workers[at].neglect(&mut self.broker, &mut self.random);
+            self.workers[at].acknowledge_unanswered(&mut self.broker, &mut self.random);
         }
     }
 
-    /// No acknowledged event is lost, none is doubled, and the rules would have made the history so.
+    /// Checks that no acknowledged event is lost, that no event is recorded twice, and that the history
+    /// passes a replay.
     fn check(&self) {
         let events = &self.server.disk.events;
         let ids: BTreeSet<_> = events.iter().map(|recorded| recorded.event.id).collect();
-        assert_eq!(ids.len(), events.len(), "an event is doubled");
+        assert_eq!(ids.len(), events.len(), "an event is recorded twice");
         let lost: Vec<_> = self.server.acknowledged.difference(&ids).collect();
-        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        assert!(lost.is_empty(), "acknowledged events are lost: {lost:?}");
         let mut replay = Replay::verifying();
         for recorded in events {
             replay.apply(recorded).unwrap_or_else(|error| panic!("{error}"));

@@ -1,4 +1,4 @@
-//! Whole histories, made by the rules alone: what a pipeline would do, without models.
+//! Builds whole histories by the rules, without models.
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -48,7 +48,7 @@ pub(crate) fn prompt(index: u32) -> Prompt {
     Prompt { prompt_id: PromptId::new(format!("p{index}")).unwrap(), text: "why?".into(), category: None }
 }
 
-/// Scores that differ from prompt to prompt, the same each time.
+/// Scores that differ between prompts and are the same in every run.
 pub(crate) fn scores(index: u32, salt: u32) -> Vec<f64> {
     (0..SAMPLES).map(|i| f64::from((index * 31 + i * 17 + salt * 13) % 23) - 40.0).collect()
 }
@@ -77,12 +77,12 @@ pub(crate) fn sampled_by(policy: &str, round: u32, index: u32) -> Event {
     .into()
 }
 
-/// A journal in miniature: decides, evolves, records.
+/// A small journal: decides, evolves, records.
 #[derive(Default)]
 pub(crate) struct History {
     pub(crate) experiment: Experiment,
     pub(crate) recorded: Vec<Recorded>,
-    /// Added to the first reward of prompt 0: what two runs may differ in.
+    /// Added to the first reward of prompt 0, so that two runs differ.
     pub(crate) shift: f64,
 }
 
@@ -124,7 +124,7 @@ impl History {
     pub(crate) fn coordinate(&mut self) {
         while let Some(due) = self.experiment.due() {
             let events = follow_from(due.cause, "round", 0, &due.events).unwrap();
-            // Proposed together, decided against the state before all of them.
+            // Events of one proposal are decided against the state before all of them.
             for event in &due.events {
                 self.experiment.decide(event).unwrap();
             }
@@ -154,7 +154,7 @@ impl History {
         self.experiment.rounds().last().unwrap().number()
     }
 
-    /// Takes one prompt through every step, or sets it aside after sampling.
+    /// Runs every step of one prompt, or sets the prompt aside after sampling.
     pub(crate) fn process(&mut self, index: u32, admitted: EventId, set_aside: bool) {
         let round = self.round();
         let policy = self.experiment.policy().unwrap().fingerprint;

@@ -20,7 +20,7 @@ fn conflict(pacs: &[f64], distance: f64) -> Conflict {
     }
 }
 
-/// Three prompts and a degenerate one between them.
+/// Three prompts, and a degenerate prompt between them.
 fn conflicts() -> Vec<Conflict> {
     vec![
         conflict(&[0.5, -2.0, 1.5], 0.8),
@@ -37,14 +37,14 @@ fn selected(settings: &SelectionSettings) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn paper_takes_large_pacs_in_distant_prompts() {
+fn paper_selects_large_pacs_in_prompts_with_a_large_distance() {
     assert_eq!(selected(&settings(Rule::Paper)), [vec![1, 2], vec![], vec![], vec![]]);
     let loose = SelectionSettings { delta: Some(0.5), tau: Some(0.4), ..settings(Rule::Paper) };
     assert_eq!(selected(&loose), [vec![0, 1, 2], vec![], vec![0, 1, 2], vec![0, 1]]);
 }
 
 #[test]
-fn mean_takes_whole_prompts_strictly_above_its_threshold() {
+fn mean_selects_whole_prompts_strictly_above_its_threshold() {
     assert_eq!(selected(&settings(Rule::Mean)), [vec![0, 1, 2], vec![], vec![0, 1, 2], vec![]]);
     let exact = SelectionSettings { delta: Some(2.0), ..settings(Rule::Mean) };
     assert_eq!(selected(&exact), vec![Vec::<usize>::new(); 4], "2.0 is not above 2.0");
@@ -53,7 +53,7 @@ fn mean_takes_whole_prompts_strictly_above_its_threshold() {
 }
 
 #[test]
-fn budget_takes_the_largest_and_breaks_ties_by_prompt_then_index() {
+fn budget_selects_the_largest_pacs_and_breaks_ties_by_prompt_then_index() {
     let budget = |budget| SelectionSettings { budget: Some(budget), ..settings(Rule::Budget) };
     assert_eq!(selected(&budget(2)), [vec![1], vec![], vec![0], vec![]]);
     assert_eq!(selected(&budget(6)), [vec![0, 1, 2], vec![], vec![0, 1, 2], vec![]]);
@@ -65,8 +65,8 @@ fn budget_takes_the_largest_and_breaks_ties_by_prompt_then_index() {
 }
 
 #[test]
-fn quantile_takes_the_top_share_of_what_was_measured() {
-    // |PACS| ascending: 0 .5 .5 .5 1 1.5 2 2 3; the .75 quantile is the 7th, 2.
+fn quantile_selects_the_top_share_of_all_measured_completions() {
+    // |PACS| in ascending order: 0 .5 .5 .5 1 1.5 2 2 3. The .75 quantile is the 7th, 2.
     let quantile = SelectionSettings { quantile: 0.75, ..settings(Rule::Quantile) };
     assert_eq!(selected(&quantile), [vec![1], vec![], vec![0, 2], vec![]]);
     let all = SelectionSettings { quantile: 0.0, ..settings(Rule::Quantile) };
@@ -76,7 +76,7 @@ fn quantile_takes_the_top_share_of_what_was_measured() {
 }
 
 #[test]
-fn a_budget_keeps_the_worst_of_any_rule() {
+fn a_budget_keeps_the_most_conflicted_of_any_rule() {
     let capped = SelectionSettings { budget: Some(1), ..settings(Rule::Paper) };
     assert_eq!(selected(&capped), [vec![1], vec![], vec![], vec![]]);
     let capped = SelectionSettings { budget: Some(4), ..settings(Rule::Mean) };
@@ -84,7 +84,7 @@ fn a_budget_keeps_the_worst_of_any_rule() {
 }
 
 #[test]
-fn random_draws_every_answer_equally_often() {
+fn random_draws_every_completion_equally_often() {
     let conflicts = conflicts();
     let conflicts: Vec<&Conflict> = conflicts.iter().collect();
     let random = SelectionSettings { budget: Some(3), ..settings(Rule::Random) };
@@ -95,24 +95,23 @@ fn random_draws_every_answer_equally_often() {
         }
     }
     assert_eq!(times[1], [0, 0, 0], "degenerate");
-    // 3 of 9, 3000 times: 1000 each, standard deviation 26.
+    // 3 of 9, drawn 3000 times: 1000 each, with standard deviation 26.
     for times in [times[0], times[2], times[3]].concat() {
         assert!((880..1120).contains(&times), "{times}");
     }
 }
 
 #[test]
-fn random_repeats_under_a_seed_and_ignores_thresholds() {
+fn random_depends_on_the_seed_and_ignores_thresholds() {
     let random = SelectionSettings { budget: Some(4), ..settings(Rule::Random) };
     assert_eq!(selected(&random), selected(&random));
     let strict = SelectionSettings { delta: Some(100.0), tau: Some(1.0), ..random.clone() };
     assert_eq!(selected(&strict), selected(&random));
 }
 
-/// Experiments in the log name a seed and expect its answers: a new version of the generator must not move
-/// them.
+/// Experiments in the log name a seed: a new version of the generator must select the same completions.
 #[test]
-fn the_answers_of_a_seed_are_frozen() {
+fn the_completions_of_a_seed_are_frozen() {
     let conflict = conflict(&[1.0; 20], 0.5);
     let random = SelectionSettings { budget: Some(6), ..settings(Rule::Random) };
     assert_eq!(select_answers(&random, &[&conflict], 42), FROZEN);
@@ -121,7 +120,7 @@ fn the_answers_of_a_seed_are_frozen() {
 const FROZEN: [[usize; 6]; 1] = [[4, 5, 9, 15, 17, 19]];
 
 #[test]
-fn settings_out_of_range_are_named() {
+fn errors_name_the_setting_out_of_range() {
     let message = |settings: SelectionSettings| settings.validate().unwrap_err().to_string();
     assert_eq!(
         message(SelectionSettings { tau: Some(1.5), ..SelectionSettings::default() }),
@@ -139,7 +138,7 @@ fn settings_out_of_range_are_named() {
 }
 
 #[test]
-fn settings_read_with_defaults_and_refuse_unknown_keys() {
+fn settings_have_defaults_and_reject_unknown_keys() {
     let read = serde_json::from_str::<SelectionSettings>;
     assert_eq!(read("{}").unwrap(), SelectionSettings::default());
     let budget = read(r#"{"rule":"budget","budget":12}"#).unwrap();
@@ -148,7 +147,7 @@ fn settings_read_with_defaults_and_refuse_unknown_keys() {
 }
 
 #[test]
-fn rules_read_and_print_by_one_name() {
+fn names_of_rules_round_trip() {
     for rule in Rule::ALL {
         assert_eq!(rule.to_string().parse(), Ok(rule));
         assert_eq!(serde_json::to_string(&rule).unwrap(), format!("\"{rule}\""));
@@ -156,7 +155,8 @@ fn rules_read_and_print_by_one_name() {
     assert!("Paper".parse::<Rule>().is_err());
 }
 
-/// Two prompts of three answers and a degenerate one between them: rewards, log-probabilities.
+/// Rewards and log-probabilities of two prompts with three completions, and of a degenerate prompt between
+/// them.
 const SCORED: [([f64; 3], [f64; 3]); 3] = [
     ([0.0, 0.5, 3.0], [-1.0, -2.0, -3.0]),
     ([1.0, 1.0, 1.0], [-1.0, -2.0, -3.0]),
@@ -179,7 +179,7 @@ fn of_budget(rule: Rule, budget: u64) -> SelectionSettings {
 }
 
 #[test]
-fn margin_takes_the_pairs_that_the_proxy_hardly_tells_apart() {
+fn margin_selects_the_pairs_with_the_smallest_reward_margin() {
     assert_eq!(pairs_of(&of_budget(Rule::Margin, 2), 0), [vec![[0, 1]], vec![], vec![[0, 1]]]);
     assert_eq!(pairs_of(&of_budget(Rule::Margin, 3), 0), [vec![[0, 1], [1, 2]], vec![], vec![[0, 1]]]);
     let strict = SelectionSettings { delta: Some(9.0), tau: Some(1.0), ..of_budget(Rule::Margin, 2) };
@@ -187,49 +187,51 @@ fn margin_takes_the_pairs_that_the_proxy_hardly_tells_apart() {
 }
 
 #[test]
-fn gap_takes_the_pairs_that_policy_and_proxy_see_most_differently() {
-    // The first prompt is ordered oppositely: every gap of it is above any of the third's.
+fn gap_selects_the_pairs_with_the_largest_difference_of_pacs() {
+    // The models order the first prompt oppositely, so each of its gaps exceeds every gap of the third
+    // prompt.
     assert_eq!(pairs_of(&of_budget(Rule::Gap, 2), 0), [vec![[0, 2], [1, 2]], vec![], vec![]]);
     let distant = SelectionSettings { tau: Some(0.5), ..of_budget(Rule::Gap, 9) };
     assert_eq!(pairs_of(&distant, 0).concat().len(), 3);
 }
 
 #[test]
-fn discordant_takes_no_pair_that_both_put_in_the_same_order() {
+fn discordant_selects_only_pairs_with_opposite_orders() {
     assert_eq!(pairs_of(&settings(Rule::Discordant), 0), [vec![[0, 2], [1, 2], [0, 1]], vec![], vec![]]);
     assert_eq!(pairs_of(&of_budget(Rule::Discordant, 1), 0), [vec![[0, 2]], vec![], vec![]]);
 }
 
 #[test]
-fn doubt_takes_close_pairs_that_the_policy_orders_the_other_way_first() {
+fn doubt_selects_close_pairs_that_the_policy_orders_oppositely_first() {
     assert_eq!(pairs_of(&of_budget(Rule::Doubt, 1), 0), [vec![[0, 1]], vec![], vec![]]);
 }
 
 #[test]
-fn all_takes_every_pair_and_none_nothing() {
+fn all_selects_every_pair_and_none_selects_nothing() {
     let all = pairs_of(&settings(Rule::All), 0);
     assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [3, 0, 3]);
     assert_eq!(pairs_of(&settings(Rule::None), 0), vec![Vec::<[usize; 2]>::new(); 3]);
 }
 
 #[test]
-fn rso_takes_a_pair_of_every_prompt_before_a_second_one() {
+fn rso_selects_a_pair_of_every_prompt_before_a_second_one() {
     let rewards: Vec<f64> = (0..6).map(f64::from).collect();
     let logprobs: Vec<f64> = (0..6).map(|answer| f64::from(answer * answer % 5)).collect();
     let conflict = measure(&rewards, &logprobs).unwrap();
     let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }; 5];
     let taken = |budget, seed| select(&of_budget(Rule::Rso, budget), &prompts, seed).pairs.unwrap();
     assert!(taken(5, 1).iter().all(|pairs| pairs.len() == 1));
-    assert_eq!(taken(100, 1).concat().len(), 15, "an answer is kept once");
+    assert_eq!(taken(100, 1).concat().len(), 15, "a completion is kept once");
     assert_eq!(taken(7, 1), taken(7, 1));
-    // The proxy's favourite is kept first far more often than its last choice.
+    // Rejection sampling keeps the completion with the highest reward first far more often than the one with
+    // the lowest.
     let first_pairs = |answer: usize| {
         (0..200).flat_map(|seed| taken(5, seed).concat()).filter(|pair| pair.contains(&answer)).count()
     };
     assert!(first_pairs(5) > 2 * first_pairs(0), "{} and {}", first_pairs(5), first_pairs(0));
 }
 
-/// Experiments in the log name a seed and expect its pairs.
+/// Experiments in the log name a seed: it must select the same pairs.
 #[test]
 fn the_pairs_of_a_seed_are_frozen() {
     assert_eq!(pairs_of(&settings(Rule::Rso), 42), [vec![[0, 2]], vec![], vec![[1, 2]]]);
@@ -244,7 +246,7 @@ fn any_scores() -> impl Strategy<Value = Vec<Scores>> {
     prop::collection::vec(prompt, 0..12)
 }
 
-/// What a rule selects, pairs as well as answers.
+/// The selected completions and pairs of a rule.
 fn select_from(settings: &SelectionSettings, scores: &[Scores], seed: u64) -> Selection {
     let conflicts = measured(scores);
     let answers: Vec<ScoredCompletions<'_>> = conflicts
@@ -271,7 +273,7 @@ fn is_subset<T: PartialEq>(small: &[Vec<T>], large: &[Vec<T>]) -> bool {
     small.iter().zip(large).all(|(small, large)| small.iter().all(|item| large.contains(item)))
 }
 
-/// Whether a selection lies within another, pairs (where the rule selects them) as well as answers.
+/// Whether a selection is a subset of another, for completions and, if the rule selects pairs, for pairs.
 fn is_within(small: &Selection, large: &Selection) -> bool {
     let pairs = |selection: &Selection| selection.pairs.clone().unwrap_or_default();
     is_subset(&small.answers, &large.answers) && is_subset(&pairs(small), &pairs(large))
@@ -295,7 +297,7 @@ proptest! {
             let mut of_pairs = pairs.concat();
             of_pairs.sort_unstable();
             of_pairs.dedup();
-            prop_assert_eq!(&of_pairs, indices, "the answers are those of the pairs");
+            prop_assert_eq!(&of_pairs, indices, "the completions are those of the pairs");
         }
         if let Some(budget) = settings.budget {
             let spent = selection.pairs.map_or(selection.answers.concat().len(), |pairs| pairs.concat().len());
@@ -308,7 +310,7 @@ proptest! {
         scores in any_scores(), settings in any_settings(),
         (delta, tau) in (0.0..3.0_f64, 0.0..=1.0_f64),
     ) {
-        // A cap may reach further down where a threshold leaves fewer, so none here.
+        // Without a cap: with fewer candidates a cap selects lower scores.
         let settings = SelectionSettings { budget: None, ..settings };
         prop_assume!(settings.rule != Rule::Random);
         let higher = SelectionSettings {
@@ -351,7 +353,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_left_out_of_a_budget_is_worse_than_what_is_in(
+    fn every_completion_within_the_budget_has_at_least_the_pacs_of_any_other(
         scores in any_scores(), budget in 0..40_u64,
     ) {
         let selected = select_from(&of_budget(Rule::Budget, budget), &scores, 0).answers;

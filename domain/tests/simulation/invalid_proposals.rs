@@ -1,4 +1,4 @@
-//! What a broken or hostile worker proposes: never true, never to be accepted, or accepted without harm.
+//! Proposals of a broken or hostile worker. The journal must reject them, or accept them without harm.
 
 use dissent_domain::event::{
     EvaluationEvent, Event, EventId, ExperimentCancelled, ExperimentFinished, ExperimentResumed,
@@ -14,8 +14,8 @@ use crate::broker::Proposal;
 use crate::models;
 use crate::random::Random;
 
-/// A lie about what truly follows from a cause.
-pub(crate) fn about(step: StepName, cause: EventId, truth: &Event, random: &mut Random) -> Proposal {
+/// A proposal that differs from the valid result `truth` of a delivery.
+pub(crate) fn invalid_result(step: StepName, cause: EventId, truth: &Event, random: &mut Random) -> Proposal {
     let wrap = |cause, events: &[Event]| follow_from(cause, step.name(), 0, events).unwrap();
     let elsewhere = cause.caused("elsewhere", u32::try_from(random.below(100)).unwrap());
     let mut experiment = models::experiment();
@@ -41,9 +41,9 @@ pub(crate) fn about(step: StepName, cause: EventId, truth: &Event, random: &mut 
             experiment = ExperimentId::new("another").unwrap();
             wrap(cause, std::slice::from_ref(truth))
         }
-        // The truth, said of another cause: nobody would find it where it belongs.
+        // The valid result, with another cause.
         4 => wrap(elsewhere, std::slice::from_ref(truth)),
-        // The truth twice in one breath.
+        // The valid result, twice in one proposal.
         5 => wrap(cause, &[truth.clone(), truth.clone()]),
         6 => {
             [wrap(cause, std::slice::from_ref(truth)), wrap(elsewhere, std::slice::from_ref(truth))].concat()
@@ -53,7 +53,7 @@ pub(crate) fn about(step: StepName, cause: EventId, truth: &Event, random: &mut 
     Proposal { experiment, events }
 }
 
-/// The same with something in it that cannot be.
+/// The valid result with an impossible value.
 fn distorted(truth: &Event, random: &mut Random) -> Event {
     let not_a_number = [f64::NAN, f64::INFINITY][random.below(2)];
     let other = random.percent(50);
@@ -116,11 +116,11 @@ fn distorted(truth: &Event, random: &mut Random) -> Event {
     }
 }
 
-/// Something that is not a worker's to say.
-pub(crate) fn beyond_its_station(experiment: &Experiment, random: &mut Random) -> Option<Proposal> {
+/// An event that a worker may not propose.
+pub(crate) fn unauthorised(experiment: &Experiment, random: &mut Random) -> Option<Proposal> {
     let round = experiment.rounds().last()?;
     let (number, cause) = (round.number(), EventId::of_experiment(&models::experiment()));
-    let cause = cause.caused("usurper", u32::try_from(random.below(1000)).unwrap());
+    let cause = cause.caused("unauthorised", u32::try_from(random.below(1000)).unwrap());
     let (prompt_id, _) = round.prompts().next()?.clone();
     let event: Event = match random.below(12) {
         0 => RoundClosed { round: number }.into(),
@@ -140,20 +140,20 @@ pub(crate) fn beyond_its_station(experiment: &Experiment, random: &mut Random) -
         .into(),
         6 => TrainingRequested { round: number, stage: Stage::Policy, attempt: 0, resume_from: None }.into(),
         7 => {
-            let (worker, lease_ms) = ("usurper".to_owned(), 1);
+            let (worker, lease_ms) = ("unauthorised".to_owned(), 1);
             TrainingStarted { round: number, stage: Stage::Reward, attempt: 0, worker, lease_ms }.into()
         }
         8 => {
             let truth = PromptAdmitted::try_from(models::admitted(number).remove(0)).ok()?;
-            let prompt_id = PromptId::new("usurper").unwrap();
+            let prompt_id = PromptId::new("unauthorised").unwrap();
             let prompt = dissent_domain::prompt::Prompt { prompt_id, ..truth.prompt };
             PromptAdmitted { prompt, ..truth }.into()
         }
-        9 => ExperimentCancelled { by: "usurper".to_owned(), reason: None }.into(),
-        10 => ExperimentResumed { number: 0, by: "usurper".to_owned(), reason: None }.into(),
+        9 => ExperimentCancelled { by: "unauthorised".to_owned(), reason: None }.into(),
+        10 => ExperimentResumed { number: 0, by: "unauthorised".to_owned(), reason: None }.into(),
         _ => experiment.due()?.events.pop()?,
     };
-    // An order under the very id that it would have.
+    // An operator command with the id that the real command would have.
     let cause = if random.percent(50) { EventId::of_experiment(&models::experiment()) } else { cause };
     let event = NewEvent::new(cause.caused(event.event_type().name(), 0), Some(cause), "worker", 0, &event);
     Some(Proposal { experiment: models::experiment(), events: vec![event.unwrap()] })

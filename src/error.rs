@@ -1,4 +1,4 @@
-//! The errors by which a script can tell what to do next, and the exit codes that stand for them.
+//! Errors that have an exit code of their own, so that a script can choose its next step.
 
 use std::process::ExitCode;
 
@@ -8,12 +8,12 @@ use dissent_models::ModelError;
 
 use crate::jsonl::InputError;
 
-/// The user asked to stop, and the state is safe.
+/// The user stopped the command, and its state is saved.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted: {0}")]
 pub(crate) struct Interrupted(pub(crate) &'static str);
 
-/// An option, a configuration key or the content of a file cannot be used.
+/// An option, a configuration key or the content of a file is unusable.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadInput(pub String);
@@ -23,21 +23,21 @@ pub struct BadInput(pub String);
 #[error("{0}")]
 pub(crate) struct Differs(pub(crate) String);
 
-/// The kinds of failure that have an exit code of their own.
+/// Kinds of failure, one for each exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureKind {
-    /// Any failure that is none of the others.
+    /// Any other failure.
     Failed,
-    /// Usage, configuration or input cannot be used; nothing was changed.
+    /// Usage, configuration or input is unusable; nothing was changed.
     BadInput,
     /// The event log is damaged, or a replay differs from it.
     Differs,
-    /// The user asked to stop.
+    /// The user stopped the command.
     Interrupted,
 }
 
 impl FailureKind {
-    /// The kind of an error: that of the first cause in its chain that has one.
+    /// Returns the kind of the first cause in the chain that has one.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         error.chain().find_map(Self::of_cause).unwrap_or(Self::Failed)
     }
@@ -59,7 +59,7 @@ impl FailureKind {
         }
     }
 
-    /// The exit code, as `dissent --help` documents it.
+    /// Returns the exit code, as `dissent --help` documents it.
     pub(crate) fn exit_code(self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed => 1,

@@ -1,4 +1,4 @@
-//! Output files that appear whole or not at all, and the space that a disk has left for them.
+//! Atomic writes of output files, and the free space of their disk.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -6,14 +6,13 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Writes a file, whole or not at all, making its folder if there is none. What is there and no ordinary
-/// file, such as a pipe or a device, is written to as it is.
+/// Writes a file atomically and creates its folder. An existing pipe or device is written in place.
 pub(crate) fn write(content: impl AsRef<[u8]>, path: &Path) -> anyhow::Result<()> {
     write_whole(content.as_ref(), path).with_context(|| format!("failed to write {}", path.display()))
 }
 
 fn write_whole(content: &[u8], path: &Path) -> io::Result<()> {
-    // Renaming onto a link would replace the link.
+    // A rename onto a link would replace the link, not its target.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
         return fs::File::options().write(true).open(&target)?.write_all(content);
@@ -25,7 +24,7 @@ fn write_whole(content: &[u8], path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        // As any new file, less the umask; a temporary file is otherwise its owner's alone.
+        // The mode of a new file before the umask. By default only the owner can read a temporary file.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
     let mut file = builder.tempfile_in(folder)?;
@@ -35,10 +34,10 @@ fn write_whole(content: &[u8], path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The bytes that an unprivileged process can still write to the file system of a path.
+/// Returns the bytes that an unprivileged process can still write to the file system of `path`.
 ///
 /// # Errors
-/// If the path does not exist, or the file system does not tell.
+/// If the path does not exist, or its file system does not report free space.
 pub(crate) fn available_space(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn available_space_is_known_of_existing_paths_only() {
+    fn available_space_fails_for_a_missing_path() {
         let folder = tempfile::tempdir().unwrap();
         assert!(available_space(folder.path()).unwrap() > 0);
         assert_eq!(

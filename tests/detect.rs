@@ -1,4 +1,4 @@
-//! `dissent detect` as a command.
+//! `dissent detect` measures conflict, selects completions and names bad input.
 
 use std::fs;
 use std::io::Write as _;
@@ -21,7 +21,7 @@ fn with_stdin(mut command: Command, input: &[u8]) -> Output {
     let input = input.to_vec();
     let writer = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().expect("dissent ends");
-    // dissent stops reading at an error, which closes the pipe.
+    // The writer fails if dissent stops reading at an error.
     let _ = writer.join().expect("the writer does not panic");
     output
 }
@@ -105,7 +105,7 @@ fn a_dash_means_stdin_and_stdout() {
     let dashes = with_stdin(command, &input);
     assert!(dashes.status.success(), "{}", stderr(&dashes));
     assert_eq!(values(&dashes.stdout).len(), 200);
-    assert_eq!(with_stdin(detect(), &input).stdout, dashes.stdout, "and so does nothing");
+    assert_eq!(with_stdin(detect(), &input).stdout, dashes.stdout, "both are the default");
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn selection_rules_and_their_options_take_effect() {
     let total = |args: &[&str]| selected(args).concat().len();
     assert_eq!(total(&["--rule", "budget", "--budget", "17"]), 17);
     assert_eq!(total(&["--rule", "random", "--budget", "17"]), 17);
-    assert_eq!(total(&["--budget", "3"]), 3, "a cap on the paper's rule");
+    assert_eq!(total(&["--budget", "3"]), 3, "the budget caps the paper's rule");
     assert_eq!(total(&["--rule", "quantile", "--quantile", "1"]), 1);
     assert!(total(&["--delta", "2"]) < total(&["--delta", "1"]));
     assert!(total(&["--tau", "0.9"]) < total(&[]));
@@ -259,7 +259,7 @@ fn the_summary_compares_the_findings_with_noise() {
     let summary = stderr(&output);
     for expected in [
         "200 prompts, 2174 completions; 19 prompts degenerate",
-        "72 % of pure noise would pass mean|PACS| > 1.0 at N = 8; here 74 % did",
+        "mean|PACS| > 1.0 at N = 8: 74 % of these prompts, 72 % of pure noise",
         "rule paper, delta 1.0, tau 0.5, logprob sum",
     ] {
         assert!(summary.contains(expected), "{expected} is not in\n{summary}");
@@ -279,6 +279,6 @@ fn the_summary_compares_the_findings_with_noise() {
 fn empty_input_is_an_error() {
     let output = with_stdin(detect(), b"\n");
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("there is no line in the input"));
+    assert!(stderr(&output).contains("the input is empty"));
     assert!(output.stdout.is_empty());
 }

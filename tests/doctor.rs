@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::required::required;
 
-/// A folder in which nobody can create a file, root included.
+/// A folder in which no process can create a file, not even as root.
 const READ_ONLY: &str = "/proc/dissent";
 
 /// `dissent doctor` in an environment where every check succeeds.
@@ -31,7 +31,7 @@ impl Doctor {
         Some(Self { folder, command })
     }
 
-    /// Runs it: the exit code, and the findings as `(what, ok, found)`.
+    /// Runs it and returns the exit code, and the findings as `(what, ok, found)`.
     fn findings(mut self) -> (i32, Vec<(String, bool, String)>) {
         let output = self.command.arg("--json").output().unwrap();
         let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
@@ -42,7 +42,7 @@ impl Doctor {
         (output.status.code().unwrap(), findings.iter().map(finding).collect())
     }
 
-    /// Runs it and expects that all checks succeed but this one. Returns what it found.
+    /// Runs it, expects that only this check fails, and returns the check's finding.
     fn fails_at(self, failing: &str) -> String {
         let (code, findings) = self.findings();
         assert_eq!(code, 1, "{findings:?}");

@@ -69,14 +69,14 @@ impl FeedbackLab {
     }
 
     /// Standard output of a command that succeeds.
-    fn said(&self, args: &[&str], stdin: &str) -> String {
+    fn output(&self, args: &[&str], stdin: &str) -> String {
         let output = self.feedback(args, stdin);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The error of an import that is refused and changes nothing.
-    fn refused(&self, stdin: &str) -> String {
+    /// The error of an import that fails and changes nothing.
+    fn import_error(&self, stdin: &str) -> String {
         let before = self.events().len();
         let output = self.feedback(&["import", "-"], stdin);
         assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stdout));
@@ -86,14 +86,14 @@ impl FeedbackLab {
 
     fn rows(&self, args: &[&str]) -> Vec<Value> {
         let args = [&["export", "desk"], args].concat();
-        self.said(&args, "").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.output(&args, "").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-/// The numbers in the first line of what an import prints: recorded, already there, too late, without a
-/// verdict.
-fn counts(said: &str) -> Vec<u32> {
-    let words = said.lines().next().unwrap_or_default().split(' ');
+/// The numbers in the first line that an import prints: judgements recorded, recorded already, too late,
+/// without a verdict. Zeros after the first are omitted.
+fn counts(printed: &str) -> Vec<u32> {
+    let words = printed.lines().next().unwrap_or_default().split(' ');
     words.filter_map(|word| word.parse().ok()).collect()
 }
 
@@ -152,29 +152,29 @@ fn judgements_are_imported_once_and_in_any_order() {
     let lab = FeedbackLab::new();
     let rows = lab.rows(&[]);
     let of_ann: String = rows.iter().rev().map(|row| judged(row.clone(), "first")).collect();
-    let said = lab.said(&["import", "-", "--annotator", "ann"], &of_ann);
-    assert_eq!(counts(&said), [4], "{said}");
-    // The same file again, and a line of bob's twice.
-    let said = lab.said(&["import", "-", "--annotator", "ann"], &of_ann);
-    assert_eq!(counts(&said), [0, 4], "{said}");
+    let printed = lab.output(&["import", "-", "--annotator", "ann"], &of_ann);
+    assert_eq!(counts(&printed), [4], "{printed}");
+    // The same file again, and one line of bob twice.
+    let printed = lab.output(&["import", "-", "--annotator", "ann"], &of_ann);
+    assert_eq!(counts(&printed), [0, 4], "{printed}");
     assert_eq!(lab.rows(&["--annotator", "ann"]).len(), 0, "ann has judged all");
     assert_eq!(lab.rows(&["--annotator", "bob"]).len(), 4);
     let of_bob = line(0, "bob", "first")
         + &line(0, "bob", "first")
         + &line(1, "bob", "Second ")
         + &line(2, "bob", "tie");
-    let said = lab.said(&["import", "-"], &of_bob);
-    assert_eq!(counts(&said), [3, 1], "{said}");
-    assert_eq!(lab.rows(&[]).len(), 1, "one comparison has one judgement only");
+    let printed = lab.output(&["import", "-"], &of_bob);
+    assert_eq!(counts(&printed), [3, 1], "{printed}");
+    assert_eq!(lab.rows(&[]).len(), 1, "only one comparison still needs a judgement");
     assert_eq!(lab.rows(&["--all"]).len(), 4);
     assert_eq!(lab.received().len(), 7);
-    let status: Value = serde_json::from_str(&lab.said(&["status", "desk", "--json"], "")).unwrap();
+    let status: Value = serde_json::from_str(&lab.output(&["status", "desk", "--json"], "")).unwrap();
     assert_eq!(status["open"], 1);
     assert_eq!(status["annotators"], serde_json::json!({"ann": 4, "bob": 3}));
     assert_eq!(status["pairs"][0]["comparisons"], 3);
     // One of three pairs of judgements agrees.
     assert!((status["agreement"]["observed"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-12);
-    lab.said(&["import", "-"], &line(3, "bob", "second"));
+    lab.output(&["import", "-"], &line(3, "bob", "second"));
     assert!(lab.rows(&[]).is_empty(), "every comparison has its judgements");
 }
 
@@ -183,7 +183,7 @@ fn a_judgement_is_recorded_in_full_under_an_id_of_comparison_and_annotator() {
     let lab = FeedbackLab::new();
     let text = "{\"experiment\": \"desk\", \"round\": 0, \"comparison\": 2, \"annotator\": \" ann \", \"verdict\": \"second\", \
                 \"first_unsafe\": true, \"second_unsafe\": false, \"comment\": \"rude\"}";
-    lab.said(&["import", "-"], text);
+    lab.output(&["import", "-"], text);
     let received = lab.received();
     let cases = cases();
     let plan = plan(&cases);
@@ -211,14 +211,14 @@ fn an_import_with_a_bad_line_names_it_and_records_nothing() {
         (line(1, &"x".repeat(300), "tie"), "stdin:2: annotator:"),
         ("{\"experiment\": \"desk\"\n".to_owned(), "stdin:2: "),
     ] {
-        let message = lab.refused(&format!("{good}{bad}"));
+        let message = lab.import_error(&format!("{good}{bad}"));
         assert!(message.contains(expected), "{expected}: {message}");
     }
-    lab.said(&["import", "-"], &good);
-    let message = lab.refused(&(line(1, "ann", "tie") + &line(0, "ann", "second")));
+    lab.output(&["import", "-"], &good);
+    let message = lab.import_error(&(line(1, "ann", "tie") + &line(0, "ann", "second")));
     assert!(message.contains("stdin:2: verdict:"), "{message}");
-    lab.refused("");
-    lab.refused("a,b\n1,2\n");
+    lab.import_error("");
+    lab.import_error("a,b\n1,2\n");
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn late_judgements_are_counted_and_not_recorded() {
     let lab = FeedbackLab::new();
     let all: String =
         ["ann", "bob"].iter().flat_map(|name| (0..4).map(move |at| line(at, name, "first"))).collect();
-    lab.said(&["import", "-"], &all);
+    lab.output(&["import", "-"], &all);
     // The next events of a run.
     let cases = cases();
     let plan = plan(&cases);
@@ -238,10 +238,10 @@ fn late_judgements_are_counted_and_not_recorded() {
     while run.record_due() {}
     append(&lab.log(), &plan, &run.events[had + 8..]);
     let events = lab.events().len();
-    let said = lab.said(&["import", "-"], &(line(0, "cy", "tie") + &line(0, "ann", "first")));
-    assert_eq!(counts(&said), [0, 1, 1], "{said}");
+    let printed = lab.output(&["import", "-"], &(line(0, "cy", "tie") + &line(0, "ann", "first")));
+    assert_eq!(counts(&printed), [0, 1, 1], "{printed}");
     assert_eq!(lab.events().len(), events);
-    assert_eq!(lab.rows(&[]).len(), 0, "nothing is open any more");
+    assert_eq!(lab.rows(&[]).len(), 0, "no comparison is open");
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_table_is_exported_without_formulas_and_imported_again() {
     let lab = FeedbackLab::of(cases);
     let path = lab.path("ann.csv");
     let output = path.to_str().unwrap();
-    lab.said(&["export", "desk", "--format", "csv", "--output", output, "--annotator", "ann"], "");
+    lab.output(&["export", "desk", "--format", "csv", "--output", output, "--annotator", "ann"], "");
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("\u{FEFF}experiment,round,comparison,"), "{text}");
     assert!(
@@ -264,24 +264,24 @@ fn a_table_is_exported_without_formulas_and_imported_again() {
             && text.contains("\"'@SUM(A1) \"\"quoted\"\", a\nline, ␛[31m⟨U+202E⟩")
     );
     assert!(!text.contains(",=") && !text.contains("\"=") && !text.contains("\"@") && !text.contains(",@"));
-    // First without verdicts, then in the dialect of a European spreadsheet.
-    let said = lab.said(&["import", output], "");
-    assert_eq!(counts(&said), [0, 4], "{said}");
+    // First without verdicts, then with the delimiter of a European spreadsheet.
+    let printed = lab.output(&["import", output], "");
+    assert_eq!(counts(&printed), [0, 4], "{printed}");
     let table = "experiment;round;comparison;annotator;verdict;first_unsafe;second_unsafe;comment\n\
                  desk;0;0;ann;FIRST;no;yes;\"'=1+1; really\"\n\
                  ;;;;;;;\n\
                  desk;0;1;ann;;;;\n";
-    let said = lab.said(&["import", "-"], table);
-    assert_eq!(counts(&said), [1, 1], "{said}");
+    let printed = lab.output(&["import", "-"], table);
+    assert_eq!(counts(&printed), [1, 1], "{printed}");
     let received = lab.received();
     assert_eq!(received[0].comment.as_deref(), Some("=1+1; really"));
     assert_eq!(received[0].is_unsafe, Some([false, true]));
-    let message =
-        lab.refused("experiment,round,comparison,annotator,verdict\ndesk,0,0,bob,tie\ndesk,0,x,bob,tie\n");
+    let message = lab
+        .import_error("experiment,round,comparison,annotator,verdict\ndesk,0,0,bob,tie\ndesk,0,x,bob,tie\n");
     assert!(message.contains("stdin:3: comparison:"), "{message}");
 }
 
-/// The text between two marks.
+/// Returns the text between two marks.
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
     text.split_once(begin).unwrap().1.split_once(end).unwrap().0
 }
@@ -296,13 +296,13 @@ fn the_judging_page_shows_hostile_texts_and_executes_none() {
         });
     }
     let lab = FeedbackLab::of(cases);
-    let page = lab.said(&["export", "desk", "--format", "html"], "");
+    let page = lab.output(&["export", "desk", "--format", "html"], "");
     assert_eq!(page.matches("<script").count(), 3, "the task and the two scripts of the page");
     assert!(!page.contains("<!--") && !page.contains('\u{202E}') && !page.contains('\u{2028}'));
     let nonce = between(&page, "script-src 'nonce-", "'");
     assert_eq!(page.matches(&format!("nonce=\"{nonce}\">")).count(), 3);
     for outside in ["http:", "https:", "src=", "@import", "url("] {
-        assert!(!page.contains(outside), "{outside}: it would need something else");
+        assert!(!page.contains(outside), "{outside}: the page would load another resource");
     }
     let data = between(&page, &format!("id=\"task\" nonce=\"{nonce}\">"), "</script>");
     let task: Value = serde_json::from_str(data).unwrap();
@@ -318,7 +318,7 @@ fn the_judging_page_shows_hostile_texts_and_executes_none() {
         assert_eq!(
             keys,
             ["comparison", "prompt", "first", "second", "fingerprint"],
-            "nothing that the models think"
+            "no reward or log-probability"
         );
         assert_eq!(shown["comparison"], row["comparison"]);
         let text =
@@ -327,28 +327,28 @@ fn the_judging_page_shows_hostile_texts_and_executes_none() {
     }
 }
 
-/// Runs the script of the judging page: keeps judgements, reads them again and writes them as lines.
+/// Runs the script of the judging page: stores judgements, restores them and writes them as lines.
 const JUDGE: &str = r#"
 const before = new Judgements(task, null);
 const open = [before.nextOpen(0)];
 Object.assign(before.of.get(0), { verdict: "first", comment: " rude \n" });
 Object.assign(before.of.get(2), { verdict: "tie", unsafe: [false, true] });
 before.of.get(1).comment = "no verdict yet";
-const after = new Judgements(task, before.kept());
+const after = new Judgements(task, before.serialize());
 open.push(after.nextOpen(0), after.nextOpen(2));
 Object.assign(before.of.get(1), { verdict: "second" });
 Object.assign(before.of.get(3), { verdict: "second" });
 open.push(before.nextOpen(1));
 const others = structuredClone(task);
 others.comparisons[0].fingerprint = "other texts";
-const kept = [after, new Judgements(others, after.kept()), new Judgements(task, "[not JSON"), new Judgements(task, "null")];
-console.log(JSON.stringify({ open, counts: kept.map((judgements) => judgements.count()), lines: after.lines("ann é") }));
+const restored = [after, new Judgements(others, after.serialize()), new Judgements(task, "[not JSON"), new Judgements(task, "null")];
+console.log(JSON.stringify({ open, counts: restored.map((judgements) => judgements.count()), lines: after.lines("ann é") }));
 "#;
 
 #[test]
 fn judgements_of_the_judging_page_can_be_imported() {
     let lab = FeedbackLab::new();
-    let page = lab.said(&["export", "desk", "--format", "html"], "");
+    let page = lab.output(&["export", "desk", "--format", "html"], "");
     let data = between(&page, "<script type=\"application/json\" id=\"task\" nonce=\"", "</script>");
     let data = data.split_once('>').unwrap().1;
     let script = between(&page, "\"use strict\";", "</script>");
@@ -357,11 +357,11 @@ fn judgements_of_the_judging_page_can_be_imported() {
     let node = node.map_err(|error| format!("failed to start node: {error}: apt-get install nodejs"));
     let Some(node) = required(node) else { return };
     assert!(node.status.success(), "{}", String::from_utf8_lossy(&node.stderr));
-    let said: Value = serde_json::from_slice(&node.stdout).unwrap();
-    assert_eq!(said["open"], serde_json::json!([0, 1, 3, -1]));
-    assert_eq!(said["counts"], serde_json::json!([2, 1, 0, 0]));
-    let taken = lab.said(&["import", "-"], said["lines"].as_str().unwrap());
-    assert_eq!(counts(&taken), [2], "{taken}");
+    let result: Value = serde_json::from_slice(&node.stdout).unwrap();
+    assert_eq!(result["open"], serde_json::json!([0, 1, 3, -1]));
+    assert_eq!(result["counts"], serde_json::json!([2, 1, 0, 0]));
+    let printed = lab.output(&["import", "-"], result["lines"].as_str().unwrap());
+    assert_eq!(counts(&printed), [2], "{printed}");
     let received = lab.received();
     let of = |at: usize| (received[at].comparison, received[at].annotator.as_str(), received[at].is_unsafe);
     assert_eq!((of(0), of(1)), ((0, "ann é", None), (2, "ann é", Some([false, true]))));
@@ -372,7 +372,7 @@ fn judgements_of_the_judging_page_can_be_imported() {
 #[test]
 fn comparisons_are_assigned_to_annotators_in_files_of_their_own() {
     let lab = FeedbackLab::new();
-    lab.said(&["import", "-"], &line(0, "ann", "first"));
+    lab.output(&["import", "-"], &line(0, "ann", "first"));
     let pattern = lab.path("judge-{annotator}.jsonl");
     let names = ["--annotator", "ann", "--annotator", "ben ../", "--annotator", "cy"];
     let to = ["export", "desk", "--output", pattern.to_str().unwrap()];
@@ -386,8 +386,8 @@ fn comparisons_are_assigned_to_annotators_in_files_of_their_own() {
         assert!(rows.iter().all(|row| row["annotator"] == name), "{text}");
         rows.into_iter().for_each(|row| lines += &judged(row, "tie"));
     }
-    assert_eq!(lines.lines().count(), 7, "four comparisons twice, of which one judgement is there");
-    lab.said(&["import", "-"], &lines);
+    assert_eq!(lines.lines().count(), 7, "two judgements of four comparisons, without the recorded one");
+    lab.output(&["import", "-"], &lines);
     assert!(lab.rows(&[]).is_empty(), "every comparison has its judgements");
     for (path, names) in [
         ("judge.jsonl", ["ann", "ben"]),
@@ -397,9 +397,9 @@ fn comparisons_are_assigned_to_annotators_in_files_of_their_own() {
     ] {
         let [one, other] = names;
         let args = ["export", "desk", "--output", path, "--annotator", one, "--annotator", other];
-        let refused = lab.feedback(&args, "");
-        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(refused.status.code() == Some(2) && words.contains(one), "{words}");
+        let output = lab.feedback(&args, "");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && error.contains(one), "{error}");
     }
 }
 
@@ -412,10 +412,10 @@ fn an_export_to_too_few_annotators_warns_of_missing_judgements() {
     let pattern = lab.path("{annotator}.csv");
     let args =
         ["export", "desk", "--output", pattern.to_str().unwrap(), "--annotator", "ann", "--annotator", "ben"];
-    let said = |lab: &FeedbackLab| String::from_utf8(lab.feedback(&args, "").stderr).unwrap();
-    assert!(said(&lab).contains("missing"));
-    lab.said(&["import", "-"], &(0..4).map(|at| line(at, "cy", "tie")).collect::<String>());
-    assert!(!said(&lab).contains("missing"));
+    let notice = |lab: &FeedbackLab| String::from_utf8(lab.feedback(&args, "").stderr).unwrap();
+    assert!(notice(&lab).contains("missing"));
+    lab.output(&["import", "-"], &(0..4).map(|at| line(at, "cy", "tie")).collect::<String>());
+    assert!(!notice(&lab).contains("missing"));
 }
 
 #[test]
@@ -424,14 +424,14 @@ fn judgements_imported_during_a_run_wait_in_the_inbox() {
     let log = lab.log();
     let lines = line(0, "ann", "first") + &line(1, "ann", "tie");
     for _ in 0..2 {
-        let said = lab.said(&["import", "-"], &lines);
-        assert_eq!(counts(&said), [2], "{said}");
+        let printed = lab.output(&["import", "-"], &lines);
+        assert_eq!(counts(&printed), [2], "{printed}");
     }
     let files: Vec<_> = std::fs::read_dir(lab.path("data/feedback-inbox/desk"))
         .unwrap()
         .map(|file| file.unwrap().path())
         .collect();
-    assert_eq!(files.len(), 1, "the same judgements twice are one file");
+    assert_eq!(files.len(), 1, "the same judgements twice make one file");
     assert_eq!(files[0].extension().unwrap(), "jsonl");
     let waiting: Vec<FeedbackReceived> = read(&files[0]);
     assert_eq!(waiting.iter().map(|received| received.comparison).collect::<Vec<_>>(), [0, 1]);
@@ -445,7 +445,7 @@ fn judgements_imported_during_a_run_wait_in_the_inbox() {
     assert_eq!(
         std::fs::read_dir(lab.path("data/log-copies")).unwrap().count(),
         0,
-        "its request is taken back"
+        "the reader deletes its request"
     );
     drop(log);
     assert!(lab.received().is_empty());

@@ -11,7 +11,7 @@ mod feedback;
 mod filters;
 mod history;
 mod layering;
-mod orders;
+mod operator;
 mod past;
 mod people;
 mod pipeline;

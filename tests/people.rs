@@ -27,7 +27,7 @@ samples = 2
 "#;
 
 /// An experiment with feedback from people.
-fn asking() -> Option<Lab> {
+fn lab_with_people() -> Option<Lab> {
     let lab = Lab::new(&Setup { prompts: 4, max_new_tokens: 8, ..Setup::default() })?;
     let held_out: String = (0..2).map(|index| format!("{{\"prompt\": \"held out {index}?\"}}\n")).collect();
     std::fs::write(lab.config().with_file_name("held-out.jsonl"), held_out).unwrap();
@@ -43,7 +43,7 @@ fn parsed(text: &[u8]) -> Vec<Value> {
 
 #[test]
 fn a_waiting_run_resumes_with_imported_judgements_and_finishes() {
-    let Some(lab) = asking() else { return };
+    let Some(lab) = lab_with_people() else { return };
     let config = lab.config();
     let run = ["run", config.to_str().unwrap()];
     succeeded(lab.dissent("data", &run));
@@ -56,12 +56,12 @@ fn a_waiting_run_resumes_with_imported_judgements_and_finishes() {
     let waiting = [run.as_slice(), &["--wait"]].concat();
     let mut child =
         lab.dissent("data", &waiting).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     // Logged once the log is open: later commands find it in use.
     while !line.starts_with("starting the policy") {
         line.clear();
-        assert!(told.read_line(&mut line).unwrap() > 0, "it ended before it waited");
+        assert!(log.read_line(&mut line).unwrap() > 0, "the run ended before it waited");
     }
     // One annotator imports the same twice, another the rest: the run ends with the last judgement.
     let (ours, theirs) = rows.split_at(1);
@@ -73,7 +73,7 @@ fn a_waiting_run_resumes_with_imported_judgements_and_finishes() {
         succeeded(import);
     }
     let mut rest = String::new();
-    told.read_to_string(&mut rest).unwrap();
+    log.read_to_string(&mut rest).unwrap();
     let ended = child.wait_with_output().unwrap();
     assert!(ended.status.success(), "{rest}");
     let printed = String::from_utf8(ended.stdout).unwrap();
@@ -111,13 +111,13 @@ impl Waiting {
             let ended = self.0.try_wait().unwrap();
             assert!(
                 ended.is_none() && begun.elapsed() < Duration::from_secs(90),
-                "it never comes: {ended:?}"
+                "timeout or end of the run: {ended:?}"
             );
         }
     }
 
     /// Waits until a round needs judgements, and returns its comparisons.
-    fn until_it_asks(&mut self, lab: &Lab, round: u32) -> Vec<Value> {
+    fn wait_for_round(&mut self, lab: &Lab, round: u32) -> Vec<Value> {
         self.until(|| {
             let status = lab.dissent("data", &["feedback", "status", "lab", "--json"]).output().unwrap();
             let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
@@ -160,22 +160,22 @@ const READING: [&[&str]; 12] = [
 fn read(lab: &Lab, command: &[&str]) -> (String, bool) {
     let output = succeeded(lab.dissent("data", command));
     let said = String::from_utf8(output.stderr).unwrap();
-    (String::from_utf8(output.stdout).unwrap(), said.contains("read from a copy of it"))
+    (String::from_utf8(output.stdout).unwrap(), said.contains("reading a copy"))
 }
 
 #[test]
 fn reading_commands_see_the_log_of_a_waiting_run() {
-    let Some(lab) = asking() else { return };
+    let Some(lab) = lab_with_people() else { return };
     let config = std::fs::read_to_string(lab.config()).unwrap();
     std::fs::write(lab.config(), config.replace("rounds = 1", "rounds = 2")).unwrap();
     let mut run = Waiting::start(&lab);
-    run.until_it_asks(&lab, 0);
+    run.wait_for_round(&lab, 0);
     let meanwhile = READING.map(|command| read(&lab, command));
     let events = |stat: &str| stat.split(',').next().unwrap().to_owned();
     let stat = read(&lab, &["log", "stat"]);
     run.stop();
     let copies = std::fs::read_dir(lab.data_dir("data").join("log-copies")).unwrap();
-    assert_eq!(copies.count(), 0, "who reads a copy deletes it");
+    assert_eq!(copies.count(), 0, "readers delete their copies");
     for (command, (meanwhile, of_copy)) in READING.iter().zip(meanwhile) {
         assert!(of_copy, "{command:?}");
         assert_eq!(read(&lab, command), (meanwhile, false), "{command:?}");
@@ -184,7 +184,7 @@ fn reading_commands_see_the_log_of_a_waiting_run() {
 
     let mut run = Waiting::start(&lab);
     for round in 0..2 {
-        let mut rows = run.until_it_asks(&lab, round);
+        let mut rows = run.wait_for_round(&lab, round);
         assert!(rows.iter().all(|row| row["round"] == round), "{rows:?}");
         rows.iter_mut().for_each(|row| row["verdict"] = "first".into());
         let file = lab.data_dir("judged.jsonl");
@@ -199,7 +199,7 @@ fn reading_commands_see_the_log_of_a_waiting_run() {
 
 #[test]
 fn a_run_resumes_with_a_sound_damaged_or_missing_snapshot_to_the_same_state() {
-    let Some(lab) = asking() else { return };
+    let Some(lab) = lab_with_people() else { return };
     let config = lab.config();
     let run = ["run", config.to_str().unwrap()];
     succeeded(lab.dissent("data", &run));
@@ -228,9 +228,9 @@ fn a_run_resumes_with_a_sound_damaged_or_missing_snapshot_to_the_same_state() {
         }
         let said = String::from_utf8(succeeded(lab.dissent(name, &run)).stderr).unwrap();
         assert_eq!(said.contains("ignoring a snapshot"), name == "damaged", "{said}");
-        // This compares the snapshot of this run too.
+        // This also compares the snapshot of this run.
         succeeded(lab.dissent(name, &["replay", "lab", "--verify"]));
-        assert!(std::fs::read(&snapshot).unwrap() != bytes, "{name}: the run left none of its own");
+        assert!(std::fs::read(&snapshot).unwrap() != bytes, "{name}: the run wrote no new snapshot");
         let mut replay = Replay::new();
         lab.events(name).iter().for_each(|recorded| replay.apply(recorded).unwrap());
         assert!(replay.experiment().is_finished());

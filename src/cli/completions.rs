@@ -1,23 +1,23 @@
-//! `dissent completions`: completions for a shell.
+//! `dissent completions`: completion scripts for shells.
 
 use std::io::Write as _;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-/// Print completions for a shell
+/// Print a completion script for a shell
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  dissent completions bash > ~/.local/share/bash-completion/completions/dissent\n  \
                         dissent completions fish > ~/.config/fish/completions/dissent.fish"
 )]
 pub(crate) struct CompletionsArgs {
-    /// The shell.
+    /// Shell that will run the script.
     shell: Shell,
 }
 
 pub(crate) fn run<Cli: CommandFactory>(args: &CompletionsArgs) -> anyhow::Result<()> {
-    // Not straight to stdout: a closed one would be a panic.
+    // Generated in memory, because `generate` panics on a closed stdout.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "dissent", &mut script);
     Ok(std::io::stdout().write_all(&script)?)

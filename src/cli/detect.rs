@@ -1,4 +1,4 @@
-//! `dissent detect`: conflict from answers that already have scores, as a JSON Lines filter.
+//! `dissent detect`: measures conflict on completions that already have scores, as a JSON Lines filter.
 
 mod summary;
 
@@ -16,43 +16,50 @@ use crate::jsonl::{InputError, JsonLines, JsonLinesWriter, Object, OutputError, 
 use summary::Summary;
 
 const EXAMPLES: &str = "\
-Input, one prompt a line (other keys are ignored):
+Input, one prompt per line; other keys are ignored:
   {\"prompt_id\": \"p1\", \"completions\": [{\"logprob\": -35.2, \"reward\": 0.3}, {\"logprob\": -41, \"reward\": -1.2}]}
 
 Examples:
   dissent detect --input scored.jsonl --output conflict.jsonl
   dissent detect --rule budget --budget 100 --input scored.jsonl --output conflict.jsonl
   dissent detect --rule random --budget 100 --seed 7 --input scored.jsonl --output baseline.jsonl
-  dissent score --policy DIR --reward DIR --input answers.jsonl --output - | dissent detect --logprob mean";
+  dissent score --policy DIR --reward DIR --input sampled.jsonl --output - | dissent detect --logprob mean";
 
-/// Measure conflict on answers that have log-probabilities and rewards, and select the worst.
+/// Measure conflict on completions with log-probabilities and rewards, and select the most conflicted.
 ///
-/// For each prompt, PACS is the z-score of an answer's reward minus the z-score of its log-probability, and
-/// Kendall's tau compares the two rankings. Writes one JSON line a prompt, in input order, and a summary on
-/// stderr that sets what was found beside what pure noise would give. A prompt whose rewards or
-/// log-probabilities do not vary is degenerate: its PACS are 0, its tau is null, and nothing of it is
-/// selected.
+/// PACS is a completion's reward minus its log-probability, both as z-scores within the prompt. Kendall's tau
+/// compares the two rankings of a prompt's completions. The output has one JSON line per prompt, in input
+/// order. A summary on stderr compares the distributions with pure noise. A prompt whose rewards or
+/// log-probabilities do not vary is degenerate: its PACS are 0, its tau is null, and it is never selected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DetectArgs {
-    /// JSON Lines to read, `-` for stdin.
+    /// JSON Lines to read; `-` is stdin.
     #[arg(long, value_name = "PATH", default_value = "-")]
     input: PathBuf,
-    /// JSON Lines to write, `-` for stdout; a file appears only when it is complete.
+    /// JSON Lines to write; `-` is stdout. A file appears only when it is complete.
     #[arg(long, value_name = "PATH", default_value = "-")]
     output: PathBuf,
-    /// How answers are selected.
+    /// Selection rule.
     ///
-    /// paper: |PACS| at least delta in prompts with a Kendall-tau distance of at least tau. mean: whole
-    /// prompts with mean|PACS| above delta. budget: the N largest |PACS|. quantile: |PACS| at or above its Q
-    /// quantile. random: N answers drawn uniformly, the fair baseline.
+    /// Rules that select completions:
+    /// - paper: |PACS| of at least delta, in prompts with a Kendall-tau distance of at least tau
+    /// - mean: whole prompts with mean|PACS| above delta
+    /// - budget: the N largest |PACS|
+    /// - quantile: |PACS| of at least its Q quantile
+    /// - random: N completions drawn uniformly, a fair baseline
     ///
-    /// Others select pairs of answers. margin: the N smallest differences of reward. gap: the N largest
-    /// differences of PACS. discordant: pairs that policy and proxy order oppositely. equal_margin: by gap
-    /// among pairs of about the same margin. gap_and_margin: by the sum of both ranks. doubt: where the
-    /// policy's preference most outweighs the proxy's. rso: kept by rejection sampling from the proxy. all:
-    /// every pair. none: nothing.
-    #[arg(long, default_value_t, hide_possible_values = true, value_name = "RULE",
+    /// Rules that select pairs of completions:
+    /// - margin: the N smallest differences in reward
+    /// - gap: the N largest differences in PACS
+    /// - discordant: pairs that policy and proxy order oppositely
+    /// - equal_margin: by gap, among pairs of similar margin
+    /// - gap_and_margin: by the sum of both ranks
+    /// - doubt: the policy's preference most outweighs the proxy's
+    /// - rso: rejection sampling from the proxy
+    /// - all: every pair
+    /// - none: no pair
+    #[arg(long, default_value_t, hide_possible_values = true, verbatim_doc_comment, value_name = "RULE",
         value_parser = PossibleValuesParser::new(Rule::ALL.map(Rule::name)).try_map(|name| name.parse::<Rule>()))]
     rule: Rule,
     /// Threshold on |PACS|, or on mean|PACS| for the rule `mean` [default: 1 for paper and mean, else none].
@@ -61,25 +68,25 @@ pub(super) struct DetectArgs {
     /// Threshold on the Kendall-tau distance of a prompt, 0 to 1 [default: 0.5 for paper, else none].
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = fraction)]
     tau: Option<f64>,
-    /// Most answers (or pairs, of a rule that selects pairs) to select, over all prompts; caps any rule, the
-    /// worst first.
+    /// Most completions to select over all prompts, or pairs under a rule that selects pairs. Caps every
+    /// rule; the highest-ranked are kept.
     #[arg(long, value_name = "N", required_if_eq_any(Rule::ALL.into_iter().filter(|rule| rule.needs_budget())
         .map(|rule| ("rule", rule.name()))))]
     budget: Option<u64>,
-    /// The quantile of |PACS| from which the rule `quantile` selects.
+    /// Quantile of |PACS| from which the rule `quantile` selects, 0 to 1.
     #[arg(long, value_name = "Q", default_value_t = SelectionSettings::default().quantile,
         allow_negative_numbers = true, value_parser = fraction)]
     quantile: f64,
     /// Seed of the rules `random` and `rso`.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Log-probability to compare with the reward: summed over the answer's tokens, or their mean.
+    /// Log-probability to compare with the reward: the sum or the mean over the completion's tokens.
     ///
     /// `mean` reads `logprob_mean`, or divides `logprob` by `tokens` (or by the length of `token_ids`).
     #[arg(long, default_value_t, hide_possible_values = true, value_name = "sum|mean",
         value_parser = PossibleValuesParser::new(LogprobKind::ALL.map(LogprobKind::name)).try_map(|name| name.parse::<LogprobKind>()))]
     logprob: LogprobKind,
-    /// Write the summary as one JSON object.
+    /// Print the summary as one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -106,20 +113,20 @@ fn fraction(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("must be between 0 and 1".to_owned()) }
 }
 
-/// Reads everything, measures, selects, writes. Selection needs every prompt, so nothing is written before
-/// the last line has been read and found good.
+/// Reads, measures, selects and writes. Selection needs every prompt, so nothing is written before all input
+/// is valid.
 pub(super) fn run(args: &DetectArgs) -> anyhow::Result<()> {
     let settings = args.selection();
     settings.validate()?;
     let prompts = measure_all(&args.input, args.logprob)?;
     let conflicts: Vec<&Conflict> = prompts.iter().map(|prompt| &prompt.conflict).collect();
-    let answers: Vec<ScoredCompletions<'_>> = prompts
+    let scored: Vec<ScoredCompletions<'_>> = prompts
         .iter()
         .map(|prompt| ScoredCompletions { conflict: &prompt.conflict, rewards: &prompt.rewards })
         .collect();
-    let selection = select(&settings, &answers, args.seed);
+    let selection = select(&settings, &scored, args.seed);
     match write_all(&args.output, &prompts, &selection) {
-        // Whoever read our stdout has seen enough.
+        // The reader of our stdout, such as `head`, has closed the pipe.
         Err(error) if error.source.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
         written => written?,
     }
@@ -133,7 +140,7 @@ pub(super) fn run(args: &DetectArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line of input, of which only what is measured is read.
+/// One line of input. Other fields are ignored.
 #[derive(Deserialize)]
 struct ScoredPrompt {
     prompt_id: String,
@@ -152,7 +159,7 @@ struct ScoredCompletion {
     reward: f64,
 }
 
-/// A number of tokens, given as such or by a list of them.
+/// A number of tokens, given as a count or as a list of tokens.
 #[derive(Clone, Copy)]
 struct TokenCount(u64);
 
@@ -185,7 +192,10 @@ impl<'de> Deserialize<'de> for TokenCount {
 }
 
 impl ScoredCompletion {
-    /// The log-probability that was asked for, in nats, or the field at fault and what is wrong with it.
+    /// Returns the log-probability of this kind, in nats.
+    ///
+    /// # Errors
+    /// The invalid field and the problem.
     fn logprob(&self, kind: LogprobKind) -> Result<f64, (&'static str, &'static str)> {
         let sum = self.logprob.ok_or(("logprob", "missing"));
         match kind {
@@ -195,11 +205,9 @@ impl ScoredCompletion {
                     return Ok(mean);
                 }
                 match self.tokens.or(self.token_ids) {
-                    Some(TokenCount(0)) => Err(("tokens", "must be at least 1 to take a mean over")),
+                    Some(TokenCount(0)) => Err(("tokens", "must be at least 1 for a mean")),
                     Some(TokenCount(tokens)) => sum.map(|sum| sum / tokens as f64),
-                    None => {
-                        Err(("logprob_mean", "missing, and so is tokens: --logprob mean needs one of them"))
-                    }
+                    None => Err(("logprob_mean", "missing: --logprob mean needs it or `tokens`")),
                 }
             }
         }
@@ -241,13 +249,13 @@ fn measure_all(input: &Path, kind: LogprobKind) -> Result<Vec<MeasuredPrompt>, I
         prompts.push(MeasuredPrompt { prompt_id, conflict, rewards: rewards.clone() });
     }
     if prompts.is_empty() {
-        // Most likely the command before this one in a pipe failed.
-        return Err(lines.error(1, "prompt_id", "there is no line in the input"));
+        // The usual cause is a failed command before this one in a pipe.
+        return Err(lines.error(1, "prompt_id", "missing: the input is empty"));
     }
     Ok(prompts)
 }
 
-/// A line of output.
+/// One line of output.
 #[derive(Serialize)]
 struct DetectedPrompt<'a> {
     prompt_id: &'a str,
@@ -260,15 +268,15 @@ struct DetectedPrompt<'a> {
     discordant: u64,
     tied: u64,
     selected: &'a [usize],
-    /// Of a rule that selects pairs.
+    /// Indices of two completions each; only under a rule that selects pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
     selected_pairs: Option<&'a [[usize; 2]]>,
 }
 
 fn write_all(output: &Path, prompts: &[MeasuredPrompt], selection: &Selection) -> Result<(), OutputError> {
     let mut writer = JsonLinesWriter::create(output)?;
-    let pairs = |place: usize| selection.pairs.as_ref().map(|pairs| pairs[place].as_slice());
-    for (place, MeasuredPrompt { prompt_id, conflict, .. }) in prompts.iter().enumerate() {
+    let pairs = |index: usize| selection.pairs.as_ref().map(|pairs| pairs[index].as_slice());
+    for (index, MeasuredPrompt { prompt_id, conflict, .. }) in prompts.iter().enumerate() {
         writer.write(&DetectedPrompt {
             prompt_id,
             degenerate: conflict.degenerate,
@@ -279,8 +287,8 @@ fn write_all(output: &Path, prompts: &[MeasuredPrompt], selection: &Selection) -
             concordant: conflict.concordant,
             discordant: conflict.discordant,
             tied: conflict.tied,
-            selected: &selection.answers[place],
-            selected_pairs: pairs(place),
+            selected: &selection.answers[index],
+            selected_pairs: pairs(index),
         })?;
     }
     writer.finish()

@@ -1,4 +1,4 @@
-//! `dissent doctor`: is everything here that a run needs?
+//! `dissent doctor`: checks the requirements of a run.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use serde::Serialize;
 use crate::config::resolve;
 use crate::files;
 
-/// Check that everything a run needs is here
+/// Check the requirements of a run: ONNX Runtime, folders, an example model
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  dissent doctor\n  dissent doctor --json")]
 pub(crate) struct DoctorArgs {
-    /// The ONNX Runtime library; found by itself where it is installed.
+    /// ONNX Runtime library [default: $ORT_DYLIB_PATH, or an installed one]
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
     /// Print as JSON.
@@ -22,7 +22,7 @@ pub(crate) struct DoctorArgs {
     json: bool,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Serialize)]
 struct Finding {
     what: &'static str,
@@ -44,10 +44,11 @@ pub(crate) fn run(data_dir: &Path, args: &DoctorArgs) -> anyhow::Result<()> {
             writeln!(out, "{} {what:<16} {found}", if *ok { "ok     " } else { "MISSING" })?;
         }
     }
-    let needed_is_there = findings.iter().all(|finding| finding.ok || finding.what == EXAMPLE);
-    if needed_is_there { Ok(()) } else { anyhow::bail!("something that a run needs is missing: see above") }
+    let is_ready = findings.iter().all(|finding| finding.ok || finding.what == EXAMPLE);
+    if is_ready { Ok(()) } else { anyhow::bail!("a requirement of a run is missing: see the findings above") }
 }
 
+/// The one check that may fail: a run can use other models.
 const EXAMPLE: &str = "example model";
 
 fn onnx_runtime(explicit: Option<&Path>) -> Vec<Finding> {
@@ -63,17 +64,17 @@ fn onnx_runtime(explicit: Option<&Path>) -> Vec<Finding> {
 
 fn folder(what: &'static str, path: Option<PathBuf>) -> Finding {
     let Some(path) = path else {
-        return Finding { what, ok: false, found: "none: set DISSENT_CACHE".to_owned() };
+        return Finding { what, ok: false, found: "no folder: set DISSENT_CACHE".to_owned() };
     };
     let shown = path.display().to_string();
-    match writable(&path) {
+    match check_writable(&path) {
         Ok(()) => Finding { what, ok: true, found: format!("{shown}, {}", free_space(&path)) },
-        Err(error) => Finding { what, ok: false, found: format!("{shown} cannot be written: {error}") },
+        Err(error) => Finding { what, ok: false, found: format!("{shown} is not writable: {error}") },
     }
 }
 
-/// Whether a file can be made in the folder, or in the nearest parent that exists.
-fn writable(path: &Path) -> std::io::Result<()> {
+/// Creates and deletes a file in the folder, or in its nearest existing parent.
+fn check_writable(path: &Path) -> std::io::Result<()> {
     let existing = path.ancestors().find(|parent| parent.is_dir()).unwrap_or(Path::new("."));
     tempfile::NamedTempFile::new_in(existing).map(drop)
 }
@@ -91,7 +92,7 @@ fn example_model() -> Finding {
     match resolve(name, Path::new(".")) {
         Ok(path) if path.is_file() => Finding { what: EXAMPLE, ok: true, found: path.display().to_string() },
         Ok(path) => {
-            let found = format!("{} is not there: `cargo xtask fetch` fetches it", path.display());
+            let found = format!("{} is missing: fetch it with `cargo xtask fetch`", path.display());
             Finding { what: EXAMPLE, ok: false, found }
         }
         Err(error) => Finding { what: EXAMPLE, ok: false, found: error.to_string() },

@@ -1,14 +1,14 @@
-//! `dissent eval`: how good a reward model or a policy is, on examples that it has not learnt from.
+//! `dissent eval`: evaluates a reward model or a policy on held-out examples.
 
 mod output;
 mod policy;
 mod reward;
 
-/// Evaluate a reward model or a policy
+/// Evaluate a reward model or a policy on held-out examples
 #[derive(Debug, clap::Args)]
 pub(crate) struct EvalArgs {
     #[command(subcommand)]
-    what: EvalCommand,
+    command: EvalCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -18,7 +18,7 @@ enum EvalCommand {
 }
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    match &args.what {
+    match &args.command {
         EvalCommand::Reward(args) => reward::run(args),
         EvalCommand::Policy(args) => policy::run(args),
     }

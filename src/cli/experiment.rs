@@ -1,5 +1,4 @@
-//! `dissent experiment`: what is in a log, new experiments from old ones, and orders to those that are under
-//! way.
+//! `dissent experiment`: lists, creates and forks experiments, and gives operator commands.
 
 mod create;
 mod fork;
@@ -36,27 +35,27 @@ pub(crate) struct ExperimentArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ExperimentCommand {
-    /// Check a configuration and record the experiment, to be started later
+    /// Check a configuration and record its experiment without a start
     Create(create::CreateArgs),
-    /// Start what was created
+    /// Start a created experiment
     Start(operator::OperatorArgs),
-    /// Begin nothing new in it until it is resumed
+    /// Pause an experiment: no new work begins until it is resumed
     Pause(operator::OperatorArgs),
-    /// Let it go on
+    /// Resume a paused experiment
     Resume(operator::OperatorArgs),
-    /// Give it up for good; what it recorded is kept
+    /// Cancel an experiment, which is final; its history is kept
     Cancel(operator::OperatorArgs),
-    /// Name, state and progress of every experiment in the log
+    /// List every experiment in the log with its state and progress
     List,
-    /// The plan of an experiment, and how far each round has come
+    /// Show the plan and the rounds of an experiment
     Show {
         /// Name of the experiment.
         experiment: ExperimentId,
-        /// As of this position of the log.
+        /// Position of the log up to which events count [default: the end]
         #[arg(long, value_name = "POSITION")]
         at: Option<u64>,
     },
-    /// Begin a new experiment that shares the past of another one, with other settings from there on
+    /// Create an experiment that shares the past of another one and continues with other settings
     Fork(fork::ForkArgs),
 }
 
@@ -64,10 +63,10 @@ pub(crate) fn run(data: Option<&Path>, args: &ExperimentArgs) -> anyhow::Result<
     let data_dir = &paths::data_dir(data);
     match &args.command {
         ExperimentCommand::Create(create) => create::run(data, create, args.json),
-        ExperimentCommand::Start(order) => operator::run(data_dir, Action::Start, order, args.json),
-        ExperimentCommand::Pause(order) => operator::run(data_dir, Action::Pause, order, args.json),
-        ExperimentCommand::Resume(order) => operator::run(data_dir, Action::Resume, order, args.json),
-        ExperimentCommand::Cancel(order) => operator::run(data_dir, Action::Cancel, order, args.json),
+        ExperimentCommand::Start(command) => operator::run(data_dir, Action::Start, command, args.json),
+        ExperimentCommand::Pause(command) => operator::run(data_dir, Action::Pause, command, args.json),
+        ExperimentCommand::Resume(command) => operator::run(data_dir, Action::Resume, command, args.json),
+        ExperimentCommand::Cancel(command) => operator::run(data_dir, Action::Cancel, command, args.json),
         ExperimentCommand::List => list::run(&*open::read_log(data_dir)?, args.json),
         ExperimentCommand::Show { experiment, at } => {
             show::run(&*open::read_log(data_dir)?, experiment, *at, args.json)

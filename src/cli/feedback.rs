@@ -1,4 +1,4 @@
-//! `dissent feedback`: hands comparisons to people, and takes their judgements.
+//! `dissent feedback`: exports comparisons for annotators and imports their judgements.
 
 mod assignment;
 mod comparisons;
@@ -12,22 +12,21 @@ mod status;
 
 use std::path::Path;
 
-/// Hand comparisons to people, and take in what they say
+/// Export comparisons for annotators, and import their judgements
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent feedback export my-experiment --format html --output judge.html     open it in a browser, or send it to people
+  dissent feedback export my-experiment --format html --output judge.html     a page to open or to send
   dissent feedback export my-experiment --format html --output judge-{annotator}.html --annotator ann --annotator ben
-                                                      a page for each: the comparisons are shared out
-  dissent feedback import my-experiment-round-0-ann.jsonl                     what a page saves
+                                                      a page for each annotator, who share the comparisons
+  dissent feedback import my-experiment-round-0-ann.jsonl                     the file that a page saves
   dissent feedback export my-experiment --format csv --output for-ann.csv --annotator ann
-  dissent feedback import for-ann.csv                 with `verdict` filled in: first, second or tie
+  dissent feedback import for-ann.csv                 after `verdict` is filled in: first, second or tie
   dissent feedback status my-experiment
 
-An annotator sees a prompt and two answers, in an order that was drawn, and nothing of what policy or reward model make of
-them. Judgements may come from several annotators, in any order and in several files; the same line again changes nothing.
-Once every comparison has the judgements it needs, `dissent run CONFIG.toml` goes on. All of this also works while a
-`dissent run --wait` or a `dissent serve` is under way.")]
+An annotator sees a prompt and two completions in random order, without rewards and log-probabilities. Judgements may come from
+several annotators, in any order and in several files; a repeated judgement changes nothing. When every comparison has its
+judgements, `dissent run CONFIG.toml` continues. These commands also work during `dissent run --wait` and `dissent serve`.")]
 pub(crate) struct FeedbackArgs {
     #[command(subcommand)]
     command: FeedbackCommand,
@@ -35,11 +34,11 @@ pub(crate) struct FeedbackArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum FeedbackCommand {
-    /// Write the comparisons that wait for judgements
+    /// Write the comparisons that need judgements
     Export(export::ExportArgs),
-    /// Take judgements in: all of a file, or none
+    /// Record judgements: all of a file, or none
     Import(import::ImportArgs),
-    /// Say what is asked, what is open, and how far annotators agree
+    /// Show requested and open comparisons, and the agreement of annotators
     Status(status::StatusArgs),
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn run_experiment(
     waits_for_people: bool,
     view: &ProgressView,
 ) -> anyhow::Result<Run> {
-    let owned = Arc::new(copies::to_write(&data_dir.join("log"))?);
+    let owned = Arc::new(copies::open_for_writing(&data_dir.join("log"))?);
     let _copier = Copier::start(owned.clone(), data_dir)?;
     let log: Arc<dyn EventLog> = owned;
     let artifacts = config.artifacts.open(data_dir)?;

@@ -1,13 +1,13 @@
-//! Reading a log that another process has open.
+//! Read access to an event log that another process has open.
 //!
-//! One process at a time has a log, and a run keeps it for as long as it waits for people. Whoever only wants
-//! to read meanwhile asks for a copy: it leaves an empty file `log-copies/ID.wanted` in the data folder.
-//! Whoever has the log looks there, removes that file, and puts a copy of everything that is durable beside
-//! it as `log-copies/ID`, or the reason why not as `log-copies/ID.failed`. The reader deletes what it got;
-//! what a killed one has left, its age gives away.
+//! One process at a time has a log open, and a run keeps it open while it waits for people. Meanwhile a
+//! reader requests a copy: it creates an empty file `log-copies/ID.wanted` in the data folder. The process
+//! that has the log open polls this folder and removes the request. It then writes a copy of all durable
+//! events to `log-copies/ID`, or the reason of a failure to `log-copies/ID.failed`. The reader deletes the
+//! reply. Requests and copies of killed readers are deleted by age.
 //!
-//! A request is a name of letters and digits, and nothing in it is read: what is written for it is new, and
-//! in `log-copies`.
+//! An id consists of letters and digits, and the content of a request is never read. A request therefore
+//! causes new files in `log-copies` only.
 
 use std::fs::{self, DirEntry, File};
 use std::io::{self, Read as _, Write as _};
@@ -26,49 +26,49 @@ use dissent_storage::{SledLog, SledOptions};
 use crate::files;
 use crate::text::visible;
 
-/// Below the data folder.
+/// Folder of requests and copies in the data folder.
 const FOLDER: &str = "log-copies";
-/// Between two looks for requests.
-const LOOK: Duration = Duration::from_millis(200);
-/// Between two looks for an answer.
-const POLL: Duration = Duration::from_millis(20);
-/// Longest wait for a request to be taken up.
-const TAKE_UP_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for commands that read the log itself.
-const READERS_MAX: Duration = Duration::from_secs(2);
-/// Longest wait for a copy, in turn with others.
-const COPY_MAX: Duration = Duration::from_secs(600);
-/// What nobody has open and is older was left by a process that was killed.
-const LEFT_MAX: Duration = Duration::from_secs(600);
-/// Longest time between two searches for it.
-const SWEEP: Duration = Duration::from_secs(60);
-/// How long sled may take to let go of a copy that was closed.
-const TEARDOWN_MAX: Duration = Duration::from_secs(5);
-/// Copies that lie there at the same time.
+/// Interval between two scans for requests.
+const SCAN_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval between two polls of a reader or writer.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Longest wait until a request is accepted.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait of a writer for commands that read the log.
+const READERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for a copy, including the copies before it.
+const COPY_TIMEOUT: Duration = Duration::from_secs(600);
+/// Age after which an unopened copy is an orphan and is deleted.
+const ORPHAN_AGE: Duration = Duration::from_secs(600);
+/// Longest interval between two sweeps for orphans.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Longest wait until sled releases a closed copy.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most copies in the folder at the same time.
 const COPIES_MAX: usize = 16;
 /// Longest id of a request, in bytes.
 const ID_BYTES_MAX: usize = 32;
-/// Of what is said of a failure.
+/// Longest failure reason that is read, in bytes.
 const REASON_BYTES_MAX: u64 = 4 << 10;
 
-/// A log that is open to be read: a data folder's own, or a copy of it.
+/// A log opened for reading: the log of a data folder, or a copy of it.
 pub(crate) struct ReadLog {
-    /// Readers keep others from the log, too: they give out copies as everybody does who has it.
+    /// Serves copies to other readers, because a reader blocks them from the log, too.
     _copier: Option<Copier>,
     log: Arc<SledLog>,
-    /// Dropped last: it deletes the copy.
-    _asked: Option<Asked>,
+    /// Deletes the copy; dropped last.
+    _request: Option<CopyRequest>,
 }
 
 impl ReadLog {
-    /// The log as whoever shares it wants it. Where this is a copy, it is gone when `self` is.
+    /// Returns the log for shared use. A copy is deleted when `self` is dropped.
     pub(crate) fn shared(&self) -> Arc<dyn EventLog> {
         self.log.clone()
     }
 
-    fn itself(log: SledLog, data_dir: &Path) -> anyhow::Result<Self> {
+    fn original(log: SledLog, data_dir: &Path) -> anyhow::Result<Self> {
         let log = Arc::new(log);
-        Ok(Self { _copier: Some(Copier::start(log.clone(), data_dir)?), log, _asked: None })
+        Ok(Self { _copier: Some(Copier::start(log.clone(), data_dir)?), log, _request: None })
     }
 }
 
@@ -80,59 +80,61 @@ impl Deref for ReadLog {
     }
 }
 
-/// Opens the log of a data folder to read it; a copy, and says so, if another process has it.
+/// Opens the log of a data folder for reading. If another process has the log open, requests a copy and
+/// prints a notice to stderr.
 ///
 /// # Errors
-/// If it cannot be opened, or is in use by a process that gives no copy.
+/// If the log cannot be opened, or the process that has it open makes no copy in time.
 pub(crate) fn open(data_dir: &Path, log_dir: &Path) -> anyhow::Result<ReadLog> {
-    if let Some(log) = unless_in_use(log_dir)? {
-        return ReadLog::itself(log, data_dir);
+    if let Some(log) = open_unless_in_use(log_dir)? {
+        return ReadLog::original(log, data_dir);
     }
     let folder = data_dir.join(FOLDER);
-    let asked = Asked::put(&folder)
-        .with_context(|| format!("failed to ask for a copy of the event log in {}", folder.display()))?;
+    let request = CopyRequest::create(&folder)
+        .with_context(|| format!("failed to request a copy of the event log in {}", folder.display()))?;
     let begun = Instant::now();
     loop {
-        if let Some(copy) = asked.answer()? {
+        if let Some(copy) = request.reply()? {
             let head = copy.head();
-            let said = "another process has the event log: this is read from a copy of it";
-            writeln!(io::stderr(), "{said}, up to position {head}").context("failed to write to stderr")?;
-            return Ok(ReadLog { _copier: None, log: Arc::new(copy), _asked: Some(asked) });
+            let notice = "another process has the event log open: reading a copy";
+            writeln!(io::stderr(), "{notice} up to position {head}").context("failed to write to stderr")?;
+            return Ok(ReadLog { _copier: None, log: Arc::new(copy), _request: Some(request) });
         }
-        // Meanwhile it may be done.
-        if let Some(log) = unless_in_use(log_dir)? {
-            return ReadLog::itself(log, data_dir);
+        // The other process may have ended meanwhile.
+        if let Some(log) = open_unless_in_use(log_dir)? {
+            return ReadLog::original(log, data_dir);
         }
-        let patience = if asked.is_taken_up() { COPY_MAX } else { TAKE_UP_MAX };
-        if begun.elapsed() > patience {
-            let seconds = patience.as_secs();
+        let timeout = if request.is_accepted() { COPY_TIMEOUT } else { ACCEPT_TIMEOUT };
+        if begun.elapsed() > timeout {
+            let seconds = timeout.as_secs();
             return Err(LogError::InUse(log_dir.display().to_string())).with_context(|| {
                 format!(
-                    "whoever has the event log gave no copy to read within {seconds} s: a run or a server that is stopped or of \
-                     another version, or a command that is soon done (then try again)"
+                    "no copy of the event log arrived within {seconds} s: its process is busy, suspended or of another \
+                     version; try again when it has ended"
                 )
             });
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Opens a log to write it. Commands that only read have it for a moment at most: they are waited for.
+/// Opens a log for writing. Commands that only read close it soon, so it waits up to `READERS_TIMEOUT`.
 ///
 /// # Errors
-/// If it cannot be opened, or another process keeps it.
-pub(crate) fn to_write(log_dir: &Path) -> Result<SledLog, LogError> {
+/// If the log cannot be opened, or another process keeps it open.
+pub(crate) fn open_for_writing(log_dir: &Path) -> Result<SledLog, LogError> {
     let begun = Instant::now();
     loop {
-        match unless_in_use(log_dir)? {
+        match open_unless_in_use(log_dir)? {
             Some(log) => return Ok(log),
-            None if begun.elapsed() < READERS_MAX => std::thread::sleep(POLL),
+            None if begun.elapsed() < READERS_TIMEOUT => std::thread::sleep(POLL_INTERVAL),
             None => return Err(LogError::InUse(log_dir.display().to_string())),
         }
     }
 }
 
-fn unless_in_use(log_dir: &Path) -> Result<Option<SledLog>, LogError> {
+/// Returns `None` if another process has the log open.
+fn open_unless_in_use(log_dir: &Path) -> Result<Option<SledLog>, LogError> {
     match SledLog::open(log_dir, &SledOptions::default()) {
         Ok(log) => Ok(Some(log)),
         Err(LogError::InUse(_)) => Ok(None),
@@ -140,15 +142,15 @@ fn unless_in_use(log_dir: &Path) -> Result<Option<SledLog>, LogError> {
     }
 }
 
-/// A reader's request, and what came of it: gone when dropped.
-struct Asked {
+/// A reader's request and the paths of its reply. Dropping it deletes both.
+struct CopyRequest {
     wanted: PathBuf,
     copy: PathBuf,
     failed: PathBuf,
 }
 
-impl Asked {
-    fn put(folder: &Path) -> io::Result<Self> {
+impl CopyRequest {
+    fn create(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let file =
             tempfile::Builder::new().prefix("").rand_bytes(16).suffix(".wanted").tempfile_in(folder)?;
@@ -156,11 +158,15 @@ impl Asked {
         Ok(Self { copy: wanted.with_extension(""), failed: wanted.with_extension("failed"), wanted })
     }
 
-    fn is_taken_up(&self) -> bool {
+    fn is_accepted(&self) -> bool {
         !self.wanted.exists()
     }
 
-    fn answer(&self) -> anyhow::Result<Option<SledLog>> {
+    /// Returns the copy, or `None` while it is being made.
+    ///
+    /// # Errors
+    /// If the copy failed, with the reason of the process that has the log open.
+    fn reply(&self) -> anyhow::Result<Option<SledLog>> {
         if self.copy.is_dir() {
             return Ok(Some(SledLog::open(&self.copy, &SledOptions::default())?));
         }
@@ -168,42 +174,45 @@ impl Asked {
         let mut reason = Vec::new();
         file.take(REASON_BYTES_MAX).read_to_end(&mut reason)?;
         let reason = visible(&String::from_utf8_lossy(&reason));
-        anyhow::bail!("the process that has the event log gives no copy to read: {reason}")
+        anyhow::bail!("the process that has the event log open made no copy: {reason}")
     }
 }
 
-impl Drop for Asked {
+impl Drop for CopyRequest {
     fn drop(&mut self) {
-        // Not there, or deleted by age one day.
+        // A missing file is no failure, and a remaining one is deleted by age.
         let _ = fs::remove_file(&self.wanted);
         let _ = fs::remove_file(&self.failed);
         let begun = Instant::now();
         while let Err(error) = fs::remove_dir_all(&self.copy)
             && error.kind() != io::ErrorKind::NotFound
-            && begun.elapsed() < TEARDOWN_MAX
+            && begun.elapsed() < RELEASE_TIMEOUT
         {
-            std::thread::sleep(POLL);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
-/// Gives out copies of a log for as long as it lives. Dropping it waits for the one that is being made.
+/// Serves copies of a log on a thread of its own. Dropping it waits for the copy in progress.
 pub(crate) struct Copier {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Copier {
-    /// Begins to look for requests in the data folder of the log.
+    /// Starts to poll the data folder for requests.
     ///
     /// # Errors
-    /// If there can be no further thread.
+    /// If the thread cannot be started.
     pub(crate) fn start(log: Arc<SledLog>, data_dir: &Path) -> anyhow::Result<Self> {
         let (folder, stop) = (data_dir.join(FOLDER), Arc::new(AtomicBool::new(false)));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("log-copies".to_owned());
-        let thread = thread.spawn(move || look(&log, &folder, &stopped));
-        Ok(Self { stop, thread: Some(thread.context("failed to start a thread")?) })
+        let thread = thread.spawn(move || accept_requests(&log, &folder, &stopped));
+        Ok(Self {
+            stop,
+            thread: Some(thread.context("failed to start the thread that copies the event log")?),
+        })
     }
 }
 
@@ -217,46 +226,45 @@ impl Drop for Copier {
     }
 }
 
-/// Takes requests up as they come, however long the copy takes that is being made: their readers see that
-/// somebody is there.
-fn look(log: &SledLog, folder: &Path, stop: &AtomicBool) {
-    let (taken_up, queue) = sync_channel(COPIES_MAX);
+/// Accepts requests, also while a copy is in progress. This shows waiting readers that the process is alive.
+fn accept_requests(log: &SledLog, folder: &Path, stop: &AtomicBool) {
+    let (accepted, queue) = sync_channel(COPIES_MAX);
     std::thread::scope(|scope| {
-        scope.spawn(move || copy_one_by_one(log, folder, &queue, stop));
+        scope.spawn(move || make_copies(log, folder, &queue, stop));
         while !stop.load(Ordering::Acquire) {
-            // One that cannot be removed would be taken up again and again; one that is gone is not wanted
-            // any more.
+            // A request that cannot be removed would be accepted again and again. A missing one was
+            // withdrawn.
             let wanted = requests(folder).into_iter().filter(|wanted| fs::remove_file(wanted).is_ok());
             for wanted in wanted {
-                let _ = taken_up.send(wanted.with_extension(""));
+                let _ = accepted.send(wanted.with_extension(""));
             }
-            std::thread::park_timeout(LOOK);
+            std::thread::park_timeout(SCAN_INTERVAL);
         }
-        drop(taken_up);
+        drop(accepted);
     });
 }
 
-fn copy_one_by_one(log: &SledLog, folder: &Path, queue: &Receiver<PathBuf>, stop: &AtomicBool) {
+fn make_copies(log: &SledLog, folder: &Path, queue: &Receiver<PathBuf>, stop: &AtomicBool) {
     loop {
-        // In this thread, as what is left and what is being made look alike.
+        // On this thread, because an orphan and a copy in progress look alike.
         sweep(folder);
-        match queue.recv_timeout(SWEEP) {
-            // Whoever waits when this ends finds the log free.
-            Ok(copy) if !stop.load(Ordering::Acquire) => answer(log, folder, &copy),
+        match queue.recv_timeout(SWEEP_INTERVAL) {
+            // After a stop, waiting readers open the log itself.
+            Ok(copy) if !stop.load(Ordering::Acquire) => make_copy(log, folder, &copy),
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-/// What lies in the folder, if it is one and no way to another.
+/// Returns the entries of the folder. A missing folder or a link counts as empty.
 fn entries(folder: &Path) -> impl Iterator<Item = DirEntry> {
     let is_folder = fs::symlink_metadata(folder).is_ok_and(|folder| folder.is_dir());
     let entries = is_folder.then(|| fs::read_dir(folder).ok()).flatten();
     entries.into_iter().flatten().flatten()
 }
 
-/// The requests, as many as there may be copies.
+/// Returns the pending requests, at most [`COPIES_MAX`].
 fn requests(folder: &Path) -> Vec<PathBuf> {
     let is_file = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_file());
     let paths = entries(folder).filter(is_file).map(|entry| entry.path());
@@ -269,58 +277,59 @@ fn is_request(path: &Path) -> bool {
     is_id && path.extension().is_some_and(|extension| extension == "wanted")
 }
 
-fn answer(log: &SledLog, folder: &Path, copy: &Path) {
-    match has_room(log, folder).and_then(|()| Ok(log.backup(copy)?)) {
-        Ok(events) => tracing::debug!(events, "the event log was copied for a command that reads it"),
+fn make_copy(log: &SledLog, folder: &Path, copy: &Path) {
+    match check_space(log, folder).and_then(|()| Ok(log.backup(copy)?)) {
+        Ok(events) => tracing::debug!(events, "copied event log for a reader"),
         Err(error) => {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "no copy of the event log for a command that reads it"
-            );
-            if let Err(error) = say_why(&format!("{error:#}"), folder, &copy.with_extension("failed")) {
-                tracing::warn!(%error, "nor can it be told why");
+            tracing::warn!(error = format!("{error:#}"), "failed to copy event log for a reader");
+            if let Err(error) = write_reason(&format!("{error:#}"), folder, &copy.with_extension("failed")) {
+                tracing::warn!(%error, "failed to report the failed copy to its reader");
             }
         }
     }
 }
 
-/// Whether a copy takes neither the disk's space from whoever writes the log, nor too much.
-fn has_room(log: &SledLog, folder: &Path) -> anyhow::Result<()> {
+/// Checks the number of copies, and that a further copy leaves half of the free space to the log.
+fn check_space(log: &SledLog, folder: &Path) -> anyhow::Result<()> {
     let copies = entries(folder).filter(|entry| entry.path().is_dir()).count();
-    anyhow::ensure!(copies < COPIES_MAX, "there are {copies} in {} already", folder.display());
+    anyhow::ensure!(
+        copies < COPIES_MAX,
+        "{} holds {copies} copies: try again when their readers have ended",
+        folder.display()
+    );
     let (needed, free) = (log.bytes_on_disk()?, files::available_space(folder)?);
     let mib = |bytes: u64| bytes >> 20;
     anyhow::ensure!(
         needed <= free / 2,
-        "it may take {} MiB, and of {} MiB that the disk has left half are kept for the log",
+        "a copy may take {} MiB, more than half of the {} MiB that are free: free disk space",
         mib(needed),
         mib(free)
     );
     Ok(())
 }
 
-/// The reason appears whole.
-fn say_why(reason: &str, folder: &Path, failed: &Path) -> io::Result<()> {
+/// Writes the reason of a failure atomically.
+fn write_reason(reason: &str, folder: &Path, failed: &Path) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(reason.as_bytes())?;
     file.persist(failed).map(drop).map_err(|error| error.error)
 }
 
-/// Deletes what processes that were killed have left. Only who has the log does, while it makes no copy.
+/// Deletes orphans of killed processes. The process that has the log open does so while it makes no copy.
 fn sweep(folder: &Path) {
-    for entry in entries(folder).filter(is_left) {
+    for entry in entries(folder).filter(is_orphan) {
         let path = entry.path();
         let deleted = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         if let Err(error) = deleted {
-            tracing::warn!(path = %path.display(), %error, "failed to delete a copy of the event log that was left");
+            tracing::warn!(path = %path.display(), %error, "failed to delete orphaned copy of the event log");
         }
     }
 }
 
-fn is_left(entry: &DirEntry) -> bool {
+fn is_orphan(entry: &DirEntry) -> bool {
     let Ok(metadata) = entry.metadata() else { return false };
     let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
-    let is_old = age.is_some_and(|age| age > LEFT_MAX);
+    let is_old = age.is_some_and(|age| age > ORPHAN_AGE);
     is_old && !(metadata.is_dir() && SledLog::is_in_use(&entry.path()))
 }
 
@@ -340,21 +349,21 @@ mod tests {
     }
 
     #[test]
-    fn whoever_writes_waits_for_readers_and_not_for_ever() {
+    fn writer_waits_for_readers_with_timeout() {
         let data = tempfile::tempdir().unwrap();
         let (folder, reader) = (data.path().join("log"), log(data.path()));
         let reading = std::thread::spawn(move || {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(SCAN_INTERVAL);
             drop(reader);
         });
-        let written = to_write(&folder).unwrap();
+        let writer = open_for_writing(&folder).unwrap();
         reading.join().unwrap();
-        assert!(matches!(to_write(&folder), Err(LogError::InUse(_))), "it is kept");
-        drop(written);
+        assert!(matches!(open_for_writing(&folder), Err(LogError::InUse(_))), "a writer keeps the log open");
+        drop(writer);
     }
 
     #[test]
-    fn readers_get_copies_side_by_side_and_leave_nothing() {
+    fn concurrent_readers_get_copies_and_delete_them() {
         let data = tempfile::tempdir().unwrap();
         let log = log(data.path());
         let copier = Copier::start(log.clone(), data.path()).unwrap();
@@ -369,15 +378,15 @@ mod tests {
         drop(readers);
         assert_eq!(names(&data.path().join(FOLDER)), [""; 0]);
         drop((copier, log));
-        let itself = open(data.path(), &data.path().join("log")).unwrap();
-        assert_eq!(itself.dir(), data.path().join("log"));
+        let original = open(data.path(), &data.path().join("log")).unwrap();
+        assert_eq!(original.dir(), data.path().join("log"));
         assert!(
-            matches!(open(data.path(), &data.path().join("log")), Ok(copy) if copy.dir() != itself.dir())
+            matches!(open(data.path(), &data.path().join("log")), Ok(copy) if copy.dir() != original.dir())
         );
     }
 
     #[test]
-    fn only_plain_names_are_requests_and_only_in_the_folder_itself() {
+    fn requests_have_plain_names_and_are_in_no_linked_folder() {
         let data = tempfile::tempdir().unwrap();
         let folder = data.path().join(FOLDER);
         assert!(requests(&folder).is_empty());
@@ -397,43 +406,43 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_told_why_there_is_no_copy() {
+    fn a_reader_receives_the_reason_of_a_failed_copy() {
         let data = tempfile::tempdir().unwrap();
         let log = log(data.path());
         let folder = data.path().join(FOLDER);
-        let asked = Asked::put(&folder).unwrap();
-        assert!(!asked.is_taken_up() && asked.answer().unwrap().is_none());
+        let request = CopyRequest::create(&folder).unwrap();
+        assert!(!request.is_accepted() && request.reply().unwrap().is_none());
         for copy in 0..COPIES_MAX {
             fs::create_dir(folder.join(copy.to_string())).unwrap();
         }
-        fs::remove_file(&asked.wanted).unwrap();
-        answer(&log, &folder, &asked.copy);
-        assert!(asked.is_taken_up());
-        let refused = asked.answer().err().unwrap().to_string();
-        assert!(refused.contains("gives no copy to read: there are 16 in"), "{refused}");
-        let failed = asked.failed.clone();
-        drop(asked);
+        fs::remove_file(&request.wanted).unwrap();
+        make_copy(&log, &folder, &request.copy);
+        assert!(request.is_accepted());
+        let error = request.reply().err().unwrap().to_string();
+        assert!(error.contains("holds 16 copies"), "{error}");
+        let failed = request.failed.clone();
+        drop(request);
         assert!(!failed.exists());
     }
 
     #[test]
-    fn what_was_left_is_deleted_once_it_is_old_unless_it_is_read() {
+    fn orphans_are_deleted_by_age_unless_they_are_open() {
         let data = tempfile::tempdir().unwrap();
         let log = log(data.path());
         let folder = data.path().join(FOLDER);
         fs::create_dir(&folder).unwrap();
-        for name in ["left", "read", "young"] {
+        for name in ["orphan", "open", "young"] {
             log.backup(&folder.join(name)).unwrap();
         }
-        fs::write(folder.join("left.wanted"), "").unwrap();
-        let read = SledLog::open(folder.join("read"), &SledOptions::default()).unwrap();
-        for name in ["left", "left.wanted", "read"] {
+        fs::write(folder.join("orphan.wanted"), "").unwrap();
+        let open = SledLog::open(folder.join("open"), &SledOptions::default()).unwrap();
+        for name in ["orphan", "orphan.wanted", "open"] {
             let file = File::open(folder.join(name)).unwrap();
             let modified = file.metadata().unwrap().modified().unwrap();
-            file.set_modified(modified - LEFT_MAX - Duration::from_secs(1)).unwrap();
+            file.set_modified(modified - ORPHAN_AGE - Duration::from_secs(1)).unwrap();
         }
         sweep(&folder);
-        assert_eq!(names(&folder), ["read", "young"]);
-        drop(read);
+        assert_eq!(names(&folder), ["open", "young"]);
+        drop(open);
     }
 }

@@ -1,4 +1,4 @@
-//! Judgements that came while a run had the event log open: whole files in a folder that the run looks into.
+//! The inbox of judgements that are imported while a run has the event log open: a folder that the run polls.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use dissent_domain::event::FeedbackReceived;
 use dissent_domain::id::ExperimentId;
 
-/// Where the judgements for an experiment wait. Each file ending in `.jsonl` holds one [`FeedbackReceived`] a
-/// line, and appears whole; other files are not finished.
+/// Returns the inbox of an experiment. Each file that ends in `.jsonl` is complete and holds one
+/// [`FeedbackReceived`] per line. Other files are unfinished.
 #[must_use]
 pub(crate) fn folder(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
     data_dir.join("feedback-inbox").join(experiment.as_str())
 }
 
-/// Leaves judgements for the process that has the log open. The same ones twice make one file.
+/// Writes judgements to the inbox and returns their file. The same judgements twice make one file.
 ///
 /// # Errors
 /// If the file cannot be written.

@@ -1,5 +1,4 @@
-//! Access to the data folder: who may open its event log, and what a command does while another process has
-//! it open.
+//! Access to the event log of a data folder, also while another process has it open.
 
 pub(crate) mod backups;
 pub(crate) mod copies;

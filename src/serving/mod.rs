@@ -70,7 +70,7 @@ pub(crate) fn serve(
     serving: &ServeOptions,
     token: Option<&ControlToken>,
 ) -> anyhow::Result<()> {
-    let held = Arc::new(copies::to_write(&data_dir.join("log"))?);
+    let held = Arc::new(copies::open_for_writing(&data_dir.join("log"))?);
     let _copier = Copier::start(held.clone(), data_dir)?;
     let log: Arc<dyn EventLog> = held.clone();
     let artifacts = config.artifacts.open(data_dir)?;

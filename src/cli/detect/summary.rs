@@ -1,4 +1,4 @@
-//! What was detected over all prompts, beside what pure noise would give.
+//! Summary of the detected conflict over all prompts, compared with pure noise.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,13 +8,13 @@ use dissent_domain::conflict::{
 };
 use serde::Serialize;
 
-/// Numbers of completions, the most frequent, that are compared with their null bands: each takes a
-/// simulation, and a table that nobody would read to its end.
+/// Most groups of prompts, by number of completions, that are compared with their null bands. Each needs a
+/// simulation and two lines of the table.
 const SIZES_MAX: usize = 6;
-/// The null band is the same whatever is measured.
+/// Seed of the simulation; fixed, so that equal inputs have equal null bands.
 const NULL_BAND_SEED: u64 = 0;
 
-/// Counts, distributions and the selection, for people ([`fmt::Display`]) and for machines.
+/// Counts, distributions and the selection, as text ([`fmt::Display`]) or as JSON.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     prompts: usize,
@@ -22,27 +22,29 @@ pub(super) struct Summary {
     degenerate: usize,
     selected: usize,
     selected_prompts: usize,
-    /// Of a rule that selects pairs.
+    /// Only under a rule that selects pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
     selected_pairs: Option<usize>,
     rule: Rule,
-    /// The thresholds in force.
+    /// δ in force.
     delta: f64,
+    /// τ in force.
     tau: f64,
     budget: Option<u64>,
     quantile: Option<f64>,
     seed: Option<u64>,
     logprob: LogprobKind,
-    /// What `above` and `at_least` below are counted by: δ and τ if they were given, else the paper's.
+    /// Threshold of the shares of mean|PACS|: δ if given, else the paper's.
     mean_abs_pacs_threshold: f64,
+    /// Threshold of the shares of the distance: τ if given, else the paper's.
     kendall_tau_distance_threshold: f64,
-    /// The prompts that are not degenerate by their number of completions, the most frequent number first.
+    /// Prompts that are not degenerate, by number of completions, the largest group first.
     sizes: Vec<Size>,
-    /// Prompts with other numbers of completions.
+    /// Prompts whose number of completions is not in `sizes`.
     prompts_of_other_sizes: usize,
 }
 
-/// The prompts with one number of completions.
+/// Prompts with the same number of completions.
 #[derive(Debug, Serialize)]
 struct Size {
     completions: usize,
@@ -51,13 +53,14 @@ struct Size {
     kendall_tau_distance: Compared,
 }
 
-/// A distribution over prompts and its null band.
+/// A distribution over prompts beside its null band.
 #[derive(Debug, Serialize)]
 struct Compared {
     here: Quantiles,
     noise: Quantiles,
-    /// The share of prompts past the threshold, in [0, 1], and that of noise.
+    /// Share of prompts past the threshold, in [0, 1].
     past_threshold_here: f64,
+    /// The same share of pure noise.
     past_threshold_noise: f64,
 }
 
@@ -99,7 +102,7 @@ impl Summary {
     }
 }
 
-/// Conflicts that are not degenerate, grouped by number of completions, the largest group first.
+/// Groups the conflicts that are not degenerate by number of completions, the largest group first.
 fn by_size<'a>(conflicts: &[&'a Conflict]) -> Vec<Vec<&'a Conflict>> {
     let mut groups: HashMap<usize, Vec<&Conflict>> = HashMap::new();
     for conflict in conflicts.iter().filter(|conflict| !conflict.degenerate) {
@@ -143,11 +146,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}", count(self.prompts, "prompt"), count(self.completions, "completion"))?;
         if self.degenerate > 0 {
-            write!(
-                f,
-                "; {} degenerate: nothing to compare, none selected",
-                count(self.degenerate, "prompt")
-            )?;
+            write!(f, "; {} degenerate, with no conflict to measure", count(self.degenerate, "prompt"))?;
         }
         writeln!(f)?;
         let (delta, tau) = (self.mean_abs_pacs_threshold, self.kendall_tau_distance_threshold);
@@ -165,17 +164,17 @@ impl fmt::Display for Summary {
             let Compared { past_threshold_here: here, past_threshold_noise: noise, .. } = size.mean_abs_pacs;
             writeln!(
                 f,
-                "{:.0} % of pure noise would pass mean|PACS| > {delta:?} at N = {}; here {:.0} % did",
-                100.0 * noise,
+                "mean|PACS| > {delta:?} at N = {}: {:.0} % of these prompts, {:.0} % of pure noise",
                 size.completions,
-                100.0 * here
+                100.0 * here,
+                100.0 * noise
             )?;
         }
         write!(f, "selected ")?;
         if let Some(pairs) = self.selected_pairs {
             write!(f, "{} of ", count(pairs, "pair"))?;
         }
-        write!(f, "{}", count(self.selected, "answer"))?;
+        write!(f, "{}", count(self.selected, "completion"))?;
         write!(f, " in {}", count(self.selected_prompts, "prompt"))?;
         write!(f, " (rule {}, delta {:?}, tau {:?}", self.rule, self.delta, self.tau)?;
         for (name, value) in [("budget", self.budget), ("seed", self.seed)] {

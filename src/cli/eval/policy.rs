@@ -1,5 +1,5 @@
-//! `dissent eval policy`: what a policy answers is worth, how far it is from its reference, and where it is
-//! in conflict with the reward model.
+//! `dissent eval policy`: measures the reward of a policy's completions, their KL to a reference, and their
+//! conflict with the reward model.
 
 use std::path::{Path, PathBuf};
 
@@ -24,51 +24,50 @@ use crate::dataset::{Dataset, ReadOptions, Row};
 use crate::error::BadInput;
 use crate::experiment::models::{self, Model};
 
-/// Completions decoded together.
-const ROWS: usize = 16;
+/// Completions decoded in one batch.
+const BATCH_ROWS: usize = 16;
 
-/// Reward, KL to the reference, length and conflict of a policy's answers
+/// Measure reward, KL to the reference, length and conflict of a policy's completions
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   dissent eval policy --policy SmolLM2.gguf --adapter ./policy --reward ./reward-model --prompts held-out.jsonl
   dissent eval policy --policy ./policy --reference ./base --reward ./reward-model --prompts held-out.jsonl -n 4 --json
 
-The reference is what the policy was tuned from: --reference, or else the policy without its adapter. KL is of whole
-answers, in nats: k1 = sum of log π - log π_ref over an answer's tokens; k3 estimates the same and is never negative.
-Intervals are over prompts.")]
+The reference is the policy before its tuning: --reference, or the policy without its adapter. KL is per completion, in
+nats: k1 is the sum of log π - log π_ref over the tokens; k3 estimates the same and is never negative. Intervals are over
+prompts.")]
 pub(crate) struct PolicyArgs {
-    /// The policy: a Hugging Face folder or a GGUF file.
+    /// Policy: a Hugging Face folder or a GGUF file.
     #[arg(long, value_name = "PATH")]
     policy: PathBuf,
-    /// A PEFT LoRA folder for the policy.
+    /// PEFT LoRA folder of the policy.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// The reference policy.
+    /// Reference policy [default: the policy's path]
     #[arg(long, value_name = "PATH")]
     reference: Option<PathBuf>,
-    /// A PEFT LoRA folder for the reference [default reference: the policy's path]
+    /// PEFT LoRA folder of the reference [default: none]
     #[arg(long, value_name = "DIR")]
     reference_adapter: Option<PathBuf>,
     #[command(flatten)]
     judge: RewardModelOptions,
-    /// How prompt and answer are put to the models: `chat`, `raw`, or a text naming `{prompt}` and
-    /// `{completion}`.
+    /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
-    /// Prompts as JSON lines, in any format of data that has them; each is taken once.
+    /// Prompts as JSON Lines, in any data format that has them; duplicates count once.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
-    /// Completions per prompt.
+    /// Completions of each prompt.
     #[arg(short = 'n', long, default_value_t = 4, value_name = "N")]
     samples: u32,
-    /// Divides the logits; 0 is greedy.
+    /// Sampling temperature, the divisor of the logits; 0 is greedy.
     #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f64,
-    /// Most new tokens of a completion.
+    /// Most tokens of a completion.
     #[arg(long, default_value_t = 128)]
     max_new_tokens: u32,
-    /// Seed of every sample.
+    /// Seed of the completions.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Print as JSON.
@@ -78,7 +77,7 @@ pub(crate) struct PolicyArgs {
     runtime: RuntimeArgs,
 }
 
-/// The mean of each figure, with its interval over prompts where there are two or more.
+/// Means over prompts, with intervals if there are two prompts or more.
 #[derive(Serialize)]
 struct Figures {
     prompts: usize,
@@ -96,9 +95,9 @@ struct Figures {
     degenerate_prompts: usize,
 }
 
-/// What is known of one prompt's completions.
+/// Figures of one prompt's completions.
 #[derive(Default)]
-struct Observed {
+struct CompletionFigures {
     rewards: Vec<f64>,
     logprobs: Vec<f64>,
     kl_k1: Vec<f64>,
@@ -113,27 +112,28 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
     let dataset = Dataset::read(&args.prompts, &ReadOptions::default())?;
     let file = dataset.file.clone();
     let prompts = dataset.prompts()?;
-    let policy = Model::open(&args.policy, None, args.adapter.as_deref()).context("the policy")?;
-    let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
-    let mut judges = ScoringModels::open(args, &policy, runtime, &options)?;
+    let policy =
+        Model::open(&args.policy, None, args.adapter.as_deref()).context("failed to open the policy")?;
+    let (runtime, options) = models::runtime(&args.runtime.config(), BATCH_ROWS)?;
+    let mut scorers = ScoringModels::open(args, &policy, runtime, &options)?;
     let mut generator = Generator::open(runtime, &policy.checkpoint, policy.adapter.as_ref(), &options)?;
     let cancel = interrupt::cancel_flag()?;
     let bar = counting_bar(Some(prompts.len() as u64), "prompts");
-    let mut observed = Vec::with_capacity(prompts.len());
+    let mut measured = Vec::with_capacity(prompts.len());
     for row in &prompts {
-        let one = (|| {
+        let figures = (|| {
             let prompt_ids = args.template.encode_dialogue(&policy.checkpoint.tokenizer, &row.value)?;
             let job = args.job(row, prompt_ids)?;
             let sampled = generator.generate(std::slice::from_ref(&job), &sampling, &cancel, &mut |_| ())?;
             let sampled = sampled.into_iter().next().unwrap_or_default();
-            judges.observe(&row.value, reward_template, &job.prompt_ids, &sampled, &policy, &cancel)
+            scorers.measure(&row.value, reward_template, &job.prompt_ids, &sampled, &policy, &cancel)
         })();
-        let one = one.map_err(interrupt::explain).with_context(|| format!("{file}:{}", row.line))?;
-        observed.push(one);
+        let figures = figures.map_err(interrupt::explain).with_context(|| format!("{file}:{}", row.line))?;
+        measured.push(figures);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let figures = figures(&observed)?;
+    let figures = figures(&measured)?;
     print(&figures, &lines(&figures), args.json)
 }
 
@@ -150,7 +150,7 @@ impl PolicyArgs {
     }
 
     fn job(&self, row: &Row<Dialogue>, prompt_ids: Vec<u32>) -> anyhow::Result<GenerationJob> {
-        // These samples belong to no experiment: they have a name of their own.
+        // These completions belong to no experiment. Their seeds derive from a name of their own.
         let experiment = ExperimentId::new("eval")?;
         let prompt = PromptId::new(format!("line-{}", row.line))?;
         let seed = |sample| sample_seed(&experiment, self.seed, 0, &prompt, sample);
@@ -158,7 +158,7 @@ impl PolicyArgs {
     }
 }
 
-/// The models that look at what was sampled.
+/// Models that measure the sampled completions.
 struct ScoringModels {
     policy: PolicyScorer,
     reference: Option<PolicyScorer>,
@@ -177,12 +177,12 @@ impl ScoringModels {
         let reward_model = args.judge.open()?;
         let reward =
             RewardModel::open(runtime, &reward_model.checkpoint, reward_model.adapter.as_ref(), options)?;
-        let is_reference_known =
+        let has_reference =
             args.reference.is_some() || args.reference_adapter.is_some() || args.adapter.is_some();
-        let reference = if is_reference_known {
+        let reference = if has_reference {
             let path: &Path = args.reference.as_deref().unwrap_or(&args.policy);
-            let model =
-                Model::open(path, None, args.reference_adapter.as_deref()).context("the reference")?;
+            let model = Model::open(path, None, args.reference_adapter.as_deref())
+                .context("failed to open the reference")?;
             Some(PolicyScorer::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?)
         } else {
             None
@@ -191,7 +191,7 @@ impl ScoringModels {
         Ok(Self { policy, reference, reward, reward_model, kind: args.judge.reward_kind })
     }
 
-    fn observe(
+    fn measure(
         &mut self,
         prompt: &Dialogue,
         template: &PromptTemplate,
@@ -199,69 +199,70 @@ impl ScoringModels {
         sampled: &[SampledTokens],
         policy: &Model,
         cancel: &CancelFlag,
-    ) -> anyhow::Result<Observed> {
+    ) -> anyhow::Result<CompletionFigures> {
         let item = |tokens: &SampledTokens| ScoreItem {
             prompt_ids: prompt_ids.to_vec(),
             completion_ids: tokens.token_ids.clone(),
         };
         let items: Vec<ScoreItem> = sampled.iter().map(item).collect();
         let logprobs = self.policy.score(&items, cancel, &mut |_| ())?;
-        let mut observed = Observed::default();
+        let mut measured = CompletionFigures::default();
         if let Some(reference) = &mut self.reference {
             let references = reference.score(&items, cancel, &mut |_| ())?;
             for (policy, reference) in logprobs.iter().zip(&references) {
                 let [policy, reference] = [policy, reference]
                     .map(|tokens| tokens.iter().map(|&token| f64::from(token)).collect::<Vec<_>>());
                 let sum = |estimator: KlEstimator| estimator.estimates(&policy, &reference).iter().sum();
-                observed.kl_k1.push(sum(KlEstimator::K1));
-                observed.kl_k3.push(sum(KlEstimator::K3));
+                measured.kl_k1.push(sum(KlEstimator::K1));
+                measured.kl_k3.push(sum(KlEstimator::K3));
             }
         }
         let mut sequences = Vec::with_capacity(sampled.len());
         for tokens in sampled {
-            let answer = policy.checkpoint.tokenizer.decode(&tokens.token_ids, true)?;
+            let text = policy.checkpoint.tokenizer.decode(&tokens.token_ids, true)?;
             let tokenizer = &self.reward_model.checkpoint.tokenizer;
-            sequences.push(template.encode_dialogue_with_completion(tokenizer, prompt, &answer)?);
-            observed.tokens.push(tokens.token_ids.len() as f64);
-            observed.stopped.push(if tokens.finish_reason == FinishReason::Stop { 1.0 } else { 0.0 });
+            sequences.push(template.encode_dialogue_with_completion(tokenizer, prompt, &text)?);
+            measured.tokens.push(tokens.token_ids.len() as f64);
+            measured.stopped.push(if tokens.finish_reason == FinishReason::Stop { 1.0 } else { 0.0 });
         }
         let scores = self.reward.score(&sequences, cancel, &mut |_| ())?;
-        observed.rewards.extend(scores.into_iter().map(|score| self.kind.reward(f64::from(score))));
-        observed
+        measured.rewards.extend(scores.into_iter().map(|score| self.kind.reward(f64::from(score))));
+        measured
             .logprobs
             .extend(logprobs.iter().map(|tokens| tokens.iter().map(|&token| f64::from(token)).sum::<f64>()));
-        Ok(observed)
+        Ok(measured)
     }
 }
 
-fn figures(observed: &[Observed]) -> anyhow::Result<Figures> {
-    // Prompts are what was drawn independently: each counts once.
-    let means = |of: fn(&Observed) -> &Vec<f64>| -> Vec<f64> {
-        observed.iter().map(of).filter(|values| !values.is_empty()).map(|values| mean(values)).collect()
+fn figures(measured: &[CompletionFigures]) -> anyhow::Result<Figures> {
+    // Only prompts are independent draws, so each prompt counts once.
+    let means = |of: fn(&CompletionFigures) -> &Vec<f64>| -> Vec<f64> {
+        measured.iter().map(of).filter(|values| !values.is_empty()).map(|values| mean(values)).collect()
     };
-    let (rewards, k1, k3) = (means(|one| &one.rewards), means(|one| &one.kl_k1), means(|one| &one.kl_k3));
-    let mut conflicts = Vec::with_capacity(observed.len());
-    for one in observed {
-        conflicts.push(conflict::measure(&one.rewards, &one.logprobs)?);
+    let (rewards, k1, k3) =
+        (means(|prompt| &prompt.rewards), means(|prompt| &prompt.kl_k1), means(|prompt| &prompt.kl_k3));
+    let mut conflicts = Vec::with_capacity(measured.len());
+    for prompt in measured {
+        conflicts.push(conflict::measure(&prompt.rewards, &prompt.logprobs)?);
     }
-    let telling: Vec<_> = conflicts.iter().filter(|conflict| !conflict.degenerate).collect();
-    let pacs: Vec<f64> = telling.iter().map(|conflict| conflict.mean_abs_pacs).collect();
-    let taus: Vec<f64> = telling.iter().filter_map(|conflict| conflict.kendall_tau).collect();
+    let varying: Vec<_> = conflicts.iter().filter(|conflict| !conflict.degenerate).collect();
+    let pacs: Vec<f64> = varying.iter().map(|conflict| conflict.mean_abs_pacs).collect();
+    let taus: Vec<f64> = varying.iter().filter_map(|conflict| conflict.kendall_tau).collect();
     let some = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
     Ok(Figures {
-        prompts: observed.len(),
-        completions: observed.iter().map(|one| one.rewards.len()).sum(),
+        prompts: measured.len(),
+        completions: measured.iter().map(|prompt| prompt.rewards.len()).sum(),
         reward: t_interval(&rewards),
         reward_mean: mean(&rewards),
         kl_k1: some(&k1),
         kl_k1_interval: t_interval(&k1),
         kl_k3: some(&k3),
         kl_k3_interval: t_interval(&k3),
-        tokens_mean: mean(&means(|one| &one.tokens)),
-        stopped: mean(&means(|one| &one.stopped)),
+        tokens_mean: mean(&means(|prompt| &prompt.tokens)),
+        stopped: mean(&means(|prompt| &prompt.stopped)),
         mean_abs_pacs: some(&pacs),
         kendall_tau: some(&taus),
-        degenerate_prompts: conflicts.len() - telling.len(),
+        degenerate_prompts: conflicts.len() - varying.len(),
     })
 }
 
@@ -282,10 +283,10 @@ fn lines(figures: &Figures) -> Vec<(&'static str, String)> {
         ("reward (95 %)", with_interval(Some(figures.reward_mean), &figures.reward)),
         ("KL, k1, nats (95 %)", with_interval(figures.kl_k1, &figures.kl_k1_interval)),
         ("KL, k3, nats (95 %)", with_interval(figures.kl_k3, &figures.kl_k3_interval)),
-        ("response tokens", format!("{:.1}", figures.tokens_mean)),
-        ("stopped by itself", format!("{:.4}", figures.stopped)),
+        ("tokens per completion", format!("{:.1}", figures.tokens_mean)),
+        ("ended before the limit", format!("{:.4}", figures.stopped)),
         ("mean|PACS|", plain(figures.mean_abs_pacs)),
         ("mean Kendall tau", plain(figures.kendall_tau)),
-        ("prompts without variation", figures.degenerate_prompts.to_string()),
+        ("degenerate prompts", figures.degenerate_prompts.to_string()),
     ]
 }

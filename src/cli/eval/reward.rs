@@ -1,4 +1,5 @@
-//! `dissent eval reward`: does a reward model order pairs as people did, and is it as sure as it is right?
+//! `dissent eval reward`: measures how often a reward model orders pairs as people did, and how well its
+//! confidence is calibrated.
 
 use std::path::PathBuf;
 
@@ -21,39 +22,38 @@ use crate::experiment::models::{self, Model};
 /// Bins of the reliability table, over confidences from 0.5 to 1.
 const BINS: usize = 5;
 
-/// Pairwise accuracy, margins and calibration of a reward model
+/// Measure accuracy, margins and calibration of a reward model on preference pairs
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   dissent eval reward --base SmolLM2.gguf --layers 6 --adapter ./reward --data held-out.jsonl
   dissent eval reward --base ./reward-model --data safe-rlhf.jsonl.gz --prefer safer --json
 
-Accuracy counts a tie as half. Calibration compares how sure the model is, σ(|margin|), with how often it is right: the
-expected calibration error is the mean difference over bins.")]
+Accuracy counts a tie as half. Calibration compares the model's confidence σ(|margin|) with its accuracy, in bins of
+confidence. The expected calibration error is the mean over pairs of |accuracy - confidence| of their bin.")]
 pub(crate) struct RewardArgs {
-    /// The reward model: a Hugging Face folder or a GGUF file.
+    /// Reward model: a Hugging Face folder or a GGUF file.
     #[arg(long, visible_alias = "model", value_name = "PATH")]
     base: PathBuf,
-    /// Keep only its first K layers.
+    /// Use only the first K layers.
     #[arg(long, value_name = "K")]
     layers: Option<u32>,
-    /// A PEFT LoRA folder (SEQ_CLS, with its score head).
+    /// PEFT LoRA folder of task SEQ_CLS, with its score head.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// How prompt and answer are put to the model: `chat`, `raw`, or a text naming `{prompt}` and
-    /// `{completion}`.
+    /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
-    /// What the model's score means: `reward`, or `cost` to negate it.
+    /// Meaning of the model's score: `reward`, or `cost`, which is negated.
     #[arg(long, default_value = "reward", value_parser = reward_kind)]
     kind: RewardKind,
-    /// Preferences as JSON lines, gzipped or not, in any format of `dissent train --help`.
+    /// Preferences as JSON Lines, gzipped or not, in any format of `dissent train --help`.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Which judgement of PKU-SafeRLHF counts: `better` or `safer`.
+    /// Judgement of PKU-SafeRLHF to use: `better` or `safer`.
     #[arg(long, default_value = "better", value_parser = ["better", "safer"])]
     prefer: String,
-    /// Leave out pairs with an answer longer than this, in tokens [default: the model's context]
+    /// Longest prompt with completion, in tokens; longer pairs are skipped [default: the model's context]
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
     /// Print as JSON.
@@ -63,6 +63,7 @@ pub(crate) struct RewardArgs {
     runtime: RuntimeArgs,
 }
 
+/// Figures of a reward model, with 95 % intervals.
 #[derive(Serialize)]
 struct Figures {
     pairs: usize,
@@ -108,7 +109,8 @@ pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
     let rewards: Vec<[f64; 2]> =
         rewards.iter().map(|pair| pair.map(|score| args.kind.reward(f64::from(score)))).collect();
     let Some(figures) = figures(&rewards, too_long, pairs.skipped) else {
-        let reason = format!("{file}: not one pair fits into {longest} tokens");
+        let reason =
+            format!("{file}: no pair fits into {longest} tokens: use shorter pairs or a larger --max-length");
         return Err(BadInput(reason).into());
     };
     print(&figures, &lines(&figures), args.json)
@@ -133,8 +135,8 @@ fn figures(rewards: &[[f64; 2]], too_long: SkippedRows, unmatched: SkippedRows) 
 fn lines(figures: &Figures) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("pairs", figures.pairs.to_string()),
-        ("left out, too long", figures.too_long.to_string()),
-        ("left out, unmatched", figures.unmatched.to_string()),
+        ("skipped, too long", figures.too_long.to_string()),
+        ("skipped, unmatched", figures.unmatched.to_string()),
         ("accuracy (95 %)", interval(&figures.accuracy)),
         ("ties", figures.ties.to_string()),
         ("margin (95 %)", figures.margin.as_ref().map_or_else(|| "-".to_owned(), interval)),
@@ -144,7 +146,7 @@ fn lines(figures: &Figures) -> Vec<(&'static str, String)> {
     ];
     for bin in figures.calibration.bins.iter().filter(|bin| bin.pairs > 0) {
         let text = format!(
-            "confidence {:.1} to {:.1}: {} pairs, {:.3} sure, {:.3} right",
+            "confidence {:.1} to {:.1}: {} pairs, mean confidence {:.3}, accuracy {:.3}",
             bin.from, bin.to, bin.pairs, bin.confidence, bin.accuracy
         );
         lines.push(("", text));

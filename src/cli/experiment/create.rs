@@ -1,4 +1,4 @@
-//! `dissent experiment create`: an experiment that is checked and recorded, and waits for its start.
+//! `dissent experiment create`: checks and records an experiment, which then waits for its start.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,16 +25,16 @@ use crate::log_access::open;
 Examples:
   dissent experiment create experiment.toml
   dissent experiment create experiment.toml && dissent experiment list
-  dissent serve experiment.toml &          it waits for
-  dissent experiment start tone-demo       its start; `dissent run experiment.toml` starts it, too
+  dissent serve experiment.toml &          serves the experiment, which waits for its start
+  dissent experiment start tone-demo       starts it; `dissent run experiment.toml` does so, too
 
-Configuration, models, prompts and data are checked as a run would, and the plan is recorded; no model is run. The configuration may not
-change after that, as with any experiment that was begun.")]
+Configuration, models, prompts and data are checked as for a run, and the plan is recorded. No model runs. After that the
+configuration may not change, as after the first `dissent run`.")]
 pub(super) struct CreateArgs {
-    /// The experiment's configuration.
+    /// Configuration of the experiment.
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Who creates it, for people to read.
+    /// Name of the operator, recorded with the experiment.
     #[arg(long, env = "USER", default_value = "", hide_env_values = true)]
     by: String,
 }
@@ -52,9 +52,10 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     check_recorded_plan(&log, &plan)?;
     let name = plan.experiment.clone();
     if !log.read_stream(&name, 0, 1)?.is_empty() {
-        return Err(
-            BadInput(format!("there is an experiment {name} in the log already, with this plan")).into()
-        );
+        return Err(BadInput(format!(
+            "experiment {name} exists already, with this plan: change experiment.name"
+        ))
+        .into());
     }
     record(&log, plan, args.by.clone())?;
     let mut out = std::io::stdout().lock();
@@ -70,7 +71,7 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     Ok(())
 }
 
-/// What fails for every prompt is a mistake in the configuration.
+/// Renders both templates once: a template that fails for every prompt is a mistake in the configuration.
 fn check_templates(config: &Config, models: &Models) -> anyhow::Result<()> {
     let policy: PromptTemplate = config.policy.template.parse()?;
     policy.render_prompt(&models.policy.checkpoint.tokenizer, "prompt").context("policy.template")?;
@@ -81,7 +82,7 @@ fn check_templates(config: &Config, models: &Models) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Its start and its pause become durable together.
+/// Appends the start and the pause together, so that both become durable at once.
 fn record(log: &dyn EventLog, plan: Plan, by: String) -> anyhow::Result<()> {
     let (now, experiment) = (dissent_actors::now_us(), plan.experiment.clone());
     let paused = created(&plan, by, now)?;

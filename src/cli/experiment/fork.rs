@@ -1,4 +1,4 @@
-//! `dissent experiment fork`: a new experiment that shares the past of another one.
+//! `dissent experiment fork`: creates an experiment that shares the past of another one.
 
 use std::io::Write as _;
 
@@ -16,31 +16,31 @@ use crate::history;
 use crate::history::settings::{self, Scope, Setting};
 use crate::log_access::open;
 
-/// Events appended together.
+/// Events of one append.
 const APPEND_EVENTS: usize = 256;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   dissent experiment fork tone-demo --at 482 --as tone-budget --set conflict.rule=budget --set conflict.budget=40
-  dissent experiment show tone-demo                the positions between which its rounds lie
+  dissent experiment show tone-demo                shows the positions of its rounds
 
-The fork's stream stands by itself: it holds the shared events under its own name, then an event that says where they are from
-and which plan holds from there on. To go on, give its name and the changed settings in a configuration, and
-`dissent run CONFIG.toml`. What the fork samples from there on is drawn by its own name: it is another draw than the origin's.
+The fork's stream is complete: it holds the shared events under its own name, then an event with their origin and the new plan.
+To continue the fork, put its name and the changed settings into a configuration and run `dissent run CONFIG.toml`. Seeds depend
+on the name, so the fork samples other completions than its origin.
 
-A setting may be changed as long as nothing of the open round was made by it: what is sampled before completions are recorded,
-what is selected before the selection is, and so on. Rounds that are closed stay as they were.")]
+A setting may change until the open round has used it. For example, sampling settings may change until completions are
+recorded, and selection settings until the selection. Closed rounds do not change.")]
 pub(super) struct ForkArgs {
-    /// The experiment whose past is shared.
+    /// Experiment whose past is shared.
     experiment: ExperimentId,
-    /// The last position of the log that is shared [default: the last event of the experiment]
+    /// Last shared position of the log [default: the last event of the experiment]
     #[arg(long, value_name = "POSITION")]
     at: Option<u64>,
     /// Name of the fork.
     #[arg(long = "as", value_name = "NAME")]
     name: ExperimentId,
-    /// A setting that differs, by its key in the configuration; may be given several times.
+    /// Changed setting, by its key in the configuration; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<Setting>,
 }
@@ -50,8 +50,8 @@ pub(super) fn run(log: &dyn EventLog, args: &ForkArgs, as_json: bool) -> anyhow:
     if args.name == args.experiment {
         return Err(exists(&args.name));
     }
-    let known = log.streams()?.iter().find(|(name, _)| *name == args.name).map_or(0, |(_, last)| *last);
-    let (forked, plan) = prepare(log, args, known)?;
+    let recorded = log.streams()?.iter().find(|(name, _)| *name == args.name).map_or(0, |(_, last)| *last);
+    let (forked, plan) = prepare(log, args, recorded)?;
     let shared = append_shared(log, args)?;
     append(log, &args.name, vec![forked])?;
     let value = json!({ "experiment": args.name, "origin": args.experiment, "shared": shared, "plan": plan });
@@ -64,58 +64,60 @@ pub(super) fn run(log: &dyn EventLog, args: &ForkArgs, as_json: bool) -> anyhow:
     writeln!(out, "{} shares {shared} events with {}", args.name, args.experiment)?;
     writeln!(
         out,
-        "to go on, set experiment.name = \"{}\"{settings} in its configuration: `dissent run CONFIG.toml`",
+        "to continue it: set experiment.name = \"{}\"{settings} in the configuration, then `dissent run CONFIG.toml`",
         args.name
     )?;
     Ok(())
 }
 
-/// Goes over the whole past before anything is written: the event that ends it, and the fork's plan.
-fn prepare(log: &dyn EventLog, args: &ForkArgs, known: u64) -> anyhow::Result<(NewEvent, Plan)> {
-    let mut forking = ForkBuilder::new(args.name.clone());
+/// Checks the whole past before anything is written. Returns the event that ends it, and the fork's plan.
+/// `recorded` is the number of events that the log has under the fork's name.
+fn prepare(log: &dyn EventLog, args: &ForkArgs, recorded: u64) -> anyhow::Result<(NewEvent, Plan)> {
+    let mut builder = ForkBuilder::new(args.name.clone());
     let mut last = None;
-    each(log, args, &mut |recorded| {
-        let shared = forking.share(recorded).map_err(refused)?;
-        // A fork that was interrupted is taken up again; anything else under its name is not touched.
-        if recorded.version <= known && !is_recorded(log, &shared)? {
+    each(log, args, &mut |event| {
+        let shared = builder.share(event).map_err(fork_error)?;
+        // An interrupted fork resumes. Another experiment of this name is an error.
+        if event.version <= recorded && !is_recorded(log, &shared)? {
             return Err(exists(&args.name));
         }
-        last = Some(recorded.position);
+        last = Some(event.position);
         Ok(())
     })?;
     let last = last.ok_or_else(|| {
-        BadInput(format!("{} has no event up to that position: it begins later", args.experiment))
+        let at = args.at.unwrap_or_default();
+        BadInput(format!("experiment {} begins after position {at}: use a later --at", args.experiment))
     })?;
-    if known > forking.shared() {
+    if recorded > builder.shared() {
         return Err(exists(&args.name));
     }
-    if forking.experiment().is_over() {
-        let over = if forking.experiment().is_finished() { "finished" } else { "cancelled" };
+    if builder.experiment().is_over() {
+        let over = if builder.experiment().is_finished() { "finished" } else { "cancelled" };
         let reason = format!(
-            "{} is {over} at position {last}: share less of it, as with --at {}",
+            "experiment {} is {over} at position {last}: share less of it, such as up to --at {}",
             args.experiment,
             last.saturating_sub(1)
         );
         return Err(BadInput(reason).into());
     }
-    let plan = forking.experiment().plan().context("the past has no plan")?;
+    let plan = builder.experiment().plan().context("the shared events have no plan")?;
     let plan = settings::changed(plan, &args.set, Scope::Fork)?;
-    let forked = forking.fork(args.experiment.clone(), plan.clone(), dissent_actors::now_us());
-    Ok((forked.map_err(refused)?, plan))
+    let forked = builder.fork(args.experiment.clone(), plan.clone(), dissent_actors::now_us());
+    Ok((forked.map_err(fork_error)?, plan))
 }
 
 fn append_shared(log: &dyn EventLog, args: &ForkArgs) -> anyhow::Result<u64> {
-    let mut forking = ForkBuilder::new(args.name.clone());
+    let mut builder = ForkBuilder::new(args.name.clone());
     let mut events = Vec::with_capacity(APPEND_EVENTS);
     each(log, args, &mut |recorded| {
-        events.push(forking.share(recorded).map_err(refused)?);
+        events.push(builder.share(recorded).map_err(fork_error)?);
         if events.len() == APPEND_EVENTS {
             append(log, &args.name, std::mem::take(&mut events))?;
         }
         Ok(())
     })?;
     append(log, &args.name, events)?;
-    Ok(forking.shared())
+    Ok(builder.shared())
 }
 
 fn each(
@@ -135,15 +137,15 @@ fn append(log: &dyn EventLog, name: &ExperimentId, events: Vec<NewEvent>) -> any
 }
 
 fn is_recorded(log: &dyn EventLog, event: &NewEvent) -> anyhow::Result<bool> {
-    Ok(log.find(event.id)?.is_some_and(|known| known.event == *event))
+    Ok(log.find(event.id)?.is_some_and(|recorded| recorded.event == *event))
 }
 
 fn exists(name: &ExperimentId) -> anyhow::Error {
-    BadInput(format!("there is an experiment {name} in the log already: give the fork another name")).into()
+    BadInput(format!("experiment {name} exists already: choose another name with --as")).into()
 }
 
-/// A past that is not sound is a damaged log; all else can be asked for otherwise.
-fn refused(error: ForkError) -> anyhow::Error {
+/// Classifies a failure. An unsound past is a damaged log; another position or setting avoids most others.
+fn fork_error(error: ForkError) -> anyhow::Error {
     match error {
         ForkError::Past(replay) => replay.into(),
         ForkError::WithinDecision { .. } | ForkError::Rejected(_) => BadInput(error.to_string()).into(),

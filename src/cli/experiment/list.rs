@@ -1,4 +1,4 @@
-//! `dissent experiment list`.
+//! `dissent experiment list`: prints state and progress of every experiment.
 
 use std::io::Write as _;
 
@@ -20,24 +20,24 @@ pub(super) fn run(log: &dyn EventLog, as_json: bool) -> anyhow::Result<()> {
     if overviews.is_empty() {
         return Ok(writeln!(
             out,
-            "no experiment yet: `dissent run CONFIG.toml` starts one, `dissent experiment create CONFIG.toml` prepares one"
+            "no experiments: start one with `dissent run CONFIG.toml`, or record one with `dissent experiment create CONFIG.toml`"
         )?);
     }
     let width =
         overviews.iter().map(|overview| overview.experiment.as_str().len()).max().unwrap_or(0).max(10);
     writeln!(
         out,
-        "{:<width$}  {:<14}  {:>7}  {:<22}  {:>8}  {:>8}  {:>9}  started",
-        "experiment", "state", "rounds", "now", "selected", "labels", "events"
+        "{:<width$}  {:<16}  {:>7}  {:<22}  {:>8}  {:>10}  {:>9}  started",
+        "experiment", "state", "rounds", "step", "selected", "judgements", "events"
     )?;
     for overview in &overviews {
         let rounds = format!("{}/{}", overview.rounds_closed, overview.rounds_planned);
         writeln!(
             out,
-            "{:<width$}  {:<14}  {rounds:>7}  {:<22}  {:>8}  {:>8}  {:>9}  {}",
+            "{:<width$}  {:<16}  {rounds:>7}  {:<22}  {:>8}  {:>10}  {:>9}  {}",
             overview.experiment.as_str(),
             overview.state.words(),
-            now(overview),
+            current_step(overview),
             overview.selected,
             overview.judgements,
             overview.events,
@@ -47,8 +47,8 @@ pub(super) fn run(log: &dyn EventLog, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the open round is at.
-fn now(overview: &Overview) -> String {
+/// Returns the step of the open round with its progress, or `-` if no round is open.
+fn current_step(overview: &Overview) -> String {
     match overview.rounds.last() {
         Some(round) if round.at == "conflict" => {
             format!("conflict {}/{}", round.measured + round.set_aside, round.prompts)

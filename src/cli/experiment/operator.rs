@@ -1,5 +1,5 @@
-//! `dissent experiment start | pause | resume | cancel`: orders to an experiment, whether or not a server is
-//! at work on it.
+//! `dissent experiment start | pause | resume | cancel`: gives operator commands, through a server or in the
+//! log itself.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -18,8 +18,8 @@ use crate::cli::paths;
 use crate::error::BadInput;
 use crate::log_access::open;
 
-/// Longest wait for a server to decide and to make it durable.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for the response of a server, which comes when the command is durable.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -28,17 +28,17 @@ Examples:
   dissent experiment resume tone-demo --server http://127.0.0.1:9465
   DISSENT_CONTROL_TOKEN=... dissent experiment cancel tone-demo --server http://server:9464
 
-Where a `dissent serve` has the event log, it is asked over its HTTP; else the log is written to directly. What is in hand when an
-experiment is paused is finished and recorded, a training ends at its next step with a checkpoint, people's judgements are still taken in,
-and it stays paused, whoever serves or runs it, until it is resumed. Its results are those that it would have had without. Cancelled is
-final.")]
+While `dissent serve` has the event log open, the command goes to the server over HTTP. Otherwise it is written to the log
+directly. A pause finishes and records the work in progress, and a training stops at its next step with a checkpoint.
+Judgements are still accepted. The experiment stays paused in every process until it is resumed, and its results do not
+depend on pauses. A cancellation is final.")]
 pub(super) struct OperatorArgs {
     /// Name of the experiment.
     experiment: ExperimentId,
-    /// Who asks for it, for people to read.
+    /// Name of the operator, recorded with the command.
     #[arg(long, env = "USER", default_value = "", hide_env_values = true)]
     by: String,
-    /// Why, for people to read.
+    /// Reason, recorded with the command.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
@@ -49,8 +49,8 @@ pub(super) fn run(data_dir: &Path, action: Action, args: &OperatorArgs, as_json:
     check_length("--by", &args.by, BY_BYTES_MAX)?;
     check_length("--reason", args.reason.as_deref().unwrap_or_default(), REASON_BYTES_MAX)?;
     let CommandOutcome { status, changed } = match args.server.log_access(data_dir)? {
-        LogAccess::Here(log) => here(&log, action, args)?,
-        LogAccess::Server(server) => there(&server, action, args)?,
+        LogAccess::Here(log) => command_log(&log, action, args)?,
+        LogAccess::Server(server) => command_server(&server, action, args)?,
     };
     let mut out = std::io::stdout().lock();
     let name = &args.experiment;
@@ -58,46 +58,46 @@ pub(super) fn run(data_dir: &Path, action: Action, args: &OperatorArgs, as_json:
         return Ok(writeln!(out, "{}", json!({ "experiment": name, "state": status, "changed": changed }))?);
     }
     let already = if changed { "" } else { " already" };
-    writeln!(out, "{name} {}", said(status, already))?;
+    writeln!(out, "{name} {}", state_words(status, already))?;
     if changed && status == ExperimentStatus::Paused {
         let option = args.server.option().unwrap_or_else(|| paths::data_option(data_dir));
-        writeln!(out, "to go on: dissent experiment resume {name}{option}")?;
+        writeln!(out, "to resume it: dissent experiment resume {name}{option}")?;
     }
     Ok(())
 }
 
-/// Refuses words that the rules refuse, before anybody is asked: a server would only speak of its own limits.
-pub(super) fn check_length(option: &str, words: &str, bytes_max: usize) -> Result<(), BadInput> {
-    if words.len() > bytes_max {
-        return Err(BadInput(format!("{option} is longer than {bytes_max} bytes")));
+/// Checks the length of an option's text before a server does: the server's error would not name the option.
+pub(super) fn check_length(option: &str, text: &str, bytes_max: usize) -> Result<(), BadInput> {
+    if text.len() > bytes_max {
+        return Err(BadInput(format!("{option} has {} bytes: use at most {bytes_max}", text.len())));
     }
     Ok(())
 }
 
-fn said(status: ExperimentStatus, already: &str) -> String {
+fn state_words(status: ExperimentStatus, already: &str) -> String {
     match status {
-        ExperimentStatus::Running => format!("goes on{already}"),
-        ExperimentStatus::Created => format!("is{already} waiting for its start"),
+        ExperimentStatus::Running => format!("is{already} running"),
+        ExperimentStatus::Created => "still waits for its start".to_owned(),
         ExperimentStatus::Paused => format!("is{already} paused"),
         ExperimentStatus::Cancelled => format!("is{already} cancelled"),
         ExperimentStatus::Finished => format!("is{already} finished"),
     }
 }
 
-fn here(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {
+fn command_log(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {
     let OperatorArgs { experiment, by, reason, .. } = args;
     open::require_experiment(log, experiment)?;
-    let order = OperatorCommand { action, by: by.clone(), reason: reason.clone() };
-    wait(command_in_log(log, experiment, &order)).map_err(|error| match error {
+    let command = OperatorCommand { action, by: by.clone(), reason: reason.clone() };
+    wait(command_in_log(log, experiment, &command)).map_err(|error| match error {
         CommandError::Rejected { .. } | CommandError::Unknown(_) => BadInput(error.to_string()).into(),
         CommandError::Load(_) | CommandError::Log(_) | CommandError::Gone => error.into(),
     })
 }
 
-fn there(server: &Server, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {
+fn command_server(server: &Server, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {
     let path = format!("/experiments/{}/{}", args.experiment, action.name());
-    let said = server.post(&path, json!({ "by": args.by, "reason": args.reason }), PATIENCE)?;
+    let response = server.post(&path, json!({ "by": args.by, "reason": args.reason }), RESPONSE_TIMEOUT)?;
     let status =
-        ExperimentStatus::deserialize(&said["state"]).context("the server's answer cannot be read")?;
-    Ok(CommandOutcome { status, changed: said["changed"].as_bool().unwrap_or_default() })
+        ExperimentStatus::deserialize(&response["state"]).context("failed to read the server's response")?;
+    Ok(CommandOutcome { status, changed: response["changed"].as_bool().unwrap_or_default() })
 }

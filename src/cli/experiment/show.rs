@@ -1,4 +1,4 @@
-//! `dissent experiment show`.
+//! `dissent experiment show`: prints the plan and the rounds of an experiment.
 
 use std::io::Write as _;
 
@@ -27,7 +27,7 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     open::require_experiment(log, experiment)?;
     let past = ExperimentHistory::read(log, experiment, last)?;
-    let plan = past.experiment().plan().context("the experiment has no plan there")?;
+    let plan = past.experiment().plan().context("the experiment has no plan at this position")?;
     let overview = past.overview(experiment);
     let mut out = std::io::stdout().lock();
     if as_json {
@@ -36,7 +36,7 @@ pub(super) fn run(
     }
     print(&mut out, &overview)?;
     writeln!(out, "plan")?;
-    for (key, value) in flattened(plan)? {
+    for (key, value) in settings(plan)? {
         writeln!(out, "  {key:<44} {}", visible(&value))?;
     }
     print_rounds(&mut out, &overview)?;
@@ -55,7 +55,7 @@ fn print(out: &mut impl std::io::Write, overview: &Overview) -> std::io::Result<
     }
     writeln!(
         out,
-        "  {events} events from {} to {}, {} selected, {} labels",
+        "  {events} events from {} to {}, {} selected, {} judgements",
         utc(overview.started_us),
         utc(overview.last_us),
         overview.selected,
@@ -69,7 +69,7 @@ fn print_rounds(out: &mut impl std::io::Write, overview: &Overview) -> std::io::
         out,
         "{:>5}  {:<10}  {:>9}  {:>11}  {:>8}  {:>8}  {:>9}  {:>10}  {:>9}  {:>8}  {:>8}  {:>8}",
         "round",
-        "at",
+        "step",
         "opened at",
         "measured at",
         "prompts",
@@ -79,7 +79,7 @@ fn print_rounds(out: &mut impl std::io::Write, overview: &Overview) -> std::io::
         "|PACS|",
         "tau",
         "selected",
-        "labels"
+        "judged"
     )?;
     let figure = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
     for round in &overview.rounds {
@@ -103,8 +103,8 @@ fn print_rounds(out: &mut impl std::io::Write, overview: &Overview) -> std::io::
     Ok(())
 }
 
-/// Every setting of a plan that is set, by its path.
-fn flattened(plan: &Plan) -> anyhow::Result<Vec<(String, String)>> {
+/// Returns the values of a plan by their paths, without nulls.
+fn settings(plan: &Plan) -> anyhow::Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     flatten("", &serde_json::to_value(plan)?, &mut found);
     Ok(found)

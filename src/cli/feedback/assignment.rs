@@ -2,30 +2,30 @@
 
 use dissent_domain::learning::RequestedComparison;
 
-/// Assigns each comparison to as many annotators as it still needs judgements from. Annotators with the
-/// fewest assigned comparisons come first; those who have judged the comparison are left out. Ties are broken
-/// by a hash, so that every two annotators share comparisons: agreement is measured on these. Returns one
-/// assignment for each annotator, in order. The same inputs give the same assignments.
+/// Assigns each comparison to one annotator for each missing judgement. Annotators with the fewest
+/// comparisons come first, and those who have judged the comparison are left out. A hash breaks ties, so that
+/// every two annotators share comparisons: agreement is measured on these. Returns one assignment for each
+/// annotator, in order. Equal inputs give equal assignments.
 pub(super) fn assign<'a>(
     open: &[&'a RequestedComparison],
     overlap: usize,
     annotators: &[impl AsRef<str>],
 ) -> Vec<Vec<&'a RequestedComparison>> {
     let mut assignments = vec![Vec::new(); annotators.len()];
-    for &asked in open {
-        let missing = overlap.saturating_sub(asked.judgements.len());
-        let mut may: Vec<_> = (assignments.iter_mut().zip(annotators))
-            .filter(|(_, name)| asked.judgements.of(name.as_ref()).is_none())
+    for &requested in open {
+        let missing = overlap.saturating_sub(requested.judgements.len());
+        let mut candidates: Vec<_> = (assignments.iter_mut().zip(annotators))
+            .filter(|(_, name)| requested.judgements.of(name.as_ref()).is_none())
             .collect();
-        may.sort_by_cached_key(|(assignment, name)| {
-            (assignment.len(), draw(asked.request.comparison, name.as_ref()))
+        candidates.sort_by_cached_key(|(assignment, name)| {
+            (assignment.len(), tie_break(requested.request.comparison, name.as_ref()))
         });
-        may.into_iter().take(missing).for_each(|(assignment, _)| assignment.push(asked));
+        candidates.into_iter().take(missing).for_each(|(assignment, _)| assignment.push(requested));
     }
     assignments
 }
 
-fn draw(comparison: u32, annotator: &str) -> [u8; 32] {
+fn tie_break(comparison: u32, annotator: &str) -> [u8; 32] {
     *blake3::Hasher::new()
         .update(&comparison.to_le_bytes())
         .update(annotator.as_bytes())
@@ -43,8 +43,8 @@ mod tests {
 
     const NAMES: [&str; 5] = ["ann", "ben", "cy", "dee", "eve"];
 
-    /// A comparison that the named have judged.
-    fn asked(comparison: usize, judged_by: &[&str]) -> RequestedComparison {
+    /// A comparison that these annotators have judged.
+    fn requested(comparison: usize, judged_by: &[&str]) -> RequestedComparison {
         let judgement = serde_json::json!({ "verdict": "tie", "is_unsafe": null });
         let judgements: serde_json::Map<_, _> =
             judged_by.iter().map(|name| ((*name).to_owned(), judgement.clone())).collect();
@@ -58,21 +58,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_comparison_goes_to_as_many_as_it_needs_and_to_nobody_twice(
+        fn each_comparison_is_assigned_once_for_each_missing_judgement(
             overlap in 1..4_usize,
             count in 2..=NAMES.len(),
             judged in prop::collection::vec(prop::sample::subsequence(NAMES.to_vec(), 0..3), 0..30),
         ) {
             let annotators = &NAMES[..count];
-            let all: Vec<RequestedComparison> = judged.iter().enumerate().map(|(at, by)| asked(at, by)).collect();
+            let all: Vec<RequestedComparison> = judged.iter().enumerate().map(|(at, by)| requested(at, by)).collect();
             let assignments = assign(&all.iter().collect::<Vec<_>>(), overlap, annotators);
             for (asked, by) in all.iter().zip(&judged) {
                 let given: Vec<&str> = (assignments.iter().zip(annotators))
                     .filter(|(assignment, _)| assignment.iter().any(|assigned| assigned.request == asked.request))
                     .map(|(_, name)| *name)
                     .collect();
-                let may = annotators.iter().filter(|name| !by.contains(name)).count();
-                prop_assert_eq!(given.len(), overlap.saturating_sub(by.len()).min(may));
+                let candidates = annotators.iter().filter(|name| !by.contains(name)).count();
+                prop_assert_eq!(given.len(), overlap.saturating_sub(by.len()).min(candidates));
                 prop_assert!(given.iter().all(|name| !by.contains(name)));
             }
             for assignment in &assignments {
@@ -81,8 +81,8 @@ mod tests {
         }
 
         #[test]
-        fn where_nothing_is_judged_yet_hands_are_equal(overlap in 1..4_usize, comparisons in 0..40_usize) {
-            let all: Vec<RequestedComparison> = (0..comparisons).map(|at| asked(at, &[])).collect();
+        fn assignments_without_judgements_differ_by_one_comparison_at_most(overlap in 1..4_usize, comparisons in 0..40_usize) {
+            let all: Vec<RequestedComparison> = (0..comparisons).map(|at| requested(at, &[])).collect();
             let assignments = assign(&all.iter().collect::<Vec<_>>(), overlap, &NAMES);
             let sizes: Vec<usize> = assignments.iter().map(Vec::len).collect();
             prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{:?}", sizes);
@@ -90,8 +90,8 @@ mod tests {
     }
 
     #[test]
-    fn everyone_judges_something_together_with_everyone_else() {
-        let all: Vec<RequestedComparison> = (0..60).map(|at| asked(at, &[])).collect();
+    fn every_two_annotators_share_comparisons() {
+        let all: Vec<RequestedComparison> = (0..60).map(|at| requested(at, &[])).collect();
         let assignments = assign(&all.iter().collect::<Vec<_>>(), 2, &NAMES[..4]);
         let of = |assignment: &Vec<&RequestedComparison>| {
             assignment.iter().map(|assigned| assigned.request.comparison).collect::<BTreeSet<_>>()

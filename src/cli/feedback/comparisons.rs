@@ -1,4 +1,4 @@
-//! Comparisons as annotators get to see them.
+//! Comparisons as annotators see them.
 
 use anyhow::Context as _;
 use dissent_domain::event::{CompletionsSampled, FeedbackRequested};
@@ -10,8 +10,8 @@ use dissent_domain::plan::Plan;
 use dissent_storage::SledLog;
 use serde::Serialize;
 
-/// What an annotator gets to see. Nothing in it says what policy or reward model make of the answers: who
-/// knows that judges otherwise.
+/// One comparison as an annotator sees it. It holds no reward and no log-probability, because these would
+/// bias the judgement.
 #[derive(Debug, Serialize)]
 pub(super) struct Row<'a> {
     pub(super) experiment: &'a ExperimentId,
@@ -21,7 +21,7 @@ pub(super) struct Row<'a> {
     pub(super) prompt: &'a str,
     pub(super) first: &'a str,
     pub(super) second: &'a str,
-    /// To be filled in, as the rest.
+    /// Filled in by the annotator if empty, like the fields below.
     pub(super) annotator: Option<&'a str>,
     pub(super) verdict: Option<&'a str>,
     pub(super) first_unsafe: Option<bool>,
@@ -29,25 +29,25 @@ pub(super) struct Row<'a> {
     pub(super) comment: Option<&'a str>,
 }
 
-/// Hands each comparison to `write`, as an annotator gets to see it.
+/// Calls `write` for each comparison, as an annotator sees it.
 pub(super) fn each(
     log: &SledLog,
     plan: &Plan,
-    wanted: &[&RequestedComparison],
+    comparisons: &[&RequestedComparison],
     annotator: Option<&str>,
     mut write: impl FnMut(&Row<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    // Comparisons of a prompt follow one another.
-    let mut at_hand: Option<CompletionsSampled> = None;
-    for asked in wanted {
-        let request = &asked.request;
-        if at_hand.as_ref().is_none_or(|texts| texts.prompt.prompt_id != request.prompt_id) {
-            at_hand = Some(completions(log, plan, request)?);
+    // Comparisons of the same prompt are adjacent.
+    let mut current: Option<CompletionsSampled> = None;
+    for requested in comparisons {
+        let request = &requested.request;
+        if current.as_ref().is_none_or(|texts| texts.prompt.prompt_id != request.prompt_id) {
+            current = Some(completions(log, plan, request)?);
         }
-        let Some(texts) = &at_hand else { continue };
-        let answer = |index: u32| {
+        let Some(texts) = &current else { continue };
+        let completion = |index: u32| {
             let found = texts.completions.get(index as usize).map(|completion| completion.text.as_str());
-            found.with_context(|| format!("the prompt {} has no answer {index}", request.prompt_id))
+            found.with_context(|| format!("prompt {} has no completion {index}", request.prompt_id))
         };
         write(&Row {
             experiment: &plan.experiment,
@@ -55,8 +55,8 @@ pub(super) fn each(
             comparison: request.comparison,
             prompt_id: &request.prompt_id,
             prompt: &texts.prompt.text,
-            first: answer(request.first)?,
-            second: answer(request.second)?,
+            first: completion(request.first)?,
+            second: completion(request.second)?,
             annotator,
             verdict: None,
             first_unsafe: None,
@@ -67,17 +67,18 @@ pub(super) fn each(
     Ok(())
 }
 
-/// The answers to the prompt of a comparison.
+/// Reads the completions of the comparison's prompt.
 fn completions(
     log: &SledLog,
     plan: &Plan,
     request: &FeedbackRequested,
 ) -> anyhow::Result<CompletionsSampled> {
     let id = completions_sampled_id(plan, request.round, request.prompt_index);
+    let prompt = &request.prompt_id;
     let recorded =
-        log.find(id)?.with_context(|| format!("the answers to {} are not in the log", request.prompt_id))?;
+        log.find(id)?.with_context(|| format!("the log lacks the completions of prompt {prompt}"))?;
     let Ok(sampled) = CompletionsSampled::try_from(recorded.decode()?) else {
-        anyhow::bail!("event {} is not of the answers to {}", recorded.position, request.prompt_id)
+        anyhow::bail!("event {} does not hold the completions of prompt {prompt}", recorded.position)
     };
     Ok(sampled)
 }

@@ -1,9 +1,9 @@
-//! Comparisons as a table, of cells that a spreadsheet shows and does not run.
+//! Comparisons as CSV, without cells that a spreadsheet runs as formulas.
 
 use super::comparisons::Row;
 use crate::text;
 
-/// The columns of a table, in their order.
+/// Columns of the table, in order.
 const COLUMNS: [&str; 12] = [
     "experiment",
     "round",
@@ -19,16 +19,16 @@ const COLUMNS: [&str; 12] = [
     "comment",
 ];
 
-/// Begins a table.
-pub(super) fn begin(out: &mut Vec<u8>) -> anyhow::Result<()> {
-    // Without it, some spreadsheets take UTF-8 for something else.
+/// Writes the header.
+pub(super) fn write_header(out: &mut Vec<u8>) -> anyhow::Result<()> {
+    // Some spreadsheets recognise UTF-8 only by this byte order mark.
     out.extend_from_slice("\u{FEFF}".as_bytes());
-    write(out, &COLUMNS.map(str::to_owned))
+    write_record(out, &COLUMNS.map(str::to_owned))
 }
 
-/// Adds a comparison, with what is to be said of it left empty.
-pub(super) fn line(out: &mut Vec<u8>, row: &Row<'_>) -> anyhow::Result<()> {
-    let text = |text: &str| guarded(&text::visible(text));
+/// Writes one comparison, with empty cells for the judgement.
+pub(super) fn write_row(out: &mut Vec<u8>, row: &Row<'_>) -> anyhow::Result<()> {
+    let text = |text: &str| escape_formula(&text::visible(text));
     let cells = [
         text(row.experiment.as_str()),
         row.round.to_string(),
@@ -43,27 +43,27 @@ pub(super) fn line(out: &mut Vec<u8>, row: &Row<'_>) -> anyhow::Result<()> {
         String::new(),
         String::new(),
     ];
-    write(out, &cells)
+    write_record(out, &cells)
 }
 
-fn write(out: &mut Vec<u8>, cells: &[String; 12]) -> anyhow::Result<()> {
+fn write_record(out: &mut Vec<u8>, cells: &[String; 12]) -> anyhow::Result<()> {
     let mut writer = ::csv::Writer::from_writer(out);
     writer.write_record(cells)?;
     Ok(writer.flush()?)
 }
 
-/// Whether a spreadsheet would take a cell that begins so for a formula.
+/// Whether a spreadsheet reads a cell with this text as a formula.
 fn starts_formula(text: &str) -> bool {
     text.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠'])
 }
 
-/// A text as a cell: an apostrophe in front makes a formula a text, as spreadsheets have it.
-fn guarded(text: &str) -> String {
+/// Returns the text as a cell. Spreadsheets read a formula after an apostrophe as text.
+fn escape_formula(text: &str) -> String {
     if starts_formula(text) { format!("'{text}") } else { text.to_owned() }
 }
 
-/// The text of a cell that [`guarded`] wrote.
-pub(super) fn unguarded(cell: &str) -> &str {
+/// Returns the text of a cell that [`escape_formula`] wrote.
+pub(super) fn unescape_formula(cell: &str) -> &str {
     match cell.strip_prefix('\'') {
         Some(text) if starts_formula(text) => text,
         Some(_) | None => cell,
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formulas_become_texts_and_come_back() {
+    fn escaped_formulas_are_texts_and_can_be_unescaped() {
         for text in [
             "=HYPERLINK(\"http://x\")",
             "+1",
@@ -88,9 +88,9 @@ mod tests {
             "'",
             "＝1",
         ] {
-            assert!(!starts_formula(&guarded(text)), "{text:?}");
-            assert_eq!(unguarded(&guarded(text)), text);
+            assert!(!starts_formula(&escape_formula(text)), "{text:?}");
+            assert_eq!(unescape_formula(&escape_formula(text)), text);
         }
-        assert_eq!(guarded("=1"), "'=1");
+        assert_eq!(escape_formula("=1"), "'=1");
     }
 }

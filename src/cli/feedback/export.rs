@@ -1,4 +1,4 @@
-//! `dissent feedback export`: the open comparisons, for people to judge.
+//! `dissent feedback export`: writes the open comparisons for annotators.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -25,37 +25,36 @@ pub(super) struct ExportArgs {
     /// Name of the experiment.
     #[arg(value_parser = |name: &str| ExperimentId::new(name))]
     experiment: ExperimentId,
-    /// A page to judge on, a table for a spreadsheet, or JSON lines.
+    /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
-    /// Where to write; `-` is stdout. `{annotator}` in it stands for the annotator's name.
+    /// File to write; `-` is stdout. `{annotator}` is replaced by the annotator's name.
     #[arg(long, short, default_value = "-", value_name = "FILE")]
     output: FileOrStream,
-    /// For whom: leaves out what this annotator has judged, and names the annotator on every line. Given
-    /// several times, the open comparisons are shared out among them, each to as many as it needs, in a file
-    /// for each.
+    /// Annotator of the file, named on every line. Comparisons that the annotator has judged are left out.
+    /// Several annotators share the open comparisons, with a file for each.
     #[arg(long = "annotator", value_name = "NAME", value_parser = annotator)]
     annotators: Vec<String>,
-    /// All comparisons of the round, judged ones too.
+    /// Export all comparisons of the round, judged ones included.
     #[arg(long)]
     all: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// JSON lines.
+    /// JSON Lines.
     Jsonl,
-    /// Comma-separated values, with a header.
+    /// Table for a spreadsheet: comma-separated values with a header.
     Csv,
-    /// A page to judge on, which needs nothing but a browser and saves JSON lines.
+    /// Page to judge on in a browser, which saves JSON Lines.
     Html,
 }
 
-/// A name that can be recorded.
+/// Parses the name of an annotator.
 pub(super) fn annotator(name: &str) -> Result<String, String> {
     let name = name.trim();
     if name.is_empty() || name.len() > ANNOTATOR_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(format!("a name has 1 to {ANNOTATOR_BYTES_MAX} bytes and no control characters"));
+        return Err(format!("must have 1 to {ANNOTATOR_BYTES_MAX} bytes and no control characters"));
     }
     Ok(name.to_owned())
 }
@@ -63,32 +62,32 @@ pub(super) fn annotator(name: &str) -> Result<String, String> {
 pub(super) fn run(data_dir: &Path, args: &ExportArgs) -> anyhow::Result<()> {
     check(args)?;
     let log = open::read_log(data_dir)?;
-    let known = RecordedExperiment::read(&*log, &args.experiment)?;
-    let (plan, round) = (known.plan()?, known.asking()?);
+    let recorded = RecordedExperiment::read(&*log, &args.experiment)?;
+    let (plan, round) = (recorded.plan()?, recorded.feedback_round()?);
     let overlap = plan.learning.as_ref().map_or(1, |learning| learning.feedback.overlap) as usize;
     let is_settled = round.learning().settled().is_some();
     let is_open =
-        |asked: &&RequestedComparison| args.all || !(is_settled || asked.judgements.len() >= overlap);
+        |requested: &&RequestedComparison| args.all || !(is_settled || requested.judgements.len() >= overlap);
     let open: Vec<&RequestedComparison> = round.learning().comparisons().iter().filter(is_open).collect();
     let assignments = assignments(args, &open, overlap);
     let state = if is_settled { "; the feedback of this round is settled" } else { "" };
     for (annotator, assignment) in &assignments {
-        let content = written(&log, plan, round.number(), *annotator, assignment, args.format)?;
-        write(&content, &output(&args.output, *annotator))?;
+        let content = render(&log, plan, round.number(), *annotator, assignment, args.format)?;
+        write(&content, &output_path(&args.output, *annotator))?;
         let comparisons = text::count(assignment.len() as u64, "comparison");
-        let whose = annotator.map(|name| format!(" for {}", text::visible(name))).unwrap_or_default();
-        say(&format!("{comparisons} of round {}{whose}{state}", round.number()))?;
+        let addressee = annotator.map(|name| format!(" for {}", text::visible(name))).unwrap_or_default();
+        print_notice(&format!("exported {comparisons} of round {}{addressee}{state}", round.number()))?;
     }
-    let wanted: usize = open.iter().map(|asked| overlap.saturating_sub(asked.judgements.len())).sum();
+    let needed: usize = open.iter().map(|requested| overlap.saturating_sub(requested.judgements.len())).sum();
     let assigned = assignments.iter().map(|(_, assignment)| assignment.len()).sum();
-    if assignments.len() > 1 && wanted > assigned {
-        let missing = text::count((wanted - assigned) as u64, "judgement");
-        say(&format!("{missing} will be missing: these annotators are too few"))?;
+    if assignments.len() > 1 && needed > assigned {
+        let missing = text::count((needed - assigned) as u64, "judgement");
+        print_notice(&format!("{missing} will be missing: export to more annotators"))?;
     }
     Ok(())
 }
 
-/// Who gets which of the open comparisons.
+/// Returns the open comparisons of each annotator.
 fn assignments<'a>(
     args: &'a ExportArgs,
     open: &[&'a RequestedComparison],
@@ -97,8 +96,9 @@ fn assignments<'a>(
     match args.annotators.as_slice() {
         [] => vec![(None, open.to_vec())],
         [only] => {
-            let wanted = |asked: &&&RequestedComparison| args.all || asked.judgements.of(only).is_none();
-            vec![(Some(only), open.iter().filter(wanted).copied().collect())]
+            let is_unjudged =
+                |requested: &&&RequestedComparison| args.all || requested.judgements.of(only).is_none();
+            vec![(Some(only), open.iter().filter(is_unjudged).copied().collect())]
         }
         several => {
             several.iter().map(|name| Some(name.as_str())).zip(assign(open, overlap, several)).collect()
@@ -106,29 +106,30 @@ fn assignments<'a>(
     }
 }
 
-fn say(words: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stderr(), "{words}").context("failed to write to stderr")
+fn print_notice(notice: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stderr(), "{notice}").context("failed to write to stderr")
 }
 
-/// What stands for the annotator's name in the path of a file.
-const PLACE: &str = "{annotator}";
+/// Placeholder for the annotator's name in the path of a file.
+const PLACEHOLDER: &str = "{annotator}";
 
-/// Refuses what would write the files of several annotators to one place.
+/// Checks that several annotators get different files.
 fn check(args: &ExportArgs) -> anyhow::Result<()> {
     let [_, _, ..] = args.annotators.as_slice() else { return Ok(()) };
     if args.all {
-        return Err(
-            BadInput("--all shares nothing out: name one annotator, or leave it out".to_owned()).into()
-        );
+        return Err(BadInput(
+            "--all cannot be shared by several annotators: name one, or omit it".to_owned(),
+        )
+        .into());
     }
     let mut paths = BTreeMap::new();
     for name in &args.annotators {
-        if let Some(other) = paths.insert(output(&args.output, Some(name)), name) {
+        if let Some(other) = paths.insert(output_path(&args.output, Some(name)), name) {
             let reason = if other == name {
-                format!("--annotator {name} is given twice")
+                format!("--annotator {name} is repeated: name each annotator once")
             } else {
                 format!(
-                    "the files of {other} and {name} would be one: write {PLACE} into --output, and names that differ by letters"
+                    "{other} and {name} would share a file: put {PLACEHOLDER} into --output, and use names that differ in letters"
                 )
             };
             return Err(BadInput(reason).into());
@@ -137,13 +138,15 @@ fn check(args: &ExportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The path of an annotator's file. Of the name only letters and digits are taken: it must not lead
-/// elsewhere.
-fn output(pattern: &Path, annotator: Option<&str>) -> PathBuf {
-    let Some(text) = pattern.to_str().filter(|text| text.contains(PLACE)) else { return pattern.to_owned() };
+/// Returns the path of an annotator's file. Only letters and digits of the name are kept, so that a name
+/// cannot change the folder.
+fn output_path(pattern: &Path, annotator: Option<&str>) -> PathBuf {
+    let Some(text) = pattern.to_str().filter(|text| text.contains(PLACEHOLDER)) else {
+        return pattern.to_owned();
+    };
     let name: String =
         annotator.unwrap_or("anyone").chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
-    text.replace(PLACE, &name).into()
+    text.replace(PLACEHOLDER, &name).into()
 }
 
 fn write(content: &[u8], path: &Path) -> anyhow::Result<()> {
@@ -154,28 +157,28 @@ fn write(content: &[u8], path: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn written(
+fn render(
     log: &SledLog,
     plan: &Plan,
     round: u32,
     annotator: Option<&str>,
-    wanted: &[&RequestedComparison],
+    requested: &[&RequestedComparison],
     format: Format,
 ) -> anyhow::Result<Vec<u8>> {
     let mut out = Vec::new();
     match format {
-        Format::Jsonl => comparisons::each(log, plan, wanted, annotator, |row| {
+        Format::Jsonl => comparisons::each(log, plan, requested, annotator, |row| {
             out.extend_from_slice(text::ascii_controls(serde_json::to_string(row)?).as_bytes());
             out.push(b'\n');
             Ok(())
         })?,
         Format::Csv => {
-            csv::begin(&mut out)?;
-            comparisons::each(log, plan, wanted, annotator, |row| csv::line(&mut out, row))?;
+            csv::write_header(&mut out)?;
+            comparisons::each(log, plan, requested, annotator, |row| csv::write_row(&mut out, row))?;
         }
         Format::Html => {
             let mut task = Task::new(&plan.experiment, round, annotator);
-            comparisons::each(log, plan, wanted, annotator, |row| {
+            comparisons::each(log, plan, requested, annotator, |row| {
                 task.push(row);
                 Ok(())
             })?;

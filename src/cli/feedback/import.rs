@@ -1,4 +1,4 @@
-//! `dissent feedback import`: judgements into the log, all of a file or none.
+//! `dissent feedback import`: records judgements, all of a file or none.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
@@ -27,10 +27,10 @@ use crate::text::count;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
-    /// What `feedback export` wrote, with verdicts, as JSON lines or a table; `-` is stdin.
+    /// Export with verdicts, as JSON Lines or CSV; `-` is stdin.
     #[arg(value_name = "FILE")]
     file: FileOrStream,
-    /// Who judged the lines that name nobody.
+    /// Annotator of the lines without a name.
     #[arg(long, value_name = "NAME", value_parser = annotator)]
     annotator: Option<String>,
     /// Print as JSON.
@@ -38,18 +38,18 @@ pub(super) struct ImportArgs {
     json: bool,
 }
 
-/// What became of a file.
+/// Counts of an import.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Imported {
-    /// Taken in.
+    /// Recorded judgements.
     new: u64,
-    /// In the log already, or twice in the file.
+    /// Judgements that are in the log already, or repeated in the file.
     already_there: u64,
-    /// Too late: the feedback of their round was settled without them.
+    /// Judgements of rounds whose feedback is settled.
     late: u64,
     /// Lines without a verdict.
     without_verdict: u64,
-    /// Left for the run that has the log open, not yet checked against it.
+    /// Judgements in the inbox of the run that has the log open, which will check them.
     handed_over: u64,
 }
 
@@ -64,7 +64,7 @@ pub(super) fn run(data_dir: &Path, args: &ImportArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The judgements of a file by experiment, each once.
+/// Groups the judgements of a file by experiment, each once.
 fn by_experiment(
     judged: &JudgementFile,
 ) -> Result<(BTreeMap<&ExperimentId, Vec<&JudgementLine>>, Imported), InputError> {
@@ -81,7 +81,7 @@ fn by_experiment(
             }
             Some(earlier) => {
                 let line = earlier.line;
-                let reason = format!("{annotator} judged this comparison otherwise in line {line}");
+                let reason = format!("contradicts the judgement of {annotator} in line {line}");
                 return Err(judged.error(sourced.line, "verdict", reason));
             }
         }
@@ -95,7 +95,7 @@ fn judgement(e: &FeedbackReceived) -> Judgement {
 
 fn import(log: &SledLog, judged: &JudgementFile, as_json: bool) -> anyhow::Result<()> {
     let (by_experiment, mut imported) = by_experiment(judged)?;
-    let mut known = Vec::new();
+    let mut decided = Vec::new();
     for (name, judgements) in by_experiment {
         let first = judgements.first().map_or(1, |sourced| sourced.line);
         let mut state =
@@ -103,20 +103,20 @@ fn import(log: &SledLog, judged: &JudgementFile, as_json: bool) -> anyhow::Resul
                 Ok(reason) => judged.error(first, "experiment", reason.to_string()).into(),
                 Err(error) => error,
             })?;
-        let events = decided(judged, &judgements, &mut state.experiment, &mut imported)?;
-        known.push((name, state, events));
+        let events = decide(judged, &judgements, &mut state.experiment, &mut imported)?;
+        decided.push((name, state, events));
     }
-    // Nothing was written until here: a bad line anywhere leaves everything as it was.
-    for (name, state, events) in &mut known {
+    // All lines are valid: an error before this point changes nothing.
+    for (name, state, events) in &mut decided {
         append(log, name, state, std::mem::take(events))?;
     }
     let statuses: Vec<Status> =
-        known.iter().map(|(_, state, _)| Status::of(state)).collect::<anyhow::Result<_>>()?;
-    say(&imported, &statuses, as_json)
+        decided.iter().map(|(_, state, _)| Status::of(state)).collect::<anyhow::Result<_>>()?;
+    print(&imported, &statuses, as_json)
 }
 
-/// The events of the judgements that are new, decided by the rules of the journal.
-fn decided(
+/// Returns the events of new judgements, accepted by the rules of the journal.
+fn decide(
     judged: &JudgementFile,
     judgements: &[&JudgementLine],
     experiment: &mut Experiment,
@@ -124,15 +124,22 @@ fn decided(
 ) -> anyhow::Result<Vec<NewEvent>> {
     let mut events = Vec::new();
     for JudgementLine { line, judgement: received, .. } in judgements {
-        let refuse = |field, reason: String| judged.error(*line, field, reason);
+        let error = |field, reason: String| judged.error(*line, field, reason);
         let rounds = experiment.rounds().len();
         let round = experiment.rounds().get(received.round as usize).ok_or_else(|| {
-            refuse("round", format!("there is no round {} yet: {rounds} began", received.round))
+            let rounds = count(rounds as u64, "round");
+            error(
+                "round",
+                format!("unknown round {}: the experiment has {rounds}, counted from 0", received.round),
+            )
         })?;
-        let asked = round.learning().comparisons();
-        let comparison = asked.get(received.comparison as usize).ok_or_else(|| {
-            let put_up = count(asked.len() as u64, "comparison");
-            refuse("comparison", format!("round {} has {put_up}, counted from 0", received.round))
+        let requested = round.learning().comparisons();
+        let comparison = requested.get(received.comparison as usize).ok_or_else(|| {
+            let comparisons = count(requested.len() as u64, "comparison");
+            let FeedbackReceived { round, comparison, .. } = received;
+            let reason =
+                format!("unknown comparison {comparison}: round {round} has {comparisons}, counted from 0");
+            error("comparison", reason)
         })?;
         match comparison.judgements.of(&received.annotator) {
             Some(recorded) if *recorded == judgement(received) => {
@@ -140,11 +147,11 @@ fn decided(
                 continue;
             }
             Some(recorded) => {
-                let word = format!("{:?}", recorded.verdict).to_lowercase();
-                let who = &received.annotator;
+                let verdict = format!("{:?}", recorded.verdict).to_lowercase();
+                let annotator = &received.annotator;
                 let reason =
-                    format!("{who} has judged this comparison already, as {word}, or with other signs");
-                return Err(refuse("verdict", reason).into());
+                    format!("contradicts the recorded judgement of {annotator}, with verdict {verdict}");
+                return Err(error("verdict", reason).into());
             }
             None => {}
         }
@@ -153,7 +160,7 @@ fn decided(
             continue;
         }
         let event = Event::from(received.clone());
-        experiment.decide(&event).map_err(|rejection| refuse("comparison", rejection.to_string()))?;
+        experiment.decide(&event).map_err(|rejection| error("comparison", rejection.to_string()))?;
         let plan = experiment.plan().context("the experiment has no plan")?;
         let requested = feedback_requested_id(plan, received.round, received.comparison);
         let id = requested.judged_by(&received.annotator);
@@ -183,20 +190,20 @@ fn append(
     Ok(())
 }
 
-/// The run that has the log open will check the judgements against it.
+/// Leaves the judgements for the run that has the log open, which checks them.
 fn hand_over(data_dir: &Path, judged: &JudgementFile, as_json: bool) -> anyhow::Result<()> {
     let (by_experiment, mut imported) = by_experiment(judged)?;
     for (name, judgements) in by_experiment {
         let received: Vec<FeedbackReceived> =
             judgements.iter().map(|sourced| sourced.judgement.clone()).collect();
         inbox::put(data_dir, name, &received)
-            .with_context(|| format!("failed to leave the judgements in {}", data_dir.display()))?;
+            .with_context(|| format!("failed to write the judgements to {}", data_dir.display()))?;
         imported.handed_over += received.len() as u64;
     }
-    say(&imported, &[], as_json)
+    print(&imported, &[], as_json)
 }
 
-fn say(imported: &Imported, statuses: &[Status], as_json: bool) -> anyhow::Result<()> {
+fn print(imported: &Imported, statuses: &[Status], as_json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if as_json {
         let value = serde_json::json!({ "imported": imported, "experiments": statuses });
@@ -205,19 +212,19 @@ fn say(imported: &Imported, statuses: &[Status], as_json: bool) -> anyhow::Resul
     let mut parts = Vec::new();
     if imported.handed_over > 0 {
         parts.push(format!(
-            "{} handed to the run that has the event log open: it takes them in, or says why not",
+            "{} left for the run that has the event log open, which records them or logs the reason",
             count(imported.handed_over, "judgement")
         ));
     } else {
-        parts.push(format!("{} taken in", count(imported.new, "judgement")));
+        parts.push(format!("{} recorded", count(imported.new, "judgement")));
     }
-    for (number, what) in [
-        (imported.already_there, "already there"),
-        (imported.late, "too late: the feedback of that round was settled without them"),
+    for (number, outcome) in [
+        (imported.already_there, "recorded already"),
+        (imported.late, "too late: the feedback of the round is settled"),
         (imported.without_verdict, "without a verdict"),
     ] {
         if number > 0 {
-            parts.push(format!("{number} {what}"));
+            parts.push(format!("{number} {outcome}"));
         }
     }
     writeln!(out, "{}", parts.join("; "))?;

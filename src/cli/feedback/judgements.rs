@@ -1,4 +1,4 @@
-//! Reading judgements: JSON lines or a table, whatever the annotators' tool makes of what was exported.
+//! Reads judgements from JSON Lines or CSV, as annotators' tools save an export.
 
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -14,12 +14,12 @@ use super::export::annotator;
 use crate::cli::paths::is_stream;
 use crate::jsonl::{Fault, InputError, JsonLines};
 
-/// Most bytes of a file of judgements, which carries the texts along.
+/// Largest file of judgements, in bytes; it also holds prompts and completions.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-const NO_JUDGEMENT: &str = "there is no judgement in the file";
+const NO_JUDGEMENT: &str = "the file has no judgement";
 
-/// A judgement, with where it came from.
+/// A judgement with its line in the file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct JudgementLine {
     pub(super) line: u64,
@@ -27,28 +27,28 @@ pub(super) struct JudgementLine {
     pub(super) judgement: FeedbackReceived,
 }
 
-/// What a file holds.
+/// Content of a file.
 #[derive(Debug, PartialEq)]
 pub(super) struct JudgementFile {
     pub(super) file: String,
     pub(super) judgements: Vec<JudgementLine>,
-    /// Lines without a verdict: not judged yet.
+    /// Lines without a verdict.
     pub(super) without_verdict: u64,
 }
 
 impl JudgementFile {
-    /// An error about one line.
+    /// Returns an error about one line.
     pub(super) fn error(&self, line: u64, field: &str, reason: impl Into<String>) -> InputError {
-        at_fault(&self.file, line, field, reason)
+        line_error(&self.file, line, field, reason)
     }
 }
 
-fn at_fault(file: &str, line: u64, field: &str, reason: impl Into<String>) -> InputError {
+fn line_error(file: &str, line: u64, field: &str, reason: impl Into<String>) -> InputError {
     let fault = Fault::Field { field: field.to_owned(), reason: reason.into() };
     InputError::Line { file: file.to_owned(), line, fault }
 }
 
-/// One line as it is written; other fields, such as the texts, are not looked at.
+/// One line of a file. Other fields, such as the texts, are ignored.
 #[derive(Debug, Deserialize)]
 struct Line {
     experiment: String,
@@ -61,20 +61,20 @@ struct Line {
     comment: Option<String>,
 }
 
-/// Reads a file, or stdin for `-`; `otherwise` is the annotator of the lines that name none.
-pub(super) fn read(path: &Path, otherwise: Option<&str>) -> Result<JudgementFile, InputError> {
+/// Reads a file, or stdin for `-`. `default_annotator` judged the lines without a name.
+pub(super) fn read(path: &Path, default_annotator: Option<&str>) -> Result<JudgementFile, InputError> {
     let file = if is_stream(path) { "stdin".to_owned() } else { path.display().to_string() };
     let bytes = bytes(path).map_err(|source| InputError::Open { file: file.clone(), source })?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").map_or(bytes.as_slice(), |rest| rest).to_vec();
     if bytes.trim_ascii().is_empty() {
-        return Err(at_fault(&file, 1, "", NO_JUDGEMENT));
+        return Err(line_error(&file, 1, "", NO_JUDGEMENT));
     }
     let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let lines = if is_json { json_lines(&file, bytes)? } else { table(&file, &bytes)? };
     let mut judged = JudgementFile { file, judgements: Vec::new(), without_verdict: 0 };
     for (number, line) in lines {
-        let admitted = admit(line, otherwise);
-        match admitted.map_err(|(field, reason)| judged.error(number, field, reason))? {
+        let parsed = parse(line, default_annotator);
+        match parsed.map_err(|(field, reason)| judged.error(number, field, reason))? {
             None => judged.without_verdict += 1,
             Some((experiment, judgement)) => {
                 judged.judgements.push(JudgementLine { line: number, experiment, judgement });
@@ -96,7 +96,7 @@ fn bytes(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = reader.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if read as u64 > FILE_BYTES_MAX {
-        let reason = format!("it has more than {FILE_BYTES_MAX} bytes: import it in parts");
+        let reason = format!("more than {FILE_BYTES_MAX} bytes: import it in parts");
         return Err(std::io::Error::other(reason));
     }
     Ok(bytes)
@@ -106,99 +106,104 @@ fn json_lines(file: &str, bytes: Vec<u8>) -> Result<Vec<(u64, Line)>, InputError
     JsonLines::<Line>::new(file, Cursor::new(bytes)).collect()
 }
 
-type Refusal = (&'static str, String);
+/// The invalid field and the reason.
+type LineProblem = (&'static str, String);
 
-fn admit(line: Line, otherwise: Option<&str>) -> Result<Option<(ExperimentId, FeedbackReceived)>, Refusal> {
+fn parse(
+    line: Line,
+    default_annotator: Option<&str>,
+) -> Result<Option<(ExperimentId, FeedbackReceived)>, LineProblem> {
     let Some(verdict) = line.verdict.filter(|verdict| !verdict.trim().is_empty()) else { return Ok(None) };
     let verdict = match verdict.trim().to_ascii_lowercase().as_str() {
         "first" => Verdict::First,
         "second" => Verdict::Second,
         "tie" => Verdict::Tie,
-        _ => return Err(("verdict", format!("must be first, second or tie, found {verdict:?}"))),
+        _ => return Err(("verdict", format!("unknown verdict {verdict:?}: use first, second or tie"))),
     };
     let experiment = ExperimentId::new(line.experiment).map_err(|error| ("experiment", error.to_string()))?;
     let named = line.annotator.filter(|name| !name.trim().is_empty());
-    let Some(name) = named.or_else(|| otherwise.map(str::to_owned)) else {
-        return Err(("annotator", "missing: write who judged, or say it with --annotator".to_owned()));
+    let Some(name) = named.or_else(|| default_annotator.map(str::to_owned)) else {
+        return Err(("annotator", "missing: fill in the annotator, or use --annotator".to_owned()));
     };
     let annotator = annotator(&name).map_err(|reason| ("annotator", reason))?;
     let is_unsafe = match (line.first_unsafe, line.second_unsafe) {
         (Some(first), Some(second)) => Some([first, second]),
         (None, None) => None,
         (Some(_), None) => {
-            return Err(("second_unsafe", "missing: judge both answers, or neither".to_owned()));
+            return Err(("second_unsafe", "missing: mark both completions, or neither".to_owned()));
         }
         (None, Some(_)) => {
-            return Err(("first_unsafe", "missing: judge both answers, or neither".to_owned()));
+            return Err(("first_unsafe", "missing: mark both completions, or neither".to_owned()));
         }
     };
     let comment = line.comment.filter(|comment| !comment.trim().is_empty());
     if comment.as_ref().is_some_and(|comment| comment.len() > COMMENT_BYTES_MAX) {
-        return Err(("comment", format!("longer than {COMMENT_BYTES_MAX} bytes")));
+        return Err(("comment", format!("longer than {COMMENT_BYTES_MAX} bytes: shorten it")));
     }
     let (round, comparison) = (line.round, line.comparison);
     Ok(Some((experiment, FeedbackReceived { round, comparison, annotator, verdict, is_unsafe, comment })))
 }
 
-/// The rows of a table, by the names in its first row.
+/// Reads CSV. The first row names the columns.
 fn table(file: &str, bytes: &[u8]) -> Result<Vec<(u64, Line)>, InputError> {
     let mut reader =
         ::csv::ReaderBuilder::new().delimiter(delimiter(bytes)).flexible(true).from_reader(bytes);
-    let broken = |error: &::csv::Error| {
+    let csv_error = |error: &::csv::Error| {
         let line = error.position().map_or(1, ::csv::Position::line);
-        at_fault(file, line, "", error.to_string())
+        line_error(file, line, "", error.to_string())
     };
-    let header = reader.headers().map_err(|error| broken(&error))?.clone();
-    let places = Columns::of(&header).map_err(|reason| at_fault(file, 1, "", reason))?;
+    let header = reader.headers().map_err(|error| csv_error(&error))?.clone();
+    let columns = Columns::of(&header).map_err(|reason| line_error(file, 1, "", reason))?;
     let mut lines = Vec::new();
     for record in reader.records() {
-        let record = record.map_err(|error| broken(&error))?;
+        let record = record.map_err(|error| csv_error(&error))?;
         let number = record.position().map_or(1, ::csv::Position::line);
         if record.iter().all(|cell| cell.trim().is_empty()) {
             continue;
         }
-        let line = places.line(&record).map_err(|(field, reason)| at_fault(file, number, field, reason))?;
+        let line =
+            columns.line(&record).map_err(|(field, reason)| line_error(file, number, field, reason))?;
         lines.push((number, line));
     }
     Ok(lines)
 }
 
-/// Spreadsheets write what is usual where they are.
+/// Guesses the delimiter from the header: spreadsheets choose it by their locale.
 fn delimiter(bytes: &[u8]) -> u8 {
     let header = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let count = |delimiter: u8| header.iter().filter(|byte| **byte == delimiter).count();
     [b',', b';', b'\t'].into_iter().rev().max_by_key(|delimiter| count(*delimiter)).unwrap_or(b',')
 }
 
-/// Where the columns are.
+/// Indices of the known columns.
 struct Columns(Vec<(&'static str, usize)>);
 
-const NEEDED: [&str; 4] = ["experiment", "round", "comparison", "verdict"];
+const REQUIRED: [&str; 4] = ["experiment", "round", "comparison", "verdict"];
 const OPTIONAL: [&str; 4] = ["annotator", "first_unsafe", "second_unsafe", "comment"];
 
 impl Columns {
     fn of(header: &::csv::StringRecord) -> Result<Self, String> {
-        let place = |name: &str| header.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
-        if let Some(missing) = NEEDED.into_iter().find(|name| place(name).is_none()) {
+        let index = |name: &str| header.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
+        if let Some(missing) = REQUIRED.into_iter().find(|name| index(name).is_none()) {
             return Err(format!(
-                "neither JSON lines nor a table with a column {missing}: see `dissent feedback export`"
+                "neither JSON Lines nor CSV with a column {missing}: start from an export of `dissent feedback export`"
             ));
         }
-        let columns = NEEDED.into_iter().chain(OPTIONAL);
-        Ok(Self(columns.filter_map(|name| Some((name, place(name)?))).collect()))
+        let columns = REQUIRED.into_iter().chain(OPTIONAL);
+        Ok(Self(columns.filter_map(|name| Some((name, index(name)?))).collect()))
     }
 
     fn cell<'a>(&self, record: &'a ::csv::StringRecord, name: &str) -> Option<&'a str> {
-        let (_, place) = self.0.iter().find(|(column, _)| *column == name)?;
-        record.get(*place).map(|cell| csv::unguarded(cell).trim()).filter(|cell| !cell.is_empty())
+        let (_, index) = self.0.iter().find(|(column, _)| *column == name)?;
+        record.get(*index).map(|cell| csv::unescape_formula(cell).trim()).filter(|cell| !cell.is_empty())
     }
 
-    fn line(&self, record: &::csv::StringRecord) -> Result<Line, Refusal> {
+    fn line(&self, record: &::csv::StringRecord) -> Result<Line, LineProblem> {
         let number = |name: &'static str| {
             let cell = self.cell(record, name).ok_or((name, "missing".to_owned()))?;
             cell.parse().map_err(|_| (name, format!("must be a whole number, found {cell:?}")))
         };
-        let sign = |name: &'static str| match self.cell(record, name).map(str::to_ascii_lowercase).as_deref()
+        let flag = |name: &'static str| match self.cell(record, name).map(str::to_ascii_lowercase).as_deref()
         {
             None => Ok(None),
             Some("true" | "yes" | "1") => Ok(Some(true)),
@@ -213,8 +218,8 @@ impl Columns {
             comparison: number("comparison")?,
             annotator: text("annotator"),
             verdict,
-            first_unsafe: sign("first_unsafe")?,
-            second_unsafe: sign("second_unsafe")?,
+            first_unsafe: flag("first_unsafe")?,
+            second_unsafe: flag("second_unsafe")?,
             comment: text("comment"),
         })
     }
@@ -240,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_and_lines_are_read() {
+    fn csv_and_json_lines_are_read() {
         let table = read_bytes(TABLE.as_bytes()).unwrap();
         assert_eq!((table.judgements.len(), table.without_verdict), (1, 1));
         assert_eq!(table.judgements[0].judgement.comment.as_deref(), Some("a \"b\""));
@@ -249,7 +254,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_annotators_make_of_it_is_judgements_or_an_error_that_names_a_line_of_the_file(
+        fn a_damaged_file_is_read_or_an_error_names_one_of_its_lines(
             table in any::<bool>(),
             at in any::<prop::sample::Index>(),
             cut in 0_usize..8,

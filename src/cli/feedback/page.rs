@@ -1,5 +1,5 @@
-//! A page to judge on: one HTML file that needs nothing else, neither a server nor a network, and saves what
-//! was judged as a file for `dissent feedback import`.
+//! The judging page: one HTML file that needs no server and no network. It saves judgements as a file for
+//! `dissent feedback import`.
 
 use anyhow::Context as _;
 use dissent_domain::id::ExperimentId;
@@ -12,32 +12,32 @@ use crate::report::page::html_environment;
 use crate::text;
 
 const TEMPLATE: &str = include_str!("page/page.html");
-/// What is said of the comparisons, apart from the page.
+/// The judgements, without the page that shows them.
 const JUDGING: &str = include_str!("page/judging.js");
 const PAGE: &str = include_str!("page/page.js");
-/// Hexadecimal digits that tell the texts of one comparison from those of another.
+/// Length of a comparison's fingerprint, in hexadecimal digits.
 const FINGERPRINT_CHARS: usize = 16;
 
-/// What the page's script is given.
+/// Input of the page's script.
 #[derive(Serialize)]
 pub(super) struct Task<'a> {
     experiment: &'a ExperimentId,
     round: u32,
-    /// Who judges; asked for by the page if nobody was named.
+    /// Name of the annotator; without one the page asks for it.
     annotator: Option<&'a str>,
     annotator_bytes_max: usize,
     comment_bytes_max: usize,
     comparisons: Vec<Shown>,
 }
 
-/// One comparison, without a name that could say anything about its prompt.
+/// One comparison, without the id of its prompt, which could reveal something about it.
 #[derive(Serialize)]
 struct Shown {
     comparison: u32,
     prompt: String,
     first: String,
     second: String,
-    /// What a browser kept for other texts is not for these.
+    /// Identifies the texts: the browser discards stored judgements of other texts.
     fingerprint: String,
 }
 
@@ -60,10 +60,10 @@ impl<'a> Task<'a> {
         self.comparisons.push(Shown { comparison: row.comparison, prompt, first, second, fingerprint });
     }
 
-    /// The page.
+    /// Renders the page.
     ///
     /// # Errors
-    /// If the template fails, which is a fault of the program.
+    /// If the template fails, which is a bug.
     pub(super) fn html(&self) -> anyhow::Result<String> {
         let data = in_script(&serde_json::to_string(self)?);
         let mut environment = html_environment()?;
@@ -72,18 +72,18 @@ impl<'a> Task<'a> {
             experiment => self.experiment.as_str(),
             round => self.round,
             comparisons => text::count(self.comparisons.len() as u64, "comparison"),
-            // Only these scripts run, whatever an answer holds. It follows from the content: who writes an
-            // answer does not know it.
+            // Only scripts with this nonce run. It is a hash of the page's data, which the author of a
+            // completion cannot predict.
             nonce => blake3::hash(data.as_bytes()).to_hex().as_str(),
             data => Value::from_safe_string(data),
             judging => Value::from_safe_string(JUDGING.to_owned()),
             page => Value::from_safe_string(PAGE.to_owned()),
         });
-        page.context("failed to make the page")
+        page.context("failed to render the page")
     }
 }
 
-/// Tells the texts of comparisons apart.
+/// Returns a hash of the texts and their lengths.
 fn fingerprint(texts: &[&str; 3]) -> String {
     let mut hasher = blake3::Hasher::new();
     for text in texts {
@@ -93,8 +93,8 @@ fn fingerprint(texts: &[&str; 3]) -> String {
     hasher.finalize().to_hex().chars().take(FINGERPRINT_CHARS).collect()
 }
 
-/// JSON that no reader of HTML takes for the end of its script: `<` can only stand within a string there, and
-/// stands as an escape.
+/// Escapes JSON for a script element. `<` occurs in JSON strings only, where its escape means the same;
+/// without `<` no HTML parser sees the end of the script.
 fn in_script(json: &str) -> String {
     text::ascii_controls(json.replace('<', "\\u003c"))
 }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_in_a_script_means_the_same_and_ends_nothing() {
+    fn json_in_a_script_keeps_its_meaning_and_cannot_end_the_script() {
         let value = serde_json::json!({ "text": "</script><!-- \u{2028} \\u003c" });
         let written = in_script(&value.to_string());
         assert!(!written.contains('<') && !written.contains('\u{2028}'), "{written}");
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_cut_otherwise_are_others() {
+    fn fingerprints_depend_on_the_boundaries_of_texts() {
         assert_ne!(fingerprint(&["ab", "c", ""]), fingerprint(&["a", "bc", ""]));
     }
 }

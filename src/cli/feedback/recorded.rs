@@ -1,4 +1,4 @@
-//! The experiment that people give feedback on, as the log has it.
+//! The recorded state of an experiment with feedback.
 
 use anyhow::Context as _;
 use dissent_domain::experiment::Experiment;
@@ -11,13 +11,13 @@ use dissent_domain::round::Round;
 use crate::error::BadInput;
 use crate::log_access::open;
 
-/// Events read at a time: each may hold all the answers to a prompt.
+/// Events of one read; each may hold all completions of a prompt.
 const PAGE_EVENTS: usize = 256;
 
-/// An experiment as the log has it.
+/// An experiment as recorded in the log.
 pub(super) struct RecordedExperiment {
     pub(super) experiment: Experiment,
-    /// Of its last event.
+    /// Version of its last event.
     pub(super) version: u64,
 }
 
@@ -38,20 +38,20 @@ impl RecordedExperiment {
         self.experiment.plan().context("the experiment has no plan")
     }
 
-    /// The last round that put comparisons up.
-    pub(super) fn asking(&self) -> anyhow::Result<&Round> {
+    /// Returns the last round that requested feedback.
+    pub(super) fn feedback_round(&self) -> anyhow::Result<&Round> {
         let plan = self.plan()?;
         if plan.learning.is_none() {
             return Err(BadInput(format!(
-                "the experiment {} asks nobody: it was begun without [feedback]",
+                "experiment {} requests no feedback: its configuration has no [feedback]",
                 plan.experiment
             ))
             .into());
         }
-        let asking = self.experiment.rounds().iter().rfind(|round| round.evaluation().is_some());
-        asking.ok_or_else(|| {
+        let round = self.experiment.rounds().iter().rfind(|round| round.evaluation().is_some());
+        round.ok_or_else(|| {
             let reason = format!(
-                "the experiment {} has nothing to ask yet: its first round is still measured; `dissent run` goes on",
+                "experiment {} has no comparisons yet: continue its first round with `dissent run`",
                 plan.experiment
             );
             BadInput(reason).into()

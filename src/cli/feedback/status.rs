@@ -1,4 +1,4 @@
-//! `dissent feedback status`: what is asked, what is open, and how far annotators agree.
+//! `dissent feedback status`: shows requested and open comparisons, and the agreement of annotators.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use super::recorded::RecordedExperiment;
 use crate::log_access::open;
 use crate::text::{count, visible};
 
-/// Pairs of annotators that are listed for people.
+/// Most pairs of annotators in the text output.
 const PAIRS_LISTED_MAX: usize = 12;
 
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub(super) fn run(data_dir: &Path, args: &StatusArgs) -> anyhow::Result<()> {
     }?)
 }
 
-/// How the feedback of the last asking round stands.
+/// State of the feedback of the last round that requested any.
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
     experiment: ExperimentId,
@@ -47,63 +47,64 @@ pub(super) struct Status {
     source: FeedbackSource,
     settled: bool,
     comparisons: u64,
-    /// Comparisons that have not the judgements they need.
+    /// Comparisons that need further judgements.
     open: u64,
     judgements: u64,
-    /// Judgements that each comparison needs.
+    /// Judgements needed for each comparison.
     overlap: u32,
     budget: Option<u64>,
-    /// Judgements of each annotator, in the order of names.
+    /// Number of judgements of each annotator, ordered by name.
     annotators: BTreeMap<String, u64>,
     agreement: Agreement,
     pairs: Vec<PairAgreement>,
-    /// Whether the experiment does nothing until people have judged.
+    /// Whether the experiment waits for judgements.
     waits: bool,
 }
 
 impl Status {
-    pub(super) fn of(known: &RecordedExperiment) -> anyhow::Result<Self> {
-        let (plan, round) = (known.plan()?, known.asking()?);
+    pub(super) fn of(recorded: &RecordedExperiment) -> anyhow::Result<Self> {
+        let (plan, round) = (recorded.plan()?, recorded.feedback_round()?);
         let Some(feedback) = plan.learning.as_ref().map(|learning| &learning.feedback) else {
-            anyhow::bail!("the experiment asks nobody")
+            anyhow::bail!("the experiment requests no feedback")
         };
         let learning = round.learning();
-        let asked = learning.comparisons();
+        let requested = learning.comparisons();
         let settled = learning.settled().is_some();
-        let is_open = |asked: &&RequestedComparison| asked.judgements.len() < feedback.overlap as usize;
+        let is_open =
+            |comparison: &&RequestedComparison| comparison.judgements.len() < feedback.overlap as usize;
         let mut annotators = BTreeMap::new();
-        for (name, _) in asked.iter().flat_map(|asked| asked.judgements.iter()) {
+        for (name, _) in requested.iter().flat_map(|comparison| comparison.judgements.iter()) {
             *annotators.entry(name.to_owned()).or_insert(0) += 1;
         }
-        let verdicts: Vec<Vec<Verdict>> = asked
+        let verdicts: Vec<Vec<Verdict>> = requested
             .iter()
-            .map(|asked| asked.judgements.iter().map(|(_, judgement)| judgement.verdict).collect())
+            .map(|comparison| comparison.judgements.iter().map(|(_, judgement)| judgement.verdict).collect())
             .collect();
         Ok(Self {
             experiment: plan.experiment.clone(),
             round: round.number(),
             source: feedback.source,
             settled,
-            comparisons: asked.len() as u64,
-            open: if settled { 0 } else { asked.iter().filter(is_open).count() as u64 },
+            comparisons: requested.len() as u64,
+            open: if settled { 0 } else { requested.iter().filter(is_open).count() as u64 },
             judgements: learning.judgements(),
             overlap: feedback.overlap,
             budget: feedback.budget,
             annotators,
             agreement: Agreement::of(&verdicts),
-            pairs: pair_agreements(asked.iter().map(|asked| &asked.judgements)),
+            pairs: pair_agreements(requested.iter().map(|comparison| &comparison.judgements)),
             waits: learning.waits_for_feedback(feedback),
         })
     }
 
-    fn next(&self) -> &'static str {
+    fn next_step(&self) -> &'static str {
         match (self.settled, self.waits, self.source) {
-            (true, ..) => "settled: what comes now is too late for this round",
+            (true, ..) => "settled: further judgements are too late for this round",
             (false, true, FeedbackSource::People) => {
-                "waits for people: `dissent feedback export` gives out what is open"
+                "waits for people: export the open comparisons with `dissent feedback export`"
             }
-            (false, true, FeedbackSource::Oracle) => "waits for the oracle: `dissent run` goes on",
-            (false, false, _) => "has the judgements it needs: `dissent run` goes on",
+            (false, true, FeedbackSource::Oracle) => "waits for the oracle: continue with `dissent run`",
+            (false, false, _) => "complete: continue with `dissent run`",
         }
     }
 }
@@ -112,10 +113,15 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { experiment, round, overlap, .. } = self;
         let comparisons = count(self.comparisons, "comparison");
-        writeln!(f, "{experiment} · round {round} · {comparisons}, {} open; {}", self.open, self.next())?;
+        writeln!(
+            f,
+            "{experiment} · round {round} · {comparisons}, {} open; {}",
+            self.open,
+            self.next_step()
+        )?;
         let budget = self.budget.map(|budget| format!(", budget {budget}")).unwrap_or_default();
         let judgements = count(self.judgements, "judgement");
-        writeln!(f, "  {judgements}; {overlap} needed of each comparison{budget}")?;
+        writeln!(f, "  {judgements}; {overlap} needed for each comparison{budget}")?;
         if !self.annotators.is_empty() {
             let each: Vec<String> =
                 self.annotators.iter().map(|(name, judged)| format!("{} {judged}", visible(name))).collect();

@@ -1,22 +1,22 @@
 "use strict";
-// What one person says of each comparison, apart from how it is shown: how it is kept in the browser, and the lines that
-// `dissent feedback import` reads.
+// The judgements of one annotator, without the page that shows them: their form in the browser's storage, and the lines
+// that `dissent feedback import` reads.
 
 const VERDICTS = ["first", "tie", "second"];
 
-/** Bytes of a text as UTF-8. */
+/** Returns the length of a text in bytes of UTF-8. */
 function byteLength(text) {
   return new TextEncoder().encode(text).length;
 }
 
-/** Nothing said yet. `unsafe` says of both answers whether they are; it stays null where nobody looked for that. */
+/** Returns an empty judgement. `unsafe` holds a flag for each answer, or null if the annotator does not mark answers. */
 function unjudged() {
   return { verdict: null, unsafe: null, comment: "" };
 }
 
-/** A person's judgements of a task, by the number of the comparison. */
+/** An annotator's judgements of a task, by the number of the comparison. */
 class Judgements {
-  /** Those that `text` holds, as `kept` wrote it; what does not fit the task's texts is left out. */
+  /** Restores the judgements that `serialize` wrote to `text`, except those of other texts. */
   constructor(task, text) {
     this.task = task;
     this.of = new Map(task.comparisons.map((shown) => [shown.comparison, unjudged()]));
@@ -24,7 +24,7 @@ class Judgements {
     try {
       found = JSON.parse(text) ?? {};
     } catch {
-      // Nothing was kept, or not by this page.
+      // The storage is empty, or another page wrote to it.
     }
     for (const shown of task.comparisons) {
       const { fingerprint, verdict, unsafe, comment } = found[shown.comparison] ?? {};
@@ -36,41 +36,41 @@ class Judgements {
     }
   }
 
-  /** What to keep, as text. */
-  kept() {
-    const kept = {};
+  /** Returns the judgements as text for the browser's storage. */
+  serialize() {
+    const stored = {};
     for (const shown of this.task.comparisons) {
       const judgement = this.of.get(shown.comparison);
       const { verdict, unsafe, comment } = judgement;
-      if (verdict || unsafe || comment) kept[shown.comparison] = { fingerprint: shown.fingerprint, ...judgement };
+      if (verdict || unsafe || comment) stored[shown.comparison] = { fingerprint: shown.fingerprint, ...judgement };
     }
-    return JSON.stringify(kept);
+    return JSON.stringify(stored);
   }
 
-  /** How many have a verdict. */
+  /** Returns the number of verdicts. */
   count() {
     return [...this.of.values()].filter((judgement) => judgement.verdict).length;
   }
 
-  /** The place of the first comparison without a verdict, from `from` on and then from the beginning; -1 if there is none. */
+  /** Returns the index of the next comparison without a verdict, from index `from` on and then from the start; else -1. */
   nextOpen(from) {
     const { comparisons } = this.task;
     for (let step = 0; step < comparisons.length; step += 1) {
-      const place = (from + step) % comparisons.length;
-      if (!this.of.get(comparisons[place].comparison).verdict) return place;
+      const index = (from + step) % comparisons.length;
+      if (!this.of.get(comparisons[index].comparison).verdict) return index;
     }
     return -1;
   }
 
-  /** A line for each verdict, as `dissent feedback import` takes them. */
+  /** Returns a line for each verdict, as `dissent feedback import` reads it. */
   lines(annotator) {
     const { experiment, round, comparisons } = this.task;
     const line = ({ comparison }) => {
       const { verdict, unsafe, comment } = this.of.get(comparison);
       if (!verdict) return "";
       const [first_unsafe, second_unsafe] = unsafe ?? [null, null];
-      const said = { experiment, round, comparison, annotator, verdict, first_unsafe, second_unsafe, comment: comment.trim() || null };
-      return JSON.stringify(said) + "\n";
+      const record = { experiment, round, comparison, annotator, verdict, first_unsafe, second_unsafe, comment: comment.trim() || null };
+      return JSON.stringify(record) + "\n";
     };
     return comparisons.map(line).join("");
   }

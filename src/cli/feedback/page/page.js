@@ -1,18 +1,18 @@
 "use strict";
-// The page: it shows one comparison at a time, and keeps what is said in this browser until it is saved as a file.
+// The page shows one comparison at a time. Judgements stay in the browser's storage until they are saved as a file.
 
 const task = JSON.parse(document.getElementById("task").textContent);
 const element = (id) => document.getElementById(id);
 const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
-/** The browser's memory, which a setting may forbid. */
-const memory = {
-  works: true,
+/** The browser's storage, which a setting may forbid. */
+const storage = {
+  isAvailable: true,
   read(key) {
     try {
       return localStorage.getItem(key);
     } catch {
-      this.works = false;
+      this.isAvailable = false;
       return null;
     }
   },
@@ -20,7 +20,7 @@ const memory = {
     try {
       localStorage.setItem(key, text);
     } catch {
-      this.works = false;
+      this.isAvailable = false;
     }
   },
 };
@@ -30,25 +30,26 @@ const LOOKS_FOR_UNSAFE = "dissent: looks for unsafe answers";
 
 let annotator = null;
 let judgements = null;
-let place = 0;
-/** The lines of the last file that was saved. */
+/** Index of the comparison that is shown. */
+let index = 0;
+/** Lines of the last saved file. */
 let savedLines = "";
 
-const current = () => task.comparisons[place];
+const current = () => task.comparisons[index];
 const judgement = () => judgements.of.get(current().comparison);
 const looksForUnsafe = () => element("looks-for-unsafe").checked;
 const lines = () => judgements.lines(annotator);
 
 function begin(name) {
   annotator = name;
-  memory.write(LAST_NAME, name);
-  judgements = new Judgements(task, memory.read(key()));
-  place = Math.max(judgements.nextOpen(0), 0);
+  storage.write(LAST_NAME, name);
+  judgements = new Judgements(task, storage.read(key()));
+  index = Math.max(judgements.nextOpen(0), 0);
   element("start").hidden = true;
-  element("desk").hidden = false;
-  element("who").textContent = name;
-  element("keeps").hidden = !memory.works;
-  element("keeps-not").hidden = memory.works;
+  element("judging").hidden = false;
+  element("annotator").textContent = name;
+  element("stored").hidden = !storage.isAvailable;
+  element("not-stored").hidden = storage.isAvailable;
   makeOverview();
   show();
 }
@@ -67,12 +68,12 @@ function makeOverview() {
 }
 
 function go(to) {
-  place = Math.min(Math.max(to, 0), task.comparisons.length - 1);
+  index = Math.min(Math.max(to, 0), task.comparisons.length - 1);
   show();
   window.scrollTo({ top: 0 });
 }
 
-/** Shows the comparison at hand and what was said of it. */
+/** Shows the current comparison and its judgement. */
 function show() {
   const { prompt, first, second } = current();
   element("prompt").textContent = prompt;
@@ -81,14 +82,14 @@ function show() {
     element(id).classList.toggle("quiet", !text);
   }
   element("comment").value = judgement().comment;
-  element("position").textContent = `Comparison ${place + 1} of ${task.comparisons.length}`;
-  element("previous").disabled = place === 0;
-  element("next").disabled = place === task.comparisons.length - 1;
-  tell();
+  element("position").textContent = `Comparison ${index + 1} of ${task.comparisons.length}`;
+  element("previous").disabled = index === 0;
+  element("next").disabled = index === task.comparisons.length - 1;
+  showJudgement();
 }
 
-/** Shows what was said, of this comparison and of all. */
-function tell() {
+/** Shows the judgement of the current comparison, and the progress. */
+function showJudgement() {
   const { verdict, unsafe } = judgement();
   for (const word of VERDICTS) element(`verdict-${word}`).setAttribute("aria-pressed", String(word === verdict));
   for (const [at, side] of ["first", "second"].entries()) {
@@ -103,7 +104,7 @@ function tell() {
   element("count").textContent = `${count} of ${all} judged`;
   [...element("overview").children].forEach((square, at) => {
     square.className = judgements.of.get(task.comparisons[at].comparison).verdict ? "judged" : "";
-    if (at === place) square.setAttribute("aria-current", "true");
+    if (at === index) square.setAttribute("aria-current", "true");
     else square.removeAttribute("aria-current");
   });
   const isSaved = count > 0 && lines() === savedLines;
@@ -115,18 +116,18 @@ function tell() {
   element("to-send").hidden = !isSaved;
 }
 
-function keep() {
-  memory.write(key(), judgements.kept());
-  tell();
+function store() {
+  storage.write(key(), judgements.serialize());
+  showJudgement();
 }
 
 function judge(verdict) {
   const isNew = !judgement().verdict;
   judgement().verdict = verdict;
   if (looksForUnsafe()) judgement().unsafe ??= [false, false];
-  keep();
-  const open = judgements.nextOpen(place);
-  // Whoever changes a verdict wants to see that it changed.
+  store();
+  const open = judgements.nextOpen(index);
+  // After a changed verdict the comparison stays, so that the change is visible.
   if (isNew && open >= 0) go(open);
   else if (isNew) element("save").focus();
 }
@@ -134,7 +135,7 @@ function judge(verdict) {
 function mark(side) {
   const unsafe = (judgement().unsafe ??= [false, false]);
   unsafe[side] = !unsafe[side];
-  keep();
+  store();
 }
 
 function save() {
@@ -146,22 +147,22 @@ function save() {
   link.href = URL.createObjectURL(new Blob([savedLines], { type: "application/jsonl" }));
   link.click();
   URL.revokeObjectURL(link.href);
-  tell();
+  showJudgement();
 }
 
 const KEYS = {
   1: () => judge("first"),
   0: () => judge("tie"),
   2: () => judge("second"),
-  ArrowLeft: () => go(place - 1),
-  ArrowRight: () => go(place + 1),
+  ArrowLeft: () => go(index - 1),
+  ArrowRight: () => go(index + 1),
   q: () => looksForUnsafe() && mark(0),
   w: () => looksForUnsafe() && mark(1),
   c: () => element("comment").focus(),
 };
 
 document.addEventListener("keydown", (event) => {
-  if (element("desk").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (element("judging").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target === element("comment")) {
     if (event.key === "Escape") event.target.blur();
     return;
@@ -180,14 +181,14 @@ element("comment").addEventListener("input", ({ target }) => {
   target.reportValidity();
   if (isTooLong) return;
   judgement().comment = target.value;
-  keep();
+  store();
 });
 element("looks-for-unsafe").addEventListener("change", ({ target }) => {
-  memory.write(LOOKS_FOR_UNSAFE, String(target.checked));
-  tell();
+  storage.write(LOOKS_FOR_UNSAFE, String(target.checked));
+  showJudgement();
 });
-element("previous").addEventListener("click", () => go(place - 1));
-element("next").addEventListener("click", () => go(place + 1));
+element("previous").addEventListener("click", () => go(index - 1));
+element("next").addEventListener("click", () => go(index + 1));
 element("save").addEventListener("click", save);
 element("start").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -196,24 +197,24 @@ element("start").addEventListener("submit", (event) => {
 element("name").addEventListener("input", ({ target }) => {
   const bytes = byteLength(target.value.trim());
   const isName = bytes > 0 && bytes <= task.annotator_bytes_max && !/\p{Cc}/u.test(target.value);
-  target.setCustomValidity(isName ? "" : "A name has at least one letter, and is not longer than this.");
+  target.setCustomValidity(isName ? "" : "Enter a name without control characters, and not longer than this.");
 });
 window.addEventListener("storage", (event) => {
-  // The same page in another window: what is said there must not be undone here.
+  // Another window with this page stored judgements, which this window must not overwrite.
   if (!judgements || event.key !== key()) return;
   judgements = new Judgements(task, event.newValue);
   show();
 });
 window.addEventListener("beforeunload", (event) => {
-  // What the browser keeps is there again when the page is opened again.
-  if (judgements && !memory.works && lines() !== savedLines) event.preventDefault();
+  // Stored judgements reappear with the page; others would be lost.
+  if (judgements && !storage.isAvailable && lines() !== savedLines) event.preventDefault();
 });
 
-element("looks-for-unsafe").checked = memory.read(LOOKS_FOR_UNSAFE) === "true";
+element("looks-for-unsafe").checked = storage.read(LOOKS_FOR_UNSAFE) === "true";
 if (task.comparisons.length === 0) element("nothing").hidden = false;
 else if (task.annotator) begin(task.annotator);
 else {
   element("start").hidden = false;
-  element("name").value = memory.read(LAST_NAME) ?? "";
+  element("name").value = storage.read(LAST_NAME) ?? "";
   element("name").focus();
 }

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
 const TOKEN: &str = "a token of more than 16 bytes";
 
-/// A server of the experiment of a lab.
+/// A server of a lab's experiment.
 struct Server {
     child: Child,
     address: String,
@@ -27,20 +27,20 @@ impl Server {
         Self::start_with(lab, data, listen, &[("DISSENT_CONTROL_TOKEN", token)])
     }
 
-    /// Starts with these environment variables set, or removed where they have no value.
+    /// Starts with these environment variables set, or removed if they have no value.
     fn start_with(lab: &Lab, data: &str, listen: &str, variables: &[(&str, Option<&str>)]) -> Self {
-        let (config, said) = (lab.config(), lab.data_dir(&format!("{data}.log")));
+        let (config, log) = (lab.config(), lab.data_dir(&format!("{data}.log")));
         let arguments = ["serve", config.to_str().unwrap(), "--until-finished", "--listen", listen];
         let mut command = lab.dissent(data, &arguments);
         command.env("DISSENT_LOG", "info").env_remove("DISSENT_CONTROL_TOKEN");
         command.envs(variables.iter().filter_map(|(name, value)| Some((name, (*value)?))));
-        let output = std::fs::File::create(&said).unwrap();
+        let output = std::fs::File::create(&log).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().unwrap();
         let mut server = Self { child, address: String::new() };
         server.address = server.until(|_| {
-            let said = std::fs::read_to_string(&said).unwrap();
-            assert!(!said.contains("ERROR"), "{said}");
-            let line = said.lines().find(|line| line.contains("listening address="))?.to_owned();
+            let log = std::fs::read_to_string(&log).unwrap();
+            assert!(!log.contains("ERROR"), "{log}");
+            let line = log.lines().find(|line| line.contains("listening address="))?.to_owned();
             Some(line.split("address=").nth(1).unwrap().trim().to_owned())
         });
         server
@@ -54,7 +54,7 @@ impl Server {
                 return found;
             }
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "it never comes: {ended:?}");
+            assert!(ended.is_none() && begun.elapsed() < PATIENCE, "timeout or end of the server: {ended:?}");
             std::thread::sleep(POLL);
         }
     }
@@ -68,10 +68,10 @@ impl Server {
         let mut stream = TcpStream::connect(self.address.replace("0.0.0.0", "127.0.0.1")).unwrap();
         let length = body.len();
         let _cut_off = write!(stream, "{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let status = response.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, response.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
     fn metric(&self, name: &str) -> Option<f64> {
@@ -94,7 +94,7 @@ impl Server {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return assert!(status.success(), "{status}");
             }
-            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            assert!(begun.elapsed() < PATIENCE, "the server does not end");
             std::thread::sleep(POLL);
         }
     }
@@ -107,20 +107,21 @@ impl Drop for Server {
     }
 }
 
-fn said(lab: &Lab, data: &str, arguments: &[&str]) -> Value {
+/// Returns the JSON that a command prints.
+fn json_output(lab: &Lab, data: &str, arguments: &[&str]) -> Value {
     let output = succeeded(lab.dissent(data, arguments));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Gives an operator command; returns the state, and whether it changed.
-fn ordered(lab: &Lab, data: &str, action: &str, more: &[&str]) -> (String, bool) {
+/// Gives an operator command. Returns the state, and whether it changed.
+fn give_command(lab: &Lab, data: &str, action: &str, more: &[&str]) -> (String, bool) {
     let arguments = [&["experiment", "--json", action, "lab"], more].concat();
-    let said = said(lab, data, &arguments);
-    (said["state"].as_str().unwrap().to_owned(), said["changed"].as_bool().unwrap())
+    let output = json_output(lab, data, &arguments);
+    (output["state"].as_str().unwrap().to_owned(), output["changed"].as_bool().unwrap())
 }
 
 fn state_hash(lab: &Lab, data: &str) -> Value {
-    said(lab, data, &["experiment", "--json", "show", "lab"])["overview"]["state_hash"].clone()
+    json_output(lab, data, &["experiment", "--json", "show", "lab"])["overview"]["state_hash"].clone()
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -146,28 +147,28 @@ fn a_served_experiment_with_operator_commands_equals_an_undisturbed_run() {
     let config = lab.config();
     succeeded(lab.dissent("data", &["experiment", "create", config.to_str().unwrap(), "--by", "ann"]));
     let again = lab.dissent("data", &["experiment", "create", config.to_str().unwrap()]).output().unwrap();
-    assert_eq!(again.status.code(), Some(2), "there is one already");
-    assert_eq!(said(&lab, "data", &["experiment", "--json", "list"])[0]["state"], "created");
+    assert_eq!(again.status.code(), Some(2), "the experiment exists");
+    assert_eq!(json_output(&lab, "data", &["experiment", "--json", "list"])[0]["state"], "created");
 
     let mut server = Server::start(&lab, "data", "127.0.0.1:0", None);
     let url = server.url();
     let at = ["--server", url.as_str()];
     assert_eq!(server.metric("paused"), Some(1.0));
-    assert_eq!(server.metric("longest_wait_seconds"), Some(0.0), "nothing may go on yet");
-    assert_eq!(ordered(&lab, "data", "start", &at), ("going".to_owned(), true));
+    assert_eq!(server.metric("longest_wait_seconds"), Some(0.0), "no event is due before the start");
+    assert_eq!(give_command(&lab, "data", "start", &at), ("going".to_owned(), true));
     server.until(|server| server.metric("training_step").filter(|step| *step >= 1.0));
     let (_, metrics) = server.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n", "");
     assert!(metrics.contains("dissent_queue_messages{queue=\"generation."), "{metrics}");
     let because = ["--server", url.as_str(), "--by", "bob", "--reason", "the machine is needed"];
-    assert_eq!(ordered(&lab, "data", "pause", &because), ("paused".to_owned(), true));
-    assert_eq!(ordered(&lab, "data", "pause", &at), ("paused".to_owned(), false));
+    assert_eq!(give_command(&lab, "data", "pause", &because), ("paused".to_owned(), true));
+    assert_eq!(give_command(&lab, "data", "pause", &at), ("paused".to_owned(), false));
     // The training has released its lease.
     server.until(|server| server.metric("lease_age_seconds").is_none().then_some(()));
 
-    let made = said(&lab, "data", &["log", "--json", "backup", "--server", &url]);
+    let made = json_output(&lab, "data", &["log", "--json", "backup", "--server", &url]);
     let backup = made["path"].as_str().unwrap().to_owned();
     assert!(Path::new(&backup).starts_with(lab.data_dir("data").canonicalize().unwrap().join("backups")));
-    assert_eq!(ordered(&lab, "data", "resume", &at), ("going".to_owned(), true));
+    assert_eq!(give_command(&lab, "data", "resume", &at), ("going".to_owned(), true));
     server.ends();
     assert_eq!(state_hash(&lab, "data"), calm);
     succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
@@ -180,14 +181,14 @@ fn a_served_experiment_with_operator_commands_equals_an_undisturbed_run() {
     assert!(shown.contains("bob") && shown.contains("the machine is needed"), "{shown}");
     let run = String::from_utf8(lab.run("again").stdout).unwrap();
     assert!(run.contains("bob") && run.contains("experiment resume lab"), "{run}");
-    assert_eq!(ordered(&lab, "again", "resume", &[]), ("going".to_owned(), true));
+    assert_eq!(give_command(&lab, "again", "resume", &[]), ("going".to_owned(), true));
     lab.run("again");
     assert_eq!(state_hash(&lab, "again"), calm);
 }
 
 #[test]
 fn a_backup_of_a_working_server_restores_its_events_up_to_then() {
-    // The training outlasts this test.
+    // The training takes longer than this test.
     let learns = Some(Learning { rounds: 1, steps: 100_000 });
     let Some(lab) = Lab::new(&Setup { prompts: 4, max_new_tokens: 8, learns, ..Setup::default() }) else {
         return;
@@ -195,18 +196,18 @@ fn a_backup_of_a_working_server_restores_its_events_up_to_then() {
     let mut server = Server::start(&lab, "data", "127.0.0.1:0", None);
     server.until(|server| server.metric("lease_age_seconds"));
     let url = server.url();
-    let made = said(&lab, "data", &["log", "--json", "backup", "--server", &url]);
+    let made = json_output(&lab, "data", &["log", "--json", "backup", "--server", &url]);
     let named = lab.dissent("data", &["log", "backup", "elsewhere", "--server", &url]).output().unwrap();
     assert_eq!(named.status.code(), Some(2), "the server chooses the folder");
-    assert_eq!(server.metric("finished"), Some(0.0), "it was at work meanwhile");
+    assert_eq!(server.metric("finished"), Some(0.0), "the server is still at work");
     server.stops();
     succeeded(lab.dissent("again", &["log", "restore", made["path"].as_str().unwrap()]));
     copy_folder(&lab.data_dir("data").join("artifacts"), &lab.data_dir("again").join("artifacts"));
     succeeded(lab.dissent("again", &["replay", "lab", "--verify"]));
-    let restored = said(&lab, "again", &["experiment", "--json", "show", "lab"])["overview"].clone();
+    let restored = json_output(&lab, "again", &["experiment", "--json", "show", "lab"])["overview"].clone();
     assert_eq!((&restored["state"], &restored["events"]), (&json!("in_progress"), &made["events"]));
     let until_then = ["experiment", "--json", "show", "lab", "--at", &made["events"].to_string()];
-    assert_eq!(restored["state_hash"], said(&lab, "data", &until_then)["overview"]["state_hash"]);
+    assert_eq!(restored["state_hash"], json_output(&lab, "data", &until_then)["overview"]["state_hash"]);
     let mut again = Server::start(&lab, "again", "127.0.0.1:0", None);
     again.until(|server| server.metric("training_step").filter(|step| *step >= 1.0));
     again.stops();
@@ -241,22 +242,22 @@ fn operator_commands_over_http_need_authorisation() {
             (405, format!("GET {cancel} HTTP/1.1\r\n{here}\r\n"), String::new()),
             (200, post(pause, &[json, here]), "{\"by\": \"ann\"}".to_owned()),
         ] {
-            let (found, answer) = server.send(&head, &body);
-            assert_eq!(found, status, "{head}{answer}");
+            let (found, response) = server.send(&head, &body);
+            assert_eq!(found, status, "{head}{response}");
         }
         for (status, host, body) in [(403, "Host: evil.example", "{}"), (413, here, &" ".repeat(9000))] {
             let (_, refused) = server.send(&post(cancel, &[json, host]), body);
             assert_eq!(serde_json::from_str::<Value>(&refused).unwrap()["status"], status);
         }
         let listed = succeeded(lab.dissent("data", &["experiment", "list"]));
-        assert!(String::from_utf8(listed.stderr).unwrap().contains("copy"), "the server has the log");
+        assert!(String::from_utf8(listed.stderr).unwrap().contains("copy"), "the server has the log open");
         let locked = lab.dissent("data", &["log", "verify"]).output().unwrap();
-        assert_eq!(locked.status.code(), Some(1), "the log itself is the server's alone");
+        assert_eq!(locked.status.code(), Some(1), "only the server opens the log itself");
     }
     {
         let server = Server::start(&lab, "data", "0.0.0.0:0", None);
-        let (status, answer) = server.send(&post(cancel, &[json, here]), "{}");
-        assert!(status == 403 && answer.contains("DISSENT_CONTROL_TOKEN"), "{status} {answer}");
+        let (status, response) = server.send(&post(cancel, &[json, here]), "{}");
+        assert!(status == 403 && response.contains("DISSENT_CONTROL_TOKEN"), "{status} {response}");
     }
     let token = TOKEN.replace(' ', "-");
     let server = Server::start(&lab, "data", "0.0.0.0:0", Some(&token));
@@ -284,12 +285,12 @@ fn a_run_starts_a_created_experiment() {
     let refused =
         lab.dissent("data", &["experiment", "create", lab.config().to_str().unwrap()]).output().unwrap();
     assert!(!refused.status.success(), "this model has no chat template");
-    assert!(!lab.data_dir("data").join("log").exists(), "nothing was begun");
+    assert!(!lab.data_dir("data").join("log").exists(), "no log was created");
     std::fs::write(lab.config(), config).unwrap();
     succeeded(lab.dissent("data", &["experiment", "create", lab.config().to_str().unwrap()]));
     let run = String::from_utf8(lab.run("data").stdout).unwrap();
     assert!(run.contains("lab.html"), "{run}");
-    assert_eq!(said(&lab, "data", &["experiment", "--json", "list"])[0]["state"], "finished");
+    assert_eq!(json_output(&lab, "data", &["experiment", "--json", "list"])[0]["state"], "finished");
     let late = lab.dissent("data", &["experiment", "pause", "lab"]).output().unwrap();
     assert_eq!(late.status.code(), Some(2), "{}", String::from_utf8_lossy(&late.stderr));
 }
@@ -349,18 +350,18 @@ fn a_server_notifies_systemd_of_readiness_liveness_and_stopping() {
     let path = lab.data_dir("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let hear = || {
+    let receive = || {
         let mut bytes = [0; 256];
         let length = socket.recv(&mut bytes).unwrap();
         String::from_utf8(bytes[..length].to_vec()).unwrap()
     };
     let variables = [("NOTIFY_SOCKET", path.to_str()), ("WATCHDOG_USEC", Some("40000"))];
     let server = Server::start_with(&lab, "data", "127.0.0.1:0", &variables);
-    assert_eq!(hear().trim_end(), "READY=1");
+    assert_eq!(receive().trim_end(), "READY=1");
     for _ in 0..3 {
-        assert_eq!(hear().trim_end(), "WATCHDOG=1");
+        assert_eq!(receive().trim_end(), "WATCHDOG=1");
     }
     server.stops();
-    let last = std::iter::repeat_with(hear).find(|said| !said.starts_with("WATCHDOG")).unwrap();
+    let last = std::iter::repeat_with(receive).find(|message| !message.starts_with("WATCHDOG")).unwrap();
     assert_eq!(last.trim_end(), "STOPPING=1");
 }

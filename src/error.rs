@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+use dissent_actors::CommandError;
+use dissent_domain::conflict::SelectionError;
+use dissent_domain::fork::ForkError;
+use dissent_domain::generation::SamplingParamError;
 use dissent_domain::log::LogError;
 use dissent_domain::replay::ReplayError;
 use dissent_models::ModelError;
@@ -43,9 +47,7 @@ impl FailureKind {
     }
 
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
-        let is_unusable_model =
-            matches!(cause.downcast_ref(), Some(ModelError::File { .. } | ModelError::Invalid { .. }));
-        if cause.is::<InputError>() || cause.is::<BadInput>() || is_unusable_model {
+        if is_bad_input(cause) {
             Some(Self::BadInput)
         } else if cause.is::<ReplayError>()
             || cause.is::<Differs>()
@@ -70,8 +72,22 @@ impl FailureKind {
     }
 }
 
+/// Whether another option, configuration or input avoids the failure.
+fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<BadInput>()
+        || cause.is::<InputError>()
+        || cause.is::<SamplingParamError>()
+        || cause.is::<SelectionError>()
+        || matches!(cause.downcast_ref(), Some(ModelError::File { .. } | ModelError::Invalid { .. }))
+        || matches!(cause.downcast_ref(), Some(ForkError::WithinDecision { .. } | ForkError::Rejected(_)))
+        || matches!(cause.downcast_ref(), Some(CommandError::Unknown(_) | CommandError::Rejected { .. }))
+}
+
 #[cfg(test)]
 mod tests {
+    use dissent_domain::decision::Rejection;
+    use dissent_domain::generation::SamplingParams;
+
     use super::*;
 
     #[test]
@@ -82,5 +98,19 @@ mod tests {
         assert_eq!(FailureKind::of(&damaged), FailureKind::Differs);
         assert_eq!(FailureKind::of(&Interrupted("x").into()), FailureKind::Interrupted);
         assert_eq!(FailureKind::of(&anyhow::anyhow!("x")), FailureKind::Failed);
+    }
+
+    #[test]
+    fn a_rejection_is_bad_input_and_an_unsound_past_is_damage() {
+        let inside = ForkError::WithinDecision { position: 7, left: 2 };
+        assert_eq!(FailureKind::of(&inside.into()), FailureKind::BadInput);
+        let rejected = ForkError::Rejected(Rejection::NotStarted);
+        assert_eq!(FailureKind::of(&rejected.into()), FailureKind::BadInput);
+        let unsound = ReplayError::Gap { position: 7, previous: 1, found: 3 };
+        assert_eq!(FailureKind::of(&ForkError::Past(unsound).into()), FailureKind::Differs);
+        assert_eq!(FailureKind::of(&ForkError::Cause { position: 7 }.into()), FailureKind::Failed);
+        assert_eq!(FailureKind::of(&CommandError::Gone.into()), FailureKind::Failed);
+        let sampling = SamplingParams { samples: 0, ..SamplingParams::default() }.validate();
+        assert_eq!(FailureKind::of(&sampling.unwrap_err().into()), FailureKind::BadInput);
     }
 }

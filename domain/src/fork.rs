@@ -24,7 +24,7 @@ const ACTOR: &str = "fork";
 #[derive(Debug, thiserror::Error)]
 pub enum ForkError {
     /// The shared history contradicts the rules.
-    #[error("cannot share the history: {0}")]
+    #[error("cannot share the history")]
     Past(#[from] ReplayError),
     /// The cause of an event is not in the shared history.
     #[error("cannot share the history: the cause of event {position} is not in it")]

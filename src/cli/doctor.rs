@@ -58,7 +58,10 @@ fn onnx_runtime(explicit: Option<&Path>) -> Vec<Finding> {
             let providers = Finding { what: "providers", ok: true, found: runtime.providers().join(", ") };
             vec![Finding { what: "ONNX Runtime", ok: true, found: library }, providers]
         }
-        Err(error) => vec![Finding { what: "ONNX Runtime", ok: false, found: error.to_string() }],
+        Err(error) => {
+            let found = format!("{:#}", anyhow::Error::from(error));
+            vec![Finding { what: "ONNX Runtime", ok: false, found }]
+        }
     }
 }
 
@@ -95,6 +98,6 @@ fn example_model() -> Finding {
             let found = format!("{} is missing: fetch it with `cargo xtask fetch`", path.display());
             Finding { what: EXAMPLE, ok: false, found }
         }
-        Err(error) => Finding { what: EXAMPLE, ok: false, found: error.to_string() },
+        Err(error) => Finding { what: EXAMPLE, ok: false, found: format!("{error:#}") },
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use dissent_domain::analysis::{self, Interval, t_interval};
 use dissent_domain::conflict;
-use dissent_domain::generation::{FinishReason, SamplingParams, sample_seed};
+use dissent_domain::generation::{FinishReason, SamplingParamError, SamplingParams, sample_seed};
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::reward::RewardKind;
 use dissent_domain::training::{Dialogue, KlEstimator};
@@ -21,7 +21,6 @@ use crate::cli::interrupt;
 use crate::cli::reward_model::RewardModelOptions;
 use crate::cli::runtime_args::{RuntimeArgs, counting_bar};
 use crate::dataset::{Dataset, ReadOptions, Row};
-use crate::error::BadInput;
 use crate::experiment::models::{self, Model};
 
 /// Completions decoded in one batch.
@@ -138,14 +137,14 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
 }
 
 impl PolicyArgs {
-    fn sampling(&self) -> Result<SamplingParams, BadInput> {
+    fn sampling(&self) -> Result<SamplingParams, SamplingParamError> {
         let sampling = SamplingParams {
             samples: self.samples,
             temperature: self.temperature,
             max_new_tokens: self.max_new_tokens,
             ..SamplingParams::default()
         };
-        sampling.validate().map_err(|error| BadInput(error.to_string()))?;
+        sampling.validate()?;
         Ok(sampling)
     }
 

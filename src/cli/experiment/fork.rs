@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 use dissent_domain::event::{NewEvent, Recorded};
-use dissent_domain::fork::{ForkBuilder, ForkError};
+use dissent_domain::fork::ForkBuilder;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::plan::Plan;
@@ -76,7 +76,7 @@ fn prepare(log: &dyn EventLog, args: &ForkArgs, recorded: u64) -> anyhow::Result
     let mut builder = ForkBuilder::new(args.name.clone());
     let mut last = None;
     each(log, args, &mut |event| {
-        let shared = builder.share(event).map_err(fork_error)?;
+        let shared = builder.share(event)?;
         // An interrupted fork resumes. Another experiment of this name is an error.
         if event.version <= recorded && !is_recorded(log, &shared)? {
             return Err(exists(&args.name));
@@ -103,14 +103,14 @@ fn prepare(log: &dyn EventLog, args: &ForkArgs, recorded: u64) -> anyhow::Result
     let plan = builder.experiment().plan().context("the shared events have no plan")?;
     let plan = settings::changed(plan, &args.set, Scope::Fork)?;
     let forked = builder.fork(args.experiment.clone(), plan.clone(), dissent_actors::now_us());
-    Ok((forked.map_err(fork_error)?, plan))
+    Ok((forked?, plan))
 }
 
 fn append_shared(log: &dyn EventLog, args: &ForkArgs) -> anyhow::Result<u64> {
     let mut builder = ForkBuilder::new(args.name.clone());
     let mut events = Vec::with_capacity(APPEND_EVENTS);
     each(log, args, &mut |recorded| {
-        events.push(builder.share(recorded).map_err(fork_error)?);
+        events.push(builder.share(recorded)?);
         if events.len() == APPEND_EVENTS {
             append(log, &args.name, std::mem::take(&mut events))?;
         }
@@ -142,13 +142,4 @@ fn is_recorded(log: &dyn EventLog, event: &NewEvent) -> anyhow::Result<bool> {
 
 fn exists(name: &ExperimentId) -> anyhow::Error {
     BadInput(format!("experiment {name} exists already: choose another name with --as")).into()
-}
-
-/// Classifies a failure. An unsound past is a damaged log; another position or setting avoids most others.
-fn fork_error(error: ForkError) -> anyhow::Error {
-    match error {
-        ForkError::Past(replay) => replay.into(),
-        ForkError::WithinDecision { .. } | ForkError::Rejected(_) => BadInput(error.to_string()).into(),
-        ForkError::Cause { .. } | ForkError::Codec(_) => error.into(),
-    }
 }

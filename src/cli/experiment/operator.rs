@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dissent_actors::{CommandError, CommandOutcome, command_in_log};
+use dissent_actors::{CommandOutcome, command_in_log};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::operator::{Action, BY_BYTES_MAX, ExperimentStatus, OperatorCommand, REASON_BYTES_MAX};
 use dissent_storage::{SledLog, wait};
@@ -88,10 +88,7 @@ fn command_log(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Re
     let OperatorArgs { experiment, by, reason, .. } = args;
     open::require_experiment(log, experiment)?;
     let command = OperatorCommand { action, by: by.clone(), reason: reason.clone() };
-    wait(command_in_log(log, experiment, &command)).map_err(|error| match error {
-        CommandError::Rejected { .. } | CommandError::Unknown(_) => BadInput(error.to_string()).into(),
-        CommandError::Load(_) | CommandError::Log(_) | CommandError::Gone => error.into(),
-    })
+    Ok(wait(command_in_log(log, experiment, &command))?)
 }
 
 fn command_server(server: &Server, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {

@@ -71,18 +71,18 @@ fn by_experiment(
     let mut imported = Imported { without_verdict: judged.without_verdict, ..Imported::default() };
     let mut seen: HashMap<(&ExperimentId, u32, u32, &str), &JudgementLine> = HashMap::new();
     let mut by_experiment: BTreeMap<&ExperimentId, Vec<&JudgementLine>> = BTreeMap::new();
-    for sourced in &judged.judgements {
-        let FeedbackReceived { round, comparison, annotator, .. } = &sourced.judgement;
-        let earlier = seen.insert((&sourced.experiment, *round, *comparison, annotator), sourced);
+    for entry in &judged.judgements {
+        let FeedbackReceived { round, comparison, annotator, .. } = &entry.judgement;
+        let earlier = seen.insert((&entry.experiment, *round, *comparison, annotator), entry);
         match earlier {
-            None => by_experiment.entry(&sourced.experiment).or_default().push(sourced),
-            Some(earlier) if judgement(&earlier.judgement) == judgement(&sourced.judgement) => {
+            None => by_experiment.entry(&entry.experiment).or_default().push(entry),
+            Some(earlier) if judgement(&earlier.judgement) == judgement(&entry.judgement) => {
                 imported.already_there += 1;
             }
             Some(earlier) => {
                 let line = earlier.line;
                 let reason = format!("contradicts the judgement of {annotator} in line {line}");
-                return Err(judged.error(sourced.line, "verdict", reason));
+                return Err(judged.error(entry.line, "verdict", reason));
             }
         }
     }
@@ -97,7 +97,7 @@ fn import(log: &SledLog, judged: &JudgementFile, as_json: bool) -> anyhow::Resul
     let (by_experiment, mut imported) = by_experiment(judged)?;
     let mut decided = Vec::new();
     for (name, judgements) in by_experiment {
-        let first = judgements.first().map_or(1, |sourced| sourced.line);
+        let first = judgements.first().map_or(1, |entry| entry.line);
         let mut state =
             RecordedExperiment::read(log, name).map_err(|error| match error.downcast::<BadInput>() {
                 Ok(reason) => judged.error(first, "experiment", reason.to_string()).into(),
@@ -195,7 +195,7 @@ fn hand_over(data_dir: &Path, judged: &JudgementFile, as_json: bool) -> anyhow::
     let (by_experiment, mut imported) = by_experiment(judged)?;
     for (name, judgements) in by_experiment {
         let received: Vec<FeedbackReceived> =
-            judgements.iter().map(|sourced| sourced.judgement.clone()).collect();
+            judgements.iter().map(|entry| entry.judgement.clone()).collect();
         inbox::put(data_dir, name, &received)
             .with_context(|| format!("failed to write the judgements to {}", data_dir.display()))?;
         imported.handed_over += received.len() as u64;

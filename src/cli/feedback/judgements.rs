@@ -150,7 +150,7 @@ fn table(file: &str, bytes: &[u8]) -> Result<Vec<(u64, Line)>, InputError> {
         ::csv::ReaderBuilder::new().delimiter(delimiter(bytes)).flexible(true).from_reader(bytes);
     let csv_error = |error: &::csv::Error| {
         let line = error.position().map_or(1, ::csv::Position::line);
-        line_error(file, line, "", error.to_string())
+        line_error(file, line, "", csv_problem(error))
     };
     let header = reader.headers().map_err(|error| csv_error(&error))?.clone();
     let columns = Columns::of(&header).map_err(|reason| line_error(file, 1, "", reason))?;
@@ -166,6 +166,13 @@ fn table(file: &str, bytes: &[u8]) -> Result<Vec<(u64, Line)>, InputError> {
         lines.push((number, line));
     }
     Ok(lines)
+}
+
+fn csv_problem(error: &::csv::Error) -> String {
+    match error.kind() {
+        ::csv::ErrorKind::Utf8 { err, .. } => format!("column {} is not UTF-8", err.field() + 1),
+        _ => error.to_string(),
+    }
 }
 
 /// Guesses the delimiter from the header: spreadsheets choose it by their locale.

@@ -27,12 +27,12 @@ pub(super) struct Task<'a> {
     annotator: Option<&'a str>,
     annotator_bytes_max: usize,
     comment_bytes_max: usize,
-    comparisons: Vec<Shown>,
+    comparisons: Vec<ShownComparison>,
 }
 
 /// One comparison, without the id of its prompt, which could reveal something about it.
 #[derive(Serialize)]
-struct Shown {
+struct ShownComparison {
     comparison: u32,
     prompt: String,
     first: String,
@@ -57,7 +57,13 @@ impl<'a> Task<'a> {
         let texts = [row.prompt, row.first, row.second];
         let [prompt, first, second] = texts.map(text::visible);
         let fingerprint = fingerprint(&texts);
-        self.comparisons.push(Shown { comparison: row.comparison, prompt, first, second, fingerprint });
+        self.comparisons.push(ShownComparison {
+            comparison: row.comparison,
+            prompt,
+            first,
+            second,
+            fingerprint,
+        });
     }
 
     /// Renders the page.

@@ -40,7 +40,7 @@ pub(super) struct DetectArgs {
     /// JSON Lines to write; `-` is stdout. A file appears only when it is complete.
     #[arg(long, value_name = "PATH", default_value = "-")]
     output: PathBuf,
-    /// Selection rule.
+    /// Selection rule
     ///
     /// Rules that select completions:
     /// - paper: |PACS| of at least delta, in prompts with a Kendall-tau distance of at least tau

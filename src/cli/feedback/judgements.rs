@@ -169,9 +169,10 @@ fn table(file: &str, bytes: &[u8]) -> Result<Vec<(u64, Line)>, InputError> {
 }
 
 fn csv_problem(error: &::csv::Error) -> String {
-    match error.kind() {
-        ::csv::ErrorKind::Utf8 { err, .. } => format!("column {} is not UTF-8", err.field() + 1),
-        _ => error.to_string(),
+    if let ::csv::ErrorKind::Utf8 { err, .. } = error.kind() {
+        format!("column {} is not UTF-8", err.field() + 1)
+    } else {
+        error.to_string()
     }
 }
 

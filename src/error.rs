@@ -85,8 +85,8 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use dissent_domain::decision::Rejection;
     use dissent_domain::generation::SamplingParams;
+    use dissent_domain::rejection::Rejection;
 
     use super::*;
 

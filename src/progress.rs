@@ -1,4 +1,4 @@
-//! Progress of a run on a terminal; short lines from time to time where there is none.
+//! Progress of a run: bars on a terminal, or a short line from time to time.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -11,24 +11,25 @@ use tokio::sync::watch;
 use crate::telemetry::{self, LogFormat};
 
 const REFRESH: Duration = Duration::from_millis(250);
-/// Between two lines where there is no terminal.
+/// Time between two lines without a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// One bar for each slow step, and a line that says what is going on.
+/// Shows a bar for each slow step, with the current rate.
 #[derive(Clone)]
 pub(crate) struct ProgressView {
     bars: MultiProgress,
     generation: ProgressBar,
     reward: ProgressBar,
     conflict: ProgressBar,
-    /// Of what follows the measuring: there once it begins.
+    /// The bar of the phases after the measurement, visible from their begin.
     learning: ProgressBar,
     is_terminal: bool,
     format: LogFormat,
 }
 
 impl ProgressView {
-    /// Bars on a terminal, where people are to read; lines in the log's format elsewhere.
+    /// Makes a view with bars if stderr is a terminal and the log format is text. Otherwise the view prints
+    /// lines in the log's format.
     pub(crate) fn new(format: LogFormat) -> Self {
         let is_terminal = console_is_terminal() && format == LogFormat::Text;
         let bars = MultiProgress::new();
@@ -52,17 +53,17 @@ impl ProgressView {
         }
     }
 
-    /// Says what is going on.
-    pub(crate) fn say(&self, text: &str) {
+    /// Prints a line above the bars.
+    pub(crate) fn print_line(&self, text: &str) {
         if self.is_terminal {
-            // A stderr that cannot be written to is no reason to stop.
+            // A closed stderr does not stop a run.
             let _ = self.bars.println(text);
         } else {
-            telemetry::say(self.format, "INFO", text);
+            telemetry::print_line(self.format, "INFO", text);
         }
     }
 
-    /// Shows how far a run is until dropped.
+    /// Shows the progress of a run until the returned future is dropped.
     pub(crate) fn follow(
         &self,
         progress: watch::Receiver<Progress>,
@@ -71,16 +72,16 @@ impl ProgressView {
         let view = self.clone();
         async move {
             let begun = Begun { at: Instant::now(), sampled: progress.borrow().counts.sampled };
-            let mut said = Instant::now();
+            let mut last_line = Instant::now();
             let mut ticks = tokio::time::interval(REFRESH);
             loop {
                 ticks.tick().await;
                 let now = progress.borrow().clone();
                 let line = begun.line(&now, meter.tokens());
                 view.show(&now, &line);
-                if !view.is_terminal && said.elapsed() >= LINE_INTERVAL {
-                    said = Instant::now();
-                    view.say(&said_of(&now, &line));
+                if !view.is_terminal && last_line.elapsed() >= LINE_INTERVAL {
+                    last_line = Instant::now();
+                    view.print_line(&status_line(&now, &line));
                 }
             }
         }
@@ -109,7 +110,7 @@ impl ProgressView {
         self.learning.set_prefix(name);
         self.learning.set_length(all);
         self.learning.set_position(done);
-        self.learning.set_message(format!("{unit}{}", of_rounds(progress)));
+        self.learning.set_message(format!("{unit}{}", round_suffix(progress)));
     }
 }
 
@@ -121,7 +122,7 @@ impl Drop for ProgressView {
     }
 }
 
-/// Where a run was when this process took it up: speed is of this process only.
+/// The progress at the start of this process, which its speed does not include.
 struct Begun {
     at: Instant,
     sampled: u32,
@@ -143,7 +144,7 @@ impl Begun {
     }
 }
 
-/// What a round is at once it is measured: name, done, of how many, of what.
+/// Returns the phase of a round after the measurement: name, amount done, total and unit.
 fn learning(progress: &Progress) -> Option<(&'static str, u64, u64, &'static str)> {
     let (done, all) = progress.training.unwrap_or_default();
     match progress.phase {
@@ -160,16 +161,16 @@ fn learning(progress: &Progress) -> Option<(&'static str, u64, u64, &'static str
     }
 }
 
-fn of_rounds(progress: &Progress) -> String {
+fn round_suffix(progress: &Progress) -> String {
     match progress.round {
         Some(round) if progress.rounds > 1 => format!(", round {} of {}", round + 1, progress.rounds),
         _ => String::new(),
     }
 }
 
-/// A line for where there is no terminal.
-fn said_of(progress: &Progress, line: &str) -> String {
-    let rounds = of_rounds(progress);
+/// Returns a line of progress for stderr without a terminal.
+fn status_line(progress: &Progress, line: &str) -> String {
+    let rounds = round_suffix(progress);
     match learning(progress) {
         None => {
             let counts = progress.counts;

@@ -1,4 +1,4 @@
-//! The book names what the program has: every event type and every column of the tables.
+//! The book lists every event type.
 
 use dissent_domain::event::EventType;
 

@@ -15,23 +15,23 @@ const KILLS: u32 = 50;
 type History = BTreeMap<String, (String, Vec<u8>)>;
 
 /// An experiment that is killed repeatedly, with a check of its log after each kill.
-struct Victim<'a> {
+struct KilledExperiment<'a> {
     lab: &'a Lab,
     data: String,
     /// Events in its log after the last kill.
     events: Vec<Recorded>,
     kills: u32,
-    /// Number of lives that added to the log.
+    /// Number of runs that appended to the log.
     advances: u32,
 }
 
-impl<'a> Victim<'a> {
+impl<'a> KilledExperiment<'a> {
     fn new(lab: &'a Lab, number: u32) -> Self {
         Self { lab, data: format!("killed-{number}"), events: Vec::new(), kills: 0, advances: 0 }
     }
 
-    /// Runs the experiment and kills it after `moment`; true if it finishes first.
-    fn finishes_within(&mut self, moment: Duration) -> bool {
+    /// Runs the experiment and kills it after `limit`; true if it finishes first.
+    fn finishes_within(&mut self, limit: Duration) -> bool {
         let config = self.lab.config();
         let mut child = self
             .lab
@@ -40,10 +40,10 @@ impl<'a> Victim<'a> {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let deadline = Instant::now() + moment;
+        let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             if let Some(status) = child.try_wait().unwrap() {
-                assert!(status.success(), "the run failed after {moment:?}");
+                assert!(status.success(), "the run failed within {limit:?}");
                 return true;
             }
             std::thread::yield_now();
@@ -51,12 +51,12 @@ impl<'a> Victim<'a> {
         child.kill().unwrap();
         child.wait().unwrap();
         self.kills += 1;
-        self.look();
+        self.check_log();
         false
     }
 
     /// Checks that the events of the last check are still in the log, at the same positions.
-    fn look(&mut self) {
+    fn check_log(&mut self) {
         if !self.lab.data_dir(&self.data).join("log").is_dir() {
             return;
         }
@@ -67,10 +67,10 @@ impl<'a> Victim<'a> {
         self.events = after;
     }
 
-    /// Lets it finish and compares its history with that of an uninterrupted run.
-    fn ends_as(mut self, reference: &History) {
+    /// Runs the experiment to its end and compares its history with that of an uninterrupted run.
+    fn finishes_like(mut self, reference: &History) {
         self.lab.run(&self.data);
-        self.look();
+        self.check_log();
         let history = history(&self.events);
         let differing = differing(&history, reference);
         assert!(differing.is_empty(), "after {} kills: {differing:?}", self.kills);
@@ -100,44 +100,44 @@ fn runs_killed_at_random_moments_equal_an_uninterrupted_run() {
     let mut moments = Random::new(20_251_209);
     let (mut kills, mut experiments) = (0, 0);
     while kills < KILLS {
-        let mut victim = Victim::new(&lab, experiments);
+        let mut victim = KilledExperiment::new(&lab, experiments);
         while !victim.finishes_within(whole_run.mul_f64(moments.unit())) {}
         kills += victim.kills;
         experiments += 1;
-        victim.ends_as(&reference);
+        victim.finishes_like(&reference);
     }
-    eprintln!("{kills} kills over {experiments} experiments, a whole run takes {whole_run:?}");
+    eprintln!("{kills} kills in {experiments} experiments; a whole run takes {whole_run:?}");
 }
 
-/// Most lives are too short for any progress, so that consecutive kills hit the same prompts. No prompt may
-/// be set aside for that.
+/// Most runs are too short for any progress, so consecutive kills hit the same prompts. That must not set a
+/// prompt aside.
 #[test]
 fn a_run_killed_50_times_before_its_end_equals_an_uninterrupted_run() {
     let setup = Setup { prompts: 40, samples: 16, max_new_tokens: 64, batch_prompts: 4, ..Setup::default() };
     let Some(lab) = Lab::new(&setup) else { return };
     let (reference, whole_run) = uninterrupted(&lab);
     let mut moments = Random::new(20_251_210);
-    let mut longest_life = whole_run.mul_f64(0.25);
+    let mut longest_run = whole_run.mul_f64(0.25);
     let mut experiments = 0;
-    let mut victim = Victim::new(&lab, experiments);
+    let mut victim = KilledExperiment::new(&lab, experiments);
     while victim.kills < KILLS {
         let advances = victim.advances;
-        if victim.finishes_within(longest_life.mul_f64(moments.unit())) {
-            victim.ends_as(&reference);
+        if victim.finishes_within(longest_run.mul_f64(moments.unit())) {
+            victim.finishes_like(&reference);
             experiments += 1;
-            victim = Victim::new(&lab, experiments);
-            longest_life = longest_life.mul_f64(0.5);
+            victim = KilledExperiment::new(&lab, experiments);
+            longest_run = longest_run.mul_f64(0.5);
             continue;
         }
-        // On a machine of any speed, about one life in eight makes progress.
+        // On a machine of any speed, about one run in eight makes progress.
         let advanced = victim.advances > advances;
-        longest_life = longest_life.mul_f64(if advanced { 0.7 } else { 1.05 });
+        longest_run = longest_run.mul_f64(if advanced { 0.7 } else { 1.05 });
     }
-    let (advances, known) = (victim.advances, victim.events.len());
-    assert!(advances > 0, "no life was long enough for anything");
+    let (advances, recorded) = (victim.advances, victim.events.len());
+    assert!(advances > 0, "every run was too short for progress");
     eprintln!(
-        "{advances} of {KILLS} lives got on, to {known} of {} events; a whole run takes {whole_run:?}",
+        "{advances} of {KILLS} runs appended events, {recorded} of {} in all; a whole run takes {whole_run:?}",
         reference.len()
     );
-    victim.ends_as(&reference);
+    victim.finishes_like(&reference);
 }

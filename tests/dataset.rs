@@ -31,9 +31,9 @@ fn train_names_a_bad_row_before_it_writes_anything() {
         let data = lab.data_dir("rows.jsonl");
         std::fs::write(&data, rows).unwrap();
         let ran = train(&lab, task, data.to_str().unwrap(), &[]);
-        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-        assert_eq!(ran.status.code(), Some(2), "{said}");
-        assert!(said.contains(&format!("rows.jsonl{expected}")), "{said}");
+        let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!(ran.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(&format!("rows.jsonl{expected}")), "{stderr}");
         assert!(!lab.data_dir("out").exists());
     }
 }
@@ -48,9 +48,9 @@ fn rows_that_are_too_long_are_counted_and_reported() {
     );
     std::fs::write(&data, rows).unwrap();
     let ran = train(&lab, "sft", data.to_str().unwrap(), &["--max-length", "20", "--lora-r", "2"]);
-    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-    assert!(ran.status.success(), "{said}");
-    assert!(said.contains("20 tokens") && said.contains("line 2"), "{said}");
+    let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.success(), "{stderr}");
+    assert!(stderr.contains("20 tokens") && stderr.contains("line 2"), "{stderr}");
     let record = std::fs::read_to_string(lab.data_dir("out").join("training.json")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     assert_eq!(record["about"]["examples"], 1);

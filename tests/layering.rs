@@ -1,4 +1,4 @@
-//! The crates depend on each other as ARCHITECTURE.md says, and heavy dependencies stay in their crates.
+//! The dependencies between crates match ARCHITECTURE.md, and heavy dependencies stay in their crates.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,8 +48,8 @@ fn crate_dependencies_match_the_architecture_document() {
     let actual: BTreeMap<String, BTreeSet<String>> = packages()
         .iter()
         .filter_map(|package| {
-            let ours = dependencies(package).filter_map(folder).map(str::to_owned).collect();
-            Some((folder(&package.name)?.to_owned(), ours))
+            let members = dependencies(package).filter_map(folder).map(str::to_owned).collect();
+            Some((folder(&package.name)?.to_owned(), members))
         })
         .collect();
     assert_eq!(actual, documented());

@@ -11,9 +11,9 @@ use crate::support::{Lab, Learning, Setup, history, succeeded};
 fn a_run_finds_conflicts_and_leaves_a_report_and_a_sound_history() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let output = lab.run("data");
-    let printed = String::from_utf8(output.stdout).unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
     let report = lab.data_dir("data").join("reports/lab.html");
-    assert!(printed.contains(report.to_str().unwrap()), "{printed}");
+    assert!(stdout.contains(report.to_str().unwrap()), "{stdout}");
     assert!(std::fs::read_to_string(report).unwrap().contains("<svg"));
 
     let events: Vec<Event> = lab.events("data").iter().map(|recorded| recorded.decode().unwrap()).collect();
@@ -42,8 +42,8 @@ fn a_run_with_another_plan_is_refused_and_names_the_difference() {
     std::fs::write(&config, changed).unwrap();
     let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("seed was 3, now 4"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("seed was 3, now 4"), "{stderr}");
 }
 
 #[test]
@@ -55,8 +55,8 @@ fn a_run_with_changed_prompts_is_refused() {
     std::fs::write(&prompts, changed).unwrap();
     let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("prompts"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("prompts"), "{stderr}");
 }
 
 #[test]
@@ -67,9 +67,9 @@ fn an_unusable_template_is_refused_before_the_first_event() {
         std::fs::read_to_string(&config).unwrap().replace("template = \"raw\"", "template = \"chat\"");
     std::fs::write(&config, changed).unwrap();
     let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("policy.template"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("policy.template"), "{stderr}");
     assert!(lab.events("data").is_empty());
 }
 
@@ -79,9 +79,9 @@ fn a_run_without_a_measured_prompt_fails_with_the_reason() {
     let long = format!("{{\"prompt\": \"{}\"}}\n", "w1 ".repeat(5000));
     std::fs::write(lab.config().with_file_name("prompts.jsonl"), long).unwrap();
     let output = lab.dissent("data", &["run", lab.config().to_str().unwrap()]).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(["p1", "generation", "5000"].iter().all(|word| said.contains(word)), "{said}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert!(["p1", "generation", "5000"].iter().all(|word| stdout.contains(word)), "{stdout}");
 }
 
 #[test]
@@ -94,8 +94,8 @@ fn a_closed_pipe_on_stdout_is_not_an_error() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = lab.dissent("data", arguments).stdout(writer).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "{arguments:?}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && stderr.is_empty(), "{arguments:?}: {stderr}");
     }
 }
 
@@ -151,9 +151,9 @@ fn an_interrupted_run_drains_and_resumes_to_the_same_result() {
         }
         signal(&child, name);
         let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         // A signal before the handlers are installed ends the process.
-        assert!(matches!(output.status.code(), Some(130) | None | Some(0)), "{:?}: {said}", output.status);
+        assert!(matches!(output.status.code(), Some(130) | None | Some(0)), "{:?}: {stderr}", output.status);
         lab.run(name);
         assert_eq!(history(&lab.events(name)), history(&lab.events("reference")));
     }
@@ -184,9 +184,9 @@ fn a_model_that_never_works_stops_the_run_without_setting_prompts_aside() {
     assert!(text.contains(&policy(&sound)));
     std::fs::write(&config, text.replace(&policy(&sound), &policy(&broken))).unwrap();
     let output = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("generation") && said.contains("finite"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("generation") && stderr.contains("finite"), "{stderr}");
     let set_aside = |recorded: &Recorded| recorded.event.event_type == "prompt.set_aside";
     assert!(!lab.events("data").iter().any(set_aside));
 }
@@ -210,7 +210,7 @@ fn recomputing_an_experiment_gives_the_same_bytes() {
     let changed = std::fs::read_to_string(&config).unwrap().replace("seed = 3", "seed = 4");
     std::fs::write(&config, changed).unwrap();
     let output = lab.dissent("data", &recompute).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "another plan is not this experiment's");
+    assert_eq!(output.status.code(), Some(2), "a recomputation with another plan is refused");
 }
 
 #[test]

@@ -373,7 +373,7 @@ fn report_refuses_a_missing_log_and_creates_none() {
     let folder = tempfile::tempdir().unwrap();
     let output = dissent(folder.path(), &["fixed"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no event log"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no event log"));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 
     let (plan, events) = fixed();

@@ -1,4 +1,4 @@
-//! Logs and traces of the program.
+//! Log lines and traces of the program.
 
 use std::process::Command;
 
@@ -6,16 +6,16 @@ use serde_json::Value;
 
 use crate::support::{Lab, Setup, succeeded};
 
-/// The JSON objects that a command writes to stderr.
-fn said_as_json(mut command: Command) -> Vec<Value> {
+/// Runs a command and returns the JSON objects of its stderr.
+fn stderr_objects(mut command: Command) -> Vec<Value> {
     let output = command.env("DISSENT_LOG_FORMAT", "json").output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     let object = |line: &str| {
         let value: Value = serde_json::from_str(line).unwrap_or_default();
-        assert!(value.is_object(), "no object: {line:?}");
+        assert!(value.is_object(), "not an object: {line:?}");
         value
     };
-    said.lines().map(object).collect()
+    stderr.lines().map(object).collect()
 }
 
 #[test]
@@ -23,14 +23,14 @@ fn json_log_lines_are_objects_with_the_fields_of_their_spans() {
     let Some(lab) = Lab::new(&Setup::default()) else { return };
     let config = lab.config();
     let arguments = ["run", config.to_str().unwrap(), "--log-filter", "dissent=debug,dissent_actors=debug"];
-    let said = said_as_json(lab.dissent("data", &arguments));
+    let lines = stderr_objects(lab.dissent("data", &arguments));
     let in_step = |line: &Value, step: &str| {
         line["spans"].as_array().is_some_and(|spans| spans.iter().any(|span| span["step"] == step))
     };
     for step in ["generation", "reward", "conflict"] {
-        assert!(said.iter().any(|line| in_step(line, step)), "nothing is said by {step}: {said:?}");
+        assert!(lines.iter().any(|line| in_step(line, step)), "no line of the {step} step: {lines:?}");
     }
-    assert!(said.iter().any(|line| line["message"] == "opening the models"), "{said:?}");
+    assert!(lines.iter().any(|line| line["message"] == "opening the models"), "{lines:?}");
 }
 
 #[test]
@@ -38,10 +38,10 @@ fn a_failure_is_printed_in_the_log_format() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_dissent"));
     command.arg("--data-dir").arg(folder.path()).args(["report", "nothing", "--log-format", "json"]);
-    let said = said_as_json(command);
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert_eq!(said[0]["level"], "ERROR");
-    assert!(said[0]["message"].as_str().unwrap().contains("no event log in"), "{said:?}");
+    let lines = stderr_objects(command);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["level"], "ERROR");
+    assert!(lines[0]["message"].as_str().unwrap().contains("no event log in"), "{lines:?}");
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn an_unreachable_collector_costs_one_warning() {
     // A port without a listener, and frequent exports.
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").env("OTEL_BSP_SCHEDULE_DELAY", "20");
     let output = succeeded(command);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(said.matches("the collector does not take spans").count(), 1, "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.matches("losing spans that the collector does not accept").count(), 1, "{stderr}");
     succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
 }
 
@@ -71,8 +71,11 @@ fn unsupported_trace_settings_are_refused() {
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(2));
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.contains(name) && said.contains("only"), "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            stderr.contains(name) && stderr.contains(value) && stderr.contains("not supported"),
+            "{stderr}"
+        );
     }
 }
 
@@ -80,14 +83,14 @@ fn unsupported_trace_settings_are_refused() {
 fn the_password_of_a_collector_is_never_printed() {
     let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
     let config = lab.config();
-    for (endpoint, told) in [
-        ("https://ann:secret@collector:4318", "https://collector:4318: spans are sent over http:// only"),
+    for (endpoint, expected) in [
+        ("https://ann:secret@collector:4318", "https://collector:4318 is not supported"),
         ("http://ann:secret@col lector:4318", "http://col lector:4318: "),
         ("http://ann:secret@127.0.0.1:9", "endpoint=\"http://127.0.0.1:9\""),
     ] {
         let mut command = lab.dissent("data", &["run", config.to_str().unwrap()]);
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_BSP_SCHEDULE_DELAY", "20");
-        let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
-        assert!(said.contains(told) && !said.contains("secret"), "{said}");
+        let stderr = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        assert!(stderr.contains(expected) && !stderr.contains("secret"), "{stderr}");
     }
 }

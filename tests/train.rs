@@ -27,7 +27,7 @@ impl Bench {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Writes pairs of words of the tiny tokenizer: the chosen completion says `w7`, the rejected one `w30`.
+    /// Writes pairs of words of the tiny tokenizer: the chosen completion repeats `w7`, the rejected one `w30`.
     fn write_pairs(&self, rows: usize) -> String {
         let row = |index: usize| {
             let prompt = format!("w{} w{} ", 40 + index % 50, 91 + index % 7);
@@ -72,7 +72,7 @@ fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// The complete lines of a file; none of a missing file.
+/// Returns the complete lines of a file; an empty list if it is missing.
 pub(crate) fn lines(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.split_inclusive('\n')
@@ -82,7 +82,7 @@ pub(crate) fn lines(path: &Path) -> Vec<String> {
 }
 
 pub(crate) fn number(line: &Value, name: &str) -> f64 {
-    assert!(line[name].is_number(), "{name} is no number in {line}");
+    assert!(line[name].is_number(), "{name} is not a number in {line}");
     line[name].as_f64().unwrap()
 }
 
@@ -92,13 +92,13 @@ fn a_reward_model_is_trained_evaluated_merged_and_used() {
     let data = bench.write_pairs(64);
     let more = ["--data", &data, "--eval-split", "0.2", "--epochs", "6", "--lr", "1e-2", "--json"];
     let output = succeeded(bench.train("reward", "reward", &more));
-    let figures = parsed(&String::from_utf8(output.stdout).unwrap());
-    assert!(number(&figures, "eval_accuracy") > 0.95, "{figures}");
+    let printed = parsed(&String::from_utf8(output.stdout).unwrap());
+    assert!(number(&printed, "eval_accuracy") > 0.95, "{printed}");
     let metrics = bench.metrics("reward");
     let record = bench.record("reward");
     assert_eq!(record["finished"], true);
     assert_eq!(record["settings"]["task"], "reward");
-    assert_eq!(Some(metrics.len() as u64), figures["step"].as_u64());
+    assert_eq!(Some(metrics.len() as u64), printed["step"].as_u64());
     for name in
         ["loss", "grad_norm", "learning_rate", "epoch", "num_tokens", "accuracy", "margin", "mean_reward"]
     {
@@ -137,7 +137,7 @@ fn cost_models_and_policies_are_trained_by_every_loss() {
         let more = [more.as_slice(), &["--loss", loss, "--grad-accum", "2"]].concat();
         succeeded(bench.train("dpo", loss, &more));
         let metrics = bench.metrics(loss);
-        assert_eq!(metrics.len(), 8, "two micro-batches are one step");
+        assert_eq!(metrics.len(), 8, "a step has two micro-batches");
         let margin = |line: &Value| number(line, "rewards/margins");
         assert!(margin(&metrics[0]).abs() < 1e-6, "at first the policy is the reference: {}", metrics[0]);
         assert!(margin(metrics.last().unwrap()) > 0.0);
@@ -162,15 +162,15 @@ fn cost_models_and_policies_are_trained_by_every_loss() {
     assert!(number(&metrics[39], "mean_token_accuracy") > 0.999, "{}", metrics[39]);
     assert!(number(&metrics[39], "entropy") < number(&metrics[0], "entropy") / 2.0, "{}", metrics[39]);
     // The policy repeats the demonstration and stops at its end.
-    let (prompts, answers) = (bench.path("one.jsonl"), bench.text("answers.jsonl"));
+    let (prompts, completions) = (bench.path("one.jsonl"), bench.text("completions.jsonl"));
     std::fs::write(&prompts, "{\"prompt\": \"w9 w10 \"}\n").unwrap();
     let (base, adapter) = (bench.lab.policy(), bench.text("policy"));
     let mut generate = vec!["generate", "--policy", base.to_str().unwrap(), "--adapter", &adapter];
     generate.extend(["--template", "raw", "--temperature", "0", "-n", "1", "--max-new-tokens", "8"]);
-    generate.extend(["--input", prompts.to_str().unwrap(), "--output", &answers]);
+    generate.extend(["--input", prompts.to_str().unwrap(), "--output", &completions]);
     succeeded(bench.command(&generate));
-    let answer = parsed(&lines(Path::new(&answers))[0]);
-    assert_eq!(answer["completions"][0]["token_ids"], serde_json::json!([11, 12, 13, 1]), "{answer}");
+    let line = parsed(&lines(Path::new(&completions))[0]);
+    assert_eq!(line["completions"][0]["token_ids"], serde_json::json!([11, 12, 13, 1]), "{line}");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn all_weights_can_be_trained() {
         bench.json(&["eval", "reward", "--base", &output, "--data", &data, "--template", "raw", "--json"]);
     assert_eq!(evaluated["pairs"], 16);
     let again = bench.command(&arguments).output().unwrap();
-    assert_eq!(again.status.code(), Some(2), "it is finished");
+    assert_eq!(again.status.code(), Some(2), "the training is finished");
     arguments.push("--overwrite");
     succeeded(bench.command(&arguments));
     assert!(bench.path("full").join("model.safetensors").is_file());
@@ -200,13 +200,13 @@ fn train_refuses_a_folder_with_another_or_a_finished_training() {
     succeeded(bench.train("reward", "reward", &more));
     let refused = |more: &[&str], expected: &str| {
         let ran = bench.train("reward", "reward", more).output().unwrap();
-        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-        assert_eq!(ran.status.code(), Some(2), "{said}");
-        assert!(said.contains(expected), "{said}");
+        let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!(ran.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
     };
     let adapter = || std::fs::read(bench.path("reward").join("adapter_model.safetensors")).unwrap();
     let before = adapter();
-    refused(&more, "finished");
+    refused(&more, "already holds the result");
     refused(&[more.as_slice(), &["--seed", "7"]].concat(), "(training.seed was 0, now 7)");
     assert_eq!(adapter(), before);
     succeeded(bench.train("reward", "reward", &[more.as_slice(), &["--seed", "7", "--overwrite"]].concat()));
@@ -274,9 +274,9 @@ fn a_training_killed_12_times_equals_an_uninterrupted_one() {
             // During start-up, which must not damage anything.
             std::thread::sleep(Duration::from_millis(random.below(60) as u64));
         } else {
-            let reach = (before.len() + 1 + random.below(25)) as u64;
-            let reached = wait_for_steps(&mut child, &log, if is_last { total } else { reach });
-            assert!(reached || is_last, "it ended before it was killed");
+            let target = (before.len() + 1 + random.below(25)) as u64;
+            let reached = wait_for_steps(&mut child, &log, if is_last { total } else { target });
+            assert!(reached || is_last, "the training ended before the kill");
             std::thread::sleep(Duration::from_micros(random.below(4000) as u64));
         }
         if !is_last {
@@ -284,10 +284,10 @@ fn a_training_killed_12_times_equals_an_uninterrupted_one() {
         }
         let output = child.wait_with_output().unwrap();
         let after = lines(&log);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let resumed = check_resumed(&said, &before, &after);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let resumed = check_resumed(&stderr, &before, &after);
         if is_last {
-            assert!(output.status.success(), "{said}");
+            assert!(output.status.success(), "{stderr}");
             break;
         }
         kills += 1;
@@ -301,13 +301,13 @@ fn a_training_killed_12_times_equals_an_uninterrupted_one() {
 
 /// Checks that a resumed training repeats only steps after its checkpoint, at most those since the last one.
 /// Returns the step of the checkpoint, 0 without one.
-fn check_resumed(said: &str, before: &[String], after: &[String]) -> u64 {
-    let resumed = said.lines().find_map(|line| line.strip_prefix("going on after step "));
+fn check_resumed(stderr: &str, before: &[String], after: &[String]) -> u64 {
+    let resumed = stderr.lines().find_map(|line| line.strip_prefix("resuming after step "));
     let resumed: u64 = resumed.map_or(0, |rest| rest.split(' ').next().unwrap().parse().unwrap());
     if resumed > 0 {
         let lost = (before.len() as u64).saturating_sub(resumed);
-        assert!(lost <= EVERY, "{lost} steps were lost: more than since a checkpoint");
-        // Including their durations: they were not repeated.
+        assert!(lost <= EVERY, "{lost} steps were lost, more than between two checkpoints");
+        // Equal durations show that the steps were not repeated.
         let kept = usize::try_from(resumed).unwrap().min(after.len());
         assert_eq!(after.get(..kept), before.get(..kept));
     }
@@ -349,8 +349,8 @@ fn an_interrupted_training_keeps_a_checkpoint_and_resumes_from_it() {
     let taken = bench.metrics("stopped").len();
     assert!((7..200).contains(&taken), "{taken}");
     let output = succeeded(bench.train("dpo", "stopped", &[more.as_slice(), &["--resume"]].concat()));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains(&format!("step {taken} of 200")), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains(&format!("step {taken} of 200")), "{stderr}");
     let adapter = |output: &str| std::fs::read(bench.path(output).join("adapter_model.safetensors")).unwrap();
     assert_eq!(adapter("stopped"), adapter("whole"));
 }

@@ -1,5 +1,4 @@
-//! `dissent train ppo`, `grpo` and `rloo`: policies that are tuned against a reward model by sampling from
-//! them.
+//! `dissent train ppo`, `grpo` and `rloo` tune policies against a reward model.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,11 +25,11 @@ impl TuningBench {
         Some(Self { bench, base, reward: text(reward), prompts })
     }
 
-    /// The reward model that judges, and the prompts.
+    /// The options of the reward model and of the prompts.
     fn options(&self) -> [&str; 8] {
         let (template, Self { base, reward, prompts, .. }) = ("{prompt} {completion}", self);
-        let judge = ["--reward", base, "--reward-adapter", reward, "--reward-template", template];
-        let [a, b, c, d, e, f] = judge;
+        let reward_model = ["--reward", base, "--reward-adapter", reward, "--reward-template", template];
+        let [a, b, c, d, e, f] = reward_model;
         [a, b, c, d, e, f, "--prompts", prompts]
     }
 
@@ -46,29 +45,29 @@ impl TuningBench {
 
 #[test]
 fn policies_are_tuned_against_a_reward_model_and_evaluated() {
-    let Some(judged) = TuningBench::new() else { return };
-    let bench = &judged.bench;
+    let Some(tuning) = TuningBench::new() else { return };
+    let bench = &tuning.bench;
     let methods = [
         ("ppo", ["objective/kl", "objective/scores", "loss/value_avg"]),
         ("grpo", ["kl", "reward", "clip_ratio"]),
         ("rloo", ["kl", "reward", "entropy"]),
     ];
     for (method, names) in methods {
-        succeeded(judged.tune(method, "3", method));
+        succeeded(tuning.tune(method, "3", method));
         let metrics = bench.metrics(method);
         assert_eq!(metrics.len(), 3);
         for name in names {
             assert!(metrics.iter().all(|line| line[name].is_number()), "{method}: {name}: {}", metrics[0]);
         }
         let adapter = bench.text(method);
-        let mut eval = vec!["eval", "policy", "--policy", &judged.base, "--adapter", &adapter];
+        let mut eval = vec!["eval", "policy", "--policy", &tuning.base, "--adapter", &adapter];
         eval.extend(["--template", "raw", "--json"]);
-        eval.extend(judged.options());
+        eval.extend(tuning.options());
         eval.extend(["-n", "3", "--max-new-tokens", "6", "--temperature", "1"]);
-        let figures = bench.json(&eval);
-        assert_eq!(figures["completions"], 18);
-        assert!(number(&figures, "kl_k3") > 0.0 && number(&figures, "kl_k1").is_finite(), "{figures}");
-        assert!(figures["mean_abs_pacs"].is_number() && figures["stopped"].is_number(), "{figures}");
+        let printed = bench.json(&eval);
+        assert_eq!(printed["completions"], 18);
+        assert!(number(&printed, "kl_k3") > 0.0 && number(&printed, "kl_k1").is_finite(), "{printed}");
+        assert!(printed["mean_abs_pacs"].is_number() && printed["stopped"].is_number(), "{printed}");
     }
     assert!(bench.path("ppo").join("training.json").is_file());
 }
@@ -76,32 +75,32 @@ fn policies_are_tuned_against_a_reward_model_and_evaluated() {
 /// Kills a tuning after its first and after a later iteration, then lets it finish.
 fn killed_and_resumed(method: &str) {
     const ITERATIONS: &str = "8";
-    let Some(judged) = TuningBench::new() else { return };
-    succeeded(judged.tune(method, ITERATIONS, "whole"));
-    let log = judged.bench.path("killed").join("metrics.jsonl");
+    let Some(tuning) = TuningBench::new() else { return };
+    succeeded(tuning.tune(method, ITERATIONS, "whole"));
+    let log = tuning.bench.path("killed").join("metrics.jsonl");
     let mut before = Vec::new();
-    for reach in [1, 4] {
-        let mut child = judged
+    for target in [1, 4] {
+        let mut child = tuning
             .tune(method, ITERATIONS, "killed")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let reached = wait_for_steps(&mut child, &log, reach);
+        let reached = wait_for_steps(&mut child, &log, target);
         child.kill().unwrap();
         let status = child.wait().unwrap();
-        assert!(reached && status.code().is_none(), "it ended before it was killed: {status}");
+        assert!(reached && status.code().is_none(), "the tuning ended before the kill: {status}");
         let after = lines(&log);
-        // Each iteration has a checkpoint: at most the current one was repeated, with other times.
+        // Each iteration has a checkpoint, so at most the current one was repeated, with other times.
         let kept = before.len().saturating_sub(1);
         assert_eq!(after.get(..kept), before.get(..kept));
         before = after;
     }
-    let last = succeeded(judged.tune(method, ITERATIONS, "killed"));
-    let said = String::from_utf8_lossy(&last.stderr).into_owned();
-    let resumed = said.lines().find_map(|line| line.strip_prefix("going on after "));
-    assert!(resumed.is_some(), "{said}");
-    check_same_result(&judged.bench, ITERATIONS.parse().unwrap());
+    let last = succeeded(tuning.tune(method, ITERATIONS, "killed"));
+    let stderr = String::from_utf8_lossy(&last.stderr).into_owned();
+    let resumed = stderr.lines().find_map(|line| line.strip_prefix("resuming after "));
+    assert!(resumed.is_some(), "{stderr}");
+    check_same_result(&tuning.bench, ITERATIONS.parse().unwrap());
 }
 
 #[test]

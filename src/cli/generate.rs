@@ -1,4 +1,4 @@
-//! `dissent generate`: prompts in, sampled completions out, as JSON lines.
+//! `dissent generate`: reads prompts and writes sampled completions, as JSON lines.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::error::BadInput;
 use crate::experiment::models::{self, Model};
 use crate::jsonl::JsonLinesWriter;
 
-/// Prompts sampled together: their completions share the reading of the weights.
+/// Prompts sampled together. Their completions share each pass over the weights.
 const PROMPTS_AT_ONCE: usize = 8;
 /// Completions decoded together.
 const ROWS: usize = 16;
@@ -28,46 +28,47 @@ const ROWS: usize = 16;
 #[command(after_help = "\
 Input lines:   {\"prompt_id\"?, \"prompt\", \"category\"?}
 Output lines:  {\"prompt_id\", \"prompt\", \"completions\": [{\"text\", \"token_ids\", \"logprob\", \"logprob_mean\",
-               \"tokens\", \"finish_reason\"}]}, log-probabilities in nats, of the untempered model
+               \"tokens\", \"finish_reason\"}]}
+Log-probabilities are in nats, of the untempered model.
 
 Examples:
   dissent generate --policy SmolLM2.gguf --input prompts.jsonl --output completions.jsonl
   dissent generate --policy ./pythia-70m --template 'Question: {prompt}\\n\\nAnswer: ' -n 4 \\
       --input prompts.jsonl --output - | dissent score --reward ./reward-model --input - --output scored.jsonl
 
-The same seed gives the same output, whatever is sampled beside it.")]
+A completion depends only on the seed, its prompt and its number, not on the other prompts of the input.")]
 pub(crate) struct GenerateArgs {
-    /// The policy: a Hugging Face folder or a GGUF file.
+    /// Policy: a Hugging Face folder or a GGUF file.
     #[arg(long, value_name = "PATH")]
     policy: PathBuf,
-    /// A PEFT LoRA folder for the policy.
+    /// PEFT LoRA folder of the policy.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// How a prompt is put to the policy: `chat` (its own template), `raw`, or a text naming `{prompt}`.
+    /// Template of the prompt: `chat` (the policy's own), `raw`, or a text with `{prompt}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
-    /// Completions per prompt.
+    /// Completions of each prompt.
     #[arg(short = 'n', long, default_value_t = 8, value_name = "N")]
     samples: u32,
-    /// Divides the logits; 0 is greedy.
+    /// Sampling temperature, which divides the logits; 0 is greedy.
     #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f64,
-    /// Keep the most likely tokens that together reach this probability; 1 keeps all.
+    /// Keep the most likely tokens whose probabilities add up to this; 1 keeps all.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
     /// Keep the k most likely tokens; 0 keeps all.
     #[arg(long, default_value_t = 0)]
     top_k: u32,
-    /// Most new tokens of a completion.
+    /// Largest number of new tokens in a completion.
     #[arg(long, default_value_t = 128)]
     max_new_tokens: u32,
-    /// Seed of every sample.
+    /// Seed from which the seed of each completion is derived.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Prompts as JSON lines; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// Where the completions go; `-` is stdout.
+    /// File for the completions; `-` is stdout.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
@@ -112,12 +113,12 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let model = Model::open(&args.policy, None, args.adapter.as_deref())?;
     let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
     let generator = Generator::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;
-    let mut sampler = Sampling { args, sampling, tokenizer: &model.checkpoint.tokenizer, generator };
+    let mut sampler = Sampler { args, sampling, tokenizer: &model.checkpoint.tokenizer, generator };
     let cancel = interrupt::cancel_flag()?;
     let mut output = JsonLinesWriter::create(&args.output)?;
     let bar = counting_bar(Some(prompts.len() as u64), "prompts");
     for batch in prompts.chunks(PROMPTS_AT_ONCE) {
-        let completions = sampler.sample(batch, &cancel).map_err(interrupt::explain)?;
+        let completions = sampler.sample(batch, &cancel).map_err(interrupt::map_cancelled)?;
         for (prompt, completions) in batch.iter().zip(completions) {
             output.write(&Line {
                 prompt_id: prompt.prompt_id.as_str(),
@@ -146,14 +147,14 @@ impl GenerateArgs {
     }
 }
 
-struct Sampling<'a> {
+struct Sampler<'a> {
     args: &'a GenerateArgs,
     sampling: SamplingParams,
     tokenizer: &'a TextTokenizer,
     generator: Generator,
 }
 
-impl Sampling<'_> {
+impl Sampler<'_> {
     fn sample(&mut self, prompts: &[Prompt], cancel: &CancelFlag) -> anyhow::Result<Vec<Vec<Completion>>> {
         let jobs = prompts.iter().map(|prompt| self.job(prompt)).collect::<anyhow::Result<Vec<_>>>()?;
         let sampled = self.generator.generate(&jobs, &self.sampling, cancel, &mut |_| ())?;
@@ -173,7 +174,7 @@ impl Sampling<'_> {
         self.generator
             .check_prompt(&prompt_ids)
             .map_err(|error| BadInput(format!("prompt {}: {error}", prompt.prompt_id)))?;
-        // Samples of this command belong to no experiment: they have a name of their own.
+        // Seeds derive from the name of an experiment. This command has none and uses a fixed name.
         let experiment = ExperimentId::new("generate")?;
         let seed = |sample| sample_seed(&experiment, self.args.seed, 0, &prompt.prompt_id, sample);
         Ok(GenerationJob { prompt_ids, seeds: (0..self.sampling.samples).map(seed).collect() })

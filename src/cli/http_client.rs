@@ -1,7 +1,6 @@
-//! HTTP/1.1 to a server of this program, over TCP or a Unix socket.
+//! HTTP/1.1 client for servers of this program, over TCP or a Unix socket.
 //!
-//! Every request has a connection of its own. The whole exchange has a time limit, and the body of the
-//! response a size limit.
+//! Each request has its own connection. The exchange has a time limit, and the response body a size limit.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,27 +18,27 @@ use tokio::time::timeout;
 
 /// Longest wait for a connection to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Largest body of a response, in bytes: far more than a server of this program sends to a command.
+/// Largest response body, in bytes. Servers of this program send far less to a command.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
-/// Where a server listens.
+/// Address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Endpoint {
-    /// A host and a port, as in a URL.
+    /// Host and port, as in a URL.
     Tcp(String),
-    /// A Unix socket.
+    /// Path of a Unix socket.
     Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// The endpoint of a URL: `http://HOST:PORT` or `unix:PATH`.
+    /// Parses `http://HOST:PORT` or `unix:PATH`.
     ///
     /// # Errors
-    /// What is wrong with the URL, and which forms there are.
+    /// The accepted forms, or the way to reach a server over TLS.
     pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
         if url.starts_with("https://") {
             return Err(
-                "servers speak no TLS: reach one on another host through a tunnel, such as `ssh -L 9464:127.0.0.1:9464 HOST`",
+                "servers do not support TLS: use http:// and a tunnel, such as `ssh -L 9464:127.0.0.1:9464 HOST`",
             );
         }
         if let Some(path) = url.strip_prefix("unix:").filter(|path| !path.is_empty()) {
@@ -75,33 +74,33 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Why there is no response.
+/// Reason why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
     /// The request cannot be written as HTTP.
-    #[error("the request cannot be sent")]
+    #[error("the request is not valid HTTP")]
     Request(#[source] hyper::http::Error),
-    /// No connection.
+    /// No address of the server accepts a connection.
     #[error("failed to connect")]
     Connect(#[source] std::io::Error),
-    /// The connection broke, or the other side speaks no HTTP/1.1.
-    #[error("the exchange failed")]
+    /// The connection closed early, or the endpoint does not speak HTTP/1.1.
+    #[error("the HTTP exchange failed")]
     Exchange(#[source] hyper::Error),
-    /// The body of the response could not be read.
-    #[error("the response could not be read")]
+    /// The response body cannot be read.
+    #[error("failed to read the response")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The body of the response is too large.
+    /// The response body is too large.
     #[error("the response is larger than {BODY_BYTES_MAX} bytes")]
     TooLarge,
     /// The exchange took too long.
     #[error("no response within {} s", .0.as_secs_f64())]
     Timeout(Duration),
-    /// No runtime to wait in.
-    #[error("failed to start a runtime")]
+    /// The async runtime of the request does not start.
+    #[error("failed to start an async runtime")]
     Runtime(#[source] std::io::Error),
 }
 
-/// A response, read whole.
+/// A response with its whole body.
 #[derive(Debug)]
 pub(super) struct Response {
     pub(super) status: StatusCode,
@@ -109,28 +108,28 @@ pub(super) struct Response {
 }
 
 /// A request without `Host` and `Connection`, which [`send`] adds.
-pub(super) type Outgoing = Request<Full<Bytes>>;
+pub(super) type BareRequest = Request<Full<Bytes>>;
 
-/// Sends a request and reads the whole response, both within `patience`.
+/// Sends a request and reads the whole response, both within `time_limit`.
 ///
 /// # Errors
-/// If there is no connection, or no whole response in time and within the size limit.
+/// If there is no connection, no whole response in time, or a response above the size limit.
 pub(super) fn send(
     endpoint: &Endpoint,
-    request: Outgoing,
-    patience: Duration,
+    request: BareRequest,
+    time_limit: Duration,
 ) -> Result<Response, HttpError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(HttpError::Runtime)?.block_on(async {
-        let exchanged = timeout(patience, exchange(endpoint, request)).await;
-        exchanged.unwrap_or(Err(HttpError::Timeout(patience)))
+        let exchanged = timeout(time_limit, connect_and_exchange(endpoint, request)).await;
+        exchanged.unwrap_or(Err(HttpError::Timeout(time_limit)))
     })
 }
 
-async fn exchange(endpoint: &Endpoint, request: Outgoing) -> Result<Response, HttpError> {
+async fn connect_and_exchange(endpoint: &Endpoint, request: BareRequest) -> Result<Response, HttpError> {
     match endpoint {
-        Endpoint::Tcp(authority) => speak(connect_tcp(authority).await?, endpoint, request).await,
-        Endpoint::Unix(path) => speak(connect_unix(path).await?, endpoint, request).await,
+        Endpoint::Tcp(authority) => exchange(connect_tcp(authority).await?, endpoint, request).await,
+        Endpoint::Unix(path) => exchange(connect_unix(path).await?, endpoint, request).await,
     }
 }
 
@@ -152,17 +151,17 @@ async fn connect_unix(path: &Path) -> Result<UnixStream, HttpError> {
     connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(HttpError::Connect)
 }
 
-async fn speak(
+async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     endpoint: &Endpoint,
-    mut request: Outgoing,
+    mut request: BareRequest,
 ) -> Result<Response, HttpError> {
     let host = hyper::header::HeaderValue::from_str(endpoint.host());
     request.headers_mut().insert(HOST, host.map_err(|error| HttpError::Request(error.into()))?);
     request.headers_mut().insert(CONNECTION, hyper::header::HeaderValue::from_static("close"));
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(HttpError::Exchange)?;
-    // The runtime ends with the exchange, and the connection with it.
+    // The task of the connection ends with the runtime, after the exchange.
     tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(HttpError::Exchange)?;
     let status = response.status();
@@ -182,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIME_LIMIT: Duration = Duration::from_secs(60);
 
     fn routes() -> Router {
         Router::new()
@@ -192,46 +191,46 @@ mod tests {
             .route("/silent", get(std::future::pending::<()>))
     }
 
-    fn request(method: &str, path: &str, body: &str) -> Outgoing {
+    fn request(method: &str, path: &str, body: &str) -> BareRequest {
         Request::builder().method(method).uri(path).body(Full::from(body.to_owned())).unwrap()
     }
 
-    fn checked_at(endpoint: &Endpoint, host: &str) {
-        let response = send(endpoint, request("POST", "/echo", "said"), PATIENCE).unwrap();
-        assert_eq!((response.status, &*response.body), (StatusCode::OK, &b"said"[..]));
-        let response = send(endpoint, request("GET", "/host", ""), PATIENCE).unwrap();
+    fn check_requests(endpoint: &Endpoint, host: &str) {
+        let response = send(endpoint, request("POST", "/echo", "body"), TIME_LIMIT).unwrap();
+        assert_eq!((response.status, &*response.body), (StatusCode::OK, &b"body"[..]));
+        let response = send(endpoint, request("GET", "/host", ""), TIME_LIMIT).unwrap();
         assert_eq!(response.body, host.as_bytes());
-        let response = send(endpoint, request("GET", "/missing", ""), PATIENCE).unwrap();
+        let response = send(endpoint, request("GET", "/missing", ""), TIME_LIMIT).unwrap();
         assert_eq!(response.status, StatusCode::NOT_FOUND);
-        let large = send(endpoint, request("GET", "/large", ""), PATIENCE);
+        let large = send(endpoint, request("GET", "/large", ""), TIME_LIMIT);
         assert!(matches!(large, Err(HttpError::TooLarge)), "{large:?}");
         let silent = send(endpoint, request("GET", "/silent", ""), Duration::from_millis(50));
         assert!(matches!(silent, Err(HttpError::Timeout(_))), "{silent:?}");
     }
 
     #[test]
-    fn requests_go_over_a_unix_socket() {
+    fn requests_work_over_a_unix_socket() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("server.sock");
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(async { tokio::net::UnixListener::bind(&path).unwrap() });
         runtime.spawn(async { axum::serve(listener, routes()).await });
-        checked_at(&Endpoint::parse(&format!("unix:{}", path.display())).unwrap(), "localhost");
+        check_requests(&Endpoint::parse(&format!("unix:{}", path.display())).unwrap(), "localhost");
     }
 
     #[test]
-    fn requests_go_over_tcp() {
+    fn requests_work_over_tcp() {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         runtime.spawn(async { axum::serve(listener, routes()).await });
-        checked_at(&Endpoint::parse(&format!("http://{authority}/")).unwrap(), &authority);
+        check_requests(&Endpoint::parse(&format!("http://{authority}/")).unwrap(), &authority);
     }
 
     #[test]
-    fn an_endpoint_that_does_not_speak_http_is_an_error() {
+    fn an_endpoint_without_http_is_an_error() {
         let missing = Endpoint::Unix(PathBuf::from("/nowhere/server.sock"));
-        let failed = send(&missing, request("GET", "/", ""), PATIENCE);
+        let failed = send(&missing, request("GET", "/", ""), TIME_LIMIT);
         assert!(matches!(failed, Err(HttpError::Connect(_))), "{failed:?}");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap().to_string());
@@ -239,7 +238,7 @@ mod tests {
             use std::io::Write as _;
             listener.accept().unwrap().0.write_all(b"220 mail.example ready\r\n").unwrap();
         });
-        let failed = send(&endpoint, request("GET", "/", ""), PATIENCE);
+        let failed = send(&endpoint, request("GET", "/", ""), TIME_LIMIT);
         other.join().unwrap();
         assert!(matches!(failed, Err(HttpError::Exchange(_))), "{failed:?}");
     }

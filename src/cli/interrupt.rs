@@ -1,4 +1,4 @@
-//! Ctrl-C in commands that write one file: stop the model, leave nothing behind.
+//! Ctrl-C in commands that write one file: stops the model and leaves no file.
 
 use dissent_models::ModelError;
 use dissent_models::runtime::CancelFlag;
@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::Interrupted;
 
-/// A flag that is raised on SIGINT or SIGTERM, from the moment that this returns.
+/// Returns a flag that SIGINT or SIGTERM raises. The handlers are installed before the function returns.
 pub(crate) fn cancel_flag() -> anyhow::Result<CancelFlag> {
     let cancel = CancelFlag::new();
     let raised = cancel.clone();
@@ -27,8 +27,8 @@ pub(crate) fn cancel_flag() -> anyhow::Result<CancelFlag> {
     Ok(cancel)
 }
 
-/// Cancelled work is an interruption, not a failure.
-pub(crate) fn explain(error: anyhow::Error) -> anyhow::Error {
+/// Turns a cancelled model run into an interruption, which is not a failure.
+pub(crate) fn map_cancelled(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref() {
         Some(ModelError::Cancelled) => Interrupted("no file was written").into(),
         _ => error,

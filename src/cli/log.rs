@@ -1,4 +1,4 @@
-//! `dissent log`: looks after the event log itself.
+//! `dissent log`: verifies, shows, compares, copies and restores event logs.
 
 mod archive;
 mod backup;
@@ -16,12 +16,12 @@ use dissent_storage::{Salvage, SledLog, SledOptions, StorageError, transfer};
 use serde_json::json;
 
 use crate::error::BadInput;
-use output::say;
+use output::print_line;
 
 use crate::history::table::{COLUMNS, Table};
 use crate::log_access::open;
 
-/// Verify, look at, compare, export and import the event log
+/// Verify, show, compare, export, import and back up the event log
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,11 +29,11 @@ Examples:
   dissent log tail --experiment tone-demo -n 5
   dissent log export --experiment tone-demo --output tone-demo.events.jsonl
   dissent --data-dir ./copy log import tone-demo.events.jsonl
-  dissent log export --salvage --output saved.events.jsonl   what is sound of a damaged log
+  dissent log export --salvage --output saved.events.jsonl   the sound part of a damaged log
   dissent log export --table scores scores.jsonl        flat rows, for pandas, pyarrow or duckdb
-  dissent log diff tone-demo tone-demo-2                why do these two runs differ?
-  dissent log diff ./here:tone-demo ./there:tone-demo   the same experiment in two data folders
-  dissent log backup ./backup-monday                    even while `dissent serve` has the log
+  dissent log diff tone-demo tone-demo-2                the differences of two runs
+  dissent log diff ./here:tone-demo ./there:tone-demo   one experiment in two data folders
+  dissent log backup ./backup-monday                    also while `dissent serve` has the log open
   dissent log archive tone-demo --to ./archive --remove")]
 pub(crate) struct LogArgs {
     #[command(subcommand)]
@@ -45,69 +45,71 @@ pub(crate) struct LogArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum LogCommand {
-    /// Read everything and check it: checksums, positions, indices, the durable mark
+    /// Check the whole log: checksums, positions, indices, the durable mark
     Verify,
-    /// Count events, streams and bytes; of a copy, which is compact, while another process has the log
+    /// Count events, streams and bytes. While another process has the log open, bytes are those of a compact
+    /// copy
     Stat,
     /// Print the newest events
     Tail {
-        /// How many.
+        /// Number of events.
         #[arg(short = 'n', long, default_value_t = 10)]
         count: u64,
-        /// Of one experiment only.
+        /// Only events of this experiment.
         #[arg(long)]
         experiment: Option<ExperimentId>,
     },
-    /// Write events as JSON lines: without loss, or as a flat table
+    /// Write events as JSON lines: lossless, or as a flat table
     #[command(after_help = COLUMNS)]
     Export {
-        /// One experiment only.
+        /// Only events of this experiment.
         #[arg(long)]
         experiment: Option<ExperimentId>,
-        /// Flat rows of one kind for data frames, instead of what `import` takes.
+        /// Write flat rows of this kind for data frames; `import` cannot read them.
         #[arg(long, value_enum)]
         table: Option<Table>,
-        /// Where to write; `-` is stdout.
+        /// Output file; `-` is stdout.
         #[arg(default_value = "-", value_name = "FILE", conflicts_with = "output")]
         file: PathBuf,
-        /// The same.
+        /// Output file, as an option.
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Of a damaged log: write what is sound, and say what is not.
+        /// Write the sound events of a damaged log, and report the lost ones on stderr.
         #[arg(long, conflicts_with_all = ["experiment", "table"])]
         salvage: bool,
     },
-    /// Say where two experiments differ, and exit with 1 if they do
+    /// Show where two experiments differ; the exit code is 1 if they do
     #[command(after_help = DIFF_HELP)]
     Diff {
-        /// EXPERIMENT, or DATA-FOLDER:EXPERIMENT.
-        a: diff::Named,
-        /// The same.
-        b: diff::Named,
+        /// First experiment: NAME, or DATA-FOLDER:NAME.
+        a: diff::ExperimentRef,
+        /// Second experiment, in the same form.
+        b: diff::ExperimentRef,
     },
-    /// Add the events of an export; known ones stay as they are
+    /// Add the events of an export; events that the log already has stay unchanged
     Import {
-        /// The export.
+        /// File written by `dissent log export`.
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Copy finished experiments to another data folder, and take them out of this log if asked
+    /// Copy finished experiments to another data folder, and optionally remove them from this log
     Archive(archive::ArchiveArgs),
-    /// Make a backup the log of a data folder that has none
+    /// Restore a backup as the log of a data folder that has none
     Restore {
-        /// The backup's folder.
+        /// Folder of the backup.
         #[arg(value_name = "DIR")]
         from: PathBuf,
     },
-    /// Copy the log to a new folder, even while a server is at work on it; `restore` makes it the log of a
-    /// data folder
+    /// Copy the log to a new folder, also while a server has it open; see `restore`
     Backup(backup::BackupArgs),
 }
 
 const DIFF_HELP: &str = "\
-Events are matched by what they are about, not by their place: workers finish in any order. Names of experiments, times and ids
-are no difference. What is said: up to where the streams are the same, the first event that differs and how, counts by kind of
-event, the fields that differ with the largest difference of a number, and the hashes of the final states.";
+Events are matched by their subject, not by their position, because workers finish in any order. Names of experiments, times and
+ids are not compared. The output shows:
+  - how many events at the start of the streams are the same, and the first event that differs;
+  - counts by event type, and the fields that differ, with the largest difference of a number;
+  - the hashes of the final states.";
 
 pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
     match &args.command {
@@ -146,7 +148,7 @@ fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
     });
     if report.is_sound() {
         let text = format!("sound: {} events, {}", report.sound_events, experiments(report.streams));
-        return say(as_json, &value, &text);
+        return print_line(as_json, &value, &text);
     }
     let lines: Vec<String> = report
         .findings
@@ -156,7 +158,7 @@ fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
             None => finding.what.clone(),
         })
         .collect();
-    say(as_json, &value, &lines.join("\n"))?;
+    print_line(as_json, &value, &lines.join("\n"))?;
     let summary =
         format!("{} findings, the first: {}", lines.len(), lines.first().map_or("", String::as_str));
     Err(LogError::Corrupt(summary).into())
@@ -175,7 +177,7 @@ fn stat(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
         "experiments": log.streams()?.iter().map(|(name, last)| json!({ "name": name, "events": last })).collect::<Vec<_>>(),
     });
     if as_json {
-        return say(true, &value, "");
+        return print_line(true, &value, "");
     }
     let mut text = format!(
         "{} events, {}, {:.1} MiB on disk for {:.1} MiB of events",
@@ -187,7 +189,7 @@ fn stat(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
     for (event_type, count) in &stat.events_by_type {
         text.push_str(&format!("\n  {count:>9}  {event_type}"));
     }
-    say(false, &value, &text)
+    print_line(false, &value, &text)
 }
 
 fn experiments(count: u64) -> String {
@@ -268,11 +270,11 @@ fn export(
 fn salvage(data_dir: &Path, output: &Path) -> anyhow::Result<()> {
     let salvage = Salvage::of(&open::existing_log_dir(data_dir)?)?;
     for finding in salvage.lost() {
-        tracing::warn!(event_seq = finding.position, error = finding.what, "an event is lost");
+        tracing::warn!(event_seq = finding.position, error = finding.what, "skipping damaged event");
     }
     match salvage.promised() {
-        Some(promised) => tracing::info!(saved = salvage.events(), acknowledged = promised, "events saved"),
-        None => tracing::info!(saved = salvage.events(), "events saved; how many there were is lost, too"),
+        Some(promised) => tracing::info!(saved = salvage.events(), acknowledged = promised, "saved events"),
+        None => tracing::info!(saved = salvage.events(), "saved events of an unknown total"),
     }
     if output == Path::new("-") {
         transfer::export_salvage(&salvage, &mut std::io::stdout().lock())?;
@@ -283,20 +285,22 @@ fn salvage(data_dir: &Path, output: &Path) -> anyhow::Result<()> {
 }
 
 fn import(data_dir: &Path, file: &Path, as_json: bool) -> anyhow::Result<()> {
-    // Before a log is made for it.
+    // Checked before the log is opened, which would create one.
     if !file.is_file() {
-        return Err(
-            BadInput(format!("{} is not a file that an export could be read from", file.display())).into()
-        );
+        return Err(BadInput(format!(
+            "{} is not a file: give one that `dissent log export` wrote",
+            file.display()
+        ))
+        .into());
     }
     let log = SledLog::open(open::log_dir(data_dir), &SledOptions::default())?;
     let imported = transfer::import(&log, file).map_err(|error| {
         let bad_line = matches!(error, StorageError::Import { .. });
         if bad_line { anyhow::Error::new(BadInput(error.to_string())) } else { error.into() }
     })?;
-    say(
+    print_line(
         as_json,
         &json!({ "added": imported.added, "known": imported.known }),
-        &format!("{} events added, {} were there already", imported.added, imported.known),
+        &format!("{} events added, {} already in the log", imported.added, imported.known),
     )
 }

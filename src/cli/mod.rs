@@ -1,4 +1,4 @@
-//! The command line: one file for each command, and this one to choose between them.
+//! The command line. Each command has its own file; this one parses the arguments and calls it.
 
 mod completions;
 mod detect;
@@ -39,27 +39,25 @@ use crate::telemetry::{self, LogFormat, Settings, Telemetry};
 /// Shown at the end of `dissent --help`.
 const AFTER_HELP: &str = "\
 Examples:
-  dissent doctor                            is everything here that a run needs?
+  dissent doctor                            check that this machine has everything a run needs
   dissent run experiment.toml               find the conflicts, and write a report
-  dissent detect --input scored.jsonl       the same on your own answers and scores, without any model
+  dissent detect --input scored.jsonl       find the conflicts in your own completions and scores, without a model
 
 Exit codes:
   0    done
-  1    failed: the message says why
+  1    failed: the message gives the reason
   2    bad usage, configuration or input: nothing was changed
-  3    the event log is damaged, or a replay differs from what was recorded
-  130  interrupted: `run`, `study` and `train` keep what was done and go on from there the next time; others leave
-       no file behind";
+  3    the event log is damaged, or a replay differs from the recorded events
+  130  interrupted: `run`, `study` and `train` keep finished work and resume next time; other commands leave no file";
 
-/// Find the answers on which a policy and its reward model disagree, and learn from what people say about
-/// them.
+/// Find the completions on which a policy and its reward model disagree, and learn from people's judgements.
 #[derive(Debug, Parser)]
 #[command(name = "dissent", version, after_help = AFTER_HELP, propagate_version = true)]
 struct Cli {
-    /// Folder of the event log and the artifacts [default: the configuration's, else .dissent]
+    /// Folder of the event log and the artifacts [default: as configured, or .dissent]
     #[arg(long, global = true, env = "DISSENT_DATA", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// What to write to the log on stderr, such as `info` or `dissent_actors=debug`.
+    /// Filter of the log lines on stderr, such as `info` or `dissent_actors=debug`.
     #[arg(
         long,
         global = true,
@@ -68,7 +66,7 @@ struct Cli {
         value_name = "FILTER"
     )]
     log_filter: String,
-    /// How to write it: lines for people, or JSON objects, one on a line.
+    /// Format of the log lines: text for people, or one JSON object a line.
     #[arg(long, global = true, env = "DISSENT_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     log_format: LogFormat,
     #[command(subcommand)]
@@ -99,14 +97,14 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// Parses the command line, runs the command, reports an error, and gives the exit code.
+/// Parses the command line, runs the command, prints its error, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut telemetry = match Telemetry::start(&cli.telemetry()) {
         Ok(telemetry) => telemetry,
         Err(error) => {
-            telemetry::say_failed(cli.log_format, &error);
+            telemetry::print_failure(cli.log_format, &error);
             return FailureKind::of(&error).exit_code();
         }
     };
@@ -116,7 +114,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            telemetry::say_failed(cli.log_format, &error);
+            telemetry::print_failure(cli.log_format, &error);
             FailureKind::of(&error).exit_code()
         }
     }
@@ -124,7 +122,7 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn telemetry(&self) -> Settings<'_> {
-        // Only what runs an experiment has a trace to tell.
+        // Only the commands that run an experiment send traces.
         let traced_as = if let Command::Run(_) = self.command {
             Some("dissent-run")
         } else if let Command::Serve(_) = self.command {
@@ -164,7 +162,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Whoever read our output, such as `head`, has seen enough of it.
+/// Whether the reader of our output, such as `head`, has closed the pipe.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let io = cause.downcast_ref().map(io::Error::kind);

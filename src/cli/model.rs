@@ -1,4 +1,4 @@
-//! `dissent model`: what a checkpoint or an adapter is, and both as one.
+//! `dissent model`: inspects checkpoints and adapters, and merges them.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use dissent_models::inspect;
 
 use crate::experiment::models::Model;
 
-/// Look at checkpoints and adapters, and merge them
+/// Inspect checkpoints and adapters, and merge them
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelArgs {
     #[command(subcommand)]
@@ -17,39 +17,39 @@ pub(crate) struct ModelArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ModelCommand {
-    /// Say what a Hugging Face folder, a GGUF file or a PEFT folder holds
+    /// Show the contents of a Hugging Face folder, a GGUF file or a PEFT folder
     #[command(after_help = "Examples:\n  dissent model inspect SmolLM2-135M-Instruct.Q4_1.gguf\n  \
                             dissent model inspect ./proxy-reward --json")]
     Inspect {
-        /// The folder or file.
+        /// Folder or file to inspect.
         path: PathBuf,
         /// Print as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Merge an adapter into its model, as a Hugging Face folder that transformers loads
+    /// Merge an adapter into its model, and write a Hugging Face folder for transformers
     #[command(after_help = "\
 Examples:
   dissent model merge --base SmolLM2.gguf --adapter ./policy --output ./policy-merged
   dissent model merge --base SmolLM2.gguf --layers 6 --adapter ./reward --output ./reward-merged --dtype bf16
 
-A reward model's adapter (SEQ_CLS) makes a sequence classifier, with its score head. Without an adapter, the checkpoint
-is written as it is: a GGUF file becomes a Hugging Face folder.")]
+With the adapter of a reward model (SEQ_CLS), the result is a sequence classifier with its score head. Without an adapter,
+the checkpoint alone is written: a GGUF file becomes a Hugging Face folder.")]
     Merge(MergeArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct MergeArgs {
-    /// The model: a Hugging Face folder or a GGUF file.
+    /// Model: a Hugging Face folder or a GGUF file.
     #[arg(long, value_name = "PATH")]
     base: PathBuf,
-    /// Keep only its first K layers.
+    /// Keep only the first K layers of the model.
     #[arg(long, value_name = "K")]
     layers: Option<u32>,
-    /// The PEFT LoRA folder that is merged in.
+    /// PEFT LoRA folder to merge.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// The new folder.
+    /// Folder for the result, which must not exist.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
     /// Element type of the weights: f32, f16 or bf16.
@@ -62,7 +62,7 @@ fn dtype(text: &str) -> Result<Dtype, String> {
         "f32" => Ok(Dtype::F32),
         "f16" => Ok(Dtype::F16),
         "bf16" => Ok(Dtype::BF16),
-        other => Err(format!("{other:?} is none of f32, f16 and bf16")),
+        other => Err(format!("unknown element type {other:?}: use f32, f16 or bf16")),
     }
 }
 
@@ -92,5 +92,5 @@ fn merge(args: &MergeArgs) -> anyhow::Result<()> {
     let model = Model::open(&args.base, args.layers, args.adapter.as_deref())?;
     write::merge(&model.checkpoint, model.adapter.as_ref(), args.dtype, &args.output)?;
     let mut out = std::io::stdout().lock();
-    Ok(writeln!(out, "merged {} into {}", model.name, args.output.display())?)
+    Ok(writeln!(out, "wrote {} to {}", model.name, args.output.display())?)
 }

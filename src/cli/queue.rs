@@ -1,5 +1,5 @@
-//! `dissent queue` and `dissent dead`: what lies in RabbitMQ's queues, and what is to become of the messages
-//! that were given up.
+//! `dissent queue` and `dissent dead`: show and delete the queues of RabbitMQ, and list, retry or drop dead
+//! letters.
 
 mod connection;
 mod forget;
@@ -18,7 +18,7 @@ use crate::error::BadInput;
 /// Longest reason shown in a list, in characters.
 const REASON_CHARS: usize = 100;
 
-/// Look at the queues of an experiment on RabbitMQ, and delete them when it is over
+/// Show the RabbitMQ queues of an experiment, or delete them after its end
 #[derive(Debug, clap::Args)]
 pub(crate) struct QueueArgs {
     #[command(subcommand)]
@@ -27,7 +27,7 @@ pub(crate) struct QueueArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum QueueCommand {
-    /// Messages and consumers of every queue
+    /// Show the messages and consumers of every queue
     #[command(
         after_help = "Examples:\n  dissent queue stat experiment.toml\n  watch -n 1 dissent queue stat experiment.toml"
     )]
@@ -37,7 +37,7 @@ enum QueueCommand {
 
 #[derive(Debug, clap::Args)]
 struct StatArgs {
-    /// The experiment's configuration, which names the RabbitMQ.
+    /// Configuration of the experiment, with [broker] kind = "rabbitmq".
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
     /// Print as JSON.
@@ -45,17 +45,17 @@ struct StatArgs {
     json: bool,
 }
 
-/// Look at messages that were given up on RabbitMQ, and try them again or drop them
+/// List the dead letters of RabbitMQ, and retry or drop them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   dissent dead list experiment.toml
   dissent dead show experiment.toml 8c1f2d…
-  dissent dead retry experiment.toml 8c1f2d…     once the reason is gone
+  dissent dead retry experiment.toml 8c1f2d…     after the cause is fixed
   dissent dead drop experiment.toml 8c1f2d…
 
-Here is what RabbitMQ holds of all experiments under the configuration's broker.prefix: messages that cannot be read, proposals that the
-rules rejected, and events that no step could process. Events stay in the log whatever becomes of them here.")]
+Dead letters are unreadable messages, rejected proposals, and events that no step could process. The commands cover all experiments
+under the configuration's broker.prefix. Events stay in the log, even if their message is dropped.")]
 pub(crate) struct DeadArgs {
     #[command(subcommand)]
     command: DeadCommand,
@@ -63,22 +63,22 @@ pub(crate) struct DeadArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum DeadCommand {
-    /// Which there are, and why
+    /// List dead letters with their reasons
     List(DeadListArgs),
-    /// One of them, with all that is known
-    Show(OneArgs),
-    /// Give one back to where it failed, with all its attempts before it
-    Retry(OneArgs),
-    /// Take one off the list for good
-    Drop(OneArgs),
+    /// Show one dead letter with all its fields
+    Show(DeadLetterArgs),
+    /// Send a dead letter back to its queue, with all its attempts
+    Retry(DeadLetterArgs),
+    /// Delete a dead letter
+    Drop(DeadLetterArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct DeadListArgs {
-    /// A configuration that names the RabbitMQ.
+    /// Configuration with [broker] kind = "rabbitmq".
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Show at most so many.
+    /// Largest number of dead letters to show.
     #[arg(long, default_value_t = 100)]
     limit: usize,
     /// Print as JSON lines.
@@ -87,11 +87,11 @@ struct DeadListArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct OneArgs {
-    /// A configuration that names the RabbitMQ.
+struct DeadLetterArgs {
+    /// Configuration with [broker] kind = "rabbitmq".
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Its id, as `dissent dead list` shows it.
+    /// Id of the dead letter, from `dissent dead list`.
     #[arg(value_name = "ID")]
     id: String,
 }
@@ -109,8 +109,8 @@ fn stat(args: &StatArgs) -> anyhow::Result<()> {
     let experiment = &config.experiment.name;
     let shared = ["proposals", "parked", "dead"].map(|name| format!("{}.{name}", rabbit.prefix));
     let found = with_broker(rabbit, async |broker| {
-        let of_it = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
-        let names: Vec<&str> = shared.iter().chain(&of_it).map(String::as_str).collect();
+        let own = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
+        let names: Vec<&str> = shared.iter().chain(&own).map(String::as_str).collect();
         Ok(broker.queue_stats(&names).await?)
     })?;
     show_stats(&found, args.json)
@@ -138,23 +138,23 @@ pub(crate) fn dead(args: &DeadArgs) -> anyhow::Result<()> {
         DeadCommand::Show(args) => {
             let id = args.id.as_str();
             let found = args.with(async |broker| Ok(broker.dead_get(id).await?))?;
-            let message = found.ok_or_else(|| absent(id))?;
+            let message = found.ok_or_else(|| unknown(id))?;
             let mut out = std::io::stdout().lock();
-            serde_json::to_writer_pretty(&mut out, &whole(&message))?;
+            serde_json::to_writer_pretty(&mut out, &with_content(&message))?;
             Ok(writeln!(out)?)
         }
         DeadCommand::Retry(args) => {
             let id = args.id.as_str();
-            args.settle(async |broker| Ok(broker.dead_retry(id).await?), "is tried again")
+            args.settle(async |broker| Ok(broker.dead_retry(id).await?), "sent back to its queue")
         }
         DeadCommand::Drop(args) => {
             let id = args.id.as_str();
-            args.settle(async |broker| Ok(broker.dead_drop(id).await?), "is dropped")
+            args.settle(async |broker| Ok(broker.dead_drop(id).await?), "dropped")
         }
     }
 }
 
-impl OneArgs {
+impl DeadLetterArgs {
     fn with<T>(&self, work: impl AsyncFnOnce(&RabbitBroker) -> anyhow::Result<T>) -> anyhow::Result<T> {
         with_broker(rabbit(&Config::load(&self.config)?)?, work)
     }
@@ -165,14 +165,14 @@ impl OneArgs {
         done: &str,
     ) -> anyhow::Result<()> {
         if !self.with(work)? {
-            return Err(absent(&self.id));
+            return Err(unknown(&self.id));
         }
-        Ok(writeln!(std::io::stdout(), "{} {done}", self.id)?)
+        Ok(writeln!(std::io::stdout(), "{}: {done}", self.id)?)
     }
 }
 
-fn absent(id: &str) -> anyhow::Error {
-    BadInput(format!("there is no dead message {id:?}: see dissent dead list")).into()
+fn unknown(id: &str) -> anyhow::Error {
+    BadInput(format!("unknown dead letter {id:?}: `dissent dead list` shows the ids")).into()
 }
 
 fn list(args: &DeadListArgs) -> anyhow::Result<()> {
@@ -181,11 +181,11 @@ fn list(args: &DeadListArgs) -> anyhow::Result<()> {
     let found = with_broker(rabbit(&config)?, async |broker| Ok(broker.dead_list(limit).await?))?;
     let mut out = std::io::stdout().lock();
     if found.is_empty() && !args.json {
-        return Ok(writeln!(out, "no message was given up")?);
+        return Ok(writeln!(out, "no dead letters")?);
     }
     for message in &found {
         if args.json {
-            serde_json::to_writer(&mut out, &described(message))?;
+            serde_json::to_writer(&mut out, &without_content(message))?;
             writeln!(out)?;
         } else {
             let experiment = message.experiment.as_deref().unwrap_or("-");
@@ -196,17 +196,17 @@ fn list(args: &DeadListArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn described(message: &DeadMessage) -> Value {
+fn without_content(message: &DeadMessage) -> Value {
     json!({
         "id": message.id, "kind": message.kind, "parked": message.parked, "queue": message.queue,
         "experiment": message.experiment, "attempts": message.attempts, "reason": message.reason, "bytes": message.bytes,
     })
 }
 
-fn whole(message: &DeadMessage) -> Value {
-    let mut whole = described(message);
+fn with_content(message: &DeadMessage) -> Value {
+    let mut letter = without_content(message);
     let of_event = |event: &dissent_domain::event::NewEvent| json!({"id": event.id, "type": event.event_type, "by": event.actor});
-    whole["content"] = match &message.content {
+    letter["content"] = match &message.content {
         DeadContent::Event(recorded) => {
             json!({"position": recorded.position, "event": of_event(&recorded.event)})
         }
@@ -215,5 +215,5 @@ fn whole(message: &DeadMessage) -> Value {
         }
         DeadContent::Unreadable(bytes) => json!({"unreadable_bytes": bytes.len()}),
     };
-    whole
+    letter
 }

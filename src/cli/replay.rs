@@ -1,5 +1,5 @@
-//! `dissent replay`: rebuilds experiments from their events alone, checks every decision in them, computes
-//! every result again, and asks what other settings would have done.
+//! `dissent replay`: rebuilds experiments from their events, verifies their decisions and recomputes their
+//! results. It also compares the recorded selection with that of other settings.
 
 mod recompute;
 mod verify;
@@ -21,48 +21,46 @@ use crate::experiment::start;
 use crate::history::{self, settings::Setting};
 use crate::log_access::open;
 
-/// Rebuild experiments from their events alone, or ask what other settings would have selected
+/// Rebuild experiments from their events, verify or recompute them, or select with other settings
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent replay tone-demo                  the state as the events make it
-  dissent replay tone-demo --at 120         the state as of position 120 of the log
-  dissent replay tone-demo --verify         measure, select and conclude again, and compare with what was recorded
-  dissent replay --verify                   the same of every experiment of the log
-  dissent replay tone-demo --recompute experiment.toml   run every model again, and compare with what was recorded
+  dissent replay tone-demo                  the state after all events
+  dissent replay tone-demo --at 120         the state at position 120 of the log
+  dissent replay tone-demo --verify         measure, select and decide again, and compare with the record
+  dissent replay --verify                   the same for every experiment of the log
+  dissent replay tone-demo --recompute experiment.toml   run every model again, and compare with the record
   dissent replay tone-demo --what-if conflict.delta=1.5
   dissent replay tone-demo --what-if conflict.rule=budget --what-if conflict.budget=20 --json
 
---verify checks of each event: that it can be read, its place in stream and log, that its cause came before it, that its id
-follows from its cause, that the rules allowed it then, and that every pure decision is the same when made again. It names the
-first fault of each experiment with its position, and then exits with 3. A snapshot that the events do not lead to is a fault,
-and is deleted.
+--verify checks the encoding of each event, its position and version, its id, and that its cause precedes it. The rules must allow
+the event, and every pure decision must be the same when made again. The command prints the first fault of each experiment with
+its position. A snapshot that does not follow from the events is a fault, and is deleted. With a fault the exit code is 3.
 
---recompute samples, scores, trains and evaluates again what the experiment has results of, from the models and settings of its
-configuration, and compares every result byte for byte. Trainings are done in one go, however often they were interrupted; what
-people said is taken from the log. It needs the time of the models alone, and writes nothing to the log. If a result differs it
-exits with 3.
+--recompute samples, scores, trains and evaluates again with the models and settings of the configuration. It compares every recorded
+result byte for byte. Each training runs without interruption, and people's judgements come from the log. The command takes the time
+of the models alone, and writes nothing to the log. If a result differs, the exit code is 3.
 
---what-if makes the selection of each round again from the recorded scores, under settings of [conflict] and [feedback] (rule,
-delta, tau, budget, quantile, logprob; opponent, overlap, budget) that differ from the recorded ones: which answers would have
-been asked about, at what cost, and how far that overlaps with what was asked. No model is run: from the second round on, the
-scores are those of models that learnt from what was really asked. `KEY=` unsets a setting.")]
+--what-if repeats the selection of each round on the recorded scores, with other settings:
+  conflict.rule, .delta, .tau, .budget, .quantile, .logprob; feedback.opponent, .overlap, .budget
+It shows the completions that would have been compared, the cost, and the overlap with the recorded selection. No model runs. From the
+second round on, the scores come from models that learnt from the recorded judgements. `KEY=` unsets a setting.")]
 pub(crate) struct ReplayArgs {
-    /// Name of the experiment; with --verify, every experiment of the log if none is named.
+    /// Name of the experiment; with --verify it may be left out to check every experiment of the log.
     experiment: Option<ExperimentId>,
     /// Stop after this position of the log.
     #[arg(long, value_name = "POSITION")]
     at: Option<u64>,
-    /// Make every pure decision again from the recorded inputs, and compare.
+    /// Make every pure decision again from the recorded inputs, and compare it with the record.
     #[arg(long)]
     verify: bool,
-    /// Run every model again with this configuration, and compare.
+    /// Run every model again with this configuration, and compare the results with the record.
     #[arg(long, value_name = "CONFIG.toml", conflicts_with_all = ["verify", "what_if", "at"])]
     recompute: Option<PathBuf>,
-    /// Select again under this setting; may be given several times.
+    /// Select again with this setting; repeat the option for further settings.
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "verify")]
     what_if: Vec<Setting>,
-    /// Prompts listed where the two selections differ.
+    /// Largest number of prompts to list per round whose selections differ.
     #[arg(long, value_name = "N", default_value_t = 20, requires = "what_if")]
     top: usize,
     /// Print as JSON.
@@ -129,7 +127,8 @@ impl From<&Round> for RoundState {
 pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
     let Some(experiment) = &args.experiment else {
         if !args.verify {
-            return Err(BadInput("name an experiment; only --verify goes over all of them".to_owned()).into());
+            let reason = "no experiment named: name one, or use --verify to check all of them";
+            return Err(BadInput(reason.to_owned()).into());
         }
         return verify::run(&*open::read_log(data_dir)?, &snapshots(data_dir), args.at, args.json);
     };
@@ -223,7 +222,7 @@ fn print(out: &mut impl std::io::Write, outcome: &Outcome, replay: &Replay) -> s
     if outcome.checked > 0 {
         writeln!(
             out,
-            "verified: {} events are what the rules decide from the recorded inputs",
+            "verified: the rules decide the same {} events from the recorded inputs",
             outcome.checked
         )?;
     }

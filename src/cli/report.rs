@@ -1,4 +1,4 @@
-//! `dissent report`: what an experiment found, as a page, a text or data.
+//! `dissent report`: writes the report of an experiment as HTML, Markdown or JSON.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::report::{self, ReportData, ReportError, TOP_DEFAULT};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent report demo                               write the page, and print where it is
+  dissent report demo                               write the page, and print its path
   dissent report demo --format md --top 3           a text to paste into an issue
-  dissent report demo --format json | jq .figures   every number, for machines
+  dissent report demo --format json | jq .figures   every figure, for programs
 
-It reads the event log alone, and works while the experiment is unfinished. Where a run or a server has the log, it reads a copy that
-it gets from there.")]
+The report is made from the event log alone, also of an unfinished experiment. While a run or a server has the log open, the command
+reads a copy that it gets from that process.")]
 pub(crate) struct ReportArgs {
     /// Name of the experiment.
     #[arg(value_parser = |name: &str| ExperimentId::new(name))]
@@ -30,25 +30,25 @@ pub(crate) struct ReportArgs {
     /// The round, from 0 [default: the last one opened]
     #[arg(long, value_name = "R")]
     round: Option<u32>,
-    /// A self-contained page, a text, or every number.
+    /// Format of the report.
     #[arg(long, value_enum, default_value_t = Format::Html)]
     format: Format,
-    /// Where to write it; `-` for stdout [default: reports/EXPERIMENT.html in the data folder for html, else
-    /// stdout]
+    /// Output file; `-` is stdout [default: reports/EXPERIMENT.html in the data folder for html, stdout for md
+    /// and json]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Most conflicting answers of either type, and prompts, to list with their text.
+    /// Number of the most conflicting completions of either type, and of prompts, to list with their text.
     #[arg(long, value_name = "N", default_value_t = TOP_DEFAULT)]
     top: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Markdown.
+    /// Markdown
     Md,
-    /// JSON.
+    /// JSON with every figure
     Json,
-    /// One HTML file with charts, without scripts.
+    /// One self-contained HTML file with charts, without scripts
     Html,
 }
 
@@ -72,8 +72,8 @@ pub(crate) fn run(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<()> {
 fn read(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<ReportData> {
     if !open::log_dir(data_dir).is_dir() {
         let reason = format!(
-            "there is no event log in {}: start an experiment with `dissent run CONFIG.toml`, or say where it is \
-             with --data-dir",
+            "no event log in {}: start an experiment with `dissent run CONFIG.toml`, or name the data folder with \
+             --data-dir",
             data_dir.display()
         );
         return Err(BadInput(reason).into());
@@ -89,13 +89,13 @@ fn read(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<ReportData> {
     )
 }
 
-/// The file to write; none for stdout.
+/// Returns the file to write; none for stdout.
 fn target(data_dir: &Path, args: &ReportArgs) -> Option<PathBuf> {
     match &args.output {
         Some(path) => (path != Path::new("-")).then(|| path.clone()),
         None if args.format == Format::Html => {
             let latest = paths::report_path(data_dir, &args.experiment);
-            // The report of an earlier round does not take the place of the latest one's.
+            // The report of an earlier round must not replace that of the latest round.
             let earlier = args.round.map(|round| format!("{}-round-{round}.html", args.experiment));
             Some(earlier.map_or(latest.clone(), |name| latest.with_file_name(name)))
         }

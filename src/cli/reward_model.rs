@@ -1,4 +1,4 @@
-//! The reward model of the commands that need one: which it is, and how answers are put to it.
+//! The options of a reward model, for the commands that need one.
 
 use std::path::PathBuf;
 
@@ -13,19 +13,19 @@ use crate::experiment::models::Model;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RewardModelOptions {
-    /// The reward model: a Hugging Face folder or a GGUF file.
+    /// Reward model: a Hugging Face folder or a GGUF file.
     #[arg(long, value_name = "PATH")]
     reward: PathBuf,
     /// Keep only the first K layers of the reward model.
     #[arg(long, value_name = "K")]
     reward_layers: Option<u32>,
-    /// A PEFT LoRA folder (SEQ_CLS, with its score head) for the reward model.
+    /// PEFT LoRA folder of the reward model (SEQ_CLS, with its score head).
     #[arg(long, value_name = "DIR")]
     reward_adapter: Option<PathBuf>,
-    /// The reward model's template, if it is another than the policy's.
+    /// Template of the reward model [default: the policy's]
     #[arg(long, value_name = "TEMPLATE")]
     reward_template: Option<PromptTemplate>,
-    /// What the reward model's score means: `reward`, or `cost` to negate it.
+    /// Meaning of the reward model's score: `reward`, or `cost`, which is negated.
     #[arg(long, default_value = "reward", value_parser = reward_kind)]
     pub(super) reward_kind: RewardKind,
 }
@@ -33,20 +33,23 @@ pub(super) struct RewardModelOptions {
 impl RewardModelOptions {
     pub(super) fn open(&self) -> anyhow::Result<Model> {
         Model::open(&self.reward, self.reward_layers, self.reward_adapter.as_deref())
-            .context("the reward model")
+            .context("failed to open the reward model")
     }
 
-    /// How answers are put to it, where a policy has this template.
+    /// Returns the template of the reward model: its own, or that of the policy.
+    ///
+    /// # Errors
+    /// If the template does not place the completion.
     pub(super) fn template<'a>(
         &'a self,
-        of_policy: &'a PromptTemplate,
+        policy_template: &'a PromptTemplate,
     ) -> Result<&'a PromptTemplate, BadInput> {
-        let template = self.reward_template.as_ref().unwrap_or(of_policy);
+        let template = self.reward_template.as_ref().unwrap_or(policy_template);
         check_reward_template(template).map_err(BadInput)?;
         Ok(template)
     }
 
-    /// Its template, where it has one of its own.
+    /// Returns the reward model's own template, if it has one.
     pub(super) fn own_template(&self) -> Option<&PromptTemplate> {
         self.reward_template.as_ref()
     }

@@ -1,4 +1,4 @@
-//! `dissent run`: an experiment to its end, in the foreground.
+//! `dissent run`: runs an experiment to its end, in the foreground.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::progress::ProgressView;
 use crate::report;
 use crate::telemetry::LogFormat;
 
-/// Run an experiment to its end, or go on where it stopped
+/// Run an experiment to its end, or resume it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,7 +26,7 @@ Examples:
   dissent run experiment.toml --provider cuda
   DISSENT_LOG=info dissent run experiment.toml 2> run.log
 
-Configuration (* is needed; relative paths start at the file's folder, `cache:` at the cache folder):
+Configuration (* marks required keys; relative paths start at the folder of the file, `cache:` paths at the cache folder):
   [experiment]  name*, seed = 0, rounds = 1, data_dir
   [prompts]     path*: JSON lines of {\"prompt_id\"?, \"prompt\", \"category\"?}
   [policy]      path*, adapter, template = \"chat\"
@@ -38,37 +38,37 @@ Configuration (* is needed; relative paths start at the file's folder, `cache:` 
   [broker]      kind = \"embedded\" or \"rabbitmq\"; [artifacts] url, cache_gib: see dissent serve --help
   [runtime]     provider = \"auto\", \"cpu\" or \"cuda\", threads = 0, onnxruntime
 
-With [feedback] a round goes on: what is selected is judged, the reward model is refined, the policy tuned and evaluated:
+With [feedback] a round continues: the selected pairs are judged, the reward model is refined, the policy is tuned and evaluated:
   [feedback]    source* = \"oracle\" (needs [gold]) or \"people\", opponent = \"conflict\", \"margin\" or \"random\", overlap = 1,
                 budget
   [gold]        kind* = \"sentiment\"; \"answers\" with path*: JSON lines of {\"prompt_id\", \"answer\"}; or \"model\" with path*,
                 layers, adapter, template = \"chat\", score = \"reward\" or \"cost\"
-  [refinement]  data: the original preferences, format, preferred; and as a training
-  [tuning]*     method = \"dpo\", \"rso\", \"ppo\", \"grpo\" or \"rloo\", beta = 0.1, loss = \"sigmoid\", ppo.*; and as a training
-  [evaluation]* prompts*: held-out ones, samples
+  [refinement]  data (the original preferences), format, preferred, and the keys of a training
+  [tuning]*     method = \"dpo\", \"rso\", \"ppo\", \"grpo\" or \"rloo\", beta = 0.1, loss = \"sigmoid\", ppo.*, and the keys of a training
+  [evaluation]* prompts* (held out), samples
   [guards]      kl_max, gold_patience, stop_on_reward_hacking = false, agreement_drop = 0.05
   a training    learning_rate, schedule = \"linear\", warmup_steps, warmup_ratio, epochs = 1, steps, batch_size = 8,
                 gradient_accumulation = 1, max_length = 512, weight_decay = 0, max_grad_norm = 1, adam_betas, adam_epsilon,
                 lora.r, lora.alpha, lora.targets, full = false, recompute = false, seed
 
-What was created is started by it; what an operator paused stays paused (`dissent experiment resume NAME`).
+The command starts a created experiment. A paused experiment stays paused until `dissent experiment resume NAME`.
 
-Press Ctrl-C to stop: what is in hand is finished (a second Ctrl-C gives it up), everything done is kept, and the
-same command goes on from there. The result is the same as without the stop.")]
+Press Ctrl-C to stop: work in progress is finished, or abandoned after a second Ctrl-C. Finished work is kept, and the same command
+resumes. The result is the same as without the stop.")]
 pub(crate) struct RunArgs {
-    /// The experiment's configuration.
+    /// Configuration of the experiment.
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Where models run: cpu, cuda or auto. Overrides the configuration.
+    /// Execution provider of models: cpu, cuda or auto. Overrides the configuration.
     #[arg(long)]
     provider: Option<Provider>,
-    /// Threads of one model run; 0: one for each physical core. Overrides the configuration.
+    /// Threads of one model run; 0 is one for each physical core. Overrides the configuration.
     #[arg(long)]
     threads: Option<usize>,
-    /// Prompts worked on at once: speed only, the result is the same. Overrides the configuration.
+    /// Prompts in one batch, which changes the speed but not the result. Overrides the configuration.
     #[arg(long)]
     batch_prompts: Option<usize>,
-    /// Where people judge: wait for their judgements, and go on.
+    /// Wait for people's judgements instead of ending.
     #[arg(long)]
     wait: bool,
     /// Print the summary as JSON.
@@ -84,9 +84,9 @@ pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) ->
     drop(view);
     match ending {
         Ending::Finished => conclude(&*log, &experiment, &data_dir, args.json),
-        Ending::WaitsForPeople => say_what_people_can_do(&*log, &experiment, &args.config, &data_dir),
-        Ending::Paused => say_how_to_go_on(&*log, &experiment, &args.config, &data_dir),
-        Ending::Cancelled => Err(BadInput(cancelled(&*log, &experiment)?).into()),
+        Ending::WaitsForPeople => print_feedback_commands(&*log, &experiment, &args.config, &data_dir),
+        Ending::Paused => print_resume_commands(&*log, &experiment, &args.config, &data_dir),
+        Ending::Cancelled => Err(BadInput(cancelled_text(&*log, &experiment)?).into()),
     }
 }
 
@@ -99,8 +99,8 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Says how many comparisons wait for people, and how they are judged.
-fn say_what_people_can_do(
+/// Prints the number of open comparisons, and the commands by which people judge them.
+fn print_feedback_commands(
     log: &dyn EventLog,
     experiment: &ExperimentId,
     config: &Path,
@@ -110,47 +110,48 @@ fn say_what_people_can_do(
     for recorded in log.read_stream(experiment, 0, usize::MAX)? {
         replay.apply(&recorded)?;
     }
-    let asked = replay.experiment().rounds().last().map_or(0, |round| round.learning().comparisons().len());
+    let comparisons =
+        replay.experiment().rounds().last().map_or(0, |round| round.learning().comparisons().len());
     let option = paths::data_option(data_dir);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{asked} comparisons wait for people's judgements.\n\
-         hand them out:  dissent feedback export {experiment} --format html --output judge.html{option}\n\
-         take them in:   dissent feedback import FILE{option}    (the file that the page saves)\n\
-         and go on:      dissent run {}{option}",
+        "{comparisons} comparisons wait for people's judgements.\n\
+         make the page:  dissent feedback export {experiment} --format html --output judge.html{option}\n\
+         read its file:  dissent feedback import FILE{option}    (the file that the page saves)\n\
+         then continue:  dissent run {}{option}",
         config.display()
     )?;
     Ok(())
 }
 
-/// Says who paused it, and how it goes on.
-fn say_how_to_go_on(
+/// Prints who paused the experiment, and the commands that resume it.
+fn print_resume_commands(
     log: &dyn EventLog,
     experiment: &ExperimentId,
     config: &Path,
     data_dir: &Path,
 ) -> anyhow::Result<()> {
-    let past = ExperimentHistory::read(log, experiment, None)?;
-    let words = CommandedBy::of(past.experiment()).and_then(|ordered| ordered.words());
+    let history = ExperimentHistory::read(log, experiment, None)?;
+    let by_whom = CommandedBy::of(history.experiment()).and_then(|command| command.words());
     let option = paths::data_option(data_dir);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{experiment} is paused{}\nto go on:  dissent experiment resume {experiment}{option} && dissent run {}{option}",
-        words.map_or_else(String::new, |words| format!(" {words}")),
+        "{experiment} is paused{}\nto resume:  dissent experiment resume {experiment}{option} && dissent run {}{option}",
+        by_whom.map_or_else(String::new, |by_whom| format!(" {by_whom}")),
         config.display()
     )?;
     Ok(())
 }
 
-fn cancelled(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<String> {
-    let past = ExperimentHistory::read(log, experiment, None)?;
-    let words = CommandedBy::of(past.experiment()).and_then(|ordered| ordered.words());
+fn cancelled_text(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<String> {
+    let history = ExperimentHistory::read(log, experiment, None)?;
+    let by_whom = CommandedBy::of(history.experiment()).and_then(|command| command.words());
     Ok(format!(
-        "{experiment} was cancelled{}: fork what it has come to (dissent experiment fork {experiment} --at ... --as ...), or give the \
-         configuration another name",
-        words.map_or_else(String::new, |words| format!(" {words}")),
+        "{experiment} was cancelled{}: fork it with `dissent experiment fork {experiment} --at ... --as ...`, or change the name \
+         in the configuration",
+        by_whom.map_or_else(String::new, |by_whom| format!(" {by_whom}")),
     ))
 }
 
@@ -168,12 +169,12 @@ fn conclude(
         serde_json::to_writer(&mut out, &report::summary_json(&data, &path))?;
         writeln!(out)?;
     } else {
-        writeln!(out, "{}\nreport: {}", report::summary(&data), paths::shown(&path).display())?;
+        writeln!(out, "{}\nreport: {}", report::summary(&data), paths::shortened(&path).display())?;
     }
-    // A run of which nothing came should not look to a script like one that went well.
+    // A script must see that a run without any result failed.
     anyhow::ensure!(
         data.counts.measured > 0 || data.set_aside.is_empty(),
-        "every prompt was set aside and nothing was measured: once the reasons are gone, run it under another name"
+        "every prompt was set aside, and none was measured: fix the causes, then run under another name"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Options that commands with models share.
+//! Options of the commands that run models.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::{RuntimeConfig, THREADS_MAX};
 
-/// On what models run.
+/// Provider, threads and library of model runs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RuntimeArgs {
-    /// Where models run: cpu, cuda or auto.
+    /// Execution provider of models: cpu, cuda or auto.
     #[arg(long, default_value = "auto")]
     provider: Provider,
-    /// Threads of one model run; 0: one for each physical core.
+    /// Threads of one model run; 0 is one for each physical core.
     #[arg(long, default_value_t = 0, value_parser = threads)]
     threads: usize,
-    /// The ONNX Runtime library; found by itself where it is installed.
+    /// ONNX Runtime library [default: the installed one]
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 }
@@ -33,10 +33,10 @@ impl RuntimeArgs {
 
 fn threads(text: &str) -> Result<usize, String> {
     let within = text.parse().ok().filter(|threads| *threads <= THREADS_MAX);
-    within.ok_or_else(|| format!("must be 0 to {THREADS_MAX}"))
+    within.ok_or_else(|| format!("use 0 to {THREADS_MAX}"))
 }
 
-/// A bar that counts items on stderr; hidden where that is no terminal.
+/// Returns a progress bar on stderr that counts items; hidden if stderr is not a terminal.
 pub(crate) fn counting_bar(total: Option<u64>, items: &str) -> ProgressBar {
     let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
     let template = format!("{{bar:32}} {{pos}}/{{len}} {items}, {{per_sec}}, {{eta}} left");

@@ -1,4 +1,4 @@
-//! `dissent score`: adds log-probabilities and rewards to given completions, as JSON lines.
+//! `dissent score`: adds log-probabilities and rewards to completions, as JSON lines.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,46 +23,45 @@ use crate::jsonl::{InputError, JsonLines, JsonLinesWriter};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Input lines:   {\"prompt_id\", \"prompt\", \"completions\": [{\"text\", \"token_ids\"?, …}], …}
-Output lines:  the same, with `logprob` (sum over response tokens, nats), `logprob_mean`, `tokens` and `reward`
-               in each completion. Fields that are not known are kept.
+Output lines:  the same, with `logprob` (sum over the completion's tokens, in nats), `logprob_mean`, `tokens` and
+               `reward` in each completion. Unknown fields are kept.
 
 Examples:
   dissent score --policy SmolLM2.gguf --input answers.jsonl --output scored.jsonl
   dissent score --policy SmolLM2.gguf --reward SmolLM2.gguf --reward-layers 6 --reward-adapter ./proxy-reward \\
       --template 'Question: {prompt}\\n\\nAnswer: {completion}' --input answers.jsonl --output scored.jsonl
 
-The policy sees the token ids of the rendered prompt and of the answer, encoded apart, as generation makes them;
-`token_ids` are used as they are. The reward model sees prompt and answer rendered and encoded as one text.")]
+The policy reads the tokens of the rendered prompt and of the completion, encoded separately as in generation. If a line has
+`token_ids`, they are used unchanged. The reward model reads prompt and completion rendered and encoded as one text.")]
 pub(crate) struct ScoreArgs {
-    /// The policy: a Hugging Face folder or a GGUF file. Left out, no log-probabilities are added.
+    /// Policy, a Hugging Face folder or a GGUF file. Without it no log-probabilities are added.
     #[arg(long, value_name = "PATH", required_unless_present = "reward")]
     policy: Option<PathBuf>,
-    /// A PEFT LoRA folder for the policy.
+    /// PEFT LoRA folder of the policy.
     #[arg(long, value_name = "DIR", requires = "policy")]
     adapter: Option<PathBuf>,
-    /// The reward model. Left out, no rewards are added.
+    /// Reward model, a Hugging Face folder or a GGUF file. Without it no rewards are added.
     #[arg(long, value_name = "PATH")]
     reward: Option<PathBuf>,
     /// Keep only the first K layers of the reward model.
     #[arg(long, value_name = "K", requires = "reward")]
     reward_layers: Option<u32>,
-    /// A PEFT LoRA folder (SEQ_CLS, with its score head) for the reward model.
+    /// PEFT LoRA folder of the reward model (SEQ_CLS, with its score head).
     #[arg(long, value_name = "DIR", requires = "reward")]
     reward_adapter: Option<PathBuf>,
-    /// What the reward model's score means: `reward`, or `cost` to negate it.
+    /// Meaning of the reward model's score: `reward`, or `cost`, which is negated.
     #[arg(long, default_value = "reward", value_parser = reward_kind)]
     reward_kind: RewardKind,
-    /// How prompt and completion are put to the models: `chat`, `raw`, or a text naming `{prompt}` and
-    /// `{completion}`.
+    /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
-    /// Another template for the reward model.
+    /// Template of the reward model [default: --template]
     #[arg(long, value_name = "TEMPLATE")]
     reward_template: Option<PromptTemplate>,
     /// Completions as JSON lines; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// Where the scored completions go; `-` is stdout.
+    /// File for the scored completions; `-` is stdout.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
@@ -73,7 +72,7 @@ pub(super) fn reward_kind(text: &str) -> Result<RewardKind, String> {
     match text {
         "reward" => Ok(RewardKind::Reward),
         "cost" => Ok(RewardKind::Cost),
-        other => Err(format!("{other:?} is neither reward nor cost")),
+        other => Err(format!("unknown kind {other:?}: use reward or cost")),
     }
 }
 
@@ -98,15 +97,16 @@ struct CompletionLine {
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let lines = read(&args.input)?;
     let (runtime, options) = models::runtime(&args.runtime.config(), 1)?;
-    let mut policy = PolicyPart::open(args, runtime, &options)?;
-    let mut reward = RewardPart::open(args, runtime, &options)?;
+    let mut policy = PolicyFields::open(args, runtime, &options)?;
+    let mut reward = RewardFields::open(args, runtime, &options)?;
     let cancel = interrupt::cancel_flag()?;
     let mut output = JsonLinesWriter::create(&args.output)?;
     let bar = counting_bar(Some(lines.len() as u64), "prompts");
     for mut line in lines {
-        for part in [&mut policy as &mut dyn Part, &mut reward] {
-            part.score(&mut line, &cancel)
-                .map_err(interrupt::explain)
+        for scorer in [&mut policy as &mut dyn FieldScorer, &mut reward] {
+            scorer
+                .score(&mut line, &cancel)
+                .map_err(interrupt::map_cancelled)
                 .with_context(|| format!("prompt {}", line.prompt_id))?;
         }
         output.write(&line)?;
@@ -116,7 +116,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     Ok(output.finish()?)
 }
 
-/// Reads and checks everything before a model is started: a bad last line should not cost an hour.
+/// Reads and checks all lines before a model starts, because a bad last line must not cost an hour.
 fn read(path: &std::path::Path) -> Result<Vec<Line>, InputError> {
     let mut lines = JsonLines::<Line>::open(path)?;
     let mut read: Vec<Line> = Vec::new();
@@ -124,30 +124,30 @@ fn read(path: &std::path::Path) -> Result<Vec<Line>, InputError> {
     while let Some(line) = lines.next() {
         let (number, line) = line?;
         if line.completions.is_empty() {
-            return Err(lines.error(number, "completions", "must not be empty"));
+            return Err(lines.error(number, "completions", "empty list: give at least one completion"));
         }
         if let Some(first) = line_of.insert(line.prompt_id.clone(), number) {
-            let reason = format!("{:?} is already on line {first}", line.prompt_id);
+            let reason = format!("duplicate {:?}, which is already on line {first}", line.prompt_id);
             return Err(lines.error(number, "prompt_id", reason));
         }
         read.push(line);
     }
     if read.is_empty() {
-        // Most likely the command before this one in a pipe failed.
-        return Err(lines.error(1, "prompt_id", "there is no line in the input"));
+        // The likely cause is a failure of the previous command in a pipe.
+        return Err(lines.error(1, "prompt_id", "the input has no lines"));
     }
     Ok(read)
 }
 
-/// One model's share of the fields that are added.
-trait Part {
+/// Adds the fields of one model to a line.
+trait FieldScorer {
     fn score(&mut self, line: &mut Line, cancel: &CancelFlag) -> anyhow::Result<()>;
 }
 
-/// Adds log-probabilities; does nothing without a policy.
-struct PolicyPart<'a>(Option<(PolicyScorer, TextTokenizer, &'a PromptTemplate)>);
+/// Adds log-probabilities, if there is a policy.
+struct PolicyFields<'a>(Option<(PolicyScorer, TextTokenizer, &'a PromptTemplate)>);
 
-impl<'a> PolicyPart<'a> {
+impl<'a> PolicyFields<'a> {
     fn open(
         args: &'a ScoreArgs,
         runtime: &'static OnnxRuntime,
@@ -160,7 +160,7 @@ impl<'a> PolicyPart<'a> {
     }
 }
 
-impl Part for PolicyPart<'_> {
+impl FieldScorer for PolicyFields<'_> {
     fn score(&mut self, line: &mut Line, cancel: &CancelFlag) -> anyhow::Result<()> {
         let Some((scorer, tokenizer, template)) = &mut self.0 else { return Ok(()) };
         let prompt_ids = template.encode_prompt(tokenizer, &line.prompt)?;
@@ -177,7 +177,7 @@ impl Part for PolicyPart<'_> {
             .collect::<anyhow::Result<Vec<ScoreItem>>>()?;
         let logprobs = scorer.score(&items, cancel, &mut |_| ())?;
         for (completion, logprobs) in line.completions.iter_mut().zip(logprobs) {
-            // From 0, because the sum of nothing is otherwise -0.
+            // Starts at 0.0, because the sum of an empty iterator is -0.0.
             let logprob = logprobs.iter().copied().map(f64::from).fold(0.0, |sum, token| sum + token);
             let mean = if logprobs.is_empty() { 0.0 } else { logprob / logprobs.len() as f64 };
             completion.rest.insert("logprob".to_owned(), logprob.into());
@@ -188,10 +188,10 @@ impl Part for PolicyPart<'_> {
     }
 }
 
-/// Adds rewards; does nothing without a reward model.
-struct RewardPart<'a>(Option<(RewardModel, TextTokenizer, &'a PromptTemplate, RewardKind)>);
+/// Adds rewards, if there is a reward model.
+struct RewardFields<'a>(Option<(RewardModel, TextTokenizer, &'a PromptTemplate, RewardKind)>);
 
-impl<'a> RewardPart<'a> {
+impl<'a> RewardFields<'a> {
     fn open(
         args: &'a ScoreArgs,
         runtime: &'static OnnxRuntime,
@@ -206,7 +206,7 @@ impl<'a> RewardPart<'a> {
     }
 }
 
-impl Part for RewardPart<'_> {
+impl FieldScorer for RewardFields<'_> {
     fn score(&mut self, line: &mut Line, cancel: &CancelFlag) -> anyhow::Result<()> {
         let Some((model, tokenizer, template, kind)) = &mut self.0 else { return Ok(()) };
         let sequences = line

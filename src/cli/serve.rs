@@ -1,4 +1,4 @@
-//! `dissent serve` and `dissent worker`: an experiment as a service, in one process or in many.
+//! `dissent serve` and `dissent worker`: run an experiment as a service, in one process or in several.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,43 +13,41 @@ use crate::experiment::bundle;
 use crate::serving::control_token::ControlToken;
 use crate::serving::{self, ServeOptions};
 
-/// Run an experiment as a service: write its history, share its steps with workers
+/// Run an experiment as a service, and share its steps with workers
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent serve experiment.toml                                everything in this process
-  dissent serve experiment.toml --roles conflict,feedback      the rest is done by workers
-  curl http://127.0.0.1:9464/metrics                           /health, /ready and /metrics
-  dissent experiment pause tone-demo                           asks it; so do resume, cancel and `dissent log backup`
+  dissent serve experiment.toml                                all steps in this process
+  dissent serve experiment.toml --roles conflict,feedback      the other steps in workers
+  curl http://127.0.0.1:9464/metrics                           also /health and /ready
+  dissent experiment pause tone-demo                           also resume, cancel, and `dissent log backup`
 
-Workers need a RabbitMQ in the configuration of all:
+Workers need a RabbitMQ, in the configuration of the server and of every worker:
   [broker]      kind = \"rabbitmq\", url_file, prefix = \"dissent\", lease_seconds = 60, connect_seconds = 60,
                 heartbeat_seconds = 20, message_mib_max = 16, redeliveries_max = 32
-Its address, amqp://user:password@host:5672/vhost, is read from DISSENT_RABBITMQ_URL, else from broker.url_file.
+The address, amqp://user:password@host:5672/vhost, is read from DISSENT_RABBITMQ_URL, or from the file broker.url_file.
 
-Traces go where OpenTelemetry's variables say, as OTLP over http/protobuf; without them there are none. One prompt is one trace, whichever
-processes do its steps:
-  OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 dissent serve experiment.toml      and the same for the workers
+Traces are sent as OTLP over http/protobuf if OpenTelemetry's variables name a collector. One prompt is one trace across all processes:
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 dissent serve experiment.toml      the same for the workers
   also OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and _SAMPLER_ARG, OTEL_BSP_*
 
-Orders (pause, resume, cancel, backup) are taken from this host. With DISSENT_CONTROL_TOKEN or --control-token-file they are taken from
-whoever has the token; without one, a server that listens for other hosts takes none. What was created waits for `dissent experiment
-start NAME`, what was paused for `resume`.
+Control requests (start, pause, resume, cancel, backup) are accepted from this host. To accept them from other hosts, set
+DISSENT_CONTROL_TOKEN or --control-token-file: each client must send the token. Without a token, a server on a public address rejects
+all control requests. A created experiment waits for `dissent experiment start NAME`, a paused one for `resume`.
 
-People's judgements are taken in while it runs: dissent feedback import. SIGTERM stops it in order; the same command goes on.")]
+Judgements can be imported while the server runs: dissent feedback import. SIGTERM stops it cleanly, and the same command resumes.")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// Where it answers for its health, and takes orders.
+    /// Address for health checks, metrics and control requests.
     #[arg(long, value_name = "ADDRESS", default_value = super::server::DEFAULT_ADDRESS)]
     listen: SocketAddr,
-    /// A file that holds the token by which orders are taken from elsewhere; DISSENT_CONTROL_TOKEN comes
-    /// first.
+    /// File with the control token of requests from other hosts; DISSENT_CONTROL_TOKEN overrides it.
     #[arg(long, env = "DISSENT_CONTROL_TOKEN_FILE", value_name = "FILE")]
     control_token_file: Option<PathBuf>,
 }
 
-/// Do some steps of an experiment that a `dissent serve` elsewhere writes the history of
+/// Run steps of an experiment for a `dissent serve` process
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -57,39 +55,42 @@ Examples:
   dissent worker worker.toml --roles training --provider cuda --data-dir /var/cache/dissent
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 dissent worker experiment.toml    with traces: see dissent serve --help
 
-With a store that server and workers share,
+Server and workers can share a store:
   [artifacts]   url = \"s3://bucket/prefix\" or \"file:///mnt/shared\", cache_gib = 50
-a worker needs no more than [experiment] name, [broker], [artifacts] and [runtime]; the server's file will do as well. Models, adapters
-and data come from the store by their hash, are checked, and are kept in the data folder within cache_gib. The models and data that a
-worker was started with come on top of it: they stay in `inputs` there, which may be removed while no worker runs. S3's credentials,
-region and endpoint are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_ALLOW_HTTP; it takes a build
-with `--features s3`. Without [artifacts] the configuration is the server's, with paths that hold here too, and server and workers share
+A worker then needs only [experiment] name, [broker], [artifacts] and [runtime]; the server's file works too. It fetches models, adapters
+and data by their hash, checks them, and caches up to cache_gib of them in the data folder. The folder `inputs` there holds the models
+and data of the configuration in addition, and may be deleted while no worker runs.
+
+S3 needs a build with `--features s3`. Credentials, region and endpoint are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_REGION, AWS_ENDPOINT and AWS_ALLOW_HTTP.
+
+Without [artifacts], workers use the server's configuration, and its paths must be valid on every host. Server and workers then share
 the folder `artifacts` of the data folder.
 
-Start as many workers as you like, and stop or kill them when you like: what one had in hand, another does.")]
+Start any number of workers. Stop or kill them at any time: another worker continues their work.")]
 pub(crate) struct WorkerArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// Where it answers for its health.
+    /// Address for health checks and metrics.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, clap::Args)]
 struct CommonArgs {
-    /// The experiment's configuration.
+    /// Configuration of the experiment.
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// The steps to do here: all, none, or some of generation,reward,conflict,feedback,training,evaluation.
+    /// Steps to run here: all, none, or some of generation,reward,conflict,feedback,training,evaluation.
     #[arg(long, default_value = "all")]
     roles: Roles,
-    /// End when the experiment is finished.
+    /// Exit when the experiment is finished.
     #[arg(long)]
     until_finished: bool,
-    /// Where models run: cpu, cuda or auto. Overrides the configuration.
+    /// Execution provider of models: cpu, cuda or auto. Overrides the configuration.
     #[arg(long)]
     provider: Option<Provider>,
-    /// Threads of one model run; 0: one for each physical core. Overrides the configuration.
+    /// Threads of one model run; 0 is one for each physical core. Overrides the configuration.
     #[arg(long)]
     threads: Option<usize>,
 }

@@ -1,4 +1,4 @@
-//! The command line's side of a running server's HTTP.
+//! Control requests from the command line to a running server.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,24 +16,25 @@ use crate::error::BadInput;
 use crate::log_access::open;
 use crate::serving::control_token::ControlToken;
 
-/// Where a server listens unless it is told otherwise.
+/// Default address of a server.
 pub(crate) const DEFAULT_ADDRESS: &str = "127.0.0.1:9464";
-/// Which server is asked, and with what it is convinced.
+
+/// Options that name a server and its control token.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServerArgs {
-    /// The server that has the event log [default: http://127.0.0.1:9464, where the log is in use]
+    /// Server that has the event log open [default: http://127.0.0.1:9464 if the log is in use]
     #[arg(long, env = "DISSENT_SERVER", value_name = "URL")]
     server: Option<String>,
-    /// A file that holds the server's control token; DISSENT_CONTROL_TOKEN comes first.
+    /// File with the control token of the server; DISSENT_CONTROL_TOKEN overrides it.
     #[arg(long, env = "DISSENT_CONTROL_TOKEN_FILE", value_name = "FILE")]
     control_token_file: Option<PathBuf>,
 }
 
-/// Who can do something about a log.
+/// How a command reaches an event log.
 pub(crate) enum LogAccess {
-    /// Nobody has it open: this process has it now.
+    /// Directly: no other process has the log open, and this process has opened it.
     Here(SledLog),
-    /// A server has it, or is to be asked whether or not.
+    /// Through a server, which has the log open or was named by the user.
     Server(Server),
 }
 
@@ -42,15 +43,16 @@ pub(crate) enum LogAccess {
 pub(crate) struct Server {
     endpoint: Endpoint,
     token: Option<ControlToken>,
-    /// The data folder that is meant, where the server was not named.
+    /// The data folder of the log; none if the user named the server.
     data: Option<PathBuf>,
 }
 
 impl ServerArgs {
-    /// The server that was named, else the log itself, else the server that has it open.
+    /// Returns the server that the user named. Without one, it opens the log, or returns the local server if
+    /// the log is in use.
     ///
     /// # Errors
-    /// If the log cannot be opened for another reason, or the arguments cannot be used.
+    /// If the log cannot be opened for another reason, or an argument is invalid.
     pub(crate) fn log_access(&self, data_dir: &Path) -> anyhow::Result<LogAccess> {
         if let Some(url) = &self.server {
             let endpoint =
@@ -68,7 +70,7 @@ impl ServerArgs {
         }
     }
 
-    /// The option that names the server to a further command; none where none was named.
+    /// Returns the option that names the server in a suggested command, if the user named one.
     pub(crate) fn option(&self) -> Option<String> {
         self.server.as_ref().map(|url| format!(" --server {url}"))
     }
@@ -79,16 +81,16 @@ impl ServerArgs {
 }
 
 impl Server {
-    /// Whether the server is on this data folder for certain, and not merely whichever was named.
-    pub(crate) fn is_of_this_folder(&self) -> bool {
+    /// Whether the server has the log of this data folder open. A server that the user named may have another.
+    pub(crate) fn has_this_folder(&self) -> bool {
         self.data.is_some()
     }
 
-    /// Sends an order and waits for what came of it.
+    /// Sends a control request and returns the body of the response.
     ///
     /// # Errors
-    /// If the server cannot be reached, or does not follow it.
-    pub(crate) fn post(&self, path: &str, mut body: Value, patience: Duration) -> anyhow::Result<Value> {
+    /// If the server does not respond within `time_limit`, or responds with an error.
+    pub(crate) fn post(&self, path: &str, mut body: Value, time_limit: Duration) -> anyhow::Result<Value> {
         if let (Some(data), Some(body)) = (&self.data, body.as_object_mut()) {
             body.insert("data".to_owned(), serde_json::to_value(data)?);
         }
@@ -98,25 +100,26 @@ impl Server {
         }
         let request = request.body(Full::from(body.to_string()))?;
         let Response { status, body } =
-            http_client::send(&self.endpoint, request, patience).with_context(|| self.no_answer())?;
-        let said: Value = serde_json::from_slice(&body).unwrap_or_default();
+            http_client::send(&self.endpoint, request, time_limit).with_context(|| self.no_response())?;
+        let response: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() {
-            return Ok(said);
+            return Ok(response);
         }
-        let detail = said["detail"].as_str().unwrap_or("it is no server of this program");
-        let detail = format!("the server at {} says: {detail}", self.endpoint);
-        if status.is_client_error() { Err(BadInput(detail).into()) } else { anyhow::bail!(detail) }
+        let detail =
+            response["detail"].as_str().unwrap_or("no `dissent serve` listens there: check --server");
+        let message = format!("the server at {} responded with {status}: {detail}", self.endpoint);
+        if status.is_client_error() { Err(BadInput(message).into()) } else { anyhow::bail!(message) }
     }
 
-    fn no_answer(&self) -> String {
+    fn no_response(&self) -> String {
         match &self.data {
             Some(data) => format!(
-                "the event log of {} is in use, and no server answers at {}: name it with --server, or stop the `dissent run` that \
-                 has the log",
+                "the event log of {} is in use, and no server responds at {}: name the server with --server, or stop \
+                 `dissent run`",
                 data.display(),
                 self.endpoint
             ),
-            None => format!("failed to ask the server at {}", self.endpoint),
+            None => format!("failed to query the server at {}", self.endpoint),
         }
     }
 }

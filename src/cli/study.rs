@@ -1,4 +1,4 @@
-//! `dissent study`: one question, several rules and seeds, one report.
+//! `dissent study`: compares selection rules over several seeds, in one report.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -15,7 +15,7 @@ use crate::study::config::{StudyConfig, Subject};
 use crate::study::report;
 use crate::study::training::ModelRuntime;
 
-/// Compare selection rules: the same experiment under several rules and seeds, in one report
+/// Compare selection rules over several seeds, in one report
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,66 +23,67 @@ Examples:
   dissent study examples/study-humans.toml --labelled dev_feedback.json
   dissent --data-dir here study examples/study-categories.toml
 
-Two kinds of study, by the sections of the configuration (* is needed):
+The sections of the configuration decide between two kinds of study (* marks required keys):
   [study]     name*, seed = 0, data_dir, and for experiments: seeds*, parallel = 1
 
-  On given answers that people have compared: how soon does each rule find the proxy's errors?
+  On completions that people have already compared: how soon does each rule find the proxy's errors?
   [labelled]  path*, held_out*, logprob = \"sum\" or \"mean\"
-  [policy]    path*, adapter, template*, prompt*: what it is asked, naming {question} and, if it is to see them, {passages}
+  [policy]    path*, adapter, template*, prompt* (a text with {question}, and optionally {passages})
   [proxy]     path*, layers, template*, prompt*, and either adapter, or: members = 1, pairs*, and [proxy.training]
-  [runtime]   as of `dissent run`
+  [runtime]   as for `dissent run`
 
-  Experiments: what becomes of policy and proxy under each rule?
+  On whole experiments: how do policy and proxy change under each rule?
   [[arm]]     rule*, budgets = [], opponent
-  and the sections of `dissent run` that all experiments have in common
+  and the sections of `dissent run` that all experiments share
 
-Press Ctrl-C to stop: everything done is kept, and the same command goes on from there. The report is written as HTML,
-Markdown and JSON.")]
+Press Ctrl-C to stop: finished work is kept, and the same command resumes. The report is written as HTML, Markdown and JSON.")]
 pub(crate) struct StudyArgs {
-    /// The study's configuration.
+    /// Configuration of the study.
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// The labelled answers. Overrides the configuration.
+    /// File with labelled completions. Overrides the configuration.
     #[arg(long, value_name = "FILE")]
     labelled: Option<PathBuf>,
-    /// Most experiments at the same time; fewer where memory is short. Overrides the configuration.
+    /// Largest number of experiments at the same time; fewer run if memory is short. Overrides the
+    /// configuration.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: Option<u8>,
-    /// Where models run: cpu, cuda or auto. Overrides the configuration.
+    /// Execution provider of models: cpu, cuda or auto. Overrides the configuration.
     #[arg(long)]
     provider: Option<Provider>,
-    /// Print the report as JSON instead of its verdict.
+    /// Print the report as JSON instead of its summary.
     #[arg(long)]
     json: bool,
 }
 
-/// Least time between two lines of progress.
-const BETWEEN_LINES: Duration = Duration::from_secs(5);
+/// Shortest time between two lines of progress.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(data_dir: Option<&Path>, args: &StudyArgs) -> anyhow::Result<()> {
     let mut config = StudyConfig::load(&args.config)?;
     config.study.parallel = args.parallel.map_or(config.study.parallel, usize::from);
     config.runtime.provider = args.provider.unwrap_or(config.runtime.provider);
-    if let (Subject::Labelled(of), Some(path)) = (&mut config.subject, &args.labelled) {
-        of.labelled.path.clone_from(path);
+    if let (Subject::Labelled(subject), Some(path)) = (&mut config.subject, &args.labelled) {
+        subject.labelled.path.clone_from(path);
     }
     let data_dir = paths::data_dir(data_dir.or(config.study.data_dir.as_deref()));
     let (runtime, options) = models::runtime(&config.runtime, 1)?;
-    let workshop = ModelRuntime { runtime, options, cancel: interrupt::cancel_flag()? };
+    let model_runtime = ModelRuntime { runtime, options, cancel: interrupt::cancel_flag()? };
     let line = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg}")?);
     let written = Cell::new(None::<Instant>);
-    let say = |what: &str| {
-        tracing::info!(what, "study");
-        line.set_message(what.to_owned());
+    let show_progress = |activity: &str| {
+        tracing::info!(activity, "running study");
+        line.set_message(activity.to_owned());
         line.tick();
-        // Where there is no terminal, a line now and then.
-        if line.is_hidden() && written.get().is_none_or(|last| last.elapsed() >= BETWEEN_LINES) {
+        // Without a terminal, a line from time to time replaces the spinner.
+        if line.is_hidden() && written.get().is_none_or(|last| last.elapsed() >= LINE_INTERVAL) {
             written.set(Some(Instant::now()));
-            // Whoever read it may have gone.
-            let _ = writeln!(std::io::stderr(), "{what}");
+            // A closed stderr does not stop a study.
+            let _ = writeln!(std::io::stderr(), "{activity}");
         }
     };
-    let report = crate::study::run(&config, &data_dir, &workshop, &say).map_err(stopped)?;
+    let report =
+        crate::study::run(&config, &data_dir, &model_runtime, &show_progress).map_err(map_cancelled)?;
     line.finish_and_clear();
     let page = report::write(&report, &data_dir.join("reports"))?;
     let mut out = std::io::stdout().lock();
@@ -94,10 +95,14 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &StudyArgs) -> anyhow::Result<(
     Ok(())
 }
 
-/// A study that was stopped goes on the next time.
-fn stopped(error: anyhow::Error) -> anyhow::Error {
-    let is_stop = error
+/// Turns a cancelled model run into an interruption, after which the study can resume.
+fn map_cancelled(error: anyhow::Error) -> anyhow::Error {
+    let is_cancelled = error
         .chain()
         .any(|cause| matches!(cause.downcast_ref(), Some(dissent_models::ModelError::Cancelled)));
-    if is_stop { crate::error::Interrupted("run the same command again to go on").into() } else { error }
+    if is_cancelled {
+        crate::error::Interrupted("run the same command again to resume").into()
+    } else {
+        error
+    }
 }

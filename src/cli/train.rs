@@ -1,4 +1,4 @@
-//! `dissent train`: fine-tuning of policies, reward models and cost models.
+//! `dissent train`: fine-tunes policies, reward models and cost models.
 
 mod examples;
 mod folder;
@@ -28,16 +28,16 @@ Examples:
   dissent train ppo    --base SmolLM2.gguf --reward SmolLM2.gguf --reward-layers 6 --reward-adapter ./reward \\
       --prompts prompts.jsonl --output ./policy
 
-Data, recognised by the fields of the first line; texts, or lists of {\"role\", \"content\"}:
-  preference           prompt, chosen, rejected; chosen, rejected that begin alike; margin
+Data formats, detected by the fields of the first line. A field is a text or a list of {\"role\", \"content\"}:
+  preference           prompt, chosen, rejected, margin?
+  implicit-preference  chosen, rejected, with the prompt as their common start; margin?
   hh-rlhf              chosen, rejected: \"\\n\\nHuman: …\\n\\nAssistant: …\"
   safe-rlhf            prompt, response_0, response_1, better_response_id, safer_response_id, is_response_0_safe, …
   unpaired             prompt, completion, label
   prompt-completion    prompt, completion;  messages: messages;  text: text;  prompt-only: prompt
 
 The result is a PEFT folder (a Hugging Face folder with --full) with training.json and metrics.jsonl. Press Ctrl-C to
-stop: a checkpoint is kept, and the same command goes on from there, as it does after a crash. The result is the same
-as without the stop.")]
+stop: a checkpoint is kept, and the same command resumes, also after a crash. The result is the same as without the stop.")]
 pub(crate) struct TrainArgs {
     #[command(subcommand)]
     task: Task,
@@ -45,11 +45,11 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Task {
-    /// Imitate answers (supervised fine-tuning; learns from the tokens of answers only)
+    /// Fine-tune a model on completions (supervised; the loss covers the tokens of completions only)
     Sft(SftArgs),
     /// Train a reward model on preferences (Bradley-Terry)
     Reward(RewardArgs),
-    /// Train a cost model on preferences and safe/unsafe signs (Safe-RLHF)
+    /// Train a cost model on preferences and safety labels (Safe-RLHF)
     Cost(CostArgs),
     /// Tune a policy on preferences directly (DPO, IPO, hinge)
     Dpo(DpoArgs),
@@ -85,11 +85,12 @@ struct RewardArgs {
     length: LengthOptions,
     #[command(flatten)]
     optimiser: OptimiserOptions,
-    /// How strongly rewards are drawn to a sum of 0 (TRL's center_rewards_coefficient).
+    /// Weight of the loss term that draws the rewards of a pair to a sum of 0 (TRL's
+    /// center_rewards_coefficient).
     #[arg(long, value_name = "COEFFICIENT", default_value_t = 0.0, value_parser = not_negative)]
     center: f32,
-    /// End plain texts with the end-of-sequence token, as TRL does. The template that the model must then be
-    /// used with is in training.json.
+    /// End plain texts with the end-of-sequence token, as TRL does. Use the model with the template in
+    /// training.json.
     #[arg(long)]
     append_eos: bool,
 }
@@ -106,8 +107,8 @@ struct CostArgs {
     length: LengthOptions,
     #[command(flatten)]
     optimiser: OptimiserOptions,
-    /// End plain texts with the end-of-sequence token, as TRL does. The template that the model must then be
-    /// used with is in training.json.
+    /// End plain texts with the end-of-sequence token, as TRL does. Use the model with the template in
+    /// training.json.
     #[arg(long)]
     append_eos: bool,
 }
@@ -124,10 +125,10 @@ struct DpoArgs {
     length: LengthOptions,
     #[command(flatten)]
     optimiser: OptimiserOptions,
-    /// Strength of the tie to the reference: the model as training finds it.
+    /// Strength of the tie to the reference policy, which is the initial model.
     #[arg(long, default_value_t = 0.1, value_parser = positive)]
     beta: f32,
-    /// The loss: sigmoid (DPO), ipo or hinge.
+    /// Loss: sigmoid (DPO), ipo or hinge.
     #[arg(long, default_value = "sigmoid", value_parser = dpo_loss)]
     loss: DpoLoss,
 }
@@ -137,18 +138,18 @@ fn dpo_loss(text: &str) -> Result<DpoLoss, String> {
         "sigmoid" => Ok(DpoLoss::Sigmoid),
         "ipo" => Ok(DpoLoss::Ipo),
         "hinge" => Ok(DpoLoss::Hinge),
-        other => Err(format!("{other:?} is none of sigmoid, ipo and hinge")),
+        other => Err(format!("unknown loss {other:?}: use sigmoid, ipo or hinge")),
     }
 }
 
 fn positive(text: &str) -> Result<f32, String> {
     let number = text.parse().ok().filter(|number: &f32| *number > 0.0 && number.is_finite());
-    number.ok_or_else(|| "must be above 0".to_owned())
+    number.ok_or_else(|| "use a number above 0".to_owned())
 }
 
 fn not_negative(text: &str) -> Result<f32, String> {
     let number = text.parse().ok().filter(|number: &f32| *number >= 0.0 && number.is_finite());
-    number.ok_or_else(|| "must be 0 or more".to_owned())
+    number.ok_or_else(|| "use a number of at least 0".to_owned())
 }
 
 const REWARD: Defaults = Defaults { learning_rate: 1e-4, lora_r: 8 };
@@ -173,7 +174,7 @@ fn sft(args: &SftArgs) -> anyhow::Result<()> {
         model,
         data,
         reading: data.reading(Preferred::Better, Margins::Zero),
-        wanted: RowKind::Imitation,
+        row_kind: RowKind::Imitation,
         objective: Objective::Sft,
         settings: optimiser.settings(defaults, length.epochs, length.steps)?,
         append_eos: false,
@@ -189,7 +190,7 @@ fn reward(args: &RewardArgs) -> anyhow::Result<()> {
         model,
         data,
         reading: data.reading(pairs.preferred(Preferred::Better), pairs.margins),
-        wanted: RowKind::Scores,
+        row_kind: RowKind::Scores,
         objective: Objective::Reward { center: *center },
         settings: optimiser.settings(REWARD, length.epochs, length.steps)?,
         append_eos: *append_eos,
@@ -205,7 +206,7 @@ fn cost(args: &CostArgs) -> anyhow::Result<()> {
         model,
         data,
         reading: data.reading(pairs.preferred(Preferred::Safer), Margins::Zero),
-        wanted: RowKind::Costs,
+        row_kind: RowKind::Costs,
         objective: Objective::Cost,
         settings: optimiser.settings(REWARD, length.epochs, length.steps)?,
         append_eos: *append_eos,
@@ -221,7 +222,7 @@ fn dpo(args: &DpoArgs) -> anyhow::Result<()> {
         model,
         data,
         reading: data.reading(pairs.preferred(Preferred::Better), Margins::Zero),
-        wanted: RowKind::Preferences,
+        row_kind: RowKind::Preferences,
         objective: Objective::Dpo { loss: *loss, beta: *beta },
         settings: optimiser.settings(defaults, length.epochs, length.steps)?,
         append_eos: false,
@@ -229,7 +230,7 @@ fn dpo(args: &DpoArgs) -> anyhow::Result<()> {
     .run()
 }
 
-/// A template that does not say where the answer goes is most likely a policy's.
+/// Refuses a template that does not place the completion, and so is most likely a policy's.
 fn check_scored_template(model: &ModelOptions) -> Result<(), BadInput> {
     crate::config::check_reward_template(&model.template).map_err(BadInput)
 }

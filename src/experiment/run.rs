@@ -52,7 +52,7 @@ pub(crate) fn run_experiment(
     let _copier = Copier::start(owned.clone(), data_dir)?;
     let log: Arc<dyn EventLog> = owned;
     let artifacts = config.artifacts.open(data_dir)?;
-    view.say("opening the models");
+    view.print_line("opening the models");
     let models = Models::open(config)?;
     let planned = plan::plan(config, &models, &artifacts)?;
     check_recorded_plan(&*log, &planned.plan)?;
@@ -68,7 +68,7 @@ pub(crate) fn run_experiment(
         ExperimentStatus::Created => start(&*log, &experiment)?,
         ExperimentStatus::Running | ExperimentStatus::Finished => {}
     }
-    view.say("starting the policy and the proxy reward model");
+    view.print_line("starting the policy and the proxy reward model");
     let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
     let inbox = waits_for_people.then(|| inbox::folder(data_dir, &experiment));
     let lease = LeaseTimes::default();
@@ -124,7 +124,7 @@ async fn drive(plan: &Plan, resources: Resources, view: &ProgressView) -> anyhow
     };
     display.abort();
     if outcome.is_err() {
-        view.say("stopping after the work in progress (press Ctrl-C again to abandon it)");
+        view.print_line("stopping after the work in progress (press Ctrl-C again to abandon it)");
         let failed =
             matches!(outcome.as_ref().map_err(|e| e.downcast_ref()), Err(Some(PipelineError::Failed(_))));
         actix::spawn(cancel_after(cancel, interrupt, if failed { Duration::ZERO } else { GRACE }));

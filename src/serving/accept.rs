@@ -1,5 +1,5 @@
-//! Lets connections in: a bounded number at once, and none that only waits. Whoever can reach the port could
-//! otherwise use up the file descriptors that the event log and the broker need.
+//! Accepts a bounded number of connections, and closes idle ones. Otherwise any client could use up the file
+//! descriptors that the event log and the broker need.
 
 use std::io;
 use std::sync::Arc;
@@ -12,67 +12,67 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-/// Wait before another try where no connection can be accepted.
+/// Pause after a failure to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What connections may take.
+/// Limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Connections at once. Further ones wait in the system's queue, which costs this process nothing.
+    /// Open connections. Further ones wait in the system's queue, which costs this process nothing.
     pub(super) connections: usize,
-    /// Longest wait for a whole head of a request, the first or a further one.
-    pub(super) head_max: Duration,
+    /// Longest wait for the whole head of each request.
+    pub(super) head_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 64, head_max: Duration::from_secs(10) }
+        Self { connections: 64, head_timeout: Duration::from_secs(10) }
     }
 }
 
-/// Serves connections until it is dropped with the runtime it runs on.
+/// Serves connections until the runtime drops this future.
 pub(super) async fn serve(listener: TcpListener, routes: Router, limits: Limits) {
-    let seats = Arc::new(Semaphore::new(limits.connections));
-    // Nobody closes the semaphore: there is always a seat to come.
-    while let Ok(seat) = seats.clone().acquire_owned().await {
-        let (stream, _) = next(|| listener.accept(), ACCEPT_PAUSE).await;
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    // The semaphore is never closed, so the loop does not end.
+    while let Ok(permit) = permits.clone().acquire_owned().await {
+        let (stream, _) = accept_with_retry(|| listener.accept(), ACCEPT_PAUSE).await;
         let routes = routes.clone();
         tokio::spawn(async move {
-            attend(stream, routes, limits.head_max).await;
-            drop(seat);
+            serve_connection(stream, routes, limits.head_timeout).await;
+            drop(permit);
         });
     }
 }
 
-/// The next connection. Where there can be none, as without file descriptors, it is tried again and again,
-/// and said once.
-async fn next<T, F>(mut accept: impl FnMut() -> F, pause: Duration) -> T
+/// Returns the next connection. A failure, such as a lack of file descriptors, is retried after a pause, and
+/// logged once.
+async fn accept_with_retry<T, F>(mut accept: impl FnMut() -> F, pause: Duration) -> T
 where
     F: Future<Output = io::Result<T>>,
 {
-    let mut is_told = false;
+    let mut is_logged = false;
     loop {
         match accept().await {
             Ok(connection) => return connection,
-            // Whoever connected has gone.
+            // The client has closed the connection.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if !is_told {
-                    tracing::warn!(%error, "no connection can be accepted: it is tried again every second");
+                if !is_logged {
+                    tracing::warn!(%error, ?pause, "failed to accept connection, retrying");
                 }
-                is_told = true;
+                is_logged = true;
                 tokio::time::sleep(pause).await;
             }
         }
     }
 }
 
-async fn attend(stream: TcpStream, routes: Router, head_max: Duration) {
+async fn serve_connection(stream: TcpStream, routes: Router, head_timeout: Duration) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(head_max);
+    http.timer(TokioTimer::new()).header_read_timeout(head_timeout);
     let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     if let Err(error) = served.await {
-        tracing::debug!(%error, "a connection ended before its time");
+        tracing::debug!(%error, "connection closed early");
     }
 }
 
@@ -87,81 +87,81 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_millis(20);
+    const SHORT: Duration = Duration::from_millis(20);
     const NEVER: Duration = Duration::from_secs(3600);
-    /// What is longer than this is taken for never.
-    const PATIENCE: Duration = Duration::from_secs(60);
-    const ASKING: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    /// Longest wait for a response.
+    const READ_TIMEOUT: Duration = Duration::from_secs(60);
+    const REQUEST: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
-    /// Where connections wait until they are served: what they say before that is there in time, however busy
-    /// this machine is.
-    struct Door {
+    /// A listener that does not serve yet. Clients send before it starts, so a busy machine cannot delay
+    /// them past the limits.
+    struct WaitingServer {
         runtime: Runtime,
         listener: TcpListener,
     }
 
-    impl Door {
+    impl WaitingServer {
         fn new() -> Self {
             let runtime = Runtime::new().unwrap();
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
             Self { runtime, listener }
         }
 
-        fn connect(&self, saying: &str) -> TcpStream {
+        fn connect(&self, sent: &str) -> TcpStream {
             let mut stream = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            stream.write_all(saying.as_bytes()).unwrap();
+            stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
+            stream.write_all(sent.as_bytes()).unwrap();
             stream
         }
 
-        /// Answers each request with its number, as long as the runtime is there.
-        fn open(self, limits: Limits) -> Runtime {
+        /// Responds to each request with its number until the returned runtime is dropped.
+        fn start(self, limits: Limits) -> Runtime {
             let count = Arc::new(AtomicUsize::new(1));
-            let answer = move || async move { count.fetch_add(1, Ordering::SeqCst).to_string() };
-            self.runtime.spawn(serve(self.listener, Router::new().route("/", get(answer)), limits));
+            let number = move || async move { count.fetch_add(1, Ordering::SeqCst).to_string() };
+            self.runtime.spawn(serve(self.listener, Router::new().route("/", get(number)), limits));
             self.runtime
         }
     }
 
-    /// All that is said until the server closes the connection.
-    fn heard(mut stream: TcpStream) -> String {
-        let mut said = String::new();
-        stream.read_to_string(&mut said).unwrap();
-        said
+    /// Reads until the server closes the connection.
+    fn read_all(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
     }
 
     #[test]
-    fn a_connection_that_only_waits_is_closed() {
-        let door = Door::new();
-        let silent = ["", "GET / HTTP/1.1\r\nHost: x\r\n"].map(|saying| door.connect(saying));
-        let answered = door.connect("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-        let _open = door.open(Limits { head_max: SOON, ..Limits::default() });
-        assert_eq!(silent.map(heard), ["", ""]);
-        let said = heard(answered);
-        assert!(said.starts_with("HTTP/1.1 200 OK") && said.ends_with("\r\n\r\n1"), "{said}");
+    fn an_idle_connection_is_closed() {
+        let server = WaitingServer::new();
+        let idle = ["", "GET / HTTP/1.1\r\nHost: x\r\n"].map(|sent| server.connect(sent));
+        let served = server.connect("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        let _running = server.start(Limits { head_timeout: SHORT, ..Limits::default() });
+        assert_eq!(idle.map(read_all), ["", ""]);
+        let response = read_all(served);
+        assert!(response.starts_with("HTTP/1.1 200 OK") && response.ends_with("\r\n\r\n1"), "{response}");
     }
 
     #[test]
-    fn more_connections_that_only_wait_than_there_may_be_keep_nobody_from_being_answered() {
-        let door = Door::new();
-        let _waiting: Vec<TcpStream> = (0..20).map(|_| door.connect("")).collect();
-        let asking = door.connect(ASKING);
-        let _open = door.open(Limits { connections: 4, head_max: SOON });
-        assert!(heard(asking).ends_with("\r\n\r\n1"));
+    fn idle_connections_above_the_limit_do_not_block_a_request() {
+        let server = WaitingServer::new();
+        let _idle: Vec<TcpStream> = (0..20).map(|_| server.connect("")).collect();
+        let active = server.connect(REQUEST);
+        let _running = server.start(Limits { connections: 4, head_timeout: SHORT });
+        assert!(read_all(active).ends_with("\r\n\r\n1"));
     }
 
     #[test]
     fn a_connection_above_the_limit_waits_for_another_to_end() {
-        let door = Door::new();
-        let (mut first, second) = (door.connect(""), door.connect(ASKING));
-        let _open = door.open(Limits { connections: 1, head_max: NEVER });
-        first.write_all(ASKING.as_bytes()).unwrap();
-        assert!(heard(first).ends_with("\r\n\r\n1"));
-        assert!(heard(second).ends_with("\r\n\r\n2"));
+        let server = WaitingServer::new();
+        let (mut first, second) = (server.connect(""), server.connect(REQUEST));
+        let _running = server.start(Limits { connections: 1, head_timeout: NEVER });
+        first.write_all(REQUEST.as_bytes()).unwrap();
+        assert!(read_all(first).ends_with("\r\n\r\n1"));
+        assert!(read_all(second).ends_with("\r\n\r\n2"));
     }
 
     #[test]
-    fn connections_that_cannot_be_accepted_are_tried_again_after_a_pause() {
+    fn a_failure_to_accept_is_retried_after_a_pause() {
         let mut outcomes = [
             Err(io::Error::from_raw_os_error(24)),
             Err(io::ErrorKind::ConnectionAborted.into()),
@@ -171,7 +171,8 @@ mod tests {
         .into_iter();
         let begun = std::time::Instant::now();
         let runtime = Runtime::new().unwrap();
-        assert_eq!(runtime.block_on(next(|| std::future::ready(outcomes.next().unwrap()), SOON)), 7);
-        assert!(begun.elapsed() >= SOON * 2, "it does not spin");
+        let accepting = accept_with_retry(|| std::future::ready(outcomes.next().unwrap()), SHORT);
+        assert_eq!(runtime.block_on(accepting), 7);
+        assert!(begun.elapsed() >= SHORT * 2, "the loop does not spin");
     }
 }

@@ -1,10 +1,10 @@
-//! Who may give orders over HTTP. Whoever can reach the port could otherwise pause or cancel experiments.
+//! Access control of control requests over HTTP. Without it, any client could pause or cancel experiments.
 //!
-//! - With a control token: whoever sends it.
-//! - Without one, where only this host can connect: whoever is on this host, but for pages in a browser. A
-//!   page of any site may send requests there; it cannot leave out its `Origin`, and where it tricks the name
-//!   service into its own name for this host, that name is the `Host`.
-//! - Without one, where others can connect: nobody.
+//! - With a control token, a request must send it.
+//! - Without a token, on a loopback address, a request must name this host in `Host` and have no `Origin`. This
+//!   refuses pages in a browser. A page cannot omit its `Origin`. If the name of its site resolves to this
+//!   host, that name is the `Host`.
+//! - Without a token, on another address, every request is refused.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,13 +13,12 @@ use axum::http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
 use super::problem::Problem;
 use crate::serving::control_token::{ControlToken, VARIABLE};
 
-/// Decides who may give orders.
+/// Decides whether a control request is accepted.
 #[derive(Debug)]
 pub(super) struct AccessCheck {
-    /// Hash of what a request has to prove itself with: comparing hashes takes the same time wherever they
-    /// differ.
+    /// Hash of the expected `Authorization` header. Two hashes are compared in constant time.
     token: Option<blake3::Hash>,
-    /// Only this host can connect.
+    /// Whether only this host can connect.
     is_local: bool,
 }
 
@@ -29,35 +28,43 @@ impl AccessCheck {
         Self { token, is_local: listen.ip().is_loopback() }
     }
 
-    /// Whether anybody may give orders at all.
-    pub(super) fn is_open(&self) -> bool {
+    /// Whether any control request can be accepted.
+    pub(super) fn accepts_some(&self) -> bool {
         self.token.is_some() || self.is_local
     }
 
-    /// Refuses whoever may not.
+    /// Accepts or refuses a control request by its headers.
+    ///
+    /// # Errors
+    /// The response to a request that is refused.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         if headers.contains_key(ORIGIN) {
-            return Err(Problem::forbidden("orders are not taken from pages in a browser"));
+            return Err(Problem::forbidden(
+                "a browser page may not send control requests: use the command dissent",
+            ));
         }
         if let Some(expected) = self.token {
             let sent = text(headers, &AUTHORIZATION).unwrap_or_default();
-            // The hash compares in constant time.
             return if blake3::hash(sent.as_bytes()) == expected {
                 Ok(())
             } else {
-                Err(Problem::unauthorized(format!("the control token is missing or wrong: set {VARIABLE}")))
+                Err(Problem::unauthorized(format!(
+                    "the control token is missing or wrong: set {VARIABLE} or --control-token-file"
+                )))
             };
         }
         if !self.is_local {
             return Err(Problem::forbidden(format!(
-                "this server listens beyond its own host and has no control token: it takes no orders. Give {VARIABLE} or \
-                 --control-token-file to it and to whoever gives orders, or let it --listen on 127.0.0.1"
+                "a server on a public address refuses control requests without a control token: set {VARIABLE} or \
+                 --control-token-file, or --listen on 127.0.0.1"
             )));
         }
         if text(headers, &HOST).is_some_and(is_this_host) {
             Ok(())
         } else {
-            Err(Problem::forbidden("without a control token, orders are taken for localhost only"))
+            Err(Problem::forbidden(
+                "the header Host does not name this host: use localhost, or give the server a control token",
+            ))
         }
     }
 }
@@ -66,7 +73,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Whether a `Host` names this host in a way that no name service has a say in.
+/// Whether a `Host` names this host without the help of a name service.
 fn is_this_host(host: &str) -> bool {
     let is_loopback = |ip: &str| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     if let Ok(address) = host.parse::<SocketAddr>() {
@@ -100,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn on_this_host_alone_no_token_is_needed_but_the_host_must_be_this_one() {
+    fn a_loopback_server_without_a_token_accepts_only_its_own_host() {
         let access = access("127.0.0.1:9464", None);
         for host in ["127.0.0.1:9464", "localhost:9464", "LOCALHOST", "[::1]:9464", "127.0.0.2", "[::1]"] {
             assert_eq!(checked(&access, &[(HOST, host)]), Ok(()), "{host}");
@@ -116,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn where_others_can_connect_a_token_is_needed_and_the_right_one() {
+    fn a_public_server_accepts_only_the_right_token() {
         let none = access("0.0.0.0:9464", None);
-        assert!(!none.is_open());
+        assert!(!none.accepts_some());
         assert_eq!(checked(&none, &[(HOST, "127.0.0.1:9464")]), Err(StatusCode::FORBIDDEN));
         for listen in ["0.0.0.0:9464", "127.0.0.1:9464"] {
             let access = access(listen, Some(TOKEN));
-            assert!(access.is_open());
+            assert!(access.accepts_some());
             let right = format!("Bearer {TOKEN}");
             assert_eq!(checked(&access, &[(HOST, "server:9464"), (AUTHORIZATION, &right)]), Ok(()));
             for wrong in ["", TOKEN, "Bearer 0123456789abcdeF", "Bearer 0123456789abcdef0", "bearer"] {
@@ -135,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_could_be_guessed_is_refused_and_none_is_ever_shown() {
+    fn a_weak_token_is_refused_and_debug_output_hides_a_token() {
         assert!(ControlToken::new("short").is_err());
         assert!(ControlToken::new("with a blank in the middle of it").is_err());
         let token = ControlToken::new(&format!(" {TOKEN}\n")).unwrap();

@@ -1,4 +1,4 @@
-//! Which broker carries the messages, as the configuration says.
+//! The broker of the configuration.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use dissent_queues::{
 
 use crate::config::BrokerConfig;
 
-/// How long workers that are told to stop at the same time may take to go.
-const LEAVE_MAX: Duration = Duration::from_secs(3);
-const LEAVE_POLL: Duration = Duration::from_millis(100);
+/// Longest wait for workers to disconnect, if they stop at the same time as the server.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const DISCONNECT_POLL: Duration = Duration::from_millis(100);
 
-/// A broker, by its kind: what only one of them can is asked of it here.
+/// A broker of either kind. It has the operations that depend on the kind.
 #[derive(Clone)]
 pub(super) enum BrokerHandle {
     /// Inside this process.
@@ -27,7 +27,7 @@ pub(super) enum BrokerHandle {
 }
 
 impl BrokerHandle {
-    /// The broker of the process that writes history.
+    /// Opens the broker of the process that writes the history.
     ///
     /// # Errors
     /// If RabbitMQ cannot be reached, or refuses.
@@ -43,7 +43,7 @@ impl BrokerHandle {
         })
     }
 
-    /// The broker, as the steps see it.
+    /// Returns the broker as the steps use it.
     pub(super) fn broker(&self) -> Arc<dyn Broker> {
         match self {
             Self::Embedded(broker) => broker.clone(),
@@ -51,35 +51,39 @@ impl BrokerHandle {
         }
     }
 
-    /// Makes ready for workers elsewhere: the queues of every step, and the history that they follow. If
-    /// RabbitMQ goes away meanwhile, it is done when it is back.
+    /// Declares the queues of every step and publishes the history, for workers. If RabbitMQ is unavailable,
+    /// the broker does this after it reconnects.
     ///
     /// # Errors
     /// If RabbitMQ refuses.
     pub(super) async fn prepare(&self, plan: &Plan, batch_prompts: usize) -> Result<(), BrokerError> {
         let Self::Rabbit(broker) = self else { return Ok(()) };
-        later(broker.declare_groups(&dissent_actors::subscriptions(plan, batch_prompts)).await)?;
-        later(broker.publish_history(&plan.experiment).await)
+        allow_unavailable(broker.declare_groups(&dissent_actors::subscriptions(plan, batch_prompts)).await)?;
+        allow_unavailable(broker.publish_history(&plan.experiment).await)
     }
 
-    /// Takes away the queues of an experiment that is over, once no worker follows its history any more. What
-    /// cannot be taken away is only worth a warning: the log has it all.
-    pub(super) async fn forget(&self, experiment: &ExperimentId) {
+    /// Deletes the queues of an ended experiment when no worker follows its history. A failure is only a
+    /// warning, because the log holds every event.
+    pub(super) async fn delete_queues(&self, experiment: &ExperimentId) {
         let Self::Rabbit(broker) = self else { return };
-        match leave(broker, experiment).await {
-            Ok(0) => tracing::info!(%experiment, "the queues of the experiment are deleted: it is over"),
+        match delete_if_unused(broker, experiment).await {
+            Ok(0) => tracing::info!(%experiment, "deleted the queues of the ended experiment"),
             Ok(followers) => tracing::warn!(
                 %experiment,
                 followers,
-                "workers still follow the experiment, which is over: once they are gone, delete its queues with `dissent queue forget`"
+                "keeping the queues of the ended experiment for its workers; delete them later with `dissent queue forget`"
             ),
             Err(error) => {
-                tracing::warn!(%experiment, %error, "the queues of the experiment are left, though it is over: `dissent queue forget`");
+                tracing::warn!(
+                    %experiment,
+                    %error,
+                    "failed to delete the queues of the ended experiment; use `dissent queue forget`"
+                );
             }
         }
     }
 
-    /// How the connection is; none where there is none.
+    /// Returns the status of the connection; none for the embedded broker.
     pub(super) fn status(&self) -> Option<BrokerStatus> {
         match self {
             Self::Embedded(_) => None,
@@ -87,7 +91,7 @@ impl BrokerHandle {
         }
     }
 
-    /// The queues with what lies in them.
+    /// Returns the queues with their messages and consumers.
     pub(super) async fn queues(&self) -> Vec<QueueStats> {
         match self {
             Self::Embedded(broker) => broker.status().into_iter().map(of_group).collect(),
@@ -96,32 +100,32 @@ impl BrokerHandle {
     }
 }
 
-/// A group of the embedded broker as a queue, which the one process consumes.
+/// Describes a group of the embedded broker as a queue with one consumer.
 fn of_group(group: GroupStatus) -> QueueStats {
     let messages = u32::try_from(group.waiting).unwrap_or(u32::MAX);
     QueueStats { name: group.group, messages, consumers: 1 }
 }
 
-/// What the broker does by itself as soon as it can is worth a warning only.
-fn later(ordered: Result<(), BrokerError>) -> Result<(), BrokerError> {
-    match ordered {
+/// Turns unavailability into a warning, because the broker repeats the operation after it reconnects.
+fn allow_unavailable(outcome: Result<(), BrokerError>) -> Result<(), BrokerError> {
+    match outcome {
         Err(error @ BrokerError::Unavailable(_)) => {
-            tracing::warn!(%error, "the queues are made as soon as RabbitMQ is back");
+            tracing::warn!(%error, "deferring the queues until RabbitMQ is available");
             Ok(())
         }
         other => other,
     }
 }
 
-/// Waits a while for workers to leave an experiment, and deletes its queues if they do; gives how many did
-/// not.
-async fn leave(broker: &RabbitBroker, experiment: &ExperimentId) -> Result<u32, BrokerError> {
+/// Waits for workers to disconnect from an experiment, then deletes its queues. If some stay until the
+/// timeout, the queues stay too. Returns the number of those workers.
+async fn delete_if_unused(broker: &RabbitBroker, experiment: &ExperimentId) -> Result<u32, BrokerError> {
     let begun = Instant::now();
     loop {
         match broker.followers(experiment).await? {
             0 => return broker.forget(experiment).await.map(|()| 0),
-            followers if begun.elapsed() >= LEAVE_MAX => return Ok(followers),
-            _ => tokio::time::sleep(LEAVE_POLL).await,
+            followers if begun.elapsed() >= DISCONNECT_TIMEOUT => return Ok(followers),
+            _ => tokio::time::sleep(DISCONNECT_POLL).await,
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Orders over HTTP: while a server holds the event log, nobody else can open it, so it is the server that is
-//! asked.
+//! Control requests over HTTP. While a server has the event log open, no other process can open it, so
+//! commands send a request to the server.
 //!
-//! | request | what it does |
+//! | request | effect |
 //! |---|---|
-//! | `POST /experiments/NAME/start`, `/pause`, `/resume`, `/cancel` | `dissent experiment start` … |
-//! | `POST /backup` | copies the log to a new folder below the data folder that the server chooses |
+//! | `POST /experiments/NAME/start`, `/pause`, `/resume`, `/cancel` | as `dissent experiment start` … |
+//! | `POST /backup` | copies the log to a new folder in `backups` of the data folder |
 //!
-//! Bodies are JSON objects, `{"by"?, "reason"?, "data"?}`; `data` is the data folder that is meant, where
-//! whoever asks cannot know whether it is this server's.
+//! Bodies are JSON objects, `{"by"?, "reason"?, "data"?}`. `data` is the client's data folder, sent if the
+//! client does not know whether the server has the same one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,20 +34,20 @@ use crate::log_access::backups;
 
 /// Longest body of a request, in bytes.
 const BODY_BYTES_MAX: usize = 8 << 10;
-/// Longest wait for all of it.
-const BODY_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for the whole body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where orders are taken.
+/// The state behind the routes of control requests.
 pub(super) struct ControlApi {
     pub(super) control: Control,
     pub(super) log: Arc<SledLog>,
     pub(super) data_dir: PathBuf,
     pub(super) access: AccessCheck,
-    /// Held while a backup is made: one at a time.
-    pub(super) backing_up: Arc<Mutex<()>>,
+    /// Locked while a backup is made, so that there is one at a time.
+    pub(super) backup_lock: Arc<Mutex<()>>,
 }
 
-/// What a request may say.
+/// The body of a control request.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ControlRequest {
@@ -59,28 +59,29 @@ struct ControlRequest {
 
 pub(super) fn routes(control_api: Arc<ControlApi>) -> Router {
     Router::new()
-        .route("/experiments/{name}/{action}", post(order))
+        .route("/experiments/{name}/{action}", post(command))
         .route("/backup", post(back_up))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(control_api)
 }
 
-async fn order(
+async fn command(
     State(control_api): State<Arc<ControlApi>>,
     headers: HeaderMap,
     Path((name, action)): Path<(String, String)>,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    let ControlRequest { by, reason, .. } = control_api.admit(&headers, &body)?;
-    let action: Action = serde_json::from_value(Value::String(action))
-        .map_err(|_| Problem::new(StatusCode::NOT_FOUND, "orders are start, pause, resume and cancel"))?;
+    let ControlRequest { by, reason, .. } = control_api.authorize(&headers, &body)?;
+    let action: Action = serde_json::from_value(Value::String(action)).map_err(|_| {
+        Problem::new(StatusCode::NOT_FOUND, "unknown operator command: use start, pause, resume or cancel")
+    })?;
     let experiment =
         ExperimentId::new(name).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-    tracing::info!(experiment_id = %experiment, order = action.name(), by, "an order over HTTP");
-    let ordered =
+    tracing::info!(experiment_id = %experiment, command = action.name(), by, "received operator command");
+    let outcome =
         control_api.control.command(experiment.clone(), OperatorCommand { action, by, reason }).await;
-    let CommandOutcome { status, changed } = ordered.map_err(refused)?;
-    Ok(answer(&json!({ "experiment": experiment, "state": status, "changed": changed })))
+    let CommandOutcome { status, changed } = outcome.map_err(problem_of)?;
+    Ok(json_response(&json!({ "experiment": experiment, "state": status, "changed": changed })))
 }
 
 async fn back_up(
@@ -88,61 +89,68 @@ async fn back_up(
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    control_api.admit(&headers, &body)?;
-    let at_work = Problem::new(StatusCode::CONFLICT, "a backup is being made: ask again when it is done");
-    let turn = control_api.backing_up.clone().try_lock_owned().map_err(|_| at_work)?;
+    control_api.authorize(&headers, &body)?;
+    let busy = Problem::new(StatusCode::CONFLICT, "another backup is in progress: retry after its end");
+    let lock = control_api.backup_lock.clone().try_lock_owned().map_err(|_| busy)?;
     let (log, data_dir) = (control_api.log.clone(), control_api.data_dir.clone());
     let made = tokio::task::spawn_blocking(move || {
-        // Until it is made, even if whoever asked has gone.
-        let _turn = turn;
+        // Held to the end of the backup, even if the client disconnects.
+        let _lock = lock;
         let to = backups::new_folder(&data_dir);
         log.backup(&to).map(|events| (to, events))
     });
     let (path, events) = made.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
-    tracing::info!(path = %path.display(), events, "backed up");
-    Ok(answer(&json!({ "path": path, "events": events })))
+    tracing::info!(path = %path.display(), events, "wrote backup");
+    Ok(json_response(&json!({ "path": path, "events": events })))
 }
 
-/// A body that came whole, in time, and is not too long.
+/// A whole body within the limits of size and time.
 struct Body(Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        whole(Bytes::from_request(request, state), BODY_MAX).await.map(Self)
+        read_within(Bytes::from_request(request, state), BODY_TIMEOUT).await.map(Self)
     }
 }
 
-async fn whole(
+async fn read_within(
     body: impl Future<Output = Result<Bytes, BytesRejection>>,
-    patience: Duration,
+    time_limit: Duration,
 ) -> Result<Bytes, Problem> {
-    let in_time = tokio::time::timeout(patience, body).await;
-    let came = in_time.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body does not come"))?;
-    came.map_err(|refused| Problem::new(refused.status(), format!("the body: {}", refused.body_text())))
+    let in_time = tokio::time::timeout(time_limit, body).await;
+    let read = in_time.map_err(|_| {
+        let reason = format!("no whole request body within {} s: send it again", time_limit.as_secs());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, reason)
+    })?;
+    read.map_err(|error| Problem::new(error.status(), format!("invalid request body: {}", error.body_text())))
 }
 
 impl ControlApi {
-    /// What a request says, if whoever sends it may give orders here.
-    fn admit(&self, headers: &HeaderMap, body: &[u8]) -> Result<ControlRequest, Problem> {
+    /// Checks the access of a request, and parses its body.
+    ///
+    /// # Errors
+    /// The response to a request that is refused.
+    fn authorize(&self, headers: &HeaderMap, body: &[u8]) -> Result<ControlRequest, Problem> {
         self.access.check(headers)?;
-        // A form in a page could not say so.
+        // A form in a page cannot send this content type.
         if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
-            let reason = "the body must be application/json";
+            let reason = "unsupported content type: send a body of application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
         }
-        let asked: ControlRequest = serde_json::from_slice(body)
-            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
-        if asked.data.as_ref().is_some_and(|meant| *meant != self.data_dir) {
-            let reason = "this server has another data folder: name the one that is meant with --server";
+        let request: ControlRequest = serde_json::from_slice(body).map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, format!("invalid request body: {error}"))
+        })?;
+        if request.data.as_ref().is_some_and(|data_dir| *data_dir != self.data_dir) {
+            let reason = "this server has another data folder: name the server of yours with --server";
             return Err(Problem::new(StatusCode::CONFLICT, reason));
         }
-        Ok(asked)
+        Ok(request)
     }
 }
 
-fn refused(error: CommandError) -> Problem {
+fn problem_of(error: CommandError) -> Problem {
     match error {
         CommandError::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
         CommandError::Rejected { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
@@ -151,7 +159,7 @@ fn refused(error: CommandError) -> Problem {
     }
 }
 
-fn answer(value: &Value) -> Response {
+fn json_response(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
@@ -160,8 +168,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_body_that_does_not_come_is_not_waited_for() {
-        let refused = whole(std::future::pending(), Duration::ZERO).await.unwrap_err();
+    async fn a_late_body_is_refused() {
+        let refused = read_within(std::future::pending(), Duration::ZERO).await.unwrap_err();
         assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
     }
 }

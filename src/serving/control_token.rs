@@ -1,18 +1,18 @@
-//! The secret by which a server knows who may give it orders from elsewhere.
+//! The control token: the secret that a server requires of control requests from other hosts.
 
 use std::fmt;
 use std::path::Path;
 
 use crate::error::BadInput;
 
-/// Where it is looked for first.
+/// The environment variable with the token. It overrides the file.
 pub(crate) const VARIABLE: &str = "DISSENT_CONTROL_TOKEN";
-/// Shorter ones could be guessed.
+/// Shortest token, in bytes. A shorter one could be guessed.
 const BYTES_MIN: usize = 16;
 /// Longest token, in bytes.
 const BYTES_MAX: usize = 1024;
 
-/// A control token. It is never shown.
+/// A control token. Its debug output hides the secret.
 #[derive(Clone)]
 pub(crate) struct ControlToken(String);
 
@@ -23,10 +23,10 @@ impl fmt::Debug for ControlToken {
 }
 
 impl ControlToken {
-    /// A token of this text, but for white space around it.
+    /// Makes a token of a text without the white space around it.
     ///
     /// # Errors
-    /// If it is too short, too long, or could not stand in a header.
+    /// If it is too short, too long, or has characters that a header cannot hold.
     pub(crate) fn new(text: &str) -> Result<Self, BadInput> {
         let text = text.trim();
         let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -34,17 +34,17 @@ impl ControlToken {
             Ok(Self(text.to_owned()))
         } else {
             Err(BadInput(format!(
-                "a control token has {BYTES_MIN} to {BYTES_MAX} visible ASCII characters: make one with `openssl rand -hex 32`"
+                "a control token must have {BYTES_MIN} to {BYTES_MAX} visible ASCII characters: make one with `openssl rand -hex 32`"
             )))
         }
     }
 
-    /// The token of the environment, else that of a file; none if there is neither.
+    /// Reads the token of the environment or, without one, of the file; none if there is neither.
     ///
     /// # Errors
-    /// If it cannot be read or used.
+    /// If the file cannot be read, or the token is invalid.
     pub(crate) fn find(file: Option<&Path>) -> anyhow::Result<Option<Self>> {
-        // An empty one is what a composition makes of one that is not set.
+        // A container composition passes an unset variable on as an empty one.
         if let Some(text) = std::env::var(VARIABLE).ok().filter(|text| !text.trim().is_empty()) {
             let token = Self::new(&text).map_err(|error| BadInput(format!("{VARIABLE}: {error}")))?;
             return Ok(Some(token));
@@ -53,13 +53,15 @@ impl ControlToken {
         let unusable = |reason: String| BadInput(format!("the token file {}: {reason}", path.display()));
         let bytes = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?.len();
         if bytes > 2 * BYTES_MAX as u64 {
-            return Err(unusable(format!("{bytes} bytes are too many for a token")).into());
+            return Err(
+                unusable(format!("{bytes} bytes are too many: a token has at most {BYTES_MAX}")).into()
+            );
         }
         let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
         Ok(Some(Self::new(&text).map_err(|error| unusable(error.to_string()))?))
     }
 
-    /// What a request proves itself with.
+    /// The value of the header `Authorization`.
     pub(crate) fn bearer(&self) -> String {
         format!("Bearer {}", self.0)
     }

@@ -1,5 +1,4 @@
-//! What a running process says of itself over HTTP: is it alive, is it ready, how is it; and, where history
-//! is written, the orders that it takes.
+//! The HTTP interface of a running process: health, readiness, metrics, and on a server control requests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,14 +17,14 @@ use super::problem::Problem;
 use super::request_id;
 use super::status::ServiceStatus;
 
-/// What Prometheus reads.
+/// The content type of metrics for Prometheus.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves until dropped with the runtime it runs on. Gives the address that it listens on, which tells the
-/// port where 0 was asked for.
+/// Starts to serve on the current runtime, until that is dropped. Returns the address, whose port is the
+/// chosen one if `address` has port 0.
 ///
 /// # Errors
-/// If the address cannot be listened on.
+/// If the address cannot be bound.
 pub(super) async fn listen(
     address: SocketAddr,
     status: Arc<ServiceStatus>,
@@ -42,22 +41,20 @@ pub(super) async fn listen(
         .with_state(status);
     let routes = match control_api {
         Some(control_api) => {
-            if !control_api.access.is_open() {
-                tracing::info!(
-                    "no orders are taken over HTTP: other hosts can connect, and there is no control token"
-                );
+            if !control_api.access.accepts_some() {
+                tracing::info!(%address, "refusing control requests on a public address without a control token");
             }
             routes.merge(control::routes(Arc::new(control_api)))
         }
         None => routes,
     };
-    tokio::spawn(accept::serve(listener, request_id::layered(routes), Limits::default()));
+    tokio::spawn(accept::serve(listener, request_id::with_request_ids(routes), Limits::default()));
     Ok(address)
 }
 
-/// Ready: it takes part in the work, and its broker is there.
+/// Responds whether the process is at work and connected to its broker.
 async fn ready(State(status): State<Arc<ServiceStatus>>) -> impl IntoResponse {
-    match status.not_ready() {
+    match status.not_ready_reason() {
         None => (StatusCode::OK, "ready\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }

@@ -1,4 +1,4 @@
-//! The metrics of a process in the OpenMetrics format. Each scrape reads the values where they are kept.
+//! The metrics of a process in the OpenMetrics format. Each scrape reads the current values.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use prometheus_client::registry::{Registry, Unit};
 use super::status::ServiceStatus;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labelled {
+struct PromptState {
     state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Queue {
+struct QueueLabel {
     queue: String,
 }
 
-/// All metrics of a process, as OpenMetrics text.
+/// Returns all metrics of a process as OpenMetrics text.
 ///
 /// # Errors
-/// If they cannot be written as text.
+/// If a metric cannot be encoded.
 pub(super) async fn text(status: &ServiceStatus) -> Result<String, std::fmt::Error> {
     let stats = status.broker.queues().await;
     let mut registry = Registry::with_prefix("dissent");
@@ -43,8 +43,8 @@ pub(super) async fn text(status: &ServiceStatus) -> Result<String, std::fmt::Err
     if let Some(appends) = &health.appends {
         append_seconds(&mut registry, appends.clone());
     }
-    if let Some(waited) = waited(health.clone()).await {
-        longest_wait(&mut registry, waited);
+    if let Some(wait) = oldest_event_age(health.clone()).await {
+        longest_wait(&mut registry, wait);
     }
     if let Some(status) = status.broker.status() {
         broker(&mut registry, &status);
@@ -53,11 +53,11 @@ pub(super) async fn text(status: &ServiceStatus) -> Result<String, std::fmt::Err
     process(&mut registry);
     let mut standard = Registry::default();
     standard_process(&mut standard);
-    written(&registry, &standard)
+    encode_both(&registry, &standard)
 }
 
-/// The metrics of this program, then the standard ones, as one text.
-fn written(registry: &Registry, standard: &Registry) -> Result<String, std::fmt::Error> {
+/// Encodes the metrics of this program, then the standard ones, as one text.
+fn encode_both(registry: &Registry, standard: &Registry) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     encode_registry(&mut text, registry)?;
     encode(&mut text, standard)?;
@@ -73,7 +73,7 @@ fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
 }
 
 fn experiment(registry: &mut Registry, progress: &Progress) {
-    let prompts = Family::<Labelled, Gauge>::default();
+    let prompts = Family::<PromptState, Gauge>::default();
     let counts = progress.counts;
     for (state, count) in [
         ("expected", counts.expected),
@@ -83,36 +83,45 @@ fn experiment(registry: &mut Registry, progress: &Progress) {
         ("measured", counts.measured),
         ("set_aside", counts.set_aside),
     ] {
-        prompts.get_or_create(&Labelled { state }).set(i64::from(count));
+        prompts.get_or_create(&PromptState { state }).set(i64::from(count));
     }
-    registry.register("prompts", "Prompts of the current round that have come so far", prompts);
-    gauge(registry, "rounds", "Rounds planned", progress.rounds.into());
-    gauge(registry, "round", "The current round, from 0", progress.round.unwrap_or_default().into());
-    gauge(registry, "comparisons", "Comparisons put up in the current round", progress.comparisons.into());
-    gauge(registry, "judgements", "Judgements of them so far", progress.judgements);
-    gauge(registry, "judgements_wanted", "Judgements that are enough", progress.judgements_wanted);
+    registry.register(
+        "prompts",
+        "Prompts of the current round, by the state that they have reached",
+        prompts,
+    );
+    gauge(registry, "rounds", "Rounds of the plan", progress.rounds.into());
+    gauge(registry, "round", "Current round, from 0", progress.round.unwrap_or_default().into());
+    gauge(registry, "comparisons", "Comparisons requested in the current round", progress.comparisons.into());
+    gauge(registry, "judgements", "Judgements received in the current round", progress.judgements);
+    gauge(
+        registry,
+        "judgements_wanted",
+        "Judgements that the current round waits for",
+        progress.judgements_wanted,
+    );
     gauge(
         registry,
         "waits_for_people",
-        "1 while only judgements can bring it on",
+        "1 while the experiment waits for judgements of people",
         progress.waits_for_people.into(),
     );
     gauge(
         registry,
         "paused",
-        "1 while an operator has to start or resume it",
+        "1 while the experiment waits for an operator to start or resume it",
         progress.status.is_paused().into(),
     );
-    gauge(registry, "finished", "1 once everything planned is done", progress.finished.into());
+    gauge(registry, "finished", "1 after the end of all rounds", progress.finished.into());
     let (step, steps) = progress.training.unwrap_or_default();
-    gauge(registry, "training_step", "Steps done of the training under way", step);
-    gauge(registry, "training_steps", "Its steps in all", steps);
-    counter(registry, "events", "Events of the experiment that this process knows", progress.events);
+    gauge(registry, "training_step", "Finished steps of the running training", step);
+    gauge(registry, "training_steps", "All steps of the running training", steps);
+    counter(registry, "events", "Events of the experiment that this process has read", progress.events);
 }
 
 fn lease_age(registry: &mut Registry, age: Duration) {
     let seconds = ConstGauge::new(age.as_secs_f64());
-    let help = "Since the training last gave a sign of life";
+    let help = "Time since the last heartbeat of the running training";
     registry.register_with_unit("lease_age", help, Unit::Seconds, seconds);
 }
 
@@ -121,55 +130,71 @@ fn tokens_sampled(registry: &mut Registry, tokens: u64) {
 }
 
 fn append_seconds(registry: &mut Registry, appends: Histogram) {
-    registry.register_with_unit("append", "From a decision to its being durable", Unit::Seconds, appends);
+    let help = "Time from a decision of the journal until its events are durable";
+    registry.register_with_unit("append", help, Unit::Seconds, appends);
 }
 
-/// How long the oldest unanswered event has waited. A log that cannot be read is reported where history is
-/// written.
-async fn waited(health: ProcessHealth) -> Option<Duration> {
-    let waited = tokio::task::spawn_blocking(move || health.longest_wait()).await;
-    Some(waited.ok()?.ok()?.unwrap_or_default())
+/// Returns the age of the oldest unanswered event. None if the log cannot be read: the journal reports that.
+async fn oldest_event_age(health: ProcessHealth) -> Option<Duration> {
+    let age = tokio::task::spawn_blocking(move || health.longest_wait()).await;
+    Some(age.ok()?.ok()?.unwrap_or_default())
 }
 
-fn longest_wait(registry: &mut Registry, waited: Duration) {
-    let help = "How long the oldest event has waited for a step to answer it";
-    registry.register_with_unit("longest_wait", help, Unit::Seconds, ConstGauge::new(waited.as_secs_f64()));
+fn longest_wait(registry: &mut Registry, age: Duration) {
+    let help = "Age of the oldest event that no step has answered";
+    registry.register_with_unit("longest_wait", help, Unit::Seconds, ConstGauge::new(age.as_secs_f64()));
 }
 
 fn queues(registry: &mut Registry, stats: Vec<QueueStats>) {
-    let (messages, consumers) = (Family::<Queue, Gauge>::default(), Family::<Queue, Gauge>::default());
-    for found in stats {
-        let queue = Queue { queue: found.name };
-        messages.get_or_create(&queue).set(i64::from(found.messages));
-        consumers.get_or_create(&queue).set(i64::from(found.consumers));
+    let (messages, consumers) =
+        (Family::<QueueLabel, Gauge>::default(), Family::<QueueLabel, Gauge>::default());
+    for stat in stats {
+        let queue = QueueLabel { queue: stat.name };
+        messages.get_or_create(&queue).set(i64::from(stat.messages));
+        consumers.get_or_create(&queue).set(i64::from(stat.consumers));
     }
     registry.register("queue_messages", "Messages waiting in a queue", messages);
-    registry.register("queue_consumers", "Consumers of a queue, over all processes", consumers);
+    registry.register("queue_consumers", "Consumers of a queue in all processes", consumers);
 }
 
 fn broker(registry: &mut Registry, status: &BrokerStatus) {
-    gauge(registry, "broker_connected", "1 while RabbitMQ is there", status.connected.into());
-    gauge(registry, "broker_blocked", "1 while RabbitMQ takes no messages", status.blocked.into());
+    gauge(
+        registry,
+        "broker_connected",
+        "1 while the process is connected to RabbitMQ",
+        status.connected.into(),
+    );
+    gauge(registry, "broker_blocked", "1 while RabbitMQ blocks publishing", status.blocked.into());
     gauge(registry, "broker_unconfirmed", "Messages that RabbitMQ has not confirmed", status.unconfirmed);
-    gauge(registry, "relayed_position", "The log is relayed up to here", status.relayed_to);
-    counter(registry, "redelivered", "Deliveries that had been made before", status.redelivered);
-    counter(registry, "duplicates_dropped", "Deliveries that were already here", status.duplicates_dropped);
-    counter(registry, "dead_letters", "Messages put among the dead letters by this process", status.dead);
+    gauge(
+        registry,
+        "relayed_position",
+        "Position up to which the log is relayed to RabbitMQ and confirmed",
+        status.relayed_to,
+    );
+    counter(registry, "redelivered", "Deliveries that RabbitMQ marks as redelivered", status.redelivered);
+    counter(
+        registry,
+        "duplicates_dropped",
+        "Deliveries dropped as duplicates of a held or settled message",
+        status.duplicates_dropped,
+    );
+    counter(registry, "dead_letters", "Dead letters published by this process", status.dead);
     counter(registry, "parked", "Messages parked after their last attempt", status.parked);
-    counter(registry, "reconnects", "Times that a connection was lost", status.reconnects);
+    counter(registry, "reconnects", "Connections to RabbitMQ that were lost", status.reconnects);
 }
 
-/// Memory and processor time under the names of this program, which its dashboard queries.
+/// Registers memory and processor time under the names of this program, which its dashboard queries.
 fn process(registry: &mut Registry) {
     if let Some(stat) = ProcessStat::read() {
-        gauge(registry, "resident_memory_bytes", "Memory in use", stat.resident_bytes);
+        gauge(registry, "resident_memory_bytes", "Resident memory of the process", stat.resident_bytes);
     }
     let used = ConstCounter::new(cpu_seconds());
-    registry.register_with_unit("cpu", "Processor time used", Unit::Seconds, used);
+    registry.register_with_unit("cpu", "Processor time of the process", Unit::Seconds, used);
 }
 
-/// The metrics that Prometheus' own clients give of every process, under their names. One that the system
-/// does not tell is left out.
+/// Registers the standard process metrics of Prometheus' clients, under their names. A metric that the system
+/// does not provide is omitted.
 fn standard_process(registry: &mut Registry) {
     let cpu = ConstCounter::new(cpu_seconds());
     registry.register_with_unit("process_cpu", "Total user and system CPU time spent", Unit::Seconds, cpu);
@@ -201,7 +226,7 @@ fn cpu_seconds() -> f64 {
     Duration::new(used.tv_sec.unsigned_abs(), u32::try_from(used.tv_nsec).unwrap_or_default()).as_secs_f64()
 }
 
-/// What Linux tells of this process in `/proc/self/stat`.
+/// The fields of this process in Linux's `/proc/self/stat`.
 struct ProcessStat {
     virtual_bytes: u64,
     resident_bytes: u64,
@@ -210,13 +235,13 @@ struct ProcessStat {
 }
 
 impl ProcessStat {
-    /// None where the system does not tell.
+    /// Reads the fields; none if the system does not provide them.
     fn read() -> Option<Self> {
         Self::parse(&std::fs::read_to_string("/proc/self/stat").ok()?)
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // The name of the program, in parentheses, may hold anything; `state` follows it as field 3.
+        // The program's name, in parentheses, may contain any character. Field 3, `state`, follows it.
         let (_, fields) = stat.rsplit_once(')')?;
         let field = |number: usize| fields.split_whitespace().nth(number - 3)?.parse::<u64>().ok();
         Some(Self {
@@ -226,7 +251,7 @@ impl ProcessStat {
         })
     }
 
-    /// The start of the process in seconds since the Unix epoch.
+    /// Returns the start of the process in seconds since the Unix epoch.
     fn start_seconds(&self) -> Option<f64> {
         let stat = std::fs::read_to_string("/proc/stat").ok()?;
         let boot = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse::<u64>().ok()?;
@@ -242,8 +267,8 @@ mod tests {
 
     const DASHBOARD: &str = include_str!("../../docker/grafana/dashboards/dissent.json");
 
-    /// All metrics that a process can have.
-    fn everything() -> String {
+    /// Encodes all metrics that a process can have.
+    fn all_metrics() -> String {
         let mut registry = Registry::with_prefix("dissent");
         let progress = Progress { training: Some((1, 2)), ..Progress::default() };
         experiment(&mut registry, &progress);
@@ -269,10 +294,10 @@ mod tests {
         process(&mut registry);
         let mut standard = Registry::default();
         standard_process(&mut standard);
-        written(&registry, &standard).unwrap()
+        encode_both(&registry, &standard).unwrap()
     }
 
-    /// The names of the samples, as a query names them.
+    /// Returns the names of the samples, as queries use them.
     fn names(text: &str) -> BTreeSet<&str> {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         samples.filter_map(|line| line.split([' ', '{']).next()).collect()
@@ -280,7 +305,7 @@ mod tests {
 
     #[test]
     fn every_metric_that_the_dashboard_queries_exists() {
-        let text = everything();
+        let text = all_metrics();
         let names = names(&text);
         let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
         let panels = dashboard["panels"].as_array().unwrap();
@@ -298,8 +323,8 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_process_metrics_have_their_own_names_and_the_old_ones_stay() {
-        let text = everything();
+    fn standard_process_metrics_exist_beside_those_with_the_prefix() {
+        let text = all_metrics();
         let names = names(&text);
         for name in [
             "process_cpu_seconds_total",
@@ -318,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_of_the_process_is_before_now_and_after_the_boot() {
+    fn the_start_of_the_process_lies_within_the_last_day() {
         let stat = ProcessStat::read().unwrap();
         let now = dissent_actors::now_us() as f64 / 1e6;
         let start = stat.start_seconds().unwrap();

@@ -1,4 +1,5 @@
-//! Running an experiment as a service: the process that writes history, and workers that share its steps.
+//! Runs an experiment as a service: the server, which writes the history, and the workers, which share its
+//! steps.
 
 mod accept;
 mod access;
@@ -43,26 +44,26 @@ use control::ControlApi;
 use plan_checked_history::PlanCheckedHistory;
 use status::ServiceStatus;
 
-/// How long what is in hand may take after a signal.
+/// Longest time for work in progress to end after a signal.
 const GRACE: Duration = Duration::from_secs(20);
-/// Least time between two words to systemd's watchdog.
+/// Shortest interval of notifications to systemd's watchdog.
 const WATCHDOG_MIN: Duration = Duration::from_millis(10);
 
-/// How a process takes part.
+/// Options of a server or a worker.
 #[derive(Debug, Clone)]
 pub(crate) struct ServeOptions {
-    /// The steps it does.
+    /// The steps to run.
     pub(crate) roles: Roles,
-    /// Where it answers for its health.
+    /// Address of the HTTP interface, if any.
     pub(crate) listen: Option<SocketAddr>,
-    /// End when the experiment is finished, instead of waiting for a signal.
+    /// Whether the process exits when the experiment is finished, instead of waiting for a signal.
     pub(crate) until_finished: bool,
 }
 
-/// Writes the history of an experiment, and does the steps of its roles, until it is asked to stop.
+/// Writes the history of an experiment, and runs the steps of its roles, until a signal stops the process.
 ///
 /// # Errors
-/// If configuration, data or models cannot be used, a step fails, or RabbitMQ refuses.
+/// If the configuration, data or models cannot be used, a step fails, or RabbitMQ refuses an operation.
 pub(crate) fn serve(
     config: &Config,
     config_path: &Path,
@@ -70,9 +71,9 @@ pub(crate) fn serve(
     serving: &ServeOptions,
     token: Option<&ControlToken>,
 ) -> anyhow::Result<()> {
-    let held = Arc::new(copies::open_for_writing(&data_dir.join("log"))?);
-    let _copier = Copier::start(held.clone(), data_dir)?;
-    let log: Arc<dyn EventLog> = held.clone();
+    let sled_log = Arc::new(copies::open_for_writing(&data_dir.join("log"))?);
+    let _copier = Copier::start(sled_log.clone(), data_dir)?;
+    let log: Arc<dyn EventLog> = sled_log.clone();
     let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(config)?;
     let planned = plan::plan(config, &models, &artifacts)?;
@@ -90,10 +91,10 @@ pub(crate) fn serve(
         let mut pipeline = Pipeline::start(&plan, resources).await?;
         let control_api = serving.listen.map(|listen| ControlApi {
             control: pipeline.control(),
-            log: held,
+            log: sled_log,
             data_dir: data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned()),
             access: AccessCheck::new(listen, token),
-            backing_up: Arc::default(),
+            backup_lock: Arc::default(),
         });
         let served = RunningService::begin(pipeline.health(), broker.clone(), serving, control_api).await?;
         let (cancel, failure) =
@@ -102,27 +103,27 @@ pub(crate) fn serve(
         let progress = pipeline.progress();
         let drained = pipeline.drain().await;
         outcome.and(drained.map_err(anyhow::Error::from))?;
-        if takes_queues_along(&progress.borrow(), serving.until_finished) {
-            broker.forget(&plan.experiment).await;
+        if must_delete_queues(&progress.borrow(), serving.until_finished) {
+            broker.delete_queues(&plan.experiment).await;
         }
         Ok(())
     })
 }
 
-/// Whether the queues of an experiment go with the server. One that ends by itself ends with the experiment:
-/// workers may be yet to hear of it, or to come.
-fn takes_queues_along(progress: &Progress, until_finished: bool) -> bool {
+/// Whether a server that stops deletes the queues of its experiment. With `until_finished` it stops at the end
+/// of the experiment, when workers may not have received the last events.
+fn must_delete_queues(progress: &Progress, until_finished: bool) -> bool {
     progress.is_over() && !until_finished
 }
 
-/// Does the steps of its roles for an experiment whose history another process writes.
+/// Runs the steps of its roles for an experiment whose history a server writes.
 ///
 /// # Errors
-/// If configuration, data or models cannot be used, a step fails, or RabbitMQ refuses.
+/// If the configuration, data or models cannot be used, a step fails, or RabbitMQ refuses an operation.
 pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &ServeOptions) -> anyhow::Result<()> {
     let BrokerConfig::Rabbitmq(rabbit) = &config.broker else {
         let reason =
-            "a worker needs a RabbitMQ that it shares with the server: set [broker] kind = \"rabbitmq\"";
+            "a worker cannot use the embedded broker: set [broker] kind = \"rabbitmq\" for server and worker";
         return Err(BadInput(reason.to_owned()).into());
     };
     let models = Models::open(config)?;
@@ -154,7 +155,7 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &ServeOpt
     })
 }
 
-/// A process that answers for its health and listens for signals.
+/// A process that serves its HTTP interface and waits for signals.
 struct RunningService {
     status: Arc<ServiceStatus>,
     until_finished: bool,
@@ -167,21 +168,21 @@ impl RunningService {
         serving: &ServeOptions,
         control_api: Option<ControlApi>,
     ) -> anyhow::Result<Self> {
-        tell_what_it_waits_for(&health);
+        log_waiting_state(&health);
         let status = Arc::new(ServiceStatus::new(health, broker));
         if let Some(address) = serving.listen {
             let address = http::listen(address, status.clone(), control_api).await?;
             tracing::info!(%address, "listening");
         }
         notify(&[NotifyState::Ready]);
-        if let Some(patience) = sd_notify::watchdog_enabled() {
-            actix::spawn(tell_watchdog(patience));
+        if let Some(timeout) = sd_notify::watchdog_enabled() {
+            actix::spawn(notify_watchdog(timeout));
         }
-        tracing::info!(roles = %serving.roles, "at work");
+        tracing::info!(roles = %serving.roles, "running steps");
         Ok(Self { status, until_finished: serving.until_finished })
     }
 
-    /// Waits for a signal, for a failure, or, where that is the end, until the experiment is finished.
+    /// Waits for a signal, for a failure, or with `until_finished` for the end of the experiment.
     async fn until_stopped(
         &self,
         finished: impl Future<Output = Result<(), dissent_actors::PipelineError>>,
@@ -192,7 +193,7 @@ impl RunningService {
         let ended = async {
             finished.await?;
             let status = self.status.health.progress.borrow().status;
-            tracing::info!(?status, "the experiment is over");
+            tracing::info!(?status, "experiment ended");
             if !self.until_finished {
                 std::future::pending::<()>().await;
             }
@@ -203,9 +204,9 @@ impl RunningService {
             _ = interrupt.recv() => Ok(()),
             _ = terminate.recv() => Ok(()),
         };
-        self.status.drains();
+        self.status.start_draining();
         notify(&[NotifyState::Stopping]);
-        tracing::info!("stopping: finishing what is in hand");
+        tracing::info!("finishing work in progress before the stop");
         let grace = if outcome.is_ok() { GRACE } else { Duration::ZERO };
         actix::spawn(async move {
             let _ = tokio::time::timeout(grace, interrupt.recv()).await;
@@ -215,30 +216,30 @@ impl RunningService {
     }
 }
 
-/// Says why nothing happens, where nothing may.
-fn tell_what_it_waits_for(health: &ProcessHealth) {
+/// Logs the state of an experiment in which no step runs.
+fn log_waiting_state(health: &ProcessHealth) {
     match health.progress.borrow().status {
         ExperimentStatus::Created => {
-            tracing::warn!("the experiment waits for its start: dissent experiment start NAME")
+            tracing::warn!("waiting for the start of the experiment: use `dissent experiment start NAME`");
         }
         ExperimentStatus::Paused => {
-            tracing::warn!("the experiment is paused: dissent experiment resume NAME")
+            tracing::warn!("waiting while the experiment is paused: use `dissent experiment resume NAME`");
         }
-        ExperimentStatus::Cancelled => tracing::warn!("the experiment was cancelled: nothing is done"),
+        ExperimentStatus::Cancelled => tracing::warn!("running no step of a cancelled experiment"),
         ExperimentStatus::Running | ExperimentStatus::Finished => {}
     }
 }
 
-/// Tells systemd's watchdog that events are still handled, twice as often as it wants to know.
-async fn tell_watchdog(patience: Duration) {
-    let mut ticks = tokio::time::interval((patience / 2).max(WATCHDOG_MIN));
+/// Notifies systemd's watchdog, twice in each timeout. The task stops if the process handles no events.
+async fn notify_watchdog(timeout: Duration) {
+    let mut ticks = tokio::time::interval((timeout / 2).max(WATCHDOG_MIN));
     loop {
         ticks.tick().await;
         notify(&[NotifyState::Watchdog]);
     }
 }
 
-/// Tells systemd, where it wants to know.
+/// Notifies systemd, if the process runs under it.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "failed to notify systemd");
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_is_stopped_takes_the_queues_of_what_is_over_along() {
+    fn a_stopped_server_deletes_the_queues_of_an_ended_experiment() {
         for (status, is_over) in [
             (ExperimentStatus::Running, false),
             (ExperimentStatus::Created, false),
@@ -259,8 +260,8 @@ mod tests {
             (ExperimentStatus::Finished, true),
         ] {
             let progress = Progress { status, ..Progress::default() };
-            assert_eq!(takes_queues_along(&progress, false), is_over, "{status:?}");
-            assert!(!takes_queues_along(&progress, true), "{status:?}: workers may be yet to hear of it");
+            assert_eq!(must_delete_queues(&progress, false), is_over, "{status:?}");
+            assert!(!must_delete_queues(&progress, true), "{status:?}: workers may still read the history");
         }
     }
 }

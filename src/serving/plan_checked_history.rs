@@ -1,4 +1,4 @@
-//! The history that a worker follows, withheld until it matches the plan that the worker works on.
+//! The history that a worker follows, withheld until it matches the worker's plan.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use dissent_queues::{BoxFuture, HistoryConsumer};
 
 use crate::experiment::plan_check::check_same_plan;
 
-/// Longest silence of a history that still has recorded events to deliver.
-const PAST_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for the next recorded event. After it, the recorded plan counts as the last one.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Withholds a history until its plan is the worker's. The history of a fork begins with the plan of its
-/// origin; the worker does not work on the events before the fork.
+/// origin, and the worker processes no event before the fork.
 pub(super) struct PlanCheckedHistory {
     history: HistoryConsumer,
     plan: Plan,
@@ -36,17 +36,20 @@ impl PlanCheckedHistory {
         Ok(Some(recorded))
     }
 
-    fn agrees(&self) -> bool {
+    fn plans_match(&self) -> bool {
         self.recorded_plan.as_ref() == Some(&self.plan)
     }
 
-    /// Reads until the history agrees with the plan.
-    async fn agree(&mut self) -> anyhow::Result<()> {
-        while !self.agrees() {
+    /// Reads and buffers events until the recorded plan matches.
+    ///
+    /// # Errors
+    /// If the history ends with another plan, or cannot be read.
+    async fn read_to_matching_plan(&mut self) -> anyhow::Result<()> {
+        while !self.plans_match() {
             let next = match self.recorded_plan.clone() {
-                // Without a recorded plan there is none to disagree with.
+                // A history without a plan may still receive one.
                 None => self.read().await?,
-                Some(other) => match tokio::time::timeout(PAST_MAX, self.read()).await {
+                Some(other) => match tokio::time::timeout(READ_TIMEOUT, self.read()).await {
                     Ok(next) => next?,
                     Err(_) => return check_same_plan(&other, &self.plan),
                 },
@@ -58,7 +61,7 @@ impl PlanCheckedHistory {
     }
 }
 
-/// The plan that an event puts in force, if it does.
+/// Returns the plan that an event sets, if any.
 fn plan_of(recorded: &Recorded) -> anyhow::Result<Option<Plan>> {
     Ok(match recorded.decode()? {
         Event::Experiment(ExperimentEvent::Started(started)) => Some(started.plan),
@@ -79,12 +82,12 @@ impl dissent_actors::History for PlanCheckedHistory {
             if let Some(buffered) = self.buffered.pop_front() {
                 return Ok(Some(buffered));
             }
-            if !self.agrees() {
-                self.agree().await.map_err(|error| format!("{error:#}"))?;
+            if !self.plans_match() {
+                self.read_to_matching_plan().await.map_err(|error| format!("{error:#}"))?;
                 return Ok(self.buffered.pop_front());
             }
             let next = self.read().await.map_err(|error| format!("{error:#}"))?;
-            if self.agrees() {
+            if self.plans_match() {
                 return Ok(next);
             }
             Err("the plan of the experiment has changed: restart the worker".to_owned())

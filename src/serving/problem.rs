@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::request_id;
 
-/// Why a request is refused or failed.
+/// The reason why a request is refused or has failed.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
@@ -26,13 +26,13 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, detail)
     }
 
-    /// A fault of this process. Its log has the causes, with the id of the request; the client gets the id
-    /// alone.
+    /// Reports a fault of this process. The causes go to the log with the id of the request, and the client
+    /// gets the id alone.
     pub(super) fn internal(error: impl Into<anyhow::Error>) -> Self {
         let error = error.into();
         let id = request_id::current().unwrap_or_default();
-        tracing::error!(request_id = %id, error = format!("{error:#}"), "failed to handle a request");
-        let detail = format!("internal error: see the server's log for request id {id}");
+        tracing::error!(request_id = %id, error = format!("{error:#}"), "failed to handle request");
+        let detail = format!("internal error: see the server log, request id {id}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 
@@ -78,13 +78,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_has_a_request_id_in_header_body_and_log_and_its_causes_in_the_log_alone() {
+    fn header_body_and_log_of_a_failure_have_the_request_id_and_only_the_log_has_the_causes() {
         use hyper::service::Service as _;
 
         let written = tempfile::NamedTempFile::new().unwrap();
         let writer = Arc::new(written.reopen().unwrap());
         let log = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
-        let routes = request_id::layered(Router::new().route("/", get(failing)));
+        let routes = request_id::with_request_ids(Router::new().route("/", get(failing)));
         let service = TowerToHyperService::new(routes);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (header, body) = tracing::subscriber::with_default(log, || {

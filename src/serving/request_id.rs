@@ -1,4 +1,4 @@
-//! The id of an HTTP request: in the header of its response, in its problem details and in the log.
+//! The id of an HTTP request, which appears in the response header, in problem details and in the log.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -11,15 +11,14 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 
-/// The header of every response.
+/// The response header with the id.
 pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 tokio::task_local! {
     static CURRENT: RequestId;
 }
 
-/// Names a request among all that servers of this program handle: a random number of the process, and a
-/// count.
+/// Identifies a request across processes by a random number of the process and a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RequestId {
     process: u32,
@@ -41,13 +40,13 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The id of the request that this task handles; none outside a request.
+/// Returns the id of the request that this task handles; none outside a request.
 pub(super) fn current() -> Option<RequestId> {
     CURRENT.try_with(|id| *id).ok()
 }
 
-/// The routes, with an id for each request.
-pub(super) fn layered(routes: Router) -> Router {
+/// Adds an id to each request of the routes.
+pub(super) fn with_request_ids(routes: Router) -> Router {
     routes.layer(from_fn(handle))
 }
 

@@ -1,4 +1,4 @@
-//! What is status of a running process.
+//! The status of a running process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,7 +6,7 @@ use dissent_actors::ProcessHealth;
 
 use super::broker_handle::BrokerHandle;
 
-/// A running process, as its health checks and metrics see it.
+/// The status of a running process, for health checks and metrics.
 pub(super) struct ServiceStatus {
     pub(super) health: ProcessHealth,
     pub(super) broker: BrokerHandle,
@@ -18,13 +18,13 @@ impl ServiceStatus {
         Self { health, broker, draining: AtomicBool::new(false) }
     }
 
-    /// From now on it takes on nothing more.
-    pub(super) fn drains(&self) {
+    /// Marks the process as stopping, which makes it not ready.
+    pub(super) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Why it is not ready to work; none if it is.
-    pub(super) fn not_ready(&self) -> Option<&'static str> {
+    /// Returns the reason why the process is not ready; none if it is ready.
+    pub(super) fn not_ready_reason(&self) -> Option<&'static str> {
         if self.draining.load(Ordering::Relaxed) {
             return Some("stopping");
         }
@@ -32,7 +32,7 @@ impl ServiceStatus {
         if !status.connected {
             Some("not connected to RabbitMQ")
         } else if status.blocked {
-            Some("RabbitMQ takes no messages for now, for want of memory or disk")
+            Some("blocked by RabbitMQ, which lacks memory or disk space")
         } else {
             None
         }

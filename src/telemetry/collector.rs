@@ -1,4 +1,4 @@
-//! The way to a collector: one request at a time, from the thread that sends spans.
+//! The HTTP client of a collector: one request at a time, on the thread that sends spans.
 
 use std::fmt;
 use std::future::Future;
@@ -9,67 +9,67 @@ use std::time::Duration;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use ureq::Agent;
 
-/// Most bytes of an answer that are looked at.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// Largest response body, in bytes.
+const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 
-/// A collector. One that is away costs spans and a warning, no more.
+/// A collector. While it is unavailable, spans are lost and one warning is logged.
 pub(super) struct Collector {
     agent: Agent,
-    /// Where it is, as it may be shown.
+    /// The endpoint without user and password.
     endpoint: String,
-    /// It is said once for each absence: one may last for days.
-    is_away: AtomicBool,
+    /// Whether the last request failed. Only a change is logged, because an outage may last for days.
+    is_failing: AtomicBool,
 }
 
 impl Collector {
     pub(super) fn new(endpoint: String, timeout: Duration) -> Self {
         let agent = Agent::config_builder()
             .timeout_global(Some(timeout))
-            // What the collector answers is looked at here and by the exporter.
+            // The status is checked here and by the exporter.
             .http_status_as_error(false)
             .max_redirects(0)
             .build()
             .new_agent();
-        Self { agent, endpoint, is_away: AtomicBool::new(false) }
+        Self { agent, endpoint, is_failing: AtomicBool::new(false) }
     }
 
     fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {
         let (head, body) = request.into_parts();
-        let answer = self.agent.run(Request::from_parts(head, &body[..]))?;
-        let (head, mut body) = answer.into_parts();
-        let body = body.with_config().limit(ANSWER_BYTES_MAX).read_to_vec()?;
+        let response = self.agent.run(Request::from_parts(head, &body[..]))?;
+        let (head, mut body) = response.into_parts();
+        let body = body.with_config().limit(RESPONSE_BYTES_MAX).read_to_vec()?;
         Ok(Response::from_parts(head, body.into()))
     }
 
-    fn take_note(&self, trouble: Option<String>) {
-        let was_away = self.is_away.swap(trouble.is_some(), Ordering::Relaxed);
-        match trouble {
-            Some(error) if !was_away => {
-                tracing::warn!(endpoint = self.endpoint, %error, "the collector does not take spans: they are lost");
+    fn log_change(&self, failure: Option<String>) {
+        let was_failing = self.is_failing.swap(failure.is_some(), Ordering::Relaxed);
+        match failure {
+            Some(error) if !was_failing => {
+                tracing::warn!(endpoint = self.endpoint, %error, "losing spans that the collector does not accept");
             }
-            None if was_away => tracing::info!(endpoint = self.endpoint, "the collector takes spans again"),
+            None if was_failing => tracing::info!(endpoint = self.endpoint, "sending spans again"),
             _ => {}
         }
     }
 }
 
 impl HttpClient for Collector {
-    // As `async_trait` writes it. The thread that sends spans has nothing else to do: it may block.
-    fn send_bytes<'this, 'answer>(
+    // The signature is that of `async_trait`. The call blocks, which the thread for spans may do.
+    fn send_bytes<'this, 'response>(
         &'this self,
         request: Request<Bytes>,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'answer>>
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'response>>
     where
-        'this: 'answer,
-        Self: 'answer,
+        'this: 'response,
+        Self: 'response,
     {
-        let answer = self.send(request);
-        self.take_note(match &answer {
-            Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("it answers {}", answer.status())),
+        let response = self.send(request);
+        self.log_change(match &response {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("status {}", response.status())),
             Err(error) => Some(error.to_string()),
         });
-        Box::pin(std::future::ready(answer.map_err(Into::into)))
+        Box::pin(std::future::ready(response.map_err(Into::into)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the program says of itself while it runs: its log on stderr, and traces where a collector is named.
+//! The telemetry of the program: log lines on stderr, and traces if the environment names a collector.
 
 mod collector;
 mod traces;
@@ -13,27 +13,26 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 use crate::error::BadInput;
 use traces::Traces;
 
-/// How the log is written.
+/// Format of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
     /// Lines for people
     Text,
-    /// A JSON object on each line, for programs
+    /// One JSON object a line, for programs
     Json,
 }
 
-/// What is to be said, and how.
+/// Settings of log and traces.
 #[derive(Debug)]
 pub(crate) struct Settings<'a> {
-    /// What is logged, such as `info` or `dissent_actors=debug`.
+    /// Filter of the log lines, such as `info` or `dissent_actors=debug`.
     pub(crate) filter: &'a str,
     pub(crate) format: LogFormat,
-    /// What this process calls itself where the environment gives it no name; none: it is not traced,
-    /// whatever the environment says.
+    /// Default service name of this process in traces. Without one, the process sends no traces.
     pub(crate) traced_as: Option<&'static str>,
 }
 
-/// What was started, to be finished before the process ends.
+/// The running telemetry. Call [`finish`](Self::finish) before the process ends.
 pub(crate) struct Telemetry {
     traces: Option<Traces>,
 }
@@ -42,14 +41,14 @@ impl Telemetry {
     /// Starts the log, and the traces if the environment names a collector.
     ///
     /// # Errors
-    /// If the filter cannot be read, or the environment asks for traces that cannot be sent.
+    /// If the filter is invalid, or the environment asks for an unsupported way of sending traces.
     pub(crate) fn start(settings: &Settings<'_>) -> anyhow::Result<Self> {
         let filter = EnvFilter::try_new(settings.filter)
             .map_err(|error| BadInput(format!("--log-filter {}: {error}", settings.filter)))?;
         let log = log_layer(settings.format, io::stderr).with_filter(filter);
         let traces = settings.traced_as.map(Traces::of_environment).transpose()?.flatten();
         match &traces {
-            // Not as an absent layer: what is not there cannot cost anything.
+            // No layer at all is cheaper than an absent one.
             None => tracing_subscriber::registry().with(log).init(),
             Some(traces) => tracing_subscriber::registry().with(log).with(traces.layer()).init(),
         }
@@ -64,17 +63,17 @@ impl Telemetry {
     }
 }
 
-/// Says why the command failed, whatever is logged.
-pub(crate) fn say_failed(format: LogFormat, error: &anyhow::Error) {
+/// Prints the error of a failed command on stderr, independent of the log filter.
+pub(crate) fn print_failure(format: LogFormat, error: &anyhow::Error) {
     match format {
-        LogFormat::Text => say(format, "ERROR", &format!("dissent: {error:#}")),
-        LogFormat::Json => say(format, "ERROR", &format!("{error:#}")),
+        LogFormat::Text => print_line(format, "ERROR", &format!("dissent: {error:#}")),
+        LogFormat::Json => print_line(format, "ERROR", &format!("{error:#}")),
     }
 }
 
-/// Says something that is no part of the log, in a line such as the log's.
-pub(crate) fn say(format: LogFormat, level: &str, text: &str) {
-    // Nothing can be done about a closed stderr.
+/// Prints a line on stderr in the format of the log, independent of the log filter.
+pub(crate) fn print_line(format: LogFormat, level: &str, text: &str) {
+    // A closed stderr is ignored.
     let _ = match format {
         LogFormat::Text => writeln!(io::stderr(), "{text}"),
         LogFormat::Json => {
@@ -91,8 +90,7 @@ where
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        // The fields of the event beside its message; those of the spans around it in `spans`, outermost
-        // first.
+        // The event's fields stand beside its message. The fields of its spans are in `spans`, outermost first.
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     }
 }
@@ -117,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_json_has_the_fields_of_its_event_and_of_its_spans() {
+    fn a_json_line_has_the_fields_of_its_event_and_of_its_spans() {
         let written = Written::default();
         let made = written.clone();
         let subscriber = Registry::default().with(log_layer(LogFormat::Json, move || made.clone()));

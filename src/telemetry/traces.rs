@@ -1,4 +1,4 @@
-//! Traces over OTLP, as OpenTelemetry's environment variables ask for them. Off unless they name a collector.
+//! Traces over OTLP. OpenTelemetry's environment variables configure them; without a collector there are none.
 
 use std::env;
 use std::time::Duration;
@@ -19,27 +19,27 @@ use tracing_subscriber::registry::LookupSpan;
 use super::collector::Collector;
 use crate::error::BadInput;
 
-/// Any of them turns traces on; the first is read first.
+/// Variables that name a collector and so turn traces on. The first overrides the second.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 const PROTOCOL: &str = "http/protobuf";
-/// How long a request may take, in milliseconds.
+/// Variables with the time limit of a request, in milliseconds.
 const TIMEOUTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-/// Longest wait for the last spans to be sent. All that matters is done by then.
-const FINISH_MAX: Duration = Duration::from_secs(3);
+/// Longest wait for the last spans at the end of the process.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Traces that are being sent.
+/// The running exporter of traces.
 pub(super) struct Traces {
     provider: SdkTracerProvider,
 }
 
 impl Traces {
-    /// Starts sending, from a thread of its own; none if the environment does not ask for it. `name` is what
-    /// the process calls itself if the environment does not say.
+    /// Starts an exporter on its own thread; none if the environment names no collector. `name` is the default
+    /// service name.
     ///
     /// # Errors
-    /// If the environment asks for what there is not, such as another protocol.
+    /// If the environment has an invalid or unsupported setting, such as another protocol.
     pub(super) fn of_environment(name: &'static str) -> anyhow::Result<Option<Self>> {
         let is_off = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
             || set("OTEL_TRACES_EXPORTER").is_some_and(|exporter| exporter == "none");
@@ -47,7 +47,7 @@ impl Traces {
         let shown = without_password(&endpoint);
         check_transport(variable, &endpoint)?;
         let collector = Collector::new(shown.clone(), timeout()?);
-        // Once more, for a hiccup; what is longer than that is not to be waited for at the end.
+        // One retry covers a short failure. More would delay the end of the process.
         let retries = RetryPolicy::recommended().with_max_retries(1);
         let exporter = SpanExporter::builder().with_http().with_http_client(collector);
         let exporter = exporter.with_retry_policy(retries).build();
@@ -60,7 +60,7 @@ impl Traces {
         Ok(Some(Self { provider }))
     }
 
-    /// What makes spans of the program's own into spans of a trace; the libraries' are not of interest there.
+    /// Returns the layer that exports the program's own spans. Spans of libraries are not exported.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + Send + Sync + 'static
     where
         S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
@@ -69,20 +69,20 @@ impl Traces {
             .with_location(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
-            // What a message carries on is taken from the span itself.
+            // Messages take their trace context from the span itself.
             .with_context_activation(false)
             .with_filter(Targets::new().with_target("dissent", LevelFilter::INFO))
     }
 
-    /// Sends what is left, for a short while.
+    /// Sends the remaining spans, within a time limit.
     pub(super) fn finish(self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(FINISH_MAX) {
-            tracing::warn!(%error, "the last spans were not sent");
+        if let Err(error) = self.provider.shutdown_with_timeout(FINISH_TIMEOUT) {
+            tracing::warn!(%error, "losing the last spans");
         }
     }
 }
 
-/// The value of a variable that says something: an empty one counts as none.
+/// Returns the value of a variable; none if it is unset or blank.
 fn set(variable: &str) -> Option<String> {
     env::var(variable).ok().filter(|value| !value.trim().is_empty())
 }
@@ -91,28 +91,28 @@ fn first_set(variables: &[&'static str]) -> Option<(&'static str, String)> {
     variables.iter().find_map(|variable| Some((*variable, set(variable)?)))
 }
 
-/// An address without its user and password. What is no proper address may have them anywhere: all before the
-/// last `@` is left out.
+/// Removes user and password from an address. Everything before the last `@` goes, because an invalid address
+/// may have them anywhere.
 fn without_password(endpoint: &str) -> String {
     let (scheme, rest) = endpoint.split_once("://").map_or(("", endpoint), |(scheme, rest)| (scheme, rest));
     match rest.rsplit_once('@') {
         None => endpoint.to_owned(),
-        Some((_, place)) if scheme.is_empty() => place.to_owned(),
-        Some((_, place)) => format!("{scheme}://{place}"),
+        Some((_, host)) if scheme.is_empty() => host.to_owned(),
+        Some((_, host)) => format!("{scheme}://{host}"),
     }
 }
 
-/// Refuses what would otherwise fail again and again without a word on why.
+/// Refuses unsupported schemes and protocols, which would otherwise fail on every request without a reason.
 fn check_transport(variable: &str, endpoint: &str) -> Result<(), BadInput> {
     if !endpoint.starts_with("http://") {
         return Err(BadInput(format!(
-            "{variable} {}: spans are sent over http:// only; let a collector nearby carry them on",
+            "{variable} {} is not supported: use http:// to a local collector that forwards the spans",
             without_password(endpoint)
         )));
     }
     match first_set(&PROTOCOLS) {
         Some((variable, protocol)) if protocol != PROTOCOL => {
-            Err(BadInput(format!("{variable} {protocol}: spans are sent as {PROTOCOL} only")))
+            Err(BadInput(format!("{variable} {protocol} is not supported: use {PROTOCOL}")))
         }
         _ => Ok(()),
     }
@@ -120,12 +120,13 @@ fn check_transport(variable: &str, endpoint: &str) -> Result<(), BadInput> {
 
 fn timeout() -> Result<Duration, BadInput> {
     let Some((variable, text)) = first_set(&TIMEOUTS) else { return Ok(TIMEOUT_DEFAULT) };
-    let milliseconds = text.parse().map_err(|_| BadInput(format!("{variable} {text}: give milliseconds")))?;
+    let milliseconds = text
+        .parse()
+        .map_err(|_| BadInput(format!("{variable} {text} is not a number: use whole milliseconds")))?;
     Ok(Duration::from_millis(milliseconds))
 }
 
-/// What the spans are of: as `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say, with this process beside
-/// it.
+/// The resource of the spans: `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME`, and version and id of the process.
 fn resource(name: &'static str) -> Resource {
     let described = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))

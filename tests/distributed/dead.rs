@@ -15,15 +15,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::PATIENCE;
+use crate::TIME_LIMIT;
 use crate::node::Node;
 use crate::support::required::required;
 
 const PREFIX: &str = "letters";
 const POLL: Duration = Duration::from_millis(50);
 
-/// A server and a worker on a node, a journal that the test plays, and a configuration that names the node.
-struct Place {
+/// A server and a worker on a node, a journal that the test replaces, and configurations.
+struct TestBroker {
     folder: TempDir,
     url: String,
     server: Arc<RabbitBroker>,
@@ -31,7 +31,7 @@ struct Place {
     journal: ProposalConsumer,
 }
 
-impl Place {
+impl TestBroker {
     async fn new(node: &Node) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut options = RabbitOptions::from_url(&node.url()).unwrap();
@@ -40,13 +40,13 @@ impl Place {
         let server = RabbitBroker::connect_server(options.clone(), log).await.unwrap();
         let worker = RabbitBroker::connect_worker(options).await.unwrap();
         let journal = server.proposals().unwrap();
-        let place = Self { folder, url: node.url(), server, worker, journal };
-        place.write_config(
+        let broker = Self { folder, url: node.url(), server, worker, journal };
+        broker.write_config(
             "rabbitmq.toml",
             &format!("[broker]\nkind = \"rabbitmq\"\nprefix = \"{PREFIX}\"\n"),
         );
-        place.write_config("embedded.toml", "");
-        place
+        broker.write_config("embedded.toml", "");
+        broker
     }
 
     /// Writes the configuration of the demo, with a broker.
@@ -62,7 +62,7 @@ impl Place {
     fn run(&self, action: &str, config: &Path, more: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dissent"));
         command.args(["dead", action]).arg(config).args(more).env("DISSENT_RABBITMQ_URL", &self.url);
-        // The broker of this process goes on meanwhile.
+        // The tasks of this process must continue to run.
         tokio::task::block_in_place(|| command.output().unwrap())
     }
 
@@ -78,20 +78,20 @@ impl Place {
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Waits until there are so many dead letters, and returns them.
+    /// Waits until there are `count` dead letters, and returns them.
     async fn letters(&self, count: usize) -> Vec<Value> {
         let arrived = async {
             while self.server.dead_list(10).await.unwrap().len() != count {
                 tokio::time::sleep(POLL).await;
             }
         };
-        timeout(PATIENCE, arrived).await.expect("the dead letters are as expected");
+        timeout(TIME_LIMIT, arrived).await.expect("the number of dead letters is reached");
         self.listed()
     }
 
     /// Waits for the next proposal and replies to it. Returns the id of its event.
     async fn decide(&mut self, reply: ProposalReply) -> EventId {
-        let delivery = timeout(PATIENCE, self.journal.next()).await.expect("a proposal arrives").unwrap();
+        let delivery = timeout(TIME_LIMIT, self.journal.next()).await.expect("a proposal arrives").unwrap();
         let id = delivery.proposal.events[0].id;
         delivery.answer(reply).await.unwrap();
         id
@@ -127,23 +127,23 @@ fn dead_letters_are_listed_shown_retried_and_dropped_by_commands() {
     let Some(node) = required(Node::new()) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut place = Place::new(&node).await;
-        assert!(place.listed().is_empty());
-        assert_eq!(place.dead("list", &[]).lines().count(), 1, "a sentence says that there is none");
+        let mut broker = TestBroker::new(&node).await;
+        assert!(broker.listed().is_empty());
+        assert_eq!(broker.dead("list", &[]).lines().count(), 1, "an empty list is one line");
         let (event, proposal) = proposal();
-        place.worker.propose(proposal).await.unwrap();
-        place.decide(rejected()).await;
-        shown(&place, event).await;
-        retried(&mut place, event).await;
-        dropped(&place).await;
-        unreadable(&place).await;
-        refused(&place);
+        broker.worker.propose(proposal).await.unwrap();
+        broker.decide(rejected()).await;
+        shown(&broker, event).await;
+        retried(&mut broker, event).await;
+        dropped(&broker).await;
+        unreadable(&broker).await;
+        refused(&broker);
     });
 }
 
-/// `list` has the letter on one line, `show` has its content.
-async fn shown(place: &Place, event: EventId) {
-    let letters = place.letters(1).await;
+/// `list` prints the letter on one line, and `show` prints its content.
+async fn shown(broker: &TestBroker, event: EventId) {
+    let letters = broker.letters(1).await;
     let id = letters[0]["id"].as_str().unwrap();
     for (key, expected) in [
         ("kind", "proposal"),
@@ -154,70 +154,70 @@ async fn shown(place: &Place, event: EventId) {
         assert_eq!(letters[0][key], expected, "{}", letters[0]);
     }
     assert_eq!(letters[0]["parked"], false);
-    let line = place.dead("list", &[]);
+    let line = broker.dead("list", &[]);
     assert!(
         line.starts_with(id) && line.contains("the round is closed") && line.lines().count() == 1,
         "{line}"
     );
-    let whole: Value = serde_json::from_str(&place.dead("show", &[id])).unwrap();
+    let whole: Value = serde_json::from_str(&broker.dead("show", &[id])).unwrap();
     assert_eq!(whole["id"], letters[0]["id"]);
     assert_eq!(whole["content"]["events"][0]["id"], event.to_string());
     assert_eq!(whole["content"]["events"][0]["type"], "experiment.finished");
 }
 
-/// `retry` gives the proposal back to the journal, which may reject it again.
-async fn retried(place: &mut Place, event: EventId) {
-    let first = place.letters(1).await[0]["id"].as_str().unwrap().to_owned();
-    assert!(place.dead("retry", &[&first]).contains(&first));
-    assert_eq!(place.decide(rejected()).await, event);
-    let second = place.letters(1).await[0]["id"].as_str().unwrap().to_owned();
+/// `retry` sends the proposal back to the journal, which may reject it again.
+async fn retried(broker: &mut TestBroker, event: EventId) {
+    let first = broker.letters(1).await[0]["id"].as_str().unwrap().to_owned();
+    assert!(broker.dead("retry", &[&first]).contains(&first));
+    assert_eq!(broker.decide(rejected()).await, event);
+    let second = broker.letters(1).await[0]["id"].as_str().unwrap().to_owned();
     assert_ne!(first, second, "the second rejection is a letter of its own");
-    place.dead("retry", &[&second]);
-    assert_eq!(place.decide(ProposalReply::Recorded(Vec::new())).await, event);
-    assert!(place.letters(0).await.is_empty(), "a recorded proposal leaves no letter");
+    broker.dead("retry", &[&second]);
+    assert_eq!(broker.decide(ProposalReply::Recorded(Vec::new())).await, event);
+    assert!(broker.letters(0).await.is_empty(), "a recorded proposal leaves no letter");
 }
 
 /// `drop` removes one letter and leaves the others.
-async fn dropped(place: &Place) {
-    place.publish_nonsense().await;
-    place.letters(1).await;
-    place.publish_nonsense().await;
-    let letters = place.letters(2).await;
-    assert_eq!(place.dead("list", &["--json", "--limit", "1"]).lines().count(), 1);
+async fn dropped(broker: &TestBroker) {
+    broker.publish_nonsense().await;
+    broker.letters(1).await;
+    broker.publish_nonsense().await;
+    let letters = broker.letters(2).await;
+    assert_eq!(broker.dead("list", &["--json", "--limit", "1"]).lines().count(), 1);
     let id = letters[0]["id"].as_str().unwrap();
-    assert!(place.dead("drop", &[id]).contains(id));
-    let left = place.letters(1).await;
+    assert!(broker.dead("drop", &[id]).contains(id));
+    let left = broker.letters(1).await;
     assert_eq!(left[0]["id"], letters[1]["id"]);
 }
 
 /// A message that cannot be read keeps its bytes, and is a dead letter again after a retry.
-async fn unreadable(place: &Place) {
-    let letters = place.letters(1).await;
+async fn unreadable(broker: &TestBroker) {
+    let letters = broker.letters(1).await;
     let id = letters[0]["id"].as_str().unwrap();
-    let whole: Value = serde_json::from_str(&place.dead("show", &[id])).unwrap();
+    let whole: Value = serde_json::from_str(&broker.dead("show", &[id])).unwrap();
     assert_eq!(whole["content"]["unreadable_bytes"], 8, "{whole}");
-    place.dead("retry", &[id]);
-    let again = timeout(PATIENCE, async {
+    broker.dead("retry", &[id]);
+    let again = timeout(TIME_LIMIT, async {
         loop {
-            let letters = place.letters(1).await;
+            let letters = broker.letters(1).await;
             if letters[0]["id"] != id {
                 return letters;
             }
         }
     });
     let again = again.await.expect("the message comes back");
-    place.dead("drop", &[again[0]["id"].as_str().unwrap()]);
-    assert!(place.letters(0).await.is_empty());
+    broker.dead("drop", &[again[0]["id"].as_str().unwrap()]);
+    assert!(broker.letters(0).await.is_empty());
 }
 
 /// An unknown id and a configuration without RabbitMQ are bad input.
-fn refused(place: &Place) {
+fn refused(broker: &TestBroker) {
     for action in ["show", "retry", "drop"] {
-        let output = place.run(action, &place.path("rabbitmq.toml"), &["0123456789abcdef"]);
+        let output = broker.run(action, &broker.path("rabbitmq.toml"), &["0123456789abcdef"]);
         assert_eq!(output.status.code(), Some(2), "{action}");
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(text.contains("0123456789abcdef") && text.contains("dead list"), "{text}");
     }
-    let output = place.run("list", &place.path("embedded.toml"), &[]);
+    let output = broker.run("list", &broker.path("embedded.toml"), &[]);
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,4 +1,4 @@
-//! The processes of one experiment on RabbitMQ: the server that writes history, and workers.
+//! The processes of one experiment on RabbitMQ: a server and workers.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,8 +11,8 @@ use crate::support::{Lab, succeeded};
 
 /// Index of the server among the processes of a fleet.
 pub(crate) const SERVER: usize = 0;
-/// Longest wait for a process to start or to react.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for a process to start or to respond.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Settings of a fleet.
@@ -27,7 +27,7 @@ pub(crate) struct FleetPlan<'a> {
     pub(crate) lease_seconds: u64,
     /// The library for clock jumps.
     pub(crate) clocks: Option<PathBuf>,
-    /// Whether workers run as on other hosts: they know the name of the experiment and the shared store only.
+    /// Whether workers run as on other hosts, configured with the experiment's name and the shared store only.
     pub(crate) apart: bool,
 }
 
@@ -59,8 +59,8 @@ impl<'a> Fleet<'a> {
             format!("\n[artifacts]\nurl = \"file://{}\"\n", lab.data_dir(&format!("{name}-store")).display());
         let shared = if plan.apart { broker + &store } else { broker };
         std::fs::write(&config, std::fs::read_to_string(lab.config()).unwrap() + &shared).unwrap();
-        let runs = "[experiment]\nname = \"lab\"\n[runtime]\nprovider = \"cpu\"\nthreads = 1\n";
-        std::fs::write(config.with_extension("worker.toml"), runs.to_owned() + &shared).unwrap();
+        let worker = "[experiment]\nname = \"lab\"\n[runtime]\nprovider = \"cpu\"\nthreads = 1\n";
+        std::fs::write(config.with_extension("worker.toml"), worker.to_owned() + &shared).unwrap();
         std::fs::create_dir_all(lab.data_dir(name)).unwrap();
         let members = plan.roles.iter().map(|_| Member { child: None, lives: 0 }).collect();
         Self { lab, plan, config, environment: Vec::new(), members }
@@ -89,7 +89,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// The configuration and the data folder of a process.
-    pub(crate) fn place(&self, member: usize) -> (PathBuf, String) {
+    pub(crate) fn config_and_data(&self, member: usize) -> (PathBuf, String) {
         let name = &self.plan.name;
         if self.plan.apart && member != SERVER {
             (self.config.with_extension("worker.toml"), format!("{name}-{member}"))
@@ -102,8 +102,8 @@ impl<'a> Fleet<'a> {
         self.path(format!("{member}.{}.log", self.members[member].lives))
     }
 
-    /// Output of a process since its last start.
-    pub(crate) fn said(&self, member: usize) -> String {
+    /// Returns the output of a process since its last start.
+    pub(crate) fn output_text(&self, member: usize) -> String {
         std::fs::read_to_string(self.output(member)).unwrap_or_default()
     }
 
@@ -116,7 +116,7 @@ impl<'a> Fleet<'a> {
     /// Starts a process with additional arguments.
     pub(crate) fn start_with(&mut self, member: usize, more: &[&str]) {
         let command = if member == SERVER { "serve" } else { "worker" };
-        let (config, data) = self.place(member);
+        let (config, data) = self.config_and_data(member);
         let mut arguments = vec![command, config.to_str().unwrap()];
         arguments.extend(["--roles", self.plan.roles[member], "--listen", "127.0.0.1:0"]);
         arguments.extend(more);
@@ -170,39 +170,39 @@ impl<'a> Fleet<'a> {
             let _ended = child.kill();
             child.wait().unwrap();
             // The library for clock jumps leaves these files after a kill.
-            for left in ["faketime_shm_", "sem.faketime_sem_"] {
-                let _none = std::fs::remove_file(format!("/dev/shm/{left}{}", child.id()));
+            for file in ["faketime_shm_", "sem.faketime_sem_"] {
+                let _missing = std::fs::remove_file(format!("/dev/shm/{file}{}", child.id()));
             }
         }
         ran
     }
 
     /// Waits until a process exits, and returns its status.
-    pub(crate) fn ended(&mut self, member: usize, within: Duration) -> ExitStatus {
+    pub(crate) fn wait_for_end(&mut self, member: usize, within: Duration) -> ExitStatus {
         let begun = Instant::now();
         loop {
-            let child = self.members[member].child.as_mut().expect("it was started");
+            let child = self.members[member].child.as_mut().expect("a started process");
             if let Some(status) = child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < within, "{} does not end; {}", self.name(member), self.report());
+            assert!(begun.elapsed() < within, "{} does not exit; {}", self.name(member), self.report());
             sleep(POLL);
         }
     }
 
     /// Waits until all processes exit with success.
-    pub(crate) fn all_end(&mut self, within: Duration) {
+    pub(crate) fn wait_for_all(&mut self, within: Duration) {
         let begun = Instant::now();
         while (0..self.len()).any(|member| self.runs(member)) {
-            self.no_one_failed();
+            self.assert_no_failure();
             assert!(begun.elapsed() < within, "not finished after {within:?}; {}", self.report());
             sleep(POLL);
         }
-        self.no_one_failed();
+        self.assert_no_failure();
     }
 
     /// Fails if a process has exited with an error.
-    pub(crate) fn no_one_failed(&mut self) {
+    pub(crate) fn assert_no_failure(&mut self) {
         for member in 0..self.len() {
             let status = self.members[member].child.as_mut().and_then(|child| child.try_wait().unwrap());
             let failed = status.is_some_and(|status| !status.success());
@@ -218,8 +218,8 @@ impl<'a> Fleet<'a> {
     /// The last lines of the output of all processes.
     pub(crate) fn report(&self) -> String {
         let end = |member| {
-            let said = self.said(member);
-            let lines: Vec<&str> = said.lines().collect();
+            let output = self.output_text(member);
+            let lines: Vec<&str> = output.lines().collect();
             let end = lines[lines.len().saturating_sub(25)..].join("\n");
             format!("\n== {} ({}):\n{end}", self.name(member), self.output(member).display())
         };
@@ -227,22 +227,22 @@ impl<'a> Fleet<'a> {
     }
 
     /// Waits until the output of a process contains `text`, and returns the line.
-    pub(crate) fn has_said(&mut self, member: usize, text: &str) -> String {
+    pub(crate) fn wait_for_output(&mut self, member: usize, text: &str) -> String {
         let begun = Instant::now();
         loop {
-            let said = self.said(member);
-            if let Some(line) = said.lines().find(|line| line.contains(text)) {
+            let output = self.output_text(member);
+            if let Some(line) = output.lines().find(|line| line.contains(text)) {
                 return line.to_owned();
             }
-            let waits = self.runs(member) && begun.elapsed() < PATIENCE;
-            assert!(waits, "{} never says {text:?}; {}", self.name(member), self.report());
+            let may_wait = self.runs(member) && begun.elapsed() < TIME_LIMIT;
+            assert!(may_wait, "no {text:?} in the output of {}; {}", self.name(member), self.report());
             sleep(POLL);
         }
     }
 
     /// The HTTP address of a process.
     pub(crate) fn address(&mut self, member: usize) -> String {
-        let line = self.has_said(member, "listening address=");
+        let line = self.wait_for_output(member, "listening address=");
         line.split("address=").nth(1).unwrap().trim().to_owned()
     }
 
@@ -251,10 +251,10 @@ impl<'a> Fleet<'a> {
         let address = self.address(member);
         let mut stream = TcpStream::connect(&address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let status = response.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, response.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 }
 

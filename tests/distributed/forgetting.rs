@@ -1,4 +1,4 @@
-//! The queues of a finished experiment are deleted.
+//! Deletion of the queues of a finished experiment.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -9,11 +9,11 @@ use crate::fleet::{Fleet, SERVER};
 use crate::node::Node;
 use crate::support::required::required;
 use crate::support::{Lab, Setup, succeeded};
-use crate::{PATIENCE, fleet_plan};
+use crate::{TIME_LIMIT, fleet_plan};
 
 const ROLES: [&str; 2] = ["conflict", "generation,reward"];
 
-/// `dissent queue` on the experiment of a configuration.
+/// Makes a `dissent queue` command for the experiment of a configuration.
 fn queue(lab: &Lab, node: &Node, config: &Path, arguments: &[&str]) -> Command {
     let data = config.file_stem().unwrap().to_str().unwrap();
     let mut command = lab.dissent(data, &["queue"]);
@@ -21,8 +21,8 @@ fn queue(lab: &Lab, node: &Node, config: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// The queues of the experiment, without those that all experiments share.
-fn left(lab: &Lab, node: &Node, config: &Path) -> Vec<String> {
+/// Returns the queues of the experiment, without those that all experiments share.
+fn own_queues(lab: &Lab, node: &Node, config: &Path) -> Vec<String> {
     let Output { stdout, .. } = succeeded(queue(lab, node, config, &["stat", "--json"]));
     let found: Vec<Value> = serde_json::from_slice(&stdout).unwrap();
     let names = found.iter().map(|queue| queue["queue"].as_str().unwrap().to_owned());
@@ -36,17 +36,17 @@ fn a_server_stopped_after_the_end_deletes_its_queues() {
     let mut fleet = Fleet::new(&lab, fleet_plan(&node, "over", &ROLES));
     fleet.start_with(SERVER, &[]);
     fleet.start(1);
-    assert!(fleet.ended(1, PATIENCE).success(), "{}", fleet.report());
-    fleet.has_said(SERVER, "the experiment is over");
-    let before = left(&lab, &node, fleet.config());
+    assert!(fleet.wait_for_end(1, TIME_LIMIT).success(), "{}", fleet.report());
+    fleet.wait_for_output(SERVER, "experiment ended");
+    let before = own_queues(&lab, &node, fleet.config());
     assert!(before.iter().any(|name| name.starts_with("over.history.")), "{before:?}");
     assert!(before.iter().any(|name| name.starts_with("over.generation.")), "{before:?}");
     assert!(fleet.signal(SERVER, "TERM"));
-    assert!(fleet.ended(SERVER, PATIENCE).success(), "{}", fleet.report());
-    assert_eq!(left(&lab, &node, fleet.config()), [""; 0], "{}", fleet.report());
+    assert!(fleet.wait_for_end(SERVER, TIME_LIMIT).success(), "{}", fleet.report());
+    assert_eq!(own_queues(&lab, &node, fleet.config()), [""; 0], "{}", fleet.report());
     // A later server declares and fills the queues again.
     fleet.start_all();
-    fleet.all_end(PATIENCE);
+    fleet.wait_for_all(TIME_LIMIT);
 }
 
 #[test]
@@ -56,19 +56,19 @@ fn queue_forget_deletes_leftover_queues() {
     let mut fleet = Fleet::new(&lab, fleet_plan(&node, "rest", &ROLES));
     let config = fleet.config().to_owned();
     fleet.start(SERVER);
-    fleet.has_said(SERVER, "at work");
+    fleet.wait_for_output(SERVER, "running steps");
     fleet.kill(SERVER);
     let refused = queue(&lab, &node, &config, &["forget"]).output().unwrap();
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!(refused.status.code(), Some(2), "{said}");
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
     succeeded(queue(&lab, &node, &config, &["forget", "--force"]));
-    assert_eq!(left(&lab, &node, &config), [""; 0]);
-    // They are declared and filled again, and remain after a server that ends with the experiment.
+    assert_eq!(own_queues(&lab, &node, &config), [""; 0]);
+    // A new server declares and fills the queues again. With `--until-finished` it keeps them at its end.
     fleet.start_all();
-    fleet.all_end(PATIENCE);
-    assert!(!left(&lab, &node, &config).is_empty());
+    fleet.wait_for_all(TIME_LIMIT);
+    assert!(!own_queues(&lab, &node, &config).is_empty());
     let deleted = String::from_utf8(succeeded(queue(&lab, &node, &config, &["forget"])).stdout).unwrap();
     assert!(deleted.contains("rest.history.") && deleted.contains("rest.reward."), "{deleted}");
-    assert_eq!(left(&lab, &node, &config), [""; 0]);
+    assert_eq!(own_queues(&lab, &node, &config), [""; 0]);
     succeeded(queue(&lab, &node, &config, &["forget"]));
 }

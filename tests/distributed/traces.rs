@@ -1,4 +1,4 @@
-//! Spans sent to a collector: those of one prompt form one trace, across processes.
+//! Traces of a collector: the spans of one prompt form one trace across processes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::fleet::Fleet;
 use crate::node::Node;
 use crate::support::required::required;
 use crate::support::{Lab, Setup};
-use crate::{PATIENCE, fleet_plan};
+use crate::{TIME_LIMIT, fleet_plan};
 
 const HEADER: (&str, &str) = ("x-tenant", "lab");
 
@@ -44,13 +44,13 @@ impl Collector {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let routes = Router::new().route("/v1/traces", post(take)).with_state(spans.clone());
+        let routes = Router::new().route("/v1/traces", post(receive)).with_state(spans.clone());
         runtime.spawn(async move { axum::serve(listener, routes).await.unwrap() });
         Self { url, spans, _runtime: runtime }
     }
 }
 
-async fn take(State(spans): State<Spans>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn receive(State(spans): State<Spans>, headers: HeaderMap, body: Bytes) -> StatusCode {
     if headers.get(HEADER.0).is_none_or(|value| value != HEADER.1) {
         return StatusCode::FORBIDDEN;
     }
@@ -58,8 +58,8 @@ async fn take(State(spans): State<Spans>, headers: HeaderMap, body: Bytes) -> St
     for of_service in request.resource_spans {
         let attributes = of_service.resource.unwrap_or_default().attributes;
         let service = text(&attributes, "service.name").unwrap_or_default();
-        let told = of_service.scope_spans.into_iter().flat_map(|scope| scope.spans);
-        spans.lock().unwrap().extend(told.map(|span| ReceivedSpan { service: service.clone(), span }));
+        let received = of_service.scope_spans.into_iter().flat_map(|scope| scope.spans);
+        spans.lock().unwrap().extend(received.map(|span| ReceivedSpan { service: service.clone(), span }));
     }
     StatusCode::OK
 }
@@ -82,20 +82,20 @@ fn the_spans_of_a_prompt_are_one_trace_across_processes() {
     fleet.set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
     fleet.set("OTEL_EXPORTER_OTLP_HEADERS", &format!("{}={}", HEADER.0, HEADER.1));
     fleet.start_all();
-    fleet.all_end(PATIENCE);
+    fleet.wait_for_all(TIME_LIMIT);
     let spans = collector.spans.lock().unwrap();
     let by_id: BTreeMap<&[u8], &ReceivedSpan> =
-        spans.iter().map(|told| (&told.span.span_id[..], told)).collect();
-    let measured = spans.iter().filter(|told| told.span.name == "conflict");
+        spans.iter().map(|received| (&received.span.span_id[..], received)).collect();
+    let measured = spans.iter().filter(|received| received.span.name == "conflict");
     let mut prompts = 0;
     for conflict in measured {
         let mut path = Vec::new();
         let mut at = Some(conflict);
-        while let Some(told) = at {
-            assert_eq!(told.span.trace_id, conflict.span.trace_id, "{}", told.span.name);
-            path.insert(0, (told.span.name.as_str(), told.service.as_str()));
-            assert!(!told.span.parent_span_id.is_empty() || told.span.name == "prompt.admitted");
-            at = by_id.get(&told.span.parent_span_id[..]).copied();
+        while let Some(received) = at {
+            assert_eq!(received.span.trace_id, conflict.span.trace_id, "{}", received.span.name);
+            path.insert(0, (received.span.name.as_str(), received.service.as_str()));
+            assert!(!received.span.parent_span_id.is_empty() || received.span.name == "prompt.admitted");
+            at = by_id.get(&received.span.parent_span_id[..]).copied();
         }
         let expected = [
             ("prompt.admitted", "dissent-serve"),
@@ -109,8 +109,8 @@ fn the_spans_of_a_prompt_are_one_trace_across_processes() {
     assert_eq!(prompts, setup.prompts);
     let traces: std::collections::BTreeSet<&[u8]> = spans
         .iter()
-        .filter(|told| told.span.name == "conflict")
-        .map(|told| &told.span.trace_id[..])
+        .filter(|received| received.span.name == "conflict")
+        .map(|received| &received.span.trace_id[..])
         .collect();
-    assert_eq!(traces.len(), prompts as usize, "each prompt has a trace of its own");
+    assert_eq!(traces.len(), prompts as usize, "each prompt has its own trace");
 }

@@ -5,14 +5,14 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Several times the size of the log of a round.
+/// Size of the file system: several times the log of a round.
 const BYTES: &str = "64m";
 
 /// A file system in memory, unmounted on drop.
 pub(crate) struct Disk(PathBuf);
 
 impl Disk {
-    /// Mounts one on a folder; `None` without the right to mount.
+    /// Mounts a file system on a folder. Returns `None` without the permission to mount.
     pub(crate) fn mount(folder: &Path) -> Option<Self> {
         std::fs::create_dir_all(folder).unwrap();
         let mut mount = Command::new("mount");
@@ -35,12 +35,12 @@ impl Disk {
 
     /// Frees the space.
     pub(crate) fn clear(&self) {
-        let _none = std::fs::remove_file(self.filler());
+        let _missing = std::fs::remove_file(self.filler());
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _left = Command::new("umount").arg("-l").arg(&self.0).output();
+        let _failed = Command::new("umount").arg("-l").arg(&self.0).output();
     }
 }

@@ -11,7 +11,7 @@ pub(crate) enum Fault {
     KillWorker,
     /// SIGTERM to a worker.
     TerminateWorker,
-    /// SIGSTOP of a worker until its lease is over.
+    /// SIGSTOP of a worker until its lease has expired.
     StopWorker,
     /// RabbitMQ stops gracefully and starts again.
     RestartBroker,
@@ -33,7 +33,7 @@ pub(crate) enum Fault {
     ClockJump,
 }
 
-/// A pack of faults: brief ones occur more often.
+/// A pack of faults, in which short ones occur more often.
 const PACK: [Fault; 21] = [
     Fault::KillServer,
     Fault::KillServer,

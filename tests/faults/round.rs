@@ -9,18 +9,17 @@ use dissent_domain::event::Recorded;
 use crate::disk::Disk;
 use crate::fleet::{Fleet, FleetPlan, SERVER};
 use crate::kind::{self, Fault};
-use crate::meddler::Meddler;
+use crate::message_faults::MessageFaults;
 use crate::node::Node;
+use crate::outcome::Outcome;
 use crate::support::Lab;
 use crate::support::random::Random;
-use crate::verdict::Outcome;
 
 /// Lease of a training.
 const LEASE: Duration = Duration::from_secs(3);
-/// RabbitMQ 3.10 is not killed before. Within a second of declaring a quorum queue, about one kill in ten
-/// leaves a queue that never finds a leader. The server detects it, deletes it and declares it again, but
-/// only after a minute or two, longer than a round should take. `queues/tests/rabbitmq/faults.rs` tests that
-/// case.
+/// Shortest time before RabbitMQ 3.10 is killed. Within a second of declaring a quorum queue, about one kill in
+/// ten leaves a queue that never finds a leader. The server detects such a queue, deletes it and declares it
+/// again. That takes a minute or two, longer than a round. `queues/tests/rabbitmq/faults.rs` tests that case.
 const QUEUES_SAFE: Duration = Duration::from_secs(4);
 /// Longest time from the last fault to the end of the experiment.
 const END_MAX: Duration = Duration::from_secs(150);
@@ -48,36 +47,36 @@ pub(crate) struct Campaign<'a> {
 struct Round<'a, 'b> {
     campaign: &'b mut Campaign<'a>,
     fleet: Fleet<'b>,
-    meddler: Meddler,
+    message_faults: MessageFaults,
     disk: Option<Disk>,
     random: Random,
     data: String,
     begun: Instant,
     /// Events in the log at the last check.
-    known: Vec<Recorded>,
+    recorded: Vec<Recorded>,
 }
 
 /// Outcomes of the faults of a round.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) survived: Vec<Fault>,
-    /// Faults that cannot be injected on this machine.
+    /// Faults that this machine does not support.
     pub(crate) impossible: Vec<Fault>,
 }
 
 /// Outcome of one fault.
 #[derive(Debug, PartialEq)]
-enum Fate {
-    Happened,
-    /// The experiment finished first: the next one gets the fault.
+enum Injection {
+    Done,
+    /// The experiment finished before the fault, which goes to the next experiment.
     TooLate,
-    /// It cannot be injected on this machine.
+    /// This machine does not support the fault.
     Impossible,
 }
 
-/// Injects the faults of a seed into an experiment, which must end like an undisturbed one. If it finishes
-/// early, the remaining faults are injected into another experiment.
-pub(crate) fn run(campaign: &mut Campaign<'_>, seed: u64, calm: &Outcome) -> Tally {
+/// Injects the faults of a seed into an experiment, which must end as one without faults. If the experiment
+/// finishes early, the remaining faults are injected into another experiment.
+pub(crate) fn run(campaign: &mut Campaign<'_>, seed: u64, reference: &Outcome) -> Tally {
     let (mut faults, mut tally) = (VecDeque::from(kind::of_round(seed)), Tally::default());
     let mut random = Random::new(seed);
     for part in 0.. {
@@ -85,9 +84,9 @@ pub(crate) fn run(campaign: &mut Campaign<'_>, seed: u64, calm: &Outcome) -> Tal
         let lab = campaign.lab;
         random = {
             let mut round = Round::new(campaign, name.clone(), random);
-            round.disturbed(&mut faults, &mut tally);
-            Outcome::of(lab, &name).is_that_of(calm);
-            round.look();
+            round.run(&mut faults, &mut tally);
+            Outcome::of(lab, &name).assert_equals(reference);
+            round.check_log();
             round.random
         };
         if faults.is_empty() {
@@ -102,42 +101,42 @@ impl<'a, 'b> Round<'a, 'b> {
         let (lab, url, clocks) = (campaign.lab, campaign.node.url(), campaign.clocks.clone());
         let log = lab.data_dir(&name).join("log");
         let disk = campaign.disks.then(|| Disk::mount(&log)).flatten();
-        let meddler = Meddler::new(url.clone(), name.clone());
+        let message_faults = MessageFaults::new(url.clone(), name.clone());
         let lease_seconds = LEASE.as_secs();
         let plan = FleetPlan { name: name.clone(), url, roles: &ROLES, lease_seconds, clocks, apart: true };
         Self {
             campaign,
             fleet: Fleet::new(lab, plan),
-            meddler,
+            message_faults,
             disk,
             random,
             data: name,
             begun: Instant::now(),
-            known: Vec::new(),
+            recorded: Vec::new(),
         }
     }
 
-    fn disturbed(&mut self, faults: &mut VecDeque<Fault>, tally: &mut Tally) {
+    fn run(&mut self, faults: &mut VecDeque<Fault>, tally: &mut Tally) {
         self.fleet.start_all();
-        self.fleet.has_said(SERVER, "at work");
+        self.fleet.wait_for_output(SERVER, "running steps");
         while let Some(&fault) = faults.front() {
             sleep(Duration::from_millis(u64::try_from(50 + self.random.below(400)).unwrap()));
-            self.fleet.no_one_failed();
+            self.fleet.assert_no_failure();
             let begun = Instant::now();
-            let fate = if self.fleet.runs(SERVER) { self.inject(fault) } else { Fate::TooLate };
-            eprintln!("    {fault:?}: {fate:?} {:?}", begun.elapsed());
-            match fate {
-                Fate::Happened => tally.survived.push(fault),
-                Fate::Impossible => tally.impossible.push(fault),
-                Fate::TooLate => break,
+            let injection = if self.fleet.runs(SERVER) { self.inject(fault) } else { Injection::TooLate };
+            eprintln!("    {fault:?}: {injection:?} {:?}", begun.elapsed());
+            match injection {
+                Injection::Done => tally.survived.push(fault),
+                Injection::Impossible => tally.impossible.push(fault),
+                Injection::TooLate => break,
             }
             faults.pop_front();
         }
-        self.fleet.all_end(END_MAX);
+        self.fleet.wait_for_all(END_MAX);
     }
 
-    /// Injects a fault, and repairs what an operator would repair.
-    fn inject(&mut self, fault: Fault) -> Fate {
+    /// Injects a fault, and repairs it as an operator would.
+    fn inject(&mut self, fault: Fault) -> Injection {
         let worker = 1 + self.random.below(self.fleet.len() - 1);
         match fault {
             Fault::KillServer => self.kill_server(),
@@ -148,25 +147,25 @@ impl<'a, 'b> Round<'a, 'b> {
             Fault::KillBroker => self.kill_broker(),
             Fault::CloseConnections => self.with_node(|node| node.close_all_connections()),
             Fault::MemoryAlarm => self.alarm(),
-            Fault::Duplicates => self.meddled(Meddler::duplicate),
-            Fault::Reordered => self.meddled(Meddler::reorder),
-            Fault::Corrupted => self.meddled(Meddler::corrupt),
+            Fault::Duplicates => self.publish_faults(MessageFaults::duplicate),
+            Fault::Reordered => self.publish_faults(MessageFaults::reorder),
+            Fault::Corrupted => self.publish_faults(MessageFaults::corrupt),
             Fault::FullDisk => self.full_disk(),
             Fault::ClockJump => self.jump(),
         }
     }
 
-    fn started(&mut self, member: usize) -> Fate {
+    fn restart(&mut self, member: usize) -> Injection {
         self.fleet.start(member);
-        Fate::Happened
+        Injection::Done
     }
 
-    fn with_node(&mut self, deed: impl FnOnce(&mut Node)) -> Fate {
-        deed(self.campaign.node);
-        Fate::Happened
+    fn with_node(&mut self, action: impl FnOnce(&mut Node)) -> Injection {
+        action(self.campaign.node);
+        Injection::Done
     }
 
-    fn kill_broker(&mut self) -> Fate {
+    fn kill_broker(&mut self) -> Injection {
         sleep(QUEUES_SAFE.saturating_sub(self.begun.elapsed()));
         self.with_node(|node| {
             node.kill();
@@ -174,83 +173,84 @@ impl<'a, 'b> Round<'a, 'b> {
         })
     }
 
-    fn meddled(&mut self, deed: impl FnOnce(&Meddler, &mut Random)) -> Fate {
-        deed(&self.meddler, &mut self.random);
-        Fate::Happened
+    fn publish_faults(&mut self, publish: impl FnOnce(&MessageFaults, &mut Random)) -> Injection {
+        publish(&self.message_faults, &mut self.random);
+        Injection::Done
     }
 
-    fn kill_server(&mut self) -> Fate {
+    fn kill_server(&mut self) -> Injection {
         if !self.fleet.kill(SERVER) {
-            return Fate::TooLate;
+            return Injection::TooLate;
         }
-        self.look();
-        self.started(SERVER)
+        self.check_log();
+        self.restart(SERVER)
     }
 
-    fn kill_worker(&mut self, worker: usize) -> Fate {
-        if self.fleet.kill(worker) { self.started(worker) } else { Fate::TooLate }
+    fn kill_worker(&mut self, worker: usize) -> Injection {
+        if self.fleet.kill(worker) { self.restart(worker) } else { Injection::TooLate }
     }
 
     /// Checks that the events of the last check are still in the log, at the same positions.
-    fn look(&mut self) {
+    fn check_log(&mut self) {
         let events = self.campaign.lab.events(&self.data);
-        assert!(events.len() >= self.known.len(), "{} events became {}", self.known.len(), events.len());
-        assert_eq!(self.known, events[..self.known.len()], "events changed");
-        self.known = events;
+        let before = self.recorded.len();
+        assert!(events.len() >= before, "{before} events became {}", events.len());
+        assert_eq!(self.recorded, events[..before], "events changed");
+        self.recorded = events;
     }
 
-    fn terminate(&mut self, worker: usize) -> Fate {
-        // A process handles signals once it says so.
-        self.fleet.has_said(worker, "at work");
+    fn terminate(&mut self, worker: usize) -> Injection {
+        // A process handles signals after it has logged this line.
+        self.fleet.wait_for_output(worker, "running steps");
         if !self.fleet.signal(worker, "TERM") {
-            return Fate::TooLate;
+            return Injection::TooLate;
         }
-        let status = self.fleet.ended(worker, STOP_MAX);
-        assert!(status.success(), "told to stop, it ended with {status}; {}", self.fleet.report());
-        self.started(worker)
+        let status = self.fleet.wait_for_end(worker, STOP_MAX);
+        assert!(status.success(), "after SIGTERM the worker ended with {status}; {}", self.fleet.report());
+        self.restart(worker)
     }
 
-    fn stop(&mut self, worker: usize) -> Fate {
+    fn stop(&mut self, worker: usize) -> Injection {
         if !self.fleet.signal(worker, "STOP") {
-            return Fate::TooLate;
+            return Injection::TooLate;
         }
         sleep(LEASE + Duration::from_millis(1500));
         self.fleet.signal(worker, "CONT");
-        Fate::Happened
+        Injection::Done
     }
 
-    fn alarm(&mut self) -> Fate {
+    fn alarm(&mut self) -> Injection {
         self.campaign.node.set_memory_alarm(true);
         sleep(Duration::from_millis(1000));
         self.campaign.node.set_memory_alarm(false);
-        Fate::Happened
+        Injection::Done
     }
 
-    /// A server that cannot write exits with the reason, and resumes once there is space.
-    fn full_disk(&mut self) -> Fate {
-        let Some(disk) = &self.disk else { return Fate::Impossible };
+    /// Fills the disk. The server must exit with the reason, and resume when there is space again.
+    fn full_disk(&mut self) -> Injection {
+        let Some(disk) = &self.disk else { return Injection::Impossible };
         disk.fill();
-        let status = self.fleet.ended(SERVER, STOP_MAX);
+        let status = self.fleet.wait_for_end(SERVER, STOP_MAX);
         disk.clear();
         if status.success() {
             // The experiment finished before the server had to write.
-            return Fate::TooLate;
+            return Injection::TooLate;
         }
-        let said = self.fleet.said(SERVER);
-        assert!(said.contains("No space left on device"), "{}", self.fleet.report());
-        self.look();
-        self.started(SERVER)
+        let output = self.fleet.output_text(SERVER);
+        assert!(output.contains("No space left on device"), "{}", self.fleet.report());
+        self.check_log();
+        self.restart(SERVER)
     }
 
-    fn jump(&mut self) -> Fate {
+    fn jump(&mut self) -> Injection {
         if self.campaign.clocks.is_none() {
-            return Fate::Impossible;
+            return Injection::Impossible;
         }
         let seconds = *self.random.one_of(&[-86_400, -3_600, 3_600, 86_400]);
         let member = self.random.below(self.fleet.len());
         self.fleet.set_clock(member, seconds);
-        // Long enough for the process to read the clock, and for a heartbeat and a lease check after that.
+        // In this time the process reads the clock, sends a heartbeat and checks its lease.
         sleep(Duration::from_millis(1700));
-        Fate::Happened
+        Injection::Done
     }
 }

@@ -102,8 +102,8 @@ impl Lab {
         std::fs::write(self.config(), text).unwrap();
     }
 
-    /// The sections of an experiment that learns. The oracle prefers the completions of least reward, so that
-    /// much is to learn.
+    /// The sections of an experiment that learns. The oracle prefers the completions of least reward, which the
+    /// models have to learn.
     fn learning(&self, learning: Learning) -> String {
         format!(
             r#"
@@ -182,8 +182,8 @@ pub(crate) fn history(events: &[Recorded]) -> BTreeMap<String, (String, Vec<u8>)
     let mut history = BTreeMap::new();
     for recorded in events {
         let event = &recorded.event;
-        let doubled = history.insert(event.id.to_string(), (event.event_type.clone(), event.body.clone()));
-        assert!(doubled.is_none(), "event {} is in the log twice", event.id);
+        let duplicate = history.insert(event.id.to_string(), (event.event_type.clone(), event.body.clone()));
+        assert!(duplicate.is_none(), "event {} is in the log twice", event.id);
     }
     history
 }

@@ -1,10 +1,10 @@
 //! Programs, models and data that a test needs and a machine may lack. The tests of every crate include this
 //! file.
 //!
-//! A missing requirement fails its test, so that a pass always says that something ran.
-//! `DISSENT_TESTS_MAY_SKIP=1` skips such tests instead. Skipped tests print `skipped: reason` past the
-//! harness, which hides the output of passing tests, and append the reason to the file named by
-//! `DISSENT_TESTS_SKIPPED`, where `cargo xtask test` counts them.
+//! A missing requirement fails its test, so a test that passes has run. `DISSENT_TESTS_MAY_SKIP=1` skips such
+//! tests instead. The harness hides the output of passing tests, so a skipped test prints `skipped: reason`
+//! directly to stderr. It also appends the reason to the file named by `DISSENT_TESTS_SKIPPED`, where
+//! `cargo xtask test` counts them.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::panic, reason = "a missing requirement fails its test")]
@@ -33,8 +33,8 @@ pub(crate) fn required<T, E: Display>(found: Result<T, E>) -> Option<T> {
     }
 }
 
-/// Returns something that nobody can be asked to provide: data that this project may not pass on, a certain
-/// machine. The test skips without it.
+/// Returns something that a developer may be unable to provide: data that this project may not distribute, or
+/// a certain machine. The test skips without it.
 pub(crate) fn optional<T, E: Display>(found: Result<T, E>) -> Option<T> {
     found.map_or_else(|reason| skip(&reason), Some)
 }
@@ -45,11 +45,11 @@ pub(crate) fn file(path: PathBuf) -> Result<PathBuf, String> {
 }
 
 fn skip<T>(reason: &dyn Display) -> Option<T> {
-    // The print macros write to what the harness captures, standard error itself is not captured.
+    // The harness captures the print macros, but not standard error itself.
     let _closed = writeln!(io::stderr(), "skipped: {reason}");
     if let Some(path) = env::var_os(SKIPPED) {
         let mut file = OpenOptions::new().create(true).append(true).open(path).expect("a file for reasons");
-        // In one write: other tests append at the same time.
+        // One write, because other tests append at the same time.
         file.write_all(format!("{reason}\n").as_bytes()).expect("room for a reason");
     }
     None

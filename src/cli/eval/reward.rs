@@ -100,7 +100,7 @@ pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
             too_long.add(row.line);
         } else {
             let scores = scorer.score(&sequences, &cancel, &mut |_| ());
-            let scores = scores.map_err(|error| interrupt::explain(error.into())).with_context(at)?;
+            let scores = scores.map_err(|error| interrupt::map_cancelled(error.into())).with_context(at)?;
             rewards.extend(<[f32; 2]>::try_from(scores).ok());
         }
         bar.inc(1);

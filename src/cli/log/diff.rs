@@ -1,4 +1,4 @@
-//! `dissent log diff`: why two histories came to what they came to.
+//! `dissent log diff`: compares two histories and shows where they differ.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,19 +11,19 @@ use crate::history::difference::{self, Difference, KindDifference, Side};
 use crate::log_access::open;
 use crate::text::visible;
 
-/// Two histories that are not the same: exit code 1.
+/// The two histories differ; the exit code is 1.
 #[derive(Debug, thiserror::Error)]
-#[error("they differ")]
+#[error("the experiments differ")]
 pub(crate) struct Differs;
 
-/// `EXPERIMENT`, or `DATA-FOLDER:EXPERIMENT`.
+/// An experiment, written as `NAME` or `DATA-FOLDER:NAME`.
 #[derive(Debug, Clone)]
-pub(super) struct Named {
+pub(super) struct ExperimentRef {
     data_dir: Option<PathBuf>,
     experiment: ExperimentId,
 }
 
-impl FromStr for Named {
+impl FromStr for ExperimentRef {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -43,11 +43,16 @@ struct Outcome<'a> {
     difference: &'a Difference,
 }
 
-pub(super) fn run(data_dir: &Path, a: &Named, b: &Named, as_json: bool) -> anyhow::Result<()> {
-    let folder = |named: &Named| named.data_dir.clone().unwrap_or_else(|| data_dir.to_owned());
+pub(super) fn run(
+    data_dir: &Path,
+    a: &ExperimentRef,
+    b: &ExperimentRef,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let folder = |of: &ExperimentRef| of.data_dir.clone().unwrap_or_else(|| data_dir.to_owned());
     let (folder_a, folder_b) = (folder(a), folder(b));
     let first = open::read_log(&folder_a)?;
-    // A log is opened once, however it is named.
+    // A process can open a log only once, also if the two paths of its folder are written differently.
     let same = folder_a.canonicalize().ok().zip(folder_b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
     let second = if same { None } else { Some(open::read_log(&folder_b)?) };
     let (first, second) = (&*first, &**second.as_ref().unwrap_or(&first));
@@ -72,17 +77,18 @@ fn print(out: &mut impl std::io::Write, found: &Difference) -> std::io::Result<(
     let events: u64 = found.kinds.values().map(|kind| kind.same).sum();
     if found.same {
         let order = if found.same_order { "in the same order" } else { "in another order" };
-        writeln!(out, "the same: {events} events, {order}")?;
+        writeln!(out, "no difference: {events} events, {order}")?;
     } else {
         writeln!(out, "{events} events are the same; the first {} in the same order", found.common)?;
     }
     if let Some(parting) = &found.parting {
-        let said = |subject: &Option<String>| subject.as_deref().map_or("nothing more".to_owned(), visible);
-        writeln!(out, "at event {} of the streams A has {}", parting.version, said(&parting.a))?;
-        writeln!(out, "{:>width$} B has {}", "", said(&parting.b), width = digits(parting.version) + 24)?;
+        let shown =
+            |subject: &Option<String>| subject.as_deref().map_or("no more events".to_owned(), visible);
+        writeln!(out, "at event {} of the streams A has {}", parting.version, shown(&parting.a))?;
+        writeln!(out, "{:>width$} B has {}", "", shown(&parting.b), width = digits(parting.version) + 24)?;
     }
     if let Some(first) = &found.first {
-        writeln!(out, "the first that differs, at position {}: {}", first.position, visible(&first.subject))?;
+        writeln!(out, "first difference, at position {}: {}", first.position, visible(&first.subject))?;
         writeln!(out, "  {}", visible(&first.what))?;
     }
     if !found.same {

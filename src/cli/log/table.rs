@@ -9,10 +9,10 @@ use crate::history;
 use crate::history::table::Table;
 use crate::jsonl::JsonLinesWriter;
 
-/// Events read from the log at a time.
+/// Events in one read of the log.
 const PAGE_EVENTS: usize = 64;
 
-/// Writes a table of one experiment, or of all in the order of the log.
+/// Writes a table of one experiment, or of all experiments in the order of the log.
 pub(super) fn run(
     log: &dyn EventLog,
     table: Table,

@@ -1,4 +1,4 @@
-//! The RabbitMQ that a configuration names.
+//! The connection of a command to the RabbitMQ of a configuration.
 
 use std::sync::Arc;
 
@@ -12,8 +12,7 @@ pub(super) fn rabbit(config: &Config) -> anyhow::Result<&RabbitConfig> {
     match &config.broker {
         BrokerConfig::Rabbitmq(rabbit) => Ok(rabbit),
         BrokerConfig::Embedded(_) => Err(BadInput(
-            "the experiment has no queues: its broker is inside the one process that runs it ([broker] kind = \"rabbitmq\" \
-             has some)"
+            "the embedded broker has no queues to look at: this command needs [broker] kind = \"rabbitmq\""
                 .to_owned(),
         )
         .into()),

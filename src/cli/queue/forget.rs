@@ -1,4 +1,4 @@
-//! `dissent queue forget`: takes away what an experiment has left in RabbitMQ.
+//! `dissent queue forget`: deletes the queues and the history of an experiment from RabbitMQ.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,20 +14,20 @@ use crate::error::BadInput;
 use crate::experiment::start::snapshots_folder;
 use crate::log_access::open;
 
-/// Delete the queues and the history that an experiment has left in RabbitMQ once it is finished or cancelled
+/// Delete the queues and the history of a finished or cancelled experiment from RabbitMQ
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent queue forget experiment.toml            once it is over and its server is stopped
-  dissent queue forget experiment.toml --force    whether or not it is over, and whoever still listens
+  dissent queue forget experiment.toml            after the end of the experiment and the stop of its server
+  dissent queue forget experiment.toml --force    at any time, even if processes still consume the queues
 
-`dissent serve` does this itself when it is stopped after the end and no worker follows any more. The event log keeps everything: a server
-that is started again makes and fills the queues anew. Dead letters stay: see `dissent dead`.")]
+`dissent serve` does this itself if it is stopped after the end of the experiment and no worker is connected. The event log keeps
+everything: a server that starts again creates and fills new queues. Dead letters stay: see `dissent dead`.")]
 pub(super) struct ForgetArgs {
-    /// The experiment's configuration, which names the RabbitMQ.
+    /// Configuration of the experiment, with [broker] kind = "rabbitmq".
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Delete them although the experiment is not over, or its log is not here, or processes still listen.
+    /// Delete even if the experiment has not ended, its log is not here, or processes consume the queues.
     #[arg(long)]
     force: bool,
 }
@@ -38,24 +38,24 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ForgetArgs) -> anyhow::Result<
     let experiment = &config.experiment.name;
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     if !args.force {
-        require_over(&data_dir, experiment)?;
+        require_ended(&data_dir, experiment)?;
     }
     let deleted = with_broker(rabbit, async |broker| {
         let names = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
         if !args.force {
-            require_unheard(broker, &names).await?;
+            require_no_consumers(broker, &names).await?;
         }
         Ok(broker.delete_queues(&names).await?)
     })?;
     let mut out = std::io::stdout().lock();
-    deleted.iter().try_for_each(|name| writeln!(out, "{name} is deleted"))?;
+    deleted.iter().try_for_each(|name| writeln!(out, "deleted {name}"))?;
     if deleted.is_empty() {
-        writeln!(out, "{experiment} has left nothing")?;
+        writeln!(out, "{experiment} has no queues")?;
     }
     Ok(())
 }
 
-fn require_over(data_dir: &Path, experiment: &ExperimentId) -> anyhow::Result<()> {
+fn require_ended(data_dir: &Path, experiment: &ExperimentId) -> anyhow::Result<()> {
     let log = open::open_log(data_dir)?;
     open::require_experiment(&log, experiment)?;
     let snapshots = Snapshots::new(snapshots_folder(data_dir));
@@ -64,18 +64,19 @@ fn require_over(data_dir: &Path, experiment: &ExperimentId) -> anyhow::Result<()
         return Ok(());
     }
     Err(BadInput(format!(
-        "{experiment} is not finished, nor cancelled: what its queues hold is still needed; the log can fill them again, so --force loses time only"
+        "{experiment} is neither finished nor cancelled, and still needs its queues: with --force they are deleted, and the server \
+         fills new ones from the log"
     ))
     .into())
 }
 
-async fn require_unheard(broker: &RabbitBroker, names: &[String]) -> anyhow::Result<()> {
+async fn require_no_consumers(broker: &RabbitBroker, names: &[String]) -> anyhow::Result<()> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let heard = broker.queue_stats(&names).await?.into_iter().find(|queue| queue.consumers > 0);
-    match heard {
+    let consumed = broker.queue_stats(&names).await?.into_iter().find(|queue| queue.consumers > 0);
+    match consumed {
         None => Ok(()),
         Some(queue) => Err(BadInput(format!(
-            "{} still has {} consumers: stop the server and the workers, or delete it all the same with --force",
+            "queue {} still has {} consumers: stop the server and the workers, or use --force",
             queue.name, queue.consumers
         ))
         .into()),
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cancelled_experiment_needs_its_queues_no_more() {
+    fn only_an_ended_experiment_may_lose_its_queues() {
         let folder = tempfile::tempdir().unwrap();
         let experiment = ExperimentId::new("e").unwrap();
         let with_log = |change: &dyn Fn(&SledLog)| {
@@ -118,12 +119,12 @@ mod tests {
                 Append { experiment: experiment.clone(), expected: ExpectedVersion::Exact(0), events };
             wait(log.append(append)).unwrap();
         });
-        let refused = require_over(folder.path(), &experiment).unwrap_err();
-        assert!(refused.to_string().contains("e is not finished, nor cancelled"), "{refused}");
+        let refused = require_ended(folder.path(), &experiment).unwrap_err();
+        assert!(refused.is::<BadInput>(), "{refused}");
         with_log(&|log| {
             let order = OperatorCommand { action: Action::Cancel, by: String::new(), reason: None };
             wait(command_in_log(log, &experiment, &order)).unwrap();
         });
-        require_over(folder.path(), &experiment).unwrap();
+        require_ended(folder.path(), &experiment).unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! `dissent replay --recompute`: every model run of an experiment done again, and each result compared with
-//! the recorded one.
+//! `dissent replay --recompute`: runs every model of an experiment again, and compares each result with the
+//! recorded one.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -22,8 +22,8 @@ use crate::experiment::plan;
 use crate::experiment::plan_check::check_recorded_plan;
 use crate::experiment::start::{self, Backends};
 
-/// Differences that are listed.
-const SHOWN: usize = 20;
+/// Largest number of differences that are printed.
+const DIFFERENCES_PRINTED: usize = 20;
 
 #[derive(Serialize)]
 struct Outcome {
@@ -31,7 +31,7 @@ struct Outcome {
     same: bool,
     seconds: f64,
     steps: Vec<Step>,
-    differences: Vec<Named>,
+    differences: Vec<DifferentEvent>,
 }
 
 #[derive(Serialize)]
@@ -43,13 +43,13 @@ struct Step {
 }
 
 #[derive(Serialize)]
-struct Named {
+struct DifferentEvent {
     position: u64,
     event_type: String,
 }
 
 /// # Errors
-/// If the configuration is not the experiment's, a model cannot do its work, or a result came out otherwise.
+/// If the configuration is of another experiment, a model fails, or a result differs.
 pub(super) fn run(
     log: Arc<dyn EventLog>,
     data_dir: &Path,
@@ -60,14 +60,15 @@ pub(super) fn run(
     let config = Config::load(config)?;
     if config.experiment.name != *experiment {
         let named = &config.experiment.name;
-        return Err(BadInput(format!("the configuration is that of {named}, not of {experiment}")).into());
+        let reason = format!("the configuration is of experiment {named}: give that of {experiment}");
+        return Err(BadInput(reason).into());
     }
     let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(&config)?;
     let planned = plan::plan(&config, &models, &artifacts)?;
     check_recorded_plan(&*log, &planned.plan)?;
     let plan = planned.plan.clone();
-    // Nothing goes through it.
+    // The steps need a broker, but a recomputation sends no message.
     let broker = Arc::new(EmbeddedBroker::new(Arc::new(MemoryLog::new()), EmbeddedOptions::default()));
     let lease = LeaseTimes::default();
     let backends =
@@ -89,7 +90,7 @@ pub(super) fn run(
     } else {
         print(&mut out, &outcome)?;
     }
-    if outcome.same { Ok(()) } else { Err(Differs(said(&outcome)).into()) }
+    if outcome.same { Ok(()) } else { Err(Differs(difference_text(&outcome)).into()) }
 }
 
 fn bar(events: u64) -> ProgressBar {
@@ -104,7 +105,7 @@ fn outcome(experiment: &ExperimentId, done: &Recomputed, seconds: f64) -> Outcom
         same: tally.same,
         seconds: tally.took.as_secs_f64(),
     };
-    let named = |difference: &Difference| Named {
+    let different = |difference: &Difference| DifferentEvent {
         position: difference.position,
         event_type: difference.event_type.clone(),
     };
@@ -113,7 +114,7 @@ fn outcome(experiment: &ExperimentId, done: &Recomputed, seconds: f64) -> Outcom
         same: done.differences.is_empty(),
         seconds,
         steps: done.steps.iter().map(step).collect(),
-        differences: done.differences.iter().map(named).collect(),
+        differences: done.differences.iter().map(different).collect(),
     }
 }
 
@@ -121,27 +122,27 @@ fn print(out: &mut impl std::io::Write, outcome: &Outcome) -> std::io::Result<()
     for Step { step, results, same, seconds } in &outcome.steps {
         writeln!(out, "{step:<10} {results:>7} results, {same:>7} the same {seconds:>9.1} s")?;
     }
-    for Named { position, event_type } in outcome.differences.iter().take(SHOWN) {
-        writeln!(out, "  event {position} ({event_type}) came out otherwise")?;
+    for DifferentEvent { position, event_type } in outcome.differences.iter().take(DIFFERENCES_PRINTED) {
+        writeln!(out, "  event {position} ({event_type}) differs")?;
     }
-    if let Some(more @ 1..) = outcome.differences.len().checked_sub(SHOWN) {
+    if let Some(more @ 1..) = outcome.differences.len().checked_sub(DIFFERENCES_PRINTED) {
         writeln!(out, "  and {more} more: see --json")?;
     }
     if outcome.same {
         writeln!(
             out,
-            "recomputed in {:.1} s: every result is the recorded one, byte for byte",
+            "recomputed in {:.1} s: every result equals the recorded one, byte for byte",
             outcome.seconds
         )?;
     }
     Ok(())
 }
 
-fn said(outcome: &Outcome) -> String {
-    let (all, other) =
+fn difference_text(outcome: &Outcome) -> String {
+    let (all, different) =
         (outcome.steps.iter().map(|step| step.results).sum::<u64>(), outcome.differences.len());
     format!(
-        "{other} of {all} results came out otherwise: another processor, ONNX Runtime or provider rounds otherwise, and what \
-         follows from a rounding error differs too"
+        "{different} of {all} results differ: another processor, ONNX Runtime or provider rounds differently, and later results \
+         build on earlier ones"
     )
 }

@@ -1,4 +1,4 @@
-//! `dissent replay --verify` over a whole log: every experiment, and the first fault of each.
+//! `dissent replay --verify` for a whole log: checks every experiment, and reports the first fault of each.
 
 use std::io::Write as _;
 
@@ -14,19 +14,19 @@ use crate::history;
 struct Verified {
     experiment: ExperimentId,
     sound: bool,
-    /// Events that are as the rules make them, from the first on.
+    /// Events before the first fault.
     events: u64,
     finished: bool,
     cancelled: bool,
-    /// Of the state that the sound events make.
+    /// Hash of the state after those events.
     state_hash: String,
-    /// The first fault.
+    /// The first fault; none if the experiment is sound.
     fault: Option<Fault>,
 }
 
 #[derive(Serialize)]
 struct Fault {
-    /// Of the event at fault; none if the log itself cannot be read there.
+    /// Position of the faulty event; none if the log itself is damaged there.
     position: Option<u64>,
     what: String,
 }
@@ -38,7 +38,7 @@ struct Outcome {
 }
 
 /// # Errors
-/// If an experiment is not as the rules would have made it, or the log cannot be read.
+/// The first fault of the log, or a log that cannot be read.
 pub(super) fn run(
     log: &dyn EventLog,
     snapshots: &Snapshots,
@@ -63,10 +63,10 @@ pub(super) fn run(
     first.map_or(Ok(()), Err)
 }
 
-/// Applies every event of a stream, and compares its snapshot with the state that they lead to.
+/// Applies every event of a stream, and compares its snapshot with the replayed state.
 ///
 /// # Errors
-/// The first event or snapshot that is not as the rules make it.
+/// The first event that breaks the rules, or a snapshot that differs from the replayed state.
 pub(super) fn each(
     log: &dyn EventLog,
     snapshots: &Snapshots,
@@ -80,7 +80,7 @@ pub(super) fn each(
         let here = snapshot.as_ref().filter(|snapshot| snapshot.version == recorded.version);
         if here.is_some_and(|snapshot| snapshot.state() != replay.experiment()) {
             snapshots.discard(experiment)?;
-            let reason = "the snapshot of the state after it was another one; it is deleted".to_owned();
+            let reason = "the snapshot taken after it holds another state, and was deleted".to_owned();
             let event_type = recorded.event.event_type.clone();
             return Err(ReplayError::Differs { position: recorded.position, event_type, reason }.into());
         }
@@ -106,7 +106,7 @@ fn verify(
                 return Err(error);
             }
             let fault = Fault { position, what: format!("{error:#}") };
-            (Some(fault), Some(error.context(format!("the experiment {experiment}"))))
+            (Some(fault), Some(error.context(format!("experiment {experiment}"))))
         }
     };
     let verified = Verified {
@@ -132,14 +132,10 @@ fn print(out: &mut impl std::io::Write, outcome: &Outcome) -> std::io::Result<()
                 };
                 writeln!(out, "{experiment}: sound, {events} events, {state}, state {state_hash}")?;
             }
-            Some(fault) => writeln!(out, "{experiment}: {events} events are sound, then: {}", fault.what)?,
+            Some(fault) => writeln!(out, "{experiment}: fault after {events} sound events: {}", fault.what)?,
         }
     }
     let faulty = outcome.experiments.iter().filter(|verified| !verified.sound).count();
     let all = crate::text::count(outcome.experiments.len() as u64, "experiment");
-    if faulty == 0 {
-        writeln!(out, "verified: {all}")
-    } else {
-        writeln!(out, "{faulty} of {all} with a fault")
-    }
+    if faulty == 0 { writeln!(out, "verified: {all}") } else { writeln!(out, "faults in {faulty} of {all}") }
 }

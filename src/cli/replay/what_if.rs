@@ -1,4 +1,4 @@
-//! `dissent replay --what-if`: what other settings would have asked about.
+//! `dissent replay --what-if`: compares the recorded selection with that of other settings.
 
 use std::io::Write as _;
 
@@ -16,13 +16,13 @@ use crate::history::overview::ExperimentHistory;
 use crate::history::settings::{self, Scope, Setting};
 use crate::text::visible;
 
-/// What is compared, and how it is printed.
+/// Options of the comparison and of its output.
 pub(super) struct Options<'a> {
     /// Stop after this position of the log.
     pub(super) at: Option<u64>,
     /// The settings that differ from the recorded ones.
     pub(super) settings: &'a [Setting],
-    /// Most prompts listed where the two selections differ.
+    /// Largest number of prompts to list per round whose selections differ.
     pub(super) top: usize,
     /// Print as JSON.
     pub(super) json: bool,
@@ -37,7 +37,7 @@ struct Outcome<'a> {
     outcome: &'a WhatIfOutcome,
 }
 
-/// What decides a selection.
+/// Settings that determine a selection.
 #[derive(Serialize)]
 struct Settings<'a> {
     conflict: &'a dissent_domain::plan::ConflictPlan,
@@ -56,8 +56,8 @@ pub(super) fn run(
     experiment: &ExperimentId,
     options: &Options<'_>,
 ) -> anyhow::Result<()> {
-    let past = ExperimentHistory::read(log, experiment, options.at)?;
-    let recorded = past.experiment().plan().context("the experiment has no plan there")?;
+    let history = ExperimentHistory::read(log, experiment, options.at)?;
+    let recorded = history.experiment().plan().context("no plan recorded by then: use a later --at")?;
     let changed = settings::changed(recorded, options.settings, Scope::Selection)?;
     let mut what_if = WhatIf::new(recorded.clone(), changed.clone());
     history::each(log, experiment, options.at, &mut |event| Ok(what_if.apply(&event.decode()?)?))?;
@@ -70,7 +70,7 @@ pub(super) fn run(
         return Ok(writeln!(out)?);
     }
     let settings: Vec<String> = options.settings.iter().map(ToString::to_string).collect();
-    writeln!(out, "{experiment}, if it had {}", settings.join(" "))?;
+    writeln!(out, "{experiment} with {}", settings.join(" "))?;
     print(&mut out, &found, options.top)?;
     Ok(())
 }
@@ -81,22 +81,22 @@ fn print(out: &mut impl std::io::Write, found: &WhatIfOutcome, top: usize) -> st
         print_prompts(out, prompts, top)?;
     }
     if found.rounds.len() > 1 {
-        print_compared(out, "in all", &found.total)?;
+        print_compared(out, "all rounds", &found.total)?;
         writeln!(
             out,
-            "from the second round on, the scores are those of models that learnt from what was really asked"
+            "from the second round on, the scores come from models that learnt from the recorded judgements"
         )?;
     }
     for round in &found.undecided {
-        writeln!(out, "round {round} has not made its selection: nothing can be said about it")?;
+        writeln!(out, "round {round} has no selection yet, and is not compared")?;
     }
     Ok(())
 }
 
-fn print_compared(out: &mut impl std::io::Write, what: &str, compared: &Compared) -> std::io::Result<()> {
+fn print_compared(out: &mut impl std::io::Write, title: &str, compared: &Compared) -> std::io::Result<()> {
     let cost = |cost: &Cost| {
         format!(
-            "{} answers of {} prompts, {} comparisons, {} labels",
+            "{} completions of {} prompts, {} comparisons, {} judgements",
             cost.answers, cost.prompts, cost.comparisons, cost.labels
         )
     };
@@ -106,19 +106,19 @@ fn print_compared(out: &mut impl std::io::Write, what: &str, compared: &Compared
             overlap.kept, overlap.new, overlap.dropped, overlap.jaccard
         )
     };
-    writeln!(out, "{what}")?;
-    writeln!(out, "  was          {}", cost(&compared.recorded))?;
+    writeln!(out, "{title}")?;
+    writeln!(out, "  recorded     {}", cost(&compared.recorded))?;
     writeln!(
         out,
-        "  would be     {}, {} of them not in the log yet",
+        "  changed      {}, {} of them not in the log",
         cost(&compared.changed),
         compared.labels_missing
     )?;
-    writeln!(out, "  answers      {}", overlap(&compared.answers))?;
+    writeln!(out, "  completions  {}", overlap(&compared.answers))?;
     writeln!(out, "  comparisons  {}", overlap(&compared.comparisons))
 }
 
-/// The prompts that the settings make a difference to.
+/// Prints the prompts whose selections differ.
 fn print_prompts(
     out: &mut impl std::io::Write,
     prompts: &[PromptCompared],
@@ -128,12 +128,12 @@ fn print_prompts(
     if different.is_empty() || top == 0 {
         return Ok(());
     }
-    writeln!(out, "  {:<24} {:>11} {:>13}  answers", "prompt", "mean|PACS|", "tau distance")?;
+    writeln!(out, "  {:<24} {:>11} {:>13}  completions", "prompt", "mean|PACS|", "tau distance")?;
     for prompt in different.iter().take(top) {
         let name: String = visible(prompt.prompt_id.as_str()).chars().take(24).collect();
         let distance = prompt.kendall_tau_distance.map_or("undefined".to_owned(), |tau| format!("{tau:.3}"));
-        let (was, would) = (listed(&prompt.recorded), listed(&prompt.changed));
-        writeln!(out, "  {name:<24} {:>11.3} {distance:>13}  {was} -> {would}", prompt.mean_abs_pacs)?;
+        let (recorded, changed) = (joined(&prompt.recorded), joined(&prompt.changed));
+        writeln!(out, "  {name:<24} {:>11.3} {distance:>13}  {recorded} -> {changed}", prompt.mean_abs_pacs)?;
     }
     let more = different.len().saturating_sub(top);
     if more > 0 {
@@ -142,7 +142,7 @@ fn print_prompts(
     Ok(())
 }
 
-fn listed(completions: &[u32]) -> String {
+fn joined(completions: &[u32]) -> String {
     if completions.is_empty() {
         return "none".to_owned();
     }

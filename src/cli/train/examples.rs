@@ -1,4 +1,4 @@
-//! From the rows of a file to the tokens of a training, with a count of what was left out and why.
+//! Tokenises the rows of a file for a training, and counts the rows that are skipped.
 
 use anyhow::Context as _;
 use dissent_domain::training::{Demonstration, Preference};
@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 use crate::dataset::{Dataset, Row, SftRows, SkippedRows, TextRow, row_error};
 use crate::error::BadInput;
 
-/// What a training wants of its rows.
+/// Kind of rows that a training needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RowKind {
-    /// Answers to imitate.
+    /// Completions to imitate.
     Imitation,
-    /// Pairs of whole texts, to be scored.
+    /// Pairs of whole texts, each to be scored.
     Scores,
-    /// As [`RowKind::Scores`], and whether each answer is unsafe.
+    /// As [`RowKind::Scores`], with a safety label of each completion.
     Costs,
-    /// Pairs of answers whose log-probabilities are compared.
+    /// Pairs of completions whose log-probabilities are compared.
     Preferences,
 }
 
@@ -28,43 +28,42 @@ pub(super) enum RowKind {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Examples {
     pub(super) data: TrainingData,
-    pub(super) left: LeftOut,
+    pub(super) skipped: Skipped,
 }
 
-/// Rows that are not learnt from.
+/// Rows that a training does not use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct LeftOut {
-    /// Longer than the longest example.
+pub(super) struct Skipped {
+    /// Rows above the largest length.
     pub(super) too_long: SkippedRows,
-    /// Unpaired rows without a counterpart, or not to be imitated.
+    /// Unpaired rows without a counterpart, or with a bad completion where completions are imitated.
     pub(super) unmatched: SkippedRows,
 }
 
-impl LeftOut {
-    /// For `training.json`.
+impl Skipped {
+    /// The counts for `training.json`.
     pub(super) fn counts(&self) -> Value {
         json!({"too_long": self.too_long.rows, "unmatched": self.unmatched.rows})
     }
 
-    /// What a person should know of it, if anything.
-    pub(super) fn say(&self, max_length: u32) -> Vec<String> {
-        let mut said = Vec::new();
+    /// Returns a message for each reason that skipped a row.
+    pub(super) fn messages(&self, max_length: u32) -> Vec<String> {
+        let mut messages = Vec::new();
         if self.too_long.rows > 0 {
-            said.push(format!(
-                "left out {} longer than {max_length} tokens, the first in line {} (--max-length, or the model's context)",
+            messages.push(format!(
+                "skipped {} above {max_length} tokens, the first in line {} (the limit is --max-length or the model's context)",
                 rows(self.too_long.rows),
                 self.too_long.first_line
             ));
         }
         if self.unmatched.rows > 0 {
-            said.push(format!(
-                "left out {} that nothing is learnt from (no answer of the other kind to the same prompt, or a bad one \
-                 where answers are imitated), the first in line {}",
+            messages.push(format!(
+                "skipped {} without a counterpart, or with a bad completion, the first in line {}",
                 rows(self.unmatched.rows),
                 self.unmatched.first_line
             ));
         }
-        said
+        messages
     }
 }
 
@@ -72,7 +71,7 @@ fn rows(count: usize) -> String {
     if count == 1 { "1 row".to_owned() } else { format!("{count} rows") }
 }
 
-/// Rows of the one kind that a training wants, before any tokenizer has seen them.
+/// Rows of the kind that a training needs, before they are tokenised.
 pub(super) enum TrainingRows {
     Demonstrations(Vec<Row<Demonstration>>),
     Texts(Vec<Row<TextRow>>),
@@ -89,21 +88,29 @@ impl TrainingRows {
     }
 }
 
-/// Takes what is wanted from a data set.
-pub(super) fn wanted(dataset: Dataset, wanted: RowKind) -> anyhow::Result<(TrainingRows, SkippedRows)> {
-    match wanted {
+/// Converts a data set to rows of a kind. Returns them with the rows that have no counterpart.
+///
+/// # Errors
+/// If the data set does not have such rows.
+pub(super) fn rows_of_kind(
+    dataset: Dataset,
+    row_kind: RowKind,
+) -> anyhow::Result<(TrainingRows, SkippedRows)> {
+    match row_kind {
         RowKind::Imitation => Ok(match dataset.sft_rows()? {
-            (SftRows::Demonstrations(rows), left) => (TrainingRows::Demonstrations(rows), left),
-            (SftRows::Texts(rows), left) => (TrainingRows::Texts(rows), left),
+            (SftRows::Demonstrations(rows), unmatched) => {
+                (TrainingRows::Demonstrations(rows), unmatched)
+            }
+            (SftRows::Texts(rows), unmatched) => (TrainingRows::Texts(rows), unmatched),
         }),
         RowKind::Scores | RowKind::Preferences | RowKind::Costs => {
             let file = dataset.file.clone();
             let pairs = dataset.preferences()?;
-            if wanted == RowKind::Costs
+            if row_kind == RowKind::Costs
                 && let Some(row) = pairs.rows.iter().find(|row| row.value.is_unsafe.is_none())
             {
-                let reason = "missing: a cost model learns which answers are unsafe from is_response_0_safe and \
-                              is_response_1_safe, or is_chosen_safe and is_rejected_safe";
+                let reason = "missing safety label: a cost model needs is_response_0_safe and is_response_1_safe, or \
+                              is_chosen_safe and is_rejected_safe";
                 return Err(row_error(&file, row.line, "is_response_0_safe", reason).into());
             }
             Ok((TrainingRows::Pairs(pairs.rows), pairs.skipped))
@@ -111,12 +118,12 @@ pub(super) fn wanted(dataset: Dataset, wanted: RowKind) -> anyhow::Result<(Train
     }
 }
 
-/// Tokenises rows, without those that are longer than `max_length`.
+/// Tokenises rows and skips those above `max_length` tokens.
 pub(super) struct RowTokenizer<'a> {
     pub(super) file: &'a str,
     pub(super) template: &'a PromptTemplate,
     pub(super) tokenizer: &'a TextTokenizer,
-    pub(super) wanted: RowKind,
+    pub(super) row_kind: RowKind,
     pub(super) max_length: u32,
 }
 
@@ -142,16 +149,16 @@ impl RowTokenizer<'_> {
         };
         if data.is_empty() {
             let reason = format!(
-                "{}: not one of the {} rows is at most {} tokens long: raise --max-length",
+                "{}: all {} rows are above {} tokens: raise --max-length",
                 self.file, too_long.rows, self.max_length
             );
             return Err(BadInput(reason).into());
         }
-        Ok(Examples { data, left: LeftOut { too_long, unmatched } })
+        Ok(Examples { data, skipped: Skipped { too_long, unmatched } })
     }
 
     fn pair(&self, row: &Preference) -> Result<TokenPair, ModelError> {
-        match self.wanted {
+        match self.row_kind {
             RowKind::Preferences => self.template.encode_preference(self.tokenizer, row),
             RowKind::Imitation | RowKind::Scores | RowKind::Costs => {
                 self.template.encode_comparison(self.tokenizer, row)
@@ -183,7 +190,7 @@ fn sequence_tokens(sequence: &TrainingSequence) -> usize {
     sequence.ids.len()
 }
 
-/// Each answer of a pair is a sequence of its own.
+/// Tokens of the longer completion: each one of a pair is a sequence of its own.
 fn pair_tokens(pair: &TokenPair) -> usize {
     pair.chosen.ids.len().max(pair.rejected.ids.len())
 }

@@ -1,9 +1,9 @@
-//! The output folder of a training: whose it is, what may be done with it, and what is kept in it.
+//! The output folder of a training: its lock, its content, and the decision to begin or to resume.
 //!
-//! While a training runs, the folder holds `training.json` (what is trained, unfinished), the last checkpoint
-//! and the metrics. When it is done, it holds the result, and `training.json` says so. Every file is written
-//! aside, synced and renamed, so that a kill at any moment leaves a folder that the same command goes on
-//! with.
+//! During a training, the folder holds `training.json` (the settings, marked unfinished), the last checkpoint
+//! and the metrics. At the end it holds the result, and `training.json` is marked finished. Every file is
+//! written under a temporary name, synced and renamed. A kill at any moment therefore leaves a folder from
+//! which the same command resumes.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -18,116 +18,120 @@ use crate::error::BadInput;
 const RECORD: &str = "training.json";
 const CHECKPOINT: &str = "checkpoint.bin";
 const METRICS: &str = "metrics.jsonl";
-/// Where a result that is a whole folder is made, before its files move up.
+/// Folder in which a result of several files is made, before the files move up.
 const RESULT: &str = "result.partial";
-/// The file of a result that is looked for first, and so is written last and removed first.
+/// The files by which a result is recognised. They are written last and removed first.
 const CONFIGURATIONS: [&str; 2] = ["adapter_config.json", "config.json"];
 
-/// `training.json`.
+/// The content of `training.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct TrainingRecord {
-    /// Whether the result is there.
+    /// Whether the folder holds the result.
     pub(super) finished: bool,
     /// Everything that determines the result.
     pub(super) settings: Map<String, Value>,
-    /// What helps a person: names, paths, counts.
+    /// Names, paths and counts, for people.
     pub(super) about: Map<String, Value>,
-    /// The last figures, once it is finished.
+    /// The last metrics of a finished training.
     pub(super) metrics: Map<String, Value>,
 }
 
-/// What a folder holds.
+/// Content of an output folder.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum FolderContent {
-    /// Nothing, or there is no such folder.
-    Nothing,
-    /// Something, but no training.
-    SomethingElse,
+    /// No file.
+    Empty,
+    /// Files, but no training.
+    OtherFiles,
     /// A training.
     Training(Box<TrainingRecord>),
 }
 
-/// What the user said about a folder that is not new.
+/// The user's options for a folder that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ResumeOptions {
-    /// There must be an unfinished training to go on with.
+    /// Whether the folder must hold an unfinished training.
     pub(super) resume: bool,
-    /// A training that is there gives way.
+    /// Whether a training in the folder is replaced.
     pub(super) overwrite: bool,
 }
 
-/// What is done.
+/// Whether a training begins or resumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// A training begins.
+    /// A new training begins.
     Begin,
-    /// The unfinished one goes on.
-    GoOn,
+    /// The unfinished training resumes.
+    Resume,
 }
 
-/// What to do with a folder for a training with these settings; or why nothing can be done, and the way out.
+/// Decides whether a training with these settings begins or resumes in a folder.
+///
+/// # Errors
+/// The reason and the way out, if the folder cannot be used.
 pub(super) fn decide(
-    found: &FolderContent,
+    content: &FolderContent,
     settings: &Map<String, Value>,
-    wish: ResumeOptions,
+    options: ResumeOptions,
 ) -> Result<Decision, String> {
-    match found {
-        FolderContent::SomethingElse => {
-            Err("holds files that are no training's: name a new folder".to_owned())
+    match content {
+        FolderContent::OtherFiles => Err("holds files but no training: name a new folder".to_owned()),
+        FolderContent::Empty if options.resume => {
+            Err("holds no training to resume: leave --resume out to begin one".to_owned())
         }
-        FolderContent::Nothing if wish.resume => {
-            Err("holds no training to go on with: leave --resume out to begin one".to_owned())
-        }
-        FolderContent::Nothing => Ok(Decision::Begin),
-        FolderContent::Training(_) if wish.overwrite => Ok(Decision::Begin),
+        FolderContent::Empty => Ok(Decision::Begin),
+        FolderContent::Training(_) if options.overwrite => Ok(Decision::Begin),
         FolderContent::Training(record) => match difference(&record.settings, settings) {
             Some(difference) => Err(format!(
-                "holds a training with other settings ({difference}): give the same to go on, name another folder, or \
-                 begin anew with --overwrite"
+                "holds a training with other settings ({difference}): use the same settings to resume, name another folder, \
+                 or begin anew with --overwrite"
             )),
             None if record.finished => {
-                Err("holds this training, finished: there is nothing to do (--overwrite trains again)"
-                    .to_owned())
+                Err("already holds the result of this training: use --overwrite to train again".to_owned())
             }
-            None => Ok(Decision::GoOn),
+            None => Ok(Decision::Resume),
         },
     }
 }
 
-/// The first difference between two settings, for a person to read.
-fn difference(recorded: &Map<String, Value>, wanted: &Map<String, Value>) -> Option<String> {
-    let names = recorded.keys().chain(wanted.keys().filter(|name| !recorded.contains_key(*name)));
+/// Describes the first difference between two settings.
+fn difference(recorded: &Map<String, Value>, given: &Map<String, Value>) -> Option<String> {
+    let names = recorded.keys().chain(given.keys().filter(|name| !recorded.contains_key(*name)));
     names
         .map(|name| {
-            (name, recorded.get(name).unwrap_or(&Value::Null), wanted.get(name).unwrap_or(&Value::Null))
+            (name, recorded.get(name).unwrap_or(&Value::Null), given.get(name).unwrap_or(&Value::Null))
         })
-        .find(|(_, recorded, wanted)| recorded != wanted)
-        .map(|(name, recorded, wanted)| match (recorded, wanted) {
-            (Value::Object(recorded), Value::Object(wanted)) => {
-                difference(recorded, wanted).map(|inner| format!("{name}.{inner}")).unwrap_or_default()
+        .find(|(_, recorded, given)| recorded != given)
+        .map(|(name, recorded, given)| match (recorded, given) {
+            (Value::Object(recorded), Value::Object(given)) => {
+                difference(recorded, given).map(|inner| format!("{name}.{inner}")).unwrap_or_default()
             }
-            // Hashes say nothing to a person.
-            _ if name.ends_with("fingerprint") => format!("{} is not the same", name.replace('_', " ")),
-            _ => format!("{name} was {recorded}, now {wanted}"),
+            // A person cannot read anything from two hashes.
+            _ if name.ends_with("fingerprint") => format!("{} differs", name.replace('_', " ")),
+            _ => format!("{name} was {recorded}, now {given}"),
         })
 }
 
-/// A folder that this process has for itself.
+/// An output folder that this process has locked.
 pub(super) struct OutputFolder {
     dir: PathBuf,
-    /// Held until the end.
+    /// Held until this value is dropped.
     _lock: File,
 }
 
 impl OutputFolder {
-    /// Makes the folder if need be, and takes it for this process.
+    /// Creates the folder if it does not exist, and locks it.
+    ///
+    /// # Errors
+    /// If another process has locked it, or it cannot be created.
     pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("failed to create {}", dir.display()))?;
         let lock = File::open(dir).with_context(|| format!("failed to open {}", dir.display()))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {
-                Err(BadInput(format!("another process is training into {}", dir.display())).into())
+                let reason = format!("another process trains into {}: name another folder", dir.display());
+                Err(BadInput(reason).into())
             }
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("failed to lock {}", dir.display()))
@@ -135,23 +139,23 @@ impl OutputFolder {
         }
     }
 
-    /// What it holds.
-    pub(super) fn found(&self) -> anyhow::Result<FolderContent> {
+    /// Returns the content of the folder.
+    pub(super) fn content(&self) -> anyhow::Result<FolderContent> {
         let path = self.path(RECORD);
         match fs::read(&path) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
                 Ok(record) => Ok(FolderContent::Training(Box::new(record))),
-                Err(_) => Ok(FolderContent::SomethingElse),
+                Err(_) => Ok(FolderContent::OtherFiles),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let is_empty = fs::read_dir(&self.dir)?.next().is_none();
-                Ok(if is_empty { FolderContent::Nothing } else { FolderContent::SomethingElse })
+                Ok(if is_empty { FolderContent::Empty } else { FolderContent::OtherFiles })
             }
             Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
         }
     }
 
-    /// Begins a training, in place of one that may be there.
+    /// Begins a training, and replaces one that the folder holds.
     pub(super) fn begin(&self, record: &TrainingRecord) -> anyhow::Result<()> {
         for name in CONFIGURATIONS.into_iter().chain([CHECKPOINT, METRICS]) {
             remove(&self.path(name))?;
@@ -162,10 +166,10 @@ impl OutputFolder {
     pub(super) fn write_record(&self, record: &TrainingRecord) -> anyhow::Result<()> {
         let mut bytes = serde_json::to_vec_pretty(record)?;
         bytes.push(b'\n');
-        self.write(RECORD, &bytes).with_context(|| format!("failed to write {RECORD}"))
+        self.write(RECORD, &bytes).with_context(|| format!("failed to write {}", self.path(RECORD).display()))
     }
 
-    /// Where the metrics go unless the user names another file.
+    /// The default file of the metrics.
     pub(super) fn metrics_path(&self) -> PathBuf {
         self.path(METRICS)
     }
@@ -174,22 +178,23 @@ impl OutputFolder {
         &self.dir
     }
 
-    /// The last checkpoint; none before the first.
+    /// Returns the last checkpoint; none before the first.
     pub(super) fn checkpoint(&self) -> anyhow::Result<Option<Vec<u8>>> {
         match fs::read(self.path(CHECKPOINT)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context("failed to read the checkpoint"),
+            Err(error) => {
+                Err(error).with_context(|| format!("failed to read {}", self.path(CHECKPOINT).display()))
+            }
         }
     }
 
-    /// Keeps a checkpoint in place of the one before.
+    /// Writes a checkpoint, which replaces the previous one.
     pub(super) fn write_checkpoint(&self, bytes: &[u8]) -> io::Result<()> {
         self.write(CHECKPOINT, bytes)
     }
 
-    /// Lets `save` write a result into a folder that is not there yet, and moves its files up: the
-    /// configuration last.
+    /// Calls `save` with the path of a new folder, and moves the saved files up, the configuration last.
     pub(super) fn put_result(&self, save: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let partial = self.path(RESULT);
         if partial.is_dir() {
@@ -208,7 +213,7 @@ impl OutputFolder {
         Ok(sync(&self.dir)?)
     }
 
-    /// Says that the training is finished, and removes what only going on needs.
+    /// Marks the training as finished, and removes the checkpoint.
     pub(super) fn finish(&self, record: &TrainingRecord) -> anyhow::Result<()> {
         self.write_record(record)?;
         remove(&self.path(CHECKPOINT))
@@ -272,27 +277,27 @@ mod tests {
     const OVERWRITE: ResumeOptions = ResumeOptions { resume: false, overwrite: true };
 
     #[test]
-    fn a_folder_is_begun_gone_on_with_or_refused() {
+    fn a_training_begins_resumes_or_is_refused_by_the_content_of_its_folder() {
         let same = settings(0.1);
         let cases = [
-            (FolderContent::Nothing, ResumeOptions::default(), Ok(Decision::Begin)),
-            (FolderContent::Nothing, OVERWRITE, Ok(Decision::Begin)),
-            (FolderContent::Nothing, RESUME, Err("holds no training to go on with")),
-            (FolderContent::SomethingElse, ResumeOptions::default(), Err("name a new folder")),
-            // What is not ours is not ours to remove.
-            (FolderContent::SomethingElse, OVERWRITE, Err("name a new folder")),
-            (training(false), ResumeOptions::default(), Ok(Decision::GoOn)),
-            (training(false), RESUME, Ok(Decision::GoOn)),
+            (FolderContent::Empty, ResumeOptions::default(), Ok(Decision::Begin)),
+            (FolderContent::Empty, OVERWRITE, Ok(Decision::Begin)),
+            (FolderContent::Empty, RESUME, Err("holds no training to resume")),
+            (FolderContent::OtherFiles, ResumeOptions::default(), Err("name a new folder")),
+            // Files that are not of a training are never removed.
+            (FolderContent::OtherFiles, OVERWRITE, Err("name a new folder")),
+            (training(false), ResumeOptions::default(), Ok(Decision::Resume)),
+            (training(false), RESUME, Ok(Decision::Resume)),
             (training(false), OVERWRITE, Ok(Decision::Begin)),
-            (training(true), ResumeOptions::default(), Err("finished: there is nothing to do")),
-            (training(true), RESUME, Err("finished: there is nothing to do")),
+            (training(true), ResumeOptions::default(), Err("already holds the result")),
+            (training(true), RESUME, Err("already holds the result")),
             (training(true), OVERWRITE, Ok(Decision::Begin)),
         ];
-        for (found, wish, expected) in cases {
-            match (decide(&found, &same, wish), expected) {
-                (Ok(decision), Ok(expected)) => assert_eq!(decision, expected, "{found:?} {wish:?}"),
+        for (content, options, expected) in cases {
+            match (decide(&content, &same, options), expected) {
+                (Ok(decision), Ok(expected)) => assert_eq!(decision, expected, "{content:?} {options:?}"),
                 (Err(reason), Err(expected)) => assert!(reason.contains(expected), "{reason}"),
-                (decision, _) => panic!("{found:?} {wish:?}: {decision:?}"),
+                (decision, _) => panic!("{content:?} {options:?}: {decision:?}"),
             }
         }
     }
@@ -304,22 +309,22 @@ mod tests {
         let mut other = settings(0.1);
         other.insert("data_fingerprint".to_owned(), "b".into());
         let refused = decide(&training(true), &other, ResumeOptions::default()).unwrap_err();
-        assert!(refused.contains("(data fingerprint is not the same)"), "{refused}");
+        assert!(refused.contains("(data fingerprint differs)"), "{refused}");
         let mut more = settings(0.1);
         more.insert("beta".to_owned(), 1.into());
         assert!(decide(&training(false), &more, RESUME).unwrap_err().contains("beta was null, now 1"));
     }
 
     #[test]
-    fn a_folder_is_one_process_s_and_says_what_it_holds() {
+    fn a_folder_belongs_to_one_process_and_reports_its_content() {
         let temporary = tempfile::tempdir().unwrap();
         let dir = temporary.path().join("new/output");
         let folder = OutputFolder::open(&dir).unwrap();
-        assert!(OutputFolder::open(&dir).is_err(), "it is taken");
-        assert_eq!(folder.found().unwrap(), FolderContent::Nothing);
+        assert!(OutputFolder::open(&dir).is_err(), "the folder is locked");
+        assert_eq!(folder.content().unwrap(), FolderContent::Empty);
         let FolderContent::Training(record) = training(false) else { panic!("a training") };
         folder.begin(&record).unwrap();
-        assert_eq!(folder.found().unwrap(), training(false));
+        assert_eq!(folder.content().unwrap(), training(false));
         assert_eq!(folder.checkpoint().unwrap(), None);
         folder.write_checkpoint(b"1").unwrap();
         folder.write_checkpoint(b"2").unwrap();
@@ -335,12 +340,12 @@ mod tests {
         folder.finish(&TrainingRecord { finished: true, ..TrainingRecord::clone(&record) }).unwrap();
         drop(folder);
         let folder = OutputFolder::open(&dir).unwrap();
-        assert_eq!(folder.found().unwrap(), training(true));
+        assert_eq!(folder.content().unwrap(), training(true));
         assert_eq!(fs::read_to_string(dir.join("config.json")).unwrap(), "second");
         assert_eq!(folder.checkpoint().unwrap(), None);
         folder.begin(&record).unwrap();
-        assert!(!dir.join("config.json").exists(), "an old result is not taken for the new one");
+        assert!(!dir.join("config.json").exists(), "the old result is removed");
         fs::write(dir.join(RECORD), "{}").unwrap();
-        assert_eq!(folder.found().unwrap(), FolderContent::SomethingElse);
+        assert_eq!(folder.content().unwrap(), FolderContent::OtherFiles);
     }
 }

@@ -1,4 +1,4 @@
-//! The metrics of a training, one JSON object a line, kept in step with its checkpoints.
+//! The metrics of a training, one JSON object a line, consistent with its checkpoints.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -9,14 +9,14 @@ use serde_json::{Map, Value};
 
 use crate::jsonl::JsonLinesWriter;
 
-/// A log that lines are added to.
+/// A file to which metrics are appended.
 pub(super) struct MetricsLog {
     path: PathBuf,
     file: File,
 }
 
 impl MetricsLog {
-    /// Begins a log with the lines that a training already reported, in place of one that may be there.
+    /// Begins a log with the lines that a training has already reported. An existing file is replaced.
     pub(super) fn begin(path: &Path, reported: &[Map<String, Value>]) -> anyhow::Result<Self> {
         let mut writer = JsonLinesWriter::create(path)?;
         for line in reported {
@@ -28,8 +28,8 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// The lines of a log whose `step` is at most `steps`: what was reported before the checkpoint that a
-    /// training goes on from. A line that broke off with the process ends them.
+    /// Reads the lines up to step `steps`, which precede the checkpoint from which a training resumes. The
+    /// first incomplete line ends them.
     pub(super) fn reported(path: &Path, steps: u64) -> anyhow::Result<Vec<Map<String, Value>>> {
         let file = match File::open(path) {
             Ok(file) => BufReader::new(file),
@@ -47,20 +47,19 @@ impl MetricsLog {
         Ok(lines)
     }
 
-    /// Adds a line.
+    /// Appends a line.
     pub(super) fn add(&mut self, line: &Map<String, Value>) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
-        // One write: a reader who follows the log sees whole lines.
+        // One write, so that a reader who follows the file sees whole lines.
         self.file.write_all(&bytes)
     }
 
-    /// Makes the lines durable: before the checkpoint that stands for them.
+    /// Makes the lines durable. Call it before the checkpoint that covers them is written.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    /// For error messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_goes_on_after_the_lines_of_its_checkpoint() {
+    fn a_log_continues_after_the_lines_of_its_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         let mut log = MetricsLog::begin(&path, &[]).unwrap();

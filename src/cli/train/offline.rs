@@ -1,4 +1,4 @@
-//! Trainings on examples: imitation, reward and cost models, direct preferences.
+//! Trainings on examples: supervised fine-tuning, reward and cost models, direct preference optimisation.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -12,40 +12,40 @@ use dissent_models::training::{
 };
 use serde_json::{Map, Value, json};
 
-use super::examples::{Examples, RowKind, RowTokenizer, TrainingRows, wanted};
+use super::examples::{Examples, RowKind, RowTokenizer, TrainingRows, rows_of_kind};
 use super::folder::{Decision, OutputFolder, TrainingRecord, decide};
 use super::metrics_log::MetricsLog;
 use super::options::{DataOptions, ModelOptions};
-use super::view::{TrainingView, say};
+use super::view::{TrainingView, print_status};
 use crate::cli::interrupt;
 use crate::dataset::{Dataset, ReadOptions, Row, SkippedRows, hold_back};
 use crate::error::{BadInput, Interrupted};
 use crate::experiment::models::{self, Model};
 
-/// Steps from one checkpoint to the next.
+/// Default number of steps between checkpoints.
 const CHECKPOINT_EVERY: u32 = 20;
-pub(super) const GO_ON: &str = "a checkpoint is kept: run the same command again to go on";
+pub(super) const RESUME_HINT: &str = "a checkpoint is kept: run the same command again to resume";
 
-/// A training on examples, as the command line describes it.
+/// A training on examples, with the options of the command line.
 pub(super) struct OfflineTraining<'a> {
     pub(super) task: &'static str,
     pub(super) model: &'a ModelOptions,
     pub(super) data: &'a DataOptions,
     pub(super) reading: ReadOptions,
-    pub(super) wanted: RowKind,
+    pub(super) row_kind: RowKind,
     pub(super) objective: Objective,
     pub(super) settings: Hyperparameters,
     pub(super) append_eos: bool,
 }
 
-/// The rows of a training, before any tokenizer has seen them.
+/// The rows of a training, before they are tokenised.
 struct Rows {
-    learnt: Part,
-    /// What the result is evaluated on.
-    held: Option<Part>,
+    training: RowSet,
+    /// The rows on which the result is evaluated.
+    evaluation: Option<RowSet>,
 }
 
-struct Part {
+struct RowSet {
     file: String,
     fingerprint: String,
     rows: TrainingRows,
@@ -54,18 +54,18 @@ struct Part {
 
 impl OfflineTraining<'_> {
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        // What is cheap to find wrong is looked at before what is slow to load.
+        // Rows are checked first, because a model is slow to load.
         let rows = self.read()?;
         let model = open_model(self.model)?;
         let template = self.template(&model);
         let settings = self.identity(&rows, &model, &template)?;
         let folder = OutputFolder::open(&self.model.output)?;
-        let found = folder.found()?;
-        let decision =
-            decide(&found, &settings, self.model.wish()).map_err(|reason| in_folder(&folder, reason))?;
-        let learnt = self.examples(&rows.learnt, &model, &template)?;
-        let held = rows.held.as_ref().map(|part| self.examples(part, &model, &template)).transpose()?;
-        let about = self.about(&rows, &learnt, held.as_ref(), &model);
+        let decision = decide(&folder.content()?, &settings, self.model.resume_options())
+            .map_err(|reason| in_folder(&folder, reason))?;
+        let training = self.examples(&rows.training, &model, &template)?;
+        let evaluation = rows.evaluation.as_ref();
+        let evaluation = evaluation.map(|set| self.examples(set, &model, &template)).transpose()?;
+        let about = self.about(&rows, &training, evaluation.as_ref(), &model);
         let record = TrainingRecord { finished: false, settings, about, metrics: Map::new() };
         let (runtime, options) = models::runtime(&self.model.runtime.config(), 1)?;
         let setup = TrainingSetup {
@@ -73,63 +73,67 @@ impl OfflineTraining<'_> {
             settings: self.settings.clone(),
             order: self.data.order(),
         };
-        let Examples { data, .. } = learnt;
+        let Examples { data, .. } = training;
         let (checkpoint, adapter) = (&model.checkpoint, model.adapter.as_ref());
         let mut trainer = Trainer::open(runtime, checkpoint, adapter, setup, data, &options)?;
         if decision == Decision::Begin {
             folder.begin(&record)?;
         } else if let Some(bytes) = folder.checkpoint()? {
             trainer.resume(&bytes).with_context(|| format!("{}", folder.dir().display()))?;
-            say(&format!("going on after step {} of {}", trainer.steps_done(), trainer.steps()));
+            print_status(&format!("resuming after step {} of {}", trainer.steps_done(), trainer.steps()));
         }
         self.train(&mut trainer, &folder)?;
-        self.conclude(&mut trainer, &folder, record, held)
+        self.conclude(&mut trainer, &folder, record, evaluation)
     }
 
     fn read(&self) -> anyhow::Result<Rows> {
         let dataset = Dataset::read(&self.data.data, &self.reading)?;
-        let mut learnt = self.part(dataset)?;
-        let held = match (&self.data.eval_data, self.data.eval_split) {
-            (Some(path), _) => Some(self.part(Dataset::read(path, &self.reading)?)?),
-            (None, Some(share)) => Some(learnt.hold_back(share, self.settings.seed)?),
+        let mut training = self.row_set(dataset)?;
+        let evaluation = match (&self.data.eval_data, self.data.eval_split) {
+            (Some(path), _) => Some(self.row_set(Dataset::read(path, &self.reading)?)?),
+            (None, Some(share)) => Some(training.hold_back(share, self.settings.seed)?),
             (None, None) => None,
         };
-        Ok(Rows { learnt, held })
+        Ok(Rows { training, evaluation })
     }
 
-    fn part(&self, dataset: Dataset) -> anyhow::Result<Part> {
+    fn row_set(&self, dataset: Dataset) -> anyhow::Result<RowSet> {
         let (file, fingerprint) = (dataset.file.clone(), dataset.fingerprint());
-        let (rows, unmatched) = wanted(dataset, self.wanted)?;
+        let (rows, unmatched) = rows_of_kind(dataset, self.row_kind)?;
         if rows.is_empty() {
-            return Err(BadInput(format!("{file}: no row is left to learn from")).into());
+            let reason = format!(
+                "{file}: no row to learn from: unpaired rows need a counterpart with the same prompt, and imitation needs rows \
+                 with label true"
+            );
+            return Err(BadInput(reason).into());
         }
-        Ok(Part { file, fingerprint, rows, unmatched })
+        Ok(RowSet { file, fingerprint, rows, unmatched })
     }
 
-    /// The template that the model sees texts in.
+    /// Returns the template in which the model reads texts.
     fn template(&self, model: &Model) -> PromptTemplate {
         let template = self.model.template.clone();
         if self.append_eos { template.with_end_of_sequence(&model.checkpoint.tokenizer) } else { template }
     }
 
-    fn examples(&self, part: &Part, model: &Model, template: &PromptTemplate) -> anyhow::Result<Examples> {
+    fn examples(&self, set: &RowSet, model: &Model, template: &PromptTemplate) -> anyhow::Result<Examples> {
         let context = u32::try_from(model.checkpoint.config.context_length).unwrap_or(u32::MAX);
         let max_length = self.settings.max_length.min(context);
-        let tokenising = RowTokenizer {
-            file: &part.file,
+        let tokenizer = RowTokenizer {
+            file: &set.file,
             template,
             tokenizer: &model.checkpoint.tokenizer,
-            wanted: self.wanted,
+            row_kind: self.row_kind,
             max_length,
         };
-        let examples = tokenising.examples(&part.rows, part.unmatched)?;
-        for line in examples.left.say(max_length) {
-            say(&format!("{}: {line}", part.file));
+        let examples = tokenizer.examples(&set.rows, set.unmatched)?;
+        for message in examples.skipped.messages(max_length) {
+            print_status(&format!("{}: {message}", set.file));
         }
         Ok(examples)
     }
 
-    /// Everything that determines the result.
+    /// Returns everything that determines the result.
     fn identity(
         &self,
         rows: &Rows,
@@ -137,7 +141,9 @@ impl OfflineTraining<'_> {
         template: &PromptTemplate,
     ) -> anyhow::Result<Map<String, Value>> {
         let evaluated = match (&self.data.eval_data, self.data.eval_split) {
-            (Some(_), _) => rows.held.as_ref().map_or(Value::Null, |part| part.fingerprint.clone().into()),
+            (Some(_), _) => {
+                rows.evaluation.as_ref().map_or(Value::Null, |set| set.fingerprint.clone().into())
+            }
             (None, share) => share.into(),
         };
         Ok(object(json!({
@@ -145,7 +151,7 @@ impl OfflineTraining<'_> {
             "base_fingerprint": model.checkpoint.fingerprint,
             "adapter_fingerprint": model.adapter.as_ref().map(|adapter| adapter.fingerprint.as_str()),
             "template": template.to_string(),
-            "data_fingerprint": rows.learnt.fingerprint,
+            "data_fingerprint": rows.training.fingerprint,
             "evaluated_on": evaluated,
             "order": self.data.order(),
             "objective": serde_json::to_value(self.objective)?,
@@ -156,18 +162,18 @@ impl OfflineTraining<'_> {
     fn about(
         &self,
         rows: &Rows,
-        learnt: &Examples,
-        held: Option<&Examples>,
+        training: &Examples,
+        evaluation: Option<&Examples>,
         model: &Model,
     ) -> Map<String, Value> {
         object(json!({
             "version": env!("CARGO_PKG_VERSION"),
             "base": model.name,
-            "data": rows.learnt.file,
-            "examples": learnt.data.len(),
-            "left_out": learnt.left.counts(),
-            "eval_data": rows.held.as_ref().map(|part| part.file.as_str()),
-            "eval_examples": held.map(|held| held.data.len()),
+            "data": rows.training.file,
+            "examples": training.data.len(),
+            "left_out": training.skipped.counts(),
+            "eval_data": rows.evaluation.as_ref().map(|set| set.file.as_str()),
+            "eval_examples": evaluation.map(|examples| examples.data.len()),
         }))
     }
 
@@ -175,37 +181,37 @@ impl OfflineTraining<'_> {
         let path = self.model.log.clone().unwrap_or_else(|| folder.metrics_path());
         let reported: Vec<_> = trainer.metrics().iter().map(StepMetrics::log_line).collect();
         let log = MetricsLog::begin(&path, &reported)?;
-        let view = TrainingView::new("steps", trainer.steps(), trainer.steps_done(), shown(self.wanted));
-        let mut keeper = TrainingRecorder { folder, log, view };
+        let view = TrainingView::new("steps", trainer.steps(), trainer.steps_done(), shown(self.row_kind));
+        let mut recorder = TrainingRecorder { folder, log, view };
         let cancel = interrupt::cancel_flag()?;
         let every = u64::from(self.model.checkpoint_every.unwrap_or(CHECKPOINT_EVERY));
-        match trainer.run(every, &mut keeper, &cancel) {
+        match trainer.run(every, &mut recorder, &cancel) {
             Err(ModelError::Cancelled) => {
-                keeper.on_checkpoint(trainer.steps_done(), trainer.checkpoint()?)?;
-                Err(Interrupted(GO_ON).into())
+                recorder.on_checkpoint(trainer.steps_done(), trainer.checkpoint()?)?;
+                Err(Interrupted(RESUME_HINT).into())
             }
             trained => {
                 trained?;
-                // What comes after may be interrupted too.
-                Ok(keeper.on_checkpoint(trainer.steps_done(), trainer.checkpoint()?)?)
+                // The evaluation may be interrupted too.
+                Ok(recorder.on_checkpoint(trainer.steps_done(), trainer.checkpoint()?)?)
             }
         }
     }
 
-    /// Evaluates the result, writes it, and says what it is.
+    /// Evaluates the result, writes it, and prints its metrics.
     fn conclude(
         &self,
         trainer: &mut Trainer,
         folder: &OutputFolder,
         record: TrainingRecord,
-        held: Option<Examples>,
+        evaluation: Option<Examples>,
     ) -> anyhow::Result<()> {
         let mut metrics = trainer.metrics().last().map(StepMetrics::log_line).unwrap_or_default();
-        if let Some(held) = held {
+        if let Some(examples) = evaluation {
             let cancel = interrupt::cancel_flag()?;
-            say(&format!("evaluating on {} examples", held.data.len()));
-            let evaluation = trainer.evaluate(&held.data, &cancel).map_err(interrupted)?;
-            metrics.extend(evaluation_figures(&evaluation));
+            print_status(&format!("evaluating on {} examples", examples.data.len()));
+            let evaluation = trainer.evaluate(&examples.data, &cancel).map_err(map_cancelled)?;
+            metrics.extend(evaluation_metrics(&evaluation));
         }
         let base = Some(self.model.base.display().to_string());
         if self.settings.lora.is_some() {
@@ -219,34 +225,38 @@ impl OfflineTraining<'_> {
     }
 }
 
-impl Part {
-    /// Takes a share of the rows out, those with the same prompt together.
+impl RowSet {
+    /// Removes a share of the rows and returns it. Rows with the same prompt stay together.
+    ///
+    /// # Errors
+    /// If no row would be left to learn from.
     fn hold_back(&mut self, share: f64, seed: u64) -> anyhow::Result<Self> {
-        fn parted<T>(
+        fn split_off<T>(
             rows: &mut Vec<Row<T>>,
             share: f64,
             seed: u64,
             prompt: impl Fn(&T) -> String,
         ) -> Vec<Row<T>> {
-            let (learnt, held) = hold_back(std::mem::take(rows), share, seed, prompt);
-            *rows = learnt;
-            held
+            let (remaining, held_back) = hold_back(std::mem::take(rows), share, seed, prompt);
+            *rows = remaining;
+            held_back
         }
         let key = |prompt: &Dialogue| serde_json::to_string(prompt).unwrap_or_default();
-        let held = match &mut self.rows {
+        let held_back = match &mut self.rows {
             TrainingRows::Demonstrations(rows) => {
-                TrainingRows::Demonstrations(parted(rows, share, seed, |row| key(&row.prompt)))
+                TrainingRows::Demonstrations(split_off(rows, share, seed, |row| key(&row.prompt)))
             }
             TrainingRows::Texts(rows) => {
-                TrainingRows::Texts(parted(rows, share, seed, |row| row.text.clone()))
+                TrainingRows::Texts(split_off(rows, share, seed, |row| row.text.clone()))
             }
             TrainingRows::Pairs(rows) => {
-                TrainingRows::Pairs(parted(rows, share, seed, |row: &Preference| key(&row.prompt)))
+                TrainingRows::Pairs(split_off(rows, share, seed, |row: &Preference| key(&row.prompt)))
             }
         };
         if self.rows.is_empty() {
             let reason = format!(
-                "{}: all rows have prompts of which {share} cannot be held back: name another file with --eval-data",
+                "{}: --eval-split {share} leaves no row to learn from, because rows with the same prompt stay together: name an \
+                 evaluation file with --eval-data",
                 self.file
             );
             return Err(BadInput(reason).into());
@@ -255,16 +265,16 @@ impl Part {
         Ok(Self {
             file,
             fingerprint: self.fingerprint.clone(),
-            rows: held,
+            rows: held_back,
             unmatched: SkippedRows::default(),
         })
     }
 }
 
-/// Opens the model that is trained, and says so: it may take a while.
+/// Opens the model to train, and prints its name.
 pub(super) fn open_model(options: &ModelOptions) -> anyhow::Result<Model> {
     let model = Model::open(&options.base, options.layers, options.adapter.as_deref())?;
-    say(&format!("training {}", model.name));
+    print_status(&format!("training {}", model.name));
     Ok(model)
 }
 
@@ -272,7 +282,7 @@ pub(super) fn in_folder(folder: &OutputFolder, reason: impl Display) -> BadInput
     BadInput(format!("{} {reason}", folder.dir().display()))
 }
 
-/// The members of a JSON object.
+/// Returns the members of a JSON object; none of any other value.
 pub(super) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(members) => members,
@@ -280,11 +290,12 @@ pub(super) fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-pub(super) fn interrupted(error: ModelError) -> anyhow::Error {
-    if matches!(error, ModelError::Cancelled) { Interrupted(GO_ON).into() } else { error.into() }
+/// Turns a cancelled model run into an interruption, after which the training can resume.
+pub(super) fn map_cancelled(error: ModelError) -> anyhow::Error {
+    if matches!(error, ModelError::Cancelled) { Interrupted(RESUME_HINT).into() } else { error.into() }
 }
 
-/// Prints the last figures and where the result is.
+/// Prints the last metrics and the folder of the result.
 pub(super) fn report(record: &TrainingRecord, folder: &OutputFolder, json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if json {
@@ -297,26 +308,26 @@ pub(super) fn report(record: &TrainingRecord, folder: &OutputFolder, json: bool)
     Ok(writeln!(out, "result: {}", folder.dir().display())?)
 }
 
-/// Figures that are shown beside the bar.
-fn shown(wanted: RowKind) -> &'static [(&'static str, &'static str)] {
-    match wanted {
+/// The metrics shown beside the bar, each with its label.
+fn shown(row_kind: RowKind) -> &'static [(&'static str, &'static str)] {
+    match row_kind {
         RowKind::Imitation => &[("loss", "loss"), ("mean_token_accuracy", "accuracy")],
         RowKind::Scores | RowKind::Costs => &[("loss", "loss"), ("accuracy", "accuracy")],
         RowKind::Preferences => &[("loss", "loss"), ("rewards/accuracies", "accuracy")],
     }
 }
 
-/// Under TRL's names.
-fn evaluation_figures(evaluation: &Evaluation) -> Map<String, Value> {
+/// The metrics of an evaluation, under TRL's names.
+fn evaluation_metrics(evaluation: &Evaluation) -> Map<String, Value> {
     let Evaluation { loss, examples, details, .. } = evaluation;
-    let mut figures = Map::new();
-    figures.insert("eval_loss".to_owned(), (*loss).into());
-    figures.insert("eval_examples".to_owned(), (*examples).into());
-    figures.extend(details.named().map(|(name, value)| (format!("eval_{name}"), value.into())));
-    figures
+    let mut metrics = Map::new();
+    metrics.insert("eval_loss".to_owned(), (*loss).into());
+    metrics.insert("eval_examples".to_owned(), (*examples).into());
+    metrics.extend(details.named().map(|(name, value)| (format!("eval_{name}"), value.into())));
+    metrics
 }
 
-/// Logs steps, shows them, and keeps checkpoints.
+/// Logs the metrics of each step, shows them, and writes checkpoints.
 struct TrainingRecorder<'a> {
     folder: &'a OutputFolder,
     log: MetricsLog,
@@ -327,15 +338,15 @@ impl TrainingObserver for TrainingRecorder<'_> {
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<(), ModelError> {
         let line = metrics.log_line();
         self.view.show(metrics.step, &line);
-        self.log.add(&line).map_err(|error| unwritable(self.log.path(), &error))
+        self.log.add(&line).map_err(|error| write_error(self.log.path(), &error))
     }
 
     fn on_checkpoint(&mut self, _step: u64, bytes: Vec<u8>) -> Result<(), ModelError> {
-        self.log.sync().map_err(|error| unwritable(self.log.path(), &error))?;
-        self.folder.write_checkpoint(&bytes).map_err(|error| unwritable(self.folder.dir(), &error))
+        self.log.sync().map_err(|error| write_error(self.log.path(), &error))?;
+        self.folder.write_checkpoint(&bytes).map_err(|error| write_error(self.folder.dir(), &error))
     }
 }
 
-pub(super) fn unwritable(path: &std::path::Path, error: &std::io::Error) -> ModelError {
+pub(super) fn write_error(path: &std::path::Path, error: &std::io::Error) -> ModelError {
     ModelError::Write { path: path.to_owned(), reason: error.to_string() }
 }

@@ -1,4 +1,4 @@
-//! What the trainings have in common on the command line.
+//! The options that several kinds of training share.
 
 use std::path::PathBuf;
 
@@ -11,39 +11,39 @@ use crate::cli::runtime_args::RuntimeArgs;
 use crate::dataset::{Format, Margins, Preferred, ReadOptions};
 use crate::error::BadInput;
 
-/// The model that is trained, and where the result goes.
+/// Options of the model to train and of its output folder.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelOptions {
-    /// The model to begin with: a Hugging Face folder or a GGUF file.
+    /// Initial model: a Hugging Face folder or a GGUF file.
     #[arg(long, value_name = "PATH")]
     pub(super) base: PathBuf,
-    /// Keep only its first K layers.
+    /// Keep only the first K layers of the model.
     #[arg(long, value_name = "K")]
     pub(super) layers: Option<u32>,
-    /// A PEFT LoRA folder to go on training, instead of a fresh change.
+    /// PEFT LoRA folder with the initial adapter [default: a new adapter]
     #[arg(long, value_name = "DIR")]
     pub(super) adapter: Option<PathBuf>,
-    /// How prompt and answer are put to the model: `chat`, `raw`, or a text naming `{prompt}` and
-    /// `{completion}`.
+    /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     #[arg(long, default_value = "chat")]
     pub(super) template: PromptTemplate,
-    /// Folder for the result; while training, for checkpoints too.
+    /// Output folder for the result, and for checkpoints during the training.
     #[arg(long, value_name = "DIR")]
     pub(super) output: PathBuf,
-    /// Fail unless the folder holds an unfinished training to go on with (it is gone on with in any case).
+    /// Require an unfinished training in the output folder. Without this flag one is resumed if present,
+    /// or a new one starts.
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
-    /// Begin anew where the folder holds a training.
+    /// Begin anew, and replace a training in the output folder.
     #[arg(long)]
     overwrite: bool,
-    /// Metrics, a JSON object for each step, named as in TRL [default: metrics.jsonl in the output folder]
+    /// File for the metrics, a JSON object for each step with TRL's names [default: metrics.jsonl in the
+    /// output folder]
     #[arg(long, value_name = "FILE")]
     pub(super) log: Option<PathBuf>,
-    /// Steps (iterations of ppo, grpo and rloo) from one checkpoint to the next [default: 20, or every
-    /// iteration]
+    /// Steps between checkpoints; iterations for ppo, grpo and rloo [default: 20 steps, or 1 iteration]
     #[arg(long, value_name = "K")]
     pub(super) checkpoint_every: Option<u32>,
-    /// Print the final figures as JSON.
+    /// Print the final metrics as JSON.
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
@@ -51,28 +51,28 @@ pub(crate) struct ModelOptions {
 }
 
 impl ModelOptions {
-    pub(super) fn wish(&self) -> ResumeOptions {
+    pub(super) fn resume_options(&self) -> ResumeOptions {
         ResumeOptions { resume: self.resume, overwrite: self.overwrite }
     }
 }
 
-/// The examples.
+/// Options of the examples.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataOptions {
-    /// Examples as JSON lines, gzipped or not; `-` is stdin. The format is recognised.
+    /// Examples as JSON lines, which may be gzipped; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     pub(super) data: PathBuf,
-    /// The format, instead of recognising it: preference, implicit-preference, hh-rlhf, safe-rlhf,
-    /// prompt-completion, unpaired, messages, text or prompt-only.
+    /// Format of the data: preference, implicit-preference, hh-rlhf, safe-rlhf, prompt-completion, unpaired,
+    /// messages, text or prompt-only [default: detected]
     #[arg(long)]
     format: Option<Format>,
-    /// Examples that the result is evaluated on.
+    /// Examples on which the result is evaluated.
     #[arg(long, value_name = "FILE", conflicts_with = "eval_split")]
     pub(super) eval_data: Option<PathBuf>,
-    /// Hold this share of the examples back and evaluate on it; examples with the same prompt stay together.
+    /// Share of the examples to hold back for the evaluation; examples with the same prompt stay together.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(super) eval_split: Option<f64>,
-    /// Learn from the examples in the order of the file instead of shuffling them in every pass.
+    /// Learn from the examples in the order of the file instead of shuffling them in every epoch.
     #[arg(long)]
     keep_order: bool,
 }
@@ -89,16 +89,16 @@ impl DataOptions {
 
 fn share(text: &str) -> Result<f64, String> {
     let within = text.parse().ok().filter(|share: &f64| *share > 0.0 && *share < 1.0);
-    within.ok_or_else(|| "must be above 0 and below 1".to_owned())
+    within.ok_or_else(|| "use a number between 0 and 1".to_owned())
 }
 
-/// Which answer of a pair is preferred, and by how much.
+/// Options of preference pairs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PairOptions {
-    /// Which judgement of PKU-SafeRLHF counts: `better` or `safer` [default: better; safer for cost models]
+    /// Label of PKU-SafeRLHF that decides: `better` or `safer` [default: better; safer for cost models]
     #[arg(long, value_parser = preferred)]
     prefer: Option<Preferred>,
-    /// Where margins come from: the `column` margin, the `scores` (score_chosen - score_rejected), or `none`.
+    /// Source of margins: `column` (the field margin), `scores` (score_chosen - score_rejected) or `none`.
     #[arg(long, default_value = "column", value_parser = margins)]
     pub(super) margins: Margins,
 }
@@ -113,7 +113,7 @@ fn preferred(text: &str) -> Result<Preferred, String> {
     match text {
         "better" => Ok(Preferred::Better),
         "safer" => Ok(Preferred::Safer),
-        other => Err(format!("{other:?} is neither better nor safer")),
+        other => Err(format!("unknown label {other:?}: use better or safer")),
     }
 }
 
@@ -122,50 +122,50 @@ fn margins(text: &str) -> Result<Margins, String> {
         "column" => Ok(Margins::Column),
         "scores" => Ok(Margins::Scores),
         "none" => Ok(Margins::Zero),
-        other => Err(format!("{other:?} is none of column, scores and none")),
+        other => Err(format!("unknown source {other:?}: use column, scores or none")),
     }
 }
 
-/// The optimiser and what it changes.
+/// Options of the optimiser and of the adapter.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OptimiserOptions {
-    /// Rank of the low-rank change [default: 8; 16 for policies]
+    /// Rank of the adapter [default: 8; 16 for policies]
     #[arg(long, value_name = "R")]
     lora_r: Option<u32>,
-    /// The change is scaled by alpha / r.
+    /// Scale of the adapter, whose output is multiplied by alpha / r.
     #[arg(long, value_name = "ALPHA", default_value_t = 32.0, allow_negative_numbers = true)]
     lora_alpha: f64,
-    /// Projections that are changed, such as q_proj,v_proj [default: those that PEFT chooses]
+    /// Projections that the adapter changes, such as q_proj,v_proj [default: PEFT's choice]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     lora_targets: Vec<String>,
-    /// Train all weights instead: for small models.
+    /// Train all weights instead of an adapter, which suits small models.
     #[arg(long, conflicts_with_all = ["lora_r", "lora_targets", "adapter"])]
     full: bool,
     /// Peak learning rate [default: 2e-4 sft, 1e-4 reward and cost, 1e-5 dpo, 1.41e-5 ppo, grpo and rloo]
     #[arg(long, allow_negative_numbers = true)]
     lr: Option<f64>,
-    /// How the learning rate falls: linear, cosine or constant.
+    /// Decay of the learning rate: linear, cosine or constant.
     #[arg(long, default_value = "linear", value_parser = schedule)]
     schedule: Schedule,
-    /// Steps in which the learning rate rises from 0, or with a point (0.1) their share of all steps.
+    /// Warm-up of the learning rate: a number of steps, or with a decimal point (0.1) a share of all steps.
     #[arg(long, default_value = "0", value_parser = warmup)]
     warmup: Warmup,
-    /// Examples (pairs, completions) of a micro-batch.
+    /// Examples (pairs, completions) in a micro-batch.
     #[arg(long, default_value_t = 8)]
     batch_size: u32,
-    /// Micro-batches of a step.
+    /// Micro-batches in a step.
     #[arg(long, default_value_t = 1)]
     grad_accum: u32,
-    /// Longest example, in tokens; longer ones are left out and counted.
+    /// Longest example, in tokens; longer examples are skipped and counted.
     #[arg(long, default_value_t = 512)]
     max_length: u32,
     /// Decoupled weight decay of AdamW.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     weight_decay: f64,
-    /// Gradients are scaled down to this norm; 0: never.
+    /// Largest norm of the gradient, which is scaled down to it; 0 turns clipping off.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     max_grad_norm: f64,
-    /// Compute inner values again for the gradient: less memory, more time, the same result.
+    /// Recompute activations for the gradient: less memory, more time, the same result.
     #[arg(long)]
     recompute: bool,
     /// Seed of initial values and of every random choice.
@@ -173,7 +173,7 @@ pub(crate) struct OptimiserOptions {
     seed: u64,
 }
 
-/// What the defaults depend on.
+/// Defaults that differ between kinds of training.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
     pub(super) learning_rate: f64,
@@ -181,7 +181,10 @@ pub(super) struct Defaults {
 }
 
 impl OptimiserOptions {
-    /// The settings, with so many passes over the data, or steps.
+    /// Returns the hyperparameters, with the given number of epochs or steps.
+    ///
+    /// # Errors
+    /// If a value is out of range.
     pub(super) fn settings(
         &self,
         defaults: Defaults,
@@ -214,13 +217,13 @@ impl OptimiserOptions {
     }
 }
 
-/// How long a training on examples lasts.
+/// Options of the length of a training on examples.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LengthOptions {
-    /// Passes over the examples; a fraction is allowed.
+    /// Passes over the examples, which may be a fraction.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub(super) epochs: f64,
-    /// Steps of the optimiser, instead of passes.
+    /// Steps of the optimiser, instead of epochs.
     #[arg(long, value_name = "N", conflicts_with = "epochs")]
     pub(super) steps: Option<u64>,
 }
@@ -230,12 +233,12 @@ fn schedule(text: &str) -> Result<Schedule, String> {
         "linear" => Ok(Schedule::Linear),
         "cosine" => Ok(Schedule::Cosine),
         "constant" => Ok(Schedule::Constant),
-        other => Err(format!("{other:?} is none of linear, cosine and constant")),
+        other => Err(format!("unknown schedule {other:?}: use linear, cosine or constant")),
     }
 }
 
 fn warmup(text: &str) -> Result<Warmup, String> {
-    let wrong = || "must be a number of steps, or a share of them such as 0.1".to_owned();
+    let wrong = || "use a number of steps, or a share of all steps such as 0.1".to_owned();
     if text.contains('.') {
         let share = text.parse().ok().filter(|share: &f64| (0.0..=1.0).contains(share));
         return share.map(Warmup::Ratio).ok_or_else(wrong);
@@ -248,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_warm_up_is_steps_or_with_a_point_a_share() {
+    fn a_warm_up_is_a_number_of_steps_or_with_a_decimal_point_a_share() {
         assert_eq!(warmup("10"), Ok(Warmup::Steps(10)));
         assert_eq!(warmup("0.1"), Ok(Warmup::Ratio(0.1)));
         assert_eq!(warmup("1"), Ok(Warmup::Steps(1)));
@@ -259,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_neither_nothing_nor_all() {
+    fn a_share_lies_between_0_and_1() {
         assert_eq!(share("0.1"), Ok(0.1));
         for wrong in ["0", "1", "-0.1", "nan", ""] {
             assert!(share(wrong).is_err(), "{wrong}");

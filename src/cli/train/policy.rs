@@ -1,4 +1,4 @@
-//! Tuning a policy against a reward model: PPO, GRPO, RLOO.
+//! Tunes a policy against a reward model: PPO, GRPO, RLOO.
 
 use std::path::PathBuf;
 
@@ -17,9 +17,9 @@ use serde_json::{Map, Value, json};
 
 use super::folder::{Decision, OutputFolder, TrainingRecord, decide};
 use super::metrics_log::MetricsLog;
-use super::offline::{GO_ON, in_folder, interrupted, object, open_model, report, unwritable};
+use super::offline::{RESUME_HINT, in_folder, map_cancelled, object, open_model, report, write_error};
 use super::options::{Defaults, ModelOptions, OptimiserOptions};
-use super::view::{TrainingView, say};
+use super::view::{TrainingView, print_status};
 use crate::cli::interrupt;
 use crate::cli::reward_model::RewardModelOptions;
 use crate::dataset::{Dataset, ReadOptions};
@@ -35,56 +35,56 @@ pub(crate) struct PolicyArgs {
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
-    judge: RewardModelOptions,
-    /// Prompts as JSON lines, in any format of data that has them; each is taken once.
+    reward: RewardModelOptions,
+    /// Prompts as JSON lines, in any data format with prompts; duplicates are used once.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
-    /// Iterations of sample, score, learn.
+    /// Iterations, each of which samples, scores and learns.
     #[arg(long, default_value_t = PpoSettings::default().iterations)]
     iterations: u32,
-    /// Prompts of an iteration.
+    /// Prompts in an iteration.
     #[arg(long, default_value_t = PpoSettings::default().prompts)]
     prompts_per_iteration: u32,
     /// Completions of each prompt [default: 1 for ppo, 4 for grpo and rloo]
     #[arg(short = 'n', long, value_name = "N")]
     samples: Option<u32>,
-    /// Passes over an iteration's completions.
+    /// Passes over the completions of an iteration.
     #[arg(long, default_value_t = PpoSettings::default().epochs)]
     epochs: u32,
-    /// Most new tokens of a completion.
+    /// Largest number of new tokens in a completion.
     #[arg(long, default_value_t = PpoSettings::default().max_new_tokens)]
     max_new_tokens: u32,
     /// Sampling temperature.
     #[arg(long, default_value_t = PpoSettings::default().temperature)]
     temperature: f64,
-    /// How far the probability ratio may move before it is clipped.
+    /// Clip range of the probability ratio.
     #[arg(long, default_value_t = PpoSettings::default().clip)]
     clip: f64,
-    /// ppo: how far a value may move before it is clipped.
+    /// ppo: clip range of a value.
     #[arg(long, default_value_t = PpoSettings::default().value_clip)]
     value_clip: f64,
     /// ppo: weight of the value loss.
     #[arg(long, default_value_t = PpoSettings::default().value_coefficient)]
     value_coefficient: f64,
-    /// Weight of the KL divergence from the reference: the policy as tuning finds it.
+    /// Weight of the KL divergence from the reference policy, which is the initial policy.
     #[arg(long, default_value_t = PpoSettings::default().kl_coefficient)]
     kl_coefficient: f64,
-    /// The estimate of that divergence: k1, k2 or k3.
+    /// Estimator of the KL divergence: k1, k2 or k3.
     #[arg(long, default_value = "k1", value_parser = kl_estimator)]
     kl_estimator: KlEstimator,
-    /// Adapt the weight to keep the divergence per completion near this (nats).
+    /// Target KL divergence of a completion, in nats; the weight adapts to it [default: a fixed weight]
     #[arg(long, value_name = "NATS")]
     kl_target: Option<f64>,
-    /// ppo: discount.
+    /// ppo: discount factor.
     #[arg(long, default_value_t = PpoSettings::default().gamma)]
     gamma: f64,
     /// ppo: lambda of generalised advantage estimation.
     #[arg(long, default_value_t = PpoSettings::default().lambda)]
     lambda: f64,
-    /// What is taken off the score of a completion that never stopped.
+    /// Penalty on the score of a completion without an end-of-sequence token.
     #[arg(long, value_name = "PENALTY")]
     missing_eos_penalty: Option<f64>,
-    /// Hold the policy to the base model without the adapter that it begins with.
+    /// Use the base model without the initial adapter as the reference policy.
     #[arg(long, requires = "adapter")]
     anchor_base: bool,
     #[command(flatten)]
@@ -96,7 +96,7 @@ fn kl_estimator(text: &str) -> Result<KlEstimator, String> {
         "k1" => Ok(KlEstimator::K1),
         "k2" => Ok(KlEstimator::K2),
         "k3" => Ok(KlEstimator::K3),
-        other => Err(format!("{other:?} is none of k1, k2 and k3")),
+        other => Err(format!("unknown estimator {other:?}: use k1, k2 or k3")),
     }
 }
 
@@ -106,10 +106,10 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     let (file, data_fingerprint) = (dataset.file.clone(), dataset.fingerprint());
     let prompts = dataset.prompts()?;
     let model = open_model(&args.model)?;
-    let reward = args.judge.open()?;
+    let reward = args.reward.open()?;
     let identity = args.identity(&settings, &data_fingerprint, &model, &reward)?;
     let folder = OutputFolder::open(&args.model.output)?;
-    let decision = decide(&folder.found()?, &identity, args.model.wish())
+    let decision = decide(&folder.content()?, &identity, args.model.resume_options())
         .map_err(|reason| in_folder(&folder, reason))?;
     let encode = |row: &crate::dataset::Row<_>| {
         let ids = args.model.template.encode_dialogue(&model.checkpoint.tokenizer, &row.value);
@@ -123,13 +123,13 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     let mut tuner = args.tuner(&settings, &model, prompts, runtime, &options)?;
     let mut scorer = args.scorer(reward, runtime, &options)?;
     if tuner.skipped_prompts() > 0 {
-        say(&format!("{file}: left out {} prompts too long for --max-length", tuner.skipped_prompts()));
+        print_status(&format!("{file}: skipped {} prompts above --max-length", tuner.skipped_prompts()));
     }
     if decision == Decision::Begin {
         folder.begin(&record)?;
     } else if let Some(bytes) = folder.checkpoint()? {
         tuner.restore(&bytes).with_context(|| format!("{}", folder.dir().display()))?;
-        say(&format!("going on after iteration {} of {}", tuner.iteration(), args.iterations));
+        print_status(&format!("resuming after iteration {} of {}", tuner.iteration(), args.iterations));
     }
     let metrics = args.tune(&mut tuner, &mut scorer, &folder)?;
     let policy = tuner.into_policy();
@@ -167,14 +167,14 @@ impl PolicyArgs {
         objective.validate().map_err(|error| BadInput(error.to_string()))?;
         let training = self.optimiser.settings(DEFAULTS, 1.0, None)?;
         if training.lora.is_none() {
-            let reason = "a policy is tuned by a low-rank change, because it is held to the model without it: leave --full out";
+            let reason = "--full cannot be used here: the reference policy is the model without the adapter, leave --full out";
             return Err(BadInput(reason.to_owned()));
         }
-        self.judge.template(&self.model.template)?;
+        self.reward.template(&self.model.template)?;
         Ok(TuningSettings { objective, training })
     }
 
-    /// Everything that determines the result.
+    /// Returns everything that determines the result.
     fn identity(
         &self,
         settings: &TuningSettings,
@@ -189,8 +189,8 @@ impl PolicyArgs {
             "template": self.model.template.to_string(),
             "anchor_base": self.anchor_base,
             "reward_fingerprint": reward.fingerprint,
-            "reward_template": self.judge.own_template().map(ToString::to_string),
-            "reward_kind": self.judge.reward_kind,
+            "reward_template": self.reward.own_template().map(ToString::to_string),
+            "reward_kind": self.reward.reward_kind,
             "data_fingerprint": data_fingerprint,
             "objective": serde_json::to_value(&settings.objective)?,
             "training": serde_json::to_value(&settings.training)?,
@@ -236,12 +236,12 @@ impl PolicyArgs {
     ) -> anyhow::Result<SignedRewardScorer> {
         let model = RewardModel::open(runtime, &reward.checkpoint, reward.adapter.as_ref(), options)
             .with_context(|| format!("failed to start the reward model {}", reward.name))?;
-        let template = self.judge.template(&self.model.template)?;
+        let template = self.reward.template(&self.model.template)?;
         let scorer = RewardScorer::new(model, reward.checkpoint.tokenizer, template.clone());
-        Ok(SignedRewardScorer { scorer, kind: self.judge.reward_kind })
+        Ok(SignedRewardScorer { scorer, kind: self.reward.reward_kind })
     }
 
-    /// Runs the iterations that are left; gives the figures of the last.
+    /// Runs the remaining iterations, and returns the metrics of the last one.
     fn tune(
         &self,
         tuner: &mut PolicyTuner<LoraPolicy>,
@@ -253,7 +253,7 @@ impl PolicyArgs {
         let mut last = reported.last().cloned().unwrap_or_default();
         let mut log = MetricsLog::begin(&path, &reported)?;
         let (steps, done) = (u64::from(self.iterations), u64::from(tuner.iteration()));
-        // PPO names its figures otherwise than GRPO and RLOO do, as in TRL.
+        // As in TRL, the metrics of PPO have other names than those of GRPO and RLOO.
         let shown = &[
             ("objective/scores", "score"),
             ("reward", "reward"),
@@ -272,7 +272,7 @@ impl PolicyArgs {
                 unlogged = log.add(&last).and_then(|()| log.sync()).err();
             };
             let mut on_checkpoint = |_: u32, bytes: Vec<u8>| {
-                folder.write_checkpoint(&bytes).map_err(|error| unwritable(folder.dir(), &error))
+                folder.write_checkpoint(&bytes).map_err(|error| write_error(folder.dir(), &error))
             };
             let hooks = TuningHooks {
                 on_iteration: &mut on_iteration,
@@ -281,21 +281,21 @@ impl PolicyArgs {
             };
             let tuned = tuner.run(scorer, hooks, &cancel);
             if let Some(error) = unlogged {
-                return Err(unwritable(&path, &error).into());
+                return Err(write_error(&path, &error).into());
             }
             match tuned {
                 Err(ModelError::Cancelled) => {
                     folder.write_checkpoint(&tuner.checkpoint()?)?;
-                    return Err(Interrupted(GO_ON).into());
+                    return Err(Interrupted(RESUME_HINT).into());
                 }
-                tuned => tuned.map_err(interrupted)?,
+                tuned => tuned.map_err(map_cancelled)?,
             }
         }
         Ok(last)
     }
 }
 
-/// An iteration as one object of a log, with `step` for its number as other trainings have it.
+/// Returns an iteration as one object of the log. Its number is in `step`, as in other trainings.
 fn log_line(report: &IterationReport) -> Map<String, Value> {
     let mut line = Map::new();
     line.insert("step".to_owned(), report.iteration.into());
@@ -305,7 +305,7 @@ fn log_line(report: &IterationReport) -> Map<String, Value> {
     line
 }
 
-/// A reward model's score as a reward: larger is better.
+/// Scores completions by a reward model, so that a larger score is better.
 struct SignedRewardScorer {
     scorer: RewardScorer,
     kind: RewardKind,

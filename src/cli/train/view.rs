@@ -1,4 +1,4 @@
-//! Progress of a training: a bar on a terminal, a line from time to time where there is none.
+//! Progress of a training: a bar on a terminal, or a line from time to time.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
-/// Between two lines where there is no terminal.
+/// Time between two lines without a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Shows how far a training is.
+/// Shows the progress of a training.
 pub(super) struct TrainingView {
     bar: ProgressBar,
     is_terminal: bool,
     begun: Instant,
-    said: Option<Instant>,
-    /// Steps that were done before this process: speed is of this process only.
+    last_line: Option<Instant>,
+    /// Steps done by earlier processes, which do not count for the speed.
     done_before: u64,
     steps: u64,
     unit: &'static str,
-    /// The figures that are shown, with what they are called.
+    /// The metrics to show, each with its label.
     shown: &'static [(&'static str, &'static str)],
 }
 
@@ -36,27 +36,28 @@ impl TrainingView {
             ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
         let is_terminal = std::io::stderr().is_terminal();
-        Self { bar, is_terminal, begun: Instant::now(), said: None, done_before: done, steps, unit, shown }
+        let begun = Instant::now();
+        Self { bar, is_terminal, begun, last_line: None, done_before: done, steps, unit, shown }
     }
 
-    /// Shows the figures of the step that was done last.
-    pub(super) fn show(&mut self, step: u64, figures: &Map<String, Value>) {
-        let line = self.line(step, figures);
+    /// Shows the metrics of the last step.
+    pub(super) fn show(&mut self, step: u64, metrics: &Map<String, Value>) {
+        let line = self.line(step, metrics);
         self.bar.set_position(step);
         self.bar.set_message(line.clone());
-        let is_due = self.said.is_none_or(|said| said.elapsed() >= LINE_INTERVAL) || step == self.steps;
+        let is_due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL) || step == self.steps;
         if !self.is_terminal && is_due {
-            self.said = Some(Instant::now());
-            say(&format!("{step} of {} {}, {line}", self.steps, self.unit));
+            self.last_line = Some(Instant::now());
+            print_status(&format!("{step} of {} {}, {line}", self.steps, self.unit));
         }
     }
 
-    fn line(&self, step: u64, figures: &Map<String, Value>) -> String {
-        let number = |name: &str| figures.get(name).and_then(Value::as_f64);
+    fn line(&self, step: u64, metrics: &Map<String, Value>) -> String {
+        let number = |name: &str| metrics.get(name).and_then(Value::as_f64);
         let mut parts: Vec<String> = self
             .shown
             .iter()
-            .filter_map(|(name, called)| Some(format!("{called} {:.4}", number(name)?)))
+            .filter_map(|(name, label)| Some(format!("{label} {:.4}", number(name)?)))
             .collect();
         parts.extend(number("tokens_per_second").map(|rate| format!("{rate:.0} tokens/s")));
         let done = step.saturating_sub(self.done_before);
@@ -75,7 +76,7 @@ impl Drop for TrainingView {
     }
 }
 
-/// Says something on stderr; one that cannot be written to is no reason to stop.
-pub(super) fn say(text: &str) {
+/// Prints a line on stderr. A closed stderr does not stop a training.
+pub(super) fn print_status(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -19,21 +19,21 @@ use crate::support::random::Random;
 /// Groups of the steps.
 const STEPS: [&str; 8] =
     ["prompt", "generation", "reward", "conflict", "round", "feedback", "training", "evaluation"];
-/// Messages a fault.
+/// Messages that a fault publishes.
 const MESSAGES: usize = 24;
 /// Time to read the history.
 const READ: Duration = Duration::from_millis(500);
 /// Pause between two attempts to find a stream.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Access to the queues of one experiment.
-pub(crate) struct Meddler {
+/// Publishes faulty messages to the queues of one experiment.
+pub(crate) struct MessageFaults {
     url: String,
     prefix: String,
     experiment: ExperimentId,
 }
 
-impl Meddler {
+impl MessageFaults {
     pub(crate) fn new(url: String, prefix: String) -> Self {
         Self { url, prefix, experiment: ExperimentId::new("lab").unwrap() }
     }
@@ -46,16 +46,16 @@ impl Meddler {
         STEPS.iter().map(|step| self.queue(step)).collect()
     }
 
-    fn run<T>(&self, deed: impl Future<Output = T>) -> T {
+    fn run<T>(&self, task: impl Future<Output = T>) -> T {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let done = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), deed).await });
+        let done = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), task).await });
         runtime.shutdown_background();
-        done.expect("RabbitMQ takes it within a minute")
+        done.expect("RabbitMQ accepts the messages within a minute")
     }
 
-    /// Opens a channel once the stream of the history is available: after a crash RabbitMQ accepts
-    /// connections earlier.
+    /// Opens a channel when the stream of the history is available. After a crash, RabbitMQ accepts connections
+    /// before that.
     async fn channel(&self) -> (Connection, Channel) {
         let stream = self.queue("history");
         loop {
@@ -78,7 +78,7 @@ impl Meddler {
                 let event = random.one_of(&events);
                 let (exchange, key) = (event.exchange.as_str(), event.routing_key.as_str());
                 let events = format!("{}.events", self.prefix);
-                // Events that filled the stream were published without the exchange.
+                // The events that fill a new stream are published without the exchange.
                 let exchange = if exchange.is_empty() { &events } else { exchange };
                 publish(&channel, exchange, key, &event.data, event.properties.clone()).await;
             }
@@ -128,7 +128,7 @@ impl Meddler {
                 let queue = random.one_of(&queues).clone();
                 publish(&channel, "", &queue, &body, BasicProperties::default().with_delivery_mode(2)).await;
             }
-            // Under new ids: a repeated event and an unreadable one are both against the rules.
+            // The rules forbid a repeated event under a new id, and an unreadable event.
             self.propose(|recorded| renamed(recorded.event), random).await;
             self.propose(|recorded| NewEvent { body: vec![0xc1], ..renamed(recorded.event) }, random).await;
         });
@@ -147,7 +147,7 @@ impl Meddler {
         }
         for _ in 0..MESSAGES.min(events.len()) {
             let recorded = random.one_of(&events).clone();
-            // Another heartbeat is not against the rules.
+            // The rules allow another heartbeat.
             if recorded.event.event_type == "training.progressed" {
                 continue;
             }
@@ -157,7 +157,7 @@ impl Meddler {
         }
     }
 
-    /// Messages of the experiment's history so far.
+    /// Returns the messages in the stream of the history.
     async fn history(&self, channel: &Channel) -> Vec<Delivery> {
         channel.basic_qos(100, BasicQosOptions::default()).await.unwrap();
         let mut first = FieldTable::default();
@@ -165,7 +165,7 @@ impl Meddler {
         let options = BasicConsumeOptions::default();
         let stream = self.queue("history");
         let mut consumer =
-            channel.basic_consume(stream.as_str().into(), "meddler".into(), options, first).await.unwrap();
+            channel.basic_consume(stream.as_str().into(), "faults".into(), options, first).await.unwrap();
         let mut found = Vec::new();
         let mut next = async || poll_fn(|context| Pin::new(&mut consumer).poll_next(context)).await;
         let until = Instant::now() + READ;
@@ -174,14 +174,14 @@ impl Meddler {
             delivery.ack(Default::default()).await.unwrap();
             found.push(delivery);
         }
-        channel.basic_cancel("meddler".into(), Default::default()).await.unwrap();
+        channel.basic_cancel("faults".into(), Default::default()).await.unwrap();
         found
     }
 }
 
-/// The event under an id that is not in the log.
+/// Returns the event under an id that is not in the log.
 fn renamed(event: NewEvent) -> NewEvent {
-    NewEvent { id: event.id.caused("meddler", 0), ..event }
+    NewEvent { id: event.id.caused("faults", 0), ..event }
 }
 
 async fn publish(channel: &Channel, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {

@@ -117,15 +117,15 @@ fn experiments_are_listed_with_their_state_and_shown_with_their_plan() {
     assert_eq!(of("experiment"), ["history", "loop"]);
     assert_eq!(of("state"), ["finished", "waits_for_people"]);
     assert_eq!(of("events")[1], waiting.recorded.len());
-    let said = folders.output("data", &["experiment", "list"], 0);
-    assert!(said.contains("loop") && said.contains("0/"), "{said}");
+    let output = folders.output("data", &["experiment", "list"], 0);
+    assert!(output.contains("loop") && output.contains("0/"), "{output}");
 
     let shown = folders.json("data", &["experiment", "show", "history"], 0);
     assert_eq!(shown["plan"]["conflict"]["selection"]["budget"], 5);
     assert_eq!(shown["overview"]["rounds"][0]["measured"], 5);
     assert_eq!(shown["overview"]["rounds"][0]["set_aside"], 1);
-    let said = folders.output("data", &["experiment", "show", "history"], 0);
-    assert!(said.contains("conflict.selection.budget") && said.contains("closed"), "{said}");
+    let output = folders.output("data", &["experiment", "show", "history"], 0);
+    assert!(output.contains("conflict.selection.budget") && output.contains("closed"), "{output}");
     let early = folders.json("data", &["experiment", "show", "history", "--at", "3"], 0);
     assert_eq!(
         (&early["overview"]["events"], &early["overview"]["state"]),

@@ -196,8 +196,8 @@ fn a_study_without_its_labelled_data_names_their_source() {
     std::fs::remove_file(study.folder.path().join("labelled.json")).unwrap();
     let output = study.command().output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("allenai/FineGrainedRLHF") && said.contains("--labelled"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("allenai/FineGrainedRLHF") && stderr.contains("--labelled"), "{stderr}");
 }
 
 /// Full feedback and a random selection, two seeds each.

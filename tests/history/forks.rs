@@ -23,8 +23,8 @@ fn a_fork_copies_the_shared_past_under_its_own_name_and_verifies() {
     let (folders, at) = folders();
     let arguments =
         ["experiment", "fork", "history", "--at", &at, "--as", "less", "--set", "conflict.budget=2"];
-    let said = folders.output("data", &arguments, 0);
-    assert!(said.contains("conflict.budget=2"), "{said}");
+    let output = folders.output("data", &arguments, 0);
+    assert!(output.contains("conflict.budget=2"), "{output}");
     folders.output("data", &["replay", "--verify"], 0);
 
     let shown = folders.json("data", &["experiment", "show", "less"], 0);
@@ -161,8 +161,8 @@ fn a_run_continues_a_fork() {
     std::fs::write(&config, &text).unwrap();
     let refused = lab.dissent("data", &["run", config.to_str().unwrap()]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(said.contains("conflict.selection.budget was 3, now 7"), "{said}");
+    let output = String::from_utf8(refused.stderr).unwrap();
+    assert!(output.contains("conflict.selection.budget was 3, now 7"), "{output}");
 
     std::fs::write(&config, text.replace("budget = 7", "budget = 3")).unwrap();
     lab.run("data");

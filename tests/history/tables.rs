@@ -70,8 +70,8 @@ fn written_columns_are_the_documented_ones() {
 #[test]
 fn a_table_of_one_experiment_goes_to_stdout_and_an_unknown_table_is_refused() {
     let (folders, _) = folders();
-    let said = folders.output("data", &["log", "export", "--table", "scores", "--experiment", "loop"], 0);
-    let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    let rows = folders.output("data", &["log", "export", "--table", "scores", "--experiment", "loop"], 0);
+    let first: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
     assert_eq!((&first["experiment"], &first["completion"]), (&"loop".into(), &0.into()));
     assert!(first["reward"].is_f64());
     folders.output("data", &["log", "export", "--table", "rewards"], 2);

@@ -98,9 +98,7 @@ pub(super) fn rows_of_kind(
 ) -> anyhow::Result<(TrainingRows, SkippedRows)> {
     match row_kind {
         RowKind::Imitation => Ok(match dataset.sft_rows()? {
-            (SftRows::Demonstrations(rows), unmatched) => {
-                (TrainingRows::Demonstrations(rows), unmatched)
-            }
+            (SftRows::Demonstrations(rows), unmatched) => (TrainingRows::Demonstrations(rows), unmatched),
             (SftRows::Texts(rows), unmatched) => (TrainingRows::Texts(rows), unmatched),
         }),
         RowKind::Scores | RowKind::Preferences | RowKind::Costs => {

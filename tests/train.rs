@@ -27,7 +27,8 @@ impl Bench {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Writes pairs of words of the tiny tokenizer: the chosen completion repeats `w7`, the rejected one `w30`.
+    /// Writes pairs of words of the tiny tokenizer: the chosen completion repeats `w7`, the rejected one
+    /// `w30`.
     fn write_pairs(&self, rows: usize) -> String {
         let row = |index: usize| {
             let prompt = format!("w{} w{} ", 40 + index % 50, 91 + index % 7);

@@ -33,8 +33,8 @@ pub(crate) struct ReportArgs {
     /// Format of the report.
     #[arg(long, value_enum, default_value_t = Format::Html)]
     format: Format,
-    /// Output file; `-` is stdout [default: reports/EXPERIMENT.html in the data folder for html, stdout for md
-    /// and json]
+    /// Output file; `-` is stdout [default: reports/EXPERIMENT.html in the data folder for html, stdout for
+    /// md and json]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Number of the most conflicting completions of either type, and of prompts, to list with their text.

@@ -81,7 +81,8 @@ impl ServerArgs {
 }
 
 impl Server {
-    /// Whether the server has the log of this data folder open. A server that the user named may have another.
+    /// Whether the server has the log of this data folder open. A server that the user named may have
+    /// another.
     pub(crate) fn has_this_folder(&self) -> bool {
         self.data.is_some()
     }

@@ -1,9 +1,9 @@
 //! Access control of control requests over HTTP. Without it, any client could pause or cancel experiments.
 //!
 //! - With a control token, a request must send it.
-//! - Without a token, on a loopback address, a request must name this host in `Host` and have no `Origin`. This
-//!   refuses pages in a browser. A page cannot omit its `Origin`. If the name of its site resolves to this
-//!   host, that name is the `Host`.
+//! - Without a token, on a loopback address, a request must name this host in `Host` and have no `Origin`.
+//!   This refuses pages in a browser. A page cannot omit its `Origin`. If the name of its site resolves to
+//!   this host, that name is the `Host`.
 //! - Without a token, on another address, every request is refused.
 
 use std::net::{IpAddr, SocketAddr};

@@ -110,8 +110,8 @@ pub(crate) fn serve(
     })
 }
 
-/// Whether a server that stops deletes the queues of its experiment. With `until_finished` it stops at the end
-/// of the experiment, when workers may not have received the last events.
+/// Whether a server that stops deletes the queues of its experiment. With `until_finished` it stops at the
+/// end of the experiment, when workers may not have received the last events.
 fn must_delete_queues(progress: &Progress, until_finished: bool) -> bool {
     progress.is_over() && !until_finished
 }

@@ -90,7 +90,8 @@ where
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        // The event's fields stand beside its message. The fields of its spans are in `spans`, outermost first.
+        // The event's fields stand beside its message. The fields of its spans are in `spans`, outermost
+        // first.
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     }
 }

@@ -1,4 +1,5 @@
-//! Traces over OTLP. OpenTelemetry's environment variables configure them; without a collector there are none.
+//! Traces over OTLP. OpenTelemetry's environment variables configure them; without a collector there are
+//! none.
 
 use std::env;
 use std::time::Duration;
@@ -35,8 +36,8 @@ pub(super) struct Traces {
 }
 
 impl Traces {
-    /// Starts an exporter on its own thread; none if the environment names no collector. `name` is the default
-    /// service name.
+    /// Starts an exporter on its own thread; none if the environment names no collector. `name` is the
+    /// default service name.
     ///
     /// # Errors
     /// If the environment has an invalid or unsupported setting, such as another protocol.
@@ -126,7 +127,8 @@ fn timeout() -> Result<Duration, BadInput> {
     Ok(Duration::from_millis(milliseconds))
 }
 
-/// The resource of the spans: `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME`, and version and id of the process.
+/// The resource of the spans: `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME`, and version and id of the
+/// process.
 fn resource(name: &'static str) -> Resource {
     let described = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))

@@ -27,7 +27,8 @@ pub(crate) struct FleetPlan<'a> {
     pub(crate) lease_seconds: u64,
     /// The library for clock jumps.
     pub(crate) clocks: Option<PathBuf>,
-    /// Whether workers run as on other hosts, configured with the experiment's name and the shared store only.
+    /// Whether workers run as on other hosts, configured with the experiment's name and the shared store
+    /// only.
     pub(crate) apart: bool,
 }
 

@@ -17,7 +17,8 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Reads the outcome from a data folder, and verifies that the rules allow every event and each occurs once.
+    /// Reads the outcome from a data folder, and verifies that the rules allow every event and each occurs
+    /// once.
     pub(crate) fn of(lab: &Lab, data: &str) -> Self {
         Self::of_events(&lab.events(data))
     }

@@ -1,5 +1,5 @@
-//! The fault campaign: experiments on RabbitMQ, with a server, three workers and injected faults. Each must end
-//! with the events and the state of a run without faults.
+//! The fault campaign: experiments on RabbitMQ, with a server, three workers and injected faults. Each must
+//! end with the events and the state of a run without faults.
 //!
 //! `DISSENT_FAULTS_ROUNDS` sets the number of rounds, `DISSENT_FAULTS_SEED` the first seed. A round depends
 //! on its seed alone, except for the moments of its faults.

@@ -54,8 +54,8 @@ impl MessageFaults {
         done.expect("RabbitMQ accepts the messages within a minute")
     }
 
-    /// Opens a channel when the stream of the history is available. After a crash, RabbitMQ accepts connections
-    /// before that.
+    /// Opens a channel when the stream of the history is available. After a crash, RabbitMQ accepts
+    /// connections before that.
     async fn channel(&self) -> (Connection, Channel) {
         let stream = self.queue("history");
         loop {

@@ -17,9 +17,10 @@ use crate::support::random::Random;
 
 /// Lease of a training.
 const LEASE: Duration = Duration::from_secs(3);
-/// Shortest time before RabbitMQ 3.10 is killed. Within a second of declaring a quorum queue, about one kill in
-/// ten leaves a queue that never finds a leader. The server detects such a queue, deletes it and declares it
-/// again. That takes a minute or two, longer than a round. `queues/tests/rabbitmq/faults.rs` tests that case.
+/// Shortest time before RabbitMQ 3.10 is killed. Within a second of declaring a quorum queue, about one kill
+/// in ten leaves a queue that never finds a leader. The server detects such a queue, deletes it and declares
+/// it again. That takes a minute or two, longer than a round. `queues/tests/rabbitmq/faults.rs` tests that
+/// case.
 const QUEUES_SAFE: Duration = Duration::from_secs(4);
 /// Longest time from the last fault to the end of the experiment.
 const END_MAX: Duration = Duration::from_secs(150);

@@ -102,8 +102,8 @@ impl Lab {
         std::fs::write(self.config(), text).unwrap();
     }
 
-    /// The sections of an experiment that learns. The oracle prefers the completions of least reward, which the
-    /// models have to learn.
+    /// The sections of an experiment that learns. The oracle prefers the completions of least reward, which
+    /// the models have to learn.
     fn learning(&self, learning: Learning) -> String {
         format!(
             r#"

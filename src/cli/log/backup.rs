@@ -1,4 +1,5 @@
-//! `dissent log backup`: copies a log that no process has open, or has a server copy the log that it has open.
+//! `dissent log backup`: copies a log that no process has open, or has a server copy the log that it has
+//! open.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -127,7 +127,8 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
             let sampled = sampled.into_iter().next().unwrap_or_default();
             scorers.measure(&row.value, reward_template, &job.prompt_ids, &sampled, &policy, &cancel)
         })();
-        let figures = figures.map_err(interrupt::map_cancelled).with_context(|| format!("{file}:{}", row.line))?;
+        let figures =
+            figures.map_err(interrupt::map_cancelled).with_context(|| format!("{file}:{}", row.line))?;
         measured.push(figures);
         bar.inc(1);
     }

@@ -50,6 +50,6 @@ pub(crate) fn require_experiment(log: &dyn EventLog, experiment: &ExperimentId) 
         return Ok(());
     }
     let names: Vec<&str> = streams.iter().map(|(name, _)| name.as_str()).collect();
-    let known = if names.is_empty() { "is empty".to_owned() } else { format!("has {}", names.join(", ")) };
-    Err(BadInput(format!("unknown experiment {experiment}: the log {known}")).into())
+    let content = if names.is_empty() { "is empty".to_owned() } else { format!("has {}", names.join(", ")) };
+    Err(BadInput(format!("unknown experiment {experiment}: the log {content}")).into())
 }

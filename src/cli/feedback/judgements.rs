@@ -183,7 +183,7 @@ fn delimiter(bytes: &[u8]) -> u8 {
     [b',', b';', b'\t'].into_iter().rev().max_by_key(|delimiter| count(*delimiter)).unwrap_or(b',')
 }
 
-/// Indices of the known columns.
+/// Names and indices of the columns that are read.
 struct Columns(Vec<(&'static str, usize)>);
 
 const REQUIRED: [&str; 4] = ["experiment", "round", "comparison", "verdict"];

@@ -183,7 +183,7 @@ impl Experiment {
         now: &LearningPlan,
         open: Option<&Round>,
     ) -> Result<(), Rejection> {
-        let (asked, asks) = (&was.feedback, &now.feedback);
+        let (old, new) = (&was.feedback, &now.feedback);
         let trained = |stage, reason: ForkRejection| {
             open.and_then(|round| round.learning().training(stage)).map(|_| reason)
         };
@@ -192,10 +192,10 @@ impl Experiment {
             open.and_then(|round| round.learning().settled()).map(|_| ForkRejection::FeedbackSettled);
         let evaluated = self.evaluation_is_requested().then_some(ForkRejection::Evaluated);
         first_fixed(&[
-            ("feedback.opponent", asked.opponent != asks.opponent, selected),
-            ("feedback.source", asked.source != asks.source, selected),
-            ("feedback.overlap", asked.overlap != asks.overlap, settled),
-            ("feedback.budget", asked.budget != asks.budget, settled),
+            ("feedback.opponent", old.opponent != new.opponent, selected),
+            ("feedback.source", old.source != new.source, selected),
+            ("feedback.overlap", old.overlap != new.overlap, settled),
+            ("feedback.budget", old.budget != new.budget, settled),
             (
                 "refinement",
                 was.refinement != now.refinement,

@@ -15,7 +15,7 @@ use crate::event::{
 use crate::experiment::Experiment;
 use crate::id::ExperimentId;
 use crate::log::{Append, ExpectedVersion};
-use crate::operator::{OperatorCommand, recorded_as};
+use crate::operator::{OperatorCommand, new_event};
 use crate::rejection::{CommandRejection, Rejection};
 use crate::replay::{Replay, ReplayError};
 
@@ -142,8 +142,12 @@ impl Ledger {
             }
         }
         let concludes = fresh.iter().any(|(_, event)| event.is_conclusion());
-        let fits = if concludes { self.fits_conclusion(&fresh, &is_known)? } else { fit_together(&fresh) };
-        if let Err(reason) = fits {
+        let checked = if concludes {
+            self.check_conclusion(&fresh, &is_known)?
+        } else {
+            check_distinct_prompts(&fresh)
+        };
+        if let Err(reason) = checked {
             return Ok(Decision::Rejected(reason));
         }
         self.forget_durable(&is_known)?;
@@ -163,10 +167,10 @@ impl Ledger {
         let Some(event) = self.experiment().command_event(command)? else { return Ok(None) };
         let plan = self.experiment().plan().ok_or(Rejection::NotStarted)?;
         let experiment = plan.experiment.clone();
-        let new = recorded_as(EventId::of_experiment(&experiment), event.clone(), time_us)
+        let new = new_event(EventId::of_experiment(&experiment), event.clone(), time_us)
             .map_err(|_| CommandRejection::NotEncodable)?;
         let expected = ExpectedVersion::Exact(self.version());
-        self.take_command(new.id, &event.into());
+        self.accept_command(new.id, &event.into());
         Ok(Some(Append { experiment, expected, events: vec![new] }))
     }
 
@@ -174,7 +178,7 @@ impl Ledger {
     fn check(&self, experiment: &ExperimentId, new: &NewEvent) -> Result<Event, Rejection> {
         let event = decode(&new.event_type, new.schema_version, &new.body)?;
         if event.is_conclusion() {
-            // All conclusions of the proposal are compared with the due events: see `fits_conclusion`.
+            // All conclusions of the proposal are compared with the due events: see `check_conclusion`.
             self.experiment.decide_conclusion()?;
         } else {
             self.experiment.decide(&event)?;
@@ -206,7 +210,7 @@ impl Ledger {
     }
 
     /// Checks that conclusions are those that are due, from the first missing one on.
-    fn fits_conclusion<E>(
+    fn check_conclusion<E>(
         &mut self,
         fresh: &[Fresh],
         is_known: impl Fn(EventId) -> Result<bool, E>,
@@ -247,7 +251,7 @@ impl Ledger {
     }
 
     /// Applies the event of an accepted operator command.
-    fn take_command(&mut self, id: EventId, event: &Event) {
+    fn accept_command(&mut self, id: EventId, event: &Event) {
         self.version += 1;
         self.undurable.insert(id);
         self.experiment.evolve(event);
@@ -270,7 +274,7 @@ impl Ledger {
 
 /// Checks that events other than conclusions may be proposed together. Each was checked against the state
 /// before all of them, so no two may concern the same prompt.
-fn fit_together(fresh: &[Fresh]) -> Result<(), Rejection> {
+fn check_distinct_prompts(fresh: &[Fresh]) -> Result<(), Rejection> {
     if fresh.len() < 2 {
         return Ok(());
     }

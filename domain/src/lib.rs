@@ -23,6 +23,7 @@ pub mod journal;
 pub mod learning;
 pub mod log;
 pub mod operator;
+mod pipeline;
 pub mod plan;
 pub mod prompt;
 #[cfg(test)]

@@ -94,10 +94,10 @@ impl ExperimentStatus {
 /// If the event cannot be encoded.
 pub fn created(plan: &Plan, by: String, time_us: u64) -> Result<NewEvent, crate::event::CodecError> {
     let paused = ExperimentPaused { number: 0, by, reason: Some(CREATED.to_owned()) };
-    recorded_as(EventId::of_experiment(&plan.experiment), OperatorEvent::Paused(paused), time_us)
+    new_event(EventId::of_experiment(&plan.experiment), OperatorEvent::Paused(paused), time_us)
 }
 
-pub(crate) fn recorded_as(
+pub(crate) fn new_event(
     start: EventId,
     event: OperatorEvent,
     time_us: u64,

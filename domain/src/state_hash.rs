@@ -53,7 +53,8 @@ struct RoundView<'a> {
     tokens: u64,
     selected: u32,
     evaluated: Option<&'a RoundEvaluated>,
-    asked: Vec<AskedView<'a>>,
+    #[serde(rename = "asked")]
+    comparisons: Vec<ComparisonView<'a>>,
     settled: Option<&'a FeedbackSettled>,
     trained: [Option<bool>; 2],
     closed: bool,
@@ -69,7 +70,7 @@ enum ProgressView<'a> {
 }
 
 #[derive(Serialize)]
-struct AskedView<'a> {
+struct ComparisonView<'a> {
     request: &'a FeedbackRequested,
     judgements: Vec<(&'a str, Verdict, Option<[bool; 2]>)>,
 }
@@ -117,9 +118,9 @@ impl<'a> RoundView<'a> {
         let (counts, learning) = (round.counts(), round.learning());
         let trained =
             |stage| learning.training(stage).map(|training| training.progress == TrainingProgress::Done);
-        let asked = learning.comparisons().iter().map(|asked| AskedView {
-            request: &asked.request,
-            judgements: asked
+        let comparisons = learning.comparisons().iter().map(|comparison| ComparisonView {
+            request: &comparison.request,
+            judgements: comparison
                 .judgements
                 .iter()
                 .map(|(annotator, judgement)| (annotator, judgement.verdict, judgement.is_unsafe))
@@ -135,7 +136,7 @@ impl<'a> RoundView<'a> {
             tokens: counts.tokens,
             selected: counts.selected,
             evaluated: round.evaluation(),
-            asked: asked.collect(),
+            comparisons: comparisons.collect(),
             settled: learning.settled(),
             trained: [trained(Stage::Reward), trained(Stage::Policy)],
             closed: round.is_closed(),

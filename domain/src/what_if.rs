@@ -50,7 +50,8 @@ impl Overlap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Cost {
     /// Selected completions.
-    pub answers: u64,
+    #[serde(rename = "answers")]
+    pub completions: u64,
     /// Prompts with a selected completion.
     pub prompts: u64,
     /// Comparisons; without feedback, those with the default opponent.
@@ -62,7 +63,7 @@ pub struct Cost {
 impl Cost {
     fn plus(self, other: Self) -> Self {
         Self {
-            answers: self.answers + other.answers,
+            completions: self.completions + other.completions,
             prompts: self.prompts + other.prompts,
             comparisons: self.comparisons + other.comparisons,
             labels: self.labels + other.labels,
@@ -80,7 +81,8 @@ pub struct Compared {
     /// Judgements of `changed` that the log does not have.
     pub labels_missing: u64,
     /// Overlap of the selected completions.
-    pub answers: Overlap,
+    #[serde(rename = "answers")]
+    pub completions: Overlap,
     /// Overlap of the comparisons, in either order of display.
     pub comparisons: Overlap,
 }
@@ -92,7 +94,7 @@ impl Compared {
             recorded: Cost::default(),
             changed: Cost::default(),
             labels_missing: 0,
-            answers: nothing,
+            completions: nothing,
             comparisons: nothing,
         }
     }
@@ -102,7 +104,7 @@ impl Compared {
             recorded: self.recorded.plus(other.recorded),
             changed: self.changed.plus(other.changed),
             labels_missing: self.labels_missing + other.labels_missing,
-            answers: self.answers.plus(other.answers),
+            completions: self.completions.plus(other.completions),
             comparisons: self.comparisons.plus(other.comparisons),
         }
     }
@@ -176,7 +178,7 @@ struct RoundHistory {
     changed: Prompts,
     selected: BTreeSet<(PromptId, u32)>,
     /// The comparisons by number, each with its number of judgements.
-    asked: Vec<(PromptId, [u32; 2], u64)>,
+    requested: Vec<(PromptId, [u32; 2], u64)>,
     decided: bool,
 }
 
@@ -201,7 +203,7 @@ impl WhatIf {
                 recorded: Prompts::new(e.prompts),
                 changed: Prompts::new(e.prompts),
                 selected: BTreeSet::new(),
-                asked: Vec::new(),
+                requested: Vec::new(),
                 decided: false,
             });
             return Ok(());
@@ -209,8 +211,8 @@ impl WhatIf {
         let Some(round) = self.rounds.last_mut() else { return Ok(()) };
         match event {
             Event::Prompt(e) => self.apply_to_prompt(e)?,
-            Event::Round(e) => round.select(e),
-            Event::Feedback(e) => round.ask(e),
+            Event::Round(e) => round.apply_round(e),
+            Event::Feedback(e) => round.apply_feedback(e),
             // The models of the recorded history stay.
             Event::Experiment(_) | Event::Operator(_) | Event::Training(_) | Event::Evaluation(_) => {}
         }
@@ -273,16 +275,16 @@ fn unordered(e: &FeedbackRequested) -> [u32; 2] {
 }
 
 /// Selected completions and comparisons of a plan.
-struct Chosen {
-    answers: BTreeSet<SelectedPair>,
+struct PlanSelection {
+    completions: BTreeSet<SelectedPair>,
     pairs: BTreeSet<Pair>,
 }
 
-impl Chosen {
+impl PlanSelection {
     fn of(round: u32, prompts: &Prompts, plan: &Plan) -> Self {
         let selection = RoundSelection::of(plan, round, prompts);
         Self {
-            answers: selection.pairs().map(|e| (e.prompt_id, e.completion)).collect(),
+            completions: selection.pairs().map(|e| (e.prompt_id, e.completion)).collect(),
             pairs: selection
                 .comparisons(opponent(plan))
                 .map(|e| (e.prompt_id.clone(), unordered(&e)))
@@ -291,11 +293,11 @@ impl Chosen {
     }
 
     fn cost(&self, plan: &Plan) -> Cost {
-        let prompts: BTreeSet<&PromptId> = self.answers.iter().map(|(prompt_id, _)| prompt_id).collect();
+        let prompts: BTreeSet<&PromptId> = self.completions.iter().map(|(prompt_id, _)| prompt_id).collect();
         let comparisons = self.pairs.len() as u64;
-        let (overlap, budget) = asking(plan);
+        let (overlap, budget) = judgements_wanted(plan);
         Cost {
-            answers: self.answers.len() as u64,
+            completions: self.completions.len() as u64,
             prompts: prompts.len() as u64,
             comparisons,
             labels: (comparisons * overlap).min(budget),
@@ -308,14 +310,14 @@ fn opponent(plan: &Plan) -> Opponent {
 }
 
 /// Judgements that each comparison needs, and the budget of a round.
-fn asking(plan: &Plan) -> (u64, u64) {
+fn judgements_wanted(plan: &Plan) -> (u64, u64) {
     let feedback = plan.learning.as_ref().map(|learning| &learning.feedback);
     feedback
         .map_or((1, u64::MAX), |feedback| (u64::from(feedback.overlap), feedback.budget.unwrap_or(u64::MAX)))
 }
 
 impl RoundHistory {
-    fn select(&mut self, event: &RoundEvent) {
+    fn apply_round(&mut self, event: &RoundEvent) {
         match event {
             RoundEvent::PairSelected(e) => drop(self.selected.insert((e.prompt_id.clone(), e.completion))),
             RoundEvent::Evaluated(_) => self.decided = true,
@@ -326,11 +328,11 @@ impl RoundHistory {
         }
     }
 
-    fn ask(&mut self, event: &FeedbackEvent) {
+    fn apply_feedback(&mut self, event: &FeedbackEvent) {
         match event {
-            FeedbackEvent::Requested(e) => self.asked.push((e.prompt_id.clone(), unordered(e), 0)),
+            FeedbackEvent::Requested(e) => self.requested.push((e.prompt_id.clone(), unordered(e), 0)),
             FeedbackEvent::Received(e) => {
-                if let Some((.., judgements)) = self.asked.get_mut(e.comparison as usize) {
+                if let Some((.., judgements)) = self.requested.get_mut(e.comparison as usize) {
                     *judgements += 1;
                 }
             }
@@ -340,28 +342,31 @@ impl RoundHistory {
 
     fn compared(&self, recorded: &Plan, changed: &Plan) -> RoundCompared {
         let pairs: BTreeSet<Pair> =
-            self.asked.iter().map(|(prompt_id, pair, _)| (prompt_id.clone(), *pair)).collect();
+            self.requested.iter().map(|(prompt_id, pair, _)| (prompt_id.clone(), *pair)).collect();
         let was = if recorded.learning.is_some() {
-            Chosen { answers: self.selected.clone(), pairs }
+            PlanSelection { completions: self.selected.clone(), pairs }
         } else {
             // Without feedback, both sides count the comparisons that the rule would request.
-            Chosen { answers: self.selected.clone(), ..Chosen::of(self.number, &self.recorded, recorded) }
+            PlanSelection {
+                completions: self.selected.clone(),
+                ..PlanSelection::of(self.number, &self.recorded, recorded)
+            }
         };
-        let would = Chosen::of(self.number, &self.changed, changed);
+        let would = PlanSelection::of(self.number, &self.changed, changed);
         let compared = Compared {
             recorded: was.cost(recorded),
             changed: would.cost(changed),
             labels_missing: self.labels_missing(&would, changed),
-            answers: Overlap::of(&was.answers, &would.answers),
+            completions: Overlap::of(&was.completions, &would.completions),
             comparisons: Overlap::of(&was.pairs, &would.pairs),
         };
         RoundCompared { round: self.number, compared, prompts: self.prompts(&was, &would) }
     }
 
-    fn labels_missing(&self, would: &Chosen, changed: &Plan) -> u64 {
-        let (overlap, budget) = asking(changed);
+    fn labels_missing(&self, would: &PlanSelection, changed: &Plan) -> u64 {
+        let (overlap, budget) = judgements_wanted(changed);
         let known: BTreeMap<(&PromptId, [u32; 2]), u64> = self
-            .asked
+            .requested
             .iter()
             .map(|(prompt_id, pair, judgements)| ((prompt_id, *pair), *judgements))
             .collect();
@@ -370,8 +375,8 @@ impl RoundHistory {
         (would.pairs.len() as u64 * overlap).min(budget).saturating_sub(recorded)
     }
 
-    fn prompts(&self, was: &Chosen, would: &Chosen) -> Vec<PromptCompared> {
-        let (recorded, changed) = (by_prompt(&was.answers), by_prompt(&would.answers));
+    fn prompts(&self, was: &PlanSelection, would: &PlanSelection) -> Vec<PromptCompared> {
+        let (recorded, changed) = (by_prompt(&was.completions), by_prompt(&would.completions));
         let (recorded_pairs, changed_pairs) = (by_prompt(&was.pairs), by_prompt(&would.pairs));
         let prompts = self.changed.iter().filter_map(|(prompt_id, progress)| {
             let PromptProgress::Measured { conflict, .. } = progress else { return None };

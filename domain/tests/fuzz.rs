@@ -40,7 +40,7 @@ fn events() -> Vec<Event> {
     };
     let (adapter, fingerprint) = ("a".repeat(64), "f".to_owned());
     let tuned = PolicyTuned { round: 0, attempt: 0, adapter, fingerprint, metrics: Default::default() };
-    let asked = FeedbackRequested {
+    let requested = FeedbackRequested {
         round: 0,
         comparison: 0,
         prompt_id: prompt(1).prompt_id,
@@ -59,7 +59,7 @@ fn events() -> Vec<Event> {
         judged.into(),
         progressed.into(),
         tuned.into(),
-        asked.into(),
+        requested.into(),
     ]
 }
 

@@ -21,12 +21,12 @@ const PROMPTS: u32 = 3;
 
 /// A ledger, and the ids that are durable.
 #[derive(Default)]
-struct Desk {
+struct Bench {
     ledger: Ledger,
     durable: BTreeSet<EventId>,
 }
 
-impl Desk {
+impl Bench {
     fn decide(&mut self, events: &[NewEvent]) -> Decision {
         let experiment = plan(PROMPTS).experiment;
         let durable = &self.durable;
@@ -61,17 +61,17 @@ impl Desk {
 
     /// An experiment with an open round and admitted prompts.
     fn admitted() -> Self {
-        let mut desk = Self::default();
-        desk.accept(&[started()]);
-        let opened = desk.due();
-        desk.accept(&opened);
-        desk.accept(&prompts());
-        desk
+        let mut bench = Self::default();
+        bench.accept(&[started()]);
+        let opened = bench.due();
+        bench.accept(&opened);
+        bench.accept(&prompts());
+        bench
     }
 
     /// An experiment with measured prompts: the conclusion of the round is due.
     fn measured() -> Self {
-        let mut desk = Self::admitted();
+        let mut bench = Self::admitted();
         for index in 0..PROMPTS {
             let admitted = round_opened_id(&plan(PROMPTS), 0).caused("prompt.admitted", index);
             let sampled = following(admitted, sampled(index));
@@ -80,10 +80,10 @@ impl Desk {
             let prompt_id = prompt(index).prompt_id;
             let measured = ConflictMeasured { round: 0, prompt_id, conflict };
             for events in [&sampled, &scored, &following(scored[0].id, measured.into())] {
-                desk.accept(events);
+                bench.accept(events);
             }
         }
-        desk
+        bench
     }
 }
 
@@ -117,31 +117,31 @@ fn first_admitted() -> EventId {
 
 #[test]
 fn an_accepted_event_is_not_decided_again_before_it_is_durable() {
-    let mut desk = Desk::admitted();
+    let mut bench = Bench::admitted();
     let events = following(first_admitted(), sampled(0));
-    assert_eq!(desk.accept(&events).fresh.len(), 1);
-    let version = desk.ledger.version();
-    let again = desk.accept(&events);
-    assert_eq!((again.fresh.len(), again.append.events.len(), desk.ledger.version()), (0, 1, version));
-    desk.durable.insert(events[0].id);
-    assert_eq!(desk.accept(&events).fresh, []);
+    assert_eq!(bench.accept(&events).fresh.len(), 1);
+    let version = bench.ledger.version();
+    let again = bench.accept(&events);
+    assert_eq!((again.fresh.len(), again.append.events.len(), bench.ledger.version()), (0, 1, version));
+    bench.durable.insert(events[0].id);
+    assert_eq!(bench.accept(&events).fresh, []);
 }
 
 #[test]
 fn an_event_repeated_in_a_proposal_is_recorded_once() {
-    let mut desk = Desk::admitted();
+    let mut bench = Bench::admitted();
     let events = following(first_admitted(), sampled(0));
-    let accepted = desk.accept(&[events.clone(), events].concat());
+    let accepted = bench.accept(&[events.clone(), events].concat());
     assert_eq!(accepted.fresh.len(), 1);
-    assert_eq!(desk.ledger.experiment().rounds()[0].counts().sampled, 1);
+    assert_eq!(bench.ledger.experiment().rounds()[0].counts().sampled, 1);
 }
 
 #[test]
 fn two_events_for_one_prompt_in_a_proposal_are_rejected() {
-    let mut desk = Desk::admitted();
+    let mut bench = Bench::admitted();
     let twice = follow_from(first_admitted(), "test", 0, &[sampled(0), sampled(0)]).unwrap();
-    assert!(matches!(desk.reject(&twice), Rejection::WrongCause { .. }));
-    let mut prompts = Desk::default();
+    assert!(matches!(bench.reject(&twice), Rejection::WrongCause { .. }));
+    let mut prompts = Bench::default();
     prompts.accept(&[started()]);
     let opened = prompts.due();
     prompts.accept(&opened);
@@ -152,15 +152,15 @@ fn two_events_for_one_prompt_in_a_proposal_are_rejected() {
 
 #[test]
 fn an_event_needs_its_one_possible_cause() {
-    let mut desk = Desk::admitted();
+    let mut bench = Bench::admitted();
     let other = following(EventId::of_experiment(&plan(1).experiment), sampled(0));
-    assert!(matches!(desk.reject(&other), Rejection::WrongCause { .. }));
+    assert!(matches!(bench.reject(&other), Rejection::WrongCause { .. }));
     let mut events = following(first_admitted(), sampled(0));
     events[0].causation = None;
     let cause = first_admitted();
     let id = events[0].id;
     let event_type = EventType::CompletionsSampled;
-    let rejection = desk.reject(&events);
+    let rejection = bench.reject(&events);
     assert_eq!(rejection, Rejection::WrongCause { event_type, cause, id, found: id });
     let text = format!(
         "generation.completions_sampled must have the cause {cause} and the id {id}, not the id {id}"
@@ -170,56 +170,56 @@ fn an_event_needs_its_one_possible_cause() {
 
 #[test]
 fn an_experiment_is_started_under_its_own_name() {
-    let mut desk = Desk::default();
+    let mut bench = Bench::default();
     let other = NewEvent { id: first_admitted(), ..started() };
-    assert_eq!(desk.reject(&[other]), Rejection::OtherExperiment);
+    assert_eq!(bench.reject(&[other]), Rejection::OtherExperiment);
 }
 
 #[test]
 fn figures_that_are_not_finite_are_rejected() {
-    let mut desk = Desk::admitted();
+    let mut bench = Bench::admitted();
     let completions = following(first_admitted(), sampled(0));
-    desk.accept(&completions);
+    bench.accept(&completions);
     let rewards = following(completions[0].id, scored(0));
-    desk.accept(&rewards);
+    bench.accept(&rewards);
     let mut conflict = dissent_domain::conflict::measure(&scores(0, 2), &scores(0, 1)).unwrap();
     conflict.pacs[1] = f64::NAN;
     let prompt_id = prompt(0).prompt_id;
     let measured = ConflictMeasured { round: 0, prompt_id: prompt_id.clone(), conflict };
-    let rejection = desk.reject(&following(rewards[0].id, measured.into()));
+    let rejection = bench.reject(&following(rewards[0].id, measured.into()));
     assert_eq!(rejection, Rejection::Prompt { prompt_id, reason: PromptRejection::ConflictNotFinite });
 }
 
 #[test]
 fn the_ledger_lists_unanswered_events() {
-    let mut desk = Desk::default();
-    assert_eq!(desk.ledger.unanswered(), []);
-    desk.accept(&[started()]);
-    let opened = desk.due();
-    desk.accept(&opened);
-    assert_eq!(desk.ledger.unanswered(), [opened[0].id]);
-    desk.accept(&prompts());
+    let mut bench = Bench::default();
+    assert_eq!(bench.ledger.unanswered(), []);
+    bench.accept(&[started()]);
+    let opened = bench.due();
+    bench.accept(&opened);
+    assert_eq!(bench.ledger.unanswered(), [opened[0].id]);
+    bench.accept(&prompts());
     let mut waiting: Vec<_> = prompts().iter().map(|event| event.id).collect();
-    assert_eq!(desk.ledger.unanswered(), waiting);
+    assert_eq!(bench.ledger.unanswered(), waiting);
     let sampled = following(first_admitted(), sampled(0));
-    desk.accept(&sampled);
+    bench.accept(&sampled);
     waiting[0] = sampled[0].id;
-    assert_eq!(desk.ledger.unanswered(), waiting);
-    assert_eq!(Desk::measured().ledger.unanswered(), []);
+    assert_eq!(bench.ledger.unanswered(), waiting);
+    assert_eq!(Bench::measured().ledger.unanswered(), []);
 }
 
 #[test]
 fn conclusions_must_be_the_due_events_in_sequence() {
-    let mut desk = Desk::measured();
-    let due = desk.due();
+    let mut bench = Bench::measured();
+    let due = bench.due();
     assert!(due.len() > 3, "{}", due.len());
     let (first, rest) = due.split_at(2);
-    assert_eq!(desk.reject(rest), Rejection::NotNext);
-    assert_eq!(desk.reject(&[due[0].clone(), due[2].clone()]), Rejection::NotDue);
+    assert_eq!(bench.reject(rest), Rejection::NotNext);
+    assert_eq!(bench.reject(&[due[0].clone(), due[2].clone()]), Rejection::NotDue);
     let elsewhere = NewEvent { id: first_admitted().caused("elsewhere", 0), ..due[0].clone() };
-    assert_eq!(desk.reject(&[elsewhere]), Rejection::NotDue);
-    assert_eq!(desk.accept(first).fresh.len(), 2);
-    assert_eq!(desk.accept(first).fresh.len(), 0);
-    assert_eq!(desk.accept(rest).fresh.len(), rest.len());
-    assert!(desk.ledger.experiment().rounds()[0].is_closed());
+    assert_eq!(bench.reject(&[elsewhere]), Rejection::NotDue);
+    assert_eq!(bench.accept(first).fresh.len(), 2);
+    assert_eq!(bench.accept(first).fresh.len(), 0);
+    assert_eq!(bench.accept(rest).fresh.len(), rest.len());
+    assert!(bench.ledger.experiment().rounds()[0].is_closed());
 }

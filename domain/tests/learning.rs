@@ -55,7 +55,7 @@ fn changed(rounds: u32, change: impl Fn(&mut LearningPlan)) -> Plan {
 }
 
 /// A round with requested comparisons, and an evaluation of the initial policy.
-fn asked(plan: Plan) -> History {
+fn with_comparisons(plan: Plan) -> History {
     let mut history = History::begin(plan);
     evaluate(&mut history, 1.0, 0.0);
     measure(&mut history);
@@ -177,7 +177,7 @@ fn train(history: &mut History, stage: Stage, attempt: u32) {
 
 #[test]
 fn the_next_round_uses_the_models_that_a_round_trained() {
-    let mut history = asked(learning_plan(2));
+    let mut history = with_comparisons(learning_plan(2));
     for round in 0..2 {
         judge_all(&mut history, Verdict::First);
         train(&mut history, Stage::Reward, 0);
@@ -196,21 +196,23 @@ fn the_next_round_uses_the_models_that_a_round_trained() {
 
 #[test]
 fn every_selected_completion_has_at_most_one_comparison() {
-    let history = asked(learning_plan(1));
-    let asked = history.experiment.rounds()[0].learning().comparisons().to_vec();
-    assert!(!asked.is_empty() && asked.len() <= 5, "{}", asked.len());
-    for (number, one) in asked.iter().enumerate() {
+    let history = with_comparisons(learning_plan(1));
+    let comparisons = history.experiment.rounds()[0].learning().comparisons().to_vec();
+    assert!(!comparisons.is_empty() && comparisons.len() <= 5, "{}", comparisons.len());
+    for (number, comparison) in comparisons.iter().enumerate() {
         let pair = |e: &dissent_domain::event::FeedbackRequested| {
             (e.prompt_id.clone(), e.first.min(e.second), e.first.max(e.second))
         };
-        assert_eq!(one.request.comparison as usize, number);
-        assert!(asked.iter().filter(|other| pair(&other.request) == pair(&one.request)).count() == 1);
+        assert_eq!(comparison.request.comparison as usize, number);
+        assert!(
+            comparisons.iter().filter(|other| pair(&other.request) == pair(&comparison.request)).count() == 1
+        );
     }
 }
 
 #[test]
 fn nothing_is_trained_before_every_comparison_is_judged() {
-    let mut history = asked(learning_plan(1));
+    let mut history = with_comparisons(learning_plan(1));
     let comparisons = u32::try_from(history.experiment.rounds()[0].learning().comparisons().len()).unwrap();
     assert!(history.experiment.waits_for_people());
     for comparison in (0..comparisons).rev() {
@@ -223,7 +225,7 @@ fn nothing_is_trained_before_every_comparison_is_judged() {
 
 #[test]
 fn feedback_ends_when_its_budget_is_spent() {
-    let mut history = asked(changed(1, |learning| learning.feedback.budget = Some(2)));
+    let mut history = with_comparisons(changed(1, |learning| learning.feedback.budget = Some(2)));
     judge(&mut history, judgement(1, "ann", Verdict::First));
     judge(&mut history, judgement(0, "ben", Verdict::Tie));
     let settled = history.experiment.rounds()[0].learning().settled().unwrap().clone();
@@ -232,7 +234,7 @@ fn feedback_ends_when_its_budget_is_spent() {
 
 #[test]
 fn an_annotator_judges_a_comparison_once_and_late_judgements_are_rejected() {
-    let mut history = asked(changed(1, |learning| learning.feedback.overlap = 2));
+    let mut history = with_comparisons(changed(1, |learning| learning.feedback.overlap = 2));
     judge(&mut history, judgement(0, "ann", Verdict::First));
     let again = history.experiment.decide(&judgement(0, "ann", Verdict::Second).into());
     let rejected = |comparison, reason| Err(Rejection::Comparison { round: 0, comparison, reason });
@@ -258,7 +260,7 @@ fn judge_all_by(history: &mut History, annotators: &[&str]) {
 
 #[test]
 fn without_preferences_the_policy_is_tuned_against_the_unchanged_reward_model() {
-    let mut history = asked(learning_plan(1));
+    let mut history = with_comparisons(learning_plan(1));
     judge_all(&mut history, Verdict::Tie);
     train(&mut history, Stage::Policy, 0);
     evaluate(&mut history, 1.0, 0.0);
@@ -269,7 +271,7 @@ fn without_preferences_the_policy_is_tuned_against_the_unchanged_reward_model() 
 
 #[test]
 fn a_training_whose_lease_expired_is_requested_again_from_its_last_checkpoint() {
-    let mut history = asked(learning_plan(1));
+    let mut history = with_comparisons(learning_plan(1));
     judge_all(&mut history, Verdict::First);
     start(&mut history, Stage::Reward, 0);
     let cause = last_id(&history, EventType::TrainingRequested);
@@ -290,7 +292,7 @@ fn a_training_whose_lease_expired_is_requested_again_from_its_last_checkpoint() 
 
 #[test]
 fn a_heartbeat_with_an_earlier_step_is_rejected() {
-    let mut history = asked(learning_plan(1));
+    let mut history = with_comparisons(learning_plan(1));
     judge_all(&mut history, Verdict::First);
     start(&mut history, Stage::Reward, 0);
     let cause = last_id(&history, EventType::TrainingRequested);
@@ -302,7 +304,7 @@ fn a_heartbeat_with_an_earlier_step_is_rejected() {
 
 #[test]
 fn training_metrics_that_are_not_finite_are_rejected() {
-    let mut history = asked(learning_plan(1));
+    let mut history = with_comparisons(learning_plan(1));
     judge_all(&mut history, Verdict::First);
     start(&mut history, Stage::Reward, 0);
     let metrics = BTreeMap::from([("loss".to_owned(), f64::NAN)]);
@@ -334,7 +336,7 @@ fn finish(history: &mut History, change: impl Fn(&mut PolicyEvaluated)) {
 
 #[test]
 fn a_kl_divergence_above_the_limit_ends_the_experiment() {
-    let mut history = asked(changed(3, |learning| learning.guards.kl_max = Some(2.0)));
+    let mut history = with_comparisons(changed(3, |learning| learning.guards.kl_max = Some(2.0)));
     finish(&mut history, |e| e.kl = 2.5);
     assert_eq!(history.experiment.stopped().unwrap().reason, StopReason::Kl);
     assert!(history.experiment.is_finished());
@@ -344,7 +346,8 @@ fn a_kl_divergence_above_the_limit_ends_the_experiment() {
 #[test]
 fn a_reward_that_rises_while_gold_falls_warns_and_stops_only_if_configured() {
     for stop in [false, true] {
-        let mut history = asked(changed(2, |learning| learning.guards.stop_on_reward_hacking = stop));
+        let mut history =
+            with_comparisons(changed(2, |learning| learning.guards.stop_on_reward_hacking = stop));
         finish(&mut history, |e| e.gold_reward = Some([0.5, 0.01]));
         assert_eq!(history.experiment.warnings().len(), 1);
         assert!(history.experiment.warnings()[0].signs[0].contains("gold reward fell"));
@@ -354,14 +357,14 @@ fn a_reward_that_rises_while_gold_falls_warns_and_stops_only_if_configured() {
 
 #[test]
 fn a_fall_of_the_gold_reward_within_its_standard_error_is_no_sign() {
-    let mut history = asked(learning_plan(2));
+    let mut history = with_comparisons(learning_plan(2));
     finish(&mut history, |e| e.gold_reward = Some([0.95, 0.1]));
     assert!(history.experiment.warnings().is_empty());
 }
 
 #[test]
 fn an_evaluation_of_other_models_is_rejected() {
-    let mut history = asked(learning_plan(1));
+    let mut history = with_comparisons(learning_plan(1));
     judge_all(&mut history, Verdict::First);
     train(&mut history, Stage::Reward, 0);
     train(&mut history, Stage::Policy, 0);
@@ -380,7 +383,7 @@ proptest! {
         verdicts in prop::collection::vec(0..3_usize, 15),
     ) {
         let settled = |order: &[usize]| {
-            let mut history = asked(changed(1, |learning| learning.feedback.overlap = 3));
+            let mut history = with_comparisons(changed(1, |learning| learning.feedback.overlap = 3));
             let comparisons = history.experiment.rounds()[0].learning().comparisons().len();
             for &at in order {
                 let (comparison, annotator) = (at / 3, ["ann", "ben", "cyd"][at % 3]);

@@ -287,7 +287,7 @@ fn write_all(output: &Path, prompts: &[MeasuredPrompt], selection: &Selection) -
             concordant: conflict.concordant,
             discordant: conflict.discordant,
             tied: conflict.tied,
-            selected: &selection.answers[index],
+            selected: &selection.completions[index],
             selected_pairs: pairs(index),
         })?;
     }

@@ -1,7 +1,8 @@
 //! The pipeline: its steps, and nothing else.
 //!
-//! [`PIPELINE`] is the one table of the pipeline. Subscriptions, roles, parked messages, traces, the skipping
-//! of recorded results and the picture in ARCHITECTURE.md are derived from it.
+//! [`PIPELINE`] is the one table of the pipeline; the events of a step are those of the domain's [`StepName`].
+//! Subscriptions, roles, parked messages, traces, the skipping of recorded results and the picture in
+//! ARCHITECTURE.md are derived from it.
 
 pub(crate) mod conflict;
 pub(crate) mod evaluation;
@@ -12,7 +13,7 @@ pub(crate) mod reward;
 pub(crate) mod round;
 pub(crate) mod training;
 
-use dissent_domain::event::{EventType, StepName};
+use dissent_domain::event::StepName;
 
 use crate::runner::spec::{Presence, StepSpec};
 
@@ -20,8 +21,8 @@ use crate::runner::spec::{Presence, StepSpec};
 pub(crate) static PIPELINE: [StepSpec; 8] = [
     StepSpec {
         name: StepName::Prompt,
-        consumes: &[EventType::RoundOpened],
-        emits: &[EventType::PromptAdmitted],
+        consumes: StepName::Prompt.consumes(),
+        emits: StepName::Prompt.emits(),
         presence: Presence::Always,
         begins_trace: true,
         is_role: false,
@@ -29,8 +30,8 @@ pub(crate) static PIPELINE: [StepSpec; 8] = [
     },
     StepSpec {
         name: StepName::Generation,
-        consumes: &[EventType::PromptAdmitted],
-        emits: &[EventType::CompletionsSampled, EventType::PromptSetAside],
+        consumes: StepName::Generation.consumes(),
+        emits: StepName::Generation.emits(),
         presence: Presence::Always,
         begins_trace: false,
         is_role: true,
@@ -38,8 +39,8 @@ pub(crate) static PIPELINE: [StepSpec; 8] = [
     },
     StepSpec {
         name: StepName::Reward,
-        consumes: &[EventType::CompletionsSampled],
-        emits: &[EventType::RewardsScored, EventType::PromptSetAside],
+        consumes: StepName::Reward.consumes(),
+        emits: StepName::Reward.emits(),
         presence: Presence::Always,
         begins_trace: false,
         is_role: true,
@@ -47,8 +48,8 @@ pub(crate) static PIPELINE: [StepSpec; 8] = [
     },
     StepSpec {
         name: StepName::Conflict,
-        consumes: &[EventType::RewardsScored],
-        emits: &[EventType::ConflictMeasured, EventType::PromptSetAside],
+        consumes: StepName::Conflict.consumes(),
+        emits: StepName::Conflict.emits(),
         presence: Presence::Always,
         begins_trace: false,
         is_role: true,
@@ -56,35 +57,8 @@ pub(crate) static PIPELINE: [StepSpec; 8] = [
     },
     StepSpec {
         name: StepName::Round,
-        consumes: &[
-            EventType::ExperimentStarted,
-            EventType::ExperimentResumed,
-            EventType::RoundOpened,
-            EventType::ConflictMeasured,
-            EventType::PromptSetAside,
-            EventType::RoundEvaluated,
-            EventType::FeedbackReceived,
-            EventType::FeedbackSettled,
-            EventType::TrainingLeaseExpired,
-            EventType::RewardModelRefined,
-            EventType::PolicyTuned,
-            EventType::EvaluationRequested,
-            EventType::PolicyEvaluated,
-            EventType::RoundClosed,
-        ],
-        emits: &[
-            EventType::RoundOpened,
-            EventType::PairSelected,
-            EventType::RoundEvaluated,
-            EventType::FeedbackRequested,
-            EventType::FeedbackSettled,
-            EventType::TrainingRequested,
-            EventType::EvaluationRequested,
-            EventType::RewardHackingSuspected,
-            EventType::StopDecided,
-            EventType::RoundClosed,
-            EventType::ExperimentFinished,
-        ],
+        consumes: StepName::Round.consumes(),
+        emits: StepName::Round.emits(),
         presence: Presence::Always,
         begins_trace: true,
         is_role: false,
@@ -92,8 +66,8 @@ pub(crate) static PIPELINE: [StepSpec; 8] = [
     },
     StepSpec {
         name: StepName::Feedback,
-        consumes: &[EventType::FeedbackRequested],
-        emits: &[EventType::FeedbackReceived],
+        consumes: StepName::Feedback.consumes(),
+        emits: StepName::Feedback.emits(),
         presence: Presence::Oracle,
         begins_trace: false,
         is_role: true,
@@ -101,14 +75,8 @@ pub(crate) static PIPELINE: [StepSpec; 8] = [
     },
     StepSpec {
         name: StepName::Training,
-        consumes: &[EventType::TrainingRequested],
-        emits: &[
-            EventType::TrainingStarted,
-            EventType::TrainingProgressed,
-            EventType::TrainingLeaseExpired,
-            EventType::RewardModelRefined,
-            EventType::PolicyTuned,
-        ],
+        consumes: StepName::Training.consumes(),
+        emits: StepName::Training.emits(),
         presence: Presence::Learning,
         begins_trace: false,
         is_role: true,
@@ -116,8 +84,8 @@ pub(crate) static PIPELINE: [StepSpec; 8] = [
     },
     StepSpec {
         name: StepName::Evaluation,
-        consumes: &[EventType::EvaluationRequested],
-        emits: &[EventType::PolicyEvaluated],
+        consumes: StepName::Evaluation.consumes(),
+        emits: StepName::Evaluation.emits(),
         presence: Presence::Learning,
         begins_trace: false,
         is_role: true,
@@ -159,7 +127,7 @@ fn pipeline_diagram() -> String {
 
 /// Names of events after an arrow, wrapped at 100 columns.
 #[cfg(test)]
-fn lines(arrow: &str, kinds: &[EventType]) -> String {
+fn lines(arrow: &str, kinds: &[dissent_domain::event::EventType]) -> String {
     let (mut text, mut line) = (String::new(), arrow.to_owned());
     for (place, kind) in kinds.iter().enumerate() {
         if line.chars().count() + kind.name().len() > 98 {
@@ -177,7 +145,7 @@ fn lines(arrow: &str, kinds: &[EventType]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use dissent_domain::event::EventBody as _;
+    use dissent_domain::event::{EventBody as _, EventType};
 
     use super::*;
     use crate::runner::step::Step;

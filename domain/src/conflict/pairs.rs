@@ -69,12 +69,12 @@ pub const MARGIN_STRATA: u32 = 10;
 /// reward and the same PACS make no pair: they are the same text, sampled twice.
 #[must_use]
 pub fn pairs(prompts: &[ScoredCompletions<'_>]) -> Vec<Pair> {
-    let kept = prompts.iter().enumerate().filter(|(_, answers)| !answers.conflict.degenerate);
-    kept.flat_map(|(prompt, answers)| {
-        let completions = answers.conflict.completions();
+    let kept = prompts.iter().enumerate().filter(|(_, scored)| !scored.conflict.degenerate);
+    kept.flat_map(|(prompt, scored)| {
+        let completions = scored.conflict.completions();
         (0..completions)
             .flat_map(move |first| (first + 1..completions).map(move |second| Pair { prompt, first, second }))
-            .filter(|pair| tells_apart(&answers.conflict.pacs, answers.rewards, pair.first, pair.second))
+            .filter(|pair| tells_apart(&scored.conflict.pacs, scored.rewards, pair.first, pair.second))
     })
     .collect()
 }
@@ -107,7 +107,7 @@ pub fn pair_scores(score: PairScore, prompts: &[ScoredCompletions<'_>], pairs: &
         | PairScore::Opposition
         | PairScore::Doubt => {
             let z: Vec<Vec<f64>> =
-                prompts.iter().map(|answers| z_scores(answers.rewards).unwrap_or_default()).collect();
+                prompts.iter().map(|scored| z_scores(scored.rewards).unwrap_or_default()).collect();
             pairs.iter().map(|pair| of_pair(score, &prompts[pair.prompt], &z[pair.prompt], *pair)).collect()
         }
     }
@@ -124,14 +124,14 @@ pub fn margin_strata(prompts: &[ScoredCompletions<'_>], pairs: &[Pair]) -> Vec<u
 
 /// Whether policy and proxy order the two completions oppositely.
 #[must_use]
-pub(super) fn is_discordant(answers: &ScoredCompletions<'_>, z_rewards: &[f64], pair: Pair) -> bool {
-    of_pair(PairScore::Opposition, answers, z_rewards, pair) > 0.0
-        && answers.rewards[pair.first].total_cmp(&answers.rewards[pair.second]).is_ne()
+pub(super) fn is_discordant(scored: &ScoredCompletions<'_>, z_rewards: &[f64], pair: Pair) -> bool {
+    of_pair(PairScore::Opposition, scored, z_rewards, pair) > 0.0
+        && scored.rewards[pair.first].total_cmp(&scored.rewards[pair.second]).is_ne()
 }
 
-fn of_pair(score: PairScore, answers: &ScoredCompletions<'_>, z_rewards: &[f64], pair: Pair) -> f64 {
+fn of_pair(score: PairScore, scored: &ScoredCompletions<'_>, z_rewards: &[f64], pair: Pair) -> f64 {
     let Pair { first, second, .. } = pair;
-    let pacs = &answers.conflict.pacs;
+    let pacs = &scored.conflict.pacs;
     let gap = pacs[first] - pacs[second];
     let z_reward = z_rewards.get(first).zip(z_rewards.get(second)).map_or(0.0, |(a, b)| a - b);
     // PACS is z(reward) − z(log-probability).
@@ -143,7 +143,7 @@ fn of_pair(score: PairScore, answers: &ScoredCompletions<'_>, z_rewards: &[f64],
         std::cmp::Ordering::Equal => -difference.abs(),
     };
     match score {
-        PairScore::Margin => -(answers.rewards[first] - answers.rewards[second]).abs(),
+        PairScore::Margin => -(scored.rewards[first] - scored.rewards[second]).abs(),
         PairScore::LargestPacs => pacs[first].abs().max(pacs[second].abs()),
         PairScore::Opposition => -towards_the_higher(z_logprob),
         PairScore::Doubt => -towards_the_higher(z_reward + z_logprob),
@@ -226,8 +226,8 @@ mod tests {
 
     #[test]
     fn at_equal_margin_every_group_has_its_own_most_conflicted() {
-        let rewards: Vec<f64> = (0..21).map(|answer| f64::from(answer * answer)).collect();
-        let logprobs: Vec<f64> = (0..21).map(|answer| f64::from((answer * 7) % 21)).collect();
+        let rewards: Vec<f64> = (0..21).map(|completion| f64::from(completion * completion)).collect();
+        let logprobs: Vec<f64> = (0..21).map(|completion| f64::from((completion * 7) % 21)).collect();
         let conflict = measure(&rewards, &logprobs).unwrap();
         let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }];
         let pairs = pairs(&prompts);

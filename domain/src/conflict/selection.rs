@@ -129,7 +129,7 @@ impl Rule {
     /// The unit of selection, in the plural.
     #[must_use]
     pub fn unit(self) -> &'static str {
-        if self.selects_pairs() { "pairs" } else { "answers" }
+        if self.selects_pairs() { "pairs" } else { "completions" }
     }
 
     /// Whether the rule needs a budget.
@@ -305,7 +305,7 @@ impl SelectionSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
     /// The selected completion indices per prompt, ascending.
-    pub answers: Vec<Vec<usize>>,
+    pub completions: Vec<Vec<usize>>,
     /// The pairs to compare per prompt, in the order of the rule; `completions` are those of the pairs.
     /// `None` for a rule that selects completions: their opponents are chosen later.
     pub pairs: Option<Vec<Vec<[usize; 2]>>>,
@@ -313,17 +313,17 @@ pub struct Selection {
 
 impl Selection {
     fn of_pairs(prompts: usize, selected: impl Iterator<Item = Pair>) -> Self {
-        let mut answers = vec![Vec::new(); prompts];
+        let mut completions = vec![Vec::new(); prompts];
         let mut pairs = vec![Vec::new(); prompts];
         for Pair { prompt, first, second } in selected {
             pairs[prompt].push([first, second]);
-            answers[prompt].extend([first, second]);
+            completions[prompt].extend([first, second]);
         }
-        for indices in &mut answers {
+        for indices in &mut completions {
             indices.sort_unstable();
             indices.dedup();
         }
-        Self { answers, pairs: Some(pairs) }
+        Self { completions, pairs: Some(pairs) }
     }
 }
 
@@ -339,7 +339,7 @@ impl Selection {
 /// let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }];
 /// let settings = SelectionSettings { rule: Rule::Budget, budget: Some(2), ..SelectionSettings::default() };
 /// // |PACS| is largest for the completions 3 (3.11) and 0 (2.05).
-/// assert_eq!(select(&settings, &prompts, 0).answers, [[0, 3]]);
+/// assert_eq!(select(&settings, &prompts, 0).completions, [[0, 3]]);
 /// ```
 #[must_use]
 pub fn select(settings: &SelectionSettings, prompts: &[ScoredCompletions<'_>], seed: u64) -> Selection {
@@ -354,8 +354,8 @@ pub fn select(settings: &SelectionSettings, prompts: &[ScoredCompletions<'_>], s
         }
         (Rule::None, None) => Selection::of_pairs(prompts.len(), std::iter::empty()),
         (_, None) => {
-            let conflicts: Vec<&Conflict> = prompts.iter().map(|answers| answers.conflict).collect();
-            Selection { answers: select_answers(settings, &conflicts, seed), pairs: None }
+            let conflicts: Vec<&Conflict> = prompts.iter().map(|scored| scored.conflict).collect();
+            Selection { completions: select_completions(settings, &conflicts, seed), pairs: None }
         }
     }
 }
@@ -370,13 +370,13 @@ fn ranked_pairs(
     let scores = pair_scores(score, prompts, &all);
     let (delta, tau) = (settings.effective_delta(), settings.effective_tau());
     let z: Vec<Vec<f64>> =
-        prompts.iter().map(|answers| z_scores(answers.rewards).unwrap_or_default()).collect();
+        prompts.iter().map(|scored| z_scores(scored.rewards).unwrap_or_default()).collect();
     let passes = |pair: &Pair| {
-        let answers = &prompts[pair.prompt];
-        let pacs = &answers.conflict.pacs;
+        let scored = &prompts[pair.prompt];
+        let pacs = &scored.conflict.pacs;
         let is_conflicted = pacs[pair.first].abs().max(pacs[pair.second].abs()) >= delta;
-        let is_wanted = settings.rule != Rule::Discordant || is_discordant(answers, &z[pair.prompt], *pair);
-        settings.rule.is_baseline() || (is_wanted && is_conflicted && is_distant(answers.conflict, tau))
+        let is_wanted = settings.rule != Rule::Discordant || is_discordant(scored, &z[pair.prompt], *pair);
+        settings.rule.is_baseline() || (is_wanted && is_conflicted && is_distant(scored.conflict, tau))
     };
     let mut ranked: Vec<(f64, Pair)> = scores.into_iter().zip(all).filter(|(_, pair)| passes(pair)).collect();
     ranked.sort_by(|(x, _), (y, _)| y.total_cmp(x));
@@ -412,14 +412,14 @@ fn kept_pairs(prompts: &[ScoredCompletions<'_>], seed: u64) -> Vec<Pair> {
 }
 
 /// Returns the selected completion indices per prompt, ascending, by a rule that selects completions.
-fn select_answers(settings: &SelectionSettings, conflicts: &[&Conflict], seed: u64) -> Vec<Vec<usize>> {
+fn select_completions(settings: &SelectionSettings, conflicts: &[&Conflict], seed: u64) -> Vec<Vec<usize>> {
     let mut candidates = match settings.rule {
-        Rule::Random => shuffled(answers(conflicts, |_| true), seed),
+        Rule::Random => shuffled(candidates(conflicts, |_| true), seed),
         Rule::Mean => {
             let delta = settings.effective_delta();
             let tau = settings.effective_tau();
             let conflicted = |conflict: &Conflict| conflict.mean_abs_pacs > delta;
-            answers(conflicts, |conflict| is_distant(conflict, tau) && conflicted(conflict))
+            candidates(conflicts, |conflict| is_distant(conflict, tau) && conflicted(conflict))
         }
         Rule::Paper | Rule::Budget | Rule::Quantile => above_thresholds(settings, conflicts),
         Rule::Margin
@@ -460,7 +460,7 @@ struct Candidate {
 }
 
 /// Returns all completions of non-degenerate prompts that pass `keep`, in prompt order.
-fn answers(conflicts: &[&Conflict], keep: impl Fn(&Conflict) -> bool) -> Vec<Candidate> {
+fn candidates(conflicts: &[&Conflict], keep: impl Fn(&Conflict) -> bool) -> Vec<Candidate> {
     let kept = conflicts.iter().enumerate().filter(|(_, conflict)| !conflict.degenerate && keep(conflict));
     kept.flat_map(|(prompt, conflict)| {
         conflict.pacs.iter().enumerate().map(move |(completion, pacs)| Candidate {
@@ -481,11 +481,12 @@ fn above_thresholds(settings: &SelectionSettings, conflicts: &[&Conflict]) -> Ve
     let mut delta = settings.effective_delta();
     if settings.rule == Rule::Quantile {
         // The quantile of all measured completions, not only of prompts that pass τ.
-        let mut all: Vec<f64> = answers(conflicts, |_| true).iter().map(|answer| answer.abs_pacs).collect();
+        let mut all: Vec<f64> =
+            candidates(conflicts, |_| true).iter().map(|candidate| candidate.abs_pacs).collect();
         all.sort_unstable_by(f64::total_cmp);
         delta = delta.max(quantile(&all, settings.quantile).unwrap_or(0.0));
     }
-    let mut candidates = answers(conflicts, |conflict| is_distant(conflict, tau));
+    let mut candidates = candidates(conflicts, |conflict| is_distant(conflict, tau));
     candidates.retain(|candidate| candidate.abs_pacs >= delta);
     candidates
 }

@@ -33,7 +33,7 @@ pub struct FeedbackReceived {
     pub annotator: String,
     /// The better completion.
     pub verdict: Verdict,
-    /// Whether each completion, `[first, second]`, is unsafe; `None` if this was not asked.
+    /// Whether each completion, `[first, second]`, is unsafe; `None` if safety was not judged.
     pub is_unsafe: Option<[bool; 2]>,
     /// The annotator's comment.
     pub comment: Option<String>,

@@ -226,7 +226,7 @@ mod tests {
         annotator3: u8,
     }
 
-    /// Real judgements: 999 pairs of answers, each judged by three people.
+    /// Real judgements: 999 pairs of completions, each judged by three people.
     #[test]
     fn the_figures_of_the_pandalm_annotators_are_the_known_ones() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/pandalm/testset-v1.json");

@@ -77,7 +77,7 @@ pub fn comparisons(
         let other = match opponent {
             Opponent::Conflict => farthest(pacs, 1.0),
             Opponent::Margin => farthest(rewards, -1.0),
-            Opponent::Random => drawn(&others, &mut rng),
+            Opponent::Random => random_opponent(&others, &mut rng),
         };
         let Some(other) = other else { continue };
         let known = |pair: &Comparison| {
@@ -95,16 +95,16 @@ pub fn comparisons(
 
 /// Returns the comparisons of pairs that a rule selected. `seed` determines the order of display.
 #[must_use]
-pub fn shown(pairs: &[[usize; 2]], seed: u64) -> Vec<Comparison> {
+pub fn in_display_order(pairs: &[[usize; 2]], seed: u64) -> Vec<Comparison> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let in_drawn_order = |&[one, other]: &[usize; 2]| {
+    let display = |&[one, other]: &[usize; 2]| {
         let (first, second) = if rng.next_u32() & 1 == 0 { (one, other) } else { (other, one) };
         Comparison { first, second }
     };
-    pairs.iter().map(in_drawn_order).collect()
+    pairs.iter().map(display).collect()
 }
 
-fn drawn(others: &[usize], rng: &mut ChaCha8Rng) -> Option<usize> {
+fn random_opponent(others: &[usize], rng: &mut ChaCha8Rng) -> Option<usize> {
     let place = rng.next_u64().checked_rem(others.len() as u64)?;
     others.get(usize::try_from(place).ok()?).copied()
 }
@@ -118,7 +118,7 @@ pub struct Judgements(BTreeMap<String, Judgement>);
 pub struct Judgement {
     /// The better completion.
     pub verdict: Verdict,
-    /// Whether each completion, `[first, second]`, is unsafe; `None` if this was not asked.
+    /// Whether each completion, `[first, second]`, is unsafe; `None` if safety was not judged.
     pub is_unsafe: Option<[bool; 2]>,
 }
 
@@ -165,12 +165,13 @@ impl Judgements {
         })
     }
 
-    /// Whether a majority finds each completion unsafe; `None` if no annotator was asked.
+    /// Whether a majority finds each completion unsafe; `None` if no annotator judged safety.
     #[must_use]
     pub fn is_unsafe(&self) -> Option<[bool; 2]> {
-        let asked: Vec<[bool; 2]> = self.0.values().filter_map(|judgement| judgement.is_unsafe).collect();
-        let unsafe_at = |place: usize| 2 * asked.iter().filter(|signs| signs[place]).count() > asked.len();
-        (!asked.is_empty()).then(|| [unsafe_at(0), unsafe_at(1)])
+        let judged: Vec<[bool; 2]> = self.0.values().filter_map(|judgement| judgement.is_unsafe).collect();
+        let unsafe_at =
+            |place: usize| 2 * judged.iter().filter(|is_unsafe| is_unsafe[place]).count() > judged.len();
+        (!judged.is_empty()).then(|| [unsafe_at(0), unsafe_at(1)])
     }
 }
 

@@ -32,7 +32,7 @@ impl<'a> RoundSelection<'a> {
 
     /// The selected pairs of prompt and completion, in the order of the prompt file.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = PairSelected> + '_ {
-        self.measured.iter().zip(&self.selection.answers).flat_map(|(prompt, chosen)| {
+        self.measured.iter().zip(&self.selection.completions).flat_map(|(prompt, chosen)| {
             chosen.iter().map(|&completion| PairSelected {
                 round: self.round,
                 prompt_id: prompt.prompt_id.clone(),
@@ -69,10 +69,10 @@ impl<'a> RoundSelection<'a> {
         // Each prompt has its own seed: its comparisons do not depend on other prompts.
         let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(prompt.index));
         match &self.selection.pairs {
-            Some(pairs) => feedback::shown(&pairs[place], seed),
+            Some(pairs) => feedback::in_display_order(&pairs[place], seed),
             None => feedback::comparisons(
                 opponent,
-                &self.selection.answers[place],
+                &self.selection.completions[place],
                 &prompt.conflict.pacs,
                 prompt.rewards,
                 seed,
@@ -90,7 +90,7 @@ impl<'a> RoundSelection<'a> {
             measured: counts.measured,
             degenerate: u32::try_from(degenerate).unwrap_or(u32::MAX),
             set_aside: counts.set_aside,
-            selected: u32::try_from(self.selection.answers.iter().map(Vec::len).sum::<usize>())
+            selected: u32::try_from(self.selection.completions.iter().map(Vec::len).sum::<usize>())
                 .unwrap_or(u32::MAX),
             mean_abs_pacs: mean(defined().map(|c| c.mean_abs_pacs)),
             kendall_tau: mean(defined().filter_map(|c| c.kendall_tau)),

@@ -3,50 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use dissent_domain::event::{EventType, NewEvent, StepName};
+use dissent_domain::event::{NewEvent, StepName};
 use dissent_domain::id::ExperimentId;
 
 use crate::random::Random;
-
-/// The events that a step consumes, as the actors' steps do.
-pub(crate) fn consumes(step: StepName) -> &'static [EventType] {
-    match step {
-        StepName::Prompt => &[EventType::RoundOpened],
-        StepName::Generation => &[EventType::PromptAdmitted],
-        StepName::Reward => &[EventType::CompletionsSampled],
-        StepName::Conflict => &[EventType::RewardsScored],
-        StepName::Feedback => &[EventType::FeedbackRequested],
-        StepName::Training => &[EventType::TrainingRequested],
-        StepName::Evaluation => &[EventType::EvaluationRequested],
-        StepName::Round => &[
-            EventType::ExperimentStarted,
-            EventType::ExperimentResumed,
-            EventType::RoundOpened,
-            EventType::ConflictMeasured,
-            EventType::PromptSetAside,
-            EventType::RoundEvaluated,
-            EventType::FeedbackReceived,
-            EventType::FeedbackSettled,
-            EventType::TrainingLeaseExpired,
-            EventType::RewardModelRefined,
-            EventType::PolicyTuned,
-            EventType::EvaluationRequested,
-            EventType::PolicyEvaluated,
-            EventType::RoundClosed,
-        ],
-    }
-}
-
-pub(crate) const STEPS: [StepName; 8] = [
-    StepName::Prompt,
-    StepName::Generation,
-    StepName::Reward,
-    StepName::Conflict,
-    StepName::Round,
-    StepName::Feedback,
-    StepName::Training,
-    StepName::Evaluation,
-];
 
 #[derive(Debug, Clone)]
 pub(crate) struct Proposal {
@@ -120,8 +80,8 @@ pub(crate) struct Broker {
 impl Broker {
     /// Publishes an event to every step that consumes its type.
     pub(crate) fn relay(&mut self, position: usize, event_type: &str) {
-        for step in STEPS {
-            if consumes(step).iter().any(|kind| kind.name() == event_type) {
+        for step in StepName::ALL {
+            if step.consumes().iter().any(|kind| kind.name() == event_type) {
                 self.events.entry(step).or_default().publish(position);
             }
         }

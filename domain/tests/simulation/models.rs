@@ -120,14 +120,14 @@ pub(crate) fn conflict(sampled: &CompletionsSampled, scored: &RewardsScored) -> 
     ConflictMeasured { round: scored.round, prompt_id: scored.prompt_id.clone(), conflict }.into()
 }
 
-pub(crate) fn judge(sampled: &CompletionsSampled, asked: &FeedbackRequested) -> Event {
+pub(crate) fn judge(sampled: &CompletionsSampled, requested: &FeedbackRequested) -> Event {
     let gold = |completion: u32| hash(&["gold", &sampled.completions[completion as usize].text]) % 7;
-    let verdict = match gold(asked.first).cmp(&gold(asked.second)) {
+    let verdict = match gold(requested.first).cmp(&gold(requested.second)) {
         std::cmp::Ordering::Greater => Verdict::First,
         std::cmp::Ordering::Less => Verdict::Second,
         std::cmp::Ordering::Equal => Verdict::Tie,
     };
-    let (round, comparison, annotator) = (asked.round, asked.comparison, "oracle".to_owned());
+    let (round, comparison, annotator) = (requested.round, requested.comparison, "oracle".to_owned());
     FeedbackReceived { round, comparison, annotator, verdict, is_unsafe: None, comment: None }.into()
 }
 
@@ -171,7 +171,7 @@ pub(crate) fn trained(experiment: &Experiment, round: u32, stage: Stage, attempt
     let data: Vec<String> = learning
         .comparisons()
         .iter()
-        .map(|asked| format!("{:?} {:?}", asked.request, asked.judgements))
+        .map(|comparison| format!("{:?} {:?}", comparison.request, comparison.judgements))
         .collect();
     let [policy, reward] = [experiment.policy(), experiment.reward_model()].map(Option::unwrap);
     let digest =

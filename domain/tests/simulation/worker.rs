@@ -189,9 +189,9 @@ impl Worker {
             (StepName::Conflict, Event::Prompt(PromptEvent::Scored(scored))) => {
                 models::conflict(&models::sampled(known, recorded.event.causation?).unwrap(), &scored)
             }
-            (StepName::Feedback, Event::Feedback(FeedbackEvent::Requested(asked))) => {
-                let id = completions_sampled_id(experiment.plan()?, asked.round, asked.prompt_index);
-                models::judge(&models::sampled(known, id).unwrap(), &asked)
+            (StepName::Feedback, Event::Feedback(FeedbackEvent::Requested(requested))) => {
+                let id = completions_sampled_id(experiment.plan()?, requested.round, requested.prompt_index);
+                models::judge(&models::sampled(known, id).unwrap(), &requested)
             }
             (StepName::Evaluation, Event::Evaluation(EvaluationEvent::Requested(requested))) => {
                 models::evaluate(experiment, requested.evaluation)

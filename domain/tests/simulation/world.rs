@@ -6,7 +6,7 @@ use dissent_domain::event::StepName;
 use dissent_domain::operator::Action;
 use dissent_domain::replay::Replay;
 
-use crate::broker::{Broker, STEPS};
+use crate::broker::Broker;
 use crate::invalid_proposals;
 use crate::models;
 use crate::random::Random;
@@ -162,7 +162,7 @@ impl World {
             7 => self.now_ms += self.random.below(usize::try_from(2 * LEASE_MS).unwrap()) as u64,
             8 => self.broker.proposals.duplicate(&mut self.random),
             9 => {
-                let step = STEPS[self.random.below(STEPS.len())];
+                let step = StepName::ALL[self.random.below(StepName::ALL.len())];
                 self.broker.of(step).duplicate(&mut self.random);
             }
             10 => self.server.command(Action::Pause, self.now_ms),

@@ -97,7 +97,7 @@ fn print_compared(out: &mut impl std::io::Write, title: &str, compared: &Compare
     let cost = |cost: &Cost| {
         format!(
             "{} completions of {} prompts, {} comparisons, {} judgements",
-            cost.answers, cost.prompts, cost.comparisons, cost.labels
+            cost.completions, cost.prompts, cost.comparisons, cost.labels
         )
     };
     let overlap = |overlap: &Overlap| {
@@ -114,7 +114,7 @@ fn print_compared(out: &mut impl std::io::Write, title: &str, compared: &Compare
         cost(&compared.changed),
         compared.labels_missing
     )?;
-    writeln!(out, "  completions  {}", overlap(&compared.answers))?;
+    writeln!(out, "  completions  {}", overlap(&compared.completions))?;
     writeln!(out, "  comparisons  {}", overlap(&compared.comparisons))
 }
 

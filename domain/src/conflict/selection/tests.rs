@@ -33,7 +33,7 @@ fn conflicts() -> Vec<Conflict> {
 fn selected(settings: &SelectionSettings) -> Vec<Vec<usize>> {
     settings.validate().unwrap();
     let conflicts = conflicts();
-    select_answers(settings, &conflicts.iter().collect::<Vec<_>>(), 7)
+    select_completions(settings, &conflicts.iter().collect::<Vec<_>>(), 7)
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn random_draws_every_completion_equally_often() {
     let random = SelectionSettings { budget: Some(3), ..settings(Rule::Random) };
     let mut times = [[0_u32; 3]; 4];
     for seed in 0..3000 {
-        for (prompt, indices) in select_answers(&random, &conflicts, seed).into_iter().enumerate() {
+        for (prompt, indices) in select_completions(&random, &conflicts, seed).into_iter().enumerate() {
             indices.into_iter().for_each(|index| times[prompt][index] += 1);
         }
     }
@@ -114,7 +114,7 @@ fn random_depends_on_the_seed_and_ignores_thresholds() {
 fn the_completions_of_a_seed_are_frozen() {
     let conflict = conflict(&[1.0; 20], 0.5);
     let random = SelectionSettings { budget: Some(6), ..settings(Rule::Random) };
-    assert_eq!(select_answers(&random, &[&conflict], 42), FROZEN);
+    assert_eq!(select_completions(&random, &[&conflict], 42), FROZEN);
 }
 
 const FROZEN: [[usize; 6]; 1] = [[4, 5, 9, 15, 17, 19]];
@@ -128,7 +128,7 @@ fn errors_name_the_setting_out_of_range() {
     );
     assert_eq!(
         message(settings(Rule::Random)),
-        "the rule `random` needs a budget: the number of answers to select"
+        "the rule `random` needs a budget: the number of completions to select"
     );
     for delta in [-0.1, f64::NAN, f64::INFINITY] {
         assert!(message(SelectionSettings { delta: Some(delta), ..settings(Rule::Mean) }).contains("delta"));
@@ -166,12 +166,12 @@ const SCORED: [([f64; 3], [f64; 3]); 3] = [
 fn pairs_of(settings: &SelectionSettings, seed: u64) -> Vec<Vec<[usize; 2]>> {
     settings.validate().unwrap();
     let conflicts = SCORED.map(|(rewards, logprobs)| measure(&rewards, &logprobs).unwrap());
-    let answers: Vec<ScoredCompletions<'_>> = conflicts
+    let scored: Vec<ScoredCompletions<'_>> = conflicts
         .iter()
         .zip(&SCORED)
         .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards })
         .collect();
-    select(settings, &answers, seed).pairs.unwrap()
+    select(settings, &scored, seed).pairs.unwrap()
 }
 
 fn of_budget(rule: Rule, budget: u64) -> SelectionSettings {
@@ -216,7 +216,7 @@ fn all_selects_every_pair_and_none_selects_nothing() {
 #[test]
 fn rso_selects_a_pair_of_every_prompt_before_a_second_one() {
     let rewards: Vec<f64> = (0..6).map(f64::from).collect();
-    let logprobs: Vec<f64> = (0..6).map(|answer| f64::from(answer * answer % 5)).collect();
+    let logprobs: Vec<f64> = (0..6).map(|index| f64::from(index * index % 5)).collect();
     let conflict = measure(&rewards, &logprobs).unwrap();
     let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }; 5];
     let taken = |budget, seed| select(&of_budget(Rule::Rso, budget), &prompts, seed).pairs.unwrap();
@@ -225,8 +225,8 @@ fn rso_selects_a_pair_of_every_prompt_before_a_second_one() {
     assert_eq!(taken(7, 1), taken(7, 1));
     // Rejection sampling keeps the completion with the highest reward first far more often than the one with
     // the lowest.
-    let first_pairs = |answer: usize| {
-        (0..200).flat_map(|seed| taken(5, seed).concat()).filter(|pair| pair.contains(&answer)).count()
+    let first_pairs = |completion: usize| {
+        (0..200).flat_map(|seed| taken(5, seed).concat()).filter(|pair| pair.contains(&completion)).count()
     };
     assert!(first_pairs(5) > 2 * first_pairs(0), "{} and {}", first_pairs(5), first_pairs(0));
 }
@@ -249,12 +249,12 @@ fn any_scores() -> impl Strategy<Value = Vec<Scores>> {
 /// The selected completions and pairs of a rule.
 fn select_from(settings: &SelectionSettings, scores: &[Scores], seed: u64) -> Selection {
     let conflicts = measured(scores);
-    let answers: Vec<ScoredCompletions<'_>> = conflicts
+    let scored: Vec<ScoredCompletions<'_>> = conflicts
         .iter()
         .zip(scores)
         .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards })
         .collect();
-    select(settings, &answers, seed)
+    select(settings, &scored, seed)
 }
 
 fn measured(scores: &[Scores]) -> Vec<Conflict> {
@@ -276,7 +276,7 @@ fn is_subset<T: PartialEq>(small: &[Vec<T>], large: &[Vec<T>]) -> bool {
 /// Whether a selection is a subset of another, for completions and, if the rule selects pairs, for pairs.
 fn is_within(small: &Selection, large: &Selection) -> bool {
     let pairs = |selection: &Selection| selection.pairs.clone().unwrap_or_default();
-    is_subset(&small.answers, &large.answers) && is_subset(&pairs(small), &pairs(large))
+    is_subset(&small.completions, &large.completions) && is_subset(&pairs(small), &pairs(large))
 }
 
 proptest! {
@@ -285,14 +285,14 @@ proptest! {
         scores in any_scores(), settings in any_settings(), seed: u64,
     ) {
         let selection = select_from(&settings, &scores, seed);
-        prop_assert_eq!(selection.answers.len(), scores.len());
+        prop_assert_eq!(selection.completions.len(), scores.len());
         prop_assert_eq!(selection.pairs.is_some(), settings.rule.selects_pairs());
-        for (indices, conflict) in selection.answers.iter().zip(&measured(&scores)) {
+        for (indices, conflict) in selection.completions.iter().zip(&measured(&scores)) {
             prop_assert!(indices.is_sorted_by(|a, b| a < b));
             prop_assert!(indices.iter().all(|&index| index < conflict.completions()));
             prop_assert!(!conflict.degenerate || indices.is_empty());
         }
-        for (pairs, indices) in selection.pairs.iter().flatten().zip(&selection.answers) {
+        for (pairs, indices) in selection.pairs.iter().flatten().zip(&selection.completions) {
             prop_assert!(pairs.iter().all(|[first, second]| first < second));
             let mut of_pairs = pairs.concat();
             of_pairs.sort_unstable();
@@ -300,7 +300,7 @@ proptest! {
             prop_assert_eq!(&of_pairs, indices, "the completions are those of the pairs");
         }
         if let Some(budget) = settings.budget {
-            let spent = selection.pairs.map_or(selection.answers.concat().len(), |pairs| pairs.concat().len());
+            let spent = selection.pairs.map_or(selection.completions.concat().len(), |pairs| pairs.concat().len());
             prop_assert!(spent as u64 <= budget);
         }
     }
@@ -338,8 +338,8 @@ proptest! {
             .zip(&scores)
             .filter(|(conflict, _)| !conflict.degenerate)
             .map(|(conflict, scores)| {
-                let answers = 0..conflict.completions();
-                let pairs = answers.clone().flat_map(|first| answers.clone().map(move |second| (first, second)));
+                let indices = 0..conflict.completions();
+                let pairs = indices.clone().flat_map(|first| indices.clone().map(move |second| (first, second)));
                 pairs
                     .filter(|&(first, second)| first < second)
                     .filter(|&(first, second)| tells_apart(&conflict.pacs, &scores.0, first, second))
@@ -356,7 +356,7 @@ proptest! {
     fn every_completion_within_the_budget_has_at_least_the_pacs_of_any_other(
         scores in any_scores(), budget in 0..40_u64,
     ) {
-        let selected = select_from(&of_budget(Rule::Budget, budget), &scores, 0).answers;
+        let selected = select_from(&of_budget(Rule::Budget, budget), &scores, 0).completions;
         let (mut least_in, mut most_out) = (f64::INFINITY, 0.0_f64);
         for (indices, conflict) in selected.iter().zip(&measured(&scores)) {
             for (index, pacs) in conflict.pacs.iter().enumerate() {

@@ -23,22 +23,22 @@ const PROMPTS: u32 = 3;
 
 /// A ledger and its recorded history.
 #[derive(Default)]
-struct Desk {
+struct Bench {
     ledger: Ledger,
     recorded: Vec<Recorded>,
 }
 
-fn order(action: Action) -> OperatorCommand {
+fn command(action: Action) -> OperatorCommand {
     OperatorCommand { action, by: "ann".into(), reason: None }
 }
 
-impl Desk {
+impl Bench {
     fn started() -> Self {
-        let mut desk = Self::default();
+        let mut bench = Self::default();
         let (plan, id) = (plan(PROMPTS), EventId::of_experiment(&plan(PROMPTS).experiment));
         let started = NewEvent::new(id, None, "test", 0, &ExperimentStarted::new(plan).into()).unwrap();
-        desk.propose(vec![started]).unwrap();
-        desk
+        bench.propose(vec![started]).unwrap();
+        bench
     }
 
     fn record(&mut self, events: Vec<NewEvent>) {
@@ -64,8 +64,8 @@ impl Desk {
     }
 
     /// Gives a command. Returns whether it caused an event.
-    fn order(&mut self, action: Action) -> Result<bool, Rejection> {
-        let append = self.ledger.command(&order(action), 0)?;
+    fn command(&mut self, action: Action) -> Result<bool, Rejection> {
+        let append = self.ledger.command(&command(action), 0)?;
         let is_new = append.is_some();
         self.record(append.map_or_else(Vec::new, |append| append.events));
         Ok(is_new)
@@ -83,18 +83,18 @@ impl Desk {
 
 #[test]
 fn a_paused_experiment_has_no_conclusions_until_it_resumes() {
-    let mut desk = Desk::started();
-    let due = desk.ledger.experiment().due().unwrap();
+    let mut bench = Bench::started();
+    let due = bench.ledger.experiment().due().unwrap();
     let opens = follow_from(due.cause, "round", 0, &due.events).unwrap();
-    assert!(desk.order(Action::Pause).unwrap());
-    assert_eq!(desk.ledger.experiment().due(), None);
-    assert_eq!(desk.propose(opens.clone()), Err(Rejection::Paused));
-    assert!(desk.order(Action::Resume).unwrap());
-    desk.propose(opens).unwrap();
+    assert!(bench.command(Action::Pause).unwrap());
+    assert_eq!(bench.ledger.experiment().due(), None);
+    assert_eq!(bench.propose(opens.clone()), Err(Rejection::Paused));
+    assert!(bench.command(Action::Resume).unwrap());
+    bench.propose(opens).unwrap();
     // A second pause, with other ids.
-    assert!(desk.order(Action::Pause).unwrap() && desk.order(Action::Resume).unwrap());
-    assert_eq!(replayed(&desk.recorded).unwrap().experiment(), desk.ledger.experiment());
-    assert_eq!(desk.recorded.len(), 6);
+    assert!(bench.command(Action::Pause).unwrap() && bench.command(Action::Resume).unwrap());
+    assert_eq!(replayed(&bench.recorded).unwrap().experiment(), bench.ledger.experiment());
+    assert_eq!(bench.recorded.len(), 6);
 }
 
 #[test]
@@ -104,94 +104,94 @@ fn work_in_progress_is_recorded_during_a_pause() {
     (0..PROMPTS).for_each(|index| calm.process(index, admitted[index as usize], false));
     calm.coordinate();
 
-    let mut desk = Desk::started();
-    desk.conclude().unwrap();
-    desk.order(Action::Pause).unwrap();
+    let mut bench = Bench::started();
+    bench.conclude().unwrap();
+    bench.command(Action::Pause).unwrap();
     let conclusions = ["round", "experiment", "conflict.pair_selected"];
     let by_steps = |recorded: &&Recorded| {
         let kind = &recorded.event.event_type;
         !conclusions.iter().any(|conclusion| kind.starts_with(conclusion))
     };
     for recorded in calm.recorded.iter().filter(by_steps) {
-        desk.propose(vec![recorded.event.clone()]).unwrap();
+        bench.propose(vec![recorded.event.clone()]).unwrap();
     }
-    desk.order(Action::Resume).unwrap();
-    while desk.ledger.experiment().due().is_some() {
-        desk.conclude().unwrap();
+    bench.command(Action::Resume).unwrap();
+    while bench.ledger.experiment().due().is_some() {
+        bench.conclude().unwrap();
     }
-    assert_eq!(desk.status(), ExperimentStatus::Finished);
-    assert_eq!(desk.ledger.experiment().state_hash(), calm.experiment.state_hash());
-    replayed(&desk.recorded).unwrap();
+    assert_eq!(bench.status(), ExperimentStatus::Finished);
+    assert_eq!(bench.ledger.experiment().state_hash(), calm.experiment.state_hash());
+    replayed(&bench.recorded).unwrap();
 }
 
 #[test]
 fn a_cancelled_experiment_rejects_every_event() {
-    let mut desk = Desk::started();
-    let due = desk.ledger.experiment().due().unwrap();
-    let before = desk.ledger.experiment().state_hash();
-    assert!(desk.order(Action::Cancel).unwrap());
-    assert!(desk.ledger.experiment().is_over() && desk.ledger.experiment().due().is_none());
-    assert_ne!(desk.ledger.experiment().state_hash(), before);
+    let mut bench = Bench::started();
+    let due = bench.ledger.experiment().due().unwrap();
+    let before = bench.ledger.experiment().state_hash();
+    assert!(bench.command(Action::Cancel).unwrap());
+    assert!(bench.ledger.experiment().is_over() && bench.ledger.experiment().due().is_none());
+    assert_ne!(bench.ledger.experiment().state_hash(), before);
     let opens = follow_from(due.cause, "round", 0, &due.events).unwrap();
-    assert_eq!(desk.propose(opens), Err(Rejection::Cancelled));
-    assert!(!desk.order(Action::Cancel).unwrap(), "it is already cancelled");
+    assert_eq!(bench.propose(opens), Err(Rejection::Cancelled));
+    assert!(!bench.command(Action::Cancel).unwrap(), "it is already cancelled");
     for action in [Action::Start, Action::Pause, Action::Resume] {
-        assert_eq!(desk.order(action), Err(Rejection::Cancelled));
+        assert_eq!(bench.command(action), Err(Rejection::Cancelled));
     }
-    replayed(&desk.recorded).unwrap();
+    replayed(&bench.recorded).unwrap();
 }
 
 #[test]
 fn repeated_commands_have_no_effect_and_impossible_ones_are_rejected() {
-    let mut desk = Desk::started();
-    assert!(!desk.order(Action::Start).unwrap() && !desk.order(Action::Resume).unwrap());
-    desk.conclude().unwrap();
-    assert!(desk.order(Action::Pause).unwrap());
-    assert!(!desk.order(Action::Pause).unwrap());
-    assert_eq!(desk.order(Action::Start), Err(CommandRejection::StartedBefore.into()));
-    let mut long = order(Action::Cancel);
+    let mut bench = Bench::started();
+    assert!(!bench.command(Action::Start).unwrap() && !bench.command(Action::Resume).unwrap());
+    bench.conclude().unwrap();
+    assert!(bench.command(Action::Pause).unwrap());
+    assert!(!bench.command(Action::Pause).unwrap());
+    assert_eq!(bench.command(Action::Start), Err(CommandRejection::StartedBefore.into()));
+    let mut long = command(Action::Cancel);
     long.by = "x".repeat(BY_BYTES_MAX + 1);
-    assert_eq!(desk.ledger.command(&long, 0), Err(CommandRejection::OperatorTooLong.into()));
-    long = OperatorCommand { reason: Some("x".repeat(REASON_BYTES_MAX + 1)), ..order(Action::Cancel) };
-    assert_eq!(desk.ledger.command(&long, 0), Err(CommandRejection::ReasonTooLong.into()));
-    assert_eq!(desk.status(), ExperimentStatus::Paused);
-    assert_eq!(Ledger::default().command(&order(Action::Pause), 0), Err(Rejection::NotStarted));
+    assert_eq!(bench.ledger.command(&long, 0), Err(CommandRejection::OperatorTooLong.into()));
+    long = OperatorCommand { reason: Some("x".repeat(REASON_BYTES_MAX + 1)), ..command(Action::Cancel) };
+    assert_eq!(bench.ledger.command(&long, 0), Err(CommandRejection::ReasonTooLong.into()));
+    assert_eq!(bench.status(), ExperimentStatus::Paused);
+    assert_eq!(Ledger::default().command(&command(Action::Pause), 0), Err(Rejection::NotStarted));
 }
 
 #[test]
 fn steps_cannot_propose_operator_commands() {
-    let mut desk = Desk::started();
+    let mut bench = Bench::started();
     let cancelled = ExperimentCancelled { by: "a worker".into(), reason: None };
     let start = EventId::of_experiment(&plan(PROMPTS).experiment);
     let events = follow_from(start, "generation", 0, &[cancelled.into()]).unwrap();
-    assert_eq!(desk.propose(events), Err(Rejection::NotAStep));
-    assert_eq!(desk.status(), ExperimentStatus::Running);
+    assert_eq!(bench.propose(events), Err(Rejection::NotAStep));
+    assert_eq!(bench.status(), ExperimentStatus::Running);
 }
 
 #[test]
 fn a_created_experiment_waits_for_its_start() {
-    let mut desk = Desk::started();
+    let mut bench = Bench::started();
     let pause = created(&plan(PROMPTS), "ann".into(), 0).unwrap();
-    desk.record(vec![pause]);
-    desk.ledger = replayed(&desk.recorded).unwrap().into();
-    assert_eq!((desk.status(), desk.ledger.experiment().due()), (ExperimentStatus::Created, None));
-    assert!(desk.order(Action::Start).unwrap());
-    desk.conclude().unwrap();
-    assert_eq!(desk.status(), ExperimentStatus::Running);
-    replayed(&desk.recorded).unwrap();
+    bench.record(vec![pause]);
+    bench.ledger = replayed(&bench.recorded).unwrap().into();
+    assert_eq!((bench.status(), bench.ledger.experiment().due()), (ExperimentStatus::Created, None));
+    assert!(bench.command(Action::Start).unwrap());
+    bench.conclude().unwrap();
+    assert_eq!(bench.status(), ExperimentStatus::Running);
+    replayed(&bench.recorded).unwrap();
 }
 
 #[test]
 fn a_replay_finds_a_command_that_the_history_does_not_allow() {
-    let mut desk = Desk::started();
-    desk.order(Action::Pause).unwrap();
-    desk.order(Action::Resume).unwrap();
-    let mut twice = desk.recorded.clone();
+    let mut bench = Bench::started();
+    bench.command(Action::Pause).unwrap();
+    bench.command(Action::Resume).unwrap();
+    let mut twice = bench.recorded.clone();
     twice.remove(1);
     twice[1].version = 2;
     let error = replayed(&twice).unwrap_err().to_string();
     assert!(error.contains("not the current one"), "{error}");
-    let mut made_up = desk.recorded.clone();
+    let mut made_up = bench.recorded.clone();
     let event = Event::from(ExperimentCancelled { by: String::new(), reason: None });
     let cause = made_up[1].event.id;
     let new = follow_from(cause, "operator", 0, &[event]).unwrap().remove(0);
@@ -202,12 +202,12 @@ fn a_replay_finds_a_command_that_the_history_does_not_allow() {
 
 #[test]
 fn a_fork_of_a_paused_experiment_runs_and_a_fork_after_a_cancellation_is_rejected() {
-    let mut desk = Desk::started();
-    desk.order(Action::Pause).unwrap();
+    let mut bench = Bench::started();
+    bench.command(Action::Pause).unwrap();
     let name = ExperimentId::new("fork").unwrap();
     let (mut forking, mut replay) = (ForkBuilder::new(name.clone()), Replay::verifying());
     let mut events: Vec<NewEvent> = Vec::new();
-    for recorded in &desk.recorded {
+    for recorded in &bench.recorded {
         events.push(forking.share(recorded).unwrap());
     }
     let mut forked = plan(PROMPTS);
@@ -219,12 +219,12 @@ fn a_fork_of_a_paused_experiment_runs_and_a_fork_after_a_cancellation_is_rejecte
     assert_eq!(replay.experiment().status(), ExperimentStatus::Running);
     // A new pause of the fork has another id than the shared pause.
     let mut ledger = Ledger::from(replay);
-    assert!(ledger.command(&order(Action::Pause), 0).unwrap().is_some());
+    assert!(ledger.command(&command(Action::Pause), 0).unwrap().is_some());
     assert_eq!(ledger.experiment().paused().unwrap().number, 1);
 
-    desk.order(Action::Cancel).unwrap();
+    bench.command(Action::Cancel).unwrap();
     let mut forking = ForkBuilder::new(name);
-    desk.recorded.iter().for_each(|recorded| drop(forking.share(recorded).unwrap()));
+    bench.recorded.iter().for_each(|recorded| drop(forking.share(recorded).unwrap()));
     let refused = forking.fork(plan(PROMPTS).experiment, forked, 0).unwrap_err();
     assert!(matches!(refused, ForkError::Rejected(Rejection::Cancelled)), "{refused}");
 }

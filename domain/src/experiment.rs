@@ -125,7 +125,7 @@ impl Experiment {
         self.finished || self.cancelled.is_some()
     }
 
-    /// Whether the experiment waits for judgements of people and for nothing else.
+    /// Whether the experiment waits only for judgements of people.
     #[must_use]
     pub fn waits_for_people(&self) -> bool {
         let learning = self.plan.as_ref().and_then(|plan| plan.learning.as_ref());
@@ -397,7 +397,7 @@ impl Experiment {
         Some(evaluation::requested_id(cause))
     }
 
-    /// Returns the events of the open round that wait for a step other than the round step; none unless the
+    /// Returns the events of the open round that wait for a step other than the round step. Empty unless the
     /// experiment runs.
     pub(crate) fn unanswered(&self) -> Vec<EventId> {
         let open =

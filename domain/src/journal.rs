@@ -273,7 +273,7 @@ impl Ledger {
 }
 
 /// Checks that events other than conclusions may be proposed together. Each was checked against the state
-/// before all of them, so no two may concern the same prompt.
+/// before the proposal, so no two may concern the same prompt.
 fn check_distinct_prompts(fresh: &[Fresh]) -> Result<(), Rejection> {
     if fresh.len() < 2 {
         return Ok(());

@@ -64,7 +64,7 @@ pub enum LogError {
         log: String,
         /// Its format.
         format: u16,
-        /// The newest format that this program knows.
+        /// The newest format that this program reads.
         known: u16,
     },
     /// The target of a backup exists already.

@@ -34,7 +34,7 @@ pub enum Action {
     Pause,
     /// End the pause.
     Resume,
-    /// End the experiment for good.
+    /// End the experiment. No event follows.
     Cancel,
 }
 

@@ -82,7 +82,7 @@ pub enum Rejection {
     /// The state does not allow the operator command.
     #[error(transparent)]
     Command(#[from] CommandRejection),
-    /// A conclusion is none of the due events, or has another cause or id.
+    /// A conclusion is not due, or has another cause or id.
     #[error("the events are not those that are due")]
     NotDue,
     /// A conclusion is due, after another one that is missing.

@@ -3,12 +3,13 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::conflict;
+use crate::conflict::{self, Conflict, ConflictError};
 use crate::event::{
     CodecError, ConflictMeasured, Event, EventId, ExperimentForked, PromptEvent, Recorded, RoundOpened,
 };
 use crate::experiment::Experiment;
 use crate::id::{ExperimentId, PromptId};
+use crate::rejection::Rejection;
 use crate::snapshot::Snapshot;
 
 /// A contradiction between a history and the rules.
@@ -32,16 +33,78 @@ pub enum ReplayError {
         /// Its version.
         found: u64,
     },
-    /// A recorded decision differs from the rules' decision.
-    #[error("event {position} ({event_type}): {reason}")]
+    /// The event contradicts the rules or the events before it.
+    #[error("event {position} ({event_type}): {difference}")]
     Differs {
         /// Its position in the log.
         position: u64,
         /// Its type.
         event_type: String,
         /// The difference.
-        reason: String,
+        difference: Difference,
     },
+}
+
+/// Difference between a recorded event and the event that the rules allow.
+#[derive(Debug, thiserror::Error)]
+pub enum Difference {
+    /// Positions of a stream must grow.
+    #[error("its position does not exceed the previous position {previous} of its stream")]
+    Position {
+        /// The position of the previous event.
+        previous: u64,
+    },
+    /// The stream has no such cause before the event.
+    #[error("its cause {0} is not in its stream before it")]
+    UnknownCause(EventId),
+    /// The id derives from another cause.
+    #[error("its id is {found}, but its cause implies {expected}")]
+    Id {
+        /// The recorded id.
+        found: EventId,
+        /// The id that derives from the cause.
+        expected: EventId,
+    },
+    /// An operator command has another cause.
+    #[error("an operator command must have the experiment's start as its cause")]
+    CommandCause,
+    /// The rules reject the event.
+    #[error("the rules reject the event: {0}")]
+    Rejected(Rejection),
+    /// No conclusion was due.
+    #[error("no event was due")]
+    NotDue,
+    /// Another conclusion was due.
+    #[error("the due event is {expected:?}, not {found:?}")]
+    OtherEvent {
+        /// The due event.
+        expected: Box<Event>,
+        /// The recorded event.
+        found: Box<Event>,
+    },
+    /// The history has no plan.
+    #[error("the history has no plan before it")]
+    NoPlan,
+    /// The prompt of a conflict has no completions.
+    #[error("no completions are recorded before it")]
+    NoCompletions,
+    /// The prompt of a conflict has no rewards.
+    #[error("no rewards are recorded before it")]
+    NoRewards,
+    /// The conflict cannot be measured.
+    #[error(transparent)]
+    Conflict(#[from] ConflictError),
+    /// The conflict of the recorded scores is another one.
+    #[error("its conflict must be {expected:?}, not {found:?}")]
+    OtherConflict {
+        /// The conflict of the recorded scores.
+        expected: Box<Conflict>,
+        /// The recorded conflict.
+        found: Box<Conflict>,
+    },
+    /// The snapshot after the event has another state.
+    #[error("the snapshot taken after it holds another state, and was deleted")]
+    Snapshot,
 }
 
 impl ReplayError {
@@ -98,10 +161,12 @@ impl Replay {
         let event =
             recorded.decode().map_err(|source| ReplayError::Body { position: recorded.position, source })?;
         if let Some(verifier) = &mut self.verifier {
-            verifier.check(&self.experiment, recorded, &event).map_err(|reason| ReplayError::Differs {
-                position: recorded.position,
-                event_type: recorded.event.event_type.clone(),
-                reason,
+            verifier.check(&self.experiment, recorded, &event).map_err(|difference| {
+                ReplayError::Differs {
+                    position: recorded.position,
+                    event_type: recorded.event.event_type.clone(),
+                    difference,
+                }
             })?;
         }
         self.experiment.evolve(&event);
@@ -196,7 +261,7 @@ pub(crate) fn derived_id(
 }
 
 impl Verifier {
-    fn check(&mut self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
+    fn check(&mut self, state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), Difference> {
         self.check_place(recorded)?;
         self.check_id(recorded, event)?;
         Self::check_decided(state, recorded, event)?;
@@ -211,11 +276,11 @@ impl Verifier {
     }
 
     /// Keeps the inputs of a conflict, and measures it again.
-    fn check_prompt(&mut self, state: &Experiment, event: &PromptEvent) -> Result<(), String> {
+    fn check_prompt(&mut self, state: &Experiment, event: &PromptEvent) -> Result<(), Difference> {
         match event {
             PromptEvent::Admitted(_) => {}
             PromptEvent::Sampled(e) => {
-                let kind = state.plan().ok_or("the history has no plan before it")?.conflict.logprob;
+                let kind = state.plan().ok_or(Difference::NoPlan)?.conflict.logprob;
                 let logprobs = e.completions.iter().map(|completion| completion.logprob_as(kind)).collect();
                 self.logprobs.insert(e.prompt.prompt_id.clone(), logprobs);
             }
@@ -229,11 +294,11 @@ impl Verifier {
         Ok(())
     }
 
-    fn check_decided(state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), String> {
+    fn check_decided(state: &Experiment, recorded: &Recorded, event: &Event) -> Result<(), Difference> {
         let decided = if let Event::Operator(command) = event {
             // A command may interrupt a decision of the round step, which continues after it.
             if recorded.event.causation != Some(EventId::of_experiment(&recorded.experiment)) {
-                return Err("an operator command must have the experiment's start as its cause".to_owned());
+                return Err(Difference::CommandCause);
             }
             state.decide_command(command)
         } else if event.is_conclusion() {
@@ -244,57 +309,56 @@ impl Verifier {
         } else {
             state.decide(event)
         };
-        decided.map_err(|rejection| format!("the rules reject the event: {rejection}"))
+        decided.map_err(Difference::Rejected)
     }
 
     /// Checks that positions grow and that the cause precedes the event.
-    fn check_place(&mut self, recorded: &Recorded) -> Result<(), String> {
+    fn check_place(&mut self, recorded: &Recorded) -> Result<(), Difference> {
         if recorded.position <= self.position {
-            return Err(format!(
-                "its position does not exceed the previous position {} of its stream",
-                self.position
-            ));
+            return Err(Difference::Position { previous: self.position });
         }
         self.position = recorded.position;
         if let Some(cause) = recorded.event.causation
             && !self.seen.contains(&cause)
         {
-            return Err(format!("its cause {cause} is not in its stream before it"));
+            return Err(Difference::UnknownCause(cause));
         }
         self.seen.insert(recorded.event.id);
         Ok(())
     }
 
     /// Checks that the id derives from the cause.
-    fn check_id(&mut self, recorded: &Recorded, event: &Event) -> Result<(), String> {
+    fn check_id(&mut self, recorded: &Recorded, event: &Event) -> Result<(), Difference> {
         let index = self.numbering.index(event);
         let expected = derived_id(&recorded.experiment, recorded.event.causation, event, index);
         if expected == recorded.event.id {
             Ok(())
         } else {
-            Err(format!("its id is {}, but its cause implies {expected}", recorded.event.id))
+            Err(Difference::Id { found: recorded.event.id, expected })
         }
     }
 
-    fn check_conflict(&mut self, e: &ConflictMeasured) -> Result<(), String> {
-        let logprobs = self.logprobs.remove(&e.prompt_id).ok_or("no completions are recorded before it")?;
-        let rewards = self.rewards.remove(&e.prompt_id).ok_or("no rewards are recorded before it")?;
-        let again = conflict::measure(&rewards, &logprobs).map_err(|error| error.to_string())?;
+    fn check_conflict(&mut self, e: &ConflictMeasured) -> Result<(), Difference> {
+        let logprobs = self.logprobs.remove(&e.prompt_id).ok_or(Difference::NoCompletions)?;
+        let rewards = self.rewards.remove(&e.prompt_id).ok_or(Difference::NoRewards)?;
+        let again = conflict::measure(&rewards, &logprobs)?;
         if again == e.conflict {
             Ok(())
         } else {
-            Err(format!("its conflict must be {again:?}, not {:?}", e.conflict))
+            Err(Difference::OtherConflict { expected: Box::new(again), found: Box::new(e.conflict.clone()) })
         }
     }
 
-    fn check_due(&mut self, state: &Experiment, event: &Event) -> Result<(), String> {
+    fn check_due(&mut self, state: &Experiment, event: &Event) -> Result<(), Difference> {
         if self.due.is_empty() {
             self.due = state.due().map(|due| due.events.into()).unwrap_or_default();
         }
         match self.due.pop_front() {
             Some(expected) if expected == *event => Ok(()),
-            Some(expected) => Err(format!("the due event is {expected:?}, not {event:?}")),
-            None => Err("no event was due".to_owned()),
+            Some(expected) => {
+                Err(Difference::OtherEvent { expected: Box::new(expected), found: Box::new(event.clone()) })
+            }
+            None => Err(Difference::NotDue),
         }
     }
 }

@@ -22,8 +22,8 @@ pub struct Snapshot {
     pub version: u64,
     /// The id of that event.
     pub last: EventId,
-    /// The time of that event. Ids do not depend on the content: after the restore of an older log, repeated
-    /// work makes another history with the same ids and other times.
+    /// The time of that event. Ids do not depend on the content. After the restore of an older log, a
+    /// repeated history has the same ids and other times.
     pub time_us: u64,
     state: Experiment,
 }

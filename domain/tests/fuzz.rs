@@ -1,6 +1,6 @@
 //! Untrusted bytes: event bodies and judgements, arbitrary and mutated. `PROPTEST_CASES` sets the number of
 //! cases.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod mutation;
 mod support;

@@ -1,6 +1,6 @@
 //! Golden bytes of every event version. A failing test means that this program cannot read old logs: add a
 //! version and an upcast, and never change these files.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

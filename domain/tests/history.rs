@@ -1,5 +1,5 @@
 //! Whole histories, made by the rules without models.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod support;
 
@@ -7,7 +7,7 @@ use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, Event, EventId, PairSelected, RewardsScored, RoundEvaluated,
 };
 use dissent_domain::id::ExperimentId;
-use dissent_domain::replay::ReplayError;
+use dissent_domain::replay::{Difference, ReplayError};
 use proptest::prelude::*;
 
 use support::{History, SAMPLES, prompt, replayed, sampled};
@@ -95,7 +95,7 @@ fn an_event_with_an_id_of_another_cause_is_found() {
     let last = history.recorded.len() - 1;
     history.recorded[last].event.id = EventId::of_experiment(&ExperimentId::new("other").unwrap());
     let error = replayed(&history.recorded).unwrap_err();
-    assert!(matches!(error, ReplayError::Differs { .. }), "{error}");
+    assert!(matches!(error, ReplayError::Differs { difference: Difference::Id { .. }, .. }), "{error}");
 }
 
 #[test]

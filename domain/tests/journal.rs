@@ -1,5 +1,5 @@
 //! Decisions on proposals of untrusted processes.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue fails")]
 
 mod support;
 

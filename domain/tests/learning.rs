@@ -1,6 +1,6 @@
 //! Rounds with learning, made by the rules without models: feedback, refinement, tuning, evaluation, and the
 //! next round.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 mod support;
 

@@ -1,8 +1,8 @@
 //! The pipeline: its steps, and nothing else.
 //!
-//! [`PIPELINE`] is the one table of the pipeline; the events of a step are those of the domain's [`StepName`].
-//! Subscriptions, roles, parked messages, traces, the skipping of recorded results and the picture in
-//! ARCHITECTURE.md are derived from it.
+//! [`PIPELINE`] is the one table of the pipeline; the events of a step are those of the domain's
+//! [`StepName`]. Subscriptions, roles, parked messages, traces, the skipping of recorded results and the
+//! picture in ARCHITECTURE.md are derived from it.
 
 pub(crate) mod conflict;
 pub(crate) mod evaluation;

@@ -30,8 +30,8 @@ pub fn stratified_auroc(scores: &[f64], positive: &[bool], stratum: &[u32]) -> O
     (pairs > 0.0).then(|| wins / pairs)
 }
 
-/// Returns the number of pairs of a positive and a negative in which the positive has the higher score, and
-/// the number of all such pairs. A tie counts half.
+/// Counts the pairs of a positive and a negative: those in which the positive has the higher score, and all.
+/// A tie counts half.
 fn mann_whitney(scores: &[f64], positive: &[bool]) -> (f64, f64) {
     let of = scores.len().min(positive.len());
     let ranks = midranks(&scores[..of]);

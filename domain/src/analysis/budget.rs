@@ -17,9 +17,9 @@ pub struct AtBudget {
 
 /// Returns precision and recall among the `budget` items with the highest scores, for each budget.
 ///
-/// Where the scores at a budget's end are equal, the figures are the mean over random draws of these items,
-/// so the order of the items has no effect. A budget of 0 or above the number of items has no entry. Without
-/// a positive the list is empty.
+/// Where scores at the end of a budget are equal, the figures are the mean over random draws of these items.
+/// The order of the items has no effect. A budget of 0 or above the number of items has no entry. Without a
+/// positive the list is empty.
 #[must_use]
 pub fn at_budgets(scores: &[f64], positive: &[bool], budgets: &[usize]) -> Vec<AtBudget> {
     let found = expected_found(scores, positive);

@@ -143,7 +143,7 @@ pub enum ConflictError {
 /// both of shape `[N]` and in the same order.
 ///
 /// # Errors
-/// If there are none, if the lengths differ, or if a score is not finite.
+/// If there are no completions, if the lengths differ, or if a score is not finite.
 pub fn measure(rewards: &[f64], logprobs: &[f64]) -> Result<Conflict, ConflictError> {
     Measurer::default().measure(rewards, logprobs)
 }

@@ -206,7 +206,7 @@ pub enum SelectionError {
         /// The range it must lie in.
         range: &'static str,
     },
-    /// A rule needs a budget and has none.
+    /// A rule needs a budget, and none is set.
     #[error("the rule `{0}` needs a budget: the number of {unit} to select", unit = .0.unit())]
     NoBudget(Rule),
 }

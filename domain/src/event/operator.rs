@@ -1,4 +1,4 @@
-//! Events of operator commands. Operator and reason are for people to read; no rule uses them.
+//! Events of operator commands. No rule uses the operator or the reason.
 
 use serde::{Deserialize, Serialize};
 

@@ -150,7 +150,7 @@ impl RoundFeedback {
         }
     }
 
-    /// Returns the requests that wait for the oracle; none where people judge.
+    /// Returns the requests that wait for the oracle. Empty where people judge.
     pub(crate) fn unanswered(&self, plan: &FeedbackPlan, opened: EventId) -> impl Iterator<Item = EventId> {
         let waits = plan.source == FeedbackSource::Oracle && self.waits(plan);
         let comparisons = if waits { self.comparisons() } else { &[] };
@@ -160,7 +160,7 @@ impl RoundFeedback {
 }
 
 impl RequestedComparison {
-    /// Whether it has all the judgements that the plan wants for each comparison.
+    /// Whether it has as many judgements as the plan requires for each comparison.
     fn has_overlap(&self, plan: &FeedbackPlan) -> bool {
         self.judgements.len() >= plan.overlap as usize
     }

@@ -1,5 +1,5 @@
-//! The part of a round after the conflict step: feedback on the selection, refinement of the reward model,
-//! tuning of the policy, and evaluation on held-out prompts.
+//! The part of a round after the conflict step: feedback on the selection, training of the reward model and
+//! of the policy, and evaluation.
 
 pub(crate) mod evaluation;
 pub(crate) mod feedback;

@@ -1,7 +1,7 @@
 //! The trainings of a round: first of the reward model, if there are preferences, then of the policy.
 //!
 //! A training is leased to a worker. After the lease expires, the training is requested again from its last
-//! checkpoint. These rules do not know the time: the training step has the clock and proposes the expiry.
+//! checkpoint. These rules have no clock: the training step has one, and proposes the expiry.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! A round: fan-out over its prompts, the fan-in that selects pairs of them, and the learning that follows.
+//! A round: fan-out over its prompts, fan-in to a selection, and learning.
 
 pub(crate) mod ids;
 pub(crate) mod prompts;

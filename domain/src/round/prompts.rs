@@ -183,7 +183,7 @@ impl Prompts {
         })
     }
 
-    /// The reward of a measured completion; NaN where there is none.
+    /// The reward of a measured completion; NaN if it has no reward.
     pub(crate) fn reward(&self, prompt_id: &PromptId, completion: u32) -> f64 {
         let Some(PromptProgress::Measured { rewards, .. }) = self.progress(prompt_id) else {
             return f64::NAN;
@@ -337,8 +337,8 @@ impl Prompts {
         }
     }
 
-    /// Returns the events that wait for a step: the event that opened the round while prompts are missing,
-    /// and the last event of each unfinished prompt.
+    /// Returns the events that wait for a step: the last event of each unfinished prompt. While prompts are
+    /// missing, also the event that opened the round.
     pub(crate) fn unanswered(&self, opened: EventId) -> impl Iterator<Item = EventId> {
         let entries = self.entries.iter().enumerate();
         let prompts = entries.filter_map(move |(place, entry)| last_id(opened, place, &entry.as_ref()?.1));

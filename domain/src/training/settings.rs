@@ -276,7 +276,7 @@ pub struct PpoSettings {
     pub gamma: f64,
     /// λ of GAE, in [0, 1].
     pub lambda: f64,
-    /// Subtracted from the score of a completion without a stop token; `None`: 0.
+    /// Subtracted from the score of a completion without a stop token; nothing if `None`.
     pub missing_eos_penalty: Option<f64>,
     /// PPO: whether advantages are whitened.
     pub whiten_advantages: bool,

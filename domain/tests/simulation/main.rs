@@ -1,9 +1,9 @@
 //! Simulates a whole experiment of two rounds with learning, with the real rules and the real decision of the
 //! journal. It has no threads, sockets or clock.
 //!
-//! The log loses what is not synced. The broker delivers at least once and in any order. Workers crash, hang
-//! and propose invalid events, and an operator pauses and resumes. Every run must end like a run without
-//! faults.
+//! The log loses events that are not synced. The broker delivers at least once and in any order. Workers
+//! crash, hang and propose invalid events, and an operator pauses and resumes. Every run must end like a run
+//! without faults.
 //!
 //! `DISSENT_SIMULATION_SEEDS` (500) sets the number of seeds, `DISSENT_SIMULATION_FIRST` (0) the first one.
 #![expect(

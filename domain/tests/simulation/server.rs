@@ -1,5 +1,5 @@
-//! The process that has the log: a log on a simulated disk, the [`Ledger`] of the journal, the relay, the
-//! coordinator, the admission of prompts, and the watch over leases.
+//! The process that has the log. Its parts: a log on a simulated disk, the [`Ledger`] of the journal, the
+//! relay, the coordinator, the admission of prompts, and the watch over leases.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

@@ -1,6 +1,6 @@
 //! Builds whole histories by the rules, without models.
 #![allow(dead_code, reason = "each test binary uses a part")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings, measure};
 use dissent_domain::event::{

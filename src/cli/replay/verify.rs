@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
-use dissent_domain::replay::{Replay, ReplayError};
+use dissent_domain::replay::{Difference, Replay, ReplayError};
 use dissent_storage::Snapshots;
 use serde::Serialize;
 
@@ -80,9 +80,10 @@ pub(super) fn each(
         let here = snapshot.as_ref().filter(|snapshot| snapshot.version == recorded.version);
         if here.is_some_and(|snapshot| snapshot.state() != replay.experiment()) {
             snapshots.discard(experiment)?;
-            let reason = "the snapshot taken after it holds another state, and was deleted".to_owned();
-            let event_type = recorded.event.event_type.clone();
-            return Err(ReplayError::Differs { position: recorded.position, event_type, reason }.into());
+            let (position, event_type) = (recorded.position, recorded.event.event_type.clone());
+            return Err(
+                ReplayError::Differs { position, event_type, difference: Difference::Snapshot }.into()
+            );
         }
         Ok(())
     })?;

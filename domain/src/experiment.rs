@@ -85,7 +85,7 @@ impl Experiment {
         self.evaluations.done()
     }
 
-    /// Whether an evaluation was ever requested.
+    /// Whether an evaluation was requested.
     pub(crate) fn evaluation_is_requested(&self) -> bool {
         self.evaluations.requested() > 0
     }
@@ -253,7 +253,7 @@ impl Experiment {
         self.rounds.last().map_or(0, |round| round.number() + 1)
     }
 
-    /// Applies a recorded event. An event that does not fit the state changes nothing.
+    /// Applies a recorded event. An event that does not fit the state has no effect.
     pub fn evolve(&mut self, event: &Event) {
         match event {
             Event::Experiment(e) => match e {

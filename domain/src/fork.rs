@@ -139,7 +139,7 @@ fn renamed(mut event: Event, name: &ExperimentId) -> Event {
 }
 
 impl Experiment {
-    /// Checks whether another plan may apply from here on. It must agree with everything recorded.
+    /// Checks whether another plan may apply from here on. It must agree with all recorded events.
     ///
     /// # Errors
     /// The first setting that contradicts the history, and the reason.

@@ -48,7 +48,7 @@ pub enum Decision {
 /// An accepted proposal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
-    /// All events of the proposal. The log answers with the recorded event for each that it already has.
+    /// All events of the proposal. For an event that it already has, the log returns the recorded one.
     pub append: Append,
     /// The new events.
     pub fresh: Vec<Event>,

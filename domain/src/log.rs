@@ -29,10 +29,10 @@ pub struct Append {
     pub events: Vec<NewEvent>,
 }
 
-/// An error of the log, split by what the caller can do.
+/// An error of the log, by the action that is left to the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
-    /// Read the stream again and decide anew.
+    /// The stream has another version. Read it and decide again.
     #[error("the stream of {experiment} is at version {actual}, not as expected ({expected:?})")]
     WrongVersion {
         /// The stream.
@@ -57,7 +57,7 @@ pub enum LogError {
     },
     /// A newer version of dissent wrote the log.
     #[error(
-        "the event log {log} has format {format}, this program knows formats up to {known}: a newer version of dissent wrote it"
+        "the event log {log} has format {format}: a newer version of dissent wrote it, and this program reads formats up to {known}"
     )]
     NewerFormat {
         /// Path of the log.
@@ -73,10 +73,10 @@ pub enum LogError {
     /// The log is closing.
     #[error("the event log is closed")]
     Closed,
-    /// Another process has the log open: wait until it is done.
+    /// Another process has the log open. Wait until it stops.
     #[error("the event log {0} is in use by another process; stop that one first")]
     InUse(String),
-    /// The disk failed. No event of the append was acknowledged; open the log again.
+    /// The disk failed. No event of the append is acknowledged; open the log again.
     #[error("the event log cannot be used: {0}")]
     Io(String),
     /// The log is damaged; the text names the damage and its place.
@@ -88,7 +88,7 @@ pub enum LogError {
 /// returned.
 pub type AppendFuture = Pin<Box<dyn Future<Output = Result<Vec<Recorded>, LogError>> + Send>>;
 
-/// Called with the last durable position whenever it grows.
+/// Called with the last durable position when it grows.
 pub type AdvanceListener = Box<dyn Fn(u64) + Send + Sync>;
 
 /// A durable, totally ordered log of events with one stream per experiment.

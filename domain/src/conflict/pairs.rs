@@ -1,4 +1,5 @@
-//! Pairs of completions of one prompt, scored by the doubt that the proxy orders them as people would.
+//! Pairs of completions of one prompt, and scores of them: the higher, the more doubtful the order by the
+//! proxy.
 //!
 //! The scores use rewards and log-probabilities only, never judgements or a gold reward.
 

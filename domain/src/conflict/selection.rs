@@ -327,9 +327,9 @@ impl Selection {
     }
 }
 
-/// Selects from prompts in prompt order, which breaks ties. Nothing is selected from degenerate prompts. Only
-/// the rules `random` and `rso` use `seed`; the same seed and the same prompts give the same selection.
-/// Validate the settings first ([`SelectionSettings::validate`]); a missing budget is no limit.
+/// Selects from prompts in prompt order, which breaks ties. Degenerate prompts have no selection. Only the
+/// rules `random` and `rso` use `seed`; the same seed and the same prompts give the same selection. Validate
+/// the settings first ([`SelectionSettings::validate`]); a missing budget is no limit.
 ///
 /// ```
 /// use dissent_domain::conflict::{Rule, ScoredCompletions, SelectionSettings, measure, select};

@@ -10,7 +10,7 @@ use super::{CodecError, Event, FeedbackReceived, TrainingProgressed, codec};
 use crate::id::ExperimentId;
 
 /// Id of an event. It derives from the event's cause and is never random. A step that runs twice on the same
-/// message proposes the same ids, and the log answers with the recorded events.
+/// message proposes the same ids, and the log returns the recorded events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(pub Uuid);
@@ -58,7 +58,7 @@ const EXPERIMENT_NAMESPACE: Uuid = Uuid::from_u128(0x0c4c_1a52_7c3f_4e6f_8f5e_1c
 /// An event to append.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
-    /// Its id. Appending the same id again changes nothing.
+    /// Its id. A second append of the same id has no effect.
     pub id: EventId,
     /// The id of its cause; `None` for the first event of a stream.
     pub causation: Option<EventId>,

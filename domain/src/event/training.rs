@@ -15,7 +15,7 @@ pub struct TrainingRequested {
     pub stage: Stage,
     /// The attempt, from 0: the number of expired leases.
     pub attempt: u32,
-    /// BLAKE3 of the checkpoint artifact to resume from; `None`: start anew.
+    /// BLAKE3 of the checkpoint artifact to resume from; `None`: start from the beginning.
     pub resume_from: Option<String>,
 }
 

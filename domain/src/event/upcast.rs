@@ -1,6 +1,6 @@
 //! Upcasts bodies of old versions to the newest version.
 //!
-//! A version stays here for ever, with golden bytes in the tests: logs outlive programs.
+//! Old versions stay readable, because logs outlive programs. Each has golden bytes in the tests.
 
 use serde::Deserialize;
 

@@ -44,7 +44,7 @@ impl<T: Clone> Queue<T> {
         Some((self.tags, message))
     }
 
-    /// Has no effect if another session holds the message by now.
+    /// Has no effect if another session holds the message.
     pub(crate) fn ack(&mut self, tag: u64) {
         self.taken.remove(&tag);
     }

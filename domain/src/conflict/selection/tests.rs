@@ -367,6 +367,6 @@ proptest! {
                 }
             }
         }
-        prop_assert!(most_out <= least_in, "{most_out} left out, {least_in} taken");
+        prop_assert!(most_out <= least_in, "{most_out} is left out, and {least_in} is selected");
     }
 }

@@ -67,7 +67,7 @@ impl From<ResumeError> for LoadError {
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The log has no such experiment.
-    #[error("there is no experiment {0} in the log")]
+    #[error("unknown experiment {0}: `dissent experiment list` shows the experiments of the log")]
     Unknown(ExperimentId),
     /// The rules reject the command.
     #[error("{experiment}: {rejection}")]
@@ -84,7 +84,7 @@ pub enum CommandError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// The journal has stopped.
-    #[error("the journal is gone")]
+    #[error("the journal has stopped")]
     Gone,
 }
 
@@ -107,7 +107,9 @@ pub enum PipelineError {
     #[error("failed to start the experiment: {0}")]
     Rejected(String),
     /// A role of this process needs a model or a setting that it was not given.
-    #[error("failed to start the experiment: a role of this process needs {0}, and there is none")]
+    #[error(
+        "failed to start the experiment: a role of this process needs {0}: configure it, or remove the role"
+    )]
     Missing(&'static str),
     /// A step failed and stopped the run.
     #[error("{0}")]

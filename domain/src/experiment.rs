@@ -180,7 +180,7 @@ impl Experiment {
     }
 
     /// Checks whether the round step may propose conclusions: not while the experiment is paused or over.
-    /// They must be those that are [`due`](Self::due).
+    /// The conclusions must be those that are [`due`](Self::due).
     pub(crate) fn decide_conclusion(&self) -> Result<(), Rejection> {
         self.running()?;
         if self.paused.is_some() { Err(Rejection::Paused) } else { Ok(()) }

@@ -33,7 +33,7 @@ pub struct Append {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
     /// The stream has another version. Read it and decide again.
-    #[error("the stream of {experiment} is at version {actual}, not as expected ({expected:?})")]
+    #[error("the stream of {experiment} has reached version {actual}, expected {expected:?}")]
     WrongVersion {
         /// The stream.
         experiment: ExperimentId,

@@ -49,16 +49,16 @@ pub enum ReplayError {
 #[derive(Debug, thiserror::Error)]
 pub enum Difference {
     /// Positions of a stream must grow.
-    #[error("its position does not exceed the previous position {previous} of its stream")]
+    #[error("the position does not exceed the previous position {previous} of the stream")]
     Position {
         /// The position of the previous event.
         previous: u64,
     },
     /// The stream has no such cause before the event.
-    #[error("its cause {0} is not in its stream before it")]
+    #[error("the cause {0} does not precede the event in the stream")]
     UnknownCause(EventId),
     /// The id derives from another cause.
-    #[error("its id is {found}, but its cause implies {expected}")]
+    #[error("the id is {found}, but the cause implies {expected}")]
     Id {
         /// The recorded id.
         found: EventId,
@@ -83,19 +83,19 @@ pub enum Difference {
         found: Box<Event>,
     },
     /// The history has no plan.
-    #[error("the history has no plan before it")]
+    #[error("the history has no plan before the event")]
     NoPlan,
     /// The prompt of a conflict has no completions.
-    #[error("no completions are recorded before it")]
+    #[error("no completions are recorded before the event")]
     NoCompletions,
     /// The prompt of a conflict has no rewards.
-    #[error("no rewards are recorded before it")]
+    #[error("no rewards are recorded before the event")]
     NoRewards,
     /// The conflict cannot be measured.
     #[error(transparent)]
     Conflict(#[from] ConflictError),
     /// The conflict of the recorded scores is another one.
-    #[error("its conflict must be {expected:?}, not {found:?}")]
+    #[error("the conflict must be {expected:?}, not {found:?}")]
     OtherConflict {
         /// The conflict of the recorded scores.
         expected: Box<Conflict>,
@@ -103,7 +103,7 @@ pub enum Difference {
         found: Box<Conflict>,
     },
     /// The snapshot after the event has another state.
-    #[error("the snapshot taken after it holds another state, and was deleted")]
+    #[error("the snapshot after the event holds another state, and was deleted")]
     Snapshot,
 }
 
@@ -275,7 +275,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// Keeps the inputs of a conflict, and measures it again.
+    /// Stores the inputs of a conflict, and checks a recorded conflict against them.
     fn check_prompt(&mut self, state: &Experiment, event: &PromptEvent) -> Result<(), Difference> {
         match event {
             PromptEvent::Admitted(_) => {}

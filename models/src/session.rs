@@ -410,7 +410,7 @@ impl DecoderSession {
             Some(id) => Err(ModelError::invalid(
                 InvalidKind::UnknownToken { id: *id },
                 format!(
-                    "token {id} is outside the vocabulary of {} ({vocabulary} tokens): is the tokenizer another model's?",
+                    "token {id} is outside the vocabulary of {} ({vocabulary} tokens): use the tokenizer of this model",
                     self.name
                 ),
             )),

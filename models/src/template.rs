@@ -87,7 +87,7 @@ impl FromStr for PromptTemplate {
             });
         }
         if tail.contains(COMPLETION) || tail.contains(PROMPT) {
-            return refuse("names something after {completion} again");
+            return refuse("names {prompt} or {completion} again after {completion}");
         }
         Ok(Self::Text(text))
     }

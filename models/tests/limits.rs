@@ -29,7 +29,7 @@ fn refusal(prompt_ids: Vec<u32>) -> Option<InvalidKind> {
     let mut generator = generator(&tiny("llama"))?;
     let result = generator.generate(&[job(prompt_ids, 2)], &params(4), &CancelFlag::new(), &mut |_| {});
     let error = result.expect_err("it cannot be run");
-    Some(error.invalid_kind().expect("the input is at fault"))
+    Some(error.invalid_kind().expect("the error is of the input"))
 }
 
 #[test]

@@ -85,7 +85,7 @@ pub trait Broker: Send + Sync + 'static {
     /// recognises events by their ids.
     ///
     /// # Errors
-    /// - [`BrokerError::Closed`] if the journal is gone.
+    /// - [`BrokerError::Closed`] if the journal has stopped.
     /// - [`BrokerError::OutOfRange`] if the proposal has no event or too many.
     /// - [`BrokerError::TooLarge`] if the proposal exceeds the size of a message.
     fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<ProposalReply, BrokerError>> {

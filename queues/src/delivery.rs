@@ -109,7 +109,7 @@ impl Delivery {
     /// Acknowledges the message. Call it when everything that follows from the event is durable.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the broker is gone: the event will be redelivered.
+    /// [`BrokerError::Closed`] if the broker is closed: the event will be redelivered.
     pub async fn ack(self) -> Result<(), BrokerError> {
         self.settlement.settle(Outcome::Done).await
     }
@@ -118,7 +118,7 @@ impl Delivery {
     /// attempt. The durable record keeps about a hundred bytes of the reason.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the broker is gone: the event will be redelivered.
+    /// [`BrokerError::Closed`] if the broker is closed: the event will be redelivered.
     pub async fn retry(self, reason: &str) -> Result<(), BrokerError> {
         self.settlement.settle(Outcome::Failed { reason: reason.to_owned() }).await
     }
@@ -216,7 +216,7 @@ impl ParkedDelivery {
     /// [`Broker::unpark`](crate::Broker::unpark) can still replay the message.
     ///
     /// # Errors
-    /// [`BrokerError::Closed`] if the broker is gone: the parked message will be redelivered.
+    /// [`BrokerError::Closed`] if the broker is closed: the parked message will be redelivered.
     pub async fn ack(self) -> Result<(), BrokerError> {
         self.settlement.settle(Outcome::Done).await
     }

@@ -50,7 +50,7 @@ pub struct ProposalConsumer {
 }
 
 impl ProposalConsumer {
-    /// Returns the next proposal; `None` once every handle of the broker is gone. Cancellation-safe.
+    /// Returns the next proposal; `None` once every handle of the broker is dropped. Cancellation-safe.
     pub async fn next(&mut self) -> Option<ProposalDelivery> {
         self.incoming.recv().await
     }

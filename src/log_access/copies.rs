@@ -232,7 +232,7 @@ fn accept_requests(log: &SledLog, folder: &Path, stop: &AtomicBool) {
     std::thread::scope(|scope| {
         scope.spawn(move || make_copies(log, folder, &queue, stop));
         while !stop.load(Ordering::Acquire) {
-            // A request that cannot be removed would be accepted again and again. A missing one was
+            // A request that cannot be removed would be accepted repeatedly. A missing request was
             // withdrawn.
             let wanted = requests(folder).into_iter().filter(|wanted| fs::remove_file(wanted).is_ok());
             for wanted in wanted {

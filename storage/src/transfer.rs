@@ -107,7 +107,7 @@ pub fn export(
             Some(name) => log.read_stream(name, after, limit)?,
         };
         if events.is_empty() {
-            let reason = format!("the log ends there, before its {end} events");
+            let reason = format!("the log ends before its {end} events");
             return Err(StorageError::Export { position: after + 1, reason });
         }
         for recorded in &events {

@@ -145,8 +145,8 @@ impl Journal {
         }
     }
 
-    /// The events of a proposal whose artifacts must be checked first: recorded ones were checked before, and
-    /// those that the rules reject need no check.
+    /// Returns the events of a proposal whose artifacts must be checked first. Recorded events were checked
+    /// before; events that the rules reject need no check.
     fn unchecked(&self, proposal: &Proposal) -> Vec<Event> {
         let may_happen = |id: EventId, event: &Event| {
             let allowed = |experiment: &Experiment| experiment.decide(event).is_ok();
@@ -174,8 +174,8 @@ impl Journal {
         let checking = self.checks.run(experiment, check, unchecked).instrument(pending.span.clone());
         // A stalled store must not take the permits of other experiments.
         let pending = Pending { permit: None, ..pending };
-        let after = |doubt, journal: &mut Self, context: &mut Context<Self>| {
-            journal.end_check(pending, doubt, context);
+        let after = |contradiction, journal: &mut Self, context: &mut Context<Self>| {
+            journal.end_check(pending, contradiction, context);
         };
         context.spawn(checking.into_actor(self).map(after));
         true
@@ -189,9 +189,14 @@ impl Journal {
     }
 
     /// Settles a proposal whose artifacts were checked, and continues with those that waited for it.
-    fn end_check(&mut self, pending: Pending, doubt: Option<Contradiction>, context: &mut Context<Self>) {
+    fn end_check(
+        &mut self,
+        pending: Pending,
+        contradiction: Option<Contradiction>,
+        context: &mut Context<Self>,
+    ) {
         let experiment = pending.delivery.proposal.experiment.clone();
-        self.settle(pending, doubt);
+        self.settle(pending, contradiction);
         self.set_checking(&experiment, false);
         while let Some(next) = self.hosted.get_mut(&experiment).and_then(|hosted| hosted.held.pop_front()) {
             if self.begin(next, context) {
@@ -200,11 +205,11 @@ impl Journal {
         }
     }
 
-    /// Decides a proposal and replies once the decision is durable. A doubt rejects it.
-    fn settle(&self, Pending { delivery, permit, span }: Pending, doubt: Option<Contradiction>) {
+    /// Decides a proposal and replies once the decision is durable. A contradiction rejects it.
+    fn settle(&self, Pending { delivery, permit, span }: Pending, contradiction: Option<Contradiction>) {
         let experiment = &delivery.proposal.experiment;
-        let decision = match doubt {
-            Some(doubt) => Ok(Err(chain(&doubt))),
+        let decision = match contradiction {
+            Some(contradiction) => Ok(Err(chain(&contradiction))),
             None => span.in_scope(|| self.decide(&delivery.proposal)),
         };
         let hosted = self.hosted.get(experiment);
@@ -414,7 +419,7 @@ pub(crate) fn start_bounded(
                 sent => sent.is_ok(),
             };
             if !handed_over {
-                return failure.report("the journal is gone".to_owned());
+                return failure.report("the journal has stopped".to_owned());
             }
         }
     });

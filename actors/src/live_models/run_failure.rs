@@ -1,5 +1,5 @@
-//! Classifies the failed runs of a model. If the model has worked in this process, the prompt is at fault and
-//! the run is retryable; otherwise the model is at fault and the failure is fatal.
+//! Classifies the failed runs of a model. If the model has worked in this process, the prompt causes the
+//! failure, and the run is retryable. Otherwise the model causes it, and the failure is fatal.
 
 use dissent_models::ModelError;
 

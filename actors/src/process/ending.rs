@@ -5,10 +5,10 @@
 pub enum Ending {
     /// All rounds are done.
     Finished,
-    /// It waits for judgements of people.
+    /// The experiment waits for judgements of people.
     WaitsForPeople,
-    /// It waits until an operator resumes it.
+    /// The experiment waits until an operator resumes it.
     Paused,
-    /// An operator cancelled it.
+    /// An operator cancelled the experiment.
     Cancelled,
 }

@@ -115,7 +115,7 @@ impl RunningExperiment {
 
     /// Waits for the end of the experiment, or, without an inbox, until it waits for judgements of people.
     pub(super) async fn finished(&mut self) -> Result<Ending, PipelineError> {
-        let gone = || PipelineError::Failed("the journal is gone".to_owned());
+        let gone = || PipelineError::Failed("the journal has stopped".to_owned());
         let has_inbox = self.has_inbox;
         let ending = |progress: &Progress| match progress {
             Progress { finished: true, .. } => Some(Ending::Finished),
@@ -193,7 +193,7 @@ async fn begin_trainings(mut history: LogHistory, intake: Arc<TrainingIntake>, f
     }
 }
 
-/// One process at a time has the log open: without workers elsewhere, the holder of an old lease is gone.
+/// One process at a time has the log open: without workers elsewhere, the holder of an old lease has ended.
 async fn expire_old_lease(states: &States, context: &StepContext) -> Result<(), BrokerError> {
     match states.lease(&context.experiment) {
         Some(lease) => lease::expire(&lease, context).await,

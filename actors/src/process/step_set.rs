@@ -205,7 +205,7 @@ impl StepBuilder {
     }
 
     fn oracle(&self, gold: Option<SharedGold>) -> Result<OracleStep, PipelineError> {
-        let gold = gold.ok_or(PipelineError::Missing("a gold reward for its oracle"))?;
+        let gold = gold.ok_or(PipelineError::Missing("a gold reward for the oracle"))?;
         Ok(OracleStep::new(self.log.clone(), self.plan.clone(), gold))
     }
 

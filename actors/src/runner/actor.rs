@@ -74,7 +74,7 @@ impl Work {
         };
         let outcomes = match self.compute.handle(received).await {
             Ok(outcomes) if outcomes.len() == deliveries.len() => outcomes,
-            Ok(_) => return self.fail("it returned another number of outcomes than it was given events"),
+            Ok(_) => return self.fail("the number of outcomes differs from the number of events"),
             Err(reason) => return self.fail(&reason),
         };
         // Together, so that the consequences of a batch become durable in one group commit.
@@ -121,9 +121,7 @@ impl Work {
         match outcome {
             Ok(consequence) => {
                 if let Some(event) = self.unexpected(&consequence) {
-                    self.fail(&format!(
-                        "it emitted {event}, which its row in the table of the pipeline lacks"
-                    ));
+                    self.fail(&format!("the table of the pipeline does not list the emitted event {event}"));
                     return Ok(());
                 }
                 self.propose(&consequence).await?;

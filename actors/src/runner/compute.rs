@@ -1,4 +1,4 @@
-//! The thread of a step. Model runs take seconds, and an arbiter that computes answers nobody.
+//! The thread of a step. Model runs take seconds, and an arbiter that computes handles no messages.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -40,7 +40,7 @@ impl ComputeThread {
     }
 
     pub(super) async fn handle(&self, batch: Vec<Received>) -> Result<Outcomes, String> {
-        let gone = || "its thread is gone".to_owned();
+        let gone = || "the thread has stopped".to_owned();
         let (reply, outcomes) = oneshot::channel();
         self.jobs.send(Job { batch, reply }).await.map_err(|_| gone())?;
         outcomes.await.map_err(|_| gone())?

@@ -16,7 +16,7 @@ use super::spec::{self, Pipeline, StepSpec};
 const DELIVERY_LIMIT: u32 = 4;
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// What every step of an experiment works with.
+/// The context that all steps of an experiment share.
 #[derive(Clone)]
 pub(crate) struct StepContext {
     pub(crate) experiment: ExperimentId,

@@ -39,7 +39,10 @@ impl Feeder {
                 Ok(consumer) => consumer,
                 Err(BrokerError::Closed) => return,
                 Err(error) => {
-                    return self.context.failure.report(format!("failed to receive events again: {error}"));
+                    return self
+                        .context
+                        .failure
+                        .report(format!("failed to resume receiving events: {error}"));
                 }
             };
         }
@@ -67,7 +70,7 @@ impl Feeder {
                 deliveries.push(next);
             }
             if self.actor.send(Batch(deliveries)).await.is_err() {
-                failure.report("the actor of a step is gone".to_owned());
+                failure.report("the actor of a step has stopped".to_owned());
                 return Fed::Ended;
             }
         }

@@ -43,7 +43,7 @@ impl StepHandle {
     pub(crate) async fn drained(self) {
         self.stop.notify_one();
         if let Err(error) = self.feeder.await {
-            tracing::error!(%error, "feeder ended abnormally");
+            tracing::error!(%error, "failed to join the feeder");
         }
     }
 }

@@ -18,9 +18,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The journal's decision on a consequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decided {
-    /// It is in the log, or queued for the journal.
+    /// The consequence is in the log, or queued for the journal.
     Recorded,
-    /// The rules reject it, or part of it.
+    /// The rules reject the consequence, or part of it.
     Rejected,
 }
 

@@ -1,8 +1,8 @@
 //! A step around another one that skips events whose results are in the log.
 //!
-//! Events come again: after a crash, where a broker starts afresh with a log that was imported, restored or
-//! rotated, and where an experiment shares the past of another. The journal would recognise the result by its
-//! id; but it may take hours to compute.
+//! Events are redelivered after a crash. A broker without progress also redelivers them: over an imported,
+//! restored or rotated log, or for a fork. The journal recognises a recorded result by its id, but a second
+//! computation may take hours.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl<S: AnyStep> AnyStep for SkipRecorded<S> {
         let handled = if unanswered.is_empty() { Vec::new() } else { self.step.handle_events(unanswered) };
         let mut handled = handled.into_iter();
         let missing =
-            || Err(StepError::Fatal("it returned fewer outcomes than it was given events".to_owned()));
+            || Err(StepError::Fatal("the number of outcomes is below the number of events".to_owned()));
         let outcome = |known: Option<_>| known.or_else(|| handled.next()).unwrap_or_else(missing);
         outcomes.into_iter().map(outcome).collect()
     }

@@ -8,9 +8,9 @@ use dissent_domain::feedback::ORACLE_ANNOTATOR;
 pub(crate) enum Presence {
     /// In every experiment.
     Always,
-    /// Where the plan learns.
+    /// If the plan learns.
     Learning,
-    /// Where the plan learns from an oracle.
+    /// If the plan learns from an oracle.
     Oracle,
 }
 

@@ -37,12 +37,17 @@ impl ConflictStep {
     /// The log-probabilities of the completions that were scored, in nats.
     fn logprobs(&self, received: &Received<RewardsScored>) -> Result<Vec<f64>, StepError> {
         let fatal = |reason: String| StepError::Fatal(reason);
-        let cause = received.causation.ok_or_else(|| fatal("rewards without a cause".to_owned()))?;
-        let sampled = self.log.find(cause).map_err(StepError::fatal)?.ok_or_else(|| {
-            fatal(format!("event {cause}, which the rewards follow from, is not in the log"))
-        })?;
+        let cause = received.causation.ok_or_else(|| fatal("the rewards have no cause".to_owned()))?;
+        let sampled = self
+            .log
+            .find(cause)
+            .map_err(StepError::fatal)?
+            .ok_or_else(|| fatal(format!("the cause {cause} of the rewards is not in the log")))?;
         let Ok(e) = CompletionsSampled::try_from(sampled.decode().map_err(StepError::fatal)?) else {
-            return Err(fatal(format!("rewards follow from {}", sampled.event.event_type)));
+            return Err(fatal(format!(
+                "the cause of the rewards is {}, not completions",
+                sampled.event.event_type
+            )));
         };
         Ok(e.completions.iter().map(|completion| completion.logprob_as(self.logprob)).collect())
     }
@@ -95,20 +100,17 @@ mod tests {
 
     #[test]
     fn rewards_without_a_cause_are_fatal() {
-        assert_eq!(failure(None), "rewards without a cause");
+        assert_eq!(failure(None), "the rewards have no cause");
     }
 
     #[test]
     fn a_cause_that_the_log_lacks_is_fatal() {
         let unknown = start().caused("test", 2);
-        assert_eq!(
-            failure(Some(unknown)),
-            format!("event {unknown}, which the rewards follow from, is not in the log")
-        );
+        assert_eq!(failure(Some(unknown)), format!("the cause {unknown} of the rewards is not in the log"));
     }
 
     #[test]
     fn a_cause_that_carries_no_completions_is_fatal() {
-        assert_eq!(failure(Some(start())), "rewards follow from round.closed");
+        assert_eq!(failure(Some(start())), "the cause of the rewards is round.closed, not completions");
     }
 }

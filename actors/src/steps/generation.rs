@@ -179,7 +179,7 @@ mod tests {
         assert!(outcomes[0].is_ok() && outcomes[2].is_ok());
         assert!(
             matches!(outcomes[1], Err(StepError::Retry(_))),
-            "another prompt worked: this one is at fault"
+            "another prompt worked, so this prompt is retried"
         );
         assert_eq!(sampler.batches, [3, 1, 1, 1]);
     }

@@ -93,7 +93,7 @@ pub(super) fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tenso
             }
             None => {
                 return Err(format!(
-                    "tensor {name} is neither half of a LoRA pair of a layer's projection nor a score head, and not supported"
+                    "tensor {name} is not supported: only LoRA pairs of a layer's projections and a score head are"
                 ));
             }
         }

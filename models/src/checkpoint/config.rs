@@ -87,7 +87,7 @@ impl ModelConfig {
             ("context length", self.context_length, CONTEXT_MAX),
         ] {
             if value == 0 || value > most {
-                return Err(format!("the {name} {value} is out of range: 1 to {most} are supported"));
+                return Err(format!("the {name} {value} is out of range: use 1 to {most}"));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {

@@ -32,10 +32,7 @@ pub(super) fn render(
         )
     })?;
     if source.len() > SOURCE_BYTES_MAX {
-        return Err(invalid(format!(
-            "has {} bytes, more than the {SOURCE_BYTES_MAX} that are run",
-            source.len()
-        )));
+        return Err(invalid(format!("has {} bytes, the limit is {SOURCE_BYTES_MAX}", source.len())));
     }
     let source = without_generation_tags(source);
     let mut environment = environment().map_err(|error| invalid(describe(&error)))?;

@@ -170,7 +170,7 @@ impl PackedBatch {
             Some(id) => Err(ModelError::invalid(
                 InvalidKind::UnknownToken { id: u32::try_from(*id).unwrap_or(u32::MAX) },
                 format!(
-                    "token {id} is outside the vocabulary ({} tokens): is the tokenizer another model's?",
+                    "token {id} is outside the vocabulary ({} tokens): use the tokenizer of this model",
                     config.vocab_size
                 ),
             )),

@@ -40,7 +40,7 @@ pub(super) async fn delete(link: &Link, queue: &str) -> Result<bool, LinkError> 
         }
         answers = answers(&looking, queue) => answers?,
     }
-    tracing::warn!(queue, "deleting an unresponsive RabbitMQ queue; it will be declared again");
+    tracing::warn!(queue, "deleting an unresponsive RabbitMQ queue before its redeclaration");
     link.within(looking.queue_delete(short(queue), QueueDeleteOptions::default())).await?;
     Ok(true)
 }

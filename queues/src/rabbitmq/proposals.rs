@@ -64,7 +64,7 @@ fn message(shared: &Shared, proposal: &Proposal, body: Vec<u8>) -> Message {
     }
 }
 
-/// Passes remote proposals to the journal until the broker closes or the journal is gone. At most
+/// Passes remote proposals to the journal until the broker closes or the journal stops. At most
 /// `proposals_max` of them are undecided.
 pub(super) async fn receive(
     shared: Arc<Shared>,

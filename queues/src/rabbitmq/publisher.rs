@@ -230,7 +230,7 @@ impl PublisherTask {
                 if let Some(delay_ms) = job.delay_ms {
                     self.delays.remove(&delay_ms);
                 }
-                tracing::debug!(key = %message.key, ?outcome, "resending a message that RabbitMQ did not take");
+                tracing::debug!(key = %message.key, ?outcome, "resending a message that RabbitMQ did not accept");
                 let again = self.resend.clone();
                 tokio::spawn(async move {
                     sleep(RESEND_DELAY).await;

@@ -63,11 +63,11 @@ impl Message {
 /// The outcome of a publication.
 #[derive(Debug)]
 pub(super) enum PublishOutcome {
-    /// It is durable in every queue that it was routed to.
+    /// The message is durable in every queue that it was routed to.
     Confirmed,
-    /// No queue takes it.
+    /// No queue is bound to the routing key of the message.
     Unroutable,
-    /// RabbitMQ could not keep it: a queue is full or has no majority.
+    /// RabbitMQ cannot store the message: a queue is full or has no majority.
     Refused,
     /// The channel failed; the message may or may not have arrived.
     Lost(lapin::Error),

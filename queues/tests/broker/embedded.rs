@@ -278,7 +278,7 @@ async fn proposers_wait_while_the_journal_is_behind() {
     assert_eq!(answers[1], Ok(ProposalReply::Queued));
     assert_eq!(answers[2], Err(BrokerError::Closed), "dropped undecided");
     drop(journal);
-    assert_eq!(broker.propose(proposal).await, Err(BrokerError::Closed), "the journal is gone");
+    assert_eq!(broker.propose(proposal).await, Err(BrokerError::Closed), "the journal has stopped");
 }
 
 #[tokio::test]

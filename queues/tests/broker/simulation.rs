@@ -103,7 +103,7 @@ impl World {
         assert!(position <= self.embedded.log.head(), "event {position} is not durable");
         assert!(self.wanted.contains(&position), "event {position} is of another kind");
         let done = self.done_for_good.contains(&position) || self.done_now.contains(&position);
-        assert!(!done, "event {position} was done and came again");
+        assert!(!done, "event {position} was done and redelivered");
         assert!(delivery.attempt == 1 || delivery.redelivered);
         self.note_attempt(position, delivery.attempt);
         assert!(

@@ -31,7 +31,7 @@ pub(super) enum Command {
     Flush(SyncSender<Result<(), LogError>>),
 }
 
-/// Starts the writer. It ends when every sender of `queue` is gone and the queue is empty.
+/// Starts the writer. It ends when every sender of `queue` is dropped and the queue is empty.
 pub(super) fn spawn(
     shared: Arc<Shared>,
     committer: Committer,
@@ -58,7 +58,7 @@ struct Writer {
     options: SledOptions,
     /// An append that exceeded the last commit.
     held: Option<Command>,
-    /// Appends in the last commit: the same number is likely to come again.
+    /// Appends in the last commit: the next commit is likely to have the same number.
     company: usize,
     last_commit: Duration,
     /// Time at which stored cursors must be written even if no events come.
@@ -115,8 +115,8 @@ impl Writer {
         }
     }
 
-    /// Adds waiting appends. Lingers for as many as the last commit had: their callers are likely to append
-    /// again. Returns the flush requests that arrived meanwhile.
+    /// Adds waiting appends. Waits for the number of appends in the last commit: their callers are
+    /// likely to append again. Returns the flush requests that arrived meanwhile.
     fn gather(&mut self, group: &mut Group<'_>) -> Vec<SyncSender<Result<(), LogError>>> {
         let mut flushes = Vec::new();
         let patience = self.options.linger_max.min(self.last_commit);

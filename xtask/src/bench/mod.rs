@@ -23,7 +23,7 @@ pub(crate) struct BenchOptions {
     /// Run one benchmark only
     #[arg(long, value_name = "NAME")]
     only: Option<Benchmark>,
-    /// Where to write the figures [default: target/bench/figures.json]
+    /// File for the figures [default: target/bench/figures.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Alternating runs for a comparison

@@ -17,7 +17,7 @@ const OVERRIDE: &str = "DISSENT_BENCH_PYTHON";
 pub(crate) fn reference_python() -> Result<PathBuf> {
     if let Some(python) = std::env::var_os(OVERRIDE).filter(|value| !value.is_empty()).map(PathBuf::from) {
         if !succeeds(Command::new(&python).args(["-c", "import torch, transformers"])) {
-            bail!("{OVERRIDE} names {}, which has no torch and transformers", python.display());
+            bail!("{OVERRIDE} names {}, which lacks torch or transformers: install both", python.display());
         }
         return Ok(python);
     }

@@ -20,7 +20,7 @@ const TAGS: [(&str, &str); 6] = [
     ("repository", "is a command of the repository, such as `cargo xtask demo`"),
     ("rabbitmq", "needs a RabbitMQ"),
     ("server", "needs a running server"),
-    ("hours", "takes hours, or models that are not here"),
+    ("hours", "takes hours, or needs models that the repository lacks"),
     ("docker", "needs a container engine"),
 ];
 

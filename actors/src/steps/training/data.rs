@@ -61,10 +61,7 @@ fn preference(log: &dyn EventLog, plan: &Plan, settled: &Settled) -> Result<Pref
     let text = |completion: u32| {
         let found = sampled.completions.get(completion as usize);
         found.map(|completion| completion.text.clone()).ok_or_else(|| {
-            StepError::Fatal(format!(
-                "prompt {} has fewer completions than were compared",
-                sampled.prompt.prompt_id
-            ))
+            StepError::Fatal(format!("prompt {} lacks a compared completion", sampled.prompt.prompt_id))
         })
     };
     Ok(Preference {

@@ -76,7 +76,7 @@ impl TrainingHandle {
         // The thread ends once the last sender of assignments is dropped.
         drop(intake);
         if let Err(error) = reporter.await {
-            tracing::error!(%error, "lease reporter ended abnormally");
+            tracing::error!(%error, "failed to join the lease reporter");
         }
     }
 }

@@ -137,8 +137,8 @@ impl Splitting {
             "qwen2" => Self { normaliser: json!({"type": "NFC"}), ..plain(by_regex(QWEN2_SPLIT)) },
             other => {
                 return Err(format!(
-                    "tokenizer.ggml.pre {other:?} is not supported: default, gpt-2, olmo, smollm, starcoder, refact, codeshell, \
-                     llama-bpe and qwen2 are"
+                    "tokenizer.ggml.pre {other:?} is not supported: use default, gpt-2, olmo, smollm, starcoder, refact, codeshell, \
+                     llama-bpe or qwen2"
                 ));
             }
         })

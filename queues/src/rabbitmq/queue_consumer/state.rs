@@ -61,9 +61,9 @@ pub(in crate::rabbitmq) enum NextDelivery<M> {
 pub(in crate::rabbitmq) enum Settled {
     /// Its consequences are durable: duplicates are dropped.
     Done,
-    /// Another message replaces it.
+    /// Another message replaces the delivered one.
     Replaced,
-    /// It is redelivered.
+    /// The message is redelivered.
     Released,
 }
 

@@ -8,7 +8,9 @@ use dissent_domain::fork::ForkError;
 use dissent_domain::generation::SamplingParamError;
 use dissent_domain::log::LogError;
 use dissent_domain::replay::ReplayError;
+use dissent_domain::training::SettingError;
 use dissent_models::ModelError;
+use dissent_storage::StorageError;
 
 use crate::jsonl::InputError;
 
@@ -41,9 +43,12 @@ pub(crate) enum FailureKind {
 }
 
 impl FailureKind {
-    /// Returns the kind of the first cause in the chain that has one.
+    /// Returns the kind of the first cause in the chain that has one. If there is none, a [`BadInput`] given
+    /// as context decides.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
-        error.chain().find_map(Self::of_cause).unwrap_or(Self::Failed)
+        // A context is not an item of the chain, but anyhow finds it by its type.
+        let context = error.is::<BadInput>().then_some(Self::BadInput);
+        error.chain().find_map(Self::of_cause).or(context).unwrap_or(Self::Failed)
     }
 
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
@@ -78,6 +83,9 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.is::<InputError>()
         || cause.is::<SamplingParamError>()
         || cause.is::<SelectionError>()
+        || cause.is::<SettingError>()
+        || matches!(cause.downcast_ref(), Some(LogError::Exists(_)))
+        || matches!(cause.downcast_ref(), Some(StorageError::Import { .. }))
         || matches!(cause.downcast_ref(), Some(ModelError::File { .. } | ModelError::Invalid { .. }))
         || matches!(cause.downcast_ref(), Some(ForkError::WithinDecision { .. } | ForkError::Rejected(_)))
         || matches!(cause.downcast_ref(), Some(CommandError::Unknown(_) | CommandError::Rejected { .. }))
@@ -98,6 +106,24 @@ mod tests {
         assert_eq!(FailureKind::of(&damaged), FailureKind::Differs);
         assert_eq!(FailureKind::of(&Interrupted("x").into()), FailureKind::Interrupted);
         assert_eq!(FailureKind::of(&anyhow::anyhow!("x")), FailureKind::Failed);
+    }
+
+    #[test]
+    fn bad_input_as_context_keeps_its_source_and_its_kind() {
+        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error = anyhow::Error::new(source).context(BadInput("x".to_owned())).context("while reading");
+        assert_eq!(FailureKind::of(&error), FailureKind::BadInput);
+        assert!(error.root_cause().is::<std::io::Error>());
+        let damaged = anyhow::Error::from(LogError::Corrupt("x".to_owned()));
+        assert_eq!(FailureKind::of(&damaged.context(BadInput("x".to_owned()))), FailureKind::Differs);
+    }
+
+    #[test]
+    fn an_existing_backup_and_a_setting_out_of_range_are_bad_input() {
+        assert_eq!(FailureKind::of(&LogError::Exists("x".to_owned()).into()), FailureKind::BadInput);
+        let setting =
+            dissent_domain::training::Hyperparameters { batch_size: 0, ..Default::default() }.validate();
+        assert_eq!(FailureKind::of(&setting.unwrap_err().into()), FailureKind::BadInput);
     }
 
     #[test]

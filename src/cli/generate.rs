@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use dissent_domain::generation::{Completion, FinishReason, SamplingParams, sample_seed};
+use anyhow::Context as _;
+use dissent_domain::generation::{Completion, FinishReason, SamplingParamError, SamplingParams, sample_seed};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::prompt::Prompt;
 use dissent_models::checkpoint::TextTokenizer;
@@ -14,7 +15,7 @@ use serde::Serialize;
 use super::interrupt;
 use super::runtime_args::{RuntimeArgs, counting_bar};
 use crate::dataset::prompts;
-use crate::error::BadInput;
+
 use crate::experiment::models::{self, Model};
 use crate::jsonl::JsonLinesWriter;
 
@@ -134,7 +135,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
 }
 
 impl GenerateArgs {
-    fn sampling(&self) -> anyhow::Result<SamplingParams> {
+    fn sampling(&self) -> Result<SamplingParams, SamplingParamError> {
         let sampling = SamplingParams {
             samples: self.samples,
             temperature: self.temperature,
@@ -142,7 +143,7 @@ impl GenerateArgs {
             top_k: self.top_k,
             max_new_tokens: self.max_new_tokens,
         };
-        sampling.validate().map_err(|error| BadInput(error.to_string()))?;
+        sampling.validate()?;
         Ok(sampling)
     }
 }
@@ -171,9 +172,7 @@ impl Sampler<'_> {
 
     fn job(&self, prompt: &Prompt) -> anyhow::Result<GenerationJob> {
         let prompt_ids = self.args.template.encode_prompt(self.tokenizer, &prompt.text)?;
-        self.generator
-            .check_prompt(&prompt_ids)
-            .map_err(|error| BadInput(format!("prompt {}: {error}", prompt.prompt_id)))?;
+        self.generator.check_prompt(&prompt_ids).with_context(|| format!("prompt {}", prompt.prompt_id))?;
         // Seeds derive from the name of an experiment. This command has none and uses a fixed name.
         let experiment = ExperimentId::new("generate")?;
         let seed = |sample| sample_seed(&experiment, self.args.seed, 0, &prompt.prompt_id, sample);

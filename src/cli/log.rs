@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
-use dissent_storage::{Salvage, SledLog, SledOptions, StorageError, transfer};
+use dissent_storage::{Salvage, SledLog, SledOptions, transfer};
 use serde_json::json;
 
 use crate::error::BadInput;
@@ -294,10 +294,7 @@ fn import(data_dir: &Path, file: &Path, as_json: bool) -> anyhow::Result<()> {
         .into());
     }
     let log = SledLog::open(open::log_dir(data_dir), &SledOptions::default())?;
-    let imported = transfer::import(&log, file).map_err(|error| {
-        let bad_line = matches!(error, StorageError::Import { .. });
-        if bad_line { anyhow::Error::new(BadInput(error.to_string())) } else { error.into() }
-    })?;
+    let imported = transfer::import(&log, file)?;
     print_line(
         as_json,
         &json!({ "added": imported.added, "known": imported.known }),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use anyhow::Context as _;
+
 use crate::error::BadInput;
 
 /// The environment variable with the token. It overrides the file.
@@ -46,19 +48,17 @@ impl ControlToken {
     pub(crate) fn find(file: Option<&Path>) -> anyhow::Result<Option<Self>> {
         // A container composition passes an unset variable on as an empty one.
         if let Some(text) = std::env::var(VARIABLE).ok().filter(|text| !text.trim().is_empty()) {
-            let token = Self::new(&text).map_err(|error| BadInput(format!("{VARIABLE}: {error}")))?;
-            return Ok(Some(token));
+            return Ok(Some(Self::new(&text).context(VARIABLE)?));
         }
         let Some(path) = file else { return Ok(None) };
-        let unusable = |reason: String| BadInput(format!("the token file {}: {reason}", path.display()));
-        let bytes = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?.len();
+        let token_file = || BadInput(format!("the token file {}", path.display()));
+        let bytes = std::fs::metadata(path).with_context(token_file)?.len();
         if bytes > 2 * BYTES_MAX as u64 {
-            return Err(
-                unusable(format!("{bytes} bytes are too many: a token has at most {BYTES_MAX}")).into()
-            );
+            let reason = format!("{bytes} bytes are too many: a token has at most {BYTES_MAX}");
+            return Err(BadInput(reason)).with_context(token_file);
         }
-        let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
-        Ok(Some(Self::new(&text).map_err(|error| unusable(error.to_string()))?))
+        let text = std::fs::read_to_string(path).with_context(token_file)?;
+        Ok(Some(Self::new(&text).with_context(token_file)?))
     }
 
     /// The value of the header `Authorization`.

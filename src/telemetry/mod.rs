@@ -44,6 +44,7 @@ impl Telemetry {
     /// If the filter is invalid, or the environment asks for an unsupported way of sending traces.
     pub(crate) fn start(settings: &Settings<'_>) -> anyhow::Result<Self> {
         let filter = EnvFilter::try_new(settings.filter)
+            // The error's text repeats its source, so the chain would print it twice.
             .map_err(|error| BadInput(format!("--log-filter {}: {error}", settings.filter)))?;
         let log = log_layer(settings.format, io::stderr).with_filter(filter);
         let traces = settings.traced_as.map(Traces::of_environment).transpose()?.flatten();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dissent_domain::log::LogError;
+
 use dissent_storage::SledLog;
 use serde_json::json;
 
@@ -49,13 +49,7 @@ pub(super) fn run(data_dir: &Path, args: &BackupArgs, as_json: bool) -> anyhow::
 
 fn back_up(log: &SledLog, data_dir: &Path, to: Option<&Path>) -> anyhow::Result<(u64, PathBuf)> {
     let to = to.map_or_else(|| backups::new_folder(data_dir), Path::to_owned);
-    let events = log.backup(&to).map_err(|error| {
-        if matches!(error, LogError::Exists(_)) {
-            BadInput(error.to_string()).into()
-        } else {
-            anyhow::Error::new(error)
-        }
-    })?;
+    let events = log.backup(&to)?;
     Ok((events, to))
 }
 

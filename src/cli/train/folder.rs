@@ -65,30 +65,43 @@ pub(super) enum Decision {
     Resume,
 }
 
+/// The reason why a training cannot use a folder, and the way out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FolderRefusal {
+    /// The folder holds files that are not of a training.
+    #[error("holds files but no training: name a new folder")]
+    OtherFiles,
+    /// The user wants to resume, and the folder is empty.
+    #[error("holds no training to resume: leave --resume out to begin one")]
+    NothingToResume,
+    /// The settings of the folder's training differ.
+    #[error(
+        "holds a training with other settings ({0}): use the same settings to resume, name another folder, or begin anew \
+         with --overwrite"
+    )]
+    OtherSettings(String),
+    /// The folder's training is finished.
+    #[error("already holds the result of this training: use --overwrite to train again")]
+    Finished,
+}
+
 /// Decides whether a training with these settings begins or resumes in a folder.
 ///
 /// # Errors
-/// The reason and the way out, if the folder cannot be used.
+/// If the folder cannot be used.
 pub(super) fn decide(
     content: &FolderContent,
     settings: &Map<String, Value>,
     options: ResumeOptions,
-) -> Result<Decision, String> {
+) -> Result<Decision, FolderRefusal> {
     match content {
-        FolderContent::OtherFiles => Err("holds files but no training: name a new folder".to_owned()),
-        FolderContent::Empty if options.resume => {
-            Err("holds no training to resume: leave --resume out to begin one".to_owned())
-        }
+        FolderContent::OtherFiles => Err(FolderRefusal::OtherFiles),
+        FolderContent::Empty if options.resume => Err(FolderRefusal::NothingToResume),
         FolderContent::Empty => Ok(Decision::Begin),
         FolderContent::Training(_) if options.overwrite => Ok(Decision::Begin),
         FolderContent::Training(record) => match difference(&record.settings, settings) {
-            Some(difference) => Err(format!(
-                "holds a training with other settings ({difference}): use the same settings to resume, name another folder, \
-                 or begin anew with --overwrite"
-            )),
-            None if record.finished => {
-                Err("already holds the result of this training: use --overwrite to train again".to_owned())
-            }
+            Some(difference) => Err(FolderRefusal::OtherSettings(difference)),
+            None if record.finished => Err(FolderRefusal::Finished),
             None => Ok(Decision::Resume),
         },
     }
@@ -282,37 +295,35 @@ mod tests {
         let cases = [
             (FolderContent::Empty, ResumeOptions::default(), Ok(Decision::Begin)),
             (FolderContent::Empty, OVERWRITE, Ok(Decision::Begin)),
-            (FolderContent::Empty, RESUME, Err("holds no training to resume")),
-            (FolderContent::OtherFiles, ResumeOptions::default(), Err("name a new folder")),
+            (FolderContent::Empty, RESUME, Err(FolderRefusal::NothingToResume)),
+            (FolderContent::OtherFiles, ResumeOptions::default(), Err(FolderRefusal::OtherFiles)),
             // Files that are not of a training are never removed.
-            (FolderContent::OtherFiles, OVERWRITE, Err("name a new folder")),
+            (FolderContent::OtherFiles, OVERWRITE, Err(FolderRefusal::OtherFiles)),
             (training(false), ResumeOptions::default(), Ok(Decision::Resume)),
             (training(false), RESUME, Ok(Decision::Resume)),
             (training(false), OVERWRITE, Ok(Decision::Begin)),
-            (training(true), ResumeOptions::default(), Err("already holds the result")),
-            (training(true), RESUME, Err("already holds the result")),
+            (training(true), ResumeOptions::default(), Err(FolderRefusal::Finished)),
+            (training(true), RESUME, Err(FolderRefusal::Finished)),
             (training(true), OVERWRITE, Ok(Decision::Begin)),
         ];
         for (content, options, expected) in cases {
-            match (decide(&content, &same, options), expected) {
-                (Ok(decision), Ok(expected)) => assert_eq!(decision, expected, "{content:?} {options:?}"),
-                (Err(reason), Err(expected)) => assert!(reason.contains(expected), "{reason}"),
-                (decision, _) => panic!("{content:?} {options:?}: {decision:?}"),
-            }
+            assert_eq!(decide(&content, &same, options), expected, "{content:?} {options:?}");
         }
     }
 
     #[test]
     fn another_training_is_refused_with_the_setting_that_differs() {
         let refused = decide(&training(false), &settings(0.2), ResumeOptions::default()).unwrap_err();
-        assert!(refused.contains("(training.learning_rate was 0.1, now 0.2)"), "{refused}");
+        let expected = "training.learning_rate was 0.1, now 0.2".to_owned();
+        assert_eq!(refused, FolderRefusal::OtherSettings(expected));
         let mut other = settings(0.1);
         other.insert("data_fingerprint".to_owned(), "b".into());
         let refused = decide(&training(true), &other, ResumeOptions::default()).unwrap_err();
-        assert!(refused.contains("(data fingerprint differs)"), "{refused}");
+        assert_eq!(refused, FolderRefusal::OtherSettings("data fingerprint differs".to_owned()));
         let mut more = settings(0.1);
         more.insert("beta".to_owned(), 1.into());
-        assert!(decide(&training(false), &more, RESUME).unwrap_err().contains("beta was null, now 1"));
+        let refused = decide(&training(false), &more, RESUME).unwrap_err();
+        assert_eq!(refused, FolderRefusal::OtherSettings("beta was null, now 1".to_owned()));
     }
 
     #[test]

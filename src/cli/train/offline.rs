@@ -1,6 +1,5 @@
 //! Trainings on examples: supervised fine-tuning, reward and cost models, direct preference optimisation.
 
-use std::fmt::Display;
 use std::io::Write as _;
 
 use anyhow::Context as _;
@@ -61,7 +60,7 @@ impl OfflineTraining<'_> {
         let settings = self.identity(&rows, &model, &template)?;
         let folder = OutputFolder::open(&self.model.output)?;
         let decision = decide(&folder.content()?, &settings, self.model.resume_options())
-            .map_err(|reason| in_folder(&folder, reason))?;
+            .with_context(|| in_folder(&folder))?;
         let training = self.examples(&rows.training, &model, &template)?;
         let evaluation = rows.evaluation.as_ref();
         let evaluation = evaluation.map(|set| self.examples(set, &model, &template)).transpose()?;
@@ -278,8 +277,9 @@ pub(super) fn open_model(options: &ModelOptions) -> anyhow::Result<Model> {
     Ok(model)
 }
 
-pub(super) fn in_folder(folder: &OutputFolder, reason: impl Display) -> BadInput {
-    BadInput(format!("{} {reason}", folder.dir().display()))
+/// Makes a folder's path the context of its refusal.
+pub(super) fn in_folder(folder: &OutputFolder) -> BadInput {
+    BadInput(folder.dir().display().to_string())
 }
 
 /// Returns the members of a JSON object; none of any other value.

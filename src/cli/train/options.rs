@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use dissent_domain::training::{Hyperparameters, LoraSettings, Schedule, Warmup};
+use dissent_domain::training::{Hyperparameters, LoraSettings, Schedule, SettingError, Warmup};
 use dissent_models::template::PromptTemplate;
 use dissent_models::training::DataOrder;
 
 use super::folder::ResumeOptions;
 use crate::cli::runtime_args::RuntimeArgs;
 use crate::dataset::{Format, Margins, Preferred, ReadOptions};
-use crate::error::BadInput;
 
 /// Options of the model to train and of its output folder.
 #[derive(Debug, clap::Args)]
@@ -190,7 +189,7 @@ impl OptimiserOptions {
         defaults: Defaults,
         epochs: f64,
         steps: Option<u64>,
-    ) -> Result<Hyperparameters, BadInput> {
+    ) -> Result<Hyperparameters, SettingError> {
         let lora = LoraSettings {
             r: self.lora_r.unwrap_or(defaults.lora_r),
             alpha: self.lora_alpha,
@@ -212,7 +211,7 @@ impl OptimiserOptions {
             seed: self.seed,
             ..Hyperparameters::default()
         };
-        settings.validate().map_err(|error| BadInput(error.to_string()))?;
+        settings.validate()?;
         Ok(settings)
     }
 }

@@ -110,7 +110,7 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     let identity = args.identity(&settings, &data_fingerprint, &model, &reward)?;
     let folder = OutputFolder::open(&args.model.output)?;
     let decision = decide(&folder.content()?, &identity, args.model.resume_options())
-        .map_err(|reason| in_folder(&folder, reason))?;
+        .with_context(|| in_folder(&folder))?;
     let encode = |row: &crate::dataset::Row<_>| {
         let ids = args.model.template.encode_dialogue(&model.checkpoint.tokenizer, &row.value);
         let ids = ids.with_context(|| format!("{file}:{}", row.line))?;
@@ -143,7 +143,7 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
 }
 
 impl PolicyArgs {
-    fn settings(&self, method: PolicyMethod) -> Result<TuningSettings, BadInput> {
+    fn settings(&self, method: PolicyMethod) -> anyhow::Result<TuningSettings> {
         let samples = self.samples.unwrap_or(if method == PolicyMethod::Ppo { 1 } else { 4 });
         let ppo = PpoSettings {
             prompts: self.prompts_per_iteration,
@@ -164,11 +164,11 @@ impl PolicyArgs {
             ..PpoSettings::default()
         };
         let objective = PolicyObjective { method, ppo, ..PolicyObjective::default() };
-        objective.validate().map_err(|error| BadInput(error.to_string()))?;
+        objective.validate()?;
         let training = self.optimiser.settings(DEFAULTS, 1.0, None)?;
         if training.lora.is_none() {
             let reason = "--full cannot be used here: the reference policy is the model without the adapter, leave --full out";
-            return Err(BadInput(reason.to_owned()));
+            return Err(BadInput(reason.to_owned()).into());
         }
         self.reward.template(&self.model.template)?;
         Ok(TuningSettings { objective, training })

@@ -21,14 +21,14 @@ pub(crate) struct ProgressView {
     generation: ProgressBar,
     reward: ProgressBar,
     conflict: ProgressBar,
-    /// The bar of the phases after the measurement, visible from their begin.
+    /// The bar of the phases after the measurement, hidden until they begin.
     learning: ProgressBar,
     is_terminal: bool,
     format: LogFormat,
 }
 
 impl ProgressView {
-    /// Makes a view with bars if stderr is a terminal and the log format is text. Otherwise the view prints
+    /// Creates a view with bars if stderr is a terminal and the log format is text. Otherwise the view prints
     /// lines in the log's format.
     pub(crate) fn new(format: LogFormat) -> Self {
         let is_terminal = console_is_terminal() && format == LogFormat::Text;

@@ -53,7 +53,7 @@ fn an_unreachable_collector_costs_one_warning() {
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").env("OTEL_BSP_SCHEDULE_DELAY", "20");
     let output = succeeded(command);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(stderr.matches("losing spans that the collector does not accept").count(), 1, "{stderr}");
+    assert_eq!(stderr.matches("dropping spans that the collector does not accept").count(), 1, "{stderr}");
     succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
 }
 

@@ -62,14 +62,16 @@ pub(super) struct DetectArgs {
     #[arg(long, default_value_t, hide_possible_values = true, verbatim_doc_comment, value_name = "RULE",
         value_parser = PossibleValuesParser::new(Rule::ALL.map(Rule::name)).try_map(|name| name.parse::<Rule>()))]
     rule: Rule,
-    /// Threshold on |PACS|, or on mean|PACS| for the rule `mean` [default: 1 for paper and mean, else none].
+    /// Threshold on |PACS|, or on mean|PACS| for the rule `mean` [default: 1 for paper and mean, none for
+    /// other rules].
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = not_negative)]
     delta: Option<f64>,
-    /// Threshold on the Kendall-tau distance of a prompt, 0 to 1 [default: 0.5 for paper, else none].
+    /// Threshold on the Kendall-tau distance of a prompt, 0 to 1 [default: 0.5 for paper, none for other
+    /// rules].
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = fraction)]
     tau: Option<f64>,
-    /// Most completions to select over all prompts, or pairs under a rule that selects pairs. Caps every
-    /// rule; the highest-ranked are kept.
+    /// Maximum number of completions to select over all prompts, or pairs under a rule that selects pairs.
+    /// Caps every rule; the highest-ranked are kept.
     #[arg(long, value_name = "N", required_if_eq_any(Rule::ALL.into_iter().filter(|rule| rule.needs_budget())
         .map(|rule| ("rule", rule.name()))))]
     budget: Option<u64>,
@@ -113,8 +115,8 @@ fn fraction(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&number) { Ok(number) } else { Err("must be between 0 and 1".to_owned()) }
 }
 
-/// Reads, measures, selects and writes. Selection needs every prompt, so nothing is written before all input
-/// is valid.
+/// Reads prompts, measures conflict, selects, and writes. Selection needs every prompt, so the output
+/// begins after all input is valid.
 pub(super) fn run(args: &DetectArgs) -> anyhow::Result<()> {
     let settings = args.selection();
     settings.validate()?;

@@ -56,7 +56,7 @@ impl Endpoint {
         }
     }
 
-    /// The value of the header `Host`.
+    /// Returns the value of the header `Host`.
     fn host(&self) -> &str {
         match self {
             Self::Tcp(authority) => authority,
@@ -74,7 +74,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Reason why there is no response.
+/// Reason of a missing response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
     /// The request cannot be written as HTTP.

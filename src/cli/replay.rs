@@ -51,7 +51,7 @@ pub(crate) struct ReplayArgs {
     /// Stop after this position of the log.
     #[arg(long, value_name = "POSITION")]
     at: Option<u64>,
-    /// Make every pure decision again from the recorded inputs, and compare it with the record.
+    /// Recompute every pure decision from the recorded inputs, and compare it with the record.
     #[arg(long)]
     verify: bool,
     /// Run every model again with this configuration, and compare the results with the record.

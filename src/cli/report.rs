@@ -21,8 +21,8 @@ Examples:
   dissent report demo --format md --top 3           a text to paste into an issue
   dissent report demo --format json | jq .figures   every figure, for programs
 
-The report is made from the event log alone, also of an unfinished experiment. While a run or a server has the log open, the command
-reads a copy that it gets from that process.")]
+The report needs the event log only, and the experiment may be unfinished. While a run or a server has the log open, that process
+gives the command a copy.")]
 pub(crate) struct ReportArgs {
     /// Name of the experiment.
     #[arg(value_parser = |name: &str| ExperimentId::new(name))]
@@ -37,7 +37,7 @@ pub(crate) struct ReportArgs {
     /// md and json]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Number of the most conflicting completions of either type, and of prompts, to list with their text.
+    /// Number of the most conflicting prompts, and of completions in each direction, to list with their text.
     #[arg(long, value_name = "N", default_value_t = TOP_DEFAULT)]
     top: usize,
 }

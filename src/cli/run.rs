@@ -125,7 +125,7 @@ fn print_feedback_commands(
     Ok(())
 }
 
-/// Prints who paused the experiment, and the commands that resume it.
+/// Prints the operator who paused the experiment, and the commands that resume it.
 fn print_resume_commands(
     log: &dyn EventLog,
     experiment: &ExperimentId,

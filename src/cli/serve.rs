@@ -57,9 +57,9 @@ Examples:
 
 Server and workers can share a store:
   [artifacts]   url = \"s3://bucket/prefix\" or \"file:///mnt/shared\", cache_gib = 50
-A worker then needs only [experiment] name, [broker], [artifacts] and [runtime]; the server's file works too. It fetches models, adapters
-and data by their hash, checks them, and caches up to cache_gib of them in the data folder. The folder `inputs` there holds the models
-and data of the configuration in addition, and may be deleted while no worker runs.
+A worker then needs only [experiment] name, [broker], [artifacts] and [runtime]; the server's file works too. The worker fetches
+models, adapters and data by their hash, checks them, and caches up to cache_gib of them in the data folder. Its folder `inputs` also
+holds the models and data of the configuration. Delete that folder only while no worker runs.
 
 S3 needs a build with `--features s3`. Credentials, region and endpoint are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
 AWS_REGION, AWS_ENDPOINT and AWS_ALLOW_HTTP.

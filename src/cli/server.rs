@@ -30,7 +30,7 @@ pub(crate) struct ServerArgs {
     control_token_file: Option<PathBuf>,
 }
 
-/// How a command reaches an event log.
+/// A command's access to an event log.
 pub(crate) enum LogAccess {
     /// Directly: no other process has the log open, and this process has opened it.
     Here(SledLog),

@@ -13,7 +13,8 @@ pub struct ArtifactsConfig {
     /// artifacts are in the data folder only.
     #[serde(default)]
     pub url: Option<String>,
-    /// Most that the data folder caches of the store, in GiB. Without it, nothing is evicted.
+    /// Limit of the cached part of the store in the data folder, in GiB. Without a limit, no artifact is
+    /// evicted.
     #[serde(default)]
     pub cache_gib: Option<f64>,
 }
@@ -27,7 +28,7 @@ impl ArtifactsConfig {
                 Err(format!("artifacts.cache_gib = {gib}: use more than 0 and at most 1000000"))
             }
             Some(_) if self.url.is_none() => Err(
-                "artifacts.cache_gib: the data folder is a cache only with artifacts.url; set it, or leave cache_gib out"
+                "artifacts.cache_gib has no effect without artifacts.url: set artifacts.url, or leave cache_gib out"
                     .to_owned(),
             ),
             _ => Ok(()),

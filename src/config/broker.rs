@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use crate::error::BadInput;
 
-/// The variable with the address of RabbitMQ, which contains a password. It precedes `broker.url_file`.
+/// The variable with the address of RabbitMQ, which contains a password. It takes precedence over
+/// `broker.url_file`.
 const URL_VARIABLE: &str = "DISSENT_RABBITMQ_URL";
 /// Largest `broker.url_file`, in bytes.
 const URL_BYTES_MAX: u64 = 4096;
@@ -38,7 +39,7 @@ pub struct EmbeddedConfig {}
 #[serde(deny_unknown_fields)]
 pub struct RabbitConfig {
     /// The file with the address, `amqp://user:password@host:5672/vhost`. The environment variable
-    /// `DISSENT_RABBITMQ_URL` precedes it.
+    /// `DISSENT_RABBITMQ_URL` takes precedence.
     #[serde(default)]
     pub url_file: Option<PathBuf>,
     /// The prefix of the names of exchanges and queues.
@@ -66,7 +67,7 @@ fn lease_seconds() -> u64 {
     60
 }
 
-/// Long enough for a RabbitMQ that starts at the same time.
+/// Returns the default wait for RabbitMQ, in seconds: enough for a RabbitMQ that starts at the same time.
 fn connect_seconds() -> u64 {
     60
 }

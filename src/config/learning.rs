@@ -28,7 +28,7 @@ pub struct FeedbackConfig {
     /// Judgements per comparison.
     #[serde(default = "one")]
     pub overlap: u32,
-    /// Most judgements of a round; no limit if omitted.
+    /// Maximum number of judgements in a round; no limit if omitted.
     pub budget: Option<u64>,
 }
 
@@ -161,7 +161,7 @@ impl RefinementConfig {
     pub(super) fn validate(&self) -> Result<(), String> {
         let options = self.read_options()?;
         if self.data.is_none() && (options.format.is_some() || self.preferred.is_some()) {
-            return Err("refinement.data is missing: format and preferred describe that file".to_owned());
+            return Err("refinement.data is missing: add it, or leave out format and preferred".to_owned());
         }
         self.keys().validate("refinement", &Self::defaults(0, None))
     }

@@ -85,7 +85,7 @@ pub struct GenerationConfig {
     pub top_p: f64,
     /// Number of most likely tokens to sample from; 0 keeps all.
     pub top_k: u32,
-    /// Most new tokens in a completion.
+    /// Maximum number of new tokens in a completion.
     pub max_new_tokens: u32,
     /// Prompts per batch, 1 to 64. It changes speed, not results.
     pub batch_prompts: usize,
@@ -124,7 +124,7 @@ pub struct ConflictConfig {
     pub delta: Option<f64>,
     /// Threshold on the Kendall-tau distance.
     pub tau: Option<f64>,
-    /// Most pairs to select.
+    /// Maximum number of pairs to select.
     pub budget: Option<u64>,
     /// Quantile of |PACS| above which pairs are selected.
     pub quantile: f64,

@@ -82,10 +82,10 @@ pub struct Config {
 /// Largest `generation.batch_prompts`.
 const BATCH_PROMPTS_MAX: usize = 64;
 
-/// Most rounds. A policy drifts far from its start long before that.
+/// Maximum number of rounds. A policy drifts far from its start long before that.
 pub(crate) const ROUNDS_MAX: u32 = 1000;
 
-/// Most threads of one model run. Far more threads than cores would take minutes to start.
+/// Maximum number of threads of one model run. Far more threads than cores would take minutes to start.
 pub(crate) const THREADS_MAX: usize = 256;
 
 impl Config {

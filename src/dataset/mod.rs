@@ -26,7 +26,7 @@ use std::path::Path;
 use crate::jsonl::{Fault, InputError, JsonLines};
 use columns::{Columns, Shape};
 
-/// Most rows of a data set.
+/// Maximum number of rows in a data set.
 pub const ROWS_MAX: usize = 10_000_000;
 
 /// The rows of a file.

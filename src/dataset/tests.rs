@@ -300,7 +300,7 @@ fn the_hh_rlhf_rows_are_read_without_loss() {
     }
 }
 
-/// JSON values of any kind, with field names of the formats.
+/// Generates JSON values of any kind, with field names of the formats.
 fn any_value() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(serde_json::Value::Null),

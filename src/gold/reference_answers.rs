@@ -69,7 +69,7 @@ impl ReferenceAnswers {
         &self.name
     }
 
-    /// BLAKE3 (hex) of all prompt ids and answers, in the order of the file.
+    /// Returns the BLAKE3 hash (hex) of all prompt ids and answers, in the order of the file.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint

@@ -86,7 +86,7 @@ impl KindDifference {
 pub(crate) struct FieldDifference {
     /// Events in which the field differs.
     pub(crate) events: u64,
-    /// The largest absolute difference; `None` if the field is no number.
+    /// The largest absolute difference; `None` if the field is not a number.
     pub(crate) largest: Option<f64>,
 }
 

@@ -14,7 +14,7 @@ use serde_path_to_error::Segment;
 /// Longest line, in bytes. It bounds the memory of one line.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
 
-/// Most bytes of input text that an error message quotes.
+/// Maximum number of input bytes that an error message quotes.
 const QUOTED_BYTES_MAX: usize = 160;
 
 /// Unusable input.

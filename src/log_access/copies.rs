@@ -44,7 +44,7 @@ const ORPHAN_AGE: Duration = Duration::from_secs(600);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest wait until sled releases a closed copy.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most copies in the folder at the same time.
+/// Maximum number of copies in the folder at the same time.
 const COPIES_MAX: usize = 16;
 /// Longest id of a request, in bytes.
 const ID_BYTES_MAX: usize = 32;
@@ -109,8 +109,8 @@ pub(crate) fn open(data_dir: &Path, log_dir: &Path) -> anyhow::Result<ReadLog> {
             let seconds = timeout.as_secs();
             return Err(LogError::InUse(log_dir.display().to_string())).with_context(|| {
                 format!(
-                    "no copy of the event log arrived within {seconds} s: its process is busy, suspended or of another \
-                     version; try again when it has ended"
+                    "no copy of the event log within {seconds} s: the process that owns the log is busy, suspended or of \
+                     another version; stop it, then retry"
                 )
             });
         }

@@ -23,8 +23,8 @@ const EXCERPT_CHARS: usize = 160;
 impl ReportData {
     /// Folds the events of `round`, or of the last round, of an experiment.
     ///
-    /// Keeps the texts of the [`TOP_DEFAULT`] completions that the proxy favours most, and of as many that
-    /// the policy favours most.
+    /// Keeps the texts of [`TOP_DEFAULT`] completions that the proxy favours most, and of [`TOP_DEFAULT`]
+    /// that the policy favours most.
     ///
     /// # Errors
     /// If the experiment or the round does not exist, or the log cannot be read.
@@ -36,7 +36,7 @@ impl ReportData {
         Self::from_log_with_top(log, experiment, round, TOP_DEFAULT)
     }
 
-    /// As [`ReportData::from_log`], with `top` instead of [`TOP_DEFAULT`].
+    /// Folds like [`ReportData::from_log`], with `top` instead of [`TOP_DEFAULT`].
     ///
     /// # Errors
     /// If the experiment or the round does not exist, or the log cannot be read.
@@ -53,7 +53,7 @@ impl ReportData {
         build(&Stream { log, experiment }, experiment, round, top)
     }
 
-    /// As [`ReportData::from_log_with_top`], from the events of one stream.
+    /// Folds like [`ReportData::from_log_with_top`], from the events of one stream.
     ///
     /// # Errors
     /// If the round does not exist, or an event cannot be decoded.

@@ -65,7 +65,7 @@ pub fn summary(data: &ReportData) -> String {
     out
 }
 
-/// Feedback, the figures before and after, and the warnings.
+/// Returns lines with the feedback, the figures before and after, and the warnings.
 fn learning_lines(learning: &LearningFigures) -> Vec<String> {
     let mut lines = Vec::new();
     for feedback in &learning.feedback {

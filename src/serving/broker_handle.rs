@@ -110,7 +110,7 @@ fn of_group(group: GroupStatus) -> QueueStats {
 fn allow_unavailable(outcome: Result<(), BrokerError>) -> Result<(), BrokerError> {
     match outcome {
         Err(error @ BrokerError::Unavailable(_)) => {
-            tracing::warn!(%error, "deferring the queues until RabbitMQ is available");
+            tracing::warn!(%error, "deferring queue operation until RabbitMQ is available");
             Ok(())
         }
         other => other,

@@ -121,7 +121,8 @@ async fn read_within(
 ) -> Result<Bytes, Problem> {
     let in_time = tokio::time::timeout(time_limit, body).await;
     let read = in_time.map_err(|_| {
-        let reason = format!("no whole request body within {} s: send it again", time_limit.as_secs());
+        let reason =
+            format!("incomplete request body after {} s: send the request again", time_limit.as_secs());
         Problem::new(StatusCode::REQUEST_TIMEOUT, reason)
     })?;
     read.map_err(|error| Problem::new(error.status(), format!("invalid request body: {}", error.body_text())))

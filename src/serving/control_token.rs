@@ -25,7 +25,7 @@ impl fmt::Debug for ControlToken {
 }
 
 impl ControlToken {
-    /// Makes a token of a text without the white space around it.
+    /// Parses a token, and trims the white space around it.
     ///
     /// # Errors
     /// If it is too short, too long, or has characters that a header cannot hold.
@@ -54,14 +54,14 @@ impl ControlToken {
         let token_file = || BadInput(format!("the token file {}", path.display()));
         let bytes = std::fs::metadata(path).with_context(token_file)?.len();
         if bytes > 2 * BYTES_MAX as u64 {
-            let reason = format!("{bytes} bytes are too many: a token has at most {BYTES_MAX}");
+            let reason = format!("{bytes} bytes exceed the limit: use a token of at most {BYTES_MAX}");
             return Err(BadInput(reason)).with_context(token_file);
         }
         let text = std::fs::read_to_string(path).with_context(token_file)?;
         Ok(Some(Self::new(&text).with_context(token_file)?))
     }
 
-    /// The value of the header `Authorization`.
+    /// Returns the value of the header `Authorization`.
     pub(crate) fn bearer(&self) -> String {
         format!("Bearer {}", self.0)
     }

@@ -126,7 +126,7 @@ fn lease_age(registry: &mut Registry, age: Duration) {
 }
 
 fn tokens_sampled(registry: &mut Registry, tokens: u64) {
-    counter(registry, "tokens_sampled", "Response tokens sampled by this process", tokens);
+    counter(registry, "tokens_sampled", "Completion tokens sampled by this process", tokens);
 }
 
 fn append_seconds(registry: &mut Registry, appends: Histogram) {

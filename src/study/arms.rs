@@ -71,7 +71,7 @@ pub struct ArmsResult {
     /// Every conflict rule against every baseline at the same budget.
     #[serde(rename = "contests")]
     pub comparisons: Vec<RuleComparison>,
-    /// How well the rules predict the proxy's errors; `None` unless an arm judged every pair of completions.
+    /// The rules as predictors of the proxy's errors; `None` unless an arm judged every pair of completions.
     pub predictions: Option<Predictions>,
 }
 

@@ -72,7 +72,7 @@ pub fn run(
     })
 }
 
-/// Evaluates how well the rules predict the proxy's errors. Returns `None` unless an arm judged every pair of
+/// Evaluates the rules as predictors of the proxy's errors. Returns `None` unless an arm judged every pair of
 /// completions.
 fn predictions(
     outcomes: &[(Arm, ArmOutcome)],

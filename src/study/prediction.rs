@@ -264,7 +264,7 @@ pub const BUDGET_SHARES: [f64; 8] = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75];
 /// Resamples of a bootstrap interval.
 const RESAMPLES: usize = 1000;
 
-/// How well one predictor finds the proxy's errors.
+/// The figures of one predictor of the proxy's errors.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prediction {
     /// The name of the predictor.

@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::step_cache::StepCache;
 
-/// StepCache between two checkpoints.
+/// Steps between two checkpoints.
 const CHECKPOINT_EVERY: u64 = 20;
 
 /// The runtime of the models of a study.

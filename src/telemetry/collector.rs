@@ -45,7 +45,7 @@ impl Collector {
         let was_failing = self.is_failing.swap(failure.is_some(), Ordering::Relaxed);
         match failure {
             Some(error) if !was_failing => {
-                tracing::warn!(endpoint = self.endpoint, %error, "losing spans that the collector does not accept");
+                tracing::warn!(endpoint = self.endpoint, %error, "dropping spans that the collector does not accept");
             }
             None if was_failing => tracing::info!(endpoint = self.endpoint, "sending spans again"),
             _ => {}

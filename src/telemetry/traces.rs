@@ -78,7 +78,7 @@ impl Traces {
     /// Sends the remaining spans, within a time limit.
     pub(super) fn finish(self) {
         if let Err(error) = self.provider.shutdown_with_timeout(FINISH_TIMEOUT) {
-            tracing::warn!(%error, "losing the last spans");
+            tracing::warn!(%error, "dropping the last spans");
         }
     }
 }
@@ -127,8 +127,8 @@ fn timeout() -> Result<Duration, BadInput> {
     Ok(Duration::from_millis(milliseconds))
 }
 
-/// The resource of the spans: `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME`, and version and id of the
-/// process.
+/// Returns the resource of the spans: `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME`, and version and id
+/// of the process.
 fn resource(name: &'static str) -> Resource {
     let described = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-/// `$DISSENT_CACHE`, else `$XDG_CACHE_HOME/dissent`, else `~/.cache/dissent`, made absolute, and created if
-/// missing.
+/// Returns the absolute path of the cache folder, and creates a missing one. The folder is
+/// `$DISSENT_CACHE`, `$XDG_CACHE_HOME/dissent` or `~/.cache/dissent`: the first whose variable is set.
 pub(crate) fn cache_dir() -> Result<PathBuf> {
     let folder =
         from_variables(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
@@ -30,7 +30,7 @@ pub(crate) fn workspace_dir() -> PathBuf {
     xtask.parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
-/// Cargo's output folder.
+/// Returns Cargo's output folder.
 pub(crate) fn target_dir() -> PathBuf {
     let chosen = std::env::var_os("CARGO_TARGET_DIR").filter(|value| !value.is_empty());
     workspace_dir().join(chosen.map_or_else(|| PathBuf::from("target"), PathBuf::from))

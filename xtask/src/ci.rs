@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{book, checks, lint, suite};
 
-/// A part of the run, by its name.
+/// A step of the run, with its name.
 type Step = (&'static str, fn() -> Result<()>);
 
 /// The steps in order, quick ones first; the tests come last, so that their summary ends the output.

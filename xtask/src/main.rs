@@ -30,11 +30,11 @@ Examples:
   cargo xtask lint --only circles          look for import circles between files
   cargo xtask doc                          build the documentation; a warning is an error
   cargo xtask book                         check every link and build the book
-  cargo xtask ci                           run everything that must hold before a merge
+  cargo xtask ci                           run every check that a merge requires
   cargo xtask demo --fresh                 run the demo from the start and open its report
   cargo xtask faults --rounds 5 --seed 7   run five rounds of the fault campaign
   cargo xtask bench --only log             measure durable appends
-  cargo xtask golden                       make the golden files again
+  cargo xtask golden                       regenerate the golden files
   cargo xtask deny                         check licences, bans and sources of dependencies
   cargo xtask msrv                         compile with the oldest supported Rust
   cargo xtask features                     compile without default features, and with s3,amqps";
@@ -67,7 +67,7 @@ enum Task {
     Faults(faults::FaultsOptions),
     /// Measure against reference implementations and show figures, ratios and targets
     Bench(bench::BenchOptions),
-    /// Make the golden files of the tests again, with the reference Python
+    /// Regenerate the golden files of the tests with the reference Python
     Golden,
     /// Check licences, bans and sources of all dependencies with cargo-deny
     Deny(checks::DenyOptions),

@@ -31,7 +31,7 @@ fn has_faketime() -> bool {
     folders.into_iter().any(|folder| folder.path().join("faketime/libfaketimeMT.so.1").is_file())
 }
 
-/// Installs the missing packages, by Debian's names, or prints why it cannot.
+/// Installs the missing packages, by Debian's names, or prints the reason of a failure.
 fn install(needed_for: &str, packages: &[(&str, bool)]) {
     let missing: Vec<&str> =
         packages.iter().filter(|(_, is_here)| !is_here).map(|(package, _)| *package).collect();

@@ -14,8 +14,7 @@ pub(crate) fn complete(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns its standard output; its standard error is shown if it fails, and thrown away
-/// if not.
+/// Runs a command and returns its standard output. Shows its standard error if the command fails.
 pub(crate) fn output_of(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("failed to start {}", shown(command)))?;
     if !output.status.success() {
@@ -48,7 +47,7 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Returns a Python 3 that has `pip`: `python3`, else `python`.
+/// Returns a Python 3 that has `pip`: `python3`, or `python`.
 pub(crate) fn python_with_pip() -> Result<PathBuf> {
     let found = ["python3", "python"].map(Path::new).into_iter().find(|python| {
         succeeds(Command::new(python).args(["-c", "import sys; sys.exit(sys.version_info < (3, 8))"]))

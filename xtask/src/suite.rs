@@ -57,7 +57,7 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
     Ok(())
 }
 
-/// Prints how many tests skipped for each reason, from a file with a reason a line.
+/// Prints the number of skipped tests for each reason, from a file with one reason per line.
 fn print_skipped(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
@@ -69,7 +69,7 @@ fn print_skipped(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How often each line occurs.
+/// Counts the occurrences of each line.
 fn counted(text: &str) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     text.lines().for_each(|line| *counts.entry(line).or_insert(0) += 1);

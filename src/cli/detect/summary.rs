@@ -8,8 +8,8 @@ use dissent_domain::conflict::{
 };
 use serde::Serialize;
 
-/// Most groups of prompts, by number of completions, that are compared with their null bands. Each needs a
-/// simulation and two lines of the table.
+/// Maximum number of prompt groups to compare with their null bands. Each group needs a simulation and two
+/// lines of the table.
 const SIZES_MAX: usize = 6;
 /// Seed of the simulation; fixed, so that equal inputs have equal null bands.
 const NULL_BAND_SEED: u64 = 0;
@@ -34,9 +34,9 @@ pub(super) struct Summary {
     quantile: Option<f64>,
     seed: Option<u64>,
     logprob: LogprobKind,
-    /// Threshold of the shares of mean|PACS|: δ if given, else the paper's.
+    /// Threshold of the shares of mean|PACS|: δ if given, otherwise the paper's.
     mean_abs_pacs_threshold: f64,
-    /// Threshold of the shares of the distance: τ if given, else the paper's.
+    /// Threshold of the shares of the distance: τ if given, otherwise the paper's.
     kendall_tau_distance_threshold: f64,
     /// Prompts that are not degenerate, by number of completions, the largest group first.
     sizes: Vec<Size>,

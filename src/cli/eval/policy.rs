@@ -63,7 +63,7 @@ pub(crate) struct PolicyArgs {
     /// Sampling temperature, the divisor of the logits; 0 is greedy.
     #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f64,
-    /// Most tokens of a completion.
+    /// Maximum number of tokens in a completion.
     #[arg(long, default_value_t = 128)]
     max_new_tokens: u32,
     /// Seed of the completions.

@@ -94,7 +94,7 @@ fn prepare(log: &dyn EventLog, args: &ForkArgs, recorded: u64) -> anyhow::Result
     if builder.experiment().is_over() {
         let over = if builder.experiment().is_finished() { "finished" } else { "cancelled" };
         let reason = format!(
-            "experiment {} is {over} at position {last}: share less of it, such as up to --at {}",
+            "experiment {} is {over} at position {last}: use an earlier --at, such as {}",
             args.experiment,
             last.saturating_sub(1)
         );

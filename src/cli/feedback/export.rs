@@ -82,7 +82,7 @@ pub(super) fn run(data_dir: &Path, args: &ExportArgs) -> anyhow::Result<()> {
     let assigned = assignments.iter().map(|(_, assignment)| assignment.len()).sum();
     if assignments.len() > 1 && needed > assigned {
         let missing = text::count((needed - assigned) as u64, "judgement");
-        print_notice(&format!("{missing} will be missing: export to more annotators"))?;
+        print_notice(&format!("{missing} without an annotator: export to more annotators"))?;
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn check(args: &ExportArgs) -> anyhow::Result<()> {
     let [_, _, ..] = args.annotators.as_slice() else { return Ok(()) };
     if args.all {
         return Err(BadInput(
-            "--all cannot be shared by several annotators: name one, or omit it".to_owned(),
+            "--all is not possible with several annotators: name one annotator, or omit --all".to_owned(),
         )
         .into());
     }

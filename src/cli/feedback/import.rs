@@ -49,7 +49,7 @@ struct Imported {
     late: u64,
     /// Lines without a verdict.
     without_verdict: u64,
-    /// Judgements in the inbox of the run that has the log open, which will check them.
+    /// Judgements in the inbox of the run that has the log open, which checks them.
     handed_over: u64,
 }
 

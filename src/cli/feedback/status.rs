@@ -15,7 +15,7 @@ use super::recorded::RecordedExperiment;
 use crate::log_access::open;
 use crate::text::{count, visible};
 
-/// Most pairs of annotators in the text output.
+/// Maximum number of annotator pairs in the text output.
 const PAIRS_LISTED_MAX: usize = 12;
 
 #[derive(Debug, clap::Args)]

@@ -56,7 +56,8 @@ fn back_up(log: &SledLog, data_dir: &Path, to: Option<&Path>) -> anyhow::Result<
 fn back_up_on_server(server: &Server, to: Option<&Path>) -> anyhow::Result<(u64, PathBuf)> {
     if let Some(to) = to {
         if !server.has_this_folder() {
-            let reason = "DIR cannot be given with --server: the server chooses the folder, leave DIR out";
+            let reason =
+                "DIR is not possible with --server, because the server chooses the folder: leave DIR out";
             return Err(BadInput(reason.to_owned()).into());
         }
         if to.exists() {

@@ -48,6 +48,8 @@ struct DifferentEvent {
     event_type: String,
 }
 
+/// Recomputes every result of an experiment and prints the differences from the record.
+///
 /// # Errors
 /// If the configuration is of another experiment, a model fails, or a result differs.
 pub(super) fn run(

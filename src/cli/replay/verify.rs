@@ -37,6 +37,8 @@ struct Outcome {
     experiments: Vec<Verified>,
 }
 
+/// Verifies experiments and prints the first fault of each.
+///
 /// # Errors
 /// The first fault of the log, or a log that cannot be read.
 pub(super) fn run(

@@ -41,7 +41,7 @@ pub(super) struct Skipped {
 }
 
 impl Skipped {
-    /// The counts for `training.json`.
+    /// Returns the counts for `training.json`.
     pub(super) fn counts(&self) -> Value {
         json!({"too_long": self.too_long.rows, "unmatched": self.unmatched.rows})
     }
@@ -188,7 +188,7 @@ fn sequence_tokens(sequence: &TrainingSequence) -> usize {
     sequence.ids.len()
 }
 
-/// Tokens of the longer completion: each one of a pair is a sequence of its own.
+/// Returns the token count of the longer completion: each completion of a pair is a separate sequence.
 fn pair_tokens(pair: &TokenPair) -> usize {
     pair.chosen.ids.len().max(pair.rejected.ids.len())
 }

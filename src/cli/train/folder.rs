@@ -28,7 +28,7 @@ const CONFIGURATIONS: [&str; 2] = ["adapter_config.json", "config.json"];
 pub(super) struct TrainingRecord {
     /// Whether the folder holds the result.
     pub(super) finished: bool,
-    /// Everything that determines the result.
+    /// Settings and inputs that determine the result.
     pub(super) settings: Map<String, Value>,
     /// Names, paths and counts, for people.
     pub(super) about: Map<String, Value>,
@@ -182,7 +182,7 @@ impl OutputFolder {
         self.write(RECORD, &bytes).with_context(|| format!("failed to write {}", self.path(RECORD).display()))
     }
 
-    /// The default file of the metrics.
+    /// Returns the default file of the metrics.
     pub(super) fn metrics_path(&self) -> PathBuf {
         self.path(METRICS)
     }

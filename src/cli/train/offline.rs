@@ -132,7 +132,7 @@ impl OfflineTraining<'_> {
         Ok(examples)
     }
 
-    /// Returns everything that determines the result.
+    /// Returns the settings and inputs that determine the result.
     fn identity(
         &self,
         rows: &Rows,
@@ -308,7 +308,7 @@ pub(super) fn report(record: &TrainingRecord, folder: &OutputFolder, json: bool)
     Ok(writeln!(out, "result: {}", folder.dir().display())?)
 }
 
-/// The metrics shown beside the bar, each with its label.
+/// Returns the metrics to show beside the bar, each with its label.
 fn shown(row_kind: RowKind) -> &'static [(&'static str, &'static str)] {
     match row_kind {
         RowKind::Imitation => &[("loss", "loss"), ("mean_token_accuracy", "accuracy")],
@@ -317,7 +317,7 @@ fn shown(row_kind: RowKind) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// The metrics of an evaluation, under TRL's names.
+/// Returns the metrics of an evaluation under TRL's names.
 fn evaluation_metrics(evaluation: &Evaluation) -> Map<String, Value> {
     let Evaluation { loss, examples, details, .. } = evaluation;
     let mut metrics = Map::new();

@@ -32,7 +32,7 @@ pub(crate) struct ModelOptions {
     /// or a new one starts.
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
-    /// Begin anew, and replace a training in the output folder.
+    /// Start over, and replace the training in the output folder.
     #[arg(long)]
     overwrite: bool,
     /// File for the metrics, a JSON object for each step with TRL's names [default: metrics.jsonl in the

@@ -167,14 +167,15 @@ impl PolicyArgs {
         objective.validate()?;
         let training = self.optimiser.settings(DEFAULTS, 1.0, None)?;
         if training.lora.is_none() {
-            let reason = "--full cannot be used here: the reference policy is the model without the adapter, leave --full out";
+            let reason = "--full is not possible here, because the reference policy is the model \
+                          without the adapter: leave --full out";
             return Err(BadInput(reason.to_owned()).into());
         }
         self.reward.template(&self.model.template)?;
         Ok(TuningSettings { objective, training })
     }
 
-    /// Returns everything that determines the result.
+    /// Returns the settings and inputs that determine the result.
     fn identity(
         &self,
         settings: &TuningSettings,

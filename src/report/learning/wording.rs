@@ -299,7 +299,8 @@ fn agreement(figures: &FeedbackFigures) -> Vec<String> {
     let annotators = count(figures.annotators.len() as u64, "annotator");
     let observed = figures.agreement.observed.map_or_else(|| "undefined".to_owned(), percent);
     let mut lines = vec![format!(
-        "Round {}: {annotators}. Of two judgements of a comparison, {observed} agree. Krippendorff’s α is {}, Fleiss’ κ {} \
+        "Round {}: {annotators}. Pairs of judgements of one comparison agree in {observed} of cases. \
+         Krippendorff’s α is {}, Fleiss’ κ {} \
          (0 is chance, 1 is full agreement).",
         figures.round,
         figure(figures.agreement.krippendorff_alpha),

@@ -33,14 +33,14 @@ impl MemoryBudget {
         self.outstanding = resident.map(|resident| self.peak.saturating_sub(resident)).sum();
     }
 
-    /// Notes that an experiment has started.
+    /// Records the start of an experiment.
     pub(super) fn on_start(&mut self) {
         self.started = Some(Instant::now());
         // Another experiment may start before this one is measured.
         self.outstanding += self.peak;
     }
 
-    /// Notes that an experiment has ended.
+    /// Records the end of an experiment.
     pub(super) fn on_end(&mut self) {
         self.ended = true;
     }

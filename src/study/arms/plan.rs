@@ -98,7 +98,7 @@ impl ArmsConfig {
     }
 }
 
-/// Makes the configuration of one experiment from the common sections.
+/// Builds the configuration of one experiment from the common sections.
 fn experiment(
     base: &Table,
     study: &str,

@@ -79,7 +79,7 @@ pub fn run(
     arms.iter().zip(&folders).map(|(arm, folder)| Ok((arm.clone(), folder.read_outcome()?))).collect()
 }
 
-/// Running experiments with their index. The drop kills them.
+/// Running experiments with their index. Dropping the value kills them.
 struct RunningArms(Vec<(usize, Child)>);
 
 impl RunningArms {

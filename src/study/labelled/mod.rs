@@ -144,7 +144,7 @@ pub struct LabelledResult {
     pub preferences: usize,
     /// The default kind of log-probability in PACS.
     pub logprob: LogprobKind,
-    /// How well the rules predict the proxies' errors.
+    /// The rules as predictors of the proxies' errors.
     pub predictions: Predictions,
 }
 

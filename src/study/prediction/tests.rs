@@ -14,12 +14,12 @@ const MARGIN: Predictor = Predictor::Score(PairScore::Margin, KIND);
 struct SeededRng(ChaCha8Rng);
 
 impl SeededRng {
-    /// Uniform in [0, 1).
+    /// Returns a uniform draw from [0, 1).
     fn next(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Approximately normal with variance 1.
+    /// Returns an approximately normal draw with variance 1.
     fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.next()).sum::<f64>() - 6.0
     }

@@ -242,12 +242,12 @@ impl SeededRng {
         Self(rng)
     }
 
-    /// Uniform in [0, 1).
+    /// Returns a uniform draw from [0, 1).
     fn uniform(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Uniform in 0..count, with a bias below 2⁻⁵⁰ for the counts here.
+    /// Returns a uniform draw from 0..count, with a bias below 2⁻⁵⁰ for the counts here.
     fn below(&mut self, count: usize) -> usize {
         usize::try_from(self.0.next_u64() % count.max(1) as u64).unwrap_or(0)
     }

@@ -15,8 +15,8 @@ use crate::process::output_of;
 /// The name of the demo's experiment.
 const DEMO: &str = "tone-demo";
 
-/// Events per second through RabbitMQ, from the log to the journal's reply, beside the same client without
-/// the broker's rules.
+/// Measures events per second through RabbitMQ, from the log to the journal's reply. The reference is the
+/// same client without the broker's rules.
 pub(super) fn rabbitmq() -> Result<Vec<Figure>> {
     crate::packages::ensure_rabbitmq();
     let report = json_of(&mut Command::new(example("dissent-queues", "rabbit_bench")?))?;
@@ -68,7 +68,7 @@ fn seconds(command: &mut Command) -> Result<f64> {
     Ok(begin.elapsed().as_secs_f64())
 }
 
-/// Experiments one after another at full rate for twenty minutes: events a second, and how much memory grows.
+/// Runs experiments one after another for twenty minutes, and measures events per second and memory growth.
 pub(super) fn soak() -> Result<Vec<Figure>> {
     crate::packages::ensure_rabbitmq();
     let report = json_of(Command::new(example("dissent", "soak")?).arg("20"))?;

@@ -89,7 +89,8 @@ impl Target {
     }
 }
 
-/// Three significant digits for small numbers, whole ones in groups of three for large.
+/// Formats a small number with three significant digits, and a large one as an integer in groups of three
+/// digits.
 fn shown(value: f64) -> String {
     if value.abs() < 100.0 {
         return format!("{:.*}", if value.abs() < 10.0 { 2 } else { 1 }, value);

@@ -20,7 +20,7 @@ const PROMPT_TOKENS: u32 = 43;
 /// Interval between two samples of a running program's memory.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Tokens per second of sampling, ours and transformers' alternating.
+/// Measures tokens per second of sampling, in alternating runs of ours and transformers.
 pub(super) fn generation(pairs: u32) -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let model = crate::fetch::smollm2_path()?;
@@ -47,7 +47,7 @@ pub(super) fn generation(pairs: u32) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Durable appends per second beside a raw file, and scans.
+/// Measures durable appends per second, against a raw file, and scans.
 pub(super) fn log() -> Result<Vec<Figure>> {
     // On the disk of the build: a temporary folder is often in memory, where durability costs nothing.
     let folder = target_dir().join("bench");
@@ -74,7 +74,7 @@ pub(super) fn log() -> Result<Vec<Figure>> {
     ])
 }
 
-/// Events per second when an experiment's state is rebuilt.
+/// Measures events per second of a replay.
 pub(super) fn replay() -> Result<Vec<Figure>> {
     let report = json_of(&mut Command::new(example("dissent", "replay_bench")?))?;
     Ok(vec![
@@ -88,7 +88,7 @@ pub(super) fn replay() -> Result<Vec<Figure>> {
     ])
 }
 
-/// Milliseconds for the conflict measures of 100 000 prompts × 8, on one core.
+/// Measures the milliseconds of the conflict measures of 100 000 prompts × 8, on one core.
 pub(super) fn conflict() -> Result<Vec<Figure>> {
     let report = json_of(&mut Command::new(example("dissent-domain", "conflict_bench")?))?;
     let ms = number(&report, "seconds_median")? * 1e3;
@@ -210,7 +210,7 @@ fn peak_resident_mib(command: &mut Command) -> Result<f64> {
     Ok(peak_kib / 1024.0)
 }
 
-/// `VmHWM` of a `/proc/PID/status`, in KiB; 0 where there is none (a process that has just ended).
+/// Returns `VmHWM` of a `/proc/PID/status`, in KiB; 0 if it is absent, as for a process that has just ended.
 fn high_water_kib(status: &str) -> f64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)

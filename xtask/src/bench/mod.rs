@@ -72,7 +72,7 @@ impl Benchmark {
     }
 }
 
-/// Measures, prints the table and writes the figures as JSON.
+/// Runs the benchmarks, prints the table, and writes the figures as JSON.
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     let all = Benchmark::value_variants().iter().copied().filter(|it| !matches!(it, Benchmark::Soak));
     let chosen: Vec<Benchmark> = options.only.map_or_else(|| all.collect(), |only| vec![only]);

@@ -12,8 +12,8 @@ use crate::process::{complete, python_with_pip, succeeds};
 /// Names an interpreter to use instead of a virtual environment in the cache.
 const OVERRIDE: &str = "DISSENT_BENCH_PYTHON";
 
-/// `$DISSENT_BENCH_PYTHON`, else the interpreter of a virtual environment with `bench/requirements.txt`, kept
-/// in the cache.
+/// Returns `$DISSENT_BENCH_PYTHON` if it is set. Otherwise returns the interpreter of a virtual environment
+/// in the cache, with `bench/requirements.txt`.
 pub(crate) fn reference_python() -> Result<PathBuf> {
     if let Some(python) = std::env::var_os(OVERRIDE).filter(|value| !value.is_empty()).map(PathBuf::from) {
         if !succeeds(Command::new(&python).args(["-c", "import torch, transformers"])) {
@@ -24,8 +24,9 @@ pub(crate) fn reference_python() -> Result<PathBuf> {
     environment(&workspace_dir().join("bench/requirements.txt"))
 }
 
-/// The name of the environment is derived from its requirements, so changed requirements make a new one. A
-/// marker, written last, marks a complete environment.
+/// Returns the interpreter of the environment, and creates the environment if it is missing. Its name is
+/// derived from the requirements, so changed requirements give a new one. A file, written last, marks a
+/// complete environment.
 fn environment(requirements: &Path) -> Result<PathBuf> {
     let wanted =
         std::fs::read(requirements).with_context(|| format!("failed to read {}", requirements.display()))?;

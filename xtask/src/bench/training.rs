@@ -15,7 +15,7 @@ const TOKENS: u32 = 128;
 /// Steps of one run, after one warm-up step.
 const STEPS: u32 = 5;
 
-/// Milliseconds and peak memory of a training step, ours and PyTorch's alternating.
+/// Measures milliseconds and peak memory of a training step, in alternating runs of ours and PyTorch.
 pub(super) fn step(pairs: u32) -> Result<Vec<Figure>> {
     crate::fetch::fetch_all()?;
     let model = crate::fetch::smollm2_path()?;

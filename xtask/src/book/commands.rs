@@ -41,7 +41,7 @@ pub(super) fn run(workspace: &Path, program: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs one chapter. Returns how many blocks it ran.
+/// Runs one chapter. Returns the number of blocks that ran.
 fn run_chapter(name: &str, text: &str, workspace: &Path, program: &Path) -> Result<usize> {
     let steps = steps(name, &Page::parse(text))?;
     let count = steps.iter().filter(|step| !step.is_hidden).count();

@@ -89,7 +89,7 @@ fn follow(page: &Path, target: &str, pages: &Pages) -> Result<(), String> {
     }
 }
 
-/// Returns the path without `.` and `..`, taken by its words.
+/// Removes `.` and `..` from a path lexically, without access to the file system.
 pub(super) fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {
@@ -116,7 +116,7 @@ fn is_source_path(workspace: &Path, span: &str) -> bool {
         && workspace.join(first).is_dir()
 }
 
-/// Pages of the book that its table of contents leaves out: mdBook builds none of them.
+/// Returns the pages of the book that its table of contents lacks, which mdBook does not build.
 fn unlisted_chapters(workspace: &Path, pages: &Pages) -> Vec<String> {
     let chapters = workspace.join(super::page::BOOK).join("src");
     let Some(summary) = pages.get(&chapters.join("SUMMARY.md")) else { return Vec::new() };

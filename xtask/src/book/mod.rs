@@ -39,7 +39,7 @@ enum Part {
     Commands,
 }
 
-/// Checks, builds, and runs commands, as the options say.
+/// Checks links, builds the book, or runs its commands, by the options.
 pub(crate) fn run(options: &BookOptions) -> Result<()> {
     let wanted = |part| options.only.map_or(part != Part::Commands, |only| only == part);
     if wanted(Part::Links) {
@@ -74,7 +74,8 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-/// Returns the pinned mdBook: the one on the path if its version matches, else one below the target folder.
+/// Returns the pinned mdBook: the one on the path if its version matches, otherwise one below the target
+/// folder.
 fn mdbook() -> Result<PathBuf> {
     let installed = target_dir().join("book-tools");
     let own = installed.join("bin").join("mdbook");

@@ -55,7 +55,7 @@ impl Page {
         page
     }
 
-    /// Targets of links and images outside of code, with their lines.
+    /// Returns the targets of links and images outside of code, with their lines.
     pub(super) fn links(&self) -> Vec<(usize, String)> {
         let of = |(line, text): &(usize, String)| {
             let (plain, _) = without_code(text);
@@ -67,7 +67,7 @@ impl Page {
         self.prose.iter().flat_map(of).collect()
     }
 
-    /// Code spans of the prose, with their lines.
+    /// Returns the code spans of the prose, with their lines.
     pub(super) fn code_spans(&self) -> Vec<(usize, String)> {
         let of = |(line, text): &(usize, String)| {
             without_code(text).1.into_iter().map(|span| (*line, span)).collect::<Vec<_>>()
@@ -75,7 +75,7 @@ impl Page {
         self.prose.iter().flat_map(of).collect()
     }
 
-    /// Returns the ids of its headings, as forges and mdBook make them.
+    /// Returns the ids of the page's headings, as forges and mdBook make them.
     pub(super) fn heading_ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = Vec::new();
         for (_, text) in &self.prose {
@@ -91,8 +91,8 @@ impl Page {
     }
 }
 
-/// Returns a heading's id: letters, digits, `-` and `_` in lower case, spaces as `-`, everything else left
-/// out.
+/// Returns a heading's id: letters, digits, `-` and `_` in lower case, and `-` for a space. Other
+/// characters are omitted.
 fn slug(title: &str) -> String {
     let kept = title.chars().filter_map(|c| match c {
         ' ' => Some('-'),

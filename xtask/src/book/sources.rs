@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use super::links::normal;
 use super::page::Page;
 
-/// The way from a chapter to the workspace.
+/// The relative path from a chapter to the workspace.
 const TO_WORKSPACE: &str = "../../../";
 
 /// Copies each source file that a chapter links to, as text, and points the built pages to the copies.
-/// Returns how many.
+/// Returns the number of copies.
 ///
 /// # Errors
 /// If a page or a source file cannot be read or written.

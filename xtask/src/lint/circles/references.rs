@@ -125,7 +125,7 @@ fn holds(predicate: TokenStream) -> Option<bool> {
     }
 }
 
-/// `decisive` if an operand has that value, unknown if one is unknown.
+/// Returns `decisive` if an operand has that value, and otherwise `None` if an operand is unknown.
 fn combined(values: impl Iterator<Item = Option<bool>>, decisive: bool) -> Option<bool> {
     let mut result = Some(!decisive);
     for value in values {
@@ -304,7 +304,7 @@ impl<'ast> Visit<'ast> for Found {
         }
     }
 
-    /// A visibility such as `pub(in crate::a)` is no import.
+    /// Skips a visibility such as `pub(in crate::a)`, which is not an import.
     fn visit_visibility(&mut self, _: &'ast Visibility) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {

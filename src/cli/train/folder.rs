@@ -76,7 +76,7 @@ pub(super) enum FolderRefusal {
     NothingToResume,
     /// The settings of the folder's training differ.
     #[error(
-        "holds a training with other settings ({0}): use the same settings to resume, name another folder, or begin anew \
+        "holds a training with other settings ({0}): use the same settings to resume, name another folder, or start over \
          with --overwrite"
     )]
     OtherSettings(String),

@@ -2,6 +2,7 @@
 
 mod circles;
 mod comments;
+mod words;
 mod workflows;
 
 use anyhow::Result;
@@ -22,6 +23,8 @@ enum Check {
     Fmt,
     /// No comment line is longer than 110 columns
     Comments,
+    /// No sentence is longer than 25 words or has an avoided phrase
+    Words,
     /// No import circle between the files of a crate
     Circles,
     /// The workflows of the forge are valid
@@ -35,6 +38,7 @@ impl Check {
         match self {
             Self::Fmt => complete(cargo().args(["fmt", "--all", "--check"])),
             Self::Comments => comments::check(),
+            Self::Words => words::check(),
             Self::Circles => circles::check(),
             Self::Workflows => workflows::check(),
             Self::Clippy => {

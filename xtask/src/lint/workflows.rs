@@ -1,34 +1,62 @@
 //! The validity of `.github/workflows`.
 
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::cache::workspace_dir;
-use crate::process::{complete, succeeds};
+use crate::cache::{target_dir, workspace_dir};
+use crate::process::{complete, output_of, python_with_pip, succeeds};
 
-/// Fails if a workflow is not valid. The check needs actionlint or check-jsonschema; without both it prints
-/// a notice and passes.
+/// The checker that is installed where neither it nor actionlint is found, as pip names it.
+const CHECKER: &str = "check-jsonschema==0.39.0";
+
+/// Fails if a workflow is not valid. Uses actionlint or check-jsonschema, and installs the latter below `target`
+/// if both are missing.
 pub(super) fn check() -> Result<()> {
     let folder = workspace_dir().join(".github/workflows");
     let mut workflows: Vec<_> = std::fs::read_dir(&folder)
-        .into_iter()
-        .flatten()
+        .with_context(|| format!("failed to read {}", folder.display()))?
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "yml" || extension == "yaml"))
         .collect();
     workflows.sort();
-    if workflows.is_empty() {
-        return Ok(());
-    }
     if succeeds(Command::new("actionlint").arg("-version")) {
         return complete(Command::new("actionlint").args(&workflows).current_dir(workspace_dir()));
     }
+    let mut schema = checker()?;
+    schema.args(["--builtin-schema", "vendor.github-workflows"]).args(&workflows);
+    complete(&mut schema)
+}
+
+/// A command that runs check-jsonschema.
+fn checker() -> Result<Command> {
     if succeeds(Command::new("check-jsonschema").arg("--version")) {
-        let mut schema = Command::new("check-jsonschema");
-        return complete(schema.args(["--builtin-schema", "vendor.github-workflows"]).args(&workflows));
+        return Ok(Command::new("check-jsonschema"));
     }
-    println!("workflows are not checked: install actionlint or check-jsonschema");
-    Ok(())
+    let python = python_with_pip()?;
+    let folder = target_dir().join("check-jsonschema");
+    let command = || module(&python, &folder);
+    if !succeeds(command().arg("--version")) {
+        println!("installing {CHECKER} in {}", folder.display());
+        let mut pip = Command::new(&python);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--root-user-action=ignore",
+        ]);
+        output_of(pip.arg("--target").arg(&folder).arg(CHECKER))?;
+    }
+    Ok(command())
+}
+
+/// The module check_jsonschema from a folder, as a command.
+fn module(python: impl AsRef<std::ffi::OsStr>, folder: &Path) -> Command {
+    let mut command = Command::new(python);
+    command.env("PYTHONPATH", folder).args(["-m", "check_jsonschema"]);
+    command
 }

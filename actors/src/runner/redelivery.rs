@@ -1,10 +1,10 @@
 //! Redelivery of unanswered events: events that are acknowledged although their consequences are missing.
 //!
-//! A step acknowledges an event once its proposal is on its way. If the rules then reject the proposal (a
-//! reward that is not a number, say), or a worker never sends it, the experiment would stand still for good.
-//! Rules know which consequences the experiment waits for; this watch has a clock, and has their causes
-//! delivered again. The cause of a rejected proposal is redelivered at once, but only a few times, so that a
-//! broken worker does not keep the experiment busy.
+//! A step acknowledges an event once its proposal is sent. The rules may reject the proposal, as for a reward
+//! that is not a number, or a worker may never send it. The experiment would then stop without an error. The
+//! rules name the consequences that are due; this watch has the clock, and redelivers their causes. The cause
+//! of a rejected proposal is redelivered at once, but only a few times: a broken worker must not keep the
+//! experiment busy.
 
 use std::collections::HashMap;
 use std::sync::Arc;

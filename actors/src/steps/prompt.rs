@@ -1,7 +1,7 @@
 //! The prompt step: `RoundOpened` → one `PromptAdmitted` for each prompt.
 //!
-//! The prompts are in an artifact that the plan names by its content, so that every round, on any machine,
-//! admits the same prompts in the same order.
+//! The plan names the artifact of the prompts by its content. So every round, on any machine, admits the same
+//! prompts in the same order.
 
 use dissent_domain::event::{Event, PromptAdmitted, RoundOpened, StepName};
 use dissent_domain::prompt::Prompt;

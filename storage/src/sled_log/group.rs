@@ -62,7 +62,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Returns the number of appends, whatever their outcome.
+    /// Returns the number of appends, accepted or not.
     pub(super) fn appends(&self) -> usize {
         self.pending.len()
     }

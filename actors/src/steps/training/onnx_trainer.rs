@@ -1,8 +1,8 @@
 //! Trains with the training graphs of the models crate.
 //!
-//! The reward model is refined on preferences. The policy is tuned on pairs of its own completions, ranked by
-//! the refined reward model (DPO, RSO), or by sampling from it during the training (PPO, GRPO, RLOO). Both
-//! penalise the divergence from the policy that the experiment began with.
+//! The reward model is refined on preferences. The policy is tuned against the refined reward model. DPO and
+//! RSO use pairs of recorded completions, ranked by reward; PPO, GRPO and RLOO sample during the training.
+//! All penalise the divergence from the policy that the experiment began with.
 
 use std::collections::BTreeMap;
 

@@ -91,7 +91,7 @@ fn violations_of(text: &Text) -> Vec<(usize, Violation)> {
 }
 
 fn violations_of_sentence(sentence: &str) -> Vec<Violation> {
-    let words = sentence.split_whitespace().filter(|word| word.contains(char::is_alphabetic)).count();
+    let words = words_of(sentence);
     let mut violations = Vec::new();
     if words > WORDS_MAX {
         violations.push(Violation::TooLong { words, sentence: sentence.to_owned() });
@@ -103,6 +103,18 @@ fn violations_of_sentence(sentence: &str) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// The number of words with a letter; a span of code is one word.
+fn words_of(sentence: &str) -> usize {
+    let parts = sentence.split('`').enumerate();
+    parts
+        .map(|(index, part)| {
+            let is_code = index % 2 == 1;
+            let words = part.split_whitespace().filter(|word| word.contains(char::is_alphabetic)).count();
+            if is_code { 1 } else { words }
+        })
+        .sum()
 }
 
 /// The words of a sentence in lower case, without punctuation, with a space before and after each.
@@ -141,6 +153,11 @@ mod tests {
         let text = Text { line: 7, paragraphs: vec![format!("{}. {}.", of_words(25), of_words(26))] };
         let sentence = format!("{}.", of_words(26));
         assert_eq!(violations_of(&text), [(7, Violation::TooLong { words: 26, sentence })]);
+    }
+
+    #[test]
+    fn spans_of_code_are_one_word_and_figures_are_none() {
+        assert_eq!(words_of("returns `[a, b, c]` of 3 or `x`"), 5);
     }
 
     #[test]

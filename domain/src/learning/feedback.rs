@@ -28,7 +28,7 @@ pub struct RequestedComparison {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ComparisonRejection {
     /// The round has no comparison with this number.
-    #[error("it is unknown")]
+    #[error("the comparison is unknown")]
     Unknown,
     /// The feedback of the round is complete.
     #[error("the feedback of the round is settled")]

@@ -54,7 +54,7 @@ pub enum TrainingProgress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TrainingRejection {
     /// The round has no training of this model.
-    #[error("it was not requested")]
+    #[error("the training was not requested")]
     NotRequested,
     /// The event is of an attempt whose lease expired.
     #[error("another attempt replaced this one")]
@@ -66,10 +66,10 @@ pub enum TrainingRejection {
     #[error("no worker is needed")]
     NoWorkerNeeded,
     /// No worker runs the training.
-    #[error("it is not running")]
+    #[error("the training is not running")]
     NotRunning,
     /// A heartbeat reports an earlier step than the one before it.
-    #[error("it is already at a later step")]
+    #[error("the training has already reached a later step")]
     EarlierStep,
     /// A heartbeat reports more steps than there are.
     #[error("the step is beyond the number of steps")]

@@ -61,13 +61,13 @@ pub struct RoundCounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PromptRejection {
     /// The index is too large.
-    #[error("its index is beyond the prompts of the round")]
+    #[error("the index is beyond the prompts of the round")]
     IndexOutOfRange,
     /// The prompt was already admitted.
     #[error("the round already has it")]
     AlreadyAdmitted,
     /// Two prompts have the same index.
-    #[error("another prompt has its index")]
+    #[error("another prompt has the same index")]
     IndexTaken,
     /// The prompt does not wait for completions.
     #[error("no completions are pending")]
@@ -106,7 +106,7 @@ pub enum PromptRejection {
     #[error("the round does not have it")]
     Unknown,
     /// The prompt is done.
-    #[error("it is already measured or set aside")]
+    #[error("the prompt is already measured or set aside")]
     AlreadyDone,
 }
 

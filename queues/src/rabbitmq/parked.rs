@@ -65,7 +65,7 @@ pub(super) fn read(topology: &Topology, delivery: &AmqpDelivery, bytes_max: usiz
     let group = group_of(topology, headers).ok_or("the message names no group")?;
     let attempts = number_header(headers, ATTEMPT).and_then(|attempts| u32::try_from(attempts).ok());
     let reason = text_header(headers, "reason").unwrap_or_else(|| {
-        "it was delivered again and again without an answer: it may kill the workers that take it".to_owned()
+        "the event was redelivered too often without a result: it may crash its workers".to_owned()
     });
     Ok(Parked { event, group, attempts: attempts.unwrap_or(1), reason })
 }

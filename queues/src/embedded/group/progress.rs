@@ -41,7 +41,9 @@ impl Group {
             Phase::Ready
         } else {
             // The parked messages were full, or the limit was lowered.
-            Phase::Spent(format!("it failed {failures} times before a restart, and why was not kept"))
+            Phase::Spent(format!(
+                "the event failed {failures} times before a restart; the reasons were not kept"
+            ))
         }
     }
 

@@ -56,7 +56,7 @@ impl FailureKind {
             Some(Self::BadInput)
         } else if cause.is::<ReplayError>()
             || cause.is::<Differs>()
-            || matches!(cause.downcast_ref(), Some(LogError::Corrupt(_)))
+            || matches!(cause.downcast_ref(), Some(LogError::Corrupt { .. }))
         {
             Some(Self::Differs)
         } else if cause.is::<Interrupted>() {
@@ -94,6 +94,7 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use dissent_domain::generation::SamplingParams;
+    use dissent_domain::log::LogPart;
     use dissent_domain::rejection::Rejection;
 
     use super::*;
@@ -102,7 +103,7 @@ mod tests {
     fn the_first_cause_with_a_kind_decides() {
         let bad = anyhow::Error::from(BadInput("x".to_owned())).context("while reading");
         assert_eq!(FailureKind::of(&bad), FailureKind::BadInput);
-        let damaged = anyhow::Error::from(LogError::Corrupt("x".to_owned()));
+        let damaged = anyhow::Error::from(LogError::corrupt(LogPart::Events, "x"));
         assert_eq!(FailureKind::of(&damaged), FailureKind::Differs);
         assert_eq!(FailureKind::of(&Interrupted("x").into()), FailureKind::Interrupted);
         assert_eq!(FailureKind::of(&anyhow::anyhow!("x")), FailureKind::Failed);

@@ -1,49 +1,277 @@
-//! The errors of this crate, by what the caller can do about them.
+//! The errors of this crate, split by the caller's options.
 
-use dissent_domain::event::CodecError;
-use dissent_domain::id::ExperimentId;
+use std::io;
+use std::sync::Arc;
+
+use dissent_domain::conflict::ConflictError;
+pub(crate) use dissent_domain::error::chain;
+use dissent_domain::event::{CodecError, EventId, EventType, StepName};
+use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::LogError;
 use dissent_domain::rejection::Rejection;
 use dissent_domain::replay::ReplayError;
+use dissent_models::ModelError;
 use dissent_queues::BrokerError;
-use dissent_storage::ResumeError;
+use dissent_storage::{InvalidArtifactName, ResumeError, StorageError};
 
 /// Why a step has no consequence for an event, by what happens next.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StepError {
     /// A later attempt may succeed: the delivery is retried, and parked after several attempts.
-    #[error("{0}")]
-    Retry(String),
-    /// No attempt can succeed for this prompt: the round continues without it.
-    #[error("{0}")]
-    SetAside(String),
+    #[error(transparent)]
+    Retry(StepFault),
+    /// No attempt can succeed for this prompt: the round continues without the prompt. The text is recorded,
+    /// without its sources.
+    #[error(transparent)]
+    SetAside(StepFault),
     /// The step itself is broken: the run stops, and nothing is acknowledged.
-    #[error("{0}")]
-    Fatal(String),
+    #[error(transparent)]
+    Fatal(StepFault),
     /// The step was stopped on request: the delivery is released.
     #[error("cancelled")]
     Cancelled,
 }
 
+/// The cause of a [`StepError`].
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StepFault {
+    /// A model, a tokenizer or a template failed.
+    #[error(transparent)]
+    Model(Arc<ModelError>),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// An artifact cannot be read or stored.
+    #[error(transparent)]
+    Storage(Arc<StorageError>),
+    /// The log names an artifact by an invalid name.
+    #[error(transparent)]
+    ArtifactName(#[from] InvalidArtifactName),
+    /// An event cannot be encoded or decoded.
+    #[error(transparent)]
+    Codec(Arc<CodecError>),
+    /// Conflict cannot be measured.
+    #[error(transparent)]
+    Conflict(#[from] ConflictError),
+    /// The step received an event that it does not consume.
+    #[error(
+        "the {} step received the event {id} of type {}: it handles {} only",
+        step.name(), received.name(), handled.name()
+    )]
+    WrongInput {
+        /// The step.
+        step: StepName,
+        /// The event.
+        id: EventId,
+        /// The type of the event.
+        received: EventType,
+        /// The type that the step consumes.
+        handled: EventType,
+    },
+    /// The step emitted an event that its row in the table of the pipeline lacks.
+    #[error("it emitted {}, which its row in the table of the pipeline lacks", .0.name())]
+    UnexpectedEvent(EventType),
+    /// The step did not return one outcome for each event.
+    #[error("it returned another number of outcomes than it was given events")]
+    OutcomeCount,
+    /// The step panicked, with this message.
+    #[error("it panicked: {0}")]
+    Panicked(String),
+    /// The thread of the step has ended.
+    #[error("its thread is gone")]
+    ThreadGone,
+    /// An event always fails, and it has no prompt to set aside.
+    #[error("{0}")]
+    GaveUp(String),
+    /// The state has no models yet.
+    #[error("the experiment has not started")]
+    NotStarted,
+    /// The opened model is not the one that the log names.
+    #[error(
+        "the opened model is {found}, but the log continues with {expected}: open the model that the experiment began with"
+    )]
+    WrongModel {
+        /// Fingerprint of the opened model.
+        found: String,
+        /// Fingerprint in the log.
+        expected: String,
+    },
+    /// An artifact that the log names holds no adapter.
+    #[error("failed to read the adapter in artifact {artifact}")]
+    Adapter {
+        /// The artifact.
+        artifact: String,
+        /// The error of the reader.
+        source: Arc<ModelError>,
+    },
+    /// An artifact that the plan names holds no preferences.
+    #[error("failed to read the original preferences in artifact {artifact}")]
+    Preferences {
+        /// The artifact.
+        artifact: String,
+        /// The error of the reader, with line and column.
+        source: Arc<serde_json::Error>,
+    },
+    /// The log has no completions of a prompt.
+    #[error("the log has no completions of prompt {prompt_index} of round {round}")]
+    MissingCompletions {
+        /// The round.
+        round: u32,
+        /// The place of the prompt in the prompt file.
+        prompt_index: u32,
+    },
+    /// An event that should carry completions is of another type.
+    #[error("event {id} is {event_type}, not completions")]
+    NotCompletions {
+        /// The event.
+        id: EventId,
+        /// Its type.
+        event_type: String,
+    },
+    /// A comparison names a completion that its prompt does not have.
+    #[error("prompt {0} has fewer completions than are compared")]
+    TooFewCompletions(PromptId),
+    /// The policy returned no completions for a prompt.
+    #[error("a prompt got no completions")]
+    NoCompletions,
+    /// Rewards do not name the completions that were scored.
+    #[error("rewards without a cause")]
+    NoCause,
+    /// The log lacks the completions that were scored.
+    #[error("event {0}, which the rewards follow from, is not in the log")]
+    MissingCause(EventId),
+    /// A gold reward is infinite or not a number.
+    #[error("the gold reward of a completion is {0}")]
+    GoldNotFinite(f64),
+    /// The gold reward returned another number of scores than there are completions.
+    #[error("the gold reward scored another number of completions than it was given")]
+    GoldCount,
+    /// The gold reward has nothing to compare the completions of a prompt with.
+    #[error("{gold} has no answer for {prompt_id}")]
+    NoGold {
+        /// The gold reward.
+        gold: String,
+        /// The prompt.
+        prompt_id: PromptId,
+    },
+    /// Every held-out prompt was left out of an evaluation.
+    #[error("no held-out prompt can be sampled and scored")]
+    NothingToEvaluate,
+    /// Every example of a training is too long.
+    #[error(
+        "all {examples} {kind} are longer than {section}.max_length, {max_length} tokens: start an experiment with a larger one, \
+         or with a smaller generation.max_new_tokens"
+    )]
+    AllTooLong {
+        /// The section of the configuration that has the limit.
+        section: &'static str,
+        /// The kind of example.
+        kind: &'static str,
+        /// Their number.
+        examples: usize,
+        /// The limit, in tokens.
+        max_length: u32,
+    },
+}
+
 impl StepError {
-    /// An error that ends the run, with its causes.
-    pub(crate) fn fatal(error: impl std::error::Error) -> Self {
-        Self::Fatal(chain(&error))
+    /// An error that ends the run.
+    pub fn fatal<F: Into<StepFault>>(fault: F) -> Self {
+        Self::Fatal(fault.into())
+    }
+
+    /// An error for which no attempt can succeed for this prompt.
+    pub fn set_aside<F: Into<StepFault>>(fault: F) -> Self {
+        Self::SetAside(fault.into())
+    }
+
+    /// An error after which a later attempt may succeed.
+    pub fn retry<F: Into<StepFault>>(fault: F) -> Self {
+        Self::Retry(fault.into())
     }
 }
 
-/// An error and its causes, as one sentence.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
+impl From<ModelError> for StepFault {
+    fn from(error: ModelError) -> Self {
+        Self::Model(Arc::new(error))
     }
-    text
 }
 
-/// A state cannot be rebuilt from the log.
+impl From<StorageError> for StepFault {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}
+
+impl From<CodecError> for StepFault {
+    fn from(error: CodecError) -> Self {
+        Self::Codec(Arc::new(error))
+    }
+}
+
+/// The failure that stops a run.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RunFailure {
+    /// A step failed.
+    #[error("the {} step failed", step.name())]
+    Step {
+        /// The step.
+        step: StepName,
+        /// The cause.
+        source: StepFault,
+    },
+    /// A step cannot propose its results, or settle its deliveries.
+    #[error("the {} step failed", step.name())]
+    StepBroker {
+        /// The step.
+        step: StepName,
+        /// The error of the broker.
+        source: BrokerError,
+    },
+    /// The broker failed.
+    #[error("failed to {action}")]
+    Broker {
+        /// The operation.
+        action: &'static str,
+        /// The error of the broker.
+        source: BrokerError,
+    },
+    /// The log cannot be read or written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// An event that was delivered cannot be decoded.
+    #[error("failed to decode event {position}")]
+    Event {
+        /// Its position.
+        position: u64,
+        /// The error of the decoder.
+        source: Arc<CodecError>,
+    },
+    /// A part of the process has ended too early.
+    #[error("the {0} is gone")]
+    Gone(&'static str),
+    /// The history of the experiment ended although the experiment did not.
+    #[error("the experiment's history ended")]
+    HistoryEnded,
+    /// The history of the experiment cannot be followed, for this reason.
+    #[error("failed to follow the experiment's history: {0}")]
+    History(String),
+    /// The received history contradicts itself.
+    #[error("failed to follow the experiment's history")]
+    Replay(#[from] Arc<ReplayError>),
+}
+
+impl RunFailure {
+    pub(crate) fn broker(action: &'static str, source: BrokerError) -> Self {
+        Self::Broker { action, source }
+    }
+
+    pub(crate) fn training(source: impl Into<StepFault>) -> Self {
+        Self::Step { step: StepName::Training, source: source.into() }
+    }
+}
+
+/// Why a state cannot be rebuilt from the log.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The log cannot be read.
@@ -74,7 +302,7 @@ pub enum CommandError {
     Rejected {
         /// The experiment.
         experiment: ExperimentId,
-        /// Why.
+        /// The reason.
         rejection: Rejection,
     },
     /// The history of the experiment cannot be rebuilt.
@@ -100,18 +328,27 @@ pub enum PipelineError {
     /// The log cannot be read or written.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// An event cannot be encoded.
-    #[error("failed to start the experiment: {0}")]
+    /// The first event cannot be encoded.
+    #[error("failed to start the experiment")]
     Encode(#[from] CodecError),
-    /// The experiment cannot be started.
+    /// The rules reject the start of the experiment, for this reason.
     #[error("failed to start the experiment: {0}")]
     Rejected(String),
-    /// A role of this process needs a model or a setting that it was not given.
-    #[error(
-        "failed to start the experiment: a role of this process needs {0}: configure it, or remove the role"
-    )]
+    /// The table of the pipeline lacks a step.
+    #[error("the table of the pipeline has no {} step", .0.name())]
+    NoStep(StepName),
+    /// The system did not start a thread.
+    #[error("failed to start the thread of the {} step", step.name())]
+    Thread {
+        /// The step.
+        step: StepName,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// A role of this process needs a model or a setting that the resources lack.
+    #[error("failed to start the experiment: a role of this process needs {0}, which is missing")]
     Missing(&'static str),
-    /// A step failed and stopped the run.
-    #[error("{0}")]
-    Failed(String),
+    /// A failure stopped the run.
+    #[error(transparent)]
+    Failed(#[from] RunFailure),
 }

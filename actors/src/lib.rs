@@ -9,16 +9,16 @@
 //! ```
 //!
 //! A step consumes events of one type and proposes the events that follow from each. The table in
-//! `steps/mod.rs` says which; the head of each file in `steps/` says why. The folders, from top to bottom;
-//! each uses only those below it:
+//! `steps/mod.rs` lists them; the head of each file in `steps/` gives the reason. These are the folders, from
+//! top to bottom. Each uses only those below it:
 //!
 //! | folder | content |
 //! |---|---|
 //! | `process` | the parts of a server and of a worker, their start and their end |
-//! | `steps` | the pipeline, and nothing else |
+//! | `steps` | the steps of the pipeline |
 //! | `journal` | the one writer of history, operator commands, artifact checks, snapshots |
 //! | `live_models` | loaded models and their versions |
-//! | `runner` | how any step runs: take a batch, compute, propose, acknowledge |
+//! | `runner` | the frame of every step: take a batch, compute, propose, acknowledge |
 //! | `state` | the states of experiments, folded from their histories |
 
 mod error;
@@ -34,7 +34,7 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-pub use error::{CommandError, LoadError, PipelineError, StepError};
+pub use error::{CommandError, LoadError, PipelineError, RunFailure, StepError, StepFault};
 pub use journal::operator::{Control, command_in_log};
 pub use live_models::gold::{Gold, GoldModel};
 pub use live_models::policy::Policy;

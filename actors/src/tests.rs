@@ -9,8 +9,8 @@ use std::time::Duration;
 use actix::Arbiter;
 use dissent_domain::conflict::{LogprobKind, SelectionSettings};
 use dissent_domain::event::{
-    CompletionsSampled, Event, EventBody as _, EventId, ExperimentStarted, NewEvent, PromptAdmitted,
-    PromptSetAside, RoundClosed, StepName, follow_from,
+    CompletionsSampled, Event, EventBody as _, EventId, EventType, ExperimentStarted, NewEvent,
+    PromptAdmitted, PromptSetAside, RoundClosed, StepName, follow_from,
 };
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
@@ -18,11 +18,12 @@ use dissent_domain::log::EventLog;
 use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
+use dissent_models::{InvalidKind, ModelError};
 use dissent_queues::{Broker, EmbeddedBroker, EmbeddedOptions, Proposal, ProposalReply};
 use dissent_storage::MemoryLog;
 use tokio::sync::watch;
 
-use crate::error::StepError;
+use crate::error::{RunFailure, StepError, StepFault};
 use crate::journal::{self, Journal};
 use crate::process::step_set::subscriptions;
 use crate::runner::context::StepContext;
@@ -80,8 +81,10 @@ impl FakeGeneration {
                 self.0 = Fault::None;
                 return Ok(received.leads_to([]));
             }
-            Fault::Retry => return Err(StepError::Retry("no memory".into())),
-            Fault::SetAside => return Err(StepError::SetAside("too long".into())),
+            Fault::Retry => return Err(StepError::retry(ModelError::Runtime("no memory".into()))),
+            Fault::SetAside => {
+                return Err(StepError::set_aside(ModelError::invalid(InvalidKind::Empty, "too long")));
+            }
             Fault::Panic => panic!("a bug"),
         }
         let completion =
@@ -128,7 +131,7 @@ struct Bench {
     broker: Arc<EmbeddedBroker>,
     states: States,
     progress: watch::Receiver<Progress>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Receiver<Option<RunFailure>>,
     _arbiter: Arbiter,
 }
 
@@ -258,8 +261,12 @@ fn a_panic_stops_the_pipeline_and_the_failure_names_the_step() {
         let mut bench = Bench::start(Fault::Panic);
         bench.begin().await;
         let failed = tokio::time::timeout(Duration::from_secs(30), bench.failed.wait_for(Option::is_some));
-        let reason = failed.await.expect("it fails").unwrap().clone().unwrap();
-        assert!(reason.contains("generation") && reason.contains("a bug"), "{reason}");
+        let failure = failed.await.expect("the run fails in time").unwrap().clone().unwrap();
+        let RunFailure::Step { step: StepName::Generation, source: StepFault::Panicked(message) } = failure
+        else {
+            panic!("{failure:?}")
+        };
+        assert_eq!(message, "a bug");
     });
 }
 
@@ -364,10 +371,12 @@ fn a_wrong_event_is_fatal_and_names_event_and_step() {
     let id = EventId::of_experiment(&plan().experiment);
     let wrong = Received { id, causation: None, event: RoundClosed { round: 0 }.into() };
     let outcomes = FakeGeneration(Fault::None).handle_events(vec![wrong.clone(), wrong]);
-    let [Err(StepError::Fatal(reason)), Err(StepError::Fatal(_))] = &outcomes[..] else {
+    let [Err(StepError::Fatal(first)), Err(StepError::Fatal(second))] = &outcomes[..] else {
         panic!("{outcomes:?}")
     };
-    for named in ["generation", "round.closed", PromptAdmitted::EVENT_TYPE.name(), &id.to_string()] {
-        assert!(reason.contains(named), "{reason}");
+    let wrong = (StepName::Generation, id, EventType::RoundClosed, PromptAdmitted::EVENT_TYPE);
+    for fault in [first, second] {
+        let StepFault::WrongInput { step, id, received, handled } = fault else { panic!("{fault:?}") };
+        assert_eq!((*step, *id, *received, *handled), wrong);
     }
 }

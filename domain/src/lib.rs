@@ -12,6 +12,7 @@
 pub mod analysis;
 pub mod conflict;
 pub mod due;
+pub mod error;
 pub mod event;
 pub mod event_ids;
 pub mod experiment;

@@ -1,9 +1,12 @@
 //! The interface of an event log. `storage` implements it, and the embedded broker of `queues` uses it. The
 //! two crates do not depend on each other.
 
+use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 
+use crate::error::Cause;
 use crate::event::{EventId, NewEvent, Recorded};
 use crate::id::ExperimentId;
 
@@ -27,6 +30,29 @@ pub struct Append {
     pub expected: ExpectedVersion,
     /// The events, in order.
     pub events: Vec<NewEvent>,
+}
+
+/// A part of a log that can be damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogPart {
+    /// The record of the event at this position.
+    Event(u64),
+    /// Several events, or their number.
+    Events,
+    /// The first record, which says how the log is written.
+    FirstRecord,
+    /// The tail file, which holds the newest commit.
+    TailFile,
+    /// The index from event ids to positions.
+    IdIndex,
+    /// The index from experiments to positions.
+    StreamIndex,
+    /// The record of a subscription.
+    Subscription,
+    /// The files of the database.
+    Database,
+    /// A copy of the log, such as a backup or an archive.
+    Copy,
 }
 
 /// An error of the log, by the action that is left to the caller.
@@ -77,11 +103,44 @@ pub enum LogError {
     #[error("the event log {0} is in use by another process; stop that one first")]
     InUse(String),
     /// The disk failed. No event of the append is acknowledged; open the log again.
-    #[error("the event log cannot be used: {0}")]
-    Io(String),
-    /// The log is damaged; the text names the damage and its place.
-    #[error("the event log is damaged: {0}")]
-    Corrupt(String),
+    #[error("the event log cannot be used: {context}")]
+    Io {
+        /// The place or the operation that failed.
+        context: String,
+        /// The error of the system, if there is one.
+        source: Option<Cause>,
+    },
+    /// The log is damaged.
+    #[error("the event log is damaged: {reason}")]
+    Corrupt {
+        /// The damaged part.
+        part: LogPart,
+        /// The damage, its place and the way out.
+        reason: String,
+        /// The error of the decoder or of the database, if there is one.
+        source: Option<Cause>,
+    },
+}
+
+impl LogError {
+    /// A [`LogError::Io`] that an error of the system caused.
+    pub fn io(context: impl Into<String>, error: io::Error) -> Self {
+        Self::Io { context: context.into(), source: Some(Cause::new(error)) }
+    }
+
+    /// A [`LogError::Corrupt`].
+    pub fn corrupt(part: LogPart, reason: impl Into<String>) -> Self {
+        Self::Corrupt { part, reason: reason.into(), source: None }
+    }
+
+    /// A [`LogError::Corrupt`] that another error shows.
+    pub fn corrupt_because(
+        part: LogPart,
+        reason: impl Into<String>,
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self::Corrupt { part, reason: reason.into(), source: Some(Cause::new(error)) }
+    }
 }
 
 /// The recorded events of an append, once durable. For an id that the log already has, the earlier event is

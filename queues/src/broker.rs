@@ -79,7 +79,8 @@ pub trait Broker: Send + Sync + 'static {
     /// unavailable.
     ///
     /// After `Ok`, the decision of the journal is durable (embedded), or the proposal is durable
-    /// ([`ProposalReply::Queued`], RabbitMQ).
+    /// ([`ProposalReply::Queued`], RabbitMQ). The exception is [`ProposalReply::RetryLater`]: nothing was
+    /// decided.
     ///
     /// After the future is dropped, the proposal may or may not be decided. Propose again: the journal
     /// recognises events by their ids.

@@ -1,11 +1,27 @@
 //! Errors between a worker and the broker, split by the caller's reaction.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::time::Duration;
 
+use dissent_domain::error::Cause;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
+
+/// The fault of a stream that is not one history.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HistoryFault {
+    /// An event belongs to this other experiment.
+    #[error("an event belongs to experiment {0}")]
+    Foreign(ExperimentId),
+    /// Two events have this version.
+    #[error("two events have version {0}")]
+    Twice(u64),
+    /// The event of this version is missing, although many later ones arrived.
+    #[error("event {0} is missing")]
+    Missing(u64),
+}
 
 /// An error of the broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,12 +31,41 @@ pub enum BrokerError {
     #[error("the broker is closed")]
     Closed,
     /// The log under the broker failed. The error of the log states whether a reopened log can help.
-    #[error("the broker's event log failed: {0}")]
+    #[error("the broker's event log failed")]
     Log(#[from] LogError),
-    /// RabbitMQ is unavailable or did not answer in time. The outcome of the operation is unknown. Try again
-    /// later.
-    #[error("{0}")]
-    Unavailable(String),
+    /// RabbitMQ is unavailable. The outcome of the operation is unknown. Try again later.
+    #[error("failed to {action} of RabbitMQ at {address}")]
+    Unavailable {
+        /// The operation.
+        action: &'static str,
+        /// The address, without the password.
+        address: String,
+        /// The error of the connection.
+        source: Cause,
+    },
+    /// RabbitMQ did not answer in time. The outcome of the operation is unknown. Try again later.
+    #[error("RabbitMQ at {address} did not {action} within {limit:?}")]
+    Late {
+        /// The operation.
+        action: &'static str,
+        /// The address, without the password.
+        address: String,
+        /// The limit.
+        limit: Duration,
+        /// The last error of the connection, if there was one.
+        source: Option<Cause>,
+    },
+    /// RabbitMQ refused an event. The relay sends the event again.
+    #[error("RabbitMQ refused event {position} for {key:?}")]
+    Refused {
+        /// Position of the event.
+        position: u64,
+        /// Its routing key.
+        key: String,
+    },
+    /// The system did not start a thread.
+    #[error("failed to start the threads of the broker")]
+    Threads(#[source] Cause),
     /// An option, a field or a size is out of range.
     #[error("{what} {value} is out of range: use {allowed}")]
     OutOfRange {
@@ -83,13 +128,13 @@ pub enum BrokerError {
     },
     /// The stream of an experiment is not one history.
     #[error(
-        "invalid history stream of {experiment}: {reason}; delete it on the server with `dissent queue forget` and restart"
+        "invalid history stream of {experiment}: {fault}; delete it on the server with `dissent queue forget` and restart"
     )]
     BrokenHistory {
         /// The experiment.
         experiment: ExperimentId,
         /// The contradiction or the gap.
-        reason: String,
+        fault: HistoryFault,
     },
     /// A file of the TLS settings cannot be read.
     #[error("failed to read {path}")]
@@ -97,11 +142,30 @@ pub enum BrokerError {
         /// The file.
         path: PathBuf,
         /// The error of the system.
-        source: SystemError,
+        source: Cause,
     },
-    /// The call is invalid for another reason; a retry cannot help.
-    #[error("{0}")]
-    Invalid(String),
+    /// An event or a proposal cannot be encoded.
+    #[error("failed to encode {what}")]
+    Encode {
+        /// The kind of message.
+        what: &'static str,
+        /// The error of the encoder.
+        source: Cause,
+    },
+    /// A dead letter does not name the queue that it came from.
+    #[error("dead letter {id} names no queue to return to: drop it")]
+    NoQueue {
+        /// Id of the dead letter.
+        id: String,
+    },
+    /// This build lacks a feature.
+    #[error("{feature} is not in this build: build with the Cargo feature `{feature}`, or {instead}")]
+    MissingFeature {
+        /// The Cargo feature.
+        feature: &'static str,
+        /// The way out without the feature.
+        instead: &'static str,
+    },
 }
 
 impl BrokerError {
@@ -114,19 +178,11 @@ impl BrokerError {
     }
 
     pub(crate) fn read_file(path: &Path, source: io::Error) -> Self {
-        Self::ReadFile { path: path.to_owned(), source: SystemError(Arc::new(source)) }
+        Self::ReadFile { path: path.to_owned(), source: Cause::new(source) }
+    }
+
+    /// The error for an event or a proposal that cannot be encoded.
+    pub fn encode(what: &'static str, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Encode { what, source: Cause::new(error) }
     }
 }
-
-/// A shared error of the system. Two errors are equal if their kind and their text are equal.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error(transparent)]
-pub struct SystemError(Arc<io::Error>);
-
-impl PartialEq for SystemError {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.kind() == other.0.kind() && self.to_string() == other.to_string()
-    }
-}
-
-impl Eq for SystemError {}

@@ -79,7 +79,7 @@ mod random;
 pub use broker::{Broker, GROUP_BYTES_MAX, PREFETCH_MAX, Subscription};
 pub use delivery::{Consumer, Delivery, MessageContext, Parked, ParkedConsumer, ParkedDelivery};
 pub use embedded::{EmbeddedBroker, EmbeddedOptions, GroupStatus};
-pub use error::{BrokerError, SystemError};
+pub use error::{BrokerError, HistoryFault};
 pub use future::BoxFuture;
 pub use proposal::{PROPOSAL_EVENTS_MAX, Proposal, ProposalConsumer, ProposalDelivery, ProposalReply};
 pub use rabbitmq::{

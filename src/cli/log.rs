@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::log::{EventLog, LogError};
-use dissent_storage::{Salvage, SledLog, SledOptions, transfer};
+use dissent_domain::log::{EventLog, LogError, LogPart};
+use dissent_storage::{Salvage, SledLog, SledOptions, StorageError, transfer};
 use serde_json::json;
 
 use crate::error::BadInput;
@@ -161,7 +161,7 @@ fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
     print_line(as_json, &value, &lines.join("\n"))?;
     let summary =
         format!("{} findings, the first: {}", lines.len(), lines.first().map_or("", String::as_str));
-    Err(LogError::Corrupt(summary).into())
+    Err(LogError::corrupt(LogPart::Events, summary).into())
 }
 
 fn stat(log: &SledLog, as_json: bool) -> anyhow::Result<()> {

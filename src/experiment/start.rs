@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use dissent_actors::{
     Base, Gold, GoldModel, LearningResources, LeaseTimes, OnnxTrainer, Policy, Proxy, Resources, Roles,
-    StepError, TrainableModel, Trainer,
+    StepError, StepFault, TrainableModel, Trainer,
 };
 use dissent_domain::event::StepName;
 use dissent_domain::log::EventLog;
@@ -175,8 +175,10 @@ struct GoldAnswers(ReferenceAnswers);
 
 impl Gold for GoldAnswers {
     fn score(&mut self, prompt: &Prompt, completions: &[String]) -> Result<Vec<f64>, StepError> {
-        let missing =
-            || StepError::SetAside(format!("{} has no answer for {}", self.0.name(), prompt.prompt_id));
+        let missing = || {
+            let (gold, prompt_id) = (self.0.name().to_string(), prompt.prompt_id.clone());
+            StepError::set_aside(StepFault::NoGold { gold, prompt_id })
+        };
         completions.iter().map(|text| self.0.score(&prompt.prompt_id, text).ok_or_else(missing)).collect()
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use dissent_domain::error::chain;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
@@ -109,8 +110,8 @@ fn of_group(group: GroupStatus) -> QueueStats {
 /// Turns unavailability into a warning, because the broker repeats the operation after it reconnects.
 fn allow_unavailable(outcome: Result<(), BrokerError>) -> Result<(), BrokerError> {
     match outcome {
-        Err(error @ BrokerError::Unavailable(_)) => {
-            tracing::warn!(%error, "deferring queue operation until RabbitMQ is available");
+        Err(error @ (BrokerError::Unavailable { .. } | BrokerError::Late { .. })) => {
+            tracing::warn!(error = %chain(&error), "deferring the queues until RabbitMQ is available");
             Ok(())
         }
         other => other,

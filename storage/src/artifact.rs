@@ -16,6 +16,7 @@ use std::io::{self, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dissent_domain::error::chain;
 use tempfile::NamedTempFile;
 
 use crate::StorageError;
@@ -82,7 +83,7 @@ impl ArtifactStore {
             match self.whole_here(&artifact.id) {
                 Ok(file) => backend.put(&artifact.id, file, &self.path(&artifact.id))?,
                 Err(error) => {
-                    tracing::warn!(%error, "failed to read artifact; skipping upload")
+                    tracing::warn!(error = %chain(&error), "failed to read artifact; skipping upload")
                 }
             }
         }

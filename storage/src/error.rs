@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use dissent_domain::error::Cause;
+use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
 
 use crate::artifact::{ArtifactId, InvalidArtifactName};
@@ -48,7 +50,7 @@ pub enum StorageError {
         reason: String,
     },
     /// The shared store failed or did not answer.
-    #[error("failed to {action} {name} in {url}: {reason}")]
+    #[error("failed to {action} {name} in {url}")]
     Shared {
         /// The operation.
         action: &'static str,
@@ -56,8 +58,18 @@ pub enum StorageError {
         name: String,
         /// URL of the store.
         url: String,
-        /// The store's error with its causes.
-        reason: String,
+        /// The store's error.
+        source: Cause,
+    },
+    /// An object of the shared store is larger than allowed.
+    #[error("{name} in {url} has more than {bytes_max} bytes")]
+    SharedTooLarge {
+        /// The object.
+        name: String,
+        /// URL of the store.
+        url: String,
+        /// The limit.
+        bytes_max: u64,
     },
     /// An event cannot be exported.
     #[error("failed to export event {position}: {reason}")]
@@ -68,12 +80,14 @@ pub enum StorageError {
         reason: String,
     },
     /// A copy differs from its original.
-    #[error("at position {position}: {reason}")]
+    #[error("at position {position}: event {version} of {experiment} differs in the copy")]
     Copy {
         /// Position of the first event that differs.
         position: u64,
-        /// The difference.
-        reason: String,
+        /// Its experiment.
+        experiment: ExperimentId,
+        /// Its version.
+        version: u64,
     },
     /// A line of an import is invalid. Nothing was imported.
     #[error("{path}, line {line}, {field}: {reason}; nothing was imported")]

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 
+use dissent_domain::error::chain;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
 use dissent_domain::replay::{Replay, ReplayError};
@@ -143,7 +144,7 @@ impl Snapshots {
         if let Some(last) = last.filter(|_| replay.version() - from > every) {
             let snapshot = Snapshot::after(&last, replay.experiment().clone());
             if let Err(error) = self.save(&snapshot) {
-                tracing::warn!(%error, %experiment, "failed to save a snapshot");
+                tracing::warn!(error = %chain(&error), %experiment, "failed to save a snapshot");
             }
         }
         Ok(replay)

@@ -188,7 +188,7 @@ enum Outcome {
 /// Opens and checks a damaged log. It panics if damage is silent.
 fn outcome(image: &Image, dir: &Path) -> Outcome {
     let log = match open(dir) {
-        Err(LogError::Corrupt(what)) => {
+        Err(LogError::Corrupt { reason: what, .. }) => {
             assert!(what.contains(dir.to_str().unwrap()), "no directory in the error: {what}");
             return Outcome::FoundAtOpen;
         }
@@ -196,7 +196,7 @@ fn outcome(image: &Image, dir: &Path) -> Outcome {
         Ok(log) => log,
     };
     let report = match log.verify() {
-        Err(LogError::Corrupt(_)) => return Outcome::FoundByVerify,
+        Err(LogError::Corrupt { .. }) => return Outcome::FoundByVerify,
         verified => verified.unwrap(),
     };
     if !report.is_sound() {
@@ -225,7 +225,7 @@ fn outcome(image: &Image, dir: &Path) -> Outcome {
 /// Salvages the intact events and restores them into a new log; returns their number.
 fn rescued(image: &Image, dir: &Path) -> usize {
     let salvage = match Salvage::of(dir) {
-        Err(LogError::Corrupt(_)) => return 0,
+        Err(LogError::Corrupt { .. }) => return 0,
         salvage => salvage.unwrap(),
     };
     let work = tempfile::tempdir().unwrap();

@@ -51,7 +51,7 @@ pub(crate) enum Contradiction {
     /// The artifact holds no adapter.
     #[error("the artifact holds no adapter")]
     NotAnAdapter(#[source] ModelError),
-    /// The adapter changes a module that no known architecture has, or its numbers are not usable.
+    /// The adapter changes an unknown module, or its numbers are not usable.
     #[error("the adapter is invalid: {0}")]
     AdapterInvalid(String),
     /// The adapter belongs to another model.
@@ -72,7 +72,7 @@ pub(crate) enum Contradiction {
     #[error("the adapter has no score head of one output")]
     NoScoreHead,
     /// The check panicked.
-    #[error("the check of the artifact failed: {0}")]
+    #[error("the check of the artifact panicked: {0}")]
     Panicked(String),
 }
 
@@ -172,7 +172,7 @@ impl ArtifactCheck {
     }
 
     /// Checks that an adapter exists, fits the model, and makes the model with this fingerprint. Returns the
-    /// adapter; none if the store cannot be read now.
+    /// adapter, or `None` if the store cannot be read now.
     fn makes(
         &self,
         base: &Initial,

@@ -1,12 +1,14 @@
 //! The journal: the one writer of history. It decides each proposal against the state of its experiment,
 //! appends the accepted events, and replies once they are durable.
 //!
-//! Proposals are decided one after another, on a state that already includes events on their way to the disk;
-//! so many proposals become durable in one group commit. If a write fails, nothing more is accepted.
+//! The journal decides proposals one after another, on a state that already includes accepted events on their
+//! way to the disk. So one group commit makes many proposals durable. After a failed write the journal
+//! accepts nothing more.
 //!
-//! The thread of the journal never opens an artifact: a store may take minutes to answer. A proposal that
-//! names artifacts and that the rules would accept is checked on another thread and then decided again. Later
-//! proposals of the same experiment wait in order; those of other experiments, and operator commands, do not.
+//! The thread of the journal never opens an artifact, because a store may take minutes to answer. If the
+//! rules accept a proposal that names artifacts, another thread checks them, and the journal then decides
+//! again. Later proposals of the same experiment wait in order. Proposals of other experiments and operator
+//! commands do not wait.
 
 pub(crate) mod artifact_check;
 mod checks;
@@ -36,7 +38,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tracing::{Instrument as _, Span};
 
-use crate::error::{CommandError, chain};
+use crate::error::{CommandError, RunFailure, chain};
 use crate::runner::failure::Failure;
 use crate::runner::redelivery::Rejections;
 use crate::runner::trace;
@@ -61,7 +63,7 @@ struct Hosted {
     progress: Arc<watch::Sender<Progress>>,
     /// Causes of rejected proposals, to be redelivered at once.
     rejected: mpsc::Sender<EventId>,
-    /// Checks the artifacts that trainings name; none where the plan does not learn.
+    /// Checks the artifacts that trainings name; `None` if the plan does not learn.
     check: Option<Arc<ArtifactCheck>>,
     /// Whether a check runs.
     is_checking: bool,
@@ -145,12 +147,12 @@ impl Journal {
         }
     }
 
-    /// Returns the events of a proposal whose artifacts must be checked first. Recorded events were checked
-    /// before; events that the rules reject need no check.
+    /// The events of a proposal whose artifacts must be checked first. Recorded events were checked before,
+    /// and events that the rules reject need no check.
     fn unchecked(&self, proposal: &Proposal) -> Vec<Event> {
         let may_happen = |id: EventId, event: &Event| {
             let allowed = |experiment: &Experiment| experiment.decide(event).is_ok();
-            self.states.look(&proposal.experiment, allowed).unwrap_or(false)
+            self.states.read(&proposal.experiment, allowed).unwrap_or(false)
                 && matches!(self.log.find(id), Ok(None))
         };
         named_artifacts(&proposal.events, may_happen)
@@ -221,7 +223,7 @@ impl Journal {
                 }
                 Err(ProposalReply::Rejected { reason })
             }
-            Err(error) => return self.failure.report(chain(&error)),
+            Err(error) => return self.failure.report(error),
         };
         let progress = hosted.map(|hosted| hosted.progress.clone());
         let (failure, appends, begun) = (self.failure.clone(), self.appends.clone(), Instant::now());
@@ -235,7 +237,7 @@ impl Journal {
                         ProposalReply::Recorded(recorded)
                     }
                     // Without a reply, the proposer does not acknowledge the cause.
-                    Err(error) => return failure.report(chain(&error)),
+                    Err(error) => return failure.report(error),
                 },
             };
             reply(delivery, decided, permit).await;
@@ -283,7 +285,7 @@ impl Actor for Journal {
 /// A proposal to decide.
 struct Pending {
     delivery: ProposalDelivery,
-    /// Bounds the proposals in flight; none for a proposal that waits for a check, because others must not
+    /// Bounds the proposals in flight; `None` for a proposal that waits for a check, because others must not
     /// wait for it.
     permit: Option<OwnedSemaphorePermit>,
     span: Span,
@@ -321,8 +323,8 @@ async fn reply(delivery: ProposalDelivery, reply: ProposalReply, permit: Option<
     drop(permit);
 }
 
-/// Publishes a progress, unless a later one is known: appends that became durable together are reported in
-/// any order.
+/// Publishes a progress, unless a later one was published: appends that become durable together are reported
+/// in any order.
 fn publish(progress: &watch::Sender<Progress>, now: Progress) {
     progress.send_if_modified(|known| {
         let is_newer = now.events >= known.events;
@@ -354,7 +356,7 @@ impl Handler<Command> for Journal {
         let failure = self.failure.clone();
         Box::pin(async move {
             if let Err(error) = append.await {
-                failure.report(chain(&error));
+                failure.report(error.clone());
                 return Err(error.into());
             }
             if let (Some(progress), Some(now)) = (progress, now) {
@@ -380,7 +382,7 @@ impl fmt::Debug for IdleExperiments {
 }
 
 impl IdleExperiments {
-    /// Rebuilds the state of an experiment that has none yet, so that the journal can decide at once. Reads
+    /// Rebuilds the state of an experiment that is not loaded, so that the journal can decide at once. Reads
     /// the log, and blocks.
     fn load(&self, experiment: &ExperimentId) -> Result<(), CommandError> {
         if self.hosted.version(experiment) > 0 || self.idle.version(experiment) > 0 {
@@ -414,12 +416,12 @@ pub(crate) fn start_bounded(
         while let Some(delivery) = proposals.next().await {
             let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
             let handed_over = match addr.try_send(Decide(delivery, permit)) {
-                // Until the journal runs its mailbox takes 16, and more may wait after a server was away.
+                // Until the journal runs, its mailbox holds 16; more may wait after the server was down.
                 Err(SendError::Full(decide)) => addr.send(decide).await.is_ok(),
                 sent => sent.is_ok(),
             };
             if !handed_over {
-                return failure.report("the journal has stopped".to_owned());
+                return failure.report(RunFailure::Gone("journal"));
             }
         }
     });

@@ -36,11 +36,11 @@ impl Control {
         command: OperatorCommand,
     ) -> Result<CommandOutcome, CommandError> {
         let Self { journal, idle, turn } = self.clone();
-        // The caller may go away: a command keeps its turn until it is decided.
+        // The caller may be cancelled: a command keeps its turn until it is decided.
         let decided = tokio::spawn(async move {
             let _turn = turn.lock().await;
             let loading = experiment.clone();
-            // A long history is not read on the thread of the journal, where proposals wait.
+            // Not on the thread of the journal: proposals would wait while a long history is read.
             let loaded = tokio::task::spawn_blocking(move || idle.load(&loading));
             loaded.await.map_err(|_| CommandError::Gone)??;
             journal.send(Command { experiment, command }).await.map_err(|_| CommandError::Gone)?

@@ -1,7 +1,7 @@
 //! Snapshots as the history grows and at the end of a run, so that the next start need not fold all of it.
 //!
-//! They are made from the log, not from the state of the journal: that may be ahead of the disk, and copying
-//! it would delay decisions.
+//! Snapshots come from the log. The state of the journal may be ahead of the disk, and a copy of it would
+//! delay decisions.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use dissent_domain::log::EventLog;
 use dissent_storage::Snapshots;
 use tokio::sync::watch;
 
+use crate::error::chain;
 use crate::state::progress::Progress;
 
 /// Writes the snapshots of one experiment.
@@ -46,8 +47,7 @@ impl SnapshotWriter {
         let Self { snapshots, log, experiment } = self.clone();
         let kept =
             tokio::task::spawn_blocking(move || snapshots.resume(&*log, &experiment, 0).map(drop)).await;
-        let failed =
-            kept.map_err(|error| error.to_string()).and_then(|kept| kept.map_err(|error| error.to_string()));
+        let failed = kept.map_err(|error| chain(&error)).and_then(|kept| kept.map_err(|error| chain(&error)));
         if let Err(error) = failed {
             tracing::warn!(%error, "failed to write a snapshot");
         }

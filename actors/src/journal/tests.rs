@@ -176,7 +176,7 @@ struct Bench {
     states: States,
     control: Control,
     limit: CheckLimit,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Receiver<Option<RunFailure>>,
     _rejections: Vec<Rejections>,
     arbiter: Arbiter,
 }
@@ -236,7 +236,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         self.arbiter.stop();
-        assert_eq!(*self.failed.borrow(), None, "the journal did not fail");
+        assert!(self.failed.borrow().is_none(), "{:?}", self.failed.borrow());
     }
 }
 
@@ -299,7 +299,7 @@ fn operator_commands_are_decided_within_50_ms_while_the_store_stalls() {
         for number in 0..100 {
             let action = match number / NAMES.len() {
                 19 => Action::Cancel,
-                place if place % 2 == 0 => Action::Pause,
+                turn if turn % 2 == 0 => Action::Pause,
                 _ => Action::Resume,
             };
             let begun = Instant::now();

@@ -1,5 +1,5 @@
-//! The gold reward, which stands for the truth. The oracle judges by it and evaluations report it; no
-//! selection sees it.
+//! The gold reward, which represents the truth. The oracle judges by it, and evaluations report it. No
+//! selection uses it.
 
 use dissent_domain::prompt::Prompt;
 use dissent_models::runtime::CancelFlag;
@@ -7,15 +7,15 @@ use dissent_models::runtime::CancelFlag;
 use super::proxy::Proxy;
 use super::run_failure::RunFailures;
 use super::versions::Shared;
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 
 /// A gold reward of completions.
 pub trait Gold: Send {
     /// One finite reward for each completion, in order; larger is better.
     ///
     /// # Errors
-    /// [`StepError::SetAside`] if a completion can never be scored, [`StepError::Cancelled`], and
-    /// [`StepError::Retry`] or [`StepError::Fatal`] for a failure of the scorer.
+    /// [`StepError::SetAside`] if a completion can never be scored; [`StepError::Cancelled`];
+    /// [`StepError::Retry`] or [`StepError::Fatal`] if the scorer fails.
     fn score(&mut self, prompt: &Prompt, completions: &[String]) -> Result<Vec<f64>, StepError>;
 }
 
@@ -30,7 +30,7 @@ pub struct GoldModel {
 }
 
 impl GoldModel {
-    /// A reward model, opened as a proxy is.
+    /// The gold reward of this reward model, opened as a proxy.
     #[must_use]
     pub fn new(model: Proxy, cancel: CancelFlag) -> Self {
         Self { model, cancel, failures: RunFailures::default() }
@@ -43,7 +43,7 @@ impl Gold for GoldModel {
         let scores = self.model.score(prompt, completions, &mut self.failures, &self.cancel)?;
         match scores.iter().find(|score| !score.is_finite()) {
             None => Ok(scores),
-            Some(score) => Err(StepError::SetAside(format!("the gold reward of a completion is {score}"))),
+            Some(score) => Err(StepError::set_aside(StepFault::GoldNotFinite(*score))),
         }
     }
 }

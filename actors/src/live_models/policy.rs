@@ -1,4 +1,4 @@
-//! The policy of an experiment, loaded.
+//! The loaded policy of an experiment.
 
 use std::sync::Arc;
 
@@ -55,13 +55,13 @@ impl Policy {
         samples: u32,
         seed: impl Fn(u32) -> [u8; 32],
     ) -> Result<GenerationJob, StepError> {
-        let set_aside = |error: ModelError| StepError::SetAside(error.to_string());
-        let prompt_ids = self.template.encode_prompt(&self.tokenizer, &prompt.text).map_err(set_aside)?;
-        self.generator.check_prompt(&prompt_ids).map_err(set_aside)?;
+        let prompt_ids =
+            self.template.encode_prompt(&self.tokenizer, &prompt.text).map_err(StepError::set_aside)?;
+        self.generator.check_prompt(&prompt_ids).map_err(StepError::set_aside)?;
         Ok(GenerationJob { prompt_ids, seeds: (0..samples).map(seed).collect() })
     }
 
-    /// Samples completions, and counts tokens meanwhile.
+    /// Samples completions, and counts their tokens.
     pub(crate) fn generate(
         &mut self,
         jobs: &[GenerationJob],

@@ -1,4 +1,4 @@
-//! The proxy: the reward model of an experiment, loaded.
+//! The proxy: the loaded reward model of an experiment.
 
 use std::sync::Arc;
 
@@ -67,7 +67,8 @@ impl Proxy {
         Ok(sequence)
     }
 
-    /// Rewards of completions, larger is better; [`StepError::SetAside`] if one can never be scored.
+    /// Returns the rewards of completions; larger is better. [`StepError::SetAside`] if one can never be
+    /// scored.
     pub(crate) fn score<'a>(
         &mut self,
         prompt: &Prompt,
@@ -78,7 +79,7 @@ impl Proxy {
         let sequences = completions
             .map(|completion| self.sequence(prompt, completion))
             .collect::<Result<Vec<Vec<u32>>, ModelError>>()
-            .map_err(|error| StepError::SetAside(error.to_string()))?;
+            .map_err(StepError::set_aside)?;
         let scores = failures.classify_one(self.model.score(&sequences, cancel, &mut |_| ()))?;
         Ok(scores.into_iter().map(|score| self.kind.reward(f64::from(score))).collect())
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct TokenMeter(Arc<AtomicU64>);
 
 impl TokenMeter {
-    /// Tokens so far.
+    /// The number of tokens.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -13,7 +13,7 @@ use dissent_models::runtime::{OnnxRuntime, SessionOptions};
 use dissent_models::scoring::{PolicyScorer, RewardModel};
 use dissent_storage::{ArtifactId, ArtifactStore};
 
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 use crate::state::States;
 
 /// Largest adapter artifact, in bytes: adapters are held in memory.
@@ -54,7 +54,7 @@ impl Base {
     }
 
     pub(crate) fn generator(&self, adapter: Option<&LoraAdapter>) -> Result<Generator, ModelError> {
-        // Not a session that switches adapters: its completions would depend on the other rows of a batch.
+        // Not a session that switches adapters: a completion would depend on the other rows of its batch.
         Generator::open(self.runtime, &self.checkpoint, adapter, &self.options)
     }
 
@@ -100,13 +100,10 @@ impl Versions {
         if found == version.fingerprint {
             return Ok(adapter);
         }
-        Err(StepError::Fatal(format!(
-            "the opened model is {found}, but the log continues with {}: open the model that the experiment began with",
-            version.fingerprint
-        )))
+        Err(StepError::fatal(StepFault::WrongModel { found, expected: version.fingerprint.clone() }))
     }
 
-    /// The adapter of the current model of a stage; none if that model has none.
+    /// The adapter of the current model of a stage; `None` if that model has no adapter.
     pub(crate) fn current_adapter(
         &self,
         stage: Stage,
@@ -121,8 +118,10 @@ impl Versions {
 
     fn read_adapter(&self, artifact: &str) -> Result<LoraAdapter, StepError> {
         let bytes = self.read(artifact, ADAPTER_BYTES_MAX)?;
-        LoraAdapter::from_artifact(&bytes)
-            .map_err(|error| StepError::Fatal(format!("the adapter in artifact {artifact}: {error}")))
+        LoraAdapter::from_artifact(&bytes).map_err(|error| {
+            let (artifact, source) = (artifact.to_owned(), Arc::new(error));
+            StepError::fatal(StepFault::Adapter { artifact, source })
+        })
     }
 
     /// The bytes of an artifact, after their hash is checked.
@@ -133,14 +132,13 @@ impl Versions {
 }
 
 fn not_started() -> StepError {
-    StepError::Fatal("the experiment has not started".to_owned())
+    StepError::fatal(StepFault::NotStarted)
 }
 
 /// A model that several steps share.
 pub(crate) type Shared<T> = Arc<Mutex<T>>;
 
-/// Locks a shared model. A step that panics stops the pipeline, so that no other step sees a model in a
-/// broken state.
+/// Locks a shared model. A step that panics stops the pipeline, so no other step uses a broken model.
 pub(crate) fn lock<T: ?Sized>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

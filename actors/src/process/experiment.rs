@@ -19,7 +19,7 @@ use super::health::ProcessHealth;
 use super::history::{History as _, LogHistory};
 use super::resources::Resources;
 use super::step_set::{self, RunningSteps, subscriptions};
-use crate::error::PipelineError;
+use crate::error::{PipelineError, RunFailure};
 use crate::journal::snapshots::SnapshotWriter;
 use crate::runner::context::{StepContext, group};
 use crate::runner::failure::Failure;
@@ -43,20 +43,20 @@ pub(super) struct RunningExperiment {
     /// Tasks that watch clocks and folders.
     watches: Vec<JoinHandle<()>>,
     set_aside: JoinHandle<()>,
-    failure: watch::Receiver<Option<String>>,
+    failure: watch::Receiver<Option<RunFailure>>,
     pub(super) cancel: CancelFlag,
     pub(super) health: ProcessHealth,
     has_inbox: bool,
     snapshots: Option<SnapshotWriter>,
 }
 
-/// The parts of an experiment that its journal knows before its steps start.
+/// The parts of an experiment that its journal provides before its steps start.
 pub(super) struct Hosting {
     pub(super) states: States,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) rejections: Rejections,
     pub(super) failure: Failure,
-    pub(super) failed: watch::Receiver<Option<String>>,
+    pub(super) failed: watch::Receiver<Option<RunFailure>>,
     pub(super) appends: Histogram,
 }
 
@@ -113,9 +113,9 @@ impl RunningExperiment {
         Ok(Self { running, watches, set_aside, failure: failed, cancel, health, has_inbox, snapshots })
     }
 
-    /// Waits for the end of the experiment, or, without an inbox, until it waits for judgements of people.
+    /// Waits for the end of the experiment or, without an inbox, until it waits for judgements of people.
     pub(super) async fn finished(&mut self) -> Result<Ending, PipelineError> {
-        let gone = || PipelineError::Failed("the journal has stopped".to_owned());
+        let gone = || PipelineError::Failed(RunFailure::Gone("journal"));
         let has_inbox = self.has_inbox;
         let ending = |progress: &Progress| match progress {
             Progress { finished: true, .. } => Some(Ending::Finished),
@@ -129,13 +129,12 @@ impl RunningExperiment {
                 ending(&progress).ok_or_else(gone)
             }
             failed = self.failure.wait_for(Option::is_some) => {
-                let reason = failed.map_err(|_| gone())?.clone().unwrap_or_default();
-                Err(PipelineError::Failed(reason))
+                Err(failed.map_err(|_| gone())?.clone().map_or_else(gone, PipelineError::Failed))
             }
         }
     }
 
-    /// Stops the watches and waits until the steps have finished, after the broker was closed.
+    /// Stops the watches and waits until the steps have finished. Call it after the broker is closed.
     pub(super) async fn drained(self) -> Option<SnapshotWriter> {
         self.watches.iter().for_each(JoinHandle::abort);
         self.running.drained().await;
@@ -144,7 +143,7 @@ impl RunningExperiment {
     }
 }
 
-/// Redelivers the events of every step but the round step, whose events are answered together.
+/// Redelivers the events of every step except the round step, which answers its events together.
 fn redelivery_of(
     plan: &Plan,
     states: States,
@@ -183,17 +182,18 @@ impl Watches {
 async fn begin_trainings(mut history: LogHistory, intake: Arc<TrainingIntake>, failure: Failure) {
     loop {
         let begun = match history.next().await {
-            Ok(Some(recorded)) => intake.observe(&recorded).map_err(|error| error.to_string()),
+            Ok(Some(recorded)) => intake.observe(&recorded).map_err(RunFailure::training),
             Ok(None) => return,
-            Err(error) => Err(error),
+            Err(reason) => Err(RunFailure::History(reason)),
         };
-        if let Err(reason) = begun {
-            return failure.report(format!("the training step failed: {reason}"));
+        if let Err(error) = begun {
+            return failure.report(error);
         }
     }
 }
 
-/// One process at a time has the log open: without workers elsewhere, the holder of an old lease has ended.
+/// Only one process has the log open at a time: without workers elsewhere, the holder of an old lease is
+/// gone.
 async fn expire_old_lease(states: &States, context: &StepContext) -> Result<(), BrokerError> {
     match states.lease(&context.experiment) {
         Some(lease) => lease::expire(&lease, context).await,
@@ -201,7 +201,7 @@ async fn expire_old_lease(states: &States, context: &StepContext) -> Result<(), 
     }
 }
 
-/// Proposes the start of the experiment; a repeated start is answered with the recorded one.
+/// Proposes the start of the experiment. The journal answers a repeated start with the recorded one.
 async fn begin(broker: &dyn Broker, plan: &Plan) -> Result<(), PipelineError> {
     let started = ExperimentStarted::new(plan.clone());
     let id = EventId::of_experiment(&plan.experiment);

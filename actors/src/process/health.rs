@@ -14,7 +14,7 @@ use crate::state::States;
 use crate::state::clock::now_us;
 use crate::state::progress::Progress;
 
-/// Most unanswered events read for the oldest one: reading more would make a scrape slow.
+/// Most unanswered events read to find the oldest one: reading more would make a scrape slow.
 const WAITING_MAX: usize = 1024;
 
 /// The health of a running process, for one experiment.
@@ -24,11 +24,11 @@ pub struct ProcessHealth {
     pub progress: watch::Receiver<Progress>,
     /// Response tokens sampled by this process.
     pub meter: TokenMeter,
-    /// Seconds from a decision to its durability; none in a worker.
+    /// Seconds from a decision to its durability; `None` in a worker.
     pub appends: Option<Histogram>,
     pub(crate) states: States,
     pub(crate) experiment: ExperimentId,
-    /// The history, as far as this process has it.
+    /// The part of the history that this process has.
     pub(crate) log: Arc<dyn EventLog>,
 }
 
@@ -43,14 +43,14 @@ impl fmt::Debug for ProcessHealth {
 }
 
 impl ProcessHealth {
-    /// Time since the last heartbeat of the running training; none if none runs.
+    /// Time since the last heartbeat of the running training; `None` if no training runs.
     #[must_use]
     pub fn lease_age(&self) -> Option<Duration> {
         self.states.lease(&self.experiment).map(|lease| lease.silent)
     }
 
-    /// Age of the oldest unanswered event, by the clock of its recorder; none if there is none. It reads the
-    /// log, and blocks.
+    /// Age of the oldest unanswered event, by the clock of its recorder; `None` if every event is answered.
+    /// Reads the log, and blocks.
     ///
     /// # Errors
     /// If the log cannot be read.

@@ -12,12 +12,12 @@ use tokio::sync::watch;
 /// Events read from the log at once.
 const PAGE: usize = 1024;
 
-/// The events of one experiment, in the order of their versions, each once, and only durable ones.
+/// The durable events of one experiment, each once, in the order of their versions.
 pub trait History: Send {
-    /// Waits for the next event; none at the end of the history. Cancellation-safe.
+    /// Waits for the next event; `None` at the end of the history. Cancellation-safe.
     ///
     /// # Errors
-    /// Why the history cannot be followed.
+    /// The reason why the history cannot be followed.
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Recorded>, String>>;
 }
 
@@ -57,7 +57,7 @@ impl History for LogHistory {
                     self.version = recorded.version;
                     return Ok(Some(recorded));
                 }
-                // Marked before reading: what is appended while the page is read wakes the next wait.
+                // Marked before the read: an append during the read wakes the next wait.
                 self.advanced.mark_unchanged();
                 self.turn_page().await?;
                 if self.page.is_empty() && self.advanced.changed().await.is_err() {

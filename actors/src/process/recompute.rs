@@ -1,16 +1,16 @@
-//! Recomputes a recorded experiment: repeats every model run in the order of the log, without broker and
-//! journal, and compares each result with the recorded one, byte for byte.
+//! Recomputes a recorded experiment. It repeats every model run in the order of the log, without broker and
+//! journal. It compares each result with the recorded one, byte for byte.
 //!
-//! It shows whether a machine reproduces an experiment, and the cost of the model runs alone. A training runs
-//! in one go from its first step, even if it was interrupted when it was recorded.
+//! The comparison shows whether a machine reproduces an experiment, and the cost of the model runs alone. A
+//! training runs from its first step without interruption, even if the recorded one was interrupted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dissent_domain::event::{
-    Event, EventType, NewEvent, PolicyTuned, PromptSetAside, Recorded, RewardModelRefined, Stage, StepName,
-    follow_from,
+    CodecError, Event, EventType, NewEvent, PolicyTuned, PromptSetAside, Recorded, RewardModelRefined, Stage,
+    StepName, follow_from,
 };
 use dissent_domain::event_ids::forked_id;
 use dissent_domain::log::{EventLog, LogError};
@@ -21,7 +21,7 @@ use dissent_storage::ArtifactId;
 
 use super::resources::Resources;
 use super::step_set::{self, ModelSteps};
-use crate::error::{PipelineError, StepError};
+use crate::error::{PipelineError, StepError, StepFault};
 use crate::runner::propose::without_prompt;
 use crate::runner::spec::StepSpec;
 use crate::runner::step::{AnyStep, Consequence, Received};
@@ -76,12 +76,12 @@ pub enum RecomputeError {
     #[error(transparent)]
     Resources(#[from] PipelineError),
     /// A step failed.
-    #[error("the {} step failed: {reason}", step.name())]
-    StepName {
+    #[error("the {} step failed", step.name())]
+    Step {
         /// The step.
         step: StepName,
-        /// Why.
-        reason: StepError,
+        /// The cause.
+        source: StepError,
     },
 }
 
@@ -122,7 +122,7 @@ pub fn recompute(
     Ok(again.done)
 }
 
-/// The version of the event by which an experiment became a fork, the last time; 0 where it is none.
+/// The version of the event by which an experiment last became a fork; 0 if it is not a fork.
 fn last_fork(log: &dyn EventLog, plan: &Plan) -> Result<u64, LogError> {
     let mut since = 0;
     for generation in 0.. {
@@ -140,7 +140,7 @@ struct Waiting {
 
 struct Recomputing {
     log: Arc<dyn EventLog>,
-    /// The version up to which nothing is recomputed.
+    /// Events up to this version are not recomputed.
     since: u64,
     waiting: Vec<Waiting>,
     inputs: Option<TrainingInputs>,
@@ -149,7 +149,7 @@ struct Recomputing {
 }
 
 impl Recomputing {
-    /// Before the result of a training is applied: runs the batches that waited, and the training.
+    /// Before the result of a training is applied: runs the waiting batches and the training.
     fn before(&mut self, recorded: &Recorded) -> Result<(), RecomputeError> {
         let kind = EventType::from_name(&recorded.event.event_type);
         if !matches!(kind, Some(EventType::RewardModelRefined | EventType::PolicyTuned)) {
@@ -165,8 +165,8 @@ impl Recomputing {
     /// Adds an event with a recorded result to the batch of its step.
     fn after(&mut self, recorded: &Recorded) -> Result<(), RecomputeError> {
         let Some(kind) = EventType::from_name(&recorded.event.event_type) else { return Ok(()) };
-        for place in 0..self.waiting.len() {
-            let spec = steps::spec(self.waiting[place].step.name());
+        for index in 0..self.waiting.len() {
+            let spec = steps::spec(self.waiting[index].step.name());
             if !spec.consumes.contains(&kind) {
                 continue;
             }
@@ -174,10 +174,10 @@ impl Recomputing {
             if !self.is_answered(spec, &received)? {
                 continue;
             }
-            let Waiting { step, batch } = &mut self.waiting[place];
+            let Waiting { step, batch } = &mut self.waiting[index];
             batch.push(received);
             if batch.len() >= step.batch() {
-                self.perform(place)?;
+                self.run_batch(index)?;
             }
         }
         Ok(())
@@ -194,11 +194,11 @@ impl Recomputing {
     }
 
     fn flush(&mut self) -> Result<(), RecomputeError> {
-        (0..self.waiting.len()).try_for_each(|place| self.perform(place))
+        (0..self.waiting.len()).try_for_each(|index| self.run_batch(index))
     }
 
-    fn perform(&mut self, place: usize) -> Result<(), RecomputeError> {
-        let Waiting { step, batch } = &mut self.waiting[place];
+    fn run_batch(&mut self, index: usize) -> Result<(), RecomputeError> {
+        let Waiting { step, batch } = &mut self.waiting[index];
         if batch.is_empty() {
             return Ok(());
         }
@@ -208,20 +208,21 @@ impl Recomputing {
         for (received, outcome) in batch.iter().zip(outcomes) {
             let events = match outcome {
                 Ok(consequence) => consequence.events,
-                Err(StepError::SetAside(reason)) => set_aside(received, name, reason)?,
-                Err(StepError::Retry(reason)) => {
-                    let said = self.given_up(received)?.filter(|said| said.ends_with(&reason));
-                    set_aside(received, name, said.unwrap_or(reason))?
+                Err(StepError::SetAside(fault)) => set_aside(received, name, fault.to_string(), fault)?,
+                Err(StepError::Retry(fault)) => {
+                    let reason = fault.to_string();
+                    let recorded = self.given_up(received)?.filter(|recorded| recorded.ends_with(&reason));
+                    set_aside(received, name, recorded.unwrap_or(reason), fault)?
                 }
-                Err(reason) => return Err(RecomputeError::StepName { step: name, reason }),
+                Err(source) => return Err(RecomputeError::Step { step: name, source }),
             };
             self.compare(name, &Consequence { cause: received.id, events })?;
         }
         Ok(())
     }
 
-    /// The recorded reason for setting aside the prompt of an event, if it was; it begins with the number of
-    /// attempts.
+    /// The recorded reason for which the prompt of an event was set aside, if it was. The reason begins with
+    /// the number of attempts.
     fn given_up(&self, received: &Received) -> Result<Option<String>, RecomputeError> {
         let id = received.id.caused(EventType::PromptSetAside.name(), 0);
         let Some(recorded) = self.log.find(id)? else { return Ok(None) };
@@ -231,7 +232,7 @@ impl Recomputing {
     }
 
     fn train(&mut self, assignment: &Assignment) -> Result<(), RecomputeError> {
-        let failed = |reason| RecomputeError::StepName { step: StepName::Training, reason };
+        let failed = |source| RecomputeError::Step { step: StepName::Training, source };
         let Some(inputs) = &mut self.inputs else { return Ok(()) };
         let begun = Instant::now();
         let mut watch = TrainingWatch::unwatched(self.cancel.clone());
@@ -244,15 +245,12 @@ impl Recomputing {
 
     /// Compares a consequence with the events recorded under the same ids.
     fn compare(&mut self, step: StepName, consequence: &Consequence) -> Result<(), RecomputeError> {
-        let unreadable = |error: dissent_domain::event::CodecError| RecomputeError::StepName {
-            step,
-            reason: StepError::Fatal(error.to_string()),
-        };
+        let unreadable = |error: CodecError| RecomputeError::Step { step, source: StepError::fatal(error) };
         let Consequence { cause, events } = consequence;
         for event in follow_from(*cause, step.name(), 0, events).map_err(unreadable)? {
             let recorded = self.log.find(event.id)?;
             let same = match &recorded {
-                Some(recorded) => written_today(recorded).map_err(unreadable)?.body == event.body,
+                Some(recorded) => in_current_schema(recorded).map_err(unreadable)?.body == event.body,
                 None => false,
             };
             let tally = self.tally(step);
@@ -273,10 +271,15 @@ impl Recomputing {
 }
 
 /// The consequence of an event that a step cannot handle; an error if the event has no prompt.
-fn set_aside(received: &Received, step: StepName, reason: String) -> Result<Vec<Event>, RecomputeError> {
+fn set_aside(
+    received: &Received,
+    step: StepName,
+    reason: String,
+    fault: StepFault,
+) -> Result<Vec<Event>, RecomputeError> {
     match without_prompt(&received.event, step, &reason) {
         Some(event) => Ok(vec![event]),
-        None => Err(RecomputeError::StepName { step, reason: StepError::Fatal(reason) }),
+        None => Err(RecomputeError::Step { step, source: StepError::Fatal(fault) }),
     }
 }
 
@@ -287,7 +290,7 @@ fn received(recorded: &Recorded) -> Result<Received, RecomputeError> {
 }
 
 /// A recorded event in the current version of its schema.
-fn written_today(recorded: &Recorded) -> Result<NewEvent, dissent_domain::event::CodecError> {
+fn in_current_schema(recorded: &Recorded) -> Result<NewEvent, CodecError> {
     let NewEvent { id, causation, actor, time_us, .. } = &recorded.event;
     NewEvent::new(*id, *causation, actor, *time_us, &recorded.decode()?)
 }
@@ -315,6 +318,7 @@ mod tests {
     use dissent_domain::id::{ExperimentId, PromptId};
     use dissent_domain::log::{Append, ExpectedVersion};
     use dissent_domain::prompt::Prompt;
+    use dissent_models::ModelError;
     use dissent_storage::{MemoryLog, wait};
 
     use super::*;
@@ -332,7 +336,8 @@ mod tests {
         }
 
         fn handle_events(&mut self, batch: Vec<Received>) -> Vec<Result<Consequence, StepError>> {
-            batch.iter().map(|_| Err(StepError::Retry("no memory".to_owned()))).collect()
+            let error = || StepError::retry(ModelError::Runtime("no memory".to_owned()));
+            batch.iter().map(|_| Err(error())).collect()
         }
     }
 
@@ -383,6 +388,10 @@ mod tests {
     #[test]
     fn a_failure_without_a_prompt_is_an_error() {
         let error = again(EvaluationRequested { evaluation: 0 }.into(), "").unwrap_err();
-        assert!(error.to_string().contains("no memory"), "{error}");
+        let RecomputeError::Step { step: StepName::Generation, source: StepError::Fatal(fault) } = error
+        else {
+            panic!("{error:?}")
+        };
+        assert!(matches!(fault, StepFault::Model(_)), "{fault:?}");
     }
 }

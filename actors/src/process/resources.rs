@@ -17,8 +17,7 @@ use crate::live_models::versions::Base;
 use crate::steps::training::report::LeaseTimes;
 use crate::steps::training::trainer::Trainer;
 
-/// The resources of a process. Models and the gold reward are needed only where a role of the process uses
-/// them.
+/// The resources of a process. Models and the gold reward are needed only if a role of the process uses them.
 pub struct Resources {
     /// The history: the log itself where the journal is, a copy in memory elsewhere.
     pub log: Arc<dyn EventLog>,
@@ -26,8 +25,8 @@ pub struct Resources {
     pub broker: Arc<dyn Broker>,
     /// Adapters, checkpoints and data that the log names.
     pub artifacts: ArtifactStore,
-    /// The store of snapshots; none: the whole history is folded at every start. Only the process of the
-    /// journal uses it.
+    /// The store of snapshots; `None`: every start folds the whole history. Only the process of the journal
+    /// uses the store.
     pub snapshots: Option<Snapshots>,
     /// The steps that run here.
     pub roles: Roles,
@@ -39,7 +38,7 @@ pub struct Resources {
     pub proxy: Option<Proxy>,
     /// The further resources of a plan that learns.
     pub learning: Option<LearningResources>,
-    /// Interrupts computations: they are repeated later, with the same result.
+    /// Interrupts computations. A later run repeats them with the same result.
     pub cancel: CancelFlag,
     /// The lease of the trainings of this process.
     pub lease: LeaseTimes,
@@ -51,15 +50,15 @@ pub struct Resources {
 pub struct LearningResources {
     /// The prompts that policies are evaluated on.
     pub held_out: Vec<Prompt>,
-    /// The gold reward, where the plan has one.
+    /// The gold reward, if the plan has one.
     pub gold: Option<Box<dyn Gold>>,
-    /// Trains the models; none where the training step does not run.
+    /// Trains the models; `None` if the training step does not run.
     pub trainer: Option<Box<dyn Trainer>>,
     /// The policy that the experiment began with.
     pub policy: Base,
     /// The reward model that the experiment began with.
     pub reward: Base,
-    /// The folder that receives judgements of people while the pipeline runs; none: the run ends instead of
+    /// The folder that receives judgements of people while the pipeline runs; `None`: the run ends instead of
     /// waiting for people.
     pub inbox: Option<PathBuf>,
 }

@@ -8,8 +8,8 @@ use dissent_domain::event::StepName;
 
 use crate::steps::PIPELINE;
 
-/// The steps that a process runs. The round and prompt steps always run beside the journal: they are cheap,
-/// and they decide.
+/// The steps that a process runs. The round and prompt steps always run beside the journal, because they are
+/// cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles(BTreeSet<StepName>);
 
@@ -79,7 +79,7 @@ impl fmt::Display for Roles {
 impl FromStr for Roles {
     type Err = String;
 
-    /// Reads `all`, `none`, or names with commas between them.
+    /// Parses `all`, `none`, or names separated by commas.
     ///
     /// # Errors
     /// The invalid name, and the valid ones.

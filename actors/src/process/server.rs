@@ -13,7 +13,7 @@ use super::ending::Ending;
 use super::experiment::{Hosting, RunningExperiment};
 use super::health::ProcessHealth;
 use super::resources::Resources;
-use crate::error::{PipelineError, chain};
+use crate::error::{PipelineError, RunFailure};
 use crate::journal::artifact_check::ArtifactCheck;
 use crate::journal::operator::Control;
 use crate::journal::{self, CheckLimit, Journal};
@@ -22,7 +22,7 @@ use crate::runner::failure::Failure;
 use crate::state::States;
 use crate::state::progress::Progress;
 
-/// A running pipeline. Needs an actix system around it.
+/// A running pipeline. It needs a running actix system.
 pub struct Pipeline {
     log: Arc<dyn EventLog>,
     broker: Arc<dyn Broker>,
@@ -36,8 +36,8 @@ impl Pipeline {
     /// Starts every step of an experiment where it stopped, or from its beginning.
     ///
     /// # Errors
-    /// If its history cannot be rebuilt, log or broker fail, or the resources lack something that the plan
-    /// needs.
+    /// If the history cannot be rebuilt, the log or the broker fails, or the resources lack something that
+    /// the plan needs.
     pub async fn start(plan: &Plan, resources: Resources) -> Result<Self, PipelineError> {
         let check = artifact_check(&resources);
         Self::start_with_check(plan, resources, check).await
@@ -77,7 +77,7 @@ impl Pipeline {
         self.experiment.health.meter.clone()
     }
 
-    /// Metrics to read while it runs, and after.
+    /// Metrics to read during and after the run.
     #[must_use]
     pub fn health(&self) -> ProcessHealth {
         self.experiment.health.clone()
@@ -89,23 +89,23 @@ impl Pipeline {
         self.control.clone()
     }
 
-    /// Waits for the end of the experiment, or, without an inbox, until it waits for judgements of people. A
-    /// paused experiment is waited for: it may be resumed at any time.
+    /// Waits for the end of the experiment or, without an inbox, until it waits for judgements of people. The
+    /// wait includes pauses: an operator may resume the experiment at any time.
     ///
     /// # Errors
-    /// If a step fails.
+    /// If a step, the log or the broker fails.
     pub async fn finished(&mut self) -> Result<Ending, PipelineError> {
         self.experiment.finished().await
     }
 
-    /// Interrupts computations: they are repeated later, with the same result.
+    /// Interrupts computations. A later run repeats them with the same result.
     pub fn cancel_handle(&self) -> CancelFlag {
         self.experiment.cancel.clone()
     }
 
-    /// Stops in order: close the broker, finish running batches, make everything durable, stop. A training
-    /// ends at its next step, with a checkpoint to resume from. An artifact check that hangs is abandoned
-    /// after a few seconds.
+    /// Stops in order: closes the broker, finishes running batches, makes everything durable. A training ends
+    /// at its next step, with a checkpoint to resume from. An artifact check that still runs after 5 s is
+    /// abandoned.
     ///
     /// # Errors
     /// If the log cannot be made durable.
@@ -119,7 +119,7 @@ impl Pipeline {
         self.journal_arbiter.stop();
         let log = self.log.clone();
         let flushed = tokio::task::spawn_blocking(move || log.flush()).await;
-        flushed.map_err(|error| PipelineError::Failed(chain(&error)))??;
+        flushed.map_err(|_| RunFailure::Gone("thread that flushes the log"))??;
         if let Some(snapshots) = &snapshots {
             snapshots.write().await;
         }
@@ -127,7 +127,7 @@ impl Pipeline {
     }
 }
 
-/// The check of the artifacts that trainings name; none where the plan does not learn.
+/// The check of the artifacts that trainings name; `None` if the plan does not learn.
 fn artifact_check(resources: &Resources) -> Option<ArtifactCheck> {
     let learning = resources.learning.as_ref()?;
     let artifacts = Arc::new(resources.artifacts.clone());

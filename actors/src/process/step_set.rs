@@ -43,8 +43,8 @@ pub(crate) struct RunningSteps {
 }
 
 impl RunningSteps {
-    /// Ends the training at its next step, and waits until all steps have finished, after the broker was
-    /// closed.
+    /// Ends the training at its next step, and waits until all steps have finished. Call it after the broker
+    /// is closed.
     pub(crate) async fn drained(self) {
         if let Some(training) = &self.training {
             training.stop();
@@ -57,7 +57,7 @@ impl RunningSteps {
         }
     }
 
-    /// Begins its trainings; none if the training step does not run here.
+    /// Begins its trainings; `None` if the training step does not run here.
     pub(crate) fn intake(&self) -> Option<Arc<TrainingIntake>> {
         self.training.as_ref().map(TrainingHandle::intake)
     }
@@ -82,7 +82,7 @@ pub(crate) struct StepBuilder {
     pub(crate) meter: TokenMeter,
 }
 
-/// Splits the resources of a process into those that its steps share and those of single steps.
+/// Splits the resources of a process into shared ones and those of single steps.
 pub(crate) fn split(
     plan: &Plan,
     resources: Resources,
@@ -173,7 +173,7 @@ impl StepBuilder {
         Ok(())
     }
 
-    /// The steps whose results come from models, to run outside the pipeline; and the inputs of trainings.
+    /// The steps whose results come from models, to run outside the pipeline, and the inputs of trainings.
     pub(crate) fn model_steps(
         &self,
         learning: Option<LearningResources>,

@@ -1,5 +1,5 @@
-//! A worker: the steps of some roles, in a process without a log. It keeps a copy of the experiment's history
-//! in memory, and proposes its results to the journal.
+//! A worker: the steps of some roles, in a process without a log. The worker keeps a copy of the experiment's
+//! history in memory, and proposes its results to the journal.
 //!
 //! A worker decides nothing. The journal checks its proposals against the rules. If a worker dies, hangs or
 //! falls behind, another one receives its deliveries.
@@ -18,7 +18,7 @@ use super::health::ProcessHealth;
 use super::history::History;
 use super::resources::Resources;
 use super::step_set::{self, RunningSteps};
-use crate::error::{PipelineError, StepError, chain};
+use crate::error::{PipelineError, RunFailure};
 use crate::runner::context::StepContext;
 use crate::runner::failure::Failure;
 use crate::runner::gate::Gate;
@@ -28,12 +28,12 @@ use crate::state::progress::Progress;
 use crate::steps::PIPELINE;
 use crate::steps::training::assignment::TrainingIntake;
 
-/// A running worker. Needs an actix system around it.
+/// A running worker. It needs a running actix system.
 pub struct Worker {
     broker: Arc<dyn Broker>,
     running: RunningSteps,
     following: JoinHandle<()>,
-    failure: watch::Receiver<Option<String>>,
+    failure: watch::Receiver<Option<RunFailure>>,
     cancel: CancelFlag,
     health: ProcessHealth,
 }
@@ -43,7 +43,7 @@ impl Worker {
     /// `resources.log` receives the copy, and must be empty.
     ///
     /// # Errors
-    /// If the broker refuses, or the resources lack something that a role needs.
+    /// If the broker rejects a subscription, or the resources lack something that a role needs.
     pub fn start(
         plan: &Plan,
         resources: Resources,
@@ -79,41 +79,40 @@ impl Worker {
         Ok(Self { broker, running, following, failure: failed, cancel, health })
     }
 
-    /// Metrics to read while it runs, and after.
+    /// Metrics to read during and after the run.
     #[must_use]
     pub fn health(&self) -> ProcessHealth {
         self.health.clone()
     }
 
-    /// Interrupts computations: another process repeats them, with the same result.
+    /// Interrupts computations. Another process repeats them with the same result.
     pub fn cancel_handle(&self) -> CancelFlag {
         self.cancel.clone()
     }
 
-    /// Waits until the experiment is over.
+    /// Waits until the experiment is finished or cancelled.
     ///
     /// # Errors
-    /// If a step cannot go on, or the history cannot be followed.
+    /// If a step or the broker fails, or the history cannot be followed.
     pub async fn finished(&mut self) -> Result<(), PipelineError> {
-        let gone = || PipelineError::Failed("the experiment's history ended".to_owned());
+        let ended = || PipelineError::Failed(RunFailure::HistoryEnded);
         tokio::select! {
-            // The reason comes before its consequence, the end of the copy.
+            // The failure is reported before its consequence, the end of the copy.
             biased;
             failed = self.failure.wait_for(Option::is_some) => {
-                let reason = failed.map_err(|_| gone())?.clone().unwrap_or_default();
-                Err(PipelineError::Failed(reason))
+                Err(failed.map_err(|_| ended())?.clone().map_or_else(ended, PipelineError::Failed))
             }
-            finished = self.health.progress.wait_for(|progress| progress.is_over()) => finished.map(drop).map_err(|_| gone()),
+            finished = self.health.progress.wait_for(|progress| progress.is_over()) => finished.map(drop).map_err(|_| ended()),
         }
     }
 
-    /// Stops in order: close the broker, finish running batches, send their proposals. A training ends at its
-    /// next step, with a checkpoint to resume from.
+    /// Stops in order: closes the broker, finishes running batches, sends their proposals. A training ends at
+    /// its next step, with a checkpoint to resume from.
     ///
     /// # Errors
     /// If the broker fails.
     pub async fn drain(self) -> Result<(), PipelineError> {
-        // Deliveries that wait for more of the history are released.
+        // Releases the deliveries that wait for more of the history.
         self.following.abort();
         self.broker.close();
         self.running.drained().await;
@@ -133,29 +132,30 @@ struct Copy {
 impl Copy {
     async fn follow(self, mut history: Box<dyn History>, failure: Failure) {
         loop {
-            let taken = match history.next().await {
-                Ok(Some(recorded)) => self.take(&recorded).await,
-                Ok(None) => return failure.report("the experiment's history ended".to_owned()),
-                Err(error) => Err(error),
+            let applied = match history.next().await {
+                Ok(Some(recorded)) => self.apply(&recorded).await,
+                Ok(None) => return failure.report(RunFailure::HistoryEnded),
+                Err(reason) => Err(RunFailure::History(reason)),
             };
-            if let Err(reason) = taken {
-                return failure.report(format!("failed to follow the experiment's history: {reason}"));
+            if let Err(error) = applied {
+                return failure.report(error);
             }
         }
     }
 
-    async fn take(&self, recorded: &Recorded) -> Result<(), String> {
-        self.states.follow(recorded).map_err(|error| chain(&error))?;
+    /// Applies the next event of the history.
+    async fn apply(&self, recorded: &Recorded) -> Result<(), RunFailure> {
+        self.states.follow(recorded).map_err(Arc::new)?;
         let append = Append {
             experiment: recorded.experiment.clone(),
             expected: ExpectedVersion::Exact(recorded.version - 1),
             events: vec![recorded.event.clone()],
         };
-        self.log.append(append).await.map_err(|error| chain(&error))?;
+        self.log.append(append).await?;
         self.progress.send_replace(self.states.progress(&recorded.experiment));
         self.known.send_replace(recorded.version);
         match &self.intake {
-            Some(intake) => intake.observe(recorded).map_err(|error: StepError| error.to_string()),
+            Some(intake) => intake.observe(recorded).map_err(RunFailure::training),
             None => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
 //! The actor of a step: one batch of deliveries at a time.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix::{Actor, AtomicResponse, Context, Handler, Message, WrapFuture};
@@ -14,9 +15,9 @@ use super::propose::{propose, set_aside};
 use super::spec::StepSpec;
 use super::step::{Consequence, Received};
 use super::trace;
-use crate::error::StepError;
+use crate::error::{RunFailure, StepError, StepFault, chain};
 
-/// Deliveries to be handled together.
+/// Deliveries that a step handles together.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Batch(pub(super) Vec<Delivery>);
@@ -68,14 +69,16 @@ impl Work {
         if self.context.gate.is_cancelled() {
             return self.drop_all(deliveries).await;
         }
-        let received = match deliveries.iter().map(|delivery| receive(&delivery.event)).collect() {
+        let received: Result<_, RunFailure> =
+            deliveries.iter().map(|delivery| receive(&delivery.event)).collect();
+        let received = match received {
             Ok(received) => received,
-            Err(reason) => return self.context.failure.report(reason),
+            Err(failure) => return self.context.failure.report(failure),
         };
         let outcomes = match self.compute.handle(received).await {
             Ok(outcomes) if outcomes.len() == deliveries.len() => outcomes,
-            Ok(_) => return self.fail("the number of outcomes differs from the number of events"),
-            Err(reason) => return self.fail(&reason),
+            Ok(_) => return self.fail(StepFault::OutcomeCount),
+            Err(fault) => return self.fail(fault),
         };
         // Together, so that the consequences of a batch become durable in one group commit.
         let concluding =
@@ -88,7 +91,7 @@ impl Work {
                 .instrument(span)
             });
         if let Some(error) = join_all(concluding).await.into_iter().find_map(Result::err) {
-            self.fail(&error.to_string());
+            self.fail_at_broker(error);
         }
     }
 
@@ -96,19 +99,23 @@ impl Work {
     async fn drop_all(&self, deliveries: Vec<Delivery>) {
         for delivery in deliveries {
             if let Err(error) = delivery.ack().await {
-                return self.fail(&error.to_string());
+                return self.fail_at_broker(error);
             }
         }
     }
 
-    /// The type of an event that the step must not emit, if it does.
-    fn unexpected(&self, consequence: &Consequence) -> Option<&'static str> {
-        let kinds = consequence.events.iter().map(Event::event_type);
-        kinds.into_iter().find(|kind| !self.spec.emits.contains(kind)).map(EventType::name)
+    /// The type of the first event that the step must not emit.
+    fn unexpected(&self, consequence: &Consequence) -> Option<EventType> {
+        let mut kinds = consequence.events.iter().map(Event::event_type);
+        kinds.find(|kind| !self.spec.emits.contains(kind))
     }
 
-    fn fail(&self, reason: &str) {
-        self.context.failure.report(format!("the {} step failed: {reason}", self.spec.name.name()));
+    fn fail(&self, fault: StepFault) {
+        self.context.failure.report(RunFailure::Step { step: self.spec.name, source: fault });
+    }
+
+    fn fail_at_broker(&self, error: BrokerError) {
+        self.context.failure.report(RunFailure::StepBroker { step: self.spec.name, source: error });
     }
 
     /// Proposes the consequence of a delivery, then settles the delivery: nothing is acknowledged before its
@@ -120,34 +127,35 @@ impl Work {
     ) -> Result<(), BrokerError> {
         match outcome {
             Ok(consequence) => {
-                if let Some(event) = self.unexpected(&consequence) {
-                    self.fail(&format!("the table of the pipeline does not list the emitted event {event}"));
+                if let Some(event_type) = self.unexpected(&consequence) {
+                    self.fail(StepFault::UnexpectedEvent(event_type));
                     return Ok(());
                 }
                 self.propose(&consequence).await?;
                 delivery.ack().await
             }
-            Err(StepError::SetAside(reason)) => {
-                if let Some(event) = set_aside(&delivery.event, self.spec.name, &reason) {
+            Err(StepError::SetAside(fault)) => {
+                if let Some(event) = set_aside(&delivery.event, self.spec.name, &fault.to_string()) {
                     self.propose(&Consequence { cause: delivery.event.event.id, events: vec![event] })
                         .await?;
                     return delivery.ack().await;
                 }
-                self.fail(&reason);
+                self.fail(fault);
                 Ok(())
             }
-            Err(StepError::Retry(reason)) => {
+            Err(StepError::Retry(fault)) => {
                 tracing::warn!(
                     event_seq = delivery.event.position,
                     attempt = delivery.attempt,
                     redelivered = delivery.redelivered,
-                    error = %reason,
+                    error = %chain(&fault),
                     "retrying a delivery"
                 );
-                delivery.retry(&reason).await
+                // Without its sources: the reason may become the one for which the prompt is set aside.
+                delivery.retry(&fault.to_string()).await
             }
-            Err(StepError::Fatal(reason)) => {
-                self.fail(&reason);
+            Err(StepError::Fatal(fault)) => {
+                self.fail(fault);
                 Ok(())
             }
             Err(StepError::Cancelled) => {
@@ -163,6 +171,7 @@ impl Work {
 }
 
 /// An event as a step receives it.
-fn receive(recorded: &Recorded) -> Result<Received, String> {
-    Received::decode(recorded).map_err(|error| format!("event {}: {error}", recorded.position))
+fn receive(recorded: &Recorded) -> Result<Received, RunFailure> {
+    let position = recorded.position;
+    Received::decode(recorded).map_err(|error| RunFailure::Event { position, source: Arc::new(error) })
 }

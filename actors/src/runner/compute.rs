@@ -1,17 +1,17 @@
-//! The thread of a step. Model runs take seconds, and an arbiter that computes handles no messages.
+//! The thread of a step. Model runs take seconds, and an arbiter does not answer while it computes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::step::{AnyStep, Consequence, Received};
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 
 pub(super) type Outcomes = Vec<Result<Consequence, StepError>>;
 
 struct Job {
     batch: Vec<Received>,
-    reply: oneshot::Sender<Result<Outcomes, String>>,
+    reply: oneshot::Sender<Result<Outcomes, StepFault>>,
 }
 
 /// A handle of the thread on which a step runs.
@@ -27,7 +27,7 @@ impl ComputeThread {
         std::thread::Builder::new().name(step.name().name().to_owned()).spawn(move || {
             while let Some(Job { batch, reply }) = inbox.blocking_recv() {
                 let outcomes = catch_unwind(AssertUnwindSafe(|| step.handle_events(batch)))
-                    .map_err(|panic| panic_message(&*panic));
+                    .map_err(|panic| StepFault::Panicked(panic_message(&*panic)));
                 let panicked = outcomes.is_err();
                 // Without a receiver the step was cancelled.
                 let _ = reply.send(outcomes);
@@ -39,11 +39,10 @@ impl ComputeThread {
         Ok(Self { jobs })
     }
 
-    pub(super) async fn handle(&self, batch: Vec<Received>) -> Result<Outcomes, String> {
-        let gone = || "the thread has stopped".to_owned();
+    pub(super) async fn handle(&self, batch: Vec<Received>) -> Result<Outcomes, StepFault> {
         let (reply, outcomes) = oneshot::channel();
-        self.jobs.send(Job { batch, reply }).await.map_err(|_| gone())?;
-        outcomes.await.map_err(|_| gone())?
+        self.jobs.send(Job { batch, reply }).await.map_err(|_| StepFault::ThreadGone)?;
+        outcomes.await.map_err(|_| StepFault::ThreadGone)?
     }
 }
 
@@ -51,5 +50,5 @@ impl ComputeThread {
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let message = panic.downcast_ref::<String>().map(String::as_str);
     let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("it panicked: {}", message.unwrap_or("no message"))
+    message.unwrap_or("no message").to_owned()
 }

@@ -16,7 +16,7 @@ use super::spec::{self, Pipeline, StepSpec};
 const DELIVERY_LIMIT: u32 = 4;
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// The context that all steps of an experiment share.
+/// The shared context of the steps of an experiment.
 #[derive(Clone)]
 pub(crate) struct StepContext {
     pub(crate) experiment: ExperimentId,
@@ -29,7 +29,7 @@ pub(crate) struct StepContext {
 }
 
 impl StepContext {
-    /// The row of a step in the table of the pipeline; none if the table lacks it.
+    /// The row of a step in the table of the pipeline; `None` if the table lacks it.
     pub(crate) fn spec(&self, step: StepName) -> Option<&'static StepSpec> {
         spec::row(self.pipeline, step)
     }
@@ -46,14 +46,14 @@ pub(crate) fn subscription(
         group: group(step, experiment),
         experiment: Some(experiment.clone()),
         kinds: consumes,
-        // The next batch waits ready while one is handled.
+        // The next batch is ready while the step handles one.
         prefetch: (2 * batch).min(dissent_queues::PREFETCH_MAX),
         delivery_limit: DELIVERY_LIMIT,
         retry_delay: RETRY_DELAY,
     }
 }
 
-/// The broker's name of the group that consumes the events of a step and an experiment.
+/// The name of the broker's group that consumes the events of a step in an experiment.
 pub(crate) fn group(step: StepName, experiment: &ExperimentId) -> String {
     format!("{}.{}", step.name(), EventId::of_experiment(experiment).0.simple())
 }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use super::actor::{Batch, StepActor};
 use super::context::StepContext;
 use super::gate::Gate;
+use crate::error::RunFailure;
 
 /// Sends batches to the actor, one at a time: its reply is the back-pressure.
 pub(super) struct Feeder {
@@ -19,15 +20,15 @@ pub(super) struct Feeder {
 }
 
 /// Why feeding stopped.
-enum Fed {
-    Ended,
+enum FeedEnd {
+    Stopped,
     Paused,
 }
 
 impl Feeder {
     pub(super) async fn run(self, mut consumer: Consumer) {
         let mut gate = self.context.gate.clone();
-        while let Fed::Paused = self.feed(consumer, &mut gate).await {
+        while let FeedEnd::Paused = self.feed(consumer, &mut gate).await {
             let open = tokio::select! {
                 open = gate.opens() => open,
                 () = self.stop.notified() => false,
@@ -42,26 +43,25 @@ impl Feeder {
                     return self
                         .context
                         .failure
-                        .report(format!("failed to resume receiving events: {error}"));
+                        .report(RunFailure::broker("receive events after a pause", error));
                 }
             };
         }
     }
 
-    /// Feeds until the broker is closed, something fails, or the experiment is paused. On a pause the
-    /// consumer is dropped with its prefetched deliveries: RabbitMQ does not let a consumer hold a message
-    /// for as long as a pause may take.
-    async fn feed(&self, mut consumer: Consumer, gate: &mut Gate) -> Fed {
+    /// Feeds until the broker closes, the run fails, or the experiment is paused. A pause drops the consumer
+    /// with its prefetched deliveries: RabbitMQ limits the time of a delivery, and a pause may last longer.
+    async fn feed(&self, mut consumer: Consumer, gate: &mut Gate) -> FeedEnd {
         let failure = &self.context.failure;
         loop {
             let next = tokio::select! {
                 biased;
-                () = gate.closes() => return Fed::Paused,
+                () = gate.closes() => return FeedEnd::Paused,
                 next = consumer.next() => next,
             };
             let Some(first) = next else { break };
             if failure.is_reported() {
-                return Fed::Ended;
+                return FeedEnd::Stopped;
             }
             let mut deliveries = vec![first];
             while deliveries.len() < self.batch
@@ -70,13 +70,13 @@ impl Feeder {
                 deliveries.push(next);
             }
             if self.actor.send(Batch(deliveries)).await.is_err() {
-                failure.report("the actor of a step has stopped".to_owned());
-                return Fed::Ended;
+                failure.report(RunFailure::Gone("actor of a step"));
+                return FeedEnd::Stopped;
             }
         }
         if let Some(error) = consumer.failure() {
-            failure.report(format!("failed to receive events: {error}"));
+            failure.report(RunFailure::broker("receive events", error));
         }
-        Fed::Ended
+        FeedEnd::Stopped
     }
 }

@@ -1,12 +1,11 @@
-//! The gate before every step: while an experiment is paused no batch begins, and the current one is
-//! finished.
+//! The gate before every step: while an experiment is paused, no batch begins, and the current one finishes.
 
 use dissent_domain::operator::ExperimentStatus;
 use tokio::sync::watch;
 
 use crate::state::progress::Progress;
 
-/// Whether steps may begin a batch, as far as this process knows.
+/// Whether steps may begin a batch, by the progress that this process has seen.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate(watch::Receiver<Progress>);
 

@@ -1,4 +1,4 @@
-//! How much of an experiment's history a process has.
+//! The part of an experiment's history that a process has.
 
 use tokio::sync::watch;
 
@@ -13,7 +13,7 @@ impl KnownHistory {
         Self(None)
     }
 
-    /// The history up to a version that grows.
+    /// The history up to this growing version.
     pub(crate) fn up_to(version: watch::Receiver<u64>) -> Self {
         Self(Some(version))
     }

@@ -1,7 +1,8 @@
-//! How any step runs: take a batch of deliveries, compute on the thread of the step, propose the
-//! consequences, and acknowledge once they are durable.
+//! The frame of every step. It takes a batch of deliveries, computes on the thread of the step, and proposes
+//! the consequences. It acknowledges the deliveries once the consequences are durable.
 //!
-//! Nothing here knows the purpose of a step; nothing in a step knows of brokers, threads or acknowledgements.
+//! The frame does not depend on the purpose of a step. A step has no access to brokers, threads or
+//! acknowledgements.
 
 mod actor;
 mod compute;
@@ -21,9 +22,9 @@ pub(crate) mod trace;
 use std::sync::Arc;
 
 use actix::Actor as _;
-use dissent_queues::BrokerError;
 use tokio::sync::Notify;
 
+use crate::error::PipelineError;
 use actor::StepActor;
 use compute::ComputeThread;
 use context::{StepContext, subscription};
@@ -39,7 +40,7 @@ pub(crate) struct StepHandle {
 }
 
 impl StepHandle {
-    /// Waits until the step has finished its batch, after the broker was closed.
+    /// Waits until the step has finished its batch. Call it after the broker is closed.
     pub(crate) async fn drained(self) {
         self.stop.notify_one();
         if let Err(error) = self.feeder.await {
@@ -49,16 +50,13 @@ impl StepHandle {
 }
 
 /// Starts a step on the current arbiter.
-pub(crate) fn start<S: AnyStep>(step: S, context: &StepContext) -> Result<StepHandle, BrokerError> {
+pub(crate) fn start<S: AnyStep>(step: S, context: &StepContext) -> Result<StepHandle, PipelineError> {
     let (name, batch) = (step.name(), step.batch().max(1));
-    let spec = context.spec(name).ok_or_else(|| {
-        BrokerError::Invalid(format!("the table of the pipeline has no {} step", name.name()))
-    })?;
+    let spec = context.spec(name).ok_or(PipelineError::NoStep(name))?;
     let subscription = subscription(name, spec.consumes, &context.experiment, batch);
     let consumer = context.broker.subscribe(subscription.clone())?;
-    let compute = ComputeThread::start(step).map_err(|error| {
-        BrokerError::Invalid(format!("failed to start the {} thread: {error}", name.name()))
-    })?;
+    let compute =
+        ComputeThread::start(step).map_err(|source| PipelineError::Thread { step: name, source })?;
     let actor = StepActor { spec, compute, context: context.clone() }.start();
     let stop = Arc::new(Notify::new());
     let feeder = Feeder { subscription, actor, batch, context: context.clone(), stop: stop.clone() };

@@ -48,10 +48,10 @@ pub(crate) async fn propose(
 ) -> Result<Decided, BrokerError> {
     let StepContext { broker, experiment, .. } = context;
     let events = follow_from(consequence.cause, step.name(), 0, &consequence.events)
-        .map_err(|error| BrokerError::Invalid(error.to_string()))?;
+        .map_err(|error| BrokerError::encode("a consequence", error))?;
     let begins_trace = context.spec(step).is_some_and(|spec| spec.begins_trace);
-    // A crash between two chunks is harmless: the same events are proposed again, and the recorded ones are
-    // recognised by their ids.
+    // A crash between two chunks is harmless: the step proposes the same events again, and the journal
+    // recognises the recorded ones by their ids.
     for events in events.chunks(PROPOSAL_EVENTS) {
         let proposal = || Proposal {
             experiment: experiment.clone(),
@@ -61,7 +61,7 @@ pub(crate) async fn propose(
         let _begun = if begins_trace { trace::begin(&**broker, experiment, events) } else { Vec::new() };
         let carried = trace::context_of(&Span::current());
         if let Err(reason) = decision(&**broker, proposal, &carried).await? {
-            // Another worker was faster, or the round moved on: nothing is left to do here.
+            // Another worker was faster, or the round has advanced.
             tracing::warn!(experiment_id = %experiment, step = step.name(), %reason, "proposal rejected");
             return Ok(Decided::Rejected);
         }
@@ -69,7 +69,7 @@ pub(crate) async fn propose(
     Ok(Decided::Recorded)
 }
 
-/// The event that sets aside the prompt of a recorded event; none if that event has no prompt.
+/// The event that sets aside the prompt of a recorded event; `None` if that event has no prompt.
 pub(crate) fn set_aside(recorded: &Recorded, step: StepName, reason: &str) -> Option<Event> {
     without_prompt(&recorded.decode().ok()?, step, reason)
 }

@@ -1,10 +1,10 @@
 //! Redelivery of unanswered events: events that are acknowledged although their consequences are missing.
 //!
-//! A step acknowledges an event once its proposal is sent. The rules may reject the proposal, as for a reward
-//! that is not a number, or a worker may never send it. The experiment would then stop without an error. The
-//! rules name the consequences that are due; this watch has the clock, and redelivers their causes. The cause
-//! of a rejected proposal is redelivered at once, but only a few times: a broken worker must not keep the
-//! experiment busy.
+//! A step acknowledges an event once its proposal is on its way. The rules may still reject the proposal, for
+//! example a reward that is not a number, or a worker may never send it. The experiment would then wait
+//! forever. The rules tell which consequences are missing, but have no clock; this watch has one, and
+//! redelivers the causes. It redelivers the cause of a rejected proposal at once, but only a few times: a
+//! broken worker must not keep the experiment busy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::context::StepContext;
+use crate::error::chain;
 use crate::state::States;
 
 /// Causes of rejected proposals, to be redelivered at once.
@@ -27,7 +28,7 @@ const AT_ONCE_MAX: u32 = 3;
 /// Most events whose redeliveries are counted.
 const REMEMBERED_MAX: usize = 4096;
 /// Time for the proposer to learn of the rejection and to release the event, which cannot be redelivered
-/// before.
+/// earlier.
 const REDELIVERY_GRACE: Duration = Duration::from_secs(1);
 
 /// Time without any event after which unanswered events are redelivered. RabbitMQ takes back deliveries that
@@ -47,7 +48,7 @@ pub(crate) fn watch(
     keep_watch(Redelivery { states, log, steps, context }, patience, rejections)
 }
 
-/// Finds the unanswered events of an experiment and has them delivered again.
+/// Redelivers the unanswered events of an experiment.
 struct Redelivery {
     states: States,
     log: Arc<dyn EventLog>,
@@ -87,7 +88,7 @@ async fn keep_watch(redelivery: Redelivery, patience: Duration, mut rejections: 
             }
         };
         if let Err(error) = delivered {
-            tracing::warn!(%error, "failed to redeliver unanswered events");
+            tracing::warn!(error = %chain(&error), "failed to redeliver unanswered events");
         }
     }
 }
@@ -101,9 +102,9 @@ impl Redelivery {
         self.states.unanswered(&self.context.experiment).contains(&cause)
     }
 
-    /// Redelivers the unanswered events that `those` selects.
-    async fn redeliver(&self, those: impl Fn(&EventId) -> bool) -> Result<(), BrokerError> {
-        for id in self.states.unanswered(&self.context.experiment).into_iter().filter(those) {
+    /// Redelivers the unanswered events that `selects` selects.
+    async fn redeliver(&self, selects: impl Fn(&EventId) -> bool) -> Result<(), BrokerError> {
+        for id in self.states.unanswered(&self.context.experiment).into_iter().filter(selects) {
             let Some(event) = self.log.find(id)? else { continue };
             let is_of = |subscription: &&Subscription| {
                 subscription.kinds.iter().any(|kind| kind.name() == event.event.event_type)
@@ -115,12 +116,12 @@ impl Redelivery {
                 "redelivering unanswered event"
             );
             match self.context.broker.unpark(&subscription.group, event.position).await {
-                // A step holds the event after all, or no step here consumes it.
+                // A step still holds the event, or no step here consumes it.
                 Ok(())
                 | Err(
                     BrokerError::NotReplayable { .. }
                     | BrokerError::TooLarge { .. }
-                    | BrokerError::Invalid(_),
+                    | BrokerError::Encode { .. },
                 ) => {}
                 Err(error) => return Err(error),
             }

@@ -5,6 +5,7 @@ use dissent_queues::ParkedConsumer;
 use super::context::{StepContext, group};
 use super::propose::{propose, set_aside};
 use super::step::Consequence;
+use crate::error::{RunFailure, StepFault};
 
 /// Sets aside the prompts of parked messages until the broker closes.
 pub(crate) async fn run(mut parked: ParkedConsumer, context: StepContext) {
@@ -12,12 +13,12 @@ pub(crate) async fn run(mut parked: ParkedConsumer, context: StepContext) {
         let message = &delivery.parked;
         let mut steps = context.pipeline.iter().map(|spec| spec.name);
         let Some(step) = steps.find(|&step| group(step, &context.experiment) == message.group) else {
-            // The message is of another experiment, which sets it aside when it runs.
+            // The message belongs to another experiment, whose own process sets the prompt aside.
             continue;
         };
         let reason = format!("gave up after {} attempts: {}", message.attempts, message.reason);
         let Some(event) = set_aside(&message.event, step, &reason) else {
-            return context.failure.report(format!("the {} step failed: {reason}", step.name()));
+            return context.failure.report(RunFailure::Step { step, source: StepFault::GaveUp(reason) });
         };
         let consequence = Consequence { cause: message.event.event.id, events: vec![event] };
         let settled = match propose(&context, step, &consequence).await {
@@ -25,7 +26,7 @@ pub(crate) async fn run(mut parked: ParkedConsumer, context: StepContext) {
             Err(error) => Err(error),
         };
         if let Err(error) = settled {
-            return context.failure.report(format!("failed to set a prompt aside: {error}"));
+            return context.failure.report(RunFailure::broker("set a prompt aside", error));
         }
     }
 }

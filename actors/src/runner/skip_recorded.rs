@@ -1,8 +1,8 @@
-//! A step around another one that skips events whose results are in the log.
+//! A wrapper of a step that skips events whose results are in the log.
 //!
-//! Events are redelivered after a crash. A broker without progress also redelivers them: over an imported,
-//! restored or rotated log, or for a fork. The journal recognises a recorded result by its id, but a second
-//! computation may take hours.
+//! Answered events are redelivered after a crash, in a fork, and by a new broker over an imported, restored
+//! or rotated log. The journal would recognise the result by its id, but the result may take hours to
+//! compute.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use dissent_domain::log::EventLog;
 
 use super::spec::StepSpec;
 use super::step::{AnyStep, Consequence, Received};
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 
 /// A step that only receives events without a recorded result.
 pub(crate) struct SkipRecorded<S> {
@@ -27,7 +27,7 @@ impl<S: AnyStep> SkipRecorded<S> {
 
     fn is_unanswered(&self, received: &Received) -> Result<bool, StepError> {
         for id in self.spec.result_ids(received.id) {
-            // Only durable events are found: a decided one may still be lost, and its cause must not be
+            // The log finds durable events only: an accepted one may still be lost, so its cause must not be
             // acknowledged.
             if self.log.find(id).map_err(StepError::fatal)?.is_some() {
                 return Ok(false);
@@ -60,8 +60,7 @@ impl<S: AnyStep> AnyStep for SkipRecorded<S> {
         }
         let handled = if unanswered.is_empty() { Vec::new() } else { self.step.handle_events(unanswered) };
         let mut handled = handled.into_iter();
-        let missing =
-            || Err(StepError::Fatal("the number of outcomes is below the number of events".to_owned()));
+        let missing = || Err(StepError::fatal(StepFault::OutcomeCount));
         let outcome = |known: Option<_>| known.or_else(|| handled.next()).unwrap_or_else(missing);
         outcomes.into_iter().map(outcome).collect()
     }

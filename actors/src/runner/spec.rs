@@ -25,12 +25,13 @@ pub(crate) struct StepSpec {
     pub(crate) begins_trace: bool,
     /// Whether the step is a role that a worker can have.
     pub(crate) is_role: bool,
-    /// Whether the step skips events whose results are in the log: they may have taken hours.
+    /// Whether the step skips events whose results are in the log, because a result may take hours to
+    /// compute.
     pub(crate) skips_recorded: bool,
 }
 
 impl StepSpec {
-    /// The ids of the events by which this step answers an event.
+    /// The ids of the events with which this step answers an event.
     pub(crate) fn result_ids(&self, cause: EventId) -> Vec<EventId> {
         let id = |kind: &EventType| {
             if *kind == EventType::FeedbackReceived {
@@ -46,7 +47,7 @@ impl StepSpec {
 /// The table of a pipeline.
 pub(crate) type Pipeline = [StepSpec];
 
-/// The row of a step; none if the table lacks it.
+/// The row of a step; `None` if the table lacks it.
 pub(crate) fn row(pipeline: &'static Pipeline, name: StepName) -> Option<&'static StepSpec> {
     pipeline.iter().find(|spec| spec.name == name)
 }

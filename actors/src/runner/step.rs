@@ -1,17 +1,17 @@
 //! The contract of a step: from an event to the events that follow from it.
 //!
-//! Nothing in a step knows of brokers, threads or acknowledgements.
+//! A step has no access to brokers, threads or acknowledgements.
 
 use dissent_domain::event::{CodecError, Event, EventBody, EventId, Recorded, StepName};
 
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 
 /// Events that follow from a cause, to be proposed together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Consequence {
-    /// The event that they follow from: usually the one that was delivered.
+    /// The event that they follow from, usually the delivered one.
     pub cause: EventId,
-    /// The events; none is fine.
+    /// The events; may be empty.
     pub events: Vec<Event>,
 }
 
@@ -20,14 +20,14 @@ pub struct Consequence {
 pub struct Received<T = Event> {
     /// Its identity.
     pub id: EventId,
-    /// The event that it followed from.
+    /// The event from which it follows.
     pub causation: Option<EventId>,
     /// Its body.
     pub event: T,
 }
 
 impl<T> Received<T> {
-    /// The consequence that most steps have: these events, caused by this one.
+    /// The usual consequence: these events, caused by this one.
     pub(crate) fn leads_to(&self, events: impl Into<Vec<Event>>) -> Consequence {
         Consequence { cause: self.id, events: events.into() }
     }
@@ -43,12 +43,8 @@ impl Received {
     fn typed<T: EventBody>(self, step: StepName) -> Result<Received<T>, StepError> {
         let Self { id, causation, event } = self;
         let event = T::try_from(event).map_err(|other| {
-            StepError::Fatal(format!(
-                "the {} step received the event {id} of type {}: it handles {} only",
-                step.name(),
-                other.found.name(),
-                T::EVENT_TYPE.name()
-            ))
+            let (received, handled) = (other.found, T::EVENT_TYPE);
+            StepError::fatal(StepFault::WrongInput { step, id, received, handled })
         })?;
         Ok(Received { id, causation, event })
     }
@@ -67,13 +63,14 @@ pub trait Step: Send + 'static {
         1
     }
 
-    /// The events that follow from one event. Called on the thread of the step, where it may take its time.
+    /// Returns the events that follow from one event. Runs on the thread of the step, so it may compute for
+    /// hours.
     ///
     /// # Errors
-    /// Why nothing follows from the event.
+    /// The reason why no event follows.
     fn handle(&mut self, received: &Received<Self::Input>) -> Result<Consequence, StepError>;
 
-    /// As [`handle`](Self::handle), for a batch; one outcome for each event, in order.
+    /// Handles a batch as [`handle`](Self::handle) does; returns one outcome for each event, in order.
     fn handle_batch(&mut self, batch: &[Received<Self::Input>]) -> Vec<Result<Consequence, StepError>> {
         batch.iter().map(|received| self.handle(received)).collect()
     }

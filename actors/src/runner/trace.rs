@@ -1,9 +1,9 @@
-//! Traces: the context of a message becomes the parent of a span, and a span the context of messages. So an
-//! event and its consequences are one trace, across processes.
+//! Traces: the context of a message becomes the parent of a span, and a span becomes the context of messages.
+//! So an event and its consequences form one trace, across processes.
 //!
-//! A trace begins with each event of a step whose row in the table of the pipeline says so: a prompt, or a
-//! conclusion of the round step. It is linked to the trace of its cause. Without tracing, contexts are empty
-//! and messages carry none.
+//! The table of the pipeline says which steps begin a trace with each event: the prompt step and the round
+//! step. The new trace links to the trace of its cause. Without tracing, contexts are empty, and messages
+//! carry no context.
 
 use std::collections::BTreeMap;
 

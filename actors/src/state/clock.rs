@@ -1,8 +1,8 @@
-//! The wall clock. It is read nowhere else.
+//! The wall clock. Only this module reads it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Microseconds since 1970 UTC. For people only: no rule reads it.
+/// Microseconds since 1970 UTC. For people to read: no rule uses it.
 #[must_use]
 pub fn now_us() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]

@@ -41,10 +41,11 @@ pub struct States(Arc<Mutex<HashMap<ExperimentId, State>>>);
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) ledger: Ledger,
-    /// When this process last saw a heartbeat of a training. No rule reads it, only the watch on leases does.
-    /// The time in the event does not serve: clocks jump, and differ between hosts.
+    /// When this process last saw a heartbeat of a training. No rule reads it; only the watch on leases does.
+    /// The time in the event cannot be used: clocks jump, and differ between hosts.
     pub(crate) last_heartbeat: Option<Instant>,
-    /// Whether an event of the running training waits for its artifact check. No rule reads it either.
+    /// Whether an event of the running training waits for its artifact check. Only the watch on leases reads
+    /// it.
     is_checking: bool,
 }
 
@@ -85,14 +86,14 @@ impl States {
             Some(snapshots) => snapshots.resume(log, experiment, SNAPSHOT_EVENTS)?,
             None => replayed(log, experiment)?,
         };
-        // Heartbeats that a worker sent while no journal ran are still on their way: the worker gets its
-        // whole lease.
+        // Heartbeats that a worker sent while no journal ran may still arrive: the worker gets its whole
+        // lease.
         let state = State { ledger: replay.into(), last_heartbeat: Some(Instant::now()), is_checking: false };
         self.lock().insert(experiment.clone(), state);
         Ok(())
     }
 
-    /// As [`load`](Self::load); an error if the log has no such experiment.
+    /// As [`load`](Self::load); an error if the log lacks the experiment.
     pub(crate) fn load_existing(
         &self,
         log: &dyn EventLog,
@@ -124,7 +125,7 @@ impl States {
     /// The status of an experiment: running, paused, cancelled or finished.
     #[must_use]
     pub fn status(&self, experiment: &ExperimentId) -> ExperimentStatus {
-        self.look(experiment, Experiment::status).unwrap_or_default()
+        self.read(experiment, Experiment::status).unwrap_or_default()
     }
 
     /// Applies the next event of an experiment whose history another process writes.
@@ -141,9 +142,14 @@ impl States {
         Ok(())
     }
 
-    /// Reads the state of an experiment; none if it is not loaded. The journal waits meanwhile: be short.
-    pub(crate) fn look<T>(&self, experiment: &ExperimentId, at: impl FnOnce(&Experiment) -> T) -> Option<T> {
-        self.lock().get(experiment).map(|state| at(state.ledger.experiment()))
+    /// Reads the state of an experiment; `None` if it is not loaded. The journal waits meanwhile, so `read`
+    /// must be fast.
+    pub(crate) fn read<T>(
+        &self,
+        experiment: &ExperimentId,
+        read: impl FnOnce(&Experiment) -> T,
+    ) -> Option<T> {
+        self.lock().get(experiment).map(|state| read(state.ledger.experiment()))
     }
 
     /// The version of the last event that was decided; 0 before the first.
@@ -151,19 +157,20 @@ impl States {
         self.lock().get(experiment).map_or(0, |state| state.ledger.version())
     }
 
-    /// The current policy; none before the start.
+    /// The current policy; `None` before the start.
     #[must_use]
     pub fn policy(&self, experiment: &ExperimentId) -> Option<ModelVersion> {
-        self.look(experiment, Experiment::policy)?
+        self.read(experiment, Experiment::policy)?
     }
 
-    /// The current reward model; none before the start.
+    /// The current reward model; `None` before the start.
     #[must_use]
     pub fn reward_model(&self, experiment: &ExperimentId) -> Option<ModelVersion> {
-        self.look(experiment, Experiment::reward_model)?
+        self.read(experiment, Experiment::reward_model)?
     }
 
-    /// The lease of the training that runs in the open round; none if the experiment is over.
+    /// The lease of the training that runs in the open round; `None` if no training runs or the experiment is
+    /// over.
     pub(crate) fn lease(&self, experiment: &ExperimentId) -> Option<Lease> {
         let states = self.lock();
         let state = states.get(experiment)?;
@@ -189,7 +196,7 @@ impl States {
         }
     }
 
-    /// Events whose consequences are still missing, each the latest of its kind.
+    /// Events whose consequences are missing, each the latest of its kind.
     pub(crate) fn unanswered(&self, experiment: &ExperimentId) -> Vec<EventId> {
         self.lock().get(experiment).map_or_else(Vec::new, |state| state.ledger.unanswered())
     }
@@ -208,7 +215,7 @@ impl States {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<ExperimentId, State>> {
-        // A panic while deciding leaves the state unchanged or the process dead.
+        // A panic during a decision leaves the state unchanged or ends the process.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

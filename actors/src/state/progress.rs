@@ -1,4 +1,4 @@
-//! The progress of an experiment, as shown to people while it runs.
+//! The progress of an experiment, for people to read while it runs.
 
 use dissent_domain::event::Stage;
 use dissent_domain::experiment::Experiment;
@@ -27,7 +27,7 @@ pub enum Phase {
 pub struct Progress {
     /// Rounds planned.
     pub rounds: u32,
-    /// The open or last round, from 0; none before the first.
+    /// The open or last round, from 0; `None` before the first.
     pub round: Option<u32>,
     /// Counts of that round.
     pub counts: RoundCounts,
@@ -37,9 +37,9 @@ pub struct Progress {
     pub comparisons: u32,
     /// Judgements received in that round.
     pub judgements: u64,
-    /// Judgements that the round waits for: each comparison's overlap, at most the budget.
+    /// Judgements that the round waits for: the overlap of each comparison, at most the budget.
     pub judgements_wanted: u64,
-    /// The running training, if any: steps done, of how many (0 before its first heartbeat).
+    /// The running training, if any: steps done, and all steps (0 before the first heartbeat).
     pub training: Option<(u64, u64)>,
     /// Evaluations done, including the one of the first policy.
     pub evaluations: u32,
@@ -82,10 +82,10 @@ impl Progress {
     fn take_learning(&mut self, experiment: &Experiment, round: &Round) {
         let plan = experiment.plan().and_then(|plan| plan.learning.as_ref());
         let (Some(plan), learning) = (plan, round.learning()) else { return };
-        let asked = learning.comparisons().len();
-        self.comparisons = u32::try_from(asked).unwrap_or(u32::MAX);
+        let comparisons = learning.comparisons().len();
+        self.comparisons = u32::try_from(comparisons).unwrap_or(u32::MAX);
         self.judgements = learning.judgements();
-        let overlap = asked as u64 * u64::from(plan.feedback.overlap);
+        let overlap = comparisons as u64 * u64::from(plan.feedback.overlap);
         self.judgements_wanted = plan.feedback.budget.map_or(overlap, |budget| overlap.min(budget));
         self.phase = phase(round, learning);
         let running = [Stage::Reward, Stage::Policy]

@@ -1,7 +1,7 @@
 //! The conflict step: `RewardsScored` → `ConflictMeasured`.
 //!
-//! Rewards do not carry the log-probabilities of the completions, so the step looks up the event that the
-//! rewards followed from. It therefore runs where the log or a copy of it is.
+//! Rewards do not carry the log-probabilities of the completions, so the step looks up the event from which
+//! the rewards follow. The step therefore runs where the log or a copy of it is.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use dissent_domain::conflict::{LogprobKind, Measurer};
 use dissent_domain::event::{CompletionsSampled, ConflictMeasured, RewardsScored, StepName};
 use dissent_domain::log::EventLog;
 
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 use crate::runner::step::{Consequence, Received, Step};
 
 /// Measures PACS and Kendall's tau of the completions of a prompt.
@@ -27,27 +27,18 @@ impl ConflictStep {
     fn measure(&mut self, received: &Received<RewardsScored>) -> Result<ConflictMeasured, StepError> {
         let scored = &received.event;
         let logprobs = self.logprobs(received)?;
-        let conflict = self
-            .measurer
-            .measure(&scored.rewards, &logprobs)
-            .map_err(|error| StepError::SetAside(error.to_string()))?;
+        let conflict = self.measurer.measure(&scored.rewards, &logprobs).map_err(StepError::set_aside)?;
         Ok(ConflictMeasured { round: scored.round, prompt_id: scored.prompt_id.clone(), conflict })
     }
 
     /// The log-probabilities of the completions that were scored, in nats.
     fn logprobs(&self, received: &Received<RewardsScored>) -> Result<Vec<f64>, StepError> {
-        let fatal = |reason: String| StepError::Fatal(reason);
-        let cause = received.causation.ok_or_else(|| fatal("the rewards have no cause".to_owned()))?;
-        let sampled = self
-            .log
-            .find(cause)
-            .map_err(StepError::fatal)?
-            .ok_or_else(|| fatal(format!("the cause {cause} of the rewards is not in the log")))?;
+        let id = received.causation.ok_or_else(|| StepError::fatal(StepFault::NoCause))?;
+        let missing = || StepError::fatal(StepFault::MissingCause(id));
+        let sampled = self.log.find(id).map_err(StepError::fatal)?.ok_or_else(missing)?;
         let Ok(e) = CompletionsSampled::try_from(sampled.decode().map_err(StepError::fatal)?) else {
-            return Err(fatal(format!(
-                "the cause of the rewards is {}, not completions",
-                sampled.event.event_type
-            )));
+            let event_type = sampled.event.event_type;
+            return Err(StepError::fatal(StepFault::NotCompletions { id, event_type }));
         };
         Ok(e.completions.iter().map(|completion| completion.logprob_as(self.logprob)).collect())
     }
@@ -80,7 +71,7 @@ mod tests {
     }
 
     /// The failure of rewards with this cause, in a log that holds one event, which carries no completions.
-    fn failure(causation: Option<EventId>) -> String {
+    fn failure(causation: Option<EventId>) -> StepFault {
         let log = Arc::new(MemoryLog::new());
         let event = NewEvent::new(start(), None, "test", 0, &RoundClosed { round: 0 }.into()).unwrap();
         let experiment = ExperimentId::new("e").unwrap();
@@ -92,25 +83,28 @@ mod tests {
             rewards: vec![0.0, 1.0],
         };
         let received = Received { id: start().caused("test", 1), causation, event };
-        let Err(StepError::Fatal(reason)) = ConflictStep::new(log, LogprobKind::Sum).handle(&received) else {
-            panic!("it is fatal")
+        let Err(StepError::Fatal(fault)) = ConflictStep::new(log, LogprobKind::Sum).handle(&received) else {
+            panic!("the failure is fatal")
         };
-        reason
+        fault
     }
 
     #[test]
     fn rewards_without_a_cause_are_fatal() {
-        assert_eq!(failure(None), "the rewards have no cause");
+        assert!(matches!(failure(None), StepFault::NoCause));
     }
 
     #[test]
     fn a_cause_that_the_log_lacks_is_fatal() {
         let unknown = start().caused("test", 2);
-        assert_eq!(failure(Some(unknown)), format!("the cause {unknown} of the rewards is not in the log"));
+        assert!(matches!(failure(Some(unknown)), StepFault::MissingCause(id) if id == unknown));
     }
 
     #[test]
     fn a_cause_that_carries_no_completions_is_fatal() {
-        assert_eq!(failure(Some(start())), "the cause of the rewards is round.closed, not completions");
+        let StepFault::NotCompletions { id, event_type } = failure(Some(start())) else {
+            panic!("the cause is of another type")
+        };
+        assert_eq!((id, event_type.as_str()), (start(), "round.closed"));
     }
 }

@@ -1,7 +1,7 @@
 //! The generation step: `PromptAdmitted` → `CompletionsSampled`.
 //!
-//! By far the slowest step, so it samples several prompts at once. A completion depends on its seed alone
-//! (experiment, round, prompt, sample), never on the prompts that share its batch or on the attempt.
+//! By far the slowest step, so it samples several prompts at once. A completion depends only on its seed
+//! (experiment, round, prompt, sample), never on the other prompts of its batch or on the attempt.
 
 use dissent_domain::event::{CompletionsSampled, PromptAdmitted, StepName};
 use dissent_domain::generation::{SamplingParams, sample_seed};
@@ -10,7 +10,7 @@ use dissent_models::ModelError;
 use dissent_models::generation::{GenerationJob, SampledTokens};
 use dissent_models::runtime::CancelFlag;
 
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 use crate::live_models::policy::Policy;
 use crate::live_models::run_failure::RunFailures;
 use crate::live_models::token_meter::TokenMeter;
@@ -48,8 +48,8 @@ impl Sample for PolicySampler<'_> {
     }
 }
 
-/// One outcome for each job. The jobs of a batch that fails are retried one by one: one prompt must not fail
-/// the others.
+/// Returns one outcome for each job. If a batch fails, its jobs are sampled one by one: one prompt must not
+/// fail the others.
 fn sample_each(
     sampler: &mut impl Sample,
     jobs: &[GenerationJob],
@@ -104,9 +104,7 @@ impl GenerationStep {
         let outcome =
             |(received, prepared): (&Received<PromptAdmitted>, Result<GenerationJob, StepError>)| {
                 let job = prepared?;
-                let tokens = sampled
-                    .next()
-                    .ok_or_else(|| StepError::Fatal("a prompt got no completions".to_owned()))?;
+                let tokens = sampled.next().ok_or_else(|| StepError::fatal(StepFault::NoCompletions))?;
                 consequence(policy, received, job, tokens?)
             };
         Ok(batch.iter().zip(prepared).map(outcome).collect())
@@ -125,7 +123,7 @@ fn consequence(
         prompt: received.event.prompt.clone(),
         policy: policy.fingerprint.clone(),
         prompt_token_ids: job.prompt_ids,
-        completions: completions.map_err(|error: ModelError| StepError::SetAside(error.to_string()))?,
+        completions: completions.map_err(StepError::set_aside::<ModelError>)?,
     };
     Ok(received.leads_to([event.into()]))
 }
@@ -139,7 +137,7 @@ impl Step for GenerationStep {
     }
 
     fn handle(&mut self, received: &Received<PromptAdmitted>) -> Result<Consequence, StepError> {
-        let missing = || Err(StepError::Fatal("a prompt got no completions".to_owned()));
+        let missing = || Err(StepError::fatal(StepFault::NoCompletions));
         self.handle_batch(std::slice::from_ref(received)).pop().unwrap_or_else(missing)
     }
 
@@ -179,7 +177,7 @@ mod tests {
         assert!(outcomes[0].is_ok() && outcomes[2].is_ok());
         assert!(
             matches!(outcomes[1], Err(StepError::Retry(_))),
-            "another prompt worked, so this prompt is retried"
+            "another prompt worked: this prompt causes the failure"
         );
         assert_eq!(sampler.batches, [3, 1, 1, 1]);
     }

@@ -1,4 +1,4 @@
-//! The pipeline: its steps, and nothing else.
+//! The steps of the pipeline.
 //!
 //! [`PIPELINE`] is the one table of the pipeline; the events of a step are those of the domain's
 //! [`StepName`]. Subscriptions, roles, parked messages, traces, the skipping of recorded results and the
@@ -129,14 +129,14 @@ fn pipeline_diagram() -> String {
 #[cfg(test)]
 fn lines(arrow: &str, kinds: &[dissent_domain::event::EventType]) -> String {
     let (mut text, mut line) = (String::new(), arrow.to_owned());
-    for (place, kind) in kinds.iter().enumerate() {
+    for (index, kind) in kinds.iter().enumerate() {
         if line.chars().count() + kind.name().len() > 98 {
             text += line.trim_end();
             text.push('\n');
             line = "    ".to_owned();
         }
         line += kind.name();
-        if place + 1 < kinds.len() {
+        if index + 1 < kinds.len() {
             line += ", ";
         }
     }

@@ -1,7 +1,7 @@
 //! The reward step: `CompletionsSampled` → `RewardsScored`.
 //!
-//! A reward model reads prompt and completion as one text, the way it was trained, and is scored on the last
-//! token. A cost model's score is negated here, so that larger is better in every later step.
+//! A reward model reads prompt and completion as one text, as in its training; its output at the last token
+//! is the score. This step negates the score of a cost model, so that larger is better in every later step.
 
 use dissent_domain::event::{CompletionsSampled, RewardsScored, StepName};
 use dissent_models::runtime::CancelFlag;

@@ -1,8 +1,8 @@
 //! The round step: opens rounds, concludes their phases and finishes the experiment.
 //!
-//! It consumes the events after which something may be due, including its own: one conclusion may make the
-//! next due. It asks the state, never a clock, what is due. A due event has the same identity whichever event
-//! made it due: asking twice changes nothing.
+//! It consumes every event after which another may be due, including its own: one conclusion may make the
+//! next one due. The state tells the due events, without a clock. A due event has the same id after each
+//! cause, so a repeated proposal changes nothing.
 
 use dissent_domain::event::StepName;
 use dissent_domain::id::ExperimentId;
@@ -33,7 +33,7 @@ impl AnyStep for RoundStep {
     }
 
     fn handle_events(&mut self, batch: Vec<Received>) -> Vec<Result<Consequence, StepError>> {
-        // One question serves the whole batch: the answer depends on the state, not on each event.
+        // Looked up once for the whole batch: the due events depend on the state, not on single events.
         let mut due = self.states.due(&self.experiment);
         batch
             .iter()

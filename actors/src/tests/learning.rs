@@ -15,7 +15,7 @@ use std::time::Duration;
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
 use dissent_domain::event::{
     CompletionsSampled, Event, EventType, FeedbackReceived, PolicyTuned, Recorded, RewardModelRefined,
-    RewardsScored, TrainingRequested,
+    RewardsScored, StepName, TrainingRequested,
 };
 use dissent_domain::feedback::{Opponent, Verdict};
 use dissent_domain::generation::SamplingParams;
@@ -34,14 +34,16 @@ use dissent_models::cache::cache_dir;
 use dissent_models::checkpoint::{Checkpoint, OpenOptions};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 use dissent_models::template::PromptTemplate;
+use dissent_models::{InvalidKind, ModelError};
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{ArtifactStore, MemoryLog, Snapshots};
 use tempfile::TempDir;
 
 use crate::required::required;
 use crate::{
-    Base, Ending, Gold, LearningResources, LeaseTimes, Pipeline, Policy, Proxy, Refinement, Resources, Roles,
-    StepError, TrainedAdapter, Trainer, TrainingWatch, Tuning, fingerprint,
+    Base, Ending, Gold, LearningResources, LeaseTimes, Pipeline, PipelineError, Policy, Proxy, Refinement,
+    Resources, Roles, RunFailure, StepError, StepFault, TrainedAdapter, Trainer, TrainingWatch, Tuning,
+    fingerprint,
 };
 
 const PROMPTS: u32 = 4;
@@ -93,7 +95,10 @@ impl CountingTrainer {
             return Err(StepError::Cancelled);
         }
         if matches!(self.fault, Fault::Error) {
-            return Err(StepError::Fatal("the loss is not finite".to_owned()));
+            return Err(StepError::fatal(ModelError::invalid(
+                InvalidKind::NotFinite,
+                "the loss is not finite",
+            )));
         }
         while step < STEPS {
             step += 1;
@@ -369,6 +374,14 @@ impl Fixture {
     }
 }
 
+/// Whether a run failed because the loss of a training is not finite.
+fn is_failed_training(error: &PipelineError) -> bool {
+    let PipelineError::Failed(RunFailure::Step { step: StepName::Training, source }) = error else {
+        return false;
+    };
+    matches!(source, StepFault::Model(error) if error.invalid_kind() == Some(InvalidKind::NotFinite))
+}
+
 async fn ended(pipeline: &mut Pipeline) -> Ending {
     let ended = tokio::time::timeout(Duration::from_secs(120), pipeline.finished()).await;
     ended.expect("the run ends in time").unwrap()
@@ -396,8 +409,9 @@ fn a_round_that_learns_passes_a_verifying_replay() {
         assert!(after.kl != 0.0, "{after:?}");
         assert!((after.proxy_reward[0] - after.refined_reward[0]).abs() > 1e-9, "{after:?}");
         assert!(after.gold_reward.is_some() && after.refined_agreement.is_some());
-        let asked = experiment.rounds()[0].learning().comparisons();
-        assert!(!asked.is_empty() && asked.iter().all(|asked| asked.judgements.of("oracle").is_some()));
+        let comparisons = experiment.rounds()[0].learning().comparisons();
+        assert!(!comparisons.is_empty());
+        assert!(comparisons.iter().all(|comparison| comparison.judgements.of("oracle").is_some()));
         let refined = fixture.of_kind(EventType::RewardModelRefined);
         let e: &RewardModelRefined = refined[0].body().unwrap();
         assert_eq!(e.preferences, experiment.rounds()[0].learning().settled().unwrap().preferences);
@@ -472,8 +486,7 @@ fn a_failed_training_stops_the_run_with_its_reason() {
         let plan = fixture.plan(1, FeedbackSource::Oracle);
         let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::Error), None).await;
         let failed = tokio::time::timeout(Duration::from_secs(60), pipeline.finished()).await.unwrap();
-        let reason = failed.unwrap_err().to_string();
-        assert!(reason.contains("training") && reason.contains("the loss is not finite"), "{reason}");
+        assert!(is_failed_training(&failed.unwrap_err()));
         pipeline.drain().await.unwrap();
     });
 }

@@ -40,12 +40,12 @@ impl StallingStore {
         self.state.lock().unwrap().is_open = false;
     }
 
-    /// Readers that wait now.
+    /// The number of readers that wait now.
     pub(crate) fn reading(&self) -> usize {
         self.state.lock().unwrap().reading
     }
 
-    /// Most readers at once so far.
+    /// The largest number of readers that waited at once.
     pub(crate) fn reading_max(&self) -> usize {
         self.state.lock().unwrap().reading_max
     }
@@ -81,7 +81,7 @@ impl ReadArtifacts for StallingStore {
     }
 }
 
-/// A store that has every artifact, or none.
+/// A store that has every artifact, or lacks every artifact.
 pub(crate) struct Keeps(pub(crate) bool);
 
 impl ReadArtifacts for Keeps {

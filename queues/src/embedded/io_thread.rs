@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use dissent_domain::error::chain;
 use dissent_domain::event::Recorded;
-use dissent_domain::log::{EventLog, LogError};
+use dissent_domain::log::{EventLog, LogError, LogPart};
 
 use super::group::Group;
 use super::record::Record;
@@ -69,7 +70,7 @@ impl IoThread {
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "stopping embedded broker after event log failure");
+                    tracing::error!(error = %chain(&error), "stopping embedded broker after event log failure");
                     ending.error = Some(error);
                     return;
                 }
@@ -115,7 +116,10 @@ impl IoThread {
         let event = self.log.read(position.saturating_sub(1), 1)?.pop();
         match event {
             Some(event) if event.position == position => Ok(Arc::new(event)),
-            _ => Err(LogError::Corrupt(format!("event {position} is missing")).into()),
+            _ => {
+                Err(LogError::corrupt(LogPart::Event(position), format!("event {position} is missing"))
+                    .into())
+            }
         }
     }
 
@@ -135,7 +139,8 @@ impl IoThread {
             page.into_iter().take_while(|event| event.position <= head).map(Arc::new).collect();
         let gapless = page.iter().zip(after + 1..).all(|(event, position)| event.position == position);
         if page.is_empty() || !gapless {
-            return Err(LogError::Corrupt(format!("events {} to {head} have gaps", after + 1)).into());
+            let reason = format!("events {} to {head} have gaps", after + 1);
+            return Err(LogError::corrupt(LogPart::Events, reason).into());
         }
         for cell in groups {
             self.shared.with(cell, |group| group.feed(&page));

@@ -18,8 +18,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use dissent_domain::error::Cause;
 use dissent_domain::event::EventId;
-use dissent_domain::log::{EventLog, LogError};
+use dissent_domain::log::EventLog;
 
 use self::consumer::{GroupSource, ParkedSource};
 pub use self::options::EmbeddedOptions;
@@ -143,9 +144,9 @@ impl EmbeddedBroker {
         let (proposals, proposal_consumer) = proposal_channel(options.proposals_max.max(1));
         let options = EmbeddedOptions { page_events: options.page_events.clamp(1, 4096), ..options };
         let shared = Arc::new(Shared::new(options));
-        let io_thread = io_thread::spawn(&shared, &log).map(Some).map_err(|error| {
-            BrokerError::Log(LogError::Io(format!("failed to start the reader thread: {error}")))
-        });
+        let io_thread = io_thread::spawn(&shared, &log)
+            .map(Some)
+            .map_err(|error| BrokerError::Threads(Cause::new(error)));
         Self {
             inner: Arc::new(Inner {
                 shared,

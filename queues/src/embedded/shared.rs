@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 
-use dissent_domain::log::{EventLog, LogError};
+use dissent_domain::log::{EventLog, LogError, LogPart};
 use tokio::sync::{oneshot, watch};
 
 use super::group::{Group, Rules};
@@ -227,8 +227,9 @@ impl Shared {
 }
 
 fn stored_record(log: &dyn EventLog, group: &str) -> Result<Record, BrokerError> {
-    let corrupt = |reason: String| {
-        BrokerError::Log(LogError::Corrupt(format!("invalid record of subscription {group:?}: {reason}")))
+    let corrupt = |why: String| {
+        let reason = format!("invalid record of subscription {group:?}: {why}");
+        BrokerError::Log(LogError::corrupt(LogPart::Subscription, reason))
     };
     let Some(bytes) = log.load_cursor(group)? else {
         return Ok(Record::default());

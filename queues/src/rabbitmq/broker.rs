@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use dissent_domain::error::Cause;
 use dissent_domain::event::EventId;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
@@ -129,9 +130,7 @@ impl Threads {
             .thread_name("dissent-rabbitmq")
             .enable_all()
             .build()
-            .map_err(|error| {
-                BrokerError::Unavailable(format!("failed to start the threads for RabbitMQ: {error}"))
-            })?;
+            .map_err(|error| BrokerError::Threads(Cause::new(error)))?;
         Ok(Self(Some(runtime)))
     }
 }
@@ -186,11 +185,8 @@ impl RabbitBroker {
         let limit = shared.options.start_timeout;
         if timeout(limit, connected).await.is_err() {
             let trouble = shared.publishing.trouble().or(shared.consuming.trouble());
-            return Err(BrokerError::Unavailable(format!(
-                "failed to connect to RabbitMQ at {} within {limit:?}: {}",
-                shared.options.address(),
-                trouble.as_deref().unwrap_or("no answer")
-            )));
+            let (action, address) = ("accept the connection", shared.options.address());
+            return Err(BrokerError::Late { action, address, limit, source: trouble.map(Cause::new) });
         }
         Ok(Self {
             shared,
@@ -268,10 +264,7 @@ impl RabbitBroker {
         let limit = self.shared.options.operation_timeout;
         match timeout(limit, executed).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(BrokerError::Unavailable(format!(
-                "RabbitMQ at {} did not declare the queues within {limit:?}",
-                self.shared.options.address()
-            ))),
+            Err(_) => Err(self.shared.late("declare the queues", limit)),
         }
     }
 
@@ -338,8 +331,7 @@ impl RabbitBroker {
         }
         // The message gets a new id: the old one may already be done, and its duplicates are dropped.
         let id = format!("{}/replay/{:016x}", event.event.id, random());
-        let message = events::group_message(&event_queue.queue, id, &event, 1, &MessageContext::new())
-            .map_err(BrokerError::Invalid)?;
+        let message = events::group_message(&event_queue.queue, id, &event, 1, &MessageContext::new())?;
         self.shared.publisher.publish(message).await
     }
 }
@@ -368,11 +360,13 @@ fn begin(options: RabbitOptions) -> Result<(Arc<Shared>, Threads), BrokerError> 
 }
 
 /// Returns the error when RabbitMQ fails an operation.
-pub(super) fn unavailable(shared: &Shared, what: &str, error: &LinkError) -> BrokerError {
-    if let LinkError::Broker(error) = error {
-        return error.clone();
+pub(super) fn unavailable(shared: &Shared, action: &'static str, error: LinkError) -> BrokerError {
+    match error {
+        LinkError::Broker(error) => error,
+        other => {
+            BrokerError::Unavailable { action, address: shared.options.address(), source: Cause::new(other) }
+        }
     }
-    BrokerError::Unavailable(format!("failed to {what} of RabbitMQ at {}: {error}", shared.options.address()))
 }
 
 fn check_same_settings(known: &Subscription, other: &Subscription) -> Result<(), BrokerError> {

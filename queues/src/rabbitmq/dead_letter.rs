@@ -46,7 +46,7 @@ impl DeadLetter {
             experiment: Some(proposal.experiment.as_str().to_owned()),
             original_id: None,
             reason: reason.to_owned(),
-            body: wire::encode_proposal(proposal).map_err(BrokerError::Invalid)?,
+            body: wire::encode_proposal(proposal)?,
         })
     }
 

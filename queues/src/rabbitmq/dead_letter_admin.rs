@@ -92,19 +92,14 @@ impl RabbitBroker {
     /// no message with this id.
     ///
     /// # Errors
-    /// [`BrokerError::Invalid`] if its queue is unknown; otherwise as [`dead_list`](Self::dead_list).
+    /// [`BrokerError::NoQueue`] if its queue is unknown; otherwise as [`dead_list`](Self::dead_list).
     pub async fn dead_retry(&self, id: &str) -> Result<bool, BrokerError> {
         let settling = self.settle_dead(id, |message| async move {
             let message = self.message_to_retry(&message)?;
             // If the queue was deleted, the message is never confirmed.
             let limit = self.shared.options.operation_timeout;
-            let late = || {
-                BrokerError::Unavailable(
-                    "RabbitMQ did not confirm the message: its queue is deleted or RabbitMQ is unavailable; try again"
-                        .to_owned(),
-                )
-            };
-            timeout(limit, self.shared.publisher.publish(message)).await.map_err(|_| late())??;
+            let late = |_| self.shared.late("confirm the message, whose queue may be deleted,", limit);
+            timeout(limit, self.shared.publisher.publish(message)).await.map_err(late)??;
             Ok(())
         });
         self.in_time(settling).await
@@ -127,7 +122,7 @@ impl RabbitBroker {
             Ok(outcome) => outcome,
             Err(_) => Err(LinkError::Late(LOOK_TIME_MAX)),
         };
-        outcome.map_err(|error| unavailable(&self.shared, "read the dead letters", &error))
+        outcome.map_err(|error| unavailable(&self.shared, "read the dead letters", error))
     }
 
     /// Takes messages up to the last wanted one. All are requeued when the channel closes.
@@ -250,17 +245,15 @@ impl RabbitBroker {
     fn message_to_retry(&self, dead: &DeadMessage) -> Result<Message, BrokerError> {
         // The message gets a new id: duplicates of the old one may be dropped.
         let id = format!("{}/retry/{:016x}", dead.id.chars().take(64).collect::<String>(), random());
-        let no_queue = || BrokerError::Invalid(format!("{} names no queue to return to: drop it", dead.id));
         if dead.queue.is_empty() || dead.bytes == 0 {
-            return Err(no_queue());
+            return Err(BrokerError::NoQueue { id: dead.id.clone() });
         }
         match &dead.content {
             DeadContent::Event(event) => {
                 events::group_message(&dead.queue, id, event, 1, &MessageContext::new())
-                    .map_err(BrokerError::Invalid)
             }
             DeadContent::Proposal(proposal) => {
-                let body = wire::encode_proposal(proposal).map_err(BrokerError::Invalid)?;
+                let body = wire::encode_proposal(proposal)?;
                 let queue = self.shared.topology.proposals();
                 Ok(Message::to_queue(&queue, id, body).with_text("experiment", proposal.experiment.as_str()))
             }

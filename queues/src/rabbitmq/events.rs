@@ -65,7 +65,7 @@ pub(super) fn event_message(
     event: &Recorded,
     exchange: String,
     context: &MessageContext,
-) -> Result<Message, String> {
+) -> Result<Message, BrokerError> {
     let body = wire::encode_event(event)?;
     let (key, id) = (routing_key(event), event.event.id.to_string());
     let message = Message { exchange, key, mandatory: false, id, headers: Default::default(), body };
@@ -79,7 +79,7 @@ pub(super) fn group_message(
     event: &Recorded,
     attempt: u32,
     context: &MessageContext,
-) -> Result<Message, String> {
+) -> Result<Message, BrokerError> {
     let message = Message::to_queue(queue, id, wire::encode_event(event)?);
     Ok(with_headers(message, event, attempt, context))
 }
@@ -184,8 +184,7 @@ async fn replace(unsettled: &UnsettledEvent, reason: &str) -> Result<(), BrokerE
     }
     let attempt = unsettled.attempt.saturating_add(1);
     let id = format!("{}/{attempt}", unsettled.event.event.id);
-    let message = group_message(consumer.queue(), id, &unsettled.event, attempt, &unsettled.context)
-        .map_err(BrokerError::Invalid)?;
+    let message = group_message(consumer.queue(), id, &unsettled.event, attempt, &unsettled.context)?;
     let delay = Backoff::new(decoder.retry_delay, shared.options.retry_delay_max).after(unsettled.attempt);
     match u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) {
         0 => shared.publisher.publish(message).await,

@@ -70,9 +70,6 @@ impl RabbitBroker {
             }
             Ok(deleted)
         };
-        self.shared
-            .bounded(deleting)
-            .await
-            .map_err(|error| unavailable(&self.shared, "delete queues", &error))
+        self.shared.bounded(deleting).await.map_err(|error| unavailable(&self.shared, "delete queues", error))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dissent_domain::error::chain;
 use dissent_domain::event::{EventId, Recorded};
 use dissent_domain::id::ExperimentId;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
@@ -15,7 +16,7 @@ use super::shared::Shared;
 use super::topology::{is_absent, long, short};
 use super::wire;
 use crate::backoff::Retries;
-use crate::error::BrokerError;
+use crate::error::{BrokerError, HistoryFault};
 
 /// Prefetch of the stream, and the number of deliveries after which they are acknowledged.
 const AHEAD: u16 = 128;
@@ -73,13 +74,12 @@ impl Sequence {
 
     /// Adds an event; returns the events that are next.
     fn add(&mut self, event: Recorded) -> Result<Vec<Recorded>, BrokerError> {
-        let broken =
-            |reason: String| Err(BrokerError::BrokenHistory { experiment: self.experiment.clone(), reason });
+        let broken = |fault| Err(BrokerError::BrokenHistory { experiment: self.experiment.clone(), fault });
         if event.experiment != self.experiment {
-            return broken(format!("an event belongs to experiment {}", event.experiment));
+            return broken(HistoryFault::Foreign(event.experiment));
         }
         if self.last.is_some_and(|(version, id)| version == event.version && id != event.event.id) {
-            return broken(format!("two events have version {}", event.version));
+            return broken(HistoryFault::Twice(event.version));
         }
         let done_to = self.last.map_or(0, |(version, _)| version);
         if event.version <= done_to {
@@ -93,10 +93,8 @@ impl Sequence {
         }
         if self.early.len() > EARLY_MAX {
             let missing = self.last.map_or(0, |(version, _)| version) + 1;
-            return Err(BrokerError::BrokenHistory {
-                experiment: self.experiment.clone(),
-                reason: format!("event {missing} is missing"),
-            });
+            let (experiment, fault) = (self.experiment.clone(), HistoryFault::Missing(missing));
+            return Err(BrokerError::BrokenHistory { experiment, fault });
         }
         Ok(next)
     }
@@ -125,7 +123,7 @@ impl Reader {
                 let _gone = self.outgoing.send(Err(error)).await;
                 return;
             }
-            let trouble = trouble.to_string();
+            let trouble = chain(&trouble);
             // Log each new error once: an outage may last for hours.
             if last_trouble.as_ref() != Some(&trouble) {
                 tracing::info!(stream = %self.stream, error = %trouble, "retrying to read the history");
@@ -229,15 +227,22 @@ mod tests {
         let mut sequence = sequence();
         sequence.add(event(1, 1)).unwrap();
         let error = sequence.add(event(1, 2)).unwrap_err();
-        assert!(matches!(error, BrokerError::BrokenHistory { .. }), "{error}");
+        assert!(matches!(error, BrokerError::BrokenHistory { fault: HistoryFault::Twice(1), .. }), "{error}");
         let other = Recorded { experiment: ExperimentId::new("y").unwrap(), ..event(2, 2) };
-        assert!(sequence.add(other).is_err());
+        let error = sequence.add(other).unwrap_err();
+        assert!(
+            matches!(error, BrokerError::BrokenHistory { fault: HistoryFault::Foreign(_), .. }),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_lasting_gap_is_an_error_that_names_the_missing_event() {
         let mut sequence = sequence();
         let error = (2..).find_map(|version| sequence.add(event(version, 0)).err()).unwrap();
-        assert!(error.to_string().contains("event 1 is missing"), "{error}");
+        assert!(
+            matches!(error, BrokerError::BrokenHistory { fault: HistoryFault::Missing(1), .. }),
+            "{error}"
+        );
     }
 }

@@ -29,7 +29,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// An error of a channel. The caller opens another channel.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
-    #[error("{0}")]
+    #[error(transparent)]
     Amqp(#[from] lapin::Error),
     #[error("no answer within {0:?}")]
     Late(Duration),

@@ -192,8 +192,8 @@ impl RabbitOptions {
     /// Checks the limits of each field.
     ///
     /// # Errors
-    /// [`BrokerError::InvalidName`] or [`BrokerError::OutOfRange`]; [`BrokerError::Invalid`] if this build
-    /// has no TLS.
+    /// [`BrokerError::InvalidName`] or [`BrokerError::OutOfRange`]; [`BrokerError::MissingFeature`] if this
+    /// build has no TLS.
     pub fn check(&self) -> Result<(), BrokerError> {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
         let prefix = &self.prefix;
@@ -226,9 +226,7 @@ impl RabbitOptions {
             return out_of_range("check_interval", format!("{:?}", self.check_interval), "at least 100 ms");
         }
         if self.tls.is_some() && !cfg!(feature = "amqps") {
-            return Err(BrokerError::Invalid(
-                "amqps is not in this build: build with the Cargo feature `amqps`, or use amqp".to_owned(),
-            ));
+            return Err(BrokerError::MissingFeature { feature: "amqps", instead: "use amqp" });
         }
         Ok(())
     }
@@ -303,15 +301,19 @@ mod tests {
             (RabbitOptions { unconfirmed_max: 0, ..RabbitOptions::default() }, "unconfirmed_max"),
             (RabbitOptions { heartbeat: Duration::ZERO, ..RabbitOptions::default() }, "heartbeat"),
         ] {
-            let error = options.check().unwrap_err().to_string();
-            assert!(error.contains(hint), "{error}");
+            let named = match options.check().unwrap_err() {
+                BrokerError::OutOfRange { what, .. } => what,
+                BrokerError::InvalidName { what, .. } => what.to_owned(),
+                error => panic!("{error}"),
+            };
+            assert!(named.contains(hint), "{named}");
         }
     }
 
     #[cfg(not(feature = "amqps"))]
     #[test]
     fn amqps_without_its_feature_is_an_error_that_names_the_feature() {
-        let error = RabbitOptions::from_url("amqps://host/").unwrap_err().to_string();
-        assert!(error.contains("feature `amqps`"), "{error}");
+        let error = RabbitOptions::from_url("amqps://host/").unwrap_err();
+        assert_eq!(error, BrokerError::MissingFeature { feature: "amqps", instead: "use amqp" });
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn message(
     attempts: u32,
     reason: &str,
 ) -> Result<Message, BrokerError> {
-    let body = wire::encode_event(event).map_err(BrokerError::Invalid)?;
+    let body = wire::encode_event(event)?;
     // Several groups may park the same event, and one group may park it again after a replay.
     let id = format!("{}/{:016x}", event.event.id, random());
     Ok(Message::to_queue(&shared.topology.parked(), id, body)

@@ -49,7 +49,7 @@ pub(super) async fn send(
     proposal: &Proposal,
     context: &MessageContext,
 ) -> Result<(), BrokerError> {
-    let body = wire::encode_proposal(proposal).map_err(BrokerError::Invalid)?;
+    let body = wire::encode_proposal(proposal)?;
     shared.publisher.publish(add_context(message(shared, proposal, body), context)).await
 }
 
@@ -105,7 +105,7 @@ impl Remote {
     /// acknowledged.
     async fn deliver_later(self) -> Result<(), BrokerError> {
         let shared = self.lease.shared();
-        let body = wire::encode_proposal(&self.proposal).map_err(BrokerError::Invalid)?;
+        let body = wire::encode_proposal(&self.proposal)?;
         let copy = add_context(message(shared, &self.proposal, body), &self.context);
         let copy = Message { exchange: shared.topology.retry(RETRY_LATER_MS), ..copy };
         shared.publisher.publish_delayed(copy, RETRY_LATER_MS).await?;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use dissent_domain::error::chain;
 use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
 use tokio::sync::{mpsc, oneshot};
@@ -133,12 +134,12 @@ impl PublisherTask {
         let mut retries = Retries::new(BACKOFF);
         loop {
             let Err(error) = self.session(&mut retries).await else { return };
-            tracing::debug!(%error, "reopening the publisher's channel");
+            tracing::debug!(error = %chain(&error), "reopening the publisher's channel");
             if matches!(error, LinkError::Late(_))
                 && let Some(queue) = self.unwatched_queue()
                 && let Err(error) = leaderless::delete_in_turn(&self.link, &self.topology, &queue).await
             {
-                tracing::debug!(%error, queue, "failed to check an unresponsive queue");
+                tracing::debug!(error = %chain(&error), queue, "failed to check an unresponsive queue");
             }
             retries.wait().await;
         }

@@ -5,9 +5,10 @@
 //! everything in sequence. A new queue is first filled with the events that the relay has passed; then the
 //! next event is relayed. So every queue gets every event.
 
+use dissent_domain::error::chain;
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::log::{EventLog, LogError};
+use dissent_domain::log::{EventLog, LogError, LogPart};
 use lapin::Channel;
 use lapin::options::{ConfirmSelectOptions, QueueDeleteOptions, QueuePurgeOptions};
 use std::collections::BTreeMap;
@@ -104,7 +105,7 @@ impl Relay {
             }
             if !was_reported {
                 // Log once for each interruption: it may last for hours.
-                tracing::warn!(%error, position = self.confirmed_to, "retrying an interrupted relay");
+                tracing::warn!(error = %chain(&error), position = self.confirmed_to, "retrying an interrupted relay");
             }
             was_reported = self.confirmed_to == begun_at;
             if !was_reported {
@@ -192,7 +193,7 @@ impl Relay {
                 event.position,
                 message.body.len()
             ),
-            Err(reason) => reason,
+            Err(error) => chain(&error),
         };
         tracing::error!(position = event.position, error = %reason, "moving event to dead letters");
         DeadLetter::not_relayed(event, &reason).publish(&self.shared).await?;
@@ -449,8 +450,7 @@ fn poll_confirmed(
             PublishOutcome::Confirmed | PublishOutcome::Unroutable => *confirmed_to = position,
             PublishOutcome::Lost(error) => return Poll::Ready(Err(error.into())),
             PublishOutcome::Refused => {
-                let reason = format!("RabbitMQ refused event {position} for {:?}", message.key);
-                return Poll::Ready(Err(BrokerError::Unavailable(reason).into()));
+                return Poll::Ready(Err(BrokerError::Refused { position, key: message.key }.into()));
             }
         }
         some = true;
@@ -463,8 +463,10 @@ fn cursor_name(shared: &Shared) -> String {
 }
 
 fn stored_cursor(log: &dyn EventLog, name: &str) -> Result<u64, BrokerError> {
-    let corrupt =
-        |reason: String| BrokerError::Log(LogError::Corrupt(format!("invalid record {name:?}: {reason}")));
+    let corrupt = |why: String| {
+        let reason = format!("invalid record {name:?}: {why}");
+        BrokerError::Log(LogError::corrupt(LogPart::Subscription, reason))
+    };
     let Some(record) = log.load_cursor(name)? else { return Ok(0) };
     let position = match record.split_first() {
         Some((&CURSOR_FORMAT, position)) => position.try_into().map(u64::from_le_bytes),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use dissent_domain::error::chain;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -155,7 +156,7 @@ impl Shared {
 
     /// Ends all consumers with an error. The first error stands.
     pub(super) fn fail(&self, error: BrokerError) {
-        tracing::error!(%error, "stopping the RabbitMQ broker");
+        tracing::error!(error = %chain(&error), "stopping the RabbitMQ broker");
         lock(&self.failure).get_or_insert(error);
         self.close();
     }
@@ -181,10 +182,12 @@ impl Shared {
         let limit = self.options.operation_timeout;
         match timeout(limit, published).await {
             Ok(()) => self.failure().map_or(Ok(()), Err),
-            Err(_) => Err(BrokerError::Unavailable(format!(
-                "RabbitMQ at {} did not confirm all messages within {limit:?}",
-                self.options.address()
-            ))),
+            Err(_) => Err(self.late("confirm all messages", limit)),
         }
+    }
+
+    /// The error when RabbitMQ does not finish an operation in time.
+    pub(super) fn late(&self, action: &'static str, limit: Duration) -> BrokerError {
+        BrokerError::Late { action, address: self.options.address(), limit, source: None }
     }
 }

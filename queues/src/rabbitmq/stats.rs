@@ -56,6 +56,6 @@ impl RabbitBroker {
         self.shared
             .bounded(looking)
             .await
-            .map_err(|error| unavailable(&self.shared, "read the queues", &error))
+            .map_err(|error| unavailable(&self.shared, "read the queues", error))
     }
 }

@@ -6,6 +6,7 @@ use dissent_domain::id::ExperimentId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::error::BrokerError;
 use crate::proposal::{PROPOSAL_EVENTS_MAX, Proposal};
 
 /// The first byte of every message.
@@ -80,13 +81,14 @@ impl<'a> WireEvent<'a> {
 }
 
 /// Encodes the body of an event's message.
-pub(super) fn encode_event(event: &Recorded) -> Result<Vec<u8>, String> {
-    sealed(&WireRecorded {
+pub(super) fn encode_event(event: &Recorded) -> Result<Vec<u8>, BrokerError> {
+    let encoded = sealed(&WireRecorded {
         position: event.position,
         experiment: event.experiment.as_str(),
         version: event.version,
         event: WireEvent::of(&event.event),
-    })
+    });
+    encoded.map_err(|error| BrokerError::encode("an event", error))
 }
 
 /// Decodes an event from a message of at most `bytes_max`.
@@ -107,12 +109,13 @@ pub(super) fn decode_event(message: &[u8], bytes_max: usize) -> Result<Recorded,
 }
 
 /// Encodes the body of a proposal's message.
-pub(super) fn encode_proposal(proposal: &Proposal) -> Result<Vec<u8>, String> {
-    sealed(&WireProposal {
+pub(super) fn encode_proposal(proposal: &Proposal) -> Result<Vec<u8>, BrokerError> {
+    let encoded = sealed(&WireProposal {
         experiment: proposal.experiment.as_str(),
         cause: proposal.cause.map(|id| id.0),
         events: proposal.events.iter().map(WireEvent::of).collect(),
-    })
+    });
+    encoded.map_err(|error| BrokerError::encode("a proposal", error))
 }
 
 /// Decodes a proposal from a message of at most `bytes_max`.
@@ -135,9 +138,9 @@ fn experiment(name: &str) -> Result<ExperimentId, String> {
     ExperimentId::new(name).map_err(|error| error.to_string())
 }
 
-fn sealed(content: &impl Serialize) -> Result<Vec<u8>, String> {
+fn sealed(content: &impl Serialize) -> Result<Vec<u8>, rmp_serde::encode::Error> {
     let mut message = vec![FORMAT, 0, 0, 0, 0];
-    rmp_serde::encode::write(&mut message, content).map_err(|error| error.to_string())?;
+    rmp_serde::encode::write(&mut message, content)?;
     let checksum = crc32c::crc32c(&message[HEAD_BYTES..]).to_le_bytes();
     message[1..HEAD_BYTES].copy_from_slice(&checksum);
     Ok(message)

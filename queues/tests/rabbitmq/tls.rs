@@ -89,7 +89,7 @@ fn amqps_needs_the_authority_and_the_clients_certificate() {
                     let proposal = Proposal { experiment, cause: None, events: vec![new_event(OTHER, 1)] };
                     assert_eq!(worker.propose(proposal).await, Ok(ProposalReply::Queued));
                 }
-                Err(error) => assert!(matches!(error, BrokerError::Unavailable(_)), "{error:?}"),
+                Err(error) => assert!(matches!(error, BrokerError::Late { .. }), "{error:?}"),
             }
         }
     });

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::log::{EventLog, LogError};
+use dissent_domain::log::{EventLog, LogError, LogPart};
 use dissent_domain::replay::Replay;
 use dissent_storage::{SledLog, SledOptions, transfer};
 use serde_json::json;
@@ -92,7 +92,8 @@ fn copy_and_check(
     let events = transfer::copy(log, &copy, chosen)?;
     let report = copy.verify()?;
     if let Some(finding) = report.findings.first() {
-        return Err(LogError::Corrupt(format!("the copy {}: {}", target.display(), finding.what)).into());
+        let reason = format!("the copy {}: {}", target.display(), finding.what);
+        return Err(LogError::corrupt(LogPart::Copy, reason).into());
     }
     transfer::same(log, &copy, chosen)?;
     for (experiment, _) in copy.streams()?.into_iter().filter(|(experiment, _)| chosen(experiment)) {
@@ -156,7 +157,8 @@ pub(super) fn restore(data_dir: &Path, backup: &Path, as_json: bool) -> anyhow::
     let log = SledLog::open(backup, &SledOptions { check_all: true, ..SledOptions::default() })?;
     let report = log.verify()?;
     if let Some(finding) = report.findings.first() {
-        return Err(LogError::Corrupt(format!("the backup {}: {}", backup.display(), finding.what)).into());
+        let reason = format!("the backup {}: {}", backup.display(), finding.what);
+        return Err(LogError::corrupt(LogPart::Copy, reason).into());
     }
     let events = log.backup(&target)?;
     print_line(as_json, &json!({ "events": events }), &format!("{events} events in {}", target.display()))

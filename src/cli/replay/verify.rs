@@ -104,7 +104,7 @@ fn verify(
         Ok(()) => (None, None),
         Err(error) => {
             let position = error.downcast_ref::<ReplayError>().map(ReplayError::position);
-            let damaged = matches!(error.downcast_ref(), Some(LogError::Corrupt(_)));
+            let damaged = matches!(error.downcast_ref(), Some(LogError::Corrupt { .. }));
             if position.is_none() && !damaged {
                 return Err(error);
             }

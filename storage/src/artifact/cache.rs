@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use dissent_domain::error::chain;
+
 use super::id::ArtifactId;
 use crate::StorageError;
 
@@ -63,7 +65,9 @@ impl Cache {
         let Some(bytes_max) = self.bytes_max else { return };
         let mut cached = match cached(root) {
             Ok(cached) => cached,
-            Err(error) => return tracing::warn!(%error, "failed to measure the artifact cache"),
+            Err(error) => {
+                return tracing::warn!(error = %chain(&error), "failed to measure the artifact cache");
+            }
         };
         let mut bytes: u64 = cached.iter().map(|cached| cached.bytes).sum();
         // Clocks are too coarse to tell which of two files is the newest.
@@ -78,14 +82,14 @@ impl Cache {
                 Ok(false) => continue,
                 // The store would fail for the others, too.
                 Err(error) => {
-                    return tracing::warn!(%error, "failed to query shared store; skipping eviction");
+                    return tracing::warn!(error = %chain(&error), "failed to query shared store; skipping eviction");
                 }
             }
             match fs::remove_file(&old.path) {
                 Ok(()) => bytes -= old.bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => bytes -= old.bytes,
                 Err(error) => {
-                    tracing::warn!(%error, path = %old.path.display(), "failed to evict an artifact")
+                    tracing::warn!(error = %chain(&error), path = %old.path.display(), "failed to evict an artifact")
                 }
             }
         }

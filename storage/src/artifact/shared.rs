@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel, sync_channel};
 
+use dissent_domain::error::Cause;
 use futures_util::StreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
@@ -175,8 +176,7 @@ impl SharedStore {
 
     fn too_large(&self, name: &str, bytes_max: u64) -> StorageError {
         let (name, url) = (name.to_owned(), self.url.clone());
-        let reason = format!("more than {bytes_max} bytes");
-        StorageError::Shared { action: "get", name, url, reason }
+        StorageError::SharedTooLarge { name, url, bytes_max }
     }
 
     /// Sends a request; returns the pieces of the response as they arrive, with few of them waiting.
@@ -219,7 +219,7 @@ impl SharedStore {
 
     fn failed(&self, action: &'static str, name: &str, error: Error) -> StorageError {
         let (name, url) = (name.to_owned(), self.url.clone());
-        StorageError::Shared { action, name, url, reason: with_causes(&error) }
+        StorageError::Shared { action, name, url, source: Cause::new(StoreError(error)) }
     }
 }
 
@@ -284,6 +284,11 @@ fn without_password(url: &str) -> String {
         },
     )
 }
+
+/// An error of the store. Its text has all causes, because the texts of the store's errors repeat them.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", with_causes(.0))]
+struct StoreError(Error);
 
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

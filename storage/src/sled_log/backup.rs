@@ -24,8 +24,7 @@ impl SledLog {
     /// # Errors
     /// If `to` exists, the log is damaged, or the copy cannot be written. Then `to` does not exist.
     pub fn backup(&self, to: &Path) -> Result<u64, LogError> {
-        let failed =
-            |error: io::Error| LogError::Io(format!("failed to back up to {}: {error}", to.display()));
+        let failed = |error: io::Error| LogError::io(format!("failed to back up to {}", to.display()), error);
         if to.try_exists().map_err(failed)? {
             return Err(LogError::Exists(to.display().to_string()));
         }

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use dissent_domain::error::Cause;
 use dissent_domain::log::LogError;
 use sled::{Batch, Db};
 
-use super::error::{guarded, read_error};
+use super::error::{guarded, io_error, read_error};
 use super::group::Encoded;
 use super::tail::{Mark, Tail};
 
@@ -29,44 +30,40 @@ impl Committer {
 
     /// Returns when the commit is durable.
     pub(super) fn commit(&mut self, encoded: Encoded) -> Result<(), LogError> {
-        self.try_commit(encoded).map_err(|error| final_error(&error))
+        self.try_commit(encoded).map_err(final_error)
     }
 
-    fn try_commit(&self, encoded: Encoded) -> io::Result<()> {
+    fn try_commit(&self, encoded: Encoded) -> Result<(), LogError> {
         let Encoded { batch, mark, redo } = encoded;
         let Some(redo) = redo else {
             self.write(batch)?;
-            self.tail.begin(mark, Vec::new())?;
-            return self.tail.finish();
+            self.tail.begin(mark, Vec::new()).map_err(io_error)?;
+            return self.tail.finish().map_err(io_error);
         };
-        self.tail.begin(mark, redo)?;
+        self.tail.begin(mark, redo).map_err(io_error)?;
         let database = self.write(batch);
         // Wait for the tail in any case: its outcome belongs to this commit.
-        let tail = self.tail.finish();
+        let tail = self.tail.finish().map_err(io_error);
         database.and(tail)
     }
 
     /// Writes entries that no mark counts: cursors.
     pub(super) fn write_uncounted(&mut self, batch: Batch) -> Result<(), LogError> {
-        self.write(batch).map_err(|error| final_error(&error))
+        self.write(batch).map_err(final_error)
     }
 
-    fn write(&self, batch: Batch) -> io::Result<()> {
-        let flushed = guarded(|| {
+    fn write(&self, batch: Batch) -> Result<(), LogError> {
+        guarded(|| {
             self.db.apply_batch(batch).map_err(read_error)?;
             self.db.flush().map_err(read_error)
-        });
-        // The caller converts it back into a `LogError`.
-        flushed.map_err(|error| {
-            if let LogError::Io(what) = error { io::Error::other(what) } else { io::Error::other(error) }
         })?;
-        self.db_file.sync_data()
+        self.db_file.sync_data().map_err(io_error)
     }
 
     /// Closes the log with both marks at `position`.
     pub(super) fn close(self, position: u64) -> Result<(), LogError> {
         let settled = self.tail.stop().and_then(|mut tail| tail.settle(Mark { base: position, position }));
-        settled.map_err(|error| LogError::Io(format!("failed to close the log: {error}")))
+        settled.map_err(|error| LogError::io("failed to close the log", error))
     }
 
     #[cfg(test)]
@@ -127,6 +124,9 @@ fn stopped() -> io::Error {
     io::Error::other("the thread that writes the tail file has stopped")
 }
 
-fn final_error(error: &io::Error) -> LogError {
-    LogError::Io(format!("{error}; the log rejects writes until it is opened again"))
+/// The error of a failed write, after which the log rejects every write.
+fn final_error(error: LogError) -> LogError {
+    let source = if let LogError::Io { source, .. } = error { source } else { Some(Cause::new(error)) };
+    let context = "a write failed, and the log rejects writes until it is opened again".to_owned();
+    LogError::Io { context, source }
 }

@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use dissent_domain::event::{EventId, Recorded};
-use dissent_domain::log::LogError;
+use dissent_domain::log::{LogError, LogPart};
 use sled::{Batch, Tree};
 use xorf::{BinaryFuse8, Filter};
 
@@ -116,7 +116,8 @@ impl Ids {
         let state = State { runs: runs(&reader.tree)?, recent: BTreeSet::new() };
         let end = state.end();
         if end > head {
-            return Err(LogError::Corrupt(format!("the id index ends at position {end}, the log at {head}")));
+            let reason = format!("the id index ends at position {end}, the log at {head}");
+            return Err(LogError::corrupt(LogPart::IdIndex, reason));
         }
         let ids = Self { run_events: run_events.max(1), state: RwLock::new(state) };
         let mut found = Vec::new();
@@ -226,8 +227,9 @@ fn runs(tree: &Tree) -> Result<Vec<Run>, LogError> {
         let next = tree.range(keys::id_chunk(before + 1, 0)..=keys::id_chunk(u64::MAX, u16::MAX)).next();
         let Some(entry) = next else { return Ok(runs) };
         let (key, _) = entry.map_err(read_error)?;
-        let (end, _) = keys::parse_id_chunk(&key)
-            .ok_or_else(|| LogError::Corrupt(format!("invalid key of an id chunk: {key:02x?}")))?;
+        let (end, _) = keys::parse_id_chunk(&key).ok_or_else(|| {
+            LogError::corrupt(LogPart::IdIndex, format!("invalid key of an id chunk: {key:02x?}"))
+        })?;
         let entries = read_run(tree, end)?;
         if entries.len() as u64 != end - before {
             let (count, first) = (entries.len(), before + 1);
@@ -278,7 +280,8 @@ fn parse(key: &[u8], value: &[u8]) -> Result<Vec<u64>, String> {
 }
 
 fn damaged(end: u64, what: &str) -> LogError {
-    LogError::Corrupt(format!("the run of the id index that ends at position {end}: {what}"))
+    let reason = format!("the run of the id index that ends at position {end}: {what}");
+    LogError::corrupt(LogPart::IdIndex, reason)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The first record of a log: the format of its directory, and its identity.
 
-use dissent_domain::log::LogError;
+use dissent_domain::log::{LogError, LogPart};
 use sled::Db;
 
 use super::error::read_error;
@@ -18,7 +18,8 @@ pub(super) struct Meta {
 
 pub(super) fn read_meta(db: &Db) -> Result<Option<Meta>, LogError> {
     let Some(value) = db.get(keys::META).map_err(read_error)? else { return Ok(None) };
-    let damaged = |what: &str| LogError::Corrupt(format!("the first record of the log: {what}"));
+    let damaged =
+        |what: &str| LogError::corrupt(LogPart::FirstRecord, format!("the first record of the log: {what}"));
     let payload = record::unframe(keys::META, &value).map_err(|what| damaged(&what))?;
     let (format, rest) = payload.split_first_chunk::<2>().ok_or_else(|| damaged("cut short"))?;
     let format = u16::from_le_bytes(*format);

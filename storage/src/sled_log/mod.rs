@@ -38,6 +38,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
+use dissent_domain::error::chain;
 use dissent_domain::event::{EventId, Recorded};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{AdvanceListener, Append, AppendFuture, EventLog, LogError};
@@ -84,7 +85,7 @@ impl SledLog {
         let (commands, queue) = sync_channel(options.queue_length.max(1));
         let shared = Arc::new(opened.shared);
         let writer = writer::spawn(Arc::clone(&shared), opened.committer, queue, options.clone())
-            .map_err(|error| LogError::Io(format!("failed to start the writer: {error}")))?;
+            .map_err(|error| LogError::io("failed to start the writer", error))?;
         Ok(Self {
             dir: dir.to_owned(),
             shared,
@@ -163,7 +164,8 @@ impl SledLog {
         if let Some(writer) = writer
             && writer.join().is_err()
         {
-            self.shared.fail(&LogError::Io("the writer thread panicked".to_owned()));
+            self.shared
+                .fail(&LogError::Io { context: "the writer thread panicked".to_owned(), source: None });
         }
         self.shared.failure().map_or(Ok(()), Err)
     }
@@ -178,7 +180,7 @@ impl SledLog {
 impl Drop for SledLog {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::error!(%error, dir = %self.dir.display(), "failed to close the event log");
+            tracing::error!(error = %chain(&error), dir = %self.dir.display(), "failed to close the event log");
         }
     }
 }

@@ -10,8 +10,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+use dissent_domain::error::chain;
 use dissent_domain::event::Recorded;
-use dissent_domain::log::LogError;
+use dissent_domain::log::{LogError, LogPart};
 use sled::{Batch, Db};
 
 use super::commit::{Committer, sync_database};
@@ -99,8 +100,8 @@ fn recover(dir: &Path, db: &Db, reader: &Reader, options: &SledOptions) -> Resul
     // Upgrade first: a restored commit is added to the indices.
     upgrade(dir, db, reader, last)?;
     match reconcile(dir, db, log_id, last) {
-        Err(LogError::Corrupt(what)) if options.accept_loss => {
-            tracing::warn!(loss = what, head = last, "opening an event log that lost acknowledged events");
+        Err(error @ LogError::Corrupt { .. }) if options.accept_loss => {
+            tracing::warn!(error = %chain(&error), head = last, "opening an event log that lost acknowledged events");
             // The indices may refer to missing events.
             rebuild_indices(db, reader, last)?;
             Ok((create(dir, db, log_id, last)?, last))
@@ -113,7 +114,7 @@ fn recover(dir: &Path, db: &Db, reader: &Reader, options: &SledOptions) -> Resul
 fn reconcile(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tail, u64), LogError> {
     let tail = Tail::open(&dir.join(tail::FILE_NAME)).map_err(|error| {
         if error.kind() == io::ErrorKind::InvalidData {
-            LogError::Corrupt(format!("the tail file cannot be read: {error}"))
+            LogError::corrupt_because(LogPart::TailFile, "the tail file cannot be read", error)
         } else {
             io_error(error)
         }
@@ -123,13 +124,14 @@ fn reconcile(dir: &Path, db: &Db, log_id: Option<u64>, last: u64) -> Result<(Tai
         // Nothing was ever acknowledged here: the tail file is created before the first append.
         (_, None) if last == 0 => Ok((create(dir, db, log_id, 0)?, 0)),
         (None, _) if last == 0 && found == Some(0) => Ok((create(dir, db, None, 0)?, 0)),
-        (_, None) => Err(LogError::Corrupt("the tail file is missing".to_owned())),
-        (None, Some(_)) => Err(LogError::Corrupt(format!(
-            "the database lost its first record and {} acknowledged events",
-            found.unwrap_or(0)
-        ))),
+        (_, None) => Err(LogError::corrupt(LogPart::TailFile, "the tail file is missing")),
+        (None, Some(_)) => {
+            let lost = found.unwrap_or(0);
+            let reason = format!("the database lost its first record and {lost} acknowledged events");
+            Err(LogError::corrupt(LogPart::FirstRecord, reason))
+        }
         (Some(log_id), Some((_, found))) if found.log_id != log_id => {
-            Err(LogError::Corrupt("the tail file belongs to another log".to_owned()))
+            Err(LogError::corrupt(LogPart::TailFile, "the tail file belongs to another log"))
         }
         (Some(_), Some((mut tail, found))) => {
             let head = complete(db, &found, last)?;
@@ -146,11 +148,9 @@ fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
         return Ok(last);
     }
     if last != base || found.redo.is_empty() {
-        return Err(LogError::Corrupt(format!(
-            "{} acknowledged events are missing, from position {} to {position}",
-            position - last,
-            last + 1
-        )));
+        let (count, first) = (position - last, last + 1);
+        let reason = format!("{count} acknowledged events are missing, from position {first} to {position}");
+        return Err(LogError::corrupt(LogPart::Events, reason));
     }
     let events = events_of(&found.redo)?;
     let mut batch = Batch::default();
@@ -166,13 +166,15 @@ fn complete(db: &Db, found: &Found, last: u64) -> Result<u64, LogError> {
     if reached == position {
         return Ok(position);
     }
-    Err(LogError::Corrupt(format!("the tail file marks position {position} but holds {reached}")))
+    let reason = format!("the tail file marks position {position} but holds {reached}");
+    Err(LogError::corrupt(LogPart::TailFile, reason))
 }
 
 /// Returns the events in a commit's blocks, as the tail file keeps them: in order, with the parts of a block
 /// together.
 fn events_of(redo: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Recorded>, LogError> {
-    let damaged = |what: &str| LogError::Corrupt(format!("the commit in the tail file: {what}"));
+    let damaged =
+        |what: &str| LogError::corrupt(LogPart::TailFile, format!("the commit in the tail file: {what}"));
     // The first format had index entries beside the parts.
     let mut parts = redo
         .iter()
@@ -250,9 +252,9 @@ fn load(reader: Reader, ids: Ids, head: u64) -> Result<Shared, LogError> {
     let streams = streams::last_versions(&reader.tree)?;
     let events: u64 = streams.iter().map(|(_, version)| version).sum();
     if events != head {
-        return Err(LogError::Corrupt(format!(
-            "the streams hold {events} events, the log holds {head}: run `dissent log verify`"
-        )));
+        let reason =
+            format!("the streams hold {events} events, the log holds {head}: run `dissent log verify`");
+        return Err(LogError::corrupt(LogPart::StreamIndex, reason));
     }
     let cursors = Cursors { records: reader.cursors()?.into_iter().collect(), ..Cursors::default() };
     Ok(Shared {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::log::LogError;
+use dissent_domain::log::{LogError, LogPart};
 use sled::{IVec, Tree};
 
 use super::error::{damaged, guarded, read_error};
@@ -110,9 +110,8 @@ impl Reader {
             }
             let recorded = self.event(position)?;
             if recorded.version != version || recorded.experiment != *experiment {
-                return Err(LogError::Corrupt(format!(
-                    "wrong index entry for version {version} of {experiment}"
-                )));
+                let reason = format!("wrong index entry for version {version} of {experiment}");
+                return Err(LogError::corrupt(LogPart::StreamIndex, reason));
             }
             events.push(recorded);
         }
@@ -124,7 +123,7 @@ impl Reader {
         let Some(entry) = self.tree.scan_prefix(keys::EVENTS).next_back() else { return Ok(0) };
         let (key, _) = entry.map_err(read_error)?;
         let (first, _) = keys::parse_event(&key)
-            .ok_or_else(|| LogError::Corrupt("invalid key of the last event".to_owned()))?;
+            .ok_or_else(|| LogError::corrupt(LogPart::Events, "invalid key of the last event"))?;
         self.last_of_block(first)
     }
 
@@ -152,7 +151,7 @@ impl Reader {
         let Some(entry) = self.tree.range(range).next() else { return Ok(None) };
         let key = entry.map_err(read_error)?.0;
         let found = keys::parse_event(&key)
-            .ok_or_else(|| LogError::Corrupt(format!("invalid event key: {key:02x?}")))?;
+            .ok_or_else(|| LogError::corrupt(LogPart::Events, format!("invalid event key: {key:02x?}")))?;
         Ok(Some(found.0))
     }
 
@@ -163,8 +162,10 @@ impl Reader {
             let (key, value) = entry.map_err(read_error)?;
             let name = key.get(keys::CURSORS.len()..).unwrap_or_default();
             let name = String::from_utf8_lossy(name).into_owned();
-            let record = record::unframe(&key, &value)
-                .map_err(|what| LogError::Corrupt(format!("the cursor of subscription {name:?}: {what}")))?;
+            let record = record::unframe(&key, &value).map_err(|what| {
+                let reason = format!("the cursor of subscription {name:?}: {what}");
+                LogError::corrupt(LogPart::Subscription, reason)
+            })?;
             cursors.push((name, record.to_vec()));
         }
         Ok(cursors)

@@ -32,6 +32,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
 use uuid::Uuid;
 
+use super::error::{damaged, damaged_because};
 use super::keys;
 use crate::limits::{BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 
@@ -79,7 +80,7 @@ impl EventView<'_> {
     /// If the experiment's name is not one that this program writes.
     pub fn to_recorded(&self) -> Result<Recorded, LogError> {
         let experiment = ExperimentId::new(self.experiment)
-            .map_err(|error| LogError::Corrupt(format!("event {}: {error}", self.position)))?;
+            .map_err(|error| damaged_because(self.position, "invalid experiment name", error))?;
         Ok(Recorded {
             position: self.position,
             experiment,
@@ -203,10 +204,9 @@ pub(super) fn assemble<'a>(
     payload: &'a [u8],
     mut rest: impl FnMut(u16) -> Result<Vec<u8>, LogError>,
 ) -> Result<Cow<'a, [u8]>, LogError> {
-    let damaged = |what: String| LogError::Corrupt(format!("event {first}: {what}"));
-    let length = record_length(payload).ok_or_else(|| damaged("the record is cut short".to_owned()))?;
+    let length = record_length(payload).ok_or_else(|| damaged(first, "the record is cut short"))?;
     if length > RECORD_BYTES_MAX {
-        return Err(damaged(format!("the record claims {length} bytes")));
+        return Err(damaged(first, &format!("the record claims {length} bytes")));
     }
     if length <= payload.len() {
         return Ok(Cow::Borrowed(payload));
@@ -214,11 +214,12 @@ pub(super) fn assemble<'a>(
     let mut record = payload.to_vec();
     let mut part = 0_u16;
     while record.len() < length {
-        part = part.checked_add(1).ok_or_else(|| damaged("the record has too many parts".to_owned()))?;
+        part = part.checked_add(1).ok_or_else(|| damaged(first, "the record has too many parts"))?;
         record.extend_from_slice(&rest(part)?);
     }
     if record.len() != length {
-        return Err(damaged(format!("the record has {} bytes instead of {length}", record.len())));
+        let found = record.len();
+        return Err(damaged(first, &format!("the record has {found} bytes instead of {length}")));
     }
     Ok(Cow::Owned(record))
 }
@@ -237,7 +238,7 @@ pub(super) fn records(first: u64, block: &[u8]) -> impl Iterator<Item = Result<(
         let length = record_length(rest).filter(|length| *length >= 4);
         let Some((record, behind)) = length.and_then(|length| rest.split_at_checked(length)) else {
             rest = &[];
-            return Some(Err(LogError::Corrupt(format!("event {position}: the record is cut short"))));
+            return Some(Err(damaged(position, "the record is cut short")));
         };
         rest = behind;
         Some(Ok((position, record)))
@@ -246,9 +247,8 @@ pub(super) fn records(first: u64, block: &[u8]) -> impl Iterator<Item = Result<(
 
 /// Decodes a record.
 pub(super) fn decode(position: u64, record: &[u8]) -> Result<EventView<'_>, LogError> {
-    view(position, record).ok_or_else(|| {
-        LogError::Corrupt(format!("event {position}: the record has a valid checksum but cannot be decoded"))
-    })
+    view(position, record)
+        .ok_or_else(|| damaged(position, "the record has a valid checksum but cannot be decoded"))
 }
 
 fn view(position: u64, record: &[u8]) -> Option<EventView<'_>> {
@@ -318,8 +318,8 @@ mod tests {
     /// Returns the events of a block.
     fn decode_parts(parts: &[Part]) -> Result<Vec<Recorded>, LogError> {
         let payload = |index: usize| {
-            let (key, value) = parts.get(index).ok_or(LogError::Corrupt("no more parts".to_owned()))?;
-            unframe(key, value).map_err(LogError::Corrupt)
+            let (key, value) = parts.get(index).ok_or_else(|| damaged(258, "no more parts"))?;
+            unframe(key, value).map_err(|what| damaged(258, &what))
         };
         let block = assemble(258, payload(0)?, |part| payload(usize::from(part)).map(<[u8]>::to_vec))?;
         records(258, &block)
@@ -349,7 +349,7 @@ mod tests {
         payload.extend_from_slice(&[0; 60]);
         assemble(1, &payload, |_| panic!("nothing may be fetched for it")).unwrap_err();
         let short = [100, 0, 0, 0, 1, 2];
-        assemble(1, &short, |_| Err(LogError::Corrupt("gone".to_owned()))).unwrap_err();
+        assemble(1, &short, |_| Err(damaged(1, "gone"))).unwrap_err();
         assemble(1, &short, |_| Ok(vec![0; 200])).unwrap_err();
     }
 

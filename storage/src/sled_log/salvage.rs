@@ -9,13 +9,14 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use dissent_domain::error::chain;
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::log::LogError;
+use dissent_domain::log::{LogError, LogPart};
 use sled::Batch;
 use tempfile::TempDir;
 
-use super::error::{damaged, guarded, io_error, located, read_error};
+use super::error::{damage_of, damaged, damaged_because, guarded, io_error, located, read_error};
 use super::open::{lock, open_sled};
 use super::options::SledOptions;
 use super::reader::Reader;
@@ -95,8 +96,7 @@ fn salvage(dir: &Path) -> Result<Salvage, LogError> {
     }
     match best {
         Some(best) => Ok(best),
-        None => longest_beginning(dir, found.as_ref())?
-            .ok_or_else(|| LogError::Corrupt("no event can be read".to_owned())),
+        None => longest_beginning(dir, found.as_ref())?.ok_or_else(unreadable),
     }
 }
 
@@ -150,9 +150,17 @@ fn read_copy(copy: TempDir, found: Option<&Found>) -> Result<Salvage, LogError> 
     walk.all(promised.unwrap_or(0));
     let Walk { positions, lost, .. } = walk;
     if positions.is_empty() && promised != Some(0) {
-        return Err(LogError::Corrupt("no event can be read".to_owned()));
+        return Err(unreadable());
     }
     Ok(Salvage { reader, _copy: copy, positions, promised, lost })
+}
+
+fn unreadable() -> LogError {
+    LogError::corrupt(LogPart::Events, "no event can be read")
+}
+
+fn missing_up_to(position: u64) -> LogError {
+    LogError::corrupt(LogPart::Events, format!("events up to {position} are missing"))
 }
 
 /// A walk over all readable events.
@@ -182,13 +190,13 @@ impl Walk<'_> {
         match guarded(|| self.reader.next_position(after)) {
             Ok(Some(next)) => {
                 if next > after + 1 {
-                    self.lose(after + 1, LogError::Corrupt(format!("events up to {} are missing", next - 1)));
+                    self.lose(after + 1, missing_up_to(next - 1));
                 }
                 Some(next)
             }
             Ok(None) => {
                 if after < promised {
-                    self.lose(after + 1, LogError::Corrupt(format!("events up to {promised} are missing")));
+                    self.lose(after + 1, missing_up_to(promised));
                 }
                 None
             }
@@ -198,7 +206,7 @@ impl Walk<'_> {
 
     fn check(&mut self, recorded: Recorded) -> Result<(), LogError> {
         let at = recorded.position;
-        recorded.decode().map_err(|error| damaged(at, &error.to_string()))?;
+        recorded.decode().map_err(|error| damaged_because(at, "the body cannot be decoded", error))?;
         let version = self.versions.entry(recorded.experiment).or_default();
         if recorded.version != *version + 1 {
             return Err(damaged(at, &format!("version {} follows version {version}", recorded.version)));
@@ -209,7 +217,7 @@ impl Walk<'_> {
 
     fn lose(&mut self, position: u64, error: LogError) {
         if self.lost.len() < FINDINGS_MAX {
-            let what = if let LogError::Corrupt(what) = error { what } else { error.to_string() };
+            let what = damage_of(error).unwrap_or_else(|error| chain(&error));
             self.lost.push(Finding { position: Some(position), what });
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use dissent_domain::error::chain;
 use dissent_domain::event::{EventId, Recorded};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{AdvanceListener, LogError};
@@ -73,7 +74,7 @@ impl Shared {
     }
 
     pub(super) fn fail(&self, error: &LogError) {
-        tracing::error!(%error, "stopping appends to the event log");
+        tracing::error!(error = %chain(error), "stopping appends to the event log");
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
     }
 }

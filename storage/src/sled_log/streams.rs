@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::log::LogError;
+use dissent_domain::log::{LogError, LogPart};
 use sled::{IVec, Tree};
 
 use super::error::read_error;
@@ -69,7 +69,8 @@ pub(super) fn position(
 /// Returns every stream with its last version, in order of name. Costs one look-up for each stream, not for
 /// each event.
 pub(super) fn last_versions(tree: &Tree) -> Result<Vec<(ExperimentId, u64)>, LogError> {
-    let unreadable = |key: &[u8]| LogError::Corrupt(format!("invalid stream key: {key:02x?}"));
+    let unreadable =
+        |key: &[u8]| LogError::corrupt(LogPart::StreamIndex, format!("invalid stream key: {key:02x?}"));
     let mut streams = Vec::new();
     let mut from = keys::STREAMS.to_vec();
     let end = [keys::STREAMS[0] + 1];
@@ -123,8 +124,10 @@ pub(super) fn update(tree: &Tree, new: &[Recorded]) -> Result<Vec<keys::KeyValue
 pub(super) fn all(tree: &Tree) -> impl Iterator<Item = Result<Vec<u64>, LogError>> {
     tree.scan_prefix(keys::STREAMS).map(|chunk| {
         let (key, value) = chunk.map_err(read_error)?;
-        parse(&key, &value)
-            .map_err(|what| LogError::Corrupt(format!("a chunk of the stream index, {key:02x?}: {what}")))
+        parse(&key, &value).map_err(|what| {
+            let reason = format!("a chunk of the stream index, {key:02x?}: {what}");
+            LogError::corrupt(LogPart::StreamIndex, reason)
+        })
     })
 }
 
@@ -145,5 +148,6 @@ fn parse(key: &[u8], value: &[u8]) -> Result<Vec<u64>, String> {
 }
 
 fn damaged(experiment: &ExperimentId, chunk: u64, what: &str) -> LogError {
-    LogError::Corrupt(format!("chunk {chunk} of the index of {experiment}'s events: {what}"))
+    let reason = format!("chunk {chunk} of the index of {experiment}'s events: {what}");
+    LogError::corrupt(LogPart::StreamIndex, reason)
 }

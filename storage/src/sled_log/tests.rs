@@ -1,6 +1,7 @@
 use std::time::Instant;
 
 use dissent_domain::log::ExpectedVersion::{Any, Exact, NoStream};
+use dissent_domain::log::LogPart;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -65,9 +66,10 @@ fn assert_whole_of(log: &SledLog, events: u32, bytes: usize) {
     assert_eq!(log.verify().unwrap().findings, []);
 }
 
-fn corrupt(opened: Result<SledLog, LogError>) -> String {
+/// The error of a log that is damaged.
+fn corrupt(opened: Result<SledLog, LogError>) -> LogError {
     match opened.map(|log| log.head()) {
-        Err(LogError::Corrupt(what)) => what,
+        Err(error @ LogError::Corrupt { .. }) => error,
         other => panic!("expected damage, got {other:?}"),
     }
 }
@@ -159,7 +161,7 @@ fn a_failed_sync_is_not_acknowledged_and_stops_the_log() {
         drop(log);
         let log = SledLog::open_with(dir.path(), &options(), break_it).unwrap();
         let error = append(&log, "a", Any, vec![event("a", 5, 600)]).unwrap_err();
-        assert!(matches!(error, LogError::Io(_)), "{error}");
+        assert!(matches!(error, LogError::Io { source: Some(_), .. }), "{error}");
         assert_eq!((log.head(), log.find(event("a", 5, 0).id).unwrap()), (5, None));
         assert_eq!(append(&log, "a", Any, vec![event("a", 6, 600)]), Err(error.clone()));
         assert_eq!(log.store_cursor("g", vec![]), Err(error.clone()));
@@ -204,7 +206,7 @@ fn a_commit_too_large_for_its_copy_is_marked_after_the_database() {
     // This cannot come from a crash, so it is damage.
     let (before, after) = images_around_a_commit(1 << 20);
     std::fs::copy(after.path().join("tail"), before.path().join("tail")).unwrap();
-    let what = corrupt(open(before.path()));
+    let what = corrupt_text(open(before.path()));
     assert!(what.contains("1 acknowledged events are missing, from position 9 to 9"), "{what}");
 }
 
@@ -215,7 +217,7 @@ fn lost_acknowledged_events_are_counted_and_can_be_accepted() {
     let old = crash_image(dir.path());
     add(&log, 8..20);
     std::fs::copy(dir.path().join("tail"), old.path().join("tail")).unwrap();
-    let what = corrupt(open(old.path()));
+    let what = corrupt_text(open(old.path()));
     assert!(what.contains("12 acknowledged events are missing, from position 9 to 20"), "{what}");
     let options = SledOptions { accept_loss: true, ..options() };
     drop(SledLog::open(old.path(), &options).unwrap());
@@ -242,6 +244,15 @@ fn indices_of_a_log_opened_with_loss_omit_lost_events() {
     assert_whole(&open(dir.path()).unwrap(), 1500);
 }
 
+fn corrupt_part(opened: Result<SledLog, LogError>) -> LogPart {
+    let LogError::Corrupt { part, .. } = corrupt(opened) else { panic!("the log is damaged") };
+    part
+}
+
+fn corrupt_text(opened: Result<SledLog, LogError>) -> String {
+    chain(&corrupt(opened))
+}
+
 #[test]
 fn a_missing_damaged_or_foreign_tail_file_is_an_error() {
     let (log, dir) = fresh();
@@ -251,11 +262,11 @@ fn a_missing_damaged_or_foreign_tail_file_is_an_error() {
     let (other, other_dir) = fresh();
     add(&other, 0..3);
     std::fs::copy(other_dir.path().join("tail"), &tail).unwrap();
-    assert!(corrupt(open(dir.path())).contains("belongs to another log"));
+    assert!(corrupt_text(open(dir.path())).contains("belongs to another log"));
     std::fs::write(&tail, [0; 100]).unwrap();
-    assert!(corrupt(open(dir.path())).contains("tail file cannot be read"));
+    assert!(corrupt_text(open(dir.path())).contains("tail file cannot be read"));
     std::fs::remove_file(&tail).unwrap();
-    assert!(corrupt(open(dir.path())).contains("tail file is missing"));
+    assert!(corrupt_text(open(dir.path())).contains("tail file is missing"));
 }
 
 #[test]
@@ -269,7 +280,7 @@ fn a_lost_database_is_an_error_and_not_an_empty_log() {
             std::fs::remove_file(path).unwrap();
         }
     }
-    assert!(corrupt(open(dir.path())).contains("3 acknowledged events"));
+    assert!(corrupt_text(open(dir.path())).contains("3 acknowledged events"));
 }
 
 #[test]

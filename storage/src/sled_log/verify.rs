@@ -7,7 +7,7 @@ use std::path::Path;
 
 use dissent_domain::log::{EventLog, LogError};
 
-use super::error::guarded;
+use super::error::{damage_of, guarded};
 use super::ids::Ids;
 use super::indices::index_entries;
 use super::reader::Reader;
@@ -119,7 +119,7 @@ impl SledLog {
     /// # Errors
     /// If they cannot be read.
     pub fn bytes_on_disk(&self) -> Result<u64, LogError> {
-        bytes_in(&self.dir).map_err(|error| LogError::Io(error.to_string()))
+        bytes_in(&self.dir).map_err(|error| LogError::io(self.dir.display().to_string(), error))
     }
 }
 
@@ -174,12 +174,11 @@ impl<'a> Check<'a> {
             });
             match outcome {
                 Ok(()) => break,
-                Err(LogError::Corrupt(what)) => {
-                    self.report.add(last + 1, what);
+                Err(error) => {
+                    self.report.add(last + 1, damage_of(error)?);
                     self.unreadable += 1;
                     after = last + 1;
                 }
-                Err(other) => return Err(other),
             }
         }
         Ok(())
@@ -221,8 +220,7 @@ impl<'a> Check<'a> {
                     self.report
                         .add(None, format!("the {what} index has {entries} entries for {events} events"));
                 }
-                Err(LogError::Corrupt(what)) => self.report.add(None, what),
-                Err(other) => return Err(other),
+                Err(error) => self.report.add(None, damage_of(error)?),
             }
         }
         Ok(())
@@ -252,7 +250,7 @@ impl<'a> Check<'a> {
                 Ok(Some((_, found))) if found.mark.position >= self.report.head => return Ok(()),
                 Ok(found) => seen = found.map(|(_, found)| found.mark.position),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
-                Err(error) => return Err(LogError::Io(format!("{}: {error}", path.display()))),
+                Err(error) => return Err(LogError::io(path.display().to_string(), error)),
             }
         }
         let head = self.report.head;

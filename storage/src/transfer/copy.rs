@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, AppendFuture, EventLog, ExpectedVersion};
 
@@ -62,8 +63,8 @@ pub fn same(
             let differs = here.iter().zip(&there).find(|(here, there)| here.event != there.event);
             let longer = here.get(there.len()).or(there.get(here.len()));
             if let Some(at) = differs.map(|(here, _)| here).or(longer) {
-                let reason = format!("event {} of {experiment} differs in the copy", at.version);
-                return Err(StorageError::Copy { position: at.position, reason });
+                let &Recorded { position, version, .. } = at;
+                return Err(StorageError::Copy { position, experiment, version });
             }
             let Some(last) = here.last() else { break };
             after = last.version;
@@ -104,7 +105,8 @@ mod tests {
         assert_eq!(to.streams().unwrap(), [(name("a"), 200)]);
         same(&from, &to, &chosen).unwrap();
         add(&to, "a", 200);
-        let error = same(&from, &to, &chosen).unwrap_err().to_string();
-        assert!(error.contains("event 201 of a"), "{error}");
+        let error = same(&from, &to, &chosen).unwrap_err();
+        let StorageError::Copy { experiment, version, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((experiment, *version), (&name("a"), 201));
     }
 }

@@ -156,7 +156,7 @@ fn an_artifact_that_holds_no_adapter_is_a_contradiction_that_keeps_its_causes() 
     let found = bench.check(tuned(&bench.keep(b"no adapter"), "p")).unwrap_err();
     let Contradiction::NotAnAdapter(error) = &found else { panic!("{found:?}") };
     assert_eq!(error.invalid_kind(), Some(InvalidKind::Adapter));
-    let cause = error.source().expect("the decoder says why");
+    let cause = error.source().expect("the decoder's error is kept");
     let (text, parts) = (chain(&found), [error.to_string(), cause.to_string()]);
     assert!(parts.iter().all(|part| text.contains(part)), "{text}");
 }

@@ -13,8 +13,8 @@ pub(crate) struct Measured {
     /// By the current reward model.
     pub(crate) refined: Vec<f64>,
     pub(crate) gold: Option<Vec<f64>>,
-    /// log π_ref(y|x) in nats, by the policy that the experiment began with; none while that is the current
-    /// one.
+    /// log π_ref(y|x) in nats, by the policy that the experiment began with; `None` if that is the current
+    /// policy.
     pub(crate) reference: Option<Vec<f64>>,
 }
 
@@ -87,16 +87,16 @@ fn mean_and_error(rewards: &[&[f64]]) -> [f64; 2] {
     [all, (variance / prompts).sqrt()]
 }
 
-/// The share of the pairs of a prompt's completions that `rewards` orders as `gold` does; none if gold orders
-/// none. A pair that only `rewards` finds equal is not ordered as gold orders it.
+/// The share of the pairs of a prompt's completions that `rewards` orders as `gold` does; `None` if gold
+/// finds all pairs equal. A pair that only `rewards` finds equal counts as not agreed.
 fn agreement(rewards: &[&[f64]], gold: &[&[f64]]) -> Option<f64> {
     let (mut ordered, mut agreed) = (0_u64, 0_u64);
     for (rewards, gold) in rewards.iter().zip(gold) {
         for second in 0..gold.len() {
             for first in 0..second {
-                let (truth, said) = (gold[first] - gold[second], rewards[first] - rewards[second]);
+                let (truth, scored) = (gold[first] - gold[second], rewards[first] - rewards[second]);
                 ordered += u64::from(truth != 0.0);
-                agreed += u64::from(truth * said > 0.0);
+                agreed += u64::from(truth * scored > 0.0);
             }
         }
     }
@@ -119,7 +119,7 @@ mod tests {
         Subject { evaluation: 1, policy: "p".into(), reward_model: "r".into(), logprob: LogprobKind::Sum }
     }
 
-    /// Two prompts of two completions, everything worked out by hand.
+    /// Two prompts with two completions each; the expected figures are calculated by hand.
     fn measured() -> Vec<Measured> {
         vec![
             Measured {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_those_worked_out_by_hand() {
+    fn figures_equal_a_calculation_by_hand() {
         let e = evaluated(subject(), &measured());
         assert_eq!((e.prompts, e.completions), (2, 4));
         // Means of prompts: 1.5 and 4.5; ddof 1: sd 2.1213…, divided by √2: 1.5.
@@ -160,8 +160,8 @@ mod tests {
         close(e.refined_reward[1], 1.5);
         close(e.gold_reward.unwrap()[0], 0.375);
         close(e.gold_reward.unwrap()[1], 0.125);
-        // Proxy: wrong on the first prompt, right on the second. Refined: right, and a tie where gold sees
-        // none.
+        // Proxy: wrong on the first prompt, right on the second. Refined: right on the first prompt, a tie on
+        // the second.
         close(e.proxy_agreement.unwrap(), 0.5);
         close(e.refined_agreement.unwrap(), 0.5);
         // 0.5, 0.5, 0, −1.
@@ -175,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_policy_has_not_moved_at_all() {
+    fn the_first_policy_has_zero_divergence() {
         let mut measured = measured();
         measured.iter_mut().for_each(|prompt| prompt.reference = None);
         assert_eq!(evaluated(subject(), &measured).kl.to_bits(), 0.0_f64.to_bits());
     }
 
     #[test]
-    fn without_a_gold_reward_nothing_is_said_of_it() {
+    fn without_a_gold_reward_its_figures_are_missing() {
         let mut measured = measured();
         measured[1].gold = None;
         let e = evaluated(subject(), &measured);

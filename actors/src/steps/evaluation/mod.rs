@@ -1,7 +1,7 @@
 //! The evaluation step: `EvaluationRequested` → `PolicyEvaluated`, on held-out prompts.
 //!
-//! Every evaluation of an experiment samples with the same seeds, which no round uses: two evaluations differ
-//! only in their models.
+//! Every evaluation of an experiment samples with the same seeds, which no round uses. So two evaluations
+//! differ only in their models.
 
 mod figures;
 
@@ -16,7 +16,7 @@ use dissent_models::generation::GenerationJob;
 use dissent_models::runtime::CancelFlag;
 use dissent_models::scoring::ScoreItem;
 
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 use crate::live_models::gold::SharedGold;
 use crate::live_models::policy::Policy;
 use crate::live_models::proxy::Proxy;
@@ -26,7 +26,7 @@ use crate::live_models::versions::{Shared, Versions, lock};
 use crate::runner::step::{Consequence, Received, Step};
 use figures::{Measured, Subject};
 
-/// The number that stands for the round in the seeds of evaluations: no round has it.
+/// Replaces the round in the seeds of evaluations: no round has this number.
 const EVALUATION_ROUND: u32 = u32::MAX;
 
 /// Evaluates policies.
@@ -62,16 +62,16 @@ impl EvaluationStep {
         let measured: Vec<Measured> = sampled
             .into_iter()
             .enumerate()
-            .filter_map(|(place, sampled)| {
+            .filter_map(|(index, sampled)| {
                 Some(Measured {
                     completions: sampled.completions,
-                    proxy: proxy[place].clone()?,
-                    refined: refined[place].clone()?,
+                    proxy: proxy[index].clone()?,
+                    refined: refined[index].clone()?,
                     gold: match &gold {
-                        Some(gold) => Some(gold[place].clone()?),
+                        Some(gold) => Some(gold[index].clone()?),
                         None => None,
                     },
-                    reference: reference.as_ref().map(|reference| reference[place].clone()),
+                    reference: reference.as_ref().map(|reference| reference[index].clone()),
                 })
             })
             .collect();
@@ -80,7 +80,7 @@ impl EvaluationStep {
             tracing::warn!(left_out, "skipping held-out prompts that do not fit a model");
         }
         if measured.is_empty() {
-            return Err(StepError::Fatal("no held-out prompt can be sampled and scored".to_owned()));
+            return Err(StepError::fatal(StepFault::NothingToEvaluate));
         }
         let subject = Subject {
             evaluation: requested.evaluation,
@@ -91,7 +91,7 @@ impl EvaluationStep {
         Ok(figures::evaluated(subject, &measured))
     }
 
-    /// Samples the held-out prompts with the current policy; those that do not fit it are left out.
+    /// Samples the held-out prompts with the current policy; prompts that do not fit are left out.
     fn sample(&mut self) -> Result<Vec<SampledPrompt>, StepError> {
         let sampling = SamplingParams { samples: self.samples, ..self.plan.sampling.clone() };
         let together = lock(&self.policy).batch_prompts.max(1);
@@ -124,8 +124,8 @@ impl EvaluationStep {
         Ok(sampled)
     }
 
-    /// log π_ref of each completion by the policy that the experiment began with; none if it is the current
-    /// one.
+    /// log π_ref of each completion by the policy that the experiment began with; `None` if that is the
+    /// current policy.
     fn reference(
         &mut self,
         current: &str,
@@ -152,7 +152,7 @@ impl EvaluationStep {
         Ok(Some(reference))
     }
 
-    /// Rewards by the current reward model; none for prompts with a completion that it can never score.
+    /// Rewards by the current reward model; `None` for prompts with a completion that it can never score.
     fn refined(&mut self, sampled: &[SampledPrompt]) -> Result<Vec<Option<Vec<f64>>>, StepError> {
         let shared = self.proxy.clone();
         sampled

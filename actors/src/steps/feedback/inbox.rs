@@ -1,8 +1,8 @@
 //! The inbox: judgements of people that arrive while this process has the log open.
 //!
 //! Other processes move files of JSON lines into a folder; each line has the fields of a `FeedbackReceived`.
-//! About once a second the files are read in the order of their names, and removed once all their judgements
-//! are decided. An unreadable file is renamed, so that it is neither lost nor read again.
+//! About once a second the watch reads the files in the order of their names. It removes a file once all its
+//! judgements are decided, and renames an unreadable one, so that no file is lost or read again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::plan::Plan;
 use dissent_queues::BrokerError;
 
+use crate::error::RunFailure;
 use crate::runner::context::StepContext;
 use crate::runner::propose::propose;
 use crate::runner::step::Consequence;
@@ -27,17 +28,17 @@ pub(crate) async fn watch(folder: PathBuf, plan: Arc<Plan>, context: StepContext
     let mut ticks = tokio::time::interval(INTERVAL);
     loop {
         ticks.tick().await;
-        let looked_into = folder.clone();
-        let found = tokio::task::spawn_blocking(move || whole_files(&looked_into)).await.unwrap_or_default();
+        let watched = folder.clone();
+        let found = tokio::task::spawn_blocking(move || whole_files(&watched)).await.unwrap_or_default();
         for file in found {
-            if let Err(error) = take(&file, &plan, &context).await {
-                return context.failure.report(format!("failed to record judgements: {error}"));
+            if let Err(error) = record(&file, &plan, &context).await {
+                return context.failure.report(RunFailure::broker("record judgements", error));
             }
         }
     }
 }
 
-/// The complete files, by name; none if the folder does not exist.
+/// The complete files, by name; empty if the folder does not exist.
 fn whole_files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries
@@ -49,7 +50,8 @@ fn whole_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-async fn take(file: &Path, plan: &Plan, context: &StepContext) -> Result<(), BrokerError> {
+/// Proposes the judgements of a file, then removes the file.
+async fn record(file: &Path, plan: &Plan, context: &StepContext) -> Result<(), BrokerError> {
     let judgements = match read_judgements(file) {
         Ok(judgements) => judgements,
         Err(error) => {
@@ -64,7 +66,7 @@ async fn take(file: &Path, plan: &Plan, context: &StepContext) -> Result<(), Bro
         // A rejection is logged: the judgement came too late, or twice.
         propose(context, StepName::Feedback, &consequence).await?;
     }
-    // A file that stays is read again, which changes nothing.
+    // If the file remains, it is read again, which changes nothing.
     if let Err(error) = std::fs::remove_file(file) {
         tracing::warn!(file = %file.display(), %error, "failed to remove a file of recorded judgements");
     }
@@ -74,12 +76,12 @@ async fn take(file: &Path, plan: &Plan, context: &StepContext) -> Result<(), Bro
 /// The judgements in a file.
 ///
 /// # Errors
-/// If it cannot be read, is larger than 64 MiB, or has an invalid line; the error names its number.
+/// If the file cannot be read, is larger than 64 MiB, or has an invalid line, whose number the error names.
 pub fn read_judgements(file: &Path) -> io::Result<Vec<FeedbackReceived>> {
     let bytes = std::fs::metadata(file)?.len();
     if bytes > FILE_BYTES_MAX {
         return Err(io::Error::other(format!(
-            "the file has {bytes} bytes: use files of at most {FILE_BYTES_MAX}"
+            "the file has {bytes} bytes: split it into files of at most {FILE_BYTES_MAX}"
         )));
     }
     let text = std::fs::read_to_string(file)?;

@@ -10,7 +10,7 @@ use dissent_domain::feedback::{ORACLE_ANNOTATOR, Verdict};
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
 
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 use crate::live_models::completions;
 use crate::live_models::gold::SharedGold;
 use crate::live_models::versions::lock;
@@ -32,15 +32,15 @@ impl OracleStep {
         let sampled = completions::sampled(&*self.log, &self.plan, requested.round, requested.prompt_index)?;
         let text = |completion: u32| {
             let completion = sampled.completions.get(completion as usize);
-            completion.map(|completion| completion.text.clone()).ok_or_else(|| {
-                StepError::Fatal(format!("prompt {} lacks a compared completion", requested.prompt_id))
-            })
+            completion
+                .map(|completion| completion.text.clone())
+                .ok_or_else(|| StepError::fatal(StepFault::TooFewCompletions(requested.prompt_id.clone())))
         };
         let pair = [text(requested.first)?, text(requested.second)?];
         let (verdict, comment) = match lock(&self.gold).score(&sampled.prompt, &pair) {
             Ok(scores) => (verdict(&scores)?, None),
-            // A round must not wait forever for a comparison that cannot be judged.
-            Err(StepError::SetAside(reason)) => (Verdict::Tie, Some(format!("cannot be judged: {reason}"))),
+            // The round must not wait forever for a comparison that cannot be judged.
+            Err(StepError::SetAside(fault)) => (Verdict::Tie, Some(format!("cannot be judged: {fault}"))),
             Err(error) => return Err(error),
         };
         Ok(FeedbackReceived {
@@ -56,15 +56,13 @@ impl OracleStep {
 
 fn verdict(scores: &[f64]) -> Result<Verdict, StepError> {
     let &[first, second] = scores else {
-        return Err(StepError::Fatal(
-            "the number of gold rewards differs from the number of completions".to_owned(),
-        ));
+        return Err(StepError::fatal(StepFault::GoldCount));
     };
     match first.partial_cmp(&second) {
         Some(std::cmp::Ordering::Greater) => Ok(Verdict::First),
         Some(std::cmp::Ordering::Less) => Ok(Verdict::Second),
         Some(std::cmp::Ordering::Equal) => Ok(Verdict::Tie),
-        None => Err(StepError::Fatal("a gold reward is not a number".to_owned())),
+        None => Err(StepError::fatal(StepFault::GoldNotFinite(if first.is_nan() { first } else { second }))),
     }
 }
 

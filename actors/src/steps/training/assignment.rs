@@ -1,4 +1,4 @@
-//! Trainings that this process started, on their way to the thread of the trainer.
+//! Passes the trainings that this process started to the trainer thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -10,7 +10,7 @@ use dissent_domain::learning::{Training as State, TrainingProgress};
 use dissent_domain::operator::ExperimentStatus;
 use tracing::Span;
 
-use crate::error::StepError;
+use crate::error::StepFault;
 use crate::live_models::versions::{Versions, lock};
 
 /// A training that this process started.
@@ -23,10 +23,10 @@ pub(crate) struct Assignment {
     pub(crate) requested: EventId,
     /// The checkpoint to resume from.
     pub(crate) checkpoint: Option<String>,
-    /// Raised when the training must end: another attempt replaced it, or the experiment was paused or
+    /// Raised when the training must end: another attempt replaced it, or the experiment is paused or
     /// cancelled.
     pub(crate) ends: Arc<AtomicBool>,
-    /// Lasts as long as the training, which has a trace of its own.
+    /// The span of the training, which has a trace of its own.
     pub(crate) span: Span,
 }
 
@@ -48,7 +48,7 @@ impl Assignment {
     /// Whether this attempt still holds its lease.
     pub(super) fn is_current(&self, versions: &Versions) -> bool {
         let state = state(versions, self.round, self.stage, self.attempt);
-        // A cancelled experiment has no use for it.
+        // A cancelled experiment does not need the training.
         let is_over = versions.states.status(&versions.experiment) == ExperimentStatus::Cancelled;
         !is_over && state.is_some_and(|state| matches!(state.progress, TrainingProgress::Running { .. }))
     }
@@ -61,7 +61,7 @@ impl TrainingIntake {
 
     /// Begins a training when this process reads its own `TrainingStarted`; ends it when the experiment is
     /// paused or cancelled. Ignores other events and the trainings of other processes.
-    pub(crate) fn observe(&self, recorded: &Recorded) -> Result<(), StepError> {
+    pub(crate) fn observe(&self, recorded: &Recorded) -> Result<(), StepFault> {
         match EventType::from_name(&recorded.event.event_type) {
             Some(EventType::TrainingStarted) => self.begin(recorded),
             Some(EventType::ExperimentPaused | EventType::ExperimentCancelled) => {
@@ -74,9 +74,8 @@ impl TrainingIntake {
         }
     }
 
-    fn begin(&self, recorded: &Recorded) -> Result<(), StepError> {
-        let event = recorded.decode().map_err(StepError::fatal)?;
-        let Ok(started) = TrainingStarted::try_from(event) else { return Ok(()) };
+    fn begin(&self, recorded: &Recorded) -> Result<(), StepFault> {
+        let Ok(started) = TrainingStarted::try_from(recorded.decode()?) else { return Ok(()) };
         let TrainingStarted { round, stage, attempt, worker, .. } = started;
         let Some(state) = state(&self.versions, round, stage, attempt).filter(|_| worker == self.worker)
         else {
@@ -99,7 +98,7 @@ impl TrainingIntake {
         assignments
             .sender
             .send(Assignment { round, stage, attempt, requested, checkpoint, ends, span })
-            .map_err(|_| StepError::Fatal("the trainer's thread has stopped".to_owned()))
+            .map_err(|_| StepFault::ThreadGone)
     }
 }
 
@@ -109,5 +108,5 @@ pub(super) fn state(versions: &Versions, round: u32, stage: Stage, attempt: u32)
         let open = experiment.rounds().last().filter(|open| open.number() == round)?;
         open.learning().training(stage).filter(|training| training.attempt == attempt).cloned()
     };
-    versions.states.look(&versions.experiment, current)?
+    versions.states.read(&versions.experiment, current)?
 }

@@ -1,5 +1,7 @@
-//! The data of trainings: the settled feedback, the original preferences, the completions of a round. All of
-//! it is in the log, or in artifacts that the log names.
+//! The data of trainings: the settled feedback, the original preferences, the completions of a round. All
+//! data is in the log, or in artifacts that the log names.
+
+use std::sync::Arc;
 
 use dissent_domain::event::CompletionsSampled;
 use dissent_domain::experiment::Experiment;
@@ -8,7 +10,7 @@ use dissent_domain::log::EventLog;
 use dissent_domain::plan::{Plan, PreferenceSource};
 use dissent_domain::training::{Dialogue, Preference};
 
-use crate::error::StepError;
+use crate::error::{StepError, StepFault};
 use crate::live_models::completions;
 use crate::live_models::versions::Versions;
 
@@ -31,20 +33,20 @@ pub(crate) fn feedback(
     versions: &Versions,
     round: u32,
 ) -> Result<Vec<Preference>, StepError> {
-    let settled = versions.states.look(&versions.experiment, |experiment| settled(experiment, round));
+    let settled = versions.states.read(&versions.experiment, |experiment| settled(experiment, round));
     settled.unwrap_or_default().iter().map(|settled| preference(log, plan, settled)).collect()
 }
 
 fn settled(experiment: &Experiment, last: u32) -> Vec<Settled> {
     let rounds = experiment.rounds().iter().filter(|round| round.number() <= last);
-    let asked = rounds
+    let comparisons = rounds
         .filter(|round| round.learning().settled().is_some())
-        .flat_map(|round| round.learning().comparisons().iter().map(|asked| (round.number(), asked)));
-    asked
-        .filter_map(|(round, asked)| {
-            let request = &asked.request;
-            let is_unsafe = asked.judgements.is_unsafe();
-            let (chosen, rejected, is_unsafe) = match asked.judgements.majority()? {
+        .flat_map(|round| round.learning().comparisons().iter().map(|requested| (round.number(), requested)));
+    comparisons
+        .filter_map(|(round, requested)| {
+            let request = &requested.request;
+            let is_unsafe = requested.judgements.is_unsafe();
+            let (chosen, rejected, is_unsafe) = match requested.judgements.majority()? {
                 Verdict::First => (request.first, request.second, is_unsafe),
                 Verdict::Second => {
                     (request.second, request.first, is_unsafe.map(|[first, second]| [second, first]))
@@ -60,9 +62,9 @@ fn preference(log: &dyn EventLog, plan: &Plan, settled: &Settled) -> Result<Pref
     let sampled = completions::sampled(log, plan, settled.round, settled.prompt_index)?;
     let text = |completion: u32| {
         let found = sampled.completions.get(completion as usize);
-        found.map(|completion| completion.text.clone()).ok_or_else(|| {
-            StepError::Fatal(format!("prompt {} lacks a compared completion", sampled.prompt.prompt_id))
-        })
+        found
+            .map(|completion| completion.text.clone())
+            .ok_or_else(|| StepError::fatal(StepFault::TooFewCompletions(sampled.prompt.prompt_id.clone())))
     };
     Ok(Preference {
         chosen: text(settled.chosen)?,
@@ -79,7 +81,8 @@ pub(crate) fn original(source: &PreferenceSource, versions: &Versions) -> Result
     let lines = serde_json::Deserializer::from_slice(&bytes).into_iter::<Preference>();
     let read: Result<Vec<Preference>, _> = lines.collect();
     read.map_err(|error| {
-        StepError::Fatal(format!("the original preferences in artifact {}: {error}", source.artifact))
+        let artifact = source.artifact.clone();
+        StepError::fatal(StepFault::Preferences { artifact, source: Arc::new(error) })
     })
 }
 

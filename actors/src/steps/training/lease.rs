@@ -1,6 +1,6 @@
 //! Lease expiry: a training without heartbeats is requested again.
 //!
-//! Rules know no time. This watch has a clock: it compares the time since the last heartbeat with the lease,
+//! The rules have no clock. This watch has one: it compares the time since the last heartbeat with the lease,
 //! and proposes that the lease has expired. The rules decide the consequences.
 
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use dissent_domain::event::{StepName, TrainingLeaseExpired};
 use dissent_queues::BrokerError;
 
+use crate::error::RunFailure;
 use crate::runner::context::StepContext;
 use crate::runner::propose::propose;
 use crate::runner::step::Consequence;
@@ -25,7 +26,7 @@ pub(crate) async fn watch(states: States, context: StepContext) {
             continue;
         }
         if let Err(error) = expire(&lease, &context).await {
-            return context.failure.report(format!("failed to expire a lease: {error}"));
+            return context.failure.report(RunFailure::broker("expire a lease", error));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The training step: `TrainingRequested` → `TrainingStarted` → … → `RewardModelRefined` or `PolicyTuned`.
 //!
-//! A training takes minutes or hours, so its request is not held meanwhile. The step starts a training under
-//! a lease and acknowledges the request. Once it reads its own `TrainingStarted` in the durable history, the
-//! [`thread`] trains, and its `TrainingProgressed` events are heartbeats. The next attempt resumes from the
-//! last checkpoint. The rules reject the events of an attempt that lost its lease.
+//! A training takes minutes or hours, so the step does not hold its request meanwhile. The step starts a
+//! training under a lease and acknowledges the request. Once the process reads its own `TrainingStarted` in
+//! the durable history, the [`thread`] trains, and its `TrainingProgressed` events are heartbeats. The next
+//! attempt resumes from the last checkpoint. The rules reject the events of an attempt that lost its lease.
 
 pub(crate) mod assignment;
 pub(crate) mod data;

@@ -1,8 +1,8 @@
 //! Trains with the training graphs of the models crate.
 //!
-//! The reward model is refined on preferences. The policy is tuned against the refined reward model. DPO and
-//! RSO use pairs of recorded completions, ranked by reward; PPO, GRPO and RLOO sample during the training.
-//! All penalise the divergence from the policy that the experiment began with.
+//! The reward model is refined on preferences. DPO and RSO tune the policy on pairs of its own completions,
+//! ranked by the refined reward model. PPO, GRPO and RLOO sample from the policy during the training. All
+//! penalise the divergence from the policy that the experiment began with.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ use dissent_models::tuning::{
 };
 
 use super::trainer::{Refinement, TrainedAdapter, Trainer, TrainingWatch, Tuning};
-use crate::error::StepError;
+use crate::error::{StepError, StepFault, chain};
 use crate::live_models::versions::{Base, fingerprint};
 
 /// Approximate number of checkpoints of a training. Each takes the disk space of the trained parameters.
@@ -98,7 +98,7 @@ impl Trainer for OnnxTrainer {
 }
 
 impl OnnxTrainer {
-    /// The tokens of preferences as the reward model reads them, and the number of pairs that were too long.
+    /// The tokens of preferences as the reward model reads them, and the number of pairs that are too long.
     fn compared(
         &self,
         preferences: &[Preference],
@@ -111,8 +111,8 @@ impl OnnxTrainer {
         Ok(short_enough(pairs, settings))
     }
 
-    /// The objective of the reward model. A cost model also learns the safety labels where all pairs have
-    /// them; without labels it learns the pairs reversed: the worse completion should score higher.
+    /// The objective of the reward model. A cost model also learns the safety labels if all pairs have them.
+    /// Without labels it learns the reversed pairs: the worse completion should score higher.
     fn reward_objective(&self, pairs: &mut [TokenPair]) -> Objective {
         match self.kind {
             RewardKind::Reward => Objective::Reward { center: 0.0 },
@@ -158,17 +158,17 @@ impl OnnxTrainer {
         trained(base, trainer.adapter(None).map_err(failed)?, metrics, [0, 0])
     }
 
-    /// The unchanged policy, where the reward model scores all completions of each prompt equally: this round
-    /// has no pair to learn from, but the next one may.
+    /// The unchanged policy. The reward model scores all completions of each prompt equally, so this round
+    /// has no pair to learn from; the next one may have some.
     fn unchanged(&self, task: &Tuning) -> Result<TrainedAdapter, StepError> {
         tracing::warn!(
             round = task.round,
-            "keeping the policy unchanged: the reward model scores the completions of each prompt equally; if later rounds do \
-             the same, raise generation.temperature or generation.samples"
+            "keeping the policy unchanged: the reward model scores the completions of each prompt equally; if this repeats, \
+             raise generation.temperature or generation.samples"
         );
         let base = &self.policy.base;
         let adapter = match task.policy.as_deref() {
-            // As it will be read: an adapter that PEFT wrote has another fingerprint once it is stored.
+            // Read back from its artifact: storing an adapter that PEFT wrote changes its fingerprint.
             Some(adapter) => {
                 adapter.to_artifact().and_then(|bytes| LoraAdapter::from_artifact(&bytes)).map_err(failed)?
             }
@@ -177,8 +177,7 @@ impl OnnxTrainer {
         trained(base, adapter, BTreeMap::from([(PolicyTuned::PAIRS.to_owned(), 0.0)]), [0, 0])
     }
 
-    /// Pairs of the policy's own completions, ranked by the current reward model. Token ids are the sampled
-    /// ones.
+    /// Pairs of the policy's own completions, ranked by the current reward model, with the sampled token ids.
     fn ranked(&self, task: &Tuning, watch: &TrainingWatch) -> Result<Vec<TokenPair>, StepError> {
         let mut scorer = self.scorer(task.reward.as_deref())?;
         let mut pairs = Vec::new();
@@ -261,7 +260,7 @@ struct RewardScorer {
 }
 
 impl RewardScorer {
-    /// Rewards of sampled completions; none if one does not fit the model.
+    /// Rewards of sampled completions; `None` if one does not fit the model.
     fn rewards(
         &mut self,
         sampled: &CompletionsSampled,
@@ -302,8 +301,8 @@ impl Scorer for RewardScorer {
     }
 }
 
-/// DPO learns from the best and the worst completion of a prompt; RSO from pairs of the better half that
-/// rejection sampling keeps.
+/// DPO learns from the best and the worst completion of a prompt. RSO learns from pairs of the better half,
+/// which rejection sampling keeps.
 fn pair_rule(objective: &PolicyObjective, completions: usize) -> PairRule {
     match objective.method {
         PolicyMethod::Rso => PairRule::Rso {
@@ -368,8 +367,8 @@ fn train(
 /// Ignores a checkpoint of another training, so that an invalid checkpoint does not block this one.
 fn restart_unless(resumed: Result<(), ModelError>) -> Result<(), StepError> {
     match resumed {
-        Err(ModelError::Invalid { reason, .. }) => {
-            tracing::warn!(%reason, "restarting a training from its first step: its checkpoint is invalid");
+        Err(error @ ModelError::Invalid { .. }) => {
+            tracing::warn!(error = %chain(&error), "restarting a training from its first step: its checkpoint is invalid");
             Ok(())
         }
         resumed => resumed.map_err(failed),
@@ -392,7 +391,7 @@ fn named(metrics: &StepMetrics) -> BTreeMap<String, f64> {
     without_speed(line.filter_map(|(name, value)| Some((name, value.as_f64()?))).collect())
 }
 
-/// Drops the speed: it depends on the machine, and is no part of the result.
+/// Drops the speed, which depends on the machine and is not part of the result.
 fn without_speed(mut metrics: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
     metrics.retain(|name, _| name != "tokens_per_second" && name != "eps");
     metrics
@@ -419,12 +418,14 @@ fn warn_left_out(what: &str, left_out: usize) {
 }
 
 /// No example is short enough: only an experiment with other settings can train.
-fn too_long(section: &str, left_out: usize, what: &str, settings: &Hyperparameters) -> StepError {
-    StepError::Fatal(format!(
-        "all {left_out} {what} are longer than {section}.max_length, {} tokens: start an experiment with a larger one, or with \
-         a smaller generation.max_new_tokens",
-        settings.max_length
-    ))
+fn too_long(
+    section: &'static str,
+    examples: usize,
+    kind: &'static str,
+    settings: &Hyperparameters,
+) -> StepError {
+    let max_length = settings.max_length;
+    StepError::fatal(StepFault::AllTooLong { section, kind, examples, max_length })
 }
 
 fn count(number: usize) -> u32 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dissent_domain::event::Event;
 
 use super::assignment::Assignment;
+use crate::error::StepFault;
 
 /// The lease of a training and the interval of its heartbeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,5 +35,5 @@ pub(crate) enum Report {
     Progressed { step: u64, steps: u64, checkpoint: Option<String>, metrics: BTreeMap<String, f64> },
     Done(Box<Event>),
     Stopped,
-    Failed(String),
+    Failed(StepFault),
 }

@@ -1,6 +1,6 @@
 //! The trainer thread, and the task beside it that reports to the log.
 //!
-//! The task sends heartbeats well within the lease even when the thread reports nothing: a single step may
+//! The task sends heartbeats well within the lease, even while the thread reports nothing. A single step may
 //! take long, and its lease must not expire meanwhile.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use dissent_domain::plan::{LearningPlan, Plan};
 use dissent_domain::training::Hyperparameters;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::BrokerError;
-use dissent_storage::StorageError;
+use dissent_storage::{InvalidArtifactName, StorageError};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
@@ -25,7 +25,7 @@ use super::assignment::{Assignment, TrainingIntake};
 use super::report::{LeaseTimes, Report};
 use super::trainer::{Refinement, TrainedAdapter, Trainer, TrainingWatch, Tuning};
 use super::{data, lease};
-use crate::error::{StepError, chain};
+use crate::error::{PipelineError, RunFailure, StepError, StepFault, chain};
 use crate::live_models::versions::{Base, Versions};
 use crate::runner::context::StepContext;
 use crate::runner::propose::{Decided, propose};
@@ -86,7 +86,7 @@ pub(crate) fn start(
     inputs: TrainingInputs,
     times: LeaseTimes,
     context: &StepContext,
-) -> Result<TrainingHandle, BrokerError> {
+) -> Result<TrainingHandle, PipelineError> {
     let stop = Arc::new(AtomicBool::new(false));
     let (assignments, inbox) = std::sync::mpsc::channel();
     let (reports, reported) = mpsc::channel(REPORTS_MAX);
@@ -98,7 +98,7 @@ pub(crate) fn start(
     std::thread::Builder::new()
         .name("trainer".to_owned())
         .spawn(move || thread.run(&inbox))
-        .map_err(|error| BrokerError::Invalid(format!("failed to start the trainer's thread: {error}")))?;
+        .map_err(|source| PipelineError::Thread { step: StepName::Training, source })?;
     let reporter = LeaseReporter { context: context.clone(), versions, current: None };
     let reporter = actix::spawn(reporter.run(reported, times.heartbeat));
     let step = runner::start(training, context)?;
@@ -126,11 +126,13 @@ impl TrainerThread {
             }
             let in_span = assignment.span.clone();
             let outcome = catch_unwind(AssertUnwindSafe(|| in_span.in_scope(|| self.train(&assignment))))
-                .unwrap_or_else(|panic| Err(StepError::Fatal(panic_message(&*panic))));
+                .unwrap_or_else(|panic| Err(StepError::fatal(StepFault::Panicked(panic_message(&*panic)))));
             let report = match outcome {
                 Ok(event) => Report::Done(Box::new(event)),
                 Err(StepError::Cancelled) => Report::Stopped,
-                Err(error) => Report::Failed(error.to_string()),
+                Err(StepError::Retry(fault) | StepError::SetAside(fault) | StepError::Fatal(fault)) => {
+                    Report::Failed(fault)
+                }
             };
             if self.reports.blocking_send(report).is_err() {
                 return;
@@ -224,10 +226,10 @@ impl TrainingInputs {
     fn resume(&self, assignment: &Assignment) -> Result<Option<Vec<u8>>, StepError> {
         const CHECKPOINT_BYTES_MAX: u64 = 16 << 30;
         let Some(checkpoint) = &assignment.checkpoint else { return Ok(None) };
-        let id = checkpoint.parse().map_err(StepError::fatal)?;
+        let id = checkpoint.parse().map_err(StepError::fatal::<InvalidArtifactName>)?;
         match self.versions.artifacts.read(&id, CHECKPOINT_BYTES_MAX) {
             Err(error @ (StorageError::ArtifactMissing(_) | StorageError::ArtifactDamaged { .. })) => {
-                tracing::warn!(%error, "restarting a training from its first step");
+                tracing::warn!(error = %chain(&error), "restarting a training from its first step");
                 Ok(None)
             }
             read => read.map(Some).map_err(StepError::fatal),
@@ -264,20 +266,19 @@ impl LeaseReporter {
                 report = reports.recv() => match report {
                     Some(report) => {
                         heartbeats.reset();
-                        self.take(report).await
+                        self.handle(report).await
                     }
                     None => return,
                 },
                 _ = heartbeats.tick() => self.heartbeat(None, BTreeMap::new()).await,
             };
-            if let Err(reason) = outcome {
-                self.context.failure.report(format!("the training step failed: {reason}"));
-                return;
+            if let Err(failure) = outcome {
+                return self.context.failure.report(failure);
             }
         }
     }
 
-    async fn take(&mut self, report: Report) -> Result<(), String> {
+    async fn handle(&mut self, report: Report) -> Result<(), RunFailure> {
         match report {
             Report::Began(assignment) => {
                 self.current = Some(Current { assignment, sequence: 0, step: 0, steps: 0 });
@@ -294,42 +295,35 @@ impl LeaseReporter {
                 self.propose(&current.assignment, *event).await.map(drop)
             }
             Report::Stopped => match self.current.take() {
-                Some(current) => self.give_up(&current.assignment).await,
+                Some(current) => self.release(&current.assignment).await,
                 None => Ok(()),
             },
-            Report::Failed(reason) => {
-                // The failure of an attempt without a lease no longer counts; one that ends for a pause has
-                // failed all the same.
-                let superseded =
+            Report::Failed(fault) => {
+                // The failure of an attempt that has lost its lease is ignored. The failure of an attempt
+                // that ends for a pause is not.
+                let has_lost_lease =
                     self.current.take().is_some_and(|it| !it.assignment.is_current(&self.versions));
-                if superseded { Ok(()) } else { Err(reason) }
+                if has_lost_lease { Ok(()) } else { Err(RunFailure::training(fault)) }
             }
         }
     }
 
-    /// Gives up the lease when this process stops, so that another attempt need not wait for its expiry.
-    async fn give_up(&self, assignment: &Assignment) -> Result<(), String> {
+    /// Releases the lease when this process stops, so that the next attempt need not wait for its expiry.
+    async fn release(&self, assignment: &Assignment) -> Result<(), RunFailure> {
         if !assignment.is_current(&self.versions) {
             return Ok(());
         }
         let &Assignment { round, stage, attempt, requested, .. } = assignment;
-        let lease = Lease {
-            round,
-            stage,
-            attempt,
-            requested,
-            lease_ms: 0,
-            silent: Duration::ZERO,
-            is_checking: false,
-        };
-        lease::expire(&lease, &self.context).await.map_err(|error| chain(&error))
+        let (lease_ms, silent, is_checking) = (0, Duration::ZERO, false);
+        let lease = Lease { round, stage, attempt, requested, lease_ms, silent, is_checking };
+        lease::expire(&lease, &self.context).await.map_err(failed)
     }
 
     async fn heartbeat(
         &mut self,
         checkpoint: Option<String>,
         metrics: BTreeMap<String, f64>,
-    ) -> Result<(), String> {
+    ) -> Result<(), RunFailure> {
         let Some(current) = &mut self.current else { return Ok(()) };
         let Assignment { round, stage, attempt, .. } = current.assignment;
         let (sequence, step, steps) = (current.sequence, current.step, current.steps);
@@ -337,7 +331,7 @@ impl LeaseReporter {
         let progressed =
             TrainingProgressed { round, stage, attempt, sequence, step, steps, checkpoint, metrics };
         let assignment = current.assignment.clone();
-        // A remote journal does not reply; its decision shows in the history.
+        // A remote journal does not reply: the history shows its decision.
         let decided = self.propose(&assignment, progressed.into()).await?;
         if decided == Decided::Rejected || !assignment.is_current(&self.versions) {
             assignment.ends.store(true, Ordering::Relaxed);
@@ -345,11 +339,15 @@ impl LeaseReporter {
         Ok(())
     }
 
-    async fn propose(&self, assignment: &Assignment, event: Event) -> Result<Decided, String> {
+    async fn propose(&self, assignment: &Assignment, event: Event) -> Result<Decided, RunFailure> {
         let consequence = Consequence { cause: assignment.requested, events: vec![event] };
         propose(&self.context, StepName::Training, &consequence)
             .instrument(assignment.span.clone())
             .await
-            .map_err(|error| chain(&error))
+            .map_err(failed)
     }
+}
+
+fn failed(source: BrokerError) -> RunFailure {
+    RunFailure::StepBroker { step: StepName::Training, source }
 }

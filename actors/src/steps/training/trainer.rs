@@ -22,7 +22,7 @@ pub trait Trainer: Send {
     /// Refines the reward model on preferences.
     ///
     /// # Errors
-    /// [`StepError::Cancelled`] when the watch asks to stop; any other error ends the run.
+    /// [`StepError::Cancelled`] if the watch asks to stop; any other error ends the run.
     fn refine(&mut self, task: Refinement, watch: &mut TrainingWatch) -> Result<TrainedAdapter, StepError>;
 
     /// Tunes the policy against the reward model.
@@ -85,7 +85,7 @@ pub struct TrainedAdapter {
 
 /// Receives the progress of a training, and says whether the training should stop.
 pub struct TrainingWatch {
-    /// The receiver of reports and the store of checkpoints; none: neither is used.
+    /// The receiver of reports and the store of checkpoints; `None`: the watch drops both.
     watcher: Option<(mpsc::Sender<Report>, ArtifactStore)>,
     cancel: CancelFlag,
     /// Raised to stop: the flag of the pipeline, and the one of this attempt.

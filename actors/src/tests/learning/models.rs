@@ -126,9 +126,9 @@ fn a_cost_model_learns_that_the_preferred_completion_costs_less() {
         fixture.finish(&plan, trainer(fixture, RewardKind::Cost)).await;
         let replay = fixture.verified();
         // The preferred completion should cost less. Before the first step, the margin is that of the proxy.
-        let ahead = |asked: &RequestedComparison| {
-            let [first, second] = asked.rewards;
-            match asked.judgements.majority()? {
+        let ahead = |comparison: &RequestedComparison| {
+            let [first, second] = comparison.rewards;
+            match comparison.judgements.majority()? {
                 Verdict::First => Some(first - second),
                 Verdict::Second => Some(second - first),
                 Verdict::Tie => None,
@@ -248,8 +248,13 @@ fn examples_that_are_all_too_long_are_an_error_that_names_the_key() {
             shortened.max_length = 3;
             let mut pipeline = fixture.start(&plan, trainer(fixture, RewardKind::Reward), None).await;
             let failed = tokio::time::timeout(Duration::from_secs(60), pipeline.finished()).await.unwrap();
-            let reason = failed.unwrap_err().to_string();
-            assert!(reason.contains(&format!("longer than {section}.max_length, 3 tokens")), "{reason}");
+            let Err(PipelineError::Failed(RunFailure::Step { source, .. })) = failed else {
+                panic!("the run fails in a step")
+            };
+            let StepFault::AllTooLong { section: named, max_length: 3, .. } = source else {
+                panic!("{source:?}")
+            };
+            assert_eq!(named, section);
             pipeline.drain().await.unwrap();
         });
     }

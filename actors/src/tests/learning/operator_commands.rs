@@ -1,6 +1,7 @@
 //! Experiments that are paused, resumed and cancelled while they run.
 
 use dissent_domain::operator::{Action, ExperimentStatus, OperatorCommand};
+use dissent_domain::rejection::Rejection;
 
 use super::worker::{journal, results, worker};
 use super::*;
@@ -148,7 +149,8 @@ fn a_cancelled_experiment_ends_during_a_training_and_stays_cancelled() {
         assert_eq!(give(&control, &plan, Action::Cancel).await, ExperimentStatus::Cancelled);
         assert_eq!(ended(&mut pipeline).await, Ending::Cancelled);
         let refused = control.command(plan.experiment.clone(), command(Action::Resume)).await.unwrap_err();
-        assert_eq!(refused.to_string(), "learning: the experiment was cancelled");
+        let CommandError::Rejected { experiment, rejection } = refused else { panic!("{refused:?}") };
+        assert_eq!((experiment, rejection), (plan.experiment.clone(), Rejection::Cancelled));
         pipeline.drain().await.unwrap();
         let refused = control.command(plan.experiment.clone(), command(Action::Pause)).await.unwrap_err();
         assert!(matches!(refused, CommandError::Gone), "{refused}");

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use dissent_domain::error::chain;
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -226,7 +227,7 @@ async fn run<K: Decoder>(weak: Weak<QueueConsumer<K>>) {
         if matches!(error, LinkError::Late(_)) {
             consumer.shared.suspect([consumer.queue.clone()]);
         }
-        let trouble = error.to_string();
+        let trouble = chain(&error);
         // Log each new error once: an outage may last for hours.
         if last_trouble.as_ref() != Some(&trouble) {
             tracing::info!(queue = %consumer.queue, error = %trouble, "retrying to consume");
@@ -422,7 +423,7 @@ impl<'a, K: Decoder> Session<'a, K> {
                     let _gone = dead_letters.send(tag);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "failed to publish a dead letter; the message stays in its queue")
+                    tracing::error!(error = %chain(&error), "failed to publish a dead letter; the message stays in its queue")
                 }
             }
         });

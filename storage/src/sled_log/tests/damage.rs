@@ -34,11 +34,11 @@ fn a_flipped_byte_in_a_record_is_found_at_its_position() {
         assert_eq!(log.verify().unwrap().sound_events, 10);
         assert_eq!(log.read(0, 3).unwrap().len(), 3);
         let error = log.read(0, 10).unwrap_err();
-        assert!(matches!(&error, LogError::Corrupt(what) if what.starts_with("event 4:")), "{error}");
+        assert!(matches!(&error, LogError::Corrupt { part: LogPart::Event(4), .. }), "{error:?}");
         log.read_stream(&experiment("a"), 0, 10).unwrap_err();
         log.find(event("a", 3, 0).id).unwrap_err();
         drop(log);
-        assert!(corrupt(open(dir.path())).contains("event 4:"));
+        assert_eq!(corrupt_part(open(dir.path())), LogPart::Event(4));
     }
 }
 
@@ -63,7 +63,7 @@ fn a_missing_record_is_found() {
     let (log, dir) = tampered(|tree| drop(tree.remove(keys::event(6, 0)).unwrap()));
     assert_eq!(only_finding(&log).0, Some(6));
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("event 6: part 0 of the record is missing"));
+    assert_eq!(corrupt_part(open(dir.path())), LogPart::Event(6));
 }
 
 /// Changes the payload of a framed value.
@@ -93,17 +93,17 @@ fn missing_surplus_and_wrong_entries_of_ids_are_found() {
     assert_eq!(findings.len(), 2, "{findings:?}");
     assert!(findings[0].position.is_some() && findings[1].what.contains("599 entries for 600 events"));
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("511 entries for the events 1 to 512"));
+    assert_eq!(corrupt_part(open(dir.path())), LogPart::IdIndex);
 
     let (log, dir) = long_tampered(|tree| rewrite(tree, &IDS, |entries| entries.extend([0xff; 8])));
     assert!(log.verify().unwrap().is_sound(), "an entry beyond the events is harmless");
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("513 entries for the events 1 to 512"));
+    assert_eq!(corrupt_part(open(dir.path())), LogPart::IdIndex);
 
     let (log, dir) = long_tampered(|tree| rewrite(tree, &IDS, |entries| entries[0] ^= 1));
     assert_eq!(log.verify().unwrap().findings.len(), 1);
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("missing from the id index"));
+    assert!(corrupt_text(open(dir.path())).contains("missing from the id index"));
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn missing_and_wrong_entries_of_streams_are_found() {
     let (log, dir) = tampered(|tree| rewrite(tree, &chunk, |positions| positions.truncate(10 * 8)));
     assert_eq!(log.verify().unwrap().findings[0].position, Some(11));
     drop(log);
-    assert!(corrupt(open(dir.path())).contains("event 11: missing from the stream index"));
+    assert_eq!(corrupt_part(open(dir.path())), LogPart::Event(11));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_flipped_byte_in_an_index_is_found() {
         let (log, dir) = long_tampered(|tree| flip(tree, &key, 20));
         assert!(!log.verify().unwrap().is_sound());
         drop(log);
-        assert!(corrupt(open(dir.path())).contains("the checksum does not match"));
+        assert!(corrupt_text(open(dir.path())).contains("the checksum does not match"));
     }
 }
 
@@ -158,7 +158,7 @@ fn damage_to_a_block_is_found_at_exactly_its_events() {
         assert_eq!(log.read(starts[2] - 1, 99).unwrap().len() as u64, 41 - starts[2]);
         log.read(starts[1], 1).unwrap_err();
         drop(log);
-        assert!(corrupt(open(image.path())).contains(&format!("event {}:", starts[1])));
+        assert_eq!(corrupt_part(open(image.path())), LogPart::Event(starts[1]));
     }
 }
 
@@ -172,17 +172,17 @@ fn damage_older_than_the_newest_events_is_found_by_a_full_check() {
     drop(log);
     drop(open(dir.path()).unwrap());
     let options = SledOptions { check_all: true, ..options() };
-    assert!(corrupt(SledLog::open(dir.path(), &options)).contains("event 1:"));
+    assert_eq!(corrupt_part(SledLog::open(dir.path(), &options)), LogPart::Event(1));
 }
 
 /// Opens damaged files. Returns whether the log opened; panics unless it has every event or the error names
 /// damage.
 fn survives(image: &Path, what: &str) -> bool {
     match open(image) {
-        Err(LogError::Corrupt(_)) => return false,
+        Err(LogError::Corrupt { .. }) => return false,
         Err(error) => panic!("{what}: {error}"),
         Ok(log) => match log.read(0, usize::MAX) {
-            Err(LogError::Corrupt(_)) => return false,
+            Err(LogError::Corrupt { .. }) => return false,
             Err(error) => panic!("{what}: {error}"),
             Ok(events) => {
                 assert_eq!(events.len(), EVENTS as usize, "{what}: events are missing without an error");

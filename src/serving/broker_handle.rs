@@ -77,7 +77,7 @@ impl BrokerHandle {
             Err(error) => {
                 tracing::warn!(
                     %experiment,
-                    %error,
+                    error = %chain(&error),
                     "failed to delete the queues of the ended experiment; use `dissent queue forget`"
                 );
             }

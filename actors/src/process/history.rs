@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use dissent_domain::error::chain;
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
@@ -44,7 +45,7 @@ impl LogHistory {
     async fn turn_page(&mut self) -> Result<(), String> {
         let (log, experiment, version) = (self.log.clone(), self.experiment.clone(), self.version);
         let read = tokio::task::spawn_blocking(move || log.read_stream(&experiment, version, PAGE)).await;
-        self.page = read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?.into();
+        self.page = read.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?.into();
         Ok(())
     }
 }

@@ -361,12 +361,10 @@ fn begin(options: RabbitOptions) -> Result<(Arc<Shared>, Threads), BrokerError> 
 
 /// Returns the error when RabbitMQ fails an operation.
 pub(super) fn unavailable(shared: &Shared, action: &'static str, error: LinkError) -> BrokerError {
-    match error {
-        LinkError::Broker(error) => error,
-        other => {
-            BrokerError::Unavailable { action, address: shared.options.address(), source: Cause::new(other) }
-        }
+    if let LinkError::Broker(error) = error {
+        return error;
     }
+    BrokerError::Unavailable { action, address: shared.options.address(), source: Cause::new(error) }
 }
 
 fn check_same_settings(known: &Subscription, other: &Subscription) -> Result<(), BrokerError> {

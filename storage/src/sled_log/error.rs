@@ -32,11 +32,11 @@ pub(super) fn located(dir: &Path, error: LogError) -> LogError {
 
 /// The damage that an error of the log describes, with its cause; otherwise the error.
 pub(super) fn damage_of(error: LogError) -> Result<String, LogError> {
-    match error {
-        LogError::Corrupt { reason, source: Some(source), .. } => Ok(format!("{reason}: {}", chain(&source))),
-        LogError::Corrupt { reason, source: None, .. } => Ok(reason),
-        other => Err(other),
-    }
+    let LogError::Corrupt { reason, source, .. } = error else { return Err(error) };
+    Ok(match source {
+        Some(source) => format!("{reason}: {}", chain(&source)),
+        None => reason,
+    })
 }
 
 pub(super) fn io_error(error: io::Error) -> LogError {

@@ -12,6 +12,10 @@ use dissent_domain::training::SettingError;
 use dissent_models::ModelError;
 use dissent_storage::StorageError;
 
+use crate::config::{ConfigError, MissingCompletion};
+use crate::experiment::bundle::BundleError;
+use crate::experiment::learning_plan::LearningPlanError;
+use crate::experiment::plan_check::PlanDiffers;
 use crate::jsonl::InputError;
 
 /// The user stopped the command, and its state is saved.
@@ -20,6 +24,8 @@ use crate::jsonl::InputError;
 pub(crate) struct Interrupted(pub(crate) &'static str);
 
 /// An option, a configuration key or the content of a file is unusable.
+///
+/// As a context, it marks its cause as bad input and keeps it in the chain: `.context(BadInput(…))`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadInput(pub String);
@@ -81,6 +87,14 @@ impl FailureKind {
 fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<BadInput>()
         || cause.is::<InputError>()
+        || cause.is::<ConfigError>()
+        || cause.is::<MissingCompletion>()
+        || cause.is::<PlanDiffers>()
+        || cause.is::<LearningPlanError>()
+        || matches!(
+            cause.downcast_ref(),
+            Some(BundleError::OtherExperiment { .. } | BundleError::FileName { .. })
+        )
         || cause.is::<SamplingParamError>()
         || cause.is::<SelectionError>()
         || cause.is::<SettingError>()

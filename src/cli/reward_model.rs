@@ -7,8 +7,7 @@ use dissent_domain::reward::RewardKind;
 use dissent_models::template::PromptTemplate;
 
 use super::score::reward_kind;
-use crate::config::check_reward_template;
-use crate::error::BadInput;
+use crate::config::{MissingCompletion, check_reward_template};
 use crate::experiment::models::Model;
 
 #[derive(Debug, clap::Args)]
@@ -43,9 +42,9 @@ impl RewardModelOptions {
     pub(super) fn template<'a>(
         &'a self,
         policy_template: &'a PromptTemplate,
-    ) -> Result<&'a PromptTemplate, BadInput> {
+    ) -> Result<&'a PromptTemplate, MissingCompletion> {
         let template = self.reward_template.as_ref().unwrap_or(policy_template);
-        check_reward_template(template).map_err(BadInput)?;
+        check_reward_template(template)?;
         Ok(template)
     }
 

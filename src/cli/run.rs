@@ -95,7 +95,7 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     config.runtime.provider = args.provider.unwrap_or(config.runtime.provider);
     config.runtime.threads = args.threads.unwrap_or(config.runtime.threads);
     config.generation.batch_prompts = args.batch_prompts.unwrap_or(config.generation.batch_prompts);
-    config.validate().map_err(BadInput)?;
+    config.validate()?;
     Ok(config)
 }
 

@@ -15,7 +15,6 @@ use serde_json::{Map, Value};
 use super::interrupt;
 use super::runtime_args::{RuntimeArgs, counting_bar};
 use crate::config::check_reward_template;
-use crate::error::BadInput;
 use crate::experiment::models::{self, Model};
 use crate::jsonl::{InputError, JsonLines, JsonLinesWriter};
 
@@ -199,7 +198,7 @@ impl<'a> RewardFields<'a> {
     ) -> anyhow::Result<Self> {
         let Some(path) = &args.reward else { return Ok(Self(None)) };
         let template = args.reward_template.as_ref().unwrap_or(&args.template);
-        check_reward_template(template).map_err(BadInput)?;
+        check_reward_template(template)?;
         let model = Model::open(path, args.reward_layers, args.reward_adapter.as_deref())?;
         let scorer = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?;
         Ok(Self(Some((scorer, model.checkpoint.tokenizer, template, args.reward_kind))))

@@ -8,7 +8,6 @@ use dissent_models::runtime::Provider;
 
 use crate::cli::paths;
 use crate::config::{Config, ExperimentConfig, RuntimeConfig, WorkerConfig};
-use crate::error::BadInput;
 use crate::experiment::bundle;
 use crate::serving::control_token::ControlToken;
 use crate::serving::{self, ServeOptions};
@@ -123,7 +122,7 @@ impl CommonArgs {
     fn configured(&self) -> anyhow::Result<Config> {
         let mut config = Config::load(&self.config)?;
         self.set(&mut config.runtime);
-        config.validate().map_err(BadInput)?;
+        config.validate()?;
         Ok(config)
     }
 

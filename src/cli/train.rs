@@ -11,8 +11,8 @@ mod view;
 use dissent_domain::training::{DpoLoss, PolicyMethod};
 use dissent_models::training::Objective;
 
+use crate::config::{MissingCompletion, check_reward_template};
 use crate::dataset::{Margins, Preferred};
-use crate::error::BadInput;
 use examples::RowKind;
 use offline::OfflineTraining;
 use options::{DataOptions, Defaults, LengthOptions, ModelOptions, OptimiserOptions, PairOptions};
@@ -231,6 +231,6 @@ fn dpo(args: &DpoArgs) -> anyhow::Result<()> {
 }
 
 /// Refuses a template that does not place the completion, and so is most likely a policy's.
-fn check_scored_template(model: &ModelOptions) -> Result<(), BadInput> {
-    crate::config::check_reward_template(&model.template).map_err(BadInput)
+fn check_scored_template(model: &ModelOptions) -> Result<(), MissingCompletion> {
+    check_reward_template(&model.template)
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use dissent_storage::{ArtifactStore, SharedStore};
 use serde::Deserialize;
 
+use super::{ConfigError, KeyErrorKind};
+
 /// `[artifacts]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,15 +24,16 @@ pub struct ArtifactsConfig {
 const GIB: f64 = (1_u64 << 30) as f64;
 
 impl ArtifactsConfig {
-    pub(super) fn validate(&self) -> Result<(), String> {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        const KEY: &str = "artifacts.cache_gib";
         match self.cache_gib {
             Some(gib) if !(gib.is_finite() && gib > 0.0 && gib <= 1e6) => {
-                Err(format!("artifacts.cache_gib = {gib}: use more than 0 and at most 1000000"))
+                Err(ConfigError::out_of_range(KEY, gib, "use more than 0 and at most 1000000"))
             }
-            Some(_) if self.url.is_none() => Err(
-                "artifacts.cache_gib has no effect without artifacts.url: set artifacts.url, or leave cache_gib out"
-                    .to_owned(),
-            ),
+            Some(_) if self.url.is_none() => {
+                let reason = "artifacts.cache_gib has no effect without artifacts.url: set artifacts.url, or leave cache_gib out";
+                Err(ConfigError::key(KEY, KeyErrorKind::NoEffect, reason))
+            }
             _ => Ok(()),
         }
     }

@@ -7,7 +7,7 @@ use dissent_actors::LeaseTimes;
 use dissent_queues::RabbitOptions;
 use serde::Deserialize;
 
-use crate::error::BadInput;
+use super::{ConfigError, KeyErrorKind, check_range};
 
 /// The variable with the address of RabbitMQ, which contains a password. It takes precedence over
 /// `broker.url_file`.
@@ -102,11 +102,16 @@ impl BrokerConfig {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<(), String> {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let Self::Rabbitmq(rabbit) = self else { return Ok(()) };
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
         if rabbit.prefix.is_empty() || rabbit.prefix.len() > 32 || !rabbit.prefix.chars().all(allowed) {
-            return Err(format!("broker.prefix = {:?}: use 1 to 32 of a-z, 0-9, '-' and '_'", rabbit.prefix));
+            let way_out = "use 1 to 32 of a-z, 0-9, '-' and '_'";
+            return Err(ConfigError::out_of_range(
+                "broker.prefix",
+                format_args!("{:?}", rabbit.prefix),
+                way_out,
+            ));
         }
         for (name, value, least, most) in [
             ("lease_seconds", rabbit.lease_seconds, 2, LEASE_SECONDS_MAX),
@@ -115,9 +120,7 @@ impl BrokerConfig {
             ("message_mib_max", rabbit.message_mib_max as u64, 1, 128),
             ("redeliveries_max", rabbit.redeliveries_max.into(), 1, 1 << 30),
         ] {
-            if !(least..=most).contains(&value) {
-                return Err(format!("broker.{name} = {value}: use {least} to {most}"));
-            }
+            check_range(&format!("broker.{name}"), value, least..=most)?;
         }
         Ok(())
     }
@@ -141,9 +144,10 @@ impl RabbitConfig {
     ///
     /// # Errors
     /// If no address is configured, or it cannot be read or parsed.
-    pub fn options(&self) -> anyhow::Result<RabbitOptions> {
-        let mut options = RabbitOptions::from_url(self.url()?.trim())
-            .map_err(|error| BadInput(format!("invalid address of RabbitMQ: {error}")))?;
+    pub fn options(&self) -> Result<RabbitOptions, ConfigError> {
+        let mut options = RabbitOptions::from_url(self.url()?.trim()).map_err(|error| {
+            ConfigError::key_because("[broker]", KeyErrorKind::Address, "invalid address of RabbitMQ", error)
+        })?;
         options.prefix.clone_from(&self.prefix);
         options.heartbeat = Duration::from_secs(self.heartbeat_seconds);
         options.message_bytes_max = self.message_mib_max << 20;
@@ -155,26 +159,33 @@ impl RabbitConfig {
     ///
     /// # Errors
     /// As [`options`](Self::options).
-    pub(crate) fn options_of_service(&self) -> anyhow::Result<RabbitOptions> {
+    pub(crate) fn options_of_service(&self) -> Result<RabbitOptions, ConfigError> {
         Ok(RabbitOptions { start_timeout: Duration::from_secs(self.connect_seconds), ..self.options()? })
     }
 
-    fn url(&self) -> anyhow::Result<String> {
+    fn url(&self) -> Result<String, ConfigError> {
         if let Ok(url) = std::env::var(URL_VARIABLE) {
             return Ok(url);
         }
         let Some(path) = &self.url_file else {
-            return Err(BadInput(format!(
+            let reason = format!(
                 "no address of RabbitMQ is set: set {URL_VARIABLE} to amqp://user:password@host:5672/vhost, or \
                  broker.url_file to a file that contains it"
-            ))
-            .into());
+            );
+            return Err(ConfigError::key("broker.url_file", KeyErrorKind::Address, reason));
         };
-        let unusable = |reason: String| BadInput(format!("broker.url_file {}: {reason}", path.display()));
-        let bytes = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?.len();
+        let unreadable = |error: std::io::Error| {
+            let reason = format!("failed to read broker.url_file {}", path.display());
+            ConfigError::key_because("broker.url_file", KeyErrorKind::Path, reason, error)
+        };
+        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
         if bytes > URL_BYTES_MAX {
-            return Err(unusable(format!("{bytes} bytes exceed the limit of {URL_BYTES_MAX}")).into());
+            let reason = format!(
+                "broker.url_file {}: {bytes} bytes exceed the limit of {URL_BYTES_MAX}",
+                path.display()
+            );
+            return Err(ConfigError::key("broker.url_file", KeyErrorKind::Address, reason));
         }
-        Ok(std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?)
+        std::fs::read_to_string(path).map_err(unreadable)
     }
 }

@@ -13,7 +13,8 @@ use dissent_domain::training::{
 use serde::Deserialize;
 
 use super::measurement::chat;
-use super::training::{TrainingDefaults, training_section};
+use super::training::{TrainingDefaults, setting_error, training_section};
+use super::{ConfigError, KeyErrorKind};
 use crate::dataset::{Format, Preferred, ReadOptions};
 
 /// `[feedback]`: the source of judgements and the choice of comparisons.
@@ -133,16 +134,25 @@ impl RefinementConfig {
     ///
     /// # Errors
     /// If `format` or `preferred` has an unknown value.
-    pub fn read_options(&self) -> Result<ReadOptions, String> {
-        let format = self.format.as_deref().map(Format::from_str).transpose();
+    pub fn read_options(&self) -> Result<ReadOptions, ConfigError> {
+        let format = match self.format.as_deref() {
+            None => None,
+            Some(name) => Some(Format::from_str(name).map_err(|way_out| {
+                ConfigError::out_of_range("refinement.format", format_args!("{name:?}"), way_out)
+            })?),
+        };
         let preferred = match self.preferred.as_deref() {
             None | Some("better") => Preferred::Better,
             Some("safer") => Preferred::Safer,
             Some(other) => {
-                return Err(format!("refinement.preferred = {other:?}: use \"better\" or \"safer\""));
+                let way_out = "use \"better\" or \"safer\"";
+                return Err(ConfigError::out_of_range(
+                    "refinement.preferred",
+                    format_args!("{other:?}"),
+                    way_out,
+                ));
             }
         };
-        let format = format.map_err(|reason| format!("refinement.format: {reason}"))?;
         Ok(ReadOptions { format, preferred, ..ReadOptions::default() })
     }
 
@@ -158,10 +168,11 @@ impl RefinementConfig {
         TrainingDefaults { learning_rate_lora: 1e-4, learning_rate_full: 1e-5, lora, seed }
     }
 
-    pub(super) fn validate(&self) -> Result<(), String> {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let options = self.read_options()?;
         if self.data.is_none() && (options.format.is_some() || self.preferred.is_some()) {
-            return Err("refinement.data is missing: add it, or leave out format and preferred".to_owned());
+            let reason = "refinement.data is missing: add it, or leave out format and preferred";
+            return Err(ConfigError::key("refinement.data", KeyErrorKind::Missing, reason));
         }
         self.keys().validate("refinement", &Self::defaults(0, None))
     }
@@ -193,18 +204,19 @@ impl TuningConfig {
         TrainingDefaults { learning_rate_lora: 1.41e-5, learning_rate_full: 3e-6, lora, seed }
     }
 
-    pub(super) fn validate(&self) -> Result<(), String> {
-        self.objective().validate().map_err(|error| format!("tuning.{error}"))?;
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        self.objective().validate().map_err(|error| setting_error("tuning", &error))?;
         let unused = match self.method {
             PolicyMethod::Dpo | PolicyMethod::Rso => (self.ppo != PpoSettings::default())
-                .then_some("tuning.ppo applies to ppo, grpo and rloo only"),
+                .then_some(("tuning.ppo", "tuning.ppo applies to ppo, grpo and rloo only")),
             PolicyMethod::Ppo | PolicyMethod::Grpo | PolicyMethod::Rloo => {
                 let given = self.beta.is_some() || self.loss != DpoLoss::default();
-                given.then_some("tuning.beta and tuning.loss apply to dpo and rso only")
+                given.then_some(("tuning.beta", "tuning.beta and tuning.loss apply to dpo and rso only"))
             }
         };
-        if let Some(unused) = unused {
-            return Err(format!("{unused}: leave out the unused keys, or change tuning.method"));
+        if let Some((key, problem)) = unused {
+            let reason = format!("{problem}: leave out the unused keys, or change tuning.method");
+            return Err(ConfigError::key(key, KeyErrorKind::NoEffect, reason));
         }
         self.keys().validate("tuning", &Self::defaults(0, None))
     }

@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod broker;
+mod error;
 mod learning;
 mod learning_checks;
 mod measurement;
@@ -13,16 +14,17 @@ mod template;
 mod training;
 mod worker;
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use dissent_domain::plan::GuardPlan;
 use serde::Deserialize;
 
-use crate::error::BadInput;
-
 pub use artifacts::ArtifactsConfig;
 pub use broker::{BrokerConfig, RabbitConfig};
+pub use error::{ConfigError, KeyErrorKind};
 pub use learning::{
     EvaluationConfig, FeedbackConfig, GoldAnswersConfig, GoldConfig, GoldModelConfig, GoldSentimentConfig,
     LearningConfig, RefinementConfig, TuningConfig,
@@ -32,7 +34,7 @@ pub use measurement::{
     RuntimeConfig,
 };
 pub use paths::resolve;
-pub(crate) use template::check_reward_template;
+pub(crate) use template::{MissingCompletion, check_reward_template};
 pub use training::LoraConfig;
 pub(crate) use worker::WorkerConfig;
 
@@ -94,16 +96,14 @@ impl Config {
     /// # Errors
     /// If the file cannot be read, is not TOML, or has an unknown key or a value out of range.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            BadInput(format!("failed to read the configuration {}: {error}", path.display()))
-        })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::read(path, source))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let config =
             Self::parse(&text, folder).with_context(|| format!("failed to use {}", path.display()))?;
         Ok(config)
     }
 
-    fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
+    fn parse(text: &str, folder: &Path) -> Result<Self, ConfigError> {
         let mut config = Self::unresolved(text)?;
         config.resolve_paths(folder)?;
         Ok(config)
@@ -113,10 +113,9 @@ impl Config {
     ///
     /// # Errors
     /// If the text is not TOML, or has an unknown key or a value out of range.
-    pub(crate) fn unresolved(text: &str) -> anyhow::Result<Self> {
-        let config: Self =
-            toml::from_str(text).map_err(|error| BadInput(error.to_string().trim_end().to_owned()))?;
-        config.validate().map_err(|reason| anyhow::Error::new(BadInput(reason)))?;
+    pub(crate) fn unresolved(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)?;
+        config.validate()?;
         Ok(config)
     }
 
@@ -124,33 +123,25 @@ impl Config {
     ///
     /// # Errors
     /// The first invalid key, with its allowed values.
-    pub fn validate(&self) -> Result<(), String> {
-        if self.experiment.rounds == 0 {
-            return Err("experiment.rounds = 0: use at least 1".to_owned());
-        }
-        if self.experiment.rounds > ROUNDS_MAX {
-            return Err(format!("experiment.rounds = {}: use 1 to {ROUNDS_MAX}", self.experiment.rounds));
-        }
-        self.generation.sampling().validate().map_err(|error| format!("generation.{error}"))?;
-        if !(1..=BATCH_PROMPTS_MAX).contains(&self.generation.batch_prompts) {
-            return Err(format!(
-                "generation.batch_prompts = {}: use 1 to {BATCH_PROMPTS_MAX}",
-                self.generation.batch_prompts
-            ));
-        }
-        if self.runtime.threads > THREADS_MAX {
-            return Err(format!("runtime.threads = {}: use 0 to {THREADS_MAX}", self.runtime.threads));
-        }
-        template::parse("policy", &self.policy.template)?;
-        let reward = template::parse("reward", &self.reward.template)?;
-        check_reward_template(&reward).map_err(|reason| format!("reward.template: {reason}"))?;
-        self.conflict.selection().validate().map_err(|error| format!("conflict: {error}"))?;
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_range("experiment.rounds", self.experiment.rounds, 1..=ROUNDS_MAX)?;
+        self.generation.sampling().validate().map_err(|error| {
+            let key = format!("generation.{}", error.name);
+            ConfigError::key(key, KeyErrorKind::OutOfRange, format!("generation.{error}"))
+        })?;
+        check_range("generation.batch_prompts", self.generation.batch_prompts, 1..=BATCH_PROMPTS_MAX)?;
+        check_range("runtime.threads", self.runtime.threads, 0..=THREADS_MAX)?;
+        template::parse("policy.template", &self.policy.template)?;
+        template::parse_reward("reward.template", &self.reward.template)?;
+        self.conflict.selection().validate().map_err(|error| {
+            ConfigError::key("[conflict]", KeyErrorKind::OutOfRange, format!("conflict: {error}"))
+        })?;
         self.broker.validate()?;
         self.artifacts.validate()?;
         self.validate_learning()
     }
 
-    fn resolve_paths(&mut self, folder: &Path) -> anyhow::Result<()> {
+    fn resolve_paths(&mut self, folder: &Path) -> Result<(), ConfigError> {
         for path in self.inputs_mut() {
             *path = resolve(path, folder)?;
         }
@@ -179,8 +170,25 @@ impl Config {
     }
 }
 
+/// Checks a value against its range.
+///
+/// # Errors
+/// If the value is outside; the error names the range.
+fn check_range<T: PartialOrd + Display>(
+    key: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::out_of_range(key, value, format_args!("use {} to {}", range.start(), range.end())))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use dissent_domain::conflict::SelectionSettings;
     use dissent_domain::generation::SamplingParams;
     use dissent_domain::training::{LoraSettings, PolicyObjective, Warmup};
@@ -198,10 +206,15 @@ mod tests {
         path = "cache:models/reward.gguf"
     "#;
 
-    fn refused(change: impl Fn(&str) -> String) -> String {
-        let error = Config::parse(&change(SMALLEST), Path::new("folder")).unwrap_err();
-        assert!(error.chain().any(|cause| cause.is::<BadInput>()), "exit code 2: {error:#}");
-        format!("{error:#}")
+    fn rejected(change: impl Fn(&str) -> String) -> ConfigError {
+        Config::parse(&change(SMALLEST), Path::new("folder")).unwrap_err()
+    }
+
+    /// Returns the invalid key, and the kind of the problem.
+    fn invalid_key(change: impl Fn(&str) -> String) -> (String, KeyErrorKind) {
+        let error = rejected(change);
+        let (key, kind) = error.invalid_key().unwrap_or_else(|| panic!("{error}"));
+        (key.to_owned(), kind)
     }
 
     #[test]
@@ -223,28 +236,42 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named_with_its_line() {
-        let message = refused(|text| text.replace("name =", "nmae ="));
+        let error = rejected(|text| text.replace("name =", "nmae ="));
+        assert!(matches!(error, ConfigError::Toml(_)), "{error}");
+        let message = error.to_string();
         assert!(message.contains("nmae") && message.contains("line 3"), "{message}");
+        assert!(!message.ends_with('\n'), "{message:?}");
     }
 
     #[test]
     fn values_out_of_range_are_named_with_the_allowed_values() {
-        let of = |section: &str| refused(|text| format!("{text}\n{section}"));
-        assert!(of("[generation]\ntop_p = 1.5").contains("generation.top_p = 1.5"));
-        assert!(of("[generation]\nbatch_prompts = 0").contains("use 1 to 64"));
-        assert!(of("[runtime]\nthreads = 100000").contains("runtime.threads = 100000"));
-        assert!(of("[conflict]\nrule = \"budget\"").contains("budget"));
-        assert!(refused(|text| text.replace("name = \"e\"", "name = \"../e\"")).contains("../e"));
+        for (section, key) in [
+            ("[generation]\ntop_p = 1.5", "generation.top_p"),
+            ("[generation]\nbatch_prompts = 0", "generation.batch_prompts"),
+            ("[runtime]\nthreads = 100000", "runtime.threads"),
+            ("[conflict]\nrule = \"budget\"", "[conflict]"),
+        ] {
+            let found = invalid_key(|text| format!("{text}\n{section}"));
+            assert_eq!(found, (key.to_owned(), KeyErrorKind::OutOfRange));
+        }
+        let batch = rejected(|text| format!("{text}\n[generation]\nbatch_prompts = 0"));
+        assert_eq!(batch.to_string(), "generation.batch_prompts = 0: use 1 to 64");
+        let name = rejected(|text| text.replace("name = \"e\"", "name = \"../e\""));
+        assert!(matches!(name, ConfigError::Toml(_)) && name.to_string().contains("../e"), "{name}");
     }
 
     #[test]
     fn an_unusable_template_is_named_by_its_key() {
-        let of = |section: &str, template: &str| {
-            refused(|text| text.replace(section, &format!("{section}\ntemplate = \"{template}\"")))
-        };
-        assert!(of("[policy]", "answer").contains("policy.template"), "{{prompt}} is missing");
-        assert!(of("[reward]", "answer").contains("reward.template"), "{{prompt}} is missing");
-        assert!(of("[reward]", "{prompt}").contains("lacks {completion}"));
+        for (section, template, key) in [
+            ("[policy]", "answer", "policy.template"),
+            ("[reward]", "answer", "reward.template"),
+            ("[reward]", "{prompt}", "reward.template"),
+        ] {
+            let error =
+                rejected(|text| text.replace(section, &format!("{section}\ntemplate = \"{template}\"")));
+            assert_eq!(error.invalid_key(), Some((key, KeyErrorKind::Template)));
+            assert!(error.source().is_some(), "{error}");
+        }
     }
 
     const LOOP: &str = r#"
@@ -262,9 +289,9 @@ mod tests {
     }
 
     /// Returns the error for the learning sections with `from` replaced by `to`.
-    fn refused_loop(from: &str, to: &str) -> String {
+    fn rejected_loop(from: &str, to: &str) -> ConfigError {
         assert!(LOOP.contains(from), "{from}");
-        refused(|text| format!("{text}\n{}", LOOP.replace(from, to)))
+        rejected(|text| format!("{text}\n{}", LOOP.replace(from, to)))
     }
 
     #[test]
@@ -309,77 +336,86 @@ mod tests {
     #[test]
     fn rounds_need_feedback() {
         let rounds = |text: &str| text.replace("name = \"e\"", "name = \"e\"\nrounds = 3");
-        assert!(refused(rounds).contains("experiment.rounds = 3: without [feedback]"));
+        assert_eq!(invalid_key(rounds), ("experiment.rounds".to_owned(), KeyErrorKind::NoEffect));
         let config = Config::parse(&rounds(&format!("{SMALLEST}\n{LOOP}")), Path::new(".")).unwrap();
         assert_eq!(config.experiment.rounds, 3);
     }
 
     #[test]
     fn incompatible_sections_are_named() {
-        assert!(refused_loop("[gold]\n        kind = \"sentiment\"", "").contains("needs [gold]"));
-        assert!(refused_loop("[tuning]", "").contains("[tuning] is missing"));
-        let no_evaluation = refused_loop("[evaluation]\n        prompts = \"held-out.jsonl\"", "");
-        assert!(no_evaluation.contains("[evaluation] is missing"), "{no_evaluation}");
-        for section in
-            ["[gold]\nkind = \"sentiment\"", "[tuning]", "[refinement]\nsteps = 1", "[guards]\nkl_max = 1"]
-        {
-            let message = refused(|text| format!("{text}\n{section}"));
-            assert!(message.contains("has no effect without [feedback]"), "{section}: {message}");
+        let of = |from: &str, to: &str| {
+            let error = rejected_loop(from, to);
+            let (key, kind) = error.invalid_key().unwrap_or_else(|| panic!("{error}"));
+            (key.to_owned(), kind)
+        };
+        let missing = |key: &str| (key.to_owned(), KeyErrorKind::Missing);
+        assert_eq!(of("[gold]\n        kind = \"sentiment\"", ""), missing("[gold]"));
+        assert_eq!(of("[tuning]", ""), missing("[tuning]"));
+        assert_eq!(of("[evaluation]\n        prompts = \"held-out.jsonl\"", ""), missing("[evaluation]"));
+        for (section, keys) in [
+            ("[gold]", "kind = \"sentiment\""),
+            ("[tuning]", ""),
+            ("[refinement]", "steps = 1"),
+            ("[guards]", "kl_max = 1"),
+        ] {
+            let found = invalid_key(|text| format!("{text}\n{section}\n{keys}"));
+            assert_eq!(found, (section.to_owned(), KeyErrorKind::NoEffect));
         }
-        assert!(
-            refused_loop("source = \"oracle\"", "source = \"oracle\"\noverlap = 2")
-                .contains("feedback.overlap = 2")
-        );
-        let one_sample = refused_loop("[tuning]", "[generation]\nsamples = 1\n[tuning]");
-        assert!(one_sample.contains("generation.samples = 1"), "{one_sample}");
+        let overlap = of("source = \"oracle\"", "source = \"oracle\"\noverlap = 2");
+        assert_eq!(overlap, ("feedback.overlap".to_owned(), KeyErrorKind::OutOfRange));
+        let one_sample = of("[tuning]", "[generation]\nsamples = 1\n[tuning]");
+        assert_eq!(one_sample, ("generation.samples".to_owned(), KeyErrorKind::OutOfRange));
         let patience = "[feedback]\nsource = \"people\"\n[tuning]\n[evaluation]\nprompts = \"h\"\n[guards]\ngold_patience = 2";
-        assert!(refused(|text| format!("{text}\n{patience}")).contains("guards.gold_patience needs [gold]"));
+        assert_eq!(invalid_key(|text| format!("{text}\n{patience}")), missing("[gold]"));
     }
 
     #[test]
     fn each_invalid_key_of_a_training_is_named() {
-        let of = |key: &str, section: &str, value: &str| {
-            let section = if section == "tuning" {
-                format!("[tuning]\n{value}")
-            } else {
-                format!("[refinement]\n{value}\n[tuning]")
-            };
-            let message = refused_loop("[tuning]", &section);
-            assert!(message.contains(key), "{value}: {message}");
-        };
-        of("refinement.learning_rate = 0", "refinement", "learning_rate = 0.0");
-        of("refinement.warmup_ratio = 2", "refinement", "warmup_ratio = 2.0");
-        of(
-            "refinement.warmup_steps and refinement.warmup_ratio",
-            "refinement",
-            "warmup_steps = 1\nwarmup_ratio = 0.1",
-        );
-        of("refinement.full", "refinement", "full = true\nlora.r = 4");
-        of("refinement.lora.r = 0", "refinement", "lora.r = 0");
-        of("refinement.format", "refinement", "data = \"d\"\nformat = \"parquet\"");
-        of("refinement.preferred = \"nicer\"", "refinement", "preferred = \"nicer\"");
-        of("refinement.data is missing", "refinement", "format = \"hh-rlhf\"");
-        of("tuning.beta = 0", "tuning", "beta = 0.0");
-        of("tuning.batch_size = 0", "tuning", "batch_size = 0");
-        of("tuning.steps and tuning.epochs", "tuning", "steps = 1\nepochs = 2.0");
-        of("tuning.ppo.samples = 1", "tuning", "method = \"grpo\"");
-        of("tuning.ppo applies to ppo", "tuning", "ppo.samples = 2");
-        of("tuning.beta and tuning.loss apply to dpo", "tuning", "method = \"ppo\"\nbeta = 0.2");
-        of("learning_rte", "tuning", "learning_rte = 0.1");
-        of("epochs_max", "tuning", "method = \"ppo\"\nppo.epochs_max = 1");
+        use KeyErrorKind::{Exclusive, Missing, NoEffect, OutOfRange};
+        for (section, value, key, kind) in [
+            ("refinement", "learning_rate = 0.0", "refinement.learning_rate", OutOfRange),
+            ("refinement", "warmup_ratio = 2.0", "refinement.warmup_ratio", OutOfRange),
+            ("refinement", "warmup_steps = 1\nwarmup_ratio = 0.1", "refinement.warmup_steps", Exclusive),
+            ("refinement", "full = true\nlora.r = 4", "refinement.full", Exclusive),
+            ("refinement", "lora.r = 0", "refinement.lora.r", OutOfRange),
+            ("refinement", "data = \"d\"\nformat = \"parquet\"", "refinement.format", OutOfRange),
+            ("refinement", "preferred = \"nicer\"", "refinement.preferred", OutOfRange),
+            ("refinement", "format = \"hh-rlhf\"", "refinement.data", Missing),
+            ("tuning", "beta = 0.0", "tuning.beta", OutOfRange),
+            ("tuning", "batch_size = 0", "tuning.batch_size", OutOfRange),
+            ("tuning", "steps = 1\nepochs = 2.0", "tuning.steps", Exclusive),
+            ("tuning", "method = \"grpo\"", "tuning.ppo.samples", OutOfRange),
+            ("tuning", "ppo.samples = 2", "tuning.ppo", NoEffect),
+            ("tuning", "method = \"ppo\"\nbeta = 0.2", "tuning.beta", NoEffect),
+        ] {
+            let tuning = if section == "tuning" { "" } else { "\n[tuning]" };
+            let error = rejected_loop("[tuning]", &format!("[{section}]\n{value}{tuning}"));
+            assert_eq!(error.invalid_key(), Some((key, kind)), "{value}: {error}");
+        }
+        for value in ["learning_rte = 0.1", "method = \"ppo\"\nppo.epochs_max = 1"] {
+            let error = rejected_loop("[tuning]", &format!("[tuning]\n{value}"));
+            assert!(matches!(error, ConfigError::Toml(_)), "{value}: {error}");
+        }
+        let warmup = rejected_loop("[tuning]", "[tuning]\nwarmup_ratio = 2.0");
+        assert!(warmup.to_string().starts_with("tuning.warmup_ratio = 2"), "{warmup}");
     }
 
     #[test]
     fn gold_and_guards_are_checked() {
-        let gold = |text: &str| refused_loop("kind = \"sentiment\"", text);
-        assert!(gold("kind = \"opinion\"").contains("opinion"));
-        assert!(gold("kind = \"sentiment\"\npath = \"x\"").contains("path"));
-        assert!(gold("kind = \"answers\"").contains("path"));
-        assert!(gold("kind = \"model\"\npath = \"m\"\ntemplate = \"{prompt}\"").contains("gold.template"));
-        let guards = |text: &str| refused_loop("[tuning]", &format!("[guards]\n{text}\n[tuning]"));
-        assert!(guards("kl_max = 0.0").contains("guards.kl_max = 0"));
-        assert!(guards("gold_patience = 0").contains("guards.gold_patience = 0"));
-        assert!(guards("agreement_drop = 2.0").contains("guards.agreement_drop = 2"));
+        let gold = |text: &str| rejected_loop("kind = \"sentiment\"", text);
+        for text in ["kind = \"opinion\"", "kind = \"sentiment\"\npath = \"x\"", "kind = \"answers\""] {
+            assert!(matches!(gold(text), ConfigError::Toml(_)), "{text}");
+        }
+        let template = gold("kind = \"model\"\npath = \"m\"\ntemplate = \"{prompt}\"");
+        assert_eq!(template.invalid_key(), Some(("gold.template", KeyErrorKind::Template)));
+        for (guard, key) in [
+            ("kl_max = 0.0", "guards.kl_max"),
+            ("gold_patience = 0", "guards.gold_patience"),
+            ("agreement_drop = 2.0", "guards.agreement_drop"),
+        ] {
+            let error = rejected_loop("[tuning]", &format!("[guards]\n{guard}\n[tuning]"));
+            assert_eq!(error.invalid_key(), Some((key, KeyErrorKind::OutOfRange)));
+        }
         let model = learning(&LOOP.replace(
             "kind = \"sentiment\"",
             "kind = \"model\"\npath = \"cache:gold.gguf\"\nadapter = \"a\"\nscore = \"cost\"",

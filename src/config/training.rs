@@ -1,7 +1,9 @@
 //! The keys that `[refinement]` and `[tuning]` share.
 
-use dissent_domain::training::{Hyperparameters, LoraSettings, Schedule, Warmup};
+use dissent_domain::training::{Hyperparameters, LoraSettings, Schedule, SettingError, Warmup};
 use serde::Deserialize;
+
+use super::{ConfigError, KeyErrorKind};
 
 /// Declares a section with its own keys and the shared keys of a training. One table of the file holds both,
 /// so that a misspelt key is reported with its line.
@@ -165,24 +167,30 @@ impl TrainingKeys {
     }
 
     /// Checks the keys against each other and against their ranges.
-    pub(super) fn validate(&self, section: &str, otherwise: &TrainingDefaults) -> Result<(), String> {
+    pub(super) fn validate(&self, section: &str, otherwise: &TrainingDefaults) -> Result<(), ConfigError> {
+        let exclusive = |one: &str, other: &str, way_out: &str| {
+            let reason = format!("{section}.{one} and {section}.{other} exclude each other: {way_out}");
+            Err(ConfigError::key(format!("{section}.{one}"), KeyErrorKind::Exclusive, reason))
+        };
         if self.warmup_steps.is_some() && self.warmup_ratio.is_some() {
-            return Err(format!(
-                "{section}.warmup_steps and {section}.warmup_ratio exclude each other: set one of them"
-            ));
+            return exclusive("warmup_steps", "warmup_ratio", "set one of them");
         }
         if self.full && self.lora.is_some() {
-            return Err(format!(
-                "{section}.full and {section}.lora exclude each other: train all weights or an adapter"
-            ));
+            return exclusive("full", "lora", "train all weights or an adapter");
         }
         if self.steps.is_some() && self.epochs.is_some() {
-            return Err(format!("{section}.steps and {section}.epochs exclude each other: set one of them"));
+            return exclusive("steps", "epochs", "set one of them");
         }
-        self.hyperparameters(otherwise).validate().map_err(|error| {
-            // The file has two keys for the warmup.
-            let error = error.to_string();
-            format!("{section}.{}", error.replacen("warmup = ", "warmup_ratio = ", 1))
-        })
+        self.hyperparameters(otherwise).validate().map_err(|error| setting_error(section, &error))
     }
+}
+
+/// Converts an error of a training's settings, whose names are those of the section's keys.
+pub(super) fn setting_error(section: &str, error: &SettingError) -> ConfigError {
+    // The file has two keys for the warmup, and only the ratio can be out of range.
+    let (key, text) = match error.name {
+        "warmup" => ("warmup_ratio", error.to_string().replacen("warmup", "warmup_ratio", 1)),
+        name => (name, error.to_string()),
+    };
+    ConfigError::key(format!("{section}.{key}"), KeyErrorKind::OutOfRange, format!("{section}.{text}"))
 }

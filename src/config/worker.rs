@@ -8,8 +8,7 @@ use serde::de::value::Error as NoValue;
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 
-use super::{ArtifactsConfig, BrokerConfig, Config, ExperimentConfig, RuntimeConfig, resolve};
-use crate::error::BadInput;
+use super::{ArtifactsConfig, BrokerConfig, Config, ConfigError, ExperimentConfig, RuntimeConfig, resolve};
 
 /// The sections that a worker reads.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,22 +33,19 @@ impl WorkerConfig {
     /// # Errors
     /// If the file cannot be read, is not TOML, or has an unknown key or a value out of range.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            BadInput(format!("failed to read the configuration {}: {error}", path.display()))
-        })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::read(path, source))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         Self::parse(&text, folder).with_context(|| format!("failed to use {}", path.display()))
     }
 
-    fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
-        let bad = |error: toml::de::Error| BadInput(error.to_string().trim_end().to_owned());
-        let mut sections: toml::Table = text.parse().map_err(bad)?;
+    fn parse(text: &str, folder: &Path) -> Result<Self, ConfigError> {
+        let mut sections: toml::Table = text.parse()?;
         let (of_all, own) = (fields::<Config>(), fields::<Self>());
         // Sections for the server only; unknown sections are rejected below.
         sections.retain(|name, _| own.contains(&name) || !of_all.contains(&name));
-        let mut worker: Self = sections.try_into().map_err(bad)?;
-        worker.broker.validate().map_err(BadInput)?;
-        worker.artifacts.validate().map_err(BadInput)?;
+        let mut worker: Self = sections.try_into()?;
+        worker.broker.validate()?;
+        worker.artifacts.validate()?;
         let local = [&mut worker.experiment.data_dir, &mut worker.runtime.onnxruntime];
         for path in local.into_iter().flatten().chain(worker.broker.url_file_mut()) {
             *path = resolve(path, folder)?;
@@ -97,7 +93,7 @@ mod tests {
 
     const SMALLEST: &str = "[experiment]\nname = \"e\"\n";
 
-    fn parsed(more: &str) -> anyhow::Result<WorkerConfig> {
+    fn parsed(more: &str) -> Result<WorkerConfig, ConfigError> {
         WorkerConfig::parse(&format!("{SMALLEST}{more}"), Path::new("folder"))
     }
 
@@ -117,7 +113,7 @@ mod tests {
 
     #[test]
     fn an_unknown_section_is_named() {
-        let message = format!("{:#}", parsed("[artefacts]\n").unwrap_err());
-        assert!(message.contains("artefacts"), "{message}");
+        let error = parsed("[artefacts]\n").unwrap_err();
+        assert!(matches!(error, ConfigError::Toml(_)) && error.to_string().contains("artefacts"), "{error}");
     }
 }

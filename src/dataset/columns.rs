@@ -7,6 +7,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::format::Format;
 use super::transcript;
+use crate::jsonl::{FieldError, FieldErrorKind};
 
 /// The kind of a field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,7 +63,10 @@ impl fmt::Display for Shape {
 
 impl Columns {
     /// Returns the shape of the line, for the given format or the recognised one.
-    pub(super) fn shape(&self, given: Option<Format>) -> Result<Shape, String> {
+    ///
+    /// # Errors
+    /// If no format has these fields.
+    pub(super) fn shape(&self, given: Option<Format>) -> Result<Shape, FieldError> {
         let format = match given {
             Some(format) => format,
             None => self.recognise()?,
@@ -79,7 +83,7 @@ impl Columns {
 
     /// Recognises the format. Formats with more specific fields come first, because data sets have
     /// additional columns.
-    fn recognise(&self) -> Result<Format, String> {
+    fn recognise(&self) -> Result<Format, FieldError> {
         if self.response_0.is_present() && self.response_1.is_present() {
             return Ok(Format::SafeRlhf);
         }
@@ -98,7 +102,8 @@ impl Columns {
         } else {
             let known: Vec<String> =
                 Format::ALL.iter().map(|format| format!("{format} ({})", format.fields())).collect();
-            Err(format!("no known format has these fields: use one of {}", known.join("; ")))
+            let reason = format!("no known format has these fields: use one of {}", known.join("; "));
+            Err(FieldError::new("", FieldErrorKind::Format, reason))
         }
     }
 

@@ -6,7 +6,7 @@ use dissent_domain::training::{Demonstration, Dialogue, Preference};
 
 use super::rows::{Row, Rows, TextRow, Unpaired};
 use super::{Dataset, Format, row_error};
-use crate::jsonl::InputError;
+use crate::jsonl::{FieldError, FieldErrorKind, InputError};
 
 /// Preferences, and the number of rows without one.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,7 +121,7 @@ impl Dataset {
             self.format.fields(),
             formats.join("; ")
         );
-        row_error(&self.file, 1, "", reason)
+        row_error(&self.file, 1, FieldError::new("", FieldErrorKind::Format, reason))
     }
 }
 

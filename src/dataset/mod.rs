@@ -23,7 +23,7 @@ pub use split::hold_back;
 
 use std::path::Path;
 
-use crate::jsonl::{Fault, InputError, JsonLines};
+use crate::jsonl::{FieldError, FieldErrorKind, InputError, JsonLines};
 use columns::{Columns, Shape};
 
 /// Maximum number of rows in a data set.
@@ -59,23 +59,24 @@ impl Dataset {
         let mut rows: Option<Rows> = None;
         while let Some(line) = lines.next() {
             let (number, columns) = line?;
-            let shape = columns.shape(options.format).map_err(|reason| lines.error(number, "", reason))?;
+            let shape = columns.shape(options.format).map_err(|error| lines.invalid(number, error))?;
             let (first_line, first_shape) = *first.get_or_insert((number, shape));
             if shape != first_shape {
                 let reason = format!(
                     "the format is {shape}, but line {first_line} has {first_shape}: use one format per file"
                 );
-                return Err(lines.error(number, "", reason));
+                return Err(lines.invalid(number, FieldError::new("", FieldErrorKind::Format, reason)));
             }
             let rows = rows.get_or_insert_with(|| Rows::empty(shape.format));
             if rows.len() >= ROWS_MAX {
-                return Err(lines.error(number, "", format!("more than {ROWS_MAX} rows: split the file")));
+                let reason = format!("more than {ROWS_MAX} rows: split the file");
+                return Err(lines.invalid(number, FieldError::new("", FieldErrorKind::Count, reason)));
             }
             rows.push(number, &lines, shape, options)?;
         }
         match (first, rows) {
             (Some((_, shape)), Some(rows)) => Ok(Self { file, format: shape.format, rows }),
-            _ => Err(lines.error(1, "", "the file has no rows")),
+            _ => Err(lines.invalid(1, FieldError::new("", FieldErrorKind::Count, "the file has no rows"))),
         }
     }
 
@@ -88,9 +89,8 @@ impl Dataset {
 
 /// Returns an error about a field of one row.
 #[must_use]
-pub fn row_error(file: &str, line: u64, field: &str, reason: impl Into<String>) -> InputError {
-    let fault = Fault::Field { field: field.to_owned(), reason: reason.into() };
-    InputError::Line { file: file.to_owned(), line, fault }
+pub fn row_error(file: &str, line: u64, error: FieldError) -> InputError {
+    InputError::Line { file: file.to_owned(), line, fault: error.into() }
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use dissent_domain::prompt::Prompt;
 use dissent_domain::round::PROMPTS_MAX;
 use serde::Deserialize;
 
-use crate::jsonl::{InputError, JsonLines};
+use crate::jsonl::FieldErrorKind::{Count, Duplicate, Empty, Invalid, OutOfRange};
+use crate::jsonl::{FieldError, InputError, JsonLines};
 
 /// Longest prompt, in bytes; far beyond any model's context.
 const PROMPT_BYTES_MAX: usize = 1 << 20;
@@ -32,34 +33,33 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>, InputError> {
     let mut seen: HashMap<PromptId, u64> = HashMap::new();
     while let Some(line) = lines.next() {
         let (number, line) = line?;
-        let prompt = admit(line, number).map_err(|(field, reason)| lines.error(number, field, reason))?;
+        let prompt = admit(line, number).map_err(|error| lines.invalid(number, error))?;
         if let Some(first) = seen.insert(prompt.prompt_id.clone(), number) {
             let reason = format!("{} is already used in line {first}: use distinct ids", prompt.prompt_id);
-            return Err(lines.error(number, "prompt_id", reason));
+            return Err(lines.invalid(number, FieldError::new("prompt_id", Duplicate, reason)));
         }
         if prompts.len() >= PROMPTS_MAX as usize {
-            return Err(lines.error(
-                number,
-                "prompt",
-                format!("more than {PROMPTS_MAX} prompts: split the file"),
-            ));
+            let reason = format!("more than {PROMPTS_MAX} prompts: split the file");
+            return Err(lines.invalid(number, FieldError::new("prompt", Count, reason)));
         }
         prompts.push(prompt);
     }
     if prompts.is_empty() {
-        return Err(lines.error(1, "prompt", "the file has no prompts"));
+        return Err(lines.invalid(1, FieldError::new("prompt", Count, "the file has no prompts")));
     }
     Ok(prompts)
 }
 
-fn admit(line: Line, number: u64) -> Result<Prompt, (&'static str, String)> {
+fn admit(line: Line, number: u64) -> Result<Prompt, FieldError> {
     let name = line.prompt_id.unwrap_or_else(|| format!("p{number}"));
-    let prompt_id = PromptId::new(name).map_err(|error| ("prompt_id", error.to_string()))?;
+    let prompt_id =
+        PromptId::new(name).map_err(|error| FieldError::new("prompt_id", Invalid, error.to_string()))?;
     if line.prompt.trim().is_empty() {
-        return Err(("prompt", "must not be empty".to_owned()));
+        return Err(FieldError::new("prompt", Empty, "must not be empty"));
     }
     if line.prompt.len() > PROMPT_BYTES_MAX {
-        return Err(("prompt", format!("longer than {PROMPT_BYTES_MAX} bytes: shorten it")));
+        let reason = format!("longer than {PROMPT_BYTES_MAX} bytes: shorten it");
+        return Err(FieldError::new("prompt", OutOfRange, reason));
     }
     Ok(Prompt { prompt_id, text: line.prompt, category: line.category })
 }

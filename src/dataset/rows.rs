@@ -9,9 +9,9 @@ use super::format::Format;
 use super::options::ReadOptions;
 use super::preferences::{RawPreference, RawSafeRlhf, safe_rlhf};
 use super::text_or_turns::{
-    RawTurn, Refusal, TextOrTurns, checked_turns, dialogue, prompt_and_completion, refusal, split_completion,
+    RawTurn, TextOrTurns, checked_turns, dialogue, prompt_and_completion, split_completion,
 };
-use crate::jsonl::{InputError, JsonLines, Object};
+use crate::jsonl::{FieldError, FieldErrorKind, InputError, JsonLines, Object};
 
 /// A row with its line number.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -162,9 +162,9 @@ struct CurrentLine<'a> {
 impl CurrentLine<'_> {
     fn parsed<T: DeserializeOwned, U>(
         &self,
-        check: impl FnOnce(T) -> Result<U, Refusal>,
+        check: impl FnOnce(T) -> Result<U, FieldError>,
     ) -> Result<U, InputError> {
-        check(self.lines.reparse()?).map_err(|(field, reason)| self.lines.error(self.line, field, reason))
+        check(self.lines.reparse()?).map_err(|error| self.lines.invalid(self.line, error))
     }
 
     fn preference(&self, options: &ReadOptions) -> Result<Preference, InputError> {
@@ -198,7 +198,7 @@ impl CurrentLine<'_> {
     fn text(&self) -> Result<TextRow, InputError> {
         self.parsed(|raw: RawText| {
             if raw.text.is_empty() {
-                return refusal("text", "must not be empty");
+                return Err(FieldError::new("text", FieldErrorKind::Empty, "must not be empty"));
             }
             Ok(TextRow { text: raw.text })
         })

@@ -5,6 +5,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::jsonl::Fault;
+use crate::jsonl::FieldErrorKind::{
+    Count, Empty, Format, Inconsistent, Invalid, Missing, NotFinite, OutOfRange, WrongType,
+};
 use crate::required::{file as required_file, optional};
 
 fn read_with(input: impl AsRef<[u8]>, options: &ReadOptions) -> Result<Dataset, InputError> {
@@ -16,8 +20,14 @@ fn read(input: impl AsRef<[u8]>) -> Dataset {
     read_with(input, &ReadOptions::default()).unwrap()
 }
 
-fn error(input: impl AsRef<[u8]>) -> String {
-    read_with(input, &ReadOptions::default()).unwrap_err().to_string()
+fn error(input: impl AsRef<[u8]>) -> InputError {
+    read_with(input, &ReadOptions::default()).unwrap_err()
+}
+
+/// Returns the field of an error, and the kind of the problem.
+fn field_error(error: &InputError) -> (&str, FieldErrorKind) {
+    let found = error.field_error().unwrap_or_else(|| panic!("{error}"));
+    (&found.field, found.kind)
 }
 
 fn preference(input: &serde_json::Value) -> Preference {
@@ -66,7 +76,8 @@ fn an_implicit_prompt_equals_that_of_trl() {
         let row = json!({"chosen": chosen, "rejected": rejected});
         assert_eq!(preference(&row), preference_of(text(prompt), rest[0], rest[1]), "{chosen}");
     }
-    assert!(error(json!({"chosen": "a", "rejected": "b"}).to_string()).contains("the prompt is missing"));
+    let error = error(json!({"chosen": "a", "rejected": "b"}).to_string());
+    assert_eq!(field_error(&error), ("chosen", Inconsistent));
 }
 
 #[test]
@@ -161,109 +172,124 @@ fn prompts_of_any_format_are_listed_once() {
 
 #[test]
 fn an_unsuitable_format_is_rejected_with_the_suitable_ones() {
-    let refused = read("{\"prompt\": \"a\"}").preferences().unwrap_err().to_string();
-    assert!(
-        refused.starts_with("in.jsonl:1: the format is prompt-only (prompt), without preferences"),
-        "{refused}"
-    );
-    assert!(refused.contains("safe-rlhf (prompt, response_0, response_1)"), "{refused}");
+    let error = read("{\"prompt\": \"a\"}").preferences().unwrap_err();
+    assert_eq!(field_error(&error), ("", Format));
+    let message = error.to_string();
+    let expected =
+        "in.jsonl:1: the format is prompt-only (prompt), without preferences: use one of preference";
+    assert!(message.starts_with(expected), "{message}");
+    assert!(message.contains("safe-rlhf (prompt, response_0, response_1)"), "{message}");
 }
 
 #[test]
 fn unusable_rows_are_named_by_line_and_field() {
     let ok = r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#;
-    for (row, expected) in [
-        (r#"{"prompt": "", "chosen": "b", "rejected": "c"}"#, "prompt: must not be empty"),
-        (
-            r#"{"prompt": "a", "chosen": "b", "rejected": 3}"#,
-            "rejected: invalid type: integer `3`, expected a text or a list of {role, content}",
-        ),
+    for (row, field, kind) in [
+        (r#"{"prompt": "", "chosen": "b", "rejected": "c"}"#, "prompt", Empty),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": 3}"#, "rejected", WrongType),
         (
             r#"{"prompt": "a", "chosen": "b", "rejected": [{"role": "assistant", "content": "c"}]}"#,
-            "rejected: must be a text, like the prompt",
+            "rejected",
+            WrongType,
         ),
-        (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}"#, "margin: must be 0 or more"),
-        (
-            r#"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}"#,
-            "margin: must be a finite number, found NaN",
-        ),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}"#, "margin", OutOfRange),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}"#, "margin", NotFinite),
         (
             r#"{"prompt": "a", "chosen": "b", "rejected": "c", "is_chosen_safe": true}"#,
-            "is_rejected_safe: missing beside is_chosen_safe",
+            "is_rejected_safe",
+            Missing,
         ),
-        (r#"["a"]"#, "must be a JSON object"),
-        (r#"{"prompt": "a", "chosen": "b""#, "not JSON"),
     ] {
-        let message = error(format!("{ok}\n\n{row}\n"));
-        assert!(message.starts_with("in.jsonl:3: ") && message.contains(expected), "{row}: {message}");
+        let error = error(format!("{ok}\n\n{row}\n"));
+        assert_eq!(field_error(&error), (field, kind), "{row}");
+        assert!(matches!(error, InputError::Line { line: 3, .. }), "{row}: {error}");
     }
-    for (row, expected) in [
-        (r#"{"prompt": [{"role": "tool", "content": "b"}]}"#, "prompt[0].role: unknown variant `tool`"),
-        (r#"{"prompt": [{"role": "user"}]}"#, "prompt[0].content: missing"),
-        (r#"{"prompt": [["user", "hi"]]}"#, "prompt[0]: invalid type"),
-        (r#"{"prompt": []}"#, "prompt: must have a turn before the completion"),
-        (
-            r#"{"prompt": [{"role": "assistant", "content": "b"}]}"#,
-            "prompt: must end with a turn of the user or system",
-        ),
-        (
-            r#"{"messages": [{"role": "user", "content": "b"}]}"#,
-            "messages: must end with a turn of the assistant",
-        ),
-        (r#"{"messages": []}"#, "messages: must not be empty"),
-        (r#"{"text": ""}"#, "text: must not be empty"),
-        (r#"{"prompt": "a", "completion": "b", "label": 1}"#, "label: invalid type: integer `1`"),
-        (
-            r#"{"prompt": "a", "response_0": "b", "response_1": "c"}"#,
-            "better_response_id: missing: use --prefer safer",
-        ),
+    for (row, is_expected) in [
+        (r#"["a"]"#, (|fault| matches!(fault, Fault::NotAnObject)) as fn(&Fault) -> bool),
+        (r#"{"prompt": "a", "chosen": "b""#, |fault| matches!(fault, Fault::NotJson { .. })),
+    ] {
+        let error = error(format!("{ok}\n\n{row}\n"));
+        let InputError::Line { line: 3, fault, .. } = &error else { panic!("{error}") };
+        assert!(is_expected(fault), "{row}: {error}");
+    }
+    for (row, field, kind) in [
+        (r#"{"prompt": [{"role": "tool", "content": "b"}]}"#, "prompt[0].role", WrongType),
+        (r#"{"prompt": [{"role": "user"}]}"#, "prompt[0].content", Missing),
+        (r#"{"prompt": [["user", "hi"]]}"#, "prompt[0]", WrongType),
+        (r#"{"prompt": []}"#, "prompt", Invalid),
+        (r#"{"prompt": [{"role": "assistant", "content": "b"}]}"#, "prompt", Invalid),
+        (r#"{"messages": [{"role": "user", "content": "b"}]}"#, "messages", Invalid),
+        (r#"{"messages": []}"#, "messages", Empty),
+        (r#"{"text": ""}"#, "text", Empty),
+        (r#"{"prompt": "a", "completion": "b", "label": 1}"#, "label", WrongType),
+        (r#"{"prompt": "a", "response_0": "b", "response_1": "c"}"#, "better_response_id", Missing),
         (
             r#"{"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 2}"#,
-            "better_response_id: must be 0 or 1",
+            "better_response_id",
+            OutOfRange,
         ),
         (
             r#"{"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: b"}"#,
-            "rejected: turn 1 differs from that of chosen",
+            "rejected",
+            Inconsistent,
         ),
-        (r#"{"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "x"}"#, "rejected: must begin with"),
-        (
-            r#"{"question": "a"}"#,
-            "no known format has these fields: use one of preference (prompt, chosen, rejected); implicit",
-        ),
+        (r#"{"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "x"}"#, "rejected", Invalid),
+        (r#"{"question": "a"}"#, "", Format),
+        ("\n", "", Count),
     ] {
-        let message = error(row);
-        assert!(message.starts_with("in.jsonl:1: ") && message.contains(expected), "{row}: {message}");
+        assert_eq!(field_error(&error(row)), (field, kind), "{row}");
     }
-    assert_eq!(error("\n"), "in.jsonl:1: the file has no rows");
+}
+
+/// The texts of a few errors, as users see them.
+#[test]
+fn errors_name_file_line_field_value_and_way_out() {
+    for (row, message) in [
+        (
+            r#"{"prompt": "a", "chosen": "b", "rejected": 3}"#,
+            "in.jsonl:1: rejected: invalid type: integer `3`, expected a text or a list of {role, content}",
+        ),
+        (
+            r#"{"prompt": "a", "response_0": "b", "response_1": "c"}"#,
+            "in.jsonl:1: better_response_id: missing: use --prefer safer, which reads safer_response_id",
+        ),
+        ("\n", "in.jsonl:1: the file has no rows"),
+    ] {
+        assert_eq!(error(row).to_string(), message);
+    }
 }
 
 #[test]
 fn a_file_of_two_formats_is_rejected_at_the_first_differing_line() {
     let first = "{\"prompt\": \"a\", \"completion\": \"b\"}";
-    let message = error(format!("{first}\n{first}\n{{\"prompt\": \"a\"}}"));
+    let two = error(format!("{first}\n{first}\n{{\"prompt\": \"a\"}}"));
+    assert_eq!(field_error(&two), ("", Format));
     assert_eq!(
-        message,
-        "in.jsonl:3: the format is prompt-only (prompt), but line 1 has prompt-completion (prompt, completion): use one format per file"
+        two.to_string(),
+        "in.jsonl:3: the format is prompt-only (prompt), but line 1 has prompt-completion (prompt, completion): \
+         use one format per file"
     );
     let dialogue = "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}]}";
+    let two = error(format!("{{\"prompt\": \"a\"}}\n{dialogue}"));
+    assert_eq!(field_error(&two), ("", Format));
     assert!(
-        error(format!("{{\"prompt\": \"a\"}}\n{dialogue}"))
-            .contains("in.jsonl:2: the format is prompt-only (prompt, conversational)")
+        two.to_string().contains("in.jsonl:2: the format is prompt-only (prompt, conversational)"),
+        "{two}"
     );
 }
 
 #[test]
 fn a_given_format_is_not_recognised_from_the_rows() {
-    let options = ReadOptions { format: Some(Format::PromptOnly), ..ReadOptions::default() };
+    let options = ReadOptions { format: Some(super::Format::PromptOnly), ..ReadOptions::default() };
     let input = "{\"prompt\": \"a\", \"completion\": 7}\n{\"prompt\": \"b\"}";
     assert_eq!(read_with(input, &options).unwrap().rows.len(), 2);
-    let options = ReadOptions { format: Some(Format::HhRlhf), ..ReadOptions::default() };
-    let message = read_with("{\"chosen\": \"a\"}", &options).unwrap_err().to_string();
-    assert_eq!(message, "in.jsonl:1: rejected: missing");
-    for format in Format::ALL {
+    let options = ReadOptions { format: Some(super::Format::HhRlhf), ..ReadOptions::default() };
+    let error = read_with("{\"chosen\": \"a\"}", &options).unwrap_err();
+    assert_eq!(field_error(&error), ("rejected", Missing));
+    for format in super::Format::ALL {
         assert_eq!(format.name().parse(), Ok(format));
     }
-    assert!("hh".parse::<Format>().unwrap_err().contains("hh-rlhf"));
+    assert!("hh".parse::<super::Format>().unwrap_err().contains("hh-rlhf"));
 }
 
 #[test]
@@ -279,7 +305,7 @@ fn the_hh_rlhf_rows_are_read_without_loss() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hh-rlhf/test.jsonl.gz");
     let Some(path) = optional(required_file(path)) else { return };
     let dataset = Dataset::read(&path, &ReadOptions::default()).unwrap();
-    assert_eq!(dataset.format, Format::HhRlhf);
+    assert_eq!(dataset.format, super::Format::HhRlhf);
     let rows = dataset.preferences().unwrap().rows;
     assert_eq!(rows.len(), 2312);
     let mut lines = file::open(&path, "hh".to_owned()).unwrap();
@@ -327,7 +353,7 @@ proptest! {
         rows in prop::collection::vec(prop::collection::hash_map(
             "prompt|chosen|rejected|completion|label|messages|text|response_0|response_1|better_response_id|margin",
             any_value(), 0..6), 0..3),
-        format in prop::option::of(prop::sample::select(Format::ALL.to_vec())),
+        format in prop::option::of(prop::sample::select(super::Format::ALL.to_vec())),
     ) {
         let lines: Vec<String> = rows.iter().map(|row| json!(row).to_string()).collect();
         let options = ReadOptions { format, ..ReadOptions::default() };

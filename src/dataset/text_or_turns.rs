@@ -7,14 +7,8 @@ use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
-use crate::jsonl::Object;
-
-/// A field, and the reason why its value is rejected.
-pub(super) type Refusal = (String, String);
-
-pub(super) fn refusal<T>(field: &str, reason: impl Into<String>) -> Result<T, Refusal> {
-    Err((field.to_owned(), reason.into()))
-}
+use crate::jsonl::FieldErrorKind::{Empty, Invalid, WrongType};
+use crate::jsonl::{FieldError, Object};
 
 /// A text, or a dialogue as a list of turns.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,11 +58,11 @@ impl<'de> Deserialize<'de> for TextOrTurns {
 pub(super) fn split_completion(
     mut turns: Vec<Message>,
     field: &str,
-) -> Result<(Vec<Message>, String), Refusal> {
+) -> Result<(Vec<Message>, String), FieldError> {
     match turns.pop() {
         Some(Message { role: Role::Assistant, content }) => Ok((turns, content)),
-        Some(_) => refusal(field, "must end with a turn of the assistant"),
-        None => refusal(field, "must not be empty"),
+        Some(_) => Err(FieldError::new(field, Invalid, "must end with a turn of the assistant")),
+        None => Err(FieldError::new(field, Empty, "must not be empty")),
     }
 }
 
@@ -76,39 +70,51 @@ pub(super) fn prompt_and_completion(
     prompt: TextOrTurns,
     completion: TextOrTurns,
     field: &str,
-) -> Result<(Dialogue, String), Refusal> {
+) -> Result<(Dialogue, String), FieldError> {
     let prompt = dialogue(prompt)?;
     let conversational = matches!(prompt, Dialogue::Messages(_));
     Ok((prompt, self::completion(completion, field, conversational)?))
 }
 
 /// Returns a completion: a text after a plain prompt, one turn of the assistant after a dialogue.
-pub(super) fn completion(value: TextOrTurns, field: &str, conversational: bool) -> Result<String, Refusal> {
+pub(super) fn completion(
+    value: TextOrTurns,
+    field: &str,
+    conversational: bool,
+) -> Result<String, FieldError> {
     match value {
         TextOrTurns::Text(text) if !conversational => Ok(text),
-        TextOrTurns::Text(_) => refusal(field, "must be a list of {role, content}, like the prompt"),
-        TextOrTurns::Turns(_) if !conversational => refusal(field, "must be a text, like the prompt"),
+        TextOrTurns::Text(_) => {
+            Err(FieldError::new(field, WrongType, "must be a list of {role, content}, like the prompt"))
+        }
+        TextOrTurns::Turns(_) if !conversational => {
+            Err(FieldError::new(field, WrongType, "must be a text, like the prompt"))
+        }
         TextOrTurns::Turns(turns) => match <[Message; 1]>::try_from(turns) {
             Ok([Message { role: Role::Assistant, content }]) => Ok(content),
-            Ok(_) | Err(_) => refusal(field, "must be one turn of the assistant"),
+            Ok(_) | Err(_) => Err(FieldError::new(field, Invalid, "must be one turn of the assistant")),
         },
     }
 }
 
-pub(super) fn dialogue(prompt: TextOrTurns) -> Result<Dialogue, Refusal> {
+pub(super) fn dialogue(prompt: TextOrTurns) -> Result<Dialogue, FieldError> {
     match prompt {
-        TextOrTurns::Text(text) if text.trim().is_empty() => refusal("prompt", "must not be empty"),
+        TextOrTurns::Text(text) if text.trim().is_empty() => {
+            Err(FieldError::new("prompt", Empty, "must not be empty"))
+        }
         TextOrTurns::Text(text) => Ok(Dialogue::Text(text)),
         TextOrTurns::Turns(turns) => checked_turns(turns, "prompt"),
     }
 }
 
-pub(super) fn checked_turns(turns: Vec<Message>, field: &str) -> Result<Dialogue, Refusal> {
+pub(super) fn checked_turns(turns: Vec<Message>, field: &str) -> Result<Dialogue, FieldError> {
     match turns.last() {
-        None => refusal(field, "must have a turn before the completion"),
-        Some(Message { role: Role::Assistant, .. }) => {
-            refusal(field, "must end with a turn of the user or system, not of the assistant")
-        }
+        None => Err(FieldError::new(field, Invalid, "must have a turn before the completion")),
+        Some(Message { role: Role::Assistant, .. }) => Err(FieldError::new(
+            field,
+            Invalid,
+            "must end with a turn of the user or system, not of the assistant",
+        )),
         Some(_) => Ok(Dialogue::Messages(turns)),
     }
 }

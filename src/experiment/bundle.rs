@@ -16,8 +16,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_storage::{ArtifactId, ArtifactStore, SharedStore};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Config, WorkerConfig};
-use crate::error::BadInput;
+use crate::config::{self, Config, ConfigError, WorkerConfig};
 
 /// Largest bundle, in bytes: a configuration, file names and hashes.
 const BUNDLE_BYTES_MAX: u64 = 16 << 20;
@@ -27,6 +26,37 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const POLLS_PER_WARNING: u32 = 60;
 /// Extensions of the files of a model folder, besides GGUF. Weights in other formats are left out.
 const EXTENSIONS: [&str; 5] = ["safetensors", "json", "jinja", "model", "txt"];
+
+/// A bundle that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BundleError {
+    /// The configuration of the worker has no shared store.
+    #[error("no shared store is configured: set artifacts.url")]
+    NoStore,
+    /// The bundle is not JSON, or has other fields.
+    #[error("{bundle} of the shared store is damaged: publish it again with `dissent serve`")]
+    Damaged {
+        bundle: String,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// The configuration in the bundle is invalid.
+    #[error("{bundle} of the shared store has an unusable configuration")]
+    Config {
+        bundle: String,
+        /// The cause.
+        source: ConfigError,
+    },
+    /// The bundle has no hash for a path of its configuration.
+    #[error("{bundle} of the shared store lacks the content of {}", path.display())]
+    MissingInput { bundle: String, path: PathBuf },
+    /// The configuration in the bundle names another experiment.
+    #[error("{bundle} of the shared store contains another experiment, {found}")]
+    OtherExperiment { bundle: String, found: ExperimentId },
+    /// A file name in the bundle is a path.
+    #[error("{name:?} is not a plain file name")]
+    FileName { name: String },
+}
 
 /// A configuration with the hashes of its files.
 #[derive(Debug, Serialize, Deserialize)]
@@ -113,26 +143,30 @@ pub(crate) fn fetch(
     data_dir: &Path,
     artifacts: &ArtifactStore,
 ) -> anyhow::Result<Config> {
-    let shared = artifacts.shared().context("no shared store is configured: set artifacts.url")?;
+    let shared = artifacts.shared().ok_or(BundleError::NoStore)?;
     let experiment = &worker.experiment.name;
     let bytes = read(shared, experiment)?;
-    let damaged = || format!("{} of the shared store", name_of(experiment));
-    let bundle: Bundle = serde_json::from_slice(&bytes).with_context(damaged)?;
-    let mut config = Config::unresolved(&bundle.config).with_context(damaged)?;
+    let name = || name_of(experiment);
+    let bundle: Bundle =
+        serde_json::from_slice(&bytes).map_err(|source| BundleError::Damaged { bundle: name(), source })?;
+    let mut config = Config::unresolved(&bundle.config)
+        .map_err(|source| BundleError::Config { bundle: name(), source })?;
     let folder = data_dir.join("inputs");
     for written in config.inputs_mut() {
         let input = written.to_str().and_then(|written| bundle.inputs.get(written));
         let input =
-            input.with_context(|| format!("{} lacks the content of {}", damaged(), written.display()))?;
-        *written = input.link_into(&folder, artifacts).with_context(damaged)?;
+            input.ok_or_else(|| BundleError::MissingInput { bundle: name(), path: written.clone() })?;
+        *written =
+            input.link_into(&folder, artifacts).with_context(|| format!("{} of the shared store", name()))?;
     }
-    if config.experiment.name != *experiment {
-        return Err(BadInput(format!("{} contains another experiment", damaged())).into());
+    let found = &config.experiment.name;
+    if found != experiment {
+        return Err(BundleError::OtherExperiment { bundle: name(), found: found.clone() }.into());
     }
     config.experiment.data_dir = None;
     let WorkerConfig { broker, artifacts, runtime, .. } = worker;
     let config = Config { broker, artifacts, runtime, ..config };
-    config.validate().map_err(BadInput)?;
+    config.validate()?;
     Ok(config)
 }
 
@@ -171,11 +205,11 @@ impl Input {
 }
 
 /// Returns a name that is one file name, without a path to another folder.
-fn plain_name(name: &str) -> anyhow::Result<&str> {
+fn plain_name(name: &str) -> Result<&str, BundleError> {
     let mut components = Path::new(name).components();
     match (components.next(), components.next()) {
         (Some(Component::Normal(only)), None) if only == name => Ok(name),
-        _ => Err(BadInput(format!("{name:?} is not a plain file name")).into()),
+        _ => Err(BundleError::FileName { name: name.to_owned() }),
     }
 }
 
@@ -184,6 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::FailureKind;
 
     proptest! {
         #[test]
@@ -239,14 +274,14 @@ mod tests {
         }
 
         /// Publishes, changes the bundle, and returns the error of fetching it.
-        fn refused(&self, change: impl Fn(String) -> String) -> String {
+        fn rejected(&self, change: impl Fn(String) -> String) -> anyhow::Error {
             let store = self.published();
             let text = String::from_utf8(store.get("experiments/e.json", BUNDLE_BYTES_MAX).unwrap().unwrap())
                 .unwrap();
             let changed = change(text.clone());
             assert_ne!(text, changed);
             store.put("experiments/e.json", changed.into()).unwrap();
-            format!("{:#}", self.fetched().unwrap_err())
+            self.fetched().unwrap_err()
         }
     }
 
@@ -295,25 +330,47 @@ mod tests {
         let worker = WorkerConfig::load(&bench.path("server.toml")).unwrap();
         assert_eq!(worker.runtime.threads, 3);
         bench.write("[experiment]\nname = \"e\"\n[brokre]\nkind = \"embedded\"\n");
-        let said = format!("{:#}", WorkerConfig::load(&bench.path("server.toml")).unwrap_err());
-        assert!(said.contains("brokre"), "{said}");
+        let error = WorkerConfig::load(&bench.path("server.toml")).unwrap_err();
+        let Some(ConfigError::Toml(cause)) = error.downcast_ref() else { panic!("{error:#}") };
+        assert!(cause.to_string().contains("brokre"), "{cause}");
     }
 
     #[test]
     fn a_modified_bundle_is_rejected_with_the_reason() {
         let bench = Bench::new();
-        let said =
-            bench.refused(|text| text.replace("\"model.safetensors\":", "\"../../model.safetensors\":"));
-        assert!(said.contains("\"../../model.safetensors\" is not a plain file name"), "{said}");
-        let said = bench.refused(|text| text.replace("\"name\": \"model\"", "\"name\": \"/etc\""));
-        assert!(said.contains("\"/etc\" is not a plain file name"), "{said}");
-        let said = bench.refused(|text| text.replace("name = \\\"e\\\"", "name = \\\"f\\\""));
-        assert!(said.contains("contains another experiment"), "{said}");
-        let said = bench.refused(|text| text.replace("\"prompts.jsonl\":", "\"else.jsonl\":"));
-        assert!(said.contains("lacks the content of prompts.jsonl"), "{said}");
+        let file_name = |error: anyhow::Error| match error.downcast_ref() {
+            Some(BundleError::FileName { name }) => name.clone(),
+            _ => panic!("{error:#}"),
+        };
+        let error =
+            bench.rejected(|text| text.replace("\"model.safetensors\":", "\"../../model.safetensors\":"));
+        assert_eq!(FailureKind::of(&error), FailureKind::BadInput);
+        assert_eq!(file_name(error), "../../model.safetensors");
+        let error = bench.rejected(|text| text.replace("\"name\": \"model\"", "\"name\": \"/etc\""));
+        assert_eq!(
+            format!("{error:#}"),
+            "experiments/e.json of the shared store: \"/etc\" is not a plain file name"
+        );
+        assert_eq!(file_name(error), "/etc");
+        let error = bench.rejected(|text| text.replace("name = \\\"e\\\"", "name = \\\"f\\\""));
+        assert_eq!(FailureKind::of(&error), FailureKind::BadInput);
+        assert!(
+            matches!(error.downcast_ref(), Some(BundleError::OtherExperiment { found, .. }) if found.as_str() == "f"),
+            "{error:#}"
+        );
+        let error = bench.rejected(|text| text.replace("\"prompts.jsonl\":", "\"else.jsonl\":"));
+        let Some(BundleError::MissingInput { path, .. }) = error.downcast_ref() else { panic!("{error:#}") };
+        assert_eq!(path, Path::new("prompts.jsonl"));
+        let error = bench.rejected(|text| text.replace("seed = 5", "seed = -5"));
+        assert_eq!(FailureKind::of(&error), FailureKind::BadInput);
+        let Some(BundleError::Config { source: ConfigError::Toml(_), .. }) = error.downcast_ref() else {
+            panic!("{error:#}")
+        };
+        let error = bench.rejected(|text| text.replace("\"inputs\"", "\"input\""));
+        assert!(matches!(error.downcast_ref(), Some(BundleError::Damaged { .. })), "{error:#}");
         let other = ArtifactId::of(b"never put").to_string();
         let weights = ArtifactId::of(b"weights").to_string();
-        let said = bench.refused(|text| text.replace(&weights, &other));
-        assert!(said.contains(&format!("artifact {other} does not exist")), "{said}");
+        let error = bench.rejected(|text| text.replace(&weights, &other));
+        assert!(format!("{error:#}").contains(&format!("artifact {other} does not exist")), "{error:#}");
     }
 }

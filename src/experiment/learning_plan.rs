@@ -2,7 +2,7 @@
 //! fingerprint.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use dissent_domain::id::PromptId;
@@ -19,8 +19,34 @@ use super::prompt_artifact;
 use crate::config::{Config, EvaluationConfig, GoldConfig, LearningConfig, RefinementConfig};
 use crate::dataset::Dataset;
 use crate::dataset::prompts;
-use crate::error::BadInput;
 use crate::gold::ReferenceAnswers;
+
+/// Data or models that do not suit the learning sections of a configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LearningPlanError {
+    /// A held-out prompt is one of the prompts that the policy is tuned on.
+    #[error(
+        "evaluation.prompts: {held_out} of {} is also in {}, as {prompt}: remove it from one of the files",
+        held_out_file.display(), file.display()
+    )]
+    HeldOutPrompt { held_out: PromptId, held_out_file: PathBuf, prompt: PromptId, file: PathBuf },
+    /// The original data of the reward model have no preferences.
+    #[error("refinement.data: {} has no preferences", file.display())]
+    NoPreferences { file: PathBuf },
+    /// A training cannot continue from the adapter of its model.
+    #[error("{section}: {reason}: merge it with `dissent model merge`, and set {model}.path to the result")]
+    Adapter {
+        /// The section of the training.
+        section: &'static str,
+        /// The section of the model.
+        model: &'static str,
+        /// The setting that differs from the adapter.
+        reason: String,
+    },
+    /// The reference answers do not cover the prompts.
+    #[error("gold.path: {reason}")]
+    ReferenceAnswers { reason: String },
+}
 
 /// Derives the learning part of a plan, with the held-out prompts; `None` without learning.
 pub(super) fn plan(
@@ -66,12 +92,12 @@ fn held_out(
     let shared = held_out.iter().find_map(|held| Some((held, *tuned_on.get(held.text.trim())?)));
     match shared {
         None => Ok(held_out),
-        Some((held, duplicate)) => Err(BadInput(format!(
-            "evaluation.prompts: {} of {} is also in {}, as {duplicate}: remove it from one of the files",
-            held.prompt_id,
-            evaluation.prompts.display(),
-            prompts_path.display(),
-        ))
+        Some((held, duplicate)) => Err(LearningPlanError::HeldOutPrompt {
+            held_out: held.prompt_id.clone(),
+            held_out_file: evaluation.prompts.clone(),
+            prompt: duplicate.clone(),
+            file: prompts_path.to_owned(),
+        }
         .into()),
     }
 }
@@ -82,11 +108,11 @@ fn original(
     artifacts: &ArtifactStore,
 ) -> anyhow::Result<Option<PreferenceSource>> {
     let Some(path) = &refinement.data else { return Ok(None) };
-    let options = refinement.read_options().map_err(BadInput)?;
+    let options = refinement.read_options()?;
     let preferences =
         Dataset::read(path, &options).and_then(Dataset::preferences).context("refinement.data")?;
     if preferences.rows.is_empty() {
-        return Err(BadInput(format!("refinement.data: {} has no preferences", path.display())).into());
+        return Err(LearningPlanError::NoPreferences { file: path.clone() }.into());
     }
     let mut lines = Vec::new();
     for row in &preferences.rows {
@@ -99,16 +125,15 @@ fn original(
 
 /// Returns the settings of a training, which continues from the model's adapter if one exists.
 fn training_settings(
-    section: &str,
-    of: &str,
+    section: &'static str,
+    of: &'static str,
     model: &Model,
     settings: impl Fn(Option<&LoraSettings>) -> Hyperparameters,
 ) -> anyhow::Result<Hyperparameters> {
     let adapter = model.adapter.as_ref();
     let own = adapter.map(lora_settings);
     let hyperparameters = settings(own.as_ref());
-    let merge = format!("merge it with `dissent model merge`, and set {of}.path to the result");
-    let rejected = |reason: String| Err(BadInput(format!("{section}: {reason}: {merge}")).into());
+    let rejected = |reason: String| Err(LearningPlanError::Adapter { section, model: of, reason }.into());
     match (&hyperparameters.lora, adapter) {
         (Some(lora), Some(adapter)) if !can_continue(model, adapter, lora)? => rejected(format!(
             "{of}.adapter cannot be trained further with lora r = {}, alpha = {}, targets = {:?}: it has r = {}, \
@@ -157,7 +182,9 @@ fn gold(
         }),
         Some(GoldConfig::Answers(gold)) => {
             let answers = ReferenceAnswers::open(&gold.path).context("gold.path")?;
-            answers.check(prompts, held_out).map_err(|reason| BadInput(format!("gold.path: {reason}")))?;
+            answers
+                .check(prompts, held_out)
+                .map_err(|reason| LearningPlanError::ReferenceAnswers { reason })?;
             Some(GoldPlan { name: answers.name().to_owned(), fingerprint: answers.fingerprint().to_owned() })
         }
         Some(GoldConfig::Model(gold)) => {
@@ -178,9 +205,9 @@ fn gold(
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
+    use crate::error::FailureKind;
+    use crate::jsonl::InputError;
 
     /// A folder with a configuration of the tiny models, prompts, held-out prompts and preferences.
     struct Bench {
@@ -223,9 +250,14 @@ mod tests {
             super::super::plan::plan(&config, &Models::open(&config)?, &artifacts)
         }
 
-        fn refused(&self, refinement: &str, gold: &str) -> String {
+        fn rejected(&self, refinement: &str, gold: &str) -> anyhow::Error {
             let error = self.planned(refinement, gold).err().unwrap();
-            format!("{error:#}")
+            assert_eq!(FailureKind::of(&error), FailureKind::BadInput, "{error:#}");
+            error
+        }
+
+        fn rejected_data(&self, refinement: &str, gold: &str) -> LearningPlanError {
+            self.rejected(refinement, gold).downcast().unwrap()
         }
     }
 
@@ -254,9 +286,11 @@ mod tests {
     fn an_adapter_of_another_shape_must_be_merged() {
         let bench = Bench::new();
         for settings in ["lora.r = 3", "lora.alpha = 7", "full = true"] {
-            let message = bench.refused(settings, SENTIMENT);
-            assert!(message.starts_with("refinement: "), "{settings}: {message}");
-            assert!(message.contains("merge it with `dissent model merge`"), "{settings}: {message}");
+            let error = bench.rejected_data(settings, SENTIMENT);
+            let LearningPlanError::Adapter { section: "refinement", model: "reward", .. } = &error else {
+                panic!("{settings}: {error}")
+            };
+            assert!(error.to_string().contains("merge it with `dissent model merge`"), "{settings}: {error}");
         }
     }
 
@@ -264,8 +298,13 @@ mod tests {
     fn held_out_prompts_that_are_tuned_on_are_named() {
         let bench = Bench::new();
         bench.write("held-out.jsonl", "{\"prompt\": \"when?\"}\n{\"prompt\": \" why? \"}\n");
-        let message = bench.refused("", SENTIMENT);
-        assert!(message.contains("evaluation.prompts: p2 of ") && message.contains("as p1"), "{message}");
+        let error = bench.rejected_data("", SENTIMENT);
+        let LearningPlanError::HeldOutPrompt { held_out, prompt, .. } = &error else { panic!("{error}") };
+        assert_eq!((held_out.as_str(), prompt.as_str()), ("p2", "p1"));
+        bench.write("held-out.jsonl", "{\"prompt_id\": \"h\", \"prompt\": \"how? \"}\n");
+        let error = bench.rejected_data("", SENTIMENT);
+        let LearningPlanError::HeldOutPrompt { held_out, prompt, .. } = &error else { panic!("{error}") };
+        assert_eq!((held_out.as_str(), prompt.as_str()), ("h", "p2"));
     }
 
     #[test]
@@ -273,18 +312,26 @@ mod tests {
         let bench = Bench::new();
         bench.write("answers.jsonl", "{\"prompt_id\": \"p1\", \"answer\": \"x\"}\n");
         let gold = "kind = \"answers\"\npath = \"answers.jsonl\"";
-        assert!(bench.refused("", gold).contains("gold.path: answers.jsonl has no answer for the prompt p2"));
+        let reason = || {
+            let error = bench.rejected_data("", gold);
+            let LearningPlanError::ReferenceAnswers { reason } = error else { panic!("{error}") };
+            reason
+        };
+        assert!(reason().contains("p2"), "p2 has no answer");
         bench.write(
             "answers.jsonl",
             "{\"prompt_id\": \"p1\", \"answer\": \"x\"}\n{\"prompt_id\": \"p2\", \"answer\": \"y\"}\n",
         );
-        assert!(bench.refused("", gold).contains("prompt_id p1 belongs to two different prompts"));
-        bench.write("held-out.jsonl", "{\"prompt_id\": \"p2\", \"prompt\": \"how? \"}\n");
+        assert!(reason().contains("p1"), "p1 is the id of two prompts");
+    }
+
+    #[test]
+    fn unusable_data_of_the_refinement_is_named_by_its_key() {
+        let bench = Bench::new();
         bench.write("pairs.jsonl", "{\"prompt\": \"a\"}\n");
-        let message = bench.refused("data = \"pairs.jsonl\"", SENTIMENT);
-        assert!(message.contains("evaluation.prompts"), "{message}");
-        bench.write("held-out.jsonl", "{\"prompt\": \"when?\"}\n");
-        assert!(bench.refused("data = \"pairs.jsonl\"", SENTIMENT).contains("refinement.data"));
+        let error = bench.rejected("data = \"pairs.jsonl\"", SENTIMENT);
+        assert!(error.downcast_ref::<InputError>().is_some(), "{error:#}");
+        assert!(error.to_string().contains("refinement.data"), "{error:#}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! `serving` runs the pipeline as a service instead. `bundle` passes an experiment to workers on other hosts.
 
 pub(crate) mod bundle;
-mod learning_plan;
+pub(crate) mod learning_plan;
 pub mod models;
 pub mod plan;
 pub(crate) mod plan_check;

@@ -1,36 +1,57 @@
 //! The check of a configuration's plan against the recorded plan of the experiment.
 
+use std::fmt;
+
 use dissent_domain::event::{ExperimentForked, ExperimentStarted};
 use dissent_domain::event_ids::forked_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
 
-use crate::error::BadInput;
+/// A plan that differs from the recorded plan of its experiment.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the experiment {experiment} has another recorded plan ({difference}): use another name, or restore the old \
+     configuration"
+)]
+pub(crate) struct PlanDiffers {
+    pub(crate) experiment: ExperimentId,
+    pub(crate) difference: PlanDifference,
+}
+
+/// The first difference between two plans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PlanDifference {
+    /// The key, such as `policy.fingerprint`.
+    pub(crate) key: String,
+    /// The recorded and the new value, or a description if they are hashes.
+    description: String,
+}
+
+impl fmt::Display for PlanDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.description)
+    }
+}
 
 /// Rejects a plan that differs from the recorded one. An experiment never continues with other settings,
 /// because its results would belong to neither plan.
 pub(crate) fn check_recorded_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<()> {
     if let Some(recorded) = forked_plan(log, &plan.experiment)? {
-        return check_same_plan(&recorded, plan);
+        return Ok(check_same_plan(&recorded, plan)?);
     }
     let Some(first) = log.read_stream(&plan.experiment, 0, 1)?.pop() else { return Ok(()) };
     let Ok(started) = ExperimentStarted::try_from(first.decode()?) else {
         anyhow::bail!("the stream of {} does not begin with experiment.started", plan.experiment)
     };
-    check_same_plan(&started.plan, plan)
+    Ok(check_same_plan(&started.plan, plan)?)
 }
 
 /// Rejects a plan that differs from the recorded one; the error names the first difference.
-pub(crate) fn check_same_plan(recorded: &Plan, plan: &Plan) -> anyhow::Result<()> {
+pub(crate) fn check_same_plan(recorded: &Plan, plan: &Plan) -> Result<(), PlanDiffers> {
     match difference(recorded, plan) {
         None => Ok(()),
-        Some(difference) => Err(BadInput(format!(
-            "the experiment {} has another recorded plan ({difference}): use another name, or restore the old \
-             configuration",
-            plan.experiment
-        ))
-        .into()),
+        Some(difference) => Err(PlanDiffers { experiment: plan.experiment.clone(), difference }),
     }
 }
 
@@ -47,8 +68,8 @@ fn forked_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<
     Ok(plan)
 }
 
-/// Describes the first difference between two plans; `None` if they are equal.
-fn difference(recorded: &Plan, wanted: &Plan) -> Option<String> {
+/// Finds the first difference between two plans; `None` if they are equal.
+fn difference(recorded: &Plan, wanted: &Plan) -> Option<PlanDifference> {
     if recorded == wanted {
         return None;
     }
@@ -56,7 +77,11 @@ fn difference(recorded: &Plan, wanted: &Plan) -> Option<String> {
     first_difference("", &recorded, &wanted)
 }
 
-fn first_difference(key: &str, recorded: &serde_json::Value, wanted: &serde_json::Value) -> Option<String> {
+fn first_difference(
+    key: &str,
+    recorded: &serde_json::Value,
+    wanted: &serde_json::Value,
+) -> Option<PlanDifference> {
     const NULL: serde_json::Value = serde_json::Value::Null;
     match (recorded.as_object(), wanted.as_object()) {
         (Some(recorded), Some(wanted)) => {
@@ -69,12 +94,15 @@ fn first_difference(key: &str, recorded: &serde_json::Value, wanted: &serde_json
             })
         }
         _ if recorded == wanted => None,
-        _ => Some(match (key, recorded.is_null(), wanted.is_null()) {
-            ("learning", true, _) => "learning was off, now on".to_owned(),
-            ("learning", _, true) => "learning was on, now off".to_owned(),
-            (key, ..) => named_difference(key)
-                .map_or_else(|| format!("{key} was {recorded}, now {wanted}"), str::to_owned),
-        }),
+        _ => {
+            let description = match (key, recorded.is_null(), wanted.is_null()) {
+                ("learning", true, _) => "learning was off, now on".to_owned(),
+                ("learning", _, true) => "learning was on, now off".to_owned(),
+                (key, ..) => named_difference(key)
+                    .map_or_else(|| format!("{key} was {recorded}, now {wanted}"), str::to_owned),
+            };
+            Some(PlanDifference { key: key.to_owned(), description })
+        }
     }
 }
 
@@ -115,10 +143,12 @@ mod tests {
     fn the_first_difference_between_two_plans_is_described() {
         let recorded = plan(|_| ());
         assert_eq!(difference(&recorded, &recorded), None);
-        let seed = difference(&recorded, &plan(|plan| plan["seed"] = 3.into()));
-        assert_eq!(seed.unwrap(), "seed was 0, now 3");
-        let weights = difference(&recorded, &plan(|plan| plan["policy"]["fingerprint"] = "h".into()));
-        assert_eq!(weights.unwrap(), "the policy's weights or adapter differ");
+        let seed = difference(&recorded, &plan(|plan| plan["seed"] = 3.into())).unwrap();
+        assert_eq!((seed.key.as_str(), seed.to_string().as_str()), ("seed", "seed was 0, now 3"));
+        let weights =
+            difference(&recorded, &plan(|plan| plan["policy"]["fingerprint"] = "h".into())).unwrap();
+        assert_eq!(weights.key, "policy.fingerprint");
+        assert_eq!(weights.to_string(), "the policy's weights or adapter differ");
     }
 
     #[test]
@@ -131,12 +161,12 @@ mod tests {
             "guards": {},
         });
         let (without, with) = (plan(|_| ()), plan(|plan| plan["learning"] = learning.clone()));
-        assert!(difference(&without, &with).unwrap().contains("learning was off, now on"));
-        assert!(difference(&with, &without).unwrap().contains("learning was on, now off"));
+        assert_eq!(difference(&without, &with).unwrap().to_string(), "learning was off, now on");
+        assert_eq!(difference(&with, &without).unwrap().to_string(), "learning was on, now off");
         let other = plan(|plan| {
             plan["learning"] = learning.clone();
             plan["learning"]["evaluation"]["prompts"]["artifact"] = "i".into();
         });
-        assert_eq!(difference(&with, &other).unwrap(), "the held-out prompts differ");
+        assert_eq!(difference(&with, &other).unwrap().key, "learning.evaluation.prompts.artifact");
     }
 }

@@ -4,5 +4,8 @@
 mod read;
 mod write;
 
-pub use read::{Fault, InputError, JsonLines, LINE_BYTES_MAX, Object, finite, finite_if_present};
+pub use read::{
+    Fault, FieldError, FieldErrorKind, InputError, JsonLines, LINE_BYTES_MAX, Object, finite,
+    finite_if_present,
+};
 pub use write::{JsonLinesWriter, OutputError};

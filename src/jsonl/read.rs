@@ -14,6 +14,9 @@ use serde_path_to_error::Segment;
 /// Longest line, in bytes. It bounds the memory of one line.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
 
+/// The beginning of messages about infinite numbers and NaN.
+const NOT_FINITE: &str = "must be a finite number, found ";
+
 /// Maximum number of input bytes that an error message quotes.
 const QUOTED_BYTES_MAX: usize = 160;
 
@@ -64,13 +67,8 @@ pub enum Fault {
         reason: String,
     },
     /// One value of the object is unusable.
-    #[error("{}{reason}", prefix(field))]
-    Field {
-        /// The field of the value.
-        field: String,
-        /// The required and the found value.
-        reason: String,
-    },
+    #[error(transparent)]
+    Field(#[from] FieldError),
     /// The line is not a JSON object.
     #[error("must be a JSON object, such as {{\"prompt_id\": \"p1\", …}}")]
     NotAnObject,
@@ -90,6 +88,61 @@ pub enum Fault {
     },
 }
 
+/// An unusable value of a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{reason}", prefix(field))]
+pub struct FieldError {
+    /// The field; empty if the problem concerns the whole line or file.
+    pub field: String,
+    /// The kind of the problem, for code.
+    pub kind: FieldErrorKind,
+    /// The required and the found value, for people.
+    pub reason: String,
+}
+
+/// The kinds of [`FieldError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldErrorKind {
+    /// The field is missing.
+    Missing,
+    /// The value is empty.
+    Empty,
+    /// The value has a wrong type, or is an unknown name.
+    WrongType,
+    /// The number is infinite or NaN.
+    NotFinite,
+    /// The value is outside its range, or too long.
+    OutOfRange,
+    /// The value was used before, and must be unique.
+    Duplicate,
+    /// The value contradicts another field.
+    Inconsistent,
+    /// The line has not the fields of the expected format.
+    Format,
+    /// The file has no values, or too many.
+    Count,
+    /// The value breaks another rule.
+    Invalid,
+}
+
+impl FieldError {
+    /// Creates an error about `field`.
+    pub fn new(field: impl Into<String>, kind: FieldErrorKind, reason: impl Into<String>) -> Self {
+        Self { field: field.into(), kind, reason: reason.into() }
+    }
+}
+
+impl InputError {
+    /// Returns the unusable value, if one line has one.
+    #[must_use]
+    pub fn field_error(&self) -> Option<&FieldError> {
+        match self {
+            Self::Line { fault: Fault::Field(error), .. } => Some(error),
+            Self::Line { .. } | Self::Open { .. } | Self::Read { .. } => None,
+        }
+    }
+}
+
 fn prefix(field: &str) -> String {
     if field.is_empty() { String::new() } else { format!("{field}: ") }
 }
@@ -98,6 +151,29 @@ fn prefix(field: &str) -> String {
 ///
 /// Lines count from 1. Blank lines and a byte order mark are skipped. After an error the iterator should not
 /// be used.
+///
+/// ```
+/// use dissent::jsonl::{FieldErrorKind, JsonLines};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Prompt {
+///     prompt: String,
+/// }
+///
+/// let file = r#"{"prompt": "Why is the sky blue?"}
+///
+/// {"promt": "Why?"}
+/// "#;
+/// let mut lines = JsonLines::<Prompt>::new("prompts.jsonl", file.as_bytes());
+///
+/// let (line, first) = lines.next().unwrap()?;
+/// assert_eq!((line, first.prompt.as_str()), (1, "Why is the sky blue?"));
+///
+/// let error = lines.next().unwrap().err().unwrap();
+/// assert_eq!(error.to_string(), "prompts.jsonl:3: prompt: missing");
+/// assert_eq!(error.field_error().unwrap().kind, FieldErrorKind::Missing);
+/// # Ok::<(), dissent::jsonl::InputError>(())
+/// ```
 pub struct JsonLines<T> {
     reader: Box<dyn BufRead>,
     file: String,
@@ -138,8 +214,13 @@ impl<T: DeserializeOwned> JsonLines<T> {
     /// Returns the error for a parsed value that breaks a rule, at `field` of line `line`.
     #[must_use]
     pub fn error(&self, line: u64, field: impl Into<String>, reason: impl Into<String>) -> InputError {
-        let fault = Fault::Field { field: field.into(), reason: reason.into() };
-        InputError::Line { file: self.file.clone(), line, fault }
+        self.invalid(line, FieldError::new(field, FieldErrorKind::Invalid, reason))
+    }
+
+    /// Returns the error for an unusable value of line `line`.
+    #[must_use]
+    pub fn invalid(&self, line: u64, error: FieldError) -> InputError {
+        InputError::Line { file: self.file.clone(), line, fault: error.into() }
     }
 
     /// Parses the current line again, as another type. Some fields decide the type of their line.
@@ -255,7 +336,8 @@ fn explain<T: DeserializeOwned>(text: &str) -> Fault {
     if !error.is_data() {
         return match non_finite_token(text, error.column()) {
             Some(token) => {
-                Fault::Field { field, reason: format!("must be a finite number, found {}", shortened(token)) }
+                let reason = format!("{NOT_FINITE}{}", shortened(token));
+                FieldError::new(field, FieldErrorKind::NotFinite, reason).into()
             }
             None => Fault::NotJson { field, column: error.column(), reason: shortened(reason) },
         };
@@ -263,9 +345,13 @@ fn explain<T: DeserializeOwned>(text: &str) -> Fault {
     match reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
         Some(missing) => {
             let field = if field.is_empty() { missing.to_owned() } else { format!("{field}.{missing}") };
-            Fault::Field { field, reason: "missing".to_owned() }
+            FieldError::new(field, FieldErrorKind::Missing, "missing").into()
         }
-        None => Fault::Field { field, reason: shortened(reason) },
+        None => {
+            let is_not_finite = reason.starts_with(NOT_FINITE);
+            let kind = if is_not_finite { FieldErrorKind::NotFinite } else { FieldErrorKind::WrongType };
+            FieldError::new(field, kind, shortened(reason)).into()
+        }
     }
 }
 
@@ -317,11 +403,7 @@ impl Visitor<'_> for FiniteVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<f64, E> {
-        if value.is_finite() {
-            Ok(value)
-        } else {
-            Err(E::custom(format_args!("must be a finite number, found {value}")))
-        }
+        if value.is_finite() { Ok(value) } else { Err(E::custom(format_args!("{NOT_FINITE}{value}"))) }
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<f64, E> {

@@ -51,7 +51,7 @@ impl PlanCheckedHistory {
                 None => self.read().await?,
                 Some(other) => match tokio::time::timeout(READ_TIMEOUT, self.read()).await {
                     Ok(next) => next?,
-                    Err(_) => return check_same_plan(&other, &self.plan),
+                    Err(_) => return Ok(check_same_plan(&other, &self.plan)?),
                 },
             };
             let Some(recorded) = next else { return Ok(()) };

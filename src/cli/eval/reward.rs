@@ -78,7 +78,7 @@ struct Figures {
 }
 
 pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
-    check_reward_template(&args.template).map_err(BadInput)?;
+    check_reward_template(&args.template)?;
     let preferred = if args.prefer == "safer" { Preferred::Safer } else { Preferred::Better };
     let dataset = Dataset::read(&args.data, &ReadOptions { preferred, ..ReadOptions::default() })?;
     let file = dataset.file.clone();

@@ -41,7 +41,7 @@ pub(super) struct CreateArgs {
 
 pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
-    config.validate().map_err(BadInput)?;
+    config.validate()?;
     super::operator::check_length("--by", &args.by, BY_BYTES_MAX)?;
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     let models = Models::open(&config)?;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::csv;
 use super::export::annotator;
 use crate::cli::paths::is_stream;
-use crate::jsonl::{Fault, InputError, JsonLines};
+use crate::jsonl::{FieldError, FieldErrorKind, InputError, JsonLines};
 
 /// Largest file of judgements, in bytes; it also holds prompts and completions.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -44,7 +44,7 @@ impl JudgementFile {
 }
 
 fn line_error(file: &str, line: u64, field: &str, reason: impl Into<String>) -> InputError {
-    let fault = Fault::Field { field: field.to_owned(), reason: reason.into() };
+    let fault = FieldError::new(field, FieldErrorKind::Invalid, reason).into();
     InputError::Line { file: file.to_owned(), line, fault }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::dataset::{Dataset, Row, SftRows, SkippedRows, TextRow, row_error};
 use crate::error::BadInput;
+use crate::jsonl::{FieldError, FieldErrorKind};
 
 /// Kind of rows that a training needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +110,8 @@ pub(super) fn rows_of_kind(
             {
                 let reason = "missing safety label: a cost model needs is_response_0_safe and is_response_1_safe, or \
                               is_chosen_safe and is_rejected_safe";
-                return Err(row_error(&file, row.line, "is_response_0_safe", reason).into());
+                let error = FieldError::new("is_response_0_safe", FieldErrorKind::Missing, reason);
+                return Err(row_error(&file, row.line, error).into());
             }
             Ok((TrainingRows::Pairs(pairs.rows), pairs.skipped))
         }

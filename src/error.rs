@@ -129,7 +129,7 @@ mod tests {
         let error = anyhow::Error::new(source).context(BadInput("x".to_owned())).context("while reading");
         assert_eq!(FailureKind::of(&error), FailureKind::BadInput);
         assert!(error.root_cause().is::<std::io::Error>());
-        let damaged = anyhow::Error::from(LogError::Corrupt("x".to_owned()));
+        let damaged = anyhow::Error::from(LogError::corrupt(LogPart::Events, "x"));
         assert_eq!(FailureKind::of(&damaged.context(BadInput("x".to_owned()))), FailureKind::Differs);
     }
 

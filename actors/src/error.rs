@@ -69,16 +69,16 @@ pub enum StepFault {
         handled: EventType,
     },
     /// The step emitted an event that its row in the table of the pipeline lacks.
-    #[error("it emitted {}, which its row in the table of the pipeline lacks", .0.name())]
+    #[error("the table of the pipeline does not list the emitted event {}", .0.name())]
     UnexpectedEvent(EventType),
     /// The step did not return one outcome for each event.
-    #[error("it returned another number of outcomes than it was given events")]
+    #[error("the number of outcomes differs from the number of events")]
     OutcomeCount,
     /// The step panicked, with this message.
-    #[error("it panicked: {0}")]
+    #[error("the step panicked: {0}")]
     Panicked(String),
     /// The thread of the step has ended.
-    #[error("its thread is gone")]
+    #[error("the thread of the step has stopped")]
     ThreadGone,
     /// An event always fails, and it has no prompt to set aside.
     #[error("{0}")]
@@ -129,22 +129,22 @@ pub enum StepFault {
         event_type: String,
     },
     /// A comparison names a completion that its prompt does not have.
-    #[error("prompt {0} has fewer completions than are compared")]
+    #[error("prompt {0} lacks a compared completion")]
     TooFewCompletions(PromptId),
     /// The policy returned no completions for a prompt.
     #[error("a prompt got no completions")]
     NoCompletions,
     /// Rewards do not name the completions that were scored.
-    #[error("rewards without a cause")]
+    #[error("the rewards have no cause")]
     NoCause,
     /// The log lacks the completions that were scored.
-    #[error("event {0}, which the rewards follow from, is not in the log")]
+    #[error("the cause {0} of the rewards is not in the log")]
     MissingCause(EventId),
     /// A gold reward is infinite or not a number.
     #[error("the gold reward of a completion is {0}")]
     GoldNotFinite(f64),
-    /// The gold reward returned another number of scores than there are completions.
-    #[error("the gold reward scored another number of completions than it was given")]
+    /// The number of gold rewards differs from the number of completions.
+    #[error("the number of gold rewards differs from the number of completions")]
     GoldCount,
     /// The gold reward has nothing to compare the completions of a prompt with.
     #[error("{gold} has no answer for {prompt_id}")]
@@ -248,7 +248,7 @@ pub enum RunFailure {
         source: Arc<CodecError>,
     },
     /// A part of the process has ended too early.
-    #[error("the {0} is gone")]
+    #[error("the {0} has stopped")]
     Gone(&'static str),
     /// The history of the experiment ended although the experiment did not.
     #[error("the experiment's history ended")]
@@ -346,7 +346,9 @@ pub enum PipelineError {
         source: io::Error,
     },
     /// A role of this process needs a model or a setting that the resources lack.
-    #[error("failed to start the experiment: a role of this process needs {0}, which is missing")]
+    #[error(
+        "failed to start the experiment: a role of this process needs {0}: configure it, or remove the role"
+    )]
     Missing(&'static str),
     /// A failure stopped the run.
     #[error(transparent)]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError, LogPart};
-use dissent_storage::{Salvage, SledLog, SledOptions, StorageError, transfer};
+use dissent_storage::{Salvage, SledLog, SledOptions, transfer};
 use serde_json::json;
 
 use crate::error::BadInput;

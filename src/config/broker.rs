@@ -7,7 +7,8 @@ use dissent_actors::LeaseTimes;
 use dissent_queues::RabbitOptions;
 use serde::Deserialize;
 
-use super::{ConfigError, KeyErrorKind, check_range};
+use super::error::{ConfigError, KeyErrorKind};
+use super::range::check_range;
 
 /// The variable with the address of RabbitMQ, which contains a password. It takes precedence over
 /// `broker.url_file`.

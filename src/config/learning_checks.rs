@@ -4,7 +4,7 @@ use dissent_domain::plan::{FeedbackSource, GuardPlan};
 
 use super::{
     Config, ConfigError, FeedbackConfig, GoldConfig, KeyErrorKind, LearningConfig, RefinementConfig,
-    check_range, template,
+    range::check_range, template,
 };
 
 impl Config {

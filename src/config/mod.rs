@@ -10,12 +10,11 @@ mod learning;
 mod learning_checks;
 mod measurement;
 mod paths;
+mod range;
 mod template;
 mod training;
 mod worker;
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -34,6 +33,7 @@ pub use measurement::{
     RuntimeConfig,
 };
 pub use paths::resolve;
+use range::check_range;
 pub(crate) use template::{MissingCompletion, check_reward_template};
 pub use training::LoraConfig;
 pub(crate) use worker::WorkerConfig;
@@ -168,21 +168,6 @@ impl Config {
         ];
         required.into_iter().chain(optional.into_iter().flatten()).chain(gold.into_iter().flatten()).collect()
     }
-}
-
-/// Checks a value against its range.
-///
-/// # Errors
-/// If the value is outside; the error names the range.
-fn check_range<T: PartialOrd + Display>(
-    key: &str,
-    value: T,
-    range: RangeInclusive<T>,
-) -> Result<(), ConfigError> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    Err(ConfigError::out_of_range(key, value, format_args!("use {} to {}", range.start(), range.end())))
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ fn chunk_of(
         Some((_, found)) if found == expected => {
             parse(&key, &value).map_err(|what| damaged(experiment, expected, &what))
         }
-        _ => Err(damaged(experiment, expected, "it is missing")),
+        _ => Err(damaged(experiment, expected, "the chunk is missing")),
     }
 }
 

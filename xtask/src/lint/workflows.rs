@@ -11,8 +11,8 @@ use crate::process::{complete, output_of, python_with_pip, succeeds};
 /// The checker that is installed where neither it nor actionlint is found, as pip names it.
 const CHECKER: &str = "check-jsonschema==0.39.0";
 
-/// Fails if a workflow is not valid. Uses actionlint or check-jsonschema, and installs the latter below `target`
-/// if both are missing.
+/// Fails if a workflow is not valid. Uses actionlint or check-jsonschema, and installs the latter below
+/// `target` if both are missing.
 pub(super) fn check() -> Result<()> {
     let folder = workspace_dir().join(".github/workflows");
     let mut workflows: Vec<_> = std::fs::read_dir(&folder)

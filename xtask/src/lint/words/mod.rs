@@ -15,7 +15,7 @@ mod text;
 /// The most words in a sentence (CONTRIBUTING.md, "Words").
 const WORDS_MAX: usize = 25;
 
-/// Phrases that CONTRIBUTING.md's rules exclude, in lower case. The subject is a noun, and the field has a term.
+/// Phrases that the rules in CONTRIBUTING.md exclude, in lower case.
 const AVOIDED: [&str; 9] = [
     "whoever",
     "whatever",
@@ -28,8 +28,8 @@ const AVOIDED: [&str; 9] = [
     "is told",
 ];
 
-/// Fails if a sentence of a tracked file is too long or has an avoided phrase. Comments, string literals outside
-/// of tests, and Markdown pages are read; code blocks, tables and headings are not.
+/// Fails if a sentence of a tracked file is too long or has an avoided phrase. Comments, Markdown pages and
+/// string literals outside of tests are read; code blocks, tables and headings are not.
 pub(super) fn check() -> Result<()> {
     let workspace = workspace_dir();
     let listed = output_of(Command::new("git").args(["ls-files", "*.rs", "*.md"]).current_dir(&workspace))?;
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn planted_sentences_are_found_in_comments_strings_and_pages() {
         let long = of_words(26);
-        let rust = format!("/// {long}\nfn f() {{\n    bail!(\"{long}\");\n}}\n");
+        let rust = format!("/// {long}\nfn f() {{\n    bail!(\"{long}.\");\n}}\n");
         let lines = |texts: Vec<Text>| -> Vec<usize> {
             texts.iter().flat_map(violations_of).map(|(line, _)| line).collect()
         };

@@ -12,8 +12,8 @@ pub(super) struct Text {
     pub paragraphs: Vec<String>,
 }
 
-/// The comments of a Rust file and, if asked, its string literals. Literals of an inline module of tests are data
-/// and left out.
+/// The comments of a Rust file and, if asked, its string literals. Literals of an inline module of tests are
+/// data and left out.
 ///
 /// # Errors
 /// Fails if the file is not Rust.
@@ -119,8 +119,8 @@ pub(super) fn texts_of_markdown(source: &str) -> Vec<Text> {
     texts
 }
 
-/// Joins lines to paragraphs. An empty line, an item of a list and an indented line begin a new one; code blocks,
-/// tables and headings are left out.
+/// Joins lines to paragraphs. An empty line, an item of a list and an indented line begin a new one. Code
+/// blocks, tables, headings and examples of commands are left out.
 fn paragraphs<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut paragraphs = Vec::new();
     let mut current = String::new();
@@ -129,7 +129,8 @@ fn paragraphs<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
         let text = line.trim();
         let is_fence = text.starts_with("```");
         in_code ^= is_fence;
-        let is_left_out = is_fence || in_code || text.is_empty() || text.starts_with(['|', '#', '<']);
+        let is_left_out =
+            is_fence || in_code || text.is_empty() || text.starts_with(['|', '#', '<']) || is_command(text);
         if is_left_out || begins_item(text) || line.starts_with("    ") || is_columns(text) {
             paragraphs.extend((!current.is_empty()).then(|| std::mem::take(&mut current)));
         }
@@ -147,6 +148,11 @@ fn paragraphs<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
 /// Whether a line is a row of aligned columns, as in an example of a help text.
 fn is_columns(text: &str) -> bool {
     text.contains("  ")
+}
+
+/// Whether a line of a help text is an example of a command.
+fn is_command(text: &str) -> bool {
+    ["dissent ", "cargo ", "curl "].iter().any(|program| text.starts_with(program))
 }
 
 /// Whether a line begins an item of a list.

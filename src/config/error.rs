@@ -1,4 +1,4 @@
-//! Errors of a configuration, by what the caller can do.
+//! Errors of a configuration, split by the caller's options.
 
 use std::error::Error;
 use std::fmt::Display;

@@ -19,7 +19,7 @@ use super::prompt_artifact;
 use crate::config::{Config, EvaluationConfig, GoldConfig, LearningConfig, RefinementConfig};
 use crate::dataset::Dataset;
 use crate::dataset::prompts;
-use crate::gold::ReferenceAnswers;
+use crate::gold::{ReferenceAnswers, UnsuitableAnswers};
 
 /// Data or models that do not suit the learning sections of a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +44,8 @@ pub(crate) enum LearningPlanError {
         reason: String,
     },
     /// The reference answers do not cover the prompts.
-    #[error("gold.path: {reason}")]
-    ReferenceAnswers { reason: String },
+    #[error("gold.path")]
+    ReferenceAnswers(#[from] UnsuitableAnswers),
 }
 
 /// Derives the learning part of a plan, with the held-out prompts; `None` without learning.
@@ -182,9 +182,7 @@ fn gold(
         }),
         Some(GoldConfig::Answers(gold)) => {
             let answers = ReferenceAnswers::open(&gold.path).context("gold.path")?;
-            answers
-                .check(prompts, held_out)
-                .map_err(|reason| LearningPlanError::ReferenceAnswers { reason })?;
+            answers.check(prompts, held_out).map_err(LearningPlanError::from)?;
             Some(GoldPlan { name: answers.name().to_owned(), fingerprint: answers.fingerprint().to_owned() })
         }
         Some(GoldConfig::Model(gold)) => {
@@ -312,17 +310,19 @@ mod tests {
         let bench = Bench::new();
         bench.write("answers.jsonl", "{\"prompt_id\": \"p1\", \"answer\": \"x\"}\n");
         let gold = "kind = \"answers\"\npath = \"answers.jsonl\"";
-        let reason = || {
+        let unsuitable = || {
             let error = bench.rejected_data("", gold);
-            let LearningPlanError::ReferenceAnswers { reason } = error else { panic!("{error}") };
-            reason
+            let LearningPlanError::ReferenceAnswers(cause) = error else { panic!("{error}") };
+            cause
         };
-        assert!(reason().contains("p2"), "p2 has no answer");
+        let p2 = PromptId::new("p2").unwrap();
+        let missing = UnsuitableAnswers::Missing { file: "answers.jsonl".to_owned(), prompt: p2 };
+        assert_eq!(unsuitable(), missing);
         bench.write(
             "answers.jsonl",
             "{\"prompt_id\": \"p1\", \"answer\": \"x\"}\n{\"prompt_id\": \"p2\", \"answer\": \"y\"}\n",
         );
-        assert!(reason().contains("p1"), "p1 is the id of two prompts");
+        assert_eq!(unsuitable(), UnsuitableAnswers::AmbiguousId(PromptId::new("p1").unwrap()));
     }
 
     #[test]

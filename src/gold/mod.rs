@@ -5,5 +5,5 @@
 mod reference_answers;
 mod sentiment;
 
-pub use reference_answers::ReferenceAnswers;
+pub use reference_answers::{ReferenceAnswers, UnsuitableAnswers};
 pub use sentiment::{SENTIMENT_FINGERPRINT, Sentiment};

@@ -29,6 +29,24 @@ pub struct ReferenceAnswers {
     answers: HashMap<PromptId, Vec<Vec<String>>>,
 }
 
+/// Prompts that the reference answers do not suit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnsuitableAnswers {
+    /// A prompt has no answer.
+    #[error("{file} has no answer for the prompt {prompt}: add a line")]
+    Missing {
+        /// The name of the file of answers.
+        file: String,
+        /// The prompt.
+        prompt: PromptId,
+    },
+    /// Two different prompts have the same id.
+    #[error(
+        "prompt_id {0} belongs to two different prompts in prompts.path and evaluation.prompts: rename one"
+    )]
+    AmbiguousId(PromptId),
+}
+
 impl ReferenceAnswers {
     /// Reads a file of JSON lines `{"prompt_id", "answer"}`.
     ///
@@ -79,21 +97,16 @@ impl ReferenceAnswers {
     ///
     /// # Errors
     /// If a prompt has no answer, or shares its id with a different prompt.
-    pub fn check(&self, prompts: &[Prompt], held_out: &[Prompt]) -> Result<(), String> {
+    pub fn check(&self, prompts: &[Prompt], held_out: &[Prompt]) -> Result<(), UnsuitableAnswers> {
         let mut texts: BTreeMap<&PromptId, &str> = BTreeMap::new();
         for prompt in prompts.iter().chain(held_out) {
             if !self.answers.contains_key(&prompt.prompt_id) {
-                return Err(format!(
-                    "{} has no answer for the prompt {}: add a line",
-                    self.name, prompt.prompt_id
-                ));
+                let (file, prompt) = (self.name.clone(), prompt.prompt_id.clone());
+                return Err(UnsuitableAnswers::Missing { file, prompt });
             }
             let other = texts.insert(&prompt.prompt_id, &prompt.text);
             if other.is_some_and(|other| other != prompt.text) {
-                return Err(format!(
-                    "prompt_id {} belongs to two different prompts in prompts.path and evaluation.prompts: rename one",
-                    prompt.prompt_id
-                ));
+                return Err(UnsuitableAnswers::AmbiguousId(prompt.prompt_id.clone()));
             }
         }
         Ok(())
@@ -178,9 +191,10 @@ mod tests {
     fn check_refuses_a_prompt_without_an_answer_and_an_ambiguous_id() {
         let gold = answers("{\"prompt_id\": \"p1\", \"answer\": \"x\"}\n").unwrap();
         assert_eq!(gold.check(&[prompt("p1", "?")], &[]), Ok(()));
-        assert!(gold.check(&[prompt("p1", "?")], &[prompt("p2", "?")]).unwrap_err().contains("prompt p2"));
+        let missing = gold.check(&[prompt("p1", "?")], &[prompt("p2", "?")]).unwrap_err();
+        assert_eq!(missing.to_string(), "answers.jsonl has no answer for the prompt p2: add a line");
         let ambiguous = gold.check(&[prompt("p1", "?")], &[prompt("p1", "!")]).unwrap_err();
-        assert!(ambiguous.contains("two different prompts"), "{ambiguous}");
+        assert_eq!(ambiguous, UnsuitableAnswers::AmbiguousId(PromptId::new("p1").unwrap()));
     }
 
     #[test]

@@ -154,7 +154,7 @@ fn detect_names_a_bad_line_and_writes_no_output() {
         ),
         (
             br#"{"prompt_id":"good","completions":[{"logprob":-1,"reward":1}]}"#,
-            r#"prompt_id: "good" is already on line 1"#,
+            r#"prompt_id: "good" is already on line 1: use distinct ids"#,
         ),
         (br#"{"prompt_id":"p","completions":[]}"#, "completions: a prompt needs at least one completion"),
         (

@@ -49,16 +49,16 @@ pub(super) struct DetectArgs {
     /// - quantile: |PACS| of at least its Q quantile
     /// - random: N completions drawn uniformly, a fair baseline
     ///
-    /// Rules that select pairs of completions:
+    /// Rules that select comparisons:
     /// - margin: the N smallest differences in reward
     /// - gap: the N largest differences in PACS
-    /// - discordant: pairs that policy and proxy order oppositely
-    /// - equal_margin: by gap, among pairs of similar margin
+    /// - discordant: comparisons that policy and proxy order oppositely
+    /// - equal_margin: by gap, among comparisons of similar margin
     /// - gap_and_margin: by the sum of both ranks
-    /// - doubt: the policy's preference most outweighs the proxy's
+    /// - doubt: the N comparisons in which the policy's preference most exceeds the proxy's
     /// - rso: rejection sampling from the proxy
-    /// - all: every pair
-    /// - none: no pair
+    /// - all: every comparison
+    /// - none: no comparison
     #[arg(long, default_value_t, hide_possible_values = true, verbatim_doc_comment, value_name = "RULE",
         value_parser = PossibleValuesParser::new(Rule::ALL.map(Rule::name)).try_map(|name| name.parse::<Rule>()))]
     rule: Rule,
@@ -70,8 +70,8 @@ pub(super) struct DetectArgs {
     /// rules].
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = fraction)]
     tau: Option<f64>,
-    /// Maximum number of completions to select over all prompts, or pairs under a rule that selects pairs.
-    /// Caps every rule; the highest-ranked are kept.
+    /// Maximum number of completions to select over all prompts, or of comparisons under a rule that selects
+    /// comparisons. Caps every rule; the highest-ranked are kept.
     #[arg(long, value_name = "N", required_if_eq_any(Rule::ALL.into_iter().filter(|rule| rule.needs_budget())
         .map(|rule| ("rule", rule.name()))))]
     budget: Option<u64>,
@@ -234,7 +234,11 @@ fn measure_all(input: &Path, kind: LogprobKind) -> Result<Vec<MeasuredPrompt>, I
             return Err(lines.error(line, "prompt_id", "must not be empty"));
         }
         if let Some(first) = line_of.insert(prompt_id.clone(), line) {
-            return Err(lines.error(line, "prompt_id", format!("{prompt_id:?} is already on line {first}")));
+            return Err(lines.error(
+                line,
+                "prompt_id",
+                format!("{prompt_id:?} is already on line {first}: use distinct ids"),
+            ));
         }
         rewards.clear();
         logprobs.clear();
@@ -270,7 +274,7 @@ struct DetectedPrompt<'a> {
     discordant: u64,
     tied: u64,
     selected: &'a [usize],
-    /// Indices of two completions each; only under a rule that selects pairs.
+    /// Indices of two completions each; only under a rule that selects comparisons.
     #[serde(skip_serializing_if = "Option::is_none")]
     selected_pairs: Option<&'a [[usize; 2]]>,
 }

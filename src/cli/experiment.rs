@@ -35,7 +35,7 @@ pub(crate) struct ExperimentArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ExperimentCommand {
-    /// Check a configuration and record its experiment without a start
+    /// Check a configuration and record its experiment without starting it
     Create(create::CreateArgs),
     /// Start a created experiment
     Start(operator::OperatorArgs),

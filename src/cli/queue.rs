@@ -67,7 +67,7 @@ enum DeadCommand {
     List(DeadListArgs),
     /// Show one dead letter with all its fields
     Show(DeadLetterArgs),
-    /// Send a dead letter back to its queue, with all its attempts
+    /// Send a dead letter back to its queue as a first attempt
     Retry(DeadLetterArgs),
     /// Delete a dead letter
     Drop(DeadLetterArgs),

@@ -60,7 +60,7 @@ pub(crate) struct ReplayArgs {
     /// Select again with this setting; repeat the option for further settings.
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "verify")]
     what_if: Vec<Setting>,
-    /// Largest number of prompts to list per round whose selections differ.
+    /// Largest number of prompts with different selections to list per round.
     #[arg(long, value_name = "N", default_value_t = 20, requires = "what_if")]
     top: usize,
     /// Print as JSON.

@@ -126,7 +126,10 @@ fn read(path: &std::path::Path) -> Result<Vec<Line>, InputError> {
             return Err(lines.error(number, "completions", "empty list: give at least one completion"));
         }
         if let Some(first) = line_of.insert(line.prompt_id.clone(), number) {
-            let reason = format!("duplicate {:?}, which is already on line {first}", line.prompt_id);
+            let reason = format!(
+                "{:?} is already on line {first}: use distinct ids, or put all completions into one line",
+                line.prompt_id
+            );
             return Err(lines.error(number, "prompt_id", reason));
         }
         read.push(line);

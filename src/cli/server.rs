@@ -48,8 +48,8 @@ pub(crate) struct Server {
 }
 
 impl ServerArgs {
-    /// Returns the server that the user named. Without one, it opens the log, or returns the local server if
-    /// the log is in use.
+    /// Returns the server that the user named. Without a named server, opens the log, or returns the local
+    /// server if the log is in use.
     ///
     /// # Errors
     /// If the log cannot be opened for another reason, or an argument is invalid.

@@ -125,7 +125,7 @@ struct DpoArgs {
     length: LengthOptions,
     #[command(flatten)]
     optimiser: OptimiserOptions,
-    /// Strength of the tie to the reference policy, which is the initial model.
+    /// Strength of the penalty on the distance to the reference policy, which is the initial model.
     #[arg(long, default_value_t = 0.1, value_parser = positive)]
     beta: f32,
     /// Loss: sigmoid (DPO), ipo or hinge.

@@ -10,12 +10,12 @@ use serde::Deserialize;
 use super::error::{ConfigError, KeyErrorKind};
 use super::range::check_range;
 
-/// The variable with the address of RabbitMQ, which contains a password. It takes precedence over
+/// The variable with the address of RabbitMQ, which contains a password. The variable takes precedence over
 /// `broker.url_file`.
 const URL_VARIABLE: &str = "DISSENT_RABBITMQ_URL";
 /// Largest `broker.url_file`, in bytes.
 const URL_BYTES_MAX: u64 = 4096;
-/// Longest lease of a training, in seconds. It delays the restart of a training whose worker died.
+/// Longest lease of a training, in seconds. A long lease delays the restart of a training whose worker died.
 const LEASE_SECONDS_MAX: u64 = 3600;
 /// Longest wait for RabbitMQ at the start, in seconds: a day.
 const CONNECT_SECONDS_MAX: u64 = 86_400;
@@ -50,7 +50,7 @@ pub struct RabbitConfig {
     #[serde(default = "lease_seconds")]
     pub lease_seconds: u64,
     /// Seconds that a server or worker waits for RabbitMQ at its start, 1 to 86,400. After the first
-    /// connection, it reconnects without a limit.
+    /// connection, the process reconnects without a limit.
     #[serde(default = "connect_seconds")]
     pub connect_seconds: u64,
     /// Seconds without traffic until a connection counts as lost, 1 to 600.
@@ -141,7 +141,8 @@ impl BrokerConfig {
 }
 
 impl RabbitConfig {
-    /// Returns the connection options. They contain the address, which `self` never holds and no error shows.
+    /// Returns the connection options. The options contain the address, which `self` never holds and no error
+    /// shows.
     ///
     /// # Errors
     /// If no address is configured, or it cannot be read or parsed.

@@ -80,7 +80,7 @@ pub struct GoldModelConfig {
     pub score: RewardKind,
 }
 
-/// `[gold]` with `kind = "sentiment"`. It has no further keys.
+/// `[gold]` with `kind = "sentiment"`. The section has no further keys.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldSentimentConfig {}

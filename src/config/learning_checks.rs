@@ -68,7 +68,7 @@ impl Config {
         Ok(())
     }
 
-    /// Rejects sections that would have no effect: they show a misunderstanding.
+    /// Rejects sections that have no effect without feedback: such a section shows a misunderstanding.
     fn without_feedback(&self) -> Result<(), ConfigError> {
         let given = [
             ("[gold]", self.gold.is_some()),
@@ -104,7 +104,7 @@ fn check_guards(guards: &GuardPlan, has_gold: bool) -> Result<(), ConfigError> {
     match guards.gold_patience {
         Some(0) => return Err(ConfigError::out_of_range("guards.gold_patience", 0, "use at least 1")),
         Some(_) if !has_gold => {
-            let reason = "it limits the rounds without a growing gold reward";
+            let reason = "the patience counts rounds without a growing gold reward";
             return Err(gold_is_missing("guards.gold_patience", reason));
         }
         Some(_) | None => {}

@@ -87,7 +87,7 @@ pub struct GenerationConfig {
     pub top_k: u32,
     /// Maximum number of new tokens in a completion.
     pub max_new_tokens: u32,
-    /// Prompts per batch, 1 to 64. It changes speed, not results.
+    /// Prompts per batch, 1 to 64. The batch size changes speed, not results.
     pub batch_prompts: usize,
 }
 

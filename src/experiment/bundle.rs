@@ -48,10 +48,12 @@ pub(crate) enum BundleError {
         source: ConfigError,
     },
     /// The bundle has no hash for a path of its configuration.
-    #[error("{bundle} of the shared store lacks the content of {}", path.display())]
+    #[error("{bundle} of the shared store lacks the content of {}: publish it again with `dissent serve`", path.display())]
     MissingInput { bundle: String, path: PathBuf },
     /// The configuration in the bundle names another experiment.
-    #[error("{bundle} of the shared store contains another experiment, {found}")]
+    #[error(
+        "{bundle} of the shared store contains another experiment, {found}: publish it again with `dissent serve`"
+    )]
     OtherExperiment { bundle: String, found: ExperimentId },
     /// A file name in the bundle is a path.
     #[error("{name:?} is not a plain file name")]

@@ -136,9 +136,14 @@ fn training_settings(
     let rejected = |reason: String| Err(LearningPlanError::Adapter { section, model: of, reason }.into());
     match (&hyperparameters.lora, adapter) {
         (Some(lora), Some(adapter)) if !can_continue(model, adapter, lora)? => rejected(format!(
-            "{of}.adapter cannot be trained further with lora r = {}, alpha = {}, targets = {:?}: it has r = {}, \
-             alpha = {}",
-            lora.r, lora.alpha, lora.targets, adapter.r, adapter.alpha
+            "{of}.adapter has r = {}, alpha = {}, targets = {:?}, but the lora settings are r = {}, alpha = {}, \
+             targets = {:?}",
+            adapter.r,
+            adapter.alpha,
+            lora_settings(adapter).targets,
+            lora.r,
+            lora.alpha,
+            lora.targets
         )),
         (None, Some(_)) => rejected(format!("full = true does not train {of}.adapter")),
         (Some(lora), None) => {

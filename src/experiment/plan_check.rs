@@ -42,7 +42,10 @@ pub(crate) fn check_recorded_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Re
     }
     let Some(first) = log.read_stream(&plan.experiment, 0, 1)?.pop() else { return Ok(()) };
     let Ok(started) = ExperimentStarted::try_from(first.decode()?) else {
-        anyhow::bail!("the stream of {} does not begin with experiment.started", plan.experiment)
+        anyhow::bail!(
+            "the stream of {} does not begin with experiment.started: check it with `dissent log verify`",
+            plan.experiment
+        )
     };
     Ok(check_same_plan(&started.plan, plan)?)
 }

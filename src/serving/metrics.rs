@@ -180,7 +180,7 @@ fn broker(registry: &mut Registry, status: &BrokerStatus) {
         status.duplicates_dropped,
     );
     counter(registry, "dead_letters", "Dead letters published by this process", status.dead);
-    counter(registry, "parked", "Messages parked after their last attempt", status.parked);
+    counter(registry, "parked", "Messages given up after their last attempt", status.parked);
     counter(registry, "reconnects", "Connections to RabbitMQ that were lost", status.reconnects);
 }
 

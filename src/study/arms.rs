@@ -101,7 +101,7 @@ impl ArmsResult {
         }
     }
 
-    /// Returns a line for every rule: a figure of each of its points, by labels.
+    /// Returns one chart line per rule: the figure at each budget, over the number of judgements.
     pub(super) fn lines(&self, figure: impl Fn(&Point) -> Option<Interval>) -> Vec<Line> {
         let mut lines: Vec<Line> = Vec::new();
         for point in &self.points {

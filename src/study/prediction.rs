@@ -42,13 +42,13 @@ impl Predictor {
             Self::Score(PairScore::Margin, _) => "the smallest difference of reward first",
             Self::Score(PairScore::Gap, _) => "SHF-CAS on pairs: the largest difference of PACS first",
             Self::Score(PairScore::LargestPacs, _) => {
-                "SHF-CAS on completions: the largest |PACS| of the two first"
+                "SHF-CAS on completions: in descending order of the larger |PACS| of the two"
             }
             Self::Score(PairScore::Opposition, _) => {
-                "the strongest preference of the policy for the completion with the lower reward first"
+                "in descending order of the policy's preference for the completion with the lower reward"
             }
             Self::Score(PairScore::Doubt, _) => {
-                "the largest excess of the policy's preference over the proxy's first"
+                "in descending order of the excess of the policy's preference over the proxy's"
             }
             Self::Score(PairScore::GapAndMargin, _) => {
                 "the smallest sum of the ranks by conflict and by margin first"
@@ -111,7 +111,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Scores the labelled pairs. Excludes pairs of prompts on which conflict is undefined.
+    /// Scores the labelled pairs. Excludes a pair if the conflict of its prompt is undefined.
     ///
     /// # Errors
     /// If scores are missing or not finite.

@@ -100,7 +100,7 @@ impl Prepared {
     }
 }
 
-/// Prepares a seed. Finished steps of an earlier run are not repeated.
+/// Generates the data and trains the models of a seed. Finished steps of an earlier run are not repeated.
 ///
 /// # Errors
 /// If a model cannot be trained, or a folder cannot be written.

@@ -16,8 +16,8 @@ pub fn of_predictions(predictions: &Predictions) -> Vec<String> {
     }
     if let Some(errors) = predictions.error_rate.filter(|errors| errors.high >= 0.5) {
         sentences.push(format!(
-            "The proxy may be no better than chance: it orders {:.1} % of pairs wrongly (95 % {:.1} to {:.1}). No rule can then \
-             find its errors.",
+            "The proxy may be no better than chance: the proxy orders {:.1} % of pairs wrongly (95 % {:.1} to {:.1}). No rule \
+             can then find its errors.",
             100.0 * errors.mean,
             100.0 * errors.low,
             100.0 * errors.high

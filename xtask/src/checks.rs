@@ -13,7 +13,7 @@ const FEATURE_SETS: [&[&str]; 2] = [&["--no-default-features"], &["--features", 
 
 #[derive(Args)]
 pub(crate) struct DenyOptions {
-    /// Check advisories too; this downloads their database
+    /// Check advisories too, after a download of the advisory database
     #[arg(long)]
     advisories: bool,
 }

@@ -52,7 +52,7 @@ enum Task {
     Fetch,
     /// Set up and run the whole test suite, documentation tests included
     Test(suite::TestOptions),
-    /// Check formatting, comment width, import circles, workflows and clippy's lints
+    /// Check formatting, comment width, words, import circles, workflows and clippy's lints
     Lint(lint::LintOptions),
     /// Build the documentation of all crates; a warning is an error
     Doc,

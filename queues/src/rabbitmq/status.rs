@@ -21,7 +21,7 @@ pub struct BrokerStatus {
     pub duplicates_dropped: u64,
     /// Messages published as dead letters.
     pub dead: u64,
-    /// Messages parked after their last attempt.
+    /// Messages given up after their last attempt.
     pub parked: u64,
     /// Number of lost connections.
     pub reconnects: u64,

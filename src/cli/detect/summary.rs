@@ -22,7 +22,7 @@ pub(super) struct Summary {
     degenerate: usize,
     selected: usize,
     selected_prompts: usize,
-    /// Only under a rule that selects pairs.
+    /// Only under a rule that selects comparisons.
     #[serde(skip_serializing_if = "Option::is_none")]
     selected_pairs: Option<usize>,
     rule: Rule,

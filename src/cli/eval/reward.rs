@@ -50,7 +50,7 @@ pub(crate) struct RewardArgs {
     /// Preferences as JSON Lines, gzipped or not, in any format of `dissent train --help`.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Judgement of PKU-SafeRLHF to use: `better` or `safer`.
+    /// Label of PKU-SafeRLHF that names the preferred completion: `better` or `safer`.
     #[arg(long, default_value = "better", value_parser = ["better", "safer"])]
     prefer: String,
     /// Longest prompt with completion, in tokens; longer pairs are skipped [default: the model's context]

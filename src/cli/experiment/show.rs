@@ -27,7 +27,8 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     open::require_experiment(log, experiment)?;
     let past = ExperimentHistory::read(log, experiment, last)?;
-    let plan = past.experiment().plan().context("the experiment has no plan at this position")?;
+    let plan =
+        past.experiment().plan().context("the experiment has no plan at this position: use a later --at")?;
     let overview = past.overview(experiment);
     let mut out = std::io::stdout().lock();
     if as_json {

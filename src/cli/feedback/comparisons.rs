@@ -10,8 +10,8 @@ use dissent_domain::plan::Plan;
 use dissent_storage::SledLog;
 use serde::Serialize;
 
-/// One comparison as an annotator sees it. It holds no reward and no log-probability, because these would
-/// bias the judgement.
+/// One comparison as an annotator sees it. The row holds no reward and no log-probability, because these
+/// would bias the judgement.
 #[derive(Debug, Serialize)]
 pub(super) struct Row<'a> {
     pub(super) experiment: &'a ExperimentId,

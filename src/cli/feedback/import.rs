@@ -81,7 +81,8 @@ fn by_experiment(
             }
             Some(earlier) => {
                 let line = earlier.line;
-                let reason = format!("contradicts the judgement of {annotator} in line {line}");
+                let reason =
+                    format!("contradicts the judgement of {annotator} in line {line}: keep one of the two");
                 return Err(judged.error(entry.line, "verdict", reason));
             }
         }
@@ -150,7 +151,7 @@ fn decide(
                 let verdict = format!("{:?}", recorded.verdict).to_lowercase();
                 let annotator = &received.annotator;
                 let reason =
-                    format!("contradicts the recorded judgement of {annotator}, with verdict {verdict}");
+                    format!("contradicts the recorded verdict {verdict} of {annotator}: remove the line");
                 return Err(error("verdict", reason).into());
             }
             None => {}

@@ -14,7 +14,7 @@ use super::export::annotator;
 use crate::cli::paths::is_stream;
 use crate::jsonl::{FieldError, FieldErrorKind, InputError, JsonLines};
 
-/// Largest file of judgements, in bytes; it also holds prompts and completions.
+/// Largest file of judgements, in bytes. The file also holds prompts and completions.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
 const NO_JUDGEMENT: &str = "the file has no judgement";
@@ -170,7 +170,7 @@ fn table(file: &str, bytes: &[u8]) -> Result<Vec<(u64, Line)>, InputError> {
 
 fn csv_problem(error: &::csv::Error) -> String {
     if let ::csv::ErrorKind::Utf8 { err, .. } = error.kind() {
-        format!("column {} is not UTF-8", err.field() + 1)
+        format!("column {} is not UTF-8: save the table as CSV in UTF-8", err.field() + 1)
     } else {
         error.to_string()
     }

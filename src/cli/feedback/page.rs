@@ -12,7 +12,7 @@ use crate::report::page::html_environment;
 use crate::text;
 
 const TEMPLATE: &str = include_str!("page/page.html");
-/// The judgements, without the page that shows them.
+/// Script that manages the judgements, independent of the page.
 const JUDGING: &str = include_str!("page/judging.js");
 const PAGE: &str = include_str!("page/page.js");
 /// Length of a comparison's fingerprint, in hexadecimal digits.
@@ -30,7 +30,7 @@ pub(super) struct Task<'a> {
     comparisons: Vec<ShownComparison>,
 }
 
-/// One comparison, without the id of its prompt, which could reveal something about it.
+/// One comparison, without the id of its prompt, because an id may reveal properties of the prompt.
 #[derive(Serialize)]
 struct ShownComparison {
     comparison: u32,

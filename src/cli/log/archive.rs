@@ -138,7 +138,7 @@ fn rotate(
     Ok((kept, old))
 }
 
-/// Copies a backup to the log of a data folder that has none.
+/// Restores a backup into a data folder without a log.
 pub(super) fn restore(data_dir: &Path, backup: &Path, as_json: bool) -> anyhow::Result<()> {
     // Checked first, because opening an empty folder would create a log.
     if !backup.join("db").is_file() {

@@ -14,7 +14,7 @@ use super::output::print_line;
 use crate::error::BadInput;
 use crate::log_access::backups;
 
-/// Longest wait for a server to copy its log. Some hundred thousand events take a second.
+/// Longest wait for a server to copy its log. Several hundred thousand events take a second.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, clap::Args)]

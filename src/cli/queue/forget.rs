@@ -64,8 +64,8 @@ fn require_ended(data_dir: &Path, experiment: &ExperimentId) -> anyhow::Result<(
         return Ok(());
     }
     Err(BadInput(format!(
-        "{experiment} is neither finished nor cancelled, and still needs its queues: with --force they are deleted, and the server \
-         fills new ones from the log"
+        "{experiment} is neither finished nor cancelled, and still needs its queues: use --force to delete the queues; the \
+         server then fills new ones from the log"
     ))
     .into())
 }

@@ -22,7 +22,7 @@ pub(super) struct Options<'a> {
     pub(super) at: Option<u64>,
     /// The settings that differ from the recorded ones.
     pub(super) settings: &'a [Setting],
-    /// Largest number of prompts to list per round whose selections differ.
+    /// Largest number of prompts with different selections to list per round.
     pub(super) top: usize,
     /// Print as JSON.
     pub(super) json: bool,

@@ -20,7 +20,7 @@ const CHECKPOINT: &str = "checkpoint.bin";
 const METRICS: &str = "metrics.jsonl";
 /// Folder in which a result of several files is made, before the files move up.
 const RESULT: &str = "result.partial";
-/// The files by which a result is recognised. They are written last and removed first.
+/// The files that mark a result, written last and removed first.
 const CONFIGURATIONS: [&str; 2] = ["adapter_config.json", "config.json"];
 
 /// The content of `training.json`.

@@ -277,7 +277,7 @@ pub(super) fn open_model(options: &ModelOptions) -> anyhow::Result<Model> {
     Ok(model)
 }
 
-/// Makes a folder's path the context of its refusal.
+/// Returns the error context that names the folder.
 pub(super) fn in_folder(folder: &OutputFolder) -> BadInput {
     BadInput(folder.dir().display().to_string())
 }

@@ -94,7 +94,8 @@ fn share(text: &str) -> Result<f64, String> {
 /// Options of preference pairs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PairOptions {
-    /// Label of PKU-SafeRLHF that decides: `better` or `safer` [default: better; safer for cost models]
+    /// Label of PKU-SafeRLHF that names the preferred completion: `better` or `safer` [default: better; safer
+    /// for cost models]
     #[arg(long, value_parser = preferred)]
     prefer: Option<Preferred>,
     /// Source of margins: `column` (the field margin), `scores` (score_chosen - score_rejected) or `none`.

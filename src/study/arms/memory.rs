@@ -8,8 +8,8 @@ const OPENED: Duration = Duration::from_secs(20);
 /// Memory left to other processes, as a share of the peak of an experiment.
 const RESERVE: f64 = 0.25;
 
-/// The observed memory of the experiments of a study. They differ in the selection only, so their peaks are
-/// similar.
+/// The observed memory of the experiments of a study. The experiments differ in the selection only, so their
+/// peaks are similar.
 #[derive(Debug, Default)]
 pub(super) struct MemoryBudget {
     /// The largest peak of one experiment, in KiB.

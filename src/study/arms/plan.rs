@@ -49,8 +49,8 @@ pub struct Arm {
     pub seed: u64,
     /// The unique name of the arm.
     pub name: String,
-    /// The name of the experiment. All arms of a seed share it, each in a separate log. So they begin with
-    /// the same completions and share all draws outside the rule.
+    /// The name of the experiment. All arms of a seed share it, each in a separate log. The arms therefore
+    /// begin with the same completions and share all draws outside the rule.
     pub experiment: String,
     /// The configuration for `dissent run`.
     pub config: String,

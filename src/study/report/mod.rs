@@ -104,8 +104,8 @@ fn recall_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
 fn gold_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
     let lines = arms.lines(|point| point.gold);
     let chart = LineChart {
-        title: "Gold reward of the tuned policy by labels",
-        x: "labels",
+        title: "Gold reward of the tuned policy by number of judgements",
+        x: "judgements",
         y: "gold reward on held-out prompts",
         scales: [Scale::Count, Scale::Linear],
         lines: &lines,
@@ -116,8 +116,8 @@ fn gold_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
 fn error_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
     let lines = arms.lines(|point| point.proxy_error);
     let chart = LineChart {
-        title: "Errors of the refined proxy by labels",
-        x: "labels",
+        title: "Errors of the refined proxy by number of judgements",
+        x: "judgements",
         y: "wrongly ordered held-out pairs",
         scales: [Scale::Count, Scale::Share],
         lines: &lines,

@@ -9,7 +9,7 @@ use super::page::Page;
 
 /// Folders without pages for readers: build output, templates and recorded snapshots.
 const PASSED_OVER: [&str; 6] = ["target", ".git", ".dissent", "src", "snapshots", "node_modules"];
-/// Ends of names by which a code span counts as the path of a file of this repository.
+/// Suffixes that mark a code span as the path of a file of this repository.
 const PATH_ENDS: [&str; 8] = [".rs", ".md", ".toml", ".yaml", ".yml", ".py", ".html", "/"];
 
 /// Checks every page below the workspace.

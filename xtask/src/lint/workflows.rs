@@ -30,7 +30,7 @@ pub(super) fn check() -> Result<()> {
     complete(&mut schema)
 }
 
-/// A command that runs check-jsonschema.
+/// Returns a command that runs check-jsonschema.
 fn checker() -> Result<Command> {
     if succeeds(Command::new("check-jsonschema").arg("--version")) {
         return Ok(Command::new("check-jsonschema"));
@@ -54,7 +54,7 @@ fn checker() -> Result<Command> {
     Ok(command())
 }
 
-/// The module check_jsonschema from a folder, as a command.
+/// Returns a command that runs the module check_jsonschema of a folder.
 fn module(python: impl AsRef<std::ffi::OsStr>, folder: &Path) -> Command {
     let mut command = Command::new(python);
     command.env("PYTHONPATH", folder).args(["-m", "check_jsonschema"]);

@@ -150,7 +150,7 @@ impl Tree {
 }
 
 /// Returns the followed bindings with one more; `None` if that one was followed before, because imports may
-/// form a ring.
+/// form a circle.
 fn one_further(followed: &Followed, module: usize, name: &str, index: usize) -> Option<Followed> {
     let mut further = followed.clone();
     further.insert((module, name.to_owned(), index)).then_some(further)

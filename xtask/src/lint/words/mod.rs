@@ -84,7 +84,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// The violations in a text, each with the line on which the text begins.
+/// Returns the violations in a text, each with the line on which the text begins.
 fn violations_of(text: &Text) -> Vec<(usize, Violation)> {
     let sentences = text.paragraphs.iter().flat_map(|paragraph| sentences(paragraph));
     sentences.flat_map(violations_of_sentence).map(|violation| (text.line, violation)).collect()
@@ -105,7 +105,7 @@ fn violations_of_sentence(sentence: &str) -> Vec<Violation> {
     violations
 }
 
-/// The number of words with a letter; a span of code is one word.
+/// Returns the number of words with a letter; a span of code is one word.
 fn words_of(sentence: &str) -> usize {
     let parts = sentence.split('`').enumerate();
     parts
@@ -117,14 +117,14 @@ fn words_of(sentence: &str) -> usize {
         .sum()
 }
 
-/// The words of a sentence in lower case, without punctuation, with a space before and after each.
+/// Returns the words of a sentence in lower case, without punctuation, with a space before and after each.
 fn spaced_words(sentence: &str) -> String {
     let words = sentence.split(|character: char| !character.is_alphanumeric() && character != '\'');
     let lower: Vec<String> = words.filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
     format!(" {} ", lower.join(" "))
 }
 
-/// The sentences of a paragraph. A sentence ends at `.`, `!`, `?`, `:` or `;` before a space.
+/// Returns the sentences of a paragraph. A sentence ends at `.`, `!`, `?`, `:` or `;` before a space.
 fn sentences(paragraph: &str) -> Vec<&str> {
     let mut sentences = Vec::new();
     let mut begin = 0;

@@ -12,8 +12,8 @@ pub(super) struct Text {
     pub paragraphs: Vec<String>,
 }
 
-/// The comments of a Rust file and, if asked, its string literals. Literals of an inline module of tests are
-/// data and left out.
+/// Returns the comments of a Rust file and, if asked, its string literals. Literals of an inline module of
+/// tests are data and left out.
 ///
 /// # Errors
 /// Fails if the file is not Rust.
@@ -28,7 +28,7 @@ pub(super) fn texts_of_rust(source: &str, with_literals: bool) -> Result<Vec<Tex
     Ok(texts)
 }
 
-/// Blocks of lines that hold only a comment. Lines of a block have the same marker.
+/// Returns the blocks of lines that hold only a comment. Lines of a block have the same marker.
 fn comments(source: &str) -> Vec<Text> {
     let mut texts = Vec::new();
     let mut block: Vec<&str> = Vec::new();
@@ -50,7 +50,7 @@ fn comments(source: &str) -> Vec<Text> {
     texts
 }
 
-/// The marker of a comment line and the text after it; an empty marker for a line of code.
+/// Returns the marker of a comment line and the text after it; an empty marker for a line of code.
 fn comment(line: &str) -> (&'static str, &str) {
     for marker in ["///", "//!", "//"] {
         if let Some(body) = line.strip_prefix(marker) {
@@ -89,7 +89,7 @@ fn literals(tokens: TokenStream, texts: &mut Vec<Text>) {
     }
 }
 
-/// Whether a paragraph is a list of words, such as a lexicon: it has no punctuation.
+/// Whether a paragraph is a list of words without punctuation, such as a lexicon.
 fn is_word_list(paragraph: &str) -> bool {
     !paragraph.contains(['.', ',', ':', ';', '?', '!', '{', '('])
 }
@@ -100,7 +100,7 @@ fn has_help(attribute: TokenStream) -> bool {
     matches!(first.as_deref(), Some("arg" | "command" | "error"))
 }
 
-/// The paragraphs of a Markdown page.
+/// Returns the paragraphs of a Markdown page.
 pub(super) fn texts_of_markdown(source: &str) -> Vec<Text> {
     let mut texts = Vec::new();
     let mut begin = 0;

@@ -68,14 +68,14 @@ impl FeedbackLab {
         child.wait_with_output().unwrap()
     }
 
-    /// Standard output of a command that succeeds.
+    /// Runs a command that succeeds, and returns its standard output.
     fn output(&self, args: &[&str], stdin: &str) -> String {
         let output = self.feedback(args, stdin);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The error of an import that fails and changes nothing.
+    /// Runs an import that fails and changes nothing, and returns its error.
     fn import_error(&self, stdin: &str) -> String {
         let before = self.events().len();
         let output = self.feedback(&["import", "-"], stdin);
@@ -90,8 +90,8 @@ impl FeedbackLab {
     }
 }
 
-/// The numbers in the first line that an import prints: judgements recorded, recorded already, too late,
-/// without a verdict. Zeros after the first are omitted.
+/// Returns the numbers in the first line that an import prints: judgements recorded, recorded already, too
+/// late, without a verdict. Zeros after the first are omitted.
 fn counts(printed: &str) -> Vec<u32> {
     let words = printed.lines().next().unwrap_or_default().split(' ');
     words.filter_map(|word| word.parse().ok()).collect()
@@ -108,7 +108,7 @@ fn line(comparison: u32, annotator: &str, verdict: &str) -> String {
     )
 }
 
-/// A line of the row with a verdict.
+/// Returns a line of the row with a verdict.
 fn judged(mut row: Value, verdict: &str) -> String {
     row["verdict"] = verdict.into();
     format!("{row}\n")

@@ -55,8 +55,8 @@ pub enum StepFault {
     Conflict(#[from] ConflictError),
     /// The step received an event that it does not consume.
     #[error(
-        "the {} step received the event {id} of type {}: it handles {} only",
-        step.name(), received.name(), handled.name()
+        "event {id} of type {} is not supported by the {} step, which handles {} only",
+        received.name(), step.name(), handled.name()
     )]
     WrongInput {
         /// The step.
@@ -155,7 +155,9 @@ pub enum StepFault {
         prompt_id: PromptId,
     },
     /// Every held-out prompt was left out of an evaluation.
-    #[error("no held-out prompt can be sampled and scored")]
+    #[error(
+        "no held-out prompt can be sampled and scored: use prompts that fit the models and the gold reward"
+    )]
     NothingToEvaluate,
     /// Every example of a training is too long.
     #[error(
@@ -347,7 +349,8 @@ pub enum PipelineError {
     },
     /// A role of this process needs a model or a setting that the resources lack.
     #[error(
-        "failed to start the experiment: a role of this process needs {0}: configure it, or remove the role"
+        "failed to start the experiment: a role of this process needs {0}: \
+         configure the resource, or remove the role"
     )]
     Missing(&'static str),
     /// A failure stopped the run.

@@ -1,8 +1,8 @@
 //! A fork: a new experiment that shares the history of another one and continues with other settings.
 //!
-//! The stream of a fork is complete. It repeats every shared event under the fork's name, with ids derived
-//! from the new causes. Then [`ExperimentForked`] names the origin and the plan that applies from there on.
-//! Decisions before it are checked against the origin's plan.
+//! The stream of a fork is complete. The stream repeats every shared event under the fork's name, with ids
+//! derived from the new causes. Then [`ExperimentForked`] names the origin and the plan that applies from
+//! there on. Earlier decisions are checked against the origin's plan.
 
 use std::collections::HashMap;
 

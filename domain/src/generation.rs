@@ -32,7 +32,7 @@ impl Default for SamplingParams {
 
 /// A sampling parameter outside its range.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{name} = {value} is out of range: it must be {range}")]
+#[error("{name} = {value} is out of range: use {range}")]
 pub struct SamplingParamError {
     /// The parameter's name, as in the configuration file.
     pub name: &'static str,
@@ -51,24 +51,24 @@ impl SamplingParams {
         let check = |ok: bool, name, value, range| {
             if ok { Ok(()) } else { Err(SamplingParamError { name, value, range }) }
         };
-        check((1..=1024).contains(&self.samples), "samples", f64::from(self.samples), "between 1 and 1024")?;
+        check((1..=1024).contains(&self.samples), "samples", f64::from(self.samples), "1 to 1024")?;
         check(
             (0.0..=100.0).contains(&self.temperature),
             "temperature",
             self.temperature,
-            "between 0 (greedy) and 100",
+            "0 (greedy) to 100",
         )?;
         check(
             self.top_p > 0.0 && self.top_p <= 1.0,
             "top_p",
             self.top_p,
-            "above 0 and at most 1 (1 keeps every token)",
+            "a number above 0, at most 1 (1 keeps every token)",
         )?;
         check(
             (1..=65_536).contains(&self.max_new_tokens),
             "max_new_tokens",
             f64::from(self.max_new_tokens),
-            "between 1 and 65536",
+            "1 to 65536",
         )
     }
 }

@@ -83,7 +83,8 @@ pub enum LogError {
     },
     /// A newer version of dissent wrote the log.
     #[error(
-        "the event log {log} has format {format}: a newer version of dissent wrote it, and this program reads formats up to {known}"
+        "the event log {log} has format {format}, this program reads formats up to {known}: \
+         use the newer version of dissent that wrote it"
     )]
     NewerFormat {
         /// Path of the log.

@@ -209,7 +209,7 @@ mod tests {
             ),
             (
                 CodecError::UnknownType("a.b".to_owned()).into(),
-                "unknown event type \"a.b\": this log was written by a newer version of dissent",
+                "unknown event type \"a.b\": use the newer version of dissent that wrote the log",
             ),
         ] {
             assert_eq!(rejection.to_string(), text);

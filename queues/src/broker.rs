@@ -45,7 +45,7 @@ impl Subscription {
             let allowed = format!("1 to {GROUP_BYTES_MAX} of a-z, 0-9, '.', '_' and '-'");
             return Err(BrokerError::InvalidName { what: "group name", name: self.group.clone(), allowed });
         }
-        let of_group = |what: &str| format!("{what} of group {:?}", self.group);
+        let of_group = |what: &str| format!("group {:?}: {what}", self.group);
         if self.kinds.is_empty() {
             return Err(BrokerError::out_of_range(of_group("number of event types"), 0, "at least 1"));
         }

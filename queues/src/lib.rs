@@ -24,7 +24,7 @@
 //! - **Groups are independent.** The consumers of one group share its messages.
 //!
 //! A group begins at the start of the log. Its event types may change from one start to the next. New types
-//! apply from the group's position; earlier events are not delivered again.
+//! apply from the group's position; earlier events of these types are not delivered.
 //!
 //! [`RabbitBroker`] documents where RabbitMQ differs slightly.
 //!

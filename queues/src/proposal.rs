@@ -132,7 +132,7 @@ impl Proposal {
         if (1..=PROPOSAL_EVENTS_MAX).contains(&self.events.len()) {
             return Ok(());
         }
-        let what = format!("number of events in a proposal for {},", self.experiment);
+        let what = format!("proposal for {}: number of events", self.experiment);
         Err(BrokerError::out_of_range(what, self.events.len(), format!("1 to {PROPOSAL_EVENTS_MAX}")))
     }
 }

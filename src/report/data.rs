@@ -174,7 +174,7 @@ pub struct AgainstNoise {
     pub prompts: u32,
     /// The expectation of the mean under noise.
     pub noise_mean: f64,
-    /// The lower end of the 95 % interval of the mean under noise, in the normal limit.
+    /// The lower end of the 95 % interval of the mean under noise, in the normal approximation.
     pub noise_low: f64,
     /// The upper end of that interval.
     pub noise_high: f64,

@@ -320,7 +320,7 @@ impl<'a> Check<'a> {
         }
         let last = self.in_log.entry(experiment).or_default();
         if version != *last + 1 {
-            return Err(("version", format!("the log's stream has {last} events that differ from these")));
+            return Err(("version", format!("{version} is in the log with another event")));
         }
         *last = version;
         self.imported.added += 1;

@@ -61,7 +61,7 @@ pub(crate) enum Contradiction {
     #[error("the shape of the adapter differs from the adapter that the model began with")]
     OtherShape,
     /// The fingerprint in the event is wrong.
-    #[error("the adapter makes the model {made}, not {claimed}")]
+    #[error("the model with the adapter has fingerprint {made}, not {claimed}")]
     OtherFingerprint {
         /// The fingerprint of the model with the adapter.
         made: String,
@@ -96,8 +96,8 @@ impl Initial {
     }
 }
 
-/// The decoded events among these that name artifacts and that the rules allow. The rules reject undecodable
-/// events.
+/// Returns the proposed events that name artifacts and that the rules allow, decoded. The rules reject
+/// undecodable events.
 pub(super) fn named_artifacts(
     proposed: &[NewEvent],
     may_happen: impl Fn(EventId, &Event) -> bool,
@@ -114,7 +114,7 @@ fn names_artifacts(new: &NewEvent) -> bool {
     EventType::from_name(&new.event_type).is_some_and(|kind| kinds.contains(&kind))
 }
 
-/// The name of the artifact on which an event relies.
+/// Returns the name of the artifact on which an event relies.
 pub(super) fn artifact(event: &Event) -> Option<&str> {
     let Event::Training(event) = event else { return None };
     match event {
@@ -126,7 +126,7 @@ pub(super) fn artifact(event: &Event) -> Option<&str> {
 }
 
 impl ArtifactCheck {
-    /// A check against the models that the experiment began with.
+    /// Creates a check against the initial models of the experiment.
     pub(crate) fn new(artifacts: Arc<dyn ReadArtifacts>, policy: &Base, reward: &Base) -> Self {
         Self::of(artifacts, Initial::of(policy), Initial::of(reward))
     }
@@ -135,7 +135,8 @@ impl ArtifactCheck {
         Self { artifacts, policy, reward }
     }
 
-    /// The first reason to contradict one of these events, if there is one. Reads artifacts, and blocks.
+    /// Returns the first reason to contradict one of these events, if there is one. Reads artifacts, and
+    /// blocks.
     pub(super) fn contradicts(&self, events: &[Event]) -> Option<Contradiction> {
         events.iter().find_map(|event| self.check(event).err())
     }
@@ -211,8 +212,8 @@ fn scores(base: &Initial, adapter: &LoraAdapter) -> Result<(), Contradiction> {
     if labels == Some(1) { Ok(()) } else { Err(Contradiction::NoScoreHead) }
 }
 
-/// Whether an adapter changes the same projections, by matrices of the same rank and scaling, as the one it
-/// was trained from.
+/// Returns whether an adapter changes the same projections as `first`, the adapter that its training began
+/// with, by matrices of the same rank and scaling.
 fn has_shape_of(adapter: &LoraAdapter, first: &LoraAdapter) -> bool {
     let same = |a: &LoraPair, b: &LoraPair| a.rank == b.rank && a.scaling.to_bits() == b.scaling.to_bits();
     let is_like = |other: &LoraAdapter| {

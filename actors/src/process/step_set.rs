@@ -116,7 +116,8 @@ impl StepBuilder {
         self.start_step(|| self.reward(), StepName::Reward, context, &mut running)?;
         self.start_step(|| Ok(self.conflict()), StepName::Conflict, context, &mut running)?;
         if let Some(learns) = &self.plan.learning {
-            let resources = learning.ok_or(PipelineError::Missing("the resources of a plan that learns"))?;
+            let resources =
+                learning.ok_or(PipelineError::Missing("held-out prompts and models for learning"))?;
             self.start_learning(learns, resources, context, &mut running)?;
         }
         Ok(running)
@@ -180,7 +181,7 @@ impl StepBuilder {
     ) -> Result<ModelSteps, PipelineError> {
         let mut steps: Vec<Box<dyn AnyStep>> = vec![Box::new(self.generation()?), Box::new(self.reward()?)];
         let Some(learns) = &self.plan.learning else { return Ok(ModelSteps { steps, inputs: None }) };
-        let resources = learning.ok_or(PipelineError::Missing("the resources of a plan that learns"))?;
+        let resources = learning.ok_or(PipelineError::Missing("held-out prompts and models for learning"))?;
         let LearningResources { held_out, gold, trainer, policy, reward, inbox: _ } = resources;
         let gold: Option<SharedGold> = gold.map(|gold| Arc::new(Mutex::new(gold)));
         if learns.feedback.source == FeedbackSource::Oracle {

@@ -197,13 +197,13 @@ pub enum SelectionError {
     #[error("unknown selection rule `{0}`: use one of {rules}", rules = known_rules())]
     UnknownRule(String),
     /// A setting is outside its range.
-    #[error("{name} = {value} is out of range: it must be {range}")]
+    #[error("{name} = {value} is out of range: use {range}")]
     OutOfRange {
         /// The setting's name.
         name: &'static str,
         /// The value given.
         value: f64,
-        /// The range it must lie in.
+        /// The allowed range.
         range: &'static str,
     },
     /// A rule needs a budget, and none is set.
@@ -252,9 +252,9 @@ impl SelectionSettings {
             check((0.0..f64::INFINITY).contains(&delta), "delta", delta, "a finite number, 0 or more")?;
         }
         if let Some(tau) = self.tau {
-            check(unit.contains(&tau), "tau", tau, "between 0 and 1: it is a Kendall-tau distance")?;
+            check(unit.contains(&tau), "tau", tau, "a Kendall-tau distance, 0 to 1")?;
         }
-        check(unit.contains(&self.quantile), "quantile", self.quantile, "between 0 and 1")?;
+        check(unit.contains(&self.quantile), "quantile", self.quantile, "0 to 1")?;
         let lacks_budget = self.rule.needs_budget() && self.budget.is_none();
         if lacks_budget { Err(SelectionError::NoBudget(self.rule)) } else { Ok(()) }
     }

@@ -6,10 +6,13 @@ use super::{Event, EventType, upcast};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// The event type is unknown: a newer program wrote the log.
-    #[error("unknown event type {0:?}: this log was written by a newer version of dissent")]
+    #[error("unknown event type {0:?}: use the newer version of dissent that wrote the log")]
     UnknownType(String),
     /// The type has no such version.
-    #[error("event type {event_type} has no version {version}: this program knows up to {newest}")]
+    #[error(
+        "event type {event_type} has no version {version}, this program reads up to {newest}: \
+         use the version of dissent that wrote the log"
+    )]
     UnknownVersion {
         /// The type.
         event_type: &'static str,

@@ -1,5 +1,5 @@
 //! The selection of a round: pairs with a high conflict, the comparisons that judge them, and the figures of
-//! the round. All of it follows from the measured prompts, the plan and the round's number.
+//! the round. The selection follows from the measured prompts, the plan and the round's number.
 
 use super::prompts::{MeasuredPrompt, Prompts};
 use crate::analysis::mean;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RsoError {
     /// β must be a finite number above 0.
-    #[error("beta = {0} is out of range: it must be above 0")]
+    #[error("beta = {0} is out of range: use a number above 0")]
     Beta(f64),
     /// A reward is not a finite number.
     #[error("rewards[{index}]: must be a finite number, found {value}")]
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn errors_name_the_invalid_beta_or_reward() {
         let message = |rewards: &[f64], beta| accepted(rewards, beta, 1, seed(0)).unwrap_err().to_string();
-        assert_eq!(message(&[1.0], 0.0), "beta = 0 is out of range: it must be above 0");
+        assert_eq!(message(&[1.0], 0.0), "beta = 0 is out of range: use a number above 0");
         assert_eq!(message(&[1.0, f64::NAN], 0.5), "rewards[1]: must be a finite number, found NaN");
         assert!(acceptance(&[f64::INFINITY], 0.5).is_err());
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A setting outside its range.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{name} = {value} is out of range: it must be {range}")]
+#[error("{name} = {value} is out of range: use {range}")]
 pub struct SettingError {
     /// The setting's name, as in the configuration file.
     pub name: &'static str,
@@ -133,32 +133,27 @@ impl Hyperparameters {
     pub fn validate(&self) -> Result<(), SettingError> {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let not_negative = |value: f64| value >= 0.0 && value.is_finite();
-        check(positive(self.learning_rate), "learning_rate", self.learning_rate, "above 0")?;
-        check(positive(self.epochs), "epochs", self.epochs, "above 0")?;
+        check(positive(self.learning_rate), "learning_rate", self.learning_rate, "a number above 0")?;
+        check(positive(self.epochs), "epochs", self.epochs, "a number above 0")?;
         if let Some(steps) = self.steps {
             check(steps >= 1, "steps", steps as f64, "at least 1")?;
         }
         if let Warmup::Ratio(ratio) = self.warmup {
-            check((0.0..=1.0).contains(&ratio), "warmup", ratio, "between 0 and 1 as a ratio")?;
+            check((0.0..=1.0).contains(&ratio), "warmup", ratio, "0 to 1 as a ratio")?;
         }
-        check(
-            (1..=4096).contains(&self.batch_size),
-            "batch_size",
-            f64::from(self.batch_size),
-            "between 1 and 4096",
-        )?;
+        check((1..=4096).contains(&self.batch_size), "batch_size", f64::from(self.batch_size), "1 to 4096")?;
         let accumulation = f64::from(self.gradient_accumulation);
         check(
             (1..=65_536).contains(&self.gradient_accumulation),
             "gradient_accumulation",
             accumulation,
-            "between 1 and 65536",
+            "1 to 65536",
         )?;
         check(
             (2..=32_768).contains(&self.max_length),
             "max_length",
             f64::from(self.max_length),
-            "between 2 and 32768",
+            "2 to 32768",
         )?;
         check(not_negative(self.weight_decay), "weight_decay", self.weight_decay, "0 or more")?;
         check(
@@ -168,12 +163,17 @@ impl Hyperparameters {
             "0 (never clip) or more",
         )?;
         for beta in self.adam_betas {
-            check((0.0..1.0).contains(&beta), "adam_betas", beta, "at least 0 and below 1")?;
+            check((0.0..1.0).contains(&beta), "adam_betas", beta, "0 or more, below 1")?;
         }
-        check(positive(self.adam_epsilon), "adam_epsilon", self.adam_epsilon, "above 0")?;
+        check(positive(self.adam_epsilon), "adam_epsilon", self.adam_epsilon, "a number above 0")?;
         let Some(lora) = &self.lora else { return Ok(()) };
-        check((1..=65_536).contains(&lora.r), "lora.r", f64::from(lora.r), "between 1 and 65536")?;
-        check(lora.alpha.is_finite() && lora.alpha != 0.0, "lora.alpha", lora.alpha, "finite and not 0")
+        check((1..=65_536).contains(&lora.r), "lora.r", f64::from(lora.r), "1 to 65536")?;
+        check(
+            lora.alpha.is_finite() && lora.alpha != 0.0,
+            "lora.alpha",
+            lora.alpha,
+            "a finite number other than 0",
+        )
     }
 }
 
@@ -312,14 +312,13 @@ impl PolicyObjective {
     /// # Errors
     /// The first setting that is out of range.
     pub fn validate(&self) -> Result<(), SettingError> {
-        check(self.beta > 0.0 && self.beta.is_finite(), "beta", self.beta, "above 0")?;
+        check(self.beta > 0.0 && self.beta.is_finite(), "beta", self.beta, "a number above 0")?;
         let ppo = &self.ppo;
         let samples_min = match self.method {
             PolicyMethod::Grpo | PolicyMethod::Rloo => 2,
             PolicyMethod::Dpo | PolicyMethod::Rso | PolicyMethod::Ppo => 1,
         };
-        let range =
-            if samples_min == 2 { "between 2 and 1024 for grpo and rloo" } else { "between 1 and 1024" };
+        let range = if samples_min == 2 { "2 to 1024 for grpo and rloo" } else { "1 to 1024" };
         check((samples_min..=1024).contains(&ppo.samples), "ppo.samples", f64::from(ppo.samples), range)?;
         for (name, count) in [
             ("ppo.prompts", ppo.prompts),
@@ -327,12 +326,12 @@ impl PolicyObjective {
             ("ppo.epochs", ppo.epochs),
             ("ppo.max_new_tokens", ppo.max_new_tokens),
         ] {
-            check((1..=65_536).contains(&count), name, f64::from(count), "between 1 and 65536")?;
+            check((1..=65_536).contains(&count), name, f64::from(count), "1 to 65536")?;
         }
         let positive = |value: f64| value > 0.0 && value.is_finite();
-        check(positive(ppo.temperature), "ppo.temperature", ppo.temperature, "above 0")?;
-        check(ppo.clip > 0.0 && ppo.clip < 1.0, "ppo.clip", ppo.clip, "between 0 and 1")?;
-        check(positive(ppo.value_clip), "ppo.value_clip", ppo.value_clip, "above 0")?;
+        check(positive(ppo.temperature), "ppo.temperature", ppo.temperature, "a number above 0")?;
+        check(ppo.clip > 0.0 && ppo.clip < 1.0, "ppo.clip", ppo.clip, "a number above 0 and below 1")?;
+        check(positive(ppo.value_clip), "ppo.value_clip", ppo.value_clip, "a number above 0")?;
         for (name, value) in [
             ("ppo.value_coefficient", ppo.value_coefficient),
             ("ppo.kl_coefficient", ppo.kl_coefficient),
@@ -341,10 +340,10 @@ impl PolicyObjective {
             check(value >= 0.0 && value.is_finite(), name, value, "0 or more")?;
         }
         let target = ppo.kl_target.unwrap_or(1.0);
-        check(positive(target), "ppo.kl_target", target, "above 0")?;
-        check(positive(ppo.kl_horizon), "ppo.kl_horizon", ppo.kl_horizon, "above 0")?;
-        check((0.0..=1.0).contains(&ppo.gamma), "ppo.gamma", ppo.gamma, "between 0 and 1")?;
-        check((0.0..=1.0).contains(&ppo.lambda), "ppo.lambda", ppo.lambda, "between 0 and 1")
+        check(positive(target), "ppo.kl_target", target, "a number above 0")?;
+        check(positive(ppo.kl_horizon), "ppo.kl_horizon", ppo.kl_horizon, "a number above 0")?;
+        check((0.0..=1.0).contains(&ppo.gamma), "ppo.gamma", ppo.gamma, "0 to 1")?;
+        check((0.0..=1.0).contains(&ppo.lambda), "ppo.lambda", ppo.lambda, "0 to 1")
     }
 }
 
@@ -362,7 +361,7 @@ mod tests {
     fn a_setting_out_of_range_is_named() {
         let error =
             Hyperparameters { learning_rate: 0.0, ..Hyperparameters::default() }.validate().unwrap_err();
-        assert_eq!(error.to_string(), "learning_rate = 0 is out of range: it must be above 0");
+        assert_eq!(error.to_string(), "learning_rate = 0 is out of range: use a number above 0");
         let group_of_one = PolicyObjective { method: PolicyMethod::Grpo, ..PolicyObjective::default() };
         assert_eq!(group_of_one.validate().unwrap_err().name, "ppo.samples");
     }

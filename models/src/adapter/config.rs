@@ -118,14 +118,14 @@ impl AdapterConfig {
         if b.columns != rank {
             return Err(format!("has an A of rank {rank} and a B of rank {}", b.columns));
         }
-        let expected = match matching(self.rank_pattern.as_ref(), target)? {
+        let expected = match matching("rank_pattern", self.rank_pattern.as_ref(), target)? {
             Some(value) => value.as_u64().and_then(|rank| usize::try_from(rank).ok()),
             None => Some(self.r),
         };
         if expected != Some(rank) {
             return Err(format!("has rank {rank}, which differs from the configuration"));
         }
-        let alpha = match matching(self.alpha_pattern.as_ref(), target)? {
+        let alpha = match matching("alpha_pattern", self.alpha_pattern.as_ref(), target)? {
             Some(value) => value.as_f64().map(narrow).filter(|alpha| alpha.is_finite()),
             None => Some(self.lora_alpha),
         };
@@ -156,6 +156,7 @@ fn narrow(alpha: f64) -> f32 {
 /// PEFT treats patterns as regular expressions that must match the end of the name, from a dot on. Plain
 /// names mean the same here; other patterns are refused.
 fn matching<'a>(
+    setting: &str,
     patterns: Option<&'a Map<String, Value>>,
     target: &LoraTarget,
 ) -> Result<Option<&'a Value>, String> {
@@ -165,9 +166,7 @@ fn matching<'a>(
         let plain =
             pattern.chars().all(|character| character.is_ascii_alphanumeric() || "._".contains(character));
         if !plain {
-            return Err(format!(
-                "may match the pattern {pattern:?}: only plain module names are supported there"
-            ));
+            return Err(format!("may match the pattern {pattern:?} of {setting}: use plain module names"));
         }
         let ends =
             name.strip_suffix(pattern.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));

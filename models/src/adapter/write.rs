@@ -151,8 +151,8 @@ impl LoraAdapter {
         }
     }
 
-    /// `adapter_config.json` with the settings of peft 0.15. All but those of plain LoRA have their default
-    /// value.
+    /// Returns `adapter_config.json` with the settings of peft 0.15. Settings beyond plain LoRA have their
+    /// default value.
     fn settings(&self) -> Value {
         let stabilised = !self.is_scaled_by(false) && self.is_scaled_by(true);
         let (rank_pattern, alpha_pattern) = self.patterns(stabilised);
@@ -196,15 +196,15 @@ impl LoraAdapter {
         })
     }
 
-    /// Whether the scaling of every pair follows from the adapter's alpha: alpha / rank, or with `root` alpha
-    /// / √rank.
+    /// Returns whether the scaling of every pair follows from the adapter's alpha: alpha / rank, or with
+    /// `root` alpha / √rank.
     fn is_scaled_by(&self, root: bool) -> bool {
         self.layers
             .values()
             .all(|pair| pair.scaling.to_bits() == scaling(self.alpha, pair.rank, root).to_bits())
     }
 
-    /// Ranks and alphas of single modules that differ from the adapter's.
+    /// Returns the ranks and alphas of single modules that differ from the adapter's.
     fn patterns(&self, stabilised: bool) -> (Map<String, Value>, Map<String, Value>) {
         let (mut ranks, mut alphas) = (Map::new(), Map::new());
         for (LoraTarget { layer, module }, pair) in &self.layers {
@@ -238,7 +238,7 @@ impl LoraAdapter {
         self.layers.keys().map(|LoraTarget { layer, module }| format!("layers.{layer}.{module}")).collect()
     }
 
-    /// `adapter_model.safetensors`.
+    /// Returns `adapter_model.safetensors`.
     fn weights(&self) -> Result<Vec<u8>, ModelError> {
         let mut tensors: Vec<(String, [usize; 2], &[f32])> = Vec::new();
         for (LoraTarget { layer, module }, pair) in &self.layers {

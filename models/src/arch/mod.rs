@@ -321,7 +321,7 @@ pub(crate) fn rotary_tables(graph: &mut Graph, config: &ModelConfig) -> (Value, 
     (graph.constant_f32("rotary.cos", &shape, &cos), graph.constant_f32("rotary.sin", &shape, &sin))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding to 32 bits is what it is for")]
+#[expect(clippy::cast_possible_truncation, reason = "the function rounds to 32 bits")]
 fn round(number: f64) -> f32 {
     number as f32
 }

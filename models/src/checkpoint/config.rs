@@ -105,7 +105,7 @@ impl ModelConfig {
         self.rope.validate(self.head_dim)?;
         if self.architecture == Architecture::Llama && self.rope.rotary_dims != self.head_dim {
             return Err(format!(
-                "only {} of {} dimensions of a Llama head are rotated",
+                "{} rotary dimensions are not supported for Llama: all {} of a head are required",
                 self.rope.rotary_dims, self.head_dim
             ));
         }
@@ -155,7 +155,7 @@ impl Rope {
         }
         if self.rotary_dims == 0 || !self.rotary_dims.is_multiple_of(2) || self.rotary_dims > head_dim {
             return Err(format!(
-                "{} rotated dimensions are not an even number of at most {head_dim}",
+                "rotary dimensions {} are out of range: use an even number from 2 to {head_dim}",
                 self.rotary_dims
             ));
         }

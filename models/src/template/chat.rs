@@ -82,7 +82,7 @@ fn describe(error: &Error) -> String {
     let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
     let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
     let hint = if error.kind() == ErrorKind::UnknownFunction && detail.contains("strftime_now") {
-        "; it uses the current date, so runs would differ: use a text with {prompt}"
+        "; the template uses the current date, so runs differ: use a text with {prompt}"
     } else {
         ""
     };

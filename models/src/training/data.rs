@@ -36,7 +36,7 @@ impl TrainingData {
         }
     }
 
-    /// Whether there are no examples.
+    /// Returns whether there are no examples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -101,7 +101,7 @@ impl TrainingData {
         }
     }
 
-    /// BLAKE3 of all numbers, in hex: different examples have different fingerprints.
+    /// Returns the BLAKE3 hash of all numbers, in hex: different examples have different fingerprints.
     pub(super) fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(match self {

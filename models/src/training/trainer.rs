@@ -46,7 +46,7 @@ pub struct Trainer {
     rate: LearningRate,
     steps: u64,
     session: StepSession,
-    /// Opened at the first evaluation.
+    /// The session of evaluations, opened at the first one.
     evaluation: Option<EvalSession>,
     /// The parameters before the first step.
     initial: Vec<f32>,

@@ -82,7 +82,7 @@ impl TuningCheckpoint {
         };
         if stored.version != VERSION {
             return refuse(format!(
-                "format {} is not supported, this program reads format {VERSION}",
+                "format {} is not supported, this program reads format {VERSION}; restart the tuning",
                 stored.version
             ));
         }

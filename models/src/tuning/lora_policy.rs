@@ -71,7 +71,7 @@ impl LoraPolicy {
             (None, None) => {
                 return Err(ModelError::invalid(
                     InvalidKind::Setting,
-                    "tuning a policy needs a low-rank change: set its rank (lora)",
+                    "policy tuning needs a LoRA adapter: set lora.r",
                 ));
             }
         };

@@ -28,8 +28,8 @@ impl TryFrom<PolicyMethod> for Method {
             PolicyMethod::Rloo => Ok(Self::Rloo),
             PolicyMethod::Dpo | PolicyMethod::Rso => Err(ModelError::invalid(
                 InvalidKind::Unsupported,
-                "dpo and rso train on existing pairs: make pairs of scored completions, and train on them; \
-                 ppo, grpo and rloo sample while they train",
+                "dpo and rso do not sample while they train: build preference pairs from scored completions, \
+                 or use ppo, grpo or rloo",
             )),
         }
     }

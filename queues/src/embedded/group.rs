@@ -168,7 +168,7 @@ impl Group {
             return Err(BrokerError::DifferentSettings { group: self.name.clone() });
         }
         if self.members.len() >= MEMBERS_MAX {
-            let what = format!("number of consumers of group {:?},", self.name);
+            let what = format!("group {:?}: number of consumers", self.name);
             return Err(BrokerError::out_of_range(what, MEMBERS_MAX + 1, format!("at most {MEMBERS_MAX}")));
         }
         let member = self.members_begun;

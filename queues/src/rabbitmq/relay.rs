@@ -471,7 +471,9 @@ fn stored_cursor(log: &dyn EventLog, name: &str) -> Result<u64, BrokerError> {
     let position = match record.split_first() {
         Some((&CURSOR_FORMAT, position)) => position.try_into().map(u64::from_le_bytes),
         Some((format, _)) => {
-            return Err(corrupt(format!("unknown format {format}, expected {CURSOR_FORMAT}")));
+            return Err(corrupt(format!(
+                "unknown format {format}: use the version of dissent that wrote it"
+            )));
         }
         None => return Err(corrupt("the record is empty".to_owned())),
     };

@@ -105,7 +105,7 @@ fn question((index, entry): (usize, Entry)) -> Result<Question, String> {
     })
 }
 
-/// Returns the preferences of the questions. A prompt is the index of a question.
+/// Returns the preferred pairs of the questions. The `prompt` of a pair is the index of its question.
 #[must_use]
 pub(super) fn labelled_pairs(questions: &[&Question]) -> Vec<LabelledPair> {
     let of = |(prompt, question): (usize, &&Question)| {

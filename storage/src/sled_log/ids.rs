@@ -78,7 +78,7 @@ struct Run {
     end: u64,
     /// The first hash of each chunk.
     firsts: Vec<u32>,
-    /// `None` if it could not be built: then the run is read.
+    /// The filter of the run's hashes. `None` if building it failed: then each lookup reads the run.
     filter: Option<BinaryFuse8>,
 }
 

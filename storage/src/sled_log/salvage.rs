@@ -38,11 +38,11 @@ pub struct Salvage {
 }
 
 impl Salvage {
-    /// Reads the intact events of the log in `dir`. It works on copies beside the log, which need as much
-    /// space as the log; the log does not change. Of an undamaged log it reads every event.
+    /// Reads the intact events of the log in `dir`. Works on copies beside the log, which need as much space
+    /// as the log; the log does not change. Reads every event of an undamaged log.
     ///
     /// # Errors
-    /// If another process has it open, a copy cannot be made, or nothing can be read (`Corrupt`).
+    /// If another process has the log open, a copy cannot be made, or nothing can be read (`Corrupt`).
     pub fn of(dir: &Path) -> Result<Self, LogError> {
         salvage(dir).map_err(|error| located(dir, error))
     }
@@ -59,7 +59,7 @@ impl Salvage {
         self.promised
     }
 
-    /// Events that could not be read, or that depend on such events; the first hundred.
+    /// Returns the events that cannot be read, or that depend on such events; the first hundred.
     #[must_use]
     pub fn lost(&self) -> &[Finding] {
         &self.lost

@@ -167,7 +167,7 @@ fn tokens_per_second(command: &mut Command) -> Result<f64> {
     let report = json_of(command)?;
     for (key, asked) in [("prompt_tokens", PROMPT_TOKENS), ("samples", SAMPLES), ("new_tokens", NEW_TOKENS)] {
         if report.get(key).and_then(Value::as_u64) != Some(u64::from(asked)) {
-            bail!("asked for {key} = {asked}, measured {report}");
+            bail!("wrong {key} in the benchmark's report: expected {asked}, found {report}");
         }
     }
     number(&report, "tokens_per_second")

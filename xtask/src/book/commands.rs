@@ -111,7 +111,9 @@ fn steps(name: &str, page: &Page) -> Result<Vec<Step>> {
             last = Some(steps.len());
             steps.push(Step::new(fence.line, &fence.text, false));
         } else if fence.has("output") {
-            let step = last.with_context(|| format!("{name}:{}: no runnable block before it", fence.line))?;
+            let step = last.with_context(|| {
+                format!("{name}:{}: no runnable block before this output block", fence.line)
+            })?;
             let lines = fence.text.lines().map(str::trim).filter(|line| !line.is_empty());
             steps[step].expected.extend(lines.map(str::to_owned));
         }

@@ -124,7 +124,7 @@ fn errors_name_the_setting_out_of_range() {
     let message = |settings: SelectionSettings| settings.validate().unwrap_err().to_string();
     assert_eq!(
         message(SelectionSettings { tau: Some(1.5), ..SelectionSettings::default() }),
-        "tau = 1.5 is out of range: it must be between 0 and 1: it is a Kendall-tau distance"
+        "tau = 1.5 is out of range: use a Kendall-tau distance, 0 to 1"
     );
     assert_eq!(
         message(settings(Rule::Random)),

@@ -54,7 +54,7 @@ impl BlockType {
         ))
     }
 
-    /// Its name in ggml.
+    /// Returns the name in ggml.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -71,7 +71,7 @@ impl BlockType {
         }
     }
 
-    /// Elements and bytes of one block.
+    /// Returns the numbers of elements and of bytes of one block.
     pub(super) const fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
@@ -87,13 +87,13 @@ impl BlockType {
         }
     }
 
-    /// Bytes of a tensor of row-major `shape`. A row must consist of whole blocks.
+    /// Returns the size of a tensor of row-major `shape`, in bytes. A row must consist of whole blocks.
     pub(super) fn bytes_of(self, shape: &[usize]) -> Result<u64, String> {
         let (elements, bytes) = self.block();
         let columns = shape.last().copied().unwrap_or(1);
         if !columns.is_multiple_of(elements) {
             return Err(format!(
-                "rows of {columns} elements are not whole {} blocks of {elements}",
+                "row length {columns} is not a multiple of the {} block size, {elements} elements",
                 self.name()
             ));
         }
@@ -147,8 +147,8 @@ fn nibble(byte: u8, high: bool) -> u8 {
     if high { byte >> 4 } else { byte & 0x0f }
 }
 
-/// Half scale, then 16 bytes of two elements each: the low nibbles are the first 16 elements. Value: scale ·
-/// (q − 8).
+/// Dequantises a Q4_0 block. Layout: half scale, then 16 bytes of two elements each, the first 16 in the low
+/// nibbles. Value: scale · (q − 8).
 fn q4_0(block: &[u8; 18], out: &mut Vec<f32>) {
     let scale = half_at(block, 0);
     for high in [false, true] {
@@ -156,7 +156,7 @@ fn q4_0(block: &[u8; 18], out: &mut Vec<f32>) {
     }
 }
 
-/// Half scale, half minimum, then as [`q4_0`]. Value: scale · q + minimum.
+/// Dequantises a Q4_1 block. Layout: half scale, half minimum, then as [`q4_0`]. Value: scale · q + minimum.
 fn q4_1(block: &[u8; 20], out: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     for high in [false, true] {
@@ -174,21 +174,22 @@ fn five_bits(fifths: [u8; 4], nibbles: &[u8]) -> impl Iterator<Item = f32> {
     })
 }
 
-/// Half scale, fifth bits, nibbles. Value: scale · (q − 16).
+/// Dequantises a Q5_0 block. Layout: half scale, fifth bits, nibbles. Value: scale · (q − 16).
 fn q5_0(block: &[u8; 22], out: &mut Vec<f32>) {
     let scale = half_at(block, 0);
     let fifths = [block[2], block[3], block[4], block[5]];
     out.extend(five_bits(fifths, &block[6..]).map(|q| scale * (q - 16.0)));
 }
 
-/// Half scale, half minimum, fifth bits, nibbles. Value: scale · q + minimum.
+/// Dequantises a Q5_1 block. Layout: half scale, half minimum, fifth bits, nibbles. Value: scale · q +
+/// minimum.
 fn q5_1(block: &[u8; 24], out: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     let fifths = [block[4], block[5], block[6], block[7]];
     out.extend(five_bits(fifths, &block[8..]).map(|q| scale * q + minimum));
 }
 
-/// Half scale, 32 signed bytes. Value: scale · q.
+/// Dequantises a Q8_0 block. Layout: half scale, 32 signed bytes. Value: scale · q.
 fn q8_0(block: &[u8; 34], out: &mut Vec<f32>) {
     let scale = half_at(block, 0);
     out.extend(block[2..].iter().map(|&byte| scale * f32::from(byte.cast_signed())));
@@ -211,9 +212,9 @@ fn scales_and_minima(packed: &[u8]) -> [(f32, f32); 8] {
     })
 }
 
-/// Half scale, half minimum scale, packed group scales and minima, nibbles. Of each 32 bytes, the low nibbles
-/// are one group and the high nibbles the next. Value: scale · group scale · q − minimum scale · group
-/// minimum.
+/// Dequantises a Q4_K block. Layout: half scale, half minimum scale, packed group scales and minima, nibbles.
+/// Of each 32 bytes, the low nibbles are one group and the high nibbles the next. Value: scale · group scale
+/// · q − minimum scale · group minimum.
 fn q4_k(block: &[u8; 144], out: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     for (group, (group_scale, group_minimum)) in scales_and_minima(&block[4..16]).into_iter().enumerate() {
@@ -223,8 +224,8 @@ fn q4_k(block: &[u8; 144], out: &mut Vec<f32>) {
     }
 }
 
-/// As [`q4_k`], with 32 bytes of fifth bits before the nibbles: bit g of byte i belongs to element i of group
-/// g.
+/// Dequantises a Q5_K block. Layout: as [`q4_k`], with 32 bytes of fifth bits before the nibbles. Bit g of
+/// byte i belongs to element i of group g.
 fn q5_k(block: &[u8; 176], out: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     let fifths = &block[16..48];
@@ -238,9 +239,9 @@ fn q5_k(block: &[u8; 176], out: &mut Vec<f32>) {
     }
 }
 
-/// 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed group scales, half scale. In each half of the
-/// block, 64 bytes of nibbles and 32 of pairs make four runs of 32 elements. Value: scale · group scale · (q
-/// − 32), in groups of 16.
+/// Dequantises a Q6_K block. Layout: 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed group scales,
+/// half scale. In each half of the block, 64 bytes of nibbles and 32 of pairs make four runs of 32 elements.
+/// Value: scale · group scale · (q − 32), in groups of 16.
 fn q6_k(block: &[u8; 210], out: &mut Vec<f32>) {
     let scale = half_at(block, 208);
     for run in 0..8 {

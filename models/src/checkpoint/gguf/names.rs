@@ -11,7 +11,7 @@ pub(super) enum Destination {
     Configuration,
 }
 
-/// How llama.cpp's converter reordered the rows of a tensor.
+/// The row order of a tensor in a GGUF file, as llama.cpp's converter writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RowOrder {
     Same,
@@ -43,7 +43,7 @@ pub(super) fn destination(name: &str, config: &ModelConfig) -> Result<Destinatio
     Ok(Destination::Tensor { name, rows })
 }
 
-/// `blk.3.attn_q.weight` → (3, `attn_q`, `weight`).
+/// Splits `blk.3.attn_q.weight` into (3, `attn_q`, `weight`).
 fn layer_part(name: &str) -> Option<(usize, &str, &str)> {
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
     let (part, suffix) = rest.split_once('.')?;

@@ -38,7 +38,7 @@ pub(super) fn build(header: &Header, architecture: Architecture) -> Result<TextT
     TextTokenizer::new(inner, chat_template, text_of("bos"), text_of("eos")).with_special_tokens(bos, eos)
 }
 
-/// Tokens that are matched whole in a text: control tokens (special) and added tokens.
+/// Returns the tokens that are matched whole in a text: control tokens (special) and added tokens.
 fn added_tokens(header: &Header, tokens: &[String]) -> Vec<Value> {
     let types = header.integers("tokenizer.ggml.token_type").unwrap_or_default();
     tokens
@@ -61,8 +61,8 @@ fn vocabulary(tokens: &[String]) -> Value {
     Value::Object(ids)
 }
 
-/// Byte-level BPE. Also returns whether such a tokenizer adds a beginning-of-sequence token if the file does
-/// not say.
+/// Builds a byte-level BPE model. Also returns whether such a tokenizer adds a beginning-of-sequence
+/// token if the file does not say.
 fn byte_level(
     header: &Header,
     tokens: &[String],
@@ -145,8 +145,8 @@ impl Splitting {
     }
 }
 
-/// SentencePiece BPE, as in Llama 2. The file lists scores instead of merges. Two tokens may be merged if
-/// their join is a token; the join with the higher score goes first.
+/// Builds a SentencePiece BPE model, as in Llama 2. The file lists scores instead of merges. Two tokens may
+/// be merged if their join is a token; the join with the higher score goes first.
 fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
     let scores = header.floats("tokenizer.ggml.scores").ok_or("tokenizer.ggml.scores is missing")?;
     if scores.len() != tokens.len() {

@@ -8,7 +8,7 @@ use crate::onnx::value::Value;
 
 use super::{Backward, BackwardNode};
 
-/// The tanh form of GELU: Φ(x) ≈ ½ (1 + tanh(√(2/π) (x + 0.044715 x³))).
+/// The coefficient of x³ in the tanh form of GELU: Φ(x) ≈ ½ (1 + tanh(√(2/π) (x + 0.044715 x³))).
 const GELU_CUBIC: f32 = 0.044_715;
 
 impl Backward<'_> {

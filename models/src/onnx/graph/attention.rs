@@ -22,8 +22,8 @@ pub struct AttentionCache {
 }
 
 impl Graph {
-    /// Rotary position embedding of `[batch, seq, heads · head_dim]` at positions `[batch, seq]`. ONNX
-    /// Runtime needs tables of at least `seq` rows for any positions, so packed tokens have the shape
+    /// Applies the rotary position embedding to `[batch, seq, heads · head_dim]` at positions `[batch, seq]`.
+    /// ONNX Runtime needs tables of at least `seq` rows for any positions, so packed tokens have the shape
     /// `[tokens, 1, ..]`.
     pub fn rotary(
         &mut self,
@@ -36,8 +36,8 @@ impl Graph {
         self.same_shape(Op::Rotary { heads, rotary_dims }, &[x, positions, cos, sin])
     }
 
-    /// Causal attention over a cache: `(output, present_key, present_value)`. The head counts follow from the
-    /// shapes.
+    /// Adds causal attention over a cache, and returns `(output, present_key, present_value)`. The head
+    /// counts follow from the shapes.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.

@@ -7,7 +7,7 @@ use super::Graph;
 use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
 impl Graph {
-    /// x + y with broadcasting: aligned at the last axis, the sizes are equal, or one of them is 1 or
+    /// Returns x + y with broadcasting: aligned at the last axis, the sizes are equal, or one of them is 1 or
     /// missing.
     ///
     /// # Errors
@@ -16,7 +16,7 @@ impl Graph {
         self.binary("an addition", Op::Add, x, y)
     }
 
-    /// x − y, broadcast as in [`Graph::add`].
+    /// Returns x − y, broadcast as in [`Graph::add`].
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -24,7 +24,7 @@ impl Graph {
         self.binary("a subtraction", Op::Sub, x, y)
     }
 
-    /// x · y element by element, broadcast as in [`Graph::add`].
+    /// Returns x · y element by element, broadcast as in [`Graph::add`].
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -32,7 +32,7 @@ impl Graph {
         self.binary("a product", Op::Mul, x, y)
     }
 
-    /// x / y, broadcast as in [`Graph::add`].
+    /// Returns x / y, broadcast as in [`Graph::add`].
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -58,7 +58,7 @@ impl Graph {
         self.binary("a maximum", Op::Max, x, y)
     }
 
-    /// 1 where x > y and 0 elsewhere, 32-bit floats, broadcast as in [`Graph::add`].
+    /// Returns 1 where x > y and 0 elsewhere, 32-bit floats, broadcast as in [`Graph::add`].
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -66,7 +66,7 @@ impl Graph {
         self.comparison("a comparison", Op::Greater, x, y)
     }
 
-    /// 1 where x ≤ y and 0 elsewhere, 32-bit floats, broadcast as in [`Graph::add`].
+    /// Returns 1 where x ≤ y and 0 elsewhere, 32-bit floats, broadcast as in [`Graph::add`].
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -74,8 +74,8 @@ impl Graph {
         self.comparison("a comparison", Op::LessOrEqual, x, y)
     }
 
-    /// x where the mask is not 0 and y elsewhere, broadcast as in [`Graph::add`]. Elements that are not
-    /// selected may be infinite or NaN.
+    /// Returns x where the mask is not 0 and y elsewhere, broadcast as in [`Graph::add`]. Elements that are
+    /// not selected may be infinite or NaN.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
@@ -88,7 +88,7 @@ impl Graph {
         Ok(self.node(Op::Where, &[condition, x, y], element, shape))
     }
 
-    /// x in another element type.
+    /// Returns x in another element type.
     pub fn cast(&mut self, x: Value, to: ElementType) -> Value {
         if self.info(x).element == to {
             return x;
@@ -97,18 +97,18 @@ impl Graph {
         self.node(Op::Cast { to }, &[x], to, shape)
     }
 
-    /// x, treated as a constant by the gradient.
+    /// Returns x, treated as a constant by the gradient.
     pub fn stop_gradient(&mut self, x: Value) -> Value {
         let element = self.info(x).element;
         self.same_shape(Op::StopGradient { element }, &[x])
     }
 
-    /// −x.
+    /// Returns −x.
     pub fn neg(&mut self, x: Value) -> Value {
         self.same_shape(Op::Neg, &[x])
     }
 
-    /// eˣ.
+    /// Returns eˣ.
     pub fn exp(&mut self, x: Value) -> Value {
         self.same_shape(Op::Exp, &[x])
     }
@@ -118,37 +118,37 @@ impl Graph {
         self.same_shape(Op::Log, &[x])
     }
 
-    /// √x.
+    /// Returns √x.
     pub fn sqrt(&mut self, x: Value) -> Value {
         self.same_shape(Op::Sqrt, &[x])
     }
 
-    /// 1 / x.
+    /// Returns 1 / x.
     pub fn reciprocal(&mut self, x: Value) -> Value {
         self.same_shape(Op::Reciprocal, &[x])
     }
 
-    /// σ(x) = 1 / (1 + e⁻ˣ).
+    /// Returns σ(x) = 1 / (1 + e⁻ˣ).
     pub fn sigmoid(&mut self, x: Value) -> Value {
         self.same_shape(Op::Sigmoid, &[x])
     }
 
-    /// ln(1 + eˣ), which is −ln σ(−x).
+    /// Returns ln(1 + eˣ), which is −ln σ(−x).
     pub fn softplus(&mut self, x: Value) -> Value {
         self.same_shape(Op::Softplus, &[x])
     }
 
-    /// tanh x.
+    /// Returns tanh x.
     pub fn tanh(&mut self, x: Value) -> Value {
         self.same_shape(Op::Tanh, &[x])
     }
 
-    /// |x|, with gradient 0 at 0.
+    /// Returns |x|, with gradient 0 at 0.
     pub fn abs(&mut self, x: Value) -> Value {
         self.same_shape(Op::Abs, &[x])
     }
 
-    /// −1, 0 or 1.
+    /// Returns −1, 0 or 1.
     pub fn sign(&mut self, x: Value) -> Value {
         self.same_shape(Op::Sign, &[x])
     }
@@ -158,34 +158,35 @@ impl Graph {
         self.same_shape(Op::Erf, &[x])
     }
 
-    /// x².
+    /// Returns x².
     pub fn square(&mut self, x: Value) -> Value {
         self.same_shape(Op::Mul, &[x, x])
     }
 
-    /// x · σ(x).
+    /// Returns x · σ(x).
     pub fn silu(&mut self, x: Value) -> Value {
         self.same_shape(Op::Silu, &[x])
     }
 
-    /// x · Φ(x), or its tanh approximation.
+    /// Returns x · Φ(x), or its tanh approximation.
     pub fn gelu(&mut self, x: Value, tanh: bool) -> Value {
         self.same_shape(Op::Gelu { tanh }, &[x])
     }
 
-    /// factor · x.
+    /// Returns factor · x.
     pub fn scale(&mut self, x: Value, factor: f32) -> Value {
         let factor = self.constant_scalar(factor);
         self.same_shape(Op::Mul, &[x, factor])
     }
 
-    /// x + term.
+    /// Returns x + term.
     pub fn shift(&mut self, x: Value, term: f32) -> Value {
         let term = self.constant_scalar(term);
         self.same_shape(Op::Add, &[x, term])
     }
 
-    /// x clamped to `low..=high`. The gradient is 1 from `low` to `high`, both included, and 0 outside.
+    /// Returns x clamped to `low..=high`. The gradient is 1 from `low` to `high`, both included, and 0
+    /// outside.
     pub fn clip(&mut self, x: Value, low: f32, high: f32) -> Value {
         self.same_shape(Op::Clip { low, high }, &[x])
     }

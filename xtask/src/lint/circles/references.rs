@@ -74,7 +74,7 @@ pub(super) fn defined(item: &Item) -> Option<&Ident> {
 }
 
 /// Returns the attributes of an item.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the remaining items have none that decide about tests")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the remaining items have no parsed attributes")]
 pub(super) fn attributes(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(item) => &item.attrs,

@@ -413,9 +413,9 @@ fn an_export_to_too_few_annotators_warns_of_missing_judgements() {
     let args =
         ["export", "desk", "--output", pattern.to_str().unwrap(), "--annotator", "ann", "--annotator", "ben"];
     let notice = |lab: &FeedbackLab| String::from_utf8(lab.feedback(&args, "").stderr).unwrap();
-    assert!(notice(&lab).contains("missing"));
+    assert!(notice(&lab).contains("without an annotator"));
     lab.output(&["import", "-"], &(0..4).map(|at| line(at, "cy", "tie")).collect::<String>());
-    assert!(!notice(&lab).contains("missing"));
+    assert!(!notice(&lab).contains("without an annotator"));
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dissent_domain::error::chain;
 use dissent_domain::event::EventType;
-use dissent_domain::log::EventLog;
+use dissent_domain::log::{EventLog, LogError};
 use dissent_queues::{
     Broker, BrokerError, Consumer, EmbeddedBroker, EmbeddedOptions, Proposal, ProposalReply, Subscription,
 };
@@ -304,6 +305,8 @@ async fn a_damaged_or_foreign_record_is_an_error() {
         world.log.store_cursor("contract", bytes.to_vec()).unwrap();
         world.log.commit();
         let Err(error) = world.broker.subscribe(subscription(1)) else { panic!("{hint}: it was accepted") };
-        assert!(error.to_string().contains(hint), "{error}");
+        let BrokerError::Log(damage @ LogError::Corrupt { .. }) = &error else { panic!("{hint}: {error:?}") };
+        let text = chain(damage);
+        assert!(text.contains(hint), "{text}");
     }
 }

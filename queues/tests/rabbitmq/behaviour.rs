@@ -296,7 +296,7 @@ async fn a_message_redelivered_too_often_is_parked_with_the_reason(world: World)
         }
     };
     assert_eq!((message.parked.event.position, message.parked.group.as_str()), (sent[0], "contract"));
-    assert!(message.parked.reason.contains("without an answer"), "{}", message.parked.reason);
+    assert!(message.parked.reason.contains("redelivered too often"), "{}", message.parked.reason);
     message.ack().await.unwrap();
     if acked.is_empty() {
         acked = ack_all(&mut consumer, 1).await;
@@ -359,7 +359,7 @@ async fn a_worker_follows_the_history_in_order(world: World) {
     assert_eq!(history.next().await, Ok(None));
 }
 
-async fn closing_gives_back_what_was_not_in_hand(world: World) {
+async fn closing_releases_messages_that_no_consumer_holds(world: World) {
     let sent = world.publish(WANTED, 4);
     let worker = world.worker().await;
     world.server.declare_groups(&[subscription(4)]).await.unwrap();
@@ -413,7 +413,7 @@ fn rabbitmq_broker_claims_hold() {
         a_message_redelivered_too_often_is_parked_with_the_reason
         a_parked_message_can_be_listed_and_retried
         a_worker_follows_the_history_in_order
-        closing_gives_back_what_was_not_in_hand
+        closing_releases_messages_that_no_consumer_holds
         a_delivery_that_outlives_the_broker_keeps_no_resources
     }
     claims.hold();

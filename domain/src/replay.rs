@@ -26,7 +26,7 @@ pub enum ReplayError {
     /// A stream's versions have a gap.
     #[error("event {position}: version {found} of its stream follows version {previous}")]
     Gap {
-        /// Its position in the log.
+        /// Position of the event in the log.
         position: u64,
         /// The previous version.
         previous: u64,

@@ -37,7 +37,8 @@ pub(crate) struct ReportArgs {
     /// md and json]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Number of the most conflicting prompts, and of completions in each direction, to list with their text.
+    /// Texts in each list: conflicting prompts, completions that the proxy favours, and completions that the
+    /// policy favours.
     #[arg(long, value_name = "N", default_value_t = TOP_DEFAULT)]
     top: usize,
 }

@@ -4,7 +4,7 @@ use dissent_models::template::PromptTemplate;
 
 use super::{ConfigError, KeyErrorKind};
 
-/// The template of a reward model without `{completion}`.
+/// The error of a reward model's template that lacks `{completion}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the template of a reward model lacks {{completion}}: add it, because the completion is scored")]
 pub(crate) struct MissingCompletion;

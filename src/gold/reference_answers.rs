@@ -1,4 +1,4 @@
-//! A gold reward by likeness to reference answers.
+//! A gold reward by similarity to reference answers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -72,7 +72,7 @@ async fn serve_connection(stream: TcpStream, routes: Router, head_timeout: Durat
     http.timer(TokioTimer::new()).header_read_timeout(head_timeout);
     let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     if let Err(error) = served.await {
-        tracing::debug!(%error, "connection closed early");
+        tracing::debug!(%error, "failed to serve connection");
     }
 }
 

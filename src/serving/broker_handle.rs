@@ -111,7 +111,7 @@ fn of_group(group: GroupStatus) -> QueueStats {
 fn allow_unavailable(outcome: Result<(), BrokerError>) -> Result<(), BrokerError> {
     match outcome {
         Err(error @ (BrokerError::Unavailable { .. } | BrokerError::Late { .. })) => {
-            tracing::warn!(error = %chain(&error), "deferring the queues until RabbitMQ is available");
+            tracing::warn!(error = %chain(&error), "deferring the queue operation until RabbitMQ is available");
             Ok(())
         }
         other => other,

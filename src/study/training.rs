@@ -138,7 +138,7 @@ struct TrainingRecorder<'a> {
 impl TrainingObserver for TrainingRecorder<'_> {
     fn on_step(&mut self, metrics: &StepMetrics) -> Result<(), ModelError> {
         self.bar.set_position(metrics.step);
-        tracing::info!(step = metrics.step, loss = metrics.loss, "training step");
+        tracing::info!(step = metrics.step, loss = metrics.loss, "finished training step");
         Ok(())
     }
 

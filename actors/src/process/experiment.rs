@@ -156,7 +156,7 @@ fn redelivery_of(
     redelivery::watch(states, log, steps, redelivery::PATIENCE, rejections, context.clone())
 }
 
-/// The watches of an experiment beside its steps: clocks, folders, and the history.
+/// The background tasks of an experiment beside its steps: lease expiry, folders, and the history.
 struct Watches {
     states: States,
     history: LogHistory,

@@ -62,7 +62,7 @@ pub(crate) async fn propose(
         let carried = trace::context_of(&Span::current());
         if let Err(reason) = decision(&**broker, proposal, &carried).await? {
             // Another worker was faster, or the round has advanced.
-            tracing::warn!(experiment_id = %experiment, step = step.name(), %reason, "proposal rejected");
+            tracing::warn!(experiment_id = %experiment, step = step.name(), %reason, "dropping rejected proposal");
             return Ok(Decided::Rejected);
         }
     }

@@ -27,7 +27,7 @@ pub struct Received<T = Event> {
 }
 
 impl<T> Received<T> {
-    /// The usual consequence: these events, caused by this one.
+    /// Returns the consequence of this event: `events`, with this event as their cause.
     pub(crate) fn leads_to(&self, events: impl Into<Vec<Event>>) -> Consequence {
         Consequence { cause: self.id, events: events.into() }
     }

@@ -36,7 +36,7 @@ impl ValueHead {
             if matrix.rows == 1 {
                 Ok(matrix.values)
             } else {
-                Err(format!("tensor {WEIGHT} has {} rows", matrix.rows))
+                Err(format!("tensor {WEIGHT} has {} rows instead of 1", matrix.rows))
             }
         };
         Ok(Some(Self { weight: weight().map_err(|reason| ModelError::file(&path, reason))? }))

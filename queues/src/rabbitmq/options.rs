@@ -12,7 +12,7 @@ use crate::error::BrokerError;
 const PREFIX_BYTES_MAX: usize = 64;
 /// Smallest sensible [`RabbitOptions::message_bytes_max`]: a message without a body has a few hundred bytes.
 const MESSAGE_BYTES_MIN: usize = 4 << 10;
-/// RabbitMQ accepts no larger message by default.
+/// Largest message that RabbitMQ accepts by default, in bytes.
 const MESSAGE_BYTES_LIMIT: usize = 128 << 20;
 
 /// A password. Its `Debug` and all errors hide it.

@@ -213,7 +213,7 @@ fn print(imported: &Imported, statuses: &[Status], as_json: bool) -> anyhow::Res
     let mut parts = Vec::new();
     if imported.handed_over > 0 {
         parts.push(format!(
-            "{} left for the run that has the event log open, which records them or logs the reason",
+            "{} passed to the run that has the event log open, which records them or logs why it rejects them",
             count(imported.handed_over, "judgement")
         ));
     } else {

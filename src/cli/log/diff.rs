@@ -84,8 +84,8 @@ fn print(out: &mut impl std::io::Write, found: &Difference) -> std::io::Result<(
     if let Some(parting) = &found.parting {
         let shown =
             |subject: &Option<String>| subject.as_deref().map_or("no more events".to_owned(), visible);
-        writeln!(out, "at event {} of the streams A has {}", parting.version, shown(&parting.a))?;
-        writeln!(out, "{:>width$} B has {}", "", shown(&parting.b), width = digits(parting.version) + 24)?;
+        writeln!(out, "at event {} of the streams: A has {}", parting.version, shown(&parting.a))?;
+        writeln!(out, "{:>width$} B has {}", "", shown(&parting.b), width = digits(parting.version) + 25)?;
     }
     if let Some(first) = &found.first {
         writeln!(out, "first difference, at position {}: {}", first.position, visible(&first.subject))?;

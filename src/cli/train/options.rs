@@ -138,7 +138,7 @@ pub(crate) struct OptimiserOptions {
     /// Projections that the adapter changes, such as q_proj,v_proj [default: PEFT's choice]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     lora_targets: Vec<String>,
-    /// Train all weights instead of an adapter, which suits small models.
+    /// Train all weights instead of an adapter; suitable for small models.
     #[arg(long, conflicts_with_all = ["lora_r", "lora_targets", "adapter"])]
     full: bool,
     /// Peak learning rate [default: 2e-4 sft, 1e-4 reward and cost, 1e-5 dpo, 1.41e-5 ppo, grpo and rloo]

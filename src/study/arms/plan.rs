@@ -28,7 +28,7 @@ pub struct ArmsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArmConfig {
-    /// The rule.
+    /// The selection rule of the arm.
     pub rule: Rule,
     /// The budgets; empty for a rule without a budget.
     #[serde(default)]

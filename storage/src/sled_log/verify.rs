@@ -201,7 +201,11 @@ impl<'a> Check<'a> {
         }
         for (what, position) in index_entries(self.reader, self.ids, view)? {
             if position != Some(view.position) {
-                self.report.add(view.position, format!("the {what} index leads to {position:?} instead"));
+                let finding = match position {
+                    Some(other) => format!("the {what} index leads to position {other}"),
+                    None => format!("the {what} index lacks the event"),
+                };
+                self.report.add(view.position, finding);
             }
         }
         if self.report.findings.len() == before {

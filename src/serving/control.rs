@@ -144,7 +144,8 @@ impl ControlApi {
             Problem::new(StatusCode::BAD_REQUEST, format!("invalid request body: {error}"))
         })?;
         if request.data.as_ref().is_some_and(|data_dir| *data_dir != self.data_dir) {
-            let reason = "this server has another data folder: use --server with the server of your data folder";
+            let reason =
+                "this server has another data folder: use --server with the server of your data folder";
             return Err(Problem::new(StatusCode::CONFLICT, reason));
         }
         Ok(request)

@@ -76,7 +76,11 @@ impl Checkpoint {
         parts.check_shapes().map_err(|reason| ModelError::file(source, reason))?;
         let (tokens, rows) = (parts.tokenizer.vocabulary_size(), parts.config.vocab_size);
         if tokens > rows {
-            tracing::warn!(tokens, rows, "accepting a tokenizer with more tokens than the model has embeddings");
+            tracing::warn!(
+                tokens,
+                rows,
+                "accepting a tokenizer with more tokens than the model has embeddings"
+            );
         }
         Ok(Self {
             config: parts.config,

@@ -77,8 +77,8 @@ fn image(name: &'static str, log: &SledLog, cursors: &BTreeMap<&'static str, Vec
     Image { name, dir, events: log.read(0, usize::MAX).unwrap(), cursors: cursors.clone() }
 }
 
-/// Returns three images of a log: killed before its first close, closed, and killed after it was opened again.
-/// In the last one sled has a snapshot.
+/// Returns three images of a log: killed before its first close, closed, and killed after it was opened
+/// again. In the last one sled has a snapshot.
 fn images() -> Vec<Image> {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path()).unwrap();

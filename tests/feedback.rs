@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use dissent_domain::event::{FeedbackReceived, Recorded};
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
-use dissent_storage::{SledLog, SledOptions};
+use dissent_storage::SledLog;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::report::append;
 use crate::report::history::{Case, measured};
 use crate::report::learning::{cases, learning_plan};
+use crate::support::open_log;
 use crate::support::required::required;
 
 /// A data folder with a round that waits for two judgements of each of four comparisons.
@@ -44,7 +45,7 @@ impl FeedbackLab {
     }
 
     fn log(&self) -> SledLog {
-        SledLog::open(self.path("data/log"), &SledOptions::default()).unwrap()
+        open_log(&self.path("data/log"))
     }
 
     fn events(&self) -> Vec<Recorded> {

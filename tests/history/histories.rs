@@ -17,10 +17,11 @@ use dissent_domain::plan::{
     RefinementPlan, TuningPlan,
 };
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
-use dissent_storage::{SledLog, SledOptions, wait};
+use dissent_storage::{SledLog, wait};
 use tempfile::TempDir;
 
 use crate::rules::{self, History};
+use crate::support::open_log;
 
 pub(crate) const PROMPTS: u32 = 6;
 
@@ -183,7 +184,7 @@ impl DataFolders {
     }
 
     pub(crate) fn log(&self, data: &str) -> SledLog {
-        SledLog::open(self.path(data).join("log"), &SledOptions::default()).unwrap()
+        open_log(&self.path(data).join("log"))
     }
 
     pub(crate) fn dissent(&self, data: &str, arguments: &[&str]) -> Command {

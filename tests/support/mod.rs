@@ -6,9 +6,10 @@ pub(crate) mod required;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use dissent_domain::event::Recorded;
-use dissent_domain::log::EventLog;
+use dissent_domain::log::{EventLog, LogError};
 use dissent_models::runtime::OnnxRuntime;
 use dissent_storage::{SledLog, SledOptions};
 use tempfile::TempDir;
@@ -161,8 +162,21 @@ impl Lab {
 
     /// Every event of a data folder, in order.
     pub(crate) fn events(&self, data: &str) -> Vec<Recorded> {
-        let log = SledLog::open(self.data_dir(data).join("log"), &SledOptions::default()).unwrap();
-        log.read(0, usize::MAX).unwrap()
+        open_log(&self.data_dir(data).join("log")).read(0, usize::MAX).unwrap()
+    }
+}
+
+/// Opens a log that this process may just have closed. A program that another test starts holds a copy of the
+/// log's lock between its fork and its exec, so the lock may be taken for a moment.
+pub(crate) fn open_log(folder: &Path) -> SledLog {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match SledLog::open(folder, &SledOptions::default()) {
+            Err(LogError::InUse(_)) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened.unwrap(),
+        }
     }
 }
 

@@ -167,7 +167,7 @@ impl Lab {
 }
 
 /// Opens a log that this process may just have closed. A program that another test starts holds a copy of the
-/// log's lock between its fork and its exec, so the lock may be taken for a moment.
+/// log's lock between its fork and its exec, for a moment.
 pub(crate) fn open_log(folder: &Path) -> SledLog {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 
 use super::config::{AdapterConfig, Matrix};
 use super::lora::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead};
-use crate::checkpoint::Dtype;
+use crate::checkpoint::{Dtype, family};
 use crate::checkpoint::files::{CONFIG_BYTES_MAX, parse_json, read, read_optional};
 use crate::checkpoint::fingerprint::Fingerprint;
 use crate::checkpoint::layout::SCORE_HEAD;
@@ -143,12 +143,7 @@ fn place(name: &str) -> Option<Place> {
     if name == SCORE_HEAD || name == "score.modules_to_save.weight" {
         return Some(Place::Score);
     }
-    let rest = name
-        .strip_prefix("model.layers.")
-        .or_else(|| name.strip_prefix("gpt_neox.layers."))
-        .or_else(|| name.strip_prefix("layers."))?;
-    let (layer, rest) = rest.split_once('.')?;
-    let layer = layer.parse().ok()?;
+    let (layer, rest) = family::layer_of(name)?;
     let target = |module: &str| LoraTarget { layer, module: module.to_owned() };
     if let Some(module) = rest.strip_suffix(".lora_A.weight") {
         Some(Place::A(target(module)))

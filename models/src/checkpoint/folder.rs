@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::config::{Architecture, ModelConfig};
+use super::config::ModelConfig;
 use super::files::{CONFIG_BYTES_MAX, TOKENIZER_BYTES_MAX, parse_json, read, read_optional};
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
@@ -29,7 +29,7 @@ pub(super) fn open(folder: &Path, cache_dir: &Path) -> Result<Parts, ModelError>
     let mut weights = Weights::default();
     for (shard, expected) in &shards {
         let path = folder.join(shard);
-        add_shard(&mut weights, &path, expected.as_ref(), config.architecture)?;
+        add_shard(&mut weights, &path, expected.as_ref(), &config)?;
         fingerprint.add(&shard.to_string_lossy(), &fingerprint::of_file(&path, cache_dir)?);
     }
     Ok(Parts { config, weights, tokenizer, fingerprint })
@@ -118,7 +118,7 @@ fn add_shard(
     weights: &mut Weights,
     path: &Path,
     expected: Option<&BTreeSet<String>>,
-    architecture: Architecture,
+    config: &ModelConfig,
 ) -> Result<(), ModelError> {
     let mut found = BTreeSet::new();
     for (name, located) in locate(path)? {
@@ -126,7 +126,7 @@ fn add_shard(
             continue;
         }
         found.insert(name.clone());
-        let full = full_name(architecture, &name);
+        let Some(full) = full_name(config, &name) else { continue };
         match located {
             Located::Weights(tensor) => {
                 weights.insert(full, tensor).map_err(|reason| ModelError::file(path, reason))?
@@ -143,9 +143,21 @@ fn add_shard(
     }
 }
 
-/// Returns the full name of a tensor. A model that was saved without its head lacks the prefix.
-fn full_name(architecture: Architecture, name: &str) -> String {
-    let prefix = layout::prefix(architecture);
-    let whole = name.starts_with(prefix) || name == layout::head(architecture) || name == layout::SCORE_HEAD;
-    if whole { name.to_owned() } else { format!("{prefix}{name}") }
+/// Returns the full name of a tensor; `None` for the other parts of a multimodal model.
+///
+/// A model that was saved without its head lacks the prefix. A multimodal model has another prefix.
+fn full_name(config: &ModelConfig, name: &str) -> Option<String> {
+    if OTHER_PARTS.iter().any(|part| name.starts_with(part)) {
+        return None;
+    }
+    let name = TEXT_PARTS.iter().find_map(|part| name.strip_prefix(part)).unwrap_or(name);
+    let prefix = config.family.names.prefix;
+    let whole = name.starts_with(prefix) || name == config.head() || name == layout::SCORE_HEAD;
+    Some(if whole { name.to_owned() } else { format!("{prefix}{name}") })
 }
+
+/// Prefixes of the language model in a multimodal model: `model.` follows or is missing.
+const TEXT_PARTS: [&str; 2] = ["model.language_model.", "language_model."];
+/// Prefixes of tensors that a language model does not have.
+const OTHER_PARTS: [&str; 4] =
+    ["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];

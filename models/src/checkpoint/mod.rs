@@ -5,13 +5,17 @@
 
 pub mod config;
 mod config_json;
+pub mod decoder;
+pub(crate) mod family;
 pub(crate) mod files;
 pub(crate) mod fingerprint;
 mod folder;
 pub(crate) mod gguf;
 pub(crate) mod layout;
 mod parts;
+mod rope;
 mod safetensors;
+mod settings;
 mod source;
 pub mod tokenizer;
 pub mod weights;
@@ -25,7 +29,10 @@ use source::{Source, locate};
 
 pub(crate) use parts::Format;
 
-pub use config::{Activation, Architecture, ModelConfig, Rope, RopeScaling};
+pub use config::ModelConfig;
+pub use decoder::{Activation, Decoder};
+pub use family::Family;
+pub use rope::{Rope, RopeScaling};
 pub use tokenizer::TextTokenizer;
 pub use weights::{Dtype, TensorRef, Weights};
 

@@ -54,9 +54,8 @@ impl Parts {
         let config = self.config;
         let (mut parameters, mut dtypes) = (0, BTreeMap::new());
         for stored in inventory {
-            let cut = layout::layer_of(config.architecture, &stored.name)
-                .is_some_and(|layer| layer >= config.layers);
-            let repeated = config.tied_embeddings && stored.name == layout::head(config.architecture);
+            let cut = config.layer_of(&stored.name).is_some_and(|(layer, _)| layer >= config.layers);
+            let repeated = config.tied_embeddings && stored.name == config.head();
             if !cut && !repeated {
                 parameters += stored.elements;
                 *dtypes.entry(stored.dtype.to_owned()).or_insert(0) += 1;
@@ -79,8 +78,9 @@ impl Parts {
         }
         if kept < there {
             self.config.layers = kept;
-            let architecture = self.config.architecture;
-            self.weights.retain(|name| layout::layer_of(architecture, name).is_none_or(|layer| layer < kept));
+            self.config.decoder.layers.truncate(kept);
+            let config = &self.config;
+            self.weights.retain(|name| config.layer_of(name).is_none_or(|(layer, _)| layer < kept));
             self.fingerprint.add("layers", &layers.to_string());
         }
         Ok(())
@@ -106,7 +106,7 @@ impl Parts {
             }
             config.num_labels = Some(labels);
         }
-        let head = layout::head(config.architecture);
+        let head = config.head();
         if self.weights.contains(head) {
             check_shape(&self.weights, head, &[config.vocab_size, config.hidden_size])?;
         }

@@ -168,3 +168,8 @@ pub(crate) fn decode_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
         }
     }
 }
+
+/// Returns a matrix `[rows, columns]` as `[columns, rows]`.
+pub(crate) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
+}

@@ -13,6 +13,7 @@ use super::files::{CONFIG_BYTES_MAX, NewFolder, TOKENIZER_BYTES_MAX, read_option
 use super::layout::{self, SCORE_HEAD};
 use super::safetensors::header;
 use super::source::{Source, locate};
+use super::weights::transposed;
 use super::{Checkpoint, Dtype, ModelConfig};
 use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
 use crate::error::{InvalidKind, ModelError};
@@ -89,7 +90,7 @@ fn write_model(
     output: &Path,
     values: impl FnMut(&str) -> Result<Vec<f32>, ModelError>,
 ) -> Result<(), ModelError> {
-    let ModelConfig { architecture, vocab_size, hidden_size, .. } = checkpoint.config;
+    let ModelConfig { vocab_size, hidden_size, .. } = checkpoint.config;
     let purpose = labels.map_or(Purpose::CausalLm, |labels| Purpose::Classifier { labels });
     let folder = NewFolder::begin(output)?;
     write_companions(&folder, checkpoint, purpose, dtype)?;
@@ -97,7 +98,7 @@ fn write_model(
     match purpose {
         Purpose::Classifier { labels } => tensors.push((SCORE_HEAD.to_owned(), vec![labels, hidden_size])),
         Purpose::CausalLm if has_own_head(checkpoint) => {
-            tensors.push((layout::head(architecture).to_owned(), vec![vocab_size, hidden_size]));
+            tensors.push((checkpoint.config.head().to_owned(), vec![vocab_size, hidden_size]));
         }
         Purpose::CausalLm => {}
     }
@@ -108,7 +109,7 @@ fn write_model(
 /// Whether the output head is a separate tensor.
 fn has_own_head(checkpoint: &Checkpoint) -> bool {
     !checkpoint.config.tied_embeddings
-        && checkpoint.weights.contains(layout::head(checkpoint.config.architecture))
+        && checkpoint.weights.contains(checkpoint.config.head())
 }
 
 /// Returns a tensor of the checkpoint, with the adapter's change if it has one.
@@ -118,14 +119,17 @@ fn merged(
     name: &str,
 ) -> Result<Vec<f32>, ModelError> {
     let mut values = checkpoint.weights.read_f32(name)?;
-    let architecture = checkpoint.config.architecture;
-    let target = layout::layer_of(architecture, name).and_then(|layer| {
-        let block = format!("{}layers.{layer}.", layout::prefix(architecture));
-        let module = name.strip_prefix(&block)?.strip_suffix(".weight")?;
-        Some(LoraTarget { layer, module: module.to_owned() })
+    let target = checkpoint.config.layer_of(name).and_then(|(layer, rest)| {
+        Some(LoraTarget { layer, module: rest.strip_suffix(".weight")?.to_owned() })
     });
     if let Some(pair) = target.and_then(|target| adapter?.layers.get(&target)) {
+        if checkpoint.config.decoder.inputs_first {
+            values = transposed(&values, pair.outputs);
+        }
         add_low_rank(&mut values, pair);
+        if checkpoint.config.decoder.inputs_first {
+            values = transposed(&values, pair.inputs);
+        }
     }
     Ok(values)
 }
@@ -167,20 +171,20 @@ fn write_companions(
             }
             let path = checkpoint.source.join(CONFIG);
             let bytes = super::files::read(&path, CONFIG_BYTES_MAX)?;
-            super::files::parse_json(&path, &bytes)?
+            super::config_json::text_keys(&path, &bytes)?
         }
-        Source::Gguf(_) => {
+        Source::Gguf(path) => {
             for (name, bytes) in checkpoint.tokenizer.files()? {
                 write_bytes(folder, name, &bytes)?;
             }
-            config::describe(&checkpoint.config)?
+            super::gguf::settings(&path)?
         }
     };
     let tied = match purpose {
         Purpose::CausalLm => !has_own_head(checkpoint),
         Purpose::Classifier { .. } => checkpoint.config.tied_embeddings,
     };
-    let config = config::for_purpose(config, &checkpoint.config, purpose, tied, dtype);
+    let config = config::for_purpose(config, &checkpoint.config, purpose, tied, dtype)?;
     write_bytes(folder, CONFIG, &pretty(&config)?)
 }
 

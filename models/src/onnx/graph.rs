@@ -20,7 +20,7 @@ mod reductions;
 mod rows;
 mod shapes;
 
-pub use attention::AttentionCache;
+pub use attention::{AttentionCache, AttentionRule, RotaryHeads};
 
 /// One operator with its operands. `None` stands for an omitted optional operand.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,6 +130,15 @@ impl Graph {
             shape,
             source: Source::Constant(bytes),
         })
+    }
+
+    /// Returns a constant vector of one number; equal vectors share a value.
+    pub fn constant_of(&mut self, name: &str, length: usize, number: f32) -> Value {
+        let name = format!("{name}_{length}");
+        match self.values.iter().position(|value| value.name == name) {
+            Some(known) => Value::new(known),
+            None => self.constant_f32(&name, &[length], &vec![number; length]),
+        }
     }
 
     /// Returns the constant scalar `[]`; equal scalars share a value.

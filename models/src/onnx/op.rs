@@ -1,5 +1,6 @@
 //! The operators of graphs.
 
+use super::graph::{AttentionRule, RotaryHeads};
 use super::value::{ElementType, Value};
 
 /// An operator with its attributes. Standard ONNX operators are of opset 21; the fused ones are ONNX
@@ -194,13 +195,8 @@ pub enum Op {
         epsilon: f32,
     },
     /// `x [batch, seq, heads · head_dim], position_ids [batch, seq], cos, sin [positions, rotary/2] → x`
-    /// rotated (arXiv 2104.09864). The two halves of a head's first `rotary_dims` dimensions form the pairs.
-    Rotary {
-        /// Heads in `x`.
-        heads: usize,
-        /// Rotated dimensions of each head.
-        rotary_dims: usize,
-    },
+    /// rotated (arXiv 2104.09864).
+    Rotary(RotaryHeads),
     /// Causal attention over a cache that it extends (grouped queries: arXiv 2305.13245).
     ///
     /// `query [batch, seq, heads · d], key, value [batch, seq, kv_heads · d], past_key, past_value [batch,
@@ -214,6 +210,8 @@ pub enum Op {
         kv_heads: usize,
         /// Whether the operator rotates query and key itself, by the cos and sin inputs.
         rotary: bool,
+        /// Factor, bound and window of scores.
+        rule: AttentionRule,
     },
 }
 
@@ -311,7 +309,7 @@ impl Op {
             Self::RmsNorm { .. } => ("", "SimplifiedLayerNormalization"),
             Self::AddRmsNorm { .. } => (CONTRIB, "SkipSimplifiedLayerNormalization"),
             Self::LayerNorm { .. } => ("", "LayerNormalization"),
-            Self::Rotary { .. } => (CONTRIB, "RotaryEmbedding"),
+            Self::Rotary(_) => (CONTRIB, "RotaryEmbedding"),
             Self::GroupQueryAttention { .. } => (CONTRIB, "GroupQueryAttention"),
         }
     }
@@ -353,17 +351,23 @@ impl Op {
                 vec![("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(*epsilon))]
             }
             Self::AddRmsNorm { epsilon } => vec![("epsilon", Attribute::Float(*epsilon))],
-            Self::Rotary { heads, rotary_dims } => vec![
+            Self::Rotary(RotaryHeads { heads, dims, interleaved }) => vec![
                 ("num_heads", int(*heads)),
-                ("rotary_embedding_dim", int(*rotary_dims)),
-                ("interleaved", Attribute::Int(0)),
+                ("rotary_embedding_dim", int(*dims)),
+                ("interleaved", flag(*interleaved)),
             ],
-            Self::GroupQueryAttention { heads, kv_heads, rotary } => vec![
-                ("num_heads", int(*heads)),
-                ("kv_num_heads", int(*kv_heads)),
-                ("do_rotary", flag(*rotary)),
-                ("rotary_interleaved", Attribute::Int(0)),
-            ],
+            Self::GroupQueryAttention { heads, kv_heads, rotary, rule } => {
+                let mut attributes = vec![
+                    ("num_heads", int(*heads)),
+                    ("kv_num_heads", int(*kv_heads)),
+                    ("do_rotary", flag(*rotary)),
+                    ("rotary_interleaved", flag(rule.interleaved)),
+                ];
+                attributes.extend(rule.scale.map(|scale| ("scale", Attribute::Float(scale))));
+                attributes.extend(rule.cap.map(|cap| ("softcap", Attribute::Float(cap))));
+                attributes.extend(rule.window.map(|window| ("local_window_size", int(window))));
+                attributes
+            }
             Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Min | Self::Max => Vec::new(),
             Self::Neg | Self::Exp | Self::Log | Self::Sqrt | Self::Reciprocal => Vec::new(),
             Self::Sigmoid | Self::Softplus | Self::Tanh | Self::Abs | Self::Sign | Self::Erf => Vec::new(),
@@ -405,7 +409,7 @@ impl Op {
             Self::Expand | Self::Transpose { .. } | Self::Concat { .. } => Vec::new(),
             Self::Softmax | Self::LogSoftmax => Vec::new(),
             Self::RmsNorm { .. } | Self::AddRmsNorm { .. } | Self::LayerNorm { .. } => Vec::new(),
-            Self::Rotary { .. } | Self::GroupQueryAttention { .. } => Vec::new(),
+            Self::Rotary(_) | Self::GroupQueryAttention { .. } => Vec::new(),
         }
     }
 }

@@ -180,16 +180,22 @@ impl PackedBatch {
     /// Returns the indices by which attention finds each head.
     pub(super) fn attention(&self, heads: usize, kv_heads: usize) -> AttentionPlaces {
         let group = heads / kv_heads.max(1);
-        let longest = self.longest();
         let (query_index, query_inverse) = self.places(kv_heads, group);
         let (key_index, key_inverse) = self.places(kv_heads, 1);
-        let mask = (0..group)
-            .flat_map(|_| 0..longest)
-            .flat_map(|query| {
-                repeat_n(0.0, query + 1).chain(repeat_n(f32::NEG_INFINITY, longest - query - 1))
-            })
-            .collect();
-        AttentionPlaces { query_index, query_inverse, key_index, key_inverse, mask }
+        AttentionPlaces { query_index, query_inverse, key_index, key_inverse }
+    }
+
+    /// `[group · longest, longest]`, for `group` query heads of a key-value head: 0 for visible tokens, −∞ for
+    /// later ones and for those before the window.
+    pub(super) fn mask(&self, group: usize, window: Option<usize>) -> Vec<f32> {
+        let longest = self.longest();
+        let row = |query: usize| {
+            let hidden = window.map_or(0, |window| (query + 1).saturating_sub(window));
+            repeat_n(f32::NEG_INFINITY, hidden)
+                .chain(repeat_n(0.0, query + 1 - hidden))
+                .chain(repeat_n(f32::NEG_INFINITY, longest - query - 1))
+        };
+        (0..group).flat_map(|_| 0..longest).flat_map(row).collect()
     }
 
     /// Returns the longest sequence, in tokens.
@@ -228,8 +234,6 @@ pub(super) struct AttentionPlaces {
     pub(super) key_index: Vec<i64>,
     /// `[tokens · kv_heads]`.
     pub(super) key_inverse: Vec<i64>,
-    /// `[group · longest, longest]`: 0 for visible tokens, −∞ for later ones.
-    pub(super) mask: Vec<f32>,
 }
 
 fn integer(size: usize) -> i64 {
@@ -267,7 +271,8 @@ mod tests {
 
     #[test]
     fn each_row_has_one_place_and_padding_has_no_row() {
-        let places = batch(TrainingHead::Score).attention(4, 2);
+        let batch = batch(TrainingHead::Score);
+        let places = batch.attention(4, 2);
         assert_eq!(places.query_index.len(), 2 * 4 * 4);
         for (row, &place) in (0_i64..).zip(&places.query_inverse) {
             assert_eq!(places.query_index[usize::try_from(place).expect("a place")], row);
@@ -277,9 +282,17 @@ mod tests {
         assert_eq!(places.query_inverse[13], 7);
         // Row 11 of the keys is head 1 of token 5: sequence 1, head 1, position 1.
         assert_eq!(places.key_inverse[11], (2 + 1) * 4 + 1);
-        let infinity = f32::NEG_INFINITY;
-        assert_eq!(places.mask[..8], [0.0, infinity, infinity, infinity, 0.0, 0.0, infinity, infinity]);
-        assert_eq!(places.mask[..16], places.mask[16..]);
+    }
+
+    #[test]
+    fn a_token_sees_itself_and_earlier_tokens_inside_the_window() {
+        let batch = batch(TrainingHead::Score);
+        let (infinity, mask) = (f32::NEG_INFINITY, batch.mask(2, None));
+        assert_eq!(mask[..8], [0.0, infinity, infinity, infinity, 0.0, 0.0, infinity, infinity]);
+        assert_eq!(mask[..16], mask[16..]);
+        let windowed = batch.mask(1, Some(2));
+        assert_eq!(windowed[..8], mask[..8]);
+        assert_eq!(windowed[8..], [infinity, 0.0, 0.0, infinity, infinity, infinity, 0.0, 0.0]);
     }
 
     #[test]

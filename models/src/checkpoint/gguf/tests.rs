@@ -15,7 +15,8 @@ use super::blocks::BlockType;
 use super::header::{Value, parse};
 use super::*;
 use crate::checkpoint::OpenOptions;
-use crate::checkpoint::{Architecture, Checkpoint};
+use crate::checkpoint::decoder::{Attention, Parallel};
+use crate::checkpoint::{Checkpoint, family};
 
 /// Writes GGUF files.
 #[derive(Default)]
@@ -240,7 +241,7 @@ fn every_block_type_dequantises_to_the_reference() {
 fn llama_names_and_row_order_are_restored() {
     let place = Place::new(&llama().bytes());
     let checkpoint = place.open().expect("checkpoint");
-    assert_eq!(checkpoint.config.architecture, Architecture::Llama);
+    assert_eq!(checkpoint.config.family.model_type, "llama");
     assert!(checkpoint.config.tied_embeddings);
     assert_eq!((checkpoint.config.vocab_size, checkpoint.config.kv_heads), (6, 1));
     let read = |name: &str| checkpoint.weights.read_f32(name).expect("weights");
@@ -254,8 +255,10 @@ fn llama_names_and_row_order_are_restored() {
 fn neox_queries_keys_and_values_are_regrouped_by_head() {
     let place = Place::new(&neox().bytes());
     let checkpoint = place.open().expect("checkpoint");
-    assert_eq!(checkpoint.config.rope.rotary_dims, 2);
-    assert!(checkpoint.config.attention_bias && checkpoint.config.parallel_residual);
+    assert_eq!(checkpoint.config.decoder.ropes[0].rotary_dims, 2);
+    let decoder = &checkpoint.config.decoder;
+    assert!(matches!(decoder.attention, Attention::ByHead(linear) if linear.bias));
+    assert_eq!(decoder.parallel, Some(Parallel::OwnNorms));
     // In the file: queries of heads 0 and 1 (rows 0 to 7), keys (8 to 15), values (16 to 23).
     let expected = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23];
     let weight =
@@ -294,7 +297,7 @@ fn tokenizers_of_every_splitting_agree_with_transformers() {
         } else {
             set("scores", Value::Floats(serde_json::from_value(case["scores"].clone()).expect("scores")));
         }
-        let tokenizer = tokenizer::build(&header, Architecture::Llama).expect("a tokenizer");
+        let tokenizer = tokenizer::build(&header, family::by_model_type("llama").expect("a family")).expect("a tokenizer");
         let ids: Vec<Vec<u32>> = serde_json::from_value(case["ids"].clone()).expect("ids");
         for ((text, ids), decoded) in wanted.iter().zip(&ids).zip(strings(&case["decoded"])) {
             assert_eq!(&tokenizer.encode(text, true).expect("ids"), ids, "{} {text:?}", case["pre"]);
@@ -364,8 +367,8 @@ fn unsupported_files_are_refused_by_name() {
 fn stored_rotary_divisors_divide_the_frequencies() {
     let mut writer = llama();
     writer.counting("rope_freqs.weight", &[2], 1.0);
-    let rope = Place::new(&writer.bytes()).open().expect("checkpoint").config.rope;
-    let frequencies = rope.inverse_frequencies();
+    let config = Place::new(&writer.bytes()).open().expect("checkpoint").config;
+    let frequencies = config.decoder.ropes[0].inverse_frequencies();
     assert!(
         (frequencies[0] - 1.0).abs() < 1e-12 && (frequencies[1] - 0.01 / 2.0).abs() < 1e-12,
         "{frequencies:?}"

@@ -9,7 +9,7 @@ use tokenizers::Tokenizer;
 use super::header::Header;
 use super::metadata::token_id;
 use crate::checkpoint::TextTokenizer;
-use crate::checkpoint::config::Architecture;
+use crate::checkpoint::family::Family;
 
 /// Token types of `tokenizer.ggml.token_type`.
 const CONTROL: i64 = 3;
@@ -21,11 +21,11 @@ const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L
 const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Builds the tokenizer that the metadata describes.
-pub(super) fn build(header: &Header, architecture: Architecture) -> Result<TextTokenizer, String> {
+pub(super) fn build(header: &Header, family: &Family) -> Result<TextTokenizer, String> {
     let tokens = header.texts("tokenizer.ggml.tokens").ok_or("tokenizer.ggml.tokens is missing")?;
-    let family = header.text("tokenizer.ggml.model").ok_or("tokenizer.ggml.model is missing")?;
-    let (description, add_bos) = match family {
-        "gpt2" => byte_level(header, tokens, architecture)?,
+    let kind = header.text("tokenizer.ggml.model").ok_or("tokenizer.ggml.model is missing")?;
+    let (description, add_bos) = match kind {
+        "gpt2" => byte_level(header, tokens, family)?,
         "llama" => (sentence_piece(header, tokens)?, true),
         other => return Err(format!("tokenizer {other:?} is not supported: use gpt2 or llama")),
     };
@@ -66,7 +66,7 @@ fn vocabulary(tokens: &[String]) -> Value {
 fn byte_level(
     header: &Header,
     tokens: &[String],
-    architecture: Architecture,
+    family: &Family,
 ) -> Result<(Value, bool), String> {
     let merges = header.texts("tokenizer.ggml.merges").ok_or("tokenizer.ggml.merges is missing")?;
     let merges = merges
@@ -74,7 +74,7 @@ fn byte_level(
         .map(|merge| merge.split_once(' ').ok_or_else(|| format!("merge {merge:?} is not a pair")))
         .collect::<Result<Vec<_>, _>>()?;
     let splitting = header.text("tokenizer.ggml.pre").unwrap_or("default");
-    let split = Splitting::of(splitting, architecture)?;
+    let split = Splitting::of(splitting, family)?;
     let description = json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": added_tokens(header, tokens),
@@ -105,7 +105,7 @@ struct Splitting {
 }
 
 impl Splitting {
-    fn of(name: &str, architecture: Architecture) -> Result<Self, String> {
+    fn of(name: &str, family: &Family) -> Result<Self, String> {
         let plain = |pre_tokenizer| Self {
             normaliser: Value::Null,
             pre_tokenizer,
@@ -127,7 +127,7 @@ impl Splitting {
         let composed = || Self { normaliser: json!({"type": "NFC"}), ..plain(byte_level_step(true)) };
         Ok(match name {
             // Pythia's tokenizer composes characters first. llama.cpp cannot, and uses OLMo's name for it.
-            "default" | "gpt-2" if architecture == Architecture::GptNeoX => composed(),
+            "default" | "gpt-2" if family.model_type == "gpt_neox" => composed(),
             "olmo" => composed(),
             "default" | "gpt-2" => plain(byte_level_step(true)),
             "smollm" | "starcoder" | "refact" | "codeshell" => plain(digits_apart()),

@@ -288,7 +288,7 @@ impl Backward<'_> {
             Op::LogSoftmax => self.log_softmax(&node),
             Op::RmsNorm { .. } => self.rms_norm(&node),
             Op::LayerNorm { .. } => self.layer_norm(&node),
-            &Op::Rotary { heads, rotary_dims } => self.rotary(&node, heads, rotary_dims),
+            &Op::Rotary(heads) => self.rotary(&node, heads),
             Op::ScatterAdd { .. } | Op::AddRmsNorm { .. } | Op::GroupQueryAttention { .. } => {
                 Err(no_rule(&node))
             }

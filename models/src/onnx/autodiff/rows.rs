@@ -1,6 +1,7 @@
 //! Rules of indexing and of position embedding. In the comments, y is the result and ȳ its gradient.
 
 use crate::error::ModelError;
+use crate::onnx::graph::RotaryHeads;
 use crate::onnx::op::Op;
 use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
@@ -93,8 +94,7 @@ impl Backward<'_> {
     pub(super) fn rotary(
         &mut self,
         node: &BackwardNode,
-        heads: usize,
-        rotary_dims: usize,
+        heads: RotaryHeads,
     ) -> Result<(), ModelError> {
         let (x, positions, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
         let (cos, sin) = (node.input(2)?, node.input(3)?);
@@ -107,7 +107,7 @@ impl Backward<'_> {
         };
         self.negated.insert(sin, negative);
         let positions = self.forward_value(positions);
-        let dx = self.graph.rotary(dy, positions, (cos, negative), heads, rotary_dims);
+        let dx = self.graph.rotary(dy, positions, (cos, negative), heads);
         self.accumulate(x, dx)
     }
 

@@ -21,6 +21,30 @@ pub struct AttentionCache {
     pub rotary: Option<(Value, Value)>,
 }
 
+/// How [`Graph::group_query_attention`] computes and weighs scores.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct AttentionRule {
+    /// The factor of scores; `None` for 1 / √head_dim.
+    pub scale: Option<f32>,
+    /// The bound c of scores s, as c · tanh(s / c).
+    pub cap: Option<f32>,
+    /// The number of tokens that a token sees, itself included; `None` for all.
+    pub window: Option<usize>,
+    /// Whether neighbours are rotated, not the halves of a head.
+    pub interleaved: bool,
+}
+
+/// The heads that [`Graph::rotary`] rotates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotaryHeads {
+    /// Their number.
+    pub heads: usize,
+    /// Rotated dimensions of each head.
+    pub dims: usize,
+    /// Whether neighbours form the pairs, not the two halves of the rotated dimensions.
+    pub interleaved: bool,
+}
+
 impl Graph {
     /// Applies the rotary position embedding to `[batch, seq, heads · head_dim]` at positions `[batch, seq]`.
     /// ONNX Runtime needs tables of at least `seq` rows for any positions, so packed tokens have the shape
@@ -30,10 +54,9 @@ impl Graph {
         x: Value,
         positions: Value,
         (cos, sin): (Value, Value),
-        heads: usize,
-        rotary_dims: usize,
+        heads: RotaryHeads,
     ) -> Value {
-        self.same_shape(Op::Rotary { heads, rotary_dims }, &[x, positions, cos, sin])
+        self.same_shape(Op::Rotary(heads), &[x, positions, cos, sin])
     }
 
     /// Adds causal attention over a cache, and returns `(output, present_key, present_value)`. The head
@@ -47,6 +70,7 @@ impl Graph {
         key: Value,
         value: Value,
         cache: &AttentionCache,
+        rule: AttentionRule,
     ) -> Result<(Value, Value, Value), ModelError> {
         let cache_shape = self.shape(cache.past_key).clone();
         let (&[_, Dim::Fixed(kv_heads), _, Dim::Fixed(head_dim)], Some(&Dim::Fixed(width))) =
@@ -60,8 +84,8 @@ impl Graph {
         {
             return Err(self.mismatch("attention", &[query, key, cache.past_key]));
         }
-        let op =
-            Op::GroupQueryAttention { heads: width / head_dim, kv_heads, rotary: cache.rotary.is_some() };
+        let rotary = cache.rotary.is_some();
+        let op = Op::GroupQueryAttention { heads: width / head_dim, kv_heads, rotary, rule };
         let output = self.result(ElementType::F32, self.shape(query).clone());
         let present_key = self.result(ElementType::F32, cache_shape.clone());
         let present_value = self.result(ElementType::F32, cache_shape);

@@ -179,6 +179,13 @@ impl Graph {
         self.same_shape(Op::Mul, &[x, factor])
     }
 
+    /// Returns c · tanh(x / c), which bounds x by c.
+    pub fn soft_cap(&mut self, x: Value, c: f32) -> Value {
+        let x = self.scale(x, c.recip());
+        let x = self.tanh(x);
+        self.scale(x, c)
+    }
+
     /// Returns x + term.
     pub fn shift(&mut self, x: Value, term: f32) -> Value {
         let term = self.constant_scalar(term);

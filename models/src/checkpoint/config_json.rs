@@ -55,7 +55,7 @@ pub(super) fn model_config(settings: Settings) -> Result<ModelConfig, ModelError
     let family = family(&settings)?;
     let settings = settings.of_family(family);
     let size = |key: &str| settings.size(key).and_then(|value| settings.need(key, value));
-    let (hidden_size, heads) = (size("hidden_size")?, size("num_attention_heads")?);
+    let (heads, hidden_size) = (size("num_attention_heads")?, size("hidden_size")?);
     let grouped = |key: &str| if family.grouped { settings.size(key) } else { Ok(None) };
     let reader = Reader {
         settings: &settings,
@@ -70,7 +70,7 @@ pub(super) fn model_config(settings: Settings) -> Result<ModelConfig, ModelError
     let config = ModelConfig {
         family,
         hidden_size,
-        intermediate_size: settings.size("intermediate_size")?.unwrap_or(4 * hidden_size),
+        intermediate_size: settings.size("intermediate_size")?.unwrap_or(hidden_size.saturating_mul(4)),
         layers: reader.layers,
         heads,
         kv_heads: grouped("num_key_value_heads")?.unwrap_or(heads),

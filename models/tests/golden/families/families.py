@@ -149,7 +149,7 @@ FAMILIES = [
                   ("attention multiplier", change(attention_multiplier=8**-0.5)), ("logits scaling", change(logits_scaling=1.0))]),
     family("cohere", "CohereForCausalLM", twin=change(), logit_scale=0.25, use_qk_norm=True, tie_word_embeddings=True, rope_parameters=rope(),
            edits=[("logit scale", change(logit_scale=1.0))]),
-    family("cohere_plain", "CohereForCausalLM", dtype="F32", logit_scale=0.25, use_qk_norm=False, tie_word_embeddings=True, rope_parameters=rope(),
+    family("cohere_plain", "CohereForCausalLM", twin=change(), logit_scale=0.25, use_qk_norm=False, tie_word_embeddings=True, rope_parameters=rope(),
            edits=[("logit scale", change(logit_scale=1.0)), ("theta", change(rope_parameters__rope_theta=1e6))]),
     family("cohere2", "Cohere2ForCausalLM", twin=change(), rotary_pct=1.0, logit_scale=0.25, sliding_window=8, head_dim=8, num_hidden_layers=4, tie_word_embeddings=True,
            rope_parameters=rope(), layer_types=["sliding_attention"] * 3 + ["full_attention"],

@@ -21,6 +21,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from families import FAMILIES
+from switches import SWITCHES
 from weights import values, write
 
 HERE = Path(__file__).parent
@@ -189,6 +190,17 @@ def lora(family, kind, config, tensors):
                 gradients={name: numbers(value.grad.flatten()) for name, value in parameters.items()})
 
 
+def left_out(load, figures):
+    """How far each feature that the model has moves the figures when its switch leaves it out."""
+    moves = []
+    for name, switch in SWITCHES.items():
+        model = load()
+        if switch(model.model):
+            moves.append(dict(name=name, moves_by=float(f"{distance(chosen(model), figures):.3g}")))
+            getattr(model.model, "undo", lambda: None)()
+    return moves
+
+
 def make(family):
     kind = getattr(transformers, family.model)
     with tempfile.TemporaryDirectory() as folder:
@@ -215,14 +227,16 @@ def make(family):
         twin = chosen(Model(kind, edited(config, family.twin), tensors, family.dtype))
         if distance(twin, figures) > 1e-6:
             expected["gguf"] = [numbers(rows) for rows in twin]
+    expected["left_out"] = left_out(lambda: Model(kind, config, tensors, family.dtype), figures)
     expected["same"] = [dict(name=name, edit=edit) for name, edit in family.same]
     for name, edit in family.same:
         assert moved(edit) < 1e-6, (family.name, name, moved(edit))
-    assert all(feature["moves_by"] >= 3e-4 for feature in expected["features"]), (family.name, expected["features"])
+    moves = expected["features"] + expected["left_out"]
+    assert all(feature["moves_by"] >= 3e-4 for feature in moves), (family.name, moves)
     save(family.name, config, tensors, expected)
     size = max(float(rows.abs().max()) for rows in figures)
     print(f"{family.name:20} parameters {sum(torch.Size(row[1]).numel() for row in tensors):6} 32 bits {narrow:.1e} largest {size:.2f}",
-          [(feature["name"], feature["moves_by"]) for feature in expected["features"]], flush=True)
+          ", ".join(f"{feature['name']} {feature['moves_by']}" for feature in moves), flush=True)
 
 
 def save(name, config, tensors, expected):

@@ -54,7 +54,9 @@ def convert(family, converter):
             (place / "tokenizer_config.json").write_text(json.dumps(dict(tokenizer_class="GPT2Tokenizer")))
         if family.name.startswith(SENTENCE_PIECE):
             save_pieces(place / "tokenizer.model")
-        sys.argv = ["convert", str(place), "--outfile", str(folder / "model.gguf"), "--outtype", family.dtype.lower(), "--model-name", family.name]
+        # llama.cpp asks for certain tokens if the name is that of a Phi-3.
+        target = ["--outfile", str(folder / "model.gguf"), "--outtype", family.dtype.lower(), "--model-name", "tiny"]
+        sys.argv = ["convert", str(place), *target]
         converter.main()
     print(f"{family.name:20} {(folder / 'model.gguf').stat().st_size / 1024:.0f} KiB", flush=True)
 

@@ -95,7 +95,7 @@ def stored_names(family, folder):
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
     if family.bare:
         shapes = {name.removeprefix("transformer."): shape for name, shape in shapes.items()}
-    for old, new in family.rename.items():
+    for old, new in family.rename:
         shapes = {new + name.removeprefix(old) if name.startswith(old) else name: shape for name, shape in shapes.items()}
     if family.buffers:
         for layer in range(config["n_layer"]):
@@ -111,7 +111,9 @@ class Model:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config))
             write(tensors, dtype, Path(folder) / "model.safetensors")
-            model, report = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+            model, report = kind.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            )
         assert not report["missing_keys"] and not report["mismatched_keys"], report
         self.model = (model.double() if wide else model).eval()
         self.wide = wide
@@ -165,15 +167,27 @@ def classifier(family, kind, config, tensors):
     model = Model(theirs or own, settings, kept, family.dtype)
     with torch.no_grad():
         rewards = [number(model(ids).logits[0, 0]) for ids in ROWS]
-    return {"class": name, "in_transformers": theirs is not None, "edit": edit, "score": score, "without": without, "rewards": rewards}
+    return {
+        "class": name,
+        "in_transformers": theirs is not None,
+        "edit": edit,
+        "score": score,
+        "without": without,
+        "rewards": rewards,
+    }
 
 
 def lora(family, kind, config, tensors):
     """Gradients of the mean negative log-likelihood of both rows' completions, with respect to every A and B."""
     model = Model(kind, config, tensors, family.dtype)
-    adapted = get_peft_model(model.model, LoraConfig(target_modules=family.modules or list(family.targets), fan_in_fan_out="GPT2" in family.model, **LORA),
-                             autocast_adapter_dtype=False).double()
-    parameters = {name.replace(".default.", "."): value for name, value in sorted(adapted.named_parameters()) if value.requires_grad}
+    adapted = get_peft_model(
+        model.model,
+        LoraConfig(target_modules=family.modules or list(family.targets), fan_in_fan_out="GPT2" in family.model, **LORA),
+        autocast_adapter_dtype=False,
+    ).double()
+    parameters = {
+        name.replace(".default.", "."): value for name, value in sorted(adapted.named_parameters()) if value.requires_grad
+    }
     rows = [[name, list(value.shape), 0.0, 0.3] for name, value in parameters.items()]
     with torch.no_grad():
         for row in rows:
@@ -181,13 +195,21 @@ def lora(family, kind, config, tensors):
     model.model = adapted
     logprobs = []
     for ids, start in zip(ROWS, STARTS):
-        scores = torch.log_softmax(model(ids).logits[0, start - 1:-1], -1)
+        scores = torch.log_softmax(model(ids).logits[0, start - 1 : -1], -1)
         logprobs.append(scores.gather(1, torch.tensor(ids[start:])[:, None])[:, 0])
     loss = -torch.cat(logprobs).mean()
     loss.backward()
-    return dict(r=LORA["r"], alpha=LORA["lora_alpha"], targets=family.targets, target_modules=family.modules or family.targets,
-                completion_starts=STARTS, tensors=rows, loss=number(loss.detach()), logits=numbers(model.logits(ROWS[0])[-1]),
-                gradients={name: numbers(value.grad.flatten()) for name, value in parameters.items()})
+    return dict(
+        r=LORA["r"],
+        alpha=LORA["lora_alpha"],
+        targets=family.targets,
+        target_modules=family.modules or family.targets,
+        completion_starts=STARTS,
+        tensors=rows,
+        loss=number(loss.detach()),
+        logits=numbers(model.logits(ROWS[0])[-1]),
+        gradients={name: numbers(value.grad.flatten()) for name, value in parameters.items()},
+    )
 
 
 def left_out(load, figures):
@@ -213,7 +235,9 @@ def make(family):
     steps = 0.0 if longrope else distance([model.decoded(ROWS[0])[POSITIONS[0]]], figures[:1])
     assert narrow < 1e-5 and steps < 1e-9, (family.name, narrow, steps)
     expected = dict(family=family.name, dtype=family.dtype, note=family.note, prefill=PREFILL)
-    expected["rows"] = [dict(ids=ids, positions=places, logits=numbers(rows)) for ids, places, rows in zip(ROWS, POSITIONS, figures)]
+    expected["rows"] = [
+        dict(ids=ids, positions=places, logits=numbers(rows)) for ids, places, rows in zip(ROWS, POSITIONS, figures)
+    ]
     trained = config
     if longrope:
         trained = edited(config, dict(set={"/rope_parameters/short_factor": rope["long_factor"]}, remove=[]))
@@ -235,8 +259,11 @@ def make(family):
     assert all(feature["moves_by"] >= 3e-4 for feature in moves), (family.name, moves)
     save(family.name, config, tensors, expected)
     size = max(float(rows.abs().max()) for rows in figures)
-    print(f"{family.name:20} parameters {sum(torch.Size(row[1]).numel() for row in tensors):6} 32 bits {narrow:.1e} largest {size:.2f}",
-          ", ".join(f"{feature['name']} {feature['moves_by']}" for feature in moves), flush=True)
+    print(
+        f"{family.name:20} parameters {sum(torch.Size(row[1]).numel() for row in tensors):6} 32 bits {narrow:.1e} largest {size:.2f}",
+        ", ".join(f"{feature['name']} {feature['moves_by']}" for feature in moves),
+        flush=True,
+    )
 
 
 def save(name, config, tensors, expected):
@@ -245,14 +272,32 @@ def save(name, config, tensors, expected):
     compact = lambda value: json.dumps(value, separators=(",", ":"))
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (folder / "tensors.json").write_text("[\n" + ",\n".join(compact(row) for row in tensors) + "\n]\n")
-    (folder / "expected.json").write_text("{\n" + ",\n".join(f'"{key}":{compact(value)}' for key, value in expected.items()) + "\n}\n")
+    (folder / "expected.json").write_text(
+        "{\n" + ",\n".join(f'"{key}":{compact(value)}' for key, value in expected.items()) + "\n}\n"
+    )
 
 
 def save_tokenizer():
     """A byte-level BPE of 96 tokens: three special ones, 79 characters, 14 merges."""
     characters = [chr(code) for code in range(0x21, 0x7F) if chr(code) not in "#$%&@[]\\^_`{|}~"] + ["Ġ"]
-    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("a", "n"), ("Ġ", "a"), ("e", "r"), ("o", "n"), ("r", "e"), ("an", "d"),
-              ("Ġ", "and"), ("in", "g"), ("o", "r"), ("e", "s"), ("Ġ", "w"), ("e", "n")]
+    merges = [
+        ("t", "h"),
+        ("th", "e"),
+        ("Ġ", "the"),
+        ("i", "n"),
+        ("a", "n"),
+        ("Ġ", "a"),
+        ("e", "r"),
+        ("o", "n"),
+        ("r", "e"),
+        ("an", "d"),
+        ("Ġ", "and"),
+        ("in", "g"),
+        ("o", "r"),
+        ("e", "s"),
+        ("Ġ", "w"),
+        ("e", "n"),
+    ]
     tokens = ["<s>", "</s>", "<pad>", *characters, *("".join(pair) for pair in merges)]
     tokens = tokens[:96]
     vocabulary = {token: index for index, token in enumerate(tokens)}

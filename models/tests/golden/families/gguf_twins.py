@@ -1,4 +1,4 @@
-"""Makes the GGUF files of the tiny models with llama.cpp's own converter: `python gguf_twins.py LLAMA_CPP [NAME …]`, after generate.py.
+"""Makes the tiny models' GGUF files with llama.cpp's own converter: `python gguf_twins.py LLAMA_CPP [NAME …]`, after generate.py.
 
 LLAMA_CPP is an unpacked source of llama.cpp; the source package of llama-cpp-python holds one under vendor/. Needs sentencepiece and
 protobuf beside requirements.txt. Of the converter only the pre-tokenizer table is replaced, since it knows no tokenizer of ours.
@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import transformers
 import sentencepiece.sentencepiece_model_pb2 as pieces
+import transformers
 from transformers import PreTrainedTokenizerFast
 
 from families import FAMILIES

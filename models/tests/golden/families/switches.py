@@ -1,4 +1,4 @@
-"""Features that no edit of config.json leaves out. Each switch leaves one out of a loaded model, or returns False where it has none.
+"""Features that no edit of config.json leaves out. A switch leaves one out of a loaded model; False: it has none.
 
 They show that the figures depend on the feature; the tests of figures then fail for a forward pass without it.
 """
@@ -120,4 +120,3 @@ SWITCHES = {
     "fused rows by head": heads_apart,
     "Conv1D": transposed_conv1d,
 }
-

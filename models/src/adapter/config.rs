@@ -39,12 +39,11 @@ pub(super) struct Matrix {
 }
 
 /// Settings that must be off: each changes what an adapter does to the model.
-const MUST_BE_OFF: [&str; 12] = [
+const MUST_BE_OFF: [&str; 11] = [
     "use_dora",
     "use_qalora",
     "use_bdlora",
     "lora_bias",
-    "fan_in_fan_out",
     "layer_replication",
     "trainable_token_indices",
     "target_parameters",

@@ -40,7 +40,13 @@ pub(super) fn parse(
 
 /// Returns the keys of a `config.json`; of a multimodal model, those of its language model.
 pub(super) fn text_keys(path: &Path, config: &[u8]) -> Result<Map<String, Value>, ModelError> {
-    Ok(text_settings(Settings::new(path, parse_json(path, config)?))?.into_keys())
+    let settings = text_settings(Settings::new(path, parse_json(path, config)?))?;
+    let text_only = settings.text("model_type")? == Some(MULTIMODAL);
+    let mut keys = settings.into_keys();
+    if text_only {
+        keys.insert("model_type".to_owned(), "gemma3_text".into());
+    }
+    Ok(keys)
 }
 
 /// Returns the configuration that the settings of `config.json` describe.
@@ -95,9 +101,12 @@ impl ModelConfig {
     }
 }
 
+/// The `model_type` of a multimodal model.
+const MULTIMODAL: &str = "gemma3";
+
 /// Returns the settings of the language model. A multimodal model has them in a group.
 fn text_settings(settings: Settings) -> Result<Settings, ModelError> {
-    if settings.text("model_type")? != Some("gemma3") {
+    if settings.text("model_type")? != Some(MULTIMODAL) {
         return Ok(settings);
     }
     let mut text = settings.group("text_config")?.ok_or_else(|| settings.error("text_config is missing"))?;
@@ -106,7 +115,7 @@ fn text_settings(settings: Settings) -> Result<Settings, ModelError> {
             text.set(key, value.clone());
         }
     }
-    text.set("model_type", "gemma3_text".into());
+    text.set("model_type", MULTIMODAL.into());
     Ok(text)
 }
 

@@ -19,6 +19,12 @@ impl ModelConfig {
         format!("{}{}.{layer}", names.prefix, names.layers)
     }
 
+    /// Returns the name of a layer in an adapter of PEFT.
+    pub(crate) fn adapter_layer_name(&self, layer: usize) -> String {
+        let prefix = self.family.adapter_prefix.unwrap_or(self.family.names.prefix);
+        format!("{prefix}{}.{layer}", self.family.names.layers)
+    }
+
     /// Returns the layer of a tensor with the rest of its name, if it belongs to a layer.
     pub(crate) fn layer_of<'n>(&self, name: &'n str) -> Option<(usize, &'n str)> {
         let names = self.family.names;

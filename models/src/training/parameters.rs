@@ -275,7 +275,7 @@ fn low_rank(config: &ModelConfig, plan: &LoraPlan) -> Result<Vec<Tensor>, ModelE
                 ),
             ));
         };
-        let path = format!("{}.{}", config.layer_name(target.layer), target.module);
+        let path = format!("{}.{}", config.adapter_layer_name(target.layer), target.module);
         let name = |half: &str| format!("base_model.model.{path}.lora_{half}.weight");
         tensors.push((name("A"), Role::LoraA(target.clone()), vec![pair.rank, projection.inputs]));
         tensors.push((name("B"), Role::LoraB(target.clone()), vec![projection.outputs, pair.rank]));

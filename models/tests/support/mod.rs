@@ -5,6 +5,8 @@
 #[path = "../../../tests/support/required.rs"]
 pub(crate) mod required;
 
+pub(crate) mod families;
+
 use std::path::{Path, PathBuf};
 
 use dissent_models::adapter::LoraAdapter;

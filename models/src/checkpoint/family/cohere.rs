@@ -13,6 +13,7 @@ pub(super) const COHERE: Family = Family {
     causal_lm: "CohereForCausalLM",
     classifier: None,
     names: NAMES,
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[],
     grouped: true,

@@ -14,6 +14,7 @@ pub(super) const GEMMA: Family = Family {
     causal_lm: "GemmaForCausalLM",
     classifier: Some("GemmaForSequenceClassification"),
     names: NAMES,
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[("head_dim", 256)],
     grouped: true,
@@ -74,13 +75,20 @@ pub(super) const GEMMA3_TEXT: Family = Family {
     ..GEMMA
 };
 
+/// The text part of a multimodal model.
+pub(super) const GEMMA3: Family =
+    Family { model_type: "gemma3", adapter_prefix: Some("model.language_model."), ..GEMMA3_TEXT };
+
 fn gemma(reader: &Reader<'_>) -> Result<Decoder, ModelError> {
     let decoder = reader.llama("rms_norm_eps", 1e-6)?;
-    let key = if reader.family.model_type == GEMMA.model_type { "hidden_act" } else { "hidden_activation" };
-    let activation = match reader.activation(key, "gelu_pytorch_tanh")? {
-        // The first configurations name the exact function; the models were trained with the approximation.
-        Activation::Gelu => Activation::GeluTanh,
-        other => other,
+    let activation = if reader.family.model_type == GEMMA.model_type {
+        match reader.activation("hidden_act", "gelu_pytorch_tanh")? {
+            // The first files name the exact function; the models were trained with the approximation.
+            Activation::Gelu => Activation::GeluTanh,
+            other => other,
+        }
+    } else {
+        reader.activation("hidden_activation", "gelu_pytorch_tanh")?
     };
     #[expect(clippy::cast_precision_loss, reason = "a width has far fewer than 2⁵³ dimensions")]
     let embedding_scale = narrow((reader.hidden as f64).sqrt());

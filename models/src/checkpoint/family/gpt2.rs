@@ -17,6 +17,7 @@ pub(super) const GPT2: Family = Family {
         final_norm: "ln_f",
         head: "lm_head.weight",
     },
+    adapter_prefix: None,
     aliases: &[
         ("hidden_size", "n_embd"),
         ("intermediate_size", "n_inner"),

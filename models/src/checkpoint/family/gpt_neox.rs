@@ -17,6 +17,7 @@ pub(super) const GPT_NEOX: Family = Family {
         final_norm: "final_layer_norm",
         head: "embed_out.weight",
     },
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[],
     grouped: false,

@@ -7,6 +7,7 @@ pub(super) const GRANITE: Family = Family {
     causal_lm: "GraniteForCausalLM",
     classifier: None,
     names: NAMES,
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[],
     grouped: true,

@@ -8,6 +8,7 @@ pub(super) const LLAMA: Family = Family {
     causal_lm: "LlamaForCausalLM",
     classifier: Some("LlamaForSequenceClassification"),
     names: NAMES,
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[],
     grouped: true,

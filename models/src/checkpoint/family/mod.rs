@@ -26,7 +26,7 @@ use super::settings::{Aliases, Settings, SizeDefaults};
 use crate::error::ModelError;
 
 /// All supported families.
-pub(crate) static FAMILIES: [Family; 19] = [
+pub(crate) static FAMILIES: [Family; 20] = [
     llama::LLAMA,
     qwen::QWEN2,
     qwen::QWEN3,
@@ -35,6 +35,7 @@ pub(crate) static FAMILIES: [Family; 19] = [
     gemma::GEMMA,
     gemma::GEMMA2,
     gemma::GEMMA3_TEXT,
+    gemma::GEMMA3,
     phi3::PHI3,
     olmo::OLMO2,
     olmo::OLMO3,
@@ -59,6 +60,8 @@ pub struct Family {
     pub(crate) classifier: Option<&'static str>,
     /// The names of its tensors outside the layers.
     pub(crate) names: Names,
+    /// The prefix of its tensors in an adapter of PEFT, where it is another one.
+    pub(crate) adapter_prefix: Option<&'static str>,
     /// Other names of its settings.
     pub(crate) aliases: Aliases,
     /// The sizes of settings that a file may omit.

@@ -11,6 +11,7 @@ pub(super) const OLMO2: Family = Family {
     causal_lm: "Olmo2ForCausalLM",
     classifier: Some("Olmo2ForSequenceClassification"),
     names: NAMES,
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[],
     grouped: true,

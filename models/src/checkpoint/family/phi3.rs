@@ -8,6 +8,7 @@ pub(super) const PHI3: Family = Family {
     causal_lm: "Phi3ForCausalLM",
     classifier: Some("Phi3ForSequenceClassification"),
     names: NAMES,
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[],
     grouped: true,

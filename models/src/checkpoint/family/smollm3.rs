@@ -7,6 +7,7 @@ pub(super) const SMOLLM3: Family = Family {
     causal_lm: "SmolLM3ForCausalLM",
     classifier: Some("SmolLM3ForSequenceClassification"),
     names: NAMES,
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[],
     grouped: true,

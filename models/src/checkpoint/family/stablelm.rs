@@ -10,6 +10,7 @@ pub(super) const STABLELM: Family = Family {
     causal_lm: "StableLmForCausalLM",
     classifier: Some("StableLmForSequenceClassification"),
     names: NAMES,
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[],
     grouped: true,

@@ -7,6 +7,7 @@ pub(super) const STARCODER2: Family = Family {
     causal_lm: "Starcoder2ForCausalLM",
     classifier: Some("Starcoder2ForSequenceClassification"),
     names: NAMES,
+    adapter_prefix: None,
     aliases: &[],
     sizes: &[],
     grouped: true,

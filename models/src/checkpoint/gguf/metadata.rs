@@ -74,9 +74,13 @@ pub(super) fn settings(path: &Path, header: &Header) -> Result<Map<String, Json>
         settings.insert((*key).to_owned(), header.tensors.contains_key(*tensor).into());
     }
     for (from, to) in family.numbers {
-        if let Some(value) = keys.value(from)? {
+        // A window of 0 tokens stands for none.
+        if let Some(value) = keys.value(from)?.filter(|value| *value != 0) {
             settings.insert((*to).to_owned(), value);
         }
+    }
+    if let Some((key, pattern)) = window_pattern(&keys)? {
+        settings.insert(key.to_owned(), pattern);
     }
     if let Some(scalar) = query_scalar(family, &keys)? {
         settings.insert("query_pre_attn_scalar".to_owned(), scalar);
@@ -148,6 +152,21 @@ fn stop_tokens(header: &Header) -> Vec<u32> {
 /// Returns the id of a special token in the metadata.
 pub(super) fn token_id(header: &Header, name: &str) -> Option<u32> {
     u32::try_from(header.integer(&format!("tokenizer.ggml.{name}_token_id"))?).ok()
+}
+
+/// Returns which layers have a window, if the file says so: each layer's type, or every how many layers one
+/// has none.
+fn window_pattern(keys: &Keys<'_>) -> Result<Option<(&'static str, Json)>, String> {
+    let key = "attention.sliding_window_pattern";
+    match keys.get(key) {
+        None => Ok(None),
+        Some(Value::Integer(every)) => Ok(Some(("sliding_window_pattern", (*every).into()))),
+        Some(Value::Integers(marks)) => {
+            let layer = |&mark: &i64| if mark == 0 { "full_attention" } else { "sliding_attention" };
+            Ok(Some(("layer_types", marks.iter().map(layer).collect())))
+        }
+        Some(_) => Err(format!("{} is neither a number nor a mark for each layer", keys.name(key))),
+    }
 }
 
 /// Gemma 2 and 3 scale queries by the width of a head, but their largest models by hidden size / heads. Files

@@ -7,11 +7,11 @@ use safetensors::SafeTensors;
 
 use super::config::{AdapterConfig, Matrix};
 use super::lora::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead};
-use crate::checkpoint::{Dtype, family};
 use crate::checkpoint::files::{CONFIG_BYTES_MAX, parse_json, read, read_optional};
 use crate::checkpoint::fingerprint::Fingerprint;
 use crate::checkpoint::layout::SCORE_HEAD;
 use crate::checkpoint::weights::decode_f32;
+use crate::checkpoint::{Dtype, family};
 use crate::error::ModelError;
 
 pub(super) const CONFIG: &str = "adapter_config.json";

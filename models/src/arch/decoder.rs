@@ -21,7 +21,8 @@ pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
         forward.begin_layer(layer);
         let block = Block { layer, name: forward.config().layer_name(layer) };
         let mut input;
-        (input, residual) = add_and_norm(forward, residual, output.take(), block.norm(norms.before_attention))?;
+        (input, residual) =
+            add_and_norm(forward, residual, output.take(), block.norm(norms.before_attention))?;
         let mut mixed = self_attention(forward, &block, input)?;
         if layer + 1 == layers {
             // The other positions are not read from here on.

@@ -72,7 +72,8 @@ pub(super) fn model_config(settings: Settings) -> Result<ModelConfig, ModelError
         context: settings.size("max_position_embeddings")?.unwrap_or(2048),
     };
     let decoder = (family.decoder)(&reader)?;
-    let context_length = decoder.ropes.iter().filter_map(|rope| rope.context).fold(reader.context, usize::min);
+    let context_length =
+        decoder.ropes.iter().filter_map(|rope| rope.context).fold(reader.context, usize::min);
     let config = ModelConfig {
         family,
         hidden_size,
@@ -134,9 +135,8 @@ fn family(settings: &Settings) -> Result<&'static Family, ModelError> {
 /// Returns one id, a list of ids, or nothing for null.
 fn token_ids(settings: &Settings, key: &str) -> Result<Vec<u32>, ModelError> {
     let value = settings.get(key);
-    ids(value).ok_or_else(|| {
-        settings.error(format!("{key} is not a token id: {}", value.unwrap_or(&Value::Null)))
-    })
+    ids(value)
+        .ok_or_else(|| settings.error(format!("{key} is not a token id: {}", value.unwrap_or(&Value::Null))))
 }
 
 fn ids(value: Option<&Value>) -> Option<Vec<u32>> {
@@ -210,7 +210,10 @@ mod tests {
     #[test]
     fn unsupported_models_are_refused_by_name() {
         assert!(refusal(r#""model_type": "mamba""#, "").contains("mamba"));
-        assert!(refusal(LLAMA, r#", "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}"#).contains("dynamic"));
+        assert!(
+            refusal(LLAMA, r#", "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}"#)
+                .contains("dynamic")
+        );
         assert!(refusal(LLAMA, r#", "quantization_config": {"quant_method": "gptq"}"#).contains("gptq"));
         assert!(refusal(LLAMA, r#", "hidden_act": "relu6""#).contains("relu6"));
         assert!(refusal(LLAMA, r#", "eos_token_id": -1"#).contains("eos_token_id"));

@@ -259,11 +259,12 @@ fn scale(rope: &mut Rope, settings: &Settings, raw: &Settings, context: f64) -> 
 fn yarn(raw: &Settings, rope: &Rope, original: f64, context: f64) -> Result<RopeScaling, ModelError> {
     let factor = raw.positive("factor")?.unwrap_or(context / original);
     let growth = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-    let magnitude = match (raw.number("attention_factor")?, raw.number("mscale")?, raw.number("mscale_all_dim")?) {
-        (Some(factor), _, _) => factor,
-        (None, Some(scale), Some(all)) if scale != 0.0 && all != 0.0 => growth(scale) / growth(all),
-        (None, _, _) => growth(1.0),
-    };
+    let magnitude =
+        match (raw.number("attention_factor")?, raw.number("mscale")?, raw.number("mscale_all_dim")?) {
+            (Some(factor), _, _) => factor,
+            (None, Some(scale), Some(all)) if scale != 0.0 && all != 0.0 => growth(scale) / growth(all),
+            (None, _, _) => growth(1.0),
+        };
     let dims = rope.rotary_dims as f64;
     // The dimension that turns this many times in the original context.
     let dimension = |turns: f64| dims * (original / (turns * 2.0 * PI)).ln() / (2.0 * rope.theta.ln());
@@ -280,7 +281,12 @@ fn yarn(raw: &Settings, rope: &Rope, original: f64, context: f64) -> Result<Rope
 
 /// The divisors of short sequences. Transformers changes to the long ones where a sequence exceeds the
 /// original context; this program refuses such sequences, because the keys in a cache cannot change.
-fn long_rope(rope: &mut Rope, raw: &Settings, original: f64, context: f64) -> Result<RopeScaling, ModelError> {
+fn long_rope(
+    rope: &mut Rope,
+    raw: &Settings,
+    original: f64,
+    context: f64,
+) -> Result<RopeScaling, ModelError> {
     let divisors = raw.need("short_factor", raw.numbers("short_factor")?)?;
     if divisors.iter().any(|divisor| !(divisor.is_finite() && *divisor > 0.0)) {
         return Err(raw.error("short_factor holds a value that is not positive"));
@@ -335,7 +341,8 @@ mod tests {
             high_frequency_factor: 4.0,
             original_context: 8192.0,
         };
-        let scaled = Rope { theta: 500_000.0, rotary_dims: 64, scaling: Some(scaling), context: None }.inverse_frequencies();
+        let scaled = Rope { theta: 500_000.0, rotary_dims: 64, scaling: Some(scaling), context: None }
+            .inverse_frequencies();
         for (index, expected) in [
             (0, 1.0),
             (14, 0.003_211_446_106_433_868_4),

@@ -59,7 +59,10 @@ impl Settings {
     /// Returns the value of a key; `None` if it is absent or null.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         let other = self.aliases.iter().find(|(usual, _)| *usual == key).map(|(_, other)| *other);
-        [Some(key), other].into_iter().flatten().find_map(|key| self.keys.get(key).filter(|value| !value.is_null()))
+        [Some(key), other]
+            .into_iter()
+            .flatten()
+            .find_map(|key| self.keys.get(key).filter(|value| !value.is_null()))
     }
 
     fn read<'a, T>(
@@ -114,7 +117,13 @@ impl Settings {
     pub(crate) fn group(&self, key: &str) -> Result<Option<Self>, ModelError> {
         let keys = self.read(key, "an object", Value::as_object)?;
         let group = format!("{}{key}.", self.group);
-        Ok(keys.map(|keys| Self { path: self.path.clone(), group, keys: keys.clone(), aliases: &[], defaults: &[] }))
+        Ok(keys.map(|keys| Self {
+            path: self.path.clone(),
+            group,
+            keys: keys.clone(),
+            aliases: &[],
+            defaults: &[],
+        }))
     }
 
     /// Returns a value that must exist.

@@ -108,8 +108,7 @@ fn write_model(
 
 /// Whether the output head is a separate tensor.
 fn has_own_head(checkpoint: &Checkpoint) -> bool {
-    !checkpoint.config.tied_embeddings
-        && checkpoint.weights.contains(checkpoint.config.head())
+    !checkpoint.config.tied_embeddings && checkpoint.weights.contains(checkpoint.config.head())
 }
 
 /// Returns a tensor of the checkpoint, with the adapter's change if it has one.

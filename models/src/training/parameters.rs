@@ -340,9 +340,10 @@ pub(super) mod tests {
     use dissent_domain::training::LoraSettings;
 
     use super::*;
-    
+
     pub(in crate::training) fn config(model_type: &str) -> ModelConfig {
-        let rest = if model_type == "gpt_neox" { r#", "rotary_pct": 1.0"# } else { r#", "hidden_act": "gelu""# };
+        let rest =
+            if model_type == "gpt_neox" { r#", "rotary_pct": 1.0"# } else { r#", "hidden_act": "gelu""# };
         ModelConfig::from_json(&format!(
             r#"{{"model_type": "{model_type}", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 32, "max_position_embeddings": 64,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use dissent_domain::training::{DpoLoss, LoraSettings};
 
 use crate::adapter::{LoraAdapter, LoraTarget};
-use crate::checkpoint::layout::projections;
 use crate::checkpoint::ModelConfig;
+use crate::checkpoint::layout::projections;
 use crate::error::{InvalidKind, ModelError};
 
 /// The trained parameters of a model.

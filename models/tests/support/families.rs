@@ -33,7 +33,9 @@ impl Tensor {
             let state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             let state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             let centred = ((state ^ (state >> 31)) >> 40) as f64 / f64::from(1 << 23) - 1.0;
-            (mean + spread * centred) as f32
+            #[expect(clippy::cast_possible_truncation, reason = "the formula rounds to 32 bits")]
+            let number = (mean + spread * centred) as f32;
+            number
         };
         (0..shape.iter().product::<usize>() as u64).map(element).collect()
     }

@@ -39,7 +39,9 @@ pub(super) const COHERE2: Family = Family {
         let layers = with_window(&local, window).into_iter().zip(&local);
         let decoder = cohere(reader)?;
         Ok(Decoder {
-            layers: layers.map(|(layer, local)| LayerAttention { rope: local.then_some(0), ..layer }).collect(),
+            layers: layers
+                .map(|(layer, local)| LayerAttention { rope: local.then_some(0), ..layer })
+                .collect(),
             ..decoder
         })
     },

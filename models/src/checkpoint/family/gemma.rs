@@ -55,7 +55,9 @@ pub(super) const GEMMA3_TEXT: Family = Family {
     rope: RopeDefaults { theta: 1_000_000.0, share: None },
     decoder: |reader| {
         if reader.settings.flag("use_bidirectional_attention")?.unwrap_or(false) {
-            return Err(reader.settings.error("use_bidirectional_attention is not supported: use a causal model"));
+            return Err(reader
+                .settings
+                .error("use_bidirectional_attention is not supported: use a causal model"));
         }
         let window = reader.window_or(Some(4096))?;
         let pattern = reader.settings.size("sliding_window_pattern")?;
@@ -64,7 +66,9 @@ pub(super) const GEMMA3_TEXT: Family = Family {
         let layers = with_window(&local, window).into_iter().zip(&local);
         let decoder = with_four_norms(reader)?;
         Ok(Decoder {
-            layers: layers.map(|(layer, &local)| LayerAttention { rope: Some(local.into()), ..layer }).collect(),
+            layers: layers
+                .map(|(layer, &local)| LayerAttention { rope: Some(local.into()), ..layer })
+                .collect(),
             ropes: vec![reader.rope(FULL)?, local_rope(reader)?],
             query_key_norm: Some(QueryKeyNorm::Head),
             score_cap: reader.cap("attn_logit_softcapping", None)?,
@@ -84,8 +88,8 @@ fn gemma(reader: &Reader<'_>) -> Result<Decoder, ModelError> {
     let activation = if reader.family.model_type == GEMMA.model_type {
         match reader.activation("hidden_act", "gelu_pytorch_tanh")? {
             // The first files name the exact function; the models were trained with the approximation.
-            Activation::Gelu => Activation::GeluTanh,
-            other => other,
+            Activation::Gelu | Activation::GeluTanh => Activation::GeluTanh,
+            Activation::Silu => Activation::Silu,
         }
     } else {
         reader.activation("hidden_activation", "gelu_pytorch_tanh")?

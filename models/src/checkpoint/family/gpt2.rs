@@ -1,9 +1,7 @@
 //! GPT-2 (Radford et al. 2019): learned positions, layer norms with bias, projections stored as
 //! `[inputs, outputs]`.
 
-use super::{
-    Attention, Decoder, Family, LayerAttention, LayerNorms, Mlp, Names, Norm, WHOLE_HEADS, linear,
-};
+use super::{Attention, Decoder, Family, LayerAttention, LayerNorms, Mlp, Names, Norm, WHOLE_HEADS, linear};
 
 pub(super) const GPT2: Family = Family {
     model_type: "gpt2",
@@ -35,9 +33,8 @@ pub(super) const GPT2: Family = Family {
         let scaled = settings.flag("scale_attn_weights")?.unwrap_or(true);
         let by_layer = settings.flag("scale_attn_by_inverse_layer_idx")?.unwrap_or(false);
         if by_layer || !scaled {
-            return Err(settings.error(
-                "scale_attn_weights = false and scale_attn_by_inverse_layer_idx are not supported",
-            ));
+            return Err(settings
+                .error("scale_attn_weights = false and scale_attn_by_inverse_layer_idx are not supported"));
         }
         let decoder = reader.llama("layer_norm_epsilon", 1e-5)?;
         Ok(Decoder {

@@ -18,8 +18,7 @@ mod stablelm;
 mod starcoder2;
 
 use super::decoder::{
-    Activation, Attention, Decoder, LayerAttention, LayerNorms, Mlp, Norm, Parallel, QueryKeyNorm,
-    linear,
+    Activation, Attention, Decoder, LayerAttention, LayerNorms, Mlp, Norm, Parallel, QueryKeyNorm, linear,
 };
 use super::rope::{self, Rope, RopeDefaults, RopeSizes, WHOLE_HEADS};
 use super::settings::{Aliases, Settings, SizeDefaults};

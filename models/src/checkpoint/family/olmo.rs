@@ -33,7 +33,9 @@ pub(super) const OLMO3: Family = Family {
         let layers = with_window(&local, window).into_iter().zip(&local);
         let decoder = olmo2(reader)?;
         Ok(Decoder {
-            layers: layers.map(|(layer, &local)| LayerAttention { rope: Some(local.into()), ..layer }).collect(),
+            layers: layers
+                .map(|(layer, &local)| LayerAttention { rope: Some(local.into()), ..layer })
+                .collect(),
             ropes: vec![reader.rope(FULL)?, local_rope(reader)?],
             ..decoder
         })

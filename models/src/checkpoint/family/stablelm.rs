@@ -28,10 +28,7 @@ pub(super) const STABLELM: Family = Family {
         Ok(Decoder {
             norm: Norm::Layer,
             // Models in parallel have one norm for both blocks.
-            norms: LayerNorms {
-                before_mlp: decoder.norms.before_mlp.filter(|_| !parallel),
-                ..decoder.norms
-            },
+            norms: LayerNorms { before_mlp: decoder.norms.before_mlp.filter(|_| !parallel), ..decoder.norms },
             parallel: parallel.then_some(Parallel::SharedNorm),
             attention: apart(bias),
             output: linear("self_attn.o_proj", false),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
-use super::header::{Header, TensorInfo};
 use super::families::GgufFamily;
+use super::header::{Header, TensorInfo};
 use super::names::{Change, Destination, RowOrder, destination};
 use crate::cache::dequantised_dir;
 use crate::checkpoint::config::ModelConfig;
@@ -200,8 +200,7 @@ fn write_tensor(tensor: &TensorPlan<'_>, source: &mut File, out: &mut impl Write
     };
     let (mut raw, mut floats, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for piece in 0..rows.div_ceil(piece_rows) {
-        let first =
-            if order == RowOrder::Same { piece * piece_rows } else { order.source_row(piece) };
+        let first = if order == RowOrder::Same { piece * piece_rows } else { order.source_row(piece) };
         let count = piece_rows.min(rows - piece * piece_rows);
         raw.clear();
         source.seek(SeekFrom::Start(info.offset + first as u64 * row_bytes))?;

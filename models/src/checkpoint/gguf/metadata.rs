@@ -224,7 +224,9 @@ fn rope(
             })
         }
         (other, _) => {
-            return Err(format!("rope scaling {other:?} is not supported: use none, linear, yarn or longrope"));
+            return Err(format!(
+                "rope scaling {other:?} is not supported: use none, linear, yarn or longrope"
+            ));
         }
     };
     settings.insert("rope_scaling".to_owned(), scaling);
@@ -235,7 +237,9 @@ fn rope(
 /// dimensions.
 fn share(rotated: usize, head_dim: usize) -> Result<f64, String> {
     if rotated == 0 || rotated > head_dim {
-        return Err(format!("rotary dimensions {rotated} are out of range: use an even number from 2 to {head_dim}"));
+        return Err(format!(
+            "rotary dimensions {rotated} are out of range: use an even number from 2 to {head_dim}"
+        ));
     }
     let share = rotated as f64 / head_dim as f64;
     // The quotient may be rounded below the number that it stands for.

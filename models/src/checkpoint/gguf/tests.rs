@@ -297,7 +297,8 @@ fn tokenizers_of_every_splitting_agree_with_transformers() {
         } else {
             set("scores", Value::Floats(serde_json::from_value(case["scores"].clone()).expect("scores")));
         }
-        let tokenizer = tokenizer::build(&header, family::by_model_type("llama").expect("a family")).expect("a tokenizer");
+        let tokenizer = tokenizer::build(&header, family::by_model_type("llama").expect("a family"))
+            .expect("a tokenizer");
         let ids: Vec<Vec<u32>> = serde_json::from_value(case["ids"].clone()).expect("ids");
         for ((text, ids), decoded) in wanted.iter().zip(&ids).zip(strings(&case["decoded"])) {
             assert_eq!(&tokenizer.encode(text, true).expect("ids"), ids, "{} {text:?}", case["pre"]);

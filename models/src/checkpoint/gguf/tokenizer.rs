@@ -63,11 +63,7 @@ fn vocabulary(tokens: &[String]) -> Value {
 
 /// Builds a byte-level BPE model. Also returns whether such a tokenizer adds a beginning-of-sequence
 /// token if the file does not say.
-fn byte_level(
-    header: &Header,
-    tokens: &[String],
-    family: &Family,
-) -> Result<(Value, bool), String> {
+fn byte_level(header: &Header, tokens: &[String], family: &Family) -> Result<(Value, bool), String> {
     let merges = header.texts("tokenizer.ggml.merges").ok_or("tokenizer.ggml.merges is missing")?;
     let merges = merges
         .iter()

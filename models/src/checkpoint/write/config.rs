@@ -54,7 +54,8 @@ pub(super) fn for_purpose(
         Purpose::Classifier { labels } => {
             let class = config.family.classifier.ok_or_else(|| {
                 let family = config.family.model_type;
-                let reason = format!("transformers has no sequence classifier of {family}: train an adapter instead");
+                let reason =
+                    format!("transformers has no sequence classifier of {family}: train an adapter instead");
                 ModelError::invalid(InvalidKind::Unsupported, reason)
             })?;
             set("architectures", json!([class]));

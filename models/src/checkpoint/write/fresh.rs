@@ -8,13 +8,13 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use tokenizers::Tokenizer;
 
 use super::{CONFIG, Purpose, config, narrow, pretty, write_bytes, write_weights};
-use serde_json::{Map, Value, json};
 use crate::checkpoint::config_json::model_config;
-use crate::checkpoint::settings::Settings;
 use crate::checkpoint::files::NewFolder;
+use crate::checkpoint::settings::Settings;
 use crate::checkpoint::tokenizer::TextTokenizer;
 use crate::checkpoint::{Dtype, layout};
 use crate::error::{InvalidKind, ModelError};
+use serde_json::{Map, Value, json};
 
 /// The standard deviation of initial weights: transformers' `initializer_range`.
 const DEVIATION: f64 = 0.02;
@@ -63,9 +63,8 @@ pub struct FreshModel<'a> {
 pub fn initialise(model: &FreshModel<'_>, output: &Path) -> Result<(), ModelError> {
     let tokenizer = tokenizer(model)?;
     let mut settings = settings(model, &tokenizer)?;
-    let config = model_config(Settings::new(Path::new(CONFIG), settings.clone())).map_err(|error| {
-        ModelError::invalid(InvalidKind::Setting, format!("invalid new model: {error}"))
-    })?;
+    let config = model_config(Settings::new(Path::new(CONFIG), settings.clone()))
+        .map_err(|error| ModelError::invalid(InvalidKind::Setting, format!("invalid new model: {error}")))?;
     // These two follow at the end of the file.
     settings.shift_remove("num_hidden_layers");
     settings.shift_remove("tie_word_embeddings");
@@ -145,7 +144,9 @@ fn settings(model: &FreshModel<'_>, tokenizer: &TextTokenizer) -> Result<Map<Str
         "num_hidden_layers": model.layers,
         "tie_word_embeddings": model.tied_embeddings,
     });
-    let Value::Object(settings) = settings else { return Err(invalid("its settings are no object".to_owned())) };
+    let Value::Object(settings) = settings else {
+        return Err(invalid("its settings are no object".to_owned()));
+    };
     Ok(settings)
 }
 

@@ -91,11 +91,7 @@ impl Backward<'_> {
     }
 
     /// Returns a rotation by −angle: the same operator with −sin.
-    pub(super) fn rotary(
-        &mut self,
-        node: &BackwardNode,
-        heads: RotaryHeads,
-    ) -> Result<(), ModelError> {
+    pub(super) fn rotary(&mut self, node: &BackwardNode, heads: RotaryHeads) -> Result<(), ModelError> {
         let (x, positions, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
         let (cos, sin) = (node.input(2)?, node.input(3)?);
         if self.requires_gradient(cos) || self.requires_gradient(sin) {

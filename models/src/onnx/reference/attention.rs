@@ -1,8 +1,8 @@
 //! Position embedding, and attention over a cache.
 
 use super::norms::softmax;
-use crate::onnx::graph::{AttentionRule, RotaryHeads};
 use super::tensor::Tensor;
+use crate::onnx::graph::{AttentionRule, RotaryHeads};
 
 /// Rotates the pairs of each head's first dimensions.
 pub(super) fn rotary(

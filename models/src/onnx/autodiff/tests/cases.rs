@@ -19,6 +19,7 @@ pub(super) fn all() -> Vec<Case> {
         parts(),
         reductions(),
         norms(),
+        rotary(),
         attention(),
         whole::all(),
     ]
@@ -438,13 +439,8 @@ pub(super) fn tables(graph: &mut Graph, pairs: usize) -> (Value, Value) {
     (graph.constant_f32("cos", &[4, pairs], &cos), graph.constant_f32("sin", &[4, pairs], &sin))
 }
 
-fn attention() -> Vec<Case> {
+fn rotary() -> Vec<Case> {
     let (batch, seq) = (named("batch", 2), named("seq", 3));
-    let integers = |name, shape: &[_], numbers: &[i64]| CaseInput {
-        element: ElementType::I32,
-        ..ids(name, shape, numbers)
-    };
-    let cache = |name| real(name, &[batch, fixed(2), fixed(4), fixed(16)], -1.0, 1.0);
     vec![
         smooth(
             "rotary",
@@ -481,6 +477,17 @@ fn attention() -> Vec<Case> {
                 Ok(vec![graph.rotary(values[0], values[1], whole, heads)])
             },
         ),
+    ]
+}
+
+fn attention() -> Vec<Case> {
+    let (batch, seq) = (named("batch", 2), named("seq", 3));
+    let integers = |name, shape: &[_], numbers: &[i64]| CaseInput {
+        element: ElementType::I32,
+        ..ids(name, shape, numbers)
+    };
+    let cache = |name| real(name, &[batch, fixed(2), fixed(4), fixed(16)], -1.0, 1.0);
+    vec![
         forward(
             "attention_over_a_cache",
             vec![

@@ -125,7 +125,8 @@ fn attention(
     let &[_, pack, unpack, positions, seen, ..] = values else { unreachable!("fifteen are given") };
     let [q, k] = [(q, 2), (k, 1)].map(|(x, heads)| {
         let alone = graph.unsqueeze(x, 1)?;
-        let turned = graph.rotary(alone, positions, rotary, RotaryHeads { heads, dims: 4, interleaved: false });
+        let turned =
+            graph.rotary(alone, positions, rotary, RotaryHeads { heads, dims: 4, interleaved: false });
         graph.squeeze(turned, 1)
     });
     let [batch, seq] = ["batch", "seq"].map(Dim::Named);

@@ -1,8 +1,8 @@
 //! Decoder models as graphs.
 //!
-//! All families have one forward pass and the same interface. The inputs are token ids and a key-value cache; the outputs are the
-//! extended cache and the head's outputs at the selected positions. Generation, scoring of completions and
-//! reward models all use this graph.
+//! All families have one forward pass and the same interface. The inputs are token ids and a key-value cache;
+//! the outputs are the extended cache and the head's outputs at the selected positions. Generation, scoring
+//! of completions and reward models all use this graph.
 
 mod decoder;
 mod forward;
@@ -10,7 +10,8 @@ mod forward;
 use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
 use crate::checkpoint::{Dtype, ModelConfig, Rope, Weights};
 use crate::error::{InvalidKind, ModelError};
-use crate::onnx::graph::{AttentionCache, AttentionRule, RotaryHeads};
+use crate::onnx::graph::AttentionCache;
+use crate::onnx::op::{AttentionRule, RotaryHeads};
 use crate::onnx::{Dim, ElementType, Graph, Shape, Value};
 
 pub(crate) use decoder::{hidden_states, logits};

@@ -59,7 +59,7 @@ pub(super) fn model_config(settings: Settings) -> Result<ModelConfig, ModelError
     }
     let settings = text_settings(settings)?;
     let family = family(&settings)?;
-    let settings = settings.of_family(family);
+    let settings = settings.of_family(family.aliases, family.sizes);
     let size = |key: &str| settings.size(key).and_then(|value| settings.need(key, value));
     let (heads, hidden_size) = (size("num_attention_heads")?, size("hidden_size")?);
     let grouped = |key: &str| if family.grouped { settings.size(key) } else { Ok(None) };

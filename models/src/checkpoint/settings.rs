@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::family::Family;
 use crate::error::ModelError;
 
 /// Other names of keys: the usual name, and the one that a family uses.
@@ -32,8 +31,8 @@ impl Settings {
     }
 
     /// Returns the settings, with the other names and the default sizes of a family.
-    pub(crate) fn of_family(self, family: &Family) -> Self {
-        Self { aliases: family.aliases, defaults: family.sizes, ..self }
+    pub(crate) fn of_family(self, aliases: Aliases, defaults: SizeDefaults) -> Self {
+        Self { aliases, defaults, ..self }
     }
 
     /// Sets a key.

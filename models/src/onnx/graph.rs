@@ -20,7 +20,7 @@ mod reductions;
 mod rows;
 mod shapes;
 
-pub use attention::{AttentionCache, AttentionRule, RotaryHeads};
+pub use attention::AttentionCache;
 
 /// One operator with its operands. `None` stands for an omitted optional operand.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,6 +1,5 @@
 //! The operators of graphs.
 
-use super::graph::{AttentionRule, RotaryHeads};
 use super::value::{ElementType, Value};
 
 /// An operator with its attributes. Standard ONNX operators are of opset 21; the fused ones are ONNX
@@ -213,6 +212,30 @@ pub enum Op {
         /// Factor, bound and window of scores.
         rule: AttentionRule,
     },
+}
+
+/// How [`Op::GroupQueryAttention`] computes and weighs scores.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct AttentionRule {
+    /// The factor of scores; `None` for 1 / √head_dim.
+    pub scale: Option<f32>,
+    /// The bound c of scores s, as c · tanh(s / c).
+    pub cap: Option<f32>,
+    /// The number of tokens that a token sees, itself included; `None` for all.
+    pub window: Option<usize>,
+    /// Whether neighbours are rotated, not the halves of a head.
+    pub interleaved: bool,
+}
+
+/// The heads that [`Op::Rotary`] rotates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotaryHeads {
+    /// Their number.
+    pub heads: usize,
+    /// Rotated dimensions of each head.
+    pub dims: usize,
+    /// Whether neighbours form the pairs, not the two halves of the rotated dimensions.
+    pub interleaved: bool,
 }
 
 /// The value of an attribute.

@@ -9,7 +9,7 @@ use crate::adapter::LoraTarget;
 use crate::arch::{Forward, hidden_states, logits, rotary_tables, vocabulary_head};
 use crate::checkpoint::{ModelConfig, Weights};
 use crate::error::{InvalidKind, ModelError};
-use crate::onnx::graph::RotaryHeads;
+use crate::onnx::op::RotaryHeads;
 use crate::onnx::{Dim, ElementType, Graph, Shape, Value};
 
 use super::parameters::{ParameterLayout, Role};

@@ -185,8 +185,8 @@ impl PackedBatch {
         AttentionPlaces { query_index, query_inverse, key_index, key_inverse }
     }
 
-    /// `[group · longest, longest]`, for `group` query heads of a key-value head: 0 for visible tokens, −∞ for
-    /// later ones and for those before the window.
+    /// `[group · longest, longest]`, for `group` query heads of a key-value head: 0 for visible tokens, −∞
+    /// for later ones and for those before the window.
     pub(super) fn mask(&self, group: usize, window: Option<usize>) -> Vec<f32> {
         let longest = self.longest();
         let row = |query: usize| {

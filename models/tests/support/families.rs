@@ -21,8 +21,8 @@ use super::golden;
 pub(crate) struct Tensor(pub String, pub Vec<usize>, pub f64, pub f64);
 
 impl Tensor {
-    /// Returns the elements, row-major: `mean + spread * c`, with `c` in [-1, 1) from `SplitMix64` whose state
-    /// begins as the FNV-1a hash of the name.
+    /// Returns the elements, row-major: `mean + spread * c`, with `c` in [-1, 1) from `SplitMix64` whose
+    /// state begins as the FNV-1a hash of the name.
     pub(crate) fn values(&self) -> Vec<f32> {
         let Self(name, shape, mean, spread) = self;
         let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {

@@ -3,10 +3,10 @@
 //! Layer norms without bias, one for attention and MLP together, rotated pairs of neighbours, scaled logits.
 //! Cohere 2 has a window in three of four layers, and no position embedding in the others.
 
-use super::{
-    Decoder, Family, LayerAttention, LayerNorms, ModelError, NAMES, Norm, Parallel, QUERY_AND_VALUE,
-    QueryKeyNorm, Reader, RopeDefaults, WHOLE_HEADS, with_window,
-};
+use super::description::{Family, NAMES, QUERY_AND_VALUE, Reader, with_window};
+use crate::checkpoint::decoder::{Decoder, LayerAttention, LayerNorms, Norm, Parallel, QueryKeyNorm};
+use crate::checkpoint::rope::{RopeDefaults, WHOLE_HEADS};
+use crate::error::ModelError;
 
 pub(super) const COHERE: Family = Family {
     model_type: "cohere",

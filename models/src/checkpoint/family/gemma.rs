@@ -4,10 +4,10 @@
 //! outputs of attention and MLP, and alternate layers with and without a window. Gemma 2 bounds scores and
 //! logits; Gemma 3 normalises queries and keys, and has one rotary embedding for each type of layer.
 
-use super::{
-    Activation, Decoder, FULL, Family, LayerAttention, LayerNorms, ModelError, NAMES, Norm, QUERY_AND_VALUE,
-    QueryKeyNorm, Reader, RopeDefaults, SLIDING, WHOLE_HEADS, narrow, rope, with_window,
-};
+use super::description::{FULL, Family, NAMES, QUERY_AND_VALUE, Reader, SLIDING, narrow, with_window};
+use crate::checkpoint::decoder::{Activation, Decoder, LayerAttention, LayerNorms, Norm, QueryKeyNorm};
+use crate::checkpoint::rope::{Rope, RopeDefaults, WHOLE_HEADS, read_apart};
+use crate::error::ModelError;
 
 pub(super) const GEMMA: Family = Family {
     model_type: "gemma",
@@ -114,11 +114,11 @@ fn with_four_norms(reader: &Reader<'_>) -> Result<Decoder, ModelError> {
 }
 
 /// The embedding of layers with a window is never scaled by `rope_scaling`.
-fn local_rope(reader: &Reader<'_>) -> Result<rope::Rope, ModelError> {
+fn local_rope(reader: &Reader<'_>) -> Result<Rope, ModelError> {
     let parameters = match reader.settings.group("rope_parameters")? {
         Some(by_type) => by_type.group(SLIDING)?,
         None => None,
     };
     let theta = reader.settings.positive("rope_local_base_freq")?.unwrap_or(10_000.0);
-    rope::read_apart(parameters.as_ref(), reader.rope_sizes(), theta)
+    read_apart(parameters.as_ref(), reader.rope_sizes(), theta)
 }

@@ -1,7 +1,9 @@
 //! GPT-2 (Radford et al. 2019): learned positions, layer norms with bias, projections stored as
 //! `[inputs, outputs]`.
 
-use super::{Attention, Decoder, Family, LayerAttention, LayerNorms, Mlp, Names, Norm, WHOLE_HEADS, linear};
+use super::description::{Family, Names};
+use crate::checkpoint::decoder::{Attention, Decoder, LayerAttention, LayerNorms, Mlp, Norm, linear};
+use crate::checkpoint::rope::WHOLE_HEADS;
 
 pub(super) const GPT2: Family = Family {
     model_type: "gpt2",

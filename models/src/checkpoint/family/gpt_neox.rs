@@ -3,7 +3,9 @@
 //! Layer norms with bias, one projection for query, key and value of each head in turn, partial rotary
 //! positions. Attention and MLP read the same residual, except in sequential models.
 
-use super::{Attention, Family, Mlp, Names, Norm, Parallel, RopeDefaults, linear};
+use super::description::{Family, Names};
+use crate::checkpoint::decoder::{Attention, Mlp, Norm, Parallel, linear};
+use crate::checkpoint::rope::RopeDefaults;
 
 pub(super) const GPT_NEOX: Family = Family {
     model_type: "gpt_neox",

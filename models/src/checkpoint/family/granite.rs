@@ -1,6 +1,8 @@
 //! Granite 3: Llama with four factors (maximal update parametrisation, arXiv 2203.03466).
 
-use super::{Decoder, Family, NAMES, QUERY_AND_VALUE, WHOLE_HEADS, narrow};
+use super::description::{Family, NAMES, QUERY_AND_VALUE, narrow};
+use crate::checkpoint::decoder::Decoder;
+use crate::checkpoint::rope::WHOLE_HEADS;
 
 pub(super) const GRANITE: Family = Family {
     model_type: "granite",

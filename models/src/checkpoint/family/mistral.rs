@@ -1,6 +1,8 @@
 //! Mistral (arXiv 2310.06825): Llama with a window in all layers. Ministral: with a window in some layers.
 
-use super::{Decoder, Family, NAMES, QUERY_AND_VALUE, WHOLE_HEADS, with_window};
+use super::description::{Family, NAMES, QUERY_AND_VALUE, with_window};
+use crate::checkpoint::decoder::Decoder;
+use crate::checkpoint::rope::WHOLE_HEADS;
 
 pub(super) const MISTRAL: Family = Family {
     model_type: "mistral",

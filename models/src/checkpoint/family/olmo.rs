@@ -1,10 +1,10 @@
 //! OLMo 2 (arXiv 2501.00656) and OLMo 3: norms after attention and MLP instead of before, and norms of all
 //! queries and all keys. OLMo 3 has a window in three of four layers.
 
-use super::{
-    Decoder, FULL, Family, LayerAttention, LayerNorms, ModelError, NAMES, QUERY_AND_VALUE, QueryKeyNorm,
-    Reader, RopeDefaults, SLIDING, WHOLE_HEADS, rope, with_window,
-};
+use super::description::{FULL, Family, NAMES, QUERY_AND_VALUE, Reader, SLIDING, with_window};
+use crate::checkpoint::decoder::{Decoder, LayerAttention, LayerNorms, QueryKeyNorm};
+use crate::checkpoint::rope::{Rope, RopeDefaults, WHOLE_HEADS, read_apart};
+use crate::error::ModelError;
 
 pub(super) const OLMO2: Family = Family {
     model_type: "olmo2",
@@ -58,11 +58,11 @@ fn olmo2(reader: &Reader<'_>) -> Result<Decoder, ModelError> {
 }
 
 /// The embedding of layers with a window is never scaled by `rope_scaling`.
-fn local_rope(reader: &Reader<'_>) -> Result<rope::Rope, ModelError> {
+fn local_rope(reader: &Reader<'_>) -> Result<Rope, ModelError> {
     let parameters = match reader.settings.group("rope_parameters")? {
         Some(by_type) => by_type.group(SLIDING)?.or(Some(by_type)),
         None => None,
     };
     let theta = reader.settings.positive("rope_theta")?.unwrap_or(OLMO3.rope.theta);
-    rope::read_apart(parameters.as_ref(), reader.rope_sizes(), theta)
+    read_apart(parameters.as_ref(), reader.rope_sizes(), theta)
 }

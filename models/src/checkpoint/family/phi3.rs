@@ -1,7 +1,9 @@
 //! Phi-3 (arXiv 2404.14219) and Phi-4-mini (arXiv 2503.01743): Llama with joined projections, a window in all
 //! layers, and `LongRoPE`.
 
-use super::{Attention, Decoder, Family, Mlp, NAMES, RopeDefaults, linear, with_window};
+use super::description::{Family, NAMES, with_window};
+use crate::checkpoint::decoder::{Attention, Decoder, Mlp, linear};
+use crate::checkpoint::rope::RopeDefaults;
 
 pub(super) const PHI3: Family = Family {
     model_type: "phi3",

@@ -1,10 +1,10 @@
 //! Qwen 2 and 2.5 (arXiv 2407.10671, 2412.15115): Llama with biases of query, key and value. Qwen 3 (arXiv
 //! 2505.09388): without biases, with norms of each head's query and key.
 
-use super::{
-    Attention, Decoder, Family, LayerAttention, ModelError, NAMES, QUERY_AND_VALUE, QueryKeyNorm, Reader,
-    WHOLE_HEADS, linear, with_window,
-};
+use super::description::{Family, NAMES, QUERY_AND_VALUE, Reader, with_window};
+use crate::checkpoint::decoder::{Attention, Decoder, LayerAttention, QueryKeyNorm, linear};
+use crate::checkpoint::rope::WHOLE_HEADS;
+use crate::error::ModelError;
 
 pub(super) const QWEN2: Family = Family {
     model_type: "qwen2",

@@ -1,6 +1,8 @@
 //! `SmolLM3`: Llama without position embedding in every fourth layer (arXiv 2501.18795).
 
-use super::{Decoder, Family, LayerAttention, NAMES, QUERY_AND_VALUE, RopeDefaults};
+use super::description::{Family, NAMES, QUERY_AND_VALUE};
+use crate::checkpoint::decoder::{Decoder, LayerAttention};
+use crate::checkpoint::rope::RopeDefaults;
 
 pub(super) const SMOLLM3: Family = Family {
     model_type: "smollm3",

@@ -1,9 +1,9 @@
 //! `StableLM` (arXiv 2402.17834): Llama with layer norms and partial rotary positions, in some models with
 //! biases or with attention and MLP beside each other.
 
-use super::{
-    Decoder, Family, LayerNorms, NAMES, Norm, Parallel, QUERY_AND_VALUE, RopeDefaults, apart, linear,
-};
+use super::description::{Family, NAMES, QUERY_AND_VALUE, apart};
+use crate::checkpoint::decoder::{Decoder, LayerNorms, Norm, Parallel, linear};
+use crate::checkpoint::rope::RopeDefaults;
 
 pub(super) const STABLELM: Family = Family {
     model_type: "stablelm",

@@ -1,6 +1,8 @@
 //! `StarCoder2` (arXiv 2402.19173): layer norms with bias, a plain MLP, biases, a window in all layers.
 
-use super::{Decoder, Family, Mlp, NAMES, Norm, QUERY_AND_VALUE, WHOLE_HEADS, apart, linear, with_window};
+use super::description::{Family, NAMES, QUERY_AND_VALUE, apart, with_window};
+use crate::checkpoint::decoder::{Decoder, Mlp, Norm, linear};
+use crate::checkpoint::rope::WHOLE_HEADS;
 
 pub(super) const STARCODER2: Family = Family {
     model_type: "starcoder2",

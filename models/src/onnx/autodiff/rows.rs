@@ -1,8 +1,7 @@
 //! Rules of indexing and of position embedding. In the comments, y is the result and ȳ its gradient.
 
 use crate::error::ModelError;
-use crate::onnx::graph::RotaryHeads;
-use crate::onnx::op::Op;
+use crate::onnx::op::{Op, RotaryHeads};
 use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
 use super::{Backward, BackwardNode, no_rule};

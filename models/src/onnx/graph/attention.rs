@@ -1,7 +1,7 @@
 //! Position embedding, and attention over a cache.
 
 use crate::error::ModelError;
-use crate::onnx::op::Op;
+use crate::onnx::op::{AttentionRule, Op, RotaryHeads};
 
 use super::{Graph, Node};
 use crate::onnx::value::{Dim, ElementType, Value};
@@ -19,30 +19,6 @@ pub struct AttentionCache {
     pub total_sequence_length: Value,
     /// `cos` and `sin`, `[positions, rotary_dims / 2]`, to rotate inside the operator.
     pub rotary: Option<(Value, Value)>,
-}
-
-/// How [`Graph::group_query_attention`] computes and weighs scores.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct AttentionRule {
-    /// The factor of scores; `None` for 1 / √head_dim.
-    pub scale: Option<f32>,
-    /// The bound c of scores s, as c · tanh(s / c).
-    pub cap: Option<f32>,
-    /// The number of tokens that a token sees, itself included; `None` for all.
-    pub window: Option<usize>,
-    /// Whether neighbours are rotated, not the halves of a head.
-    pub interleaved: bool,
-}
-
-/// The heads that [`Graph::rotary`] rotates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RotaryHeads {
-    /// Their number.
-    pub heads: usize,
-    /// Rotated dimensions of each head.
-    pub dims: usize,
-    /// Whether neighbours form the pairs, not the two halves of the rotated dimensions.
-    pub interleaved: bool,
 }
 
 impl Graph {

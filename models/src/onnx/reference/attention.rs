@@ -2,7 +2,7 @@
 
 use super::norms::softmax;
 use super::tensor::Tensor;
-use crate::onnx::graph::{AttentionRule, RotaryHeads};
+use crate::onnx::op::{AttentionRule, RotaryHeads};
 
 /// Rotates the pairs of each head's first dimensions.
 pub(super) fn rotary(

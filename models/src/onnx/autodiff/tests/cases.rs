@@ -1,8 +1,8 @@
 //! At least one small graph per operator.
 
 use crate::error::ModelError;
-use crate::onnx::graph::{AttentionCache, AttentionRule, Graph, RotaryHeads};
-use crate::onnx::op::Op;
+use crate::onnx::graph::{AttentionCache, Graph};
+use crate::onnx::op::{AttentionRule, Op, RotaryHeads};
 use crate::onnx::value::{Dim, ElementType, Value};
 
 use super::{Case, CaseInput, fixed, ids, named, real, whole};

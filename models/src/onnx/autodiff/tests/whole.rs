@@ -1,7 +1,8 @@
 //! Whole small models.
 
 use crate::error::ModelError;
-use crate::onnx::graph::{Graph, RotaryHeads};
+use crate::onnx::graph::Graph;
+use crate::onnx::op::RotaryHeads;
 use crate::onnx::reference::evaluate;
 use crate::onnx::value::{Dim, ElementType, Value};
 

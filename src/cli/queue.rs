@@ -78,10 +78,10 @@ struct DeadListArgs {
     /// Configuration with [broker] kind = "rabbitmq".
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Largest number of dead letters to show.
+    /// Maximum number of dead letters to show.
     #[arg(long, default_value_t = 100)]
     limit: usize,
-    /// Print as JSON lines.
+    /// Print as JSON Lines.
     #[arg(long)]
     json: bool,
 }

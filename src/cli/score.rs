@@ -1,4 +1,4 @@
-//! `dissent score`: adds log-probabilities and rewards to completions, as JSON lines.
+//! `dissent score`: adds log-probabilities and rewards to completions, as JSON Lines.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ pub(crate) struct ScoreArgs {
     /// Template of the reward model [default: --template]
     #[arg(long, value_name = "TEMPLATE")]
     reward_template: Option<PromptTemplate>,
-    /// Completions as JSON lines; `-` is stdin.
+    /// Completions as JSON Lines; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// File for the scored completions; `-` is stdout.

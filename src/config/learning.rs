@@ -89,7 +89,7 @@ pub struct GoldSentimentConfig {}
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldAnswersConfig {
-    /// JSON lines: `{"prompt_id", "answer"}`.
+    /// JSON Lines: `{"prompt_id", "answer"}`.
     pub path: PathBuf,
 }
 

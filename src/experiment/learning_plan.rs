@@ -34,7 +34,9 @@ pub(crate) enum LearningPlanError {
     #[error("refinement.data: {} has no preferences", file.display())]
     NoPreferences { file: PathBuf },
     /// A training cannot continue from the adapter of its model.
-    #[error("{section}: {reason}: merge it with `dissent model merge`, and set {model}.path to the result")]
+    #[error(
+        "{section}: {reason}: merge the adapter with `dissent model merge`, and set {model}.path to the result"
+    )]
     Adapter {
         /// The section of the training.
         section: &'static str,

@@ -225,7 +225,7 @@ fn log_waiting_state(health: &ProcessHealth) {
         ExperimentStatus::Paused => {
             tracing::warn!("waiting while the experiment is paused: use `dissent experiment resume NAME`");
         }
-        ExperimentStatus::Cancelled => tracing::warn!("running no step of a cancelled experiment"),
+        ExperimentStatus::Cancelled => tracing::warn!("not running steps: the experiment is cancelled"),
         ExperimentStatus::Running | ExperimentStatus::Finished => {}
     }
 }

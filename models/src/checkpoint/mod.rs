@@ -57,7 +57,7 @@ pub struct Checkpoint {
 pub struct OpenOptions {
     /// The number of first layers to keep, with the final norm; `None` keeps all layers.
     pub layers: Option<u32>,
-    /// The product's cache folder, for dequantised weights and fingerprints (see [`crate::cache`]).
+    /// Dissent's cache folder, for dequantised weights and fingerprints (see [`crate::cache`]).
     pub cache_dir: PathBuf,
 }
 

@@ -58,7 +58,7 @@ pub struct TensorRef {
 /// One tensor as stored.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredTensor {
-    /// Its Hugging Face name.
+    /// The Hugging Face name of the tensor.
     pub name: String,
     pub dtype: &'static str,
     pub elements: u64,

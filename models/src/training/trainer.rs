@@ -468,7 +468,11 @@ fn fingerprint(
         data: data.fingerprint(),
     };
     let text = serde_json::to_vec(&identity).map_err(|error| {
-        ModelError::invalid_because(InvalidKind::Serialisation, "the training cannot be identified", error)
+        ModelError::invalid_because(
+            InvalidKind::Serialisation,
+            "the settings of the training cannot be serialised",
+            error,
+        )
     })?;
     Ok(blake3::hash(&text).to_hex().to_string())
 }

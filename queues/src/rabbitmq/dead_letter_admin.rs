@@ -69,7 +69,7 @@ impl RabbitBroker {
     /// Lists the dead letters and the parked messages, at most `limit` and at most 10 000.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not answer in time.
+    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not respond in time.
     pub async fn dead_list(&self, limit: usize) -> Result<Vec<DeadMessage>, BrokerError> {
         let mut found = Vec::new();
         let looking = self.look(limit.min(LOOK_MAX), |_| false, &mut found);

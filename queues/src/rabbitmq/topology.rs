@@ -88,8 +88,13 @@ impl Topology {
         let reserved =
             RESERVED.contains(&group) || group.starts_with("history.") || group.starts_with("retry.");
         if reserved {
-            let (name, allowed) =
-                (group.to_owned(), "a name that RabbitMQ queues of dissent do not have".to_owned());
+            let (name, allowed) = (
+                group.to_owned(),
+                format!(
+                    "a name other than {}, and not starting with history. or retry.",
+                    RESERVED.join(", ")
+                ),
+            );
             return Err(BrokerError::InvalidName { what: "group name", name, allowed });
         }
         Ok(format!("{}.{group}", self.prefix))

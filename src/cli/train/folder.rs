@@ -128,7 +128,7 @@ fn difference(recorded: &Map<String, Value>, given: &Map<String, Value>) -> Opti
 /// An output folder that this process has locked.
 pub(super) struct OutputFolder {
     dir: PathBuf,
-    /// Held until this value is dropped.
+    /// The lock of the folder, held until this value is dropped.
     _lock: File,
 }
 

@@ -17,7 +17,7 @@ use super::metrics_log::MetricsLog;
 use super::options::{DataOptions, ModelOptions};
 use super::view::{TrainingView, print_status};
 use crate::cli::interrupt;
-use crate::dataset::{Dataset, ReadOptions, Row, SkippedRows, hold_back};
+use crate::dataset::{Dataset, ReadOptions, Row, SkippedRows, hold_out};
 use crate::error::{BadInput, Interrupted};
 use crate::experiment::models::{self, Model};
 
@@ -90,7 +90,7 @@ impl OfflineTraining<'_> {
         let mut training = self.row_set(dataset)?;
         let evaluation = match (&self.data.eval_data, self.data.eval_split) {
             (Some(path), _) => Some(self.row_set(Dataset::read(path, &self.reading)?)?),
-            (None, Some(share)) => Some(training.hold_back(share, self.settings.seed)?),
+            (None, Some(share)) => Some(training.hold_out(share, self.settings.seed)?),
             (None, None) => None,
         };
         Ok(Rows { training, evaluation })
@@ -101,7 +101,7 @@ impl OfflineTraining<'_> {
         let (rows, unmatched) = rows_of_kind(dataset, self.row_kind)?;
         if rows.is_empty() {
             let reason = format!(
-                "{file}: no row to learn from: unpaired rows need a counterpart with the same prompt, and imitation needs rows \
+                "{file}: no row to learn from: unpaired rows need a counterpart with the same prompt, and sft needs rows \
                  with label true"
             );
             return Err(BadInput(reason).into());
@@ -229,19 +229,19 @@ impl RowSet {
     ///
     /// # Errors
     /// If no row would be left to learn from.
-    fn hold_back(&mut self, share: f64, seed: u64) -> anyhow::Result<Self> {
+    fn hold_out(&mut self, share: f64, seed: u64) -> anyhow::Result<Self> {
         fn split_off<T>(
             rows: &mut Vec<Row<T>>,
             share: f64,
             seed: u64,
             prompt: impl Fn(&T) -> String,
         ) -> Vec<Row<T>> {
-            let (remaining, held_back) = hold_back(std::mem::take(rows), share, seed, prompt);
+            let (remaining, held_out) = hold_out(std::mem::take(rows), share, seed, prompt);
             *rows = remaining;
-            held_back
+            held_out
         }
         let key = |prompt: &Dialogue| serde_json::to_string(prompt).unwrap_or_default();
-        let held_back = match &mut self.rows {
+        let held_out = match &mut self.rows {
             TrainingRows::Demonstrations(rows) => {
                 TrainingRows::Demonstrations(split_off(rows, share, seed, |row| key(&row.prompt)))
             }
@@ -260,11 +260,11 @@ impl RowSet {
             );
             return Err(BadInput(reason).into());
         }
-        let file = format!("{} (held back)", self.file);
+        let file = format!("{} (held out)", self.file);
         Ok(Self {
             file,
             fingerprint: self.fingerprint.clone(),
-            rows: held_back,
+            rows: held_out,
             unmatched: SkippedRows::default(),
         })
     }

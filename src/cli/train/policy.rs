@@ -36,7 +36,7 @@ pub(crate) struct PolicyArgs {
     model: ModelOptions,
     #[command(flatten)]
     reward: RewardModelOptions,
-    /// Prompts as JSON lines, in any data format with prompts; duplicates are used once.
+    /// Prompts as JSON Lines, in any data format with prompts; duplicates are used once.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
     /// Iterations, each of which samples, scores and learns.
@@ -51,7 +51,7 @@ pub(crate) struct PolicyArgs {
     /// Passes over the completions of an iteration.
     #[arg(long, default_value_t = PpoSettings::default().epochs)]
     epochs: u32,
-    /// Largest number of new tokens in a completion.
+    /// Maximum number of new tokens in a completion.
     #[arg(long, default_value_t = PpoSettings::default().max_new_tokens)]
     max_new_tokens: u32,
     /// Sampling temperature.

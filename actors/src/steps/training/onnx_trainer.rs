@@ -42,7 +42,7 @@ const PAIRS_SAMPLE: u32 = u32::MAX;
 pub struct TrainableModel {
     /// The model that the experiment began with.
     pub base: Base,
-    /// Its template.
+    /// The template of the model.
     pub template: PromptTemplate,
 }
 

@@ -78,7 +78,7 @@ mod tests;
 /// depends on one through an operator without a gradient. The error names the value or the operator.
 pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Value>, ModelError> {
     if !graph.shape(loss).is_empty() {
-        return Err(graph.mismatch("a loss, which must be a scalar,", &[loss]));
+        return Err(graph.mismatch("a loss, which must be a scalar", &[loss]));
     }
     graph.end_segment();
     let path = GradientPath::between(graph, wrt, loss);

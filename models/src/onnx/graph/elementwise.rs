@@ -80,9 +80,9 @@ impl Graph {
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
     pub fn select(&mut self, mask: Value, x: Value, y: Value) -> Result<Value, ModelError> {
-        let values = self.broadcast("a choice", x, y)?;
+        let values = self.broadcast("a select", x, y)?;
         let shape =
-            joint(self.shape(mask), &values).ok_or_else(|| self.mismatch("a choice", &[mask, x, y]))?;
+            joint(self.shape(mask), &values).ok_or_else(|| self.mismatch("a select", &[mask, x, y]))?;
         let condition = self.cast(mask, ElementType::Bool);
         let element = self.info(x).element;
         Ok(self.node(Op::Where, &[condition, x, y], element, shape))

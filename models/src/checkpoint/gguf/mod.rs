@@ -8,6 +8,7 @@ mod families;
 mod header;
 mod metadata;
 mod names;
+mod splitting;
 mod tokenizer;
 
 use std::path::Path;

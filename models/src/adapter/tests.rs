@@ -31,6 +31,8 @@ fn model() -> ModelConfig {
         activation: Activation::Silu,
         bos_token_id: None,
         eos_token_ids: vec![],
+        pad_token_id: None,
+        class: None,
         num_labels: None,
     }
 }

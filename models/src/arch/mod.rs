@@ -7,6 +7,7 @@
 mod forward;
 mod gpt_neox;
 mod llama;
+mod score;
 
 use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
 use crate::checkpoint::{Architecture, Dtype, ModelConfig, Weights};
@@ -109,15 +110,20 @@ pub fn decoder_graph(
     }
     let mut decoder = Decoder::new(config, weights, adapter, adapter_place)?;
     let hidden = hidden_states(&mut decoder)?;
-    let head_weight = match head {
-        Head::Score => decoder.score_head()?,
-        Head::Vocabulary => decoder.vocabulary_head()?,
+    let output = match head {
+        Head::Score => {
+            let (class, own) = (config.class.as_deref(), adapter.and_then(|adapter| adapter.score.as_ref()));
+            score::scores(&mut decoder.graph, hidden, weights, class, own)?
+        }
+        Head::Vocabulary => {
+            let weight = decoder.vocabulary_head()?;
+            decoder.graph.linear(hidden, weight)?
+        }
     };
-    let output_width = match decoder.graph.info(head_weight).shape.first() {
+    let output_width = match decoder.graph.info(output).shape.last() {
         Some(Dim::Fixed(width)) => *width,
         Some(Dim::Named(_)) | None => 0,
     };
-    let output = decoder.graph.linear(hidden, head_weight)?;
     decoder.graph.output(output, names::OUTPUT);
     let needs_positions = decoder.needs_positions();
     Ok(DecoderGraph { graph: decoder.graph, needs_positions, output_width })
@@ -205,21 +211,6 @@ impl<'a> Decoder<'a> {
 
     fn vocabulary_head(&mut self) -> Result<Value, ModelError> {
         self.weight(vocabulary_head(self.config, self.weights))
-    }
-
-    fn score_head(&mut self) -> Result<Value, ModelError> {
-        if let Some(score) = self.adapter.and_then(|adapter| adapter.score.as_ref()) {
-            let shape = vec![Dim::Fixed(score.labels), Dim::Fixed(score.hidden)];
-            return Ok(self.graph.input(names::SCORE, ElementType::F32, shape));
-        }
-        if !self.weights.contains(names::SCORE) {
-            return Err(ModelError::invalid(
-                InvalidKind::MissingTensor,
-                "neither the checkpoint nor an adapter has a score head (score.weight): \
-                 a reward model needs one",
-            ));
-        }
-        self.weight(names::SCORE)
     }
 }
 

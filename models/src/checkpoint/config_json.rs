@@ -40,6 +40,7 @@ struct RawConfig {
     use_parallel_residual: Option<bool>,
     bos_token_id: Option<Value>,
     eos_token_id: Option<Value>,
+    pad_token_id: Option<i64>,
     quantization_config: Option<Value>,
 }
 
@@ -135,6 +136,9 @@ impl RawConfig {
             activation,
             bos_token_id: token_ids(path, "bos_token_id", self.bos_token_id.as_ref())?.first().copied(),
             eos_token_ids,
+            // As in transformers, a negative id is no token of any text.
+            pad_token_id: self.pad_token_id.and_then(|id| u32::try_from(id).ok()),
+            class: self.architectures.and_then(|names| names.into_iter().next()),
             num_labels: None,
         })
     }

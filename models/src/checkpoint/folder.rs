@@ -10,6 +10,7 @@ use super::files::{CONFIG_BYTES_MAX, TOKENIZER_BYTES_MAX, parse_json, read, read
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
 use super::safetensors::{Located, locate};
+use super::score_head::is_head_tensor;
 use super::tokenizer::{TextTokenizer, TokenizerFiles};
 use super::weights::Weights;
 use super::{config_json, layout};
@@ -146,6 +147,6 @@ fn add_shard(
 /// Returns the full name of a tensor. A model that was saved without its head lacks the prefix.
 fn full_name(architecture: Architecture, name: &str) -> String {
     let prefix = layout::prefix(architecture);
-    let whole = name.starts_with(prefix) || name == layout::head(architecture) || name == layout::SCORE_HEAD;
+    let whole = name.starts_with(prefix) || name == layout::head(architecture) || is_head_tensor(name);
     if whole { name.to_owned() } else { format!("{prefix}{name}") }
 }

@@ -13,12 +13,16 @@ pub(crate) mod layout;
 mod parts;
 mod reading;
 mod safetensors;
+pub(crate) mod score_head;
+mod scored;
 mod source;
 pub mod tokenizer;
 pub mod weights;
 pub mod write;
 
 use std::path::{Path, PathBuf};
+
+use dissent_domain::reward::RewardOutput;
 
 use crate::error::ModelError;
 use parts::{Description, Parts};
@@ -47,6 +51,9 @@ pub struct Checkpoint {
     pub source: PathBuf,
     /// The rules by which the files were read.
     pub reading: ReadingRules,
+    /// The outputs of a reward head with several outputs that make up the reward. [`Checkpoint::open`] sets
+    /// none.
+    pub reward_output: Option<RewardOutput>,
 }
 
 /// How to open a checkpoint.
@@ -79,6 +86,9 @@ impl Checkpoint {
         if let Some(layers) = options.layers {
             parts.keep_layers(layers)?;
         }
+        if options.reading == ReadingRules::V1 {
+            parts.keep_head_of_classifier();
+        }
         parts.check_shapes().map_err(|reason| ModelError::file(source, reason))?;
         let (tokens, rows) = (parts.tokenizer.vocabulary_size(), parts.config.vocab_size);
         if tokens > rows {
@@ -95,6 +105,7 @@ impl Checkpoint {
             fingerprint: parts.fingerprint.finish(),
             source: source.to_owned(),
             reading: options.reading,
+            reward_output: None,
         })
     }
 

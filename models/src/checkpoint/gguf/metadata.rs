@@ -55,6 +55,8 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, String
         activation: if neox { Activation::Gelu } else { Activation::Silu },
         bos_token_id: token_id(header, "bos"),
         eos_token_ids: stop_tokens(header),
+        pad_token_id: token_id(header, "padding"),
+        class: None,
         num_labels: None,
     };
     config.validate()?;

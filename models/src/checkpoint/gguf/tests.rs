@@ -135,6 +135,7 @@ fn described(family: &str) -> Writer {
     writer.set("tokenizer.ggml.merges", &texts(&["a b"]));
     writer.set("tokenizer.ggml.bos_token_id", &Value::Integer(0));
     writer.set("tokenizer.ggml.eos_token_id", &Value::Integer(0));
+    writer.set("tokenizer.ggml.padding_token_id", &Value::Integer(3));
     writer
 }
 
@@ -247,6 +248,7 @@ fn llama_names_and_row_order_are_restored() {
     assert_eq!(checkpoint.config.architecture, Architecture::Llama);
     assert!(checkpoint.config.tied_embeddings);
     assert_eq!((checkpoint.config.vocab_size, checkpoint.config.kv_heads), (6, 1));
+    assert_eq!(checkpoint.config.pad_token_id, Some(3));
     let read = |name: &str| checkpoint.weights.read_f32(name).expect("weights");
     assert_eq!(rows(&read("model.layers.0.self_attn.q_proj.weight")), [0, 2, 1, 3, 4, 6, 5, 7]);
     assert_eq!(rows(&read("model.layers.0.self_attn.k_proj.weight")), [0, 2, 1, 3]);

@@ -38,6 +38,9 @@ pub(super) fn describe(config: &ModelConfig) -> Result<Map<String, Value>, Model
     set("attention_bias", config.attention_bias.into());
     set("bos_token_id", config.bos_token_id.into());
     set("eos_token_id", eos(&config.eos_token_ids));
+    if let Some(padding) = config.pad_token_id {
+        set("pad_token_id", padding.into());
+    }
     set("rope_scaling", rope_scaling(config)?);
     let epsilon: f64 = config.norm_eps.to_string().parse().unwrap_or(f64::from(config.norm_eps));
     match config.architecture {
@@ -93,12 +96,14 @@ fn rope_scaling(config: &ModelConfig) -> Result<Value, ModelError> {
     })
 }
 
-/// Completes a configuration with the settings that depend on the weights beside it.
+/// Completes a configuration with the settings that depend on the weights beside it. `padding` is the token at
+/// which a classifier is not read.
 pub(super) fn for_purpose(
     mut settings: Map<String, Value>,
     config: &ModelConfig,
     purpose: Purpose,
     tied_embeddings: bool,
+    padding: Option<u32>,
     dtype: Dtype,
 ) -> Map<String, Value> {
     // Keys that name the source of a copy, or code that it would load.
@@ -128,17 +133,8 @@ pub(super) fn for_purpose(
             set("id2label", names().map(|(id, name)| (id, name.into())).collect::<Map<_, _>>().into());
             let ids = (0..labels).map(|label| (format!("LABEL_{label}"), label.into()));
             set("label2id", ids.collect::<Map<_, _>>().into());
-            if settings.get("pad_token_id").is_none_or(Value::is_null) {
-                settings.insert("pad_token_id".to_owned(), padding(config).into());
-            }
+            set("pad_token_id", padding.into());
         }
     }
     settings
-}
-
-/// Returns the padding token, which does not end texts if possible: transformers reads the score at the last
-/// token that is not padding.
-fn padding(config: &ModelConfig) -> u32 {
-    let bos = config.bos_token_id.filter(|id| !config.eos_token_ids.contains(id));
-    bos.or(config.eos_token_ids.first().copied()).unwrap_or(0)
 }

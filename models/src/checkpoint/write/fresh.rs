@@ -63,8 +63,14 @@ pub fn initialise(model: &FreshModel<'_>, output: &Path) -> Result<(), ModelErro
     let config = sizes(model, &tokenizer)?;
     let folder = NewFolder::begin(output)?;
     let purpose = Purpose::CausalLm;
-    let settings =
-        config::for_purpose(config::describe(&config)?, &config, purpose, model.tied_embeddings, Dtype::F32);
+    let settings = config::for_purpose(
+        config::describe(&config)?,
+        &config,
+        purpose,
+        model.tied_embeddings,
+        None,
+        Dtype::F32,
+    );
     write_bytes(&folder, CONFIG, &pretty(&settings)?)?;
     for (name, bytes) in tokenizer.files()? {
         write_bytes(&folder, name, &bytes)?;
@@ -137,6 +143,8 @@ fn sizes(model: &FreshModel<'_>, tokenizer: &TextTokenizer) -> Result<ModelConfi
         activation: Activation::Silu,
         bos_token_id: model.bos_token.map(id).transpose()?,
         eos_token_ids: vec![id(model.eos_token)?],
+        pad_token_id: None,
+        class: None,
         num_labels: None,
     };
     config.validate().map_err(invalid)?;

@@ -227,6 +227,7 @@ impl Fixture {
                 fingerprint: self.reward.fingerprint(),
                 template: "{prompt} {completion}".into(),
                 kind: RewardKind::Reward,
+                output: None,
             },
             sampling: SamplingParams {
                 samples: 4,
@@ -243,6 +244,7 @@ impl Fixture {
                 },
             },
             learning: Some(Box::new(learning)),
+            reading_rules: 1,
         }
     }
 

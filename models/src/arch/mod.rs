@@ -6,6 +6,7 @@
 
 mod decoder;
 mod forward;
+mod score;
 
 use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
 use crate::checkpoint::{Dtype, ModelConfig, Rope, Weights};
@@ -112,8 +113,8 @@ pub fn decoder_graph(
     let hidden = hidden_states(&mut decoder)?;
     let output = match head {
         Head::Score => {
-            let weight = decoder.score_head()?;
-            decoder.graph.linear(hidden, weight)?
+            let (class, own) = (config.class.as_deref(), adapter.and_then(|adapter| adapter.score.as_ref()));
+            score::scores(&mut decoder.graph, hidden, weights, class, own)?
         }
         Head::Vocabulary => {
             let weight = decoder.weight(&vocabulary_head(config, weights))?;
@@ -201,21 +202,6 @@ impl<'a> Decoder<'a> {
 
     fn needs_positions(&self) -> bool {
         self.position_ids.is_some()
-    }
-
-    fn score_head(&mut self) -> Result<Value, ModelError> {
-        if let Some(score) = self.adapter.and_then(|adapter| adapter.score.as_ref()) {
-            let shape = vec![Dim::Fixed(score.labels), Dim::Fixed(score.hidden)];
-            return Ok(self.graph.input(names::SCORE, ElementType::F32, shape));
-        }
-        if !self.weights.contains(names::SCORE) {
-            return Err(ModelError::invalid(
-                InvalidKind::MissingTensor,
-                "neither the checkpoint nor an adapter has a score head (score.weight): \
-                 a reward model needs one",
-            ));
-        }
-        self.weight(names::SCORE)
     }
 }
 

@@ -32,6 +32,10 @@ pub struct ModelConfig {
     pub bos_token_id: Option<u32>,
     /// Tokens that end a completion; chat models often have several.
     pub eos_token_ids: Vec<u32>,
+    /// The padding token. A sequence classifier does not read its score there.
+    pub pad_token_id: Option<u32>,
+    /// The class of transformers that the configuration names, such as `LlamaForSequenceClassification`.
+    pub class: Option<String>,
     /// Outputs of the sequence-classification head, if there is one.
     pub num_labels: Option<usize>,
 }

@@ -88,6 +88,12 @@ pub(super) fn model_config(settings: Settings) -> Result<ModelConfig, ModelError
         decoder,
         bos_token_id: token_ids(&settings, "bos_token_id")?.first().copied(),
         eos_token_ids: token_ids(&settings, "eos_token_id")?,
+        // As in transformers, a negative id is no token of any text.
+        pad_token_id: settings
+            .get("pad_token_id")
+            .and_then(Value::as_u64)
+            .and_then(|id| u32::try_from(id).ok()),
+        class: settings.texts("architectures")?.and_then(|names| names.first().map(|&name| name.to_owned())),
         num_labels: None,
     };
     config.validate().map_err(|reason| settings.error(reason))?;

@@ -10,9 +10,10 @@ use super::files::{CONFIG_BYTES_MAX, TOKENIZER_BYTES_MAX, parse_json, read, read
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
 use super::safetensors::{Located, locate};
+use super::score_head::is_head_tensor;
 use super::tokenizer::{TextTokenizer, TokenizerFiles};
 use super::weights::Weights;
-use super::{config_json, layout};
+use super::config_json;
 use crate::error::ModelError;
 
 const SINGLE: &str = "model.safetensors";
@@ -152,7 +153,7 @@ fn full_name(config: &ModelConfig, name: &str) -> Option<String> {
     }
     let name = TEXT_PARTS.iter().find_map(|part| name.strip_prefix(part)).unwrap_or(name);
     let prefix = config.family.names.prefix;
-    let whole = name.starts_with(prefix) || name == config.head() || name == layout::SCORE_HEAD;
+    let whole = name.starts_with(prefix) || name == config.head() || is_head_tensor(name);
     Some(if whole { name.to_owned() } else { format!("{prefix}{name}") })
 }
 

@@ -13,8 +13,11 @@ mod folder;
 pub(crate) mod gguf;
 pub(crate) mod layout;
 mod parts;
+mod reading;
 mod rope;
 mod safetensors;
+pub(crate) mod score_head;
+mod scored;
 mod settings;
 mod source;
 pub mod tokenizer;
@@ -22,6 +25,8 @@ pub mod weights;
 pub mod write;
 
 use std::path::{Path, PathBuf};
+
+use dissent_domain::reward::RewardOutput;
 
 use crate::error::ModelError;
 use parts::{Description, Parts};
@@ -32,6 +37,7 @@ pub(crate) use parts::Format;
 pub use config::ModelConfig;
 pub use decoder::{Activation, Decoder};
 pub use family::Family;
+pub use reading::ReadingRules;
 pub use rope::{Rope, RopeScaling};
 pub use tokenizer::TextTokenizer;
 pub use weights::{Dtype, TensorRef, Weights};
@@ -50,6 +56,11 @@ pub struct Checkpoint {
     pub fingerprint: String,
     /// The path that was opened, as given.
     pub source: PathBuf,
+    /// The rules by which the files were read.
+    pub reading: ReadingRules,
+    /// The outputs of a reward head with several outputs that make up the reward. [`Checkpoint::open`] sets
+    /// none.
+    pub reward_output: Option<RewardOutput>,
 }
 
 /// How to open a checkpoint.
@@ -59,6 +70,8 @@ pub struct OpenOptions {
     pub layers: Option<u32>,
     /// Dissent's cache folder, for dequantised weights and fingerprints (see [`crate::cache`]).
     pub cache_dir: PathBuf,
+    /// The rules by which the files are read.
+    pub reading: ReadingRules,
 }
 
 impl Checkpoint {
@@ -72,13 +85,16 @@ impl Checkpoint {
             Source::Folder => folder::open(path, &options.cache_dir)?,
             Source::Gguf(file) => gguf::open(&file, &options.cache_dir)?,
         };
-        Self::from_parts(parts, path, options.layers)
+        Self::from_parts(parts, path, options)
     }
 
     /// Returns the checkpoint that was read from `source`, cut to its first layers and checked.
-    fn from_parts(mut parts: Parts, source: &Path, layers: Option<u32>) -> Result<Self, ModelError> {
-        if let Some(layers) = layers {
+    fn from_parts(mut parts: Parts, source: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
+        if let Some(layers) = options.layers {
             parts.keep_layers(layers)?;
+        }
+        if options.reading == ReadingRules::V1 {
+            parts.keep_head_of_classifier();
         }
         parts.check_shapes().map_err(|reason| ModelError::file(source, reason))?;
         let (tokens, rows) = (parts.tokenizer.vocabulary_size(), parts.config.vocab_size);
@@ -95,6 +111,8 @@ impl Checkpoint {
             tokenizer: parts.tokenizer,
             fingerprint: parts.fingerprint.finish(),
             source: source.to_owned(),
+            reading: options.reading,
+            reward_output: None,
         })
     }
 

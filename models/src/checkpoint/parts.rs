@@ -6,6 +6,7 @@ use std::path::Path;
 use super::config::ModelConfig;
 use super::fingerprint::Fingerprint;
 use super::layout;
+use super::score_head::is_head_tensor;
 use super::tokenizer::TextTokenizer;
 use super::weights::{StoredTensor, Weights};
 use crate::error::{InvalidKind, ModelError};
@@ -84,6 +85,11 @@ impl Parts {
             self.fingerprint.add("layers", &layers.to_string());
         }
         Ok(())
+    }
+
+    /// Removes the tensors of reward heads that version 0.1 did not read.
+    pub(super) fn keep_head_of_classifier(&mut self) {
+        self.weights.retain(|name| name == layout::SCORE_HEAD || !is_head_tensor(name));
     }
 
     /// Checks the weights against the configuration, and takes the number of labels from the score head.

@@ -2,6 +2,7 @@
 
 mod config;
 mod fresh;
+mod padding;
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -12,6 +13,7 @@ use ::safetensors::Dtype as StoredDtype;
 use super::files::{CONFIG_BYTES_MAX, NewFolder, TOKENIZER_BYTES_MAX, read_optional};
 use super::layout::{self, SCORE_HEAD};
 use super::safetensors::header;
+use super::score_head::is_head_tensor;
 use super::source::{Source, locate};
 use super::weights::transposed;
 use super::{Checkpoint, Dtype, ModelConfig};
@@ -42,7 +44,8 @@ const COMPANIONS: [&str; 9] = [
 ///
 /// Every changed projection becomes W + scaling · B · A, summed in 64 bits and rounded once. A model with a
 /// score head becomes a sequence classifier without an output head (`LlamaForSequenceClassification`,
-/// `GPTNeoXForSequenceClassification`). The score head may be the adapter's or the model's own. A checkpoint
+/// `GPTNeoXForSequenceClassification`). The score head may be the adapter's or the model's own. It is read at
+/// the same token in transformers: the configuration names a padding token accordingly. A checkpoint
 /// that was opened with its first layers only is written with those. One tensor is held in memory at a time.
 /// The folder appears under its name when it is complete.
 ///
@@ -60,6 +63,9 @@ pub fn merge(
         adapter.check(&checkpoint.config)?;
     }
     let score = adapter.and_then(|adapter| adapter.score.as_ref());
+    if score.is_none() && checkpoint.config.num_labels.is_some() {
+        check_own_head(checkpoint)?;
+    }
     let labels = score.map(|score| score.labels).or(checkpoint.config.num_labels);
     write_model(checkpoint, labels, dtype, output, |name| match score {
         Some(score) if name == SCORE_HEAD => Ok(score.weight.clone()),
@@ -92,6 +98,9 @@ fn write_model(
 ) -> Result<(), ModelError> {
     let ModelConfig { vocab_size, hidden_size, .. } = checkpoint.config;
     let purpose = labels.map_or(Purpose::CausalLm, |labels| Purpose::Classifier { labels });
+    if purpose == Purpose::CausalLm && checkpoint.weights.iter().any(|(name, _)| is_head_tensor(name)) {
+        tracing::warn!("leaving out the reward head: the result is a language model");
+    }
     let folder = NewFolder::begin(output)?;
     write_companions(&folder, checkpoint, purpose, dtype)?;
     let mut tensors: Vec<(String, Vec<usize>)> = layout::required(&checkpoint.config).into_iter().collect();
@@ -104,6 +113,18 @@ fn write_model(
     }
     write_weights(&folder, &tensors, dtype, values)?;
     folder.finish()
+}
+
+/// Checks that a classifier of transformers gives the rewards of the checkpoint's own score head.
+fn check_own_head(checkpoint: &Checkpoint) -> Result<(), ModelError> {
+    match checkpoint.reward_head()? {
+        Some(head) if head.is_classifier() => Ok(()),
+        Some(_) | None => Err(ModelError::invalid(
+            InvalidKind::Unsupported,
+            "a sequence classifier of transformers has no score.bias and does not read padding, so it would give \
+             other rewards than this model: use the model as it is",
+        )),
+    }
 }
 
 /// Whether the output head is a separate tensor.
@@ -183,7 +204,8 @@ fn write_companions(
         Purpose::CausalLm => !has_own_head(checkpoint),
         Purpose::Classifier { .. } => checkpoint.config.tied_embeddings,
     };
-    let config = config::for_purpose(config, &checkpoint.config, purpose, tied, dtype)?;
+    let padding = padding::of_classifier(checkpoint);
+    let config = config::for_purpose(config, &checkpoint.config, purpose, tied, padding, dtype)?;
     write_bytes(folder, CONFIG, &pretty(&config)?)
 }
 

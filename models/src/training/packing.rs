@@ -8,6 +8,7 @@
 use std::iter::repeat_n;
 
 use crate::checkpoint::ModelConfig;
+use crate::checkpoint::score_head::scored_token;
 use crate::error::{InvalidKind, ModelError};
 
 use super::spec::TrainingHead;
@@ -46,6 +47,19 @@ impl PackedBatch {
     /// # Errors
     /// [`ModelError::Invalid`] if there are no sequences, or one is empty or has no prompt or completion.
     pub fn new(sequences: &[TrainingSequence], head: TrainingHead) -> Result<Self, ModelError> {
+        Self::with_padding(sequences, head, None)
+    }
+
+    /// As [`PackedBatch::new`], for a model with a padding token. [`TrainingHead::Score`] then reads the
+    /// rightmost token of each sequence that is not padding.
+    ///
+    /// # Errors
+    /// As [`PackedBatch::new`].
+    pub fn with_padding(
+        sequences: &[TrainingSequence],
+        head: TrainingHead,
+        padding: Option<u32>,
+    ) -> Result<Self, ModelError> {
         if sequences.is_empty() {
             return Err(ModelError::invalid(InvalidKind::Empty, "a batch needs at least one sequence"));
         }
@@ -59,21 +73,24 @@ impl PackedBatch {
             selected_lengths: Vec::with_capacity(sequences.len()),
         };
         for (index, sequence) in sequences.iter().enumerate() {
-            batch.push(sequence).map_err(|reason| {
+            batch.push(sequence, padding).map_err(|reason| {
                 ModelError::invalid(InvalidKind::Data, format!("sequence {index} of a batch {reason}"))
             })?;
         }
         Ok(batch)
     }
 
-    fn push(&mut self, sequence: &TrainingSequence) -> Result<(), String> {
+    fn push(&mut self, sequence: &TrainingSequence, padding: Option<u32>) -> Result<(), String> {
         let (length, start) = (sequence.ids.len(), sequence.completion_start);
         let first = self.ids.len();
         if length == 0 {
             return Err("has no token".to_owned());
         }
         let selected = match self.head {
-            TrainingHead::Score => length - 1..length,
+            TrainingHead::Score => {
+                let read = scored_token(&sequence.ids, padding);
+                read..read + 1
+            }
             TrainingHead::Vocabulary | TrainingHead::VocabularyAndValue => {
                 if start == 0 || start >= length {
                     return Err(format!(
@@ -267,6 +284,16 @@ mod tests {
     #[test]
     fn a_score_is_read_at_the_last_token() {
         assert_eq!(batch(TrainingHead::Score).selected, [3, 5]);
+    }
+
+    #[test]
+    fn a_score_is_read_at_the_rightmost_token_that_is_not_padding() {
+        let sequences =
+            [sequence(&[5, 6, 2, 2], 2), sequence(&[2, 9], 1), sequence(&[2, 2], 1), sequence(&[2, 7, 2], 1)];
+        let batch = PackedBatch::with_padding(&sequences, TrainingHead::Score, Some(2)).expect("a batch");
+        // A sequence of padding alone is read at its first token.
+        assert_eq!(batch.selected, [1, 5, 6, 9]);
+        assert_eq!(batch.tokens(), 11);
     }
 
     #[test]

@@ -159,14 +159,12 @@ impl ParameterLayout {
         for parameter in &self.parameters {
             let known = known_numbers(&parameter.role, from, value_head);
             let numbers = match (known, &parameter.role) {
+                (known, Role::ScoreHead) => {
+                    score_row(checkpoint, known)?.unwrap_or_else(|| fresh(parameter, seed))
+                }
                 (Some(known), _) => known.to_vec(),
                 (None, Role::Weight) => checkpoint.weights.read_f32(&parameter.name)?,
-                (None, Role::ScoreHead) if checkpoint.weights.contains(SCORE_HEAD) => {
-                    checkpoint.weights.read_f32(SCORE_HEAD)?
-                }
-                (None, Role::LoraA(_) | Role::LoraB(_) | Role::ScoreHead | Role::ValueHead) => {
-                    fresh(parameter, seed)
-                }
+                (None, Role::LoraA(_) | Role::LoraB(_) | Role::ValueHead) => fresh(parameter, seed),
             };
             if numbers.len() != parameter.elements() {
                 return Err(ModelError::invalid(
@@ -312,6 +310,44 @@ fn known_numbers<'a>(
         Role::ValueHead => Some(&value_head?.weight),
         Role::Weight => None,
     }
+}
+
+/// Returns the score head with which a training starts, `[1, hidden]`: the adapter's or the checkpoint's. Of
+/// several outputs, [`Checkpoint::reward_output`] makes one. `None`: neither has a head.
+fn score_row(checkpoint: &Checkpoint, adapter: Option<&[f32]>) -> Result<Option<Vec<f32>>, ModelError> {
+    let head = match (adapter, checkpoint.reward_head()?) {
+        (Some(adapter), _) => adapter.to_vec(),
+        (None, None) => return Ok(None),
+        (None, Some(head)) if head.is_classifier() => checkpoint.weights.read_f32(SCORE_HEAD)?,
+        (None, Some(head)) => {
+            return Err(ModelError::invalid(
+                InvalidKind::Unsupported,
+                format!(
+                    "a training cannot continue from the reward head {}: use a model with score.weight alone, as \
+                     transformers' sequence classifiers have it",
+                    head.layers.iter().map(|layer| layer.weight.as_str()).collect::<Vec<_>>().join(", ")
+                ),
+            ));
+        }
+    };
+    let hidden = checkpoint.config.hidden_size;
+    let Some(output) = checkpoint.reward_output.as_ref().filter(|_| head.len() > hidden) else {
+        return Ok(Some(head));
+    };
+    let factors = output.factors(head.len() / hidden).map_err(|error| {
+        ModelError::invalid_because(
+            InvalidKind::Setting,
+            "the training cannot start from these outputs",
+            error,
+        )
+    })?;
+    let mut row = vec![0.0_f64; hidden];
+    for (factor, output) in factors.iter().zip(head.chunks_exact(hidden)) {
+        row.iter_mut().zip(output).for_each(|(sum, &weight)| *sum += factor * f64::from(weight));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "parameters are of 32 bits")]
+    let row = row.into_iter().map(|number| number as f32).collect();
+    Ok(Some(row))
 }
 
 fn fresh(parameter: &Parameter, seed: u64) -> Vec<f32> {

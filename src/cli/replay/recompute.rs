@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::error::{BadInput, Differs};
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::check_recorded_plan;
+use crate::experiment::plan_check::{check_recorded_plan, reading_rules};
 use crate::experiment::start::{self, Backends};
 
 /// Largest number of differences that are printed.
@@ -67,7 +67,7 @@ pub(super) fn run(
         return Err(BadInput(reason).into());
     }
     let artifacts = config.artifacts.open(data_dir)?;
-    let models = Models::open(&config)?;
+    let models = Models::open(&config, reading_rules(&*log, experiment)?)?;
     let planned = plan::plan(&config, &models, &artifacts)?;
     check_recorded_plan(&*log, &planned.plan)?;
     let plan = planned.plan.clone();

@@ -12,7 +12,7 @@ use dissent_models::training::{
 use serde_json::{Map, Value, json};
 
 use super::examples::{Examples, RowKind, RowTokenizer, TrainingRows, rows_of_kind};
-use super::folder::{Decision, OutputFolder, TrainingRecord, decide};
+use super::folder::{Decision, OutputFolder, TrainingRecord, decide, reading_rules, record_reading_rules};
 use super::metrics_log::MetricsLog;
 use super::options::{DataOptions, ModelOptions};
 use super::view::{TrainingView, print_status};
@@ -112,7 +112,16 @@ impl OfflineTraining<'_> {
     /// Returns the template in which the model reads texts.
     fn template(&self, model: &Model) -> PromptTemplate {
         let template = self.model.template.clone();
-        if self.append_eos { template.with_end_of_sequence(&model.checkpoint.tokenizer) } else { template }
+        if !self.append_eos {
+            return template;
+        }
+        if model.checkpoint.config.pad_token_id.is_none() {
+            print_status(
+                "the model has no padding token, so rewards are read at the end-of-sequence token; TRL takes that token as \
+                 padding: set pad_token_id in config.json for the same",
+            );
+        }
+        template.with_end_of_sequence(&model.checkpoint.tokenizer)
     }
 
     fn examples(&self, set: &RowSet, model: &Model, template: &PromptTemplate) -> anyhow::Result<Examples> {
@@ -145,7 +154,7 @@ impl OfflineTraining<'_> {
             }
             (None, share) => share.into(),
         };
-        Ok(object(json!({
+        let mut settings = object(json!({
             "task": self.task,
             "base_fingerprint": model.checkpoint.fingerprint,
             "adapter_fingerprint": model.adapter.as_ref().map(|adapter| adapter.fingerprint.as_str()),
@@ -155,7 +164,9 @@ impl OfflineTraining<'_> {
             "order": self.data.order(),
             "objective": serde_json::to_value(self.objective)?,
             "training": serde_json::to_value(&self.settings)?,
-        })))
+        }));
+        record_reading_rules(&mut settings, model.checkpoint.reading);
+        Ok(settings)
     }
 
     fn about(
@@ -270,9 +281,10 @@ impl RowSet {
     }
 }
 
-/// Opens the model to train, and prints its name.
+/// Opens the model to train by the rules of its training, and prints its name.
 pub(super) fn open_model(options: &ModelOptions) -> anyhow::Result<Model> {
-    let model = Model::open(&options.base, options.layers, options.adapter.as_deref())?;
+    let reading = reading_rules(&options.output, options.resume_options())?;
+    let model = Model::open_by(reading, &options.base, options.layers, options.adapter.as_deref())?;
     print_status(&format!("training {}", model.name));
     Ok(model)
 }

@@ -95,11 +95,14 @@ pub(super) fn settings(path: &Path, header: &Header) -> Result<Map<String, Json>
             ids => ids.into(),
         },
     );
+    if let Some(padding) = token_id(header, "padding") {
+        settings.insert("pad_token_id".to_owned(), padding.into());
+    }
     Ok(in_order(settings))
 }
 
 /// The order of keys in a written `config.json`; other keys follow.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "hidden_size",
     "intermediate_size",
     "num_attention_heads",
@@ -110,6 +113,7 @@ const ORDER: [&str; 22] = [
     "attention_bias",
     "bos_token_id",
     "eos_token_id",
+    "pad_token_id",
     "rope_scaling",
     "model_type",
     "num_key_value_heads",

@@ -14,9 +14,9 @@ use serde_json::Value as Json;
 use super::blocks::BlockType;
 use super::header::{Value, parse};
 use super::*;
-use crate::checkpoint::OpenOptions;
 use crate::checkpoint::decoder::{Attention, Parallel};
 use crate::checkpoint::{Checkpoint, family};
+use crate::checkpoint::{OpenOptions, ReadingRules};
 
 /// Writes GGUF files.
 #[derive(Default)]
@@ -136,6 +136,7 @@ fn described(family: &str) -> Writer {
     writer.set("tokenizer.ggml.merges", &texts(&["a b"]));
     writer.set("tokenizer.ggml.bos_token_id", &Value::Integer(0));
     writer.set("tokenizer.ggml.eos_token_id", &Value::Integer(0));
+    writer.set("tokenizer.ggml.padding_token_id", &Value::Integer(3));
     writer
 }
 
@@ -192,7 +193,11 @@ impl Place {
     }
 
     fn open(&self) -> Result<Checkpoint, ModelError> {
-        let options = OpenOptions { layers: None, cache_dir: self.folder.path().join("cache") };
+        let options = OpenOptions {
+            layers: None,
+            cache_dir: self.folder.path().join("cache"),
+            reading: ReadingRules::default(),
+        };
         Checkpoint::open(&self.file(), &options)
     }
 
@@ -244,6 +249,7 @@ fn llama_names_and_row_order_are_restored() {
     assert_eq!(checkpoint.config.family.model_type, "llama");
     assert!(checkpoint.config.tied_embeddings);
     assert_eq!((checkpoint.config.vocab_size, checkpoint.config.kv_heads), (6, 1));
+    assert_eq!(checkpoint.config.pad_token_id, Some(3));
     let read = |name: &str| checkpoint.weights.read_f32(name).expect("weights");
     assert_eq!(rows(&read("model.layers.0.self_attn.q_proj.weight")), [0, 2, 1, 3, 4, 6, 5, 7]);
     assert_eq!(rows(&read("model.layers.0.self_attn.k_proj.weight")), [0, 2, 1, 3]);

@@ -18,12 +18,14 @@ pub(super) enum Purpose {
     Classifier { labels: usize },
 }
 
-/// Completes a configuration with the settings that depend on the weights beside it.
+/// Completes a configuration with the settings that depend on the weights beside it. `padding` is the token at
+/// which a classifier is not read.
 pub(super) fn for_purpose(
     mut settings: Map<String, Value>,
     config: &ModelConfig,
     purpose: Purpose,
     tied_embeddings: bool,
+    padding: Option<u32>,
     dtype: Dtype,
 ) -> Result<Map<String, Value>, ModelError> {
     // Keys that name the source of a copy, or code that it would load.
@@ -63,17 +65,8 @@ pub(super) fn for_purpose(
             set("id2label", names().map(|(id, name)| (id, name.into())).collect::<Map<_, _>>().into());
             let ids = (0..labels).map(|label| (format!("LABEL_{label}"), label.into()));
             set("label2id", ids.collect::<Map<_, _>>().into());
-            if settings.get("pad_token_id").is_none_or(Value::is_null) {
-                settings.insert("pad_token_id".to_owned(), padding(config).into());
-            }
+            set("pad_token_id", padding.into());
         }
     }
     Ok(settings)
-}
-
-/// Returns the padding token, which does not end texts if possible: transformers reads the score at the last
-/// token that is not padding.
-fn padding(config: &ModelConfig) -> u32 {
-    let bos = config.bos_token_id.filter(|id| !config.eos_token_ids.contains(id));
-    bos.or(config.eos_token_ids.first().copied()).unwrap_or(0)
 }

@@ -70,7 +70,7 @@ pub fn initialise(model: &FreshModel<'_>, output: &Path) -> Result<(), ModelErro
     settings.shift_remove("tie_word_embeddings");
     let folder = NewFolder::begin(output)?;
     let purpose = Purpose::CausalLm;
-    let settings = config::for_purpose(settings, &config, purpose, model.tied_embeddings, Dtype::F32)?;
+    let settings = config::for_purpose(settings, &config, purpose, model.tied_embeddings, None, Dtype::F32)?;
     write_bytes(&folder, CONFIG, &pretty(&settings)?)?;
     for (name, bytes) in tokenizer.files()? {
         write_bytes(&folder, name, &bytes)?;

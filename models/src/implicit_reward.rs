@@ -9,8 +9,8 @@ use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::scoring::{PolicyScorer, ScoreItem};
 use crate::template::PromptTemplate;
 
-/// The reward β (log π(y | x) − log π_ref(y | x)) of a policy π and its reference, in nats times β (Rafailov et
-/// al. 2023, arXiv 2305.18290, equation 5 without the term that is equal for all completions of a prompt).
+/// The reward β (log π(y | x) − log π_ref(y | x)) of a policy π and its reference, in nats times β (Rafailov
+/// et al. 2023, arXiv 2305.18290, equation 5 without the term that is equal for all completions of a prompt).
 pub struct ImplicitReward {
     policy: PolicyScorer,
     reference: PolicyScorer,

@@ -211,8 +211,8 @@ impl RewardModel {
 
     /// Returns the reward of each sequence, in order: the raw output of the score head.
     ///
-    /// A sequence classifier is read at the rightmost token that is not its padding token, as in transformers.
-    /// Value heads (`v_head`, `value_head`) are read at the last token.
+    /// A sequence classifier is read at the rightmost token that is not its padding token, as in
+    /// transformers. Value heads (`v_head`, `value_head`) are read at the last token.
     ///
     /// `progress` receives the number of sequences done.
     ///

@@ -1,5 +1,5 @@
-//! Reward models give the numbers of transformers, TRL and PyTorch: the token that they read, the form of their
-//! head, and their outputs. `golden/reward_heads.py` makes the reference figures.
+//! Reward models give the numbers of transformers, TRL and PyTorch: the token that they read, the form of
+//! their head, and their outputs. `golden/reward_heads.py` makes the reference figures.
 
 mod support;
 
@@ -329,8 +329,8 @@ fn a_written_reward_model_is_read_as_it_was_trained() {
     let Some(runtime) = runtime() else { return };
     let ids = vec![vec![5, 9, 12, 30, 31, 1], vec![5, 9, 12, 40, 1]];
     let lora = LoraSettings { r: 2, alpha: 4.0, targets: Vec::new() };
-    // A written model without padding gets the token that begins texts. By the first rules the end of a text is
-    // read, so it may not be padding.
+    // A written model without padding gets the token that begins texts. By the first rules the end of a text
+    // is read, so it may not be padding.
     for (pad, rules, padding) in
         [(json!(1), ReadingRules::V2, 1), (Value::Null, ReadingRules::V2, 0), (json!(1), ReadingRules::V1, 0)]
     {

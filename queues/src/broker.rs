@@ -25,8 +25,8 @@ pub struct Subscription {
     pub experiment: Option<ExperimentId>,
     /// The event types to deliver, at least one.
     pub kinds: &'static [EventType],
-    /// Most unsettled deliveries of this consumer, 1 to [`PREFETCH_MAX`]. With 1 and a single consumer,
-    /// messages come in log order, except for retries.
+    /// Maximum number of unsettled deliveries of this consumer, 1 to [`PREFETCH_MAX`]. With 1 and a single
+    /// consumer, messages come in log order, except for retries.
     pub prefetch: usize,
     /// Failed attempts after which a message is parked, at least 1.
     pub delivery_limit: u32,

@@ -12,7 +12,7 @@ pub fn of_predictions(predictions: &Predictions) -> Vec<String> {
     let mut sentences = Vec::new();
     if !of_conflict.is_empty() {
         let results: Vec<String> = of_conflict.iter().map(|comparison| result(comparison)).collect();
-        sentences.push(format!("Conflict (SHF-CAS) at finding the proxy's errors: {}.", listed(&results)));
+        sentences.push(format!("In finding the proxy's errors, conflict (SHF-CAS) {}.", listed(&results)));
     }
     if let Some(errors) = predictions.error_rate.filter(|errors| errors.high >= 0.5) {
         sentences.push(format!(

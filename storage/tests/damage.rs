@@ -25,7 +25,7 @@ const EVENTS: u32 = 700;
 /// Limit of a trial; a longer one hangs.
 const TRIAL_MAX: Duration = Duration::from_secs(120);
 
-/// Returns a length up to `limit`: one digit is as likely as six.
+/// Returns a length up to `limit`, roughly log-uniform.
 fn length_below(limit: usize, random: &mut Random) -> usize {
     let bits = random.below(20);
     1 + random.below((1 << bits).min(limit.max(1)))

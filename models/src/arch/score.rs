@@ -7,8 +7,8 @@ use crate::checkpoint::score_head::RewardHead;
 use crate::error::{InvalidKind, ModelError};
 use crate::onnx::{Dim, ElementType, Graph, Value};
 
-/// Returns the scores `[selected, labels]`. An adapter's head is an input; the checkpoint's own head depends on
-/// its class.
+/// Returns the scores `[selected, labels]`. An adapter's head is an input; the checkpoint's own head depends
+/// on its class.
 pub(super) fn scores(
     graph: &mut Graph,
     hidden: Value,

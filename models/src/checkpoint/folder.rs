@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::config::ModelConfig;
+use super::config_json;
 use super::files::{CONFIG_BYTES_MAX, TOKENIZER_BYTES_MAX, parse_json, read, read_optional};
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
@@ -13,7 +14,6 @@ use super::safetensors::{Located, locate};
 use super::score_head::is_head_tensor;
 use super::tokenizer::{TextTokenizer, TokenizerFiles};
 use super::weights::Weights;
-use super::config_json;
 use crate::error::ModelError;
 
 const SINGLE: &str = "model.safetensors";

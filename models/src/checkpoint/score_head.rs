@@ -1,7 +1,7 @@
 //! The reward head of a checkpoint: its tensors, its form, and the token at which it is read.
 //!
 //! Every form is that of the program that trains such models. A head of another form is refused by the names
-//! of its tensors, because a guessed activation function or position gives a wrong reward in silence.
+//! of its tensors. A guessed activation function or position would give a wrong reward in silence.
 
 use std::collections::BTreeSet;
 

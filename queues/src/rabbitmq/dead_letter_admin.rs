@@ -23,7 +23,7 @@ use crate::error::BrokerError;
 use crate::proposal::Proposal;
 use crate::random::random;
 
-/// Most messages that are listed.
+/// Maximum number of messages that are listed.
 const LOOK_MAX: usize = 10_000;
 /// Longest time for listing them; 10 000 messages take seconds.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(120);

@@ -11,7 +11,7 @@ use crate::error::BrokerError;
 /// RabbitMQ 4 drops messages of a quorum queue after 20 deliveries by default. Messages of the service queues
 /// may be listed any number of times.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// Most dead letters kept; above it the oldest are dropped.
+/// Maximum number of dead letters kept; above it the oldest are dropped.
 const DEAD_MESSAGES_MAX: i64 = 100_000;
 /// Group names that would collide with permanent queues.
 const RESERVED: [&str; 5] = ["events", "proposals", "dead", "parked", "repair"];

@@ -162,7 +162,7 @@ pub(crate) struct OptimiserOptions {
     /// Decoupled weight decay of AdamW.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     weight_decay: f64,
-    /// Largest norm of the gradient, which is scaled down to it; 0 turns clipping off.
+    /// Maximum gradient norm: larger gradients are scaled down to it; 0 turns clipping off.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     max_grad_norm: f64,
     /// Recompute activations for the gradient: less memory, more time, the same result.
@@ -220,7 +220,7 @@ impl OptimiserOptions {
 /// Options of the length of a training on examples.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LengthOptions {
-    /// Passes over the examples, which may be a fraction.
+    /// Number of passes over the examples; fractions are allowed.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub(super) epochs: f64,
     /// Steps of the optimiser, instead of epochs.

@@ -13,7 +13,7 @@ use super::error::guarded;
 use super::options::SledOptions;
 use super::{SledLog, keys, open, record, streams};
 
-/// Most events and bytes of one write to the copy.
+/// Limits of one write, in events and in bytes, to the copy.
 const EVENTS_PER_WRITE: usize = 1024;
 const BYTES_PER_WRITE: usize = 4 << 20;
 

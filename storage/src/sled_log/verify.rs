@@ -14,7 +14,7 @@ use super::reader::Reader;
 use super::record::EventView;
 use super::{SledLog, streams, tail};
 
-/// Most findings; the check then stops.
+/// Maximum number of findings; the check then stops.
 pub(super) const FINDINGS_MAX: usize = 100;
 
 /// One damage.
@@ -138,7 +138,8 @@ fn bytes_in(dir: &Path) -> io::Result<u64> {
 #[derive(Clone, Copy, Default)]
 struct Seen {
     version: u64,
-    /// Unreadable events of the log before it. Each later one may belong to the stream.
+    /// Number of unreadable events in the log before this event. Any later unreadable event may belong to the
+    /// stream.
     unreadable: u64,
 }
 

@@ -158,8 +158,8 @@ pub(super) fn token_id(header: &Header, name: &str) -> Option<u32> {
     u32::try_from(header.integer(&format!("tokenizer.ggml.{name}_token_id"))?).ok()
 }
 
-/// Returns which layers have a window, if the file says so: each layer's type, or every how many layers one
-/// has none.
+/// Returns the pattern of windows, if the file has one: the type of each layer, or the interval of the layers
+/// without a window.
 fn window_pattern(keys: &Keys<'_>) -> Result<Option<(&'static str, Json)>, String> {
     let key = "attention.sliding_window_pattern";
     match keys.get(key) {
@@ -169,7 +169,9 @@ fn window_pattern(keys: &Keys<'_>) -> Result<Option<(&'static str, Json)>, Strin
             let layer = |&mark: &i64| if mark == 0 { "full_attention" } else { "sliding_attention" };
             Ok(Some(("layer_types", marks.iter().map(layer).collect())))
         }
-        Some(_) => Err(format!("{} is neither a number nor a mark for each layer", keys.name(key))),
+        Some(_) => {
+            Err(format!("{} is neither a number nor a list of flags, one for each layer", keys.name(key)))
+        }
     }
 }
 

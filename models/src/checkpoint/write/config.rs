@@ -18,8 +18,8 @@ pub(super) enum Purpose {
     Classifier { labels: usize },
 }
 
-/// Completes a configuration with the settings that depend on the weights beside it. `padding` is the token at
-/// which a classifier is not read.
+/// Completes a configuration with the settings that depend on the weights beside it. `padding` is the token
+/// at which a classifier is not read.
 pub(super) fn for_purpose(
     mut settings: Map<String, Value>,
     config: &ModelConfig,

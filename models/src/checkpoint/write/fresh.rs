@@ -145,7 +145,7 @@ fn settings(model: &FreshModel<'_>, tokenizer: &TextTokenizer) -> Result<Map<Str
         "tie_word_embeddings": model.tied_embeddings,
     });
     let Value::Object(settings) = settings else {
-        return Err(invalid("its settings are no object".to_owned()));
+        return Err(invalid("its settings are not an object".to_owned()));
     };
     Ok(settings)
 }

@@ -1,6 +1,7 @@
 //! Templates: the text that a model sees for a prompt, or for a prompt and its completion.
 
 mod chat;
+mod conversation;
 mod rows;
 mod transcript;
 
@@ -9,6 +10,7 @@ use std::str::FromStr;
 
 use dissent_domain::training::{Dialogue, Message, Role};
 
+pub use conversation::{Conversation, LearntTurns};
 pub use rows::encode_text;
 
 use crate::checkpoint::TextTokenizer;

@@ -43,6 +43,21 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// As [`TextTokenizer::encode`], with the bytes of the text that each token covers: start and end.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] when the tokenizer fails.
+    pub(crate) fn encode_with_offsets(
+        &self,
+        text: &str,
+        add_special: bool,
+    ) -> Result<(Vec<u32>, Vec<(usize, usize)>), ModelError> {
+        let encoding = self.inner.encode(text, add_special).map_err(|error| {
+            ModelError::invalid(InvalidKind::Tokenizer, format!("failed to tokenise a text: {error}"))
+        })?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec()))
+    }
+
     /// Decodes token ids; `skip_special` omits special tokens. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors

@@ -1,13 +1,16 @@
 //! Chat templates: Jinja programs that come with a model. They run as in transformers, but with limits,
 //! because they are untrusted.
 
+use std::ops::Range;
+
 use dissent_domain::training::{Message, Role};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde::Serialize as _;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
+use super::Conversation;
 use crate::checkpoint::TextTokenizer;
 use crate::error::{InvalidKind, ModelError};
 
@@ -16,12 +19,76 @@ const SOURCE_BYTES_MAX: usize = 1 << 20;
 /// The fuel of a template: about one unit per instruction or per 64 bytes of text.
 const FUEL: u64 = 4_000_000;
 
+/// Characters that mark the assistant's text: of a private use area, so no text means anything by them.
+const SPAN_START: char = '\u{f8f0}';
+const SPAN_END: char = '\u{f8f1}';
+const SPAN_FILTER: &str = "assistant_span";
+
 /// Renders messages with the model's template, up to the assistant's turn if `add_generation_prompt`.
 pub(super) fn render(
     tokenizer: &TextTokenizer,
     messages: &[Message],
     add_generation_prompt: bool,
 ) -> Result<String, ModelError> {
+    let messages: Value = messages
+        .iter()
+        .map(|message| context! { role => role(message.role), content => message.content.as_str() })
+        .collect();
+    let arguments = context! { messages, add_generation_prompt, tools => () };
+    render_with(tokenizer, arguments, false)
+}
+
+/// Renders a conversation with the model's template, as transformers' `apply_chat_template` with `tools` and
+/// further arguments.
+pub(super) fn render_conversation(
+    tokenizer: &TextTokenizer,
+    conversation: &Conversation,
+    add_generation_prompt: bool,
+) -> Result<String, ModelError> {
+    render_with(tokenizer, arguments(conversation, add_generation_prompt), false)
+}
+
+fn arguments(conversation: &Conversation, add_generation_prompt: bool) -> Value {
+    let Conversation { messages, tools, template_arguments } = conversation;
+    let tools = tools.as_ref().map_or_else(|| Value::from(()), |tools| Value::from(Serde(tools)));
+    let further = Value::from(Serde(template_arguments));
+    context! { messages => Value::from(Serde(messages)), add_generation_prompt, tools, ..further }
+}
+
+/// Returns the parts that the template marks with `{% generation %}`, in bytes of the rendered text; nothing
+/// if it marks none.
+///
+/// # Errors
+/// As [`render`], and [`ModelError::Invalid`] if the marked text is not `whole`.
+pub(super) fn generation_spans(
+    tokenizer: &TextTokenizer,
+    conversation: &Conversation,
+    whole: &str,
+) -> Result<Option<Vec<Range<usize>>>, ModelError> {
+    if tokenizer.chat_template().is_none_or(|source| without_generation_tags(source) == source) {
+        return Ok(None);
+    }
+    let marked = render_with(tokenizer, arguments(conversation, false), true)?;
+    let (mut plain, mut spans, mut start) = (String::with_capacity(whole.len()), Vec::new(), 0);
+    for character in marked.chars() {
+        match character {
+            SPAN_START => start = plain.len(),
+            SPAN_END => spans.push(start..plain.len()),
+            other => plain.push(other),
+        }
+    }
+    if plain != whole {
+        return Err(ModelError::invalid(
+            InvalidKind::Template,
+            "the model's chat template changes the text inside its {% generation %} marks: learn all or last",
+        ));
+    }
+    Ok(Some(spans))
+}
+
+/// Runs the model's template. With `mark_spans`, the text of `{% generation %}` is between [`SPAN_START`] and
+/// [`SPAN_END`].
+fn render_with(tokenizer: &TextTokenizer, arguments: Value, mark_spans: bool) -> Result<String, ModelError> {
     let invalid = |reason: String| {
         ModelError::invalid(InvalidKind::Template, format!("the model's chat template {reason}"))
     };
@@ -34,23 +101,17 @@ pub(super) fn render(
     if source.len() > SOURCE_BYTES_MAX {
         return Err(invalid(format!("has {} bytes, the limit is {SOURCE_BYTES_MAX}", source.len())));
     }
-    let source = without_generation_tags(source);
+    let source = if mark_spans { with_marked_spans(source) } else { without_generation_tags(source) };
     let mut environment = environment().map_err(|error| invalid(describe(&error)))?;
     environment.add_template("chat", &source).map_err(|error| invalid(describe(&error)))?;
     let template = environment.get_template("chat").map_err(|error| invalid(describe(&error)))?;
-    let messages: Value = messages
-        .iter()
-        .map(|message| context! { role => role(message.role), content => message.content.as_str() })
-        .collect();
     let (bos_token, eos_token) = (special(tokenizer.bos_token()), special(tokenizer.eos_token()));
     template
-        .render(
-            context! { messages, add_generation_prompt, bos_token, eos_token, tools => (), documents => () },
-        )
+        .render(context! { bos_token, eos_token, documents => (), ..arguments })
         .map_err(|error| invalid(describe(&error)))
 }
 
-fn role(role: Role) -> &'static str {
+pub(super) fn role(role: Role) -> &'static str {
     match role {
         Role::System => "system",
         Role::User => "user",
@@ -75,6 +136,7 @@ fn environment() -> Result<Environment<'static>, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_filter("tojson", to_json);
+    environment.add_filter(SPAN_FILTER, |text: &str| format!("{SPAN_START}{text}{SPAN_END}"));
     Ok(environment)
 }
 
@@ -93,6 +155,15 @@ fn describe(error: &Error) -> String {
 /// training and print nothing. They become a condition that is always true, which keeps their effect on white
 /// space.
 fn without_generation_tags(source: &str) -> String {
+    with_generation_tags_as(source, "if true", "endif")
+}
+
+/// Replaces the tags `{% generation %}` and `{% endgeneration %}` by a filter that marks their text.
+fn with_marked_spans(source: &str) -> String {
+    with_generation_tags_as(source, &format!("filter {SPAN_FILTER}"), "endfilter")
+}
+
+fn with_generation_tags_as(source: &str, begin: &str, end: &str) -> String {
     let mut plain = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
@@ -102,8 +173,8 @@ fn without_generation_tags(source: &str) -> String {
             inside.trim_matches(|character: char| character.is_whitespace() || "-+".contains(character));
         plain.push_str(&rest[..start + 2]);
         match word {
-            "generation" => plain.push_str(&inside.replace("generation", "if true")),
-            "endgeneration" => plain.push_str(&inside.replace("endgeneration", "endif")),
+            "generation" => plain.push_str(&inside.replace("generation", begin)),
+            "endgeneration" => plain.push_str(&inside.replace("endgeneration", end)),
             _ => plain.push_str(inside),
         }
         plain.push_str("%}");

@@ -58,11 +58,11 @@ impl ModelOptions {
 /// Options of the examples.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataOptions {
-    /// Examples as JSON Lines, which may be gzipped; `-` is stdin.
+    /// Examples: JSON Lines, a JSON array, CSV, TSV or Parquet, which may be compressed; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     pub(super) data: PathBuf,
     /// Format of the data: preference, implicit-preference, hh-rlhf, safe-rlhf, prompt-completion, unpaired,
-    /// messages, text or prompt-only [default: detected]
+    /// messages, sharegpt, alpaca, text or prompt-only [default: detected]
     #[arg(long)]
     format: Option<Format>,
     /// Examples on which the result is evaluated.

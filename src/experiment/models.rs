@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use dissent_actors::Base;
 use dissent_models::adapter::LoraAdapter;
-use dissent_models::checkpoint::{Checkpoint, OpenOptions, TextTokenizer};
+use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules, TextTokenizer};
 use dissent_models::runtime::{OnnxRuntime, SessionOptions};
 use dissent_models::{InvalidKind, ModelError, cache};
 
@@ -112,7 +112,7 @@ pub fn open_options(layers: Option<u32>) -> Result<OpenOptions, ModelError> {
             "no cache folder is set: set DISSENT_CACHE to a writable folder",
         )
     })?;
-    Ok(OpenOptions { layers, cache_dir })
+    Ok(OpenOptions { layers, cache_dir, reading: ReadingRules::default() })
 }
 
 fn file_name(path: &Path) -> String {

@@ -11,6 +11,7 @@ mod folder;
 pub(crate) mod gguf;
 pub(crate) mod layout;
 mod parts;
+mod reading;
 mod safetensors;
 mod source;
 pub mod tokenizer;
@@ -26,6 +27,7 @@ use source::{Source, locate};
 pub(crate) use parts::Format;
 
 pub use config::{Activation, Architecture, ModelConfig, Rope, RopeScaling};
+pub use reading::ReadingRules;
 pub use tokenizer::TextTokenizer;
 pub use weights::{Dtype, TensorRef, Weights};
 
@@ -43,6 +45,8 @@ pub struct Checkpoint {
     pub fingerprint: String,
     /// The path that was opened, as given.
     pub source: PathBuf,
+    /// The rules by which the files were read.
+    pub reading: ReadingRules,
 }
 
 /// How to open a checkpoint.
@@ -52,6 +56,8 @@ pub struct OpenOptions {
     pub layers: Option<u32>,
     /// The product's cache folder, for dequantised weights and fingerprints (see [`crate::cache`]).
     pub cache_dir: PathBuf,
+    /// The rules by which the files are read.
+    pub reading: ReadingRules,
 }
 
 impl Checkpoint {
@@ -65,12 +71,12 @@ impl Checkpoint {
             Source::Folder => folder::open(path, &options.cache_dir)?,
             Source::Gguf(file) => gguf::open(&file, &options.cache_dir)?,
         };
-        Self::from_parts(parts, path, options.layers)
+        Self::from_parts(parts, path, options)
     }
 
     /// Returns the checkpoint that was read from `source`, cut to its first layers and checked.
-    fn from_parts(mut parts: Parts, source: &Path, layers: Option<u32>) -> Result<Self, ModelError> {
-        if let Some(layers) = layers {
+    fn from_parts(mut parts: Parts, source: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
+        if let Some(layers) = options.layers {
             parts.keep_layers(layers)?;
         }
         parts.check_shapes().map_err(|reason| ModelError::file(source, reason))?;
@@ -88,6 +94,7 @@ impl Checkpoint {
             tokenizer: parts.tokenizer,
             fingerprint: parts.fingerprint.finish(),
             source: source.to_owned(),
+            reading: options.reading,
         })
     }
 

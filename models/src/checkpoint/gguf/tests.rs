@@ -14,8 +14,8 @@ use serde_json::Value as Json;
 use super::blocks::BlockType;
 use super::header::{Value, parse};
 use super::*;
-use crate::checkpoint::OpenOptions;
 use crate::checkpoint::{Architecture, Checkpoint};
+use crate::checkpoint::{OpenOptions, ReadingRules};
 
 /// Writes GGUF files.
 #[derive(Default)]
@@ -191,7 +191,11 @@ impl Place {
     }
 
     fn open(&self) -> Result<Checkpoint, ModelError> {
-        let options = OpenOptions { layers: None, cache_dir: self.folder.path().join("cache") };
+        let options = OpenOptions {
+            layers: None,
+            cache_dir: self.folder.path().join("cache"),
+            reading: ReadingRules::default(),
+        };
         Checkpoint::open(&self.file(), &options)
     }
 

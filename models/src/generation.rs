@@ -4,7 +4,7 @@ use dissent_domain::generation::{FinishReason, SamplingParams};
 
 use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::{Head, cache_bytes_per_token};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, warn_if_endless};
 use crate::error::{InvalidKind, ModelError};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::{SampleRng, Sampler};
@@ -75,6 +75,7 @@ impl Generator {
         let (adapters, head) = (adapters.into(), Head::Vocabulary);
         let session = DecoderSession::open(runtime, checkpoint, adapters, head, Layout::Packed, options)?;
         let stop_tokens = checkpoint.config.eos_token_ids.clone();
+        warn_if_endless(&stop_tokens, session.name());
         Ok(Self { session, stop_tokens, rows: options.rows.max(1) })
     }
 

@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod error;
 pub mod generation;
 pub mod inspect;
+mod jinja;
 pub mod onnx;
 #[cfg(test)]
 #[path = "../../tests/support/random.rs"]

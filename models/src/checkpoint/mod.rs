@@ -14,7 +14,10 @@ mod parts;
 mod reading;
 mod safetensors;
 mod source;
+mod special_tokens;
+mod token_source;
 pub mod tokenizer;
+mod tokenizer_files;
 pub mod weights;
 pub mod write;
 
@@ -28,6 +31,9 @@ pub(crate) use parts::Format;
 
 pub use config::{Activation, Architecture, ModelConfig, Rope, RopeScaling};
 pub use reading::ReadingRules;
+pub(crate) use special_tokens::warn_if_endless;
+pub use special_tokens::{SpecialToken, SpecialTokens};
+pub use token_source::TokenSource;
 pub use tokenizer::TextTokenizer;
 pub use weights::{Dtype, TensorRef, Weights};
 
@@ -40,6 +46,8 @@ pub struct Checkpoint {
     pub weights: Weights,
     /// Text to token ids and back, with the chat template.
     pub tokenizer: TextTokenizer,
+    /// The special tokens, each with the place that names it.
+    pub special_tokens: SpecialTokens,
     /// BLAKE3, in hex, of the weights, the configuration and the tokenizer. A model cut to its first layers
     /// has another fingerprint than the whole model.
     pub fingerprint: String,
@@ -68,8 +76,8 @@ impl Checkpoint {
     /// fewer layers than requested.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
         let parts = match locate(path)? {
-            Source::Folder => folder::open(path, &options.cache_dir)?,
-            Source::Gguf(file) => gguf::open(&file, &options.cache_dir)?,
+            Source::Folder => folder::open(path, &options.cache_dir, options.reading)?,
+            Source::Gguf(file) => gguf::open(&file, &options.cache_dir, options.reading)?,
         };
         Self::from_parts(parts, path, options)
     }
@@ -92,6 +100,7 @@ impl Checkpoint {
             config: parts.config,
             weights: parts.weights,
             tokenizer: parts.tokenizer,
+            special_tokens: parts.special_tokens,
             fingerprint: parts.fingerprint.finish(),
             source: source.to_owned(),
             reading: options.reading,
@@ -102,12 +111,12 @@ impl Checkpoint {
     pub(crate) fn describe(path: &Path, options: &OpenOptions) -> Result<Description, ModelError> {
         let (format, parts, inventory) = match locate(path)? {
             Source::Folder => {
-                let parts = folder::open(path, &options.cache_dir)?;
+                let parts = folder::open(path, &options.cache_dir, options.reading)?;
                 let inventory = parts.weights.iter().map(|(name, tensor)| tensor.stored(name)).collect();
                 (Format::HuggingFace, parts, inventory)
             }
             Source::Gguf(file) => {
-                let (parts, inventory) = gguf::describe(&file, &options.cache_dir)?;
+                let (parts, inventory) = gguf::describe(&file, &options.cache_dir, options.reading)?;
                 (Format::Gguf, parts, inventory)
             }
         };

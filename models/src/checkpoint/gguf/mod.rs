@@ -7,12 +7,14 @@ mod convert;
 mod header;
 mod metadata;
 mod names;
+mod special_tokens;
 mod tokenizer;
 
 use std::path::Path;
 
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
+use super::reading::ReadingRules;
 use super::safetensors::{Located, locate};
 use super::weights::{StoredTensor, Weights};
 use crate::error::ModelError;
@@ -23,8 +25,8 @@ use names::{Destination, destination};
 mod tests;
 
 /// Opens a file. Dequantises its weights into the cache if they are not there.
-pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
-    let (header, mut parts, hash) = read(path, cache_dir)?;
+pub(super) fn open(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<Parts, ModelError> {
+    let (header, mut parts, hash) = read(path, cache_dir, reading)?;
     let dequantised = convert::dequantised(path, &header, &parts.config, &hash, cache_dir)?;
     for (name, located) in locate(&dequantised)? {
         if let Located::Weights(tensor) = located {
@@ -35,8 +37,12 @@ pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
 }
 
 /// Describes a file without its weights, and lists its tensors as stored.
-pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<StoredTensor>), ModelError> {
-    let (header, parts, _) = read(path, cache_dir)?;
+pub(super) fn describe(
+    path: &Path,
+    cache_dir: &Path,
+    reading: ReadingRules,
+) -> Result<(Parts, Vec<StoredTensor>), ModelError> {
+    let (header, parts, _) = read(path, cache_dir, reading)?;
     let mut inventory = Vec::new();
     for (name, info) in &header.tensors {
         let place = destination(name, &parts.config).map_err(|reason| ModelError::file(path, reason))?;
@@ -49,13 +55,15 @@ pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<Stor
 }
 
 /// Returns a file's header, its configuration and tokenizer without weights, and its BLAKE3 hash.
-fn read(path: &Path, cache_dir: &Path) -> Result<(Header, Parts, String), ModelError> {
+fn read(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<(Header, Parts, String), ModelError> {
     let wrong = |reason: String| ModelError::file(path, reason);
     let header = header::read(path)?;
-    let config = metadata::config(path, &header).map_err(wrong)?;
-    let tokenizer = tokenizer::build(&header, config.architecture).map_err(wrong)?;
+    let mut config = metadata::config(path, &header).map_err(wrong)?;
+    let tokenizer = tokenizer::build(&header, config.architecture).map_err(wrong)?.with_reading(reading);
+    let (tokenizer, special_tokens) = special_tokens::resolve(&header, &mut config, tokenizer);
     let hash = fingerprint::of_file(path, cache_dir)?;
     let mut fingerprint = Fingerprint::new();
     fingerprint.add("gguf", &hash);
-    Ok((header, Parts { config, weights: Weights::default(), tokenizer, fingerprint }, hash))
+    let parts = Parts { config, weights: Weights::default(), tokenizer, special_tokens, fingerprint };
+    Ok((header, parts, hash))
 }

@@ -4,7 +4,7 @@ use dissent_domain::generation::{FinishReason, SamplingParams};
 
 use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::{Head, cache_bytes_per_token};
-use crate::checkpoint::{Checkpoint, TextTokenizer};
+use crate::checkpoint::{Checkpoint, TextTokenizer, warn_if_endless};
 use crate::error::{InvalidKind, ModelError};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::{SampleRng, Sampler};
@@ -93,6 +93,7 @@ impl Generator {
         let session = DecoderSession::open(runtime, checkpoint, adapters, head, Layout::Packed, options)?;
         let stop_tokens = checkpoint.config.eos_token_ids.clone();
         let tokenizer = checkpoint.tokenizer.clone();
+        warn_if_endless(&stop_tokens, session.name());
         Ok(Self { session, tokenizer, stop_tokens, rows: options.rows.max(1) })
     }
 

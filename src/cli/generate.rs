@@ -47,6 +47,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Template of the prompt: `chat` (the policy's own), `raw`, or a text with `{prompt}`.
+    /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Completions of each prompt.

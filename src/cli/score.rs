@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use dissent_domain::reward::RewardKind;
-use dissent_domain::training::Dialogue;
 use dissent_models::checkpoint::TextTokenizer;
 use dissent_models::implicit_reward::{ImplicitReward, PolicyModel};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
@@ -71,6 +70,7 @@ pub(crate) struct ScoreArgs {
     #[arg(long, value_name = "BETA", default_value_t = 0.1, requires = "reward_reference")]
     reward_beta: f64,
     /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
+    /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Template of the reward model [default: --template]

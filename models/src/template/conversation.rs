@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::{PromptTemplate, chat, rows};
 use crate::checkpoint::TextTokenizer;
 use crate::error::{InvalidKind, ModelError};
+use crate::jinja::TemplateDate;
 use crate::training::packing::TrainingSequence;
 
 /// The turns of a conversation as a chat template reads them, the last one of the assistant.
@@ -150,13 +151,14 @@ impl PromptTemplate {
         conversation: &Conversation,
         learnt: LearntTurns,
     ) -> Result<TrainingSequence, ModelError> {
-        if *self != Self::Chat {
+        if !self.is_chat() {
             return self.encode_plain_turns(tokenizer, conversation, learnt);
         }
-        let whole = chat::render_conversation(tokenizer, conversation, false)?;
+        let date = self.date();
+        let whole = chat::render_conversation(tokenizer, conversation, false, date)?;
         for key in ["tool_calls", "tools"] {
             if conversation.has(key)
-                && chat::render_conversation(tokenizer, &conversation.without(key), false)? == whole
+                && chat::render_conversation(tokenizer, &conversation.without(key), false, date)? == whole
             {
                 return Err(invalid(format!(
                     "the model's chat template does not render {key}: use a template that does, or remove them"
@@ -167,12 +169,12 @@ impl PromptTemplate {
             LearntTurns::All => rows::sequence(1, tokenizer.encode(&whole, false)?),
             LearntTurns::Last => {
                 let turns = conversation.messages.len().saturating_sub(1);
-                let asked = chat::render_conversation(tokenizer, &conversation.beginning(turns), true)?;
+                let asked = chat::render_conversation(tokenizer, &conversation.beginning(turns), true, date)?;
                 let (asked, ids) = (tokenizer.encode(&asked, false)?, tokenizer.encode(&whole, false)?);
                 rows::sequence(rows::shared(&asked, &ids), ids)
             }
             LearntTurns::Assistant => {
-                let spans = assistant_spans(tokenizer, conversation, &whole)?;
+                let spans = assistant_spans(tokenizer, conversation, &whole, date)?;
                 learn_spans(tokenizer, &whole, &spans)
             }
         }
@@ -204,8 +206,9 @@ fn assistant_spans(
     tokenizer: &TextTokenizer,
     conversation: &Conversation,
     whole: &str,
+    date: TemplateDate,
 ) -> Result<Vec<Range<usize>>, ModelError> {
-    if let Some(spans) = chat::generation_spans(tokenizer, conversation, whole)? {
+    if let Some(spans) = chat::generation_spans(tokenizer, conversation, whole, date)? {
         return Ok(spans);
     }
     let mut spans = Vec::new();
@@ -213,8 +216,8 @@ fn assistant_spans(
         if text(message, "role") != "assistant" {
             continue;
         }
-        let before = chat::render_conversation(tokenizer, &conversation.beginning(index), true)?;
-        let after = chat::render_conversation(tokenizer, &conversation.beginning(index + 1), false)?;
+        let before = chat::render_conversation(tokenizer, &conversation.beginning(index), true, date)?;
+        let after = chat::render_conversation(tokenizer, &conversation.beginning(index + 1), false, date)?;
         if !whole.starts_with(&after) || !after.starts_with(&before) {
             return Err(invalid(format!(
                 "the model's chat template has no {{% generation %}} marks, and rewrites earlier turns at messages[{index}], so \

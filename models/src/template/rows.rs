@@ -80,7 +80,7 @@ impl PromptTemplate {
     pub fn with_end_of_sequence(&self, tokenizer: &TextTokenizer) -> Self {
         let Some(end) = tokenizer.eos_token() else { return self.clone() };
         match self {
-            Self::Chat => Self::Chat,
+            Self::Chat | Self::ChatOn(_) => self.clone(),
             Self::Raw => Self::Text(format!("{{prompt}}{{completion}}{end}")),
             Self::Text(text) if text.ends_with(end) => self.clone(),
             Self::Text(text) if self.names_completion() => Self::Text(format!("{text}{end}")),
@@ -97,7 +97,7 @@ impl PromptTemplate {
     ) -> Result<Vec<u32>, ModelError> {
         let whole = self.render_dialogue_with_completion(tokenizer, prompt, completion)?;
         match self {
-            Self::Chat => tokenizer.encode(&whole, false),
+            Self::Chat | Self::ChatOn(_) => tokenizer.encode(&whole, false),
             Self::Raw | Self::Text(_) => tokenizer.encode(&with_end(whole, tokenizer), true),
         }
     }

@@ -23,6 +23,7 @@ pub(crate) struct ModelOptions {
     #[arg(long, value_name = "DIR")]
     pub(super) adapter: Option<PathBuf>,
     /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
+    /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
     pub(super) template: PromptTemplate,
     /// Output folder for the result, and for checkpoints during the training.

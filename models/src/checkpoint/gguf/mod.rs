@@ -8,6 +8,7 @@ mod families;
 mod header;
 mod metadata;
 mod names;
+mod special_tokens;
 mod splitting;
 mod tokenizer;
 
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
+use super::reading::ReadingRules;
 use super::safetensors::{Located, locate};
 use super::weights::{StoredTensor, Weights};
 use crate::error::ModelError;
@@ -27,8 +29,8 @@ use names::{Destination, destination};
 mod tests;
 
 /// Opens a file. Dequantises its weights into the cache if they are not there.
-pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
-    let (header, mut parts, hash) = read(path, cache_dir)?;
+pub(super) fn open(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<Parts, ModelError> {
+    let (header, mut parts, hash) = read(path, cache_dir, reading)?;
     let family = metadata::family(&header).map_err(|reason| ModelError::file(path, reason))?;
     let dequantised = convert::dequantised(path, &header, (family, &parts.config), &hash, cache_dir)?;
     for (name, located) in locate(&dequantised)? {
@@ -40,8 +42,12 @@ pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
 }
 
 /// Describes a file without its weights, and lists its tensors as stored.
-pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<StoredTensor>), ModelError> {
-    let (header, parts, _) = read(path, cache_dir)?;
+pub(super) fn describe(
+    path: &Path,
+    cache_dir: &Path,
+    reading: ReadingRules,
+) -> Result<(Parts, Vec<StoredTensor>), ModelError> {
+    let (header, parts, _) = read(path, cache_dir, reading)?;
     let wrong = |reason: String| ModelError::file(path, reason);
     let family = metadata::family(&header).map_err(wrong)?;
     let mut inventory = Vec::new();
@@ -77,13 +83,15 @@ pub(super) fn settings(path: &Path) -> Result<Map<String, Value>, ModelError> {
 }
 
 /// Returns a file's header, its configuration and tokenizer without weights, and its BLAKE3 hash.
-fn read(path: &Path, cache_dir: &Path) -> Result<(Header, Parts, String), ModelError> {
+fn read(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<(Header, Parts, String), ModelError> {
     let wrong = |reason: String| ModelError::file(path, reason);
     let header = header::read(path)?;
-    let config = metadata::config(path, &header)?;
-    let tokenizer = tokenizer::build(&header, config.family).map_err(wrong)?;
+    let mut config = metadata::config(path, &header)?;
+    let tokenizer = tokenizer::build(&header, config.family).map_err(wrong)?.with_reading(reading);
+    let (tokenizer, special_tokens) = special_tokens::resolve(&header, &mut config, tokenizer);
     let hash = fingerprint::of_file(path, cache_dir)?;
     let mut fingerprint = Fingerprint::new();
     fingerprint.add("gguf", &hash);
-    Ok((header, Parts { config, weights: Weights::default(), tokenizer, fingerprint }, hash))
+    let parts = Parts { config, weights: Weights::default(), tokenizer, special_tokens, fingerprint };
+    Ok((header, parts, hash))
 }

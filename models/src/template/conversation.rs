@@ -237,13 +237,9 @@ fn learn_spans(
     spans: &[Range<usize>],
 ) -> Result<TrainingSequence, ModelError> {
     let (ids, offsets) = tokenizer.encode_with_offsets(whole, false)?;
-    let token_at = |byte: usize| offsets.iter().position(|&(start, end)| (start..end).contains(&byte));
-    let mut is_learnt = vec![false; ids.len()];
-    for span in spans.iter().filter(|span| !span.is_empty()) {
-        if let (Some(first), Some(last)) = (token_at(span.start), token_at(span.end - 1)) {
-            is_learnt[first..=last].fill(true);
-        }
-    }
+    let is_in =
+        |&(start, end): &(usize, usize)| spans.iter().any(|span| start.max(span.start) < end.min(span.end));
+    let is_learnt: Vec<bool> = offsets.iter().map(is_in).collect();
     // Nothing precedes the first token, so it cannot be learnt.
     let Some(start) = is_learnt.iter().skip(1).position(|&learnt| learnt).map(|place| place + 1) else {
         return Err(ModelError::invalid(InvalidKind::Empty, "the assistant's turns have no token"));

@@ -197,8 +197,8 @@ mod tests {
 
     #[test]
     fn a_record_with_another_number_of_cells_is_named_by_its_line() {
-        let error = rows("a,b\n1,2\n\n3\n", b',').unwrap_err();
-        assert!(error.contains("Fault(4") && error.contains("1 cells, but the header has 2"), "{error}");
+        let error = rows("a,b\n1,2\n3\n", b',').unwrap_err();
+        assert!(error.contains("Fault(3") && error.contains("1 cells, but the header has 2"), "{error}");
         assert!(rows("a,a\n1,2\n", b',').unwrap_err().contains("twice"));
     }
 

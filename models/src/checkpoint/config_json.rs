@@ -88,11 +88,7 @@ pub(super) fn model_config(settings: Settings) -> Result<ModelConfig, ModelError
         decoder,
         bos_token_id: token_ids(&settings, "bos_token_id")?.first().copied(),
         eos_token_ids: token_ids(&settings, "eos_token_id")?,
-        // As in transformers, a negative id is no token of any text.
-        pad_token_id: settings
-            .get("pad_token_id")
-            .and_then(Value::as_u64)
-            .and_then(|id| u32::try_from(id).ok()),
+        pad_token_id: padding(&settings, family),
         class: settings.texts("architectures")?.and_then(|names| names.first().map(|&name| name.to_owned())),
         num_labels: None,
     };
@@ -110,6 +106,15 @@ impl ModelConfig {
 
 /// The `model_type` of a multimodal model.
 const MULTIMODAL: &str = "gemma3";
+
+/// Returns the padding token. As in transformers, a negative id is no token of any text, and an absent key has
+/// the default of the family's class.
+fn padding(settings: &Settings, family: &Family) -> Option<u32> {
+    match settings.keys().get("pad_token_id") {
+        Some(value) => value.as_u64().and_then(|id| u32::try_from(id).ok()),
+        None => family.padding,
+    }
+}
 
 /// Returns the number of layers, which is checked before a description of each is built.
 fn layers(settings: &Settings) -> Result<usize, ModelError> {

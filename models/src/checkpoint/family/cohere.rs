@@ -16,6 +16,7 @@ pub(super) const COHERE: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[],
+    padding: Some(0),
     grouped: true,
     tied: true,
     // PEFT defines none.

@@ -24,6 +24,8 @@ pub struct Family {
     pub(crate) aliases: Aliases,
     /// The sizes of settings that a file may omit.
     pub(crate) sizes: SizeDefaults,
+    /// The padding token if the settings have no key for it.
+    pub(crate) padding: Option<u32>,
     /// Whether the settings may state the width of heads and the number of key-value heads.
     pub(crate) grouped: bool,
     /// Whether the head is the token embedding if the settings do not say so.

@@ -17,6 +17,7 @@ pub(super) const GEMMA: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[("head_dim", 256)],
+    padding: Some(0),
     grouped: true,
     tied: true,
     lora_targets: QUERY_AND_VALUE,

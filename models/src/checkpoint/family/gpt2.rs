@@ -26,6 +26,7 @@ pub(super) const GPT2: Family = Family {
         ("max_position_embeddings", "n_positions"),
     ],
     sizes: &[],
+    padding: None,
     grouped: false,
     tied: true,
     lora_targets: &["c_attn"],

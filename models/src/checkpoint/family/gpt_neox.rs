@@ -22,6 +22,7 @@ pub(super) const GPT_NEOX: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[],
+    padding: None,
     grouped: false,
     tied: false,
     lora_targets: &["query_key_value"],

@@ -12,6 +12,7 @@ pub(super) const GRANITE: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[],
+    padding: None,
     grouped: true,
     tied: false,
     // PEFT defines none.

@@ -12,6 +12,7 @@ pub(super) const LLAMA: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[],
+    padding: None,
     grouped: true,
     tied: false,
     lora_targets: QUERY_AND_VALUE,

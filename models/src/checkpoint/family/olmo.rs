@@ -14,6 +14,7 @@ pub(super) const OLMO2: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[],
+    padding: Some(1),
     grouped: true,
     tied: false,
     // PEFT defines none.

@@ -13,6 +13,7 @@ pub(super) const PHI3: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[],
+    padding: Some(32_000),
     grouped: true,
     tied: false,
     // PEFT defines none.

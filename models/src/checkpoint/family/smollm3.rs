@@ -12,6 +12,7 @@ pub(super) const SMOLLM3: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[],
+    padding: Some(128_004),
     grouped: true,
     tied: true,
     // PEFT defines none.

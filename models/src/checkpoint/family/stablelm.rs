@@ -13,6 +13,7 @@ pub(super) const STABLELM: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[],
+    padding: None,
     grouped: true,
     tied: false,
     lora_targets: QUERY_AND_VALUE,

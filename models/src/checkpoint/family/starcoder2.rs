@@ -12,6 +12,7 @@ pub(super) const STARCODER2: Family = Family {
     adapter_prefix: None,
     aliases: &[],
     sizes: &[],
+    padding: None,
     grouped: true,
     tied: true,
     // PEFT defines none.

@@ -132,13 +132,22 @@ pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
 }
 
 /// Returns the name of the tensor of the vocabulary head.
-pub(crate) fn vocabulary_head(config: &ModelConfig, weights: &Weights) -> &'static str {
+///
+/// # Errors
+/// [`ModelError::Invalid`] if there is none: the checkpoint was saved without its head.
+pub(crate) fn vocabulary_head(config: &ModelConfig, weights: &Weights) -> Result<&'static str, ModelError> {
     let (table, head) = match config.architecture {
         Architecture::Llama => ("model.embed_tokens.weight", "lm_head.weight"),
         Architecture::GptNeoX => ("gpt_neox.embed_in.weight", "embed_out.weight"),
     };
-    let tied = config.tied_embeddings || !weights.contains(head);
-    if tied { table } else { head }
+    match (config.tied_embeddings, weights.contains(head)) {
+        (true, _) => Ok(table),
+        (false, true) => Ok(head),
+        (false, false) => Err(ModelError::invalid(
+            InvalidKind::MissingTensor,
+            format!("the checkpoint has no language head ({head}): a policy needs one"),
+        )),
+    }
 }
 
 /// A decoder under construction.
@@ -204,7 +213,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn vocabulary_head(&mut self) -> Result<Value, ModelError> {
-        self.weight(vocabulary_head(self.config, self.weights))
+        self.weight(vocabulary_head(self.config, self.weights)?)
     }
 
     fn score_head(&mut self) -> Result<Value, ModelError> {

@@ -9,6 +9,7 @@ use super::config::{Architecture, ModelConfig};
 use super::files::{CONFIG_BYTES_MAX, TOKENIZER_BYTES_MAX, parse_json, read, read_optional};
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
+use super::roles::declared_class;
 use super::safetensors::{Located, locate};
 use super::tokenizer::{TextTokenizer, TokenizerFiles};
 use super::weights::Weights;
@@ -23,7 +24,7 @@ const INDEX_BYTES_MAX: u64 = 64 << 20;
 /// Reads the configuration and the tokenizer of a folder, and locates its weights.
 pub(super) fn open(folder: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
     let mut fingerprint = Fingerprint::new();
-    let config = open_config(folder, &mut fingerprint)?;
+    let (config, class) = open_config(folder, &mut fingerprint)?;
     let tokenizer = open_tokenizer(folder, &config, &mut fingerprint)?;
     let shards = shards(folder)?;
     let mut weights = Weights::default();
@@ -32,10 +33,14 @@ pub(super) fn open(folder: &Path, cache_dir: &Path) -> Result<Parts, ModelError>
         add_shard(&mut weights, &path, expected.as_ref(), config.architecture)?;
         fingerprint.add(&shard.to_string_lossy(), &fingerprint::of_file(&path, cache_dir)?);
     }
-    Ok(Parts { config, weights, tokenizer, fingerprint })
+    Ok(Parts { config, weights, tokenizer, fingerprint, class })
 }
 
-fn open_config(folder: &Path, fingerprint: &mut Fingerprint) -> Result<ModelConfig, ModelError> {
+/// Returns the configuration, and the class that it names.
+fn open_config(
+    folder: &Path,
+    fingerprint: &mut Fingerprint,
+) -> Result<(ModelConfig, Option<String>), ModelError> {
     let path = folder.join("config.json");
     let bytes = read(&path, CONFIG_BYTES_MAX)?;
     fingerprint.add_bytes("config.json", &bytes);
@@ -44,11 +49,12 @@ fn open_config(folder: &Path, fingerprint: &mut Fingerprint) -> Result<ModelConf
     if let Some(bytes) = &generation {
         fingerprint.add_bytes("generation_config.json", bytes);
     }
-    config_json::parse(
+    let config = config_json::parse(
         &path,
         &bytes,
         generation.as_ref().map(|bytes| (generation_path.as_path(), bytes.as_slice())),
-    )
+    )?;
+    Ok((config, declared_class(&path, &bytes)?))
 }
 
 fn open_tokenizer(

@@ -53,6 +53,12 @@ pub(crate) fn head(architecture: Architecture) -> &'static str {
     names(architecture).head
 }
 
+/// Returns the name of the token embedding's weight.
+pub(crate) fn embedding(architecture: Architecture) -> String {
+    let names = names(architecture);
+    format!("{}{}.weight", names.prefix, names.embedding)
+}
+
 /// Returns the layer of a tensor, if it belongs to one.
 pub(crate) fn layer_of(architecture: Architecture, name: &str) -> Option<usize> {
     let rest = name.strip_prefix(prefix(architecture))?.strip_prefix("layers.")?;

@@ -11,9 +11,13 @@ mod folder;
 pub(crate) mod gguf;
 pub(crate) mod layout;
 mod parts;
+mod python_json;
+mod roles;
 mod safetensors;
 mod source;
+mod stand_in;
 pub mod tokenizer;
+mod tying;
 pub mod weights;
 pub mod write;
 
@@ -24,8 +28,10 @@ use parts::{Description, Parts};
 use source::{Source, locate};
 
 pub(crate) use parts::Format;
+pub(crate) use source::missing;
 
 pub use config::{Activation, Architecture, ModelConfig, Rope, RopeScaling};
+pub use gguf::files_of_model;
 pub use tokenizer::TextTokenizer;
 pub use weights::{Dtype, TensorRef, Weights};
 
@@ -43,6 +49,11 @@ pub struct Checkpoint {
     pub fingerprint: String,
     /// The path that was opened, as given.
     pub source: PathBuf,
+    /// The class of transformers that `config.json` names, such as `LlamaForCausalLM`.
+    pub class: Option<String>,
+    /// Whether the configuration ties the output head to the embeddings, but another head is stored. The
+    /// stored head is used, as in transformers 5; version 0.1 used the embeddings.
+    pub untied: bool,
 }
 
 /// How to open a checkpoint.
@@ -73,7 +84,7 @@ impl Checkpoint {
         if let Some(layers) = layers {
             parts.keep_layers(layers)?;
         }
-        parts.check_shapes().map_err(|reason| ModelError::file(source, reason))?;
+        let untied = parts.check_shapes().map_err(|reason| ModelError::file(source, reason))?;
         let (tokens, rows) = (parts.tokenizer.vocabulary_size(), parts.config.vocab_size);
         if tokens > rows {
             tracing::warn!(
@@ -88,6 +99,8 @@ impl Checkpoint {
             tokenizer: parts.tokenizer,
             fingerprint: parts.fingerprint.finish(),
             source: source.to_owned(),
+            class: parts.class,
+            untied,
         })
     }
 

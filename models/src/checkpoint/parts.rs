@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::config::ModelConfig;
 use super::fingerprint::Fingerprint;
-use super::layout;
 use super::tokenizer::TextTokenizer;
 use super::weights::{StoredTensor, Weights};
+use super::{layout, tying};
 use crate::error::{InvalidKind, ModelError};
 
 /// A checkpoint before cutting and checking.
@@ -16,6 +16,8 @@ pub(super) struct Parts {
     pub(super) weights: Weights,
     pub(super) tokenizer: TextTokenizer,
     pub(super) fingerprint: Fingerprint,
+    /// The class of transformers that `config.json` names.
+    pub(super) class: Option<String>,
 }
 
 /// The kinds of checkpoints.
@@ -52,11 +54,14 @@ impl Parts {
             self.check_shapes().map_err(|reason| ModelError::file(path, reason))?;
         }
         let config = self.config;
+        let embedding = layout::embedding(config.architecture);
+        // A file with the head alone has the embedding under the head's name.
+        let tied = config.tied_embeddings && inventory.iter().any(|stored| stored.name == embedding);
         let (mut parameters, mut dtypes) = (0, BTreeMap::new());
         for stored in inventory {
             let cut = layout::layer_of(config.architecture, &stored.name)
                 .is_some_and(|layer| layer >= config.layers);
-            let repeated = config.tied_embeddings && stored.name == layout::head(config.architecture);
+            let repeated = tied && stored.name == layout::head(config.architecture);
             if !cut && !repeated {
                 parameters += stored.elements;
                 *dtypes.entry(stored.dtype.to_owned()).or_insert(0) += 1;
@@ -86,9 +91,11 @@ impl Parts {
         Ok(())
     }
 
-    /// Checks the weights against the configuration, and takes the number of labels from the score head.
-    pub(super) fn check_shapes(&mut self) -> Result<(), String> {
+    /// Checks the weights against the configuration, and takes from them the number of labels, and whether
+    /// the output head is the embedding. Returns whether a stored head outweighed the configuration.
+    pub(super) fn check_shapes(&mut self) -> Result<bool, String> {
         let config = &mut self.config;
+        tying::find_embedding(config, &mut self.weights)?;
         for (name, shape) in layout::required(config) {
             check_shape(&self.weights, &name, &shape)?;
         }
@@ -110,7 +117,7 @@ impl Parts {
         if self.weights.contains(head) {
             check_shape(&self.weights, head, &[config.vocab_size, config.hidden_size])?;
         }
-        Ok(())
+        tying::keep_own_head(config, &self.weights)
     }
 }
 

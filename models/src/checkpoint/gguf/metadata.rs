@@ -1,15 +1,11 @@
 //! A model's configuration from GGUF metadata.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
-
 use super::header::{Header, Value};
 use super::names::ROTARY_DIVISORS;
 use crate::checkpoint::config::{Activation, Architecture, ModelConfig, Rope, RopeScaling};
 
 /// Reads the configuration. The rotary divisors, if there are any, come from the tensor data.
-pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, String> {
+pub(super) fn config(header: &Header) -> Result<ModelConfig, String> {
     let family = header.text("general.architecture").ok_or("general.architecture is missing")?;
     let architecture = match family {
         "llama" => Architecture::Llama,
@@ -42,7 +38,7 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, String
         vocab_size,
         context_length: keys.size("context_length")?,
         norm_eps: narrow(norm_eps),
-        rope: rope(path, &keys, head_dim)?,
+        rope: rope(&keys, head_dim)?,
         tied_embeddings: !header.tensors.contains_key("output.weight"),
         attention_bias: header.tensors.contains_key(if neox {
             "blk.0.attn_qkv.bias"
@@ -77,13 +73,13 @@ pub(super) fn token_id(header: &Header, name: &str) -> Option<u32> {
     u32::try_from(header.integer(&format!("tokenizer.ggml.{name}_token_id"))?).ok()
 }
 
-fn rope(path: &Path, keys: &Keys<'_>, head_dim: usize) -> Result<Rope, String> {
+fn rope(keys: &Keys<'_>, head_dim: usize) -> Result<Rope, String> {
     let theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
     let rotary_dims = keys.size_or("rope.dimension_count", head_dim)?;
     let factor = keys.float("rope.scaling.factor")?;
     let kind = keys.header.text(&format!("{}.rope.scaling.type", keys.family)).unwrap_or("none");
     let scaling = match kind {
-        "none" => rotary_divisors(path, keys.header, rotary_dims)?.map(RopeScaling::Divisors),
+        "none" => rotary_divisors(keys.header, rotary_dims)?.map(RopeScaling::Divisors),
         "linear" => {
             let factor = factor.filter(|factor| factor.is_finite() && *factor > 0.0);
             Some(RopeScaling::Linear {
@@ -96,7 +92,7 @@ fn rope(path: &Path, keys: &Keys<'_>, head_dim: usize) -> Result<Rope, String> {
 }
 
 /// Llama 3's scaling: llama.cpp's converter stores it as one divisor per frequency.
-fn rotary_divisors(path: &Path, header: &Header, rotary_dims: usize) -> Result<Option<Vec<f64>>, String> {
+fn rotary_divisors(header: &Header, rotary_dims: usize) -> Result<Option<Vec<f64>>, String> {
     let Some(info) = header.tensors.get(ROTARY_DIVISORS) else { return Ok(None) };
     if info.shape != [rotary_dims / 2] {
         return Err(format!(
@@ -105,15 +101,9 @@ fn rotary_divisors(path: &Path, header: &Header, rotary_dims: usize) -> Result<O
             rotary_dims / 2
         ));
     }
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(info.offset))?;
-        let mut bytes = Vec::new();
-        file.take(info.bytes).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
+    let bytes = header.read_tensor(info).map_err(|error| error.to_string())?;
     let mut divisors = Vec::new();
-    info.block_type.dequantise(&read().map_err(|error| error.to_string())?, &mut divisors);
+    info.block_type.dequantise(&bytes, &mut divisors);
     if divisors.iter().any(|divisor| !(divisor.is_finite() && *divisor > 0.0)) {
         return Err(format!("tensor {ROTARY_DIVISORS} holds a value that is not positive"));
     }

@@ -7,6 +7,7 @@ mod convert;
 mod header;
 mod metadata;
 mod names;
+mod split;
 mod tokenizer;
 
 use std::path::Path;
@@ -18,6 +19,8 @@ use super::weights::{StoredTensor, Weights};
 use crate::error::ModelError;
 use header::Header;
 use names::{Destination, destination};
+pub use split::files_of_model;
+pub(super) use split::first_part;
 
 #[cfg(test)]
 mod tests;
@@ -48,14 +51,31 @@ pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<Stor
     Ok((parts, inventory))
 }
 
-/// Returns a file's header, its configuration and tokenizer without weights, and its BLAKE3 hash.
+/// Returns a model's header, its configuration and tokenizer without weights, and the BLAKE3 hash of its
+/// file; of a split model, the hashes of all files.
 fn read(path: &Path, cache_dir: &Path) -> Result<(Header, Parts, String), ModelError> {
     let wrong = |reason: String| ModelError::file(path, reason);
-    let header = header::read(path)?;
-    let config = metadata::config(path, &header).map_err(wrong)?;
+    let header = split::read(path)?;
+    check_kind(&header).map_err(wrong)?;
+    let config = metadata::config(&header).map_err(wrong)?;
     let tokenizer = tokenizer::build(&header, config.architecture).map_err(wrong)?;
-    let hash = fingerprint::of_file(path, cache_dir)?;
+    let hash = |file| fingerprint::of_file(file, cache_dir);
+    let hashes = header.files.iter().map(|file| hash(file)).collect::<Result<Vec<_>, _>>()?;
     let mut fingerprint = Fingerprint::new();
-    fingerprint.add("gguf", &hash);
-    Ok((header, Parts { config, weights: Weights::default(), tokenizer, fingerprint }, hash))
+    hashes.iter().for_each(|hash| fingerprint.add("gguf", hash));
+    let hash = hashes.join(" ");
+    Ok((header, Parts { config, weights: Weights::default(), tokenizer, fingerprint, class: None }, hash))
+}
+
+/// Checks that the file holds a model; llama.cpp keeps other things in GGUF files as well.
+fn check_kind(header: &Header) -> Result<(), String> {
+    match header.text("general.type") {
+        None | Some("model") => Ok(()),
+        Some("adapter") => Err(
+            "a LoRA adapter in GGUF form, not a model: use the PEFT folder from which it was converted as the adapter, or merge \
+             it with llama-export-lora"
+                .to_owned(),
+        ),
+        Some(kind) => Err(format!("a GGUF file of type {kind:?}, not a model: use the model's own file")),
+    }
 }

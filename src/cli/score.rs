@@ -156,7 +156,7 @@ impl<'a> PolicyFields<'a> {
         options: &SessionOptions,
     ) -> anyhow::Result<Self> {
         let Some(path) = &args.policy else { return Ok(Self(None)) };
-        let model = Model::open(path, None, args.adapter.as_deref())?;
+        let model = Model::open_policy(path, None, args.adapter.as_deref())?;
         let scorer = PolicyScorer::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?;
         Ok(Self(Some((scorer, model.checkpoint.tokenizer, &args.template))))
     }

@@ -55,7 +55,10 @@ impl OfflineTraining<'_> {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         // Rows are checked first, because a model is slow to load.
         let rows = self.read()?;
-        let model = open_model(self.model)?;
+        let model = match self.row_kind {
+            RowKind::Imitation | RowKind::Preferences => open_policy(self.model)?,
+            RowKind::Scores | RowKind::Costs => open_reward_model(self.model)?,
+        };
         let template = self.template(&model);
         let settings = self.identity(&rows, &model, &template)?;
         let folder = OutputFolder::open(&self.model.output)?;
@@ -270,9 +273,16 @@ impl RowSet {
     }
 }
 
-/// Opens the model to train, and prints its name.
-pub(super) fn open_model(options: &ModelOptions) -> anyhow::Result<Model> {
+/// Opens the reward model to train, and prints its name.
+fn open_reward_model(options: &ModelOptions) -> anyhow::Result<Model> {
     let model = Model::open(&options.base, options.layers, options.adapter.as_deref())?;
+    print_status(&format!("training {}", model.name));
+    Ok(model)
+}
+
+/// Opens the policy to train, and prints its name.
+pub(super) fn open_policy(options: &ModelOptions) -> anyhow::Result<Model> {
+    let model = Model::open_policy(&options.base, options.layers, options.adapter.as_deref())?;
     print_status(&format!("training {}", model.name));
     Ok(model)
 }

@@ -115,6 +115,7 @@ fn plan(prompts: u32) -> Outcome<Plan> {
             fingerprint: "2".repeat(64),
             template,
             kind: RewardKind::Reward,
+            output: None,
         },
         sampling: SamplingParams { samples: SAMPLES, max_new_tokens: TOKENS, ..SamplingParams::default() },
         conflict: ConflictPlan {
@@ -126,6 +127,7 @@ fn plan(prompts: u32) -> Outcome<Plan> {
             },
         },
         learning: None,
+        reading_rules: 1,
     })
 }
 

@@ -235,6 +235,7 @@ fn plan(number: u32, prompts: u32) -> Outcome<Plan> {
             fingerprint: "2".repeat(64),
             template: "{prompt} {completion}".into(),
             kind: RewardKind::Reward,
+            output: None,
         },
         sampling: SamplingParams { samples: SAMPLES, max_new_tokens: TOKENS, ..SamplingParams::default() },
         conflict: ConflictPlan {
@@ -242,6 +243,7 @@ fn plan(number: u32, prompts: u32) -> Outcome<Plan> {
             selection: SelectionSettings { rule: Rule::Budget, budget, ..SelectionSettings::default() },
         },
         learning: None,
+        reading_rules: 1,
     })
 }
 

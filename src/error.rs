@@ -8,6 +8,7 @@ use dissent_domain::fork::ForkError;
 use dissent_domain::generation::SamplingParamError;
 use dissent_domain::log::LogError;
 use dissent_domain::replay::ReplayError;
+use dissent_domain::reward::UnsuitableOutput;
 use dissent_domain::training::SettingError;
 use dissent_models::ModelError;
 use dissent_storage::StorageError;
@@ -97,6 +98,7 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         )
         || cause.is::<SamplingParamError>()
         || cause.is::<SelectionError>()
+        || cause.is::<UnsuitableOutput>()
         || cause.is::<SettingError>()
         || matches!(cause.downcast_ref(), Some(LogError::Exists(_)))
         || matches!(cause.downcast_ref(), Some(StorageError::Import { .. }))

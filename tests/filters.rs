@@ -1,4 +1,4 @@
-//! `dissent generate` and `dissent score`, filters over JSON lines.
+//! `dissent generate` and `dissent score`, filters over JSON Lines.
 
 use std::path::Path;
 

@@ -161,15 +161,15 @@ pub enum StepFault {
     NothingToEvaluate,
     /// Every example of a training is too long.
     #[error(
-        "all {examples} {kind} are longer than {section}.max_length, {max_length} tokens: start an experiment with a larger one, \
-         or with a smaller generation.max_new_tokens"
+        "all {examples} {kind} are longer than {section}.max_length, {max_length} tokens: start an experiment with a larger \
+         max_length, or with a smaller generation.max_new_tokens"
     )]
     AllTooLong {
         /// The section of the configuration that has the limit.
         section: &'static str,
         /// The kind of example.
         kind: &'static str,
-        /// Their number.
+        /// The number of examples.
         examples: usize,
         /// The limit, in tokens.
         max_length: u32,

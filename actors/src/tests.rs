@@ -118,10 +118,12 @@ fn plan() -> Plan {
             fingerprint: "proxy".into(),
             template: "raw".into(),
             kind: RewardKind::Reward,
+            output: None,
         },
         sampling: SamplingParams { samples: 2, ..SamplingParams::default() },
         conflict: ConflictPlan { logprob: LogprobKind::Sum, selection: SelectionSettings::default() },
         learning: None,
+        reading_rules: 1,
     }
 }
 

@@ -163,6 +163,7 @@ impl Experiment {
             ("prompts", was.prompts != now.prompts, always),
             ("policy", was.policy != now.policy, always),
             ("reward", was.reward != now.reward, always),
+            ("reading_rules", was.reading_rules != now.reading_rules, always),
             ("feedback", was.learning.is_some() != now.learning.is_some(), always),
             ("experiment.rounds", fewer, Some(ForkRejection::FewerRounds)),
             ("experiment.seed", was.seed != now.seed, sampled),

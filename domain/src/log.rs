@@ -95,13 +95,13 @@ pub enum LogError {
         known: u16,
     },
     /// The target of a backup exists already.
-    #[error("{0} exists: back up to a new directory")]
+    #[error("{0} already exists: back up to a new folder")]
     Exists(String),
     /// The log is closing.
     #[error("the event log is closed")]
     Closed,
     /// Another process has the log open. Wait until it stops.
-    #[error("the event log {0} is in use by another process; stop that one first")]
+    #[error("the event log {0} is in use by another process: stop that process first")]
     InUse(String),
     /// The disk failed. No event of the append is acknowledged; open the log again.
     #[error("the event log cannot be used: {context}")]

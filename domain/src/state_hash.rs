@@ -15,7 +15,9 @@ use crate::feedback::Verdict;
 use crate::generation::SamplingParams;
 use crate::id::PromptId;
 use crate::learning::{ModelVersion, TrainingProgress};
-use crate::plan::{ConflictPlan, LearningPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
+use crate::plan::{
+    ConflictPlan, LearningPlan, Plan, PolicyPlan, PromptSource, RewardPlan, is_first_reading_rules,
+};
 use crate::round::{PromptProgress, Round};
 
 #[derive(Serialize)]
@@ -43,6 +45,8 @@ struct PlanView<'a> {
     sampling: &'a SamplingParams,
     conflict: &'a ConflictPlan,
     learning: Option<&'a LearningPlan>,
+    #[serde(skip_serializing_if = "is_first_reading_rules")]
+    reading_rules: u32,
 }
 
 #[derive(Serialize)]
@@ -106,10 +110,21 @@ impl<'a> State<'a> {
 
 impl<'a> PlanView<'a> {
     fn of(plan: &'a Plan) -> Self {
-        let Plan { experiment: _, seed, rounds, prompts, policy, reward, sampling, conflict, learning } =
-            plan;
-        let learning = learning.as_deref();
-        Self { seed: *seed, rounds: *rounds, prompts, policy, reward, sampling, conflict, learning }
+        let Plan {
+            experiment: _,
+            seed,
+            rounds,
+            prompts,
+            policy,
+            reward,
+            sampling,
+            conflict,
+            learning,
+            reading_rules,
+        } = plan;
+        let (learning, reading_rules) = (learning.as_deref(), *reading_rules);
+        let (seed, rounds) = (*seed, *rounds);
+        Self { seed, rounds, prompts, policy, reward, sampling, conflict, learning, reading_rules }
     }
 }
 

@@ -43,6 +43,7 @@ fn started() -> ExperimentStarted {
                 fingerprint: "f2".into(),
                 template: "{prompt}\n{completion}".into(),
                 kind: RewardKind::Cost,
+                output: None,
             },
             sampling: SamplingParams {
                 samples: 3,
@@ -60,6 +61,7 @@ fn started() -> ExperimentStarted {
                 },
             },
             learning: None,
+            reading_rules: 1,
         },
     }
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use dissent_domain::generation::SamplingParams;
 use dissent_models::cache::cache_dir;
-use dissent_models::checkpoint::{Checkpoint, OpenOptions};
+use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules};
 use dissent_models::generation::{GenerationJob, Generator};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 
@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let started = Instant::now();
     let cache_dir = cache_dir().ok_or("no cache folder: set DISSENT_CACHE")?;
-    let mut checkpoint = Checkpoint::open(&path, &OpenOptions { layers: None, cache_dir })?;
+    let mut checkpoint =
+        Checkpoint::open(&path, &OpenOptions { layers: None, cache_dir, reading: ReadingRules::default() })?;
     checkpoint.config.eos_token_ids.clear();
     let options =
         SessionOptions { rows: samples as usize, threads: threads as usize, ..SessionOptions::default() };

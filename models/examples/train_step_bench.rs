@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use dissent_domain::training::{Hyperparameters, LoraSettings};
 use dissent_models::cache::cache_dir;
-use dissent_models::checkpoint::{Checkpoint, OpenOptions};
+use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 use dissent_models::training::{
     AdamWStep, LoraPlan, Loss, LossInputs, PackedBatch, ParameterLayout, StepSession, StepSpec, Trainable,
@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let started = Instant::now();
     let cache_dir = cache_dir().ok_or("no cache folder: set DISSENT_CACHE")?;
-    let checkpoint = Checkpoint::open(&path, &OpenOptions { layers: None, cache_dir })?;
+    let checkpoint =
+        Checkpoint::open(&path, &OpenOptions { layers: None, cache_dir, reading: ReadingRules::default() })?;
     let settings = LoraSettings { r: 8, alpha: 32.0, targets: Vec::new() };
     let spec = StepSpec {
         trainable: Trainable::Lora(LoraPlan::new(&checkpoint.config, &settings)?),

@@ -14,7 +14,7 @@ use dissent_domain::training::{
 };
 use dissent_models::ModelError;
 use dissent_models::cache::cache_dir;
-use dissent_models::checkpoint::{Checkpoint, OpenOptions};
+use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 use dissent_models::tuning::{
     IterationReport, LoraPolicy, PolicyStart, PolicyTuner, SampledCompletion, Scorer, TuningPrompt,
@@ -42,7 +42,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (prompts, new_tokens, iterations, threads) = (number(8)?, number(64)?, number(3)?, number(0)?);
 
     let cache_dir = cache_dir().ok_or("no cache folder: set DISSENT_CACHE")?;
-    let checkpoint = Checkpoint::open(&path, &OpenOptions { layers: None, cache_dir })?;
+    let checkpoint =
+        Checkpoint::open(&path, &OpenOptions { layers: None, cache_dir, reading: ReadingRules::default() })?;
     let ppo = PpoSettings { prompts, iterations, max_new_tokens: new_tokens, ..PpoSettings::default() };
     let training = Hyperparameters {
         learning_rate: 1.41e-5,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::adapter::{AdapterTask, LoraAdapter};
-use crate::checkpoint::{Architecture, Checkpoint, Format, OpenOptions};
+use crate::checkpoint::{Checkpoint, Format, OpenOptions};
 use crate::error::ModelError;
 
 /// A description of the model or adapter at a path.
@@ -26,7 +26,7 @@ pub struct CheckpointSummary {
     pub path: PathBuf,
     /// `huggingface` or `gguf`.
     pub format: &'static str,
-    /// `llama` or `gpt_neox`.
+    /// The family, by its `model_type`: `llama`, `qwen3`, …
     pub architecture: &'static str,
     /// Number of weights; tied embeddings are counted once.
     pub parameters: u64,
@@ -108,10 +108,7 @@ pub fn inspect(path: &Path, options: &OpenOptions) -> Result<ModelSummary, Model
             Format::HuggingFace => "huggingface",
             Format::Gguf => "gguf",
         },
-        architecture: match config.architecture {
-            Architecture::Llama => "llama",
-            Architecture::GptNeoX => "gpt_neox",
-        },
+        architecture: config.family.model_type,
         parameters: description.parameters,
         layers: config.layers,
         hidden_size: config.hidden_size,

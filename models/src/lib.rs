@@ -6,6 +6,7 @@ pub mod cache;
 pub mod checkpoint;
 pub mod error;
 pub mod generation;
+pub mod implicit_reward;
 pub mod inspect;
 pub mod onnx;
 #[cfg(test)]

@@ -3,9 +3,14 @@
 //! Sequences are run one at a time. One sequence already uses the whole processor, no time is spent on
 //! padding, and a score cannot depend on other sequences.
 
+use std::sync::Once;
+
+use dissent_domain::reward::RewardOutput;
+
 use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::Head;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::score_head::scored_token;
+use crate::checkpoint::{Checkpoint, ReadingRules};
 use crate::error::{InvalidKind, ModelError};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::LogNormaliser;
@@ -141,19 +146,25 @@ fn logprob(logits: &[f32], token: u32) -> f32 {
     logprob
 }
 
-/// A reward model: a decoder whose score head is read at the last token.
+/// A reward model: a decoder whose reward head is read at one token, for most models the last.
 pub struct RewardModel {
     session: DecoderSession,
     cache: Option<KvCache>,
+    /// The token at which no score is read.
+    padding: Option<u32>,
+    outputs: ScoreOutputs,
 }
 
 impl RewardModel {
     /// Builds the graph of a model and opens a session. The score head is the adapter's, else the
-    /// checkpoint's `score.weight`. To run only the first layers, open the checkpoint with them.
+    /// checkpoint's own. To run only the first layers, open the checkpoint with them.
+    ///
+    /// Of a checkpoint's head with several outputs, [`Checkpoint::reward_output`] names those that count. An
+    /// adapter's head with one output needs no such choice.
     ///
     /// # Errors
-    /// As [`crate::generation::Generator::open`], and [`ModelError::Invalid`] if the score head is missing or
-    /// has more than one output.
+    /// As [`crate::generation::Generator::open`], and [`ModelError::Invalid`] if the score head is missing,
+    /// has an unknown form, or has several outputs of which none is chosen.
     pub fn open<'a>(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
@@ -161,18 +172,20 @@ impl RewardModel {
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
         let (adapters, head) = (adapters.into(), Head::Score);
+        let adapter_head = match adapters {
+            Adapters::Fixed(adapter) => adapter.and_then(|adapter| adapter.score.as_ref()),
+            Adapters::Swappable(_, first) => first.and_then(|adapter| adapter.score.as_ref()),
+        };
         let session = DecoderSession::open(runtime, checkpoint, adapters, head, Layout::InPlace, options)?;
-        if session.output_width() != 1 {
-            return Err(ModelError::invalid(
-                InvalidKind::ShapeMismatch,
-                format!(
-                    "the score head of {} has {} outputs: a reward model needs exactly one",
-                    session.name(),
-                    session.output_width()
-                ),
-            ));
-        }
-        Ok(Self { session, cache: None })
+        let padding = match adapter_head {
+            Some(_) => checkpoint.classifier_padding(),
+            None => checkpoint.own_head_padding()?,
+        };
+        let chosen =
+            checkpoint.reward_output.as_ref().filter(|_| adapter_head.is_none_or(|head| head.labels != 1));
+        let outputs = ScoreOutputs::new(session.name(), session.output_width(), chosen)?;
+        say_reading(checkpoint, session.name());
+        Ok(Self { session, cache: None, padding, outputs })
     }
 
     /// Replaces the current adapter of a session with swappable adapters. `None` is the checkpoint without an
@@ -196,7 +209,10 @@ impl RewardModel {
         self.session.check_sequence(sequence, &[])
     }
 
-    /// Returns the reward of each sequence, in order: the raw output of the score head at its last token.
+    /// Returns the reward of each sequence, in order: the raw output of the score head.
+    ///
+    /// A sequence classifier is read at the rightmost token that is not its padding token, as in
+    /// transformers. Value heads (`v_head`, `value_head`) are read at the last token.
     ///
     /// `progress` receives the number of sequences done.
     ///
@@ -220,10 +236,70 @@ impl RewardModel {
         };
         let mut rewards = Vec::with_capacity(sequences.len());
         for (done, sequence) in sequences.iter().enumerate() {
-            rewards.extend(self.session.prefill(&mut cache, sequence, &run)?);
+            // No token after the one that is read plays a part.
+            let read = &sequence[..=scored_token(sequence, self.padding)];
+            rewards.push(self.outputs.score(&self.session.prefill(&mut cache, read, &run)?));
             progress(done + 1);
         }
         self.cache = Some(cache);
         Ok(rewards)
     }
+}
+
+/// The factors of a head's outputs in the score; `None` for a head with one output.
+struct ScoreOutputs(Option<Vec<f64>>);
+
+impl ScoreOutputs {
+    fn new(name: &str, outputs: usize, chosen: Option<&RewardOutput>) -> Result<Self, ModelError> {
+        match chosen {
+            None if outputs == 1 => Ok(Self(None)),
+            None => Err(ModelError::invalid(
+                InvalidKind::ShapeMismatch,
+                format!(
+                    "the score head of {name} has {outputs} outputs: choose a label, or give a weight to each"
+                ),
+            )),
+            Some(chosen) => {
+                let factors = chosen.factors(outputs);
+                let unsuitable = |error| {
+                    ModelError::invalid_because(
+                        InvalidKind::Setting,
+                        format!("the outputs of {name} cannot be used"),
+                        error,
+                    )
+                };
+                Ok(Self(Some(factors.map_err(unsuitable)?)))
+            }
+        }
+    }
+
+    fn score(&self, outputs: &[f32]) -> f32 {
+        let Some(factors) = &self.0 else { return outputs.first().copied().unwrap_or_default() };
+        let terms = factors.iter().zip(outputs).map(|(factor, &output)| factor * f64::from(output));
+        #[expect(clippy::cast_possible_truncation, reason = "scores have 32 bits")]
+        let score = terms.sum::<f64>() as f32;
+        score
+    }
+}
+
+/// Logs once that the padding token also ends texts, because the versions of the reading rules then differ.
+fn say_reading(checkpoint: &Checkpoint, model: &str) {
+    static SAID: Once = Once::new();
+    if !checkpoint.pads_with_end_of_sequence() {
+        return;
+    }
+    let padding = checkpoint.config.pad_token_id;
+    SAID.call_once(|| match checkpoint.reading {
+        ReadingRules::V1 => tracing::warn!(
+            model,
+            padding,
+            "reading the score at the last token, as version 0.1 did: transformers reads the last token before \
+             padding, which the end of a text is for this model"
+        ),
+        ReadingRules::V2 => tracing::info!(
+            model,
+            padding,
+            "reading the score before the end-of-sequence token, which is padding for this model"
+        ),
+    });
 }

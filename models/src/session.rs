@@ -377,6 +377,7 @@ impl DecoderSession {
         if length >= max {
             return Err(ModelError::invalid(
                 InvalidKind::TooLong { tokens: length, max },
+                // A recorded reason of prompts that are set aside: its words are frozen.
                 format!(
                     "a prompt of {length} tokens leaves no room for an answer in the {max} tokens of {}'s context",
                     self.name

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dissent_models::ModelError;
-use dissent_models::checkpoint::{Checkpoint, Dtype, OpenOptions};
+use dissent_models::checkpoint::{Checkpoint, Dtype, OpenOptions, ReadingRules};
 use dissent_models::inspect::{ModelSummary, inspect};
 use dissent_models::template::PromptTemplate;
 use proptest::prelude::*;
@@ -87,7 +87,7 @@ impl Folder {
     }
 
     fn options(&self, layers: Option<u32>) -> OpenOptions {
-        OpenOptions { layers, cache_dir: self.path().join("cache") }
+        OpenOptions { layers, cache_dir: self.path().join("cache"), reading: ReadingRules::default() }
     }
 
     fn open(&self) -> Result<Checkpoint, ModelError> {
@@ -221,7 +221,11 @@ fn special_tokens_follow_the_tokenizer_configuration() {
 fn errors_name_the_problem_of_a_folder() {
     let empty = tempfile::tempdir().expect("folder");
     let at = |path: &Path| {
-        let options = OpenOptions { layers: None, cache_dir: empty.path().join("cache") };
+        let options = OpenOptions {
+            layers: None,
+            cache_dir: empty.path().join("cache"),
+            reading: ReadingRules::default(),
+        };
         Checkpoint::open(path, &options).expect_err("it must be refused").to_string()
     };
     assert!(at(empty.path()).contains("neither config.json nor a .gguf file"));
@@ -281,7 +285,8 @@ proptest! {
 fn an_adapter_of_peft_is_described() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/proxy-reward");
     let cache = tempfile::tempdir().expect("folder");
-    let options = OpenOptions { layers: None, cache_dir: cache.path().to_owned() };
+    let options =
+        OpenOptions { layers: None, cache_dir: cache.path().to_owned(), reading: ReadingRules::default() };
     let ModelSummary::Adapter(summary) = inspect(&folder, &options).expect("summary") else {
         panic!("not an adapter")
     };
@@ -294,7 +299,10 @@ fn an_adapter_of_peft_is_described() {
 /// SmolLM2 in the cache folder, with the options to open it.
 fn smollm2() -> Option<(PathBuf, OpenOptions)> {
     let cache_dir = dissent_models::cache::cache_dir().expect("a cache folder");
-    Some((support::smollm2_file()?, OpenOptions { layers: None, cache_dir }))
+    Some((
+        support::smollm2_file()?,
+        OpenOptions { layers: None, cache_dir, reading: ReadingRules::default() },
+    ))
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dissent_models::adapter::LoraAdapter;
-use dissent_models::checkpoint::{Checkpoint, OpenOptions};
+use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules};
 use dissent_models::inspect::inspect;
 use dissent_models::template::PromptTemplate;
 use dissent_models::training::{DataCursor, StepMetrics, TrainingCheckpoint, TrainingState};
@@ -50,7 +50,7 @@ fn in_time<T>(read: impl FnOnce() -> T) -> T {
 }
 
 fn options(cache: &TempDir) -> OpenOptions {
-    OpenOptions { layers: None, cache_dir: cache.path().to_owned() }
+    OpenOptions { layers: None, cache_dir: cache.path().to_owned(), reading: ReadingRules::default() }
 }
 
 /// Opens and describes a checkpoint. Also runs the tokenizer and the template of a model that opens.

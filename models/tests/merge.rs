@@ -126,10 +126,9 @@ fn a_quantised_file_with_an_adapter_becomes_a_folder() {
         assert_eq!(encode(&written), encode(&checkpoint));
     }
     assert_eq!(written.tokenizer.chat_template(), checkpoint.tokenizer.chat_template());
-    assert_eq!(
-        written.config,
-        dissent_models::checkpoint::ModelConfig { num_labels: Some(1), ..checkpoint.config.clone() }
-    );
+    let mut expected = checkpoint.config.clone();
+    (expected.num_labels, expected.class) = (Some(1), Some("LlamaForSequenceClassification".to_owned()));
+    assert_eq!(written.config, expected);
     let sequences = [checkpoint.tokenizer.encode(text, false).expect("ids"), vec![5, 6, 7]];
     let score = |checkpoint, adapter| {
         let mut model =

@@ -8,7 +8,7 @@ use std::path::Path;
 use dissent_models::ModelError;
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::checkpoint::write::merge;
-use dissent_models::checkpoint::{Checkpoint, Dtype, OpenOptions};
+use dissent_models::checkpoint::{Checkpoint, Dtype, OpenOptions, ReadingRules};
 use dissent_models::inspect::{ModelSummary, inspect};
 use dissent_models::runtime::CancelFlag;
 use dissent_models::scoring::PolicyScorer;
@@ -67,7 +67,7 @@ impl Copy {
     }
 
     fn options(&self) -> OpenOptions {
-        OpenOptions { layers: None, cache_dir: self.path().join("cache") }
+        OpenOptions { layers: None, cache_dir: self.path().join("cache"), reading: ReadingRules::default() }
     }
 
     /// Returns whether the embeddings are tied, and the number of weights.
@@ -119,7 +119,7 @@ fn refusal(checkpoint: &Checkpoint) -> String {
 fn a_different_head_is_kept_beside_a_tied_flag() {
     let copy = Copy::new(&[tied(true)], whole);
     let checkpoint = copy.open();
-    assert!(checkpoint.untied && !checkpoint.config.tied_embeddings);
+    assert!(!checkpoint.config.tied_embeddings);
     checkpoint.check_policy(None).expect("a policy");
     let expected = Expected::of("llama");
     let ids = expected.ids("ids.0").expect("ids");
@@ -142,7 +142,7 @@ fn an_equal_head_and_a_missing_one_are_tied() {
     let missing = Copy::new(&[tied(true)], headless);
     let (equal, missing) = (equal.open(), missing.open());
     for checkpoint in [&equal, &missing] {
-        assert!(checkpoint.config.tied_embeddings && !checkpoint.untied);
+        assert!(checkpoint.config.tied_embeddings);
         checkpoint.check_policy(None).expect("a policy");
     }
     let ids = [1, 5, 77, 12];
@@ -243,7 +243,11 @@ fn stand_ins_for_files_are_named() {
         }
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let options = OpenOptions { layers: None, cache_dir: folder.path().join("cache") };
+    let options = OpenOptions {
+        layers: None,
+        cache_dir: folder.path().join("cache"),
+        reading: ReadingRules::default(),
+    };
     for (content, word) in
         [(pointer, "git lfs pull"), (page, "web page"), ("Entry not found", "download it again")]
     {

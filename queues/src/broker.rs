@@ -25,8 +25,8 @@ pub struct Subscription {
     pub experiment: Option<ExperimentId>,
     /// The event types to deliver, at least one.
     pub kinds: &'static [EventType],
-    /// Most unsettled deliveries of this consumer, 1 to [`PREFETCH_MAX`]. With 1 and a single consumer,
-    /// messages come in log order, except for retries.
+    /// Maximum number of unsettled deliveries of this consumer, 1 to [`PREFETCH_MAX`]. With 1 and a single
+    /// consumer, messages come in log order, except for retries.
     pub prefetch: usize,
     /// Failed attempts after which a message is parked, at least 1.
     pub delivery_limit: u32,
@@ -93,8 +93,8 @@ pub trait Broker: Send + Sync + 'static {
         self.propose_in(proposal, MessageContext::new())
     }
 
-    /// Sends a proposal as [`propose`](Self::propose), with its context. If the broker can, it also attaches
-    /// the context to the events that follow from the proposal.
+    /// Sends a proposal as [`propose`](Self::propose), with its context. A broker that carries contexts of
+    /// events also attaches the context to the events that follow from the proposal.
     ///
     /// # Errors
     /// As [`propose`](Self::propose).
@@ -106,7 +106,7 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Sets the context in which an event is delivered, in place of its proposal's context. Call it before
     /// the event is proposed. Events that are proposed together can thus begin separate traces. The call has
-    /// an effect only in the journal's process and if the broker can.
+    /// an effect only in the journal's process, and only if the broker carries contexts of events.
     fn put_in_context(&self, event: EventId, context: &MessageContext);
 
     /// Returns the receiver of proposals for the journal. The call succeeds once, because there is one
@@ -124,8 +124,8 @@ pub trait Broker: Send + Sync + 'static {
     /// - [`BrokerError::ServerOnly`] on a worker of RabbitMQ, because the server receives them.
     fn parked(&self) -> Result<ParkedConsumer, BrokerError>;
 
-    /// Redelivers the event at `position` to `group` with all its attempts, whether or not its parking was
-    /// acknowledged. An operator calls it after the cause of the failure is repaired.
+    /// Redelivers the event at `position` to `group` as a first attempt, whether or not its parking was
+    /// acknowledged. An operator calls this after repairing the cause of the failure.
     ///
     /// # Errors
     /// - [`BrokerError::NotReplayable`] if the group has no subscription to the event type, has not reached

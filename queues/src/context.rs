@@ -10,7 +10,7 @@ use dissent_domain::event::EventId;
 
 use crate::delivery::MessageContext;
 
-/// Most events whose context is kept.
+/// Maximum number of events whose context is kept.
 const CONTEXTS_MAX: usize = 4096;
 
 /// The contexts of recently proposed events: an event is delivered in the context in which it was proposed.

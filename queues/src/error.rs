@@ -34,7 +34,7 @@ pub enum BrokerError {
     #[error("the broker's event log failed")]
     Log(#[from] LogError),
     /// RabbitMQ is unavailable. The outcome of the operation is unknown. Try again later.
-    #[error("failed to {action} of RabbitMQ at {address}")]
+    #[error("RabbitMQ at {address} failed to {action}")]
     Unavailable {
         /// The operation.
         action: &'static str,
@@ -43,7 +43,7 @@ pub enum BrokerError {
         /// The error of the connection.
         source: Cause,
     },
-    /// RabbitMQ did not answer in time. The outcome of the operation is unknown. Try again later.
+    /// RabbitMQ did not respond in time. The outcome of the operation is unknown. Try again later.
     #[error("RabbitMQ at {address} did not {action} within {limit:?}")]
     Late {
         /// The operation.

@@ -10,7 +10,7 @@ use crate::delivery::MessageContext;
 use crate::error::BrokerError;
 use crate::future::BoxFuture;
 
-/// Most events of a proposal.
+/// Maximum number of events of a proposal.
 pub const PROPOSAL_EVENTS_MAX: usize = 1024;
 
 /// Events that a step proposes to record.

@@ -25,7 +25,7 @@ Examples:
   dissent detect --rule random --budget 100 --seed 7 --input scored.jsonl --output baseline.jsonl
   dissent score --policy DIR --reward DIR --input sampled.jsonl --output - | dissent detect --logprob mean";
 
-/// Measure conflict on completions with log-probabilities and rewards, and select the most conflicted.
+/// Measure conflict on scored completions, and select the completions with the most conflict.
 ///
 /// PACS is a completion's reward minus its log-probability, both as z-scores within the prompt. Kendall's tau
 /// compares the two rankings of a prompt's completions. The output has one JSON line per prompt, in input

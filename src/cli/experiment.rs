@@ -55,7 +55,7 @@ enum ExperimentCommand {
         #[arg(long, value_name = "POSITION")]
         at: Option<u64>,
     },
-    /// Create an experiment that shares the past of another one and continues with other settings
+    /// Create an experiment that shares the history of another one and continues with other settings
     Fork(fork::ForkArgs),
 }
 

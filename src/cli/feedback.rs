@@ -18,7 +18,7 @@ use std::path::Path;
 Examples:
   dissent feedback export my-experiment --format html --output judge.html     a page to open or to send
   dissent feedback export my-experiment --format html --output judge-{annotator}.html --annotator ann --annotator ben
-                                                      a page for each annotator, who share the comparisons
+                                                      one page per annotator; the annotators share the comparisons
   dissent feedback import my-experiment-round-0-ann.jsonl                     the file that a page saves
   dissent feedback export my-experiment --format csv --output for-ann.csv --annotator ann
   dissent feedback import for-ann.csv                 after `verdict` is filled in: first, second or tie

@@ -1,4 +1,4 @@
-//! `dissent generate`: reads prompts and writes sampled completions, as JSON lines.
+//! `dissent generate`: reads prompts and writes sampled completions, as JSON Lines.
 
 use std::path::PathBuf;
 
@@ -60,13 +60,13 @@ pub(crate) struct GenerateArgs {
     /// Keep the k most likely tokens; 0 keeps all.
     #[arg(long, default_value_t = 0)]
     top_k: u32,
-    /// Largest number of new tokens in a completion.
+    /// Maximum number of new tokens in a completion.
     #[arg(long, default_value_t = 128)]
     max_new_tokens: u32,
     /// Seed from which the seed of each completion is derived.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Prompts as JSON lines; `-` is stdin.
+    /// Prompts as JSON Lines; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// File for the completions; `-` is stdout.

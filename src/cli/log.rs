@@ -45,7 +45,7 @@ pub(crate) struct LogArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum LogCommand {
-    /// Check the whole log: checksums, positions, indices, the durable mark
+    /// Check the whole log: checksums, positions, indices, the tail file
     Verify,
     /// Count events, streams and bytes. While another process has the log open, bytes are those of a compact
     /// copy
@@ -59,7 +59,7 @@ enum LogCommand {
         #[arg(long)]
         experiment: Option<ExperimentId>,
     },
-    /// Write events as JSON lines: lossless, or as a flat table
+    /// Write events as JSON Lines: lossless, or as a flat table
     #[command(after_help = COLUMNS)]
     Export {
         /// Only events of this experiment.
@@ -274,7 +274,10 @@ fn salvage(data_dir: &Path, output: &Path) -> anyhow::Result<()> {
     }
     match salvage.promised() {
         Some(promised) => tracing::info!(saved = salvage.events(), acknowledged = promised, "saved events"),
-        None => tracing::info!(saved = salvage.events(), "saved events of an unknown total"),
+        None => tracing::info!(
+            saved = salvage.events(),
+            "saved events; the number of acknowledged events is unknown"
+        ),
     }
     if output == Path::new("-") {
         transfer::export_salvage(&salvage, &mut std::io::stdout().lock())?;

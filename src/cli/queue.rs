@@ -54,8 +54,8 @@ Examples:
   dissent dead retry experiment.toml 8c1f2d…     after the cause is fixed
   dissent dead drop experiment.toml 8c1f2d…
 
-Dead letters are unreadable messages, rejected proposals, and events that no step could process. The commands cover all experiments
-under the configuration's broker.prefix. Events stay in the log, even if their message is dropped.")]
+Dead letters are unreadable messages and rejected proposals. The commands also cover parked messages: events that failed their last
+attempt. They cover all experiments under the configuration's broker.prefix. Events stay in the log, even if their message is dropped.")]
 pub(crate) struct DeadArgs {
     #[command(subcommand)]
     command: DeadCommand,
@@ -78,10 +78,10 @@ struct DeadListArgs {
     /// Configuration with [broker] kind = "rabbitmq".
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Largest number of dead letters to show.
+    /// Maximum number of dead letters to show.
     #[arg(long, default_value_t = 100)]
     limit: usize,
-    /// Print as JSON lines.
+    /// Print as JSON Lines.
     #[arg(long)]
     json: bool,
 }

@@ -38,8 +38,8 @@ the event, and every pure decision must be the same when made again. The command
 its position. A snapshot that does not follow from the events is a fault, and is deleted. With a fault the exit code is 3.
 
 --recompute samples, scores, trains and evaluates again with the models and settings of the configuration. It compares every recorded
-result byte for byte. Each training runs without interruption, and people's judgements come from the log. The command takes the time
-of the models alone, and writes nothing to the log. If a result differs, the exit code is 3.
+result byte for byte. Each training runs without interruption, and people's judgements come from the log. The command takes
+about as long as the original model runs took, and writes nothing to the log. If a result differs, the exit code is 3.
 
 --what-if repeats the selection of each round on the recorded scores, with other settings:
   conflict.rule, .delta, .tau, .budget, .quantile, .logprob; feedback.opponent, .overlap, .budget
@@ -60,7 +60,7 @@ pub(crate) struct ReplayArgs {
     /// Select again with this setting; repeat the option for further settings.
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "verify")]
     what_if: Vec<Setting>,
-    /// Largest number of prompts with different selections to list per round.
+    /// Maximum number of prompts with different selections to list per round.
     #[arg(long, value_name = "N", default_value_t = 20, requires = "what_if")]
     top: usize,
     /// Print as JSON.

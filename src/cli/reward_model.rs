@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use dissent_domain::reward::RewardKind;
+use dissent_domain::reward::{RewardKind, RewardOutput};
+use dissent_models::checkpoint::ReadingRules;
 use dissent_models::template::PromptTemplate;
 
-use super::score::reward_kind;
 use crate::config::{MissingCompletion, check_reward_template};
 use crate::experiment::models::Model;
 
@@ -27,12 +27,51 @@ pub(super) struct RewardModelOptions {
     /// Meaning of the reward model's score: `reward`, or `cost`, which is negated.
     #[arg(long, default_value = "reward", value_parser = reward_kind)]
     pub(super) reward_kind: RewardKind,
+    #[command(flatten)]
+    output: RewardOutputOptions,
+}
+
+/// The outputs of a reward model with several that make up its score.
+#[derive(Debug, clap::Args)]
+pub(super) struct RewardOutputOptions {
+    /// Output of the reward model that is the score, counted from 0. Needed if it has several outputs.
+    #[arg(long, value_name = "N", conflicts_with = "reward_weights")]
+    reward_label: Option<u32>,
+    /// Weight of each output of the reward model; the score is the weighted sum.
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',', allow_hyphen_values = true)]
+    reward_weights: Option<Vec<f64>>,
+}
+
+impl RewardOutputOptions {
+    pub(super) fn output(&self) -> Option<RewardOutput> {
+        output(self.reward_label, self.reward_weights.as_deref())
+    }
+}
+
+pub(super) fn reward_kind(text: &str) -> Result<RewardKind, String> {
+    match text {
+        "reward" => Ok(RewardKind::Reward),
+        "cost" => Ok(RewardKind::Cost),
+        other => Err(format!("unknown kind {other:?}: use reward or cost")),
+    }
+}
+
+/// Returns the outputs that a label or weights choose.
+pub(super) fn output(label: Option<u32>, weights: Option<&[f64]>) -> Option<RewardOutput> {
+    label.map(RewardOutput::Label).or_else(|| weights.map(|weights| RewardOutput::Weights(weights.to_vec())))
 }
 
 impl RewardModelOptions {
     pub(super) fn open(&self) -> anyhow::Result<Model> {
-        Model::open(&self.reward, self.reward_layers, self.reward_adapter.as_deref())
-            .context("failed to open the reward model")
+        self.open_by(ReadingRules::default())
+    }
+
+    /// Opens the reward model by given reading rules.
+    pub(super) fn open_by(&self, reading: ReadingRules) -> anyhow::Result<Model> {
+        let adapter = self.reward_adapter.as_deref();
+        Model::open_by(reading, &self.reward, self.reward_layers, adapter)
+            .context("failed to open the reward model")?
+            .choose_output(self.output.output())
     }
 
     /// Returns the template of the reward model: its own, or that of the policy.

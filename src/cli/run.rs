@@ -28,9 +28,10 @@ Examples:
 
 Configuration (* marks required keys; relative paths start at the folder of the file, `cache:` paths at the cache folder):
   [experiment]  name*, seed = 0, rounds = 1, data_dir
-  [prompts]     path*: JSON lines of {\"prompt_id\"?, \"prompt\", \"category\"?}
+  [prompts]     path*: JSON Lines of {\"prompt_id\"?, \"prompt\", \"category\"?}
   [policy]      path*, adapter, template = \"chat\"
-  [reward]      path*, layers, adapter, template = \"chat\", kind = \"reward\" or \"cost\"
+  [reward]      path*, layers, adapter, template = \"chat\", kind = \"reward\" or \"cost\"; of a model with several outputs
+                label or weights = [W, …]
   [generation]  samples = 8, temperature = 0.7, top_p = 1.0, top_k = 0, max_new_tokens = 128, batch_prompts = 4
   [conflict]    rule = \"paper\" (delta, tau), \"mean\" (delta), \"quantile\" (quantile = 0.9), or with a budget \"budget\", \"gap\",
                 \"discordant\", \"doubt\", \"equal_margin\", \"gap_and_margin\", \"margin\", \"rso\", \"random\"; \"all\", \"none\";
@@ -41,8 +42,8 @@ Configuration (* marks required keys; relative paths start at the folder of the 
 With [feedback] a round continues: the selected pairs are judged, the reward model is refined, the policy is tuned and evaluated:
   [feedback]    source* = \"oracle\" (needs [gold]) or \"people\", opponent = \"conflict\", \"margin\" or \"random\", overlap = 1,
                 budget
-  [gold]        kind* = \"sentiment\"; \"answers\" with path*: JSON lines of {\"prompt_id\", \"answer\"}; or \"model\" with path*,
-                layers, adapter, template = \"chat\", score = \"reward\" or \"cost\"
+  [gold]        kind* = \"sentiment\"; \"answers\" with path*: JSON Lines of {\"prompt_id\", \"answer\"}; or \"model\" with path*,
+                layers, adapter, template = \"chat\", score = \"reward\" or \"cost\", label or weights as in [reward]
   [refinement]  data (the original preferences), format, preferred, and the keys of a training
   [tuning]*     method = \"dpo\", \"rso\", \"ppo\", \"grpo\" or \"rloo\", beta = 0.1, loss = \"sigmoid\", ppo.*, and the keys of a training
   [evaluation]* prompts* (held out), samples

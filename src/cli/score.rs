@@ -1,11 +1,13 @@
-//! `dissent score`: adds log-probabilities and rewards to completions, as JSON lines.
+//! `dissent score`: adds log-probabilities and rewards to completions, as JSON Lines.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use dissent_domain::reward::RewardKind;
+use dissent_domain::training::Dialogue;
 use dissent_models::checkpoint::TextTokenizer;
+use dissent_models::implicit_reward::{ImplicitReward, PolicyModel};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
 use dissent_models::template::PromptTemplate;
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::interrupt;
+use super::reward_model::{RewardOutputOptions, reward_kind};
 use super::runtime_args::{RuntimeArgs, counting_bar};
 use crate::config::check_reward_template;
 use crate::experiment::models::{self, Model};
@@ -27,6 +30,8 @@ Output lines:  the same, with `logprob` (sum over the completion's tokens, in na
 
 Examples:
   dissent score --policy SmolLM2.gguf --input answers.jsonl --output scored.jsonl
+  dissent score --reward SmolLM2.gguf --reward-adapter ./dpo --reward-reference SmolLM2.gguf --reward-beta 0.1 \\
+      --input answers.jsonl --output scored.jsonl
   dissent score --policy SmolLM2.gguf --reward SmolLM2.gguf --reward-layers 6 --reward-adapter ./proxy-reward \\
       --template 'Question: {prompt}\\n\\nAnswer: {completion}' --input answers.jsonl --output scored.jsonl
 
@@ -51,13 +56,25 @@ pub(crate) struct ScoreArgs {
     /// Meaning of the reward model's score: `reward`, or `cost`, which is negated.
     #[arg(long, default_value = "reward", value_parser = reward_kind)]
     reward_kind: RewardKind,
+    #[command(flatten)]
+    reward_output: RewardOutputOptions,
+    /// Reference policy: makes `reward` the implicit reward of the DPO policy --reward, which is
+    /// beta (log π - log π_ref).
+    #[arg(long, value_name = "PATH", requires = "reward", conflicts_with_all = ["reward_label", "reward_weights"])]
+    reward_reference: Option<PathBuf>,
+    /// PEFT LoRA folder of the reference policy.
+    #[arg(long, value_name = "DIR", requires = "reward_reference")]
+    reward_reference_adapter: Option<PathBuf>,
+    /// Beta of the implicit reward, as in the DPO training.
+    #[arg(long, value_name = "BETA", default_value_t = 0.1, requires = "reward_reference")]
+    reward_beta: f64,
     /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Template of the reward model [default: --template]
     #[arg(long, value_name = "TEMPLATE")]
     reward_template: Option<PromptTemplate>,
-    /// Completions as JSON lines; `-` is stdin.
+    /// Completions as JSON Lines; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// File for the scored completions; `-` is stdout.
@@ -65,14 +82,6 @@ pub(crate) struct ScoreArgs {
     output: PathBuf,
     #[command(flatten)]
     runtime: RuntimeArgs,
-}
-
-pub(super) fn reward_kind(text: &str) -> Result<RewardKind, String> {
-    match text {
-        "reward" => Ok(RewardKind::Reward),
-        "cost" => Ok(RewardKind::Cost),
-        other => Err(format!("unknown kind {other:?}: use reward or cost")),
-    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -191,7 +200,15 @@ impl FieldScorer for PolicyFields<'_> {
 }
 
 /// Adds rewards, if there is a reward model.
-struct RewardFields<'a>(Option<(RewardModel, TextTokenizer, &'a PromptTemplate, RewardKind)>);
+struct RewardFields<'a>(Option<(Rewards, &'a PromptTemplate, RewardKind)>);
+
+/// The source of rewards.
+enum Rewards {
+    /// The score of a reward model.
+    Model(Box<RewardModel>, TextTokenizer),
+    /// The implicit reward of a policy.
+    Implicit(Box<ImplicitReward>),
+}
 
 impl<'a> RewardFields<'a> {
     fn open(
@@ -203,24 +220,50 @@ impl<'a> RewardFields<'a> {
         let template = args.reward_template.as_ref().unwrap_or(&args.template);
         check_reward_template(template)?;
         let model = Model::open(path, args.reward_layers, args.reward_adapter.as_deref())?;
-        let scorer = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?;
-        Ok(Self(Some((scorer, model.checkpoint.tokenizer, template, args.reward_kind))))
+        let rewards = match &args.reward_reference {
+            Some(reference) => {
+                let reference = Model::open(reference, None, args.reward_reference_adapter.as_deref())
+                    .context("failed to open the reference policy")?;
+                let [policy, reference] = [&model, &reference].map(|model| PolicyModel {
+                    checkpoint: &model.checkpoint,
+                    adapter: model.adapter.as_ref(),
+                });
+                let opened = ImplicitReward::open(runtime, policy, reference, args.reward_beta, options)?;
+                Rewards::Implicit(Box::new(opened))
+            }
+            None => {
+                let model = model.choose_output(args.reward_output.output())?;
+                let scorer = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?;
+                Rewards::Model(Box::new(scorer), model.checkpoint.tokenizer)
+            }
+        };
+        Ok(Self(Some((rewards, template, args.reward_kind))))
     }
 }
 
 impl FieldScorer for RewardFields<'_> {
     fn score(&mut self, line: &mut Line, cancel: &CancelFlag) -> anyhow::Result<()> {
-        let Some((model, tokenizer, template, kind)) = &mut self.0 else { return Ok(()) };
-        let sequences = line
-            .completions
-            .iter()
-            .map(|completion| {
-                Ok(template.encode_with_completion(tokenizer, &line.prompt, &completion.text)?)
-            })
-            .collect::<anyhow::Result<Vec<Vec<u32>>>>()?;
-        let scores = model.score(&sequences, cancel, &mut |_| ())?;
+        let Some((rewards, template, kind)) = &mut self.0 else { return Ok(()) };
+        let scores = match rewards {
+            Rewards::Model(model, tokenizer) => {
+                let sequences = line
+                    .completions
+                    .iter()
+                    .map(|completion| {
+                        Ok(template.encode_with_completion(tokenizer, &line.prompt, &completion.text)?)
+                    })
+                    .collect::<anyhow::Result<Vec<Vec<u32>>>>()?;
+                let scores = model.score(&sequences, cancel, &mut |_| ())?;
+                scores.into_iter().map(f64::from).collect()
+            }
+            Rewards::Implicit(implicit) => {
+                let prompt = Dialogue::Text(line.prompt.clone());
+                let texts: Vec<&str> = line.completions.iter().map(|it| it.text.as_str()).collect();
+                implicit.score(template, &prompt, &texts, cancel)?
+            }
+        };
         for (completion, score) in line.completions.iter_mut().zip(scores) {
-            completion.rest.insert("reward".to_owned(), kind.reward(f64::from(score)).into());
+            completion.rest.insert("reward".to_owned(), kind.reward(score).into());
         }
         Ok(())
     }

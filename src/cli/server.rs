@@ -106,8 +106,9 @@ impl Server {
         if status.is_success() {
             return Ok(response);
         }
-        let detail =
-            response["detail"].as_str().unwrap_or("no `dissent serve` listens there: check --server");
+        let detail = response["detail"]
+            .as_str()
+            .unwrap_or("no `dissent serve` listens at this address: check --server");
         let message = format!("the server at {} responded with {status}: {detail}", self.endpoint);
         if status.is_client_error() { Err(BadInput(message).into()) } else { anyhow::bail!(message) }
     }

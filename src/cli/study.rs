@@ -44,7 +44,7 @@ pub(crate) struct StudyArgs {
     /// File with labelled completions. Overrides the configuration.
     #[arg(long, value_name = "FILE")]
     labelled: Option<PathBuf>,
-    /// Largest number of experiments at the same time; fewer run if memory is short. Overrides the
+    /// Maximum number of experiments at the same time; fewer run if memory is short. Overrides the
     /// configuration.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: Option<u8>,

@@ -6,7 +6,7 @@ use std::str::FromStr as _;
 
 use dissent_domain::feedback::Opponent;
 use dissent_domain::plan::{FeedbackPlan, FeedbackSource, GuardPlan};
-use dissent_domain::reward::RewardKind;
+use dissent_domain::reward::{RewardKind, RewardOutput};
 use dissent_domain::training::{
     DpoLoss, Hyperparameters, LoraSettings, PolicyMethod, PolicyObjective, PpoSettings,
 };
@@ -78,6 +78,19 @@ pub struct GoldModelConfig {
     /// `reward`, or `cost` if the model's score must be negated.
     #[serde(default)]
     pub score: RewardKind,
+    /// The output that is the score, counted from 0, of a model with several.
+    pub label: Option<u32>,
+    /// The weight of each output in the score, of a model with several.
+    pub weights: Option<Vec<f64>>,
+}
+
+impl GoldModelConfig {
+    /// Returns the outputs of the model that make up its score; `None`: it has only one.
+    #[must_use]
+    pub fn output(&self) -> Option<RewardOutput> {
+        let weights = self.weights.clone().map(RewardOutput::Weights);
+        self.label.map(RewardOutput::Label).or(weights)
+    }
 }
 
 /// `[gold]` with `kind = "sentiment"`. The section has no further keys.
@@ -89,7 +102,7 @@ pub struct GoldSentimentConfig {}
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldAnswersConfig {
-    /// JSON lines: `{"prompt_id", "answer"}`.
+    /// JSON Lines: `{"prompt_id", "answer"}`.
     pub path: PathBuf,
 }
 

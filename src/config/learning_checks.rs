@@ -79,7 +79,7 @@ impl Config {
         ];
         if let Some((section, _)) = given.into_iter().find(|(_, given)| *given) {
             let reason =
-                format!("{section} has no effect without [feedback]: add it, or leave {section} out");
+                format!("{section} has no effect without [feedback]: add [feedback], or leave {section} out");
             return Err(ConfigError::key(section, KeyErrorKind::NoEffect, reason));
         }
         if self.experiment.rounds > 1 {

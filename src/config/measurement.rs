@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
 use dissent_domain::generation::SamplingParams;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::reward::RewardKind;
+use dissent_domain::reward::{RewardKind, RewardOutput};
 use dissent_models::runtime::Provider;
 use serde::Deserialize;
 
@@ -67,6 +67,19 @@ pub struct RewardConfig {
     /// `reward`, or `cost` if the model's score must be negated.
     #[serde(default)]
     pub kind: RewardKind,
+    /// The output that is the score, counted from 0, of a model with several.
+    pub label: Option<u32>,
+    /// The weight of each output in the score, of a model with several.
+    pub weights: Option<Vec<f64>>,
+}
+
+impl RewardConfig {
+    /// Returns the outputs of the model that make up its score; `None`: it has only one.
+    #[must_use]
+    pub fn output(&self) -> Option<RewardOutput> {
+        let weights = self.weights.clone().map(RewardOutput::Weights);
+        self.label.map(RewardOutput::Label).or(weights)
+    }
 }
 
 pub(super) fn chat() -> String {

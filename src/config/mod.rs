@@ -133,6 +133,10 @@ impl Config {
         check_range("runtime.threads", self.runtime.threads, 0..=THREADS_MAX)?;
         template::parse("policy.template", &self.policy.template)?;
         template::parse_reward("reward.template", &self.reward.template)?;
+        check_outputs("reward", self.reward.label, self.reward.weights.as_deref())?;
+        if let Some(GoldConfig::Model(gold)) = &self.gold {
+            check_outputs("gold", gold.label, gold.weights.as_deref())?;
+        }
         self.conflict.selection().validate().map_err(|error| {
             ConfigError::key("[conflict]", KeyErrorKind::OutOfRange, format!("conflict: {error}"))
         })?;
@@ -170,12 +174,27 @@ impl Config {
     }
 }
 
+/// Checks the outputs of a reward model that make up its score.
+fn check_outputs(section: &str, label: Option<u32>, weights: Option<&[f64]>) -> Result<(), ConfigError> {
+    let Some(weights) = weights else { return Ok(()) };
+    let key = format!("{section}.weights");
+    if label.is_some() {
+        let reason = format!("{section}.label and {key} exclude each other: use one of them");
+        return Err(ConfigError::key(key, KeyErrorKind::Exclusive, reason));
+    }
+    match weights.iter().find(|weight| !weight.is_finite()) {
+        Some(weight) => Err(ConfigError::out_of_range(&key, weight, "use finite numbers")),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::error::Error as _;
 
     use dissent_domain::conflict::SelectionSettings;
     use dissent_domain::generation::SamplingParams;
+    use dissent_domain::reward::RewardOutput;
     use dissent_domain::training::{LoraSettings, PolicyObjective, Warmup};
 
     use super::*;
@@ -243,6 +262,20 @@ mod tests {
         assert_eq!(batch.to_string(), "generation.batch_prompts = 0: use 1 to 64");
         let name = rejected(|text| text.replace("name = \"e\"", "name = \"../e\""));
         assert!(matches!(name, ConfigError::Toml(_)) && name.to_string().contains("../e"), "{name}");
+    }
+
+    #[test]
+    fn a_label_and_weights_of_a_reward_model_exclude_each_other() {
+        let of = |keys: &str| move |text: &str| text.replace("[reward]", &format!("[reward]\n{keys}"));
+        let parse = |keys: &str| Config::parse(&of(keys)(SMALLEST), Path::new("folder")).unwrap();
+        assert_eq!(parse("").reward.output(), None);
+        assert_eq!(parse("label = 2").reward.output(), Some(RewardOutput::Label(2)));
+        let weights = parse("weights = [0.5, -1.0]").reward.output();
+        assert_eq!(weights, Some(RewardOutput::Weights(vec![0.5, -1.0])));
+        let both = invalid_key(of("label = 1\nweights = [1.0]"));
+        assert_eq!(both, ("reward.weights".to_owned(), KeyErrorKind::Exclusive));
+        let infinite = invalid_key(of("weights = [inf]"));
+        assert_eq!(infinite, ("reward.weights".to_owned(), KeyErrorKind::OutOfRange));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{ConfigError, KeyErrorKind};
 pub fn resolve(path: &Path, folder: &Path) -> Result<PathBuf, ConfigError> {
     let text = path.to_string_lossy();
     let not_set = |folder: &str, variable: &str| {
-        let reason = format!("{text}: no {folder} folder is set; set {variable}");
+        let reason = format!("{text}: no {folder} folder is set: set {variable}");
         ConfigError::key(text.as_ref(), KeyErrorKind::Path, reason)
     };
     if let Some(rest) = text.strip_prefix("cache:") {

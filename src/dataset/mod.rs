@@ -19,7 +19,7 @@ pub use convert::{PreferenceRows, SftRows, SkippedRows};
 pub use format::Format;
 pub use options::{Margins, Preferred, ReadOptions};
 pub use rows::{PromptRow, Row, Rows, TextRow, Unpaired};
-pub use split::hold_back;
+pub use split::hold_out;
 
 use std::path::Path;
 

@@ -86,8 +86,8 @@ impl RawPreference {
         match (self.is_chosen_safe, self.is_rejected_safe) {
             (Some(chosen), Some(rejected)) => Ok(Some([!chosen, !rejected])),
             (None, None) => Ok(None),
-            (Some(_), None) => Err(missing_beside("is_rejected_safe", "is_chosen_safe")),
-            (None, Some(_)) => Err(missing_beside("is_chosen_safe", "is_rejected_safe")),
+            (Some(_), None) => Err(missing_with("is_rejected_safe", "is_chosen_safe")),
+            (None, Some(_)) => Err(missing_with("is_chosen_safe", "is_rejected_safe")),
         }
     }
 }
@@ -104,8 +104,8 @@ pub(super) fn safe_rlhf(raw: RawSafeRlhf, preferred: Preferred) -> Result<Prefer
     let is_unsafe = match (raw.is_response_0_safe, raw.is_response_1_safe) {
         (Some(first), Some(second)) => Some([!first, !second]),
         (None, None) => None,
-        (None, Some(_)) => return Err(missing_beside("is_response_0_safe", "is_response_1_safe")),
-        (Some(_), None) => return Err(missing_beside("is_response_1_safe", "is_response_0_safe")),
+        (None, Some(_)) => return Err(missing_with("is_response_0_safe", "is_response_1_safe")),
+        (Some(_), None) => return Err(missing_with("is_response_1_safe", "is_response_0_safe")),
     };
     let prompt = dialogue(TextOrTurns::Text(raw.prompt))?;
     let (chosen, rejected, is_unsafe) = match id {
@@ -116,8 +116,8 @@ pub(super) fn safe_rlhf(raw: RawSafeRlhf, preferred: Preferred) -> Result<Prefer
     Ok(Preference { prompt, chosen, rejected, margin: 0.0, is_unsafe })
 }
 
-fn missing_beside(field: &str, present: &str) -> FieldError {
-    FieldError::new(field, Missing, format!("missing beside {present}"))
+fn missing_with(field: &str, present: &str) -> FieldError {
+    FieldError::new(field, Missing, format!("missing, but {present} is present: give both or neither"))
 }
 
 /// Prompt, chosen completion, rejected completion.
@@ -156,7 +156,7 @@ fn split_common_prefix(chosen: &str, rejected: &str) -> Result<PreferenceTexts, 
     let bytes = chosen.chars().take(shared).map(char::len_utf8).sum();
     let prompt = &chosen[..bytes];
     if prompt.trim().is_empty() {
-        let reason = "shares no beginning with rejected, so the prompt is missing: add a field prompt";
+        let reason = "shares no beginning with rejected, so the prompt is missing: add a `prompt` field";
         return Err(FieldError::new("chosen", Inconsistent, reason));
     }
     Ok((Dialogue::Text(prompt.to_owned()), chosen[bytes..].to_owned(), rejected[bytes..].to_owned()))

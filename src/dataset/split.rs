@@ -7,7 +7,7 @@ use super::rows::Row;
 /// Rows with the same prompt stay together, so that no prompt of the training is evaluated. `share` is in
 /// (0, 1). The choice depends on the seed and the prompts only.
 #[must_use]
-pub fn hold_back<T>(
+pub fn hold_out<T>(
     rows: Vec<Row<T>>,
     share: f64,
     seed: u64,
@@ -51,7 +51,7 @@ mod tests {
             share in 0.01..0.99f64,
             seed in 0u64..50,
         ) {
-            let (learnt, held) = hold_back(rows(&prompts), share, seed, u8::to_string);
+            let (learnt, held) = hold_out(rows(&prompts), share, seed, u8::to_string);
             let mut lines: Vec<u64> = learnt.iter().chain(&held).map(|row| row.line).collect();
             lines.sort_unstable();
             prop_assert_eq!(lines, (1..=prompts.len() as u64).collect::<Vec<_>>());
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn the_share_of_distinct_prompts_is_kept_and_the_seed_chooses_them() {
         let prompts: Vec<u8> = (0..200).collect();
-        let held = |seed| hold_back(rows(&prompts), 0.1, seed, u8::to_string).1;
+        let held = |seed| hold_out(rows(&prompts), 0.1, seed, u8::to_string).1;
         assert_eq!(held(1).len(), 20);
         assert_eq!(held(1), held(1));
         assert_ne!(held(1), held(2));

@@ -34,7 +34,9 @@ pub(crate) enum LearningPlanError {
     #[error("refinement.data: {} has no preferences", file.display())]
     NoPreferences { file: PathBuf },
     /// A training cannot continue from the adapter of its model.
-    #[error("{section}: {reason}: merge it with `dissent model merge`, and set {model}.path to the result")]
+    #[error(
+        "{section}: {reason}: merge the adapter with `dissent model merge`, and set {model}.path to the result"
+    )]
     Adapter {
         /// The section of the training.
         section: &'static str,
@@ -197,7 +199,11 @@ fn gold(
                 dissent_domain::reward::RewardKind::Reward => "reward",
                 dissent_domain::reward::RewardKind::Cost => "cost",
             };
-            let identity = format!("{}\n{kind}\n{}", model.fingerprint, gold.template);
+            let mut identity = format!("{}\n{kind}\n{}", model.fingerprint, gold.template);
+            if let Some(output) = gold.output() {
+                identity.push('\n');
+                identity.push_str(&serde_json::to_string(&output)?);
+            }
             Some(GoldPlan {
                 name: model.name.clone(),
                 fingerprint: blake3::hash(identity.as_bytes()).to_hex().to_string(),
@@ -208,6 +214,8 @@ fn gold(
 
 #[cfg(test)]
 mod tests {
+    use dissent_models::checkpoint::ReadingRules;
+
     use super::*;
     use crate::error::FailureKind;
     use crate::jsonl::InputError;
@@ -250,7 +258,7 @@ mod tests {
             self.write("e.toml", &text);
             let config = Config::load(&self.folder.path().join("e.toml"))?;
             let artifacts = ArtifactStore::open(self.folder.path().join("artifacts"))?;
-            super::super::plan::plan(&config, &Models::open(&config)?, &artifacts)
+            super::super::plan::plan(&config, &Models::open(&config, ReadingRules::default())?, &artifacts)
         }
 
         fn rejected(&self, refinement: &str, gold: &str) -> anyhow::Error {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use dissent_actors::Base;
+use dissent_domain::reward::RewardOutput;
 use dissent_models::adapter::LoraAdapter;
-use dissent_models::checkpoint::{Checkpoint, OpenOptions, TextTokenizer};
+use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules, TextTokenizer};
 use dissent_models::runtime::{OnnxRuntime, SessionOptions};
 use dissent_models::{InvalidKind, ModelError, cache};
 
@@ -31,7 +32,20 @@ impl Model {
     /// # Errors
     /// If either cannot be read, or their shapes differ.
     pub fn open(path: &Path, layers: Option<u32>, adapter: Option<&Path>) -> Result<Self, ModelError> {
-        let options = open_options(layers)?;
+        Self::open_by(ReadingRules::default(), path, layers, adapter)
+    }
+
+    /// As [`Model::open`], by given reading rules: an experiment and a resumed training keep theirs.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_by(
+        reading: ReadingRules,
+        path: &Path,
+        layers: Option<u32>,
+        adapter: Option<&Path>,
+    ) -> Result<Self, ModelError> {
+        let options = OpenOptions { reading, ..open_options(layers)? };
         let checkpoint = Checkpoint::open(path, &options)?;
         let mut name = file_name(path);
         if let Some(layers) = layers {
@@ -54,13 +68,18 @@ impl Model {
         })
     }
 
-    /// Opens a policy: as [`Model::open`], and checks that it has a language head and no adapter of a reward
-    /// model.
+    /// Opens a policy: as [`Model::open_by`], and checks that it has a language head and no adapter of a
+    /// reward model.
     ///
     /// # Errors
     /// As [`Model::open`], or if the model or the adapter is of another role.
-    pub fn open_policy(path: &Path, layers: Option<u32>, adapter: Option<&Path>) -> Result<Self, ModelError> {
-        let model = Self::open(path, layers, adapter)?;
+    pub fn open_policy_by(
+        reading: ReadingRules,
+        path: &Path,
+        layers: Option<u32>,
+        adapter: Option<&Path>,
+    ) -> Result<Self, ModelError> {
+        let model = Self::open_by(reading, path, layers, adapter)?;
         model.checkpoint.check_policy(None)?;
         if let Some(path) = adapter {
             let wrong =
@@ -68,6 +87,37 @@ impl Model {
             model.checkpoint.check_policy(model.adapter.as_ref()).map_err(wrong)?;
         }
         Ok(model)
+    }
+
+    /// As [`Model::open_policy_by`], by the newest reading rules.
+    ///
+    /// # Errors
+    /// As [`Model::open_policy_by`].
+    pub fn open_policy(path: &Path, layers: Option<u32>, adapter: Option<&Path>) -> Result<Self, ModelError> {
+        Self::open_policy_by(ReadingRules::default(), path, layers, adapter)
+    }
+
+    /// Chooses the outputs of a reward model that make up its score; `None` if it has only one.
+    ///
+    /// # Errors
+    /// If the reward head has an unknown form, several outputs without a choice, or not the chosen ones.
+    pub fn choose_output(mut self, output: Option<RewardOutput>) -> anyhow::Result<Self> {
+        let outputs = self.checkpoint.reward_outputs(self.adapter.as_ref())?.unwrap_or(1);
+        match &output {
+            Some(output) => {
+                output.factors(outputs).with_context(|| self.name.clone())?;
+            }
+            None if outputs > 1 => {
+                let reason = format!(
+                    "the reward head of {} has {outputs} outputs: choose one by its label, or give a weight to each",
+                    self.name
+                );
+                return Err(ModelError::invalid(InvalidKind::ShapeMismatch, reason).into());
+            }
+            None => {}
+        }
+        self.checkpoint.reward_output = output;
+        Ok(self)
     }
 
     /// Returns the parts from which sessions of the model are opened.
@@ -96,28 +146,34 @@ pub struct Models {
     pub reward: Model,
     /// The gold reward model, if the gold reward is a model.
     pub gold: Option<Model>,
+    /// The rules by which their files were read.
+    pub reading: ReadingRules,
 }
 
 impl Models {
-    /// Opens the models of a configuration.
+    /// Opens the models of a configuration by the reading rules of its experiment.
     ///
     /// # Errors
     /// If a model cannot be read.
-    pub fn open(config: &Config) -> anyhow::Result<Self> {
+    pub fn open(config: &Config, reading: ReadingRules) -> anyhow::Result<Self> {
         let (policy, reward) = (&config.policy, &config.reward);
         let gold = match &config.gold {
             Some(GoldConfig::Model(gold)) => {
-                let opened = Model::open(&gold.path, gold.layers, gold.adapter.as_deref());
-                Some(opened.context("failed to open the gold reward model")?)
+                let opened = Model::open_by(reading, &gold.path, gold.layers, gold.adapter.as_deref())
+                    .context("failed to open the gold reward model")?;
+                Some(opened.choose_output(gold.output()).context("[gold]")?)
             }
             Some(GoldConfig::Sentiment(_) | GoldConfig::Answers(_)) | None => None,
         };
         Ok(Self {
+            reading,
             gold,
-            policy: Model::open_policy(&policy.path, None, policy.adapter.as_deref())
+            policy: Model::open_policy_by(reading, &policy.path, None, policy.adapter.as_deref())
                 .context("failed to open the policy")?,
-            reward: Model::open(&reward.path, reward.layers, reward.adapter.as_deref())
-                .context("failed to open the reward model")?,
+            reward: Model::open_by(reading, &reward.path, reward.layers, reward.adapter.as_deref())
+                .context("failed to open the reward model")?
+                .choose_output(reward.output())
+                .context("[reward]")?,
         })
     }
 }
@@ -133,7 +189,7 @@ pub fn open_options(layers: Option<u32>) -> Result<OpenOptions, ModelError> {
             "no cache folder is set: set DISSENT_CACHE to a writable folder",
         )
     })?;
-    Ok(OpenOptions { layers, cache_dir })
+    Ok(OpenOptions { layers, cache_dir, reading: ReadingRules::default() })
 }
 
 fn file_name(path: &Path) -> String {

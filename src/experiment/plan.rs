@@ -46,10 +46,12 @@ pub fn plan(
             fingerprint: models.reward.fingerprint.clone(),
             template: config.reward.template.clone(),
             kind: config.reward.kind,
+            output: config.reward.output(),
         },
         sampling: config.generation.sampling(),
         conflict: ConflictPlan { logprob: config.conflict.logprob, selection: config.conflict.selection() },
         learning: learning.map(Box::new),
+        reading_rules: models.reading.version(),
     };
     Ok(PlannedExperiment { plan, prompts, held_out: held_out.unwrap_or_default() })
 }

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
+use anyhow::Context as _;
 use dissent_domain::event::{ExperimentForked, ExperimentStarted};
 use dissent_domain::event_ids::forked_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
+use dissent_models::ModelError;
+use dissent_models::checkpoint::ReadingRules;
 
 /// A plan that differs from the recorded plan of its experiment.
 #[derive(Debug, thiserror::Error)]
@@ -37,17 +40,39 @@ impl fmt::Display for PlanDifference {
 /// Rejects a plan that differs from the recorded one. An experiment never continues with other settings,
 /// because its results would belong to neither plan.
 pub(crate) fn check_recorded_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<()> {
-    if let Some(recorded) = forked_plan(log, &plan.experiment)? {
-        return Ok(check_same_plan(&recorded, plan)?);
+    match recorded_plan(log, &plan.experiment)? {
+        Some(recorded) => Ok(check_same_plan(&recorded, plan)?),
+        None => Ok(()),
     }
-    let Some(first) = log.read_stream(&plan.experiment, 0, 1)?.pop() else { return Ok(()) };
+}
+
+/// Returns the rules by which an experiment reads the files of its models: those that it began with. A new
+/// experiment has the newest.
+///
+/// # Errors
+/// If the log cannot be read, or the rules are those of a newer version of the program.
+pub(crate) fn reading_rules(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<ReadingRules> {
+    let plan = recorded_plan(log, experiment)?;
+    rules_of(plan.as_ref()).with_context(|| format!("experiment {experiment}"))
+}
+
+/// Returns the reading rules of a recorded plan; the newest if there is none.
+pub(crate) fn rules_of(plan: Option<&Plan>) -> Result<ReadingRules, ModelError> {
+    plan.map_or(Ok(ReadingRules::default()), |plan| ReadingRules::try_from(plan.reading_rules))
+}
+
+/// Returns the recorded plan of an experiment; `None` if it has not begun.
+fn recorded_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
+    if let Some(forked) = forked_plan(log, experiment)? {
+        return Ok(Some(forked));
+    }
+    let Some(first) = log.read_stream(experiment, 0, 1)?.pop() else { return Ok(None) };
     let Ok(started) = ExperimentStarted::try_from(first.decode()?) else {
         anyhow::bail!(
-            "the stream of {} does not begin with experiment.started: check it with `dissent log verify`",
-            plan.experiment
+            "the stream of {experiment} does not begin with experiment.started: check it with `dissent log verify`"
         )
     };
-    Ok(check_same_plan(&started.plan, plan)?)
+    Ok(Some(started.plan))
 }
 
 /// Rejects a plan that differs from the recorded one; the error names the first difference.
@@ -124,7 +149,10 @@ fn named_difference(key: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use dissent_domain::event::{EventId, NewEvent};
+    use dissent_domain::log::{Append, ExpectedVersion};
     use dissent_domain::plan::Plan;
+    use dissent_storage::{MemoryLog, wait};
     use serde_json::{Value, json};
 
     use super::*;
@@ -152,6 +180,39 @@ mod tests {
             difference(&recorded, &plan(|plan| plan["policy"]["fingerprint"] = "h".into())).unwrap();
         assert_eq!(weights.key, "policy.fingerprint");
         assert_eq!(weights.to_string(), "the policy's weights or adapter differ");
+    }
+
+    fn started(plan: Plan) -> MemoryLog {
+        let (log, experiment) = (MemoryLog::new(), plan.experiment.clone());
+        let id = EventId::of_experiment(&experiment);
+        let event = NewEvent::new(id, None, "test", 0, &ExperimentStarted::new(plan).into()).unwrap();
+        let append = Append { experiment, expected: ExpectedVersion::Exact(0), events: vec![event] };
+        wait(log.append(append)).unwrap();
+        log
+    }
+
+    #[test]
+    fn an_experiment_keeps_the_reading_rules_that_it_began_with() {
+        let name = ExperimentId::new("e").unwrap();
+        assert_eq!(reading_rules(&MemoryLog::new(), &name).unwrap(), ReadingRules::V2);
+        assert_eq!(reading_rules(&started(plan(|_| ())), &name).unwrap(), ReadingRules::V1);
+        let recorded = |version: u32| started(plan(|plan| plan["reading_rules"] = version.into()));
+        assert_eq!(reading_rules(&recorded(2), &name).unwrap(), ReadingRules::V2);
+        let error = format!("{:#}", reading_rules(&recorded(9), &name).unwrap_err());
+        assert!(error.contains("experiment e") && error.contains("rules 9"), "{error}");
+    }
+
+    #[test]
+    fn the_plan_of_version_0_1_has_no_reading_rules() {
+        let first = serde_json::to_value(plan(|_| ())).unwrap();
+        assert!(first.get("reading_rules").is_none() && first["reward"].get("output").is_none(), "{first}");
+        let second = plan(|plan| {
+            plan["reading_rules"] = 2.into();
+            plan["reward"]["output"] = json!({"weights": [0.5, -1.0]});
+        });
+        let second = serde_json::to_value(second).unwrap();
+        assert_eq!(second["reading_rules"], 2);
+        assert_eq!(second["reward"]["output"], json!({"weights": [0.5, -1.0]}));
     }
 
     #[test]

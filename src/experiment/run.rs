@@ -15,7 +15,7 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::plan_check::check_recorded_plan;
+use super::plan_check::{check_recorded_plan, reading_rules};
 use crate::config::Config;
 use crate::error::Interrupted;
 use crate::experiment::models::Models;
@@ -53,7 +53,7 @@ pub(crate) fn run_experiment(
     let log: Arc<dyn EventLog> = owned;
     let artifacts = config.artifacts.open(data_dir)?;
     view.print_line("opening the models");
-    let models = Models::open(config)?;
+    let models = Models::open(config, reading_rules(&*log, &config.experiment.name)?)?;
     let planned = plan::plan(config, &models, &artifacts)?;
     check_recorded_plan(&*log, &planned.plan)?;
     let experiment = planned.plan.experiment.clone();

@@ -48,7 +48,7 @@ pub enum UnsuitableAnswers {
 }
 
 impl ReferenceAnswers {
-    /// Reads a file of JSON lines `{"prompt_id", "answer"}`.
+    /// Reads a file of JSON Lines `{"prompt_id", "answer"}`.
     ///
     /// # Errors
     /// If a line is invalid: file, line and field.

@@ -109,8 +109,8 @@ pub(crate) fn open(data_dir: &Path, log_dir: &Path) -> anyhow::Result<ReadLog> {
             let seconds = timeout.as_secs();
             return Err(LogError::InUse(log_dir.display().to_string())).with_context(|| {
                 format!(
-                    "no copy of the event log within {seconds} s: the process that owns the log is busy, suspended or of \
-                     another version; stop it, then retry"
+                    "no copy of the event log within {seconds} s: the process that owns the log is busy or suspended, or \
+                     runs another version; stop that process, then retry"
                 )
             });
         }

@@ -248,9 +248,9 @@ pub enum PromptState {
 pub struct PromptFigures {
     /// The prompt.
     pub prompt_id: PromptId,
-    /// Its index in the prompt file, from 0.
+    /// The index of the prompt in the prompt file, from 0.
     pub index: u32,
-    /// Its category.
+    /// The category of the prompt.
     pub category: Option<String>,
     /// The last step that it has passed.
     pub state: PromptState,
@@ -312,7 +312,7 @@ impl CompletionFigures {
 pub struct ConflictingCompletion {
     /// The prompt.
     pub prompt_id: PromptId,
-    /// Its category.
+    /// The category of the prompt.
     pub category: Option<String>,
     /// The text of the prompt.
     pub prompt: String,
@@ -353,7 +353,7 @@ pub struct RankedCompletion {
 pub struct ConflictingPrompt {
     /// The prompt.
     pub prompt_id: PromptId,
-    /// Its category.
+    /// The category of the prompt.
     pub category: Option<String>,
     /// The beginning of the prompt's text.
     pub excerpt: String,

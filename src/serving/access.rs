@@ -40,7 +40,7 @@ impl AccessCheck {
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         if headers.contains_key(ORIGIN) {
             return Err(Problem::forbidden(
-                "a browser page may not send control requests: use the command dissent",
+                "a browser page may not send control requests: use the `dissent` command",
             ));
         }
         if let Some(expected) = self.token {

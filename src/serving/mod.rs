@@ -33,7 +33,7 @@ use crate::error::BadInput;
 use crate::experiment::bundle;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::check_recorded_plan;
+use crate::experiment::plan_check::{check_recorded_plan, reading_rules};
 use crate::experiment::start::{self, Backends};
 use crate::log_access::copies::{self, Copier};
 use crate::log_access::inbox;
@@ -75,7 +75,7 @@ pub(crate) fn serve(
     let _copier = Copier::start(sled_log.clone(), data_dir)?;
     let log: Arc<dyn EventLog> = sled_log.clone();
     let artifacts = config.artifacts.open(data_dir)?;
-    let models = Models::open(config)?;
+    let models = Models::open(config, reading_rules(&*log, &config.experiment.name)?)?;
     let planned = plan::plan(config, &models, &artifacts)?;
     check_recorded_plan(&*log, &planned.plan)?;
     bundle::publish(config_path, &artifacts)?;
@@ -126,13 +126,13 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &ServeOpt
             "a worker cannot use the embedded broker: set [broker] kind = \"rabbitmq\" for server and worker";
         return Err(BadInput(reason.to_owned()).into());
     };
-    let models = Models::open(config)?;
-    let planned = plan::plan(config, &models, &artifacts)?;
-    let plan = planned.plan.clone();
     let options = rabbit.options_of_service()?;
     actix::System::new().block_on(async {
         let broker = RabbitBroker::connect_worker(options).await.context("failed to reach RabbitMQ")?;
-        let history = broker.history(&plan.experiment).await?;
+        let mut history = PlanCheckedHistory::new(broker.history(&config.experiment.name).await?);
+        let models = Models::open(config, history.reading_rules().await?)?;
+        let planned = plan::plan(config, &models, &artifacts)?;
+        let plan = planned.plan.clone();
         let (log, lease) = (Arc::new(MemoryLog::new()), config.broker.lease());
         let backends = Backends {
             log,
@@ -144,7 +144,7 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &ServeOpt
             shared: true,
         };
         let resources = start::open(config, &models, planned, serving.roles.clone(), backends)?;
-        let history = PlanCheckedHistory::new(history, plan.clone());
+        history.expect(plan.clone());
         let mut worker = Worker::start(&plan, resources, Box::new(history))?;
         let served =
             RunningService::begin(worker.health(), BrokerHandle::Rabbit(broker), serving, None).await?;
@@ -225,7 +225,7 @@ fn log_waiting_state(health: &ProcessHealth) {
         ExperimentStatus::Paused => {
             tracing::warn!("waiting while the experiment is paused: use `dissent experiment resume NAME`");
         }
-        ExperimentStatus::Cancelled => tracing::warn!("running no step of a cancelled experiment"),
+        ExperimentStatus::Cancelled => tracing::warn!("not running steps: the experiment is cancelled"),
         ExperimentStatus::Running | ExperimentStatus::Finished => {}
     }
 }

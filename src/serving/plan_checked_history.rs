@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use dissent_domain::event::{Event, ExperimentEvent, Recorded};
 use dissent_domain::plan::Plan;
+use dissent_models::checkpoint::ReadingRules;
 use dissent_queues::{BoxFuture, HistoryConsumer};
 
-use crate::experiment::plan_check::check_same_plan;
+use crate::experiment::plan_check::{check_same_plan, rules_of};
 
 /// Longest wait for the next recorded event. After it, the recorded plan counts as the last one.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -16,7 +18,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// origin, and the worker processes no event before the fork.
 pub(super) struct PlanCheckedHistory {
     history: HistoryConsumer,
-    plan: Plan,
+    /// The worker's plan, once it is known.
+    plan: Option<Plan>,
     /// The last plan in the history.
     recorded_plan: Option<Plan>,
     /// Events read before the plans matched.
@@ -24,8 +27,27 @@ pub(super) struct PlanCheckedHistory {
 }
 
 impl PlanCheckedHistory {
-    pub(super) fn new(history: HistoryConsumer, plan: Plan) -> Self {
-        Self { history, plan, recorded_plan: None, buffered: VecDeque::new() }
+    pub(super) fn new(history: HistoryConsumer) -> Self {
+        Self { history, plan: None, recorded_plan: None, buffered: VecDeque::new() }
+    }
+
+    /// Sets the worker's plan.
+    pub(super) fn expect(&mut self, plan: Plan) {
+        self.plan = Some(plan);
+    }
+
+    /// Returns the rules by which the experiment reads the files of its models. An experiment that does not
+    /// begin in time is new, and has the newest.
+    ///
+    /// # Errors
+    /// If the history cannot be read, or the rules are those of a newer version of the program.
+    pub(super) async fn reading_rules(&mut self) -> anyhow::Result<ReadingRules> {
+        while self.recorded_plan.is_none() {
+            let Ok(next) = tokio::time::timeout(READ_TIMEOUT, self.read()).await else { break };
+            let Some(recorded) = next? else { break };
+            self.buffered.push_back(recorded);
+        }
+        Ok(rules_of(self.recorded_plan.as_ref())?)
     }
 
     async fn read(&mut self) -> anyhow::Result<Option<Recorded>> {
@@ -37,7 +59,7 @@ impl PlanCheckedHistory {
     }
 
     fn plans_match(&self) -> bool {
-        self.recorded_plan.as_ref() == Some(&self.plan)
+        self.recorded_plan.is_some() && self.recorded_plan == self.plan
     }
 
     /// Reads and buffers events until the recorded plan matches.
@@ -51,7 +73,10 @@ impl PlanCheckedHistory {
                 None => self.read().await?,
                 Some(other) => match tokio::time::timeout(READ_TIMEOUT, self.read()).await {
                     Ok(next) => next?,
-                    Err(_) => return Ok(check_same_plan(&other, &self.plan)?),
+                    Err(_) => {
+                        let plan = self.plan.as_ref().context("the worker has no plan")?;
+                        return Ok(check_same_plan(&other, plan)?);
+                    }
                 },
             };
             let Some(recorded) = next else { return Ok(()) };
@@ -79,12 +104,12 @@ fn plan_of(recorded: &Recorded) -> anyhow::Result<Option<Plan>> {
 impl dissent_actors::History for PlanCheckedHistory {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Recorded>, String>> {
         Box::pin(async {
-            if let Some(buffered) = self.buffered.pop_front() {
-                return Ok(Some(buffered));
-            }
             if !self.plans_match() {
                 self.read_to_matching_plan().await.map_err(|error| format!("{error:#}"))?;
                 return Ok(self.buffered.pop_front());
+            }
+            if let Some(buffered) = self.buffered.pop_front() {
+                return Ok(Some(buffered));
             }
             let next = self.read().await.map_err(|error| format!("{error:#}"))?;
             if self.plans_match() {

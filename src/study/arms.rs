@@ -134,7 +134,7 @@ impl ArmsResult {
                     against.iter().filter_map(|comparison| comparison.describe(criterion)).collect();
                 if !results.is_empty() {
                     let criterion = criterion.name();
-                    sentences.push(format!("Against {over} by {criterion}, SHF-CAS {}.", listed(&results)));
+                    sentences.push(format!("SHF-CAS against {over}, by {criterion}: {}.", listed(&results)));
                 }
             }
         }

@@ -113,7 +113,7 @@ fn labelled_method(config: &LabelledConfig, result: &LabelledResult) -> Vec<Stri
             "The policy's prompt is {:?}. A log-probability is {kind}, unless the name of a rule states the other kind.",
             config.policy.prompt
         ),
-        "A pair is an error if the proxy does not rate the preferred completion higher. Ties are excluded. The rules see \
+        "A preference pair is an error if the proxy does not rate the preferred completion higher. Ties are excluded. The rules see \
          rewards and log-probabilities only."
             .to_owned(),
         "Intervals are 95 % bootstrap intervals over questions, of the mean over proxies.".to_owned(),

@@ -12,7 +12,7 @@ pub fn of_predictions(predictions: &Predictions) -> Vec<String> {
     let mut sentences = Vec::new();
     if !of_conflict.is_empty() {
         let results: Vec<String> = of_conflict.iter().map(|comparison| result(comparison)).collect();
-        sentences.push(format!("At finding the proxy's errors, conflict (SHF-CAS) {}.", listed(&results)));
+        sentences.push(format!("In finding the proxy's errors, conflict (SHF-CAS) {}.", listed(&results)));
     }
     if let Some(errors) = predictions.error_rate.filter(|errors| errors.high >= 0.5) {
         sentences.push(format!(
@@ -28,7 +28,10 @@ pub fn of_predictions(predictions: &Predictions) -> Vec<String> {
     sentences.push(if best.is_empty() {
         "No combination of conflict and margin was better than both of them alone.".to_owned()
     } else {
-        format!("Better than conflict and than margin alone, by intervals without 0: {}.", best.join(", "))
+        format!(
+            "Rules that won against both conflict and margin (95 % intervals exclude 0): {}.",
+            best.join(", ")
+        )
     });
     sentences
 }
@@ -136,7 +139,7 @@ mod tests {
         ]));
         assert_eq!(
             found[0],
-            "At finding the proxy's errors, conflict (SHF-CAS) won against random, lost to margin and tied with ensemble variance."
+            "Conflict (SHF-CAS) at finding the proxy's errors: won against random, lost to margin and tied with ensemble variance."
         );
         assert!(found[2].contains("-0.150 (95 % -0.200 to -0.100)"), "{}", found[2]);
         assert_eq!(

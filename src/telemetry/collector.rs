@@ -47,7 +47,7 @@ impl Collector {
             Some(error) if !was_failing => {
                 tracing::warn!(endpoint = self.endpoint, %error, "dropping spans that the collector does not accept");
             }
-            None if was_failing => tracing::info!(endpoint = self.endpoint, "sending spans again"),
+            None if was_failing => tracing::info!(endpoint = self.endpoint, "resumed sending spans"),
             _ => {}
         }
     }

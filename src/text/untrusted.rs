@@ -32,8 +32,8 @@ pub(crate) fn visible(text: &str) -> String {
     out
 }
 
-/// Escapes every treacherous character of a JSON document on one line. Such characters occur only in strings,
-/// so the document keeps its meaning.
+/// Escapes every treacherous character of a JSON document without line breaks. Such characters occur only in
+/// strings, so the document keeps its meaning.
 pub(crate) fn ascii_controls(json: String) -> String {
     if !json.contains(is_treacherous) {
         return json;

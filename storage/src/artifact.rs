@@ -95,7 +95,7 @@ impl ArtifactStore {
     #[must_use]
     pub fn path(&self, id: &ArtifactId) -> PathBuf {
         let name = id.to_string();
-        // Some file systems are slow with many files in one directory.
+        // Some file systems are slow with many files in one folder.
         self.root.join(name.get(..2).unwrap_or_default()).join(name)
     }
 

@@ -5,10 +5,10 @@ use dissent_domain::log::{Append, LogError};
 
 /// Largest body of one event, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
-/// Most events in one append.
+/// Maximum number of events in one append.
 pub const APPEND_EVENTS_MAX: usize = 10_000;
-/// Most bytes of bodies in one append. An append is written as a whole, so it must fit in memory several
-/// times over.
+/// Maximum number of bytes of bodies in one append. An append is written as a whole, so it must fit in memory
+/// several times over.
 pub const APPEND_BYTES_MAX: usize = 128 << 20;
 /// Largest record of a subscription, in bytes.
 pub const CURSOR_BYTES_MAX: usize = 7_490;

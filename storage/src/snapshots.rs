@@ -72,7 +72,7 @@ impl Snapshots {
     /// history.
     ///
     /// # Errors
-    /// If the log cannot be read. An unusable snapshot is not an error: it is ignored.
+    /// If the log cannot be read. An unusable snapshot is ignored without an error.
     pub fn load(&self, log: &dyn EventLog, experiment: &ExperimentId) -> Result<Option<Snapshot>, LogError> {
         let ignored = |why: &str| {
             tracing::warn!(path = %self.path(experiment).display(), why, "ignoring a snapshot");
@@ -82,7 +82,7 @@ impl Snapshots {
         let body = bytes.split_at_checked(CHECKSUM_BYTES);
         let Some((_, body)) = body.filter(|(checksum, body)| blake3::hash(body).as_bytes() == checksum)
         else {
-            return ignored("it is damaged");
+            return ignored("the snapshot is damaged");
         };
         let Some(snapshot) = Snapshot::decode(body) else {
             // Expected after every change of the rules, so it is not a warning.

@@ -107,7 +107,7 @@ pub fn export(
             Some(name) => log.read_stream(name, after, limit)?,
         };
         if events.is_empty() {
-            let reason = format!("the log ends before its {end} events");
+            let reason = format!("the log has fewer than {end} events");
             return Err(StorageError::Export { position: after + 1, reason });
         }
         for recorded in &events {
@@ -375,9 +375,8 @@ impl<'a> Lines<'a> {
             return Err(self.error("line", reason));
         }
         if seen == self.promised {
-            return Err(
-                self.error("line", format!("the file has more than the {seen} events of its first line"))
-            );
+            let reason = format!("the file has more events than the {seen} that its first line states");
+            return Err(self.error("line", reason));
         }
         let line =
             serde_json::from_slice(&self.text).map_err(|error| self.error("line", error.to_string()))?;

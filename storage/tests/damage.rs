@@ -1,5 +1,5 @@
 //! Damage anywhere in a log's files: it is found and named, or the log reads exactly as before. An export
-//! salvages the intact events, and an import restores them.
+//! salvages the sound events, and an import restores them.
 //!
 //! `DISSENT_DAMAGE_TRIALS` (100) is the number of trials, `DISSENT_DAMAGE_SEED` (1) the first seed.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
@@ -25,7 +25,7 @@ const EVENTS: u32 = 700;
 /// Limit of a trial; a longer one hangs.
 const TRIAL_MAX: Duration = Duration::from_secs(120);
 
-/// Returns a length up to `limit`: one digit is as likely as six.
+/// Returns a length up to `limit`, roughly log-uniform.
 fn length_below(limit: usize, random: &mut Random) -> usize {
     let bits = random.below(20);
     1 + random.below((1 << bits).min(limit.max(1)))
@@ -190,7 +190,7 @@ enum Outcome {
 fn outcome(image: &Image, dir: &Path) -> Outcome {
     let log = match open(dir) {
         Err(LogError::Corrupt { reason: what, .. }) => {
-            assert!(what.contains(dir.to_str().unwrap()), "no directory in the error: {what}");
+            assert!(what.contains(dir.to_str().unwrap()), "no folder in the error: {what}");
             return Outcome::FoundAtOpen;
         }
         Err(error) => panic!("no damage in the error: {error}"),
@@ -223,7 +223,7 @@ fn outcome(image: &Image, dir: &Path) -> Outcome {
     Outcome::Harmless
 }
 
-/// Salvages the intact events and restores them into a new log; returns their number.
+/// Salvages the sound events and restores them into a new log; returns their number.
 fn rescued(image: &Image, dir: &Path) -> usize {
     let salvage = match Salvage::of(dir) {
         Err(LogError::Corrupt { .. }) => return 0,

@@ -2,7 +2,7 @@
 """Trains the same models with TRL and with dissent, and compares losses and rewards. Both sides see the same rows in the same
 order and begin with the same adapters.
 
-    python3 tests/parity/parity.py            # reward model, DPO and SFT: 50 steps each, then rewards by peft
+    python3 tests/parity/parity.py            # reward models, DPO and SFT: 50 steps each, then rewards by peft
 
 Creates a virtual environment (requirements.txt beside this file) under `target/parity`, and builds dissent. Needs the small
 model that `cargo xtask fetch` downloads. Exits with 1 if a difference exceeds its tolerance. Takes several minutes, so it
@@ -24,7 +24,8 @@ WORK = ROOT / "target" / "parity"
 
 LOSS_TOLERANCE = 1e-3
 REWARD_TOLERANCE = 1e-4
-KINDS = ["reward", "dpo", "sft"]
+# The texts of `reward-eos` are plain. TRL appends the end-of-sequence token, which is also the padding token of this model.
+KINDS = ["reward", "reward-eos", "dpo", "sft"]
 
 
 def own_environment(script: str = __file__) -> None:
@@ -105,8 +106,8 @@ def base_model(layers: int) -> Path:
         key: value for key, value in whole.config.to_dict().items() if key != "quantization_config"
     })
     config.num_hidden_layers = layers
-    # A classifier scores the last token before the padding, so the end-of-turn token must not be the padding.
-    tokenizer.pad_token = tokenizer.unk_token
+    # A classifier scores the last token before the padding, which the end-of-turn token is for this model.
+    assert tokenizer.pad_token == tokenizer.eos_token
     config.pad_token_id = tokenizer.pad_token_id
     model = transformers.LlamaForCausalLM(config)
     wanted = model.state_dict().keys()
@@ -116,18 +117,22 @@ def base_model(layers: int) -> Path:
     return folder
 
 
+def is_reward(kind: str) -> bool:
+    return kind.startswith("reward")
+
+
 def model_class(kind: str):
     import transformers
 
-    return transformers.AutoModelForSequenceClassification if kind == "reward" else transformers.AutoModelForCausalLM
+    return transformers.AutoModelForSequenceClassification if is_reward(kind) else transformers.AutoModelForCausalLM
 
 
 def load_base(kind: str, base: Path):
     import torch
 
-    options = dict(num_labels=1) if kind == "reward" else {}
+    options = dict(num_labels=1) if is_reward(kind) else {}
     model = model_class(kind).from_pretrained(base, dtype=torch.float32, attn_implementation="eager", **options)
-    if kind == "reward":
+    if is_reward(kind):
         # A classifier differs from its base only in this head, which the adapter replaces.
         torch.nn.init.zeros_(model.score.weight)
     return model
@@ -140,7 +145,7 @@ def first_adapter(kind: str, base: Path) -> Path:
 
     folder = WORK / f"{kind}-first"
     torch.manual_seed(7)
-    reward = kind == "reward"
+    reward = is_reward(kind)
     config = peft.LoraConfig(
         r=8,
         lora_alpha=16,
@@ -166,6 +171,7 @@ def trainer_of(kind: str, base: Path, adapter: Path, data: list[dict], arguments
 
     trainers = {
         "reward": (trl.RewardTrainer, trl.RewardConfig),
+        "reward-eos": (trl.RewardTrainer, trl.RewardConfig),
         "dpo": (trl.DPOTrainer, trl.DPOConfig),
         "sft": (trl.SFTTrainer, trl.SFTConfig),
     }
@@ -212,10 +218,11 @@ def ours(
     output, log = WORK / f"{kind}-ours", WORK / f"{kind}-ours.jsonl"
     log.unlink(missing_ok=True)
     run(
-        dissent, "train", kind, "--base", base, "--adapter", adapter, "--data", data, "--output", output, "--overwrite",
+        dissent, "train", "reward" if is_reward(kind) else kind, "--base", base, "--adapter", adapter, "--data", data, "--output", output, "--overwrite",
         "--steps", arguments.steps, "--batch-size", arguments.batch_size, "--lr", arguments.lr, "--schedule", "linear",
         "--warmup", 5, "--weight-decay", 0.01, "--max-grad-norm", 1.0, "--max-length", arguments.max_length, "--keep-order", "--log", log,
         *(["--beta", 0.1] if kind == "dpo" else []),
+        *(["--template", "raw", "--append-eos"] if kind == "reward-eos" else []),
         *options,
     )
     steps = [json.loads(line) for line in log.read_text().splitlines()]
@@ -223,6 +230,12 @@ def ours(
 
 
 def data_of(kind: str, preferences: list[dict]) -> list[dict]:
+    if kind == "reward-eos":
+        plain = lambda row, side: row[side][0]["content"]  # noqa: E731
+        return [
+            {"prompt": plain(row, "prompt") + " ", "chosen": plain(row, "chosen"), "rejected": plain(row, "rejected")}
+            for row in preferences
+        ]
     if kind != "sft":
         return preferences
     return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in preferences]
@@ -247,13 +260,15 @@ def compare_training(kind: str, dissent: Path, base: Path, arguments: argparse.N
     return fine, output
 
 
-def compare_rewards(dissent: Path, base: Path, adapter: Path) -> bool:
-    """Compares the rewards of dissent and of peft with the adapter that dissent trained."""
+def compare_rewards(kind: str, dissent: Path, base: Path, adapter: Path) -> bool:
+    """Compares the rewards of dissent and of peft with the adapter that dissent trained, on texts as it was trained."""
     import peft
     import torch
     import transformers
 
     held_out = rows(24, seed=2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    template = "chat" if kind == "reward" else "{prompt} {completion}" + tokenizer.eos_token
     lines = [
         {
             "prompt_id": f"p{number}",
@@ -264,16 +279,18 @@ def compare_rewards(dissent: Path, base: Path, adapter: Path) -> bool:
     ]
     scored = WORK / "scored.jsonl"
     run(
-        dissent, "score", "--reward", base, "--reward-adapter", adapter,
+        dissent, "score", "--reward", base, "--reward-adapter", adapter, "--template", template,
         "--input", write(WORK / "held-out.jsonl", lines), "--output", scored,
     )
     mine = [c["reward"] for line in scored.read_text().splitlines() for c in json.loads(line)["completions"]]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    model = peft.PeftModel.from_pretrained(load_base("reward", base), adapter).eval()
+    model = peft.PeftModel.from_pretrained(load_base(kind, base), adapter).eval()
     theirs = []
     for row in held_out:
         for side in ("chosen", "rejected"):
-            text = tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False)
+            if kind == "reward":
+                text = tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False)
+            else:
+                text = template.format(prompt=row["prompt"][0]["content"], completion=row[side][0]["content"])
             ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
             with torch.no_grad():
                 theirs.append(model(**ids).logits.item())
@@ -302,8 +319,8 @@ def main() -> None:
     for kind in arguments.kinds:
         trained, output = compare_training(kind, dissent, base, arguments)
         fine.append(trained)
-        if kind == "reward":
-            fine.append(compare_rewards(dissent, base, output))
+        if is_reward(kind):
+            fine.append(compare_rewards(kind, dissent, base, output))
     sys.exit(0 if all(fine) else 1)
 
 

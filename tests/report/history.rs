@@ -45,6 +45,7 @@ pub(crate) fn plan(name: &str, cases: &[Case]) -> Plan {
             fingerprint: "0f1e2d3c4b5a".repeat(5),
             template: "Question: {prompt}\n\nAnswer: {completion}".to_owned(),
             kind: RewardKind::Reward,
+            output: None,
         },
         sampling: SamplingParams {
             samples: u32::try_from(samples).unwrap().max(1),
@@ -55,6 +56,7 @@ pub(crate) fn plan(name: &str, cases: &[Case]) -> Plan {
             selection: SelectionSettings { rule: Rule::Paper, ..SelectionSettings::default() },
         },
         learning: None,
+        reading_rules: 1,
     }
 }
 

@@ -15,9 +15,9 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-/// Set to `1`, it lets tests skip that lack a requirement.
+/// Environment variable: at `1`, tests that lack a requirement are skipped.
 const MAY_SKIP: &str = "DISSENT_TESTS_MAY_SKIP";
-/// Names the file that collects the reasons of skipped tests, one a line.
+/// Environment variable: the file that collects the reasons of skipped tests, one per line.
 const SKIPPED: &str = "DISSENT_TESTS_SKIPPED";
 
 /// Returns something that `cargo xtask test` provides: ONNX Runtime, a model, a program of the system.

@@ -1,4 +1,4 @@
-//! The product's cache folder, by the same rule as `dissent_models::cache_dir`. A dependency on that crate
+//! Dissent's cache folder, by the same rule as `dissent_models::cache_dir`. A dependency on that crate
 //! would make a newcomer's first command compile the whole model stack.
 
 use std::path::PathBuf;

@@ -32,7 +32,7 @@ Examples:
   cargo xtask book                         check every link and build the book
   cargo xtask ci                           run every check that a merge requires
   cargo xtask demo --fresh                 run the demo from the start and open its report
-  cargo xtask faults --rounds 5 --seed 7   run five rounds of the fault campaign
+  cargo xtask faults --rounds 5 --seed 7   run the fault campaign with five experiments
   cargo xtask bench --only log             measure durable appends
   cargo xtask golden                       regenerate the golden files
   cargo xtask deny                         check licences, bans and sources of dependencies

@@ -40,7 +40,7 @@ pub(crate) enum Contradiction {
     #[error("the name of the checkpoint is invalid")]
     CheckpointName(#[source] InvalidArtifactName),
     /// The checkpoint is in neither store.
-    #[error("the checkpoint {0} is in no store")]
+    #[error("the store has no checkpoint {0}")]
     CheckpointMissing(ArtifactId),
     /// The name of the adapter is malformed.
     #[error("the name of the adapter is invalid")]
@@ -58,7 +58,7 @@ pub(crate) enum Contradiction {
     #[error("the adapter belongs to another model")]
     OtherModel(#[source] ModelError),
     /// The adapter does not continue the adapter that the model began with.
-    #[error("the shape of the adapter differs from the adapter that the model began with")]
+    #[error("the adapter has another shape than the adapter that the model began with")]
     OtherShape,
     /// The fingerprint in the event is wrong.
     #[error("the model with the adapter has fingerprint {made}, not {claimed}")]
@@ -69,7 +69,7 @@ pub(crate) enum Contradiction {
         claimed: String,
     },
     /// The adapter of a reward model does not score.
-    #[error("the adapter has no score head of one output")]
+    #[error("the adapter has no score head with one output")]
     NoScoreHead,
     /// The check panicked.
     #[error("the check of the artifact panicked: {0}")]

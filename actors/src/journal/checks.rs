@@ -92,7 +92,7 @@ impl Checks {
                         tracing::warn!(
                             experiment_id = %experiment,
                             ?artifacts,
-                            "abandoning an artifact check: the store did not answer before the shutdown"
+                            "abandoning an artifact check: the store did not respond before the shutdown"
                         );
                         return None;
                     }

@@ -53,8 +53,8 @@ use checks::Checks;
 const IN_FLIGHT_MAX: usize = 256;
 /// Capacity of the channel of rejected causes. On overflow a cause is dropped; the periodic scan finds it.
 const REJECTIONS_MAX: usize = 64;
-/// Most proposals of an experiment that wait for its artifact check. The reply to further ones is
-/// [`ProposalReply::RetryLater`]. So a stalled store fills neither the memory nor the broker's window of
+/// Maximum number of proposals of an experiment that wait for its artifact check. The reply to further ones
+/// is [`ProposalReply::RetryLater`]. So a stalled store fills neither the memory nor the broker's window of
 /// undecided proposals, which all experiments share.
 const HELD_MAX: usize = 16;
 

@@ -76,10 +76,12 @@ fn plan(name: &str) -> Plan {
             fingerprint: "proxy".into(),
             template: "raw".into(),
             kind: RewardKind::Reward,
+            output: None,
         },
         sampling: SamplingParams::default(),
         conflict: ConflictPlan { logprob: LogprobKind::Sum, selection: SelectionSettings::default() },
         learning: Some(Box::new(learning)),
+        reading_rules: 1,
     }
 }
 

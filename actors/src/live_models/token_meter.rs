@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Response tokens sampled since the process started.
+/// Completion tokens sampled since the process started.
 #[derive(Debug, Clone, Default)]
 pub struct TokenMeter(Arc<AtomicU64>);
 

@@ -47,7 +47,7 @@ impl Base {
         fingerprint(&self.checkpoint, self.adapter.as_deref())
     }
 
-    /// Its tokenizer, shared.
+    /// Returns the model's tokenizer, shared.
     #[must_use]
     pub fn tokenizer(&self) -> Arc<TextTokenizer> {
         Arc::new(self.checkpoint.tokenizer.clone())

@@ -14,7 +14,7 @@ use crate::state::States;
 use crate::state::clock::now_us;
 use crate::state::progress::Progress;
 
-/// Most unanswered events read to find the oldest one: reading more would make a scrape slow.
+/// Maximum number of unanswered events read to find the oldest one: reading more would make a scrape slow.
 const WAITING_MAX: usize = 1024;
 
 /// The health of a running process, for one experiment.

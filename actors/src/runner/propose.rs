@@ -10,7 +10,7 @@ use super::context::StepContext;
 use super::step::Consequence;
 use super::trace;
 
-/// Most events in one proposal of a step that emits many: small enough for one group commit.
+/// Maximum number of events in one proposal of a step that emits many: small enough for one group commit.
 const PROPOSAL_EVENTS: usize = 256;
 /// Delay before a proposal is repeated that the journal could not take.
 const RETRY_DELAY: Duration = Duration::from_millis(500);

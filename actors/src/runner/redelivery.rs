@@ -23,9 +23,9 @@ use crate::state::States;
 /// Causes of rejected proposals, to be redelivered at once.
 pub(crate) type Rejections = mpsc::Receiver<EventId>;
 
-/// Most redeliveries of an event at once after rejected proposals.
+/// Maximum number of redeliveries of an event at once after rejected proposals.
 const AT_ONCE_MAX: u32 = 3;
-/// Most events whose redeliveries are counted.
+/// Maximum number of events whose redeliveries are counted.
 const REMEMBERED_MAX: usize = 4096;
 /// Time for the proposer to learn of the rejection and to release the event, which cannot be redelivered
 /// earlier.

@@ -8,9 +8,9 @@ use dissent_domain::feedback::ORACLE_ANNOTATOR;
 pub(crate) enum Presence {
     /// In every experiment.
     Always,
-    /// If the plan learns.
+    /// If the experiment learns.
     Learning,
-    /// If the plan learns from an oracle.
+    /// If the experiment learns from an oracle.
     Oracle,
 }
 

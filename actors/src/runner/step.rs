@@ -58,7 +58,7 @@ pub trait Step: Send + 'static {
     /// The body of the events that it consumes.
     type Input: EventBody;
 
-    /// Most events handled at once, ≥ 1.
+    /// Maximum number of events handled at once, ≥ 1.
     fn batch(&self) -> usize {
         1
     }

@@ -113,7 +113,7 @@ fn pipeline_diagram() -> String {
             flags.iter().filter(|(is_set, _)| *is_set).map(|(_, note)| *note).collect();
         match spec.presence {
             Presence::Always => {}
-            Presence::Learning => notes.insert(0, "if the plan learns"),
+            Presence::Learning => notes.insert(0, "if the experiment learns"),
             Presence::Oracle => notes.insert(0, "if an oracle judges"),
         }
         let notes = if notes.is_empty() { String::new() } else { format!("({})", notes.join(", ")) };

@@ -31,7 +31,7 @@ use dissent_domain::reward::RewardKind;
 use dissent_domain::training::{Hyperparameters, LoraSettings, PolicyObjective};
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::cache::cache_dir;
-use dissent_models::checkpoint::{Checkpoint, OpenOptions};
+use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
 use dissent_models::template::PromptTemplate;
 use dissent_models::{InvalidKind, ModelError};
@@ -152,7 +152,11 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn base(runtime: &'static OnnxRuntime, adapter: Option<&str>) -> Base {
-    let options = OpenOptions { layers: None, cache_dir: cache_dir().expect("a cache folder") };
+    let options = OpenOptions {
+        layers: None,
+        cache_dir: cache_dir().expect("a cache folder"),
+        reading: ReadingRules::default(),
+    };
     let checkpoint = Arc::new(Checkpoint::open(&golden("llama"), &options).unwrap());
     let adapter = adapter.map(|name| Arc::new(LoraAdapter::open(&golden(name)).unwrap()));
     let options = SessionOptions { provider: Provider::Cpu, threads: 1, rows: 8 };
@@ -223,6 +227,7 @@ impl Fixture {
                 fingerprint: self.reward.fingerprint(),
                 template: "{prompt} {completion}".into(),
                 kind: RewardKind::Reward,
+                output: None,
             },
             sampling: SamplingParams {
                 samples: 4,
@@ -239,6 +244,7 @@ impl Fixture {
                 },
             },
             learning: Some(Box::new(learning)),
+            reading_rules: 1,
         }
     }
 

@@ -10,15 +10,15 @@ const Z: f64 = 1.959_963_984_540_054;
 /// Pairs whose confidence lies in one range.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ReliabilityBin {
-    /// The least confidence, included.
+    /// The smallest confidence, included.
     pub from: f64,
-    /// The greatest confidence; included in the last bin only.
+    /// The largest confidence; included in the last bin only.
     pub to: f64,
     /// Number of pairs.
     pub pairs: usize,
-    /// Their mean confidence; 0 without pairs.
+    /// The mean confidence of the pairs; 0 without pairs.
     pub confidence: f64,
-    /// The share of them in the right order, where a tie counts half; 0 without pairs.
+    /// The share of the pairs in the right order, where a tie counts half; 0 without pairs.
     pub accuracy: f64,
 }
 

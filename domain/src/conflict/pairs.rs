@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn at_equal_margin_every_group_has_its_own_most_conflicted() {
+    fn at_equal_margin_every_group_has_its_own_largest_conflict() {
         let rewards: Vec<f64> = (0..21).map(|completion| f64::from(completion * completion)).collect();
         let logprobs: Vec<f64> = (0..21).map(|completion| f64::from((completion * 7) % 21)).collect();
         let conflict = measure(&rewards, &logprobs).unwrap();

@@ -218,7 +218,7 @@ pub enum SelectionError {
 pub struct SelectionSettings {
     /// The rule.
     pub rule: Rule,
-    /// δ ≥ 0: the smallest |PACS| of a selected completion, or of the more conflicted one of a pair. For
+    /// δ ≥ 0: the smallest |PACS| of a selected completion; for a pair, the larger |PACS| counts. For
     /// `mean`, mean|PACS| of the prompt must exceed it. Unset: 1 for `paper` and `mean`, 0 for the others.
     pub delta: Option<f64>,
     /// τ in [0, 1]: the smallest Kendall-tau distance of a prompt to select from. Unset: 0.5 for `paper`, 0
@@ -374,9 +374,9 @@ fn ranked_pairs(
     let passes = |pair: &Pair| {
         let scored = &prompts[pair.prompt];
         let pacs = &scored.conflict.pacs;
-        let is_conflicted = pacs[pair.first].abs().max(pacs[pair.second].abs()) >= delta;
+        let has_conflict = pacs[pair.first].abs().max(pacs[pair.second].abs()) >= delta;
         let is_wanted = settings.rule != Rule::Discordant || is_discordant(scored, &z[pair.prompt], *pair);
-        settings.rule.is_baseline() || (is_wanted && is_conflicted && is_distant(scored.conflict, tau))
+        settings.rule.is_baseline() || (is_wanted && has_conflict && is_distant(scored.conflict, tau))
     };
     let mut ranked: Vec<(f64, Pair)> = scores.into_iter().zip(all).filter(|(_, pair)| passes(pair)).collect();
     ranked.sort_by(|(x, _), (y, _)| y.total_cmp(x));
@@ -418,8 +418,8 @@ fn select_completions(settings: &SelectionSettings, conflicts: &[&Conflict], see
         Rule::Mean => {
             let delta = settings.effective_delta();
             let tau = settings.effective_tau();
-            let conflicted = |conflict: &Conflict| conflict.mean_abs_pacs > delta;
-            candidates(conflicts, |conflict| is_distant(conflict, tau) && conflicted(conflict))
+            let exceeds = |conflict: &Conflict| conflict.mean_abs_pacs > delta;
+            candidates(conflicts, |conflict| is_distant(conflict, tau) && exceeds(conflict))
         }
         Rule::Paper | Rule::Budget | Rule::Quantile => above_thresholds(settings, conflicts),
         Rule::Margin

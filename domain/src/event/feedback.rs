@@ -10,7 +10,7 @@ use crate::id::PromptId;
 pub struct FeedbackRequested {
     /// The round.
     pub round: u32,
-    /// Its number among the round's comparisons, from 0.
+    /// The number of the comparison among those of the round, from 0.
     pub comparison: u32,
     /// The prompt.
     pub prompt_id: PromptId,

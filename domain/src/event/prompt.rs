@@ -13,7 +13,7 @@ use crate::prompt::Prompt;
 pub struct PromptAdmitted {
     /// The round.
     pub round: u32,
-    /// Its place in the prompt file, from 0.
+    /// The place of the prompt in the prompt file, from 0.
     pub index: u32,
     /// The prompt.
     pub prompt: Prompt,

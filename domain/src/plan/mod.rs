@@ -14,7 +14,7 @@ pub use source::{PreferenceSource, PromptSource};
 use crate::conflict::{LogprobKind, SelectionSettings};
 use crate::generation::SamplingParams;
 use crate::id::ExperimentId;
-use crate::reward::RewardKind;
+use crate::reward::{RewardKind, RewardOutput};
 
 /// Every setting that determines an experiment. Models and prompts are named by hashes of their content: a
 /// changed file changes the plan, and a moved file does not.
@@ -39,6 +39,22 @@ pub struct Plan {
     /// Feedback and trainings; `None`: conflicts are only measured and reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning: Option<Box<LearningPlan>>,
+    /// The version of the rules by which model files are read. Version 0.1 recorded none and read by rules 1.
+    #[serde(default = "first_reading_rules", skip_serializing_if = "is_first_reading_rules")]
+    pub reading_rules: u32,
+}
+
+/// The reading rules of version 0.1.
+const FIRST_READING_RULES: u32 = 1;
+
+const fn first_reading_rules() -> u32 {
+    FIRST_READING_RULES
+}
+
+/// Whether the rules are those of version 0.1, which are not written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) const fn is_first_reading_rules(rules: &u32) -> bool {
+    *rules == FIRST_READING_RULES
 }
 
 /// The policy.
@@ -53,7 +69,7 @@ pub struct PolicyPlan {
 }
 
 /// The reward model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RewardPlan {
     /// A name for people.
     pub name: String,
@@ -63,6 +79,9 @@ pub struct RewardPlan {
     pub template: String,
     /// Whether its score is a reward or a cost.
     pub kind: RewardKind,
+    /// The outputs that make up its score; `None`: it has only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<RewardOutput>,
 }
 
 /// Measurement of conflict, and selection.

@@ -123,7 +123,7 @@ pub(crate) struct ExpectedModels<'a> {
 
 /// A prompt with a measured conflict.
 pub(crate) struct MeasuredPrompt<'a> {
-    /// Its place in the prompt file.
+    /// The place of the prompt in the prompt file.
     pub(crate) index: u32,
     pub(crate) prompt_id: &'a PromptId,
     pub(crate) conflict: &'a Conflict,

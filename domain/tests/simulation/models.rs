@@ -65,10 +65,12 @@ pub(crate) fn plan() -> Plan {
             fingerprint: "r".into(),
             template: "chat".into(),
             kind: RewardKind::Reward,
+            output: None,
         },
         sampling: SamplingParams { samples: SAMPLES, ..SamplingParams::default() },
         conflict: ConflictPlan { logprob: LogprobKind::Sum, selection },
         learning: Some(Box::new(learning)),
+        reading_rules: 1,
     }
 }
 

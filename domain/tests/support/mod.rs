@@ -30,6 +30,7 @@ pub(crate) fn plan(prompts: u32) -> Plan {
             fingerprint: "r".into(),
             template: "chat".into(),
             kind: RewardKind::Reward,
+            output: None,
         },
         sampling: SamplingParams { samples: SAMPLES, ..SamplingParams::default() },
         conflict: ConflictPlan {
@@ -41,6 +42,7 @@ pub(crate) fn plan(prompts: u32) -> Plan {
             },
         },
         learning: None,
+        reading_rules: 1,
     }
 }
 

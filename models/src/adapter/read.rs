@@ -11,7 +11,7 @@ use crate::checkpoint::files::{CONFIG_BYTES_MAX, parse_json, read, read_optional
 use crate::checkpoint::fingerprint::Fingerprint;
 use crate::checkpoint::layout::SCORE_HEAD;
 use crate::checkpoint::weights::decode_f32;
-use crate::checkpoint::{Dtype, missing};
+use crate::checkpoint::{Dtype, family, missing};
 use crate::error::ModelError;
 
 pub(super) const CONFIG: &str = "adapter_config.json";
@@ -157,11 +157,7 @@ fn place(name: &str) -> Option<Place<'_>> {
             Some(module) => (module, |halves| &mut halves.a),
             None => (name.strip_suffix(".lora_B.weight")?, |halves| &mut halves.b),
         };
-    let rest = module
-        .strip_prefix("model.layers.")
-        .or_else(|| module.strip_prefix("gpt_neox.layers."))
-        .or_else(|| module.strip_prefix("layers."))?;
-    let (layer, short) = rest.split_once('.')?;
-    let target = LoraTarget { layer: layer.parse().ok()?, module: short.to_owned() };
+    let (layer, short) = family::layer_of(module)?;
+    let target = LoraTarget { layer, module: short.to_owned() };
     Some(Place::Half { target, module, half })
 }

@@ -74,7 +74,7 @@ impl LoraSlots {
             let misfit = match self.sizes.get(target) {
                 None => "the session has no slot for this projection",
                 Some(&(outputs, inputs)) if (outputs, inputs) != (pair.outputs, pair.inputs) => {
-                    "its sizes differ"
+                    "the sizes differ"
                 }
                 Some(_) if pair.rank > self.rank => "the rank of the adapter exceeds that of the slot",
                 Some(_) => continue,

@@ -8,31 +8,22 @@ use serde_json::{Value, json};
 use super::config::AdapterConfig;
 use super::read::{CONFIG, WEIGHTS, read_tensors};
 use super::*;
-use crate::checkpoint::{Activation, Architecture, ModelConfig, Rope};
+use crate::checkpoint::ModelConfig;
 use crate::error::ModelError;
 
 fn model() -> ModelConfig {
-    ModelConfig {
-        architecture: Architecture::Llama,
-        hidden_size: 4,
-        intermediate_size: 8,
-        layers: 2,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 2,
-        vocab_size: 10,
-        context_length: 16,
-        norm_eps: 1e-5,
-        rope: Rope { theta: 10_000.0, rotary_dims: 2, scaling: None },
-        tied_embeddings: true,
-        attention_bias: false,
-        mlp_bias: false,
-        parallel_residual: false,
-        activation: Activation::Silu,
-        bos_token_id: None,
-        eos_token_ids: vec![],
-        num_labels: None,
-    }
+    ModelConfig::from_json(
+        r#"{"model_type": "llama", "hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 2, "vocab_size": 10,
+        "max_position_embeddings": 16, "tie_word_embeddings": true}"#,
+    )
+}
+
+fn neox() -> ModelConfig {
+    ModelConfig::from_json(
+        r#"{"model_type": "gpt_neox", "hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "rotary_pct": 1.0, "vocab_size": 10, "max_position_embeddings": 16}"#,
+    )
 }
 
 fn settings() -> Value {
@@ -257,7 +248,7 @@ fn an_adapter_of_another_model_is_refused() {
         ModelConfig { layers: 1, ..model() },
         ModelConfig { hidden_size: 6, ..model() },
         ModelConfig { heads: 1, ..model() },
-        ModelConfig { architecture: Architecture::GptNeoX, ..model() },
+        neox(),
     ] {
         assert!(adapter.check(&other).is_err(), "{other:?}");
     }

@@ -1,11 +1,11 @@
-//! The interface that the forward pass of each family is written against.
+//! The interface that the forward pass is written against.
 
 use crate::adapter::LoraTarget;
-use crate::checkpoint::{Activation, ModelConfig};
+use crate::checkpoint::ModelConfig;
 use crate::error::ModelError;
 use crate::onnx::{Graph, Shape, Value};
 
-/// The parts of a model from which the forward pass of a family is built.
+/// The parts of a model from which the forward pass is built.
 ///
 /// The decoder with a key-value cache and the training step implement them in different ways.
 pub(crate) trait Forward {
@@ -22,34 +22,14 @@ pub(crate) trait Forward {
     /// Returns the embeddings of the tokens.
     fn embedding(&mut self, table: &str) -> Result<Value, ModelError>;
 
+    /// Returns the embeddings of the tokens' positions in their sequences.
+    fn position_embedding(&mut self, table: &str) -> Result<Value, ModelError>;
+
     /// A and B of the low-rank change of a projection, `[rank, in]` and `[out, rank]`, with B already scaled;
     /// `None` if it has none.
     fn low_rank(&mut self, target: LoraTarget) -> Result<Option<(Value, Value)>, ModelError>;
 
-    /// Returns the linear layer `{block}.{module}` of a layer, with its low-rank change if it has one.
-    fn linear(
-        &mut self,
-        layer: usize,
-        block: &str,
-        module: &str,
-        x: Value,
-        bias: bool,
-    ) -> Result<Value, ModelError> {
-        let weight = self.weight(&format!("{block}.{module}.weight"))?;
-        let mut y = self.graph().linear(x, weight)?;
-        if bias {
-            let bias = self.weight(&format!("{block}.{module}.bias"))?;
-            y = self.graph().add(y, bias)?;
-        }
-        let Some((a, b)) = self.low_rank(LoraTarget { layer, module: module.to_owned() })? else {
-            return Ok(y);
-        };
-        let narrow = self.graph().linear(x, a)?;
-        let change = self.graph().linear(narrow, b)?;
-        self.graph().add(y, change)
-    }
-
-    /// Causal self-attention of one layer with rotary positions.
+    /// Causal self-attention of one layer, with its rotary embedding and its window.
     fn attention(
         &mut self,
         layer: usize,
@@ -69,13 +49,4 @@ pub(crate) trait Forward {
 
     /// Marks the beginning of a layer.
     fn begin_layer(&mut self, _layer: usize) {}
-
-    /// Returns the activation function of the MLP.
-    fn activation(&mut self, x: Value) -> Value {
-        match self.config().activation {
-            Activation::Silu => self.graph().silu(x),
-            Activation::Gelu => self.graph().gelu(x, false),
-            Activation::GeluTanh => self.graph().gelu(x, true),
-        }
-    }
 }

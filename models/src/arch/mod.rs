@@ -1,19 +1,21 @@
-//! Decoder models as graphs, with one file for each family.
+//! Decoder models as graphs.
 //!
-//! All families have the same interface. The inputs are token ids and a key-value cache; the outputs are the
-//! extended cache and the head's outputs at the selected positions. Generation, scoring of completions and
-//! reward models all use this graph.
+//! All families have one forward pass and the same interface. The inputs are token ids and a key-value cache;
+//! the outputs are the extended cache and the head's outputs at the selected positions. Generation, scoring
+//! of completions and reward models all use this graph.
 
+mod decoder;
 mod forward;
-mod gpt_neox;
-mod llama;
+mod score;
 
 use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
-use crate::checkpoint::{Architecture, Dtype, ModelConfig, Weights};
+use crate::checkpoint::{Dtype, ModelConfig, Rope, Weights};
 use crate::error::{InvalidKind, ModelError};
 use crate::onnx::graph::AttentionCache;
+use crate::onnx::op::{AttentionRule, RotaryHeads};
 use crate::onnx::{Dim, ElementType, Graph, Shape, Value};
 
+pub(crate) use decoder::{hidden_states, logits};
 pub(crate) use forward::Forward;
 
 /// The longest sequence that the rotary tables of a graph cover, in tokens.
@@ -109,40 +111,34 @@ pub fn decoder_graph(
     }
     let mut decoder = Decoder::new(config, weights, adapter, adapter_place)?;
     let hidden = hidden_states(&mut decoder)?;
-    let head_weight = match head {
-        Head::Score => decoder.score_head()?,
-        Head::Vocabulary => decoder.vocabulary_head()?,
+    let output = match head {
+        Head::Score => {
+            let (class, own) = (config.class.as_deref(), adapter.and_then(|adapter| adapter.score.as_ref()));
+            score::scores(&mut decoder.graph, hidden, weights, class, own)?
+        }
+        Head::Vocabulary => {
+            let weight = decoder.weight(&vocabulary_head(config, weights))?;
+            logits(&mut decoder, hidden, weight)?
+        }
     };
-    let output_width = match decoder.graph.info(head_weight).shape.first() {
+    let output_width = match decoder.graph.info(output).shape.last() {
         Some(Dim::Fixed(width)) => *width,
         Some(Dim::Named(_)) | None => 0,
     };
-    let output = decoder.graph.linear(hidden, head_weight)?;
     decoder.graph.output(output, names::OUTPUT);
     let needs_positions = decoder.needs_positions();
     Ok(DecoderGraph { graph: decoder.graph, needs_positions, output_width })
-}
-
-/// Returns the final norm's output at the selected positions, `[selected, hidden]`.
-pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelError> {
-    match forward.config().architecture {
-        Architecture::Llama => llama::hidden_states(forward),
-        Architecture::GptNeoX => gpt_neox::hidden_states(forward),
-    }
 }
 
 /// Returns the name of the tensor of the vocabulary head.
 ///
 /// # Errors
 /// [`ModelError::Invalid`] if there is none: the checkpoint was saved without its head.
-pub(crate) fn vocabulary_head(config: &ModelConfig, weights: &Weights) -> Result<&'static str, ModelError> {
-    let (table, head) = match config.architecture {
-        Architecture::Llama => ("model.embed_tokens.weight", "lm_head.weight"),
-        Architecture::GptNeoX => ("gpt_neox.embed_in.weight", "embed_out.weight"),
-    };
+pub(crate) fn vocabulary_head(config: &ModelConfig, weights: &Weights) -> Result<String, ModelError> {
+    let head = config.head();
     match (config.tied_embeddings, weights.contains(head)) {
-        (true, _) => Ok(table),
-        (false, true) => Ok(head),
+        (true, _) => Ok(config.embedding()),
+        (false, true) => Ok(head.to_owned()),
         (false, false) => Err(ModelError::invalid(
             InvalidKind::MissingTensor,
             format!("the checkpoint has no language head ({head}): a policy needs one"),
@@ -161,8 +157,11 @@ struct Decoder<'a> {
     selected: Value,
     seqlens_k: Value,
     total_sequence_length: Value,
-    rotary: (Value, Value),
-    /// The positions to rotate by, if the attention operator cannot rotate.
+    /// Cosines and sines of each rotary embedding.
+    rotary: Vec<(Value, Value)>,
+    /// Whether the attention operator rotates.
+    rotates: bool,
+    /// The positions of the tokens, if the attention operator cannot rotate or positions are learned.
     position_ids: Option<Value>,
 }
 
@@ -190,8 +189,10 @@ impl<'a> Decoder<'a> {
         let total_sequence_length =
             graph.input(names::TOTAL_SEQUENCE_LENGTH, ElementType::I32, vec![Dim::Fixed(1)]);
         // The attention operator rotates blocks of 16 dimensions.
-        let inside = config.head_dim.is_multiple_of(16) && config.rope.rotary_dims.is_multiple_of(16);
-        let position_ids = (!inside).then(|| graph.input(names::POSITION_IDS, ElementType::I64, ids_shape));
+        let whole_blocks = |rope: &Rope| rope.rotary_dims.is_multiple_of(16);
+        let rotates = config.head_dim.is_multiple_of(16) && config.decoder.ropes.iter().all(whole_blocks);
+        let needed = !rotates || config.positions().is_some();
+        let position_ids = needed.then(|| graph.input(names::POSITION_IDS, ElementType::I64, ids_shape));
         let rotary = rotary_tables(&mut graph, config);
         Ok(Self {
             config,
@@ -204,31 +205,13 @@ impl<'a> Decoder<'a> {
             seqlens_k,
             total_sequence_length,
             rotary,
+            rotates,
             position_ids,
         })
     }
 
     fn needs_positions(&self) -> bool {
         self.position_ids.is_some()
-    }
-
-    fn vocabulary_head(&mut self) -> Result<Value, ModelError> {
-        self.weight(vocabulary_head(self.config, self.weights)?)
-    }
-
-    fn score_head(&mut self) -> Result<Value, ModelError> {
-        if let Some(score) = self.adapter.and_then(|adapter| adapter.score.as_ref()) {
-            let shape = vec![Dim::Fixed(score.labels), Dim::Fixed(score.hidden)];
-            return Ok(self.graph.input(names::SCORE, ElementType::F32, shape));
-        }
-        if !self.weights.contains(names::SCORE) {
-            return Err(ModelError::invalid(
-                InvalidKind::MissingTensor,
-                "neither the checkpoint nor an adapter has a score head (score.weight): \
-                 a reward model needs one",
-            ));
-        }
-        self.weight(names::SCORE)
     }
 }
 
@@ -252,6 +235,14 @@ impl Forward for Decoder<'_> {
     fn embedding(&mut self, table: &str) -> Result<Value, ModelError> {
         let table = self.weight(table)?;
         Ok(self.graph.gather(table, self.input_ids))
+    }
+
+    fn position_embedding(&mut self, table: &str) -> Result<Value, ModelError> {
+        let table = self.weight(table)?;
+        let positions = self.position_ids.ok_or_else(|| {
+            ModelError::invalid(InvalidKind::Graph, "the graph has no positions for the learned table")
+        })?;
+        Ok(self.graph.gather(table, positions))
     }
 
     fn low_rank(&mut self, target: LoraTarget) -> Result<Option<(Value, Value)>, ModelError> {
@@ -280,11 +271,13 @@ impl Forward for Decoder<'_> {
         mut key: Value,
         value: Value,
     ) -> Result<Value, ModelError> {
-        let ModelConfig { heads, kv_heads, head_dim, .. } = *self.config;
-        if let Some(positions) = self.position_ids {
-            let rotary_dims = self.config.rope.rotary_dims;
-            query = self.graph.rotary(query, positions, self.rotary, heads, rotary_dims);
-            key = self.graph.rotary(key, positions, self.rotary, kv_heads, rotary_dims);
+        let ModelConfig { heads, kv_heads, head_dim, ref decoder, .. } = *self.config;
+        let place = decoder.layers[layer];
+        let tables = place.rope.map(|index| (self.rotary[index], decoder.ropes[index].rotary_dims));
+        if let (Some((tables, dims)), Some(positions), false) = (tables, self.position_ids, self.rotates) {
+            let part = |heads| RotaryHeads { heads, dims, interleaved: decoder.interleaved };
+            query = self.graph.rotary(query, positions, tables, part(heads));
+            key = self.graph.rotary(key, positions, tables, part(kv_heads));
         }
         let shape =
             vec![Dim::Named("batch"), Dim::Fixed(kv_heads), Dim::Named("capacity"), Dim::Fixed(head_dim)];
@@ -295,10 +288,18 @@ impl Forward for Decoder<'_> {
             past_value,
             seqlens_k: self.seqlens_k,
             total_sequence_length: self.total_sequence_length,
-            rotary: self.position_ids.is_none().then_some(self.rotary),
+            rotary: tables.filter(|_| self.rotates).map(|(tables, _)| tables),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a head has far fewer than 2²⁴ dimensions")]
+        let usual = (head_dim as f32).sqrt().recip();
+        let rule = AttentionRule {
+            scale: Some(decoder.attention_scale).filter(|scale| scale.to_bits() != usual.to_bits()),
+            cap: decoder.score_cap,
+            window: place.window,
+            interleaved: decoder.interleaved,
         };
         let (output, present_key, present_value) =
-            self.graph.group_query_attention(query, key, value, &cache)?;
+            self.graph.group_query_attention(query, key, value, &cache, rule)?;
         let [key_name, value_name] = names::present(layer);
         self.graph.output(present_key, &key_name);
         self.graph.output(present_value, &value_name);
@@ -312,22 +313,34 @@ impl Forward for Decoder<'_> {
     }
 
     fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value) -> Result<(Value, Value), ModelError> {
-        Ok(self.graph.add_rms_norm(x, y, weight, self.config.norm_eps))
+        Ok(self.graph.add_rms_norm(x, y, weight, self.config.decoder.norm_epsilon))
     }
 }
 
-/// Returns the cosines and sines of all positions, `[positions, rotary_dims / 2]`, computed in 64 bits.
-pub(crate) fn rotary_tables(graph: &mut Graph, config: &ModelConfig) -> (Value, Value) {
-    let frequencies = config.rope.inverse_frequencies();
+/// Returns the cosines and sines of all positions, `[positions, rotary_dims / 2]`, for each rotary embedding.
+/// They are computed in 64 bits.
+pub(crate) fn rotary_tables(graph: &mut Graph, config: &ModelConfig) -> Vec<(Value, Value)> {
     let positions = config.context_length.min(POSITIONS_MAX);
-    let angles = (0..positions).flat_map(|position| {
-        // Frequency and angle are rounded to 32 bits, because the models were trained with these roundings.
-        frequencies.iter().map(move |&frequency| f64::from(round(round(frequency) as f64 * position as f64)))
-    });
-    let (cos, sin): (Vec<f32>, Vec<f32>) =
-        angles.map(|angle| (round(angle.cos()), round(angle.sin()))).unzip();
-    let shape = [positions, frequencies.len()];
-    (graph.constant_f32("rotary.cos", &shape, &cos), graph.constant_f32("rotary.sin", &shape, &sin))
+    let mut tables = Vec::with_capacity(config.decoder.ropes.len());
+    for (index, rope) in config.decoder.ropes.iter().enumerate() {
+        let frequencies = rope.inverse_frequencies();
+        let angles = (0..positions).flat_map(|position| {
+            // Frequency and angle are rounded to 32 bits, because the models were trained with these
+            // roundings.
+            frequencies
+                .iter()
+                .map(move |&frequency| f64::from(round(round(frequency) as f64 * position as f64)))
+        });
+        let magnitude = rope.magnitude();
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            angles.map(|angle| (round(angle.cos() * magnitude), round(angle.sin() * magnitude))).unzip();
+        let shape = [positions, frequencies.len()];
+        tables.push((
+            graph.constant_f32(&format!("rotary.{index}.cos"), &shape, &cos),
+            graph.constant_f32(&format!("rotary.{index}.sin"), &shape, &sin),
+        ));
+    }
+    tables
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the function rounds to 32 bits")]

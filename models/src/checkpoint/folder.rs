@@ -5,15 +5,15 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::config::{Architecture, ModelConfig};
+use super::config::ModelConfig;
+use super::config_json;
 use super::files::{CONFIG_BYTES_MAX, TOKENIZER_BYTES_MAX, parse_json, read, read_optional};
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
-use super::roles::declared_class;
 use super::safetensors::{Located, locate};
+use super::score_head::is_head_tensor;
 use super::tokenizer::{TextTokenizer, TokenizerFiles};
 use super::weights::Weights;
-use super::{config_json, layout};
 use crate::error::ModelError;
 
 const SINGLE: &str = "model.safetensors";
@@ -24,23 +24,19 @@ const INDEX_BYTES_MAX: u64 = 64 << 20;
 /// Reads the configuration and the tokenizer of a folder, and locates its weights.
 pub(super) fn open(folder: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
     let mut fingerprint = Fingerprint::new();
-    let (config, class) = open_config(folder, &mut fingerprint)?;
+    let config = open_config(folder, &mut fingerprint)?;
     let tokenizer = open_tokenizer(folder, &config, &mut fingerprint)?;
     let shards = shards(folder)?;
     let mut weights = Weights::default();
     for (shard, expected) in &shards {
         let path = folder.join(shard);
-        add_shard(&mut weights, &path, expected.as_ref(), config.architecture)?;
+        add_shard(&mut weights, &path, expected.as_ref(), &config)?;
         fingerprint.add(&shard.to_string_lossy(), &fingerprint::of_file(&path, cache_dir)?);
     }
-    Ok(Parts { config, weights, tokenizer, fingerprint, class })
+    Ok(Parts { config, weights, tokenizer, fingerprint })
 }
 
-/// Returns the configuration, and the class that it names.
-fn open_config(
-    folder: &Path,
-    fingerprint: &mut Fingerprint,
-) -> Result<(ModelConfig, Option<String>), ModelError> {
+fn open_config(folder: &Path, fingerprint: &mut Fingerprint) -> Result<ModelConfig, ModelError> {
     let path = folder.join("config.json");
     let bytes = read(&path, CONFIG_BYTES_MAX)?;
     fingerprint.add_bytes("config.json", &bytes);
@@ -49,12 +45,11 @@ fn open_config(
     if let Some(bytes) = &generation {
         fingerprint.add_bytes("generation_config.json", bytes);
     }
-    let config = config_json::parse(
+    config_json::parse(
         &path,
         &bytes,
         generation.as_ref().map(|bytes| (generation_path.as_path(), bytes.as_slice())),
-    )?;
-    Ok((config, declared_class(&path, &bytes)?))
+    )
 }
 
 fn open_tokenizer(
@@ -124,7 +119,7 @@ fn add_shard(
     weights: &mut Weights,
     path: &Path,
     expected: Option<&BTreeSet<String>>,
-    architecture: Architecture,
+    config: &ModelConfig,
 ) -> Result<(), ModelError> {
     let mut found = BTreeSet::new();
     for (name, located) in locate(path)? {
@@ -132,7 +127,7 @@ fn add_shard(
             continue;
         }
         found.insert(name.clone());
-        let full = full_name(architecture, &name);
+        let Some(full) = full_name(config, &name) else { continue };
         match located {
             Located::Weights(tensor) => {
                 weights.insert(full, tensor).map_err(|reason| ModelError::file(path, reason))?
@@ -149,9 +144,21 @@ fn add_shard(
     }
 }
 
-/// Returns the full name of a tensor. A model that was saved without its head lacks the prefix.
-fn full_name(architecture: Architecture, name: &str) -> String {
-    let prefix = layout::prefix(architecture);
-    let whole = name.starts_with(prefix) || name == layout::head(architecture) || name == layout::SCORE_HEAD;
-    if whole { name.to_owned() } else { format!("{prefix}{name}") }
+/// Returns the full name of a tensor; `None` for the other parts of a multimodal model.
+///
+/// A model that was saved without its head lacks the prefix. A multimodal model has another prefix.
+fn full_name(config: &ModelConfig, name: &str) -> Option<String> {
+    if OTHER_PARTS.iter().any(|part| name.starts_with(part)) {
+        return None;
+    }
+    let name = TEXT_PARTS.iter().find_map(|part| name.strip_prefix(part)).unwrap_or(name);
+    let prefix = config.family.names.prefix;
+    let whole = name.starts_with(prefix) || name == config.head() || is_head_tensor(name);
+    Some(if whole { name.to_owned() } else { format!("{prefix}{name}") })
 }
+
+/// Prefixes of the language model in a multimodal model: `model.` follows or is missing.
+const TEXT_PARTS: [&str; 2] = ["model.language_model.", "language_model."];
+/// Prefixes of tensors that a language model does not have.
+const OTHER_PARTS: [&str; 4] =
+    ["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];

@@ -2,75 +2,65 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{Architecture, ModelConfig};
+use super::config::ModelConfig;
+use super::decoder::{Attention, Linear, Mlp, Norm, QueryKeyNorm};
 
-/// The name of the score head of a sequence classifier, in every architecture.
+/// The name of the score head of a sequence classifier, in every family.
 pub(crate) const SCORE_HEAD: &str = "score.weight";
+/// The names of the norms of queries and keys within a layer.
+pub(crate) const QUERY_NORM: &str = "self_attn.q_norm";
+pub(crate) const KEY_NORM: &str = "self_attn.k_norm";
 
-/// The tensor names of one architecture.
-struct Names {
-    /// The prefix of all names but the heads'.
-    prefix: &'static str,
-    embedding: &'static str,
-    final_norm: &'static str,
-    head: &'static str,
-    norms: [&'static str; 2],
-    /// Layer norms have biases, RMS norms none.
-    norm_bias: bool,
-}
-
-const LLAMA: Names = Names {
-    prefix: "model.",
-    embedding: "embed_tokens",
-    final_norm: "norm",
-    head: "lm_head.weight",
-    norms: ["input_layernorm", "post_attention_layernorm"],
-    norm_bias: false,
-};
-const NEOX: Names = Names {
-    prefix: "gpt_neox.",
-    embedding: "embed_in",
-    final_norm: "final_layer_norm",
-    head: "embed_out.weight",
-    norms: ["input_layernorm", "post_attention_layernorm"],
-    norm_bias: true,
-};
-
-fn names(architecture: Architecture) -> &'static Names {
-    match architecture {
-        Architecture::Llama => &LLAMA,
-        Architecture::GptNeoX => &NEOX,
+impl ModelConfig {
+    /// Returns the name of a layer's tensors without their last part, such as `model.layers.3`.
+    #[must_use]
+    pub fn layer_name(&self, layer: usize) -> String {
+        let names = self.family.names;
+        format!("{}{}.{layer}", names.prefix, names.layers)
     }
-}
 
-/// Returns the prefix of the tensors of a headless model in a model with a head: `model.` or `gpt_neox.`.
-pub(crate) fn prefix(architecture: Architecture) -> &'static str {
-    names(architecture).prefix
-}
+    /// Returns the name of a layer in an adapter of PEFT.
+    pub(crate) fn adapter_layer_name(&self, layer: usize) -> String {
+        let prefix = self.family.adapter_prefix.unwrap_or(self.family.names.prefix);
+        format!("{prefix}{}.{layer}", self.family.names.layers)
+    }
 
-/// Returns the name of the output head's weight, for a model with untied embeddings.
-pub(crate) fn head(architecture: Architecture) -> &'static str {
-    names(architecture).head
-}
+    /// Returns the layer of a tensor with the rest of its name, if it belongs to a layer.
+    pub(crate) fn layer_of<'n>(&self, name: &'n str) -> Option<(usize, &'n str)> {
+        let names = self.family.names;
+        let rest = name.strip_prefix(names.prefix)?.strip_prefix(names.layers)?.strip_prefix('.')?;
+        let (layer, rest) = rest.split_once('.')?;
+        Some((layer.parse().ok()?, rest))
+    }
 
-/// Returns the name of the token embedding's weight.
-pub(crate) fn embedding(architecture: Architecture) -> String {
-    let names = names(architecture);
-    format!("{}{}.weight", names.prefix, names.embedding)
-}
+    /// Returns the name of the token embedding.
+    pub(crate) fn embedding(&self) -> String {
+        format!("{}{}.weight", self.family.names.prefix, self.family.names.embedding)
+    }
 
-/// Returns the layer of a tensor, if it belongs to one.
-pub(crate) fn layer_of(architecture: Architecture, name: &str) -> Option<usize> {
-    let rest = name.strip_prefix(prefix(architecture))?.strip_prefix("layers.")?;
-    rest.split_once('.')?.0.parse().ok()
+    /// Returns the name of the table of learned positions, if there is one.
+    pub(crate) fn positions(&self) -> Option<String> {
+        let table = self.family.names.positions?;
+        Some(format!("{}{table}.weight", self.family.names.prefix))
+    }
+
+    /// Returns the name of the final norm, without its last part.
+    pub(crate) fn final_norm(&self) -> String {
+        format!("{}{}", self.family.names.prefix, self.family.names.final_norm)
+    }
+
+    /// Returns the name of the vocabulary head, for a model with untied embeddings.
+    pub(crate) fn head(&self) -> &'static str {
+        self.family.names.head
+    }
 }
 
 /// One linear projection of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Projection {
-    /// Rows of its weight.
+    /// Width of its result.
     pub outputs: usize,
-    /// Columns of its weight.
+    /// Width of its operand.
     pub inputs: usize,
     /// Whether it has a bias.
     pub bias: bool,
@@ -78,56 +68,90 @@ pub(crate) struct Projection {
 
 /// Returns the linear projections of a layer, by their names within the layer.
 pub(crate) fn projections(config: &ModelConfig) -> Vec<(&'static str, Projection)> {
-    let hidden = config.hidden_size;
-    let inner = config.intermediate_size;
+    let decoder = &config.decoder;
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let queries = config.heads * config.head_dim;
     let keys = config.kv_heads * config.head_dim;
-    let attention = |outputs, inputs| Projection { outputs, inputs, bias: config.attention_bias };
-    let mlp = |outputs, inputs| Projection { outputs, inputs, bias: config.mlp_bias };
-    match config.architecture {
-        Architecture::Llama => vec![
-            ("self_attn.q_proj", attention(queries, hidden)),
-            ("self_attn.k_proj", attention(keys, hidden)),
-            ("self_attn.v_proj", attention(keys, hidden)),
-            ("self_attn.o_proj", attention(hidden, queries)),
-            ("mlp.gate_proj", mlp(inner, hidden)),
-            ("mlp.up_proj", mlp(inner, hidden)),
-            ("mlp.down_proj", mlp(hidden, inner)),
-        ],
-        Architecture::GptNeoX => vec![
-            ("attention.query_key_value", attention(3 * hidden, hidden)),
-            ("attention.dense", attention(hidden, hidden)),
-            ("mlp.dense_h_to_4h", mlp(inner, hidden)),
-            ("mlp.dense_4h_to_h", mlp(hidden, inner)),
-        ],
+    let mut projections = Vec::new();
+    let mut add = |linear: Linear, outputs: usize, inputs: usize| {
+        projections.push((linear.name, Projection { outputs, inputs, bias: linear.bias }));
+    };
+    match decoder.attention {
+        Attention::Apart { query, key, value } => {
+            add(query, queries, hidden);
+            add(key, keys, hidden);
+            add(value, keys, hidden);
+        }
+        Attention::Joined(joined) | Attention::ByHead(joined) => add(joined, queries + 2 * keys, hidden),
     }
+    add(decoder.output, hidden, queries);
+    match decoder.mlp {
+        Mlp::Gated { gate, up, down } => {
+            add(gate, inner, hidden);
+            add(up, inner, hidden);
+            add(down, hidden, inner);
+        }
+        Mlp::GatedJoined { gate_up, down } => {
+            add(gate_up, 2 * inner, hidden);
+            add(down, hidden, inner);
+        }
+        Mlp::Plain { up, down } => {
+            add(up, inner, hidden);
+            add(down, hidden, inner);
+        }
+    }
+    projections
 }
 
 /// Returns all tensors of the model with their shapes, without the heads: the required head depends on the
 /// use of the model.
 pub(crate) fn required(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
-    let names = names(config.architecture);
-    let hidden = config.hidden_size;
+    let (decoder, hidden) = (&config.decoder, config.hidden_size);
     let mut tensors = BTreeMap::new();
     let mut norm = |name: String| {
-        if names.norm_bias {
+        if decoder.norm == Norm::Layer {
             tensors.insert(format!("{name}.bias"), vec![hidden]);
         }
         tensors.insert(format!("{name}.weight"), vec![hidden]);
     };
-    norm(format!("{}{}", names.prefix, names.final_norm));
+    norm(config.final_norm());
+    let norms = decoder.norms;
     for layer in 0..config.layers {
-        names.norms.iter().for_each(|name| norm(format!("{}layers.{layer}.{name}", names.prefix)));
+        let block = config.layer_name(layer);
+        [norms.before_attention, norms.after_attention, norms.before_mlp, norms.after_mlp]
+            .into_iter()
+            .flatten()
+            .for_each(|name| norm(format!("{block}.{name}")));
     }
-    tensors.insert(format!("{}{}.weight", names.prefix, names.embedding), vec![config.vocab_size, hidden]);
+    tensors.insert(config.embedding(), vec![config.vocab_size, hidden]);
+    if let Some(positions) = config.positions() {
+        tensors.insert(positions, vec![config.context_length, hidden]);
+    }
     for layer in 0..config.layers {
-        for (name, projection) in projections(config) {
-            let name = format!("{}layers.{layer}.{name}", names.prefix);
-            if projection.bias {
-                tensors.insert(format!("{name}.bias"), vec![projection.outputs]);
+        let block = config.layer_name(layer);
+        for (name, Projection { outputs, inputs, bias }) in projections(config) {
+            if bias {
+                tensors.insert(format!("{block}.{name}.bias"), vec![outputs]);
             }
-            tensors.insert(format!("{name}.weight"), vec![projection.outputs, projection.inputs]);
+            let shape = if decoder.inputs_first { vec![inputs, outputs] } else { vec![outputs, inputs] };
+            tensors.insert(format!("{block}.{name}.weight"), shape);
+        }
+        for (name, heads) in [(QUERY_NORM, config.heads), (KEY_NORM, config.kv_heads)] {
+            if let Some(kind) = decoder.query_key_norm {
+                tensors.insert(format!("{block}.{name}.weight"), kind.shape(heads, config.head_dim));
+            }
         }
     }
     tensors
+}
+
+impl QueryKeyNorm {
+    /// Returns the shape of its weight.
+    pub(crate) fn shape(self, heads: usize, head_dim: usize) -> Vec<usize> {
+        match self {
+            Self::Head => vec![head_dim],
+            Self::Whole => vec![heads * head_dim],
+            Self::LayerByHead => vec![heads, head_dim],
+        }
+    }
 }

@@ -5,6 +5,8 @@
 
 pub mod config;
 mod config_json;
+pub mod decoder;
+pub(crate) mod family;
 pub(crate) mod files;
 pub(crate) mod fingerprint;
 mod folder;
@@ -12,8 +14,13 @@ pub(crate) mod gguf;
 pub(crate) mod layout;
 mod parts;
 mod python_json;
+mod reading;
 mod roles;
+mod rope;
 mod safetensors;
+pub(crate) mod score_head;
+mod scored;
+mod settings;
 mod source;
 mod stand_in;
 pub mod tokenizer;
@@ -23,6 +30,8 @@ pub mod write;
 
 use std::path::{Path, PathBuf};
 
+use dissent_domain::reward::RewardOutput;
+
 use crate::error::ModelError;
 use parts::{Description, Parts};
 use source::{Source, locate};
@@ -30,8 +39,12 @@ use source::{Source, locate};
 pub(crate) use parts::Format;
 pub(crate) use source::missing;
 
-pub use config::{Activation, Architecture, ModelConfig, Rope, RopeScaling};
+pub use config::ModelConfig;
+pub use decoder::{Activation, Decoder};
+pub use family::Family;
 pub use gguf::files_of_model;
+pub use reading::ReadingRules;
+pub use rope::{Rope, RopeScaling};
 pub use tokenizer::TextTokenizer;
 pub use weights::{Dtype, TensorRef, Weights};
 
@@ -49,11 +62,11 @@ pub struct Checkpoint {
     pub fingerprint: String,
     /// The path that was opened, as given.
     pub source: PathBuf,
-    /// The class of transformers that `config.json` names, such as `LlamaForCausalLM`.
-    pub class: Option<String>,
-    /// Whether the configuration ties the output head to the embeddings, but another head is stored. The
-    /// stored head is used, as in transformers 5; version 0.1 used the embeddings.
-    pub untied: bool,
+    /// The rules by which the files were read.
+    pub reading: ReadingRules,
+    /// The outputs of a reward head with several outputs that make up the reward. [`Checkpoint::open`] sets
+    /// none.
+    pub reward_output: Option<RewardOutput>,
 }
 
 /// How to open a checkpoint.
@@ -61,8 +74,10 @@ pub struct Checkpoint {
 pub struct OpenOptions {
     /// The number of first layers to keep, with the final norm; `None` keeps all layers.
     pub layers: Option<u32>,
-    /// The product's cache folder, for dequantised weights and fingerprints (see [`crate::cache`]).
+    /// Dissent's cache folder, for dequantised weights and fingerprints (see [`crate::cache`]).
     pub cache_dir: PathBuf,
+    /// The rules by which the files are read.
+    pub reading: ReadingRules,
 }
 
 impl Checkpoint {
@@ -76,15 +91,18 @@ impl Checkpoint {
             Source::Folder => folder::open(path, &options.cache_dir)?,
             Source::Gguf(file) => gguf::open(&file, &options.cache_dir)?,
         };
-        Self::from_parts(parts, path, options.layers)
+        Self::from_parts(parts, path, options)
     }
 
     /// Returns the checkpoint that was read from `source`, cut to its first layers and checked.
-    fn from_parts(mut parts: Parts, source: &Path, layers: Option<u32>) -> Result<Self, ModelError> {
-        if let Some(layers) = layers {
+    fn from_parts(mut parts: Parts, source: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
+        if let Some(layers) = options.layers {
             parts.keep_layers(layers)?;
         }
-        let untied = parts.check_shapes().map_err(|reason| ModelError::file(source, reason))?;
+        if options.reading == ReadingRules::V1 {
+            parts.keep_head_of_classifier();
+        }
+        parts.check_shapes(options.reading).map_err(|reason| ModelError::file(source, reason))?;
         let (tokens, rows) = (parts.tokenizer.vocabulary_size(), parts.config.vocab_size);
         if tokens > rows {
             tracing::warn!(
@@ -99,8 +117,8 @@ impl Checkpoint {
             tokenizer: parts.tokenizer,
             fingerprint: parts.fingerprint.finish(),
             source: source.to_owned(),
-            class: parts.class,
-            untied,
+            reading: options.reading,
+            reward_output: None,
         })
     }
 

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use super::config::ModelConfig;
 use super::fingerprint::Fingerprint;
+use super::reading::ReadingRules;
+use super::score_head::is_head_tensor;
 use super::tokenizer::TextTokenizer;
 use super::weights::{StoredTensor, Weights};
 use super::{layout, tying};
@@ -16,8 +18,6 @@ pub(super) struct Parts {
     pub(super) weights: Weights,
     pub(super) tokenizer: TextTokenizer,
     pub(super) fingerprint: Fingerprint,
-    /// The class of transformers that `config.json` names.
-    pub(super) class: Option<String>,
 }
 
 /// The kinds of checkpoints.
@@ -51,17 +51,16 @@ impl Parts {
             self.keep_layers(layers)?;
         }
         if format == Format::HuggingFace {
-            self.check_shapes().map_err(|reason| ModelError::file(path, reason))?;
+            self.check_shapes(ReadingRules::default()).map_err(|reason| ModelError::file(path, reason))?;
         }
         let config = self.config;
-        let embedding = layout::embedding(config.architecture);
+        let embedding = config.embedding();
         // A file with the head alone has the embedding under the head's name.
         let tied = config.tied_embeddings && inventory.iter().any(|stored| stored.name == embedding);
         let (mut parameters, mut dtypes) = (0, BTreeMap::new());
         for stored in inventory {
-            let cut = layout::layer_of(config.architecture, &stored.name)
-                .is_some_and(|layer| layer >= config.layers);
-            let repeated = tied && stored.name == layout::head(config.architecture);
+            let cut = config.layer_of(&stored.name).is_some_and(|(layer, _)| layer >= config.layers);
+            let repeated = tied && stored.name == config.head();
             if !cut && !repeated {
                 parameters += stored.elements;
                 *dtypes.entry(stored.dtype.to_owned()).or_insert(0) += 1;
@@ -84,16 +83,22 @@ impl Parts {
         }
         if kept < there {
             self.config.layers = kept;
-            let architecture = self.config.architecture;
-            self.weights.retain(|name| layout::layer_of(architecture, name).is_none_or(|layer| layer < kept));
+            self.config.decoder.layers.truncate(kept);
+            let config = &self.config;
+            self.weights.retain(|name| config.layer_of(name).is_none_or(|(layer, _)| layer < kept));
             self.fingerprint.add("layers", &layers.to_string());
         }
         Ok(())
     }
 
+    /// Removes the tensors of reward heads that version 0.1 did not read.
+    pub(super) fn keep_head_of_classifier(&mut self) {
+        self.weights.retain(|name| name == layout::SCORE_HEAD || !is_head_tensor(name));
+    }
+
     /// Checks the weights against the configuration, and takes from them the number of labels, and whether
-    /// the output head is the embedding. Returns whether a stored head outweighed the configuration.
-    pub(super) fn check_shapes(&mut self) -> Result<bool, String> {
+    /// the output head is the embedding.
+    pub(super) fn check_shapes(&mut self, reading: ReadingRules) -> Result<(), String> {
         let config = &mut self.config;
         tying::find_embedding(config, &mut self.weights)?;
         for (name, shape) in layout::required(config) {
@@ -113,11 +118,14 @@ impl Parts {
             }
             config.num_labels = Some(labels);
         }
-        let head = layout::head(config.architecture);
+        let head = config.head();
         if self.weights.contains(head) {
             check_shape(&self.weights, head, &[config.vocab_size, config.hidden_size])?;
         }
-        tying::keep_own_head(config, &self.weights)
+        match reading {
+            ReadingRules::V1 => Ok(()),
+            ReadingRules::V2 => tying::keep_own_head(config, &self.weights),
+        }
     }
 }
 

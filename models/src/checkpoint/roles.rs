@@ -1,24 +1,8 @@
 //! The roles of models: a policy predicts tokens, a reward model scores texts.
 
-use std::path::Path;
-
-use serde::Deserialize;
-
-use super::files::parse_json;
-use super::{Checkpoint, layout};
+use super::Checkpoint;
 use crate::adapter::{AdapterTask, LoraAdapter};
 use crate::error::{InvalidKind, ModelError};
-
-/// Returns the class that a `config.json` names in `architectures`.
-pub(super) fn declared_class(path: &Path, config: &[u8]) -> Result<Option<String>, ModelError> {
-    #[derive(Deserialize)]
-    struct Declared {
-        #[serde(default)]
-        architectures: Option<Vec<String>>,
-    }
-    let declared: Declared = parse_json(path, config)?;
-    Ok(declared.architectures.and_then(|classes| classes.into_iter().next()))
-}
 
 impl Checkpoint {
     /// Checks that the checkpoint with its adapter can be a policy: it has a language head, and the adapter
@@ -36,11 +20,11 @@ impl Checkpoint {
                 "the adapter's task is SEQ_CLS, a reward model's, so no policy can use it: give it to the reward model",
             ));
         }
-        let head = layout::head(self.config.architecture);
+        let head = self.config.head();
         if self.weights.contains(head) {
             return Ok(());
         }
-        let class = self.class.as_deref().unwrap_or("a model");
+        let class = self.config.class.as_deref().unwrap_or("a model");
         let scores = self.config.num_labels.is_some() || is_classifier(class);
         if self.config.tied_embeddings && !scores {
             return Ok(());

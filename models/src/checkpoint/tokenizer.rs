@@ -75,7 +75,7 @@ impl TextTokenizer {
     }
 
     /// Returns the id of a token with this text.
-    pub(super) fn token_id(&self, token: &str) -> Option<u32> {
+    pub(crate) fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 

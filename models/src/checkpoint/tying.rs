@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
 
 use super::config::ModelConfig;
-use super::layout;
 use super::weights::{TensorRef, Weights, decode_f32};
 
 /// The number of elements that are compared at a time.
@@ -12,8 +11,8 @@ const CHUNK_ELEMENTS: usize = 1 << 18;
 
 /// Names the output head as the embedding, where the model ties them and stores the head only.
 pub(super) fn find_embedding(config: &ModelConfig, weights: &mut Weights) -> Result<(), String> {
-    let embedding = layout::embedding(config.architecture);
-    match weights.get(layout::head(config.architecture)) {
+    let embedding = config.embedding();
+    match weights.get(config.head()) {
         Ok(head) if config.tied_embeddings && !weights.contains(&embedding) => {
             let head = head.clone();
             weights.insert(embedding, head)
@@ -22,23 +21,23 @@ pub(super) fn find_embedding(config: &ModelConfig, weights: &mut Weights) -> Res
     }
 }
 
-/// Unties a head that is stored beside different embeddings. Returns whether it did.
-pub(super) fn keep_own_head(config: &mut ModelConfig, weights: &Weights) -> Result<bool, String> {
-    let name = layout::head(config.architecture);
+/// Unties a head that is stored beside different embeddings. Version 0.1 used the embeddings.
+pub(super) fn keep_own_head(config: &mut ModelConfig, weights: &Weights) -> Result<(), String> {
+    let name = config.head();
     if !config.tied_embeddings || !weights.contains(name) {
-        return Ok(false);
+        return Ok(());
     }
     let tensor = |name: &str| weights.get(name).map_err(|error| error.to_string());
-    let (head, embedding) = (tensor(name)?, tensor(&layout::embedding(config.architecture))?);
+    let (head, embedding) = (tensor(name)?, tensor(&config.embedding())?);
     if equal(head, embedding).map_err(|error| format!("tensor {name}: {error}"))? {
-        return Ok(false);
+        return Ok(());
     }
     config.tied_embeddings = false;
     tracing::warn!(
         head = name,
         "using the stored output head, which differs from the embeddings: set tie_word_embeddings to false in config.json"
     );
-    Ok(true)
+    Ok(())
 }
 
 /// Whether two tensors hold the same numbers.

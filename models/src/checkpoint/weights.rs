@@ -58,7 +58,7 @@ pub struct TensorRef {
 /// One tensor as stored.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredTensor {
-    /// Its Hugging Face name.
+    /// The Hugging Face name of the tensor.
     pub name: String,
     pub dtype: &'static str,
     pub elements: u64,
@@ -167,4 +167,9 @@ pub(crate) fn decode_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
             bytes.as_chunks::<2>().0.iter().map(|&chunk| half::bf16::from_le_bytes(chunk).to_f32()).collect()
         }
     }
+}
+
+/// Returns a matrix `[rows, columns]` as `[columns, rows]`.
+pub(crate) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
 }

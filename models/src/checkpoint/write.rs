@@ -2,6 +2,7 @@
 
 mod config;
 mod fresh;
+mod padding;
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -12,7 +13,9 @@ use ::safetensors::Dtype as StoredDtype;
 use super::files::{CONFIG_BYTES_MAX, NewFolder, TOKENIZER_BYTES_MAX, read_optional};
 use super::layout::{self, SCORE_HEAD};
 use super::safetensors::header;
+use super::score_head::is_head_tensor;
 use super::source::{Source, locate};
+use super::weights::transposed;
 use super::{Checkpoint, Dtype, ModelConfig};
 use crate::adapter::{LoraAdapter, LoraPair, LoraTarget};
 use crate::error::{InvalidKind, ModelError};
@@ -41,7 +44,8 @@ const COMPANIONS: [&str; 9] = [
 ///
 /// Every changed projection becomes W + scaling · B · A, summed in 64 bits and rounded once. A model with a
 /// score head becomes a sequence classifier without an output head (`LlamaForSequenceClassification`,
-/// `GPTNeoXForSequenceClassification`). The score head may be the adapter's or the model's own. A checkpoint
+/// `GPTNeoXForSequenceClassification`). The score head may be the adapter's or the model's own. It is read at
+/// the same token in transformers: the configuration names a padding token accordingly. A checkpoint
 /// that was opened with its first layers only is written with those. One tensor is held in memory at a time.
 /// The folder appears under its name when it is complete.
 ///
@@ -59,6 +63,9 @@ pub fn merge(
         adapter.check(&checkpoint.config)?;
     }
     let score = adapter.and_then(|adapter| adapter.score.as_ref());
+    if score.is_none() && checkpoint.config.num_labels.is_some() {
+        check_own_head(checkpoint)?;
+    }
     let labels = score.map(|score| score.labels).or(checkpoint.config.num_labels);
     if labels.is_none() {
         checkpoint.check_policy(adapter)?;
@@ -92,15 +99,18 @@ fn write_model(
     output: &Path,
     values: impl FnMut(&str) -> Result<Vec<f32>, ModelError>,
 ) -> Result<(), ModelError> {
-    let ModelConfig { architecture, vocab_size, hidden_size, .. } = checkpoint.config;
+    let ModelConfig { vocab_size, hidden_size, .. } = checkpoint.config;
     let purpose = labels.map_or(Purpose::CausalLm, |labels| Purpose::Classifier { labels });
+    if purpose == Purpose::CausalLm && checkpoint.weights.iter().any(|(name, _)| is_head_tensor(name)) {
+        tracing::warn!("leaving out the reward head: the result is a language model");
+    }
     let folder = NewFolder::begin(output)?;
     write_companions(&folder, checkpoint, purpose, dtype)?;
     let mut tensors: Vec<(String, Vec<usize>)> = layout::required(&checkpoint.config).into_iter().collect();
     match purpose {
         Purpose::Classifier { labels } => tensors.push((SCORE_HEAD.to_owned(), vec![labels, hidden_size])),
         Purpose::CausalLm if has_own_head(checkpoint) => {
-            tensors.push((layout::head(architecture).to_owned(), vec![vocab_size, hidden_size]));
+            tensors.push((checkpoint.config.head().to_owned(), vec![vocab_size, hidden_size]));
         }
         Purpose::CausalLm => {}
     }
@@ -108,10 +118,21 @@ fn write_model(
     folder.finish()
 }
 
+/// Checks that a classifier of transformers gives the rewards of the checkpoint's own score head.
+fn check_own_head(checkpoint: &Checkpoint) -> Result<(), ModelError> {
+    match checkpoint.reward_head()? {
+        Some(head) if head.is_classifier() => Ok(()),
+        Some(_) | None => Err(ModelError::invalid(
+            InvalidKind::Unsupported,
+            "a sequence classifier of transformers has no score.bias and does not read padding, so it would give \
+             other rewards than this model: use the model as it is",
+        )),
+    }
+}
+
 /// Whether the output head is a separate tensor.
 fn has_own_head(checkpoint: &Checkpoint) -> bool {
-    !checkpoint.config.tied_embeddings
-        && checkpoint.weights.contains(layout::head(checkpoint.config.architecture))
+    !checkpoint.config.tied_embeddings && checkpoint.weights.contains(checkpoint.config.head())
 }
 
 /// Returns a tensor of the checkpoint, with the adapter's change if it has one.
@@ -121,14 +142,17 @@ fn merged(
     name: &str,
 ) -> Result<Vec<f32>, ModelError> {
     let mut values = checkpoint.weights.read_f32(name)?;
-    let architecture = checkpoint.config.architecture;
-    let target = layout::layer_of(architecture, name).and_then(|layer| {
-        let block = format!("{}layers.{layer}.", layout::prefix(architecture));
-        let module = name.strip_prefix(&block)?.strip_suffix(".weight")?;
-        Some(LoraTarget { layer, module: module.to_owned() })
+    let target = checkpoint.config.layer_of(name).and_then(|(layer, rest)| {
+        Some(LoraTarget { layer, module: rest.strip_suffix(".weight")?.to_owned() })
     });
     if let Some(pair) = target.and_then(|target| adapter?.layers.get(&target)) {
+        if checkpoint.config.decoder.inputs_first {
+            values = transposed(&values, pair.outputs);
+        }
         add_low_rank(&mut values, pair);
+        if checkpoint.config.decoder.inputs_first {
+            values = transposed(&values, pair.inputs);
+        }
     }
     Ok(values)
 }
@@ -170,20 +194,21 @@ fn write_companions(
             }
             let path = checkpoint.source.join(CONFIG);
             let bytes = super::files::read(&path, CONFIG_BYTES_MAX)?;
-            super::files::parse_json(&path, &bytes)?
+            super::config_json::text_keys(&path, &bytes)?
         }
-        Source::Gguf(_) => {
+        Source::Gguf(path) => {
             for (name, bytes) in checkpoint.tokenizer.files()? {
                 write_bytes(folder, name, &bytes)?;
             }
-            config::describe(&checkpoint.config)?
+            super::gguf::settings(&path)?
         }
     };
     let tied = match purpose {
         Purpose::CausalLm => !has_own_head(checkpoint),
         Purpose::Classifier { .. } => checkpoint.config.tied_embeddings,
     };
-    let config = config::for_purpose(config, &checkpoint.config, purpose, tied, dtype);
+    let padding = padding::of_classifier(checkpoint);
+    let config = config::for_purpose(config, &checkpoint.config, purpose, tied, padding, dtype)?;
     write_bytes(folder, CONFIG, &pretty(&config)?)
 }
 

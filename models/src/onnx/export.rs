@@ -155,7 +155,7 @@ fn external_tensor(
     weights_dir: &mut Option<PathBuf>,
 ) -> Result<TensorProto, ModelError> {
     let not_a_file = || {
-        ModelError::invalid(InvalidKind::Graph, format!("{} is not a file with a name", place.file.display()))
+        ModelError::invalid(InvalidKind::Graph, format!("the path {} has no file name", place.file.display()))
     };
     let dir = place.file.parent().unwrap_or_else(|| Path::new("."));
     let location = place.file.file_name().and_then(|name| name.to_str()).ok_or_else(not_a_file)?;

@@ -132,6 +132,15 @@ impl Graph {
         })
     }
 
+    /// Returns a constant vector of one number; equal vectors share a value.
+    pub fn constant_of(&mut self, name: &str, length: usize, number: f32) -> Value {
+        let name = format!("{name}_{length}");
+        match self.values.iter().position(|value| value.name == name) {
+            Some(known) => Value::new(known),
+            None => self.constant_f32(&name, &[length], &vec![number; length]),
+        }
+    }
+
     /// Returns the constant scalar `[]`; equal scalars share a value.
     pub fn constant_scalar(&mut self, number: f32) -> Value {
         if let Some(&known) = self.scalars.get(&number.to_bits()) {
@@ -259,19 +268,25 @@ impl Graph {
         } else {
             usize::try_from(axis).ok()
         };
-        counted
-            .filter(|&axis| axis < rank)
-            .ok_or_else(|| self.mismatch(&format!("axis {axis} of {what}"), &[x]))
+        counted.filter(|&axis| axis < rank).ok_or_else(|| self.no_axis(what, x, axis))
+    }
+
+    fn no_axis(&self, what: &str, x: Value, axis: i64) -> ModelError {
+        let (name, shape) = (&self.info(x).name, self.shape(x));
+        ModelError::invalid(
+            InvalidKind::ShapeMismatch,
+            format!("axis {axis} of {what} is out of range: {name} has shape {shape:?}"),
+        )
     }
 
     pub(in crate::onnx) fn mismatch(&self, what: &str, values: &[Value]) -> ModelError {
         let shapes: Vec<String> = values
             .iter()
-            .map(|&value| format!("{} {:?}", self.info(value).name, self.shape(value)))
+            .map(|&value| format!("{} has shape {:?}", self.info(value).name, self.shape(value)))
             .collect();
         ModelError::invalid(
             InvalidKind::ShapeMismatch,
-            format!("the shapes of {what} do not match: {}", shapes.join(", ")),
+            format!("invalid shapes for {what}: {}", shapes.join(", ")),
         )
     }
 }

@@ -194,13 +194,8 @@ pub enum Op {
         epsilon: f32,
     },
     /// `x [batch, seq, heads · head_dim], position_ids [batch, seq], cos, sin [positions, rotary/2] → x`
-    /// rotated (arXiv 2104.09864). The two halves of a head's first `rotary_dims` dimensions form the pairs.
-    Rotary {
-        /// Heads in `x`.
-        heads: usize,
-        /// Rotated dimensions of each head.
-        rotary_dims: usize,
-    },
+    /// rotated (arXiv 2104.09864).
+    Rotary(RotaryHeads),
     /// Causal attention over a cache that it extends (grouped queries: arXiv 2305.13245).
     ///
     /// `query [batch, seq, heads · d], key, value [batch, seq, kv_heads · d], past_key, past_value [batch,
@@ -214,7 +209,33 @@ pub enum Op {
         kv_heads: usize,
         /// Whether the operator rotates query and key itself, by the cos and sin inputs.
         rotary: bool,
+        /// Factor, bound and window of scores.
+        rule: AttentionRule,
     },
+}
+
+/// How [`Op::GroupQueryAttention`] computes and weighs scores.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct AttentionRule {
+    /// The factor of scores; `None` for 1 / √head_dim.
+    pub scale: Option<f32>,
+    /// The bound c of scores s, as c · tanh(s / c).
+    pub cap: Option<f32>,
+    /// The number of tokens that a token sees, itself included; `None` for all.
+    pub window: Option<usize>,
+    /// Whether neighbours are rotated, not the halves of a head.
+    pub interleaved: bool,
+}
+
+/// The heads that [`Op::Rotary`] rotates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotaryHeads {
+    /// Their number.
+    pub heads: usize,
+    /// Rotated dimensions of each head.
+    pub dims: usize,
+    /// Whether neighbours form the pairs, not the two halves of the rotated dimensions.
+    pub interleaved: bool,
 }
 
 /// The value of an attribute.
@@ -311,7 +332,7 @@ impl Op {
             Self::RmsNorm { .. } => ("", "SimplifiedLayerNormalization"),
             Self::AddRmsNorm { .. } => (CONTRIB, "SkipSimplifiedLayerNormalization"),
             Self::LayerNorm { .. } => ("", "LayerNormalization"),
-            Self::Rotary { .. } => (CONTRIB, "RotaryEmbedding"),
+            Self::Rotary(_) => (CONTRIB, "RotaryEmbedding"),
             Self::GroupQueryAttention { .. } => (CONTRIB, "GroupQueryAttention"),
         }
     }
@@ -353,17 +374,23 @@ impl Op {
                 vec![("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(*epsilon))]
             }
             Self::AddRmsNorm { epsilon } => vec![("epsilon", Attribute::Float(*epsilon))],
-            Self::Rotary { heads, rotary_dims } => vec![
+            Self::Rotary(RotaryHeads { heads, dims, interleaved }) => vec![
                 ("num_heads", int(*heads)),
-                ("rotary_embedding_dim", int(*rotary_dims)),
-                ("interleaved", Attribute::Int(0)),
+                ("rotary_embedding_dim", int(*dims)),
+                ("interleaved", flag(*interleaved)),
             ],
-            Self::GroupQueryAttention { heads, kv_heads, rotary } => vec![
-                ("num_heads", int(*heads)),
-                ("kv_num_heads", int(*kv_heads)),
-                ("do_rotary", flag(*rotary)),
-                ("rotary_interleaved", Attribute::Int(0)),
-            ],
+            Self::GroupQueryAttention { heads, kv_heads, rotary, rule } => {
+                let mut attributes = vec![
+                    ("num_heads", int(*heads)),
+                    ("kv_num_heads", int(*kv_heads)),
+                    ("do_rotary", flag(*rotary)),
+                    ("rotary_interleaved", flag(rule.interleaved)),
+                ];
+                attributes.extend(rule.scale.map(|scale| ("scale", Attribute::Float(scale))));
+                attributes.extend(rule.cap.map(|cap| ("softcap", Attribute::Float(cap))));
+                attributes.extend(rule.window.map(|window| ("local_window_size", int(window))));
+                attributes
+            }
             Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Min | Self::Max => Vec::new(),
             Self::Neg | Self::Exp | Self::Log | Self::Sqrt | Self::Reciprocal => Vec::new(),
             Self::Sigmoid | Self::Softplus | Self::Tanh | Self::Abs | Self::Sign | Self::Erf => Vec::new(),
@@ -405,7 +432,7 @@ impl Op {
             Self::Expand | Self::Transpose { .. } | Self::Concat { .. } => Vec::new(),
             Self::Softmax | Self::LogSoftmax => Vec::new(),
             Self::RmsNorm { .. } | Self::AddRmsNorm { .. } | Self::LayerNorm { .. } => Vec::new(),
-            Self::Rotary { .. } | Self::GroupQueryAttention { .. } => Vec::new(),
+            Self::Rotary(_) | Self::GroupQueryAttention { .. } => Vec::new(),
         }
     }
 }

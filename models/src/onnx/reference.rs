@@ -181,9 +181,9 @@ fn run(node: &Node, operands: &[Option<&Tensor>]) -> Vec<Tensor> {
         Op::RmsNorm { epsilon } => norms::rms_norm(at(0), at(1), f64::from(*epsilon)),
         Op::AddRmsNorm { epsilon } => norms::add_rms_norm(at(0), at(1), at(2), f64::from(*epsilon)),
         Op::LayerNorm { epsilon } => norms::layer_norm(at(0), at(1), at(2), f64::from(*epsilon)),
-        &Op::Rotary { heads, rotary_dims } => {
-            one(attention::rotary(at(0), at(1), (at(2), at(3)), heads, rotary_dims))
+        &Op::Rotary(heads) => one(attention::rotary(at(0), at(1), (at(2), at(3)), heads)),
+        &Op::GroupQueryAttention { heads, kv_heads, rule, .. } => {
+            attention::attend(operands, heads, kv_heads, rule)
         }
-        &Op::GroupQueryAttention { heads, kv_heads, .. } => attention::attend(operands, heads, kv_heads),
     }
 }

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use crate::adapter::LoraTarget;
-use crate::arch::{Forward, hidden_states, rotary_tables, vocabulary_head};
+use crate::arch::{Forward, hidden_states, logits, rotary_tables, vocabulary_head};
 use crate::checkpoint::{ModelConfig, Weights};
 use crate::error::{InvalidKind, ModelError};
+use crate::onnx::op::RotaryHeads;
 use crate::onnx::{Dim, ElementType, Graph, Shape, Value};
 
 use super::parameters::{ParameterLayout, Role};
@@ -27,6 +28,7 @@ pub(super) mod names {
     pub(in crate::training) const KEY_INDEX: &str = "key_index";
     pub(in crate::training) const KEY_INVERSE: &str = "key_inverse";
     pub(in crate::training) const MASK: &str = "mask";
+    pub(in crate::training) const WINDOW_MASK: &str = "window_mask";
 }
 
 /// A dimension's names in the graph.
@@ -127,8 +129,11 @@ struct PackedModel<'a> {
     queries: (Value, Value),
     keys: (Value, Value),
     mask: Value,
+    /// The mask of layers with a window, if there are any.
+    window_mask: Option<Value>,
     positions: Value,
-    rotary: (Value, Value),
+    /// Cosines and sines of each rotary embedding.
+    rotary: Vec<(Value, Value)>,
 }
 
 impl<'a> PackedModel<'a> {
@@ -157,7 +162,10 @@ impl<'a> PackedModel<'a> {
         let positions = indices(names::POSITIONS, &[dims::TOKENS, Dim::Fixed(1)]);
         let queries = (graph.reshape(query_index, vec![dims::QUERY_PLACES])?, query_inverse);
         let keys = (graph.reshape(key_index, vec![dims::KEY_PLACES])?, key_inverse);
-        let mask = graph.input(names::MASK, ElementType::F32, vec![dims::QUERY_ROWS, dims::LONGEST]);
+        let mut mask =
+            |name: &str| graph.input(name, ElementType::F32, vec![dims::QUERY_ROWS, dims::LONGEST]);
+        let window_mask = config.decoder.window().map(|_| mask(names::WINDOW_MASK));
+        let mask = mask(names::MASK);
         let rotary = rotary_tables(&mut graph, config);
         let trained = trained_tensors(&mut graph, parameters, layout)?;
         let named = layout.parameters().iter().zip(&trained);
@@ -179,6 +187,7 @@ impl<'a> PackedModel<'a> {
             queries,
             keys,
             mask,
+            window_mask,
             positions,
             rotary,
         })
@@ -192,8 +201,8 @@ impl<'a> PackedModel<'a> {
     }
 
     fn vocabulary(&mut self, hidden: Value, report: PositionReport) -> Result<HeadOutputs, ModelError> {
-        let head = self.weight(vocabulary_head(self.config, self.weights)?)?;
-        let logits = self.graph.linear(hidden, head)?;
+        let head = self.weight(&vocabulary_head(self.config, self.weights)?)?;
+        let logits = logits(self, hidden, head)?;
         token_outputs(&mut self.graph, logits, report)
     }
 
@@ -207,12 +216,14 @@ impl<'a> PackedModel<'a> {
         self.graph.reshape(places, shape)
     }
 
-    fn rotated(&mut self, x: Value, heads: usize) -> Result<Value, ModelError> {
+    fn rotated(&mut self, x: Value, heads: usize, rope: usize) -> Result<Value, ModelError> {
         let width = Dim::Fixed(heads * self.config.head_dim);
         // Each token is its own sequence for the operator, which refuses sequences longer than its tables.
         let column = self.graph.reshape(x, vec![dims::TOKENS, Dim::Fixed(1), width])?;
-        let rotary_dims = self.config.rope.rotary_dims;
-        Ok(self.graph.rotary(column, self.positions, self.rotary, heads, rotary_dims))
+        let decoder = &self.config.decoder;
+        let (dims, interleaved) = (decoder.ropes[rope].rotary_dims, decoder.interleaved);
+        let heads = RotaryHeads { heads, dims, interleaved };
+        Ok(self.graph.rotary(column, self.positions, self.rotary[rope], heads))
     }
 }
 
@@ -241,6 +252,12 @@ impl Forward for PackedModel<'_> {
         Ok(self.graph.gather(table, self.ids))
     }
 
+    fn position_embedding(&mut self, table: &str) -> Result<Value, ModelError> {
+        let table = self.weight(table)?;
+        let positions = self.graph.reshape(self.positions, vec![dims::TOKENS])?;
+        Ok(self.graph.gather(table, positions))
+    }
+
     fn low_rank(&mut self, target: LoraTarget) -> Result<Option<(Value, Value)>, ModelError> {
         if self.layout.scaling(&target).is_none() {
             return Ok(None);
@@ -251,24 +268,30 @@ impl Forward for PackedModel<'_> {
 
     fn attention(
         &mut self,
-        _layer: usize,
-        query: Value,
-        key: Value,
+        layer: usize,
+        mut query: Value,
+        mut key: Value,
         value: Value,
     ) -> Result<Value, ModelError> {
-        let ModelConfig { heads, kv_heads, head_dim, .. } = *self.config;
-        let query = self.rotated(query, heads)?;
-        let key = self.rotated(key, kv_heads)?;
+        let ModelConfig { heads, kv_heads, head_dim, ref decoder, .. } = *self.config;
+        let place = decoder.layers[layer];
+        let (scale, cap) = (decoder.attention_scale, decoder.score_cap);
+        if let Some(rope) = place.rope {
+            query = self.rotated(query, heads, rope)?;
+            key = self.rotated(key, kv_heads, rope)?;
+        }
         let ((query_index, query_inverse), (key_index, key_inverse)) = (self.queries, self.keys);
         let query =
             self.padded(query, (dims::QUERY_ROWS, query_index, query_inverse), dims::TOKEN_QUERIES)?;
         let keys = (dims::LONGEST, key_index, key_inverse);
         let key = self.padded(key, keys, dims::TOKEN_KEYS)?;
         let value = self.padded(value, keys, dims::TOKEN_KEYS)?;
-        #[expect(clippy::cast_precision_loss, reason = "a head has far fewer than 2²⁴ dimensions")]
-        let scale = (head_dim as f32).sqrt().recip();
-        let scores = self.graph.product((query, false), (key, true), scale)?;
-        let masked = self.graph.add(scores, self.mask)?;
+        let mut scores = self.graph.product((query, false), (key, true), scale)?;
+        if let Some(cap) = cap {
+            scores = self.graph.soft_cap(scores, cap);
+        }
+        let mask = self.window_mask.filter(|_| place.window.is_some()).unwrap_or(self.mask);
+        let masked = self.graph.add(scores, mask)?;
         let attention = self.graph.softmax(masked);
         let mixed = self.graph.matmul(attention, value)?;
         let places = self.graph.reshape(mixed, vec![dims::QUERY_PLACES, Dim::Fixed(head_dim)])?;
@@ -279,7 +302,7 @@ impl Forward for PackedModel<'_> {
     /// Two operators, which have gradients.
     fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value) -> Result<(Value, Value), ModelError> {
         let sum = self.graph.add(x, y)?;
-        Ok((self.graph.rms_norm(sum, weight, self.config.norm_eps), sum))
+        Ok((self.graph.rms_norm(sum, weight, self.config.decoder.norm_epsilon), sum))
     }
 
     fn select_positions(&mut self, x: Value) -> Result<Value, ModelError> {

@@ -80,7 +80,13 @@ impl Objective {
     }
 
     /// Returns the sequences of some examples, in the order in which the loss reads them.
-    pub(super) fn batch(&self, data: &TrainingData, places: &[usize]) -> Result<PackedBatch, ModelError> {
+    /// Scores are not read at the padding token.
+    pub(super) fn batch(
+        &self,
+        data: &TrainingData,
+        places: &[usize],
+        padding: Option<u32>,
+    ) -> Result<PackedBatch, ModelError> {
         let mut sequences: Vec<TrainingSequence> = Vec::with_capacity(2 * places.len());
         match data {
             TrainingData::Demonstrations(all) => {
@@ -99,7 +105,7 @@ impl Objective {
                 }
             }
         }
-        PackedBatch::new(&sequences, self.loss().head())
+        PackedBatch::with_padding(&sequences, self.loss().head(), padding)
     }
 
     /// Cost losses read the less safe completions first, other losses the preferred ones.
@@ -296,7 +302,7 @@ mod tests {
     #[test]
     fn costs_read_the_less_safe_completions_first_and_report_the_chosen_first() {
         let data = TrainingData::Pairs(vec![pair(0.0, Some([false, true]))]);
-        let batch = Objective::Cost.batch(&data, &[0]).expect("a batch");
+        let batch = Objective::Cost.batch(&data, &[0], None).expect("a batch");
         assert_eq!(batch.ids, [1, 3, 4, 1, 2]);
         let LossInputs::Cost { signs, weights } = Objective::Cost.inputs(&data, &[0], &batch, 4, &[]) else {
             panic!("the inputs of another loss");
@@ -327,7 +333,7 @@ mod tests {
         for (place, hits, entropy) in
             [(0, vec![1.0, 0.0, 1.0], vec![0.5, 1.0, 1.5]), (1, vec![0.0], vec![3.0])]
         {
-            let batch = Objective::Sft.batch(&data, &[place]).expect("a batch");
+            let batch = Objective::Sft.batch(&data, &[place], None).expect("a batch");
             observed.add(&Objective::Sft, &batch, &ModelOutputs { hits, entropy, ..ModelOutputs::default() });
         }
         let Details::Imitation(metrics) = Objective::Sft.details(&data, &[0, 1], &observed, &[]) else {
@@ -340,7 +346,7 @@ mod tests {
     fn reference_log_probabilities_follow_the_data_order() {
         let data = TrainingData::Pairs(vec![pair(0.0, None); 3]);
         let objective = Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1 };
-        let batch = objective.batch(&data, &[2, 0]).expect("a batch");
+        let batch = objective.batch(&data, &[2, 0], None).expect("a batch");
         let all = [[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]];
         let LossInputs::Dpo { reference, .. } = objective.inputs(&data, &[2, 0], &batch, 2, &all) else {
             panic!("the inputs of another loss");

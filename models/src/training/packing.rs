@@ -8,6 +8,7 @@
 use std::iter::repeat_n;
 
 use crate::checkpoint::ModelConfig;
+use crate::checkpoint::score_head::scored_token;
 use crate::error::{InvalidKind, ModelError};
 
 use super::spec::TrainingHead;
@@ -46,6 +47,19 @@ impl PackedBatch {
     /// # Errors
     /// [`ModelError::Invalid`] if there are no sequences, or one is empty or has no prompt or completion.
     pub fn new(sequences: &[TrainingSequence], head: TrainingHead) -> Result<Self, ModelError> {
+        Self::with_padding(sequences, head, None)
+    }
+
+    /// As [`PackedBatch::new`], for a model with a padding token. [`TrainingHead::Score`] then reads the
+    /// rightmost token of each sequence that is not padding.
+    ///
+    /// # Errors
+    /// As [`PackedBatch::new`].
+    pub fn with_padding(
+        sequences: &[TrainingSequence],
+        head: TrainingHead,
+        padding: Option<u32>,
+    ) -> Result<Self, ModelError> {
         if sequences.is_empty() {
             return Err(ModelError::invalid(InvalidKind::Empty, "a batch needs at least one sequence"));
         }
@@ -59,21 +73,24 @@ impl PackedBatch {
             selected_lengths: Vec::with_capacity(sequences.len()),
         };
         for (index, sequence) in sequences.iter().enumerate() {
-            batch.push(sequence).map_err(|reason| {
+            batch.push(sequence, padding).map_err(|reason| {
                 ModelError::invalid(InvalidKind::Data, format!("sequence {index} of a batch {reason}"))
             })?;
         }
         Ok(batch)
     }
 
-    fn push(&mut self, sequence: &TrainingSequence) -> Result<(), String> {
+    fn push(&mut self, sequence: &TrainingSequence, padding: Option<u32>) -> Result<(), String> {
         let (length, start) = (sequence.ids.len(), sequence.completion_start);
         let first = self.ids.len();
         if length == 0 {
             return Err("has no token".to_owned());
         }
         let selected = match self.head {
-            TrainingHead::Score => length - 1..length,
+            TrainingHead::Score => {
+                let read = scored_token(&sequence.ids, padding);
+                read..read + 1
+            }
             TrainingHead::Vocabulary | TrainingHead::VocabularyAndValue => {
                 if start == 0 || start >= length {
                     return Err(format!(
@@ -180,16 +197,22 @@ impl PackedBatch {
     /// Returns the indices by which attention finds each head.
     pub(super) fn attention(&self, heads: usize, kv_heads: usize) -> AttentionPlaces {
         let group = heads / kv_heads.max(1);
-        let longest = self.longest();
         let (query_index, query_inverse) = self.places(kv_heads, group);
         let (key_index, key_inverse) = self.places(kv_heads, 1);
-        let mask = (0..group)
-            .flat_map(|_| 0..longest)
-            .flat_map(|query| {
-                repeat_n(0.0, query + 1).chain(repeat_n(f32::NEG_INFINITY, longest - query - 1))
-            })
-            .collect();
-        AttentionPlaces { query_index, query_inverse, key_index, key_inverse, mask }
+        AttentionPlaces { query_index, query_inverse, key_index, key_inverse }
+    }
+
+    /// `[group · longest, longest]`, for `group` query heads of a key-value head: 0 for visible tokens, −∞
+    /// for later ones and for those before the window.
+    pub(super) fn mask(&self, group: usize, window: Option<usize>) -> Vec<f32> {
+        let longest = self.longest();
+        let row = |query: usize| {
+            let hidden = window.map_or(0, |window| (query + 1).saturating_sub(window));
+            repeat_n(f32::NEG_INFINITY, hidden)
+                .chain(repeat_n(0.0, query + 1 - hidden))
+                .chain(repeat_n(f32::NEG_INFINITY, longest - query - 1))
+        };
+        (0..group).flat_map(|_| 0..longest).flat_map(row).collect()
     }
 
     /// Returns the longest sequence, in tokens.
@@ -228,8 +251,6 @@ pub(super) struct AttentionPlaces {
     pub(super) key_index: Vec<i64>,
     /// `[tokens · kv_heads]`.
     pub(super) key_inverse: Vec<i64>,
-    /// `[group · longest, longest]`: 0 for visible tokens, −∞ for later ones.
-    pub(super) mask: Vec<f32>,
 }
 
 fn integer(size: usize) -> i64 {
@@ -266,8 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn a_score_is_read_at_the_rightmost_token_that_is_not_padding() {
+        let sequences =
+            [sequence(&[5, 6, 2, 2], 2), sequence(&[2, 9], 1), sequence(&[2, 2], 1), sequence(&[2, 7, 2], 1)];
+        let batch = PackedBatch::with_padding(&sequences, TrainingHead::Score, Some(2)).expect("a batch");
+        // A sequence of padding alone is read at its first token.
+        assert_eq!(batch.selected, [1, 5, 6, 9]);
+        assert_eq!(batch.tokens(), 11);
+    }
+
+    #[test]
     fn each_row_has_one_place_and_padding_has_no_row() {
-        let places = batch(TrainingHead::Score).attention(4, 2);
+        let batch = batch(TrainingHead::Score);
+        let places = batch.attention(4, 2);
         assert_eq!(places.query_index.len(), 2 * 4 * 4);
         for (row, &place) in (0_i64..).zip(&places.query_inverse) {
             assert_eq!(places.query_index[usize::try_from(place).expect("a place")], row);
@@ -277,9 +309,17 @@ mod tests {
         assert_eq!(places.query_inverse[13], 7);
         // Row 11 of the keys is head 1 of token 5: sequence 1, head 1, position 1.
         assert_eq!(places.key_inverse[11], (2 + 1) * 4 + 1);
-        let infinity = f32::NEG_INFINITY;
-        assert_eq!(places.mask[..8], [0.0, infinity, infinity, infinity, 0.0, 0.0, infinity, infinity]);
-        assert_eq!(places.mask[..16], places.mask[16..]);
+    }
+
+    #[test]
+    fn a_token_sees_itself_and_earlier_tokens_inside_the_window() {
+        let batch = batch(TrainingHead::Score);
+        let (infinity, mask) = (f32::NEG_INFINITY, batch.mask(2, None));
+        assert_eq!(mask[..8], [0.0, infinity, infinity, infinity, 0.0, 0.0, infinity, infinity]);
+        assert_eq!(mask[..16], mask[16..]);
+        let windowed = batch.mask(1, Some(2));
+        assert_eq!(windowed[..8], mask[..8]);
+        assert_eq!(windowed[8..], [infinity, 0.0, 0.0, infinity, infinity, infinity, 0.0, 0.0]);
     }
 
     #[test]

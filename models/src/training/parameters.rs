@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
 use crate::adapter::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead, ValueHead};
-use crate::checkpoint::layout::{SCORE_HEAD, head, prefix, projections, required};
+use crate::checkpoint::layout::{SCORE_HEAD, projections, required};
 use crate::checkpoint::{Checkpoint, ModelConfig, Weights};
 use crate::error::{InvalidKind, ModelError};
 
@@ -159,14 +159,12 @@ impl ParameterLayout {
         for parameter in &self.parameters {
             let known = known_numbers(&parameter.role, from, value_head);
             let numbers = match (known, &parameter.role) {
+                (known, Role::ScoreHead) => {
+                    score_row(checkpoint, known)?.unwrap_or_else(|| fresh(parameter, seed))
+                }
                 (Some(known), _) => known.to_vec(),
                 (None, Role::Weight) => checkpoint.weights.read_f32(&parameter.name)?,
-                (None, Role::ScoreHead) if checkpoint.weights.contains(SCORE_HEAD) => {
-                    checkpoint.weights.read_f32(SCORE_HEAD)?
-                }
-                (None, Role::LoraA(_) | Role::LoraB(_) | Role::ScoreHead | Role::ValueHead) => {
-                    fresh(parameter, seed)
-                }
+                (None, Role::LoraA(_) | Role::LoraB(_) | Role::ValueHead) => fresh(parameter, seed),
             };
             if numbers.len() != parameter.elements() {
                 return Err(ModelError::invalid(
@@ -275,7 +273,7 @@ fn low_rank(config: &ModelConfig, plan: &LoraPlan) -> Result<Vec<Tensor>, ModelE
                 ),
             ));
         };
-        let path = format!("{}layers.{}.{}", prefix(config.architecture), target.layer, target.module);
+        let path = format!("{}.{}", config.adapter_layer_name(target.layer), target.module);
         let name = |half: &str| format!("base_model.model.{path}.lora_{half}.weight");
         tensors.push((name("A"), Role::LoraA(target.clone()), vec![pair.rank, projection.inputs]));
         tensors.push((name("B"), Role::LoraB(target.clone()), vec![projection.outputs, pair.rank]));
@@ -286,7 +284,7 @@ fn low_rank(config: &ModelConfig, plan: &LoraPlan) -> Result<Vec<Tensor>, ModelE
 fn whole(config: &ModelConfig, weights: &Weights, training_head: TrainingHead) -> Vec<Tensor> {
     let mut tensors: Vec<Tensor> =
         required(config).into_iter().map(|(name, shape)| (name, Role::Weight, shape)).collect();
-    let output = head(config.architecture);
+    let output = config.head();
     let untied = !config.tied_embeddings && weights.contains(output);
     if training_head != TrainingHead::Score && untied {
         let shape = vec![config.vocab_size, config.hidden_size];
@@ -312,6 +310,44 @@ fn known_numbers<'a>(
         Role::ValueHead => Some(&value_head?.weight),
         Role::Weight => None,
     }
+}
+
+/// Returns the score head with which a training starts, `[1, hidden]`: the adapter's or the checkpoint's. Of
+/// several outputs, [`Checkpoint::reward_output`] makes one. `None`: neither has a head.
+fn score_row(checkpoint: &Checkpoint, adapter: Option<&[f32]>) -> Result<Option<Vec<f32>>, ModelError> {
+    let head = match (adapter, checkpoint.reward_head()?) {
+        (Some(adapter), _) => adapter.to_vec(),
+        (None, None) => return Ok(None),
+        (None, Some(head)) if head.is_classifier() => checkpoint.weights.read_f32(SCORE_HEAD)?,
+        (None, Some(head)) => {
+            return Err(ModelError::invalid(
+                InvalidKind::Unsupported,
+                format!(
+                    "a training cannot continue from the reward head {}: use a model with score.weight alone, as \
+                     transformers' sequence classifiers have it",
+                    head.layers.iter().map(|layer| layer.weight.as_str()).collect::<Vec<_>>().join(", ")
+                ),
+            ));
+        }
+    };
+    let hidden = checkpoint.config.hidden_size;
+    let Some(output) = checkpoint.reward_output.as_ref().filter(|_| head.len() > hidden) else {
+        return Ok(Some(head));
+    };
+    let factors = output.factors(head.len() / hidden).map_err(|error| {
+        ModelError::invalid_because(
+            InvalidKind::Setting,
+            "the training cannot start from these outputs",
+            error,
+        )
+    })?;
+    let mut row = vec![0.0_f64; hidden];
+    for (factor, output) in factors.iter().zip(head.chunks_exact(hidden)) {
+        row.iter_mut().zip(output).for_each(|(sum, &weight)| *sum += factor * f64::from(weight));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "parameters are of 32 bits")]
+    let row = row.into_iter().map(|number| number as f32).collect();
+    Ok(Some(row))
 }
 
 fn fresh(parameter: &Parameter, seed: u64) -> Vec<f32> {
@@ -340,34 +376,19 @@ pub(super) mod tests {
     use dissent_domain::training::LoraSettings;
 
     use super::*;
-    use crate::checkpoint::{Activation, Architecture, Rope};
 
-    pub(in crate::training) fn config(architecture: Architecture) -> ModelConfig {
-        ModelConfig {
-            architecture,
-            hidden_size: 16,
-            intermediate_size: 24,
-            layers: 2,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 8,
-            vocab_size: 32,
-            context_length: 64,
-            norm_eps: 1e-5,
-            rope: Rope { theta: 1e4, rotary_dims: 8, scaling: None },
-            tied_embeddings: true,
-            attention_bias: architecture == Architecture::GptNeoX,
-            mlp_bias: architecture == Architecture::GptNeoX,
-            parallel_residual: true,
-            activation: Activation::Gelu,
-            bos_token_id: None,
-            eos_token_ids: Vec::new(),
-            num_labels: None,
-        }
+    pub(in crate::training) fn config(model_type: &str) -> ModelConfig {
+        let rest =
+            if model_type == "gpt_neox" { r#", "rotary_pct": 1.0"# } else { r#", "hidden_act": "gelu""# };
+        ModelConfig::from_json(&format!(
+            r#"{{"model_type": "{model_type}", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 32, "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-5, "tie_word_embeddings": true{rest}}}"#
+        ))
     }
 
-    fn lora(architecture: Architecture, head: TrainingHead) -> ParameterLayout {
-        let config = config(architecture);
+    fn lora(model_type: &str, head: TrainingHead) -> ParameterLayout {
+        let config = config(model_type);
         let settings = LoraSettings { r: 4, alpha: 8.0, targets: Vec::new() };
         let plan = LoraPlan::new(&config, &settings).expect("a plan");
         ParameterLayout::new(&config, &Weights::default(), &Trainable::Lora(plan), head).expect("a layout")
@@ -375,7 +396,7 @@ pub(super) mod tests {
 
     #[test]
     fn tensors_are_contiguous() {
-        let layout = lora(Architecture::Llama, TrainingHead::Score);
+        let layout = lora("llama", TrainingHead::Score);
         let mut end = 0;
         for parameter in layout.parameters() {
             assert_eq!(parameter.offset, end, "{}", parameter.name);
@@ -392,7 +413,7 @@ pub(super) mod tests {
 
     #[test]
     fn biases_and_norms_come_last_and_do_not_decay() {
-        let config = config(Architecture::GptNeoX);
+        let config = config("gpt_neox");
         let layout =
             ParameterLayout::new(&config, &Weights::default(), &Trainable::Full, TrainingHead::Vocabulary)
                 .expect("a layout");
@@ -404,7 +425,7 @@ pub(super) mod tests {
 
     #[test]
     fn initial_values_depend_on_the_seed_and_have_their_spread() {
-        let layout = lora(Architecture::Llama, TrainingHead::Score);
+        let layout = lora("llama", TrainingHead::Score);
         let parameter = |role| layout.parameters()[layout.position(&role).expect("there")].clone();
         let target = LoraTarget { layer: 0, module: "self_attn.q_proj".to_owned() };
         let mut a = parameter(Role::LoraA(target.clone()));
@@ -425,7 +446,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_vector_converts_to_an_adapter_element_by_element() {
-        let layout = lora(Architecture::Llama, TrainingHead::Score);
+        let layout = lora("llama", TrainingHead::Score);
         let vector: Vec<f32> = (0_u16..).take(layout.elements()).map(f32::from).collect();
         let adapter = layout.adapter(&vector, None).expect("an adapter");
         let target = LoraTarget { layer: 1, module: "self_attn.v_proj".to_owned() };

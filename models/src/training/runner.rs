@@ -142,7 +142,11 @@ fn batch_inputs(batch: &PackedBatch, config: &ModelConfig) -> ort::Result<Inputs
     for (name, shape, numbers) in integers {
         inputs.push((name.to_owned(), Tensor::from_array((shape, numbers))?.into()));
     }
-    inputs.push(numbers(names::MASK, &[group * longest, longest], places.mask)?);
+    let shape = [group * longest, longest];
+    if let Some(window) = config.decoder.window() {
+        inputs.push(numbers(names::WINDOW_MASK, &shape, batch.mask(group, Some(window)))?);
+    }
+    inputs.push(numbers(names::MASK, &shape, batch.mask(group, None))?);
     Ok(inputs)
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use dissent_domain::training::{DpoLoss, LoraSettings};
 
 use crate::adapter::{LoraAdapter, LoraTarget};
-use crate::checkpoint::layout::{prefix, projections};
-use crate::checkpoint::{Architecture, ModelConfig};
+use crate::checkpoint::ModelConfig;
+use crate::checkpoint::layout::projections;
 use crate::error::{InvalidKind, ModelError};
 
 /// The trained parameters of a model.
@@ -183,15 +183,12 @@ impl LoraPlan {
     }
 }
 
-/// Returns the requested names, or those of PEFT's `TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING`.
+/// Returns the requested names, or those of the family.
 fn targets<'a>(config: &ModelConfig, asked: &'a [String]) -> Vec<&'a str> {
     if !asked.is_empty() {
         return asked.iter().map(String::as_str).collect();
     }
-    match config.architecture {
-        Architecture::Llama => vec!["q_proj", "v_proj"],
-        Architecture::GptNeoX => vec!["query_key_value"],
-    }
+    config.family.lora_targets.to_vec()
 }
 
 fn modules(config: &ModelConfig) -> impl Iterator<Item = LoraTarget> {
@@ -203,7 +200,7 @@ fn modules(config: &ModelConfig) -> impl Iterator<Item = LoraTarget> {
 }
 
 fn matches_name(config: &ModelConfig, target: &LoraTarget, name: &str) -> bool {
-    let path = format!("{}layers.{}.{}", prefix(config.architecture), target.layer, target.module);
+    let path = format!("{}.{}", config.layer_name(target.layer), target.module);
     path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
@@ -232,19 +229,19 @@ mod tests {
 
     #[test]
     fn default_targets_are_those_of_peft() {
-        let llama = LoraPlan::new(&config(Architecture::Llama), &settings(&[])).expect("a plan");
+        let llama = LoraPlan::new(&config("llama"), &settings(&[])).expect("a plan");
         assert_eq!(
             names(&llama),
             ["0.self_attn.q_proj", "0.self_attn.v_proj", "1.self_attn.q_proj", "1.self_attn.v_proj"]
         );
         assert!(llama.pairs.values().all(|pair| *pair == PairPlan { rank: 4, scaling: 2.0 }));
-        let neox = LoraPlan::new(&config(Architecture::GptNeoX), &settings(&[])).expect("a plan");
+        let neox = LoraPlan::new(&config("gpt_neox"), &settings(&[])).expect("a plan");
         assert_eq!(names(&neox), ["0.attention.query_key_value", "1.attention.query_key_value"]);
     }
 
     #[test]
     fn a_target_matches_the_end_of_a_path_at_a_dot() {
-        let plan = |targets: &[&str]| LoraPlan::new(&config(Architecture::GptNeoX), &settings(targets));
+        let plan = |targets: &[&str]| LoraPlan::new(&config("gpt_neox"), &settings(targets));
         assert_eq!(names(&plan(&["dense"]).expect("a plan")), ["0.attention.dense", "1.attention.dense"]);
         let one = plan(&["gpt_neox.layers.1.mlp.dense_4h_to_h"]).expect("a plan");
         assert_eq!(names(&one), ["1.mlp.dense_4h_to_h"]);

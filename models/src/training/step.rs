@@ -49,9 +49,9 @@ impl TrainingState {
 /// The outputs of a micro-batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchOutput {
-    /// The loss: the share of this batch, by its weights.
+    /// This micro-batch's weighted share of the loss of the step.
     pub loss: f32,
-    /// The norm of the gradient of this batch and the accumulated ones, before clipping.
+    /// The norm of the accumulated gradient with this micro-batch, before clipping.
     pub gradient_norm: f32,
     /// `[sequences]`: log-probabilities of whole completions, if the loss uses them (sums; means for IPO).
     pub sequence_logprobs: Vec<f32>,

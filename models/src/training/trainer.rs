@@ -281,11 +281,11 @@ impl Trainer {
 
     fn take_step(&mut self, done: u64, cancel: &CancelFlag) -> Result<StepMetrics, ModelError> {
         let begun = Instant::now();
-        let objective = self.setup.objective;
+        let (objective, padding) = (self.setup.objective, self.checkpoint.classifier_padding());
         let micro_batches = self.plan.micro_batches(done);
         let batches = micro_batches
             .iter()
-            .map(|places| objective.batch(&self.data, places))
+            .map(|places| objective.batch(&self.data, places, padding))
             .collect::<Result<Vec<PackedBatch>, _>>()?;
         let units = batches.iter().map(|batch| objective.units(batch)).sum();
         let tokens: usize = batches.iter().map(PackedBatch::tokens).sum();
@@ -322,14 +322,14 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn evaluate(&mut self, data: &TrainingData, cancel: &CancelFlag) -> Result<Evaluation, ModelError> {
-        let objective = self.setup.objective;
+        let (objective, padding) = (self.setup.objective, self.checkpoint.classifier_padding());
         data.check(objective.loss())?;
         let reference = if objective.has_reference() { self.reference_of(data, cancel)? } else { Vec::new() };
         let parameters = self.session.state().parameters.clone();
         let places: Vec<usize> = (0..data.len()).collect();
         let (mut observed, mut sum, mut units, mut num_tokens) = (Observed::default(), 0.0, 0, 0);
         for places in places.chunks(self.batch_size()) {
-            let batch = objective.batch(data, places)?;
+            let batch = objective.batch(data, places, padding)?;
             let outputs = self.evaluation()?.evaluate(&parameters, &batch, cancel)?;
             units += objective.units(&batch);
             num_tokens += batch.tokens() as u64;
@@ -359,13 +359,13 @@ impl Trainer {
         data: &TrainingData,
         cancel: &CancelFlag,
     ) -> Result<Vec<[f32; 2]>, ModelError> {
-        let objective = self.setup.objective;
+        let (objective, padding) = (self.setup.objective, self.checkpoint.classifier_padding());
         let unchanged = || self.session.layout().without_change(&self.initial);
         let parameters = self.reference_parameters.clone().unwrap_or_else(unchanged);
         let places: Vec<usize> = (0..data.len()).collect();
         let mut reference = Vec::with_capacity(places.len());
         for places in places.chunks(self.batch_size()) {
-            let batch = objective.batch(data, places)?;
+            let batch = objective.batch(data, places, padding)?;
             let outputs = self.evaluation()?.evaluate(&parameters, &batch, cancel)?;
             reference.extend(objective.pair_outputs(&batch, &outputs));
         }
@@ -471,7 +471,11 @@ fn fingerprint(
         data: data.fingerprint(),
     };
     let text = serde_json::to_vec(&identity).map_err(|error| {
-        ModelError::invalid_because(InvalidKind::Serialisation, "the training cannot be identified", error)
+        ModelError::invalid_because(
+            InvalidKind::Serialisation,
+            "the settings of the training cannot be serialised",
+            error,
+        )
     })?;
     Ok(blake3::hash(&text).to_hex().to_string())
 }

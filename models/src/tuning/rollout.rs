@@ -16,7 +16,7 @@ use crate::training::{TrainingHead, TrainingSequence};
 pub struct TuningPrompt {
     /// The prompt as text or turns, for the scorer.
     pub dialogue: Dialogue,
-    /// Its tokens for the policy, including the beginning of the assistant's turn; at least one.
+    /// The prompt's tokens for the policy, including the beginning of the assistant's turn; at least one.
     pub ids: Vec<u32>,
 }
 
@@ -29,7 +29,7 @@ pub struct SampledCompletion<'a> {
     pub dialogue: &'a Dialogue,
     /// The completion's text, without special tokens.
     pub text: &'a str,
-    /// Its tokens, without the stop token.
+    /// The completion's tokens, without the stop token.
     pub token_ids: &'a [u32],
 }
 

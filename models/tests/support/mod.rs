@@ -5,11 +5,13 @@
 #[path = "../../../tests/support/required.rs"]
 pub(crate) mod required;
 
+pub(crate) mod families;
+
 use std::path::{Path, PathBuf};
 
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::cache::{cache_dir, models_dir};
-use dissent_models::checkpoint::{Checkpoint, OpenOptions};
+use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules};
 use dissent_models::runtime::{OnnxRuntime, Provider, SessionOptions};
 use safetensors::SafeTensors;
 
@@ -26,7 +28,8 @@ pub(crate) fn runtime() -> Option<&'static OnnxRuntime> {
 
 pub(crate) fn open(path: &Path, layers: Option<u32>) -> Checkpoint {
     let cache_dir = cache_dir().expect("a cache folder");
-    Checkpoint::open(path, &OpenOptions { layers, cache_dir }).expect("the checkpoint opens")
+    Checkpoint::open(path, &OpenOptions { layers, cache_dir, reading: ReadingRules::default() })
+        .expect("the checkpoint opens")
 }
 
 /// Requires SmolLM2, and opens it with its first `layers`.

@@ -1,4 +1,4 @@
-//! Consumers of the embedded broker, and the leases that their deliveries carry.
+//! Consumers of the embedded broker, and the obligations to settle their deliveries.
 
 use std::pin::Pin;
 use std::sync::Arc;

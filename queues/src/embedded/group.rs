@@ -20,7 +20,7 @@ use crate::broker::Subscription;
 use crate::delivery::Outcome;
 use crate::error::BrokerError;
 
-/// Most consumers of a group. With more, some could never hold a message.
+/// Maximum number of consumers of a group. With more, some could never hold a message.
 const MEMBERS_MAX: usize = OPEN_MAX;
 
 /// The settings that all subscriptions of a group share.

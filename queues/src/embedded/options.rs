@@ -12,7 +12,7 @@ pub struct EmbeddedOptions {
     pub retry_delay_max: Duration,
     /// Shortest time between two stores of a group's record. Changes in between are written together.
     pub record_interval: Duration,
-    /// Most undecided proposals, at least 1. Further proposers wait.
+    /// Maximum number of undecided proposals, at least 1. Further proposers wait.
     pub proposals_max: usize,
 }
 

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 /// Largest record, in bytes: the limit of [`EventLog::store_cursor`](dissent_domain::log::EventLog).
 pub(super) const RECORD_BYTES_MAX: usize = 7_490;
-/// Most unfinished messages of a group: delivered, waiting for a retry, or waiting for room among the parked.
+/// Maximum number of unfinished messages of a group: delivered, waiting for a retry, or waiting for room
+/// among the parked.
 pub(super) const OPEN_MAX: usize = 256;
-/// Most parked messages of a group whose parking is not yet acknowledged.
+/// Maximum number of parked messages of a group whose parking is not yet acknowledged.
 pub(super) const PARKED_MAX: usize = 32;
-/// Most bytes of a reason that the record keeps.
+/// Maximum number of bytes of a reason that the record keeps.
 pub(super) const REASON_BYTES_MAX: usize = 96;
 
 // Format byte and lengths; a MessagePack integer of 64 bits takes 9 bytes, one of 32 bits 5.

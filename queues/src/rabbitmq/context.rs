@@ -7,7 +7,7 @@ use super::window::Message;
 use crate::delivery::MessageContext;
 
 const HEADER: &str = "context";
-/// Most entries of a context, and most bytes of a name and of a value. Entries beyond these limits are
+/// Limits of a context: entries, and bytes of a name and of a value. Entries beyond these limits are
 /// omitted.
 const ENTRIES_MAX: usize = 16;
 const NAME_BYTES_MAX: usize = 64;

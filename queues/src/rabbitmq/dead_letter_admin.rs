@@ -23,7 +23,7 @@ use crate::error::BrokerError;
 use crate::proposal::Proposal;
 use crate::random::random;
 
-/// Most messages that are listed.
+/// Maximum number of messages that are listed.
 const LOOK_MAX: usize = 10_000;
 /// Longest time for listing them; 10 000 messages take seconds.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(120);
@@ -69,7 +69,7 @@ impl RabbitBroker {
     /// Lists the dead letters and the parked messages, at most `limit` and at most 10 000.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not answer in time.
+    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not respond in time.
     pub async fn dead_list(&self, limit: usize) -> Result<Vec<DeadMessage>, BrokerError> {
         let mut found = Vec::new();
         let looking = self.look(limit.min(LOOK_MAX), |_| false, &mut found);

@@ -29,7 +29,7 @@ impl RabbitBroker {
     /// Returns the number of processes that follow the history of an experiment.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not answer in time.
+    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not respond in time.
     pub async fn followers(&self, experiment: &ExperimentId) -> Result<u32, BrokerError> {
         let history = self.shared.topology.history(experiment);
         Ok(self.queue_stats(&[&history]).await?.iter().map(|queue| queue.consumers).sum())
@@ -55,7 +55,7 @@ impl RabbitBroker {
     /// names of the queues that existed. A running server declares its own queues again.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not answer in time.
+    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not respond in time.
     pub async fn delete_queues(&self, names: &[String]) -> Result<Vec<String>, BrokerError> {
         let link = &self.shared.publishing;
         let deleting = async {
@@ -70,6 +70,9 @@ impl RabbitBroker {
             }
             Ok(deleted)
         };
-        self.shared.bounded(deleting).await.map_err(|error| unavailable(&self.shared, "delete queues", error))
+        self.shared
+            .bounded(deleting)
+            .await
+            .map_err(|error| unavailable(&self.shared, "delete the queues", error))
     }
 }

@@ -21,9 +21,9 @@ use crate::error::{BrokerError, HistoryFault};
 /// Prefetch of the stream, and the number of deliveries after which they are acknowledged.
 const AHEAD: u16 = 128;
 const ACK_EVERY: u64 = 32;
-/// Most events that were read and not yet returned.
+/// Maximum number of events that were read and not yet returned.
 const READY_MAX: usize = 128;
-/// Most events that arrived before a predecessor. The relay never has more unconfirmed events.
+/// Maximum number of events that arrived before a predecessor. The relay never has more unconfirmed events.
 const EARLY_MAX: usize = 8192;
 
 /// The events of an experiment in order, from the first: each once, without gaps, over any number of
@@ -126,7 +126,7 @@ impl Reader {
             let trouble = chain(&trouble);
             // Log each new error once: an outage may last for hours.
             if last_trouble.as_ref() != Some(&trouble) {
-                tracing::info!(stream = %self.stream, error = %trouble, "retrying to read the history");
+                tracing::info!(stream = %self.stream, error = %trouble, "retrying the read of the history");
                 last_trouble = Some(trouble);
             }
             retries.wait().await;

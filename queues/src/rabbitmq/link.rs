@@ -31,7 +31,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) enum LinkError {
     #[error(transparent)]
     Amqp(#[from] lapin::Error),
-    #[error("no answer within {0:?}")]
+    #[error("no response within {0:?}")]
     Late(Duration),
     #[error("the connection was lost")]
     Lost,
@@ -182,10 +182,10 @@ impl Link {
                     }
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => break "its events ended".to_owned(),
+                Ok(None) => break "the connection's event stream ended".to_owned(),
                 Err(_) => {
                     if !connection.status().connected() {
-                        break "it is closed".to_owned();
+                        break "the connection is closed".to_owned();
                     }
                 }
             }

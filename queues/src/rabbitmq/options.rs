@@ -85,12 +85,12 @@ pub struct RabbitOptions {
     pub heartbeat: Duration,
     /// Largest message that is sent or accepted, in bytes, 4 KiB to 128 MiB.
     pub message_bytes_max: usize,
-    /// Most unconfirmed messages, 1 to 4096; further publications wait.
+    /// Maximum number of unconfirmed messages, 1 to 4096; further publications wait.
     pub unconfirmed_max: usize,
-    /// Most undecided remote proposals, 1 to 1024.
+    /// Maximum number of undecided remote proposals, 1 to 1024.
     pub proposals_max: usize,
-    /// Most redeliveries of a message after crashes and releases, at least 1. Then RabbitMQ parks it, because
-    /// it may kill its workers.
+    /// Maximum number of redeliveries of a message after crashes and releases, at least 1. Then RabbitMQ
+    /// parks it, because it may kill its workers.
     pub redeliveries_max: u32,
     /// Interval between the server's checks that its queues exist, at least 100 ms; it also checks after each
     /// lost connection. A deleted queue is declared and filled again.

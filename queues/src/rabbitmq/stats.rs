@@ -21,7 +21,7 @@ impl RabbitBroker {
     /// or subscribed to.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not answer in time.
+    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not respond in time.
     pub async fn queues(&self) -> Result<Vec<QueueStats>, BrokerError> {
         let topology = &self.shared.topology;
         let mut names = vec![topology.proposals(), topology.parked(), topology.dead()];

@@ -11,7 +11,7 @@ use crate::error::BrokerError;
 /// RabbitMQ 4 drops messages of a quorum queue after 20 deliveries by default. Messages of the service queues
 /// may be listed any number of times.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// Most dead letters kept; above it the oldest are dropped.
+/// Maximum number of dead letters kept; above it the oldest are dropped.
 const DEAD_MESSAGES_MAX: i64 = 100_000;
 /// Group names that would collide with permanent queues.
 const RESERVED: [&str; 5] = ["events", "proposals", "dead", "parked", "repair"];
@@ -88,8 +88,13 @@ impl Topology {
         let reserved =
             RESERVED.contains(&group) || group.starts_with("history.") || group.starts_with("retry.");
         if reserved {
-            let (name, allowed) =
-                (group.to_owned(), "a name that RabbitMQ queues of dissent do not have".to_owned());
+            let (name, allowed) = (
+                group.to_owned(),
+                format!(
+                    "a name other than {}, and not starting with history. or retry.",
+                    RESERVED.join(", ")
+                ),
+            );
             return Err(BrokerError::InvalidName { what: "group name", name, allowed });
         }
         Ok(format!("{}.{group}", self.prefix))

@@ -170,7 +170,8 @@ impl<T> Window<T> {
     }
 }
 
-/// Its frames are sent, in the order of these calls, when the future is first polled.
+/// Returns the sending of a message. The message's frames are sent when the future is first polled, in the
+/// order of these calls.
 fn send(channel: &Channel, message: &Arc<Message>) -> Sending {
     let channel = channel.clone();
     let message = Arc::clone(message);

@@ -34,9 +34,9 @@ pub(super) struct Summary {
     quantile: Option<f64>,
     seed: Option<u64>,
     logprob: LogprobKind,
-    /// Threshold of the shares of mean|PACS|: δ if given, otherwise the paper's.
+    /// The mean |PACS| above which a prompt counts in the shares: δ if given, otherwise the paper's.
     mean_abs_pacs_threshold: f64,
-    /// Threshold of the shares of the distance: τ if given, otherwise the paper's.
+    /// The distance above which a prompt counts in the shares: τ if given, otherwise the paper's.
     kendall_tau_distance_threshold: f64,
     /// Prompts that are not degenerate, by number of completions, the largest group first.
     sizes: Vec<Size>,

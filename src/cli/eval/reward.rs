@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::output::{interval, print};
 use crate::cli::interrupt;
+use crate::cli::reward_model::{output, reward_kind};
 use crate::cli::runtime_args::{RuntimeArgs, counting_bar};
-use crate::cli::score::reward_kind;
 use crate::config::check_reward_template;
 use crate::dataset::{Dataset, Preferred, ReadOptions, SkippedRows};
 use crate::error::BadInput;
@@ -47,6 +47,12 @@ pub(crate) struct RewardArgs {
     /// Meaning of the model's score: `reward`, or `cost`, which is negated.
     #[arg(long, default_value = "reward", value_parser = reward_kind)]
     kind: RewardKind,
+    /// Output of the model that is the score, counted from 0. Needed if it has several outputs.
+    #[arg(long, value_name = "N", conflicts_with = "weights")]
+    label: Option<u32>,
+    /// Weight of each output of the model; the score is the weighted sum.
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',', allow_hyphen_values = true)]
+    weights: Option<Vec<f64>>,
     /// Preferences as JSON Lines, gzipped or not, in any format of `dissent train --help`.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -83,7 +89,8 @@ pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
     let dataset = Dataset::read(&args.data, &ReadOptions { preferred, ..ReadOptions::default() })?;
     let file = dataset.file.clone();
     let pairs = dataset.preferences()?;
-    let model = Model::open(&args.base, args.layers, args.adapter.as_deref())?;
+    let model = Model::open(&args.base, args.layers, args.adapter.as_deref())?
+        .choose_output(output(args.label, args.weights.as_deref()))?;
     let (runtime, options) = models::runtime(&args.runtime.config(), 1)?;
     let mut scorer = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;
     let longest = args.max_length.unwrap_or(usize::MAX).min(model.checkpoint.config.context_length);

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::error::BadInput;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::check_recorded_plan;
+use crate::experiment::plan_check::{check_recorded_plan, reading_rules};
 use crate::log_access::open;
 
 #[derive(Debug, clap::Args)]
@@ -44,9 +44,9 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     config.validate()?;
     super::operator::check_length("--by", &args.by, BY_BYTES_MAX)?;
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
-    let models = Models::open(&config)?;
-    check_templates(&config, &models)?;
     let log = SledLog::open(open::log_dir(&data_dir), &SledOptions::default())?;
+    let models = Models::open(&config, reading_rules(&log, &config.experiment.name)?)?;
+    check_templates(&config, &models)?;
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
     let plan = plan::plan(&config, &models, &artifacts)?.plan;
     check_recorded_plan(&log, &plan)?;

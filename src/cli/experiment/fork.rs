@@ -1,4 +1,4 @@
-//! `dissent experiment fork`: creates an experiment that shares the past of another one.
+//! `dissent experiment fork`: creates an experiment that shares the history of another one.
 
 use std::io::Write as _;
 
@@ -32,7 +32,7 @@ on the name, so the fork samples other completions than its origin.
 A setting may change until the open round has used it. For example, sampling settings may change until completions are
 recorded, and selection settings until the selection. Closed rounds do not change.")]
 pub(super) struct ForkArgs {
-    /// Experiment whose past is shared.
+    /// Experiment whose history is shared.
     experiment: ExperimentId,
     /// Last shared position of the log [default: the last event of the experiment]
     #[arg(long, value_name = "POSITION")]
@@ -70,8 +70,8 @@ pub(super) fn run(log: &dyn EventLog, args: &ForkArgs, as_json: bool) -> anyhow:
     Ok(())
 }
 
-/// Checks the whole past before anything is written. Returns the event that ends it, and the fork's plan.
-/// `recorded` is the number of events that the log has under the fork's name.
+/// Checks the whole shared history before anything is written. Returns the event that ends the history, and
+/// the fork's plan. `recorded` is the number of events that the log has under the fork's name.
 fn prepare(log: &dyn EventLog, args: &ForkArgs, recorded: u64) -> anyhow::Result<(NewEvent, Plan)> {
     let mut builder = ForkBuilder::new(args.name.clone());
     let mut last = None;

@@ -12,7 +12,7 @@ pub(super) fn rabbit(config: &Config) -> anyhow::Result<&RabbitConfig> {
     match &config.broker {
         BrokerConfig::Rabbitmq(rabbit) => Ok(rabbit),
         BrokerConfig::Embedded(_) => Err(BadInput(
-            "the embedded broker has no queues to look at: this command needs [broker] kind = \"rabbitmq\""
+            "the embedded broker has no queues to show: this command needs [broker] kind = \"rabbitmq\""
                 .to_owned(),
         )
         .into()),

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::error::{BadInput, Differs};
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::check_recorded_plan;
+use crate::experiment::plan_check::{check_recorded_plan, reading_rules};
 use crate::experiment::start::{self, Backends};
 
 /// Largest number of differences that are printed.
@@ -51,7 +51,7 @@ struct DifferentEvent {
 /// Recomputes every result of an experiment and prints the differences from the record.
 ///
 /// # Errors
-/// If the configuration is of another experiment, a model fails, or a result differs.
+/// If the configuration belongs to another experiment, a model fails, or a result differs.
 pub(super) fn run(
     log: Arc<dyn EventLog>,
     data_dir: &Path,
@@ -62,11 +62,12 @@ pub(super) fn run(
     let config = Config::load(config)?;
     if config.experiment.name != *experiment {
         let named = &config.experiment.name;
-        let reason = format!("the configuration is of experiment {named}: give that of {experiment}");
+        let reason =
+            format!("the configuration belongs to experiment {named}: use the configuration of {experiment}");
         return Err(BadInput(reason).into());
     }
     let artifacts = config.artifacts.open(data_dir)?;
-    let models = Models::open(&config)?;
+    let models = Models::open(&config, reading_rules(&*log, experiment)?)?;
     let planned = plan::plan(&config, &models, &artifacts)?;
     check_recorded_plan(&*log, &planned.plan)?;
     let plan = planned.plan.clone();

@@ -57,7 +57,10 @@ pub(super) fn run(
     options: &Options<'_>,
 ) -> anyhow::Result<()> {
     let history = ExperimentHistory::read(log, experiment, options.at)?;
-    let recorded = history.experiment().plan().context("no plan recorded by then: use a later --at")?;
+    let recorded = history
+        .experiment()
+        .plan()
+        .context("the experiment has no plan at this position: use a later --at")?;
     let changed = settings::changed(recorded, options.settings, Scope::Selection)?;
     let mut what_if = WhatIf::new(recorded.clone(), changed.clone());
     history::each(log, experiment, options.at, &mut |event| Ok(what_if.apply(&event.decode()?)?))?;

@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use dissent_models::checkpoint::ReadingRules;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -17,6 +18,8 @@ use crate::error::BadInput;
 
 const RECORD: &str = "training.json";
 const CHECKPOINT: &str = "checkpoint.bin";
+/// The setting with the version of the reading rules. Version 0.1 wrote none.
+const READING_RULES: &str = "reading_rules";
 const METRICS: &str = "metrics.jsonl";
 /// Folder in which a result of several files is made, before the files move up.
 const RESULT: &str = "result.partial";
@@ -107,6 +110,35 @@ pub(super) fn decide(
     }
 }
 
+/// Returns the rules by which the training in a folder reads the files of its models. A training that version
+/// 0.1 began has no record of them, and reads by the first rules. A new training has the newest.
+///
+/// # Errors
+/// If the folder cannot be read, or the rules are those of a newer version of the program.
+pub(super) fn reading_rules(dir: &Path, options: ResumeOptions) -> anyhow::Result<ReadingRules> {
+    let path = dir.join(RECORD);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) if !options.overwrite => bytes,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("failed to read {}", path.display()));
+        }
+        Ok(_) | Err(_) => return Ok(ReadingRules::default()),
+    };
+    let Ok(record) = serde_json::from_slice::<TrainingRecord>(&bytes) else {
+        return Ok(ReadingRules::default());
+    };
+    let Some(version) = record.settings.get(READING_RULES) else { return Ok(ReadingRules::V1) };
+    let version = version.as_u64().and_then(|version| u32::try_from(version).ok()).unwrap_or(u32::MAX);
+    ReadingRules::try_from(version).with_context(|| format!("{}", path.display()))
+}
+
+/// Adds the rules by which the files of the models are read to the settings of a training.
+pub(super) fn record_reading_rules(settings: &mut Map<String, Value>, rules: ReadingRules) {
+    if rules != ReadingRules::V1 {
+        settings.insert(READING_RULES.to_owned(), rules.version().into());
+    }
+}
+
 /// Describes the first difference between two settings.
 fn difference(recorded: &Map<String, Value>, given: &Map<String, Value>) -> Option<String> {
     let names = recorded.keys().chain(given.keys().filter(|name| !recorded.contains_key(*name)));
@@ -128,7 +160,7 @@ fn difference(recorded: &Map<String, Value>, given: &Map<String, Value>) -> Opti
 /// An output folder that this process has locked.
 pub(super) struct OutputFolder {
     dir: PathBuf,
-    /// Held until this value is dropped.
+    /// The lock of the folder, held until this value is dropped.
     _lock: File,
 }
 
@@ -324,6 +356,28 @@ mod tests {
         more.insert("beta".to_owned(), 1.into());
         let refused = decide(&training(false), &more, RESUME).unwrap_err();
         assert_eq!(refused, FolderRefusal::OtherSettings("beta was null, now 1".to_owned()));
+    }
+
+    #[test]
+    fn a_training_keeps_the_reading_rules_that_it_began_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = |options| reading_rules(folder.path(), options);
+        assert_eq!(rules(ResumeOptions::default()).unwrap(), ReadingRules::V2);
+        let FolderContent::Training(mut record) = training(false) else { panic!("a training") };
+        let write = |record: &TrainingRecord| {
+            fs::write(folder.path().join(RECORD), serde_json::to_vec(record).unwrap()).unwrap();
+        };
+        write(&record);
+        assert_eq!(rules(ResumeOptions::default()).unwrap(), ReadingRules::V1);
+        assert_eq!(rules(OVERWRITE).unwrap(), ReadingRules::V2);
+        record_reading_rules(&mut record.settings, ReadingRules::V1);
+        assert_eq!(FolderContent::Training(record.clone()), training(false), "version 0.1 wrote no rules");
+        record_reading_rules(&mut record.settings, ReadingRules::V2);
+        write(&record);
+        assert_eq!(rules(RESUME).unwrap(), ReadingRules::V2);
+        record.settings.insert(READING_RULES.to_owned(), 9.into());
+        write(&record);
+        assert!(format!("{:#}", rules(RESUME).unwrap_err()).contains(RECORD));
     }
 
     #[test]

@@ -12,12 +12,12 @@ use dissent_models::training::{
 use serde_json::{Map, Value, json};
 
 use super::examples::{Examples, RowKind, RowTokenizer, TrainingRows, rows_of_kind};
-use super::folder::{Decision, OutputFolder, TrainingRecord, decide};
+use super::folder::{Decision, OutputFolder, TrainingRecord, decide, reading_rules, record_reading_rules};
 use super::metrics_log::MetricsLog;
 use super::options::{DataOptions, ModelOptions};
 use super::view::{TrainingView, print_status};
 use crate::cli::interrupt;
-use crate::dataset::{Dataset, ReadOptions, Row, SkippedRows, hold_back};
+use crate::dataset::{Dataset, ReadOptions, Row, SkippedRows, hold_out};
 use crate::error::{BadInput, Interrupted};
 use crate::experiment::models::{self, Model};
 
@@ -93,7 +93,7 @@ impl OfflineTraining<'_> {
         let mut training = self.row_set(dataset)?;
         let evaluation = match (&self.data.eval_data, self.data.eval_split) {
             (Some(path), _) => Some(self.row_set(Dataset::read(path, &self.reading)?)?),
-            (None, Some(share)) => Some(training.hold_back(share, self.settings.seed)?),
+            (None, Some(share)) => Some(training.hold_out(share, self.settings.seed)?),
             (None, None) => None,
         };
         Ok(Rows { training, evaluation })
@@ -104,7 +104,7 @@ impl OfflineTraining<'_> {
         let (rows, unmatched) = rows_of_kind(dataset, self.row_kind)?;
         if rows.is_empty() {
             let reason = format!(
-                "{file}: no row to learn from: unpaired rows need a counterpart with the same prompt, and imitation needs rows \
+                "{file}: no row to learn from: unpaired rows need a counterpart with the same prompt, and sft needs rows \
                  with label true"
             );
             return Err(BadInput(reason).into());
@@ -115,7 +115,16 @@ impl OfflineTraining<'_> {
     /// Returns the template in which the model reads texts.
     fn template(&self, model: &Model) -> PromptTemplate {
         let template = self.model.template.clone();
-        if self.append_eos { template.with_end_of_sequence(&model.checkpoint.tokenizer) } else { template }
+        if !self.append_eos {
+            return template;
+        }
+        if model.checkpoint.config.pad_token_id.is_none() {
+            print_status(
+                "the model has no padding token, so rewards are read at the end-of-sequence token; TRL takes that token as \
+                 padding: set pad_token_id in config.json for the same",
+            );
+        }
+        template.with_end_of_sequence(&model.checkpoint.tokenizer)
     }
 
     fn examples(&self, set: &RowSet, model: &Model, template: &PromptTemplate) -> anyhow::Result<Examples> {
@@ -148,7 +157,7 @@ impl OfflineTraining<'_> {
             }
             (None, share) => share.into(),
         };
-        Ok(object(json!({
+        let mut settings = object(json!({
             "task": self.task,
             "base_fingerprint": model.checkpoint.fingerprint,
             "adapter_fingerprint": model.adapter.as_ref().map(|adapter| adapter.fingerprint.as_str()),
@@ -158,7 +167,9 @@ impl OfflineTraining<'_> {
             "order": self.data.order(),
             "objective": serde_json::to_value(self.objective)?,
             "training": serde_json::to_value(&self.settings)?,
-        })))
+        }));
+        record_reading_rules(&mut settings, model.checkpoint.reading);
+        Ok(settings)
     }
 
     fn about(
@@ -232,19 +243,19 @@ impl RowSet {
     ///
     /// # Errors
     /// If no row would be left to learn from.
-    fn hold_back(&mut self, share: f64, seed: u64) -> anyhow::Result<Self> {
+    fn hold_out(&mut self, share: f64, seed: u64) -> anyhow::Result<Self> {
         fn split_off<T>(
             rows: &mut Vec<Row<T>>,
             share: f64,
             seed: u64,
             prompt: impl Fn(&T) -> String,
         ) -> Vec<Row<T>> {
-            let (remaining, held_back) = hold_back(std::mem::take(rows), share, seed, prompt);
+            let (remaining, held_out) = hold_out(std::mem::take(rows), share, seed, prompt);
             *rows = remaining;
-            held_back
+            held_out
         }
         let key = |prompt: &Dialogue| serde_json::to_string(prompt).unwrap_or_default();
-        let held_back = match &mut self.rows {
+        let held_out = match &mut self.rows {
             TrainingRows::Demonstrations(rows) => {
                 TrainingRows::Demonstrations(split_off(rows, share, seed, |row| key(&row.prompt)))
             }
@@ -263,26 +274,28 @@ impl RowSet {
             );
             return Err(BadInput(reason).into());
         }
-        let file = format!("{} (held back)", self.file);
+        let file = format!("{} (held out)", self.file);
         Ok(Self {
             file,
             fingerprint: self.fingerprint.clone(),
-            rows: held_back,
+            rows: held_out,
             unmatched: SkippedRows::default(),
         })
     }
 }
 
-/// Opens the reward model to train, and prints its name.
+/// Opens the reward model to train by the rules of its training, and prints its name.
 fn open_reward_model(options: &ModelOptions) -> anyhow::Result<Model> {
-    let model = Model::open(&options.base, options.layers, options.adapter.as_deref())?;
+    let reading = reading_rules(&options.output, options.resume_options())?;
+    let model = Model::open_by(reading, &options.base, options.layers, options.adapter.as_deref())?;
     print_status(&format!("training {}", model.name));
     Ok(model)
 }
 
 /// Opens the policy to train, and prints its name.
 pub(super) fn open_policy(options: &ModelOptions) -> anyhow::Result<Model> {
-    let model = Model::open_policy(&options.base, options.layers, options.adapter.as_deref())?;
+    let reading = reading_rules(&options.output, options.resume_options())?;
+    let model = Model::open_policy_by(reading, &options.base, options.layers, options.adapter.as_deref())?;
     print_status(&format!("training {}", model.name));
     Ok(model)
 }

@@ -58,7 +58,7 @@ impl ModelOptions {
 /// Options of the examples.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataOptions {
-    /// Examples as JSON lines, which may be gzipped; `-` is stdin.
+    /// Examples as JSON Lines, which may be gzipped; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     pub(super) data: PathBuf,
     /// Format of the data: preference, implicit-preference, hh-rlhf, safe-rlhf, prompt-completion, unpaired,
@@ -68,7 +68,7 @@ pub(crate) struct DataOptions {
     /// Examples on which the result is evaluated.
     #[arg(long, value_name = "FILE", conflicts_with = "eval_split")]
     pub(super) eval_data: Option<PathBuf>,
-    /// Share of the examples to hold back for the evaluation; examples with the same prompt stay together.
+    /// Share of the examples to hold out for the evaluation; examples with the same prompt stay together.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(super) eval_split: Option<f64>,
     /// Learn from the examples in the order of the file instead of shuffling them in every epoch.
@@ -162,7 +162,7 @@ pub(crate) struct OptimiserOptions {
     /// Decoupled weight decay of AdamW.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     weight_decay: f64,
-    /// Largest norm of the gradient, which is scaled down to it; 0 turns clipping off.
+    /// Maximum gradient norm: larger gradients are scaled down to it; 0 turns clipping off.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     max_grad_norm: f64,
     /// Recompute activations for the gradient: less memory, more time, the same result.
@@ -220,7 +220,7 @@ impl OptimiserOptions {
 /// Options of the length of a training on examples.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LengthOptions {
-    /// Passes over the examples, which may be a fraction.
+    /// Number of passes over the examples; fractions are allowed.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub(super) epochs: f64,
     /// Steps of the optimiser, instead of epochs.

@@ -15,7 +15,7 @@ use dissent_models::tuning::{
 };
 use serde_json::{Map, Value, json};
 
-use super::folder::{Decision, OutputFolder, TrainingRecord, decide};
+use super::folder::{Decision, OutputFolder, TrainingRecord, decide, record_reading_rules};
 use super::metrics_log::MetricsLog;
 use super::offline::{RESUME_HINT, in_folder, map_cancelled, object, open_policy, report, write_error};
 use super::options::{Defaults, ModelOptions, OptimiserOptions};
@@ -36,7 +36,7 @@ pub(crate) struct PolicyArgs {
     model: ModelOptions,
     #[command(flatten)]
     reward: RewardModelOptions,
-    /// Prompts as JSON lines, in any data format with prompts; duplicates are used once.
+    /// Prompts as JSON Lines, in any data format with prompts; duplicates are used once.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
     /// Iterations, each of which samples, scores and learns.
@@ -51,7 +51,7 @@ pub(crate) struct PolicyArgs {
     /// Passes over the completions of an iteration.
     #[arg(long, default_value_t = PpoSettings::default().epochs)]
     epochs: u32,
-    /// Largest number of new tokens in a completion.
+    /// Maximum number of new tokens in a completion.
     #[arg(long, default_value_t = PpoSettings::default().max_new_tokens)]
     max_new_tokens: u32,
     /// Sampling temperature.
@@ -106,7 +106,7 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     let (file, data_fingerprint) = (dataset.file.clone(), dataset.fingerprint());
     let prompts = dataset.prompts()?;
     let model = open_policy(&args.model)?;
-    let reward = args.reward.open()?;
+    let reward = args.reward.open_by(model.checkpoint.reading)?;
     let identity = args.identity(&settings, &data_fingerprint, &model, &reward)?;
     let folder = OutputFolder::open(&args.model.output)?;
     let decision = decide(&folder.content()?, &identity, args.model.resume_options())
@@ -183,7 +183,7 @@ impl PolicyArgs {
         model: &Model,
         reward: &Model,
     ) -> anyhow::Result<Map<String, Value>> {
-        Ok(object(json!({
+        let mut identity = object(json!({
             "task": settings.objective.method,
             "base_fingerprint": model.checkpoint.fingerprint,
             "adapter_fingerprint": model.adapter.as_ref().map(|adapter| adapter.fingerprint.as_str()),
@@ -195,7 +195,12 @@ impl PolicyArgs {
             "data_fingerprint": data_fingerprint,
             "objective": serde_json::to_value(&settings.objective)?,
             "training": serde_json::to_value(&settings.training)?,
-        })))
+        }));
+        record_reading_rules(&mut identity, model.checkpoint.reading);
+        if let Some(output) = &reward.checkpoint.reward_output {
+            identity.insert("reward_output".to_owned(), serde_json::to_value(output)?);
+        }
+        Ok(identity)
     }
 
     fn about(&self, file: &str, prompts: usize, model: &Model, reward: &Model) -> Map<String, Value> {

@@ -167,7 +167,7 @@ pub(super) fn distance(prompts: &[&PromptFigures], band: &NullBand) -> anyhow::R
 }
 
 /// Returns edges halfway between the possible values of the distance. Each bin holds the same number of
-/// values, so no bin is taller for that reason.
+/// possible values, so the heights of bins are comparable.
 fn distance_edges(completions: usize, bins: usize) -> Vec<f64> {
     let pairs = completions.saturating_mul(completions.saturating_sub(1)) / 2;
     let values = pairs + 1;

@@ -52,7 +52,7 @@ fn rules_are_compared_seed_by_seed() {
     assert_eq!(over_none.errors_result, Some(ComparisonResult::Won), "fewer errors win");
     let verdict = result.verdict();
     assert!(
-        verdict[0].starts_with("Against random by gold reward, SHF-CAS won (gap at 40: +0.102"),
+        verdict[0].starts_with("SHF-CAS against random, by gold reward: won (gap at 40: +0.102"),
         "{verdict:?}"
     );
 }
@@ -85,7 +85,7 @@ proptest! {
         let differences: Vec<f64> = gold.iter().map(|(one, other)| one - other).collect();
         let interval = t_interval(&differences).unwrap();
         let sentence = result.verdict().remove(0);
-        prop_assert!(sentence.starts_with("Against margin by gold reward"), "{}", sentence);
+        prop_assert!(sentence.starts_with("SHF-CAS against margin, by gold reward"), "{}", sentence);
         prop_assert_eq!(sentence.contains(" won ("), interval.low > 0.0);
         prop_assert_eq!(sentence.contains(" lost ("), interval.high < 0.0);
         prop_assert_eq!(sentence.contains(" tied ("), interval.low <= 0.0 && interval.high >= 0.0);

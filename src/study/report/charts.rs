@@ -230,7 +230,7 @@ pub(super) fn forest(title: &str, x: &str, null: f64, rows: &[Row]) -> anyhow::R
     let range = (low - room)..(high + room);
     let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
     let description = format!(
-        "{x} of each rule with its 95 % interval. The paler colour shows the same among pairs of about the same margin."
+        "{x} of each rule with its 95 % interval. The paler colour shows {x} among pairs of about equal margin."
     );
     draw((WIDTH, 130 + 62 * count), title, &description, |canvas| {
         let bottom = f64::from(count);

@@ -23,7 +23,7 @@ use crate::StorageError;
 
 /// Part size for uploads of larger files. S3 requires at least 5 MiB.
 const PART_BYTES: usize = 8 << 20;
-/// Most parts in flight of an upload, and most received pieces waiting to be written.
+/// Maximum number of parts in flight of an upload, and of received pieces waiting to be written.
 const PARTS_AT_ONCE: usize = 4;
 /// Piece size for downloads; each piece is a request of its own. A request with its retries may take some
 /// minutes, and a model takes longer.

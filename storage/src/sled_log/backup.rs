@@ -13,12 +13,12 @@ use super::error::guarded;
 use super::options::SledOptions;
 use super::{SledLog, keys, open, record, streams};
 
-/// Most events and bytes of one write to the copy.
+/// Limits of one write, in events and in bytes, to the copy.
 const EVENTS_PER_WRITE: usize = 1024;
 const BYTES_PER_WRITE: usize = 4 << 20;
 
 impl SledLog {
-    /// Writes a copy of all durable events to a new directory `to`, while the log is in use. The copy is
+    /// Writes a copy of all durable events to a new folder `to`, while the log is in use. The copy is
     /// compact, is checked while it is read, and opens as any log. Returns its last position.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl SledLog {
         let partial = tempfile::Builder::new().prefix(".backup-").tempdir_in(parent).map_err(failed)?;
         let head = self.copy_to(partial.path())?;
         std::fs::rename(partial.path(), to).map_err(failed)?;
-        // The directory was renamed: nothing is left to remove.
+        // The folder was renamed: nothing is left to remove.
         let _moved = partial.keep();
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
         Ok(head)

@@ -47,7 +47,7 @@ impl Committer {
         database.and(tail)
     }
 
-    /// Writes cursors, which the durable mark does not count.
+    /// Writes cursors, which the high-water mark does not count.
     pub(super) fn write_uncounted(&mut self, batch: Batch) -> Result<(), LogError> {
         self.write(batch).map_err(final_error)
     }

@@ -12,8 +12,8 @@ pub(super) fn located(dir: &Path, error: LogError) -> LogError {
     match error {
         LogError::Corrupt { part, reason, source } => {
             let reason = format!(
-                "{dir}: {reason} (restore a backup, or export the intact events with log export --salvage and import them \
-                 into a new log)"
+                "{dir}: {reason} (restore a backup, or export the sound events with `dissent log export --salvage` and \
+                 import them into a new log)"
             );
             LogError::Corrupt { part, reason, source }
         }

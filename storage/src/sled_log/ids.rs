@@ -138,7 +138,7 @@ impl Ids {
         let before = state.end();
         for (id, position) in new {
             let offset = u32::try_from(position - before).map_err(|_| {
-                LogError::Invalid("an append has more events than the id index holds".to_owned())
+                LogError::Invalid("the append has more events than the id index can hold".to_owned())
             })?;
             state.recent.insert(entry(hash(id), offset));
         }

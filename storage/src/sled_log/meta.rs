@@ -1,4 +1,4 @@
-//! The first record of a log: the format of its directory, and its identity.
+//! The first record of a log: the format of its folder, and its identity.
 
 use dissent_domain::log::{LogError, LogPart};
 use sled::Db;
@@ -6,7 +6,7 @@ use sled::Db;
 use super::error::read_error;
 use super::{keys, record};
 
-/// Version of the format of the whole directory.
+/// Version of the format of the whole folder.
 pub(super) const FORMAT: u16 = 3;
 
 /// The first record of a log.

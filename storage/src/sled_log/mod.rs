@@ -95,7 +95,7 @@ impl SledLog {
         })
     }
 
-    /// Returns the directory of the log.
+    /// Returns the folder of the log.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir

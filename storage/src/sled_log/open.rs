@@ -225,7 +225,7 @@ fn new_log_id() -> u64 {
     RandomState::new().hash_one("log")
 }
 
-/// Makes the entries of a new directory durable, and its own entry in its parent.
+/// Makes the entries of a new folder durable, and its own entry in its parent.
 fn sync_dirs(dir: &Path) -> io::Result<()> {
     let dir = dir.canonicalize()?;
     File::open(&dir)?.sync_all()?;

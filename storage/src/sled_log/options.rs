@@ -7,17 +7,17 @@ use std::time::Duration;
 pub struct SledOptions {
     /// Memory that sled may use for its pages, in bytes.
     pub cache_bytes: u64,
-    /// Most appends that wait for the writer; further calls of `append` block.
+    /// Maximum number of appends that wait for the writer; further calls of `append` block.
     pub queue_length: usize,
-    /// Most events in one commit. A larger append is a commit of its own.
+    /// Maximum number of events in one commit. A larger append is a commit of its own.
     pub commit_events_max: usize,
     /// Longest wait of a commit for as many appends as the last commit had. A lone append never waits.
     pub linger_max: Duration,
     /// Longest time until a stored cursor is durable while no events come.
     pub cursor_delay_max: Duration,
-    /// Most ids in memory; then they are written together as a run. More ids need more memory, 16 bytes each,
-    /// and a longer pause of the writer (50 ms for the default). Fewer make more runs to search. Runs of any
-    /// length can be read.
+    /// Maximum number of ids in memory; then they are written together as a run. More ids need more memory,
+    /// 16 bytes each, and a longer pause of the writer (50 ms for the default). Fewer make more runs to
+    /// search. Runs of any length can be read.
     pub run_events: u64,
     /// Whether the open reads and checks every event and not only the newest: seconds per million events.
     pub check_all: bool,

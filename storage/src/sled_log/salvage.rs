@@ -1,4 +1,4 @@
-//! Salvage: reading the intact events of a damaged log.
+//! Salvage: reading the sound events of a damaged log.
 //!
 //! sled repairs a log when it opens it, and loses data in doing so. So only copies are opened here. If sled
 //! rejects a copy, smaller copies follow: without its snapshot and settings, which sled can do without, and
@@ -26,7 +26,7 @@ use super::verify::{FINDINGS_MAX, Finding};
 /// Granularity in bytes at which an unreadable database is truncated.
 const CUT_BYTES: u64 = 32 << 10;
 
-/// The intact events of a damaged log. Of each experiment these are the events before its first gap, because
+/// The sound events of a damaged log. Of each experiment these are the events before its first gap, because
 /// later events depend on the missing ones.
 pub struct Salvage {
     // The field order matters: sled must close before its files are deleted.
@@ -38,7 +38,7 @@ pub struct Salvage {
 }
 
 impl Salvage {
-    /// Reads the intact events of the log in `dir`. Works on copies beside the log, which need as much space
+    /// Reads the sound events of the log in `dir`. Works on copies beside the log, which need as much space
     /// as the log; the log does not change. Reads every event of an undamaged log.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl Salvage {
 
 fn salvage(dir: &Path) -> Result<Salvage, LogError> {
     if !dir.is_dir() {
-        return Err(LogError::Invalid("the directory has no log".to_owned()));
+        return Err(LogError::Io { context: "the folder does not exist".to_owned(), source: None });
     }
     let _lock = lock(dir)?;
     // An unreadable tail file promises nothing; its commit is in the database, too.

@@ -46,7 +46,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// File name in the log's directory.
+/// File name in the log's folder.
 pub(super) const FILE_NAME: &str = "tail";
 /// Bytes of one slot.
 const SLOT_BYTES: usize = 256 << 10;
@@ -84,7 +84,7 @@ pub(super) struct Tail {
 
 impl Tail {
     /// Creates the file of a new log atomically: a partial file would look like damage. The caller syncs the
-    /// directory.
+    /// folder.
     pub(super) fn create(path: &Path, log_id: u64, mark: Mark) -> io::Result<Self> {
         let partial = path.with_extension("new");
         let mut file =

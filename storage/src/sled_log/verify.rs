@@ -14,7 +14,7 @@ use super::reader::Reader;
 use super::record::EventView;
 use super::{SledLog, streams, tail};
 
-/// Most findings; the check then stops.
+/// Maximum number of findings; the check then stops.
 pub(super) const FINDINGS_MAX: usize = 100;
 
 /// One damage.
@@ -29,7 +29,7 @@ pub struct Finding {
 /// The outcome of a full check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VerifyReport {
-    /// Intact events at the right positions.
+    /// Sound events at the right positions.
     pub sound_events: u64,
     /// The last position.
     pub head: u64,
@@ -64,7 +64,7 @@ pub struct LogStat {
     pub events: u64,
     /// Number of experiments.
     pub streams: u64,
-    /// Bytes of all files in its directory.
+    /// Bytes of all files in its folder.
     pub bytes_on_disk: u64,
     /// Bytes of all bodies.
     pub body_bytes: u64,
@@ -114,7 +114,7 @@ impl SledLog {
         Ok(stat)
     }
 
-    /// Bytes of all files in its directory.
+    /// Bytes of all files in its folder.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -138,7 +138,8 @@ fn bytes_in(dir: &Path) -> io::Result<u64> {
 #[derive(Clone, Copy, Default)]
 struct Seen {
     version: u64,
-    /// Unreadable events of the log before it. Each later one may belong to the stream.
+    /// Number of unreadable events in the log before this event. Any later unreadable event may belong to the
+    /// stream.
     unreadable: u64,
 }
 
@@ -184,7 +185,7 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Checks one intact event: its version and its two index entries.
+    /// Checks one sound event: its version and its two index entries.
     fn event(&mut self, view: &EventView<'_>) -> Result<(), LogError> {
         let before = self.report.findings.len();
         let seen = self.streams.get(view.experiment).copied().unwrap_or_default();

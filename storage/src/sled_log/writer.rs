@@ -16,7 +16,7 @@ use super::options::SledOptions;
 use super::shared::Shared;
 use super::{keys, record};
 
-/// Most bytes of bodies in one commit. Larger commits would only increase the latency.
+/// Maximum number of bytes of bodies in one commit. Larger commits would only increase the latency.
 const COMMIT_BYTES_MAX: usize = 4 << 20;
 
 /// A command to the writer.

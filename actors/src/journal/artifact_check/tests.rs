@@ -7,7 +7,7 @@ use dissent_domain::event::{PolicyTuned, RewardModelRefined, RoundClosed, Stage,
 use dissent_models::InvalidKind;
 use dissent_models::adapter::{AdapterTask, ScoreHead};
 use dissent_models::cache::cache_dir;
-use dissent_models::checkpoint::OpenOptions;
+use dissent_models::checkpoint::{OpenOptions, ReadingRules};
 use tempfile::TempDir;
 
 use super::*;
@@ -23,7 +23,8 @@ fn adapter(name: &str) -> LoraAdapter {
 
 /// A model of the tests: the small llama, with one of its adapters or without one.
 pub(in crate::journal) fn initial(adapter_name: Option<&str>) -> Initial {
-    let options = OpenOptions { layers: None, cache_dir: cache_dir().unwrap() };
+    let options =
+        OpenOptions { layers: None, cache_dir: cache_dir().unwrap(), reading: ReadingRules::default() };
     let checkpoint = Arc::new(Checkpoint::open(&golden("llama"), &options).unwrap());
     Initial { checkpoint, adapter: adapter_name.map(|name| Arc::new(adapter(name))) }
 }

@@ -1,6 +1,6 @@
 //! The inbox: judgements of people that arrive while this process has the log open.
 //!
-//! Other processes move files of JSON lines into a folder; each line has the fields of a `FeedbackReceived`.
+//! Other processes move files of JSON Lines into a folder; each line has the fields of a `FeedbackReceived`.
 //! About once a second the watch reads the files in the order of their names. It removes a file once all its
 //! judgements are decided, and renames an unreadable one, so that no file is lost or read again.
 

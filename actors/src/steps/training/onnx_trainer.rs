@@ -32,7 +32,7 @@ use crate::live_models::versions::{Base, fingerprint};
 
 /// Approximate number of checkpoints of a training. Each takes the disk space of the trained parameters.
 const CHECKPOINTS: u64 = 10;
-/// Most steps of a training whose metrics are recorded.
+/// Maximum number of steps of a training whose metrics are recorded.
 const RECORDED_STEPS: u64 = 200;
 /// Replaces the sample index in the seeds of a prompt's pairs: no sample has this index.
 const PAIRS_SAMPLE: u32 = u32::MAX;
@@ -42,7 +42,7 @@ const PAIRS_SAMPLE: u32 = u32::MAX;
 pub struct TrainableModel {
     /// The model that the experiment began with.
     pub base: Base,
-    /// Its template.
+    /// The template of the model.
     pub template: PromptTemplate,
 }
 

@@ -41,7 +41,7 @@ pub struct Refinement {
     pub feedback: Vec<Preference>,
     /// The preferences that the reward model was first trained on.
     pub original: Vec<Preference>,
-    /// Its hyperparameters.
+    /// The hyperparameters of the training.
     pub hyperparameters: Hyperparameters,
     /// The checkpoint to resume from.
     pub resume: Option<Vec<u8>>,
@@ -52,7 +52,7 @@ pub struct Refinement {
 pub struct Tuning {
     /// The experiment, for seeds.
     pub experiment: ExperimentId,
-    /// Its seed.
+    /// The seed of the experiment.
     pub seed: u64,
     /// The round.
     pub round: u32,
@@ -62,7 +62,7 @@ pub struct Tuning {
     pub reward: Option<Arc<LoraAdapter>>,
     /// The completions that the policy sampled in the round.
     pub completions: Vec<CompletionsSampled>,
-    /// Its objective and hyperparameters.
+    /// The objective and hyperparameters of the training.
     pub plan: TuningPlan,
     /// The checkpoint to resume from.
     pub resume: Option<Vec<u8>>,

@@ -76,7 +76,7 @@ fn quantile_selects_the_top_share_of_all_measured_completions() {
 }
 
 #[test]
-fn a_budget_keeps_the_most_conflicted_of_any_rule() {
+fn a_budget_keeps_the_largest_conflict_of_any_rule() {
     let capped = SelectionSettings { budget: Some(1), ..settings(Rule::Paper) };
     assert_eq!(selected(&capped), [vec![1], vec![], vec![], vec![]]);
     let capped = SelectionSettings { budget: Some(4), ..settings(Rule::Mean) };

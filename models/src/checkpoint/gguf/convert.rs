@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
+use super::families::GgufFamily;
 use super::header::{Header, TensorInfo};
-use super::names::{Destination, RowOrder, destination};
+use super::names::{Change, Destination, RowOrder, destination};
 use crate::cache::dequantised_dir;
 use crate::checkpoint::config::ModelConfig;
 use crate::checkpoint::fingerprint::of_file;
 use crate::checkpoint::layout;
 use crate::checkpoint::safetensors::{header, locate};
+use crate::checkpoint::weights::transposed;
 use crate::error::ModelError;
 
 /// Version of the conversion. Raised when the same GGUF file would give another safetensors file.
@@ -33,7 +35,7 @@ const UNFINISHED: &str = "unfinished-";
 pub(super) fn dequantised(
     path: &Path,
     header: &Header,
-    config: &ModelConfig,
+    (family, config): (&GgufFamily, &ModelConfig),
     hash: &str,
     cache_dir: &Path,
 ) -> Result<PathBuf, ModelError> {
@@ -43,7 +45,7 @@ pub(super) fn dequantised(
     if is_whole(&target, cache_dir) {
         return Ok(target);
     }
-    let plan = plan(header, config).map_err(|reason| ModelError::file(path, reason))?;
+    let plan = plan(header, family, config).map_err(|reason| ModelError::file(path, reason))?;
     let in_cache = |error: std::io::Error| {
         ModelError::file(&target, format!("failed to write the dequantised weights into the cache: {error}"))
     };
@@ -101,24 +103,28 @@ fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
 struct TensorPlan<'a> {
     name: String,
     info: &'a TensorInfo,
-    order: RowOrder,
+    change: Change,
 }
 
 /// Returns the tensors to write, in the order of the source file.
-fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<TensorPlan<'a>>, String> {
+fn plan<'a>(
+    header: &'a Header,
+    family: &GgufFamily,
+    config: &ModelConfig,
+) -> Result<Vec<TensorPlan<'a>>, String> {
     let mut missing = layout::required(config);
     let mut steps = Vec::new();
     for (from, info) in &header.tensors {
-        let Destination::Tensor { name, rows: order } = destination(from, config)? else { continue };
-        if let Some(shape) = missing.remove(&name)
-            && shape != info.shape
+        let Destination::Tensor { name, change } = destination(from, family, config)? else { continue };
+        let tensor = TensorPlan { name, info, change };
+        if let Some(shape) = missing.remove(&tensor.name)
+            && shape != tensor.shape()
         {
             return Err(format!(
                 "tensor {from} has shape {:?} but the metadata require {shape:?}",
-                info.shape
+                tensor.shape()
             ));
         }
-        let tensor = TensorPlan { name, info, order };
         tensor.check().map_err(|reason| format!("tensor {from}: {reason}"))?;
         steps.push(tensor);
     }
@@ -130,10 +136,26 @@ fn plan<'a>(header: &'a Header, config: &ModelConfig) -> Result<Vec<TensorPlan<'
 }
 
 impl TensorPlan<'_> {
+    /// Returns the shape of the tensor as it is written.
+    fn shape(&self) -> Vec<usize> {
+        let mut shape = self.info.shape.clone();
+        if self.change == Change::Transposed {
+            shape.reverse();
+        }
+        shape
+    }
+
+    fn order(&self) -> RowOrder {
+        match self.change {
+            Change::Rows(order) => order,
+            Change::Transposed | Change::PlusOne => RowOrder::Same,
+        }
+    }
+
     /// Rows and columns for the reordering. A vector is one row, unless it is the bias of a reordered matrix:
     /// then it has one row per element.
     fn matrix(&self) -> (usize, usize) {
-        match (self.info.shape.len(), self.order) {
+        match (self.info.shape.len(), self.order()) {
             (1, RowOrder::Same) => (1, self.info.columns()),
             (1, _) => (self.info.columns(), 1),
             _ => (self.info.rows(), self.info.columns()),
@@ -146,7 +168,7 @@ impl TensorPlan<'_> {
         if !columns.is_multiple_of(block) {
             return Err(format!("a bias in blocks of {block} elements is not supported"));
         }
-        match self.order.piece_rows() {
+        match self.order().piece_rows() {
             Some(piece) if !rows.is_multiple_of(piece) => {
                 Err(format!("{rows} rows are not a multiple of {piece}"))
             }
@@ -157,7 +179,7 @@ impl TensorPlan<'_> {
 
 fn write(plan: &[TensorPlan<'_>], sources: &mut [File], mut out: impl Write) -> std::io::Result<()> {
     // `BlockType::bytes_of` has checked that the sizes do not overflow.
-    let tensors = plan.iter().map(|tensor| (tensor.name.clone(), Dtype::F32, tensor.info.shape.clone()));
+    let tensors = plan.iter().map(|tensor| (tensor.name.clone(), Dtype::F32, tensor.shape()));
     out.write_all(&header(tensors)?)?;
     for tensor in plan {
         let source = sources.get_mut(tensor.info.file).ok_or(ErrorKind::NotFound)?;
@@ -173,14 +195,15 @@ fn write_tensor(tensor: &TensorPlan<'_>, source: &mut File, out: &mut impl Write
         return Ok(());
     }
     let row_bytes = info.bytes / rows as u64;
-    let piece_rows = match tensor.order.piece_rows() {
+    let order = tensor.order();
+    let piece_rows = match order.piece_rows() {
         Some(rows) => rows,
+        None if tensor.change == Change::Transposed => rows,
         None => (CHUNK_BYTES / (columns * size_of::<f32>())).clamp(1, rows),
     };
     let (mut raw, mut floats, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for piece in 0..rows.div_ceil(piece_rows) {
-        let first =
-            if tensor.order == RowOrder::Same { piece * piece_rows } else { tensor.order.source_row(piece) };
+        let first = if order == RowOrder::Same { piece * piece_rows } else { order.source_row(piece) };
         let count = piece_rows.min(rows - piece * piece_rows);
         raw.clear();
         source.seek(SeekFrom::Start(info.offset + first as u64 * row_bytes))?;
@@ -190,9 +213,14 @@ fn write_tensor(tensor: &TensorPlan<'_>, source: &mut File, out: &mut impl Write
         if floats.len() != count * columns {
             return Err(std::io::Error::other("the GGUF file shrank while it was read"));
         }
+        match tensor.change {
+            Change::Rows(_) => {}
+            Change::Transposed => floats = transposed(&floats, columns),
+            Change::PlusOne => floats.iter_mut().for_each(|number| *number -= 1.0),
+        }
         bytes.clear();
         for row in 0..count {
-            let from = tensor.order.within(row) * columns;
+            let from = order.within(row) * columns;
             bytes.extend(floats[from..from + columns].iter().flat_map(|value| value.to_le_bytes()));
         }
         out.write_all(&bytes)?;

@@ -4,13 +4,17 @@
 
 mod blocks;
 mod convert;
+mod families;
 mod header;
 mod metadata;
 mod names;
 mod split;
+mod splitting;
 mod tokenizer;
 
 use std::path::Path;
+
+use serde_json::{Map, Value};
 
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
@@ -28,7 +32,8 @@ mod tests;
 /// Opens a file. Dequantises its weights into the cache if they are not there.
 pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
     let (header, mut parts, hash) = read(path, cache_dir)?;
-    let dequantised = convert::dequantised(path, &header, &parts.config, &hash, cache_dir)?;
+    let family = metadata::family(&header).map_err(|reason| ModelError::file(path, reason))?;
+    let dequantised = convert::dequantised(path, &header, (family, &parts.config), &hash, cache_dir)?;
     for (name, located) in locate(&dequantised)? {
         if let Located::Weights(tensor) = located {
             parts.weights.insert(name, tensor).map_err(|reason| ModelError::file(&dequantised, reason))?;
@@ -40,9 +45,11 @@ pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
 /// Describes a file without its weights, and lists its tensors as stored.
 pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<StoredTensor>), ModelError> {
     let (header, parts, _) = read(path, cache_dir)?;
+    let wrong = |reason: String| ModelError::file(path, reason);
+    let family = metadata::family(&header).map_err(wrong)?;
     let mut inventory = Vec::new();
     for (name, info) in &header.tensors {
-        let place = destination(name, &parts.config).map_err(|reason| ModelError::file(path, reason))?;
+        let place = destination(name, family, &parts.config).map_err(wrong)?;
         if let Destination::Tensor { name, .. } = place {
             let elements = info.shape.iter().map(|dimension| *dimension as u64).product();
             inventory.push(StoredTensor { name, dtype: info.block_type.name(), elements });
@@ -51,20 +58,41 @@ pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<Stor
     Ok((parts, inventory))
 }
 
+/// Returns the settings that a Hugging Face folder of this model would have in its `config.json`.
+///
+/// # Errors
+/// [`ModelError::File`] if a `config.json` cannot express the rotary frequencies of the file.
+pub(super) fn settings(path: &Path) -> Result<Map<String, Value>, ModelError> {
+    let header = split::read(path)?;
+    if header.tensors.contains_key(names::ROTARY_DIVISORS) {
+        return Err(ModelError::file(
+            path,
+            "a Hugging Face configuration cannot express the rotary frequencies of this file: use the model's \
+             Hugging Face folder",
+        ));
+    }
+    let mut settings = metadata::settings(&header).map_err(|reason| ModelError::file(path, reason))?;
+    // These depend on the weights that are written beside them.
+    for key in ["num_hidden_layers", "tie_word_embeddings"] {
+        settings.shift_remove(key);
+    }
+    Ok(settings)
+}
+
 /// Returns a model's header, its configuration and tokenizer without weights, and the BLAKE3 hash of its
 /// file; of a split model, the hashes of all files.
 fn read(path: &Path, cache_dir: &Path) -> Result<(Header, Parts, String), ModelError> {
     let wrong = |reason: String| ModelError::file(path, reason);
     let header = split::read(path)?;
     check_kind(&header).map_err(wrong)?;
-    let config = metadata::config(&header).map_err(wrong)?;
-    let tokenizer = tokenizer::build(&header, config.architecture).map_err(wrong)?;
+    let config = metadata::config(path, &header)?;
+    let tokenizer = tokenizer::build(&header, config.family).map_err(wrong)?;
     let hash = |file| fingerprint::of_file(file, cache_dir);
     let hashes = header.files.iter().map(|file| hash(file)).collect::<Result<Vec<_>, _>>()?;
     let mut fingerprint = Fingerprint::new();
     hashes.iter().for_each(|hash| fingerprint.add("gguf", hash));
     let hash = hashes.join(" ");
-    Ok((header, Parts { config, weights: Weights::default(), tokenizer, fingerprint, class: None }, hash))
+    Ok((header, Parts { config, weights: Weights::default(), tokenizer, fingerprint }, hash))
 }
 
 /// Checks that the file holds a model; llama.cpp keeps other things in GGUF files as well.

@@ -1,14 +1,28 @@
 //! Maps llama.cpp's tensor names to the Hugging Face names, and restores the order of rows.
 
-use crate::checkpoint::config::{Architecture, ModelConfig};
+use super::families::GgufFamily;
+use crate::checkpoint::config::ModelConfig;
+use crate::checkpoint::decoder::{Attention, Linear, Mlp};
+use crate::checkpoint::layout::{KEY_NORM, QUERY_NORM};
 
 /// The destination of a tensor of a GGUF file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Destination {
     /// A tensor of the model.
-    Tensor { name: String, rows: RowOrder },
+    Tensor { name: String, change: Change },
     /// Data that belongs to the configuration, not a weight.
     Configuration,
+}
+
+/// How a tensor of a GGUF file differs from the one in a Hugging Face folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Other order of rows, or none.
+    Rows(RowOrder),
+    /// Rows are columns.
+    Transposed,
+    /// Every element is one greater.
+    PlusOne,
 }
 
 /// The row order of a tensor in a GGUF file, as llama.cpp's converter writes it.
@@ -29,18 +43,66 @@ pub(super) enum RowOrder {
 
 /// The divisors of the rotary frequencies; llama.cpp stores them as a tensor.
 pub(super) const ROTARY_DIVISORS: &str = "rope_freqs.weight";
+/// The divisors of `LongRoPE`, for long and for short sequences.
+pub(super) const LONG_FACTORS: &str = "rope_factors_long.weight";
+pub(super) const SHORT_FACTORS: &str = "rope_factors_short.weight";
 
-/// Returns the destination of a tensor. An error if the architecture has no such tensor.
-pub(super) fn destination(name: &str, config: &ModelConfig) -> Result<Destination, String> {
-    if name == ROTARY_DIVISORS {
+/// Returns the destination of a tensor. An error if the family has no such tensor.
+pub(super) fn destination(
+    name: &str,
+    family: &GgufFamily,
+    config: &ModelConfig,
+) -> Result<Destination, String> {
+    if [ROTARY_DIVISORS, LONG_FACTORS, SHORT_FACTORS].contains(&name) {
         return Ok(Destination::Configuration);
     }
-    let found = match config.architecture {
-        Architecture::Llama => llama(name, config),
-        Architecture::GptNeoX => neox(name, config),
+    let found = outside_layers(name, config).or_else(|| in_layer(name, family, config));
+    let (name, change) =
+        found.ok_or_else(|| format!("tensor {name} does not belong to this architecture"))?;
+    let norm = family.norms_plus_one && name.ends_with("norm.weight");
+    Ok(Destination::Tensor { name, change: if norm { Change::PlusOne } else { change } })
+}
+
+const SAME: Change = Change::Rows(RowOrder::Same);
+
+fn outside_layers(name: &str, config: &ModelConfig) -> Option<(String, Change)> {
+    let name = match name {
+        "token_embd.weight" => config.embedding(),
+        "position_embd.weight" => config.positions()?,
+        "output_norm.weight" => format!("{}.weight", config.final_norm()),
+        "output_norm.bias" => format!("{}.bias", config.final_norm()),
+        "output.weight" => config.head().to_owned(),
+        _ => return None,
     };
-    let (name, rows) = found.ok_or_else(|| format!("tensor {name} does not belong to this architecture"))?;
-    Ok(Destination::Tensor { name, rows })
+    Some((name, SAME))
+}
+
+fn in_layer(name: &str, family: &GgufFamily, config: &ModelConfig) -> Option<(String, Change)> {
+    let (layer, part, suffix) = layer_part(name)?;
+    let (norms, attention) = (config.decoder.norms, config.decoder.attention);
+    let norm = match part {
+        "attn_norm" => norms.before_attention,
+        "post_attention_norm" => norms.after_attention,
+        "ffn_norm" => norms.before_mlp,
+        "post_ffw_norm" => norms.after_mlp,
+        "attn_q_norm" => config.decoder.query_key_norm.map(|_| QUERY_NORM),
+        "attn_k_norm" => config.decoder.query_key_norm.map(|_| KEY_NORM),
+        _ => None,
+    };
+    let (part, change) = match (norm, part, attention) {
+        (Some(norm), _, _) => (norm, SAME),
+        (None, "attn_q", Attention::Apart { query, .. }) => (query.name, interleaved(family, config)),
+        (None, "attn_k", Attention::Apart { key, .. }) => (key.name, interleaved(family, config)),
+        (None, "attn_v", Attention::Apart { value, .. }) => (value.name, SAME),
+        (None, "attn_qkv", Attention::Joined(joined)) => (joined.name, stored(config, suffix)),
+        (None, "attn_qkv", Attention::ByHead(joined)) => {
+            let rows = RowOrder::QueriesKeysValues { heads: config.heads, head_dim: config.head_dim };
+            (joined.name, Change::Rows(rows))
+        }
+        (None, "attn_output", _) => (config.decoder.output.name, stored(config, suffix)),
+        (None, part, _) => (mlp(part, config.decoder.mlp)?.name, stored(config, suffix)),
+    };
+    Some((format!("{}.{part}.{suffix}", config.layer_name(layer)), change))
 }
 
 /// Splits `blk.3.attn_q.weight` into (3, `attn_q`, `weight`).
@@ -51,55 +113,30 @@ fn layer_part(name: &str) -> Option<(usize, &str, &str)> {
     Some((layer.parse().ok()?, part, suffix))
 }
 
-fn llama(name: &str, config: &ModelConfig) -> Option<(String, RowOrder)> {
-    let whole = match name {
-        "token_embd.weight" => Some("model.embed_tokens.weight"),
-        "output_norm.weight" => Some("model.norm.weight"),
-        "output.weight" => Some("lm_head.weight"),
+fn mlp(part: &str, mlp: Mlp) -> Option<Linear> {
+    match (part, mlp) {
+        ("ffn_gate", Mlp::Gated { gate, .. }) => Some(gate),
+        ("ffn_up", Mlp::Gated { up, .. } | Mlp::GatedJoined { gate_up: up, .. } | Mlp::Plain { up, .. }) => {
+            Some(up)
+        }
+        ("ffn_down", Mlp::Gated { down, .. } | Mlp::GatedJoined { down, .. } | Mlp::Plain { down, .. }) => {
+            Some(down)
+        }
         _ => None,
-    };
-    if let Some(whole) = whole {
-        return Some((whole.to_owned(), RowOrder::Same));
     }
-    let (layer, part, suffix) = layer_part(name)?;
-    let (part, rows) = match part {
-        "attn_norm" => ("input_layernorm", RowOrder::Same),
-        "attn_q" => ("self_attn.q_proj", RowOrder::InterleavedHalves { head_dim: config.head_dim }),
-        "attn_k" => ("self_attn.k_proj", RowOrder::InterleavedHalves { head_dim: config.head_dim }),
-        "attn_v" => ("self_attn.v_proj", RowOrder::Same),
-        "attn_output" => ("self_attn.o_proj", RowOrder::Same),
-        "ffn_norm" => ("post_attention_layernorm", RowOrder::Same),
-        "ffn_gate" => ("mlp.gate_proj", RowOrder::Same),
-        "ffn_up" => ("mlp.up_proj", RowOrder::Same),
-        "ffn_down" => ("mlp.down_proj", RowOrder::Same),
-        _ => return None,
-    };
-    Some((format!("model.layers.{layer}.{part}.{suffix}"), rows))
 }
 
-fn neox(name: &str, config: &ModelConfig) -> Option<(String, RowOrder)> {
-    let whole = match name {
-        "token_embd.weight" => Some("gpt_neox.embed_in.weight"),
-        "output_norm.weight" => Some("gpt_neox.final_layer_norm.weight"),
-        "output_norm.bias" => Some("gpt_neox.final_layer_norm.bias"),
-        "output.weight" => Some("embed_out.weight"),
-        _ => None,
-    };
-    if let Some(whole) = whole {
-        return Some((whole.to_owned(), RowOrder::Same));
-    }
-    let (layer, part, suffix) = layer_part(name)?;
-    let split = RowOrder::QueriesKeysValues { heads: config.heads, head_dim: config.head_dim };
-    let (part, rows) = match part {
-        "attn_norm" => ("input_layernorm", RowOrder::Same),
-        "attn_qkv" => ("attention.query_key_value", split),
-        "attn_output" => ("attention.dense", RowOrder::Same),
-        "ffn_norm" => ("post_attention_layernorm", RowOrder::Same),
-        "ffn_up" => ("mlp.dense_h_to_4h", RowOrder::Same),
-        "ffn_down" => ("mlp.dense_4h_to_h", RowOrder::Same),
-        _ => return None,
-    };
-    Some((format!("gpt_neox.layers.{layer}.{part}.{suffix}"), rows))
+fn interleaved(family: &GgufFamily, config: &ModelConfig) -> Change {
+    Change::Rows(if family.interleaved_rows {
+        RowOrder::InterleavedHalves { head_dim: config.head_dim }
+    } else {
+        RowOrder::Same
+    })
+}
+
+/// GGUF files store all projections as `[outputs, inputs]`.
+fn stored(config: &ModelConfig, suffix: &str) -> Change {
+    if config.decoder.inputs_first && suffix == "weight" { Change::Transposed } else { SAME }
 }
 
 impl RowOrder {

@@ -14,8 +14,9 @@ use serde_json::Value as Json;
 use super::blocks::BlockType;
 use super::header::{Value, parse};
 use super::*;
-use crate::checkpoint::OpenOptions;
-use crate::checkpoint::{Architecture, Checkpoint};
+use crate::checkpoint::decoder::{Attention, Parallel};
+use crate::checkpoint::{Checkpoint, family};
+use crate::checkpoint::{OpenOptions, ReadingRules};
 
 /// Writes GGUF files.
 #[derive(Default)]
@@ -135,6 +136,7 @@ fn described(family: &str) -> Writer {
     writer.set("tokenizer.ggml.merges", &texts(&["a b"]));
     writer.set("tokenizer.ggml.bos_token_id", &Value::Integer(0));
     writer.set("tokenizer.ggml.eos_token_id", &Value::Integer(0));
+    writer.set("tokenizer.ggml.padding_token_id", &Value::Integer(3));
     writer
 }
 
@@ -191,7 +193,11 @@ impl Place {
     }
 
     fn open(&self) -> Result<Checkpoint, ModelError> {
-        let options = OpenOptions { layers: None, cache_dir: self.folder.path().join("cache") };
+        let options = OpenOptions {
+            layers: None,
+            cache_dir: self.folder.path().join("cache"),
+            reading: ReadingRules::default(),
+        };
         Checkpoint::open(&self.file(), &options)
     }
 
@@ -240,9 +246,10 @@ fn every_block_type_dequantises_to_the_reference() {
 fn llama_names_and_row_order_are_restored() {
     let place = Place::new(&llama().bytes());
     let checkpoint = place.open().expect("checkpoint");
-    assert_eq!(checkpoint.config.architecture, Architecture::Llama);
+    assert_eq!(checkpoint.config.family.model_type, "llama");
     assert!(checkpoint.config.tied_embeddings);
     assert_eq!((checkpoint.config.vocab_size, checkpoint.config.kv_heads), (6, 1));
+    assert_eq!(checkpoint.config.pad_token_id, Some(3));
     let read = |name: &str| checkpoint.weights.read_f32(name).expect("weights");
     assert_eq!(rows(&read("model.layers.0.self_attn.q_proj.weight")), [0, 2, 1, 3, 4, 6, 5, 7]);
     assert_eq!(rows(&read("model.layers.0.self_attn.k_proj.weight")), [0, 2, 1, 3]);
@@ -299,7 +306,11 @@ fn a_split_model_is_read_as_the_whole_one() {
     for first in [0, 3] {
         let folder = tempfile::tempdir().expect("folder");
         let parts = put_parts(folder.path(), &split_llama(first));
-        let options = OpenOptions { layers: None, cache_dir: folder.path().join("cache") };
+        let options = OpenOptions {
+            layers: None,
+            cache_dir: folder.path().join("cache"),
+            reading: ReadingRules::default(),
+        };
         let open = |path: &std::path::Path| Checkpoint::open(path, &options);
         let split = open(&parts[0]).expect("the first part");
         assert_eq!(split.config, whole.0.config);
@@ -361,8 +372,10 @@ fn other_things_in_gguf_files_are_named() {
 fn neox_queries_keys_and_values_are_regrouped_by_head() {
     let place = Place::new(&neox().bytes());
     let checkpoint = place.open().expect("checkpoint");
-    assert_eq!(checkpoint.config.rope.rotary_dims, 2);
-    assert!(checkpoint.config.attention_bias && checkpoint.config.parallel_residual);
+    assert_eq!(checkpoint.config.decoder.ropes[0].rotary_dims, 2);
+    let decoder = &checkpoint.config.decoder;
+    assert!(matches!(decoder.attention, Attention::ByHead(linear) if linear.bias));
+    assert_eq!(decoder.parallel, Some(Parallel::OwnNorms));
     // In the file: queries of heads 0 and 1 (rows 0 to 7), keys (8 to 15), values (16 to 23).
     let expected = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23];
     let weight =
@@ -401,7 +414,8 @@ fn tokenizers_of_every_splitting_agree_with_transformers() {
         } else {
             set("scores", Value::Floats(serde_json::from_value(case["scores"].clone()).expect("scores")));
         }
-        let tokenizer = tokenizer::build(&header, Architecture::Llama).expect("a tokenizer");
+        let tokenizer = tokenizer::build(&header, family::by_model_type("llama").expect("a family"))
+            .expect("a tokenizer");
         let ids: Vec<Vec<u32>> = serde_json::from_value(case["ids"].clone()).expect("ids");
         for ((text, ids), decoded) in wanted.iter().zip(&ids).zip(strings(&case["decoded"])) {
             assert_eq!(&tokenizer.encode(text, true).expect("ids"), ids, "{} {text:?}", case["pre"]);
@@ -471,8 +485,8 @@ fn unsupported_files_are_refused_by_name() {
 fn stored_rotary_divisors_divide_the_frequencies() {
     let mut writer = llama();
     writer.counting("rope_freqs.weight", &[2], 1.0);
-    let rope = Place::new(&writer.bytes()).open().expect("checkpoint").config.rope;
-    let frequencies = rope.inverse_frequencies();
+    let config = Place::new(&writer.bytes()).open().expect("checkpoint").config;
+    let frequencies = config.decoder.ropes[0].inverse_frequencies();
     assert!(
         (frequencies[0] - 1.0).abs() < 1e-12 && (frequencies[1] - 0.01 / 2.0).abs() < 1e-12,
         "{frequencies:?}"

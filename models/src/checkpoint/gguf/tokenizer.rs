@@ -8,24 +8,20 @@ use tokenizers::Tokenizer;
 
 use super::header::Header;
 use super::metadata::token_id;
+use super::splitting::{Splitting, byte_level_step};
 use crate::checkpoint::TextTokenizer;
-use crate::checkpoint::config::Architecture;
+use crate::checkpoint::family::Family;
 
 /// Token types of `tokenizer.ggml.token_type`.
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
-/// The text-splitting pattern of Llama 3, from its `tokenizer.json`.
-const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The text-splitting pattern of Qwen 2.
-const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
 /// Builds the tokenizer that the metadata describes.
-pub(super) fn build(header: &Header, architecture: Architecture) -> Result<TextTokenizer, String> {
+pub(super) fn build(header: &Header, family: &Family) -> Result<TextTokenizer, String> {
     let tokens = header.texts("tokenizer.ggml.tokens").ok_or("tokenizer.ggml.tokens is missing")?;
-    let family = header.text("tokenizer.ggml.model").ok_or("tokenizer.ggml.model is missing")?;
-    let (description, add_bos) = match family {
-        "gpt2" => byte_level(header, tokens, architecture)?,
+    let kind = header.text("tokenizer.ggml.model").ok_or("tokenizer.ggml.model is missing")?;
+    let (description, add_bos) = match kind {
+        "gpt2" => byte_level(header, tokens, family)?,
         "llama" => (sentence_piece(header, tokens)?, true),
         other => return Err(format!("tokenizer {other:?} is not supported: use gpt2 or llama")),
     };
@@ -63,18 +59,14 @@ fn vocabulary(tokens: &[String]) -> Value {
 
 /// Builds a byte-level BPE model. Also returns whether such a tokenizer adds a beginning-of-sequence
 /// token if the file does not say.
-fn byte_level(
-    header: &Header,
-    tokens: &[String],
-    architecture: Architecture,
-) -> Result<(Value, bool), String> {
+fn byte_level(header: &Header, tokens: &[String], family: &Family) -> Result<(Value, bool), String> {
     let merges = header.texts("tokenizer.ggml.merges").ok_or("tokenizer.ggml.merges is missing")?;
     let merges = merges
         .iter()
         .map(|merge| merge.split_once(' ').ok_or_else(|| format!("merge {merge:?} is not a pair")))
         .collect::<Result<Vec<_>, _>>()?;
     let splitting = header.text("tokenizer.ggml.pre").unwrap_or("default");
-    let split = Splitting::of(splitting, architecture)?;
+    let split = Splitting::of(splitting, family)?;
     let description = json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": added_tokens(header, tokens),
@@ -89,60 +81,6 @@ fn byte_level(
         },
     });
     Ok((description, split.add_bos))
-}
-
-fn byte_level_step(use_regex: bool) -> Value {
-    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
-}
-
-/// The steps before BPE, by the name in `tokenizer.ggml.pre`.
-struct Splitting {
-    normaliser: Value,
-    pre_tokenizer: Value,
-    /// Whether a word that is itself a token skips the merges.
-    ignore_merges: bool,
-    add_bos: bool,
-}
-
-impl Splitting {
-    fn of(name: &str, architecture: Architecture) -> Result<Self, String> {
-        let plain = |pre_tokenizer| Self {
-            normaliser: Value::Null,
-            pre_tokenizer,
-            ignore_merges: false,
-            add_bos: false,
-        };
-        let by_regex = |pattern: &str| {
-            json!({"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
-                byte_level_step(false),
-            ]})
-        };
-        let digits_apart = || {
-            json!({"type": "Sequence", "pretokenizers": [
-                {"type": "Digits", "individual_digits": true},
-                byte_level_step(true),
-            ]})
-        };
-        let composed = || Self { normaliser: json!({"type": "NFC"}), ..plain(byte_level_step(true)) };
-        Ok(match name {
-            // Pythia's tokenizer composes characters first. llama.cpp cannot, and uses OLMo's name for it.
-            "default" | "gpt-2" if architecture == Architecture::GptNeoX => composed(),
-            "olmo" => composed(),
-            "default" | "gpt-2" => plain(byte_level_step(true)),
-            "smollm" | "starcoder" | "refact" | "codeshell" => plain(digits_apart()),
-            "llama-bpe" | "llama3" | "llama-v3" => {
-                Self { ignore_merges: true, add_bos: true, ..plain(by_regex(LLAMA3_SPLIT)) }
-            }
-            "qwen2" => Self { normaliser: json!({"type": "NFC"}), ..plain(by_regex(QWEN2_SPLIT)) },
-            other => {
-                return Err(format!(
-                    "tokenizer.ggml.pre {other:?} is not supported: use default, gpt-2, olmo, smollm, starcoder, refact, codeshell, \
-                     llama-bpe or qwen2"
-                ));
-            }
-        })
-    }
 }
 
 /// Builds a SentencePiece BPE model, as in Llama 2. The file lists scores instead of merges. Two tokens may

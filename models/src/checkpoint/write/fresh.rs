@@ -8,11 +8,13 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use tokenizers::Tokenizer;
 
 use super::{CONFIG, Purpose, config, narrow, pretty, write_bytes, write_weights};
-use crate::checkpoint::config::{Activation, Architecture, ModelConfig, Rope};
+use crate::checkpoint::config_json::model_config;
 use crate::checkpoint::files::NewFolder;
+use crate::checkpoint::settings::Settings;
 use crate::checkpoint::tokenizer::TextTokenizer;
 use crate::checkpoint::{Dtype, layout};
 use crate::error::{InvalidKind, ModelError};
+use serde_json::{Map, Value, json};
 
 /// The standard deviation of initial weights: transformers' `initializer_range`.
 const DEVIATION: f64 = 0.02;
@@ -60,19 +62,22 @@ pub struct FreshModel<'a> {
 /// `output` exists or a write fails.
 pub fn initialise(model: &FreshModel<'_>, output: &Path) -> Result<(), ModelError> {
     let tokenizer = tokenizer(model)?;
-    let config = sizes(model, &tokenizer)?;
+    let mut settings = settings(model, &tokenizer)?;
+    let config = model_config(Settings::new(Path::new(CONFIG), settings.clone()))
+        .map_err(|error| ModelError::invalid(InvalidKind::Setting, format!("invalid new model: {error}")))?;
+    // These two follow at the end of the file.
+    settings.shift_remove("num_hidden_layers");
+    settings.shift_remove("tie_word_embeddings");
     let folder = NewFolder::begin(output)?;
     let purpose = Purpose::CausalLm;
-    let settings =
-        config::for_purpose(config::describe(&config)?, &config, purpose, model.tied_embeddings, Dtype::F32);
+    let settings = config::for_purpose(settings, &config, purpose, model.tied_embeddings, None, Dtype::F32)?;
     write_bytes(&folder, CONFIG, &pretty(&settings)?)?;
     for (name, bytes) in tokenizer.files()? {
         write_bytes(&folder, name, &bytes)?;
     }
     let mut tensors: Vec<(String, Vec<usize>)> = layout::required(&config).into_iter().collect();
     if !model.tied_embeddings {
-        let head = layout::head(config.architecture);
-        tensors.push((head.to_owned(), vec![config.vocab_size, config.hidden_size]));
+        tensors.push((config.head().to_owned(), vec![config.vocab_size, config.hidden_size]));
     }
     let shapes: std::collections::BTreeMap<_, _> = tensors.iter().cloned().collect();
     write_weights(&folder, &tensors, Dtype::F32, |name| {
@@ -98,7 +103,7 @@ fn tokenizer(model: &FreshModel<'_>) -> Result<TextTokenizer, ModelError> {
     ))
 }
 
-fn sizes(model: &FreshModel<'_>, tokenizer: &TextTokenizer) -> Result<ModelConfig, ModelError> {
+fn settings(model: &FreshModel<'_>, tokenizer: &TextTokenizer) -> Result<Map<String, Value>, ModelError> {
     let invalid =
         |reason: String| ModelError::invalid(InvalidKind::Setting, format!("invalid new model: {reason}"));
     let id = |token: &str| {
@@ -118,29 +123,31 @@ fn sizes(model: &FreshModel<'_>, tokenizer: &TextTokenizer) -> Result<ModelConfi
             model.vocab_size
         )));
     }
-    let config = ModelConfig {
-        architecture: Architecture::Llama,
-        hidden_size: model.hidden_size,
-        intermediate_size: model.intermediate_size,
-        layers: model.layers,
-        heads: model.heads,
-        kv_heads: model.kv_heads,
-        head_dim,
-        vocab_size: model.vocab_size,
-        context_length: model.context_length,
-        norm_eps: 1e-5,
-        rope: Rope { theta: model.rope_theta, rotary_dims: head_dim, scaling: None },
-        tied_embeddings: model.tied_embeddings,
-        attention_bias: false,
-        mlp_bias: false,
-        parallel_residual: false,
-        activation: Activation::Silu,
-        bos_token_id: model.bos_token.map(id).transpose()?,
-        eos_token_ids: vec![id(model.eos_token)?],
-        num_labels: None,
+    let settings = json!({
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.intermediate_size,
+        "num_attention_heads": model.heads,
+        "vocab_size": model.vocab_size,
+        "max_position_embeddings": model.context_length,
+        "initializer_range": 0.02,
+        "hidden_act": "silu",
+        "attention_bias": false,
+        "bos_token_id": model.bos_token.map(id).transpose()?,
+        "eos_token_id": id(model.eos_token)?,
+        "rope_scaling": null,
+        "model_type": "llama",
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": head_dim,
+        "rms_norm_eps": 1e-5,
+        "mlp_bias": false,
+        "rope_theta": model.rope_theta,
+        "num_hidden_layers": model.layers,
+        "tie_word_embeddings": model.tied_embeddings,
+    });
+    let Value::Object(settings) = settings else {
+        return Err(invalid("its settings are not an object".to_owned()));
     };
-    config.validate().map_err(invalid)?;
-    Ok(config)
+    Ok(settings)
 }
 
 /// Normal numbers with the deviation of initial weights, from the seed and the tensor's name (Box–Muller

@@ -78,7 +78,7 @@ mod tests;
 /// depends on one through an operator without a gradient. The error names the value or the operator.
 pub fn gradients(graph: &mut Graph, loss: Value, wrt: &[Value]) -> Result<Vec<Value>, ModelError> {
     if !graph.shape(loss).is_empty() {
-        return Err(graph.mismatch("a loss, which must be a scalar,", &[loss]));
+        return Err(graph.mismatch("a loss, which must be a scalar", &[loss]));
     }
     graph.end_segment();
     let path = GradientPath::between(graph, wrt, loss);
@@ -288,7 +288,7 @@ impl Backward<'_> {
             Op::LogSoftmax => self.log_softmax(&node),
             Op::RmsNorm { .. } => self.rms_norm(&node),
             Op::LayerNorm { .. } => self.layer_norm(&node),
-            &Op::Rotary { heads, rotary_dims } => self.rotary(&node, heads, rotary_dims),
+            &Op::Rotary(heads) => self.rotary(&node, heads),
             Op::ScatterAdd { .. } | Op::AddRmsNorm { .. } | Op::GroupQueryAttention { .. } => {
                 Err(no_rule(&node))
             }

@@ -1,7 +1,7 @@
 //! Rules of indexing and of position embedding. In the comments, y is the result and ȳ its gradient.
 
 use crate::error::ModelError;
-use crate::onnx::op::Op;
+use crate::onnx::op::{Op, RotaryHeads};
 use crate::onnx::value::{Dim, ElementType, Shape, Value};
 
 use super::{Backward, BackwardNode, no_rule};
@@ -90,12 +90,7 @@ impl Backward<'_> {
     }
 
     /// Returns a rotation by −angle: the same operator with −sin.
-    pub(super) fn rotary(
-        &mut self,
-        node: &BackwardNode,
-        heads: usize,
-        rotary_dims: usize,
-    ) -> Result<(), ModelError> {
+    pub(super) fn rotary(&mut self, node: &BackwardNode, heads: RotaryHeads) -> Result<(), ModelError> {
         let (x, positions, dy) = (node.input(0)?, node.input(1)?, node.gradient()?);
         let (cos, sin) = (node.input(2)?, node.input(3)?);
         if self.requires_gradient(cos) || self.requires_gradient(sin) {
@@ -107,7 +102,7 @@ impl Backward<'_> {
         };
         self.negated.insert(sin, negative);
         let positions = self.forward_value(positions);
-        let dx = self.graph.rotary(dy, positions, (cos, negative), heads, rotary_dims);
+        let dx = self.graph.rotary(dy, positions, (cos, negative), heads);
         self.accumulate(x, dx)
     }
 

@@ -1,7 +1,7 @@
 //! Position embedding, and attention over a cache.
 
 use crate::error::ModelError;
-use crate::onnx::op::Op;
+use crate::onnx::op::{AttentionRule, Op, RotaryHeads};
 
 use super::{Graph, Node};
 use crate::onnx::value::{Dim, ElementType, Value};
@@ -30,10 +30,9 @@ impl Graph {
         x: Value,
         positions: Value,
         (cos, sin): (Value, Value),
-        heads: usize,
-        rotary_dims: usize,
+        heads: RotaryHeads,
     ) -> Value {
-        self.same_shape(Op::Rotary { heads, rotary_dims }, &[x, positions, cos, sin])
+        self.same_shape(Op::Rotary(heads), &[x, positions, cos, sin])
     }
 
     /// Adds causal attention over a cache, and returns `(output, present_key, present_value)`. The head
@@ -47,6 +46,7 @@ impl Graph {
         key: Value,
         value: Value,
         cache: &AttentionCache,
+        rule: AttentionRule,
     ) -> Result<(Value, Value, Value), ModelError> {
         let cache_shape = self.shape(cache.past_key).clone();
         let (&[_, Dim::Fixed(kv_heads), _, Dim::Fixed(head_dim)], Some(&Dim::Fixed(width))) =
@@ -60,8 +60,8 @@ impl Graph {
         {
             return Err(self.mismatch("attention", &[query, key, cache.past_key]));
         }
-        let op =
-            Op::GroupQueryAttention { heads: width / head_dim, kv_heads, rotary: cache.rotary.is_some() };
+        let rotary = cache.rotary.is_some();
+        let op = Op::GroupQueryAttention { heads: width / head_dim, kv_heads, rotary, rule };
         let output = self.result(ElementType::F32, self.shape(query).clone());
         let present_key = self.result(ElementType::F32, cache_shape.clone());
         let present_value = self.result(ElementType::F32, cache_shape);

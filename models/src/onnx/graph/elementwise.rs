@@ -80,9 +80,9 @@ impl Graph {
     /// # Errors
     /// [`ModelError::Invalid`] when the shapes do not match.
     pub fn select(&mut self, mask: Value, x: Value, y: Value) -> Result<Value, ModelError> {
-        let values = self.broadcast("a choice", x, y)?;
+        let values = self.broadcast("a select", x, y)?;
         let shape =
-            joint(self.shape(mask), &values).ok_or_else(|| self.mismatch("a choice", &[mask, x, y]))?;
+            joint(self.shape(mask), &values).ok_or_else(|| self.mismatch("a select", &[mask, x, y]))?;
         let condition = self.cast(mask, ElementType::Bool);
         let element = self.info(x).element;
         Ok(self.node(Op::Where, &[condition, x, y], element, shape))
@@ -177,6 +177,13 @@ impl Graph {
     pub fn scale(&mut self, x: Value, factor: f32) -> Value {
         let factor = self.constant_scalar(factor);
         self.same_shape(Op::Mul, &[x, factor])
+    }
+
+    /// Returns c · tanh(x / c), which bounds x by c.
+    pub fn soft_cap(&mut self, x: Value, c: f32) -> Value {
+        let x = self.scale(x, c.recip());
+        let x = self.tanh(x);
+        self.scale(x, c)
     }
 
     /// Returns x + term.

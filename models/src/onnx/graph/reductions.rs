@@ -34,7 +34,7 @@ impl Graph {
     /// # Errors
     /// [`ModelError::Invalid`] when x is a scalar.
     pub fn greatest(&mut self, x: Value) -> Result<Value, ModelError> {
-        let axis = self.axis("a greatest element", x, -1)?;
+        let axis = self.axis("a maximum", x, -1)?;
         let shape = reduced(self.shape(x), &[axis], true);
         Ok(self.node(Op::ReduceMax { axis }, &[x], ElementType::F32, shape))
     }

@@ -38,7 +38,7 @@ impl Graph {
     pub fn gather_elements(&mut self, x: Value, ids: Value) -> Result<Value, ModelError> {
         match (&self.shape(x)[..], &self.shape(ids)[..]) {
             ([rows, _], [ids_rows, Dim::Fixed(1)]) if rows == ids_rows => {}
-            _ => return Err(self.mismatch("a choice of one element of each row", &[x, ids])),
+            _ => return Err(self.mismatch("a gather of one element per row", &[x, ids])),
         }
         let shape = self.shape(ids).clone();
         let element = self.info(x).element;

@@ -17,7 +17,7 @@ impl Graph {
         if let (Some(before), Some(after)) = (elements(&old), elements(&shape))
             && before != after
         {
-            return Err(self.mismatch(&format!("a change of shape to {shape:?}"), &[x]));
+            return Err(self.mismatch(&format!("a reshape to {shape:?}"), &[x]));
         }
         let element = self.info(x).element;
         let target: Vec<i64> = shape
@@ -62,7 +62,7 @@ impl Graph {
         let places = i64::try_from(shape.len()).unwrap_or(i64::MAX).saturating_add(1);
         let counted = if axis < 0 { axis.saturating_add(places) } else { axis };
         let place = usize::try_from(counted).ok().filter(|&place| place <= shape.len());
-        let axis = place.ok_or_else(|| self.mismatch(&format!("a new axis {axis}"), &[x]))?;
+        let axis = place.ok_or_else(|| self.no_axis("an unsqueeze", x, axis))?;
         shape.insert(axis, Dim::Fixed(1));
         let element = self.info(x).element;
         Ok(self.node(Op::Unsqueeze { axis }, &[x], element, shape))

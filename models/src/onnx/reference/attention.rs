@@ -2,39 +2,45 @@
 
 use super::norms::softmax;
 use super::tensor::Tensor;
+use crate::onnx::op::{AttentionRule, RotaryHeads};
 
-/// Rotates the first and the second half of each head's first `rotary_dims` dimensions against each other.
+/// Rotates the pairs of each head's first dimensions.
 pub(super) fn rotary(
     x: &Tensor,
     positions: &Tensor,
     tables: (&Tensor, &Tensor),
-    heads: usize,
-    rotary_dims: usize,
+    RotaryHeads { heads, dims, interleaved }: RotaryHeads,
 ) -> Tensor {
     let head_dim = x.width() / heads;
-    let rotary_dims = if rotary_dims == 0 { head_dim } else { rotary_dims };
+    let dims = if dims == 0 { head_dim } else { dims };
     let positions = positions.sizes();
     let mut rotated = x.clone();
     for (row, &position) in rotated.data.chunks_exact_mut(x.width()).zip(&positions) {
         for head in row.chunks_exact_mut(head_dim) {
-            rotate(&mut head[..rotary_dims], position, tables);
+            rotate(&mut head[..dims], position, tables, interleaved);
         }
     }
     rotated
 }
 
-fn rotate(head: &mut [f64], position: usize, (cos, sin): (&Tensor, &Tensor)) {
+fn rotate(head: &mut [f64], position: usize, (cos, sin): (&Tensor, &Tensor), interleaved: bool) {
     let half = head.len() / 2;
     for pair in 0..half {
         let (c, s) = (cos.at(&[position, pair]), sin.at(&[position, pair]));
-        let (x, y) = (head[pair], head[pair + half]);
-        (head[pair], head[pair + half]) = (x * c - y * s, x * s + y * c);
+        let (first, second) = if interleaved { (2 * pair, 2 * pair + 1) } else { (pair, pair + half) };
+        let (x, y) = (head[first], head[second]);
+        (head[first], head[second]) = (x * c - y * s, x * s + y * c);
     }
 }
 
 /// `query, key, value [batch, seq, heads · d], past_key, past_value [batch, kv_heads, capacity, d],
 /// seqlens_k, total, cos?, sin?`.
-pub(super) fn attend(operands: &[Option<&Tensor>], heads: usize, kv_heads: usize) -> Vec<Tensor> {
+pub(super) fn attend(
+    operands: &[Option<&Tensor>],
+    heads: usize,
+    kv_heads: usize,
+    rule: AttentionRule,
+) -> Vec<Tensor> {
     let at = |slot: usize| operands[slot].expect("the operand is there");
     let (query, seqlens, total) = (at(0), at(5).sizes(), at(6).sizes()[0]);
     let tables = operands.get(7).copied().flatten().zip(operands.get(8).copied().flatten());
@@ -47,7 +53,7 @@ pub(super) fn attend(operands: &[Option<&Tensor>], heads: usize, kv_heads: usize
     };
     let turned = |mut head: Vec<f64>, position: usize| {
         if let Some(tables) = tables {
-            rotate(&mut head, position, tables);
+            rotate(&mut head, position, tables, rule.interleaved);
         }
         head
     };
@@ -69,25 +75,31 @@ pub(super) fn attend(operands: &[Option<&Tensor>], heads: usize, kv_heads: usize
         let position = past(row) + token;
         let asked = turned(part(query, row, token, head), position);
         let kv_head = head / (heads / kv_heads);
-        output.extend(weighted(&asked, (&keys, &values), [row, kv_head], position + 1));
+        output.extend(weighted(&asked, (&keys, &values), [row, kv_head], position + 1, rule));
     }
     vec![Tensor::new(&query.shape[..], output), keys, values]
 }
 
-/// Returns the values of the first `count` positions, weighted by the softmax of their scores.
+/// Returns the values of the last positions before `count` that the window shows, weighted by the softmax of
+/// their scores.
 #[expect(clippy::cast_precision_loss, reason = "sizes of tensors in tests are small")]
 fn weighted(
     query: &[f64],
     (keys, values): (&Tensor, &Tensor),
     [row, head]: [usize; 2],
     count: usize,
+    rule: AttentionRule,
 ) -> Vec<f64> {
-    let scale = (query.len() as f64).sqrt().recip();
+    let scale = rule.scale.map_or((query.len() as f64).sqrt().recip(), f64::from);
+    let first = rule.window.map_or(0, |window| count.saturating_sub(window));
     let fit = |place: usize| -> f64 {
-        query.iter().enumerate().map(|(d, q)| q * keys.at(&[row, head, place, d]) * scale).sum()
+        let score: f64 =
+            query.iter().enumerate().map(|(d, q)| q * keys.at(&[row, head, place, d]) * scale).sum();
+        rule.cap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh())
     };
-    let weights = softmax(&Tensor::new([count], (0..count).map(fit).collect()));
-    let mix =
-        |d: usize| (0..count).map(|place| weights.data[place] * values.at(&[row, head, place, d])).sum();
+    let weights = softmax(&Tensor::new([count - first], (first..count).map(fit).collect()));
+    let mix = |d: usize| {
+        (first..count).map(|place| weights.data[place - first] * values.at(&[row, head, place, d])).sum()
+    };
     (0..query.len()).map(mix).collect()
 }

@@ -230,7 +230,7 @@ async fn run<K: Decoder>(weak: Weak<QueueConsumer<K>>) {
         let trouble = chain(&error);
         // Log each new error once: an outage may last for hours.
         if last_trouble.as_ref() != Some(&trouble) {
-            tracing::info!(queue = %consumer.queue, error = %trouble, "retrying to consume");
+            tracing::info!(queue = %consumer.queue, error = %trouble, "restarting the consumer of a queue");
             last_trouble = Some(trouble);
         }
         drop(consumer);

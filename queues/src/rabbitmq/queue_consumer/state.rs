@@ -59,7 +59,7 @@ pub(in crate::rabbitmq) enum NextDelivery<M> {
 /// The settlement of a delivered message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::rabbitmq) enum Settled {
-    /// Its consequences are durable: duplicates are dropped.
+    /// The consequences of the message are durable: duplicates are dropped.
     Done,
     /// Another message replaces the delivered one.
     Replaced,

@@ -197,7 +197,7 @@ element("start").addEventListener("submit", (event) => {
 element("name").addEventListener("input", ({ target }) => {
   const bytes = byteLength(target.value.trim());
   const isName = bytes > 0 && bytes <= task.annotator_bytes_max && !/\p{Cc}/u.test(target.value);
-  target.setCustomValidity(isName ? "" : "Enter a name without control characters, and not longer than this.");
+  target.setCustomValidity(isName ? "" : `Enter a name of 1 to ${task.annotator_bytes_max} bytes, without control characters.`);
 });
 window.addEventListener("storage", (event) => {
   // Another window with this page stored judgements, which this window must not overwrite.

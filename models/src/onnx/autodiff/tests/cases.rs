@@ -2,7 +2,7 @@
 
 use crate::error::ModelError;
 use crate::onnx::graph::{AttentionCache, Graph};
-use crate::onnx::op::Op;
+use crate::onnx::op::{AttentionRule, Op, RotaryHeads};
 use crate::onnx::value::{Dim, ElementType, Value};
 
 use super::{Case, CaseInput, fixed, ids, named, real, whole};
@@ -19,6 +19,7 @@ pub(super) fn all() -> Vec<Case> {
         parts(),
         reductions(),
         norms(),
+        rotary(),
         attention(),
         whole::all(),
     ]
@@ -26,6 +27,9 @@ pub(super) fn all() -> Vec<Case> {
     .flatten()
     .collect()
 }
+
+/// Two heads with 4 rotated dimensions each.
+const HEADS: RotaryHeads = RotaryHeads { heads: 2, dims: 4, interleaved: false };
 
 pub(super) fn smooth(
     name: &'static str,
@@ -435,13 +439,8 @@ pub(super) fn tables(graph: &mut Graph, pairs: usize) -> (Value, Value) {
     (graph.constant_f32("cos", &[4, pairs], &cos), graph.constant_f32("sin", &[4, pairs], &sin))
 }
 
-fn attention() -> Vec<Case> {
+fn rotary() -> Vec<Case> {
     let (batch, seq) = (named("batch", 2), named("seq", 3));
-    let integers = |name, shape: &[_], numbers: &[i64]| CaseInput {
-        element: ElementType::I32,
-        ..ids(name, shape, numbers)
-    };
-    let cache = |name| real(name, &[batch, fixed(2), fixed(4), fixed(16)], -1.0, 1.0);
     vec![
         smooth(
             "rotary",
@@ -451,7 +450,7 @@ fn attention() -> Vec<Case> {
             ],
             |graph, values| {
                 let part = tables(graph, 2);
-                let part = graph.rotary(values[0], values[1], part, 2, 4);
+                let part = graph.rotary(values[0], values[1], part, HEADS);
                 Ok(vec![graph.square(part)])
             },
         ),
@@ -463,9 +462,32 @@ fn attention() -> Vec<Case> {
             ],
             |graph, values| {
                 let whole = tables(graph, 2);
-                Ok(vec![graph.rotary(values[0], values[1], whole, 2, 4)])
+                Ok(vec![graph.rotary(values[0], values[1], whole, HEADS)])
             },
         ),
+        smooth(
+            "rotary_of_neighbours",
+            vec![
+                real("x", &[batch, seq, fixed(8)], -1.0, 1.0),
+                ids("positions", &[batch, seq], &[0, 1, 2, 1, 2, 3]),
+            ],
+            |graph, values| {
+                let whole = tables(graph, 2);
+                let heads = RotaryHeads { interleaved: true, ..HEADS };
+                Ok(vec![graph.rotary(values[0], values[1], whole, heads)])
+            },
+        ),
+    ]
+}
+
+fn attention() -> Vec<Case> {
+    let (batch, seq) = (named("batch", 2), named("seq", 3));
+    let integers = |name, shape: &[_], numbers: &[i64]| CaseInput {
+        element: ElementType::I32,
+        ..ids(name, shape, numbers)
+    };
+    let cache = |name| real(name, &[batch, fixed(2), fixed(4), fixed(16)], -1.0, 1.0);
+    vec![
         forward(
             "attention_over_a_cache",
             vec![
@@ -477,7 +499,7 @@ fn attention() -> Vec<Case> {
                 integers("seqlens_k", &[batch], &[3, 1]),
                 integers("total_sequence_length", &[fixed(1)], &[4]),
             ],
-            |graph, values| attend(graph, values, false),
+            |graph, values| attend(graph, values, false, AttentionRule::default()),
         ),
         forward(
             "attention_of_a_prompt",
@@ -490,12 +512,29 @@ fn attention() -> Vec<Case> {
                 integers("seqlens_k", &[batch], &[2, 2]),
                 integers("total_sequence_length", &[fixed(1)], &[3]),
             ],
-            |graph, values| attend(graph, values, true),
+            |graph, values| attend(graph, values, true, AttentionRule::default()),
+        ),
+        forward(
+            "attention_with_a_window_and_bounded_scores",
+            vec![
+                real("query", &[batch, seq, fixed(64)], -1.0, 1.0),
+                real("key", &[batch, seq, fixed(32)], -1.0, 1.0),
+                real("value", &[batch, seq, fixed(32)], -1.0, 1.0),
+                cache("past_key"),
+                cache("past_value"),
+                integers("seqlens_k", &[batch], &[2, 2]),
+                integers("total_sequence_length", &[fixed(1)], &[3]),
+            ],
+            |graph, values| {
+                let rule =
+                    AttentionRule { scale: Some(0.5), cap: Some(1.5), window: Some(2), interleaved: true };
+                attend(graph, values, true, rule)
+            },
         ),
     ]
 }
 
-fn attend(graph: &mut Graph, values: &[Value], rotary: bool) -> Built {
+fn attend(graph: &mut Graph, values: &[Value], rotary: bool, rule: AttentionRule) -> Built {
     let cache = AttentionCache {
         past_key: values[3],
         past_value: values[4],
@@ -503,7 +542,7 @@ fn attend(graph: &mut Graph, values: &[Value], rotary: bool) -> Built {
         total_sequence_length: values[6],
         rotary: rotary.then(|| tables(graph, 8)),
     };
-    let (output, ..) = graph.group_query_attention(values[0], values[1], values[2], &cache)?;
+    let (output, ..) = graph.group_query_attention(values[0], values[1], values[2], &cache, rule)?;
     debug_assert!(matches!(graph.nodes().last().map(|node| &node.op), Some(Op::GroupQueryAttention { .. })));
     Ok(vec![output])
 }

@@ -2,6 +2,7 @@
 
 use crate::error::ModelError;
 use crate::onnx::graph::Graph;
+use crate::onnx::op::RotaryHeads;
 use crate::onnx::reference::evaluate;
 use crate::onnx::value::{Dim, ElementType, Value};
 
@@ -125,7 +126,8 @@ fn attention(
     let &[_, pack, unpack, positions, seen, ..] = values else { unreachable!("fifteen are given") };
     let [q, k] = [(q, 2), (k, 1)].map(|(x, heads)| {
         let alone = graph.unsqueeze(x, 1)?;
-        let turned = graph.rotary(alone, positions, rotary, heads, 4);
+        let turned =
+            graph.rotary(alone, positions, rotary, RotaryHeads { heads, dims: 4, interleaved: false });
         graph.squeeze(turned, 1)
     });
     let [batch, seq] = ["batch", "seq"].map(Dim::Named);

@@ -1,0 +1,31 @@
+//! Granite 3: Llama with four factors (maximal update parametrisation, arXiv 2203.03466).
+
+use super::description::{Family, NAMES, QUERY_AND_VALUE, narrow};
+use crate::checkpoint::decoder::Decoder;
+use crate::checkpoint::rope::WHOLE_HEADS;
+
+pub(super) const GRANITE: Family = Family {
+    model_type: "granite",
+    causal_lm: "GraniteForCausalLM",
+    classifier: None,
+    names: NAMES,
+    adapter_prefix: None,
+    aliases: &[],
+    sizes: &[],
+    grouped: true,
+    tied: false,
+    // PEFT defines none.
+    lora_targets: QUERY_AND_VALUE,
+    rope: WHOLE_HEADS,
+    decoder: |reader| {
+        let decoder = reader.llama("rms_norm_eps", 1e-6)?;
+        let divisor = reader.settings.positive("logits_scaling")?.unwrap_or(1.0);
+        Ok(Decoder {
+            attention_scale: reader.factor("attention_multiplier", 1.0)?,
+            embedding_scale: reader.factor("embedding_multiplier", 1.0)?,
+            residual_scale: reader.factor("residual_multiplier", 1.0)?,
+            logit_scale: narrow(1.0 / divisor),
+            ..decoder
+        })
+    },
+};

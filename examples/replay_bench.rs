@@ -182,6 +182,7 @@ fn prompt_events(plan: &Plan, state: &mut Experiment, opened: EventId, index: u3
         prompt_id: PromptId::new(format!("prompt-{index}"))?,
         text: "What should I check before I buy a used bicycle from a stranger?".into(),
         category: Some("everyday".into()),
+        messages: Vec::new(),
     };
     let prompt_id = prompt.prompt_id.clone();
     let completions: Vec<Completion> = (0..SAMPLES).map(|sample| completion(index, sample)).collect();

@@ -255,7 +255,12 @@ fn resources(
 ) -> Outcome<Resources> {
     let prompt = |index: u32| -> Outcome<Prompt> {
         let text = "What should I check before I buy a used bicycle from a stranger?".to_owned();
-        Ok(Prompt { prompt_id: PromptId::new(format!("prompt-{index}"))?, text, category: None })
+        Ok(Prompt {
+            prompt_id: PromptId::new(format!("prompt-{index}"))?,
+            text,
+            category: None,
+            messages: Vec::new(),
+        })
     };
     Ok(Resources {
         log: log.clone(),

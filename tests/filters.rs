@@ -255,3 +255,93 @@ fn score_agrees_with_transformers_and_peft_on_the_fixture() {
         }
     }
 }
+
+/// Runs a command on the tiny Llama. Returns its success, its messages and its output.
+fn filter(lab: &Lab, arguments: &[&str], input: &str, name: &str) -> (bool, String, Vec<Value>) {
+    let (given, output) = (lab.data_dir(name), lab.data_dir("filtered.jsonl"));
+    std::fs::write(&given, input).unwrap();
+    let policy = golden("llama");
+    let files = ["--policy", &policy, "--template", "raw", "--input", given.to_str().unwrap(), "--output"];
+    let arguments = [arguments, &files, &[output.to_str().unwrap()]].concat();
+    let ran = lab.dissent("unused", &arguments).output().unwrap();
+    let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
+    let written = if output.exists() { lines(&output) } else { Vec::new() };
+    let _ = std::fs::remove_file(&output);
+    (ran.status.success(), stderr, written)
+}
+
+#[test]
+fn rows_that_are_too_long_are_refused_before_a_model_runs_or_skipped_or_null() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let long = "w5 ".repeat(100);
+    let row = |id: &str, prompt: &str| {
+        serde_json::json!({"prompt_id": id, "prompt": prompt, "completions": [{"text": "w7"}]}).to_string()
+            + "\n"
+    };
+    let input = [row("a", "w5 w6"), row("b", &long), row("c", "w7")].concat();
+    for command in [&["generate", "-n", "2", "--max-new-tokens", "3"][..], &["score"]] {
+        let (done, message, written) = filter(&lab, command, &input, "rows.jsonl");
+        assert!(!done && written.is_empty());
+        assert!(message.contains("1 prompt is too long for the model's context (b)"), "{message}");
+        let (done, message, written) =
+            filter(&lab, &[command, &["--too-long", "skip"]].concat(), &input, "rows.jsonl");
+        assert!(done && message.contains("(b): left out"), "{message}");
+        assert_eq!(written.iter().map(|row| row["prompt_id"].clone()).collect::<Vec<_>>(), ["a", "c"]);
+        let (done, message, with_null) =
+            filter(&lab, &[command, &["--too-long", "null"]].concat(), &input, "rows.jsonl");
+        assert!(done && message.contains("(b): written with null"), "{message}");
+        assert_eq!((&with_null[0], &with_null[2]), (&written[0], &written[1]));
+        let missing = with_null[1].pointer("/completions/0/logprob").unwrap_or(&with_null[1]["completions"]);
+        assert!(missing.is_null(), "{missing}");
+    }
+}
+
+#[test]
+fn a_stop_text_ends_a_completion_and_is_not_part_of_its_text() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let sample = |more: &[&str]| {
+        let greedy =
+            [&["generate", "-n", "1", "--max-new-tokens", "12", "--temperature", "0"], more].concat();
+        let (done, message, written) = filter(&lab, &greedy, "{\"prompt\": \"w5 w6\"}\n", "rows.jsonl");
+        assert!(done, "{message}");
+        written[0]["completions"][0].clone()
+    };
+    let free = sample(&[]);
+    let text = free["text"].as_str().unwrap();
+    let stop = text.split_whitespace().nth(3).unwrap();
+    let (before, _) = text.split_once(stop).unwrap();
+    let stopped = sample(&["--stop", "never", "--stop", stop]);
+    assert_eq!(stopped["text"], before);
+    assert_eq!(stopped["finish_reason"], "stop");
+    let ids = |completion: &Value| completion["token_ids"].as_array().unwrap().clone();
+    let kept = ids(&stopped).len();
+    assert_eq!(ids(&stopped), ids(&free)[..kept]);
+    assert!(kept < ids(&free).len(), "{kept}");
+    let (done, message, _) =
+        filter(&lab, &["generate", "--stop", ""], "{\"prompt\": \"w5\"}\n", "rows.jsonl");
+    assert!(!done && message.contains("stop = 0 is out of range"), "{message}");
+}
+
+#[test]
+fn prompts_are_turns_or_texts_in_any_container() {
+    let Some(lab) = Lab::new(&Setup::default()) else { return };
+    let turns = r#"[{"role":"system","content":"w5"},{"role":"user","content":"w6"}]"#;
+    let greedy = ["generate", "-n", "1", "--max-new-tokens", "3", "--temperature", "0"];
+    let array = format!("[\n {{\"prompt_id\": \"a\",\n \"prompt\": {turns}}},\n {{\"prompt\": \"w7\"}}\n]");
+    let (done, message, sampled) = filter(&lab, &greedy, &array, "rows.json");
+    assert!(done, "{message}");
+    assert_eq!(sampled[0]["prompt"].to_string(), turns);
+    assert_eq!((&sampled[1]["prompt_id"], &sampled[1]["prompt"]), (&"p2".into(), &"w7".into()));
+    let cells = format!("prompt_id,prompt\na,\"{}\"\np2,w7\n", turns.replace('"', "\"\""));
+    assert_eq!(filter(&lab, &greedy, &cells, "rows.csv").2, sampled);
+    let input: String = sampled.iter().map(|row| format!("{row}\n")).collect();
+    let (done, message, scored) = filter(&lab, &["score"], &input, "rows.jsonl");
+    assert!(done, "{message}");
+    for (sampled, scored) in sampled.iter().zip(&scored) {
+        assert_eq!(sampled["prompt"], scored["prompt"]);
+        let logprob = |row: &Value| row["completions"][0]["logprob"].as_f64().unwrap();
+        assert!((logprob(sampled) - logprob(scored)).abs() < 1e-3);
+    }
+    let (done, message, _) = filter(&lab, &greedy, "PK\u{3}\u{4}x", "rows.zip");
+    assert!(!done && message.contains("rows.zip is a ZIP archive"), "{message}");
+}

@@ -101,8 +101,12 @@ impl FakeGeneration {
 }
 
 fn prompts() -> Vec<Prompt> {
-    let prompt =
-        |id: &str| Prompt { prompt_id: PromptId::new(id).unwrap(), text: "?".into(), category: None };
+    let prompt = |id: &str| Prompt {
+        prompt_id: PromptId::new(id).unwrap(),
+        text: "?".into(),
+        category: None,
+        messages: Vec::new(),
+    };
     vec![prompt("p0"), prompt("p1")]
 }
 

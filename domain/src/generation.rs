@@ -22,11 +22,14 @@ pub struct SamplingParams {
     pub top_k: u32,
     /// Largest number of new tokens in a completion, the stop token included.
     pub max_new_tokens: u32,
+    /// Texts that end a completion, beside the model's stop tokens; at most 16 of 1 to 256 bytes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
 }
 
 impl Default for SamplingParams {
     fn default() -> Self {
-        Self { samples: 8, temperature: 0.7, top_p: 1.0, top_k: 0, max_new_tokens: 128 }
+        Self { samples: 8, temperature: 0.7, top_p: 1.0, top_k: 0, max_new_tokens: 128, stop: Vec::new() }
     }
 }
 
@@ -69,7 +72,12 @@ impl SamplingParams {
             "max_new_tokens",
             f64::from(self.max_new_tokens),
             "1 to 65536",
-        )
+        )?;
+        #[expect(clippy::cast_precision_loss, reason = "a number of bytes or texts for a message")]
+        let count = |count: usize| count as f64;
+        check(self.stop.len() <= 16, "stop", count(self.stop.len()), "at most 16 texts")?;
+        let unfit = self.stop.iter().find(|text| !(1..=256).contains(&text.len()));
+        check(unfit.is_none(), "stop", count(unfit.map_or(0, String::len)), "texts of 1 to 256 bytes")
     }
 }
 

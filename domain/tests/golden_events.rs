@@ -26,6 +26,7 @@ fn prompt() -> Prompt {
         prompt_id: PromptId::new("p1").unwrap(),
         text: "Is it \"safe\"? ✓".into(),
         category: Some("borderline".into()),
+        messages: Vec::new(),
     }
 }
 
@@ -51,6 +52,7 @@ fn started() -> ExperimentStarted {
                 top_p: 0.9,
                 top_k: 40,
                 max_new_tokens: 16,
+                stop: Vec::new(),
             },
             conflict: ConflictPlan {
                 logprob: LogprobKind::Mean,

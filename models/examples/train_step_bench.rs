@@ -51,7 +51,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The same ids as in bench/train_reference.py.
     let ids = |sequence: u32| (0..tokens).map(move |token| (7 + 7919 * sequence + 104_729 * token) % 49_152);
     let batch: Vec<TrainingSequence> = (0..sequences)
-        .map(|sequence| TrainingSequence { ids: ids(sequence).collect(), completion_start: 1 })
+        .map(|sequence| TrainingSequence {
+            ids: ids(sequence).collect(),
+            completion_start: 1,
+            skipped: Vec::new(),
+        })
         .collect();
     let batch = PackedBatch::new(&batch, head)?;
     let pairs = batch.sequences() / 2;

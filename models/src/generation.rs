@@ -4,7 +4,7 @@ use dissent_domain::generation::{FinishReason, SamplingParams};
 
 use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::{Head, cache_bytes_per_token};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TextTokenizer, warn_if_endless};
 use crate::error::{InvalidKind, ModelError};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::{SampleRng, Sampler};
@@ -46,6 +46,22 @@ pub struct SampledTokens {
     pub logprob: f64,
     /// The reason for its end.
     pub finish_reason: FinishReason,
+    /// The stop text that ended it, of [`SamplingParams::stop`].
+    pub stop: Option<String>,
+}
+
+impl SampledTokens {
+    /// Returns the completion's text, without special tokens and up to the stop text.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] when the tokenizer fails.
+    pub fn text(&self, tokenizer: &TextTokenizer) -> Result<String, ModelError> {
+        let mut text = tokenizer.decode(&self.token_ids, true)?;
+        if let Some(start) = self.stop.as_deref().and_then(|stop| text.find(stop)) {
+            text.truncate(start);
+        }
+        Ok(text)
+    }
 }
 
 /// A policy that samples completions.
@@ -53,6 +69,7 @@ pub struct SampledTokens {
 /// A completion does not depend on the other rows of its batch, bit for bit: see [`Generator::generate`].
 pub struct Generator {
     session: DecoderSession,
+    tokenizer: TextTokenizer,
     stop_tokens: Vec<u32>,
     rows: usize,
 }
@@ -75,7 +92,9 @@ impl Generator {
         let (adapters, head) = (adapters.into(), Head::Vocabulary);
         let session = DecoderSession::open(runtime, checkpoint, adapters, head, Layout::Packed, options)?;
         let stop_tokens = checkpoint.config.eos_token_ids.clone();
-        Ok(Self { session, stop_tokens, rows: options.rows.max(1) })
+        let tokenizer = checkpoint.tokenizer.clone();
+        warn_if_endless(&stop_tokens, session.name());
+        Ok(Self { session, tokenizer, stop_tokens, rows: options.rows.max(1) })
     }
 
     /// Replaces the current adapter of a session with swappable adapters. `None` is the checkpoint without an
@@ -135,6 +154,7 @@ impl Generator {
             run: RunHandle::new(cancel)?,
             sampler: Sampler::new(params),
             stop_tokens: &self.stop_tokens,
+            stop_texts: StopTexts { texts: &params.stop, tokenizer: &self.tokenizer },
             tokens_max,
             jobs,
             prompt: Prompt { job: None, cache: prompt_cache, logits: Vec::new() },
@@ -181,12 +201,35 @@ struct Row {
     tokens_max: usize,
 }
 
+/// The texts that end a completion.
+struct StopTexts<'a> {
+    texts: &'a [String],
+    tokenizer: &'a TextTokenizer,
+}
+
+impl StopTexts<'_> {
+    /// Tokens before those of a stop text that are decoded with it: the first bytes of a window may be parts
+    /// of a character, and some tokenizers drop a leading space.
+    const TOKENS_BEFORE: usize = 8;
+
+    /// Returns the stop text that the last token completes; the earliest, if there are several.
+    fn found(&self, token_ids: &[u32]) -> Result<Option<String>, ModelError> {
+        let Some(longest) = self.texts.iter().map(String::len).max() else { return Ok(None) };
+        // A token that is not special has at least one byte.
+        let window = token_ids.len().saturating_sub(longest + Self::TOKENS_BEFORE);
+        let text = self.tokenizer.decode(&token_ids[window..], true)?;
+        let found = self.texts.iter().filter_map(|stop| text.find(stop.as_str()).map(|start| (start, stop)));
+        Ok(found.min().map(|(_, stop)| stop.clone()))
+    }
+}
+
 /// The completions that are decoded together, and the waiting samples.
 struct Batch<'a> {
     session: &'a mut DecoderSession,
     run: RunHandle,
     sampler: Sampler,
     stop_tokens: &'a [u32],
+    stop_texts: StopTexts<'a>,
     tokens_max: usize,
     jobs: &'a [GenerationJob],
     prompt: Prompt,
@@ -230,7 +273,7 @@ impl Batch<'_> {
             tokens_max: self.tokens_max.min(self.session.positions_max() - prompt_ids.len()),
         };
         let logits = std::mem::take(&mut self.prompt.logits);
-        if let Some(row) = self.extend(row, &logits) {
+        if let Some(row) = self.extend(row, &logits)? {
             self.cache.copy_row(index, &self.prompt.cache, 0, row.past);
             self.rows[index] = Some(row);
         }
@@ -272,7 +315,7 @@ impl Batch<'_> {
         for (index, logits) in logits.chunks_exact(width).enumerate() {
             if let Some(mut row) = self.rows[index].take() {
                 row.past += 1;
-                self.rows[index] = self.extend(row, logits);
+                self.rows[index] = self.extend(row, logits)?;
             }
         }
         self.logits = logits;
@@ -280,24 +323,25 @@ impl Batch<'_> {
     }
 
     /// Samples the next token of a row, and frees the row if that token is the last.
-    fn extend(&mut self, mut row: Row, logits: &[f32]) -> Option<Row> {
+    fn extend(&mut self, mut row: Row, logits: &[f32]) -> Result<Option<Row>, ModelError> {
         let choice = self.sampler.choose(logits, &mut row.rng);
         row.token_ids.push(choice.token);
         row.logprob += choice.logprob;
         self.progress.tokens += 1;
-        let finish_reason = if self.stop_tokens.contains(&choice.token) {
+        let stop = self.stop_texts.found(&row.token_ids)?;
+        let finish_reason = if self.stop_tokens.contains(&choice.token) || stop.is_some() {
             FinishReason::Stop
         } else if row.token_ids.len() >= row.tokens_max {
             FinishReason::Length
         } else {
-            return Some(row);
+            return Ok(Some(row));
         };
         let Row { job, sample, token_ids, logprob, .. } = row;
-        self.finished[job][sample] = Some(SampledTokens { token_ids, logprob, finish_reason });
+        self.finished[job][sample] = Some(SampledTokens { token_ids, logprob, finish_reason, stop });
         self.progress.completions_done += 1;
         if self.finished[job].iter().all(Option::is_some) {
             self.progress.prompts_done += 1;
         }
-        None
+        Ok(None)
     }
 }

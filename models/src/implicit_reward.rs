@@ -69,6 +69,37 @@ impl ImplicitReward {
         completions: &[&str],
         cancel: &CancelFlag,
     ) -> Result<Vec<f64>, ModelError> {
+        let items = self.items(template, prompt, completions)?;
+        let policy = self.policy.score(&items, cancel, &mut |_| {})?;
+        let reference = self.reference.score(&items, cancel, &mut |_| {})?;
+        let sum = |tokens: &[f32]| tokens.iter().copied().map(f64::from).sum::<f64>();
+        let reward = |(policy, reference): (&Vec<f32>, &Vec<f32>)| self.beta * (sum(policy) - sum(reference));
+        Ok(policy.iter().zip(&reference).map(reward).collect())
+    }
+
+    /// Checks that both policies can score the completions of a prompt.
+    ///
+    /// # Errors
+    /// As [`ImplicitReward::score`].
+    pub fn check(
+        &self,
+        template: &PromptTemplate,
+        prompt: &Dialogue,
+        completions: &[&str],
+    ) -> Result<(), ModelError> {
+        for item in self.items(template, prompt, completions)? {
+            self.policy.check(&item)?;
+            self.reference.check(&item)?;
+        }
+        Ok(())
+    }
+
+    fn items(
+        &self,
+        template: &PromptTemplate,
+        prompt: &Dialogue,
+        completions: &[&str],
+    ) -> Result<Vec<ScoreItem>, ModelError> {
         let item = |completion: &&str| {
             let demonstration =
                 Demonstration { prompt: prompt.clone(), completion: (*completion).to_owned() };
@@ -76,11 +107,6 @@ impl ImplicitReward {
             let (prompt_ids, completion_ids) = sequence.ids.split_at(sequence.completion_start);
             Ok(ScoreItem { prompt_ids: prompt_ids.to_vec(), completion_ids: completion_ids.to_vec() })
         };
-        let items = completions.iter().map(item).collect::<Result<Vec<_>, ModelError>>()?;
-        let policy = self.policy.score(&items, cancel, &mut |_| {})?;
-        let reference = self.reference.score(&items, cancel, &mut |_| {})?;
-        let sum = |tokens: &[f32]| tokens.iter().copied().map(f64::from).sum::<f64>();
-        let reward = |(policy, reference): (&Vec<f32>, &Vec<f32>)| self.beta * (sum(policy) - sum(reference));
-        Ok(policy.iter().zip(&reference).map(reward).collect())
+        completions.iter().map(item).collect()
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::adapter::{AdapterTask, LoraAdapter};
-use crate::checkpoint::{Checkpoint, Format, OpenOptions};
+use crate::checkpoint::{Checkpoint, Format, OpenOptions, SpecialTokens};
 use crate::error::ModelError;
 
 /// A description of the model or adapter at a path.
@@ -56,6 +56,8 @@ pub struct CheckpointSummary {
     pub bos_token_id: Option<u32>,
     /// Tokens that end a completion.
     pub eos_token_ids: Vec<u32>,
+    /// The special tokens, each with the places that name it.
+    pub special_tokens: SpecialTokens,
     /// Outputs of the score head, if there is one.
     pub num_labels: Option<usize>,
     /// Tensors of each element type, as stored.
@@ -123,6 +125,7 @@ pub fn inspect(path: &Path, options: &OpenOptions) -> Result<ModelSummary, Model
         chat_template: description.tokenizer.chat_template().is_some(),
         bos_token_id: config.bos_token_id,
         eos_token_ids: config.eos_token_ids,
+        special_tokens: description.special_tokens,
         num_labels: config.num_labels,
         dtypes: description.dtypes,
         fingerprint: description.fingerprint,

@@ -8,6 +8,7 @@ pub mod error;
 pub mod generation;
 pub mod implicit_reward;
 pub mod inspect;
+mod jinja;
 pub mod onnx;
 #[cfg(test)]
 #[path = "../../tests/support/random.rs"]

@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     fn params(temperature: f64, top_k: u32, top_p: f64) -> SamplingParams {
-        SamplingParams { samples: 1, temperature, top_p, top_k, max_new_tokens: 1 }
+        SamplingParams { samples: 1, temperature, top_p, top_k, max_new_tokens: 1, stop: Vec::new() }
     }
 
     /// Returns the share of each token among `draws` draws.

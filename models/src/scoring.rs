@@ -58,6 +58,15 @@ impl PolicyScorer {
         self.session.set_adapter(adapter)
     }
 
+    /// Checks that a completion can be scored.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] for an empty prompt, a token outside the vocabulary, or a sequence longer than
+    /// the model's context.
+    pub fn check(&self, item: &ScoreItem) -> Result<(), ModelError> {
+        self.session.check_sequence(&item.prompt_ids, &item.completion_ids)
+    }
+
     /// log π(yₜ | x, y₍<ₜ₎) in nats of every completion token, for each item in order; empty for an empty
     /// completion.
     ///

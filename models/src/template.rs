@@ -1,6 +1,7 @@
 //! Templates: the text that a model sees for a prompt, or for a prompt and its completion.
 
 mod chat;
+mod conversation;
 mod rows;
 mod transcript;
 
@@ -9,13 +10,20 @@ use std::str::FromStr;
 
 use dissent_domain::training::{Dialogue, Message, Role};
 
+#[cfg(test)]
+pub(crate) use chat::normalised;
+pub use chat::{ChatInput, render_chat};
+pub use conversation::{Conversation, LearntTurns};
 pub use rows::encode_text;
 
 use crate::checkpoint::TextTokenizer;
 use crate::error::{InvalidKind, ModelError};
+pub use crate::jinja::TemplateDate;
 
 const PROMPT: &str = "{prompt}";
 const COMPLETION: &str = "{completion}";
+/// What precedes the date of a chat template.
+const CHAT_ON: &str = "chat@";
 
 /// The text around a prompt.
 ///
@@ -28,6 +36,7 @@ const COMPLETION: &str = "{completion}";
 /// assert!(template.names_completion());
 /// assert_eq!(template, PromptTemplate::Text("Question: {prompt}\nAnswer: {completion}".to_owned()));
 /// assert_eq!("chat".parse::<PromptTemplate>()?, PromptTemplate::Chat);
+/// assert!(matches!("chat@2026-01-31".parse()?, PromptTemplate::ChatOn(_)));
 ///
 /// let error = "Answer: {completion}".parse::<PromptTemplate>().expect_err("no {prompt}");
 /// assert_eq!(error.invalid_kind(), Some(InvalidKind::Template));
@@ -35,8 +44,11 @@ const COMPLETION: &str = "{completion}";
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PromptTemplate {
-    /// The model's own chat template, with the prompt as the user's only message.
+    /// The model's own chat template, with the prompt as the user's only message. The current date is the
+    /// default of [`TemplateDate`].
     Chat,
+    /// As [`PromptTemplate::Chat`], with this date as the current one.
+    ChatOn(TemplateDate),
     /// The prompt unchanged, directly followed by the completion.
     Raw,
     /// A text with `{prompt}` and, optionally after it, `{completion}`. Without the latter the completion
@@ -44,11 +56,12 @@ pub enum PromptTemplate {
     Text(String),
 }
 
-/// As it is configured: `chat`, `raw`, or the text.
+/// As it is configured: `chat`, `chat@DATE`, `raw`, or the text.
 impl fmt::Display for PromptTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Chat => f.write_str("chat"),
+            Self::ChatOn(date) => write!(f, "{CHAT_ON}{date}"),
             Self::Raw => f.write_str("raw"),
             Self::Text(text) => {
                 f.write_str(&text.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t"))
@@ -57,7 +70,7 @@ impl fmt::Display for PromptTemplate {
     }
 }
 
-/// `chat`, `raw`, or a text with `{prompt}`. In the text, `
+/// `chat`, `chat@DATE`, `raw`, or a text with `{prompt}`. In the text, `
 /// `, `\t` and `\\` stand for a newline, a tab and a backslash, because a shell passes them on unchanged.
 /// Real newlines are allowed too.
 impl FromStr for PromptTemplate {
@@ -68,6 +81,9 @@ impl FromStr for PromptTemplate {
             "chat" => return Ok(Self::Chat),
             "raw" => return Ok(Self::Raw),
             _ => {}
+        }
+        if let Some(date) = text.strip_prefix(CHAT_ON).filter(|rest| !rest.contains(PROMPT)) {
+            return date.parse().map(Self::ChatOn);
         }
         let text = unescape(text);
         let refuse = |reason: &str| {
@@ -127,7 +143,7 @@ impl PromptTemplate {
     /// [`ModelError::Invalid`] if the model has no chat template but one is needed, or if it fails.
     pub fn render_prompt(&self, tokenizer: &TextTokenizer, prompt: &str) -> Result<String, ModelError> {
         match self {
-            Self::Chat => chat::render(tokenizer, &[user(prompt)], true),
+            Self::Chat | Self::ChatOn(_) => self.render_turns(tokenizer, &[user(prompt)], true),
             Self::Raw => Ok(prompt.to_owned()),
             Self::Text(text) => Ok(fill(head_and_tail(text).0, prompt)),
         }
@@ -145,7 +161,9 @@ impl PromptTemplate {
         completion: &str,
     ) -> Result<String, ModelError> {
         match self {
-            Self::Chat => chat::render(tokenizer, &[user(prompt), assistant(completion)], false),
+            Self::Chat | Self::ChatOn(_) => {
+                self.render_turns(tokenizer, &[user(prompt), assistant(completion)], false)
+            }
             Self::Raw => Ok(format!("{prompt}{completion}")),
             Self::Text(text) => {
                 let (head, tail) = head_and_tail(text);
@@ -168,7 +186,9 @@ impl PromptTemplate {
     ) -> Result<String, ModelError> {
         match (self, dialogue) {
             (_, Dialogue::Text(prompt)) => self.render_prompt(tokenizer, prompt),
-            (Self::Chat, Dialogue::Messages(turns)) => chat::render(tokenizer, turns, true),
+            (Self::Chat | Self::ChatOn(_), Dialogue::Messages(turns)) => {
+                self.render_turns(tokenizer, turns, true)
+            }
             (Self::Raw, Dialogue::Messages(turns)) => Ok(transcript::with_generation_prompt(turns)),
             (Self::Text(_), Dialogue::Messages(turns)) => {
                 self.render_prompt(tokenizer, &transcript::for_template(turns))
@@ -188,9 +208,9 @@ impl PromptTemplate {
     ) -> Result<String, ModelError> {
         match (self, dialogue) {
             (_, Dialogue::Text(prompt)) => self.render_with_completion(tokenizer, prompt, completion),
-            (Self::Chat, Dialogue::Messages(turns)) => {
+            (Self::Chat | Self::ChatOn(_), Dialogue::Messages(turns)) => {
                 let turns = [turns.as_slice(), &[assistant(completion)]].concat();
-                chat::render(tokenizer, &turns, false)
+                self.render_turns(tokenizer, &turns, false)
             }
             (Self::Raw, Dialogue::Messages(turns)) => {
                 Ok(format!("{} {completion}", transcript::with_generation_prompt(turns)))
@@ -251,8 +271,30 @@ impl PromptTemplate {
         )
     }
 
+    /// Whether the model's own chat template writes the text.
+    pub(crate) fn is_chat(&self) -> bool {
+        matches!(self, Self::Chat | Self::ChatOn(_))
+    }
+
     fn adds_special(&self) -> bool {
-        *self != Self::Chat
+        !self.is_chat()
+    }
+
+    /// Returns the date that a chat template sees as the current one.
+    fn date(&self) -> TemplateDate {
+        match self {
+            Self::ChatOn(date) => *date,
+            Self::Chat | Self::Raw | Self::Text(_) => TemplateDate::default(),
+        }
+    }
+
+    fn render_turns(
+        &self,
+        tokenizer: &TextTokenizer,
+        turns: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, ModelError> {
+        chat::render(tokenizer, turns, add_generation_prompt, self.date())
     }
 }
 
@@ -304,7 +346,7 @@ mod tests {
 
     #[test]
     fn templates_round_trip_through_their_text() {
-        for shown in ["chat", "raw", "Q: {prompt}\\n\\tA: {completion}\\\\n"] {
+        for shown in ["chat", "chat@2026-01-31", "raw", "Q: {prompt}\\n\\tA: {completion}\\\\n"] {
             assert_eq!(text(shown).to_string(), shown);
             assert_eq!(text(&text(shown).to_string()), text(shown));
         }
@@ -361,8 +403,15 @@ mod tests {
 
     #[test]
     fn templates_must_name_the_prompt_first() {
-        for wrong in ["", "Chat", "{completion}", "{completion} {prompt}", "{prompt}{completion}{completion}"]
-        {
+        for wrong in [
+            "",
+            "Chat",
+            "chat@",
+            "chat@2026-02-30",
+            "{completion}",
+            "{completion} {prompt}",
+            "{prompt}{completion}{completion}",
+        ] {
             assert!(wrong.parse::<PromptTemplate>().is_err(), "{wrong}");
         }
     }

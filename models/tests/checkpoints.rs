@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dissent_models::ModelError;
-use dissent_models::checkpoint::{Checkpoint, Dtype, OpenOptions, ReadingRules};
+use dissent_models::checkpoint::{Checkpoint, Dtype, OpenOptions, ReadingRules, SpecialToken};
 use dissent_models::inspect::{ModelSummary, inspect};
-use dissent_models::template::PromptTemplate;
+use dissent_models::template::{ChatInput, PromptTemplate, TemplateDate, render_chat};
 use proptest::prelude::*;
 use safetensors::Dtype as StoredDtype;
 use safetensors::tensor::TensorView;
@@ -92,6 +92,11 @@ impl Folder {
 
     fn open(&self) -> Result<Checkpoint, ModelError> {
         Checkpoint::open(self.path(), &self.options(None))
+    }
+
+    fn open_as_first_version(&self) -> Checkpoint {
+        let options = OpenOptions { reading: ReadingRules::V1, ..self.options(None) };
+        Checkpoint::open(self.path(), &options).expect("checkpoint")
     }
 
     fn refusal(&self) -> String {
@@ -212,9 +217,72 @@ fn special_tokens_follow_the_tokenizer_configuration() {
         "tokenizer_config.json",
         r#"{"bos_token": {"content": "<s>"}, "add_bos_token": true, "chat_template": "{{ bos_token }}{{ messages[0].content }}"}"#,
     );
+    // Transformers 5 does not read the flag beside tokenizer.json. Version 0.1 did.
     let tokenizer = folder.open().expect("checkpoint").tokenizer;
-    assert_eq!(PromptTemplate::Raw.encode_prompt(&tokenizer, "a b").expect("ids"), [0, 2, 3]);
+    assert_eq!(PromptTemplate::Raw.encode_prompt(&tokenizer, "a b").expect("ids"), [2, 3]);
     assert_eq!(PromptTemplate::Chat.render_prompt(&tokenizer, "a b").expect("text"), "<s>a b");
+    let tokenizer = folder.open_as_first_version().tokenizer;
+    assert_eq!(PromptTemplate::Raw.encode_prompt(&tokenizer, "a b").expect("ids"), [0, 2, 3]);
+}
+
+#[test]
+fn one_set_of_special_tokens_comes_from_all_files() {
+    let folder = Folder::whole();
+    let end = r#"{"content": "b", "special": true}"#;
+    folder.put("tokenizer_config.json", r#"{"bos_token": null}"#);
+    folder.put("special_tokens_map.json", format!(r#"{{"eos_token": {end}, "pad_token": "<s>"}}"#));
+    let checkpoint = folder.open().expect("checkpoint");
+    assert_eq!(checkpoint.config.eos_token_ids, [1, 3]);
+    assert_eq!(checkpoint.tokenizer.eos_token(), Some("b"));
+    let sources = |token: &SpecialToken| token.sources.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(sources(&checkpoint.special_tokens.stop[0]), ["config.json"]);
+    assert_eq!(sources(&checkpoint.special_tokens.stop[1]), ["special_tokens_map.json"]);
+    folder.put("chat_template.jinja", "[{{ bos_token }}{{ eos_token }}{{ pad_token }}]");
+    let tokenizer = folder.open().expect("checkpoint").tokenizer;
+    assert_eq!(PromptTemplate::Chat.render_prompt(&tokenizer, "a").expect("text"), "[b<s>]");
+    // By the rules of version 0.1, neither file nor null counts.
+    let first = folder.open_as_first_version();
+    assert_eq!(first.config.eos_token_ids, [1]);
+    assert_eq!(first.tokenizer.eos_token(), Some("</s>"));
+    assert_eq!(PromptTemplate::Chat.render_prompt(&first.tokenizer, "a").expect("text"), "[</s>]");
+    let ModelSummary::Model(summary) = inspect(folder.path(), &folder.options(None)).expect("summary") else {
+        panic!("a model");
+    };
+    assert_eq!(summary.special_tokens, checkpoint.special_tokens.clone());
+}
+
+#[test]
+fn the_first_rules_keep_the_fingerprint() {
+    let folder = Folder::whole();
+    let before = folder.open_as_first_version().fingerprint;
+    assert_eq!(folder.open().expect("checkpoint").fingerprint, before);
+    folder.put("special_tokens_map.json", r#"{"pad_token": "<s>"}"#);
+    assert_eq!(folder.open_as_first_version().fingerprint, before);
+    assert_ne!(folder.open().expect("checkpoint").fingerprint, before);
+}
+
+#[test]
+fn a_template_for_tools_and_several_templates_are_read() {
+    let folder = Folder::whole();
+    fs::create_dir(folder.path().join("additional_chat_templates")).expect("a folder");
+    folder.put("additional_chat_templates/rag.jinja", "R");
+    let open = || folder.open().expect("checkpoint").tokenizer;
+    let reason = PromptTemplate::Chat.render_prompt(&open(), "a").expect_err("no default").to_string();
+    assert!(reason.contains("none of the model's chat templates (rag) is named default"), "{reason}");
+    folder.put("chat_template.jinja", "D");
+    assert_eq!(PromptTemplate::Chat.render_prompt(&open(), "a").expect("text"), "D");
+    let (messages, tools) = ([json!({"role": "user", "content": "a"})], [json!({"type": "function"})]);
+    let input = ChatInput {
+        messages: &messages,
+        tools: Some(&tools),
+        documents: None,
+        variables: None,
+        add_generation_prompt: true,
+        date: TemplateDate::default(),
+    };
+    assert_eq!(render_chat(&open(), &input).expect("text"), "D");
+    folder.put("additional_chat_templates/tool_use.jinja", "T{{ tools | length }}");
+    assert_eq!(render_chat(&open(), &input).expect("text"), "T1");
 }
 
 #[test]

@@ -249,8 +249,11 @@ fn gradient_error(runtime: &'static OnnxRuntime, family: &Family) -> f64 {
         initial[range.clone()].copy_from_slice(&tensor.values());
         expected[range].copy_from_slice(&gradients[&tensor.0]);
     }
-    let sequence =
-        |(row, &completion_start): (&Row, _)| TrainingSequence { ids: row.ids.clone(), completion_start };
+    let sequence = |(row, &completion_start): (&Row, _)| TrainingSequence {
+        ids: row.ids.clone(),
+        completion_start,
+        skipped: Vec::new(),
+    };
     let sequences: Vec<_> = figures.rows.iter().zip(completion_starts).map(sequence).collect();
     let batch = PackedBatch::new(&sequences, Loss::Sft.head()).expect("a batch");
     let tokens: usize = sequences.iter().map(|sequence| sequence.ids.len() - sequence.completion_start).sum();

@@ -135,6 +135,9 @@ fn gguf() -> Vec<u8> {
 
 const MODEL_FILES: [&str; 4] =
     ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"];
+/// Files of a model that the example lacks.
+const FURTHER_FILES: [&str; 4] =
+    ["generation_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"];
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 proptest! {
@@ -170,7 +173,8 @@ proptest! {
 
     #[test]
     fn opening_a_model_with_a_file_of_arbitrary_bytes_never_panics_and_stays_bounded(
-        file in prop::sample::select(MODEL_FILES.to_vec()), bytes in prop::collection::vec(any::<u8>(), 0..300),
+        file in prop::sample::select([&MODEL_FILES[..], &FURTHER_FILES].concat()),
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let folder = folder("llama", Some((file, &bytes)));
         open(folder.path(), bytes_in(folder.path()));

@@ -265,7 +265,8 @@ fn one_of_several_labels_or_their_weighted_sum_is_the_reward() {
 fn training(settings: Hyperparameters, checkpoint: &Checkpoint) -> Trainer {
     let ids: Vec<Vec<u32>> =
         serde_json::from_value(reference()["training"]["sequences"].clone()).expect("sequences");
-    let sequence = |ids: &Vec<u32>| TrainingSequence { ids: ids.clone(), completion_start: 0 };
+    let sequence =
+        |ids: &Vec<u32>| TrainingSequence { ids: ids.clone(), completion_start: 0, skipped: Vec::new() };
     let (chosen, rejected) = ids.split_at(ids.len() / 2);
     let pairs = chosen.iter().zip(rejected).map(|(chosen, rejected)| TokenPair {
         chosen: sequence(chosen),
@@ -341,8 +342,11 @@ fn a_written_reward_model_is_read_as_it_was_trained() {
             let is_full = lora.is_none();
             let mut trainer = training(settings(lora), &base);
             losses(&mut trainer);
-            let [chosen, rejected] =
-                [0, 1].map(|index: usize| TrainingSequence { ids: ids[index].clone(), completion_start: 0 });
+            let [chosen, rejected] = [0, 1].map(|index: usize| TrainingSequence {
+                ids: ids[index].clone(),
+                completion_start: 0,
+                skipped: Vec::new(),
+            });
             let pair = TokenPair { chosen, rejected, margin: 0.0, is_unsafe: None };
             let trained = trainer.evaluate(&TrainingData::Pairs(vec![pair]), &CancelFlag::new());
             let trained = trained.expect("an evaluation").pairs[0];

@@ -24,7 +24,7 @@ fn sequence(number: u32, is_good: bool) -> TrainingSequence {
         (0..length).map(|place| if place % 2 == 0 { if is_good { 7 } else { 8 } } else { 20 + number % 100 }),
     );
     ids.push(1);
-    TrainingSequence { ids, completion_start }
+    TrainingSequence { ids, completion_start, skipped: Vec::new() }
 }
 
 fn demonstrations(count: u32) -> TrainingData {
@@ -60,9 +60,9 @@ const OBJECTIVES: [Objective; 6] = [
     Objective::Sft,
     Objective::Reward { center: 0.01 },
     Objective::Cost,
-    Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1 },
-    Objective::Dpo { loss: DpoLoss::Ipo, beta: 0.1 },
-    Objective::Dpo { loss: DpoLoss::Hinge, beta: 0.1 },
+    Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1, linear: 0.0 },
+    Objective::Dpo { loss: DpoLoss::Ipo, beta: 0.1, linear: 0.0 },
+    Objective::Dpo { loss: DpoLoss::Hinge, beta: 0.1, linear: 0.0 },
 ];
 
 fn data(objective: Objective, count: u32) -> TrainingData {
@@ -94,7 +94,7 @@ fn every_objective_reduces_its_loss() {
     for (base, objective) in OBJECTIVES.into_iter().map(|objective| ("llama", objective)).chain([
         ("neox-parallel", Objective::Reward { center: 0.0 }),
         ("neox-sequential", Objective::Sft),
-        ("llama-bf16", Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1 }),
+        ("llama-bf16", Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1, linear: 0.0 }),
     ]) {
         let everywhere = if base.starts_with("llama") {
             ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"].map(str::to_owned).to_vec()
@@ -248,7 +248,7 @@ fn a_policy_starts_equal_to_its_reference() {
 
 #[test]
 fn a_continued_adapter_may_be_its_own_reference() {
-    let objective = Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1 };
+    let objective = Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1, linear: 0.0 };
     let Some(mut first) = trainer("llama", objective, settings(), data(objective, 9)) else { return };
     run(&mut first);
     let adapter = first.adapter(None).expect("an adapter");
@@ -313,7 +313,7 @@ fn a_fully_trained_model_is_a_complete_checkpoint() {
         let TrainingData::Demonstrations(sequences) = demonstrations(5) else { unreachable!() };
         let items: Vec<ScoreItem> = sequences
             .iter()
-            .map(|TrainingSequence { ids, completion_start }| ScoreItem {
+            .map(|TrainingSequence { ids, completion_start, .. }| ScoreItem {
                 prompt_ids: ids[..*completion_start].to_vec(),
                 completion_ids: ids[*completion_start..].to_vec(),
             })

@@ -71,6 +71,7 @@ fn sequences(document: &Document) -> Vec<TrainingSequence> {
     let sequence = |sequence: &Sequence| TrainingSequence {
         ids: sequence.ids.clone(),
         completion_start: sequence.completion_start,
+        skipped: Vec::new(),
     };
     document.sequences.iter().map(sequence).collect()
 }
@@ -130,9 +131,12 @@ fn inputs(loss: Loss, figures: &Figures) -> LossInputs {
             center: figures.number("center"),
         },
         Loss::Cost => LossInputs::Cost { signs: figures.input("signs"), weights },
-        Loss::Dpo(_) => {
-            LossInputs::Dpo { reference: figures.input("reference"), weights, beta: figures.number("beta") }
-        }
+        Loss::Dpo(_) => LossInputs::Dpo {
+            reference: figures.input("reference"),
+            weights,
+            beta: figures.number("beta"),
+            linear: 0.0,
+        },
         Loss::Ppo => LossInputs::Ppo {
             old_logprobs: figures.input("old_logprobs"),
             old_values: figures.input("old_values"),

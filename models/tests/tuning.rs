@@ -160,6 +160,7 @@ fn the_resulting_adapter_is_the_tuned_policy() {
     let sequence = dissent_models::training::TrainingSequence {
         ids: item.prompt_ids.iter().chain(&item.completion_ids).copied().collect(),
         completion_start: item.prompt_ids.len(),
+        skipped: Vec::new(),
     };
     let mut policy = tuner.into_policy();
     let mut logprobs_of = |model| {

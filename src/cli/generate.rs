@@ -6,16 +6,17 @@ use anyhow::Context as _;
 use dissent_domain::generation::{Completion, FinishReason, SamplingParamError, SamplingParams, sample_seed};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::prompt::Prompt;
+use dissent_domain::training::Message;
 use dissent_models::checkpoint::TextTokenizer;
-use dissent_models::generation::{GenerationJob, Generator};
+use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
 use dissent_models::runtime::CancelFlag;
 use dissent_models::template::PromptTemplate;
 use serde::Serialize;
 
 use super::interrupt;
 use super::runtime_args::{RuntimeArgs, counting_bar};
+use super::too_long::{TooLong, TooLongRows};
 use crate::dataset::prompts;
-
 use crate::experiment::models::{self, Model};
 use crate::jsonl::JsonLinesWriter;
 
@@ -27,7 +28,7 @@ const ROWS: usize = 16;
 /// Sample completions from a policy
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Input lines:   {\"prompt_id\"?, \"prompt\", \"category\"?}
+Input rows:    {\"prompt_id\"?, \"prompt\", \"category\"?}; a prompt is a text or a list of {\"role\", \"content\"}
 Output lines:  {\"prompt_id\", \"prompt\", \"completions\": [{\"text\", \"token_ids\", \"logprob\", \"logprob_mean\",
                \"tokens\", \"finish_reason\"}]}
 Log-probabilities are in nats, of the untempered model.
@@ -46,6 +47,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Template of the prompt: `chat` (the policy's own), `raw`, or a text with `{prompt}`.
+    /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Completions of each prompt.
@@ -63,10 +65,18 @@ pub(crate) struct GenerateArgs {
     /// Maximum number of new tokens in a completion.
     #[arg(long, default_value_t = 128)]
     max_new_tokens: u32,
+    /// Text that ends a completion, beside the model's stop tokens; may be repeated. The completion's text
+    /// ends before it, its tokens include it.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Treatment of prompts that leave no room for a completion: `refuse` (before a model runs), `skip`, or
+    /// `null` (`completions` is null).
+    #[arg(long, value_enum, default_value = "refuse", hide_possible_values = true)]
+    too_long: TooLong,
     /// Seed from which the seed of each completion is derived.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Prompts as JSON Lines; `-` is stdin.
+    /// Prompts: JSON Lines, a JSON array, CSV or Parquet; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// File for the completions; `-` is stdout.
@@ -79,10 +89,19 @@ pub(crate) struct GenerateArgs {
 #[derive(Serialize)]
 struct Line<'a> {
     prompt_id: &'a str,
-    prompt: &'a str,
+    prompt: PromptValue<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     category: Option<&'a str>,
-    completions: Vec<CompletionLine>,
+    /// `None` if the prompt is too long.
+    completions: Option<Vec<CompletionLine>>,
+}
+
+/// A prompt as it was given.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PromptValue<'a> {
+    Text(&'a str),
+    Messages(&'a [Message]),
 }
 
 #[derive(Serialize)]
@@ -115,23 +134,40 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
     let generator = Generator::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;
     let mut sampler = Sampler { args, sampling, tokenizer: &model.checkpoint.tokenizer, generator };
+    let (planned, too_long) = sampler.plan(&prompts)?;
     let cancel = interrupt::cancel_flag()?;
     let mut output = JsonLinesWriter::create(&args.output)?;
     let bar = counting_bar(Some(prompts.len() as u64), "prompts");
-    for batch in prompts.chunks(PROMPTS_AT_ONCE) {
-        let completions = sampler.sample(batch, &cancel).map_err(interrupt::map_cancelled)?;
-        for (prompt, completions) in batch.iter().zip(completions) {
-            output.write(&Line {
-                prompt_id: prompt.prompt_id.as_str(),
-                prompt: &prompt.text,
-                category: prompt.category.as_deref(),
-                completions: completions.into_iter().map(CompletionLine::from).collect(),
-            })?;
+    for batch in planned.chunks(PROMPTS_AT_ONCE) {
+        let written = sampler.sample(batch, &cancel).and_then(|completions| {
+            for (planned, completions) in batch.iter().zip(completions) {
+                output.write(&line(planned.prompt, completions))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = written {
+            return Err(output.keep_finished(interrupt::map_cancelled(error)));
         }
         bar.inc(batch.len() as u64);
     }
     bar.finish_and_clear();
-    Ok(output.finish()?)
+    output.finish()?;
+    too_long.report(args.too_long);
+    Ok(())
+}
+
+fn line(prompt: &Prompt, completions: Option<Vec<Completion>>) -> Line<'_> {
+    Line {
+        prompt_id: prompt.prompt_id.as_str(),
+        prompt: if prompt.messages.is_empty() {
+            PromptValue::Text(&prompt.text)
+        } else {
+            PromptValue::Messages(&prompt.messages)
+        },
+        category: prompt.category.as_deref(),
+        completions: completions
+            .map(|completions| completions.into_iter().map(CompletionLine::from).collect()),
+    }
 }
 
 impl GenerateArgs {
@@ -142,6 +178,7 @@ impl GenerateArgs {
             top_p: self.top_p,
             top_k: self.top_k,
             max_new_tokens: self.max_new_tokens,
+            stop: self.stop.clone(),
         };
         sampling.validate()?;
         Ok(sampling)
@@ -155,27 +192,60 @@ struct Sampler<'a> {
     generator: Generator,
 }
 
+/// A prompt with its work; none if it is too long.
+struct PlannedPrompt<'a> {
+    prompt: &'a Prompt,
+    job: Option<GenerationJob>,
+}
+
 impl Sampler<'_> {
-    fn sample(&mut self, prompts: &[Prompt], cancel: &CancelFlag) -> anyhow::Result<Vec<Vec<Completion>>> {
-        let jobs = prompts.iter().map(|prompt| self.job(prompt)).collect::<anyhow::Result<Vec<_>>>()?;
+    /// Prepares all prompts, before the model runs for the first one.
+    fn plan<'p>(&self, prompts: &'p [Prompt]) -> anyhow::Result<(Vec<PlannedPrompt<'p>>, TooLongRows)> {
+        let (mut planned, mut too_long) = (Vec::with_capacity(prompts.len()), TooLongRows::default());
+        for prompt in prompts {
+            let job = self.job(prompt).with_context(|| format!("prompt {}", prompt.prompt_id))?;
+            if job.is_none() {
+                too_long.add(prompt.prompt_id.as_str());
+            }
+            if job.is_some() || self.args.too_long != TooLong::Skip {
+                planned.push(PlannedPrompt { prompt, job });
+            }
+        }
+        too_long.check(self.args.too_long)?;
+        Ok((planned, too_long))
+    }
+
+    fn job(&self, prompt: &Prompt) -> anyhow::Result<Option<GenerationJob>> {
+        let prompt_ids = self.args.template.encode_dialogue(self.tokenizer, &prompt.dialogue())?;
+        if !TooLongRows::fits(self.generator.check_prompt(&prompt_ids))? {
+            return Ok(None);
+        }
+        // Seeds derive from the name of an experiment. This command has none and uses a fixed name.
+        let experiment = ExperimentId::new("generate")?;
+        let seed = |sample| sample_seed(&experiment, self.args.seed, 0, &prompt.prompt_id, sample);
+        Ok(Some(GenerationJob { prompt_ids, seeds: (0..self.sampling.samples).map(seed).collect() }))
+    }
+
+    fn sample(
+        &mut self,
+        planned: &[PlannedPrompt<'_>],
+        cancel: &CancelFlag,
+    ) -> anyhow::Result<Vec<Option<Vec<Completion>>>> {
+        let jobs: Vec<GenerationJob> = planned.iter().filter_map(|planned| planned.job.clone()).collect();
         let sampled = self.generator.generate(&jobs, &self.sampling, cancel, &mut |_| ())?;
-        let completion = |tokens: dissent_models::generation::SampledTokens| {
+        let completion = |tokens: SampledTokens| {
             Ok(Completion {
-                text: self.tokenizer.decode(&tokens.token_ids, true)?,
+                text: tokens.text(self.tokenizer)?,
                 token_ids: tokens.token_ids,
                 logprob: tokens.logprob,
                 finish_reason: tokens.finish_reason,
             })
         };
-        sampled.into_iter().map(|samples| samples.into_iter().map(completion).collect()).collect()
-    }
-
-    fn job(&self, prompt: &Prompt) -> anyhow::Result<GenerationJob> {
-        let prompt_ids = self.args.template.encode_prompt(self.tokenizer, &prompt.text)?;
-        self.generator.check_prompt(&prompt_ids).with_context(|| format!("prompt {}", prompt.prompt_id))?;
-        // Seeds derive from the name of an experiment. This command has none and uses a fixed name.
-        let experiment = ExperimentId::new("generate")?;
-        let seed = |sample| sample_seed(&experiment, self.args.seed, 0, &prompt.prompt_id, sample);
-        Ok(GenerationJob { prompt_ids, seeds: (0..self.sampling.samples).map(seed).collect() })
+        let mut sampled = sampled
+            .into_iter()
+            .map(|samples| samples.into_iter().map(completion).collect::<anyhow::Result<Vec<Completion>>>());
+        let of_prompt =
+            |planned: &PlannedPrompt<'_>| planned.job.as_ref().and_then(|_| sampled.next()).transpose();
+        planned.iter().map(of_prompt).collect()
     }
 }

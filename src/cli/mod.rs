@@ -23,6 +23,7 @@ mod score;
 mod serve;
 mod server;
 mod study;
+mod too_long;
 mod train;
 
 use std::io;

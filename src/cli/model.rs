@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use dissent_models::checkpoint::{Dtype, write};
-use dissent_models::inspect;
+use dissent_models::checkpoint::{Dtype, SpecialTokens, write};
+use dissent_models::inspect::{self, ModelSummary};
 
 use crate::experiment::models::Model;
 
@@ -81,9 +81,30 @@ fn inspect(path: &Path, json: bool) -> anyhow::Result<()> {
         return Ok(writeln!(out)?);
     }
     let serde_json::Value::Object(fields) = serde_json::to_value(&summary)? else { return Ok(()) };
-    for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+    for (name, value) in fields.iter().filter(|(name, value)| !value.is_null() && *name != "special_tokens") {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         writeln!(out, "{:<24} {value}", name.replace('_', " "))?;
+    }
+    if let ModelSummary::Model(model) = &summary {
+        print_special_tokens(&mut out, &model.special_tokens)?;
+    }
+    Ok(())
+}
+
+/// Prints a line for each special token: its use, id, text and sources.
+fn print_special_tokens(out: &mut impl std::io::Write, tokens: &SpecialTokens) -> std::io::Result<()> {
+    if tokens.stop.is_empty() {
+        writeln!(out, "{:<24} none: the model cannot stop", "stop token")?;
+    }
+    let stop = tokens.stop.iter().map(|token| ("stop token", token));
+    let end = tokens.end.iter().map(|token| ("end of completions", token));
+    let bos = tokens.bos.iter().map(|token| ("bos of the model", token));
+    let named = tokens.named.iter().map(|(name, token)| (name.as_str(), token));
+    for (role, token) in stop.chain(end).chain(bos).chain(named) {
+        let id = token.id.map_or_else(|| "no id".to_owned(), |id| id.to_string());
+        let text = token.text.as_deref().map_or_else(|| "no text".to_owned(), |text| format!("{text:?}"));
+        let sources: Vec<String> = token.sources.iter().map(ToString::to_string).collect();
+        writeln!(out, "{:<24} {id} {text} ({})", role.replace('_', " "), sources.join(", "))?;
     }
     Ok(())
 }

@@ -28,11 +28,12 @@ Examples:
 
 Configuration (* marks required keys; relative paths start at the folder of the file, `cache:` paths at the cache folder):
   [experiment]  name*, seed = 0, rounds = 1, data_dir
-  [prompts]     path*: JSON Lines of {\"prompt_id\"?, \"prompt\", \"category\"?}
+  [prompts]     path*: rows of {\"prompt_id\"?, \"prompt\", \"category\"?}; a prompt is a text or a list of {\"role\", \"content\"}
   [policy]      path*, adapter, template = \"chat\"
   [reward]      path*, layers, adapter, template = \"chat\", kind = \"reward\" or \"cost\"; of a model with several outputs
                 label or weights = [W, …]
-  [generation]  samples = 8, temperature = 0.7, top_p = 1.0, top_k = 0, max_new_tokens = 128, batch_prompts = 4
+  [generation]  samples = 8, temperature = 0.7, top_p = 1.0, top_k = 0, max_new_tokens = 128, batch_prompts = 4,
+                stop = []: texts that end a completion
   [conflict]    rule = \"paper\" (delta, tau), \"mean\" (delta), \"quantile\" (quantile = 0.9), or with a budget \"budget\", \"gap\",
                 \"discordant\", \"doubt\", \"equal_margin\", \"gap_and_margin\", \"margin\", \"rso\", \"random\"; \"all\", \"none\";
                 logprob = \"sum\" or \"mean\"

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use dissent_domain::reward::RewardKind;
-use dissent_domain::training::Dialogue;
 use dissent_models::checkpoint::TextTokenizer;
 use dissent_models::implicit_reward::{ImplicitReward, PolicyModel};
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
@@ -17,16 +16,18 @@ use serde_json::{Map, Value};
 use super::interrupt;
 use super::reward_model::{RewardOutputOptions, reward_kind};
 use super::runtime_args::{RuntimeArgs, counting_bar};
+use super::too_long::{TooLong, TooLongRows};
 use crate::config::check_reward_template;
+use crate::dataset::PromptField;
 use crate::experiment::models::{self, Model};
 use crate::jsonl::{InputError, JsonLines, JsonLinesWriter};
 
 /// Add log-probabilities and rewards to completions
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Input lines:   {\"prompt_id\", \"prompt\", \"completions\": [{\"text\", \"token_ids\"?, …}], …}
+Input rows:    {\"prompt_id\", \"prompt\", \"completions\": [{\"text\", \"token_ids\"?, …}], …}
 Output lines:  the same, with `logprob` (sum over the completion's tokens, in nats), `logprob_mean`, `tokens` and
-               `reward` in each completion. Unknown fields are kept.
+               `reward` in each completion. Unknown fields are kept. A prompt is a text or a list of {\"role\", \"content\"}.
 
 Examples:
   dissent score --policy SmolLM2.gguf --input answers.jsonl --output scored.jsonl
@@ -69,12 +70,17 @@ pub(crate) struct ScoreArgs {
     #[arg(long, value_name = "BETA", default_value_t = 0.1, requires = "reward_reference")]
     reward_beta: f64,
     /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
+    /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Template of the reward model [default: --template]
     #[arg(long, value_name = "TEMPLATE")]
     reward_template: Option<PromptTemplate>,
-    /// Completions as JSON Lines; `-` is stdin.
+    /// Treatment of rows that are too long for a model's context: `refuse` (before a model runs), `skip`, or
+    /// `null` (the values of that model are null in all completions of the row).
+    #[arg(long, value_enum, default_value = "refuse", hide_possible_values = true)]
+    too_long: TooLong,
+    /// Completions: JSON Lines, a JSON array or Parquet; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// File for the scored completions; `-` is stdout.
@@ -87,10 +93,16 @@ pub(crate) struct ScoreArgs {
 #[derive(Deserialize, Serialize)]
 struct Line {
     prompt_id: String,
-    prompt: String,
+    prompt: PromptField,
     completions: Vec<CompletionLine>,
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+impl Line {
+    fn texts(&self) -> Vec<&str> {
+        self.completions.iter().map(|completion| completion.text.as_str()).collect()
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -107,21 +119,47 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let (runtime, options) = models::runtime(&args.runtime.config(), 1)?;
     let mut policy = PolicyFields::open(args, runtime, &options)?;
     let mut reward = RewardFields::open(args, runtime, &options)?;
+    let (lines, too_long) = fitting(lines, args.too_long, &policy, &reward)?;
     let cancel = interrupt::cancel_flag()?;
     let mut output = JsonLinesWriter::create(&args.output)?;
     let bar = counting_bar(Some(lines.len() as u64), "prompts");
     for mut line in lines {
-        for scorer in [&mut policy as &mut dyn FieldScorer, &mut reward] {
-            scorer
-                .score(&mut line, &cancel)
-                .map_err(interrupt::map_cancelled)
-                .with_context(|| format!("prompt {}", line.prompt_id))?;
+        let scored = policy.score(&mut line, &cancel).and_then(|()| reward.score(&mut line, &cancel));
+        let scored = scored
+            .map_err(interrupt::map_cancelled)
+            .with_context(|| format!("prompt {}", line.prompt_id))
+            .and_then(|()| Ok(output.write(&line)?));
+        if let Err(error) = scored {
+            return Err(output.keep_finished(error));
         }
-        output.write(&line)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Ok(output.finish()?)
+    output.finish()?;
+    too_long.report(args.too_long);
+    Ok(())
+}
+
+/// Checks the lengths of all lines before a model runs. Returns the lines to write.
+fn fitting(
+    lines: Vec<Line>,
+    treatment: TooLong,
+    policy: &PolicyFields<'_>,
+    reward: &RewardFields<'_>,
+) -> anyhow::Result<(Vec<Line>, TooLongRows)> {
+    let (mut kept, mut too_long) = (Vec::with_capacity(lines.len()), TooLongRows::default());
+    for line in lines {
+        let fits = policy.fits(&line).and_then(|fits| Ok(fits && reward.fits(&line)?));
+        let fits = fits.with_context(|| format!("prompt {}", line.prompt_id))?;
+        if !fits {
+            too_long.add(&line.prompt_id);
+        }
+        if fits || treatment != TooLong::Skip {
+            kept.push(line);
+        }
+    }
+    too_long.check(treatment)?;
+    Ok((kept, too_long))
 }
 
 /// Reads and checks all lines before a model starts, because a bad last line must not cost an hour.
@@ -150,11 +188,6 @@ fn read(path: &std::path::Path) -> Result<Vec<Line>, InputError> {
     Ok(read)
 }
 
-/// Adds the fields of one model to a line.
-trait FieldScorer {
-    fn score(&mut self, line: &mut Line, cancel: &CancelFlag) -> anyhow::Result<()>;
-}
-
 /// Adds log-probabilities, if there is a policy.
 struct PolicyFields<'a>(Option<(PolicyScorer, TextTokenizer, &'a PromptTemplate)>);
 
@@ -171,21 +204,22 @@ impl<'a> PolicyFields<'a> {
     }
 }
 
-impl FieldScorer for PolicyFields<'_> {
+impl PolicyFields<'_> {
+    /// Whether the completions fit into the policy's context.
+    fn fits(&self, line: &Line) -> anyhow::Result<bool> {
+        let Some((scorer, tokenizer, template)) = &self.0 else { return Ok(true) };
+        let items = policy_items(line, tokenizer, template)?;
+        let fits = items.iter().map(|item| TooLongRows::fits(scorer.check(item)));
+        Ok(fits.collect::<Result<Vec<bool>, _>>()?.into_iter().all(|fits| fits))
+    }
+
     fn score(&mut self, line: &mut Line, cancel: &CancelFlag) -> anyhow::Result<()> {
+        if !self.fits(line)? {
+            insert_nulls(line, &["logprob", "logprob_mean", "tokens"]);
+            return Ok(());
+        }
         let Some((scorer, tokenizer, template)) = &mut self.0 else { return Ok(()) };
-        let prompt_ids = template.encode_prompt(tokenizer, &line.prompt)?;
-        let items = line
-            .completions
-            .iter()
-            .map(|completion| {
-                let completion_ids = match &completion.token_ids {
-                    Some(ids) => ids.clone(),
-                    None => tokenizer.encode(&completion.text, false)?,
-                };
-                Ok(ScoreItem { prompt_ids: prompt_ids.clone(), completion_ids })
-            })
-            .collect::<anyhow::Result<Vec<ScoreItem>>>()?;
+        let items = policy_items(line, tokenizer, template)?;
         let logprobs = scorer.score(&items, cancel, &mut |_| ())?;
         for (completion, logprobs) in line.completions.iter_mut().zip(logprobs) {
             // Starts at 0.0, because the sum of an empty iterator is -0.0.
@@ -196,6 +230,29 @@ impl FieldScorer for PolicyFields<'_> {
             completion.rest.insert("tokens".to_owned(), logprobs.len().into());
         }
         Ok(())
+    }
+}
+
+fn policy_items(
+    line: &Line,
+    tokenizer: &TextTokenizer,
+    template: &PromptTemplate,
+) -> anyhow::Result<Vec<ScoreItem>> {
+    let prompt_ids = template.encode_dialogue(tokenizer, &line.prompt.0)?;
+    let item = |completion: &CompletionLine| {
+        let completion_ids = match &completion.token_ids {
+            Some(ids) => ids.clone(),
+            None => tokenizer.encode(&completion.text, false)?,
+        };
+        Ok(ScoreItem { prompt_ids: prompt_ids.clone(), completion_ids })
+    };
+    line.completions.iter().map(item).collect()
+}
+
+/// Adds fields without a value to each completion.
+fn insert_nulls(line: &mut Line, fields: &[&str]) {
+    for completion in &mut line.completions {
+        completion.rest.extend(fields.iter().map(|&field| (field.to_owned(), Value::Null)));
     }
 }
 
@@ -222,7 +279,7 @@ impl<'a> RewardFields<'a> {
         let model = Model::open(path, args.reward_layers, args.reward_adapter.as_deref())?;
         let rewards = match &args.reward_reference {
             Some(reference) => {
-                let reference = Model::open(reference, None, args.reward_reference_adapter.as_deref())
+                let reference = Model::open_policy(reference, None, args.reward_reference_adapter.as_deref())
                     .context("failed to open the reference policy")?;
                 let [policy, reference] = [&model, &reference].map(|model| PolicyModel {
                     checkpoint: &model.checkpoint,
@@ -241,30 +298,50 @@ impl<'a> RewardFields<'a> {
     }
 }
 
-impl FieldScorer for RewardFields<'_> {
+impl RewardFields<'_> {
+    /// Whether the completions fit into the reward model's context.
+    fn fits(&self, line: &Line) -> anyhow::Result<bool> {
+        let Some((rewards, template, _)) = &self.0 else { return Ok(true) };
+        match rewards {
+            Rewards::Model(model, tokenizer) => {
+                let sequences = reward_sequences(line, tokenizer, template)?;
+                let fits = sequences.iter().map(|sequence| TooLongRows::fits(model.check_sequence(sequence)));
+                Ok(fits.collect::<Result<Vec<bool>, _>>()?.into_iter().all(|fits| fits))
+            }
+            Rewards::Implicit(implicit) => {
+                Ok(TooLongRows::fits(implicit.check(template, &line.prompt.0, &line.texts()))?)
+            }
+        }
+    }
+
     fn score(&mut self, line: &mut Line, cancel: &CancelFlag) -> anyhow::Result<()> {
+        if !self.fits(line)? {
+            insert_nulls(line, &["reward"]);
+            return Ok(());
+        }
         let Some((rewards, template, kind)) = &mut self.0 else { return Ok(()) };
         let scores = match rewards {
             Rewards::Model(model, tokenizer) => {
-                let sequences = line
-                    .completions
-                    .iter()
-                    .map(|completion| {
-                        Ok(template.encode_with_completion(tokenizer, &line.prompt, &completion.text)?)
-                    })
-                    .collect::<anyhow::Result<Vec<Vec<u32>>>>()?;
+                let sequences = reward_sequences(line, tokenizer, template)?;
                 let scores = model.score(&sequences, cancel, &mut |_| ())?;
                 scores.into_iter().map(f64::from).collect()
             }
-            Rewards::Implicit(implicit) => {
-                let prompt = Dialogue::Text(line.prompt.clone());
-                let texts: Vec<&str> = line.completions.iter().map(|it| it.text.as_str()).collect();
-                implicit.score(template, &prompt, &texts, cancel)?
-            }
+            Rewards::Implicit(implicit) => implicit.score(template, &line.prompt.0, &line.texts(), cancel)?,
         };
         for (completion, score) in line.completions.iter_mut().zip(scores) {
             completion.rest.insert("reward".to_owned(), kind.reward(score).into());
         }
         Ok(())
     }
+}
+
+fn reward_sequences(
+    line: &Line,
+    tokenizer: &TextTokenizer,
+    template: &PromptTemplate,
+) -> anyhow::Result<Vec<Vec<u32>>> {
+    let whole = |completion: &CompletionLine| {
+        Ok(template.encode_dialogue_with_completion(tokenizer, &line.prompt.0, &completion.text)?)
+    };
+    line.completions.iter().map(whole).collect()
 }

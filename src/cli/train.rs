@@ -9,10 +9,12 @@ mod policy;
 mod view;
 
 use dissent_domain::training::{DpoLoss, PolicyMethod};
+use dissent_models::template::LearntTurns;
 use dissent_models::training::Objective;
 
 use crate::config::{MissingCompletion, check_reward_template};
 use crate::dataset::{Margins, Preferred};
+use crate::error::BadInput;
 use examples::RowKind;
 use offline::OfflineTraining;
 use options::{DataOptions, Defaults, LengthOptions, ModelOptions, OptimiserOptions, PairOptions};
@@ -34,7 +36,9 @@ Data formats, detected by the fields of the first line. A field is a text or a l
   hh-rlhf              chosen, rejected: \"\\n\\nHuman: …\\n\\nAssistant: …\"
   safe-rlhf            prompt, response_0, response_1, better_response_id, safer_response_id, is_response_0_safe, …
   unpaired             prompt, completion, label
-  prompt-completion    prompt, completion;  messages: messages;  text: text;  prompt-only: prompt
+  prompt-completion    prompt, completion;  messages: messages, tools?, chat_template_kwargs?;  text: text;  prompt-only: prompt
+  sharegpt             conversations: [{\"from\", \"value\"}];  alpaca: instruction, input?, output
+Files are JSON Lines, a JSON array, CSV, TSV or Parquet, also compressed with gzip or Zstandard.
 
 The result is a PEFT folder (a Hugging Face folder with --full) with training.json and metrics.jsonl. Press Ctrl-C to
 stop: a checkpoint is kept, and the same command resumes, also after a crash. The result is the same as without the stop.")]
@@ -45,7 +49,7 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Task {
-    /// Fine-tune a model on completions (supervised; the loss covers the tokens of completions only)
+    /// Fine-tune a model on completions or conversations (supervised; see --loss-on)
     Sft(SftArgs),
     /// Train a reward model on preferences (Bradley-Terry)
     Reward(RewardArgs),
@@ -71,6 +75,10 @@ struct SftArgs {
     length: LengthOptions,
     #[command(flatten)]
     optimiser: OptimiserOptions,
+    /// Tokens to learn: `all`, `assistant` (every turn of the assistant) or `last` (the last answer)
+    /// [default: as TRL, all of messages and texts, the completion of other rows]
+    #[arg(long, value_name = "TOKENS")]
+    loss_on: Option<LearntTurns>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -128,18 +136,58 @@ struct DpoArgs {
     /// Strength of the penalty on the distance to the reference policy, which is the initial model.
     #[arg(long, default_value_t = 0.1, value_parser = positive)]
     beta: f32,
-    /// Loss: sigmoid (DPO), ipo or hinge.
+    /// Loss: sigmoid (DPO), robust, ipo or hinge.
     #[arg(long, default_value = "sigmoid", value_parser = dpo_loss)]
-    loss: DpoLoss,
+    loss: DpoVariant,
+    /// Share of the preferences that are assumed to be wrong, 0 to below 0.5: smoothed labels with sigmoid
+    /// (cDPO), unbiased with robust.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = below_half)]
+    label_smoothing: f32,
 }
 
-fn dpo_loss(text: &str) -> Result<DpoLoss, String> {
-    match text {
-        "sigmoid" => Ok(DpoLoss::Sigmoid),
-        "ipo" => Ok(DpoLoss::Ipo),
-        "hinge" => Ok(DpoLoss::Hinge),
-        other => Err(format!("unknown loss {other:?}: use sigmoid, ipo or hinge")),
+/// A loss of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DpoVariant {
+    Plain(DpoLoss),
+    /// Robust DPO, a sigmoid loss.
+    Robust,
+}
+
+impl DpoArgs {
+    /// Returns the objective.
+    ///
+    /// # Errors
+    /// If the loss has no form for wrong labels.
+    fn objective(&self) -> Result<Objective, BadInput> {
+        let (beta, wrong) = (self.beta, self.label_smoothing);
+        let (loss, linear) = match self.loss {
+            DpoVariant::Plain(DpoLoss::Sigmoid) => (DpoLoss::Sigmoid, wrong),
+            DpoVariant::Robust => (DpoLoss::Sigmoid, -wrong / (1.0 - 2.0 * wrong)),
+            DpoVariant::Plain(loss) if wrong > 0.0 => {
+                let reason =
+                    format!("--label-smoothing has no meaning for {loss:?}: use --loss sigmoid or robust");
+                return Err(BadInput(reason));
+            }
+            DpoVariant::Plain(loss) => (loss, 0.0),
+        };
+        // A zero has no sign in the settings of a training.
+        Ok(Objective::Dpo { loss, beta, linear: linear + 0.0 })
     }
+}
+
+fn dpo_loss(text: &str) -> Result<DpoVariant, String> {
+    match text {
+        "sigmoid" => Ok(DpoVariant::Plain(DpoLoss::Sigmoid)),
+        "robust" => Ok(DpoVariant::Robust),
+        "ipo" => Ok(DpoVariant::Plain(DpoLoss::Ipo)),
+        "hinge" => Ok(DpoVariant::Plain(DpoLoss::Hinge)),
+        other => Err(format!("unknown loss {other:?}: use sigmoid, robust, ipo or hinge")),
+    }
+}
+
+fn below_half(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|number: &f32| (0.0..0.5).contains(number));
+    number.ok_or_else(|| "use a number of at least 0 and below 0.5".to_owned())
 }
 
 fn positive(text: &str) -> Result<f32, String> {
@@ -167,7 +215,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
 }
 
 fn sft(args: &SftArgs) -> anyhow::Result<()> {
-    let SftArgs { model, data, length, optimiser } = args;
+    let SftArgs { model, data, length, optimiser, loss_on } = args;
     let defaults = Defaults { learning_rate: 2e-4, lora_r: 16 };
     OfflineTraining {
         task: "sft",
@@ -178,6 +226,7 @@ fn sft(args: &SftArgs) -> anyhow::Result<()> {
         objective: Objective::Sft,
         settings: optimiser.settings(defaults, length.epochs, length.steps)?,
         append_eos: false,
+        learnt: *loss_on,
     }
     .run()
 }
@@ -194,6 +243,7 @@ fn reward(args: &RewardArgs) -> anyhow::Result<()> {
         objective: Objective::Reward { center: *center },
         settings: optimiser.settings(REWARD, length.epochs, length.steps)?,
         append_eos: *append_eos,
+        learnt: None,
     }
     .run()
 }
@@ -210,12 +260,13 @@ fn cost(args: &CostArgs) -> anyhow::Result<()> {
         objective: Objective::Cost,
         settings: optimiser.settings(REWARD, length.epochs, length.steps)?,
         append_eos: *append_eos,
+        learnt: None,
     }
     .run()
 }
 
 fn dpo(args: &DpoArgs) -> anyhow::Result<()> {
-    let DpoArgs { model, data, pairs, length, optimiser, beta, loss } = args;
+    let DpoArgs { model, data, pairs, length, optimiser, .. } = args;
     let defaults = Defaults { learning_rate: 1e-5, lora_r: 16 };
     OfflineTraining {
         task: "dpo",
@@ -223,9 +274,10 @@ fn dpo(args: &DpoArgs) -> anyhow::Result<()> {
         data,
         reading: data.reading(pairs.preferred(Preferred::Better), Margins::Zero),
         row_kind: RowKind::Preferences,
-        objective: Objective::Dpo { loss: *loss, beta: *beta },
+        objective: args.objective()?,
         settings: optimiser.settings(defaults, length.epochs, length.steps)?,
         append_eos: false,
+        learnt: None,
     }
     .run()
 }

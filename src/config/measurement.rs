@@ -100,14 +100,17 @@ pub struct GenerationConfig {
     pub top_k: u32,
     /// Maximum number of new tokens in a completion.
     pub max_new_tokens: u32,
+    /// Texts that end a completion, beside the model's stop tokens.
+    pub stop: Vec<String>,
     /// Prompts per batch, 1 to 64. The batch size changes speed, not results.
     pub batch_prompts: usize,
 }
 
 impl Default for GenerationConfig {
     fn default() -> Self {
-        let SamplingParams { samples, temperature, top_p, top_k, max_new_tokens } = SamplingParams::default();
-        Self { samples, temperature, top_p, top_k, max_new_tokens, batch_prompts: 4 }
+        let SamplingParams { samples, temperature, top_p, top_k, max_new_tokens, stop } =
+            SamplingParams::default();
+        Self { samples, temperature, top_p, top_k, max_new_tokens, stop, batch_prompts: 4 }
     }
 }
 
@@ -121,6 +124,7 @@ impl GenerationConfig {
             top_p: self.top_p,
             top_k: self.top_k,
             max_new_tokens: self.max_new_tokens,
+            stop: self.stop.clone(),
         }
     }
 }

@@ -266,8 +266,9 @@ mod tests {
 
     #[test]
     fn a_label_and_weights_of_a_reward_model_exclude_each_other() {
-        let of = |keys: &str| move |text: &str| text.replace("[reward]", &format!("[reward]\n{keys}"));
-        let parse = |keys: &str| Config::parse(&of(keys)(SMALLEST), Path::new("folder")).unwrap();
+        let of =
+            |keys: &'static str| move |text: &str| text.replace("[reward]", &format!("[reward]\n{keys}"));
+        let parse = |keys: &'static str| Config::parse(&of(keys)(SMALLEST), Path::new("folder")).unwrap();
         assert_eq!(parse("").reward.output(), None);
         assert_eq!(parse("label = 2").reward.output(), Some(RewardOutput::Label(2)));
         let weights = parse("weights = [0.5, -1.0]").reward.output();

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use dissent_domain::training::{Demonstration, Dialogue, Preference};
+use dissent_models::template::Conversation;
 
 use super::rows::{Row, Rows, TextRow, Unpaired};
+use super::text_or_turns::checked_turns;
 use super::{Dataset, Format, row_error};
 use crate::jsonl::{FieldError, FieldErrorKind, InputError};
 
@@ -41,6 +43,8 @@ impl SkippedRows {
 pub enum SftRows {
     /// Prompts with completions.
     Demonstrations(Vec<Row<Demonstration>>),
+    /// Conversations.
+    Conversations(Vec<Row<Conversation>>),
     /// Texts without prompts.
     Texts(Vec<Row<TextRow>>),
 }
@@ -55,16 +59,17 @@ impl Dataset {
         match self.rows {
             Rows::Preferences(rows) => Ok(PreferenceRows { rows, skipped: SkippedRows::default() }),
             Rows::Unpaired(rows) => Ok(pair_up(rows)),
-            Rows::Demonstrations(_) | Rows::Texts(_) | Rows::Prompts(_) => Err(self.unsuitable(
-                "preferences",
-                &[
-                    Format::Preference,
-                    Format::ImplicitPreference,
-                    Format::HhRlhf,
-                    Format::SafeRlhf,
-                    Format::Unpaired,
-                ],
-            )),
+            Rows::Demonstrations(_) | Rows::Conversations(_) | Rows::Texts(_) | Rows::Prompts(_) => Err(self
+                .unsuitable(
+                    "preferences",
+                    &[
+                        Format::Preference,
+                        Format::ImplicitPreference,
+                        Format::HhRlhf,
+                        Format::SafeRlhf,
+                        Format::Unpaired,
+                    ],
+                )),
         }
     }
 
@@ -75,6 +80,7 @@ impl Dataset {
     pub fn sft_rows(self) -> Result<(SftRows, SkippedRows), InputError> {
         match self.rows {
             Rows::Demonstrations(rows) => Ok((SftRows::Demonstrations(rows), SkippedRows::default())),
+            Rows::Conversations(rows) => Ok((SftRows::Conversations(rows), SkippedRows::default())),
             Rows::Texts(rows) => Ok((SftRows::Texts(rows), SkippedRows::default())),
             Rows::Unpaired(rows) => {
                 let mut skipped = SkippedRows::default();
@@ -91,7 +97,14 @@ impl Dataset {
             }
             Rows::Preferences(_) | Rows::Prompts(_) => Err(self.unsuitable(
                 "demonstrations or texts",
-                &[Format::PromptCompletion, Format::Messages, Format::Text, Format::Unpaired],
+                &[
+                    Format::PromptCompletion,
+                    Format::Messages,
+                    Format::ShareGpt,
+                    Format::Alpaca,
+                    Format::Text,
+                    Format::Unpaired,
+                ],
             )),
         }
     }
@@ -104,6 +117,10 @@ impl Dataset {
         let prompts: Vec<Row<Dialogue>> = match self.rows {
             Rows::Preferences(rows) => rows.into_iter().map(|row| row.map(|value| value.prompt)).collect(),
             Rows::Demonstrations(rows) => rows.into_iter().map(|row| row.map(|value| value.prompt)).collect(),
+            Rows::Conversations(rows) => {
+                let prompts = rows.into_iter().map(|row| conversation_prompt(&self.file, &row));
+                prompts.collect::<Result<_, _>>()?
+            }
             Rows::Unpaired(rows) => rows.into_iter().map(|row| row.map(|value| value.prompt)).collect(),
             Rows::Prompts(rows) => rows.into_iter().map(|row| row.map(|value| value.prompt)).collect(),
             Rows::Texts(_) => return Err(self.unsuitable("prompts", &[Format::PromptOnly])),
@@ -130,6 +147,20 @@ impl<T> Row<T> {
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Row<U> {
         Row { line: self.line, value: change(self.value) }
     }
+}
+
+/// Returns the turns before the last answer.
+fn conversation_prompt(file: &str, row: &Row<Conversation>) -> Result<Row<Dialogue>, InputError> {
+    let demonstration = row.value.demonstration().map_err(|field| {
+        let reason = "not read in prompts: only supervised fine-tuning renders it";
+        row_error(file, row.line, FieldError::new(field, FieldErrorKind::Invalid, reason))
+    })?;
+    let prompt = match demonstration.prompt {
+        Dialogue::Messages(turns) => checked_turns(turns, "messages"),
+        text @ Dialogue::Text(_) => Ok(text),
+    };
+    let prompt = prompt.map_err(|error| row_error(file, row.line, error))?;
+    Ok(Row { line: row.line, value: prompt })
 }
 
 fn pair_up(rows: Vec<Row<Unpaired>>) -> PreferenceRows {

@@ -20,6 +20,10 @@ pub enum Format {
     Unpaired,
     /// `messages`: a dialogue with the completion as its last turn.
     Messages,
+    /// `conversations`: a dialogue of `{from, value}` (ShareGPT).
+    ShareGpt,
+    /// `instruction`, `input`, `output` (Alpaca).
+    Alpaca,
     /// `text`: a text without a prompt.
     Text,
     /// `prompt`.
@@ -28,7 +32,7 @@ pub enum Format {
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Preference,
         Self::ImplicitPreference,
         Self::HhRlhf,
@@ -36,6 +40,8 @@ impl Format {
         Self::PromptCompletion,
         Self::Unpaired,
         Self::Messages,
+        Self::ShareGpt,
+        Self::Alpaca,
         Self::Text,
         Self::PromptOnly,
     ];
@@ -51,6 +57,8 @@ impl Format {
             Self::PromptCompletion => "prompt-completion",
             Self::Unpaired => "unpaired",
             Self::Messages => "messages",
+            Self::ShareGpt => "sharegpt",
+            Self::Alpaca => "alpaca",
             Self::Text => "text",
             Self::PromptOnly => "prompt-only",
         }
@@ -67,9 +75,45 @@ impl Format {
             Self::PromptCompletion => "prompt, completion",
             Self::Unpaired => "prompt, completion, label",
             Self::Messages => "messages",
+            Self::ShareGpt => "conversations: {from, value}",
+            Self::Alpaca => "instruction, input?, output",
             Self::Text => "text",
             Self::PromptOnly => "prompt",
         }
+    }
+
+    /// Returns the fields that a row must have.
+    pub(super) fn needed(self) -> &'static [&'static str] {
+        match self {
+            Self::Preference => &["prompt", "chosen", "rejected"],
+            Self::ImplicitPreference | Self::HhRlhf => &["chosen", "rejected"],
+            Self::SafeRlhf => &["prompt", "response_0", "response_1"],
+            Self::PromptCompletion => &["prompt", "completion"],
+            Self::Unpaired => &["prompt", "completion", "label"],
+            Self::Messages => &["messages"],
+            Self::ShareGpt => &["conversations"],
+            Self::Alpaca => &["instruction", "output"],
+            Self::Text => &["text"],
+            Self::PromptOnly => &["prompt"],
+        }
+    }
+
+    /// Whether a field has a meaning in the format. Names of rows, such as `id`, mean nothing and are no
+    /// loss.
+    pub(super) fn reads(self, field: &str) -> bool {
+        let further: &[&str] = match self {
+            Self::Preference | Self::ImplicitPreference | Self::HhRlhf => {
+                &["margin", "score_chosen", "score_rejected", "is_chosen_safe", "is_rejected_safe"]
+            }
+            Self::SafeRlhf => {
+                &["better_response_id", "safer_response_id", "is_response_0_safe", "is_response_1_safe"]
+            }
+            Self::Messages | Self::ShareGpt => &["tools", "chat_template_kwargs"],
+            Self::Alpaca => &["input"],
+            Self::PromptCompletion | Self::Unpaired | Self::Text | Self::PromptOnly => &[],
+        };
+        let names = ["id", "prompt_id", "category", "source"];
+        [self.needed(), further, &names].iter().any(|fields| fields.contains(&field))
     }
 }
 

@@ -1,11 +1,11 @@
-//! Data sets: JSON Lines, plain or gzipped, in common formats.
+//! Data sets: rows in common formats.
 //!
 //! The format is given or recognised from the fields of the first line. All lines must have the same format.
 //! An unusable line is an error with file, line and field; no line is dropped silently.
 
 mod columns;
+mod conversations;
 mod convert;
-mod file;
 mod format;
 mod options;
 mod preferences;
@@ -20,10 +20,13 @@ pub use format::Format;
 pub use options::{Margins, Preferred, ReadOptions};
 pub use rows::{PromptRow, Row, Rows, TextRow, Unpaired};
 pub use split::hold_out;
+pub use text_or_turns::PromptField;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::jsonl::{FieldError, FieldErrorKind, InputError, JsonLines};
+use crate::text::excerpt;
 use columns::{Columns, Shape};
 
 /// Maximum number of rows in a data set.
@@ -41,13 +44,13 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a plain or gzipped file, or standard input for `-`.
+    /// Reads a file, or standard input for `-`.
     ///
     /// # Errors
     /// The first unusable line, with file, line and field.
     pub fn read(path: &Path, options: &ReadOptions) -> Result<Self, InputError> {
-        let file = if path == Path::new("-") { "stdin".to_owned() } else { path.display().to_string() };
-        Self::from_lines(file.clone(), file::open(path, file)?, options)
+        let lines = JsonLines::open(path)?;
+        Self::from_lines(lines.file().to_owned(), lines, options)
     }
 
     fn from_lines(
@@ -57,8 +60,12 @@ impl Dataset {
     ) -> Result<Self, InputError> {
         let mut first: Option<(u64, Shape)> = None;
         let mut rows: Option<Rows> = None;
+        let mut unread = UnreadColumns::default();
         while let Some(line) = lines.next() {
             let (number, columns) = line?;
+            if let Some(error) = first.and_then(|(_, shape)| columns.null_field(shape.format)) {
+                return Err(lines.invalid(number, error));
+            }
             let shape = columns.shape(options.format).map_err(|error| lines.invalid(number, error))?;
             let (first_line, first_shape) = *first.get_or_insert((number, shape));
             if shape != first_shape {
@@ -67,6 +74,7 @@ impl Dataset {
                 );
                 return Err(lines.invalid(number, FieldError::new("", FieldErrorKind::Format, reason)));
             }
+            unread.add(&columns, shape.format).map_err(|error| lines.invalid(number, error))?;
             let rows = rows.get_or_insert_with(|| Rows::empty(shape.format));
             if rows.len() >= ROWS_MAX {
                 let reason = format!("more than {ROWS_MAX} rows: split the file");
@@ -75,7 +83,10 @@ impl Dataset {
             rows.push(number, &lines, shape, options)?;
         }
         match (first, rows) {
-            (Some((_, shape)), Some(rows)) => Ok(Self { file, format: shape.format, rows }),
+            (Some((_, shape)), Some(rows)) => {
+                unread.warn(&file, shape.format);
+                Ok(Self { file, format: shape.format, rows })
+            }
             _ => Err(lines.invalid(1, FieldError::new("", FieldErrorKind::Count, "the file has no rows"))),
         }
     }
@@ -84,6 +95,39 @@ impl Dataset {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         self.rows.fingerprint()
+    }
+}
+
+/// The columns of a file that its format does not read.
+#[derive(Debug, Default)]
+struct UnreadColumns(BTreeSet<String>);
+
+impl UnreadColumns {
+    /// Largest number of names that are kept.
+    const NAMES_MAX: usize = 32;
+
+    /// Adds the unread columns of a row.
+    ///
+    /// # Errors
+    /// If one changes the rendered text, which would be wrong without it.
+    fn add(&mut self, columns: &Columns, format: Format) -> Result<(), FieldError> {
+        for name in columns.unread(format) {
+            if matches!(name, "tools" | "chat_template_kwargs") {
+                let reason = format!("not read in {format} rows: only rows of messages render it");
+                return Err(FieldError::new(name, FieldErrorKind::Invalid, reason));
+            }
+            if self.0.len() < Self::NAMES_MAX && !self.0.contains(name) {
+                self.0.insert(name.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn warn(&self, file: &str, format: Format) {
+        if !self.0.is_empty() {
+            let columns = self.0.iter().map(|name| excerpt(name, 60)).collect::<Vec<_>>().join(", ");
+            tracing::warn!(file, %format, columns, "columns are not read");
+        }
     }
 }
 

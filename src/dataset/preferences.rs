@@ -6,22 +6,22 @@ use serde::Deserialize;
 use super::format::Format;
 use super::options::{Margins, Preferred};
 use super::text_or_turns::{
-    TextOrTurns, checked_turns, completion, dialogue, prompt_and_completion, split_completion,
+    TextOrTurns, asked_by_user, checked_turns, completion, dialogue, prompt_and_completion, split_completion,
 };
 use super::transcript;
 use crate::jsonl::FieldErrorKind::{Inconsistent, Invalid, Missing, OutOfRange, WrongType};
-use crate::jsonl::{FieldError, finite_if_present};
+use crate::jsonl::{FieldError, finite_or_null};
 
 #[derive(Deserialize)]
 pub(super) struct RawPreference {
     prompt: Option<TextOrTurns>,
     chosen: TextOrTurns,
     rejected: TextOrTurns,
-    #[serde(default, deserialize_with = "finite_if_present")]
+    #[serde(default, deserialize_with = "finite_or_null")]
     margin: Option<f64>,
-    #[serde(default, deserialize_with = "finite_if_present")]
+    #[serde(default, deserialize_with = "finite_or_null")]
     score_chosen: Option<f64>,
-    #[serde(default, deserialize_with = "finite_if_present")]
+    #[serde(default, deserialize_with = "finite_or_null")]
     score_rejected: Option<f64>,
     is_chosen_safe: Option<bool>,
     is_rejected_safe: Option<bool>,
@@ -50,6 +50,8 @@ impl RawPreference {
             | Format::PromptCompletion
             | Format::Unpaired
             | Format::Messages
+            | Format::ShareGpt
+            | Format::Alpaca
             | Format::Text
             | Format::PromptOnly => explicit(self)?,
         };
@@ -72,12 +74,8 @@ impl RawPreference {
         };
         #[expect(clippy::cast_possible_truncation, reason = "the models compute in 32 bits")]
         let narrow = margin as f32;
-        if margin < 0.0 || !narrow.is_finite() {
-            let reason = match margins {
-                Margins::Scores => "must be at least score_rejected: the chosen completion is the better one",
-                Margins::Column | Margins::Zero => "must be 0 or more",
-            };
-            return Err(FieldError::new(field, OutOfRange, reason));
+        if !narrow.is_finite() {
+            return Err(FieldError::new(field, OutOfRange, "must be a number that 32 bits can hold"));
         }
         Ok(narrow)
     }
@@ -133,7 +131,16 @@ fn explicit(raw: RawPreference) -> Result<PreferenceTexts, FieldError> {
 fn implicit(raw: RawPreference) -> Result<PreferenceTexts, FieldError> {
     match (raw.chosen, raw.rejected) {
         (TextOrTurns::Text(chosen), TextOrTurns::Text(rejected)) => split_common_prefix(&chosen, &rejected),
-        (TextOrTurns::Turns(chosen), TextOrTurns::Turns(rejected)) => from_turns(chosen, rejected),
+        (TextOrTurns::Turns(chosen), TextOrTurns::Turns(rejected)) => match raw.prompt {
+            // The prompt is a text, and the completions are turns after it.
+            Some(TextOrTurns::Text(prompt)) if chosen.len() == 1 && rejected.len() == 1 => {
+                let chosen = TextOrTurns::Turns(chosen);
+                let prompt = asked_by_user(dialogue(TextOrTurns::Text(prompt))?, &chosen);
+                let rejected = completion(TextOrTurns::Turns(rejected), "rejected", true)?;
+                Ok((prompt, completion(chosen, "chosen", true)?, rejected))
+            }
+            Some(_) | None => from_turns(chosen, rejected),
+        },
         (TextOrTurns::Text(_), TextOrTurns::Turns(_)) => {
             Err(FieldError::new("rejected", WrongType, "must be a text, like chosen"))
         }

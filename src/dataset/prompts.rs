@@ -1,4 +1,4 @@
-//! Reading prompts: JSON Lines of `{"prompt_id"?, "prompt", "category"?}`.
+//! Reading prompts: rows of `{"prompt_id"?, "prompt", "category"?}`. A prompt is a text or a list of turns.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,7 +8,8 @@ use dissent_domain::prompt::Prompt;
 use dissent_domain::round::PROMPTS_MAX;
 use serde::Deserialize;
 
-use crate::jsonl::FieldErrorKind::{Count, Duplicate, Empty, Invalid, OutOfRange};
+use super::text_or_turns::{TextOrTurns, dialogue};
+use crate::jsonl::FieldErrorKind::{Count, Duplicate, Invalid, OutOfRange};
 use crate::jsonl::{FieldError, InputError, JsonLines};
 
 /// Longest prompt, in bytes; far beyond any model's context.
@@ -18,7 +19,7 @@ const PROMPT_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Deserialize)]
 struct Line {
     prompt_id: Option<String>,
-    prompt: String,
+    prompt: TextOrTurns,
     category: Option<String>,
 }
 
@@ -54,12 +55,10 @@ fn admit(line: Line, number: u64) -> Result<Prompt, FieldError> {
     let name = line.prompt_id.unwrap_or_else(|| format!("p{number}"));
     let prompt_id =
         PromptId::new(name).map_err(|error| FieldError::new("prompt_id", Invalid, error.to_string()))?;
-    if line.prompt.trim().is_empty() {
-        return Err(FieldError::new("prompt", Empty, "must not be empty"));
-    }
-    if line.prompt.len() > PROMPT_BYTES_MAX {
+    let prompt = Prompt::new(prompt_id, dialogue(line.prompt)?);
+    if prompt.text.len() > PROMPT_BYTES_MAX {
         let reason = format!("longer than {PROMPT_BYTES_MAX} bytes: shorten it");
         return Err(FieldError::new("prompt", OutOfRange, reason));
     }
-    Ok(Prompt { prompt_id, text: line.prompt, category: line.category })
+    Ok(Prompt { category: line.category, ..prompt })
 }

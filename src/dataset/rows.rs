@@ -1,17 +1,19 @@
 //! Reading and checking the rows of each format.
 
-use dissent_domain::training::{Demonstration, Dialogue, Message, Preference};
-use serde::de::DeserializeOwned;
+use std::fmt;
+
+use dissent_domain::training::{Demonstration, Dialogue, Preference};
+use dissent_models::template::Conversation;
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::columns::{Columns, Shape};
+use super::conversations::{RawConversation, RawMessages};
 use super::format::Format;
 use super::options::ReadOptions;
 use super::preferences::{RawPreference, RawSafeRlhf, safe_rlhf};
-use super::text_or_turns::{
-    RawTurn, TextOrTurns, checked_turns, dialogue, prompt_and_completion, split_completion,
-};
-use crate::jsonl::{FieldError, FieldErrorKind, InputError, JsonLines, Object};
+use super::text_or_turns::{TextOrTurns, dialogue, prompt_and_completion};
+use crate::jsonl::{FieldError, FieldErrorKind, InputError, JsonLines};
 
 /// A row with its line number.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -57,6 +59,8 @@ pub enum Rows {
     Preferences(Vec<Row<Preference>>),
     /// Prompts with a completion to imitate.
     Demonstrations(Vec<Row<Demonstration>>),
+    /// Conversations to imitate.
+    Conversations(Vec<Row<Conversation>>),
     /// Completions that are labelled good or bad.
     Unpaired(Vec<Row<Unpaired>>),
     /// Texts without prompts.
@@ -71,7 +75,8 @@ impl Rows {
             Format::Preference | Format::ImplicitPreference | Format::HhRlhf | Format::SafeRlhf => {
                 Self::Preferences(Vec::new())
             }
-            Format::PromptCompletion | Format::Messages => Self::Demonstrations(Vec::new()),
+            Format::PromptCompletion | Format::Alpaca => Self::Demonstrations(Vec::new()),
+            Format::Messages | Format::ShareGpt => Self::Conversations(Vec::new()),
             Format::Unpaired => Self::Unpaired(Vec::new()),
             Format::Text => Self::Texts(Vec::new()),
             Format::PromptOnly => Self::Prompts(Vec::new()),
@@ -84,6 +89,7 @@ impl Rows {
         match self {
             Self::Preferences(rows) => rows.len(),
             Self::Demonstrations(rows) => rows.len(),
+            Self::Conversations(rows) => rows.len(),
             Self::Unpaired(rows) => rows.len(),
             Self::Texts(rows) => rows.len(),
             Self::Prompts(rows) => rows.len(),
@@ -116,6 +122,7 @@ impl Rows {
         match self {
             Self::Preferences(rows) => rows.push(Row { line, value: current.preference(options)? }),
             Self::Demonstrations(rows) => rows.push(Row { line, value: current.demonstration()? }),
+            Self::Conversations(rows) => rows.push(Row { line, value: current.conversation()? }),
             Self::Unpaired(rows) => rows.push(Row { line, value: current.unpaired()? }),
             Self::Texts(rows) => rows.push(Row { line, value: current.text()? }),
             Self::Prompts(rows) => rows.push(Row { line, value: current.prompt_row()? }),
@@ -134,12 +141,71 @@ struct RawCompletion {
 struct RawUnpaired {
     prompt: TextOrTurns,
     completion: TextOrTurns,
+    #[serde(deserialize_with = "truth")]
     label: bool,
 }
 
+/// Reads a label: true, false, 1 or 0.
+fn truth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    struct Label;
+
+    impl Visitor<'_> for Label {
+        type Value = bool;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true, false, 1 or 0")
+        }
+
+        fn visit_bool<E>(self, label: bool) -> Result<bool, E> {
+            Ok(label)
+        }
+
+        fn visit_u64<E: de::Error>(self, label: u64) -> Result<bool, E> {
+            match label {
+                0 => Ok(false),
+                1 => Ok(true),
+                _ => Err(E::invalid_value(de::Unexpected::Unsigned(label), &self)),
+            }
+        }
+
+        fn visit_i64<E: de::Error>(self, label: i64) -> Result<bool, E> {
+            u64::try_from(label)
+                .map_err(|_| E::invalid_value(de::Unexpected::Signed(label), &self))
+                .and_then(|label| self.visit_u64(label))
+        }
+
+        // Tables with missing labels hold the others as fractions.
+        fn visit_f64<E: de::Error>(self, label: f64) -> Result<bool, E> {
+            match label.to_bits() {
+                bits if bits == 0_f64.to_bits() => Ok(false),
+                bits if bits == 1_f64.to_bits() => Ok(true),
+                _ => Err(E::invalid_value(de::Unexpected::Float(label), &self)),
+            }
+        }
+    }
+
+    deserializer.deserialize_any(Label)
+}
+
+/// A row of Alpaca. The input, if there is one, follows the instruction on a line of its own.
 #[derive(Deserialize)]
-struct RawMessages {
-    messages: Vec<Object<RawTurn>>,
+struct RawAlpaca {
+    instruction: String,
+    input: Option<String>,
+    output: String,
+}
+
+impl RawAlpaca {
+    fn checked(self) -> Result<Demonstration, FieldError> {
+        let prompt = match self.input.filter(|input| !input.is_empty()) {
+            Some(input) => format!("{}\n{input}", self.instruction),
+            None => self.instruction,
+        };
+        if prompt.trim().is_empty() {
+            return Err(FieldError::new("instruction", FieldErrorKind::Empty, "must not be empty"));
+        }
+        Ok(Demonstration { prompt: Dialogue::Text(prompt), completion: self.output })
+    }
 }
 
 #[derive(Deserialize)]
@@ -164,7 +230,7 @@ impl CurrentLine<'_> {
         &self,
         check: impl FnOnce(T) -> Result<U, FieldError>,
     ) -> Result<U, InputError> {
-        check(self.lines.reparse()?).map_err(|error| self.lines.invalid(self.line, error))
+        check(self.lines.reparse(self.line)?).map_err(|error| self.lines.invalid(self.line, error))
     }
 
     fn preference(&self, options: &ReadOptions) -> Result<Preference, InputError> {
@@ -175,17 +241,20 @@ impl CurrentLine<'_> {
     }
 
     fn demonstration(&self) -> Result<Demonstration, InputError> {
-        if self.shape.format == Format::Messages {
-            return self.parsed(|raw: RawMessages| {
-                let turns = raw.messages.into_iter().map(Message::from).collect();
-                let (prompt, completion) = split_completion(turns, "messages")?;
-                Ok(Demonstration { prompt: checked_turns(prompt, "messages")?, completion })
-            });
+        if self.shape.format == Format::Alpaca {
+            return self.parsed(RawAlpaca::checked);
         }
         self.parsed(|raw: RawCompletion| {
             let (prompt, completion) = prompt_and_completion(raw.prompt, raw.completion, "completion")?;
             Ok(Demonstration { prompt, completion })
         })
+    }
+
+    fn conversation(&self) -> Result<Conversation, InputError> {
+        if self.shape.format == Format::ShareGpt {
+            return self.parsed(RawConversation::checked);
+        }
+        self.parsed(RawMessages::checked)
     }
 
     fn unpaired(&self) -> Result<Unpaired, InputError> {

@@ -1,6 +1,7 @@
 use std::io::Cursor;
 
 use dissent_domain::training::{Demonstration, Dialogue, Message, Preference, Role};
+use dissent_models::template::Conversation;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -122,20 +123,16 @@ fn safe_rlhf_columns_become_a_preference_with_safety_labels() {
 }
 
 #[test]
-fn completions_dialogues_and_good_unpaired_rows_become_demonstrations() {
+fn completions_and_good_unpaired_rows_become_demonstrations() {
     let demonstrations = |input: String| match read(input).sft_rows().unwrap() {
         (SftRows::Demonstrations(rows), skipped) => {
             (rows.into_iter().map(|row| row.value).collect(), skipped)
         }
-        (SftRows::Texts(rows), _) => panic!("{rows:?}"),
+        (rows, _) => panic!("{rows:?}"),
     };
     let expected = |prompt: Dialogue| vec![Demonstration { prompt, completion: "Blue.".to_owned() }];
     let row = json!({"prompt": "Sky?", "completion": "Blue."});
     assert_eq!(demonstrations(row.to_string()), (expected(text("Sky?")), SkippedRows::default()));
-    let messages =
-        json!({"messages": [{"role": "user", "content": "Sky?"}, {"role": "assistant", "content": "Blue."}]});
-    let asked = turns(&[(Role::User, "Sky?")]);
-    assert_eq!(demonstrations(messages.to_string()), (expected(asked), SkippedRows::default()));
     let labelled = [
         json!({"prompt": "Sky?", "completion": "Green.", "label": false}),
         json!({"prompt": "Sky?", "completion": "Blue.", "label": true}),
@@ -146,6 +143,97 @@ fn completions_dialogues_and_good_unpaired_rows_become_demonstrations() {
         panic!("a text");
     };
     assert_eq!(rows[0].value.text, "Once.");
+}
+
+#[test]
+fn instructions_with_outputs_become_demonstrations() {
+    let row = |input: serde_json::Value| {
+        let row = json!({"instruction": "Sky?", "input": input, "output": "Blue."});
+        let (SftRows::Demonstrations(rows), _) = read(row.to_string()).sft_rows().unwrap() else {
+            panic!("{row}")
+        };
+        rows[0].value.prompt.clone()
+    };
+    assert_eq!(row(json!("")), text("Sky?"));
+    assert_eq!(row(json!(null)), text("Sky?"));
+    assert_eq!(row(json!("Today.")), text("Sky?\nToday."));
+}
+
+fn conversation(row: &serde_json::Value) -> Conversation {
+    let (SftRows::Conversations(rows), _) = read(row.to_string()).sft_rows().unwrap() else {
+        panic!("{row}")
+    };
+    rows.into_iter().next().unwrap().value
+}
+
+#[test]
+fn messages_keep_the_keys_that_templates_read_and_lose_those_without_a_value() {
+    let call = json!([{"function": {"name": "sky", "arguments": {"at": "noon", "in": null}}}]);
+    let row = json!({
+        "messages": [
+            {"role": "user", "content": "Sky?", "tool_calls": null},
+            {"role": "assistant", "content": null, "tool_calls": call, "reasoning_content": "hm"},
+            {"role": "tool", "name": "sky", "content": "blue"},
+            {"role": "assistant", "content": "Blue."},
+        ],
+        "tools": "[{\"name\": \"sky\"}]",
+        "chat_template_kwargs": {"enable_thinking": false, "other": null},
+    });
+    let read = conversation(&row);
+    let call = json!([{"function": {"name": "sky", "arguments": {"at": "noon"}}}]);
+    let expected = json!([
+        {"role": "user", "content": "Sky?"},
+        {"role": "assistant", "content": null, "tool_calls": call, "reasoning_content": "hm"},
+        {"role": "tool", "name": "sky", "content": "blue"},
+        {"role": "assistant", "content": "Blue."},
+    ]);
+    assert_eq!(json!(read.messages), expected);
+    assert_eq!(read.tools, Some(json!([{"name": "sky"}])));
+    assert_eq!(json!(read.template_arguments), json!({"enable_thinking": false}));
+}
+
+#[test]
+fn turns_of_sharegpt_become_messages() {
+    let row = json!({"conversations": [
+        {"from": "system", "value": "Be brief."}, {"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Blue."},
+    ]});
+    let roles: Vec<_> = conversation(&row).messages.iter().map(|turn| turn["role"].clone()).collect();
+    assert_eq!(roles, ["system", "user", "assistant"]);
+    let prompts = read(row.to_string()).prompts().unwrap();
+    assert_eq!(prompts[0].value, turns(&[(Role::System, "Be brief."), (Role::User, "Sky?")]));
+}
+
+#[test]
+fn a_plain_prompt_before_turns_is_a_turn_of_the_user() {
+    let answer = |content: &str| json!([{"role": "assistant", "content": content}]);
+    let row = json!({"prompt": "Sky?", "chosen": answer("Blue."), "rejected": answer("Green.")});
+    let asked = turns(&[(Role::User, "Sky?")]);
+    assert_eq!(preference(&row), preference_of(asked.clone(), "Blue.", "Green."));
+    let row = json!({"prompt": "Sky?", "completion": answer("Blue.")});
+    let (SftRows::Demonstrations(rows), _) = read(row.to_string()).sft_rows().unwrap() else {
+        panic!("{row}")
+    };
+    assert_eq!(rows[0].value.prompt, asked);
+}
+
+#[test]
+fn null_means_absent_and_margins_may_be_negative() {
+    let row = |margin: serde_json::Value| json!({"prompt": "a", "chosen": "b", "rejected": "c", "margin": margin, "score_chosen": null, "messages": null});
+    assert_eq!(preference(&row(json!(null))).margin.to_bits(), 0);
+    assert_eq!(preference(&row(json!(-1.5))).margin.to_bits(), (-1.5_f32).to_bits());
+    let scores = ReadOptions { margins: Margins::Scores, ..ReadOptions::default() };
+    let error = read_with(row(json!(1)).to_string(), &scores).unwrap_err();
+    assert_eq!(field_error(&error), ("score_chosen", Missing));
+}
+
+#[test]
+fn labels_are_truth_values_or_zero_and_one() {
+    let rows = ["true", "1", "1.0", "false", "0", "0.0"]
+        .map(|label| format!("{{\"prompt\": \"a\", \"completion\": \"b\", \"label\": {label}}}"));
+    let (SftRows::Demonstrations(good), skipped) = read(rows.join("\n")).sft_rows().unwrap() else {
+        panic!()
+    };
+    assert_eq!((good.len(), skipped), (3, SkippedRows { rows: 3, first_line: 4 }));
 }
 
 #[test]
@@ -192,7 +280,9 @@ fn unusable_rows_are_named_by_line_and_field() {
             "rejected",
             WrongType,
         ),
-        (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}"#, "margin", OutOfRange),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1e300}"#, "margin", OutOfRange),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "tools": [1]}"#, "tools", Invalid),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": null}"#, "rejected", Missing),
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}"#, "margin", NotFinite),
         (
             r#"{"prompt": "a", "chosen": "b", "rejected": "c", "is_chosen_safe": true}"#,
@@ -220,8 +310,29 @@ fn unusable_rows_are_named_by_line_and_field() {
         (r#"{"prompt": [{"role": "assistant", "content": "b"}]}"#, "prompt", Invalid),
         (r#"{"messages": [{"role": "user", "content": "b"}]}"#, "messages", Invalid),
         (r#"{"messages": []}"#, "messages", Empty),
+        (r#"{"prompt": [{"role": "user", "content": "a", "name": "b"}]}"#, "prompt[0].name", WrongType),
+        (
+            r#"{"messages": [{"role": "assistant", "content": "b", "weight": 1}]}"#,
+            "messages[0].weight",
+            Invalid,
+        ),
+        (r#"{"messages": [{"role": "gpt", "content": "b"}]}"#, "messages[0].role", WrongType),
+        (r#"{"messages": [{"role": "assistant", "content": null}]}"#, "messages[0].content", Missing),
+        (r#"{"messages": [{"role": "assistant", "content": [{}]}]}"#, "messages[0].content", WrongType),
+        (r#"{"messages": [{"role": "assistant", "content": "b"}], "tools": 7}"#, "tools", WrongType),
+        (r#"{"messages": null}"#, "messages", Missing),
+        (r#"{"messages": "[{}]"}"#, "messages", WrongType),
+        (r#"{"prompt": null, "completion": "x"}"#, "prompt", Missing),
+        (r#"{"prompt": "x", "chosen": "y", "rejected": null}"#, "rejected", Missing),
+        (r#"{"conversations": [{"from": "observation", "value": "b"}]}"#, "conversations[0].from", Invalid),
+        (
+            r#"{"system": "s", "question": "2+2?", "chosen": "It is 4.", "rejected": "It is 5."}"#,
+            "question",
+            Format,
+        ),
+        (r#"{"prompt": "a", "completion": "b", "label": 2}"#, "label", WrongType),
+        (r#"{"prompt": "a", "completion": "b", "label": "yes"}"#, "label", WrongType),
         (r#"{"text": ""}"#, "text", Empty),
-        (r#"{"prompt": "a", "completion": "b", "label": 1}"#, "label", WrongType),
         (r#"{"prompt": "a", "response_0": "b", "response_1": "c"}"#, "better_response_id", Missing),
         (
             r#"{"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 2}"#,
@@ -299,6 +410,64 @@ fn the_fingerprint_depends_on_rows_and_not_on_the_file() {
     assert_ne!(read("{\"prompt\": \"a\", \"completion\": \"c\"}").fingerprint(), one);
 }
 
+/// Writes the same rows into every container and reads them back.
+#[test]
+fn the_container_of_rows_does_not_matter() {
+    let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tables");
+    let expected = Dataset::read(&tables.join("pairs-snappy.parquet"), &ReadOptions::default()).unwrap();
+    let rows =
+        [("w5 w6", " w7", " w8", Some(0.5)), ("w6", " w9", " w5", None), ("w7", " w5", " w6", Some(-1.0))];
+    let objects: Vec<_> = rows
+        .iter()
+        .map(|(prompt, chosen, rejected, margin)| {
+            json!({"prompt": prompt, "chosen": chosen, "rejected": rejected, "margin": margin})
+        })
+        .collect();
+    let separated = |separator: &str| {
+        let cells = rows.map(|(prompt, chosen, rejected, margin)| {
+            let margin = margin.map(|margin| margin.to_string()).unwrap_or_default();
+            [prompt, chosen, rejected, &margin].join(separator)
+        });
+        [["prompt", "chosen", "rejected", "margin"].join(separator), cells.join("\n")].join("\n").into_bytes()
+    };
+    let lines = objects.iter().map(|row| format!("{row}\n")).collect::<String>().into_bytes();
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+    let contents = [
+        ("rows.jsonl", lines.clone()),
+        ("rows", serde_json::to_vec(&objects).unwrap()),
+        ("rows.json", serde_json::to_vec_pretty(&objects).unwrap()),
+        ("rows.csv", separated(",")),
+        ("rows.txt", separated("\t")),
+        ("rows.jsonl.zst", zstd(&lines)),
+        ("rows.csv.zst", zstd(&separated(","))),
+        ("rows.parquet.zst", zstd(&std::fs::read(tables.join("pairs-gzip.parquet")).unwrap())),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in contents {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let read = Dataset::read(&path, &ReadOptions::default()).unwrap();
+        assert_eq!(read.fingerprint(), expected.fingerprint(), "{name}");
+    }
+}
+
+#[test]
+fn a_bad_row_is_named_in_every_container() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content, place) in [
+        ("rows.json", "[{\"prompt\": \"a\"},\n{\"prompt\": \"\"}]", ":2: prompt: must not be empty"),
+        ("rows.csv", "prompt,id\n\"a\nb\",1\n\" \",2\n", ":4: prompt: must not be empty"),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let error = Dataset::read(&path, &ReadOptions::default()).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("{name}{place}")), "{error}");
+    }
+    let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tables");
+    let talks = Dataset::read(&tables.join("talks.parquet"), &ReadOptions::default()).unwrap();
+    assert_eq!((talks.format, talks.rows.len()), (super::Format::Messages, 2));
+}
+
 /// Reads real transcripts and restores the same texts from the rows.
 #[test]
 fn the_hh_rlhf_rows_are_read_without_loss() {
@@ -308,10 +477,10 @@ fn the_hh_rlhf_rows_are_read_without_loss() {
     assert_eq!(dataset.format, super::Format::HhRlhf);
     let rows = dataset.preferences().unwrap().rows;
     assert_eq!(rows.len(), 2312);
-    let mut lines = file::open(&path, "hh".to_owned()).unwrap();
+    let mut lines = JsonLines::<Columns>::open(&path).unwrap();
     for row in rows {
         let (line, _) = lines.next().unwrap().unwrap();
-        let raw: serde_json::Value = lines.reparse().unwrap();
+        let raw: serde_json::Value = lines.reparse(line).unwrap();
         assert_eq!(line, row.line);
         let Dialogue::Messages(prompt) = &row.value.prompt else { panic!("a dialogue") };
         for (field, answer) in [("chosen", &row.value.chosen), ("rejected", &row.value.rejected)] {
@@ -351,7 +520,7 @@ proptest! {
     #[test]
     fn reading_any_json_lines_never_panics(
         rows in prop::collection::vec(prop::collection::hash_map(
-            "prompt|chosen|rejected|completion|label|messages|text|response_0|response_1|better_response_id|margin",
+            "prompt|chosen|rejected|completion|label|messages|conversations|tools|text|response_0|response_1|better_response_id|margin",
             any_value(), 0..6), 0..3),
         format in prop::option::of(prop::sample::select(super::Format::ALL.to_vec())),
     ) {

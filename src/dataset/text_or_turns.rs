@@ -3,9 +3,9 @@
 use std::fmt;
 
 use dissent_domain::training::{Dialogue, Message, Role};
-use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::jsonl::FieldErrorKind::{Empty, Invalid, WrongType};
 use crate::jsonl::{FieldError, Object};
@@ -17,10 +17,68 @@ pub(super) enum TextOrTurns {
     Turns(Vec<Message>),
 }
 
-#[derive(Deserialize)]
+/// A turn, which has no other keys with a value: they would be lost.
 pub(super) struct RawTurn {
     role: Role,
     content: String,
+}
+
+impl<'de> Deserialize<'de> for RawTurn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TurnVisitor;
+
+        impl<'de> Visitor<'de> for TurnVisitor {
+            type Value = RawTurn;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of role and content")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<RawTurn, A::Error> {
+                let (mut role, mut content) = (None, None);
+                while let Some(key) = fields.next_key::<String>()? {
+                    match key.as_str() {
+                        "role" => role = Some(fields.next_value()?),
+                        "content" => content = Some(fields.next_value()?),
+                        _ => {
+                            fields.next_value::<NoValue>()?;
+                        }
+                    }
+                }
+                Ok(RawTurn {
+                    role: role.ok_or_else(|| A::Error::missing_field("role"))?,
+                    content: content.ok_or_else(|| A::Error::missing_field("content"))?,
+                })
+            }
+        }
+
+        deserializer.deserialize_map(TurnVisitor)
+    }
+}
+
+/// A value that must be null.
+struct NoValue;
+
+impl<'de> Deserialize<'de> for NoValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Option::<IgnoredAny>::deserialize(deserializer)? {
+            None => Ok(Self),
+            Some(_) => Err(D::Error::custom(
+                "not read here: rows of messages in supervised fine-tuning render it, other rows have role and content \
+                 only",
+            )),
+        }
+    }
+}
+
+/// Returns the role of a speaker as ShareGPT and its relatives name it.
+pub(super) fn speaker(name: &str) -> Option<&'static str> {
+    match name.to_ascii_lowercase().as_str() {
+        "system" => Some("system"),
+        "human" | "user" => Some("user"),
+        "gpt" | "assistant" | "model" | "bot" | "chatgpt" => Some("assistant"),
+        _ => None,
+    }
 }
 
 impl From<Object<RawTurn>> for Message {
@@ -54,6 +112,31 @@ impl<'de> Deserialize<'de> for TextOrTurns {
     }
 }
 
+/// The field `prompt` of a row: a text, or turns of which the last is not the assistant's. It is written as
+/// it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptField(pub Dialogue);
+
+impl<'de> Deserialize<'de> for PromptField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match TextOrTurns::deserialize(deserializer)? {
+            TextOrTurns::Text(text) => Ok(Self(Dialogue::Text(text))),
+            TextOrTurns::Turns(turns) => {
+                checked_turns(turns, "").map(Self).map_err(|error| D::Error::custom(error.reason))
+            }
+        }
+    }
+}
+
+impl Serialize for PromptField {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Dialogue::Text(text) => text.serialize(serializer),
+            Dialogue::Messages(turns) => turns.serialize(serializer),
+        }
+    }
+}
+
 /// Splits the last turn off a dialogue. It is the completion, so its speaker must be the assistant.
 pub(super) fn split_completion(
     mut turns: Vec<Message>,
@@ -71,9 +154,19 @@ pub(super) fn prompt_and_completion(
     completion: TextOrTurns,
     field: &str,
 ) -> Result<(Dialogue, String), FieldError> {
-    let prompt = dialogue(prompt)?;
+    let prompt = asked_by_user(dialogue(prompt)?, &completion);
     let conversational = matches!(prompt, Dialogue::Messages(_));
     Ok((prompt, self::completion(completion, field, conversational)?))
+}
+
+/// Turns a plain prompt into a turn of the user, if its completion is a turn.
+pub(super) fn asked_by_user(prompt: Dialogue, completion: &TextOrTurns) -> Dialogue {
+    match (prompt, completion) {
+        (Dialogue::Text(content), TextOrTurns::Turns(_)) => {
+            Dialogue::Messages(vec![Message { role: Role::User, content }])
+        }
+        (prompt, _) => prompt,
+    }
 }
 
 /// Returns a completion: a text after a plain prompt, one turn of the assistant after a dialogue.

@@ -160,7 +160,12 @@ mod tests {
     }
 
     fn prompt(id: &str, text: &str) -> Prompt {
-        Prompt { prompt_id: PromptId::new(id).unwrap(), text: text.to_owned(), category: None }
+        Prompt {
+            prompt_id: PromptId::new(id).unwrap(),
+            text: text.to_owned(),
+            category: None,
+            messages: Vec::new(),
+        }
     }
 
     #[test]

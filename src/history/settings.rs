@@ -40,6 +40,7 @@ const OTHERS: &[Key] = &[
     key("generation.top_p", "/sampling/top_p"),
     key("generation.top_k", "/sampling/top_k"),
     key("generation.max_new_tokens", "/sampling/max_new_tokens"),
+    key("generation.stop", "/sampling/stop"),
     key("refinement.learning_rate", "/learning/refinement/hyperparameters/learning_rate"),
     key("refinement.epochs", "/learning/refinement/hyperparameters/epochs"),
     key("refinement.steps", "/learning/refinement/hyperparameters/steps"),

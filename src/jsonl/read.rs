@@ -1,8 +1,7 @@
-//! Reading JSON Lines, one checked value at a time.
+//! Reading rows, one checked value at a time.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead};
 use std::marker::PhantomData;
 use std::path::Path;
 
@@ -10,6 +9,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_path_to_error::Segment;
+
+use super::rows::{self, JsonRows, Lines, RowError};
 
 /// Longest line, in bytes. It bounds the memory of one line.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
@@ -41,12 +42,22 @@ pub enum InputError {
         /// The cause.
         source: io::Error,
     },
+    /// The file is of a kind that is not read.
+    #[error("{file} is {kind}, which is not read: {way_out}")]
+    Container {
+        /// The file, as given.
+        file: String,
+        /// The kind of file.
+        kind: &'static str,
+        /// The way to convert it.
+        way_out: String,
+    },
     /// One line is unusable.
     #[error("{file}:{line}: {fault}")]
     Line {
         /// The file, as given, or `stdin`.
         file: String,
-        /// The line, from 1.
+        /// The line, from 1; the row in a JSON array or a Parquet file.
         line: u64,
         /// The problem of the line.
         fault: Fault,
@@ -79,6 +90,14 @@ pub enum Fault {
         field: String,
         /// The first invalid byte.
         column: usize,
+    },
+    /// The container cannot be read on, at this row.
+    #[error("{container} is damaged or not supported: {reason}")]
+    Damaged {
+        /// The container.
+        container: &'static str,
+        /// The problem that its reader found.
+        reason: String,
     },
     /// The line is longer than [`LINE_BYTES_MAX`].
     #[error("longer than {limit} bytes")]
@@ -138,7 +157,16 @@ impl InputError {
     pub fn field_error(&self) -> Option<&FieldError> {
         match self {
             Self::Line { fault: Fault::Field(error), .. } => Some(error),
-            Self::Line { .. } | Self::Open { .. } | Self::Read { .. } => None,
+            Self::Line { .. } | Self::Open { .. } | Self::Read { .. } | Self::Container { .. } => None,
+        }
+    }
+
+    /// Returns the error of a row of `file` that cannot be read.
+    pub(super) fn of_row(file: &str, error: RowError) -> Self {
+        let file = file.to_owned();
+        match error {
+            RowError::Io(line, source) => Self::Read { file, line, source },
+            RowError::Fault(line, fault) => Self::Line { file, line, fault },
         }
     }
 }
@@ -147,10 +175,12 @@ fn prefix(field: &str) -> String {
     if field.is_empty() { String::new() } else { format!("{field}: ") }
 }
 
-/// Iterator over the values of a JSON Lines file or stream, as `(line number, value)`.
+/// Iterator over the rows of a file or stream, as `(number, value)`.
 ///
-/// Lines count from 1. Blank lines and a byte order mark are skipped. After an error the iterator should not
-/// be used.
+/// A file is JSON Lines, one JSON array, comma- or tab-separated values with a header, or Parquet, and may be
+/// compressed with gzip or Zstandard. Its first bytes decide. Numbers count lines, or rows of an array or a
+/// Parquet file, from 1. Blank lines and a byte order mark are skipped. After an error the iterator should
+/// not be used.
 ///
 /// ```
 /// use dissent::jsonl::{FieldErrorKind, JsonLines};
@@ -175,40 +205,39 @@ fn prefix(field: &str) -> String {
 /// # Ok::<(), dissent::jsonl::InputError>(())
 /// ```
 pub struct JsonLines<T> {
-    reader: Box<dyn BufRead>,
+    rows: Box<dyn JsonRows>,
     file: String,
-    line: u64,
     bytes: Vec<u8>,
-    line_bytes_max: usize,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T: DeserializeOwned> JsonLines<T> {
-    /// Opens a file, or standard input for `-`.
+    /// Opens a file in any container, or standard input for `-`.
     ///
     /// # Errors
-    /// If the file cannot be opened.
+    /// If the file cannot be opened, or its container is not read.
     pub fn open(path: &Path) -> Result<Self, InputError> {
         if path == Path::new("-") {
-            return Ok(Self::new("stdin", io::stdin().lock()));
+            let file = "stdin".to_owned();
+            return Ok(Self::of_rows(rows::open_stdin(&file)?, file));
         }
         let file = path.display().to_string();
-        match File::open(path) {
-            Ok(opened) => Ok(Self::new(file, BufReader::with_capacity(1 << 16, opened))),
-            Err(source) => Err(InputError::Open { file, source }),
-        }
+        Ok(Self::of_rows(rows::open(path, &file)?, file))
     }
 
-    /// Reads from `reader`. Errors name it `file`.
+    /// Reads JSON Lines from `reader`. Errors name it `file`.
     pub fn new(file: impl Into<String>, reader: impl BufRead + 'static) -> Self {
-        Self {
-            reader: Box::new(reader),
-            file: file.into(),
-            line: 0,
-            bytes: Vec::new(),
-            line_bytes_max: LINE_BYTES_MAX,
-            value: PhantomData,
-        }
+        Self::of_rows(Box::new(Lines::new(reader)), file.into())
+    }
+
+    pub(super) fn of_rows(rows: Box<dyn JsonRows>, file: String) -> Self {
+        Self { rows, file, bytes: Vec::new(), value: PhantomData }
+    }
+
+    /// Returns the name of the file in errors.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
     }
 
     /// Returns the error for a parsed value that breaks a rule, at `field` of line `line`.
@@ -223,42 +252,13 @@ impl<T: DeserializeOwned> JsonLines<T> {
         InputError::Line { file: self.file.clone(), line, fault: error.into() }
     }
 
-    /// Parses the current line again, as another type. Some fields decide the type of their line.
+    /// Parses a row again, as another type: the current row, whose number is `line`. Some fields decide the
+    /// type of their row.
     ///
     /// # Errors
-    /// If the line is not a value of that type.
-    pub fn reparse<U: DeserializeOwned>(&self) -> Result<U, InputError> {
-        parse(&self.bytes).map_err(|fault| self.line_error(fault))
-    }
-
-    /// Reads the next line into `self.bytes`, without its line end. Returns `false` at the end of the input.
-    fn read_line(&mut self) -> Result<bool, InputError> {
-        self.bytes.clear();
-        let limit = self.line_bytes_max;
-        let mut limited = self.reader.as_mut().take(limit as u64 + 1);
-        let read = limited.read_until(b'\n', &mut self.bytes).map_err(|source| InputError::Read {
-            file: self.file.clone(),
-            line: self.line,
-            source,
-        })?;
-        if read == 0 {
-            return Ok(false);
-        }
-        self.line += 1;
-        if self.bytes.last() == Some(&b'\n') {
-            self.bytes.pop();
-        }
-        if self.bytes.len() > limit {
-            return Err(self.line_error(Fault::TooLong { limit }));
-        }
-        if self.line == 1 && self.bytes.starts_with(b"\xef\xbb\xbf") {
-            self.bytes.drain(..3);
-        }
-        Ok(true)
-    }
-
-    fn line_error(&self, fault: Fault) -> InputError {
-        InputError::Line { file: self.file.clone(), line: self.line, fault }
+    /// If the row is not a value of that type.
+    pub fn reparse<U: DeserializeOwned>(&self, line: u64) -> Result<U, InputError> {
+        parse(&self.bytes).map_err(|fault| InputError::Line { file: self.file.clone(), line, fault })
     }
 }
 
@@ -266,16 +266,10 @@ impl<T: DeserializeOwned> Iterator for JsonLines<T> {
     type Item = Result<(u64, T), InputError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.read_line() {
-                Ok(false) => return None,
-                Ok(true) if self.bytes.trim_ascii().is_empty() => {}
-                Ok(true) => {
-                    let value = parse(&self.bytes).map_err(|fault| self.line_error(fault));
-                    return Some(value.map(|value| (self.line, value)));
-                }
-                Err(error) => return Some(Err(error)),
-            }
+        match self.rows.next(&mut self.bytes) {
+            Ok(None) => None,
+            Ok(Some(line)) => Some(self.reparse(line).map(|value| (line, value))),
+            Err(error) => Some(Err(InputError::of_row(&self.file, error))),
         }
     }
 }
@@ -327,6 +321,11 @@ fn not_utf8<T: DeserializeOwned>(line: &[u8], valid: usize) -> Fault {
 }
 
 fn explain<T: DeserializeOwned>(text: &str) -> Fault {
+    if text.trim() == "{" {
+        let reason =
+            "the object does not end on its line: write each object on one line, as jq -c does".to_owned();
+        return Fault::NotJson { field: String::new(), column: text.len(), reason };
+    }
     let Some((field, error)) = locate::<T>(text) else {
         // Unreachable: parsing this line failed before.
         return Fault::NotJson { field: String::new(), column: 1, reason: "unreadable".to_owned() };
@@ -391,6 +390,37 @@ pub fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Erro
 /// If the key is present and its value is not a finite number.
 pub fn finite_if_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     finite(deserializer).map(Some)
+}
+
+/// As [`finite_if_present`], but `null` means that there is no value: tables write it in every row without
+/// one.
+///
+/// # Errors
+/// If the value is neither a finite number nor `null`.
+pub fn finite_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    struct OptionVisitor;
+
+    impl<'de> Visitor<'de> for OptionVisitor {
+        type Value = Option<f64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a finite number")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_none<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            finite_if_present(deserializer)
+        }
+    }
+
+    deserializer.deserialize_option(OptionVisitor)
 }
 
 struct FiniteVisitor;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
+use crate::error::Interrupted;
+
 /// A failure to write output.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to write {file}")]
@@ -26,6 +28,7 @@ pub struct OutputError {
 pub struct JsonLinesWriter {
     sink: Sink,
     file: String,
+    lines: u64,
 }
 
 enum Sink {
@@ -41,11 +44,11 @@ impl JsonLinesWriter {
     pub fn create(path: &Path) -> Result<Self, OutputError> {
         if path == Path::new("-") {
             let sink = Sink::Stream(BufWriter::new(Box::new(io::stdout())));
-            return Ok(Self { sink, file: "stdout".to_owned() });
+            return Ok(Self { sink, file: "stdout".to_owned(), lines: 0 });
         }
         let file = path.display().to_string();
         match create_sink(path) {
-            Ok(sink) => Ok(Self { sink, file }),
+            Ok(sink) => Ok(Self { sink, file, lines: 0 }),
             Err(source) => Err(OutputError { file, source }),
         }
     }
@@ -59,7 +62,29 @@ impl JsonLinesWriter {
             Sink::Stream(stream) => write_line(stream, value),
             Sink::File { temporary, .. } => write_line(temporary, value),
         };
+        self.lines += 1;
         written.map_err(|source| OutputError { file: self.file.clone(), source })
+    }
+
+    /// Keeps the lines written so far in `OUTPUT.partial` after a failure, and adds that to the error. The
+    /// target does not change. An interrupted command keeps nothing.
+    #[must_use]
+    pub fn keep_finished(self, error: anyhow::Error) -> anyhow::Error {
+        let Sink::File { temporary, target } = self.sink else { return error };
+        if self.lines == 0 || error.is::<Interrupted>() {
+            return error;
+        }
+        let mut partial = target.into_os_string();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        match persist(temporary, &partial) {
+            Ok(()) => error.context(format!(
+                "failed after {} finished rows, kept in {}",
+                self.lines,
+                partial.display()
+            )),
+            Err(_) => error,
+        }
     }
 
     /// Makes the written lines visible and durable.

@@ -181,6 +181,12 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
     let setting = |name, value| Setting { name, value };
     let nucleus =
         if sampling.top_p < 1.0 { format!(", top-p {}", short(sampling.top_p)) } else { String::new() };
+    let stop = if sampling.stop.is_empty() {
+        String::new()
+    } else {
+        let texts: Vec<String> = sampling.stop.iter().map(|text| format!("{text:?}")).collect();
+        format!(", up to {}", texts.join(" or "))
+    };
     let top_k = if sampling.top_k > 0 { format!(", top-k {}", sampling.top_k) } else { String::new() };
     let kind = match plan.reward.kind {
         RewardKind::Reward => "a reward: larger is better",
@@ -200,7 +206,7 @@ pub(super) fn settings(data: &ReportData) -> Vec<Setting> {
         setting(
             "Sampling",
             format!(
-                "{} per prompt, temperature {}{nucleus}{top_k}, at most {} new tokens",
+                "{} per prompt, temperature {}{nucleus}{top_k}, at most {} new tokens{stop}",
                 count(sampling.samples.into(), "completion"),
                 short(sampling.temperature),
                 grouped(sampling.max_new_tokens.into()),

@@ -49,7 +49,12 @@ fn append(log: &SledLog, n: u32) {
     let bytes = if n.is_multiple_of(97) { 30_000 } else { 40 + n as usize % 900 };
     let mut random = Random::new(n.into());
     let text = (0..bytes).map(|_| char::from(b'a' + u8::try_from(random.below(26)).unwrap())).collect();
-    let prompt = Prompt { prompt_id: PromptId::new(format!("p{n}")).unwrap(), text, category: None };
+    let prompt = Prompt {
+        prompt_id: PromptId::new(format!("p{n}")).unwrap(),
+        text,
+        category: None,
+        messages: Vec::new(),
+    };
     let admitted = PromptAdmitted { round: 0, index: n, prompt };
     let cause = EventId::of_experiment(&experiment);
     let id = cause.caused("prompt.admitted", n);

@@ -20,7 +20,7 @@ fn export() -> Vec<u8> {
     for n in 0..6 {
         let experiment = ExperimentId::new(["a", "b"][n as usize % 2]).unwrap();
         let prompt_id = PromptId::new(format!("p{n}")).unwrap();
-        let prompt = Prompt { prompt_id, text: "why?".to_owned(), category: None };
+        let prompt = Prompt { prompt_id, text: "why?".to_owned(), category: None, messages: Vec::new() };
         let event = if n < 4 {
             PromptAdmitted { round: 0, index: n, prompt }.into()
         } else {

@@ -86,6 +86,7 @@ fn prompt(case: &Case) -> Prompt {
         prompt_id: PromptId::new(&case.prompt_id).unwrap(),
         text: case.prompt.clone(),
         category: case.category.clone(),
+        messages: Vec::new(),
     }
 }
 

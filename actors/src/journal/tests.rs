@@ -129,7 +129,12 @@ impl History {
         history.record(NewEvent::new(start, None, "test", 0, &started).unwrap());
         history.conclude();
         history.follow(history.last(EventType::EvaluationRequested), evaluated());
-        let prompt = Prompt { prompt_id: PromptId::new("p").unwrap(), text: "?".into(), category: None };
+        let prompt = Prompt {
+            prompt_id: PromptId::new("p").unwrap(),
+            text: "?".into(),
+            category: None,
+            messages: Vec::new(),
+        };
         let aside = PromptSetAside {
             round: 0,
             prompt_id: prompt.prompt_id.clone(),

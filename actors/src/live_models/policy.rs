@@ -55,8 +55,10 @@ impl Policy {
         samples: u32,
         seed: impl Fn(u32) -> [u8; 32],
     ) -> Result<GenerationJob, StepError> {
-        let prompt_ids =
-            self.template.encode_prompt(&self.tokenizer, &prompt.text).map_err(StepError::set_aside)?;
+        let prompt_ids = self
+            .template
+            .encode_dialogue(&self.tokenizer, &prompt.dialogue())
+            .map_err(StepError::set_aside)?;
         self.generator.check_prompt(&prompt_ids).map_err(StepError::set_aside)?;
         Ok(GenerationJob { prompt_ids, seeds: (0..samples).map(seed).collect() })
     }
@@ -78,8 +80,8 @@ impl Policy {
     }
 
     pub(crate) fn completion(&self, tokens: SampledTokens) -> Result<Completion, ModelError> {
-        let text = self.tokenizer.decode(&tokens.token_ids, true)?;
-        let SampledTokens { token_ids, logprob, finish_reason } = tokens;
+        let text = tokens.text(&self.tokenizer)?;
+        let SampledTokens { token_ids, logprob, finish_reason, .. } = tokens;
         Ok(Completion { token_ids, text, logprob, finish_reason })
     }
 }

@@ -62,7 +62,8 @@ impl Proxy {
 
     /// The tokens of a prompt and its completion; an error if they do not fit the model.
     fn sequence(&self, prompt: &Prompt, completion: &str) -> Result<Vec<u32>, ModelError> {
-        let sequence = self.template.encode_with_completion(&self.tokenizer, &prompt.text, completion)?;
+        let sequence =
+            self.template.encode_dialogue_with_completion(&self.tokenizer, &prompt.dialogue(), completion)?;
         self.model.check_sequence(&sequence)?;
         Ok(sequence)
     }

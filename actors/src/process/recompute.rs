@@ -372,8 +372,12 @@ mod tests {
     }
 
     fn admitted() -> Event {
-        let prompt =
-            Prompt { prompt_id: PromptId::new("p").unwrap(), text: "why?".to_owned(), category: None };
+        let prompt = Prompt {
+            prompt_id: PromptId::new("p").unwrap(),
+            text: "why?".to_owned(),
+            category: None,
+            messages: Vec::new(),
+        };
         PromptAdmitted { round: 0, index: 0, prompt }.into()
     }
 

@@ -168,6 +168,7 @@ fn prompts(kind: &str, count: u32) -> Vec<Prompt> {
         prompt_id: PromptId::new(format!("{kind}{index}")).unwrap(),
         text: format!("what is {kind} {index}?"),
         category: None,
+        messages: Vec::new(),
     };
     (0..count).map(prompt).collect()
 }

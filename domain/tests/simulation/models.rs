@@ -77,7 +77,8 @@ pub(crate) fn plan() -> Plan {
 pub(crate) fn admitted(round: u32) -> Vec<Event> {
     let admit = |index: u32| {
         let prompt_id = PromptId::new(format!("p{index}")).unwrap();
-        let prompt = Prompt { prompt_id, text: format!("why {index}?"), category: None };
+        let prompt =
+            Prompt { prompt_id, text: format!("why {index}?"), category: None, messages: Vec::new() };
         PromptAdmitted { round, index, prompt }.into()
     };
     (0..PROMPTS).map(admit).collect()

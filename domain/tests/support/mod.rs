@@ -47,7 +47,12 @@ pub(crate) fn plan(prompts: u32) -> Plan {
 }
 
 pub(crate) fn prompt(index: u32) -> Prompt {
-    Prompt { prompt_id: PromptId::new(format!("p{index}")).unwrap(), text: "why?".into(), category: None }
+    Prompt {
+        prompt_id: PromptId::new(format!("p{index}")).unwrap(),
+        text: "why?".into(),
+        category: None,
+        messages: Vec::new(),
+    }
 }
 
 /// Scores that differ between prompts and are the same in every run.

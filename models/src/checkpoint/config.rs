@@ -43,7 +43,7 @@ pub struct ModelConfig {
 /// The largest accepted width, vocabulary or head count. Products of two of them stay far below overflow.
 const SIZE_MAX: usize = 1 << 24;
 /// The highest accepted number of layers.
-const LAYERS_MAX: usize = 4096;
+pub(super) const LAYERS_MAX: usize = 4096;
 /// The longest accepted context, in tokens.
 const CONTEXT_MAX: usize = 1 << 31;
 

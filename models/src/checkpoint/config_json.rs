@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::config::ModelConfig;
+use super::config::{LAYERS_MAX, ModelConfig};
 use super::family::{self, Family, Reader};
 use super::files::parse_json;
 use super::settings::Settings;
@@ -68,7 +68,7 @@ pub(super) fn model_config(settings: Settings) -> Result<ModelConfig, ModelError
         family,
         hidden: hidden_size,
         head_dim: grouped("head_dim")?.unwrap_or(hidden_size / heads.max(1)),
-        layers: size("num_hidden_layers")?,
+        layers: layers(&settings)?,
         context: settings.size("max_position_embeddings")?.unwrap_or(2048),
     };
     let decoder = (family.decoder)(&reader)?;
@@ -110,6 +110,15 @@ impl ModelConfig {
 
 /// The `model_type` of a multimodal model.
 const MULTIMODAL: &str = "gemma3";
+
+/// Returns the number of layers, which is checked before a description of each is built.
+fn layers(settings: &Settings) -> Result<usize, ModelError> {
+    let layers = settings.need("num_hidden_layers", settings.size("num_hidden_layers")?)?;
+    if (1..=LAYERS_MAX).contains(&layers) {
+        return Ok(layers);
+    }
+    Err(settings.error(format!("the number of layers {layers} is out of range: use 1 to {LAYERS_MAX}")))
+}
 
 /// Returns the settings of the language model. A multimodal model has them in a group.
 fn text_settings(settings: Settings) -> Result<Settings, ModelError> {

@@ -10,9 +10,12 @@ use super::config_json;
 use super::files::{CONFIG_BYTES_MAX, TOKENIZER_BYTES_MAX, parse_json, read, read_optional};
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
+use super::reading::ReadingRules;
 use super::safetensors::{Located, locate};
 use super::score_head::is_head_tensor;
-use super::tokenizer::{TextTokenizer, TokenizerFiles};
+use super::special_tokens::{ConfiguredIds, SpecialTokens};
+use super::tokenizer::TextTokenizer;
+use super::tokenizer_files::{TokenizerFiles, reads_older_files};
 use super::weights::Weights;
 use crate::error::ModelError;
 
@@ -22,10 +25,14 @@ const INDEX: &str = "model.safetensors.index.json";
 const INDEX_BYTES_MAX: u64 = 64 << 20;
 
 /// Reads the configuration and the tokenizer of a folder, and locates its weights.
-pub(super) fn open(folder: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
+pub(super) fn open(folder: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<Parts, ModelError> {
     let mut fingerprint = Fingerprint::new();
-    let config = open_config(folder, &mut fingerprint)?;
-    let tokenizer = open_tokenizer(folder, &config, &mut fingerprint)?;
+    let (mut config, ids) = open_config(folder, &mut fingerprint)?;
+    let (tokenizer, special_tokens) = open_tokenizer(folder, &config, ids, reading, &mut fingerprint)?;
+    if reading >= ReadingRules::V2 {
+        config.bos_token_id = special_tokens.bos.as_ref().and_then(|token| token.id);
+        config.eos_token_ids = special_tokens.stop_ids();
+    }
     let shards = shards(folder)?;
     let mut weights = Weights::default();
     for (shard, expected) in &shards {
@@ -33,10 +40,13 @@ pub(super) fn open(folder: &Path, cache_dir: &Path) -> Result<Parts, ModelError>
         add_shard(&mut weights, &path, expected.as_ref(), &config)?;
         fingerprint.add(&shard.to_string_lossy(), &fingerprint::of_file(&path, cache_dir)?);
     }
-    Ok(Parts { config, weights, tokenizer, fingerprint })
+    Ok(Parts { config, weights, tokenizer, special_tokens, fingerprint })
 }
 
-fn open_config(folder: &Path, fingerprint: &mut Fingerprint) -> Result<ModelConfig, ModelError> {
+fn open_config(
+    folder: &Path,
+    fingerprint: &mut Fingerprint,
+) -> Result<(ModelConfig, ConfiguredIds), ModelError> {
     let path = folder.join("config.json");
     let bytes = read(&path, CONFIG_BYTES_MAX)?;
     fingerprint.add_bytes("config.json", &bytes);
@@ -45,18 +55,18 @@ fn open_config(folder: &Path, fingerprint: &mut Fingerprint) -> Result<ModelConf
     if let Some(bytes) = &generation {
         fingerprint.add_bytes("generation_config.json", bytes);
     }
-    config_json::parse(
-        &path,
-        &bytes,
-        generation.as_ref().map(|bytes| (generation_path.as_path(), bytes.as_slice())),
-    )
+    let generation = generation.as_ref().map(|bytes| (generation_path.as_path(), bytes.as_slice()));
+    let config = config_json::parse(&path, &bytes, generation)?;
+    Ok((config, ConfiguredIds::read(&path, &bytes, generation)?))
 }
 
 fn open_tokenizer(
     folder: &Path,
     config: &ModelConfig,
+    ids: ConfiguredIds,
+    reading: ReadingRules,
     fingerprint: &mut Fingerprint,
-) -> Result<TextTokenizer, ModelError> {
+) -> Result<(TextTokenizer, SpecialTokens), ModelError> {
     let mut optional = |name: &str| -> Result<Option<Vec<u8>>, ModelError> {
         let bytes = read_optional(&folder.join(name), CONFIG_BYTES_MAX)?;
         if let Some(bytes) = &bytes {
@@ -66,6 +76,18 @@ fn open_tokenizer(
     };
     let config_file = optional("tokenizer_config.json")?;
     let chat_template = optional("chat_template.jinja")?;
+    let (mut tokens_map, mut added_tokens, mut further_templates) = (None, None, Vec::new());
+    if reading >= ReadingRules::V2 {
+        if reads_older_files(config_file.as_deref()) {
+            tokens_map = optional("special_tokens_map.json")?;
+            added_tokens = optional("added_tokens.json")?;
+        }
+        for (name, file) in further_template_files(folder)? {
+            if let Some(bytes) = optional(&file)? {
+                further_templates.push((name, bytes));
+            }
+        }
+    }
     let path = folder.join("tokenizer.json");
     let Some(tokenizer) = read_optional(&path, TOKENIZER_BYTES_MAX)? else {
         return Err(ModelError::file(
@@ -74,7 +96,52 @@ fn open_tokenizer(
         ));
     };
     fingerprint.add_bytes("tokenizer.json", &tokenizer);
-    TokenizerFiles { folder, tokenizer, config: config_file, chat_template }.open(config)
+    let files = TokenizerFiles {
+        folder,
+        model_type: &ids.model_type,
+        tokenizer,
+        config: config_file,
+        tokens_map,
+        added_tokens,
+        chat_template,
+        further_templates,
+    };
+    if reading == ReadingRules::V1 {
+        let tokenizer = files.open_as_first_version(config)?;
+        let special_tokens = SpecialTokens::of_first_version(config, &tokenizer);
+        return Ok((tokenizer, special_tokens));
+    }
+    let tokenizer = files.open()?;
+    let special_tokens = SpecialTokens::resolve(ids, config.vocab_size, &tokenizer);
+    let end = special_tokens.end.as_ref().and_then(|token| token.text.clone());
+    Ok((tokenizer.with_end(end), special_tokens))
+}
+
+/// The highest number of chat templates beside the default one.
+const TEMPLATES_MAX: usize = 16;
+
+/// Lists the folder of further chat templates: name and path of each, in the order of names.
+fn further_template_files(folder: &Path) -> Result<Vec<(String, String)>, ModelError> {
+    const FOLDER: &str = "additional_chat_templates";
+    let path = folder.join(FOLDER);
+    if !path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in path.read_dir().map_err(|error| ModelError::file(&path, error))? {
+        let name = entry.map_err(|error| ModelError::file(&path, error))?.file_name();
+        if let Some(template) = name.to_str().and_then(|name| name.strip_suffix(".jinja")) {
+            files.push((template.to_owned(), format!("{FOLDER}/{template}.jinja")));
+        }
+    }
+    if files.len() > TEMPLATES_MAX {
+        return Err(ModelError::file(
+            &path,
+            format!("{} templates, the limit is {TEMPLATES_MAX}", files.len()),
+        ));
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Returns the files that hold the weights. For a sharded model, each with the tensors that the index lists

@@ -22,8 +22,11 @@ pub(crate) mod score_head;
 mod scored;
 mod settings;
 mod source;
+mod special_tokens;
 mod stand_in;
+mod token_source;
 pub mod tokenizer;
+mod tokenizer_files;
 mod tying;
 pub mod weights;
 pub mod write;
@@ -45,6 +48,9 @@ pub use family::Family;
 pub use gguf::files_of_model;
 pub use reading::ReadingRules;
 pub use rope::{Rope, RopeScaling};
+pub(crate) use special_tokens::warn_if_endless;
+pub use special_tokens::{SpecialToken, SpecialTokens};
+pub use token_source::TokenSource;
 pub use tokenizer::TextTokenizer;
 pub use weights::{Dtype, TensorRef, Weights};
 
@@ -57,6 +63,8 @@ pub struct Checkpoint {
     pub weights: Weights,
     /// Text to token ids and back, with the chat template.
     pub tokenizer: TextTokenizer,
+    /// The special tokens, each with the place that names it.
+    pub special_tokens: SpecialTokens,
     /// BLAKE3, in hex, of the weights, the configuration and the tokenizer. A model cut to its first layers
     /// has another fingerprint than the whole model.
     pub fingerprint: String,
@@ -88,8 +96,8 @@ impl Checkpoint {
     /// fewer layers than requested.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
         let parts = match locate(path)? {
-            Source::Folder => folder::open(path, &options.cache_dir)?,
-            Source::Gguf(file) => gguf::open(&file, &options.cache_dir)?,
+            Source::Folder => folder::open(path, &options.cache_dir, options.reading)?,
+            Source::Gguf(file) => gguf::open(&file, &options.cache_dir, options.reading)?,
         };
         Self::from_parts(parts, path, options)
     }
@@ -115,6 +123,7 @@ impl Checkpoint {
             config: parts.config,
             weights: parts.weights,
             tokenizer: parts.tokenizer,
+            special_tokens: parts.special_tokens,
             fingerprint: parts.fingerprint.finish(),
             source: source.to_owned(),
             reading: options.reading,
@@ -126,12 +135,12 @@ impl Checkpoint {
     pub(crate) fn describe(path: &Path, options: &OpenOptions) -> Result<Description, ModelError> {
         let (format, parts, inventory) = match locate(path)? {
             Source::Folder => {
-                let parts = folder::open(path, &options.cache_dir)?;
+                let parts = folder::open(path, &options.cache_dir, options.reading)?;
                 let inventory = parts.weights.iter().map(|(name, tensor)| tensor.stored(name)).collect();
                 (Format::HuggingFace, parts, inventory)
             }
             Source::Gguf(file) => {
-                let (parts, inventory) = gguf::describe(&file, &options.cache_dir)?;
+                let (parts, inventory) = gguf::describe(&file, &options.cache_dir, options.reading)?;
                 (Format::Gguf, parts, inventory)
             }
         };

@@ -7,6 +7,7 @@ use super::config::ModelConfig;
 use super::fingerprint::Fingerprint;
 use super::reading::ReadingRules;
 use super::score_head::is_head_tensor;
+use super::special_tokens::SpecialTokens;
 use super::tokenizer::TextTokenizer;
 use super::weights::{StoredTensor, Weights};
 use super::{layout, tying};
@@ -17,6 +18,7 @@ pub(super) struct Parts {
     pub(super) config: ModelConfig,
     pub(super) weights: Weights,
     pub(super) tokenizer: TextTokenizer,
+    pub(super) special_tokens: SpecialTokens,
     pub(super) fingerprint: Fingerprint,
 }
 
@@ -32,6 +34,7 @@ pub(crate) struct Description {
     pub format: Format,
     pub config: ModelConfig,
     pub tokenizer: TextTokenizer,
+    pub special_tokens: SpecialTokens,
     pub fingerprint: String,
     /// Number of weights. A head that shares the embeddings is not counted.
     pub parameters: u64,
@@ -66,8 +69,9 @@ impl Parts {
                 *dtypes.entry(stored.dtype.to_owned()).or_insert(0) += 1;
             }
         }
-        let (tokenizer, fingerprint) = (self.tokenizer, self.fingerprint.finish());
-        Ok(Description { format, config, tokenizer, fingerprint, parameters, dtypes })
+        let (tokenizer, special_tokens) = (self.tokenizer, self.special_tokens);
+        let fingerprint = self.fingerprint.finish();
+        Ok(Description { format, config, tokenizer, special_tokens, fingerprint, parameters, dtypes })
     }
 
     pub(super) fn keep_layers(&mut self, layers: u32) -> Result<(), ModelError> {

@@ -1,30 +1,45 @@
 //! Converts text to token ids and back, with the model's own chat template.
 
-use std::path::Path;
-
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
-use super::config::ModelConfig;
-use super::files::parse_json;
+use super::reading::ReadingRules;
+use super::token_source::TokenSource;
 use crate::error::{InvalidKind, ModelError};
+use crate::jinja::{self, Dialect, TemplateDate};
 
 /// A tokenizer with the special-token texts that a chat template needs.
 #[derive(Clone)]
 pub struct TextTokenizer {
     inner: Tokenizer,
-    chat_template: Option<String>,
+    /// Chat templates by name; a single one is named `default`.
+    chat_templates: Vec<(String, String)>,
     bos_token: Option<String>,
+    /// The token that ends a completion.
     eos_token: Option<String>,
+    /// Special tokens by the names that chat templates use.
+    named: Vec<NamedToken>,
+    reading: ReadingRules,
 }
+
+/// A special token as a file names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NamedToken {
+    /// Its name, such as `bos_token`.
+    pub name: String,
+    pub text: String,
+    pub source: TokenSource,
+}
+
+/// The name of the chat template that is used unless tools are given.
+const DEFAULT: &str = "default";
 
 impl std::fmt::Debug for TextTokenizer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("TextTokenizer")
             .field("vocabulary", &self.inner.get_vocab_size(true))
-            .field("chat_template", &self.chat_template.is_some())
+            .field("chat_templates", &self.chat_templates.len())
             .finish_non_exhaustive()
     }
 }
@@ -43,6 +58,21 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// As [`TextTokenizer::encode`], with the bytes of the text that each token covers: start and end.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] when the tokenizer fails.
+    pub(crate) fn encode_with_offsets(
+        &self,
+        text: &str,
+        add_special: bool,
+    ) -> Result<(Vec<u32>, Vec<(usize, usize)>), ModelError> {
+        let encoding = self.inner.encode(text, add_special).map_err(|error| {
+            ModelError::invalid(InvalidKind::Tokenizer, format!("failed to tokenise a text: {error}"))
+        })?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec()))
+    }
+
     /// Decodes token ids; `skip_special` omits special tokens. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
@@ -59,7 +89,40 @@ impl TextTokenizer {
     /// Returns the chat template (Jinja), if the model has one.
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.template_named(DEFAULT)
+    }
+
+    /// Returns the chat template for a chat with or without tools. The error says what is missing.
+    pub(crate) fn chat_template_for(&self, tools: bool) -> Result<&str, String> {
+        let for_tools = self.template_named("tool_use").filter(|_| tools);
+        for_tools.or_else(|| self.chat_template()).ok_or_else(|| {
+            let names: Vec<&str> = self.chat_templates.iter().map(|(name, _)| name.as_str()).collect();
+            if names.is_empty() {
+                "the model has no chat template".to_owned()
+            } else {
+                format!("none of the model's chat templates ({}) is named default", names.join(", "))
+            }
+        })
+    }
+
+    fn template_named(&self, name: &str) -> Option<&str> {
+        self.chat_templates.iter().find(|(other, _)| other == name).map(|(_, template)| template.as_str())
+    }
+
+    /// Returns the special tokens that chat templates see: name and text.
+    pub(crate) fn template_tokens(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.named_tokens().map(|(name, text, _)| (name, text))
+    }
+
+    /// Returns the special tokens by name: name, text and source.
+    pub(super) fn named_tokens(&self) -> impl Iterator<Item = (&str, &str, &TokenSource)> {
+        self.named.iter().map(|token| (token.name.as_str(), token.text.as_str(), &token.source))
+    }
+
+    /// Returns the rules by which the tokenizer was read.
+    #[must_use]
+    pub fn reading(&self) -> ReadingRules {
+        self.reading
     }
 
     /// Returns the text of the beginning-of-sequence token, if there is one.
@@ -68,7 +131,8 @@ impl TextTokenizer {
         self.bos_token.as_deref()
     }
 
-    /// Returns the text of the end-of-sequence token, if there is one.
+    /// Returns the text of the token that ends a completion, if there is one: the tokenizer's end-of-sequence
+    /// token, or else the model's.
     #[must_use]
     pub fn eos_token(&self) -> Option<&str> {
         self.eos_token.as_deref()
@@ -77,6 +141,35 @@ impl TextTokenizer {
     /// Returns the id of a token with this text.
     pub(crate) fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Returns the text of a token.
+    pub(super) fn token_text(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Whether decoding leaves a token out as special.
+    pub(super) fn is_special(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+
+    /// Returns the special token that the chat template writes directly after the assistant's text.
+    pub(super) fn end_of_turn(&self) -> Option<u32> {
+        const ANSWER: &str = "ANSWER";
+        let mut context: Map<String, Value> =
+            self.template_tokens().map(|(name, text)| (name.to_owned(), text.into())).collect();
+        let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+        context.insert("messages".to_owned(), json!([turn("user", "Question"), turn("assistant", ANSWER)]));
+        for (name, value) in
+            [("tools", Value::Null), ("documents", Value::Null), ("add_generation_prompt", false.into())]
+        {
+            context.insert(name.to_owned(), value);
+        }
+        let dialect = Dialect::Jinja2(TemplateDate::default());
+        let text = jinja::render(self.chat_template()?, &context, dialect, false).ok()?;
+        let (_, after) = text.rsplit_once(ANSWER)?;
+        let first = *self.encode(after.trim_start(), false).ok()?.first()?;
+        self.is_special(first).then_some(first)
     }
 
     /// Returns the tokenizer as files of a Hugging Face folder: name and content of each.
@@ -89,18 +182,21 @@ impl TextTokenizer {
             )
         };
         let tokenizer = self.inner.to_string(true).map_err(|error| failed(error.to_string()))?;
-        let config = json!({
+        let mut config = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
             "clean_up_tokenization_spaces": false,
         });
+        for (name, text) in
+            self.template_tokens().filter(|(name, _)| !["bos_token", "eos_token"].contains(name))
+        {
+            config[name] = text.into();
+        }
         let config = serde_json::to_vec_pretty(&config).map_err(|error| failed(error.to_string()))?;
         let mut files = vec![("tokenizer.json", tokenizer.into_bytes()), ("tokenizer_config.json", config)];
         files.extend(
-            self.chat_template
-                .as_ref()
-                .map(|template| ("chat_template.jinja", template.clone().into_bytes())),
+            self.chat_template().map(|template| ("chat_template.jinja", template.to_owned().into_bytes())),
         );
         Ok(files)
     }
@@ -109,62 +205,6 @@ impl TextTokenizer {
     #[must_use]
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
-    }
-}
-
-/// The files of a Hugging Face folder that define a tokenizer.
-pub(super) struct TokenizerFiles<'a> {
-    pub folder: &'a Path,
-    /// `tokenizer.json`.
-    pub tokenizer: Vec<u8>,
-    /// `tokenizer_config.json`.
-    pub config: Option<Vec<u8>>,
-    /// `chat_template.jinja`, which takes precedence over a template in the configuration.
-    pub chat_template: Option<Vec<u8>>,
-}
-
-/// The keys of `tokenizer_config.json` that are read.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawTokenizerConfig {
-    bos_token: Option<Value>,
-    eos_token: Option<Value>,
-    chat_template: Option<Value>,
-    add_bos_token: Option<bool>,
-    add_eos_token: Option<bool>,
-}
-
-impl TokenizerFiles<'_> {
-    pub(super) fn open(self, model: &ModelConfig) -> Result<TextTokenizer, ModelError> {
-        let config_path = self.folder.join("tokenizer_config.json");
-        let raw: RawTokenizerConfig = match &self.config {
-            Some(bytes) => parse_json(&config_path, bytes)?,
-            None => RawTokenizerConfig::default(),
-        };
-        let path = self.folder.join("tokenizer.json");
-        let inner = read_tokenizer(&path, &self.tokenizer)?;
-        let chat_template = match self.chat_template {
-            Some(bytes) => Some(
-                String::from_utf8(bytes)
-                    .map_err(|error| ModelError::file(&self.folder.join("chat_template.jinja"), error))?,
-            ),
-            None => raw.chat_template.as_ref().and_then(default_template),
-        };
-        let token_of = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
-        let bos_token = raw.bos_token.as_ref().and_then(token_text).or_else(|| token_of(model.bos_token_id));
-        let eos_token = raw
-            .eos_token
-            .as_ref()
-            .and_then(token_text)
-            .or_else(|| token_of(model.eos_token_ids.first().copied()));
-        let tokenizer = TextTokenizer::new(inner, chat_template, bos_token, eos_token);
-        if raw.add_bos_token.is_none() && raw.add_eos_token.is_none() {
-            return Ok(tokenizer);
-        }
-        // As in transformers: these settings of the configuration replace the tokenizer's own rule.
-        tokenizer
-            .with_special_tokens(raw.add_bos_token.unwrap_or(false), raw.add_eos_token.unwrap_or(false))
-            .map_err(|reason| ModelError::file(&config_path, reason))
     }
 }
 
@@ -180,7 +220,48 @@ impl TextTokenizer {
         inner.with_padding(None);
         // Only enabling truncation can fail.
         let _ = inner.with_truncation(None);
-        Self { inner, chat_template, bos_token, eos_token }
+        let token = |name: &str, text: &Option<String>| {
+            let source = TokenSource::File("tokenizer_config.json");
+            text.clone().map(|text| NamedToken { name: name.to_owned(), text, source })
+        };
+        let named = [token("bos_token", &bos_token), token("eos_token", &eos_token)];
+        Self {
+            inner,
+            chat_templates: chat_template
+                .into_iter()
+                .map(|template| (DEFAULT.to_owned(), template))
+                .collect(),
+            bos_token,
+            eos_token,
+            named: named.into_iter().flatten().collect(),
+            reading: ReadingRules::default(),
+        }
+    }
+
+    /// Replaces the chat templates, by name.
+    pub(super) fn with_chat_templates(mut self, templates: Vec<(String, String)>) -> Self {
+        self.chat_templates = templates;
+        self
+    }
+
+    /// Replaces the special tokens that chat templates see.
+    pub(super) fn with_named_tokens(mut self, named: Vec<NamedToken>) -> Self {
+        let text = |name: &str| named.iter().find(|token| token.name == name).map(|token| token.text.clone());
+        (self.bos_token, self.eos_token) = (text("bos_token"), text("eos_token"));
+        self.named = named;
+        self
+    }
+
+    /// Sets the token that ends a completion.
+    pub(super) fn with_end(mut self, end: Option<String>) -> Self {
+        self.eos_token = end;
+        self
+    }
+
+    /// Sets the rules by which the tokenizer was read.
+    pub(super) fn with_reading(mut self, reading: ReadingRules) -> Self {
+        self.reading = reading;
+        self
     }
 
     /// Makes `add_special` add the beginning and end tokens, and nothing else.
@@ -210,45 +291,6 @@ impl TextTokenizer {
         self.inner.with_post_processor(Some(processor));
         Ok(self)
     }
-}
-
-/// Parses `tokenizer.json`.
-///
-/// The library panics on some malformed files, so the JSON is parsed once before. Compiled character maps are
-/// refused, because the library checks them neither when it reads them nor when it uses them.
-fn read_tokenizer(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ModelError> {
-    let description: Value = parse_json(path, bytes)?;
-    if description.get("normalizer").is_some_and(has_compiled_map) {
-        return Err(ModelError::file(path, "a normalizer with a precompiled_charsmap is not supported"));
-    }
-    drop(description);
-    Tokenizer::from_bytes(bytes).map_err(|error| ModelError::file(path, error))
-}
-
-fn has_compiled_map(normalizer: &Value) -> bool {
-    normalizer.get("type").and_then(Value::as_str) == Some("Precompiled")
-        || normalizer.get("precompiled_charsmap").is_some()
-        || normalizer
-            .get("normalizers")
-            .and_then(Value::as_array)
-            .is_some_and(|parts| parts.iter().any(has_compiled_map))
-}
-
-/// Returns the text of a token, which is stored as a string or as an object with its text as `content`.
-fn token_text(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
-}
-
-/// Returns a single template, or the entry `default` of a list of named templates.
-fn default_template(value: &Value) -> Option<String> {
-    if let Some(template) = value.as_str() {
-        return Some(template.to_owned());
-    }
-    let named = value
-        .as_array()?
-        .iter()
-        .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))?;
-    named.get("template")?.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -292,17 +334,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn compiled_character_maps_are_refused_everywhere() {
-        let path = Path::new("tokenizer.json");
-        let map = r#"{"type": "Precompiled", "precompiled_charsmap": "AAAA"}"#;
-        for normalizer in [map.to_owned(), format!(r#"{{"type": "Sequence", "normalizers": [{map}]}}"#)] {
-            let file = WORDS.replace(r#""normalizer": null"#, &format!(r#""normalizer": {normalizer}"#));
-            let reason = read_tokenizer(path, file.as_bytes()).expect_err("refused").to_string();
-            assert!(reason.contains("precompiled_charsmap"), "{reason}");
-        }
-    }
-
-    #[test]
     fn truncation_settings_of_the_file_are_ignored() {
         assert_eq!(tokenizer(None).encode("a b a b", true).expect("ids"), [2, 3, 2, 3]);
     }
@@ -312,13 +343,5 @@ pub(crate) mod tests {
         let with = tokenizer(None).with_special_tokens(true, true).expect("a tokenizer");
         assert_eq!(with.encode("a b", true).expect("ids"), [0, 2, 3]);
         assert_eq!(with.encode("a b", false).expect("ids"), [2, 3]);
-    }
-
-    #[test]
-    fn the_default_of_several_templates_is_used() {
-        let named = json!([{"name": "tool", "template": "T"}, {"name": "default", "template": "D"}]);
-        assert_eq!(default_template(&named).as_deref(), Some("D"));
-        assert_eq!(default_template(&json!("one")).as_deref(), Some("one"));
-        assert_eq!(default_template(&json!(7)), None);
     }
 }

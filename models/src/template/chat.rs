@@ -1,164 +1,176 @@
-//! Chat templates: Jinja programs that come with a model. They run as in transformers, but with limits,
-//! because they are untrusted.
+//! Chat templates: Jinja programs that come with a model.
+
+use std::ops::Range;
 
 use dissent_domain::training::{Message, Role};
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, Value, context};
-use serde::Serialize as _;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use serde_json::{Map, Value, json};
 
-use crate::checkpoint::TextTokenizer;
+use super::Conversation;
+use crate::checkpoint::{ReadingRules, TextTokenizer};
 use crate::error::{InvalidKind, ModelError};
+use crate::jinja::{self, Dialect, SPAN_END, SPAN_START, TemplateDate};
 
-/// The largest template that is run, in bytes.
-const SOURCE_BYTES_MAX: usize = 1 << 20;
-/// The fuel of a template: about one unit per instruction or per 64 bytes of text.
-const FUEL: u64 = 4_000_000;
+/// Everything that a chat template sees besides the special tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct ChatInput<'a> {
+    /// The turns: objects with `role`, `content` and the further keys that the template knows.
+    pub messages: &'a [Value],
+    /// Descriptions of tools; `None` is `none` in the template.
+    pub tools: Option<&'a [Value]>,
+    /// Documents to answer from; `None` is `none` in the template.
+    pub documents: Option<&'a [Value]>,
+    /// Further variables, such as `enable_thinking`. They override special tokens.
+    pub variables: Option<&'a Map<String, Value>>,
+    /// Whether the text ends with the beginning of the assistant's turn.
+    pub add_generation_prompt: bool,
+    /// The date that the template sees as the current one.
+    pub date: TemplateDate,
+}
 
 /// Renders messages with the model's template, up to the assistant's turn if `add_generation_prompt`.
 pub(super) fn render(
     tokenizer: &TextTokenizer,
     messages: &[Message],
     add_generation_prompt: bool,
+    date: TemplateDate,
 ) -> Result<String, ModelError> {
-    let invalid = |reason: String| {
-        ModelError::invalid(InvalidKind::Template, format!("the model's chat template {reason}"))
-    };
-    let source = tokenizer.chat_template().ok_or_else(|| {
-        ModelError::invalid(
-            InvalidKind::Template,
-            "the model has no chat template: use raw, or a text with {prompt}",
-        )
-    })?;
-    if source.len() > SOURCE_BYTES_MAX {
-        return Err(invalid(format!("has {} bytes, the limit is {SOURCE_BYTES_MAX}", source.len())));
-    }
-    let source = without_generation_tags(source);
-    let mut environment = environment().map_err(|error| invalid(describe(&error)))?;
-    environment.add_template("chat", &source).map_err(|error| invalid(describe(&error)))?;
-    let template = environment.get_template("chat").map_err(|error| invalid(describe(&error)))?;
-    let messages: Value = messages
+    let messages: Vec<Value> = messages
         .iter()
-        .map(|message| context! { role => role(message.role), content => message.content.as_str() })
+        .map(|message| json!({"role": role(message.role), "content": message.content}))
         .collect();
-    let (bos_token, eos_token) = (special(tokenizer.bos_token()), special(tokenizer.eos_token()));
-    template
-        .render(
-            context! { messages, add_generation_prompt, bos_token, eos_token, tools => (), documents => () },
-        )
-        .map_err(|error| invalid(describe(&error)))
+    let (tools, documents, variables) = (None, None, None);
+    render_chat(
+        tokenizer,
+        &ChatInput { messages: &messages, tools, documents, variables, add_generation_prompt, date },
+    )
 }
 
-fn role(role: Role) -> &'static str {
+/// Renders a chat as transformers' `apply_chat_template` does. Keys of a message that are null are left out.
+/// A message's reasoning is passed under each of its usual names.
+///
+/// # Errors
+/// [`ModelError::Invalid`] if the model has no chat template, if it fails, or if it uses a construct that is
+/// not supported.
+pub fn render_chat(tokenizer: &TextTokenizer, input: &ChatInput<'_>) -> Result<String, ModelError> {
+    render_with(tokenizer, input, false)
+}
+
+/// Renders a conversation with the model's template, with its tools and further arguments.
+pub(super) fn render_conversation(
+    tokenizer: &TextTokenizer,
+    conversation: &Conversation,
+    add_generation_prompt: bool,
+    date: TemplateDate,
+) -> Result<String, ModelError> {
+    let messages = messages(conversation);
+    render_with(tokenizer, &input(conversation, &messages, add_generation_prompt, date), false)
+}
+
+fn messages(conversation: &Conversation) -> Vec<Value> {
+    conversation.messages.iter().cloned().map(Value::Object).collect()
+}
+
+fn input<'a>(
+    conversation: &'a Conversation,
+    messages: &'a [Value],
+    add_generation_prompt: bool,
+    date: TemplateDate,
+) -> ChatInput<'a> {
+    ChatInput {
+        messages,
+        tools: conversation.tools.as_ref().and_then(Value::as_array).map(Vec::as_slice),
+        documents: None,
+        variables: Some(&conversation.template_arguments),
+        add_generation_prompt,
+        date,
+    }
+}
+
+/// Returns the parts that the template marks with `{% generation %}`, in bytes of the rendered text; nothing
+/// if it marks none.
+///
+/// # Errors
+/// As [`render_chat`], and [`ModelError::Invalid`] if the marked text is not `whole`.
+pub(super) fn generation_spans(
+    tokenizer: &TextTokenizer,
+    conversation: &Conversation,
+    whole: &str,
+    date: TemplateDate,
+) -> Result<Option<Vec<Range<usize>>>, ModelError> {
+    let messages = messages(conversation);
+    let marked = render_with(tokenizer, &input(conversation, &messages, false, date), true)?;
+    let (mut plain, mut spans, mut start) = (String::with_capacity(whole.len()), Vec::new(), 0);
+    for character in marked.chars() {
+        match character {
+            SPAN_START => start = plain.len(),
+            SPAN_END => spans.push(start..plain.len()),
+            other => plain.push(other),
+        }
+    }
+    if spans.is_empty() {
+        return Ok(None);
+    }
+    if plain != whole {
+        return Err(ModelError::invalid(
+            InvalidKind::Template,
+            "the model's chat template changes the text inside its {% generation %} marks: learn all or last",
+        ));
+    }
+    Ok(Some(spans))
+}
+
+/// Renders a chat. With `mark_spans`, the text of `{% generation %}` is between [`SPAN_START`] and
+/// [`SPAN_END`].
+fn render_with(
+    tokenizer: &TextTokenizer,
+    input: &ChatInput<'_>,
+    mark_spans: bool,
+) -> Result<String, ModelError> {
+    let source = tokenizer.chat_template_for(input.tools.is_some()).map_err(|reason| {
+        ModelError::invalid(InvalidKind::Template, format!("{reason}: use raw, or a text with {{prompt}}"))
+    })?;
+    let mut context: Map<String, Value> =
+        tokenizer.template_tokens().map(|(name, text)| (name.to_owned(), text.into())).collect();
+    let array = |items: Option<&[Value]>| items.map_or(Value::Null, |items| items.to_vec().into());
+    context.insert("messages".to_owned(), input.messages.iter().map(normalised).collect());
+    context.insert("tools".to_owned(), array(input.tools));
+    context.insert("documents".to_owned(), array(input.documents));
+    context.insert("add_generation_prompt".to_owned(), input.add_generation_prompt.into());
+    for (name, value) in input.variables.into_iter().flatten() {
+        context.insert(name.clone(), value.clone());
+    }
+    let dialect = match tokenizer.reading() {
+        ReadingRules::V1 => Dialect::First,
+        ReadingRules::V2 => Dialect::Jinja2(input.date),
+    };
+    jinja::render(source, &context, dialect, mark_spans).map_err(|reason| {
+        ModelError::invalid(InvalidKind::Template, format!("the model's chat template {reason}"))
+    })
+}
+
+/// Returns a message without its null keys, and with its reasoning under every usual name.
+pub(crate) fn normalised(message: &Value) -> Value {
+    const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+    let Value::Object(fields) = message else { return message.clone() };
+    let mut fields: Map<String, Value> = fields
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
+        if !fields.contains_key("thinking") {
+            fields.shift_insert(0, "thinking".to_owned(), reasoning.clone());
+        }
+        fields.insert("reasoning_content".to_owned(), reasoning);
+    }
+    fields.into()
+}
+
+pub(super) fn role(role: Role) -> &'static str {
     match role {
         Role::System => "system",
         Role::User => "user",
         Role::Assistant => "assistant",
-    }
-}
-
-/// A missing token is undefined, as in transformers.
-fn special(token: Option<&str>) -> Value {
-    token.map_or(Value::UNDEFINED, Value::from)
-}
-
-/// Returns the Jinja environment of transformers, without `strftime_now`: a prompt must not depend on the
-/// date. Templates that use it check first whether it exists.
-fn environment() -> Result<Environment<'static>, Error> {
-    let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_fuel(Some(FUEL));
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_filter("tojson", to_json);
-    Ok(environment)
-}
-
-fn describe(error: &Error) -> String {
-    let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
-    let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
-    let hint = if error.kind() == ErrorKind::UnknownFunction && detail.contains("strftime_now") {
-        "; the template uses the current date, so runs differ: use a text with {prompt}"
-    } else {
-        ""
-    };
-    format!("fails{line}: {}{detail}{hint}", error.kind())
-}
-
-/// Replaces the tags `{% generation %}` and `{% endgeneration %}`, which mark the assistant's text for
-/// training and print nothing. They become a condition that is always true, which keeps their effect on white
-/// space.
-fn without_generation_tags(source: &str) -> String {
-    let mut plain = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inside = &rest[start + 2..start + length];
-        let word =
-            inside.trim_matches(|character: char| character.is_whitespace() || "-+".contains(character));
-        plain.push_str(&rest[..start + 2]);
-        match word {
-            "generation" => plain.push_str(&inside.replace("generation", "if true")),
-            "endgeneration" => plain.push_str(&inside.replace("endgeneration", "endif")),
-            _ => plain.push_str(inside),
-        }
-        plain.push_str("%}");
-        rest = &rest[start + length + 2..];
-    }
-    plain.push_str(rest);
-    plain
-}
-
-/// JSON in the format of Python's `json.dumps`: a space after commas and colons, no escapes for HTML.
-fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // Python's other options are rare in templates. They are accepted and ignored.
-    let _: Option<Value> = options.get("ensure_ascii")?;
-    let _: Option<Value> = options.get("separators")?;
-    let _: Option<Value> = options.get("sort_keys")?;
-    options.assert_all_used()?;
-    let failed = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
-    let mut bytes = Vec::new();
-    match indent {
-        Some(indent) => {
-            let spaces = vec![b' '; indent.min(16)];
-            let formatter = PrettyFormatter::with_indent(&spaces);
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter)).map_err(failed)?;
-        }
-        None => {
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, PythonFormatter)).map_err(failed)?;
-        }
-    }
-    String::from_utf8(bytes)
-        .map(Value::from)
-        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
-}
-
-struct PythonFormatter;
-
-impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
     }
 }
 
@@ -172,7 +184,8 @@ mod tests {
     }
 
     fn run(template: &str) -> Result<String, ModelError> {
-        render(&tokenizer(Some(template)), &[message(Role::User, "say \"<hi>\"")], true)
+        let date = TemplateDate::default();
+        render(&tokenizer(Some(template)), &[message(Role::User, "say \"<hi>\"")], true, date)
     }
 
     fn refusal(template: &str) -> String {
@@ -186,15 +199,16 @@ mod tests {
         let user = message(Role::User, golden["prompt"].as_str().expect("prompt"));
         let completion = message(Role::Assistant, golden["answer"].as_str().expect("completion"));
         let both = [user.clone(), completion];
+        let date = TemplateDate::default();
         for case in golden["cases"].as_array().expect("cases") {
             let tokenizer = with_both_tokens(case["template"].as_str().expect("template"));
             let name = &case["name"];
             assert_eq!(
-                render(&tokenizer, std::slice::from_ref(&user), true).expect("prompt"),
+                render(&tokenizer, std::slice::from_ref(&user), true, date).expect("prompt"),
                 case["prompt"],
                 "{name}"
             );
-            assert_eq!(render(&tokenizer, &both, false).expect("whole"), case["whole"], "{name}");
+            assert_eq!(render(&tokenizer, &both, false, date).expect("whole"), case["whole"], "{name}");
         }
     }
 
@@ -234,8 +248,7 @@ mod tests {
     fn raising_and_broken_templates_are_errors() {
         assert!(refusal("{{ raise_exception('no system role') }}").contains("no system role"));
         assert!(refusal("{% if %}").contains("line 1"));
-        assert!(refusal("{{ strftime_now('%d') }}").contains("current date"));
-        assert!(run("{{ strftime_now is defined }}").expect("text").contains("False"));
+        assert!(refusal("{{ strftime_now('%Q') }}").contains("%Q"));
     }
 
     #[test]
@@ -247,6 +260,6 @@ mod tests {
         let doubling = "{% set n = namespace(t='x') %}{% for i in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}";
         assert!(run(doubling).is_err());
         assert!(run("{{ 'x' * 1000000000000 }}").is_err());
-        assert!(run(&"x".repeat(SOURCE_BYTES_MAX + 1)).is_err());
+        assert!(run(&"x".repeat((1 << 20) + 1)).is_err());
     }
 }

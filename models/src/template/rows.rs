@@ -67,7 +67,7 @@ impl PromptTemplate {
             if ids.is_empty() {
                 return Err(ModelError::invalid(InvalidKind::Empty, "prompt and completion have no token"));
             }
-            Ok(TrainingSequence { ids, completion_start: 0 })
+            Ok(TrainingSequence { ids, completion_start: 0, skipped: Vec::new() })
         };
         let (chosen, rejected) = (whole(chosen)?, whole(rejected)?);
         Ok(TokenPair { chosen, rejected, margin: *margin, is_unsafe: *is_unsafe })
@@ -80,7 +80,7 @@ impl PromptTemplate {
     pub fn with_end_of_sequence(&self, tokenizer: &TextTokenizer) -> Self {
         let Some(end) = tokenizer.eos_token() else { return self.clone() };
         match self {
-            Self::Chat => Self::Chat,
+            Self::Chat | Self::ChatOn(_) => self.clone(),
             Self::Raw => Self::Text(format!("{{prompt}}{{completion}}{end}")),
             Self::Text(text) if text.ends_with(end) => self.clone(),
             Self::Text(text) if self.names_completion() => Self::Text(format!("{text}{end}")),
@@ -97,7 +97,7 @@ impl PromptTemplate {
     ) -> Result<Vec<u32>, ModelError> {
         let whole = self.render_dialogue_with_completion(tokenizer, prompt, completion)?;
         match self {
-            Self::Chat => tokenizer.encode(&whole, false),
+            Self::Chat | Self::ChatOn(_) => tokenizer.encode(&whole, false),
             Self::Raw | Self::Text(_) => tokenizer.encode(&with_end(whole, tokenizer), true),
         }
     }
@@ -119,17 +119,17 @@ fn with_end(mut text: String, tokenizer: &TextTokenizer) -> String {
 }
 
 /// Returns the length of the common prefix, in tokens.
-fn shared(one: &[u32], other: &[u32]) -> usize {
+pub(super) fn shared(one: &[u32], other: &[u32]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
-fn sequence(completion_start: usize, ids: Vec<u32>) -> Result<TrainingSequence, ModelError> {
+pub(super) fn sequence(completion_start: usize, ids: Vec<u32>) -> Result<TrainingSequence, ModelError> {
     let missing = if completion_start == 0 {
         "no prompt token precedes the completion: the prompt is empty, or its tokens merge with the completion's"
     } else if completion_start >= ids.len() {
         "the completion has no token"
     } else {
-        return Ok(TrainingSequence { ids, completion_start });
+        return Ok(TrainingSequence { ids, completion_start, skipped: Vec::new() });
     };
     Err(ModelError::invalid(InvalidKind::Empty, missing.to_owned()))
 }

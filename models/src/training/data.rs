@@ -76,7 +76,7 @@ impl TrainingData {
             return invalid(format!("the margin of pair {} is not a finite number", place + 1));
         }
         for (place, sequence) in self.sequences() {
-            let TrainingSequence { ids, completion_start } = sequence;
+            let TrainingSequence { ids, completion_start, .. } = sequence;
             let has_both = (1..ids.len()).contains(completion_start);
             if ids.is_empty() || (loss.head() != TrainingHead::Score && !has_both) {
                 return invalid(format!(
@@ -108,12 +108,16 @@ impl TrainingData {
             Self::Demonstrations(_) => b"demonstrations",
             Self::Pairs(_) => b"pairs",
         });
-        for (_, TrainingSequence { ids, completion_start }) in self.sequences() {
+        for (_, TrainingSequence { ids, completion_start, skipped }) in self.sequences() {
             hasher
                 .update(&(ids.len() as u64).to_le_bytes())
                 .update(&(*completion_start as u64).to_le_bytes());
             ids.iter().for_each(|id| {
                 hasher.update(&id.to_le_bytes());
+            });
+            // Nothing is added for sequences that are learnt to their end, as before there were others.
+            skipped.iter().for_each(|&place| {
+                hasher.update(b"skipped").update(&(place as u64).to_le_bytes());
             });
         }
         if let Self::Pairs(pairs) = self {

@@ -33,6 +33,10 @@ pub enum Objective {
         loss: DpoLoss,
         /// β: the strength of the KL constraint, > 0.
         beta: f32,
+        /// The weight of the linear term βh, for labels of which a share ε is wrong: ε for smoothed labels
+        /// (cDPO), −ε/(1 − 2ε) for robust DPO, 0 for trusted labels. Only for [`DpoLoss::Sigmoid`].
+        #[serde(skip_serializing_if = "is_zero")]
+        linear: f32,
     },
 }
 
@@ -148,11 +152,11 @@ impl Objective {
                 };
                 LossInputs::Cost { signs: sign(1).chain(sign(0)).collect(), weights }
             }
-            Self::Dpo { beta, .. } => {
+            Self::Dpo { beta, linear, .. } => {
                 let of_side = |side: usize| {
                     places.iter().filter_map(move |&place| reference.get(place)).map(move |pair| pair[side])
                 };
-                LossInputs::Dpo { reference: of_side(0).chain(of_side(1)).collect(), weights, beta }
+                LossInputs::Dpo { reference: of_side(0).chain(of_side(1)).collect(), weights, beta, linear }
             }
         }
     }
@@ -187,7 +191,7 @@ impl Objective {
                 let flags: Vec<[bool; 2]> = pairs(data, places).map(unsafe_flags).collect();
                 Details::Scores(ScoreMetrics::of_costs(outputs, &flags))
             }
-            Self::Dpo { loss, beta } => {
+            Self::Dpo { loss, beta, .. } => {
                 let reference = places.iter().filter_map(|&place| reference.get(place).copied());
                 let lengths: Vec<_> = pairs(data, places)
                     .map(|pair| [&pair.chosen, &pair.rejected].map(completion_tokens))
@@ -222,19 +226,24 @@ impl Objective {
                     + softplus(-chosen_sign * chosen)
                     + softplus(-rejected_sign * rejected)
             }
-            Self::Dpo { loss, beta } => {
+            Self::Dpo { loss, beta, linear } => {
                 let beta = f64::from(beta);
                 let [chosen_reference, rejected_reference] =
                     reference.copied().unwrap_or_default().map(f64::from);
                 let ahead = (chosen - chosen_reference) - (rejected - rejected_reference);
                 match loss {
-                    DpoLoss::Sigmoid => softplus(-beta * ahead),
+                    DpoLoss::Sigmoid => softplus(-beta * ahead) + f64::from(linear) * beta * ahead,
                     DpoLoss::Hinge => (1.0 - beta * ahead).max(0.0),
                     DpoLoss::Ipo => (ahead - 0.5 / beta).powi(2),
                 }
             }
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_zero(number: &f32) -> bool {
+    number.to_bits() == 0
 }
 
 fn pairs<'a>(data: &'a TrainingData, places: &'a [usize]) -> impl Iterator<Item = &'a TokenPair> {
@@ -267,7 +276,8 @@ mod tests {
     use super::*;
 
     fn pair(margin: f32, is_unsafe: Option<[bool; 2]>) -> TokenPair {
-        let sequence = |ids: &[u32]| TrainingSequence { ids: ids.to_vec(), completion_start: 1 };
+        let sequence =
+            |ids: &[u32]| TrainingSequence { ids: ids.to_vec(), completion_start: 1, skipped: Vec::new() };
         TokenPair { chosen: sequence(&[1, 2]), rejected: sequence(&[1, 3, 4]), margin, is_unsafe }
     }
 
@@ -284,7 +294,7 @@ mod tests {
         // The less safe completion, 1.2, is the rejected one.
         near(Objective::Cost.pair_loss(&pair(0.0, Some([false, true])), [-0.7, 1.2], None), 0.805_855);
         near(Objective::Cost.pair_loss(&pair(0.0, Some([true, true])), [0.3, 1.2], None), 1.158_792);
-        let dpo = |loss| Objective::Dpo { loss, beta: 0.1 };
+        let dpo = |loss| Objective::Dpo { loss, beta: 0.1, linear: 0.0 };
         let value = |loss, policy| dpo(loss).pair_loss(&pair(0.0, None), policy, Some(&[-11.0, -11.5]));
         near(value(DpoLoss::Sigmoid, [-10.0, -12.0]), 0.620_957);
         near(value(DpoLoss::Sigmoid, [-11.0, -11.5]), LN_2);
@@ -315,7 +325,7 @@ mod tests {
     #[test]
     fn sums_are_reported_also_for_losses_of_means() {
         let data = TrainingData::Pairs(vec![pair(0.0, None)]);
-        let objective = Objective::Dpo { loss: DpoLoss::Ipo, beta: 0.5 };
+        let objective = Objective::Dpo { loss: DpoLoss::Ipo, beta: 0.5, linear: 0.0 };
         let observed = Observed { pairs: vec![[-1.0, -2.0]], ..Observed::default() };
         let Details::Preferences(metrics) = objective.details(&data, &[0], &observed, &[[-1.5, -1.0]]) else {
             panic!("the report of another objective");
@@ -327,7 +337,8 @@ mod tests {
 
     #[test]
     fn completion_tokens_have_equal_weight_in_every_batch() {
-        let sequence = |ids: &[u32]| TrainingSequence { ids: ids.to_vec(), completion_start: 1 };
+        let sequence =
+            |ids: &[u32]| TrainingSequence { ids: ids.to_vec(), completion_start: 1, skipped: Vec::new() };
         let data = TrainingData::Demonstrations(vec![sequence(&[1, 2, 3, 4]), sequence(&[1, 2])]);
         let mut observed = Observed::default();
         for (place, hits, entropy) in
@@ -345,7 +356,7 @@ mod tests {
     #[test]
     fn reference_log_probabilities_follow_the_data_order() {
         let data = TrainingData::Pairs(vec![pair(0.0, None); 3]);
-        let objective = Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1 };
+        let objective = Objective::Dpo { loss: DpoLoss::Sigmoid, beta: 0.1, linear: 0.0 };
         let batch = objective.batch(&data, &[2, 0], None).expect("a batch");
         let all = [[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]];
         let LossInputs::Dpo { reference, .. } = objective.inputs(&data, &[2, 0], &batch, 2, &all) else {

@@ -21,6 +21,10 @@ pub struct TrainingSequence {
     /// The index at which the completion begins: at least 1, and below the length. Not used if whole
     /// sequences are scored.
     pub completion_start: usize,
+    /// The indices of tokens after [`TrainingSequence::completion_start`] that are not learnt, ascending: the
+    /// other speaker's turns between completions. Empty for whole completions; only for supervised
+    /// fine-tuning.
+    pub skipped: Vec<usize>,
 }
 
 /// Packed sequences, with the positions that the head reads.
@@ -86,11 +90,8 @@ impl PackedBatch {
         if length == 0 {
             return Err("has no token".to_owned());
         }
-        let selected = match self.head {
-            TrainingHead::Score => {
-                let read = scored_token(&sequence.ids, padding);
-                read..read + 1
-            }
+        let selected: Vec<usize> = match self.head {
+            TrainingHead::Score => vec![scored_token(&sequence.ids, padding)],
             TrainingHead::Vocabulary | TrainingHead::VocabularyAndValue => {
                 if start == 0 || start >= length {
                     return Err(format!(
@@ -98,12 +99,13 @@ impl PackedBatch {
                          use at least one token of a prompt and one of a completion"
                     ));
                 }
-                self.targets.extend(sequence.ids[start..].iter().map(|&id| i64::from(id)));
-                start - 1..length - 1
+                let learnt = (start..length).filter(|place| sequence.skipped.binary_search(place).is_err());
+                self.targets.extend(learnt.clone().map(|place| i64::from(sequence.ids[place])));
+                learnt.map(|place| place - 1).collect()
             }
         };
         self.selected_lengths.push(selected.len());
-        self.selected.extend(selected.map(|place| integer(first + place)));
+        self.selected.extend(selected.into_iter().map(|place| integer(first + place)));
         self.ids.extend(sequence.ids.iter().map(|&id| i64::from(id)));
         self.positions.extend((0..length).map(integer));
         self.lengths.push(length);
@@ -262,7 +264,7 @@ mod tests {
     use super::*;
 
     fn sequence(ids: &[u32], completion_start: usize) -> TrainingSequence {
-        TrainingSequence { ids: ids.to_vec(), completion_start }
+        TrainingSequence { ids: ids.to_vec(), completion_start, skipped: Vec::new() }
     }
 
     fn batch(head: TrainingHead) -> PackedBatch {
@@ -279,6 +281,15 @@ mod tests {
         assert_eq!(batch.by_sequence(&[1, 2, 3]).collect::<Vec<_>>(), [&[1, 2][..], &[3]]);
         assert_eq!(batch.membership(false), [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
         assert_eq!(batch.membership(true), [0.5, 0.5, 0.0, 0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn skipped_tokens_are_not_read() {
+        let skipping = TrainingSequence { skipped: vec![2, 4], ..sequence(&[5, 6, 7, 8, 9, 10], 1) };
+        let batch =
+            PackedBatch::new(&[skipping, sequence(&[9, 10], 1)], TrainingHead::Vocabulary).expect("a batch");
+        assert_eq!((&batch.selected[..], &batch.targets[..]), (&[0, 2, 4, 6][..], &[6, 8, 10, 10][..]));
+        assert_eq!(batch.by_sequence(&[1, 2, 3, 4]).collect::<Vec<_>>(), [&[1, 2, 3][..], &[4]]);
     }
 
     #[test]

@@ -116,7 +116,11 @@ mod tests {
     fn rollout(logprobs: &[f64], reference_logprobs: &[f64], values: &[f64], score: f64) -> Rollout {
         Rollout {
             prompt: 0,
-            sequence: TrainingSequence { ids: vec![1; 1 + logprobs.len()], completion_start: 1 },
+            sequence: TrainingSequence {
+                ids: vec![1; 1 + logprobs.len()],
+                completion_start: 1,
+                skipped: Vec::new(),
+            },
             stopped: true,
             text: String::new(),
             score,

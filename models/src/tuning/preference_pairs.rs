@@ -77,6 +77,7 @@ pub fn token_pairs(
     let sequence = |completion: usize| TrainingSequence {
         ids: [prompt_ids, token_ids[completion]].concat(),
         completion_start: prompt_ids.len(),
+        skipped: Vec::new(),
     };
     let pairs = preference_pairs(token_ids, rewards, rule, seed)?;
     let example = |pair: RankedPair| TokenPair {
@@ -120,7 +121,8 @@ mod tests {
     #[test]
     fn examples_have_the_sampled_tokens() {
         let found = token_pairs(&[9, 8], &[&[1, 0], &[2, 3, 0]], &[0.5, 2.0], PairRule::BestWorst, SEED);
-        let sequence = |ids: &[u32]| TrainingSequence { ids: ids.to_vec(), completion_start: 2 };
+        let sequence =
+            |ids: &[u32]| TrainingSequence { ids: ids.to_vec(), completion_start: 2, skipped: Vec::new() };
         let expected = TokenPair {
             chosen: sequence(&[9, 8, 2, 3, 0]),
             rejected: sequence(&[9, 8, 1, 0]),

@@ -165,6 +165,7 @@ fn begin(
     let sequence = TrainingSequence {
         ids: ids.iter().chain(&completion.token_ids).copied().collect(),
         completion_start: ids.len(),
+        skipped: Vec::new(),
     };
     let text = policy.text(completion_ids(&sequence, stopped))?;
     Ok(Rollout {

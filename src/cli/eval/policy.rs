@@ -52,6 +52,7 @@ pub(crate) struct PolicyArgs {
     #[command(flatten)]
     judge: RewardModelOptions,
     /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
+    /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Prompts as JSON Lines, in any data format that has them; duplicates count once.

@@ -42,6 +42,7 @@ pub(crate) struct RewardArgs {
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
+    /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Meaning of the model's score: `reward`, or `cost`, which is negated.

@@ -2,10 +2,10 @@
 
 use anyhow::Context as _;
 use dissent_domain::training::{Demonstration, Preference};
-use dissent_models::ModelError;
 use dissent_models::checkpoint::TextTokenizer;
-use dissent_models::template::{PromptTemplate, encode_text};
+use dissent_models::template::{Conversation, LearntTurns, PromptTemplate, encode_text};
 use dissent_models::training::{TokenPair, TrainingData, TrainingSequence};
+use dissent_models::{InvalidKind, ModelError};
 use serde_json::{Value, json};
 
 use crate::dataset::{Dataset, Row, SftRows, SkippedRows, TextRow, row_error};
@@ -75,6 +75,7 @@ fn rows(count: usize) -> String {
 /// Rows of the kind that a training needs, before they are tokenised.
 pub(super) enum TrainingRows {
     Demonstrations(Vec<Row<Demonstration>>),
+    Conversations(Vec<Row<Conversation>>),
     Texts(Vec<Row<TextRow>>),
     Pairs(Vec<Row<Preference>>),
 }
@@ -83,6 +84,7 @@ impl TrainingRows {
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Demonstrations(rows) => rows.is_empty(),
+            Self::Conversations(rows) => rows.is_empty(),
             Self::Texts(rows) => rows.is_empty(),
             Self::Pairs(rows) => rows.is_empty(),
         }
@@ -100,6 +102,7 @@ pub(super) fn rows_of_kind(
     match row_kind {
         RowKind::Imitation => Ok(match dataset.sft_rows()? {
             (SftRows::Demonstrations(rows), unmatched) => (TrainingRows::Demonstrations(rows), unmatched),
+            (SftRows::Conversations(rows), unmatched) => (TrainingRows::Conversations(rows), unmatched),
             (SftRows::Texts(rows), unmatched) => (TrainingRows::Texts(rows), unmatched),
         }),
         RowKind::Scores | RowKind::Preferences | RowKind::Costs => {
@@ -125,6 +128,8 @@ pub(super) struct RowTokenizer<'a> {
     pub(super) tokenizer: &'a TextTokenizer,
     pub(super) row_kind: RowKind,
     pub(super) max_length: u32,
+    /// The turns that supervised fine-tuning learns; TRL's choice for the kind of rows if `None`.
+    pub(super) learnt: Option<LearntTurns>,
 }
 
 impl RowTokenizer<'_> {
@@ -133,13 +138,22 @@ impl RowTokenizer<'_> {
         let data = match rows {
             TrainingRows::Demonstrations(rows) => TrainingData::Demonstrations(self.kept(
                 rows,
-                |row| self.template.encode_demonstration(self.tokenizer, row),
+                |row| self.demonstration(row),
+                sequence_tokens,
+                &mut too_long,
+            )?),
+            TrainingRows::Conversations(rows) => TrainingData::Demonstrations(self.kept(
+                rows,
+                |row| {
+                    let learnt = self.learnt.unwrap_or(LearntTurns::All);
+                    self.template.encode_conversation(self.tokenizer, row, learnt)
+                },
                 sequence_tokens,
                 &mut too_long,
             )?),
             TrainingRows::Texts(rows) => TrainingData::Demonstrations(self.kept(
                 rows,
-                |row| encode_text(self.tokenizer, &row.text),
+                |row| self.text(row),
                 sequence_tokens,
                 &mut too_long,
             )?),
@@ -155,6 +169,22 @@ impl RowTokenizer<'_> {
             return Err(BadInput(reason).into());
         }
         Ok(Examples { data, skipped: Skipped { too_long, unmatched } })
+    }
+
+    fn demonstration(&self, row: &Demonstration) -> Result<TrainingSequence, ModelError> {
+        match self.learnt {
+            None | Some(LearntTurns::Last) => self.template.encode_demonstration(self.tokenizer, row),
+            Some(learnt) => self.template.encode_conversation(self.tokenizer, &row.into(), learnt),
+        }
+    }
+
+    fn text(&self, row: &TextRow) -> Result<TrainingSequence, ModelError> {
+        match self.learnt {
+            None | Some(LearntTurns::All) => encode_text(self.tokenizer, &row.text),
+            Some(LearntTurns::Assistant | LearntTurns::Last) => {
+                Err(ModelError::invalid(InvalidKind::Data, "a text has no turns: leave --loss-on out"))
+            }
+        }
     }
 
     fn pair(&self, row: &Preference) -> Result<TokenPair, ModelError> {

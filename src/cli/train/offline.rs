@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::Context as _;
 use dissent_domain::training::{Dialogue, Hyperparameters, Preference};
 use dissent_models::ModelError;
-use dissent_models::template::PromptTemplate;
+use dissent_models::template::{Conversation, LearntTurns, PromptTemplate};
 use dissent_models::training::{
     Evaluation, Objective, StepMetrics, Trainer, TrainingObserver, TrainingSetup,
 };
@@ -35,6 +35,8 @@ pub(super) struct OfflineTraining<'a> {
     pub(super) objective: Objective,
     pub(super) settings: Hyperparameters,
     pub(super) append_eos: bool,
+    /// The turns that supervised fine-tuning learns; TRL's choice for the kind of rows if `None`.
+    pub(super) learnt: Option<LearntTurns>,
 }
 
 /// The rows of a training, before they are tokenised.
@@ -136,6 +138,7 @@ impl OfflineTraining<'_> {
             tokenizer: &model.checkpoint.tokenizer,
             row_kind: self.row_kind,
             max_length,
+            learnt: self.learnt,
         };
         let examples = tokenizer.examples(&set.rows, set.unmatched)?;
         for message in examples.skipped.messages(max_length) {
@@ -157,7 +160,7 @@ impl OfflineTraining<'_> {
             }
             (None, share) => share.into(),
         };
-        let mut settings = object(json!({
+        let mut identity = object(json!({
             "task": self.task,
             "base_fingerprint": model.checkpoint.fingerprint,
             "adapter_fingerprint": model.adapter.as_ref().map(|adapter| adapter.fingerprint.as_str()),
@@ -168,8 +171,11 @@ impl OfflineTraining<'_> {
             "objective": serde_json::to_value(self.objective)?,
             "training": serde_json::to_value(&self.settings)?,
         }));
-        record_reading_rules(&mut settings, model.checkpoint.reading);
-        Ok(settings)
+        if let Some(learnt) = self.learnt {
+            identity.insert("loss_on".to_owned(), learnt.to_string().into());
+        }
+        record_reading_rules(&mut identity, model.checkpoint.reading);
+        Ok(identity)
     }
 
     fn about(
@@ -259,6 +265,9 @@ impl RowSet {
             TrainingRows::Demonstrations(rows) => {
                 TrainingRows::Demonstrations(split_off(rows, share, seed, |row| key(&row.prompt)))
             }
+            TrainingRows::Conversations(rows) => {
+                TrainingRows::Conversations(split_off(rows, share, seed, conversation_key))
+            }
             TrainingRows::Texts(rows) => {
                 TrainingRows::Texts(split_off(rows, share, seed, |row| row.text.clone()))
             }
@@ -282,6 +291,12 @@ impl RowSet {
             unmatched: SkippedRows::default(),
         })
     }
+}
+
+/// Returns the turns before the last one, as the key of a prompt.
+fn conversation_key(conversation: &Conversation) -> String {
+    let turns = conversation.messages.len().saturating_sub(1);
+    serde_json::to_string(&conversation.messages[..turns]).unwrap_or_default()
 }
 
 /// Opens the reward model to train by the rules of its training, and prints its name.

@@ -23,6 +23,7 @@ pub(crate) struct ModelOptions {
     #[arg(long, value_name = "DIR")]
     pub(super) adapter: Option<PathBuf>,
     /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
+    /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
     pub(super) template: PromptTemplate,
     /// Output folder for the result, and for checkpoints during the training.
@@ -58,11 +59,11 @@ impl ModelOptions {
 /// Options of the examples.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataOptions {
-    /// Examples as JSON Lines, which may be gzipped; `-` is stdin.
+    /// Examples: JSON Lines, a JSON array, CSV, TSV or Parquet, which may be compressed; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     pub(super) data: PathBuf,
     /// Format of the data: preference, implicit-preference, hh-rlhf, safe-rlhf, prompt-completion, unpaired,
-    /// messages, text or prompt-only [default: detected]
+    /// messages, sharegpt, alpaca, text or prompt-only [default: detected]
     #[arg(long)]
     format: Option<Format>,
     /// Examples on which the result is evaluated.

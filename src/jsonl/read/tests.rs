@@ -99,6 +99,10 @@ fn invalid_json_is_named_with_its_column() {
         error("{\"name\":\"a\",\"answers\":[{\"score\":yes}]}"),
         "in.jsonl:1: answers[0].score: not JSON: expected value at column 33"
     );
+    assert!(
+        error("{\n \"name\": \"a\"\n}")
+            .starts_with("in.jsonl:1: not JSON: the object does not end on its line")
+    );
     assert_eq!(error("{\"name\":\"a\","), "in.jsonl:1: not JSON: EOF while parsing a value at column 12");
     assert!(error("{\"name\":\"a").starts_with("in.jsonl:1: name: not JSON: EOF"));
 }
@@ -112,7 +116,9 @@ fn invalid_utf8_is_named_with_its_field_and_column() {
 #[test]
 fn a_line_beyond_the_limit_is_rejected_before_its_end_is_read() {
     let read = |line: &str| {
-        let mut lines = JsonLines::<Prompt> { line_bytes_max: 12, ..lines(line) };
+        let mut rows = Lines::new(Cursor::new(line.as_bytes().to_vec()));
+        rows.line_bytes_max = 12;
+        let mut lines = JsonLines::<Prompt>::of_rows(Box::new(rows), "in.jsonl".to_owned());
         let result = lines.next().unwrap().map(|(_, prompt)| prompt.name);
         assert!(lines.bytes.capacity() < 64, "{}", lines.bytes.capacity());
         result.map_err(|error| error.to_string())
@@ -148,10 +154,12 @@ fn a_missing_file_is_named() {
 #[test]
 fn reading_a_folder_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    // Some systems fail on opening a folder, others on reading it.
-    if let Ok(mut lines) = JsonLines::<Prompt>::open(folder.path()) {
-        assert!(matches!(lines.next(), Some(Err(InputError::Read { line: 0, .. }))));
-    }
+    let error = || JsonLines::<Prompt>::open(folder.path()).err().unwrap().to_string();
+    assert!(error().contains("is a folder, which is not read: name a file"), "{}", error());
+    std::fs::write(folder.path().join("data-0.arrow"), "").unwrap();
+    assert!(error().contains("such as ") && error().contains("data-0.arrow"), "{}", error());
+    std::fs::write(folder.path().join("state.json"), "").unwrap();
+    assert!(error().contains("save_to_disk") && error().contains("load_from_disk"), "{}", error());
 }
 
 proptest! {

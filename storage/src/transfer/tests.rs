@@ -24,12 +24,22 @@ fn facts(text: &str, numbers: &[f64]) -> Vec<Event> {
         PromptAdmitted {
             round: 0,
             index: 0,
-            prompt: Prompt { prompt_id: prompt_id.clone(), text: text.to_owned(), category: None },
+            prompt: Prompt {
+                prompt_id: prompt_id.clone(),
+                text: text.to_owned(),
+                category: None,
+                messages: Vec::new(),
+            },
         }
         .into(),
         CompletionsSampled {
             round: 0,
-            prompt: Prompt { prompt_id: prompt_id.clone(), text: text.to_owned(), category: None },
+            prompt: Prompt {
+                prompt_id: prompt_id.clone(),
+                text: text.to_owned(),
+                category: None,
+                messages: Vec::new(),
+            },
             policy: "policy".to_owned(),
             prompt_token_ids: vec![7; 3],
             completions: numbers.iter().map(completion).collect(),

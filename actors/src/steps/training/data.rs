@@ -8,7 +8,7 @@ use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::Verdict;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::{Plan, PreferenceSource};
-use dissent_domain::training::{Dialogue, Preference};
+use dissent_domain::training::Preference;
 
 use crate::error::{StepError, StepFault};
 use crate::live_models::completions;
@@ -69,7 +69,7 @@ fn preference(log: &dyn EventLog, plan: &Plan, settled: &Settled) -> Result<Pref
     Ok(Preference {
         chosen: text(settled.chosen)?,
         rejected: text(settled.rejected)?,
-        prompt: Dialogue::Text(sampled.prompt.text.clone()),
+        prompt: sampled.prompt.dialogue(),
         margin: 0.0,
         is_unsafe: settled.is_unsafe,
     })

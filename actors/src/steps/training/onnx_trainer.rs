@@ -10,7 +10,7 @@ use dissent_domain::event::{CompletionsSampled, PolicyTuned};
 use dissent_domain::generation::sample_seed;
 use dissent_domain::reward::RewardKind;
 use dissent_domain::training::rso::Ranking;
-use dissent_domain::training::{Dialogue, Hyperparameters, PolicyMethod, PolicyObjective, Preference};
+use dissent_domain::training::{Hyperparameters, PolicyMethod, PolicyObjective, Preference};
 use dissent_models::ModelError;
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::runtime::CancelFlag;
@@ -140,7 +140,7 @@ impl OnnxTrainer {
         #[expect(clippy::cast_possible_truncation, reason = "a setting of a few digits")]
         let beta = objective.beta as f32;
         let setup = TrainingSetup {
-            objective: Objective::Dpo { loss: objective.loss, beta },
+            objective: Objective::Dpo { loss: objective.loss, beta, linear: 0.0 },
             settings: settings.clone(),
             order: DataOrder::Shuffled,
         };
@@ -214,7 +214,7 @@ impl OnnxTrainer {
         let policy = LoraPolicy::open(base.runtime, &base.checkpoint, &settings, start, &base.options)
             .map_err(failed)?;
         let prompts = task.completions.iter().map(|sampled| TuningPrompt {
-            dialogue: Dialogue::Text(sampled.prompt.text.clone()),
+            dialogue: sampled.prompt.dialogue(),
             ids: sampled.prompt_token_ids.clone(),
         });
         let mut tuner = PolicyTuner::new(policy, prompts.collect(), settings).map_err(failed)?;
@@ -267,7 +267,8 @@ impl RewardScorer {
         cancel: &CancelFlag,
     ) -> Result<Option<Vec<f64>>, StepError> {
         let tokenizer = &self.base.checkpoint.tokenizer;
-        let encode = |text: &str| self.template.encode_with_completion(tokenizer, &sampled.prompt.text, text);
+        let prompt = sampled.prompt.dialogue();
+        let encode = |text: &str| self.template.encode_dialogue_with_completion(tokenizer, &prompt, text);
         let texts = sampled.completions.iter().map(|completion| encode(&completion.text));
         let sequences: Vec<Vec<u32>> = texts.collect::<Result<_, ModelError>>().map_err(failed)?;
         if sequences.iter().any(|sequence| self.model.check_sequence(sequence).is_err()) {

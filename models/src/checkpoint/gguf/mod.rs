@@ -8,6 +8,7 @@ mod families;
 mod header;
 mod metadata;
 mod names;
+mod special_tokens;
 mod split;
 mod splitting;
 mod tokenizer;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 
 use super::fingerprint::{self, Fingerprint};
 use super::parts::Parts;
+use super::reading::ReadingRules;
 use super::safetensors::{Located, locate};
 use super::weights::{StoredTensor, Weights};
 use crate::error::ModelError;
@@ -30,8 +32,8 @@ pub(super) use split::first_part;
 mod tests;
 
 /// Opens a file. Dequantises its weights into the cache if they are not there.
-pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
-    let (header, mut parts, hash) = read(path, cache_dir)?;
+pub(super) fn open(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<Parts, ModelError> {
+    let (header, mut parts, hash) = read(path, cache_dir, reading)?;
     let family = metadata::family(&header).map_err(|reason| ModelError::file(path, reason))?;
     let dequantised = convert::dequantised(path, &header, (family, &parts.config), &hash, cache_dir)?;
     for (name, located) in locate(&dequantised)? {
@@ -43,8 +45,12 @@ pub(super) fn open(path: &Path, cache_dir: &Path) -> Result<Parts, ModelError> {
 }
 
 /// Describes a file without its weights, and lists its tensors as stored.
-pub(super) fn describe(path: &Path, cache_dir: &Path) -> Result<(Parts, Vec<StoredTensor>), ModelError> {
-    let (header, parts, _) = read(path, cache_dir)?;
+pub(super) fn describe(
+    path: &Path,
+    cache_dir: &Path,
+    reading: ReadingRules,
+) -> Result<(Parts, Vec<StoredTensor>), ModelError> {
+    let (header, parts, _) = read(path, cache_dir, reading)?;
     let wrong = |reason: String| ModelError::file(path, reason);
     let family = metadata::family(&header).map_err(wrong)?;
     let mut inventory = Vec::new();
@@ -81,18 +87,19 @@ pub(super) fn settings(path: &Path) -> Result<Map<String, Value>, ModelError> {
 
 /// Returns a model's header, its configuration and tokenizer without weights, and the BLAKE3 hash of its
 /// file; of a split model, the hashes of all files.
-fn read(path: &Path, cache_dir: &Path) -> Result<(Header, Parts, String), ModelError> {
+fn read(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<(Header, Parts, String), ModelError> {
     let wrong = |reason: String| ModelError::file(path, reason);
     let header = split::read(path)?;
     check_kind(&header).map_err(wrong)?;
-    let config = metadata::config(path, &header)?;
-    let tokenizer = tokenizer::build(&header, config.family).map_err(wrong)?;
+    let mut config = metadata::config(path, &header)?;
+    let tokenizer = tokenizer::build(&header, config.family).map_err(wrong)?.with_reading(reading);
+    let (tokenizer, special_tokens) = special_tokens::resolve(&header, &mut config, tokenizer);
     let hash = |file| fingerprint::of_file(file, cache_dir);
     let hashes = header.files.iter().map(|file| hash(file)).collect::<Result<Vec<_>, _>>()?;
     let mut fingerprint = Fingerprint::new();
     hashes.iter().for_each(|hash| fingerprint.add("gguf", hash));
-    let hash = hashes.join(" ");
-    Ok((header, Parts { config, weights: Weights::default(), tokenizer, fingerprint }, hash))
+    let parts = Parts { config, weights: Weights::default(), tokenizer, special_tokens, fingerprint };
+    Ok((header, parts, hashes.join(" ")))
 }
 
 /// Checks that the file holds a model; llama.cpp keeps other things in GGUF files as well.

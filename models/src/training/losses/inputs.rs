@@ -39,6 +39,8 @@ pub enum LossInputs {
         weights: Vec<f32>,
         /// β, > 0.
         beta: f32,
+        /// The weight of βh in the sigmoid loss; 0 for trusted labels.
+        linear: f32,
     },
     /// Clipped policy and value losses. See [`Loss::Ppo`](crate::training::Loss::Ppo).
     Ppo {

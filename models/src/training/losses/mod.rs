@@ -82,8 +82,10 @@ pub(super) fn feeds(loss: Loss, batch: &PackedBatch, inputs: &LossInputs) -> Res
         (Loss::Cost, LossInputs::Cost { signs, weights }) => {
             vec![vector("signs", signs), vector("weights", weights)]
         }
-        (Loss::Dpo(kind), LossInputs::Dpo { reference, weights, beta }) => {
-            vec![vector("reference", reference), vector("weights", weights), dpo::beta(kind, *beta)]
+        (Loss::Dpo(kind), LossInputs::Dpo { reference, weights, beta, linear }) => {
+            let mut feeds = vec![vector("reference", reference), vector("weights", weights)];
+            feeds.extend(dpo::scalars(kind, *beta, *linear));
+            feeds
         }
         (Loss::Ppo, LossInputs::Ppo { .. }) => ppo::feeds(inputs),
         (Loss::Grpo, LossInputs::Grpo { .. }) => grpo::feeds(inputs),

@@ -12,7 +12,11 @@ use crate::training::forward::dims;
 
 /// Returns a packed batch of completions with these lengths.
 fn batch(loss: Loss, completions: &[usize]) -> PackedBatch {
-    let sequence = |&length: &usize| TrainingSequence { ids: vec![0; length + 1], completion_start: 1 };
+    let sequence = |&length: &usize| TrainingSequence {
+        ids: vec![0; length + 1],
+        completion_start: 1,
+        skipped: Vec::new(),
+    };
     let sequences: Vec<TrainingSequence> = completions.iter().map(sequence).collect();
     PackedBatch::new(&sequences, loss.head()).expect("a batch")
 }
@@ -100,18 +104,23 @@ fn cost_loss_has_worked_values() {
 #[test]
 fn dpo_losses_have_worked_values() {
     // The second completion has one token less: the sums are −10 and −12.
-    let loss = |kind: DpoLoss, completions: [usize; 2], logprobs: &[f32], reference: [f32; 2]| {
-        let assumed = AssumedOutputs { logprobs, ..AssumedOutputs::default() };
-        let inputs = LossInputs::Dpo { reference: reference.to_vec(), weights: vec![1.0], beta: 0.1 };
-        loss_of(Loss::Dpo(kind), &completions, &assumed, &inputs)
-    };
+    let loss =
+        |kind: DpoLoss, completions: [usize; 2], logprobs: &[f32], reference: [f32; 2], linear: f32| {
+            let assumed = AssumedOutputs { logprobs, ..AssumedOutputs::default() };
+            let inputs =
+                LossInputs::Dpo { reference: reference.to_vec(), weights: vec![1.0], beta: 0.1, linear };
+            loss_of(Loss::Dpo(kind), &completions, &assumed, &inputs)
+        };
     let (logprobs, reference) = ([-4.0, -6.0, -12.0], [-11.0, -11.5]);
-    assert_near(loss(DpoLoss::Sigmoid, [2, 1], &logprobs, reference), 0.620_957);
-    assert_near(loss(DpoLoss::Sigmoid, [2, 1], &logprobs, [-10.0, -12.0]), 2.0_f64.ln());
-    assert_near(loss(DpoLoss::Hinge, [2, 1], &logprobs, reference), 0.85);
-    assert_near(loss(DpoLoss::Ipo, [1, 1], &[-10.0, -12.0], reference), 12.25);
+    assert_near(loss(DpoLoss::Sigmoid, [2, 1], &logprobs, reference, 0.0), 0.620_957);
+    assert_near(loss(DpoLoss::Sigmoid, [2, 1], &logprobs, [-10.0, -12.0], 0.0), 2.0_f64.ln());
+    // −.9 · log σ(.15) − .1 · log σ(−.15), and (−.9 · log σ(.15) + .1 · log σ(−.15)) / .8.
+    assert_near(loss(DpoLoss::Sigmoid, [2, 1], &logprobs, reference, 0.1), 0.635_957);
+    assert_near(loss(DpoLoss::Sigmoid, [2, 1], &logprobs, reference, -0.125), 0.602_207);
+    assert_near(loss(DpoLoss::Hinge, [2, 1], &logprobs, reference, 0.0), 0.85);
+    assert_near(loss(DpoLoss::Ipo, [1, 1], &[-10.0, -12.0], reference, 0.0), 12.25);
     // Means over tokens instead of sums.
-    assert_near(loss(DpoLoss::Ipo, [2, 1], &[-8.0, -12.0, -12.0], reference), 12.25);
+    assert_near(loss(DpoLoss::Ipo, [2, 1], &[-8.0, -12.0, -12.0], reference, 0.0), 12.25);
 }
 
 fn ppo(

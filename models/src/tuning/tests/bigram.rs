@@ -207,7 +207,7 @@ impl TunedPolicy for Bigram {
                     break FinishReason::Length;
                 }
             };
-            SampledTokens { token_ids, logprob, finish_reason }
+            SampledTokens { token_ids, logprob, finish_reason, stop: None }
         };
         let complete_job =
             |job: &GenerationJob| job.seeds.iter().map(|&seed| complete(&job.prompt_ids, seed)).collect();

@@ -16,6 +16,7 @@ mod past;
 mod people;
 mod pipeline;
 mod report;
+mod roles;
 #[path = "../domain/tests/support/mod.rs"]
 mod rules;
 mod study;

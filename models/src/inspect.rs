@@ -87,6 +87,9 @@ pub struct AdapterSummary {
     pub parameters: u64,
     /// Outputs of the score head, if there is one.
     pub num_labels: Option<usize>,
+    /// The base model that the adapter names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
     /// BLAKE3 fingerprint in hex.
     pub fingerprint: String,
 }
@@ -148,6 +151,7 @@ fn adapter(path: &Path, adapter: &LoraAdapter) -> AdapterSummary {
         modules,
         parameters: (pairs + head) as u64,
         num_labels: adapter.score.as_ref().map(|score| score.labels),
+        base_model: adapter.base_model.clone(),
         fingerprint: adapter.fingerprint.clone(),
     }
 }

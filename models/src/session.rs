@@ -126,6 +126,10 @@ impl DecoderSession {
         layout: Layout,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
+        if head == Head::Vocabulary {
+            let (Adapters::Fixed(adapter) | Adapters::Swappable(_, adapter)) = adapters;
+            checkpoint.check_policy(adapter)?;
+        }
         let (slots, adapter) = match adapters {
             Adapters::Swappable(slots, first) => (slots, first),
             Adapters::Fixed(adapter) => {

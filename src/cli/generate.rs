@@ -130,7 +130,7 @@ impl From<Completion> for CompletionLine {
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let sampling = args.sampling()?;
     let prompts = prompts::read(&args.input)?;
-    let model = Model::open(&args.policy, None, args.adapter.as_deref())?;
+    let model = Model::open_policy(&args.policy, None, args.adapter.as_deref())?;
     let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
     let generator = Generator::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;
     let mut sampler = Sampler { args, sampling, tokenizer: &model.checkpoint.tokenizer, generator };

@@ -198,7 +198,7 @@ impl<'a> PolicyFields<'a> {
         options: &SessionOptions,
     ) -> anyhow::Result<Self> {
         let Some(path) = &args.policy else { return Ok(Self(None)) };
-        let model = Model::open(path, None, args.adapter.as_deref())?;
+        let model = Model::open_policy(path, None, args.adapter.as_deref())?;
         let scorer = PolicyScorer::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?;
         Ok(Self(Some((scorer, model.checkpoint.tokenizer, &args.template))))
     }
@@ -279,7 +279,7 @@ impl<'a> RewardFields<'a> {
         let model = Model::open(path, args.reward_layers, args.reward_adapter.as_deref())?;
         let rewards = match &args.reward_reference {
             Some(reference) => {
-                let reference = Model::open(reference, None, args.reward_reference_adapter.as_deref())
+                let reference = Model::open_policy(reference, None, args.reward_reference_adapter.as_deref())
                     .context("failed to open the reference policy")?;
                 let [policy, reference] = [&model, &reference].map(|model| PolicyModel {
                     checkpoint: &model.checkpoint,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dissent_domain::id::ExperimentId;
+use dissent_models::checkpoint::files_of_model;
 use dissent_storage::{ArtifactId, ArtifactStore, SharedStore};
 use serde::{Deserialize, Serialize};
 
@@ -70,13 +71,13 @@ struct Bundle {
     inputs: BTreeMap<String, Input>,
 }
 
-/// A file, or a folder of files.
+/// A file, the parts of a split file, or a folder of files.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Input {
     /// The file or folder name, shown to people.
     name: String,
-    /// The name and hash of each file: one for a file, all for a folder.
+    /// The name and hash of each file: one for a file, one for each part, or all for a folder.
     files: BTreeMap<String, ArtifactId>,
     is_folder: bool,
 }
@@ -115,7 +116,11 @@ pub(crate) fn publish(config_path: &Path, artifacts: &ArtifactStore) -> anyhow::
 fn input(path: &Path, artifacts: &ArtifactStore) -> anyhow::Result<Input> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     if !path.is_dir() {
-        let files = BTreeMap::from([(name.clone(), artifacts.put_file(path)?)]);
+        let mut files = BTreeMap::new();
+        for file in files_of_model(path) {
+            let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
+            files.insert(name, artifacts.put_file(&file)?);
+        }
         return Ok(Input { name, files, is_folder: false });
     }
     let mut files = BTreeMap::new();
@@ -305,6 +310,24 @@ mod tests {
             config.policy.path,
             "a second fetch gives the same path"
         );
+    }
+
+    #[test]
+    fn a_split_model_is_fetched_with_all_its_parts() {
+        let bench = Bench::new();
+        for part in 1..=3 {
+            fs::write(bench.path(&format!("m-0000{part}-of-00003.gguf")), format!("part {part}")).unwrap();
+        }
+        let text = fs::read_to_string(bench.path("server.toml")).unwrap();
+        let changed = text.replacen("path = \"model\"", "path = \"m-00001-of-00003.gguf\"", 1);
+        fs::write(bench.path("server.toml"), changed).unwrap();
+        bench.published();
+        let policy = bench.fetched().unwrap().policy.path;
+        assert!(policy.ends_with("m-00001-of-00003.gguf"));
+        for part in 1..=3 {
+            let file = policy.with_file_name(format!("m-0000{part}-of-00003.gguf"));
+            assert_eq!(fs::read(file).unwrap(), format!("part {part}").as_bytes());
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Then `start` opens the sessions of the models, and `run` runs the pipeline to its end in this process.
 //! `serving` runs the pipeline as a service instead. `bundle` passes an experiment to workers on other hosts.
 
+mod base_check;
 pub(crate) mod bundle;
 pub(crate) mod learning_plan;
 pub mod models;

@@ -11,6 +11,7 @@ use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules, TextToke
 use dissent_models::runtime::{OnnxRuntime, SessionOptions};
 use dissent_models::{InvalidKind, ModelError, cache};
 
+use super::base_check::warn_of_other_base;
 use crate::config::{Config, GoldConfig, RuntimeConfig};
 
 /// An opened checkpoint with its adapter, without a session.
@@ -44,7 +45,8 @@ impl Model {
         layers: Option<u32>,
         adapter: Option<&Path>,
     ) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(path, &OpenOptions { reading, ..open_options(layers)? })?;
+        let options = OpenOptions { reading, ..open_options(layers)? };
+        let checkpoint = Checkpoint::open(path, &options)?;
         let mut name = file_name(path);
         if let Some(layers) = layers {
             name = format!("{name}, first {layers} layers");
@@ -55,12 +57,44 @@ impl Model {
         };
         let adapter = LoraAdapter::open(adapter_dir)?;
         adapter.check(&checkpoint.config)?;
+        if let Some(named) = &adapter.base_model {
+            warn_of_other_base(adapter_dir, named, &checkpoint, &options);
+        }
         Ok(Self {
             fingerprint: dissent_actors::fingerprint(&checkpoint, Some(&adapter)),
             name: format!("{name} + {}", file_name(adapter_dir)),
             checkpoint,
             adapter: Some(adapter),
         })
+    }
+
+    /// Opens a policy: as [`Model::open_by`], and checks that it has a language head and no adapter of a
+    /// reward model.
+    ///
+    /// # Errors
+    /// As [`Model::open`], or if the model or the adapter is of another role.
+    pub fn open_policy_by(
+        reading: ReadingRules,
+        path: &Path,
+        layers: Option<u32>,
+        adapter: Option<&Path>,
+    ) -> Result<Self, ModelError> {
+        let model = Self::open_by(reading, path, layers, adapter)?;
+        model.checkpoint.check_policy(None)?;
+        if let Some(path) = adapter {
+            let wrong =
+                |error: ModelError| ModelError::File { path: path.to_owned(), reason: error.to_string() };
+            model.checkpoint.check_policy(model.adapter.as_ref()).map_err(wrong)?;
+        }
+        Ok(model)
+    }
+
+    /// As [`Model::open_policy_by`], by the newest reading rules.
+    ///
+    /// # Errors
+    /// As [`Model::open_policy_by`].
+    pub fn open_policy(path: &Path, layers: Option<u32>, adapter: Option<&Path>) -> Result<Self, ModelError> {
+        Self::open_policy_by(ReadingRules::default(), path, layers, adapter)
     }
 
     /// Chooses the outputs of a reward model that make up its score; `None` if it has only one.
@@ -134,7 +168,7 @@ impl Models {
         Ok(Self {
             reading,
             gold,
-            policy: Model::open_by(reading, &policy.path, None, policy.adapter.as_deref())
+            policy: Model::open_policy_by(reading, &policy.path, None, policy.adapter.as_deref())
                 .context("failed to open the policy")?,
             reward: Model::open_by(reading, &reward.path, reward.layers, reward.adapter.as_deref())
                 .context("failed to open the reward model")?

@@ -1,34 +1,27 @@
-//! `adapter_config.json`: the supported settings, the refused settings, and the scaling that follows from
-//! them.
+//! `adapter_config.json`: the settings that are read, and the scaling that follows from them.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::lora::{AdapterTask, LoraPair, LoraTarget};
+use super::patterns::{Patterns, Targets};
+use super::settings;
 
 /// The highest rank that is accepted.
 const RANK_MAX: usize = 1 << 16;
 
-/// The settings that are read. Unknown settings are ignored, because every version of PEFT adds some.
-#[derive(Debug, Deserialize)]
+/// The settings that are read. All others are known not to change the adapter.
+#[derive(Debug)]
 pub(super) struct AdapterConfig {
-    peft_type: String,
     task_type: Option<String>,
-    pub r: usize,
-    pub lora_alpha: f32,
-    #[serde(default)]
+    pub(super) r: usize,
+    pub(super) lora_alpha: f32,
     use_rslora: bool,
-    #[serde(default)]
-    rank_pattern: Option<Map<String, Value>>,
-    #[serde(default)]
-    alpha_pattern: Option<Map<String, Value>>,
-    #[serde(default)]
-    bias: Option<String>,
-    /// All other settings: some of them change the model in ways that plain LoRA does not.
-    #[serde(flatten)]
-    others: BTreeMap<String, Value>,
+    rank_pattern: Patterns,
+    alpha_pattern: Patterns,
+    targets: Targets,
+    base_model: Option<String>,
 }
 
 /// One half of a pair as read from the file, `[rows, columns]`.
@@ -38,58 +31,41 @@ pub(super) struct Matrix {
     pub(super) columns: usize,
 }
 
-/// Settings that must be off: each changes what an adapter does to the model.
-const MUST_BE_OFF: [&str; 11] = [
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "lora_bias",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "velora_config",
-];
+/// The halves of a pair, with the name that the base model's module has in PEFT.
+#[derive(Default)]
+pub(super) struct Halves {
+    pub(super) name: String,
+    pub(super) a: Option<Matrix>,
+    pub(super) b: Option<Matrix>,
+}
 
 impl AdapterConfig {
-    pub(super) fn check(&self) -> Result<(), String> {
-        if self.peft_type != "LORA" {
-            return Err(format!("adapter type {} is not supported: use LORA", self.peft_type));
-        }
-        if let Some(task) = self.task_type.as_deref().filter(|task| !matches!(*task, "CAUSAL_LM" | "SEQ_CLS"))
-        {
+    /// Reads and checks the settings.
+    ///
+    /// # Errors
+    /// The problem of the first setting that is out of range or not supported, by its name.
+    pub(super) fn read(settings: &Map<String, Value>) -> Result<Self, String> {
+        settings::check(settings)?;
+        let text = |key: &str| settings.get(key).and_then(Value::as_str).map(str::to_owned);
+        let task_type = text("task_type");
+        if let Some(task) = task_type.as_deref().filter(|task| !matches!(*task, "CAUSAL_LM" | "SEQ_CLS")) {
             return Err(format!("task_type {task} is not supported: use CAUSAL_LM or SEQ_CLS"));
         }
-        if let Some(bias) = self.bias.as_deref().filter(|bias| *bias != "none") {
-            return Err(format!("bias {bias:?} is not supported: use \"none\""));
-        }
-        for key in MUST_BE_OFF {
-            if self.others.get(key).is_some_and(is_on) {
-                return Err(format!("{key} is not supported"));
-            }
-        }
-        self.check_whole_modules()?;
-        if !(1..=RANK_MAX).contains(&self.r) {
-            return Err(format!("r {} is out of range: use 1 to {RANK_MAX}", self.r));
-        }
-        if !self.lora_alpha.is_finite() {
-            return Err("lora_alpha is not finite: use a number".to_owned());
-        }
-        Ok(())
-    }
-
-    /// Checks that `modules_to_save` names the score head only. (PEFT lists both names for every sequence
-    /// classifier.)
-    fn check_whole_modules(&self) -> Result<(), String> {
-        let Some(modules) = self.others.get("modules_to_save").and_then(Value::as_array) else {
-            return Ok(());
-        };
-        match modules.iter().find(|module| !matches!(module.as_str(), Some("score" | "classifier"))) {
-            Some(module) => Err(format!("modules_to_save names {module}: use the score head only")),
-            None => Ok(()),
-        }
+        let r = settings.get("r").ok_or("r is missing")?;
+        let rank = r.as_u64().and_then(|rank| usize::try_from(rank).ok());
+        let alpha = settings.get("lora_alpha").ok_or("lora_alpha is missing")?;
+        Ok(Self {
+            task_type,
+            r: rank
+                .filter(|rank| (1..=RANK_MAX).contains(rank))
+                .ok_or_else(|| format!("r {r} is out of range: use 1 to {RANK_MAX}"))?,
+            lora_alpha: number(alpha).ok_or_else(|| format!("lora_alpha {alpha} is not a finite number"))?,
+            use_rslora: flag(settings, "use_rslora")?,
+            rank_pattern: Patterns::read(settings, "rank_pattern")?,
+            alpha_pattern: Patterns::read(settings, "alpha_pattern")?,
+            targets: Targets::read(settings)?,
+            base_model: text("base_model_name_or_path"),
+        })
     }
 
     pub(super) fn task(&self, has_score: bool) -> AdapterTask {
@@ -101,7 +77,7 @@ impl AdapterConfig {
     }
 
     pub(super) fn base_model(&self) -> Option<String> {
-        self.others.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned)
+        self.base_model.clone()
     }
 
     /// alpha / rank, or alpha / √rank for rank-stabilised LoRA (arXiv 2312.03732).
@@ -111,67 +87,71 @@ impl AdapterConfig {
         if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank }
     }
 
-    /// Joins the halves of a pair. The patterns of the configuration may override its rank and alpha.
-    pub(super) fn pair(&self, target: &LoraTarget, a: Matrix, b: Matrix) -> Result<LoraPair, String> {
+    /// Joins the halves of all pairs. The patterns of the configuration may override ranks and alphas.
+    pub(super) fn pairs(
+        &self,
+        halves: BTreeMap<LoraTarget, Halves>,
+    ) -> Result<BTreeMap<LoraTarget, LoraPair>, String> {
+        let names: Vec<&str> = halves.values().map(|halves| halves.name.as_str()).collect();
+        let ranks = self.rank_pattern.of_modules(&names)?;
+        let alphas = self.alpha_pattern.of_modules(&names)?;
+        let overrides: Vec<_> = ranks.into_iter().zip(alphas).collect();
+        for name in names {
+            if !self.targets.include(name)? {
+                return Err(format!(
+                    "{name} is not a target of the adapter (target_modules, exclude_modules, layers_to_transform), so PEFT \
+                     ignores its tensors: save the adapter with PEFT again, or correct the setting"
+                ));
+            }
+        }
+        let pair = |((target, halves), (rank, alpha)): ((LoraTarget, Halves), _)| {
+            let Halves { name, a, b } = halves;
+            let (Some(a), Some(b)) = (a, b) else {
+                return Err(format!("{name} has only one half of its LoRA pair"));
+            };
+            let pair = self.pair(a, b, rank, alpha).map_err(|reason| format!("{name} {reason}"))?;
+            Ok((target, pair))
+        };
+        halves.into_iter().zip(overrides).map(pair).collect()
+    }
+
+    /// Joins the halves of a pair, with the rank and the alpha that the patterns give it.
+    fn pair(
+        &self,
+        a: Matrix,
+        b: Matrix,
+        rank_override: Option<&Value>,
+        alpha_override: Option<&Value>,
+    ) -> Result<LoraPair, String> {
         let rank = a.rows;
         if b.columns != rank {
             return Err(format!("has an A of rank {rank} and a B of rank {}", b.columns));
         }
-        let expected = match matching("rank_pattern", self.rank_pattern.as_ref(), target)? {
+        let expected = match rank_override {
             Some(value) => value.as_u64().and_then(|rank| usize::try_from(rank).ok()),
             None => Some(self.r),
         };
         if expected != Some(rank) {
             return Err(format!("has rank {rank}, which differs from the configuration"));
         }
-        let alpha = match matching("alpha_pattern", self.alpha_pattern.as_ref(), target)? {
-            Some(value) => value.as_f64().map(narrow).filter(|alpha| alpha.is_finite()),
-            None => Some(self.lora_alpha),
+        let alpha = match alpha_override {
+            Some(value) => number(value).ok_or("has an alpha that is not a number")?,
+            None => self.lora_alpha,
         };
-        let alpha = alpha.ok_or("has an alpha that is not a number")?;
         let (inputs, outputs) = (a.columns, b.rows);
         Ok(LoraPair { a: a.values, b: b.values, rank, inputs, outputs, scaling: self.scaling(alpha, rank) })
     }
 }
 
-/// Whether a setting has a value other than "off".
-fn is_on(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(on) => *on,
-        Value::Array(values) => !values.is_empty(),
-        Value::Object(values) => !values.is_empty(),
-        Value::Number(_) | Value::String(_) => true,
+fn flag(settings: &Map<String, Value>, key: &str) -> Result<bool, String> {
+    match settings.get(key) {
+        None | Some(Value::Null) => Ok(false),
+        Some(value) => value.as_bool().ok_or_else(|| format!("{key} {value} is neither true nor false")),
     }
 }
 
+/// Returns a finite number in 32 bits.
 #[expect(clippy::cast_possible_truncation, reason = "scalings are used in 32 bits")]
-fn narrow(alpha: f64) -> f32 {
-    alpha as f32
-}
-
-/// Returns the value of the first pattern that matches the end of a target's full name.
-///
-/// PEFT treats patterns as regular expressions that must match the end of the name, from a dot on. Plain
-/// names mean the same here; other patterns are refused.
-fn matching<'a>(
-    setting: &str,
-    patterns: Option<&'a Map<String, Value>>,
-    target: &LoraTarget,
-) -> Result<Option<&'a Value>, String> {
-    let name = format!("model.layers.{}.{}", target.layer, target.module);
-    let mut found = None;
-    for (pattern, value) in patterns.into_iter().flatten() {
-        let plain =
-            pattern.chars().all(|character| character.is_ascii_alphanumeric() || "._".contains(character));
-        if !plain {
-            return Err(format!("may match the pattern {pattern:?} of {setting}: use plain module names"));
-        }
-        let ends =
-            name.strip_suffix(pattern.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        if ends && found.is_none() {
-            found = Some(value);
-        }
-    }
-    Ok(found)
+fn number(value: &Value) -> Option<f32> {
+    value.as_f64().map(|number| number as f32).filter(|number| number.is_finite())
 }

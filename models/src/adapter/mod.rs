@@ -3,7 +3,9 @@
 
 mod config;
 mod lora;
+mod patterns;
 mod read;
+mod settings;
 mod slots;
 mod value_head;
 mod write;

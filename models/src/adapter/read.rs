@@ -5,13 +5,13 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 
-use super::config::{AdapterConfig, Matrix};
+use super::config::{AdapterConfig, Halves, Matrix};
 use super::lora::{AdapterTask, LoraAdapter, LoraPair, LoraTarget, ScoreHead};
 use crate::checkpoint::files::{CONFIG_BYTES_MAX, parse_json, read, read_optional};
 use crate::checkpoint::fingerprint::Fingerprint;
 use crate::checkpoint::layout::SCORE_HEAD;
 use crate::checkpoint::weights::decode_f32;
-use crate::checkpoint::{Dtype, family};
+use crate::checkpoint::{Dtype, family, missing};
 use crate::error::ModelError;
 
 pub(super) const CONFIG: &str = "adapter_config.json";
@@ -28,6 +28,12 @@ impl LoraAdapter {
     /// [`ModelError::File`] if a file is missing or malformed, or if the adapter is not plain LoRA (`DoRA`,
     /// trained biases, …). The error names the setting.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        if !dir.exists() {
+            return Err(missing(dir));
+        }
+        if !dir.is_dir() {
+            return Err(ModelError::file(dir, "a file, not an adapter: use a folder in PEFT's format"));
+        }
         let config_path = dir.join(CONFIG);
         let config = read(&config_path, CONFIG_BYTES_MAX)?;
         let path = dir.join(WEIGHTS);
@@ -47,8 +53,9 @@ impl LoraAdapter {
         (config_path, config_bytes): (&Path, &[u8]),
         (path, bytes): (&Path, &[u8]),
     ) -> Result<Self, ModelError> {
-        let config: AdapterConfig = parse_json(config_path, config_bytes)?;
-        config.check().map_err(|reason| ModelError::file(config_path, reason))?;
+        let settings = parse_json(config_path, config_bytes)?;
+        let config =
+            AdapterConfig::read(&settings).map_err(|reason| ModelError::file(config_path, reason))?;
         let (layers, score) =
             read_tensors(bytes, &config).map_err(|reason| ModelError::file(path, reason))?;
         let task = config.task(score.is_some());
@@ -80,13 +87,18 @@ type Tensors = (BTreeMap<LoraTarget, LoraPair>, Option<ScoreHead>);
 
 pub(super) fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tensors, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
-    let mut halves: BTreeMap<LoraTarget, (Option<Matrix>, Option<Matrix>)> = BTreeMap::new();
+    let mut halves: BTreeMap<LoraTarget, Halves> = BTreeMap::new();
     let mut score = None;
     for (name, view) in file.iter() {
         let matrix = || matrix(&view).map_err(|reason| format!("tensor {name} {reason}"));
         match place(name) {
-            Some(Place::A(target)) => halves.entry(target).or_default().0 = Some(matrix()?),
-            Some(Place::B(target)) => halves.entry(target).or_default().1 = Some(matrix()?),
+            Some(Place::Half { target, module, half }) => {
+                let halves = halves.entry(target).or_default();
+                module.clone_into(&mut halves.name);
+                if half(halves).replace(matrix()?).is_some() {
+                    return Err(format!("tensor {name} is there twice, under different prefixes"));
+                }
+            }
             Some(Place::Score) => {
                 let Matrix { values, rows, columns } = matrix()?;
                 score = Some(ScoreHead { weight: values, labels: rows, hidden: columns });
@@ -98,19 +110,10 @@ pub(super) fn read_tensors(bytes: &[u8], config: &AdapterConfig) -> Result<Tenso
             }
         }
     }
-    let mut layers = BTreeMap::new();
-    for (target, halves) in halves {
-        let name = format!("layers.{}.{}", target.layer, target.module);
-        let (Some(a), Some(b)) = halves else {
-            return Err(format!("{name} has only one half of its LoRA pair"));
-        };
-        let pair = config.pair(&target, a, b).map_err(|reason| format!("{name} {reason}"))?;
-        layers.insert(target, pair);
-    }
-    if layers.is_empty() {
+    if halves.is_empty() {
         return Err("the file has no LoRA pair".to_owned());
     }
-    Ok((layers, score))
+    Ok((config.pairs(halves)?, score))
 }
 
 pub(super) fn matrix(view: &safetensors::tensor::TensorView<'_>) -> Result<Matrix, String> {
@@ -130,24 +133,31 @@ pub(super) fn matrix(view: &safetensors::tensor::TensorView<'_>) -> Result<Matri
     Ok(Matrix { values, rows, columns })
 }
 
-enum Place {
-    A(LoraTarget),
-    B(LoraTarget),
+/// The place of a tensor of the file.
+enum Place<'a> {
+    /// Half of a pair.
+    Half {
+        target: LoraTarget,
+        /// The module's full name, as PEFT matches it.
+        module: &'a str,
+        half: fn(&mut Halves) -> &mut Option<Matrix>,
+    },
     Score,
 }
 
-/// Returns the target of a tensor of the file, by its name.
-fn place(name: &str) -> Option<Place> {
+/// Returns the place of a tensor of the file, by its name.
+fn place(name: &str) -> Option<Place<'_>> {
     let name = name.strip_prefix(WRAPPER)?;
     // Older versions of PEFT include the wrapper's name in the name of a head that is saved whole.
     if name == SCORE_HEAD || name == "score.modules_to_save.weight" {
         return Some(Place::Score);
     }
-    let (layer, rest) = family::layer_of(name)?;
-    let target = |module: &str| LoraTarget { layer, module: module.to_owned() };
-    if let Some(module) = rest.strip_suffix(".lora_A.weight") {
-        Some(Place::A(target(module)))
-    } else {
-        rest.strip_suffix(".lora_B.weight").map(|module| Place::B(target(module)))
-    }
+    let (module, half): (_, fn(&mut Halves) -> &mut Option<Matrix>) =
+        match name.strip_suffix(".lora_A.weight") {
+            Some(module) => (module, |halves| &mut halves.a),
+            None => (name.strip_suffix(".lora_B.weight")?, |halves| &mut halves.b),
+        };
+    let (layer, short) = family::layer_of(module)?;
+    let target = LoraTarget { layer, module: short.to_owned() };
+    Some(Place::Half { target, module, half })
 }

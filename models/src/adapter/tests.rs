@@ -28,7 +28,7 @@ fn neox() -> ModelConfig {
 
 fn settings() -> Value {
     json!({"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 2, "lora_alpha": 8, "bias": "none",
-        "modules_to_save": ["score", "classifier"], "use_dora": false, "some_new_setting": {"x": 1}})
+        "modules_to_save": ["score", "classifier"], "use_dora": false, "some_new_setting": null})
 }
 
 fn q(half: &str) -> String {
@@ -106,26 +106,125 @@ fn patterns_give_single_modules_their_rank_and_alpha() {
     let bytes = weights(&[(&q("A"), &[1, 4]), (&q("B"), &[4, 1]), (SCORE, &[1, 4])]);
     let adapter = Folder::new(&settings, &bytes).open().expect("adapter");
     assert_eq!(adapter.layers.values().map(|pair| pair.scaling).collect::<Vec<_>>(), [3.0]);
-    settings["alpha_pattern"] = json!({"q_.*": 3.0});
-    assert!(refusal(&settings, &bytes).contains("q_.*"));
+    settings["alpha_pattern"] = json!({"^model.*q_(proj)": 5.0});
+    let adapter = Folder::new(&settings, &bytes).open().expect("adapter");
+    assert_eq!(adapter.layers.values().map(|pair| pair.scaling).collect::<Vec<_>>(), [5.0]);
+    settings["alpha_pattern"] = json!({"q_proj": "high"});
+    assert!(refusal(&settings, &bytes).contains("alpha"));
+}
+
+/// A GPT-NeoX adapter's patterns see the names of that family.
+#[test]
+fn patterns_match_the_name_of_the_base_models_module() {
+    let name = |half: &str| format!("base_model.model.gpt_neox.layers.0.attention.dense.lora_{half}.weight");
+    let bytes = weights(&[(&name("A"), &[2, 4]), (&name("B"), &[4, 2])]);
+    let mut settings = with("task_type", json!("CAUSAL_LM"));
+    settings["alpha_pattern"] = json!({"^gpt_neox.layers.0.attention.dense": 6});
+    let adapter = Folder::new(&settings, &bytes).open().expect("adapter");
+    assert_eq!(adapter.layers.values().map(|pair| pair.scaling).collect::<Vec<_>>(), [3.0]);
 }
 
 #[test]
 fn settings_beyond_plain_lora_are_refused_by_name() {
     for (key, value) in [
-        ("peft_type", json!("IA3")),
         ("task_type", json!("TOKEN_CLS")),
         ("bias", json!("all")),
         ("use_dora", json!(true)),
+        ("use_qalora", json!(true)),
+        ("use_bdlora", json!({"nblocks": 2})),
         ("lora_bias", json!(true)),
         ("layer_replication", json!([[0, 2]])),
         ("modules_to_save", json!(["embed_tokens"])),
+        ("trainable_token_indices", json!([3])),
+        ("target_parameters", json!(["experts.down_proj"])),
         ("alora_invocation_tokens", json!([1])),
+        ("arrow_config", json!({"top_k": 3})),
+        ("kasa_config", json!({"beta": 1e-4})),
+        ("velora_config", json!({"num_groups": 4})),
+        ("monteclora_config", json!({"num_samples": 8})),
+        ("a_setting_of_a_later_version", json!(1)),
+        ("another_one", json!("on")),
         ("r", json!(0)),
+        ("r", json!(2.5)),
+        ("lora_alpha", json!("8")),
+        ("use_rslora", json!("yes")),
+        ("rank_pattern", json!(["q_proj"])),
+        ("target_modules", json!(3)),
+        ("layers_to_transform", json!("all")),
     ] {
         let reason = refusal(&with(key, value.clone()), &plain());
-        assert!(reason.contains(key) || reason.contains("IA3"), "{key}: {reason}");
+        assert!(reason.contains(key), "{key}: {reason}");
     }
+    for kind in ["IA3", "LOHA", "LOKR", "ADALORA", "OFT", "VERA", "PROMPT_TUNING", "PREFIX_TUNING"] {
+        // Such configurations have neither r nor lora_alpha.
+        let reason = refusal(&json!({"peft_type": kind, "task_type": "CAUSAL_LM"}), &plain());
+        assert!(reason.contains(&format!("adapter type {kind} is not supported: use LORA")), "{reason}");
+    }
+    assert!(refusal(&json!({"fine_tune_type": "lora"}), &plain()).contains("peft_type is missing"));
+}
+
+#[test]
+fn settings_at_their_default_and_harmless_ones_change_nothing() {
+    let plain_adapter = Folder::new(&settings(), &plain()).open().expect("adapter");
+    for (key, value) in [
+        ("a_setting_of_a_later_version", json!(null)),
+        ("a_setting_of_a_later_version", json!(false)),
+        ("a_setting_of_a_later_version", json!([])),
+        ("a_setting_of_a_later_version", json!({})),
+        ("a_setting_of_a_later_version", json!("")),
+        ("runtime_config", json!({"ephemeral_gpu_offload": true})),
+        ("loftq_config", json!({"loftq_bits": 4})),
+        ("eva_config", json!({"rho": 2.0})),
+        ("lora_dropout", json!(0.1)),
+        ("megatron_core", json!("megatron.core")),
+        ("peft_version", json!("0.21.2")),
+        ("qalora_group_size", json!(16)),
+        ("auto_mapping", json!({"base_model_class": "LlamaForCausalLM"})),
+        ("fan_in_fan_out", json!(true)),
+        ("init_lora_weights", json!(true)),
+        ("init_lora_weights", json!(false)),
+        ("init_lora_weights", json!("gaussian")),
+        ("init_lora_weights", json!("eva")),
+        ("init_lora_weights", json!("orthogonal")),
+        ("target_modules", json!(["q_proj", "v_proj"])),
+    ] {
+        let adapter = Folder::new(&with(key, value.clone()), &plain()).open().expect(key);
+        assert_eq!(adapter.layers, plain_adapter.layers, "{key} {value}");
+    }
+}
+
+/// Loading such an adapter in PEFT takes its first product off the base model's weights.
+#[test]
+fn initialisations_that_change_the_base_are_refused_with_the_way_out() {
+    for kind in ["pissa", "pissa_niter_4", "olora", "OLoRA", "corda", "loftq", "lora_ga", "some_later_one"] {
+        let reason = refusal(&with("init_lora_weights", json!(kind)), &plain());
+        assert!(
+            reason.contains(&format!("init_lora_weights {kind:?}"))
+                && reason.contains("path_initial_model_for_weight_conversion"),
+            "{reason}"
+        );
+    }
+}
+
+/// PEFT ignores the tensors of such modules.
+#[test]
+fn a_pair_that_the_settings_do_not_target_is_refused_by_name() {
+    let module = "model.layers.1.self_attn.q_proj";
+    for (key, value) in [
+        ("target_modules", json!(["v_proj"])),
+        ("target_modules", json!("q_proj")),
+        ("exclude_modules", json!(["q_proj"])),
+    ] {
+        let reason = refusal(&with(key, value), &plain());
+        assert!(reason.contains(module) && reason.contains("target_modules"), "{reason}");
+    }
+}
+
+#[test]
+fn a_tensor_under_two_prefixes_is_refused() {
+    let bare = "base_model.model.layers.1.self_attn.q_proj.lora_A.weight";
+    let bytes = weights(&[(&q("A"), &[2, 4]), (&q("B"), &[4, 2]), (SCORE, &[1, 4]), (bare, &[2, 4])]);
+    assert!(refusal(&settings(), &bytes).contains("twice"));
 }
 
 #[test]
@@ -188,7 +287,8 @@ proptest! {
             let length = bytes.len();
             bytes[at % length] = value;
         }
-        let config: AdapterConfig = serde_json::from_value(settings()).expect("settings");
+        let settings = settings();
+        let config = AdapterConfig::read(settings.as_object().expect("an object")).expect("settings");
         let _ = read_tensors(&bytes, &config);
     }
 }

@@ -131,9 +131,19 @@ pub fn decoder_graph(
 }
 
 /// Returns the name of the tensor of the vocabulary head.
-pub(crate) fn vocabulary_head(config: &ModelConfig, weights: &Weights) -> String {
-    let tied = config.tied_embeddings || !weights.contains(config.head());
-    if tied { config.embedding() } else { config.head().to_owned() }
+///
+/// # Errors
+/// [`ModelError::Invalid`] if there is none: the checkpoint was saved without its head.
+pub(crate) fn vocabulary_head(config: &ModelConfig, weights: &Weights) -> Result<String, ModelError> {
+    let head = config.head();
+    match (config.tied_embeddings, weights.contains(head)) {
+        (true, _) => Ok(config.embedding()),
+        (false, true) => Ok(head.to_owned()),
+        (false, false) => Err(ModelError::invalid(
+            InvalidKind::MissingTensor,
+            format!("the checkpoint has no language head ({head}): a policy needs one"),
+        )),
+    }
 }
 
 /// A decoder under construction.

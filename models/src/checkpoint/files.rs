@@ -1,5 +1,6 @@
 //! Reads untrusted files, and writes files atomically.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Read, Write as _};
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
+use super::{python_json, stand_in};
 use crate::error::ModelError;
 
 /// The largest configuration file that is read, in bytes.
@@ -34,12 +36,20 @@ pub(crate) fn read_optional(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8
     if bytes.len() as u64 > bytes_max {
         return Err(ModelError::file(path, format!("longer than the limit of {bytes_max} bytes")));
     }
+    stand_in::refuse(path, &bytes)?;
     Ok(Some(bytes))
 }
 
-/// Parses JSON as `T`. The error names the file, line and column.
+/// Parses JSON as `T`, also with the bare words of Python. The error names the file, line and column.
 pub(crate) fn parse_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, ModelError> {
-    serde_json::from_slice(bytes).map_err(|error| ModelError::file(path, error))
+    let json = python_json::to_json(bytes);
+    serde_json::from_slice(&json).map_err(|error| match json {
+        Cow::Borrowed(_) => ModelError::file(path, error),
+        Cow::Owned(_) => ModelError::file(
+            path,
+            format!("{error} (the file has NaN or Infinity: use numbers for the settings that are read)"),
+        ),
+    })
 }
 
 /// Serialises bytes as bytes; serde would write a list of numbers.

@@ -13,7 +13,9 @@ mod folder;
 pub(crate) mod gguf;
 pub(crate) mod layout;
 mod parts;
+mod python_json;
 mod reading;
+mod roles;
 mod rope;
 mod safetensors;
 pub(crate) mod score_head;
@@ -21,9 +23,11 @@ mod scored;
 mod settings;
 mod source;
 mod special_tokens;
+mod stand_in;
 mod token_source;
 pub mod tokenizer;
 mod tokenizer_files;
+mod tying;
 pub mod weights;
 pub mod write;
 
@@ -36,10 +40,12 @@ use parts::{Description, Parts};
 use source::{Source, locate};
 
 pub(crate) use parts::Format;
+pub(crate) use source::missing;
 
 pub use config::ModelConfig;
 pub use decoder::{Activation, Decoder};
 pub use family::Family;
+pub use gguf::files_of_model;
 pub use reading::ReadingRules;
 pub use rope::{Rope, RopeScaling};
 pub(crate) use special_tokens::warn_if_endless;
@@ -104,7 +110,7 @@ impl Checkpoint {
         if options.reading == ReadingRules::V1 {
             parts.keep_head_of_classifier();
         }
-        parts.check_shapes().map_err(|reason| ModelError::file(source, reason))?;
+        parts.check_shapes(options.reading).map_err(|reason| ModelError::file(source, reason))?;
         let (tokens, rows) = (parts.tokenizer.vocabulary_size(), parts.config.vocab_size);
         if tokens > rows {
             tracing::warn!(

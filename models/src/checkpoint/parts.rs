@@ -5,11 +5,12 @@ use std::path::Path;
 
 use super::config::ModelConfig;
 use super::fingerprint::Fingerprint;
-use super::layout;
+use super::reading::ReadingRules;
 use super::score_head::is_head_tensor;
 use super::special_tokens::SpecialTokens;
 use super::tokenizer::TextTokenizer;
 use super::weights::{StoredTensor, Weights};
+use super::{layout, tying};
 use crate::error::{InvalidKind, ModelError};
 
 /// A checkpoint before cutting and checking.
@@ -53,13 +54,16 @@ impl Parts {
             self.keep_layers(layers)?;
         }
         if format == Format::HuggingFace {
-            self.check_shapes().map_err(|reason| ModelError::file(path, reason))?;
+            self.check_shapes(ReadingRules::default()).map_err(|reason| ModelError::file(path, reason))?;
         }
         let config = self.config;
+        let embedding = config.embedding();
+        // A file with the head alone has the embedding under the head's name.
+        let tied = config.tied_embeddings && inventory.iter().any(|stored| stored.name == embedding);
         let (mut parameters, mut dtypes) = (0, BTreeMap::new());
         for stored in inventory {
             let cut = config.layer_of(&stored.name).is_some_and(|(layer, _)| layer >= config.layers);
-            let repeated = config.tied_embeddings && stored.name == config.head();
+            let repeated = tied && stored.name == config.head();
             if !cut && !repeated {
                 parameters += stored.elements;
                 *dtypes.entry(stored.dtype.to_owned()).or_insert(0) += 1;
@@ -96,9 +100,11 @@ impl Parts {
         self.weights.retain(|name| name == layout::SCORE_HEAD || !is_head_tensor(name));
     }
 
-    /// Checks the weights against the configuration, and takes the number of labels from the score head.
-    pub(super) fn check_shapes(&mut self) -> Result<(), String> {
+    /// Checks the weights against the configuration, and takes from them the number of labels, and whether
+    /// the output head is the embedding.
+    pub(super) fn check_shapes(&mut self, reading: ReadingRules) -> Result<(), String> {
         let config = &mut self.config;
+        tying::find_embedding(config, &mut self.weights)?;
         for (name, shape) in layout::required(config) {
             check_shape(&self.weights, &name, &shape)?;
         }
@@ -120,7 +126,10 @@ impl Parts {
         if self.weights.contains(head) {
             check_shape(&self.weights, head, &[config.vocab_size, config.hidden_size])?;
         }
-        Ok(())
+        match reading {
+            ReadingRules::V1 => Ok(()),
+            ReadingRules::V2 => tying::keep_own_head(config, &self.weights),
+        }
     }
 }
 

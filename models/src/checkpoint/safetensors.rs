@@ -6,6 +6,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype as StoredDtype, Metadata, TensorInfo};
 
+use super::stand_in;
 use super::weights::{Dtype, TensorRef};
 use crate::error::ModelError;
 
@@ -59,6 +60,7 @@ pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> 
     let wrong = |reason: &dyn std::fmt::Display| ModelError::file(path, reason);
     // The real path: ONNX Runtime refuses external data behind symbolic links.
     let real = path.canonicalize().map_err(|error| wrong(&error))?;
+    stand_in::refuse_file(&real)?;
     let mut file = File::open(&real).map_err(|error| wrong(&error))?;
     let file_bytes = file.metadata().map_err(|error| wrong(&error))?.len();
     let mut length = [0; LENGTH_BYTES];

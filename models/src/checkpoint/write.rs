@@ -67,6 +67,9 @@ pub fn merge(
         check_own_head(checkpoint)?;
     }
     let labels = score.map(|score| score.labels).or(checkpoint.config.num_labels);
+    if labels.is_none() {
+        checkpoint.check_policy(adapter)?;
+    }
     write_model(checkpoint, labels, dtype, output, |name| match score {
         Some(score) if name == SCORE_HEAD => Ok(score.weight.clone()),
         Some(_) | None => merged(checkpoint, adapter, name),

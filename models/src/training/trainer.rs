@@ -111,6 +111,9 @@ impl Trainer {
         let TrainingSetup { objective, settings, order } = &setup;
         settings.validate().map_err(|error| ModelError::invalid(InvalidKind::Setting, error.to_string()))?;
         data.check(objective.loss())?;
+        if objective.loss().head() != TrainingHead::Score {
+            checkpoint.check_policy(from)?;
+        }
         let trainable = trainable(checkpoint, from, settings)?;
         let spec = StepSpec { trainable, loss: objective.loss(), recompute: settings.recompute };
         let layout =

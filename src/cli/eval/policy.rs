@@ -112,8 +112,8 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
     let dataset = Dataset::read(&args.prompts, &ReadOptions::default())?;
     let file = dataset.file.clone();
     let prompts = dataset.prompts()?;
-    let policy =
-        Model::open(&args.policy, None, args.adapter.as_deref()).context("failed to open the policy")?;
+    let policy = Model::open_policy(&args.policy, None, args.adapter.as_deref())
+        .context("failed to open the policy")?;
     let (runtime, options) = models::runtime(&args.runtime.config(), BATCH_ROWS)?;
     let mut scorers = ScoringModels::open(args, &policy, runtime, &options)?;
     let mut generator = Generator::open(runtime, &policy.checkpoint, policy.adapter.as_ref(), &options)?;
@@ -182,7 +182,7 @@ impl ScoringModels {
             args.reference.is_some() || args.reference_adapter.is_some() || args.adapter.is_some();
         let reference = if has_reference {
             let path: &Path = args.reference.as_deref().unwrap_or(&args.policy);
-            let model = Model::open(path, None, args.reference_adapter.as_deref())
+            let model = Model::open_policy(path, None, args.reference_adapter.as_deref())
                 .context("failed to open the reference")?;
             Some(PolicyScorer::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?)
         } else {

@@ -57,7 +57,10 @@ impl OfflineTraining<'_> {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         // Rows are checked first, because a model is slow to load.
         let rows = self.read()?;
-        let model = open_model(self.model)?;
+        let model = match self.row_kind {
+            RowKind::Imitation | RowKind::Preferences => open_policy(self.model)?,
+            RowKind::Scores | RowKind::Costs => open_reward_model(self.model)?,
+        };
         let template = self.template(&model);
         let settings = self.identity(&rows, &model, &template)?;
         let folder = OutputFolder::open(&self.model.output)?;
@@ -296,10 +299,18 @@ fn conversation_key(conversation: &Conversation) -> String {
     serde_json::to_string(&conversation.messages[..turns]).unwrap_or_default()
 }
 
-/// Opens the model to train by the rules of its training, and prints its name.
-pub(super) fn open_model(options: &ModelOptions) -> anyhow::Result<Model> {
+/// Opens the reward model to train by the rules of its training, and prints its name.
+fn open_reward_model(options: &ModelOptions) -> anyhow::Result<Model> {
     let reading = reading_rules(&options.output, options.resume_options())?;
     let model = Model::open_by(reading, &options.base, options.layers, options.adapter.as_deref())?;
+    print_status(&format!("training {}", model.name));
+    Ok(model)
+}
+
+/// Opens the policy to train, and prints its name.
+pub(super) fn open_policy(options: &ModelOptions) -> anyhow::Result<Model> {
+    let reading = reading_rules(&options.output, options.resume_options())?;
+    let model = Model::open_policy_by(reading, &options.base, options.layers, options.adapter.as_deref())?;
     print_status(&format!("training {}", model.name));
     Ok(model)
 }

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::folder::{Decision, OutputFolder, TrainingRecord, decide, record_reading_rules};
 use super::metrics_log::MetricsLog;
-use super::offline::{RESUME_HINT, in_folder, map_cancelled, object, open_model, report, write_error};
+use super::offline::{RESUME_HINT, in_folder, map_cancelled, object, open_policy, report, write_error};
 use super::options::{Defaults, ModelOptions, OptimiserOptions};
 use super::view::{TrainingView, print_status};
 use crate::cli::interrupt;
@@ -105,7 +105,7 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     let dataset = Dataset::read(&args.prompts, &ReadOptions::default())?;
     let (file, data_fingerprint) = (dataset.file.clone(), dataset.fingerprint());
     let prompts = dataset.prompts()?;
-    let model = open_model(&args.model)?;
+    let model = open_policy(&args.model)?;
     let reward = args.reward.open_by(model.checkpoint.reading)?;
     let identity = args.identity(&settings, &data_fingerprint, &model, &reward)?;
     let folder = OutputFolder::open(&args.model.output)?;

@@ -338,8 +338,8 @@ fn score_by_policy(
     progress: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<Vec<Logprob>>> {
     let template: PromptTemplate = policy.template.parse()?;
-    let model =
-        Model::open(&policy.path, None, policy.adapter.as_deref()).context("failed to open the policy")?;
+    let model = Model::open_policy(&policy.path, None, policy.adapter.as_deref())
+        .context("failed to open the policy")?;
     let prompts: Vec<(String, &Vec<String>)> =
         tested.iter().map(|question| (fill(&policy.prompt, question), &question.completions)).collect();
     let inputs = (&model.fingerprint, &policy.template, &prompts);

@@ -2,7 +2,7 @@
 //! Hugging Face.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -25,7 +25,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// The name prefix of unfinished files.
 const UNFINISHED: &str = "unfinished-";
 
-/// Returns the dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash`. They are
+/// Returns the dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash` (of a split model,
+/// the hashes of all files). They are
 /// converted if they are not in the cache.
 ///
 /// The file is written under a temporary name, synced and renamed, under a lock. A process that dies leaves
@@ -57,8 +58,9 @@ pub(super) fn dequantised(
     remove_unfinished(&folder).map_err(in_cache)?;
     tracing::info!(path = %path.display(), "dequantising weights into the cache");
     let mut file = unfinished_file(&folder).map_err(in_cache)?;
-    let source = File::open(path).map_err(|error| ModelError::file(path, error))?;
-    write(&plan, source, BufWriter::new(file.as_file_mut())).map_err(in_cache)?;
+    let open = |file: &PathBuf| File::open(file).map_err(|error| ModelError::file(file, error));
+    let mut sources = header.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    write(&plan, &mut sources, BufWriter::new(file.as_file_mut())).map_err(in_cache)?;
     file.as_file().sync_all().map_err(in_cache)?;
     file.persist(&target).map_err(|error| in_cache(error.error))?;
     fs::write(checksum_path(&target), of_file(&target, cache_dir)?).map_err(in_cache)?;
@@ -129,7 +131,7 @@ fn plan<'a>(
     if let Some((name, _)) = missing.first_key_value() {
         return Err(format!("no tensor exists for {name}"));
     }
-    steps.sort_by_key(|tensor| tensor.info.offset);
+    steps.sort_by_key(|tensor| (tensor.info.file, tensor.info.offset));
     Ok(steps)
 }
 
@@ -175,12 +177,13 @@ impl TensorPlan<'_> {
     }
 }
 
-fn write(plan: &[TensorPlan<'_>], mut source: File, mut out: impl Write) -> std::io::Result<()> {
+fn write(plan: &[TensorPlan<'_>], sources: &mut [File], mut out: impl Write) -> std::io::Result<()> {
     // `BlockType::bytes_of` has checked that the sizes do not overflow.
     let tensors = plan.iter().map(|tensor| (tensor.name.clone(), Dtype::F32, tensor.shape()));
     out.write_all(&header(tensors)?)?;
     for tensor in plan {
-        write_tensor(tensor, &mut source, &mut out)?;
+        let source = sources.get_mut(tensor.info.file).ok_or(ErrorKind::NotFound)?;
+        write_tensor(tensor, source, &mut out)?;
     }
     out.flush()
 }

@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::Path;
+use std::io::{BufReader, ErrorKind, Read, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use super::blocks::BlockType;
+use crate::checkpoint::stand_in;
 use crate::error::ModelError;
 
 const MAGIC: [u8; 4] = *b"GGUF";
@@ -47,6 +48,8 @@ pub(crate) struct TensorInfo {
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
+    /// The index of its file among [`Header::files`].
+    pub file: usize,
 }
 
 impl TensorInfo {
@@ -66,9 +69,33 @@ impl TensorInfo {
 pub(crate) struct Header {
     pub metadata: BTreeMap<String, Value>,
     pub tensors: BTreeMap<String, TensorInfo>,
+    /// The files of the model: one, or the parts of a split model.
+    pub files: Vec<PathBuf>,
 }
 
 impl Header {
+    /// Adds the tensors of a further part.
+    pub(super) fn add_part(&mut self, path: PathBuf, part: Self) -> Result<(), String> {
+        let file = self.files.len();
+        self.files.push(path);
+        for (name, info) in part.tensors {
+            if self.tensors.insert(name.clone(), TensorInfo { file, ..info }).is_some() {
+                return Err(format!("tensor {name} is in two parts"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the bytes of a tensor.
+    pub(crate) fn read_tensor(&self, info: &TensorInfo) -> std::io::Result<Vec<u8>> {
+        let path = self.files.get(info.file).ok_or(ErrorKind::NotFound)?;
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(info.offset))?;
+        let mut bytes = Vec::new();
+        file.take(info.bytes).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
         let Value::Text(value) = self.metadata.get(key)? else { return None };
         Some(value)
@@ -105,7 +132,11 @@ pub(super) fn read(path: &Path) -> Result<Header, ModelError> {
     let wrong = |error: std::io::Error| ModelError::file(path, error);
     let file = File::open(path).map_err(wrong)?;
     let bytes = file.metadata().map_err(wrong)?.len();
-    parse(BufReader::new(file), bytes).map_err(|reason| ModelError::file(path, reason))
+    let header = parse(BufReader::new(file), bytes).or_else(|reason| {
+        stand_in::refuse_file(path)?;
+        Err(ModelError::file(path, reason))
+    })?;
+    Ok(Header { files: vec![path.to_owned()], ..header })
 }
 
 /// Reads the header of a file of `file_bytes` bytes.
@@ -282,6 +313,6 @@ impl<R: Read> Reader<R> {
         let block_type = BlockType::from_code(self.u32()?)?;
         let offset = self.u64()?;
         let bytes = block_type.bytes_of(&shape)?;
-        Ok(TensorInfo { shape, block_type, offset, bytes })
+        Ok(TensorInfo { shape, block_type, offset, bytes, file: 0 })
     }
 }

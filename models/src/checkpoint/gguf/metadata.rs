@@ -1,7 +1,5 @@
 //! A model's settings from GGUF metadata, as the keys of a `config.json`.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
@@ -18,12 +16,12 @@ use crate::error::ModelError;
 /// Reads the configuration. The rotary divisors, if there are any, come from the tensor data.
 pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, ModelError> {
     let wrong = |reason: String| ModelError::file(path, reason);
-    let settings = settings(path, header).map_err(wrong)?;
+    let settings = settings(header).map_err(wrong)?;
     let mut config = model_config(Settings::new(path, settings))?;
     // The end-of-turn and end-of-message tokens have no key of their own in a configuration.
     config.eos_token_ids = stop_tokens(header);
     if let (Some(rope), Some(divisors)) =
-        (config.decoder.ropes.first_mut(), rotary_divisors(path, header).map_err(wrong)?)
+        (config.decoder.ropes.first_mut(), rotary_divisors(header).map_err(wrong)?)
     {
         if divisors.len() != rope.rotary_dims / 2 {
             return Err(wrong(format!(
@@ -38,7 +36,7 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<ModelConfig, ModelE
 }
 
 /// Returns the settings that a Hugging Face folder of this model would have in its `config.json`.
-pub(super) fn settings(path: &Path, header: &Header) -> Result<Map<String, Json>, String> {
+pub(super) fn settings(header: &Header) -> Result<Map<String, Json>, String> {
     let family = family(header)?;
     let keys = Keys { header, family: family.architecture };
     if keys.integer("expert_count")?.is_some_and(|count| count > 0) {
@@ -85,7 +83,7 @@ pub(super) fn settings(path: &Path, header: &Header) -> Result<Map<String, Json>
     if let Some(scalar) = query_scalar(family, &keys)? {
         settings.insert("query_pre_attn_scalar".to_owned(), scalar);
     }
-    rope(path, &keys, family, &mut settings)?;
+    rope(&keys, family, &mut settings)?;
     settings.insert("bos_token_id".to_owned(), json!(token_id(header, "bos")));
     settings.insert(
         "eos_token_id".to_owned(),
@@ -186,12 +184,7 @@ fn query_scalar(family: &GgufFamily, keys: &Keys<'_>) -> Result<Option<Json>, St
     }))
 }
 
-fn rope(
-    path: &Path,
-    keys: &Keys<'_>,
-    family: &GgufFamily,
-    settings: &mut Map<String, Json>,
-) -> Result<(), String> {
+fn rope(keys: &Keys<'_>, family: &GgufFamily, settings: &mut Map<String, Json>) -> Result<(), String> {
     let (theta_key, share_key) = family.rope_keys;
     if family.model_type != "gpt2" {
         let theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
@@ -207,12 +200,12 @@ fn rope(
     }
     let number = |key: &str| keys.float(key).map(|value| json!(value));
     let kind = keys.header.text(&keys.name("rope.scaling.type")).unwrap_or("none");
-    let long = factors(path, keys.header, LONG_FACTORS)?;
+    let long = factors(keys.header, LONG_FACTORS)?;
     let scaling = match (kind, long) {
         ("none" | "longrope", Some(long)) => {
             let original = keys.size("rope.scaling.original_context_length")?;
             settings.insert("original_max_position_embeddings".to_owned(), original.into());
-            let short = factors(path, keys.header, SHORT_FACTORS)?;
+            let short = factors(keys.header, SHORT_FACTORS)?;
             let factor = number("rope.scaling.attn_factor")?;
             json!({"rope_type": "longrope", "short_factor": short, "long_factor": long, "attention_factor": factor})
         }
@@ -253,22 +246,16 @@ fn share(rotated: usize, head_dim: usize) -> Result<f64, String> {
 }
 
 /// Llama 3's scaling: llama.cpp's converter stores it as one divisor per frequency.
-fn rotary_divisors(path: &Path, header: &Header) -> Result<Option<Vec<f64>>, String> {
-    factors(path, header, ROTARY_DIVISORS)
+fn rotary_divisors(header: &Header) -> Result<Option<Vec<f64>>, String> {
+    factors(header, ROTARY_DIVISORS)
 }
 
 /// Returns the numbers of a vector in the file, which must be positive.
-fn factors(path: &Path, header: &Header, name: &str) -> Result<Option<Vec<f64>>, String> {
+fn factors(header: &Header, name: &str) -> Result<Option<Vec<f64>>, String> {
     let Some(info) = header.tensors.get(name) else { return Ok(None) };
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(info.offset))?;
-        let mut bytes = Vec::new();
-        file.take(info.bytes).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
+    let bytes = header.read_tensor(info).map_err(|error| error.to_string())?;
     let mut numbers = Vec::new();
-    info.block_type.dequantise(&read().map_err(|error| error.to_string())?, &mut numbers);
+    info.block_type.dequantise(&bytes, &mut numbers);
     if numbers.iter().any(|number| !(number.is_finite() && *number > 0.0)) {
         return Err(format!("tensor {name} holds a value that is not positive"));
     }

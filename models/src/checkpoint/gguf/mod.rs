@@ -9,6 +9,7 @@ mod header;
 mod metadata;
 mod names;
 mod special_tokens;
+mod split;
 mod splitting;
 mod tokenizer;
 
@@ -24,6 +25,8 @@ use super::weights::{StoredTensor, Weights};
 use crate::error::ModelError;
 use header::Header;
 use names::{Destination, destination};
+pub use split::files_of_model;
+pub(super) use split::first_part;
 
 #[cfg(test)]
 mod tests;
@@ -66,7 +69,7 @@ pub(super) fn describe(
 /// # Errors
 /// [`ModelError::File`] if a `config.json` cannot express the rotary frequencies of the file.
 pub(super) fn settings(path: &Path) -> Result<Map<String, Value>, ModelError> {
-    let header = header::read(path)?;
+    let header = split::read(path)?;
     if header.tensors.contains_key(names::ROTARY_DIVISORS) {
         return Err(ModelError::file(
             path,
@@ -74,7 +77,7 @@ pub(super) fn settings(path: &Path) -> Result<Map<String, Value>, ModelError> {
              Hugging Face folder",
         ));
     }
-    let mut settings = metadata::settings(path, &header).map_err(|reason| ModelError::file(path, reason))?;
+    let mut settings = metadata::settings(&header).map_err(|reason| ModelError::file(path, reason))?;
     // These depend on the weights that are written beside them.
     for key in ["num_hidden_layers", "tie_word_embeddings"] {
         settings.shift_remove(key);
@@ -82,16 +85,32 @@ pub(super) fn settings(path: &Path) -> Result<Map<String, Value>, ModelError> {
     Ok(settings)
 }
 
-/// Returns a file's header, its configuration and tokenizer without weights, and its BLAKE3 hash.
+/// Returns a model's header, its configuration and tokenizer without weights, and the BLAKE3 hash of its
+/// file; of a split model, the hashes of all files.
 fn read(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<(Header, Parts, String), ModelError> {
     let wrong = |reason: String| ModelError::file(path, reason);
-    let header = header::read(path)?;
+    let header = split::read(path)?;
+    check_kind(&header).map_err(wrong)?;
     let mut config = metadata::config(path, &header)?;
     let tokenizer = tokenizer::build(&header, config.family).map_err(wrong)?.with_reading(reading);
     let (tokenizer, special_tokens) = special_tokens::resolve(&header, &mut config, tokenizer);
-    let hash = fingerprint::of_file(path, cache_dir)?;
+    let hash = |file| fingerprint::of_file(file, cache_dir);
+    let hashes = header.files.iter().map(|file| hash(file)).collect::<Result<Vec<_>, _>>()?;
     let mut fingerprint = Fingerprint::new();
-    fingerprint.add("gguf", &hash);
+    hashes.iter().for_each(|hash| fingerprint.add("gguf", hash));
     let parts = Parts { config, weights: Weights::default(), tokenizer, special_tokens, fingerprint };
-    Ok((header, parts, hash))
+    Ok((header, parts, hashes.join(" ")))
+}
+
+/// Checks that the file holds a model; llama.cpp keeps other things in GGUF files as well.
+fn check_kind(header: &Header) -> Result<(), String> {
+    match header.text("general.type") {
+        None | Some("model") => Ok(()),
+        Some("adapter") => Err(
+            "a LoRA adapter in GGUF form, not a model: use the PEFT folder from which it was converted as the adapter, or merge \
+             it with llama-export-lora"
+                .to_owned(),
+        ),
+        Some(kind) => Err(format!("a GGUF file of type {kind:?}, not a model: use the model's own file")),
+    }
 }

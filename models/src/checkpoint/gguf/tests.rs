@@ -257,6 +257,117 @@ fn llama_names_and_row_order_are_restored() {
     assert_eq!(rows(&read("model.embed_tokens.weight")), [0, 1, 2, 3, 4, 5]);
 }
 
+/// The model of [`llama`] as `gguf-split` writes it: the metadata in the first of three parts. The first part
+/// has `first` tensors.
+fn split_llama(first: usize) -> Vec<Vec<u8>> {
+    let tensors: [(&str, &[usize]); 11] = [
+        ("token_embd.weight", &[6, 8]),
+        ("output_norm.weight", &[8]),
+        ("blk.0.attn_norm.weight", &[8]),
+        ("blk.0.attn_q.weight", &[8, 8]),
+        ("blk.0.attn_k.weight", &[4, 8]),
+        ("blk.0.attn_v.weight", &[4, 8]),
+        ("blk.0.attn_output.weight", &[8, 8]),
+        ("blk.0.ffn_norm.weight", &[8]),
+        ("blk.0.ffn_gate.weight", &[12, 8]),
+        ("blk.0.ffn_up.weight", &[12, 8]),
+        ("blk.0.ffn_down.weight", &[8, 12]),
+    ];
+    let ranges = [0..first, first..8, 8..11];
+    let part = |(number, range): (i64, std::ops::Range<usize>)| {
+        let mut writer = if number == 0 { described("llama") } else { Writer::default() };
+        writer
+            .set("split.no", &Value::Integer(number))
+            .set("split.count", &Value::Integer(3))
+            .set("split.tensors.count", &Value::Integer(11));
+        tensors[range].iter().for_each(|(name, shape)| {
+            writer.counting(name, shape, 0.0);
+        });
+        writer.bytes()
+    };
+    (0..).zip(ranges).map(part).collect()
+}
+
+/// Writes the parts under the names of `gguf-split`.
+fn put_parts(folder: &std::path::Path, parts: &[Vec<u8>]) -> Vec<PathBuf> {
+    let put = |(number, bytes): (usize, &Vec<u8>)| {
+        let path = folder.join(format!("m-{number:05}-of-{:05}.gguf", parts.len()));
+        fs::write(&path, bytes).expect("write");
+        path
+    };
+    (1..).zip(parts).map(put).collect()
+}
+
+#[test]
+fn a_split_model_is_read_as_the_whole_one() {
+    let whole = Place::new(&llama().bytes());
+    let whole = (whole.open().expect("checkpoint"), whole);
+    // With 0 tensors in the first part, as `gguf-split --no-tensor-first-split` writes it.
+    for first in [0, 3] {
+        let folder = tempfile::tempdir().expect("folder");
+        let parts = put_parts(folder.path(), &split_llama(first));
+        let options = OpenOptions {
+            layers: None,
+            cache_dir: folder.path().join("cache"),
+            reading: ReadingRules::default(),
+        };
+        let open = |path: &std::path::Path| Checkpoint::open(path, &options);
+        let split = open(&parts[0]).expect("the first part");
+        assert_eq!(split.config, whole.0.config);
+        for (name, _) in whole.0.weights.iter() {
+            let read = |checkpoint: &Checkpoint| checkpoint.weights.read_f32(name).expect("weights");
+            assert_eq!(read(&split), read(&whole.0), "{name}");
+        }
+        assert_eq!(open(folder.path()).expect("the folder").fingerprint, split.fingerprint);
+        // A change in any part changes the fingerprint.
+        let mut bytes = fs::read(&parts[2]).expect("bytes");
+        let at = bytes.len() - 40;
+        bytes[at] ^= 1;
+        fs::write(&parts[2], bytes).expect("write");
+        assert_ne!(open(&parts[0]).expect("the first part").fingerprint, split.fingerprint);
+
+        let reason = open(&parts[1]).expect_err("the second part").to_string();
+        assert!(reason.contains("part 2") && reason.contains("m-00001-of-00003.gguf"), "{reason}");
+        fs::copy(&parts[2], &parts[1]).expect("copy");
+        let reason = open(&parts[0]).expect_err("another part").to_string();
+        assert!(reason.contains("m-00002-of-00003.gguf") && reason.contains("not part 2"), "{reason}");
+        fs::remove_file(&parts[1]).expect("remove");
+        let reason = open(&parts[0]).expect_err("a missing part").to_string();
+        assert!(
+            reason.contains("m-00002-of-00003.gguf is missing") && reason.contains("--merge"),
+            "{reason}"
+        );
+    }
+}
+
+#[test]
+fn parts_under_other_names_and_joined_files_are_told_apart() {
+    let parts = split_llama(3);
+    let reason = Place::new(&parts[0]).refusal();
+    assert!(reason.contains("one of 3 parts") && reason.contains("--merge"), "{reason}");
+    // A joined file keeps the metadata of its first part.
+    let mut joined = llama();
+    joined
+        .set("split.no", &Value::Integer(0))
+        .set("split.count", &Value::Integer(3))
+        .set("split.tensors.count", &Value::Integer(11));
+    Place::new(&joined.bytes()).open().expect("a whole model");
+}
+
+#[test]
+fn other_things_in_gguf_files_are_named() {
+    for (kind, word) in [("adapter", "LoRA adapter"), ("mmproj", "mmproj"), ("imatrix", "imatrix")] {
+        let mut writer = Writer::default();
+        writer.set("general.type", &Value::Text(kind.to_owned()));
+        writer.set("general.architecture", &Value::Text("llama".to_owned()));
+        let reason = Place::new(&writer.bytes()).refusal();
+        assert!(reason.contains(word) && reason.contains("not a model"), "{reason}");
+    }
+    let mut model = llama();
+    model.set("general.type", &Value::Text("model".to_owned()));
+    Place::new(&model.bytes()).open().expect("a model");
+}
+
 #[test]
 fn neox_queries_keys_and_values_are_regrouped_by_head() {
     let place = Place::new(&neox().bytes());

@@ -139,7 +139,7 @@ mod tests {
         ]));
         assert_eq!(
             found[0],
-            "Conflict (SHF-CAS) at finding the proxy's errors: won against random, lost to margin and tied with ensemble variance."
+            "In finding the proxy's errors, conflict (SHF-CAS) won against random, lost to margin and tied with ensemble variance."
         );
         assert!(found[2].contains("-0.150 (95 % -0.200 to -0.100)"), "{}", found[2]);
         assert_eq!(

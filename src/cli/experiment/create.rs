@@ -8,6 +8,7 @@ use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::operator::{BY_BYTES_MAX, created};
 use dissent_domain::plan::Plan;
+use dissent_models::checkpoint::ReadingRules;
 use dissent_models::template::PromptTemplate;
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, wait};
 use serde_json::json;
@@ -44,9 +45,16 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     config.validate()?;
     super::operator::check_length("--by", &args.by, BY_BYTES_MAX)?;
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
-    let log = SledLog::open(open::log_dir(&data_dir), &SledOptions::default())?;
-    let models = Models::open(&config, reading_rules(&log, &config.experiment.name)?)?;
+    let open_log = || SledLog::open(open::log_dir(&data_dir), &SledOptions::default());
+    // A refused configuration creates no log.
+    let existing = open::log_dir(&data_dir).exists().then(open_log).transpose()?;
+    let reading = match &existing {
+        Some(log) => reading_rules(log, &config.experiment.name)?,
+        None => ReadingRules::default(),
+    };
+    let models = Models::open(&config, reading)?;
     check_templates(&config, &models)?;
+    let log = existing.map_or_else(open_log, Ok)?;
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
     let plan = plan::plan(&config, &models, &artifacts)?.plan;
     check_recorded_plan(&log, &plan)?;

@@ -165,7 +165,7 @@ fn a_labelled_study_compares_every_rule_with_the_judgements() {
         assert_result_follows(&advantage["auroc"], advantage["standing"].as_str().unwrap());
     }
     let verdict = report["verdict"][0].as_str().unwrap();
-    assert!(verdict.starts_with("Conflict (SHF-CAS) at finding the proxy's errors: "), "{verdict}");
+    assert!(verdict.starts_with("In finding the proxy's errors, conflict (SHF-CAS) "), "{verdict}");
     assert!(output.contains(verdict), "{output}");
     let page = study.report("labelled", "html");
     assert!(page.starts_with("<!DOCTYPE html>") && page.matches("<svg").count() == 2, "two charts");

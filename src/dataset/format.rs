@@ -103,7 +103,7 @@ impl Format {
     pub(super) fn reads(self, field: &str) -> bool {
         let further: &[&str] = match self {
             Self::Preference | Self::ImplicitPreference | Self::HhRlhf => {
-                &["margin", "score_chosen", "score_rejected", "is_chosen_safe", "is_rejected_safe"]
+                &["prompt", "margin", "score_chosen", "score_rejected", "is_chosen_safe", "is_rejected_safe"]
             }
             Self::SafeRlhf => {
                 &["better_response_id", "safer_response_id", "is_response_0_safe", "is_response_1_safe"]

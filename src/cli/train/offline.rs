@@ -120,10 +120,11 @@ impl OfflineTraining<'_> {
         if !self.append_eos {
             return template;
         }
-        if model.checkpoint.config.pad_token_id.is_none() {
+        let config = &model.checkpoint.config;
+        if !config.pad_token_id.is_some_and(|id| config.eos_token_ids.contains(&id)) {
             print_status(
-                "the model has no padding token, so rewards are read at the end-of-sequence token; TRL takes that token as \
-                 padding: set pad_token_id in config.json for the same",
+                "rewards are read at the end-of-sequence token; TRL takes that token as padding if the tokenizer has no \
+                 padding token: set pad_token_id in config.json for the same",
             );
         }
         template.with_end_of_sequence(&model.checkpoint.tokenizer)

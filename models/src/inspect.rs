@@ -14,7 +14,7 @@ use crate::error::ModelError;
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ModelSummary {
     /// A model.
-    Model(CheckpointSummary),
+    Model(Box<CheckpointSummary>),
     /// A LoRA adapter.
     Adapter(AdapterSummary),
 }
@@ -104,7 +104,7 @@ pub fn inspect(path: &Path, options: &OpenOptions) -> Result<ModelSummary, Model
     }
     let description = Checkpoint::describe(path, options)?;
     let config = description.config;
-    Ok(ModelSummary::Model(CheckpointSummary {
+    Ok(ModelSummary::Model(Box::new(CheckpointSummary {
         path: path.to_owned(),
         format: match description.format {
             Format::HuggingFace => "huggingface",
@@ -129,7 +129,7 @@ pub fn inspect(path: &Path, options: &OpenOptions) -> Result<ModelSummary, Model
         num_labels: config.num_labels,
         dtypes: description.dtypes,
         fingerprint: description.fingerprint,
-    }))
+    })))
 }
 
 fn adapter(path: &Path, adapter: &LoraAdapter) -> AdapterSummary {

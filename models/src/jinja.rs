@@ -20,6 +20,7 @@ use serde_json::Map;
 
 pub use date::TemplateDate;
 pub(crate) use dialect::Dialect;
+use source::SPAN_FILTER;
 
 /// The largest template that is run, in bytes.
 const SOURCE_BYTES_MAX: usize = 1 << 20;
@@ -29,11 +30,8 @@ const FUEL: u64 = 4_000_000;
 /// Characters that mark the assistant's text: of a private use area, so no text means anything by them.
 pub(crate) const SPAN_START: char = '\u{f8f0}';
 pub(crate) const SPAN_END: char = '\u{f8f1}';
-/// The filter that puts its text between the marks.
-const SPAN_FILTER: &str = "assistant_span";
-
-/// Renders a template, with [`SPAN_START`] and [`SPAN_END`] around its `{% generation %}` if `mark_spans`. The
-/// error says what fails, and in which line.
+/// Renders a template, with [`SPAN_START`] and [`SPAN_END`] around its `{% generation %}` if `mark_spans`.
+/// The error says what fails, and in which line.
 pub(crate) fn render(
     source: &str,
     context: &Map<String, serde_json::Value>,
@@ -89,13 +87,15 @@ fn environment(dialect: Dialect) -> Result<Environment<'static>, Error> {
 
 /// Whether Python's `iter` accepts a value. An undefined value is empty.
 fn is_iterable(value: &Value) -> bool {
-    match value.kind() {
-        ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
-            true
-        }
-        ValueKind::Bytes => true,
-        _ => false,
-    }
+    matches!(
+        value.kind(),
+        ValueKind::Undefined
+            | ValueKind::String
+            | ValueKind::Seq
+            | ValueKind::Map
+            | ValueKind::Iterable
+            | ValueKind::Bytes
+    )
 }
 
 /// Whether a value has a length and elements, as Jinja2 tests it. Texts and mappings have both.

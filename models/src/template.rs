@@ -4,6 +4,7 @@ mod chat;
 mod conversation;
 mod rows;
 mod transcript;
+mod turns;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,8 +14,9 @@ use dissent_domain::training::{Dialogue, Message, Role};
 #[cfg(test)]
 pub(crate) use chat::normalised;
 pub use chat::{ChatInput, render_chat};
-pub use conversation::{Conversation, LearntTurns};
+pub use conversation::LearntTurns;
 pub use rows::encode_text;
+pub use turns::Conversation;
 
 use crate::checkpoint::TextTokenizer;
 use crate::error::{InvalidKind, ModelError};

@@ -262,7 +262,7 @@ struct RewardFields<'a>(Option<(Rewards, &'a PromptTemplate, RewardKind)>);
 /// The source of rewards.
 enum Rewards {
     /// The score of a reward model.
-    Model(Box<RewardModel>, TextTokenizer),
+    Model(Box<RewardModel>, Box<TextTokenizer>),
     /// The implicit reward of a policy.
     Implicit(Box<ImplicitReward>),
 }
@@ -291,7 +291,7 @@ impl<'a> RewardFields<'a> {
             None => {
                 let model = model.choose_output(args.reward_output.output())?;
                 let scorer = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), options)?;
-                Rewards::Model(Box::new(scorer), model.checkpoint.tokenizer)
+                Rewards::Model(Box::new(scorer), Box::new(model.checkpoint.tokenizer))
             }
         };
         Ok(Self(Some((rewards, template, args.reward_kind))))

@@ -301,7 +301,10 @@ mod tests {
             let LearningPlanError::Adapter { section: "refinement", model: "reward", .. } = &error else {
                 panic!("{settings}: {error}")
             };
-            assert!(error.to_string().contains("merge the adapter with `dissent model merge`"), "{settings}: {error}");
+            assert!(
+                error.to_string().contains("merge the adapter with `dissent model merge`"),
+                "{settings}: {error}"
+            );
         }
     }
 

@@ -40,7 +40,7 @@ impl Pipeline {
     /// the plan needs.
     pub async fn start(plan: &Plan, resources: Resources) -> Result<Self, PipelineError> {
         let check = artifact_check(&resources);
-        Self::start_with_check(plan, resources, check).await
+        Box::pin(Self::start_with_check(plan, resources, check)).await
     }
 
     /// As [`start`](Self::start), with this check of the artifacts that trainings name.

@@ -71,6 +71,10 @@ macro_rules! events {
         }
     )*) => {
         /// An event of an experiment, by family.
+        #[expect(
+            clippy::large_enum_variant,
+            reason = "the largest event holds a plan, and begins the stream of an experiment"
+        )]
         #[derive(Debug, Clone, PartialEq)]
         pub enum Event { $($(#[doc = $doc])* $family($events),)* }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// Settings that do not change what a saved adapter does, whatever their value: they concern its training,
+/// Settings that never change what a saved adapter does: they concern its training,
 /// its origin, its memory, or methods that another setting turns on.
 const HARMLESS: [&str; 20] = [
     "auto_mapping",
@@ -88,7 +88,9 @@ fn check_initialisation(value: &Value) -> Result<(), String> {
             "init_lora_weights {kind:?} is not supported, because it changes the base model: save the adapter again with \
              PEFT's save_pretrained and path_initial_model_for_weight_conversion, which makes it plain LoRA"
         )),
-        other => Err(format!("init_lora_weights {other} is neither true or false nor a name")),
+        other @ (Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(format!("init_lora_weights {other} is neither true or false nor a name"))
+        }
     }
 }
 
@@ -98,7 +100,9 @@ fn check_whole_modules(value: &Value) -> Result<(), String> {
     let modules = match value {
         Value::Null => return Ok(()),
         Value::Array(modules) => modules.as_slice(),
-        module => std::slice::from_ref(module),
+        module @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
+            std::slice::from_ref(module)
+        }
     };
     match modules.iter().find(|module| !matches!(module.as_str(), Some("score" | "classifier"))) {
         Some(module) => {

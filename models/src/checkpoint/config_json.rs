@@ -107,8 +107,8 @@ impl ModelConfig {
 /// The `model_type` of a multimodal model.
 const MULTIMODAL: &str = "gemma3";
 
-/// Returns the padding token. As in transformers, a negative id is no token of any text, and an absent key has
-/// the default of the family's class.
+/// Returns the padding token. As in transformers, a negative id is no token of any text, and an absent key
+/// has the default of the family's class.
 fn padding(settings: &Settings, family: &Family) -> Option<u32> {
     match settings.keys().get("pad_token_id") {
         Some(value) => value.as_u64().and_then(|id| u32::try_from(id).ok()),

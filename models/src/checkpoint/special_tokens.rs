@@ -100,7 +100,9 @@ fn ids(path: &Path, key: &str, value: &Value) -> Result<Vec<u32>, ModelError> {
     match value {
         Value::Null => Ok(Vec::new()),
         Value::Array(values) => values.iter().map(id).collect(),
-        value => Ok(vec![id(value)?]),
+        value @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
+            Ok(vec![id(value)?])
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use super::token_source::TokenSource;
 use crate::error::{InvalidKind, ModelError};
 use crate::jinja::{self, Dialect, TemplateDate};
 
+/// The bytes of a text that a token covers: start and end.
+type Offsets = (usize, usize);
+
 /// A tokenizer with the special-token texts that a chat template needs.
 #[derive(Clone)]
 pub struct TextTokenizer {
@@ -66,7 +69,7 @@ impl TextTokenizer {
         &self,
         text: &str,
         add_special: bool,
-    ) -> Result<(Vec<u32>, Vec<(usize, usize)>), ModelError> {
+    ) -> Result<(Vec<u32>, Vec<Offsets>), ModelError> {
         let encoding = self.inner.encode(text, add_special).map_err(|error| {
             ModelError::invalid(InvalidKind::Tokenizer, format!("failed to tokenise a text: {error}"))
         })?;

@@ -194,7 +194,7 @@ impl Settings {
         let empty = present.is_none_or(|value| match value {
             Value::Array(items) => items.is_empty(),
             Value::Object(items) => items.is_empty(),
-            value => value.is_null(),
+            value @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => value.is_null(),
         });
         if empty && let Some(tokens) = self.config.shift_remove("additional_special_tokens") {
             self.config.insert("extra_special_tokens".to_owned(), tokens);
@@ -252,7 +252,11 @@ impl Settings {
             let Some(value) = self.config.get(name) else { continue };
             let token = match value {
                 Value::Null => None,
-                value => {
+                value @ (Value::Bool(_)
+                | Value::Number(_)
+                | Value::String(_)
+                | Value::Array(_)
+                | Value::Object(_)) => {
                     let token = added_token(value, true)
                         .ok_or_else(|| ModelError::file(path, format!("{name} is not a token: {value}")))?;
                     Some(flags.get(token.content.as_str()).map_or(token, |known| (*known).clone()))
@@ -295,7 +299,7 @@ impl Settings {
         ];
         let class = self.config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
         let class = class.strip_suffix("Fast").unwrap_or(class);
-        // A byte-level tokenizer is no Llama tokenizer, whatever its class says.
+        // A byte-level tokenizer is no Llama tokenizer, even if its class says so.
         let not_llama = class == "LlamaTokenizer" && inner.get_pre_tokenizer().is_some_and(is_byte_level);
         if not_llama || GENERAL.contains(&model_type) { String::new() } else { class.to_owned() }
     }

@@ -168,7 +168,15 @@ fn url_encode(value: &Value) -> Result<String, Error> {
             };
             Ok(items_of(value)?.into_iter().map(pair).collect::<Result<Vec<_>, Error>>()?.join("&"))
         }
-        _ => Ok(url_quote(&python::display(value)?, true)),
+        ValueKind::Undefined
+        | ValueKind::None
+        | ValueKind::Bool
+        | ValueKind::Number
+        | ValueKind::String
+        | ValueKind::Bytes
+        | ValueKind::Plain
+        | ValueKind::Invalid
+        | _ => Ok(url_quote(&python::display(value)?, true)),
     }
 }
 

@@ -75,7 +75,9 @@ impl Dump {
                     self.write(text, &item, depth + 1)
                 })?;
             }
-            kind => return Err(invalid(format!("tojson cannot write a value of type {kind}"))),
+            kind @ (ValueKind::Undefined | ValueKind::Bytes | ValueKind::Plain | ValueKind::Invalid | _) => {
+                return Err(invalid(format!("tojson cannot write a value of type {kind}")));
+            }
         }
         Ok(())
     }
@@ -151,7 +153,14 @@ fn key_text(key: &Value) -> Result<String, Error> {
         ValueKind::Number => Ok(number(key)),
         ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.to_owned()),
         ValueKind::None => Ok("null".to_owned()),
-        kind => Err(invalid(format!("tojson cannot write a key of type {kind}"))),
+        kind @ (ValueKind::Undefined
+        | ValueKind::Bytes
+        | ValueKind::Seq
+        | ValueKind::Map
+        | ValueKind::Iterable
+        | ValueKind::Plain
+        | ValueKind::Invalid
+        | _) => Err(invalid(format!("tojson cannot write a key of type {kind}"))),
     }
 }
 

@@ -17,7 +17,14 @@ pub(super) fn display(value: &Value) -> Result<String, Error> {
             write_repr(&mut text, value, 0)?;
             Ok(text)
         }
-        _ => Ok(value.to_string()),
+        ValueKind::Undefined
+        | ValueKind::None
+        | ValueKind::Bool
+        | ValueKind::String
+        | ValueKind::Bytes
+        | ValueKind::Plain
+        | ValueKind::Invalid
+        | _ => Ok(value.to_string()),
     }
 }
 
@@ -94,7 +101,15 @@ fn write_repr(text: &mut String, value: &Value, depth: usize) -> Result<(), Erro
                 (false, _) => "]",
             });
         }
-        _ => text.push_str(&value.to_string()),
+        ValueKind::None
+        | ValueKind::Bool
+        | ValueKind::Bytes
+        | ValueKind::Seq
+        | ValueKind::Map
+        | ValueKind::Iterable
+        | ValueKind::Plain
+        | ValueKind::Invalid
+        | _ => text.push_str(&value.to_string()),
     }
     Ok(())
 }

@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 
-use super::SPAN_FILTER;
 use super::dialect::Dialect;
+
+/// The filter that puts the marks of [`super::render`] around its text.
+pub(super) const SPAN_FILTER: &str = "assistant_span";
 
 /// Returns the source as minijinja renders it like Jinja2.
 ///
 /// The tags `{% generation %}` and `{% endgeneration %}` mark the assistant's text for training and print
-/// nothing. They become a scope, which keeps their effect on white space and on assignments; with `mark_spans`
-/// a filter. In texts, comments and raw blocks they stay.
+/// nothing. They become a scope, which keeps their effect on white space and on assignments; with
+/// `mark_spans` a filter. In texts, comments and raw blocks they stay.
 ///
 /// # Errors
 /// If the template uses a construct that is refused; the message names it.

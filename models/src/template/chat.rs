@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use dissent_domain::training::{Message, Role};
+use dissent_domain::training::Message;
 use serde_json::{Map, Value, json};
 
-use super::Conversation;
+use super::turns::{Conversation, role};
 use crate::checkpoint::{ReadingRules, TextTokenizer};
 use crate::error::{InvalidKind, ModelError};
 use crate::jinja::{self, Dialect, SPAN_END, SPAN_START, TemplateDate};
@@ -164,14 +164,6 @@ pub(crate) fn normalised(message: &Value) -> Value {
         fields.insert("reasoning_content".to_owned(), reasoning);
     }
     fields.into()
-}
-
-pub(super) fn role(role: Role) -> &'static str {
-    match role {
-        Role::System => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-    }
 }
 
 #[cfg(test)]

@@ -4,28 +4,12 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use dissent_domain::training::{Demonstration, Dialogue, Message, Role};
-use serde::Serialize;
-use serde_json::{Map, Value};
-
+use super::turns::{Conversation, text};
 use super::{PromptTemplate, chat, rows};
 use crate::checkpoint::TextTokenizer;
 use crate::error::{InvalidKind, ModelError};
 use crate::jinja::TemplateDate;
 use crate::training::packing::TrainingSequence;
-
-/// The turns of a conversation as a chat template reads them, the last one of the assistant.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Conversation {
-    /// `role`, `content` and further keys such as `tool_calls`, as they are in the data.
-    pub messages: Vec<Map<String, Value>>,
-    /// The descriptions of the tools.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tools: Option<Value>,
-    /// Further arguments of the template (`chat_template_kwargs`).
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub template_arguments: Map<String, Value>,
-}
 
 /// The tokens of a conversation that supervised fine-tuning learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,77 +45,6 @@ impl FromStr for LearntTurns {
     }
 }
 
-/// The turns of a prompt and the completion after them.
-impl From<&Demonstration> for Conversation {
-    fn from(Demonstration { prompt, completion }: &Demonstration) -> Self {
-        let turn = |role: &str, content: &str| {
-            Map::from_iter([("role".to_owned(), role.into()), ("content".to_owned(), content.into())])
-        };
-        let mut messages: Vec<_> = match prompt {
-            Dialogue::Text(text) => vec![turn("user", text)],
-            Dialogue::Messages(turns) => {
-                turns.iter().map(|message| turn(chat::role(message.role), &message.content)).collect()
-            }
-        };
-        messages.push(turn("assistant", completion));
-        Self { messages, tools: None, template_arguments: Map::new() }
-    }
-}
-
-impl Conversation {
-    /// Returns the turns before the last one, and the last one, without further keys.
-    ///
-    /// # Errors
-    /// The key that a dialogue of plain turns cannot hold.
-    pub fn demonstration(&self) -> Result<Demonstration, String> {
-        if self.tools.is_some() {
-            return Err("tools".to_owned());
-        }
-        if let Some(name) = self.template_arguments.keys().next() {
-            return Err(format!("chat_template_kwargs.{name}"));
-        }
-        let turns = self.messages.iter().enumerate().map(|(index, message)| {
-            let role = match text(message, "role") {
-                "system" => Role::System,
-                "user" => Role::User,
-                "assistant" => Role::Assistant,
-                _ => return Err(format!("messages[{index}].role")),
-            };
-            match message.keys().find(|key| !matches!(key.as_str(), "role" | "content")) {
-                Some(key) => Err(format!("messages[{index}].{key}")),
-                None => Ok(Message { role, content: text(message, "content").to_owned() }),
-            }
-        });
-        let mut turns = turns.collect::<Result<Vec<_>, _>>()?;
-        let completion = turns.pop().map(|turn| turn.content).unwrap_or_default();
-        Ok(Demonstration { prompt: Dialogue::Messages(turns), completion })
-    }
-
-    fn without(&self, key: &str) -> Self {
-        let mut plain = self.clone();
-        if key == "tools" {
-            plain.tools = None;
-        }
-        for message in &mut plain.messages {
-            message.remove(key);
-        }
-        plain
-    }
-
-    fn has(&self, key: &str) -> bool {
-        (key == "tools" && self.tools.is_some())
-            || self.messages.iter().any(|message| message.contains_key(key))
-    }
-
-    fn beginning(&self, turns: usize) -> Self {
-        Self { messages: self.messages[..turns].to_vec(), ..self.clone() }
-    }
-}
-
-fn text<'a>(message: &'a Map<String, Value>, key: &str) -> &'a str {
-    message.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
 fn invalid(reason: impl Into<String>) -> ModelError {
     ModelError::invalid(InvalidKind::Template, reason.into())
 }
@@ -143,8 +56,8 @@ impl PromptTemplate {
     /// these marks, they are the text that each turn adds after the beginning of the assistant's turn.
     ///
     /// # Errors
-    /// As [`PromptTemplate::render_prompt`], and [`ModelError::Invalid`] if no token is left to learn, if the
-    /// template drops tools or their calls, or if it does not tell the assistant's turns.
+    /// As [`PromptTemplate::render_prompt`]. [`ModelError::Invalid`] if no token is left to learn, or if the
+    /// template drops tools or their calls, or does not tell the assistant's turns.
     pub fn encode_conversation(
         &self,
         tokenizer: &TextTokenizer,

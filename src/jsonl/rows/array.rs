@@ -2,8 +2,8 @@
 
 use std::io::BufRead;
 
-use super::{JsonRows, RowError, too_long};
-use crate::jsonl::read::{Fault, LINE_BYTES_MAX};
+use super::row::{JsonRows, RowError, too_long};
+use crate::jsonl::error::{Fault, LINE_BYTES_MAX};
 
 /// The elements of an array. The reader begins at its opening bracket.
 pub(super) struct Elements<R> {

@@ -4,13 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _};
 use std::path::Path;
 
-use super::JsonRows;
 use super::array::Elements;
 use super::compression::{Content, DECOMPRESSED_BYTES_MAX, decompress};
 use super::lines::Lines;
 use super::parquet::TableRows;
+use super::row::JsonRows;
 use super::separated::Records;
-use crate::jsonl::read::InputError;
+use crate::jsonl::error::InputError;
 
 /// A container that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +157,7 @@ fn rows(content: Content, name: &str, separator: Option<u8>) -> Result<Box<dyn J
 }
 
 fn table(file: File, name: &str) -> Result<Box<dyn JsonRows>, InputError> {
-    let rows = TableRows::open(file).map_err(|error| InputError::of_row(name, error))?;
+    let rows = TableRows::open(file).map_err(|error| error.of_file(name))?;
     Ok(Box::new(rows))
 }
 

@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, Read as _};
 
-use super::{JsonRows, RowError};
-use crate::jsonl::read::{Fault, LINE_BYTES_MAX};
+use super::row::{JsonRows, RowError};
+use crate::jsonl::error::{Fault, LINE_BYTES_MAX};
 
 /// Lines of a reader, each with one JSON value. Blank lines and a byte order mark are skipped.
 pub(in crate::jsonl) struct Lines {

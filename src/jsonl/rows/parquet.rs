@@ -10,7 +10,7 @@ use parquet::record::{Field, Row};
 use serde::Serialize;
 
 use super::{DECOMPRESSED_BYTES_MAX, JsonRows, RowError, too_long};
-use crate::jsonl::read::{Fault, LINE_BYTES_MAX};
+use crate::jsonl::error::{Fault, LINE_BYTES_MAX};
 
 /// Rows that are decoded together from each column.
 const BATCH_ROWS: usize = 64;
@@ -136,9 +136,10 @@ fn write_map(out: &mut Vec<u8>, entries: &[(Field, Field)]) {
         if index > 0 {
             out.push(b',');
         }
-        match key {
-            Field::Str(key) => write_json(out, key),
-            other => write_json(out, &other.to_string()),
+        if let Field::Str(key) = key {
+            write_json(out, key);
+        } else {
+            write_json(out, &key.to_string());
         }
         out.push(b':');
         write_field(out, value);

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use csv::{ByteRecord, ReaderBuilder};
 use serde::de::IgnoredAny;
 
-use super::{JsonRows, RowError, too_long};
-use crate::jsonl::read::{Fault, FieldError, FieldErrorKind, LINE_BYTES_MAX};
+use super::row::{JsonRows, RowError, too_long};
+use crate::jsonl::error::{Fault, FieldError, FieldErrorKind, LINE_BYTES_MAX};
 
 /// Columns of numbers and truth values. The cells of other columns are texts, even `42` and `true`.
 const NUMBERS: [&str; 14] = [
@@ -67,7 +67,11 @@ impl Records {
                     );
                     RowError::Fault(line, FieldError::new("", FieldErrorKind::Count, reason).into())
                 }
-                other => RowError::Io(self.line, io::Error::other(format!("{other:?}"))),
+                other @ (csv::ErrorKind::Utf8 { .. }
+                | csv::ErrorKind::Seek
+                | csv::ErrorKind::Serialize(_)
+                | csv::ErrorKind::Deserialize { .. }
+                | _) => RowError::Io(self.line, io::Error::other(format!("{other:?}"))),
             }
         })?;
         self.line = self.record.position().map_or(self.line, csv::Position::line);

@@ -11,7 +11,7 @@ async fn start(fixture: &Fixture, plan: &Plan, times: LeaseTimes) -> (Pipeline, 
     let resources = fixture.own_resources(plan, fixture.trainer(Fault::None), None, times);
     let store = StallingStore::closed(resources.artifacts.clone());
     let check = ArtifactCheck::new(store.clone(), &fixture.policy, &fixture.reward);
-    let pipeline = Pipeline::start_with_check(plan, resources, Some(check)).await.unwrap();
+    let pipeline = Box::pin(Pipeline::start_with_check(plan, resources, Some(check))).await.unwrap();
     store.stalls(1).await;
     (pipeline, store)
 }

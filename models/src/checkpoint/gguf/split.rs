@@ -63,13 +63,13 @@ pub(crate) fn first_part(files: &[PathBuf]) -> Option<&PathBuf> {
     let names: Vec<_> = files.iter().map(|file| PartName::of(file)).collect::<Option<_>>()?;
     let first = names.first()?;
     let of_one = names.iter().all(|name| (name.prefix, name.count) == (first.prefix, first.count));
-    let whole = usize::try_from(first.count) == Ok(files.len()) && files.len() > 1;
+    let whole = usize::from(first.count) == files.len() && files.len() > 1;
     let index = names.iter().position(|name| name.number == 1).filter(|_| of_one && whole)?;
     files.get(index)
 }
 
-/// Returns the files of the model at `path`: the path, and if it is the first part of a split model, the other
-/// parts that exist.
+/// Returns the files of the model at `path`: the path, and if it is the first part of a split model, the
+/// other parts that exist.
 #[must_use]
 pub fn files_of_model(path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_owned()];

@@ -1,4 +1,5 @@
-use serde_json::json;
+use dissent_domain::training::{Demonstration, Dialogue};
+use serde_json::{Value, json};
 
 use super::*;
 use crate::checkpoint::tokenizer::tests::from_parts;

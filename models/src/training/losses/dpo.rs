@@ -1,8 +1,9 @@
 //! Direct preference optimisation, as TRL's `DPOTrainer`: Σ w · f(h), with h = (log π(y₁) − log π_ref(y₁)) −
 //! (log π(y₂) − log π_ref(y₂)).
 //!
-//! - sigmoid: f(h) = −log σ(β h) + l β h (arXiv 2305.18290, equation 7). With l = ε this is −(1 − ε) log σ(β h) −
-//!   ε log σ(−β h), the loss of smoothed labels. With l = −ε/(1 − 2ε) it is robust DPO (arXiv 2403.00409),
+//! - sigmoid: f(h) = −log σ(β h) + l β h (arXiv 2305.18290, equation 7). With l = ε this is
+//!   −(1 − ε) log σ(β h) − ε log σ(−β h), the loss of smoothed labels. With l = −ε/(1 − 2ε) it is robust DPO
+//!   (arXiv 2403.00409),
 //! - hinge: f(h) = max(0, 1 − β h) (arXiv 2305.10425),
 //! - IPO: f(h) = (h − 1/(2β))² (arXiv 2310.12036, equation 17), with means of log-probabilities over tokens
 //!   instead of sums, as in TRL.

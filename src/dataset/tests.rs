@@ -302,6 +302,10 @@ fn unusable_rows_are_named_by_line_and_field() {
         let InputError::Line { line: 3, fault, .. } = &error else { panic!("{error}") };
         assert!(is_expected(fault), "{row}: {error}");
     }
+}
+
+#[test]
+fn unusable_fields_are_named() {
     for (row, field, kind) in [
         (r#"{"prompt": [{"role": "tool", "content": "b"}]}"#, "prompt[0].role", WrongType),
         (r#"{"prompt": [{"role": "user"}]}"#, "prompt[0].content", Missing),

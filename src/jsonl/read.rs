@@ -1,7 +1,7 @@
 //! Reading rows, one checked value at a time.
 
 use std::fmt;
-use std::io::{self, BufRead};
+use std::io::BufRead;
 use std::marker::PhantomData;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde::de::{self, DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_path_to_error::Segment;
 
-use super::error::{Fault, FieldError, FieldErrorKind, InputError, LINE_BYTES_MAX};
+use super::error::{Fault, FieldError, FieldErrorKind, InputError};
 use super::rows;
 use super::rows::lines::Lines;
 use super::rows::row::JsonRows;

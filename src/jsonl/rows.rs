@@ -8,5 +8,4 @@ mod parquet;
 pub(super) mod row;
 mod separated;
 
-pub(super) use compression::DECOMPRESSED_BYTES_MAX;
 pub(super) use container::{open, open_stdin};

@@ -168,6 +168,8 @@ pub(crate) fn normalised(message: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use dissent_domain::training::Role;
+
     use super::*;
     use crate::checkpoint::tokenizer::tests::{tokenizer, with_both_tokens};
 

@@ -9,7 +9,8 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde::Serialize;
 
-use super::{DECOMPRESSED_BYTES_MAX, JsonRows, RowError, too_long};
+use super::compression::DECOMPRESSED_BYTES_MAX;
+use super::row::{JsonRows, RowError, too_long};
 use crate::jsonl::error::{Fault, LINE_BYTES_MAX};
 
 /// Rows that are decoded together from each column.

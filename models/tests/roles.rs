@@ -77,10 +77,12 @@ impl Copy {
 }
 
 fn summary(path: &Path, options: &OpenOptions) -> (bool, u64) {
-    match inspect(path, options).expect("a summary") {
-        ModelSummary::Model(summary) => (summary.tied_embeddings, summary.parameters),
-        ModelSummary::Adapter(_) => panic!("a model"),
-    }
+    let model = match inspect(path, options).expect("a summary") {
+        ModelSummary::Model(summary) => Some(summary),
+        ModelSummary::Adapter(_) => None,
+    };
+    let summary = model.expect("a model");
+    (summary.tied_embeddings, summary.parameters)
 }
 
 fn whole(name: &str) -> Option<(&str, &str)> {

@@ -34,6 +34,7 @@ struct RoleBench {
     rows: String,
     prompts: String,
     pairs: String,
+    demonstrations: String,
 }
 
 impl RoleBench {
@@ -53,7 +54,8 @@ impl RoleBench {
             "{\"prompt\": \"w5 \", \"chosen\": \"w7\", \"rejected\": \"w9\"}\n{\"prompt\": \"w6 \", \"chosen\": \"w8\", \
              \"rejected\": \"w9\"}\n",
         );
-        Some(Self { bench, rows, prompts, pairs })
+        let demonstrations = put("demonstrations.jsonl", "{\"prompt\": \"w5 \", \"completion\": \"w7\"}\n");
+        Some(Self { bench, rows, prompts, pairs, demonstrations })
     }
 
     /// A checkpoint of another class than `LlamaForCausalLM`, without a language head.
@@ -83,7 +85,10 @@ impl RoleBench {
             [&["eval", "policy", "--policy", model], judge.as_slice(), &prompts].concat(),
         ];
         let train = |method| vec!["train", method, "--base", model, "--output", &output];
-        commands.extend(["sft", "dpo"].map(|method| [train(method), vec!["--data", &self.pairs]].concat()));
+        commands.extend(
+            [("sft", &self.demonstrations), ("dpo", &self.pairs)]
+                .map(|(method, data)| [train(method), vec!["--data", data.as_str()]].concat()),
+        );
         commands.extend(
             ["ppo", "grpo", "rloo"].map(|method| [train(method), judge.to_vec(), prompts.to_vec()].concat()),
         );

@@ -1,7 +1,7 @@
 //! The description of a decoder: everything in which one family of models differs from another.
 //!
 //! The forward pass, the list of tensors and the trainable projections read this one value. A family is a
-//! function from settings to it: see [`super::family`].
+//! function from settings to it.
 
 use super::rope::Rope;
 

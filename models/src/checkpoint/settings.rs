@@ -72,7 +72,10 @@ impl Settings {
     ) -> Result<Option<T>, ModelError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let parsed = parse(value);
-        parsed.map(Some).ok_or_else(|| self.error(format!("{}{key} is not {kind}: {value}", self.group)))
+        // Python writes infinite numbers, which are read as objects of this key.
+        let found =
+            if value.get("__float__").is_some() { "NaN or Infinity".to_owned() } else { value.to_string() };
+        parsed.map(Some).ok_or_else(|| self.error(format!("{}{key} is not {kind}: {found}", self.group)))
     }
 
     /// Returns a whole number that is not negative.

@@ -53,10 +53,10 @@ fn templates_render_as_with_jinja2() {
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Compares with templates that are not in this repository: `tests/parity/templates.py` writes the file that
+/// Compares with templates that are not in this repository: `tests/parity/real_templates.py` writes the file that
 /// `DISSENT_TEMPLATE_CORPUS` names.
 #[test]
-#[ignore = "needs the templates that tests/parity/templates.py collects"]
+#[ignore = "needs the templates that tests/parity/real_templates.py collects"]
 fn real_templates_render_as_with_jinja2() {
     let path = std::env::var("DISSENT_TEMPLATE_CORPUS").expect("DISSENT_TEMPLATE_CORPUS names a file");
     let corpus = std::fs::read_to_string(path).expect("a corpus");

@@ -84,10 +84,10 @@ fn files_that_contradict_each_other_are_refused() {
     assert!(refusal(json!({"eos_token": 3})).contains("eos_token"));
 }
 
-/// Compares with real tokenizers that are not in this repository. `tests/parity/tokenizers.py` writes the
+/// Compares with real tokenizers that are not in this repository. `tests/parity/real_tokenizers.py` writes the
 /// file that `DISSENT_TOKENIZER_CORPUS` names.
 #[test]
-#[ignore = "needs the tokenizers that tests/parity/tokenizers.py names"]
+#[ignore = "needs the tokenizers that tests/parity/real_tokenizers.py names"]
 fn real_tokenizers_give_the_ids_of_the_library() {
     let path = std::env::var("DISSENT_TOKENIZER_CORPUS").expect("DISSENT_TOKENIZER_CORPUS names a file");
     let corpus: Value = serde_json::from_slice(&std::fs::read(path).expect("a corpus")).expect("JSON");

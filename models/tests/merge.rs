@@ -128,6 +128,8 @@ fn a_quantised_file_with_an_adapter_becomes_a_folder() {
     assert_eq!(written.tokenizer.chat_template(), checkpoint.tokenizer.chat_template());
     let mut expected = checkpoint.config.clone();
     (expected.num_labels, expected.class) = (Some(1), Some("LlamaForSequenceClassification".to_owned()));
+    // The file's padding is the end token, at which the model is read.
+    expected.pad_token_id = expected.bos_token_id;
     assert_eq!(written.config, expected);
     let sequences = [checkpoint.tokenizer.encode(text, false).expect("ids"), vec![5, 6, 7]];
     let score = |checkpoint, adapter| {

@@ -53,7 +53,8 @@ fn templates_render_as_with_jinja2() {
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Compares with templates that are not in this repository: `tests/parity/real_templates.py` writes the file that
+/// Compares with templates that are not in this repository: `tests/parity/real_templates.py` writes the file
+/// that
 /// `DISSENT_TEMPLATE_CORPUS` names.
 #[test]
 #[ignore = "needs the templates that tests/parity/real_templates.py collects"]

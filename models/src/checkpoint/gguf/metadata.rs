@@ -93,8 +93,8 @@ pub(super) fn settings(header: &Header) -> Result<Map<String, Json>, String> {
             ids => ids.into(),
         },
     );
-    // Converters fill in the end token where a model has no padding token. Reward models over such a file were
-    // trained to be read at the end token.
+    // Converters fill in the end token where a model has no padding token. Reward models over such a file
+    // were trained to be read at the end token.
     if let Some(padding) = token_id(header, "padding").filter(|id| !stop_tokens(header).contains(id)) {
         settings.insert("pad_token_id".to_owned(), padding.into());
     }

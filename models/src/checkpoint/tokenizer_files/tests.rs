@@ -84,8 +84,8 @@ fn files_that_contradict_each_other_are_refused() {
     assert!(refusal(json!({"eos_token": 3})).contains("eos_token"));
 }
 
-/// Compares with real tokenizers that are not in this repository. `tests/parity/real_tokenizers.py` writes the
-/// file that `DISSENT_TOKENIZER_CORPUS` names.
+/// Compares with real tokenizers that are not in this repository. `tests/parity/real_tokenizers.py` writes
+/// the file that `DISSENT_TOKENIZER_CORPUS` names.
 #[test]
 #[ignore = "needs the tokenizers that tests/parity/real_tokenizers.py names"]
 fn real_tokenizers_give_the_ids_of_the_library() {

@@ -3,7 +3,8 @@
 //! Layer norms without bias, one for attention and MLP together, rotated pairs of neighbours, scaled logits.
 //! Cohere 2 has a window in three of four layers, and no position embedding in the others.
 
-use super::description::{Family, NAMES, QUERY_AND_VALUE, Reader, with_window};
+use super::description::{Family, Reader, with_window};
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::{Decoder, LayerAttention, LayerNorms, Norm, Parallel, QueryKeyNorm};
 use crate::checkpoint::rope::{RopeDefaults, WHOLE_HEADS};
 use crate::error::ModelError;
@@ -12,21 +13,15 @@ pub(super) const COHERE: Family = Family {
     model_type: "cohere",
     causal_lm: "CohereForCausalLM",
     classifier: None,
-    names: NAMES,
-    adapter_prefix: None,
-    aliases: &[],
-    sizes: &[],
     padding: Some(0),
-    grouped: true,
     tied: true,
-    // PEFT defines none.
-    lora_targets: QUERY_AND_VALUE,
     rope: RopeDefaults { theta: 500_000.0, share: None },
     decoder: |reader| {
         let normed = reader.settings.flag("use_qk_norm")?.unwrap_or(false);
         let decoder = cohere(reader)?;
         Ok(Decoder { query_key_norm: normed.then_some(QueryKeyNorm::LayerByHead), ..decoder })
     },
+    ..LLAMA
 };
 
 pub(super) const COHERE2: Family = Family {

@@ -4,25 +4,21 @@
 //! outputs of attention and MLP, and alternate layers with and without a window. Gemma 2 bounds scores and
 //! logits; Gemma 3 normalises queries and keys, and has one rotary embedding for each type of layer.
 
-use super::description::{FULL, Family, NAMES, QUERY_AND_VALUE, Reader, SLIDING, narrow, with_window};
+use super::description::{FULL, Family, Reader, SLIDING, narrow, with_window};
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::{Activation, Decoder, LayerAttention, LayerNorms, Norm, QueryKeyNorm};
-use crate::checkpoint::rope::{Rope, RopeDefaults, WHOLE_HEADS, read_apart};
+use crate::checkpoint::rope::{Rope, RopeDefaults, read_apart};
 use crate::error::ModelError;
 
 pub(super) const GEMMA: Family = Family {
     model_type: "gemma",
     causal_lm: "GemmaForCausalLM",
     classifier: Some("GemmaForSequenceClassification"),
-    names: NAMES,
-    adapter_prefix: None,
-    aliases: &[],
     sizes: &[("head_dim", 256)],
     padding: Some(0),
-    grouped: true,
     tied: true,
-    lora_targets: QUERY_AND_VALUE,
-    rope: WHOLE_HEADS,
     decoder: gemma,
+    ..LLAMA
 };
 
 pub(super) const GEMMA2: Family = Family {

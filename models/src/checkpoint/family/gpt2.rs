@@ -2,8 +2,8 @@
 //! `[inputs, outputs]`.
 
 use super::description::{Family, Names};
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::{Attention, Decoder, LayerAttention, LayerNorms, Mlp, Norm, linear};
-use crate::checkpoint::rope::WHOLE_HEADS;
 
 pub(super) const GPT2: Family = Family {
     model_type: "gpt2",
@@ -17,7 +17,6 @@ pub(super) const GPT2: Family = Family {
         final_norm: "ln_f",
         head: "lm_head.weight",
     },
-    adapter_prefix: None,
     aliases: &[
         ("hidden_size", "n_embd"),
         ("intermediate_size", "n_inner"),
@@ -25,12 +24,9 @@ pub(super) const GPT2: Family = Family {
         ("num_attention_heads", "n_head"),
         ("max_position_embeddings", "n_positions"),
     ],
-    sizes: &[],
-    padding: None,
     grouped: false,
     tied: true,
     lora_targets: &["c_attn"],
-    rope: WHOLE_HEADS,
     decoder: |reader| {
         let settings = reader.settings;
         let scaled = settings.flag("scale_attn_weights")?.unwrap_or(true);
@@ -58,4 +54,5 @@ pub(super) const GPT2: Family = Family {
             ..decoder
         })
     },
+    ..LLAMA
 };

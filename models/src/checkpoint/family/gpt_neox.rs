@@ -4,6 +4,7 @@
 //! positions. Attention and MLP read the same residual, except in sequential models.
 
 use super::description::{Family, Names};
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::{Attention, Mlp, Norm, Parallel, linear};
 use crate::checkpoint::rope::RopeDefaults;
 
@@ -19,12 +20,7 @@ pub(super) const GPT_NEOX: Family = Family {
         final_norm: "final_layer_norm",
         head: "embed_out.weight",
     },
-    adapter_prefix: None,
-    aliases: &[],
-    sizes: &[],
-    padding: None,
     grouped: false,
-    tied: false,
     lora_targets: &["query_key_value"],
     rope: RopeDefaults { theta: 10_000.0, share: Some(0.25) },
     decoder: |reader| {
@@ -40,4 +36,5 @@ pub(super) const GPT_NEOX: Family = Family {
         decoder.activation = reader.activation("hidden_act", "gelu")?;
         Ok(decoder)
     },
+    ..LLAMA
 };

@@ -1,23 +1,13 @@
 //! Granite 3: Llama with four factors (maximal update parametrisation, arXiv 2203.03466).
 
-use super::description::{Family, NAMES, QUERY_AND_VALUE, narrow};
+use super::description::{Family, narrow};
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::Decoder;
-use crate::checkpoint::rope::WHOLE_HEADS;
 
 pub(super) const GRANITE: Family = Family {
     model_type: "granite",
     causal_lm: "GraniteForCausalLM",
     classifier: None,
-    names: NAMES,
-    adapter_prefix: None,
-    aliases: &[],
-    sizes: &[],
-    padding: None,
-    grouped: true,
-    tied: false,
-    // PEFT defines none.
-    lora_targets: QUERY_AND_VALUE,
-    rope: WHOLE_HEADS,
     decoder: |reader| {
         let decoder = reader.llama("rms_norm_eps", 1e-6)?;
         let divisor = reader.settings.positive("logits_scaling")?.unwrap_or(1.0);
@@ -29,4 +19,5 @@ pub(super) const GRANITE: Family = Family {
             ..decoder
         })
     },
+    ..LLAMA
 };

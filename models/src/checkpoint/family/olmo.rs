@@ -1,26 +1,19 @@
 //! OLMo 2 (arXiv 2501.00656) and OLMo 3: norms after attention and MLP instead of before, and norms of all
 //! queries and all keys. OLMo 3 has a window in three of four layers.
 
-use super::description::{FULL, Family, NAMES, QUERY_AND_VALUE, Reader, SLIDING, with_window};
+use super::description::{FULL, Family, Reader, SLIDING, with_window};
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::{Decoder, LayerAttention, LayerNorms, QueryKeyNorm};
-use crate::checkpoint::rope::{Rope, RopeDefaults, WHOLE_HEADS, read_apart};
+use crate::checkpoint::rope::{Rope, RopeDefaults, read_apart};
 use crate::error::ModelError;
 
 pub(super) const OLMO2: Family = Family {
     model_type: "olmo2",
     causal_lm: "Olmo2ForCausalLM",
     classifier: Some("Olmo2ForSequenceClassification"),
-    names: NAMES,
-    adapter_prefix: None,
-    aliases: &[],
-    sizes: &[],
     padding: Some(1),
-    grouped: true,
-    tied: false,
-    // PEFT defines none.
-    lora_targets: QUERY_AND_VALUE,
-    rope: WHOLE_HEADS,
     decoder: olmo2,
+    ..LLAMA
 };
 
 pub(super) const OLMO3: Family = Family {

@@ -1,7 +1,8 @@
 //! Phi-3 (arXiv 2404.14219) and Phi-4-mini (arXiv 2503.01743): Llama with joined projections, a window in all
 //! layers, and `LongRoPE`.
 
-use super::description::{Family, NAMES, with_window};
+use super::description::{Family, with_window};
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::{Attention, Decoder, Mlp, linear};
 use crate::checkpoint::rope::RopeDefaults;
 
@@ -9,13 +10,7 @@ pub(super) const PHI3: Family = Family {
     model_type: "phi3",
     causal_lm: "Phi3ForCausalLM",
     classifier: Some("Phi3ForSequenceClassification"),
-    names: NAMES,
-    adapter_prefix: None,
-    aliases: &[],
-    sizes: &[],
     padding: Some(32_000),
-    grouped: true,
-    tied: false,
     // PEFT defines none.
     lora_targets: &["qkv_proj"],
     rope: RopeDefaults { theta: 10_000.0, share: Some(1.0) },
@@ -32,4 +27,5 @@ pub(super) const PHI3: Family = Family {
             ..decoder
         })
     },
+    ..LLAMA
 };

@@ -1,6 +1,7 @@
 //! `SmolLM3`: Llama without position embedding in every fourth layer (arXiv 2501.18795).
 
-use super::description::{Family, NAMES, QUERY_AND_VALUE};
+use super::description::Family;
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::{Decoder, LayerAttention};
 use crate::checkpoint::rope::RopeDefaults;
 
@@ -8,15 +9,8 @@ pub(super) const SMOLLM3: Family = Family {
     model_type: "smollm3",
     causal_lm: "SmolLM3ForCausalLM",
     classifier: Some("SmolLM3ForSequenceClassification"),
-    names: NAMES,
-    adapter_prefix: None,
-    aliases: &[],
-    sizes: &[],
     padding: Some(128_004),
-    grouped: true,
     tied: true,
-    // PEFT defines none.
-    lora_targets: QUERY_AND_VALUE,
     rope: RopeDefaults { theta: 2_000_000.0, share: None },
     decoder: |reader| {
         let settings = reader.settings;
@@ -41,4 +35,5 @@ pub(super) const SMOLLM3: Family = Family {
         let decoder = reader.llama("rms_norm_eps", 1e-6)?;
         Ok(Decoder { layers: local.iter().zip(&rotated).map(layer).collect(), ..decoder })
     },
+    ..LLAMA
 };

@@ -1,7 +1,8 @@
 //! `StableLM` (arXiv 2402.17834): Llama with layer norms and partial rotary positions, in some models with
 //! biases or with attention and MLP beside each other.
 
-use super::description::{Family, NAMES, QUERY_AND_VALUE, apart};
+use super::description::{Family, apart};
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::{Decoder, LayerNorms, Norm, Parallel, linear};
 use crate::checkpoint::rope::RopeDefaults;
 
@@ -9,14 +10,6 @@ pub(super) const STABLELM: Family = Family {
     model_type: "stablelm",
     causal_lm: "StableLmForCausalLM",
     classifier: Some("StableLmForSequenceClassification"),
-    names: NAMES,
-    adapter_prefix: None,
-    aliases: &[],
-    sizes: &[],
-    padding: None,
-    grouped: true,
-    tied: false,
-    lora_targets: QUERY_AND_VALUE,
     rope: RopeDefaults { theta: 10_000.0, share: Some(0.25) },
     decoder: |reader| {
         let settings = reader.settings;
@@ -36,4 +29,5 @@ pub(super) const STABLELM: Family = Family {
             ..decoder
         })
     },
+    ..LLAMA
 };

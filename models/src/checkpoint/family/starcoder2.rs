@@ -1,23 +1,14 @@
 //! `StarCoder2` (arXiv 2402.19173): layer norms with bias, a plain MLP, biases, a window in all layers.
 
-use super::description::{Family, NAMES, QUERY_AND_VALUE, apart, with_window};
+use super::description::{Family, apart, with_window};
+use super::llama::LLAMA;
 use crate::checkpoint::decoder::{Decoder, Mlp, Norm, linear};
-use crate::checkpoint::rope::WHOLE_HEADS;
 
 pub(super) const STARCODER2: Family = Family {
     model_type: "starcoder2",
     causal_lm: "Starcoder2ForCausalLM",
     classifier: Some("Starcoder2ForSequenceClassification"),
-    names: NAMES,
-    adapter_prefix: None,
-    aliases: &[],
-    sizes: &[],
-    padding: None,
-    grouped: true,
     tied: true,
-    // PEFT defines none.
-    lora_targets: QUERY_AND_VALUE,
-    rope: WHOLE_HEADS,
     decoder: |reader| {
         let bias = reader.settings.flag("use_bias")?.unwrap_or(true);
         let decoder = reader.llama("norm_epsilon", 1e-5)?;
@@ -31,4 +22,5 @@ pub(super) const STARCODER2: Family = Family {
             ..decoder
         })
     },
+    ..LLAMA
 };

@@ -242,6 +242,15 @@ fn every_block_type_dequantises_to_the_reference() {
     }
 }
 
+/// Files of models without a padding token name the end token. Their reward models are read at that token.
+#[test]
+fn a_padding_token_that_ends_texts_is_no_padding() {
+    let mut writer = llama();
+    writer.set("tokenizer.ggml.padding_token_id", &Value::Integer(0));
+    let checkpoint = Place::new(&writer.bytes()).open().expect("checkpoint");
+    assert_eq!((checkpoint.config.pad_token_id, &checkpoint.config.eos_token_ids[..]), (None, &[0][..]));
+}
+
 #[test]
 fn llama_names_and_row_order_are_restored() {
     let place = Place::new(&llama().bytes());

@@ -54,10 +54,10 @@ pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
     Ok(add_and_norm(forward, residual, output, Some(name))?.0)
 }
 
-/// Returns the logits of hidden states, `[selected, vocabulary]`.
-pub(crate) fn logits(forward: &mut impl Forward, hidden: Value, head: Value) -> Result<Value, ModelError> {
+/// Returns the logits of hidden states, `[selected, vocabulary]`, from the name of the head's tensor.
+pub(crate) fn logits(forward: &mut impl Forward, hidden: Value, head: &str) -> Result<Value, ModelError> {
     let (scale, cap) = (forward.config().decoder.logit_scale, forward.config().decoder.logit_cap);
-    let logits = forward.graph().linear(hidden, head)?;
+    let logits = forward.product(hidden, head, false)?;
     let logits = scaled(forward, logits, scale);
     Ok(match cap {
         Some(cap) => forward.graph().soft_cap(logits, cap),
@@ -150,12 +150,8 @@ fn norm(forward: &mut impl Forward, name: Option<String>, x: Value) -> Result<Va
 /// Returns a linear layer, with its low-rank change if it has one.
 fn linear(forward: &mut impl Forward, block: &Block, linear: Linear, x: Value) -> Result<Value, ModelError> {
     let Linear { name, bias } = linear;
-    let weight = forward.weight(&format!("{}.{name}.weight", block.name))?;
-    let mut y = if forward.config().decoder.inputs_first {
-        forward.graph().matmul(x, weight)?
-    } else {
-        forward.graph().linear(x, weight)?
-    };
+    let inputs_first = forward.config().decoder.inputs_first;
+    let mut y = forward.product(x, &format!("{}.{name}.weight", block.name), inputs_first)?;
     if bias {
         let bias = forward.weight(&format!("{}.{name}.bias", block.name))?;
         y = forward.graph().add(y, bias)?;

@@ -19,6 +19,13 @@ pub(crate) trait Forward {
     /// Returns a tensor of the model, by its name in the checkpoint.
     fn weight(&mut self, name: &str) -> Result<Value, ModelError>;
 
+    /// Returns x · wᵀ for a weight `[out, in]` of the model, by its name in the checkpoint; with
+    /// `inputs_first`, x · w for a weight `[in, out]`.
+    fn product(&mut self, x: Value, weight: &str, inputs_first: bool) -> Result<Value, ModelError> {
+        let weight = self.weight(weight)?;
+        if inputs_first { self.graph().matmul(x, weight) } else { self.graph().linear(x, weight) }
+    }
+
     /// Returns the embeddings of the tokens.
     fn embedding(&mut self, table: &str) -> Result<Value, ModelError>;
 

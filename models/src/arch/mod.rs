@@ -117,8 +117,7 @@ pub fn decoder_graph(
             score::scores(&mut decoder.graph, hidden, weights, class, own)?
         }
         Head::Vocabulary => {
-            let weight = decoder.weight(&vocabulary_head(config, weights)?)?;
-            logits(&mut decoder, hidden, weight)?
+            logits(&mut decoder, hidden, &vocabulary_head(config, weights)?)?
         }
     };
     let output_width = match decoder.graph.info(output).shape.last() {

@@ -201,8 +201,7 @@ impl<'a> PackedModel<'a> {
     }
 
     fn vocabulary(&mut self, hidden: Value, report: PositionReport) -> Result<HeadOutputs, ModelError> {
-        let head = self.weight(&vocabulary_head(self.config, self.weights)?)?;
-        let logits = logits(self, hidden, head)?;
+        let logits = logits(self, hidden, &vocabulary_head(self.config, self.weights)?)?;
         token_outputs(&mut self.graph, logits, report)
     }
 

@@ -3,14 +3,14 @@
 use dissent_domain::generation::{FinishReason, SamplingParams};
 
 use crate::adapter::{Adapters, LoraAdapter};
-use crate::arch::{Head, cache_bytes_per_token};
+use crate::arch::Head;
 use crate::checkpoint::{Checkpoint, TextTokenizer, warn_if_endless};
 use crate::error::{InvalidKind, ModelError};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::{SampleRng, Sampler};
-use crate::session::{DecoderSession, KvCache, Layout, RunHandle, Step};
+use crate::session::{DecoderSession, KvCache, Layout, RowCopy, RunHandle, Step};
 
-/// The limit of the key-value cache of a batch, in bytes. Longer sequences get fewer rows.
+/// The limit of the key-value cache of a batch on the CPU, in bytes. Longer sequences get fewer rows.
 const CACHE_BYTES_MAX: usize = 2 << 30;
 
 /// The minimum number of rows in decoding. Matrix products with one row take another code path, which rounds
@@ -123,7 +123,8 @@ impl Generator {
     ///
     /// The same prompt and seed give the same tokens and log-probability on the same machine, bit for bit, in
     /// any batch. Prompts are never padded or batched, decoding never has a single row, and the operators
-    /// treat all rows alike from two rows on.
+    /// treat all rows alike from two rows on. On a GPU the kernels depend on the number of rows: completions
+    /// may differ where the first choices are almost equal.
     ///
     /// # Errors
     /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for parameters out of range, model outputs that are
@@ -146,10 +147,12 @@ impl Generator {
         let tokens_max = usize::try_from(params.max_new_tokens).unwrap_or(usize::MAX);
         let prompt_max = jobs.iter().map(|job| job.prompt_ids.len()).max().unwrap_or(1);
         let capacity = prompt_max.saturating_add(tokens_max).min(self.session.positions_max());
-        let row_bytes = capacity * cache_bytes_per_token(self.session.config());
-        let rows = self.rows.min(samples).min(CACHE_BYTES_MAX / row_bytes.max(1)).max(ROWS_MIN);
+        let row_bytes = capacity * self.session.cache_bytes_per_token();
+        let fitting = if self.session.is_on_cpu() { CACHE_BYTES_MAX / row_bytes.max(1) } else { usize::MAX };
+        let rows = self.rows.min(samples).min(fitting).max(ROWS_MIN);
         let cache = self.session.cache(rows, capacity)?;
-        let prompt_cache = self.session.cache(1, prompt_max)?;
+        let prompt_capacity = if self.session.copies_whole_rows() { capacity } else { prompt_max };
+        let prompt_cache = self.session.cache(1, prompt_capacity)?;
         let mut batch = Batch {
             run: RunHandle::new(cancel)?,
             sampler: Sampler::new(params),
@@ -274,7 +277,8 @@ impl Batch<'_> {
         };
         let logits = std::mem::take(&mut self.prompt.logits);
         if let Some(row) = self.extend(row, &logits)? {
-            self.cache.copy_row(index, &self.prompt.cache, 0, row.past);
+            let copy = RowCopy { from: 0, to: index, tokens: row.past };
+            self.session.copy_rows(&mut self.cache, &self.prompt.cache, &[copy])?;
             self.rows[index] = Some(row);
         }
         self.prompt.logits = logits;
@@ -289,12 +293,14 @@ impl Batch<'_> {
         }
         let mut cache = self.session.cache(live, self.cache.capacity())?;
         let mut rows: Vec<Option<Row>> = Vec::with_capacity(live);
-        for (index, row) in self.rows.drain(..).enumerate() {
+        let mut copies = Vec::with_capacity(live);
+        for (from, row) in self.rows.drain(..).enumerate() {
             if let Some(row) = row {
-                cache.copy_row(rows.len(), &self.cache, index, row.past);
+                copies.push(RowCopy { from, to: rows.len(), tokens: row.past });
                 rows.push(Some(row));
             }
         }
+        self.session.copy_rows(&mut cache, &self.cache, &copies)?;
         rows.resize_with(live, || None);
         (self.cache, self.rows) = (cache, rows);
         Ok(())
@@ -308,7 +314,7 @@ impl Batch<'_> {
         let past: Vec<usize> = self.rows.iter().map(|row| row.as_ref().map_or(0, |row| row.past)).collect();
         let selected: Vec<usize> = (0..self.rows.len()).collect();
         let width = self.session.output_width();
-        let step = Step { ids: &ids, past: &past, selected: &selected };
+        let step = Step { ids: &ids, past: &past, selected: &selected, targets: &[] };
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
         logits.extend_from_slice(self.session.step(&mut self.cache, &step, &self.run)?);

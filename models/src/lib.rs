@@ -10,6 +10,7 @@ pub mod implicit_reward;
 pub mod inspect;
 mod jinja;
 pub mod onnx;
+pub mod processor;
 #[cfg(test)]
 #[path = "../../tests/support/random.rs"]
 mod random;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::cache_dir;
 use crate::error::{InvalidKind, ModelError};
+use crate::processor::ComputeType;
 
 /// The oldest supported ONNX Runtime, as (major, minor): the version of the C API that the bindings are
 /// compiled against.
@@ -247,6 +248,10 @@ impl fmt::Display for Provider {
 pub struct SessionOptions {
     /// The processor on which they run.
     pub provider: Provider,
+    /// The index of the GPU, from 0, for CUDA.
+    pub device: u32,
+    /// The type of numbers that models compute with.
+    pub dtype: ComputeType,
     /// Threads per operator; 0 means one per physical core.
     pub threads: usize,
     /// The number of completions that are decoded together. More of them share each read of the weights and
@@ -256,7 +261,7 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { provider: Provider::Auto, threads: 0, rows: 16 }
+        Self { provider: Provider::Auto, device: 0, dtype: ComputeType::Auto, threads: 0, rows: 16 }
     }
 }
 

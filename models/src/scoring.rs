@@ -10,11 +10,12 @@ use dissent_domain::reward::RewardOutput;
 use crate::adapter::{Adapters, LoraAdapter};
 use crate::arch::Head;
 use crate::checkpoint::score_head::scored_token;
-use crate::checkpoint::{Checkpoint, ReadingRules};
+use crate::checkpoint::{Checkpoint, Dtype, ReadingRules};
 use crate::error::{InvalidKind, ModelError};
+use crate::processor::{Processor, for_inference};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::LogNormaliser;
-use crate::session::{DecoderSession, KvCache, Layout, RunHandle, Step};
+use crate::session::{CHUNK, DecoderSession, KvCache, Layout, RunHandle, Step};
 
 /// The number of completion tokens whose logits are held at a time.
 const LOGIT_ROWS: usize = 64;
@@ -31,6 +32,7 @@ pub struct ScoreItem {
 /// A policy that computes the log-probabilities of given completions.
 pub struct PolicyScorer {
     session: DecoderSession,
+    head: Head,
 }
 
 impl PolicyScorer {
@@ -44,9 +46,12 @@ impl PolicyScorer {
         adapters: impl Into<Adapters<'a>>,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
-        let (adapters, head) = (adapters.into(), Head::Vocabulary);
-        let session = DecoderSession::open(runtime, checkpoint, adapters, head, Layout::InPlace, options)?;
-        Ok(Self { session })
+        let on_cpu = for_inference(runtime, checkpoint, options)? == (Processor::Cpu, Dtype::F32);
+        // The logits of a GPU stay there. Those of the CPU are read in 64 bits.
+        let head = if on_cpu { Head::Vocabulary } else { Head::Logprobs };
+        let layout = Layout::InPlace;
+        let session = DecoderSession::open(runtime, checkpoint, adapters.into(), head, layout, options)?;
+        Ok(Self { session, head })
     }
 
     /// Replaces the current adapter of a session with swappable adapters. `None` is the checkpoint without an
@@ -89,6 +94,9 @@ impl PolicyScorer {
         let Some(longest) = longest else { return Ok(Vec::new()) };
         let run = RunHandle::new(cancel)?;
         let mut cache = self.session.cache(1, longest)?;
+        if self.head == Head::Logprobs {
+            return self.score_in_graph(&mut cache, items, &run, progress);
+        }
         let mut prompt: Option<(&[u32], Vec<f32>)> = None;
         let mut scores = Vec::with_capacity(items.len());
         for (done, item) in items.iter().enumerate() {
@@ -103,18 +111,56 @@ impl PolicyScorer {
         Ok(scores)
     }
 
+    /// As [`PolicyScorer::score`], where the graph computes log-probabilities. A prompt is run without its last
+    /// token, which begins the run of each completion.
+    fn score_in_graph(
+        &mut self,
+        cache: &mut KvCache,
+        items: &[ScoreItem],
+        run: &RunHandle,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let mut prompt: Option<&[u32]> = None;
+        let mut scores = Vec::with_capacity(items.len());
+        for (done, item) in items.iter().enumerate() {
+            let Some((last, before)) = item.prompt_ids.split_last() else { continue };
+            if prompt != Some(before) {
+                self.session.prefill(cache, before, run)?;
+                prompt = Some(before);
+            }
+            let inputs: Vec<u32> = std::iter::once(last).chain(&item.completion_ids).copied().collect();
+            let (mut past, mut logprobs) = (before.len(), Vec::with_capacity(item.completion_ids.len()));
+            for (inputs, targets) in inputs.chunks(CHUNK).zip(item.completion_ids.chunks(CHUNK)) {
+                let inputs = &inputs[..targets.len()];
+                let selected: Vec<usize> = (0..inputs.len()).collect();
+                let step = Step { ids: inputs, past: &[past], selected: &selected, targets };
+                logprobs.extend_from_slice(self.session.step(cache, &step, run)?);
+                past += inputs.len();
+            }
+            scores.push(logprobs);
+            progress(done + 1);
+        }
+        Ok(scores)
+    }
+
     /// Returns the logits after every token of a sequence, `[tokens, vocabulary]`, row-major.
     ///
     /// # Errors
-    /// As [`PolicyScorer::score`].
+    /// As [`PolicyScorer::score`], and [`ModelError::Invalid`] unless it computes on the CPU in 32 bits.
     pub fn logits(&mut self, ids: &[u32], cancel: &CancelFlag) -> Result<Vec<f32>, ModelError> {
+        if self.head == Head::Logprobs {
+            return Err(ModelError::invalid(
+                InvalidKind::Unsupported,
+                "logits are read on the CPU in f32 only: use --provider cpu and --dtype auto",
+            ));
+        }
         self.session.check_sequence(ids, &[])?;
         let run = RunHandle::new(cancel)?;
         let mut cache = self.session.cache(1, ids.len())?;
         let mut logits = Vec::with_capacity(ids.len() * self.session.output_width());
         for (index, chunk) in ids.chunks(LOGIT_ROWS).enumerate() {
             let selected: Vec<usize> = (0..chunk.len()).collect();
-            let step = Step { ids: chunk, past: &[index * LOGIT_ROWS], selected: &selected };
+            let step = Step { ids: chunk, past: &[index * LOGIT_ROWS], selected: &selected, targets: &[] };
             logits.extend_from_slice(self.session.step(&mut cache, &step, &run)?);
         }
         Ok(logits)
@@ -136,7 +182,7 @@ impl PolicyScorer {
         let inputs = &item.completion_ids[..item.completion_ids.len() - 1];
         for (inputs, targets) in inputs.chunks(LOGIT_ROWS).zip(item.completion_ids[1..].chunks(LOGIT_ROWS)) {
             let selected: Vec<usize> = (0..inputs.len()).collect();
-            let step = Step { ids: inputs, past: &[past], selected: &selected };
+            let step = Step { ids: inputs, past: &[past], selected: &selected, targets: &[] };
             let logits = self.session.step(cache, &step, run)?;
             scores.extend(logits.chunks_exact(width).zip(targets).map(|(row, &target)| logprob(row, target)));
             past += inputs.len();

@@ -1,55 +1,38 @@
 //! A decoder in ONNX Runtime: a session, its key-value caches, and single steps.
 
+mod kv_cache;
+mod start;
+
 use std::sync::Arc;
 
-use ort::ep::{CUDA, ExecutionProvider as _};
 use ort::memory::Allocator;
-use ort::session::IoBinding;
 use ort::session::Session;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{NoSelectedOutputs, RunOptions};
 use ort::value::Tensor;
 
 use crate::adapter::{Adapters, LoraAdapter, LoraSlots, ScoreHead};
 use crate::arch::{self, AdapterPlace, Head, POSITIONS_MAX, cache_bytes_per_token, decoder_graph, names};
-use crate::checkpoint::{Checkpoint, ModelConfig};
+use crate::checkpoint::{Checkpoint, Dtype, ModelConfig};
 use crate::error::{InvalidKind, ModelError};
-use crate::onnx::export::{ExportedModel, export};
-use crate::runtime::{CancelFlag, OnnxRuntime, Provider, SessionOptions};
+use crate::onnx::export::export;
+use crate::processor::{Processor, for_inference};
+use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use kv_cache::{RowMover, size};
 
-/// The memory layout of a session's weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// A copy in the fastest layout, which needs the size of the weights in memory.
-    Packed,
-    /// The weights in their file, mapped into memory.
-    InPlace,
-    /// As [`Layout::InPlace`], for graphs with large values and changing shapes: memory is freed as soon as a
-    /// value is no longer needed.
-    Training {
-        /// Whether the graph recomputes values on purpose.
-        recompute: bool,
-    },
-}
-
-impl Layout {
-    /// Returns the place of adapter weights in the graph.
-    ///
-    /// Packed products give a row the same bits for any number of rows. Products with inputs do not: a single
-    /// row takes another code path, and the split of sums depends on the number of threads.
-    fn adapter_place(self) -> AdapterPlace {
-        match self {
-            Self::Packed => AdapterPlace::Constants,
-            Self::InPlace | Self::Training { .. } => AdapterPlace::Inputs,
-        }
-    }
-}
+pub(crate) use kv_cache::{KvCache, RowCopy};
+pub(crate) use start::{Layout, start};
 
 /// A decoder that is ready to run.
 pub(crate) struct DecoderSession {
     session: Session,
     config: ModelConfig,
+    processor: Processor,
+    /// The type of the cache's numbers.
+    dtype: Dtype,
+    /// Moves the rows of caches that the CPU cannot read as 32-bit floats.
+    mover: Option<RowMover>,
     needs_positions: bool,
+    needs_targets: bool,
     output_width: usize,
     /// Inputs that are the same in every run: the adapter's weights.
     fixed: Vec<(String, Tensor<f32>)>,
@@ -66,47 +49,6 @@ struct SwappableAdapters {
     own_score: Option<ScoreHead>,
 }
 
-/// The keys and values of some rows, with spare capacity.
-///
-/// Each layer has two tensors `[rows, kv_heads, capacity, head_dim]`, which the attention operator extends in
-/// place.
-pub(crate) struct KvCache {
-    binding: IoBinding,
-    layers: Vec<[Tensor<f32>; 2]>,
-    rows: usize,
-    capacity: usize,
-    output: Option<Tensor<f32>>,
-}
-
-impl KvCache {
-    /// Returns the number of tokens that a row can hold.
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    /// Copies the first `tokens` of a row of another cache of the same model into a row of this cache.
-    pub(crate) fn copy_row(&mut self, row: usize, from: &Self, from_row: usize, tokens: usize) {
-        for (to, from_layer) in self.layers.iter_mut().zip(&from.layers) {
-            for (to, from_tensor) in to.iter_mut().zip(from_layer) {
-                let (shape, source) = from_tensor.extract_tensor();
-                let (heads, width) = (as_size(shape[1]), as_size(shape[3]));
-                let (_, target) = to.extract_tensor_mut();
-                for head in 0..heads {
-                    let source_start = (from_row * heads + head) * from.capacity * width;
-                    let target_start = (row * heads + head) * self.capacity * width;
-                    let length = tokens * width;
-                    target[target_start..target_start + length]
-                        .copy_from_slice(&source[source_start..source_start + length]);
-                }
-            }
-        }
-    }
-}
-
-fn as_size(dim: i64) -> usize {
-    usize::try_from(dim).unwrap_or(0)
-}
-
 /// The inputs of one run: the same number of new tokens for every row.
 pub(crate) struct Step<'a> {
     /// The new tokens, row by row.
@@ -115,6 +57,8 @@ pub(crate) struct Step<'a> {
     pub(crate) past: &'a [usize],
     /// The positions, among all `ids`, for which the head is computed.
     pub(crate) selected: &'a [usize],
+    /// The token whose log-probability is computed at each selected position, for [`Head::Logprobs`].
+    pub(crate) targets: &'a [u32],
 }
 
 impl DecoderSession {
@@ -126,7 +70,7 @@ impl DecoderSession {
         layout: Layout,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
-        if head == Head::Vocabulary {
+        if head != Head::Score {
             let (Adapters::Fixed(adapter) | Adapters::Swappable(_, adapter)) = adapters;
             checkpoint.check_policy(adapter)?;
         }
@@ -142,7 +86,7 @@ impl DecoderSession {
             (Head::Score, Some(labels)) => {
                 Some(ScoreHead { weight: checkpoint.weights.read_f32(names::SCORE)?, labels, hidden })
             }
-            (Head::Score | Head::Vocabulary, _) => None,
+            (Head::Score | Head::Vocabulary | Head::Logprobs, _) => None,
         };
         let score = (head == Head::Score)
             .then(|| own_score.clone().unwrap_or(ScoreHead { weight: vec![0.0; hidden], labels, hidden }));
@@ -168,7 +112,7 @@ impl DecoderSession {
             ));
         };
         let score = match (head, adapter.and_then(|adapter| adapter.score.as_ref()), own_score) {
-            (Head::Vocabulary, ..) => None,
+            (Head::Vocabulary | Head::Logprobs, ..) => None,
             (Head::Score, Some(score), _) | (Head::Score, None, Some(score)) => Some(score.clone()),
             (Head::Score, None, None) => {
                 return Err(ModelError::invalid(
@@ -208,13 +152,22 @@ impl DecoderSession {
         // Errors are recorded in events, which must not depend on the location of a model.
         let source = &checkpoint.source;
         let name = source.file_name().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
-        let built = decoder_graph(&checkpoint.config, &checkpoint.weights, adapter, place, head)?;
+        let failed =
+            |error: String| ModelError::Runtime(format!("failed to start a session of {name}: {error}"));
+        let (processor, dtype) = for_inference(runtime, checkpoint, options)?;
+        let (config, weights) = (&checkpoint.config, &checkpoint.weights);
+        let built = decoder_graph(config, weights, adapter, place, head, dtype.into())?;
         let model = export(&built.graph)?;
-        let session = start(runtime, &model, layout, options)
-            .map_err(|error| ModelError::Runtime(format!("failed to start a session of {name}: {error}")))?;
+        let session = start(runtime, &model, layout, processor, options.threads).map_err(failed)?;
+        let in_place = (processor, dtype) == (Processor::Cpu, Dtype::F32);
+        let mover = (!in_place).then(|| RowMover::new(runtime, config, dtype, processor)).transpose()?;
         Ok(Self {
             session,
-            config: checkpoint.config.clone(),
+            processor,
+            dtype,
+            mover,
+            needs_targets: head == Head::Logprobs,
+            config: config.clone(),
             needs_positions: built.needs_positions,
             output_width: built.output_width,
             fixed: adapter
@@ -224,10 +177,6 @@ impl DecoderSession {
             swappable: None,
             name,
         })
-    }
-
-    pub(crate) fn config(&self) -> &ModelConfig {
-        &self.config
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -245,9 +194,9 @@ impl DecoderSession {
     }
 
     /// Returns an empty cache.
-    pub(crate) fn cache(&self, rows: usize, capacity: usize) -> Result<KvCache, ModelError> {
+    pub(crate) fn cache(&mut self, rows: usize, capacity: usize) -> Result<KvCache, ModelError> {
         self.new_cache(rows, capacity).map_err(|error| {
-            let mebibytes = (rows * capacity * cache_bytes_per_token(&self.config)) >> 20;
+            let mebibytes = (rows * capacity * self.cache_bytes_per_token()) >> 20;
             ModelError::Runtime(format!(
                 "failed to make a key-value cache of {mebibytes} MiB for {}: {error}",
                 self.name
@@ -255,28 +204,49 @@ impl DecoderSession {
         })
     }
 
-    fn new_cache(&self, rows: usize, capacity: usize) -> ort::Result<KvCache> {
+    fn new_cache(&mut self, rows: usize, capacity: usize) -> ort::Result<KvCache> {
         let mut binding = self.session.create_binding()?;
         for (name, tensor) in &self.fixed {
             binding.bind_input(name, tensor)?;
         }
-        let allocator = Allocator::default();
-        let shape = [rows, self.config.kv_heads, capacity, self.config.head_dim];
-        let mut layers = Vec::with_capacity(self.config.layers);
-        for layer in 0..self.config.layers {
-            let mut tensors =
-                [Tensor::<f32>::new(&allocator, shape)?, Tensor::<f32>::new(&allocator, shape)?];
-            for (tensor, (past, present)) in
-                tensors.iter_mut().zip(names::past(layer).iter().zip(names::present(layer)))
-            {
-                // Rows are read up to their length only, but the rest must not be NaN.
-                tensor.extract_tensor_mut().1.fill(0.0);
-                binding.bind_input(past, tensor)?;
-                binding.bind_output(present, tensor)?;
-            }
-            layers.push(tensors);
-        }
-        Ok(KvCache { binding, layers, rows, capacity, output: None })
+        let allocator = self.processor.allocator(&self.session)?;
+        let mover = self.mover.as_mut();
+        KvCache::new(binding, &allocator, mover, &self.config, self.dtype, [rows, capacity])
+    }
+
+    /// Returns the size of the cache of one token, in bytes.
+    pub(crate) fn cache_bytes_per_token(&self) -> usize {
+        cache_bytes_per_token(&self.config, self.dtype)
+    }
+
+    /// Whether the session computes on the CPU.
+    pub(crate) fn is_on_cpu(&self) -> bool {
+        self.processor == Processor::Cpu
+    }
+
+    /// Copies rows of another cache of this session into a cache. Where [`DecoderSession::copies_whole_rows`],
+    /// both must have the same capacity.
+    ///
+    /// # Errors
+    /// [`ModelError::Runtime`] if the copy fails.
+    pub(crate) fn copy_rows(
+        &mut self,
+        to: &mut KvCache,
+        from: &KvCache,
+        copies: &[RowCopy],
+    ) -> Result<(), ModelError> {
+        let copied = match &mut self.mover {
+            Some(mover) => mover.copy_rows(to, from, copies),
+            None => to.copy_rows(from, copies),
+        };
+        copied.map_err(|error| {
+            ModelError::Runtime(format!("failed to copy cache rows of {}: {error}", self.name))
+        })
+    }
+
+    /// Whether rows are copied with their spare capacity.
+    pub(crate) fn copies_whole_rows(&self) -> bool {
+        self.mover.is_some()
     }
 
     /// Runs the new tokens of each row, extends the cache, and returns the head's outputs at the selected
@@ -305,8 +275,9 @@ impl DecoderSession {
             return Err(ModelError::invalid(
                 InvalidKind::NotFinite,
                 format!(
-                    "{} gave an output that is not a finite number: its weights are damaged, or too large for 32-bit floats",
-                    self.name
+                    "{} gave an output that is not a finite number: its weights are damaged, or too large for {}-bit floats",
+                    self.name,
+                    8 * self.dtype.size()
                 ),
             ));
         }
@@ -316,25 +287,27 @@ impl DecoderSession {
     fn run(&mut self, cache: &mut KvCache, step: &Step<'_>, options: &RunOptions) -> ort::Result<()> {
         let rows = cache.rows;
         let seq = step.ids.len() / rows.max(1);
-        let integers = |numbers: &mut dyn Iterator<Item = usize>| -> Vec<i64> {
-            numbers.map(|number| i64::try_from(number).unwrap_or(i64::MAX)).collect()
-        };
-        let ids: Vec<i64> = step.ids.iter().map(|&id| i64::from(id)).collect();
         let short = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        let tokens = |ids: &[u32]| ids.iter().map(|&id| short(id as usize)).collect::<Vec<_>>();
         let lengths: Vec<i32> = step.past.iter().map(|past| short(past + seq - 1)).collect();
         let total = short(step.past.iter().max().map_or(0, |past| past + seq));
-        let selected = integers(&mut step.selected.iter().copied());
+        let selected: Vec<i32> = step.selected.iter().copied().map(short).collect();
         let binding = &mut cache.binding;
-        binding.bind_input(names::INPUT_IDS, &Tensor::from_array(([rows, seq], ids))?)?;
+        binding.bind_input(names::INPUT_IDS, &Tensor::from_array(([rows, seq], tokens(step.ids)))?)?;
         binding.bind_input(names::SEQLENS_K, &Tensor::from_array(([rows], lengths))?)?;
         binding.bind_input(names::TOTAL_SEQUENCE_LENGTH, &Tensor::from_array(([1], vec![total]))?)?;
         binding.bind_input(names::SELECTED, &Tensor::from_array(([selected.len()], selected))?)?;
+        if self.needs_targets {
+            let targets = Tensor::from_array(([step.targets.len(), 1], tokens(step.targets)))?;
+            binding.bind_input(names::TARGETS, &targets)?;
+        }
         if self.needs_positions {
-            let positions = integers(&mut step.past.iter().flat_map(|past| *past..past + seq));
+            let positions = step.past.iter().flat_map(|past| *past..past + seq);
+            let positions: Vec<i64> = positions.map(|place| i64::from(short(place))).collect();
             binding.bind_input(names::POSITION_IDS, &Tensor::from_array(([rows, seq], positions))?)?;
         }
         let shape = [step.selected.len(), self.output_width];
-        let fits = |tensor: &Tensor<f32>| tensor.shape().first().copied().map(as_size) == Some(shape[0]);
+        let fits = |tensor: &Tensor<f32>| tensor.shape().first().copied().map(size) == Some(shape[0]);
         if !cache.output.as_ref().is_some_and(fits) {
             let mut output = Tensor::<f32>::new(&Allocator::default(), shape)?;
             binding.bind_output(names::OUTPUT, &mut output)?;
@@ -347,11 +320,11 @@ impl DecoderSession {
 
 /// The number of tokens per run of a sequence. It bounds the memory of attention, and is the same for all
 /// sequences.
-const CHUNK: usize = 256;
+pub(crate) const CHUNK: usize = 256;
 
 impl DecoderSession {
     /// Runs a whole sequence from an empty row, in a cache of one row. Returns the head's output at its last
-    /// token.
+    /// token; for [`Head::Logprobs`], of an arbitrary target.
     ///
     /// # Errors
     /// As [`DecoderSession::step`].
@@ -364,7 +337,8 @@ impl DecoderSession {
         let mut past = 0;
         let mut output = Vec::new();
         for chunk in ids.chunks(CHUNK) {
-            let step = Step { ids: chunk, past: &[past], selected: &[chunk.len() - 1] };
+            let targets: &[u32] = if self.needs_targets { &[0] } else { &[] };
+            let step = Step { ids: chunk, past: &[past], selected: &[chunk.len() - 1], targets };
             output = self.step(cache, &step, run)?.to_vec();
             past += chunk.len();
         }
@@ -460,71 +434,4 @@ fn adapter_inputs(
         inputs.push((names::SCORE.to_owned(), tensor([score.labels, score.hidden], score.weight.clone())?));
     }
     Ok(inputs)
-}
-
-pub(crate) fn start(
-    runtime: &OnnxRuntime,
-    model: &ExportedModel,
-    layout: Layout,
-    options: &SessionOptions,
-) -> Result<Session, String> {
-    let builder = match options.provider {
-        Provider::Cpu => configure(runtime, model, layout, options)?,
-        Provider::Cuda => with_cuda(configure(runtime, model, layout, options)?)?,
-        Provider::Auto => match configure(runtime, model, layout, options).and_then(with_cuda) {
-            Ok(builder) => {
-                tracing::info!(provider = "cuda", "chose execution provider");
-                builder
-            }
-            Err(reason) => {
-                tracing::info!(provider = "cpu", reason, "chose execution provider");
-                configure(runtime, model, layout, options)?
-            }
-        },
-    };
-    let mut builder = builder;
-    builder.commit_from_memory(&model.bytes).map_err(|error| error.to_string())
-}
-
-fn with_cuda(builder: SessionBuilder) -> Result<SessionBuilder, String> {
-    let cuda = CUDA::default();
-    if !CUDA::is_available().unwrap_or(false) {
-        return Err(
-            "this ONNX Runtime has no CUDA: install onnxruntime-gpu and name its library, or use provider cpu"
-                .to_owned(),
-        );
-    }
-    builder.with_execution_providers([cuda.build().error_on_failure()]).map_err(|error| {
-        format!("CUDA cannot be used ({error}): it needs an NVIDIA GPU, its driver and the CUDA 13 and cuDNN libraries")
-    })
-}
-
-fn configure(
-    runtime: &OnnxRuntime,
-    model: &ExportedModel,
-    layout: Layout,
-    options: &SessionOptions,
-) -> Result<SessionBuilder, String> {
-    let text = |error: ort::Error<SessionBuilder>| error.to_string();
-    let mut builder = Session::builder(runtime.environment())
-        .map_err(|error| error.to_string())?
-        .with_optimization_level(GraphOptimizationLevel::Level1)
-        .map_err(text)?
-        .with_intra_threads(options.threads)
-        .map_err(text)?
-        .with_prepacking(layout == Layout::Packed)
-        .map_err(text)?;
-    if let Layout::Training { recompute } = layout {
-        builder = builder.with_memory_pattern(false).map_err(text)?;
-        if recompute {
-            builder = builder.with_disabled_optimizers("CommonSubexpressionElimination").map_err(text)?;
-        }
-    }
-    if let Some(dir) = &model.weights_dir {
-        let dir = dir.to_str().ok_or_else(|| format!("{} is not UTF-8", dir.display()))?;
-        builder = builder
-            .with_config_entry("session.model_external_initializers_file_folder_path", dir)
-            .map_err(text)?;
-    }
-    Ok(builder)
 }

@@ -7,8 +7,8 @@ use dissent_actors::Ending;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::replay::Replay;
-use dissent_models::runtime::Provider;
 
+use super::runtime_args::RuntimeOverrides;
 use crate::cli::paths;
 use crate::config::Config;
 use crate::error::BadInput;
@@ -61,12 +61,8 @@ pub(crate) struct RunArgs {
     /// Configuration of the experiment.
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Execution provider of models: cpu, cuda or auto. Overrides the configuration.
-    #[arg(long)]
-    provider: Option<Provider>,
-    /// Threads of one model run; 0 is one for each physical core. Overrides the configuration.
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    runtime: RuntimeOverrides,
     /// Prompts in one batch, which changes the speed but not the result. Overrides the configuration.
     #[arg(long)]
     batch_prompts: Option<usize>,
@@ -94,8 +90,7 @@ pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) ->
 
 fn configured(args: &RunArgs) -> anyhow::Result<Config> {
     let mut config = Config::load(&args.config)?;
-    config.runtime.provider = args.provider.unwrap_or(config.runtime.provider);
-    config.runtime.threads = args.threads.unwrap_or(config.runtime.threads);
+    args.runtime.apply(&mut config.runtime);
     config.generation.batch_prompts = args.batch_prompts.unwrap_or(config.generation.batch_prompts);
     config.validate()?;
     Ok(config)

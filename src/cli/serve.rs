@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use dissent_actors::Roles;
-use dissent_models::runtime::Provider;
 
+use super::runtime_args::RuntimeOverrides;
 use crate::cli::paths;
-use crate::config::{Config, ExperimentConfig, RuntimeConfig, WorkerConfig};
+use crate::config::{Config, ExperimentConfig, WorkerConfig};
 use crate::experiment::bundle;
 use crate::serving::control_token::ControlToken;
 use crate::serving::{self, ServeOptions};
@@ -86,12 +86,8 @@ struct CommonArgs {
     /// Exit when the experiment is finished.
     #[arg(long)]
     until_finished: bool,
-    /// Execution provider of models: cpu, cuda or auto. Overrides the configuration.
-    #[arg(long)]
-    provider: Option<Provider>,
-    /// Threads of one model run; 0 is one for each physical core. Overrides the configuration.
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    runtime: RuntimeOverrides,
 }
 
 pub(crate) fn serve(data_dir: Option<&Path>, args: &ServeArgs) -> anyhow::Result<()> {
@@ -104,7 +100,7 @@ pub(crate) fn serve(data_dir: Option<&Path>, args: &ServeArgs) -> anyhow::Result
 
 pub(crate) fn work(data_dir: Option<&Path>, args: &WorkerArgs) -> anyhow::Result<()> {
     let mut worker = WorkerConfig::load(&args.common.config)?;
-    args.common.set(&mut worker.runtime);
+    args.common.runtime.apply(&mut worker.runtime);
     let data_dir = data_folder(data_dir, &worker.experiment);
     let artifacts = worker.artifacts.open(&data_dir)?;
     let config = match artifacts.shared() {
@@ -121,14 +117,9 @@ fn data_folder(given: Option<&Path>, experiment: &ExperimentConfig) -> PathBuf {
 impl CommonArgs {
     fn configured(&self) -> anyhow::Result<Config> {
         let mut config = Config::load(&self.config)?;
-        self.set(&mut config.runtime);
+        self.runtime.apply(&mut config.runtime);
         config.validate()?;
         Ok(config)
-    }
-
-    fn set(&self, runtime: &mut RuntimeConfig) {
-        runtime.provider = self.provider.unwrap_or(runtime.provider);
-        runtime.threads = self.threads.unwrap_or(runtime.threads);
     }
 
     fn serving(&self, listen: Option<SocketAddr>) -> ServeOptions {

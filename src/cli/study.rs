@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use dissent_models::runtime::Provider;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::interrupt;
+use super::runtime_args::RuntimeOverrides;
 use crate::cli::paths;
 use crate::experiment::models;
 use crate::study::config::{StudyConfig, Subject};
@@ -48,9 +48,8 @@ pub(crate) struct StudyArgs {
     /// configuration.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: Option<u8>,
-    /// Execution provider of models: cpu, cuda or auto. Overrides the configuration.
-    #[arg(long)]
-    provider: Option<Provider>,
+    #[command(flatten)]
+    runtime: RuntimeOverrides,
     /// Print the report as JSON instead of its summary.
     #[arg(long)]
     json: bool,
@@ -62,7 +61,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) fn run(data_dir: Option<&Path>, args: &StudyArgs) -> anyhow::Result<()> {
     let mut config = StudyConfig::load(&args.config)?;
     config.study.parallel = args.parallel.map_or(config.study.parallel, usize::from);
-    config.runtime.provider = args.provider.unwrap_or(config.runtime.provider);
+    args.runtime.apply(&mut config.runtime);
     if let (Subject::Labelled(subject), Some(path)) = (&mut config.subject, &args.labelled) {
         subject.labelled.path.clone_from(path);
     }

@@ -6,6 +6,7 @@ use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
 use dissent_domain::generation::SamplingParams;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::reward::{RewardKind, RewardOutput};
+use dissent_models::processor::ComputeType;
 use dissent_models::runtime::Provider;
 use serde::Deserialize;
 
@@ -163,12 +164,16 @@ impl ConflictConfig {
     }
 }
 
-/// `[runtime]`: device, threads and library. No setting changes a result.
+/// `[runtime]`: processor, threads and library. On one processor only `dtype` changes a result.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeConfig {
     /// `cpu`, `cuda` or `auto`.
     pub provider: Provider,
+    /// Index of the GPU, from 0, for `cuda`.
+    pub device: u32,
+    /// `auto`, `f32`, `bf16` or `f16`: the numbers that models compute with. The CPU has `f32`.
+    pub dtype: ComputeType,
     /// Threads of one model run; 0 uses one per physical core.
     pub threads: usize,
     /// The path of the ONNX Runtime library; searched for if omitted.

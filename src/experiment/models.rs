@@ -205,5 +205,6 @@ pub fn runtime(
     rows: usize,
 ) -> Result<(&'static OnnxRuntime, SessionOptions), ModelError> {
     let runtime = OnnxRuntime::load(config.onnxruntime.as_deref())?;
-    Ok((runtime, SessionOptions { provider: config.provider, threads: config.threads, rows }))
+    let &RuntimeConfig { provider, device, dtype, threads, .. } = config;
+    Ok((runtime, SessionOptions { provider, device, dtype, threads, rows }))
 }

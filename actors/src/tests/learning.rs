@@ -159,7 +159,8 @@ fn base(runtime: &'static OnnxRuntime, adapter: Option<&str>) -> Base {
     };
     let checkpoint = Arc::new(Checkpoint::open(&golden("llama"), &options).unwrap());
     let adapter = adapter.map(|name| Arc::new(LoraAdapter::open(&golden(name)).unwrap()));
-    let options = SessionOptions { provider: Provider::Cpu, threads: 1, rows: 8 };
+    let options =
+        SessionOptions { provider: Provider::Cpu, threads: 1, rows: 8, ..SessionOptions::default() };
     Base { runtime, checkpoint, adapter, options }
 }
 

@@ -5,7 +5,7 @@ use crate::checkpoint::ModelConfig;
 use crate::checkpoint::decoder::{Activation, Attention, Linear, Mlp, Norm, Parallel, QueryKeyNorm};
 use crate::checkpoint::layout::{KEY_NORM, QUERY_NORM};
 use crate::error::ModelError;
-use crate::onnx::{Dim, Value};
+use crate::onnx::{Dim, ElementType, Value};
 
 use super::forward::Forward;
 
@@ -54,10 +54,12 @@ pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
     Ok(add_and_norm(forward, residual, output, Some(name))?.0)
 }
 
-/// Returns the logits of hidden states, `[selected, vocabulary]`, from the name of the head's tensor.
+/// Returns the logits of hidden states, `[selected, vocabulary]`, from the name of the head's tensor. They are
+/// 32-bit floats for any element type of hidden states.
 pub(crate) fn logits(forward: &mut impl Forward, hidden: Value, head: &str) -> Result<Value, ModelError> {
     let (scale, cap) = (forward.config().decoder.logit_scale, forward.config().decoder.logit_cap);
     let logits = forward.product(hidden, head, false)?;
+    let logits = forward.graph().cast(logits, ElementType::F32);
     let logits = scaled(forward, logits, scale);
     Ok(match cap {
         Some(cap) => forward.graph().soft_cap(logits, cap),
@@ -131,9 +133,14 @@ fn norm(forward: &mut impl Forward, name: Option<String>, x: Value) -> Result<Va
     let weight = forward.weight(&format!("{name}.weight"))?;
     Ok(match kind {
         Norm::Rms => forward.graph().rms_norm(x, weight, epsilon),
+        // In 16 bits, the sum would lose most of the weight: the family's norms are computed in 32.
         Norm::RmsPlusOne => {
-            let weight = forward.graph().shift(weight, 1.0);
-            forward.graph().rms_norm(x, weight, epsilon)
+            let element = forward.element();
+            let graph = forward.graph();
+            let (weight, x) = (graph.cast(weight, ElementType::F32), graph.cast(x, ElementType::F32));
+            let weight = graph.shift(weight, 1.0);
+            let normed = graph.rms_norm(x, weight, epsilon);
+            graph.cast(normed, element)
         }
         Norm::Layer => {
             let bias = forward.weight(&format!("{name}.bias"))?;
@@ -141,7 +148,7 @@ fn norm(forward: &mut impl Forward, name: Option<String>, x: Value) -> Result<Va
         }
         Norm::LayerNoBias => {
             let width = forward.config().hidden_size;
-            let bias = forward.graph().constant_of("zeros", width, 0.0);
+            let bias = constant(forward, "zeros", width, 0.0);
             forward.graph().layer_norm(x, weight, bias, epsilon)
         }
     })
@@ -225,8 +232,8 @@ fn normed(
         Some(QueryKeyNorm::LayerByHead) => {
             let epsilon = forward.config().decoder.norm_epsilon;
             let x = shaped(forward, x, &[heads, head_dim])?;
-            let ones = forward.graph().constant_of("ones", head_dim, 1.0);
-            let zeros = forward.graph().constant_of("zeros", head_dim, 0.0);
+            let ones = constant(forward, "ones", head_dim, 1.0);
+            let zeros = constant(forward, "zeros", head_dim, 0.0);
             let x = forward.graph().layer_norm(x, ones, zeros, epsilon);
             let weight = forward.weight(&format!("{name}.weight"))?;
             let x = forward.graph().mul(x, weight)?;
@@ -281,6 +288,13 @@ fn activation(forward: &mut impl Forward, x: Value) -> Value {
 fn shaped(forward: &mut impl Forward, x: Value, dims: &[usize]) -> Result<Value, ModelError> {
     let shape = forward.token_shape().into_iter().chain(dims.iter().copied().map(Dim::Fixed)).collect();
     forward.graph().reshape(x, shape)
+}
+
+/// Returns a constant vector of one number, in the element type of hidden states.
+fn constant(forward: &mut impl Forward, name: &str, length: usize, number: f32) -> Value {
+    let element = forward.element();
+    let vector = forward.graph().constant_of(name, length, number);
+    forward.graph().cast(vector, element)
 }
 
 fn scaled(forward: &mut impl Forward, x: Value, factor: f32) -> Value {

@@ -3,7 +3,7 @@
 use crate::adapter::LoraTarget;
 use crate::checkpoint::ModelConfig;
 use crate::error::ModelError;
-use crate::onnx::{Graph, Shape, Value};
+use crate::onnx::{ElementType, Graph, Shape, Value};
 
 /// The parts of a model from which the forward pass is built.
 ///
@@ -13,10 +13,15 @@ pub(crate) trait Forward {
 
     fn graph(&mut self) -> &mut Graph;
 
+    /// Returns the element type of hidden states.
+    fn element(&self) -> ElementType {
+        ElementType::F32
+    }
+
     /// Returns the dimensions of the token ids. They precede the width in every hidden state.
     fn token_shape(&self) -> Shape;
 
-    /// Returns a tensor of the model, by its name in the checkpoint.
+    /// Returns a tensor of the model, by its name in the checkpoint, in the element type of hidden states.
     fn weight(&mut self, name: &str) -> Result<Value, ModelError>;
 
     /// Returns x · wᵀ for a weight `[out, in]` of the model, by its name in the checkpoint; with

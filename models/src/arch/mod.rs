@@ -23,7 +23,7 @@ pub const POSITIONS_MAX: usize = 32_768;
 
 /// Names of the graph's inputs and outputs.
 pub mod names {
-    /// `[batch, seq]`, 64-bit integers.
+    /// `[batch, seq]`, 32-bit integers.
     pub const INPUT_IDS: &str = "input_ids";
     /// `[batch, seq]`, 64-bit integers; only where [`super::DecoderGraph::needs_positions`].
     pub const POSITION_IDS: &str = "position_ids";
@@ -31,10 +31,12 @@ pub mod names {
     pub const SEQLENS_K: &str = "seqlens_k";
     /// `[1]`, a 32-bit integer: the longest length after this run.
     pub const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
-    /// `[selected]`, 64-bit integers: the indices, among the batch · seq positions in row-major order, for
+    /// `[selected]`, 32-bit integers: the indices, among the batch · seq positions in row-major order, for
     /// which the head is computed.
     pub const SELECTED: &str = "selected";
-    /// `[selected, vocabulary or labels]`.
+    /// `[selected, 1]`, 32-bit integers: the tokens whose log-probabilities are computed.
+    pub const TARGETS: &str = "targets";
+    /// `[selected, vocabulary, labels or 1]`, 32-bit floats.
     pub const OUTPUT: &str = "output";
     /// `[labels, hidden]`: the score head, if an adapter provides it.
     pub const SCORE: &str = "score.weight";
@@ -63,6 +65,8 @@ pub mod names {
 pub enum Head {
     /// Logits over the vocabulary.
     Vocabulary,
+    /// The log-probability of one given token at each position, in nats.
+    Logprobs,
     /// The outputs of a sequence-classification head.
     Score,
 }
@@ -75,7 +79,7 @@ pub struct DecoderGraph {
     /// Whether [`names::POSITION_IDS`] is an input. The attention operator cannot rotate heads of unusual
     /// widths itself.
     pub needs_positions: bool,
-    /// Width of the output: the vocabulary or the number of labels.
+    /// Width of the output: the vocabulary, the number of labels, or 1 for log-probabilities.
     pub output_width: usize,
 }
 
@@ -96,6 +100,8 @@ pub(crate) fn scaled_b(pair: &LoraPair) -> Vec<f32> {
 
 /// Builds the graph of a model with a head and the low-rank changes of the adapter.
 ///
+/// Hidden states, products and the cache have the element type `element`. Outputs are 32-bit floats.
+///
 /// # Errors
 /// [`ModelError::Invalid`] for missing tensors, shapes that do not match, or sizes that the operators do not
 /// support.
@@ -105,19 +111,26 @@ pub fn decoder_graph(
     adapter: Option<&LoraAdapter>,
     adapter_place: AdapterPlace,
     head: Head,
+    element: ElementType,
 ) -> Result<DecoderGraph, ModelError> {
     if let Some(adapter) = adapter {
         adapter.check(config)?;
     }
-    let mut decoder = Decoder::new(config, weights, adapter, adapter_place)?;
+    let mut decoder = Decoder::new(config, weights, adapter, adapter_place, element)?;
     let hidden = hidden_states(&mut decoder)?;
     let output = match head {
         Head::Score => {
             let (class, own) = (config.class.as_deref(), adapter.and_then(|adapter| adapter.score.as_ref()));
+            let hidden = decoder.graph.cast(hidden, ElementType::F32);
             score::scores(&mut decoder.graph, hidden, weights, class, own)?
         }
-        Head::Vocabulary => {
-            logits(&mut decoder, hidden, &vocabulary_head(config, weights)?)?
+        Head::Vocabulary => logits(&mut decoder, hidden, &vocabulary_head(config, weights)?)?,
+        Head::Logprobs => {
+            let logits = logits(&mut decoder, hidden, &vocabulary_head(config, weights)?)?;
+            let shape = vec![Dim::Named("selected"), Dim::Fixed(1)];
+            let targets = decoder.graph.input(names::TARGETS, ElementType::I32, shape);
+            let logprobs = decoder.graph.log_softmax(logits);
+            decoder.graph.gather_elements(logprobs, targets)?
         }
     };
     let output_width = match decoder.graph.info(output).shape.last() {
@@ -151,6 +164,7 @@ struct Decoder<'a> {
     weights: &'a Weights,
     adapter: Option<&'a LoraAdapter>,
     adapter_place: AdapterPlace,
+    element: ElementType,
     graph: Graph,
     input_ids: Value,
     selected: Value,
@@ -170,6 +184,7 @@ impl<'a> Decoder<'a> {
         weights: &'a Weights,
         adapter: Option<&'a LoraAdapter>,
         adapter_place: AdapterPlace,
+        element: ElementType,
     ) -> Result<Self, ModelError> {
         if !config.head_dim.is_multiple_of(8) {
             return Err(ModelError::invalid(
@@ -182,8 +197,8 @@ impl<'a> Decoder<'a> {
         }
         let mut graph = Graph::new();
         let ids_shape = vec![Dim::Named("batch"), Dim::Named("seq")];
-        let input_ids = graph.input(names::INPUT_IDS, ElementType::I64, ids_shape.clone());
-        let selected = graph.input(names::SELECTED, ElementType::I64, vec![Dim::Named("selected")]);
+        let input_ids = graph.input(names::INPUT_IDS, ElementType::I32, ids_shape.clone());
+        let selected = graph.input(names::SELECTED, ElementType::I32, vec![Dim::Named("selected")]);
         let seqlens_k = graph.input(names::SEQLENS_K, ElementType::I32, vec![Dim::Named("batch")]);
         let total_sequence_length =
             graph.input(names::TOTAL_SEQUENCE_LENGTH, ElementType::I32, vec![Dim::Fixed(1)]);
@@ -192,12 +207,13 @@ impl<'a> Decoder<'a> {
         let rotates = config.head_dim.is_multiple_of(16) && config.decoder.ropes.iter().all(whole_blocks);
         let needed = !rotates || config.positions().is_some();
         let position_ids = needed.then(|| graph.input(names::POSITION_IDS, ElementType::I64, ids_shape));
-        let rotary = rotary_tables(&mut graph, config);
+        let rotary = rotary_tables(&mut graph, config, element);
         Ok(Self {
             config,
             weights,
             adapter,
             adapter_place,
+            element,
             graph,
             input_ids,
             selected,
@@ -223,12 +239,16 @@ impl Forward for Decoder<'_> {
         &mut self.graph
     }
 
+    fn element(&self) -> ElementType {
+        self.element
+    }
+
     fn token_shape(&self) -> Shape {
         vec![Dim::Named("batch"), Dim::Named("seq")]
     }
 
     fn weight(&mut self, name: &str) -> Result<Value, ModelError> {
-        Ok(self.graph.weight(name, self.weights.get(name)?))
+        Ok(self.graph.weight_in(self.element, name, self.weights.get(name)?))
     }
 
     fn embedding(&mut self, table: &str) -> Result<Value, ModelError> {
@@ -250,7 +270,7 @@ impl Forward for Decoder<'_> {
         };
         let [a, b] = names::lora(&target);
         let (a_shape, b_shape) = ([pair.rank, pair.inputs], [pair.outputs, pair.rank]);
-        Ok(Some(match self.adapter_place {
+        let (a, b) = match self.adapter_place {
             AdapterPlace::Inputs => (
                 self.graph.input(a, ElementType::F32, a_shape.map(Dim::Fixed).to_vec()),
                 self.graph.input(b, ElementType::F32, b_shape.map(Dim::Fixed).to_vec()),
@@ -259,7 +279,8 @@ impl Forward for Decoder<'_> {
                 self.graph.constant_f32(&a, &a_shape, &pair.a),
                 self.graph.constant_f32(&b, &b_shape, &scaled_b(pair)),
             ),
-        }))
+        };
+        Ok(Some((self.graph.cast(a, self.element), self.graph.cast(b, self.element))))
     }
 
     /// Extends the layer's cache.
@@ -281,7 +302,7 @@ impl Forward for Decoder<'_> {
         let shape =
             vec![Dim::Named("batch"), Dim::Fixed(kv_heads), Dim::Named("capacity"), Dim::Fixed(head_dim)];
         let [past_key, past_value] =
-            names::past(layer).map(|name| self.graph.input(name, ElementType::F32, shape.clone()));
+            names::past(layer).map(|name| self.graph.input(name, self.element, shape.clone()));
         let cache = AttentionCache {
             past_key,
             past_value,
@@ -318,7 +339,11 @@ impl Forward for Decoder<'_> {
 
 /// Returns the cosines and sines of all positions, `[positions, rotary_dims / 2]`, for each rotary embedding.
 /// They are computed in 64 bits.
-pub(crate) fn rotary_tables(graph: &mut Graph, config: &ModelConfig) -> Vec<(Value, Value)> {
+pub(crate) fn rotary_tables(
+    graph: &mut Graph,
+    config: &ModelConfig,
+    element: ElementType,
+) -> Vec<(Value, Value)> {
     let positions = config.context_length.min(POSITIONS_MAX);
     let mut tables = Vec::with_capacity(config.decoder.ropes.len());
     for (index, rope) in config.decoder.ropes.iter().enumerate() {
@@ -334,10 +359,11 @@ pub(crate) fn rotary_tables(graph: &mut Graph, config: &ModelConfig) -> Vec<(Val
         let (cos, sin): (Vec<f32>, Vec<f32>) =
             angles.map(|angle| (round(angle.cos() * magnitude), round(angle.sin() * magnitude))).unzip();
         let shape = [positions, frequencies.len()];
-        tables.push((
-            graph.constant_f32(&format!("rotary.{index}.cos"), &shape, &cos),
-            graph.constant_f32(&format!("rotary.{index}.sin"), &shape, &sin),
-        ));
+        let [cos, sin] = [("cos", cos), ("sin", sin)].map(|(name, table)| {
+            let table = graph.constant_f32(&format!("rotary.{index}.{name}"), &shape, &table);
+            graph.cast(table, element)
+        });
+        tables.push((cos, sin));
     }
     tables
 }
@@ -347,8 +373,8 @@ fn round(number: f64) -> f32 {
     number as f32
 }
 
-/// Size of the key-value cache of one token, in bytes.
+/// Size of the key-value cache of one token, in bytes, for elements of this type.
 #[must_use]
-pub fn cache_bytes_per_token(config: &ModelConfig) -> usize {
-    2 * config.layers * config.kv_heads * config.head_dim * Dtype::F32.size()
+pub fn cache_bytes_per_token(config: &ModelConfig, element: Dtype) -> usize {
+    2 * config.layers * config.kv_heads * config.head_dim * element.size()
 }

@@ -105,19 +105,34 @@ impl Graph {
     /// Adds a weight from a file, as 32-bit floats. Weights of another type are converted when the session
     /// starts.
     pub fn weight(&mut self, name: &str, tensor: &TensorRef) -> Value {
-        if let Some(known) = self.values.iter().position(|value| value.name == name) {
-            return Value::new(known);
+        self.weight_in(ElementType::F32, name, tensor)
+    }
+
+    /// Adds a weight from a file, in a floating-point type. If it is stored in another type, it is converted
+    /// when the session starts.
+    pub fn weight_in(&mut self, element: ElementType, name: &str, tensor: &TensorRef) -> Value {
+        let stored = self.stored_weight(name, tensor);
+        if self.info(stored).element == element {
+            return stored;
         }
-        let shape = tensor.shape.iter().map(|&size| Dim::Fixed(size)).collect::<Shape>();
+        let name = if element == ElementType::F32 { name.to_owned() } else { format!("{name}.{element:?}") };
+        self.named(&name).unwrap_or_else(|| {
+            let cast = self.cast(stored, element);
+            self.rename(cast, &name)
+        })
+    }
+
+    fn stored_weight(&mut self, name: &str, tensor: &TensorRef) -> Value {
         let element = ElementType::from(tensor.dtype);
-        let source = Source::Weight(tensor.clone());
-        if element == ElementType::F32 {
-            return self.push(ValueInfo { name: name.to_owned(), element, shape, source });
-        }
-        let stored =
-            self.push(ValueInfo { name: format!("{name}.stored"), element, shape: shape.clone(), source });
-        let cast = self.node(Op::Cast { to: ElementType::F32 }, &[stored], ElementType::F32, shape);
-        self.rename(cast, name)
+        let name = if element == ElementType::F32 { name.to_owned() } else { format!("{name}.stored") };
+        self.named(&name).unwrap_or_else(|| {
+            let shape = tensor.shape.iter().map(|&size| Dim::Fixed(size)).collect();
+            self.push(ValueInfo { name, element, shape, source: Source::Weight(tensor.clone()) })
+        })
+    }
+
+    fn named(&self, name: &str) -> Option<Value> {
+        self.values.iter().position(|value| value.name == name).map(Value::new)
     }
 
     /// Adds a constant of 32-bit floats, row-major.
@@ -135,10 +150,21 @@ impl Graph {
     /// Returns a constant vector of one number; equal vectors share a value.
     pub fn constant_of(&mut self, name: &str, length: usize, number: f32) -> Value {
         let name = format!("{name}_{length}");
-        match self.values.iter().position(|value| value.name == name) {
-            Some(known) => Value::new(known),
-            None => self.constant_f32(&name, &[length], &vec![number; length]),
+        self.named(&name).unwrap_or_else(|| self.constant_f32(&name, &[length], &vec![number; length]))
+    }
+
+    /// Returns the constant scalar `[]` in the element type of x, for an operator on both.
+    pub(in crate::onnx) fn scalar_for(&mut self, x: Value, number: f32) -> Value {
+        let element = self.info(x).element;
+        let scalar = self.constant_scalar(number);
+        if element == ElementType::F32 {
+            return scalar;
         }
+        let name = format!("{}.{element:?}", self.info(scalar).name);
+        self.named(&name).unwrap_or_else(|| {
+            let cast = self.cast(scalar, element);
+            self.rename(cast, &name)
+        })
     }
 
     /// Returns the constant scalar `[]`; equal scalars share a value.
@@ -277,6 +303,26 @@ impl Graph {
             InvalidKind::ShapeMismatch,
             format!("axis {axis} of {what} is out of range: {name} has shape {shape:?}"),
         )
+    }
+
+    /// Returns the element type of all operands of an operator. An error if they differ.
+    pub(in crate::onnx) fn same_element(
+        &self,
+        what: &str,
+        values: &[Value],
+    ) -> Result<ElementType, ModelError> {
+        let element = self.info(values[0]).element;
+        if values.iter().all(|&value| self.info(value).element == element) {
+            return Ok(element);
+        }
+        let types: Vec<String> = values
+            .iter()
+            .map(|&value| format!("{} has elements {:?}", self.info(value).name, self.info(value).element))
+            .collect();
+        Err(ModelError::invalid(
+            InvalidKind::ShapeMismatch,
+            format!("invalid element types for {what}: {}", types.join(", ")),
+        ))
     }
 
     pub(in crate::onnx) fn mismatch(&self, what: &str, values: &[Value]) -> ModelError {

@@ -101,6 +101,8 @@ pub enum Op {
         /// The axis.
         axis: usize,
     },
+    /// `x [n, ..], ids [m, 1], rows [m, ..] → x` with these rows in the places of `ids`.
+    ReplaceRows,
     /// `x, shape`, with a constant shape: `-1` is inferred, `0` is copied.
     Reshape {
         /// The new dimensions.
@@ -314,6 +316,7 @@ impl Op {
             Self::Gather | Self::GatherPaired { .. } => ("", "Gather"),
             Self::GatherElements => ("", "GatherElements"),
             Self::ScatterAdd { .. } => ("", "ScatterElements"),
+            Self::ReplaceRows => ("", "ScatterND"),
             Self::Reshape { .. } | Self::ReshapeTo => ("", "Reshape"),
             Self::Size { .. } | Self::ShapeOf => ("", "Shape"),
             Self::Expand => ("", "Expand"),
@@ -397,6 +400,7 @@ impl Op {
             Self::Clip { .. } | Self::Greater | Self::LessOrEqual | Self::Where => Vec::new(),
             Self::Reshape { .. } | Self::ReshapeTo | Self::ShapeOf | Self::Expand => Vec::new(),
             Self::Unsqueeze { .. } | Self::Squeeze { .. } | Self::Slice { .. } => Vec::new(),
+            Self::ReplaceRows => Vec::new(),
         }
     }
 
@@ -428,6 +432,7 @@ impl Op {
             Self::Silu | Self::Gelu { .. } | Self::Greater | Self::LessOrEqual | Self::Where => Vec::new(),
             Self::Cast { .. } | Self::StopGradient { .. } | Self::Linear | Self::MatMul { .. } => Vec::new(),
             Self::Gather | Self::GatherPaired { .. } | Self::GatherElements => Vec::new(),
+            Self::ReplaceRows => Vec::new(),
             Self::ScatterAdd { .. } | Self::ReshapeTo | Self::Size { .. } | Self::ShapeOf => Vec::new(),
             Self::Expand | Self::Transpose { .. } | Self::Concat { .. } => Vec::new(),
             Self::Softmax | Self::LogSoftmax => Vec::new(),

@@ -160,6 +160,7 @@ fn run(node: &Node, operands: &[Option<&Tensor>]) -> Vec<Tensor> {
         Op::Gather | Op::GatherPaired { .. } => one(rows::gather(at(0), at(1))),
         Op::GatherElements => one(rows::gather_elements(at(0), at(1))),
         Op::ScatterAdd { axis } => one(rows::scatter_add(at(0), at(1), at(2), *axis)),
+        Op::ReplaceRows => one(rows::replace_rows(at(0), at(1), at(2))),
         Op::Reshape { shape } => one(shapes::reshape(at(0), shape)),
         Op::ReshapeTo => one(shapes::reshape(at(0), &at(1).integers())),
         Op::Size { axis } => one(Tensor::of_sizes(&at(0).shape[*axis..=*axis])),

@@ -5,6 +5,7 @@
 use crate::checkpoint::{Checkpoint, ModelConfig, Weights};
 use crate::error::{InvalidKind, ModelError};
 use crate::onnx::Graph;
+use crate::processor::for_training;
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 
 use super::forward::{ForwardOptions, HeadOutputs, forward_pass, names};
@@ -92,8 +93,12 @@ impl EvalSession {
         let Checkpoint { config, weights, .. } = checkpoint;
         let layout = ParameterLayout::new(config, weights, trainable, head)?;
         let key = format!("evaluation {trainable:?} {head:?} {report:?}");
-        let build = || eval_graph(config, weights, &layout, head, report);
-        let runner = Runner::open(runtime, checkpoint, (&key, head), false, options, build)?;
+        let build = |products| {
+            let options = ForwardOptions { head, recompute: false, report, products };
+            eval_graph(config, weights, &layout, options)
+        };
+        let place = for_training(runtime, checkpoint, options)?;
+        let runner = Runner::open(runtime, checkpoint, (&key, head), false, (place, options.threads), build)?;
         Ok(Self { runner, layout })
     }
 
@@ -134,10 +139,8 @@ fn eval_graph(
     config: &ModelConfig,
     weights: &Weights,
     layout: &ParameterLayout,
-    head: TrainingHead,
-    report: PositionReport,
+    options: ForwardOptions,
 ) -> Result<Graph, ModelError> {
-    let options = ForwardOptions { head, recompute: false, report };
     let mut pass = forward_pass(config, weights, layout, options)?;
     output_head(&mut pass.graph, &pass.outputs);
     Ok(pass.graph)

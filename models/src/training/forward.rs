@@ -80,6 +80,8 @@ pub(super) struct ForwardOptions {
     pub(super) recompute: bool,
     /// The additional outputs per position.
     pub(super) report: PositionReport,
+    /// The element type of the operands of matrix products. Everything else is of 32 bits.
+    pub(super) products: ElementType,
 }
 
 /// Builds the forward pass of a model up to the outputs of its head.
@@ -116,6 +118,7 @@ struct PackedModel<'a> {
     weights: &'a Weights,
     layout: &'a ParameterLayout,
     recompute: bool,
+    products: ElementType,
     graph: Graph,
     parameters: Value,
     /// The trained tensors, in the order of the layout, with B of a low-rank change already scaled.
@@ -166,7 +169,7 @@ impl<'a> PackedModel<'a> {
             |name: &str| graph.input(name, ElementType::F32, vec![dims::QUERY_ROWS, dims::LONGEST]);
         let window_mask = config.decoder.window().map(|_| mask(names::WINDOW_MASK));
         let mask = mask(names::MASK);
-        let rotary = rotary_tables(&mut graph, config);
+        let rotary = rotary_tables(&mut graph, config, ElementType::F32);
         let trained = trained_tensors(&mut graph, parameters, layout)?;
         let named = layout.parameters().iter().zip(&trained);
         let trained_weights = named
@@ -178,6 +181,7 @@ impl<'a> PackedModel<'a> {
             weights,
             layout,
             recompute: options.recompute,
+            products: options.products,
             graph,
             parameters,
             trained,
@@ -215,6 +219,28 @@ impl<'a> PackedModel<'a> {
         self.graph.reshape(places, shape)
     }
 
+    /// The rows of a table. Where products are of 16 bits, a table that is not trained stays as stored.
+    fn embedded(&mut self, table: &str, rows: Value) -> Result<Value, ModelError> {
+        let table = match self.trained_weights.get(table) {
+            Some(&trained) => trained,
+            None if self.products == ElementType::F32 => self.weight(table)?,
+            None => {
+                let stored = self.weights.get(table)?;
+                self.graph.weight_in(stored.dtype.into(), table, stored)
+            }
+        };
+        let rows = self.graph.gather(table, rows);
+        Ok(self.graph.cast(rows, ElementType::F32))
+    }
+
+    /// alpha · a · b over the last two axes, computed in the element type of products.
+    fn attention_product(&mut self, a: Value, b: (Value, bool), alpha: f32) -> Result<Value, ModelError> {
+        let (b, transpose_b) = b;
+        let (a, b) = (self.graph.cast(a, self.products), self.graph.cast(b, self.products));
+        let product = self.graph.product((a, false), (b, transpose_b), alpha)?;
+        Ok(self.graph.cast(product, ElementType::F32))
+    }
+
     fn rotated(&mut self, x: Value, heads: usize, rope: usize) -> Result<Value, ModelError> {
         let width = Dim::Fixed(heads * self.config.head_dim);
         // Each token is its own sequence for the operator, which refuses sequences longer than its tables.
@@ -246,15 +272,23 @@ impl Forward for PackedModel<'_> {
         Ok(self.graph.weight(name, self.weights.get(name)?))
     }
 
+    fn product(&mut self, x: Value, weight: &str, inputs_first: bool) -> Result<Value, ModelError> {
+        let weight = match self.trained_weights.get(weight) {
+            Some(&trained) => self.graph.cast(trained, self.products),
+            None => self.graph.weight_in(self.products, weight, self.weights.get(weight)?),
+        };
+        let x = self.graph.cast(x, self.products);
+        let y = if inputs_first { self.graph.matmul(x, weight)? } else { self.graph.linear(x, weight)? };
+        Ok(self.graph.cast(y, ElementType::F32))
+    }
+
     fn embedding(&mut self, table: &str) -> Result<Value, ModelError> {
-        let table = self.weight(table)?;
-        Ok(self.graph.gather(table, self.ids))
+        self.embedded(table, self.ids)
     }
 
     fn position_embedding(&mut self, table: &str) -> Result<Value, ModelError> {
-        let table = self.weight(table)?;
         let positions = self.graph.reshape(self.positions, vec![dims::TOKENS])?;
-        Ok(self.graph.gather(table, positions))
+        self.embedded(table, positions)
     }
 
     fn low_rank(&mut self, target: LoraTarget) -> Result<Option<(Value, Value)>, ModelError> {
@@ -285,14 +319,14 @@ impl Forward for PackedModel<'_> {
         let keys = (dims::LONGEST, key_index, key_inverse);
         let key = self.padded(key, keys, dims::TOKEN_KEYS)?;
         let value = self.padded(value, keys, dims::TOKEN_KEYS)?;
-        let mut scores = self.graph.product((query, false), (key, true), scale)?;
+        let mut scores = self.attention_product(query, (key, true), scale)?;
         if let Some(cap) = cap {
             scores = self.graph.soft_cap(scores, cap);
         }
         let mask = self.window_mask.filter(|_| place.window.is_some()).unwrap_or(self.mask);
         let masked = self.graph.add(scores, mask)?;
         let attention = self.graph.softmax(masked);
-        let mixed = self.graph.matmul(attention, value)?;
+        let mixed = self.attention_product(attention, (value, false), 1.0)?;
         let places = self.graph.reshape(mixed, vec![dims::QUERY_PLACES, Dim::Fixed(head_dim)])?;
         let rows = self.graph.gather_paired(places, query_inverse, query_index);
         self.graph.reshape(rows, vec![dims::TOKENS, Dim::Fixed(heads * head_dim)])

@@ -7,11 +7,12 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{Tensor, TensorRef};
 
 use crate::arch::POSITIONS_MAX;
-use crate::checkpoint::{Checkpoint, ModelConfig};
+use crate::checkpoint::{Checkpoint, Dtype, ModelConfig};
 use crate::error::{InvalidKind, ModelError};
-use crate::onnx::Graph;
 use crate::onnx::export::{ExportedModel, export};
-use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use crate::onnx::{ElementType, Graph};
+use crate::processor::Processor;
+use crate::runtime::{CancelFlag, OnnxRuntime};
 use crate::session::{Layout, start};
 
 use super::forward::names;
@@ -38,22 +39,27 @@ pub(super) type Inputs<'v> = Vec<(String, SessionInputValue<'v>)>;
 pub(super) type Outputs = BTreeMap<String, Tensor<f32>>;
 
 impl Runner {
-    /// Opens a session of the graph that `key` identifies among the graphs of a checkpoint. The graph is
-    /// built unless it is cached.
+    /// Opens a session of the graph that `key` identifies among the graphs of a checkpoint. The place is the
+    /// processor with the type of matrix products, for which the graph is built unless it is cached.
     pub(super) fn open(
         runtime: &'static OnnxRuntime,
         checkpoint: &Checkpoint,
         (key, head): (&str, TrainingHead),
         recompute: bool,
-        options: &SessionOptions,
-        build: impl FnOnce() -> Result<Graph, ModelError>,
+        (place, threads): ((Processor, Dtype), usize),
+        build: impl FnOnce(ElementType) -> Result<Graph, ModelError>,
     ) -> Result<Self, ModelError> {
         let source = &checkpoint.source;
         let name = source.file_name().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
-        let model = exported(format!("{} {} {key}", source.display(), checkpoint.fingerprint), build)?;
-        let session = start(runtime, &model, Layout::Training { recompute }, options).map_err(|error| {
+        let failed = |error: String| {
             ModelError::Runtime(format!("failed to start a training session of {name}: {error}"))
-        })?;
+        };
+        let (processor, products) = place;
+        let products = ElementType::from(products);
+        let key = format!("{} {} {products:?} {key}", source.display(), checkpoint.fingerprint);
+        let model = exported(key, || build(products))?;
+        let layout = Layout::Training { recompute };
+        let session = start(runtime, &model, layout, processor, threads).map_err(failed)?;
         Ok(Self { session, config: checkpoint.config.clone(), head, name })
     }
 

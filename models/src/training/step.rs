@@ -2,10 +2,11 @@
 
 use ort::session::SessionInputValue;
 
-use crate::checkpoint::{Checkpoint, ModelConfig, Weights};
+use crate::checkpoint::{Checkpoint, Dtype, ModelConfig, Weights};
 use crate::error::{InvalidKind, ModelError};
 use crate::onnx::autodiff::gradients;
 use crate::onnx::{Dim, ElementType, Graph};
+use crate::processor::{Processor, for_training};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 
 use super::evaluation::{ModelOutputs, output_head};
@@ -82,13 +83,25 @@ impl StepSession {
         state: TrainingState,
         options: &SessionOptions,
     ) -> Result<Self, ModelError> {
+        let place = for_training(runtime, checkpoint, options)?;
+        Self::open_on((place, options.threads), runtime, checkpoint, spec, state)
+    }
+
+    /// As [`StepSession::open`], on a processor, with the type of matrix products and the number of threads.
+    fn open_on(
+        place: ((Processor, Dtype), usize),
+        runtime: &'static OnnxRuntime,
+        checkpoint: &Checkpoint,
+        spec: &StepSpec,
+        state: TrainingState,
+    ) -> Result<Self, ModelError> {
         let Checkpoint { config, weights, .. } = checkpoint;
         let head = spec.loss.head();
         let layout = ParameterLayout::new(config, weights, &spec.trainable, head)?;
         check_state(&layout, &state)?;
         let key = format!("step {spec:?}");
-        let build = || step_graph(config, weights, &layout, spec);
-        let runner = Runner::open(runtime, checkpoint, (&key, head), spec.recompute, options, build)?;
+        let build = |products| step_graph(config, weights, &layout, spec, products);
+        let runner = Runner::open(runtime, checkpoint, (&key, head), spec.recompute, place, build)?;
         let accumulated = vec![0.0; layout.elements()];
         Ok(Self { runner, spec: spec.clone(), layout, state, accumulated })
     }
@@ -247,9 +260,10 @@ fn step_graph(
     weights: &Weights,
     layout: &ParameterLayout,
     spec: &StepSpec,
+    products: ElementType,
 ) -> Result<Graph, ModelError> {
-    let loss = spec.loss;
-    let options = ForwardOptions { head: loss.head(), recompute: spec.recompute, report: loss.report() };
+    let (loss, recompute) = (spec.loss, spec.recompute);
+    let options = ForwardOptions { head: loss.head(), recompute, report: loss.report(), products };
     let mut pass = forward_pass(config, weights, layout, options)?;
     let graph = &mut pass.graph;
     let loss = loss_value(graph, loss, &pass.outputs)?;
@@ -268,4 +282,64 @@ fn step_graph(
     graph.output(update.first_moment, NEW_FIRST_MOMENT);
     graph.output(update.second_moment, NEW_SECOND_MOMENT);
     Ok(pass.graph)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use dissent_domain::training::LoraSettings;
+
+    use super::*;
+    use crate::checkpoint::{OpenOptions, ReadingRules};
+    use crate::required::required;
+    use crate::training::{LoraPlan, Loss, Trainable, TrainingSequence};
+
+    /// The gradient of a step on the CPU, with matrix products of this type.
+    fn gradient(runtime: &'static OnnxRuntime, trainable: &Trainable, products: Dtype) -> Vec<f32> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama");
+        let cache = tempfile::tempdir().expect("a folder");
+        let cache_dir = cache.path().to_owned();
+        let options = OpenOptions { layers: None, cache_dir, reading: ReadingRules::default() };
+        let checkpoint = Checkpoint::open(&folder, &options).expect("the checkpoint opens");
+        let spec = StepSpec { trainable: trainable.clone(), loss: Loss::Sft, recompute: true };
+        let Checkpoint { config, weights, .. } = &checkpoint;
+        let layout = ParameterLayout::new(config, weights, trainable, spec.loss.head()).expect("a layout");
+        let mut parameters = layout.initial(&checkpoint, None, None, 3).expect("parameters");
+        if matches!(trainable, Trainable::Lora(_)) {
+            // B is zero at first, which would hide the gradient of A.
+            parameters.iter_mut().for_each(|number| *number += 0.01);
+        }
+        let place = ((Processor::Cpu, products), 1);
+        let state = TrainingState::new(parameters);
+        let mut session = StepSession::open_on(place, runtime, &checkpoint, &spec, state).expect("a session");
+        let ids = vec![3, 9, 4, 17, 5, 8];
+        let sequence = TrainingSequence { ids, completion_start: 2, skipped: Vec::new() };
+        let batch = PackedBatch::new(&[sequence], spec.loss.head()).expect("a batch");
+        let inputs = LossInputs::Sft { weights: vec![0.25; 4] };
+        session.accumulate(&batch, &inputs, &CancelFlag::new()).expect("a gradient");
+        session.gradient().to_vec()
+    }
+
+    #[test]
+    fn products_of_16_bits_change_a_gradient_by_their_rounding_only() {
+        let Some(runtime) = required(OnnxRuntime::load(None)) else { return };
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama/config.json");
+        let config = ModelConfig::from_json(&std::fs::read_to_string(folder).expect("a configuration"));
+        let lora = LoraSettings { r: 4, alpha: 8.0, targets: Vec::new() };
+        let lora = Trainable::Lora(LoraPlan::new(&config, &lora).expect("a plan"));
+        for trainable in [lora, Trainable::Full] {
+            let exact = gradient(runtime, &trainable, Dtype::F32);
+            let rounded = gradient(runtime, &trainable, Dtype::F16);
+            let square = |numbers: &mut dyn Iterator<Item = f32>| -> f64 {
+                numbers.map(|number| f64::from(number).powi(2)).sum()
+            };
+            let pairs = exact.iter().zip(&rounded);
+            let difference = square(&mut pairs.map(|(x, y)| x - y)) / square(&mut exact.iter().copied());
+            let difference = difference.sqrt();
+            // The CPU converts operands back to 32 bits, so that only constant weights are rounded there.
+            let rounds = matches!(trainable, Trainable::Lora(_));
+            assert!(difference < 3e-3 && (difference > 1e-6) == rounds, "{trainable:?}: {difference}");
+        }
+    }
 }

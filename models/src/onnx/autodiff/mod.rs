@@ -289,9 +289,10 @@ impl Backward<'_> {
             Op::RmsNorm { .. } => self.rms_norm(&node),
             Op::LayerNorm { .. } => self.layer_norm(&node),
             &Op::Rotary(heads) => self.rotary(&node, heads),
-            Op::ScatterAdd { .. } | Op::AddRmsNorm { .. } | Op::GroupQueryAttention { .. } => {
-                Err(no_rule(&node))
-            }
+            Op::ScatterAdd { .. }
+            | Op::ReplaceRows
+            | Op::AddRmsNorm { .. }
+            | Op::GroupQueryAttention { .. } => Err(no_rule(&node)),
             // No gradient passes through these: see `passes_gradient`.
             Op::StopGradient { .. }
             | Op::Sign

@@ -4,7 +4,7 @@ use crate::error::ModelError;
 use crate::onnx::op::{AttentionRule, Op, RotaryHeads};
 
 use super::{Graph, Node};
-use crate::onnx::value::{Dim, ElementType, Value};
+use crate::onnx::value::{Dim, Value};
 
 /// The operands of [`Graph::group_query_attention`], except query, key and value.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ impl Graph {
     /// counts follow from the shapes.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the shapes do not match.
+    /// [`ModelError::Invalid`] when shapes or element types do not match.
     pub fn group_query_attention(
         &mut self,
         query: Value,
@@ -62,9 +62,11 @@ impl Graph {
         }
         let rotary = cache.rotary.is_some();
         let op = Op::GroupQueryAttention { heads: width / head_dim, kv_heads, rotary, rule };
-        let output = self.result(ElementType::F32, self.shape(query).clone());
-        let present_key = self.result(ElementType::F32, cache_shape.clone());
-        let present_value = self.result(ElementType::F32, cache_shape);
+        let element =
+            self.same_element("attention", &[query, key, value, cache.past_key, cache.past_value])?;
+        let output = self.result(element, self.shape(query).clone());
+        let present_key = self.result(element, cache_shape.clone());
+        let present_value = self.result(element, cache_shape);
         let operands = [query, key, value, cache.past_key, cache.past_value, cache.seqlens_k];
         let mut inputs: Vec<_> =
             operands.into_iter().chain([cache.total_sequence_length]).map(Some).collect();

@@ -175,7 +175,7 @@ impl Graph {
 
     /// Returns factor · x.
     pub fn scale(&mut self, x: Value, factor: f32) -> Value {
-        let factor = self.constant_scalar(factor);
+        let factor = self.scalar_for(x, factor);
         self.same_shape(Op::Mul, &[x, factor])
     }
 
@@ -188,7 +188,7 @@ impl Graph {
 
     /// Returns x + term.
     pub fn shift(&mut self, x: Value, term: f32) -> Value {
-        let term = self.constant_scalar(term);
+        let term = self.scalar_for(x, term);
         self.same_shape(Op::Add, &[x, term])
     }
 
@@ -200,7 +200,7 @@ impl Graph {
 
     fn binary(&mut self, what: &str, op: Op, x: Value, y: Value) -> Result<Value, ModelError> {
         let shape = self.broadcast(what, x, y)?;
-        let element = self.info(x).element;
+        let element = self.same_element(what, &[x, y])?;
         Ok(self.node(op, &[x, y], element, shape))
     }
 

@@ -3,7 +3,7 @@
 use crate::onnx::op::Op;
 
 use super::{Graph, Node};
-use crate::onnx::value::{ElementType, Value};
+use crate::onnx::value::{Value, ValueInfo};
 
 impl Graph {
     /// eˣ / Σ eˣ over the last axis.
@@ -24,9 +24,9 @@ impl Graph {
     /// x + y, and the root-mean-square norm of the sum: `(norm, sum)`. It has no gradient: use [`Graph::add`]
     /// and [`Graph::rms_norm`] where one is needed.
     pub fn add_rms_norm(&mut self, x: Value, y: Value, weight: Value, epsilon: f32) -> (Value, Value) {
-        let shape = self.shape(x).clone();
-        let norm = self.result(ElementType::F32, shape.clone());
-        let sum = self.result(ElementType::F32, shape);
+        let ValueInfo { element, shape, .. } = self.info(x).clone();
+        let norm = self.result(element, shape.clone());
+        let sum = self.result(element, shape);
         self.nodes.push(Node {
             op: Op::AddRmsNorm { epsilon },
             inputs: vec![Some(x), Some(y), Some(weight)],

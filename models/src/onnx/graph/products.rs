@@ -5,13 +5,13 @@ use crate::onnx::op::Op;
 
 use super::Graph;
 use super::elementwise::joint;
-use crate::onnx::value::{Dim, ElementType, Value};
+use crate::onnx::value::{Dim, Value};
 
 impl Graph {
     /// x · wᵀ, for x `[.., in]` and w `[out, in]`.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the shapes do not match.
+    /// [`ModelError::Invalid`] when shapes or element types do not match.
     pub fn linear(&mut self, x: Value, weight: Value) -> Result<Value, ModelError> {
         let [outputs, inputs] = self.shape(weight)[..] else {
             return Err(self.mismatch("the weight of a linear layer", &[weight]));
@@ -22,13 +22,14 @@ impl Graph {
         }
         shape.pop();
         shape.push(outputs);
-        Ok(self.node(Op::Linear, &[x, weight], ElementType::F32, shape))
+        let element = self.same_element("a linear layer", &[x, weight])?;
+        Ok(self.node(Op::Linear, &[x, weight], element, shape))
     }
 
     /// a · b for a `[.., m, k]` and b `[.., k, n]`. The outer axes are broadcast as in [`Graph::add`].
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the shapes do not match.
+    /// [`ModelError::Invalid`] when shapes or element types do not match.
     pub fn matmul(&mut self, a: Value, b: Value) -> Result<Value, ModelError> {
         self.product((a, false), (b, false), 1.0)
     }
@@ -36,7 +37,7 @@ impl Graph {
     /// a · bᵀ for a `[.., m, k]` and b `[.., n, k]`. The outer axes are broadcast as in [`Graph::add`].
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the shapes do not match.
+    /// [`ModelError::Invalid`] when shapes or element types do not match.
     pub fn matmul_transposed(&mut self, a: Value, b: Value) -> Result<Value, ModelError> {
         self.product((a, false), (b, true), 1.0)
     }
@@ -44,7 +45,7 @@ impl Graph {
     /// alpha · a · b over the last two axes. The flag of each operand says whether it is transposed first.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when the shapes do not match.
+    /// [`ModelError::Invalid`] when shapes or element types do not match.
     pub fn product(
         &mut self,
         (a, transpose_a): (Value, bool),
@@ -64,6 +65,7 @@ impl Graph {
             },
         );
         let shape = shape.ok_or_else(|| self.mismatch("a matrix product", &[a, b]))?;
-        Ok(self.node(Op::MatMul { transpose_a, transpose_b, alpha }, &[a, b], ElementType::F32, shape))
+        let element = self.same_element("a matrix product", &[a, b])?;
+        Ok(self.node(Op::MatMul { transpose_a, transpose_b, alpha }, &[a, b], element, shape))
     }
 }

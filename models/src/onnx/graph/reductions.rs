@@ -4,7 +4,7 @@ use crate::error::ModelError;
 use crate::onnx::op::Op;
 
 use super::Graph;
-use crate::onnx::value::{Dim, ElementType, Shape, Value};
+use crate::onnx::value::{Dim, Shape, Value};
 
 impl Graph {
     /// Returns the sum over some axes. They stay with size 1 if `keep`; −1 is the last axis.
@@ -26,7 +26,7 @@ impl Graph {
             return Ok(x);
         }
         let shape = reduced(self.shape(x), &axes, keep);
-        Ok(self.node(Op::ReduceMean { axes, keep }, &[x], ElementType::F32, shape))
+        Ok(self.node(Op::ReduceMean { axes, keep }, &[x], self.info(x).element, shape))
     }
 
     /// Returns the maximum over the last axis, which stays with size 1. No gradient passes through it.
@@ -36,7 +36,7 @@ impl Graph {
     pub fn greatest(&mut self, x: Value) -> Result<Value, ModelError> {
         let axis = self.axis("a maximum", x, -1)?;
         let shape = reduced(self.shape(x), &[axis], true);
-        Ok(self.node(Op::ReduceMax { axis }, &[x], ElementType::F32, shape))
+        Ok(self.node(Op::ReduceMax { axis }, &[x], self.info(x).element, shape))
     }
 
     /// Returns the sum of all elements, `[]`.
@@ -51,7 +51,7 @@ impl Graph {
         if axes.is_empty() {
             return x;
         }
-        self.node(Op::ReduceMean { axes, keep: false }, &[x], ElementType::F32, Shape::new())
+        self.node(Op::ReduceMean { axes, keep: false }, &[x], self.info(x).element, Shape::new())
     }
 
     /// Returns the sum over existing axes, in ascending order.
@@ -60,7 +60,7 @@ impl Graph {
             return x;
         }
         let shape = reduced(self.shape(x), &axes, keep);
-        self.node(Op::ReduceSum { axes, keep }, &[x], ElementType::F32, shape)
+        self.node(Op::ReduceSum { axes, keep }, &[x], self.info(x).element, shape)
     }
 
     fn axes(&self, what: &str, x: Value, axes: &[i64]) -> Result<Vec<usize>, ModelError> {

@@ -45,6 +45,11 @@ impl Graph {
         Ok(self.node(Op::GatherElements, &[x, ids], element, shape))
     }
 
+    /// Returns x `[n, ..]` with `rows [m, ..]` in the places `ids [m, 1]`. It has no gradient.
+    pub fn replace_rows(&mut self, x: Value, ids: Value, rows: Value) -> Value {
+        self.same_shape(Op::ReplaceRows, &[x, ids, rows])
+    }
+
     /// x with `updates` added at the indices `ids` of an axis. An index may occur more than once.
     pub(in crate::onnx) fn scatter_add(
         &mut self,

@@ -199,6 +199,12 @@ impl Graph {
         Ok(self.node(Op::Expand, &[x, sizes], element, shape))
     }
 
+    /// Returns x broadcast to the shape that `sizes [rank]` holds, 64-bit integers. `shape` describes it.
+    pub fn expand_to(&mut self, x: Value, sizes: Value, shape: Shape) -> Value {
+        let element = self.info(x).element;
+        self.node(Op::Expand, &[x, sizes], element, shape)
+    }
+
     /// Returns a shape as a vector of 64-bit integers.
     pub(in crate::onnx) fn shape_value(&mut self, shape: &[Dim]) -> Result<Value, ModelError> {
         let mut parts: Vec<Value> = Vec::new();

@@ -22,6 +22,16 @@ pub(super) fn gather_elements(x: &Tensor, ids: &Tensor) -> Tensor {
     Tensor::from_fn(&ids.shape[..], |index| x.at(&[index[0], place(chosen[ids.offset(index)], x.shape[1])]))
 }
 
+pub(super) fn replace_rows(x: &Tensor, ids: &Tensor, rows: &Tensor) -> Tensor {
+    let width: usize = x.shape[1..].iter().product();
+    let mut replaced = x.clone();
+    for (id, row) in ids.integers().into_iter().zip(rows.data.chunks_exact(width)) {
+        let start = place(id, x.shape[0]) * width;
+        replaced.data[start..start + width].copy_from_slice(row);
+    }
+    replaced
+}
+
 pub(super) fn scatter_add(x: &Tensor, ids: &Tensor, updates: &Tensor, axis: usize) -> Tensor {
     let mut sums = x.clone();
     for ((mut index, id), update) in indices(&ids.shape).zip(ids.integers()).zip(&updates.data) {

@@ -263,6 +263,15 @@ fn rows() -> Vec<Case> {
             ],
             |graph, values| Ok(vec![graph.scatter_add(values[0], values[1], values[2], 0)]),
         ),
+        forward(
+            "replace_rows",
+            vec![
+                real("x", &[fixed(3), fixed(2)], -1.0, 1.0),
+                ids("ids", &[fixed(2), fixed(1)], &[2, 0]),
+                real("rows", &[fixed(2), fixed(2)], -1.0, 1.0),
+            ],
+            |graph, values| Ok(vec![graph.replace_rows(values[0], values[1], values[2])]),
+        ),
     ]
 }
 

@@ -173,19 +173,20 @@ macro_rules! kinds {
 
 kinds! {
     Add Sub Mul Div Min Max Neg Exp Log Sqrt Reciprocal Sigmoid Softplus Tanh Abs Sign Erf Silu Gelu Clip Greater LessOrEqual
-    Where Cast StopGradient Linear MatMul Gather GatherPaired GatherElements ScatterAdd Reshape ReshapeTo Size ShapeOf Expand
+    Where Cast StopGradient Linear MatMul Gather GatherPaired GatherElements ScatterAdd ReplaceRows Reshape ReshapeTo Size ShapeOf Expand
     Transpose Unsqueeze Squeeze Concat Split Slice ReduceSum ReduceMean ReduceMax Softmax LogSoftmax RmsNorm AddRmsNorm
     LayerNorm Rotary GroupQueryAttention
 }
 
 /// The operators that pass no gradient on.
-const WITHOUT_GRADIENT: [&str; 10] = [
+const WITHOUT_GRADIENT: [&str; 11] = [
     "Sign",
     "Greater",
     "LessOrEqual",
     "ReduceMax",
     "StopGradient",
     "ScatterAdd",
+    "ReplaceRows",
     "Size",
     "ShapeOf",
     "AddRmsNorm",

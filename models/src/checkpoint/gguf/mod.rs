@@ -29,6 +29,8 @@ pub use split::files_of_model;
 pub(super) use split::first_part;
 
 #[cfg(test)]
+mod real_tokenizers;
+#[cfg(test)]
 mod tests;
 
 /// Opens a file. Dequantises its weights into the cache if they are not there.
@@ -92,7 +94,7 @@ fn read(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<(Header,
     let header = split::read(path)?;
     check_kind(&header).map_err(wrong)?;
     let mut config = metadata::config(path, &header)?;
-    let tokenizer = tokenizer::build(&header, config.family).map_err(wrong)?.with_reading(reading);
+    let tokenizer = tokenizer::build(&header, config.family, reading).map_err(wrong)?;
     let (tokenizer, special_tokens) = special_tokens::resolve(&header, &mut config, tokenizer);
     let hash = |file| fingerprint::of_file(file, cache_dir);
     let hashes = header.files.iter().map(|file| hash(file)).collect::<Result<Vec<_>, _>>()?;

@@ -54,7 +54,7 @@ impl Splitting {
             "stablelm2" => plain(by_regex(&[QWEN2])),
             "tekken" => Self { ignore_merges: true, add_bos: true, ..plain(by_regex(&[TEKKEN])) },
             "gpt-4o" | "llama4" => plain(by_regex(&[GPT4O])),
-            "deepseek-v3" => plain(by_regex(&DEEPSEEK3)),
+            "deepseek-v3" | "hunyuan-dense" | "joyai-llm" => plain(by_regex(&DEEPSEEK3)),
             other => {
                 return Err(format!(
                     "tokenizer.ggml.pre {other:?} is not supported: use the model's Hugging Face folder"

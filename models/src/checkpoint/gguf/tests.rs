@@ -15,8 +15,7 @@ use super::blocks::BlockType;
 use super::header::{Value, parse};
 use super::*;
 use crate::checkpoint::decoder::{Attention, Parallel};
-use crate::checkpoint::{Checkpoint, family};
-use crate::checkpoint::{OpenOptions, ReadingRules};
+use crate::checkpoint::{Checkpoint, OpenOptions, ReadingRules, TextTokenizer, family};
 
 /// Writes GGUF files.
 #[derive(Default)]
@@ -402,35 +401,69 @@ fn digits_are_split_and_special_tokens_are_matched() {
     assert_eq!(checkpoint.tokenizer.decode(&[3, 4, 5, 0], true).expect("text"), "ab 1");
 }
 
-#[test]
-fn tokenizers_of_every_splitting_agree_with_transformers() {
+/// Returns the metadata of a tokenizer of the golden file.
+fn small_tokenizer(case: &Json) -> Header {
+    let mut header = Header::default();
+    let mut set = |key: &str, value: Value| header.metadata.insert(format!("tokenizer.ggml.{key}"), value);
+    set("model", Value::Text(case["model"].as_str().expect("model").to_owned()));
+    set("tokens", Value::Texts(serde_json::from_value(case["tokens"].clone()).expect("tokens")));
+    set("token_type", Value::Integers(serde_json::from_value(case["types"].clone()).expect("types")));
+    set("bos_token_id", Value::Integer(1));
+    set("unknown_token_id", Value::Integer(0));
+    if let Some(pre) = case["pre"].as_str() {
+        set("pre", Value::Text(pre.to_owned()));
+        set("merges", Value::Texts(serde_json::from_value(case["merges"].clone()).expect("merges")));
+    } else {
+        set("scores", Value::Floats(serde_json::from_value(case["scores"].clone()).expect("scores")));
+    }
+    header
+}
+
+fn golden_tokenizers() -> (Vec<String>, Vec<Json>) {
     let golden: Json =
         serde_json::from_str(include_str!("../../../tests/golden/tokenizer.json")).expect("golden");
-    let strings = |value: &Json| -> Vec<String> { serde_json::from_value(value.clone()).expect("texts") };
-    let wanted = strings(&golden["texts"]);
-    for case in golden["small"].as_array().expect("cases") {
-        let mut header = Header::default();
-        let mut set =
-            |key: &str, value: Value| header.metadata.insert(format!("tokenizer.ggml.{key}"), value);
-        set("model", Value::Text(case["model"].as_str().expect("model").to_owned()));
-        set("tokens", Value::Texts(strings(&case["tokens"])));
-        set("token_type", Value::Integers(serde_json::from_value(case["types"].clone()).expect("types")));
-        set("bos_token_id", Value::Integer(1));
-        set("unknown_token_id", Value::Integer(0));
-        if let Some(pre) = case["pre"].as_str() {
-            set("pre", Value::Text(pre.to_owned()));
-            set("merges", Value::Texts(strings(&case["merges"])));
-        } else {
-            set("scores", Value::Floats(serde_json::from_value(case["scores"].clone()).expect("scores")));
-        }
-        let tokenizer = tokenizer::build(&header, family::by_model_type("llama").expect("a family"))
-            .expect("a tokenizer");
+    let texts = serde_json::from_value(golden["texts"].clone()).expect("texts");
+    (texts, golden["small"].as_array().expect("cases").clone())
+}
+
+fn built(header: &Header, reading: ReadingRules) -> TextTokenizer {
+    let family = family::by_model_type("llama").expect("a family");
+    tokenizer::build(header, family, reading).expect("a tokenizer")
+}
+
+/// Of SentencePiece's tokenizers, only the first reading rules agree: see the next test.
+#[test]
+fn tokenizers_of_every_splitting_agree_with_transformers() {
+    let (wanted, cases) = golden_tokenizers();
+    for case in cases {
+        let is_sentence_piece = case["pre"].is_null();
+        let reading = if is_sentence_piece { ReadingRules::V1 } else { ReadingRules::V2 };
+        let tokenizer = built(&small_tokenizer(&case), reading);
         let ids: Vec<Vec<u32>> = serde_json::from_value(case["ids"].clone()).expect("ids");
-        for ((text, ids), decoded) in wanted.iter().zip(&ids).zip(strings(&case["decoded"])) {
+        let decoded: Vec<String> = serde_json::from_value(case["decoded"].clone()).expect("texts");
+        for ((text, ids), decoded) in wanted.iter().zip(&ids).zip(decoded) {
             assert_eq!(&tokenizer.encode(text, true).expect("ids"), ids, "{} {text:?}", case["pre"]);
             assert_eq!(tokenizer.decode(ids, true).expect("text"), decoded, "{} {text:?}", case["pre"]);
         }
     }
+}
+
+/// llama.cpp prepends the space to the text itself.
+#[test]
+fn a_space_precedes_every_text_of_sentence_piece() {
+    let (texts, cases) = golden_tokenizers();
+    let case = cases.iter().find(|case| case["pre"].is_null()).expect("a case");
+    let mut header = small_tokenizer(case);
+    let first = built(&header, ReadingRules::V2);
+    header.metadata.insert("tokenizer.ggml.add_space_prefix".to_owned(), Value::Bool(false));
+    let without = built(&header, ReadingRules::V2);
+    let ids = |tokenizer: &TextTokenizer, text: &str| tokenizer.encode(text, true).expect("ids");
+    for text in texts.iter().filter(|text| !text.is_empty() && !text.contains('<')) {
+        assert_eq!(ids(&first, text), ids(&without, &format!(" {text}")), "{text:?}");
+        assert_eq!(first.decode(&ids(&first, text), true).expect("text"), *text);
+    }
+    let after_special = [&ids(&first, "a")[..], &[1], &ids(&first, "a")[1..]].concat();
+    assert_eq!(ids(&first, "a<s>a"), after_special);
 }
 
 #[test]

@@ -9,20 +9,24 @@ use tokenizers::Tokenizer;
 use super::header::Header;
 use super::metadata::token_id;
 use super::splitting::{Splitting, byte_level_step};
-use crate::checkpoint::TextTokenizer;
 use crate::checkpoint::family::Family;
+use crate::checkpoint::{ReadingRules, TextTokenizer};
 
 /// Token types of `tokenizer.ggml.token_type`.
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
-/// Builds the tokenizer that the metadata describes.
-pub(super) fn build(header: &Header, family: &Family) -> Result<TextTokenizer, String> {
+/// Builds the tokenizer that the metadata describes, by the reading rules.
+pub(super) fn build(
+    header: &Header,
+    family: &Family,
+    reading: ReadingRules,
+) -> Result<TextTokenizer, String> {
     let tokens = header.texts("tokenizer.ggml.tokens").ok_or("tokenizer.ggml.tokens is missing")?;
     let kind = header.text("tokenizer.ggml.model").ok_or("tokenizer.ggml.model is missing")?;
     let (description, add_bos) = match kind {
         "gpt2" => byte_level(header, tokens, family)?,
-        "llama" => (sentence_piece(header, tokens)?, true),
+        "llama" => (sentence_piece(header, tokens, reading)?, true),
         other => return Err(format!("tokenizer {other:?} is not supported: use gpt2 or llama")),
     };
     let bytes = serde_json::to_vec(&description).map_err(|error| error.to_string())?;
@@ -31,7 +35,8 @@ pub(super) fn build(header: &Header, family: &Family) -> Result<TextTokenizer, S
     let chat_template = header.text("tokenizer.chat_template").map(str::to_owned);
     let bos = header.bool("tokenizer.ggml.add_bos_token").unwrap_or(add_bos);
     let eos = header.bool("tokenizer.ggml.add_eos_token").unwrap_or(false);
-    TextTokenizer::new(inner, chat_template, text_of("bos"), text_of("eos")).with_special_tokens(bos, eos)
+    let tokenizer = TextTokenizer::new(inner, chat_template, text_of("bos"), text_of("eos"));
+    Ok(tokenizer.with_special_tokens(bos, eos)?.with_reading(reading))
 }
 
 /// Returns the tokens that are matched whole in a text: control tokens (special) and added tokens.
@@ -85,7 +90,7 @@ fn byte_level(header: &Header, tokens: &[String], family: &Family) -> Result<(Va
 
 /// Builds a SentencePiece BPE model, as in Llama 2. The file lists scores instead of merges. Two tokens may
 /// be merged if their join is a token; the join with the higher score goes first.
-fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
+fn sentence_piece(header: &Header, tokens: &[String], reading: ReadingRules) -> Result<Value, String> {
     let scores = header.floats("tokenizer.ggml.scores").ok_or("tokenizer.ggml.scores is missing")?;
     if scores.len() != tokens.len() {
         return Err(format!("{} scores for {} tokens", scores.len(), tokens.len()));
@@ -100,12 +105,24 @@ fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
     if space_first {
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    let prepend = if space_first { "first" } else { "never" };
+    // A space precedes the text and each part after a special token, as in llama.cpp. Version 0.1 added
+    // none to a text that begins with one, nor after special tokens.
+    let (normaliser, pre_tokenizer) = match (reading, space_first) {
+        (ReadingRules::V2, true) => (
+            json!({"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "\u{2581}"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"},
+            ]}),
+            Value::Null,
+        ),
+        (_, true) => (Value::Null, metaspace("first")),
+        (_, false) => (Value::Null, metaspace("never")),
+    };
     Ok(json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": added_tokens(header, tokens),
-        "normalizer": null,
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": prepend, "split": false},
+        "normalizer": normaliser,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": null,
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {
@@ -114,6 +131,11 @@ fn sentence_piece(header: &Header, tokens: &[String]) -> Result<Value, String> {
             "vocab": vocabulary(tokens), "merges": merges_of(tokens, scores),
         },
     }))
+}
+
+/// Writes spaces as `▁`, and one before the text as `scheme` says.
+fn metaspace(scheme: &str) -> Value {
+    json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": false})
 }
 
 /// The longest token for which merges are computed, in characters; SentencePiece's own limit is 16.

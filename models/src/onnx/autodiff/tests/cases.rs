@@ -15,6 +15,7 @@ pub(super) fn all() -> Vec<Case> {
         unary(),
         products(),
         rows(),
+        rows_written(),
         axes(),
         parts(),
         reductions(),
@@ -254,6 +255,12 @@ fn rows() -> Vec<Case> {
                 Ok(vec![graph.gather_elements(values[0], values[2])?, chosen, entropy])
             },
         ),
+    ]
+}
+
+fn rows_written() -> Vec<Case> {
+    let tokens = named("tokens", 5);
+    vec![
         forward(
             "scatter_add",
             vec![

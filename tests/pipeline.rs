@@ -127,6 +127,58 @@ fn a_prompt_that_is_too_long_is_set_aside_and_the_round_completes() {
     assert_eq!(events.last().unwrap().event_type(), EventType::ExperimentFinished);
 }
 
+/// Copies the tiny policy, and gives the copy a chat template that writes each turn with its role.
+fn chatting_policy(lab: &Lab) -> PathBuf {
+    let folder = lab.data_dir("policy");
+    std::fs::create_dir_all(&folder).unwrap();
+    for file in std::fs::read_dir(lab.policy()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    let template = "{% for turn in messages %}{{ turn.role }} {{ turn.content }} {% endfor %}\
+                    {% if add_generation_prompt %}answer {% endif %}";
+    std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    folder
+}
+
+#[test]
+fn prompts_of_several_turns_are_rendered_in_every_step_of_an_experiment() {
+    let learning = Learning { rounds: 1, steps: 2 };
+    let Some(lab) = Lab::new(&Setup { prompts: 4, learns: Some(learning), ..Setup::default() }) else {
+        return;
+    };
+    let policy = chatting_policy(&lab);
+    let config = std::fs::read_to_string(lab.config()).unwrap();
+    let config = config.replace(&format!("{:?}", lab.policy()), &format!("{policy:?}"));
+    let config = config.replace("template = \"raw\"", "template = \"chat\"");
+    // The first template is the policy's, the others are those of the reward models.
+    let config = config.replace("template = \"{prompt} {completion}\"", "template = \"chat\"");
+    std::fs::write(lab.config(), config).unwrap();
+    let turns = |question: &str| {
+        serde_json::json!([
+            {"role": "system", "content": "w5 w6"},
+            {"role": "user", "content": "w7"},
+            {"role": "assistant", "content": "w8"},
+            {"role": "user", "content": question},
+        ])
+    };
+    for (file, name, word) in [("prompts.jsonl", "p", "w"), ("held-out.jsonl", "h", "w1")] {
+        let row = |index: u32| {
+            let row = serde_json::json!({"prompt_id": format!("{name}{index}"), "prompt": turns(&format!("{word}{index}"))});
+            format!("{row}\n")
+        };
+        std::fs::write(lab.data_dir(file), (0..4).map(row).collect::<String>()).unwrap();
+    }
+    lab.run("data");
+    let events: Vec<Event> = lab.events("data").iter().map(|recorded| recorded.decode().unwrap()).collect();
+    assert_eq!(events.last().unwrap().event_type(), EventType::ExperimentFinished);
+    assert!(events.iter().any(|event| event.event_type() == EventType::PolicyTuned));
+    let config = lab.config();
+    succeeded(lab.dissent("data", &["replay", "lab", "--recompute", config.to_str().unwrap()]));
+    let report = std::fs::read_to_string(lab.data_dir("data").join("reports/lab.html")).unwrap();
+    assert!(report.contains("w5 w6") && report.contains("w8"), "the report shows every turn");
+}
+
 /// Sends a signal with the system's `kill`.
 fn signal(child: &Child, name: &str) {
     succeeded({

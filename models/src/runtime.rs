@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::cache_dir;
 use crate::error::{InvalidKind, ModelError};
-use crate::processor::ComputeType;
+use crate::processor::{ComputeType, Processor};
 
 /// The oldest supported ONNX Runtime, as (major, minor): the version of the C API that the bindings are
 /// compiled against.
@@ -77,13 +77,22 @@ impl OnnxRuntime {
         Ok(runtime)
     }
 
-    /// Returns the execution providers that this library supports. Whether CUDA works is known only when a
-    /// session is opened with it.
+    /// Returns the execution providers that this library supports. [`OnnxRuntime::check_cuda`] says whether
+    /// CUDA works.
     #[must_use]
     pub fn providers(&self) -> Vec<&'static str> {
         use ort::ep::{CUDA, ExecutionProvider as _};
         let cuda = CUDA::is_available().unwrap_or(false);
         if cuda { vec!["cpu", "cuda"] } else { vec!["cpu"] }
+    }
+
+    /// Whether a GPU of this index, from 0, runs models.
+    ///
+    /// # Errors
+    /// [`ModelError::Runtime`] with the missing part.
+    pub fn check_cuda(&self, device: u32) -> Result<(), ModelError> {
+        let options = SessionOptions { provider: Provider::Cuda, device, ..SessionOptions::default() };
+        Processor::of(self, &options).map(drop).map_err(ModelError::Runtime)
     }
 
     pub(crate) fn environment(&self) -> &Environment {

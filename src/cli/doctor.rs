@@ -55,7 +55,13 @@ fn onnx_runtime(explicit: Option<&Path>) -> Vec<Finding> {
     match OnnxRuntime::load(explicit) {
         Ok(runtime) => {
             let library = format!("{} at {}", runtime.version, runtime.path.display());
-            let providers = Finding { what: "providers", ok: true, found: runtime.providers().join(", ") };
+            let mut providers = runtime.providers().join(", ");
+            if providers.contains("cuda") {
+                let state =
+                    runtime.check_cuda(0).map_or_else(|error| error.to_string(), |()| "works".to_owned());
+                providers = format!("{providers}; GPU 0: {state}");
+            }
+            let providers = Finding { what: "providers", ok: true, found: providers };
             vec![Finding { what: "ONNX Runtime", ok: true, found: library }, providers]
         }
         Err(error) => {

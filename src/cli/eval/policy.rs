@@ -67,6 +67,10 @@ pub(crate) struct PolicyArgs {
     /// Maximum number of tokens in a completion.
     #[arg(long, default_value_t = 128)]
     max_new_tokens: u32,
+    /// Text that ends a completion, beside the model's stop tokens; may be repeated. The reward model sees
+    /// the completion up to it.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// Seed of the completions.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -144,6 +148,7 @@ impl PolicyArgs {
             samples: self.samples,
             temperature: self.temperature,
             max_new_tokens: self.max_new_tokens,
+            stop: self.stop.clone(),
             ..SamplingParams::default()
         };
         sampling.validate()?;
@@ -220,7 +225,7 @@ impl ScoringModels {
         }
         let mut sequences = Vec::with_capacity(sampled.len());
         for tokens in sampled {
-            let text = policy.checkpoint.tokenizer.decode(&tokens.token_ids, true)?;
+            let text = tokens.text(&policy.checkpoint.tokenizer)?;
             let tokenizer = &self.reward_model.checkpoint.tokenizer;
             sequences.push(template.encode_dialogue_with_completion(tokenizer, prompt, &text)?);
             measured.tokens.push(tokens.token_ids.len() as f64);

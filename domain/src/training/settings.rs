@@ -256,6 +256,10 @@ pub struct PpoSettings {
     pub epochs: u32,
     /// Largest number of new tokens of a completion.
     pub max_new_tokens: u32,
+    /// Texts that end a completion, beside the model's stop tokens; at most 16 of 1 to 256 bytes. The score is
+    /// that of the text before them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
     /// Sampling temperature, > 0. Log-probabilities are those of the untempered model.
     pub temperature: f64,
     /// Largest distance of the probability ratio from 1 before it is clipped, in (0, 1).
@@ -276,7 +280,7 @@ pub struct PpoSettings {
     pub gamma: f64,
     /// λ of GAE, in [0, 1].
     pub lambda: f64,
-    /// Subtracted from the score of a completion without a stop token; nothing if `None`.
+    /// Subtracted from the score of a completion without a stop token or stop text; nothing if `None`.
     pub missing_eos_penalty: Option<f64>,
     /// PPO: whether advantages are whitened.
     pub whiten_advantages: bool,
@@ -290,6 +294,7 @@ impl Default for PpoSettings {
             iterations: 10,
             epochs: 4,
             max_new_tokens: 64,
+            stop: Vec::new(),
             temperature: 0.7,
             clip: 0.2,
             value_clip: 0.2,
@@ -328,6 +333,9 @@ impl PolicyObjective {
         ] {
             check((1..=65_536).contains(&count), name, f64::from(count), "1 to 65536")?;
         }
+        let longest = ppo.stop.iter().map(String::len).max().unwrap_or(1);
+        let texts = ppo.stop.len() <= 16 && longest <= 256 && ppo.stop.iter().all(|text| !text.is_empty());
+        check(texts, "ppo.stop", ppo.stop.len() as f64, "at most 16 texts of 1 to 256 bytes")?;
         let positive = |value: f64| value > 0.0 && value.is_finite();
         check(positive(ppo.temperature), "ppo.temperature", ppo.temperature, "a number above 0")?;
         check(ppo.clip > 0.0 && ppo.clip < 1.0, "ppo.clip", ppo.clip, "a number above 0 and below 1")?;

@@ -122,6 +122,7 @@ mod tests {
                 skipped: Vec::new(),
             },
             stopped: true,
+            has_stop_token: false,
             text: String::new(),
             score,
             logprobs: logprobs.to_vec(),

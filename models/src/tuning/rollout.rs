@@ -53,8 +53,10 @@ pub struct Rollout {
     pub prompt: usize,
     /// Prompt and completion as sampled, including the stop token.
     pub sequence: TrainingSequence,
-    /// Whether it ended with a stop token.
+    /// Whether it ended with a stop token or a stop text.
     pub stopped: bool,
+    /// Whether its last token is a stop token, which is not part of its text.
+    pub(super) has_stop_token: bool,
     /// The completion's text.
     pub text: String,
     /// The reward of the scorer.
@@ -101,6 +103,7 @@ pub(super) fn roll_out(
         samples: plan.settings.samples,
         temperature: plan.settings.temperature,
         max_new_tokens: plan.settings.max_new_tokens,
+        stop: plan.settings.stop.clone(),
         ..SamplingParams::default()
     };
     policy.synchronise()?;
@@ -167,11 +170,16 @@ fn begin(
         completion_start: ids.len(),
         skipped: Vec::new(),
     };
-    let text = policy.text(completion_ids(&sequence, stopped))?;
+    let has_stop_token = stopped && completion.stop.is_none();
+    let mut text = policy.text(completion_ids(&sequence, has_stop_token))?;
+    if let Some(end) = completion.stop.and_then(|stop| text.find(&stop)) {
+        text.truncate(end);
+    }
     Ok(Rollout {
         prompt,
         sequence,
         stopped,
+        has_stop_token,
         text,
         score: 0.0,
         logprobs: Vec::new(),
@@ -181,8 +189,8 @@ fn begin(
 }
 
 /// Returns the completion, cut at its stop token.
-fn completion_ids(sequence: &TrainingSequence, stopped: bool) -> &[u32] {
-    let end = sequence.ids.len() - usize::from(stopped);
+fn completion_ids(sequence: &TrainingSequence, has_stop_token: bool) -> &[u32] {
+    let end = sequence.ids.len() - usize::from(has_stop_token);
     sequence.ids.get(sequence.completion_start..end).unwrap_or(&[])
 }
 
@@ -199,7 +207,7 @@ fn score(
             prompt: rollout.prompt,
             dialogue: &prompts[rollout.prompt].dialogue,
             text: &rollout.text,
-            token_ids: completion_ids(&rollout.sequence, rollout.stopped),
+            token_ids: completion_ids(&rollout.sequence, rollout.has_stop_token),
         })
         .collect();
     let scores = timer.time(Phase::Scoring, || scorer.score(&completions, cancel))?;

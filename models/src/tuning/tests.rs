@@ -21,7 +21,7 @@ impl Scorer for ShareOfTwos {
         _: &CancelFlag,
     ) -> Result<Vec<f64>, ModelError> {
         let share = |completion: &SampledCompletion<'_>| {
-            assert!(!completion.token_ids.contains(&0), "an completion is cut at its stop token");
+            assert!(!completion.token_ids.contains(&0), "a completion is cut at its stop token");
             assert_eq!(completion.text.len(), completion.token_ids.len());
             let twos = completion.token_ids.iter().filter(|&&id| id == 2).count();
             twos as f64 / completion.token_ids.len().max(1) as f64
@@ -281,6 +281,40 @@ fn completions_without_stop_token_pay_the_penalty() {
     let ((plain, stopped), (penalised, _)) = (score(None), score(Some(3.0)));
     assert!(stopped > 0.0 && stopped < 16.0, "{stopped}");
     assert!((plain - penalised - 3.0 * (16.0 - stopped) / 16.0).abs() < 1e-12, "{plain} {penalised}");
+}
+
+/// Counts completions whose text is cut before the stop text `d`, which is token 3.
+#[derive(Default)]
+struct CutTexts(usize);
+
+impl Scorer for CutTexts {
+    fn score(
+        &mut self,
+        completions: &[SampledCompletion<'_>],
+        _: &CancelFlag,
+    ) -> Result<Vec<f64>, ModelError> {
+        for completion in completions {
+            assert!(!completion.text.contains('d') && !completion.token_ids.contains(&0));
+            let stopped = completion.token_ids.last() == Some(&3);
+            assert_eq!(completion.text.len() + usize::from(stopped), completion.token_ids.len());
+            self.0 += usize::from(stopped);
+        }
+        Ok(vec![0.0; completions.len()])
+    }
+}
+
+#[test]
+fn a_stop_text_ends_a_completion_and_is_no_part_of_the_scored_text() {
+    let mut settings = settings(PolicyMethod::Ppo);
+    settings.objective.ppo.stop = vec!["d".to_owned()];
+    settings.objective.ppo.missing_eos_penalty = Some(1e3);
+    let mut scorer = CutTexts::default();
+    let mut tuner = tuner(settings);
+    let metrics = tuner.iterate(&mut scorer, &CancelFlag::new()).expect("an iteration").metrics;
+    assert!(scorer.0 > 0, "no completion has the stop text");
+    let stopped = metrics["val/num_eos_tokens"];
+    assert!((metrics["objective/scores"] + 1e3 * (16.0 - stopped) / 16.0).abs() < 1e-9, "{metrics:?}");
+    assert!(stopped >= scorer.0 as f64);
 }
 
 #[test]

@@ -54,6 +54,10 @@ pub(crate) struct PolicyArgs {
     /// Maximum number of new tokens in a completion.
     #[arg(long, default_value_t = PpoSettings::default().max_new_tokens)]
     max_new_tokens: u32,
+    /// Text that ends a completion, beside the model's stop tokens; may be repeated. The reward model sees
+    /// the completion up to it.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// Sampling temperature.
     #[arg(long, default_value_t = PpoSettings::default().temperature)]
     temperature: f64,
@@ -81,7 +85,7 @@ pub(crate) struct PolicyArgs {
     /// ppo: lambda of generalised advantage estimation.
     #[arg(long, default_value_t = PpoSettings::default().lambda)]
     lambda: f64,
-    /// Penalty on the score of a completion without an end-of-sequence token.
+    /// Penalty on the score of a completion without a stop token or stop text.
     #[arg(long, value_name = "PENALTY")]
     missing_eos_penalty: Option<f64>,
     /// Use the base model without the initial adapter as the reference policy.
@@ -151,6 +155,7 @@ impl PolicyArgs {
             iterations: self.iterations,
             epochs: self.epochs,
             max_new_tokens: self.max_new_tokens,
+            stop: self.stop.clone(),
             temperature: self.temperature,
             clip: self.clip,
             value_clip: self.value_clip,

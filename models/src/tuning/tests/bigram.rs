@@ -195,19 +195,22 @@ impl TunedPolicy for Bigram {
             let mut rng = SampleRng::new(seed);
             let (mut last, mut logprob) = (prompt_ids[prompt_ids.len() - 1] as usize, 0.0);
             let mut token_ids = Vec::new();
+            let letter = |id: u32| char::from(b'a' + u8::try_from(id).unwrap_or(25)).to_string();
+            let mut stop;
             let finish_reason = loop {
                 let choice =
                     sampler.choose(&self.sampler[last * VOCABULARY..(last + 1) * VOCABULARY], &mut rng);
                 token_ids.push(choice.token);
                 (last, logprob) = (choice.token as usize, logprob + choice.logprob);
-                if choice.token == STOP {
+                stop = params.stop.iter().find(|text| **text == letter(choice.token)).cloned();
+                if choice.token == STOP || stop.is_some() {
                     break FinishReason::Stop;
                 }
                 if token_ids.len() == params.max_new_tokens as usize {
                     break FinishReason::Length;
                 }
             };
-            SampledTokens { token_ids, logprob, finish_reason, stop: None }
+            SampledTokens { token_ids, logprob, finish_reason, stop }
         };
         let complete_job =
             |job: &GenerationJob| job.seeds.iter().map(|&seed| complete(&job.prompt_ids, seed)).collect();

@@ -13,8 +13,8 @@ use crate::session::{DecoderSession, KvCache, Layout, RowCopy, RunHandle, Step};
 /// The limit of the key-value cache of a batch on the CPU, in bytes. Longer sequences get fewer rows.
 const CACHE_BYTES_MAX: usize = 2 << 30;
 
-/// The minimum number of rows in decoding. Matrix products with one row take another code path, which rounds
-/// differently.
+/// The minimum number of rows in decoding on the CPU. Matrix products with one row take another code path
+/// there, which rounds differently.
 const ROWS_MIN: usize = 2;
 
 /// One prompt and the seeds of its samples.
@@ -148,8 +148,12 @@ impl Generator {
         let prompt_max = jobs.iter().map(|job| job.prompt_ids.len()).max().unwrap_or(1);
         let capacity = prompt_max.saturating_add(tokens_max).min(self.session.positions_max());
         let row_bytes = capacity * self.session.cache_bytes_per_token();
-        let fitting = if self.session.is_on_cpu() { CACHE_BYTES_MAX / row_bytes.max(1) } else { usize::MAX };
-        let rows = self.rows.min(samples).min(fitting).max(ROWS_MIN);
+        let (fitting, rows_min) = if self.session.is_on_cpu() {
+            (CACHE_BYTES_MAX / row_bytes.max(1), ROWS_MIN)
+        } else {
+            (usize::MAX, 1)
+        };
+        let rows = self.rows.min(samples).min(fitting).max(rows_min);
         let cache = self.session.cache(rows, capacity)?;
         let prompt_capacity = if self.session.copies_whole_rows() { capacity } else { prompt_max };
         let prompt_cache = self.session.cache(1, prompt_capacity)?;
@@ -159,6 +163,7 @@ impl Generator {
             stop_tokens: &self.stop_tokens,
             stop_texts: StopTexts { texts: &params.stop, tokenizer: &self.tokenizer },
             tokens_max,
+            rows_min,
             jobs,
             prompt: Prompt { job: None, cache: prompt_cache, logits: Vec::new() },
             cache,
@@ -234,6 +239,8 @@ struct Batch<'a> {
     stop_tokens: &'a [u32],
     stop_texts: StopTexts<'a>,
     tokens_max: usize,
+    /// The least number of rows that are decoded together.
+    rows_min: usize,
     jobs: &'a [GenerationJob],
     prompt: Prompt,
     cache: KvCache,
@@ -287,7 +294,7 @@ impl Batch<'_> {
 
     /// Moves the live rows to a smaller cache if no sample waits and at least half of the rows are free.
     fn shrink(&mut self) -> Result<(), ModelError> {
-        let live = self.rows.iter().flatten().count().max(ROWS_MIN);
+        let live = self.rows.iter().flatten().count().max(self.rows_min);
         if !self.waiting.is_empty() || live * 2 > self.rows.len() {
             return Ok(());
         }

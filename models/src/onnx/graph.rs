@@ -61,6 +61,8 @@ pub struct Graph {
     scalars: BTreeMap<u32, Value>,
     /// The sizes of named dimensions, `[1]` each, that an operator needed.
     sizes: BTreeMap<&'static str, Value>,
+    /// Shapes that are inputs.
+    shapes: Vec<(Shape, Value)>,
     /// Finished segments, as ranges of nodes.
     segments: Vec<Range<usize>>,
     segment_start: Option<usize>,
@@ -100,6 +102,15 @@ impl Graph {
     /// Adds an input of that name.
     pub fn input(&mut self, name: impl Into<String>, element: ElementType, shape: Shape) -> Value {
         self.push(ValueInfo { name: name.into(), element, shape, source: Source::Input })
+    }
+
+    /// Adds an input that holds a shape, as a vector of 64-bit integers. Reshapes and expansions to that
+    /// shape read it. Without it, a node computes the shape: beside a GPU, ONNX Runtime runs such a node on
+    /// the CPU.
+    pub fn shape_input(&mut self, name: impl Into<String>, shape: Shape) -> Value {
+        let input = self.input(name, ElementType::I64, vec![Dim::Fixed(shape.len())]);
+        self.shapes.push((shape, input));
+        input
     }
 
     /// Adds a weight from a file, as 32-bit floats. Weights of another type are converted when the session

@@ -27,6 +27,9 @@ pub(super) mod names {
     pub(in crate::training) const QUERY_INVERSE: &str = "query_inverse";
     pub(in crate::training) const KEY_INDEX: &str = "key_index";
     pub(in crate::training) const KEY_INVERSE: &str = "key_inverse";
+    /// The shapes of queries and keys in the padded layout.
+    pub(in crate::training) const QUERY_SHAPE: &str = "query_shape";
+    pub(in crate::training) const KEY_SHAPE: &str = "key_shape";
     pub(in crate::training) const MASK: &str = "mask";
     pub(in crate::training) const WINDOW_MASK: &str = "window_mask";
 }
@@ -163,6 +166,9 @@ impl<'a> PackedModel<'a> {
         let key_index = indices(names::KEY_INDEX, &[dims::SEQUENCES, dims::KEY_COLUMNS]);
         let key_inverse = indices(names::KEY_INVERSE, &[dims::TOKEN_KEYS]);
         let positions = indices(names::POSITIONS, &[dims::TOKENS, Dim::Fixed(1)]);
+        for (name, rows) in [(names::QUERY_SHAPE, dims::QUERY_ROWS), (names::KEY_SHAPE, dims::LONGEST)] {
+            graph.shape_input(name, padded_shape(config, rows));
+        }
         let queries = (graph.reshape(query_index, vec![dims::QUERY_PLACES])?, query_inverse);
         let keys = (graph.reshape(key_index, vec![dims::KEY_PLACES])?, key_inverse);
         let mut mask =
@@ -211,12 +217,10 @@ impl<'a> PackedModel<'a> {
 
     /// Heads `[tokens, heads · head_dim]` in the padded layout, `[sequences, kv_heads, rows, head_dim]`.
     fn padded(&mut self, x: Value, rows: (Dim, Value, Value), tokens: Dim) -> Result<Value, ModelError> {
-        let ModelConfig { kv_heads, head_dim, .. } = *self.config;
         let (row_dim, index, inverse) = rows;
-        let heads = self.graph.reshape(x, vec![tokens, Dim::Fixed(head_dim)])?;
+        let heads = self.graph.reshape(x, vec![tokens, Dim::Fixed(self.config.head_dim)])?;
         let places = self.graph.gather_padded(heads, index, inverse);
-        let shape = vec![dims::SEQUENCES, Dim::Fixed(kv_heads), row_dim, Dim::Fixed(head_dim)];
-        self.graph.reshape(places, shape)
+        self.graph.reshape(places, padded_shape(self.config, row_dim))
     }
 
     /// The rows of a table. Where products are of 16 bits, a table that is not trained stays as stored.
@@ -354,6 +358,11 @@ impl Forward for PackedModel<'_> {
             self.graph.end_segment();
         }
     }
+}
+
+/// The padded layout of queries or keys: `[sequences, kv_heads, rows, head_dim]`.
+fn padded_shape(config: &ModelConfig, rows: Dim) -> Shape {
+    vec![dims::SEQUENCES, Dim::Fixed(config.kv_heads), rows, Dim::Fixed(config.head_dim)]
 }
 
 /// Returns the outputs per target from logits `[selected, vocabulary]`.

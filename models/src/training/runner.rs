@@ -141,6 +141,11 @@ fn batch_inputs(batch: &PackedBatch, config: &ModelConfig) -> ort::Result<Inputs
         (names::KEY_INDEX, columns(config.kv_heads), places.key_index),
         (names::KEY_INVERSE, vec![tokens * config.kv_heads], places.key_inverse),
     ];
+    for (name, rows) in [(names::QUERY_SHAPE, group * longest), (names::KEY_SHAPE, longest)] {
+        let shape = [sequences, config.kv_heads, rows, config.head_dim];
+        let shape = shape.map(|size| i64::try_from(size).unwrap_or(i64::MAX));
+        integers.push((name, vec![shape.len()], shape.to_vec()));
+    }
     if batch.head() != TrainingHead::Score {
         integers.push((names::TARGETS, vec![selected, 1], batch.targets.clone()));
     }

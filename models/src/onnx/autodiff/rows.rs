@@ -20,7 +20,8 @@ impl Backward<'_> {
         };
         let updates = self.graph.reshape(dy, flat.clone())?;
         let mut index_shape = vec![flat[0]];
-        let mut index = self.graph.reshape(ids, index_shape.clone())?;
+        let ids = self.graph.reshape(ids, index_shape.clone())?;
+        let mut index = ids;
         // ScatterElements needs an index per element: the index of the row, repeated.
         if flat.len() > 1 {
             index_shape.resize(flat.len(), Dim::Fixed(1));
@@ -106,15 +107,13 @@ impl Backward<'_> {
         self.accumulate(x, dx)
     }
 
-    /// Zeros that depend on the number of ids. A runtime would compute constant zeros when the session starts
-    /// and keep them for its whole life.
+    /// Zeros that depend on the first id of `[ids]`. A runtime would compute constant zeros when the session
+    /// starts and keep them for its whole life. Of the number of ids, it would compute them on the CPU, and
+    /// copy them to a GPU.
     fn zeros_at_run(&mut self, ids: Value, shape: Shape) -> Result<Value, ModelError> {
-        if self.graph.shape(ids).is_empty() {
-            return self.zeros(shape);
-        }
-        let count = self.graph.size_of(ids, 0);
-        let count = self.graph.cast(count, ElementType::F32);
-        let zero = self.graph.scale(count, 0.0);
+        let first = self.graph.slice(ids, 0, 0, 1);
+        let first = self.graph.cast(first, ElementType::F32);
+        let zero = self.graph.scale(first, 0.0);
         self.graph.expand(zero, shape)
     }
 

@@ -207,6 +207,9 @@ impl Graph {
 
     /// Returns a shape as a vector of 64-bit integers.
     pub(in crate::onnx) fn shape_value(&mut self, shape: &[Dim]) -> Result<Value, ModelError> {
+        if let Some((_, input)) = self.shapes.iter().find(|(known, _)| known == shape) {
+            return Ok(*input);
+        }
         let mut parts: Vec<Value> = Vec::new();
         let mut fixed: Vec<i64> = Vec::new();
         for dim in shape {
@@ -292,6 +295,17 @@ mod tests {
         }
         let sizes = graph.nodes().iter().filter(|node| matches!(node.op, Op::Size { .. }));
         assert_eq!(sizes.map(|node| node.inputs[0]).collect::<Vec<_>>(), [Some(layout); 2]);
+    }
+
+    #[test]
+    fn a_shape_that_is_an_input_is_not_computed() {
+        let mut graph = Graph::new();
+        let shape = vec![Dim::Named("batch"), Dim::Fixed(2), Dim::Named("seq")];
+        let x = input(&mut graph, &[Dim::Named("rows")]);
+        let sizes = graph.shape_input("shape", shape.clone());
+        graph.reshape(x, shape).expect("the shape is known");
+        let nodes: Vec<_> = graph.nodes().iter().map(|node| (&node.op, node.inputs[1])).collect();
+        assert_eq!(nodes, [(&Op::ReshapeTo, Some(sizes))]);
     }
 
     #[test]

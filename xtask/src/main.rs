@@ -9,6 +9,7 @@ mod book;
 mod cache;
 mod checks;
 mod ci;
+mod cuda_plan;
 mod demo;
 mod faults;
 mod fetch;
@@ -33,6 +34,7 @@ Examples:
   cargo xtask ci                           run every check that a merge requires
   cargo xtask demo --fresh                 run the demo from the start and open its report
   cargo xtask faults --rounds 5 --seed 7   run the fault campaign with five experiments
+  cargo xtask cuda-plan --family llama     check without a GPU that Llama's graphs are placed on CUDA
   cargo xtask bench --only log             measure durable appends
   cargo xtask golden                       regenerate the golden files
   cargo xtask deny                         check licences, bans and sources of dependencies
@@ -65,6 +67,8 @@ enum Task {
     Demo(demo::DemoOptions),
     /// Run the fault campaign: experiments on RabbitMQ under injected faults
     Faults(faults::FaultsOptions),
+    /// Check, without a GPU, that ONNX Runtime places every graph of every family on CUDA
+    CudaPlan(cuda_plan::CudaPlanOptions),
     /// Measure against reference implementations and show figures, ratios and targets
     Bench(bench::BenchOptions),
     /// Regenerate the golden files of the tests with the reference Python
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
         Task::Lint(options) => lint::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Faults(options) => faults::run(&options),
+        Task::CudaPlan(options) => cuda_plan::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Book(options) => book::run(&options),
         Task::Golden => golden::run(),

@@ -28,6 +28,15 @@ pub(crate) fn fetch_all() -> Result<()> {
     Ok(())
 }
 
+/// Downloads ONNX Runtime for CUDA unless the cache has it, and returns the folder of its libraries.
+pub(crate) fn fetch_onnxruntime_gpu() -> Result<PathBuf> {
+    let cache = cache_dir()?;
+    let artifact = pins::onnxruntime_gpu(std::env::consts::OS, std::env::consts::ARCH)?;
+    fetch(&artifact, &cache, wheel::download)?;
+    let library = artifact.files.first().context("the artifact has no library")?.path;
+    cache.join(library).parent().map(Path::to_path_buf).context("the library has no folder")
+}
+
 /// Returns the path of the downloaded SmolLM2.
 pub(crate) fn smollm2_path() -> Result<PathBuf> {
     Ok(cache_dir()?.join("models/SmolLM2-135M-Instruct.Q4_1.gguf"))

@@ -5,6 +5,13 @@ use anyhow::{Result, bail};
 /// The version of ONNX Runtime that `ort`'s API level was tested with.
 const ONNXRUNTIME_VERSION: &str = "1.32.0";
 
+/// The licence of ONNX Runtime, in each of its wheels.
+const LICENCE: Pin = Pin {
+    name: "onnxruntime/LICENSE",
+    bytes: 1_073,
+    sha256: "2f07c72751aed99790b8a4869cf2311df85a860b22ded05fa22803587a48922c",
+};
+
 /// An artifact to fetch: files inside one wheel.
 pub(crate) struct Artifact {
     /// The name in messages.
@@ -91,11 +98,6 @@ fn onnxruntime(os: &str, arch: &str) -> Result<Artifact> {
              ORT_DYLIB_PATH. Pinned platforms are linux on x86_64 and aarch64, and macos on aarch64"
         ),
     };
-    let licence = Pin {
-        name: "onnxruntime/LICENSE",
-        bytes: 1_073,
-        sha256: "2f07c72751aed99790b8a4869cf2311df85a860b22ded05fa22803587a48922c",
-    };
     Ok(Artifact {
         title: "ONNX Runtime 1.32.0",
         requirement: "onnxruntime==1.32.0",
@@ -103,7 +105,54 @@ fn onnxruntime(os: &str, arch: &str) -> Result<Artifact> {
         platform: Some(platform),
         files: vec![
             Member { pin: library, path },
-            Member { pin: licence, path: "onnxruntime/1.32.0/LICENSE" },
+            Member { pin: LICENCE, path: "onnxruntime/1.32.0/LICENSE" },
+        ],
+    })
+}
+
+/// Returns the build of ONNX Runtime for CUDA. Its folder is not one in which Dissent looks for a runtime.
+///
+/// # Errors
+/// If none is pinned for the platform.
+pub(super) fn onnxruntime_gpu(os: &str, arch: &str) -> Result<Artifact> {
+    if (os, arch) != ("linux", "x86_64") {
+        bail!("no ONNX Runtime for CUDA is pinned for {os} on {arch}: use linux on x86_64");
+    }
+    Ok(Artifact {
+        title: "ONNX Runtime 1.31.1 for CUDA",
+        requirement: "onnxruntime-gpu==1.31.1",
+        wheel: Pin {
+            name: "onnxruntime_gpu-1.31.1-cp311-cp311-manylinux_2_28_x86_64.whl",
+            bytes: 255_560_985,
+            sha256: "e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6",
+        },
+        platform: Some("manylinux_2_28_x86_64"),
+        files: vec![
+            Member {
+                pin: Pin {
+                    name: "onnxruntime/capi/libonnxruntime.so.1.31.1",
+                    bytes: 29_421_832,
+                    sha256: "5104254339ecadae808da771bd0b63b240f0dbd466514234905e54372435c303",
+                },
+                path: "onnxruntime-gpu/1.31.1/libonnxruntime.so.1.31.1",
+            },
+            Member {
+                pin: Pin {
+                    name: "onnxruntime/capi/libonnxruntime_providers_cuda.so",
+                    bytes: 284_014_752,
+                    sha256: "d5290158115fa5569a3fe8f1f4037ee9b0e86658a96e52f852bbb7039aa88137",
+                },
+                path: "onnxruntime-gpu/1.31.1/libonnxruntime_providers_cuda.so",
+            },
+            Member {
+                pin: Pin {
+                    name: "onnxruntime/capi/libonnxruntime_providers_shared.so",
+                    bytes: 14_632,
+                    sha256: "086ec1d5388f64153d9c63470d126693db9a182c8ce236d3a1119068471b8a0d",
+                },
+                path: "onnxruntime-gpu/1.31.1/libonnxruntime_providers_shared.so",
+            },
+            Member { pin: LICENCE, path: "onnxruntime-gpu/1.31.1/LICENSE" },
         ],
     })
 }
@@ -147,7 +196,8 @@ mod tests {
     fn every_pin_is_a_whole_sha256_of_a_versioned_wheel() {
         let platforms = [("linux", "x86_64"), ("linux", "aarch64"), ("macos", "aarch64")];
         let runtimes = platforms.map(|(os, arch)| onnxruntime(os, arch).unwrap());
-        for artifact in runtimes.into_iter().chain([smollm2()]) {
+        let gpu = onnxruntime_gpu("linux", "x86_64").unwrap();
+        for artifact in runtimes.into_iter().chain([smollm2(), gpu]) {
             assert!(artifact.requirement.contains("=="), "{}", artifact.requirement);
             assert!(artifact.platform.is_none_or(|tag| artifact.wheel.name.contains(tag)));
             for pin in artifact.files.iter().map(|member| member.pin).chain([artifact.wheel]) {
@@ -162,5 +212,7 @@ mod tests {
     fn an_unpinned_platform_is_an_error_with_a_way_out() {
         let error = onnxruntime("plan9", "mips").err().unwrap().to_string();
         assert!(error.contains("plan9 on mips") && error.contains("ORT_DYLIB_PATH"), "{error}");
+        let error = onnxruntime_gpu("macos", "aarch64").err().unwrap().to_string();
+        assert!(error.contains("macos on aarch64") && error.contains("linux on x86_64"), "{error}");
     }
 }

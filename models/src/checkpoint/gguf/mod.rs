@@ -5,6 +5,7 @@
 mod blocks;
 mod convert;
 mod families;
+mod groups;
 mod header;
 mod metadata;
 mod names;

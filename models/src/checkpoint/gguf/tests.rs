@@ -215,7 +215,7 @@ fn every_block_type_dequantises_to_the_reference() {
     let golden: Json =
         serde_json::from_str(include_str!("../../../tests/golden/gguf_blocks.json")).expect("golden");
     let golden = golden.as_object().expect("kinds");
-    assert_eq!(golden.len(), 11);
+    assert_eq!(golden.len(), 15);
     for (name, case) in golden {
         let code = case["code"].as_u64().expect("code");
         let kind = BlockType::from_code(u32::try_from(code).expect("code")).expect("a kind");
@@ -502,9 +502,9 @@ fn concurrent_starts_dequantise_once() {
 #[test]
 fn unsupported_files_are_refused_by_name() {
     let mut writer = llama();
-    writer.tensor("blk.0.attn_q.bias", &[256], 10, &[0; 84]);
+    writer.tensor("blk.0.attn_q.bias", &[256], 18, &[0; 98]);
     let reason = Place::new(&writer.bytes()).refusal();
-    assert!(reason.contains("blk.0.attn_q.bias") && reason.contains("Q2_K"), "{reason}");
+    assert!(reason.contains("blk.0.attn_q.bias") && reason.contains("IQ3"), "{reason}");
 
     let mut writer = llama();
     writer.counting("blk.0.ffn_gate_exps.weight", &[2, 2], 0.0);

@@ -40,4 +40,5 @@ pub mod round;
 pub mod snapshot;
 mod state_hash;
 pub mod training;
+pub mod weight_form;
 pub mod what_if;

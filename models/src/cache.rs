@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 ///
 /// `None` if neither these variables nor `HOME` are set. The folder need not exist. It holds
 /// `onnxruntime/VERSION/` (the runtime), `models/` (fetched models), `dequantised/` (weights of quantised
-/// models) and `fingerprints/` (hashes of files).
+/// models), `packed/` (weights in blocks of integers) and `fingerprints/` (hashes of files).
 #[must_use]
 pub fn cache_dir() -> Option<PathBuf> {
     from_variables(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
@@ -28,6 +28,12 @@ pub fn models_dir(cache: &Path) -> PathBuf {
 #[must_use]
 pub fn dequantised_dir(cache: &Path) -> PathBuf {
     cache.join("dequantised")
+}
+
+/// Returns the folder of weights in blocks of integers, for generation.
+#[must_use]
+pub fn packed_dir(cache: &Path) -> PathBuf {
+    cache.join("packed")
 }
 
 /// Returns the folder of the hashes of large files.

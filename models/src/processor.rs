@@ -155,8 +155,27 @@ pub(crate) fn for_inference(
     checkpoint: &Checkpoint,
     options: &SessionOptions,
 ) -> Result<(Processor, Dtype), ModelError> {
+    if checkpoint.weights.packed_count() > 0 {
+        return for_packed(options);
+    }
     let processor = Processor::of(runtime, options).map_err(ModelError::Runtime)?;
     Ok((processor, options.dtype.for_inference(processor, checkpoint)?))
+}
+
+/// Returns the processor of packed weights, and the type of the numbers around their products: the CPU and 32
+/// bits.
+fn for_packed(options: &SessionOptions) -> Result<(Processor, Dtype), ModelError> {
+    match (options.provider, options.dtype) {
+        (Provider::Cuda, _) => {
+            Err(unsupported("packed weights run on the CPU only: use weights f32, or --provider cpu"))
+        }
+        (_, ComputeType::Bf16 | ComputeType::F16) => {
+            Err(unsupported("packed weights are computed with in f32: use --dtype auto, or weights f32"))
+        }
+        (Provider::Cpu | Provider::Auto, ComputeType::Auto | ComputeType::F32) => {
+            Ok((Processor::Cpu, Dtype::F32))
+        }
+    }
 }
 
 /// Returns the processor of a training, and the type of its matrix products.

@@ -29,7 +29,10 @@ pub struct ScoreItem {
     pub completion_ids: Vec<u32>,
 }
 
-/// A policy that computes the log-probabilities of given completions.
+/// A policy that computes the log-probabilities of given completions, in 32-bit floats.
+///
+/// Packed weights are also computed with in 32-bit floats here, which [`crate::generation::Generator`] does
+/// not. Log-probabilities that are compared need a checkpoint with weights f32.
 pub struct PolicyScorer {
     session: DecoderSession,
     head: Head,
@@ -154,16 +157,7 @@ impl PolicyScorer {
                 "logits are read on the CPU in f32 only: use --provider cpu and --dtype auto",
             ));
         }
-        self.session.check_sequence(ids, &[])?;
-        let run = RunHandle::new(cancel)?;
-        let mut cache = self.session.cache(1, ids.len())?;
-        let mut logits = Vec::with_capacity(ids.len() * self.session.output_width());
-        for (index, chunk) in ids.chunks(LOGIT_ROWS).enumerate() {
-            let selected: Vec<usize> = (0..chunk.len()).collect();
-            let step = Step { ids: chunk, past: &[index * LOGIT_ROWS], selected: &selected, targets: &[] };
-            logits.extend_from_slice(self.session.step(&mut cache, &step, &run)?);
-        }
-        Ok(logits)
+        logits(&mut self.session, ids, cancel)
     }
 
     /// Runs a completion after its prompt, whose last logits are given. Overwrites the cache after the
@@ -189,6 +183,24 @@ impl PolicyScorer {
         }
         Ok(scores)
     }
+}
+
+/// Returns the logits after every token of a sequence, `[tokens, vocabulary]`, row-major.
+pub(crate) fn logits(
+    session: &mut DecoderSession,
+    ids: &[u32],
+    cancel: &CancelFlag,
+) -> Result<Vec<f32>, ModelError> {
+    session.check_sequence(ids, &[])?;
+    let run = RunHandle::new(cancel)?;
+    let mut cache = session.cache(1, ids.len())?;
+    let mut logits = Vec::with_capacity(ids.len() * session.output_width());
+    for (index, chunk) in ids.chunks(LOGIT_ROWS).enumerate() {
+        let selected: Vec<usize> = (0..chunk.len()).collect();
+        let step = Step { ids: chunk, past: &[index * LOGIT_ROWS], selected: &selected, targets: &[] };
+        logits.extend_from_slice(session.step(&mut cache, &step, &run)?);
+    }
+    Ok(logits)
 }
 
 fn logprob(logits: &[f32], token: u32) -> f32 {

@@ -4,12 +4,13 @@
 mod support;
 
 use dissent_domain::generation::SamplingParams;
+use dissent_domain::weight_form::WeightForm;
 use dissent_models::adapter::{AdapterTask, LoraAdapter, LoraPair, LoraTarget};
 use dissent_models::checkpoint::Checkpoint;
 use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
 use dissent_models::runtime::{CancelFlag, SessionOptions};
 use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
-use support::{adapter, options, runtime, smollm2, tiny};
+use support::{adapter, open_as, options, runtime, smollm2, smollm2_file, tiny};
 
 /// Prompts of many lengths, including a single token, with 1 to 5 samples each.
 fn jobs(prompts: u32, vocabulary: u32) -> Vec<GenerationJob> {
@@ -108,6 +109,17 @@ fn completions_with_an_adapter_do_not_depend_on_the_batch() {
 fn completions_of_smollm2_do_not_depend_on_the_batch() {
     let Some(checkpoint) = smollm2(None) else { return };
     check_batches(&checkpoint, None, 4, &[(3, 4), (16, 4)]);
+}
+
+/// Inputs are rounded to 8 bits row by row.
+#[test]
+fn completions_of_packed_weights_do_not_depend_on_the_batch() {
+    let Some(file) = smollm2_file() else { return };
+    for form in [WeightForm::AsStored, WeightForm::Int8] {
+        let checkpoint = open_as(&file, Some(3), form);
+        assert!(checkpoint.weights.packed_count() > 20);
+        check_batches(&checkpoint, None, 5, &[(2, 2), (3, 5), (16, 5)]);
+    }
 }
 
 /// Returns an adapter of rank 40 on every attention projection: wide enough for threads to share its

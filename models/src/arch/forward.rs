@@ -27,8 +27,7 @@ pub(crate) trait Forward {
     /// Returns x · wᵀ for a weight `[out, in]` of the model, by its name in the checkpoint; with
     /// `inputs_first`, x · w for a weight `[in, out]`.
     fn product(&mut self, x: Value, weight: &str, inputs_first: bool) -> Result<Value, ModelError> {
-        let weight = self.weight(weight)?;
-        if inputs_first { self.graph().matmul(x, weight) } else { self.graph().linear(x, weight) }
+        product_of_floats(self, x, weight, inputs_first)
     }
 
     /// Returns the embeddings of the tokens.
@@ -61,4 +60,15 @@ pub(crate) trait Forward {
 
     /// Marks the beginning of a layer.
     fn begin_layer(&mut self, _layer: usize) {}
+}
+
+/// Returns the product with a weight of floats, as [`Forward::product`].
+pub(crate) fn product_of_floats<F: Forward + ?Sized>(
+    forward: &mut F,
+    x: Value,
+    weight: &str,
+    inputs_first: bool,
+) -> Result<Value, ModelError> {
+    let weight = forward.weight(weight)?;
+    if inputs_first { forward.graph().matmul(x, weight) } else { forward.graph().linear(x, weight) }
 }

@@ -251,7 +251,17 @@ impl Forward for Decoder<'_> {
         Ok(self.graph.weight_in(self.element, name, self.weights.get(name)?))
     }
 
+    fn product(&mut self, x: Value, weight: &str, inputs_first: bool) -> Result<Value, ModelError> {
+        match self.weights.packed(weight) {
+            Some(matrix) => self.graph.packed_linear(x, weight, matrix),
+            None => forward::product_of_floats(self, x, weight, inputs_first),
+        }
+    }
+
     fn embedding(&mut self, table: &str) -> Result<Value, ModelError> {
+        if let Some(matrix) = self.weights.only_packed(table) {
+            return self.graph.packed_rows(table, matrix, self.input_ids);
+        }
         let table = self.weight(table)?;
         Ok(self.graph.gather(table, self.input_ids))
     }

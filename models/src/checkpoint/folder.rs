@@ -199,6 +199,7 @@ fn add_shard(
             Located::Weights(tensor) => {
                 weights.insert(full, tensor).map_err(|reason| ModelError::file(path, reason))?
             }
+            Located::Bytes(_) => weights.insert_unusable(full, "U8".to_owned()),
             Located::Unusable(dtype) => weights.insert_unusable(full, dtype),
         }
     }

@@ -3,6 +3,7 @@
 //! Opening one reads its configuration and its tokenizer, and *locates* its weights. A checkpoint is
 //! untrusted: headers, offsets, shapes and templates are checked before use.
 
+mod cache_file;
 pub mod config;
 mod config_json;
 pub mod decoder;
@@ -11,7 +12,9 @@ pub(crate) mod files;
 pub(crate) mod fingerprint;
 mod folder;
 pub(crate) mod gguf;
+mod int8;
 pub(crate) mod layout;
+mod packed;
 mod parts;
 mod python_json;
 mod reading;
@@ -34,8 +37,9 @@ pub mod write;
 use std::path::{Path, PathBuf};
 
 use dissent_domain::reward::RewardOutput;
+use dissent_domain::weight_form::WeightForm;
 
-use crate::error::ModelError;
+use crate::error::{InvalidKind, ModelError};
 use parts::{Description, Parts};
 use source::{Source, locate};
 
@@ -95,11 +99,41 @@ impl Checkpoint {
     /// [`ModelError::File`] if anything is missing or malformed; [`ModelError::Invalid`] if the model has
     /// fewer layers than requested.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
-        let parts = match locate(path)? {
-            Source::Folder => folder::open(path, &options.cache_dir, options.reading)?,
-            Source::Gguf(file) => gguf::open(&file, &options.cache_dir, options.reading)?,
+        Self::open_as(path, options, WeightForm::F32)
+    }
+
+    /// As [`Checkpoint::open`], with the weights in a form for generation. The fingerprint is the same in
+    /// every form.
+    ///
+    /// Packed weights are made once, in the cache. A GGUF file is not dequantised for
+    /// [`WeightForm::AsStored`]. Tensors that cannot be packed are 32-bit floats.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], and [`ModelError::Invalid`] if no tensor can be packed.
+    pub fn open_as(path: &Path, options: &OpenOptions, form: WeightForm) -> Result<Self, ModelError> {
+        let (cache_dir, reading) = (&options.cache_dir, options.reading);
+        let parts = match (locate(path)?, form) {
+            (Source::Folder, WeightForm::AsStored) => {
+                return Err(not_quantised(path, "a Hugging Face folder has no quantised weights"));
+            }
+            (Source::Folder, WeightForm::F32 | WeightForm::Int8) => folder::open(path, cache_dir, reading)?,
+            (Source::Gguf(file), form) => gguf::open(&file, cache_dir, reading, form)?,
         };
-        Self::from_parts(parts, path, options)
+        let mut checkpoint = Self::from_parts(parts, path, options)?;
+        match form {
+            WeightForm::F32 => return Ok(checkpoint),
+            WeightForm::AsStored => {}
+            WeightForm::Int8 => {
+                let Self { config, weights, fingerprint, .. } = &checkpoint;
+                checkpoint.weights = int8::quantised(config, weights, (path, fingerprint), cache_dir)?;
+            }
+        }
+        let (packed, floats) = packed::count(&checkpoint.weights, &checkpoint.config);
+        if packed == 0 {
+            return Err(not_quantised(path, "no matrix of the model can be packed"));
+        }
+        tracing::info!(path = %path.display(), weights = %form, packed, floats, "opened packed weights");
+        Ok(checkpoint)
     }
 
     /// Returns the checkpoint that was read from `source`, cut to its first layers and checked.
@@ -146,4 +180,12 @@ impl Checkpoint {
         };
         parts.describe(path, format, inventory, options.layers)
     }
+}
+
+/// Returns the error of a checkpoint without weights in blocks, with the way out.
+fn not_quantised(path: &Path, reason: &str) -> ModelError {
+    ModelError::invalid(
+        InvalidKind::Setting,
+        format!("{}: {reason}: use weights int8 or f32", path.display()),
+    )
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype as StoredDtype, Metadata, TensorInfo};
 
 use super::stand_in;
-use super::weights::{Dtype, TensorRef};
+use super::weights::{BytesRef, Dtype, TensorRef};
 use crate::error::ModelError;
 
 /// The longest accepted header, in bytes; the format's own limit.
@@ -47,8 +47,10 @@ pub(super) fn header(
 pub(super) enum Located {
     /// Usable weights.
     Weights(TensorRef),
-    /// A tensor whose elements are not floats of 16 or 32 bits (position buffers, packed weights), with the
-    /// name of its type.
+    /// A tensor of unsigned bytes.
+    Bytes(BytesRef),
+    /// A tensor of another type that is not a float of 16 or 32 bits (position buffers, packed weights), with
+    /// the name of its type.
     Unusable(String),
 }
 
@@ -89,12 +91,17 @@ pub(super) fn locate(path: &Path) -> Result<Vec<(String, Located)>, ModelError> 
         .into_iter()
         .filter_map(|name| {
             let info = metadata.info(&name)?;
+            let offset = data_offset + info.data_offsets.0 as u64;
             let Some(dtype) = Dtype::of_stored(info.dtype) else {
+                if info.dtype == StoredDtype::U8 {
+                    let (file, shape) = (real.clone(), info.shape.clone());
+                    return Some((name, Located::Bytes(BytesRef { file, offset, shape })));
+                }
                 return Some((name, Located::Unusable(format!("{:?}", info.dtype))));
             };
             let tensor = TensorRef {
                 file: real.clone(),
-                offset: data_offset + info.data_offsets.0 as u64,
+                offset,
                 bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
                 dtype,
                 shape: info.shape.clone(),

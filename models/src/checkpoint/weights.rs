@@ -55,6 +55,40 @@ pub struct TensorRef {
     pub shape: Vec<usize>,
 }
 
+/// The location of bytes in a file, as [`TensorRef`] of floats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BytesRef {
+    /// The file's real path.
+    pub file: PathBuf,
+    /// Offset in bytes from the beginning of the file.
+    pub offset: u64,
+    /// Row-major shape; its product is the number of bytes.
+    pub shape: Vec<usize>,
+}
+
+/// A matrix `[outputs, inputs]` in blocks along its rows.
+///
+/// An element is scale · (q − zero), plus the constant of its block if there are constants. q is an unsigned
+/// integer of `bits` bits, and zero is half its range: 8 or 128.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedMatrix {
+    /// Rows.
+    pub outputs: usize,
+    /// Columns.
+    pub inputs: usize,
+    /// Bits of an integer: 4 or 8.
+    pub bits: usize,
+    /// Elements of a block.
+    pub block: usize,
+    /// q, `[outputs, inputs / block, block · bits / 8]` bytes. Of two 4-bit integers the first is in the low
+    /// bits.
+    pub integers: BytesRef,
+    /// `[outputs, inputs / block]`, 32-bit floats.
+    pub scales: TensorRef,
+    /// `[outputs, inputs / block]`, 32-bit floats.
+    pub constants: Option<TensorRef>,
+}
+
 /// One tensor as stored.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredTensor {
@@ -68,38 +102,60 @@ pub(crate) struct StoredTensor {
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, TensorRef>,
+    /// Matrices in blocks of integers, for generation. A matrix may also be among `tensors`.
+    packed: BTreeMap<String, PackedMatrix>,
     /// Tensors of unsupported element types: the name of the type, by tensor name.
     unusable: BTreeMap<String, String>,
 }
 
 impl Weights {
-    /// Returns the location of a tensor.
+    /// Returns the location of a tensor of floats.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] if the checkpoint has no tensor of that name.
+    /// [`ModelError::Invalid`] if the checkpoint has no tensor of that name, or only a [`PackedMatrix`].
     pub fn get(&self, name: &str) -> Result<&TensorRef, ModelError> {
         self.tensors.get(name).ok_or_else(|| {
             ModelError::invalid(
                 InvalidKind::MissingTensor,
-                match self.unusable.get(name) {
-                    Some(dtype) => {
+                match (self.unusable.get(name), self.packed.get(name)) {
+                    (Some(dtype), _) => {
                         format!(
                             "tensor {name} has elements of type {dtype}: only F32, F16 and BF16 can be used"
                         )
                     }
-                    None => format!("the checkpoint has no tensor named {name}"),
+                    (None, Some(_)) => format!(
+                        "tensor {name} is packed for generation: open the checkpoint with f32 weights"
+                    ),
+                    (None, None) => format!("the checkpoint has no tensor named {name}"),
                 },
             )
         })
     }
 
-    /// Whether there is a tensor of that name.
+    /// Whether there is a tensor of that name, as floats or packed.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.packed.contains_key(name)
     }
 
-    /// Returns all tensors, sorted by name.
+    /// Returns a packed matrix; `None` if there is none of that name.
+    #[must_use]
+    pub fn packed(&self, name: &str) -> Option<&PackedMatrix> {
+        self.packed.get(name)
+    }
+
+    /// Returns a packed matrix that is not there as floats.
+    pub(crate) fn only_packed(&self, name: &str) -> Option<&PackedMatrix> {
+        self.packed.get(name).filter(|_| !self.tensors.contains_key(name))
+    }
+
+    /// Returns the number of packed matrices. Weights with any are for generation on the CPU.
+    #[must_use]
+    pub fn packed_count(&self) -> usize {
+        self.packed.len()
+    }
+
+    /// Returns all tensors of floats, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorRef)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
@@ -114,12 +170,17 @@ impl Weights {
         }
     }
 
+    pub(super) fn insert_packed(&mut self, name: String, matrix: PackedMatrix) {
+        self.packed.insert(name, matrix);
+    }
+
     pub(super) fn insert_unusable(&mut self, name: String, dtype: String) {
         self.unusable.insert(name, dtype);
     }
 
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
         self.tensors.retain(|name, _| keep(name));
+        self.packed.retain(|name, _| keep(name));
         self.unusable.retain(|name, _| keep(name));
     }
 
@@ -147,10 +208,14 @@ impl TensorRef {
     }
 
     fn read_f32(&self) -> std::io::Result<Vec<f32>> {
-        let length = usize::try_from(self.bytes).map_err(std::io::Error::other)?;
-        let mut bytes = vec![0; length];
+        self.read_elements(0, self.shape.iter().product())
+    }
+
+    /// Reads `count` elements from the `first` one on, row-major, as 32-bit floats.
+    pub(super) fn read_elements(&self, first: usize, count: usize) -> std::io::Result<Vec<f32>> {
+        let mut bytes = vec![0; count * self.dtype.size()];
         let mut file = File::open(&self.file)?;
-        file.seek(SeekFrom::Start(self.offset))?;
+        file.seek(SeekFrom::Start(self.offset + (first * self.dtype.size()) as u64))?;
         file.read_exact(&mut bytes)?;
         Ok(decode_f32(self.dtype, &bytes))
     }

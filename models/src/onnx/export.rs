@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 
-use crate::checkpoint::TensorRef;
 use crate::error::{InvalidKind, ModelError};
 
 use super::graph::{Graph, Node};
@@ -40,7 +39,15 @@ pub fn export(graph: &Graph) -> Result<ExportedModel, ModelError> {
     let mut initializer = Vec::new();
     for value in graph.values() {
         match &value.source {
-            Source::Weight(tensor) => initializer.push(external_tensor(value, tensor, &mut weights_dir)?),
+            Source::Weight(tensor) => {
+                let place = (tensor.file.as_path(), tensor.offset, tensor.bytes);
+                initializer.push(external_tensor(value, place, &mut weights_dir)?);
+            }
+            Source::Bytes(bytes) => {
+                let place =
+                    (bytes.file.as_path(), bytes.offset, bytes.shape.iter().product::<usize>() as u64);
+                initializer.push(external_tensor(value, place, &mut weights_dir)?);
+            }
             Source::Constant(bytes) => initializer.push(inline_tensor(value, bytes)),
             Source::Input | Source::Node => {}
         }
@@ -149,16 +156,16 @@ fn inline_tensor(value: &ValueInfo, bytes: &[u8]) -> TensorProto {
     TensorProto { raw_data: Some(bytes.to_vec()), ..tensor(value) }
 }
 
+/// Returns a tensor in a file, at an offset and of a length in bytes.
 fn external_tensor(
     value: &ValueInfo,
-    place: &TensorRef,
+    (file, offset, bytes): (&Path, u64, u64),
     weights_dir: &mut Option<PathBuf>,
 ) -> Result<TensorProto, ModelError> {
-    let not_a_file = || {
-        ModelError::invalid(InvalidKind::Graph, format!("the path {} has no file name", place.file.display()))
-    };
-    let dir = place.file.parent().unwrap_or_else(|| Path::new("."));
-    let location = place.file.file_name().and_then(|name| name.to_str()).ok_or_else(not_a_file)?;
+    let not_a_file =
+        || ModelError::invalid(InvalidKind::Graph, format!("the path {} has no file name", file.display()));
+    let dir = file.parent().unwrap_or_else(|| Path::new("."));
+    let location = file.file_name().and_then(|name| name.to_str()).ok_or_else(not_a_file)?;
     match weights_dir {
         None => *weights_dir = Some(dir.to_owned()),
         Some(known) if known == dir => {}
@@ -177,8 +184,8 @@ fn external_tensor(
     Ok(TensorProto {
         external_data: vec![
             entry("location", location.to_owned()),
-            entry("offset", place.offset.to_string()),
-            entry("length", place.bytes.to_string()),
+            entry("offset", offset.to_string()),
+            entry("length", bytes.to_string()),
         ],
         data_location: Some(DATA_LOCATION_EXTERNAL),
         ..tensor(value)
@@ -219,7 +226,7 @@ fn count(size: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::checkpoint::Dtype;
+    use crate::checkpoint::{Dtype, TensorRef};
     use crate::onnx::Value;
 
     use super::*;

@@ -15,6 +15,7 @@ use super::value::{Dim, ElementType, Shape, Source, Value, ValueInfo};
 mod attention;
 mod elementwise;
 mod norms;
+mod packed;
 mod products;
 mod reductions;
 mod rows;
@@ -63,6 +64,8 @@ pub struct Graph {
     sizes: BTreeMap<&'static str, Value>,
     /// Shapes that are inputs.
     shapes: Vec<(Shape, Value)>,
+    /// The sums of the blocks of a value, by the elements of a block.
+    block_sums: BTreeMap<(Value, usize), Value>,
     /// Finished segments, as ranges of nodes.
     segments: Vec<Range<usize>>,
     segment_start: Option<usize>,
@@ -156,6 +159,14 @@ impl Graph {
             shape,
             source: Source::Constant(bytes),
         })
+    }
+
+    /// Adds a constant of bytes, row-major.
+    #[cfg(test)]
+    pub(in crate::onnx) fn constant_bytes(&mut self, name: &str, shape: &[usize], bytes: Vec<u8>) -> Value {
+        let shape = shape.iter().map(|&size| Dim::Fixed(size)).collect();
+        let source = Source::Constant(bytes);
+        self.push(ValueInfo { name: name.to_owned(), element: ElementType::U8, shape, source })
     }
 
     /// Returns a constant vector of one number; equal vectors share a value.

@@ -85,6 +85,18 @@ pub enum Op {
         /// The factor.
         alpha: f32,
     },
+    /// `x [.., inputs], q, scales → x · wᵀ [.., outputs]`, for w in blocks along its rows: see
+    /// [`PackedMatrix`](crate::checkpoint::weights::PackedMatrix). Its constants are no operand.
+    PackedLinear {
+        /// Rows of w.
+        outputs: usize,
+        /// Columns of w.
+        inputs: usize,
+        /// The blocks.
+        blocks: Blocks,
+    },
+    /// `q, ids, scales → rows of w`, for w as in [`Op::PackedLinear`].
+    PackedGather(Blocks),
     /// `table [n, ..], ids → rows of the table`; an id of −1 is the last row.
     Gather,
     /// `x [n, ..], index → rows of x`, as [`Op::Gather`]. Its gradient is a Gather by `inverse`.
@@ -216,6 +228,15 @@ pub enum Op {
     },
 }
 
+/// The blocks of a packed matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocks {
+    /// Bits of an integer.
+    pub bits: usize,
+    /// Elements of a block.
+    pub elements: usize,
+}
+
 /// How [`Op::GroupQueryAttention`] computes and weighs scores.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct AttentionRule {
@@ -261,6 +282,9 @@ pub enum Constant {
     /// A 32-bit float.
     Scalar(f32),
 }
+
+/// The `accuracy_level` of `MatMulNBits` that multiplies integers: inputs are rounded to 8 bits in blocks.
+const ROUNDED_TO_INT8: i64 = 4;
 
 /// The domain of ONNX Runtime's own operators.
 pub const CONTRIB: &str = "com.microsoft";
@@ -313,6 +337,8 @@ impl Op {
             Self::Linear => (CONTRIB, "FusedMatMul"),
             Self::MatMul { .. } if self.attributes().is_empty() => ("", "MatMul"),
             Self::MatMul { .. } => (CONTRIB, "FusedMatMul"),
+            Self::PackedLinear { .. } => (CONTRIB, "MatMulNBits"),
+            Self::PackedGather(_) => (CONTRIB, "GatherBlockQuantized"),
             Self::Gather | Self::GatherPaired { .. } => ("", "Gather"),
             Self::GatherElements => ("", "GatherElements"),
             Self::ScatterAdd { .. } => ("", "ScatterElements"),
@@ -357,6 +383,19 @@ impl Op {
                 }
                 attributes
             }
+            Self::PackedLinear { outputs, inputs, blocks } => vec![
+                ("N", int(*outputs)),
+                ("K", int(*inputs)),
+                ("bits", int(blocks.bits)),
+                ("block_size", int(blocks.elements)),
+                ("accuracy_level", Attribute::Int(ROUNDED_TO_INT8)),
+            ],
+            Self::PackedGather(blocks) => vec![
+                ("gather_axis", Attribute::Int(0)),
+                ("quantize_axis", Attribute::Int(1)),
+                ("bits", int(blocks.bits)),
+                ("block_size", int(blocks.elements)),
+            ],
             Self::Gather | Self::GatherPaired { .. } => vec![("axis", Attribute::Int(0))],
             Self::GatherElements => vec![("axis", Attribute::Int(1))],
             Self::ScatterAdd { axis } => vec![("axis", int(*axis)), ("reduction", Attribute::Text("add"))],
@@ -431,6 +470,7 @@ impl Op {
             Self::Sigmoid | Self::Softplus | Self::Tanh | Self::Abs | Self::Sign | Self::Erf => Vec::new(),
             Self::Silu | Self::Gelu { .. } | Self::Greater | Self::LessOrEqual | Self::Where => Vec::new(),
             Self::Cast { .. } | Self::StopGradient { .. } | Self::Linear | Self::MatMul { .. } => Vec::new(),
+            Self::PackedLinear { .. } | Self::PackedGather(_) => Vec::new(),
             Self::Gather | Self::GatherPaired { .. } | Self::GatherElements => Vec::new(),
             Self::ReplaceRows => Vec::new(),
             Self::ScatterAdd { .. } | Self::ReshapeTo | Self::Size { .. } | Self::ShapeOf => Vec::new(),

@@ -18,6 +18,7 @@ use tensor::Tensor;
 mod attention;
 mod elementwise;
 mod norms;
+mod packed;
 mod products;
 mod rows;
 mod shapes;
@@ -50,6 +51,9 @@ pub(crate) fn evaluate(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Run 
             }
             Source::Constant(bytes) => Some(Tensor::new(fixed(&info.shape), decode(info.element, bytes))),
             Source::Weight(place) => Some(Tensor::new(fixed(&info.shape), read(place))),
+            Source::Bytes(place) => {
+                panic!("{} is not read: tests have packed matrices as constants", place.file.display())
+            }
             Source::Node => None,
         })
         .collect();
@@ -109,6 +113,7 @@ fn decode(element: ElementType, bytes: &[u8]) -> Vec<f64> {
         ElementType::I32 => {
             bytes.as_chunks::<4>().0.iter().map(|&chunk| f64::from(i32::from_le_bytes(chunk))).collect()
         }
+        ElementType::U8 => bytes.iter().copied().map(f64::from).collect(),
         ElementType::F16 | ElementType::BF16 | ElementType::Bool => {
             panic!("no constant is of type {element:?}")
         }
@@ -157,6 +162,10 @@ fn run(node: &Node, operands: &[Option<&Tensor>]) -> Vec<Tensor> {
         &Op::MatMul { transpose_a, transpose_b, alpha } => {
             one(products::matmul(at(0), transpose_a, at(1), transpose_b, f64::from(alpha)))
         }
+        Op::PackedLinear { blocks, .. } => {
+            one(products::matmul(at(0), false, &packed::matrix(at(1), at(2), *blocks), true, 1.0))
+        }
+        Op::PackedGather(blocks) => one(rows::gather(&packed::matrix(at(0), at(2), *blocks), at(1))),
         Op::Gather | Op::GatherPaired { .. } => one(rows::gather(at(0), at(1))),
         Op::GatherElements => one(rows::gather_elements(at(0), at(1))),
         Op::ScatterAdd { axis } => one(rows::scatter_add(at(0), at(1), at(2), *axis)),

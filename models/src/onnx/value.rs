@@ -1,5 +1,6 @@
 //! The values of a graph: their element types, their shapes and their sources.
 
+use crate::checkpoint::weights::BytesRef;
 use crate::checkpoint::{Dtype, TensorRef};
 
 /// A value of one graph: an input, a weight, or the result of an operator.
@@ -31,6 +32,8 @@ pub enum ElementType {
     I32,
     /// 64-bit integer.
     I64,
+    /// Byte.
+    U8,
     /// True or false.
     Bool,
 }
@@ -41,6 +44,7 @@ impl ElementType {
     pub const fn onnx_code(self) -> i32 {
         match self {
             Self::F32 => 1,
+            Self::U8 => 2,
             Self::I32 => 6,
             Self::I64 => 7,
             Self::Bool => 9,
@@ -53,7 +57,7 @@ impl ElementType {
     pub(super) const fn is_float(self) -> bool {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => true,
-            Self::I32 | Self::I64 | Self::Bool => false,
+            Self::I32 | Self::I64 | Self::U8 | Self::Bool => false,
         }
     }
 }
@@ -89,6 +93,8 @@ pub enum Source {
     Constant(Vec<u8>),
     /// A constant in a file.
     Weight(TensorRef),
+    /// A constant of bytes in a file.
+    Bytes(BytesRef),
     /// The result of a node.
     Node,
 }

@@ -9,6 +9,7 @@ pub(crate) mod families;
 
 use std::path::{Path, PathBuf};
 
+use dissent_domain::weight_form::WeightForm;
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::cache::{cache_dir, models_dir};
 use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules};
@@ -27,9 +28,13 @@ pub(crate) fn runtime() -> Option<&'static OnnxRuntime> {
 }
 
 pub(crate) fn open(path: &Path, layers: Option<u32>) -> Checkpoint {
+    open_as(path, layers, WeightForm::F32)
+}
+
+pub(crate) fn open_as(path: &Path, layers: Option<u32>, form: WeightForm) -> Checkpoint {
     let cache_dir = cache_dir().expect("a cache folder");
-    Checkpoint::open(path, &OpenOptions { layers, cache_dir, reading: ReadingRules::default() })
-        .expect("the checkpoint opens")
+    let options = OpenOptions { layers, cache_dir, reading: ReadingRules::default() };
+    Checkpoint::open_as(path, &options, form).expect("the checkpoint opens")
 }
 
 /// Requires SmolLM2, and opens it with its first `layers`.

@@ -126,14 +126,20 @@ impl BlockType {
 
     /// Returns the form of the groups of a quantised type; `None` for floats.
     pub(super) const fn grouping(self) -> Option<Grouping> {
-        let (elements, minimum) = match self {
+        let (elements, integers, minimum) = match self {
             Self::F32 | Self::F16 | Self::Bf16 => return None,
-            Self::Q3K | Self::Q6K => (16, false),
-            Self::Q2K => (16, true),
-            Self::Q4Zero | Self::Q5Zero | Self::Q8Zero | Self::Iq4Nl | Self::Iq4Xs => (32, false),
-            Self::Q4One | Self::Q5One | Self::Q4K | Self::Q5K => (32, true),
+            Self::Q4Zero => (32, (-8, 7), false),
+            Self::Q4One | Self::Q4K => (32, (0, 15), true),
+            Self::Q5Zero => (32, (-16, 15), false),
+            Self::Q5One | Self::Q5K => (32, (0, 31), true),
+            Self::Q8Zero => (32, (i8::MIN, i8::MAX), false),
+            Self::Q2K => (16, (0, 3), true),
+            Self::Q3K => (16, (-4, 3), false),
+            Self::Q6K => (16, (-32, 31), false),
+            Self::Iq4Nl | Self::Iq4Xs => (32, (groups::NON_LINEAR[0], groups::NON_LINEAR[15]), false),
         };
-        Some(Grouping { elements, minimum })
+        let (least, greatest) = integers;
+        Some(Grouping { elements, least, greatest, minimum })
     }
 
     /// Appends the groups of whole blocks to `out`. Blocks of floats have none.

@@ -1,109 +1,67 @@
-//! Dequantises a GGUF file once, into a safetensors file of 32-bit floats with the names and the row order of
-//! Hugging Face.
+//! Writes the weights of a GGUF file once into the cache, with the names and the row order of Hugging Face.
+//!
+//! They are 32-bit floats, or quantised matrices are packed.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use dissent_domain::weight_form::WeightForm;
 use safetensors::Dtype;
 
 use super::families::GgufFamily;
+use super::groups::Groups;
 use super::header::{Header, TensorInfo};
 use super::names::{Change, Destination, RowOrder, destination};
-use crate::cache::dequantised_dir;
+use super::packing::pack;
+use crate::cache::{dequantised_dir, packed_dir};
+use crate::checkpoint::cache_file::{WriteFault, written_once};
 use crate::checkpoint::config::ModelConfig;
-use crate::checkpoint::fingerprint::of_file;
 use crate::checkpoint::layout;
-use crate::checkpoint::safetensors::{header, locate};
+use crate::checkpoint::packed::{PackedShape, Part, is_factor};
+use crate::checkpoint::safetensors::header;
 use crate::checkpoint::weights::transposed;
 use crate::error::ModelError;
 
-/// Version of the conversion. Raised when the same GGUF file would give another safetensors file.
+/// Version of the conversion to floats. Raised when the same GGUF file would give another file.
 const CONVERTER_VERSION: u32 = 1;
+/// Version of the packing, likewise.
+const PACKER_VERSION: u32 = 1;
 /// The approximate number of float bytes that are held at a time.
 const CHUNK_BYTES: usize = 1 << 20;
-/// The name prefix of unfinished files.
-const UNFINISHED: &str = "unfinished-";
 
-/// Returns the dequantised weights of the GGUF file at `path`, whose BLAKE3 hash is `hash` (of a split model,
-/// the hashes of all files). They are
-/// converted if they are not in the cache.
-///
-/// The file is written under a temporary name, synced and renamed, under a lock. A process that dies leaves
-/// no partial file under the final name. Of several processes that start together, one converts and the
-/// others wait.
-pub(super) fn dequantised(
+/// Returns the file with the weights of the GGUF file at `path`. They are converted if they are not in the
+/// cache. `hash` is the BLAKE3 hash of the file; of a split model, the hashes of all files.
+pub(super) fn converted(
     path: &Path,
     header: &Header,
     (family, config): (&GgufFamily, &ModelConfig),
+    form: WeightForm,
     hash: &str,
     cache_dir: &Path,
 ) -> Result<PathBuf, ModelError> {
-    let key = blake3::hash(format!("{hash} converter {CONVERTER_VERSION}").as_bytes()).to_hex();
-    let folder = dequantised_dir(cache_dir);
-    let target = folder.join(format!("{key}.safetensors"));
-    if is_whole(&target, cache_dir) {
-        return Ok(target);
-    }
-    let plan = plan(header, family, config).map_err(|reason| ModelError::file(path, reason))?;
-    let in_cache = |error: std::io::Error| {
-        ModelError::file(&target, format!("failed to write the dequantised weights into the cache: {error}"))
+    let packs = form == WeightForm::AsStored;
+    let (folder, key) = if packs {
+        (packed_dir(cache_dir), format!("{hash} packer {PACKER_VERSION}"))
+    } else {
+        (dequantised_dir(cache_dir), format!("{hash} converter {CONVERTER_VERSION}"))
     };
-    fs::create_dir_all(&folder).map_err(in_cache)?;
-    let lock = File::create(folder.join("lock")).map_err(in_cache)?;
-    lock.lock().map_err(in_cache)?;
-    if is_whole(&target, cache_dir) {
-        return Ok(target);
-    }
-    remove_unfinished(&folder).map_err(in_cache)?;
-    tracing::info!(path = %path.display(), "dequantising weights into the cache");
-    let mut file = unfinished_file(&folder).map_err(in_cache)?;
-    let open = |file: &PathBuf| File::open(file).map_err(|error| ModelError::file(file, error));
-    let mut sources = header.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    write(&plan, &mut sources, BufWriter::new(file.as_file_mut())).map_err(in_cache)?;
-    file.as_file().sync_all().map_err(in_cache)?;
-    file.persist(&target).map_err(|error| in_cache(error.error))?;
-    fs::write(checksum_path(&target), of_file(&target, cache_dir)?).map_err(in_cache)?;
-    File::open(&folder).and_then(|folder| folder.sync_all()).map_err(in_cache)?;
-    Ok(target)
+    written_once(&folder, &key, cache_dir, |out| {
+        let plan = plan(header, family, config, packs).map_err(|reason| ModelError::file(path, reason))?;
+        tracing::info!(path = %path.display(), packed = packs, "converting weights into the cache");
+        let open = |file: &PathBuf| File::open(file).map_err(|error| ModelError::file(file, error));
+        let mut sources = header.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        write(&plan, &mut sources, out).map_err(WriteFault::Cache)
+    })
 }
 
-/// Whether the cached file is unchanged. An untouched file is not read again, because its hash is cached.
-fn is_whole(target: &Path, cache_dir: &Path) -> bool {
-    let written = fs::read_to_string(checksum_path(target)).unwrap_or_default();
-    locate(target).is_ok() && of_file(target, cache_dir).is_ok_and(|now| now == written)
-}
-
-/// Returns the checksum file of a cached file: its BLAKE3 hash, in hex.
-fn checksum_path(target: &Path) -> PathBuf {
-    target.with_extension("blake3")
-}
-
-/// Returns a temporary file whose permissions follow the umask: a cache may be shared.
-fn unfinished_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(UNFINISHED);
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    builder.tempfile_in(folder)
-}
-
-/// Deletes the temporary files of processes that died. Only the lock holder writes any, so none is in use.
-fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// One tensor to write.
+/// One tensor of the source file.
 struct TensorPlan<'a> {
     name: String,
     info: &'a TensorInfo,
     change: Change,
+    /// Its form if it is packed.
+    packed: Option<PackedShape>,
 }
 
 /// Returns the tensors to write, in the order of the source file.
@@ -111,12 +69,14 @@ fn plan<'a>(
     header: &'a Header,
     family: &GgufFamily,
     config: &ModelConfig,
+    packs: bool,
 ) -> Result<Vec<TensorPlan<'a>>, String> {
     let mut missing = layout::required(config);
     let mut steps = Vec::new();
     for (from, info) in &header.tensors {
         let Destination::Tensor { name, change } = destination(from, family, config)? else { continue };
-        let tensor = TensorPlan { name, info, change };
+        let packed = if packs && is_factor(&name, config) { packed_shape(info) } else { None };
+        let tensor = TensorPlan { name, info, change, packed };
         if let Some(shape) = missing.remove(&tensor.name)
             && shape != tensor.shape()
         {
@@ -135,8 +95,16 @@ fn plan<'a>(
     Ok(steps)
 }
 
+/// Returns the packed form of a matrix; `None` for floats. GGUF files hold matrices as `[outputs, inputs]`,
+/// as products take them.
+fn packed_shape(info: &TensorInfo) -> Option<PackedShape> {
+    let grouping = info.block_type.grouping()?;
+    let &[outputs, inputs] = info.shape.as_slice() else { return None };
+    Some(PackedShape { outputs, inputs, bits: grouping.bits(), block: grouping.elements })
+}
+
 impl TensorPlan<'_> {
-    /// Returns the shape of the tensor as it is written.
+    /// Returns the shape of the tensor as floats.
     fn shape(&self) -> Vec<usize> {
         let mut shape = self.info.shape.clone();
         if self.change == Change::Transposed {
@@ -175,55 +143,103 @@ impl TensorPlan<'_> {
             _ => Ok(()),
         }
     }
+
+    /// Returns the tensors that are written for this one.
+    fn written(&self) -> Vec<Written<'_>> {
+        let minimum = self.info.block_type.grouping().is_some_and(|grouping| grouping.minimum);
+        let parts: &[Option<Part>] = match self.packed {
+            None => &[None],
+            Some(_) if minimum => &[Some(Part::Integers), Some(Part::Scales), Some(Part::Constants)],
+            Some(_) => &[Some(Part::Integers), Some(Part::Scales)],
+        };
+        parts.iter().map(|&part| Written { tensor: self, part }).collect()
+    }
 }
 
-fn write(plan: &[TensorPlan<'_>], sources: &mut [File], mut out: impl Write) -> std::io::Result<()> {
+/// One tensor to write: the floats of a tensor of the source, or a part of its packed matrix.
+struct Written<'a> {
+    tensor: &'a TensorPlan<'a>,
+    part: Option<Part>,
+}
+
+fn write(plan: &[TensorPlan<'_>], sources: &mut [File], out: &mut impl Write) -> std::io::Result<()> {
+    let all: Vec<Written<'_>> = plan.iter().flat_map(TensorPlan::written).collect();
     // `BlockType::bytes_of` has checked that the sizes do not overflow.
-    let tensors = plan.iter().map(|tensor| (tensor.name.clone(), Dtype::F32, tensor.shape()));
-    out.write_all(&header(tensors)?)?;
-    for tensor in plan {
-        let source = sources.get_mut(tensor.info.file).ok_or(ErrorKind::NotFound)?;
-        write_tensor(tensor, source, &mut out)?;
-    }
-    out.flush()
-}
-
-fn write_tensor(tensor: &TensorPlan<'_>, source: &mut File, out: &mut impl Write) -> std::io::Result<()> {
-    let info = tensor.info;
-    let (rows, columns) = tensor.matrix();
-    if info.bytes == 0 {
-        return Ok(());
-    }
-    let row_bytes = info.bytes / rows as u64;
-    let order = tensor.order();
-    let piece_rows = match order.piece_rows() {
-        Some(rows) => rows,
-        None if tensor.change == Change::Transposed => rows,
-        None => (CHUNK_BYTES / (columns * size_of::<f32>())).clamp(1, rows),
-    };
-    let (mut raw, mut floats, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
-    for piece in 0..rows.div_ceil(piece_rows) {
-        let first = if order == RowOrder::Same { piece * piece_rows } else { order.source_row(piece) };
-        let count = piece_rows.min(rows - piece * piece_rows);
-        raw.clear();
-        source.seek(SeekFrom::Start(info.offset + first as u64 * row_bytes))?;
-        source.take(count as u64 * row_bytes).read_to_end(&mut raw)?;
-        floats.clear();
-        info.block_type.dequantise(&raw, &mut floats);
-        if floats.len() != count * columns {
-            return Err(std::io::Error::other("the GGUF file shrank while it was read"));
-        }
-        match tensor.change {
-            Change::Rows(_) => {}
-            Change::Transposed => floats = transposed(&floats, columns),
-            Change::PlusOne => floats.iter_mut().for_each(|number| *number -= 1.0),
-        }
-        bytes.clear();
-        for row in 0..count {
-            let from = order.within(row) * columns;
-            bytes.extend(floats[from..from + columns].iter().flat_map(|value| value.to_le_bytes()));
-        }
-        out.write_all(&bytes)?;
+    out.write_all(&header(all.iter().map(Written::entry))?)?;
+    for written in &all {
+        let source = sources.get_mut(written.tensor.info.file).ok_or(ErrorKind::NotFound)?;
+        written.write(source, out)?;
     }
     Ok(())
+}
+
+impl Written<'_> {
+    fn entry(&self) -> (String, Dtype, Vec<usize>) {
+        match (self.tensor.packed, self.part) {
+            (Some(packed), Some(part)) => packed.tensor(&self.tensor.name, part),
+            (_, _) => (self.tensor.name.clone(), Dtype::F32, self.tensor.shape()),
+        }
+    }
+
+    fn write(&self, source: &mut File, out: &mut impl Write) -> std::io::Result<()> {
+        let info = self.tensor.info;
+        let (rows, columns) = self.tensor.matrix();
+        if info.bytes == 0 {
+            return Ok(());
+        }
+        let row_bytes = info.bytes / rows as u64;
+        let order = self.tensor.order();
+        let whole = self.part.is_none() && self.tensor.change == Change::Transposed;
+        let piece_rows = match order.piece_rows() {
+            Some(rows) => rows,
+            None if whole => rows,
+            None => (CHUNK_BYTES / (columns * size_of::<f32>())).clamp(1, rows),
+        };
+        let (mut raw, mut ordered, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut groups, mut floats) = (Groups::default(), Vec::new());
+        for piece in 0..rows.div_ceil(piece_rows) {
+            let first = if order == RowOrder::Same { piece * piece_rows } else { order.source_row(piece) };
+            let count = piece_rows.min(rows - piece * piece_rows);
+            raw.clear();
+            source.seek(SeekFrom::Start(info.offset + first as u64 * row_bytes))?;
+            Read::by_ref(source).take(count as u64 * row_bytes).read_to_end(&mut raw)?;
+            if raw.len() as u64 != count as u64 * row_bytes {
+                return Err(std::io::Error::other("the GGUF file shrank while it was read"));
+            }
+            in_order(order, &mut raw, count, &mut ordered);
+            bytes.clear();
+            match (self.part, info.block_type.grouping()) {
+                (Some(part), Some(grouping)) => {
+                    groups.clear();
+                    info.block_type.read_groups(&raw, &mut groups);
+                    pack(&groups, grouping, part, &mut bytes);
+                }
+                (_, _) => {
+                    floats.clear();
+                    info.block_type.dequantise(&raw, &mut floats);
+                    match self.tensor.change {
+                        Change::Rows(_) => {}
+                        Change::Transposed => floats = transposed(&floats, columns),
+                        Change::PlusOne => floats.iter_mut().for_each(|number| *number -= 1.0),
+                    }
+                    bytes.extend(floats.iter().flat_map(|value| value.to_le_bytes()));
+                }
+            }
+            out.write_all(&bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts the rows of a piece into the order in which they are written. `buffer` is reused.
+fn in_order(order: RowOrder, raw: &mut Vec<u8>, rows: usize, buffer: &mut Vec<u8>) {
+    if order.piece_rows().is_none() {
+        return;
+    }
+    let row_bytes = raw.len() / rows.max(1);
+    buffer.clear();
+    for row in 0..rows {
+        buffer.extend_from_slice(&raw[order.within(row) * row_bytes..][..row_bytes]);
+    }
+    std::mem::swap(raw, buffer);
 }

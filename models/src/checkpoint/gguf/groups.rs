@@ -7,13 +7,18 @@ use half::f16;
 
 /// The integers that the four bits of an IQ4 element select. They lie closer together near zero, where most
 /// weights are.
-const NON_LINEAR: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(super) const NON_LINEAR: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// The form of a type's groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Grouping {
     /// Elements of a group: 16 or 32.
     pub(super) elements: usize,
+    /// The least integer.
+    pub(super) least: i8,
+    /// The greatest integer.
+    pub(super) greatest: i8,
     /// Whether a group has a minimum.
     pub(super) minimum: bool,
 }
@@ -42,6 +47,12 @@ impl Groups {
                 out.extend(integers.iter().map(|&q| scale * f32::from(q)));
             });
         }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.integers.clear();
+        self.scales.clear();
+        self.minima.clear();
     }
 
     fn add(&mut self, scale: f32, integers: impl Iterator<Item = i8>) {

@@ -1,4 +1,4 @@
-//! GGUF files: the header is parsed, and the weights are dequantised once into a cached safetensors file.
+//! GGUF files: the header is parsed, and the weights are converted once into a cached safetensors file.
 //!
 //! The format is ggml's `docs/gguf.md`, versions 2 and 3, little-endian.
 
@@ -9,6 +9,7 @@ mod groups;
 mod header;
 mod metadata;
 mod names;
+mod packing;
 mod special_tokens;
 mod split;
 mod splitting;
@@ -16,12 +17,13 @@ mod tokenizer;
 
 use std::path::Path;
 
+use dissent_domain::weight_form::WeightForm;
 use serde_json::{Map, Value};
 
 use super::fingerprint::{self, Fingerprint};
+use super::packed;
 use super::parts::Parts;
 use super::reading::ReadingRules;
-use super::safetensors::{Located, locate};
 use super::weights::{StoredTensor, Weights};
 use crate::error::ModelError;
 use header::Header;
@@ -34,16 +36,18 @@ mod real_tokenizers;
 #[cfg(test)]
 mod tests;
 
-/// Opens a file. Dequantises its weights into the cache if they are not there.
-pub(super) fn open(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<Parts, ModelError> {
+/// Opens a file. Its weights are packed for [`WeightForm::AsStored`], else dequantised. They are written into
+/// the cache if they are not there.
+pub(super) fn open(
+    path: &Path,
+    cache_dir: &Path,
+    reading: ReadingRules,
+    form: WeightForm,
+) -> Result<Parts, ModelError> {
     let (header, mut parts, hash) = read(path, cache_dir, reading)?;
     let family = metadata::family(&header).map_err(|reason| ModelError::file(path, reason))?;
-    let dequantised = convert::dequantised(path, &header, (family, &parts.config), &hash, cache_dir)?;
-    for (name, located) in locate(&dequantised)? {
-        if let Located::Weights(tensor) = located {
-            parts.weights.insert(name, tensor).map_err(|reason| ModelError::file(&dequantised, reason))?;
-        }
-    }
+    let converted = convert::converted(path, &header, (family, &parts.config), form, &hash, cache_dir)?;
+    parts.weights = packed::read(&converted)?;
     Ok(parts)
 }
 

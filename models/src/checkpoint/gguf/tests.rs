@@ -17,6 +17,8 @@ use super::*;
 use crate::checkpoint::decoder::{Attention, Parallel};
 use crate::checkpoint::{Checkpoint, OpenOptions, ReadingRules, TextTokenizer, family};
 
+mod packed;
+
 /// Writes GGUF files.
 #[derive(Default)]
 struct Writer {
@@ -192,12 +194,16 @@ impl Place {
     }
 
     fn open(&self) -> Result<Checkpoint, ModelError> {
+        self.open_as(WeightForm::F32)
+    }
+
+    fn open_as(&self, form: WeightForm) -> Result<Checkpoint, ModelError> {
         let options = OpenOptions {
             layers: None,
             cache_dir: self.folder.path().join("cache"),
             reading: ReadingRules::default(),
         };
-        Checkpoint::open(&self.file(), &options)
+        Checkpoint::open_as(&self.file(), &options, form)
     }
 
     fn refusal(&self) -> String {

@@ -134,7 +134,7 @@ impl GradientPath {
     fn between(graph: &Graph, wrt: &[Value], loss: Value) -> Self {
         let mut depends = vec![false; graph.values().len()];
         let constant = |source: &Source| match source {
-            Source::Constant(_) | Source::Weight(_) => true,
+            Source::Constant(_) | Source::Weight(_) | Source::Bytes(_) => true,
             Source::Input | Source::Node => false,
         };
         let mut prepared: Vec<bool> = graph.values().iter().map(|value| constant(&value.source)).collect();
@@ -292,7 +292,9 @@ impl Backward<'_> {
             Op::ScatterAdd { .. }
             | Op::ReplaceRows
             | Op::AddRmsNorm { .. }
-            | Op::GroupQueryAttention { .. } => Err(no_rule(&node)),
+            | Op::GroupQueryAttention { .. }
+            | Op::PackedLinear { .. }
+            | Op::PackedGather(_) => Err(no_rule(&node)),
             // No gradient passes through these: see `passes_gradient`.
             Op::StopGradient { .. }
             | Op::Sign

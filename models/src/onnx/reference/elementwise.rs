@@ -26,7 +26,7 @@ pub(super) fn choose(condition: &Tensor, a: &Tensor, b: &Tensor) -> Tensor {
 pub(super) fn cast(x: &Tensor, to: ElementType) -> Tensor {
     match to {
         ElementType::F32 | ElementType::F16 | ElementType::BF16 => x.clone(),
-        ElementType::I32 | ElementType::I64 => x.map(f64::trunc),
+        ElementType::I32 | ElementType::I64 | ElementType::U8 => x.map(f64::trunc),
         ElementType::Bool => x.map(|x| truth(x.abs() > 0.0)),
     }
 }

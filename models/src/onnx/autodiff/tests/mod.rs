@@ -175,11 +175,11 @@ kinds! {
     Add Sub Mul Div Min Max Neg Exp Log Sqrt Reciprocal Sigmoid Softplus Tanh Abs Sign Erf Silu Gelu Clip Greater LessOrEqual
     Where Cast StopGradient Linear MatMul Gather GatherPaired GatherElements ScatterAdd ReplaceRows Reshape ReshapeTo Size ShapeOf Expand
     Transpose Unsqueeze Squeeze Concat Split Slice ReduceSum ReduceMean ReduceMax Softmax LogSoftmax RmsNorm AddRmsNorm
-    LayerNorm Rotary GroupQueryAttention
+    LayerNorm Rotary GroupQueryAttention PackedLinear PackedGather
 }
 
 /// The operators that pass no gradient on.
-const WITHOUT_GRADIENT: [&str; 11] = [
+const WITHOUT_GRADIENT: [&str; 13] = [
     "Sign",
     "Greater",
     "LessOrEqual",
@@ -191,6 +191,8 @@ const WITHOUT_GRADIENT: [&str; 11] = [
     "ShapeOf",
     "AddRmsNorm",
     "GroupQueryAttention",
+    "PackedLinear",
+    "PackedGather",
 ];
 
 fn kinds_in<'a>(graphs: impl Iterator<Item = &'a Graph>) -> BTreeSet<&'static str> {

@@ -39,7 +39,9 @@ fn operand(element: ElementType, tensor: &Tensor) -> DynValue {
             let data = tensor.integers().into_iter().map(|x| i32::try_from(x).expect("a small number"));
             OrtTensor::from_array((shape, data.collect::<Vec<_>>())).expect("a tensor").into_dyn()
         }
-        ElementType::F16 | ElementType::BF16 | ElementType::Bool => panic!("no input is of type {element:?}"),
+        ElementType::F16 | ElementType::BF16 | ElementType::U8 | ElementType::Bool => {
+            panic!("no input is of type {element:?}")
+        }
     }
 }
 

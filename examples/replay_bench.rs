@@ -22,6 +22,7 @@ use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardP
 use dissent_domain::prompt::Prompt;
 use dissent_domain::replay::Replay;
 use dissent_domain::reward::RewardKind;
+use dissent_domain::weight_form::WeightForm;
 use dissent_storage::{SledLog, SledOptions, Snapshots};
 
 /// Completions per prompt.
@@ -109,7 +110,12 @@ fn plan(prompts: u32) -> Outcome<Plan> {
         seed: 0,
         rounds: 1,
         prompts: PromptSource { artifact: "0".repeat(64), count: prompts },
-        policy: PolicyPlan { name: "policy".into(), fingerprint: "1".repeat(64), template: "chat".into() },
+        policy: PolicyPlan {
+            name: "policy".into(),
+            fingerprint: "1".repeat(64),
+            template: "chat".into(),
+            weights: WeightForm::F32,
+        },
         reward: RewardPlan {
             name: "reward".into(),
             fingerprint: "2".repeat(64),

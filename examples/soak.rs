@@ -26,6 +26,7 @@ use dissent_domain::log::EventLog;
 use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
+use dissent_domain::weight_form::WeightForm;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Broker, Consumer, Proposal, RabbitBroker, RabbitOptions, Subscription};
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, Snapshots};
@@ -229,7 +230,12 @@ fn plan(number: u32, prompts: u32) -> Outcome<Plan> {
         seed: 0,
         rounds: 1,
         prompts: PromptSource { artifact: "0".repeat(64), count: prompts },
-        policy: PolicyPlan { name: "policy".into(), fingerprint: "1".repeat(64), template: "chat".into() },
+        policy: PolicyPlan {
+            name: "policy".into(),
+            fingerprint: "1".repeat(64),
+            template: "chat".into(),
+            weights: WeightForm::F32,
+        },
         reward: RewardPlan {
             name: "reward".into(),
             fingerprint: "2".repeat(64),

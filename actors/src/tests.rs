@@ -18,6 +18,7 @@ use dissent_domain::log::EventLog;
 use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
+use dissent_domain::weight_form::WeightForm;
 use dissent_models::{InvalidKind, ModelError};
 use dissent_queues::{Broker, EmbeddedBroker, EmbeddedOptions, Proposal, ProposalReply};
 use dissent_storage::MemoryLog;
@@ -116,7 +117,12 @@ fn plan() -> Plan {
         seed: 0,
         rounds: 1,
         prompts: PromptSource { artifact: String::new(), count: 2 },
-        policy: PolicyPlan { name: "policy".into(), fingerprint: "policy".into(), template: "raw".into() },
+        policy: PolicyPlan {
+            name: "policy".into(),
+            fingerprint: "policy".into(),
+            template: "raw".into(),
+            weights: WeightForm::F32,
+        },
         reward: RewardPlan {
             name: "proxy".into(),
             fingerprint: "proxy".into(),

@@ -20,6 +20,7 @@ use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
+use dissent_domain::weight_form::WeightForm;
 
 fn prompt() -> Prompt {
     Prompt {
@@ -38,7 +39,12 @@ fn started() -> ExperimentStarted {
             seed: u64::MAX,
             rounds: 2,
             prompts: PromptSource { artifact: "ab".repeat(32), count: 3 },
-            policy: PolicyPlan { name: "policy".into(), fingerprint: "f1".into(), template: "chat".into() },
+            policy: PolicyPlan {
+                name: "policy".into(),
+                fingerprint: "f1".into(),
+                template: "chat".into(),
+                weights: WeightForm::F32,
+            },
             reward: RewardPlan {
                 name: "proxy".into(),
                 fingerprint: "f2".into(),

@@ -7,6 +7,7 @@ use dissent_domain::generation::{Completion, FinishReason, SamplingParamError, S
 use dissent_domain::id::ExperimentId;
 use dissent_domain::prompt::Prompt;
 use dissent_domain::training::Message;
+use dissent_domain::weight_form::WeightForm;
 use dissent_models::checkpoint::TextTokenizer;
 use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
 use dissent_models::runtime::CancelFlag;
@@ -31,10 +32,11 @@ const ROWS: usize = 16;
 Input rows:    {\"prompt_id\"?, \"prompt\", \"category\"?}; a prompt is a text or a list of {\"role\", \"content\"}
 Output lines:  {\"prompt_id\", \"prompt\", \"completions\": [{\"text\", \"token_ids\", \"logprob\", \"logprob_mean\",
                \"tokens\", \"finish_reason\"}]}
-Log-probabilities are in nats, of the untempered model.
+Log-probabilities are in nats, of the untempered model with the weights that sample.
 
 Examples:
   dissent generate --policy SmolLM2.gguf --input prompts.jsonl --output completions.jsonl
+  dissent generate --policy SmolLM2.gguf --weights as-stored --input prompts.jsonl --output completions.jsonl
   dissent generate --policy ./pythia-70m --template 'Question: {prompt}\\n\\nAnswer: ' -n 4 \\
       --input prompts.jsonl --output - | dissent score --reward ./reward-model --input - --output scored.jsonl
 
@@ -46,6 +48,10 @@ pub(crate) struct GenerateArgs {
     /// PEFT LoRA folder of the policy.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Weights that sample: `f32`, `as-stored` (the numbers of a quantised GGUF file, without dequantising
+    /// them) or `int8` (8-bit integers, from any model). The latter two run on the CPU only.
+    #[arg(long, value_name = "FORM", default_value_t = WeightForm::F32)]
+    weights: WeightForm,
     /// Template of the prompt: `chat` (the policy's own), `raw`, or a text with `{prompt}`.
     /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
@@ -130,7 +136,7 @@ impl From<Completion> for CompletionLine {
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let sampling = args.sampling()?;
     let prompts = prompts::read(&args.input)?;
-    let model = Model::open_policy(&args.policy, None, args.adapter.as_deref())?;
+    let model = Model::open_sampler(&args.policy, args.adapter.as_deref(), args.weights)?;
     let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
     let generator = Generator::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;
     let mut sampler = Sampler { args, sampling, tokenizer: &model.checkpoint.tokenizer, generator };

@@ -29,7 +29,7 @@ Examples:
 Configuration (* marks required keys; relative paths start at the folder of the file, `cache:` paths at the cache folder):
   [experiment]  name*, seed = 0, rounds = 1, data_dir
   [prompts]     path*: rows of {\"prompt_id\"?, \"prompt\", \"category\"?}; a prompt is a text or a list of {\"role\", \"content\"}
-  [policy]      path*, adapter, template = \"chat\"
+  [policy]      path*, adapter, template = \"chat\", weights = \"f32\" (or \"as-stored\", \"int8\"; what samples)
   [reward]      path*, layers, adapter, template = \"chat\", kind = \"reward\" or \"cost\"; of a model with several outputs
                 label or weights = [W, …]
   [generation]  samples = 8, temperature = 0.7, top_p = 1.0, top_k = 0, max_new_tokens = 128, batch_prompts = 4,

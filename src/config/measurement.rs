@@ -6,6 +6,7 @@ use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
 use dissent_domain::generation::SamplingParams;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::reward::{RewardKind, RewardOutput};
+use dissent_domain::weight_form::WeightForm;
 use dissent_models::processor::ComputeType;
 use dissent_models::runtime::Provider;
 use serde::Deserialize;
@@ -50,6 +51,9 @@ pub struct PolicyConfig {
     /// `chat`, `raw`, or a text with `{prompt}`.
     #[serde(default = "chat")]
     pub template: String,
+    /// The weights that sample: `f32`, `as-stored` (of a quantised GGUF file) or `int8`.
+    #[serde(default)]
+    pub weights: WeightForm,
 }
 
 /// `[reward]`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use dissent_actors::Base;
 use dissent_domain::reward::RewardOutput;
+use dissent_domain::weight_form::WeightForm;
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules, TextTokenizer};
 use dissent_models::runtime::{OnnxRuntime, SessionOptions};
@@ -18,6 +19,8 @@ use crate::config::{Config, GoldConfig, RuntimeConfig};
 pub struct Model {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
+    /// The same checkpoint with the weights that sample, if they are others.
+    pub sampling: Option<Arc<Checkpoint>>,
     /// The adapter, if any.
     pub adapter: Option<LoraAdapter>,
     /// The names of checkpoint and adapter, shown to people.
@@ -35,6 +38,14 @@ impl Model {
         Self::open_by(ReadingRules::default(), path, layers, adapter)
     }
 
+    /// Opens a policy that only samples: as [`Model::open_policy`], with weights of any form.
+    ///
+    /// # Errors
+    /// As [`Model::open_policy`] and [`Checkpoint::open_as`].
+    pub fn open_sampler(path: &Path, adapter: Option<&Path>, form: WeightForm) -> Result<Self, ModelError> {
+        Self::open_as(ReadingRules::default(), path, None, adapter, form)?.checked_policy(adapter)
+    }
+
     /// As [`Model::open`], by given reading rules: an experiment and a resumed training keep theirs.
     ///
     /// # Errors
@@ -45,15 +56,25 @@ impl Model {
         layers: Option<u32>,
         adapter: Option<&Path>,
     ) -> Result<Self, ModelError> {
+        Self::open_as(reading, path, layers, adapter, WeightForm::F32)
+    }
+
+    fn open_as(
+        reading: ReadingRules,
+        path: &Path,
+        layers: Option<u32>,
+        adapter: Option<&Path>,
+        form: WeightForm,
+    ) -> Result<Self, ModelError> {
         let options = OpenOptions { reading, ..open_options(layers)? };
-        let checkpoint = Checkpoint::open(path, &options)?;
+        let checkpoint = Checkpoint::open_as(path, &options, form)?;
         let mut name = file_name(path);
         if let Some(layers) = layers {
             name = format!("{name}, first {layers} layers");
         }
         let Some(adapter_dir) = adapter else {
             let fingerprint = checkpoint.fingerprint.clone();
-            return Ok(Self { checkpoint, adapter: None, name, fingerprint });
+            return Ok(Self { checkpoint, sampling: None, adapter: None, name, fingerprint });
         };
         let adapter = LoraAdapter::open(adapter_dir)?;
         adapter.check(&checkpoint.config)?;
@@ -64,8 +85,21 @@ impl Model {
             fingerprint: dissent_actors::fingerprint(&checkpoint, Some(&adapter)),
             name: format!("{name} + {}", file_name(adapter_dir)),
             checkpoint,
+            sampling: None,
             adapter: Some(adapter),
         })
+    }
+
+    /// Opens the weights that sample, in a form other than f32.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_as`].
+    fn sample_with(mut self, form: WeightForm) -> Result<Self, ModelError> {
+        if !form.is_f32() {
+            let options = OpenOptions { reading: self.checkpoint.reading, ..open_options(None)? };
+            self.sampling = Some(Arc::new(Checkpoint::open_as(&self.checkpoint.source, &options, form)?));
+        }
+        Ok(self)
     }
 
     /// Opens a policy: as [`Model::open_by`], and checks that it has a language head and no adapter of a
@@ -79,14 +113,18 @@ impl Model {
         layers: Option<u32>,
         adapter: Option<&Path>,
     ) -> Result<Self, ModelError> {
-        let model = Self::open_by(reading, path, layers, adapter)?;
-        model.checkpoint.check_policy(None)?;
+        Self::open_by(reading, path, layers, adapter)?.checked_policy(adapter)
+    }
+
+    /// Checks that the model is a policy, with the adapter of this path.
+    fn checked_policy(self, adapter: Option<&Path>) -> Result<Self, ModelError> {
+        self.checkpoint.check_policy(None)?;
         if let Some(path) = adapter {
             let wrong =
                 |error: ModelError| ModelError::File { path: path.to_owned(), reason: error.to_string() };
-            model.checkpoint.check_policy(model.adapter.as_ref()).map_err(wrong)?;
+            self.checkpoint.check_policy(self.adapter.as_ref()).map_err(wrong)?;
         }
-        Ok(model)
+        Ok(self)
     }
 
     /// As [`Model::open_policy_by`], by the newest reading rules.
@@ -126,6 +164,7 @@ impl Model {
         Base {
             runtime,
             checkpoint: Arc::new(self.checkpoint.clone()),
+            sampling: self.sampling.clone(),
             adapter: self.adapter.clone().map(Arc::new),
             options: options.clone(),
         }
@@ -169,6 +208,7 @@ impl Models {
             reading,
             gold,
             policy: Model::open_policy_by(reading, &policy.path, None, policy.adapter.as_deref())
+                .and_then(|model| model.sample_with(policy.weights))
                 .context("failed to open the policy")?,
             reward: Model::open_by(reading, &reward.path, reward.layers, reward.adapter.as_deref())
                 .context("failed to open the reward model")?

@@ -40,6 +40,7 @@ pub fn plan(
             name: models.policy.name.clone(),
             fingerprint: models.policy.fingerprint.clone(),
             template: config.policy.template.clone(),
+            weights: config.policy.weights,
         },
         reward: RewardPlan {
             name: models.reward.name.clone(),

@@ -138,6 +138,7 @@ fn first_difference(
 fn named_difference(key: &str) -> Option<&'static str> {
     Some(match key {
         "prompts.artifact" => "the prompts differ",
+        "policy.weights" => "the weights that sample (policy.weights) differ",
         "policy.fingerprint" => "the policy's weights or adapter differ",
         "reward.fingerprint" => "the reward model's weights, layers or adapter differ",
         "learning.refinement.original.artifact" => "the original preferences differ",
@@ -213,6 +214,16 @@ mod tests {
         let second = serde_json::to_value(second).unwrap();
         assert_eq!(second["reading_rules"], 2);
         assert_eq!(second["reward"]["output"], json!({"weights": [0.5, -1.0]}));
+    }
+
+    #[test]
+    fn other_weights_that_sample_are_a_difference() {
+        let (floats, int8) = (plan(|_| ()), plan(|plan| plan["policy"]["weights"] = "int8".into()));
+        assert!(serde_json::to_value(&floats).unwrap()["policy"].get("weights").is_none());
+        let found = difference(&floats, &int8).unwrap();
+        assert_eq!(found.key, "policy.weights");
+        assert!(found.to_string().contains("policy.weights"), "{found}");
+        assert_eq!(difference(&int8, &floats).unwrap().key, "policy.weights");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
+use dissent_domain::weight_form::WeightForm;
 
 /// A prompt with its completions; one without completions is set aside.
 pub(crate) struct Case {
@@ -39,6 +40,7 @@ pub(crate) fn plan(name: &str, cases: &[Case]) -> Plan {
             name: "SmolLM2-135M-Instruct".to_owned(),
             fingerprint: "a1b2c3d4e5f6".repeat(5),
             template: "chat".to_owned(),
+            weights: WeightForm::F32,
         },
         reward: RewardPlan {
             name: "tone".to_owned(),

@@ -23,6 +23,7 @@ use dissent_domain::plan::{
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
+use dissent_domain::weight_form::WeightForm;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions, MessageContext};
 use dissent_storage::{ArtifactId, MemoryLog, StorageError};
 use tokio::task::JoinHandle;
@@ -70,7 +71,12 @@ fn plan(name: &str) -> Plan {
         seed: 0,
         rounds: 1,
         prompts: PromptSource { artifact: "0".repeat(64), count: 1 },
-        policy: PolicyPlan { name: "policy".into(), fingerprint: "policy".into(), template: "raw".into() },
+        policy: PolicyPlan {
+            name: "policy".into(),
+            fingerprint: "policy".into(),
+            template: "raw".into(),
+            weights: WeightForm::F32,
+        },
         reward: RewardPlan {
             name: "proxy".into(),
             fingerprint: "proxy".into(),

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use dissent_domain::generation::{Completion, SamplingParams};
 use dissent_domain::prompt::Prompt;
 use dissent_models::ModelError;
+use dissent_models::adapter::LoraAdapter;
 use dissent_models::checkpoint::TextTokenizer;
 use dissent_models::generation::{GenerationJob, GenerationProgress, Generator, SampledTokens};
 use dissent_models::runtime::CancelFlag;
+use dissent_models::scoring::{PolicyScorer, ScoreItem};
 use dissent_models::template::PromptTemplate;
 
 use super::token_meter::TokenMeter;
@@ -18,6 +20,8 @@ use crate::error::StepError;
 pub struct Policy {
     pub(crate) base: Base,
     pub(crate) generator: Generator,
+    /// Computes the log-probabilities of completions that other weights than f32 sampled.
+    rescorer: Option<PolicyScorer>,
     pub(crate) tokenizer: Arc<TextTokenizer>,
     pub(crate) template: PromptTemplate,
     /// Fingerprint of checkpoint and adapter.
@@ -33,8 +37,9 @@ impl Policy {
     /// As [`Generator::open`].
     pub fn open(base: Base, template: PromptTemplate, batch_prompts: usize) -> Result<Self, ModelError> {
         let generator = base.generator(base.adapter.as_deref())?;
+        let rescorer = rescorer(&base, base.adapter.as_deref())?;
         let (tokenizer, fingerprint) = (base.tokenizer(), base.fingerprint());
-        Ok(Self { base, generator, tokenizer, template, fingerprint, batch_prompts })
+        Ok(Self { base, generator, rescorer, tokenizer, template, fingerprint, batch_prompts })
     }
 
     /// Switches to the current version.
@@ -43,6 +48,7 @@ impl Policy {
         if version.fingerprint != self.fingerprint {
             let adapter = versions.adapter(&self.base, &version)?;
             self.generator = self.base.generator(adapter.as_deref()).map_err(StepError::fatal)?;
+            self.rescorer = rescorer(&self.base, adapter.as_deref()).map_err(StepError::fatal)?;
             self.fingerprint = version.fingerprint;
         }
         Ok(())
@@ -63,7 +69,8 @@ impl Policy {
         Ok(GenerationJob { prompt_ids, seeds: (0..samples).map(seed).collect() })
     }
 
-    /// Samples completions, and counts their tokens.
+    /// Samples completions, and counts their tokens. Their log-probabilities are always those of weights f32:
+    /// conflict compares policies, not roundings.
     pub(crate) fn generate(
         &mut self,
         jobs: &[GenerationJob],
@@ -76,7 +83,11 @@ impl Policy {
             meter.add(done.tokens.saturating_sub(counted));
             counted = done.tokens;
         };
-        self.generator.generate(jobs, sampling, cancel, &mut progress)
+        let mut sampled = self.generator.generate(jobs, sampling, cancel, &mut progress)?;
+        if let Some(rescorer) = &mut self.rescorer {
+            rescore(rescorer, jobs, &mut sampled, cancel)?;
+        }
+        Ok(sampled)
     }
 
     pub(crate) fn completion(&self, tokens: SampledTokens) -> Result<Completion, ModelError> {
@@ -84,4 +95,29 @@ impl Policy {
         let SampledTokens { token_ids, logprob, finish_reason, .. } = tokens;
         Ok(Completion { token_ids, text, logprob, finish_reason })
     }
+}
+
+/// Returns the scorer of a policy that samples with other weights than f32.
+fn rescorer(base: &Base, adapter: Option<&LoraAdapter>) -> Result<Option<PolicyScorer>, ModelError> {
+    base.sampling.as_ref().map(|_| base.scorer(adapter)).transpose()
+}
+
+/// Replaces the log-probabilities of completions by those of weights f32.
+fn rescore(
+    scorer: &mut PolicyScorer,
+    jobs: &[GenerationJob],
+    sampled: &mut [Vec<SampledTokens>],
+    cancel: &CancelFlag,
+) -> Result<(), ModelError> {
+    for (job, completions) in jobs.iter().zip(sampled) {
+        let item = |completion: &SampledTokens| ScoreItem {
+            prompt_ids: job.prompt_ids.clone(),
+            completion_ids: completion.token_ids.clone(),
+        };
+        let items: Vec<ScoreItem> = completions.iter().map(item).collect();
+        for (completion, logprobs) in completions.iter_mut().zip(scorer.score(&items, cancel, &mut |_| ())?) {
+            completion.logprob = logprobs.into_iter().map(f64::from).sum();
+        }
+    }
+    Ok(())
 }

@@ -24,8 +24,10 @@ pub(crate) const ADAPTER_BYTES_MAX: u64 = 4 << 30;
 pub struct Base {
     /// The runtime of its sessions.
     pub runtime: &'static OnnxRuntime,
-    /// The checkpoint.
+    /// The checkpoint, with weights f32.
     pub checkpoint: Arc<Checkpoint>,
+    /// The same checkpoint with the weights that sample; `None` if `checkpoint` samples.
+    pub sampling: Option<Arc<Checkpoint>>,
     /// The adapter of the plan; later versions replace it.
     pub adapter: Option<Arc<LoraAdapter>>,
     /// Options of its sessions.
@@ -55,7 +57,8 @@ impl Base {
 
     pub(crate) fn generator(&self, adapter: Option<&LoraAdapter>) -> Result<Generator, ModelError> {
         // Not a session that switches adapters: a completion would depend on the other rows of its batch.
-        Generator::open(self.runtime, &self.checkpoint, adapter, &self.options)
+        let checkpoint = self.sampling.as_ref().unwrap_or(&self.checkpoint);
+        Generator::open(self.runtime, checkpoint, adapter, &self.options)
     }
 
     pub(crate) fn scorer(&self, adapter: Option<&LoraAdapter>) -> Result<PolicyScorer, ModelError> {

@@ -2,6 +2,7 @@
 
 mod models;
 mod operator_commands;
+mod packed;
 mod recompute;
 mod stall;
 mod worker;
@@ -29,6 +30,7 @@ use dissent_domain::prompt::Prompt;
 use dissent_domain::replay::Replay;
 use dissent_domain::reward::RewardKind;
 use dissent_domain::training::{Hyperparameters, LoraSettings, PolicyObjective};
+use dissent_domain::weight_form::WeightForm;
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::cache::cache_dir;
 use dissent_models::checkpoint::{Checkpoint, OpenOptions, ReadingRules};
@@ -151,17 +153,21 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/golden").join(name)
 }
 
-fn base(runtime: &'static OnnxRuntime, adapter: Option<&str>) -> Base {
+fn opened(form: WeightForm) -> Arc<Checkpoint> {
     let options = OpenOptions {
         layers: None,
         cache_dir: cache_dir().expect("a cache folder"),
         reading: ReadingRules::default(),
     };
-    let checkpoint = Arc::new(Checkpoint::open(&golden("llama"), &options).unwrap());
+    Arc::new(Checkpoint::open_as(&golden("llama"), &options, form).unwrap())
+}
+
+fn base(runtime: &'static OnnxRuntime, adapter: Option<&str>) -> Base {
+    let checkpoint = opened(WeightForm::F32);
     let adapter = adapter.map(|name| Arc::new(LoraAdapter::open(&golden(name)).unwrap()));
     let options =
         SessionOptions { provider: Provider::Cpu, threads: 1, rows: 8, ..SessionOptions::default() };
-    Base { runtime, checkpoint, adapter, options }
+    Base { runtime, checkpoint, sampling: None, adapter, options }
 }
 
 fn prompts(kind: &str, count: u32) -> Vec<Prompt> {
@@ -223,6 +229,7 @@ impl Fixture {
                 name: "policy".into(),
                 fingerprint: self.policy.fingerprint(),
                 template: "raw".into(),
+                weights: WeightForm::F32,
             },
             reward: RewardPlan {
                 name: "proxy".into(),

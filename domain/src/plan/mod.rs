@@ -15,6 +15,7 @@ use crate::conflict::{LogprobKind, SelectionSettings};
 use crate::generation::SamplingParams;
 use crate::id::ExperimentId;
 use crate::reward::{RewardKind, RewardOutput};
+use crate::weight_form::WeightForm;
 
 /// Every setting that determines an experiment. Models and prompts are named by hashes of their content: a
 /// changed file changes the plan, and a moved file does not.
@@ -66,6 +67,9 @@ pub struct PolicyPlan {
     pub fingerprint: String,
     /// The prompt template: `chat`, `raw`, or a text with `{prompt}`.
     pub template: String,
+    /// The weights that sample. Log-probabilities are those of weights f32 in any case.
+    #[serde(default, skip_serializing_if = "WeightForm::is_f32")]
+    pub weights: WeightForm,
 }
 
 /// The reward model.

@@ -20,6 +20,7 @@ use dissent_domain::plan::{
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
+use dissent_domain::weight_form::WeightForm;
 
 use crate::random::{hash, share};
 
@@ -59,7 +60,12 @@ pub(crate) fn plan() -> Plan {
         seed: 7,
         rounds: 2,
         prompts: PromptSource { artifact: "0".repeat(64), count: PROMPTS },
-        policy: PolicyPlan { name: "policy".into(), fingerprint: "p".into(), template: "chat".into() },
+        policy: PolicyPlan {
+            name: "policy".into(),
+            fingerprint: "p".into(),
+            template: "chat".into(),
+            weights: WeightForm::F32,
+        },
         reward: RewardPlan {
             name: "proxy".into(),
             fingerprint: "r".into(),

@@ -15,6 +15,7 @@ use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardP
 use dissent_domain::prompt::Prompt;
 use dissent_domain::replay::{Replay, ReplayError};
 use dissent_domain::reward::RewardKind;
+use dissent_domain::weight_form::WeightForm;
 
 pub(crate) const SAMPLES: u32 = 4;
 
@@ -24,7 +25,12 @@ pub(crate) fn plan(prompts: u32) -> Plan {
         seed: 7,
         rounds: 1,
         prompts: PromptSource { artifact: "0".repeat(64), count: prompts },
-        policy: PolicyPlan { name: "policy".into(), fingerprint: "p".into(), template: "chat".into() },
+        policy: PolicyPlan {
+            name: "policy".into(),
+            fingerprint: "p".into(),
+            template: "chat".into(),
+            weights: WeightForm::F32,
+        },
         reward: RewardPlan {
             name: "proxy".into(),
             fingerprint: "r".into(),

@@ -8,6 +8,7 @@ mod figure;
 mod measurements;
 mod python;
 mod training;
+mod weights;
 
 use std::path::PathBuf;
 
@@ -35,6 +36,8 @@ pub(crate) struct BenchOptions {
 enum Benchmark {
     /// Sampling 8 × 64 tokens, against transformers' `generate` on the same weights
     Generation,
+    /// Sampling with packed weights (as-stored, int8), against 32-bit floats
+    Weights,
     /// Training steps of 8 × 128 tokens, against PyTorch and PEFT on the same weights
     Training,
     /// Parts of the time of a PPO iteration
@@ -59,6 +62,7 @@ impl Benchmark {
     fn measure(self, options: &BenchOptions) -> Result<Vec<Figure>> {
         match self {
             Self::Generation => measurements::generation(options.pairs),
+            Self::Weights => weights::weights(options.pairs),
             Self::Training => training::step(options.pairs),
             Self::Ppo => training::ppo(),
             Self::Log => measurements::log(),

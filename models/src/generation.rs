@@ -9,7 +9,8 @@ use crate::error::{InvalidKind, ModelError};
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::{SampleRng, Sampler};
 use crate::scoring::logits;
-use crate::session::{DecoderSession, KvCache, Layout, RowCopy, RunHandle, Step};
+use crate::session::{DecoderSession, KvCache, RowCopy, RunHandle, Step};
+use crate::start::Layout;
 
 /// The limit of the key-value cache of a batch on the CPU, in bytes. Longer sequences get fewer rows.
 const CACHE_BYTES_MAX: usize = 2 << 30;
@@ -73,6 +74,8 @@ pub struct Generator {
     tokenizer: TextTokenizer,
     stop_tokens: Vec<u32>,
     rows: usize,
+    /// The least number of rows that are decoded together.
+    rows_min: usize,
 }
 
 impl Generator {
@@ -95,7 +98,9 @@ impl Generator {
         let stop_tokens = checkpoint.config.eos_token_ids.clone();
         let tokenizer = checkpoint.tokenizer.clone();
         warn_if_endless(&stop_tokens, session.name());
-        Ok(Self { session, tokenizer, stop_tokens, rows: options.rows.max(1) })
+        let rounds_alike = !session.is_on_cpu() || checkpoint.weights.packed_count() > 0;
+        let rows_min = if rounds_alike { 1 } else { ROWS_MIN };
+        Ok(Self { session, tokenizer, stop_tokens, rows: options.rows.max(1), rows_min })
     }
 
     /// Replaces the current adapter of a session with swappable adapters. `None` is the checkpoint without an
@@ -159,12 +164,8 @@ impl Generator {
         let prompt_max = jobs.iter().map(|job| job.prompt_ids.len()).max().unwrap_or(1);
         let capacity = prompt_max.saturating_add(tokens_max).min(self.session.positions_max());
         let row_bytes = capacity * self.session.cache_bytes_per_token();
-        let (fitting, rows_min) = if self.session.is_on_cpu() {
-            (CACHE_BYTES_MAX / row_bytes.max(1), ROWS_MIN)
-        } else {
-            (usize::MAX, 1)
-        };
-        let rows = self.rows.min(samples).min(fitting).max(rows_min);
+        let fitting = if self.session.is_on_cpu() { CACHE_BYTES_MAX / row_bytes.max(1) } else { usize::MAX };
+        let rows = self.rows.min(samples).min(fitting).max(self.rows_min);
         let cache = self.session.cache(rows, capacity)?;
         let prompt_capacity = if self.session.copies_whole_rows() { capacity } else { prompt_max };
         let prompt_cache = self.session.cache(1, prompt_capacity)?;
@@ -174,7 +175,7 @@ impl Generator {
             stop_tokens: &self.stop_tokens,
             stop_texts: StopTexts { texts: &params.stop, tokenizer: &self.tokenizer },
             tokens_max,
-            rows_min,
+            rows_min: self.rows_min,
             jobs,
             prompt: Prompt { job: None, cache: prompt_cache, logits: Vec::new() },
             cache,

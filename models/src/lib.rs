@@ -21,6 +21,7 @@ pub mod runtime;
 mod sampling;
 pub mod scoring;
 mod session;
+mod start;
 pub mod template;
 pub mod training;
 pub mod tuning;

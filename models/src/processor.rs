@@ -1,28 +1,15 @@
-//! The processor on which a session runs, and the type of numbers that it computes with.
+//! Chooses the processor on which a session runs, and the type of numbers that it computes with.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::{Mutex, Once, PoisonError};
-
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::Session;
-use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::decoder::Norm;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::error::{InvalidKind, ModelError};
 use crate::onnx::export::export;
 use crate::onnx::{Dim, ElementType, Graph};
-use crate::runtime::{OnnxRuntime, Provider, SessionOptions};
-use crate::session::{Layout, start};
-
-/// The processor on which a session runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Processor {
-    Cpu,
-    Cuda { device: i32 },
-}
+use crate::runtime::{ComputeType, OnnxRuntime, Provider, SessionOptions};
+use crate::start::{Layout, Processor, start};
 
 impl Processor {
     /// Returns the processor that the options ask for. An error if they ask for a GPU that does not work.
@@ -60,39 +47,6 @@ impl Processor {
         };
         checked.entry(device).or_insert_with(check).clone()
     }
-
-    /// Returns the allocator of a session's tensors on this processor.
-    pub(crate) fn allocator(self, session: &Session) -> ort::Result<Allocator> {
-        match self {
-            Self::Cpu => Ok(Allocator::default()),
-            Self::Cuda { device } => {
-                let memory = MemoryInfo::new(
-                    AllocationDevice::CUDA,
-                    device,
-                    AllocatorType::Device,
-                    MemoryType::Default,
-                )?;
-                Allocator::new(session, memory)
-            }
-        }
-    }
-}
-
-/// The type of numbers that models compute with. Losses, log-probabilities, scores and optimisers are of 32
-/// bits with any of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ComputeType {
-    /// 32 bits on the CPU. On a GPU the checkpoint's own type: see [`ComputeType::for_inference`].
-    #[default]
-    Auto,
-    /// 32-bit floats. On a GPU only trainings have them.
-    F32,
-    /// The upper half of a 32-bit float, on a GPU.
-    Bf16,
-    /// IEEE 16-bit floats. Trainings compute in 32 bits then. On the CPU this type shows what a GPU would
-    /// compute, and is slow.
-    F16,
 }
 
 impl ComputeType {
@@ -191,6 +145,15 @@ pub(crate) fn for_training(
     Ok((processor, options.dtype.for_training(processor, checkpoint)?))
 }
 
+/// Whether a GPU of this index, from 0, runs models.
+///
+/// # Errors
+/// [`ModelError::Runtime`] with the missing part.
+pub fn check_cuda(runtime: &OnnxRuntime, device: u32) -> Result<(), ModelError> {
+    let options = SessionOptions { provider: Provider::Cuda, device, ..SessionOptions::default() };
+    Processor::of(runtime, &options).map(drop).map_err(ModelError::Runtime)
+}
+
 fn no_bf16() -> ModelError {
     unsupported("the CPU has no bf16: use --dtype auto, or --provider cuda")
 }
@@ -202,31 +165,4 @@ fn stored(checkpoint: &Checkpoint) -> Result<Dtype, ModelError> {
 
 fn unsupported(reason: &str) -> ModelError {
     ModelError::invalid(InvalidKind::Unsupported, reason)
-}
-
-const NAMES: [(ComputeType, &str); 4] = [
-    (ComputeType::Auto, "auto"),
-    (ComputeType::F32, "f32"),
-    (ComputeType::Bf16, "bf16"),
-    (ComputeType::F16, "f16"),
-];
-
-impl FromStr for ComputeType {
-    type Err = ModelError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = NAMES.into_iter().find(|(_, name)| *name == text);
-        found.map(|(known, _)| known).ok_or_else(|| {
-            ModelError::invalid(
-                InvalidKind::Setting,
-                format!("unknown dtype {text:?}: use auto, f32, bf16 or f16"),
-            )
-        })
-    }
-}
-
-impl fmt::Display for ComputeType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(NAMES.into_iter().find(|(known, _)| known == self).map_or("", |(_, name)| name))
-    }
 }

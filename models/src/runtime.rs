@@ -1,20 +1,19 @@
-//! Finding and loading ONNX Runtime, and the options that all sessions share: provider, threads,
-//! cancellation.
+//! Finding and loading ONNX Runtime, and what all sessions share: their options, and cancellation.
 
-use std::fmt;
+mod options;
+
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::session::{NoSelectedOutputs, RunOptions};
-use serde::{Deserialize, Serialize};
 
 use crate::cache::cache_dir;
-use crate::error::{InvalidKind, ModelError};
-use crate::processor::{ComputeType, Processor};
+use crate::error::ModelError;
+
+pub use options::{ComputeType, Provider, SessionOptions};
 
 /// The oldest supported ONNX Runtime, as (major, minor): the version of the C API that the bindings are
 /// compiled against.
@@ -77,22 +76,13 @@ impl OnnxRuntime {
         Ok(runtime)
     }
 
-    /// Returns the execution providers that this library supports. [`OnnxRuntime::check_cuda`] says whether
+    /// Returns the execution providers that this library supports. [`crate::processor::check_cuda`] says whether
     /// CUDA works.
     #[must_use]
     pub fn providers(&self) -> Vec<&'static str> {
         use ort::ep::{CUDA, ExecutionProvider as _};
         let cuda = CUDA::is_available().unwrap_or(false);
         if cuda { vec!["cpu", "cuda"] } else { vec!["cpu"] }
-    }
-
-    /// Whether a GPU of this index, from 0, runs models.
-    ///
-    /// # Errors
-    /// [`ModelError::Runtime`] with the missing part.
-    pub fn check_cuda(&self, device: u32) -> Result<(), ModelError> {
-        let options = SessionOptions { provider: Provider::Cuda, device, ..SessionOptions::default() };
-        Processor::of(self, &options).map(drop).map_err(ModelError::Runtime)
     }
 
     pub(crate) fn environment(&self) -> &Environment {
@@ -213,67 +203,6 @@ fn version_tag(library: &[u8]) -> Option<String> {
     Some(digits.map(|&byte| char::from(byte)).collect())
 }
 
-/// The processor on which sessions run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Provider {
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU; an error if there is none.
-    Cuda,
-    /// A working GPU if there is one, else the CPU. The log names the choice.
-    #[default]
-    Auto,
-}
-
-impl FromStr for Provider {
-    type Err = ModelError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda),
-            "auto" => Ok(Self::Auto),
-            other => Err(ModelError::invalid(
-                InvalidKind::Setting,
-                format!("unknown provider {other:?}: use cpu, cuda or auto"),
-            )),
-        }
-    }
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::Auto => "auto",
-        })
-    }
-}
-
-/// Options of sessions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionOptions {
-    /// The processor on which they run.
-    pub provider: Provider,
-    /// The index of the GPU, from 0, for CUDA.
-    pub device: u32,
-    /// The type of numbers that models compute with.
-    pub dtype: ComputeType,
-    /// Threads per operator; 0 means one per physical core.
-    pub threads: usize,
-    /// The number of completions that are decoded together. More of them share each read of the weights and
-    /// need more memory. Scoring does not use it.
-    pub rows: usize,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        Self { provider: Provider::Auto, device: 0, dtype: ComputeType::Auto, threads: 0, rows: 16 }
-    }
-}
-
 /// A request to cancel work, usable from any thread. Clones share the request.
 #[derive(Debug, Clone, Default)]
 pub struct CancelFlag {
@@ -371,13 +300,5 @@ mod tests {
         assert!(!flag.is_cancelled());
         flag.clone().cancel();
         assert!(matches!(flag.check(), Err(ModelError::Cancelled)));
-    }
-
-    #[test]
-    fn providers_are_named_in_lower_case() {
-        for provider in [Provider::Cpu, Provider::Cuda, Provider::Auto] {
-            assert_eq!(provider.to_string().parse::<Provider>().expect("a known name"), provider);
-        }
-        assert!("gpu".parse::<Provider>().is_err());
     }
 }

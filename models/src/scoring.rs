@@ -12,10 +12,11 @@ use crate::arch::Head;
 use crate::checkpoint::score_head::scored_token;
 use crate::checkpoint::{Checkpoint, Dtype, ReadingRules};
 use crate::error::{InvalidKind, ModelError};
-use crate::processor::{Processor, for_inference};
+use crate::processor::for_inference;
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use crate::sampling::LogNormaliser;
-use crate::session::{CHUNK, DecoderSession, KvCache, Layout, RunHandle, Step};
+use crate::session::{CHUNK, DecoderSession, KvCache, RunHandle, Step};
+use crate::start::{Layout, Processor};
 
 /// The number of completion tokens whose logits are held at a time.
 const LOGIT_ROWS: usize = 64;

@@ -1,7 +1,6 @@
 //! A decoder in ONNX Runtime: a session, its key-value caches, and single steps.
 
 mod kv_cache;
-mod start;
 
 use std::sync::Arc;
 
@@ -15,12 +14,12 @@ use crate::arch::{self, AdapterPlace, Head, POSITIONS_MAX, cache_bytes_per_token
 use crate::checkpoint::{Checkpoint, Dtype, ModelConfig};
 use crate::error::{InvalidKind, ModelError};
 use crate::onnx::export::export;
-use crate::processor::{Processor, for_inference};
+use crate::processor::for_inference;
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use crate::start::{Layout, Processor, start};
 use kv_cache::{RowMover, size};
 
 pub(crate) use kv_cache::{KvCache, RowCopy};
-pub(crate) use start::{Layout, start};
 
 /// A decoder that is ready to run.
 pub(crate) struct DecoderSession {

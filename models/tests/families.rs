@@ -12,8 +12,7 @@ use dissent_domain::training::LoraSettings;
 use dissent_models::adapter::LoraAdapter;
 use dissent_models::checkpoint::Checkpoint;
 use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
-use dissent_models::processor::ComputeType;
-use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use dissent_models::runtime::{CancelFlag, ComputeType, OnnxRuntime, SessionOptions};
 use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
 use dissent_models::training::{
     LoraPlan, Loss, LossInputs, PackedBatch, ParameterLayout, StepSession, StepSpec, Trainable,

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use dissent_models::cache;
+use dissent_models::processor::check_cuda;
 use dissent_models::runtime::OnnxRuntime;
 use serde::Serialize;
 
@@ -58,7 +59,7 @@ fn onnx_runtime(explicit: Option<&Path>) -> Vec<Finding> {
             let mut providers = runtime.providers().join(", ");
             if providers.contains("cuda") {
                 let state =
-                    runtime.check_cuda(0).map_or_else(|error| error.to_string(), |()| "works".to_owned());
+                    check_cuda(runtime, 0).map_or_else(|error| error.to_string(), |()| "works".to_owned());
                 providers = format!("{providers}; GPU 0: {state}");
             }
             let providers = Finding { what: "providers", ok: true, found: providers };

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use dissent_models::processor::ComputeType;
-use dissent_models::runtime::Provider;
+use dissent_models::runtime::{ComputeType, Provider};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::{RuntimeConfig, THREADS_MAX};

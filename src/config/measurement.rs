@@ -7,8 +7,7 @@ use dissent_domain::generation::SamplingParams;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::reward::{RewardKind, RewardOutput};
 use dissent_domain::weight_form::WeightForm;
-use dissent_models::processor::ComputeType;
-use dissent_models::runtime::Provider;
+use dissent_models::runtime::{ComputeType, Provider};
 use serde::Deserialize;
 
 /// `[experiment]`.

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use dissent_models::checkpoint::Checkpoint;
-use dissent_models::processor::ComputeType;
-use dissent_models::runtime::OnnxRuntime;
+use dissent_models::runtime::{ComputeType, OnnxRuntime};
 use tempfile::TempDir;
 
 use crate::Failure;

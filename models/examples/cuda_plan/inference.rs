@@ -3,8 +3,7 @@
 use dissent_domain::generation::SamplingParams;
 use dissent_models::checkpoint::Checkpoint;
 use dissent_models::generation::{GenerationJob, GenerationProgress, Generator};
-use dissent_models::processor::ComputeType;
-use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use dissent_models::runtime::{CancelFlag, ComputeType, OnnxRuntime, SessionOptions};
 use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
 
 use crate::Failure;

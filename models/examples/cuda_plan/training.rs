@@ -2,8 +2,7 @@
 
 use dissent_domain::training::{DpoLoss, Hyperparameters, LoraSettings};
 use dissent_models::checkpoint::Checkpoint;
-use dissent_models::processor::ComputeType;
-use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use dissent_models::runtime::{CancelFlag, ComputeType, OnnxRuntime, SessionOptions};
 use dissent_models::training::{
     AdamWStep, EvalSession, LoraPlan, Loss, LossInputs, PackedBatch, ParameterLayout, PositionReport,
     StepSession, StepSpec, Trainable, TrainingHead, TrainingSequence, TrainingState,

@@ -9,10 +9,9 @@ use crate::checkpoint::{Dtype, ModelConfig};
 use crate::error::ModelError;
 use crate::onnx::export::export;
 use crate::onnx::{Dim, ElementType, Graph};
-use crate::processor::Processor;
 use crate::runtime::OnnxRuntime;
 
-use super::start::{Layout, start};
+use crate::start::{Layout, Processor, start};
 
 /// The keys and values of some rows, with spare capacity, in the memory of the session's processor.
 ///

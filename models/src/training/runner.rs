@@ -11,9 +11,8 @@ use crate::checkpoint::{Checkpoint, Dtype, ModelConfig};
 use crate::error::{InvalidKind, ModelError};
 use crate::onnx::export::{ExportedModel, export};
 use crate::onnx::{ElementType, Graph};
-use crate::processor::Processor;
 use crate::runtime::{CancelFlag, OnnxRuntime};
-use crate::session::{Layout, start};
+use crate::start::{Layout, Processor, start};
 
 use super::forward::names;
 use super::packing::PackedBatch;

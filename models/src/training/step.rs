@@ -6,8 +6,9 @@ use crate::checkpoint::{Checkpoint, Dtype, ModelConfig, Weights};
 use crate::error::{InvalidKind, ModelError};
 use crate::onnx::autodiff::gradients;
 use crate::onnx::{Dim, ElementType, Graph};
-use crate::processor::{Processor, for_training};
+use crate::processor::for_training;
 use crate::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
+use crate::start::Processor;
 
 use super::evaluation::{ModelOutputs, output_head};
 use super::forward::{ForwardOptions, forward_pass, names};

@@ -1,13 +1,38 @@
 //! Starts sessions of ONNX Runtime on a processor.
 
 use ort::ep::{CUDA, ExecutionProvider as _};
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use crate::arch::AdapterPlace;
 use crate::onnx::export::ExportedModel;
-use crate::processor::Processor;
 use crate::runtime::OnnxRuntime;
+
+/// The processor on which a session runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Processor {
+    Cpu,
+    Cuda { device: i32 },
+}
+
+impl Processor {
+    /// Returns the allocator of a session's tensors on this processor.
+    pub(crate) fn allocator(self, session: &Session) -> ort::Result<Allocator> {
+        match self {
+            Self::Cpu => Ok(Allocator::default()),
+            Self::Cuda { device } => {
+                let memory = MemoryInfo::new(
+                    AllocationDevice::CUDA,
+                    device,
+                    AllocatorType::Device,
+                    MemoryType::Default,
+                )?;
+                Allocator::new(session, memory)
+            }
+        }
+    }
+}
 
 /// The memory layout of a session's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +54,7 @@ impl Layout {
     ///
     /// Packed products give a row the same bits for any number of rows. Products with inputs do not: a single
     /// row takes another code path, and the split of sums depends on the number of threads.
-    pub(super) fn adapter_place(self) -> AdapterPlace {
+    pub(crate) fn adapter_place(self) -> AdapterPlace {
         match self {
             Self::Packed => AdapterPlace::Constants,
             Self::InPlace | Self::Training { .. } => AdapterPlace::Inputs,

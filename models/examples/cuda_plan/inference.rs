@@ -17,7 +17,7 @@ pub(crate) const DTYPES: [ComputeType; 2] = [ComputeType::Bf16, ComputeType::F16
 /// A part of the error of a family whose numbers f16 does not hold.
 pub(crate) const EXCEEDS_F16: &str = "exceed the range of f16";
 
-/// The rows of decode steps that are measured. Generation decodes two rows at least.
+/// The rows of decode steps that are measured.
 const ROWS: [u32; 2] = [1, 32];
 
 const PROMPT_IDS: [u32; 3] = [3, 4, 5];
@@ -64,21 +64,17 @@ fn decode(
 
 /// Checks that a decode step copies ids and lengths to the device, and logits back.
 fn check_bytes(counts: Counts, rows: u64, vocabulary: u64) -> Result<Decoding, Failure> {
-    let row_bytes = LOGIT_BYTES * vocabulary;
-    let decoded = counts.bytes_to_host / row_bytes;
-    if counts.bytes_to_host % row_bytes != 0 || !(rows..=rows.max(2)).contains(&decoded) {
-        let bytes = counts.bytes_to_host;
-        return Err(
-            format!("a decode step of {rows} rows copies {bytes} bytes back: not the logits only").into()
-        );
+    let Counts { bytes_to_device, bytes_to_host, .. } = counts;
+    let (limit, logits) = (64 + 24 * rows, LOGIT_BYTES * rows * vocabulary);
+    if bytes_to_host != logits {
+        let reason = format!("copies {bytes_to_host} bytes back, not the {logits} bytes of logits");
+        return Err(format!("a decode step of {rows} rows {reason}").into());
     }
-    let (bytes, limit) = (counts.bytes_to_device, 64 + 24 * decoded);
-    if bytes > limit {
-        return Err(
-            format!("a decode step of {decoded} rows copies {bytes} bytes in: at most {limit}").into()
-        );
+    if bytes_to_device > limit {
+        let reason = format!("copies {bytes_to_device} bytes to the GPU, more than {limit}");
+        return Err(format!("a decode step of {rows} rows {reason}").into());
     }
-    Ok(Decoding { rows: decoded, counts })
+    Ok(Decoding { rows, counts })
 }
 
 /// Computes log-probabilities of two completions.

@@ -56,7 +56,8 @@ impl ComputeType {
     /// beyond f16, so these families have bf16.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] for a type that the processor does not have, or that the model's numbers exceed.
+    /// [`ModelError::Invalid`] for a type that the processor does not have, or that the model's numbers
+    /// exceed.
     pub(crate) fn for_inference(
         self,
         processor: Processor,

@@ -115,8 +115,8 @@ impl PolicyScorer {
         Ok(scores)
     }
 
-    /// As [`PolicyScorer::score`], where the graph computes log-probabilities. A prompt is run without its last
-    /// token, which begins the run of each completion.
+    /// As [`PolicyScorer::score`], where the graph computes log-probabilities. A prompt is run without its
+    /// last token, which begins the run of each completion.
     fn score_in_graph(
         &mut self,
         cache: &mut KvCache,

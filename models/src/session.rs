@@ -223,8 +223,8 @@ impl DecoderSession {
         self.processor == Processor::Cpu
     }
 
-    /// Copies rows of another cache of this session into a cache. Where [`DecoderSession::copies_whole_rows`],
-    /// both must have the same capacity.
+    /// Copies rows of another cache of this session into a cache. Where
+    /// [`DecoderSession::copies_whole_rows`], both must have the same capacity.
     ///
     /// # Errors
     /// [`ModelError::Runtime`] if the copy fails.

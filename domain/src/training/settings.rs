@@ -256,8 +256,8 @@ pub struct PpoSettings {
     pub epochs: u32,
     /// Largest number of new tokens of a completion.
     pub max_new_tokens: u32,
-    /// Texts that end a completion, beside the model's stop tokens; at most 16 of 1 to 256 bytes. The score is
-    /// that of the text before them.
+    /// Texts that end a completion, beside the model's stop tokens; at most 16 of 1 to 256 bytes. The score
+    /// is that of the text before them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
     /// Sampling temperature, > 0. Log-probabilities are those of the untempered model.

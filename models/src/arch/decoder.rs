@@ -54,8 +54,8 @@ pub(crate) fn hidden_states(forward: &mut impl Forward) -> Result<Value, ModelEr
     Ok(add_and_norm(forward, residual, output, Some(name))?.0)
 }
 
-/// Returns the logits of hidden states, `[selected, vocabulary]`, from the name of the head's tensor. They are
-/// 32-bit floats for any element type of hidden states.
+/// Returns the logits of hidden states, `[selected, vocabulary]`, from the name of the head's tensor. They
+/// are 32-bit floats for any element type of hidden states.
 pub(crate) fn logits(forward: &mut impl Forward, hidden: Value, head: &str) -> Result<Value, ModelError> {
     let (scale, cap) = (forward.config().decoder.logit_scale, forward.config().decoder.logit_cap);
     let logits = forward.product(hidden, head, false)?;

@@ -76,8 +76,8 @@ impl OnnxRuntime {
         Ok(runtime)
     }
 
-    /// Returns the execution providers that this library supports. Whether CUDA works, says
-    /// [`crate::processor::check_cuda`].
+    /// Returns the execution providers that this library supports. [`crate::processor::check_cuda`] says
+    /// whether CUDA works.
     #[must_use]
     pub fn providers(&self) -> Vec<&'static str> {
         use ort::ep::{CUDA, ExecutionProvider as _};

@@ -10,6 +10,7 @@ pub mod gold;
 mod history;
 pub mod jsonl;
 mod log_access;
+mod memory;
 mod progress;
 pub mod report;
 #[cfg(test)]

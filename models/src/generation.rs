@@ -164,8 +164,9 @@ impl Generator {
         let prompt_max = jobs.iter().map(|job| job.prompt_ids.len()).max().unwrap_or(1);
         let capacity = prompt_max.saturating_add(tokens_max).min(self.session.positions_max());
         let row_bytes = capacity * self.session.cache_bytes_per_token();
-        let fitting = if self.session.is_on_cpu() { CACHE_BYTES_MAX / row_bytes.max(1) } else { usize::MAX };
-        let rows = self.rows.min(samples).min(fitting).max(self.rows_min);
+        let wanted = self.rows.min(samples);
+        let fitting = if self.session.is_on_cpu() { rows_on_cpu(wanted, row_bytes) } else { wanted };
+        let rows = fitting.max(self.rows_min);
         let cache = self.session.cache(rows, capacity)?;
         let prompt_capacity = if self.session.copies_whole_rows() { capacity } else { prompt_max };
         let prompt_cache = self.session.cache(1, prompt_capacity)?;
@@ -197,6 +198,12 @@ impl Generator {
         progress(batch.progress);
         Ok(batch.finished.into_iter().map(|samples| samples.into_iter().flatten().collect()).collect())
     }
+}
+
+/// Returns the rows that are decoded together on the CPU, of those that may be. Each needs `row_bytes` of
+/// cache.
+pub(crate) fn rows_on_cpu(wanted: usize, row_bytes: usize) -> usize {
+    wanted.min(CACHE_BYTES_MAX / row_bytes.max(1)).max(ROWS_MIN)
 }
 
 /// The last prompt that was run, for its samples that wait for a row.

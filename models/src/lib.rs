@@ -9,6 +9,7 @@ pub mod generation;
 pub mod implicit_reward;
 pub mod inspect;
 mod jinja;
+pub mod memory;
 pub mod onnx;
 pub mod processor;
 #[cfg(test)]

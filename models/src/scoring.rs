@@ -19,7 +19,7 @@ use crate::session::{CHUNK, DecoderSession, KvCache, RunHandle, Step};
 use crate::start::{Layout, Processor};
 
 /// The number of completion tokens whose logits are held at a time.
-const LOGIT_ROWS: usize = 64;
+pub(crate) const LOGIT_ROWS: usize = 64;
 
 /// A prompt and its completion, encoded separately.
 #[derive(Debug, Clone, PartialEq, Eq)]

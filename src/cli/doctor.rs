@@ -8,13 +8,24 @@ use dissent_models::processor::check_cuda;
 use dissent_models::runtime::OnnxRuntime;
 use serde::Serialize;
 
-use crate::config::resolve;
+use crate::config::{Config, resolve};
 use crate::files;
+use crate::memory::{Forecast, experiment, note_on_provider};
 
-/// Check the requirements of a run: ONNX Runtime, folders, an example model
+/// Check the requirements of a run: ONNX Runtime, folders, an example model, and memory
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  dissent doctor\n  dissent doctor --json")]
+#[command(after_help = "\
+Examples:
+  dissent doctor
+  dissent doctor experiment.toml
+  dissent doctor --json
+
+With a configuration, the peak memory of each step on the CPU is predicted. No model is loaded. Completions and examples are
+taken as long as the configuration allows.")]
 pub(crate) struct DoctorArgs {
+    /// Configuration of an experiment whose memory is predicted.
+    #[arg(value_name = "CONFIG")]
+    config: Option<PathBuf>,
     /// ONNX Runtime library [default: $ORT_DYLIB_PATH, or an installed one]
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
@@ -36,17 +47,53 @@ pub(crate) fn run(data_dir: &Path, args: &DoctorArgs) -> anyhow::Result<()> {
     findings.push(folder("cache folder", cache::cache_dir()));
     findings.push(folder("data folder", Some(data_dir.to_owned())));
     findings.push(example_model());
+    let forecast = args.config.as_deref().map(forecast_of).transpose()?;
+    if let Some((_, forecast)) = &forecast {
+        findings.push(memory(forecast));
+    }
     let mut out = std::io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &findings)?;
+        match &forecast {
+            None => serde_json::to_writer_pretty(&mut out, &findings)?,
+            Some((_, memory)) => {
+                serde_json::to_writer_pretty(&mut out, &Report { findings: &findings, memory })?;
+            }
+        }
         writeln!(out)?;
     } else {
         for Finding { what, ok, found } in &findings {
             writeln!(out, "{} {what:<16} {found}", if *ok { "ok     " } else { "MISSING" })?;
         }
+        if let Some((config, forecast)) = &forecast {
+            write!(out, "{}", forecast.text())?;
+            if let Some(note) = note_on_provider(config.runtime.provider) {
+                writeln!(out, "note    {note}")?;
+            }
+        }
     }
     let is_ready = findings.iter().all(|finding| finding.ok || finding.what == EXAMPLE);
     if is_ready { Ok(()) } else { anyhow::bail!("a requirement of a run is missing: see the findings above") }
+}
+
+/// The findings and the prediction, as JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    findings: &'a [Finding],
+    memory: &'a Forecast,
+}
+
+fn forecast_of(path: &Path) -> anyhow::Result<(Config, Forecast)> {
+    let config = Config::load(path)?;
+    let forecast = experiment::forecast(&config)?;
+    Ok((config, forecast))
+}
+
+fn memory(forecast: &Forecast) -> Finding {
+    let found = forecast.warning().unwrap_or_else(|| {
+        let peak = forecast.process.private_bytes as f64 / f64::from(1 << 30);
+        format!("the experiment needs at most {peak:.2} GiB of private memory")
+    });
+    Finding { what: "memory", ok: forecast.fits, found }
 }
 
 /// The one check that may fail: a run can use other models.

@@ -1,5 +1,7 @@
 //! `dissent generate`: reads prompts and writes sampled completions, as JSON Lines.
 
+mod dry_run;
+
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -88,6 +90,9 @@ pub(crate) struct GenerateArgs {
     /// File for the completions; `-` is stdout.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    /// Check the options and the input, print the predicted peak memory as JSON, and run no model.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
@@ -136,6 +141,9 @@ impl From<Completion> for CompletionLine {
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let sampling = args.sampling()?;
     let prompts = prompts::read(&args.input)?;
+    if args.dry_run {
+        return dry_run::run(args, &prompts);
+    }
     let model = Model::open_sampler(&args.policy, args.adapter.as_deref(), args.weights)?;
     let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
     let generator = Generator::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;

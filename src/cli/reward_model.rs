@@ -74,6 +74,13 @@ impl RewardModelOptions {
             .choose_output(self.output.output())
     }
 
+    /// Opens the reward model without its weights.
+    pub(super) fn outline(&self) -> anyhow::Result<Model> {
+        Model::outline(&self.reward, self.reward_layers, self.reward_adapter.as_deref())
+            .context("failed to open the reward model")?
+            .choose_output(self.output.output())
+    }
+
     /// Returns the template of the reward model: its own, or that of the policy.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::error::BadInput;
 use crate::experiment::run::{Run, run_experiment};
 use crate::history::overview::{CommandedBy, ExperimentHistory};
+use crate::memory::{experiment, show};
 use crate::progress::ProgressView;
 use crate::report;
 use crate::telemetry::LogFormat;
@@ -69,6 +70,9 @@ pub(crate) struct RunArgs {
     /// Wait for people's judgements instead of ending.
     #[arg(long)]
     wait: bool,
+    /// Check the configuration, its files and models, print the predicted peak memory, and run nothing.
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
@@ -76,6 +80,9 @@ pub(crate) struct RunArgs {
 
 pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) -> anyhow::Result<()> {
     let config = configured(args)?;
+    if args.dry_run {
+        return show(&experiment::forecast(&config)?, config.runtime.provider, args.json);
+    }
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     let view = ProgressView::new(format);
     let Run { ending, experiment, log } = run_experiment(&config, &data_dir, args.wait, &view)?;

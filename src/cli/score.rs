@@ -1,5 +1,7 @@
 //! `dissent score`: adds log-probabilities and rewards to completions, as JSON Lines.
 
+mod dry_run;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -86,6 +88,9 @@ pub(crate) struct ScoreArgs {
     /// File for the scored completions; `-` is stdout.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    /// Check the options and the input, print the predicted peak memory as JSON, and run no model.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
@@ -116,6 +121,9 @@ struct CompletionLine {
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let lines = read(&args.input)?;
+    if args.dry_run {
+        return dry_run::run(args, &lines);
+    }
     let (runtime, options) = models::runtime(&args.runtime.config(), 1)?;
     let mut policy = PolicyFields::open(args, runtime, &options)?;
     let mut reward = RewardFields::open(args, runtime, &options)?;

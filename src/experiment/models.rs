@@ -67,9 +67,40 @@ impl Model {
         form: WeightForm,
     ) -> Result<Self, ModelError> {
         let options = OpenOptions { reading, ..open_options(layers)? };
-        let checkpoint = Checkpoint::open_as(path, &options, form)?;
+        Self::with_adapter(Checkpoint::open_as(path, &options, form)?, path, &options, adapter)
+    }
+
+    /// As [`Model::open`], but dequantises nothing. No session can be opened; memory can be predicted.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn outline(path: &Path, layers: Option<u32>, adapter: Option<&Path>) -> Result<Self, ModelError> {
+        let options = open_options(layers)?;
+        Self::with_adapter(Checkpoint::outline(path, &options)?, path, &options, adapter)
+    }
+
+    /// As [`Model::outline`], for a policy.
+    ///
+    /// # Errors
+    /// As [`Model::open_policy`].
+    pub fn outline_policy(
+        path: &Path,
+        layers: Option<u32>,
+        adapter: Option<&Path>,
+    ) -> Result<Self, ModelError> {
+        let model = Self::outline(path, layers, adapter)?;
+        model.checkpoint.check_policy(model.adapter.as_ref())?;
+        Ok(model)
+    }
+
+    fn with_adapter(
+        checkpoint: Checkpoint,
+        path: &Path,
+        options: &OpenOptions,
+        adapter: Option<&Path>,
+    ) -> Result<Self, ModelError> {
         let mut name = file_name(path);
-        if let Some(layers) = layers {
+        if let Some(layers) = options.layers {
             name = format!("{name}, first {layers} layers");
         }
         let Some(adapter_dir) = adapter else {
@@ -79,7 +110,7 @@ impl Model {
         let adapter = LoraAdapter::open(adapter_dir)?;
         adapter.check(&checkpoint.config)?;
         if let Some(named) = &adapter.base_model {
-            warn_of_other_base(adapter_dir, named, &checkpoint, &options);
+            warn_of_other_base(adapter_dir, named, &checkpoint, options);
         }
         Ok(Self {
             fingerprint: dissent_actors::fingerprint(&checkpoint, Some(&adapter)),
@@ -212,6 +243,32 @@ impl Models {
                 .context("failed to open the policy")?,
             reward: Model::open_by(reading, &reward.path, reward.layers, reward.adapter.as_deref())
                 .context("failed to open the reward model")?
+                .choose_output(reward.output())
+                .context("[reward]")?,
+        })
+    }
+}
+
+impl Models {
+    /// As [`Models::open`], but dequantises nothing: see [`Model::outline`].
+    ///
+    /// # Errors
+    /// As [`Models::open`].
+    pub fn outline(config: &Config) -> anyhow::Result<Self> {
+        let (policy, reward) = (&config.policy, &config.reward);
+        let gold = match &config.gold {
+            Some(GoldConfig::Model(gold)) => {
+                Some(Model::outline(&gold.path, gold.layers, gold.adapter.as_deref()).context("[gold]")?)
+            }
+            Some(GoldConfig::Sentiment(_) | GoldConfig::Answers(_)) | None => None,
+        };
+        Ok(Self {
+            reading: ReadingRules::default(),
+            gold,
+            policy: Model::outline_policy(&policy.path, None, policy.adapter.as_deref())
+                .context("[policy]")?,
+            reward: Model::outline(&reward.path, reward.layers, reward.adapter.as_deref())
+                .context("[reward]")?
                 .choose_output(reward.output())
                 .context("[reward]")?,
         })

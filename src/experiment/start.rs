@@ -84,7 +84,7 @@ pub(crate) fn open(
 }
 
 /// Returns the rows of a model run: the completions of a batch, up to the maximum.
-fn rows(config: &Config) -> usize {
+pub(crate) fn rows(config: &Config) -> usize {
     config.generation.batch_prompts.saturating_mul(config.generation.samples as usize).min(ROWS_MAX)
 }
 

@@ -136,6 +136,19 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// As [`Checkpoint::open`], but dequantises nothing: the weights of a GGUF file have shapes only, and no
+    /// session can be opened. Graphs can be built, and their memory predicted: see [`crate::memory`].
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn outline(path: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
+        let parts = match locate(path)? {
+            Source::Folder => folder::open(path, &options.cache_dir, options.reading)?,
+            Source::Gguf(file) => gguf::outline(&file, &options.cache_dir, options.reading)?,
+        };
+        Self::from_parts(parts, path, options)
+    }
+
     /// Returns the checkpoint that was read from `source`, cut to its first layers and checked.
     fn from_parts(mut parts: Parts, source: &Path, options: &OpenOptions) -> Result<Self, ModelError> {
         if let Some(layers) = options.layers {

@@ -3,6 +3,7 @@
 pub mod autodiff;
 pub mod export;
 pub mod graph;
+pub(crate) mod memory;
 pub mod op;
 pub(crate) mod proto;
 #[cfg(test)]

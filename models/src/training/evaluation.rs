@@ -135,7 +135,7 @@ impl EvalSession {
     }
 }
 
-fn eval_graph(
+pub(super) fn eval_graph(
     config: &ModelConfig,
     weights: &Weights,
     layout: &ParameterLayout,

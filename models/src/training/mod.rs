@@ -15,6 +15,7 @@ pub mod data_order;
 pub mod evaluation;
 mod forward;
 pub mod losses;
+pub mod memory;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;

@@ -256,7 +256,7 @@ fn check_state(layout: &ParameterLayout, state: &TrainingState) -> Result<(), Mo
 }
 
 /// Forward pass, loss, gradient and update.
-fn step_graph(
+pub(super) fn step_graph(
     config: &ModelConfig,
     weights: &Weights,
     layout: &ParameterLayout,

@@ -427,7 +427,7 @@ pub fn fresh_adapter(checkpoint: &Checkpoint, settings: &Hyperparameters) -> Res
 }
 
 /// Returns the trained parameters: those of the given adapter, those of the settings, or all weights.
-fn trainable(
+pub(super) fn trainable(
     checkpoint: &Checkpoint,
     from: Option<&LoraAdapter>,
     settings: &Hyperparameters,

@@ -16,6 +16,7 @@
 mod checkpoint;
 mod grpo;
 mod lora_policy;
+pub mod memory;
 mod method;
 mod phases;
 mod policy;

@@ -20,6 +20,7 @@ use crate::cli::interrupt;
 use crate::dataset::{Dataset, ReadOptions, Row, SkippedRows, hold_out};
 use crate::error::{BadInput, Interrupted};
 use crate::experiment::models::{self, Model};
+use crate::memory::{self, Forecast, steps};
 
 /// Default number of steps between checkpoints.
 const CHECKPOINT_EVERY: u32 = 20;
@@ -57,6 +58,9 @@ impl OfflineTraining<'_> {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         // Rows are checked first, because a model is slow to load.
         let rows = self.read()?;
+        if self.model.dry_run {
+            return self.dry_run(&rows);
+        }
         let model = match self.row_kind {
             RowKind::Imitation | RowKind::Preferences => open_policy(self.model)?,
             RowKind::Scores | RowKind::Costs => open_reward_model(self.model)?,
@@ -72,11 +76,7 @@ impl OfflineTraining<'_> {
         let about = self.about(&rows, &training, evaluation.as_ref(), &model);
         let record = TrainingRecord { finished: false, settings, about, metrics: Map::new() };
         let (runtime, options) = models::runtime(&self.model.runtime.config(), 1)?;
-        let setup = TrainingSetup {
-            objective: self.objective,
-            settings: self.settings.clone(),
-            order: self.data.order(),
-        };
+        let setup = self.setup();
         let Examples { data, .. } = training;
         let (checkpoint, adapter) = (&model.checkpoint, model.adapter.as_ref());
         let mut trainer = Trainer::open(runtime, checkpoint, adapter, setup, data, &options)?;
@@ -88,6 +88,25 @@ impl OfflineTraining<'_> {
         }
         self.train(&mut trainer, &folder)?;
         self.conclude(&mut trainer, &folder, record, evaluation)
+    }
+
+    /// Predicts the memory of the training, without its model's weights.
+    fn dry_run(&self, rows: &Rows) -> anyhow::Result<()> {
+        let ModelOptions { base, layers, adapter, .. } = self.model;
+        let model = match self.row_kind {
+            RowKind::Imitation | RowKind::Preferences => {
+                Model::outline_policy(base, *layers, adapter.as_deref())?
+            }
+            RowKind::Scores | RowKind::Costs => Model::outline(base, *layers, adapter.as_deref())?,
+        };
+        let template = self.template(&model);
+        let data = self.examples(&rows.training, &model, &template)?.data;
+        let forecast = Forecast::of_process(vec![steps::training(&model, &self.setup(), &data)?], Vec::new());
+        memory::show(&forecast, self.model.runtime.config().provider, self.model.json)
+    }
+
+    fn setup(&self) -> TrainingSetup {
+        TrainingSetup { objective: self.objective, settings: self.settings.clone(), order: self.data.order() }
     }
 
     fn read(&self) -> anyhow::Result<Rows> {

@@ -43,6 +43,9 @@ pub(crate) struct ModelOptions {
     /// Steps between checkpoints; iterations for ppo, grpo and rloo [default: 20 steps, or 1 iteration]
     #[arg(long, value_name = "K")]
     pub(super) checkpoint_every: Option<u32>,
+    /// Check options, data and model, print the predicted peak memory, and train nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
     /// Print the final metrics as JSON.
     #[arg(long)]
     pub(super) json: bool,

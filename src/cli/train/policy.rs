@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use dissent_domain::reward::RewardKind;
-use dissent_domain::training::{KlEstimator, PolicyMethod, PolicyObjective, PpoSettings};
+use dissent_domain::training::{Dialogue, KlEstimator, PolicyMethod, PolicyObjective, PpoSettings};
 use dissent_models::ModelError;
 use dissent_models::adapter::ValueHead;
+use dissent_models::memory::Decoding;
 use dissent_models::runtime::{CancelFlag, OnnxRuntime, SessionOptions};
 use dissent_models::scoring::RewardModel;
 use dissent_models::tuning::{
@@ -25,6 +26,7 @@ use crate::cli::reward_model::RewardModelOptions;
 use crate::dataset::{Dataset, ReadOptions};
 use crate::error::{BadInput, Interrupted};
 use crate::experiment::models::{self, Model};
+use crate::memory::{self, Forecast, steps};
 
 /// Completions decoded together.
 const ROWS: usize = 16;
@@ -109,6 +111,9 @@ pub(super) fn run(args: &PolicyArgs, method: PolicyMethod) -> anyhow::Result<()>
     let dataset = Dataset::read(&args.prompts, &ReadOptions::default())?;
     let (file, data_fingerprint) = (dataset.file.clone(), dataset.fingerprint());
     let prompts = dataset.prompts()?;
+    if args.model.dry_run {
+        return args.dry_run(&settings, prompts.iter().map(|row| &row.value));
+    }
     let model = open_policy(&args.model)?;
     let reward = args.reward.open_by(model.checkpoint.reading)?;
     let identity = args.identity(&settings, &data_fingerprint, &model, &reward)?;
@@ -178,6 +183,34 @@ impl PolicyArgs {
         }
         self.reward.template(&self.model.template)?;
         Ok(TuningSettings { objective, training })
+    }
+
+    /// Predicts the memory of the tuning and of its reward model, without their weights.
+    fn dry_run<'p>(
+        &self,
+        settings: &TuningSettings,
+        prompts: impl Iterator<Item = &'p Dialogue>,
+    ) -> anyhow::Result<()> {
+        let ModelOptions { base, layers, adapter, .. } = &self.model;
+        let policy = Model::outline_policy(base, *layers, adapter.as_deref())?;
+        let reward = self.reward.outline()?;
+        let template = self.reward.template(&self.model.template)?;
+        let (mut prompt, mut scored) = (1, 1);
+        for dialogue in prompts {
+            let ids = self.model.template.encode_dialogue(&policy.checkpoint.tokenizer, dialogue)?;
+            prompt = prompt.max(ids.len());
+            let tokenizer = &reward.checkpoint.tokenizer;
+            scored = scored.max(template.encode_dialogue_with_completion(tokenizer, dialogue, "")?.len());
+        }
+        let completion = usize::try_from(self.max_new_tokens)?;
+        let distinct_tokens = policy.checkpoint.config.vocab_size;
+        let decoding = Decoding { prompt, completion, rows: ROWS, distinct_tokens };
+        let open = vec![
+            steps::tuning(&policy, settings, decoding)?,
+            steps::reward_scoring("reward", &reward, Decoding { prompt: scored, ..decoding })?,
+        ];
+        let forecast = Forecast::of_process(open, Vec::new());
+        memory::show(&forecast, self.model.runtime.config().provider, self.model.json)
     }
 
     /// Returns the settings and inputs that determine the result.

@@ -20,7 +20,7 @@ use crate::checkpoint::config::ModelConfig;
 use crate::checkpoint::layout;
 use crate::checkpoint::packed::{PackedShape, Part, is_factor};
 use crate::checkpoint::safetensors::header;
-use crate::checkpoint::weights::transposed;
+use crate::checkpoint::weights::{Dtype as Float, TensorRef, transposed};
 use crate::error::ModelError;
 
 /// Version of the conversion to floats. Raised when the same GGUF file would give another file.
@@ -53,6 +53,21 @@ pub(super) fn converted(
         let mut sources = header.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         write(&plan, &mut sources, out).map_err(WriteFault::Cache)
     })
+}
+
+/// Returns the floats that [`converted`] would write, at no place: nothing is converted.
+pub(super) fn outline(
+    path: &Path,
+    header: &Header,
+    (family, config): (&GgufFamily, &ModelConfig),
+) -> Result<Vec<(String, TensorRef)>, ModelError> {
+    let plan = plan(header, family, config, false).map_err(|reason| ModelError::file(path, reason))?;
+    let tensor = |planned: TensorPlan<'_>| {
+        let shape = planned.shape();
+        let bytes = (shape.iter().product::<usize>() * Float::F32.size()) as u64;
+        (planned.name, TensorRef { file: path.to_owned(), offset: 0, bytes, dtype: Float::F32, shape })
+    };
+    Ok(plan.into_iter().map(tensor).collect())
 }
 
 /// One tensor of the source file.

@@ -51,6 +51,16 @@ pub(super) fn open(
     Ok(parts)
 }
 
+/// As [`open`], without dequantising: the weights have shapes, but no place.
+pub(super) fn outline(path: &Path, cache_dir: &Path, reading: ReadingRules) -> Result<Parts, ModelError> {
+    let (header, mut parts, _) = read(path, cache_dir, reading)?;
+    let family = metadata::family(&header).map_err(|reason| ModelError::file(path, reason))?;
+    for (name, tensor) in convert::outline(path, &header, (family, &parts.config))? {
+        parts.weights.insert(name, tensor).map_err(|reason| ModelError::file(path, reason))?;
+    }
+    Ok(parts)
+}
+
 /// Describes a file without its weights, and lists its tensors as stored.
 pub(super) fn describe(
     path: &Path,

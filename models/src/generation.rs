@@ -165,7 +165,7 @@ impl Generator {
         let capacity = prompt_max.saturating_add(tokens_max).min(self.session.positions_max());
         let row_bytes = capacity * self.session.cache_bytes_per_token();
         let wanted = self.rows.min(samples);
-        let fitting = if self.session.is_on_cpu() { rows_on_cpu(wanted, row_bytes) } else { wanted };
+        let fitting = if self.session.is_on_cpu() { rows_in_cache(wanted, row_bytes) } else { wanted };
         let rows = fitting.max(self.rows_min);
         let cache = self.session.cache(rows, capacity)?;
         let prompt_capacity = if self.session.copies_whole_rows() { capacity } else { prompt_max };
@@ -200,10 +200,14 @@ impl Generator {
     }
 }
 
-/// Returns the rows that are decoded together on the CPU, of those that may be. Each needs `row_bytes` of
-/// cache.
+/// Returns the rows with weights f32 that are decoded together on the CPU, of those that may be. Each needs
+/// `row_bytes` of cache.
 pub(crate) fn rows_on_cpu(wanted: usize, row_bytes: usize) -> usize {
-    wanted.min(CACHE_BYTES_MAX / row_bytes.max(1)).max(ROWS_MIN)
+    rows_in_cache(wanted, row_bytes).max(ROWS_MIN)
+}
+
+fn rows_in_cache(wanted: usize, row_bytes: usize) -> usize {
+    wanted.min(CACHE_BYTES_MAX / row_bytes.max(1))
 }
 
 /// The last prompt that was run, for its samples that wait for a row.

@@ -6,11 +6,18 @@ use dissent_domain::prompt::Prompt;
 use dissent_models::memory::Decoding;
 
 use super::{GenerateArgs, PROMPTS_AT_ONCE, ROWS};
+use crate::error::BadInput;
 use crate::experiment::models::Model;
 use crate::memory::{self, Forecast, steps};
 
 /// Prints the predicted memory of these prompts.
 pub(super) fn run(args: &GenerateArgs, prompts: &[Prompt]) -> anyhow::Result<()> {
+    if !args.weights.is_f32() {
+        anyhow::bail!(BadInput(format!(
+            "--dry-run predicts the memory of weights f32 only, which need more than {}: leave --weights out",
+            args.weights
+        )));
+    }
     let model = Model::outline_policy(&args.policy, None, args.adapter.as_deref())?;
     let config = &model.checkpoint.config;
     let (mut longest, mut tokens) = (1, BTreeSet::new());

@@ -79,7 +79,9 @@ impl Shape {
                 .insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}));
             offset = end;
         }
+        // Spaces after the header align the numbers.
         let header = Value::Object(header).to_string();
+        let header = format!("{header:width$}", width = header.len().next_multiple_of(8));
         let mut out = BufWriter::new(fs::File::create(path)?);
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(header.as_bytes())?;
@@ -197,7 +199,8 @@ impl Bench {
         let error = predicted / measured - 1.0;
         let mib = f64::from(1 << 20);
         let (predicted, measured, seconds) = (predicted / mib, measured / mib, begun.elapsed().as_secs_f64());
-        eprintln!(
+        let _ = writeln!(
+            std::io::stderr(),
             "{what}: predicted {predicted:.0} MiB, measured {measured:.0} MiB, {error:+.3}, {seconds:.0} s"
         );
         assert!(

@@ -1,7 +1,6 @@
 //! `dissent generate`: reads prompts and writes sampled completions, as JSON Lines.
 
-mod dry_run;
-
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -12,6 +11,7 @@ use dissent_domain::training::Message;
 use dissent_domain::weight_form::WeightForm;
 use dissent_models::checkpoint::TextTokenizer;
 use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
+use dissent_models::memory::Decoding;
 use dissent_models::runtime::CancelFlag;
 use dissent_models::template::PromptTemplate;
 use serde::Serialize;
@@ -22,6 +22,7 @@ use super::too_long::{TooLong, TooLongRows};
 use crate::dataset::prompts;
 use crate::experiment::models::{self, Model};
 use crate::jsonl::JsonLinesWriter;
+use crate::memory::{self, Forecast, steps};
 
 /// Prompts sampled together. Their completions share each pass over the weights.
 const PROMPTS_AT_ONCE: usize = 8;
@@ -142,7 +143,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let sampling = args.sampling()?;
     let prompts = prompts::read(&args.input)?;
     if args.dry_run {
-        return dry_run::run(args, &prompts);
+        return args.dry_run(&prompts);
     }
     let model = Model::open_sampler(&args.policy, args.adapter.as_deref(), args.weights)?;
     let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
@@ -185,6 +186,37 @@ fn line(prompt: &Prompt, completions: Option<Vec<Completion>>) -> Line<'_> {
 }
 
 impl GenerateArgs {
+    /// Prints the predicted memory of these prompts, without the model's weights.
+    fn dry_run(&self, prompts: &[Prompt]) -> anyhow::Result<()> {
+        if !self.weights.is_f32() {
+            anyhow::bail!(BadInput(format!(
+                "--dry-run predicts the memory of weights f32 only, which need more than {}: leave --weights out",
+                self.weights
+            )));
+        }
+        let model = Model::outline_policy(&self.policy, None, self.adapter.as_deref())?;
+        let config = &model.checkpoint.config;
+        let (mut longest, mut tokens) = (1, BTreeSet::new());
+        for prompt in prompts {
+            let ids = self.template.encode_dialogue(&model.checkpoint.tokenizer, &prompt.dialogue())?;
+            // A prompt that fills the context is not run.
+            if ids.len() < config.context_length {
+                longest = longest.max(ids.len());
+                tokens.extend(ids);
+            }
+        }
+        let (samples, completion) = (usize::try_from(self.samples)?, usize::try_from(self.max_new_tokens)?);
+        let sampled = prompts.len().saturating_mul(samples).saturating_mul(completion);
+        let decoding = Decoding {
+            prompt: longest,
+            completion,
+            rows: ROWS.min(samples.saturating_mul(prompts.len().min(PROMPTS_AT_ONCE))),
+            distinct_tokens: tokens.len().saturating_add(sampled).min(config.vocab_size),
+        };
+        let forecast = Forecast::of_process(vec![steps::generation(&model, decoding)?], Vec::new());
+        memory::show(&forecast, self.runtime.config().provider, true)
+    }
+
     fn sampling(&self) -> Result<SamplingParams, SamplingParamError> {
         let sampling = SamplingParams {
             samples: self.samples,

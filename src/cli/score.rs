@@ -1,7 +1,5 @@
 //! `dissent score`: adds log-probabilities and rewards to completions, as JSON Lines.
 
-mod dry_run;
-
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -23,6 +21,7 @@ use crate::config::check_reward_template;
 use crate::dataset::PromptField;
 use crate::experiment::models::{self, Model};
 use crate::jsonl::{InputError, JsonLines, JsonLinesWriter};
+use crate::memory::{self, Forecast, Longest, StepForecast, steps};
 
 /// Add log-probabilities and rewards to completions
 #[derive(Debug, clap::Args)]
@@ -122,7 +121,7 @@ struct CompletionLine {
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let lines = read(&args.input)?;
     if args.dry_run {
-        return dry_run::run(args, &lines);
+        return dry_run(args, &lines);
     }
     let (runtime, options) = models::runtime(&args.runtime.config(), 1)?;
     let mut policy = PolicyFields::open(args, runtime, &options)?;
@@ -146,6 +145,54 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     output.finish()?;
     too_long.report(args.too_long);
     Ok(())
+}
+
+/// Prints the predicted memory of scoring these lines.
+fn dry_run(args: &ScoreArgs, lines: &[Line]) -> anyhow::Result<()> {
+    let mut open = Vec::new();
+    if let Some(path) = &args.policy {
+        open.push(log_probabilities(
+            Model::outline_policy(path, None, args.adapter.as_deref())?,
+            args,
+            lines,
+        )?);
+    }
+    if let Some(path) = &args.reward {
+        check_reward_template(args.reward_template.as_ref().unwrap_or(&args.template))?;
+        let model = Model::outline(path, args.reward_layers, args.reward_adapter.as_deref())?;
+        match &args.reward_reference {
+            None => open.push(rewards(model.choose_output(args.reward_output.output())?, args, lines)?),
+            Some(reference) => {
+                let adapter = args.reward_reference_adapter.as_deref();
+                let reference = Model::outline_policy(reference, None, adapter)?;
+                for model in [model, reference] {
+                    open.push(log_probabilities(model, args, lines)?.named("implicit reward"));
+                }
+            }
+        }
+    }
+    memory::show(&Forecast::of_process(open, Vec::new()), args.runtime.config().provider, true)
+}
+
+fn log_probabilities(model: Model, args: &ScoreArgs, lines: &[Line]) -> anyhow::Result<StepForecast> {
+    let mut longest = Longest::default();
+    for line in lines {
+        for item in policy_items(line, &model.checkpoint.tokenizer, &args.template)? {
+            longest.add(&item.prompt_ids, &item.completion_ids);
+        }
+    }
+    Ok(steps::policy_scoring(&model, longest.decoding())?)
+}
+
+fn rewards(model: Model, args: &ScoreArgs, lines: &[Line]) -> anyhow::Result<StepForecast> {
+    let (mut longest, template) =
+        (Longest::default(), args.reward_template.as_ref().unwrap_or(&args.template));
+    for line in lines {
+        for sequence in reward_sequences(line, &model.checkpoint.tokenizer, template)? {
+            longest.add(&sequence, &[]);
+        }
+    }
+    Ok(steps::reward_scoring("reward", &model, longest.decoding())?)
 }
 
 /// Checks the lengths of all lines before a model runs. Returns the lines to write.

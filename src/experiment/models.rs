@@ -247,9 +247,7 @@ impl Models {
                 .context("[reward]")?,
         })
     }
-}
 
-impl Models {
     /// As [`Models::open`], but dequantises nothing: see [`Model::outline`].
     ///
     /// # Errors

@@ -21,7 +21,6 @@ impl MachineMemory {
     /// Reads both.
     pub(crate) fn read() -> Self {
         let info = rustix::system::sysinfo();
-        #[expect(clippy::unnecessary_cast, reason = "the width of a number of pages depends on the platform")]
         let total = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Self { total_bytes: total, limit_bytes: limit(Path::new(CGROUPS), &own) }

@@ -1,6 +1,7 @@
 //! Predictions of memory: what the steps of a command or an experiment take, and what the machine has.
 
 pub(crate) mod experiment;
+mod longest;
 mod machine;
 pub(crate) mod steps;
 
@@ -11,6 +12,7 @@ use dissent_models::memory::{MemoryPart, StepMemory};
 use dissent_models::runtime::Provider;
 use serde::Serialize;
 
+pub(crate) use longest::Longest;
 pub(crate) use machine::MachineMemory;
 
 /// The predicted memory of one step.
@@ -77,7 +79,10 @@ impl Forecast {
             let _ = writeln!(text, "memory  {:<16} {peak} at most, {private} of it private", step.step);
         }
         if let Some(largest) = self.largest() {
-            let mut parts: Vec<(MemoryPart, u64)> = largest.parts.parts().collect();
+            // Parts below a hundredth of the peak are not worth a word.
+            let parts =
+                largest.parts.parts().filter(|&(_, bytes)| bytes.saturating_mul(100) >= largest.peak_bytes);
+            let mut parts: Vec<(MemoryPart, u64)> = parts.collect();
             parts.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
             let parts = parts.iter().map(|(part, bytes)| format!("{part} {}", gib(*bytes)));
             let parts = parts.collect::<Vec<_>>().join(", ");

@@ -1,8 +1,8 @@
 //! The peak memory of each kind of step on the CPU, predicted before anything is loaded.
 //!
 //! A prediction needs the configuration and the shapes of the weights: [`Checkpoint::outline`] reads no more.
-//! It builds the graphs of the step, replays the allocations of their runs as ONNX Runtime makes them
-//! (`onnx::memory`), and adds what sessions and the program keep. Each term has a [`MemoryPart`].
+//! It builds the graphs of the step, and replays the allocations of their runs as ONNX Runtime makes them
+//! (`onnx::memory`). What sessions and the program keep comes on top. Each term has a [`MemoryPart`].
 //! [`crate::training::memory`] predicts trainings.
 //!
 //! [`Checkpoint::outline`]: crate::checkpoint::Checkpoint::outline

@@ -19,8 +19,8 @@ const HOLES: usize = 11;
 /// The bytes that the kernel maps around a byte of a file that is read (`fault_around_bytes`).
 const MAPPED_AROUND: usize = 64 << 10;
 
-/// Adds the memory of a session of this graph. `tokens` is the number of different tokens whose embeddings are
-/// read. Returns the largest matrix that is mapped only while its packed copy is made, in bytes.
+/// Adds the memory of a session of this graph. `tokens` is the number of different tokens whose embeddings
+/// are read. Returns the largest matrix that is mapped only while its packed copy is made, in bytes.
 pub(crate) fn add_session(memory: &mut StepMemory, graph: &Graph, layout: Layout, tokens: usize) -> usize {
     let mut packed_from = 0;
     let weights = Weights::of(graph, layout);

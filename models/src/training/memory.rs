@@ -22,8 +22,8 @@ use crate::start::Layout;
 
 /// The number of steps whose micro-batches are looked at.
 const STEPS_MAX: u64 = 1000;
-/// The vectors that a checkpoint of a training takes while it is written: three, each as numbers, as bytes and
-/// in the file's bytes.
+/// The vectors that a checkpoint of a training takes while it is written: three, each as numbers, as bytes
+/// and in the file's bytes.
 const CHECKPOINT_VECTORS: usize = 9;
 /// The number of shapes whose runs are replayed. Others are smaller.
 const SHAPES_MAX: usize = 6;

@@ -1,7 +1,7 @@
 //! The assignment of values to buffers, and the time at which each buffer becomes free.
 //!
-//! It follows `PlannerImpl` in onnxruntime/core/framework/allocation_planner.cc: an operator that moves no
-//! data shares the buffer of its operand, some operators overwrite their operand, and a later value of the
+//! It follows `PlannerImpl` in onnxruntime/core/framework/allocation_planner.cc. An operator that moves no
+//! data shares the buffer of its operand, and some operators overwrite their operand. A later value of the
 //! same shape takes over a free buffer. A buffer is kept from its first value to its last.
 
 use std::collections::{BTreeMap, BTreeSet};

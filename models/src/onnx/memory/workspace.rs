@@ -14,8 +14,8 @@ pub(super) fn of<'d>(op: &Op, operand: impl Fn(usize) -> &'d [usize]) -> Vec<usi
     let (&[batch, seq, width], &[_, _, capacity, head_dim]) = (operand(0), operand(3)) else {
         return Vec::new();
     };
-    // See onnxruntime/contrib_ops/cpu/bert/group_query_attention.cc: queries, keys and values by head, rotated
-    // queries and keys, and the probabilities over the whole capacity.
+    // See onnxruntime/contrib_ops/cpu/bert/group_query_attention.cc: queries, keys and values by head,
+    // rotated queries and keys, and the probabilities over the whole capacity.
     let keys = batch * seq * kv_heads * head_dim;
     let mut blocks = vec![FLOAT * batch * seq * width, FLOAT * keys, FLOAT * keys];
     if *rotary {

@@ -25,7 +25,6 @@ pub enum WeightForm {
 
 impl WeightForm {
     /// Whether it is the default, which plans do not write.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     #[must_use]
     pub const fn is_f32(&self) -> bool {
         matches!(self, Self::F32)

@@ -20,6 +20,7 @@ use super::interrupt;
 use super::runtime_args::{RuntimeArgs, counting_bar};
 use super::too_long::{TooLong, TooLongRows};
 use crate::dataset::prompts;
+use crate::error::BadInput;
 use crate::experiment::models::{self, Model};
 use crate::jsonl::JsonLinesWriter;
 use crate::memory::{self, Forecast, steps};

@@ -256,10 +256,6 @@ pub struct PpoSettings {
     pub epochs: u32,
     /// Largest number of new tokens of a completion.
     pub max_new_tokens: u32,
-    /// Texts that end a completion, beside the model's stop tokens; at most 16 of 1 to 256 bytes. The score
-    /// is that of the text before them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub stop: Vec<String>,
     /// Sampling temperature, > 0. Log-probabilities are those of the untempered model.
     pub temperature: f64,
     /// Largest distance of the probability ratio from 1 before it is clipped, in (0, 1).
@@ -284,6 +280,10 @@ pub struct PpoSettings {
     pub missing_eos_penalty: Option<f64>,
     /// PPO: whether advantages are whitened.
     pub whiten_advantages: bool,
+    /// Texts that end a completion, beside the model's stop tokens; at most 16 of 1 to 256 bytes. The score
+    /// is that of the text before them. It is the last field, because snapshots hold fields by their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
 }
 
 impl Default for PpoSettings {
@@ -294,7 +294,6 @@ impl Default for PpoSettings {
             iterations: 10,
             epochs: 4,
             max_new_tokens: 64,
-            stop: Vec::new(),
             temperature: 0.7,
             clip: 0.2,
             value_clip: 0.2,
@@ -307,6 +306,7 @@ impl Default for PpoSettings {
             lambda: 0.95,
             missing_eos_penalty: None,
             whiten_advantages: true,
+            stop: Vec::new(),
         }
     }
 }

@@ -68,7 +68,7 @@ async fn soak(node: &Node, folder: &Path, length: Duration, prompts: u32) -> Out
     let looking = actix::spawn(look(begun, looks.clone(), log.clone()));
     let mut experiments = 0;
     while begun.elapsed() < length {
-        experiment(node, folder, &log, &plan(experiments, prompts)?).await?;
+        Box::pin(experiment(node, folder, &log, &plan(experiments, prompts)?)).await?;
         experiments += 1;
     }
     looking.abort();

@@ -305,6 +305,23 @@ fn flag(value: bool) -> Attribute {
     Attribute::Int(i64::from(value))
 }
 
+fn attention_attributes(
+    [heads, kv_heads]: [usize; 2],
+    rotary: bool,
+    rule: &AttentionRule,
+) -> Vec<(&'static str, Attribute)> {
+    let mut attributes = vec![
+        ("num_heads", int(heads)),
+        ("kv_num_heads", int(kv_heads)),
+        ("do_rotary", flag(rotary)),
+        ("rotary_interleaved", flag(rule.interleaved)),
+    ];
+    attributes.extend(rule.scale.map(|scale| ("scale", Attribute::Float(scale))));
+    attributes.extend(rule.cap.map(|cap| ("softcap", Attribute::Float(cap))));
+    attributes.extend(rule.window.map(|window| ("local_window_size", int(window))));
+    attributes
+}
+
 impl Op {
     /// Returns the domain and the name of the operator in ONNX.
     #[must_use]
@@ -422,16 +439,7 @@ impl Op {
                 ("interleaved", flag(*interleaved)),
             ],
             Self::GroupQueryAttention { heads, kv_heads, rotary, rule } => {
-                let mut attributes = vec![
-                    ("num_heads", int(*heads)),
-                    ("kv_num_heads", int(*kv_heads)),
-                    ("do_rotary", flag(*rotary)),
-                    ("rotary_interleaved", flag(rule.interleaved)),
-                ];
-                attributes.extend(rule.scale.map(|scale| ("scale", Attribute::Float(scale))));
-                attributes.extend(rule.cap.map(|cap| ("softcap", Attribute::Float(cap))));
-                attributes.extend(rule.window.map(|window| ("local_window_size", int(window))));
-                attributes
+                attention_attributes([*heads, *kv_heads], *rotary, rule)
             }
             Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Min | Self::Max => Vec::new(),
             Self::Neg | Self::Exp | Self::Log | Self::Sqrt | Self::Reciprocal => Vec::new(),

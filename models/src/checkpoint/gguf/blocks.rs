@@ -170,10 +170,21 @@ impl BlockType {
             Self::Bf16 => {
                 out.extend(bytes.as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32()))
             }
-            quantised => {
-                let Some(grouping) = quantised.grouping() else { return };
+            Self::Q4Zero
+            | Self::Q4One
+            | Self::Q5Zero
+            | Self::Q5One
+            | Self::Q8Zero
+            | Self::Q2K
+            | Self::Q3K
+            | Self::Q4K
+            | Self::Q5K
+            | Self::Q6K
+            | Self::Iq4Nl
+            | Self::Iq4Xs => {
+                let Some(grouping) = self.grouping() else { return };
                 let mut groups = Groups::default();
-                quantised.read_groups(bytes, &mut groups);
+                self.read_groups(bytes, &mut groups);
                 groups.dequantise(grouping, out);
             }
         }

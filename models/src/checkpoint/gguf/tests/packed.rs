@@ -78,11 +78,8 @@ fn requantised(file: &Path, kind: &Kind) -> Vec<u8> {
         if matrix && !name.starts_with("position") && !name.contains("norm") {
             writer.tensor(name, &info.shape, kind.code, &kind.blocks(&info.shape, &mut random));
         } else {
-            let code = match info.block_type {
-                BlockType::F32 => 0,
-                BlockType::Bf16 => 30,
-                other => panic!("no tiny model has {}", other.name()),
-            };
+            assert!([BlockType::F32, BlockType::Bf16].contains(&info.block_type), "{name}");
+            let code = if info.block_type == BlockType::F32 { 0 } else { 30 };
             writer.tensor(name, &info.shape, code, &header.read_tensor(info).expect("bytes"));
         }
     }
@@ -127,7 +124,7 @@ fn packed_weights_of_every_family_are_the_dequantised_numbers() {
     for family in ["llama", "gpt2", "gpt_neox", "phi3", "gemma", "cohere", "mistral", "qwen3", "olmo2"] {
         for kind in &SHORT_BLOCKS {
             let found = difference(runtime, &Place::new(&requantised(&twin(family), kind)));
-            if !(found < TOLERANCE) {
+            if found.is_nan() || found >= TOLERANCE {
                 wrong.push(format!("{family} in {}: {found}", kind.block_type().name()));
             }
         }
@@ -167,7 +164,7 @@ fn packed_weights_of_every_type_are_the_dequantised_numbers() {
     let mut wrong = Vec::new();
     for kind in SHORT_BLOCKS.iter().chain(&LONG_BLOCKS) {
         let found = difference(runtime, &Place::new(&wide_llama(kind)));
-        if !(found < TOLERANCE) {
+        if found.is_nan() || found >= TOLERANCE {
             wrong.push(format!("{}: {found}", kind.block_type().name()));
         }
     }

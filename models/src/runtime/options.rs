@@ -73,7 +73,7 @@ impl Default for SessionOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeType {
-    /// 32 bits on the CPU. On a GPU the checkpoint's own type: see [`ComputeType::for_inference`].
+    /// 32 bits on the CPU. On a GPU, bf16 for a checkpoint of bf16 and f16 otherwise; bf16 for Gemma.
     #[default]
     Auto,
     /// 32-bit floats. On a GPU only trainings have them.

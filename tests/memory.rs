@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::random::Random;
-use crate::support::required::{file, required};
+use crate::support::required::{file, optional, required};
 
 /// The largest accepted error of a prediction, as a share of the measured peak.
 const ERROR_MAX: f64 = 0.1;
@@ -258,8 +258,10 @@ impl Bench {
     }
 }
 
+/// Whether large models are measured; else the test says that it skips.
 fn is_long() -> bool {
-    std::env::var(LONG).is_ok_and(|value| value == "1")
+    let is_set = std::env::var(LONG).is_ok_and(|value| value == "1");
+    optional(is_set.then_some(()).ok_or("large models are measured with DISSENT_MEMORY_LONG=1")).is_some()
 }
 
 #[test]

@@ -137,10 +137,10 @@ impl Generator {
     /// is copied to its samples. Waiting samples take over the rows that finish.
     ///
     /// The same prompt and seed give the same tokens and log-probability on the same machine, bit for bit, in
-    /// any batch. Prompts are never padded or batched. On the CPU, the operators treat all rows alike from two
-    /// rows on, and a single completion is decoded in two. Packed weights treat a single row alike too, as
-    /// tested on x86-64 with AVX-512: inputs are rounded to 8 bits row by row. On a GPU the kernels depend on
-    /// the number of rows: completions may differ where the first choices are almost equal.
+    /// any batch. Prompts are never padded or batched. On the CPU, the operators treat all rows alike from
+    /// two rows on, and a single completion is decoded in two. Packed weights treat a single row alike too,
+    /// as tested on x86-64 with AVX-512: inputs are rounded to 8 bits row by row. On a GPU the kernels depend
+    /// on the number of rows: completions may differ where the first choices are almost equal.
     ///
     /// # Errors
     /// [`ModelError::Cancelled`]. [`ModelError::Invalid`] for parameters out of range, model outputs that are

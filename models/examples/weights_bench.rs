@@ -1,8 +1,10 @@
 //! Measures generation with weights of a form: `weights_bench MODEL WEIGHTS [SAMPLES] [NEW_TOKENS]
 //! [THREADS]`. Prints one JSON object.
 //!
-//! One prompt of 43 tokens is sampled after one warm-up run, without stop tokens. `prefill_ms` is the time of
-//! a prompt of 256 tokens with one new token. `private_mib` is the memory that is not mapped from files.
+//! One prompt of 43 tokens is sampled after one warm-up run, without stop tokens. `tokens_per_second` counts
+//! the whole generation. `decode_tokens_per_second` leaves out the prompt: it takes the time of one new token off
+//! and counts the others. `prefill_ms` is the time of a prompt of 256 tokens with one new token.
+//! `private_mib` is the memory that is not mapped from files.
 
 #![expect(clippy::print_stdout, reason = "a program")]
 
@@ -46,11 +48,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     seconds(PROMPT_TOKENS, samples, new_tokens)?;
     let generation = seconds(PROMPT_TOKENS, samples, new_tokens)?;
-    let prefills = (0..PREFILLS).map(|_| seconds(PREFILL_TOKENS, 1, 1)).collect::<Result<Vec<_>, _>>()?;
-    let prefill = prefills.into_iter().fold(f64::INFINITY, f64::min);
+    let mut fastest = |prompt_tokens: u32, samples: u32| {
+        let times = (0..PREFILLS).map(|_| seconds(prompt_tokens, samples, 1)).collect::<Result<Vec<_>, _>>()?;
+        Ok::<f64, dissent_models::ModelError>(times.into_iter().fold(f64::INFINITY, f64::min))
+    };
+    let decode = generation - fastest(PROMPT_TOKENS, samples)?;
+    let prefill = fastest(PREFILL_TOKENS, 1)?;
     let result = serde_json::json!({
         "weights": form, "samples": samples, "new_tokens": new_tokens, "prompt_tokens": PROMPT_TOKENS,
         "tokens_per_second": f64::from(samples * new_tokens) / generation,
+        "decode_tokens_per_second": f64::from(samples * new_tokens.saturating_sub(1)) / decode,
         "prefill_ms": 1e3 * prefill, "private_mib": private_mib(),
     });
     println!("{result}");

@@ -59,7 +59,7 @@ fn beside_floats(
     let sizes = [samples, NEW_TOKENS].map(|size| size.to_string());
     let run = |weights: &str, reports: &mut Vec<Value>| -> Result<f64> {
         let report = json_of(Command::new(bench).arg(model).arg(weights).args(&sizes))?;
-        let rate = number(&report, "tokens_per_second")?;
+        let rate = number(&report, "decode_tokens_per_second")?;
         reports.push(report);
         Ok(rate)
     };
@@ -67,19 +67,20 @@ fn beside_floats(
     let speed = alternate(pairs, &mut || run(form.name, &mut ours), &mut || run("f32", &mut floats))?;
     let name = form.name;
     let mut figures = vec![
-        Figure::plain(format!("{name}: generation, {samples} × {NEW_TOKENS} tokens"), speed.ours, "tokens/s")
+        Figure::plain(format!("{name}: decoding, {samples} × {NEW_TOKENS} tokens"), speed.ours, "tokens/s")
             .beside("f32", speed.reference, speed.ratio)
             .with_target(Target::RatioAtLeast(target)),
     ];
+    let middle = |reports: &[Value], key: &str| -> Result<f64> {
+        let values = reports.iter().map(|report| number(report, key)).collect::<Result<Vec<f64>>>()?;
+        median(&values).context("no run was measured")
+    };
+    let compared = |what: &str, unit: &'static str, key: &str| -> Result<Figure> {
+        let (ours, floats) = (middle(&ours, key)?, middle(&floats, key)?);
+        Ok(Figure::plain(format!("{name}: {what}"), ours, unit).beside("f32", floats, ours / floats))
+    };
+    figures.push(compared(&format!("prompt and decoding, {samples} samples"), "tokens/s", "tokens_per_second")?);
     if samples == 1 {
-        let middle = |reports: &[Value], key: &str| -> Result<f64> {
-            let values = reports.iter().map(|report| number(report, key)).collect::<Result<Vec<f64>>>()?;
-            median(&values).context("no run was measured")
-        };
-        let compared = |what: &str, unit: &'static str, key: &str| -> Result<Figure> {
-            let (ours, floats) = (middle(&ours, key)?, middle(&floats, key)?);
-            Ok(Figure::plain(format!("{name}: {what}"), ours, unit).beside("f32", floats, ours / floats))
-        };
         let memory = compared("private memory", "MiB", "private_mib")?;
         figures.push(memory.with_target(Target::RatioAtMost(form.memory)));
         figures.push(compared("prefill of 256 tokens", "ms", "prefill_ms")?);

@@ -134,6 +134,7 @@ fn plan(prompts: u32) -> Outcome<Plan> {
         },
         learning: None,
         reading_rules: 1,
+        sampling_key: None,
     })
 }
 

@@ -250,6 +250,7 @@ fn plan(number: u32, prompts: u32) -> Outcome<Plan> {
         },
         learning: None,
         reading_rules: 1,
+        sampling_key: None,
     })
 }
 

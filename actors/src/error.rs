@@ -50,6 +50,9 @@ pub enum StepFault {
     /// An event cannot be encoded or decoded.
     #[error(transparent)]
     Codec(Arc<CodecError>),
+    /// The artifact with the completions of an evaluation cannot be read or written.
+    #[error("cannot read or write the completions of an evaluation")]
+    Samples(#[source] Arc<serde_json::Error>),
     /// Conflict cannot be measured.
     #[error(transparent)]
     Conflict(#[from] ConflictError),
@@ -202,6 +205,12 @@ impl From<ModelError> for StepFault {
 impl From<StorageError> for StepFault {
     fn from(error: StorageError) -> Self {
         Self::Storage(Arc::new(error))
+    }
+}
+
+impl From<serde_json::Error> for StepFault {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Samples(Arc::new(error))
     }
 }
 

@@ -134,6 +134,7 @@ fn plan() -> Plan {
         conflict: ConflictPlan { logprob: LogprobKind::Sum, selection: SelectionSettings::default() },
         learning: None,
         reading_rules: 1,
+        sampling_key: None,
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::conflict::LogprobKind;
-use crate::id::{ExperimentId, PromptId};
+use crate::id::PromptId;
 
 /// Parameters of sampling from the policy's next-token distribution.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,17 +122,12 @@ impl Completion {
 }
 
 /// Returns the seed of one completion. It depends only on the identity of the completion, so batches and
-/// restarts do not change the completion.
+/// restarts do not change the completion. `key` is [`Plan::sampling_key`](crate::plan::Plan::sampling_key), or
+/// another name where there is no experiment.
 #[must_use]
-pub fn sample_seed(
-    experiment: &ExperimentId,
-    seed: u64,
-    round: u32,
-    prompt: &PromptId,
-    sample: u32,
-) -> [u8; 32] {
+pub fn sample_seed(key: &str, seed: u64, round: u32, prompt: &PromptId, sample: u32) -> [u8; 32] {
     let mut name = Vec::with_capacity(64);
-    for field in [experiment.as_str().as_bytes(), prompt.as_str().as_bytes()] {
+    for field in [key.as_bytes(), prompt.as_str().as_bytes()] {
         name.extend_from_slice(&(field.len() as u64).to_le_bytes());
         name.extend_from_slice(field);
     }

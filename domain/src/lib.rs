@@ -6,7 +6,7 @@
 //!
 //! An [`event`] is a fact of an experiment, and a [`log`] stores events. The [`journal`] decides which events
 //! may be appended. [`replay`] checks a history against the rules. [`what_if`] selects again under other
-//! settings, and [`fork`] continues a history under another name. An [`operator`] command starts, pauses,
+//! settings, [`lift`] tells how well rules find errors, and [`fork`] continues a history under another name. An [`operator`] command starts, pauses,
 //! resumes or cancels.
 
 pub mod analysis;
@@ -22,6 +22,7 @@ pub mod generation;
 pub mod id;
 pub mod journal;
 pub mod learning;
+pub mod lift;
 pub mod log;
 pub mod operator;
 mod pipeline;

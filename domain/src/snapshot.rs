@@ -62,12 +62,12 @@ impl Snapshot {
         self.state
     }
 
-    /// The snapshot as bytes.
+    /// The snapshot as bytes. Fields have names, because a plan leaves out fields at their default.
     ///
     /// # Errors
     /// If a value cannot be represented.
     pub fn encode(&self) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-        rmp_serde::to_vec(self)
+        rmp_serde::to_vec_named(self)
     }
 
     /// Decodes a snapshot; `None` if the bytes are not a snapshot of the current rules.

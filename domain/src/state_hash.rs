@@ -47,6 +47,8 @@ struct PlanView<'a> {
     learning: Option<&'a LearningPlan>,
     #[serde(skip_serializing_if = "is_first_reading_rules")]
     reading_rules: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sampling_key: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -121,10 +123,20 @@ impl<'a> PlanView<'a> {
             conflict,
             learning,
             reading_rules,
+            sampling_key,
         } = plan;
-        let (learning, reading_rules) = (learning.as_deref(), *reading_rules);
-        let (seed, rounds) = (*seed, *rounds);
-        Self { seed, rounds, prompts, policy, reward, sampling, conflict, learning, reading_rules }
+        Self {
+            seed: *seed,
+            rounds: *rounds,
+            prompts,
+            policy,
+            reward,
+            sampling,
+            conflict,
+            learning: learning.as_deref(),
+            reading_rules: *reading_rules,
+            sampling_key: sampling_key.as_deref(),
+        }
     }
 }
 

@@ -9,7 +9,6 @@ use crate::conflict::{self, ConflictError};
 use crate::event::{
     ConflictMeasured, Event, FeedbackEvent, FeedbackRequested, PromptEvent, RoundEvent, RoundOpened,
 };
-use crate::feedback::Opponent;
 use crate::id::PromptId;
 use crate::plan::Plan;
 use crate::round::PromptProgress;
@@ -285,10 +284,7 @@ impl PlanSelection {
         let selection = RoundSelection::of(plan, round, prompts);
         Self {
             completions: selection.pairs().map(|e| (e.prompt_id, e.completion)).collect(),
-            pairs: selection
-                .comparisons(opponent(plan))
-                .map(|e| (e.prompt_id.clone(), unordered(&e)))
-                .collect(),
+            pairs: selection.comparisons().map(|e| (e.prompt_id.clone(), unordered(&e))).collect(),
         }
     }
 
@@ -303,10 +299,6 @@ impl PlanSelection {
             labels: (comparisons * overlap).min(budget),
         }
     }
-}
-
-fn opponent(plan: &Plan) -> Opponent {
-    plan.learning.as_ref().map_or_else(Opponent::default, |learning| learning.feedback.opponent)
 }
 
 /// Judgements that each comparison needs, and the budget of a round.

@@ -70,6 +70,7 @@ fn started() -> ExperimentStarted {
             },
             learning: None,
             reading_rules: 1,
+            sampling_key: None,
         },
     }
 }
@@ -149,6 +150,7 @@ fn feedback() -> Vec<Event> {
             prompt_index: 2,
             first: 7,
             second: 0,
+            propensity: None,
         }
         .into(),
         FeedbackReceived {
@@ -235,6 +237,8 @@ fn evaluation() -> Vec<Event> {
             kl: -0.0625,
             response_tokens: 31.5,
             stopped: 0.875,
+            samples: None,
+            by_prompt: None,
         }
         .into(),
         RewardHackingSuspected { round: 1, signs: vec!["the proxy reward rose".into(), String::new()] }

@@ -32,6 +32,7 @@ fn learning_plan(rounds: u32) -> Plan {
             opponent: Opponent::Conflict,
             overlap: 1,
             budget: None,
+            audit: 0.0,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {
@@ -104,6 +105,8 @@ fn evaluate_as(history: &mut History, change: impl Fn(&mut PolicyEvaluated)) {
         kl: 0.0,
         response_tokens: 3.0,
         stopped: 1.0,
+        samples: None,
+        by_prompt: None,
     };
     change(&mut evaluated);
     let cause = last_id(history, EventType::EvaluationRequested);

@@ -49,7 +49,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     seconds(PROMPT_TOKENS, samples, new_tokens)?;
     let generation = seconds(PROMPT_TOKENS, samples, new_tokens)?;
     let mut fastest = |prompt_tokens: u32, samples: u32| {
-        let times = (0..PREFILLS).map(|_| seconds(prompt_tokens, samples, 1)).collect::<Result<Vec<_>, _>>()?;
+        let times =
+            (0..PREFILLS).map(|_| seconds(prompt_tokens, samples, 1)).collect::<Result<Vec<_>, _>>()?;
         Ok::<f64, dissent_models::ModelError>(times.into_iter().fold(f64::INFINITY, f64::min))
     };
     let decode = generation - fastest(PROMPT_TOKENS, samples)?;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use dissent_domain::generation::{Completion, FinishReason, SamplingParamError, SamplingParams, sample_seed};
-use dissent_domain::id::ExperimentId;
 use dissent_domain::prompt::Prompt;
 use dissent_domain::training::Message;
 use dissent_domain::weight_form::WeightForm;
@@ -267,9 +266,8 @@ impl Sampler<'_> {
         if !TooLongRows::fits(self.generator.check_prompt(&prompt_ids))? {
             return Ok(None);
         }
-        // Seeds derive from the name of an experiment. This command has none and uses a fixed name.
-        let experiment = ExperimentId::new("generate")?;
-        let seed = |sample| sample_seed(&experiment, self.args.seed, 0, &prompt.prompt_id, sample);
+        // Seeds have the name of an experiment or a sampling key. This command has its own.
+        let seed = |sample| sample_seed("generate", self.args.seed, 0, &prompt.prompt_id, sample);
         Ok(Some(GenerationJob { prompt_ids, seeds: (0..self.sampling.samples).map(seed).collect() }))
     }
 

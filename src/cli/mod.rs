@@ -10,6 +10,7 @@ mod generate;
 mod health;
 mod http_client;
 mod interrupt;
+mod lift;
 mod log;
 mod model;
 mod paths;
@@ -87,6 +88,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Eval(eval::EvalArgs),
     Report(report::ReportArgs),
+    Lift(lift::LiftArgs),
     Experiment(experiment::ExperimentArgs),
     Log(log::LogArgs),
     Replay(replay::ReplayArgs),
@@ -151,6 +153,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Report(args) => report::run(&data_dir(data), args),
+        Command::Lift(args) => lift::run(&data_dir(data), args),
         Command::Experiment(args) => experiment::run(data, args),
         Command::Log(args) => log::run(&data_dir(data), args),
         Command::Replay(args) => replay::run(&data_dir(data), args),

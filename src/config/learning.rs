@@ -31,6 +31,9 @@ pub struct FeedbackConfig {
     pub overlap: u32,
     /// Maximum number of judgements in a round; no limit if omitted.
     pub budget: Option<u64>,
+    /// The share of the comparisons that is drawn uniformly from all pairs, in [0, 1): 0.15 if omitted, or what
+    /// the experiment began with. They show whether the rule finds more errors than chance.
+    pub audit: Option<f64>,
 }
 
 fn one() -> u32 {
@@ -38,14 +41,15 @@ fn one() -> u32 {
 }
 
 impl FeedbackConfig {
-    /// Returns the settings as the plan records them.
+    /// Returns the settings as the plan records them; `audit` is the audit share if this section names none.
     #[must_use]
-    pub fn plan(&self) -> FeedbackPlan {
+    pub fn plan(&self, audit: f64) -> FeedbackPlan {
         FeedbackPlan {
             source: self.source,
             opponent: self.opponent,
             overlap: self.overlap,
             budget: self.budget,
+            audit: self.audit.unwrap_or(audit),
         }
     }
 }

@@ -50,6 +50,10 @@ impl Config {
         if feedback.budget == Some(0) {
             return Err(ConfigError::out_of_range("feedback.budget", 0, "use at least 1, or leave it out"));
         }
+        if let Some(audit) = feedback.audit.filter(|audit| !(0.0..1.0).contains(audit)) {
+            let way_out = "use a share from 0 to less than 1, such as 0.15";
+            return Err(ConfigError::out_of_range("feedback.audit", audit, way_out));
+        }
         let of_oracle = feedback.source == FeedbackSource::Oracle;
         if of_oracle && self.gold.is_none() {
             return Err(gold_is_missing(

@@ -14,6 +14,7 @@ use dissent_domain::training::{Hyperparameters, LoraSettings};
 use dissent_models::adapter::{LoraAdapter, LoraSlots};
 use dissent_storage::ArtifactStore;
 
+use super::kept_settings::KeptSettings;
 use super::models::{Model, Models};
 use super::prompt_artifact;
 use crate::config::{Config, EvaluationConfig, GoldConfig, LearningConfig, RefinementConfig};
@@ -56,6 +57,7 @@ pub(super) fn plan(
     models: &Models,
     prompts: &[Prompt],
     artifacts: &ArtifactStore,
+    kept: &KeptSettings,
 ) -> anyhow::Result<Option<(LearningPlan, Vec<Prompt>)>> {
     let Some(learning) = config.learning() else { return Ok(None) };
     let seed = config.experiment.seed;
@@ -63,7 +65,7 @@ pub(super) fn plan(
     let refined = |adapter: Option<&LoraSettings>| learning.refinement.hyperparameters(seed, adapter);
     let tuned = |adapter: Option<&LoraSettings>| learning.tuning.hyperparameters(seed, adapter);
     let plan = LearningPlan {
-        feedback: learning.feedback.plan(),
+        feedback: learning.feedback.plan(kept.audit),
         refinement: RefinementPlan {
             original: original(learning.refinement, artifacts)?,
             hyperparameters: training_settings("refinement", "reward", &models.reward, refined)?,
@@ -214,7 +216,6 @@ fn gold(
 
 #[cfg(test)]
 mod tests {
-    use dissent_models::checkpoint::ReadingRules;
 
     use super::*;
     use crate::error::FailureKind;
@@ -258,7 +259,8 @@ mod tests {
             self.write("e.toml", &text);
             let config = Config::load(&self.folder.path().join("e.toml"))?;
             let artifacts = ArtifactStore::open(self.folder.path().join("artifacts"))?;
-            super::super::plan::plan(&config, &Models::open(&config, ReadingRules::default())?, &artifacts)
+            let kept = KeptSettings::default();
+            super::super::plan::plan(&config, &Models::open(&config, kept.reading)?, &artifacts, &kept)
         }
 
         fn rejected(&self, refinement: &str, gold: &str) -> anyhow::Error {

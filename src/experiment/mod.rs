@@ -6,6 +6,7 @@
 
 mod base_check;
 pub(crate) mod bundle;
+pub mod kept_settings;
 pub(crate) mod learning_plan;
 pub mod models;
 pub mod plan;

@@ -5,6 +5,7 @@ use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, RewardPlan};
 use dissent_domain::prompt::Prompt;
 use dissent_storage::ArtifactStore;
 
+use super::kept_settings::KeptSettings;
 use super::models::Models;
 use super::{learning_plan, prompt_artifact};
 use crate::config::Config;
@@ -20,7 +21,7 @@ pub struct PlannedExperiment {
     pub held_out: Vec<Prompt>,
 }
 
-/// Derives the plan of a configuration.
+/// Derives the plan of a configuration. Settings that it does not name are those in `kept`.
 ///
 /// # Errors
 /// If prompts or data are unreadable or inconsistent, or an artifact cannot be written.
@@ -28,9 +29,10 @@ pub fn plan(
     config: &Config,
     models: &Models,
     artifacts: &ArtifactStore,
+    kept: &KeptSettings,
 ) -> anyhow::Result<PlannedExperiment> {
     let prompts = prompts::read(&config.prompts.path)?;
-    let (learning, held_out) = learning_plan::plan(config, models, &prompts, artifacts)?.unzip();
+    let (learning, held_out) = learning_plan::plan(config, models, &prompts, artifacts, kept)?.unzip();
     let plan = Plan {
         experiment: config.experiment.name.clone(),
         seed: config.experiment.seed,
@@ -53,6 +55,7 @@ pub fn plan(
         conflict: ConflictPlan { logprob: config.conflict.logprob, selection: config.conflict.selection() },
         learning: learning.map(Box::new),
         reading_rules: models.reading.version(),
+        sampling_key: kept.sampling_key.clone(),
     };
     Ok(PlannedExperiment { plan, prompts, held_out: held_out.unwrap_or_default() })
 }

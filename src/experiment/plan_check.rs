@@ -2,14 +2,11 @@
 
 use std::fmt;
 
-use anyhow::Context as _;
 use dissent_domain::event::{ExperimentForked, ExperimentStarted};
 use dissent_domain::event_ids::forked_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
-use dissent_models::ModelError;
-use dissent_models::checkpoint::ReadingRules;
 
 /// A plan that differs from the recorded plan of its experiment.
 #[derive(Debug, thiserror::Error)]
@@ -46,23 +43,8 @@ pub(crate) fn check_recorded_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Re
     }
 }
 
-/// Returns the rules by which an experiment reads the files of its models: those that it began with. A new
-/// experiment has the newest.
-///
-/// # Errors
-/// If the log cannot be read, or the rules are those of a newer version of the program.
-pub(crate) fn reading_rules(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<ReadingRules> {
-    let plan = recorded_plan(log, experiment)?;
-    rules_of(plan.as_ref()).with_context(|| format!("experiment {experiment}"))
-}
-
-/// Returns the reading rules of a recorded plan; the newest if there is none.
-pub(crate) fn rules_of(plan: Option<&Plan>) -> Result<ReadingRules, ModelError> {
-    plan.map_or(Ok(ReadingRules::default()), |plan| ReadingRules::try_from(plan.reading_rules))
-}
-
 /// Returns the recorded plan of an experiment; `None` if it has not begun.
-fn recorded_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
+pub(super) fn recorded_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
     if let Some(forked) = forked_plan(log, experiment)? {
         return Ok(Some(forked));
     }
@@ -181,26 +163,6 @@ mod tests {
             difference(&recorded, &plan(|plan| plan["policy"]["fingerprint"] = "h".into())).unwrap();
         assert_eq!(weights.key, "policy.fingerprint");
         assert_eq!(weights.to_string(), "the policy's weights or adapter differ");
-    }
-
-    fn started(plan: Plan) -> MemoryLog {
-        let (log, experiment) = (MemoryLog::new(), plan.experiment.clone());
-        let id = EventId::of_experiment(&experiment);
-        let event = NewEvent::new(id, None, "test", 0, &ExperimentStarted::new(plan).into()).unwrap();
-        let append = Append { experiment, expected: ExpectedVersion::Exact(0), events: vec![event] };
-        wait(log.append(append)).unwrap();
-        log
-    }
-
-    #[test]
-    fn an_experiment_keeps_the_reading_rules_that_it_began_with() {
-        let name = ExperimentId::new("e").unwrap();
-        assert_eq!(reading_rules(&MemoryLog::new(), &name).unwrap(), ReadingRules::V2);
-        assert_eq!(reading_rules(&started(plan(|_| ())), &name).unwrap(), ReadingRules::V1);
-        let recorded = |version: u32| started(plan(|plan| plan["reading_rules"] = version.into()));
-        assert_eq!(reading_rules(&recorded(2), &name).unwrap(), ReadingRules::V2);
-        let error = format!("{:#}", reading_rules(&recorded(9), &name).unwrap_err());
-        assert!(error.contains("experiment e") && error.contains("rules 9"), "{error}");
     }
 
     #[test]

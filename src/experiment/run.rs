@@ -15,7 +15,8 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::plan_check::{check_recorded_plan, reading_rules};
+use super::kept_settings::KeptSettings;
+use super::plan_check::check_recorded_plan;
 use crate::config::Config;
 use crate::error::Interrupted;
 use crate::experiment::models::Models;
@@ -53,8 +54,9 @@ pub(crate) fn run_experiment(
     let log: Arc<dyn EventLog> = owned;
     let artifacts = config.artifacts.open(data_dir)?;
     view.print_line("opening the models");
-    let models = Models::open(config, reading_rules(&*log, &config.experiment.name)?)?;
-    let planned = plan::plan(config, &models, &artifacts)?;
+    let kept = KeptSettings::of_experiment(&*log, &config.experiment.name)?;
+    let models = Models::open(config, kept.reading)?;
+    let planned = plan::plan(config, &models, &artifacts, &kept)?;
     check_recorded_plan(&*log, &planned.plan)?;
     let experiment = planned.plan.experiment.clone();
     if is_finished(&*log, &planned.plan)? {

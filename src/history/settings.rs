@@ -29,6 +29,7 @@ const SELECTION: &[Key] = &[
     key("feedback.opponent", "/learning/feedback/opponent"),
     key("feedback.overlap", "/learning/feedback/overlap"),
     key("feedback.budget", "/learning/feedback/budget"),
+    key("feedback.audit", "/learning/feedback/audit"),
 ];
 
 /// The other keys that a fork may change.
@@ -125,7 +126,7 @@ pub(crate) fn changed(plan: &Plan, settings: &[Setting], scope: Scope) -> anyhow
     for Setting { key: name, value } in settings {
         let key = scope.find(name)?;
         let mut json = serde_json::to_value(&changed)?;
-        let target = json.pointer_mut(key.pointer).ok_or_else(|| {
+        let target = value_of(&mut json, key.pointer).ok_or_else(|| {
             BadInput(format!(
                 "setting {name} does not apply: experiment {} has no section [{}]",
                 plan.experiment,
@@ -138,6 +139,13 @@ pub(crate) fn changed(plan: &Plan, settings: &[Setting], scope: Scope) -> anyhow
     }
     validate(&changed).map_err(BadInput)?;
     Ok(changed)
+}
+
+/// Returns the value of a plan to change. A plan leaves out values at their default, but not their section.
+fn value_of<'a>(plan: &'a mut Value, pointer: &str) -> Option<&'a mut Value> {
+    let (section, name) = pointer.rsplit_once('/')?;
+    let section = plan.pointer_mut(section)?.as_object_mut()?;
+    Some(section.entry(name).or_insert(Value::Null))
 }
 
 fn section(key: &str) -> &str {
@@ -171,6 +179,10 @@ fn validate(plan: &Plan) -> Result<(), String> {
     }
     if learning.feedback.budget == Some(0) {
         return Err("feedback.budget = 0 is out of range: use at least 1".to_owned());
+    }
+    if !(0.0..1.0).contains(&learning.feedback.audit) {
+        let audit = learning.feedback.audit;
+        return Err(format!("feedback.audit = {audit} is out of range: use a share from 0 to less than 1"));
     }
     if !(1..=1024).contains(&learning.evaluation.samples) {
         return Err(format!(

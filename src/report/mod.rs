@@ -10,6 +10,7 @@ mod data;
 mod fold;
 mod html;
 mod learning;
+pub(crate) mod lift;
 mod markdown;
 pub(crate) mod page;
 mod summary;
@@ -20,6 +21,7 @@ use std::path::Path;
 pub use data::*;
 pub use html::html;
 pub use learning::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
+pub use lift::LiftFigures;
 pub use markdown::markdown;
 pub use summary::{summary, summary_json};
 

@@ -21,6 +21,8 @@ pub(super) struct Page<'a> {
     rounds: u32,
     status: String,
     is_complete: bool,
+    /// The warning that many completions are cut off.
+    truncated: Option<String>,
     policy: &'a str,
     proxy: &'a str,
     samples: u32,
@@ -53,6 +55,7 @@ impl<'a> Page<'a> {
             rounds: data.plan.rounds,
             status: wording::status(data),
             is_complete: data.status == Status::Complete,
+            truncated: wording::truncated(data),
             policy: &data.plan.policy.name,
             proxy: &data.plan.reward.name,
             samples: data.plan.sampling.samples,

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::data::{ConflictingCompletion, ReportData, SetAside, Status};
-use super::learning::{LearningFigures, table};
+use super::learning::{LearningFigures, agreement_rows, is_better, is_paired, table};
 use super::wording;
 use crate::text::{self, excerpt, visible};
 
@@ -34,6 +34,9 @@ pub fn summary(data: &ReportData) -> String {
         text::grouped(counts.degenerate.into()),
         text::grouped(counts.set_aside.into()),
     ));
+    if let Some(truncated) = wording::truncated(data) {
+        line(format!("  {truncated}"));
+    }
     if let Some(SetAside { prompt_id, step, reason }) = data.set_aside.first() {
         let first = format!("set aside: {prompt_id} by the {} step: {reason}", step.name());
         line(format!("  {}", excerpt(&visible(&first), SET_ASIDE_CHARS)));
@@ -80,15 +83,40 @@ fn learning_lines(learning: &LearningFigures) -> Vec<String> {
             contradicted.unwrap_or_default(),
         ));
     }
+    lines.push(format!(
+        "  Do conflicts find the proxy's errors, better than random pairs? {}",
+        learning.lift.answer
+    ));
+    lines.push(format!("  Is the new policy better? {}", is_better(learning)));
     let rows = table(learning);
     if !rows.is_empty() {
+        let difference = if is_paired(learning) { "difference (95 %, paired)" } else { "difference" };
         lines.push(format!(
-            "  {:<36} {:>17} {:>17} {:>19}",
-            "on held-out prompts", "before", "after", "difference"
+            "  {:<28} {:>16} {:>16} {:>30}",
+            "on held-out prompts", "before", "after", difference
         ));
     }
     for row in rows {
-        lines.push(format!("  {:<36} {:>17} {:>17} {:>19}", row.name, row.before, row.after, row.difference));
+        let clear = if row.is_clear { " *" } else { "" };
+        lines.push(format!(
+            "  {:<28} {:>16} {:>16} {:>30}{clear}",
+            row.name, row.before, row.after, row.difference
+        ));
+    }
+    let agreement = agreement_rows(learning);
+    if !agreement.is_empty() {
+        lines.push(format!(
+            "  {:<28} {:>16} {:>16} {:>30}",
+            "ordered as the gold reward", "first proxy", "current model", "difference (95 %, paired)"
+        ));
+    }
+    for row in agreement {
+        let clear = if row.is_clear { " *" } else { "" };
+        let name = format!("completions {}", row.completions);
+        lines.push(format!(
+            "  {name:<28} {:>16} {:>16} {:>30}{clear}",
+            row.proxy, row.refined, row.difference
+        ));
     }
     for warning in &learning.warnings {
         lines.push(format!("  reward hacking is suspected: {}", warning.signs.join("; ")));

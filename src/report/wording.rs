@@ -249,6 +249,24 @@ pub(super) fn measured(data: &ReportData) -> String {
     out
 }
 
+/// The share of completions cut off by the token limit from which the report warns at its top.
+const MANY_TRUNCATED: f64 = 0.2;
+
+/// Warns if many completions are cut off by the token limit: their rewards and log-probabilities are those of
+/// unfinished texts.
+pub(super) fn truncated(data: &ReportData) -> Option<String> {
+    let counts = &data.counts;
+    let share = counts.truncated as f64 / counts.completions.max(1) as f64;
+    (share >= MANY_TRUNCATED).then(|| {
+        format!(
+            "{} of the completions are cut off by the limit of {} tokens: the models rate unfinished texts. Raise \
+             generation.max_new_tokens, or read every figure with care.",
+            percent(share),
+            grouped(data.plan.sampling.max_new_tokens.into())
+        )
+    })
+}
+
 /// Returns the reason why a complete round has no figures.
 pub(super) fn nothing_measured(data: &ReportData) -> &'static str {
     if data.counts.measured == 0 {

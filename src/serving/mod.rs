@@ -31,9 +31,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{BrokerConfig, Config};
 use crate::error::BadInput;
 use crate::experiment::bundle;
+use crate::experiment::kept_settings::KeptSettings;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::{check_recorded_plan, reading_rules};
+use crate::experiment::plan_check::check_recorded_plan;
 use crate::experiment::start::{self, Backends};
 use crate::log_access::copies::{self, Copier};
 use crate::log_access::inbox;
@@ -75,8 +76,9 @@ pub(crate) fn serve(
     let _copier = Copier::start(sled_log.clone(), data_dir)?;
     let log: Arc<dyn EventLog> = sled_log.clone();
     let artifacts = config.artifacts.open(data_dir)?;
-    let models = Models::open(config, reading_rules(&*log, &config.experiment.name)?)?;
-    let planned = plan::plan(config, &models, &artifacts)?;
+    let kept = KeptSettings::of_experiment(&*log, &config.experiment.name)?;
+    let models = Models::open(config, kept.reading)?;
+    let planned = plan::plan(config, &models, &artifacts, &kept)?;
     check_recorded_plan(&*log, &planned.plan)?;
     bundle::publish(config_path, &artifacts)?;
     let plan = planned.plan.clone();
@@ -130,8 +132,9 @@ pub(crate) fn work(config: &Config, artifacts: ArtifactStore, serving: &ServeOpt
     actix::System::new().block_on(async {
         let broker = RabbitBroker::connect_worker(options).await.context("failed to reach RabbitMQ")?;
         let mut history = PlanCheckedHistory::new(broker.history(&config.experiment.name).await?);
-        let models = Models::open(config, history.reading_rules().await?)?;
-        let planned = plan::plan(config, &models, &artifacts)?;
+        let kept = history.kept_settings().await?;
+        let models = Models::open(config, kept.reading)?;
+        let planned = plan::plan(config, &models, &artifacts, &kept)?;
         let plan = planned.plan.clone();
         let (log, lease) = (Arc::new(MemoryLog::new()), config.broker.lease());
         let backends = Backends {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dissent_domain::event::{Event, ExperimentEvent, Recorded};
 use dissent_domain::plan::Plan;
-use dissent_models::checkpoint::ReadingRules;
 use dissent_queues::{BoxFuture, HistoryConsumer};
 
-use crate::experiment::plan_check::{check_same_plan, rules_of};
+use crate::experiment::kept_settings::KeptSettings;
+use crate::experiment::plan_check::check_same_plan;
 
 /// Longest wait for the next recorded event. After it, the recorded plan counts as the last one.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,18 +36,18 @@ impl PlanCheckedHistory {
         self.plan = Some(plan);
     }
 
-    /// Returns the rules by which the experiment reads the files of its models. An experiment that does not
-    /// begin in time is new, and has the newest.
+    /// Returns the settings that the experiment keeps. An experiment that does not begin in time is new, and has
+    /// the defaults.
     ///
     /// # Errors
-    /// If the history cannot be read, or the rules are those of a newer version of the program.
-    pub(super) async fn reading_rules(&mut self) -> anyhow::Result<ReadingRules> {
+    /// If the history cannot be read, or its reading rules are those of a newer version of the program.
+    pub(super) async fn kept_settings(&mut self) -> anyhow::Result<KeptSettings> {
         while self.recorded_plan.is_none() {
             let Ok(next) = tokio::time::timeout(READ_TIMEOUT, self.read()).await else { break };
             let Some(recorded) = next? else { break };
             self.buffered.push_back(recorded);
         }
-        Ok(rules_of(self.recorded_plan.as_ref())?)
+        Ok(KeptSettings::of_plan(self.recorded_plan.as_ref())?)
     }
 
     async fn read(&mut self) -> anyhow::Result<Option<Recorded>> {

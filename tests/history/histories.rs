@@ -36,6 +36,7 @@ pub(crate) fn learning_plan(name: &str) -> Plan {
             opponent: Opponent::Conflict,
             overlap: 1,
             budget: None,
+            audit: 0.0,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {
@@ -119,6 +120,8 @@ fn evaluate(history: &mut History) {
         kl: 0.0,
         response_tokens: 3.0,
         stopped: 1.0,
+        samples: None,
+        by_prompt: None,
     };
     let cause = last_id(history, EventType::EvaluationRequested);
     history.propose(cause, &evaluated.into());

@@ -59,6 +59,7 @@ pub(crate) fn plan(name: &str, cases: &[Case]) -> Plan {
         },
         learning: None,
         reading_rules: 1,
+        sampling_key: None,
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn learning_plan(name: &str, cases: &[Case], rounds: u32) -> Plan {
             opponent: Opponent::Conflict,
             overlap: 2,
             budget: None,
+            audit: 0.0,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {
@@ -73,6 +74,8 @@ fn evaluation(run: &Run<'_>, evaluation: u32, gold: [f64; 2], proxy: [f64; 2], k
         kl,
         response_tokens: 31.25,
         stopped: 0.9,
+        samples: None,
+        by_prompt: None,
     }
     .into()
 }

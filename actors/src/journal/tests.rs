@@ -53,6 +53,7 @@ fn plan(name: &str) -> Plan {
             opponent: Opponent::Conflict,
             overlap: 1,
             budget: None,
+            audit: 0.0,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {
@@ -88,6 +89,7 @@ fn plan(name: &str) -> Plan {
         conflict: ConflictPlan { logprob: LogprobKind::Sum, selection: SelectionSettings::default() },
         learning: Some(Box::new(learning)),
         reading_rules: 1,
+        sampling_key: None,
     }
 }
 
@@ -179,6 +181,8 @@ fn evaluated() -> PolicyEvaluated {
         kl: 0.0,
         response_tokens: 1.0,
         stopped: 1.0,
+        samples: None,
+        by_prompt: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The generation step: `PromptAdmitted` → `CompletionsSampled`.
 //!
 //! By far the slowest step, so it samples several prompts at once. A completion depends only on its seed
-//! (experiment, round, prompt, sample), never on the other prompts of its batch or on the attempt.
+//! (sampling key, seed, round, prompt, sample), never on the other prompts of its batch or on the attempt.
 
 use dissent_domain::event::{CompletionsSampled, PromptAdmitted, StepName};
 use dissent_domain::generation::{SamplingParams, sample_seed};
@@ -22,6 +22,7 @@ pub(crate) struct GenerationStep {
     policy: Shared<Policy>,
     batch_prompts: usize,
     versions: Versions,
+    sampling_key: String,
     seed: u64,
     sampling: SamplingParams,
     cancel: CancelFlag,
@@ -75,15 +76,16 @@ impl GenerationStep {
         meter: TokenMeter,
     ) -> Self {
         let batch_prompts = lock(&policy).batch_prompts;
-        let (seed, sampling) = (plan.seed, plan.sampling.clone());
+        let (sampling_key, seed, sampling) =
+            (plan.sampling_key().to_owned(), plan.seed, plan.sampling.clone());
         let failures = RunFailures::default();
-        Self { policy, batch_prompts, versions, seed, sampling, cancel, meter, failures }
+        Self { policy, batch_prompts, versions, sampling_key, seed, sampling, cancel, meter, failures }
     }
 
     fn job(&self, policy: &Policy, admitted: &PromptAdmitted) -> Result<GenerationJob, StepError> {
-        let (experiment, prompt) = (&self.versions.experiment, &admitted.prompt);
+        let (key, prompt) = (&self.sampling_key, &admitted.prompt);
         policy.job(prompt, self.sampling.samples, |sample| {
-            sample_seed(experiment, self.seed, admitted.round, &prompt.prompt_id, sample)
+            sample_seed(key, self.seed, admitted.round, &prompt.prompt_id, sample)
         })
     }
 

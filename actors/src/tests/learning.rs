@@ -210,7 +210,13 @@ impl Fixture {
         let hyperparameters =
             Hyperparameters { steps: Some(3), batch_size: 2, lora: Some(lora), ..Hyperparameters::default() };
         let learning = LearningPlan {
-            feedback: FeedbackPlan { source, opponent: Opponent::Conflict, overlap: 1, budget: None },
+            feedback: FeedbackPlan {
+                source,
+                opponent: Opponent::Conflict,
+                overlap: 1,
+                budget: None,
+                audit: 0.0,
+            },
             refinement: RefinementPlan { original: None, hyperparameters: hyperparameters.clone() },
             tuning: TuningPlan { objective: PolicyObjective::default(), hyperparameters },
             evaluation: EvaluationPlan {
@@ -254,6 +260,7 @@ impl Fixture {
             },
             learning: Some(Box::new(learning)),
             reading_rules: 1,
+            sampling_key: None,
         }
     }
 

@@ -81,7 +81,7 @@ pub fn bootstrap_intervals(
 
 /// Draws a uniform number in 0..count. The bias of the remainder is below 2⁻⁴⁰ for any number of groups that
 /// fits in memory.
-fn below(count: usize, rng: &mut ChaCha8Rng) -> usize {
+pub(super) fn below(count: usize, rng: &mut ChaCha8Rng) -> usize {
     usize::try_from(rng.next_u64() % count.max(1) as u64).unwrap_or(0)
 }
 

@@ -9,6 +9,7 @@ mod comparison;
 mod interval;
 mod mean;
 mod ranks;
+mod spread;
 
 pub use auroc::{auroc, stratified_auroc};
 pub use budget::{AtBudget, at_budgets, mean_precision};
@@ -17,6 +18,7 @@ pub use comparison::ComparisonResult;
 pub use interval::{Interval, bootstrap_interval, bootstrap_intervals, student_t_quantile, t_interval};
 pub use mean::mean;
 pub use ranks::{midranks, strata};
+pub use spread::{BOOTSTRAP_GROUPS, Spread, corrected_level, ratio_contributions};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 //! [Kendall's tau](kendall_tau()) their rankings. A [selection](select) chooses pairs by these figures. The
 //! [null band](null_band()) is their distribution for independent rewards and log-probabilities.
 
+mod audit;
 mod kendall_tau;
 mod null_band;
 mod pacs;
@@ -18,6 +19,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use audit::{AuditDraws, audit_beside, audit_draws, audit_labels};
 pub use kendall_tau::{KendallTau, kendall_tau};
 pub use null_band::{NullBand, null_band};
 pub use pacs::{MIN_SIGMA, pacs, z_scores};
@@ -25,7 +27,7 @@ pub use pairs::{
     MARGIN_STRATA, Pair, PairScore, ScoredCompletions, margin_strata, pair_scores, pairs, tells_apart,
 };
 pub use quantiles::{Quantiles, quantile};
-pub use selection::{Rule, Selection, SelectionError, SelectionSettings, select};
+pub use selection::{Rule, Selection, SelectionError, SelectionSettings, rule_scores, select};
 
 use kendall_tau::RankScratch;
 use pacs::standardise;

@@ -360,6 +360,54 @@ pub fn select(settings: &SelectionSettings, prompts: &[ScoredCompletions<'_>], s
     }
 }
 
+/// Returns the score by which a rule prefers each of these pairs: the higher, the sooner it asks about the pair.
+/// A pair that a threshold excludes has −∞. A rule that selects completions prefers the pair with the larger |PACS|,
+/// and `mean` the prompt with the larger mean |PACS|. `None` for a rule that prefers none.
+#[must_use]
+pub fn rule_scores(
+    settings: &SelectionSettings,
+    prompts: &[ScoredCompletions<'_>],
+    pairs: &[Pair],
+) -> Option<Vec<f64>> {
+    let scores = match (settings.rule, settings.rule.pair_score()) {
+        (Rule::All, _) => return None,
+        (_, Some(score)) => pair_scores(score, prompts, pairs),
+        (Rule::Paper | Rule::Budget | Rule::Quantile, None) => {
+            pair_scores(PairScore::LargestPacs, prompts, pairs)
+        }
+        (Rule::Mean, None) => pairs.iter().map(|pair| prompts[pair.prompt].conflict.mean_abs_pacs).collect(),
+        (_, None) => return None,
+    };
+    let passes = passing(settings, prompts);
+    Some(
+        scores
+            .into_iter()
+            .zip(pairs)
+            .map(|(score, pair)| if passes(pair) { score } else { f64::NEG_INFINITY })
+            .collect(),
+    )
+}
+
+/// Returns whether a pair passes the thresholds of a rule.
+fn passing<'a>(
+    settings: &'a SelectionSettings,
+    prompts: &'a [ScoredCompletions<'a>],
+) -> impl Fn(&Pair) -> bool + 'a {
+    let (delta, tau) = (settings.effective_delta(), settings.effective_tau());
+    let z: Vec<Vec<f64>> =
+        prompts.iter().map(|scored| z_scores(scored.rewards).unwrap_or_default()).collect();
+    move |pair| {
+        let scored = &prompts[pair.prompt];
+        let pacs = &scored.conflict.pacs;
+        let has_conflict = match settings.rule {
+            Rule::Mean => scored.conflict.mean_abs_pacs > delta,
+            _ => pacs[pair.first].abs().max(pacs[pair.second].abs()) >= delta,
+        };
+        let is_wanted = settings.rule != Rule::Discordant || is_discordant(scored, &z[pair.prompt], *pair);
+        settings.rule.is_baseline() || (is_wanted && has_conflict && is_distant(scored.conflict, tau))
+    }
+}
+
 /// Returns the pairs that pass the thresholds, by descending score; equal scores stay in prompt order.
 fn ranked_pairs(
     settings: &SelectionSettings,
@@ -368,16 +416,7 @@ fn ranked_pairs(
 ) -> Vec<Pair> {
     let all = pairs(prompts);
     let scores = pair_scores(score, prompts, &all);
-    let (delta, tau) = (settings.effective_delta(), settings.effective_tau());
-    let z: Vec<Vec<f64>> =
-        prompts.iter().map(|scored| z_scores(scored.rewards).unwrap_or_default()).collect();
-    let passes = |pair: &Pair| {
-        let scored = &prompts[pair.prompt];
-        let pacs = &scored.conflict.pacs;
-        let has_conflict = pacs[pair.first].abs().max(pacs[pair.second].abs()) >= delta;
-        let is_wanted = settings.rule != Rule::Discordant || is_discordant(scored, &z[pair.prompt], *pair);
-        settings.rule.is_baseline() || (is_wanted && has_conflict && is_distant(scored.conflict, tau))
-    };
+    let passes = passing(settings, prompts);
     let mut ranked: Vec<(f64, Pair)> = scores.into_iter().zip(all).filter(|(_, pair)| passes(pair)).collect();
     ranked.sort_by(|(x, _), (y, _)| y.total_cmp(x));
     ranked.into_iter().map(|(_, pair)| pair).collect()
@@ -493,11 +532,11 @@ fn above_thresholds(settings: &SelectionSettings, conflicts: &[&Conflict]) -> Ve
 
 /// Shuffles by a random 64-bit key for each item, drawn from `seed`. The result depends on the stream of the
 /// generator alone, not on the version of a library shuffle.
-fn shuffled(candidates: Vec<Candidate>, seed: u64) -> Vec<Candidate> {
+pub(super) fn shuffled<T>(items: Vec<T>, seed: u64) -> Vec<T> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut keyed: Vec<_> = candidates.into_iter().map(|candidate| (rng.next_u64(), candidate)).collect();
+    let mut keyed: Vec<_> = items.into_iter().map(|item| (rng.next_u64(), item)).collect();
     keyed.sort_by_key(|(key, _)| *key);
-    keyed.into_iter().map(|(_, candidate)| candidate).collect()
+    keyed.into_iter().map(|(_, item)| item).collect()
 }
 
 #[cfg(test)]

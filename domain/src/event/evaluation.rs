@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::PromptId;
+
 /// An evaluation was requested: number 0 of the initial policy, number k of the policy after k rounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvaluationRequested {
@@ -43,4 +45,43 @@ pub struct PolicyEvaluated {
     pub response_tokens: f64,
     /// Share of the completions that ended with a stop token.
     pub stopped: f64,
+    /// BLAKE3 of the artifact with the completions: one prompt a line. `None` in events of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<String>,
+    /// The figures of each prompt; `None` in events of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_prompt: Option<Box<FiguresByPrompt>>,
+}
+
+/// The figures of an evaluation by prompt. A list has one item for each of `prompts`, in their order, or is
+/// empty if the figure is unknown. Figures are means over the prompt's completions, if not said otherwise.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct FiguresByPrompt {
+    /// The held-out prompts.
+    pub prompts: Vec<PromptId>,
+    /// Gold reward.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gold_reward: Vec<f64>,
+    /// Reward by the initial proxy.
+    pub proxy_reward: Vec<f64>,
+    /// Reward by the current reward model.
+    pub refined_reward: Vec<f64>,
+    /// log π − log π_ref, in nats per completion.
+    pub kl: Vec<f64>,
+    /// Length in tokens.
+    pub response_tokens: Vec<f64>,
+    /// Share of the completions that ended with a stop token.
+    pub stopped: Vec<f64>,
+    /// Number of pairs of completions with different gold rewards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ordered: Vec<u32>,
+    /// Number of these pairs that the initial proxy orders as the gold reward does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_agreed: Vec<u32>,
+    /// Number of these pairs that the current reward model orders as the gold reward does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refined_agreed: Vec<u32>,
+    /// The same on the completions of evaluation 0, for each of its prompts. Empty in evaluation 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first_refined_agreed: Vec<u32>,
 }

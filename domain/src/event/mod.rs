@@ -26,7 +26,7 @@ use serde::Serialize as _;
 
 pub use codec::{CodecError, decode, encode};
 pub use envelope::{EventId, NewEvent, Recorded, follow_from};
-pub use evaluation::{EvaluationRequested, PolicyEvaluated};
+pub use evaluation::{EvaluationRequested, FiguresByPrompt, PolicyEvaluated};
 pub use experiment::{ExperimentFinished, ExperimentForked, ExperimentStarted};
 pub use feedback::{FeedbackReceived, FeedbackRequested, FeedbackSettled};
 pub use operator::{ExperimentCancelled, ExperimentPaused, ExperimentResumed};

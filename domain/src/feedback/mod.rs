@@ -104,6 +104,12 @@ pub fn in_display_order(pairs: &[[usize; 2]], seed: u64) -> Vec<Comparison> {
     pairs.iter().map(display).collect()
 }
 
+/// Returns a random place in 0..`places`, from `seed`; 0 without places.
+pub(crate) fn random_place(places: usize, seed: u64) -> usize {
+    let places: Vec<usize> = (0..places).collect();
+    random_opponent(&places, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap_or(0)
+}
+
 fn random_opponent(others: &[usize], rng: &mut ChaCha8Rng) -> Option<usize> {
     let place = rng.next_u64().checked_rem(others.len() as u64)?;
     others.get(usize::try_from(place).ok()?).copied()

@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::due::Due;
-use crate::event::{EvaluationEvent, EvaluationRequested, EventId, EventType, PolicyEvaluated};
+use crate::event::{
+    EvaluationEvent, EvaluationRequested, EventId, EventType, FiguresByPrompt, PolicyEvaluated,
+};
 
 /// Reason why an evaluation may not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +20,9 @@ pub enum EvaluationRejection {
     /// A figure is NaN or infinite.
     #[error("a figure is not finite")]
     FigureNotFinite,
+    /// The lists of figures by prompt have different lengths.
+    #[error("the figures by prompt are not one for each prompt")]
+    FiguresByPrompt,
 }
 
 /// The evaluations of an experiment.
@@ -66,7 +71,8 @@ impl Evaluations {
         if figures.any(|figure| !figure.is_finite()) {
             return Err(EvaluationRejection::FigureNotFinite);
         }
-        Ok(())
+        let of_first = self.done.first().and_then(|first| first.by_prompt.as_deref());
+        e.by_prompt.as_deref().map_or(Ok(()), |by_prompt| decide_by_prompt(by_prompt, of_first))
     }
 
     /// Applies an event.
@@ -76,6 +82,39 @@ impl Evaluations {
             EvaluationEvent::PolicyEvaluated(e) => self.done.push(e.clone()),
         }
     }
+}
+
+fn decide_by_prompt(
+    figures: &FiguresByPrompt,
+    of_first: Option<&FiguresByPrompt>,
+) -> Result<(), EvaluationRejection> {
+    let FiguresByPrompt {
+        prompts,
+        gold_reward,
+        proxy_reward,
+        refined_reward,
+        kl,
+        response_tokens,
+        stopped,
+        ordered,
+        proxy_agreed,
+        refined_agreed,
+        first_refined_agreed,
+    } = figures;
+    let needed = [proxy_reward, refined_reward, kl, response_tokens, stopped];
+    let counts = [ordered, proxy_agreed, refined_agreed];
+    let is_complete = |length: usize| length == prompts.len();
+    let is_optional = |length: usize| length == 0 || is_complete(length);
+    let of_first = of_first.map_or(0, |first| first.prompts.len());
+    let fits = needed.iter().all(|list| is_complete(list.len()))
+        && is_optional(gold_reward.len())
+        && counts.iter().all(|list| list.len() == gold_reward.len())
+        && (first_refined_agreed.is_empty() || first_refined_agreed.len() == of_first);
+    if !fits {
+        return Err(EvaluationRejection::FiguresByPrompt);
+    }
+    let mut all = needed.into_iter().chain([gold_reward]).flatten();
+    if all.all(|figure| figure.is_finite()) { Ok(()) } else { Err(EvaluationRejection::FigureNotFinite) }
 }
 
 /// The request of an evaluation. `cause` is the event that opened round 0 or, later, the tuned policy.

@@ -1,6 +1,7 @@
 //! The part of a round after the conflict step: feedback on the selection, training of the reward model and
 //! of the policy, and evaluation.
 
+mod difference;
 pub(crate) mod evaluation;
 pub(crate) mod feedback;
 mod guard;
@@ -8,6 +9,7 @@ pub(crate) mod training;
 
 use serde::{Deserialize, Serialize};
 
+pub use difference::{AgreementTable, Difference, HeldOutFigure, agreement_table, differences};
 pub use evaluation::EvaluationRejection;
 pub use feedback::{ANNOTATOR_BYTES_MAX, COMMENT_BYTES_MAX, ComparisonRejection, RequestedComparison};
 pub use guard::{reward_hacking_signs, stop_reason};

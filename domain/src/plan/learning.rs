@@ -33,6 +33,20 @@ pub struct FeedbackPlan {
     /// Number of judgements at which the feedback of a round ends; `None`: when every comparison has its
     /// overlap.
     pub budget: Option<u64>,
+    /// The audit share in [0, 1): the share of the comparisons that is drawn uniformly from all pairs of
+    /// completions. Version 0.1 had none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub audit: f64,
+}
+
+impl FeedbackPlan {
+    /// The audit share of an experiment that names none.
+    pub const AUDIT: f64 = 0.15;
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// Source of judgements.

@@ -43,6 +43,21 @@ pub struct Plan {
     /// The version of the rules by which model files are read. Version 0.1 recorded none and read by rules 1.
     #[serde(default = "first_reading_rules", skip_serializing_if = "is_first_reading_rules")]
     pub reading_rules: u32,
+    /// The name in the seeds of samples; `None`: the name of the experiment, as in version 0.1. Experiments with
+    /// the same key and seed draw the same random numbers, so their figures can be paired by prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling_key: Option<String>,
+}
+
+impl Plan {
+    /// The sampling key of experiments since version 0.2: one for all, so the seed alone tells samples apart.
+    pub const SAMPLING_KEY: &str = "dissent";
+
+    /// The name in the seeds of samples.
+    #[must_use]
+    pub fn sampling_key(&self) -> &str {
+        self.sampling_key.as_deref().unwrap_or_else(|| self.experiment.as_str())
+    }
 }
 
 /// The reading rules of version 0.1.

@@ -150,8 +150,8 @@ impl Round {
     fn conclude(&self, plan: &Plan) -> Vec<Event> {
         let selection = RoundSelection::of(plan, self.number, &self.prompts);
         let mut events: Vec<Event> = selection.pairs().map(Event::from).collect();
-        if let Some(learning) = &plan.learning {
-            events.extend(selection.comparisons(learning.feedback.opponent).map(Event::from));
+        if plan.learning.is_some() {
+            events.extend(selection.comparisons().map(Event::from));
         }
         events.push(selection.evaluation(&self.prompts).into());
         if plan.learning.is_none() {

@@ -2,11 +2,24 @@
 //! the round. The selection follows from the measured prompts, the plan and the round's number.
 
 use super::prompts::{MeasuredPrompt, Prompts};
+use std::collections::BTreeSet;
+
 use crate::analysis::mean;
-use crate::conflict::{self, ScoredCompletions, Selection};
+use crate::conflict::{self, AuditDraws, Pair, Rule, ScoredCompletions, Selection, SelectionSettings};
 use crate::event::{FeedbackRequested, PairSelected, RoundEvaluated};
 use crate::feedback::{self, Opponent};
 use crate::plan::Plan;
+
+/// Added to the seed of a round for its audit, whose draws are independent of the rule's.
+const AUDIT_SEED: u64 = 0x0a0d_17d2_a305_5a4e;
+
+/// A comparison that judges a selected pair, or one of the audit.
+#[derive(Debug, Clone, Copy)]
+struct RequestedPair {
+    comparison: feedback::Comparison,
+    /// The propensity, if the audit drew it.
+    propensity: Option<f64>,
+}
 
 /// The selection from the prompts measured so far.
 pub(crate) struct RoundSelection<'a> {
@@ -15,19 +28,74 @@ pub(crate) struct RoundSelection<'a> {
     seed: u64,
     measured: Vec<MeasuredPrompt<'a>>,
     selection: Selection,
+    /// The comparisons of each prompt.
+    requested: Vec<Vec<RequestedPair>>,
 }
 
 impl<'a> RoundSelection<'a> {
-    /// Selects by the rule of the plan.
+    /// Selects by the rule of the plan, and draws its audit. Without learning there is no audit, and opponents
+    /// are chosen as by default.
     pub(crate) fn of(plan: &Plan, round: u32, prompts: &'a Prompts) -> Self {
+        let feedback = plan.learning.as_ref().map(|learning| &learning.feedback);
+        let opponent = feedback.map(|feedback| feedback.opponent).unwrap_or_default();
+        let asks = plan.conflict.selection.rule != Rule::None;
+        let share = feedback.filter(|_| asks).map_or(0.0, |feedback| feedback.audit);
         let seed = plan.seed.wrapping_add(u64::from(round));
         let measured: Vec<MeasuredPrompt<'a>> = prompts.measured().collect();
         let scored: Vec<ScoredCompletions<'_>> = measured
             .iter()
             .map(|prompt| ScoredCompletions { conflict: prompt.conflict, rewards: prompt.rewards })
             .collect();
-        let selection = conflict::select(&plan.conflict.selection, &scored, seed);
-        Self { round, seed, measured, selection }
+        let budget = plan.conflict.selection.budget;
+        let reserved = budget.map(|budget| conflict::audit_labels(budget, share));
+        let settings = SelectionSettings {
+            budget: budget.map(|budget| budget - reserved.unwrap_or(0)),
+            ..plan.conflict.selection.clone()
+        };
+        let selection = conflict::select(&settings, &scored, seed);
+        let mut this = Self { round, seed, measured, selection, requested: Vec::new() };
+        this.requested = this.of_rule(opponent);
+        if share > 0.0 {
+            let selected = this.asked();
+            let draws = reserved.unwrap_or_else(|| conflict::audit_beside(selected.len() as u64, share));
+            this.audit(&conflict::audit_draws(&scored, &selected, draws, seed.wrapping_add(AUDIT_SEED)));
+        }
+        this
+    }
+
+    /// The comparisons that judge the rule's selection.
+    fn of_rule(&self, opponent: Opponent) -> Vec<Vec<RequestedPair>> {
+        let of_rule = |comparison| RequestedPair { comparison, propensity: None };
+        let of_prompt =
+            |(place, prompt)| self.comparisons_of(opponent, place, prompt).into_iter().map(of_rule).collect();
+        self.measured.iter().enumerate().map(of_prompt).collect()
+    }
+
+    /// The pairs of the comparisons so far.
+    fn asked(&self) -> BTreeSet<Pair> {
+        let of_prompt = |(prompt, requested): (usize, &Vec<RequestedPair>)| -> Vec<Pair> {
+            let pair = |RequestedPair { comparison: c, .. }: &RequestedPair| Pair {
+                prompt,
+                first: c.first.min(c.second),
+                second: c.first.max(c.second),
+            };
+            requested.iter().map(pair).collect()
+        };
+        self.requested.iter().enumerate().flat_map(of_prompt).collect()
+    }
+
+    /// Adds the pairs of the audit, each at a random place of its prompt: the order tells nobody which they are.
+    fn audit(&mut self, draws: &AuditDraws) {
+        for Pair { prompt, first, second } in &draws.pairs {
+            let seed = self
+                .prompt_seed(self.measured[*prompt].index)
+                .wrapping_add(AUDIT_SEED ^ (*first as u64) << 32 ^ *second as u64);
+            let requested = &mut self.requested[*prompt];
+            for comparison in feedback::in_display_order(&[[*first, *second]], seed) {
+                let place = feedback::random_place(requested.len() + 1, seed);
+                requested.insert(place, RequestedPair { comparison, propensity: Some(draws.propensity) });
+            }
+        }
     }
 
     /// The selected pairs of prompt and completion, in the order of the prompt file.
@@ -42,22 +110,20 @@ impl<'a> RoundSelection<'a> {
         })
     }
 
-    /// The comparisons of the selected completions with their opponents, numbered from 0.
-    pub(crate) fn comparisons(&self, opponent: Opponent) -> impl Iterator<Item = FeedbackRequested> + '_ {
-        let of_prompt = move |(place, prompt)| {
-            self.comparisons_of(opponent, place, prompt).into_iter().map(move |pair| (prompt, pair))
-        };
+    /// The comparisons of the selected completions with their opponents and those of the audit, numbered from 0.
+    pub(crate) fn comparisons(&self) -> impl Iterator<Item = FeedbackRequested> + '_ {
         let completion = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
-        (0_u32..).zip(self.measured.iter().enumerate().flat_map(of_prompt)).map(
-            move |(comparison, (prompt, pair))| FeedbackRequested {
-                round: self.round,
-                comparison,
-                prompt_id: prompt.prompt_id.clone(),
-                prompt_index: prompt.index,
-                first: completion(pair.first),
-                second: completion(pair.second),
-            },
-        )
+        let all = self.measured.iter().zip(&self.requested);
+        let all = all.flat_map(|(prompt, requested)| requested.iter().map(move |pair| (prompt, pair)));
+        (0_u32..).zip(all).map(move |(comparison, (prompt, pair))| FeedbackRequested {
+            round: self.round,
+            comparison,
+            prompt_id: prompt.prompt_id.clone(),
+            prompt_index: prompt.index,
+            first: completion(pair.comparison.first),
+            second: completion(pair.comparison.second),
+            propensity: pair.propensity,
+        })
     }
 
     fn comparisons_of(
@@ -66,8 +132,7 @@ impl<'a> RoundSelection<'a> {
         place: usize,
         prompt: &MeasuredPrompt<'_>,
     ) -> Vec<feedback::Comparison> {
-        // Each prompt has its own seed: its comparisons do not depend on other prompts.
-        let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(prompt.index));
+        let seed = self.prompt_seed(prompt.index);
         match &self.selection.pairs {
             Some(pairs) => feedback::in_display_order(&pairs[place], seed),
             None => feedback::comparisons(
@@ -78,6 +143,11 @@ impl<'a> RoundSelection<'a> {
                 seed,
             ),
         }
+    }
+
+    /// Each prompt has its own seed: its comparisons do not depend on other prompts.
+    fn prompt_seed(&self, index: u32) -> u64 {
+        self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(index))
     }
 
     /// The figures of the round, after its selection.

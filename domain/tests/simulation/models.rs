@@ -41,6 +41,7 @@ pub(crate) fn plan() -> Plan {
             opponent: Opponent::Conflict,
             overlap: 1,
             budget: None,
+            audit: 0.0,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {
@@ -77,6 +78,7 @@ pub(crate) fn plan() -> Plan {
         conflict: ConflictPlan { logprob: LogprobKind::Sum, selection },
         learning: Some(Box::new(learning)),
         reading_rules: 1,
+        sampling_key: None,
     }
 }
 
@@ -158,6 +160,8 @@ pub(crate) fn evaluate(experiment: &Experiment, evaluation: u32) -> Event {
         kl: figure("kl"),
         response_tokens: 3.0,
         stopped: 1.0,
+        samples: None,
+        by_prompt: None,
         policy,
         reward_model,
     }

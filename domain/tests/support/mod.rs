@@ -49,6 +49,7 @@ pub(crate) fn plan(prompts: u32) -> Plan {
         },
         learning: None,
         reading_rules: 1,
+        sampling_key: None,
     }
 }
 

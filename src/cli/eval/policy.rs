@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use dissent_domain::analysis::{self, Interval, t_interval};
 use dissent_domain::conflict;
 use dissent_domain::generation::{FinishReason, SamplingParamError, SamplingParams, sample_seed};
-use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::id::PromptId;
 use dissent_domain::reward::RewardKind;
 use dissent_domain::training::{Dialogue, KlEstimator};
 use dissent_models::generation::{GenerationJob, Generator, SampledTokens};
@@ -156,10 +156,9 @@ impl PolicyArgs {
     }
 
     fn job(&self, row: &Row<Dialogue>, prompt_ids: Vec<u32>) -> anyhow::Result<GenerationJob> {
-        // These completions belong to no experiment. Their seeds derive from a name of their own.
-        let experiment = ExperimentId::new("eval")?;
+        // These completions belong to no experiment. Their seeds have a name of their own.
         let prompt = PromptId::new(format!("line-{}", row.line))?;
-        let seed = |sample| sample_seed(&experiment, self.seed, 0, &prompt, sample);
+        let seed = |sample| sample_seed("eval", self.seed, 0, &prompt, sample);
         Ok(GenerationJob { prompt_ids, seeds: (0..self.samples).map(seed).collect() })
     }
 }

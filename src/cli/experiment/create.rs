@@ -8,7 +8,6 @@ use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::operator::{BY_BYTES_MAX, created};
 use dissent_domain::plan::Plan;
-use dissent_models::checkpoint::ReadingRules;
 use dissent_models::template::PromptTemplate;
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, wait};
 use serde_json::json;
@@ -16,9 +15,10 @@ use serde_json::json;
 use crate::cli::paths;
 use crate::config::Config;
 use crate::error::BadInput;
+use crate::experiment::kept_settings::KeptSettings;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::{check_recorded_plan, reading_rules};
+use crate::experiment::plan_check::check_recorded_plan;
 use crate::log_access::open;
 
 #[derive(Debug, clap::Args)]
@@ -48,15 +48,15 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     let open_log = || SledLog::open(open::log_dir(&data_dir), &SledOptions::default());
     // A refused configuration creates no log.
     let existing = open::log_dir(&data_dir).exists().then(open_log).transpose()?;
-    let reading = match &existing {
-        Some(log) => reading_rules(log, &config.experiment.name)?,
-        None => ReadingRules::default(),
+    let kept = match &existing {
+        Some(log) => KeptSettings::of_experiment(log, &config.experiment.name)?,
+        None => KeptSettings::default(),
     };
-    let models = Models::open(&config, reading)?;
+    let models = Models::open(&config, kept.reading)?;
     check_templates(&config, &models)?;
     let log = existing.map_or_else(open_log, Ok)?;
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
-    let plan = plan::plan(&config, &models, &artifacts)?.plan;
+    let plan = plan::plan(&config, &models, &artifacts, &kept)?.plan;
     check_recorded_plan(&log, &plan)?;
     let name = plan.experiment.clone();
     if !log.read_stream(&name, 0, 1)?.is_empty() {

@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::error::{BadInput, Differs};
+use crate::experiment::kept_settings::KeptSettings;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::{check_recorded_plan, reading_rules};
+use crate::experiment::plan_check::check_recorded_plan;
 use crate::experiment::start::{self, Backends};
 
 /// Largest number of differences that are printed.
@@ -67,8 +68,9 @@ pub(super) fn run(
         return Err(BadInput(reason).into());
     }
     let artifacts = config.artifacts.open(data_dir)?;
-    let models = Models::open(&config, reading_rules(&*log, experiment)?)?;
-    let planned = plan::plan(&config, &models, &artifacts)?;
+    let kept = KeptSettings::of_experiment(&*log, experiment)?;
+    let models = Models::open(&config, kept.reading)?;
+    let planned = plan::plan(&config, &models, &artifacts, &kept)?;
     check_recorded_plan(&*log, &planned.plan)?;
     let plan = planned.plan.clone();
     // The steps need a broker, but a recomputation sends no message.

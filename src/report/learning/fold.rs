@@ -2,19 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dissent_domain::event::{Event, PolicyEvaluated, RoundEvent, Stage, TrainingEvent, TrainingProgressed};
+use dissent_domain::event::{Event, PolicyEvaluated, Stage, TrainingEvent, TrainingProgressed};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::{Agreement, Verdict, pair_agreements};
-use dissent_domain::learning::{RequestedComparison, TrainingProgress};
+use dissent_domain::learning::{
+    AgreementTable, Difference, HeldOutFigure, RequestedComparison, TrainingProgress, agreement_table,
+    differences,
+};
 use dissent_domain::plan::{LearningPlan, Plan};
 use dissent_domain::round::Round;
 
+use super::super::lift::LiftFigures;
 use super::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
 
 /// Limit of the points of a metric; an SVG shows no more.
 const POINTS_MAX: usize = 2000;
 
-/// Folds the events after the selection. The state is that of the domain, without events of single prompts.
+/// Folds the events into the state of the domain, with the metrics of trainings.
 #[derive(Default)]
 pub(in crate::report) struct LearningFold {
     experiment: Experiment,
@@ -28,18 +32,8 @@ pub(in crate::report) struct LearningFold {
 
 impl LearningFold {
     pub(in crate::report) fn apply(&mut self, event: &Event) {
-        match event {
-            Event::Prompt(_) => return,
-            Event::Round(e) => match e {
-                RoundEvent::PairSelected(_) => return,
-                RoundEvent::Opened(_)
-                | RoundEvent::Evaluated(_)
-                | RoundEvent::RewardHackingSuspected(_)
-                | RoundEvent::StopDecided(_)
-                | RoundEvent::Closed(_) => {}
-            },
-            Event::Training(e) => self.apply_to_training(e),
-            Event::Experiment(_) | Event::Operator(_) | Event::Feedback(_) | Event::Evaluation(_) => {}
+        if let Event::Training(e) = event {
+            self.apply_to_training(e);
         }
         self.experiment.evolve(event);
     }
@@ -79,6 +73,8 @@ impl LearningFold {
             stage: stage(reported, learning),
             is_closed: reported.is_closed(),
             changes: changes(&evaluations),
+            agreement: agreement(&evaluations),
+            lift: LiftFigures::of(&self.experiment),
             feedback: rounds.iter().filter_map(|round| feedback(round, learning)).collect(),
             trainings: [Stage::Reward, Stage::Policy]
                 .into_iter()
@@ -204,13 +200,17 @@ const FIGURES: [Figure; 10] = [
 fn changes(evaluations: &[PolicyEvaluated]) -> Vec<Change> {
     let Some(first) = evaluations.first() else { return Vec::new() };
     let last = evaluations.last().filter(|last| last.evaluation > 0);
+    let paired = last.map(|last| differences(first, last)).unwrap_or_default();
     let change = |figure: Figure| {
+        let of_figure = |(held_out, found): &(HeldOutFigure, Difference)| {
+            (Figure::from(*held_out) == figure).then_some(*found)
+        };
         let (before, after) = (figure.of(first), last.and_then(|last| figure.of(last)));
         let difference = before.zip(after).map(|(before, after)| Measured {
             value: after.value - before.value,
             standard_error: before.standard_error.zip(after.standard_error).map(|(x, y)| x.hypot(y)),
         });
-        Change { figure, before, after, difference }
+        Change { figure, before, after, difference, paired: paired.iter().find_map(of_figure) }
     };
     // A figure that both evaluations lack, such as a gold reward, has no row.
     FIGURES
@@ -218,6 +218,24 @@ fn changes(evaluations: &[PolicyEvaluated]) -> Vec<Change> {
         .map(change)
         .filter(|change| change.before.is_some() || change.after.is_some())
         .collect()
+}
+
+/// The agreement of reward models with the gold reward, at the last evaluation.
+fn agreement(evaluations: &[PolicyEvaluated]) -> Option<AgreementTable> {
+    let last = evaluations.last().filter(|last| last.evaluation > 0)?;
+    agreement_table(evaluations.first()?, last)
+}
+
+impl From<HeldOutFigure> for Figure {
+    fn from(figure: HeldOutFigure) -> Self {
+        match figure {
+            HeldOutFigure::GoldReward => Self::GoldReward,
+            HeldOutFigure::ProxyReward => Self::ProxyReward,
+            HeldOutFigure::Kl => Self::Kl,
+            HeldOutFigure::ResponseTokens => Self::ResponseTokens,
+            HeldOutFigure::Stopped => Self::Stopped,
+        }
+    }
 }
 
 impl Figure {

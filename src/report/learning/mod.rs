@@ -5,11 +5,14 @@ mod wording;
 
 use dissent_domain::event::{PolicyEvaluated, RewardHackingSuspected, Stage, StopDecided};
 use dissent_domain::feedback::{Agreement, PairAgreement};
+use dissent_domain::learning::{AgreementTable, Difference};
 use dissent_domain::plan::FeedbackSource;
 use serde::Serialize;
 
+use super::lift::LiftFigures;
+
 pub(super) use fold::LearningFold;
-pub(super) use wording::{LearningPage, settings, table};
+pub(super) use wording::{LearningPage, agreement_rows, is_better, is_paired, settings, table};
 
 /// The learning part of a report, up to the reported round.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -22,6 +25,12 @@ pub struct LearningFigures {
     pub evaluations: Vec<PolicyEvaluated>,
     /// The differences between the first and the last evaluation.
     pub changes: Vec<Change>,
+    /// How often the first proxy and the current reward model order pairs as the gold reward does; `None` without
+    /// a gold reward, or in experiments of version 0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<AgreementTable>,
+    /// How well selection rules find the errors of the proxy.
+    pub lift: LiftFigures,
     /// The feedback of each round.
     pub feedback: Vec<FeedbackFigures>,
     /// The trainings of the reported round.
@@ -44,6 +53,9 @@ pub struct Change {
     /// `after` − `before`. The standard error is that of two independent means. It is too large if the values
     /// of a prompt are correlated.
     pub difference: Option<Measured>,
+    /// The difference with its interval, paired by prompt; `None` for a figure that has none by prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paired: Option<Difference>,
 }
 
 /// A number, with its standard error if it has one.

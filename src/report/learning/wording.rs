@@ -1,11 +1,14 @@
 //! The sentences of the learning part, shared by HTML, Markdown and the summary.
 
+use dissent_domain::analysis::Interval;
 use dissent_domain::event::{Stage, StopReason};
+use dissent_domain::learning::Difference;
 use dissent_domain::plan::{FeedbackSource, LearningPlan};
 use dissent_domain::training::{Hyperparameters, PolicyMethod};
 use serde::Serialize;
 
 use super::{Change, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
+use crate::report::lift::LiftPage;
 use crate::report::wording::Setting;
 use crate::text::{count, fingerprint, grouped, percent, signed};
 
@@ -20,7 +23,17 @@ pub(in crate::report) struct Row {
     pub(in crate::report) before: String,
     pub(in crate::report) after: String,
     pub(in crate::report) difference: String,
-    /// Whether the difference is more than twice its standard error.
+    /// Whether the interval of the difference, corrected for the table, excludes 0.
+    pub(in crate::report) is_clear: bool,
+}
+
+/// A row of the table that compares two reward models on the same completions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(in crate::report) struct AgreementRow {
+    pub(in crate::report) completions: &'static str,
+    pub(in crate::report) proxy: String,
+    pub(in crate::report) refined: String,
+    pub(in crate::report) difference: String,
     pub(in crate::report) is_clear: bool,
 }
 
@@ -28,6 +41,11 @@ pub(in crate::report) struct Row {
 #[derive(Debug, Serialize)]
 pub(in crate::report) struct LearningPage {
     rows: Vec<Row>,
+    /// Whether the differences have intervals, paired by prompt.
+    is_paired: bool,
+    agreement_rows: Vec<AgreementRow>,
+    answer: String,
+    lift: LiftPage,
     held_out: String,
     feedback: Vec<FeedbackRow>,
     agreement: Vec<String>,
@@ -61,6 +79,8 @@ pub(in crate::report) fn settings(plan: &LearningPlan) -> Vec<Setting> {
     let setting = |name, value| Setting { name, value };
     let feedback = &plan.feedback;
     let budget = feedback.budget.map(|budget| format!(", at most {}", count(budget, "judgement")));
+    let audit = (feedback.audit > 0.0)
+        .then(|| format!(", {} of them drawn uniformly for the audit", percent(feedback.audit)));
     let gold = plan.evaluation.gold.as_ref().map_or_else(
         || "none".to_owned(),
         |gold| format!("{} ({})", gold.name, fingerprint(&gold.fingerprint)),
@@ -85,10 +105,11 @@ pub(in crate::report) fn settings(plan: &LearningPlan) -> Vec<Setting> {
         setting(
             "Feedback",
             format!(
-                "{}, {} of each comparison{}",
+                "{}, {} of each comparison{}{}",
                 source_text(feedback.source),
                 count(feedback.overlap.into(), "judgement"),
-                budget.unwrap_or_default()
+                budget.unwrap_or_default(),
+                audit.unwrap_or_default()
             ),
         ),
         setting("Gold reward", gold),
@@ -130,6 +151,10 @@ impl LearningPage {
         let last = figures.evaluations.last();
         Self {
             rows: table(figures),
+            is_paired: is_paired(figures),
+            agreement_rows: agreement_rows(figures),
+            answer: is_better(figures),
+            lift: LiftPage::new(&figures.lift),
             held_out: last.map_or_else(
                 || "No policy is evaluated yet".to_owned(),
                 |e| {
@@ -168,28 +193,95 @@ fn stop_text(reason: StopReason) -> &'static str {
     }
 }
 
-/// Returns the rows that compare the first and the last evaluation.
+/// Returns the rows that compare the first and the last evaluation. The agreement with the gold reward has a table
+/// of its own where it can: its two evaluations are on different completions.
 pub(in crate::report) fn table(figures: &LearningFigures) -> Vec<Row> {
-    figures.changes.iter().map(row).collect()
+    let has_own_table = |figure| matches!(figure, Figure::ProxyAgreement | Figure::RefinedAgreement);
+    let shown = |change: &&Change| figures.agreement.is_none() || !has_own_table(change.figure);
+    figures.changes.iter().filter(shown).map(row).collect()
+}
+
+/// Whether a difference of the table has an interval.
+pub(in crate::report) fn is_paired(figures: &LearningFigures) -> bool {
+    figures.changes.iter().any(|change| change.paired.is_some())
 }
 
 fn row(change: &Change) -> Row {
-    let Change { figure, before, after, difference } = change;
+    let Change { figure, before, after, difference, paired } = change;
     let formatted = |measured: &Option<Measured>| {
         measured
             .map_or_else(|| DASH.to_owned(), |measured| with_error(measured, |value| figure.format(value)))
     };
-    let is_clear = difference.is_some_and(|difference| {
-        difference.standard_error.is_some_and(|error| difference.value.abs() > 2.0 * error)
-    });
     let change = |difference: Measured| with_error(difference, |value| figure.format_difference(value));
+    let paired_text = paired.as_ref().map(|paired| {
+        let Interval { mean, low, high, .. } = paired.interval;
+        let [mean, low, high] = [mean, low, high].map(|value| figure.format_difference(value));
+        format!("{mean} ({low} to {high})")
+    });
+    let unpaired = || difference.map_or_else(|| DASH.to_owned(), change);
     Row {
         name: figure.name(),
         meaning: figure.meaning(),
         before: formatted(before),
         after: formatted(after),
-        difference: difference.map_or_else(|| DASH.to_owned(), change),
-        is_clear,
+        difference: paired_text.unwrap_or_else(unpaired),
+        is_clear: paired.is_some_and(|paired| paired.is_clear),
+    }
+}
+
+/// Returns the rows that compare the first proxy with the current reward model, each on the same completions.
+pub(in crate::report) fn agreement_rows(figures: &LearningFigures) -> Vec<AgreementRow> {
+    let Some(table) = &figures.agreement else { return Vec::new() };
+    let row = |completions, difference: Option<Difference>| {
+        let Difference { before, after, interval: Interval { mean, low, high, .. }, is_clear } = difference?;
+        let [mean, low, high] = [mean, low, high].map(|value| signed(100.0 * value, 1));
+        Some(AgreementRow {
+            completions,
+            proxy: percent(before),
+            refined: percent(after),
+            difference: format!("{mean} points ({low} to {high})"),
+            is_clear,
+        })
+    };
+    let rows = [row("of the first policy", table.on_first), row("of the current policy", table.on_current)];
+    rows.into_iter().flatten().collect()
+}
+
+/// Answers the question: is the new policy better?
+pub(in crate::report) fn is_better(figures: &LearningFigures) -> String {
+    let Some(last) = figures.evaluations.last().filter(|last| last.evaluation > 0) else {
+        return "Not evaluated yet: no policy is tuned.".to_owned();
+    };
+    let of = |figure| figures.changes.iter().find(|change| change.figure == figure);
+    let paired = |figure| of(figure).and_then(|change| change.paired);
+    let text = |figure: Figure, Difference { interval, .. }: Difference| {
+        let [mean, low, high] =
+            [interval.mean, interval.low, interval.high].map(|value| figure.format_difference(value));
+        format!("{mean} ({low} to {high}) on {}", count(interval.n as u64, "held-out prompt"))
+    };
+    if last.gold_reward.is_none() {
+        let proxy = paired(Figure::ProxyReward).map_or_else(String::new, |found| {
+            format!(
+                " The proxy reward changed by {}; a higher one proves nothing, because training aims at it.",
+                text(Figure::ProxyReward, found)
+            )
+        });
+        return format!(
+            "Unknown: the experiment has no gold reward, which would stand for the truth.{proxy}"
+        );
+    }
+    match paired(Figure::GoldReward) {
+        None => "Not tested: the evaluations have no figures by prompt to pair.".to_owned(),
+        Some(found) => {
+            let text = text(Figure::GoldReward, found);
+            match (found.is_clear, found.interval.mean > 0.0) {
+                (true, true) => format!("Yes: the gold reward rose by {text}."),
+                (true, false) => format!("No, worse: the gold reward fell by {text}."),
+                (false, _) => format!(
+                    "Not shown: the gold reward changed by {text}. That may be chance, after correction for the figures below."
+                ),
+            }
+        }
     }
 }
 

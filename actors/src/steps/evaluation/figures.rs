@@ -2,11 +2,13 @@
 
 use dissent_domain::analysis::mean;
 use dissent_domain::conflict::{self, LogprobKind};
-use dissent_domain::event::PolicyEvaluated;
+use dissent_domain::event::{FiguresByPrompt, PolicyEvaluated};
 use dissent_domain::generation::{Completion, FinishReason};
+use dissent_domain::id::PromptId;
 
 /// One held-out prompt: its completions and their rewards, in the same order.
 pub(crate) struct Measured {
+    pub(crate) prompt_id: PromptId,
     pub(crate) completions: Vec<Completion>,
     /// By the proxy that the experiment began with.
     pub(crate) proxy: Vec<f64>,
@@ -57,11 +59,44 @@ pub(crate) fn evaluated(subject: Subject, measured: &[Measured]) -> PolicyEvalua
         kl: mean(measured.iter().flat_map(divergences)).unwrap_or(0.0),
         response_tokens: mean(completions().map(|completion| completion.token_ids.len() as f64))
             .unwrap_or(0.0),
-        stopped: mean(completions().map(|completion| {
-            let stopped = completion.finish_reason == FinishReason::Stop;
-            if stopped { 1.0 } else { 0.0 }
-        }))
-        .unwrap_or(0.0),
+        stopped: mean(completions().map(has_stopped)).unwrap_or(0.0),
+        samples: None,
+        by_prompt: Some(Box::new(by_prompt(measured))),
+    }
+}
+
+/// 1 for a completion that ended with a stop token, 0 for another.
+fn has_stopped(completion: &Completion) -> f64 {
+    if completion.finish_reason == FinishReason::Stop { 1.0 } else { 0.0 }
+}
+
+fn by_prompt(measured: &[Measured]) -> FiguresByPrompt {
+    let means = |figures: &dyn Fn(&Measured) -> Vec<f64>| -> Vec<f64> {
+        measured.iter().map(|prompt| mean(figures(prompt).into_iter()).unwrap_or(0.0)).collect()
+    };
+    let of_completions = |figure: fn(&Completion) -> f64| {
+        means(&move |prompt: &Measured| prompt.completions.iter().map(figure).collect())
+    };
+    let counts = |rewards: fn(&Measured) -> &[f64]| -> Vec<PairCounts> {
+        let of_prompt = |prompt: &Measured| Some(pair_counts(rewards(prompt), prompt.gold.as_deref()?));
+        measured.iter().filter_map(of_prompt).collect()
+    };
+    let (proxy, refined) = (counts(|prompt| &prompt.proxy), counts(|prompt| &prompt.refined));
+    FiguresByPrompt {
+        prompts: measured.iter().map(|prompt| prompt.prompt_id.clone()).collect(),
+        gold_reward: measured
+            .iter()
+            .filter_map(|prompt| mean(prompt.gold.iter().flatten().copied()))
+            .collect(),
+        proxy_reward: means(&|prompt| prompt.proxy.clone()),
+        refined_reward: means(&|prompt| prompt.refined.clone()),
+        kl: means(&|prompt| divergences(prompt)),
+        response_tokens: of_completions(|completion| completion.token_ids.len() as f64),
+        stopped: of_completions(has_stopped),
+        ordered: proxy.iter().map(|counts| counts.ordered).collect(),
+        proxy_agreed: proxy.iter().map(|counts| counts.agreed).collect(),
+        refined_agreed: refined.iter().map(|counts| counts.agreed).collect(),
+        first_refined_agreed: Vec::new(),
     }
 }
 
@@ -92,15 +127,32 @@ fn mean_and_error(rewards: &[&[f64]]) -> [f64; 2] {
 fn agreement(rewards: &[&[f64]], gold: &[&[f64]]) -> Option<f64> {
     let (mut ordered, mut agreed) = (0_u64, 0_u64);
     for (rewards, gold) in rewards.iter().zip(gold) {
-        for second in 0..gold.len() {
-            for first in 0..second {
-                let (truth, scored) = (gold[first] - gold[second], rewards[first] - rewards[second]);
-                ordered += u64::from(truth != 0.0);
-                agreed += u64::from(truth * scored > 0.0);
-            }
-        }
+        let counts = pair_counts(rewards, gold);
+        ordered += u64::from(counts.ordered);
+        agreed += u64::from(counts.agreed);
     }
     (ordered > 0).then(|| agreed as f64 / ordered as f64)
+}
+
+/// Counts of the pairs of a prompt's completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct PairCounts {
+    /// Pairs with different gold rewards.
+    pub(crate) ordered: u32,
+    /// Those of them that the rewards order as the gold rewards do.
+    pub(crate) agreed: u32,
+}
+
+pub(crate) fn pair_counts(rewards: &[f64], gold: &[f64]) -> PairCounts {
+    let mut counts = PairCounts::default();
+    for second in 0..gold.len() {
+        for first in 0..second {
+            let (truth, scored) = (gold[first] - gold[second], rewards[first] - rewards[second]);
+            counts.ordered += u32::from(truth != 0.0);
+            counts.agreed += u32::from(truth * scored > 0.0);
+        }
+    }
+    counts
 }
 
 fn count(number: usize) -> u32 {
@@ -123,6 +175,7 @@ mod tests {
     fn measured() -> Vec<Measured> {
         vec![
             Measured {
+                prompt_id: PromptId::new("a").unwrap(),
                 completions: vec![
                     completion(-1.0, 2, FinishReason::Stop),
                     completion(-3.0, 4, FinishReason::Length),
@@ -133,6 +186,7 @@ mod tests {
                 reference: Some(vec![-1.5, -3.5]),
             },
             Measured {
+                prompt_id: PromptId::new("b").unwrap(),
                 completions: vec![
                     completion(-2.0, 3, FinishReason::Stop),
                     completion(-4.0, 3, FinishReason::Stop),
@@ -172,6 +226,12 @@ mod tests {
         // log-probabilities agree.
         close(e.mean_abs_pacs.unwrap(), 0.0);
         close(e.kendall_tau.unwrap(), 1.0);
+        let by_prompt = e.by_prompt.unwrap();
+        assert_eq!(by_prompt.gold_reward, [0.25, 0.5]);
+        assert_eq!((by_prompt.proxy_reward, by_prompt.refined_reward), (vec![1.5, 4.5], vec![4.0, 1.0]));
+        assert_eq!((by_prompt.kl, by_prompt.response_tokens), (vec![0.5, -0.5], vec![3.0, 3.0]));
+        assert_eq!((by_prompt.stopped, by_prompt.ordered), (vec![0.5, 1.0], vec![1, 1]));
+        assert_eq!((by_prompt.proxy_agreed, by_prompt.refined_agreed), (vec![0, 1], vec![1, 0]));
     }
 
     #[test]

@@ -4,11 +4,15 @@
 //! differ only in their models.
 
 mod figures;
+mod samples;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use dissent_domain::event::{EvaluationRequested, PolicyEvaluated, StepName};
+use dissent_domain::experiment::Experiment;
 use dissent_domain::generation::{Completion, SamplingParams, sample_seed};
+use dissent_domain::id::PromptId;
 use dissent_domain::plan::Plan;
 use dissent_domain::prompt::Prompt;
 use dissent_models::ModelError;
@@ -64,6 +68,7 @@ impl EvaluationStep {
             .enumerate()
             .filter_map(|(index, sampled)| {
                 Some(Measured {
+                    prompt_id: sampled.prompt.prompt_id,
                     completions: sampled.completions,
                     proxy: proxy[index].clone()?,
                     refined: refined[index].clone()?,
@@ -88,7 +93,44 @@ impl EvaluationStep {
             reward_model: reward_model.fingerprint,
             logprob: self.plan.conflict.logprob,
         };
-        Ok(figures::evaluated(subject, &measured))
+        let mut evaluated = figures::evaluated(subject, &measured);
+        let first_refined_agreed = self.first_refined_agreed()?;
+        if let Some(by_prompt) = &mut evaluated.by_prompt {
+            by_prompt.first_refined_agreed = first_refined_agreed;
+        }
+        let lines = samples::write(&measured).map_err(StepError::fatal)?;
+        let artifact = self.versions.artifacts.put_bytes(&lines).map_err(StepError::fatal)?;
+        evaluated.samples = Some(artifact.to_string());
+        Ok(evaluated)
+    }
+
+    /// Counts, for each prompt of evaluation 0, the pairs of its completions that the current reward model
+    /// orders as the gold reward does. Empty for evaluation 0, without gold rewards, and where evaluation 0 kept
+    /// no completions.
+    fn first_refined_agreed(&mut self) -> Result<Vec<u32>, StepError> {
+        let first = |experiment: &Experiment| experiment.evaluations().first()?.samples.clone();
+        let Some(artifact) = self.versions.states.read(&self.versions.experiment, first).flatten() else {
+            return Ok(Vec::new());
+        };
+        let bytes = self.versions.read(&artifact, samples::SAMPLES_BYTES_MAX)?;
+        let first = samples::read(&bytes).map_err(StepError::fatal)?;
+        let prompts: HashMap<&PromptId, &Prompt> =
+            self.prompts.iter().map(|prompt| (&prompt.prompt_id, prompt)).collect();
+        let shared = self.proxy.clone();
+        let proxy = &mut *lock(&shared);
+        proxy.follow(&self.versions)?;
+        let mut agreed = Vec::with_capacity(first.len());
+        for of_prompt in &first {
+            let (Some(gold), Some(prompt)) = (of_prompt.gold(), prompts.get(&of_prompt.prompt_id)) else {
+                return Ok(Vec::new());
+            };
+            let texts = of_prompt.completions.iter().map(|sample| sample.text.as_str());
+            let scored = or_left_out(proxy.score(prompt, texts, &mut self.failures, &self.cancel))?;
+            // The first proxy scored these completions, and every version reads the same tokens.
+            let rewards = scored.ok_or_else(|| StepError::fatal(StepFault::NothingToEvaluate))?;
+            agreed.push(figures::pair_counts(&rewards, &gold).agreed);
+        }
+        Ok(agreed)
     }
 
     /// Samples the held-out prompts with the current policy; prompts that do not fit are left out.
@@ -101,8 +143,8 @@ impl EvaluationStep {
             let policy = &mut *lock(&self.policy);
             policy.follow(&self.versions)?;
             let seed = |prompt: &Prompt, sample| {
-                let (experiment, prompt_id) = (&self.plan.experiment, &prompt.prompt_id);
-                sample_seed(experiment, self.plan.seed, EVALUATION_ROUND, prompt_id, sample)
+                let (key, prompt_id) = (self.plan.sampling_key(), &prompt.prompt_id);
+                sample_seed(key, self.plan.seed, EVALUATION_ROUND, prompt_id, sample)
             };
             let jobs: Vec<(&Prompt, GenerationJob)> = prompts
                 .iter()

@@ -191,7 +191,7 @@ impl OnnxTrainer {
             };
             let token_ids: Vec<&[u32]> = sampled.completions.iter().map(|c| c.token_ids.as_slice()).collect();
             let (prompt_id, round) = (&sampled.prompt.prompt_id, task.round);
-            let seed = sample_seed(&task.experiment, task.seed, round, prompt_id, PAIRS_SAMPLE);
+            let seed = sample_seed(&task.sampling_key, task.seed, round, prompt_id, PAIRS_SAMPLE);
             let rule = pair_rule(&task.plan.objective, token_ids.len());
             let prompt = &sampled.prompt_token_ids;
             pairs.extend(token_pairs(prompt, &token_ids, &rewards, rule, seed).map_err(failed)?);

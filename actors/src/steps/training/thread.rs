@@ -212,7 +212,7 @@ impl TrainingInputs {
         let mut tuning = learning.tuning.clone();
         tuning.hyperparameters = of_round(&tuning.hyperparameters, assignment.round);
         Ok(Tuning {
-            experiment: plan.experiment.clone(),
+            sampling_key: plan.sampling_key().to_owned(),
             seed: plan.seed,
             round: assignment.round,
             policy: versions.current_adapter(Stage::Policy, &self.policy)?,

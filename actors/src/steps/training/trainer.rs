@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dissent_domain::event::CompletionsSampled;
-use dissent_domain::id::ExperimentId;
 use dissent_domain::plan::TuningPlan;
 use dissent_domain::training::{Hyperparameters, Preference};
 use dissent_models::adapter::LoraAdapter;
@@ -50,8 +49,8 @@ pub struct Refinement {
 /// A training of the policy.
 #[derive(Debug, Clone)]
 pub struct Tuning {
-    /// The experiment, for seeds.
-    pub experiment: ExperimentId,
+    /// The name in the seeds of samples.
+    pub sampling_key: String,
     /// The seed of the experiment.
     pub seed: u64,
     /// The round.

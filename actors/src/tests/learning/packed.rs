@@ -33,7 +33,7 @@ fn completions_of_packed_weights_have_the_log_probabilities_of_f32() {
         let mut moved = 0.0_f64;
         for event in sampled(fixture) {
             let seed = |sample| {
-                let (name, prompt) = (&plan.experiment, &event.prompt.prompt_id);
+                let (name, prompt) = (plan.sampling_key(), &event.prompt.prompt_id);
                 dissent_domain::generation::sample_seed(name, plan.seed, event.round, prompt, sample)
             };
             let job = GenerationJob {

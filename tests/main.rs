@@ -11,6 +11,7 @@ mod feedback;
 mod filters;
 mod history;
 mod layering;
+mod lift;
 mod memory;
 mod operator;
 mod past;

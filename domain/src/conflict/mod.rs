@@ -8,6 +8,7 @@
 
 mod audit;
 mod kendall_tau;
+mod noise_selection;
 mod null_band;
 mod pacs;
 mod pairs;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use audit::{AuditDraws, audit_beside, audit_draws, audit_labels};
 pub use kendall_tau::{KendallTau, kendall_tau};
+pub use noise_selection::{NoiseSelection, noise_selection};
 pub use null_band::{NullBand, null_band};
 pub use pacs::{MIN_SIGMA, pacs, z_scores};
 pub use pairs::{

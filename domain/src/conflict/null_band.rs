@@ -118,7 +118,7 @@ fn mean_abs_pacs_draws(completions: usize, seed: u64) -> Vec<f64> {
 }
 
 /// Fills `sample` with `n` standard normal deviates (Box–Muller).
-fn normals(rng: &mut ChaCha8Rng, n: usize, sample: &mut Vec<f64>) {
+pub(super) fn normals(rng: &mut ChaCha8Rng, n: usize, sample: &mut Vec<f64>) {
     sample.clear();
     while sample.len() < n {
         let radius = (-2.0 * uniform(rng).ln()).sqrt();

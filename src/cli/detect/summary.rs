@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use dissent_domain::conflict::{
-    Conflict, LogprobKind, NullBand, Quantiles, Rule, Selection, SelectionSettings, null_band,
+    Conflict, LogprobKind, NoiseSelection, NullBand, Quantiles, Rule, Selection, SelectionSettings,
+    noise_selection, null_band,
 };
 use serde::Serialize;
 
@@ -26,6 +27,8 @@ pub(super) struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     selected_pairs: Option<usize>,
     rule: Rule,
+    /// What the rule would select of as many prompts of pure noise, on average.
+    noise: Option<NoiseSelection>,
     /// δ in force.
     delta: f64,
     /// τ in force.
@@ -88,6 +91,7 @@ impl Summary {
             selected_prompts: selection.completions.iter().filter(|indices| !indices.is_empty()).count(),
             selected_pairs: selection.pairs.as_ref().map(|pairs| pairs.iter().map(Vec::len).sum()),
             rule: settings.rule,
+            noise: noise_selection(settings, &sizes_of(conflicts), NULL_BAND_SEED),
             delta: settings.effective_delta(),
             tau: settings.effective_tau(),
             budget: settings.budget,
@@ -100,6 +104,12 @@ impl Summary {
             prompts_of_other_sizes: groups.iter().skip(SIZES_MAX).map(Vec::len).sum(),
         }
     }
+}
+
+/// The numbers of completions of the prompts that are not degenerate.
+fn sizes_of(conflicts: &[&Conflict]) -> Vec<usize> {
+    let defined = conflicts.iter().filter(|conflict| !conflict.degenerate);
+    defined.map(|conflict| conflict.completions()).collect()
 }
 
 /// Groups the conflicts that are not degenerate by number of completions, the largest group first.
@@ -160,16 +170,6 @@ impl fmt::Display for Summary {
             )?;
         }
         writeln!(f)?;
-        if let Some(size) = self.sizes.first() {
-            let Compared { past_threshold_here: here, past_threshold_noise: noise, .. } = size.mean_abs_pacs;
-            writeln!(
-                f,
-                "mean|PACS| > {delta:?} at N = {}: {:.0} % of these prompts, {:.0} % of pure noise",
-                size.completions,
-                100.0 * here,
-                100.0 * noise
-            )?;
-        }
         write!(f, "selected ")?;
         if let Some(pairs) = self.selected_pairs {
             write!(f, "{} of ", count(pairs, "pair"))?;
@@ -185,7 +185,14 @@ impl fmt::Display for Summary {
         if let Some(quantile) = self.quantile {
             write!(f, ", quantile {quantile}")?;
         }
-        writeln!(f, ", logprob {})", self.logprob)
+        writeln!(f, ", logprob {})", self.logprob)?;
+        if let Some(NoiseSelection { completions, prompts }) = self.noise {
+            writeln!(
+                f,
+                "of pure noise the same rule selects about {completions:.0} completions in {prompts:.0} prompts"
+            )?;
+        }
+        Ok(())
     }
 }
 

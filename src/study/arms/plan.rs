@@ -123,6 +123,10 @@ fn experiment(
         let opponent = Value::try_from(arm.opponent.unwrap_or(default))?;
         section(&mut config, "feedback")?.insert("opponent".to_owned(), opponent);
     }
+    if config.contains_key("feedback") {
+        // The whole budget of an arm is its rule's: the study itself draws at random.
+        section(&mut config, "feedback")?.entry("audit").or_insert(Value::Float(0.0));
+    }
     Ok(Arm { rule: arm.rule, budget, seed, name, experiment: common, config: toml::to_string(&config)? })
 }
 

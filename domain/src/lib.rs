@@ -26,6 +26,7 @@ pub mod learning;
 pub mod lift;
 pub mod log;
 pub mod operator;
+pub mod outcome;
 mod pipeline;
 pub mod plan;
 pub mod prompt;

@@ -10,6 +10,7 @@ mod interval;
 mod mean;
 mod ranks;
 mod spread;
+mod wilson;
 
 pub use auroc::{auroc, stratified_auroc};
 pub use budget::{AtBudget, at_budgets, mean_precision};
@@ -19,6 +20,7 @@ pub use interval::{Interval, bootstrap_interval, bootstrap_intervals, student_t_
 pub use mean::mean;
 pub use ranks::{midranks, strata};
 pub use spread::{BOOTSTRAP_GROUPS, Spread, corrected_level, ratio_contributions};
+pub use wilson::wilson_interval;
 
 #[cfg(test)]
 mod tests;

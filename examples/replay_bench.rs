@@ -211,7 +211,7 @@ fn prompt_events(plan: &Plan, state: &mut Experiment, opened: EventId, index: u3
         reward_model: plan.reward.fingerprint.clone(),
         rewards,
     };
-    let measured = ConflictMeasured { round: 0, prompt_id, conflict };
+    let measured = ConflictMeasured { round: 0, prompt_id, conflict, flags: Vec::new() };
 
     let mut cause = opened.caused(admitted.event_type().name(), index);
     let mut events = vec![NewEvent::new(cause, Some(opened), "prompt", 0, &admitted)?];

@@ -70,9 +70,9 @@ fn an_audit_is_drawn_recorded_and_turned_into_a_table() {
 
 #[test]
 fn annotators_cannot_tell_the_audit_from_the_selection() {
-    let Some(lab) = lab(|config| {
-        with_audit(&config, 40, 0.3).replace("source = \"oracle\"", "source = \"people\"")
-    }) else {
+    let Some(lab) =
+        lab(|config| with_audit(&config, 40, 0.3).replace("source = \"oracle\"", "source = \"people\""))
+    else {
         return;
     };
     lab.run("data");
@@ -113,8 +113,10 @@ fn experiments_of_other_names_have_the_same_baseline() {
     let of = |events: Vec<dissent_domain::event::Recorded>| -> (Vec<Event>, Option<PolicyEvaluated>) {
         let events: Vec<Event> = events.iter().map(|recorded| recorded.decode().unwrap()).collect();
         let baseline = events.iter().find_map(|event| PolicyEvaluated::try_from(event.clone()).ok());
-        let mut kept: Vec<Event> =
-            events.into_iter().filter(|event| matches!(event, Event::Prompt(_) | Event::Feedback(_))).collect();
+        let mut kept: Vec<Event> = events
+            .into_iter()
+            .filter(|event| matches!(event, Event::Prompt(_) | Event::Feedback(_)))
+            .collect();
         kept.sort_by_key(|event| format!("{event:?}"));
         (kept, baseline)
     };

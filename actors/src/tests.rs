@@ -111,7 +111,7 @@ fn prompts() -> Vec<Prompt> {
     vec![prompt("p0"), prompt("p1")]
 }
 
-fn plan() -> Plan {
+pub(crate) fn plan() -> Plan {
     Plan {
         experiment: ExperimentId::new("test").unwrap(),
         seed: 0,

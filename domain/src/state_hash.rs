@@ -12,6 +12,7 @@ use crate::event::{
 };
 use crate::experiment::Experiment;
 use crate::feedback::Verdict;
+use crate::flags::Flag;
 use crate::generation::SamplingParams;
 use crate::id::PromptId;
 use crate::learning::{ModelVersion, TrainingProgress};
@@ -71,7 +72,12 @@ enum ProgressView<'a> {
     Admitted,
     Sampled(u64),
     Scored(&'a [f64]),
-    Measured { conflict: &'a Conflict, rewards: &'a [f64] },
+    Measured {
+        conflict: &'a Conflict,
+        rewards: &'a [f64],
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        flags: &'a [Vec<Flag>],
+    },
     SetAside(StepName),
 }
 
@@ -177,7 +183,9 @@ impl<'a> ProgressView<'a> {
             PromptProgress::Admitted => Self::Admitted,
             PromptProgress::Sampled(completions) => Self::Sampled(*completions as u64),
             PromptProgress::Scored(rewards) => Self::Scored(rewards),
-            PromptProgress::Measured { conflict, rewards } => Self::Measured { conflict, rewards },
+            PromptProgress::Measured { conflict, rewards, flags } => {
+                Self::Measured { conflict, rewards, flags }
+            }
             PromptProgress::SetAside(step) => Self::SetAside(*step),
         }
     }

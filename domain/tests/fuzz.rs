@@ -51,7 +51,8 @@ fn events() -> Vec<Event> {
     };
     let conflict = dissent_domain::conflict::measure(&support::scores(1, 2), &support::scores(1, 1)).unwrap();
     let prompt_id = prompt(1).prompt_id;
-    let measured = dissent_domain::event::ConflictMeasured { round: 0, prompt_id, conflict };
+    let measured =
+        dissent_domain::event::ConflictMeasured { round: 0, prompt_id, conflict, flags: Vec::new() };
     vec![
         ExperimentStarted { plan: plan(3), program: None }.into(),
         PromptAdmitted { round: 0, index: 0, prompt: prompt(0) }.into(),

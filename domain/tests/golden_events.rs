@@ -111,7 +111,7 @@ fn newest() -> Vec<Event> {
             rewards: vec![-1.0, 0.0, 1e300],
         }
         .into(),
-        ConflictMeasured { round: 0, prompt_id: prompt_id.clone(), conflict }.into(),
+        ConflictMeasured { round: 0, prompt_id: prompt_id.clone(), conflict, flags: Vec::new() }.into(),
         PromptSetAside {
             round: 1,
             prompt_id: prompt_id.clone(),

@@ -3,7 +3,9 @@
 
 use dissent_domain::event::{FiguresByPrompt, PolicyEvaluated};
 use dissent_domain::id::PromptId;
-use dissent_domain::learning::{HeldOutFigure, agreement_table, differences, reward_hacking_signs, stop_reason};
+use dissent_domain::learning::{
+    HeldOutFigure, agreement_table, differences, reward_hacking_signs, stop_reason,
+};
 use dissent_domain::plan::GuardPlan;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -46,7 +48,12 @@ impl World {
         let (kl, response_tokens) = (noisy(truth.kl, 0.0, 0.4), noisy(40.0, 5.0, 8.0));
         // A share of four completions, as skewed as real ones.
         let stopped = self.prompts.iter().map(|_| f64::from(4 - (uniform(rng) * 1.3) as u32) / 4.0).collect();
-        let mut agreed = || self.prompts.iter().map(|_| (0..PAIRS).map(|_| u32::from(uniform(rng) < truth.agreement)).sum()).collect();
+        let mut agreed = || {
+            self.prompts
+                .iter()
+                .map(|_| (0..PAIRS).map(|_| u32::from(uniform(rng) < truth.agreement)).sum())
+                .collect()
+        };
         let (proxy_agreed, refined_agreed, first_refined_agreed) = (agreed(), agreed(), agreed());
         FiguresByPrompt {
             prompts: (0..self.prompts.len()).map(|at| PromptId::new(format!("p{at}")).unwrap()).collect(),
@@ -125,7 +132,9 @@ fn a_tuning_that_changes_nothing_shows_no_difference_and_raises_no_alarm() {
             let table = agreement_table(first, last).unwrap();
             [table.on_first, table.on_current].into_iter().flatten().any(|row| row.is_clear)
         });
-        println!("{prompts} prompts: {clear} of tables emphasise, {alarmed} alarm, {agreement} of agreement tables");
+        println!(
+            "{prompts} prompts: {clear} of tables emphasise, {alarmed} alarm, {agreement} of agreement tables"
+        );
         assert!(clear <= 0.05 && alarmed <= 0.05 && agreement <= 0.05, "{clear} {alarmed} {agreement}");
     }
 }
@@ -135,7 +144,9 @@ fn planted_effects_are_found() {
     let better = Truth { gold: UNCHANGED.gold + 0.5, ..UNCHANGED };
     let found = runs(40, better, |first, last| {
         let rows = differences(first, last);
-        rows.iter().any(|(figure, row)| *figure == HeldOutFigure::GoldReward && row.is_clear && row.interval.low > 0.0)
+        rows.iter().any(|(figure, row)| {
+            *figure == HeldOutFigure::GoldReward && row.is_clear && row.interval.low > 0.0
+        })
     });
     // The difference of a prompt has a standard deviation of 0.71: the power of this test is .97.
     println!("a gold reward higher by 0.7 standard deviations on 40 prompts is found in {found}");
@@ -160,7 +171,9 @@ fn a_falling_proxy_reward_is_no_hacking() {
 fn a_divergence_that_may_be_chance_stops_no_run() {
     let guards = GuardPlan { kl_max: Some(1.0), ..GuardPlan::default() };
     let stops = |kl: f64| {
-        runs(20, Truth { kl, ..UNCHANGED }, |first, last| stop_reason(&guards, &[first.clone(), last.clone()]).is_some())
+        runs(20, Truth { kl, ..UNCHANGED }, |first, last| {
+            stop_reason(&guards, &[first.clone(), last.clone()]).is_some()
+        })
     };
     let (at_limit, beyond) = (stops(1.0), stops(2.0));
     assert!(at_limit <= 0.05 && beyond >= 0.95, "{at_limit} {beyond}");

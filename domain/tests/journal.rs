@@ -78,7 +78,7 @@ impl Bench {
             let scored = following(sampled[0].id, scored(index));
             let conflict = dissent_domain::conflict::measure(&scores(index, 2), &scores(index, 1)).unwrap();
             let prompt_id = prompt(index).prompt_id;
-            let measured = ConflictMeasured { round: 0, prompt_id, conflict };
+            let measured = ConflictMeasured { round: 0, prompt_id, conflict, flags: Vec::new() };
             for events in [&sampled, &scored, &following(scored[0].id, measured.into())] {
                 bench.accept(events);
             }
@@ -185,7 +185,7 @@ fn figures_that_are_not_finite_are_rejected() {
     let mut conflict = dissent_domain::conflict::measure(&scores(0, 2), &scores(0, 1)).unwrap();
     conflict.pacs[1] = f64::NAN;
     let prompt_id = prompt(0).prompt_id;
-    let measured = ConflictMeasured { round: 0, prompt_id: prompt_id.clone(), conflict };
+    let measured = ConflictMeasured { round: 0, prompt_id: prompt_id.clone(), conflict, flags: Vec::new() };
     let rejection = bench.reject(&following(rewards[0].id, measured.into()));
     assert_eq!(rejection, Rejection::Prompt { prompt_id, reason: PromptRejection::ConflictNotFinite });
 }

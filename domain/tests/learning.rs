@@ -14,8 +14,8 @@ use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::feedback::{Opponent, Verdict};
 use dissent_domain::learning::{ComparisonRejection, EvaluationRejection, TrainingRejection};
 use dissent_domain::plan::{
-    EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan, PromptSource,
-    RefinementPlan, TuningPlan,
+    DegenerateCompletions, EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan,
+    PromptSource, RefinementPlan, TuningPlan,
 };
 use dissent_domain::rejection::Rejection;
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
@@ -33,6 +33,7 @@ fn learning_plan(rounds: u32) -> Plan {
             overlap: 1,
             budget: None,
             audit: 0.0,
+            degenerate: DegenerateCompletions::Ask,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {

@@ -124,7 +124,11 @@ pub(super) fn run(args: &DetectArgs) -> anyhow::Result<()> {
     let conflicts: Vec<&Conflict> = prompts.iter().map(|prompt| &prompt.conflict).collect();
     let scored: Vec<ScoredCompletions<'_>> = prompts
         .iter()
-        .map(|prompt| ScoredCompletions { conflict: &prompt.conflict, rewards: &prompt.rewards })
+        .map(|prompt| ScoredCompletions {
+            conflict: &prompt.conflict,
+            rewards: &prompt.rewards,
+            left_out: &[],
+        })
         .collect();
     let selection = select(&settings, &scored, args.seed);
     match write_all(&args.output, &prompts, &selection) {

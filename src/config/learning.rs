@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use dissent_domain::feedback::Opponent;
-use dissent_domain::plan::{FeedbackPlan, FeedbackSource, GuardPlan};
+use dissent_domain::plan::{DegenerateCompletions, FeedbackPlan, FeedbackSource, GuardPlan};
 use dissent_domain::reward::{RewardKind, RewardOutput};
 use dissent_domain::training::{
     DpoLoss, Hyperparameters, LoraSettings, PolicyMethod, PolicyObjective, PpoSettings,
@@ -34,6 +34,9 @@ pub struct FeedbackConfig {
     /// The share of the comparisons that is drawn uniformly from all pairs, in [0, 1): 0.15 if omitted, or what
     /// the experiment began with. They show whether the rule finds more errors than chance.
     pub audit: Option<f64>,
+    /// Degenerate completions (loops, empty, cut off by the token limit): `skip` never asks about them, `ask`
+    /// does. Omitted: `skip`, or what the experiment began with.
+    pub degenerate: Option<DegenerateCompletions>,
 }
 
 fn one() -> u32 {
@@ -41,15 +44,17 @@ fn one() -> u32 {
 }
 
 impl FeedbackConfig {
-    /// Returns the settings as the plan records them; `audit` is the audit share if this section names none.
+    /// Returns the settings as the plan records them; `audit` and `degenerate` are those that this section does
+    /// not name.
     #[must_use]
-    pub fn plan(&self, audit: f64) -> FeedbackPlan {
+    pub fn plan(&self, audit: f64, degenerate: DegenerateCompletions) -> FeedbackPlan {
         FeedbackPlan {
             source: self.source,
             opponent: self.opponent,
             overlap: self.overlap,
             budget: self.budget,
             audit: self.audit.unwrap_or(audit),
+            degenerate: self.degenerate.unwrap_or(degenerate),
         }
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
-use dissent_domain::plan::{FeedbackPlan, Plan};
+use dissent_domain::plan::{DegenerateCompletions, FeedbackPlan, Plan};
 use dissent_models::ModelError;
 use dissent_models::checkpoint::ReadingRules;
 
@@ -18,6 +18,8 @@ pub struct KeptSettings {
     pub sampling_key: Option<String>,
     /// The audit share of a configuration that names none.
     pub audit: f64,
+    /// What happens to degenerate completions where a configuration does not say it.
+    pub degenerate: DegenerateCompletions,
 }
 
 impl Default for KeptSettings {
@@ -26,6 +28,7 @@ impl Default for KeptSettings {
             reading: ReadingRules::default(),
             sampling_key: Some(Plan::SAMPLING_KEY.to_owned()),
             audit: FeedbackPlan::AUDIT,
+            degenerate: DegenerateCompletions::Skip,
         }
     }
 }
@@ -41,6 +44,11 @@ impl KeptSettings {
             reading: ReadingRules::try_from(plan.reading_rules)?,
             sampling_key: plan.sampling_key.clone(),
             audit: plan.learning.as_ref().map_or(0.0, |learning| learning.feedback.audit),
+            degenerate: plan
+                .learning
+                .as_ref()
+                .map(|learning| learning.feedback.degenerate)
+                .unwrap_or_default(),
         })
     }
 
@@ -85,7 +93,12 @@ mod tests {
         let name = ExperimentId::new("e").unwrap();
         let of = |log: &MemoryLog| KeptSettings::of_experiment(log, &name);
         assert_eq!(of(&MemoryLog::new()).unwrap(), KeptSettings::default());
-        let first = KeptSettings { reading: ReadingRules::V1, sampling_key: None, audit: 0.0 };
+        let first = KeptSettings {
+            reading: ReadingRules::V1,
+            sampling_key: None,
+            audit: 0.0,
+            degenerate: DegenerateCompletions::Ask,
+        };
         assert_eq!(of(&started(1)).unwrap(), first);
         assert_eq!(of(&started(2)).unwrap().reading, ReadingRules::V2);
         let error = format!("{:#}", of(&started(9)).unwrap_err());

@@ -132,10 +132,7 @@ fn named_difference(key: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use dissent_domain::event::{EventId, NewEvent};
-    use dissent_domain::log::{Append, ExpectedVersion};
     use dissent_domain::plan::Plan;
-    use dissent_storage::{MemoryLog, wait};
     use serde_json::{Value, json};
 
     use super::*;

@@ -30,6 +30,7 @@ const SELECTION: &[Key] = &[
     key("feedback.overlap", "/learning/feedback/overlap"),
     key("feedback.budget", "/learning/feedback/budget"),
     key("feedback.audit", "/learning/feedback/audit"),
+    key("feedback.degenerate", "/learning/feedback/degenerate"),
 ];
 
 /// The other keys that a fork may change.

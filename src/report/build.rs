@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use dissent_domain::conflict::{LogprobKind, NullBand, null_band};
 use dissent_domain::event::Recorded;
+use dissent_domain::flags::Flag;
 use dissent_domain::generation::FinishReason;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
@@ -155,6 +156,13 @@ fn counts(numbers: &RoundNumbers, planned: u32) -> Counts {
             counts.tokens += u64::from(completion.tokens);
             counts.truncated += u64::from(completion.finish_reason == FinishReason::Length);
         }
+    }
+    let all = || {
+        numbers.prompts.iter().flat_map(|prompt| &prompt.completions).flat_map(|completion| &completion.flags)
+    };
+    if all().next().is_some() {
+        let count = |flag: Flag| (flag, all().filter(|other| **other == flag).count() as u64);
+        counts.flags = Flag::ALL.map(count).to_vec();
     }
     counts
 }

@@ -2,6 +2,7 @@
 
 use dissent_domain::conflict::{LogprobKind, NullBand};
 use dissent_domain::event::{CodecError, StepName};
+use dissent_domain::flags::Flag;
 use dissent_domain::generation::FinishReason;
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::LogError;
@@ -124,7 +125,7 @@ pub enum Status {
 }
 
 /// The counts of a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Counts {
     /// Planned prompts.
     pub prompts: u32,
@@ -148,6 +149,9 @@ pub struct Counts {
     pub selected: u32,
     /// Prompts with a selected pair.
     pub selected_prompts: u32,
+    /// Completions with each flag, in the order of [`Flag::ALL`]; empty if flags are not recorded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<(Flag, u64)>,
 }
 
 /// The figures of a round; `None` if no prompt defines the figure.
@@ -294,6 +298,10 @@ pub struct CompletionFigures {
     pub pacs: Option<f64>,
     /// Whether it is selected for feedback.
     pub selected: bool,
+    /// What its text shows: loops, an empty text, a refusal and others. Empty unless the plan skips degenerate
+    /// completions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<Flag>,
 }
 
 impl CompletionFigures {

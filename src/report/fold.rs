@@ -187,6 +187,9 @@ impl RoundNumbers {
         let Conflict { degenerate, concordant, discordant, tied, .. } = e.conflict;
         (prompt.degenerate, prompt.concordant, prompt.discordant, prompt.tied) =
             (degenerate, concordant, discordant, tied);
+        for (completion, flags) in prompt.completions.iter_mut().zip(&e.flags) {
+            completion.flags.clone_from(flags);
+        }
         if degenerate {
             return;
         }
@@ -246,6 +249,7 @@ fn sampled_completion(completion: &Completion) -> CompletionFigures {
         z_reward: None,
         pacs: None,
         selected: false,
+        flags: Vec::new(),
     }
 }
 

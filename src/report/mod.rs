@@ -12,6 +12,7 @@ mod html;
 mod learning;
 pub(crate) mod lift;
 mod markdown;
+mod outcomes;
 pub(crate) mod page;
 mod summary;
 mod wording;
@@ -23,6 +24,7 @@ pub use html::html;
 pub use learning::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
 pub use lift::LiftFigures;
 pub use markdown::markdown;
+pub use outcomes::{ChosenBy, OutcomeFigures};
 pub use summary::{summary, summary_json};
 
 use crate::{files, text};

@@ -45,6 +45,8 @@ pub(super) struct Page<'a> {
     listed_max: usize,
     charts: &'a Charts,
     learning: Option<LearningPage>,
+    /// What the texts of the completions show; `None` if flags are not recorded.
+    flags: Option<String>,
 }
 
 impl<'a> Page<'a> {
@@ -59,7 +61,7 @@ impl<'a> Page<'a> {
             policy: &data.plan.policy.name,
             proxy: &data.plan.reward.name,
             samples: data.plan.sampling.samples,
-            counts: data.counts,
+            counts: data.counts.clone(),
             figures: &data.figures,
             noise_mean_abs_pacs: data.null_band.as_ref().map(|band| band.mean_abs_pacs.mean),
             headlines: wording::headlines(data),
@@ -77,6 +79,7 @@ impl<'a> Page<'a> {
             listed_max: LISTED_MAX,
             charts,
             learning: data.learning.as_ref().map(LearningPage::new),
+            flags: wording::flags(data),
         }
     }
 }

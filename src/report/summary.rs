@@ -13,9 +13,11 @@ use crate::text::{self, excerpt, visible};
 /// Completions shown of each direction of conflict.
 const SHOWN: usize = 2;
 const EXCERPT_CHARS: usize = 60;
+/// Columns of a terminal line.
+const COLUMNS: usize = 110;
 const SET_ASIDE_CHARS: usize = 240;
 
-/// Returns a report in 10 to 15 lines, with control characters escaped and without a final newline.
+/// Returns a report in 10 to 25 lines, with control characters escaped and without a final newline.
 ///
 /// Lines have at most 110 columns, except the reason why a prompt was set aside.
 #[must_use]
@@ -35,7 +37,7 @@ pub fn summary(data: &ReportData) -> String {
         text::grouped(counts.set_aside.into()),
     ));
     if let Some(truncated) = wording::truncated(data) {
-        line(format!("  {truncated}"));
+        wrapped(&truncated).into_iter().for_each(&mut line);
     }
     if let Some(SetAside { prompt_id, step, reason }) = data.set_aside.first() {
         let first = format!("set aside: {prompt_id} by the {} step: {reason}", step.name());
@@ -83,11 +85,10 @@ fn learning_lines(learning: &LearningFigures) -> Vec<String> {
             contradicted.unwrap_or_default(),
         ));
     }
-    lines.push(format!(
-        "  Do conflicts find the proxy's errors, better than random pairs? {}",
-        learning.lift.answer
-    ));
-    lines.push(format!("  Is the new policy better? {}", is_better(learning)));
+    lines.push("  Do conflicts find the proxy's errors, better than random pairs?".to_owned());
+    lines.extend(wrapped(&learning.lift.answer));
+    lines.push("  Is the new policy better?".to_owned());
+    lines.extend(wrapped(&is_better(learning)));
     let rows = table(learning);
     if !rows.is_empty() {
         let difference = if is_paired(learning) { "difference (95 %, paired)" } else { "difference" };
@@ -120,6 +121,21 @@ fn learning_lines(learning: &LearningFigures) -> Vec<String> {
     }
     for warning in &learning.warnings {
         lines.push(format!("  reward hacking is suspected: {}", warning.signs.join("; ")));
+    }
+    lines
+}
+
+/// Breaks a text into indented lines that fit a terminal.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= COLUMNS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(format!("    {word}")),
+        }
     }
     lines
 }

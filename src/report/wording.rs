@@ -1,6 +1,7 @@
 //! The sentences that explain the figures, shared by HTML, Markdown and the summary.
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
+use dissent_domain::flags::Flag;
 use dissent_domain::reward::RewardKind;
 use serde::Serialize;
 
@@ -265,6 +266,44 @@ pub(super) fn truncated(data: &ReportData) -> Option<String> {
             grouped(data.plan.sampling.max_new_tokens.into())
         )
     })
+}
+
+/// Names what the texts of the completions show, and what that means for the feedback. `None` if no completion has
+/// a flag, or flags are not recorded.
+pub(super) fn flags(data: &ReportData) -> Option<String> {
+    let counts = &data.counts;
+    let named: Vec<String> = counts
+        .flags
+        .iter()
+        .filter(|(_, completions)| *completions > 0)
+        .map(|(flag, completions)| format!("{} {}", grouped(*completions), flag_text(*flag)))
+        .collect();
+    if named.is_empty() {
+        return None;
+    }
+    let most_are_cut = 2 * counts.truncated > counts.completions;
+    let left_out = if most_are_cut {
+        "Nobody is asked about those that loop or are empty. Most are cut off, so that counts for nothing here"
+    } else {
+        "Nobody is asked about those that loop, are empty or are cut off"
+    };
+    Some(format!(
+        "Of {}: {}. {left_out} (feedback.degenerate = \"skip\").",
+        count(counts.completions, "completion"),
+        named.join(", ")
+    ))
+}
+
+fn flag_text(flag: Flag) -> &'static str {
+    match flag {
+        Flag::Repetition => "loop",
+        Flag::Empty => "are empty",
+        Flag::Cut => "are cut off",
+        Flag::Refusal => "refuse",
+        Flag::Language => "are in another language than the prompt",
+        Flag::Leak => "show parts of a chat template",
+        Flag::Short => "are too short for the request",
+    }
 }
 
 /// Returns the reason why a complete round has no figures.

@@ -131,7 +131,12 @@ impl Sample {
         let completions = |kind: LogprobKind| -> Vec<ScoredCompletions<'_>> {
             let conflicts = &conflicts[usize::from(kind == LogprobKind::Mean)];
             let both = conflicts.iter().zip(prompts);
-            both.map(|(conflict, prompt)| ScoredCompletions { conflict, rewards: &prompt.rewards }).collect()
+            both.map(|(conflict, prompt)| ScoredCompletions {
+                conflict,
+                rewards: &prompt.rewards,
+                left_out: &[],
+            })
+            .collect()
         };
         let has_conflict = |pair: &&LabelledPair| conflicts.iter().all(|of| !of[pair.prompt].degenerate);
         let labelled: Vec<&LabelledPair> = labelled.iter().filter(has_conflict).collect();

@@ -13,8 +13,8 @@ use dissent_domain::feedback::{Opponent, Verdict};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::plan::{
-    EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan, PromptSource,
-    RefinementPlan, TuningPlan,
+    DegenerateCompletions, EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan,
+    PromptSource, RefinementPlan, TuningPlan,
 };
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
 use dissent_storage::{SledLog, wait};
@@ -37,6 +37,7 @@ pub(crate) fn learning_plan(name: &str) -> Plan {
             overlap: 1,
             budget: None,
             audit: 0.0,
+            degenerate: DegenerateCompletions::Ask,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {

@@ -122,7 +122,7 @@ fn case_events(plan: &Plan, case: &Case) -> Vec<Event> {
             rewards,
         }
         .into(),
-        ConflictMeasured { round: 0, prompt_id, conflict }.into(),
+        ConflictMeasured { round: 0, prompt_id, conflict, flags: Vec::new() }.into(),
     ]
 }
 

@@ -10,8 +10,8 @@ use dissent_domain::event::{
 };
 use dissent_domain::feedback::{Opponent, Verdict};
 use dissent_domain::plan::{
-    EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan, Plan, PromptSource,
-    RefinementPlan, TuningPlan,
+    DegenerateCompletions, EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan,
+    Plan, PromptSource, RefinementPlan, TuningPlan,
 };
 use dissent_domain::training::{Hyperparameters, PolicyObjective};
 
@@ -36,6 +36,7 @@ pub(crate) fn learning_plan(name: &str, cases: &[Case], rounds: u32) -> Plan {
             overlap: 2,
             budget: None,
             audit: 0.0,
+            degenerate: DegenerateCompletions::Ask,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {

@@ -17,8 +17,8 @@ use dissent_domain::id::PromptId;
 use dissent_domain::log::ExpectedVersion;
 use dissent_domain::operator::Action;
 use dissent_domain::plan::{
-    ConflictPlan, EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan, PolicyPlan,
-    PromptSource, RefinementPlan, RewardPlan, TuningPlan,
+    ConflictPlan, DegenerateCompletions, EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan,
+    LearningPlan, Plan, PolicyPlan, PromptSource, RefinementPlan, RewardPlan, TuningPlan,
 };
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
@@ -54,6 +54,7 @@ fn plan(name: &str) -> Plan {
             overlap: 1,
             budget: None,
             audit: 0.0,
+            degenerate: DegenerateCompletions::Ask,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {

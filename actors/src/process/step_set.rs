@@ -202,7 +202,7 @@ impl StepBuilder {
     }
 
     fn conflict(&self) -> ConflictStep {
-        ConflictStep::new(self.log.clone(), self.plan.conflict.logprob)
+        ConflictStep::new(self.log.clone(), &self.plan)
     }
 
     fn oracle(&self, gold: Option<SharedGold>) -> Result<OracleStep, PipelineError> {

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use dissent_domain::conflict::{LogprobKind, Measurer};
 use dissent_domain::event::{CompletionsSampled, ConflictMeasured, RewardsScored, StepName};
+use dissent_domain::flags::{Flag, completion_flags};
+use dissent_domain::generation::Completion;
 use dissent_domain::log::EventLog;
+use dissent_domain::plan::{DegenerateCompletions, Plan};
 
 use crate::error::{StepError, StepFault};
 use crate::runner::step::{Consequence, Received, Step};
@@ -16,23 +19,31 @@ use crate::runner::step::{Consequence, Received, Step};
 pub(crate) struct ConflictStep {
     log: Arc<dyn EventLog>,
     logprob: LogprobKind,
+    /// Whether the flags of completions are recorded.
+    flags: bool,
     measurer: Measurer,
 }
 
 impl ConflictStep {
-    pub(crate) fn new(log: Arc<dyn EventLog>, logprob: LogprobKind) -> Self {
-        Self { log, logprob, measurer: Measurer::default() }
+    pub(crate) fn new(log: Arc<dyn EventLog>, plan: &Plan) -> Self {
+        let learning = plan.learning.as_ref();
+        let flags =
+            learning.is_some_and(|learning| learning.feedback.degenerate == DegenerateCompletions::Skip);
+        Self { log, logprob: plan.conflict.logprob, flags, measurer: Measurer::default() }
     }
 
     fn measure(&mut self, received: &Received<RewardsScored>) -> Result<ConflictMeasured, StepError> {
         let scored = &received.event;
-        let logprobs = self.logprobs(received)?;
+        let sampled = self.sampled(received)?;
+        let logprobs: Vec<f64> =
+            sampled.completions.iter().map(|completion| completion.logprob_as(self.logprob)).collect();
         let conflict = self.measurer.measure(&scored.rewards, &logprobs).map_err(StepError::set_aside)?;
-        Ok(ConflictMeasured { round: scored.round, prompt_id: scored.prompt_id.clone(), conflict })
+        let flags = if self.flags { flags(&sampled) } else { Vec::new() };
+        Ok(ConflictMeasured { round: scored.round, prompt_id: scored.prompt_id.clone(), conflict, flags })
     }
 
-    /// The log-probabilities of the completions that were scored, in nats.
-    fn logprobs(&self, received: &Received<RewardsScored>) -> Result<Vec<f64>, StepError> {
+    /// The completions that were scored.
+    fn sampled(&self, received: &Received<RewardsScored>) -> Result<CompletionsSampled, StepError> {
         let id = received.causation.ok_or_else(|| StepError::fatal(StepFault::NoCause))?;
         let missing = || StepError::fatal(StepFault::MissingCause(id));
         let sampled = self.log.find(id).map_err(StepError::fatal)?.ok_or_else(missing)?;
@@ -40,8 +51,17 @@ impl ConflictStep {
             let event_type = sampled.event.event_type;
             return Err(StepError::fatal(StepFault::NotCompletions { id, event_type }));
         };
-        Ok(e.completions.iter().map(|completion| completion.logprob_as(self.logprob)).collect())
+        Ok(e)
     }
+}
+
+/// The flags of each completion.
+fn flags(sampled: &CompletionsSampled) -> Vec<Vec<Flag>> {
+    let prompt = &sampled.prompt.text;
+    let of = |completion: &Completion| {
+        completion_flags(prompt, &completion.text, Some(completion.finish_reason)).iter().collect()
+    };
+    sampled.completions.iter().map(of).collect()
 }
 
 impl Step for ConflictStep {
@@ -83,7 +103,8 @@ mod tests {
             rewards: vec![0.0, 1.0],
         };
         let received = Received { id: start().caused("test", 1), causation, event };
-        let Err(StepError::Fatal(fault)) = ConflictStep::new(log, LogprobKind::Sum).handle(&received) else {
+        let Err(StepError::Fatal(fault)) = ConflictStep::new(log, &crate::tests::plan()).handle(&received)
+        else {
             panic!("the failure is fatal")
         };
         fault

@@ -23,8 +23,8 @@ use dissent_domain::generation::SamplingParams;
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::{
-    ConflictPlan, EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan, Plan,
-    PolicyPlan, PromptSource, RefinementPlan, RewardPlan, TuningPlan,
+    ConflictPlan, DegenerateCompletions, EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan,
+    LearningPlan, Plan, PolicyPlan, PromptSource, RefinementPlan, RewardPlan, TuningPlan,
 };
 use dissent_domain::prompt::Prompt;
 use dissent_domain::replay::Replay;
@@ -216,6 +216,7 @@ impl Fixture {
                 overlap: 1,
                 budget: None,
                 audit: 0.0,
+                degenerate: DegenerateCompletions::Ask,
             },
             refinement: RefinementPlan { original: None, hyperparameters: hyperparameters.clone() },
             tuning: TuningPlan { objective: PolicyObjective::default(), hyperparameters },

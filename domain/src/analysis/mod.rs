@@ -19,7 +19,7 @@ pub use comparison::ComparisonResult;
 pub use interval::{Interval, bootstrap_interval, bootstrap_intervals, student_t_quantile, t_interval};
 pub use mean::mean;
 pub use ranks::{midranks, strata};
-pub use spread::{BOOTSTRAP_GROUPS, Spread, corrected_level, ratio_contributions};
+pub use spread::{BOOTSTRAP_GROUPS, Spread, corrected_level, ratio_contributions, sign_flip_p};
 pub use wilson::wilson_interval;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Intervals of a mean over independent groups, at any level.
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::interval::{Interval, below, student_t_quantile};
 use crate::conflict::quantile;
@@ -69,6 +69,37 @@ impl Spread {
     }
 }
 
+/// Returns the probability of a mean at least as far from 0 if each value could as well have the other sign: the
+/// paired permutation test (Fisher 1935). It holds for any number of groups and any distribution. Up to 12 groups
+/// all signs are counted; beyond, `seed` draws them. 1 without values.
+#[must_use]
+pub fn sign_flip_p(values: &[f64], seed: u64) -> f64 {
+    const EXACT_GROUPS: usize = 12;
+    let observed = values.iter().sum::<f64>().abs();
+    // Sums of the same numbers in another order may differ in the last bits.
+    let is_as_far = |sum: f64| sum.abs() >= observed * (1.0 - 1e-12);
+    let sum_of = |signs: u64| -> f64 {
+        let signed = |(at, value): (usize, &f64)| if signs >> at & 1 == 1 { -value } else { *value };
+        values.iter().enumerate().map(signed).sum()
+    };
+    if values.len() <= EXACT_GROUPS {
+        let all = 1_u64 << values.len();
+        return (0..all).filter(|&signs| is_as_far(sum_of(signs))).count() as f64 / all as f64;
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let flipped = |_: &usize| {
+        let chunks = values.chunks(64);
+        let sum = chunks.map(|chunk| {
+            let signs = rng.next_u64();
+            let signed = |(at, value): (usize, &f64)| if signs >> at & 1 == 1 { -value } else { *value };
+            chunk.iter().enumerate().map(signed).sum::<f64>()
+        });
+        is_as_far(sum.sum())
+    };
+    let as_far = (0..RESAMPLES).filter(flipped).count();
+    (1 + as_far) as f64 / (1 + RESAMPLES) as f64
+}
+
 /// The values whose mean is a ratio of sums, Σ part / Σ whole, with the ratio's spread: the linearised
 /// contribution of each group (Cochran 1977, 6.4). `None` if the whole is 0.
 #[must_use]
@@ -114,8 +145,6 @@ fn resampled(values: &[f64], mean: f64, seed: u64) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use rand_chacha::rand_core::RngCore;
-
     use super::*;
 
     fn normal(rng: &mut ChaCha8Rng) -> f64 {
@@ -152,6 +181,17 @@ mod tests {
             // 475 expected, with a standard deviation of 5.
             assert!((460..=490).contains(&covered), "{groups} groups, skewed {skewed}: {covered} of 500");
         }
+    }
+
+    /// Source: scipy, `permutation_test((x,), np.mean, permutation_type="samples")`.
+    #[test]
+    fn signs_are_flipped_exactly_for_few_groups() {
+        let p = sign_flip_p(&[0.9, 0.4, -0.1, 1.2, 0.3, 0.8], 0);
+        assert!((p - 4.0 / 64.0).abs() < 1e-12, "{p}");
+        assert!((sign_flip_p(&[1.0; 8], 0) - 2.0 / 256.0).abs() < 1e-12);
+        assert!(sign_flip_p(&[1.0; 40], 0) < 0.001 && sign_flip_p(&[], 0) > 0.9);
+        let balanced: Vec<f64> = (0..40).map(|at| if at % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        assert!(sign_flip_p(&balanced, 0) > 0.9);
     }
 
     #[test]

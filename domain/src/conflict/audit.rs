@@ -89,7 +89,7 @@ mod tests {
         let prompts: Vec<ScoredCompletions<'_>> = conflicts
             .iter()
             .zip(&scores)
-            .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards })
+            .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards, left_out: &[] })
             .collect();
         let selected: BTreeSet<Pair> = pairs(&prompts).into_iter().take(2).collect();
         let mut drawn = std::collections::BTreeMap::new();

@@ -45,8 +45,10 @@ pub fn noise_selection(settings: &SelectionSettings, sizes: &[usize], seed: u64)
                 Some((rewards, conflict))
             })
             .collect();
-        let prompts: Vec<ScoredCompletions<'_>> =
-            scored.iter().map(|(rewards, conflict)| ScoredCompletions { conflict, rewards }).collect();
+        let prompts: Vec<ScoredCompletions<'_>> = scored
+            .iter()
+            .map(|(rewards, conflict)| ScoredCompletions { conflict, rewards, left_out: &[] })
+            .collect();
         let selection = select(settings, &prompts, seed.wrapping_add(draw as u64));
         found.completions += selection.completions.iter().map(Vec::len).sum::<usize>() as f64;
         found.prompts += selection.completions.iter().filter(|chosen| !chosen.is_empty()).count() as f64;

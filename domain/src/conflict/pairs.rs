@@ -13,6 +13,16 @@ pub struct ScoredCompletions<'a> {
     pub conflict: &'a Conflict,
     /// Their rewards by the proxy, shape `[N]`.
     pub rewards: &'a [f64],
+    /// Whether each completion is left out of every selection; empty: none is.
+    pub left_out: &'a [bool],
+}
+
+impl ScoredCompletions<'_> {
+    /// Whether a completion may be selected.
+    #[must_use]
+    pub fn is_kept(&self, completion: usize) -> bool {
+        !self.left_out.get(completion).copied().unwrap_or(false)
+    }
 }
 
 /// Two completions of one prompt.
@@ -66,8 +76,8 @@ impl PairScore {
 /// Number of equal-sized groups into which pairs are divided by margin.
 pub const MARGIN_STRATA: u32 = 10;
 
-/// Returns all pairs of completions of non-degenerate prompts, in prompt order. Completions with the same
-/// reward and the same PACS make no pair: they are the same text, sampled twice.
+/// Returns all pairs of completions of non-degenerate prompts, in prompt order, without those left out.
+/// Completions with the same reward and the same PACS make no pair: they are the same text, sampled twice.
 #[must_use]
 pub fn pairs(prompts: &[ScoredCompletions<'_>]) -> Vec<Pair> {
     let kept = prompts.iter().enumerate().filter(|(_, scored)| !scored.conflict.degenerate);
@@ -75,6 +85,7 @@ pub fn pairs(prompts: &[ScoredCompletions<'_>]) -> Vec<Pair> {
         let completions = scored.conflict.completions();
         (0..completions)
             .flat_map(move |first| (first + 1..completions).map(move |second| Pair { prompt, first, second }))
+            .filter(|pair| scored.is_kept(pair.first) && scored.is_kept(pair.second))
             .filter(|pair| tells_apart(&scored.conflict.pacs, scored.rewards, pair.first, pair.second))
     })
     .collect()
@@ -175,7 +186,7 @@ mod tests {
     /// The third worked example of the method, and a prompt with constant rewards.
     fn scored(score: PairScore, rewards: &[f64], logprobs: &[f64]) -> Vec<f64> {
         let conflict = measure(rewards, logprobs).unwrap();
-        let prompts = [ScoredCompletions { conflict: &conflict, rewards }];
+        let prompts = [ScoredCompletions { conflict: &conflict, rewards, left_out: &[] }];
         pair_scores(score, &prompts, &pairs(&prompts))
     }
 
@@ -230,7 +241,7 @@ mod tests {
         let rewards: Vec<f64> = (0..21).map(|completion| f64::from(completion * completion)).collect();
         let logprobs: Vec<f64> = (0..21).map(|completion| f64::from((completion * 7) % 21)).collect();
         let conflict = measure(&rewards, &logprobs).unwrap();
-        let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }];
+        let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards, left_out: &[] }];
         let pairs = pairs(&prompts);
         let shares = pair_scores(PairScore::EqualMargin, &prompts, &pairs);
         let stratum = margin_strata(&prompts, &pairs);
@@ -266,7 +277,7 @@ mod tests {
             let (rewards, logprobs): (Vec<f64>, Vec<f64>) = scores.into_iter().unzip();
             let conflict = measure(&rewards, &logprobs).unwrap();
             prop_assume!(!conflict.degenerate);
-            let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }];
+            let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards, left_out: &[] }];
             let z = z_scores(&rewards).unwrap();
             for pair in pairs(&prompts) {
                 let of = |score| of_pair(score, &prompts[0], &z, pair);

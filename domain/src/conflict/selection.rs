@@ -336,7 +336,7 @@ impl Selection {
 ///
 /// let (rewards, logprobs) = ([1.0, 1.0, 2.0, 3.0], [-1.0, -2.0, -2.0, -4.0]);
 /// let conflict = measure(&rewards, &logprobs).unwrap();
-/// let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }];
+/// let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards, left_out: &[] }];
 /// let settings = SelectionSettings { rule: Rule::Budget, budget: Some(2), ..SelectionSettings::default() };
 /// // |PACS| is largest for the completions 3 (3.11) and 0 (2.05).
 /// assert_eq!(select(&settings, &prompts, 0).completions, [[0, 3]]);
@@ -353,10 +353,7 @@ pub fn select(settings: &SelectionSettings, prompts: &[ScoredCompletions<'_>], s
             Selection::of_pairs(prompts.len(), ranked.into_iter().take(budget))
         }
         (Rule::None, None) => Selection::of_pairs(prompts.len(), std::iter::empty()),
-        (_, None) => {
-            let conflicts: Vec<&Conflict> = prompts.iter().map(|scored| scored.conflict).collect();
-            Selection { completions: select_completions(settings, &conflicts, seed), pairs: None }
-        }
+        (_, None) => Selection { completions: select_completions(settings, prompts, seed), pairs: None },
     }
 }
 
@@ -435,14 +432,19 @@ fn kept_pairs(prompts: &[ScoredCompletions<'_>], seed: u64) -> Vec<Pair> {
         .map(|prompt| Candidate { prompt, completion: 0, abs_pacs: 0.0 })
         .collect();
     for Candidate { prompt, .. } in shuffled(eligible, seed) {
+        let kept: Vec<usize> = (0..prompts[prompt].rewards.len())
+            .filter(|&completion| prompts[prompt].is_kept(completion))
+            .collect();
         let z = z_scores(prompts[prompt].rewards).unwrap_or_default();
+        let z: Vec<f64> = kept.iter().filter_map(|&completion| z.get(completion).copied()).collect();
         let mut draws = [0; 32];
         draws[..8].copy_from_slice(&seed.to_le_bytes());
         draws[8..16].copy_from_slice(&(prompt as u64).to_le_bytes());
         // Sampling fails only for rewards that are not finite; these have a measured conflict.
-        let kept = rso::accepted(&z, RSO_BETA, z.len(), draws).unwrap_or_default();
-        found.extend(kept.chunks_exact(2).enumerate().map(|(turn, two)| {
-            (turn, Pair { prompt, first: two[0].min(two[1]), second: two[0].max(two[1]) })
+        let accepted = rso::accepted(&z, RSO_BETA, z.len(), draws).unwrap_or_default();
+        found.extend(accepted.chunks_exact(2).enumerate().map(|(turn, two)| {
+            let (one, other) = (kept[two[0]], kept[two[1]]);
+            (turn, Pair { prompt, first: one.min(other), second: one.max(other) })
         }));
     }
     // A stable sort: within a turn, prompts stay in their random order.
@@ -451,16 +453,20 @@ fn kept_pairs(prompts: &[ScoredCompletions<'_>], seed: u64) -> Vec<Pair> {
 }
 
 /// Returns the selected completion indices per prompt, ascending, by a rule that selects completions.
-fn select_completions(settings: &SelectionSettings, conflicts: &[&Conflict], seed: u64) -> Vec<Vec<usize>> {
+fn select_completions(
+    settings: &SelectionSettings,
+    prompts: &[ScoredCompletions<'_>],
+    seed: u64,
+) -> Vec<Vec<usize>> {
     let mut candidates = match settings.rule {
-        Rule::Random => shuffled(candidates(conflicts, |_| true), seed),
+        Rule::Random => shuffled(candidates(prompts, |_| true), seed),
         Rule::Mean => {
             let delta = settings.effective_delta();
             let tau = settings.effective_tau();
             let exceeds = |conflict: &Conflict| conflict.mean_abs_pacs > delta;
-            candidates(conflicts, |conflict| is_distant(conflict, tau) && exceeds(conflict))
+            candidates(prompts, |conflict| is_distant(conflict, tau) && exceeds(conflict))
         }
-        Rule::Paper | Rule::Budget | Rule::Quantile => above_thresholds(settings, conflicts),
+        Rule::Paper | Rule::Budget | Rule::Quantile => above_thresholds(settings, prompts),
         Rule::Margin
         | Rule::Gap
         | Rule::Discordant
@@ -479,7 +485,7 @@ fn select_completions(settings: &SelectionSettings, conflicts: &[&Conflict], see
         }
         candidates.truncate(budget);
     }
-    let mut selected = vec![Vec::new(); conflicts.len()];
+    let mut selected = vec![Vec::new(); prompts.len()];
     for candidate in candidates {
         if let Some(indices) = selected.get_mut(candidate.prompt) {
             indices.push(candidate.completion);
@@ -498,11 +504,13 @@ struct Candidate {
     abs_pacs: f64,
 }
 
-/// Returns all completions of non-degenerate prompts that pass `keep`, in prompt order.
-fn candidates(conflicts: &[&Conflict], keep: impl Fn(&Conflict) -> bool) -> Vec<Candidate> {
-    let kept = conflicts.iter().enumerate().filter(|(_, conflict)| !conflict.degenerate && keep(conflict));
-    kept.flat_map(|(prompt, conflict)| {
-        conflict.pacs.iter().enumerate().map(move |(completion, pacs)| Candidate {
+/// Returns the completions of non-degenerate prompts that pass `keep`, in prompt order, without those left out.
+fn candidates(prompts: &[ScoredCompletions<'_>], keep: impl Fn(&Conflict) -> bool) -> Vec<Candidate> {
+    let kept =
+        prompts.iter().enumerate().filter(|(_, scored)| !scored.conflict.degenerate && keep(scored.conflict));
+    kept.flat_map(|(prompt, scored)| {
+        let pacs = scored.conflict.pacs.iter().enumerate();
+        pacs.filter(|(completion, _)| scored.is_kept(*completion)).map(move |(completion, pacs)| Candidate {
             prompt,
             completion,
             abs_pacs: pacs.abs(),
@@ -515,17 +523,17 @@ fn is_distant(conflict: &Conflict, tau: f64) -> bool {
     conflict.kendall_tau_distance.is_some_and(|distance| distance >= tau)
 }
 
-fn above_thresholds(settings: &SelectionSettings, conflicts: &[&Conflict]) -> Vec<Candidate> {
+fn above_thresholds(settings: &SelectionSettings, prompts: &[ScoredCompletions<'_>]) -> Vec<Candidate> {
     let tau = settings.effective_tau();
     let mut delta = settings.effective_delta();
     if settings.rule == Rule::Quantile {
         // The quantile of all measured completions, not only of prompts that pass τ.
         let mut all: Vec<f64> =
-            candidates(conflicts, |_| true).iter().map(|candidate| candidate.abs_pacs).collect();
+            candidates(prompts, |_| true).iter().map(|candidate| candidate.abs_pacs).collect();
         all.sort_unstable_by(f64::total_cmp);
         delta = delta.max(quantile(&all, settings.quantile).unwrap_or(0.0));
     }
-    let mut candidates = candidates(conflicts, |conflict| is_distant(conflict, tau));
+    let mut candidates = candidates(prompts, |conflict| is_distant(conflict, tau));
     candidates.retain(|candidate| candidate.abs_pacs >= delta);
     candidates
 }

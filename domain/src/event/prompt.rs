@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::step_name::StepName;
 use crate::conflict::Conflict;
+use crate::flags::Flag;
 use crate::generation::Completion;
 use crate::id::PromptId;
 use crate::prompt::Prompt;
@@ -56,6 +57,9 @@ pub struct ConflictMeasured {
     pub prompt_id: PromptId,
     /// PACS, Kendall's tau and the pair counts.
     pub conflict: Conflict,
+    /// The flags of each completion. Empty unless the plan skips degenerate completions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<Vec<Flag>>,
 }
 
 /// A step set a prompt aside; the round continues without it.

@@ -54,7 +54,7 @@ pub struct Comparison {
 }
 
 /// Returns the comparisons of one prompt: each selected completion with an opponent, no pair twice.
-/// Completions with the same reward and the same PACS are never compared. At equal distances the lower index
+/// Completions with the same reward and the same PACS are never compared, and those in `left_out` are no opponents. At equal distances the lower index
 /// wins. `seed` determines the order of display and the random opponents.
 #[must_use]
 pub fn comparisons(
@@ -62,13 +62,16 @@ pub fn comparisons(
     selected: &[usize],
     pacs: &[f64],
     rewards: &[f64],
+    left_out: &[bool],
     seed: u64,
 ) -> Vec<Comparison> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut found: Vec<Comparison> = Vec::with_capacity(selected.len());
+    let is_kept = |other: usize| !left_out.get(other).copied().unwrap_or(false);
     for &completion in selected {
-        let others: Vec<usize> =
-            (0..pacs.len()).filter(|&other| tells_apart(pacs, rewards, completion, other)).collect();
+        let others: Vec<usize> = (0..pacs.len())
+            .filter(|&other| is_kept(other) && tells_apart(pacs, rewards, completion, other))
+            .collect();
         let farthest = |scores: &[f64], sign: f64| {
             let distance = |other: usize| sign * (scores[completion] - scores[other]).abs();
             let farther = |best, other| if distance(other) > distance(best) { other } else { best };
@@ -190,13 +193,13 @@ mod tests {
         let (pacs, rewards) = ([2.0, 2.0, -4.0], [1.0, 1.0, 0.5]);
         for opponent in [Opponent::Conflict, Opponent::Margin, Opponent::Random] {
             for seed in 0..20 {
-                let found = comparisons(opponent, &[0, 1], &pacs, &rewards, seed);
+                let found = comparisons(opponent, &[0, 1], &pacs, &rewards, &[], seed);
                 assert!(
                     found.iter().all(|pair| pair.first == 2 || pair.second == 2),
                     "{opponent:?}: {found:?}"
                 );
             }
         }
-        assert_eq!(comparisons(Opponent::Margin, &[0], &[1.0; 2], &[1.0; 2], 0), []);
+        assert_eq!(comparisons(Opponent::Margin, &[0], &[1.0; 2], &[1.0; 2], &[], 0), []);
     }
 }

@@ -4,12 +4,10 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::analysis::{Interval, Spread, corrected_level, ratio_contributions};
+use crate::analysis::{Interval, Spread, corrected_level, ratio_contributions, sign_flip_p};
 use crate::event::{FiguresByPrompt, PolicyEvaluated};
 use crate::id::PromptId;
 
-/// Fewest prompts from which a difference can be clear.
-const PROMPTS_MIN: usize = 5;
 /// The seed of every bootstrap here: the same evaluations have the same intervals.
 const SEED: u64 = 0;
 
@@ -54,7 +52,8 @@ pub struct Difference {
     pub after: f64,
     /// After − before, with its 95 % interval over prompts.
     pub interval: Interval,
-    /// Whether the interval, corrected for the number of differences in the table, excludes 0.
+    /// Whether the interval, corrected for the number of differences in the table, excludes 0,
+    /// and the paired permutation test agrees.
     pub is_clear: bool,
 }
 
@@ -67,7 +66,9 @@ impl Difference {
         let values: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
         let spread = Spread::of(&values, SEED)?;
         let corrected = spread.interval(corrected_level(tests));
-        let is_clear = groups >= PROMPTS_MIN && (corrected.low > 0.0 || corrected.high < 0.0);
+        let excludes_0 = corrected.low > 0.0 || corrected.high < 0.0;
+        // Intervals are approximate, above all for shares of a few completions. The test is exact.
+        let is_clear = excludes_0 && sign_flip_p(&values, SEED) <= 1.0 - corrected_level(tests);
         Some(Self { before: mean(before), after: mean(after), interval: spread.interval(0.95), is_clear })
     }
 }
@@ -76,7 +77,7 @@ impl Difference {
 /// lacks has no entry. Empty for evaluations of version 0.1, which have no figures by prompt.
 ///
 /// The interval of each difference is at 95 %. A difference is clear only if its interval at 1 − 5 % / (number
-/// of differences) excludes 0. So a tuning that changes nothing shows a clear difference in at most 5 % of
+/// of differences) excludes 0, and if the paired permutation test agrees. So a tuning that changes nothing shows a clear difference in at most 5 % of
 /// tables.
 #[must_use]
 pub fn differences(before: &PolicyEvaluated, after: &PolicyEvaluated) -> Vec<(HeldOutFigure, Difference)> {

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::conflict::{self, Pair, Rule, ScoredCompletions, SelectionSettings};
+use crate::conflict::{self, Pair, Rule, SelectionSettings};
 use crate::experiment::Experiment;
 use crate::feedback::Verdict;
 use crate::id::PromptId;
 use crate::learning::RequestedComparison;
 use crate::plan::Plan;
 use crate::round::Round;
-use crate::round::selection::RoundSelection;
+use crate::round::selection::{self, RoundSelection};
 
 /// The pairs of all rounds.
 pub(super) struct Population {
@@ -87,10 +87,8 @@ impl Population {
 impl RoundPairs {
     fn of(round: &Round, plan: &Plan, clusters: &mut BTreeMap<PromptId, usize>) -> Self {
         let measured: Vec<_> = round.prompt_states().measured().collect();
-        let scored: Vec<ScoredCompletions<'_>> = measured
-            .iter()
-            .map(|prompt| ScoredCompletions { conflict: prompt.conflict, rewards: prompt.rewards })
-            .collect();
+        let left_out = selection::left_out(plan, &measured);
+        let scored = selection::scored(&measured, &left_out);
         let pairs = conflict::pairs(&scored);
         let places: BTreeMap<Pair, usize> = pairs.iter().copied().zip(0..).collect();
         let prompts: BTreeMap<&PromptId, usize> =

@@ -37,6 +37,29 @@ pub struct FeedbackPlan {
     /// completions. Version 0.1 had none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub audit: f64,
+    /// Whether anybody is asked about degenerate completions. Version 0.1 always asked.
+    #[serde(default, skip_serializing_if = "DegenerateCompletions::is_ask")]
+    pub degenerate: DegenerateCompletions,
+}
+
+/// What happens to degenerate completions: loops, empty texts, and texts that the token limit cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DegenerateCompletions {
+    /// They are compared like others.
+    #[default]
+    Ask,
+    /// No comparison shows them. The conflict step records the flags, by the rules of version 0.2; other rules
+    /// would be another value. Where more than half of a round's completions are cut off, being cut off does
+    /// not count.
+    Skip,
+}
+
+impl DegenerateCompletions {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_ask(&self) -> bool {
+        *self == Self::Ask
+    }
 }
 
 impl FeedbackPlan {

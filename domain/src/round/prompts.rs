@@ -9,6 +9,7 @@ use crate::event::{
     CompletionsSampled, ConflictMeasured, EventId, EventType, PromptAdmitted, PromptEvent, RewardsScored,
     StepName,
 };
+use crate::flags::Flag;
 use crate::id::PromptId;
 
 /// Largest number of prompts in a prompt file.
@@ -29,6 +30,9 @@ pub enum PromptProgress {
         conflict: Conflict,
         /// The rewards from which it was measured.
         rewards: Vec<f64>,
+        /// The flags of each completion; empty if they are not recorded.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        flags: Vec<Vec<Flag>>,
     },
     /// This step set the prompt aside.
     SetAside(StepName),
@@ -99,6 +103,9 @@ pub enum PromptRejection {
     /// There are too many or too few PACS.
     #[error("the number of PACS differs from the number of completions")]
     WrongNumberOfPacs,
+    /// There are flags for too many or too few completions.
+    #[error("the flags are not those of every completion")]
+    WrongNumberOfFlags,
     /// A figure of the conflict is NaN or infinite.
     #[error("a figure of the conflict is not finite")]
     ConflictNotFinite,
@@ -128,6 +135,7 @@ pub(crate) struct MeasuredPrompt<'a> {
     pub(crate) prompt_id: &'a PromptId,
     pub(crate) conflict: &'a Conflict,
     pub(crate) rewards: &'a [f64],
+    pub(crate) flags: &'a [Vec<Flag>],
 }
 
 /// The prompts of a round, with their progress.
@@ -176,10 +184,10 @@ impl Prompts {
     /// The prompts with a measured conflict, in the order of the prompt file.
     pub(crate) fn measured(&self) -> impl Iterator<Item = MeasuredPrompt<'_>> {
         (0_u32..).zip(&self.entries).filter_map(|(index, prompt)| {
-            let (prompt_id, PromptProgress::Measured { conflict, rewards }) = prompt.as_ref()? else {
+            let (prompt_id, PromptProgress::Measured { conflict, rewards, flags }) = prompt.as_ref()? else {
                 return None;
             };
-            Some(MeasuredPrompt { index, prompt_id, conflict, rewards })
+            Some(MeasuredPrompt { index, prompt_id, conflict, rewards, flags })
         })
     }
 
@@ -263,6 +271,9 @@ impl Prompts {
     fn decide_measured(&self, e: &ConflictMeasured) -> Result<(), PromptRejection> {
         match self.progress(&e.prompt_id) {
             Some(PromptProgress::Scored(rewards)) if rewards.len() == e.conflict.pacs.len() => {
+                if !e.flags.is_empty() && e.flags.len() != rewards.len() {
+                    return Err(PromptRejection::WrongNumberOfFlags);
+                }
                 if e.conflict.is_finite() { Ok(()) } else { Err(PromptRejection::ConflictNotFinite) }
             }
             Some(PromptProgress::Scored(_)) => Err(PromptRejection::WrongNumberOfPacs),
@@ -292,7 +303,11 @@ impl Prompts {
                 };
                 self.advance(
                     &e.prompt_id,
-                    PromptProgress::Measured { conflict: e.conflict.clone(), rewards },
+                    PromptProgress::Measured {
+                        conflict: e.conflict.clone(),
+                        rewards,
+                        flags: e.flags.clone(),
+                    },
                 );
             }
             PromptEvent::SetAside(e) => {

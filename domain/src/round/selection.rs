@@ -8,7 +8,8 @@ use crate::analysis::mean;
 use crate::conflict::{self, AuditDraws, Pair, Rule, ScoredCompletions, Selection, SelectionSettings};
 use crate::event::{FeedbackRequested, PairSelected, RoundEvaluated};
 use crate::feedback::{self, Opponent};
-use crate::plan::Plan;
+use crate::flags::Flag;
+use crate::plan::{DegenerateCompletions, Plan};
 
 /// Added to the seed of a round for its audit, whose draws are independent of the rule's.
 const AUDIT_SEED: u64 = 0x0a0d_17d2_a305_5a4e;
@@ -42,10 +43,8 @@ impl<'a> RoundSelection<'a> {
         let share = feedback.filter(|_| asks).map_or(0.0, |feedback| feedback.audit);
         let seed = plan.seed.wrapping_add(u64::from(round));
         let measured: Vec<MeasuredPrompt<'a>> = prompts.measured().collect();
-        let scored: Vec<ScoredCompletions<'_>> = measured
-            .iter()
-            .map(|prompt| ScoredCompletions { conflict: prompt.conflict, rewards: prompt.rewards })
-            .collect();
+        let left_out = left_out(plan, &measured);
+        let scored = scored(&measured, &left_out);
         let budget = plan.conflict.selection.budget;
         let reserved = budget.map(|budget| conflict::audit_labels(budget, share));
         let settings = SelectionSettings {
@@ -54,7 +53,7 @@ impl<'a> RoundSelection<'a> {
         };
         let selection = conflict::select(&settings, &scored, seed);
         let mut this = Self { round, seed, measured, selection, requested: Vec::new() };
-        this.requested = this.of_rule(opponent);
+        this.requested = this.of_rule(opponent, &left_out);
         if share > 0.0 {
             let selected = this.asked();
             let draws = reserved.unwrap_or_else(|| conflict::audit_beside(selected.len() as u64, share));
@@ -64,10 +63,11 @@ impl<'a> RoundSelection<'a> {
     }
 
     /// The comparisons that judge the rule's selection.
-    fn of_rule(&self, opponent: Opponent) -> Vec<Vec<RequestedPair>> {
+    fn of_rule(&self, opponent: Opponent, left_out: &[Vec<bool>]) -> Vec<Vec<RequestedPair>> {
         let of_rule = |comparison| RequestedPair { comparison, propensity: None };
-        let of_prompt =
-            |(place, prompt)| self.comparisons_of(opponent, place, prompt).into_iter().map(of_rule).collect();
+        let of_prompt = |(place, prompt)| {
+            self.comparisons_of(opponent, place, prompt, &left_out[place]).into_iter().map(of_rule).collect()
+        };
         self.measured.iter().enumerate().map(of_prompt).collect()
     }
 
@@ -131,6 +131,7 @@ impl<'a> RoundSelection<'a> {
         opponent: Opponent,
         place: usize,
         prompt: &MeasuredPrompt<'_>,
+        left_out: &[bool],
     ) -> Vec<feedback::Comparison> {
         let seed = self.prompt_seed(prompt.index);
         match &self.selection.pairs {
@@ -140,6 +141,7 @@ impl<'a> RoundSelection<'a> {
                 &self.selection.completions[place],
                 &prompt.conflict.pacs,
                 prompt.rewards,
+                left_out,
                 seed,
             ),
         }
@@ -165,5 +167,95 @@ impl<'a> RoundSelection<'a> {
             mean_abs_pacs: mean(defined().map(|c| c.mean_abs_pacs)),
             kendall_tau: mean(defined().filter_map(|c| c.kendall_tau)),
         }
+    }
+}
+
+/// The input of a selection.
+pub(crate) fn scored<'a>(
+    measured: &[MeasuredPrompt<'a>],
+    left_out: &'a [Vec<bool>],
+) -> Vec<ScoredCompletions<'a>> {
+    let prompts = measured.iter().zip(left_out);
+    prompts
+        .map(|(prompt, left_out)| ScoredCompletions {
+            conflict: prompt.conflict,
+            rewards: prompt.rewards,
+            left_out,
+        })
+        .collect()
+}
+
+/// Returns whether each completion of each prompt is left out, because it is degenerate and the plan skips
+/// those. Being cut off does not count where more than half of the round's completions are cut off.
+pub(crate) fn left_out(plan: &Plan, measured: &[MeasuredPrompt<'_>]) -> Vec<Vec<bool>> {
+    let feedback = plan.learning.as_ref().map(|learning| &learning.feedback);
+    if feedback.is_none_or(|feedback| feedback.degenerate == DegenerateCompletions::Ask) {
+        return vec![Vec::new(); measured.len()];
+    }
+    let all = || measured.iter().flat_map(|prompt| prompt.flags);
+    let cut = all().filter(|flags| flags.contains(&Flag::Cut)).count();
+    let cut_counts = 2 * cut <= all().count();
+    let is_degenerate = |flags: &Vec<Flag>| {
+        flags.iter().any(|flag| flag.is_degenerate() && (cut_counts || *flag != Flag::Cut))
+    };
+    measured.iter().map(|prompt| prompt.flags.iter().map(is_degenerate).collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conflict::measure;
+    use crate::id::PromptId;
+
+    /// A plan that asks about the `budget` completions of largest |PACS|.
+    fn plan(degenerate: &str) -> Plan {
+        let hyperparameters = serde_json::json!({});
+        let prompts = serde_json::json!({"artifact": "h", "count": 1});
+        serde_json::from_value(serde_json::json!({
+            "experiment": "e", "seed": 0, "rounds": 1, "prompts": prompts,
+            "policy": {"name": "p", "fingerprint": "f", "template": "chat"},
+            "reward": {"name": "r", "fingerprint": "g", "template": "chat", "kind": "reward"},
+            "sampling": {},
+            "conflict": {"logprob": "sum", "selection": {"rule": "budget", "budget": 4}},
+            "learning": {
+                "feedback": {"source": "people", "opponent": "conflict", "overlap": 1, "budget": null, "degenerate": degenerate},
+                "refinement": {"original": null, "hyperparameters": hyperparameters},
+                "tuning": {"objective": {}, "hyperparameters": hyperparameters},
+                "evaluation": {"prompts": prompts, "samples": 2, "gold": null},
+                "guards": {},
+            },
+        }))
+        .unwrap()
+    }
+
+    /// The completions that a plan leaves out of a prompt with these flags.
+    fn found(degenerate: &str, flags: &[Vec<Flag>]) -> Vec<bool> {
+        let rewards: Vec<f64> = (0..flags.len()).map(|index| index as f64).collect();
+        let logprobs: Vec<f64> = rewards.iter().map(|reward| -reward * reward).collect();
+        let conflict = measure(&rewards, &logprobs).unwrap();
+        let prompt_id = PromptId::new("p").unwrap();
+        let measured = [MeasuredPrompt {
+            index: 0,
+            prompt_id: &prompt_id,
+            conflict: &conflict,
+            rewards: &rewards,
+            flags,
+        }];
+        left_out(&plan(degenerate), &measured).remove(0)
+    }
+
+    #[test]
+    fn degenerate_completions_are_left_out_if_the_plan_skips_them() {
+        let flags = [vec![], vec![Flag::Repetition], vec![Flag::Refusal], vec![Flag::Cut], vec![Flag::Empty]];
+        assert_eq!(found("skip", &flags), [false, true, false, true, true]);
+        assert!(found("ask", &flags).is_empty());
+    }
+
+    #[test]
+    fn where_most_completions_are_cut_off_that_does_not_count() {
+        let flags = [vec![Flag::Cut], vec![Flag::Cut], vec![Flag::Cut, Flag::Repetition], vec![], vec![]];
+        assert_eq!(found("skip", &flags), [false, false, true, false, false]);
+        let half = [vec![Flag::Cut], vec![Flag::Cut], vec![], vec![]];
+        assert_eq!(found("skip", &half), [true, true, false, false]);
     }
 }

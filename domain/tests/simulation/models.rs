@@ -14,8 +14,8 @@ use dissent_domain::feedback::{Opponent, Verdict};
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::plan::{
-    ConflictPlan, EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan, LearningPlan, Plan, PolicyPlan,
-    PromptSource, RefinementPlan, RewardPlan, TuningPlan,
+    ConflictPlan, DegenerateCompletions, EvaluationPlan, FeedbackPlan, FeedbackSource, GuardPlan,
+    LearningPlan, Plan, PolicyPlan, PromptSource, RefinementPlan, RewardPlan, TuningPlan,
 };
 use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
@@ -42,6 +42,7 @@ pub(crate) fn plan() -> Plan {
             overlap: 1,
             budget: None,
             audit: 0.0,
+            degenerate: DegenerateCompletions::Ask,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {
@@ -128,7 +129,8 @@ pub(crate) fn score(model: &str, sampled: &CompletionsSampled) -> Event {
 pub(crate) fn conflict(sampled: &CompletionsSampled, scored: &RewardsScored) -> Event {
     let logprobs: Vec<f64> = sampled.completions.iter().map(|completion| completion.logprob).collect();
     let conflict = measure(&scored.rewards, &logprobs).unwrap();
-    ConflictMeasured { round: scored.round, prompt_id: scored.prompt_id.clone(), conflict }.into()
+    ConflictMeasured { round: scored.round, prompt_id: scored.prompt_id.clone(), conflict, flags: Vec::new() }
+        .into()
 }
 
 pub(crate) fn judge(sampled: &CompletionsSampled, requested: &FeedbackRequested) -> Event {

@@ -189,7 +189,7 @@ impl History {
             RewardsScored { round, prompt_id: prompt_id.clone(), reward_model, rewards: rewards.clone() };
         let scored_id = self.propose(sampled_id, &scored.into());
         let conflict = measure(&rewards, &scores(index, 1)).unwrap();
-        self.propose(scored_id, &ConflictMeasured { round, prompt_id, conflict }.into());
+        self.propose(scored_id, &ConflictMeasured { round, prompt_id, conflict, flags: Vec::new() }.into());
     }
 }
 

@@ -13,6 +13,7 @@ use dissent_domain::plan::{LearningPlan, Plan};
 use dissent_domain::round::Round;
 
 use super::super::lift::LiftFigures;
+use super::super::outcomes;
 use super::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
 
 /// Limit of the points of a metric; an SVG shows no more.
@@ -75,6 +76,7 @@ impl LearningFold {
             changes: changes(&evaluations),
             agreement: agreement(&evaluations),
             lift: LiftFigures::of(&self.experiment),
+            outcomes: outcomes::of_rounds(&self.experiment, round),
             feedback: rounds.iter().filter_map(|round| feedback(round, learning)).collect(),
             trainings: [Stage::Reward, Stage::Policy]
                 .into_iter()

@@ -10,6 +10,7 @@ use dissent_domain::plan::FeedbackSource;
 use serde::Serialize;
 
 use super::lift::LiftFigures;
+use super::outcomes::OutcomeFigures;
 
 pub(super) use fold::LearningFold;
 pub(super) use wording::{LearningPage, agreement_rows, is_better, is_paired, settings, table};
@@ -33,6 +34,8 @@ pub struct LearningFigures {
     pub lift: LiftFigures,
     /// The feedback of each round.
     pub feedback: Vec<FeedbackFigures>,
+    /// Which model was wrong about the judged pairs of each round.
+    pub outcomes: Vec<OutcomeFigures>,
     /// The trainings of the reported round.
     pub trainings: Vec<TrainingFigures>,
     /// Signs of reward hacking.

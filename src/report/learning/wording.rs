@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{Change, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
 use crate::report::lift::LiftPage;
+use crate::report::outcomes::OutcomeRow;
 use crate::report::wording::Setting;
 use crate::text::{count, fingerprint, grouped, percent, signed};
 
@@ -48,6 +49,7 @@ pub(in crate::report) struct LearningPage {
     lift: LiftPage,
     held_out: String,
     feedback: Vec<FeedbackRow>,
+    outcomes: Vec<OutcomeRow>,
     agreement: Vec<String>,
     trainings: Vec<TrainingRow>,
     warnings: Vec<String>,
@@ -166,6 +168,7 @@ impl LearningPage {
                 },
             ),
             feedback: figures.feedback.iter().map(feedback_row).collect(),
+            outcomes: figures.outcomes.iter().map(OutcomeRow::new).collect(),
             agreement: figures.feedback.last().map(agreement).unwrap_or_default(),
             trainings: figures.trainings.iter().map(training_row).collect(),
             warnings: figures

@@ -7,6 +7,11 @@ fn settings(rule: Rule) -> SelectionSettings {
     SelectionSettings { rule, ..SelectionSettings::default() }
 }
 
+/// The input of rules that need no reward.
+fn scored<'a>(conflicts: &[&'a Conflict]) -> Vec<ScoredCompletions<'a>> {
+    conflicts.iter().map(|conflict| ScoredCompletions { conflict, rewards: &[], left_out: &[] }).collect()
+}
+
 fn conflict(pacs: &[f64], distance: f64) -> Conflict {
     Conflict {
         degenerate: false,
@@ -33,7 +38,7 @@ fn conflicts() -> Vec<Conflict> {
 fn selected(settings: &SelectionSettings) -> Vec<Vec<usize>> {
     settings.validate().unwrap();
     let conflicts = conflicts();
-    select_completions(settings, &conflicts.iter().collect::<Vec<_>>(), 7)
+    select_completions(settings, &scored(&conflicts.iter().collect::<Vec<_>>()), 7)
 }
 
 #[test]
@@ -90,7 +95,9 @@ fn random_draws_every_completion_equally_often() {
     let random = SelectionSettings { budget: Some(3), ..settings(Rule::Random) };
     let mut times = [[0_u32; 3]; 4];
     for seed in 0..3000 {
-        for (prompt, indices) in select_completions(&random, &conflicts, seed).into_iter().enumerate() {
+        for (prompt, indices) in
+            select_completions(&random, &scored(&conflicts), seed).into_iter().enumerate()
+        {
             indices.into_iter().for_each(|index| times[prompt][index] += 1);
         }
     }
@@ -114,7 +121,7 @@ fn random_depends_on_the_seed_and_ignores_thresholds() {
 fn the_completions_of_a_seed_are_frozen() {
     let conflict = conflict(&[1.0; 20], 0.5);
     let random = SelectionSettings { budget: Some(6), ..settings(Rule::Random) };
-    assert_eq!(select_completions(&random, &[&conflict], 42), FROZEN);
+    assert_eq!(select_completions(&random, &scored(&[&conflict]), 42), FROZEN);
 }
 
 const FROZEN: [[usize; 6]; 1] = [[4, 5, 9, 15, 17, 19]];
@@ -169,7 +176,7 @@ fn pairs_of(settings: &SelectionSettings, seed: u64) -> Vec<Vec<[usize; 2]>> {
     let scored: Vec<ScoredCompletions<'_>> = conflicts
         .iter()
         .zip(&SCORED)
-        .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards })
+        .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards, left_out: &[] })
         .collect();
     select(settings, &scored, seed).pairs.unwrap()
 }
@@ -218,7 +225,7 @@ fn rso_selects_a_pair_of_every_prompt_before_a_second_one() {
     let rewards: Vec<f64> = (0..6).map(f64::from).collect();
     let logprobs: Vec<f64> = (0..6).map(|index| f64::from(index * index % 5)).collect();
     let conflict = measure(&rewards, &logprobs).unwrap();
-    let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards }; 5];
+    let prompts = [ScoredCompletions { conflict: &conflict, rewards: &rewards, left_out: &[] }; 5];
     let taken = |budget, seed| select(&of_budget(Rule::Rso, budget), &prompts, seed).pairs.unwrap();
     assert!(taken(5, 1).iter().all(|pairs| pairs.len() == 1));
     assert_eq!(taken(100, 1).concat().len(), 15, "a completion is kept once");
@@ -252,7 +259,7 @@ fn select_from(settings: &SelectionSettings, scores: &[Scores], seed: u64) -> Se
     let scored: Vec<ScoredCompletions<'_>> = conflicts
         .iter()
         .zip(scores)
-        .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards })
+        .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards, left_out: &[] })
         .collect();
     select(settings, &scored, seed)
 }
@@ -368,5 +375,31 @@ proptest! {
             }
         }
         prop_assert!(most_out <= least_in, "{most_out} is left out, and {least_in} is selected");
+    }
+}
+
+#[test]
+fn completions_left_out_are_in_no_selection() {
+    let scores =
+        [([0.0, 1.0, 2.0, 4.0], [-3.0, -1.0, -2.0, -9.0]), ([1.0, 5.0, 2.0, 3.0], [-1.0, -4.0, -2.0, -8.0])];
+    let conflicts: Vec<Conflict> = scores.iter().map(|(r, l)| measure(r, l).unwrap()).collect();
+    let left_out = [false, true, false, true];
+    let prompts: Vec<ScoredCompletions<'_>> = conflicts
+        .iter()
+        .zip(&scores)
+        .map(|(conflict, (rewards, _))| ScoredCompletions { conflict, rewards, left_out: &left_out })
+        .collect();
+    for rule in Rule::ALL {
+        let settings =
+            SelectionSettings { rule, budget: Some(100), delta: Some(0.0), tau: Some(0.0), quantile: 0.0 };
+        for seed in 0..20 {
+            let found = select(&settings, &prompts, seed);
+            assert!(
+                found.completions.iter().flatten().all(|completion| !left_out[*completion]),
+                "{rule}: {found:?}"
+            );
+            let pairs = found.pairs.iter().flatten().flatten().flatten();
+            assert!(pairs.into_iter().all(|completion| !left_out[*completion]), "{rule}: {found:?}");
+        }
     }
 }

@@ -93,21 +93,21 @@ fn learning_lines(learning: &LearningFigures) -> Vec<String> {
     if !rows.is_empty() {
         let difference = if is_paired(learning) { "difference (95 %, paired)" } else { "difference" };
         lines.push(format!(
-            "  {:<28} {:>16} {:>16} {:>30}",
+            "  {:<36} {:>16} {:>16} {:>30}",
             "on held-out prompts", "before", "after", difference
         ));
     }
     for row in rows {
         let clear = if row.is_clear { " *" } else { "" };
         lines.push(format!(
-            "  {:<28} {:>16} {:>16} {:>30}{clear}",
+            "  {:<36} {:>16} {:>16} {:>30}{clear}",
             row.name, row.before, row.after, row.difference
         ));
     }
     let agreement = agreement_rows(learning);
     if !agreement.is_empty() {
         lines.push(format!(
-            "  {:<28} {:>16} {:>16} {:>30}",
+            "  {:<36} {:>16} {:>16} {:>30}",
             "ordered as the gold reward", "first proxy", "current model", "difference (95 %, paired)"
         ));
     }
@@ -115,9 +115,15 @@ fn learning_lines(learning: &LearningFigures) -> Vec<String> {
         let clear = if row.is_clear { " *" } else { "" };
         let name = format!("completions {}", row.completions);
         lines.push(format!(
-            "  {name:<28} {:>16} {:>16} {:>30}{clear}",
+            "  {name:<36} {:>16} {:>16} {:>30}{clear}",
             row.proxy, row.refined, row.difference
         ));
+    }
+    let clear_rows = table(learning).iter().filter(|row| row.is_clear).count();
+    if clear_rows > 0 || agreement_rows(learning).iter().any(|row| row.is_clear) {
+        lines.push(
+            "  * clear: the interval excludes 0, also after correction for the number of rows".to_owned(),
+        );
     }
     for warning in &learning.warnings {
         lines.push(format!("  reward hacking is suspected: {}", warning.signs.join("; ")));

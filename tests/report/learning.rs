@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use dissent::report::{self, Figure, ReportData, Status};
 use dissent_domain::conflict::{Rule, SelectionSettings};
 use dissent_domain::event::{
-    Event, FeedbackReceived, PolicyEvaluated, PolicyTuned, RewardModelRefined, Stage, TrainingProgressed,
-    TrainingStarted,
+    Event, FeedbackReceived, FiguresByPrompt, PolicyEvaluated, PolicyTuned, RewardModelRefined, Stage,
+    TrainingProgressed, TrainingStarted,
 };
 use dissent_domain::feedback::{Opponent, Verdict};
+use dissent_domain::id::PromptId;
 use dissent_domain::plan::{
     DegenerateCompletions, EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan,
     Plan, PromptSource, RefinementPlan, TuningPlan,
@@ -76,9 +77,30 @@ fn evaluation(run: &Run<'_>, evaluation: u32, gold: [f64; 2], proxy: [f64; 2], k
         response_tokens: 31.25,
         stopped: 0.9,
         samples: None,
-        by_prompt: None,
+        by_prompt: Some(Box::new(by_prompt(evaluation, gold[0], proxy[0], kl))),
     }
     .into()
+}
+
+/// Ten prompts around the means of an evaluation.
+fn by_prompt(evaluation: u32, gold: f64, proxy: f64, kl: f64) -> FiguresByPrompt {
+    let around = |mean: f64, factor: u32| -> Vec<f64> {
+        (0..10).map(|at| mean + 0.02 * (f64::from((at * factor + 3 * evaluation) % 10) - 4.5)).collect()
+    };
+    let agreed = |of_six: u32| (0..10).map(|at| (of_six + at % 2).min(6)).collect::<Vec<u32>>();
+    FiguresByPrompt {
+        prompts: (0..10).map(|at| PromptId::new(format!("h{at}")).unwrap()).collect(),
+        gold_reward: around(gold, 7),
+        proxy_reward: around(proxy, 3),
+        refined_reward: around(proxy + 0.5, 9),
+        kl: around(kl, 1),
+        response_tokens: vec![31.25; 10],
+        stopped: vec![0.9; 10],
+        ordered: vec![6; 10],
+        proxy_agreed: agreed(3),
+        refined_agreed: agreed(3 + evaluation),
+        first_refined_agreed: if evaluation == 0 { Vec::new() } else { agreed(4) },
+    }
 }
 
 /// All annotators prefer the first completion, except the second annotator in the last comparison.
@@ -239,7 +261,9 @@ fn every_format_reports_suspected_reward_hacking_and_the_early_stop() {
     let (_, data) = fixed(0.1);
     for shown in [report::html(&data).unwrap(), report::markdown(&data).unwrap()] {
         assert!(shown.contains("Reward hacking is suspected"), "{shown}");
-        assert!(shown.contains("the proxy reward rose from 1.000 to 1.750 while the gold reward fell"));
+        assert!(
+            shown.contains("the proxy reward rose by 0.750 (0.681 to 0.819) while the gold reward fell by")
+        );
         assert!(shown.contains("guards.stop") && shown.contains("stopped before its last round"));
     }
     assert!(report::summary(&data).contains("reward hacking is suspected"));

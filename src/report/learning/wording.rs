@@ -216,11 +216,7 @@ fn row(change: &Change) -> Row {
             .map_or_else(|| DASH.to_owned(), |measured| with_error(measured, |value| figure.format(value)))
     };
     let change = |difference: Measured| with_error(difference, |value| figure.format_difference(value));
-    let paired_text = paired.as_ref().map(|paired| {
-        let Interval { mean, low, high, .. } = paired.interval;
-        let [mean, low, high] = [mean, low, high].map(|value| figure.format_difference(value));
-        format!("{mean} ({low} to {high})")
-    });
+    let paired_text = paired.as_ref().map(|paired| figure.format_interval(&paired.interval));
     let unpaired = || difference.map_or_else(|| DASH.to_owned(), change);
     Row {
         name: figure.name(),
@@ -258,9 +254,7 @@ pub(in crate::report) fn is_better(figures: &LearningFigures) -> String {
     let of = |figure| figures.changes.iter().find(|change| change.figure == figure);
     let paired = |figure| of(figure).and_then(|change| change.paired);
     let text = |figure: Figure, Difference { interval, .. }: Difference| {
-        let [mean, low, high] =
-            [interval.mean, interval.low, interval.high].map(|value| figure.format_difference(value));
-        format!("{mean} ({low} to {high}) on {}", count(interval.n as u64, "held-out prompt"))
+        format!("{} on {}", figure.format_interval(&interval), count(interval.n as u64, "held-out prompt"))
     };
     if last.gold_reward.is_none() {
         let proxy = paired(Figure::ProxyReward).map_or_else(String::new, |found| {
@@ -342,6 +336,16 @@ impl Figure {
             Unit::Tokens => format!("{value:.1}"),
             Unit::Signed => signed(value, 3),
         }
+    }
+
+    /// A difference with the ends of its interval, in the same unit.
+    fn format_interval(self, Interval { mean, low, high, .. }: &Interval) -> String {
+        let end = |value: f64| match self.unit() {
+            Unit::Share => signed(100.0 * value, 1),
+            Unit::Tokens => signed(value, 1),
+            Unit::Size | Unit::Signed => signed(value, 3),
+        };
+        format!("{} ({} to {})", self.format_difference(*mean), end(*low), end(*high))
     }
 
     fn format_difference(self, value: f64) -> String {

@@ -122,8 +122,8 @@ impl Completion {
 }
 
 /// Returns the seed of one completion. It depends only on the identity of the completion, so batches and
-/// restarts do not change the completion. `key` is [`Plan::sampling_key`](crate::plan::Plan::sampling_key), or
-/// another name where there is no experiment.
+/// restarts do not change the completion. `key` is [`Plan::sampling_key`](crate::plan::Plan::sampling_key),
+/// or another name where there is no experiment.
 #[must_use]
 pub fn sample_seed(key: &str, seed: u64, round: u32, prompt: &PromptId, sample: u32) -> [u8; 32] {
     let mut name = Vec::with_capacity(64);

@@ -6,8 +6,8 @@
 //!
 //! An [`event`] is a fact of an experiment, and a [`log`] stores events. The [`journal`] decides which events
 //! may be appended. [`replay`] checks a history against the rules. [`what_if`] selects again under other
-//! settings, [`lift`] tells how well rules find errors, and [`fork`] continues a history under another name. An [`operator`] command starts, pauses,
-//! resumes or cancels.
+//! settings, [`lift`] tells how well rules find errors, and [`fork`] continues a history under another name.
+//! An [`operator`] command starts, pauses, resumes or cancels.
 
 pub mod analysis;
 pub mod conflict;

@@ -1,5 +1,6 @@
-//! Differences between evaluations and guards, on simulated evaluations: a tuning that changes nothing raises no
-//! alarm, and a planted effect is found.
+//! Differences between evaluations and guards, on simulated evaluations: a tuning that changes nothing raises
+//! no alarm, and a planted effect is found.
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails")]
 
 use dissent_domain::event::{FiguresByPrompt, PolicyEvaluated};
 use dissent_domain::id::PromptId;
@@ -47,7 +48,7 @@ impl World {
         let (gold_reward, proxy_reward) = (noisy(truth.gold, 1.0, 0.5), noisy(truth.proxy, 0.5, 0.7));
         let (kl, response_tokens) = (noisy(truth.kl, 0.0, 0.4), noisy(40.0, 5.0, 8.0));
         // A share of four completions, as skewed as real ones.
-        let stopped = self.prompts.iter().map(|_| f64::from(4 - (uniform(rng) * 1.3) as u32) / 4.0).collect();
+        let stopped = self.prompts.iter().map(|_| if uniform(rng) < 0.23 { 0.75 } else { 1.0 }).collect();
         let mut agreed = || {
             self.prompts
                 .iter()

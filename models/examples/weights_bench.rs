@@ -2,8 +2,8 @@
 //! [THREADS]`. Prints one JSON object.
 //!
 //! One prompt of 43 tokens is sampled after one warm-up run, without stop tokens. `tokens_per_second` counts
-//! the whole generation. `decode_tokens_per_second` leaves out the prompt: it takes the time of one new token off
-//! and counts the others. `prefill_ms` is the time of a prompt of 256 tokens with one new token.
+//! the whole generation. `decode_tokens_per_second` leaves out the prompt: it takes the time of one new token
+//! off and counts the others. `prefill_ms` is the time of a prompt of 256 tokens with one new token.
 //! `private_mib` is the memory that is not mapped from files.
 
 #![expect(clippy::print_stdout, reason = "a program")]

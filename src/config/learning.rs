@@ -31,8 +31,8 @@ pub struct FeedbackConfig {
     pub overlap: u32,
     /// Maximum number of judgements in a round; no limit if omitted.
     pub budget: Option<u64>,
-    /// The share of the comparisons that is drawn uniformly from all pairs, in [0, 1): 0.15 if omitted, or what
-    /// the experiment began with. They show whether the rule finds more errors than chance.
+    /// The share of the comparisons that is drawn uniformly from all pairs, in [0, 1): 0.15 if omitted, or
+    /// what the experiment began with. They show whether the rule finds more errors than chance.
     pub audit: Option<f64>,
     /// Degenerate completions (loops, empty, cut off by the token limit): `skip` never asks about them, `ask`
     /// does. Omitted: `skip`, or what the experiment began with.
@@ -44,8 +44,8 @@ fn one() -> u32 {
 }
 
 impl FeedbackConfig {
-    /// Returns the settings as the plan records them; `audit` and `degenerate` are those that this section does
-    /// not name.
+    /// Returns the settings as the plan records them; `audit` and `degenerate` are those that this section
+    /// does not name.
     #[must_use]
     pub fn plan(&self, audit: f64, degenerate: DegenerateCompletions) -> FeedbackPlan {
         FeedbackPlan {

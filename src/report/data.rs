@@ -298,8 +298,8 @@ pub struct CompletionFigures {
     pub pacs: Option<f64>,
     /// Whether it is selected for feedback.
     pub selected: bool,
-    /// What its text shows: loops, an empty text, a refusal and others. Empty unless the plan skips degenerate
-    /// completions.
+    /// What its text shows: loops, an empty text, a refusal and others. Empty unless the plan skips
+    /// degenerate completions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<Flag>,
 }

@@ -33,8 +33,8 @@ pub struct OutcomeFigures {
     pub counts: OutcomeCounts,
 }
 
-/// Returns the outcomes of every round up to `last`, of the rule's pairs before those of the audit. Rows without a
-/// judged pair are left out.
+/// Returns the outcomes of every round up to `last`, of the rule's pairs before those of the audit. Rows
+/// without a judged pair are left out.
 pub(super) fn of_rounds(experiment: &Experiment, last: u32) -> Vec<OutcomeFigures> {
     let rounds = experiment.rounds().iter().filter(|round| round.number() <= last);
     let rows = rounds.flat_map(|round| {

@@ -268,8 +268,8 @@ pub(super) fn truncated(data: &ReportData) -> Option<String> {
     })
 }
 
-/// Names what the texts of the completions show, and what that means for the feedback. `None` if no completion has
-/// a flag, or flags are not recorded.
+/// Names what the texts of the completions show, and what that means for the feedback. `None` if no
+/// completion has a flag, or flags are not recorded.
 pub(super) fn flags(data: &ReportData) -> Option<String> {
     let counts = &data.counts;
     let named: Vec<String> = counts

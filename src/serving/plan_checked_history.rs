@@ -36,8 +36,8 @@ impl PlanCheckedHistory {
         self.plan = Some(plan);
     }
 
-    /// Returns the settings that the experiment keeps. An experiment that does not begin in time is new, and has
-    /// the defaults.
+    /// Returns the settings that the experiment keeps. An experiment that does not begin in time is new, and
+    /// has the defaults.
     ///
     /// # Errors
     /// If the history cannot be read, or its reading rules are those of a newer version of the program.

@@ -6,8 +6,8 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use super::interval::{Interval, below, student_t_quantile};
 use crate::conflict::quantile;
 
-/// Number of groups from which the bootstrap replaces Student's t distribution. With fewer groups the resampled
-/// errors are too coarse.
+/// Number of groups from which the bootstrap replaces Student's t distribution. With fewer groups the
+/// resampled errors are too coarse.
 pub const BOOTSTRAP_GROUPS: usize = 30;
 
 /// Number of bootstrap draws: at a level of 99.5 %, ten draws lie beyond each end.
@@ -25,12 +25,12 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The spread of one value for each group, such as a difference for each prompt. `None` for fewer than two
-    /// groups.
+    /// The spread of one value for each group, such as a difference for each prompt. `None` for fewer than
+    /// two groups.
     ///
     /// From [`BOOTSTRAP_GROUPS`] groups on, the intervals are those of the studentised bootstrap (Efron and
-    /// Tibshirani 1993, chapter 12), which follows a skewed distribution. Below, they are those of Student's t
-    /// distribution. `seed` determines the draws.
+    /// Tibshirani 1993, chapter 12), which follows a skewed distribution. Below, they are those of Student's
+    /// t distribution. `seed` determines the draws.
     #[must_use]
     pub fn of(values: &[f64], seed: u64) -> Option<Self> {
         let (mean, error) = mean_and_error(values.len(), values.iter().copied())?;
@@ -69,9 +69,9 @@ impl Spread {
     }
 }
 
-/// Returns the probability of a mean at least as far from 0 if each value could as well have the other sign: the
-/// paired permutation test (Fisher 1935). It holds for any number of groups and any distribution. Up to 12 groups
-/// all signs are counted; beyond, `seed` draws them. 1 without values.
+/// Returns the probability of a mean at least as far from 0 if each value could as well have the other sign:
+/// the paired permutation test (Fisher 1935). It holds for any number of groups and any distribution. Up to
+/// 12 groups all signs are counted; beyond, `seed` draws them. 1 without values.
 #[must_use]
 pub fn sign_flip_p(values: &[f64], seed: u64) -> f64 {
     const EXACT_GROUPS: usize = 12;

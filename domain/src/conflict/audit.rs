@@ -1,8 +1,8 @@
 //! The audit: pairs of completions drawn uniformly, beside those of the rule. They show what the rule misses.
 //!
-//! The rule's pairs are asked in any case. The audit draws without replacement from the other pairs. So a pair has the
-//! propensity 1 if the rule selected it, and otherwise draws / (number of other pairs).
-//! Weights of 1 / propensity make every sum over the judged pairs an unbiased estimate of the sum over all pairs
+//! The rule's pairs are asked in any case. The audit draws without replacement from the other pairs. So a
+//! pair has the propensity 1 if the rule selected it, and otherwise draws / (number of other pairs). Weights
+//! of 1 / propensity make every sum over the judged pairs an unbiased estimate of the sum over all pairs
 //! (Horvitz and Thompson 1952, <https://doi.org/10.1080/01621459.1952.10483446>).
 
 use std::collections::BTreeSet;
@@ -43,8 +43,8 @@ pub fn audit_beside(selected: u64, share: f64) -> u64 {
     added.max(1)
 }
 
-/// Draws `draws` pairs uniformly, without replacement, from the pairs that are not in `selected`. The same seed
-/// and the same prompts give the same draws. Degenerate prompts have no pairs.
+/// Draws `draws` pairs uniformly, without replacement, from the pairs that are not in `selected`. The same
+/// seed and the same prompts give the same draws. Degenerate prompts have no pairs.
 #[must_use]
 pub fn audit_draws(
     prompts: &[ScoredCompletions<'_>],

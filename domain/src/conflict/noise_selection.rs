@@ -23,8 +23,8 @@ pub struct NoiseSelection {
     pub prompts: f64,
 }
 
-/// Returns what a rule selects on average of noise, from prompts with these numbers of completions. Prompts with
-/// fewer than two have no conflict. The same `seed` gives the same numbers. `None` without prompts.
+/// Returns what a rule selects on average of noise, from prompts with these numbers of completions. Prompts
+/// with fewer than two have no conflict. The same `seed` gives the same numbers. `None` without prompts.
 #[must_use]
 pub fn noise_selection(settings: &SelectionSettings, sizes: &[usize], seed: u64) -> Option<NoiseSelection> {
     let completions: usize = sizes.iter().sum();

@@ -357,9 +357,9 @@ pub fn select(settings: &SelectionSettings, prompts: &[ScoredCompletions<'_>], s
     }
 }
 
-/// Returns the score by which a rule prefers each of these pairs: the higher, the sooner it asks about the pair.
-/// A pair that a threshold excludes has −∞. A rule that selects completions prefers the pair with the larger |PACS|,
-/// and `mean` the prompt with the larger mean |PACS|. `None` for a rule that prefers none.
+/// Returns the score by which a rule prefers each of these pairs: the higher, the sooner it asks about the
+/// pair. A pair that a threshold excludes has −∞. A rule that selects completions prefers the pair with the
+/// larger |PACS|, and `mean` the prompt with the larger mean |PACS|. `None` for a rule that prefers none.
 #[must_use]
 pub fn rule_scores(
     settings: &SelectionSettings,
@@ -396,9 +396,10 @@ fn passing<'a>(
     move |pair| {
         let scored = &prompts[pair.prompt];
         let pacs = &scored.conflict.pacs;
-        let has_conflict = match settings.rule {
-            Rule::Mean => scored.conflict.mean_abs_pacs > delta,
-            _ => pacs[pair.first].abs().max(pacs[pair.second].abs()) >= delta,
+        let has_conflict = if settings.rule == Rule::Mean {
+            scored.conflict.mean_abs_pacs > delta
+        } else {
+            pacs[pair.first].abs().max(pacs[pair.second].abs()) >= delta
         };
         let is_wanted = settings.rule != Rule::Discordant || is_discordant(scored, &z[pair.prompt], *pair);
         settings.rule.is_baseline() || (is_wanted && has_conflict && is_distant(scored.conflict, tau))
@@ -504,7 +505,8 @@ struct Candidate {
     abs_pacs: f64,
 }
 
-/// Returns the completions of non-degenerate prompts that pass `keep`, in prompt order, without those left out.
+/// Returns the completions of non-degenerate prompts that pass `keep`, in prompt order, without those left
+/// out.
 fn candidates(prompts: &[ScoredCompletions<'_>], keep: impl Fn(&Conflict) -> bool) -> Vec<Candidate> {
     let kept =
         prompts.iter().enumerate().filter(|(_, scored)| !scored.conflict.degenerate && keep(scored.conflict));

@@ -20,8 +20,8 @@ pub struct FeedbackRequested {
     pub first: u32,
     /// The completion that is shown second.
     pub second: u32,
-    /// The probability, in (0, 1], with which the audit drew this pair, given the scores of the round; `None`:
-    /// the rule selected it. Annotators never see it.
+    /// The probability, in (0, 1], with which the audit drew this pair, given the scores of the round;
+    /// `None`: the rule selected it. Annotators never see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub propensity: Option<f64>,
 }

@@ -54,8 +54,9 @@ pub struct Comparison {
 }
 
 /// Returns the comparisons of one prompt: each selected completion with an opponent, no pair twice.
-/// Completions with the same reward and the same PACS are never compared, and those in `left_out` are no opponents. At equal distances the lower index
-/// wins. `seed` determines the order of display and the random opponents.
+/// Completions with the same reward and the same PACS are never compared, and those in `left_out` are no
+/// opponents. At equal distances the lower index wins. `seed` determines the order of display and the random
+/// opponents.
 #[must_use]
 pub fn comparisons(
     opponent: Opponent,

@@ -58,8 +58,8 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// `before` and `after` have one value for each group; `tests` differences share a table. `None` for fewer
-    /// than two groups.
+    /// `before` and `after` have one value for each group; `tests` differences share a table. `None` for
+    /// fewer than two groups.
     fn of(before: &[f64], after: &[f64], tests: usize) -> Option<Self> {
         let groups = before.len().min(after.len());
         let mean = |values: &[f64]| values[..groups].iter().sum::<f64>() / groups as f64;
@@ -76,9 +76,9 @@ impl Difference {
 /// Returns the differences between two evaluations, on the prompts that both have. A figure that one of them
 /// lacks has no entry. Empty for evaluations of version 0.1, which have no figures by prompt.
 ///
-/// The interval of each difference is at 95 %. A difference is clear only if its interval at 1 − 5 % / (number
-/// of differences) excludes 0, and if the paired permutation test agrees. So a tuning that changes nothing shows a clear difference in at most 5 % of
-/// tables.
+/// The interval of each difference is at 95 %. A difference is clear only if its interval at 1 − 5 % /
+/// (number of differences) excludes 0, and if the paired permutation test agrees. So a tuning that changes
+/// nothing shows a clear difference in at most 5 % of tables.
 #[must_use]
 pub fn differences(before: &PolicyEvaluated, after: &PolicyEvaluated) -> Vec<(HeldOutFigure, Difference)> {
     let Some((before, after)) = before.by_prompt.as_deref().zip(after.by_prompt.as_deref()) else {
@@ -111,20 +111,20 @@ fn shared(before: &FiguresByPrompt, after: &FiguresByPrompt) -> Vec<[usize; 2]> 
 }
 
 /// How often reward models order pairs of completions as the gold reward does: two reward models on two sets
-/// of completions. Only a row of this table compares two reward models, because the other set of completions is
-/// easier or harder for both.
+/// of completions. Only a row of this table compares two reward models, because the other set of completions
+/// is easier or harder for both.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct AgreementTable {
-    /// On the completions of the initial policy: the initial proxy before, the current reward model after. `None`
-    /// if the evaluation did not order them again.
+    /// On the completions of the initial policy: the initial proxy before, the current reward model after.
+    /// `None` if the evaluation did not order them again.
     pub on_first: Option<Difference>,
     /// The same on the completions of the current policy.
     pub on_current: Option<Difference>,
 }
 
-/// Returns the agreement of the initial proxy and the current reward model with the gold reward, each on the
-/// completions of the initial and of the current policy. `first` is evaluation 0. `None` without gold rewards or
-/// figures by prompt.
+/// Returns how often the initial proxy and the current reward model agree with the gold reward: on the
+/// completions of the initial policy, and on those of the current one. `first` is evaluation 0. `None`
+/// without gold rewards or figures by prompt.
 #[must_use]
 pub fn agreement_table(first: &PolicyEvaluated, current: &PolicyEvaluated) -> Option<AgreementTable> {
     let (first, current) = (first.by_prompt.as_deref()?, current.by_prompt.as_deref()?);

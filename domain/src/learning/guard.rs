@@ -8,9 +8,10 @@ use crate::plan::GuardPlan;
 
 /// Returns the signs of reward hacking between the last two evaluations, for a person to read.
 ///
-/// A reward must have risen clearly: a reward that falls is not hacked. The gold reward must have fallen clearly,
-/// or the reward model's agreement with it. Differences are paired by prompt, and clear if their 95 % interval
-/// excludes 0. Evaluations of version 0.1 have no figures by prompt; their means and errors decide, as then.
+/// A reward must have risen clearly: a reward that falls is not hacked. The gold reward must have fallen
+/// clearly, or the reward model's agreement with it. Differences are paired by prompt, and clear if their 95
+/// % interval excludes 0. Evaluations of version 0.1 have no figures by prompt; their means and errors
+/// decide, as then.
 #[must_use]
 pub fn reward_hacking_signs(guards: &GuardPlan, evaluations: &[PolicyEvaluated]) -> Vec<String> {
     let [.., before, after] = evaluations else { return Vec::new() };
@@ -100,8 +101,8 @@ pub fn stop_reason(guards: &GuardPlan, evaluations: &[PolicyEvaluated]) -> Optio
         .then_some(StopReason::GoldReward)
 }
 
-/// The least KL divergence that the evaluation leaves possible: the lower end of its 95 % interval over prompts.
-/// Evaluations of version 0.1 have only the mean.
+/// The least KL divergence that the evaluation leaves possible: the lower end of its 95 % interval over
+/// prompts. Evaluations of version 0.1 have only the mean.
 fn least_kl(evaluation: &PolicyEvaluated) -> f64 {
     let by_prompt = evaluation.by_prompt.as_deref();
     let spread = by_prompt.and_then(|figures| Spread::of(&figures.kl, 0));

@@ -26,8 +26,8 @@ pub(super) struct Weighted {
     pub(super) group: usize,
     /// The stratum of the group.
     pub(super) stratum: usize,
-    /// Two judged pairs of the stratum stand for this many times the product of their weights: pairs are drawn
-    /// without replacement, so a pair is not drawn beside itself.
+    /// Two judged pairs of the stratum stand for this many times the product of their weights: pairs are
+    /// drawn without replacement, so a pair is not drawn beside itself.
     pub(super) joint: f64,
     pub(super) score: f64,
 }
@@ -41,8 +41,8 @@ pub(super) struct Stratum {
 }
 
 impl Estimate {
-    /// The mean error over strata of the judged `pairs`, each weighted by its size. A stratum without a judged
-    /// pair is left out. `variances` are those of the errors.
+    /// The mean error over strata of the judged `pairs`, each weighted by its size. A stratum without a
+    /// judged pair is left out. `variances` are those of the errors.
     pub(super) fn mean(
         strata: &[Stratum],
         pairs: &[Weighted],
@@ -144,8 +144,8 @@ impl Estimate {
         self.with_ends(self.value - reach, self.value + reach)
     }
 
-    /// The interval of a share or an area at `level`, on the scale of log-odds: it stays within 0 and 1. A share
-    /// of 0 or 1 has the interval of [`Self::interval`], cut.
+    /// The interval of a share or an area at `level`, on the scale of log-odds: it stays within 0 and 1. A
+    /// share of 0 or 1 has the interval of [`Self::interval`], cut.
     pub(super) fn interval_of_share(&self, level: f64) -> Interval {
         let slope = self.value * (1.0 - self.value);
         if slope <= 0.0 {
@@ -177,8 +177,8 @@ struct Compared {
     factor: f64,
 }
 
-/// Compares every pair with every other, each comparison with the product of both weights and `factor`. Returns
-/// the weight of the comparisons in which an error has the higher score, and of all; ties count half.
+/// Compares every pair with every other, each comparison with the product of both weights and `factor`.
+/// Returns the weight of the comparisons in which an error has the higher score, and of all; ties count half.
 fn compared(members: &[&Weighted], factor: f64, parts: &mut Vec<Compared>) -> [f64; 2] {
     let (positives, negatives) = (total(members, |error| error), total(members, |error| 1.0 - error));
     let ranks = midranks(&members.iter().map(|pair| pair.score).collect::<Vec<f64>>());

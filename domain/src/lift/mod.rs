@@ -1,9 +1,10 @@
 //! Lift: how well selection rules find the errors of the proxy, from judgements of some of the pairs.
 //!
 //! A pair is an *error* if its judgement prefers the completion with the lower reward. A tie is none. The
-//! judged pairs are of two strata: those that the rule selected, and the audit's uniform draws from all others. Within
-//! a stratum, judged pairs stand for those not judged, so every figure is an estimate for *all* pairs of the round
-//! (post-stratified Horvitz–Thompson). Without an audit nothing is known of the other pairs, and there is no lift.
+//! judged pairs are of two strata: those that the rule selected, and the audit's uniform draws from all
+//! others. Within a stratum, judged pairs stand for those not judged, so every figure is an estimate for
+//! *all* pairs of the round (post-stratified Horvitz–Thompson). Without an audit nothing is known of the
+//! other pairs, and there is no lift.
 //!
 //! Intervals are at 95 %, over prompts: the pairs of a prompt are not independent.
 
@@ -56,7 +57,8 @@ pub enum Conclusion {
     Same,
     /// The interval contains 0 and large differences.
     NotEnough {
-        /// Labels that would tell, if the difference is as estimated: `None` if more than ten times those so far.
+        /// Labels that would tell, if the difference is as estimated: `None` if more than ten times those so
+        /// far.
         more_labels: Option<u64>,
     },
 }

@@ -22,7 +22,8 @@ static NOTHING: BTreeSet<usize> = BTreeSet::new();
 pub struct RuleLift {
     /// The rule.
     pub rule: Rule,
-    /// AUROC of its score for the errors of the proxy, over all pairs; `None` if it scores none, or without errors.
+    /// AUROC of its score for the errors of the proxy, over all pairs; `None` if it scores none, or without
+    /// errors.
     pub auroc: Option<Interval>,
     /// Its AUROC less that of the smallest reward margin.
     pub auroc_versus_margin: Option<Interval>,

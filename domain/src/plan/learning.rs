@@ -49,9 +49,9 @@ pub enum DegenerateCompletions {
     /// They are compared like others.
     #[default]
     Ask,
-    /// No comparison shows them. The conflict step records the flags, by the rules of version 0.2; other rules
-    /// would be another value. Where more than half of a round's completions are cut off, being cut off does
-    /// not count.
+    /// No comparison shows them. The conflict step records the flags, by the rules of version 0.2; other
+    /// rules would be another value. Where more than half of a round's completions are cut off, being cut off
+    /// does not count.
     Skip,
 }
 

@@ -43,8 +43,8 @@ pub struct Plan {
     /// The version of the rules by which model files are read. Version 0.1 recorded none and read by rules 1.
     #[serde(default = "first_reading_rules", skip_serializing_if = "is_first_reading_rules")]
     pub reading_rules: u32,
-    /// The name in the seeds of samples; `None`: the name of the experiment, as in version 0.1. Experiments with
-    /// the same key and seed draw the same random numbers, so their figures can be paired by prompt.
+    /// The name in the seeds of samples; `None`: the name of the experiment, as in version 0.1. Experiments
+    /// with the same key and seed draw the same random numbers, so their figures can be paired by prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_key: Option<String>,
 }

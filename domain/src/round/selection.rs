@@ -34,8 +34,8 @@ pub(crate) struct RoundSelection<'a> {
 }
 
 impl<'a> RoundSelection<'a> {
-    /// Selects by the rule of the plan, and draws its audit. Without learning there is no audit, and opponents
-    /// are chosen as by default.
+    /// Selects by the rule of the plan, and draws its audit. Without learning there is no audit, and
+    /// opponents are chosen as by default.
     pub(crate) fn of(plan: &Plan, round: u32, prompts: &'a Prompts) -> Self {
         let feedback = plan.learning.as_ref().map(|learning| &learning.feedback);
         let opponent = feedback.map(|feedback| feedback.opponent).unwrap_or_default();
@@ -84,7 +84,8 @@ impl<'a> RoundSelection<'a> {
         self.requested.iter().enumerate().flat_map(of_prompt).collect()
     }
 
-    /// Adds the pairs of the audit, each at a random place of its prompt: the order tells nobody which they are.
+    /// Adds the pairs of the audit, each at a random place of its prompt: the order tells nobody which they
+    /// are.
     fn audit(&mut self, draws: &AuditDraws) {
         for Pair { prompt, first, second } in &draws.pairs {
             let seed = self
@@ -110,7 +111,8 @@ impl<'a> RoundSelection<'a> {
         })
     }
 
-    /// The comparisons of the selected completions with their opponents and those of the audit, numbered from 0.
+    /// The comparisons of the selected completions with their opponents and those of the audit, numbered from
+    /// 0.
     pub(crate) fn comparisons(&self) -> impl Iterator<Item = FeedbackRequested> + '_ {
         let completion = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         let all = self.measured.iter().zip(&self.requested);

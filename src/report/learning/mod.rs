@@ -26,8 +26,8 @@ pub struct LearningFigures {
     pub evaluations: Vec<PolicyEvaluated>,
     /// The differences between the first and the last evaluation.
     pub changes: Vec<Change>,
-    /// How often the first proxy and the current reward model order pairs as the gold reward does; `None` without
-    /// a gold reward, or in experiments of version 0.1.
+    /// How often the first proxy and the current reward model order pairs as the gold reward does; `None`
+    /// without a gold reward, or in experiments of version 0.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agreement: Option<AgreementTable>,
     /// How well selection rules find the errors of the proxy.

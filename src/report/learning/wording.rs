@@ -196,8 +196,8 @@ fn stop_text(reason: StopReason) -> &'static str {
     }
 }
 
-/// Returns the rows that compare the first and the last evaluation. The agreement with the gold reward has a table
-/// of its own where it can: its two evaluations are on different completions.
+/// Returns the rows that compare the first and the last evaluation. The agreement with the gold reward has a
+/// table of its own where it can: its two evaluations are on different completions.
 pub(in crate::report) fn table(figures: &LearningFigures) -> Vec<Row> {
     let has_own_table = |figure| matches!(figure, Figure::ProxyAgreement | Figure::RefinedAgreement);
     let shown = |change: &&Change| figures.agreement.is_none() || !has_own_table(change.figure);

@@ -105,8 +105,8 @@ impl EvaluationStep {
     }
 
     /// Counts, for each prompt of evaluation 0, the pairs of its completions that the current reward model
-    /// orders as the gold reward does. Empty for evaluation 0, without gold rewards, and where evaluation 0 kept
-    /// no completions.
+    /// orders as the gold reward does. Empty for evaluation 0, without gold rewards, and where evaluation 0
+    /// kept no completions.
     fn first_refined_agreed(&mut self) -> Result<Vec<u32>, StepError> {
         let first = |experiment: &Experiment| experiment.evaluations().first()?.samples.clone();
         let Some(artifact) = self.versions.states.read(&self.versions.experiment, first).flatten() else {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use dissent_domain::conflict::{LogprobKind, NullBand, null_band};
+use dissent_domain::conflict::{LogprobKind, NullBand, measure, null_band, resample};
 use dissent_domain::event::Recorded;
 use dissent_domain::flags::Flag;
 use dissent_domain::generation::FinishReason;
@@ -11,7 +11,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 
 use super::data::{
-    AgainstNoise, CategoryFigures, CompletionFigures, ConflictingCompletion, ConflictingPrompt, Counts,
+    AgainstNoise, CategoryFigures, Certainty, CompletionFigures, ConflictingCompletion, ConflictingPrompt, Counts,
     Excerpt, Figures, LISTED_MAX, PromptFigures, PromptState, RankedCompletion, ReportData, ReportError,
     SCHEMA, Status, TOP_DEFAULT,
 };
@@ -111,7 +111,8 @@ fn build(
             .map(|&(prompt, completion)| conflicting_completion(prompt, completion, kind, &texts))
             .collect()
     };
-    let learning = std::mem::take(&mut numbers.learning).figures(&plan, round);
+    let prompt_texts = numbers.prompt_texts();
+    let learning = std::mem::take(&mut numbers.learning).figures(&plan, round, &prompt_texts);
     Ok(ReportData {
         schema: SCHEMA,
         experiment: experiment.clone(),
@@ -125,7 +126,7 @@ fn build(
         policy_favours: listed(&policy_top),
         most_conflicting_prompts: prompt_top
             .iter()
-            .filter_map(|prompt| conflicting_prompt(prompt, null_band.as_ref(), &texts))
+            .filter_map(|prompt| conflicting_prompt(prompt, kind, null_band.as_ref(), &texts))
             .collect(),
         plan,
         null_band,
@@ -326,6 +327,7 @@ fn ranked_completion(
 
 fn conflicting_prompt(
     prompt: &PromptFigures,
+    kind: LogprobKind,
     band: Option<&NullBand>,
     texts: &Texts,
 ) -> Option<ConflictingPrompt> {
@@ -339,7 +341,35 @@ fn conflicting_prompt(
         mean_abs_pacs: prompt.mean_abs_pacs?,
         noise_at_least: band.map(|band| band.distance_at_least(kendall_tau_distance)),
         selected: selected_completions(prompt),
+        certainty: certainty(prompt, kind),
     })
+}
+
+/// How sure the conflict of a prompt is; `None` without scores.
+fn certainty(prompt: &PromptFigures, kind: LogprobKind) -> Option<Certainty> {
+    let rewards: Vec<f64> = prompt.completions.iter().map(|completion| completion.reward).collect::<Option<_>>()?;
+    let logprobs = |kind| -> Vec<f64> {
+        prompt.completions.iter().map(|completion| completion.logprob_as(kind)).collect()
+    };
+    let resampled = resample(&rewards, &logprobs(kind)).ok()?;
+    let other = match kind {
+        LogprobKind::Sum => LogprobKind::Mean,
+        LogprobKind::Mean => LogprobKind::Sum,
+    };
+    let opposes = |kind| measure(&rewards, &logprobs(kind)).ok().and_then(|found| found.kendall_tau).map(|tau| tau < 0.0);
+    Some(Certainty {
+        may_be_chance: resampled.tau_vanishes(),
+        kendall_tau: resampled.kendall_tau.map(|tau| [tau.low, tau.high]),
+        only_with: (opposes(kind) == Some(true) && opposes(other) == Some(false)).then_some(kind),
+        reward_spread: spread(&rewards),
+    })
+}
+
+/// The standard deviation of the rewards of a prompt.
+fn spread(rewards: &[f64]) -> f64 {
+    let count = rewards.len() as f64;
+    let mean = rewards.iter().sum::<f64>() / count;
+    (rewards.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0)).sqrt()
 }
 
 /// Converts a count or an index; the limits on prompts and samples keep it below 2³².

@@ -375,6 +375,22 @@ pub struct ConflictingPrompt {
     pub noise_at_least: Option<f64>,
     /// Selected pairs of the prompt.
     pub selected: u32,
+    /// How sure the conflict is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certainty: Option<Certainty>,
+}
+
+/// How sure the conflict of a prompt is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Certainty {
+    /// The 95 % interval of Kendall's tau over samples of completions, `[low, high]`; `None` if it has none.
+    pub kendall_tau: Option<[f64; 2]>,
+    /// Whether that interval contains 0 while tau is below 0.
+    pub may_be_chance: bool,
+    /// The kind of log-probability, if the other kind shows no opposition.
+    pub only_with: Option<LogprobKind>,
+    /// The standard deviation of the rewards: z-scores hide a spread that is next to nothing.
+    pub reward_spread: f64,
 }
 
 /// A pair selected for feedback.

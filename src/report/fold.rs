@@ -22,6 +22,9 @@ use super::learning::LearningFold;
 /// Events read at a time. A page must fit in memory, and each event may hold all texts of a prompt.
 const PAGE_EVENTS: usize = 64;
 
+/// Characters of a prompt that tell its topic.
+const TOPIC_CHARS: usize = 1000;
+
 /// A history that can be read more than once.
 pub(super) trait History {
     /// Calls `visit` with each event, in order, until it fails.
@@ -70,6 +73,8 @@ pub(super) struct RoundNumbers {
     pub(super) closed: bool,
     /// In the order of admission.
     pub(super) prompts: Vec<PromptFigures>,
+    /// The place and the beginning of each prompt, for topics.
+    texts: Vec<(u32, PromptId, String)>,
     /// Indices into `prompts`.
     indices: HashMap<PromptId, usize>,
     pub(super) selected: Vec<SelectedPair>,
@@ -87,6 +92,13 @@ impl RoundNumbers {
             Ok(())
         })?;
         Ok(numbers)
+    }
+
+    /// The beginnings of the prompts, in the order of the prompt file.
+    pub(super) fn prompt_texts(&mut self) -> Vec<(PromptId, String)> {
+        let mut texts = std::mem::take(&mut self.texts);
+        texts.sort_by_key(|(index, ..)| *index);
+        texts.into_iter().map(|(_, prompt_id, text)| (prompt_id, text)).collect()
     }
 
     fn apply(&mut self, event: Event) {
@@ -133,6 +145,8 @@ impl RoundNumbers {
         match event {
             PromptEvent::Admitted(e) if e.index < PROMPTS_MAX => {
                 self.indices.insert(e.prompt.prompt_id.clone(), self.prompts.len());
+                let text: String = e.prompt.text.chars().take(TOPIC_CHARS).collect();
+                self.texts.push((e.index, e.prompt.prompt_id.clone(), text));
                 self.prompts.push(admitted(e.prompt.prompt_id, e.index, e.prompt.category));
             }
             PromptEvent::Admitted(_) => {}

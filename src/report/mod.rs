@@ -7,6 +7,7 @@
 mod build;
 pub(crate) mod charts;
 mod data;
+mod drift;
 mod fold;
 mod html;
 mod learning;
@@ -15,6 +16,7 @@ mod markdown;
 mod outcomes;
 pub(crate) mod page;
 mod summary;
+mod topics;
 mod wording;
 
 use std::path::Path;
@@ -25,6 +27,7 @@ pub use learning::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Meas
 pub use lift::LiftFigures;
 pub use markdown::markdown;
 pub use outcomes::{ChosenBy, OutcomeFigures};
+pub use topics::{TopicFigures, TopicRow};
 pub use summary::{summary, summary_json};
 
 use crate::{files, text};

@@ -47,9 +47,20 @@ pub(super) fn of_rounds(experiment: &Experiment, last: u32) -> Vec<OutcomeFigure
     rows.filter(|row| row.counts.all() > 0).collect()
 }
 
+/// The outcome of each judged pair of a round, with its prompt.
+pub(super) fn of_round(round: &Round) -> impl Iterator<Item = (&PromptId, Outcome)> {
+    let prompts = progress(round);
+    round.learning().comparisons().iter().filter_map(move |comparison| {
+        Some((&comparison.request.prompt_id, of_comparison(&prompts, comparison)?))
+    })
+}
+
+fn progress(round: &Round) -> HashMap<&PromptId, &PromptProgress> {
+    round.prompts().map(|(prompt_id, progress)| (prompt_id, progress)).collect()
+}
+
 fn counts(round: &Round, chosen_by: ChosenBy) -> OutcomeCounts {
-    let prompts: HashMap<&PromptId, &PromptProgress> =
-        round.prompts().map(|(prompt_id, progress)| (prompt_id, progress)).collect();
+    let prompts = progress(round);
     let chosen = round.learning().comparisons().iter().filter(|comparison| {
         let audited = comparison.request.propensity.is_some();
         audited == (chosen_by == ChosenBy::Audit)

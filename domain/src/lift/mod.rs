@@ -14,6 +14,7 @@ mod rules;
 
 use serde::Serialize;
 
+pub use population::proxy_error;
 pub use rules::{ErrorsFound, RuleLift, TooFewDraws};
 
 use crate::analysis::Interval;
@@ -104,17 +105,22 @@ pub const AUDITED_MIN: usize = 4;
 pub fn lift(experiment: &Experiment) -> Result<Lift, NoLift> {
     let plan = experiment.plan().ok_or(NoLift::NoFeedback)?;
     let learning = plan.learning.as_ref().ok_or(NoLift::NoFeedback)?;
-    let population = Population::of(experiment, plan);
-    if learning.feedback.audit <= 0.0 && population.audited() == 0 {
+    let judged = |is_uniform: bool| {
+        let comparisons = experiment.rounds().iter().flat_map(|round| round.learning().comparisons());
+        let of_kind = comparisons.filter(|comparison| comparison.request.propensity.is_some() == is_uniform);
+        of_kind.filter(|comparison| !comparison.judgements.is_empty()).count()
+    };
+    let (selected, audited) = (judged(false), judged(true));
+    if learning.feedback.audit <= 0.0 && audited == 0 {
         return Err(NoLift::NoAudit);
     }
-    if population.audited() < AUDITED_MIN {
-        return Err(NoLift::TooFew { judged: population.audited(), needed: AUDITED_MIN });
+    if audited < AUDITED_MIN {
+        return Err(NoLift::TooFew { judged: audited, needed: AUDITED_MIN });
     }
-    if population.selected() == 0 {
+    if selected == 0 {
         return Err(NoLift::NothingSelected);
     }
-    Ok(of_population(&population, plan.conflict.selection.rule))
+    Ok(of_population(&Population::of(experiment, plan), plan.conflict.selection.rule))
 }
 
 fn of_population(population: &Population, in_use: Rule) -> Lift {

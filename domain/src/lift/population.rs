@@ -112,7 +112,7 @@ impl RoundPairs {
             Some(JudgedPair {
                 pair: place(&e.prompt_id, e.first, e.second)?,
                 cluster: *clusters.get(&e.prompt_id)?,
-                error: error(comparison)?,
+                error: proxy_error(comparison)?,
                 is_uniform: e.propensity.is_some(),
             })
         });
@@ -150,8 +150,10 @@ fn with_selection(plan: &Plan, selection: SelectionSettings) -> Plan {
     changed
 }
 
-/// The error of the proxy on a comparison; `None` if nobody judged it.
-fn error(comparison: &RequestedComparison) -> Option<f64> {
+/// Returns the error of the proxy on a comparison: 1 if it orders the two against the judgement, 0 if not or if the
+/// judgement is a tie, ½ if it finds the two equal and people do not. `None` if nobody judged it.
+#[must_use]
+pub fn proxy_error(comparison: &RequestedComparison) -> Option<f64> {
     let [first, second] = comparison.rewards;
     let towards = match comparison.judgements.majority()? {
         Verdict::First => first - second,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dissent_domain::event::{Event, PolicyEvaluated, Stage, TrainingEvent, TrainingProgressed};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::{Agreement, Verdict, pair_agreements};
+use dissent_domain::id::PromptId;
 use dissent_domain::learning::{
     AgreementTable, Difference, HeldOutFigure, RequestedComparison, TrainingProgress, agreement_table,
     differences,
@@ -13,7 +14,7 @@ use dissent_domain::plan::{LearningPlan, Plan};
 use dissent_domain::round::Round;
 
 use super::super::lift::LiftFigures;
-use super::super::outcomes;
+use super::super::{drift, outcomes, topics};
 use super::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
 
 /// Limit of the points of a metric; an SVG shows no more.
@@ -60,8 +61,14 @@ impl LearningFold {
         }
     }
 
-    /// Returns the figures up to a round; `None` if the plan has no learning part.
-    pub(in crate::report) fn figures(self, plan: &Plan, round: u32) -> Option<LearningFigures> {
+    /// Returns the figures up to a round; `None` if the plan has no learning part. `texts` are those of the
+    /// prompts.
+    pub(in crate::report) fn figures(
+        self,
+        plan: &Plan,
+        round: u32,
+        texts: &[(PromptId, String)],
+    ) -> Option<LearningFigures> {
         let learning = plan.learning.as_ref()?;
         let rounds: Vec<&Round> =
             self.experiment.rounds().iter().filter(|other| other.number() <= round).collect();
@@ -77,6 +84,8 @@ impl LearningFold {
             agreement: agreement(&evaluations),
             lift: LiftFigures::of(&self.experiment),
             outcomes: outcomes::of_rounds(&self.experiment, round),
+            topics: topics::of_prompts(texts, &self.experiment, round),
+            drift: drift::of_rounds(&self.experiment, round),
             feedback: rounds.iter().filter_map(|round| feedback(round, learning)).collect(),
             trainings: [Stage::Reward, Stage::Policy]
                 .into_iter()

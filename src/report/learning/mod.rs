@@ -3,6 +3,7 @@
 mod fold;
 mod wording;
 
+use dissent_domain::drift::Drift;
 use dissent_domain::event::{PolicyEvaluated, RewardHackingSuspected, Stage, StopDecided};
 use dissent_domain::feedback::{Agreement, PairAgreement};
 use dissent_domain::learning::{AgreementTable, Difference};
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 use super::lift::LiftFigures;
 use super::outcomes::OutcomeFigures;
+use super::topics::TopicFigures;
 
 pub(super) use fold::LearningFold;
 pub(super) use wording::{LearningPage, agreement_rows, is_better, is_paired, settings, table};
@@ -36,6 +38,12 @@ pub struct LearningFigures {
     pub feedback: Vec<FeedbackFigures>,
     /// Which model was wrong about the judged pairs of each round.
     pub outcomes: Vec<OutcomeFigures>,
+    /// Topics of the prompts by the errors of the proxy; `None` with few prompts or without a judged pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topics: Option<TopicFigures>,
+    /// Conflicts born, resolved and reopened from round to round; `None` before the second round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
     /// The trainings of the reported round.
     pub trainings: Vec<TrainingFigures>,
     /// Signs of reward hacking.

@@ -1,6 +1,7 @@
 //! The sentences of the learning part, shared by HTML, Markdown and the summary.
 
 use dissent_domain::analysis::Interval;
+use dissent_domain::drift::{Drift, RoundDrift};
 use dissent_domain::event::{Stage, StopReason};
 use dissent_domain::learning::Difference;
 use dissent_domain::plan::{FeedbackSource, LearningPlan};
@@ -10,6 +11,7 @@ use serde::Serialize;
 use super::{Change, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
 use crate::report::lift::LiftPage;
 use crate::report::outcomes::OutcomeRow;
+use crate::report::topics::TopicPage;
 use crate::report::wording::Setting;
 use crate::text::{count, fingerprint, grouped, percent, signed};
 
@@ -50,6 +52,9 @@ pub(in crate::report) struct LearningPage {
     held_out: String,
     feedback: Vec<FeedbackRow>,
     outcomes: Vec<OutcomeRow>,
+    topics: Option<TopicPage>,
+    drift: Vec<DriftRow>,
+    drift_truth: String,
     agreement: Vec<String>,
     trainings: Vec<TrainingRow>,
     warnings: Vec<String>,
@@ -169,6 +174,9 @@ impl LearningPage {
             ),
             feedback: figures.feedback.iter().map(feedback_row).collect(),
             outcomes: figures.outcomes.iter().map(OutcomeRow::new).collect(),
+            topics: figures.topics.as_ref().map(TopicPage::new),
+            drift: figures.drift.iter().flat_map(|drift| drift.rounds.iter().zip(0..)).map(drift_row).collect(),
+            drift_truth: figures.drift.as_ref().map(drift_truth).unwrap_or_default(),
             agreement: figures.feedback.last().map(agreement).unwrap_or_default(),
             trainings: figures.trainings.iter().map(training_row).collect(),
             warnings: figures
@@ -179,6 +187,45 @@ impl LearningPage {
             stopped: figures.stopped.map(|stopped| stop_text(stopped.reason)),
         }
     }
+}
+
+/// A row of the table of conflicts over rounds.
+#[derive(Debug, Serialize)]
+struct DriftRow {
+    round: u32,
+    clear: usize,
+    in_conflict: usize,
+    born: usize,
+    reopened: usize,
+    resolved: String,
+}
+
+fn drift_row((round, number): (&RoundDrift, u32)) -> DriftRow {
+    let RoundDrift { clear, in_conflict, born, reopened, resolved, rightly, wrongly, unknown } = *round;
+    DriftRow {
+        round: number,
+        clear,
+        in_conflict,
+        born,
+        reopened,
+        resolved: format!("{resolved} ({rightly} rightly, {wrongly} wrongly, {unknown} unknown)"),
+    }
+}
+
+/// What labels say of the resolved conflicts.
+fn drift_truth(drift: &Drift) -> String {
+    let share = drift.rightly().map_or_else(
+        || "No judged pair tells whether conflicts were resolved rightly.".to_owned(),
+        |Interval { mean, low, high, .. }| {
+            format!(
+                "Of the resolved conflicts with labels, {} were resolved rightly ({} to {}).",
+                percent(mean),
+                percent(low),
+                percent(high)
+            )
+        },
+    );
+    format!("{share} A falling |PACS| alone proves nothing: a policy that is tuned by the proxy agrees with it, errors included.")
 }
 
 fn stop_text(reason: StopReason) -> &'static str {

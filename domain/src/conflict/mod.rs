@@ -13,6 +13,7 @@ mod null_band;
 mod pacs;
 mod pairs;
 mod quantiles;
+mod resampling;
 mod selection;
 
 use std::fmt;
@@ -29,6 +30,7 @@ pub use pairs::{
     MARGIN_STRATA, Pair, PairScore, ScoredCompletions, margin_strata, pair_scores, pairs, tells_apart,
 };
 pub use quantiles::{Quantiles, quantile};
+pub use resampling::{KindDifference, ResampledConflict, between_kinds, resample};
 pub use selection::{Rule, Selection, SelectionError, SelectionSettings, rule_scores, select};
 
 use kendall_tau::RankScratch;

@@ -11,6 +11,7 @@
 
 pub mod analysis;
 pub mod conflict;
+pub mod drift;
 pub mod due;
 pub mod error;
 pub mod event;

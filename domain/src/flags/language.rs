@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::code::{is_code_line, without_code};
-use super::function_words::FunctionWords;
+use crate::function_words::FunctionWords;
 use crate::words::{count_words, folded};
 use serde::{Deserialize, Serialize};
 
@@ -141,8 +141,7 @@ pub(super) fn language_mismatch(prompt: &str, completion: &str) -> Option<Langua
     let prompt = prose_of(prompt);
     let completion = prose_of(completion);
     let half = second_half(&completion);
-    let table = FunctionWords::new();
-    mismatch(&prompt, &completion, &table).or_else(|| half.and_then(|half| mismatch(&prompt, half, &table)))
+    mismatch(&prompt, &completion).or_else(|| half.and_then(|half| mismatch(&prompt, half)))
 }
 
 /// Returns the begin of a text without code and quotations, in lines.
@@ -206,7 +205,7 @@ fn second_half(text: &str) -> Option<&str> {
     (half.chars().filter(|character| character.is_alphabetic()).count() >= LETTERS_OF_HALF).then_some(half)
 }
 
-fn mismatch(prompt: &str, completion: &str, table: &FunctionWords) -> Option<LanguageMismatch> {
+fn mismatch(prompt: &str, completion: &str) -> Option<LanguageMismatch> {
     let (of_prompt, of_completion) =
         (main_script(prompt, LETTERS_OF_PROMPT)?, main_script(completion, LETTERS_MIN)?);
     let named = |prompt: &str, completion: &str| LanguageMismatch {
@@ -219,6 +218,7 @@ fn mismatch(prompt: &str, completion: &str, table: &FunctionWords) -> Option<Lan
     if count_words(completion) < WORDS_MIN {
         return None;
     }
+    let table = FunctionWords::table();
     let of_prompt = table.language(&folded(prompt))?;
     let of_completion = table.language(&folded(completion))?;
     (of_prompt != of_completion).then(|| named(of_prompt.code(), of_completion.code()))

@@ -10,7 +10,6 @@
 
 mod code;
 mod cut;
-mod function_words;
 mod language;
 mod leak;
 mod refusal;

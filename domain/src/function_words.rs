@@ -1,20 +1,21 @@
-//! Languages of texts by their function words, which even a short question has.
+//! Languages of texts by their function words, which even a short question has. Topics leave them out.
 //!
 //! The words are articles, pronouns, prepositions, question words and the verbs of requests. A word of
 //! several languages counts for each of them with the same fraction of its weight. Detectors by trigrams need
 //! longer texts than most prompts.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use crate::words::words;
 
 /// A language that function words tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Language(usize);
+pub(crate) struct Language(usize);
 
 impl Language {
     /// The ISO 639-1 code.
-    pub(super) fn code(self) -> &'static str {
+    pub(crate) fn code(self) -> &'static str {
         LANGUAGES[self.0].0
     }
 }
@@ -136,11 +137,17 @@ const LANGUAGES: [(&str, &str, &str); 15] = [
 ];
 
 /// Function words with the languages that have them.
-pub(super) struct FunctionWords(BTreeMap<&'static str, Vec<usize>>);
+pub(crate) struct FunctionWords(BTreeMap<&'static str, Vec<usize>>);
+
+static TABLE: LazyLock<FunctionWords> = LazyLock::new(FunctionWords::new);
 
 impl FunctionWords {
-    /// Builds the table.
-    pub(super) fn new() -> Self {
+    /// The table of every language.
+    pub(crate) fn table() -> &'static Self {
+        &TABLE
+    }
+
+    fn new() -> Self {
         let mut table = BTreeMap::<&str, Vec<usize>>::new();
         for (index, (_, words, _)) in LANGUAGES.iter().enumerate() {
             for word in words.split_whitespace() {
@@ -153,8 +160,13 @@ impl FunctionWords {
         Self(table)
     }
 
+    /// Whether a word in lower case is a function word of any language.
+    pub(crate) fn contains(&self, word: &str) -> bool {
+        self.0.contains_key(word)
+    }
+
     /// Returns the language of a text in lower case; `None` if its words do not tell it.
-    pub(super) fn language(&self, text: &str) -> Option<Language> {
+    pub(crate) fn language(&self, text: &str) -> Option<Language> {
         let mut weights = [0.0; LANGUAGES.len()];
         let mut count = 0_usize;
         for word in words(text) {

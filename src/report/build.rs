@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use dissent_domain::conflict::{LogprobKind, NullBand, measure, null_band, resample};
+use dissent_domain::conflict::{LogprobKind, NullBand, between_kinds, measure, null_band, resample};
 use dissent_domain::event::Recorded;
 use dissent_domain::flags::Flag;
 use dissent_domain::generation::FinishReason;
@@ -11,9 +11,9 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 
 use super::data::{
-    AgainstNoise, CategoryFigures, Certainty, CompletionFigures, ConflictingCompletion, ConflictingPrompt, Counts,
-    Excerpt, Figures, LISTED_MAX, PromptFigures, PromptState, RankedCompletion, ReportData, ReportError,
-    SCHEMA, Status, TOP_DEFAULT,
+    AgainstNoise, CategoryFigures, Certainty, CompletionFigures, ConflictingCompletion, ConflictingPrompt,
+    Counts, Excerpt, Figures, LISTED_MAX, PromptFigures, PromptState, RankedCompletion, ReportData,
+    ReportError, SCHEMA, Status, TOP_DEFAULT,
 };
 use super::fold::{History, RoundNumbers, Stream, Texts};
 use crate::text::excerpt;
@@ -83,6 +83,7 @@ fn build(
     let round = numbers.round.unwrap_or(0);
     // Events are in the order in which workers finished; readers expect the order of the prompt file.
     numbers.prompts.sort_by_key(|prompt| prompt.index);
+    let prompt_texts = numbers.prompt_texts();
     let prompts = &numbers.prompts;
     let null_band = null_band(plan.sampling.samples as usize, plan.seed);
     let kind = plan.conflict.logprob;
@@ -111,7 +112,6 @@ fn build(
             .map(|&(prompt, completion)| conflicting_completion(prompt, completion, kind, &texts))
             .collect()
     };
-    let prompt_texts = numbers.prompt_texts();
     let learning = std::mem::take(&mut numbers.learning).figures(&plan, round, &prompt_texts);
     Ok(ReportData {
         schema: SCHEMA,
@@ -347,7 +347,8 @@ fn conflicting_prompt(
 
 /// How sure the conflict of a prompt is; `None` without scores.
 fn certainty(prompt: &PromptFigures, kind: LogprobKind) -> Option<Certainty> {
-    let rewards: Vec<f64> = prompt.completions.iter().map(|completion| completion.reward).collect::<Option<_>>()?;
+    let rewards: Vec<f64> =
+        prompt.completions.iter().map(|completion| completion.reward).collect::<Option<_>>()?;
     let logprobs = |kind| -> Vec<f64> {
         prompt.completions.iter().map(|completion| completion.logprob_as(kind)).collect()
     };
@@ -356,11 +357,12 @@ fn certainty(prompt: &PromptFigures, kind: LogprobKind) -> Option<Certainty> {
         LogprobKind::Sum => LogprobKind::Mean,
         LogprobKind::Mean => LogprobKind::Sum,
     };
-    let opposes = |kind| measure(&rewards, &logprobs(kind)).ok().and_then(|found| found.kendall_tau).map(|tau| tau < 0.0);
+    let by = |kind| measure(&rewards, &logprobs(kind)).ok();
+    let differs = between_kinds(&by(kind)?, &by(other)?)?;
     Some(Certainty {
         may_be_chance: resampled.tau_vanishes(),
         kendall_tau: resampled.kendall_tau.map(|tau| [tau.low, tau.high]),
-        only_with: (opposes(kind) == Some(true) && opposes(other) == Some(false)).then_some(kind),
+        only_with: differs.tau_vanishes.then_some(kind),
         reward_spread: spread(&rewards),
     })
 }

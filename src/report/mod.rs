@@ -27,8 +27,8 @@ pub use learning::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Meas
 pub use lift::LiftFigures;
 pub use markdown::markdown;
 pub use outcomes::{ChosenBy, OutcomeFigures};
-pub use topics::{TopicFigures, TopicRow};
 pub use summary::{summary, summary_json};
+pub use topics::{TopicFigures, TopicRow};
 
 use crate::{files, text};
 

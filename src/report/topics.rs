@@ -117,7 +117,11 @@ struct TopicLine {
 impl TopicPage {
     pub(super) fn new(figures: &TopicFigures) -> Self {
         let line = |row: &TopicRow| TopicLine {
-            words: if row.words.is_empty() { "(no distinctive word)".to_owned() } else { row.words.join(", ") },
+            words: if row.words.is_empty() {
+                "(no distinctive word)".to_owned()
+            } else {
+                row.words.join(", ")
+            },
             examples: row.examples.clone(),
             prompts: grouped(row.prompts as u64),
             labels: crate::text::short(row.ranked.labels),

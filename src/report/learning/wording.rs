@@ -175,7 +175,12 @@ impl LearningPage {
             feedback: figures.feedback.iter().map(feedback_row).collect(),
             outcomes: figures.outcomes.iter().map(OutcomeRow::new).collect(),
             topics: figures.topics.as_ref().map(TopicPage::new),
-            drift: figures.drift.iter().flat_map(|drift| drift.rounds.iter().zip(0..)).map(drift_row).collect(),
+            drift: figures
+                .drift
+                .iter()
+                .flat_map(|drift| drift.rounds.iter().zip(0..))
+                .map(drift_row)
+                .collect(),
             drift_truth: figures.drift.as_ref().map(drift_truth).unwrap_or_default(),
             agreement: figures.feedback.last().map(agreement).unwrap_or_default(),
             trainings: figures.trainings.iter().map(training_row).collect(),
@@ -225,7 +230,9 @@ fn drift_truth(drift: &Drift) -> String {
             )
         },
     );
-    format!("{share} A falling |PACS| alone proves nothing: a policy that is tuned by the proxy agrees with it, errors included.")
+    format!(
+        "{share} A falling |PACS| alone proves nothing: a policy that is tuned by the proxy agrees with it, errors included."
+    )
 }
 
 fn stop_text(reason: StopReason) -> &'static str {

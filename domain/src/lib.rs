@@ -8,6 +8,10 @@
 //! may be appended. [`replay`] checks a history against the rules. [`what_if`] selects again under other
 //! settings, [`lift`] tells how well rules find errors, and [`fork`] continues a history under another name.
 //! An [`operator`] command starts, pauses, resumes or cancels.
+//!
+//! For reports, [`flags`] notes what is wrong with a completion's text, and [`outcome`] says which model a
+//! judgement contradicts. [`topics`] finds the prompts on which the proxy errs, and [`drift`] follows
+//! conflicts over rounds.
 
 pub mod analysis;
 pub mod conflict;

@@ -29,7 +29,7 @@ pub fn plan(
     models: &Models,
     artifacts: &ArtifactStore,
 ) -> anyhow::Result<PlannedExperiment> {
-    let prompts = prompts::read(&config.prompts.path)?;
+    let prompts = prompts::read(&config.prompts.path, &config.prompts.ignore)?;
     let (learning, held_out) = learning_plan::plan(config, models, &prompts, artifacts)?.unzip();
     let plan = Plan {
         experiment: config.experiment.name.clone(),

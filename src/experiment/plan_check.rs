@@ -62,7 +62,7 @@ pub(crate) fn rules_of(plan: Option<&Plan>) -> Result<ReadingRules, ModelError> 
 }
 
 /// Returns the recorded plan of an experiment; `None` if it has not begun.
-fn recorded_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
+pub(crate) fn recorded_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
     if let Some(forked) = forked_plan(log, experiment)? {
         return Ok(Some(forked));
     }

@@ -15,7 +15,8 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::plan_check::{check_recorded_plan, reading_rules};
+use super::plan_check::reading_rules;
+use super::plan_fork::check_or_suggest;
 use crate::config::Config;
 use crate::error::Interrupted;
 use crate::experiment::models::Models;
@@ -55,7 +56,7 @@ pub(crate) fn run_experiment(
     view.print_line("opening the models");
     let models = Models::open(config, reading_rules(&*log, &config.experiment.name)?)?;
     let planned = plan::plan(config, &models, &artifacts)?;
-    check_recorded_plan(&*log, &planned.plan)?;
+    check_or_suggest(&*log, &planned.plan)?;
     let experiment = planned.plan.experiment.clone();
     if is_finished(&*log, &planned.plan)? {
         return Ok(Run { ending: Ending::Finished, experiment, log });

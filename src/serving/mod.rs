@@ -33,7 +33,8 @@ use crate::error::BadInput;
 use crate::experiment::bundle;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::{check_recorded_plan, reading_rules};
+use crate::experiment::plan_check::reading_rules;
+use crate::experiment::plan_fork::check_or_suggest;
 use crate::experiment::start::{self, Backends};
 use crate::log_access::copies::{self, Copier};
 use crate::log_access::inbox;
@@ -77,7 +78,7 @@ pub(crate) fn serve(
     let artifacts = config.artifacts.open(data_dir)?;
     let models = Models::open(config, reading_rules(&*log, &config.experiment.name)?)?;
     let planned = plan::plan(config, &models, &artifacts)?;
-    check_recorded_plan(&*log, &planned.plan)?;
+    check_or_suggest(&*log, &planned.plan)?;
     bundle::publish(config_path, &artifacts)?;
     let plan = planned.plan.clone();
     actix::System::new().block_on(async {

@@ -79,7 +79,11 @@ fn beside_floats(
         let (ours, floats) = (middle(&ours, key)?, middle(&floats, key)?);
         Ok(Figure::plain(format!("{name}: {what}"), ours, unit).beside("f32", floats, ours / floats))
     };
-    figures.push(compared(&format!("prompt and decoding, {samples} samples"), "tokens/s", "tokens_per_second")?);
+    figures.push(compared(
+        &format!("prompt and decoding, {samples} samples"),
+        "tokens/s",
+        "tokens_per_second",
+    )?);
     if samples == 1 {
         let memory = compared("private memory", "MiB", "private_mib")?;
         figures.push(memory.with_target(Target::RatioAtMost(form.memory)));
